@@ -74,7 +74,7 @@
 //!
 //! | feature | adds |
 //! |---|---|
-//! | `providers` | the module `providers`: `OpenAI` chat completions, Anthropic messages |
+//! | `providers` | the module `providers`: `OpenAI`, Anthropic, Gemini, Bedrock, Ollama, and servers that are compatible with `OpenAI` |
 //! | `testing` | the module `testing` |
 //!
 //! All are off by default.
@@ -84,6 +84,8 @@
 pub mod agent;
 pub mod budget;
 pub mod conversation;
+#[cfg(any(feature = "providers", feature = "testing"))]
+mod crc32;
 pub mod gen_ai;
 pub mod guardrail;
 pub mod middleware;

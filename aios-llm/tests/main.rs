@@ -13,8 +13,10 @@
 
 mod approvals;
 mod budgets;
+mod clients;
 mod conversations;
 mod delegation;
+mod faults;
 mod guardrails;
 mod handovers;
 mod kill;
@@ -22,6 +24,7 @@ mod loops;
 mod middleware;
 mod outputs;
 mod providers;
+mod secrets;
 mod shape;
 mod spans;
 mod streams;

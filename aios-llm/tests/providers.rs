@@ -4,30 +4,21 @@ use aios_agents::prelude::*;
 use aios_llm::{
     LanguageModel, LlmAgent, ModelError, ModelRequest, ModelResponse,
     model::{
-        FinishReason, Message, ModelErrorKind, OutputSchema, Part, StreamEvent, ToolChoice,
-        ToolSpec, Usage, collect,
+        FinishReason, ImageSource, Message, ModelErrorKind, OutputSchema, Part, StreamEvent,
+        ToolChoice, ToolResult, ToolSpec, Usage, collect,
     },
-    providers::{AnthropicModel, OpenAiModel, ProviderOptions},
+    providers::{AnthropicModel, OpenAiModel, ProviderOptions, connect},
     testing::{FakeProvider, FakeReply},
 };
 use futures_util::StreamExt;
 use serde_json::json;
 
-use crate::support::{in_time, runtime, search_call, search_tool, start, text};
+use crate::support::{
+    in_time, models, models_with_timeout, runtime, search_call, search_tool, start, text,
+};
 
-/// A model of each protocol behind a provider.
-fn models(provider: &FakeProvider) -> [Arc<dyn LanguageModel>; 2] {
-    let options = |url: String| {
-        ProviderOptions::new("large")
-            .with_api_key("key")
-            .with_base_url(url)
-            .with_timeout(Duration::from_secs(10))
-    };
-    [
-        Arc::new(OpenAiModel::new(options(provider.openai_url())).unwrap()),
-        Arc::new(AnthropicModel::new(options(provider.anthropic_url())).unwrap()),
-    ]
-}
+/// Number of the models of [`models`].
+const MODELS: usize = 6;
 
 fn rich() -> ModelResponse {
     let usage = Usage {
@@ -54,13 +45,28 @@ fn request() -> ModelRequest {
     })
 }
 
+/// The response with the ids of calls in another one, because Gemini has none.
+fn with_ids_of(other: &ModelResponse, mut response: ModelResponse) -> ModelResponse {
+    let ids: Vec<_> = other.tool_calls().map(|call| call.id.clone()).collect();
+    let calls = response.content.iter_mut().filter_map(|part| match part {
+        Part::ToolCall(call) => Some(call),
+        _ => None,
+    });
+    for (call, id) in calls.zip(ids) {
+        call.id = id;
+    }
+    response
+}
+
 #[tokio::test]
 async fn should_read_responses_whole_and_as_streams() {
-    let replies = (0..4).map(|_| FakeReply::response(rich()));
+    let replies = (0..2 * MODELS).map(|_| FakeReply::response(rich()));
     let provider = FakeProvider::start(replies).await.unwrap();
     for model in models(&provider) {
         let expected = rich().with_model(model.name());
-        assert_eq!(in_time(model.complete(&request())).await.unwrap(), expected);
+        let whole = in_time(model.complete(&request())).await.unwrap();
+        let expected = with_ids_of(&whole, expected);
+        assert_eq!(whole, expected);
         let stream = in_time(model.stream(&request())).await.unwrap();
         let pieces: Vec<_> = in_time(stream.collect::<Vec<_>>()).await;
         let pieces: Vec<_> = pieces.into_iter().map(Result::unwrap).collect();
@@ -84,58 +90,182 @@ async fn should_read_responses_whole_and_as_streams() {
     provider.assert_finished();
 }
 
-#[tokio::test]
-async fn should_write_requests_as_the_protocol_says() {
-    let replies = (0..2).map(|_| FakeReply::response(text("ok")));
-    let provider = FakeProvider::start(replies).await.unwrap();
+/// A request with everything that all protocols have.
+fn conversation() -> ModelRequest {
     let mut request = request();
     request.tool_choice = ToolChoice::Required;
     request.max_output_tokens = Some(50);
-    request.stop = vec!["END".to_owned()];
     request.output =
         Some(OutputSchema { name: "Vec<Report>".to_owned(), schema: json!({"type": "object"}) });
     request.messages.push(rich().to_message());
-    request.messages.push(Message::tool_results([aios_llm::model::ToolResult {
+    request.messages.push(Message::tool_results([ToolResult {
         call_id: "call_1".to_owned(),
         name: "search".to_owned(),
         content: "found".to_owned(),
         is_error: false,
     }]));
+    request
+}
+
+#[tokio::test]
+async fn should_write_requests_as_the_protocol_says() {
+    let replies = (0..MODELS).map(|_| FakeReply::response(text("ok")));
+    let provider = FakeProvider::start(replies).await.unwrap();
     for model in models(&provider) {
-        in_time(model.complete(&request)).await.unwrap();
+        in_time(model.complete(&conversation())).await.unwrap();
     }
     let requests = provider.requests();
-    let (openai, anthropic) = (&requests[0], &requests[1]);
+    let [openai, responses, anthropic, gemini, bedrock, ollama] = requests.as_slice() else {
+        panic!("{} requests", requests.len())
+    };
     assert_eq!(openai.header("authorization"), Some("Bearer key"));
     assert_eq!(openai.body["messages"][0], json!({"role": "system", "content": "Be brief."}));
     assert_eq!(openai.body["messages"][3]["tool_call_id"], "call_1");
     assert_eq!(openai.body["tool_choice"], "required");
     assert_eq!(openai.body["max_tokens"], 50);
     assert_eq!(openai.body["response_format"]["json_schema"]["name"], "VecReport");
+    assert_eq!(openai.body, ollama.body);
+
+    assert_eq!(responses.path, "/v1/responses");
+    assert_eq!(responses.body["instructions"], "Be brief.");
+    assert_eq!(responses.body["input"][0]["content"][0]["type"], "input_text");
+    assert_eq!(responses.body["input"][2]["name"], "search");
+    assert_eq!(responses.body["input"][4]["output"], "found");
+    assert_eq!(responses.body["text"]["format"]["name"], "VecReport");
+    assert_eq!(
+        (&responses.body["store"], &responses.body["max_output_tokens"]),
+        (&json!(false), &json!(50))
+    );
+
     assert_eq!(anthropic.header("x-api-key"), Some("key"));
     assert_eq!(anthropic.body["system"], "Be brief.");
     assert_eq!(anthropic.body["messages"][1]["content"][1]["input"], json!({"words": "rust"}));
     assert_eq!(anthropic.body["messages"][2]["content"][0]["type"], "tool_result");
     assert_eq!(anthropic.body["tool_choice"], json!({"type": "any"}));
-    assert_eq!(anthropic.body["stop_sequences"], json!(["END"]));
+
+    assert_eq!(gemini.path, "/v1beta/models/large:generateContent");
+    assert_eq!(gemini.header("x-goog-api-key"), Some("key"));
+    assert_eq!(gemini.body["systemInstruction"]["parts"][0]["text"], "Be brief.");
+    assert_eq!(
+        gemini.body["contents"][1]["parts"][1]["functionCall"]["args"],
+        json!({"words": "rust"})
+    );
+    assert_eq!(gemini.body["contents"][2]["parts"][0]["functionResponse"]["name"], "search");
+    assert_eq!(gemini.body["toolConfig"]["functionCallingConfig"]["mode"], "ANY");
+    assert_eq!(gemini.body["generationConfig"]["responseMimeType"], "application/json");
+
+    assert_eq!(bedrock.path, "/model/large/converse");
+    let signed = bedrock.header("authorization").unwrap();
+    assert!(signed.starts_with("AWS4-HMAC-SHA256 Credential=AKID/"), "{signed}");
+    assert_eq!(bedrock.header("x-amz-security-token"), Some("token"));
+    assert_eq!(bedrock.body["system"], json!([{"text": "Be brief."}]));
+    assert_eq!(bedrock.body["messages"][2]["content"][0]["toolResult"]["status"], "success");
+    assert_eq!(bedrock.body["toolConfig"]["toolChoice"], json!({"any": {}}));
+    assert_eq!(bedrock.body["inferenceConfig"], json!({"maxTokens": 50}));
+}
+
+#[tokio::test]
+async fn should_refuse_what_a_protocol_does_not_have() {
+    let provider = FakeProvider::start([]).await.unwrap();
+    let models = models(&provider);
+    let (responses, bedrock) = (&models[1], &models[4]);
+    let mut stop = request();
+    stop.stop = vec!["END".to_owned()];
+    let image = Part::Image { source: ImageSource::Url("https://example.com/a.png".to_owned()) };
+    let mut linked = request();
+    linked.messages[0].content.push(image);
+    let mut none = request();
+    none.tool_choice = ToolChoice::None;
+    for (model, request) in [(responses, &stop), (bedrock, &linked), (bedrock, &none)] {
+        let error = in_time(model.complete(request)).await.unwrap_err();
+        assert_eq!(error.code(), "MODEL_INVALID_REQUEST");
+        assert!(error.to_string().contains("does not support"), "{error}");
+    }
+    assert!(provider.requests().is_empty());
+}
+
+#[test]
+fn should_refuse_providers_that_it_cannot_create() {
+    let refused = |provider: &str| {
+        let refused = connect(provider, ProviderOptions::new("m")).err().unwrap();
+        assert_eq!(refused.code(), "MODEL_INVALID_REQUEST");
+        refused.to_string()
+    };
+    assert!(refused("acme").contains("openai-responses"));
+    assert!(refused("bedrock").contains("with_region"));
+    let names: Vec<_> = ["anthropic", "gemini", "ollama", "openai", "openai-responses"]
+        .map(|provider| connect(provider, ProviderOptions::new("m")).unwrap().name().to_owned())
+        .into();
+    assert_eq!(names, ["anthropic:m", "gemini:m", "ollama:m", "openai:m", "openai:m"]);
+}
+
+/// Reasoning is sent back to the provider that signed it, and to no other.
+#[tokio::test]
+async fn should_send_reasoning_back_to_its_provider_only() {
+    let thought = |text: &str| Part::Reasoning {
+        text: text.to_owned(),
+        signature: Some("c2lnbmVk".to_owned()),
+    };
+    let reply = ModelResponse::new(vec![thought("Hm."), Part::text("ok")]);
+    let provider = FakeProvider::start([]).await.unwrap();
+    let models = models(&provider);
+    for (which, model) in models.iter().enumerate().filter(|(which, _)| [1, 2, 4].contains(which)) {
+        let mut signed = Vec::new();
+        for streams in [false, true] {
+            provider.push(FakeReply::response(reply.clone()));
+            let response = if streams {
+                in_time(collect(model.stream(&request()).await.unwrap())).await.unwrap()
+            } else {
+                in_time(model.complete(&request())).await.unwrap()
+            };
+            let Part::Reasoning { text, signature } = &response.content[0] else {
+                panic!("{response:?}")
+            };
+            assert_eq!(text, "Hm.");
+            assert!(signature.is_some());
+            signed.push(response.to_message());
+        }
+        assert_eq!(signed[0], signed[1]);
+        for (other, next) in models.iter().enumerate() {
+            provider.push(FakeReply::response(text("ok")));
+            let request = ModelRequest::new("again").with_message(signed[0].clone());
+            in_time(next.complete(&request)).await.unwrap();
+            let sent = provider.requests().pop().unwrap().body.to_string();
+            assert_eq!(sent.contains("c2lnbmVk"), other == which, "{which} to {other}: {sent}");
+        }
+    }
+}
+
+/// Gemini signs the parts that follow hidden reasoning.
+#[tokio::test]
+async fn should_sign_the_part_that_gemini_has_signed() {
+    let provider = FakeProvider::start([FakeReply::response(text("ok"))]).await.unwrap();
+    let model = models(&provider).swap_remove(3);
+    let hidden =
+        Part::Reasoning { text: String::new(), signature: Some("gemini:c2lnbmVk".to_owned()) };
+    let call = Part::tool_call("x-0", "search", &json!({"words": "a"}));
+    let said = ModelResponse::new(vec![Part::text("Hm."), hidden, call]).to_message();
+    in_time(model.complete(&ModelRequest::new("go").with_message(said))).await.unwrap();
+    let parts = &provider.requests()[0].body["contents"][1]["parts"];
+    assert_eq!(parts[0], json!({"text": "Hm."}));
+    assert_eq!(parts[1]["thoughtSignature"], "c2lnbmVk");
+    assert_eq!(parts[1]["functionCall"]["name"], "search");
 }
 
 /// The error of a reply, for each protocol.
 async fn errors(reply: FakeReply, timeout: Duration) -> Vec<ModelError> {
-    let provider = FakeProvider::start([reply.clone(), reply]).await.unwrap();
-    let options = |url: String| {
-        ProviderOptions::new("large").with_api_key("key").with_base_url(url).with_timeout(timeout)
-    };
-    let openai = OpenAiModel::new(options(provider.openai_url())).unwrap();
-    let anthropic = AnthropicModel::new(options(provider.anthropic_url())).unwrap();
-    let first = in_time(openai.complete(&request())).await.unwrap_err();
-    vec![first, in_time(anthropic.complete(&request())).await.unwrap_err()]
+    let provider = FakeProvider::start(vec![reply; MODELS]).await.unwrap();
+    let mut errors = Vec::new();
+    for model in models_with_timeout(&provider, timeout) {
+        errors.push(in_time(model.complete(&request())).await.unwrap_err());
+    }
+    errors
 }
 
 #[tokio::test]
 async fn should_report_every_fault_with_its_kind() {
     use ModelErrorKind as Kind;
-    let long = Duration::from_secs(10);
+    let long = Duration::from_secs(60);
     let faults = [
         (FakeReply::rate_limited(Duration::from_secs(7)), Kind::RateLimited, true),
         (FakeReply::overloaded(), Kind::Overloaded, true),
@@ -163,7 +293,7 @@ async fn should_report_every_fault_with_its_kind() {
 #[tokio::test]
 async fn should_report_streams_that_are_cut_off() {
     for pieces in [0, 1, 3] {
-        let replies = (0..2).map(|_| FakeReply::cut_off(rich(), pieces));
+        let replies = (0..MODELS).map(|_| FakeReply::cut_off(rich(), pieces));
         let provider = FakeProvider::start(replies).await.unwrap();
         for model in models(&provider) {
             let stream = in_time(model.stream(&request())).await.unwrap();
@@ -192,7 +322,7 @@ async fn should_run_an_agent_on_a_provider_through_its_faults() {
         FakeReply::overloaded(),
         FakeReply::response(text("done")),
     ];
-    for protocol in 0..2 {
+    for protocol in 0..MODELS {
         let provider = FakeProvider::start(replies.clone()).await.unwrap();
         let model = Arc::clone(&models(&provider)[protocol]);
         let agent = LlmAgent::new(model)
@@ -210,7 +340,7 @@ async fn should_run_an_agent_on_a_provider_through_its_faults() {
 async fn should_know_why_a_response_ended() {
     for reason in [FinishReason::Length, FinishReason::Refusal] {
         let reply = FakeReply::response(text("I").with_finish_reason(reason.clone()));
-        let provider = FakeProvider::start([reply.clone(), reply]).await.unwrap();
+        let provider = FakeProvider::start(vec![reply; MODELS]).await.unwrap();
         for model in models(&provider) {
             let response = in_time(model.complete(&request())).await.unwrap();
             assert_eq!(response.finish_reason, reason);
@@ -221,12 +351,11 @@ async fn should_know_why_a_response_ended() {
 #[tokio::test]
 async fn should_answer_with_a_function() {
     let provider = FakeProvider::respond_with(|request| {
-        let model = request.body["model"].as_str().unwrap_or_default();
-        FakeReply::response(text(&format!("{model} at {}", request.path)))
+        FakeReply::response(text(&format!("at {}", request.path)))
     });
     let provider = provider.await.unwrap();
     for model in models(&provider) {
         let answer = in_time(model.complete(&request())).await.unwrap().output_text();
-        assert!(answer.starts_with("large at /v1/"), "{answer}");
+        assert!(answer.starts_with("at /"), "{answer}");
     }
 }

@@ -5,10 +5,11 @@ use std::{future::Future, sync::Arc, time::Duration};
 use aios_agents::{RunHandle, Runtime, RuntimeBuilder, prelude::*};
 use aios_broker::memory::MemoryBroker;
 use aios_llm::{
-    LlmAgent, ModelResponse, RuntimeBuilderExt,
+    LanguageModel, LlmAgent, ModelResponse, RuntimeBuilderExt,
     model::{Part, Usage},
     pending_decisions,
-    testing::ScriptedModel,
+    providers::{AwsCredentials, ProviderOptions, connect},
+    testing::{FakeProvider, ScriptedModel},
     tool::{PendingDecision, Tool},
 };
 use aios_store::memory::MemoryStore;
@@ -17,7 +18,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 /// No test waits longer than this.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 #[derive(Debug, Serialize, Deserialize, JsonSchema)]
 pub(crate) struct Query {
@@ -68,6 +69,32 @@ pub(crate) async fn in_time<F: Future>(future: F) -> F::Output {
 
 pub(crate) async fn start(runtime: &Runtime) -> RunHandle {
     runtime.start("agent", "go").await.unwrap()
+}
+
+/// A model of each protocol behind a provider.
+pub(crate) fn models(provider: &FakeProvider) -> Vec<Arc<dyn LanguageModel>> {
+    models_with_timeout(provider, Duration::from_secs(60))
+}
+
+pub(crate) fn models_with_timeout(
+    provider: &FakeProvider,
+    timeout: Duration,
+) -> Vec<Arc<dyn LanguageModel>> {
+    let options = |url: String| {
+        ProviderOptions::new("large").with_api_key("key").with_base_url(url).with_timeout(timeout)
+    };
+    let (openai, google) = (provider.openai_url(), provider.gemini_url());
+    let bedrock = options(provider.bedrock_url())
+        .with_region("eu-west-1")
+        .with_aws_credentials(|| AwsCredentials::new("AKID", "key").with_session_token("token"));
+    vec![
+        connect("openai", options(openai.clone())).unwrap(),
+        connect("openai-responses", options(openai.clone())).unwrap(),
+        connect("anthropic", options(provider.anthropic_url())).unwrap(),
+        connect("gemini", options(google)).unwrap(),
+        connect("bedrock", bedrock).unwrap(),
+        connect("ollama", options(openai)).unwrap(),
+    ]
 }
 
 /// The failure of a run that fails.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
 from typing import Any, Literal
 
 import aios
@@ -19,8 +20,19 @@ from aios.testing import (
     forbid_real_requests,
 )
 
-Protocol = Literal["openai", "anthropic"]
-PROTOCOLS: list[Protocol] = ["openai", "anthropic"]
+Protocol = Literal["openai", "openai-responses", "anthropic", "gemini", "bedrock", "ollama"]
+#: The path of a request in each protocol.
+PATHS: dict[Protocol, tuple[str, str]] = {
+    "openai": ("/v1/chat/completions", "/v1/chat/completions"),
+    "openai-responses": ("/v1/responses", "/v1/responses"),
+    "anthropic": ("/v1/messages", "/v1/messages"),
+    "gemini": (
+        "/v1beta/models/large:generateContent",
+        "/v1beta/models/large:streamGenerateContent",
+    ),
+    "bedrock": ("/model/large/converse", "/model/large/converse-stream"),
+    "ollama": ("/v1/chat/completions", "/v1/chat/completions"),
+}
 SOON = aios.RetryPolicy(max_attempts=3, initial_delay=0.001, jitter=0.0)
 
 
@@ -36,7 +48,15 @@ def call(words: str) -> aios.ModelResponse:
 
 
 def provider_model(provider: FakeProvider, protocol: Protocol, **options: Any) -> aios.Provider:
-    url = provider.openai_url if protocol == "openai" else provider.anthropic_url
+    urls = {
+        "anthropic": provider.anthropic_url,
+        "gemini": provider.gemini_url,
+        "bedrock": provider.bedrock_url,
+    }
+    if protocol == "bedrock":
+        credentials = aios.AwsCredentials("AKID", "secret", "token")
+        options = {"region": "eu-west-1", "aws_credentials": credentials, **options}
+    url = urls.get(protocol, provider.openai_url)
     return aios.Provider(f"{protocol}:large", "key", url, **options)
 
 
@@ -175,7 +195,7 @@ async def test_should_replay_a_run_offline_and_begin_again_at_a_turn() -> None:
     assert caught.value.code == "MODEL_UNEXPECTED_REQUEST"
 
 
-@pytest.mark.parametrize("protocol", PROTOCOLS)
+@pytest.mark.parametrize("protocol", PATHS)
 @pytest.mark.parametrize("streaming", [False, True])
 async def test_should_run_on_a_provider_through_its_faults(
     protocol: Protocol, streaming: bool
@@ -194,9 +214,52 @@ async def test_should_run_on_a_provider_through_its_faults(
         requests = provider.requests
     # Nothing else retries, and every request is counted.
     assert (len(requests), spent["requests"]) == (5, 5)
-    assert {request.path for request in requests} == {
-        "/v1/chat/completions" if protocol == "openai" else "/v1/messages"
-    }
+    assert {request.path for request in requests} == {PATHS[protocol][streaming]}
+
+
+#: Every fault, its code, and whether the agent repeats the request.
+FAULTS = [
+    (FakeReply.rate_limited(0), "MODEL_RATE_LIMITED", True),
+    (FakeReply.overloaded(), "MODEL_OVERLOADED", True),
+    (FakeReply.status(500, "internal"), "MODEL_BACKEND", True),
+    (FakeReply.hang(), "MODEL_TIMEOUT", True),
+    (FakeReply.malformed(), "MODEL_INVALID_RESPONSE", True),
+    (FakeReply.cut_off("never", 1), "MODEL_INVALID_RESPONSE", True),
+    (FakeReply.context_overflow(), "MODEL_CONTEXT_OVERFLOW", False),
+    (FakeReply.status(401, "wrong key"), "MODEL_UNAUTHORIZED", False),
+    (FakeReply.status(404, "no such model"), "MODEL_INVALID_REQUEST", False),
+]
+
+
+@pytest.mark.parametrize("protocol", PATHS)
+@pytest.mark.parametrize(("fault", "code", "is_repeated"), FAULTS)
+async def test_should_record_every_fault_and_pay_for_nothing_twice(
+    protocol: Protocol, fault: FakeReply, code: str, is_repeated: bool, tmp_path: Path
+) -> None:
+    store = f"sqlite://{tmp_path}/aios.db"
+    with FakeProvider(call("rust"), fault, "done") as provider:
+        model = provider_model(provider, protocol, timeout=2 if code == "MODEL_TIMEOUT" else 60)
+        agent = aios.LlmAgent("caller", model, tools=[search], model_retry=SOON)
+        for _ in range(2):  # The second runtime finds everything recorded.
+            async with aios.Runtime(store, agents=[agent]) as runtime:
+                started = await runtime.start(agent, "go", id="run")
+                if is_repeated:
+                    assert await started.result() == "done"
+                else:
+                    with pytest.raises(aios.RunFailedError) as caught:
+                        await started.result()
+                    assert caught.value.code == code
+                    assert isinstance(caught.value.__cause__, aios.ModelError)
+                spent = (await aios.Conversation.of(started)).spent
+                journal = [recorded.event for recorded in await started.journal()]
+        expected = 3 if is_repeated else 2
+        assert (len(provider.requests), spent["requests"], spent["tool_calls"]) == (
+            expected,
+            expected,
+            1,
+        )
+    failures = [event.data["failure"]["code"] for event in journal if "_failed" in event.type]
+    assert code in failures
 
 
 async def test_should_answer_requests_with_a_function() -> None:
@@ -248,8 +311,14 @@ async def test_should_forbid_real_requests() -> None:
         (lambda: aios.CachedModel("openai:x", capacity=0), "capacity"),
         (lambda: aios.ClientModel(json, "x"), "no client"),
         (lambda: aios.LlmAgent("a", aios.FallbackModel("acme:x")).bind(), "not a model"),
+        (lambda: aios.Provider("bedrock:x", "key").bind(), "AWS_REGION"),
+        (lambda: aios.Provider("gemini:x").bind(), "GEMINI_API_KEY"),
     ],
 )
-def test_should_refuse_invalid_models(make: Callable[[], Any], says: str) -> None:
+def test_should_refuse_invalid_models(
+    make: Callable[[], Any], says: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for variable in ("AWS_REGION", "GEMINI_API_KEY"):
+        monkeypatch.delenv(variable, raising=False)
     with pytest.raises(aios.ConfigurationError, match=says):
         make()

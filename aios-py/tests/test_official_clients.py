@@ -22,7 +22,7 @@ RICH = aios.ModelResponse(
 )
 ASKED: Any = [{"role": "user", "content": "hi"}]
 INVALID = "MODEL_INVALID_RESPONSE"
-#: What the clients do with each fault: the names of their exceptions.
+#: Each fault, the names of the exceptions of the clients, and the code of the failure.
 FAULTS = [
     (FakeReply.rate_limited(7), "RateLimitError", "MODEL_RATE_LIMITED"),
     (FakeReply.overloaded(), ("InternalServerError", "OverloadedError"), "MODEL_OVERLOADED"),
@@ -78,6 +78,21 @@ def test_should_answer_the_client_of_openai() -> None:
         assert json.loads(again.tool_calls[1].function.arguments) == {"words": "sqlite"}
         assert streamed.usage
         assert streamed.usage.completion_tokens == 30
+
+
+def test_should_answer_requests_for_responses() -> None:
+    with FakeProvider(RICH, RICH) as provider, openai_client(provider) as client:
+        whole = client.responses.create(model="large", input="hi")
+        with client.responses.stream(model="large", input="hi") as stream:
+            streamed = stream.get_final_response()
+    for response in (whole, streamed):
+        assert response.output_text == RICH.text
+        calls = [item for item in response.output if item.type == "function_call"]
+        assert [call.call_id for call in calls] == ["call_1", "call_2"]
+        assert json.loads(calls[1].arguments) == {"words": "sqlite"}
+        assert response.status == "completed"
+        assert response.usage
+        assert (response.usage.input_tokens, response.usage.output_tokens) == (120, 30)
 
 
 def test_should_answer_the_client_of_anthropic() -> None:

@@ -5,7 +5,8 @@ use super::{
     ProviderOptions,
     connection::Connection,
     error::invalid_response,
-    server_events::{self, Assemble},
+    signature,
+    stream::{self, Assemble, Framing},
 };
 use crate::model::{
     Capabilities, FinishReason, ImageSource, LanguageModel, Message, ModelError, ModelRequest,
@@ -13,6 +14,7 @@ use crate::model::{
 };
 
 const URL: &str = "https://api.anthropic.com";
+const PATH: &str = "v1/messages";
 const VERSION: &str = "2023-06-01";
 
 /// A model behind the messages of Anthropic.
@@ -39,7 +41,7 @@ impl AnthropicModel {
         let headers =
             [("x-api-key", options.api_key.clone()), ("anthropic-version", VERSION.to_owned())];
         let capabilities = options.capabilities.unwrap_or(Capabilities::none().with_tools(true));
-        let connection = Connection::new(options, "anthropic", URL, "v1/messages", &headers)?;
+        let connection = Connection::new(options, "anthropic", URL, &headers)?;
         Ok(Self { connection, capabilities })
     }
 
@@ -105,14 +107,15 @@ impl LanguageModel for AnthropicModel {
     }
 
     async fn complete(&self, request: &ModelRequest) -> Result<ModelResponse, ModelError> {
-        self.read_response(&self.connection.post_whole(&self.request_body(request)).await?)
+        self.read_response(&self.connection.post_whole(PATH, &self.request_body(request)).await?)
     }
 
     async fn stream(&self, request: &ModelRequest) -> Result<ModelStream, ModelError> {
         let mut body = self.body(request);
         body.insert("stream".to_owned(), true.into());
-        let response = self.connection.post(&body.into()).await?;
-        Ok(server_events::read(self.name(), response, Assembly::new(self.name())))
+        let response = self.connection.post(PATH, &body.into()).await?;
+        let assembly = Assembly::new(self.name());
+        Ok(stream::read(self.name(), response, Framing::ServerEvents, assembly))
     }
 }
 
@@ -144,9 +147,9 @@ fn part(part: &Part) -> Option<Value> {
             };
             json!({"type": "document", "source": source})
         }
-        // Reasoning without a signature is rejected.
+        // Reasoning without a signature of this provider is rejected.
         Part::Reasoning { text, signature } => {
-            let signature = signature.as_ref()?;
+            let signature = signature.as_deref().filter(|it| !signature::is_of_other(it))?;
             json!({"type": "thinking", "thinking": text, "signature": signature})
         }
         Part::ToolCall(call) => {
@@ -310,9 +313,5 @@ impl Assemble for Assembly {
             _ => None,
         };
         Ok(pieces.into_iter().collect())
-    }
-
-    fn take_done(&mut self) -> Result<Vec<StreamEvent>, ModelError> {
-        Ok(Vec::new())
     }
 }

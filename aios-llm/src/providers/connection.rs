@@ -1,12 +1,16 @@
 use std::{fmt, sync::Arc, time::Duration};
 
-use reqwest::{Client, Response, Url, header::HeaderMap};
+use reqwest::{
+    Client, Response, Url,
+    header::{HeaderMap, HeaderValue},
+};
 use serde_json::Value;
 
 use super::{
     ProviderOptions,
     error::{invalid_response, of_status, of_transport},
     options::is_local,
+    signer::Signer,
 };
 use crate::model::{ModelError, ModelErrorKind, check_real_requests};
 
@@ -15,61 +19,86 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
 /// Largest response that is read, in bytes.
 pub(super) const MAX_RESPONSE_BYTES: usize = 64 * 1024 * 1024;
 
-/// A client for one URL of a provider.
+/// A client for a provider.
 pub(super) struct Connection {
     pub(super) name: String,
     pub(super) model: String,
     client: Client,
-    url: Url,
+    /// The base URL, without a slash at its end.
+    base: String,
+    is_local: bool,
     headers: HeaderMap,
+    /// The key, which providers quote in errors.
+    api_key: String,
+    signer: Option<Signer>,
 }
 
 impl Connection {
-    /// A client that posts to `path` under the base URL.
+    /// A client that posts to paths under the base URL.
     pub(super) fn new(
         options: ProviderOptions,
         provider: &str,
         default_url: &str,
-        path: &str,
         headers: &[(&'static str, String)],
     ) -> Result<Self, ModelError> {
-        let model = options.model;
+        let (model, api_key) = (options.model, options.api_key);
         let name = options.name.unwrap_or_else(|| format!("{provider}:{model}"));
         let base = options.base_url.as_deref().unwrap_or(default_url).trim_end_matches('/');
-        let url = format!("{base}/{path}").parse();
-        let url = url.map_err(|error| invalid(&name, "the base URL is invalid", error))?;
+        let url: Url =
+            base.parse().map_err(|error| invalid(&name, "the base URL is invalid", error))?;
         let mut all = HeaderMap::new();
         for (header, value) in headers {
-            let mut value: reqwest::header::HeaderValue = value
+            let mut value: HeaderValue = value
                 .parse()
                 .map_err(|error| invalid(&name, "the key contains invalid characters", error))?;
             value.set_sensitive(true);
             all.insert(*header, value);
         }
         let client = client(options.timeout, &name)?;
-        Ok(Self { name, model, client, url, headers: all })
+        let (base, is_local) = (base.to_owned(), is_local(&url));
+        Ok(Self { name, model, client, base, is_local, headers: all, api_key, signer: None })
     }
 
-    /// Posts a request. A response whose status is not 200 is an error.
-    pub(super) async fn post(&self, body: &Value) -> Result<Response, ModelError> {
-        if !is_local(&self.url) {
+    /// Signs requests.
+    pub(super) fn with_signer(mut self, signer: Signer) -> Self {
+        self.signer = Some(signer);
+        self
+    }
+
+    /// Posts a request to a path. A response whose status is not 200 is an error.
+    pub(super) async fn post(&self, path: &str, body: &Value) -> Result<Response, ModelError> {
+        if !self.is_local {
             check_real_requests(&self.name)?;
         }
-        let request = self.client.post(self.url.clone()).headers(self.headers.clone());
-        let request = request.header("content-type", "application/json").body(body.to_string());
+        let url: Url = format!("{}/{path}", self.base)
+            .parse()
+            .map_err(|error| invalid(&self.name, "the name of the model is invalid", error))?;
+        let body = body.to_string();
+        let mut headers = self.headers.clone();
+        if let Some(signer) = &self.signer {
+            let signed = signer.sign(&url, body.as_bytes());
+            headers.extend(signed.map_err(|error| {
+                invalid(&self.name, "the credentials contain invalid characters", error)
+            })?);
+        }
+        let request = self.client.post(url).headers(headers);
+        let request = request.header("content-type", "application/json").body(body);
         let response = request.send().await.map_err(|error| of_transport(&self.name, error))?;
         if response.status().is_success() {
             return Ok(response);
         }
         let (status, headers) = (response.status().as_u16(), response.headers().clone());
         // The status alone says what happened if the body cannot be read.
-        let body = self.text(response).await.unwrap_or_default();
+        let mut body = self.text(response).await.unwrap_or_default();
+        if !self.api_key.is_empty() {
+            body = body.replace(&self.api_key, "[key]");
+        }
         Err(of_status(&self.name, status, &headers, &body))
     }
 
     /// Posts a request and reads the whole response.
-    pub(super) async fn post_whole(&self, body: &Value) -> Result<Value, ModelError> {
-        let text = self.text(self.post(body).await?).await?;
+    pub(super) async fn post_whole(&self, path: &str, body: &Value) -> Result<Value, ModelError> {
+        let text = self.text(self.post(path, body).await?).await?;
         serde_json::from_str(&text).map_err(|_| invalid_response(&self.name, "is not valid JSON"))
     }
 

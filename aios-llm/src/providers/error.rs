@@ -11,16 +11,22 @@ use crate::model::{ModelError, ModelErrorKind};
 const MAX_MESSAGE: usize = 500;
 
 /// Texts by which providers say that a request is too long.
-const OVERFLOW: [&str; 5] = [
+const OVERFLOW: [&str; 6] = [
     "context_length_exceeded",
     "maximum context length",
     "prompt is too long",
     "exceeds the context window",
     "input token count",
+    "Input is too long",
 ];
 
 pub(super) fn invalid_response(name: &str, what: &str) -> ModelError {
     ModelError::new(ModelErrorKind::InvalidResponse, format!("the response of {name} {what}"))
+}
+
+/// A request with something that the protocol of the model does not have.
+pub(super) fn unsupported(name: &str, what: &str) -> ModelError {
+    ModelError::new(ModelErrorKind::InvalidRequest, format!("{name} does not support {what}"))
 }
 
 /// The error of a request, without its URL, which can contain keys.
@@ -36,7 +42,7 @@ pub(super) fn of_transport(name: &str, error: reqwest::Error) -> ModelError {
 }
 
 pub(super) fn of_status(name: &str, status: u16, headers: &HeaderMap, body: &str) -> ModelError {
-    status_error(name, status, retry_after(headers), body)
+    status_error(name, status, retry_after(headers).or_else(|| retry_delay(body)), body)
 }
 
 /// The error of a response whose status is not 200, for adapters of other clients: its kind from the
@@ -52,6 +58,8 @@ pub fn status_error(
     let is_overflow = OVERFLOW.iter().any(|text| body.contains(text));
     let kind = match status {
         400 | 413 if is_overflow => ModelErrorKind::ContextOverflow,
+        // Gemini reports an invalid key with status 400.
+        400 if body.contains("API_KEY_INVALID") => ModelErrorKind::Unauthorized,
         401 | 403 => ModelErrorKind::Unauthorized,
         408 | 504 => ModelErrorKind::Timeout,
         429 => ModelErrorKind::RateLimited,
@@ -71,20 +79,42 @@ pub fn status_error(
 
 /// An error that a provider reports within a stream.
 pub(super) fn of_event(name: &str, event: &Value) -> ModelError {
-    let error_type = event.pointer("/error/type").and_then(Value::as_str).unwrap_or_default();
-    let kind = match error_type {
-        "overloaded_error" => ModelErrorKind::Overloaded,
-        "rate_limit_error" => ModelErrorKind::RateLimited,
-        "invalid_request_error" => ModelErrorKind::InvalidRequest,
-        _ => ModelErrorKind::Backend,
+    let has = |path: &str, text: &str| event.pointer(path).and_then(Value::as_str) == Some(text);
+    let is_one = |kinds: &[&str]| {
+        let paths = ["/error/type", "/error/code", "/error/status"];
+        paths.iter().any(|path| kinds.iter().any(|kind| has(path, kind)))
+    };
+    let kind = if is_one(&["overloaded_error", "UNAVAILABLE"]) {
+        ModelErrorKind::Overloaded
+    } else if is_one(&["rate_limit_error", "rate_limit_exceeded", "RESOURCE_EXHAUSTED"]) {
+        ModelErrorKind::RateLimited
+    } else if is_one(&["context_length_exceeded"]) {
+        ModelErrorKind::ContextOverflow
+    } else if is_one(&["invalid_request_error", "invalid_prompt", "INVALID_ARGUMENT"]) {
+        ModelErrorKind::InvalidRequest
+    } else {
+        ModelErrorKind::Backend
     };
     let reason = format!("{name} reported an error in the response: {}", message_of(event));
-    ModelError::new(kind, reason).with_retryable(kind != ModelErrorKind::InvalidRequest)
+    ModelError::new(kind, reason)
+        .with_retryable(kind.is_retryable() || kind == ModelErrorKind::Backend)
+}
+
+/// An exception in an event stream of AWS.
+pub(super) fn exception(name: &str, kind: &str, payload: &Value) -> ModelError {
+    let model_kind = match kind {
+        "throttlingException" => ModelErrorKind::RateLimited,
+        "serviceUnavailableException" => ModelErrorKind::Overloaded,
+        "validationException" => ModelErrorKind::InvalidRequest,
+        _ => ModelErrorKind::Backend,
+    };
+    let reason = format!("{name} reported {kind} in the response: {}", message_of(payload));
+    ModelError::new(model_kind, reason).with_retryable(model_kind != ModelErrorKind::InvalidRequest)
 }
 
 /// The provider's message in the body of an error.
 fn message_of(body: &Value) -> String {
-    let message = body.pointer("/error/message").and_then(Value::as_str);
+    let message = body.pointer("/error/message").or(body.get("message")).and_then(Value::as_str);
     message.unwrap_or("no reason").chars().take(MAX_MESSAGE).collect()
 }
 
@@ -93,4 +123,12 @@ fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     let number = |name: &str| headers.get(name)?.to_str().ok()?.trim().parse::<f64>().ok();
     let millis = number("retry-after-ms").map(|millis| millis / 1000.0);
     Duration::try_from_secs_f64(millis.or_else(|| number("retry-after"))?).ok()
+}
+
+/// The delay that Gemini asks for in the body, as in `"retryDelay": "7s"`.
+fn retry_delay(body: &str) -> Option<Duration> {
+    let body: Value = serde_json::from_str(body).ok()?;
+    let details = body.pointer("/error/details")?.as_array()?;
+    let delay = details.iter().find_map(|detail| detail.get("retryDelay")?.as_str())?;
+    Duration::try_from_secs_f64(delay.strip_suffix('s')?.parse().ok()?).ok()
 }

@@ -1,8 +1,15 @@
 //! Models of providers over HTTP.
 //!
-//! [`OpenAiModel`] speaks the chat completions of `OpenAI`, which many providers and local servers
-//! speak as well, and [`AnthropicModel`] the messages of Anthropic. A call makes one request: it is
-//! not retried here, and redirects are not followed. TLS is rustls with ring.
+//! | model | protocol |
+//! |---|---|
+//! | [`OpenAiModel`] | chat completions of `OpenAI`, which many providers and local servers speak as well; Ollama |
+//! | [`OpenAiResponsesModel`] | responses of `OpenAI` |
+//! | [`AnthropicModel`] | messages of Anthropic |
+//! | [`GeminiModel`] | the Gemini API of Google |
+//! | [`BedrockModel`] | the Converse API of Amazon Bedrock |
+//!
+//! A call makes one request: it is not retried here, and redirects are not followed. TLS is rustls
+//! with ring.
 //!
 //! ```no_run
 //! use aios_llm::{LlmAgent, providers::{AnthropicModel, ProviderOptions}};
@@ -15,12 +22,63 @@
 //! ```
 
 mod anthropic;
+mod aws_events;
+mod bedrock;
 mod connection;
 mod error;
+mod gemini;
 mod openai;
 mod options;
-mod server_events;
+mod responses;
+mod signature;
+mod signer;
+mod stream;
 
 pub use self::{
-    anthropic::AnthropicModel, error::status_error, openai::OpenAiModel, options::ProviderOptions,
+    anthropic::AnthropicModel, bedrock::BedrockModel, error::status_error, gemini::GeminiModel,
+    openai::OpenAiModel, options::ProviderOptions, responses::OpenAiResponsesModel,
+    signer::AwsCredentials,
 };
+
+use std::sync::Arc;
+
+use crate::model::{LanguageModel, ModelError, ModelErrorKind};
+
+/// The names that [`connect`] takes.
+pub const PROVIDERS: &[&str] =
+    &["openai", "openai-responses", "anthropic", "gemini", "bedrock", "ollama"];
+
+/// Creates a model of a provider that is named by a setting, one of [`PROVIDERS`]: `openai` stands for
+/// chat completions.
+///
+/// # Errors
+///
+/// `MODEL_INVALID_REQUEST` if there is no such provider, or an option is invalid.
+pub fn connect(
+    provider: &str,
+    options: ProviderOptions,
+) -> Result<Arc<dyn LanguageModel>, ModelError> {
+    Ok(match provider {
+        "openai" => Arc::new(OpenAiModel::new(options)?),
+        "openai-responses" => Arc::new(OpenAiResponsesModel::new(options)?),
+        "anthropic" => Arc::new(AnthropicModel::new(options)?),
+        "gemini" => Arc::new(GeminiModel::new(options)?),
+        "bedrock" => Arc::new(BedrockModel::new(options)?),
+        "ollama" => Arc::new(OpenAiModel::ollama(options)?),
+        _ => {
+            let known = PROVIDERS.join(", ");
+            let reason = format!("there is no provider {provider:?}; known are {known}");
+            return Err(ModelError::new(ModelErrorKind::InvalidRequest, reason));
+        }
+    })
+}
+
+/// Longest name of a schema.
+const MAX_SCHEMA_NAME: usize = 64;
+
+/// The name of a schema as `OpenAI` accepts it.
+fn schema_name(name: &str) -> String {
+    let is_valid = |letter: &char| letter.is_ascii_alphanumeric() || matches!(letter, '_' | '-');
+    let name: String = name.chars().filter(is_valid).take(MAX_SCHEMA_NAME).collect();
+    if name.is_empty() { "output".to_owned() } else { name }
+}

@@ -5,7 +5,8 @@ use super::{
     ProviderOptions,
     connection::Connection,
     error::invalid_response,
-    server_events::{self, Assemble},
+    schema_name,
+    stream::{self, Assemble, Framing},
 };
 use crate::model::{
     Capabilities, FinishReason, ImageSource, LanguageModel, Message, ModelError, ModelRequest,
@@ -13,8 +14,8 @@ use crate::model::{
 };
 
 const URL: &str = "https://api.openai.com/v1";
-/// Longest name of a schema.
-const MAX_SCHEMA_NAME: usize = 64;
+const OLLAMA_URL: &str = "http://localhost:11434/v1";
+const PATH: &str = "chat/completions";
 
 /// A model behind the chat completions of `OpenAI`, or of a provider or server that speaks them.
 ///
@@ -35,11 +36,26 @@ impl OpenAiModel {
     ///
     /// `MODEL_INVALID_REQUEST` if the URL or the key is invalid.
     pub fn new(options: ProviderOptions) -> Result<Self, ModelError> {
+        Self::of(options, "openai", URL)
+    }
+
+    /// Creates a model of Ollama, which speaks the same protocol. The default base URL is
+    /// `http://localhost:11434/v1`, and no key is needed. Requests to the server on this machine are
+    /// not those that [`forbid_real_requests`](crate::model::forbid_real_requests) forbids.
+    ///
+    /// # Errors
+    ///
+    /// `MODEL_INVALID_REQUEST` if the URL or the key is invalid.
+    pub fn ollama(options: ProviderOptions) -> Result<Self, ModelError> {
+        Self::of(options, "ollama", OLLAMA_URL)
+    }
+
+    fn of(options: ProviderOptions, provider: &str, url: &str) -> Result<Self, ModelError> {
         let key = ("authorization", format!("Bearer {}", options.api_key));
-        let limit_field =
-            if options.base_url.is_some() { "max_tokens" } else { "max_completion_tokens" };
+        let is_openai = provider == "openai" && options.base_url.is_none();
+        let limit_field = if is_openai { "max_completion_tokens" } else { "max_tokens" };
         let capabilities = options.capabilities.unwrap_or(Capabilities::all());
-        let connection = Connection::new(options, "openai", URL, "chat/completions", &[key])?;
+        let connection = Connection::new(options, provider, url, &[key])?;
         Ok(Self { connection, capabilities, limit_field })
     }
 
@@ -109,15 +125,16 @@ impl LanguageModel for OpenAiModel {
     }
 
     async fn complete(&self, request: &ModelRequest) -> Result<ModelResponse, ModelError> {
-        self.read_response(&self.connection.post_whole(&self.request_body(request)).await?)
+        self.read_response(&self.connection.post_whole(PATH, &self.request_body(request)).await?)
     }
 
     async fn stream(&self, request: &ModelRequest) -> Result<ModelStream, ModelError> {
         let mut body = self.body(request);
         body.insert("stream".to_owned(), true.into());
         body.insert("stream_options".to_owned(), json!({"include_usage": true}));
-        let response = self.connection.post(&body.into()).await?;
-        Ok(server_events::read(self.name(), response, Assembly::new(self.name())))
+        let response = self.connection.post(PATH, &body.into()).await?;
+        let assembly = Assembly::new(self.name());
+        Ok(stream::read(self.name(), response, Framing::ServerEvents, assembly))
     }
 }
 
@@ -189,9 +206,7 @@ fn tool_choice(choice: &ToolChoice) -> Value {
 }
 
 fn response_format(output: &OutputSchema) -> Value {
-    let is_valid = |letter: &char| letter.is_ascii_alphanumeric() || matches!(letter, '_' | '-');
-    let name: String = output.name.chars().filter(is_valid).take(MAX_SCHEMA_NAME).collect();
-    let name = if name.is_empty() { "output".to_owned() } else { name };
+    let name = schema_name(&output.name);
     json!({"type": "json_schema", "json_schema": {"name": name, "schema": output.schema}})
 }
 
@@ -319,7 +334,11 @@ impl Assemble for Assembly {
         Ok(choice.get("delta").map(|delta| self.take_delta(delta)).unwrap_or_default())
     }
 
-    fn take_done(&mut self) -> Result<Vec<StreamEvent>, ModelError> {
-        Ok(vec![StreamEvent::Finished(self.response()?)])
+    /// Without the marker, the event with the usage may be missing.
+    fn end(&mut self, is_marked: bool) -> Result<Option<StreamEvent>, ModelError> {
+        if !is_marked {
+            return Ok(None);
+        }
+        Ok(Some(StreamEvent::Finished(self.response()?)))
     }
 }

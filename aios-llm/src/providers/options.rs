@@ -1,5 +1,6 @@
-use std::{fmt, net::IpAddr, time::Duration};
+use std::{fmt, net::IpAddr, sync::Arc, time::Duration};
 
+use super::signer::{AwsCredentials, Credentials};
 use crate::model::Capabilities;
 
 /// Options of a model of a provider.
@@ -11,6 +12,8 @@ pub struct ProviderOptions {
     pub(super) base_url: Option<String>,
     pub(super) timeout: Duration,
     pub(super) capabilities: Option<Capabilities>,
+    pub(super) region: Option<String>,
+    pub(super) aws_credentials: Option<Arc<Credentials>>,
 }
 
 impl ProviderOptions {
@@ -27,6 +30,8 @@ impl ProviderOptions {
             base_url: None,
             timeout: Self::DEFAULT_TIMEOUT,
             capabilities: None,
+            region: None,
+            aws_credentials: None,
         }
     }
 
@@ -57,6 +62,24 @@ impl ProviderOptions {
     #[must_use]
     pub fn with_timeout(mut self, timeout: Duration) -> Self {
         self.timeout = timeout;
+        self
+    }
+
+    /// Sets the region, as in `eu-west-1`. For Amazon Bedrock.
+    #[must_use]
+    pub fn with_region(mut self, region: impl Into<String>) -> Self {
+        self.region = Some(region.into());
+        self
+    }
+
+    /// Signs requests with credentials of AWS instead of a key. The function is called for each
+    /// request, so that temporary credentials can be replaced; it must not block. For Amazon Bedrock.
+    #[must_use]
+    pub fn with_aws_credentials(
+        mut self,
+        credentials: impl Fn() -> AwsCredentials + Send + Sync + 'static,
+    ) -> Self {
+        self.aws_credentials = Some(Arc::new(credentials));
         self
     }
 

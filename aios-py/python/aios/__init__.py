@@ -63,7 +63,7 @@ from ._errors import (
 from ._fence import Fence
 from ._handle import RunHandle
 from ._llm import Budget, LlmAgent, PendingDecision, Price, pending_decisions
-from ._model import ModelResponse, Provider, ToolCall
+from ._model import AwsCredentials, ModelResponse, Provider, ToolCall
 from ._models import CachedModel, CircuitBreakerModel, ClientModel, FallbackModel
 from ._output import OutputItem, OutputStream
 from ._projection import Batch, ProjectionDeadLetter, ProjectionHandle
@@ -94,6 +94,7 @@ __all__ = [
     "AiosError",
     "ApiKey",
     "Asgi",
+    "AwsCredentials",
     "Batch",
     "BrokerError",
     "Budget",

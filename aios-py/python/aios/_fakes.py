@@ -201,8 +201,8 @@ def _reply(reply: str | ModelResponse | FakeReply) -> dict[str, Any]:
 
 
 class FakeProvider:
-    """A server on a free port of this machine that speaks the protocols of OpenAI and Anthropic, also
-    as streams. It answers with a script of replies, faults included, or with a function.
+    """A server on a free port of this machine that speaks the protocols of OpenAI, Anthropic, Gemini
+    and Amazon Bedrock, also as streams. It answers with a script of replies, faults included, or with a function.
 
     Example::
 
@@ -242,6 +242,16 @@ class FakeProvider:
     def anthropic_url(self) -> str:
         """Base URL for Anthropic clients."""
         return self._native.anthropic_url
+
+    @property
+    def gemini_url(self) -> str:
+        """Base URL for clients of Gemini."""
+        return self._native.gemini_url
+
+    @property
+    def bedrock_url(self) -> str:
+        """Base URL for clients of Amazon Bedrock."""
+        return self._native.bedrock_url
 
     @property
     def requests(self) -> list[FakeRequest]:

@@ -125,7 +125,8 @@ class LlmAgent(Workflow[Any, O], Generic[O]):
 
     Args:
         name: ``[a-z][a-z0-9_]*``, at most 94 bytes: the name of the workflow.
-        model: ``"openai:<model>"``, ``"anthropic:<model>"``, a :class:`Provider`, a
+        model: A name such as ``"anthropic:<model>"`` (see :class:`Provider`), a
+            :class:`Provider`, a
             :class:`ClientModel`, a wrapper such as :class:`FallbackModel`, or a function that takes
             the request as a ``dict`` and returns a ``str`` or a :class:`ModelResponse`. A generator
             yields the pieces of a text, and may yield a :class:`ModelResponse` at the end.

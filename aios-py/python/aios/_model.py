@@ -13,8 +13,15 @@ from ._tool import BoundFunction, bind_function
 if TYPE_CHECKING:
     from ._aios import NativePieces
 
-#: The name of the environment variable with the key of a provider.
-_KEYS = {"openai": "OPENAI_API_KEY", "anthropic": "ANTHROPIC_API_KEY"}
+#: The name of the environment variable with the key of a provider; ``None`` if it needs no key.
+_KEYS = {
+    "openai": "OPENAI_API_KEY",
+    "openai-responses": "OPENAI_API_KEY",
+    "anthropic": "ANTHROPIC_API_KEY",
+    "gemini": "GEMINI_API_KEY",
+    "bedrock": "AWS_BEARER_TOKEN_BEDROCK",
+    "ollama": None,
+}
 
 
 class BoundModel(NamedTuple):
@@ -98,39 +105,69 @@ def to_response(value: Any, name: str) -> Any:
 
 
 @dataclass(frozen=True)
+class AwsCredentials:
+    """Credentials of AWS."""
+
+    access_key_id: str
+    secret_access_key: str = field(repr=False)
+    session_token: str | None = field(default=None, repr=False)
+
+    @classmethod
+    def from_environment(cls) -> AwsCredentials | None:
+        """Those of ``AWS_ACCESS_KEY_ID``, ``AWS_SECRET_ACCESS_KEY`` and ``AWS_SESSION_TOKEN``."""
+        key, secret = os.environ.get("AWS_ACCESS_KEY_ID"), os.environ.get("AWS_SECRET_ACCESS_KEY")
+        if key is None or secret is None:
+            return None
+        return cls(key, secret, os.environ.get("AWS_SESSION_TOKEN"))
+
+
+@dataclass(frozen=True)
 class Provider:
     """A model of a provider, or of a server that speaks its protocol.
 
     Attributes:
-        model: ``"openai:<model>"`` or ``"anthropic:<model>"``.
-        api_key: The key; by default that of ``OPENAI_API_KEY`` or ``ANTHROPIC_API_KEY``.
+        model: ``"openai:<model>"`` (chat completions), ``"openai-responses:<model>"``,
+            ``"anthropic:<model>"``, ``"gemini:<model>"``, ``"bedrock:<model>"`` or
+            ``"ollama:<model>"``.
+        api_key: The key; by default that of ``OPENAI_API_KEY``, ``ANTHROPIC_API_KEY``,
+            ``GEMINI_API_KEY`` or ``AWS_BEARER_TOKEN_BEDROCK``. Ollama needs none.
         base_url: The base URL, as the official clients of the protocol expect it.
         timeout: Timeout of a request in seconds; 300 by default.
+        region: The region of Amazon Bedrock; ``AWS_REGION`` by default.
+        aws_credentials: Credentials that sign the requests to Amazon Bedrock instead of a key; those
+            of the environment by default if there is no key.
     """
 
     model: str
     api_key: str | None = field(default=None, repr=False)
     base_url: str | None = None
     timeout: float | None = None
+    region: str | None = None
+    aws_credentials: AwsCredentials | None = None
 
     def bind(self) -> BoundModel:
         """Converts the model for the native module.
 
         Raises:
-            ConfigurationError: The provider is unknown, or there is no key.
+            ConfigurationError: The provider is unknown, or there is no key or region.
         """
         from ._aios import dumps
 
         protocol, _, model = self.model.partition(":")
         if protocol not in _KEYS or not model:
             raise ConfigurationError(
-                f"{self.model!r} is not a model: write 'openai:<model>' or 'anthropic:<model>', or "
-                "pass a function"
+                f"{self.model!r} is not a model: write '<provider>:<model>' with one of "
+                f"{', '.join(_KEYS)} as the provider, or pass a function"
             )
-        key = self.api_key if self.api_key is not None else os.environ.get(_KEYS[protocol])
-        if key is None and self.base_url is None:
+        variable = _KEYS[protocol]
+        key = self.api_key
+        if key is None and variable is not None:
+            key = os.environ.get(variable)
+        credentials, region = self._aws(protocol, key)
+        is_known = key is not None or credentials is not None or self.base_url is not None
+        if variable is not None and not is_known:
             raise ConfigurationError(
-                f"{self.model} needs a key: set {_KEYS[protocol]}, or pass "
+                f"{self.model} needs a key: set {variable}, or pass "
                 "aios.Provider(model, api_key=...)"
             )
         settings = {
@@ -139,8 +176,32 @@ class Provider:
             "api_key": key or "",
             "base_url": self.base_url,
             "timeout": self.timeout,
+            "region": region,
+            "aws_credentials": credentials,
         }
         return BoundModel(id(self), self.model, "provider", dumps(settings), [], None)
+
+    def _aws(
+        self, protocol: str, key: str | None
+    ) -> tuple[tuple[str, str, str | None] | None, str | None]:
+        """The credentials and the region for Amazon Bedrock."""
+        if protocol != "bedrock":
+            return None, None
+        region = self.region or os.environ.get("AWS_REGION")
+        if region is None:
+            raise ConfigurationError(
+                f"{self.model} needs a region: set AWS_REGION, or pass "
+                "aios.Provider(model, region=...)"
+            )
+        credentials = self.aws_credentials
+        if credentials is None and key is None:
+            credentials = AwsCredentials.from_environment()
+        if credentials is None:
+            return None, region
+        return (
+            (credentials.access_key_id, credentials.secret_access_key, credentials.session_token),
+            region,
+        )
 
 
 #: A model that is a function. It takes the request as a ``dict``, and returns a ``str`` or a
@@ -158,7 +219,7 @@ class Model(Protocol):
         ...
 
 
-#: What an :class:`aios.LlmAgent` takes as its model.
+#: The kinds of models that an :class:`aios.LlmAgent` takes.
 AnyModel = str | Model | ModelFunction
 
 

@@ -21,7 +21,8 @@ pub(crate) fn read_conversation(
     journal: Vec<String>,
 ) -> PyResult<Bound<'_, PyAny>> {
     let read = || {
-        let journal: Result<Vec<_>, _> = journal.iter().map(|it| Event::from_json(it)).collect();
+        let journal: Result<Vec<_>, _> =
+            journal.into_iter().map(|it| Event::from_json(&it)).collect();
         let conversation = Conversation::from_journal(&journal?)?;
         let turns = conversation.turns().iter();
         Payload::encode(&Row {

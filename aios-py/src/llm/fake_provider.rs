@@ -106,7 +106,8 @@ impl NativeFakeProvider {
         replies: Vec<Bound<'_, PyAny>>,
         function: Option<Py<PyAny>>,
     ) -> PyResult<Self> {
-        let replies = replies.iter().map(read_reply).collect::<PyResult<Vec<_>>>()?;
+        let replies =
+            replies.into_iter().map(|reply| read_reply(&reply)).collect::<PyResult<Vec<_>>>()?;
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
             .thread_name("aios-fake-provider")
@@ -134,6 +135,16 @@ impl NativeFakeProvider {
     #[getter]
     fn anthropic_url(&self, py: Python<'_>) -> PyResult<String> {
         self.with(py, FakeProvider::anthropic_url)
+    }
+
+    #[getter]
+    fn gemini_url(&self, py: Python<'_>) -> PyResult<String> {
+        self.with(py, FakeProvider::gemini_url)
+    }
+
+    #[getter]
+    fn bedrock_url(&self, py: Python<'_>) -> PyResult<String> {
+        self.with(py, FakeProvider::bedrock_url)
     }
 
     fn requests<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {

@@ -7,7 +7,7 @@ use aios_llm::{
     LanguageModel, ModelError,
     middleware::{Cache, CircuitBreaker, Fallback},
     model::{Capabilities, ModelErrorKind},
-    providers::{AnthropicModel, OpenAiModel, ProviderOptions},
+    providers::{AwsCredentials, ProviderOptions, connect},
     testing::{Recorded, SchemaModel},
 };
 use pyo3::{exceptions::PyValueError, prelude::*};
@@ -23,6 +23,8 @@ use crate::{
     python::PythonExecutors,
 };
 
+type Wrapped = Vec<ModelArg>;
+
 /// `aios._model.BoundModel`.
 #[derive(FromPyObject)]
 pub(super) struct ModelArg {
@@ -33,7 +35,7 @@ pub(super) struct ModelArg {
     /// The settings of its kind, as JSON.
     settings: String,
     /// The wrapped models.
-    models: Vec<ModelArg>,
+    models: Wrapped,
     invoke: Option<FunctionArg>,
 }
 
@@ -46,6 +48,9 @@ struct ProviderSettings {
     api_key: String,
     base_url: Option<String>,
     timeout: Option<f64>,
+    region: Option<String>,
+    /// Access key id, secret access key and session token.
+    aws_credentials: Option<(String, String, Option<String>)>,
 }
 
 /// The settings of a Python function.
@@ -139,11 +144,18 @@ fn provider(py: Python<'_>, name: String, settings: ProviderSettings) -> PyResul
     if let Some(timeout) = settings.timeout {
         options = options.with_timeout(seconds(py, timeout)?);
     }
-    let refused = |error: ModelError| refused(py, &error);
-    Ok(match settings.protocol.as_str() {
-        "anthropic" => Arc::new(AnthropicModel::new(options).map_err(refused)?),
-        _ => Arc::new(OpenAiModel::new(options).map_err(refused)?),
-    })
+    if let Some(region) = settings.region {
+        options = options.with_region(region);
+    }
+    if let Some((id, secret, token)) = settings.aws_credentials {
+        let credentials = AwsCredentials::new(id, secret);
+        let credentials = match token {
+            Some(token) => credentials.with_session_token(token),
+            None => credentials,
+        };
+        options = options.with_aws_credentials(move || credentials.clone());
+    }
+    connect(&settings.protocol, options).map_err(|error| refused(py, &error))
 }
 
 /// A model around others, or one for tests.

@@ -78,17 +78,21 @@ pub(super) async fn write(
     connection.flush().await
 }
 
-/// Writes a stream of server-sent events. If it is cut off, the connection has to be closed after it.
+/// Writes a stream of events. If it is cut off, the connection has to be closed after it.
 pub(super) async fn write_events(
     connection: &mut BufReader<TcpStream>,
-    events: &[String],
+    media_type: &str,
+    events: &[Vec<u8>],
     cut_after: Option<usize>,
 ) -> io::Result<()> {
-    let head =
-        "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n";
+    let head = format!(
+        "HTTP/1.1 200 OK\r\ncontent-type: {media_type}\r\ntransfer-encoding: chunked\r\n\r\n"
+    );
     connection.write_all(head.as_bytes()).await?;
     for event in events.iter().take(cut_after.unwrap_or(usize::MAX)) {
-        connection.write_all(format!("{:x}\r\n{event}\r\n", event.len()).as_bytes()).await?;
+        connection.write_all(format!("{:x}\r\n", event.len()).as_bytes()).await?;
+        connection.write_all(event).await?;
+        connection.write_all(b"\r\n").await?;
         connection.flush().await?;
     }
     if cut_after.is_none() {

@@ -1,9 +1,12 @@
 //! A provider on this machine, for tests of clients and adapters.
 
 mod anthropic;
+mod bedrock;
+mod gemini;
 mod http;
 mod openai;
 mod reply;
+mod responses;
 mod serve;
 
 use std::{
@@ -19,8 +22,8 @@ use tokio::{net::TcpListener, task::JoinHandle};
 
 pub use self::reply::FakeReply;
 
-/// A server on a free port of this machine that speaks the `OpenAI` chat completions and the Anthropic
-/// messages, also as streams. It answers with a script of replies, faults included.
+/// A server on a free port of this machine that speaks the chat completions and responses of `OpenAI`,
+/// the messages of Anthropic, Gemini, and the Converse API of Bedrock, also as streams. It answers with a script of replies, faults included.
 ///
 /// It stops when it is dropped.
 ///
@@ -142,7 +145,7 @@ impl FakeProvider {
         Ok(Self { address, script, server })
     }
 
-    /// Base URL for `OpenAI` clients, which add `chat/completions`.
+    /// Base URL for `OpenAI` clients, which add `chat/completions` or `responses`.
     #[must_use]
     pub fn openai_url(&self) -> String {
         format!("http://{}/v1/", self.address)
@@ -151,6 +154,18 @@ impl FakeProvider {
     /// Base URL for Anthropic clients, which add `v1/messages`.
     #[must_use]
     pub fn anthropic_url(&self) -> String {
+        format!("http://{}/", self.address)
+    }
+
+    /// Base URL for clients of Gemini, which add `v1beta/models/…`.
+    #[must_use]
+    pub fn gemini_url(&self) -> String {
+        format!("http://{}/", self.address)
+    }
+
+    /// Base URL for clients of Bedrock, which add `model/…/converse`.
+    #[must_use]
+    pub fn bedrock_url(&self) -> String {
         format!("http://{}/", self.address)
     }
 

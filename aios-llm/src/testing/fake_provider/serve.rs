@@ -1,4 +1,4 @@
-use std::{future::pending, io, sync::Arc};
+use std::{future::pending, io, sync::Arc, time::Duration};
 
 use serde_json::Value;
 use tokio::{
@@ -7,53 +7,101 @@ use tokio::{
     task::JoinSet,
 };
 
-use super::{FakeRequest, Script, anthropic, http, openai, reply::Kind, seconds};
+use super::{
+    FakeRequest, Script, anthropic, bedrock, gemini, http, openai, reply::Kind, responses, seconds,
+};
+use crate::model::ModelResponse;
 
 /// The protocol of a request.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Protocol {
+    /// Chat completions.
     OpenAi,
+    /// Responses.
+    Responses,
     Anthropic,
+    Gemini,
+    Bedrock,
 }
 
 impl Protocol {
     fn of(path: &str) -> Option<Self> {
         match path {
             "/v1/chat/completions" => Some(Self::OpenAi),
+            "/v1/responses" => Some(Self::Responses),
             "/v1/messages" => Some(Self::Anthropic),
+            path if path.starts_with("/v1beta/models/") && path.contains(':') => Some(Self::Gemini),
+            path if path.starts_with("/model/") && path.contains("/converse") => {
+                Some(Self::Bedrock)
+            }
             _ => None,
         }
     }
 
     fn error(self, status: u16, message: &str) -> Value {
         match self {
-            Self::OpenAi => openai::error(status, message),
+            Self::OpenAi | Self::Responses => openai::error(status, message),
             Self::Anthropic => anthropic::error(status, message),
+            Self::Gemini => gemini::error(status, message),
+            Self::Bedrock => bedrock::error(message),
         }
     }
 
     /// Rejects what the real provider rejects.
     fn check(self, request: &FakeRequest) -> Result<(), (u16, String)> {
-        let key = match self {
-            Self::OpenAi => request.header("authorization").is_some(),
+        let (keys, required): (&[&str], &[&str]) = match self {
+            Self::OpenAi => (&["authorization"], &["model", "messages"]),
+            Self::Responses => (&["authorization"], &["model", "input"]),
             Self::Anthropic => {
-                request.header("x-api-key").or(request.header("authorization")).is_some()
+                (&["x-api-key", "authorization"], &["model", "messages", "max_tokens"])
             }
+            Self::Gemini => (&["x-goog-api-key"], &["contents"]),
+            Self::Bedrock => (&["authorization"], &["messages"]),
         };
-        if !key {
+        if !keys.iter().any(|key| request.header(key).is_some()) {
             return Err((401, "the API key is missing".to_owned()));
         }
-        let required: &[&str] = match self {
-            Self::OpenAi => &["model", "messages"],
-            Self::Anthropic => &["model", "messages", "max_tokens"],
-        };
         if let Some(name) = required.iter().find(|name| request.body.get(**name).is_none()) {
             return Err((400, format!("{name}: field required")));
         }
-        if matches!(self, Self::Anthropic) && request.header("anthropic-version").is_none() {
+        if self == Self::Anthropic && request.header("anthropic-version").is_none() {
             return Err((400, "anthropic-version: header is required".to_owned()));
         }
         Ok(())
+    }
+
+    fn wants_stream(self, request: &FakeRequest) -> bool {
+        match self {
+            Self::OpenAi | Self::Responses | Self::Anthropic => {
+                request.body.get("stream").and_then(Value::as_bool).unwrap_or(false)
+            }
+            Self::Gemini => request.path.ends_with(":streamGenerateContent"),
+            Self::Bedrock => request.path.ends_with("/converse-stream"),
+        }
+    }
+
+    fn body(self, response: &ModelResponse, request: &Value) -> Value {
+        match self {
+            Self::OpenAi => openai::body(response, request),
+            Self::Responses => responses::body(response, request),
+            Self::Anthropic => anthropic::body(response, request),
+            Self::Gemini => gemini::body(response),
+            Self::Bedrock => bedrock::body(response),
+        }
+    }
+
+    /// The type of a stream, and its events.
+    fn events(self, response: &ModelResponse, request: &Value) -> (&'static str, Vec<Vec<u8>>) {
+        let events = match self {
+            Self::OpenAi => openai::events(response, request),
+            Self::Responses => responses::events(response, request),
+            Self::Anthropic => anthropic::events(response, request),
+            Self::Gemini => gemini::events(response),
+            Self::Bedrock => {
+                return ("application/vnd.amazon.eventstream", bedrock::events(response));
+            }
+        };
+        ("text/event-stream", events.into_iter().map(String::into_bytes).collect())
     }
 }
 
@@ -83,8 +131,7 @@ async fn converse(connection: TcpStream, script: &Script) -> io::Result<()> {
         };
         script.record(request.clone());
         if let Err((status, message)) = protocol.check(&request) {
-            let body = protocol.error(status, &message).to_string();
-            http::write(&mut connection, status, &[json_type()], &body, false).await?;
+            refuse(&mut connection, protocol, status, &message, None).await?;
             continue;
         }
         let missing = || Kind::Status {
@@ -93,7 +140,7 @@ async fn converse(connection: TcpStream, script: &Script) -> io::Result<()> {
             retry_after: None,
         };
         let kind = script.next(&request).map_or_else(missing, |reply| reply.0);
-        if !reply(&mut connection, protocol, &request.body, kind).await? {
+        if !reply(&mut connection, protocol, &request, kind).await? {
             return Ok(());
         }
     }
@@ -104,38 +151,47 @@ async fn converse(connection: TcpStream, script: &Script) -> io::Result<()> {
 async fn reply(
     connection: &mut BufReader<TcpStream>,
     protocol: Protocol,
-    request: &Value,
+    request: &FakeRequest,
     kind: Kind,
 ) -> io::Result<bool> {
     match kind {
         Kind::Hang => pending().await,
         Kind::Text(text) => http::write(connection, 200, &[json_type()], &text, false).await?,
         Kind::Status { status, message, retry_after } => {
-            let body = protocol.error(status, &message).to_string();
-            let delay = retry_after.map(|delay| ("retry-after", seconds(delay).to_string()));
-            let headers: Vec<_> = std::iter::once(json_type()).chain(delay).collect();
-            http::write(connection, status, &headers, &body, false).await?;
+            refuse(connection, protocol, status, &message, retry_after).await?;
         }
         Kind::Response { response, cut_after } => {
-            let is_stream = request.get("stream").and_then(Value::as_bool).unwrap_or(false);
-            if is_stream {
-                let events = match protocol {
-                    Protocol::OpenAi => openai::events(&response, request),
-                    Protocol::Anthropic => anthropic::events(&response, request),
-                };
-                http::write_events(connection, &events, cut_after).await?;
+            if protocol.wants_stream(request) {
+                let (media_type, events) = protocol.events(&response, &request.body);
+                http::write_events(connection, media_type, &events, cut_after).await?;
             } else {
-                let body = match protocol {
-                    Protocol::OpenAi => openai::body(&response, request),
-                    Protocol::Anthropic => anthropic::body(&response, request),
-                };
+                let body = protocol.body(&response, &request.body).to_string();
                 let is_cut = cut_after.is_some();
-                http::write(connection, 200, &[json_type()], &body.to_string(), is_cut).await?;
+                http::write(connection, 200, &[json_type()], &body, is_cut).await?;
             }
             return Ok(cut_after.is_none());
         }
     }
     Ok(true)
+}
+
+/// Sends an error.
+async fn refuse(
+    connection: &mut BufReader<TcpStream>,
+    protocol: Protocol,
+    status: u16,
+    message: &str,
+    retry_after: Option<Duration>,
+) -> io::Result<()> {
+    let body = protocol.error(status, message).to_string();
+    let mut headers = vec![json_type()];
+    if let Some(delay) = retry_after {
+        headers.push(("retry-after", seconds(delay).to_string()));
+    }
+    if protocol == Protocol::Bedrock {
+        headers.push(("x-amzn-errortype", bedrock::error_type(status).to_owned()));
+    }
+    http::write(connection, status, &headers, &body, false).await
 }
 
 fn json_type() -> (&'static str, String) {

@@ -1,0 +1,320 @@
+use async_trait::async_trait;
+use serde_json::{Map, Value, json};
+
+use super::{
+    ProviderOptions,
+    connection::Connection,
+    error::{invalid_response, unsupported},
+    signature,
+    signer::{Signer, encode},
+    stream::{self, Assemble, Framing},
+};
+use crate::model::{
+    Capabilities, FinishReason, ImageSource, LanguageModel, Message, ModelError, ModelErrorKind,
+    ModelRequest, ModelResponse, ModelStream, Part, Role, StreamEvent, ToolCall, ToolChoice, Usage,
+};
+
+const PROVIDER: &str = "bedrock";
+/// Name of the service in signatures.
+const SERVICE: &str = "bedrock";
+
+/// A model behind the Converse API of Amazon Bedrock.
+///
+/// The protocol has no images by URL, no files by id and no [`ToolChoice::None`]; a request with one
+/// fails with `MODEL_INVALID_REQUEST`. Files are in S3: their reference is an `s3://` URI.
+#[derive(Debug)]
+pub struct BedrockModel {
+    connection: Connection,
+    capabilities: Capabilities,
+}
+
+impl BedrockModel {
+    /// Creates the model, by its id or that of an inference profile. Nothing is requested yet. The
+    /// region is required. The key is an API key of Bedrock, unless there are
+    /// [credentials](ProviderOptions::with_aws_credentials). The default base URL is
+    /// `https://bedrock-runtime.<region>.amazonaws.com`.
+    ///
+    /// # Errors
+    ///
+    /// `MODEL_INVALID_REQUEST` if the region is missing, or the URL or the key is invalid.
+    pub fn new(options: ProviderOptions) -> Result<Self, ModelError> {
+        let Some(region) = options.region.clone() else {
+            let reason = format!(
+                "{PROVIDER}:{} needs a region; set it with `ProviderOptions::with_region`",
+                options.model
+            );
+            return Err(ModelError::new(ModelErrorKind::InvalidRequest, reason));
+        };
+        let capabilities = options.capabilities.unwrap_or(Capabilities::none().with_tools(true));
+        let url = format!("https://bedrock-runtime.{region}.amazonaws.com");
+        let connection = match options.aws_credentials.clone() {
+            Some(credentials) => {
+                let signer = Signer::new(credentials, region, SERVICE);
+                Connection::new(options, PROVIDER, &url, &[])?.with_signer(signer)
+            }
+            None => {
+                let key = ("authorization", format!("Bearer {}", options.api_key));
+                Connection::new(options, PROVIDER, &url, &[key])?
+            }
+        };
+        Ok(Self { connection, capabilities })
+    }
+
+    fn path(&self, method: &str) -> String {
+        format!("model/{}/{method}", encode(&self.connection.model))
+    }
+
+    fn body(&self, request: &ModelRequest) -> Result<Value, ModelError> {
+        let mut body = Map::new();
+        let mut set = |name: &str, value: Value| body.insert(name.to_owned(), value);
+        let messages = request.messages.iter().map(|it| message(&self.connection.name, it));
+        set("messages", messages.collect::<Result<_, _>>()?);
+        if let Some(instructions) = &request.instructions {
+            set("system", json!([{ "text": instructions }]));
+        }
+        if !request.tools.is_empty() {
+            let tools = request.tools.iter().map(|tool| {
+                json!({"toolSpec": {
+                    "name": tool.name,
+                    "description": tool.description,
+                    "inputSchema": {"json": tool.parameters},
+                }})
+            });
+            let tools: Vec<_> = tools.collect();
+            let choice = match &request.tool_choice {
+                ToolChoice::Auto => json!({"auto": {}}),
+                ToolChoice::Required => json!({"any": {}}),
+                ToolChoice::Tool(name) => json!({"tool": {"name": name}}),
+                ToolChoice::None => {
+                    return Err(unsupported(&self.connection.name, "`ToolChoice::None`"));
+                }
+            };
+            set("toolConfig", json!({"tools": tools, "toolChoice": choice}));
+        }
+        let mut config = Map::new();
+        if let Some(tokens) = request.max_output_tokens {
+            config.insert("maxTokens".to_owned(), tokens.into());
+        }
+        if let Some(temperature) = request.temperature {
+            config.insert("temperature".to_owned(), temperature.into());
+        }
+        if !request.stop.is_empty() {
+            config.insert("stopSequences".to_owned(), json!(request.stop));
+        }
+        if !config.is_empty() {
+            set("inferenceConfig", config.into());
+        }
+        Ok(body.into())
+    }
+}
+
+#[async_trait]
+impl LanguageModel for BedrockModel {
+    fn name(&self) -> &str {
+        &self.connection.name
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        self.capabilities
+    }
+
+    async fn complete(&self, request: &ModelRequest) -> Result<ModelResponse, ModelError> {
+        let body = self.body(request)?;
+        let body = self.connection.post_whole(&self.path("converse"), &body).await?;
+        let mut assembly = Assembly::new(self.name());
+        let blocks = body.pointer("/output/message/content").and_then(Value::as_array);
+        for block in blocks.into_iter().flatten() {
+            assembly.take_block(block);
+        }
+        assembly.take_usage(&body);
+        assembly.finish = finish(&body);
+        assembly.response()
+    }
+
+    async fn stream(&self, request: &ModelRequest) -> Result<ModelStream, ModelError> {
+        let body = self.body(request)?;
+        let response = self.connection.post(&self.path("converse-stream"), &body).await?;
+        let assembly = Assembly::new(self.name());
+        Ok(stream::read(self.name(), response, Framing::AwsEvents, assembly))
+    }
+}
+
+fn message(name: &str, message: &Message) -> Result<Value, ModelError> {
+    let parts = message.content.iter().map(|it| part(name, it)).filter_map(Result::transpose);
+    let content = parts.collect::<Result<Vec<_>, _>>()?;
+    let role = if message.role == Role::Assistant { "assistant" } else { "user" };
+    Ok(json!({"role": role, "content": content}))
+}
+
+fn part(name: &str, part: &Part) -> Result<Option<Value>, ModelError> {
+    Ok(Some(match part {
+        // Empty texts are rejected.
+        Part::Text { text } if text.is_empty() => return Ok(None),
+        Part::Text { text } => json!({ "text": text }),
+        Part::Image { source: ImageSource::Base64 { media_type, data } } => {
+            let format = media_type.rsplit('/').next().unwrap_or_default();
+            json!({"image": {"format": format, "source": {"bytes": data}}})
+        }
+        Part::Image { .. } => return Err(unsupported(name, "images by URL")),
+        Part::File { reference, media_type } if reference.starts_with("s3://") => {
+            let format = media_type.rsplit('/').next().unwrap_or_default();
+            let source = json!({"s3Location": {"uri": reference}});
+            json!({"document": {"format": format, "name": "document", "source": source}})
+        }
+        Part::File { .. } => return Err(unsupported(name, "files that are not in S3")),
+        // Reasoning without a signature of this provider is rejected.
+        Part::Reasoning { text, signature } => {
+            let signature = signature.as_deref().and_then(|it| signature::of(PROVIDER, it));
+            let Some(signature) = signature else { return Ok(None) };
+            json!({"reasoningContent": {"reasoningText": {"text": text, "signature": signature}}})
+        }
+        Part::ToolCall(call) => {
+            // Only objects are accepted; the result of the call says that others were invalid.
+            let input: Option<Value> = serde_json::from_str(&call.arguments).ok();
+            let input = input.filter(Value::is_object).unwrap_or_else(|| json!({}));
+            json!({"toolUse": {"toolUseId": call.id, "name": call.name, "input": input}})
+        }
+        Part::ToolResult(result) => json!({"toolResult": {
+            "toolUseId": result.call_id,
+            "content": [{"text": result.content}],
+            "status": if result.is_error { "error" } else { "success" },
+        }}),
+    }))
+}
+
+fn finish(body: &Value) -> Option<FinishReason> {
+    Some(match body.get("stopReason")?.as_str()? {
+        "end_turn" | "stop_sequence" => FinishReason::Stop,
+        "tool_use" => FinishReason::ToolCalls,
+        "max_tokens" | "model_context_window_exceeded" => FinishReason::Length,
+        "guardrail_intervened" | "content_filtered" => FinishReason::Refusal,
+        other => FinishReason::Other(other.to_owned()),
+    })
+}
+
+fn text(value: &Value, path: &str) -> Option<String> {
+    value.pointer(path).and_then(Value::as_str).map(str::to_owned)
+}
+
+/// A response, of which pieces have arrived.
+struct Assembly {
+    name: String,
+    content: Vec<Part>,
+    usage: Usage,
+    finish: Option<FinishReason>,
+}
+
+impl Assembly {
+    fn new(name: &str) -> Self {
+        let (name, usage) = (name.to_owned(), Usage::default());
+        Self { name, content: Vec::new(), usage, finish: None }
+    }
+
+    fn take_usage(&mut self, body: &Value) {
+        let count = |name: &str| {
+            body.get("usage").and_then(|usage| usage.get(name)).and_then(Value::as_u64)
+        };
+        let Some(input) = count("inputTokens") else { return };
+        let cached = count("cacheReadInputTokens").unwrap_or(0);
+        let written = count("cacheWriteInputTokens").unwrap_or(0);
+        self.usage = Usage {
+            input_tokens: input.saturating_add(cached).saturating_add(written),
+            cached_input_tokens: cached,
+            output_tokens: count("outputTokens").unwrap_or(0),
+            reasoning_tokens: 0,
+        };
+    }
+
+    /// Adds a whole block.
+    fn take_block(&mut self, block: &Value) {
+        if let Some(text) = text(block, "/text") {
+            self.content.push(Part::Text { text });
+        } else if let Some(thought) = text(block, "/reasoningContent/reasoningText/text") {
+            let signature = text(block, "/reasoningContent/reasoningText/signature");
+            let signature = signature.map(|it| signature::mark(PROVIDER, &it));
+            self.content.push(Part::Reasoning { text: thought, signature });
+        } else if let Some(call) = block.get("toolUse") {
+            let arguments = call.get("input").map(Value::to_string).unwrap_or_default();
+            let of = |path| text(call, path).unwrap_or_default();
+            let call = ToolCall { id: of("/toolUseId"), name: of("/name"), arguments };
+            self.content.push(Part::ToolCall(call));
+        }
+    }
+
+    fn begin_call(&mut self, start: &Value) -> Option<StreamEvent> {
+        let call = start.pointer("/start/toolUse")?;
+        let index = self.calls();
+        let (id, name) = (text(call, "/toolUseId")?, text(call, "/name")?);
+        let arguments = String::new();
+        let begun = ToolCall { id: id.clone(), name: name.clone(), arguments: arguments.clone() };
+        self.content.push(Part::ToolCall(begun));
+        Some(StreamEvent::ToolCall { index, id, name, arguments })
+    }
+
+    fn calls(&self) -> usize {
+        self.content.iter().filter(|part| matches!(part, Part::ToolCall(_))).count()
+    }
+
+    fn take_delta(&mut self, delta: &Value) -> Option<StreamEvent> {
+        let index = self.calls().saturating_sub(1);
+        if let Some(more) = text(delta, "/delta/text") {
+            match self.content.last_mut() {
+                Some(Part::Text { text }) => text.push_str(&more),
+                _ => self.content.push(Part::Text { text: more.clone() }),
+            }
+            return Some(StreamEvent::Text(more));
+        }
+        if let Some(arguments) = text(delta, "/delta/toolUse/input") {
+            let Some(Part::ToolCall(call)) = self.content.last_mut() else { return None };
+            call.arguments.push_str(&arguments);
+            let (id, name) = (String::new(), String::new());
+            return Some(StreamEvent::ToolCall { index, id, name, arguments });
+        }
+        let thought = delta.pointer("/delta/reasoningContent")?;
+        if !matches!(self.content.last(), Some(Part::Reasoning { .. })) {
+            self.content.push(Part::Reasoning { text: String::new(), signature: None });
+        }
+        let Some(Part::Reasoning { text: known, signature }) = self.content.last_mut() else {
+            return None;
+        };
+        if let Some(more) = text(thought, "/signature") {
+            *signature = Some(signature::mark(PROVIDER, &more));
+        }
+        let more = text(thought, "/text")?;
+        known.push_str(&more);
+        Some(StreamEvent::Reasoning(more))
+    }
+
+    fn response(&mut self) -> Result<ModelResponse, ModelError> {
+        let Some(finish_reason) = self.finish.take() else {
+            let error = invalid_response(&self.name, "ended before it was complete");
+            return Err(error.with_usage(self.usage));
+        };
+        let response = ModelResponse::new(std::mem::take(&mut self.content));
+        let response = response.with_finish_reason(finish_reason).with_usage(self.usage);
+        Ok(response.with_model(self.name.as_str()))
+    }
+}
+
+impl Assemble for Assembly {
+    fn take(&mut self, event: &Value) -> Result<Vec<StreamEvent>, ModelError> {
+        let Some((kind, event)) = event.as_object().and_then(|event| event.iter().next()) else {
+            return Ok(Vec::new());
+        };
+        let piece = match kind.as_str() {
+            "contentBlockStart" => self.begin_call(event),
+            "contentBlockDelta" => self.take_delta(event),
+            "messageStop" => {
+                self.finish = finish(event);
+                None
+            }
+            // The last event.
+            "metadata" => {
+                self.take_usage(event);
+                Some(StreamEvent::Finished(self.response()?))
+            }
+            _ => None,
+        };
+        Ok(piece.into_iter().collect())
+    }
+}

@@ -1,0 +1,291 @@
+use async_trait::async_trait;
+use serde_json::{Map, Value, json};
+
+use super::{
+    ProviderOptions,
+    connection::Connection,
+    error::{invalid_response, of_event, unsupported},
+    schema_name, signature,
+    stream::{self, Assemble, Framing},
+};
+use crate::model::{
+    Capabilities, FinishReason, ImageSource, LanguageModel, Message, ModelError, ModelRequest,
+    ModelResponse, ModelStream, Part, Role, StreamEvent, ToolCall, ToolChoice, Usage,
+};
+
+const URL: &str = "https://api.openai.com/v1";
+const PATH: &str = "responses";
+const PROVIDER: &str = "openai";
+
+/// A model behind the responses of `OpenAI`, the successor of chat completions.
+///
+/// Nothing is stored by the provider: each request has the whole conversation, with the encrypted
+/// reasoning of earlier responses. The protocol has no stop texts; a request with some fails with
+/// `MODEL_INVALID_REQUEST`.
+#[derive(Debug)]
+pub struct OpenAiResponsesModel {
+    connection: Connection,
+    capabilities: Capabilities,
+}
+
+impl OpenAiResponsesModel {
+    /// Creates the model. Nothing is requested yet. The default base URL is
+    /// `https://api.openai.com/v1`.
+    ///
+    /// # Errors
+    ///
+    /// `MODEL_INVALID_REQUEST` if the URL or the key is invalid.
+    pub fn new(options: ProviderOptions) -> Result<Self, ModelError> {
+        let key = ("authorization", format!("Bearer {}", options.api_key));
+        let capabilities = options.capabilities.unwrap_or(Capabilities::all());
+        let connection = Connection::new(options, PROVIDER, URL, &[key])?;
+        Ok(Self { connection, capabilities })
+    }
+
+    fn body(&self, request: &ModelRequest) -> Result<Map<String, Value>, ModelError> {
+        if !request.stop.is_empty() {
+            return Err(unsupported(&self.connection.name, "texts that end the response"));
+        }
+        let mut body = Map::new();
+        let mut set = |name: &str, value: Value| body.insert(name.to_owned(), value);
+        set("model", self.connection.model.as_str().into());
+        set("input", request.messages.iter().flat_map(items).collect());
+        set("store", false.into());
+        set("include", json!(["reasoning.encrypted_content"]));
+        if let Some(instructions) = &request.instructions {
+            set("instructions", instructions.as_str().into());
+        }
+        if !request.tools.is_empty() {
+            let tools = request.tools.iter().map(|tool| {
+                json!({
+                    "type": "function",
+                    "name": tool.name,
+                    "description": tool.description,
+                    "parameters": tool.parameters,
+                    "strict": false,
+                })
+            });
+            set("tools", tools.collect());
+            set("tool_choice", tool_choice(&request.tool_choice));
+        }
+        if let Some(output) = &request.output {
+            let (name, schema) = (schema_name(&output.name), &output.schema);
+            let format =
+                json!({"type": "json_schema", "name": name, "schema": schema, "strict": false});
+            set("text", json!({ "format": format }));
+        }
+        if let Some(tokens) = request.max_output_tokens {
+            set("max_output_tokens", tokens.into());
+        }
+        if let Some(temperature) = request.temperature {
+            set("temperature", temperature.into());
+        }
+        Ok(body)
+    }
+}
+
+#[async_trait]
+impl LanguageModel for OpenAiResponsesModel {
+    fn name(&self) -> &str {
+        &self.connection.name
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        self.capabilities
+    }
+
+    async fn complete(&self, request: &ModelRequest) -> Result<ModelResponse, ModelError> {
+        let body = self.connection.post_whole(PATH, &self.body(request)?.into()).await?;
+        read(self.name(), &body)
+    }
+
+    async fn stream(&self, request: &ModelRequest) -> Result<ModelStream, ModelError> {
+        let mut body = self.body(request)?;
+        body.insert("stream".to_owned(), true.into());
+        let response = self.connection.post(PATH, &body.into()).await?;
+        let assembly = Assembly { name: self.name().to_owned(), calls: Vec::new() };
+        Ok(stream::read(self.name(), response, Framing::ServerEvents, assembly))
+    }
+}
+
+/// The items of a message.
+fn items(message: &Message) -> Vec<Value> {
+    match message.role {
+        Role::User => {
+            let content: Vec<_> = message.content.iter().filter_map(user_part).collect();
+            vec![json!({"type": "message", "role": "user", "content": content})]
+        }
+        Role::Assistant => message.content.iter().filter_map(assistant_item).collect(),
+        Role::Tool => message.content.iter().filter_map(result_item).collect(),
+    }
+}
+
+fn user_part(part: &Part) -> Option<Value> {
+    Some(match part {
+        Part::Text { text } => json!({"type": "input_text", "text": text}),
+        Part::Image { source } => {
+            let url = match source {
+                ImageSource::Url(url) => url.clone(),
+                ImageSource::Base64 { media_type, data } => {
+                    format!("data:{media_type};base64,{data}")
+                }
+            };
+            json!({"type": "input_image", "detail": "auto", "image_url": url})
+        }
+        Part::File { reference, .. } if reference.contains("://") => {
+            json!({"type": "input_file", "file_url": reference})
+        }
+        Part::File { reference, .. } => json!({"type": "input_file", "file_id": reference}),
+        _ => return None,
+    })
+}
+
+fn assistant_item(part: &Part) -> Option<Value> {
+    Some(match part {
+        Part::Text { text } => json!({
+            "type": "message",
+            "role": "assistant",
+            "content": [{"type": "output_text", "text": text, "annotations": []}],
+        }),
+        // Reasoning without the item that the provider has encrypted is rejected.
+        Part::Reasoning { signature, .. } => {
+            serde_json::from_str(signature::of(PROVIDER, signature.as_deref()?)?).ok()?
+        }
+        Part::ToolCall(call) => json!({
+            "type": "function_call",
+            "call_id": call.id,
+            "name": call.name,
+            "arguments": call.arguments,
+        }),
+        _ => return None,
+    })
+}
+
+fn result_item(part: &Part) -> Option<Value> {
+    let Part::ToolResult(result) = part else { return None };
+    let (id, output) = (&result.call_id, &result.content);
+    Some(json!({"type": "function_call_output", "call_id": id, "output": output}))
+}
+
+fn tool_choice(choice: &ToolChoice) -> Value {
+    match choice {
+        ToolChoice::Auto => "auto".into(),
+        ToolChoice::Required => "required".into(),
+        ToolChoice::None => "none".into(),
+        ToolChoice::Tool(name) => json!({"type": "function", "name": name}),
+    }
+}
+
+/// Reads a whole response.
+fn read(name: &str, body: &Value) -> Result<ModelResponse, ModelError> {
+    let text = |value: &Value, path: &str| -> String {
+        value.pointer(path).and_then(Value::as_str).unwrap_or_default().to_owned()
+    };
+    if body.get("error").is_some_and(|error| !error.is_null()) {
+        return Err(of_event(name, body).with_usage(usage(body)));
+    }
+    let items = body.get("output").and_then(Value::as_array);
+    let (mut content, mut is_refusal) = (Vec::new(), false);
+    for item in items.into_iter().flatten() {
+        match item.get("type").and_then(Value::as_str).unwrap_or_default() {
+            "message" => {
+                for part in item.get("content").and_then(Value::as_array).into_iter().flatten() {
+                    is_refusal |= part.get("refusal").is_some();
+                    let shown = text(part, "/text") + &text(part, "/refusal");
+                    content.push(Part::Text { text: shown });
+                }
+            }
+            "reasoning" => content.push(reasoning(item)),
+            "function_call" => content.push(Part::ToolCall(ToolCall {
+                id: text(item, "/call_id"),
+                name: text(item, "/name"),
+                arguments: text(item, "/arguments"),
+            })),
+            _ => {}
+        }
+    }
+    let has_calls = content.iter().any(|part| matches!(part, Part::ToolCall(_)));
+    let reason = text(body, "/incomplete_details/reason");
+    let finish = match (text(body, "/status").as_str(), reason.as_str()) {
+        _ if is_refusal => FinishReason::Refusal,
+        ("completed", _) if has_calls => FinishReason::ToolCalls,
+        ("completed", _) => FinishReason::Stop,
+        ("incomplete", "max_output_tokens") => FinishReason::Length,
+        ("incomplete", "content_filter") => FinishReason::Refusal,
+        ("incomplete", _) => FinishReason::Other(reason),
+        _ => return Err(invalid_response(name, "is not complete").with_usage(usage(body))),
+    };
+    let response = ModelResponse::new(content).with_finish_reason(finish);
+    Ok(response.with_model(name).with_usage(usage(body)))
+}
+
+/// Reasoning, whose item has to be sent back as it is.
+fn reasoning(item: &Value) -> Part {
+    let parts = item.get("summary").and_then(Value::as_array);
+    let texts = parts.into_iter().flatten().filter_map(|part| part.get("text")?.as_str());
+    let texts: Vec<_> = texts.collect();
+    let is_encrypted = item.get("encrypted_content").is_some_and(Value::is_string);
+    let signature = is_encrypted.then(|| signature::mark(PROVIDER, &item.to_string()));
+    Part::Reasoning { text: texts.join("\n\n"), signature }
+}
+
+fn usage(body: &Value) -> Usage {
+    let count = |path: &str| body.pointer(path).and_then(Value::as_u64).unwrap_or(0);
+    Usage {
+        input_tokens: count("/usage/input_tokens"),
+        cached_input_tokens: count("/usage/input_tokens_details/cached_tokens"),
+        output_tokens: count("/usage/output_tokens"),
+        reasoning_tokens: count("/usage/output_tokens_details/reasoning_tokens"),
+    }
+}
+
+/// Reads a stream, whose last event has the whole response.
+struct Assembly {
+    name: String,
+    /// The places of the calls in the output, in order.
+    calls: Vec<u64>,
+}
+
+impl Assembly {
+    fn call(&mut self, place: u64) -> usize {
+        self.calls.iter().position(|known| *known == place).unwrap_or_else(|| {
+            self.calls.push(place);
+            self.calls.len() - 1
+        })
+    }
+
+    fn begin_call(&mut self, event: &Value, place: u64) -> Option<StreamEvent> {
+        let item = event.get("item")?;
+        if item.get("type")? != "function_call" {
+            return None;
+        }
+        let text = |name: &str| item.get(name).and_then(Value::as_str).unwrap_or_default().into();
+        let (id, name) = (text("call_id"), text("name"));
+        let index = self.call(place);
+        Some(StreamEvent::ToolCall { index, id, name, arguments: String::new() })
+    }
+}
+
+impl Assemble for Assembly {
+    fn take(&mut self, event: &Value) -> Result<Vec<StreamEvent>, ModelError> {
+        let place = event.get("output_index").and_then(Value::as_u64).unwrap_or(0);
+        let delta = event.get("delta").and_then(Value::as_str).unwrap_or_default().to_owned();
+        let piece = match event.get("type").and_then(Value::as_str).unwrap_or_default() {
+            "response.output_item.added" => self.begin_call(event, place),
+            "response.output_text.delta" => Some(StreamEvent::Text(delta)),
+            "response.reasoning_summary_text.delta" => Some(StreamEvent::Reasoning(delta)),
+            "response.function_call_arguments.delta" => {
+                let (id, name) = (String::new(), String::new());
+                let index = self.call(place);
+                Some(StreamEvent::ToolCall { index, id, name, arguments: delta })
+            }
+            "response.completed" | "response.incomplete" | "response.failed" => {
+                let response = event.get("response").unwrap_or(&Value::Null);
+                Some(StreamEvent::Finished(read(&self.name, response)?))
+            }
+            "error" => return Err(of_event(&self.name, &json!({ "error": event }))),
+            _ => None,
+        };
+        Ok(piece.into_iter().collect())
+    }
+}

@@ -1,0 +1,16 @@
+//! Signatures of reasoning, which only the provider that made them accepts.
+
+/// Marks a signature of a provider. Those of Anthropic are not marked.
+pub(super) fn mark(provider: &str, signature: &str) -> String {
+    format!("{provider}:{signature}")
+}
+
+/// The signature, if it is one of the provider.
+pub(super) fn of<'s>(provider: &str, marked: &'s str) -> Option<&'s str> {
+    marked.strip_prefix(provider)?.strip_prefix(':')
+}
+
+/// Whether the signature is marked. Signatures are base64, which has no colon.
+pub(super) fn is_of_other(signature: &str) -> bool {
+    signature.contains(':')
+}

@@ -1,0 +1,144 @@
+//! The events of a response, and the response that they build.
+
+use std::collections::VecDeque;
+
+use futures_util::stream;
+use reqwest::Response;
+use serde_json::Value;
+
+use super::{
+    aws_events,
+    connection::MAX_RESPONSE_BYTES,
+    error::{invalid_response, of_event, of_transport},
+};
+use crate::model::{ModelError, ModelStream, StreamEvent};
+
+/// Builds a response from the events of one protocol.
+pub(super) trait Assemble: Send + 'static {
+    /// Takes the data of an event and returns the pieces that it adds. The last one is
+    /// [`StreamEvent::Finished`].
+    fn take(&mut self, event: &Value) -> Result<Vec<StreamEvent>, ModelError>;
+
+    /// Takes the end of the stream: the marker `[DONE]`, or else the end of the body. Returns the last
+    /// piece, or `None` if the response is not complete.
+    fn end(&mut self, _is_marked: bool) -> Result<Option<StreamEvent>, ModelError> {
+        Ok(None)
+    }
+}
+
+/// How events are separated.
+#[derive(Clone, Copy)]
+pub(super) enum Framing {
+    /// Server-sent events with JSON.
+    ServerEvents,
+    /// Messages of AWS event streams.
+    AwsEvents,
+}
+
+/// A part of the body.
+enum Frame {
+    Event(Value),
+    /// A comment, or the name of an event.
+    Nothing,
+    /// The marker of the end.
+    Done,
+}
+
+struct Reading<A> {
+    name: String,
+    response: Response,
+    framing: Framing,
+    assemble: A,
+    buffer: Vec<u8>,
+    read: usize,
+    ready: VecDeque<StreamEvent>,
+    is_over: bool,
+}
+
+/// The pieces of a response. A stream that ends before the whole response is an error.
+pub(super) fn read(
+    name: &str,
+    response: Response,
+    framing: Framing,
+    assemble: impl Assemble,
+) -> ModelStream {
+    let reading = Reading {
+        name: name.to_owned(),
+        response,
+        framing,
+        assemble,
+        buffer: Vec::new(),
+        read: 0,
+        ready: VecDeque::new(),
+        is_over: false,
+    };
+    Box::pin(stream::unfold(reading, |mut reading| async move {
+        if reading.is_over {
+            return None;
+        }
+        let next = reading.next().await;
+        reading.is_over = matches!(next, Err(_) | Ok(StreamEvent::Finished(_)));
+        Some((next, reading))
+    }))
+}
+
+impl<A: Assemble> Reading<A> {
+    async fn next(&mut self) -> Result<StreamEvent, ModelError> {
+        loop {
+            if let Some(piece) = self.ready.pop_front() {
+                return Ok(piece);
+            }
+            match self.frame()? {
+                Some(Frame::Event(event)) => self.ready.extend(self.assemble.take(&event)?),
+                Some(Frame::Nothing) => {}
+                Some(Frame::Done) => return self.end(true),
+                None => {
+                    let chunk = self.response.chunk().await;
+                    let chunk = chunk.map_err(|error| of_transport(&self.name, error))?;
+                    let Some(chunk) = chunk else { return self.end(false) };
+                    self.read += chunk.len();
+                    if self.read > MAX_RESPONSE_BYTES {
+                        return Err(invalid_response(&self.name, "is too large"));
+                    }
+                    self.buffer.extend_from_slice(&chunk);
+                }
+            }
+        }
+    }
+
+    fn end(&mut self, is_marked: bool) -> Result<StreamEvent, ModelError> {
+        let last = self.assemble.end(is_marked)?;
+        last.ok_or_else(|| invalid_response(&self.name, "ended before it was complete"))
+    }
+
+    /// The next frame, if it has arrived.
+    fn frame(&mut self) -> Result<Option<Frame>, ModelError> {
+        match self.framing {
+            Framing::ServerEvents => self.line(),
+            Framing::AwsEvents => {
+                let event = aws_events::take(&self.name, &mut self.buffer)?;
+                Ok(event.map(Frame::Event))
+            }
+        }
+    }
+
+    /// The next line. Providers put the data of each event on one.
+    fn line(&mut self) -> Result<Option<Frame>, ModelError> {
+        let Some(end) = self.buffer.iter().position(|byte| *byte == b'\n') else {
+            return Ok(None);
+        };
+        let line: Vec<u8> = self.buffer.drain(..=end).collect();
+        let line = String::from_utf8_lossy(&line);
+        let data = match line.strip_prefix("data:").map(str::trim) {
+            None => return Ok(Some(Frame::Nothing)),
+            Some("[DONE]") => return Ok(Some(Frame::Done)),
+            Some(data) => data,
+        };
+        let event: Value = serde_json::from_str(data)
+            .map_err(|_| invalid_response(&self.name, "has an event that is not valid JSON"))?;
+        if event.get("error").is_some_and(|error| !error.is_null()) {
+            return Err(of_event(&self.name, &event));
+        }
+        Ok(Some(Frame::Event(event)))
+    }
+}
