@@ -1,16 +1,27 @@
 //! The shape of an agent's journal, which is the same in every language.
 
-use aios_agents::RunHandle;
-use aios_llm::{LlmAgent, ModelResponse, budget::Budget, model::Part};
+use std::sync::Arc;
+
+use aios_agents::{RunHandle, prelude::*};
+use aios_llm::{
+    LlmAgent, ModelResponse, RuntimeBuilderExt,
+    budget::Budget,
+    model::Part,
+    tool::{Approval, Decision, Tool},
+};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use crate::support::{in_time, runtime, scripted, search_tool, start};
+use crate::support::{
+    Query, builder, in_time, one_pending, runtime, scripted, search_tool, start, store,
+};
 
 /// The journal of the same agent in Rust and in Python: the types of its events, and the keys of
 /// their data.
 const SHAPE: &str = include_str!("../../tests/fixtures/llm_journal.json");
+/// The journal of an agent with a `write` tool that has to be approved.
+const APPROVAL: &str = include_str!("../../tests/fixtures/llm_approval_journal.json");
 
 #[derive(Serialize, Deserialize, JsonSchema)]
 struct Report {
@@ -56,5 +67,24 @@ async fn should_have_the_journal_that_other_languages_have() {
     assert_eq!(report.title, "done");
     let shape = shape(&run).await;
     let expected: Value = serde_json::from_str(SHAPE).unwrap();
+    assert_eq!(shape, expected, "{shape:#}");
+}
+
+#[tokio::test]
+async fn should_have_the_journal_of_an_approval_that_other_languages_have() {
+    let call = Part::tool_call("a", "pay", &json!({"words": "a"}));
+    let model = scripted([ModelResponse::new(vec![call]), ModelResponse::text("done")]);
+    let store = store();
+    let pay = |query: Query| async move { Ok::<_, TaskError>(format!("paid {}", query.words)) };
+    let agent = LlmAgent::new(model)
+        .tool(Tool::write("pay", "Pays.", pay).approval(Approval::Required))
+        .write_log(Arc::clone(&store));
+    let runtime = builder(&store).llm_agent("agent", agent).unwrap().start().await.unwrap();
+    let run = start(&runtime).await;
+    let pending = one_pending(&run).await;
+    run.signal(&pending.signal, &Decision::Approve).await.unwrap();
+    assert_eq!(in_time(run.result::<String>()).await.unwrap(), "done");
+    let shape = shape(&run).await;
+    let expected: Value = serde_json::from_str(APPROVAL).unwrap();
     assert_eq!(shape, expected, "{shape:#}");
 }

@@ -301,14 +301,39 @@ async def test_should_have_the_journal_that_other_languages_have() -> None:
         budget=aios.Budget(requests=9),
     )
 
-    def keys(value: Any) -> list[str]:
-        return sorted(value) if isinstance(value, dict) else []
-
     async with aios.Runtime(agents=[agent]) as runtime:
         run = await runtime.start(agent, "go")
         assert await run.result() == Report("done")
-        events = [recorded.event for recorded in await run.journal()]
-    shape = [
+        shape = await journal_shape(run)
+    assert shape == json.loads((FIXTURES / "llm_journal.json").read_text())
+
+
+async def test_should_have_the_journal_of_an_approval_that_other_languages_have() -> None:
+    @aios.tool(effect="write", approval=True, description="Pays.")
+    async def pay(words: str) -> str:
+        return f"paid {words}"
+
+    model = ScriptedModel(calls(Call("pay", {"words": "a"}, "a")), "done")
+    agent = aios.LlmAgent("agent", model, tools=[pay])
+    async with aios.Runtime(agents=[agent]) as runtime:
+        run = await runtime.start(agent, "go")
+        while not (pending := aios.pending_decisions(await run.status())):
+            await asyncio.sleep(0.01)
+        await run.signal(pending[0].signal, pending[0].approve())
+        assert await run.result() == "done"
+        shape = await journal_shape(run)
+    assert shape == json.loads((FIXTURES / "llm_approval_journal.json").read_text())
+
+
+async def journal_shape(run: aios.RunHandle[Any]) -> list[Any]:
+    """The type of each event of a journal, with the keys of its data, and of the parameters and
+    output of tasks."""
+
+    def keys(value: Any) -> list[str]:
+        return sorted(value) if isinstance(value, dict) else []
+
+    events = [recorded.event for recorded in await run.journal()]
+    return [
         [
             event.type,
             keys(event.data),
@@ -317,4 +342,3 @@ async def test_should_have_the_journal_that_other_languages_have() -> None:
         ]
         for event in events
     ]
-    assert shape == json.loads((FIXTURES / "llm_journal.json").read_text())
