@@ -265,6 +265,65 @@ async fn should_cancel_a_child_whose_call_was_dropped() {
     all_kids(&store, "cancelled", 1).await;
 }
 
+/// A child that is cancelled when its call is dropped, and a run that ends at once or waits.
+async fn dropping(context: WorkflowContext, waits: bool) -> Result<u32, WorkflowError> {
+    let child = context.child::<u32>("kid", &1).cancel_when_dropped();
+    let go = context.signal::<()>("go");
+    tokio::select! {
+        biased;
+        _ = child => {}
+        _ = go => {}
+    }
+    if waits { context.signal("never").await } else { Ok(7) }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn should_cancel_a_child_when_its_call_is_dropped() {
+    for waits in [true, false] {
+        let (store, undone) = (store(), Arc::default());
+        let builder = family(&store, &undone).workflow("dropping", dropping);
+        let runtime = builder.start().await.unwrap();
+        let run = runtime.start("dropping", &waits).await.unwrap();
+        all_kids(&store, "running", 1).await;
+        run.signal("go", &()).await.unwrap();
+        all_kids(&store, "cancelled", 1).await;
+        assert_eq!(undone.load(Ordering::SeqCst), 1);
+        if !waits {
+            assert_eq!(result::<u32>(&run).await.unwrap(), 7);
+        }
+    }
+}
+
+/// The engine dies between the drop of a call and the cancellation of its child.
+#[tokio::test(flavor = "multi_thread")]
+async fn should_cancel_a_child_whose_call_was_dropped_before_a_crash() {
+    let faulty = FaultyStore::new(store());
+    faulty.on_append(|append| {
+        let is_kid = append.events.iter().any(|event| event.event_type.entity() == "kid");
+        let refuses = is_kid && holds(append, "cancel_requested");
+        refuses.then(|| Fault::Refuse(store_unavailable()))
+    });
+    let (undone, store): (_, Arc<dyn Store>) = (Arc::default(), Arc::clone(&faulty) as _);
+    let builder = || family(&store, &undone).workflow("dropping", dropping);
+    let before = builder().start().await.unwrap();
+    let run = before.start("dropping", &false).with_id("p").await.unwrap();
+    all_kids(&store, "running", 1).await;
+    run.signal("go", &()).await.unwrap();
+    eventually("the signal is taken", || async {
+        actions(&run).await.contains(&"signaled".to_owned())
+    })
+    .await;
+    let waiting = tokio::time::timeout(Duration::from_millis(300), run.result::<u32>()).await;
+    assert!(waiting.is_err(), "it must not end before: {waiting:?}");
+    before.shutdown(Duration::from_secs(5)).await.unwrap();
+    faulty.heal();
+
+    let after = builder().start().await.unwrap();
+    let run = after.handle("p").await.unwrap();
+    assert_eq!(result::<u32>(&run).await.unwrap(), 7);
+    all_kids(&store, "cancelled", 1).await;
+}
+
 /// Children of a run whose code no longer fits are cancelled with it.
 #[tokio::test(flavor = "multi_thread")]
 async fn should_cancel_the_children_of_a_blocked_run() {

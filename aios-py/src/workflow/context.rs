@@ -197,7 +197,13 @@ impl NativeWorkflowContext {
         let name = format!("child {workflow:?}");
         let written = json::write_as(input, || format!("the input of {name}"))?;
         let workflow = segment(input.py(), workflow)?;
-        let request = ChildRequest { workflow, run_id, input: written, leave_running };
+        let request = ChildRequest {
+            workflow,
+            run_id,
+            input: written,
+            leave_running,
+            cancel_when_dropped: false,
+        };
         self.request(input.py(), Request::Child(Box::new(request)), name, decode)
     }
 

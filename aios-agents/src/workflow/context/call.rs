@@ -248,7 +248,8 @@ typed_call! {
 
 typed_call! {
     /// A child run; resolves to its result. Dropping the call, for example because it lost a race,
-    /// leaves the child running: it remains a child of this run and is cancelled with it.
+    /// leaves the child running: it remains a child of this run and is cancelled with it. It is
+    /// cancelled at once with [`cancel_when_dropped`](ChildCall::cancel_when_dropped).
     ChildCall
 }
 
@@ -329,6 +330,16 @@ impl<T> ChildCall<T> {
         self.adjust(|request| {
             if let Request::Child(child) = request {
                 child.leave_running = true;
+            }
+        })
+    }
+
+    /// Cancels the child when the call is dropped, for example because it lost a race. The run does not
+    /// end before the request to cancel it is durable.
+    pub fn cancel_when_dropped(self) -> Self {
+        self.adjust(|request| {
+            if let Request::Child(child) = request {
+                child.cancel_when_dropped = true;
             }
         })
     }

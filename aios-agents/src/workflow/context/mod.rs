@@ -219,6 +219,7 @@ impl WorkflowContext {
                 run_id: None,
                 input,
                 leave_running: false,
+                cancel_when_dropped: false,
             })))
         });
         ChildCall::new(self.call(request))

@@ -21,6 +21,7 @@ impl Engine {
         parent: &Arc<str>,
         incarnation: &EventId,
         children: BTreeMap<u64, Box<str>>,
+        why: &'static str,
     ) -> Result<(), Failure> {
         let each = |(operation, child): (u64, Box<str>)| async move {
             let parent = Parent {
@@ -28,16 +29,21 @@ impl Engine {
                 incarnation: Some(incarnation.clone()),
                 operation,
             };
-            self.cancel_child(&parent, &child).await
+            self.cancel_child(&parent, &child, why).await
         };
         let all = stream::iter(children).map(each).buffer_unordered(AT_ONCE);
         let asked: Vec<Result<(), Failure>> = all.collect().await;
         asked.into_iter().collect()
     }
 
-    async fn cancel_child(self: &Arc<Self>, parent: &Parent, child: &str) -> Result<(), Failure> {
+    async fn cancel_child(
+        self: &Arc<Self>,
+        parent: &Parent,
+        child: &str,
+        why: &'static str,
+    ) -> Result<(), Failure> {
         let mut backoff = self.options.backoff.0;
-        while let Err(error) = self.request_cancel(parent, child).await {
+        while let Err(error) = self.request_cancel(parent, child, why).await {
             if !error.is_retryable() {
                 let Failure { code, message, .. } = error.failure();
                 return Err(Failure::new(
@@ -56,6 +62,7 @@ impl Engine {
         self: &Arc<Self>,
         parent: &Parent,
         child: &str,
+        why: &'static str,
     ) -> Result<(), JournalError> {
         let started = self.journals.started(child).await?.map(|(_, started, _)| started);
         let named = started.and_then(|started| started.parent);
@@ -67,7 +74,7 @@ impl Engine {
         let incarnation = incarnation.as_ref().map_or_else(String::new, EventId::to_string);
         let id = EventId::derive(&format!("{incarnation}/{operation}/cancel"));
         let entry = Entry::CancelRequested(CancelRequested {
-            reason: format!("run {run_id}, which started this one, was cancelled"),
+            reason: format!("run {run_id}, which started this one, {why}"),
         });
         match self.journals.append_to_current(child, &entry, Some(&id)).await {
             Ok(reached) => self.send(&reached.into(), Message::Wake),

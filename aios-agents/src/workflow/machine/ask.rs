@@ -227,6 +227,7 @@ impl Machine {
             return;
         }
         let was_waiting = found.waits_externally();
+        let has_ended = matches!(found.state, State::Resolved { .. });
         let state = std::mem::replace(&mut found.state, State::Abandoned);
         let request = found.request.take();
         if let State::Resolved { outcome: Ok(payload), place, signal: Some(name) } = state {
@@ -240,6 +241,13 @@ impl Machine {
         let before = self.recording.len();
         self.recording.retain(|entry| !begins(entry));
         let is_known = self.recording.len() == before;
+        if let Some(Request::Child(child)) = request.as_deref()
+            && child.cancel_when_dropped
+            && is_known
+            && !has_ended
+        {
+            self.unwanted.insert(operation);
+        }
         if !self.live || !is_known {
             return;
         }

@@ -65,6 +65,8 @@ pub struct Machine {
     expected: JournalIndex,
     recording: Vec<Entry>,
     effects: Vec<Effect>,
+    /// Operations of children that the code no longer wants, to be cancelled.
+    unwanted: BTreeSet<u64>,
     now: Timestamp,
     /// Number of the last applied entry. Inherited signals are numbered before all other entries.
     place: u64,
@@ -99,6 +101,7 @@ impl Machine {
             expected: JournalIndex::of(journal),
             recording: Vec::new(),
             effects: Vec::new(),
+            unwanted: BTreeSet::new(),
             now: Timestamp::UNIX_EPOCH,
             place: FIRST_PLACE,
             inherited: 0,
@@ -149,6 +152,12 @@ impl Machine {
             self.push_effects();
         }
         Ok(())
+    }
+
+    /// The operations of children that have to be cancelled since the last call. None while the run is
+    /// replayed.
+    pub fn take_unwanted(&mut self) -> BTreeSet<u64> {
+        if self.live { std::mem::take(&mut self.unwanted) } else { BTreeSet::new() }
     }
 
     /// Number of reserved operations.

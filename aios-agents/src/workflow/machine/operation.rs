@@ -83,6 +83,8 @@ pub struct ChildRequest {
     pub input: Payload,
     /// Whether the child keeps running if this run is cancelled.
     pub leave_running: bool,
+    /// Whether the child is cancelled when the code no longer waits for it.
+    pub cancel_when_dropped: bool,
 }
 
 /// One operation of a run.

@@ -43,6 +43,7 @@ fn request(kind: &str) -> Request {
             run_id: None,
             input: Payload::null(),
             leave_running: false,
+            cancel_when_dropped: false,
         })),
     }
 }

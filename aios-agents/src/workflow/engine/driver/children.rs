@@ -1,5 +1,5 @@
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     future::poll_fn,
     sync::Arc,
     task::{Context, Poll},
@@ -21,6 +21,8 @@ use crate::{
 pub(super) struct Children {
     /// Running children that must be cancelled with the run, by operation.
     running: BTreeMap<u64, Box<str>>,
+    /// Children that the code no longer wants, whose cancellation has not begun.
+    unwanted: BTreeSet<u64>,
     /// Whether the cancellation of the run was requested. Children started afterwards belong to its
     /// compensations.
     cancel_requested: bool,
@@ -51,11 +53,16 @@ impl Children {
             Entry::ChildStarted(child) if !self.cancel_requested && !child.leave_running => {
                 self.running.insert(child.operation, child.run_id.clone());
             }
-            Entry::ChildEnded(child) => drop(self.running.remove(&child.operation)),
-            Entry::OperationFailed(failed) => drop(self.running.remove(&failed.operation)),
+            Entry::ChildEnded(child) => self.ended(child.operation),
+            Entry::OperationFailed(failed) => self.ended(failed.operation),
             Entry::CancelRequested(_) => self.cancel_requested = true,
             _ => {}
         }
+    }
+
+    fn ended(&mut self, operation: u64) {
+        self.running.remove(&operation);
+        self.unwanted.remove(&operation);
     }
 
     /// Starts a child in a task of its own, because starting a child starts a driver.
@@ -117,13 +124,31 @@ impl Driver {
         }
         children.cancel_begun = true;
         let running = std::mem::take(&mut children.running);
+        self.begin_cancelling(running, "was cancelled");
+    }
+
+    /// Starts to cancel the children that the code no longer wants. After a crash, the code drops
+    /// them again.
+    pub(super) fn cancel_unwanted(&mut self) {
+        let Children { running, unwanted, .. } = &mut self.children;
+        unwanted.extend(self.execution.machine().take_unwanted());
+        // A child whose start is not durable yet is cancelled when it is.
+        let started = unwanted.extract_if(.., |operation| running.contains_key(operation));
+        let started: Vec<u64> = started.collect();
+        let started = started.into_iter().filter_map(|operation| running.remove_entry(&operation));
+        let started = started.collect();
+        self.begin_cancelling(started, "no longer needs it");
+    }
+
+    fn begin_cancelling(&mut self, running: BTreeMap<u64, Box<str>>, why: &'static str) {
         if running.is_empty() {
             return;
         }
-        let starting = std::mem::take(&mut children.starting);
+        let starting = std::mem::take(&mut self.children.starting);
         let (engine, run_id) = (Arc::clone(&self.engine), Arc::clone(&self.run_id));
         let incarnation = self.incarnation.clone();
-        children.cancelling.spawn(cancel(engine, run_id, incarnation, running, starting));
+        let cancelling = cancel(engine, run_id, incarnation, running, starting, why);
+        self.children.cancelling.spawn(cancelling);
     }
 
     /// Like [`cancel_children`](Self::cancel_children), but waits until the requests are durable.
@@ -141,8 +166,9 @@ async fn cancel(
     incarnation: EventId,
     running: BTreeMap<u64, Box<str>>,
     mut starting: Starts,
+    why: &'static str,
 ) -> Result<(), Failure> {
     // A start that panicked started nothing that could be cancelled.
     while starting.0.join_next().await.is_some() {}
-    engine.cancel_children(&run_id, &incarnation, running).await
+    engine.cancel_children(&run_id, &incarnation, running, why).await
 }

@@ -178,6 +178,7 @@ impl Driver {
             self.catch_up_on_timers();
             self.perform_effects();
             self.cancel_children();
+            self.cancel_unwanted();
             if self.append.is_none() {
                 let mismatch = self.write_failure.take().or_else(|| self.execution.block_reason());
                 if let Some(failure) = mismatch.or_else(|| self.children.uncancelled().cloned()) {
