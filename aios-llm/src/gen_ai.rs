@@ -9,7 +9,7 @@ use tracing::{Span, field};
 use crate::model::{FinishReason, ModelError, ModelRequest, ModelResponse};
 
 /// Version of the semantic conventions.
-pub const VERSION: &str = "1.37.0";
+pub const VERSION: &str = "1.41.0";
 /// Target of the spans.
 pub const TARGET: &str = "aios_llm::gen_ai";
 

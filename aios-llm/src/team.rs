@@ -40,8 +40,7 @@ pub async fn join<T: Answer>(
 /// Runs agents as child runs, each with a prompt, and waits for the first result: the one that comes
 /// first in the journal. Returns the number of the agent, from 0, and its result.
 ///
-/// The others continue until they end or the run is cancelled, and their requests are paid for:
-/// limit them with a budget.
+/// The others are cancelled. What they have spent until then stands in their own journals.
 ///
 /// # Errors
 ///
@@ -50,7 +49,7 @@ pub async fn join<T: Answer>(
 ///
 /// # Cancel safety
 ///
-/// See [`join`].
+/// Dropping the future cancels the children.
 pub async fn race<T: Answer>(
     context: &WorkflowContext,
     agents: impl IntoIterator<Item = (impl AsRef<str>, impl Into<Prompt>)>,
@@ -59,7 +58,7 @@ pub async fn race<T: Answer>(
         .into_iter()
         .map(|(agent, prompt)| {
             let prompt: Prompt = prompt.into();
-            context.child::<T>(agent, &prompt)
+            context.child::<T>(agent, &prompt).cancel_when_dropped()
         })
         .enumerate()
         .collect();

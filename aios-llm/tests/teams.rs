@@ -44,6 +44,14 @@ async fn should_join_and_race_agents() {
     let run =
         runtime.start("fastest", &["waits", "fails", "left"].map(str::to_owned)).await.unwrap();
     assert_eq!(in_time(run.result::<(usize, String)>()).await.unwrap(), (2, "l".to_owned()));
+    // The one that waits for a person is cancelled.
+    let journal = run.journal(0, 1000).await.unwrap();
+    let started = journal.iter().map(|recorded| &recorded.event);
+    let started = started.filter(|event| event.event_type.action() == "child_started");
+    let children: Vec<serde_json::Value> = started.map(|event| event.data().unwrap()).collect();
+    assert_eq!(children[0]["workflow"], "waits");
+    let waits = runtime.handle(children[0]["run_id"].as_str().unwrap()).await.unwrap();
+    assert_eq!(in_time(waits.result::<String>()).await.unwrap_err().code(), "RUN_CANCELLED");
 }
 
 #[tokio::test]
