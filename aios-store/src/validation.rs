@@ -4,8 +4,8 @@ use std::collections::HashSet;
 
 use aios_core::{
     catalog::ending,
-    event::{Event, EventId},
-    store::{Append, Appended, Expected, StoreError, StreamId},
+    event::Event,
+    store::{Append, Expected, StoreError, StreamId},
 };
 use uuid::Uuid;
 
@@ -13,14 +13,6 @@ use crate::rows::encode_metadata;
 
 /// Default limit of an event: payload and metadata together, in bytes.
 pub(crate) const MAX_EVENT_BYTES: usize = 16 * 1024 * 1024;
-
-/// Where an existing event is stored.
-#[derive(Clone, Debug)]
-pub(crate) struct Location {
-    pub(crate) stream: StreamId,
-    pub(crate) version: u64,
-    pub(crate) position: u64,
-}
 
 /// Makes the checks that do not need the log. Refuses an append that is empty, that has an event that is
 /// too large, that has the same event twice, or that has an event after the end of its run.
@@ -68,42 +60,6 @@ fn reject_after_end(append: &Append) -> Result<(), StoreError> {
     match before.iter().any(|event| ending(stream, &event.event_type).is_some()) {
         true => Err(StoreError::StreamClosed { stream: stream.clone() }),
         false => Ok(()),
-    }
-}
-
-/// The result of looking up the ids of an append's events.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Lookup {
-    /// None of the events is stored.
-    New,
-    /// All events are stored in this stream with consecutive versions: the append is a repetition.
-    Repeated(Appended),
-    /// Some of the events are stored, or they are stored elsewhere. This is the first of them.
-    Conflicting(EventId),
-}
-
-impl Lookup {
-    /// Classifies the locations that were found for the append's events, in the order of the events.
-    pub(crate) fn of(stream: &StreamId, found: &[(&EventId, Option<Location>)]) -> Self {
-        let Some((stored, _)) = found.iter().find(|(_, location)| location.is_some()) else {
-            return Self::New;
-        };
-        let locations: Option<Vec<&Location>> = found
-            .iter()
-            .map(|(_, location)| location.as_ref().filter(|at| at.stream == *stream))
-            .collect();
-        let locations = locations.unwrap_or_default();
-        let versions = locations.iter().map(|location| location.version);
-        match (locations.first(), locations.last()) {
-            (Some(first), Some(last)) if versions.eq(first.version..=last.version) => {
-                Self::Repeated(Appended {
-                    version: last.version,
-                    position: last.position,
-                    repeated: true,
-                })
-            }
-            _ => Self::Conflicting((*stored).clone()),
-        }
     }
 }
 

@@ -6,7 +6,10 @@ use aios_core::{
 };
 
 use super::{MemoryStore, State, Stream};
-use crate::validation::{Location, Lookup, check_expected, validate_append};
+use crate::{
+    repeat::{Location, Lookup},
+    validation::{check_expected, validate_append},
+};
 
 // One lock covers the whole batch, so no reader sees a part of an append. The results are those of the
 // SQL stores: a repeated append returns its first result even if its fence or its expected version no

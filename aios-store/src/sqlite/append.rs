@@ -6,7 +6,7 @@ use aios_core::{
 use tokio::sync::oneshot;
 
 use super::{apply::apply_all, log::End, queue::Job, row::Prepared, writer::Writer};
-use crate::validation::{Lookup, check_expected};
+use crate::{repeat::Lookup, validation::check_expected};
 
 /// The result of one append, unless the whole transaction fails.
 pub(super) type Answer = Result<Appended, StoreError>;

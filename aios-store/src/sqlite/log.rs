@@ -12,7 +12,7 @@ use super::{
     error::is_unique_violation,
     row::{EventRow, Prepared},
 };
-use crate::validation::{Location, Lookup};
+use crate::repeat::{Location, Lookup};
 
 /// Number of streams whose end is cached.
 const STREAMS: usize = 4096;

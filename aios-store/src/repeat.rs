@@ -1,0 +1,52 @@
+//! Whether an append is a repetition. A repetition is answered with the first result.
+//!
+//! PostgreSQL decides the same in its function `judge`; see the migrations.
+
+use aios_core::{
+    event::EventId,
+    store::{Appended, StreamId},
+};
+
+/// Where an existing event is stored.
+#[derive(Clone, Debug)]
+pub(crate) struct Location {
+    pub(crate) stream: StreamId,
+    pub(crate) version: u64,
+    pub(crate) position: u64,
+}
+
+/// The result of looking up the ids of an append's events.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Lookup {
+    /// None of the events is stored.
+    New,
+    /// All events are stored in this stream with consecutive versions: the append is a repetition.
+    Repeated(Appended),
+    /// Some of the events are stored, or they are stored elsewhere. This is the first of them.
+    Conflicting(EventId),
+}
+
+impl Lookup {
+    /// Classifies the locations that were found for the append's events, in the order of the events.
+    pub(crate) fn of(stream: &StreamId, found: &[(&EventId, Option<Location>)]) -> Self {
+        let Some((stored, _)) = found.iter().find(|(_, location)| location.is_some()) else {
+            return Self::New;
+        };
+        let locations: Option<Vec<&Location>> = found
+            .iter()
+            .map(|(_, location)| location.as_ref().filter(|at| at.stream == *stream))
+            .collect();
+        let locations = locations.unwrap_or_default();
+        let versions = locations.iter().map(|location| location.version);
+        match (locations.first(), locations.last()) {
+            (Some(first), Some(last)) if versions.eq(first.version..=last.version) => {
+                Self::Repeated(Appended {
+                    version: last.version,
+                    position: last.position,
+                    repeated: true,
+                })
+            }
+            _ => Self::Conflicting((*stored).clone()),
+        }
+    }
+}
