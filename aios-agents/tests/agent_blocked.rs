@@ -59,7 +59,7 @@ struct Looped {
     world: World,
     logged: Logged,
     place: Arc<TestLoop>,
-    _host: AgentHost,
+    host: AgentHost,
 }
 
 impl Looped {
@@ -69,7 +69,7 @@ impl Looped {
         let definition = definition.with_pulse(Arc::<TestLoop>::clone(&place));
         let agents = AgentSet::new().definition(definition).agent("other", Scripted::echo());
         let host = world.start_with(agents, quick()).await.unwrap();
-        Self { world, logged, place, _host: host }
+        Self { world, logged, place, host }
     }
 
     async fn block(&self) {
@@ -139,8 +139,10 @@ async fn should_take_tasks_again_once_unblocked() {
     it.block().await;
     it.world.assign("backend", "t1", json!(1)).await;
     assert!(engine.try_next().await.is_none());
+    assert_eq!(it.host.blocked_types(), ["backend".parse().unwrap()]);
     it.go_on().await;
     assert_eq!(action(&engine.next().await), "task_completed");
+    assert_eq!(it.host.blocked_types(), []);
     it.world.assign("backend", "t2", json!(1)).await;
     assert_eq!(action(&engine.next().await), "task_completed");
 }

@@ -15,11 +15,21 @@ import pytest
 from conftest import finish
 
 APP = """
+import os
+import time
+
 import aios
 from service import runtime
 
 KEY = "5e0d1f6a0c5b4a7d8e9f5e0d1f6a0c5b"
+@aios.agent("blocking")
+async def block(context: aios.TaskContext, path: str) -> None:
+    while not os.path.exists(path):
+        time.sleep(0.1)
+
+
 app = runtime()
+blocked = aios.Runtime(agents=[block], workflows=[], blocked_after=0.5)
 guarded = aios.asgi(runtime(), api_keys=[aios.ApiKey(aios.ApiKey.hash_of(KEY), "ada", ["*"])])
 nothing = 7
 """
@@ -87,6 +97,30 @@ def test_should_serve_until_a_signal(service: Service) -> None:
         '{"checks":{"broker":"ok","process":"ok","runtime":"ok","store":"ok"},"status":"ok"}',
     )
     assert service.stop()[0] == 0
+
+
+def test_should_not_be_alive_while_agents_block_their_loop(tmp_path: Path) -> None:
+    service = Service(tmp_path, "app:blocked")
+    root = service.url.removesuffix("/api/v1")
+    api, service.url = service.url, root
+    alive = '{"checks":{"agents":"ok","runtime":"ok"},"status":"ok"}'
+    try:
+        assert service.curl("/health/live") == (200, alive)
+        free = tmp_path / "free"
+        service.url = api
+        task = ("-X", "POST", "--json", json.dumps({"agent_type": "blocking", "parameters": str(free)}))
+        assert service.curl("/tasks", *task)[0] == 202
+        service.url = root
+        while service.curl("/health/live")[0] == 200:
+            pass
+        status, body = service.curl("/health/live")
+        assert (status, json.loads(body)["checks"]["agents"]) == (503, "blocked: blocking")
+        assert service.curl("/health/startup")[0] == 200
+        free.touch()
+        while service.curl("/health/live") != (200, alive):
+            pass
+    finally:
+        assert service.stop()[0] == 0
 
 
 def test_should_end_streams_and_waiting_requests_at_a_signal(service: Service) -> None:

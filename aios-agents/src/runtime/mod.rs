@@ -11,7 +11,7 @@ mod start;
 
 use std::{sync::Arc, time::Duration};
 
-use aios_core::{broker::Broker, failure::Failure, store::Store};
+use aios_core::{agent::Name, broker::Broker, failure::Failure, store::Store};
 use futures_util::future::join;
 use serde::Serialize;
 
@@ -246,6 +246,13 @@ impl Runtime {
             failure = agents => failure,
             failure = self.projections.failed() => failure,
         }
+    }
+
+    /// The types of agents whose code blocks the thread or event loop it runs on at the moment. They
+    /// take no tasks until it resumes; see [`AgentHost::blocked_types`].
+    #[must_use]
+    pub fn blocked_agent_types(&self) -> Vec<Name> {
+        self.host.as_ref().map(AgentHost::blocked_types).unwrap_or_default()
     }
 
     fn client(&self) -> Result<Client, RuntimeError> {

@@ -4,6 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use aios_agents::Runtime;
 use aios_core::{
+    agent::Name,
     broker::{BrokerExt, Health},
     clock::{Clock, SystemClock},
 };
@@ -31,8 +32,9 @@ struct Checks {
 /// Creates the routes `/health/live`, `/health/ready` and `/health/startup` for the probes of an
 /// orchestrator. They need no credentials; merge them at the root of your router.
 ///
-/// - **live**: the parts of the runtime in this process are running. It never depends on a server,
-///   so that an outage of the store or the broker restarts nothing.
+/// - **live**: the parts of the runtime in this process are running, and no code of agents blocks the
+///   thread or event loop it runs on. It never depends on a server, so that an outage of the store or
+///   the broker restarts nothing.
 /// - **ready**: the store answers within 2 s, the broker is connected, and `shutdown` has not begun.
 /// - **startup**: the runtime has started, which it has when this router exists.
 ///
@@ -47,7 +49,11 @@ pub fn health(runtime: Arc<Runtime>, shutdown: Shutdown) -> Router {
 }
 
 async fn live(State(checks): State<Checks>) -> Response {
-    answer(&[("runtime", checks.runtime.failure().map(|failure| failure.code))])
+    let blocked = checks.runtime.blocked_agent_types();
+    let blocked = blocked.iter().map(Name::as_str).collect::<Vec<_>>().join(", ");
+    let agents = (!blocked.is_empty()).then(|| format!("blocked: {blocked}"));
+    let runtime = checks.runtime.failure().map(|failure| failure.code);
+    answer(&[("runtime", runtime), ("agents", agents)])
 }
 
 async fn startup() -> Response {

@@ -3,6 +3,16 @@
 //! One subscription per type receives the tasks for any agent of the type; one mailbox per agent
 //! receives the tasks for that agent alone. Each task runs in a spawned future, in a slot of its
 //! type.
+//!
+//! | modules | contents |
+//! |---|---|
+//! | `consumer`, `slot`, `held` | take tasks from the broker while slots are free |
+//! | `questions`, `attempt_cache`, `sought` | recognise attempts that have ended or were delivered before |
+//! | `attempt`, `supervisor`, `task_state` | run one attempt: its timeout, heartbeats and cancellation |
+//! | `answer`, `publish`, `cancel` | publish the answer; receive cancellations |
+//! | `hosted`, `create`, `reconcile` | the agents of one type: created by factories, or as resources |
+//! | `announcement`, `presence`, `missing` | tell which agents are running, and notice those that vanish |
+//! | `place`, `watchdog` | notice code that blocks its thread or event loop |
 
 mod announcement;
 mod answer;
@@ -267,6 +277,14 @@ impl AgentHost {
     /// Cancel safe.
     pub async fn failed(&self) -> Failure {
         self.shared.failing.failed().await
+    }
+
+    /// The types of agents whose code blocks the thread or event loop it runs on at the moment; see
+    /// [`HostOptions::blocked_after`].
+    #[must_use]
+    pub fn blocked_types(&self) -> Vec<Name> {
+        let blocked = self.types.iter().filter(|hosted| hosted.place.is_blocked());
+        blocked.map(|hosted| hosted.agent_type.clone()).collect()
     }
 
     /// Announces that the agents have stopped. Gives up when the time is over, so that an
