@@ -16,6 +16,9 @@ mod guide;
 #[cfg(unix)]
 #[cfg(test)]
 mod kill_sweep;
+#[cfg(unix)]
+#[cfg(test)]
+mod probes;
 #[cfg(test)]
 mod review;
 #[cfg(unix)]
