@@ -41,7 +41,9 @@
 //! ```
 //!
 //! Groups are durable: events wait while no consumer is running. A delivery is settled once, by
-//! value; dropping it releases it.
+//! value; dropping it releases it. Dropping the deliveries of a consumer ends its subscription: events
+//! that it has not taken go back to the group, and deliveries that it has taken stay valid until they are
+//! settled or dropped.
 //!
 //! # Which error when
 //!

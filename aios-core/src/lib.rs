@@ -25,7 +25,7 @@
 //! ```text
 //!         your agents and workflows
 //!                   │
-//!             aios-agents ─────────────┐        the runtime knows the ports, and no adapter
+//!             aios-agents ─────────────┐        the runtime depends on the ports, not on adapters
 //!                   │                  │
 //!    ┌──────────────▼──────────────────▼───┐
 //!    │ aios-core                           │
@@ -34,12 +34,13 @@
 //!    │   clock             conformance     │
 //!    └──────▲──────────────────▲───────────┘
 //!           │                  │
-//!      aios-broker        aios-store            an adapter knows its port, and no runtime
+//!      aios-broker        aios-store            an adapter depends on its port, not on the runtime
 //!    memory, RabbitMQ    memory, SQLite, PostgreSQL
 //! ```
 //!
 //! | module | contains |
 //! |---|---|
+//! | [`catalog`] | every event of aios with its data, and every code of a failure |
 //! | [`event`] | the envelope, event types and patterns, payloads, metadata, CloudEvents |
 //! | [`agent`] | the contract of an agent, tasks, their context and errors |
 //! | [`broker`] | the broker port: publish, subscribe, settle, dead letters |

@@ -63,9 +63,9 @@
 //!
 //! # Guarantees
 //!
-//! - A model call or tool call whose result is recorded is never made again, whatever crashes. A call
-//!   in progress at a crash is made again, except that of a `write` tool: a person is asked.
-//! - Sums of a budget follow from recorded results only. They are the same after any replay. A request
+//! - A model call or tool call whose result is recorded is never repeated, even after a crash. A call
+//!   in progress at a crash is repeated, except that of a `write` tool: a person is asked.
+//! - Budget totals are computed from recorded results only, so a replay gives the same totals. A request
 //!   that was in progress at a crash is counted once, although the provider may bill it twice.
 //! - Faults of the model (unknown tools, invalid arguments, invalid output, repeated calls) are
 //!   reported to it a bounded number of times; then the run fails with a code.

@@ -1,6 +1,7 @@
 //! Python bindings of aios: the extension module `aios._aios`.
 //!
-//! Native parts only; the public API is in `python/aios`. Native threads never wait for the
+//! Native parts only; the public API is in `python/aios`, and so is what combines operations: `gather` and
+//! `race` resume in `_combinators.py`. Native threads never wait for the
 //! interpreter's lock, except to execute workflow code.
 //!
 //! | module | contents |
@@ -12,6 +13,9 @@
 //! | `llm` | agents over language models with Python tools and models |
 //! | `workflow`, `agent`, `projection` | workflows, agents and projections written in Python |
 //! | `convert` | JSON, errors, arguments and table rows |
+//! | `logging` | log lines of the native parts, as records of Python's `logging` |
+//! | `terminator` | the end of native threads at the end of the interpreter |
+//! | `testing` | the harness and the models for tests |
 //! | `service` | the HTTP API, for ASGI servers and on a socket; clients of a service |
 //! | `defaults` | default values and limits, which Python reads |
 

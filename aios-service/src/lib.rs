@@ -117,8 +117,8 @@
 //!
 //! # Guarantees
 //!
-//! - Every error has the same shape, also those of routing, of bodies that can't be read, of time limits and
-//!   of panics. What went wrong inside is logged under the id of the request, and not sent to the client.
+//! - Every error has the same shape, including routing errors, unreadable bodies, timeouts and panics. What
+//!   went wrong inside is logged under the id of the request, and not sent to the client.
 //! - Without an authenticator, only callers on the same machine are let in, and no web page from elsewhere.
 //! - A route requires the permission that the OpenAPI document names.
 //! - A web page of another origin is refused, unless its origin is allowed.
@@ -127,10 +127,9 @@
 //!   with `Last-Event-ID` gets every later event once, also from another process. A slow client holds one
 //!   page of events in memory.
 //! - A token is verified with the one algorithm of its key; `none` and shared secrets are never accepted.
-//! - The keys of an issuer are fetched over HTTPS only (feature `oidc`), by one request at a time, and no
-//!   flood of tokens makes them be fetched more often than the refresh interval allows.
-//! - Clients that are slow, or open connections without requests, keep others out of neither `serve` nor
-//!   `serve_with`: every read and write has a time limit, and the number of connections is bounded.
+//! - The keys of an issuer are fetched over HTTPS only (feature `oidc`), by one request at a time, and never
+//!   more often than the refresh interval, however many tokens arrive.
+//! - Slow clients and idle connections cannot block other clients of `serve` and `serve_with`: every read and write has a time limit, and the number of connections is bounded.
 //! - A POST with an `Idempotency-Key` is done once, and a repetition gets the same answer, from every
 //!   process and after a restart.
 //! - An agent that is created over the API is hosted by every process with a factory of its type, also

@@ -167,8 +167,8 @@ impl fmt::Debug for Delivery {
     }
 }
 
-/// A stream of deliveries. Dropping it ends the subscription; undelivered events go back to the
-/// group.
+/// A stream of deliveries. Dropping it ends the subscription: events that it has not yielded go back
+/// to the group, and deliveries that it has yielded stay valid until they are settled or dropped.
 ///
 /// It ends (`None`) when the broker is closed. An error is the last item: the subscription cannot
 /// continue. A lost connection is neither; the adapter reconnects and the stream continues.

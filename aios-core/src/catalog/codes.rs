@@ -190,21 +190,21 @@ pub const CODES: &[Code] = &[
     code("AGENT_PANICKED", "agent host", Retry::Yes, "the code of an agent panicked"),
     code(
         "AGENT_NOT_FOUND",
-        "engine, task client",
+        "engine, task client, HTTP API",
         Retry::Yes,
-        "no agent of that type, or with that id, takes tasks",
+        "no group or mailbox takes tasks of that type, or for that id",
     ),
     code(
         "TASK_UNCLAIMED",
         "engine",
         Retry::No,
-        "no agent has begun the task for a while; it waits for one",
+        "agents of the type have existed, and none has begun the task for a while; it waits",
     ),
     code(
         "TASK_TIMEOUT",
         "agent host, engine",
         Retry::Yes,
-        "the attempt took longer than its timeout",
+        "the attempt took longer than its timeout; the engine allows `task_grace` in addition",
     ),
     code("TASK_CANCELLED", "agent host", Retry::No, "the task was cancelled"),
     code(

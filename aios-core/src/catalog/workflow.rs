@@ -269,10 +269,10 @@ pub struct CancelRequested {
     pub reason: String,
 }
 
-/// The current code does not match the journal.
+/// The run cannot progress until something changes, such as its code.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Blocked {
-    /// The mismatch.
+    /// The reason.
     pub failure: Failure,
 }
 

@@ -21,8 +21,8 @@ pub const MAX_PAGE: usize = 10_000;
 pub trait EventStore: Debug + Send + Sync + 'static {
     /// Appends; the results and the positions are in the order of `batch`.
     ///
-    /// An append whose events are all stored in its stream already, in sequence, returns their
-    /// first place, whatever its expectation and its fence. So repeating an append is safe, and
+    /// An append whose events are all stored in its stream already, in sequence, returns the result
+    /// of the first call, whatever its expectation and its fence. So repeating an append is safe, and
     /// [`Appended::repeated`] marks the repetition. The result is [`StoreError::DuplicateEvent`] if
     /// only some are stored, or if an id is stored in another stream.
     ///

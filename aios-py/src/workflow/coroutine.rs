@@ -16,7 +16,9 @@ use crate::convert::{
     json,
 };
 
-/// A Python coroutine as a future. A poll advances it once for every operation that got an outcome.
+/// A Python coroutine as a future. A poll advances it once for every operation that got an outcome:
+/// `Driver.advance` in `_driver.py` sends the outcome into the coroutine, and a `gather` or `race` that
+/// waits for it resumes in `_Group._run` in `_combinators.py`.
 ///
 /// Polls are synchronous, as the engine requires: outcomes are sent one at a time, and the code runs
 /// in between. Polls usually happen on the loop's thread, which holds the interpreter's lock; other

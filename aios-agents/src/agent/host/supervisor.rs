@@ -1,3 +1,5 @@
+//! Watches one attempt while its code runs: timeout, cancellation, early acknowledgement, heartbeats.
+
 use std::{future::Future, pin::pin, task::Poll, time::Duration};
 
 use aios_core::{

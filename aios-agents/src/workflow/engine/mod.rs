@@ -1,4 +1,18 @@
 //! The engine: advances the runs of the shards that it owns.
+//!
+//! | modules | contents |
+//! |---|---|
+//! | `running`, `options`, `failing`, `error` | start, stop and permanent failures of an engine |
+//! | `leases`, `ownership`, `members`, `leave`, `clock` | own a share of the shards, renew it, hand it over |
+//! | `recover`, `reads`, `notes`, `parking`, `live` | find the runs of a shard; load and evict them |
+//! | `driver` | advance one run: journal, effects, attempts, deadlines (`driver/assignment.rs`) |
+//! | `executor` | poll runs on a thread of another language |
+//! | `timers`, `waiters`, `inbox`, `message` | wake runs, and tasks of this process that wait for their ends |
+//! | `dispatch`, `activity`, `suspicion`, `dead_letters` | publish tasks, and notice those that got lost |
+//! | `mailbox`, `slots`, `answers`, `questions` | receive answers, and questions of agents about attempts |
+//! | `foreign_appends`, `log` | notice what other processes append |
+//! | `child`, `cancel`, `host`, `hosting` | children, and runs that move to an engine with their code |
+//! | `relay` | publish events of the log to the broker |
 
 mod activity;
 mod answers;

@@ -56,9 +56,9 @@ pub enum Entry {
     Paused,
     /// The run was resumed.
     Resumed,
-    /// The run was blocked: the current code does not match the journal.
+    /// The run was blocked: it cannot progress until something changes.
     Blocked(Blocked),
-    /// A blocked run was unblocked by matching code.
+    /// A blocked run progresses again.
     Unblocked,
     /// The run moved to another engine, or back to the owner of its shard.
     Moved(Box<Moved>),

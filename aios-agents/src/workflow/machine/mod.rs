@@ -1,5 +1,7 @@
 //! The state machine of a run: journal entries in, entries to record and effects out.
 //!
+//! CONTRIBUTING.md lists the files of an operation, from the event to the binding in Python.
+//!
 //! It does no I/O and reads no clock. The code of a workflow *requests* operations. The host
 //! *applies* the entries of the journal, one at a time and in order, and polls the code after each
 //! entry. During a replay the machine checks that the requests match the journal and returns neither

@@ -43,6 +43,8 @@ use super::PostgresStore;
 type AppendReply = oneshot::Receiver<Result<Appended, StoreError>>;
 
 impl PostgresStore {
+    /// Waits for room in the queue, then for the commit of the batch that takes each append: at most
+    /// `append_timeout`, and the attempt that is in progress then.
     pub(super) async fn append_all(&self, batch: Vec<Append>) -> Vec<Result<Appended, StoreError>> {
         let mut queued = Vec::with_capacity(batch.len());
         for append in batch {
