@@ -15,8 +15,9 @@ use aios_core::{
         Address, Broker, BrokerError, BrokerExt, Group, Health, Mailbox, Publish, Subscription,
     },
     event::{EventId, Timestamp},
-    store::{Append, Fence, Lease, OwnerId, Shard},
+    store::{Append, Fence, Lease, OwnerId, SHARDS, Shard},
 };
+use metrics_util::debugging::{DebugValue, DebuggingRecorder};
 
 use crate::{
     faulty::{Fault, FaultyBroker, FaultyStore, holds, store_unavailable},
@@ -586,4 +587,32 @@ async fn should_keep_its_leases_however_many_late_answers_arrive() {
     assert_eq!(epochs(&store.leases().await.unwrap()), epochs(&owned), "no lease was lost");
     engine.shutdown(PATIENCE).await.unwrap();
     assert_eq!(letters.waiting().await.unwrap(), 0, "every answer was acknowledged");
+}
+
+/// The relay and the slot of the engine have leases, too, which are not shards.
+#[test]
+fn should_count_the_shards_that_it_owns() {
+    let recorder = DebuggingRecorder::new();
+    let snapshots = recorder.snapshotter();
+    let held = || {
+        let metrics = snapshots.snapshot().into_vec().into_iter();
+        let mut gauges = metrics.filter(|(key, ..)| key.key().name() == "aios_leases_held");
+        match gauges.next() {
+            Some((.., DebugValue::Gauge(value))) => Some(value.into_inner()),
+            _ => None,
+        }
+    };
+    let check = async {
+        let faulty = FaultyStore::new(store());
+        let store: Arc<dyn Store> = Arc::clone(&faulty) as _;
+        let options = EngineOptions { lease_time: LEASE, ..EngineOptions::default() };
+        let engine = runtime(&store).engine_options(options).start().await.unwrap();
+        eventually("it has renewed its leases", || async { faulty.count("renew") > 2 }).await;
+        assert!(store.leases().await.unwrap().len() > usize::from(SHARDS), "shards and duties");
+        assert_eq!(held(), Some(f64::from(SHARDS)));
+        engine.shutdown(PATIENCE).await.unwrap();
+        assert_eq!(held(), Some(0.0));
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    metrics::with_local_recorder(&recorder, || runtime.block_on(check));
 }

@@ -150,7 +150,7 @@ async fn renew_held(engine: &Engine) -> Result<(), StoreError> {
     engine.store_clock.record_leases(&renewed, lease_time, sent);
     let is_lost = |lease: &&Lease| !renewed.iter().any(|renewed| renewed.shard == lease.shard);
     let lost: Vec<&Lease> = held.iter().filter(is_lost).collect();
-    gauge!("aios_leases_held").set(count(renewed.len()));
+    record_held(&renewed);
     if !lost.is_empty() {
         counter!("aios_leases_lost_total").increment(lost.len() as u64);
         warn!(leases = lost.len(), "lost leases to other engines");
@@ -251,7 +251,7 @@ async fn take_free(engine: &Arc<Engine>, members: &Members) -> Result<(), Engine
     engine.ownership.add(shards);
     if !numbers.is_empty() {
         counter!("aios_leases_taken_total").increment(numbers.len() as u64);
-        gauge!("aios_leases_held").set(count(engine.ownership.leases().len()));
+        record_held(&engine.ownership.leases());
         debug!(shards = numbers.len(), "took shards");
         // In a separate task, because recovery may take longer than a lease lasts.
         task::spawn(recover::run(Arc::clone(engine), numbers));
@@ -290,9 +290,10 @@ fn give_surplus(engine: &Arc<Engine>, members: &Members, schedule: &mut Schedule
     schedule.moves.spawn(async move { engine.move_away(leaving, MOVE_GRACE).await });
 }
 
-/// A number of leases, for a gauge.
-fn count(leases: usize) -> f64 {
-    f64::from(u32::try_from(leases).unwrap_or(u32::MAX))
+/// Records how many shards this engine owns. Leases on duties, such as the relay, do not count.
+fn record_held(leases: &[Lease]) {
+    let shards = leases.iter().filter(|lease| lease.shard.is_share()).count();
+    gauge!("aios_leases_held").set(f64::from(u32::try_from(shards).unwrap_or(u32::MAX)));
 }
 
 impl Engine {
@@ -316,7 +317,7 @@ impl Engine {
         self.readers.stop();
         let shards = self.ownership.shards();
         let leases = self.ownership.take();
-        gauge!("aios_leases_held").set(0.0);
+        record_held(&[]);
         self.live.lose(&shards);
         leases
     }

@@ -28,7 +28,7 @@ const METRICS: &[(&str, &str)] = &[
     ("aios_store_append_seconds", "How long an append took until it was durable or refused"),
     ("aios_store_append_events", "How many events an append had"),
     ("aios_store_appends_refused_total", "Appends that the store refused, by reason"),
-    ("aios_leases_held", "Leases on shards and duties that this engine holds"),
+    ("aios_leases_held", "Leases on shards that this engine holds"),
     ("aios_leases_taken_total", "Shards that this engine took"),
     ("aios_leases_lost_total", "Leases that this engine lost to others"),
     ("aios_leases_handed_over_total", "Shards that this engine handed to others"),
