@@ -10,10 +10,13 @@ use std::{
         atomic::{AtomicBool, Ordering},
     },
     thread::{self, JoinHandle},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
-use aios_core::store::{MAX_PAGE, PageRequest, RunFilter, StreamId};
+use aios_core::{
+    clock::{Clock, SystemClock},
+    store::{MAX_PAGE, PageRequest, RunFilter, StreamId},
+};
 use aios_tests::{postgres::PostgresServer, program::program, rabbitmq::RabbitMqServer};
 
 /// The timeout of the probes in `deploy/kubernetes`.
@@ -74,14 +77,22 @@ impl Process {
     /// Waits until the probes answer this.
     #[track_caller]
     fn expect(&self, wanted: Probes, while_: &str) {
-        let begun = Instant::now();
+        let begun = SystemClock.elapsed();
         let mut seen = self.probes();
         while seen != wanted {
-            assert!(begun.elapsed() < PATIENCE, "{} while {while_}: {seen:?}", self.roles);
+            assert!(
+                SystemClock.elapsed() - begun < PATIENCE,
+                "{} while {while_}: {seen:?}",
+                self.roles
+            );
             thread::sleep(PAUSE);
             seen = self.probes();
         }
-        println!("{} while {while_}: {seen:?} after {:?}", self.roles, begun.elapsed());
+        println!(
+            "{} while {while_}: {seen:?} after {:?}",
+            self.roles,
+            SystemClock.elapsed() - begun
+        );
     }
 
     fn signal(&self, name: &str) {
