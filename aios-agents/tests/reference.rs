@@ -134,6 +134,16 @@ fn should_document_every_code_of_the_catalogue() {
 /// Names in capitals that are not codes.
 const OTHER_NAMES: [&str; 3] = ["AIOS_", "CARGO_", "PG"];
 
+/// Names of the Gemini API that are not codes of aios.
+const NAMES_OF_GEMINI: [&str; 6] = [
+    "API_KEY_INVALID",
+    "INVALID_ARGUMENT",
+    "MAX_TOKENS",
+    "NOT_FOUND",
+    "PROHIBITED_CONTENT",
+    "RESOURCE_EXHAUSTED",
+];
+
 fn sources(folder: &Path, texts: &mut Vec<String>) {
     for entry in std::fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();
@@ -160,6 +170,7 @@ fn codes_in(text: &str) -> impl Iterator<Item = &str> {
             && quoted.starts_with(|first: char| first.is_ascii_uppercase())
             && quoted.bytes().all(is_name)
             && !OTHER_NAMES.iter().any(|other| quoted.starts_with(other))
+            && !NAMES_OF_GEMINI.contains(quoted)
     })
 }
 
