@@ -422,8 +422,10 @@ impl RunHandle {
                     mark_copy(&mut metadata, &source.id);
                 }
                 metadata.run_id = Some(new_id.into());
-                let forked = codec.encode(entry, source.timestamp, metadata.into())?.event;
-                events.push(forked);
+                let metadata = Arc::new(metadata);
+                let copy = codec.encode(entry, source.timestamp, Arc::clone(&metadata))?.event;
+                // An event that another program wrote is encoded as it is, with its own id.
+                events.push(Event { id: EventId::generate(), metadata, ..copy });
             }
         }
     }
