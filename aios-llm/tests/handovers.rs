@@ -95,7 +95,7 @@ async fn should_know_no_agent_that_was_not_named() {
     let billing = scripted([hand_over()]);
     let runtime = runtime(triage(&model, &billing).max_faults(1)).await;
     let failure = failure(&start(&runtime).await).await;
-    assert_eq!(failure.code, "MODEL_UNEXPECTED_REQUEST", "the fault was told: {failure}");
+    assert_eq!(failure.code, "MODEL_UNEXPECTED_REQUEST", "the model gets the fault: {failure}");
 }
 
 #[test]
