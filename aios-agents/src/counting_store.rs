@@ -15,8 +15,9 @@ use aios_core::{
     event::{Pattern, Timestamp},
     store::{
         AgentFilter, AgentRecord, Append, Appended, Checkpoints, EventStore, Lease, Leases,
-        OwnerId, Page, PageRequest, ReadModels, RecordedEvent, RunFilter, RunRecord, RunSummary,
-        Shard, Store, StoreError, StreamId, TaskFilter, TaskRecord, Waits, WorkflowRecord,
+        Maintenance, OwnerId, Page, PageRequest, ReadModels, RecordedEvent, RunFilter, RunRecord,
+        RunSummary, Shard, Store, StoreError, StreamId, TaskFilter, TaskRecord, Waits,
+        WorkflowRecord,
     },
 };
 use async_trait::async_trait;
@@ -236,6 +237,10 @@ impl EventStore for CountingStore {
 
     async fn wait_for(&self, after: u64) -> Result<u64, StoreError> {
         self.inner.wait_for(after).await
+    }
+
+    fn maintenance(&self) -> Option<&dyn Maintenance> {
+        self.inner.maintenance()
     }
 }
 

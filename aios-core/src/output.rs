@@ -15,6 +15,8 @@ use crate::{
     store::{StoreError, StreamId},
 };
 
+/// The text with which the names of these streams of the log begin.
+pub(crate) const PREFIX: &str = "outputs/";
 /// Longest name of an output stream, in bytes.
 const MAX_NAME_BYTES: usize = 40;
 
@@ -183,7 +185,7 @@ pub fn stream_of(run_id: &str, name: &str) -> Result<StreamId, OutputError> {
     if name.len() > MAX_NAME_BYTES || !is_segment(name) {
         return Err(OutputError::InvalidName { name: crate::event::excerpt(name) });
     }
-    Ok(StreamId::new(format!("outputs/{run_id}/{name}"))?)
+    Ok(StreamId::new(format!("{PREFIX}{run_id}/{name}"))?)
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use aios_core::{
     event::{Event, Timestamp},
-    store::{Append, EventStoreExt, RecordedEvent, StreamId},
+    store::{Append, EventStoreExt, Expirable, RecordedEvent, StreamId},
 };
 use aios_service::{
     auth::{ApiKey, ApiKeyHash, ApiKeys, Permissions},
@@ -141,7 +141,7 @@ async fn forget_answers(store: &MemoryStore, service: &Service) {
     while !requests(service).await.is_empty() {
         let filler = Event::new("orders.order.placed".parse().unwrap(), "test", &1).unwrap();
         append(service, "orders", filler).await;
-        store.expire_requests(&now).await.unwrap();
+        store.expire_streams(Expirable::Requests, &now).await.unwrap();
         pause().await;
     }
 }

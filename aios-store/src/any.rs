@@ -1,6 +1,6 @@
 use std::sync::Arc;
 
-use aios_core::store::{Store, StoreError};
+use aios_core::store::{Expirable, Store, StoreError};
 
 #[cfg(feature = "postgres")]
 use crate::postgres::PostgresStore;
@@ -12,7 +12,8 @@ use crate::{
 };
 
 /// A store opened by URL, with the operations that the store port does not have:
-/// [`expire_runs`](Self::expire_runs) and [`compact`](Self::compact). Cloning is cheap.
+/// [`expire_runs`](Self::expire_runs), [`expire_streams`](Self::expire_streams) and
+/// [`compact`](Self::compact). Cloning is cheap.
 ///
 /// # Examples
 ///
@@ -85,8 +86,8 @@ impl AnyStore {
         }
     }
 
-    /// Forgets requests to the HTTP API with an `Idempotency-Key` whose last event is older than the
-    /// policy allows, and returns their number; see [`Retention`]. They are deleted, not archived.
+    /// Removes streams that are needed for a time only and whose last event is older than the policy
+    /// allows, and returns their number; see [`Retention`]. They are deleted, not archived.
     ///
     /// # Errors
     ///
@@ -95,13 +96,17 @@ impl AnyStore {
     /// # Cancel safety
     ///
     /// Cancel safe: each transaction commits or rolls back as a whole. Call again to continue.
-    pub async fn expire_requests(&self, policy: &Retention) -> Result<u64, StoreError> {
+    pub async fn expire_streams(
+        &self,
+        what: Expirable,
+        policy: &Retention,
+    ) -> Result<u64, StoreError> {
         match self {
-            Self::Memory(store) => store.expire_requests(policy).await,
+            Self::Memory(store) => store.expire_streams(what, policy).await,
             #[cfg(feature = "sqlite")]
-            Self::Sqlite(store) => store.expire_requests(policy).await,
+            Self::Sqlite(store) => store.expire_streams(what, policy).await,
             #[cfg(feature = "postgres")]
-            Self::Postgres(store) => store.expire_requests(policy).await,
+            Self::Postgres(store) => store.expire_streams(what, policy).await,
         }
     }
 

@@ -25,7 +25,7 @@
 //! | `postgres://…` | `postgres::PostgresStore` | many processes; PostgreSQL 13 to 18 | `postgres` |
 //!
 //! [`connect`] opens the store that a URL names; [`AnyStore`] does the same and has `expire_runs`,
-//! `expire_requests` and `compact`, which only some stores support. The adapters' own `connect_with`
+//! `expire_streams` and `compact`, which only some stores support. The adapters' own `connect_with`
 //! takes options that a URL cannot express.
 //!
 //! # How an append travels

@@ -1,11 +1,12 @@
 use std::time::Duration;
 
-use aios_core::store::StoreError;
+use aios_core::{
+    clock::Clock,
+    store::{Expirable, ExpirePage, Expired, Maintenance, StoreError},
+};
 
 /// Largest age of a policy: 100 years.
 const OLDEST: Duration = Duration::from_secs(100 * 365 * 86_400);
-/// Prefix of the streams of requests to the HTTP API.
-pub(crate) const REQUESTS: &str = "system/requests/";
 /// Longest pause of a policy: one day.
 const LONGEST_PAUSE: Duration = Duration::from_secs(86_400);
 
@@ -30,9 +31,15 @@ pub enum ExpiredEvents {
 /// - while a checkpoint has not passed its last event,
 /// - while its last event is the last event of the log.
 ///
-/// The same policy applies to requests to the HTTP API with an `Idempotency-Key`, whose answers are kept
-/// in the log: `expire_requests` of the stores forgets those that are older. A request that is repeated
-/// later is handled again, so keep them longer than clients repeat requests, for example a day.
+/// `expire_streams` of the stores removes what is needed for a time only, with a policy of its own:
+///
+/// - [`Expirable::Requests`]: the answers to requests to the HTTP API with an `Idempotency-Key`. A
+///   request that is repeated later is handled again, so keep them longer than clients repeat requests,
+///   for example a day.
+/// - [`Expirable::Outputs`]: the output streams of runs that have ended or were removed. Later readers
+///   of such a stream find it empty.
+///
+/// They are deleted, not archived.
 ///
 /// Positions are never reused: a removed event leaves a gap. The id of a removed run can be used again.
 /// Repeating an append to a removed run stores its events again.
@@ -99,6 +106,28 @@ impl Retention {
         self
     }
 
+    /// Removes the expired streams of a kind, page by page.
+    pub(crate) async fn expire(
+        &self,
+        store: &dyn Maintenance,
+        clock: &dyn Clock,
+        what: Expirable,
+    ) -> Result<u64, StoreError> {
+        self.check()?;
+        let (older_than, limit) = (self.older_than, self.batch_size);
+        let mut page = ExpirePage { what, older_than, after: None, limit };
+        let mut total = 0;
+        loop {
+            let Expired { removed, next } = store.expire(&page).await?;
+            total += removed;
+            if next.is_none() {
+                return Ok(total);
+            }
+            page.after = next;
+            clock.sleep(self.pause).await;
+        }
+    }
+
     /// Refuses a policy that would remove nothing or would never finish.
     pub(crate) fn check(&self) -> Result<(), StoreError> {
         if self.batch_size == 0 {
@@ -118,6 +147,16 @@ impl Retention {
         }
         Ok(())
     }
+}
+
+/// The names between which those of a page of streams are.
+#[cfg(any(feature = "sqlite", feature = "postgres"))]
+pub(crate) fn names(page: &ExpirePage) -> (String, String) {
+    let prefix = page.what.prefix();
+    let after = page.after.clone().unwrap_or_else(|| prefix.to_owned());
+    // `0` is the character after `/`.
+    let end = format!("{}0", prefix.trim_end_matches('/'));
+    (after, end)
 }
 
 fn invalid(reason: String) -> StoreError {

@@ -140,6 +140,12 @@ pub(crate) struct Retain {
     /// Age of the runs that are removed, counted from their end, such as 720h.
     #[arg(long, value_name = "DURATION")]
     pub(crate) older_than: HumanDuration,
+    /// Age of the output streams of ended runs that are removed; that of the runs unless given.
+    #[arg(long, value_name = "DURATION")]
+    pub(crate) outputs_older_than: Option<HumanDuration>,
+    /// Age of the idempotency keys of the HTTP API that are removed; that of the runs unless given.
+    #[arg(long, value_name = "DURATION")]
+    pub(crate) requests_older_than: Option<HumanDuration>,
     /// Keep the events in the archive table. SQLite and PostgreSQL only.
     #[arg(long)]
     pub(crate) archive: bool,

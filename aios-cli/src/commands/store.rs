@@ -2,6 +2,8 @@
 
 use std::path::Path;
 
+use aios_core::store::Expirable;
+use aios_service::config::HumanDuration;
 use aios_store::{ExpiredEvents, Retention, VerifyFault, schema_version};
 use serde_json::json;
 
@@ -63,13 +65,21 @@ pub(super) async fn retain(
     let result = opened.expire_runs(&policy).await;
     output.end_progress();
     let runs = result?;
-    let requests = opened.expire_requests(&policy).await?;
+    let of_age = |other: Option<HumanDuration>| Retention::new(other.unwrap_or(age).get());
+    let outputs = of_age(arguments.outputs_older_than);
+    let outputs = opened.expire_streams(Expirable::Outputs, &outputs).await?;
+    let requests = of_age(arguments.requests_older_than);
+    let requests = opened.expire_streams(Expirable::Requests, &requests).await?;
     let freed = match arguments.compact {
         true => Some(opened.compact().await?),
         false => None,
     };
-    let text = format!("removed {runs} runs and {requests} idempotency keys");
-    done(&text, &json!({ "runs": runs, "requests": requests, "freed_bytes": freed }), output)
+    let text =
+        format!("removed {runs} runs, {outputs} output streams and {requests} idempotency keys");
+    let json = json!({
+        "runs": runs, "outputs": outputs, "requests": requests, "freed_bytes": freed,
+    });
+    done(&text, &json, output)
 }
 
 pub(super) async fn backup(

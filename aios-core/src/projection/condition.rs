@@ -1,5 +1,8 @@
 use super::{Cell, Column, Table};
-use crate::store::{AgentFilter, PageRequest, RunFilter, TaskFilter};
+use crate::{
+    event::Timestamp,
+    store::{AgentFilter, PageRequest, RunFilter, TaskFilter},
+};
 
 /// A predicate on rows.
 #[derive(Clone, Debug, PartialEq)]
@@ -10,8 +13,30 @@ pub enum Predicate {
     In(&'static str, Vec<Cell>),
     /// An integer column is above this value.
     Above(&'static str, i64),
+    /// The row was created at this time or later.
+    CreatedAfter(Timestamp),
+    /// The row was created before this time.
+    CreatedBefore(Timestamp),
     /// The row is not deleted.
     NotDeleted,
+}
+
+/// The order of rows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Order {
+    /// By key.
+    Key,
+    /// By `created_at`, then by key.
+    Created,
+}
+
+/// The row after which a page begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Start<'a> {
+    /// When the row was created, if the rows are ordered by that.
+    pub created_at: Option<Timestamp>,
+    /// Id of the row.
+    pub id: &'a str,
 }
 
 /// The rows of a table to read, as data that an adapter converts to its own query.
@@ -23,7 +48,9 @@ pub struct Query {
     pub columns: Vec<Column>,
     /// Predicates that all must hold.
     pub conditions: Vec<Predicate>,
-    /// The page; rows are ordered by key.
+    /// The order of the rows.
+    pub order: Order,
+    /// The page.
     pub page: PageRequest,
 }
 
@@ -49,6 +76,8 @@ impl Query {
             equals("agent_type", filter.agent_type.as_deref()),
             equals("agent_id", filter.agent_id.as_deref()),
             equals("status", filter.status.map(crate::store::TaskStatus::as_str)),
+            filter.created_after.map(Predicate::CreatedAfter),
+            filter.created_before.map(Predicate::CreatedBefore),
             not_deleted(filter.include_deleted),
         ];
         Self::new(Table::AgentTasks, conditions, page)
@@ -79,6 +108,8 @@ impl Query {
             one_of("shard", shards),
             equals("first_run_id", filter.first_run_id.as_deref()),
             (changed > 0).then_some(Predicate::Above("position", changed)),
+            filter.created_after.map(Predicate::CreatedAfter),
+            filter.created_before.map(Predicate::CreatedBefore),
             not_deleted(filter.include_deleted),
         ];
         Self::new(Table::WorkflowRuns, conditions, page)
@@ -97,18 +128,48 @@ impl Query {
         self.conditions.iter().any(|condition| matches!(condition, Predicate::Id(_)))
     }
 
+    /// The row after which the page begins, if it is not the first one; `Err` if `after` of the page is
+    /// not one of a page in this order.
+    ///
+    /// # Errors
+    ///
+    /// The text of `after`.
+    pub fn start(&self) -> Result<Option<Start<'_>>, &str> {
+        let Some(after) = self.page.after.as_deref() else { return Ok(None) };
+        if self.order == Order::Key {
+            return Ok(Some(Start { created_at: None, id: after }));
+        }
+        let (micros, id) = after.split_once('/').ok_or(after)?;
+        let micros = micros.parse().map_err(|_| after)?;
+        Ok(Some(Start { created_at: Some(Timestamp::from_micros(micros)), id }))
+    }
+
+    /// The page after the row with this id that was created at this time.
+    #[must_use]
+    pub fn page_after(&self, id: &str, created_at: Timestamp) -> PageRequest {
+        let after = match self.order {
+            Order::Key => id.to_owned(),
+            Order::Created => format!("{}/{id}", created_at.as_micros()),
+        };
+        PageRequest { after: Some(after), limit: self.page.limit }
+    }
+
     fn new(
         table: Table,
         conditions: impl IntoIterator<Item = Option<Predicate>>,
         page: &PageRequest,
     ) -> Self {
         let limit = page.limit.clamp(1, crate::store::MAX_PAGE);
-        Self {
-            table,
-            columns: table.columns().to_vec(),
-            conditions: conditions.into_iter().flatten().collect(),
-            page: PageRequest { after: page.after.clone(), limit },
-        }
+        let conditions: Vec<_> = conditions.into_iter().flatten().collect();
+        let is_of_a_time = |condition: &Predicate| {
+            matches!(condition, Predicate::CreatedAfter(_) | Predicate::CreatedBefore(_))
+        };
+        let order = match conditions.iter().any(is_of_a_time) {
+            true => Order::Created,
+            false => Order::Key,
+        };
+        let page = PageRequest { after: page.after.clone(), limit };
+        Self { table, columns: table.columns().to_vec(), conditions, order, page }
     }
 }
 

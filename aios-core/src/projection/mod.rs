@@ -4,14 +4,18 @@
 //! [`Change`]s: a row is created or updated by setting cells. Reading is the reverse: a filter
 //! becomes [`Predicate`]s, and a row of cells becomes a record.
 
+mod agents;
 mod condition;
 mod payloads;
 mod record;
 mod table;
 
-use self::payloads::{Assigned, Blocked, Ended, OperationFailed, Started, StatusSet, TaskOutcome};
+use self::{
+    agents::{agent_change, agent_desired, agent_registered},
+    payloads::{Assigned, Blocked, Ended, OperationFailed, Started, StatusSet, TaskOutcome},
+};
 pub use self::{
-    condition::{Predicate, Query},
+    condition::{Order, Predicate, Query, Start},
     record::{Record, Row},
     table::{Cell, Column, Kind, Table},
 };
@@ -19,7 +23,7 @@ use crate::{
     agent::TaskId,
     catalog::{
         self,
-        agent::{self, Deregistered, Registered, RestartRequested, Seen, StatusChanged},
+        agent::{self, Deregistered, RestartRequested, Seen, StatusChanged},
         workflow,
     },
     event::{Event, Timestamp},
@@ -40,7 +44,8 @@ pub struct Change {
     pub at: Timestamp,
     /// Whether it creates the row, changes it, or both.
     pub effect: Effect,
-    /// The predicate that an existing row must match to be changed.
+    /// The predicate that an existing row must match to be changed. [`Cell::Null`] stands for a column
+    /// without a value, also for `deleted_at`.
     pub only: Vec<(&'static str, Cell)>,
     /// The columns to set; others keep their values.
     pub cells: Vec<(&'static str, Cell)>,
@@ -223,42 +228,6 @@ fn agent_event(agent_type: &str, action: &str, recorded: &RecordedEvent) -> Opti
         }
         _ => None,
     }
-}
-
-fn agent_change(id: String, at: Timestamp, cells: Vec<(&'static str, Cell)>) -> Change {
-    Change { table: Table::Agents, id, at, effect: Effect::Update, only: Vec::new(), cells }
-}
-
-fn agent_registered(agent_type: &str, event: &Event) -> Option<Change> {
-    let registered: Registered = event.payload.decode().ok()?;
-    Some(Change {
-        table: Table::Agents,
-        id: registered.agent_id,
-        at: event.timestamp,
-        effect: Effect::Upsert,
-        only: Vec::new(),
-        cells: vec![
-            ("agent_type", Cell::text(agent_type)),
-            ("name", Cell::Text(registered.name)),
-            ("config", Cell::Json(registered.config)),
-            ("status", Cell::text(AgentStatus::Running.as_str())),
-            ("last_seen_at", Cell::Timestamp(event.timestamp)),
-            ("deleted_at", Cell::Null),
-        ],
-    })
-}
-
-/// An agent that some process shall host.
-fn agent_desired(agent_type: &str, event: &Event) -> Option<Change> {
-    let mut change = agent_registered(agent_type, event)?;
-    for (name, cell) in &mut change.cells {
-        match *name {
-            "status" => *cell = Cell::text(AgentStatus::Waiting.as_str()),
-            "last_seen_at" => *cell = Cell::Null,
-            _ => {}
-        }
-    }
-    Some(change)
 }
 
 fn task_assigned(agent_type: &str, recorded: &RecordedEvent) -> Option<Change> {

@@ -3,8 +3,8 @@ use crate::{
     event::{Payload, Timestamp},
     failure::Failure,
     store::{
-        AgentRecord, AgentStatus, Page, PageRequest, RunRecord, RunStatus, RunSummary, Shard,
-        TaskRecord, TaskStatus, UnreadableRow, WorkflowRecord,
+        AgentRecord, AgentStatus, Page, RunRecord, RunStatus, RunSummary, Shard, TaskRecord,
+        TaskStatus, UnreadableRow, WorkflowRecord,
     },
 };
 
@@ -45,8 +45,8 @@ pub trait Record: Sized {
         let limit = query.page.limit;
         let more = rows.len() > limit;
         rows.truncate(limit);
-        let last = rows.last().map(|row| row.id.clone()).filter(|_| more);
-        let next = last.map(|after| PageRequest { after: Some(after), limit });
+        let last = rows.last().filter(|_| more);
+        let next = last.map(|last| query.page_after(&last.id, last.created_at));
         let mut page = Page { rows: Vec::with_capacity(rows.len()), next, unreadable: Vec::new() };
         for row in rows {
             let id = row.id.clone();

@@ -2,7 +2,7 @@ use std::fmt::Debug;
 
 use async_trait::async_trait;
 
-use super::{Append, Appended, RecordedEvent, StoreError, StreamId};
+use super::{Append, Appended, Maintenance, RecordedEvent, StoreError, StreamId};
 use crate::event::Pattern;
 
 /// The largest page of a read; larger limits are reduced to it.
@@ -142,4 +142,12 @@ pub trait EventStore: Debug + Send + Sync + 'static {
     ///
     /// Cancel safe.
     async fn wait_for(&self, after: u64) -> Result<u64, StoreError>;
+
+    /// The removal of streams that are no longer needed, if the store supports it. Without it, which
+    /// is the default, they stay.
+    ///
+    /// A wrapper returns that of the wrapped store.
+    fn maintenance(&self) -> Option<&dyn Maintenance> {
+        None
+    }
 }

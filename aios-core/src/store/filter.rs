@@ -1,4 +1,5 @@
 use super::{AgentStatus, RunStatus, Shard, TaskStatus};
+use crate::event::Timestamp;
 
 /// The agents to list; `Default` means all that are not deleted.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -14,6 +15,8 @@ pub struct AgentFilter {
 }
 
 /// The tasks to list; `Default` means all that are not deleted.
+///
+/// Tasks of a time are listed in the order in which they were assigned first, see [`RunFilter`].
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TaskFilter {
     /// This one.
@@ -26,11 +29,18 @@ pub struct TaskFilter {
     pub agent_id: Option<String>,
     /// In this status.
     pub status: Option<TaskStatus>,
+    /// First assigned at this time or later.
+    pub created_after: Option<Timestamp>,
+    /// First assigned before this time.
+    pub created_before: Option<Timestamp>,
     /// Deleted ones too.
     pub include_deleted: bool,
 }
 
 /// The runs to list; `Default` means all that are not deleted.
+///
+/// With `created_after` or `created_before`, the rows are in the order of their creation, and otherwise
+/// in that of their keys. A page belongs to the order of the filter that returned it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RunFilter {
     /// With this id.
@@ -45,6 +55,10 @@ pub struct RunFilter {
     pub first_run_id: Option<String>,
     /// Changed by an event after this position.
     pub changed_after: u64,
+    /// Started at this time or later.
+    pub created_after: Option<Timestamp>,
+    /// Started before this time.
+    pub created_before: Option<Timestamp>,
     /// Deleted ones too.
     pub include_deleted: bool,
 }

@@ -3,7 +3,7 @@
 //! [`EventStore`] stores events in streams and in one log, [`Leases`] decide which process may
 //! write which shard, [`ReadModels`] are tables that can be rebuilt from the log, [`Checkpoints`]
 //! store the positions of readers. [`Store`] combines all four. [`Waits`], which tells which runs
-//! need not be read, is optional.
+//! need not be read, and [`Maintenance`], which removes what is no longer needed, are optional.
 //!
 //! A store may lack everything that is only an optimisation: the methods of the ports that have a
 //! default implementation, which is correct but slower, and the ports that a method returns as an
@@ -19,6 +19,7 @@ mod ext;
 mod filter;
 mod id;
 mod lease;
+mod maintenance;
 mod page;
 mod read_model;
 mod recorded;
@@ -39,6 +40,7 @@ pub use self::{
     filter::{AgentFilter, RunFilter, TaskFilter},
     id::StoreId,
     lease::{Fence, Lease, Leases, OwnerId},
+    maintenance::{Expirable, ExpirePage, Expired, Maintenance},
     page::{Page, PageRequest, UnreadableRow},
     read_model::ReadModels,
     recorded::RecordedEvent,

@@ -1,8 +1,11 @@
 /// The page to read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PageRequest {
-    /// Continues after the row with this id; from the start if `None`. Pages are ordered by the key
-    /// of the id.
+    /// Continues after this row; from the start if `None`. Pages are ordered by the key of the id, and
+    /// this is the id of a row. Pages of a query that is [ordered by creation][order] continue after
+    /// what [`Page::next`] has.
+    ///
+    /// [order]: crate::projection::Order::Created
     pub after: Option<String>,
     /// The maximum number of rows, 1 to [`MAX_PAGE`](super::MAX_PAGE).
     pub limit: usize,

@@ -2,7 +2,9 @@ use std::{collections::HashMap, ops::Bound};
 
 use aios_core::{
     event::Pattern,
-    store::{Append, Appended, EventStore, MAX_PAGE, RecordedEvent, StoreError, StreamId},
+    store::{
+        Append, Appended, EventStore, MAX_PAGE, Maintenance, RecordedEvent, StoreError, StreamId,
+    },
 };
 use async_trait::async_trait;
 
@@ -63,6 +65,10 @@ impl EventStore for MemoryStore {
         let mut head = self.0.head.subscribe();
         let reached = head.wait_for(|head| *head > after).await;
         reached.map(|head| *head).map_err(|_| StoreError::Closed)
+    }
+
+    fn maintenance(&self) -> Option<&dyn Maintenance> {
+        Some(self)
     }
 }
 

@@ -2,7 +2,7 @@ use std::collections::{BTreeMap, HashMap, btree_map::Entry};
 
 use aios_core::{
     event::Timestamp,
-    projection::{Cell, Change, Predicate, Query, Record, Row, Table, project},
+    projection::{Cell, Change, Order, Predicate, Query, Record, Row, Table, project},
     store::{
         AgentFilter, AgentRecord, AgentStatus, Page, PageRequest, ReadModels, RunFilter, RunRecord,
         RunStatus, RunSummary, Shard, StoreError, TaskFilter, TaskRecord, Waits, WorkflowRecord,
@@ -110,7 +110,10 @@ impl Tables {
         let rows = self.0.get_mut(&Table::Agents);
         let row = rows.zip(Key::of(id)).and_then(|(rows, key)| rows.get_mut(&key.uuid));
         let running = Cell::text(AgentStatus::Running.as_str());
-        match row.filter(|row| cell(row, Table::Agents, "status") == Some(&running)) {
+        let is_running = |row: &&mut Row| {
+            row.deleted_at.is_none() && cell(row, Table::Agents, "status") == Some(&running)
+        };
+        match row.filter(is_running) {
             None => false,
             Some(row) => {
                 set(row, Table::Agents, "last_seen_at", Cell::Timestamp(at));
@@ -182,10 +185,25 @@ impl Tables {
     pub(crate) fn find(&self, query: &Query) -> Result<Vec<Row>, StoreError> {
         let start = rows::page_start(query)?;
         let Some(rows) = self.0.get(&query.table) else { return Ok(Vec::new()) };
-        let after = rows.iter().filter(|(key, _)| start.is_none_or(|start| **key > start));
-        let found = after.filter(|(_, row)| matches_query(row, query));
+        let is_after = |key: &Uuid, row: &Row| {
+            start.is_none_or(|start| match start.created_at {
+                Some(created_at) => (row.created_at, *key) > (created_at, start.key),
+                None => *key > start.key,
+            })
+        };
+        let found =
+            rows.iter().filter(|(key, row)| is_after(key, row) && matches_query(row, query));
         let limit = query.page.limit.saturating_add(1);
-        Ok(found.take(limit).map(|(_, row)| select_columns(row, query)).collect())
+        let page: Vec<_> = match query.order {
+            Order::Key => found.take(limit).collect(),
+            Order::Created => {
+                let mut all: Vec<_> = found.collect();
+                all.sort_by_key(|(key, row)| (row.created_at, **key));
+                all.truncate(limit);
+                all
+            }
+        };
+        Ok(page.into_iter().map(|(_, row)| select_columns(row, query)).collect())
     }
 }
 
@@ -203,7 +221,14 @@ fn empty_row(change: &Change) -> Row {
 fn accepts(row: &Row, change: &Change) -> bool {
     change.effect.updates()
         && !is_final(row, change.table)
-        && change.only.iter().all(|(name, wanted)| cell(row, change.table, name) == Some(wanted))
+        && change.only.iter().all(|(name, wanted)| has(row, change.table, name, wanted))
+}
+
+fn has(row: &Row, table: Table, name: &str, wanted: &Cell) -> bool {
+    match name {
+        "deleted_at" => row.deleted_at.map_or(Cell::Null, Cell::Timestamp) == *wanted,
+        name => cell(row, table, name) == Some(wanted),
+    }
 }
 
 fn is_final(row: &Row, table: Table) -> bool {
@@ -261,6 +286,8 @@ fn matches_query(row: &Row, query: &Query) -> bool {
         Predicate::Above(name, bound) => {
             matches!(cell(row, query.table, name), Some(Cell::Integer(number)) if number > bound)
         }
+        Predicate::CreatedAfter(at) => row.created_at >= *at,
+        Predicate::CreatedBefore(at) => row.created_at < *at,
         Predicate::NotDeleted => row.deleted_at.is_none(),
     })
 }

@@ -1,10 +1,13 @@
+use std::time::Duration;
+
 use aios_core::{
     event::Timestamp,
-    store::{StoreError, StreamId},
+    store::{Expirable, ExpirePage, Expired, Maintenance, StoreError, StreamId},
 };
+use async_trait::async_trait;
 
-use super::{MemoryStore, State, Stream};
-use crate::retention::{REQUESTS, Retention};
+use super::{MemoryStore, State};
+use crate::retention::Retention;
 
 impl MemoryStore {
     /// Removes finished runs that are older than the policy allows from the log and the read models,
@@ -32,8 +35,8 @@ impl MemoryStore {
         }
     }
 
-    /// Forgets requests to the HTTP API with an `Idempotency-Key` whose last event is older than the
-    /// policy allows, and returns their number; see [`Retention`].
+    /// Removes streams that are needed for a time only and whose last event is older than the policy
+    /// allows, and returns their number; see [`Retention`].
     ///
     /// # Errors
     ///
@@ -41,18 +44,27 @@ impl MemoryStore {
     ///
     /// # Cancel safety
     ///
-    /// Cancel safe: all are removed at once.
-    #[allow(clippy::unused_async, reason = "the same signature as in the other stores")]
-    pub async fn expire_requests(&self, policy: &Retention) -> Result<u64, StoreError> {
-        policy.check()?;
+    /// Cancel safe: each batch is removed as a whole. Call again to continue.
+    pub async fn expire_streams(
+        &self,
+        what: Expirable,
+        policy: &Retention,
+    ) -> Result<u64, StoreError> {
+        policy.expire(self, &*self.0.clock, what).await
+    }
+}
+
+#[async_trait]
+impl Maintenance for MemoryStore {
+    async fn expire(&self, page: &ExpirePage) -> Result<Expired, StoreError> {
         let now = self.0.clock.now();
-        Ok(self.state().expire_requests(policy, now))
+        Ok(self.state().expire_streams(page, now))
     }
 }
 
 impl State {
     fn expire(&mut self, policy: &Retention, now: Timestamp) -> u64 {
-        let (passed, before) = (self.passed(), oldest_kept(policy, now));
+        let (passed, before) = (self.passed(), older(policy.older_than, now));
         let ended = self.tables.ended_before(before);
         let expired = ended.into_iter().filter_map(|run_id| {
             let stream = StreamId::of_run(&run_id).ok()?;
@@ -73,18 +85,28 @@ impl State {
         passed.min(self.head().saturating_sub(1))
     }
 
-    fn expire_requests(&mut self, policy: &Retention, now: Timestamp) -> u64 {
-        let (passed, before) = (self.passed(), oldest_kept(policy, now));
-        let is_expired = |(id, stream): &(&StreamId, &Stream)| {
-            let last = stream.positions.last().filter(|last| **last <= passed);
-            let last = last.and_then(|position| self.log.get(position));
-            id.as_str().starts_with(REQUESTS)
-                && last.is_some_and(|recorded| recorded.event.timestamp < before)
-        };
-        let expired = self.streams.iter().filter(is_expired);
-        let expired: Vec<_> = expired.map(|(id, _)| id.clone()).collect();
-        expired.iter().for_each(|stream| self.remove_stream(stream));
-        expired.len().try_into().unwrap_or(u64::MAX)
+    fn expire_streams(&mut self, page: &ExpirePage, now: Timestamp) -> Expired {
+        let (passed, before) = (self.passed(), older(page.older_than, now));
+        let is_after = |name: &str| page.after.as_deref().is_none_or(|after| name > after);
+        let names = self
+            .streams
+            .keys()
+            .filter(|id| id.as_str().starts_with(page.what.prefix()) && is_after(id.as_str()));
+        let mut names: Vec<_> = names.cloned().collect();
+        names.sort_unstable();
+        names.truncate(usize::from(page.limit));
+        let next = names.last().map(|last| last.as_str().to_owned());
+        names.retain(|name| self.is_expired(page.what, name, passed, before));
+        names.iter().for_each(|stream| self.remove_stream(stream));
+        Expired { removed: names.len().try_into().unwrap_or(u64::MAX), next }
+    }
+
+    fn is_expired(&self, what: Expirable, id: &StreamId, passed: u64, before: Timestamp) -> bool {
+        let last = self.streams.get(id).and_then(|stream| stream.positions.last());
+        let last = last.filter(|last| **last <= passed).and_then(|last| self.log.get(last));
+        let run = what.run_of(id.as_str());
+        last.is_some_and(|last| last.event.timestamp < before)
+            && !run.is_some_and(|run| self.tables.is_open(run))
     }
 
     fn remove_run(&mut self, run_id: &str, stream: &StreamId) {
@@ -102,8 +124,8 @@ impl State {
     }
 }
 
-/// The oldest time that the policy keeps.
-fn oldest_kept(policy: &Retention, now: Timestamp) -> Timestamp {
-    let age = i64::try_from(policy.older_than.as_micros()).unwrap_or(i64::MAX);
+/// The oldest time that is kept.
+fn older(than: Duration, now: Timestamp) -> Timestamp {
+    let age = i64::try_from(than.as_micros()).unwrap_or(i64::MAX);
     Timestamp::from_micros(now.as_micros().saturating_sub(age))
 }

@@ -56,7 +56,9 @@ use std::{
 
 use aios_core::{
     event::Pattern,
-    store::{Append, Appended, EventStore, MAX_PAGE, RecordedEvent, StoreError, StreamId},
+    store::{
+        Append, Appended, EventStore, MAX_PAGE, Maintenance, RecordedEvent, StoreError, StreamId,
+    },
 };
 use async_trait::async_trait;
 use sqlx::PgPool;
@@ -289,5 +291,9 @@ impl EventStore for PostgresStore {
 
     async fn wait_for(&self, after: u64) -> Result<u64, StoreError> {
         self.0.head.wait_for(after).await
+    }
+
+    fn maintenance(&self) -> Option<&dyn Maintenance> {
+        Some(self)
     }
 }

@@ -5,7 +5,7 @@ mod event;
 mod metadata;
 
 use aios_core::{
-    event::EventId,
+    event::{EventId, Timestamp},
     projection::{Change, Query, Record, Row},
     store::{Page, PageRequest, StoreError},
 };
@@ -36,18 +36,33 @@ impl Key {
     }
 }
 
-/// Returns the key after which the page of a query begins, or `None` for the first page.
-pub(crate) fn page_start(query: &Query) -> Result<Option<Uuid>, StoreError> {
-    key_after(&query.page)
+/// The row after which the page of a query begins: when it was created, if the rows are ordered by that,
+/// and its key.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Start {
+    pub(crate) created_at: Option<Timestamp>,
+    pub(crate) key: Uuid,
+}
+
+/// Returns the row after which the page of a query begins, or `None` for the first page.
+pub(crate) fn page_start(query: &Query) -> Result<Option<Start>, StoreError> {
+    let Some(start) = query.start().map_err(no_start)? else { return Ok(None) };
+    let key = Key::of(start.id).ok_or_else(|| no_start(start.id))?;
+    Ok(Some(Start { created_at: start.created_at, key: key.uuid }))
 }
 
 /// Returns the key after which a page begins, or `None` for the first page.
 pub(crate) fn key_after(page: &PageRequest) -> Result<Option<Uuid>, StoreError> {
     let Some(after) = &page.after else { return Ok(None) };
-    let key = Key::of(after).ok_or_else(|| StoreError::InvalidConfiguration {
-        reason: format!("a page cannot begin after {after:?}, which is not a valid id"),
-    })?;
-    Ok(Some(key.uuid))
+    Ok(Some(Key::of(after).ok_or_else(|| no_start(after))?.uuid))
+}
+
+fn no_start(after: &str) -> StoreError {
+    StoreError::InvalidConfiguration {
+        reason: format!(
+            "a page cannot begin after {after:?}, which is not from an earlier page of this list"
+        ),
+    }
 }
 
 /// Makes a page of the ids that a query with `limit + 1` found.

@@ -68,7 +68,7 @@ fn update_conditions(change: &Change) -> String {
     let table = change.table.name();
     let mut conditions = String::new();
     for (name, _) in &change.only {
-        push(&mut conditions, &[" AND ", table, ".", name, " = ?"]);
+        push(&mut conditions, &[" AND ", table, ".", name, " IS ?"]);
     }
     // Separate comparisons, because SQLite builds a temporary table for `NOT IN` with more than two
     // values.

@@ -1,6 +1,8 @@
 use aios_core::{
     event::Pattern,
-    store::{Append, Appended, EventStore, MAX_PAGE, RecordedEvent, StoreError, StreamId},
+    store::{
+        Append, Appended, EventStore, MAX_PAGE, Maintenance, RecordedEvent, StoreError, StreamId,
+    },
 };
 use async_trait::async_trait;
 use rusqlite::{Connection, Params, Row};
@@ -102,6 +104,10 @@ impl EventStore for SqliteStore {
         let mut head = self.head_watch().clone();
         let reached = head.wait_for(|head| *head > after).await;
         reached.map(|head| *head).map_err(|_| StoreError::Closed)
+    }
+
+    fn maintenance(&self) -> Option<&dyn Maintenance> {
+        Some(self)
     }
 }
 

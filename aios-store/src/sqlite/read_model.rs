@@ -1,6 +1,6 @@
 use aios_core::{
     event::{EventId, Payload, Timestamp},
-    projection::{Cell, Column, Kind, Predicate, Query, Record, Row, Table, project},
+    projection::{Cell, Column, Kind, Order, Predicate, Query, Record, Row, Table, project},
     store::{
         AgentFilter, AgentRecord, Page, PageRequest, ReadModels, RunFilter, RunRecord, RunSummary,
         StoreError, TaskFilter, TaskRecord, Waits, WorkflowRecord,
@@ -106,7 +106,7 @@ impl SqliteStore {
 impl Writer<'_> {
     fn touch_agents(&self, agent_ids: &[String], at: Timestamp) -> rusqlite::Result<Vec<String>> {
         let sql = "UPDATE agents SET last_seen_at = ?2, updated_at = ?2
-                   WHERE id = ?1 AND status = 'running'";
+                   WHERE id = ?1 AND status = 'running' AND deleted_at IS NULL";
         let mut touch = self.connection.prepare_cached(sql)?;
         let mut unknown = Vec::new();
         for id in agent_ids {
@@ -140,8 +140,13 @@ fn select(query: &Query) -> Result<(String, Vec<Value>), StoreError> {
     let mut values = Vec::new();
     let mut conditions = Vec::new();
     if let Some(start) = rows::page_start(query)? {
-        conditions.push("id > ?".to_owned());
-        values.push(blob(start));
+        if let Some(created_at) = start.created_at {
+            conditions.push("(created_at, id) > (?, ?)".to_owned());
+            values.push(Value::Integer(created_at.as_micros()));
+        } else {
+            conditions.push("id > ?".to_owned());
+        }
+        values.push(blob(start.key));
     }
     for condition in &query.conditions {
         conditions.push(conditional(condition, &mut values));
@@ -152,12 +157,33 @@ fn select(query: &Query) -> Result<(String, Vec<Value>), StoreError> {
     for column in &query.columns {
         push(&mut columns, &[", ", column.name]);
     }
+    let (table, index) = (query.table.name(), index(query));
+    let order = match query.order {
+        Order::Key => "id",
+        Order::Created => "created_at, id",
+    };
     let sql = format!(
-        "SELECT id, external_id, created_at, updated_at, deleted_at{columns} FROM {}
-         WHERE {filter} ORDER BY id LIMIT ?",
-        query.table.name()
+        "SELECT id, external_id, created_at, updated_at, deleted_at{columns} FROM {table}{index}
+         WHERE {filter} ORDER BY {order} LIMIT ?"
     );
     Ok((sql, values))
+}
+
+/// Columns by which few rows are found.
+const SELECTIVE: [&str; 3] = ["run_id", "first_run_id", "agent_id"];
+
+/// Names the index of rows of a time. SQLite has no statistics, and would rather find all rows in a
+/// status and sort them.
+fn index(query: &Query) -> String {
+    let is_selective = |condition: &Predicate| match condition {
+        Predicate::Id(_) => true,
+        Predicate::In(name, _) => SELECTIVE.contains(name),
+        _ => false,
+    };
+    match query.order == Order::Created && !query.conditions.iter().any(is_selective) {
+        true => format!(" INDEXED BY idx_{}_created_at", query.table.name()),
+        false => String::new(),
+    }
 }
 
 fn conditional(condition: &Predicate, values: &mut Vec<Value>) -> String {
@@ -185,6 +211,14 @@ fn conditional(condition: &Predicate, values: &mut Vec<Value>) -> String {
         Predicate::Above(name, bound) => {
             values.push(Value::Integer(*bound));
             format!("{name} > ?")
+        }
+        Predicate::CreatedAfter(at) => {
+            values.push(Value::Integer(at.as_micros()));
+            "created_at >= ?".to_owned()
+        }
+        Predicate::CreatedBefore(at) => {
+            values.push(Value::Integer(at.as_micros()));
+            "created_at < ?".to_owned()
         }
         Predicate::NotDeleted => "deleted_at IS NULL".to_owned(),
     }
@@ -259,6 +293,29 @@ mod tests {
             let filter = RunFilter { shards, statuses: statuses.clone(), ..RunFilter::default() };
             let plan = plan(&Query::run_summaries(&filter, &PageRequest::default()));
             assert!(plan.contains("idx_workflow_runs_shard"), "{plan}");
+        }
+    }
+
+    #[test]
+    fn should_list_rows_of_a_time_or_of_a_workflow_in_order_by_index() {
+        let (at, text) = (Some(Timestamp::UNIX_EPOCH), || Some("x".to_owned()));
+        let page = PageRequest { after: Some("7/r1".to_owned()), limit: 50 };
+        let statuses = vec![RunStatus::Completed];
+        let of_a_time =
+            RunFilter { created_after: at, statuses: statuses.clone(), ..RunFilter::default() };
+        let of_a_workflow = RunFilter { workflow: text(), ..RunFilter::default() };
+        let of_both = RunFilter { statuses, ..of_a_workflow.clone() };
+        let tasks = TaskFilter { created_before: at, agent_type: text(), ..TaskFilter::default() };
+        let of_an_agent = TaskFilter { agent_id: text(), ..TaskFilter::default() };
+        for (query, index) in [
+            (Query::runs(&of_a_time, &page), "idx_workflow_runs_created_at"),
+            (Query::runs(&of_a_workflow, &page), "idx_workflow_runs_workflow"),
+            (Query::runs(&of_both, &page), "idx_workflow_runs_workflow"),
+            (Query::tasks(&tasks, &page), "idx_agent_tasks_created_at"),
+            (Query::tasks(&of_an_agent, &page), "idx_agent_tasks_agent_id"),
+        ] {
+            let plan = plan(&query);
+            assert!(plan.contains(index) && !plan.contains("TEMP B-TREE"), "{plan}");
         }
     }
 }

@@ -1,13 +1,14 @@
 use aios_core::{
     event::{EventId, Timestamp},
-    store::{RunStatus, StoreError},
+    store::{Expirable, ExpirePage, Expired, Maintenance, RunStatus, StoreError},
 };
+use async_trait::async_trait;
 use rusqlite::{Connection, OptionalExtension, Row};
 use uuid::Uuid;
 
 use super::{SqliteStore, writer::Writer};
 use crate::{
-    retention::{ExpiredEvents, REQUESTS, Retention},
+    retention::{ExpiredEvents, Retention, names},
     rows::Key,
 };
 
@@ -30,15 +31,15 @@ const STREAM: &str = "\
     SELECT id, (SELECT max(position) FROM events WHERE stream_id = streams.id)
     FROM streams WHERE name = ?1";
 
-/// A page of the streams of requests to the HTTP API, with the last event of each.
-const REQUESTS_PAGE: &str = "\
+/// A page of streams, with the last event of each.
+const STREAMS_PAGE: &str = "\
     SELECT s.id, s.name, e.position, e.created_at
     FROM streams s
     LEFT JOIN events e ON e.stream_id = s.id
         AND e.version = (SELECT max(version) FROM events WHERE stream_id = s.id)
-    WHERE s.name > ?1 AND s.name < 'system/requests0'
+    WHERE s.name > ?1 AND s.name < ?2
     ORDER BY s.name
-    LIMIT ?2";
+    LIMIT ?3";
 
 const IS_OPEN: &str = "\
     SELECT count(*) > 0 FROM workflow_runs
@@ -96,9 +97,9 @@ impl SqliteStore {
         }
     }
 
-    /// Forgets requests to the HTTP API with an `Idempotency-Key` whose last event is older than the
-    /// policy allows, and returns their number; see [`Retention`]. They are deleted, not archived. One
-    /// transaction examines as many requests as the policy's batch size.
+    /// Removes streams that are needed for a time only and whose last event is older than the policy
+    /// allows, and returns their number; see [`Retention`]. One transaction examines as many streams as
+    /// the policy's batch size.
     ///
     /// # Errors
     ///
@@ -107,22 +108,20 @@ impl SqliteStore {
     /// # Cancel safety
     ///
     /// Cancel safe: each transaction commits or rolls back as a whole. Call again to continue.
-    pub async fn expire_requests(&self, policy: &Retention) -> Result<u64, StoreError> {
-        policy.check()?;
-        let clock = self.clock();
-        let (mut total, mut after) = (0, REQUESTS.to_owned());
-        loop {
-            let before = clock.now().as_micros().saturating_sub(micros(policy.older_than));
-            let limit = policy.batch_size;
-            let page = move |writer: &mut Writer<'_>| writer.expire_requests(&after, before, limit);
-            let (removed, last) = self.writer().call(page).await?;
-            total += removed;
-            match last {
-                Some(last) => after = last,
-                None => return Ok(total),
-            }
-            clock.sleep(policy.pause).await;
-        }
+    pub async fn expire_streams(
+        &self,
+        what: Expirable,
+        policy: &Retention,
+    ) -> Result<u64, StoreError> {
+        policy.expire(self, &*self.clock(), what).await
+    }
+}
+
+#[async_trait]
+impl Maintenance for SqliteStore {
+    async fn expire(&self, page: &ExpirePage) -> Result<Expired, StoreError> {
+        let (page, now) = (page.clone(), self.clock().now());
+        self.writer().call(move |writer| writer.expire_streams(&page, now)).await
     }
 }
 
@@ -151,24 +150,24 @@ impl Writer<'_> {
         Ok(expired.len().try_into().unwrap_or(u64::MAX))
     }
 
-    /// Removes the old ones of a page of requests. Returns their number, and the last examined stream.
-    fn expire_requests(
-        &mut self,
-        after: &str,
-        before: i64,
-        limit: u16,
-    ) -> rusqlite::Result<(u64, Option<String>)> {
+    /// Removes the expired ones of a page of streams.
+    fn expire_streams(&mut self, page: &ExpirePage, now: Timestamp) -> rusqlite::Result<Expired> {
+        let before = now.as_micros().saturating_sub(micros(page.older_than));
         let passed: i64 =
             self.connection.prepare_cached(PASSED)?.query_row([], |row| row.get(0))?;
-        let mut find = self.connection.prepare_cached(REQUESTS_PAGE)?;
-        let mut rows = find.query((after, limit))?;
-        let (mut expired, mut examined) = (Vec::new(), None);
+        let (after, end) = names(page);
+        let mut find = self.connection.prepare_cached(STREAMS_PAGE)?;
+        let mut rows = find.query((after, end, page.limit))?;
+        let (mut expired, mut next) = (Vec::new(), None);
         while let Some(row) = rows.next()? {
+            let name: String = row.get(1)?;
             let (position, at): (Option<i64>, Option<i64>) = (row.get(2)?, row.get(3)?);
-            if position.is_some_and(|it| it <= passed) && at.is_some_and(|it| it < before) {
+            let is_old =
+                position.is_some_and(|it| it <= passed) && at.is_some_and(|it| it < before);
+            if is_old && !is_open(self.connection, page.what.run_of(&name))? {
                 expired.push(row.get::<_, i64>(0)?);
             }
-            examined = Some(row.get(1)?);
+            next = Some(name);
         }
         for stream_id in &expired {
             remove_stream(self.connection, *stream_id)?;
@@ -176,7 +175,7 @@ impl Writer<'_> {
         if !expired.is_empty() {
             self.log.reload()?;
         }
-        Ok((expired.len().try_into().unwrap_or(u64::MAX), examined))
+        Ok(Expired { removed: expired.len().try_into().unwrap_or(u64::MAX), next })
     }
 }
 
@@ -223,16 +222,20 @@ fn ended_run(row: &Row<'_>) -> rusqlite::Result<EndedRun> {
 
 /// Whether the run may still be needed: by its parent, or by the last run of its chain.
 fn is_needed(connection: &Connection, run: &EndedRun) -> rusqlite::Result<bool> {
-    if let Some(parent) = run.parent.as_deref().and_then(Key::of) {
-        let key = &parent.uuid.as_bytes()[..];
-        if connection.prepare_cached(IS_OPEN)?.query_row([key], |row| row.get(0))? {
-            return Ok(true);
-        }
+    if is_open(connection, run.parent.as_deref())? {
+        return Ok(true);
     }
     if !run.is_continued {
         return Ok(false);
     }
     connection.prepare_cached(HAS_CHAIN)?.query_row([&run.run_id], |row| row.get(0))
+}
+
+/// Whether there is a run with this id that has not ended.
+fn is_open(connection: &Connection, run_id: Option<&str>) -> rusqlite::Result<bool> {
+    let Some(run) = run_id.and_then(Key::of) else { return Ok(false) };
+    let key = &run.uuid.as_bytes()[..];
+    connection.prepare_cached(IS_OPEN)?.query_row([key], |row| row.get(0))
 }
 
 fn remove_stream(connection: &Connection, stream_id: i64) -> rusqlite::Result<()> {

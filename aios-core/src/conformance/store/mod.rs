@@ -29,6 +29,8 @@ mod harness;
 pub mod identity;
 pub mod json;
 pub mod lease;
+pub mod list;
+pub mod maintenance;
 pub mod read;
 pub mod read_model;
 pub mod rebuild;
@@ -87,6 +89,8 @@ pub enum Capability {
     NulCharacters,
     /// Heartbeats of agents are recorded in their rows, outside the log.
     SignsOfLife,
+    /// Streams that are needed for a time only are removed.
+    Maintenance,
 }
 
 /// Runs one case; the macro calls it.
@@ -194,6 +198,14 @@ macro_rules! store_conformance {
                 should_change_nothing_for_a_refused_append
                 should_ignore_events_that_do_not_match
                 should_refuse_a_page_after_an_invalid_id;
+            list:
+                should_keep_an_agent_deleted_whatever_is_reported_late
+                should_list_runs_of_a_time_in_order
+                should_list_tasks_of_a_time_in_order;
+            maintenance:
+                should_remove_old_answers_and_nothing_else
+                should_remove_old_output_of_ended_runs
+                should_use_a_removed_stream_again;
             json:
                 should_keep_the_json_of_runs_character_by_character
                 should_keep_the_json_of_agents_and_read_every_failure
@@ -263,6 +275,8 @@ mod tests {
             include_str!("identity.rs"),
             include_str!("json.rs"),
             include_str!("lease.rs"),
+            include_str!("list.rs"),
+            include_str!("maintenance.rs"),
             include_str!("read.rs"),
             include_str!("read_model.rs"),
             include_str!("rebuild.rs"),

@@ -121,7 +121,8 @@ fn value(cell: Cell) -> Value {
     }
 }
 
-fn timestamp(at: Timestamp) -> String {
+/// A timestamp as text, within the range of the read models.
+pub(crate) fn timestamp(at: Timestamp) -> String {
     at.max(Timestamp::from_micros(MIN_MICROS)).to_string()
 }
 

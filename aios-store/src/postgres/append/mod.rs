@@ -32,7 +32,7 @@ use tokio::sync::{mpsc::error::TrySendError, oneshot};
 use self::queue::{Waiter, timed_out};
 pub(super) use self::{
     batch::Batch,
-    changes::ChangeSets,
+    changes::{ChangeSets, timestamp},
     outcome::AppendResults,
     queue::Pending,
     valid::ValidAppend,

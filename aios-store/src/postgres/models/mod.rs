@@ -6,7 +6,7 @@ use std::collections::HashSet;
 
 use aios_core::{
     event::{EventId, Payload, Timestamp},
-    projection::{Cell, Column, Kind, Predicate, Query, Record, Row},
+    projection::{Cell, Column, Kind, Order, Predicate, Query, Record, Row},
     store::{
         AgentFilter, AgentRecord, Page, PageRequest, ReadModels, RunFilter, RunRecord, RunSummary,
         StoreError, TaskFilter, TaskRecord, Waits, WorkflowRecord,
@@ -19,6 +19,7 @@ use uuid::Uuid;
 use self::rebuild::rebuild;
 use super::{
     PostgresStore,
+    append::timestamp,
     connection::Statement,
     nul::{escape, unescape},
     schema::Schema,
@@ -32,7 +33,7 @@ const COMMON_COLUMNS: usize = 5;
 const TOUCH: &str = "\
     UPDATE {schema}.agents SET last_seen_at = at, updated_at = at
     FROM (SELECT timestamptz 'epoch' + $2 * interval '1 microsecond' AS at) AS now
-    WHERE id = ANY($1) AND status = 'running' RETURNING id";
+    WHERE id = ANY($1) AND status = 'running' AND deleted_at IS NULL RETURNING id";
 
 #[async_trait]
 impl ReadModels for PostgresStore {
@@ -124,11 +125,21 @@ fn select(schema: &Schema, query: &Query) -> Result<QueryBuilder<'static, Postgr
     }
     builder.push(format!(" FROM {}.{} WHERE true", schema.name(), query.table.name()));
     if let Some(start) = rows::page_start(query)? {
-        builder.push(" AND id > ").push_bind(start);
+        if let Some(created_at) = start.created_at {
+            builder.push(" AND (created_at, id) > (");
+            bind_timestamp(&mut builder, created_at);
+            builder.push(", ").push_bind(start.key).push(")");
+        } else {
+            builder.push(" AND id > ").push_bind(start.key);
+        }
     }
     query.conditions.iter().for_each(|condition| restrict(&mut builder, condition));
     let limit = i64::try_from(query.page.limit.saturating_add(1)).unwrap_or(i64::MAX);
-    builder.push(" ORDER BY id LIMIT ").push_bind(limit);
+    builder.push(match query.order {
+        Order::Key => " ORDER BY id LIMIT ",
+        Order::Created => " ORDER BY created_at, id LIMIT ",
+    });
+    builder.push_bind(limit);
     Ok(builder)
 }
 
@@ -138,17 +149,42 @@ fn restrict(builder: &mut QueryBuilder<'static, Postgres>, condition: &Predicate
             builder.push(" AND id = ").push_bind(Key::of(id).map(|key| key.uuid));
         }
         Predicate::In(name, cells) => {
-            builder.push(format!(" AND {name} = ANY ("));
-            any_of(builder, cells);
-            builder.push(")");
+            builder.push(format!(" AND {name} = "));
+            match cells.as_slice() {
+                // Rows with one value can be read from an index in order, and those of a list can't.
+                [Cell::Integer(number)] => {
+                    builder.push_bind(*number);
+                }
+                [cell] => {
+                    builder.push_bind(text(cell));
+                }
+                cells => {
+                    builder.push("ANY (");
+                    any_of(builder, cells);
+                    builder.push(")");
+                }
+            }
         }
         Predicate::Above(name, bound) => {
             builder.push(format!(" AND {name} > ")).push_bind(*bound);
+        }
+        Predicate::CreatedAfter(at) => {
+            builder.push(" AND created_at >= ");
+            bind_timestamp(builder, *at);
+        }
+        Predicate::CreatedBefore(at) => {
+            builder.push(" AND created_at < ");
+            bind_timestamp(builder, *at);
         }
         Predicate::NotDeleted => {
             builder.push(" AND deleted_at IS NULL");
         }
     }
+}
+
+/// Binds a timestamp as text, like those that `apply_changes` stores.
+fn bind_timestamp(builder: &mut QueryBuilder<'static, Postgres>, at: Timestamp) {
+    builder.push_bind(timestamp(at)).push("::timestamptz");
 }
 
 /// Binds the cells as an array. Filters compare either texts or integers.

@@ -1,14 +1,22 @@
-use aios_core::store::StoreError;
+use aios_core::store::{Expirable, ExpirePage, Expired, Maintenance, StoreError};
+use async_trait::async_trait;
 use sqlx::Row;
+use uuid::Uuid;
 
 use crate::{
-    postgres::{PostgresStore, connection::Statement},
-    retention::{ExpiredEvents, REQUESTS, Retention},
+    postgres::{
+        PostgresStore,
+        connection::Statement,
+        nul::{escape, unescape},
+    },
+    retention::{ExpiredEvents, Retention, names},
+    rows::Key,
 };
 
 const EXPIRE: &str = "SELECT {schema}.expire($1, $2, $3)";
-const EXPIRE_REQUESTS: &str =
-    "SELECT out_removed, out_last FROM {schema}.expire_requests($1, $2, $3)";
+const EXPIRE_STREAMS: &str = "SELECT {schema}.expire_streams($1, $2, $3)";
+const STREAMS_PAGE: &str = "\
+    SELECT name FROM {schema}.streams WHERE name > $1 AND name < $2 ORDER BY name LIMIT $3";
 
 impl PostgresStore {
     /// Removes finished runs that are older than the policy allows from the log and the read models,
@@ -27,7 +35,7 @@ impl PostgresStore {
         policy.check()?;
         let mut total = 0;
         loop {
-            let removed = self.expire(policy).await?;
+            let removed = self.expire_batch(policy).await?;
             total += removed;
             if removed < u64::from(policy.batch_size) {
                 return Ok(total);
@@ -36,9 +44,9 @@ impl PostgresStore {
         }
     }
 
-    /// Forgets requests to the HTTP API with an `Idempotency-Key` whose last event is older than the
-    /// policy allows, and returns their number; see [`Retention`]. They are deleted, not archived. One
-    /// transaction examines as many requests as the policy's batch size.
+    /// Removes streams that are needed for a time only and whose last event is older than the policy
+    /// allows, and returns their number; see [`Retention`]. One transaction examines as many streams as
+    /// the policy's batch size.
     ///
     /// # Errors
     ///
@@ -47,48 +55,52 @@ impl PostgresStore {
     /// # Cancel safety
     ///
     /// Cancel safe: each transaction commits or rolls back as a whole. Call again to continue.
-    pub async fn expire_requests(&self, policy: &Retention) -> Result<u64, StoreError> {
-        policy.check()?;
-        let (mut total, mut after) = (0, REQUESTS.to_owned());
-        loop {
-            let (removed, last) = self.expire_page_of_requests(policy, &after).await?;
-            total += removed;
-            match last {
-                Some(last) => after = last,
-                None => return Ok(total),
-            }
-            self.0.database.clock().sleep(policy.pause).await;
-        }
-    }
-
-    async fn expire_page_of_requests(
+    pub async fn expire_streams(
         &self,
+        what: Expirable,
         policy: &Retention,
-        after: &str,
-    ) -> Result<(u64, Option<String>), StoreError> {
-        let operation = "expire requests";
-        let database = &self.0.database;
-        let query = Statement::new(database.schema().fill(EXPIRE_REQUESTS))
-            .bind(after.to_owned())
-            .bind(crate::postgres::lease::micros(policy.older_than))
-            .bind(i32::from(policy.batch_size));
-        let result = database.fetch_once(operation, query).await;
-        // Also after an error: the transaction may have committed.
-        self.0.tail.clear();
-        let rows = result?;
-        let Some(row) = rows.first() else { return Ok((0, None)) };
-        let fail = |error| database.error(operation, error);
-        let removed: i64 = row.try_get(0).map_err(fail)?;
-        Ok((u64::try_from(removed).unwrap_or_default(), row.try_get(1).map_err(fail)?))
+    ) -> Result<u64, StoreError> {
+        policy.expire(self, &**self.0.database.clock(), what).await
     }
 
-    async fn expire(&self, policy: &Retention) -> Result<u64, StoreError> {
-        let operation = "expire runs";
+    /// The names of a page of streams, as they are stored.
+    async fn page_of_streams(&self, page: &ExpirePage) -> Result<Vec<String>, StoreError> {
+        let (operation, database) = ("find old streams", &self.0.database);
+        let (after, end) = names(page);
+        let query = Statement::new(database.schema().fill(STREAMS_PAGE))
+            .bind(escape(after))
+            .bind(end)
+            .bind(i32::from(page.limit));
+        let rows = database.fetch_all(operation, query).await?;
+        let names: sqlx::Result<Vec<String>> = rows.iter().map(|row| row.try_get(0)).collect();
+        names.map_err(|error| database.error(operation, error))
+    }
+
+    async fn expire_named(&self, page: &ExpirePage, names: Vec<String>) -> Result<u64, StoreError> {
+        let run = |name: &String| {
+            let name = unescape(name.clone());
+            page.what.run_of(&name).and_then(Key::of).map(|key| key.uuid)
+        };
+        let runs: Vec<Option<Uuid>> = names.iter().map(run).collect();
         let database = &self.0.database;
-        let query = Statement::new(database.schema().fill(EXPIRE))
+        let query = Statement::new(database.schema().fill(EXPIRE_STREAMS))
+            .bind(names)
+            .bind(runs)
+            .bind(crate::postgres::lease::micros(page.older_than));
+        self.remove("expire streams", query).await
+    }
+
+    async fn expire_batch(&self, policy: &Retention) -> Result<u64, StoreError> {
+        let query = Statement::new(self.0.database.schema().fill(EXPIRE))
             .bind(crate::postgres::lease::micros(policy.older_than))
             .bind(i32::from(policy.batch_size))
             .bind(policy.expired == ExpiredEvents::Archive);
+        self.remove("expire runs", query).await
+    }
+
+    /// Calls a function that removes streams and returns the number of what it removed.
+    async fn remove(&self, operation: &'static str, query: Statement) -> Result<u64, StoreError> {
+        let database = &self.0.database;
         let result = database.fetch_once(operation, query).await;
         // Also after an error: the transaction may have committed.
         self.0.tail.clear();
@@ -96,5 +108,14 @@ impl PostgresStore {
         let Some(row) = rows.first() else { return Ok(0) };
         let removed: i64 = row.try_get(0).map_err(|error| database.error(operation, error))?;
         Ok(u64::try_from(removed).unwrap_or_default())
+    }
+}
+
+#[async_trait]
+impl Maintenance for PostgresStore {
+    async fn expire(&self, page: &ExpirePage) -> Result<Expired, StoreError> {
+        let names = self.page_of_streams(page).await?;
+        let Some(next) = names.last().cloned().map(unescape) else { return Ok(Expired::default()) };
+        Ok(Expired { removed: self.expire_named(page, names).await?, next: Some(next) })
     }
 }
