@@ -113,6 +113,7 @@ mod panic;
 pub mod prelude;
 pub mod projection;
 pub mod runtime;
+mod schema;
 mod suggest;
 mod task;
 #[cfg(feature = "testing")]

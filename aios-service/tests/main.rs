@@ -19,8 +19,10 @@ mod document;
 mod engines;
 mod idempotency;
 mod limits;
+mod lists;
 #[cfg(feature = "oidc")]
 mod oidc;
+mod outputs;
 #[cfg(feature = "oidc")]
 mod provider;
 mod refusals;

@@ -11,8 +11,9 @@ use schemars::JsonSchema;
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::Value;
 
-use super::{AgentError, IntoDynAgent, Pulse, typed::schema_of, validation::decode};
+use super::{AgentError, IntoDynAgent, Pulse, validation::decode};
 use crate::middleware::{Layer, Middleware};
+use crate::schema::schema_of;
 
 /// Creates an agent from its config.
 pub(super) type Factory =

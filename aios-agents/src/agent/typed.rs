@@ -6,10 +6,10 @@ use aios_core::{
     failure::Failure,
 };
 use async_trait::async_trait;
-use schemars::JsonSchema;
 use serde_json::Value;
 
 use super::{AgentError, codes, validation::Schema};
+use crate::schema::schema_of;
 
 /// Adapts a typed [`Agent`] to [`DynAgent`]: checks the parameters against type and schema, and
 /// serialises the answer to JSON.
@@ -35,13 +35,6 @@ impl<A: Agent> TypedAgent<A> {
             output: schema_of::<A::Output>(),
         })
     }
-}
-
-pub(super) fn schema_of<T: JsonSchema>() -> Value {
-    schemars::generate::SchemaSettings::draft2020_12()
-        .into_generator()
-        .into_root_schema_for::<T>()
-        .to_value()
 }
 
 #[async_trait]

@@ -8,6 +8,7 @@ mod run_events;
 mod send;
 mod single_task;
 mod start;
+mod workflow_schemas;
 
 use std::{sync::Arc, time::Duration};
 
@@ -23,6 +24,7 @@ pub use self::{
     run_events::RunEvents,
     single_task::StartTask,
     start::{StartRun, StartWorkflow},
+    workflow_schemas::WorkflowSchemas,
 };
 pub use crate::workflow::engine::{AnonymousAnswers, EngineOptions, RefusedEvents, RunExecutor};
 use crate::{
@@ -148,6 +150,13 @@ impl Runtime {
         let Journals { store, clock, source, .. } = self.client()?.journals;
         let local = self.host.as_ref().map(AgentHost::registered_types).transpose()?;
         Ok(ManagedAgents::new(store, clock, source, local.unwrap_or_default()))
+    }
+
+    /// The schemas of the workflows of this runtime, of the highest version of each, by name.
+    #[must_use]
+    pub fn workflow_schemas(&self) -> Vec<WorkflowSchemas> {
+        let registry = self.journals.iter().flat_map(|journals| journals.registry.all_latest());
+        registry.map(|workflow| WorkflowSchemas::of(&**workflow)).collect()
     }
 
     /// The broker of this runtime.

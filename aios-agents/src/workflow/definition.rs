@@ -6,9 +6,12 @@ use aios_core::{
     event::Payload,
     failure::Failure,
 };
+use schemars::JsonSchema;
 use serde::{Serialize, de::DeserializeOwned};
+use serde_json::Value;
 
 use super::{WorkflowContext, WorkflowError};
+use crate::schema::schema_of;
 
 /// A workflow that the engine can run: a Rust function, a coroutine of another language, or a
 /// definition given as data.
@@ -26,6 +29,16 @@ pub trait Workflow: Send + Sync + 'static {
         input: Payload,
     ) -> BoxFuture<'static, Result<Payload, WorkflowError>>;
 
+    /// JSON Schema of the input, if it is known. The OpenAPI document of the HTTP API shows it.
+    fn input_schema(&self) -> Option<&Value> {
+        None
+    }
+
+    /// JSON Schema of the result, if it is known.
+    fn output_schema(&self) -> Option<&Value> {
+        None
+    }
+
     /// Number of clones of its waker that the future keeps itself, in addition to those kept by what it
     /// awaits. For bindings of other languages; 0 for all other workflows.
     fn kept_wakers(&self) -> usize {
@@ -38,6 +51,7 @@ pub struct FnWorkflow<F, I, O> {
     name: Name,
     version: u32,
     function: F,
+    schemas: Option<(Value, Value)>,
     types: PhantomData<fn(I) -> O>,
 }
 
@@ -54,13 +68,26 @@ where
     ///
     /// [`InvalidName`] if the name is not `[a-z][a-z0-9_]*` with at most 100 bytes.
     pub fn new(name: impl AsRef<str>, function: F) -> Result<Self, InvalidName> {
-        Ok(Self { name: Name::new(name)?, version: 1, function, types: PhantomData })
+        let name = Name::new(name)?;
+        Ok(Self { name, version: 1, function, schemas: None, types: PhantomData })
     }
 
     /// Sets the version, from 1.
     #[must_use]
     pub fn with_version(mut self, version: u32) -> Self {
         self.version = version;
+        self
+    }
+
+    /// Derives the JSON Schemas of input and result, for the OpenAPI document of the HTTP API. The
+    /// input is not checked against its schema, but decoded.
+    #[must_use]
+    pub fn with_schemas(mut self) -> Self
+    where
+        I: JsonSchema,
+        O: JsonSchema,
+    {
+        self.schemas = Some((schema_of::<I>(), schema_of::<O>()));
         self
     }
 }
@@ -78,6 +105,14 @@ where
 
     fn version(&self) -> u32 {
         self.version
+    }
+
+    fn input_schema(&self) -> Option<&Value> {
+        self.schemas.as_ref().map(|(input, _)| input)
+    }
+
+    fn output_schema(&self) -> Option<&Value> {
+        self.schemas.as_ref().map(|(_, output)| output)
     }
 
     fn run(

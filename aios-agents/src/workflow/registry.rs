@@ -44,6 +44,13 @@ impl Registry {
         self.0.values().flat_map(BTreeMap::values)
     }
 
+    /// The highest versions of the user's workflows, by name.
+    pub(crate) fn all_latest(&self) -> impl Iterator<Item = &Arc<dyn Workflow>> {
+        let ours = self.0.iter().filter(|(name, _)| name.as_str() != SINGLE_TASK);
+        let latest = ours.filter_map(|(_, versions)| versions.last_key_value());
+        latest.map(|(_, registered)| &registered.workflow)
+    }
+
     /// The names of the user's workflows, sorted.
     pub(crate) fn names(&self) -> Vec<String> {
         let ours = |name: &&Name| name.as_str() != SINGLE_TASK;

@@ -165,6 +165,7 @@ impl Client {
     ) -> Result<Page<RecordedEvent>, ClientError> {
         let mut parameters = query.filter();
         parameters.push(("limit", limit.to_string()));
+        parameters.extend(query.times());
         parameters.extend(query.after().map(|after| ("after", after.to_string())));
         let request = self.connection.get(&["events"])?.with_query(parameters);
         recorded(self.connection.page(&request).await?)

@@ -8,18 +8,22 @@ use std::{
 };
 
 use aios_core::{Chain, clock::Clock, event::EventId, retry::RetryPolicy};
-use axum::http::{HeaderMap, HeaderValue, Method, header};
+use axum::http::{HeaderMap, HeaderValue, Method, header, header::IntoHeaderName};
 use reqwest::{Response, Url};
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, value::RawValue};
+use serde_json::value::RawValue;
 use tracing::warn;
 
-use super::{ClientError, ClientOptions, Page, query::Parameters, resources::Attributes};
+use super::{
+    ClientError, ClientOptions, Page,
+    query::Parameters,
+    resources::Attributes,
+    response::{read, refusal, request_id, unreachable},
+    tokens::Tokens,
+};
 
 /// Longest wait for a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-/// Largest body that is read, in bytes.
-pub(super) const MAX_BODY_BYTES: usize = 64 * 1024 * 1024;
 /// Longest `Retry-After` that a request waits for; a longer one fails at once.
 const MAX_RETRY_AFTER: Duration = Duration::from_secs(60);
 
@@ -49,9 +53,18 @@ impl Request {
         self.with_query(vec![("wait", format!("{}ms", wait.as_millis()))])
     }
 
-    pub(super) fn with_header(mut self, name: &'static str, value: HeaderValue) -> Self {
+    pub(super) fn with_header(mut self, name: impl IntoHeaderName, value: HeaderValue) -> Self {
         self.headers.insert(name, value);
         self
+    }
+
+    pub(super) fn with_json<T: Serialize + ?Sized>(
+        mut self,
+        body: &T,
+    ) -> Result<Self, ClientError> {
+        self.body = Some(aios_core::event::Payload::encode(body)?.as_str().to_owned());
+        self.headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        Ok(self)
     }
 
     /// Marks a request whose second attempt could have a second effect.
@@ -66,6 +79,7 @@ pub(super) struct Connection {
     http: reqwest::Client,
     base: Url,
     headers: HeaderMap,
+    tokens: Option<Tokens>,
     pub(super) timeout: Duration,
     pub(super) retry: RetryPolicy,
     pub(super) clock: Arc<dyn Clock>,
@@ -86,8 +100,9 @@ impl Connection {
         base.set_fragment(None);
         options.retry.validate().map_err(|error| invalid(format!("the retry policy: {error}")))?;
         let (http, headers) = (http_client()?, options.headers()?);
-        let ClientOptions { timeout, retry, clock, .. } = options;
-        Ok(Self { http, base, headers, timeout, retry, clock })
+        let ClientOptions { timeout, retry, clock, grant, .. } = options;
+        let tokens = grant.map(Tokens::new).transpose()?;
+        Ok(Self { http, base, headers, tokens, timeout, retry, clock })
     }
 
     /// A request to the path with these parts.
@@ -117,9 +132,7 @@ impl Connection {
         path: &[&str],
         body: &T,
     ) -> Result<Request, ClientError> {
-        let mut request = self.request(Method::POST, path)?;
-        request.body = Some(aios_core::event::Payload::encode(body)?.as_str().to_owned());
-        request.headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        let mut request = self.request(Method::POST, path)?.with_json(body)?;
         if let Ok(key) = HeaderValue::try_from(EventId::generate().to_string()) {
             request.headers.insert("idempotency-key", key);
         }
@@ -128,9 +141,17 @@ impl Connection {
 
     /// The resource that a request is answered with.
     pub(super) async fn one<A: Attributes>(&self, request: &Request) -> Result<A, ClientError> {
-        let (body, request_id) = self.body(request).await?;
+        Ok(self.tagged(request).await?.0)
+    }
+
+    /// The resource that a request is answered with, and its tag.
+    pub(super) async fn tagged<A: Attributes>(
+        &self,
+        request: &Request,
+    ) -> Result<(A, Option<String>), ClientError> {
+        let Answer { body, request_id, tag } = self.body(request).await?;
         let document: Document<'_> = parse(&body, &request_id)?;
-        attributes(document.data, &request_id)
+        Ok((attributes(document.data, &request_id)?, tag))
     }
 
     /// The page that a request is answered with.
@@ -138,7 +159,7 @@ impl Connection {
         &self,
         request: &Request,
     ) -> Result<Page<A>, ClientError> {
-        let (body, request_id) = self.body(request).await?;
+        let Answer { body, request_id, .. } = self.body(request).await?;
         let Listing { data, meta } = parse(&body, &request_id)?;
         let items = data.into_iter().map(|resource| attributes(resource, &request_id));
         let items = items.collect::<Result<_, _>>()?;
@@ -146,7 +167,7 @@ impl Connection {
     }
 
     /// Sends a request until it succeeds or must not be repeated, and reads the body.
-    async fn body(&self, request: &Request) -> Result<(Vec<u8>, Option<String>), ClientError> {
+    async fn body(&self, request: &Request) -> Result<Answer, ClientError> {
         let mut attempt = 1;
         loop {
             let timeout = self.timeout.saturating_add(request.wait);
@@ -184,18 +205,44 @@ impl Connection {
         (asked <= MAX_RETRY_AFTER).then(|| delay.max(asked))
     }
 
-    async fn attempt(&self, request: &Request) -> Result<(Vec<u8>, Option<String>), ClientError> {
+    async fn attempt(&self, request: &Request) -> Result<Answer, ClientError> {
         let response = self.send(request).await?;
         let request_id = request_id(&response);
-        Ok((read(response, &request_id).await?, request_id))
+        let tag = response.headers().get(header::ETAG).and_then(|tag| tag.to_str().ok());
+        let tag = tag.map(ToOwned::to_owned);
+        Ok(Answer { body: read(response, &request_id).await?, request_id, tag })
     }
 
-    /// Sends a request once. An answer that is not a success is an error.
+    /// Sends a request once, or twice if the token has been refused. An answer that is not a success is
+    /// an error.
     pub(super) async fn send(&self, request: &Request) -> Result<Response, ClientError> {
+        let Some(tokens) = &self.tokens else { return self.send_with(request, None).await };
+        let token = tokens.header(&self.http, self.clock.elapsed()).await?;
+        match self.send_with(request, Some(token.clone())).await {
+            Err(ClientError::Service { status: 401, .. }) => {
+                tokens.forget(&token).await;
+                let token = tokens.header(&self.http, self.clock.elapsed()).await?;
+                self.send_with(request, Some(token)).await
+            }
+            answered => answered,
+        }
+    }
+
+    async fn send_with(
+        &self,
+        request: &Request,
+        token: Option<HeaderValue>,
+    ) -> Result<Response, ClientError> {
         let mut sent = self.http.request(request.method.clone(), request.url.clone());
         sent = sent.headers(self.headers.clone()).headers(request.headers.clone());
         if let Some(body) = &request.body {
             sent = sent.body(body.clone());
+        }
+        if let Some(token) = token {
+            // `header` would add a second one.
+            let mut headers = HeaderMap::new();
+            headers.insert(header::AUTHORIZATION, token);
+            sent = sent.headers(headers);
         }
         let response = sent.send().await.map_err(|error| unreachable(&error))?;
         match response.status().is_success() {
@@ -203,6 +250,13 @@ impl Connection {
             false => Err(refusal(response).await),
         }
     }
+}
+
+/// An answer that is a success.
+struct Answer {
+    body: Vec<u8>,
+    request_id: Option<String>,
+    tag: Option<String>,
 }
 
 /// Credentials, which are headers, are not shown.
@@ -242,55 +296,6 @@ fn chance() -> f64 {
     // Every `RandomState` has random keys.
     let random = RandomState::new().hash_one(0_u8);
     f64::from(u32::try_from(random >> 32).unwrap_or_default()) / f64::from(u32::MAX)
-}
-
-pub(super) fn unreachable(error: &reqwest::Error) -> ClientError {
-    ClientError::Unreachable { reason: Chain(error).to_string(), is_unsent: error.is_connect() }
-}
-
-fn request_id(response: &Response) -> Option<String> {
-    let value = response.headers().get("x-request-id")?;
-    value.to_str().ok().map(ToOwned::to_owned)
-}
-
-async fn read(mut response: Response, id: &Option<String>) -> Result<Vec<u8>, ClientError> {
-    let mut body = Vec::new();
-    while let Some(chunk) = response.chunk().await.map_err(|error| unreachable(&error))? {
-        body.extend_from_slice(&chunk);
-        if body.len() > MAX_BODY_BYTES {
-            let reason = format!("its body has more than {MAX_BODY_BYTES} bytes");
-            return Err(ClientError::InvalidResponse { reason, request_id: id.clone() });
-        }
-    }
-    Ok(body)
-}
-
-/// The error of an answer.
-async fn refusal(response: Response) -> ClientError {
-    let (status, request_id) = (response.status().as_u16(), request_id(&response));
-    let retry_after = response.headers().get(header::RETRY_AFTER);
-    let retry_after = retry_after.and_then(|value| value.to_str().ok()?.trim().parse().ok());
-    let retry_after = retry_after.map(Duration::from_secs);
-    let body = match read(response, &request_id).await {
-        Ok(body) => body,
-        Err(error) => return error,
-    };
-    let (code, message, details) = match serde_json::from_slice::<ErrorDocument>(&body) {
-        Ok(ErrorDocument { error }) => (error.code, error.message, error.details),
-        // Not from the service: from something before it, such as a proxy.
-        Err(_) if matches!(status, 429 | 502 | 503 | 504) => {
-            let message = format!("the answer has the status {status}");
-            ("SERVICE_UNREACHABLE".to_owned(), message, Value::Null)
-        }
-        Err(_) => {
-            let reason = format!(
-                "it has the status {status} and no error of the API; does the URL name the API, \
-                 up to and including its prefix such as /api/v1?"
-            );
-            return ClientError::InvalidResponse { reason, request_id };
-        }
-    };
-    ClientError::Service { status, code, message, details, request_id, retry_after }
 }
 
 fn parse<'a, T: Deserialize<'a>>(body: &'a [u8], id: &Option<String>) -> Result<T, ClientError> {
@@ -336,17 +341,4 @@ pub(super) struct Resource<'a> {
     id: String,
     #[serde(borrow)]
     attributes: &'a RawValue,
-}
-
-#[derive(Deserialize)]
-struct ErrorDocument {
-    error: ErrorBody,
-}
-
-#[derive(Deserialize)]
-struct ErrorBody {
-    code: String,
-    message: String,
-    #[serde(default)]
-    details: Value,
 }

@@ -1,53 +1,28 @@
 //! Live events, and publishing.
 
-use std::{fmt, future::IntoFuture, time::Duration};
+use std::{fmt, future::IntoFuture};
 
 use aios_core::{
-    BoxFuture, Chain,
+    BoxFuture,
     event::{EventError, EventId, Payload},
     store::RecordedEvent,
 };
-use axum::http::{HeaderValue, StatusCode};
 use futures_util::{Stream, stream};
-use reqwest::Response;
 use serde::Serialize;
-use tracing::{debug, warn};
 
 use super::{
     Client, ClientError, Event,
-    connection::{MAX_BODY_BYTES, Resource, attributes, unreachable},
+    connection::{Resource, attributes},
     convert::traced,
+    messages::Messages,
     query::Parameters,
-    server_events::{Message, Parser},
 };
-
-/// How long a stream may be silent. The service sends a comment every 15 s.
-const SILENCE: Duration = Duration::from_secs(45);
 
 /// Events of the log or of a run, in order, each once.
 ///
 /// When the connection breaks or the service ends the stream, it connects again after the last event.
 /// It holds one event and one chunk of the connection in memory and reads no faster than it is asked.
-pub struct EventStream {
-    client: Client,
-    path: Vec<String>,
-    filter: Parameters,
-    /// Position of the last event; `None` until the service has sent where the stream begins.
-    after: Option<u64>,
-    open: Option<Open>,
-    /// How often connecting has failed since the last message.
-    failures: u32,
-    /// How long to wait before the next attempt.
-    pause: Option<Duration>,
-    is_over: bool,
-}
-
-/// An open connection.
-struct Open {
-    response: Response,
-    parser: Parser,
-    has_events: bool,
-}
+pub struct EventStream(Messages);
 
 impl EventStream {
     pub(super) fn new(
@@ -56,15 +31,14 @@ impl EventStream {
         filter: Parameters,
         after: Option<u64>,
     ) -> Self {
-        let (open, failures, pause, is_over) = (None, 0, None, false);
-        Self { client, path, filter, after, open, failures, pause, is_over }
+        Self(Messages::new(client, path, filter, after))
     }
 
     /// Position after which further events come; `None` until the service has sent where a stream of
     /// new events begins.
     #[must_use]
     pub fn position(&self) -> Option<u64> {
-        self.after
+        self.0.after
     }
 
     /// Waits until the stream has a beginning, so that no event that is recorded from now on is
@@ -79,11 +53,11 @@ impl EventStream {
     /// Cancel safe.
     pub async fn begin(&mut self) -> Result<u64, ClientError> {
         loop {
-            if let Some(after) = self.after {
+            if let Some(after) = self.0.after {
                 return Ok(after);
             }
-            if let Some(message) = self.message().await? {
-                self.after = message.id;
+            if let Some(message) = self.0.next().await? {
+                self.0.after = message.id;
             } else {
                 let reason = "the stream ended before it began".to_owned();
                 return Err(ClientError::InvalidResponse { reason, request_id: None });
@@ -103,13 +77,11 @@ impl EventStream {
     /// Cancel safe: no event is lost.
     pub async fn next(&mut self) -> Option<Result<RecordedEvent, ClientError>> {
         loop {
-            let message = match self.message().await {
+            let message = match self.0.next_new().await {
                 Ok(message) => message?,
                 Err(error) => return Some(Err(error)),
             };
-            let is_known = message.id.is_some() && message.id <= self.after;
-            self.after = self.after.max(message.id);
-            if let Some(data) = message.data.filter(|_| !is_known) {
+            if let Some(data) = message.data {
                 return Some(event(&data));
             }
         }
@@ -122,113 +94,11 @@ impl EventStream {
             Some((next, events))
         })
     }
-
-    /// The next message; `None` at the end.
-    async fn message(&mut self) -> Result<Option<Message>, ClientError> {
-        while !self.is_over {
-            if let Some(pause) = self.pause {
-                self.client.connection.clock.sleep(pause).await;
-                self.pause = None;
-            }
-            let Some(open) = &mut self.open else {
-                self.connect().await?;
-                continue;
-            };
-            if let Some(message) = open.parser.next() {
-                open.has_events |= message.data.is_some();
-                self.failures = 0;
-                return Ok(Some(message));
-            }
-            let chunk = tokio::select! {
-                biased;
-                chunk = open.response.chunk() => chunk.map_err(|error| unreachable(&error)),
-                () = self.client.connection.clock.sleep(SILENCE) => {
-                    Err(ClientError::Timeout { timeout: SILENCE })
-                }
-            };
-            match chunk {
-                Ok(Some(chunk)) => {
-                    open.parser.push(&chunk);
-                    if open.parser.held() > MAX_BODY_BYTES {
-                        let reason = format!("an event has more than {MAX_BODY_BYTES} bytes");
-                        self.is_over = true;
-                        return Err(ClientError::InvalidResponse { reason, request_id: None });
-                    }
-                }
-                Ok(None) => self.ended(),
-                Err(error) => self.failed(error)?,
-            }
-        }
-        Ok(None)
-    }
-
-    /// Connects after the last event.
-    async fn connect(&mut self) -> Result<(), ClientError> {
-        let connection = &self.client.connection;
-        let path: Vec<_> = self.path.iter().map(String::as_str).collect();
-        let mut request = connection.get(&path)?.with_query(self.filter.clone());
-        request = request.with_header("accept", HeaderValue::from_static("text/event-stream"));
-        if let Some(after) = self.after {
-            request = request.with_header("last-event-id", HeaderValue::from(after));
-        }
-        let timeout = connection.timeout;
-        let answered = tokio::select! {
-            biased;
-            answered = connection.send(&request) => answered,
-            () = connection.clock.sleep(timeout) => Err(ClientError::Timeout { timeout }),
-        };
-        match answered {
-            Ok(response) if response.status() == StatusCode::NO_CONTENT => self.is_over = true,
-            Ok(response) => {
-                let parser = Parser::default();
-                self.open = Some(Open { response, parser, has_events: false });
-            }
-            Err(error) => self.failed(error)?,
-        }
-        Ok(())
-    }
-
-    /// The service ended the stream, which it does after some minutes and when a run has ended.
-    fn ended(&mut self) {
-        let had_events = self.open.take().is_some_and(|open| open.has_events);
-        debug!(after = self.after, "a stream of events ended; connects again");
-        if !had_events {
-            self.failures += 1;
-            let endless = self.client.connection.retry.clone().with_max_attempts(0);
-            self.pause = endless.delay_after(self.failures, 0.0);
-        }
-    }
-
-    /// Decides whether to try again.
-    fn failed(&mut self, error: ClientError) -> Result<(), ClientError> {
-        self.open = None;
-        self.failures += 1;
-        self.pause = self.client.connection.pause(&error, true, self.failures);
-        if let Some(pause) = self.pause {
-            let (code, error) = (error.code(), Chain(&error).to_string());
-            warn!(
-                code,
-                error,
-                after = self.after,
-                ?pause,
-                "a stream of events broke; connects again"
-            );
-            return Ok(());
-        }
-        self.failures = 0;
-        self.is_over = !error.is_retryable();
-        Err(error)
-    }
 }
 
 impl fmt::Debug for EventStream {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter
-            .debug_struct("EventStream")
-            .field("path", &self.path)
-            .field("after", &self.after)
-            .field("is_open", &self.open.is_some())
-            .finish_non_exhaustive()
+        self.0.describe(formatter.debug_struct("EventStream"))
     }
 }
 

@@ -38,12 +38,17 @@ mod convert;
 mod dead_letters;
 mod error;
 mod events;
+mod managed;
+mod messages;
 mod options;
+mod outputs;
 mod query;
 mod resources;
+mod response;
 mod run;
 mod server_events;
 mod start;
+mod tokens;
 
 use std::sync::Arc;
 
@@ -52,11 +57,16 @@ pub use self::{
     dead_letters::DeadLetters,
     error::{ClientError, ResultError},
     events::{EventStream, Publish},
+    managed::{CreateAgent, VersionedAgent},
     options::ClientOptions,
+    outputs::{OutputItem, OutputStream},
     query::{AgentQuery, EventQuery, PageQuery, RunQuery, TaskQuery},
-    resources::{Agent, Caller, DeadLetter, Engine, Event, Page, Run, Shard, Task, Workflow},
+    resources::{
+        Agent, AgentType, Caller, DeadLetter, Engine, Event, Page, Run, Shard, Task, Workflow,
+    },
     run::RunHandle,
     start::{SignalWithStart, StartRun, StartTask},
+    tokens::TokenGrant,
 };
 
 /// A client of one service. Clones share their connections.

@@ -6,13 +6,14 @@ use aios_core::{
 };
 use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
 
-use super::ClientError;
+use super::{ClientError, TokenGrant};
 
 /// Options of a [`Client`](super::Client).
 #[derive(Clone)]
 pub struct ClientOptions {
     token: Option<String>,
     api_key: Option<String>,
+    pub(super) grant: Option<TokenGrant>,
     pub(super) timeout: Duration,
     pub(super) retry: RetryPolicy,
     pub(super) clock: Arc<dyn Clock>,
@@ -29,6 +30,7 @@ impl ClientOptions {
         Self {
             token: None,
             api_key: None,
+            grant: None,
             timeout: Self::DEFAULT_TIMEOUT,
             retry: RetryPolicy::new().with_delays(delays.0, delays.1),
             clock: Arc::new(SystemClock),
@@ -39,6 +41,14 @@ impl ClientOptions {
     #[must_use]
     pub fn with_token(mut self, token: impl Into<String>) -> Self {
         self.token = Some(token.into());
+        self
+    }
+
+    /// Sends a bearer token that a token endpoint grants, and renews it before it expires or when the
+    /// service refuses it. [`with_token`](Self::with_token) is then without effect.
+    #[must_use]
+    pub fn with_token_grant(mut self, grant: TokenGrant) -> Self {
+        self.grant = Some(grant);
         self
     }
 
@@ -105,6 +115,7 @@ impl fmt::Debug for ClientOptions {
         formatter
             .debug_struct("ClientOptions")
             .field("has_token", &self.token.is_some())
+            .field("grant", &self.grant)
             .field("has_api_key", &self.api_key.is_some())
             .field("timeout", &self.timeout)
             .field("retry", &self.retry)

@@ -1,6 +1,9 @@
 //! Which resources a list has.
 
-use aios_core::store::{AgentStatus, RunStatus, TaskStatus};
+use aios_core::{
+    event::Timestamp,
+    store::{AgentStatus, RunStatus, TaskStatus},
+};
 
 /// Parameters of a query: names and texts.
 pub(super) type Parameters = Vec<(&'static str, String)>;
@@ -40,6 +43,21 @@ impl PageQuery {
     }
 }
 
+/// The times of what is asked for.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Times {
+    after: Option<Timestamp>,
+    before: Option<Timestamp>,
+}
+
+impl Times {
+    fn parameters(&self) -> Parameters {
+        let after = self.after.map(|at| ("created_after", at.to_string()));
+        let before = self.before.map(|at| ("created_before", at.to_string()));
+        after.into_iter().chain(before).collect()
+    }
+}
+
 macro_rules! paged {
     ($($name:ident)+) => {
         $(impl $name {
@@ -66,6 +84,7 @@ paged!(RunQuery TaskQuery AgentQuery);
 pub struct RunQuery {
     statuses: Vec<RunStatus>,
     workflow: Option<String>,
+    times: Times,
     include_deleted: bool,
     page: PageQuery,
 }
@@ -85,6 +104,21 @@ impl RunQuery {
         self
     }
 
+    /// Asks for runs that were created at this time or later. With a filter by time, they are in the
+    /// order of time.
+    #[must_use]
+    pub fn with_created_after(mut self, at: Timestamp) -> Self {
+        self.times.after = Some(at);
+        self
+    }
+
+    /// Asks for runs that were created before this time.
+    #[must_use]
+    pub fn with_created_before(mut self, at: Timestamp) -> Self {
+        self.times.before = Some(at);
+        self
+    }
+
     /// Asks for deleted runs too.
     #[must_use]
     pub fn with_deleted(mut self) -> Self {
@@ -99,6 +133,7 @@ impl RunQuery {
             parameters.push(("status", statuses.join(",")));
         }
         parameters.extend(self.workflow.clone().map(|workflow| ("workflow", workflow)));
+        parameters.extend(self.times.parameters());
         parameters.extend(deleted(self.include_deleted));
         parameters
     }
@@ -111,6 +146,7 @@ pub struct TaskQuery {
     run_id: Option<String>,
     agent_type: Option<String>,
     agent_id: Option<String>,
+    times: Times,
     include_deleted: bool,
     page: PageQuery,
 }
@@ -144,6 +180,21 @@ impl TaskQuery {
         self
     }
 
+    /// Asks for tasks that were created at this time or later. With a filter by time, they are in the
+    /// order of time.
+    #[must_use]
+    pub fn with_created_after(mut self, at: Timestamp) -> Self {
+        self.times.after = Some(at);
+        self
+    }
+
+    /// Asks for tasks that were created before this time.
+    #[must_use]
+    pub fn with_created_before(mut self, at: Timestamp) -> Self {
+        self.times.before = Some(at);
+        self
+    }
+
     /// Asks for deleted tasks too.
     #[must_use]
     pub fn with_deleted(mut self) -> Self {
@@ -157,6 +208,7 @@ impl TaskQuery {
         parameters.extend(self.run_id.clone().map(|id| ("run_id", id)));
         parameters.extend(self.agent_type.clone().map(|name| ("agent_type", name)));
         parameters.extend(self.agent_id.clone().map(|id| ("agent_id", id)));
+        parameters.extend(self.times.parameters());
         parameters.extend(deleted(self.include_deleted));
         parameters
     }
@@ -207,6 +259,7 @@ impl AgentQuery {
 pub struct EventQuery {
     pattern: Option<String>,
     after: Option<u64>,
+    times: Times,
 }
 
 impl EventQuery {
@@ -223,6 +276,20 @@ impl EventQuery {
         self
     }
 
+    /// Asks for events of this time or later. Only for pages of the log; a stream ignores it.
+    #[must_use]
+    pub fn with_created_after(mut self, at: Timestamp) -> Self {
+        self.times.after = Some(at);
+        self
+    }
+
+    /// Asks for events before this time. Only for pages of the log; a stream ignores it.
+    #[must_use]
+    pub fn with_created_before(mut self, at: Timestamp) -> Self {
+        self.times.before = Some(at);
+        self
+    }
+
     /// Asks for events with a position above this one.
     #[must_use]
     pub fn with_after(mut self, position: u64) -> Self {
@@ -234,7 +301,11 @@ impl EventQuery {
         self.after
     }
 
-    /// The parameters without the position.
+    pub(super) fn times(&self) -> Parameters {
+        self.times.parameters()
+    }
+
+    /// The parameters of a stream without the position.
     pub(super) fn filter(&self) -> Parameters {
         self.pattern.clone().map(|pattern| ("pattern", pattern)).into_iter().collect()
     }

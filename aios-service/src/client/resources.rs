@@ -41,7 +41,7 @@ macro_rules! resources {
     };
 }
 
-resources!(Run Task Agent Workflow Event Engine Shard Letter Caller RunResult Handled);
+resources!(Run Task Agent AgentType Workflow Event Engine Shard Letter Caller RunResult Handled);
 
 /// A run of a workflow.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
@@ -129,6 +129,24 @@ pub struct Agent {
     pub updated_at: Timestamp,
     /// When it was deregistered.
     pub deleted_at: Option<Timestamp>,
+}
+
+/// A type of agents that processes host or have hosted.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[non_exhaustive]
+pub struct AgentType {
+    /// Name of the type.
+    #[serde(skip_deserializing)]
+    pub id: String,
+    /// JSON Schema of the configuration, if agents of this type can be created over the API.
+    #[serde(default)]
+    pub config_schema: Option<Payload>,
+    /// JSON Schema of the parameters of tasks, if it is known.
+    #[serde(default)]
+    pub parameters_schema: Option<Payload>,
+    /// JSON Schema of the output of tasks, if it is known.
+    #[serde(default)]
+    pub output_schema: Option<Payload>,
 }
 
 /// A version of a workflow that some process has registered.

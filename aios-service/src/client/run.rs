@@ -10,7 +10,7 @@ use serde_json::{Map, Value, json};
 use tracing::debug;
 
 use super::{
-    Client, ClientError, EventStream, Page, PageQuery, ResultError, Run,
+    Client, ClientError, EventStream, OutputStream, Page, PageQuery, ResultError, Run,
     convert::{encode, recorded},
     resources::RunResult,
 };
@@ -36,6 +36,13 @@ impl RunHandle {
     #[must_use]
     pub fn id(&self) -> &str {
         &self.id
+    }
+
+    /// Follows an output stream of the run: the items after an offset, from 0, and then new ones.
+    #[must_use]
+    pub fn stream(&self, name: &str, after: u64) -> OutputStream {
+        let path = ["runs", &self.id, "streams", name].map(ToOwned::to_owned).to_vec();
+        OutputStream::new(self.client.clone(), path, after)
     }
 
     /// The run as it stands.

@@ -3,6 +3,8 @@
 /// A message of a stream.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Message {
+    /// The kind of the message, if the service names one.
+    pub(super) kind: Option<String>,
     /// The position that the message tells.
     pub(super) id: Option<u64>,
     /// The event; `None` if the message only tells a position.
@@ -42,6 +44,7 @@ impl Parser {
             let (name, value) = line.split_once(':').unwrap_or((&line, ""));
             let value = value.strip_prefix(' ').unwrap_or(value);
             match name {
+                "event" => self.message.kind = Some(value.to_owned()),
                 "id" => self.message.id = value.parse().ok(),
                 "data" => match &mut self.message.data {
                     Some(data) => {

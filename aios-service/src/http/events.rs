@@ -22,6 +22,7 @@ use super::{
     envelope::{Document, Listing, Resource},
     extract::{Json, Query, position},
     idempotency::RequestIds,
+    log_range::Range,
     page,
     state::Api,
     trace::metadata,
@@ -102,6 +103,12 @@ struct EventQuery {
     /// Most events of a page; 50 unless given.
     #[param(minimum = 1, maximum = 1000)]
     limit: Option<usize>,
+    /// Only events of this time or later.
+    #[param(value_type = Option<String>, format = DateTime)]
+    created_after: Option<Timestamp>,
+    /// Only events before this time.
+    #[param(value_type = Option<String>, format = DateTime)]
+    created_before: Option<Timestamp>,
     /// Only events with a position above this one.
     #[serde(default, deserialize_with = "position")]
     after: Option<u64>,
@@ -111,7 +118,8 @@ struct EventQuery {
 ///
 /// Returns a page of events in the order of the log. `meta.next` is the position after which the
 /// next page begins; `null` if the log has no more events now. A page with a pattern may have fewer
-/// events than `limit` although there are more.
+/// events than `limit` although there are more. A filter by time compares the timestamps of events; an
+/// event that was stored more than an hour before or after its timestamp may be left out.
 #[utoipa::path(
     get,
     path = "/events",
@@ -128,18 +136,19 @@ async fn list_events(
     let limit = page::limit(query.limit)?;
     let pattern = query.pattern.map_or(Ok(Pattern::all()), |pattern| pattern.parse())?;
     let store = api.store()?;
-    let (mut found, mut read, mut scanned) = (Vec::new(), query.after.unwrap_or_default(), 0);
-    let mut is_end = false;
+    let range = Range { from: query.created_after, before: query.created_before };
+    let (mut read, last) = range.positions(&**store, query.after.unwrap_or_default()).await?;
+    let (mut found, mut scanned, mut is_end) = (Vec::new(), 0, read >= last);
     while found.len() < limit && scanned < SCAN && !is_end {
         let events = store.read_log(read, READ).await?;
         is_end = events.len() < READ;
         for event in events {
-            if found.len() == limit {
-                is_end = false;
+            if event.position > last || found.len() == limit {
+                is_end = event.position > last;
                 break;
             }
             (read, scanned) = (event.position, scanned + 1);
-            if pattern.matches(&event.event.event_type) {
+            if pattern.matches(&event.event.event_type) && range.has(&event) {
                 found.push(recorded(event));
             }
         }

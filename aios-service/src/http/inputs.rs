@@ -11,14 +11,12 @@ pub(super) const SHORTEST_TIMEOUT_SECONDS: f64 = 0.001;
 /// Longest timeout and longest delay, in seconds: 100 years.
 const LONGEST_SECONDS: u32 = 100 * 365 * 24 * 60 * 60;
 
-/// Texts without control characters.
-const PRINTABLE: &str = r"^[^\x00-\x1f\x7f-\x9f]+$";
-/// Ids that clients choose for runs: `~` is in those of children and of continued runs.
-const CHOSEN_RUN_ID: &str = r"^[^\x00-\x1f\x7f-\x9f~]+$";
 /// Names of agent types and workflows.
 const NAME: &str = "^[a-z][a-z0-9_]{0,99}$";
 /// Names of groups, mailboxes and agents.
 const ADDRESS: &str = "^[A-Za-z0-9._-]{1,200}$";
+/// Names of output streams.
+const STREAM: &str = "^[a-z][a-z0-9_]{0,39}$";
 /// Patterns of event types.
 const EVENT_PATTERN: &str = r"^([a-z][a-z0-9_]*|\*|#)(\.([a-z][a-z0-9_]*|\*|#))*$";
 /// Types of events that clients may publish.
@@ -49,11 +47,12 @@ pub(super) fn constrain(document: &mut Value) {
 fn of_parameter(path: &str, parameter: &mut Value) {
     let field = |key: &str| parameter.get(key).and_then(Value::as_str).unwrap_or_default();
     let constraints = match (field("in"), field("name")) {
-        ("path", "run_id") => text(PRINTABLE, 200),
+        ("path", "run_id") => bytes(&PRINTABLE, 200),
         ("path", "name") => json!({ "pattern": ADDRESS }),
+        ("path", "stream") => json!({ "pattern": STREAM }),
         ("query", "after") if is_text(parameter) => json!({ "pattern": page::pattern(list(path)) }),
         ("query", "status") if is_text(parameter) => json!({ "pattern": statuses() }),
-        ("query", "pattern") => text(EVENT_PATTERN, 255),
+        ("query", "pattern") => ascii(EVENT_PATTERN, 255),
         ("query", "wait") => json!({ "pattern": WAIT }),
         ("query", "version") => json!({ "enum": ["3.1", "3.0"] }),
         ("query", "after" | "changed_after") | ("header", "last-event-id") => {
@@ -85,57 +84,111 @@ fn of_body(name: &str, schema: &mut Value) {
     let properties = schema.pointer_mut("/properties").and_then(Value::as_object_mut);
     for (field, property) in properties.into_iter().flatten() {
         let constraints = match (name, field.as_str()) {
-            (_, "run_id") => text(CHOSEN_RUN_ID, 200),
-            ("CreateAgentBody" | "ReplaceAgentBody", "name") => text(PRINTABLE, 255),
+            (_, "run_id") => bytes(&CHOSEN, 200),
+            ("CreateAgentBody" | "ReplaceAgentBody", "name") => bytes(&PRINTABLE, 255),
             (_, "agent_type") => json!({ "pattern": NAME }),
             (_, "agent_id") | ("CreateAgentBody", "id") => json!({ "pattern": ADDRESS }),
-            ("PublishBody", "type") => text(EVENT_TYPE, 255),
-            ("PublishBody", "id") => json!({ "minLength": 1, "maxLength": 255 }),
+            ("PublishBody", "type") => ascii(EVENT_TYPE, 255),
+            ("PublishBody", "id") => bytes(&ANY, 255),
             (_, "timeout_seconds" | "total_timeout_seconds") => {
                 json!({ "minimum": SHORTEST_TIMEOUT_SECONDS, "maximum": LONGEST_SECONDS })
             }
             (_, "delay_seconds") => json!({ "maximum": LONGEST_SECONDS }),
             (_, "operation") => json!({ "maximum": i64::MAX }),
-            (_, "ids") => json!({
-                "items": { "type": "string", "minLength": 1, "maxLength": 255 },
-            }),
+            (_, "ids") => json!({ "items": event_id() }),
             _ => continue,
         };
         add(property, constraints);
     }
     match name {
-        "ExecuteBody" => {
-            set(schema, &["anyOf"], json!([is_null("start_at"), is_null("delay_seconds")]))
-        }
-        "SelectionBody" => set(schema, &["anyOf"], either_ids_or_all()),
+        "ExecuteBody" => set(schema, &["not"], both_times()),
+        "SelectionBody" => set(schema, &["not"], both_or_nothing()),
         _ => {}
     }
 }
 
-/// The schema of a text that matches `pattern` and has at most `max` characters.
-fn text(pattern: &str, max: usize) -> Value {
+/// The schema of an ASCII text that matches `pattern` and has at most `max` characters.
+fn ascii(pattern: &str, max: usize) -> Value {
     json!({ "pattern": pattern, "minLength": 1, "maxLength": max })
 }
 
-/// Objects in which a field is missing or `null`.
-fn is_null(field: &str) -> Value {
-    json!({ "properties": { (field): { "enum": [null] } } })
+/// Characters that a text may have, as parts of a class of regular expressions.
+struct Characters {
+    /// Those of ASCII.
+    ascii: &'static str,
+    /// The first one above ASCII.
+    from: &'static str,
+    /// All of them, as a class.
+    all: &'static str,
 }
 
-fn either_ids_or_all() -> Value {
-    let ids = json!({
-        "required": ["ids"],
-        "properties": { "ids": { "type": "array" }, "all": { "enum": [false] } },
+/// All but control characters.
+const PRINTABLE: Characters =
+    Characters { ascii: " -~", from: r"\u00a0", all: r"[^\x00-\x1f\x7f-\x9f]" };
+/// Those of ids that clients choose for runs: `~` is in the ids of children and of continued runs.
+const CHOSEN: Characters =
+    Characters { ascii: " -}", from: r"\u00a0", all: r"[^\x00-\x1f\x7f-\x9f~]" };
+/// Every character.
+const ANY: Characters = Characters { ascii: r"\x00-\x7f", from: r"\u0080", all: r"[\s\S]" };
+
+/// The schema of a text with 1 to `max` bytes of UTF-8. JSON Schema counts characters, so a text may have
+/// as many as fit if all are of its longest kind. The code takes every text with so many bytes.
+fn bytes(characters: &Characters, max: usize) -> Value {
+    let Characters { ascii, from, all } = characters;
+    let two = format!(r"[{ascii}{from}-\u07ff]{{1,{}}}", max / 2);
+    let three = format!(r"[{ascii}{from}-\ud7ff\ue000-\uffff]{{1,{}}}", max / 3);
+    let pattern = format!("^([{ascii}]{{1,{max}}}|{two}|{three}|{all}{{1,{}}})$", max / 4);
+    json!({ "pattern": pattern, "minLength": 1, "maxLength": max })
+}
+
+fn event_id() -> Value {
+    let mut schema = bytes(&ANY, 255);
+    set(&mut schema, &["type"], json!("string"));
+    schema
+}
+
+/// Bodies with both times of a start. What is excluded is written with `not`, which generators of clients
+/// ignore: alternatives would become types without the other fields.
+fn both_times() -> Value {
+    json!({
+        "required": ["start_at", "delay_seconds"],
+        "properties": { "start_at": { "type": "string" }, "delay_seconds": { "type": "number" } },
+    })
+}
+
+/// Bodies that select by id and all at once, or nothing.
+fn both_or_nothing() -> Value {
+    let both = json!({
+        "required": ["ids", "all"],
+        "properties": { "ids": { "type": "array" }, "all": { "enum": [true] } },
     });
-    let all = json!({
-        "required": ["all"],
-        "properties": { "ids": { "enum": [null] }, "all": { "enum": [true] } },
-    });
-    json!([ids, all])
+    let nothing =
+        json!({ "properties": { "ids": { "enum": [null] }, "all": { "enum": [false] } } });
+    json!({ "anyOf": [both, nothing] })
 }
 
 fn add(schema: &mut Value, constraints: Value) {
     if let (Some(schema), Value::Object(constraints)) = (schema.as_object_mut(), constraints) {
         schema.extend(constraints);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn should_count_the_bytes_of_texts_as_the_code_does() {
+        let validator = jsonschema::validator_for(&bytes(&CHOSEN, 200)).unwrap();
+        for (character, longest) in [("a", 200), ("é", 100), ("語", 66), ("🦀", 50)] {
+            let of = |count: usize| json!(character.repeat(count));
+            assert!(validator.is_valid(&of(1)) && validator.is_valid(&of(longest)), "{character}");
+            assert!(!validator.is_valid(&of(longest + 1)), "{character}");
+            assert!(character.repeat(longest).len() <= 200);
+            assert!(character.repeat(longest + 1).len() > 200);
+        }
+        for invalid in ["", "a~b", "a\nb"] {
+            assert!(!validator.is_valid(&json!(invalid)), "{invalid:?}");
+        }
     }
 }

@@ -24,8 +24,8 @@
 //! derive from the key, so a request that is handled again after a crash creates nothing twice; an event
 //! that it publishes is published again with the same id.
 //!
-//! Requests are kept in the log until `expire_requests` of the store forgets them. Call it from a timer,
-//! with an age for which clients repeat requests, for example a day.
+//! Answers are kept in the log until `expire_streams` of the store removes those that are old. Call it from
+//! a timer, with an age for which clients repeat requests, for example a day.
 
 mod agent_types;
 mod agents;
@@ -38,18 +38,22 @@ mod envelope;
 mod error;
 mod etag;
 mod events;
+mod examples;
 mod extract;
 mod finish;
 mod health;
 mod idempotency;
 mod inputs;
 mod limits;
+mod log_range;
 mod me;
 mod openapi;
 mod openapi_3_0;
 mod options;
+mod outputs;
 mod page;
 mod rate_limit;
+mod registered;
 mod request_id;
 mod runs;
 mod schema;
@@ -58,6 +62,8 @@ mod shutdown;
 mod state;
 mod status;
 mod stream;
+#[cfg(feature = "swagger")]
+mod swagger;
 mod tasks;
 mod trace;
 mod workflows;
@@ -105,15 +111,19 @@ pub use self::{
 /// }
 /// ```
 ///
-/// A runtime without a store answers most requests with `NO_STORE`.
+/// A runtime without a store answers most requests with `NO_STORE`. With the feature `swagger`, `/docs` is a
+/// page for people, which needs no credentials.
 pub fn api(runtime: Arc<Runtime>, options: ApiOptions) -> Router {
     let api = Api::new(runtime, options);
     let (router, document) = resources().split_for_parts();
-    router
+    let router = router
         .layer(from_fn_with_state(api.clone(), idempotent))
-        .layer(Extension(Arc::new(Documents::new(&document))))
         .layer(from_fn_with_state(api.clone(), audit::audit))
-        .layer(from_fn_with_state(api.clone(), authenticate))
+        .layer(from_fn_with_state(api.clone(), authenticate));
+    #[cfg(feature = "swagger")]
+    let router = router.merge(swagger::routes());
+    router
+        .layer(Extension(Arc::new(Documents::new(&document))))
         .fallback(not_found)
         .method_not_allowed_fallback(async || axum::http::StatusCode::METHOD_NOT_ALLOWED)
         .layer(from_fn_with_state(api.clone(), finish))
@@ -124,7 +134,7 @@ pub fn api(runtime: Arc<Runtime>, options: ApiOptions) -> Router {
 #[must_use]
 pub fn openapi() -> String {
     let (_, document) = resources().split_for_parts();
-    Documents::new(&document).v31().to_owned()
+    Documents::new(&document).v31()
 }
 
 fn resources() -> OpenApiRouter<Api> {
@@ -136,6 +146,7 @@ fn resources() -> OpenApiRouter<Api> {
         .merge(agent_types::routes())
         .merge(events::routes())
         .merge(stream::routes())
+        .merge(outputs::routes())
         .merge(dead_letters::routes())
         .merge(engines::routes())
         .merge(me::routes())

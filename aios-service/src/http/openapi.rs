@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use axum::{
     Extension,
+    extract::State,
     http::{StatusCode, header},
     response::{IntoResponse, Response},
 };
@@ -15,9 +16,11 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 use super::{
     ApiError,
     envelope::{ErrorDocument, VERSION},
+    examples,
     extract::Query,
     idempotency, inputs,
     openapi_3_0::{downgrade, set},
+    registered,
     state::Api,
     status,
 };
@@ -31,23 +34,23 @@ pub(super) fn routes() -> OpenApiRouter<Api> {
     OpenApiRouter::new().routes(routes!(get_openapi))
 }
 
-/// Both versions of the document.
+/// The document without what is registered.
 #[derive(Debug)]
-pub(super) struct Documents {
-    v31: String,
-    v30: String,
-}
+pub(super) struct Documents(Value);
 
 impl Documents {
     pub(super) fn new(document: &utoipa::openapi::OpenApi) -> Self {
-        let v31 = finished(serde_json::to_value(document).unwrap_or_default());
-        let v30 = downgrade(&v31);
-        Self { v31: format!("{v31:#}\n"), v30: format!("{v30:#}\n") }
+        Self(finished(serde_json::to_value(document).unwrap_or_default()))
     }
 
-    pub(super) fn v31(&self) -> &str {
-        &self.v31
+    /// The document of version 3.1, as JSON.
+    pub(super) fn v31(&self) -> String {
+        text(&self.0)
     }
+}
+
+fn text(document: &Value) -> String {
+    format!("{document:#}\n")
 }
 
 #[derive(Debug, Deserialize, IntoParams)]
@@ -60,6 +63,10 @@ struct VersionQuery {
 }
 
 /// Get this document
+///
+/// `components.schemas` also has the JSON Schemas of the agent types and workflows that are registered:
+/// `AgentConfig.<type>`, `AgentParameters.<type>`, `AgentOutput.<type>`, `WorkflowInput.<name>` and
+/// `WorkflowOutput.<name>`.
 #[utoipa::path(
     get,
     path = "/openapi.json",
@@ -69,19 +76,22 @@ struct VersionQuery {
     responses((status = 200, description = "The OpenAPI document.", body = Object)),
 )]
 async fn get_openapi(
+    State(api): State<Api>,
     Extension(documents): Extension<Arc<Documents>>,
     Query(query): Query<VersionQuery>,
 ) -> Result<Response, ApiError> {
+    let mut document = documents.0.clone();
+    registered::add(&api, &mut document).await?;
     let document = match query.version.as_deref() {
-        None | Some("3.1") => &documents.v31,
-        Some("3.0") => &documents.v30,
+        None | Some("3.1") => document,
+        Some("3.0") => downgrade(&document),
         Some(_) => {
             let message = "`version` is `3.1` or `3.0`";
             return Err(ApiError::new("MALFORMED_REQUEST", message));
         }
     };
     let json = [(header::CONTENT_TYPE, "application/json")];
-    Ok((StatusCode::OK, json, document.clone()).into_response())
+    Ok((StatusCode::OK, json, text(&document)).into_response())
 }
 
 /// Adds what all routes have in common.
@@ -111,6 +121,7 @@ fn finished(mut document: Value) -> Value {
         }
     }
     inputs::constrain(&mut document);
+    examples::add(&mut document);
     document
 }
 

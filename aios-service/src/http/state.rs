@@ -1,7 +1,7 @@
 use std::sync::Arc;
 
 use aios_agents::Runtime;
-use aios_core::{event::Timestamp, store::Store};
+use aios_core::{BoxFuture, event::Timestamp, store::Store};
 use axum::{
     http::{HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
@@ -38,6 +38,13 @@ impl Api {
 
     pub(crate) fn now(&self) -> Timestamp {
         self.options.clock.now()
+    }
+
+    /// When a stream ends: after its lifetime, or with the credentials of its caller.
+    pub(crate) fn stream_end(&self, identity: &Identity) -> BoxFuture<'static, ()> {
+        let rest = identity.expires_at.map(|end| end.duration_since(self.now()));
+        let lifetime = self.options.stream_lifetime;
+        self.options.clock.sleep(rest.map_or(lifetime, |rest| rest.min(lifetime)))
     }
 
     pub(crate) fn store(&self) -> Result<&Arc<dyn Store>, ApiError> {

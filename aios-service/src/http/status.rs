@@ -10,6 +10,7 @@ const STATUSES: &[(u16, &[&str])] = &[
         &[
             "MALFORMED_REQUEST",
             "INVALID_CURSOR",
+            "INVALID_OUTPUT_STREAM",
             "INVALID_RUN_ID",
             "INVALID_NAME",
             "INVALID_WORKFLOW_NAME",
@@ -75,7 +76,6 @@ const STATUSES: &[(u16, &[&str])] = &[
             "INVALID_TIMESTAMP",
             "INVALID_TEXT",
             "MALFORMED_EVENT",
-            "INVALID_OUTPUT_STREAM",
             "EMPTY_APPEND",
         ],
     ),

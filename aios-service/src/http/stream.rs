@@ -186,7 +186,7 @@ async fn stream_run(
     Ok(answer(Follow::new(&api, &caller.identity, source, filter, after)))
 }
 
-fn last_event_id(headers: &HeaderMap) -> Result<Option<u64>, ApiError> {
+pub(super) fn last_event_id(headers: &HeaderMap) -> Result<Option<u64>, ApiError> {
     let Some(value) = headers.get("last-event-id") else { return Ok(None) };
     let position = value.to_str().ok().and_then(|text| text.parse::<u64>().ok());
     let position = position.filter(|position| i64::try_from(*position).is_ok());
@@ -195,8 +195,15 @@ fn last_event_id(headers: &HeaderMap) -> Result<Option<u64>, ApiError> {
 }
 
 fn answer(follow: Follow) -> Response {
+    events(follow.into_stream())
+}
+
+/// The answer with a stream of messages.
+pub(super) fn events(
+    messages: impl Stream<Item = Result<Event, Infallible>> + Send + 'static,
+) -> Response {
     let keep_alive = KeepAlive::new().interval(KEEP_ALIVE);
-    let mut response = Sse::new(follow.into_stream()).keep_alive(keep_alive).into_response();
+    let mut response = Sse::new(messages).keep_alive(keep_alive).into_response();
     // Asks nginx to pass events on at once.
     response.headers_mut().insert("x-accel-buffering", HeaderValue::from_static("no"));
     response
@@ -273,9 +280,7 @@ struct Follow {
 
 impl Follow {
     fn new(api: &Api, identity: &Identity, source: Source, filter: Filter, after: u64) -> Self {
-        let rest = identity.expires_at.map(|end| end.duration_since(api.now()));
-        let lifetime = api.options.stream_lifetime;
-        let end = api.options.clock.sleep(rest.map_or(lifetime, |rest| rest.min(lifetime)));
+        let end = api.stream_end(identity);
         let shutdown = api.options.shutdown.clone();
         let has_begun = matches!(source, Source::Run(_));
         Self { source, filter, after, has_begun, skipped: 0, end, shutdown }

@@ -2,5 +2,6 @@
 
 mod events;
 mod faults;
+mod managed;
 mod resources;
 mod server;

@@ -1,12 +1,12 @@
-// An OpenID provider for the tests: `node provider.mjs PORT KEY_ID`. It signs with a new RSA key, and
-// gives the client `tea` tokens for the resource `https://aios.example`. Prints its URL when it listens.
+// An OpenID provider for the tests: `node provider.mjs PORT KEY_ID [RESOURCE]`. It signs with a new RSA key,
+// and gives the client `tea` tokens for the resource, `https://aios.example` unless given. Prints its URL
+// when it listens.
 
 import { generateKeyPairSync } from "node:crypto";
 import Provider from "oidc-provider";
 
-const [port, kid] = process.argv.slice(2);
+const [port, kid, resource = "https://aios.example"] = process.argv.slice(2);
 const { privateKey } = generateKeyPairSync("rsa", { modulusLength: 2048 });
-const resource = "https://aios.example";
 const scopes = "runs:read tasks:create";
 const issuer = `http://127.0.0.1:${port}`;
 

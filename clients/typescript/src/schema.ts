@@ -247,7 +247,8 @@ export interface paths {
          * Read the log
          * @description Returns a page of events in the order of the log. `meta.next` is the position after which the
          *     next page begins; `null` if the log has no more events now. A page with a pattern may have fewer
-         *     events than `limit` although there are more.
+         *     events than `limit` although there are more. A filter by time compares the timestamps of events; an
+         *     event that was stored more than an hour before or after its timestamp may be left out.
          */
         get: operations["list_events"];
         put?: never;
@@ -313,7 +314,12 @@ export interface paths {
             path?: never;
             cookie?: never;
         };
-        /** Get this document */
+        /**
+         * Get this document
+         * @description `components.schemas` also has the JSON Schemas of the agent types and workflows that are registered:
+         *     `AgentConfig.<type>`, `AgentParameters.<type>`, `AgentOutput.<type>`, `WorkflowInput.<name>` and
+         *     `WorkflowOutput.<name>`.
+         */
         get: operations["get_openapi"];
         put?: never;
         post?: never;
@@ -550,6 +556,29 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/runs/{run_id}/streams/{stream}": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Follow an output stream of a run
+         * @description Returns the items that the run, its tasks and its steps write to the stream, first those that exist,
+         *     then new ones. `id` is the offset of an item. `event` is `item`, with `{"writer", "item"}` as data;
+         *     `reset`, with `{"writer"}`, if an attempt begins again and the earlier items of this writer are void;
+         *     or `end`, after which nothing comes. After a break, a client sends the last `id` as `Last-Event-ID`.
+         */
+        get: operations["stream_output"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/shards": {
         parameters: {
             query?: never;
@@ -771,7 +800,13 @@ export interface components {
         };
         /** @enum {string} */
         AgentStatus: "waiting" | "running" | "missing" | "stopped" | "failed";
-        /** @description The body of a task for one agent. */
+        /**
+         * @description The body of a task for one agent.
+         * @example {
+         *       "parameters": "Ada",
+         *       "timeout_seconds": 30
+         *     }
+         */
         AgentTaskBody: {
             /** @description Parameters of the task; `null` unless given. */
             parameters?: unknown;
@@ -797,12 +832,26 @@ export interface components {
             /** @description JSON Schema of the parameters of tasks, if it is known. */
             parameters_schema: unknown;
         };
-        /** @description The body of a cancellation. */
+        /**
+         * @description The body of a cancellation.
+         * @example {
+         *       "reason": "the customer has left"
+         *     }
+         */
         CancelBody: {
             /** @description Why; it stands in the failure of the run. */
             reason?: string | null;
         };
-        /** @description The body of a new agent. */
+        /**
+         * @description The body of a new agent.
+         * @example {
+         *       "agent_type": "backend",
+         *       "config": {
+         *         "model": "small"
+         *       },
+         *       "name": "Backend Developer"
+         *     }
+         */
         CreateAgentBody: {
             /**
              * @description Its type. A process with a factory of the type hosts the agent; until then it waits.
@@ -825,7 +874,31 @@ export interface components {
              */
             name: string;
         };
-        /** @description An answer with one resource. */
+        /**
+         * @description An answer with one resource.
+         * @example {
+         *       "data": {
+         *         "attributes": {
+         *           "agent_type": "backend",
+         *           "config": {
+         *             "model": "small"
+         *           },
+         *           "created_at": "2026-01-01T00:00:00Z",
+         *           "deleted_at": null,
+         *           "last_seen_at": "2026-01-01T00:00:00Z",
+         *           "name": "Backend Developer",
+         *           "status": "running",
+         *           "updated_at": "2026-01-01T00:00:00Z"
+         *         },
+         *         "id": "agent-123",
+         *         "type": "agent"
+         *       },
+         *       "meta": {
+         *         "timestamp": "2026-01-01T00:00:00Z",
+         *         "version": "1.0.0"
+         *       }
+         *     }
+         */
         Document_Agent: {
             data: components["schemas"]["Resource_Agent"];
             meta: components["schemas"]["Meta"];
@@ -850,7 +923,34 @@ export interface components {
             data: components["schemas"]["Resource_Me"];
             meta: components["schemas"]["Meta"];
         };
-        /** @description An answer with one resource. */
+        /**
+         * @description An answer with one resource.
+         * @example {
+         *       "data": {
+         *         "attributes": {
+         *           "created_at": "2026-01-01T00:00:00Z",
+         *           "deleted_at": null,
+         *           "failure": null,
+         *           "first_run_id": null,
+         *           "parent_run_id": null,
+         *           "position": 42,
+         *           "progress": null,
+         *           "result": "shipped",
+         *           "status": "completed",
+         *           "status_text": null,
+         *           "updated_at": "2026-01-01T00:00:07Z",
+         *           "workflow": "order",
+         *           "workflow_version": 1
+         *         },
+         *         "id": "order-7",
+         *         "type": "run"
+         *       },
+         *       "meta": {
+         *         "timestamp": "2026-01-01T00:00:00Z",
+         *         "version": "1.0.0"
+         *       }
+         *     }
+         */
         Document_Run: {
             data: components["schemas"]["Resource_Run"];
             meta: components["schemas"]["Meta"];
@@ -904,7 +1004,20 @@ export interface components {
             /** @description A message for people. */
             message: string;
         };
-        /** @description An answer to a request that failed. */
+        /**
+         * @description An answer to a request that failed.
+         * @example {
+         *       "error": {
+         *         "code": "RUN_NOT_FOUND",
+         *         "details": {},
+         *         "message": "there is no run \"order-8\""
+         *       },
+         *       "meta": {
+         *         "request_id": "req-456",
+         *         "timestamp": "2026-01-01T00:00:00Z"
+         *       }
+         *     }
+         */
         ErrorDocument: {
             error: components["schemas"]["ErrorBody"];
             meta: components["schemas"]["ErrorMeta"];
@@ -950,7 +1063,15 @@ export interface components {
              */
             version?: number | null;
         };
-        /** @description The body of a start. */
+        /**
+         * @description The body of a start.
+         * @example {
+         *       "input": {
+         *         "order": 7
+         *       },
+         *       "run_id": "order-7"
+         *     }
+         */
         ExecuteBody: {
             /** @description Correlation id of all events that the run causes. */
             correlation_id?: string | null;
@@ -972,12 +1093,6 @@ export interface components {
              * @description When the run begins; at once unless given.
              */
             start_at?: string | null;
-        } | {
-            /** @enum {unknown} */
-            start_at?: null;
-        } | {
-            /** @enum {unknown} */
-            delay_seconds?: null;
         };
         /** @description The reason of a failure. */
         Failure: {
@@ -991,7 +1106,13 @@ export interface components {
             /** @description A message for people. */
             message: string;
         };
-        /** @description The body of a fork. */
+        /**
+         * @description The body of a fork.
+         * @example {
+         *       "operation": 3,
+         *       "run_id": "order-7-again"
+         *     }
+         */
         ForkBody: {
             /**
              * Format: int64
@@ -1121,7 +1242,15 @@ export interface components {
              */
             version: string;
         };
-        /** @description The body of an event to publish. */
+        /**
+         * @description The body of an event to publish.
+         * @example {
+         *       "data": {
+         *         "order": 7
+         *       },
+         *       "type": "orders.order.placed"
+         *     }
+         */
         PublishBody: {
             /** @description Correlation id of the event. */
             correlation_id?: string | null;
@@ -1135,7 +1264,15 @@ export interface components {
              */
             type: string;
         };
-        /** @description The body of a changed agent. */
+        /**
+         * @description The body of a changed agent.
+         * @example {
+         *       "config": {
+         *         "model": "small"
+         *       },
+         *       "name": "Backend Developer"
+         *     }
+         */
         ReplaceAgentBody: {
             /**
              * @description The configuration of its factory, which fits the `config_schema` of the type; `null` unless
@@ -1495,7 +1632,12 @@ export interface components {
             /** @description The type of the resource. */
             type: string;
         };
-        /** @description The body of a retry. */
+        /**
+         * @description The body of a retry.
+         * @example {
+         *       "run_id": "order-7-again"
+         *     }
+         */
         RetryBody: {
             /** @description Id of the new run; a new UUID unless given. */
             run_id?: string | null;
@@ -1553,21 +1695,19 @@ export interface components {
         };
         /** @enum {string} */
         RunStatus: "running" | "paused" | "blocked" | "cancelling" | "completed" | "failed" | "cancelled" | "continued";
-        /** @description Which dead letters are meant: `ids`, or `all`. */
+        /**
+         * @description Which dead letters are meant: `ids`, or `all`.
+         * @example {
+         *       "ids": [
+         *         "0198c6a4-6f2e-7c3a-9f57-2f6d1c0a7b11"
+         *       ]
+         *     }
+         */
         SelectionBody: {
             /** @description All dead letters that there are. */
             all?: boolean;
             /** @description Those with one of these event ids. */
             ids?: string[] | null;
-        } | {
-            /** @enum {unknown} */
-            all?: false;
-            ids: unknown[];
-        } | {
-            /** @enum {unknown} */
-            all: true;
-            /** @enum {unknown} */
-            ids?: null;
         };
         /** @description A fixed share of the runs, owned by one engine at a time. */
         Shard: {
@@ -1584,7 +1724,15 @@ export interface components {
              */
             expires_at?: string | null;
         };
-        /** @description The body of a signal. */
+        /**
+         * @description The body of a signal.
+         * @example {
+         *       "name": "paid",
+         *       "payload": {
+         *         "cents": 500
+         *       }
+         *     }
+         */
         SignalBody: {
             /**
              * @description Name of the signal for which the workflow waits.
@@ -1594,7 +1742,22 @@ export interface components {
             /** @description The payload of the signal; `null` unless given. */
             payload?: unknown;
         };
-        /** @description The body of a signal with a start. */
+        /**
+         * @description The body of a signal with a start.
+         * @example {
+         *       "input": {
+         *         "order": 7
+         *       },
+         *       "run_id": "order-7",
+         *       "signal": {
+         *         "id": "payment-1",
+         *         "name": "paid",
+         *         "payload": {
+         *           "cents": 500
+         *         }
+         *       }
+         *     }
+         */
         SignalWithStartBody: {
             /** @description Correlation id of all events that the run causes. */
             correlation_id?: string | null;
@@ -1652,7 +1815,14 @@ export interface components {
              */
             updated_at: string;
         };
-        /** @description The body of a task outside a workflow. */
+        /**
+         * @description The body of a task outside a workflow.
+         * @example {
+         *       "agent_type": "greeter",
+         *       "parameters": "Ada",
+         *       "timeout_seconds": 30
+         *     }
+         */
         TaskBody: {
             /** @description The one agent that shall do it; any agent of the type unless given. */
             agent_id?: string | null;
@@ -1708,7 +1878,7 @@ export interface components {
         };
     };
     responses: {
-        /** @description One of `MALFORMED_REQUEST`, `INVALID_CURSOR`, `INVALID_RUN_ID`, `INVALID_NAME`, `INVALID_WORKFLOW_NAME`, `INVALID_AGENT_ID`, `INVALID_AGENT_TYPE`, `INVALID_AGENT_CONFIG`, `INVALID_PATTERN`, `INVALID_STREAM`, `INVALID_IDEMPOTENCY_KEY`. */
+        /** @description One of `MALFORMED_REQUEST`, `INVALID_CURSOR`, `INVALID_OUTPUT_STREAM`, `INVALID_RUN_ID`, `INVALID_NAME`, `INVALID_WORKFLOW_NAME`, `INVALID_AGENT_ID`, `INVALID_AGENT_TYPE`, `INVALID_AGENT_CONFIG`, `INVALID_PATTERN`, `INVALID_STREAM`, `INVALID_IDEMPOTENCY_KEY`. */
         Error400: {
             headers: {
                 /** @description The trace of the request, if it has a valid `traceparent`. */
@@ -1825,7 +1995,7 @@ export interface components {
                 "application/json": components["schemas"]["ErrorDocument"];
             };
         };
-        /** @description One of `INVALID_REQUEST`, `INVALID_RUNTIME_CONFIGURATION`, `INVALID_EVENT_DATA`, `INVALID_EVENT_ID`, `INVALID_EVENT_SOURCE`, `INVALID_EVENT_TYPE`, `INVALID_TIMESTAMP`, `INVALID_TEXT`, `MALFORMED_EVENT`, `INVALID_OUTPUT_STREAM`, `EMPTY_APPEND`. */
+        /** @description One of `INVALID_REQUEST`, `INVALID_RUNTIME_CONFIGURATION`, `INVALID_EVENT_DATA`, `INVALID_EVENT_ID`, `INVALID_EVENT_SOURCE`, `INVALID_EVENT_TYPE`, `INVALID_TIMESTAMP`, `INVALID_TEXT`, `MALFORMED_EVENT`, `EMPTY_APPEND`. */
         Error422: {
             headers: {
                 /** @description The trace of the request, if it has a valid `traceparent`. */
@@ -2301,6 +2471,10 @@ export interface operations {
             query?: {
                 /** @description Only tasks in this status. */
                 status?: components["schemas"]["TaskStatus"];
+                /** @description Only tasks of this time or later. With a filter by time, tasks are in the order of time. */
+                created_after?: string;
+                /** @description Only tasks before this time. */
+                created_before?: string;
                 /** @description Most resources of a page; 50 unless given. */
                 limit?: number;
                 /** @description `meta.next` of the page before. */
@@ -2570,6 +2744,10 @@ export interface operations {
                 pattern?: string;
                 /** @description Most events of a page; 50 unless given. */
                 limit?: number;
+                /** @description Only events of this time or later. */
+                created_after?: string;
+                /** @description Only events before this time. */
+                created_before?: string;
                 /** @description Only events with a position above this one. */
                 after?: number;
             };
@@ -2770,6 +2948,10 @@ export interface operations {
                 first_run_id?: string;
                 /** @description Only runs that an event after this position of the log has changed. */
                 changed_after?: number;
+                /** @description Only runs of this time or later. With a filter by time, runs are in the order of time. */
+                created_after?: string;
+                /** @description Only runs before this time. */
+                created_before?: string;
                 /** @description Deleted runs too. */
                 include_deleted?: boolean;
                 /** @description Most resources of a page; 50 unless given. */
@@ -3283,6 +3465,51 @@ export interface operations {
             503: components["responses"]["Error503"];
         };
     };
+    stream_output: {
+        parameters: {
+            query?: {
+                /**
+                 * @description Only items with an offset above this one; all unless given. The header `Last-Event-ID` overrides
+                 *     it.
+                 */
+                after?: number;
+            };
+            header?: {
+                /** @description Offset of the last item that the client has. */
+                "last-event-id"?: number | null;
+            };
+            path: {
+                /** @description Id of the run. */
+                run_id: string;
+                /** @description Name of the stream. */
+                stream: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description The items. */
+            200: {
+                headers: {
+                    /** @description The trace of the request, if it has a valid `traceparent`. */
+                    traceresponse?: string;
+                    /** @description Id of the request, also in the log. */
+                    "x-request-id"?: string;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "text/event-stream": string;
+                };
+            };
+            400: components["responses"]["Error400"];
+            401: components["responses"]["Error401"];
+            403: components["responses"]["Error403"];
+            404: components["responses"]["Error404"];
+            429: components["responses"]["Error429"];
+            500: components["responses"]["Error500"];
+            503: components["responses"]["Error503"];
+        };
+    };
     list_shards: {
         parameters: {
             query?: never;
@@ -3324,6 +3551,10 @@ export interface operations {
                 agent_type?: string;
                 /** @description Only tasks for this one agent. */
                 agent_id?: string;
+                /** @description Only tasks of this time or later. With a filter by time, tasks are in the order of time. */
+                created_after?: string;
+                /** @description Only tasks before this time. */
+                created_before?: string;
                 /** @description Deleted tasks too. */
                 include_deleted?: boolean;
                 /** @description Most resources of a page; 50 unless given. */

@@ -2,7 +2,7 @@ use std::time::Duration;
 
 use aios_agents::RunError;
 use aios_core::{
-    event::Payload,
+    event::{Payload, Timestamp},
     failure::Failure,
     store::{RunFilter, RunStatus, StreamId},
 };
@@ -42,6 +42,12 @@ pub(super) struct RunQuery {
     /// Only runs that an event after this position of the log has changed.
     #[serde(default, deserialize_with = "position")]
     changed_after: Option<u64>,
+    /// Only runs of this time or later. With a filter by time, runs are in the order of time.
+    #[param(value_type = Option<String>, format = DateTime)]
+    created_after: Option<Timestamp>,
+    /// Only runs before this time.
+    #[param(value_type = Option<String>, format = DateTime)]
+    created_before: Option<Timestamp>,
     /// Deleted runs too.
     include_deleted: Option<bool>,
     /// Most resources of a page; 50 unless given.
@@ -67,17 +73,21 @@ pub(super) async fn list_runs(
     _: Caller<RunsRead>,
     Query(query): Query<RunQuery>,
 ) -> Result<Response, ApiError> {
-    let request = page::request(LIST, query.limit, query.after.as_deref())?;
+    let list =
+        page::List::new(LIST, query.created_after.is_some() || query.created_before.is_some());
+    let request = list.request(query.limit, query.after.as_deref())?;
     let filter = RunFilter {
         workflow: query.workflow,
         statuses: query.status.as_deref().map_or(Ok(Vec::new()), statuses)?,
         first_run_id: query.first_run_id,
         changed_after: query.changed_after.unwrap_or_default(),
+        created_after: query.created_after,
+        created_before: query.created_before,
         include_deleted: query.include_deleted.unwrap_or_default(),
         ..RunFilter::default()
     };
     let rows = api.store()?.runs(&filter, &request).await?;
-    Ok(page::answer(&api, LIST, rows, resource))
+    Ok(list.answer(&api, rows, resource))
 }
 
 fn statuses(text: &str) -> Result<Vec<RunStatus>, ApiError> {

@@ -103,6 +103,12 @@ struct TaskQuery {
     agent_type: Option<String>,
     /// Only tasks for this one agent.
     agent_id: Option<String>,
+    /// Only tasks of this time or later. With a filter by time, tasks are in the order of time.
+    #[param(value_type = Option<String>, format = DateTime)]
+    created_after: Option<Timestamp>,
+    /// Only tasks before this time.
+    #[param(value_type = Option<String>, format = DateTime)]
+    created_before: Option<Timestamp>,
     /// Deleted tasks too.
     include_deleted: Option<bool>,
     /// Most resources of a page; 50 unless given.
@@ -132,17 +138,21 @@ async fn list_tasks(
 }
 
 async fn page_of(api: &Api, query: TaskQuery) -> Result<Response, ApiError> {
-    let request = page::request(LIST, query.limit, query.after.as_deref())?;
+    let list =
+        page::List::new(LIST, query.created_after.is_some() || query.created_before.is_some());
+    let request = list.request(query.limit, query.after.as_deref())?;
     let filter = TaskFilter {
         id: None,
         run_id: query.run_id,
         agent_type: query.agent_type,
         agent_id: query.agent_id,
         status: query.status.as_deref().map(status).transpose()?,
+        created_after: query.created_after,
+        created_before: query.created_before,
         include_deleted: query.include_deleted.unwrap_or_default(),
     };
     let rows = api.store()?.tasks(&filter, &request).await?;
-    Ok(page::answer(api, LIST, rows, resource))
+    Ok(list.answer(api, rows, resource))
 }
 
 fn status(text: &str) -> Result<TaskStatus, ApiError> {
@@ -237,6 +247,12 @@ struct AgentTaskQuery {
     /// Only tasks in this status.
     #[param(value_type = Option<schema::TaskStatus>)]
     status: Option<String>,
+    /// Only tasks of this time or later. With a filter by time, tasks are in the order of time.
+    #[param(value_type = Option<String>, format = DateTime)]
+    created_after: Option<Timestamp>,
+    /// Only tasks before this time.
+    #[param(value_type = Option<String>, format = DateTime)]
+    created_before: Option<Timestamp>,
     /// Most resources of a page; 50 unless given.
     #[param(minimum = 1, maximum = 1000)]
     limit: Option<usize>,
@@ -262,11 +278,21 @@ async fn list_tasks_of_agent(
     Query(query): Query<AgentTaskQuery>,
 ) -> Result<Response, ApiError> {
     agents::find(&api, &id).await?;
-    let AgentTaskQuery { status, limit, after } = query;
+    let AgentTaskQuery { status, created_after, created_before, limit, after } = query;
     let (run_id, agent_type, include_deleted) = (None, None, None);
     let agent_id = Some(id);
-    page_of(&api, TaskQuery { status, run_id, agent_type, agent_id, include_deleted, limit, after })
-        .await
+    let query = TaskQuery {
+        status,
+        run_id,
+        agent_type,
+        agent_id,
+        created_after,
+        created_before,
+        include_deleted,
+        limit,
+        after,
+    };
+    page_of(&api, query).await
 }
 
 /// The body of a task for one agent.

@@ -1,0 +1,28 @@
+use serde_json::Value;
+
+use crate::workflow::Workflow;
+
+/// The JSON Schemas of a workflow, as far as they are known.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct WorkflowSchemas {
+    /// Name of the workflow.
+    pub workflow: String,
+    /// Its version.
+    pub version: u32,
+    /// JSON Schema of the input, if it is known.
+    pub input: Option<Value>,
+    /// JSON Schema of the result, if it is known.
+    pub output: Option<Value>,
+}
+
+impl WorkflowSchemas {
+    pub(super) fn of(workflow: &dyn Workflow) -> Self {
+        Self {
+            workflow: workflow.name().to_string(),
+            version: workflow.version(),
+            input: workflow.input_schema().cloned(),
+            output: workflow.output_schema().cloned(),
+        }
+    }
+}

@@ -1,0 +1,177 @@
+//! Messages of a stream of the service, over any number of connections.
+
+use std::{fmt, time::Duration};
+
+use aios_core::Chain;
+use axum::http::{HeaderValue, StatusCode};
+use reqwest::Response;
+use tracing::{debug, warn};
+
+use super::{
+    Client, ClientError,
+    query::Parameters,
+    response::{MAX_BODY_BYTES, unreachable},
+    server_events::{Message, Parser},
+};
+
+/// How long a stream may be silent. The service sends a comment every 15 s.
+const SILENCE: Duration = Duration::from_secs(45);
+
+/// Messages in order. When the connection breaks or the service ends the stream, it connects again after
+/// the last message. It holds one message and one chunk of the connection in memory.
+pub(super) struct Messages {
+    client: Client,
+    path: Vec<String>,
+    filter: Parameters,
+    /// Id of the last message; `None` until the service has sent where the stream begins.
+    pub(super) after: Option<u64>,
+    open: Option<Open>,
+    /// How often connecting has failed since the last message.
+    failures: u32,
+    /// How long to wait before the next attempt.
+    pause: Option<Duration>,
+    is_over: bool,
+}
+
+/// An open connection.
+struct Open {
+    response: Response,
+    parser: Parser,
+    has_events: bool,
+}
+
+impl Messages {
+    pub(super) fn new(
+        client: Client,
+        path: Vec<String>,
+        filter: Parameters,
+        after: Option<u64>,
+    ) -> Self {
+        let (open, failures, pause, is_over) = (None, 0, None, false);
+        Self { client, path, filter, after, open, failures, pause, is_over }
+    }
+
+    /// The next message after the last one; `None` at the end. Its data is left out if it was sent
+    /// before. Cancel safe.
+    pub(super) async fn next_new(&mut self) -> Result<Option<Message>, ClientError> {
+        let Some(mut message) = self.next().await? else { return Ok(None) };
+        if message.id.is_some()
+            && message.id <= self.after
+            && message.kind.as_deref() != Some("end")
+        {
+            message.data = None;
+        }
+        self.after = self.after.max(message.id);
+        Ok(Some(message))
+    }
+
+    /// Ends the stream: the service has said that nothing comes any more.
+    pub(super) fn finish(&mut self) {
+        (self.open, self.is_over) = (None, true);
+    }
+
+    pub(super) fn describe(&self, mut debug: fmt::DebugStruct<'_, '_>) -> fmt::Result {
+        debug
+            .field("path", &self.path)
+            .field("after", &self.after)
+            .field("is_open", &self.open.is_some())
+            .finish_non_exhaustive()
+    }
+
+    /// The next message; `None` at the end. Cancel safe.
+    pub(super) async fn next(&mut self) -> Result<Option<Message>, ClientError> {
+        while !self.is_over {
+            if let Some(pause) = self.pause {
+                self.client.connection.clock.sleep(pause).await;
+                self.pause = None;
+            }
+            let Some(open) = &mut self.open else {
+                self.connect().await?;
+                continue;
+            };
+            if let Some(message) = open.parser.next() {
+                open.has_events |= message.data.is_some();
+                self.failures = 0;
+                return Ok(Some(message));
+            }
+            let chunk = tokio::select! {
+                biased;
+                chunk = open.response.chunk() => chunk.map_err(|error| unreachable(&error)),
+                () = self.client.connection.clock.sleep(SILENCE) => {
+                    Err(ClientError::Timeout { timeout: SILENCE })
+                }
+            };
+            match chunk {
+                Ok(Some(chunk)) => {
+                    open.parser.push(&chunk);
+                    if open.parser.held() > MAX_BODY_BYTES {
+                        let reason = format!("an event has more than {MAX_BODY_BYTES} bytes");
+                        self.is_over = true;
+                        return Err(ClientError::InvalidResponse { reason, request_id: None });
+                    }
+                }
+                Ok(None) => self.ended(),
+                Err(error) => self.failed(error)?,
+            }
+        }
+        Ok(None)
+    }
+
+    /// Connects after the last event.
+    async fn connect(&mut self) -> Result<(), ClientError> {
+        let connection = &self.client.connection;
+        let path: Vec<_> = self.path.iter().map(String::as_str).collect();
+        let mut request = connection.get(&path)?.with_query(self.filter.clone());
+        request = request.with_header("accept", HeaderValue::from_static("text/event-stream"));
+        if let Some(after) = self.after {
+            request = request.with_header("last-event-id", HeaderValue::from(after));
+        }
+        let timeout = connection.timeout;
+        let answered = tokio::select! {
+            biased;
+            answered = connection.send(&request) => answered,
+            () = connection.clock.sleep(timeout) => Err(ClientError::Timeout { timeout }),
+        };
+        match answered {
+            Ok(response) if response.status() == StatusCode::NO_CONTENT => self.is_over = true,
+            Ok(response) => {
+                let parser = Parser::default();
+                self.open = Some(Open { response, parser, has_events: false });
+            }
+            Err(error) => self.failed(error)?,
+        }
+        Ok(())
+    }
+
+    /// The service ended the stream, which it does after some minutes and when a run has ended.
+    fn ended(&mut self) {
+        let had_events = self.open.take().is_some_and(|open| open.has_events);
+        debug!(after = self.after, "a stream of events ended; connects again");
+        if !had_events {
+            self.failures += 1;
+            let endless = self.client.connection.retry.clone().with_max_attempts(0);
+            self.pause = endless.delay_after(self.failures, 0.0);
+        }
+    }
+
+    /// Decides whether to try again.
+    fn failed(&mut self, error: ClientError) -> Result<(), ClientError> {
+        self.open = None;
+        self.failures += 1;
+        self.pause = self.client.connection.pause(&error, true, self.failures);
+        if let Some(pause) = self.pause {
+            let (code, error) = (error.code(), Chain(&error).to_string());
+            warn!(
+                code,
+                error,
+                after = self.after,
+                ?pause,
+                "a stream of events broke; connects again"
+            );
+            return Ok(());
+        }
+        self.failures = 0;
+        self.is_over = !error.is_retryable();
+        Err(error)
+    }
+}

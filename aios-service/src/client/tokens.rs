@@ -1,0 +1,176 @@
+//! Tokens of an OAuth2 token endpoint (RFC 6749), renewed before they expire.
+
+use std::{fmt, time::Duration};
+
+use axum::http::{HeaderValue, header};
+use reqwest::Url;
+use serde::Deserialize;
+use tokio::sync::Mutex;
+
+use super::{
+    ClientError,
+    response::{read, unreachable},
+};
+
+/// Lifetime of a token whose answer has none.
+const LIFETIME: Duration = Duration::from_secs(60);
+
+/// How a client gets tokens from a token endpoint, such as that of an OIDC provider or of
+/// [`TokenEndpoint`](crate::auth): pass it to
+/// [`ClientOptions::with_token_grant`](super::ClientOptions::with_token_grant).
+#[derive(Clone)]
+pub struct TokenGrant {
+    url: String,
+    form: Vec<(&'static str, String)>,
+}
+
+impl TokenGrant {
+    /// Gets tokens for a client: `grant_type=client_credentials`. `url` is that of the token endpoint.
+    #[must_use]
+    pub fn client_credentials(
+        url: impl Into<String>,
+        client_id: impl Into<String>,
+        secret: impl Into<String>,
+    ) -> Self {
+        let form = vec![
+            ("grant_type", "client_credentials".to_owned()),
+            ("client_id", client_id.into()),
+            ("client_secret", secret.into()),
+        ];
+        Self { url: url.into(), form }
+    }
+
+    /// Gets tokens for a user of an endpoint for development: `grant_type=password`.
+    #[must_use]
+    pub fn password(
+        url: impl Into<String>,
+        user: impl Into<String>,
+        password: impl Into<String>,
+    ) -> Self {
+        let form = vec![
+            ("grant_type", "password".to_owned()),
+            ("username", user.into()),
+            ("password", password.into()),
+        ];
+        Self { url: url.into(), form }
+    }
+
+    /// Asks for these permissions alone, separated by spaces.
+    #[must_use]
+    pub fn with_scope(self, scope: impl Into<String>) -> Self {
+        self.with_parameter("scope", scope)
+    }
+
+    /// Adds a parameter that the provider needs, such as `audience` or `resource`.
+    #[must_use]
+    pub fn with_parameter(mut self, name: &'static str, value: impl Into<String>) -> Self {
+        self.form.push((name, value.into()));
+        self
+    }
+}
+
+/// Secrets are not shown.
+impl fmt::Debug for TokenGrant {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("TokenGrant").field("url", &self.url).finish_non_exhaustive()
+    }
+}
+
+/// The latest token of a grant.
+pub(super) struct Tokens {
+    url: Url,
+    form: Vec<(&'static str, String)>,
+    latest: Mutex<Option<Token>>,
+}
+
+struct Token {
+    header: HeaderValue,
+    /// When another one is asked for, on the clock of the client.
+    renew_at: Duration,
+}
+
+#[derive(Deserialize)]
+struct Granted {
+    access_token: String,
+    expires_in: Option<u64>,
+}
+
+#[derive(Deserialize)]
+struct Refused {
+    error: String,
+    #[serde(default)]
+    error_description: String,
+}
+
+impl Tokens {
+    pub(super) fn new(grant: TokenGrant) -> Result<Self, ClientError> {
+        let url = Url::parse(&grant.url).map_err(|error| ClientError::InvalidConfiguration {
+            reason: format!("the URL of the token endpoint: {error}"),
+        })?;
+        Ok(Self { url, form: grant.form, latest: Mutex::default() })
+    }
+
+    /// The header with a token that is valid now. Callers wait while one of them asks for a new one.
+    pub(super) async fn header(
+        &self,
+        http: &reqwest::Client,
+        now: Duration,
+    ) -> Result<HeaderValue, ClientError> {
+        let mut latest = self.latest.lock().await;
+        if let Some(token) = latest.as_ref().filter(|token| now < token.renew_at) {
+            return Ok(token.header.clone());
+        }
+        let token = self.request(http, now).await?;
+        Ok(latest.insert(token).header.clone())
+    }
+
+    /// Forgets a token that the service has refused.
+    pub(super) async fn forget(&self, header: &HeaderValue) {
+        let mut latest = self.latest.lock().await;
+        if latest.as_ref().is_some_and(|token| token.header == *header) {
+            *latest = None;
+        }
+    }
+
+    async fn request(&self, http: &reqwest::Client, now: Duration) -> Result<Token, ClientError> {
+        let mut form = Url::parse("x:").map_err(|error| invalid(&error))?;
+        form.query_pairs_mut().extend_pairs(&self.form);
+        let form = form.query().unwrap_or_default().to_owned();
+        let sent = http
+            .post(self.url.clone())
+            .header(header::CONTENT_TYPE, "application/x-www-form-urlencoded")
+            .header(header::ACCEPT, "application/json")
+            .body(form);
+        let response = sent.send().await.map_err(|error| unreachable(&error))?;
+        let status = response.status();
+        let body = read(response, &None).await?;
+        if !status.is_success() {
+            return Err(refused(status.as_u16(), &body));
+        }
+        let granted: Granted = serde_json::from_slice(&body).map_err(|error| invalid(&error))?;
+        let mut header = HeaderValue::try_from(format!("Bearer {}", granted.access_token))
+            .map_err(|error| invalid(&error))?;
+        header.set_sensitive(true);
+        let lifetime = granted.expires_in.map_or(LIFETIME, Duration::from_secs);
+        // A token must not expire on its way.
+        Ok(Token { header, renew_at: now.saturating_add(lifetime * 4 / 5) })
+    }
+}
+
+fn refused(status: u16, body: &[u8]) -> ClientError {
+    let refused = serde_json::from_slice::<Refused>(body);
+    let message = match refused {
+        Ok(Refused { error, error_description }) => {
+            format!("the token endpoint refuses the grant: {error}: {error_description}")
+        }
+        Err(_) => format!("the token endpoint answers with the status {status}"),
+    };
+    let code = if status >= 500 { "SERVICE_UNREACHABLE" } else { "UNAUTHENTICATED" };
+    let (code, details) = (code.to_owned(), serde_json::Value::Null);
+    ClientError::Service { status, code, message, details, request_id: None, retry_after: None }
+}
+
+fn invalid(error: &dyn fmt::Display) -> ClientError {
+    let reason = format!("the answer of the token endpoint: {error}");
+    ClientError::InvalidResponse { reason, request_id: None }
+}
