@@ -71,6 +71,30 @@ impl Agent for Failing {
     }
 }
 
+#[derive(Deserialize, JsonSchema)]
+struct Talking {
+    greeting: String,
+}
+
+struct Talker(Talking);
+
+impl Agent for Talker {
+    type Parameters = String;
+    type Output = String;
+
+    async fn process_task(&self, _: &TaskContext, name: String) -> Result<String, TaskError> {
+        Ok(format!("{}, {name}!", self.0.greeting))
+    }
+}
+
+async fn counting(context: WorkflowContext, count: u32) -> Result<u32, WorkflowError> {
+    let numbers = context.stream("numbers")?;
+    for number in 0..count {
+        numbers.write(&number)?;
+    }
+    Ok(count)
+}
+
 async fn welcome(context: WorkflowContext, name: String) -> Result<String, WorkflowError> {
     context.task("greeter", &name).await
 }
@@ -91,6 +115,8 @@ async fn service() -> SocketAddr {
         .agent("adder", Adder)
         .agent("sleeper", Sleeper)
         .agent("failing", Failing)
+        .agent_factory("talker", |config: Talking| Ok::<_, TaskError>(Talker(config)))
+        .workflow("counting", counting)
         .workflow("welcome", welcome)
         .workflow("approval", approval)
         .workflow("failing", failing)

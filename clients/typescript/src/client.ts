@@ -1,5 +1,6 @@
+import { InvalidResponseError } from "./errors.js";
 import { EventStream, type RecordedEvent } from "./events.js";
-import { Http, newId, type ClientOptions, type Query } from "./http.js";
+import { Http, newId, type ApiRequest, type ClientOptions, type Query } from "./http.js";
 import { RunHandle, type Page } from "./run.js";
 import type { components, operations } from "./schema.js";
 import { processTask, type TaskRequest, type TaskResponse } from "./tasks.js";
@@ -20,6 +21,13 @@ export interface StartOptions {
   readonly correlationId?: string;
   /** W3C trace context of all that the run causes. */
   readonly traceparent?: string;
+}
+
+/** An agent, and the version of its desired state. */
+export interface VersionedAgent {
+  readonly agent: Schemas["Resource_Agent"];
+  /** The `ETag` of the agent. It changes when the agent is replaced, deleted or restarted. */
+  readonly version: string;
 }
 
 /** A client of one service. */
@@ -120,6 +128,53 @@ export class AiosClient {
     return this.#one(["agents", id]);
   }
 
+  /** An agent, with the version that a change can expect. */
+  async versionedAgent(id: string): Promise<VersionedAgent> {
+    return this.#versioned({ method: "GET", path: ["agents", id] });
+  }
+
+  /** Creates an agent, which every process with a factory of its type hosts. */
+  async createAgent(
+    agentType: string,
+    name: string,
+    config: unknown = null,
+    options: { readonly id?: string } = {},
+  ): Promise<VersionedAgent> {
+    const body = { agent_type: agentType, name, config, id: options.id };
+    return this.#versioned({ method: "POST", path: ["agents"], body });
+  }
+
+  /** Gives an agent another name and config. `version` is the expected one, or `*` for any. */
+  async replaceAgent(
+    id: string,
+    name: string,
+    config: unknown,
+    version: string,
+  ): Promise<VersionedAgent> {
+    const headers = { "if-match": version };
+    const [path, body] = [["agents", id], { name, config }];
+    return this.#versioned({ method: "PUT", path, body, headers, repeatable: false });
+  }
+
+  /** Deletes an agent. `version` is the expected one, or `*` for any. */
+  async deleteAgent(id: string, version: string): Promise<Schemas["Resource_Agent"]> {
+    const headers = { "if-match": version };
+    const request = { method: "DELETE", path: ["agents", id], headers, repeatable: false } as const;
+    return (await this.#http.json<Schemas["Document_Agent"]>(request)).data;
+  }
+
+  /** Lets every process that hosts an agent create it again. */
+  async restartAgent(id: string): Promise<Schemas["Resource_Agent"]> {
+    const path = ["agents", id, "actions", "restart"];
+    const request = { method: "POST", path, body: {} } as const;
+    return (await this.#http.json<Schemas["Document_Agent"]>(request)).data;
+  }
+
+  /** The types of agents that processes host or have hosted. */
+  async agentTypes(): Promise<readonly Schemas["Resource_AgentType"][]> {
+    return (await this.#page<Schemas["Resource_AgentType"]>(["agent-types"], {})).items;
+  }
+
   async workflows(
     query: QueryOf<"list_workflows"> = {},
   ): Promise<Page<Schemas["Resource_Workflow"]>> {
@@ -206,6 +261,14 @@ export class AiosClient {
     const request = { method: "POST", path, body, headers } as const;
     const run = await this.#http.json<Schemas["Document_Run"]>(request);
     return new RunHandle<T>(this.#http, run.data.id);
+  }
+
+  async #versioned(request: ApiRequest): Promise<VersionedAgent> {
+    const { body, tag } = await this.#http.tagged<Schemas["Document_Agent"]>(request);
+    if (tag === null) {
+      throw new InvalidResponseError("an agent has no ETag", { code: "INVALID_RESPONSE" });
+    }
+    return { agent: body.data, version: tag };
   }
 
   async #one<R>(path: readonly string[]): Promise<R> {

@@ -10,6 +10,7 @@ const SILENCE_MS = 45_000;
 
 /** A message of a stream. */
 interface Message {
+  kind?: string;
   id?: number;
   data?: string;
 }
@@ -43,7 +44,9 @@ export class Parser {
     const colon = line.indexOf(":");
     const name = colon === -1 ? line : line.slice(0, colon);
     const value = colon === -1 ? "" : line.slice(colon + 1).replace(/^ /, "");
-    if (name === "id" && /^\d+$/.test(value)) {
+    if (name === "event") {
+      this.#message.kind = value;
+    } else if (name === "id" && /^\d+$/.test(value)) {
       this.#message.id = Number(value);
     } else if (name === "data") {
       const { data } = this.#message;
@@ -63,12 +66,10 @@ interface Open {
 }
 
 /**
- * Events of the log or of a run, in order, each once: `for await (const event of stream)`.
- *
- * When the connection breaks or the service ends the stream, it connects again after the last event. It
- * reads no faster than it is asked. Leave the loop, or call {@link close}, to end it.
+ * Messages of a stream, in order. When the connection breaks or the service ends the stream, it connects
+ * again after the last message. It reads no faster than it is asked.
  */
-export class EventStream implements AsyncIterableIterator<RecordedEvent> {
+export class Messages {
   readonly #http: Http;
   readonly #path: readonly string[];
   readonly #query: Query;
@@ -79,7 +80,6 @@ export class EventStream implements AsyncIterableIterator<RecordedEvent> {
   #failures = 0;
   #isOver = false;
 
-  /** Use `client.events` or `run.events` instead. */
   constructor(
     http: Http,
     path: readonly string[],
@@ -94,49 +94,27 @@ export class EventStream implements AsyncIterableIterator<RecordedEvent> {
     this.#signal = signal;
   }
 
-  /** Position after which further events come; `undefined` until a stream of new events has begun. */
-  get position(): number | undefined {
+  /** Id of the last message; `undefined` until a stream of new messages has begun. */
+  get after(): number | undefined {
     return this.#after;
   }
 
-  /** Waits until the stream has a beginning, so that no event that is recorded from now on is missed. */
-  async begin(): Promise<number> {
-    while (this.#after === undefined) {
-      const message = await this.#message();
-      if (message === undefined) {
-        throw new InvalidResponseError("the stream ended before it began", {
-          code: "INVALID_RESPONSE",
-        });
-      }
-      this.#after = message.id;
-    }
-    return this.#after;
-  }
-
-  async next(): Promise<IteratorResult<RecordedEvent, undefined>> {
+  /** The next message that has not come before; `undefined` at the end. */
+  async next(): Promise<Message | undefined> {
     for (;;) {
       const message = await this.#message();
       if (message === undefined) {
-        return { done: true, value: undefined };
+        return undefined;
       }
-      const { id, data } = message;
+      const { id, kind } = message;
       const isKnown = id !== undefined && this.#after !== undefined && id <= this.#after;
       if (id !== undefined && !isKnown) {
         this.#after = id;
       }
-      if (data !== undefined && !isKnown) {
-        return { done: false, value: JSON.parse(data) as RecordedEvent };
+      if (!isKnown || kind === "end") {
+        return message;
       }
     }
-  }
-
-  async return(): Promise<IteratorResult<RecordedEvent, undefined>> {
-    this.close();
-    return { done: true, value: undefined };
-  }
-
-  [Symbol.asyncIterator](): this {
-    return this;
   }
 
   /** Ends the stream. */
@@ -232,5 +210,131 @@ export class EventStream implements AsyncIterableIterator<RecordedEvent> {
       throw error;
     }
     await sleep(pause, this.#signal);
+  }
+}
+
+/**
+ * Events of the log or of a run, in order, each once: `for await (const event of stream)`.
+ *
+ * When the connection breaks or the service ends the stream, it connects again after the last event. It
+ * reads no faster than it is asked. Leave the loop, or call {@link close}, to end it.
+ */
+export class EventStream implements AsyncIterableIterator<RecordedEvent> {
+  readonly #messages: Messages;
+
+  /** Use `client.events` or `run.events` instead. */
+  constructor(
+    http: Http,
+    path: readonly string[],
+    query: Query,
+    after: number | undefined,
+    signal: AbortSignal | undefined,
+  ) {
+    this.#messages = new Messages(http, path, query, after, signal);
+  }
+
+  /** Position after which further events come; `undefined` until a stream of new events has begun. */
+  get position(): number | undefined {
+    return this.#messages.after;
+  }
+
+  /** Waits until the stream has a beginning, so that no event that is recorded from now on is missed. */
+  async begin(): Promise<number> {
+    for (;;) {
+      const { after } = this.#messages;
+      if (after !== undefined) {
+        return after;
+      }
+      if ((await this.#messages.next()) === undefined) {
+        throw new InvalidResponseError("the stream ended before it began", {
+          code: "INVALID_RESPONSE",
+        });
+      }
+    }
+  }
+
+  async next(): Promise<IteratorResult<RecordedEvent, undefined>> {
+    for (;;) {
+      const message = await this.#messages.next();
+      if (message === undefined) {
+        return { done: true, value: undefined };
+      }
+      if (message.data !== undefined) {
+        return { done: false, value: JSON.parse(message.data) as RecordedEvent };
+      }
+    }
+  }
+
+  async return(): Promise<IteratorResult<RecordedEvent, undefined>> {
+    this.close();
+    return { done: true, value: undefined };
+  }
+
+  [Symbol.asyncIterator](): this {
+    return this;
+  }
+
+  /** Ends the stream. */
+  close(): void {
+    this.#messages.close();
+  }
+}
+
+/** An item of an output stream, or a reset. */
+export interface OutputItem<T = unknown> {
+  /** Place in the stream. Offsets increase, with gaps. */
+  readonly offset: number;
+  /** The writer: the id of a task, the idempotency key of a step, or `workflow`. */
+  readonly writer: string;
+  /** `reset` if the earlier items of this writer are void, because an attempt begins again. */
+  readonly kind: "item" | "reset";
+  /** The item; `undefined` of a reset. */
+  readonly item?: T;
+}
+
+/**
+ * The items of an output stream of a run, in order, each once: first those that are stored, then new ones.
+ * It ends where the stream ends, at the latest with its run.
+ */
+export class OutputStream<T = unknown> implements AsyncIterableIterator<OutputItem<T>> {
+  readonly #messages: Messages;
+
+  /** Use `run.stream` instead. */
+  constructor(
+    http: Http,
+    path: readonly string[],
+    after: number,
+    signal: AbortSignal | undefined,
+  ) {
+    this.#messages = new Messages(http, path, {}, after, signal);
+  }
+
+  async next(): Promise<IteratorResult<OutputItem<T>, undefined>> {
+    for (;;) {
+      const message = await this.#messages.next();
+      if (message === undefined || message.kind === "end") {
+        this.close();
+        return { done: true, value: undefined };
+      }
+      const { id, kind, data } = message;
+      if (id !== undefined && data !== undefined && (kind === "item" || kind === "reset")) {
+        const fields = JSON.parse(data) as { writer: string; item?: T };
+        return { done: false, value: { offset: id, kind, ...fields } };
+      }
+    }
+  }
+
+  async return(): Promise<IteratorResult<OutputItem<T>, undefined>> {
+    this.close();
+    return { done: true, value: undefined };
+  }
+
+  [Symbol.asyncIterator](): this {
+    return this;
+  }
+
+  /** Ends the stream. */
+  close(): void {
+    this.#messages.close();
   }
 }

@@ -28,7 +28,7 @@ export type Query = Readonly<Record<string, string | number | boolean | undefine
 
 /** A request below the URL of the service. */
 export interface ApiRequest {
-  readonly method: "GET" | "POST";
+  readonly method: "GET" | "POST" | "PUT" | "DELETE";
   /** Parts of the path, which are encoded. */
   readonly path: readonly string[];
   readonly query?: Query;
@@ -39,6 +39,12 @@ export interface ApiRequest {
   /** How long the service is asked to wait, in milliseconds. */
   readonly waitMs?: number;
   readonly signal?: AbortSignal;
+}
+
+/** An answer and its `ETag`. */
+export interface Tagged<T> {
+  readonly body: T;
+  readonly tag: string | null;
 }
 
 /** Longest `Retry-After` that a request waits for, in milliseconds. */
@@ -69,6 +75,11 @@ export class Http {
 
   /** Sends a request, repeats it where that is safe, and returns the JSON of the answer. */
   async json<T>(request: ApiRequest): Promise<T> {
+    return (await this.tagged<T>(request)).body;
+  }
+
+  /** The same, with the `ETag` of the answer. */
+  async tagged<T>(request: ApiRequest): Promise<Tagged<T>> {
     const headers: Record<string, string> = { ...request.headers };
     if (request.method === "POST") {
       // The same key in every attempt, so that the service takes the request once.
@@ -105,13 +116,13 @@ export class Http {
     return Math.min(grown, this.#retry.maxDelayMs) * (1 - Math.random() / 2);
   }
 
-  async #attempt<T>(request: ApiRequest): Promise<T> {
+  async #attempt<T>(request: ApiRequest): Promise<Tagged<T>> {
     const limit = new Limit(this.timeoutMs + (request.waitMs ?? 0), request.signal);
     try {
       const response = await this.send(request, limit.signal);
       const text = await response.text();
       try {
-        return JSON.parse(text) as T;
+        return { body: JSON.parse(text) as T, tag: response.headers.get("etag") };
       } catch (cause) {
         throw invalid(response, "the answer is not JSON", cause);
       }

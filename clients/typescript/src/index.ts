@@ -1,5 +1,5 @@
 /** A typed client of the HTTP API of aios. See `AiosClient`. */
-export { AiosClient, type StartOptions } from "./client.js";
+export { AiosClient, type StartOptions, type VersionedAgent } from "./client.js";
 export {
   AgentNotFoundError,
   AiosError,
@@ -10,8 +10,9 @@ export {
   TaskError,
   TaskTimeoutError,
 } from "./errors.js";
-export { EventStream, type RecordedEvent } from "./events.js";
+export { EventStream, OutputStream, type OutputItem, type RecordedEvent } from "./events.js";
 export type { ClientOptions, RetryOptions } from "./http.js";
 export { hasCode, RunHandle, type Page } from "./run.js";
 export type { components, operations, paths } from "./schema.js";
 export type { TaskRequest, TaskResponse } from "./tasks.js";
+export { tokenGrant, type TokenGrant } from "./token.js";

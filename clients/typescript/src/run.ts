@@ -1,5 +1,5 @@
 import { AiosError, RunError } from "./errors.js";
-import { EventStream, type RecordedEvent } from "./events.js";
+import { EventStream, OutputStream, type RecordedEvent } from "./events.js";
 import { newId, sleep, type Http } from "./http.js";
 import type { components } from "./schema.js";
 
@@ -94,6 +94,15 @@ export class RunHandle<T = unknown> {
   events(options: { readonly after?: number; readonly signal?: AbortSignal } = {}): EventStream {
     const path = ["runs", this.id, "events"];
     return new EventStream(this.#http, path, {}, options.after ?? 0, options.signal);
+  }
+
+  /** Follows an output stream of the run: the items after an offset, and then new ones. */
+  stream<I = unknown>(
+    name: string,
+    options: { readonly after?: number; readonly signal?: AbortSignal } = {},
+  ): OutputStream<I> {
+    const path = ["runs", this.id, "streams", name];
+    return new OutputStream<I>(this.#http, path, options.after ?? 0, options.signal);
   }
 
   /** Sends a signal. It is kept until the workflow waits for it. */

@@ -1,8 +1,8 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 
-import { AiosClient, AiosError, RunError, hasCode } from "../src/index.js";
-import { SERVICE, client, unique } from "./support.js";
+import { AiosClient, AiosError, RunError, hasCode, tokenGrant } from "../src/index.js";
+import { SERVICE, client, fake, unique } from "./support.js";
 
 test("should start a run, wait for it and read what it leaves", async () => {
   const id = `${unique("run")}/ü`;
@@ -101,5 +101,74 @@ test("should send a token", async () => {
   for (const credentials of [{ token: "a\nb" }, { token: "" }, { apiKey: "…" }]) {
     const invalid = new AiosClient(SERVICE, credentials).me();
     await assert.rejects(invalid, (error) => hasCode(error, "INVALID_CLIENT_CONFIGURATION"));
+  }
+});
+
+test("should create, replace, restart and delete an agent", async () => {
+  const created = await client.createAgent("talker", unique("Ada"), { greeting: "Hi" });
+  const { id } = created.agent;
+  assert.equal(created.agent.attributes.agent_type, "talker");
+  const replaced = await client.replaceAgent(id, unique("Grace"), { greeting: "Hey" }, created.version);
+  assert.notEqual(replaced.version, created.version);
+  await assert.rejects(client.deleteAgent(id, created.version), (error) =>
+    hasCode(error, "PRECONDITION_FAILED"),
+  );
+  await client.restartAgent(id);
+  const { version } = await client.versionedAgent(id);
+  assert.ok((await client.deleteAgent(id, version)).attributes.deleted_at !== null);
+  await assert.rejects(client.restartAgent(id), (error) => hasCode(error, "AGENT_DELETED"));
+  assert.ok((await client.agentTypes()).some((type) => type.id === "talker"));
+});
+
+test("should follow an output stream to its end", async () => {
+  const run = await client.start<number>("counting", 5);
+  const items: unknown[] = [];
+  let offset = 0;
+  for await (const item of run.stream<number>("numbers")) {
+    assert.ok(item.offset > offset);
+    ({ offset } = item);
+    items.push(item.item);
+  }
+  assert.deepEqual(items, [0, 1, 2, 3, 4]);
+  assert.equal(await run.result(), 5);
+  const rest = run.stream<number>("numbers", { after: offset });
+  assert.deepEqual(await rest.next(), { done: true, value: undefined });
+});
+
+test("should list what was created in a time", async () => {
+  const before = new Date().toISOString();
+  const run = await client.start("welcome", "Ada");
+  await run.result();
+  const after = new Date(Date.now() + 60_000).toISOString();
+  const runs = await client.runs({ created_after: before, created_before: after, workflow: "welcome" });
+  assert.ok(runs.items.some(({ id }) => id === run.id));
+  assert.deepEqual((await client.runs({ created_before: before, created_after: before })).items, []);
+  const tasks = await client.tasks({ created_after: before, run_id: run.id });
+  assert.equal(tasks.items.length, 1);
+  const events = await client.log({ created_after: before, pattern: "workflows.*.started" });
+  assert.ok(events.items.some(({ attributes }) => attributes.stream === `runs/${run.id}`));
+});
+
+test("should get tokens from a token endpoint and renew them", async () => {
+  let asked = "";
+  const endpoint = await fake((request, response, number) => {
+    request.on("data", (data) => (asked = String(data)));
+    request.on("end", () => {
+      response.setHeader("content-type", "application/json");
+      response.statusCode = asked.includes("wrong") ? 401 : 200;
+      const granted = { access_token: `token-${number}`, expires_in: number === 0 ? 0 : 900 };
+      response.end(JSON.stringify(asked.includes("wrong") ? { error: "invalid_client" } : granted));
+    });
+  });
+  try {
+    const grant = { url: endpoint.url, clientId: "console", clientSecret: "s3cret", scope: "runs:read" };
+    const token = tokenGrant(grant);
+    assert.deepEqual(await Promise.all([token(), token()]), ["token-0", "token-0"]);
+    assert.equal(asked, "grant_type=client_credentials&client_id=console&client_secret=s3cret&scope=runs%3Aread");
+    assert.deepEqual([await token(), await token()], ["token-1", "token-1"]);
+    const refused = tokenGrant({ ...grant, clientSecret: "wrong" });
+    await assert.rejects(refused(), (error) => hasCode(error, "UNAUTHENTICATED"));
+  } finally {
+    endpoint.close();
   }
 });
