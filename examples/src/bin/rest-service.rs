@@ -2,21 +2,23 @@
 //!
 //!     KEY=$(openssl rand -hex 32)
 //!     HASH=$(printf %s "$KEY" | sha256sum | cut -c -64)
-//!     cargo run --bin rest-service -- 127.0.0.1:8080 "$HASH" keys.json
+//!     cargo run --bin rest-service -- 127.0.0.1:8080 "$HASH" https://id.example
 //!
 //!     curl -d tea http://127.0.0.1:8080/orders/7                                   your own route
 //!     curl -H "x-api-key: $KEY" http://127.0.0.1:8080/api/v1/runs/order-7          the API
 //!     curl -d 500 http://127.0.0.1:8080/payments/7                                 a webhook
 //!     curl -H "x-api-key: $KEY" http://127.0.0.1:8080/api/v1/runs/order-7/result
 //!
-//! `keys.json` is the JSON Web Key Set of the issuer of tokens, which may replace it at any time.
+//! `https://id.example` is an OpenID Connect issuer, whose tokens are for the audience `tea-shop`; its keys
+//! are found by discovery. A path is the file of its JSON Web Key Set instead, which may be replaced at any
+//! time.
 #![allow(clippy::print_stdout, reason = "a program talks to its user")]
 
 use std::{error::Error, sync::Arc, time::Duration};
 
 use aios_agents::prelude::*;
 use aios_service::{
-    auth::{ApiKey, ApiKeys, FileKeys, JwtIssuer, JwtTokens, Permissions},
+    auth::{ApiKey, ApiKeys, FileKeys, JwtIssuer, JwtTokens, OidcKeys, Permissions},
     http::{ApiOptions, RateLimit, Shutdown, api, health, serve},
 };
 use axum::{
@@ -27,6 +29,11 @@ use axum::{
     routing::post,
 };
 use tokio::net::TcpListener;
+
+/// The audience of tokens for this service, unless an argument names another one.
+const AUDIENCE: &str = "tea-shop";
+/// How often keys that are not known are looked for.
+const REFRESH: Duration = Duration::from_secs(1);
 
 async fn order(context: WorkflowContext, item: String) -> Result<String, WorkflowError> {
     context.set_status("waits for the payment");
@@ -89,11 +96,19 @@ impl IntoResponse for Refused {
 }
 
 /// The callers of the API: what they may do, and how often.
-fn options(hash: &str, keys: &str, shutdown: &Shutdown) -> Result<ApiOptions, Box<dyn Error>> {
+fn options(
+    hash: &str,
+    keys: &str,
+    audience: &str,
+    shutdown: &Shutdown,
+) -> Result<ApiOptions, Box<dyn Error>> {
     let operator = Permissions::parse(["runs:*", "workflows:read", "events:read", "engines:read"])?;
     let key = ApiKey::new(hash.parse()?, "operator").with_permissions(operator.clone());
-    let issuer = JwtIssuer::new("https://id.example", "tea-shop", FileKeys::new(keys))
-        .with_role("operator", operator);
+    let issuer = match keys.starts_with("http") {
+        true => JwtIssuer::new(keys, audience, OidcKeys::new(keys)?),
+        false => JwtIssuer::new("https://id.example", audience, FileKeys::new(keys)),
+    };
+    let issuer = issuer.with_refresh_interval(REFRESH).with_role("operator", operator);
     Ok(ApiOptions::new()
         .with_authenticator(ApiKeys::new([key]))
         .with_authenticator(JwtTokens::new([issuer]))
@@ -104,8 +119,14 @@ fn options(hash: &str, keys: &str, shutdown: &Shutdown) -> Result<ApiOptions, Bo
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
     let arguments: Vec<_> = std::env::args().skip(1).collect();
-    let [listen, hash, keys] = arguments.as_slice() else {
-        return Err("rest-service LISTEN SHA256_OF_THE_API_KEY KEY_SET_FILE".into());
+    let (listen, hash, keys, audience) = match arguments.as_slice() {
+        [listen, hash, keys] => (listen, hash, keys, AUDIENCE),
+        [listen, hash, keys, audience] => (listen, hash, keys, audience.as_str()),
+        _ => {
+            let usage =
+                "rest-service LISTEN SHA256_OF_THE_API_KEY ISSUER_URL|KEY_SET_FILE [AUDIENCE]";
+            return Err(usage.into());
+        }
     };
     let shutdown = Shutdown::on_signals()?;
     let runtime = Runtime::builder()
@@ -116,7 +137,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
         .await?;
     let runtime = Arc::new(runtime);
     let router = shop(Arc::clone(&runtime))
-        .nest("/api/v1", api(Arc::clone(&runtime), options(hash, keys, &shutdown)?))
+        .nest("/api/v1", api(Arc::clone(&runtime), options(hash, keys, audience, &shutdown)?))
         .merge(health(Arc::clone(&runtime), shutdown.clone()));
     let listener = TcpListener::bind(listen).await?;
     println!("http://{}", listener.local_addr()?);

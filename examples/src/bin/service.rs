@@ -16,9 +16,9 @@
 //! `docs/guide/pages/configuration.md` lists the variables; files in the folder `config` do the same.
 #![allow(clippy::print_stdout, reason = "a program talks to its user")]
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
-use aios_agents::prelude::*;
+use aios_agents::{prelude::*, workflow::FnWorkflow};
 use aios_service::{
     Service,
     auth::{ApiKey, ApiKeys, Permissions},
@@ -70,11 +70,13 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         Some("--migrate") => return migrate(&settings).await,
         _ => {}
     }
+    // With the schemas of its input and result, which the OpenAPI document shows.
+    let workflow = Arc::new(FnWorkflow::new("welcome", welcome)?.with_schemas());
     let mut service = Service::from_settings(&settings)
         .connect_store(aios_store::connect)
         .connect_broker(aios_broker::connect)
         .agent("greeter", Greeter)
-        .workflow("welcome", welcome)
+        .runtime(|builder| builder.workflow_dyn(workflow))
         .routes(|_| Router::new().route("/hello", get(async || "my own route")));
     if let Some(hash) = settings.section::<Access>("access").and_then(|it| it.key_hash.as_ref()) {
         let key = ApiKey::new(hash.expose().parse()?, "operator");

@@ -1,8 +1,12 @@
 use std::{
     fs,
+    io::{BufRead, BufReader, Read, Write},
+    net::TcpStream,
     path::Path,
-    process::{Command, Output},
+    process::{Child, Command, Output, Stdio},
 };
+
+use rustix::process::{Pid, Signal, kill_process};
 
 fn code_review(folder: &Path, arguments: &[&str]) -> Output {
     let program = env!("CARGO_BIN_EXE_code-review");
@@ -35,4 +39,94 @@ fn should_refuse_a_missing_path_on_one_line() {
     assert_eq!(message.lines().count(), 1, "{message}");
     assert!(message.starts_with("code-review: can't read gone: "), "{message}");
     assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+}
+
+/// `code-review serve`, which is ended with the test.
+struct Served {
+    process: Child,
+    output: BufReader<std::process::ChildStdout>,
+    address: String,
+}
+
+impl Served {
+    fn start(folder: &Path) -> Self {
+        let mut process = Command::new(env!("CARGO_BIN_EXE_code-review"))
+            .args(["serve", "--listen", "127.0.0.1:0", "--root", "trees"])
+            .current_dir(folder)
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut output = BufReader::new(process.stdout.take().unwrap());
+        let mut line = String::new();
+        output.read_line(&mut line).unwrap();
+        let address = line.trim().strip_prefix("http://").unwrap().to_owned();
+        Self { process, output, address }
+    }
+
+    /// Sends a request, and returns the status and the body of the answer, once it has ended.
+    fn ask(&self, method: &str, path: &str, body: &str) -> (u16, String) {
+        let mut stream = TcpStream::connect(&self.address).unwrap();
+        let length = body.len();
+        let head = format!("{method} {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n");
+        let kind = "content-type: application/json";
+        let request = format!("{head}{kind}\r\ncontent-length: {length}\r\n\r\n{body}");
+        stream.write_all(request.as_bytes()).unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+        (head.split(' ').nth(1).unwrap().parse().unwrap(), body.to_owned())
+    }
+
+    fn review(&self, path: &str) -> String {
+        let (status, body) = self.ask("POST", "/reviews", &format!(r#"{{"path": "{path}"}}"#));
+        assert_eq!(status, 202, "{body}");
+        let body: serde_json::Value = serde_json::from_str(&body).unwrap();
+        body["id"].as_str().unwrap().to_owned()
+    }
+
+    fn stop(mut self) {
+        kill_process(Pid::from_child(&self.process), Signal::TERM).unwrap();
+        let mut rest = String::new();
+        self.output.read_to_string(&mut rest).unwrap();
+        assert_eq!((rest.as_str(), self.process.wait().unwrap().code()), ("stopped\n", Some(0)));
+    }
+}
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+#[test]
+fn should_start_show_and_stream_reviews_over_http() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::create_dir_all(folder.path().join("trees/one")).unwrap();
+    fs::write(folder.path().join("trees/one/a.rs"), "// TODO: more\nfn a() {}\n").unwrap();
+    let served = Served::start(folder.path());
+    let id = served.review("one");
+    // The stream ends with the review.
+    let (status, events) = served.ask("GET", &format!("/api/v1/runs/{id}/events"), "");
+    assert_eq!(status, 200);
+    assert!(events.contains("agents.analyzer.task_completed"), "{events}");
+    assert!(events.contains("workflows.code_review.completed"), "{events}");
+    let (status, run) = served.ask("GET", &format!("/api/v1/runs/{id}"), "");
+    assert_eq!(status, 200);
+    assert!(run.contains(r#""status":"completed""#), "{run}");
+    let (status, report) = served.ask("GET", &format!("/reviews/{id}/report"), "");
+    assert_eq!(status, 200);
+    assert!(report.contains("a.rs:1"), "{report}");
+    served.stop();
+
+    let served = Served::start(folder.path());
+    let (status, again) = served.ask("GET", &format!("/reviews/{id}/report"), "");
+    assert_eq!((status, again), (200, report));
+    assert_ne!(served.review("one"), id, "a completed review is not reviewed again");
+    for (path, status) in [("..", 403), ("/", 403), ("gone", 400)] {
+        let (answered, body) = served.ask("POST", "/reviews", &format!(r#"{{"path": "{path}"}}"#));
+        assert_eq!(answered, status, "{path}: {body}");
+    }
+    assert_eq!(served.ask("GET", "/reviews/gone/report", "").0, 404);
+    served.stop();
 }

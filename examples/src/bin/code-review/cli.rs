@@ -29,6 +29,8 @@ pub(crate) enum Part {
     /// Starts a review that an engine and agents in other processes carry out, and waits for the
     /// report
     Start(Job),
+    /// Serves an HTTP API that starts reviews, shows how far they are and streams their events
+    Serve(Serve),
 }
 
 /// A review by this process alone. It is present if its path is.
@@ -92,6 +94,31 @@ pub(crate) struct Agent {
     pub(crate) trace: Trace,
 }
 
+/// A service.
+#[derive(Debug, Args)]
+pub(crate) struct Serve {
+    /// Address and port of the API
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8080")]
+    pub(crate) listen: String,
+    /// Only trees below this folder are reviewed
+    #[arg(long, value_name = "DIR", default_value = ".")]
+    pub(crate) root: PathBuf,
+    /// Folder for the reports; it is created if it is missing
+    #[arg(long, value_name = "DIR", default_value = "code-reviews")]
+    pub(crate) reports: PathBuf,
+    /// Where runs are stored
+    #[arg(long, value_name = "URL", default_value = "sqlite://code-review.db")]
+    pub(crate) store: String,
+    /// Broker of the tasks; agents in other processes help if it is a server
+    #[arg(long, value_name = "URL", default_value = "memory://")]
+    pub(crate) broker: String,
+    /// How many files are analysed concurrently, in each review and by this process
+    #[arg(long, value_name = "N", default_value = "16")]
+    pub(crate) concurrency: NonZeroU16,
+    #[command(flatten)]
+    pub(crate) trace: Trace,
+}
+
 /// Options for tests.
 #[derive(Debug, Args)]
 pub(crate) struct Trace {
@@ -147,6 +174,7 @@ mod tests {
         assert!(part(&[&["engine"], &broker[..]].concat()).is_err());
         assert!(matches!(part(&["start", "src"]), Ok(Some(Part::Start(_)))));
         assert!(part(&["start"]).is_err());
+        assert!(matches!(part(&["serve", "--root", "src"]), Ok(Some(Part::Serve(_)))));
         assert_eq!(job(&["./engine"]).path, Path::new("./engine"));
     }
 

@@ -6,7 +6,7 @@
 //!
 //! Where one process is not enough, `code-review engine` and any number of `code-review agent`
 //! processes carry out the review that `code-review start PATH` requests, with PostgreSQL and
-//! RabbitMQ.
+//! RabbitMQ. `code-review serve` has an HTTP API.
 #![allow(
     clippy::print_stdout,
     clippy::print_stderr,
@@ -25,6 +25,7 @@ mod request;
 mod review;
 mod runs;
 mod scan;
+mod serve;
 mod service;
 mod workflow;
 
@@ -69,6 +70,7 @@ fn run(line: CommandLine) -> Result<ExitCode, Box<dyn Error>> {
     let ended = match (line.part, line.whole) {
         (Some(Part::Engine(engine)), _) => tokio.block_on(service::engine(&engine)),
         (Some(Part::Agent(agent)), _) => tokio.block_on(service::agent(&agent)),
+        (Some(Part::Serve(part)), _) => tokio.block_on(serve::serve(&part)),
         (Some(Part::Start(job)), _) => match request(&job) {
             Ok(request) => tokio.block_on(review::start(&job, &request)),
             Err(error) => Ok(fail(&*error, USAGE)),
