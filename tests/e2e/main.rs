@@ -20,7 +20,12 @@ mod kill_sweep;
 #[cfg(test)]
 mod probes;
 #[cfg(test)]
+mod oidc;
+#[cfg(test)]
 mod review;
+#[cfg(unix)]
+#[cfg(test)]
+mod service_kill;
 #[cfg(unix)]
 #[cfg(test)]
 mod services;
