@@ -7,6 +7,7 @@
     reason = "a benchmark stops at the first error, and prints"
 )]
 
+pub mod http;
 pub mod postgres;
 pub mod sqlite;
 pub mod task;

@@ -1,0 +1,134 @@
+//! The HTTP API: reading a run, compared with a hand-written axum handler that reads the same row, and
+//! starting runs, compared with `Runtime::start`. Both take turns; the medians are compared.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    clippy::disallowed_methods,
+    clippy::cast_precision_loss,
+    reason = "a benchmark stops at the first error, prints, and measures real time"
+)]
+
+use std::{
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use aios_agents::prelude::*;
+use aios_benches::{
+    http::{Connection, listen, runtime},
+    median, micros_each, per_second, ratio,
+    sqlite::{Place, open},
+};
+use aios_core::store::{PageRequest, RunFilter};
+use aios_service::http::{ApiOptions, Audit};
+use axum::{
+    Json, Router,
+    extract::{Path, State},
+    routing::get,
+};
+use serde_json::{Value, json};
+use tokio::task::JoinSet;
+
+const ROUNDS: usize = 5;
+/// Requests on one connection, one after the other.
+const READS: usize = 3000;
+/// Runs that are started, and the number in flight.
+const STARTS: usize = 4000;
+const IN_FLIGHT: usize = 200;
+
+fn main() {
+    let tokio = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+    tokio.block_on(reads());
+    tokio.block_on(starts("http_start/sqlite", &ApiOptions::new()));
+    let without = ApiOptions::new().with_audit(Audit::LogLines);
+    tokio.block_on(starts("http_start/sqlite/without_audit_events", &without));
+}
+
+/// The same read without anything around it.
+async fn bare(State(runtime): State<Arc<Runtime>>, Path(id): Path<String>) -> Json<Value> {
+    let filter = RunFilter { id: Some(id), ..RunFilter::default() };
+    let mut page = runtime.store().unwrap().runs(&filter, &PageRequest::first(1)).await.unwrap();
+    let run = page.rows.pop().unwrap();
+    Json(json!({ "data": { "id": run.id, "type": "run", "attributes": {
+        "workflow": run.workflow, "workflow_version": run.workflow_version,
+        "status": run.status, "parent_run_id": run.parent_run_id,
+        "first_run_id": run.first_run_id, "result": run.result, "failure": run.failure,
+        "status_text": run.status_text, "progress": run.progress, "position": run.position,
+        "created_at": run.created_at, "updated_at": run.updated_at, "deleted_at": run.deleted_at,
+    } } }))
+}
+
+async fn reads() {
+    let place = Place::new();
+    let runtime = runtime(Arc::new(open(&place.path).await)).await;
+    let run = runtime.start("noted", "x").with_id("run-1").await.unwrap();
+    run.result::<String>().await.unwrap();
+    let beside = Router::new().route("/bare/{id}", get(bare)).with_state(Arc::clone(&runtime));
+    let address = listen(runtime, ApiOptions::new(), beside).await;
+    let (mut ours, mut ceiling) = (Vec::new(), Vec::new());
+    for _ in 0..ROUNDS {
+        ceiling.push(micros_each(read(address, "/bare/run-1").await, READS));
+        ours.push(micros_each(read(address, "/api/v1/runs/run-1").await, READS));
+    }
+    ratio("http_get/sqlite", median(&mut ours), median(&mut ceiling), "us");
+}
+
+async fn read(address: SocketAddr, path: &str) -> Duration {
+    let mut connection = Connection::open(address).await;
+    connection.ask("GET", path, "", 200).await;
+    let begin = Instant::now();
+    for _ in 0..READS {
+        connection.ask("GET", path, "", 200).await;
+    }
+    begin.elapsed()
+}
+
+async fn starts(name: &str, options: &ApiOptions) {
+    let (mut ours, mut ceiling) = (Vec::new(), Vec::new());
+    for _ in 0..ROUNDS {
+        let place = Place::new();
+        let alone = runtime(Arc::new(open(&place.path).await)).await;
+        ceiling.push(per_second(
+            STARTS,
+            in_flight(|number| {
+                let runtime = Arc::clone(&alone);
+                async move {
+                    for number in (number..STARTS).step_by(IN_FLIGHT) {
+                        runtime.start("noted", "x").with_id(format!("run-{number}")).await.unwrap();
+                    }
+                }
+            })
+            .await,
+        ));
+        let place = Place::new();
+        let served = runtime(Arc::new(open(&place.path).await)).await;
+        let address = listen(served, options.clone(), Router::new()).await;
+        ours.push(per_second(
+            STARTS,
+            in_flight(|number| async move {
+                let mut connection = Connection::open(address).await;
+                for number in (number..STARTS).step_by(IN_FLIGHT) {
+                    let body =
+                        json!({ "input": "x", "run_id": format!("run-{number}") }).to_string();
+                    let path = "/api/v1/workflows/noted/actions/execute";
+                    connection.ask("POST", path, &body, 202).await;
+                }
+            })
+            .await,
+        ));
+    }
+    ratio(name, median(&mut ours), median(&mut ceiling), "starts/s");
+}
+
+/// How long callers take that work at the same time.
+async fn in_flight<F: Future<Output = ()> + Send + 'static>(
+    caller: impl Fn(usize) -> F,
+) -> Duration {
+    let begin = Instant::now();
+    let mut callers = JoinSet::new();
+    (0..IN_FLIGHT).for_each(|number| drop(callers.spawn(caller(number))));
+    callers.join_all().await;
+    begin.elapsed()
+}

@@ -1,0 +1,109 @@
+//! Lists of 50 out of 1,000,000 runs with two filters, on SQLite and PostgreSQL: the slowest of some pages,
+//! in milliseconds. All rows are inserted by SQL.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    clippy::disallowed_methods,
+    clippy::cast_precision_loss,
+    reason = "a benchmark stops at the first error, prints, and measures real time"
+)]
+
+use std::time::Instant;
+
+use aios_benches::{figure, postgres, sqlite};
+use aios_core::{
+    event::Timestamp,
+    store::{PageRequest, RunFilter, RunStatus, Store},
+};
+use aios_tests::postgres::PostgresServer;
+use sqlx::{Connection, PgConnection};
+
+const RUNS: u64 = 1_000_000;
+const PAGES: usize = 20;
+/// The first run is of this second, and each other one of the next.
+const FIRST: i64 = 1_700_000_000;
+
+fn main() {
+    let tokio = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+    tokio.block_on(on_sqlite());
+    if let Some(server) = PostgresServer::start() {
+        tokio.block_on(on_postgres(&server));
+    }
+}
+
+/// One of 1,000 runs has failed, and there are 10 workflows. Ids are in no order of time.
+fn insert(number: &str, hash: &str, at: &str, source: &str, schema: &str) -> String {
+    format!(
+        "INSERT INTO {schema}workflow_runs (id, external_id, workflow, workflow_version, shard, status,
+            position, created_at, updated_at)
+         SELECT {hash}, 'run-' || {number}, 'w' || ({number} % 10), 1, {number} % 64,
+            CASE WHEN {number} % 1000 = 7 THEN 'failed' ELSE 'completed' END, {number}, {at}, {at}
+         FROM {source}"
+    )
+}
+
+async fn on_sqlite() {
+    let place = sqlite::Place::new();
+    let connection = sqlite::connect(&place.path);
+    let source = format!(
+        "(WITH RECURSIVE numbers (n) AS (VALUES (1) UNION ALL SELECT n + 1 FROM numbers WHERE n < {RUNS})
+          SELECT n FROM numbers)"
+    );
+    let at = format!("({FIRST} + n) * 1000000");
+    let sql = insert("n", "randomblob(16)", &at, &source, "");
+    connection.execute_batch(&format!("BEGIN; {sql}; COMMIT;")).unwrap();
+    drop(connection);
+    measure("sqlite", &sqlite::open(&place.path).await).await;
+}
+
+async fn on_postgres(server: &PostgresServer) {
+    let store = postgres::open(&server.url(), "lists").await;
+    let mut connection = PgConnection::connect(&server.url()).await.unwrap();
+    let source = format!("generate_series(1, {RUNS}) AS n");
+    let at = format!("to_timestamp({FIRST} + n)");
+    let sql = insert("n", "gen_random_uuid()", &at, &source, "lists.");
+    for sql in [sql.as_str(), "ANALYZE lists.workflow_runs"] {
+        sqlx::raw_sql(sql).execute(&mut connection).await.unwrap();
+    }
+    measure("postgres", &*store).await;
+}
+
+async fn measure(name: &str, store: &dyn Store) {
+    let second = |number: i64| Some(Timestamp::from_micros((FIRST + number) * 1_000_000));
+    let workflow = Some("w7".to_owned());
+    let failed = vec![RunStatus::Failed];
+    for (filters, filter) in [
+        (
+            "workflow_status",
+            RunFilter {
+                workflow: workflow.clone(),
+                statuses: failed.clone(),
+                ..RunFilter::default()
+            },
+        ),
+        (
+            "workflow_time",
+            RunFilter { workflow, created_after: second(900_000), ..RunFilter::default() },
+        ),
+        (
+            "status_time",
+            RunFilter {
+                statuses: failed,
+                created_after: second(100_000),
+                created_before: second(900_000),
+                ..RunFilter::default()
+            },
+        ),
+    ] {
+        let (mut request, mut slowest) = (PageRequest::first(50), 0.0_f64);
+        for _ in 0..PAGES {
+            let begin = Instant::now();
+            let page = store.runs(&filter, &request).await.unwrap();
+            slowest = slowest.max(begin.elapsed().as_secs_f64() * 1e3);
+            assert!(!page.rows.is_empty(), "{filters}");
+            request = page.next.unwrap_or_else(|| PageRequest::first(50));
+        }
+        figure(&format!("list_50_of_1000000/{name}/{filters}"), slowest, "ms");
+    }
+}
