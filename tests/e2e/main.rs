@@ -16,11 +16,11 @@ mod guide;
 #[cfg(unix)]
 #[cfg(test)]
 mod kill_sweep;
+#[cfg(test)]
+mod oidc;
 #[cfg(unix)]
 #[cfg(test)]
 mod probes;
-#[cfg(test)]
-mod oidc;
 #[cfg(test)]
 mod review;
 #[cfg(unix)]

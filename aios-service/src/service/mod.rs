@@ -14,7 +14,7 @@ use aios_agents::{
     agent::{AgentDefinition, IntoDynAgent},
     declared::WorkflowName,
     middleware::{self, Timeout},
-    workflow::{WorkflowContext, WorkflowError},
+    workflow::{Workflow, WorkflowContext, WorkflowError},
 };
 use aios_core::{
     broker::{Broker, BrokerError},
@@ -197,6 +197,15 @@ impl Service {
     {
         if self.needs_store() {
             self.runtime = self.runtime.workflow(name, function);
+        }
+        self
+    }
+
+    /// Adds a workflow as a value, such as one with schemas; see [`RuntimeBuilder::workflow_dyn`]. Left
+    /// out in a process that only hosts agents.
+    pub fn workflow_dyn(mut self, workflow: Arc<dyn Workflow>) -> Self {
+        if self.needs_store() {
+            self.runtime = self.runtime.workflow_dyn(workflow);
         }
         self
     }

@@ -76,7 +76,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         .connect_store(aios_store::connect)
         .connect_broker(aios_broker::connect)
         .agent("greeter", Greeter)
-        .runtime(|builder| builder.workflow_dyn(workflow))
+        .workflow_dyn(workflow)
         .routes(|_| Router::new().route("/hello", get(async || "my own route")));
     if let Some(hash) = settings.section::<Access>("access").and_then(|it| it.key_hash.as_ref()) {
         let key = ApiKey::new(hash.expose().parse()?, "operator");
