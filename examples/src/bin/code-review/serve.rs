@@ -1,11 +1,13 @@
 //! Reviews over HTTP: starts them, shows how far they are, and streams their events.
 //!
-//!     code-review serve --root ~/src
+//! ```sh
+//! code-review serve --root ~/src
 //!
-//!     curl -H 'content-type: application/json' -d '{"path": "project"}' http://127.0.0.1:8080/reviews
-//!     curl http://127.0.0.1:8080/api/v1/runs/ID              how far it is
-//!     curl -N http://127.0.0.1:8080/api/v1/runs/ID/events    its events, until it ends
-//!     curl http://127.0.0.1:8080/reviews/ID/report           the report, as Markdown
+//! curl -H 'content-type: application/json' -d '{"path": "project"}' http://127.0.0.1:8080/reviews
+//! curl http://127.0.0.1:8080/api/v1/runs/ID              how far it is
+//! curl -N http://127.0.0.1:8080/api/v1/runs/ID/events    its events, until it ends
+//! curl http://127.0.0.1:8080/reviews/ID/report           the report, as Markdown
+//! ```
 //!
 //! The API of aios at `/api/v1` lists, pauses and cancels the reviews. A service that is stopped resumes
 //! them when it is started again.
