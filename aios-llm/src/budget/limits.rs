@@ -28,7 +28,7 @@ pub struct Limits {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub wall_time: Option<Duration>,
     /// Levels of child runs below the run; 0 means none. Without it,
-    /// [`Budget::DEFAULT_DEPTH`] applies. A call beyond it is a fault of the model.
+    /// [`Budget::DEFAULT_DEPTH`](super::Budget::DEFAULT_DEPTH) applies. A call beyond it is a fault of the model.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub depth: Option<u32>,
 }

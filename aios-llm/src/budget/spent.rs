@@ -35,7 +35,7 @@ impl Spent {
 /// A limit that a call would exceed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Exceeded {
-    /// Name of the limit, as in [`Limits`].
+    /// Name of the limit, as in [`Limits`](super::Limits).
     pub limit: String,
     /// The limit.
     pub allowed: String,
