@@ -108,8 +108,8 @@ def test_should_not_be_alive_while_agents_block_their_loop(tmp_path: Path) -> No
         assert service.curl("/health/live") == (200, alive)
         free = tmp_path / "free"
         service.url = api
-        task = ("-X", "POST", "--json", json.dumps({"agent_type": "blocking", "parameters": str(free)}))
-        assert service.curl("/tasks", *task)[0] == 202
+        task = {"agent_type": "blocking", "parameters": str(free)}
+        assert service.curl("/tasks", "-X", "POST", "--json", json.dumps(task))[0] == 202
         service.url = root
         while service.curl("/health/live")[0] == 200:
             pass
