@@ -171,7 +171,7 @@ async fn should_give_up_one_shard_that_another_owner_has() {
             }
         };
         // Long enough that no lease expires by the engine's own clock.
-        let lease_time = Duration::from_secs(if by_renewal { 3 } else { 3600 });
+        let lease_time = Duration::from_secs(if by_renewal { 15 } else { 3600 });
         let options = EngineOptions { lease_time, ..options() };
         let builder = runtime(&inner).engine_options(options).workflow("slow", slow);
         let runtime = builder.start().await.unwrap();
@@ -228,7 +228,7 @@ async fn should_give_up_everything_when_it_loses_its_number() {
             context.step("slow", step).await
         }
     };
-    let options = EngineOptions { lease_time: Duration::from_secs(3), ..options() };
+    let options = EngineOptions { lease_time: Duration::from_secs(6), ..options() };
     let builder = runtime(&inner).engine_options(options).workflow("slow", slow);
     let runtime = builder.start().await.unwrap();
     let run = runtime.start("slow", &()).await.unwrap();
@@ -239,7 +239,7 @@ async fn should_give_up_everything_when_it_loses_its_number() {
     assert_eq!(slot.len(), 1);
     inner.release(&slot).await.unwrap();
     // The other engine advances nothing for a while.
-    let (thief, time) = (OwnerId::new("thief"), Duration::from_secs(4));
+    let (thief, time) = (OwnerId::new("thief"), Duration::from_secs(8));
     assert_eq!(inner.acquire(&[slot[0].shard], &thief, time).await.unwrap().len(), 1);
     eventually("its run stops", || async { dropped.load(Ordering::SeqCst) == 1 }).await;
     released.add_permits(5);
@@ -346,7 +346,9 @@ async fn should_leave_the_shards_to_others_while_it_cannot_reach_the_broker() {
 #[tokio::test(flavor = "multi_thread")]
 async fn should_renew_its_leases() {
     let store = store();
-    let builder = runtime(&store).engine_options(options()).workflow("wait", wait);
+    let lease_time = Duration::from_secs(5);
+    let options = EngineOptions { lease_time, ..options() };
+    let builder = runtime(&store).engine_options(options).workflow("wait", wait);
     let runtime = builder.start().await.unwrap();
     let run = runtime.start("wait", &()).await.unwrap();
     let epochs = |leases: Vec<aios_core::store::Lease>| -> Vec<_> {
@@ -356,10 +358,10 @@ async fn should_renew_its_leases() {
     let before = epochs(store.leases().await.unwrap());
     let thief = OwnerId::new("thief");
     let shards: Vec<Shard> = Shard::all().collect();
-    for _ in 0..10 {
+    for _ in 0..6 {
         #[allow(clippy::disallowed_methods, reason = "the lease runs out by real time")]
-        tokio::time::sleep(LEASE / 4).await;
-        assert!(store.acquire(&shards, &thief, LEASE).await.unwrap().is_empty());
+        tokio::time::sleep(lease_time / 4).await;
+        assert!(store.acquire(&shards, &thief, lease_time).await.unwrap().is_empty());
     }
     assert_eq!(epochs(store.leases().await.unwrap()), before, "no shard changed hands");
     run.signal("go", &3).await.unwrap();
@@ -543,7 +545,7 @@ async fn should_keep_its_leases_however_many_late_answers_arrive() {
     let copies =
         Subscription::group(Group::new("copies").unwrap(), ["agents.doubler.*".parse().unwrap()]);
     let mut copies = broker.subscribe(copies).await.unwrap();
-    let options = EngineOptions { lease_time: Duration::from_secs(3), ..options() };
+    let options = EngineOptions { lease_time: Duration::from_secs(10), ..options() };
     let builder = runtime(&store).broker(Arc::clone(&broker) as Arc<dyn Broker>);
     let builder = builder.engine_options(options).workflow("task_then_wait", task_then_wait);
     let engine = builder.agent("doubler", Doubler::default()).start().await.unwrap();
