@@ -14,7 +14,7 @@ macro_rules! status {
 
             /// The text in the table.
             #[must_use]
-            pub fn as_str(self) -> &'static str {
+            pub const fn as_str(self) -> &'static str {
                 match self { $(Self::$variant => $text,)+ }
             }
 

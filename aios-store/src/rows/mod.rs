@@ -3,6 +3,8 @@
 #[cfg(any(feature = "sqlite", feature = "postgres"))]
 mod event;
 mod metadata;
+#[cfg(any(feature = "sqlite", feature = "postgres"))]
+mod rare;
 
 use aios_core::{
     event::{EventId, Timestamp},
@@ -13,7 +15,11 @@ use uuid::Uuid;
 
 pub(crate) use self::metadata::encode_metadata;
 #[cfg(any(feature = "sqlite", feature = "postgres"))]
-pub(crate) use self::{event::StoredEvent, metadata::decode_metadata};
+pub(crate) use self::{
+    event::StoredEvent,
+    metadata::decode_metadata,
+    rare::{any_status, is_among, rare_condition},
+};
 
 /// The key of a row, and the text of the id if it is not a UUID.
 #[derive(Clone, Debug, PartialEq, Eq)]

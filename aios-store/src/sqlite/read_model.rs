@@ -2,8 +2,8 @@ use aios_core::{
     event::{EventId, Payload, Timestamp},
     projection::{Cell, Column, Kind, Order, Predicate, Query, Record, Row, Table, project},
     store::{
-        AgentFilter, AgentRecord, Page, PageRequest, ReadModels, RunFilter, RunRecord, RunSummary,
-        StoreError, TaskFilter, TaskRecord, Waits, WorkflowRecord,
+        AgentFilter, AgentRecord, Page, PageRequest, ReadModels, RunFilter, RunRecord, RunStatus,
+        RunSummary, StoreError, TaskFilter, TaskRecord, Waits, WorkflowRecord,
     },
 };
 use async_trait::async_trait;
@@ -90,10 +90,18 @@ impl ReadModels for SqliteStore {
 
 impl SqliteStore {
     async fn page<R: Record>(&self, query: Query) -> Result<Page<R>, StoreError> {
-        let (sql, values) = select(&query)?;
+        let (sql, values) = select(&query, Path::of(&query))?;
+        let of_open_runs = match asks_for_open_runs(&query) {
+            true => Some(select(&query, Path::OpenRuns)?.0),
+            false => None,
+        };
         let columns = query.columns.clone();
         let find = move |connection: &Connection| {
-            let mut statement = connection.prepare_cached(&sql)?;
+            let sql = match &of_open_runs {
+                Some(sql) if has_few_open_runs(connection)? => sql,
+                _ => &sql,
+            };
+            let mut statement = connection.prepare_cached(sql)?;
             let rows = statement
                 .query_map(params_from_iter(values.iter()), |row| read_row(row, &columns))?;
             rows.collect::<rusqlite::Result<Vec<Row>>>()
@@ -136,7 +144,7 @@ impl Writer<'_> {
     }
 }
 
-fn select(query: &Query) -> Result<(String, Vec<Value>), StoreError> {
+fn select(query: &Query, path: Path) -> Result<(String, Vec<Value>), StoreError> {
     let mut values = Vec::new();
     let mut conditions = Vec::new();
     if let Some(start) = rows::page_start(query)? {
@@ -151,13 +159,14 @@ fn select(query: &Query) -> Result<(String, Vec<Value>), StoreError> {
     for condition in &query.conditions {
         conditions.push(conditional(condition, &mut values));
     }
+    let index = path.index(query, &mut conditions);
     let filter = if conditions.is_empty() { "1".to_owned() } else { conditions.join(" AND ") };
     values.push(Value::Integer(i64::try_from(query.page.limit + 1).unwrap_or(i64::MAX)));
     let mut columns = String::new();
     for column in &query.columns {
         push(&mut columns, &[", ", column.name]);
     }
-    let (table, index) = (query.table.name(), index(query));
+    let table = query.table.name();
     let order = match query.order {
         Order::Key => "id",
         Order::Created => "created_at, id",
@@ -169,21 +178,90 @@ fn select(query: &Query) -> Result<(String, Vec<Value>), StoreError> {
     Ok((sql, values))
 }
 
-/// Columns by which few rows are found.
-const SELECTIVE: [&str; 3] = ["run_id", "first_run_id", "agent_id"];
-
-/// Names the index of rows of a time. SQLite has no statistics, and would rather find all rows in a
+/// How the rows of a query are found. SQLite has no statistics, and would rather find all rows in a
 /// status and sort them.
-fn index(query: &Query) -> String {
-    let is_selective = |condition: &Predicate| match condition {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Path {
+    /// As SQLite chooses.
+    Any,
+    /// In the order of time.
+    Created,
+    /// Among the rows in rare statuses, in the order of the query.
+    Rare,
+    /// Among the runs that have not ended; they are sorted.
+    OpenRuns,
+}
+
+impl Path {
+    fn of(query: &Query) -> Self {
+        if query.conditions.iter().any(is_selective) {
+            Self::Any
+        } else if rows::rare_condition(query).is_some() {
+            Self::Rare
+        } else if query.order == Order::Created {
+            Self::Created
+        } else {
+            Self::Any
+        }
+    }
+
+    /// Returns the clause that names the index, whose condition the query repeats.
+    fn index(self, query: &Query, conditions: &mut Vec<String>) -> String {
+        let table = query.table.name();
+        match self {
+            Self::Any => String::new(),
+            Self::Created => format!(" INDEXED BY idx_{table}_created_at"),
+            Self::Rare => {
+                conditions.extend(rows::rare_condition(query));
+                let of_order = if query.order == Order::Created { "_created_at" } else { "" };
+                format!(" INDEXED BY idx_{table}_rare{of_order}")
+            }
+            Self::OpenRuns => {
+                conditions.push(rows::any_status(&OPEN));
+                format!(" INDEXED BY idx_{table}_shard")
+            }
+        }
+    }
+}
+
+/// Whether few rows match a condition.
+fn is_selective(condition: &Predicate) -> bool {
+    match condition {
         Predicate::Id(_) => true,
         Predicate::In(name, _) => SELECTIVE.contains(name),
         _ => false,
-    };
-    match query.order == Order::Created && !query.conditions.iter().any(is_selective) {
-        true => format!(" INDEXED BY idx_{}_created_at", query.table.name()),
-        false => String::new(),
     }
+}
+
+/// Columns by which few rows are found.
+const SELECTIVE: [&str; 4] = ["run_id", "first_run_id", "agent_id", "shard"];
+
+/// The statuses of runs that have not ended, in alphabetical order.
+const OPEN: [&str; 4] = [
+    RunStatus::Blocked.as_str(),
+    RunStatus::Cancelling.as_str(),
+    RunStatus::Paused.as_str(),
+    RunStatus::Running.as_str(),
+];
+
+/// More runs than this that have not ended are found while all rows are read in order. Fewer are faster
+/// to sort.
+const FEW_OPEN_RUNS: usize = 2_000;
+
+fn asks_for_open_runs(query: &Query) -> bool {
+    query.table == Table::WorkflowRuns
+        && matches!(Path::of(query), Path::Any | Path::Created)
+        && !query.conditions.iter().any(is_selective)
+        && rows::is_among(query, &OPEN)
+}
+
+fn has_few_open_runs(connection: &Connection) -> rusqlite::Result<bool> {
+    let sql = format!(
+        "SELECT count(*) <= {FEW_OPEN_RUNS} FROM
+             (SELECT 1 FROM workflow_runs WHERE {} LIMIT {FEW_OPEN_RUNS} + 1)",
+        rows::any_status(&OPEN)
+    );
+    connection.prepare_cached(&sql)?.query_row([], |row| row.get(0))
 }
 
 fn conditional(condition: &Predicate, values: &mut Vec<Value>) -> String {
@@ -271,15 +349,19 @@ fn unreadable(
 
 #[cfg(test)]
 mod tests {
-    use aios_core::store::{RunStatus, Shard};
+    use aios_core::store::{Shard, TaskStatus};
 
     use super::*;
     use crate::sqlite::{SqliteOptions, schema::open_writer};
 
     /// Returns SQLite's plan of a query.
     fn plan(query: &Query) -> String {
+        plan_by(query, Path::of(query))
+    }
+
+    fn plan_by(query: &Query, path: Path) -> String {
         let connection = open_writer(&SqliteOptions::memory(), None).unwrap();
-        let (sql, values) = select(query).unwrap();
+        let (sql, values) = select(query, path).unwrap();
         let mut statement = connection.prepare(&format!("EXPLAIN QUERY PLAN {sql}")).unwrap();
         let steps = statement.query_map(params_from_iter(values.iter()), |row| row.get(3)).unwrap();
         steps.collect::<rusqlite::Result<Vec<String>>>().unwrap().join("; ")
@@ -317,5 +399,43 @@ mod tests {
             let plan = plan(&query);
             assert!(plan.contains(index) && !plan.contains("TEMP B-TREE"), "{plan}");
         }
+    }
+    #[test]
+    fn should_find_rows_in_rare_statuses_in_order_by_index() {
+        let (at, page) = (Some(Timestamp::UNIX_EPOCH), PageRequest::default());
+        let rare = vec![RunStatus::Failed, RunStatus::Paused];
+        let of_a_time =
+            RunFilter { statuses: rare.clone(), created_after: at, ..RunFilter::default() };
+        let text = || Some("x".to_owned());
+        let failed = TaskFilter { status: Some(TaskStatus::Failed), ..TaskFilter::default() };
+        for (query, index) in [
+            (
+                Query::runs(&RunFilter { workflow: text(), ..of_a_time.clone() }, &page),
+                "idx_workflow_runs_rare_created_at",
+            ),
+            (Query::runs(&of_a_time, &page), "idx_workflow_runs_rare_created_at"),
+            (
+                Query::runs(&RunFilter { statuses: rare, ..RunFilter::default() }, &page),
+                "idx_workflow_runs_rare",
+            ),
+            (Query::tasks(&failed, &page), "idx_agent_tasks_rare"),
+            (
+                Query::tasks(&TaskFilter { created_after: at, ..failed }, &page),
+                "idx_agent_tasks_rare_created_at",
+            ),
+        ] {
+            let plan = plan(&query);
+            assert!(plan.contains(index) && !plan.contains("TEMP B-TREE"), "{plan}");
+        }
+    }
+
+    #[test]
+    fn should_find_few_open_runs_by_index() {
+        let running = RunFilter { statuses: vec![RunStatus::Running], ..RunFilter::default() };
+        let query = Query::runs(&running, &PageRequest::default());
+        assert!(asks_for_open_runs(&query));
+        assert!(plan_by(&query, Path::OpenRuns).contains("idx_workflow_runs_shard"));
+        let of_a_shard = RunFilter { shards: vec![Shard(1)], ..running };
+        assert!(!asks_for_open_runs(&Query::runs(&of_a_shard, &PageRequest::default())));
     }
 }

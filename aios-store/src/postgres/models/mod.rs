@@ -134,6 +134,9 @@ fn select(schema: &Schema, query: &Query) -> Result<QueryBuilder<'static, Postgr
         }
     }
     query.conditions.iter().for_each(|condition| restrict(&mut builder, condition));
+    if let Some(condition) = rows::rare_condition(query) {
+        builder.push(format!(" AND {condition}"));
+    }
     let limit = i64::try_from(query.page.limit.saturating_add(1)).unwrap_or(i64::MAX);
     builder.push(match query.order {
         Order::Key => " ORDER BY id LIMIT ",

@@ -1,0 +1,13 @@
+-- Lists of the rows in rare statuses, in the orders of lists. By far most rows are completed or on the way
+-- there, and no change of those touches these indexes. The other columns are there so that a filter does
+-- not read the rows that it leaves out.
+CREATE INDEX idx_workflow_runs_rare ON {schema}.workflow_runs (id, status, workflow)
+WHERE (status = 'blocked' OR status = 'cancelled' OR status = 'cancelling' OR status = 'continued'
+    OR status = 'failed' OR status = 'paused');
+CREATE INDEX idx_workflow_runs_rare_created_at ON {schema}.workflow_runs (created_at, id, status, workflow)
+WHERE (status = 'blocked' OR status = 'cancelled' OR status = 'cancelling' OR status = 'continued'
+    OR status = 'failed' OR status = 'paused');
+CREATE INDEX idx_agent_tasks_rare ON {schema}.agent_tasks (id, status, agent_type)
+WHERE (status = 'cancelled' OR status = 'failed');
+CREATE INDEX idx_agent_tasks_rare_created_at ON {schema}.agent_tasks (created_at, id, status, agent_type)
+WHERE (status = 'cancelled' OR status = 'failed');
