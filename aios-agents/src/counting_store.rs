@@ -239,6 +239,10 @@ impl EventStore for CountingStore {
         self.inner.wait_for(after).await
     }
 
+    async fn close(&self) -> Result<(), StoreError> {
+        self.inner.close().await
+    }
+
     fn maintenance(&self) -> Option<&dyn Maintenance> {
         self.inner.maintenance()
     }

@@ -2,16 +2,17 @@
 
 pub use aios_core::{
     agent::{Agent, DynAgent, ResultExt, TaskContext, TaskError},
-    broker::{Broker, BrokerExt},
+    broker::{Broker, BrokerExt as _, Mailbox},
+    clock::Clock,
     event::{Event, EventType, Pattern, Payload, Timestamp},
     failure::Failure,
     retry::RetryPolicy,
-    store::{EventStoreExt, Store},
+    store::{EventStoreExt as _, Store},
 };
 
 pub use crate::{
     declared::{AgentRef, TypedRun, WorkflowRef},
-    runtime::{RunError, RunHandle, Runtime, RuntimeError},
+    runtime::{RunError, RunHandle, Runtime, RuntimeBuilder, RuntimeError},
     select,
     workflow::{Target, WorkflowContext, WorkflowError, race},
 };

@@ -258,6 +258,10 @@ impl EventStore for FaultyStore {
     async fn wait_for(&self, after: u64) -> Result<u64, StoreError> {
         self.call("wait_for", self.inner.wait_for(after)).await
     }
+
+    async fn close(&self) -> Result<(), StoreError> {
+        self.inner.close().await
+    }
 }
 
 #[async_trait]

@@ -90,6 +90,7 @@ pub mod clock;
 pub mod conformance;
 pub mod event;
 pub mod failure;
+mod forward;
 pub mod output;
 pub mod projection;
 pub mod retry;

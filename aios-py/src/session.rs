@@ -142,8 +142,13 @@ impl Session {
         // The caller's mailbox receives answers of cancelled calls until the agents have stopped.
         drop(self.caller);
         let closed = self.broker.close(deadline).await;
+        let released = match &self.store {
+            Some(store) => store.store().close().await,
+            None => Ok(()),
+        };
         stopped?;
-        Ok(closed?)
+        closed?;
+        Ok(released?)
     }
 
     /// The version of a workflow that is not registered here: the requested one, or the latest that a

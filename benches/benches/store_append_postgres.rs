@@ -23,7 +23,7 @@ use aios_benches::{
     postgres::{Bare, appends, callers, open},
     ratio,
 };
-use aios_core::store::{Append, EventStoreExt};
+use aios_core::store::{Append, EventStore, EventStoreExt};
 use aios_tests::postgres::PostgresServer;
 use tokio::runtime::Runtime;
 
@@ -116,7 +116,7 @@ fn processes(runtime: &Runtime, server: &PostgresServer) {
 /// Each writer reports when it is ready, begins on command, and is awaited.
 fn in_processes(runtime: &Runtime, server: &PostgresServer, count: usize) -> f64 {
     let schema = server.new_name();
-    runtime.block_on(async { open(&server.url(), &schema).await.close().await });
+    runtime.block_on(async { open(&server.url(), &schema).await.close().await.unwrap() });
     let events = EVENTS * PROCESSES / count;
     let mut writers: Vec<Child> = (0..count).map(|_| spawn(server, &schema, events)).collect();
     writers.iter_mut().for_each(read_line);

@@ -15,6 +15,7 @@ use aios_benches::{
     postgres::{appends, callers, open},
     ratio,
 };
+use aios_core::store::EventStore as _;
 use aios_tests::postgres::PostgresServer;
 use tokio::runtime::Runtime;
 
@@ -61,7 +62,7 @@ fn main() {
 /// The schema of a log with this many events.
 fn filled(runtime: &Runtime, server: &PostgresServer, events: usize) -> String {
     let schema = server.new_name();
-    runtime.block_on(async { open(&server.url(), &schema).await.close().await });
+    runtime.block_on(async { open(&server.url(), &schema).await.close().await.unwrap() });
     for sql in FILL {
         server.sql(&sql.replace("{schema}", &schema).replace("{events}", &events.to_string()));
     }
@@ -72,7 +73,7 @@ fn rate(runtime: &Runtime, server: &PostgresServer, schema: &str) -> f64 {
     let elapsed = runtime.block_on(async {
         let store = open(&server.url(), schema).await;
         let elapsed = callers(&store, appends(CALLERS, EVENTS)).await;
-        store.close().await;
+        store.close().await.unwrap();
         elapsed
     });
     (CALLERS * EVENTS) as f64 / elapsed.as_secs_f64()

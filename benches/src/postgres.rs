@@ -9,7 +9,7 @@ use std::{
 
 use aios_core::{
     event::{Event, EventId},
-    store::{Append, EventStoreExt, StreamId},
+    store::{Append, EventStore, EventStoreExt, StreamId},
 };
 use aios_store::postgres::{PostgresOptions, PostgresStore};
 use serde_json::json;
@@ -69,7 +69,7 @@ impl Bare {
     /// A connection to a fresh schema with the store's own tables and this many streams, to which
     /// the rows are distributed in turn.
     pub async fn open(url: &str, schema: &str, streams: usize) -> Self {
-        open(url, schema).await.close().await;
+        open(url, schema).await.close().await.unwrap();
         let mut bare = Self::connect(url, schema, streams, 0..usize::MAX).await;
         for sql in [
             format!(

@@ -80,10 +80,6 @@ pub mod marker {
     /// Marks types that implement [`DynAgent`](aios_core::agent::DynAgent).
     #[derive(Debug)]
     pub enum Dynamic {}
-
-    /// Marks [`DynAgent`](aios_core::agent::DynAgent)s that are already behind a pointer.
-    #[derive(Debug)]
-    pub enum Boxed {}
 }
 
 #[diagnostic::on_unimplemented(
@@ -112,11 +108,5 @@ impl<A: Agent> IntoDynAgent<marker::Typed> for A {
 impl<A: DynAgent> IntoDynAgent<marker::Dynamic> for A {
     fn into_dyn(self) -> Result<Arc<dyn DynAgent>, AgentError> {
         Ok(Arc::new(self))
-    }
-}
-
-impl IntoDynAgent<marker::Boxed> for Arc<dyn DynAgent> {
-    fn into_dyn(self) -> Result<Self, AgentError> {
-        Ok(self)
     }
 }

@@ -34,6 +34,7 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The service.
 pub(super) struct Local {
+    store: Arc<dyn Store>,
     runtime: Arc<Runtime>,
     shutdown: Shutdown,
     serving: JoinHandle<std::io::Result<()>>,
@@ -50,7 +51,7 @@ impl Local {
         let store = open_store(url).await?.store();
         let broker = aios_broker::connect(&broker_url(settings, needs)?).await?;
         let builder = Runtime::builder().source(SUBJECT).client_only().broker(broker);
-        let builder = with_workflows(builder, &*store).await?.store(store);
+        let builder = with_workflows(builder, &*store).await?.store(Arc::clone(&store));
         let runtime = Arc::new(builder.start().await?);
         let key = format!("{}{}", EventId::generate(), EventId::generate());
         let permissions = Permissions::parse(["*"]).map_err(|error| {
@@ -65,7 +66,7 @@ impl Local {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let address = listener.local_addr()?;
         let serving = tokio::spawn(serve(listener, router, shutdown.clone()));
-        Ok(Self { runtime, shutdown, serving, address, key })
+        Ok(Self { store, runtime, shutdown, serving, address, key })
     }
 
     pub(super) fn client(&self) -> Result<Client, CliError> {
@@ -85,6 +86,8 @@ impl Local {
             // A runtime without agents and without an engine has nothing that could fail to end.
             let _ = runtime.shutdown(CLOSE_TIMEOUT).await;
         }
+        // Everything that a command stored has been answered.
+        let _ = self.store.close().await;
     }
 }
 

@@ -35,7 +35,7 @@ pub use self::{
         TaskAssigned, TaskCancelled, TaskCompleted, TaskFailed, TaskHeartbeat, TaskId, TaskResult,
     },
 };
-use crate::event::Payload;
+use crate::{event::Payload, forward::forward};
 
 /// Performs tasks of one kind.
 pub trait Agent: Send + Sync + 'static {
@@ -89,3 +89,12 @@ pub trait DynAgent: Send + Sync + 'static {
         parameters: Payload,
     ) -> Result<Payload, TaskError>;
 }
+
+forward!(DynAgent {
+    async process_task['a](
+        context: &'a TaskContext,
+        parameters: Payload
+    ) -> Result<Payload, TaskError>;
+    fn parameters_schema() -> &Value;
+    fn output_schema() -> &Value;
+});

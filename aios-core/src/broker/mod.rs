@@ -25,7 +25,7 @@ pub use self::{
     health::{Health, HealthWatch},
     subscription::{Lifetime, OnExhausted, Subscription},
 };
-use crate::event::Event;
+use crate::{event::Event, forward::forward};
 
 /// An event on its way to the broker.
 #[derive(Clone, Debug)]
@@ -122,3 +122,11 @@ pub trait Broker: Debug + Send + Sync + 'static {
     /// A cancelled call may have ended consuming and not have disconnected. Call it again.
     async fn close(&self, deadline: Duration) -> Result<(), BrokerError>;
 }
+
+forward!(Broker {
+    async publish[](batch: Vec<Publish>) -> Vec<Result<(), BrokerError>>;
+    async subscribe[](subscription: Subscription) -> Result<Deliveries, BrokerError>;
+    async dead_letters['a](address: &'a Address) -> Result<Box<dyn DeadLetters>, BrokerError>;
+    async close[](deadline: Duration) -> Result<(), BrokerError>;
+    fn health() -> HealthWatch;
+});

@@ -9,7 +9,7 @@ use std::{fmt::Debug, time::Duration};
 #[cfg(feature = "tokio")]
 pub use self::system::SystemClock;
 pub use self::virtual_clock::VirtualClock;
-use crate::{BoxFuture, event::Timestamp};
+use crate::{BoxFuture, event::Timestamp, forward::forward};
 
 /// Provides the time, and sleeps.
 pub trait Clock: Debug + Send + Sync + 'static {
@@ -34,3 +34,10 @@ pub trait Clock: Debug + Send + Sync + 'static {
     /// Dropping the future leaves nothing behind.
     fn sleep_until(&self, deadline: Timestamp) -> BoxFuture<'static, ()>;
 }
+
+forward!(Clock {
+    fn now() -> Timestamp;
+    fn elapsed() -> Duration;
+    fn sleep(duration: Duration) -> BoxFuture<'static, ()>;
+    fn sleep_until(deadline: Timestamp) -> BoxFuture<'static, ()>;
+});

@@ -1,6 +1,7 @@
 use async_trait::async_trait;
 
 use super::StoreError;
+use crate::forward::forward;
 
 /// Stores the positions of readers of the log.
 #[async_trait]
@@ -28,3 +29,8 @@ pub trait Checkpoints: Send + Sync + 'static {
     /// A cancelled call may or may not have saved the position. Repeating it is safe.
     async fn save_checkpoint(&self, reader: &str, position: u64) -> Result<(), StoreError>;
 }
+
+forward!(Checkpoints {
+    async load_checkpoint['a](reader: &'a str) -> Result<u64, StoreError>;
+    async save_checkpoint['a](reader: &'a str, position: u64) -> Result<(), StoreError>;
+});

@@ -3,7 +3,7 @@ use std::fmt::Debug;
 use async_trait::async_trait;
 
 use super::{Append, Appended, Maintenance, RecordedEvent, StoreError, StreamId};
-use crate::event::Pattern;
+use crate::{event::Pattern, forward::forward};
 
 /// The largest page of a read; larger limits are reduced to it.
 pub const MAX_PAGE: usize = 10_000;
@@ -143,6 +143,22 @@ pub trait EventStore: Debug + Send + Sync + 'static {
     /// Cancel safe.
     async fn wait_for(&self, after: u64) -> Result<u64, StoreError>;
 
+    /// Closes the store: what has been accepted is committed, then connections are closed and files are
+    /// released, although others still hold the store. Calls that come later fail with
+    /// [`StoreError::Closed`], and closing again does nothing. A store that holds neither connections nor
+    /// files, like one in memory, stays as it is, which is the default.
+    ///
+    /// # Errors
+    ///
+    /// Errors reported by the backend.
+    ///
+    /// # Cancel safety
+    ///
+    /// The first poll begins to close the store. Call again to wait until it is closed.
+    async fn close(&self) -> Result<(), StoreError> {
+        Ok(())
+    }
+
     /// The removal of streams that are no longer needed, if the store supports it. Without it, which
     /// is the default, they stay.
     ///
@@ -151,3 +167,26 @@ pub trait EventStore: Debug + Send + Sync + 'static {
         None
     }
 }
+
+forward!(EventStore {
+    async append[](batch: Vec<Append>) -> Vec<Result<Appended, StoreError>>;
+    async read_stream['a](
+        stream: &'a StreamId,
+        after: u64,
+        limit: usize
+    ) -> Result<Vec<RecordedEvent>, StoreError>;
+    async read_streams['a](
+        streams: &'a [StreamId],
+        limit: usize
+    ) -> Result<Vec<Vec<RecordedEvent>>, StoreError>;
+    async read_log[](after: u64, limit: usize) -> Result<Vec<RecordedEvent>, StoreError>;
+    async read_log_except['a](
+        after: u64,
+        up_to: u64,
+        except: &'a [Pattern]
+    ) -> Result<Vec<RecordedEvent>, StoreError>;
+    async head[]() -> Result<u64, StoreError>;
+    async wait_for[](after: u64) -> Result<u64, StoreError>;
+    async close[]() -> Result<(), StoreError>;
+    fn maintenance() -> Option<&dyn Maintenance>;
+});

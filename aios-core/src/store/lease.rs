@@ -3,7 +3,7 @@ use std::{sync::Arc, time::Duration};
 use async_trait::async_trait;
 
 use super::{Epoch, Shard, StoreError};
-use crate::event::Timestamp;
+use crate::{event::Timestamp, forward::forward};
 
 /// Proof that the writer owns a shard: the append is refused once another owner took the shard.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
@@ -128,3 +128,18 @@ pub trait Leases: Send + Sync + 'static {
         std::future::pending().await
     }
 }
+
+forward!(Leases {
+    async acquire['a, 'b](
+        shards: &'a [Shard],
+        owner: &'b OwnerId,
+        time_to_live: Duration
+    ) -> Result<Vec<Lease>, StoreError>;
+    async renew['a](
+        leases: &'a [Lease],
+        time_to_live: Duration
+    ) -> Result<Vec<Lease>, StoreError>;
+    async release['a](leases: &'a [Lease]) -> Result<(), StoreError>;
+    async leases[]() -> Result<Vec<Lease>, StoreError>;
+    async wait_for_release[](seen: u64) -> Result<u64, StoreError>;
+});

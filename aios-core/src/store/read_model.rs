@@ -4,7 +4,7 @@ use super::{
     AgentFilter, AgentRecord, Page, PageRequest, RunFilter, RunRecord, RunSummary, StoreError,
     TaskFilter, TaskRecord, Waits, WorkflowRecord,
 };
-use crate::event::Timestamp;
+use crate::{event::Timestamp, forward::forward};
 
 /// Tables derived from the log by [`project`](crate::projection::project), in the transaction that
 /// appends. They can be rebuilt at any time. Only the time when an agent was last seen may be newer
@@ -124,3 +124,29 @@ pub trait ReadModels: Send + Sync + 'static {
         None
     }
 }
+
+forward!(ReadModels {
+    async agents['a, 'b](
+        filter: &'a AgentFilter,
+        page: &'b PageRequest
+    ) -> Result<Page<AgentRecord>, StoreError>;
+    async tasks['a, 'b](
+        filter: &'a TaskFilter,
+        page: &'b PageRequest
+    ) -> Result<Page<TaskRecord>, StoreError>;
+    async workflows['a](page: &'a PageRequest) -> Result<Page<WorkflowRecord>, StoreError>;
+    async runs['a, 'b](
+        filter: &'a RunFilter,
+        page: &'b PageRequest
+    ) -> Result<Page<RunRecord>, StoreError>;
+    async run_summaries['a, 'b](
+        filter: &'a RunFilter,
+        page: &'b PageRequest
+    ) -> Result<Page<RunSummary>, StoreError>;
+    async touch_agents['a](
+        agent_ids: &'a [String],
+        at: Timestamp
+    ) -> Result<Vec<String>, StoreError>;
+    async rebuild[]() -> Result<(), StoreError>;
+    fn waits() -> Option<&dyn Waits>;
+});

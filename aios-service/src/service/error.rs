@@ -36,8 +36,8 @@ pub enum ServiceError {
         #[source]
         source: std::io::Error,
     },
-    /// The store could not be opened.
-    #[error("can't open the store")]
+    /// The store could not be opened or closed.
+    #[error("can't use the store")]
     Store(#[source] StoreError),
     /// The broker could not be connected to, or did not close in time.
     #[error("can't use the broker")]

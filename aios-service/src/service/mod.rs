@@ -165,7 +165,7 @@ impl Service {
         self
     }
 
-    /// Sets the store, whatever `database.url` is.
+    /// Sets the store, whatever `database.url` is. It is not closed when the service ends.
     pub fn store(mut self, store: Arc<dyn Store>) -> Self {
         self.store = Some(Part::Ready(store));
         self

@@ -5,6 +5,7 @@ use aios_core::{
     Chain,
     broker::Broker,
     clock::{Clock, SystemClock},
+    store::Store,
 };
 use tokio::task::JoinHandle;
 use tracing::{error, info, warn};
@@ -28,6 +29,8 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(10);
 #[derive(Debug)]
 pub struct RunningService {
     pub(super) runtime: Arc<Runtime>,
+    /// The store, if this service opened it.
+    pub(super) store: Option<Arc<dyn Store>>,
     /// The broker, if this service connected to it.
     pub(super) broker: Option<Arc<dyn Broker>>,
     pub(super) address: SocketAddr,
@@ -84,13 +87,14 @@ impl RunningService {
     }
 
     /// Waits until the shutdown begins or the runtime fails, then ends the service: requests, tasks
-    /// and steps in progress, then the connection to the broker.
+    /// and steps in progress, then the connection to the broker and the store.
     ///
     /// # Errors
     ///
     /// [`ServiceError::Runtime`] if the runtime failed, or tasks did not end within
     /// `shutdown.deadline`. [`ServiceError::RuntimeInUse`] if clones of the runtime were not dropped
-    /// within this time. [`ServiceError::Broker`] if the broker did not accept all settlements. The
+    /// within this time. [`ServiceError::Broker`] if the broker did not accept all settlements, and
+    /// [`ServiceError::Store`] if the store did not close. The
     /// service has ended in all cases.
     ///
     /// # Cancel safety
@@ -117,8 +121,16 @@ impl RunningService {
         if let Err(error) = &closed {
             warn!(error = %Chain(error), "the broker did not close");
         }
+        let released = match &self.store {
+            Some(store) => store.close().await,
+            None => Ok(()),
+        };
+        if let Err(error) = &released {
+            warn!(error = %Chain(error), "the store did not close");
+        }
         ended?;
         closed.map_err(ServiceError::Broker)?;
+        released.map_err(ServiceError::Store)?;
         info!("the service has stopped");
         Ok(())
     }

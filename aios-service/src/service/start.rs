@@ -48,8 +48,9 @@ impl Service {
                 .with_accept_delay(self.settings.shutdown().accept_delay.get()),
         };
         let (listener, address) = listen(http).await?;
-        let store = open_store(self.store, needs_store, &self.settings).await?;
-        let (broker, owned) = open_broker(self.broker, &self.settings).await?;
+        let (store, owned_store) =
+            open_store(self.store, needs_store, &self.settings).await?.unzip();
+        let (broker, owned_broker) = open_broker(self.broker, &self.settings).await?;
         let mut builder = self.runtime.broker(broker);
         if let Some(store) = store {
             builder = builder.store(store);
@@ -73,7 +74,8 @@ impl Service {
         let deadline = self.settings.shutdown().deadline.get();
         Ok(RunningService {
             runtime,
-            broker: owned,
+            store: owned_store.flatten(),
+            broker: owned_broker,
             address,
             shutdown,
             serving,
@@ -140,18 +142,20 @@ async fn listen(http: &HttpSettings) -> Result<(TcpListener, SocketAddr), Servic
     Ok((listener, address))
 }
 
+/// The store, and again if the service closes it at the end.
 async fn open_store(
     part: Option<Part<dyn Store, aios_core::store::StoreError>>,
     is_needed: bool,
     settings: &Settings,
-) -> Result<Option<Arc<dyn Store>>, ServiceError> {
+) -> Result<Option<(Arc<dyn Store>, Option<Arc<dyn Store>>)>, ServiceError> {
     Ok(match part {
         None => None,
         Some(Part::Connect(_)) if !is_needed && settings.database().url.is_none() => None,
-        Some(Part::Ready(store)) => Some(store),
+        Some(Part::Ready(store)) => Some((store, None)),
         Some(Part::Connect(connect)) => {
             let url = url(settings.database().url.as_ref(), "database.url", "AIOS_DATABASE_URL")?;
-            Some(connect(url).await.map_err(ServiceError::Store)?)
+            let store = connect(url).await.map_err(ServiceError::Store)?;
+            Some((Arc::clone(&store), Some(store)))
         }
     })
 }

@@ -185,27 +185,6 @@ impl PostgresStore {
         })))
     }
 
-    /// Commits the queued appends and closes the connections. Later calls and pending `wait_for` calls
-    /// fail with [`StoreError::Closed`]. A pool that was passed in stays open. Takes hardly longer than
-    /// the append timeout.
-    ///
-    /// # Cancel safety
-    ///
-    /// The first poll closes the store to new appends. If the future is dropped, the writer still commits
-    /// the queued appends, but the connections stay open until the store is dropped. Call again to close
-    /// them.
-    pub async fn close(&self) {
-        *sync::lock(&self.0.queue) = None;
-        self.0.head.close();
-        let writer = sync::lock(&self.0.writer).take();
-        if let Some(writer) = writer {
-            self.join_writer(writer).await;
-        }
-        self.0.background_tasks.iter().for_each(AbortHandle::abort);
-        self.0.tail.clear();
-        self.0.database.close().await;
-    }
-
     /// Waits for the writer, at most as long as an append can take. Then aborts it.
     async fn join_writer(&self, mut writer: JoinHandle<()>) {
         let database = &self.0.database;
@@ -291,6 +270,27 @@ impl EventStore for PostgresStore {
 
     async fn wait_for(&self, after: u64) -> Result<u64, StoreError> {
         self.0.head.wait_for(after).await
+    }
+
+    /// Commits the queued appends and closes the connections, but not those of a pool that was passed in.
+    /// Takes hardly longer than the append timeout.
+    ///
+    /// # Cancel safety
+    ///
+    /// The first poll closes the store to new appends. If the future is dropped, the writer still commits
+    /// the queued appends, but the connections stay open until the store is dropped. Call again to close
+    /// them.
+    async fn close(&self) -> Result<(), StoreError> {
+        *sync::lock(&self.0.queue) = None;
+        self.0.head.close();
+        let writer = sync::lock(&self.0.writer).take();
+        if let Some(writer) = writer {
+            self.join_writer(writer).await;
+        }
+        self.0.background_tasks.iter().for_each(AbortHandle::abort);
+        self.0.tail.clear();
+        self.0.database.close().await;
+        Ok(())
     }
 
     fn maintenance(&self) -> Option<&dyn Maintenance> {

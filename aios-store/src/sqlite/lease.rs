@@ -5,6 +5,9 @@ use async_trait::async_trait;
 
 use super::{SqliteStore, lease_rows::save};
 
+/// Number of lease releases of a store that is closed.
+pub(super) const CLOSED: u64 = u64::MAX;
+
 #[async_trait]
 impl Leases for SqliteStore {
     async fn acquire(
@@ -59,6 +62,7 @@ impl Leases for SqliteStore {
     async fn wait_for_release(&self, seen: u64) -> Result<u64, StoreError> {
         let mut releases = self.releases().subscribe();
         let count = releases.wait_for(|count| *count > seen).await;
-        count.map(|count| *count).map_err(|_| StoreError::Closed)
+        let count = count.map_err(|_| StoreError::Closed)?;
+        if *count == CLOSED { Err(StoreError::Closed) } else { Ok(*count) }
     }
 }

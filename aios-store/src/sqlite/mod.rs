@@ -77,7 +77,7 @@ pub struct SqliteStore {
     max_event_bytes: usize,
     clock: Arc<dyn Clock>,
     head: watch::Receiver<u64>,
-    /// Number of lease releases so far; wakes `wait_for_release`.
+    /// Number of lease releases so far, or [`CLOSED`](lease::CLOSED); wakes `wait_for_release`.
     releases: watch::Sender<u64>,
     /// `None` for a database in memory, which only the writer's connection can see.
     readers: Option<ReadPool>,
@@ -125,7 +125,7 @@ impl SqliteStore {
             Location::Memory => None,
             Location::File(path) => {
                 let lock = DatabaseLock::take(path, options.lock_wait, &*clock).await?;
-                Some(ReadPool::new(database.clone(), options.readers, Arc::new(lock)))
+                Some(ReadPool::new(database.clone(), options.readers, lock))
             }
         };
         let (published, head) = watch::channel(0);

@@ -1,5 +1,5 @@
 use std::{
-    path::Path,
+    path::{Path, PathBuf},
     sync::{Arc, Mutex, RwLock, RwLockWriteGuard},
 };
 
@@ -19,34 +19,34 @@ struct Inner {
     database: String,
     permits: Arc<Semaphore>,
     idle: Mutex<Vec<Connection>>,
+    path: PathBuf,
+    /// The lock of the database, held as long as a connection may be open; none if the pool is closed.
     /// Locked for reading while a connection is in use, and for writing while none may be open.
-    gate: RwLock<()>,
-    /// Held as long as a connection may be open.
-    lock: Arc<DatabaseLock>,
+    lock: RwLock<Option<DatabaseLock>>,
 }
 
 impl ReadPool {
-    pub(super) fn new(database: String, connections: usize, lock: Arc<DatabaseLock>) -> Self {
+    pub(super) fn new(database: String, connections: usize, lock: DatabaseLock) -> Self {
         Self(Arc::new(Inner {
             database,
             permits: Arc::new(Semaphore::new(connections)),
             idle: Mutex::default(),
-            gate: RwLock::default(),
-            lock,
+            path: lock.path().to_owned(),
+            lock: RwLock::new(Some(lock)),
         }))
     }
 
     /// The path of the database.
     pub(super) fn path(&self) -> &Path {
-        self.0.lock.path()
+        &self.0.path
     }
 
-    /// Closes every connection, and keeps new ones from being opened until the guard is dropped. Blocks
-    /// until the reads in progress are done.
-    pub(super) fn close(&self) -> RwLockWriteGuard<'_, ()> {
-        let gate = sync::write(&self.0.gate);
+    /// Closes every connection, and keeps new ones from being opened until the guard is dropped, or for
+    /// ever if the lock is taken out of it. Blocks until the reads in progress are done.
+    pub(super) fn close(&self) -> RwLockWriteGuard<'_, Option<DatabaseLock>> {
+        let lock = sync::write(&self.0.lock);
         sync::lock(&self.0.idle).clear();
-        gate
+        lock
     }
 
     /// Runs a closure with a connection, on a blocking thread.
@@ -73,18 +73,19 @@ impl Inner {
         operation: &'static str,
         read: impl FnOnce(&Connection) -> rusqlite::Result<T>,
     ) -> Result<T, StoreError> {
-        let _gate = sync::read(&self.gate);
+        let lock = sync::read(&self.lock);
+        let lock = lock.as_ref().ok_or(StoreError::Closed)?;
         let idle = sync::lock(&self.idle).pop();
-        let connection = idle.map_or_else(|| self.open(operation), Ok)?;
+        let connection = idle.map_or_else(|| self.open(operation, lock), Ok)?;
         let result = read(&connection);
         sync::lock(&self.idle).push(connection);
         result.map_err(|error| store_error(operation, &self.database, error))
     }
 
     /// Opens a connection. Fails if the path now refers to another file.
-    fn open(&self, operation: &'static str) -> Result<Connection, StoreError> {
-        let opened = schema::open_reader(self.lock.path());
-        if !self.lock.is_in_place() {
+    fn open(&self, operation: &'static str, lock: &DatabaseLock) -> Result<Connection, StoreError> {
+        let opened = schema::open_reader(&self.path);
+        if !lock.is_in_place() {
             return Err(StoreError::Gone { database: self.database.clone() });
         }
         opened.map_err(|error| store_error(operation, &self.database, error))

@@ -16,6 +16,10 @@ pub(super) trait Job: Send {
     fn is_alone(&self) -> bool {
         false
     }
+    /// Whether the thread ends instead of running the job.
+    fn is_last(&self) -> bool {
+        false
+    }
     fn run(&mut self, writer: &mut Writer<'_>) -> rusqlite::Result<()>;
     /// Sends the result to the caller. `outcome` is the outcome of the transaction.
     fn reply(self: Box<Self>, outcome: Result<(), StoreError>);
@@ -23,6 +27,29 @@ pub(super) trait Job: Send {
 
 pub(super) type Batch = Vec<Box<dyn Job>>;
 pub(super) type Calls = mpsc::Receiver<Box<dyn Job>>;
+
+/// Ends the thread.
+pub(super) struct Last;
+
+impl Job for Last {
+    fn weight(&self) -> usize {
+        CALL_WEIGHT
+    }
+
+    fn is_alone(&self) -> bool {
+        true
+    }
+
+    fn is_last(&self) -> bool {
+        true
+    }
+
+    fn run(&mut self, _: &mut Writer<'_>) -> rusqlite::Result<()> {
+        Ok(())
+    }
+
+    fn reply(self: Box<Self>, _: Result<(), StoreError>) {}
+}
 
 /// A closure as a job.
 pub(super) struct Call<T, F> {

@@ -9,7 +9,7 @@ use rusqlite::{Connection, Params, Row};
 use tokio::sync::oneshot;
 use uuid::Uuid;
 
-use super::{SqliteStore, append::AppendJob};
+use super::{SqliteStore, append::AppendJob, lease::CLOSED};
 use crate::rows::StoredEvent;
 
 /// Selects the columns of events. The argument selects the rows.
@@ -97,13 +97,24 @@ impl EventStore for SqliteStore {
     }
 
     async fn head(&self) -> Result<u64, StoreError> {
-        Ok(*self.head_watch().borrow())
+        let head = self.head_watch();
+        // The writer has dropped its end if the store is closed.
+        head.has_changed().map_err(|_| StoreError::Closed)?;
+        Ok(*head.borrow())
     }
 
     async fn wait_for(&self, after: u64) -> Result<u64, StoreError> {
         let mut head = self.head_watch().clone();
         let reached = head.wait_for(|head| *head > after).await;
         reached.map(|head| *head).map_err(|_| StoreError::Closed)
+    }
+
+    async fn close(&self) -> Result<(), StoreError> {
+        self.writer().end().await;
+        let mut head = self.head_watch().clone();
+        while head.changed().await.is_ok() {}
+        self.releases().send_replace(CLOSED);
+        Ok(())
     }
 
     fn maintenance(&self) -> Option<&dyn Maintenance> {

@@ -17,7 +17,7 @@ use super::{
     error::{backend, store_error},
     options::SqliteOptions,
     pool::ReadPool,
-    queue::{Batch, Call, Calls, Job},
+    queue::{Batch, Call, Calls, Job, Last},
     reply::ReplyThread,
     schema,
     writer::Writer,
@@ -55,6 +55,13 @@ impl WriterHandle {
         let handle = Self { queue: Some(queue), thread: Some(thread) };
         opened.await.unwrap_or(Err(StoreError::Closed))?;
         Ok(handle)
+    }
+
+    /// Ends the thread after the queued calls. It has closed the database when it drops its sender of the
+    /// head.
+    pub(super) async fn end(&self) {
+        // Sending fails if the thread has ended.
+        let _ = self.send(Box::new(Last)).await;
     }
 
     /// Queues a job. Waits for room if the queue is full.
@@ -125,21 +132,20 @@ fn serve(
         let opened = connection.as_ref().map_err(Clone::clone).and_then(|connection| {
             Writer::open(connection, options, readers.map(ReadPool::path), ready.is_some(), head)
         });
-        let (writer, result) = match opened {
-            Ok(writer) => (Some(writer), Ok(())),
-            Err(error) => (None, Err(error)),
-        };
+        let result = opened.as_ref().map(drop).map_err(Clone::clone);
         if let Some(ready) = ready.take() {
             // Sending fails if opening was cancelled. The queue is then closed as well.
             let _ = ready.send(result);
         }
         // Readers may open connections again.
         drop(gate.take());
-        let end = writer.map(|mut writer| writer.serve(&mut calls, &mut next, &replies));
+        let end = opened.map(|mut writer| writer.serve(&mut calls, &mut next, &replies));
         // Readers close first, so that the writer closes the last connection and SQLite removes the
-        // write-ahead log.
+        // write-ahead log. The lock is released last.
         gate = readers.map(ReadPool::close);
-        if end != Some(End::LogLost) {
+        if !matches!(end, Ok(End::LogLost)) {
+            drop(connection);
+            gate.into_iter().for_each(|mut lock| *lock = None);
             return;
         }
     }
@@ -148,7 +154,7 @@ fn serve(
 /// Why a writer stopped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum End {
-    /// The queue is closed and empty.
+    /// The store is closed: no queued call is left, or the last one has come.
     Closed,
     /// The write-ahead log was deleted or replaced. All commits are in the database.
     LogLost,
@@ -163,6 +169,9 @@ impl Writer<'_> {
         replies: &ReplyThread,
     ) -> End {
         while let Some(first) = next.take().or_else(|| calls.blocking_recv()) {
+            if first.is_last() {
+                return End::Closed;
+            }
             let mut batch = Vec::with_capacity(1 + calls.len());
             batch.push(first);
             let outcome = self.commit(&mut batch, calls, next);

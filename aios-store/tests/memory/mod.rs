@@ -29,7 +29,8 @@ impl MemoryFixture {
 #[async_trait]
 impl StoreFixture for MemoryFixture {
     async fn connect(&self) -> Result<Arc<dyn Store>, StoreError> {
-        Ok(Arc::new(self.store.clone()))
+        // Behind two pointers, so that the suite also checks that pointers to stores are stores.
+        Ok(Arc::new(Box::new(Arc::new(self.store.clone()))))
     }
 
     async fn pass(&self, duration: Duration) {

@@ -153,7 +153,7 @@ async fn should_answer_every_caller_within_the_append_timeout() {
         async move { store.append(batch).await }
     });
     after_hints().await;
-    tokio::time::timeout(Duration::from_secs(10), store.close()).await.unwrap();
+    tokio::time::timeout(Duration::from_secs(10), store.close()).await.unwrap().unwrap();
     let errors = appending.await.unwrap();
     let messages = errors.into_iter().map(|result| result.unwrap_err().to_string());
     assert_eq!(
@@ -207,7 +207,7 @@ async fn should_refuse_appends_once_closed() {
     let store = PostgresStore::connect_with(fixture).await.unwrap();
     let appended = store.append_one(append("a", Expected::Empty)).await.unwrap();
     assert_eq!(appended.position, 1);
-    store.close().await;
+    store.close().await.unwrap();
     let error = store.append_one(append("a", Expected::Any)).await.unwrap_err();
     assert_eq!(error.code(), "STORE_CLOSED");
     assert_eq!(store.head().await.unwrap_err().code(), "STORE_CLOSED");
@@ -222,7 +222,7 @@ async fn should_fail_waits_after_close() {
         async move { store.wait_for(0).await }
     });
     after_hints().await;
-    store.close().await;
+    store.close().await.unwrap();
     for result in [waiting.await.unwrap(), store.wait_for(0).await] {
         assert_eq!(result.unwrap_err().code(), "STORE_CLOSED");
     }

@@ -94,6 +94,6 @@ async fn should_not_send_cancelled_appends() {
     }
     connection.close().await.unwrap();
     assert_eq!(appending.await.unwrap().unwrap().position, 2);
-    store.close().await;
+    store.close().await.unwrap();
     assert_eq!(calls(&server, APPEND), 2);
 }

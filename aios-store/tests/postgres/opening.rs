@@ -65,7 +65,7 @@ async fn should_refuse_a_newer_schema() {
     let Some(server) = PostgresServer::shared() else { return };
     let schema = server.new_name();
     let options = PostgresOptions::new(&server.url()).unwrap().with_schema(&schema).unwrap();
-    PostgresStore::connect_with(options.clone()).await.unwrap().close().await;
+    PostgresStore::connect_with(options.clone()).await.unwrap().close().await.unwrap();
     let sql = format!("INSERT INTO {schema}.migrations (version, name) VALUES (4711, 'later')");
     assert_eq!(server.sql(&sql), "");
     let error = PostgresStore::connect_with(options).await.unwrap_err();
@@ -80,7 +80,7 @@ async fn should_use_a_pool_and_leave_it_open() {
     let store = PostgresStore::connect_with(options.unwrap()).await.unwrap();
     let append = Append::new(StreamId::new("a").unwrap(), vec![event()]);
     assert_eq!(store.append_one(append).await.unwrap().position, 1);
-    store.close().await;
+    store.close().await.unwrap();
     assert!(!pool.is_closed());
     assert_eq!(store.head().await.unwrap_err().code(), "STORE_CLOSED");
 }

@@ -130,7 +130,7 @@ async fn sockets(server: &PostgresServer, options: PostgresOptions) -> Option<Ve
     join_all((0..4).map(|_| store.head())).await;
     let sockets = aios_tests::socket::without_delay(&[server.port()])?;
     assert!(sockets.len() >= 2, "{sockets:?}");
-    store.close().await;
+    store.close().await.unwrap();
     Some(sockets)
 }
 

@@ -47,6 +47,44 @@ async fn should_keep_everything_when_opened_again() {
 }
 
 #[tokio::test]
+async fn should_release_the_file_when_it_is_closed_although_it_is_still_held() {
+    let (_folder, path) = database_path();
+    let store = Arc::new(open(&path).await.unwrap());
+    let held = Arc::clone(&store);
+    let waiting = tokio::spawn(async move { held.wait_for(1).await });
+    let held = Arc::clone(&store);
+    let to_be_released = tokio::spawn(async move { held.wait_for_release(0).await });
+    let appended = store.append_one(start("r1")).await.unwrap();
+    assert_eq!(appended.position, 1);
+    store.close().await.unwrap();
+    store.close().await.unwrap();
+    assert!(matches!(waiting.await.unwrap(), Err(StoreError::Closed)));
+    assert!(matches!(to_be_released.await.unwrap(), Err(StoreError::Closed)));
+    assert!(matches!(store.append_one(start("r2")).await, Err(StoreError::Closed)));
+    assert!(matches!(store.read_log(0, 1).await, Err(StoreError::Closed)));
+    assert!(matches!(store.head().await, Err(StoreError::Closed)));
+    assert!(matches!(store.load_checkpoint("reader").await, Err(StoreError::Closed)));
+    let again = open(&path).await.unwrap();
+    assert_eq!(again.read_log(0, 10).await.unwrap().len(), 1);
+    // The files of the closed store are gone, and do not disturb the open one.
+    drop(store);
+    assert_eq!(again.append_one(start("r2")).await.unwrap().position, 2);
+    assert!(matches!(open(&path).await, Err(StoreError::Locked { .. })));
+}
+
+#[tokio::test]
+async fn should_commit_what_it_accepted_before_it_was_closed() {
+    let (_folder, path) = database_path();
+    let store = open(&path).await.unwrap();
+    let appends = (0..100).map(|number| store.append_one(start(&format!("r{number}"))));
+    let all = futures_util::future::join_all(appends);
+    let (appended, closed) = futures_util::join!(all, store.close());
+    closed.unwrap();
+    assert!(appended.iter().all(Result::is_ok), "{appended:?}");
+    assert_eq!(open(&path).await.unwrap().head().await.unwrap(), 100);
+}
+
+#[tokio::test]
 async fn should_free_the_shards_of_a_process_that_died_and_still_fence_it_off() {
     let (_folder, path) = database_path();
     let (shards, hour) = ([Shard(1)], Duration::from_secs(3600));

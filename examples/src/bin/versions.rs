@@ -4,9 +4,10 @@
 //! one runs the new code: the old run keeps its branch, and a new run takes the new one.
 #![allow(clippy::print_stdout, reason = "a program talks to its user")]
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use aios_agents::{prelude::*, runtime::RuntimeError};
+use aios_core::store::Store;
 
 async fn ship_v1(context: WorkflowContext, order: String) -> Result<String, WorkflowError> {
     context.run("pack", || async {}).await?;
@@ -26,9 +27,12 @@ async fn ship_v2(context: WorkflowContext, order: String) -> Result<String, Work
     Ok(format!("{order} {how} to {address}"))
 }
 
-async fn runtime(is_new: bool) -> Result<Runtime, Box<dyn std::error::Error>> {
+async fn runtime(
+    store: &Arc<dyn Store>,
+    is_new: bool,
+) -> Result<Runtime, Box<dyn std::error::Error>> {
     let builder = Runtime::builder()
-        .store(aios_store::connect("sqlite://versions.db").await?)
+        .store(Arc::clone(store))
         .broker(aios_broker::connect("memory://").await?);
     let builder =
         if is_new { builder.workflow("ship", ship_v2) } else { builder.workflow("ship", ship_v1) };
@@ -37,7 +41,8 @@ async fn runtime(is_new: bool) -> Result<Runtime, Box<dyn std::error::Error>> {
 
 /// The previous deployment: it starts a run, which waits for an address.
 async fn before() -> Result<(), Box<dyn std::error::Error>> {
-    let old = runtime(false).await?;
+    let store = aios_store::connect("sqlite://versions.db").await?;
+    let old = runtime(&store, false).await?;
     let run = old.start("ship", "order 1").with_id("ship-1").await?;
     // Wait until the run has passed the point of the change.
     let mut events = run.events(0);
@@ -46,7 +51,9 @@ async fn before() -> Result<(), Box<dyn std::error::Error>> {
             break;
         }
     }
-    Ok(old.shutdown(Duration::from_secs(5)).await?)
+    old.shutdown(Duration::from_secs(5)).await?;
+    // The next deployment opens the same file.
+    Ok(store.close().await?)
 }
 
 #[tokio::main]
@@ -54,7 +61,8 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     before().await?;
     println!("deployed");
 
-    let new = runtime(true).await?;
+    let store = aios_store::connect("sqlite://versions.db").await?;
+    let new = runtime(&store, true).await?;
     new.start("ship", "order 2").with_id("ship-2").await?;
     for id in ["ship-1", "ship-2"] {
         let run = new.handle(id).await?;
@@ -66,5 +74,5 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         println!("{}", run.result::<String>().await?);
     }
     new.shutdown(Duration::from_secs(5)).await?;
-    Ok(())
+    Ok(store.close().await?)
 }
