@@ -108,6 +108,14 @@ impl SettingsBuilder {
         self
     }
 
+    /// Adds a section that a JSON Schema of a mapping describes, for types that are not written in
+    /// Rust. [`Settings::section`] returns it as a [`Value`], with its secrets. `"writeOnly": true`
+    /// marks a text as a secret, and `"x-aios-secret": "password"` a URL that may contain one.
+    pub fn with_section_schema(mut self, name: impl Into<String>, schema: Value) -> Self {
+        self.sections.push(Section::described(name.into(), schema));
+        self
+    }
+
     /// Sets the folder of `base.yaml` and the files of the environments, which must exist. By default
     /// it is `config` in the current folder, which need not exist.
     pub fn with_folder(mut self, folder: impl Into<PathBuf>) -> Self {
@@ -203,8 +211,9 @@ impl SettingsBuilder {
             Some(Value::Object(schemas)) => schemas.clone(),
             _ => serde_json::Map::new(),
         };
+        let mut definitions = serde_json::Map::new();
         for section in &self.sections {
-            let schema = (section.schema)(&mut generator).to_value();
+            let schema = section.schema(&mut generator, &mut definitions);
             let fault = if !section.has_valid_name() {
                 Some("the name of a section must be [a-z][a-z0-9_]*, without __")
             } else if schemas.contains_key(&section.name) {
@@ -222,7 +231,8 @@ impl SettingsBuilder {
                 }
             }
         }
-        let mut schema = Schema::new(&schemas, &generator.take_definitions(true));
+        definitions.append(&mut generator.take_definitions(true));
+        let mut schema = Schema::new(&schemas, &definitions);
         for section in &self.sections {
             let shape = schema.shape().child(&section.name);
             if shape.is_some_and(|shape| !shape.is_mapping()) {
@@ -339,7 +349,7 @@ impl Typed<'_> {
             return None;
         }
         let value = self.resolved.value.get(&section.name)?;
-        let read = (section.read)(value).map_err(|mut refusal| {
+        let read = section.read(value).map_err(|mut refusal| {
             refusal.path.insert(0, section.name.clone());
             self.refuse(&refusal);
         });

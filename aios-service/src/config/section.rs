@@ -4,7 +4,7 @@ use std::{any::Any, fmt, sync::Arc};
 
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::de::DeserializeOwned;
-use serde_json::Value;
+use serde_json::{Map, Value};
 use serde_path_to_error::Segment;
 
 pub(super) type AnySection = Arc<dyn Any + Send + Sync>;
@@ -20,19 +20,57 @@ pub(super) struct Refusal {
 #[derive(Clone)]
 pub(super) struct Section {
     pub(super) name: String,
-    pub(super) schema: fn(&mut SchemaGenerator) -> Schema,
-    pub(super) read: fn(&Value) -> Result<AnySection, Refusal>,
+    kind: Kind,
 }
+
+/// The type of a section.
+#[derive(Clone)]
+enum Kind {
+    Typed {
+        schema: fn(&mut SchemaGenerator) -> Schema,
+        read: fn(&Value) -> Result<AnySection, Refusal>,
+    },
+    /// The values are described by a JSON Schema, and stay JSON.
+    Described(Value),
+}
+
+/// Begin of a reference to a definition.
+const DEFINITION: &str = "#/$defs/";
 
 impl Section {
     pub(super) fn new<T>(name: String) -> Self
     where
         T: DeserializeOwned + JsonSchema + Send + Sync + 'static,
     {
-        Self {
-            name,
-            schema: SchemaGenerator::subschema_for::<T>,
-            read: |value| Ok(Arc::new(read::<T>(value)?)),
+        let schema = SchemaGenerator::subschema_for::<T>;
+        Self { name, kind: Kind::Typed { schema, read: |value| Ok(Arc::new(read::<T>(value)?)) } }
+    }
+
+    pub(super) fn described(name: String, schema: Value) -> Self {
+        Self { name, kind: Kind::Described(schema) }
+    }
+
+    /// The schema. Its definitions go to the generator, or to `definitions`.
+    pub(super) fn schema(
+        &self,
+        generator: &mut SchemaGenerator,
+        definitions: &mut Map<String, Value>,
+    ) -> Value {
+        match &self.kind {
+            Kind::Typed { schema, .. } => schema(generator).to_value(),
+            Kind::Described(schema) => {
+                let mut schema = schema.clone();
+                lift_definitions(&self.name, &mut schema, definitions);
+                schema
+            }
+        }
+    }
+
+    /// Reads a value into the type.
+    pub(super) fn read(&self, value: &Value) -> Result<AnySection, Refusal> {
+        match &self.kind {
+            Kind::Typed { read, .. } => read(value),
+            Kind::Described(_) => Ok(Arc::new(value.clone())),
         }
     }
 
@@ -48,6 +86,30 @@ impl Section {
 impl fmt::Debug for Section {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.write_str(&self.name)
+    }
+}
+
+/// Moves the definitions of a schema to those of all sections, under names of their own.
+fn lift_definitions(section: &str, schema: &mut Value, definitions: &mut Map<String, Value>) {
+    match schema {
+        Value::Object(keywords) => {
+            if let Some(Value::String(target)) = keywords.get_mut("$ref")
+                && let Some(name) = target.strip_prefix(DEFINITION)
+            {
+                *target = format!("{DEFINITION}{section}.{name}");
+            }
+            if let Some(Value::Object(own)) = keywords.remove("$defs") {
+                for (name, mut definition) in own {
+                    lift_definitions(section, &mut definition, definitions);
+                    definitions.insert(format!("{section}.{name}"), definition);
+                }
+            }
+            keywords.values_mut().for_each(|part| lift_definitions(section, part, definitions));
+        }
+        Value::Array(parts) => {
+            parts.iter_mut().for_each(|part| lift_definitions(section, part, definitions));
+        }
+        _ => {}
     }
 }
 

@@ -1,5 +1,7 @@
 //! Secrets are in the values, and in nothing that is printed.
 
+use aios_service::config::{Settings, SettingsBuilder};
+
 use super::{Mail, Scene};
 
 #[test]
@@ -56,4 +58,35 @@ fn should_report_no_secret() {
     let error = builder.load().unwrap_err();
     assert!(error.faults().len() >= 4, "{error}");
     assert!(!format!("{error} {error:?}").contains("hunter2"), "{error:?}");
+}
+
+/// A section as programs that are not written in Rust describe it.
+fn described() -> SettingsBuilder {
+    let tls = serde_json::json!({"type": "object", "properties": {"ca": {"type": "string"}}});
+    let schema = serde_json::json!({
+        "type": "object",
+        "properties": {
+            "port": {"type": "integer"},
+            "password": {"type": "string", "writeOnly": true},
+            "tls": {"$ref": "#/$defs/Tls"},
+        },
+        "required": ["port"],
+        "$defs": {"Tls": tls},
+    });
+    Settings::builder().with_section::<Mail>("mail").with_section_schema("post", schema)
+}
+
+#[test]
+fn should_read_a_section_that_a_schema_describes() {
+    let variables =
+        [("AIOS_POST_PORT", "25"), ("AIOS_POST_PASSWORD", "hunter2"), ("AIOS_POST_TLS__CA", "pem")];
+    let settings = described().with_environment(variables).load().unwrap();
+    let expected = serde_json::json!({"port": 25, "password": "hunter2", "tls": {"ca": "pem"}});
+    assert_eq!(settings.section::<serde_json::Value>("post"), Some(&expected));
+    assert!(!format!("{settings:?}").contains("hunter2"));
+    let variables = [("AIOS_POST_PROT", "x"), ("AIOS_POST_TLS__CB", "pem")];
+    let report = described().with_environment(variables).load().unwrap_err().to_string();
+    for part in ["AIOS_POST_PORT", "AIOS_POST_TLS__CA", "post.port: missing"] {
+        assert!(report.contains(part), "{report}");
+    }
 }
