@@ -6,7 +6,8 @@ use aios_agents::{RunHandle, prelude::*};
 use aios_llm::{
     LlmAgent, ModelResponse, RuntimeBuilderExt,
     budget::Budget,
-    model::Part,
+    guardrail::{Guardrail, Verdict},
+    model::{Message, Part},
     tool::{Approval, Decision, Tool},
 };
 use schemars::JsonSchema;
@@ -14,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::support::{
-    Query, builder, in_time, one_pending, runtime, scripted, search_tool, start, store,
+    Query, builder, call, in_time, one_pending, runtime, scripted, search_tool, start, store, text,
 };
 
 /// The journal of the same agent in Rust and in Python: the types of its events, and the keys of
@@ -22,6 +23,8 @@ use crate::support::{
 const SHAPE: &str = include_str!("../../tests/fixtures/llm_journal.json");
 /// The journal of an agent with a `write` tool that has to be approved.
 const APPROVAL: &str = include_str!("../../tests/fixtures/llm_approval_journal.json");
+/// The journal of an agent that calls another one and hands over to a third.
+const TEAM: &str = include_str!("../../tests/fixtures/llm_team_journal.json");
 
 #[derive(Serialize, Deserialize, JsonSchema)]
 struct Report {
@@ -86,5 +89,28 @@ async fn should_have_the_journal_of_an_approval_that_other_languages_have() {
     assert_eq!(in_time(run.result::<String>()).await.unwrap(), "done");
     let shape = shape(&run).await;
     let expected: Value = serde_json::from_str(APPROVAL).unwrap();
+    assert_eq!(shape, expected, "{shape:#}");
+}
+
+#[tokio::test]
+async fn should_have_the_journal_of_a_team_that_other_languages_have() {
+    let model = scripted([
+        call("a", "ask", &json!({"task": "find"})),
+        call("b", "handover_to_billing", &json!({})),
+    ]);
+    let polite =
+        Guardrail::input("polite", |_: Vec<Message>| async { Ok::<_, TaskError>(Verdict::Pass) });
+    let agent = LlmAgent::new(model)
+        .tool(Tool::agent("ask", "Asks the searcher.", "searcher"))
+        .guardrail(polite)
+        .handover("billing", "Bills.", LlmAgent::new(scripted([text("done")])))
+        .budget(Budget::new().requests(9));
+    let builder = builder(&store()).llm_agent("agent", agent).unwrap();
+    let searcher = LlmAgent::new(scripted([text("found")]));
+    let runtime = builder.llm_agent("searcher", searcher).unwrap().start().await.unwrap();
+    let run = start(&runtime).await;
+    assert_eq!(in_time(run.result::<String>()).await.unwrap(), "done");
+    let shape = shape(&run).await;
+    let expected: Value = serde_json::from_str(TEAM).unwrap();
     assert_eq!(shape, expected, "{shape:#}");
 }

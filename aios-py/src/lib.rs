@@ -49,6 +49,7 @@ mod _aios {
         client::{
             NativeClient,
             maintenance::{compact, expire_runs},
+            subject::subject_spent,
         },
         convert::json::{dumps, loads},
         defaults::Defaults,

@@ -200,14 +200,12 @@ fn add(
     prepared: PreparedAgent,
     store: Option<&AnyStore>,
 ) -> Result<RuntimeBuilder, ErrorInfo> {
-    let PreparedAgent { name, agent, has_write_tool, pulse } = prepared;
-    let agent = match store.filter(|_| has_write_tool) {
-        Some(store) => agent.write_log(store.store()),
-        None => agent,
-    };
-    let built = agent.build(&name)?;
-    let definitions = std::iter::once(built.model_agent()).chain(built.tool_agent());
-    let builder = definitions.fold(builder, |builder, definition| {
+    let (name, pulse) = (prepared.name.clone(), prepared.pulse.clone());
+    let is_workflow_only = prepared.is_workflow_only;
+    let opened = store.map(AnyStore::store);
+    let built = prepared.open(opened.as_ref()).build(&name)?;
+    let agents = if is_workflow_only { Vec::new() } else { built.agents() };
+    let builder = agents.into_iter().fold(builder, |builder, definition| {
         builder.agents(match &pulse {
             Some(pulse) => definition.with_pulse(Arc::<LoopPulse>::clone(pulse)),
             None => definition,

@@ -21,6 +21,7 @@ PACKAGE = Path(aios.__file__).parent
 STUBTEST_ALLOWS = """
 aios._aios.rust_tasks_per_second
 aios._tool.Effect
+aios._tool.OnFailure
 aios._model.AnyModel
 aios._model.ModelFunction
 aios._records.Page.__class_getitem__

@@ -55,6 +55,7 @@ from ._workflow import MISSING, Workflow
 if TYPE_CHECKING:
     from ._projection import Apply, Load
     from ._retry import RetryPolicy
+    from ._secret import Secret
 
 I = TypeVar("I")
 O = TypeVar("O")

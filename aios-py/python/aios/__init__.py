@@ -17,12 +17,15 @@ Example::
         print(await run.result())
 """
 
+from . import team
 from ._agent import TaskContext, agent
 from ._aios import __version__
 from ._asgi import ApiKey, Asgi, TokenIssuer, asgi
+from ._budget import BUDGET_SIGNAL, Budget, BudgetDecision, Limits, Price, SubjectBudget
 from ._client import Client
 from ._context import WorkflowContext
 from ._conversation import Conversation, Turn
+from ._decisions import PendingDecision, pending_decisions
 from ._errors import (
     AgentNotFoundError,
     AiosError,
@@ -61,10 +64,18 @@ from ._errors import (
     WrongLoopError,
 )
 from ._fence import Fence
+from ._guardrail import Guardrail, input_guardrail, output_guardrail
 from ._handle import RunHandle
-from ._llm import Budget, LlmAgent, PendingDecision, Price, pending_decisions
+from ._llm import Compaction, Handover, LlmAgent, Prompt
 from ._model import AwsCredentials, ModelResponse, Provider, ToolCall
-from ._models import CachedModel, CircuitBreakerModel, ClientModel, FallbackModel
+from ._models import (
+    CachedModel,
+    CircuitBreakerModel,
+    ClientModel,
+    FallbackModel,
+    Rate,
+    RateLimitModel,
+)
 from ._output import OutputItem, OutputStream
 from ._projection import Batch, ProjectionDeadLetter, ProjectionHandle
 from ._records import (
@@ -81,6 +92,7 @@ from ._records import (
 from ._remote import RemoteClient
 from ._retry import RetryPolicy
 from ._runtime import Runtime
+from ._secret import Secret
 from ._serve import serve
 from ._steps import StepContext, current_step
 from ._stream import EventStream
@@ -89,6 +101,7 @@ from ._trace import traceparent
 from ._workflow import ContinueAsNew, Workflow, workflow
 
 __all__ = [
+    "BUDGET_SIGNAL",
     "AgentNotFoundError",
     "AgentStatus",
     "AiosError",
@@ -98,10 +111,12 @@ __all__ = [
     "Batch",
     "BrokerError",
     "Budget",
+    "BudgetDecision",
     "CachedModel",
     "CircuitBreakerModel",
     "Client",
     "ClientModel",
+    "Compaction",
     "ConfigurationError",
     "ContinueAsNew",
     "Conversation",
@@ -112,11 +127,14 @@ __all__ = [
     "FallbackModel",
     "Fence",
     "ForkedError",
+    "Guardrail",
+    "Handover",
     "InvalidDataError",
     "InvalidOutputError",
     "InvalidParametersError",
     "InvalidResultError",
     "JournalMismatchError",
+    "Limits",
     "LlmAgent",
     "ModelError",
     "ModelResponse",
@@ -129,7 +147,10 @@ __all__ = [
     "Price",
     "ProjectionDeadLetter",
     "ProjectionHandle",
+    "Prompt",
     "Provider",
+    "Rate",
+    "RateLimitModel",
     "RecordedEvent",
     "RemoteClient",
     "RetryPolicy",
@@ -146,12 +167,14 @@ __all__ = [
     "RunStatus",
     "Runtime",
     "RuntimeClosedError",
+    "Secret",
     "ServiceError",
     "ShutdownTimeoutError",
     "SignalTimeoutError",
     "StepContext",
     "StoreError",
     "StoreLockedError",
+    "SubjectBudget",
     "TaskCancelledError",
     "TaskContext",
     "TaskError",
@@ -173,8 +196,11 @@ __all__ = [
     "agent",
     "asgi",
     "current_step",
+    "input_guardrail",
+    "output_guardrail",
     "pending_decisions",
     "serve",
+    "team",
     "tool",
     "traceparent",
     "workflow",

@@ -18,6 +18,7 @@ from ._workflow import MISSING, Workflow
 
 if TYPE_CHECKING:
     from ._retry import RetryPolicy
+    from ._secret import Secret
 
 I = TypeVar("I")
 O = TypeVar("O")
@@ -50,8 +51,8 @@ class Client(Queries):
 
     def __init__(
         self,
-        store: str | None = "memory:",
-        broker: str = "memory://",
+        store: str | Secret | None = "memory:",
+        broker: str | Secret = "memory://",
         *,
         source: str = "aios",
         workflows: Iterable[Workflow[Any, Any]] = (),

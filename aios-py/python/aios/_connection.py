@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from ._agent import BoundAgent
     from ._aios import LoopBridge, NativeClient, ThreadPool
     from ._llm import BoundLlmAgent
+    from ._secret import Secret
     from ._workflow import Workflow
 
 #: Open connections of this process; closed when the interpreter exits.
@@ -76,8 +77,8 @@ class Connection:
 
     def __init__(
         self,
-        store: str | None,
-        broker: str,
+        store: str | Secret | None,
+        broker: str | Secret,
         source: str,
         workflows: Iterable[Workflow[Any, Any]],
         workers: int | None,
@@ -202,9 +203,7 @@ class Connection:
     def _start_tool_threads(self, agents: list[BoundLlmAgent]) -> None:
         """Starts the threads of the tools and models that are plain functions."""
         for agent in agents:
-            functions = [(agent.name, function) for function in agent.model.functions()]
-            functions += [(tool.name, tool.invoke) for tool in agent.tools]
-            for name, function in functions:
+            for name, function in agent.functions():
                 if function.pool is not None:
                     self._pools.append(function.pool)
                     start_threads(function.pool, max(1, self._threads()), name)

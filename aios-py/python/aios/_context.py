@@ -235,6 +235,7 @@ class WorkflowContext:
         *,
         id: str | None = None,
         leave_running: bool = False,
+        cancel_when_dropped: bool = False,
     ) -> Awaitable[O]: ...
 
     @overload
@@ -245,6 +246,7 @@ class WorkflowContext:
         *,
         id: str | None = None,
         leave_running: bool = False,
+        cancel_when_dropped: bool = False,
     ) -> Awaitable[Any]: ...
 
     def child(
@@ -254,6 +256,7 @@ class WorkflowContext:
         *,
         id: str | None = None,
         leave_running: bool = False,
+        cancel_when_dropped: bool = False,
     ) -> Awaitable[Any]:
         """Starts a run of another workflow and waits until it ends.
 
@@ -263,6 +266,8 @@ class WorkflowContext:
             id: Id of the run; by default derived from this run's id and the operation.
             leave_running: Whether the child continues if this run is cancelled. By default it is
                 cancelled too, and its compensations run.
+            cancel_when_dropped: Whether the child is cancelled if the workflow no longer waits for
+                it, because it has lost a :meth:`race`, say. By default it continues.
 
         Raises:
             TaskError: The child failed; ``code`` is the code of its failure.
@@ -270,9 +275,10 @@ class WorkflowContext:
         """
         if isinstance(workflow, Workflow):
             read, input = workflow.read_result, workflow.input(input)
-            return self._native.child(workflow.name, input, id, leave_running, read)
-        input = None if input is MISSING else input
-        return self._native.child(workflow, input, id, leave_running, None)
+            name = workflow.name
+        else:
+            name, read, input = workflow, None, None if input is MISSING else input
+        return self._native.child(name, input, id, leave_running, cancel_when_dropped, read)
 
     def gather(
         self, *awaitables: Awaitable[T], return_exceptions: bool = False

@@ -37,12 +37,15 @@ class Conversation:
     Attributes:
         turns: The turns, in order.
         messages: All messages, including the last response.
+        transcript: All messages, also those that a :class:`Compaction` has replaced, without its
+            summaries.
         spent: The sums of the run as settled in its log: ``requests``, ``usage``, ``cost`` and
             ``tool_calls``.
     """
 
     turns: list[Turn]
     messages: list[dict[str, Any]]
+    transcript: list[dict[str, Any]]
     spent: dict[str, Any]
 
     @classmethod
@@ -68,7 +71,7 @@ class Conversation:
 
         row = read_conversation(envelopes(journal))
         turns = [Turn(messages, response) for messages, response in row["turns"]]
-        return cls(turns, row["messages"], row["spent"])
+        return cls(turns, row["messages"], row["transcript"], row["spent"])
 
     def continued(self, text: str) -> dict[str, Any]:
         """The prompt of a new run that continues the conversation with another message."""

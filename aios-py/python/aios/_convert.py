@@ -64,6 +64,17 @@ class Converter:
         return converted
 
 
+def root_schema(schema: dict[str, Any]) -> dict[str, Any]:
+    """The schema with the definition that it refers to at its root, because providers want an object
+    there."""
+    reference = schema.get("$ref")
+    if not isinstance(reference, str):
+        return schema
+    definitions = schema.get("$defs", {})
+    name = reference.rpartition("/")[2]
+    return {**definitions[name], "$defs": definitions}
+
+
 def to_plain(value: Any) -> Any:
     """Converts a value that is not a JSON type to one that is. Called by the native module."""
     kind = type(value)

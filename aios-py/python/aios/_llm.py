@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import (
     TYPE_CHECKING,
     Any,
     Generic,
-    Literal,
     NamedTuple,
     TypedDict,
     TypeVar,
@@ -17,85 +16,107 @@ from typing import (
     overload,
 )
 
+from ._budget import Budget, SubjectBudget
 from ._errors import ConfigurationError, InvalidParametersError
+from ._functions import BoundFunction
+from ._guardrail import BoundGuardrail, Guardrail
 from ._model import AnyModel, BoundModel, bind_model
 from ._tool import BoundTool, Tool, tool
+from ._validation import as_list, check_at_least, check_name
 from ._workflow import MISSING, Workflow
 
 if TYPE_CHECKING:
-    from ._records import RunStatus
     from ._retry import RetryPolicy
 
 O = TypeVar("O")
+T = TypeVar("T")
+
+
+class BoundHandover(NamedTuple):
+    """An agent that can take over, as the native module takes it."""
+
+    name: str
+    description: str
+    agent: BoundLlmAgent
 
 
 class BoundLlmAgent(NamedTuple):
     """An agent as the native module takes it."""
 
     name: str
+    is_workflow_only: bool
     model: BoundModel
+    cheaper_model: BoundModel | None
     tools: list[BoundTool]
+    guardrails: list[BoundGuardrail]
+    handovers: list[BoundHandover]
     output: tuple[str, str] | None
     model_retry: tuple[Any, ...] | None
     options: str
 
+    def functions(self) -> list[tuple[str, BoundFunction]]:
+        """The functions of the agent and of those that can take over, with the names of their
+        threads."""
+        models = [self.model, *([] if self.cheaper_model is None else [self.cheaper_model])]
+        own = [(self.name, function) for model in models for function in model.functions()]
+        own += [(tool.name, tool.invoke) for tool in self.tools if tool.invoke is not None]
+        own += [(guardrail.name, guardrail.invoke) for guardrail in self.guardrails]
+        return [*own, *(found for other in self.handovers for found in other.agent.functions())]
+
 
 @dataclass(frozen=True)
-class Price:
-    """The price of a model in dollars for a million tokens."""
-
-    input: float
-    output: float
-    cached_input: float | None = None
-
-
-@dataclass(frozen=True)
-class Budget:
-    """Limits of each run of an agent. A limit that is ``None`` does not apply.
+class Prompt:
+    """The input of an agent: a text of the user, or the messages of a conversation.
 
     Attributes:
-        requests: Requests to models, including failed ones.
-        input_tokens: Input tokens, including cached ones.
-        output_tokens: Output tokens, including reasoning.
-        cost: Dollars, according to ``prices``.
-        tool_calls: Tool calls that run.
-        wall_time: Seconds since the start of the run.
-        soft_percent: Share of a limit, 1 to 100, at which the model is warned.
-        at_limit: ``"fail"`` fails the run with ``BUDGET_EXCEEDED``; ``"ask"`` waits for the signal
-            ``budget`` with ``{"decision": "raise", "limits": {...}}`` or ``{"decision": "stop"}``.
-        prices: The prices of models by name, such as ``"openai:gpt-5"``.
-        unknown_price: Whether a model without a price is an error if the cost is limited, or free.
+        messages: A text, or messages as in :attr:`Conversation.messages`.
+        instructions: Instructions that replace those of the agent.
+        subject: The subject whose :class:`SubjectBudget` the run is charged to: a customer, say.
     """
 
-    requests: int | None = None
-    input_tokens: int | None = None
-    output_tokens: int | None = None
-    cost: float | None = None
-    tool_calls: int | None = None
-    wall_time: float | None = None
-    soft_percent: int = 80
-    at_limit: Literal["fail", "ask"] = "fail"
-    prices: Mapping[str, Price] = field(default_factory=dict[str, Price])
-    unknown_price: Literal["fail", "free"] = "fail"
+    messages: str | Sequence[Mapping[str, Any]]
+    instructions: str | None = None
+    subject: str | None = None
 
-    def to_json(self) -> dict[str, Any]:
-        """The budget as the native module takes it."""
-        prices = [
-            (model, price.input, price.output, price.cached_input)
-            for model, price in self.prices.items()
-        ]
-        return {
-            "requests": self.requests,
-            "input_tokens": self.input_tokens,
-            "output_tokens": self.output_tokens,
-            "cost": self.cost,
-            "tool_calls": self.tool_calls,
-            "wall_time": self.wall_time,
-            "soft_percent": self.soft_percent,
-            "ask": self.at_limit == "ask",
-            "prices": prices,
-            "unknown_price_is_free": self.unknown_price == "free",
-        }
+    def __post_init__(self) -> None:
+        if isinstance(self.messages, str):
+            content = [{"type": "text", "text": self.messages}]
+            object.__setattr__(self, "messages", [{"role": "user", "content": content}])
+
+
+@dataclass(frozen=True)
+class Compaction:
+    """Replaces earlier messages of a conversation with a summary that the model writes when it becomes
+    long. The messages stay in the journal.
+
+    Attributes:
+        above: Number of input and output tokens of a response after which it happens.
+        keep_messages: How many of the latest messages are kept.
+        instructions: Instructions for the summary.
+    """
+
+    above: int
+    keep_messages: int = 6
+    instructions: str | None = None
+
+    def __post_init__(self) -> None:
+        check_at_least(self.above, "above", 0)
+        check_at_least(self.keep_messages, "keep_messages", 0)
+
+
+@dataclass(frozen=True)
+class Handover:
+    """An agent that can take over a conversation; see the ``handovers`` of :class:`LlmAgent`.
+
+    Attributes:
+        agent: The agent.
+        description: Tells the model when to hand over.
+        name: Its name in the tool ``handover_to_<name>``; the name of the agent by default.
+    """
+
+    agent: LlmAgent[Any]
+    description: str
+    name: str | None = None
 
 
 class _Options(TypedDict, total=False):
@@ -103,8 +124,15 @@ class _Options(TypedDict, total=False):
 
     instructions: str | None
     tools: Iterable[Tool | Callable[..., Any]]
+    guardrails: Iterable[Guardrail]
+    handovers: Iterable[Handover]
+    hand_back: str | None
     budget: Budget | None
+    subject_budget: SubjectBudget | None
+    cheaper_model: AnyModel | None
+    compaction: Compaction | None
     streaming: bool
+    trace_content: bool
     version: int
     max_output_tokens: int | None
     temperature: float | None
@@ -119,8 +147,9 @@ class _Options(TypedDict, total=False):
 class LlmAgent(Workflow[Any, O], Generic[O]):
     """An agent over a language model: a workflow whose model calls and tool calls are recorded.
 
-    Pass it to a :class:`aios.Runtime` among its ``agents``, and start a run with a text, or with
-    ``{"messages": [...]}``. The loop is the one of the Rust crate ``aios-llm``: a recorded call is
+    Pass it to a :class:`aios.Runtime` among its ``agents``, or among its ``workflows`` if other processes
+    make the model calls and tool calls. Start a run with a text, or with
+    :class:`Prompt`. The loop is the one of the Rust crate ``aios-llm``: a recorded call is
     never made again, whatever crashes.
 
     Args:
@@ -131,12 +160,29 @@ class LlmAgent(Workflow[Any, O], Generic[O]):
             the request as a ``dict`` and returns a ``str`` or a :class:`ModelResponse`. A generator
             yields the pieces of a text, and may yield a :class:`ModelResponse` at the end.
         instructions: The system prompt.
-        tools: Functions decorated with :func:`tool`, or plain functions.
+        tools: Functions decorated with :func:`tool`, plain functions, and agents and workflows as
+            tools: :meth:`Tool.agent`, :meth:`Tool.workflow`.
+        guardrails: Checks of the input or the output: :func:`input_guardrail`,
+            :func:`output_guardrail`. Those of the input are of the agent that begins a run, those of
+            the output of the agent that ends it.
+        handovers: Agents that can take over the conversation, with the same type of output: a tool
+            ``handover_to_<name>`` continues it, in the same run, under the instructions and with the
+            tools of the other one. Budget, version and limits are those of the agent that began.
+        hand_back: The description of a tool ``hand_back``, with which an agent that has taken over
+            returns the conversation.
         output_type: The type of the result: a dataclass, a ``TypedDict``, a model of pydantic or
             msgspec, or any other type with a schema. Text by default.
         budget: Limits of each run.
+        subject_budget: Limits that all runs of a subject share in a window of time. Each run then has
+            to name its subject, in its :class:`Prompt`.
+        cheaper_model: The model that continues a run when the cost does not allow another response of
+            ``model``; see :attr:`Budget.at_limit`.
+        compaction: Replaces earlier messages with a summary when a conversation becomes long. Without
+            it, one that is too long for the model fails with ``MODEL_CONTEXT_OVERFLOW``.
         streaming: Whether tokens, partial output and the progress of tools are written to the output
             stream ``tokens`` of the run; see :meth:`aios.RunHandle.stream`.
+        trace_content: Whether spans of model calls and tool calls have messages, arguments and results,
+            which may be secret.
         version: From 1. Change it with the instructions or tools if runs of the earlier version have
             to continue unchanged.
         max_output_tokens: Maximum number of output tokens of each response.
@@ -183,7 +229,6 @@ class LlmAgent(Workflow[Any, O], Generic[O]):
     ) -> None:
         from ._aios import DEFAULTS
         from ._convert import Converter
-        from ._validation import as_list, check_at_least, check_name
 
         unknown = options.keys() - _Options.__annotations__.keys()
         if unknown:
@@ -193,20 +238,22 @@ class LlmAgent(Workflow[Any, O], Generic[O]):
         self.version = check_at_least(options.get("version", 1), "version", 1)
         tools = as_list(options.get("tools", ()), "tools")
         self.tools = [made if isinstance(made, Tool) else tool(made) for made in tools]
-        if not (isinstance(model, str) or callable(model) or hasattr(model, "bind")):
-            raise ConfigurationError(
-                f"a model is a name, a function or a model object, not {model!r}"
-            )
-        self.model = model
+        self.guardrails = _all(Guardrail, options.get("guardrails", ()), "guardrails")
+        self.handovers = _all(Handover, options.get("handovers", ()), "handovers")
+        self.model = _check_model(model)
+        cheaper = options.get("cheaper_model")
+        self.cheaper_model = None if cheaper is None else _check_model(cheaper)
         try:
             self._output = Converter(str if output_type is None else output_type)
         except TypeError as error:
             raise ConfigurationError(f"agent {name}: {error}") from error
         self._output_type = output_type
-        budget = options.get("budget")
         self._model_retry = options.get("model_retry")
+        budget, subject = options.get("budget"), options.get("subject_budget")
+        compaction = options.get("compaction")
         self._options: dict[str, Any] = {
             "instructions": options.get("instructions"),
+            "hand_back": options.get("hand_back"),
             "version": self.version,
             "max_output_tokens": options.get("max_output_tokens"),
             "temperature": options.get("temperature"),
@@ -216,7 +263,10 @@ class LlmAgent(Workflow[Any, O], Generic[O]):
             "max_identical_calls": options.get("max_identical_calls", 3),
             "max_argument_bytes": options.get("max_argument_bytes", DEFAULTS.max_argument_bytes),
             "streaming": options.get("streaming", False),
-            "budget": None if budget is None else budget.to_json(),
+            "trace_content": options.get("trace_content", False),
+            "compaction": compaction,
+            "budget": None if budget is None else budget._row(),
+            "subject_budget": None if subject is None else subject._row(),
         }
 
     def input(self, value: Any) -> Any:
@@ -239,18 +289,26 @@ class LlmAgent(Workflow[Any, O], Generic[O]):
 
         return cast("O", read_result(self._output, value, f"the result of agent {self.name}"))
 
-    def bind(self) -> BoundLlmAgent:
+    def bind(self, *, is_workflow_only: bool = False) -> BoundLlmAgent:
         """Converts the agent for the native module."""
         from ._aios import dumps
+        from ._convert import root_schema
 
         output = None
         if self._output_type is not None:
             kind = getattr(self._output_type, "__name__", "output")
-            output = (kind, dumps(_root_schema(self._output.schema)))
+            output = (kind, dumps(root_schema(self._output.schema)))
         return BoundLlmAgent(
             self.name,
+            is_workflow_only,
             bind_model(self.model),
+            None if self.cheaper_model is None else bind_model(self.cheaper_model),
             [made.bind() for made in self.tools],
+            [guardrail.bind(self._output) for guardrail in self.guardrails],
+            [
+                BoundHandover(it.name or it.agent.name, it.description, it.agent.bind())
+                for it in self.handovers
+            ],
             output,
             None if self._model_retry is None else tuple(self._model_retry),
             dumps(self._options),
@@ -260,66 +318,16 @@ class LlmAgent(Workflow[Any, O], Generic[O]):
         return f"<aios.LlmAgent {self.name}@{self.version}>"
 
 
-def _root_schema(schema: dict[str, Any]) -> dict[str, Any]:
-    """The schema with the definition that it refers to at its root, because providers want an object
-    there."""
-    reference = schema.get("$ref")
-    if not isinstance(reference, str):
-        return schema
-    definitions = schema.get("$defs", {})
-    name = reference.rpartition("/")[2]
-    return {**definitions[name], "$defs": definitions}
+def _all(kind: type[T], values: Iterable[Any], option: str) -> list[T]:
+    """The values of an option, which all are of a kind."""
+    found = as_list(values, option)
+    for value in found:
+        if not isinstance(value, kind):
+            raise ConfigurationError(f"{option} are aios.{kind.__name__} objects, not {value!r}")
+    return found
 
 
-@dataclass(frozen=True)
-class PendingDecision:
-    """A decision that a run waits for: ``await run.signal(pending.signal, pending.approve())``.
-
-    Attributes:
-        signal: Name of the signal that carries the decision.
-        tool: The tool.
-        arguments: The exact arguments of the call.
-        in_doubt: Present if the call was in progress at a crash: code and message. The answer is then
-            :meth:`done`, :meth:`repeat` or :meth:`fail`, otherwise :meth:`approve`, :meth:`reject` or
-            :meth:`edit`.
-        refused: Why the last signal was not accepted.
-    """
-
-    signal: str
-    tool: str
-    arguments: Any
-    in_doubt: Mapping[str, str] | None = None
-    refused: str | None = None
-
-    def approve(self) -> dict[str, Any]:
-        """The call runs."""
-        return {"decision": "approve"}
-
-    def reject(self, reason: str) -> dict[str, Any]:
-        """The call does not run, and the model gets the reason."""
-        return {"decision": "reject", "reason": reason}
-
-    def edit(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
-        """The call runs with other arguments."""
-        return {"decision": "edit", "arguments": dict(arguments)}
-
-    def done(self, result: str) -> dict[str, Any]:
-        """The call in doubt has happened, with this result for the model."""
-        return {"resolution": "done", "result": result}
-
-    def repeat(self) -> dict[str, Any]:
-        """The call in doubt has not happened, and runs again."""
-        return {"resolution": "repeat"}
-
-    def fail(self, reason: str) -> dict[str, Any]:
-        """The call in doubt failed, and the model gets the reason."""
-        return {"resolution": "fail", "reason": reason}
-
-
-def pending_decisions(status: RunStatus) -> list[PendingDecision]:
-    """The decisions that a run of an :class:`LlmAgent` waits for, from :meth:`RunHandle.status`."""
-    progress = status.progress
-    if not isinstance(progress, Mapping):
-        return []
-    rows: list[dict[str, Any]] = cast("Mapping[str, Any]", progress).get("pending_decisions", [])
-    return [PendingDecision(**row) for row in rows]
+def _check_model(model: AnyModel) -> AnyModel:
+    if isinstance(model, str) or callable(model) or hasattr(model, "bind"):
+        return model
+    raise ConfigurationError(f"a model is a name, a function or a model object, not {model!r}")

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast, runtime_checkable
 
 from ._errors import ConfigurationError
-from ._tool import BoundFunction, bind_function
+from ._functions import BoundFunction, bind_function
+from ._secret import Secret, exposed
 
 if TYPE_CHECKING:
     from ._aios import NativePieces
@@ -139,7 +140,7 @@ class Provider:
     """
 
     model: str
-    api_key: str | None = field(default=None, repr=False)
+    api_key: str | Secret | None = field(default=None, repr=False)
     base_url: str | None = None
     timeout: float | None = None
     region: str | None = None
@@ -160,7 +161,7 @@ class Provider:
                 f"{', '.join(_KEYS)} as the provider, or pass a function"
             )
         variable = _KEYS[protocol]
-        key = self.api_key
+        key = exposed(self.api_key)
         if key is None and variable is not None:
             key = os.environ.get(variable)
         credentials, region = self._aws(protocol, key)

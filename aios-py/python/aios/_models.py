@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Iterable
 from typing import Any
 
 from ._errors import ConfigurationError, ModelError
 from ._model import AnyModel, BoundModel, bind_model, bind_model_function
-from ._validation import check_at_least
+from ._validation import check_at_least, check_range
 
 
 def _wrapped(model: object, kind: str, inner: list[BoundModel], settings: Any) -> BoundModel:
@@ -21,8 +22,8 @@ class FallbackModel:
     """Asks another model when one fails, times out, refuses, or has a context that is too short.
 
     A model that asks to wait is left out until then, as long as there is another one. A stream that
-    fails after its first piece begins again with a reset. Its name, which reserves the budget, is
-    that of the first model.
+    fails after its first piece begins again with a reset. Its name is that of the first model; a
+    budget reserves the cost of the dearest one, and each needs a price.
     """
 
     def __init__(self, *models: AnyModel, on: Iterable[str] | None = None) -> None:
@@ -74,6 +75,62 @@ class CircuitBreakerModel:
         """Converts the model for the native module."""
         settings = {"failures": self._failures, "open_for": float(self._open_for)}
         return _wrapped(self, "circuit_breaker", [bind_model(self._model)], settings)
+
+
+class Rate:
+    """The rate of requests that a provider accepts from this process: at most ``requests`` in each
+    period of ``per`` seconds, all of which may come at once. Models with the same object share it."""
+
+    def __init__(self, requests: int, per: float) -> None:
+        """
+        Raises:
+            ConfigurationError: An argument is out of range.
+        """
+        self.requests = check_range(requests, "requests", 1_000_000)
+        if not 0 < per < math.inf:
+            raise ConfigurationError(f"per must be more than 0 seconds, not {per}")
+        self.per = float(per)
+
+    def __repr__(self) -> str:
+        return f"aios.Rate({self.requests}, {self.per})"
+
+
+class RateLimitModel:
+    """Makes the requests to a model at a rate: each waits for its turn.
+
+    A request that would wait too long fails with ``MODEL_RATE_LIMITED`` and the time after which it
+    may be made again, so that the agent waits on a durable timer, and a :class:`FallbackModel` asks
+    another model.
+    """
+
+    def __init__(self, model: AnyModel, rate: Rate, *, longest_wait: float = 10.0) -> None:
+        """
+        Args:
+            model: The model.
+            rate: The rate, which several models of a provider may share.
+            longest_wait: How many seconds a request waits before it fails; less than the
+                ``model_timeout`` of the agent.
+
+        Raises:
+            ConfigurationError: An argument is invalid.
+        """
+        if not isinstance(rate, Rate):
+            raise ConfigurationError(f"rate is an aios.Rate, not {rate!r}")
+        if not 0 <= longest_wait < math.inf:
+            raise ConfigurationError(f"longest_wait must be at least 0, not {longest_wait}")
+        self._model = model
+        self._rate = rate
+        self._longest_wait = float(longest_wait)
+
+    def bind(self) -> BoundModel:
+        """Converts the model for the native module."""
+        settings = {
+            "rate": id(self._rate),
+            "requests": self._rate.requests,
+            "per": self._rate.per,
+            "longest_wait": self._longest_wait,
+        }
+        return _wrapped(self, "rate_limit", [bind_model(self._model)], settings)
 
 
 class CachedModel:

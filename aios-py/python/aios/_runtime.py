@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from ._llm import BoundLlmAgent, LlmAgent
     from ._projection import Apply, Load
     from ._retry import RetryPolicy
+    from ._secret import Secret
     from ._workflow import Workflow
 
 
@@ -51,8 +52,8 @@ class Runtime(Client):
 
     def __init__(
         self,
-        store: str | None = "memory:",
-        broker: str = "memory://",
+        store: str | Secret | None = "memory:",
+        broker: str | Secret = "memory://",
         *,
         agents: Iterable[Any] = (),
         workflows: Iterable[Workflow[Any, Any]] = (),
@@ -71,6 +72,7 @@ class Runtime(Client):
         given = as_list(agents, "agents")
         self._agent_objects = [agent for agent in given if not isinstance(agent, LlmAgent)]
         self._llm_objects: list[LlmAgent[Any]] = [it for it in given if isinstance(it, LlmAgent)]
+        self._llm_workflows = [it for it in self._workflows if isinstance(it, LlmAgent)]
         self._workflows = as_workflows([*self._workflows, *self._llm_objects])
         duplicate = find_duplicate(agent_type(agent) for agent in self._agent_objects)
         if duplicate is not None:
@@ -140,7 +142,8 @@ class Runtime(Client):
         return [self._with_pool(bind(agent)) for agent in self._agent_objects]
 
     def _llm_agents(self) -> list[BoundLlmAgent]:
-        return [agent.bind() for agent in self._llm_objects]
+        hosted = [agent.bind() for agent in self._llm_objects]
+        return [*hosted, *(agent.bind(is_workflow_only=True) for agent in self._llm_workflows)]
 
     def _with_pool(self, agent: BoundAgent) -> BoundAgent:
         """Gives a plain function its own threads, and limits its tasks to their number."""

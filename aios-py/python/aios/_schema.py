@@ -16,6 +16,8 @@ import uuid
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from ._secret import SECRET_SCHEMA, Secret
+
 Violations = list[tuple[str, str]]
 #: Converts the value at a path. On violations, appends them and returns :data:`INVALID`.
 Read = Callable[[Any, str, Violations], Any]
@@ -45,6 +47,8 @@ class Compiler:
             return _exactly(lambda value: value is None, "null"), {"type": "null"}
         if annotation in _SCALARS:
             return _SCALARS[annotation]
+        if annotation is Secret:
+            return _converted(str, Secret, "secret"), SECRET_SCHEMA
         origin = typing.get_origin(annotation)
         if origin is not None:
             return self._generic(annotation, origin, typing.get_args(annotation))

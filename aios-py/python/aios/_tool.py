@@ -7,16 +7,21 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, overload
 
 from ._errors import ConfigurationError, InvalidParametersError
+from ._functions import BoundFunction, bind_function
+from ._validation import check_at_least
 
 if TYPE_CHECKING:
-    import asyncio
-
-    from ._aios import NativeToolContext, Reply, ThreadPool
+    from ._aios import NativeToolContext
+    from ._budget import Limits
     from ._convert import Converter
+    from ._llm import LlmAgent
     from ._retry import RetryPolicy
+    from ._workflow import Workflow
 
 #: The effect of a tool, which decides what happens to a call that was in progress at a crash.
 Effect = Literal["read", "idempotent", "write"]
+#: The effect of the failure of a child run on the run whose model has called it.
+OnFailure = Literal["tell_model", "fail"]
 
 
 class ToolContext:
@@ -48,14 +53,6 @@ class ToolContext:
         self._native.progress(progress)
 
 
-class BoundFunction(NamedTuple):
-    """A function as the native module takes it."""
-
-    invoke: Callable[..., Any]
-    is_async: bool
-    pool: ThreadPool | None = None
-
-
 class BoundTool(NamedTuple):
     """A tool as the native module takes it."""
 
@@ -67,7 +64,9 @@ class BoundTool(NamedTuple):
     timeout: float
     retry: tuple[Any, ...] | None
     max_result_bytes: int
-    invoke: BoundFunction
+    concurrency: int | None
+    invoke: BoundFunction | None
+    child: str | None
 
 
 class Tool:
@@ -84,6 +83,7 @@ class Tool:
         timeout: float | None,
         retry: RetryPolicy | None,
         max_result_bytes: int | None,
+        concurrency: int | None,
         names: Mapping[str, Any],
     ) -> None:
         from ._aios import DEFAULTS
@@ -100,7 +100,10 @@ class Tool:
         self.max_result_bytes = (
             DEFAULTS.max_tool_result_bytes if max_result_bytes is None else max_result_bytes
         )
+        self.concurrency = concurrency
         self.__doc__ = self.description
+        if concurrency is not None:
+            check_at_least(concurrency, "concurrency", 1)
         if effect not in ("read", "idempotent", "write"):
             raise ConfigurationError(
                 f"the effect of tool {self.name} is 'read', 'idempotent' or 'write', not {effect!r}"
@@ -145,7 +148,78 @@ class Tool:
             self.timeout,
             None if self.retry is None else tuple(self.retry),
             self.max_result_bytes,
+            self.concurrency,
             bind_function(self.function, self._arguments),
+            None,
+        )
+
+    @staticmethod
+    def agent(
+        name: str,
+        description: str,
+        agent: LlmAgent[Any] | str,
+        *,
+        limits: Limits | None = None,
+        on_failure: OnFailure = "tell_model",
+        approval: bool = False,
+        max_result_bytes: int | None = None,
+    ) -> Tool:
+        """An agent as a tool: each call is a child run of it, which gets a task as text.
+
+        The child draws on the budget of the calling run: its share is reserved before the call, and
+        settled when the child ends. Without ``limits``, the children of one response and the calling
+        run get equal shares of what is left. A child is started once for each call, whatever crashes,
+        and is cancelled with its parent.
+
+        Args:
+            name: 1 to 64 of ``[A-Za-z0-9_-]``.
+            description: Description of the tool for the model.
+            agent: The agent, or its name.
+            limits: Limits of each call, within what the budget has left.
+            on_failure: ``"tell_model"`` gives the model the failure of a child as the result of its
+                call; ``"fail"`` fails the run with it.
+            approval: Whether a person has to approve each call; see :func:`pending_decisions`.
+            max_result_bytes: Maximum size of a result; a larger one is an error for the model.
+
+        Raises:
+            ConfigurationError: An argument is invalid.
+        """
+        from ._child_tool import agent_tool
+
+        return agent_tool(name, description, agent, limits, on_failure, approval, max_result_bytes)
+
+    @staticmethod
+    def workflow(
+        name: str,
+        description: str,
+        workflow: Workflow[Any, Any] | str,
+        *,
+        input_type: Any = None,
+        on_failure: OnFailure = "tell_model",
+        approval: bool = False,
+        max_result_bytes: int | None = None,
+    ) -> Tool:
+        """A workflow as a tool: each call is a child run of it, which gets the arguments as input. A
+        child is started once for each call, whatever crashes, and is cancelled with its parent.
+
+        Args:
+            name: 1 to 64 of ``[A-Za-z0-9_-]``.
+            description: Description of the tool for the model.
+            workflow: The workflow, or its name.
+            input_type: Type of the input, whose JSON Schema is an object: a dataclass, a
+                ``TypedDict``, a model of pydantic or msgspec. By default that of the workflow;
+                required for a name.
+            on_failure: See :meth:`agent`.
+            approval: Whether a person has to approve each call; see :func:`pending_decisions`.
+            max_result_bytes: Maximum size of a result; a larger one is an error for the model.
+
+        Raises:
+            ConfigurationError: An argument is invalid, or the schema of the input is not an object.
+        """
+        from ._child_tool import workflow_tool
+
+        return workflow_tool(
+            name, description, workflow, input_type, on_failure, approval, max_result_bytes
         )
 
     def __repr__(self) -> str:
@@ -167,6 +241,7 @@ def tool(
     timeout: float | None = None,
     retry: RetryPolicy | None = None,
     max_result_bytes: int | None = None,
+    concurrency: int | None = None,
 ) -> Callable[[Callable[..., Any]], Tool]: ...
 
 
@@ -180,6 +255,7 @@ def tool(
     timeout: float | None = None,
     retry: RetryPolicy | None = None,
     max_result_bytes: int | None = None,
+    concurrency: int | None = None,
 ) -> Tool | Callable[[Callable[..., Any]], Tool]:
     """Decorates a function as a tool: ``@aios.tool``, or ``@aios.tool(effect="write")``.
 
@@ -198,6 +274,8 @@ def tool(
         timeout: Timeout of one attempt in seconds; 60 by default.
         retry: Retry policy of failed attempts.
         max_result_bytes: Maximum size of a result; a larger one is an error for the model.
+        concurrency: How many calls run at once in each process. Further ones wait, which counts
+            towards their timeout. Without it, only the threads of the runtime limit them.
 
     Raises:
         ConfigurationError: An argument is invalid, or an annotation can't be read from JSON.
@@ -216,6 +294,7 @@ def tool(
             timeout=timeout,
             retry=retry,
             max_result_bytes=max_result_bytes,
+            concurrency=concurrency,
             names=names,
         )
 
@@ -271,62 +350,3 @@ def _plain_default(value: Any) -> Any:
     from ._aios import dumps, loads
 
     return loads(dumps(value))
-
-
-def bind_function(
-    function: Callable[..., Any],
-    arguments: Callable[..., dict[str, Any]] | None,
-) -> BoundFunction:
-    """Converts a function for the native module. ``arguments`` makes its keyword arguments; without
-    it, the function takes the values as they are."""
-    from . import _aios
-    from ._signature import is_async
-
-    if is_async(function):
-        return BoundFunction(_async_invoke(function, arguments), True)
-    return BoundFunction(_plain_invoke(function, arguments), False, _aios.ThreadPool())
-
-
-def _async_invoke(
-    function: Callable[..., Any], arguments: Callable[..., dict[str, Any]] | None
-) -> Callable[..., Any]:
-    from asyncio import get_running_loop
-
-    async def work(reply: Reply, *values: Any) -> None:
-        try:
-            if arguments is None:
-                value = await function(*values)
-            else:
-                value = await function(**arguments(*values))
-        except BaseException as error:
-            reply.fail(error)
-            if not isinstance(error, Exception):
-                raise
-        else:
-            reply.succeed(value)
-
-    def invoke(reply: Reply, *values: Any) -> asyncio.Task[None]:
-        return get_running_loop().create_task(work(reply, *values))
-
-    return invoke
-
-
-def _plain_invoke(
-    function: Callable[..., Any], arguments: Callable[..., dict[str, Any]] | None
-) -> Callable[..., Any]:
-    import contextvars
-
-    base = contextvars.copy_context()
-
-    def work(reply: Reply, *values: Any) -> None:
-        try:
-            value = function(*values) if arguments is None else function(**arguments(*values))
-        except BaseException as error:
-            reply.fail(error)
-        else:
-            reply.succeed(value)
-
-    def invoke(reply: Reply, *values: Any) -> None:
-        base.copy().run(work, reply, *values)
-
-    return invoke

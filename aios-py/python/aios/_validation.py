@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, get_args
 from ._aios import DEFAULTS
 from ._errors import ConfigurationError, InvalidDataError
 from ._records import RunState
+from ._secret import exposed
 
 if TYPE_CHECKING:
     from ._workflow import Workflow
@@ -78,11 +79,12 @@ def check_limit(limit: int) -> int:
 
 
 def check_url(value: Any, name: str, examples: str, *, optional: bool = False) -> Any:
-    """Returns the URL; ``None`` only if it is optional.
+    """Returns the URL, or that in a secret; ``None`` only if it is optional.
 
     Raises:
         ConfigurationError: It is not a string.
     """
+    value = exposed(value)
     if isinstance(value, str) or (optional and value is None):
         return value
     raise ConfigurationError(f"{name} must be a URL such as {examples}, not {value!r}")

@@ -34,6 +34,7 @@ from ._workflow import MISSING, Workflow
 if TYPE_CHECKING:
     from ._projection import Apply, Load
     from ._retry import RetryPolicy
+    from ._secret import Secret
 
 I = TypeVar("I")
 O = TypeVar("O")
@@ -280,8 +281,8 @@ class Client(BlockingConnection):
 
     def __init__(
         self,
-        store: str | None = "memory:",
-        broker: str = "memory://",
+        store: str | Secret | None = "memory:",
+        broker: str | Secret = "memory://",
         *,
         source: str = "aios",
         workflows: Iterable[Workflow[Any, Any]] = (),
@@ -863,8 +864,8 @@ class Runtime(Client):
 
     def __init__(
         self,
-        store: str | None = "memory:",
-        broker: str = "memory://",
+        store: str | Secret | None = "memory:",
+        broker: str | Secret = "memory://",
         *,
         agents: Iterable[Any] = (),
         workflows: Iterable[Workflow[Any, Any]] = (),

@@ -3,6 +3,7 @@
 pub(crate) mod maintenance;
 mod read;
 mod start;
+pub(crate) mod subject;
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -31,7 +32,7 @@ use crate::{
         event::build_event,
         json, optional_seconds, seconds,
     },
-    llm::{LlmAgentArg, SharedModels},
+    llm::{LlmAgentArg, Shared},
     python::{CallQueue, LoopBridge, LoopPulse, PythonExecutors, ThreadPool},
     session::{Session, SessionCloser, SessionSlot},
 };
@@ -157,9 +158,9 @@ impl NativeClient {
             let agent = agent.into_definition(&self.calls.executors, &self.pulse, &source)?;
             builder = builder.agents(agent);
         }
-        let mut models = SharedModels::new();
+        let mut shared = Shared::default();
         let prepare =
-            |agent: LlmAgentArg| agent.prepare(py, &self.calls.executors, &self.pulse, &mut models);
+            |agent: LlmAgentArg| agent.prepare(py, &self.calls.executors, &self.pulse, &mut shared);
         let llm_agents = llm_agents.into_iter().map(prepare).collect::<PyResult<Vec<_>>>()?;
         for workflow in workflows {
             builder = builder.workflow_dyn(workflow.into_workflow(py, &self.calls.executors)?);

@@ -11,6 +11,7 @@ use crate::convert::{errors::ErrorInfo, json};
 struct Row<'a> {
     turns: Vec<(&'a [Message], &'a ModelResponse)>,
     messages: Vec<Message>,
+    transcript: Vec<Message>,
     spent: &'a Spent,
 }
 
@@ -28,6 +29,7 @@ pub(crate) fn read_conversation(
         Payload::encode(&Row {
             turns: turns.map(|turn| (turn.messages.as_slice(), &turn.response)).collect(),
             messages: conversation.messages(),
+            transcript: conversation.transcript(),
             spent: conversation.spent(),
         })
     };

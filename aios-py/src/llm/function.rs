@@ -23,7 +23,7 @@ use crate::{
 /// Longest text of a response in pieces, in bytes. It bounds what waits to be written.
 const MAX_TEXT_BYTES: usize = 16 * 1024 * 1024;
 
-/// `aios._tool.BoundFunction`.
+/// `aios._functions.BoundFunction`.
 #[derive(FromPyObject)]
 pub(super) struct FunctionArg {
     invoke: Py<PyAny>,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use aios_core::event::Event;
 use aios_llm::{
     LanguageModel, ModelError,
-    middleware::{Cache, CircuitBreaker, Fallback},
+    middleware::{Cache, CircuitBreaker, Fallback, Rate, RateLimit},
     model::{Capabilities, ModelErrorKind},
     providers::{AwsCredentials, ProviderOptions, connect},
     testing::{Recorded, SchemaModel},
@@ -14,7 +14,7 @@ use pyo3::{exceptions::PyValueError, prelude::*};
 use serde::Deserialize;
 
 use super::{
-    SharedModels,
+    Shared,
     function::{FunctionArg, PyModel},
     parse,
 };
@@ -82,6 +82,16 @@ struct CacheSettings {
     capacity: usize,
 }
 
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RateLimitSettings {
+    /// Identity of the rate, which models may share.
+    rate: usize,
+    requests: u32,
+    per: f64,
+    longest_wait: f64,
+}
+
 /// The envelopes of a journal.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -89,7 +99,7 @@ struct RecordedSettings {
     journal: Vec<String>,
 }
 
-type Shared = Arc<dyn LanguageModel>;
+type Model = Arc<dyn LanguageModel>;
 
 /// An invalid option of a model.
 pub(super) fn refused(py: Python<'_>, error: &ModelError) -> PyErr {
@@ -109,13 +119,13 @@ impl ModelArg {
         self,
         py: Python<'_>,
         executors: &Arc<PythonExecutors>,
-        models: &mut SharedModels,
-    ) -> PyResult<Shared> {
-        if let Some(known) = models.get(&self.key) {
+        shared: &mut Shared,
+    ) -> PyResult<Model> {
+        if let Some(known) = shared.models.get(&self.key) {
             return Ok(Arc::clone(known));
         }
         let (key, kind, settings) = (self.key, self.kind, self.settings);
-        let inner = self.models.into_iter().map(|model| model.into_model(py, executors, models));
+        let inner = self.models.into_iter().map(|model| model.into_model(py, executors, shared));
         let inner = inner.collect::<PyResult<Vec<_>>>()?;
         let model = match (kind.as_str(), self.invoke) {
             ("function", Some(function)) => {
@@ -128,14 +138,15 @@ impl ModelArg {
                 Arc::new(PyModel { name: self.name, capabilities, call, in_pieces })
             }
             ("provider", _) => provider(py, self.name, parse(&settings)?)?,
+            ("rate_limit", _) => rate_limit(py, &parse(&settings)?, inner, shared)?,
             _ => wrapper(py, &kind, &settings, inner)?,
         };
-        models.insert(key, Arc::clone(&model));
+        shared.models.insert(key, Arc::clone(&model));
         Ok(model)
     }
 }
 
-fn provider(py: Python<'_>, name: String, settings: ProviderSettings) -> PyResult<Shared> {
+fn provider(py: Python<'_>, name: String, settings: ProviderSettings) -> PyResult<Model> {
     let mut options =
         ProviderOptions::new(settings.model).with_api_key(settings.api_key).with_name(name);
     if let Some(url) = settings.base_url {
@@ -158,8 +169,22 @@ fn provider(py: Python<'_>, name: String, settings: ProviderSettings) -> PyResul
     connect(&settings.protocol, options).map_err(|error| refused(py, &error))
 }
 
+fn rate_limit(
+    py: Python<'_>,
+    settings: &RateLimitSettings,
+    inner: Vec<Model>,
+    shared: &mut Shared,
+) -> PyResult<Model> {
+    let RateLimitSettings { rate, requests, per, longest_wait } = *settings;
+    let (per, longest_wait) = (seconds(py, per)?, seconds(py, longest_wait)?);
+    let rate = shared.rates.entry(rate).or_insert_with(|| Rate::new(requests, per)).clone();
+    let model = inner.into_iter().next();
+    let model = model.ok_or_else(|| PyValueError::new_err("rate_limit needs a model"))?;
+    Ok(Arc::new(RateLimit::new(model, rate).with_longest_wait(longest_wait)))
+}
+
 /// A model around others, or one for tests.
-fn wrapper(py: Python<'_>, kind: &str, settings: &str, inner: Vec<Shared>) -> PyResult<Shared> {
+fn wrapper(py: Python<'_>, kind: &str, settings: &str, inner: Vec<Model>) -> PyResult<Model> {
     let mut inner = inner.into_iter();
     let mut first =
         || inner.next().ok_or_else(|| PyValueError::new_err(format!("{kind} needs a model")));

@@ -185,25 +185,21 @@ impl NativeWorkflowContext {
         self.request(py, Request::Signal { name: name.into(), timeout }, label, decode)
     }
 
-    #[pyo3(signature = (workflow, input, run_id, leave_running, decode))]
+    #[pyo3(signature = (workflow, input, run_id, leave_running, cancel_when_dropped, decode))]
     fn child(
         &self,
         workflow: &str,
         input: &Bound<'_, PyAny>,
         run_id: Option<String>,
         leave_running: bool,
+        cancel_when_dropped: bool,
         decode: Option<Py<PyAny>>,
     ) -> PyResult<Operation> {
         let name = format!("child {workflow:?}");
         let written = json::write_as(input, || format!("the input of {name}"))?;
         let workflow = segment(input.py(), workflow)?;
-        let request = ChildRequest {
-            workflow,
-            run_id,
-            input: written,
-            leave_running,
-            cancel_when_dropped: false,
-        };
+        let request =
+            ChildRequest { workflow, run_id, input: written, leave_running, cancel_when_dropped };
         self.request(input.py(), Request::Child(Box::new(request)), name, decode)
     }
 

@@ -1,0 +1,239 @@
+//! Agents as Python passes them.
+
+use std::sync::Arc;
+
+use aios_core::store::Store;
+use aios_llm::{Compaction, LlmAgent, LlmAgentError, Streaming, gen_ai::TraceContent};
+use pyo3::prelude::*;
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::{
+    Shared,
+    budget::{BudgetArg, PreparedSubjectBudget, SubjectBudgetArg},
+    guardrail::GuardrailArg,
+    model::ModelArg,
+    parse,
+    tool::ToolArg,
+};
+use crate::{
+    convert::{arguments::RetryArg, errors::ErrorInfo, seconds},
+    python::{LoopPulse, PythonExecutors},
+};
+
+/// An agent that is added to a runtime when its store is open.
+pub(crate) struct PreparedAgent {
+    pub(crate) name: String,
+    /// Whether another process makes its model calls and tool calls.
+    pub(crate) is_workflow_only: bool,
+    parts: Parts,
+    /// The probe of the event loop, if code of the agent runs there.
+    pub(crate) pulse: Option<Arc<LoopPulse>>,
+}
+
+/// An agent without what needs a store, and without the agents that can take over from it.
+struct Parts {
+    agent: LlmAgent<Value>,
+    has_write_tool: bool,
+    subject_budget: Option<PreparedSubjectBudget>,
+    handovers: Vec<PreparedHandover>,
+}
+
+struct PreparedHandover {
+    name: String,
+    description: String,
+    agent: Parts,
+}
+
+type Handovers = Vec<HandoverArg>;
+
+/// `aios._llm.BoundLlmAgent`.
+#[derive(FromPyObject)]
+pub(crate) struct LlmAgentArg {
+    name: String,
+    is_workflow_only: bool,
+    model: ModelArg,
+    cheaper_model: Option<ModelArg>,
+    tools: Vec<ToolArg>,
+    guardrails: Vec<GuardrailArg>,
+    handovers: Handovers,
+    /// The name and the JSON Schema of the output; `None` for text.
+    output: Option<(String, String)>,
+    model_retry: Option<RetryArg>,
+    options: String,
+}
+
+/// `aios._llm.BoundHandover`.
+#[derive(FromPyObject)]
+struct HandoverArg {
+    name: String,
+    description: String,
+    agent: LlmAgentArg,
+}
+
+/// The options of an agent, which Python passes as JSON.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Options {
+    instructions: Option<String>,
+    hand_back: Option<String>,
+    version: u32,
+    max_output_tokens: Option<u32>,
+    temperature: Option<f64>,
+    model_timeout: f64,
+    max_turns: u32,
+    max_faults: u32,
+    max_identical_calls: u32,
+    max_argument_bytes: usize,
+    streaming: bool,
+    trace_content: bool,
+    compaction: Option<CompactionArg>,
+    budget: Option<BudgetArg>,
+    subject_budget: Option<SubjectBudgetArg>,
+}
+
+/// `aios.Compaction` as JSON.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct CompactionArg {
+    above: u64,
+    keep_messages: usize,
+    instructions: Option<String>,
+}
+
+impl PreparedAgent {
+    /// The agent, with the store of the runtime if there is one.
+    pub(crate) fn open(self, store: Option<&Arc<dyn Store>>) -> LlmAgent<Value> {
+        self.parts.open(store)
+    }
+}
+
+impl Parts {
+    fn open(self, store: Option<&Arc<dyn Store>>) -> LlmAgent<Value> {
+        let Self { mut agent, has_write_tool, subject_budget, handovers } = self;
+        if let Some(store) = store {
+            if has_write_tool {
+                agent = agent.write_log(Arc::clone(store));
+            }
+            if let Some(budget) = subject_budget {
+                agent = agent.subject_budget(budget.open(Arc::clone(store)));
+            }
+        }
+        handovers.into_iter().fold(
+            agent,
+            |agent, PreparedHandover { name, description, agent: other }| {
+                agent.handover(name, description, other.open(store))
+            },
+        )
+    }
+}
+
+impl LlmAgentArg {
+    pub(crate) fn prepare(
+        self,
+        py: Python<'_>,
+        executors: &Arc<PythonExecutors>,
+        pulse: &Arc<LoopPulse>,
+        shared: &mut Shared,
+    ) -> PyResult<PreparedAgent> {
+        let pulse = self.uses_loop().then(|| Arc::clone(pulse));
+        let is_workflow_only = self.is_workflow_only;
+        let (name, parts) = self.into_parts(py, executors, shared)?;
+        Ok(PreparedAgent { name, is_workflow_only, parts, pulse })
+    }
+
+    /// Whether code of the agent, or of one that can take over, runs on the event loop.
+    fn uses_loop(&self) -> bool {
+        self.model.uses_loop()
+            || self.cheaper_model.as_ref().is_some_and(ModelArg::uses_loop)
+            || self.tools.iter().any(ToolArg::uses_loop)
+            || self.guardrails.iter().any(GuardrailArg::uses_loop)
+            || self.handovers.iter().any(|handover| handover.agent.uses_loop())
+    }
+
+    fn into_parts(
+        self,
+        py: Python<'_>,
+        executors: &Arc<PythonExecutors>,
+        shared: &mut Shared,
+    ) -> PyResult<(String, Parts)> {
+        let mut options: Options = parse(&self.options)?;
+        let has_write_tool = self.tools.iter().any(ToolArg::is_write);
+        let mut agent = LlmAgent::new(self.model.into_model(py, executors, shared)?);
+        if let Some(model) = self.cheaper_model {
+            agent = agent.cheaper_model(model.into_model(py, executors, shared)?);
+        }
+        for tool in self.tools {
+            agent = agent.tool(tool.into_tool(py, executors)?);
+        }
+        for guardrail in self.guardrails {
+            agent = agent.guardrail(guardrail.into_guardrail(py, executors)?);
+        }
+        if let Some(retry) = self.model_retry {
+            agent = agent.model_retry(retry.into_policy(py)?);
+        }
+        let agent = match self.output {
+            Some((name, schema)) => agent.output_schema(name, parse(&schema)?),
+            None => agent.output_text(),
+        };
+        let mut handovers = Vec::with_capacity(self.handovers.len());
+        for HandoverArg { name, description, agent } in self.handovers {
+            let (_, agent) = agent.into_parts(py, executors, shared)?;
+            handovers.push(PreparedHandover { name, description, agent });
+        }
+        let subject_budget = options.subject_budget.take();
+        let subject_budget = subject_budget.map(|budget| budget.prepare(py)).transpose()?;
+        let agent = options.apply(py, agent)?;
+        Ok((self.name, Parts { agent, has_write_tool, subject_budget, handovers }))
+    }
+}
+
+impl Options {
+    fn apply(self, py: Python<'_>, mut agent: LlmAgent<Value>) -> PyResult<LlmAgent<Value>> {
+        if let Some(instructions) = self.instructions {
+            agent = agent.instructions(instructions);
+        }
+        if let Some(description) = self.hand_back {
+            agent = agent.hand_back(description);
+        }
+        if let Some(tokens) = self.max_output_tokens {
+            agent = agent.max_output_tokens(tokens);
+        }
+        if let Some(temperature) = self.temperature {
+            agent = agent.temperature(temperature);
+        }
+        if let Some(compaction) = self.compaction {
+            agent = agent.compaction(compaction.into_compaction());
+        }
+        if let Some(budget) = self.budget {
+            agent = agent.budget(budget.into_budget());
+        }
+        let streaming = if self.streaming { Streaming::On } else { Streaming::Off };
+        let content = if self.trace_content { TraceContent::On } else { TraceContent::Off };
+        Ok(agent
+            .version(self.version)
+            .model_timeout(seconds(py, self.model_timeout)?)
+            .max_turns(self.max_turns)
+            .max_faults(self.max_faults)
+            .max_identical_calls(self.max_identical_calls)
+            .max_argument_bytes(self.max_argument_bytes)
+            .trace_content(content)
+            .streaming(streaming))
+    }
+}
+
+impl CompactionArg {
+    fn into_compaction(self) -> Compaction {
+        let compaction = Compaction::above(self.above).keep_messages(self.keep_messages);
+        match self.instructions {
+            Some(instructions) => compaction.instructions(instructions),
+            None => compaction,
+        }
+    }
+}
+
+impl From<LlmAgentError> for ErrorInfo {
+    fn from(error: LlmAgentError) -> Self {
+        Self::new("runtime", "INVALID_RUNTIME_CONFIGURATION", error.to_string())
+    }
+}

@@ -1,0 +1,59 @@
+//! Guardrails whose checks are Python functions.
+
+use std::sync::Arc;
+
+use aios_core::{
+    agent::{ResultExt, TaskError},
+    event::Payload,
+};
+use aios_llm::{
+    guardrail::{Guardrail, Verdict},
+    model::Message,
+};
+use pyo3::prelude::*;
+use serde::Serialize;
+use serde_json::Value;
+
+use super::function::{FunctionArg, PythonCall};
+use crate::{
+    convert::{json, seconds},
+    python::{MakeArguments, PythonExecutors},
+};
+
+/// `aios._guardrail.BoundGuardrail`.
+#[derive(FromPyObject)]
+pub(super) struct GuardrailArg {
+    name: String,
+    is_input: bool,
+    timeout: f64,
+    invoke: FunctionArg,
+}
+
+impl GuardrailArg {
+    /// Whether its code runs on the event loop.
+    pub(super) fn uses_loop(&self) -> bool {
+        self.invoke.is_async
+    }
+
+    pub(super) fn into_guardrail(
+        self,
+        py: Python<'_>,
+        executors: &Arc<PythonExecutors>,
+    ) -> PyResult<Guardrail> {
+        let call = self.invoke.into_call(format!("guardrail {:?}", self.name), executors);
+        let guardrail = if self.is_input {
+            Guardrail::input(self.name, move |messages: Vec<Message>| check(call.clone(), messages))
+        } else {
+            Guardrail::output(self.name, move |output: Value| check(call.clone(), output))
+        };
+        Ok(guardrail.timeout(seconds(py, self.timeout)?))
+    }
+}
+
+/// Calls a function that returns `None`, or the reason for which the run fails.
+async fn check(call: PythonCall, value: impl Serialize) -> Result<Verdict, TaskError> {
+    let value = Payload::encode(&value).terminal()?;
+    let make: MakeArguments = Box::new(move |py| Ok(vec![json::read(py, value.as_str())?]));
+    let reason: Option<String> = call.run(make).await?.decode().terminal()?;
+    Ok(reason.map_or(Verdict::Pass, Verdict::trip))
+}
