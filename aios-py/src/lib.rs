@@ -17,6 +17,7 @@
 //! | `terminator` | the end of native threads at the end of the interpreter |
 //! | `testing` | the harness and the models for tests |
 //! | `service` | the HTTP API, for ASGI servers and on a socket; clients of a service |
+//! | `program` | the program of operators, `aios` |
 //! | `defaults` | default values and limits, which Python reads |
 
 mod agent;
@@ -28,6 +29,8 @@ mod convert;
 mod defaults;
 mod llm;
 mod logging;
+#[cfg(feature = "program")]
+mod program;
 mod projection;
 mod python;
 #[cfg(feature = "service")]
@@ -70,8 +73,12 @@ mod _aios {
     #[pymodule_export]
     use crate::service::{
         NativeApi, NativeExchange, NativeRemoteClient, RemoteEventStream, RemoteRunHandle,
-        hash_api_key,
+        hash_api_key, load_settings,
     };
+
+    #[cfg(feature = "program")]
+    #[pymodule_export]
+    use crate::program::run_program;
 
     use pyo3::prelude::*;
 

@@ -94,6 +94,7 @@ from ._retry import RetryPolicy
 from ._runtime import Runtime
 from ._secret import Secret
 from ._serve import serve
+from ._settings import Settings, SettingsEntry
 from ._steps import StepContext, current_step
 from ._stream import EventStream
 from ._tool import Tool, ToolContext, tool
@@ -169,6 +170,8 @@ __all__ = [
     "RuntimeClosedError",
     "Secret",
     "ServiceError",
+    "Settings",
+    "SettingsEntry",
     "ShutdownTimeoutError",
     "SignalTimeoutError",
     "StepContext",

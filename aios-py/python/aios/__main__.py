@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import argparse
-import logging
 import sys
 from collections.abc import Sequence
 
 from . import __version__
 from ._errors import ConfigurationError
+from ._log_format import configure
 from ._serve import API_PREFIX, serve
-from ._worker import load_app, supervise
+from ._worker import load_app, load_settings, supervise
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line; returns the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m aios", description="Durable AI agents.")
+    parser = argparse.ArgumentParser(
+        prog="python -m aios",
+        description="Durable AI agents. The settings AIOS_… and the files in the folder config apply.",
+    )
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(dest="command", required=True)
     worker = commands.add_parser(
@@ -50,9 +53,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     server.add_argument(
         "--listen",
-        default="127.0.0.1:8080",
         metavar="HOST:PORT",
-        help="where to listen (default: %(default)s)",
+        help="where to listen (default: AIOS_HTTP_LISTEN, or 127.0.0.1:8080)",
     )
     server.add_argument(
         "--prefix",
@@ -61,21 +63,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help="path of the API (default: %(default)s)",
     )
     options = parser.parse_args(arguments)
-    if options.command == "serve":
-        return _serve(options.app, options.listen, options.prefix)
-    if options.processes < 1:
+    if options.command == "worker" and options.processes < 1:
         parser.error("--processes must be at least 1")
-    return supervise(options.app, options.processes)
-
-
-def _serve(app: str, listen: str, prefix: str) -> int:
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     try:
-        serve(load_app(app), listen=listen, prefix=prefix)
+        if options.command == "worker":
+            return supervise(options.app, options.processes)
+        _serve(options.app, options.listen, options.prefix)
     except ConfigurationError as error:
         print(f"aios: {error}", file=sys.stderr)
         return 2
     return 0
+
+
+def _serve(app: str, listen: str | None, prefix: str) -> None:
+    settings = load_settings()
+    configure(settings.log)
+    serve(load_app(app, settings), listen=listen or settings.http.listen, prefix=prefix)
 
 
 if __name__ == "__main__":

@@ -40,6 +40,7 @@ __all__ = [
     "expire_runs",
     "forbid_real_requests",
     "hash_api_key",
+    "load_settings",
     "loads",
     "model_request_body",
     "model_response",
@@ -47,6 +48,7 @@ __all__ = [
     "projection",
     "read_conversation",
     "replay",
+    "run_program",
     "run_test",
     "set_log_level",
     "start_projection",
@@ -272,6 +274,8 @@ class RemoteEventStream:
 def rust_tasks_per_second(
     client: NativeClient, duration: float, concurrent: int
 ) -> asyncio.Future[float]: ...
+def load_settings(sources: str) -> Any: ...
+def run_program(arguments: Sequence[str]) -> int: ...
 def subject_spent(client: NativeClient, window: float, subject: str) -> asyncio.Future[Any]: ...
 def replay(
     client: NativeClient, workflow: _Workflow, journal: Sequence[str]

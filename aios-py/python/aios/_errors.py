@@ -338,6 +338,7 @@ _BY_CODE: dict[str, type[AiosError]] = {
             "INVALID_PATTERN",
             "INVALID_RUNTIME_CONFIGURATION",
             "INVALID_RUN_ID",
+            "INVALID_SETTINGS",
             "INVALID_STORE_CONFIGURATION",
             "INVALID_WORKFLOW_NAME",
             "UNKNOWN_AGENT_TYPE",

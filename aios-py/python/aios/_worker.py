@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import importlib
+import inspect
 import logging
 import os
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from typing import Any
 
 from ._asgi import Asgi
 from ._errors import ConfigurationError
+from ._log_format import configure
 from ._runtime import Runtime
 from ._serve import serve_until
+from ._settings import Settings
 
 _log = logging.getLogger("aios.worker")
 
@@ -24,20 +29,20 @@ _SHORT_LIFE = 5.0
 _BACKOFF = (0.2, 10.0)
 
 
-def load(app: str) -> Runtime:
-    """Loads the runtime ``module:app``.
+def load(app: str, settings: Settings) -> Runtime:
+    """Loads the runtime ``module:app``. See :func:`load_app`.
 
     Raises:
         ConfigurationError: It is neither a runtime nor a function that returns one.
     """
-    loaded = load_app(app)
+    loaded = load_app(app, settings)
     if not isinstance(loaded, Runtime):
         raise ConfigurationError(f"{app} is what aios.asgi returned; pass its runtime instead")
     return loaded
 
 
-def load_app(app: str) -> Runtime | Asgi:
-    """Loads ``module:app``.
+def load_app(app: str, settings: Settings) -> Runtime | Asgi:
+    """Loads ``module:app``. A function that takes a value gets the settings.
 
     Raises:
         ConfigurationError: It is neither a runtime, nor what :func:`aios.asgi` returned, nor a
@@ -49,7 +54,9 @@ def load_app(app: str) -> Runtime | Asgi:
     sys.path.insert(0, os.getcwd())
     loaded = getattr(importlib.import_module(module), name, None)
     if callable(loaded) and not isinstance(loaded, Asgi):
-        loaded = loaded()
+        loaded = loaded(settings) if _takes_settings(loaded) else loaded()
+    else:
+        _warn_about_urls(app, settings)
     if not isinstance(loaded, (Runtime, Asgi)):
         raise ConfigurationError(
             f"{app} is neither an aios.Runtime nor a function that returns one"
@@ -57,13 +64,42 @@ def load_app(app: str) -> Runtime | Asgi:
     return loaded
 
 
+def load_settings() -> Settings:
+    """The settings of ``python -m aios``. Sections of the program are left unread.
+
+    Raises:
+        ConfigurationError: The configuration has faults.
+    """
+    return Settings.load(other_sections=True)
+
+
+def _takes_settings(function: Callable[..., Any]) -> bool:
+    parameters = inspect.signature(function).parameters.values()
+    return any(
+        it.default is it.empty and it.kind in (it.POSITIONAL_ONLY, it.POSITIONAL_OR_KEYWORD)
+        for it in parameters
+    )
+
+
+def _warn_about_urls(app: str, settings: Settings) -> None:
+    """Settings that an object can't take are not ignored silently."""
+    for key in ("database.url", "broker.url"):
+        if (origin := settings.origin(key)) is not None:
+            _log.warning(
+                "%s is set (%s), but %s is an object; write a function that takes aios.Settings and "
+                "returns aios.Runtime(**settings.runtime_options(), ...)",
+                key,
+                origin,
+                app,
+            )
+
+
 def serve(app: str, parent: int) -> None:
     """Runs one worker process."""
-    logging.basicConfig(
-        level=logging.INFO, format=f"%(asctime)s [{os.getpid()}] %(levelname)s %(name)s %(message)s"
-    )
+    settings = load_settings()
+    configure(settings.log, f"[{os.getpid()}] ")
     # Nothing else would stop this process after its supervisor died.
-    asyncio.run(serve_until(load(app), parent))
+    asyncio.run(serve_until(load(app, settings), parent))
 
 
 class _Worker:
@@ -119,11 +155,10 @@ class _Worker:
 
 def supervise(app: str, processes: int) -> int:
     """Keeps processes running until SIGTERM or SIGINT. Returns the exit status."""
-    logging.basicConfig(
-        level=logging.INFO, format=f"%(asctime)s [{os.getpid()}] %(levelname)s %(name)s %(message)s"
-    )
+    settings = load_settings()
+    configure(settings.log, f"[{os.getpid()}] ")
     # Reports mistakes here once, instead of in every process repeatedly.
-    runtime = load(app)
+    runtime = load(app, settings)
     stopping: list[int] = []
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda number, _: stopping.append(number))

@@ -43,6 +43,12 @@ impl ErrorInfo {
         }
     }
 
+    /// Adds details.
+    #[cfg(feature = "service")]
+    pub(crate) fn with_details(self, details: serde_json::Value) -> Self {
+        Self { details, ..self }
+    }
+
     /// Names the workflow operation that failed.
     pub(crate) fn in_operation(self, operation: String) -> Self {
         Self { operation: Some(operation.into()), ..self }

@@ -1,4 +1,4 @@
-//! The HTTP API of a runtime, for ASGI servers and on a socket; and clients of a service.
+//! The HTTP API of a runtime, for ASGI servers and on a socket; clients and settings of a service.
 
 mod api;
 mod exchange;
@@ -7,6 +7,7 @@ mod listen;
 mod options;
 mod remote;
 mod requests;
+mod settings;
 
 pub(crate) use self::{
     api::NativeApi,
@@ -14,4 +15,5 @@ pub(crate) use self::{
     options::hash_api_key,
     remote::{NativeRemoteClient, RemoteEventStream, RemoteRunHandle},
     requests::Requests,
+    settings::load_settings,
 };

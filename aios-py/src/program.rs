@@ -1,0 +1,11 @@
+//! The program of operators, which the package installs as `aios`.
+
+use std::ffi::OsString;
+
+use pyo3::prelude::*;
+
+/// Executes the program with these arguments, of which the first is its name. Returns its exit code.
+#[pyfunction]
+pub(crate) fn run_program(py: Python<'_>, arguments: Vec<OsString>) -> u8 {
+    py.detach(|| aios_cli::main(arguments))
+}

@@ -1,0 +1,126 @@
+//! Settings of a service, for `aios.Settings`.
+
+use aios_core::event::Payload;
+use aios_service::config::{Fault, SecretUrl, Settings, SettingsError};
+use pyo3::{exceptions::PyValueError, prelude::*};
+use serde::Deserialize;
+use serde_json::{Map, Value, json};
+
+use crate::convert::{errors::ErrorInfo, json as convert};
+
+/// The sources of settings, which Python passes as JSON.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Sources {
+    /// The names of sections with their JSON Schemas.
+    sections: Vec<(String, Value)>,
+    folder: Option<String>,
+    /// The variables instead of those of the process.
+    environment: Option<Vec<(String, String)>>,
+    defaults: Vec<(String, Value)>,
+    values: Vec<(String, Value)>,
+    other_sections: bool,
+}
+
+impl Sources {
+    fn load(self) -> Result<Value, SettingsError> {
+        let mut builder = Settings::builder();
+        let names: Vec<_> = self.sections.iter().map(|(name, _)| name.clone()).collect();
+        for (name, schema) in self.sections {
+            builder = builder.with_section_schema(name, schema);
+        }
+        if let Some(folder) = self.folder {
+            builder = builder.with_folder(folder);
+        }
+        if let Some(variables) = self.environment {
+            builder = builder.with_environment(variables);
+        }
+        for (key, value) in self.defaults {
+            builder = builder.with_default(key, value);
+        }
+        for (key, value) in self.values {
+            builder = builder.with_value(key, value);
+        }
+        if self.other_sections {
+            builder = builder.with_other_sections();
+        }
+        Ok(row(&builder.load()?, &names))
+    }
+}
+
+/// A URL, and how it is shown.
+fn url(url: Option<&SecretUrl>) -> Value {
+    url.map_or(Value::Null, |url| json!([url.expose(), url.to_string()]))
+}
+
+/// Settings with their secrets.
+fn row(settings: &Settings, sections: &[String]) -> Value {
+    let own = sections.iter().map(|name| {
+        let value = settings.section::<Value>(name).cloned();
+        (name.clone(), value.unwrap_or_default())
+    });
+    let entries = settings.entries().iter();
+    let entries = entries.map(|it| json!([it.key, it.value, it.origin.to_string()]));
+    json!({
+        "environment": settings.environment(),
+        "common": common(settings),
+        "sections": own.collect::<Map<_, _>>(),
+        "entries": entries.collect::<Vec<_>>(),
+        "ignored_variables": settings.ignored_variables(),
+        "other_sections": settings.other_sections(),
+    })
+}
+
+/// The sections that every service has. Durations are in seconds.
+fn common(settings: &Settings) -> Value {
+    let (http, log, shutdown) = (settings.http(), settings.log(), settings.shutdown());
+    let rate_limit = http
+        .rate_limit
+        .map(|limit| json!({"requests": limit.requests, "per": limit.per.get().as_secs_f64()}));
+    let timeout = settings.agent().timeout.map(|timeout| timeout.get().as_secs_f64());
+    let key = |key: Option<&aios_service::config::Secret>| key.map(|it| it.expose().to_owned());
+    json!({
+        "database": {"url": url(settings.database().url.as_ref())},
+        "broker": {"url": url(settings.broker().url.as_ref())},
+        "redis": {"url": url(settings.redis().url.as_ref())},
+        "log": log,
+        "agent": {"timeout": timeout},
+        "http": {
+            "listen": http.listen,
+            "request_timeout": http.request_timeout.get().as_secs_f64(),
+            "max_body_bytes": http.max_body_bytes,
+            "rate_limit": rate_limit,
+        },
+        "shutdown": {
+            "accept_delay": shutdown.accept_delay.get().as_secs_f64(),
+            "deadline": shutdown.deadline.get().as_secs_f64(),
+        },
+        "metrics": settings.metrics(),
+        "process": settings.process(),
+        "anthropic": {"api_key": key(settings.anthropic().api_key.as_ref())},
+        "openai": {"api_key": key(settings.openai().api_key.as_ref())},
+    })
+}
+
+fn refused(error: &SettingsError) -> ErrorInfo {
+    let fault = |fault: &Fault| {
+        json!({
+            "key": fault.key,
+            "origin": fault.origin.to_string(),
+            "fault": fault.kind.to_string(),
+        })
+    };
+    let faults = error.faults().iter().map(fault).collect();
+    ErrorInfo::new("runtime", error.code(), error.to_string()).with_details(faults)
+}
+
+/// Reads all layers, and returns the values as plain data.
+#[pyfunction]
+pub(crate) fn load_settings<'py>(py: Python<'py>, sources: &str) -> PyResult<Bound<'py, PyAny>> {
+    let sources: Sources =
+        serde_json::from_str(sources).map_err(|error| PyValueError::new_err(error.to_string()))?;
+    let loaded = py.detach(|| sources.load());
+    let row = loaded.map_err(|error| refused(&error).into_error(py))?;
+    let row = Payload::encode(&row).map_err(|error| ErrorInfo::from(error).into_error(py))?;
+    convert::read(py, row.as_str())
+}
