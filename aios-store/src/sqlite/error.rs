@@ -6,6 +6,9 @@ use rusqlite::{Error, ErrorCode, ffi};
 /// The name of this adapter in errors.
 pub(super) const BACKEND: &str = "sqlite";
 
+/// The operation that opens a database.
+pub(super) const OPEN: &str = "open the database";
+
 /// Maps an error of the driver during `operation` to an error of the port.
 pub(super) fn store_error(operation: &'static str, database: &str, error: Error) -> StoreError {
     let (database, error) = (database.to_owned(), without_sql(error));
@@ -14,6 +17,13 @@ pub(super) fn store_error(operation: &'static str, database: &str, error: Error)
             StoreError::Corrupt { database, reason: error.to_string() }
         }
         Some(ErrorCode::DiskFull) => StoreError::Full { database },
+        Some(ErrorCode::ReadOnly | ErrorCode::PermissionDenied) if operation == OPEN => {
+            let reason = format!(
+                "{database} can't be written ({error}); let the user of this process write the \
+                 file and its folder"
+            );
+            StoreError::InvalidConfiguration { reason }
+        }
         Some(code) => backend(operation, is_transient(code), error),
         None if is_invalid(&error) => {
             StoreError::InvalidRow { database, reason: error.to_string() }
@@ -66,4 +76,19 @@ fn is_invalid(error: &Error) -> bool {
             | Error::InvalidColumnType(..)
             | Error::QueryReturnedNoRows
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn should_say_that_a_database_cannot_be_written() {
+        let read_only = || Error::SqliteFailure(ffi::Error::new(ffi::SQLITE_READONLY), None);
+        let error = store_error(OPEN, "/data/aios.db", read_only());
+        assert_eq!(error.code(), "INVALID_STORE_CONFIGURATION");
+        let text = error.to_string();
+        assert!(text.contains("/data/aios.db") && text.contains("its folder"), "{text}");
+        assert_eq!(store_error("append", "/data/aios.db", read_only()).code(), "STORE_BACKEND");
+    }
 }

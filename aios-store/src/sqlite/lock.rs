@@ -112,6 +112,10 @@ fn open_error(path: &Path, source: &io::Error) -> StoreError {
         }
         (ErrorKind::IsADirectory, _) => format!("{shown} is a folder"),
         (ErrorKind::InvalidFilename, _) => format!("{shown} is too long for a file name"),
+        (ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem, _) => format!(
+            "{shown} can't be written ({source}); let the user of this process write the file and \
+             its folder"
+        ),
         (kind, _) => {
             let named = io::Error::new(kind, format!("{shown}: {source}"));
             return backend("open the database", false, named);
@@ -134,5 +138,19 @@ impl OpenEntry {
 impl Drop for OpenEntry {
     fn drop(&mut self) {
         sync::lock(&OPEN).remove(&self.0);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn should_say_that_a_file_cannot_be_written() {
+        let source = io::Error::from(ErrorKind::PermissionDenied);
+        let error = open_error(Path::new("/data/aios.db"), &source);
+        assert_eq!(error.code(), "INVALID_STORE_CONFIGURATION");
+        let text = error.to_string();
+        assert!(text.contains("/data/aios.db can't be written (permission denied)"), "{text}");
     }
 }
