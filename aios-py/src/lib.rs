@@ -72,8 +72,10 @@ mod _aios {
     #[cfg(feature = "service")]
     #[pymodule_export]
     use crate::service::{
-        NativeApi, NativeExchange, NativeRemoteClient, RemoteEventStream, RemoteRunHandle,
-        hash_api_key, load_settings,
+        NativeApi, NativeExchange, NativeRemoteClient, RemoteEventStream, RemoteOutputStream,
+        RemoteRunHandle, hash_api_key, load_settings, remote_agent, remote_agent_types,
+        remote_create_agent, remote_dead_letters, remote_delete_agent, remote_handle_dead_letters,
+        remote_replace_agent, remote_restart_agent,
     };
 
     #[cfg(feature = "program")]

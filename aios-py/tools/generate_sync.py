@@ -50,9 +50,12 @@ from ._records import (
     TaskStatus,
     WorkflowStatus,
 )
+from ._resources import AgentType, DeadLetter, ManagedAgent, TokenGrant
 from ._workflow import MISSING, Workflow
 
 if TYPE_CHECKING:
+    import datetime
+
     from ._projection import Apply, Load
     from ._retry import RetryPolicy
     from ._secret import Secret

@@ -90,6 +90,7 @@ from ._records import (
     WorkflowStatus,
 )
 from ._remote import RemoteClient
+from ._resources import AgentType, DeadLetter, ManagedAgent, TokenGrant
 from ._retry import RetryPolicy
 from ._runtime import Runtime
 from ._secret import Secret
@@ -105,6 +106,7 @@ __all__ = [
     "BUDGET_SIGNAL",
     "AgentNotFoundError",
     "AgentStatus",
+    "AgentType",
     "AiosError",
     "ApiKey",
     "Asgi",
@@ -121,6 +123,7 @@ __all__ = [
     "ConfigurationError",
     "ContinueAsNew",
     "Conversation",
+    "DeadLetter",
     "DeadLetterNotFoundError",
     "Event",
     "EventStream",
@@ -137,6 +140,7 @@ __all__ = [
     "JournalMismatchError",
     "Limits",
     "LlmAgent",
+    "ManagedAgent",
     "ModelError",
     "ModelResponse",
     "NoFailedOperationError",
@@ -184,6 +188,7 @@ __all__ = [
     "TaskInterruptedError",
     "TaskStatus",
     "TaskTimeoutError",
+    "TokenGrant",
     "TokenIssuer",
     "Tool",
     "ToolCall",

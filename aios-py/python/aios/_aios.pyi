@@ -28,6 +28,7 @@ __all__ = [
     "Operation",
     "Pending",
     "RemoteEventStream",
+    "RemoteOutputStream",
     "RemoteRunHandle",
     "Reply",
     "Terminator",
@@ -47,6 +48,14 @@ __all__ = [
     "model_status_error",
     "projection",
     "read_conversation",
+    "remote_agent",
+    "remote_agent_types",
+    "remote_create_agent",
+    "remote_dead_letters",
+    "remote_delete_agent",
+    "remote_handle_dead_letters",
+    "remote_replace_agent",
+    "remote_restart_agent",
     "replay",
     "run_program",
     "run_test",
@@ -191,6 +200,7 @@ class NativeRemoteClient:
         url: str,
         token: str | None,
         api_key: str | None,
+        grant: Any,
         timeout: float,
     ) -> NativeRemoteClient: ...
     def me(self) -> asyncio.Future[tuple[str, list[str]]]: ...
@@ -241,13 +251,23 @@ class NativeRemoteClient:
     def read_log(self, after: int, limit: int, wait: bool) -> asyncio.Future[Any]: ...
     def head(self) -> asyncio.Future[Any]: ...
     def runs(
-        self, workflow: str | None, statuses: Sequence[str], after: str | None, limit: int
+        self,
+        workflow: str | None,
+        statuses: Sequence[str],
+        created: tuple[int | None, int | None],
+        after: str | None,
+        limit: int,
     ) -> asyncio.Future[Any]: ...
     def agents(
         self, agent_type: str | None, after: str | None, limit: int
     ) -> asyncio.Future[Any]: ...
     def tasks(
-        self, run_id: str | None, agent_type: str | None, after: str | None, limit: int
+        self,
+        run_id: str | None,
+        agent_type: str | None,
+        created: tuple[int | None, int | None],
+        after: str | None,
+        limit: int,
     ) -> asyncio.Future[Any]: ...
     def workflows(self, after: str | None, limit: int) -> asyncio.Future[Any]: ...
 
@@ -264,6 +284,12 @@ class RemoteRunHandle:
     def journal(self, after: int, limit: int) -> asyncio.Future[Any]: ...
     def events(self, after: int) -> asyncio.Future[Any]: ...
     def fork(self, operation: int, new_id: str) -> asyncio.Future[RemoteRunHandle]: ...
+    def retry(self, new_id: str) -> asyncio.Future[RemoteRunHandle]: ...
+    def stream(self, name: str, after: int) -> RemoteOutputStream: ...
+
+@final
+class RemoteOutputStream:
+    def next(self) -> asyncio.Future[Any]: ...
 
 @final
 class RemoteEventStream:
@@ -274,6 +300,24 @@ class RemoteEventStream:
 def rust_tasks_per_second(
     client: NativeClient, duration: float, concurrent: int
 ) -> asyncio.Future[float]: ...
+def remote_create_agent(
+    client: NativeRemoteClient, agent_type: str, name: str, config: Any, id: str | None
+) -> asyncio.Future[Any]: ...
+def remote_agent(client: NativeRemoteClient, id: str) -> asyncio.Future[Any]: ...
+def remote_replace_agent(
+    client: NativeRemoteClient, id: str, name: str, config: Any, version: str
+) -> asyncio.Future[Any]: ...
+def remote_delete_agent(
+    client: NativeRemoteClient, id: str, version: str
+) -> asyncio.Future[Any]: ...
+def remote_restart_agent(client: NativeRemoteClient, id: str) -> asyncio.Future[Any]: ...
+def remote_agent_types(client: NativeRemoteClient) -> asyncio.Future[Any]: ...
+def remote_dead_letters(
+    client: NativeRemoteClient, kind: str, name: str, limit: int
+) -> asyncio.Future[Any]: ...
+def remote_handle_dead_letters(
+    client: NativeRemoteClient, kind: str, name: str, ids: Sequence[str] | None, purge: bool
+) -> asyncio.Future[int]: ...
 def load_settings(sources: str) -> Any: ...
 def run_program(arguments: Sequence[str]) -> int: ...
 def subject_spent(client: NativeClient, window: float, subject: str) -> asyncio.Future[Any]: ...
@@ -615,12 +659,22 @@ class NativeClient:
     def read_log(self, after: int, limit: int, wait: bool) -> asyncio.Future[Any]: ...
     def head(self) -> asyncio.Future[Any]: ...
     def runs(
-        self, workflow: str | None, statuses: Sequence[str], after: str | None, limit: int
+        self,
+        workflow: str | None,
+        statuses: Sequence[str],
+        created: tuple[int | None, int | None],
+        after: str | None,
+        limit: int,
     ) -> asyncio.Future[Any]: ...
     def agents(
         self, agent_type: str | None, after: str | None, limit: int
     ) -> asyncio.Future[Any]: ...
     def tasks(
-        self, run_id: str | None, agent_type: str | None, after: str | None, limit: int
+        self,
+        run_id: str | None,
+        agent_type: str | None,
+        created: tuple[int | None, int | None],
+        after: str | None,
+        limit: int,
     ) -> asyncio.Future[Any]: ...
     def workflows(self, after: str | None, limit: int) -> asyncio.Future[Any]: ...

@@ -384,6 +384,7 @@ _BY_CODE: dict[str, type[AiosError]] = {
             "INVALID_EVENT_ID",
             "INVALID_EVENT_SOURCE",
             "INVALID_EVENT_TYPE",
+            "INVALID_OUTPUT_STREAM",
             "INVALID_TEXT",
             "INVALID_TIMESTAMP",
             "MALFORMED_EVENT",

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from ._errors import ConfigurationError
 from ._output import OutputItem
 from ._records import RecordedEvent, RunStatus
 from ._validation import check_limit, check_text
@@ -124,13 +123,8 @@ class RunHandle(Generic[O]):
         Raises:
             RunNotFoundError: There is no such run.
             InvalidDataError: The name of the stream is invalid.
-            ConfigurationError: The handle is that of a :class:`RemoteClient`.
         """
         check_text("the name of a stream", name)
-        if not hasattr(self._native, "stream"):
-            raise ConfigurationError(
-                "a RemoteClient does not read output streams; read them with a client on the store"
-            )
         native = self._native.stream(name, after)
         while (rows := await native.next()) is not None:
             for offset, writer, is_item, value in rows:

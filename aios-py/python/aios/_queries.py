@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 from . import _aios
 from ._aios import DEFAULTS
 from ._connection import Connection
+from ._errors import ConfigurationError
 from ._projection import ProjectionHandle
 from ._records import (
     AgentStatus,
@@ -19,6 +20,9 @@ from ._records import (
     WorkflowStatus,
 )
 from ._validation import check_limit, check_name, check_range, check_statuses
+
+if TYPE_CHECKING:
+    import datetime
 
 #: How many events are read from the log at once.
 _LOG_PAGE = 500
@@ -55,6 +59,8 @@ class Queries(Connection):
         workflow: str | None = None,
         *,
         statuses: Sequence[RunState] = (),
+        created_after: datetime.datetime | None = None,
+        created_before: datetime.datetime | None = None,
         after: str | None = None,
         limit: int = DEFAULTS.page_limit,
     ) -> Page[RunStatus]:
@@ -63,6 +69,9 @@ class Queries(Connection):
         Args:
             workflow: Only runs of this workflow.
             statuses: Only runs in one of these statuses.
+            created_after: Only runs that were started at this time or later. With a time, the rows
+                are in the order of their creation.
+            created_before: Only runs that were started before this time.
             after: Where the page begins: ``next`` of the previous page.
             limit: Maximum number of rows, 1 to 10,000.
 
@@ -70,7 +79,11 @@ class Queries(Connection):
             ConfigurationError: A status is unknown, or ``limit`` is out of range.
         """
         rows, following = await self._opened().runs(
-            workflow, check_statuses(statuses), after, check_limit(limit)
+            workflow,
+            check_statuses(statuses),
+            _range(created_after, created_before),
+            after,
+            check_limit(limit),
         )
         return Page([RunStatus.from_row(row) for row in rows], following)
 
@@ -79,6 +92,8 @@ class Queries(Connection):
         *,
         run_id: str | None = None,
         agent: str | None = None,
+        created_after: datetime.datetime | None = None,
+        created_before: datetime.datetime | None = None,
         after: str | None = None,
         limit: int = DEFAULTS.page_limit,
     ) -> Page[TaskStatus]:
@@ -87,13 +102,19 @@ class Queries(Connection):
         Args:
             run_id: Only tasks of this run.
             agent: Only tasks of this agent type.
+            created_after: Only tasks that were first assigned at this time or later. With a time, the
+                rows are in the order of their creation.
+            created_before: Only tasks that were first assigned before this time.
             after: Where the page begins: ``next`` of the previous page.
             limit: Maximum number of rows, 1 to 10,000.
 
         Raises:
             ConfigurationError: ``limit`` is out of range.
         """
-        rows, following = await self._opened().tasks(run_id, agent, after, check_limit(limit))
+        created = _range(created_after, created_before)
+        rows, following = await self._opened().tasks(
+            run_id, agent, created, after, check_limit(limit)
+        )
         return Page([TaskStatus.from_row(row) for row in rows], following)
 
     async def agents(
@@ -187,3 +208,25 @@ class Queries(Connection):
             StoreError: The store failed; the file is unchanged.
         """
         return await _aios.compact(self._opened())
+
+
+def _range(
+    after: datetime.datetime | None, before: datetime.datetime | None
+) -> tuple[int | None, int | None]:
+    """Two times as microseconds since the Unix epoch.
+
+    Raises:
+        ConfigurationError: A time has no time zone.
+    """
+    return _micros(after, "created_after"), _micros(before, "created_before")
+
+
+def _micros(time: datetime.datetime | None, name: str) -> int | None:
+    import datetime
+
+    if time is None:
+        return None
+    if time.tzinfo is None:
+        raise ConfigurationError(f"{name} needs a time zone, such as datetime.now(datetime.UTC)")
+    epoch = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
+    return (time - epoch) // datetime.timedelta(microseconds=1)

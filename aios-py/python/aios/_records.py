@@ -168,7 +168,7 @@ class AgentStatus(NamedTuple):
     agent_type: str
     name: str
     config: Any
-    status: Literal["running", "missing", "stopped", "failed"]
+    status: Literal["running", "missing", "stopped", "failed", "waiting"]
     last_seen_at: datetime.datetime | None
     created_at: datetime.datetime
     updated_at: datetime.datetime

@@ -5,14 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, NoReturn, cast
 
+from . import _aios
 from ._asgi import _built
 from ._client import Client
 from ._errors import ConfigurationError, RuntimeClosedError
-from ._validation import check_text
+from ._records import AgentStatus
+from ._resources import AgentType, DeadLetter, ManagedAgent, TokenGrant
+from ._secret import exposed
+from ._validation import check_range, check_text
 
 if TYPE_CHECKING:
     from ._aios import NativeClient, NativeRemoteClient
     from ._projection import ProjectionHandle
+    from ._secret import Secret
     from ._workflow import Workflow
 
 
@@ -34,10 +39,13 @@ class RemoteClient(Client):
       the broker are not in the log.
     - Projections, :meth:`expire_runs` and :meth:`compact` need the store.
 
+    It also manages agents as resources, and handles dead letters of the broker.
+
     Args:
         url: Where the API is mounted, such as ``https://aios.example.com/api/v1``.
         token: Sent as ``Authorization: Bearer``.
         api_key: Sent as ``X-API-Key``.
+        token_grant: How to get tokens of an OAuth2 token endpoint, instead of ``token``.
         workflows: Workflows that :meth:`start` accepts, for their types. Others are started by name.
         timeout: How many seconds each attempt of a request may take.
         workers: Number of native threads.
@@ -50,17 +58,22 @@ class RemoteClient(Client):
         self,
         url: str,
         *,
-        token: str | None = None,
-        api_key: str | None = None,
+        token: str | Secret | None = None,
+        api_key: str | Secret | None = None,
+        token_grant: TokenGrant | None = None,
         workflows: Iterable[Workflow[Any, Any]] = (),
         timeout: float = 30.0,
         workers: int = 1,
     ) -> None:
         super().__init__(None, workflows=workflows, workers=workers)
         check_text("the URL of a service", url)
+        token, api_key = exposed(token), exposed(api_key)
         check_text("a token", token)
         check_text("an API key", api_key)
-        self._settings = (url, token, api_key, timeout)
+        if token is not None and token_grant is not None:
+            raise ConfigurationError("pass token or token_grant, not both")
+        grant = None if token_grant is None else token_grant._exposed()
+        self._settings = (url, token, api_key, grant, timeout)
         self._native_type = _built("NativeRemoteClient")
         self._remote: NativeRemoteClient | None = None
 
@@ -88,6 +101,152 @@ class RemoteClient(Client):
             raise RuntimeClosedError("the client is not open; use `async with`")
         # It has the methods that a client calls.
         return cast("NativeClient", self._remote)
+
+    def _service(self) -> NativeRemoteClient:
+        self._opened()
+        return cast("NativeRemoteClient", self._remote)
+
+    async def create_agent(
+        self, agent: str, name: str, config: Any = None, *, id: str | None = None
+    ) -> ManagedAgent:
+        """Creates an agent, which every process with a factory of its type hosts.
+
+        Args:
+            agent: Type of the agent.
+            name: Its name.
+            config: The configuration, which matches the schema of the type.
+            id: Its id, which otherwise derives from type and name.
+
+        Raises:
+            ConfigurationError: The type is unknown, or the configuration does not match.
+            ServiceError: The service refuses the request, or can't be reached.
+        """
+        row = await _aios.remote_create_agent(self._service(), agent, name, config, id)
+        return ManagedAgent.from_row(row)
+
+    async def agent(self, id: str) -> ManagedAgent:
+        """An agent, with the version that a change can expect.
+
+        Raises:
+            AgentNotFoundError: There is no such agent.
+        """
+        return ManagedAgent.from_row(await _aios.remote_agent(self._service(), id))
+
+    async def replace_agent(
+        self, id: str, name: str, config: Any = None, *, version: str = "*"
+    ) -> ManagedAgent:
+        """Gives an agent another name and another configuration.
+
+        Args:
+            id: Id of the agent.
+            name: The name.
+            config: The configuration.
+            version: The version that it is expected to have; any by default.
+
+        Raises:
+            AgentNotFoundError: There is no such agent.
+            ServiceError: It has another version (``PRECONDITION_FAILED``), or was deleted
+                (``AGENT_DELETED``).
+        """
+        row = await _aios.remote_replace_agent(self._service(), id, name, config, version)
+        return ManagedAgent.from_row(row)
+
+    async def delete_agent(self, id: str, *, version: str = "*") -> AgentStatus:
+        """Deletes an agent.
+
+        Args:
+            id: Id of the agent.
+            version: The version that it is expected to have; any by default.
+
+        Raises:
+            AgentNotFoundError: There is no such agent.
+            ServiceError: See :meth:`replace_agent`.
+        """
+        return AgentStatus.from_row(await _aios.remote_delete_agent(self._service(), id, version))
+
+    async def restart_agent(self, id: str) -> AgentStatus:
+        """Lets every process that hosts an agent create it again.
+
+        Raises:
+            AgentNotFoundError: There is no such agent.
+            ServiceError: It was deleted (``AGENT_DELETED``).
+        """
+        return AgentStatus.from_row(await _aios.remote_restart_agent(self._service(), id))
+
+    async def agent_types(self) -> list[AgentType]:
+        """The types of agents that processes host or have hosted, with their schemas.
+
+        Raises:
+            ServiceError: The request failed.
+        """
+        return [AgentType(*row) for row in await _aios.remote_agent_types(self._service())]
+
+    async def dead_letters(
+        self, *, group: str | None = None, mailbox: str | None = None, limit: int = 100
+    ) -> list[DeadLetter]:
+        """The oldest dead letters of a group or a mailbox of the broker.
+
+        Args:
+            group: Name of the group, such as ``agents.<type>``.
+            mailbox: Name of the mailbox, instead of a group.
+            limit: Maximum number of letters, 1 to 1,000.
+
+        Raises:
+            ConfigurationError: Neither or both are given, or an argument is invalid.
+            BrokerError: There is no such group or mailbox (``UNKNOWN_ADDRESS``).
+        """
+        kind, name = _address(group, mailbox)
+        check_range(limit, "limit", 1000)
+        rows = await _aios.remote_dead_letters(self._service(), kind, name, limit)
+        return [DeadLetter.from_row(row) for row in rows]
+
+    async def redrive_dead_letters(
+        self,
+        *,
+        group: str | None = None,
+        mailbox: str | None = None,
+        ids: Iterable[str] | None = None,
+    ) -> int:
+        """Sends dead letters back to where they came from; returns how many.
+
+        Args:
+            group: Name of the group.
+            mailbox: Name of the mailbox, instead of a group.
+            ids: Ids of their events; all letters by default.
+
+        Raises:
+            ConfigurationError: Neither or both are given, or an argument is invalid.
+            BrokerError: There is no such group or mailbox (``UNKNOWN_ADDRESS``).
+        """
+        return await self._handle_dead_letters(group, mailbox, ids, False)
+
+    async def purge_dead_letters(
+        self,
+        *,
+        group: str | None = None,
+        mailbox: str | None = None,
+        ids: Iterable[str] | None = None,
+    ) -> int:
+        """Deletes dead letters; returns how many.
+
+        Args:
+            group: Name of the group.
+            mailbox: Name of the mailbox, instead of a group.
+            ids: Ids of their events; all letters by default.
+
+        Raises:
+            ConfigurationError: Neither or both are given, or an argument is invalid.
+            BrokerError: There is no such group or mailbox (``UNKNOWN_ADDRESS``).
+        """
+        return await self._handle_dead_letters(group, mailbox, ids, True)
+
+    async def _handle_dead_letters(
+        self, group: str | None, mailbox: str | None, ids: Iterable[str] | None, purge: bool
+    ) -> int:
+        kind, name = _address(group, mailbox)
+        chosen = None if ids is None else list(ids)
+        handled = _aios.remote_handle_dead_letters(self._service(), kind, name, chosen, purge)
+        return await handled
 
     def projection_handle(self, name: str) -> ProjectionHandle:
         """Not available over HTTP.
@@ -118,3 +277,11 @@ def _unavailable(method: str) -> NoReturn:
     raise ConfigurationError(
         f"{method} needs the store; use aios.Client with the store of the service"
     )
+
+
+def _address(group: str | None, mailbox: str | None) -> tuple[str, str]:
+    if group is not None and mailbox is None:
+        return "group", group
+    if mailbox is not None and group is None:
+        return "mailbox", mailbox
+    raise ConfigurationError("dead letters belong to a group or a mailbox: pass one of them")

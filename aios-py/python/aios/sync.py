@@ -29,9 +29,12 @@ from ._records import (
     TaskStatus,
     WorkflowStatus,
 )
+from ._resources import AgentType, DeadLetter, ManagedAgent, TokenGrant
 from ._workflow import MISSING, Workflow
 
 if TYPE_CHECKING:
+    import datetime
+
     from ._projection import Apply, Load
     from ._retry import RetryPolicy
     from ._secret import Secret
@@ -162,7 +165,6 @@ class RunHandle(Generic[O]):
         Raises:
             RunNotFoundError: There is no such run.
             InvalidDataError: The name of the stream is invalid.
-            ConfigurationError: The handle is that of a :class:`RemoteClient`.
         """
         loop = self._loop
         events = self._handle.stream(name, after)
@@ -615,6 +617,8 @@ class Client(BlockingConnection):
         workflow: str | None = None,
         *,
         statuses: Sequence[RunState] = (),
+        created_after: datetime.datetime | None = None,
+        created_before: datetime.datetime | None = None,
         after: str | None = None,
         limit: int = DEFAULTS.page_limit,
     ) -> Page[RunStatus]:
@@ -623,6 +627,9 @@ class Client(BlockingConnection):
         Args:
             workflow: Only runs of this workflow.
             statuses: Only runs in one of these statuses.
+            created_after: Only runs that were started at this time or later. With a time, the rows
+                are in the order of their creation.
+            created_before: Only runs that were started before this time.
             after: Where the page begins: ``next`` of the previous page.
             limit: Maximum number of rows, 1 to 10,000.
 
@@ -630,7 +637,14 @@ class Client(BlockingConnection):
             ConfigurationError: A status is unknown, or ``limit`` is out of range.
         """
         loop = self._loop
-        coroutine = self._client.runs(workflow, statuses=statuses, after=after, limit=limit)
+        coroutine = self._client.runs(
+            workflow,
+            statuses=statuses,
+            created_after=created_after,
+            created_before=created_before,
+            after=after,
+            limit=limit,
+        )
         return loop.call(coroutine)
 
     def tasks(
@@ -638,6 +652,8 @@ class Client(BlockingConnection):
         *,
         run_id: str | None = None,
         agent: str | None = None,
+        created_after: datetime.datetime | None = None,
+        created_before: datetime.datetime | None = None,
         after: str | None = None,
         limit: int = DEFAULTS.page_limit,
     ) -> Page[TaskStatus]:
@@ -646,6 +662,9 @@ class Client(BlockingConnection):
         Args:
             run_id: Only tasks of this run.
             agent: Only tasks of this agent type.
+            created_after: Only tasks that were first assigned at this time or later. With a time, the
+                rows are in the order of their creation.
+            created_before: Only tasks that were first assigned before this time.
             after: Where the page begins: ``next`` of the previous page.
             limit: Maximum number of rows, 1 to 10,000.
 
@@ -653,7 +672,14 @@ class Client(BlockingConnection):
             ConfigurationError: ``limit`` is out of range.
         """
         loop = self._loop
-        coroutine = self._client.tasks(run_id=run_id, agent=agent, after=after, limit=limit)
+        coroutine = self._client.tasks(
+            run_id=run_id,
+            agent=agent,
+            created_after=created_after,
+            created_before=created_before,
+            after=after,
+            limit=limit,
+        )
         return loop.call(coroutine)
 
     def agents(
@@ -774,10 +800,13 @@ class RemoteClient(Client):
       the broker are not in the log.
     - Projections, :meth:`expire_runs` and :meth:`compact` need the store.
 
+    It also manages agents as resources, and handles dead letters of the broker.
+
     Args:
         url: Where the API is mounted, such as ``https://aios.example.com/api/v1``.
         token: Sent as ``Authorization: Bearer``.
         api_key: Sent as ``X-API-Key``.
+        token_grant: How to get tokens of an OAuth2 token endpoint, instead of ``token``.
         workflows: Workflows that :meth:`start` accepts, for their types. Others are started by name.
         timeout: How many seconds each attempt of a request may take.
         workers: Number of native threads.
@@ -790,17 +819,171 @@ class RemoteClient(Client):
         self,
         url: str,
         *,
-        token: str | None = None,
-        api_key: str | None = None,
+        token: str | Secret | None = None,
+        api_key: str | Secret | None = None,
+        token_grant: TokenGrant | None = None,
         workflows: Iterable[Workflow[Any, Any]] = (),
         timeout: float = 30.0,
         workers: int = 1,
     ) -> None:
         self._remote = _remote.RemoteClient(
-            url, token=token, api_key=api_key, workflows=workflows, timeout=timeout, workers=workers
+            url,
+            token=token,
+            api_key=api_key,
+            token_grant=token_grant,
+            workflows=workflows,
+            timeout=timeout,
+            workers=workers,
         )
         self._client = self._remote
         BlockingConnection.__init__(self, self._remote)
+
+    def create_agent(
+        self, agent: str, name: str, config: Any = None, *, id: str | None = None
+    ) -> ManagedAgent:
+        """Creates an agent, which every process with a factory of its type hosts.
+
+        Args:
+            agent: Type of the agent.
+            name: Its name.
+            config: The configuration, which matches the schema of the type.
+            id: Its id, which otherwise derives from type and name.
+
+        Raises:
+            ConfigurationError: The type is unknown, or the configuration does not match.
+            ServiceError: The service refuses the request, or can't be reached.
+        """
+        loop = self._loop
+        coroutine = self._remote.create_agent(agent, name, config, id=id)
+        return loop.call(coroutine)
+
+    def agent(self, id: str) -> ManagedAgent:
+        """An agent, with the version that a change can expect.
+
+        Raises:
+            AgentNotFoundError: There is no such agent.
+        """
+        loop = self._loop
+        coroutine = self._remote.agent(id)
+        return loop.call(coroutine)
+
+    def replace_agent(
+        self, id: str, name: str, config: Any = None, *, version: str = "*"
+    ) -> ManagedAgent:
+        """Gives an agent another name and another configuration.
+
+        Args:
+            id: Id of the agent.
+            name: The name.
+            config: The configuration.
+            version: The version that it is expected to have; any by default.
+
+        Raises:
+            AgentNotFoundError: There is no such agent.
+            ServiceError: It has another version (``PRECONDITION_FAILED``), or was deleted
+                (``AGENT_DELETED``).
+        """
+        loop = self._loop
+        coroutine = self._remote.replace_agent(id, name, config, version=version)
+        return loop.call(coroutine)
+
+    def delete_agent(self, id: str, *, version: str = "*") -> AgentStatus:
+        """Deletes an agent.
+
+        Args:
+            id: Id of the agent.
+            version: The version that it is expected to have; any by default.
+
+        Raises:
+            AgentNotFoundError: There is no such agent.
+            ServiceError: See :meth:`replace_agent`.
+        """
+        loop = self._loop
+        coroutine = self._remote.delete_agent(id, version=version)
+        return loop.call(coroutine)
+
+    def restart_agent(self, id: str) -> AgentStatus:
+        """Lets every process that hosts an agent create it again.
+
+        Raises:
+            AgentNotFoundError: There is no such agent.
+            ServiceError: It was deleted (``AGENT_DELETED``).
+        """
+        loop = self._loop
+        coroutine = self._remote.restart_agent(id)
+        return loop.call(coroutine)
+
+    def agent_types(self) -> list[AgentType]:
+        """The types of agents that processes host or have hosted, with their schemas.
+
+        Raises:
+            ServiceError: The request failed.
+        """
+        loop = self._loop
+        coroutine = self._remote.agent_types()
+        return loop.call(coroutine)
+
+    def dead_letters(
+        self, *, group: str | None = None, mailbox: str | None = None, limit: int = 100
+    ) -> list[DeadLetter]:
+        """The oldest dead letters of a group or a mailbox of the broker.
+
+        Args:
+            group: Name of the group, such as ``agents.<type>``.
+            mailbox: Name of the mailbox, instead of a group.
+            limit: Maximum number of letters, 1 to 1,000.
+
+        Raises:
+            ConfigurationError: Neither or both are given, or an argument is invalid.
+            BrokerError: There is no such group or mailbox (``UNKNOWN_ADDRESS``).
+        """
+        loop = self._loop
+        coroutine = self._remote.dead_letters(group=group, mailbox=mailbox, limit=limit)
+        return loop.call(coroutine)
+
+    def redrive_dead_letters(
+        self,
+        *,
+        group: str | None = None,
+        mailbox: str | None = None,
+        ids: Iterable[str] | None = None,
+    ) -> int:
+        """Sends dead letters back to where they came from; returns how many.
+
+        Args:
+            group: Name of the group.
+            mailbox: Name of the mailbox, instead of a group.
+            ids: Ids of their events; all letters by default.
+
+        Raises:
+            ConfigurationError: Neither or both are given, or an argument is invalid.
+            BrokerError: There is no such group or mailbox (``UNKNOWN_ADDRESS``).
+        """
+        loop = self._loop
+        coroutine = self._remote.redrive_dead_letters(group=group, mailbox=mailbox, ids=ids)
+        return loop.call(coroutine)
+
+    def purge_dead_letters(
+        self,
+        *,
+        group: str | None = None,
+        mailbox: str | None = None,
+        ids: Iterable[str] | None = None,
+    ) -> int:
+        """Deletes dead letters; returns how many.
+
+        Args:
+            group: Name of the group.
+            mailbox: Name of the mailbox, instead of a group.
+            ids: Ids of their events; all letters by default.
+
+        Raises:
+            ConfigurationError: Neither or both are given, or an argument is invalid.
+            BrokerError: There is no such group or mailbox (``UNKNOWN_ADDRESS``).
+        """
+        loop = self._loop
+        coroutine = self._remote.purge_dead_letters(group=group, mailbox=mailbox, ids=ids)
+        return loop.call(coroutine)
 
     def projection_handle(self, name: str) -> ProjectionHandle:
         """Not available over HTTP.

@@ -27,7 +27,7 @@ use self::start::{StartRequest, TaskCall, TaskRun};
 use crate::{
     calls::{Answer, Calls},
     convert::{
-        arguments::{AgentArg, RetryArg, WorkflowArg},
+        arguments::{AgentArg, Created, RetryArg, WorkflowArg},
         errors::ErrorInfo,
         event::build_event,
         json, optional_seconds, seconds,
@@ -344,12 +344,13 @@ impl NativeClient {
     }
 
     /// A page of runs.
-    #[pyo3(signature = (workflow, statuses, after, limit))]
+    #[pyo3(signature = (workflow, statuses, created, after, limit))]
     fn runs<'py>(
         &self,
         py: Python<'py>,
         workflow: Option<String>,
         statuses: Vec<String>,
+        created: Created,
         after: Option<String>,
         limit: usize,
     ) -> PyResult<Bound<'py, PyAny>> {
@@ -359,7 +360,9 @@ impl NativeClient {
             RunStatus::parse(&text).ok_or_else(|| unknown().into_error(py))
         };
         let statuses = statuses.into_iter().map(parse).collect::<PyResult<Vec<_>>>()?;
-        let filter = RunFilter { workflow, statuses, ..RunFilter::default() };
+        let (created_after, created_before) = (created.after(), created.before());
+        let filter =
+            RunFilter { workflow, statuses, created_after, created_before, ..RunFilter::default() };
         self.with(py, |slot, _| read::runs(slot, filter, read::page_request(after, limit)))
     }
 
@@ -377,16 +380,24 @@ impl NativeClient {
     }
 
     /// A page of tasks.
-    #[pyo3(signature = (run_id, agent_type, after, limit))]
+    #[pyo3(signature = (run_id, agent_type, created, after, limit))]
     fn tasks<'py>(
         &self,
         py: Python<'py>,
         run_id: Option<String>,
         agent_type: Option<String>,
+        created: Created,
         after: Option<String>,
         limit: usize,
     ) -> PyResult<Bound<'py, PyAny>> {
-        let filter = TaskFilter { run_id, agent_type, ..TaskFilter::default() };
+        let (created_after, created_before) = (created.after(), created.before());
+        let filter = TaskFilter {
+            run_id,
+            agent_type,
+            created_after,
+            created_before,
+            ..TaskFilter::default()
+        };
         self.with(py, |slot, _| read::tasks(slot, filter, read::page_request(after, limit)))
     }
 

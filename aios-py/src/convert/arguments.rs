@@ -5,6 +5,7 @@ use std::sync::Arc;
 use aios_agents::{agent::AgentDefinition, workflow::Workflow};
 use aios_core::{
     agent::{DynAgent, Name},
+    event::Timestamp,
     retry::RetryPolicy,
 };
 use pyo3::{exceptions::PyValueError, prelude::*};
@@ -36,6 +37,21 @@ impl RetryArg {
     /// The policy of a call: the default without an argument.
     pub(crate) fn policy_or_default(py: Python<'_>, retry: Option<Self>) -> PyResult<RetryPolicy> {
         retry.map_or_else(|| Ok(RetryPolicy::default()), |retry| retry.into_policy(py))
+    }
+}
+
+/// A range of times as a tuple of microseconds since the Unix epoch: this time or later, and before
+/// this one.
+#[derive(Clone, Copy, FromPyObject)]
+pub(crate) struct Created(Option<i64>, Option<i64>);
+
+impl Created {
+    pub(crate) fn after(self) -> Option<Timestamp> {
+        self.0.map(Timestamp::from_micros)
+    }
+
+    pub(crate) fn before(self) -> Option<Timestamp> {
+        self.1.map(Timestamp::from_micros)
     }
 }
 

@@ -13,7 +13,11 @@ pub(crate) use self::{
     api::NativeApi,
     exchange::NativeExchange,
     options::hash_api_key,
-    remote::{NativeRemoteClient, RemoteEventStream, RemoteRunHandle},
+    remote::{
+        NativeRemoteClient, RemoteEventStream, RemoteOutputStream, RemoteRunHandle, remote_agent,
+        remote_agent_types, remote_create_agent, remote_dead_letters, remote_delete_agent,
+        remote_handle_dead_letters, remote_replace_agent, remote_restart_agent,
+    },
     requests::Requests,
     settings::load_settings,
 };

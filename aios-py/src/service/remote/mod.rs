@@ -1,6 +1,8 @@
 //! Clients of a service, with the methods of clients of a store and a broker.
 
 mod events;
+mod output;
+mod resources;
 mod rows;
 mod run_handle;
 
@@ -9,16 +11,29 @@ use std::{sync::Arc, time::Duration};
 use aios_core::{event::Payload, store::RunStatus};
 use aios_service::client::{
     AgentQuery, Client, ClientError, ClientOptions, EventQuery, Page, PageQuery, ResultError,
-    RunQuery, TaskQuery,
+    RunQuery, TaskQuery, TokenGrant,
 };
 use pyo3::prelude::*;
 
 use self::events::Follower;
-pub(crate) use self::{events::RemoteEventStream, run_handle::RemoteRunHandle};
+pub(crate) use self::{
+    events::RemoteEventStream,
+    output::RemoteOutputStream,
+    resources::{
+        remote_agent, remote_agent_types, remote_create_agent, remote_dead_letters,
+        remote_delete_agent, remote_handle_dead_letters, remote_replace_agent,
+        remote_restart_agent,
+    },
+    run_handle::RemoteRunHandle,
+};
 use crate::{
     calls::{Answer, Calls},
     client::{NativeClient, parameters_of},
-    convert::{arguments::RetryArg, errors::ErrorInfo, json, optional_seconds, records, seconds},
+    convert::{
+        arguments::{Created, RetryArg},
+        errors::ErrorInfo,
+        json, optional_seconds, records, seconds,
+    },
 };
 
 /// Most items that the service returns in one page.
@@ -30,6 +45,35 @@ pub(crate) struct NativeRemoteClient {
     calls: Arc<Calls>,
     client: Client,
     log: Follower,
+}
+
+/// `aios.TokenGrant`.
+#[derive(FromPyObject)]
+struct GrantArg {
+    url: String,
+    /// The user and the password for a grant of a user, otherwise the client and its secret.
+    is_user: bool,
+    subject: String,
+    secret: String,
+    scope: Option<String>,
+    audience: Option<String>,
+}
+
+impl GrantArg {
+    fn into_grant(self) -> TokenGrant {
+        let grant = match self.is_user {
+            true => TokenGrant::password(self.url, self.subject, self.secret),
+            false => TokenGrant::client_credentials(self.url, self.subject, self.secret),
+        };
+        let grant = match self.scope {
+            Some(scope) => grant.with_scope(scope),
+            None => grant,
+        };
+        match self.audience {
+            Some(audience) => grant.with_parameter("audience", audience),
+            None => grant,
+        }
+    }
 }
 
 /// The error of what a service does not offer.
@@ -65,13 +109,14 @@ where
 impl NativeRemoteClient {
     /// Uses the threads and the event loop of `client`.
     #[new]
-    #[pyo3(signature = (client, url, token, api_key, timeout))]
+    #[pyo3(signature = (client, url, token, api_key, grant, timeout))]
     fn new(
         py: Python<'_>,
         client: &NativeClient,
         url: &str,
         token: Option<String>,
         api_key: Option<String>,
+        grant: Option<GrantArg>,
         timeout: f64,
     ) -> PyResult<Self> {
         let mut options = ClientOptions::new().with_timeout(seconds(py, timeout)?);
@@ -80,6 +125,9 @@ impl NativeRemoteClient {
         }
         if let Some(key) = api_key {
             options = options.with_api_key(key);
+        }
+        if let Some(grant) = grant {
+            options = options.with_token_grant(grant.into_grant());
         }
         let remote =
             Client::new(url, options).map_err(|error| ErrorInfo::from(error).into_error(py))?;
@@ -292,12 +340,13 @@ impl NativeRemoteClient {
         })
     }
 
-    #[pyo3(signature = (workflow, statuses, after, limit))]
+    #[pyo3(signature = (workflow, statuses, created, after, limit))]
     fn runs<'py>(
         &self,
         py: Python<'py>,
         workflow: Option<String>,
         statuses: Vec<String>,
+        created: Created,
         after: Option<String>,
         limit: usize,
     ) -> PyResult<Bound<'py, PyAny>> {
@@ -306,6 +355,12 @@ impl NativeRemoteClient {
         let mut query = RunQuery::new().with_statuses(statuses);
         if let Some(workflow) = workflow {
             query = query.with_workflow(workflow);
+        }
+        if let Some(at) = created.after() {
+            query = query.with_created_after(at);
+        }
+        if let Some(at) = created.before() {
+            query = query.with_created_before(at);
         }
         let client = self.client.clone();
         self.calls.call(py, async move {
@@ -337,12 +392,13 @@ impl NativeRemoteClient {
         })
     }
 
-    #[pyo3(signature = (run_id, agent_type, after, limit))]
+    #[pyo3(signature = (run_id, agent_type, created, after, limit))]
     fn tasks<'py>(
         &self,
         py: Python<'py>,
         run_id: Option<String>,
         agent_type: Option<String>,
+        created: Created,
         after: Option<String>,
         limit: usize,
     ) -> PyResult<Bound<'py, PyAny>> {
@@ -352,6 +408,12 @@ impl NativeRemoteClient {
         }
         if let Some(agent_type) = agent_type {
             query = query.with_agent_type(agent_type);
+        }
+        if let Some(at) = created.after() {
+            query = query.with_created_after(at);
+        }
+        if let Some(at) = created.before() {
+            query = query.with_created_before(at);
         }
         let client = self.client.clone();
         self.calls.call(py, async move {

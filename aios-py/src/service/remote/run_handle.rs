@@ -6,7 +6,7 @@ use aios_core::event::Payload;
 use aios_service::client::RunHandle;
 use pyo3::prelude::*;
 
-use super::{collect, events::Follower, rows};
+use super::{collect, events::Follower, output::RemoteOutputStream, rows};
 use crate::{
     calls::{Answer, Calls},
     convert::{errors::ErrorInfo, json, records},
@@ -125,5 +125,17 @@ impl RemoteRunHandle {
             let forked = run.fork(operation, Some(&new_id)).await?;
             Ok::<_, ErrorInfo>(Self::answer(&calls, forked))
         })
+    }
+
+    fn retry<'py>(&self, py: Python<'py>, new_id: String) -> PyResult<Bound<'py, PyAny>> {
+        let (run, calls) = (self.run.clone(), Arc::clone(&self.calls));
+        self.calls.call(py, async move {
+            let retried = run.retry(Some(&new_id)).await?;
+            Ok::<_, ErrorInfo>(Self::answer(&calls, retried))
+        })
+    }
+
+    fn stream(&self, name: &str, after: u64) -> RemoteOutputStream {
+        RemoteOutputStream::new(&self.calls, self.run.stream(name, after))
     }
 }
