@@ -4,7 +4,8 @@ secrets, duplicated files, and files that could not be reviewed.
 
 The review is a durable workflow whose state is one file, `review.db`. Kill the program at any
 time and run the same command again: it resumes where it stopped. With `--broker amqp://…`, the
-processes of `python -m aios worker python_analyzer:app` help.
+processes of `python -m aios worker python_analyzer:app` help. With `--model NAME`, a language model
+reviews each file too; see `model_reviewer.py`.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import aios
+from aios.testing import FakeProvider
+from model_reviewer import Remark, respond, review_with_model, reviewer
 from python_analyzer import (
     MAX_LINES,
     Analysis,
@@ -63,6 +66,23 @@ class Duplicate:
 
 
 @dataclasses.dataclass
+class FileRemarks:
+    """Remarks of the model on a file."""
+
+    path: str
+    remarks: list[Remark]
+
+
+@dataclasses.dataclass
+class Tree:
+    """A tree to review: its root, the folder of the reports, and the model that reviews too."""
+
+    root: str
+    out: str
+    model: str | None = None
+
+
+@dataclasses.dataclass
 class Report:
     """Findings in a tree. The same tree gives the same report."""
 
@@ -72,6 +92,7 @@ class Report:
     findings: list[FileFindings]
     duplicates: list[Duplicate]
     skipped: list[Skipped]
+    remarks: list[FileRemarks] = dataclasses.field(default_factory=list)
 
 
 def scan(root: str) -> Scan:
@@ -120,8 +141,8 @@ def summarise(skipped: Iterable[Skipped], reviews: Iterable[FileReview]) -> Repo
 
 
 @aios.workflow("python_review")
-async def python_review(context: aios.WorkflowContext, tree: tuple[str, str]) -> Report:
-    root, out = tree
+async def python_review(context: aios.WorkflowContext, tree: Tree) -> Report:
+    root, out = tree.root, tree.out
     context = context.with_retry(PATIENT)
     listed = await context.step("scan", scan, root)
     context.set_status(f"analysing {len(listed.paths)} files")
@@ -141,7 +162,17 @@ async def python_review(context: aios.WorkflowContext, tree: tuple[str, str]) ->
             reviews.append(answer["reviewed"])
         else:
             skipped.append(answer["skipped"])
+    remarks: list[FileRemarks] = []
+    if tree.model is not None:
+        context.set_status(f"the model reviews {len(reviews)} files")
+        found = await context.gather(*(review_with_model(context, root, one) for one in reviews))
+        for one, (file_remarks, reason) in zip(reviews, found, strict=True):
+            if file_remarks:
+                remarks.append(FileRemarks(one.path, file_remarks))
+            if reason:
+                skipped.append(Skipped(one.path, "not_reviewed_by_model", reason))
     report = summarise(skipped, reviews)
+    report.remarks = remarks
     await context.step("write", write, report, out)
     return report
 
@@ -175,6 +206,11 @@ def markdown(report: Report) -> str:
         for path, all in found
         for one in all.markers
     ]
+    remarks = [
+        f"{code(file.path, one.line)} {code(one.text)}"
+        for file in report.remarks
+        for one in file.remarks
+    ]
     duplicates = [
         f"{len(one.paths)} × {one.bytes} bytes: {', '.join(map(code, one.paths))}"
         for one in report.duplicates
@@ -187,6 +223,7 @@ def markdown(report: Report) -> str:
         "# Code review\n",
         "| files | code | comment | blank | bytes |\n|---:|---:|---:|---:|---:|\n"
         f"| {report.files} | {lines.code} | {lines.comment} | {lines.blank} | {report.bytes} |\n",
+        *([section("Remarks of the model", remarks)] if remarks else []),
         section("Likely secrets", secrets),
         section(f"Functions over {MAX_LINES} lines", long),
         section("TODO and FIXME", markers),
@@ -208,9 +245,14 @@ def code(text: str, line: int | None = None) -> str:
     return f"`` {shown} ``" if "`" in shown else f"`{shown}`"
 
 
-async def run_id(runtime: aios.Runtime, tree: tuple[str, str]) -> str:
+async def run_id(runtime: aios.Runtime, tree: Tree) -> str:
     """The id of the unfinished review of this tree, or of a new one."""
-    prefix = "review-" + hashlib.sha256("\0".join(tree).encode()).hexdigest()[:12]
+    prefix = (
+        "review-"
+        + hashlib.sha256("\0".join([tree.root, tree.out, tree.model or ""]).encode()).hexdigest()[
+            :12
+        ]
+    )
     runs = (await runtime.runs("python_review", limit=10_000)).rows
     over = [run for run in runs if run.id.startswith(prefix) and run.is_final]
     return f"{prefix}-{len(over) + 1}"
@@ -221,16 +263,19 @@ async def main() -> None:
     parser.add_argument("path", type=Path)
     parser.add_argument("--out", type=Path, default=Path("."), help="folder that gets the reports")
     parser.add_argument("--broker", default="memory://")
+    parser.add_argument("--model", help="a model that reviews too: openai:<model> …, or offline")
     options = parser.parse_args()
     if not options.path.is_dir():
         parser.error(f"{options.path} is no folder")
-    tree = str(options.path.resolve()), str(options.out.resolve())
-    runtime = aios.Runtime(
-        "sqlite://review.db", options.broker, agents=[analyze], workflows=[python_review]
-    )
-    async with runtime:
-        run = await runtime.start(python_review, tree, id=await run_id(runtime, tree))
-        report = await run.result()
+    tree = Tree(str(options.path.resolve()), str(options.out.resolve()), options.model)
+    with FakeProvider(respond=respond) as provider:
+        agents = [analyze, *([reviewer(tree.model, provider)] if tree.model else [])]
+        runtime = aios.Runtime(
+            "sqlite://review.db", options.broker, agents=agents, workflows=[python_review]
+        )
+        async with runtime:
+            run = await runtime.start(python_review, tree, id=await run_id(runtime, tree))
+            report = await run.result()
     print(f"{report.files} files reviewed, {len(report.skipped)} not: {options.out / 'report.md'}")
 
 

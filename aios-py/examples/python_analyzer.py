@@ -47,6 +47,7 @@ SkipReason = Literal[
     "special",
     "name_not_utf8",
     "analysis_failed",
+    "not_reviewed_by_model",
 ]
 
 

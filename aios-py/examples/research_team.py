@@ -1,22 +1,29 @@
 """A team of agents over language models researches a question, and a person approves the report.
 
-    python research_team.py                                            offline
-    OPENAI_API_KEY=… AIOS_LLM_MODEL=openai:gpt-5-mini python research_team.py
+    python research_team.py                        offline, on a provider on this machine
+    AIOS_LLM_BASE_URL=https://api.openai.com/v1 AIOS_LLM_API_KEY=… python research_team.py
 
 A planner divides the question, searchers work on the parts in parallel with a tool, and a writer
-publishes a report, which has to be approved. Every model call and every tool call is recorded: stop
-the program anywhere and start it again, and it resumes without repeating a recorded call.
+publishes a report, which has to be approved, and says what it has published. Every model call and
+every tool call is recorded: stop the program anywhere and start it again, and it resumes without
+repeating a recorded call.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
+import json
 import os
 from pathlib import Path
 from typing import Any
 
 import aios
+from aios.testing import FakeProvider, FakeRequest
+
+#: Id of the writer's run.
+WRITER = "databases-writer"
 
 LIBRARY = {
     "sqlite": "SQLite is a database in one file. Its WAL mode lets readers and a writer work at once.",
@@ -29,6 +36,14 @@ class Plan:
     """The parts of the question, each researched alone."""
 
     topics: list[str]
+
+
+@dataclasses.dataclass
+class Published:
+    """The published report."""
+
+    title: str
+    file: str
 
 
 @aios.tool
@@ -44,53 +59,72 @@ def publish(title: str, text: str) -> str:
     return "published as report.md"
 
 
-def offline(request: dict[str, Any]) -> str | aios.ModelResponse:
-    """Answers as a model would."""
-    role = request["instructions"].split()[0]
-    last = request["messages"][-1]["content"][0]
-    if last["type"] == "tool_result":
-        return str(last["content"])
-    asked = last["text"]
+def respond(request: FakeRequest) -> str | aios.ModelResponse:
+    """The provider on this machine: it answers as a model would."""
+    first, *_, last = request.body["messages"]
+    role = first["content"].split()[0]
     if role == "Divide":
-        return '{"topics": ["SQLite", "Postgres"]}'
-    if role == "Search":
-        return aios.ModelResponse(tool_calls=[aios.ToolCall("search", {"word": asked})])
-    findings = asked.rpartition("Findings:\n")[2]
-    report = {"title": "Two databases", "text": findings}
-    return aios.ModelResponse(tool_calls=[aios.ToolCall("publish", report)])
+        return json.dumps({"topics": ["SQLite", "Postgres"]})
+    if last["role"] == "tool":
+        published = {"title": "Two databases", "file": last["content"].rpartition(" ")[2]}
+        return json.dumps(published) if role == "Write" else str(last["content"])
+    asked = last["content"][0]["text"]
+    call = aios.ToolCall("search", {"word": asked})
+    if role == "Write":
+        findings = asked.rpartition("Findings:\n")[2]
+        call = aios.ToolCall("publish", {"title": "Two databases", "text": findings})
+    return aios.ModelResponse(tool_calls=[call], input_tokens=200, output_tokens=40)
 
 
-MODEL = os.environ.get("AIOS_LLM_MODEL") or offline
-
-planner = aios.LlmAgent(
-    "planner", MODEL, instructions="Divide the question into topics.", output_type=Plan
-)
-searcher = aios.LlmAgent(
-    "searcher",
-    MODEL,
-    instructions="Search the topic and say what you found.",
-    tools=[search],
-    budget=aios.Budget(requests=5),
-)
-writer = aios.LlmAgent(
-    "writer", MODEL, instructions="Write a report and publish it.", tools=[publish], streaming=True
-)
+def team(provider: FakeProvider) -> list[aios.LlmAgent[Any]]:
+    """The agents, with the model that the environment names or that of the provider."""
+    url, key = os.environ.get("AIOS_LLM_BASE_URL"), os.environ.get("AIOS_LLM_API_KEY")
+    name = os.environ.get("AIOS_LLM_MODEL", "gpt-5-mini")
+    model = aios.Provider(f"openai:{name}", key, url)
+    if url is None or key is None:
+        model = aios.Provider("openai:offline", "key", provider.openai_url)
+    budget = aios.Budget(requests=10, output_tokens=20_000)
+    planner = aios.LlmAgent(
+        "planner",
+        model,
+        instructions="Divide the question into topics of one word.",
+        output_type=Plan,
+        budget=budget,
+    )
+    searcher = aios.LlmAgent(
+        "searcher",
+        model,
+        instructions="Search for the topic and summarise what you find in one sentence.",
+        tools=[search],
+        budget=budget,
+    )
+    writer = aios.LlmAgent(
+        "writer",
+        model,
+        instructions="Write a report from the findings, publish it and say what you published.",
+        tools=[publish],
+        output_type=Published,
+        budget=budget,
+        streaming=True,
+    )
+    return [planner, searcher, writer]
 
 
 @aios.workflow("research")
-async def research(context: aios.WorkflowContext, question: str) -> str:
-    plan = await context.child(planner, question)
-    findings = await context.gather(*(context.child(searcher, topic) for topic in plan.topics))
+async def research(context: aios.WorkflowContext, question: str) -> Published:
+    plan = Plan(**await context.child("planner", question))
+    searches = [("searcher", topic) for topic in plan.topics]
+    findings: list[str] = await aios.team.join(context, searches)
     task = "\n".join([question, "", "Findings:", *findings])
-    return await context.child(writer, task, id=f"{context.run_id}-writer")
+    return Published(**await context.child("writer", task, id=WRITER))
 
 
-async def approve(runtime: aios.Runtime, run_id: str) -> None:
+async def approve(runtime: aios.Runtime) -> None:
     """Approves what the writer wants to publish, as a person would after reading it."""
     while True:
         await asyncio.sleep(0.02)
         try:
-            run = await runtime.handle(run_id)
+            run = await runtime.handle(WRITER)
         except aios.RunNotFoundError:
             continue
         for pending in aios.pending_decisions(await run.status()):
@@ -100,12 +134,18 @@ async def approve(runtime: aios.Runtime, run_id: str) -> None:
 
 
 async def main() -> None:
-    agents = [planner, searcher, writer]
-    async with aios.Runtime("sqlite://research.db", agents=agents, workflows=[research]) as runtime:
-        run = await runtime.start(research, "Which database is for me?", id="databases")
-        if not (await run.status()).is_final:
-            await approve(runtime, "databases-writer")
-        print(await run.result())
+    with FakeProvider(respond=respond) as provider:
+        runtime = aios.Runtime("sqlite://research.db", agents=team(provider), workflows=[research])
+        async with runtime:
+            run = await runtime.start(research, "Which database is for me?", id="databases")
+            approving = asyncio.create_task(approve(runtime))
+            published = await run.result()
+            approving.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await approving
+            print(f"published {published.title!r} as {published.file}")
+        # A second start of this program makes no request.
+        print(f"{len(provider.requests)} requests")
 
 
 if __name__ == "__main__":

@@ -1,9 +1,12 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
+
+from aios.testing import FakeProvider
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
@@ -87,6 +90,21 @@ def test_should_review_python_files(tmp_path: Path) -> None:
     assert "- `broken.py` analysis_failed: `line 1: invalid syntax`\n" in shown
 
 
+def test_should_add_the_remarks_of_a_model_and_keep_secrets_from_it(tmp_path: Path) -> None:
+    (tmp_path / "tree").mkdir()
+    (tmp_path / "tree" / "a.py").write_text("def a(x):\n    return eval(x)\n")
+    (tmp_path / "tree" / "b.py").write_text(f'password = "{SECRET}"\neval(password)\n')
+    (tmp_path / "tree" / "c.py").write_text("# long\n" * 10_000)
+    arguments = ("code_review.py", "tree", "--model", "offline")
+    assert run(tmp_path, *arguments).startswith("3 files reviewed, 2 not")
+    shown = (tmp_path / "report.md").read_text()
+    assert "## Remarks of the model (1)\n" in shown
+    assert "- `a.py:2` `` `eval` executes its input. ``\n" in shown
+    assert "- `b.py` not_reviewed_by_model: `it has likely secrets`\n" in shown
+    assert "- `c.py` not_reviewed_by_model: `it is too large`\n" in shown
+    assert SECRET.encode() not in (tmp_path / "review.db").read_bytes()
+
+
 def test_should_review_a_changed_tree_again(tmp_path: Path) -> None:
     (tmp_path / "tree").mkdir()
     assert run(tmp_path, "code_review.py", "tree").startswith("0 files reviewed, 0 not")
@@ -126,10 +144,40 @@ def test_should_run_the_examples_of_the_readme(tmp_path: Path) -> None:
 
 
 def test_should_research_with_a_team(tmp_path: Path) -> None:
-    output = "approved: publish 'Two databases'\npublished as report.md\n"
-    assert run(tmp_path, "research_team.py") == output
+    output = "approved: publish 'Two databases'\npublished 'Two databases' as report.md\n"
+    assert run(tmp_path, "research_team.py") == f"{output}7 requests\n"
     report = (tmp_path / "report.md").read_text()
     assert report.startswith("# Two databases\n\nSQLite is a database in one file.")
     assert "PostgreSQL is a database server." in report
     # The run has ended: nothing is repeated.
-    assert run(tmp_path, "research_team.py") == "published as report.md\n"
+    again = "published 'Two databases' as report.md\n0 requests\n"
+    assert run(tmp_path, "research_team.py") == again
+
+
+def test_should_research_with_the_provider_that_the_environment_names(tmp_path: Path) -> None:
+    sys.path.insert(0, str(EXAMPLES))
+    try:
+        import research_team
+    finally:
+        sys.path.remove(str(EXAMPLES))
+    with FakeProvider(respond=research_team.respond) as provider:
+        ended = subprocess.run(
+            [sys.executable, str(EXAMPLES / "research_team.py")],
+            cwd=tmp_path,
+            env={
+                **os.environ,
+                "AIOS_LLM_BASE_URL": provider.openai_url,
+                "AIOS_LLM_API_KEY": "sk-test",
+            },
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+        assert ended.stdout.endswith("0 requests\n"), ended.stderr
+        requests = provider.requests
+    assert len(requests) == 7
+    assert {request.headers["authorization"] for request in requests} == {"Bearer sk-test"}
+    assert {request.body["model"] for request in requests} == {"gpt-5-mini"}
+    # The planner and the writer have to give output of a type.
+    formats = ["response_format" in request.body for request in requests]
+    assert formats.count(True) == 3

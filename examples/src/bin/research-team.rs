@@ -4,8 +4,9 @@
 //!     AIOS_LLM_BASE_URL=https://api.openai.com/v1 AIOS_LLM_API_KEY=… cargo run --bin research-team
 //!
 //! A planner divides the question, searchers work on the parts in parallel with a tool, and a writer
-//! publishes a report, which has to be approved. Every model call and every tool call is recorded:
-//! stop the program anywhere and start it again, and it resumes without repeating a recorded call.
+//! publishes a report, which has to be approved, and says what it has published. Every model call and
+//! every tool call is recorded: stop the program anywhere and start it again, and it resumes without
+//! repeating a recorded call.
 #![allow(clippy::print_stdout, reason = "a program talks to its user")]
 #![allow(clippy::disallowed_methods, reason = "a program reads its environment and the time")]
 #![allow(clippy::indexing_slicing, reason = "indexing JSON gives null for what is missing")]
@@ -57,6 +58,13 @@ struct Report {
     text: String,
 }
 
+/// The output of the writer.
+#[derive(Serialize, Deserialize, JsonSchema)]
+struct Published {
+    title: String,
+    file: String,
+}
+
 async fn search(query: Query) -> Result<String, TaskError> {
     let word = query.word.to_lowercase();
     let found = LIBRARY.iter().find(|(name, _)| *name == word).map(|(_, page)| *page);
@@ -68,7 +76,7 @@ async fn publish(report: Report) -> Result<String, TaskError> {
     Ok("published as report.md".to_owned())
 }
 
-async fn research(context: WorkflowContext, question: String) -> Result<String, WorkflowError> {
+async fn research(context: WorkflowContext, question: String) -> Result<Published, WorkflowError> {
     let plan: Plan = context.child("planner", &question).await?;
     let searches = plan.topics.iter().map(|topic| context.child::<String>("searcher", topic));
     let findings = try_join_all(searches).await?.join("\n");
@@ -117,6 +125,10 @@ fn respond(request: &FakeRequest) -> FakeReply {
             let text = asked.split("Findings:\n").last().unwrap_or_default();
             call("publish", &json!({"title": "Two databases", "text": text}))
         }
+        (Some("Write"), Some(result)) => {
+            let file = result.split(' ').next_back();
+            ModelResponse::text(json!({"title": "Two databases", "file": file}).to_string())
+        }
         (_, result) => ModelResponse::text(result.unwrap_or("done")),
     };
     FakeReply::response(response.with_usage(Usage::new(200, 40)))
@@ -141,9 +153,10 @@ async fn main() -> Result<(), Box<dyn Error>> {
         .budget(budget());
     let publish = Tool::write("publish", "Publishes the report.", publish);
     let writer = LlmAgent::new(model(&provider)?)
-        .instructions("Write a report from the findings and publish it.")
+        .instructions("Write a report from the findings, publish it and say what you published.")
         .tool(publish.approval(Approval::Required))
         .write_log(Arc::clone(&store))
+        .output::<Published>()
         .budget(budget());
     let runtime = Runtime::builder()
         .store(store)
@@ -157,14 +170,14 @@ async fn main() -> Result<(), Box<dyn Error>> {
 
     let question = "How do SQLite and PostgreSQL differ?";
     let run = runtime.start("research", question).with_id("databases").await?;
-    let result = tokio::select! {
-        result = run.result::<String>() => result?,
+    let published = tokio::select! {
+        result = run.result::<Published>() => result?,
         approved = approve(&runtime) => {
             approved?;
             run.result().await?
         }
     };
-    println!("{result}");
+    println!("published {:?} as {}", published.title, published.file);
     // A second start of this program makes no request.
     println!("{} requests", provider.requests().len());
     runtime.shutdown(Duration::from_secs(5)).await?;

@@ -41,6 +41,31 @@ fn should_refuse_a_missing_path_on_one_line() {
     assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
 }
 
+#[test]
+fn should_add_the_remarks_of_a_model_and_keep_secrets_from_it() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::create_dir(folder.path().join("tree")).unwrap();
+    let write = |name: &str, text: &str| fs::write(folder.path().join("tree").join(name), text);
+    write("a.rs", "fn a() {\n    b().unwrap();\n}\n").unwrap();
+    let secret = concat!("hunter2", "Xy!q9");
+    write("b.rs", &format!("// password = \"{secret}\"\nfn b() {{ c().unwrap() }}\n")).unwrap();
+    write("c.rs", &"// long\n".repeat(10_000)).unwrap();
+    let output = code_review(folder.path(), &["tree", "--model", "offline"]);
+    assert!(output.status.success(), "{output:?}");
+    let text = fs::read_to_string(folder.path().join("report.md")).unwrap();
+    assert!(text.contains("## Remarks of the model (1)\n"), "{text}");
+    assert!(text.contains("- `a.rs:2` `` `unwrap` may panic. ``\n"), "{text}");
+    assert!(text.contains("- `b.rs` not reviewed by the model: `it has likely secrets`"), "{text}");
+    assert!(text.contains("- `c.rs` not reviewed by the model: `it is too large`"), "{text}");
+    let state = fs::read(folder.path().join("code-review.db")).unwrap();
+    assert!(!state.windows(secret.len()).any(|part| part == secret.as_bytes()));
+
+    let output = code_review(folder.path(), &["tree", "--model", "gpt"]);
+    assert_eq!(output.status.code(), Some(1));
+    let message = String::from_utf8(output.stderr).unwrap();
+    assert!(message.contains("gpt is no model: write <provider>:<model>, or offline"), "{message}");
+}
+
 /// `code-review serve`, which is ended with the test.
 struct Served {
     process: Child,

@@ -23,6 +23,7 @@ mod read;
 mod report;
 mod request;
 mod review;
+mod reviewer;
 mod runs;
 mod scan;
 mod serve;
@@ -76,7 +77,10 @@ fn run(line: CommandLine) -> Result<ExitCode, Box<dyn Error>> {
             Err(error) => Ok(fail(&*error, USAGE)),
         },
         (None, Some(whole)) => match request(&whole.job) {
-            Ok(request) => tokio.block_on(review::whole(&whole, &request)),
+            Ok(request) => {
+                let request = request.with_model(whole.model.as_ref());
+                tokio.block_on(review::whole(&whole, &request))
+            }
             Err(error) => Ok(fail(&*error, USAGE)),
         },
         (None, None) => Err("a path or a part is needed".into()),

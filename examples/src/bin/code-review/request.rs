@@ -40,6 +40,9 @@ pub(crate) struct Tree {
     pub(crate) root: PathBuf,
     /// The files that the review itself writes.
     pub(crate) own_files: OwnFiles,
+    /// Name of the model that reviews each file too.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) model: Option<String>,
 }
 
 /// A path that cannot be stored.
@@ -57,7 +60,7 @@ impl Request {
     /// [`NotUtf8`] if one of its paths is not.
     pub(crate) fn new(job: &Job, root: PathBuf) -> Result<Self, NotUtf8> {
         let own_files = OwnFiles::new(&job.out, job.state_file());
-        let tree = Tree { root, own_files };
+        let tree = Tree { root, own_files, model: None };
         let strange = tree.paths().find(|path| path.to_str().is_none()).map(Path::to_owned);
         match strange {
             Some(path) => Err(NotUtf8 { path }),
@@ -66,6 +69,12 @@ impl Request {
                 Ok(Self { tree, concurrency, python_agent })
             }
         }
+    }
+
+    /// Lets a model review each file too.
+    pub(crate) fn with_model(mut self, model: Option<&String>) -> Self {
+        self.tree.model = model.cloned();
+        self
     }
 
     /// The type of the agents that analyse a file.
@@ -89,6 +98,9 @@ impl Tree {
             digest.update(path.as_os_str().as_encoded_bytes());
             digest.update([0]);
         }
+        if let Some(model) = &self.model {
+            digest.update(model.as_bytes());
+        }
         let digest = format!("{:x}", digest.finalize());
         format!("code-review-{}", digest.get(..16).unwrap_or(&digest))
     }
@@ -100,7 +112,7 @@ mod tests {
 
     fn prefix(root: &str, out: &str) -> String {
         let own_files = OwnFiles::new(Path::new(out), None);
-        Tree { root: root.into(), own_files }.run_prefix()
+        Tree { root: root.into(), own_files, model: None }.run_prefix()
     }
 
     #[test]

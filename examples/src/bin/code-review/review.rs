@@ -8,6 +8,7 @@ use aios_core::{
     clock::{Clock, SystemClock},
     store::StoreError,
 };
+use aios_llm::RuntimeBuilderExt;
 
 use crate::{
     agents,
@@ -16,6 +17,7 @@ use crate::{
     progress,
     report::MARKDOWN,
     request::Request,
+    reviewer::{Model, READER, REVIEWER, Reader},
     runs::{self, Before, Choice},
     workflow::{self, Outcome, code_review},
 };
@@ -36,7 +38,15 @@ pub(crate) async fn whole(whole: &Whole, request: &Request) -> Result<ExitCode, 
 
     let broker = aios_broker::connect(&whole.broker).await?;
     let workers = builder().store(Arc::clone(&store)).broker(Arc::clone(&broker));
-    let runtime = agents::host(workers, whole.job.concurrency, &whole.trace)?.start().await?;
+    let model = match &whole.model {
+        Some(name) => Some(Model::connect(name).await?),
+        None => None,
+    };
+    let mut hosting = agents::host(workers, whole.job.concurrency, &whole.trace)?;
+    if let Some(model) = &model {
+        hosting = hosting.agent(READER, Reader).llm_agent(REVIEWER, model.reviewer())?;
+    }
+    let runtime = hosting.start().await?;
     let ended = attend(&runtime, &choice, request, &mut interrupts).await;
     let draining = async {
         let drained = runtime.shutdown(DRAIN).await;

@@ -72,6 +72,8 @@ pub(crate) enum SkipReason {
     NameNotUtf8,
     /// The analysis itself failed.
     AnalysisFailed,
+    /// It was analysed, but the model did not review it.
+    NotReviewedByModel,
     /// Rules in a `.gitignore` file there are invalid. The files themselves are analysed.
     InvalidIgnoreRules,
 }

@@ -152,9 +152,10 @@ impl Reviews {
             return Err(outside());
         }
         // Each tree has a folder for its reports.
-        let name = Tree { root: root.clone(), own_files: OwnFiles::new(&self.reports, None) };
+        let own_files = OwnFiles::new(&self.reports, None);
+        let name = Tree { root: root.clone(), own_files, model: None };
         let own_files = OwnFiles::new(&self.reports.join(name.run_prefix()), None);
-        Ok(Tree { root, own_files })
+        Ok(Tree { root, own_files, model: None })
     }
 }
 

@@ -11,6 +11,7 @@ use crate::{
     analysis::Analysis,
     report::{Report, Written},
     request::Request,
+    reviewer,
     scan::Scan,
 };
 
@@ -47,22 +48,32 @@ pub(crate) async fn code_review(
 ) -> Result<Outcome, WorkflowError> {
     context.set_status("listing files");
     let scan = context.task("scanner", &request.tree).timeout(SCAN_TIMEOUT);
-    let Scan { files, skipped } = scan.retry(patient()).await?;
+    let Scan { files, mut skipped } = scan.retry(patient()).await?;
 
     let (total, root) = (files.len(), &request.tree.root);
+    let (context, has_model) = (&context, request.tree.model.is_some());
     let tasks = files.into_iter().map(|file| {
         let file = FileOf { root: root.clone(), path: file.path };
         let task = context.task::<Analysis>(request.analyzer_of(&file.path), &file);
-        task.timeout(FILE_TIMEOUT).retry(patient())
+        let task = task.timeout(FILE_TIMEOUT).retry(patient());
+        async move {
+            let analysis = task.await?;
+            Ok::<_, WorkflowError>(match has_model {
+                true => reviewer::review(context, &file, analysis).await,
+                false => (analysis, None),
+            })
+        }
     });
     // Tasks are assigned and results taken in the order of the files, so a replay does the same.
     let mut results = stream::iter(tasks).buffered(request.concurrency.get().into());
     let mut analyses = Vec::with_capacity(total);
-    tell(&context, 0, total)?;
-    while let Some(analysis) = results.next().await {
-        analyses.push(analysis?);
+    tell(context, 0, total)?;
+    while let Some(result) = results.next().await {
+        let (analysis, not_reviewed) = result?;
+        analyses.push(analysis);
+        skipped.extend(not_reviewed);
         if analyses.len() % (total / 100).max(1) == 0 {
-            tell(&context, analyses.len(), total)?;
+            tell(context, analyses.len(), total)?;
         }
     }
 

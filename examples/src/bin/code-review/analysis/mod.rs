@@ -23,6 +23,7 @@ pub(crate) use self::{
 use self::{language::Language, lines::LineIndex};
 use crate::{
     read::{self, Content},
+    reviewer::Remark,
     scan::Skipped,
 };
 
@@ -69,6 +70,9 @@ pub(crate) struct Findings {
     /// Likely secrets.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) secrets: Vec<Secret>,
+    /// Remarks of the model, if one reviews.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) remarks: Vec<Remark>,
     /// The number of findings that did not fit into the lists.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub(crate) omitted: u64,

@@ -13,16 +13,21 @@ const MAX_ITEMS: usize = 200;
 
 /// The report as Markdown.
 pub(super) fn render(report: &Report) -> String {
+    let remarks = remarks(report);
     let sections = [
-        "# Code review\n".to_owned(),
-        languages(report),
-        section("Likely secrets", &secrets(report)),
-        section(&format!("Functions over {MAX_FUNCTION_LINES} lines"), &long_functions(report)),
-        section("TODO and FIXME", &markers(report)),
-        section("Duplicated files", &report.duplicates.iter().map(duplicate).collect::<Vec<_>>()),
-        section("Not reviewed", &report.skipped.iter().map(skipped).collect::<Vec<_>>()),
+        Some("# Code review\n".to_owned()),
+        Some(languages(report)),
+        (!remarks.is_empty()).then(|| section("Remarks of the model", &remarks)),
+        Some(section("Likely secrets", &secrets(report))),
+        Some(section(
+            &format!("Functions over {MAX_FUNCTION_LINES} lines"),
+            &long_functions(report),
+        )),
+        Some(section("TODO and FIXME", &markers(report))),
+        Some(section("Duplicated files", &all(&report.duplicates, duplicate))),
+        Some(section("Not reviewed", &all(&report.skipped, skipped))),
     ];
-    sections.join("\n")
+    sections.into_iter().flatten().collect::<Vec<_>>().join("\n")
 }
 
 fn languages(report: &Report) -> String {
@@ -55,6 +60,16 @@ fn section(title: &str, items: &[String]) -> String {
         writeln!(text, "- … and {} more, see `report.json`", count - MAX_ITEMS).unwrap_or_default();
     }
     text
+}
+
+fn all<T>(items: &[T], text: fn(&T) -> String) -> Vec<String> {
+    items.iter().map(text).collect()
+}
+
+fn remarks(report: &Report) -> Vec<String> {
+    located(report, |findings| {
+        findings.remarks.iter().map(|remark| (remark.line, code(&remark.text))).collect()
+    })
 }
 
 fn secrets(report: &Report) -> Vec<String> {
@@ -107,6 +122,7 @@ fn skipped(skipped: &Skipped) -> String {
         SkipReason::Special => "not a regular file",
         SkipReason::NameNotUtf8 => "its name is not UTF-8",
         SkipReason::AnalysisFailed => "its analysis failed",
+        SkipReason::NotReviewedByModel => "not reviewed by the model",
         SkipReason::InvalidIgnoreRules => "invalid ignore rules",
     };
     match skipped.detail.as_str() {
