@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import os
 import re
-import sqlite3
 import subprocess
+import sys
 from collections.abc import Iterator
-from contextlib import closing
 from pathlib import Path
 
 import aios
@@ -91,8 +90,10 @@ async def test_should_copy_a_database_of_sqlite_in_use(tmp_path: Path) -> None:
     url = f"sqlite://{tmp_path}/service.db"
     async with aios.Runtime(url, agents=[greet], workflows=[welcome]) as runtime:
         await runtime.start(welcome, "Ada", id="waits")
-        with closing(sqlite3.connect(tmp_path / "service.db")) as connection:
-            connection.execute(sql)
+        # In a process of its own: a second copy of SQLite in this one would cut the shared memory off.
+        code = "import sqlite3, sys; sqlite3.connect(sys.argv[1]).execute(sys.argv[2])"
+        copy = [sys.executable, "-c", code, str(tmp_path / "service.db"), sql]
+        subprocess.run(copy, check=True, timeout=60)
     url = f"sqlite://{tmp_path}/backup.db"
     async with aios.Runtime(url, agents=[greet], workflows=[welcome]) as runtime:
         waits = await runtime.handle("waits")
