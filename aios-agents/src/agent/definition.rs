@@ -153,6 +153,23 @@ impl AgentDefinition {
         Self { config_schema, ..Self::factory(agent_type, make) }
     }
 
+    /// Like [`managed`](Self::managed), for agents that are not written in Rust: with the JSON Schemas
+    /// of their configs, and of the parameters and the output of their tasks.
+    #[must_use]
+    pub fn managed_dyn<F>(
+        agent_type: impl Into<String>,
+        config_schema: Value,
+        task_schemas: (Value, Value),
+        make: impl Fn(Payload) -> F + Send + Sync + 'static,
+    ) -> Self
+    where
+        F: Future<Output = Result<Arc<dyn DynAgent>, TaskError>> + Send + 'static,
+    {
+        let factory: Factory = Arc::new(move |config| Box::pin(make(config)));
+        let (config_schema, task_schemas) = (Some(config_schema), Some(task_schemas));
+        Self { config_schema, task_schemas, ..Self::with_factory(agent_type.into(), factory) }
+    }
+
     fn with_factory(agent_type: String, factory: Factory) -> Self {
         let concurrency = Self::DEFAULT_CONCURRENCY;
         Self {

@@ -63,6 +63,7 @@ from ._errors import (
     WorkflowNotFoundError,
     WrongLoopError,
 )
+from ._factory import AgentFactory
 from ._fence import Fence
 from ._guardrail import Guardrail, input_guardrail, output_guardrail
 from ._handle import RunHandle
@@ -104,6 +105,7 @@ from ._workflow import ContinueAsNew, Workflow, workflow
 
 __all__ = [
     "BUDGET_SIGNAL",
+    "AgentFactory",
     "AgentNotFoundError",
     "AgentStatus",
     "AgentType",

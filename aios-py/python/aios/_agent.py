@@ -155,6 +155,15 @@ class BoundAgent(NamedTuple):
     output_schema: str
     concurrency: int
     pool: ThreadPool | None = None
+    factory: BoundFactory | None = None
+
+
+class BoundFactory(NamedTuple):
+    """How the agents of a type are created, as the native module takes it."""
+
+    config_schema: str
+    make: Callable[..., Any]
+    release: Callable[[int], None]
 
 
 def agent(agent_type: str, *, concurrency: int | None = None) -> Callable[[A], A]:
@@ -201,8 +210,10 @@ def _marker(candidate: Any) -> AgentMarker:
             f"{candidate!r} is not an agent; decorate it with @aios.agent(type)"
         )
     if isinstance(candidate, type):
+        name = candidate.__name__
         raise ConfigurationError(
-            f"agents are instances: pass {candidate.__name__}() instead of {candidate.__name__}"
+            f"agents are instances: pass {name}() instead of {name}, or aios.AgentFactory({name}) for "
+            "agents that are created while processes run"
         )
     return marker
 
@@ -237,13 +248,30 @@ def bind(candidate: Any) -> BoundAgent:
     Raises:
         ConfigurationError: The object is not an agent, or its annotations can't be read from JSON.
     """
-    from ._aios import dumps
-    from ._signature import is_async, signature
+    from ._factory import AgentFactory
 
     marker = _marker(candidate)
+    if isinstance(candidate, AgentFactory):
+        return candidate.bind()
     code = getattr(candidate, "process_task", candidate)
     if not callable(code):
         raise ConfigurationError(f"agent {marker.agent_type} has no method process_task")
+    return bind_code(marker, code, lambda: code)
+
+
+def bind_code(
+    marker: AgentMarker, code: Callable[..., Any], find: Callable[..., Callable[..., Any]]
+) -> BoundAgent:
+    """Converts agents for the native module.
+
+    Args:
+        marker: What :func:`agent` has attached.
+        code: Code of an agent, for its signature.
+        find: Returns the code of the agent with a key, or of the only one.
+    """
+    from ._aios import dumps
+    from ._signature import is_async, signature
+
     found = signature(code, marker.names, f"agent {marker.agent_type}")
     read = None
     if found.input is not None and not found.input.is_trivial:
@@ -252,7 +280,7 @@ def bind(candidate: Any) -> BoundAgent:
     make = _async_invoke if runs_async else _plain_invoke
     return BoundAgent(
         marker.agent_type,
-        make(code, read, takes_parameters=found.input is not None),
+        make(find, read, takes_parameters=found.input is not None),
         runs_async,
         dumps(found.input.schema if found.input is not None else {}),
         dumps(found.output.schema),
@@ -261,17 +289,17 @@ def bind(candidate: Any) -> BoundAgent:
 
 
 def _async_invoke(
-    code: Callable[..., Any],
+    find: Callable[..., Callable[..., Any]],
     read: Callable[[Any], Any] | None,
     *,
     takes_parameters: bool,
-) -> Callable[[Reply, NativeTaskContext, Any], Any]:
+) -> Callable[..., Any]:
     from asyncio import get_running_loop
 
-    async def work(reply: Reply, native: NativeTaskContext, raw: Any) -> None:
+    async def work(reply: Reply, native: NativeTaskContext, raw: Any, *key: int) -> None:
         try:
             _trace.traceparent.set(native.traceparent)
-            context = TaskContext(native)
+            context, code = TaskContext(native), find(*key)
             if takes_parameters:
                 value = await code(context, raw if read is None else read(raw))
             else:
@@ -283,24 +311,24 @@ def _async_invoke(
         else:
             reply.succeed(value)
 
-    def invoke(reply: Reply, native: NativeTaskContext, raw: Any) -> asyncio.Task[None]:
-        return get_running_loop().create_task(work(reply, native, raw))
+    def invoke(reply: Reply, native: NativeTaskContext, raw: Any, *key: int) -> asyncio.Task[None]:
+        return get_running_loop().create_task(work(reply, native, raw, *key))
 
     return invoke
 
 
 def _plain_invoke(
-    code: Callable[..., Any],
+    find: Callable[..., Callable[..., Any]],
     read: Callable[[Any], Any] | None,
     *,
     takes_parameters: bool,
-) -> Callable[[Reply, NativeTaskContext, Any], None]:
+) -> Callable[..., None]:
     base = contextvars.copy_context()
 
-    def work(reply: Reply, native: NativeTaskContext, raw: Any) -> None:
+    def work(reply: Reply, native: NativeTaskContext, raw: Any, *key: int) -> None:
         try:
             _trace.traceparent.set(native.traceparent)
-            context = TaskContext(native)
+            context, code = TaskContext(native), find(*key)
             if takes_parameters:
                 value = code(context, raw if read is None else read(raw))
             else:
@@ -310,7 +338,7 @@ def _plain_invoke(
         else:
             reply.succeed(value)
 
-    def invoke(reply: Reply, native: NativeTaskContext, raw: Any) -> None:
-        base.copy().run(work, reply, native, raw)
+    def invoke(reply: Reply, native: NativeTaskContext, raw: Any, *key: int) -> None:
+        base.copy().run(work, reply, native, raw, *key)
 
     return invoke

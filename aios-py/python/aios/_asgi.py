@@ -339,9 +339,9 @@ def _permissions(texts: Sequence[str]) -> list[str]:
     return as_list(texts, "permissions")
 
 
-def _built(name: str) -> Any:
+def _built(name: str, feature: str = "service") -> Any:
     """A part of the native module that not every build has."""
     found = getattr(_aios, name, None)
     if found is None:
-        raise ConfigurationError("this build of aios has no HTTP API (cargo feature `service`)")
+        raise ConfigurationError(f"this build of aios was made without the feature `{feature}`")
     return found

@@ -148,11 +148,15 @@ class SubjectBudget:
             subject: The subject.
 
         Raises:
+            ConfigurationError: The client has no store.
             StoreError: The store failed.
         """
-        from ._aios import subject_spent
+        from ._aios import NativeClient, subject_spent
 
-        spent: dict[str, Any] = await subject_spent(client._opened(), self.window, subject)
+        native = client._opened()
+        if not isinstance(native, NativeClient):
+            raise ConfigurationError("the sums of a subject are in the store; use an aios.Client")
+        spent: dict[str, Any] = await subject_spent(native, self.window, subject)
         return spent
 
     def _row(self) -> dict[str, Any]:

@@ -235,11 +235,12 @@ class Settings:
 
     @classmethod
     def _load(cls, sources: Mapping[str, Any]) -> Self:
-        from ._aios import dumps, load_settings
+        from ._aios import dumps
+        from ._asgi import _built
 
         converters = _converters(sources["sections"])
         schemas = [(name, converter.schema) for name, converter in converters.items()]
-        row = load_settings(dumps({**sources, "sections": schemas}))
+        row = _built("load_settings")(dumps({**sources, "sections": schemas}))
         return cls(
             environment=row["environment"],
             **_common(row["common"]),

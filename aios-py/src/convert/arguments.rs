@@ -12,7 +12,7 @@ use pyo3::{exceptions::PyValueError, prelude::*};
 
 use super::{errors::ErrorInfo, seconds};
 use crate::{
-    agent::PyAgent,
+    agent::{PyAgent, PyFactory},
     python::{LoopPulse, PyFunction, PythonExecutors, ThreadPool},
     workflow::PyWorkflow,
 };
@@ -66,6 +66,18 @@ pub(crate) struct AgentArg {
     concurrency: u16,
     /// The threads of a plain function.
     pool: Option<Py<ThreadPool>>,
+    /// Creates the agents of the type from their configs, if there is more than one.
+    factory: Option<FactoryArg>,
+}
+
+/// `aios._factory.BoundFactory`.
+#[derive(FromPyObject)]
+struct FactoryArg {
+    config_schema: String,
+    /// Creates an agent from a config, and returns its key.
+    make: Py<PyAny>,
+    /// Forgets the agent with a key.
+    release: Py<PyAny>,
 }
 
 impl AgentArg {
@@ -85,18 +97,26 @@ impl AgentArg {
                 Arc::new(PythonExecutors { threads, ..PythonExecutors::clone(executors) })
             }
         };
-        let agent: Arc<dyn DynAgent> = Arc::new(PyAgent {
-            function: Arc::new(PyFunction {
-                code: self.invoke,
-                is_async: self.is_async,
-                name: format!("agent {:?}", self.agent_type).into(),
-            }),
+        let name: Arc<str> = format!("agent {:?}", self.agent_type).into();
+        let function = |code| PyFunction { code, is_async: self.is_async, name: Arc::clone(&name) };
+        let agent = PyAgent {
+            function: Arc::new(function(self.invoke)),
             parameters_schema: schema(&self.parameters_schema)?,
             output_schema: schema(&self.output_schema)?,
             executors,
             source: Arc::clone(source),
-        });
-        let definition = AgentDefinition::instance(self.agent_type, agent);
+            instance: None,
+        };
+        let definition = match self.factory {
+            None => {
+                let agent: Arc<dyn DynAgent> = Arc::new(agent);
+                AgentDefinition::instance(self.agent_type, agent)
+            }
+            Some(FactoryArg { config_schema, make, release }) => {
+                let factory = PyFactory::new(agent, function(make), release);
+                factory.into_definition(self.agent_type, schema(&config_schema)?)
+            }
+        };
         let definition = definition.with_concurrency(self.concurrency);
         // A blocked event loop does not affect plain functions, which have their own threads.
         Ok(match self.is_async {

@@ -1,5 +1,7 @@
 //! Agents written in Python.
 
+mod factory;
+
 use std::sync::{
     Arc, Mutex, PoisonError,
     atomic::{AtomicBool, Ordering},
@@ -15,6 +17,7 @@ use pyo3::prelude::*;
 use serde_json::Value;
 use tokio::sync::Notify;
 
+pub(crate) use self::factory::{Instance, PyFactory};
 use crate::{
     calls::OutputWriter,
     convert::{errors::ErrorInfo, event::build_event, fence_pair, json},
@@ -28,6 +31,8 @@ pub(crate) struct PyAgent {
     pub(crate) output_schema: Value,
     pub(crate) executors: Arc<PythonExecutors>,
     pub(crate) source: Arc<str>,
+    /// The object that a factory has created.
+    pub(crate) instance: Option<Instance>,
 }
 
 #[async_trait]
@@ -47,9 +52,14 @@ impl DynAgent for PyAgent {
     ) -> Result<Payload, TaskError> {
         let task = Arc::new(TaskState::new(context, Arc::clone(&self.source)));
         let native = NativeTaskContext(Arc::clone(&task));
+        let key = self.instance.as_ref().map(|instance| instance.key);
         let arguments: MakeArguments = Box::new(move |py| {
-            let parameters = json::read(py, parameters.as_str())?;
-            Ok(vec![Bound::new(py, native)?.into_any(), parameters])
+            let mut arguments = vec![Bound::new(py, native)?.into_any()];
+            arguments.push(json::read(py, parameters.as_str())?);
+            if let Some(key) = key {
+                arguments.push(key.into_pyobject(py)?.into_any());
+            }
+            Ok(arguments)
         });
         // A plain function can't be stopped: it occupies its thread and the task's slot until it ends.
         let slot = match self.function.is_async {

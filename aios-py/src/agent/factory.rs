@@ -1,0 +1,77 @@
+//! Agents that a Python class creates from their configs.
+
+use std::sync::Arc;
+
+use aios_agents::agent::AgentDefinition;
+use aios_core::{
+    agent::{DynAgent, ResultExt, TaskError},
+    event::Payload,
+};
+use pyo3::prelude::*;
+use serde_json::Value;
+
+use super::PyAgent;
+use crate::{
+    convert::json,
+    python::{MakeArguments, PyFunction, PythonExecutors},
+};
+
+/// Creates the agents of a type.
+#[derive(Clone)]
+pub(crate) struct PyFactory {
+    /// An agent without an object.
+    blank: Arc<PyAgent>,
+    make: Arc<PyFunction>,
+    release: Arc<Py<PyAny>>,
+}
+
+/// An object that Python keeps until it is dropped here.
+pub(crate) struct Instance {
+    pub(super) key: u64,
+    release: Arc<Py<PyAny>>,
+    executors: Arc<PythonExecutors>,
+}
+
+impl PyFactory {
+    pub(crate) fn new(blank: PyAgent, make: PyFunction, release: Py<PyAny>) -> Self {
+        Self { blank: Arc::new(blank), make: Arc::new(make), release: Arc::new(release) }
+    }
+
+    pub(crate) fn into_definition(
+        self,
+        agent_type: String,
+        config_schema: Value,
+    ) -> AgentDefinition {
+        let schemas = (self.blank.parameters_schema.clone(), self.blank.output_schema.clone());
+        AgentDefinition::managed_dyn(agent_type, config_schema, schemas, move |config| {
+            let factory = self.clone();
+            async move { factory.create(config).await }
+        })
+    }
+
+    async fn create(self, config: Payload) -> Result<Arc<dyn DynAgent>, TaskError> {
+        let arguments: MakeArguments =
+            Box::new(move |py| Ok(vec![json::read(py, config.as_str())?]));
+        let executors = Arc::clone(&self.blank.executors);
+        let made = executors.run(self.make, TaskError::FAILED, arguments).await?;
+        let key = made.decode().terminal()?;
+        let release = Arc::clone(&self.release);
+        let blank = &self.blank;
+        Ok(Arc::new(PyAgent {
+            function: Arc::clone(&blank.function),
+            parameters_schema: blank.parameters_schema.clone(),
+            output_schema: blank.output_schema.clone(),
+            executors: Arc::clone(&blank.executors),
+            source: Arc::clone(&blank.source),
+            instance: Some(Instance { key, release, executors }),
+        }))
+    }
+}
+
+/// Lets Python forget the object, on the event loop.
+impl Drop for Instance {
+    fn drop(&mut self) {
+        let (key, release) = (self.key, Arc::clone(&self.release));
+        self.executors.bridge.push(Box::new(move |py| release.call1(py, (key,)).map(drop)));
+    }
+}
