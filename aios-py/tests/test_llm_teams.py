@@ -86,6 +86,30 @@ async def test_should_cancel_an_agent_with_its_caller() -> None:
                 await ended.result()
 
 
+async def test_should_continue_a_child_after_a_restart_with_the_same_sums(tmp_path: Path) -> None:
+    store = f"sqlite://{tmp_path}/aios.db"
+    model = ScriptedModel(call("ask", task="find"), text("done"))
+    found = ScriptedModel(call("search", words="rust"), text("x"))
+    approved = aios.tool(name="search", approval=True)(search.function)
+    agents = [
+        aios.LlmAgent("planner", model, tools=[ask()]),
+        aios.LlmAgent("searcher", found, tools=[approved]),
+    ]
+    async with aios.Runtime(store, agents=agents) as runtime:
+        run = await runtime.start("planner", "go", id="run")
+        while not (started := await children(run)):
+            await asyncio.sleep(0.01)
+        pending = await one_pending(await runtime.handle(started[0]))
+    async with aios.Runtime(store, agents=agents) as runtime:
+        child = await runtime.handle(started[0])
+        await child.signal(pending.signal, pending.approve())
+        run = await runtime.handle("run")
+        assert await run.result() == "done"
+        sums = await spent(run)
+    assert (sums["requests"], sums["tool_calls"]) == (4, 2)
+    assert (len(model.requests), len(found.requests)) == (2, 2)
+
+
 class Query(TypedDict):
     words: str
 

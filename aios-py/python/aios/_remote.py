@@ -118,8 +118,8 @@ class RemoteClient(Client):
             id: Its id, which otherwise derives from type and name.
 
         Raises:
-            ConfigurationError: The type is unknown, or the configuration does not match.
-            ServiceError: The service refuses the request, or can't be reached.
+            ConfigurationError: The type or the name is invalid, or the configuration does not match.
+            ServiceError: There is such an agent already (``AGENT_EXISTS``), or the request failed.
         """
         row = await _aios.remote_create_agent(self._service(), agent, name, config, id)
         return ManagedAgent.from_row(row)

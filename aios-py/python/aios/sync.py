@@ -850,8 +850,8 @@ class RemoteClient(Client):
             id: Its id, which otherwise derives from type and name.
 
         Raises:
-            ConfigurationError: The type is unknown, or the configuration does not match.
-            ServiceError: The service refuses the request, or can't be reached.
+            ConfigurationError: The type or the name is invalid, or the configuration does not match.
+            ServiceError: There is such an agent already (``AGENT_EXISTS``), or the request failed.
         """
         loop = self._loop
         coroutine = self._remote.create_agent(agent, name, config, id=id)
