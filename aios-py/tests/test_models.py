@@ -322,3 +322,25 @@ def test_should_refuse_invalid_models(
         monkeypatch.delenv(variable, raising=False)
     with pytest.raises(aios.ConfigurationError, match=says):
         make()
+
+
+async def test_should_not_confuse_models_that_are_named_by_a_text() -> None:
+    def answer(request: FakeRequest) -> str:
+        return str(request.body["model"])
+
+    with FakeProvider(respond=answer) as provider:
+        url = provider.openai_url
+        names = [f"m{number}" for number in range(10)]
+        agents = [
+            aios.LlmAgent(
+                f"agent_{name}", aios.CachedModel(aios.Provider(f"ollama:{name}", "k", url))
+            )
+            for name in names
+        ]
+        async with aios.Runtime(agents=agents) as runtime:
+            runs = [await runtime.start(agent, "go") for agent in agents]
+            assert [await run.result() for run in runs] == names
+    bound = [aios.LlmAgent("a", f"ollama:{name}").bind() for name in names]
+    assert len({agent.model.key for agent in bound}) == len(names)
+    inner = aios.FallbackModel(*(f"ollama:{name}" for name in names)).bind().models
+    assert len({model.key for model in inner}) == len(names)

@@ -87,7 +87,7 @@ class FunctionModel:
         """Converts the model for the native module."""
         return bind_model_function(
             self._function,
-            id(self),
+            self,
             name=self.name,
             native_output=self._native_output,
             tools=self._tools,
@@ -102,7 +102,7 @@ class SchemaModel:
 
     def bind(self) -> BoundModel:
         """Converts the model for the native module."""
-        return BoundModel(id(self), "test:schema", "schema", "{}", [], None)
+        return BoundModel(self, "test:schema", "schema", "{}", [], None)
 
 
 class Recorded:
@@ -126,7 +126,7 @@ class Recorded:
         from ._aios import dumps
 
         settings = dumps({"journal": self._journal})
-        return BoundModel(id(self), "test:recorded", "recorded", settings, [], None)
+        return BoundModel(self, "test:recorded", "recorded", settings, [], None)
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,8 @@ class BoundModel(NamedTuple):
     """A model as the native module takes it.
 
     Attributes:
-        key: Identity of the model, which agents may share.
+        owner: The model. Agents that have the same object share it. It is kept here, because the
+            identity of an object that is gone may be that of another one.
         name: Name of the model.
         kind: ``"provider"``, ``"function"``, or the kind of a wrapper or of a model for tests.
         settings: The settings of this kind, as JSON.
@@ -37,12 +38,17 @@ class BoundModel(NamedTuple):
         invoke: The function.
     """
 
-    key: int
+    owner: object
     name: str
     kind: str
     settings: str
     models: list[BoundModel]
     invoke: BoundFunction | None
+
+    @property
+    def key(self) -> int:
+        """Identity of the model."""
+        return id(self.owner)
 
     def functions(self) -> list[BoundFunction]:
         """The functions of the model and of those that it wraps."""
@@ -180,7 +186,7 @@ class Provider:
             "region": region,
             "aws_credentials": credentials,
         }
-        return BoundModel(id(self), self.model, "provider", dumps(settings), [], None)
+        return BoundModel(self, self.model, "provider", dumps(settings), [], None)
 
     def _aws(
         self, protocol: str, key: str | None
@@ -236,12 +242,12 @@ def bind_model(model: AnyModel) -> BoundModel:
         return model.bind()
     if not callable(model):
         raise ConfigurationError(f"a model is a name, a function or a model object, not {model!r}")
-    return bind_model_function(model, id(model))
+    return bind_model_function(model, model)
 
 
 def bind_model_function(
     model: ModelFunction,
-    key: int,
+    owner: object,
     *,
     name: str | None = None,
     native_output: bool = True,
@@ -254,7 +260,7 @@ def bind_model_function(
     respond, in_pieces = _responding(model, name)
     settings = {"native_output": native_output, "tools": tools, "in_pieces": in_pieces}
     invoke = bind_function(respond, None)
-    return BoundModel(key, name, "function", dumps(settings), [], invoke)
+    return BoundModel(owner, name, "function", dumps(settings), [], invoke)
 
 
 def _responding(model: ModelFunction, name: str) -> tuple[Callable[..., Any], bool]:

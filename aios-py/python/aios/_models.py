@@ -15,7 +15,7 @@ from ._validation import check_at_least, check_range
 def _wrapped(model: object, kind: str, inner: list[BoundModel], settings: Any) -> BoundModel:
     from ._aios import dumps
 
-    return BoundModel(id(model), inner[0].name, kind, dumps(settings), inner, None)
+    return BoundModel(model, inner[0].name, kind, dumps(settings), inner, None)
 
 
 class FallbackModel:
@@ -192,7 +192,7 @@ class ClientModel:
         is_async = any(kind.__name__.startswith("Async") for kind in type(self._client).__mro__)
         ask = self._ask_async if is_async else self._ask
         native_output = self._protocol == "openai"
-        return bind_model_function(ask, id(self), name=self.name, native_output=native_output)
+        return bind_model_function(ask, self, name=self.name, native_output=native_output)
 
     def _ask(self, request: dict[str, Any]) -> Any:
         try:
