@@ -160,7 +160,7 @@ async def python_review(context: aios.WorkflowContext, tree: Tree) -> Report:
             skipped.append(Skipped(path, "analysis_failed", str(answer)))
         elif "reviewed" in answer:
             reviews.append(answer["reviewed"])
-        else:
+        elif "skipped" in answer:
             skipped.append(answer["skipped"])
     remarks: list[FileRemarks] = []
     if tree.model is not None:

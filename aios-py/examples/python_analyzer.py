@@ -137,7 +137,7 @@ class Unfit(Exception):
 
     def __init__(self, reason: SkipReason, detail: str = "") -> None:
         super().__init__(reason, detail)
-        self.reason = reason
+        self.reason: SkipReason = reason
         self.detail = detail
 
 

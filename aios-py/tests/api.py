@@ -78,3 +78,24 @@ async def use(runtime: aios.Runtime) -> None:
 
 def use_sync(runtime: aios.sync.Runtime) -> None:
     assert_type(runtime.start(deployment, Spec("a")).result(), Release)
+
+
+reporter = aios.LlmAgent("reporter", "openai:small", output_type=Release)
+
+
+@aios.workflow("team")
+async def team(context: aios.WorkflowContext) -> Release:
+    assert_type(await aios.team.join(context, [(reporter, "a")]), list[Release])
+    assert_type(await aios.team.race(context, [(reporter, "a")]), tuple[int, Release])
+    named: list[str] = await aios.team.join(context, [("reporter", "a")])
+    del named
+    return await context.child(reporter, aios.Prompt("a", subject="mary"))
+
+
+async def use_remote(client: aios.RemoteClient, settings: aios.Settings) -> None:
+    assert_type(settings.section("spec", Spec), Spec)
+    assert_type(settings.section("spec"), Any)
+    aios.Runtime(**settings.runtime_options(), agents=[reporter])
+    assert_type((await client.create_agent("backend", "first")).agent, aios.AgentStatus)
+    assert_type(await client.dead_letters(group="agents.backend"), list[aios.DeadLetter])
+    assert_type(await (await client.start(team)).result(), Release)

@@ -23,6 +23,7 @@ async def collect(context: aios.WorkflowContext) -> list[int]:
     deadline = context.sleep(10)
     seen: list[int] = []
     while True:
+        item: Any
         index, item = await context.race(deadline, context.signal("item"))
         if index == 0:
             await deadline

@@ -237,6 +237,8 @@ async def test_should_record_every_fault_and_pay_for_nothing_twice(
     protocol: Protocol, fault: FakeReply, code: str, is_repeated: bool, tmp_path: Path
 ) -> None:
     store = f"sqlite://{tmp_path}/aios.db"
+    spent: dict[str, Any] = {}
+    journal: list[aios.Event] = []
     with FakeProvider(call("rust"), fault, "done") as provider:
         model = provider_model(provider, protocol, timeout=2 if code == "MODEL_TIMEOUT" else 60)
         agent = aios.LlmAgent("caller", model, tools=[search], model_retry=SOON)

@@ -115,6 +115,7 @@ async def test_should_observe_the_same_values_after_every_restart(
     kind: str, restarts: int, tmp_path: Path
 ) -> None:
     store, saw = f"sqlite://{tmp_path / 'odd.db'}", []
+    journal: list[aios.RecordedEvent] = []
     for restart in range(restarts + 1):
         odd = Odd()
         async with aios.Runtime(store, workflows=[odd.workflow]) as runtime:
@@ -139,6 +140,7 @@ async def test_should_observe_the_same_values_after_every_restart(
     live = max(saw, key=len)
     for seen in saw:
         assert seen == live[: len(seen)]
+    again = Odd()
     for end in range(1, len(journal) + 1):
         again = Odd()
         await replay(again.workflow, journal[:end])

@@ -44,7 +44,10 @@ def check(module: str, *arguments: str, folder: Path) -> None:
         timeout=600,
         check=False,
     )
-    assert ended.returncode == 0, ended.stdout + ended.stderr
+    text = ended.stdout + ended.stderr
+    assert ended.returncode == 0, text
+    assert "No source files found" not in text
+    assert "Ignoring path" not in text
 
 
 def test_should_satisfy_mypy(tmp_path: Path) -> None:
@@ -54,8 +57,9 @@ def test_should_satisfy_mypy(tmp_path: Path) -> None:
 
 def test_should_satisfy_pyright(tmp_path: Path) -> None:
     config = {
-        "include": [str(PACKAGE), *map(str, CHECKED)],
-        "extraPaths": [str(TESTS)],
+        # Absolute paths would be ignored.
+        "include": [os.path.relpath(path, tmp_path) for path in (PACKAGE, *CHECKED)],
+        "extraPaths": [str(TESTS), str(TESTS.parent / "examples")],
         "typeCheckingMode": "standard",
         "pythonVersion": "3.11",
     }

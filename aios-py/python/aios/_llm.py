@@ -237,7 +237,7 @@ class LlmAgent(Workflow[Any, O], Generic[O]):
         self.name = name
         self.version = check_at_least(options.get("version", 1), "version", 1)
         tools = as_list(options.get("tools", ()), "tools")
-        self.tools = [made if isinstance(made, Tool) else tool(made) for made in tools]
+        self.tools = [_as_tool(made) for made in tools]
         self.guardrails = _all(Guardrail, options.get("guardrails", ()), "guardrails")
         self.handovers = _all(Handover, options.get("handovers", ()), "handovers")
         self.model = _check_model(model)
@@ -325,6 +325,10 @@ def _all(kind: type[T], values: Iterable[Any], option: str) -> list[T]:
         if not isinstance(value, kind):
             raise ConfigurationError(f"{option} are aios.{kind.__name__} objects, not {value!r}")
     return found
+
+
+def _as_tool(made: Tool | Callable[..., Any]) -> Tool:
+    return made if isinstance(made, Tool) else tool(made)
 
 
 def _check_model(model: AnyModel) -> AnyModel:

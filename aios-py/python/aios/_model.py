@@ -256,7 +256,8 @@ def bind_model_function(
     """Converts a function for the native module."""
     from ._aios import dumps
 
-    name = name or getattr(model, "name", None) or f"python:{getattr(model, '__name__', 'model')}"
+    own: str = getattr(model, "name", "") or f"python:{getattr(model, '__name__', 'model')}"
+    name = name or own
     respond, in_pieces = _responding(model, name)
     settings = {"native_output": native_output, "tools": tools, "in_pieces": in_pieces}
     invoke = bind_function(respond, None)
