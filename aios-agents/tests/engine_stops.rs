@@ -1,13 +1,24 @@
 //! An engine never retries an operation that cannot succeed: it stops, and its user learns why.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use aios_agents::{
     prelude::*,
     runtime::{EngineOptions, RuntimeError},
 };
 use aios_broker::memory::MemoryBroker;
-use aios_core::{broker::BrokerError, failure::Failure};
+use aios_core::{
+    broker::{BrokerError, BrokerExt, Mailbox, Publish, Subscription},
+    event::Event,
+    failure::Failure,
+    store::EventStoreExt,
+};
 
 use crate::{
     faulty::{Fault, FaultyBroker, FaultyStore, store_refuses, store_unavailable},
@@ -80,6 +91,71 @@ async fn should_hand_its_runs_over_when_it_stops() {
     run.signal("go", &5).await.unwrap();
     assert_eq!(result::<u32>(&run).await.unwrap(), 5);
     next.shutdown(PATIENCE).await.unwrap();
+}
+
+/// A loop that was waiting for the store when the engine failed does not begin to read again, while
+/// a run that blocks its thread delays the rest of the stop.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn should_leave_its_mailbox_alone_once_it_has_stopped() {
+    let (inner, broker) = (store(), Arc::new(MemoryBroker::new()));
+    let faulty = FaultyStore::new(Arc::clone(&inner));
+    let (release, blocked) = std::sync::mpsc::channel::<()>();
+    let (blocked, begun) = (Arc::new(Mutex::new(blocked)), Arc::<AtomicBool>::default());
+    let is_blocked = Arc::clone(&begun);
+    let block = move |_: WorkflowContext, (): ()| {
+        let (blocked, begun) = (Arc::clone(&blocked), Arc::clone(&begun));
+        async move {
+            begun.store(true, Ordering::SeqCst);
+            blocked.lock().unwrap().recv().ok();
+            Ok(0_u32)
+        }
+    };
+    let lease_time = Duration::from_secs(4);
+    let options = EngineOptions { lease_time, ..EngineOptions::default() };
+    let builder = Runtime::builder().store(Arc::clone(&faulty) as _).engine_options(options);
+    let builder = builder.broker(Arc::clone(&broker) as _).workflow("wait", wait);
+    let runtime = builder.workflow("block", block).start().await.unwrap();
+    runtime.start("block", &()).await.unwrap();
+    eventually("it blocks", || async { is_blocked.load(Ordering::SeqCst) }).await;
+    let (opened, gate) = tokio::sync::watch::channel(false);
+    let (looks, gate) = (Arc::<AtomicBool>::default(), gate);
+    let looked = Arc::clone(&looks);
+    faulty.on_call(move |name| match *name {
+        "leases" => {
+            looked.store(true, Ordering::SeqCst);
+            let mut gate = gate.clone();
+            Some(Fault::Until(Box::pin(async move { drop(gate.wait_for(|open| *open).await) })))
+        }
+        "wait_for" => Some(Fault::Refuse(store_refuses())),
+        _ => None,
+    });
+    eventually("it looks at the leases", || async { looks.load(Ordering::SeqCst) }).await;
+    drop(runtime.start("wait", &()).await);
+    failed(&runtime).await;
+    let mailbox = Mailbox::new(format!("stores.{}.answers.0", inner.id().await.unwrap())).unwrap();
+    takes_over(&broker, &mailbox).await;
+    opened.send_replace(true);
+    release.send(()).unwrap();
+    eventually("its leases are free", || async { inner.leases().await.unwrap().is_empty() }).await;
+    takes_over(&broker, &mailbox).await;
+    drop(runtime);
+}
+
+/// Another reader gets what arrives in a mailbox, soon.
+async fn takes_over(broker: &MemoryBroker, mailbox: &Mailbox) {
+    let mut other = broker.subscribe(Subscription::mailbox(mailbox.clone())).await.unwrap();
+    let receiving = async {
+        loop {
+            let event = Event::new("a.b.c".parse().unwrap(), "test", &()).unwrap();
+            let publish = Publish { event, to: Some(mailbox.clone()), require_route: true };
+            broker.publish_one(publish).await.unwrap();
+            let soon = Duration::from_millis(100);
+            if let Ok(delivery) = tokio::time::timeout(soon, other.next()).await {
+                return delivery.unwrap().unwrap().ack().await.unwrap();
+            }
+        }
+    };
+    tokio::time::timeout(PATIENCE, receiving).await.expect("another one reads");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -41,29 +41,41 @@ const FORWARDED: &str = "passed_on";
 
 /// Tasks that record answers. At most as many as the mailboxes deliver unsettled.
 #[derive(Debug, Default)]
-pub(super) struct Recorders(Mutex<JoinSet<()>>);
+pub(super) struct Recorders(Mutex<Recording>);
+
+#[derive(Debug, Default)]
+struct Recording {
+    tasks: JoinSet<()>,
+    /// Whether nothing is recorded any more.
+    is_closed: bool,
+}
 
 impl Recorders {
-    fn tasks(&self) -> MutexGuard<'_, JoinSet<()>> {
+    fn recording(&self) -> MutexGuard<'_, Recording> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Records an answer. If nothing is recorded any more, the answer is released.
     pub(super) fn spawn(&self, recording: impl Future<Output = ()> + Send + 'static) {
-        let mut tasks = self.tasks();
+        let Recording { tasks, is_closed } = &mut *self.recording();
         while tasks.try_join_next().is_some() {}
-        tasks.spawn(recording);
+        if !*is_closed {
+            tasks.spawn(recording);
+        }
     }
 
     /// Whether nothing is being recorded.
     pub(super) fn is_idle(&self) -> bool {
-        let mut tasks = self.tasks();
+        let Recording { tasks, .. } = &mut *self.recording();
         while tasks.try_join_next().is_some() {}
         tasks.is_empty()
     }
 
-    /// Takes the recording tasks; dropping them releases their answers.
+    /// Takes the recording tasks, and prevents new ones; dropping them releases their answers.
     pub(super) fn take(&self) -> JoinSet<()> {
-        std::mem::take(&mut *self.tasks())
+        let mut recording = self.recording();
+        recording.is_closed = true;
+        std::mem::take(&mut recording.tasks)
     }
 
     /// Stops recording and releases the answers that are not recorded.

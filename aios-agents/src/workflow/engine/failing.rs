@@ -47,7 +47,7 @@ impl Engine {
     /// Stops all activity and releases the shards.
     pub(super) async fn halt(&self) {
         self.stopping.send_replace(true);
-        self.readers.stop();
+        self.readers.close();
         self.live.stop().await;
         self.recorders.stop().await;
         self.store.unwatch();

@@ -91,7 +91,7 @@ async fn tick(engine: &Arc<Engine>, schedule: &mut Schedule) -> Result<(), Engin
         renew(engine).await?;
     }
     schedule.check_at = schedule.renew_at;
-    if engine.is_leaving() {
+    if engine.is_leaving() || engine.is_stopping() {
         return Ok(());
     }
     if engine.ownership.slot().is_none() {
@@ -230,7 +230,7 @@ async fn take_free(engine: &Arc<Engine>, members: &Members) -> Result<(), Engine
     if engine.options.relay && !members.has_relay() && !engine.ownership.has_relay() {
         wanted.push(Shard::RELAY);
     }
-    if engine.is_leaving() {
+    if engine.is_leaving() || engine.is_stopping() {
         return Ok(());
     }
     let lease_time = engine.options.lease_time;

@@ -35,7 +35,7 @@ impl RunningEngine {
             self.quiesce().await;
         }
         self.engine.stopping.send_replace(true);
-        self.engine.readers.stop();
+        self.engine.readers.close();
         self.engine.live.stop().await;
         self.engine.recorders.stop().await;
         self.tasks.shutdown().await;
@@ -71,7 +71,7 @@ impl Drop for RunningEngine {
         self.engine.stopping.send_replace(true);
         drop(self.engine.live.take());
         drop(self.engine.ownership.take());
-        self.engine.readers.stop();
+        self.engine.readers.close();
         drop(self.engine.recorders.take());
         self.engine.store.unwatch();
     }

@@ -30,6 +30,8 @@ struct Reading {
     readers: BTreeMap<u16, AbortHandle>,
     /// Number of mailboxes that were ever opened; their slots are below it.
     opened: u16,
+    /// Whether no mailbox is read any more.
+    is_closed: bool,
 }
 
 impl Readers {
@@ -41,6 +43,24 @@ impl Readers {
     pub(super) fn stop(&self) {
         let readers = std::mem::take(&mut self.reading().readers);
         readers.into_values().for_each(|reader| reader.abort());
+    }
+
+    /// Stops all readers for good: a loop of the engine that has not ended yet starts no others.
+    pub(super) fn close(&self) {
+        self.reading().is_closed = true;
+        self.stop();
+    }
+
+    /// Registers the reader of a mailbox in place of the previous one.
+    fn insert(&self, number: u16, reader: AbortHandle) {
+        let mut reading = self.reading();
+        let unwanted = match reading.is_closed {
+            true => Some(reader),
+            false => reading.readers.insert(number, reader),
+        };
+        if let Some(unwanted) = unwanted {
+            unwanted.abort();
+        }
     }
 }
 
@@ -84,6 +104,11 @@ async fn take_slot(engine: &Arc<Engine>, unreachable: Unreachable) -> Result<(),
             Unreachable::JoinsAlone if is_alone => open_if_reachable(engine, slot).await?,
             _ => Some(mailbox::open(engine, slot).await?),
         };
+        // An engine that stops releases its leases under this lock, and acquires none afterwards.
+        let changing = engine.ownership.changing.lock().await;
+        if engine.is_stopping() {
+            return Ok(());
+        }
         let sent = engine.clock.elapsed();
         let mut taken =
             engine.store.acquire(&[Shard::slot(slot)], &engine.owner, lease_time).await?;
@@ -92,6 +117,7 @@ async fn take_slot(engine: &Arc<Engine>, unreachable: Unreachable) -> Result<(),
         let Some(lease) = taken.pop() else { continue };
         engine.ownership.set_valid_until(sent + lease_time - margin(lease_time));
         engine.ownership.set_slot(lease, name.as_str().into());
+        drop(changing);
         let mut reading = engine.readers.reading();
         reading.opened = reading.opened.max(count);
         drop(reading);
@@ -199,9 +225,9 @@ pub(super) fn read_mailboxes(engine: &Arc<Engine>, members: &Members) {
 }
 
 fn read(engine: &Arc<Engine>, number: u16, deliveries: Option<Deliveries>) {
-    let reader = task::spawn(mailbox::run(Arc::clone(engine), number, deliveries));
-    let before = engine.readers.reading().readers.insert(number, reader.abort_handle());
-    if let Some(before) = before {
-        before.abort();
+    if engine.readers.reading().is_closed {
+        return;
     }
+    let reader = task::spawn(mailbox::run(Arc::clone(engine), number, deliveries));
+    engine.readers.insert(number, reader.abort_handle());
 }
