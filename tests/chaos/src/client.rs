@@ -19,7 +19,7 @@ use tokio::time::sleep;
 use crate::{
     effect::now,
     history::{History, Recorded},
-    plan::{CHILD, Plan, SIGNAL, WORKFLOW, Work},
+    plan::{CHAIN, CHILD, Plan, SIGNAL, WORKFLOW, Work},
     random::Random,
 };
 
@@ -47,7 +47,9 @@ pub(crate) async fn runtime(store: Arc<dyn Store>) -> Result<Runtime, RuntimeErr
     let never_child = |_: WorkflowContext, _: Work| async { Ok(0_u64) };
     let broker = aios_broker::connect("memory://").await.map_err(RuntimeError::from)?;
     let builder = Runtime::builder().store(store).broker(broker).source("clients");
-    builder.workflow(WORKFLOW, never).workflow(CHILD, never_child).client_only().start().await
+    let never_chain = |_: WorkflowContext, _: u64| async { Ok(0_u64) };
+    let builder = builder.workflow(WORKFLOW, never).workflow(CHILD, never_child);
+    builder.workflow(CHAIN, never_chain).client_only().start().await
 }
 
 impl Clients {

@@ -28,18 +28,12 @@ use crate::{
     inject::Targets,
     network::Namespace,
     options::Options,
-    process::{Clock, Process, Role},
-    proxy::Proxy,
+    place::Place,
+    process::{Process, Role},
     random::mix,
     sink,
 };
 
-/// Where Debian and Fedora install the library that fakes the time of multi-threaded programs.
-const LIBRARIES: [&str; 3] = [
-    "/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1",
-    "/usr/lib/aarch64-linux-gnu/faketime/libfaketimeMT.so.1",
-    "/usr/lib64/faketime/libfaketimeMT.so.1",
-];
 /// How long the processes may take to start.
 const START: Duration = Duration::from_secs(60);
 
@@ -105,7 +99,15 @@ impl Site {
             for number in 1..=count {
                 let namespace = Namespace::new(processes.len());
                 let namespace = namespace.map_err(|error| println!("no namespace: {error}")).ok();
-                let place = Place { options, out, socket: &socket, history: &history };
+                let place = Place {
+                    lease: options.lease,
+                    patience: options.patience,
+                    verbose: false,
+                    plant: &options.plant,
+                    out,
+                    socket: &socket,
+                    history: &history,
+                };
                 let is_last = number == count;
                 processes.push(
                     place.process(role, number, is_last, namespace, &postgres, &rabbitmq).await,
@@ -308,71 +310,4 @@ fn schedule_of(
     let (lease, every) =
         (Duration::from_secs_f64(options.lease), Duration::from_secs_f64(options.every));
     schedule(seed, &kinds, lease, every, minutes(options))
-}
-
-/// The environment in which processes are started.
-struct Place<'a> {
-    options: &'a Options,
-    out: &'a Path,
-    socket: &'a Path,
-    history: &'a Arc<History>,
-}
-
-impl Place<'_> {
-    async fn process(
-        &self,
-        role: Role,
-        number: usize,
-        has_clock: bool,
-        namespace: Option<Namespace>,
-        postgres: &PostgresServer,
-        rabbitmq: &[RabbitMqServer],
-    ) -> Arc<Process> {
-        let name = match role {
-            Role::Engine => format!("engine-{number}"),
-            Role::Agent => format!("agent-{number}"),
-        };
-        let host = namespace.as_ref().map_or("127.0.0.1", |namespace| namespace.host.as_str());
-        let ports = rabbitmq.iter().map(RabbitMqServer::port).collect();
-        let store = Proxy::new(host, vec![postgres.port()]).await.expect("a port for a proxy");
-        let broker = Proxy::new(host, ports).await.expect("a port for a proxy");
-        let through = |url: String, to: u16| {
-            let (user, rest) = url.split_once('@').unwrap_or_default();
-            let (_, path) = rest.split_once('/').unwrap_or_default();
-            format!("{user}@{host}:{to}/{path}")
-        };
-        let url = rabbitmq.first().map(RabbitMqServer::url).unwrap_or_default();
-        let mut arguments = vec![
-            format!("--name={name}"),
-            format!("--socket={}", self.socket.display()),
-            format!("--lease={}", self.options.lease),
-            // Less than the time in which all queues have to be empty.
-            format!("--broker={}?temporary_expiry=15", through(url, broker.port)),
-        ];
-        for plant in &self.options.plant {
-            let value = plant.to_possible_value();
-            let name = value.as_ref().map_or("", |value| value.get_name());
-            arguments.push(format!("--plant={name}"));
-        }
-        if role == Role::Engine {
-            arguments.push(format!("--store={}", through(postgres.url(), store.port)));
-        }
-        let library = LIBRARIES.iter().map(PathBuf::from).find(|library| library.exists());
-        let clock = library.filter(|_| has_clock);
-        Arc::new(Process {
-            clock: clock.map(|library| Clock::new(library, self.out, &name)),
-            log: self.out.join(format!("{name}.log")),
-            patience: self.options.patience,
-            name,
-            role,
-            namespace,
-            store,
-            broker,
-            arguments,
-            history: Arc::clone(self.history),
-            life: tokio::sync::Mutex::default(),
-            pid: 0.into(),
-            most_memory: 0.into(),
-        })
-    }
 }

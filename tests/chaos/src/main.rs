@@ -17,9 +17,11 @@ mod fault;
 mod harness;
 mod history;
 mod inject;
+mod measure;
 mod network;
 mod options;
 mod part;
+mod place;
 mod plan;
 mod plant;
 mod process;
@@ -38,6 +40,7 @@ fn main() -> ExitCode {
     let line = CommandLine::parse();
     match line.part {
         Some(Part::Part(options)) => part::run(options),
+        Some(Part::Measure(options)) => measure::run(&options),
         None => harness::run(&line.options),
     }
 }

@@ -2,7 +2,7 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::{fault::FaultKind, plant::Plant};
 
@@ -24,6 +24,48 @@ pub(crate) enum Part {
     /// An engine or an agent service; the harness starts them.
     #[command(hide = true)]
     Part(PartOptions),
+    /// Measures how long runs wait for the next engine when theirs ends or freezes.
+    Measure(MeasureOptions),
+}
+
+/// The options of a measurement.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct MeasureOptions {
+    /// How the engine ends.
+    #[arg(long, value_delimiter = ',', value_enum, default_value = "sigterm,sigkill,sigstop")]
+    pub(crate) signals: Vec<Ending>,
+    /// How often each of them is measured.
+    #[arg(long, default_value_t = 5)]
+    pub(crate) trials: usize,
+    /// Runs in flight.
+    #[arg(long, default_value_t = 20)]
+    pub(crate) runs: usize,
+    /// The engines' lease time in seconds.
+    #[arg(long, default_value_t = 3.0)]
+    pub(crate) lease: f64,
+    /// Decides when the engine ends.
+    #[arg(long, default_value_t = 1)]
+    pub(crate) seed: u64,
+    /// Fails if a run waits for longer than the lease time and these seconds.
+    #[arg(long)]
+    pub(crate) limit: Option<f64>,
+    /// Lets the processes log everything.
+    #[arg(long)]
+    pub(crate) verbose: bool,
+    /// Folder for the logs of the processes; a temporary folder by default.
+    #[arg(long)]
+    pub(crate) out: Option<PathBuf>,
+}
+
+/// How an engine ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Ending {
+    /// It is asked to end.
+    Sigterm,
+    /// It dies.
+    Sigkill,
+    /// It is frozen for longer than its lease.
+    Sigstop,
 }
 
 /// How a process of the harness reaches the others.
@@ -42,6 +84,8 @@ pub(crate) struct PartOptions {
     pub(crate) lease: f64,
     #[arg(long, value_delimiter = ',', value_enum)]
     pub(crate) plant: Vec<Plant>,
+    #[arg(long)]
+    pub(crate) verbose: bool,
 }
 
 impl PartOptions {

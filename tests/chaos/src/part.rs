@@ -19,9 +19,9 @@ use tracing_subscriber::{
 use crate::{
     effect::Reporter,
     options::PartOptions,
-    plan::{AGENT, CHILD, Plan, WORKFLOW, Work},
+    plan::{AGENT, CHAIN, CHILD, Plan, WORKFLOW, Work},
     plant::Plants,
-    work::{Worker, child, round},
+    work::{Worker, chain, child, round},
 };
 
 /// How long running work has to end after SIGTERM.
@@ -33,7 +33,7 @@ const ORPHAN: i32 = 4;
 
 /// Runs until SIGTERM.
 pub(crate) fn run(options: PartOptions) -> ExitCode {
-    log();
+    log(options.verbose);
     std::thread::spawn(end_with_harness);
     let tokio = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let ended = tokio.map_err(Into::into).and_then(|tokio| {
@@ -50,9 +50,12 @@ pub(crate) fn run(options: PartOptions) -> ExitCode {
     }
 }
 
-fn log() {
-    let levels =
-        Targets::new().with_default(LevelFilter::INFO).with_target("lapin", LevelFilter::OFF);
+fn log(verbose: bool) {
+    let ours = if verbose { LevelFilter::DEBUG } else { LevelFilter::INFO };
+    let levels = Targets::new()
+        .with_default(LevelFilter::INFO)
+        .with_target("lapin", LevelFilter::OFF)
+        .with_target("aios", ours);
     let printed = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(false);
     tracing_subscriber::registry().with(printed.with_filter(levels)).init();
 }
@@ -103,6 +106,7 @@ fn engine(
         .workflow(WORKFLOW, move |context, plan: Plan| {
             round(context, plan, of_round.clone(), plants.clone())
         })
+        .workflow(CHAIN, chain)
         .workflow(CHILD, move |context, work: Work| child(context, work, of_child.clone()))
         .engine_options(EngineOptions {
             lease_time: lease,

@@ -8,6 +8,8 @@ use crate::random::{Random, mix};
 
 /// Name of the workflow.
 pub(crate) const WORKFLOW: &str = "chaos";
+/// Name of the workflow whose runs are measured.
+pub(crate) const CHAIN: &str = "chaos_chain";
 /// Name of the workflow of children.
 pub(crate) const CHILD: &str = "chaos_child";
 /// Type of the agents.

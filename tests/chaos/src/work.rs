@@ -14,6 +14,11 @@ use crate::{
 /// How long an attempt at a task may take.
 const TIMEOUT: Duration = Duration::from_secs(5);
 
+/// How long a task of a measured run may take: longer than the slowest handover.
+const CHAIN_TIMEOUT: Duration = Duration::from_secs(120);
+/// The pause between two tasks of a measured run.
+const CHAIN_PAUSE: Duration = Duration::from_millis(40);
+
 /// Every failure here is caused by a fault, and is temporary.
 fn patient() -> RetryPolicy {
     RetryPolicy::new()
@@ -47,6 +52,16 @@ pub(crate) async fn round(
         return Err(WorkflowError::continue_as_new(&plan.next(sum)));
     }
     Ok(sum)
+}
+
+/// A run of tasks, one after the other, with a pause after each.
+pub(crate) async fn chain(context: WorkflowContext, links: u64) -> Result<u64, WorkflowError> {
+    for index in 0..links {
+        let work = Work { number: 0, index };
+        context.task::<u64>(AGENT, &work).timeout(CHAIN_TIMEOUT).await?;
+        context.sleep(CHAIN_PAUSE).await?;
+    }
+    Ok(links)
 }
 
 /// A run of one step.
