@@ -14,12 +14,13 @@ use aios_broker::memory::MemoryBroker;
 use aios_core::{
     broker::{Broker, BrokerError, Deliveries, Group, Publish, Subscription},
     clock::{Clock, SystemClock},
+    store::Leases,
 };
 use tokio::sync::Notify;
 
 use crate::{
-    faulty::{Fault, FaultyBroker},
-    workflow_support::{eventually, result, store},
+    faulty::{Fault, FaultyBroker, FaultyStore, holds},
+    workflow_support::{actions, eventually, result, store},
 };
 
 /// Longer than it takes until a task that no process reports counts as lost.
@@ -29,6 +30,7 @@ const LONG: Duration = Duration::from_secs(6);
 #[derive(Clone, Default)]
 struct Slow {
     begun: Arc<AtomicU32>,
+    ended: Arc<AtomicU32>,
     go_on: Arc<Notify>,
 }
 
@@ -39,6 +41,7 @@ impl Agent for Slow {
     async fn process_task(&self, _: &TaskContext, number: u32) -> Result<u32, TaskError> {
         self.begun.fetch_add(1, Ordering::SeqCst);
         self.go_on.notified().await;
+        self.ended.fetch_add(1, Ordering::SeqCst);
         Ok(number)
     }
 }
@@ -60,7 +63,7 @@ fn count(number: &AtomicU32) -> Option<Fault<BrokerError>> {
 
 /// A store and a broker that outlive engines and agents.
 struct Site {
-    store: Arc<dyn Store>,
+    store: Arc<FaultyStore>,
     broker: Arc<FaultyBroker>,
     /// How often tasks were published, and questions about attempts.
     dispatched: Arc<AtomicU32>,
@@ -78,21 +81,26 @@ impl Site {
             "attempt_sought" => count(&questions),
             _ => None,
         });
-        Self { store: store(), broker, dispatched, sought, agent: Slow::default() }
+        let store = FaultyStore::new(store());
+        Self { store, broker, dispatched, sought, agent: Slow::default() }
     }
 
     async fn engine(&self) -> Runtime {
+        self.engine_on(Arc::clone(&self.broker) as _).await
+    }
+
+    async fn engine_on(&self, broker: Arc<dyn Broker>) -> Runtime {
         let lease_time = Duration::from_millis(600);
         let task_grace = Duration::from_millis(200);
         let options = EngineOptions { lease_time, task_grace, ..EngineOptions::default() };
-        let builder = Runtime::builder().store(Arc::clone(&self.store));
-        let builder = builder.broker(Arc::clone(&self.broker) as _).engine_options(options);
+        let builder = Runtime::builder().store(Arc::clone(&self.store) as _);
+        let builder = builder.broker(broker).engine_options(options);
         let builder = builder.workflow("ask", ask).workflow("ask_thrice", ask_thrice);
         builder.start().await.unwrap()
     }
 
     async fn agents(&self, concurrency: u16) -> Runtime {
-        let builder = Runtime::builder().store(Arc::clone(&self.store));
+        let builder = Runtime::builder().store(Arc::clone(&self.store) as _);
         let builder = builder.broker(Arc::clone(&self.broker) as _);
         let definition = AgentDefinition::instance("slow", self.agent.clone());
         builder
@@ -113,6 +121,14 @@ impl Site {
     async fn begun(&self, expected: u32) {
         let begun = || async { self.agent.begun.load(Ordering::SeqCst) == expected };
         eventually(&format!("{expected} tasks have begun"), begun).await;
+    }
+
+    /// Lets one task end.
+    async fn end_one(&self) {
+        self.agent.go_on.notify_one();
+        let ended = self.agent.ended.load(Ordering::SeqCst);
+        let has_ended = || async { self.agent.ended.load(Ordering::SeqCst) > ended };
+        eventually("a task ends", has_ended).await;
     }
 
     /// Replaces an engine by another one, which takes its runs over.
@@ -188,5 +204,63 @@ async fn should_dispatch_a_task_again_that_never_reached_the_broker() {
     site.agent.go_on.notify_one();
     assert_eq!(result::<u32>(&engine.handle(&run).await.unwrap()).await.unwrap(), 1);
     assert_eq!((site.dispatched(), site.agent.begun.load(Ordering::SeqCst)), (2, 1));
+    drop(agents);
+}
+
+/// The assignment is on its way into the journal when the engine is told to stop.
+#[tokio::test(flavor = "multi_thread")]
+async fn should_dispatch_a_task_before_its_run_moves() {
+    let site = Site::new();
+    drop(site.queue().await);
+    let (opened, gate) = tokio::sync::watch::channel(false);
+    site.store.on_append(move |append| {
+        let mut gate = gate.clone();
+        let opened = async move { drop(gate.wait_for(|is_open| *is_open).await) };
+        holds(append, "task_assigned").then(|| Fault::Until(Box::pin(opened)))
+    });
+    let engine = site.engine().await;
+    let run = engine.start("ask", &()).await.unwrap();
+    eventually("the task is assigned", || async { actions(&run).await.len() == 2 }).await;
+    let run = run.id().to_owned();
+    let stopping = tokio::spawn(async move { engine.shutdown(Duration::from_secs(30)).await });
+    let has_left = || async {
+        let leases = site.store.leases().await.unwrap();
+        leases.iter().all(|lease| lease.shard.slot_number().is_none())
+    };
+    eventually("the engine has told its runs to leave", has_left).await;
+    opened.send_replace(true);
+    stopping.await.unwrap().unwrap();
+    assert_eq!(site.dispatched(), 1, "before it moves");
+    site.store.heal();
+    let (engine, agents) = (site.engine().await, site.agents(1).await);
+    site.end_one().await;
+    assert_eq!(result::<u32>(&engine.handle(&run).await.unwrap()).await.unwrap(), 1);
+    assert_eq!((site.dispatched(), site.agent.begun.load(Ordering::SeqCst)), (1, 1));
+    drop(agents);
+}
+
+/// A broker does not deliver what is in the mailbox of a frozen engine to another one until it has
+/// closed the connection. The agents send their answers to the engine that asks for them.
+#[tokio::test(flavor = "multi_thread")]
+async fn should_get_answers_while_the_mailbox_of_a_frozen_engine_is_not_readable() {
+    let site = Site::new();
+    let (frozen, agents) = (site.engine().await, site.agents(3).await);
+    let run = frozen.start("ask_thrice", &()).await.unwrap().id().to_owned();
+    site.begun(3).await;
+    let unreadable = FaultyBroker::new(Arc::clone(&site.broker) as _);
+    unreadable.on_subscribe(|subscription| {
+        let is_of_first = subscription.address.to_string().ends_with(".answers.0");
+        is_of_first.then_some(Fault::Hang)
+    });
+    let next = site.engine_on(unreadable as _).await;
+    drop(frozen);
+    // One task ends before the run is taken over, the others end after that.
+    site.end_one().await;
+    let sought = || async { site.sought.load(Ordering::SeqCst) > 0 };
+    eventually("the next engine seeks the tasks", sought).await;
+    site.end_one().await;
+    site.end_one().await;
+    let sum = result::<u32>(&next.handle(&run).await.unwrap()).await.unwrap();
+    assert_eq!((sum, site.dispatched(), site.agent.begun.load(Ordering::SeqCst)), (6, 3, 3));
     drop(agents);
 }

@@ -17,16 +17,16 @@ use aios_agents::{
 };
 use aios_broker::memory::MemoryBroker;
 use aios_core::{
-    agent::{TaskAssigned, TaskHeartbeat},
+    agent::{TaskAssigned, TaskCompleted, TaskHeartbeat, TaskResult},
     broker::{
         Broker, BrokerExt, Deliveries, Delivery, Group, Health, Mailbox, Publish, Subscription,
     },
     event::{Event, Payload, Timestamp},
-    store::Store,
+    store::{Append, EventStoreExt, Store, StreamId},
 };
 
 use crate::{
-    faulty::{Fault, FaultyBroker},
+    faulty::{Fault, FaultyBroker, FaultyStore},
     logged::Logged,
     workflow_support::{Doubler, PATIENCE, actions, eventually, result, store},
 };
@@ -158,6 +158,39 @@ async fn should_reassign_a_task_whose_message_is_lost() {
     let count = actions(&run).await.iter().filter(|action| *action == "task_assigned").count();
     assert_eq!(count, 1, "it is one attempt");
     hosts.shutdown(PATIENCE).await.unwrap();
+}
+
+/// The engine has not seen an answer that another one recorded.
+#[tokio::test(flavor = "multi_thread")]
+async fn should_not_reassign_a_task_whose_answer_is_recorded() {
+    let (inner, broker) = (store(), Arc::new(MemoryBroker::new()));
+    let mut thief = tasks(&broker).await;
+    let faulty = FaultyStore::new(Arc::clone(&inner));
+    let store = Arc::clone(&faulty) as Arc<dyn Store>;
+    let options = EngineOptions { relay: false, ..options() };
+    let runtime = builder(&store, &broker).engine_options(options).start().await.unwrap();
+    let run = runtime.start("one_task", &21).await.unwrap();
+    let task = next(&mut thief).await;
+    // It does not look for appends of others any more.
+    faulty.on_call(|name| (*name == "read_log_except").then_some(Fault::Hang));
+    let task_id = task.event.data::<TaskAssigned>().unwrap().task_id;
+    let result = TaskResult::Success;
+    let data = TaskCompleted { task_id, result, output: Payload::encode(&42).unwrap() };
+    let event_type = format!("agents.{TYPE}.task_completed").parse().unwrap();
+    let answer = Event::new(event_type, "other", &data).unwrap().caused_by(&task.event);
+    let journal = StreamId::of_run(run.id()).unwrap();
+    inner.append_one(Append::new(journal, vec![answer])).await.unwrap();
+    task.ack().await.unwrap();
+    let ended = || async { actions(&run).await.last().is_some_and(|last| last == "completed") };
+    let again = async {
+        thief.next().await;
+        panic!("it was assigned again");
+    };
+    tokio::select! {
+        biased;
+        () = again => {}
+        () = eventually("the run ends", ended) => {}
+    }
 }
 
 /// The same for the mailbox of one agent.

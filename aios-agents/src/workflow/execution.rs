@@ -149,7 +149,9 @@ impl Execution {
         Poll::Ready(())
     }
 
-    /// The next entry to apply. While the run is paused, entries that do not end the pause are held.
+    /// The next entry to apply. While a client has paused the run, entries that do not end the pause
+    /// are held. A run that its host holds sees what was already on its way into the journal, so that
+    /// the tasks among it are dispatched before the run leaves.
     ///
     /// A cancellation overrides a pause. The held entries are applied before it, so that the code has
     /// seen everything that needs compensation. Operations that it requests during that are not begun.
@@ -162,7 +164,7 @@ impl Execution {
             self.flushing = None;
             return self.queue.pop_front();
         }
-        if !self.machine().is_paused() {
+        if !self.machine().is_paused_by_client() {
             return self.held.pop_front().or_else(|| self.queue.pop_front());
         }
         while let Some((entry, at)) = self.queue.pop_front() {

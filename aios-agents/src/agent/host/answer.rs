@@ -124,7 +124,24 @@ impl HostedType {
             Box::pin(self.publish(emitted, Some(&guard.state))).await?;
             guard.published_emitted();
         }
-        self.publish(vec![reply(result, parent)], Some(&guard.state)).await
+        // The run may move to another engine meanwhile, which has to get the answer, too.
+        loop {
+            let to = self.shared.reply_to(parent);
+            self.publish(vec![reply(result.clone(), to.clone())], Some(&guard.state)).await?;
+            if self.shared.reply_to(parent) == to {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Publishes the answer of an attempt that has ended for an engine that asks for it.
+    pub(super) async fn answer_again(&self, answer: Event, task: &Event) {
+        let publish = reply(answer, self.shared.reply_to(task));
+        if let Err(Unpublished::Refused(error) | Unpublished::Abandoned(error)) =
+            self.publish(vec![publish], None).await
+        {
+            tracing::warn!(error = %Chain(&error), "failed to publish an answer again");
+        }
     }
 
     /// Publishes that a task failed because it can't be decoded.
@@ -145,7 +162,7 @@ impl HostedType {
                 );
             }
         };
-        let publish = reply(result, parent);
+        let publish = reply(result, self.shared.reply_to(parent));
         if let Err(Unpublished::Refused(error) | Unpublished::Abandoned(error)) =
             self.publish(vec![publish], None).await
         {
@@ -157,20 +174,9 @@ impl HostedType {
     }
 }
 
-/// Addresses an answer to the mailbox that the task names, which must exist.
-fn reply(answer: Event, task: &Event) -> Publish {
-    let to = reply_to(task);
+/// Addresses an answer to a mailbox, which must exist.
+fn reply(answer: Event, to: Option<Mailbox>) -> Publish {
     Publish { require_route: to.is_some(), event: answer, to }
-}
-
-/// The mailbox for the answer to `event`.
-pub(super) fn reply_to(event: &Event) -> Option<Mailbox> {
-    let name = event.metadata.reply_to.as_deref()?;
-    Mailbox::new(name)
-        .inspect_err(
-            |error| tracing::warn!(event_id = %event.id, "reply_to is not a mailbox: {error}"),
-        )
-        .ok()
 }
 
 /// Why an attempt has no answer.
@@ -257,7 +263,7 @@ mod tests {
                 attempt_cache::{AttemptCache, Key, Lookup},
                 place::{Place, RuntimePulse},
                 questions::Questions,
-                sought::HeldAssignments,
+                sought::{HeldAssignments, NewMailboxes},
             },
         },
         failing::Failing,
@@ -288,6 +294,7 @@ mod tests {
             impaired: Mutex::default(),
             questions: Questions::default(),
             held: HeldAssignments::default(),
+            new_mailboxes: NewMailboxes::default(),
         });
         let definition = AgentDefinition::instance("idle", Idle);
         let place = Place::new(Arc::new(RuntimePulse::new().0));

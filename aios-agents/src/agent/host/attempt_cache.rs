@@ -116,6 +116,11 @@ impl AttemptCache {
         self.state().running.get(key).cloned()
     }
 
+    /// The answer of an attempt that has ended and is remembered.
+    pub(super) fn answered(&self, key: &Key) -> Option<Event> {
+        self.state().finished.get(key).map(|answer| answer.result.clone())
+    }
+
     /// Cancels all attempts at a task, including future ones.
     pub(super) fn cancel(&self, task: &TaskKey) {
         let mut state = self.state();

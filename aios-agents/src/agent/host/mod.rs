@@ -60,7 +60,7 @@ use self::{
     place::{Place, RuntimePulse},
     questions::Questions,
     reconcile::Reconciler,
-    sought::HeldAssignments,
+    sought::{HeldAssignments, NewMailboxes},
     watchdog::Watchdog,
 };
 pub use self::{
@@ -87,6 +87,7 @@ struct Shared {
     attempt_cache: AttemptCache,
     questions: Questions,
     held: HeldAssignments,
+    new_mailboxes: NewMailboxes,
     failing: Failing,
     /// Notified when an agent that is a resource runs or has failed.
     agents_changed: Notify,
@@ -184,6 +185,7 @@ impl AgentHost {
             impaired: Mutex::default(),
             questions: Questions::default(),
             held: HeldAssignments::default(),
+            new_mailboxes: NewMailboxes::default(),
         });
         let (pulse, answer) = RuntimePulse::new();
         let (runtime, mut places) = (Place::new(Arc::new(pulse)), Vec::new());

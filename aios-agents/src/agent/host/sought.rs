@@ -1,18 +1,73 @@
-//! Tells an engine which attempts this process has, when it asks after it has taken over their run.
+//! Tells an engine which attempts this process has, when it asks after it has taken over their run,
+//! and sends it their answers.
 
 use std::{
-    collections::HashSet,
+    collections::{HashMap, HashSet, VecDeque},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use aios_core::{
     agent::TaskHeartbeat,
+    broker::Mailbox,
     catalog::agent::Attempt,
     event::{Event, EventId, Payload},
 };
 
 use super::{Shared, attempt_cache::Key, hosted::HostedType};
 use crate::task;
+
+/// How many assignments are remembered that have a new mailbox for their answers.
+const REMEMBERED: usize = 16_384;
+
+/// The mailboxes of the engines that asked for attempts, by the ids of their assignments. The
+/// answers go there instead of to the engine that assigned them: if that one is frozen, its mailbox
+/// is not read by another one until the broker has closed its connection.
+#[derive(Debug, Default)]
+pub(super) struct NewMailboxes(Mutex<Remembered>);
+
+#[derive(Debug, Default)]
+struct Remembered {
+    mailboxes: HashMap<EventId, Arc<str>>,
+    order: VecDeque<EventId>,
+}
+
+impl NewMailboxes {
+    fn remembered(&self) -> MutexGuard<'_, Remembered> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn set(&self, assignment: &EventId, mailbox: &Arc<str>) {
+        let mut remembered = self.remembered();
+        let before = remembered.mailboxes.insert(assignment.clone(), Arc::clone(mailbox));
+        if before.is_some() {
+            return;
+        }
+        remembered.order.push_back(assignment.clone());
+        if remembered.order.len() > REMEMBERED
+            && let Some(oldest) = remembered.order.pop_front()
+        {
+            remembered.mailboxes.remove(&oldest);
+        }
+    }
+
+    fn of(&self, assignment: &EventId) -> Option<Arc<str>> {
+        self.remembered().mailboxes.get(assignment).cloned()
+    }
+}
+
+impl Shared {
+    /// The mailbox for the answer to a task: that of the engine that has asked for it last, or the
+    /// one that the task names.
+    pub(super) fn reply_to(&self, task: &Event) -> Option<Mailbox> {
+        let new = self.new_mailboxes.of(&task.id);
+        let name = new.as_deref().or(task.metadata.reply_to.as_deref())?;
+        Mailbox::new(name)
+            .inspect_err(
+                |error| tracing::warn!(event_id = %task.id, "reply_to is not a mailbox: {error}"),
+            )
+            .ok()
+    }
+}
 
 /// The assignments that wait in this process for a slot, by the ids of their events.
 #[derive(Debug, Default)]
@@ -47,31 +102,59 @@ impl Drop for HeldAssignment {
     }
 }
 
-/// Sends a heartbeat to the engine that asks, if this process has the attempt. A blocked process
-/// does not report, so that its tasks are assigned to others.
+/// Answers an engine that asks for an attempt: with a heartbeat if this process has it, and with the
+/// answer if it has ended here. A blocked process does not report that it has an attempt, so that its
+/// tasks are assigned to others.
 pub(super) fn report(types: &[Arc<HostedType>], question: &Event) {
     let of_type = |hosted: &&Arc<HostedType>| *hosted.type_name == *question.event_type.entity();
-    let Some(hosted) = types.iter().find(of_type).filter(|hosted| !hosted.place.is_blocked())
-    else {
-        return;
-    };
+    let Some(hosted) = types.iter().find(of_type) else { return };
     let assignment = question.metadata.causation_id.as_deref().and_then(|id| id.parse().ok());
-    let (Some(assignment), Ok(Attempt { task_id, attempt })) = (assignment, question.data()) else {
+    let (Some(assignment), Ok(attempt)) = (assignment, question.data::<Attempt>()) else {
         tracing::warn!(event_id = %question.id, "ignored a question about an attempt that can't be read");
         return;
     };
-    let key = Key::of(task_id.clone(), attempt, &question.metadata);
-    let has_begun = hosted.shared.attempt_cache.running(&key).map(|running| running.has_begun());
-    let is_held = || hosted.shared.held.contains(&assignment);
+    if let Some(mailbox) = &question.metadata.reply_to {
+        hosted.shared.new_mailboxes.set(&assignment, mailbox);
+    }
+    // Heartbeats and answers name the assignment as their cause.
+    let task = question.clone().with_id(assignment);
+    let hosted = Arc::clone(hosted);
+    let key = Key::of(attempt.task_id.clone(), attempt.attempt, &question.metadata);
+    match hosted.shared.attempt_cache.answered(&key) {
+        Some(answer) => drop(task::spawn(async move { hosted.answer_again(answer, &task).await })),
+        None => report_held(hosted, task, attempt, &key),
+    }
+}
+
+fn report_held(hosted: Arc<HostedType>, task: Event, attempt: Attempt, key: &Key) {
+    if hosted.place.is_blocked() {
+        return;
+    }
+    let has_begun = hosted.shared.attempt_cache.running(key).map(|running| running.has_begun());
     let waits = match has_begun {
         Some(has_begun) => !has_begun,
-        None if is_held() => true,
+        None if hosted.shared.held.contains(&task.id) => true,
         None => return,
     };
-    let progress = Payload::null();
-    let beat = TaskHeartbeat { task_id, attempt, progress, waits, asks: false };
-    // Heartbeats name the assignment as their cause. This one goes to the engine that asks.
-    let parent = question.clone().with_id(assignment);
-    let hosted = Arc::clone(hosted);
-    task::spawn(async move { hosted.publish_heartbeat(&parent, &beat).await });
+    let Attempt { task_id, attempt } = attempt;
+    let beat = TaskHeartbeat { task_id, attempt, progress: Payload::null(), waits, asks: false };
+    task::spawn(async move { hosted.publish_heartbeat(&task, &beat).await });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn should_remember_the_latest_mailboxes_of_a_bounded_number_of_assignments() {
+        let id = |number: usize| EventId::derive(&number.to_string());
+        let (known, first, second) = (NewMailboxes::default(), "first".into(), "second".into());
+        known.set(&id(0), &first);
+        known.set(&id(1), &first);
+        known.set(&id(1), &second);
+        assert_eq!(known.of(&id(1)).as_deref(), Some("second"));
+        (2..=REMEMBERED).for_each(|number| known.set(&id(number), &first));
+        assert_eq!((known.of(&id(0)), known.of(&id(1)).is_some()), (None, true));
+        assert_eq!(known.remembered().mailboxes.len(), REMEMBERED);
+    }
 }

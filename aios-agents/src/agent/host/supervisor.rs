@@ -10,7 +10,7 @@ use aios_core::{
 };
 
 use super::{
-    answer::{log_unsettled, reply_to},
+    answer::log_unsettled,
     hosted::HostedType,
     task_state::{StopReason, TaskState},
 };
@@ -224,7 +224,8 @@ impl HostedType {
     }
 
     pub(super) async fn send_heartbeat(&self, event: Event, parent: &Event, beat: &TaskHeartbeat) {
-        let publish = Publish { event, to: reply_to(parent), require_route: false };
+        let to = self.shared.reply_to(parent);
+        let publish = Publish { event, to, require_route: false };
         let answers = self.shared.broker.publish(vec![publish]).await;
         for error in answers.into_iter().filter_map(Result::err) {
             tracing::warn!(error = %Chain(&error), task_id = %beat.task_id, "failed to publish a heartbeat");

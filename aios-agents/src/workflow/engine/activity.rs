@@ -14,6 +14,9 @@ use crate::agent::{FIRST_BEAT, group_of, mailbox_of};
 /// How often the log may warn about one queue whose tasks no agent takes.
 const WARN_INTERVAL: Duration = Duration::from_secs(600);
 
+/// How long the queues of sought tasks are counted frequently.
+const SEEKING: Duration = Duration::from_secs(4);
+
 /// The activity of the agents of each type: how far their queues have moved.
 #[derive(Debug, Default)]
 pub(super) struct Activity {
@@ -112,6 +115,12 @@ impl Activity {
             *sought_at = Some(now);
             self.suspect();
         }
+    }
+
+    /// Whether tasks are sought, so that their queues are counted frequently.
+    pub(super) fn is_seeking(&self, now: Timestamp) -> bool {
+        let sought_at = self.sought_at.lock().unwrap_or_else(PoisonError::into_inner);
+        sought_at.is_some_and(|at| now < at + SEEKING)
     }
 
     /// Completes once the broker may have lost tasks.
@@ -215,20 +224,20 @@ impl Queued {
     }
 
     /// Whether the message of a task that no agent has begun seems to be lost. `since` is when it
-    /// was last dispatched, sought or reported, `place` is its place in the queue, if it is known.
-    /// The queue has been empty, or agents have begun later tasks, for so long that a process that
-    /// holds the task would have reported it.
+    /// was last dispatched, sought or reported; tasks that were recorded after `place` are behind
+    /// it in the queue. The queue has been empty, or agents have begun later tasks, for so long that
+    /// a process that holds the task would have reported it.
     pub(super) fn seems_lost(
         &mut self,
         since: Timestamp,
-        place: Option<Timestamp>,
+        place: Timestamp,
+        lost_after: Duration,
         now: Timestamp,
     ) -> bool {
-        let lost_after = lost_after(&self.engine.options);
         let empty = self.engine.activity.empty(&self.queue);
         let is_absent = empty.is_some_and(|(first, last)| first.max(since) + lost_after <= last);
         let activity = self.engine.activity.of(&self.queue.0);
-        let is_before = |it: TypeActivity| place.is_some_and(|place| it.newest > place);
+        let is_before = |it: TypeActivity| it.newest > place;
         let is_overtaken = self.queue.1.is_none() && activity.is_some_and(is_before);
         if !is_overtaken {
             self.overtaken_at = None;

@@ -20,6 +20,8 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(300);
 
 /// The pause between two checks of the queues of a broker that may have lost tasks.
 pub(super) const CLOSE: Duration = Duration::from_secs(1);
+/// The pause while tasks are sought.
+pub(super) const SEEK: Duration = Duration::from_millis(200);
 
 /// When to check the dead letters of one agent type or agent again.
 #[derive(Debug)]
@@ -36,13 +38,18 @@ pub(super) async fn run(engine: Arc<Engine>) {
     let mut close_until = Timestamp::MIN;
     loop {
         let is_close = engine.clock.now() < close_until;
+        let pause = match is_close {
+            true if engine.activity.is_seeking(engine.clock.now()) => interval.min(SEEK),
+            true => interval.min(CLOSE),
+            false => interval,
+        };
         tokio::select! {
             biased;
             () = engine.activity.suspected() => {
                 close_until = engine.clock.now() + suspicion::WINDOW;
                 checks.clear();
             }
-            () = engine.clock.sleep(if is_close { interval.min(CLOSE) } else { interval }) => {}
+            () = engine.clock.sleep(pause) => {}
         }
         let queued = engine.activity.queued();
         if is_close {

@@ -29,6 +29,8 @@ pub(super) struct Dispatch {
     /// The attempt to notify if the broker refuses the task; `None` for a notice that no run waits
     /// for.
     pub(super) task: Option<Attempt>,
+    /// The attempt that the notice asks for, which is notified when the broker has the question.
+    pub(super) sought: Option<Attempt>,
     /// The fence under which this engine owned the run.
     pub(super) fence: Fence,
     /// Held until the broker has answered, or the task is dropped.
@@ -82,7 +84,7 @@ pub(super) async fn run(engine: Arc<Engine>, mut queue: mpsc::Receiver<Dispatch>
         let (mut deferred, mut cause) = (0_usize, None);
         for (dispatch, result) in batch.drain(..).zip(results) {
             match result {
-                Ok(()) => {}
+                Ok(()) => notify_asked(&engine, dispatch),
                 Err(error) if is_transient(&error) => {
                     deferred += 1;
                     cause = Some(error);
@@ -100,6 +102,12 @@ pub(super) async fn run(engine: Arc<Engine>, mut queue: mpsc::Receiver<Dispatch>
             retry_at = engine.clock.now() + backoff;
             backoff = (backoff * 2).min(engine.options.backoff.1);
         }
+    }
+}
+
+fn notify_asked(engine: &Arc<Engine>, dispatch: Dispatch) {
+    if let Some(Attempt { run_id, operation, number: attempt, .. }) = dispatch.sought {
+        engine.send(&run_id, Message::Sought { operation, attempt });
     }
 }
 

@@ -25,6 +25,8 @@ pub(crate) enum Message {
     },
     /// The broker could not take a task now.
     Deferred { operation: u64, attempt: u32 },
+    /// The broker has the question which process has an attempt.
+    Sought { operation: u64, attempt: u32 },
     /// The broker may have lost the tasks that no agent has begun.
     Suspect,
     /// The run is about to move to another engine: it begins nothing new, and leaves memory as soon

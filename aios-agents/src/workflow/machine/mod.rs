@@ -255,6 +255,12 @@ impl Machine {
         self.now
     }
 
+    /// Whether a client paused the run.
+    #[must_use]
+    pub fn is_paused_by_client(&self) -> bool {
+        self.paused
+    }
+
     /// Whether a client paused the run or its host holds it.
     #[must_use]
     pub fn is_paused(&self) -> bool {

@@ -31,6 +31,7 @@ impl Driver {
                 self.on_dead_letter(operation, attempt, &letter);
             }
             Message::Deferred { operation, attempt } => self.on_deferred(operation, attempt),
+            Message::Sought { operation, attempt } => self.on_sought(operation, attempt),
             Message::Suspect => self.suspect(),
             // The run is idle already, and its wake-up time is noted.
             Message::Leave if self.is_idle() => return Some(Exit::Waiting(self.parked())),
@@ -41,31 +42,39 @@ impl Driver {
         None
     }
 
-    /// Handles a due timer. A task that may be lost is dispatched again only after the journal has been
-    /// read, because another engine may have recorded its answer.
-    async fn on_timer(&mut self, operation: u64) -> Option<Exit> {
-        if self.is_suspected(operation) {
+    /// Handles a due timer. A task is dispatched again only after the journal has been read, because
+    /// another engine may have recorded its answer.
+    pub(super) async fn on_timer(&mut self, operation: u64) -> Option<Exit> {
+        let is_read = self.may_repeat(operation);
+        if is_read {
             if self.append.is_none()
                 && let Some(exit) = self.reread().await
             {
                 return Some(exit);
             }
             if self.append.is_some() || self.reread_timer.is_some() {
-                let later = self.engine.clock.now() + self.engine.options.backoff.1;
-                self.engine.timers.set(later, &self.run_id, operation);
+                let (first, most) = self.engine.options.backoff;
+                let pause = if self.append.is_some() { first } else { most };
+                self.engine.timers.set(self.engine.clock.now() + pause, &self.run_id, operation);
                 return None;
             }
             if !self.execution.machine().awaits_task(operation, None) {
                 return None;
             }
         }
-        self.timer_due(operation);
+        self.timer_due(operation, is_read);
         None
     }
 
+    /// Whether a due timer may dispatch a task again.
+    fn may_repeat(&mut self, operation: u64) -> bool {
+        let is_put_off = self.deferred.contains_key(&operation);
+        is_put_off || self.is_lost(operation, self.engine.clock.now())
+    }
+
     /// Handles a due timer of an operation. Timers that are not due at the time read now are set
-    /// again.
-    pub(super) fn timer_due(&mut self, operation: u64) {
+    /// again. `is_read` says that the journal was just read, so that a task may be dispatched again.
+    fn timer_due(&mut self, operation: u64, is_read: bool) {
         let now = self.engine.clock.now();
         if self.expire(operation, now) {
             return;
@@ -88,7 +97,7 @@ impl Driver {
         if let Some(operation) = again {
             self.execution.shared.wake_step(operation);
         }
-        self.check_assignment(operation, now);
+        self.check_assignment(operation, now, is_read);
     }
 
     /// The broker did not take a task; it is dispatched again after a pause.

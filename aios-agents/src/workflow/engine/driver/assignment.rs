@@ -18,7 +18,10 @@ use crate::{
     agent::{codes, letters::dead_lettered},
     runtime::AnonymousAnswers,
     workflow::{
-        engine::{activity::Queued, dispatch::Attempt},
+        engine::{
+            activity::{Queued, lost_after},
+            dispatch::Attempt,
+        },
         journal::{AgentEvent, Entry, decode},
     },
 };
@@ -41,6 +44,8 @@ pub(super) struct Assignment {
     /// When the processes of its agents were asked who has it, because another engine, or this one
     /// earlier, may have dispatched it.
     pub(super) sought_at: Option<Timestamp>,
+    /// How soon a process that has it reports it, after it was dispatched or sought.
+    pub(super) report_within: Duration,
     /// Since when the broker may have lost it.
     pub(super) suspected_at: Option<Timestamp>,
     /// When an agent was first known to work on this attempt.
@@ -59,6 +64,10 @@ pub(super) struct Assignment {
 }
 
 impl Assignment {
+    pub(super) fn agent_type(&self) -> &Name {
+        &self.agent_type
+    }
+
     /// The data that the dispatcher needs.
     fn attempt(&self, run_id: &Arc<str>, operation: u64) -> Attempt {
         let (run_id, awaited) = (Arc::clone(run_id), Arc::downgrade(&self.awaited));
@@ -128,6 +137,7 @@ impl Driver {
             repeated: 0,
             held_at: None,
             sought_at: None,
+            report_within: lost_after(&self.engine.options),
             suspected_at: None,
             started_at: None,
             last_heartbeat: None,
@@ -220,11 +230,11 @@ impl Driver {
 
     /// Ends the current attempt if its agent is silent or its time is over; otherwise sets the
     /// timer of the next check.
-    pub(super) fn check_assignment(&mut self, operation: u64, now: Timestamp) {
+    pub(super) fn check_assignment(&mut self, operation: u64, now: Timestamp, is_read: bool) {
         if let Some(until) = self.release_held(operation, now) {
             return self.engine.timers.set(until, &self.run_id, operation);
         }
-        let unclaimed_at = self.check_unclaimed(operation, now);
+        let unclaimed_at = self.check_unclaimed(operation, now, is_read);
         let quiet_at = self.check_silence(operation, now);
         let Some(assignment) = self.assigned.get(&operation) else { return };
         let attempt = assignment.attempt;

@@ -175,7 +175,9 @@ enum DriverEvent {
 impl Driver {
     async fn drive(&mut self, inbox: &Inbox) -> Exit {
         loop {
-            self.catch_up_on_timers();
+            if let Some(exit) = self.catch_up_on_timers().await {
+                return exit;
+            }
             self.perform_effects();
             self.cancel_children();
             self.cancel_unwanted();
@@ -200,7 +202,7 @@ impl Driver {
             if self.can_leave() {
                 return Exit::NotOwner;
             }
-            if self.is_idle() && inbox.is_empty() {
+            if !self.is_leaving && self.is_idle() && inbox.is_empty() {
                 return Exit::Waiting(self.parked());
             }
             if self.turns >= TURNS {
@@ -354,13 +356,14 @@ impl Driver {
     }
 
     /// Fires the timers that were due while the run was paused.
-    fn catch_up_on_timers(&mut self) {
-        if self.missed.is_empty() || self.is_paused() {
-            return;
+    async fn catch_up_on_timers(&mut self) -> Option<Exit> {
+        while !self.is_paused() {
+            let operation = self.missed.pop_first()?;
+            if let Some(exit) = self.on_timer(operation).await {
+                return Some(exit);
+            }
         }
-        for operation in std::mem::take(&mut self.missed) {
-            self.timer_due(operation);
-        }
+        None
     }
 
     fn perform_effects(&mut self) {
@@ -428,9 +431,14 @@ impl Driver {
     }
 
     fn send(&mut self, publish: Publish, task: Option<Attempt>) {
+        self.enqueue(publish, task, None);
+    }
+
+    fn enqueue(&mut self, publish: Publish, task: Option<Attempt>, sought: Option<Attempt>) {
         let fence = self.fence;
         let _pending = Arc::clone(&self.dispatching);
-        self.outgoing.push(Dispatch { publish, task, fence, _pending }, &self.engine.dispatches);
+        let dispatch = Dispatch { publish, task, sought, fence, _pending };
+        self.outgoing.push(dispatch, &self.engine.dispatches);
     }
 
     /// The event of an entry, addressed to an agent type or to one agent.

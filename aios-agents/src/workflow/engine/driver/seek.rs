@@ -2,7 +2,7 @@
 //! dispatched them, unless it died first. They are sought among the agents and in the queue, and
 //! dispatched only if they are in neither.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use aios_core::{
     agent::TaskAssigned,
@@ -17,6 +17,9 @@ use crate::workflow::{
     engine::{Engine, activity::lost_after, dead_letters},
     journal::{AgentEvent, Entry},
 };
+
+/// How soon a process reports that it has an attempt after the broker received the question.
+const REPORT: Duration = Duration::from_secs(1);
 
 /// The attempts that were recorded when a run was loaded, by operation, with their times.
 pub(super) type RecordedAttempts = BTreeMap<u64, (u32, Timestamp)>;
@@ -49,7 +52,7 @@ impl Driver {
                 return true;
             }
         };
-        self.expect_answer(operation, task);
+        let sought = self.expect_answer(operation, task);
         let now = self.engine.clock.now();
         if let Some(assignment) = self.assigned.get_mut(&operation) {
             assignment.seek(recorded_at, now);
@@ -57,8 +60,21 @@ impl Driver {
         self.engine.activity.seek(now);
         let look_at = now + lost_after(&self.engine.options) + dead_letters::CLOSE;
         self.engine.timers.set(look_at, &self.run_id, operation);
-        self.send(Publish::new(question), None);
+        self.enqueue(Publish::new(question), None, Some(sought));
         true
+    }
+
+    /// The processes of the agents are asked for an attempt, and those that have it report it at
+    /// once.
+    pub(super) fn on_sought(&mut self, operation: u64, attempt: u32) {
+        let now = self.engine.clock.now();
+        let current = self.assigned.get_mut(&operation).filter(|it| it.attempt == attempt);
+        let Some(assignment) = current.filter(|it| it.sought_at.is_some()) else { return };
+        assignment.sought_at = Some(now);
+        assignment.suspected_at = Some(now);
+        assignment.report_within = REPORT;
+        self.engine.activity.seek(now);
+        self.engine.timers.set(now + dead_letters::SEEK, &self.run_id, operation);
     }
 
     /// Asks which process has an attempt.

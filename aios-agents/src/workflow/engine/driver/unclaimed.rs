@@ -18,6 +18,7 @@ use crate::{
     workflow::{
         engine::{
             activity::{Queued, lost_after},
+            dead_letters::SEEK,
             suspicion::WINDOW,
         },
         journal::Entry,
@@ -29,78 +30,107 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(3600);
 
 impl Driver {
     /// Checks whether an agent has begun a task: reports an unclaimed task, and dispatches it again
-    /// if its message seems to be lost. Returns when to check again, unless an agent has begun it.
-    pub(super) fn check_unclaimed(&mut self, operation: u64, now: Timestamp) -> Option<Timestamp> {
+    /// if its message seems to be lost and the journal was just read. Returns when to check again,
+    /// unless an agent has begun it.
+    pub(super) fn check_unclaimed(
+        &mut self,
+        operation: u64,
+        now: Timestamp,
+        is_read: bool,
+    ) -> Option<Timestamp> {
+        self.report_unclaimed(operation, now)?;
+        if self.is_lost(operation, now) {
+            if !is_read {
+                return Some(now + self.engine.options.backoff.0);
+            }
+            self.repeat_lost(operation);
+        }
+        Some(now + self.until_next_check(operation, now)?)
+    }
+
+    /// Reports a task that no agent has begun for a long time. Returns `None` if an agent has begun
+    /// it.
+    fn report_unclaimed(&mut self, operation: u64, now: Timestamp) -> Option<()> {
         let unclaimed_after = self.engine.options.unclaimed_after;
         let assignment = self.assigned.get_mut(&operation)?;
-        let attempt = assignment.attempt;
-        let (held_at, patience) = (assignment.held_at, self.engine.options.heartbeat_timeout);
-        let is_held = held_at.is_some_and(|at| at + patience > now);
-        let known_at =
-            held_at.map_or(assignment.dispatched_at, |at| at.max(assignment.dispatched_at));
+        let (attempt, assigned_at) = (assignment.attempt, assignment.assigned_at);
         let queued = assignment.queued.as_mut()?;
         // While agents begin and end other tasks, this one counts as queued.
         let activity = self.engine.activity.of(&queued.queue().0);
-        let since = activity.map_or(assignment.assigned_at, |it| it.at.max(assignment.assigned_at));
-        let is_new = !queued.is_unclaimed() && since + unclaimed_after <= now;
-        if is_new {
-            queued.set_unclaimed();
+        let since = activity.map_or(assigned_at, |it| it.at.max(assigned_at));
+        if queued.is_unclaimed() || since + unclaimed_after > now {
+            return Some(());
         }
-        let pause = self.engine.options.redispatch_after.map(|first| {
-            first.saturating_mul(2_u32.saturating_pow(assignment.repeated)).min(LONGEST_PAUSE)
-        });
-        let suspected_at = assignment.suspected_at.filter(|at| *at + WINDOW > now);
-        let sought_at = assignment.sought_at;
-        let silent_since = sought_at.map_or(known_at, |at| at.max(known_at));
-        let is_due =
-            pause.is_some_and(|pause| suspected_at.is_some() || silent_since + pause <= now);
-        // Tasks that several engines dispatched are not queued exactly in the order of their
-        // records. One that was just taken over and is behind later ones may still be queued.
-        let is_just_sought = suspected_at.is_some() && suspected_at == sought_at;
-        let place = (!is_just_sought).then_some(known_at);
-        let is_lost = is_due && !is_held && queued.seems_lost(silent_since, place, now);
-        if is_lost {
-            assignment.repeated += 1;
-            assignment.suspected_at = None;
-            assignment.sought_at = None;
-        }
+        queued.set_unclaimed();
         let queue = queued.queue().clone();
-        if is_new {
-            if self.engine.activity.should_warn(&queue, now) {
-                let (agent_type, agent_id) = (&queue.0, queue.1.as_deref());
-                warn!(
-                    %agent_type, agent_id, run = %self.run_id, operation, %since,
-                    "no agent begins tasks of this type; they wait"
-                );
-            }
-            let message = match &queue.1 {
-                None => format!("no agent of type {} has begun it since {since}", queue.0),
-                Some(id) => {
-                    format!("agent {id} of type {} has not begun it since {since}", queue.0)
-                }
-            };
-            self.record_claim_status(operation, attempt, agent::TASK_UNCLAIMED, Some(message));
+        if self.engine.activity.should_warn(&queue, now) {
+            let (agent_type, agent_id) = (&queue.0, queue.1.as_deref());
+            warn!(
+                %agent_type, agent_id, run = %self.run_id, operation, %since,
+                "no agent begins tasks of this type; they wait"
+            );
         }
-        if is_lost {
-            info!(run = %self.run_id, operation, attempt, "a task seems to be lost; dispatching it again");
-            counter!("aios_tasks_redispatched_total", "agent_type" => queue.0.to_string())
-                .increment(1);
-            self.execution.machine().repeat_task(operation);
-        }
-        let next = match suspected_at {
-            // At increasing intervals.
-            Some(at) if !is_lost => {
-                (now.duration_since(at) / 2).clamp(FIRST_BEAT, unclaimed_after.max(FIRST_BEAT))
-            }
-            _ => unclaimed_after,
+        let message = match &queue.1 {
+            None => format!("no agent of type {} has begun it since {since}", queue.0),
+            Some(id) => format!("agent {id} of type {} has not begun it since {since}", queue.0),
         };
-        Some(now + next)
+        self.record_claim_status(operation, attempt, agent::TASK_UNCLAIMED, Some(message));
+        Some(())
     }
 
-    /// Whether the broker may have lost a task that no agent is known to have begun.
-    pub(super) fn is_suspected(&self, operation: u64) -> bool {
-        let assignment = self.assigned.get(&operation);
-        assignment.is_some_and(|it| it.queued.is_some() && it.suspected_at.is_some())
+    /// Whether the message of a task that no agent has begun seems to be lost.
+    pub(super) fn is_lost(&mut self, operation: u64, now: Timestamp) -> bool {
+        let options = &self.engine.options;
+        let (patience, first_pause) = (options.heartbeat_timeout, options.redispatch_after);
+        let Some(assignment) = self.assigned.get_mut(&operation) else { return false };
+        let (held_at, dispatched_at) = (assignment.held_at, assignment.dispatched_at);
+        let known_at = held_at.map_or(dispatched_at, |at| at.max(dispatched_at));
+        let sought_at = assignment.sought_at;
+        let silent_since = sought_at.map_or(known_at, |at| at.max(known_at));
+        let suspected_at = assignment.suspected_at.filter(|at| *at + WINDOW > now);
+        let pause = first_pause.map(|first| {
+            first.saturating_mul(2_u32.saturating_pow(assignment.repeated)).min(LONGEST_PAUSE)
+        });
+        let is_due =
+            pause.is_some_and(|pause| suspected_at.is_some() || silent_since + pause <= now);
+        let is_held = held_at.is_some_and(|at| at + patience > now);
+        // Tasks that several engines dispatched are not queued exactly in the order of their
+        // records. One that was just taken over may be queued until agents begin tasks that were
+        // recorded after the takeover.
+        let is_just_sought = suspected_at.is_some() && suspected_at == sought_at;
+        let place = if is_just_sought { silent_since } else { known_at };
+        let report_within = assignment.report_within;
+        let Some(queued) = assignment.queued.as_mut().filter(|_| is_due && !is_held) else {
+            return false;
+        };
+        queued.seems_lost(silent_since, place, report_within, now)
+    }
+
+    /// Dispatches a task again whose message seems to be lost.
+    fn repeat_lost(&mut self, operation: u64) {
+        let Some(assignment) = self.assigned.get_mut(&operation) else { return };
+        assignment.repeated += 1;
+        assignment.suspected_at = None;
+        assignment.sought_at = None;
+        assignment.report_within = lost_after(&self.engine.options);
+        let (attempt, agent_type) = (assignment.attempt, assignment.agent_type().to_string());
+        info!(run = %self.run_id, operation, attempt, "a task seems to be lost; dispatching it again");
+        counter!("aios_tasks_redispatched_total", "agent_type" => agent_type).increment(1);
+        self.execution.machine().repeat_task(operation);
+    }
+
+    /// The time until the next check: at increasing intervals while the broker may have lost the
+    /// task.
+    fn until_next_check(&self, operation: u64, now: Timestamp) -> Option<Duration> {
+        let unclaimed_after = self.engine.options.unclaimed_after;
+        let assignment = self.assigned.get(&operation)?;
+        Some(match assignment.suspected_at.filter(|at| *at + WINDOW > now) {
+            Some(at) => {
+                let least = if assignment.sought_at.is_some() { SEEK } else { FIRST_BEAT };
+                (now.duration_since(at) / 2).clamp(least, unclaimed_after.max(least))
+            }
+            None => unclaimed_after,
+        })
     }
 
     /// The broker may have lost the tasks that no agent has begun.
