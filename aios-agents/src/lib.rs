@@ -62,6 +62,7 @@
 //! | [`middleware`] | layers around agents: timeout, retry, rate and concurrency limits, circuit breaker, metrics |
 //! | [`projection`] | read models of your own |
 //! | [`output`] | output streams of runs: tokens, partial results, progress |
+//! | [`trace`] | ids of the spans of runs, derived from their journals |
 //! | [`declared`] | agents and workflows declared once, with their types |
 //! | `testing` | scripted agents, virtual time, replay of journals (feature `testing`) |
 //! | [`prelude`] | the common imports |
@@ -118,6 +119,7 @@ mod suggest;
 mod task;
 #[cfg(feature = "testing")]
 pub mod testing;
+pub mod trace;
 pub mod workflow;
 
 /// Items that macros expand to.

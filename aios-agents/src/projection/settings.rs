@@ -16,6 +16,8 @@ pub(super) struct Settings {
     pub(super) retry: RetryPolicy,
     pub(super) lease_time: Duration,
     pub(super) position: Option<Position>,
+    /// Whether it begins at the end of the log.
+    pub(super) from_end: bool,
 }
 
 impl Default for Settings {
@@ -26,6 +28,7 @@ impl Default for Settings {
             retry: RetryPolicy::new(),
             lease_time: DEFAULT_LEASE_TIME,
             position: None,
+            from_end: false,
         }
     }
 }

@@ -11,7 +11,7 @@ use aios_core::{
     catalog::system::{self, ProjectionRegistered},
     event::{EventId, Pattern},
     retry::RetryPolicy,
-    store::{Append, Shard, StreamId},
+    store::{Append, Checkpoints, EventStore, Shard, StoreError, StreamId},
 };
 
 use super::{
@@ -86,6 +86,13 @@ impl<'r, P: Projection> StartProjection<'r, P> {
         self
     }
 
+    /// Begins with the events that are appended from now on, instead of those of the whole log, if a
+    /// projection with this name never ran. Has no effect on a projection that keeps its own position.
+    pub fn from_end_of_log(mut self) -> Self {
+        self.settings.from_end = true;
+        self
+    }
+
     async fn start(self) -> Result<ProjectionHandle, RuntimeError> {
         let Self { journals, running, name, projection, settings } = self;
         let journals = journals?;
@@ -96,6 +103,9 @@ impl<'r, P: Projection> StartProjection<'r, P> {
         let lease = lease_of(&journals, name.as_str()).await?;
         let handle = ProjectionHandle::new(journals.clone(), name.as_str())?;
         let stream = stream_of(name.as_str())?;
+        if settings.from_end {
+            skip_to_end(&journals, &stream).await?;
+        }
         running.spawn(|stop, failing| {
             Runner {
                 journals,
@@ -111,6 +121,17 @@ impl<'r, P: Projection> StartProjection<'r, P> {
         });
         Ok(handle)
     }
+}
+
+/// Saves the end of the log as the position of a projection that has none.
+async fn skip_to_end(journals: &Journals, stream: &StreamId) -> Result<(), StoreError> {
+    let store = &journals.store;
+    if store.load_checkpoint(stream.as_str()).await? == 0 {
+        // A position is never moved back, also if another process does the same now.
+        let head = store.head().await?;
+        store.save_checkpoint(stream.as_str(), head).await?;
+    }
+    Ok(())
 }
 
 /// The lease of a projection. Its number is the place of the projection among all registered names,

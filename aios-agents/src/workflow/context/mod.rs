@@ -40,7 +40,8 @@ pub struct RunInfo {
     pub version: u32,
     /// Id that the events of this run share with the request that started it.
     pub correlation_id: Option<Arc<str>>,
-    /// W3C trace context of the caller that started the run.
+    /// W3C trace context of the run: its span; see [`trace`](crate::trace). In tests and replays, that of
+    /// the caller, if there is one.
     pub traceparent: Option<Arc<str>>,
     /// Fencing token of the engine that advances the run; `None` in tests and replays.
     pub fence: Option<Fence>,

@@ -17,6 +17,7 @@ use super::{
 use crate::{
     agent::{codes, letters::dead_lettered},
     runtime::AnonymousAnswers,
+    trace::SpanId,
     workflow::{
         engine::{
             activity::{Queued, lost_after},
@@ -110,6 +111,15 @@ impl Driver {
         let incarnation = Some(Arc::clone(&self.incarnation_text));
         let reply_to = self.engine.ownership.mailbox();
         Metadata { incarnation, reply_to, ..(*self.metadata).clone() }
+    }
+
+    /// Metadata of the event that assigns an attempt. Its trace context is the span of the attempt, so
+    /// that the spans of the agent belong to it.
+    pub(super) fn assignment_metadata(&self, task: &TaskAssigned) -> Metadata {
+        let operation = task.task_id.run().map_or(0, |(_, operation)| operation);
+        let span = SpanId::of_attempt(&self.incarnation, operation, task.attempt);
+        let traceparent = Some(self.trace.with_span(span).to_string().into());
+        Metadata { traceparent, ..self.task_metadata() }
     }
 
     /// Registers an attempt that is passed to the dispatcher, and sets its timers.

@@ -5,14 +5,18 @@ use std::{
     task::{Context, Poll},
 };
 
-use aios_core::{event::EventId, failure::Failure};
+use aios_core::{
+    event::{EventId, Metadata},
+    failure::Failure,
+};
 
 use super::Driver;
 use crate::{
     task::JoinSet,
+    trace::SpanId,
     workflow::{
         engine::{Engine, failing::PANICKED},
-        journal::Entry,
+        journal::{ChildStarted, Entry},
     },
 };
 
@@ -115,6 +119,22 @@ impl Children {
 }
 
 impl Driver {
+    /// Starts a child or checks whether it has ended, unless the run no longer waits for it. The trace
+    /// context of the child is the span of this operation.
+    pub(super) fn start_child(&mut self, child: ChildStarted) {
+        if !self.execution.machine().is_active(child.operation) {
+            return;
+        }
+        let check = self.engine.clock.now() + self.engine.options.child_poll_interval;
+        self.engine.timers.set(check, &self.run_id, child.operation);
+        let (engine, run_id) = (Arc::clone(&self.engine), Arc::clone(&self.run_id));
+        let span = SpanId::of_operation(&self.incarnation, child.operation);
+        let traceparent = Some(self.trace.with_span(span).to_string().into());
+        let metadata = Arc::new(Metadata { traceparent, ..(*self.metadata).clone() });
+        let incarnation = self.incarnation.clone();
+        self.children.start(engine.start_child(run_id, incarnation, child, metadata));
+    }
+
     /// Starts to cancel the children of a run whose cancellation was requested, once each time the
     /// run is loaded: a crash may have come between the run's cancellation and theirs.
     pub(super) fn cancel_children(&mut self) {

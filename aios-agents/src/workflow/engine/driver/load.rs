@@ -21,12 +21,12 @@ use super::{
     seek::recorded_attempts,
     successor::{Succession, take_over},
 };
-use crate::suggest::hint;
 use crate::workflow::{
     Execution, RunInfo, WorkflowError,
     engine::{Engine, RunOutcome},
     journal::{Blocked, Entry, Failed, Record, Started, seed_of},
 };
+use crate::{suggest::hint, trace::TraceParent};
 
 /// Entries replayed before the task yields.
 const BURST: usize = 256;
@@ -122,6 +122,7 @@ impl Driver {
             version: 0,
             step_metadata: Arc::new(Metadata { causation_id: None, ..metadata.clone() }),
             metadata: Arc::new(metadata),
+            trace: TraceParent::of_run(&first.event.metadata, &first.event.id),
             incarnation: first.event.id.clone(),
             incarnation_text,
             parent: started.parent.clone(),
@@ -167,7 +168,7 @@ impl Driver {
             return Err(self.block(Failure::new(WORKFLOW_NOT_FOUND, message)).await);
         };
         let correlation_id = self.metadata.correlation_id.clone();
-        let traceparent = self.metadata.traceparent.clone();
+        let traceparent = Some(self.trace.to_string().into());
         let (run_id, fence) = (Arc::clone(&self.run_id), Some(self.fence));
         let info = RunInfo { run_id, workflow, version, correlation_id, traceparent, fence };
         self.execution.attach_code(&*registered.workflow, info, started.input.clone());
@@ -246,7 +247,8 @@ impl Driver {
 
     pub(super) fn encode(&self, entry: Entry) -> Result<Record, EventError> {
         let metadata = match &entry {
-            Entry::TaskAssigned(_) | Entry::TaskCancelled(_) => Arc::new(self.task_metadata()),
+            Entry::TaskAssigned(task) => Arc::new(self.assignment_metadata(&task.data)),
+            Entry::TaskCancelled(_) => Arc::new(self.task_metadata()),
             Entry::StepCompleted(_) => Arc::clone(&self.step_metadata),
             _ => Arc::clone(&self.metadata),
         };

@@ -54,9 +54,10 @@ use super::{
 };
 use crate::{
     agent::{codes::AGENT_NOT_FOUND, mailbox_of},
+    trace::TraceParent,
     workflow::{
         Execution,
-        journal::{AgentEvent, ChildStarted, Codec, Entry, Parent, Record, TaskCancelled},
+        journal::{AgentEvent, Codec, Entry, Parent, Record, TaskCancelled},
         machine::{Effect, Request},
     },
 };
@@ -99,6 +100,8 @@ struct Driver {
     execution: Execution,
     /// The fence under which this engine owned the run when it was loaded.
     fence: Fence,
+    /// The span of the run.
+    trace: TraceParent,
     /// Version of the last event of the stream that was applied or is held.
     version: u64,
     /// Metadata of the events that this run causes, which share it.
@@ -389,18 +392,6 @@ impl Driver {
                 }
             }
         }
-    }
-
-    /// Starts a child or checks whether it has ended, unless the run no longer waits for it.
-    fn start_child(&mut self, child: ChildStarted) {
-        if !self.execution.machine().is_active(child.operation) {
-            return;
-        }
-        let check = self.engine.clock.now() + self.engine.options.child_poll_interval;
-        self.engine.timers.set(check, &self.run_id, child.operation);
-        let (engine, run_id) = (Arc::clone(&self.engine), Arc::clone(&self.run_id));
-        let (incarnation, metadata) = (self.incarnation.clone(), Arc::clone(&self.metadata));
-        self.children.start(engine.start_child(run_id, incarnation, child, metadata));
     }
 
     /// Notifies agents that a task is cancelled.

@@ -1,0 +1,274 @@
+//! Traces of runs: ids of their spans, and trace contexts (W3C Trace Context).
+//!
+//! The ids of the spans of a run are derived from the run's incarnation, which is the id of the event
+//! that started it. Every reader of the journal computes the same ids: the engine that assigns a task, the
+//! one that takes over after a crash, and a program that exports the trace again years later.
+//!
+//! | span | derived from | parent |
+//! |---|---|---|
+//! | the run | incarnation | the span of `traceparent` with which it was started; the operation of its parent if it is a child |
+//! | an operation: step, task, child, timer, wait | incarnation, operation | the run |
+//! | an attempt of a task or step | incarnation, operation, attempt | the operation |
+//!
+//! The engine gives every task the `traceparent` of its attempt, and every child that of the operation
+//! which started it. Spans that an agent makes itself belong to the same trace, under the attempt.
+
+use std::{fmt, str::FromStr};
+
+use aios_core::event::{EventId, Metadata};
+use sha2::{Digest, Sha256};
+
+/// The flag of a trace context that says that the trace is recorded.
+const SAMPLED: u8 = 1;
+
+/// The id of a trace: 16 bytes, not all zero.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct TraceId([u8; 16]);
+
+/// The id of a span: 8 bytes, not all zero.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SpanId([u8; 8]);
+
+impl TraceId {
+    /// The trace of a run that was started without one.
+    #[must_use]
+    pub fn of_run(incarnation: &EventId) -> Self {
+        Self(derive(&format!("trace/{incarnation}")))
+    }
+
+    /// The trace with this id; `None` if all bytes are zero.
+    #[must_use]
+    pub fn from_bytes(bytes: [u8; 16]) -> Option<Self> {
+        (bytes != [0; 16]).then_some(Self(bytes))
+    }
+
+    /// The bytes of the id.
+    #[must_use]
+    pub fn to_bytes(self) -> [u8; 16] {
+        self.0
+    }
+}
+
+impl SpanId {
+    /// The span of a run.
+    #[must_use]
+    pub fn of_run(incarnation: &EventId) -> Self {
+        Self(derive(&format!("run/{incarnation}")))
+    }
+
+    /// The span of an operation of a run.
+    #[must_use]
+    pub fn of_operation(incarnation: &EventId, operation: u64) -> Self {
+        Self(derive(&format!("operation/{incarnation}/{operation}")))
+    }
+
+    /// The span of an attempt, from 1, of a task or step.
+    #[must_use]
+    pub fn of_attempt(incarnation: &EventId, operation: u64, attempt: u32) -> Self {
+        Self(derive(&format!("attempt/{incarnation}/{operation}#{attempt}")))
+    }
+
+    /// The span with this id; `None` if all bytes are zero.
+    #[must_use]
+    pub fn from_bytes(bytes: [u8; 8]) -> Option<Self> {
+        (bytes != [0; 8]).then_some(Self(bytes))
+    }
+
+    /// The bytes of the id.
+    #[must_use]
+    pub fn to_bytes(self) -> [u8; 8] {
+        self.0
+    }
+}
+
+/// The beginning of the SHA-256 of a text. All zeros are not an id.
+fn derive<const N: usize>(text: &str) -> [u8; N] {
+    let mut id = [0; N];
+    id.iter_mut().zip(Sha256::digest(text)).for_each(|(to, from)| *to = from);
+    if id.iter().all(|byte| *byte == 0) {
+        id.iter_mut().for_each(|byte| *byte = 1);
+    }
+    id
+}
+
+/// A trace context: the span under which others are made.
+///
+/// ```
+/// use aios_agents::trace::TraceParent;
+///
+/// let text = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+/// let parent: TraceParent = text.parse()?;
+/// assert!(parent.is_sampled());
+/// assert_eq!(parent.to_string(), text);
+/// # Ok::<(), aios_agents::trace::InvalidTraceParent>(())
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct TraceParent {
+    /// The trace.
+    pub trace_id: TraceId,
+    /// The span.
+    pub span_id: SpanId,
+    /// The flags. Bit 0 says that the trace is recorded.
+    pub flags: u8,
+}
+
+impl TraceParent {
+    /// The span of a run. `started` is the metadata of the event that started it, whose id is the
+    /// incarnation.
+    #[must_use]
+    pub fn of_run(started: &Metadata, incarnation: &EventId) -> Self {
+        let span_id = SpanId::of_run(incarnation);
+        match Self::caller(started) {
+            Some(caller) => Self { span_id, ..caller },
+            None => Self { trace_id: TraceId::of_run(incarnation), span_id, flags: SAMPLED },
+        }
+    }
+
+    /// The span in whose context an event was recorded; `None` if it has no valid trace context.
+    #[must_use]
+    pub fn caller(metadata: &Metadata) -> Option<Self> {
+        metadata.traceparent.as_deref()?.parse().ok()
+    }
+
+    /// Another span of the same trace.
+    #[must_use]
+    pub fn with_span(self, span_id: SpanId) -> Self {
+        Self { span_id, ..self }
+    }
+
+    /// Whether the trace is recorded.
+    #[must_use]
+    pub fn is_sampled(self) -> bool {
+        self.flags & SAMPLED != 0
+    }
+}
+
+/// A text that is not a valid `traceparent`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a traceparent has the form 00-<32 hexadecimal digits>-<16>-<2>, in lower case")]
+pub struct InvalidTraceParent;
+
+impl FromStr for TraceParent {
+    type Err = InvalidTraceParent;
+
+    fn from_str(text: &str) -> Result<Self, InvalidTraceParent> {
+        let mut fields = text.split('-');
+        let mut next = || fields.next().ok_or(InvalidTraceParent);
+        let (version, trace, span, flags) = (next()?, next()?, next()?, next()?);
+        // Later versions may have more fields.
+        if bytes::<1>(version)? == [0xff] || (version == "00" && fields.next().is_some()) {
+            return Err(InvalidTraceParent);
+        }
+        let [flags] = bytes(flags)?;
+        Ok(Self {
+            trace_id: TraceId::from_bytes(bytes(trace)?).ok_or(InvalidTraceParent)?,
+            span_id: SpanId::from_bytes(bytes(span)?).ok_or(InvalidTraceParent)?,
+            flags,
+        })
+    }
+}
+
+impl fmt::Display for TraceParent {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { trace_id, span_id, flags } = self;
+        write!(formatter, "00-{trace_id}-{span_id}-{flags:02x}")
+    }
+}
+
+/// Reads hexadecimal digits in lower case.
+fn bytes<const N: usize>(text: &str) -> Result<[u8; N], InvalidTraceParent> {
+    let is_digit = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
+    if text.len() != 2 * N || !text.bytes().all(is_digit) {
+        return Err(InvalidTraceParent);
+    }
+    let mut bytes = [0; N];
+    for (index, byte) in bytes.iter_mut().enumerate() {
+        let digits = text.get(2 * index..2 * index + 2).ok_or(InvalidTraceParent)?;
+        *byte = u8::from_str_radix(digits, 16).map_err(|_| InvalidTraceParent)?;
+    }
+    Ok(bytes)
+}
+
+/// Writes ids as hexadecimal digits, as tools for traces do.
+macro_rules! hexadecimal {
+    ($($id:ident),+) => {$(
+        impl fmt::Display for $id {
+            fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+                self.0.iter().try_for_each(|byte| write!(formatter, "{byte:02x}"))
+            }
+        }
+
+        impl fmt::Debug for $id {
+            fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(formatter, concat!(stringify!($id), "({})"), self)
+            }
+        }
+
+        impl serde::Serialize for $id {
+            fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.collect_str(self)
+            }
+        }
+    )+};
+}
+
+hexadecimal!(TraceId, SpanId);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PARENT: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+
+    #[test]
+    fn should_read_valid_trace_contexts_and_refuse_others() {
+        let later = "cc-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01-more";
+        for text in [PARENT, later] {
+            assert_eq!(text.parse::<TraceParent>().unwrap().to_string(), PARENT, "{text}");
+        }
+        for text in [
+            "",
+            "00",
+            "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331",
+            "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01-more",
+            "00-0AF7651916CD43DD8448EB211C80319C-b7ad6b7169203331-01",
+            "00-00000000000000000000000000000000-b7ad6b7169203331-01",
+            "00-0af7651916cd43dd8448eb211c80319c-0000000000000000-01",
+            "ff-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+            "00-+af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+        ] {
+            assert_eq!(text.parse::<TraceParent>(), Err(InvalidTraceParent), "{text:?}");
+        }
+    }
+
+    /// Traces of earlier versions are exported again with the same ids.
+    #[test]
+    fn should_derive_the_same_ids_in_every_version() {
+        let incarnation: EventId = "01890a5d-ac96-774b-bcce-b302099a8057".parse().unwrap();
+        let ids = [
+            TraceId::of_run(&incarnation).to_string(),
+            SpanId::of_run(&incarnation).to_string(),
+            SpanId::of_operation(&incarnation, 1).to_string(),
+            SpanId::of_attempt(&incarnation, 1, 1).to_string(),
+        ];
+        let expected = [
+            "b96aeec3680f1c8cb30d9db80856e629",
+            "1a502d2f9ac8cbea",
+            "949e28f5876a2ce9",
+            "d9e2f05f4b96d9aa",
+        ];
+        assert_eq!(ids, expected);
+    }
+
+    #[test]
+    fn should_continue_the_trace_of_the_caller_or_begin_one() {
+        let incarnation = EventId::generate();
+        let own = TraceParent::of_run(&Metadata::default(), &incarnation);
+        assert_eq!((own.trace_id, own.flags), (TraceId::of_run(&incarnation), 1));
+        let unsampled = PARENT.replace("-01", "-00");
+        let started = Metadata { traceparent: Some(unsampled.into()), ..Metadata::default() };
+        let run = TraceParent::of_run(&started, &incarnation);
+        assert_eq!(run.trace_id.to_string(), "0af7651916cd43dd8448eb211c80319c");
+        assert_eq!((run.span_id, run.is_sampled()), (SpanId::of_run(&incarnation), false));
+    }
+}
