@@ -148,6 +148,8 @@ pub mod auth;
 pub mod client;
 pub mod config;
 pub mod http;
+#[cfg(any(feature = "client", feature = "otlp"))]
+mod https;
 mod service;
 pub mod telemetry;
 

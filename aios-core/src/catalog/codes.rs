@@ -514,6 +514,18 @@ pub const CODES: &[Code] = &[
         "the operating system refuses the address of a server, or the handling of signals",
     ),
     code("TELEMETRY_FAILED", "service", Retry::No, "the telemetry of a process cannot be started"),
+    code(
+        "COLLECTOR_UNREACHABLE",
+        "telemetry",
+        Retry::Yes,
+        "the collector of traces does not answer",
+    ),
+    code(
+        "COLLECTOR_REFUSED",
+        "telemetry",
+        Retry::Depends,
+        "the collector of traces does not take the spans",
+    ),
     code("CONTINUED_AS_NEW", "Python", Retry::No, "a workflow continues as another run"),
     code("INVALID_CONFIGURATION", "Python", Retry::No, "an option of a call is invalid"),
     code("INVALID_DATA", "Python", Retry::No, "a value cannot be serialised to JSON"),

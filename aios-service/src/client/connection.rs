@@ -21,9 +21,8 @@ use super::{
     response::{read, refusal, request_id, unreachable},
     tokens::Tokens,
 };
+use crate::https::http_client;
 
-/// Longest wait for a connection.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Longest `Retry-After` that a request waits for; a longer one fails at once.
 const MAX_RETRY_AFTER: Duration = Duration::from_secs(60);
 
@@ -99,7 +98,7 @@ impl Connection {
         base.set_query(None);
         base.set_fragment(None);
         options.retry.validate().map_err(|error| invalid(format!("the retry policy: {error}")))?;
-        let (http, headers) = (http_client()?, options.headers()?);
+        let (http, headers) = (http_client().map_err(invalid)?, options.headers()?);
         let ClientOptions { timeout, retry, clock, grant, .. } = options;
         let tokens = grant.map(Tokens::new).transpose()?;
         Ok(Self { http, base, headers, tokens, timeout, retry, clock })
@@ -267,28 +266,6 @@ impl fmt::Debug for Connection {
             .field("base", &self.base.as_str())
             .finish_non_exhaustive()
     }
-}
-
-fn http_client() -> Result<reqwest::Client, ClientError> {
-    let invalid = |error: &dyn fmt::Display| ClientError::InvalidConfiguration {
-        reason: format!("the HTTP client cannot be created: {error}"),
-    };
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let mut roots = rustls::RootCertStore::empty();
-    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-    let tls = rustls::ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .map_err(|error| invalid(&error))?
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    reqwest::Client::builder()
-        .tls_backend_preconfigured(tls)
-        .connect_timeout(CONNECT_TIMEOUT)
-        .redirect(reqwest::redirect::Policy::none())
-        .retry(reqwest::retry::never())
-        .no_proxy()
-        .build()
-        .map_err(|error| invalid(&Chain(&error)))
 }
 
 /// A number from 0 to 1.

@@ -17,6 +17,7 @@ pub(super) struct Common {
     pub(super) http: HttpSettings,
     pub(super) shutdown: ShutdownSettings,
     pub(super) metrics: MetricsSettings,
+    pub(super) telemetry: TelemetrySettings,
     pub(super) process: ProcessSettings,
     pub(super) anthropic: AnthropicSettings,
     pub(super) openai: OpenAiSettings,
@@ -226,6 +227,37 @@ impl Default for MetricsSettings {
     fn default() -> Self {
         Self { enabled: true }
     }
+}
+
+/// The section `telemetry`.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(default)]
+#[non_exhaustive]
+pub struct TelemetrySettings {
+    /// Name of the service in traces, `aios` by default: `AIOS_TELEMETRY_SERVICE_NAME`.
+    #[schemars(length(min = 1))]
+    pub service_name: String,
+    /// Where traces are sent.
+    pub traces: TracesSettings,
+}
+
+impl Default for TelemetrySettings {
+    fn default() -> Self {
+        Self { service_name: "aios".to_owned(), traces: TracesSettings::default() }
+    }
+}
+
+/// The mapping `traces` in the section `telemetry`.
+#[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema)]
+#[serde(default)]
+#[non_exhaustive]
+pub struct TracesSettings {
+    /// URL of a collector that takes traces by OTLP over HTTP, such as `http://collector:4318`. No traces
+    /// are sent by default: `AIOS_TELEMETRY_TRACES__ENDPOINT`.
+    pub endpoint: Option<SecretUrl>,
+    /// Headers of the requests to the collector, by name, such as the key of a hosted one. A `_` in the
+    /// name stands for `-`: `AIOS_TELEMETRY_TRACES__HEADERS__X_API_KEY`.
+    pub headers: BTreeMap<String, Secret>,
 }
 
 /// The section `process`: which parts of a [`Service`](crate::Service) this process runs.

@@ -3,7 +3,7 @@ use std::fmt;
 use super::{
     AgentSettings, AnthropicSettings, BrokerSettings, Change, DatabaseSettings, Entry,
     HttpSettings, LogSettings, MetricsSettings, OpenAiSettings, Origin, ProcessSettings,
-    RedisSettings, Settings, ShutdownSettings, change::changes,
+    RedisSettings, Settings, ShutdownSettings, TelemetrySettings, change::changes,
 };
 
 impl Settings {
@@ -60,6 +60,12 @@ impl Settings {
     #[must_use]
     pub fn shutdown(&self) -> &ShutdownSettings {
         &self.common.shutdown
+    }
+
+    /// The section `telemetry`.
+    #[must_use]
+    pub fn telemetry(&self) -> &TelemetrySettings {
+        &self.common.telemetry
     }
 
     /// The section `metrics`.

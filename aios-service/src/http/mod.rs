@@ -78,6 +78,7 @@ use utoipa_axum::router::OpenApiRouter;
 pub(crate) use self::error::ApiError;
 #[cfg(feature = "tls")]
 pub use self::server::{InvalidCertificate, Tls};
+pub(crate) use self::trace::{TRACE_RESPONSE, parent_of};
 use self::{
     authorize::authenticate,
     finish::{finish, not_found},

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use aios_agents::trace::{SpanId, TraceParent};
 use aios_core::event::{EventId, Metadata};
 use axum::http::{HeaderMap, HeaderValue};
 
@@ -14,8 +15,7 @@ const MAX_STATE_BYTES: usize = 512;
 /// A trace, from the headers `traceparent` and `tracestate`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Trace {
-    /// In the form of version 00.
-    parent: Arc<str>,
+    parent: TraceParent,
     state: Option<Arc<str>>,
 }
 
@@ -23,24 +23,28 @@ impl Trace {
     /// Reads the trace of a request. `None` if it has none, or one that is not valid, which the
     /// standard says to ignore.
     pub(crate) fn of(headers: &HeaderMap) -> Option<Self> {
-        let mut values = headers.get_all("traceparent").iter();
-        let (value, None) = (values.next()?, values.next()) else { return None };
-        let parent = parent(value.to_str().ok()?)?.into();
-        Some(Self { parent, state: state(headers) })
+        Some(Self { parent: parent_of(headers)?, state: state(headers) })
     }
 
     /// The id of the trace.
-    pub(crate) fn id(&self) -> &str {
-        self.parent.get(3..35).unwrap_or_default()
+    pub(crate) fn id(&self) -> String {
+        self.parent.trace_id.to_string()
     }
 
     /// The value of `traceresponse`, with a new id for the handling of the request.
     pub(crate) fn response(&self) -> Option<HeaderValue> {
         // The second half of a UUID is random, and never all zeros.
-        let span = EventId::generate().to_string().replace('-', "");
-        let (trace, span, flags) = (self.id(), span.get(16..)?, self.parent.get(53..)?);
-        HeaderValue::try_from(format!("00-{trace}-{span}-{flags}")).ok()
+        let id = EventId::generate().key();
+        let span = SpanId::from_bytes(id.as_bytes().get(8..)?.try_into().ok()?)?;
+        HeaderValue::try_from(self.parent.with_span(span).to_string()).ok()
     }
+}
+
+/// The span in whose context a request is sent.
+pub(crate) fn parent_of(headers: &HeaderMap) -> Option<TraceParent> {
+    let mut values = headers.get_all("traceparent").iter();
+    let (value, None) = (values.next()?, values.next()) else { return None };
+    value.to_str().ok()?.parse().ok()
 }
 
 /// The metadata of what a request starts or publishes: its user and its trace.
@@ -50,7 +54,7 @@ pub(crate) fn metadata(
     correlation: Option<String>,
 ) -> Metadata {
     let (traceparent, tracestate) =
-        Trace::of(headers).map(|trace| (trace.parent, trace.state)).unzip();
+        Trace::of(headers).map(|trace| (trace.parent.to_string().into(), trace.state)).unzip();
     Metadata {
         correlation_id: correlation.map(Into::into),
         user_id: Some(identity.subject.clone()),
@@ -58,29 +62,6 @@ pub(crate) fn metadata(
         tracestate: tracestate.flatten(),
         ..Metadata::default()
     }
-}
-
-fn parent(text: &str) -> Option<String> {
-    let mut fields = text.split('-');
-    let (version, trace) = (fields.next()?, fields.next()?);
-    let (span, flags) = (fields.next()?, fields.next()?);
-    let is_valid = is_hex(version, 2)
-        && version != "ff"
-        && is_id(trace, 32)
-        && is_id(span, 16)
-        && is_hex(flags, 2)
-        // Later versions may have more fields.
-        && (version != "00" || fields.next().is_none());
-    is_valid.then(|| format!("00-{trace}-{span}-{flags}"))
-}
-
-fn is_hex(field: &str, length: usize) -> bool {
-    field.len() == length
-        && field.bytes().all(|it| it.is_ascii_digit() || (b'a'..=b'f').contains(&it))
-}
-
-fn is_id(field: &str, length: usize) -> bool {
-    is_hex(field, length) && field.bytes().any(|it| it != b'0')
 }
 
 fn state(headers: &HeaderMap) -> Option<Arc<str>> {
@@ -107,27 +88,8 @@ mod tests {
     }
 
     #[test]
-    fn should_read_valid_traces_and_ignore_others() {
-        let later =
-            "cc-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01-what-the-future-brings";
-        for text in [PARENT, later] {
-            assert_eq!(parent(text).as_deref(), Some(PARENT), "{text}");
-        }
-        for text in [
-            "",
-            "00",
-            "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331",
-            "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01-more",
-            "00-0AF7651916CD43DD8448EB211C80319C-b7ad6b7169203331-01",
-            "00-00000000000000000000000000000000-b7ad6b7169203331-01",
-            "00-0af7651916cd43dd8448eb211c80319c-0000000000000000-01",
-            "00-0af7651916cd43dd8448eb211c80319-b7ad6b7169203331-01",
-            "ff-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
-            "0-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
-            " 00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
-        ] {
-            assert_eq!(parent(text), None, "{text:?}");
-        }
+    fn should_ignore_a_trace_that_stands_twice() {
+        assert_eq!(parent_of(&headers(&[("traceparent", PARENT)])), PARENT.parse().ok());
         let twice = headers(&[("traceparent", PARENT), ("traceparent", PARENT)]);
         assert_eq!(Trace::of(&twice), None);
     }
@@ -148,9 +110,10 @@ mod tests {
     fn should_answer_with_the_trace_and_another_span() {
         let trace = Trace::of(&headers(&[("traceparent", PARENT)])).unwrap();
         assert_eq!(trace.id(), "0af7651916cd43dd8448eb211c80319c");
-        let response = trace.response().unwrap().to_str().unwrap().to_owned();
-        let response = parent(&response).unwrap();
-        assert_eq!((&response[..35], &response[53..]), (&PARENT[..35], "01"));
-        assert_ne!(response[36..52], PARENT[36..52]);
+        let response = trace.response().unwrap();
+        let response: TraceParent = response.to_str().unwrap().parse().unwrap();
+        let parent: TraceParent = PARENT.parse().unwrap();
+        assert_eq!((response.trace_id, response.flags), (parent.trace_id, parent.flags));
+        assert_ne!(response.span_id, parent.span_id);
     }
 }

@@ -36,6 +36,13 @@ pub enum ServiceError {
         #[source]
         source: std::io::Error,
     },
+    /// Traces can't be sent to the collector that the settings name.
+    #[error("can't send traces: {reason}")]
+    #[non_exhaustive]
+    Traces {
+        /// The reason.
+        reason: String,
+    },
     /// The store could not be opened or closed.
     #[error("can't use the store")]
     Store(#[source] StoreError),
@@ -60,7 +67,7 @@ impl ServiceError {
         match self {
             Self::Settings(error) => error.code(),
             Self::Listen { .. } | Self::Signals { .. } => "LISTEN_FAILED",
-            Self::Telemetry { .. } => "TELEMETRY_FAILED",
+            Self::Telemetry { .. } | Self::Traces { .. } => "TELEMETRY_FAILED",
             Self::Store(error) => error.code(),
             Self::Broker(error) => error.code(),
             Self::Runtime(error) => error.code(),
@@ -80,6 +87,7 @@ impl ServiceError {
             | Self::Listen { .. }
             | Self::Signals { .. }
             | Self::Telemetry { .. }
+            | Self::Traces { .. }
             | Self::NoBroker
             | Self::RuntimeInUse => false,
         }

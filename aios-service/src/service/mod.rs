@@ -6,6 +6,7 @@ mod health_check;
 mod reload;
 mod running;
 mod start;
+mod traces;
 
 use std::{fmt, future::Future, sync::Arc};
 
@@ -75,6 +76,7 @@ type Configure = Box<dyn FnOnce(RuntimeBuilder) -> RuntimeBuilder + Send>;
 /// | API | `http.request_timeout`, `http.max_body_bytes`, `http.rate_limit` | [`api_options`](Self::api_options), [`without_api`](Self::without_api) |
 /// | logs | the section `log` | [`telemetry`](Self::telemetry), [`without_telemetry`](Self::without_telemetry), a subscriber of the program |
 /// | server | `http.listen` | [`serve_options`](Self::serve_options) |
+/// | traces | `telemetry.traces.endpoint`, with the feature `otlp` | |
 /// | metrics | `metrics.enabled`, and the route `/metrics` | [`metrics`](Self::metrics), a recorder of the program |
 /// | roles | `process.roles` | |
 /// | own routes | [`routes`](Self::routes) | |

@@ -13,6 +13,7 @@ use tracing::{error, info, warn};
 use super::{
     ServiceError,
     reload::{Reload, Task},
+    traces::Traces,
 };
 use crate::{
     config::{Change, SettingsError},
@@ -36,6 +37,7 @@ pub struct RunningService {
     pub(super) address: SocketAddr,
     pub(super) shutdown: Shutdown,
     pub(super) serving: Serving,
+    pub(super) traces: Option<Traces>,
     pub(super) deadline: Duration,
     pub(super) reload: Arc<Reload>,
     pub(super) _reloading: Option<Task>,
@@ -86,8 +88,9 @@ impl RunningService {
         self.reload.reload().await
     }
 
-    /// Waits until the shutdown begins or the runtime fails, then ends the service: requests, tasks
-    /// and steps in progress, then the connection to the broker and the store.
+    /// Waits until the shutdown begins or the runtime fails, then ends the service: requests, then
+    /// traces that were not sent, for at most 5 s, then tasks and steps in progress, then the connections
+    /// to the broker and the store.
     ///
     /// # Errors
     ///
@@ -112,6 +115,9 @@ impl RunningService {
         }
         if let Err(error) = (&mut self.serving.0).await {
             error!(%error, "the server failed");
+        }
+        if let Some(traces) = &self.traces {
+            traces.end().await;
         }
         let ended = end_runtime(self.runtime, self.deadline).await;
         let closed = match &self.broker {

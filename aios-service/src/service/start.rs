@@ -2,7 +2,10 @@ use std::{net::SocketAddr, sync::Arc};
 
 use aios_agents::Runtime;
 use aios_core::{broker::Broker, store::Store};
-use axum::{Router, middleware::from_fn};
+use axum::{
+    Router,
+    middleware::{from_fn, from_fn_with_state},
+};
 use tokio::net::TcpListener;
 use tracing::{debug, info};
 
@@ -11,11 +14,15 @@ use super::{
     connect::Part,
     reload::{self, Reload, rate_limit},
     running::Serving,
+    traces::Traces,
 };
 use crate::{
     config::{HttpSettings, SecretUrl, Settings, SettingsError},
     http::{ApiOptions, RateLimit, Shutdown, api, health, serve_with},
-    telemetry::{Metrics, Telemetry, TelemetryGuard, measure},
+    telemetry::{
+        Metrics, Telemetry, TelemetryGuard, measure,
+        traces::{RequestSpans, trace},
+    },
 };
 
 impl Service {
@@ -39,6 +46,7 @@ impl Service {
         let telemetry = self.telemetry.map(Telemetry::start).transpose();
         let telemetry = telemetry.map_err(|source| ServiceError::Telemetry { source })?;
         let metrics = self.metrics.or_else(|| installed(&self.settings));
+        let mut traces = Traces::of(&self.settings)?;
         let limit = rate_limit(&self.settings)?;
         let has_signals = self.shutdown.is_none();
         let shutdown = match self.shutdown {
@@ -57,6 +65,9 @@ impl Service {
         }
         let builder = self.configure.into_iter().fold(builder, |it, configure| configure(it));
         let runtime = Arc::new(builder.start().await?);
+        if let Some(traces) = &mut traces {
+            traces.follow(&runtime, &self.settings).await?;
+        }
         let options = with_settings(self.options, http, limit, &shutdown);
         let log = telemetry.as_ref().and_then(TelemetryGuard::log_control).or(self.log_control);
         let reload = Arc::new(Reload::new(self.settings.clone(), options.limits(), log));
@@ -67,7 +78,9 @@ impl Service {
             false => None,
         };
         let options = self.has_api.then_some(options);
-        let router = router(&runtime, &shutdown, self.routes, options, metrics);
+        let spans = traces.as_ref().map(Traces::requests);
+        let router =
+            router(&runtime, &shutdown, self.routes, options.map(|it| (it, spans)), metrics);
         info!(%address, "the service has started");
         let serving =
             Serving(tokio::spawn(serve_with(listener, router, self.serving, shutdown.clone())));
@@ -79,6 +92,7 @@ impl Service {
             address,
             shutdown,
             serving,
+            traces,
             deadline,
             reload,
             _reloading: reloading,
@@ -92,15 +106,19 @@ fn router(
     runtime: &Arc<Runtime>,
     shutdown: &Shutdown,
     routes: Vec<Routes>,
-    options: Option<ApiOptions>,
+    api_options: Option<(ApiOptions, Option<RequestSpans>)>,
     metrics: Option<Metrics>,
 ) -> Router {
     let mut router = health(Arc::clone(runtime), shutdown.clone());
     for routes in routes {
         router = router.merge(routes(Arc::clone(runtime)));
     }
-    if let Some(options) = options {
-        router = router.merge(Router::new().nest("/api/v1", api(Arc::clone(runtime), options)));
+    if let Some((options, spans)) = api_options {
+        let api = Router::new().nest("/api/v1", api(Arc::clone(runtime), options));
+        router = router.merge(match spans {
+            Some(spans) => api.layer(from_fn_with_state(spans, trace)),
+            None => api,
+        });
     }
     match metrics {
         Some(metrics) => router.merge(metrics.routes(Arc::clone(runtime))).layer(from_fn(measure)),

@@ -1,5 +1,5 @@
-//! Logs and metrics for operators: logs from one call, with one guard that flushes them at the end,
-//! and [`Metrics`] as OpenMetrics text.
+//! Logs, metrics and traces for operators: logs from one call, with one guard that flushes them at the
+//! end, [`Metrics`] as OpenMetrics text, and [`traces`] of runs.
 //!
 //! ```no_run
 //! use aios_service::{config::Settings, telemetry::Telemetry};
@@ -46,6 +46,7 @@
 mod guard;
 mod logs;
 mod metrics;
+pub mod traces;
 
 use std::{
     fmt,

@@ -61,5 +61,5 @@ fn should_know_the_variables_of_the_guide() {
         assert_eq!(settings.origin(key).unwrap_or_else(|| panic!("{key}")).to_string(), variable);
         count += 1;
     }
-    assert_eq!(count, 20);
+    assert_eq!(count, 23);
 }

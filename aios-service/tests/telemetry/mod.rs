@@ -1,7 +1,10 @@
 //! Logs and metrics.
 
+#[cfg(feature = "otlp")]
+mod export;
 mod logs;
 mod metrics;
+mod traces;
 
 use std::{
     io::{self, Write},

@@ -42,6 +42,8 @@ const METRICS: &[(&str, &str)] = &[
     ("aios_projection_events_total", "Events that projections applied"),
     ("aios_projection_lag", "Events of the log that a projection has not passed"),
     ("aios_projection_dead_letters_total", "Events that projections could not apply"),
+    ("aios_trace_spans_sent_total", "Spans that the collector of traces has taken"),
+    ("aios_trace_spans_dropped_total", "Spans that were not sent, by reason"),
     ("aios_http_request_seconds", "How long requests took, by method, route and status"),
     ("aios_http_requests_running", "Requests in progress"),
     ("aios_broker_connected", "1 while the broker is connected, and 0 otherwise"),

@@ -1,0 +1,63 @@
+//! Traces of runs, computed from their journals.
+//!
+//! ```
+//! use aios_core::store::RecordedEvent;
+//! use aios_service::telemetry::traces::spans_of;
+//!
+//! # fn example(journal: &[RecordedEvent]) {
+//! let trace = spans_of(journal);
+//! for span in &trace.spans {
+//!     println!("{} {} {:?}", span.span_id, span.name, span.end);
+//! }
+//! # }
+//! ```
+//!
+//! The ids of the spans are derived, and all times are those of the journal; see
+//! [`aios_agents::trace`]. So a run that takes days, whose engine is killed and that moves to other
+//! engines, is one whole trace, and the trace of a run can be made again at any time.
+
+mod open;
+#[cfg(feature = "otlp")]
+mod otlp;
+mod record;
+mod requests;
+mod span;
+mod tracer;
+
+use aios_agents::trace::TraceParent;
+use aios_core::store::RecordedEvent;
+use serde::Serialize;
+
+#[cfg(feature = "otlp")]
+pub(crate) use self::otlp::SpanQueue;
+#[cfg(feature = "otlp")]
+#[cfg_attr(docsrs, doc(cfg(feature = "otlp")))]
+pub use self::otlp::{Collector, CollectorError, TraceExporter};
+pub(crate) use self::requests::{RequestSpans, trace};
+pub use self::span::{AttributeValue, Span, SpanKind, SpanLink, SpanStatus};
+use self::tracer::Tracer;
+
+/// The trace of a run, as far as its journal goes.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct RunTrace {
+    /// The span of the run, in the trace to which it belongs. `None` if the journal does not begin with
+    /// the start of a run.
+    #[serde(skip)]
+    pub context: Option<TraceParent>,
+    /// The spans that have ended, in the order in which they ended.
+    pub spans: Vec<Span>,
+    /// The spans in progress. A step is not among them: its journal has it when it has ended.
+    pub open: Vec<Span>,
+}
+
+/// The spans of a run, from the events of its journal in their order.
+///
+/// A span is in [`RunTrace::spans`] once the journal has its end. A longer journal adds spans and changes
+/// none.
+#[must_use]
+pub fn spans_of(journal: &[RecordedEvent]) -> RunTrace {
+    let mut tracer = Tracer::default();
+    let spans = journal.iter().flat_map(|recorded| tracer.apply(recorded)).collect();
+    RunTrace { context: tracer.context(), spans, open: tracer.open() }
+}

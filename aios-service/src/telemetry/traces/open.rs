@@ -1,0 +1,133 @@
+//! Operations and attempts that have begun and not ended.
+
+use std::collections::BTreeMap;
+
+use aios_agents::trace::SpanId;
+use aios_core::event::Timestamp;
+
+use super::{Span, SpanKind, SpanStatus};
+
+/// How many changes of the highest operation are remembered.
+const REQUESTS: usize = 10_000;
+
+/// An operation.
+#[derive(Debug)]
+pub(super) struct Open {
+    pub(super) span: Span,
+    pub(super) attempt: Option<Attempt>,
+}
+
+/// An attempt at an operation.
+#[derive(Debug)]
+pub(super) struct Attempt {
+    pub(super) number: u32,
+    pub(super) span: Span,
+    /// The id of the event that assigned it.
+    pub(super) assignment: Option<Box<str>>,
+}
+
+impl Open {
+    pub(super) fn spans(&self) -> impl Iterator<Item = &Span> {
+        std::iter::once(&self.span).chain(self.attempt.iter().map(|attempt| &attempt.span))
+    }
+
+    /// Begins an attempt, unless it has begun.
+    pub(super) fn begin_attempt(
+        &mut self,
+        span_id: SpanId,
+        number: u32,
+        kind: SpanKind,
+        start: Timestamp,
+    ) -> &mut Attempt {
+        let Self { span: operation, attempt } = self;
+        if attempt.as_ref().is_some_and(|attempt| attempt.number != number) {
+            *attempt = None;
+        }
+        attempt.get_or_insert_with(|| {
+            let mut attributes = operation.attributes.clone();
+            attributes.push(("aios.attempt", number.into()));
+            let span = Span {
+                span_id,
+                parent: Some(operation.span_id),
+                name: format!("{} attempt", operation.name),
+                kind,
+                start: start.max(operation.start),
+                attributes,
+                ..operation.clone()
+            };
+            Attempt { number, span, assignment: None }
+        })
+    }
+
+    pub(super) fn end(self, at: Timestamp, status: &SpanStatus, spans: &mut Vec<Span>) {
+        let Self { span, attempt } = self;
+        spans.extend(attempt.map(|attempt| attempt.ended(at, status.clone())));
+        spans.push(ended(span, at, status.clone()));
+    }
+
+    /// Ends it together with the run, which did not wait for it.
+    pub(super) fn abandon(self, at: Timestamp, spans: &mut Vec<Span>) {
+        let Self { span, attempt } = self;
+        spans.extend(attempt.map(|attempt| attempt.abandoned(at)));
+        spans.push(abandoned(span, at));
+    }
+}
+
+impl Attempt {
+    pub(super) fn ended(self, at: Timestamp, status: SpanStatus) -> Span {
+        ended(self.span, at, status)
+    }
+
+    /// Ends it without an outcome.
+    pub(super) fn abandoned(self, at: Timestamp) -> Span {
+        abandoned(self.span, at)
+    }
+}
+
+fn ended(span: Span, at: Timestamp, status: SpanStatus) -> Span {
+    Span { end: Some(at.max(span.start)), status, ..span }
+}
+
+fn abandoned(mut span: Span, at: Timestamp) -> Span {
+    span.attributes.push(("aios.abandoned", true.into()));
+    ended(span, at, SpanStatus::Unset)
+}
+
+/// When operations were requested. A journal does not say that a step begins. Operations are numbered in
+/// the order of their requests, and the code requests them after an event was applied: an operation was
+/// requested after the last event that stands before all events of it and of later operations.
+#[derive(Debug)]
+pub(super) struct Requests {
+    /// By the highest operation of an event: the time of the event before it.
+    times: BTreeMap<u64, Timestamp>,
+    /// Time of the last event.
+    pub(super) last: Timestamp,
+}
+
+impl Default for Requests {
+    fn default() -> Self {
+        Self { times: BTreeMap::new(), last: Timestamp::UNIX_EPOCH }
+    }
+}
+
+impl Requests {
+    /// Notes that the next event is about this operation.
+    pub(super) fn note(&mut self, operation: u64) {
+        if self.times.last_key_value().is_none_or(|(highest, _)| *highest < operation) {
+            self.times.insert(operation, self.last);
+        }
+        if self.times.len() > REQUESTS {
+            self.times.pop_first();
+        }
+    }
+
+    /// When an operation was requested.
+    pub(super) fn time(&self, operation: u64) -> Timestamp {
+        self.times.range(operation..).next().map_or(self.last, |(_, time)| *time)
+    }
+
+    #[cfg_attr(not(feature = "otlp"), allow(dead_code, reason = "the exporter uses it"))]
+    pub(super) fn len(&self) -> usize {
+        self.times.len()
+    }
+}

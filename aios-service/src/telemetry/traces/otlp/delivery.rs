@@ -1,0 +1,140 @@
+//! Sends spans until the collector takes them, they are too old, or the process ends.
+
+use std::{sync::Arc, time::Duration};
+
+use aios_core::{
+    Chain,
+    clock::Clock,
+    event::{EventId, Timestamp},
+};
+use tokio::sync::watch;
+use tracing::{info, warn};
+
+use super::{Collector, CollectorError};
+use crate::telemetry::traces::Span;
+
+/// How many spans a request has.
+const BATCH: usize = 512;
+/// First and longest pause between two attempts.
+const PAUSE: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));
+/// How long a failing collector may be silent in the log.
+const REPORT: Duration = Duration::from_secs(60);
+
+/// State of an exporter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Phase {
+    /// It gathers spans, to send many at once.
+    Running,
+    /// It sends everything as soon as possible.
+    Flushing,
+    /// It sends nothing any more.
+    Stopped,
+}
+
+/// The exporter was stopped before the collector took the spans.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Stopped;
+
+/// Sends spans.
+pub(crate) struct Delivery {
+    collector: Collector,
+    clock: Arc<dyn Clock>,
+    phase: watch::Receiver<Phase>,
+    /// Spans that ended longer ago are dropped if the collector does not take them.
+    max_age: Duration,
+}
+
+impl Delivery {
+    pub(crate) fn new(
+        collector: Collector,
+        clock: Arc<dyn Clock>,
+        phase: watch::Receiver<Phase>,
+        max_age: Duration,
+    ) -> Self {
+        Self { collector, clock, phase, max_age }
+    }
+
+    /// Waits, unless the phase changes.
+    pub(crate) async fn gather(&self, time: Duration) {
+        let mut phase = self.phase.clone();
+        tokio::select! {
+            biased;
+            // An error means that the exporter was dropped.
+            _ = phase.wait_for(|phase| *phase != Phase::Running) => {}
+            () = self.clock.sleep(time) => {}
+        }
+    }
+
+    /// Sends all spans, in the order in which they ended.
+    pub(crate) async fn deliver(&self, spans: &[Span]) -> Result<(), Stopped> {
+        let mut phase = self.phase.clone();
+        let delivering = async {
+            for batch in spans.chunks(BATCH) {
+                self.deliver_batch(batch).await;
+            }
+        };
+        tokio::select! {
+            biased;
+            _ = phase.wait_for(|phase| *phase == Phase::Stopped) => Err(Stopped),
+            () = delivering => Ok(()),
+        }
+    }
+
+    async fn deliver_batch(&self, batch: &[Span]) {
+        let (mut pause, mut reported) = (PAUSE.0, None);
+        loop {
+            let error = match self.collector.send(batch).await {
+                Ok(rejected) => {
+                    if reported.is_some() {
+                        info!("the collector of traces takes spans again");
+                    }
+                    return taken(batch.len(), rejected);
+                }
+                Err(error) => error,
+            };
+            if !error.is_retryable() || self.is_too_old(batch) {
+                return dropped(batch.len(), &error);
+            }
+            let now = self.clock.elapsed();
+            if reported.is_none_or(|last| now.saturating_sub(last) >= REPORT) {
+                warn!(error = %Chain(&error), code = error.code(), "could not send spans; trying again");
+                reported = Some(now);
+            }
+            self.clock.sleep(jittered(pause)).await;
+            pause = (pause * 2).min(PAUSE.1);
+        }
+    }
+
+    fn is_too_old(&self, batch: &[Span]) -> bool {
+        let newest = batch.iter().filter_map(|span| span.end).max();
+        let newest = newest.unwrap_or(Timestamp::UNIX_EPOCH);
+        self.clock.now().duration_since(newest) > self.max_age
+    }
+}
+
+fn taken(spans: usize, rejected: u64) {
+    let spans = u64::try_from(spans).unwrap_or(u64::MAX);
+    metrics::counter!("aios_trace_spans_sent_total").increment(spans.saturating_sub(rejected));
+    if rejected > 0 {
+        warn!(rejected, "the collector of traces rejects spans");
+        metrics::counter!("aios_trace_spans_dropped_total", "reason" => "rejected")
+            .increment(rejected);
+    }
+}
+
+fn dropped(spans: usize, error: &CollectorError) {
+    warn!(
+        error = %Chain(error), code = error.code(), spans,
+        "dropped spans; `aios trace RUN --export URL` sends those of a run again"
+    );
+    let reason = if error.is_retryable() { "too_old" } else { "refused" };
+    metrics::counter!("aios_trace_spans_dropped_total", "reason" => reason)
+        .increment(u64::try_from(spans).unwrap_or(u64::MAX));
+}
+
+/// A pause between half of this one and all of it.
+fn jittered(pause: Duration) -> Duration {
+    // The last byte of a new id is random.
+    let random = EventId::generate().key().as_bytes().last().copied().unwrap_or_default();
+    pause.mul_f64(0.5 + f64::from(random) / 512.0)
+}

@@ -1,0 +1,149 @@
+use std::{fmt, sync::Arc, time::Duration};
+
+use aios_agents::{
+    Runtime, RuntimeError,
+    projection::{Batch, Projection, ProjectionHandle},
+};
+use aios_core::{
+    agent::TaskError,
+    clock::{Clock, SystemClock},
+    failure::Failure,
+    retry::RetryPolicy,
+};
+use tokio::sync::{Mutex, watch};
+
+use super::{Collector, Delivery, Phase, cache::Cache};
+
+/// Name of the projection. Its position is kept in the store.
+const NAME: &str = "aios_traces";
+/// How many events are handled together.
+const BATCH: usize = 500;
+/// How long spans are gathered while the log grows slowly.
+const GATHER: Duration = Duration::from_millis(200);
+/// How long spans are sent again while the collector does not take them.
+const MAX_AGE: Duration = Duration::from_secs(3600);
+/// Pause between two looks whether everything was sent.
+const PAUSE: Duration = Duration::from_millis(20);
+
+/// Sends the spans of all runs to a collector.
+///
+/// It follows the log, from its own position in the store: a span is sent once its end is committed, with
+/// the recorded times, whichever engine did the work, and nothing is sent because a run is replayed. One
+/// process at a time sends; if it dies, another one continues from its position. The position is saved
+/// after the collector has taken the spans, so a crash in between sends them twice, with the same ids and
+/// the same content.
+///
+/// - A collector that is slow or away delays spans, and nothing else. The log is the queue. Spans are
+///   sent again for an hour after they ended, then dropped, and counted in
+///   `aios_trace_spans_dropped_total`. [Retention](aios_core::store::Maintenance) keeps the events until
+///   then.
+/// - Runs whose `traceparent` says that the trace is not recorded are left out.
+/// - A store that is exported for the first time begins with the runs from then on.
+pub struct TraceExporter {
+    phase: watch::Sender<Phase>,
+    handle: ProjectionHandle,
+    clock: Arc<dyn Clock>,
+}
+
+impl TraceExporter {
+    /// Starts to export. It ends with the runtime.
+    ///
+    /// # Errors
+    ///
+    /// [`RuntimeError::InvalidConfiguration`] if the runtime has no store; errors of the store.
+    ///
+    /// # Cancel safety
+    ///
+    /// A cancelled start may have saved the position from which a later one begins.
+    pub async fn start(runtime: &Runtime, collector: Collector) -> Result<Self, RuntimeError> {
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+        let (phase, receiver) = watch::channel(Phase::Running);
+        let store = runtime.store().ok_or_else(|| RuntimeError::InvalidConfiguration {
+            reason: "a runtime without a store has no traces".to_owned(),
+        })?;
+        let delivery = Delivery::new(collector, Arc::clone(&clock), receiver, MAX_AGE);
+        let cache = Mutex::new(Cache::new(Arc::clone(store)));
+        let handle = runtime
+            .projection(NAME, Exporting { delivery, cache })
+            .batch_size(BATCH)
+            .retry(RetryPolicy::new().with_max_attempts(0))
+            .from_end_of_log()
+            .await?;
+        Ok(Self { phase, handle, clock })
+    }
+
+    /// Sends the spans of everything that the log contains now, without delay. Returns whether they were
+    /// sent in time. Another process may be the one that sends.
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancel safe.
+    pub async fn flush(&self, timeout: Duration) -> bool {
+        self.phase.send_if_modified(|phase| {
+            let is_running = *phase == Phase::Running;
+            if is_running {
+                *phase = Phase::Flushing;
+            }
+            is_running
+        });
+        let sent = async {
+            while self.handle.lag().await.is_ok_and(|lag| lag > 0) {
+                self.clock.sleep(PAUSE).await;
+            }
+            self.handle.lag().await.is_ok()
+        };
+        let sent = tokio::select! {
+            biased;
+            sent = sent => sent,
+            () = self.clock.sleep(timeout) => false,
+        };
+        self.phase.send_if_modified(|phase| {
+            let is_flushing = *phase == Phase::Flushing;
+            if is_flushing {
+                *phase = Phase::Running;
+            }
+            is_flushing
+        });
+        sent
+    }
+
+    /// Sends nothing any more, so that the runtime ends without waiting for the collector. What was not
+    /// sent is sent by another process, or after the next start.
+    pub fn stop(&self) {
+        self.phase.send_replace(Phase::Stopped);
+    }
+}
+
+impl fmt::Debug for TraceExporter {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("TraceExporter").finish_non_exhaustive()
+    }
+}
+
+/// The projection.
+struct Exporting {
+    delivery: Delivery,
+    cache: Mutex<Cache>,
+}
+
+impl Projection for Exporting {
+    async fn apply(&self, batch: Batch) -> Result<(), TaskError> {
+        let mut spans = Vec::new();
+        {
+            let mut cache = self.cache.lock().await;
+            for recorded in batch.events() {
+                spans.extend(cache.spans(recorded).await?);
+            }
+        }
+        if batch.events().len() < BATCH {
+            self.delivery.gather(GATHER).await;
+        }
+        self.delivery.deliver(&spans).await.map_err(|_| {
+            // Tried again by the process that holds the lease next.
+            TaskError::retryable(Failure::new(
+                "PROJECTION_STOPPED",
+                "the export of traces was stopped",
+            ))
+        })
+    }
+}

@@ -1,0 +1,109 @@
+//! A bounded queue of spans that are not in any journal.
+
+use std::{sync::Arc, time::Duration};
+
+use aios_core::clock::{Clock, SystemClock};
+use tokio::{
+    sync::{
+        mpsc::{self, Receiver, Sender},
+        oneshot, watch,
+    },
+    task::JoinHandle,
+};
+
+use super::{Collector, Delivery, Phase};
+use crate::telemetry::traces::{RequestSpans, Span};
+
+/// How many spans may wait. Further ones are dropped and counted.
+const CAPACITY: usize = 2048;
+/// How many spans are sent together.
+const BATCH: usize = 512;
+/// How long spans are gathered.
+const GATHER: Duration = Duration::from_millis(500);
+/// How long spans are sent again while the collector does not take them.
+const MAX_AGE: Duration = Duration::from_secs(120);
+
+/// Sends spans to a collector in the background. Dropping it ends that.
+#[derive(Debug)]
+pub(crate) struct SpanQueue {
+    spans: Sender<Item>,
+    phase: watch::Sender<Phase>,
+    worker: JoinHandle<()>,
+}
+
+#[derive(Debug)]
+enum Item {
+    Span(Box<Span>),
+    /// Answered once all spans before it were sent or dropped.
+    Flush(oneshot::Sender<()>),
+}
+
+impl SpanQueue {
+    /// Starts a queue, on the current tokio runtime.
+    pub(crate) fn start(collector: Collector) -> Self {
+        let (spans, queue) = mpsc::channel(CAPACITY);
+        let (phase, receiver) = watch::channel(Phase::Running);
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+        let delivery = Delivery::new(collector, clock, receiver, MAX_AGE);
+        let worker = tokio::spawn(work(queue, delivery));
+        Self { spans, phase, worker }
+    }
+
+    /// Takes the spans of requests. Never waits.
+    pub(crate) fn requests(&self) -> RequestSpans {
+        let spans = self.spans.clone();
+        RequestSpans::new(move |span| {
+            if spans.try_send(Item::Span(Box::new(span))).is_err() {
+                metrics::counter!("aios_trace_spans_dropped_total", "reason" => "queue_full")
+                    .increment(1);
+            }
+        })
+    }
+
+    /// Sends what waits. Returns whether it was sent, or dropped, in time.
+    pub(crate) async fn flush(&self, timeout: Duration) -> bool {
+        self.phase.send_replace(Phase::Flushing);
+        let (done, flushed) = oneshot::channel();
+        let flushing =
+            async { self.spans.send(Item::Flush(done)).await.is_ok() && flushed.await.is_ok() };
+        tokio::select! {
+            biased;
+            flushed = flushing => flushed,
+            () = SystemClock.sleep(timeout) => false,
+        }
+    }
+}
+
+impl Drop for SpanQueue {
+    fn drop(&mut self) {
+        self.worker.abort();
+    }
+}
+
+async fn work(mut queue: Receiver<Item>, delivery: Delivery) {
+    let mut items = Vec::new();
+    while queue.recv_many(&mut items, BATCH).await > 0 {
+        if items.len() < BATCH && !items.iter().any(|item| matches!(item, Item::Flush(_))) {
+            delivery.gather(GATHER).await;
+        }
+        let (mut spans, mut flushed) = (Vec::new(), Vec::new());
+        while items.len() < BATCH
+            && let Ok(item) = queue.try_recv()
+        {
+            items.push(item);
+        }
+        for item in items.drain(..) {
+            match item {
+                Item::Span(span) => spans.push(*span),
+                Item::Flush(done) => flushed.push(done),
+            }
+        }
+        if delivery.deliver(&spans).await.is_err() {
+            return;
+        }
+        for done in flushed {
+            // The caller may have given up.
+            let _ = done.send(());
+        }
+    }
+}
