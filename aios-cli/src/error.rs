@@ -8,6 +8,7 @@ use aios_service::{
     ServiceError,
     client::{ClientError, ResultError},
     config::SettingsError,
+    telemetry::traces::CollectorError,
 };
 
 use crate::exit;
@@ -29,6 +30,8 @@ pub(crate) enum CliError {
     Runtime(Box<RuntimeError>),
     #[error(transparent)]
     Service(Box<ServiceError>),
+    #[error(transparent)]
+    Collector(#[from] CollectorError),
     #[error("invalid {argument}: {reason}")]
     Argument { argument: &'static str, reason: String },
     #[error("can't read {path}")]
@@ -65,6 +68,7 @@ impl CliError {
             Self::Broker(error) => error.code(),
             Self::Runtime(error) => error.code(),
             Self::Service(error) => error.code(),
+            Self::Collector(error) => error.code(),
             Self::Argument { .. } => "INVALID_REQUEST",
             Self::Read { .. } | Self::Write { .. } | Self::Output(_) => "FILE_FAILED",
             Self::Refused(_) => "NOT_CONFIRMED",
@@ -88,6 +92,7 @@ impl CliError {
             Self::Broker(error) => of_broker(error),
             Self::Runtime(error) => of_runtime(error),
             Self::Service(error) => of_service(error),
+            Self::Collector(error) => of_collector(error),
             Self::Missing(_) => exit::NOT_FOUND,
             Self::Faults(_) => exit::FAULTS,
             Self::Interrupted => exit::INTERRUPTED,
@@ -156,6 +161,15 @@ fn of_client(error: &ClientError) -> u8 {
         ClientError::InvalidConfiguration { .. }
         | ClientError::InvalidArgument { .. }
         | ClientError::Data(_) => exit::INVALID,
+        _ => exit::FAILED,
+    }
+}
+
+fn of_collector(error: &CollectorError) -> u8 {
+    match error {
+        CollectorError::InvalidConfiguration { .. } => exit::INVALID,
+        CollectorError::Unreachable { .. } => exit::UNREACHABLE,
+        CollectorError::Refused { status: 401 | 403, .. } => exit::DENIED,
         _ => exit::FAILED,
     }
 }

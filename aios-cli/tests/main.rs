@@ -14,3 +14,4 @@ mod maintenance;
 mod operations;
 mod refusals;
 mod support;
+mod trace;

@@ -12,7 +12,7 @@ pub(crate) use self::{
         Agents, Backup, Chosen, Config, Consent, DeadLetters, Events, Folder, Of, Retain, Tasks,
         Verify,
     },
-    runs::{Cancel, Fork, Journal, Retry, Run, RunId, Runs, Signal, Start, read_input},
+    runs::{Cancel, Fork, Journal, Retry, Run, RunId, Runs, Signal, Start, Trace, read_input},
 };
 use crate::exit;
 
@@ -81,6 +81,8 @@ pub(crate) enum Command {
     Fork(Fork),
     /// Show the journal of a run.
     Journal(Journal),
+    /// Show where the time of a run and its children went, or send their trace to a collector.
+    Trace(Trace),
     /// Follow the events of the log.
     #[command(subcommand)]
     Events(Events),

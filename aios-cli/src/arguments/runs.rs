@@ -132,6 +132,17 @@ pub(crate) struct Journal {
     pub(crate) follow: bool,
 }
 
+/// Arguments of `trace`.
+#[derive(Debug, Args)]
+pub(crate) struct Trace {
+    /// Id of the run.
+    pub(crate) run: String,
+    /// Send the trace by OTLP over HTTP, such as to http://localhost:4318. Spans that were sent before
+    /// have the same ids.
+    #[arg(long, value_name = "URL")]
+    pub(crate) export: Option<String>,
+}
+
 /// Reads an argument that is JSON, `@FILE`, or `-` for the standard input.
 pub(crate) async fn read_input(argument: &'static str, text: &str) -> Result<Payload, CliError> {
     let text = match text {

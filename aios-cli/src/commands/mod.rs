@@ -11,6 +11,7 @@ mod journal;
 mod lists;
 mod runs;
 mod store;
+mod trace;
 
 use crate::{
     arguments::{Arguments, Command, Connection},
@@ -60,6 +61,7 @@ async fn on_service(
         Command::Retry(arguments) => actions::retry(client, &arguments, output).await,
         Command::Fork(arguments) => actions::fork(client, &arguments, output).await,
         Command::Journal(arguments) => journal::show(client, &arguments, output).await,
+        Command::Trace(arguments) => trace::show(connection, client, &arguments, output).await,
         Command::Events(arguments) => events::execute(client, arguments, output).await,
         Command::Agents(arguments) => lists::agents(client, &arguments, output).await,
         Command::Tasks(arguments) => lists::tasks(client, &arguments, output).await,

@@ -1,0 +1,219 @@
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    time::Duration,
+};
+
+use aios_agents::trace::SpanId;
+use aios_core::store::RecordedEvent;
+use aios_service::{
+    client::{Client, ClientError},
+    config::Settings,
+    telemetry::traces::{AttributeValue, Collector, Span, SpanStatus, spans_of},
+};
+use serde_json::json;
+
+use super::runs::Pages;
+use crate::{
+    arguments::{Connection, Listed, Trace},
+    error::CliError,
+    output::{Output, Table},
+    settings,
+};
+
+/// How many runs a trace may have: a run, its children, and theirs.
+const MAX_RUNS: usize = 1000;
+/// How many spans are sent at once.
+const BATCH: usize = 512;
+
+/// Shows the trace of a run and of its children, or sends it to a collector.
+pub(super) async fn show(
+    connection: &Connection,
+    client: &Client,
+    arguments: &Trace,
+    output: &mut Output,
+) -> Result<(), CliError> {
+    let spans = spans_with_children(client, &arguments.run, output).await?;
+    if let Some(url) = &arguments.export {
+        return export(&settings::load(connection)?, url, spans, output).await;
+    }
+    if output.is_json() {
+        return Ok(spans.iter().try_for_each(|span| output.json(span))?);
+    }
+    if let Some(span) = spans.first() {
+        output.line(format_args!("trace {}", span.trace_id))?;
+    }
+    Ok(Tree::new(&spans).table().write(output)?)
+}
+
+/// The spans of a run, then those of its children.
+async fn spans_with_children(
+    client: &Client,
+    run_id: &str,
+    output: &Output,
+) -> Result<Vec<Span>, CliError> {
+    let (mut spans, mut known) = (Vec::new(), BTreeSet::from([run_id.to_owned()]));
+    let mut next = VecDeque::from([(run_id.to_owned(), None)]);
+    while let Some((run_id, parent)) = next.pop_front() {
+        let journal = match journal(client, &run_id).await {
+            // A child that has not begun, or was removed.
+            Err(ClientError::Service { status: 404, .. }) if parent.is_some() => continue,
+            journal => journal?,
+        };
+        let trace = spans_of(&journal);
+        let found: Vec<_> = trace.spans.into_iter().chain(trace.open).collect();
+        // Another run may have the id now.
+        let root = trace.context.map(|context| context.span_id);
+        let is_child = |span: &Span| Some(span.span_id) == root && span.parent == parent;
+        if parent.is_some() && !found.iter().any(is_child) {
+            continue;
+        }
+        for span in &found {
+            if let Some(AttributeValue::Text(child)) = span.attribute("aios.child_run_id")
+                && known.len() < MAX_RUNS
+                && known.insert(child.to_string())
+            {
+                next.push_back((child.to_string(), Some(span.span_id)));
+            }
+        }
+        spans.extend(found);
+    }
+    if known.len() >= MAX_RUNS {
+        output
+            .note(format_args!("the trace has more than {MAX_RUNS} runs; the others are left out"));
+    }
+    Ok(spans)
+}
+
+async fn journal(client: &Client, run_id: &str) -> Result<Vec<RecordedEvent>, ClientError> {
+    let (run, mut events) = (client.run(run_id), Vec::new());
+    let mut pages = Pages::new(&Listed { limit: 1, all: true, after: None });
+    while let Some(page) = pages.next() {
+        events.extend(pages.took(run.journal(&page).await?));
+    }
+    Ok(events)
+}
+
+/// Sends the spans that have ended. They have the same ids each time.
+async fn export(
+    settings: &Settings,
+    url: &str,
+    mut spans: Vec<Span>,
+    output: &mut Output,
+) -> Result<(), CliError> {
+    let telemetry = settings.telemetry();
+    let mut collector = Collector::new(url, &telemetry.service_name)?;
+    for (name, value) in &telemetry.traces.headers {
+        collector = collector.with_header(&name.replace('_', "-"), value.expose())?;
+    }
+    spans.retain(|span| span.end.is_some());
+    let mut rejected = 0;
+    for batch in spans.chunks(BATCH) {
+        rejected += collector.send(batch).await?;
+    }
+    let sent = spans.len();
+    if output.is_json() {
+        let trace_id = spans.first().map(|span| span.trace_id);
+        output.json(&json!({ "sent": sent, "rejected": rejected, "trace_id": trace_id }))?;
+    } else {
+        output
+            .line(format_args!("sent {sent} spans, of which the collector rejected {rejected}"))?;
+    }
+    Ok(())
+}
+
+/// The spans by their parents.
+struct Tree<'s> {
+    roots: Vec<&'s Span>,
+    children: BTreeMap<SpanId, Vec<&'s Span>>,
+}
+
+impl<'s> Tree<'s> {
+    fn new(spans: &'s [Span]) -> Self {
+        let known: BTreeSet<_> = spans.iter().map(|span| span.span_id).collect();
+        let (mut roots, mut children) = (Vec::new(), BTreeMap::<_, Vec<_>>::new());
+        for span in spans {
+            match span.parent.filter(|parent| known.contains(parent)) {
+                Some(parent) => children.entry(parent).or_default().push(span),
+                None => roots.push(span),
+            }
+        }
+        roots.sort_by_key(|span| span.start);
+        children.values_mut().for_each(|spans| spans.sort_by_key(|span| span.start));
+        Self { roots, children }
+    }
+
+    fn table(&self) -> Table {
+        let mut table = Table::new(&["span", "begins", "takes", "outcome"]);
+        // The last one is the next: its depth, and the parts of the tree before its name.
+        let mut next: Vec<_> =
+            self.roots.iter().rev().map(|span| (*span, String::new(), String::new())).collect();
+        let begun = self.roots.first().map(|span| span.start);
+        while let Some((span, branch, below)) = next.pop() {
+            let name = format!("{branch}{}{}", span.name, number(span));
+            let begins = begun.map(|begun| span.start.duration_since(begun)).unwrap_or_default();
+            let takes = span.end.map(|end| time(end.duration_since(span.start)));
+            table.row([
+                name,
+                format!("+{}", time(begins)),
+                takes.unwrap_or_default(),
+                outcome(span),
+            ]);
+            let children = self.children.get(&span.span_id).map(Vec::as_slice).unwrap_or_default();
+            for (index, child) in children.iter().enumerate().rev() {
+                let (branch, rest) = match index + 1 == children.len() {
+                    true => ("└─ ", "   "),
+                    false => ("├─ ", "│  "),
+                };
+                next.push((child, format!("{below}{branch}"), format!("{below}{rest}")));
+            }
+        }
+        table
+    }
+}
+
+/// The number of an attempt.
+fn number(span: &Span) -> String {
+    match span.attribute("aios.attempt") {
+        Some(AttributeValue::Number(number)) => format!(" {number}"),
+        _ => String::new(),
+    }
+}
+
+fn outcome(span: &Span) -> String {
+    match (&span.status, span.end) {
+        (SpanStatus::Error(code), _) => code.to_string(),
+        (SpanStatus::Ok, _) => "ok".to_owned(),
+        (_, None) => "in progress".to_owned(),
+        _ => "not needed".to_owned(),
+    }
+}
+
+/// A time with the unit that fits.
+fn time(time: Duration) -> String {
+    match time.as_secs() {
+        0 if time.as_millis() < 10 => format!("{:.1} ms", time.as_secs_f64() * 1000.0),
+        0 => format!("{} ms", time.as_millis()),
+        seconds if seconds < 60 => format!("{:.2} s", time.as_secs_f64()),
+        seconds if seconds < 3600 => format!("{} min {} s", seconds / 60, seconds % 60),
+        seconds => format!("{} h {} min", seconds / 3600, seconds / 60 % 60),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn should_write_times_with_the_unit_that_fits() {
+        for (millis, text) in [
+            (0, "0.0 ms"),
+            (9, "9.0 ms"),
+            (12, "12 ms"),
+            (1_500, "1.50 s"),
+            (61_000, "1 min 1 s"),
+            (7_260_000, "2 h 1 min"),
+        ] {
+            assert_eq!(time(Duration::from_millis(millis)), text);
+        }
+    }
+}

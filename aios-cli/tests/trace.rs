@@ -1,0 +1,56 @@
+//! `aios trace`.
+
+use std::collections::BTreeSet;
+
+use aios_tests::otlp::{Answer, Collector};
+use serde_json::Value;
+
+use crate::support::service;
+
+#[test]
+fn should_show_and_export_the_trace_of_a_run() {
+    let (_dev, program) = service();
+    program.done(&["start", "welcome", "\"Ada\"", "--id", "ada", "--wait"]);
+    let tree = program.done(&["trace", "ada"]);
+    let lines: Vec<_> = tree.lines().collect();
+    assert!(lines[0].starts_with("trace "), "{tree}");
+    assert!(lines[1].starts_with("SPAN") && lines[1].contains("TAKES"), "{tree}");
+    assert!(lines[2].starts_with("workflow welcome") && lines[2].contains("+0.0 ms"), "{tree}");
+    assert!(
+        tree.contains("└─ task greeter") && tree.contains("└─ task greeter attempt 1"),
+        "{tree}"
+    );
+
+    let spans = program.json(&["trace", "ada"]);
+    let id = |span: &Value| span["span_id"].as_str().unwrap().to_owned();
+    let ids: BTreeSet<_> = spans.iter().map(id).collect();
+    assert_eq!(ids.len(), spans.len());
+    let run = spans.iter().find(|span| span["name"] == "workflow welcome").unwrap();
+    assert_eq!(run["attributes"]["aios.run_id"], "ada");
+    assert_eq!(run["status"]["code"], "ok");
+
+    let collector = Collector::start(Answer::Status(200));
+    for _ in 0..2 {
+        let sent = program.json(&["trace", "ada", "--export", &collector.url()]);
+        assert_eq!(sent[0]["sent"], spans.len());
+    }
+    let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+    let exported = collector.spans();
+    assert_eq!(exported.len(), 2 * spans.len());
+    assert_eq!(exported.iter().map(|span| hex(&span.span_id)).collect::<BTreeSet<_>>(), ids);
+    assert_eq!(exported[..spans.len()], exported[spans.len()..], "the same again");
+}
+
+#[test]
+fn should_name_a_run_or_a_collector_that_is_not_there() {
+    let (_dev, program) = service();
+    let error = program.fails(&["trace", "nobody"], 3);
+    assert!(error.contains("nobody"), "{error}");
+    program.done(&["start", "welcome", "\"Ada\"", "--id", "ada", "--wait"]);
+    let error = program.fails(&["trace", "ada", "--export", "http://127.0.0.1:1"], 5);
+    assert!(error.contains("http://127.0.0.1:1/v1/traces"), "{error}");
+    program.fails(&["trace", "ada", "--export", "collector"], 2);
+    let collector = Collector::start(Answer::Status(401));
+    let error = program.fails(&["trace", "ada", "--export", &collector.url()], 4);
+    assert!(error.contains("401"), "{error}");
+}
