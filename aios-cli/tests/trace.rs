@@ -44,8 +44,8 @@ fn should_show_and_export_the_trace_of_a_run() {
 #[test]
 fn should_name_a_run_or_a_collector_that_is_not_there() {
     let (_dev, program) = service();
-    let error = program.fails(&["trace", "nobody"], 3);
-    assert!(error.contains("nobody"), "{error}");
+    let error = program.fails(&["trace", "unknown-run"], 3);
+    assert!(error.contains("unknown-run"), "{error}");
     program.done(&["start", "welcome", "\"Ada\"", "--id", "ada", "--wait"]);
     let error = program.fails(&["trace", "ada", "--export", "http://127.0.0.1:1"], 5);
     assert!(error.contains("http://127.0.0.1:1/v1/traces"), "{error}");

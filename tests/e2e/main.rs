@@ -29,5 +29,8 @@ mod service_kill;
 #[cfg(unix)]
 #[cfg(test)]
 mod services;
+#[cfg(unix)]
+#[cfg(test)]
+mod traces;
 #[cfg(test)]
 mod typescript;
