@@ -68,6 +68,7 @@
 //! | events | a page of the log, `stream` (live), publish | `events:read`, `events:publish` |
 //! | engines, shards | list: which engines are alive, and which shards of the runs each owns | `engines:read` |
 //! | dead letters | list, actions `redrive` and `purge`, of a group or mailbox | `dead_letters:read`, `dead_letters:redrive`, `dead_letters:purge` |
+//! | `metrics/scaling` | how many tasks agents of each type have to do, for autoscalers | `tasks:read` |
 //! | `me`, `openapi.json` | who the caller is; the OpenAPI document | none |
 //!
 //! # A service from settings

@@ -27,6 +27,7 @@ mod outputs;
 mod provider;
 mod refusals;
 mod resources;
+mod scaling;
 mod server;
 mod service;
 mod signer;

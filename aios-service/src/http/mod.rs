@@ -56,6 +56,7 @@ mod rate_limit;
 mod registered;
 mod request_id;
 mod runs;
+mod scaling;
 mod schema;
 mod server;
 mod shutdown;
@@ -150,6 +151,7 @@ fn resources() -> OpenApiRouter<Api> {
         .merge(outputs::routes())
         .merge(dead_letters::routes())
         .merge(engines::routes())
+        .merge(scaling::routes())
         .merge(me::routes())
         .merge(openapi::routes())
 }

@@ -307,6 +307,28 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/metrics/scaling": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Get the load of agents
+         * @description Returns how many tasks agents of each type have to do, by name, on one page; at most 100 types. A task
+         *     counts until its result is recorded, so an autoscaler that keeps enough processes for this number
+         *     stops none that works on a long task.
+         */
+        get: operations["get_scaling"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/openapi.json": {
         parameters: {
             query?: never;
@@ -798,6 +820,21 @@ export interface components {
              */
             updated_at: string;
         };
+        /** @description The work of the agents of a type. */
+        AgentLoad: {
+            /** @description Whether there are more tasks than `tasks` says. */
+            has_more: boolean;
+            /**
+             * Format: date-time
+             * @description When the oldest of these tasks was assigned first.
+             */
+            oldest_at?: string | null;
+            /**
+             * @description Tasks without a result, at most 1,000: those that wait for an agent, and those that agents work
+             *     on.
+             */
+            tasks: number;
+        };
         /** @enum {string} */
         AgentStatus: "waiting" | "running" | "missing" | "stopped" | "failed";
         /**
@@ -1174,6 +1211,11 @@ export interface components {
             meta: components["schemas"]["ListMeta"];
         };
         /** @description An answer with a page of resources. */
+        Listing_AgentLoad: {
+            data: components["schemas"]["Resource_AgentLoad"][];
+            meta: components["schemas"]["ListMeta"];
+        };
+        /** @description An answer with a page of resources. */
         Listing_AgentType: {
             data: components["schemas"]["Resource_AgentType"][];
             meta: components["schemas"]["ListMeta"];
@@ -1317,6 +1359,28 @@ export interface components {
                  * @description When it changed last.
                  */
                 updated_at: string;
+            };
+            /** @description Unique among the resources of its type. */
+            id: string;
+            /** @description The type of the resource. */
+            type: string;
+        };
+        /** @description A resource. */
+        Resource_AgentLoad: {
+            /** @description The work of the agents of a type. */
+            attributes: {
+                /** @description Whether there are more tasks than `tasks` says. */
+                has_more: boolean;
+                /**
+                 * Format: date-time
+                 * @description When the oldest of these tasks was assigned first.
+                 */
+                oldest_at?: string | null;
+                /**
+                 * @description Tasks without a result, at most 1,000: those that wait for an agent, and those that agents work
+                 *     on.
+                 */
+                tasks: number;
             };
             /** @description Unique among the resources of its type. */
             id: string;
@@ -2888,6 +2952,39 @@ export interface operations {
                 };
                 content: {
                     "application/json": components["schemas"]["Document_Me"];
+                };
+            };
+            400: components["responses"]["Error400"];
+            401: components["responses"]["Error401"];
+            403: components["responses"]["Error403"];
+            429: components["responses"]["Error429"];
+            500: components["responses"]["Error500"];
+            503: components["responses"]["Error503"];
+        };
+    };
+    get_scaling: {
+        parameters: {
+            query?: {
+                /** @description Only agents of this type; all types unless given. */
+                agent_type?: string;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description The load of each type. */
+            200: {
+                headers: {
+                    /** @description The trace of the request, if it has a valid `traceparent`. */
+                    traceresponse?: string;
+                    /** @description Id of the request, also in the log. */
+                    "x-request-id"?: string;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Listing_AgentLoad"];
                 };
             };
             400: components["responses"]["Error400"];
