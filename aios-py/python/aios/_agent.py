@@ -298,7 +298,7 @@ def _async_invoke(
 
     async def work(reply: Reply, native: NativeTaskContext, raw: Any, *key: int) -> None:
         try:
-            _trace.traceparent.set(native.traceparent)
+            _trace.enter(native.traceparent)
             context, code = TaskContext(native), find(*key)
             if takes_parameters:
                 value = await code(context, raw if read is None else read(raw))
@@ -327,7 +327,7 @@ def _plain_invoke(
 
     def work(reply: Reply, native: NativeTaskContext, raw: Any, *key: int) -> None:
         try:
-            _trace.traceparent.set(native.traceparent)
+            _trace.enter(native.traceparent)
             context, code = TaskContext(native), find(*key)
             if takes_parameters:
                 value = code(context, raw if read is None else read(raw))

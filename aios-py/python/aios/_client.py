@@ -27,7 +27,7 @@ T = TypeVar("T")
 
 def _traceparent(explicit: str | None) -> str | None:
     """The trace context that was passed, or the caller's."""
-    return explicit if explicit is not None else _trace.traceparent.get()
+    return explicit if explicit is not None else _trace.current()
 
 
 class Client(Queries):

@@ -60,7 +60,7 @@ class WorkflowContext:
 
     @property
     def traceparent(self) -> str | None:
-        """W3C trace context of whatever started the run. Its tasks, steps and children inherit it."""
+        """W3C trace context of the run: its own span. Its steps inherit it; its tasks and children have others."""
         return self._native.traceparent
 
     @property

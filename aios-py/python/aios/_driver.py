@@ -54,7 +54,7 @@ class Driver:
         self._running_loop: Callable[[], Any] = _get_running_loop
         self._set_running_loop: Callable[[Any], None] = _set_running_loop
         self._context = begin.context()
-        self._context.run(_trace.traceparent.set, run.traceparent)
+        self._context.run(_trace.enter, run.traceparent)
         self._coroutine: Coroutine[Any, Any, Any] = self._guarded(begin, run, input)
         self._send: Callable[[Any], Any] = self._coroutine.send
 
