@@ -9,6 +9,9 @@ use super::secret::MASK;
 const SECRET_PARAMETERS: [&str; 6] =
     ["password", "passwd", "passphrase", "secret", "token", "access_token"];
 
+/// Schemes of stores and brokers without a server, which need no `//`: `sqlite:file.db`, `memory:`.
+const LOCAL: [&str; 2] = ["memory:", "sqlite:"];
+
 /// A URL whose password is never printed.
 ///
 /// `Display`, `Debug` and `Serialize` write `***` instead of the password, also of one in the
@@ -52,9 +55,12 @@ fn mask(text: &str) -> String {
 
 /// The passwords of a URL, in order: parts of the text.
 pub(super) fn secrets(text: &str) -> Vec<&str> {
-    let after_scheme = text.split_once("://").map_or(text, |(_, rest)| rest);
+    let authority = text.split_once("://").map(|(_, rest)| rest);
+    let after_scheme = authority.unwrap_or(text);
+    // The path of a local store may begin right after the scheme, and has no user.
+    let is_path = authority.is_none() && LOCAL.iter().any(|scheme| text.starts_with(scheme));
     // A password may contain `/`, `?` and `#` by mistake: the last `@` ends it.
-    let user = after_scheme.rsplit_once('@').map(|(user, _)| user);
+    let user = after_scheme.rsplit_once('@').map(|(user, _)| user).filter(|_| !is_path);
     let password = user.and_then(|user| user.split_once(':')).map(|(_, password)| password);
     let query = after_scheme.split_once('?').map_or("", |(_, query)| query);
     let parameters = query.split(['&', '#']).filter_map(|pair| pair.split_once('='));
@@ -75,6 +81,9 @@ impl TryFrom<String> for SecretUrl {
     type Error = InvalidUrl;
 
     fn try_from(text: String) -> Result<Self, InvalidUrl> {
+        if LOCAL.iter().any(|scheme| text.starts_with(scheme)) {
+            return Ok(Self(text));
+        }
         let (scheme, _) = text.split_once("://").ok_or(InvalidUrl)?;
         let is_scheme = scheme.starts_with(|first: char| first.is_ascii_alphabetic())
             && scheme.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"+-.".contains(&byte));
@@ -112,7 +121,7 @@ impl JsonSchema for SecretUrl {
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
         json_schema!({
             "type": "string",
-            "pattern": "^[A-Za-z][A-Za-z0-9+.-]*://",
+            "pattern": "^(memory:|sqlite:|[A-Za-z][A-Za-z0-9+.-]*://)",
             "x-aios-expected": "a URL such as postgres://user@host/database",
             "x-aios-secret": "password",
         })
@@ -136,6 +145,9 @@ mod tests {
             ("postgres://u:p@db?password=a@b", "postgres://u:***"),
             ("sqlite://aios.db", "sqlite://aios.db"),
             ("memory://", "memory://"),
+            ("sqlite:aios.db", "sqlite:aios.db"),
+            ("sqlite:data@home:2/aios.db", "sqlite:data@home:2/aios.db"),
+            ("memory:", "memory:"),
         ] {
             let url: SecretUrl = text.parse().unwrap();
             assert_eq!(url.to_string(), shown);
@@ -146,7 +158,7 @@ mod tests {
 
     #[test]
     fn should_refuse_what_is_not_a_url() {
-        for text in ["", "postgres", "postgres:/db", "://db", "1a://db", "a b://c"] {
+        for text in ["", "postgres", "postgres:/db", "://db", "1a://db", "a b://c", "file:a.db"] {
             assert_eq!(text.parse::<SecretUrl>(), Err(InvalidUrl), "{text}");
         }
     }
