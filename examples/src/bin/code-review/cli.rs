@@ -42,7 +42,7 @@ pub(crate) struct Whole {
     /// Broker of the tasks; agents in other processes help if it is a server
     #[arg(long, value_name = "URL", default_value = "memory://")]
     pub(crate) broker: String,
-    /// Let a model review each file too: openai:<model>, anthropic:<model> and others with the key
+    /// Let a model review each file too: `openai:MODEL`, `anthropic:MODEL` and others with the key
     /// AIOS_LLM_API_KEY, or offline
     #[arg(long, value_name = "NAME")]
     pub(crate) model: Option<String>,
