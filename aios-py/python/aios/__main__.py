@@ -70,7 +70,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return supervise(options.app, options.processes)
         _serve(options.app, options.listen, options.prefix)
     except ConfigurationError as error:
-        print(f"aios: {error}", file=sys.stderr)
+        # The kind of the error tells a wrong `app` from a program that fails by itself.
+        kind = f"{type(error).__name__}: " if options.command == "worker" else ""
+        print(f"aios: {kind}{error}", file=sys.stderr)
         return 2
     return 0
 
