@@ -21,6 +21,7 @@ mod agent_supervision;
 mod agent_support;
 mod agent_typed;
 mod declared;
+mod engine_blocked;
 mod engine_chains;
 mod engine_children;
 mod engine_clock;

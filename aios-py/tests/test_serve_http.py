@@ -103,7 +103,7 @@ def test_should_not_be_alive_while_agents_block_their_loop(tmp_path: Path) -> No
     service = Service(tmp_path, "app:blocked")
     root = service.url.removesuffix("/api/v1")
     api, service.url = service.url, root
-    alive = '{"checks":{"agents":"ok","runtime":"ok"},"status":"ok"}'
+    alive = '{"checks":{"agents":"ok","runs":"ok","runtime":"ok"},"status":"ok"}'
     try:
         assert service.curl("/health/live") == (200, alive)
         free = tmp_path / "free"

@@ -70,7 +70,7 @@ pub use self::{
     typed::{IntoDynAgent, TypedAgent},
 };
 pub(crate) use self::{
-    host::FIRST_BEAT,
+    host::{FIRST_BEAT, is_simulated},
     names::{group_of, mailbox_of, no_agent},
     similar::most_similar,
 };

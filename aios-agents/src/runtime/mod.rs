@@ -264,6 +264,13 @@ impl Runtime {
         self.host.as_ref().map(AgentHost::blocked_types).unwrap_or_default()
     }
 
+    /// The ids of the runs whose code blocks the thread or event loop where it runs at the moment; see
+    /// [`EngineOptions::blocked_after`].
+    #[must_use]
+    pub fn blocking_runs(&self) -> Vec<Arc<str>> {
+        self.engine.as_ref().map(|running| running.engine.blocking_runs()).unwrap_or_default()
+    }
+
     fn client(&self) -> Result<Client, RuntimeError> {
         let journals = self.journals.clone().ok_or_else(|| RuntimeError::InvalidConfiguration {
             reason: "a runtime without a store has no runs".to_owned(),

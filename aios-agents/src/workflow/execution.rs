@@ -17,6 +17,7 @@ use super::{
     error::Kind,
     journal::{Completed, Continued, Entry, Failed, Seed},
     machine::Machine,
+    polling::Polling,
     turn::Turn,
     wake_flag::WakeFlag,
     workflow_future::WorkflowFuture,
@@ -35,6 +36,7 @@ const MAX_BURST_POLLS: u32 = 1_000;
 /// the next entry.
 pub(crate) struct Execution {
     pub(crate) shared: Arc<SharedRun>,
+    pub(crate) polling: Arc<Polling>,
     code: WorkflowFuture,
     /// Entries to apply.
     queue: VecDeque<(Entry, Timestamp)>,
@@ -83,6 +85,7 @@ impl Execution {
         shared.set_code(wake_flag.waker().clone());
         Self {
             shared,
+            polling: Arc::default(),
             code: WorkflowFuture::none(),
             queue: VecDeque::new(),
             held: VecDeque::new(),
@@ -268,6 +271,7 @@ impl Execution {
         }
         {
             let _turn = Turn::Code(self.shared.run()).begin();
+            let _poll = self.polling.begin(self.reserved);
             let (code, waker) = (&mut self.code, self.wake_flag.waker());
             let is_seen = self.applied <= self.seen;
             self.shared.in_span(is_seen, || code.poll(&mut Context::from_waker(waker)));

@@ -30,6 +30,7 @@ mod error;
 mod execution;
 pub mod journal;
 pub mod machine;
+mod polling;
 mod race;
 mod registry;
 pub(crate) mod run_id;

@@ -32,8 +32,8 @@ struct Checks {
 /// Creates the routes `/health/live`, `/health/ready` and `/health/startup` for the probes of an
 /// orchestrator. They need no credentials; merge them at the root of your router.
 ///
-/// - **live**: the parts of the runtime in this process are running, and no code of agents blocks the
-///   thread or event loop it runs on. It never depends on a server, so that an outage of the store or
+/// - **live**: the parts of the runtime in this process are running, and no code of agents or workflows
+///   blocks the thread or event loop it runs on. It never depends on a server, so that an outage of the store or
 ///   the broker restarts nothing.
 /// - **ready**: the store answers within 2 s, the broker is connected, and `shutdown` has not begun.
 /// - **startup**: the runtime has started, which it has when this router exists.
@@ -52,8 +52,10 @@ async fn live(State(checks): State<Checks>) -> Response {
     let blocked = checks.runtime.blocked_agent_types();
     let blocked = blocked.iter().map(Name::as_str).collect::<Vec<_>>().join(", ");
     let agents = (!blocked.is_empty()).then(|| format!("blocked: {blocked}"));
+    let runs = checks.runtime.blocking_runs().join(", ");
+    let runs = (!runs.is_empty()).then(|| format!("blocking: {runs}"));
     let runtime = checks.runtime.failure().map(|failure| failure.code);
-    answer(&[("runtime", runtime), ("agents", agents)])
+    answer(&[("runtime", runtime), ("agents", agents), ("runs", runs)])
 }
 
 async fn startup() -> Response {

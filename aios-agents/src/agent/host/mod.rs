@@ -359,7 +359,7 @@ fn watch(
 }
 
 /// Whether a simulation runs on this thread. Other threads would make it non-deterministic.
-fn is_simulated() -> bool {
+pub(crate) fn is_simulated() -> bool {
     #[cfg(feature = "simulation")]
     return aios_core::simulation::current().is_some();
     #[cfg(not(feature = "simulation"))]

@@ -6,8 +6,8 @@ use std::{
 use aios_core::store::{RecordedEvent, Shard};
 use tokio::sync::OwnedSemaphorePermit;
 
-use super::{Engine, driver, inbox::Inbox, message::Message};
-use crate::task::JoinSet;
+use super::{Engine, blocked::Polled, driver, inbox::Inbox, message::Message};
+use crate::{task::JoinSet, workflow::polling::Polling};
 
 /// The runs that are in memory.
 #[derive(Debug, Default)]
@@ -29,6 +29,8 @@ struct Resident {
     inbox: Arc<Inbox>,
     /// The shard that it belonged to when it was activated.
     shard: Shard,
+    /// Its workflow, and whether its code is being polled; `None` while it is loaded.
+    polling: Option<(Arc<str>, Arc<Polling>)>,
 }
 
 /// The callers that are starting a run in this process.
@@ -115,7 +117,7 @@ impl ActiveRuns {
             let journal = runs.usable(run_id, journal);
             let inbox = Arc::new(Inbox::default());
             let shard = engine.ownership.shard_of(run_id).unwrap_or(Shard::of(run_id));
-            let resident = Resident { inbox: Arc::clone(&inbox), shard };
+            let resident = Resident { inbox: Arc::clone(&inbox), shard, polling: None };
             runs.inboxes.insert(Arc::clone(run_id), resident);
             while runs.tasks.try_join_next().is_some() {}
             let (run_id, inbox_of_run) = (Arc::clone(run_id), Arc::clone(&inbox));
@@ -183,6 +185,25 @@ impl ActiveRuns {
 
     pub(super) fn contains(&self, run_id: &str) -> bool {
         self.runs().inboxes.contains_key(run_id)
+    }
+
+    /// Makes visible whether the code of a run is being polled.
+    pub(super) fn watch_polls(&self, run_id: &str, workflow: &str, polling: &Arc<Polling>) {
+        if let Some(resident) = self.runs().inboxes.get_mut(run_id) {
+            resident.polling = Some((workflow.into(), Arc::clone(polling)));
+        }
+    }
+
+    /// The runs whose code is being polled.
+    pub(super) fn polled(&self) -> BTreeMap<Arc<str>, Polled> {
+        let runs = self.runs();
+        let polled = runs.inboxes.iter().filter_map(|(run_id, resident)| {
+            let (workflow, polling) = resident.polling.as_ref()?;
+            let poll = polling.current()?;
+            let (workflow, requested) = (Arc::clone(workflow), polling.requested());
+            Some((Arc::clone(run_id), Polled { workflow, requested, poll }))
+        });
+        polled.collect()
     }
 
     /// Drops every run from memory.

@@ -6,7 +6,7 @@
 //! | `leases`, `ownership`, `members`, `leave`, `clock` | own a share of the shards, renew it, hand it over |
 //! | `recover`, `reads`, `notes`, `parking`, `live` | find the runs of a shard; load and evict them |
 //! | `driver` | advance one run: journal, effects, attempts, deadlines (`driver/assignment.rs`) |
-//! | `executor` | poll runs on a thread of another language |
+//! | `executor`, `blocked` | poll runs on a thread of another language; notice code that blocks its thread |
 //! | `timers`, `waiters`, `inbox`, `message` | wake runs, and tasks of this process that wait for their ends |
 //! | `dispatch`, `activity`, `suspicion`, `dead_letters` | publish tasks, and notice those that got lost |
 //! | `mailbox`, `slots`, `answers`, `questions` | receive answers, and questions of agents about attempts |
@@ -16,6 +16,7 @@
 
 mod activity;
 mod answers;
+mod blocked;
 mod cancel;
 mod child;
 mod clock;
@@ -68,9 +69,9 @@ use tokio::sync::{Semaphore, mpsc, watch};
 use tracing::{info, warn};
 
 use self::{
-    activity::Activity, answers::Recorders, clock::StoreClock, dispatch::Dispatch,
-    hosting::Hosting, live::ActiveRuns, ownership::Ownership, parking::Parking, slots::Readers,
-    timers::Timers,
+    activity::Activity, answers::Recorders, blocked::BlockingRuns, clock::StoreClock,
+    dispatch::Dispatch, hosting::Hosting, live::ActiveRuns, ownership::Ownership, parking::Parking,
+    slots::Readers, timers::Timers,
 };
 pub(crate) use self::{
     error::EngineError,
@@ -85,7 +86,8 @@ pub use self::{
     options::{AnonymousAnswers, EngineOptions, RefusedEvents},
 };
 use crate::{
-    counting_store::CountingStore, failing::Failing, task::JoinSet, workflow::journal::Journals,
+    agent::is_simulated, counting_store::CountingStore, failing::Failing, task::JoinSet,
+    workflow::journal::Journals,
 };
 
 /// Runs that may be loading or bursting at once because of timers and recovery.
@@ -113,6 +115,7 @@ pub(crate) struct Engine {
     /// Locked while the log is relayed.
     relaying: tokio::sync::Mutex<()>,
     live: ActiveRuns,
+    blocking: BlockingRuns,
     timers: Timers,
     parking: Parking,
     reads: mpsc::Sender<reads::Read>,
@@ -166,6 +169,7 @@ impl Engine {
             recorders: Recorders::default(),
             relaying: tokio::sync::Mutex::default(),
             live: ActiveRuns::default(),
+            blocking: BlockingRuns::default(),
             timers: Timers::default(),
             parking: Parking::default(),
             reads,
@@ -207,6 +211,9 @@ impl Engine {
         spawn("watch leases", Box::pin(leases::watch(Arc::clone(engine))));
         spawn("keep shards", Box::pin(leases::run(Arc::clone(engine))));
         spawn("scan the log", Box::pin(foreign_appends::run(Arc::clone(engine), position)));
+        if let Some(limit) = engine.options.blocked_after.filter(|_| !is_simulated()) {
+            spawn("watch runs", Box::pin(blocked::watch(Arc::clone(engine), limit)));
+        }
         if engine.options.relay {
             spawn("relay the log", Box::pin(relay::run(Arc::clone(engine))));
         }

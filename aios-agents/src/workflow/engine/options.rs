@@ -51,6 +51,11 @@ pub struct EngineOptions {
     pub relay_patience: Duration,
     /// How to treat an event that the broker refuses permanently.
     pub refused_events: RefusedEvents,
+    /// How long the code of a run may take to return when it is polled before the log, the metric
+    /// `aios_runs_blocking` and [`Runtime::blocking_runs`](crate::runtime::Runtime::blocking_runs)
+    /// report it. It blocks its thread or event loop, and every run that shares it: in Python, all
+    /// runs of the process. `None` switches the check off.
+    pub blocked_after: Option<Duration>,
     /// Polls the runs; the threads of the runtime do so if `None`.
     pub executor: Option<Arc<dyn RunExecutor>>,
 }
@@ -100,6 +105,9 @@ impl EngineOptions {
         if let Some(after) = self.redispatch_after {
             check_span("redispatch_after", after, moment)?;
         }
+        if let Some(after) = self.blocked_after {
+            check_span("blocked_after", after, moment * 10)?;
+        }
         check_span("relay_patience", self.relay_patience, Duration::ZERO)?;
         if first > most {
             return Err(format!("backoff begins with {first:?}, above its maximum of {most:?}"));
@@ -124,6 +132,7 @@ impl Default for EngineOptions {
             relay: true,
             relay_patience: Duration::from_secs(300),
             refused_events: RefusedEvents::default(),
+            blocked_after: Some(Duration::from_secs(5)),
             executor: None,
         }
     }

@@ -25,6 +25,8 @@ const METRICS: &[(&str, &str)] = &[
     ("aios_agent_tasks_running", "Attempts of tasks in progress"),
     ("aios_agent_tasks_overdue", "Attempts of tasks that run after their timeout"),
     ("aios_agents_blocked_total", "How often the code of agents blocked its thread or event loop"),
+    ("aios_runs_blocking", "Runs whose code blocks its thread or event loop"),
+    ("aios_runs_blocking_total", "How often the code of a run blocked its thread or event loop"),
     ("aios_store_append_seconds", "How long an append took until it was durable or refused"),
     ("aios_store_append_events", "How many events an append had"),
     ("aios_store_appends_refused_total", "Appends that the store refused, by reason"),

@@ -110,6 +110,7 @@ impl Driver {
             Execution::new(Arc::clone(run_id), incarnation, seed, entries.clone(), clock);
         let metadata = run_metadata(&first.event, run_id);
         execution.shared.set_outputs(engine.journals.outputs.clone());
+        engine.live.watch_polls(run_id, workflow.as_str(), &execution.polling);
         Ok(Self {
             engine: Arc::clone(engine),
             run_id: Arc::clone(run_id),

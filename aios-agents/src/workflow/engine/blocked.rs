@@ -1,0 +1,93 @@
+//! Notices runs whose code does not return when it is polled, and so blocks its thread.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use metrics::{counter, gauge};
+use tracing::warn;
+
+use super::Engine;
+
+/// How often a poll is checked before its code counts as blocking.
+const CHECKS: u32 = 4;
+
+/// The code of a run that is being polled.
+#[derive(Clone, Debug)]
+pub(super) struct Polled {
+    pub(super) workflow: Arc<str>,
+    /// Number of operations that the code had requested.
+    pub(super) requested: u64,
+    /// Identifies the poll.
+    pub(super) poll: u64,
+}
+
+/// The runs whose code blocks its thread, with the failed checks of those that may be.
+#[derive(Debug, Default)]
+pub(super) struct BlockingRuns(Mutex<BTreeMap<Arc<str>, (Polled, u32)>>);
+
+impl BlockingRuns {
+    fn runs(&self) -> MutexGuard<'_, BTreeMap<Arc<str>, (Polled, u32)>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The ids of the runs whose code blocks its thread.
+    fn ids(&self) -> Vec<Arc<str>> {
+        let runs = self.runs();
+        let blocking = runs.iter().filter(|(_, (_, checks))| *checks >= CHECKS);
+        blocking.map(|(run_id, _)| Arc::clone(run_id)).collect()
+    }
+
+    /// Notes which runs are being polled. Time is counted in checks, so that a suspended process does
+    /// not count as blocked.
+    fn check(&self, polled: BTreeMap<Arc<str>, Polled>, limit: Duration) {
+        let mut runs = self.runs();
+        let before = std::mem::take(&mut *runs);
+        for (run_id, (seen, _)) in before.iter().filter(|(_, (_, checks))| *checks >= CHECKS) {
+            if polled.get(run_id).is_none_or(|now| now.poll != seen.poll) {
+                warn!(run = %run_id, workflow = %seen.workflow, "the code of a run has returned");
+            }
+        }
+        for (run_id, now) in polled {
+            let known = before.get(&run_id).filter(|(seen, _)| seen.poll == now.poll);
+            let checks = known.map_or(0, |(_, checks)| *checks).saturating_add(1);
+            if checks == CHECKS {
+                report(&run_id, &now, limit);
+            }
+            runs.insert(run_id, (now, checks));
+        }
+        let blocking = runs.values().filter(|(_, checks)| *checks >= CHECKS).count();
+        gauge!("aios_runs_blocking").set(f64::from(u32::try_from(blocking).unwrap_or(u32::MAX)));
+    }
+}
+
+fn report(run_id: &str, polled: &Polled, limit: Duration) {
+    let Polled { workflow, requested, .. } = polled;
+    counter!("aios_runs_blocking_total", "workflow" => workflow.to_string()).increment(1);
+    warn!(
+        run = run_id, %workflow, after_operation = requested, code = "RUN_BLOCKS_EXECUTOR",
+        "the code of a run has not returned for about {limit:?}: it blocks its thread or event loop, and \
+         every other run there waits; do what takes long in a step"
+    );
+}
+
+/// Checks the runs in memory regularly.
+pub(super) async fn watch(engine: Arc<Engine>, limit: Duration) {
+    loop {
+        tokio::select! {
+            biased;
+            () = engine.stopped() => return,
+            () = engine.clock.sleep(limit / CHECKS) => {}
+        }
+        engine.blocking.check(engine.live.polled(), limit);
+    }
+}
+
+impl Engine {
+    /// The runs whose code blocks the thread or event loop where it runs.
+    pub(crate) fn blocking_runs(&self) -> Vec<Arc<str>> {
+        self.blocking.ids()
+    }
+}

@@ -1,0 +1,75 @@
+//! Code of a workflow that does not return when it is polled.
+
+use std::{
+    sync::{
+        Arc, Mutex,
+        mpsc::{Receiver, channel},
+    },
+    time::Duration,
+};
+
+use aios_agents::{
+    prelude::*,
+    runtime::{EngineOptions, RunExecutor},
+};
+use aios_core::BoxFuture;
+use tokio::{runtime::Handle, task::JoinSet};
+
+use crate::{
+    logged::Logged,
+    workflow_support::{eventually, result, runtime, store},
+};
+
+/// Polls all runs on one thread, as the event loop of another language does.
+#[derive(Debug)]
+struct EventLoop(Handle);
+
+impl EventLoop {
+    fn start() -> Self {
+        let tokio = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let handle = tokio.handle().clone();
+        std::thread::spawn(move || tokio.block_on(std::future::pending::<()>()));
+        Self(handle)
+    }
+}
+
+impl RunExecutor for EventLoop {
+    fn drive(&self, run: BoxFuture<'static, ()>) -> BoxFuture<'static, ()> {
+        let mut driven = JoinSet::new();
+        driven.spawn_on(run, &self.0);
+        Box::pin(async move { drop(driven.join_next().await) })
+    }
+}
+
+async fn block(
+    context: WorkflowContext,
+    until: Arc<Mutex<Receiver<()>>>,
+) -> Result<u32, WorkflowError> {
+    let one = context.step("one", || async { Ok::<_, TaskError>(1) }).await?;
+    until.lock().unwrap().recv().ok();
+    Ok(one)
+}
+
+#[tokio::test]
+async fn should_name_a_run_that_blocks_its_event_loop() {
+    let logged = Logged::here();
+    let (release, until) = channel();
+    let until = Arc::new(Mutex::new(until));
+    let executor = Some(Arc::new(EventLoop::start()) as Arc<dyn RunExecutor>);
+    let blocked_after = Some(Duration::from_millis(200));
+    let options = EngineOptions { executor, blocked_after, ..EngineOptions::default() };
+    let builder = runtime(&store()).engine_options(options);
+    let builder =
+        builder.workflow("block", move |context, (): ()| block(context, Arc::clone(&until)));
+    let runtime = builder.start().await.unwrap();
+    let run = runtime.start("block", &()).with_id("b").await.unwrap();
+    let blocks = || async { runtime.blocking_runs().iter().any(|run| **run == *"b") };
+    eventually("it is reported", blocks).await;
+    let words = ["WARN", "RUN_BLOCKS_EXECUTOR", "run=\"b\"", "workflow=block", "after_operation=1"];
+    assert_eq!(logged.lines(&words).len(), 1, "{:?}", logged.lines(&["WARN"]));
+    release.send(()).unwrap();
+    assert_eq!(result::<u32>(&run).await.unwrap(), 1);
+    eventually("it is not reported any more", || async { runtime.blocking_runs().is_empty() })
+        .await;
+    assert_eq!(logged.lines(&["WARN", "has returned", "workflow=block"]).len(), 1);
+}
