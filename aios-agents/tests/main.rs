@@ -32,6 +32,7 @@ mod engine_faults;
 mod engine_fleet;
 mod engine_guards;
 mod engine_hosting;
+mod engine_idle;
 mod engine_lean;
 mod engine_leases;
 mod engine_pause;

@@ -92,3 +92,32 @@ async def test_should_move_tasks_from_a_blocked_loop_to_other_processes(
     errors = "".join(finish(process)[2] for process in processes)
     (line,) = [line for line in errors.splitlines() if "has been blocked" in line]
     assert "poison" in line and "endless (" in line and "program.py:" in line
+
+
+#: A run that blocks the loop, and then writes a file.
+WORKFLOW = """
+import asyncio, time
+import aios
+
+@aios.workflow("stuck")
+async def stuck(context: aios.WorkflowContext) -> int:
+    await context.step("first", lambda: 1)
+    time.sleep(2)
+    return 1
+
+async def main():
+    async with aios.Runtime(workflows=[stuck], blocked_after=0.4) as runtime:
+        run = await runtime.start(stuck, id="r")
+        assert await run.result() == 1
+
+asyncio.run(main())
+"""
+
+
+def test_should_name_a_run_that_blocks_the_loop(
+    script: Callable[..., subprocess.Popen[str]],
+) -> None:
+    status, _, errors = finish(script(WORKFLOW))
+    assert status == 0, errors
+    (line,) = [line for line in errors.splitlines() if "RUN_BLOCKS_EXECUTOR" in line]
+    assert "stuck" in line and '"r"' in line

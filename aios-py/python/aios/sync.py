@@ -1039,7 +1039,8 @@ class Runtime(Client):
         shutdown_timeout: How many seconds running tasks may take to end when the runtime is closed.
         blocked_after: After how many seconds without a response the event loop counts as blocked, at
             least 0.01; ``None`` means never. While it is blocked, its agents take no tasks and send no
-            heartbeats, so that other processes take over their tasks.
+            heartbeats, so that other processes take over their tasks. The log names a run whose code
+            blocks it.
 
     Raises:
         ConfigurationError: An argument is invalid.

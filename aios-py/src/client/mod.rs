@@ -147,9 +147,14 @@ impl NativeClient {
         // The loop has to poll runs only if there are workflows in Python.
         let executor = (!workflows.is_empty())
             .then(|| -> Arc<dyn RunExecutor> { Arc::new(self.calls.run_executor()) });
-        let engine_options =
-            EngineOptions { lease_time, relay, executor, ..EngineOptions::default() };
         let blocked_after = optional_seconds(py, blocked_after)?;
+        let engine_options = EngineOptions {
+            lease_time,
+            relay,
+            executor,
+            blocked_after,
+            ..EngineOptions::default()
+        };
         let mut builder = Runtime::builder()
             .clock(Arc::new(SystemClock))
             .engine_options(engine_options)
