@@ -2,8 +2,8 @@
 
 use std::{
     sync::{
-        Arc, Mutex,
-        atomic::{AtomicBool, Ordering},
+        Arc,
+        atomic::{AtomicU32, Ordering},
     },
     time::Duration,
 };
@@ -93,52 +93,22 @@ async fn should_hand_its_runs_over_when_it_stops() {
     next.shutdown(PATIENCE).await.unwrap();
 }
 
-/// A loop that was waiting for the store when the engine failed does not begin to read again, while
-/// a run that blocks its thread delays the rest of the stop.
-#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn should_leave_its_mailbox_alone_once_it_has_stopped() {
+/// It has joined and reads its mailbox, and then the store refuses to tell it which shards are free.
+#[tokio::test(flavor = "multi_thread")]
+async fn should_leave_its_mailbox_alone_if_it_could_not_start() {
     let (inner, broker) = (store(), Arc::new(MemoryBroker::new()));
     let faulty = FaultyStore::new(Arc::clone(&inner));
-    let (release, blocked) = std::sync::mpsc::channel::<()>();
-    let (blocked, begun) = (Arc::new(Mutex::new(blocked)), Arc::<AtomicBool>::default());
-    let is_blocked = Arc::clone(&begun);
-    let block = move |_: WorkflowContext, (): ()| {
-        let (blocked, begun) = (Arc::clone(&blocked), Arc::clone(&begun));
-        async move {
-            begun.store(true, Ordering::SeqCst);
-            blocked.lock().unwrap().recv().ok();
-            Ok(0_u32)
-        }
-    };
-    let lease_time = Duration::from_secs(4);
-    let options = EngineOptions { lease_time, ..EngineOptions::default() };
-    let builder = Runtime::builder().store(Arc::clone(&faulty) as _).engine_options(options);
-    let builder = builder.broker(Arc::clone(&broker) as _).workflow("wait", wait);
-    let runtime = builder.workflow("block", block).start().await.unwrap();
-    runtime.start("block", &()).await.unwrap();
-    eventually("it blocks", || async { is_blocked.load(Ordering::SeqCst) }).await;
-    let (opened, gate) = tokio::sync::watch::channel(false);
-    let (looks, gate) = (Arc::<AtomicBool>::default(), gate);
-    let looked = Arc::clone(&looks);
-    faulty.on_call(move |name| match *name {
-        "leases" => {
-            looked.store(true, Ordering::SeqCst);
-            let mut gate = gate.clone();
-            Some(Fault::Until(Box::pin(async move { drop(gate.wait_for(|open| *open).await) })))
-        }
-        "wait_for" => Some(Fault::Refuse(store_refuses())),
-        _ => None,
+    let calls = AtomicU32::new(0);
+    faulty.on_call(move |name| {
+        let is_second = *name == "leases" && calls.fetch_add(1, Ordering::SeqCst) == 1;
+        is_second.then(|| Fault::Refuse(store_refuses()))
     });
-    eventually("it looks at the leases", || async { looks.load(Ordering::SeqCst) }).await;
-    drop(runtime.start("wait", &()).await);
-    failed(&runtime).await;
+    let builder = Runtime::builder().store(faulty as _).broker(Arc::clone(&broker) as _);
+    let refused = builder.workflow("wait", wait).start().await.unwrap_err();
+    assert_eq!(refused.code(), "STORE_BACKEND");
+    assert!(inner.leases().await.unwrap().is_empty(), "its number is free");
     let mailbox = Mailbox::new(format!("stores.{}.answers.0", inner.id().await.unwrap())).unwrap();
     takes_over(&broker, &mailbox).await;
-    opened.send_replace(true);
-    release.send(()).unwrap();
-    eventually("its leases are free", || async { inner.leases().await.unwrap().is_empty() }).await;
-    takes_over(&broker, &mailbox).await;
-    drop(runtime);
 }
 
 /// Another reader gets what arrives in a mailbox, soon.

@@ -125,8 +125,8 @@ impl Site {
 
     /// Lets one task end.
     async fn end_one(&self) {
-        self.agent.go_on.notify_one();
         let ended = self.agent.ended.load(Ordering::SeqCst);
+        self.agent.go_on.notify_one();
         let has_ended = || async { self.agent.ended.load(Ordering::SeqCst) > ended };
         eventually("a task ends", has_ended).await;
     }

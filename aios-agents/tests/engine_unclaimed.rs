@@ -171,6 +171,7 @@ async fn should_not_reassign_a_task_whose_answer_is_recorded() {
     let runtime = builder(&store, &broker).engine_options(options).start().await.unwrap();
     let run = runtime.start("one_task", &21).await.unwrap();
     let task = next(&mut thief).await;
+    eventually("it says so", || async { waits_for(&run).await.is_some() }).await;
     // It does not look for appends of others any more.
     faulty.on_call(|name| (*name == "read_log_except").then_some(Fault::Hang));
     let task_id = task.event.data::<TaskAssigned>().unwrap().task_id;

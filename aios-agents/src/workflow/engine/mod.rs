@@ -184,10 +184,18 @@ impl Engine {
             store_is_down: AtomicBool::new(false),
         });
         let position = foreign_appends::start_position(&engine).await?;
-        slots::join(&engine).await?;
-        leases::balance_now(&engine).await?;
+        if let Err(error) = Self::join(&engine).await {
+            engine.halt().await;
+            return Err(error);
+        }
         let tasks = Self::spawn_parts(&engine, queue, asked, position).await;
         Ok(RunningEngine { engine, tasks })
+    }
+
+    /// Becomes a member of the engines, and acquires its share of the free shards.
+    async fn join(engine: &Arc<Self>) -> Result<(), EngineError> {
+        slots::join(engine).await?;
+        leases::balance_now(engine).await
     }
 
     /// Spawns the tasks of an engine.
