@@ -15,6 +15,10 @@
 //! The ids of the spans are derived, and all times are those of the journal; see
 //! [`aios_agents::trace`]. So a run that takes days, whose engine is killed and that moves to other
 //! engines, is one whole trace, and the trace of a run can be made again at any time.
+//!
+//! A journal does not say when a step began. Its span begins with the event after which the code
+//! requested it, which is exact while one operation follows the other, and may be late for some of
+//! several steps that run together.
 
 mod open;
 #[cfg(feature = "otlp")]

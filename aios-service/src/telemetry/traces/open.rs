@@ -131,3 +131,64 @@ impl Requests {
         self.times.len()
     }
 }
+
+/// Numbers of operations. Those that follow each other take no space of their own.
+#[derive(Debug, Default)]
+pub(super) struct Numbers(BTreeMap<u64, u64>);
+
+impl Numbers {
+    pub(super) fn contains(&self, number: u64) -> bool {
+        self.0.range(..=number).next_back().is_some_and(|(_, last)| *last >= number)
+    }
+
+    pub(super) fn insert(&mut self, number: u64) {
+        if self.contains(number) {
+            return;
+        }
+        let after = number.checked_add(1).and_then(|next| self.0.remove(&next)).unwrap_or(number);
+        match self.0.range_mut(..number).next_back() {
+            Some((_, last)) if last.checked_add(1) == Some(number) => *last = after,
+            _ => drop(self.0.insert(number, after)),
+        }
+    }
+
+    /// How many sequences of numbers there are.
+    #[cfg_attr(not(feature = "otlp"), allow(dead_code, reason = "the exporter uses it"))]
+    pub(super) fn len(&self) -> usize {
+        self.0.len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn should_contain_what_was_inserted_and_join_sequences() {
+        let (mut numbers, mut set) = (Numbers::default(), BTreeSet::new());
+        for number in [5, 3, 4, 9, u64::MAX, 4, 1, 2, u64::MAX - 1, 7, 8, 6] {
+            numbers.insert(number);
+            set.insert(number);
+            let all = (0..12).chain([u64::MAX - 2, u64::MAX - 1, u64::MAX]);
+            for candidate in all {
+                assert_eq!(numbers.contains(candidate), set.contains(&candidate), "{candidate}");
+            }
+        }
+        assert_eq!(numbers.len(), 2, "{numbers:?}");
+    }
+
+    #[test]
+    fn should_know_after_which_event_an_operation_was_requested() {
+        let mut requests = Requests::default();
+        let at = Timestamp::from_micros;
+        for (operation, time) in [(1, 10), (3, 20), (2, 30), (4, 40)] {
+            requests.last = at(time);
+            requests.note(operation);
+        }
+        // The second one was requested before the first event of the third one.
+        let times = [1, 2, 3, 4].map(|operation| requests.time(operation));
+        assert_eq!(times, [at(10), at(20), at(20), at(40)]);
+    }
+}

@@ -1,7 +1,7 @@
 //! Makes the spans of one run from its events, one after the other.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, VecDeque},
+    collections::{BTreeMap, VecDeque},
     time::Duration,
 };
 
@@ -13,7 +13,7 @@ use aios_core::{
 
 use super::{
     Span, SpanKind, SpanLink, SpanStatus,
-    open::{Attempt, Open, Requests},
+    open::{Attempt, Numbers, Open, Requests},
     record::{Record, Retry, Start, Task},
 };
 
@@ -27,7 +27,7 @@ pub(super) struct Tracer {
     run: Option<Run>,
     operations: BTreeMap<u64, Open>,
     /// Steps that have ended; their spans are made when they end.
-    ended: BTreeSet<u64>,
+    ended: Numbers,
     /// Operations that wait for a signal, the first one first.
     waiting: BTreeMap<Box<str>, VecDeque<u64>>,
     requests: Requests,
@@ -64,7 +64,7 @@ impl Tracer {
     /// How many parts the state has, for a limit of memory.
     #[cfg_attr(not(feature = "otlp"), allow(dead_code, reason = "the exporter uses it"))]
     pub(super) fn weight(&self) -> usize {
-        1 + self.operations.len() + self.ended.len() / 8 + self.requests.len() / 4
+        1 + self.operations.len() + self.ended.len() / 4 + self.requests.len() / 4
     }
 
     /// The spans that have begun and not ended.
@@ -225,7 +225,7 @@ impl Tracer {
 
     /// The operation of a step, which begins with its first record.
     fn step(&mut self, operation: u64, name: &str) -> Option<&mut Open> {
-        if self.ended.contains(&operation) {
+        if self.ended.contains(operation) {
             return None;
         }
         let start = self.requests.time(operation);

@@ -86,12 +86,7 @@ impl TraceExporter {
             }
             is_running
         });
-        let sent = async {
-            while self.handle.lag().await.is_ok_and(|lag| lag > 0) {
-                self.clock.sleep(PAUSE).await;
-            }
-            self.handle.lag().await.is_ok()
-        };
+        let sent = async { self.reach_end().await.is_ok() };
         let sent = tokio::select! {
             biased;
             sent = sent => sent,
@@ -105,6 +100,15 @@ impl TraceExporter {
             is_flushing
         });
         sent
+    }
+
+    /// Waits until everything that the log contains now was handled.
+    async fn reach_end(&self) -> Result<(), RuntimeError> {
+        let end = self.handle.position().await? + self.handle.lag().await?;
+        while self.handle.position().await? < end {
+            self.clock.sleep(PAUSE).await;
+        }
+        Ok(())
     }
 
     /// Sends nothing any more, so that the runtime ends without waiting for the collector. What was not
