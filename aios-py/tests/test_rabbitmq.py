@@ -77,6 +77,7 @@ async def test_should_complete_all_runs_although_workers_are_killed(
             killing = asyncio.create_task(asyncio.to_thread(kill_some, tmp_path))
             # The last run begins after the last kill, however fast the runs are.
             is_last = False
+            answers: list[list[int]] = []
             while not is_last:
                 is_last = killing.done()
                 answers = await (await runtime.start(squares, TASKS)).result()
