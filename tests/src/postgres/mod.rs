@@ -230,7 +230,9 @@ impl PostgresServer {
         run(start.arg("-l").arg(self.folder.join("log")))
     }
 
-    fn log(&self) -> String {
+    /// What the server has written to its log.
+    #[must_use]
+    pub fn log(&self) -> String {
         fs::read_to_string(self.folder.join("log")).unwrap_or_default()
     }
 
