@@ -60,7 +60,10 @@ async fn should_give_the_last_error_and_all_billed_tokens() {
     let failed = model.complete(&request()).await.unwrap_err();
     assert_eq!(failed.usage(), Some(Usage::new(15, 2)));
     let model = Fallback::new(failing([billed(10)])).or(scripted([text("second")]));
-    assert_eq!(model.complete(&request()).await.unwrap().usage, Usage::new(20, 6));
+    let response = model.complete(&request()).await.unwrap();
+    assert_eq!((response.usage, response.own_usage()), (Usage::new(20, 6), Usage::new(10, 5)));
+    let [failed] = &response.billed[..] else { panic!("{response:?}") };
+    assert_eq!((failed.model.as_str(), failed.usage), ("test:scripted", Usage::new(10, 1)));
 }
 
 #[tokio::test]

@@ -16,7 +16,7 @@ use crate::{
         Account, Answer, AtLimit, BUDGET_SIGNAL, BudgetDecision, Exceeded, Held, Limits,
         Reservation, Scope, Spent, SubjectBudget,
     },
-    model::{ModelRequest, Usage},
+    model::{ModelRequest, ModelResponse, Usage},
 };
 
 /// Timeout of one access to the sums of a subject.
@@ -262,16 +262,35 @@ impl Accounting {
         Ok(())
     }
 
-    /// Settles a request that one of the models has answered. If its price is unknown, the reserved
-    /// cost counts, and the run fails.
+    /// Settles a request that a model has answered, after others that failed and are billed for.
+    pub(super) async fn settle_response(
+        &self,
+        model: &str,
+        response: &ModelResponse,
+    ) -> Result<(), WorkflowError> {
+        let amounts = lock(&self.state).account.amounts_of(model, response);
+        self.settle_amounts(amounts, response.usage).await
+    }
+
+    /// Settles a request that failed after one of the models was asked.
     pub(super) async fn settle_request(
         &self,
         models: &[&str],
         usage: Usage,
     ) -> Result<(), WorkflowError> {
+        let amounts = lock(&self.state).account.amounts(models, usage);
+        self.settle_amounts(amounts, usage).await
+    }
+
+    /// Settles a request. If a price is unknown, the reserved cost counts, and the run fails.
+    async fn settle_amounts(
+        &self,
+        amounts: Result<Spent, Failure>,
+        usage: Usage,
+    ) -> Result<(), WorkflowError> {
         let unknown = {
             let mut state = lock(&self.state);
-            match state.account.amounts(models, usage) {
+            match amounts {
                 Ok(amounts) => {
                     state.settle_all(&self.context, amounts, false)?;
                     None

@@ -169,7 +169,7 @@ impl Session {
                         "" => self.agent.model(granted.is_cheaper).name(),
                         name => name,
                     };
-                    self.accounting.settle_request(&[name], response.usage).await?;
+                    self.accounting.settle_response(name, &response).await?;
                     return Ok(response);
                 }
                 Err(error) => error,

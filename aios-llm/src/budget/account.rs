@@ -3,7 +3,7 @@ use std::time::Duration;
 use aios_core::failure::Failure;
 
 use super::{Budget, Cost, Exceeded, Limits, Price, Scope, Spent, UnknownPrice};
-use crate::model::{ModelRequest, Usage};
+use crate::model::{ModelRequest, ModelResponse, Usage};
 
 /// Bytes of a request that count as one token when it is reserved.
 const BYTES_PER_TOKEN: usize = 4;
@@ -176,7 +176,21 @@ impl Account {
         self.spent = self.spent.plus(&amounts);
     }
 
-    /// The amounts of one request that one of the models answered: the cost is that of the dearest.
+    /// The amounts of one request that a model answered: the cost is what each model is billed for.
+    pub(crate) fn amounts_of(
+        &self,
+        model: &str,
+        response: &ModelResponse,
+    ) -> Result<Spent, Failure> {
+        let failed = response.billed.iter().map(|failed| (failed.model.as_str(), failed.usage));
+        let mut cost = Cost::ZERO;
+        for (model, usage) in failed.chain([(model, response.own_usage())]) {
+            cost += self.amounts(&[model], usage)?.cost;
+        }
+        Ok(Spent { requests: 1, usage: response.usage, cost, tool_calls: 0 })
+    }
+
+    /// The amounts of one request to one of the models: the cost is that of the dearest.
     pub(crate) fn amounts(&self, models: &[&str], usage: Usage) -> Result<Spent, Failure> {
         let mut cost = Cost::ZERO;
         for model in models {
@@ -233,7 +247,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::budget::PriceTable;
+    use crate::{budget::PriceTable, model::ModelUsage};
 
     #[test]
     fn should_refuse_what_would_exceed_a_limit() {
@@ -287,6 +301,19 @@ mod tests {
         assert_eq!(cost(&["cheap", "new"]).unwrap_err().code, "UNKNOWN_PRICE");
         let failure = account.amounts(&["new"], Usage::new(1, 1)).unwrap_err();
         assert_eq!(failure.code, "UNKNOWN_PRICE");
+    }
+
+    #[test]
+    fn should_bill_each_model_at_its_own_price() {
+        let prices = PriceTable::new()
+            .with_price("cheap", Price::per_million_dollars(1.0, 1.0))
+            .with_price("dear", Price::per_million_dollars(10.0, 10.0));
+        let account = Account::new(Budget::new().prices(prices));
+        let mut response = ModelResponse::text("hi").with_usage(Usage::new(30, 10));
+        response.billed = vec![ModelUsage { model: "dear".into(), usage: Usage::new(20, 5) }];
+        let amounts = account.amounts_of("cheap", &response).unwrap();
+        assert_eq!(amounts.cost, Cost::nanodollars(25 * 10_000 + 15 * 1_000));
+        assert_eq!((amounts.requests, amounts.usage), (1, response.usage));
     }
 
     #[test]

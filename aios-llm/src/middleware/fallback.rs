@@ -10,7 +10,7 @@ use futures_util::{StreamExt, stream};
 
 use crate::model::{
     Capabilities, FinishReason, LanguageModel, ModelError, ModelErrorKind, ModelRequest,
-    ModelResponse, ModelStream, StreamEvent, Usage,
+    ModelResponse, ModelStream, ModelUsage, StreamEvent, Usage,
 };
 
 /// Failures after which another model may succeed.
@@ -30,7 +30,8 @@ const DEFAULT_KINDS: [ModelErrorKind; 9] = [
 ///
 /// A model that asks to wait (`Retry-After`) is left out until then, as long as there is another
 /// one. A stream that fails after its first piece begins again with [`StreamEvent::Reset`]. Tokens
-/// that failed requests are billed for count as usage of the response.
+/// that failed requests are billed for count as usage of the response, which says in
+/// [`billed`](ModelResponse::billed) what each model is billed for.
 ///
 /// Its name is that of the first model. A budget reserves the cost of the dearest one. Its capabilities
 /// are those that all models share.
@@ -90,7 +91,7 @@ impl Fallback {
             clock: Arc::clone(&self.clock),
             request: request.clone(),
             order: order.into_iter(),
-            billed: Usage::default(),
+            billed: Vec::new(),
         }
     }
 }
@@ -118,7 +119,7 @@ struct Attempts {
     request: ModelRequest,
     order: std::vec::IntoIter<usize>,
     /// Usage of the requests that failed.
-    billed: Usage,
+    billed: Vec<ModelUsage>,
 }
 
 impl Attempts {
@@ -134,23 +135,29 @@ impl Attempts {
         }
         let usage = error.usage().unwrap_or_default();
         if self.kinds.contains(&error.kind()) && !self.order.as_slice().is_empty() {
-            self.billed += usage;
+            let model = self.models.get(index).map_or("", |it| it.model.name()).to_owned();
+            self.billed.extend((usage != Usage::default()).then_some(ModelUsage { model, usage }));
             return Ok(());
         }
-        let all = self.billed + usage;
+        let all = self.billed_usage() + usage;
         Err(if all == Usage::default() { error } else { error.with_usage(all) })
     }
 
     /// A refusal in a response as an error, if another model can be asked.
-    fn accept(&self, mut response: ModelResponse) -> Result<ModelResponse, ModelError> {
+    fn accept(&mut self, mut response: ModelResponse) -> Result<ModelResponse, ModelError> {
         let is_refusal = response.finish_reason == FinishReason::Refusal;
         let has_next = !self.order.as_slice().is_empty();
         if is_refusal && has_next && self.kinds.contains(&ModelErrorKind::Refused) {
             let error = ModelError::new(ModelErrorKind::Refused, "the model refused to answer");
             return Err(error.with_usage(response.usage));
         }
-        response.usage += self.billed;
+        response.usage += self.billed_usage();
+        response.billed.splice(..0, std::mem::take(&mut self.billed));
         Ok(response)
+    }
+
+    fn billed_usage(&self) -> Usage {
+        self.billed.iter().fold(Usage::default(), |sum, failed| sum + failed.usage)
     }
 
     async fn complete(mut self) -> Result<ModelResponse, ModelError> {

@@ -17,7 +17,7 @@ pub use self::{
     message::{ImageSource, Message, Part, Role, ToolCall, ToolResult},
     real_requests::{check_real_requests, forbid_real_requests},
     request::{ModelRequest, OutputSchema, ToolChoice, ToolSpec},
-    response::{FinishReason, ModelResponse, Usage},
+    response::{FinishReason, ModelResponse, ModelUsage, Usage},
     stream::{ModelStream, StreamEvent, collect, whole},
 };
 

@@ -1,4 +1,4 @@
-use std::ops::{Add, AddAssign};
+use std::ops::{Add, AddAssign, Sub};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -14,7 +14,20 @@ pub struct ModelResponse {
     pub content: Vec<Part>,
     /// Why the response ended.
     pub finish_reason: FinishReason,
-    /// The tokens that the provider reports.
+    /// The tokens that the provider reports, and those of `billed`.
+    pub usage: Usage,
+    /// The part of `usage` that models are billed for which were asked before and failed, in the order of
+    /// the requests.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub billed: Vec<ModelUsage>,
+}
+
+/// What a model is billed for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct ModelUsage {
+    /// Name of the model, as in price tables.
+    pub model: String,
+    /// The tokens that its provider reports.
     pub usage: Usage,
 }
 
@@ -76,6 +89,20 @@ impl Add for Usage {
     }
 }
 
+impl Sub for Usage {
+    type Output = Self;
+
+    /// The difference; 0 where `other` is larger.
+    fn sub(self, other: Self) -> Self {
+        Self {
+            input_tokens: self.input_tokens.saturating_sub(other.input_tokens),
+            cached_input_tokens: self.cached_input_tokens.saturating_sub(other.cached_input_tokens),
+            output_tokens: self.output_tokens.saturating_sub(other.output_tokens),
+            reasoning_tokens: self.reasoning_tokens.saturating_sub(other.reasoning_tokens),
+        }
+    }
+}
+
 impl AddAssign for Usage {
     fn add_assign(&mut self, other: Self) {
         *self = *self + other;
@@ -94,13 +121,26 @@ impl ModelResponse {
     pub fn new(content: Vec<Part>) -> Self {
         let calls = content.iter().any(|part| matches!(part, Part::ToolCall(_)));
         let finish_reason = if calls { FinishReason::ToolCalls } else { FinishReason::Stop };
-        Self { model: String::new(), content, finish_reason, usage: Usage::default() }
+        Self {
+            model: String::new(),
+            content,
+            finish_reason,
+            usage: Usage::default(),
+            billed: Vec::new(),
+        }
     }
 
-    /// Sets the usage.
+    /// The part of `usage` that the model itself is billed for.
+    #[must_use]
+    pub fn own_usage(&self) -> Usage {
+        self.billed.iter().fold(self.usage, |rest, failed| rest - failed.usage)
+    }
+
+    /// Sets the usage, all of which the model itself is billed for.
     #[must_use]
     pub fn with_usage(mut self, usage: Usage) -> Self {
         self.usage = usage;
+        self.billed.clear();
         self
     }
 
