@@ -65,7 +65,7 @@ async fn should_name_a_run_that_blocks_its_event_loop() {
     let run = runtime.start("block", &()).with_id("b").await.unwrap();
     let blocks = || async { runtime.blocking_runs().iter().any(|run| **run == *"b") };
     eventually("it is reported", blocks).await;
-    let words = ["WARN", "RUN_BLOCKS_EXECUTOR", "run=\"b\"", "workflow=block", "after_operation=1"];
+    let words = ["WARN", "has not returned", "run=\"b\"", "workflow=block", "after_operation=1"];
     assert_eq!(logged.lines(&words).len(), 1, "{:?}", logged.lines(&["WARN"]));
     release.send(()).unwrap();
     assert_eq!(result::<u32>(&run).await.unwrap(), 1);

@@ -119,5 +119,5 @@ def test_should_name_a_run_that_blocks_the_loop(
 ) -> None:
     status, _, errors = finish(script(WORKFLOW))
     assert status == 0, errors
-    (line,) = [line for line in errors.splitlines() if "RUN_BLOCKS_EXECUTOR" in line]
+    (line,) = [line for line in errors.splitlines() if "the code of a run has not returned" in line]
     assert "stuck" in line and '"r"' in line

@@ -67,7 +67,7 @@ fn report(run_id: &str, polled: &Polled, limit: Duration) {
     let Polled { workflow, requested, .. } = polled;
     counter!("aios_runs_blocking_total", "workflow" => workflow.to_string()).increment(1);
     warn!(
-        run = run_id, %workflow, after_operation = requested, code = "RUN_BLOCKS_EXECUTOR",
+        run = run_id, %workflow, after_operation = requested,
         "the code of a run has not returned for about {limit:?}: it blocks its thread or event loop, and \
          every other run there waits; do what takes long in a step"
     );
