@@ -29,6 +29,7 @@ pub(crate) mod engine;
 mod error;
 mod execution;
 pub mod journal;
+#[doc(hidden)]
 pub mod machine;
 mod polling;
 mod race;

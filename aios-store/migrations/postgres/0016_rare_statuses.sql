@@ -11,3 +11,7 @@ CREATE INDEX idx_agent_tasks_rare ON {schema}.agent_tasks (id, status, agent_typ
 WHERE (status = 'cancelled' OR status = 'failed');
 CREATE INDEX idx_agent_tasks_rare_created_at ON {schema}.agent_tasks (created_at, id, status, agent_type)
 WHERE (status = 'cancelled' OR status = 'failed');
+
+-- Finds the open tasks of a type, which autoscalers count.
+CREATE INDEX idx_agent_tasks_assigned ON {schema}.agent_tasks (agent_type, id)
+WHERE (status = 'assigned');

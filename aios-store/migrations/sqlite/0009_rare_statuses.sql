@@ -11,3 +11,7 @@ CREATE INDEX idx_agent_tasks_rare ON agent_tasks (id, status, agent_type)
 WHERE (status = 'cancelled' OR status = 'failed');
 CREATE INDEX idx_agent_tasks_rare_created_at ON agent_tasks (created_at, id, status, agent_type)
 WHERE (status = 'cancelled' OR status = 'failed');
+
+-- Finds the open tasks of a type, which autoscalers count.
+CREATE INDEX idx_agent_tasks_assigned ON agent_tasks (agent_type, id)
+WHERE (status = 'assigned');

@@ -4,7 +4,7 @@
 mod event;
 mod metadata;
 #[cfg(any(feature = "sqlite", feature = "postgres"))]
-mod rare;
+mod partial;
 
 use aios_core::{
     event::{EventId, Timestamp},
@@ -18,7 +18,7 @@ pub(crate) use self::metadata::encode_metadata;
 pub(crate) use self::{
     event::StoredEvent,
     metadata::decode_metadata,
-    rare::{any_status, is_among, rare_condition},
+    partial::{PartialIndex, any_status, is_among},
 };
 
 /// The key of a row, and the text of the id if it is not a UUID.

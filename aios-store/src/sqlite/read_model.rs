@@ -19,7 +19,7 @@ use super::{
     read::{LOG_PAGE, stored_events},
     writer::Writer,
 };
-use crate::rows::{self, Key};
+use crate::rows::{self, Key, PartialIndex};
 
 /// A condition with at most this many values is written as comparisons joined by `OR`. See
 /// [`conditional`].
@@ -186,8 +186,8 @@ enum Path {
     Any,
     /// In the order of time.
     Created,
-    /// Among the rows in rare statuses, in the order of the query.
-    Rare,
+    /// By a partial index, in the order of the query.
+    Partial,
     /// Among the runs that have not ended; they are sorted.
     OpenRuns,
 }
@@ -196,8 +196,8 @@ impl Path {
     fn of(query: &Query) -> Self {
         if query.conditions.iter().any(is_selective) {
             Self::Any
-        } else if rows::rare_condition(query).is_some() {
-            Self::Rare
+        } else if PartialIndex::of(query).is_some() {
+            Self::Partial
         } else if query.order == Order::Created {
             Self::Created
         } else {
@@ -211,10 +211,10 @@ impl Path {
         match self {
             Self::Any => String::new(),
             Self::Created => format!(" INDEXED BY idx_{table}_created_at"),
-            Self::Rare => {
-                conditions.extend(rows::rare_condition(query));
-                let of_order = if query.order == Order::Created { "_created_at" } else { "" };
-                format!(" INDEXED BY idx_{table}_rare{of_order}")
+            Self::Partial => {
+                let Some(index) = PartialIndex::of(query) else { return String::new() };
+                conditions.push(index.condition);
+                format!(" INDEXED BY {}", index.name)
             }
             Self::OpenRuns => {
                 conditions.push(rows::any_status(&OPEN));
@@ -407,6 +407,11 @@ mod tests {
         let of_a_time =
             RunFilter { statuses: rare.clone(), created_after: at, ..RunFilter::default() };
         let text = || Some("x".to_owned());
+        let open = TaskFilter {
+            status: Some(TaskStatus::Assigned),
+            agent_type: text(),
+            ..TaskFilter::default()
+        };
         let failed = TaskFilter { status: Some(TaskStatus::Failed), ..TaskFilter::default() };
         for (query, index) in [
             (
@@ -419,6 +424,7 @@ mod tests {
                 "idx_workflow_runs_rare",
             ),
             (Query::tasks(&failed, &page), "idx_agent_tasks_rare"),
+            (Query::tasks(&open, &page), "idx_agent_tasks_assigned"),
             (
                 Query::tasks(&TaskFilter { created_after: at, ..failed }, &page),
                 "idx_agent_tasks_rare_created_at",

@@ -25,7 +25,7 @@ use super::{
     schema::Schema,
     timestamp::PgTimestamp,
 };
-use crate::rows::{self, Key};
+use crate::rows::{self, Key, PartialIndex};
 
 /// Number of columns that every table has before its own columns.
 const COMMON_COLUMNS: usize = 5;
@@ -134,8 +134,8 @@ fn select(schema: &Schema, query: &Query) -> Result<QueryBuilder<'static, Postgr
         }
     }
     query.conditions.iter().for_each(|condition| restrict(&mut builder, condition));
-    if let Some(condition) = rows::rare_condition(query) {
-        builder.push(format!(" AND {condition}"));
+    if let Some(index) = PartialIndex::of(query) {
+        builder.push(format!(" AND {}", index.condition));
     }
     let limit = i64::try_from(query.page.limit.saturating_add(1)).unwrap_or(i64::MAX);
     builder.push(match query.order {
