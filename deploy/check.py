@@ -13,12 +13,14 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
 
 import kubernetes_validate
 import yaml
 
 DEPLOY = Path(__file__).resolve().parent
 CHART = DEPLOY / "helm/aios"
+OPENAPI = DEPLOY.parent / "aios-service/openapi.json"
 GUIDE = DEPLOY.parent / "docs/guide/pages"
 VERSIONS = ["1.31", "1.33", "1.35", "1.37"]
 #: Objects without a schema in kubernetes-validate.
@@ -102,9 +104,27 @@ def render(command: list[str | Path]) -> list[dict]:
     return [item for item in yaml.safe_load_all(rendered.stdout) if item]
 
 
+def check_triggers(place: str, triggers: list[dict]) -> None:
+    """The routes and values that triggers read are those of the HTTP API."""
+    document = json.loads(OPENAPI.read_text())
+    for trigger in triggers:
+        if trigger["type"] != "metrics-api":
+            continue
+        metadata = trigger["metadata"]
+        url = urlsplit(metadata["url"])
+        route = document["paths"].get(url.path.removeprefix("/api/v1"), {}).get("get", {})
+        known = {parameter["name"] for parameter in route.get("parameters", [])}
+        expect(known >= set(parse_qs(url.query)), f"{place}: {url.geturl()} is not a route")
+        *_, value = metadata["valueLocation"].split(".")
+        load = document["components"]["schemas"]["AgentLoad"]["properties"]
+        expect(value in load, f"{place}: {metadata['valueLocation']} is not in the answer")
+
+
 def check_objects(environment: str, objects: list[dict]) -> None:
     for item in objects:
         place = f"{environment}: {item['kind']} {item['metadata']['name']}"
+        if item["kind"] == "ScaledObject":
+            check_triggers(place, item["spec"]["triggers"])
         if item["kind"] in OPERATORS:
             continue
         for version in VERSIONS:
@@ -160,7 +180,10 @@ def check_environment(overlay: Path) -> None:
     subprocess.run(
         ["helm", "lint", "--strict", "--quiet", CHART, "--values", values], check=True, timeout=60
     )
-    charted = render(["helm", "template", "aios", CHART, "--values", values])
+    namespace = yaml.safe_load((overlay / "kustomization.yaml").read_text())["namespace"]
+    charted = render(
+        ["helm", "template", "aios", CHART, "--values", values, "--namespace", namespace]
+    )
     check_objects(f"chart {name}", charted)
     left, right = by_name(overlaid), by_name(charted)
     for key in sorted(left.keys() | right.keys()):
