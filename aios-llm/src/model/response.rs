@@ -22,7 +22,7 @@ pub struct ModelResponse {
     pub billed: Vec<ModelUsage>,
 }
 
-/// What a model is billed for.
+/// The usage that a model is billed for.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ModelUsage {
     /// Name of the model, as in price tables.

@@ -230,7 +230,7 @@ impl PostgresServer {
         run(start.arg("-l").arg(self.folder.join("log")))
     }
 
-    /// What the server has written to its log.
+    /// The log of the server so far.
     #[must_use]
     pub fn log(&self) -> String {
         fs::read_to_string(self.folder.join("log")).unwrap_or_default()
