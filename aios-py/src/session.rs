@@ -15,7 +15,7 @@ use tokio::sync::{Mutex, RwLock};
 
 use crate::{
     calls::{Calls, closed_error},
-    convert::errors::ErrorInfo,
+    convert::{CollectorArg, errors::ErrorInfo},
     llm::PreparedAgent,
     python::LoopPulse,
     workflow::PyWorkflow,
@@ -26,6 +26,8 @@ pub(crate) struct Session {
     pub(crate) runtime: Arc<Runtime>,
     #[cfg(feature = "service")]
     pub(crate) requests: crate::service::Requests,
+    #[cfg(feature = "service")]
+    traces: Option<crate::service::Traces>,
     pub(crate) broker: Arc<dyn Broker>,
     store: Option<AnyStore>,
     caller: Option<TaskClient>,
@@ -89,7 +91,15 @@ impl Session {
         store: Option<String>,
         broker: String,
         source: Arc<str>,
+        traces: Option<CollectorArg>,
     ) -> Result<Self, ErrorInfo> {
+        #[cfg(not(feature = "service"))]
+        if traces.is_some() {
+            let message = "this build of aios sends no traces: it lacks the feature `service`";
+            return Err(ErrorInfo::new("runtime", "INVALID_RUNTIME_CONFIGURATION", message));
+        }
+        #[cfg(feature = "service")]
+        let collector = traces.map(crate::service::collector).transpose()?;
         let broker = aios_broker::connect(&broker).await?;
         let store = match store {
             Some(url) => Some(AnyStore::connect(&url).await?),
@@ -102,10 +112,18 @@ impl Session {
         for agent in llm_agents {
             builder = add(builder, agent, store.as_ref())?;
         }
+        let runtime = builder.start().await?;
+        #[cfg(feature = "service")]
+        let traces = match collector {
+            Some(collector) => Some(crate::service::Traces::start(&runtime, collector).await?),
+            None => None,
+        };
         Ok(Self {
-            runtime: Arc::new(builder.start().await?),
+            runtime: Arc::new(runtime),
             #[cfg(feature = "service")]
             requests: crate::service::Requests::new(),
+            #[cfg(feature = "service")]
+            traces,
             broker,
             store,
             caller: None,
@@ -133,6 +151,9 @@ impl Session {
             let started = SystemClock.now();
             self.requests.close(deadline / 2).await;
             drop(self.requests);
+            if let Some(traces) = self.traces {
+                traces.end(deadline).await;
+            }
             deadline.saturating_sub(SystemClock.now().duration_since(started))
         };
         let stopped = match Arc::into_inner(self.runtime) {

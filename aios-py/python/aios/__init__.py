@@ -23,6 +23,7 @@ from ._aios import __version__
 from ._asgi import ApiKey, Asgi, TokenIssuer, asgi
 from ._budget import BUDGET_SIGNAL, Budget, BudgetDecision, Limits, Price, SubjectBudget
 from ._client import Client
+from ._collector import TraceCollector
 from ._context import WorkflowContext
 from ._conversation import Conversation, Turn
 from ._decisions import PendingDecision, pending_decisions
@@ -195,6 +196,7 @@ __all__ = [
     "Tool",
     "ToolCall",
     "ToolContext",
+    "TraceCollector",
     "Turn",
     "Workflow",
     "WorkflowCodeError",

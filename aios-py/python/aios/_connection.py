@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from ._agent import BoundAgent
     from ._aios import LoopBridge, NativeClient, ThreadPool
+    from ._collector import TraceCollector
     from ._llm import BoundLlmAgent
     from ._secret import Secret
     from ._workflow import Workflow
@@ -135,6 +136,9 @@ class Connection:
     def _blocked_limit(self) -> float | None:
         return None
 
+    def _collector(self) -> TraceCollector | None:
+        return None
+
     def _threads(self) -> int:
         return 0
 
@@ -149,6 +153,7 @@ class Connection:
         from ._llm import LlmAgent
 
         agents, llm_agents = self._agents(), self._llm_agents()
+        collector = self._collector()
         native = self._begin()
         try:
             self._start_agent_threads(agents)
@@ -164,6 +169,7 @@ class Connection:
                 self._lease_time(),
                 self._relays(),
                 self._blocked_limit(),
+                None if collector is None else collector._native(),
             )
         except BaseException:
             self._dispose()

@@ -16,6 +16,7 @@ from ._validation import as_list, as_workflows, check_at_least, find_duplicate
 
 if TYPE_CHECKING:
     from ._agent import BoundAgent
+    from ._collector import TraceCollector
     from ._llm import BoundLlmAgent, LlmAgent
     from ._projection import Apply, Load
     from ._retry import RetryPolicy
@@ -46,6 +47,7 @@ class Runtime(Client):
             least 0.01; ``None`` means never. While it is blocked, its agents take no tasks and send no
             heartbeats, so that other processes take over their tasks. The log names a run whose code
             blocks it.
+        traces: The collector of the traces of runs. A process that only hosts agents sends none.
 
     Raises:
         ConfigurationError: An argument is invalid.
@@ -66,6 +68,7 @@ class Runtime(Client):
         relay: bool = True,
         shutdown_timeout: float = 10.0,
         blocked_after: float | None = DEFAULTS.blocked_after,
+        traces: TraceCollector | None = None,
     ) -> None:
         super().__init__(store, broker, source=source, workflows=workflows, workers=workers)
         from ._llm import LlmAgent
@@ -84,6 +87,7 @@ class Runtime(Client):
         self._relay = relay
         self._shutdown_timeout = shutdown_timeout
         self._blocked_after = blocked_after
+        self._traces = traces
 
     async def projection(
         self,
@@ -167,6 +171,9 @@ class Runtime(Client):
 
     def _blocked_limit(self) -> float | None:
         return self._blocked_after
+
+    def _collector(self) -> TraceCollector | None:
+        return self._traces if self._has_engine() else None
 
     def _threads(self) -> int:
         return self._thread_count if self._agent_objects or self._workflows else 0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hmac
-from typing import Any
+from typing import Any, overload
 
 
 class Secret:
@@ -73,6 +73,10 @@ SECRET_SCHEMA: dict[str, Any] = {
 }
 
 
+@overload
+def exposed(value: str | Secret) -> str: ...
+@overload
+def exposed(value: str | Secret | None) -> str | None: ...
 def exposed(value: str | Secret | None) -> str | None:
     """The text of a secret, or the text itself."""
     return value.expose() if isinstance(value, Secret) else value

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypedDict, TypeVar, cast, overload
 
+from ._collector import TraceCollector
 from ._errors import ConfigurationError, InvalidParametersError
 from ._secret import Secret, exposed
 
@@ -112,6 +113,22 @@ class MetricsSettings:
 
 
 @dataclass(frozen=True)
+class TelemetrySettings:
+    """The section ``telemetry``.
+
+    Attributes:
+        service_name: Name of the service in traces.
+        endpoint: URL of the collector of traces, ``telemetry.traces.endpoint``; ``None`` if no traces are
+            sent.
+        headers: Headers of the requests to the collector.
+    """
+
+    service_name: str
+    endpoint: Secret | None
+    headers: dict[str, Secret]
+
+
+@dataclass(frozen=True)
 class ProcessSettings:
     """The section ``process``.
 
@@ -160,6 +177,7 @@ class RuntimeOptions(TypedDict):
     broker: Secret | str
     engine: bool
     shutdown_timeout: float
+    traces: TraceCollector | None
 
 
 @dataclass(frozen=True)
@@ -187,6 +205,7 @@ class Settings:
     http: HttpSettings
     shutdown: ShutdownSettings
     metrics: MetricsSettings
+    telemetry: TelemetrySettings
     process: ProcessSettings
     anthropic: ApiKeySettings
     openai: ApiKeySettings
@@ -283,7 +302,7 @@ class Settings:
 
         The store is that of ``database.url``, or none if this process has only the role ``agents``; the
         broker is that of ``broker.url``, or in memory. ``shutdown.deadline`` limits how long tasks may
-        take to end.
+        take to end. Traces are sent to ``telemetry.traces.endpoint``, if it is set.
 
         Raises:
             ConfigurationError: ``database.url`` is not set, and this process needs it.
@@ -299,11 +318,16 @@ class Settings:
                 code="INVALID_SETTINGS",
                 details=[{"key": key, "origin": "default", "fault": fault}],
             )
+        telemetry, traces = self.telemetry, None
+        if telemetry.endpoint is not None:
+            endpoint, name = telemetry.endpoint, telemetry.service_name
+            traces = TraceCollector(endpoint, name, telemetry.headers)
         return {
             "store": self.database.url if needs_store else None,
             "broker": self.broker.url or "memory://",
             "engine": self.process.has("engine"),
             "shutdown_timeout": self.shutdown.deadline,
+            "traces": traces,
         }
 
     def origin(self, key: str) -> str | None:
@@ -327,15 +351,18 @@ def _plain(values: Mapping[str, Any] | None) -> list[tuple[str, Any]]:
 
 
 def _common(row: Mapping[str, Any]) -> dict[str, Any]:
+    def secret_url(pair: list[str] | None) -> Secret | None:
+        return None if pair is None else Secret(pair[0], shown=pair[1])
+
     def url(name: str) -> UrlSettings:
-        pair = row[name]["url"]
-        return UrlSettings(None if pair is None else Secret(pair[0], shown=pair[1]))
+        return UrlSettings(secret_url(row[name]["url"]))
 
     def key(name: str) -> ApiKeySettings:
         text = row[name]["api_key"]
         return ApiKeySettings(None if text is None else Secret(text))
 
     limit = row["http"]["rate_limit"]
+    telemetry = row["telemetry"]
     rate_limit = None if limit is None else RateLimitSettings(**limit)
     return {
         "database": url("database"),
@@ -346,6 +373,11 @@ def _common(row: Mapping[str, Any]) -> dict[str, Any]:
         "http": HttpSettings(**{**row["http"], "rate_limit": rate_limit}),
         "shutdown": ShutdownSettings(**row["shutdown"]),
         "metrics": MetricsSettings(**row["metrics"]),
+        "telemetry": TelemetrySettings(
+            telemetry["service_name"],
+            secret_url(telemetry["endpoint"]),
+            {name: Secret(value) for name, value in telemetry["headers"].items()},
+        ),
         "process": ProcessSettings(**row["process"]),
         "anthropic": key("anthropic"),
         "openai": key("openai"),

@@ -35,6 +35,7 @@ from ._workflow import MISSING, Workflow
 if TYPE_CHECKING:
     import datetime
 
+    from ._collector import TraceCollector
     from ._projection import Apply, Load
     from ._retry import RetryPolicy
     from ._secret import Secret
@@ -1041,6 +1042,7 @@ class Runtime(Client):
             least 0.01; ``None`` means never. While it is blocked, its agents take no tasks and send no
             heartbeats, so that other processes take over their tasks. The log names a run whose code
             blocks it.
+        traces: The collector of the traces of runs. A process that only hosts agents sends none.
 
     Raises:
         ConfigurationError: An argument is invalid.
@@ -1061,6 +1063,7 @@ class Runtime(Client):
         relay: bool = True,
         shutdown_timeout: float = 10.0,
         blocked_after: float | None = DEFAULTS.blocked_after,
+        traces: TraceCollector | None = None,
     ) -> None:
         self._runtime = _runtime.Runtime(
             store,
@@ -1075,6 +1078,7 @@ class Runtime(Client):
             relay=relay,
             shutdown_timeout=shutdown_timeout,
             blocked_after=blocked_after,
+            traces=traces,
         )
         self._client = self._runtime
         BlockingConnection.__init__(self, self._runtime)

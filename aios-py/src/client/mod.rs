@@ -27,6 +27,7 @@ use self::start::{StartRequest, TaskCall, TaskRun};
 use crate::{
     calls::{Answer, Calls},
     convert::{
+        CollectorArg,
         arguments::{AgentArg, Created, RetryArg, WorkflowArg},
         errors::ErrorInfo,
         event::build_event,
@@ -127,7 +128,7 @@ impl NativeClient {
 
     /// Connects, and starts agents and the engine.
     #[allow(clippy::too_many_arguments, reason = "called only by aios._connection")]
-    #[pyo3(signature = (store, broker, source, agents, llm_agents, workflows, engine, lease_time, relay, blocked_after))]
+    #[pyo3(signature = (store, broker, source, agents, llm_agents, workflows, engine, lease_time, relay, blocked_after, traces))]
     fn open<'py>(
         &self,
         py: Python<'py>,
@@ -141,6 +142,7 @@ impl NativeClient {
         lease_time: f64,
         relay: bool,
         blocked_after: Option<f64>,
+        traces: Option<CollectorArg>,
     ) -> PyResult<Bound<'py, PyAny>> {
         let source: Arc<str> = source.into();
         let lease_time = seconds(py, lease_time)?;
@@ -174,7 +176,8 @@ impl NativeClient {
             builder = builder.client_only();
         }
         self.with(py, |slot, _| async move {
-            let session = Session::connect(builder, llm_agents, store, broker, source).await?;
+            let session =
+                Session::connect(builder, llm_agents, store, broker, source, traces).await?;
             *slot.write().await = Some(session);
             Ok(Answer::Nothing)
         })

@@ -8,6 +8,7 @@ mod options;
 mod remote;
 mod requests;
 mod settings;
+mod traces;
 
 pub(crate) use self::{
     api::NativeApi,
@@ -20,4 +21,5 @@ pub(crate) use self::{
     },
     requests::Requests,
     settings::load_settings,
+    traces::{Traces, collector},
 };

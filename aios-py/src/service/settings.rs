@@ -78,6 +78,9 @@ fn common(settings: &Settings) -> Value {
         .rate_limit
         .map(|limit| json!({"requests": limit.requests, "per": limit.per.get().as_secs_f64()}));
     let timeout = settings.agent().timeout.map(|timeout| timeout.get().as_secs_f64());
+    let telemetry = settings.telemetry();
+    let headers = telemetry.traces.headers.iter();
+    let headers = headers.map(|(name, value)| (name.replace('_', "-"), json!(value.expose())));
     let key = |key: Option<&aios_service::config::Secret>| key.map(|it| it.expose().to_owned());
     json!({
         "database": {"url": url(settings.database().url.as_ref())},
@@ -96,6 +99,11 @@ fn common(settings: &Settings) -> Value {
             "deadline": shutdown.deadline.get().as_secs_f64(),
         },
         "metrics": settings.metrics(),
+        "telemetry": {
+            "service_name": telemetry.service_name,
+            "endpoint": url(telemetry.traces.endpoint.as_ref()),
+            "headers": headers.collect::<Map<_, _>>(),
+        },
         "process": settings.process(),
         "anthropic": {"api_key": key(settings.anthropic().api_key.as_ref())},
         "openai": {"api_key": key(settings.openai().api_key.as_ref())},
