@@ -26,7 +26,8 @@ const FIRST: i64 = 1_700_000_000;
 
 fn main() {
     let tokio = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
-    tokio.block_on(on_sqlite());
+    let place = filled_file();
+    tokio.block_on(async { measure("sqlite", &sqlite::open(&place.path).await).await });
     if let Some(server) = PostgresServer::start() {
         tokio.block_on(on_postgres(&server));
     }
@@ -43,7 +44,8 @@ fn insert(number: &str, hash: &str, at: &str, source: &str, schema: &str) -> Str
     )
 }
 
-async fn on_sqlite() {
+/// A file with the runs.
+fn filled_file() -> sqlite::Place {
     let place = sqlite::Place::new();
     let connection = sqlite::connect(&place.path);
     let source = format!(
@@ -53,8 +55,7 @@ async fn on_sqlite() {
     let at = format!("({FIRST} + n) * 1000000");
     let sql = insert("n", "randomblob(16)", &at, &source, "");
     connection.execute_batch(&format!("BEGIN; {sql}; COMMIT;")).unwrap();
-    drop(connection);
-    measure("sqlite", &sqlite::open(&place.path).await).await;
+    place
 }
 
 async fn on_postgres(server: &PostgresServer) {
