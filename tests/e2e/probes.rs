@@ -101,10 +101,20 @@ impl Process {
     }
 
     /// Waits for the end, which must be a success.
-    fn join(self) {
-        let output = self.child.wait_with_output().unwrap();
-        assert!(output.status.success(), "{}: {output:?}", self.roles);
-        assert!(String::from_utf8(output.stdout).unwrap().ends_with("stopped\n"));
+    fn join(mut self) {
+        let mut printed = String::new();
+        self.child.stdout.take().unwrap().read_to_string(&mut printed).unwrap();
+        let status = self.child.wait().unwrap();
+        assert!(status.success(), "{}: {status}: {printed}", self.roles);
+        assert!(printed.ends_with("stopped\n"), "{printed}");
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // Both fail if the process has ended.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 }
 
