@@ -53,7 +53,7 @@
 //! | `StreamClosed` | the run has ended; its stream takes no events |
 //! | `DuplicateEvent` | the id is stored in another stream, or only part of the append is stored |
 //! | `TooLarge`, `InvalidText` | change the event |
-//! | `Locked` | another process has the SQLite file open |
+//! | `Locked` | another process, or another store of this one, has the SQLite file open |
 //! | `Gone`, `Corrupt`, `Full` | an operator has to act |
 //! | `NewerSchema` | deploy the version that migrated the database |
 //! | `Timeout` | repeat the append: repeating is safe |
