@@ -3,7 +3,10 @@
 
 use std::time::Duration;
 
-use aios_core::{failure::Failure, retry::RetryPolicy};
+use aios_core::{
+    failure::Failure,
+    retry::{Backoff, RetryPolicy},
+};
 
 /// Maximum duration of an option: 100 years.
 pub(crate) const LONGEST: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
@@ -37,6 +40,19 @@ pub(crate) fn refused(reason: String) -> Failure {
 /// Rejects an invalid retry policy, for example one with neither a limit of attempts nor a delay.
 pub(crate) fn check_retry(name: &str, policy: &RetryPolicy) -> Result<(), String> {
     policy.validate().map_err(|invalid| format!("{name}: {invalid}"))
+}
+
+/// Rejects pauses below one millisecond, and a first pause above the longest one.
+pub(crate) fn check_backoff(name: &str, backoff: Backoff) -> Result<(), String> {
+    let Backoff { initial_delay, max_delay, .. } = backoff;
+    check_named(&format!("{name}.initial_delay"), Some(initial_delay))?;
+    check_named(&format!("{name}.max_delay"), Some(max_delay))?;
+    if initial_delay > max_delay {
+        return Err(format!(
+            "{name} begins with {initial_delay:?}, above its maximum of {max_delay:?}"
+        ));
+    }
+    Ok(())
 }
 
 #[cfg(test)]

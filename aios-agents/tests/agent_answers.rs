@@ -289,11 +289,9 @@ async fn should_tell_the_run_that_no_answer_to_its_task_is_accepted() {
         });
         let broker = FaultyBroker::new(Arc::new(MemoryBroker::new()));
         broker.on_publish(|publish| is_answer(publish).then(|| Fault::Refuse(for_good())));
-        let options = EngineOptions {
-            dead_letter_check: Duration::from_millis(20),
-            heartbeat_timeout: Duration::from_secs(3),
-            ..EngineOptions::default()
-        };
+        let options = EngineOptions::new()
+            .with_dead_letter_check(Duration::from_millis(20))
+            .with_heartbeat_timeout(Duration::from_secs(3));
         let host = HostOptions::new().with_heartbeat_interval(Duration::from_millis(10));
         let builder = runtime(&store()).broker(broker as Arc<dyn Broker>).engine_options(options);
         let builder = builder.host_options(host).agent("backend", agent.clone());

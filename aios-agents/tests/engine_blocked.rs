@@ -55,10 +55,9 @@ async fn should_name_a_run_that_blocks_its_event_loop() {
     let logged = Logged::here();
     let (release, until) = channel();
     let until = Arc::new(Mutex::new(until));
-    let executor = Some(Arc::new(EventLoop::start()) as Arc<dyn RunExecutor>);
     let blocked_after = Some(Duration::from_millis(200));
-    let options = EngineOptions { executor, blocked_after, ..EngineOptions::default() };
-    let builder = runtime(&store()).engine_options(options);
+    let options = EngineOptions::new().with_blocked_after(blocked_after);
+    let builder = runtime(&store()).engine_options(options).executor(Arc::new(EventLoop::start()));
     let builder =
         builder.workflow("block", move |context, (): ()| block(context, Arc::clone(&until)));
     let runtime = builder.start().await.unwrap();

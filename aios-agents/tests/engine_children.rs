@@ -57,12 +57,10 @@ async fn should_check_a_child_once_in_each_period() {
     let faulty = FaultyStore::new(inner);
     let shared: Arc<dyn Store> = Arc::clone(&faulty) as _;
     // The clock is advanced faster than leases could be renewed.
-    let options = EngineOptions {
-        lease_time: hour * 10_000,
-        child_poll_interval: hour,
-        relay: false,
-        ..EngineOptions::default()
-    };
+    let options = EngineOptions::new()
+        .with_lease_time(hour * 10_000)
+        .with_child_poll_interval(hour)
+        .with_relay(false);
     let builder = family(&shared, &undone).engine_options(options);
     let runtime = builder.clock(Arc::new(clock.clone())).start().await.unwrap();
     let _run = runtime.start("parent", &1).await.unwrap();

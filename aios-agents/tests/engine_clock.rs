@@ -88,7 +88,7 @@ async fn should_take_the_time_from_the_store_where_the_clock_is_wrong() {
 #[tokio::test(flavor = "multi_thread")]
 async fn should_continue_when_the_clock_is_set_back() {
     let (store, clock) = (store(), WrongClock::default());
-    let options = EngineOptions { lease_time: Duration::from_secs(1), ..EngineOptions::default() };
+    let options = EngineOptions::new().with_lease_time(Duration::from_secs(1));
     let builder = runtime(&store).clock(Arc::new(clock.clone())).engine_options(options);
     let runtime = builder.workflow("waits", waits).start().await.unwrap();
     for hour in 1..=4 {

@@ -76,7 +76,7 @@ async fn should_not_assign_an_attempt_again_after_its_deadline() {
     );
     let _tasks = broker.subscribe(group).await.unwrap();
     let given = count_attempts(&broker);
-    let options = EngineOptions { task_grace: Duration::from_millis(20), ..Default::default() };
+    let options = EngineOptions::new().with_task_grace(Duration::from_millis(20));
     let builder = runtime(&store()).broker(broker as Arc<dyn Broker>).engine_options(options);
     let runtime = builder.workflow("ask", ask_in_time).start().await.unwrap();
     let run = runtime.start("ask", &()).await.unwrap();

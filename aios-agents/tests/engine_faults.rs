@@ -30,7 +30,7 @@ use crate::{
 /// its tasks and records its steps again.
 fn runtime(store: &Arc<dyn Store>) -> RuntimeBuilder {
     let lease_time = Duration::from_secs(120);
-    let options = EngineOptions { lease_time, ..EngineOptions::default() };
+    let options = EngineOptions::new().with_lease_time(lease_time);
     workflow_support::runtime(store).engine_options(options)
 }
 

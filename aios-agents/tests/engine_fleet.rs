@@ -49,7 +49,7 @@ impl Fleet {
 
     fn builder(&self) -> aios_agents::runtime::RuntimeBuilder {
         let (lease_time, relay) = (self.lease_time, self.relay);
-        let options = EngineOptions { lease_time, relay, ..EngineOptions::default() };
+        let options = EngineOptions::new().with_lease_time(lease_time).with_relay(relay);
         Runtime::builder()
             .store(Arc::clone(&self.store))
             .broker(Arc::clone(&self.broker) as _)

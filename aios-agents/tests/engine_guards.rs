@@ -142,9 +142,7 @@ async fn should_block_a_run_that_its_executor_drops() {
         context.task("missing", &1).await
     }
     for mischief in [Mischief::Drops, Mischief::Forgets, Mischief::Panics, Mischief::PanicsLater] {
-        let executor: Option<Arc<dyn RunExecutor>> = Some(Arc::new(mischief));
-        let options = EngineOptions { executor, ..EngineOptions::default() };
-        let runtime = runtime(&store()).engine_options(options).workflow("wait", wait);
+        let runtime = runtime(&store()).executor(Arc::new(mischief)).workflow("wait", wait);
         let runtime = runtime.start().await.unwrap();
         let run = runtime.start("wait", &()).await.unwrap();
         is_blocked(&run).await;
@@ -261,8 +259,7 @@ async fn should_not_delay_other_runs_while_the_broker_is_down() {
         let is_task = publish.event.event_type.action() == "task_assigned";
         is_task.then(|| Fault::Refuse(BrokerError::Uncertain))
     });
-    let options =
-        EngineOptions { eviction_delay: Duration::from_millis(10), ..EngineOptions::default() };
+    let options = EngineOptions::new().with_eviction_delay(Duration::from_millis(10));
     let doubler = Doubler(Arc::new(AtomicU32::new(0)));
     let runtime = runtime(&store())
         .broker(Arc::clone(&broker) as Arc<dyn Broker>)

@@ -42,7 +42,7 @@ impl Fleet {
 
     fn builder(&self) -> RuntimeBuilder {
         let (lease_time, relay) = (self.lease_time, false);
-        let options = EngineOptions { lease_time, relay, ..EngineOptions::default() };
+        let options = EngineOptions::new().with_lease_time(lease_time).with_relay(relay);
         Runtime::builder()
             .store(Arc::clone(&self.store))
             .broker(Arc::clone(&self.broker) as _)

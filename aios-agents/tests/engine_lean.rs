@@ -137,11 +137,9 @@ async fn all(context: WorkflowContext, number: u64) -> Result<u64, WorkflowError
 
 fn build(store: &Arc<dyn Store>, broker: &Arc<dyn Broker>) -> RuntimeBuilder {
     let lean: Arc<dyn Store> = Arc::new(Lean(Arc::clone(store)));
-    let options = EngineOptions {
-        lease_time: Duration::from_millis(800),
-        eviction_delay: Duration::ZERO,
-        ..EngineOptions::default()
-    };
+    let options = EngineOptions::new()
+        .with_lease_time(Duration::from_millis(800))
+        .with_eviction_delay(Duration::ZERO);
     let builder = Runtime::builder().store(lean).broker(Arc::clone(broker));
     builder.engine_options(options).agent("doubler", Doubler::default()).workflow("all", all)
 }

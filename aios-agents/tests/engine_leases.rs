@@ -27,7 +27,7 @@ use crate::{
 const LEASE: Duration = Duration::from_millis(600);
 
 fn options() -> EngineOptions {
-    EngineOptions { lease_time: LEASE, relay: false, ..EngineOptions::default() }
+    EngineOptions::new().with_lease_time(LEASE).with_relay(false)
 }
 
 async fn wait(context: WorkflowContext, (): ()) -> Result<u32, WorkflowError> {
@@ -172,7 +172,7 @@ async fn should_give_up_one_shard_that_another_owner_has() {
         };
         // Long enough that no lease expires by the engine's own clock.
         let lease_time = Duration::from_secs(if by_renewal { 15 } else { 3600 });
-        let options = EngineOptions { lease_time, ..options() };
+        let options = options().with_lease_time(lease_time);
         let builder = runtime(&inner).engine_options(options).workflow("slow", slow);
         let runtime = builder.start().await.unwrap();
         let lost = runtime.start("slow", &false).with_id("lost").await.unwrap();
@@ -228,7 +228,7 @@ async fn should_give_up_everything_when_it_loses_its_number() {
             context.step("slow", step).await
         }
     };
-    let options = EngineOptions { lease_time: Duration::from_secs(6), ..options() };
+    let options = options().with_lease_time(Duration::from_secs(6));
     let builder = runtime(&inner).engine_options(options).workflow("slow", slow);
     let runtime = builder.start().await.unwrap();
     let run = runtime.start("slow", &()).await.unwrap();
@@ -322,7 +322,7 @@ async fn should_leave_the_shards_to_others_while_it_cannot_reach_the_broker() {
     broker.on_subscribe(move |_| Some(Fault::Refuse(is_away())));
     faulty.on_call(|_| Some(Fault::Refuse(store_unavailable())));
     // It does not lose its own leases to expiry, however busy the machine is.
-    let patient = EngineOptions { lease_time: PATIENCE, ..options() };
+    let patient = options().with_lease_time(PATIENCE);
     let builder = runtime(&inner).engine_options(patient).broker(memory as _);
     let other = builder.workflow("nap", nap).start().await.unwrap();
     let is_other = |owners: Vec<String>| {
@@ -347,7 +347,7 @@ async fn should_leave_the_shards_to_others_while_it_cannot_reach_the_broker() {
 async fn should_renew_its_leases() {
     let store = store();
     let lease_time = Duration::from_secs(5);
-    let options = EngineOptions { lease_time, ..options() };
+    let options = options().with_lease_time(lease_time);
     let builder = runtime(&store).engine_options(options).workflow("wait", wait);
     let runtime = builder.start().await.unwrap();
     let run = runtime.start("wait", &()).await.unwrap();
@@ -545,7 +545,7 @@ async fn should_keep_its_leases_however_many_late_answers_arrive() {
     let copies =
         Subscription::group(Group::new("copies").unwrap(), ["agents.doubler.*".parse().unwrap()]);
     let mut copies = broker.subscribe(copies).await.unwrap();
-    let options = EngineOptions { lease_time: Duration::from_secs(10), ..options() };
+    let options = options().with_lease_time(Duration::from_secs(10));
     let builder = runtime(&store).broker(Arc::clone(&broker) as Arc<dyn Broker>);
     let builder = builder.engine_options(options).workflow("task_then_wait", task_then_wait);
     let engine = builder.agent("doubler", Doubler::default()).start().await.unwrap();
@@ -607,7 +607,7 @@ fn should_count_the_shards_that_it_owns() {
     let check = async {
         let faulty = FaultyStore::new(store());
         let store: Arc<dyn Store> = Arc::clone(&faulty) as _;
-        let options = EngineOptions { lease_time: LEASE, ..EngineOptions::default() };
+        let options = EngineOptions::new().with_lease_time(LEASE);
         let engine = runtime(&store).engine_options(options).start().await.unwrap();
         eventually("it has renewed its leases", || async { faulty.count("renew") > 2 }).await;
         assert!(store.leases().await.unwrap().len() > usize::from(SHARDS), "shards and duties");

@@ -64,11 +64,9 @@ async fn should_keep_a_continued_child_for_its_paused_parent_on_postgresql() {
         context.signal::<()>("begin").await?;
         context.child::<u32>("chain", &0).with_run_id("kid").await
     };
-    let options = EngineOptions {
-        lease_time: Duration::from_secs(2),
-        child_poll_interval: Duration::from_millis(200),
-        ..EngineOptions::default()
-    };
+    let options = EngineOptions::new()
+        .with_lease_time(Duration::from_secs(2))
+        .with_child_poll_interval(Duration::from_millis(200));
     let runtime = Runtime::builder()
         .store(Arc::clone(&store))
         .broker(Arc::new(MemoryBroker::new()))
@@ -116,7 +114,7 @@ async fn should_outlive_phases_in_which_the_server_is_read_only_or_gone() {
         }
         Ok(number)
     }
-    let options = EngineOptions { lease_time: Duration::from_secs(3), ..EngineOptions::default() };
+    let options = EngineOptions::new().with_lease_time(Duration::from_secs(3));
     let runtime = Runtime::builder()
         .store(Arc::clone(&store))
         .broker(Arc::new(MemoryBroker::new()))

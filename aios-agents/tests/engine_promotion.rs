@@ -27,7 +27,7 @@ async fn steps(context: WorkflowContext, number: u32) -> Result<u32, WorkflowErr
 }
 
 fn engine(store: &Arc<dyn Store>) -> RuntimeBuilder {
-    let options = EngineOptions { lease_time: Duration::from_secs(3), ..EngineOptions::default() };
+    let options = EngineOptions::new().with_lease_time(Duration::from_secs(3));
     Runtime::builder()
         .store(Arc::clone(store))
         .broker(Arc::new(MemoryBroker::new()))

@@ -32,7 +32,7 @@ async fn one_task(context: WorkflowContext, (): ()) -> Result<u32, WorkflowError
 fn engine(store: &Arc<dyn Store>, broker: &Arc<MemoryBroker>) -> RuntimeBuilder {
     let broker = Arc::clone(broker) as Arc<dyn Broker>;
     let heartbeat_timeout = Duration::from_millis(100);
-    let options = EngineOptions { heartbeat_timeout, ..EngineOptions::default() };
+    let options = EngineOptions::new().with_heartbeat_timeout(heartbeat_timeout);
     Runtime::builder().store(Arc::clone(store)).broker(broker).engine_options(options)
 }
 

@@ -18,6 +18,7 @@ use aios_core::{
     broker::{Broker, Deliveries, Group, Settlement, Subscription},
     event::Event,
     failure::Failure,
+    retry::Backoff,
     store::{Append, Leases, StoreError},
 };
 use serde_json::json;
@@ -52,13 +53,11 @@ async fn both(context: WorkflowContext, (): ()) -> Result<u32, WorkflowError> {
 
 fn build(store: &Arc<FaultyStore>) -> RuntimeBuilder {
     let store: Arc<dyn Store> = Arc::clone(store) as _;
-    let backoff = (Duration::from_millis(2), Duration::from_millis(10));
-    let options = EngineOptions {
-        lease_time: Duration::from_secs(120),
-        backoff,
-        child_poll_interval: Duration::from_millis(50),
-        ..EngineOptions::default()
-    };
+    let backoff = Backoff::new(Duration::from_millis(2), Duration::from_millis(10));
+    let options = EngineOptions::new()
+        .with_lease_time(Duration::from_secs(120))
+        .with_backoff(backoff)
+        .with_child_poll_interval(Duration::from_millis(50));
     let builder = workflow_support::runtime(&store).engine_options(options);
     let builder = builder.workflow("parent", parent).workflow("kid", kid);
     builder.workflow("one_step", one_step).workflow("both", both)

@@ -17,6 +17,7 @@ use aios_broker::memory::MemoryBroker;
 use aios_core::{
     broker::{BrokerError, Deliveries, Group, Publish, Subscription},
     event::{Event, Pattern},
+    retry::Backoff,
     store::RecordedEvent,
 };
 
@@ -47,7 +48,7 @@ fn builder(store: &Arc<dyn Store>, broker: &Arc<FaultyBroker>) -> RuntimeBuilder
 }
 
 async fn start(store: &Arc<dyn Store>, broker: &Arc<FaultyBroker>) -> Runtime {
-    let options = EngineOptions { lease_time: Duration::from_secs(1), ..EngineOptions::default() };
+    let options = EngineOptions::new().with_lease_time(Duration::from_secs(1));
     builder(store, broker).engine_options(options).start().await.unwrap()
 }
 
@@ -180,7 +181,7 @@ async fn emitted(store: &Arc<dyn Store>, runs: u32, count: u32) {
             emit_many(context, count).await
         }
     };
-    let options = EngineOptions { relay: false, ..EngineOptions::default() };
+    let options = EngineOptions::new().with_relay(false);
     let quiet = Runtime::builder()
         .store(Arc::clone(store))
         .broker(Arc::new(MemoryBroker::new()))
@@ -243,8 +244,8 @@ async fn should_never_publish_an_event_before_an_earlier_one_of_its_run() {
             1 => Some(Fault::LoseResponse(lost())),
             _ => None,
         });
-        let backoff = (Duration::from_millis(1), Duration::from_millis(5));
-        let options = EngineOptions { backoff, ..EngineOptions::default() };
+        let backoff = Backoff::new(Duration::from_millis(1), Duration::from_millis(5));
+        let options = EngineOptions::new().with_backoff(backoff);
         let runtime = builder(&store, &broker).engine_options(options).start().await.unwrap();
         let expected = to_relay(&store).await;
         assert_eq!(expected.len(), 12 * 7);
@@ -305,7 +306,7 @@ async fn should_skip_and_report_what_the_broker_refuses_for_good() {
         }
     });
     let relay_patience = Duration::from_millis(200);
-    let options = EngineOptions { relay_patience, ..EngineOptions::default() };
+    let options = EngineOptions::new().with_relay_patience(relay_patience);
     let store = store();
     let runtime = builder(&store, &broker).engine_options(options).start().await.unwrap();
     let run = runtime.start("emit_many", &4).await.unwrap();
@@ -332,7 +333,7 @@ async fn should_stop_at_what_the_broker_refuses_if_the_options_say_so() {
         let too_large = || BrokerError::TooLarge { bytes: 9, limit: 8 };
         is_number(publish, 2).then(|| Fault::Refuse(too_large()))
     });
-    let options = EngineOptions { refused_events: RefusedEvents::Stop, ..EngineOptions::default() };
+    let options = EngineOptions::new().with_refused_events(RefusedEvents::Stop);
     let runtime = builder(&store, &broker).engine_options(options).start().await.unwrap();
     runtime.start("emit_many", &3).await.unwrap();
     let failure = tokio::time::timeout(PATIENCE, runtime.failed()).await.unwrap();
@@ -390,7 +391,7 @@ async fn should_stop_at_an_event_that_cannot_be_read_if_configured() {
     let faulty = FaultyStore::new(Arc::clone(&inner));
     faulty.spoil([third]);
     let spoiled = Arc::clone(&faulty) as Arc<dyn Store>;
-    let options = EngineOptions { refused_events: RefusedEvents::Stop, ..EngineOptions::default() };
+    let options = EngineOptions::new().with_refused_events(RefusedEvents::Stop);
     let runtime = builder(&spoiled, &broker).engine_options(options).start().await.unwrap();
     for expected in [1, 2] {
         assert_eq!(next(&mut placed).await, expected);

@@ -134,7 +134,7 @@ impl Agent for Texts {
 }
 
 fn build(store: &Arc<dyn Store>, broker: &Arc<dyn Broker>) -> RuntimeBuilder {
-    let options = EngineOptions { lease_time: Duration::from_secs(4), ..EngineOptions::default() };
+    let options = EngineOptions::new().with_lease_time(Duration::from_secs(4));
     Runtime::builder()
         .store(Arc::clone(store))
         .broker(Arc::clone(broker))

@@ -17,6 +17,7 @@ use aios_core::{
     broker::{BrokerError, BrokerExt, Mailbox, Publish, Subscription},
     event::Event,
     failure::Failure,
+    retry::Backoff,
     store::EventStoreExt,
 };
 
@@ -31,9 +32,9 @@ async fn wait(context: WorkflowContext, (): ()) -> Result<u32, WorkflowError> {
 }
 
 async fn start(store: Arc<dyn Store>, broker: Arc<dyn Broker>) -> Runtime {
-    let backoff = (Duration::from_millis(5), Duration::from_millis(20));
+    let backoff = Backoff::new(Duration::from_millis(5), Duration::from_millis(20));
     let lease_time = Duration::from_millis(600);
-    let options = EngineOptions { lease_time, backoff, ..EngineOptions::default() };
+    let options = EngineOptions::new().with_lease_time(lease_time).with_backoff(backoff);
     let builder = Runtime::builder().store(store).broker(broker).engine_options(options);
     builder.workflow("wait", wait).start().await.unwrap()
 }

@@ -92,7 +92,7 @@ impl Site {
     async fn engine_on(&self, broker: Arc<dyn Broker>) -> Runtime {
         let lease_time = Duration::from_millis(600);
         let task_grace = Duration::from_millis(200);
-        let options = EngineOptions { lease_time, task_grace, ..EngineOptions::default() };
+        let options = EngineOptions::new().with_lease_time(lease_time).with_task_grace(task_grace);
         let builder = Runtime::builder().store(Arc::clone(&self.store) as _);
         let builder = builder.broker(broker).engine_options(options);
         let builder = builder.workflow("ask", ask).workflow("ask_thrice", ask_thrice);

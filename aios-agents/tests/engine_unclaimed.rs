@@ -42,13 +42,11 @@ async fn of_one(context: WorkflowContext, number: u64) -> Result<u64, WorkflowEr
 }
 
 fn options() -> EngineOptions {
-    EngineOptions {
-        unclaimed_after: Duration::from_millis(50),
-        redispatch_after: Some(Duration::from_millis(150)),
-        dead_letter_check: Duration::from_millis(20),
-        task_grace: Duration::ZERO,
-        ..EngineOptions::default()
-    }
+    EngineOptions::new()
+        .with_unclaimed_after(Duration::from_millis(50))
+        .with_redispatch_after(Some(Duration::from_millis(150)))
+        .with_dead_letter_check(Duration::from_millis(20))
+        .with_task_grace(Duration::ZERO)
 }
 
 fn builder(store: &Arc<dyn Store>, broker: &Arc<MemoryBroker>) -> RuntimeBuilder {
@@ -167,7 +165,7 @@ async fn should_not_reassign_a_task_whose_answer_is_recorded() {
     let mut thief = tasks(&broker).await;
     let faulty = FaultyStore::new(Arc::clone(&inner));
     let store = Arc::clone(&faulty) as Arc<dyn Store>;
-    let options = EngineOptions { relay: false, ..options() };
+    let options = options().with_relay(false);
     let runtime = builder(&store, &broker).engine_options(options).start().await.unwrap();
     let run = runtime.start("one_task", &21).await.unwrap();
     let task = next(&mut thief).await;
@@ -255,7 +253,7 @@ async fn patient_engine(
 ) -> (Runtime, Arc<FaultyBroker>) {
     let broker = FaultyBroker::new(Arc::clone(memory) as Arc<dyn Broker>);
     let redispatch_after = Some(Duration::from_secs(3600));
-    let options = EngineOptions { redispatch_after, ..options() };
+    let options = options().with_redispatch_after(redispatch_after);
     let shared = Arc::clone(&broker) as Arc<dyn Broker>;
     let runtime = builder(store, memory).broker(shared).engine_options(options);
     (runtime.start().await.unwrap(), broker)
@@ -380,7 +378,7 @@ async fn should_not_reassign_a_task_that_a_process_holds() {
 async fn should_reassign_a_task_that_no_process_holds_any_more() {
     let (store, broker) = (store(), Arc::new(MemoryBroker::new()));
     let mut thief = tasks(&broker).await;
-    let options = EngineOptions { heartbeat_timeout: Duration::from_millis(500), ..options() };
+    let options = options().with_heartbeat_timeout(Duration::from_millis(500));
     let runtime = builder(&store, &broker).engine_options(options).start().await.unwrap();
     let run = runtime.start("one_task", &21).await.unwrap();
     let first = next(&mut thief).await;

@@ -51,7 +51,7 @@ async fn open(store: &Arc<dyn Store>) -> Runtime {
 async fn open_at(store: &Arc<dyn Store>, clock: &VirtualClock) -> Runtime {
     let builder = runtime(store).workflow("signaled", signaled).workflow("sleeper", sleeper);
     // The clock is advanced faster than leases could be renewed.
-    let options = EngineOptions { lease_time: HOUR * 1000, ..EngineOptions::default() };
+    let options = EngineOptions::new().with_lease_time(HOUR * 1000);
     builder.engine_options(options).clock(Arc::new(clock.clone())).start().await.unwrap()
 }
 

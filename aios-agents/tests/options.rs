@@ -10,7 +10,10 @@ use aios_agents::{
     runtime::EngineOptions,
 };
 use aios_broker::memory::MemoryBroker;
-use aios_core::clock::{Clock, SystemClock};
+use aios_core::{
+    clock::{Clock, SystemClock},
+    retry::Backoff,
+};
 
 use crate::workflow_support::{Doubler, result, runtime, store};
 
@@ -35,9 +38,9 @@ async fn should_refuse_invalid_engine_options() {
         ("lease_time", |it| it.lease_time = Duration::from_millis(99)),
         ("lease_time", |it| it.lease_time = Duration::MAX),
         ("eviction_delay", |it| it.eviction_delay = Duration::MAX),
-        ("backoff.0", |it| it.backoff = (ZERO, SECOND)),
-        ("backoff", |it| it.backoff = (SECOND * 2, SECOND)),
-        ("backoff.1", |it| it.backoff = (SECOND, Duration::MAX)),
+        ("backoff.initial_delay", |it| it.backoff = Backoff::new(ZERO, SECOND)),
+        ("backoff", |it| it.backoff = Backoff::new(SECOND * 2, SECOND)),
+        ("backoff.max_delay", |it| it.backoff = Backoff::new(SECOND, Duration::MAX)),
         ("child_poll_interval", |it| it.child_poll_interval = ZERO),
         ("heartbeat_timeout", |it| it.heartbeat_timeout = ZERO),
         ("task_grace", |it| it.task_grace = Duration::MAX),
@@ -78,7 +81,7 @@ async fn should_refuse_invalid_host_options() {
         ("early_ack_after", options().with_early_ack_after(Some(Duration::MAX))),
         ("blocked_after", options().with_blocked_after(Some(ZERO))),
         ("blocked_after", options().with_blocked_after(Some(Duration::MAX))),
-        ("backoff", options().with_backoff(RetryPolicy::fixed(1, ZERO))),
+        ("backoff", options().with_backoff(Backoff::new(ZERO, ZERO))),
     ] {
         let refusal = refused_by_host(options, doubler()).await;
         assert!(refusal.as_ref().is_some_and(|it| it.contains(name)), "{name}: {refusal:?}");

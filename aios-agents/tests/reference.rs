@@ -49,7 +49,7 @@ fn should_document_the_default_options() {
     } = EngineOptions::default();
     assert_row("`EngineOptions`: `lease_time`", &span(lease_time));
     assert_row("`EngineOptions`: `eviction_delay`", &span(eviction_delay));
-    let (first, most) = (span(backoff.0), span(backoff.1));
+    let (first, most) = (span(backoff.initial_delay), span(backoff.max_delay));
     assert_row("`EngineOptions`: `backoff`", &format!("{first} to {most}"));
     assert_row("`EngineOptions`: `child_poll_interval`", &span(child_poll_interval));
     assert_row("`EngineOptions`: `heartbeat_timeout`", &span(heartbeat_timeout));

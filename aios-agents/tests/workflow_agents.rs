@@ -46,8 +46,7 @@ async fn ask(context: WorkflowContext, (): ()) -> Result<u32, WorkflowError> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn should_reassign_a_task_when_its_agent_stops_sending_heartbeats() {
-    let options =
-        EngineOptions { heartbeat_timeout: Duration::from_millis(50), ..EngineOptions::default() };
+    let options = EngineOptions::new().with_heartbeat_timeout(Duration::from_millis(50));
     let runtime =
         runtime(&store()).workflow("ask", ask).engine_options(options).start().await.unwrap();
     let mut tasks = tasks_of(&runtime, "ghost").await;

@@ -24,7 +24,7 @@ async fn ask_in_time(context: WorkflowContext, (): ()) -> Result<u32, WorkflowEr
 }
 
 fn impatient() -> EngineOptions {
-    EngineOptions { task_grace: Duration::from_millis(20), ..EngineOptions::default() }
+    EngineOptions::new().with_task_grace(Duration::from_millis(20))
 }
 
 /// Takes the tasks of a type in place of an agent.
@@ -133,8 +133,7 @@ async fn should_refuse_an_answer_that_names_no_assignment_if_an_agent_works_on_t
 
 #[tokio::test(flavor = "multi_thread")]
 async fn should_refuse_an_answer_that_names_no_assignment_if_the_options_say_so() {
-    let options =
-        EngineOptions { anonymous_answers: AnonymousAnswers::Refuse, ..EngineOptions::default() };
+    let options = EngineOptions::new().with_anonymous_answers(AnonymousAnswers::Refuse);
     let builder = runtime(&store()).workflow("ask", ask).engine_options(options);
     let runtime = builder.start().await.unwrap();
     let mut tasks = tasks_of(&runtime).await;

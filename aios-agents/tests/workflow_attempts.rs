@@ -25,7 +25,7 @@ use crate::{
 };
 
 fn attentive() -> EngineOptions {
-    EngineOptions { dead_letter_check: Duration::from_millis(20), ..EngineOptions::default() }
+    EngineOptions::new().with_dead_letter_check(Duration::from_millis(20))
 }
 
 /// Takes events of the agent type `ghost` in place of an agent.
@@ -132,11 +132,9 @@ async fn should_reassign_a_task_when_its_first_agent_stops_sending_heartbeats() 
     async fn ask(context: WorkflowContext, (): ()) -> Result<u32, WorkflowError> {
         context.task("ghost", &1).retry(quick(2)).await
     }
-    let options = EngineOptions {
-        heartbeat_timeout: Duration::from_millis(300),
-        dead_letter_check: Duration::from_secs(60),
-        ..EngineOptions::default()
-    };
+    let options = EngineOptions::new()
+        .with_heartbeat_timeout(Duration::from_millis(300))
+        .with_dead_letter_check(Duration::from_secs(60));
     let builder = runtime(&store()).workflow("ask", ask).engine_options(options);
     let runtime = builder.start().await.unwrap();
     let mut tasks = ghosts(&runtime, "agents.ghost", "task_assigned").await;
@@ -224,7 +222,7 @@ async fn should_miss_nothing_recorded_before_a_known_answer() {
     });
     let builder = runtime(&shared).agent("doubler", Doubler::default()).workflow("both", both);
     // Only the append itself tells the engine of the signal.
-    let options = EngineOptions { child_poll_interval: Duration::from_secs(3600), ..attentive() };
+    let options = attentive().with_child_poll_interval(Duration::from_secs(3600));
     let runtime = builder.engine_options(options).start().await.unwrap();
     let run = runtime.start("both", &()).with_id("r").await.unwrap();
     assert_eq!(result::<(u64, u32)>(&run).await.unwrap(), (8, 9));

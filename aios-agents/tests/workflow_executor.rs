@@ -8,10 +8,7 @@ use std::{
     },
 };
 
-use aios_agents::{
-    prelude::*,
-    runtime::{EngineOptions, RunExecutor},
-};
+use aios_agents::{prelude::*, runtime::RunExecutor};
 use aios_core::BoxFuture;
 use aios_store::sqlite::{SqliteOptions, SqliteStore};
 
@@ -47,13 +44,11 @@ async fn count(context: WorkflowContext, steps: usize) -> Result<usize, Workflow
 #[tokio::test(flavor = "multi_thread")]
 async fn should_be_polled_once_for_each_step() {
     let polls = Counting::default();
-    let options =
-        EngineOptions { executor: Some(Arc::new(polls.clone())), ..EngineOptions::default() };
     let folder = tempfile::tempdir().unwrap();
     let file = SqliteOptions::file(folder.path().join("runs.db"));
     let store: Arc<dyn Store> = Arc::new(SqliteStore::connect_with(file).await.unwrap());
-    let runtime = runtime(&store).engine_options(options).workflow("count", count).start().await;
-    let runtime = runtime.unwrap();
+    let builder = runtime(&store).executor(Arc::new(polls.clone()));
+    let runtime = builder.workflow("count", count).start().await.unwrap();
     let run = runtime.start("count", &STEPS).await.unwrap();
     assert_eq!(result::<usize>(&run).await.unwrap(), STEPS);
     let polls = polls.0.load(Ordering::SeqCst);

@@ -81,7 +81,7 @@ fn fresh_name() -> String {
 
 /// A runtime on that store, with its own broker and a short lease.
 pub(crate) fn runtime(store: &Arc<dyn Store>) -> RuntimeBuilder {
-    let options = EngineOptions { lease_time: Duration::from_secs(4), ..EngineOptions::default() };
+    let options = EngineOptions::new().with_lease_time(Duration::from_secs(4));
     Runtime::builder()
         .store(Arc::clone(store))
         .broker(Arc::new(MemoryBroker::new()))

@@ -26,6 +26,52 @@ pub struct RetryPolicy {
     pub non_retryable: Vec<String>,
 }
 
+/// Delays between attempts that are repeated until one succeeds: each is twice as long as the one
+/// before, up to a maximum.
+///
+/// The default begins with 1 s and ends at 1 minute. A [`RetryPolicy`] is for attempts that end.
+///
+/// # Examples
+///
+/// ```
+/// use std::time::Duration;
+///
+/// use aios_core::retry::Backoff;
+///
+/// let backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(3));
+/// let second = backoff.next(backoff.initial_delay);
+/// assert_eq!(second, Duration::from_secs(2));
+/// assert_eq!(backoff.next(second), Duration::from_secs(3));
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Backoff {
+    /// Delay after the first failure.
+    pub initial_delay: Duration,
+    /// Longest delay.
+    pub max_delay: Duration,
+}
+
+impl Backoff {
+    /// Delays from `initial` to `max`.
+    #[must_use]
+    pub const fn new(initial: Duration, max: Duration) -> Self {
+        Self { initial_delay: initial, max_delay: max }
+    }
+
+    /// The delay that follows `delay`: twice as long, but at most [`max_delay`](Self::max_delay).
+    #[must_use]
+    pub fn next(self, delay: Duration) -> Duration {
+        delay.saturating_mul(2).min(self.max_delay)
+    }
+}
+
+impl Default for Backoff {
+    fn default() -> Self {
+        Self::new(Duration::from_secs(1), Duration::from_secs(60))
+    }
+}
+
 /// The longest valid delay.
 const LONGEST_DELAY: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
 

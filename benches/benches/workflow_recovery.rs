@@ -82,7 +82,7 @@ async fn sleeper(context: WorkflowContext, until: Timestamp) -> Result<(), Workf
 }
 
 async fn engine(url: &str) -> Runtime {
-    let options = EngineOptions { lease_time: Duration::from_secs(3), ..EngineOptions::default() };
+    let options = EngineOptions::new().with_lease_time(Duration::from_secs(3));
     Runtime::builder()
         .store(open(url, "aios").await)
         .broker(Arc::new(MemoryBroker::new()))

@@ -3,30 +3,30 @@ use std::{
     time::Duration,
 };
 
-use aios_core::{clock::Clock, retry::RetryPolicy};
+use aios_core::{clock::Clock, retry::Backoff};
 
-/// Waits longer after each consecutive failure. Never gives up.
-pub(crate) struct Backoff {
-    policy: RetryPolicy,
-    failures: u32,
+/// Waits longer after each consecutive failure, with up to half of each delay randomised. Never
+/// gives up.
+pub(crate) struct BackoffTimer {
+    backoff: Backoff,
+    delay: Duration,
 }
 
-impl Backoff {
-    /// Uses the delays of `policy` without its limit on attempts.
-    pub(crate) fn new(policy: &RetryPolicy) -> Self {
-        Self { policy: policy.clone().with_max_attempts(0), failures: 0 }
+impl BackoffTimer {
+    pub(crate) fn new(backoff: Backoff) -> Self {
+        Self { backoff, delay: backoff.initial_delay }
     }
 
-    /// Counts a failure and sleeps.
+    /// Sleeps, and doubles the delay for the next failure.
     pub(crate) async fn wait(&mut self, clock: &dyn Clock) {
-        self.failures = self.failures.saturating_add(1);
-        let delay = self.policy.delay_after(self.failures, jitter());
-        clock.sleep(delay.unwrap_or(Duration::ZERO)).await;
+        let delay = self.delay.mul_f64(1.0 - jitter() / 2.0);
+        self.delay = self.backoff.next(self.delay);
+        clock.sleep(delay).await;
     }
 
     /// Resets the delay after a success.
     pub(crate) fn reset(&mut self) {
-        self.failures = 0;
+        self.delay = self.backoff.initial_delay;
     }
 }
 

@@ -4,14 +4,14 @@ use aios_core::{
     Chain,
     event::EventId,
     failure::Failure,
-    retry::RetryPolicy,
+    retry::Backoff,
     store::{Checkpoints, EventStore, Lease, Leases, OwnerId, Shard, StreamId},
 };
 use tracing::{info, warn};
 
 use super::{Projection, error::RunnerError, running::Stop, settings::Settings};
 use crate::{
-    agent::backoff::Backoff,
+    agent::backoff::BackoffTimer,
     failing::Failing,
     workflow::{engine::is_unreadable, journal::Journals},
 };
@@ -38,7 +38,7 @@ pub(super) struct Runner<P> {
 impl<P: Projection> Runner<P> {
     pub(super) async fn run(self) {
         let owner = OwnerId::new(EventId::generate().to_string());
-        let mut backoff = Backoff::new(&RetryPolicy::new());
+        let mut backoff = BackoffTimer::new(Backoff::default());
         info!(projection = &*self.name, "projection started");
         while !self.stop.is_set() {
             match self.hold(&owner).await {

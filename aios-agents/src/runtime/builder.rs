@@ -11,7 +11,7 @@ use aios_core::{
 use schemars::JsonSchema;
 use serde::{Serialize, de::DeserializeOwned};
 
-use super::{EngineOptions, Runtime, RuntimeError, single_task};
+use super::{EngineOptions, RunExecutor, Runtime, RuntimeError, single_task};
 use crate::{
     agent::{AgentDefinition, AgentHost, AgentSet, HostOptions, IntoDynAgent, managed},
     counting_store::CountingStore,
@@ -34,6 +34,7 @@ pub struct RuntimeBuilder {
     agents: AgentSet,
     workflows: Vec<Result<Arc<dyn Workflow>, RuntimeError>>,
     engine: EngineOptions,
+    executor: Option<Arc<dyn RunExecutor>>,
     host: HostOptions,
     no_engine: bool,
 }
@@ -152,6 +153,13 @@ impl RuntimeBuilder {
         self
     }
 
+    /// Sets the executor that polls the runs. The default is the threads of the runtime.
+    #[must_use]
+    pub fn executor(mut self, executor: Arc<dyn RunExecutor>) -> Self {
+        self.executor = Some(executor);
+        self
+    }
+
     /// Sets the options of the agent host.
     #[must_use]
     pub fn host_options(mut self, options: HostOptions) -> Self {
@@ -223,7 +231,8 @@ impl RuntimeBuilder {
                 clock: Arc::clone(&journals.clock),
                 source: Arc::clone(&journals.source),
             }));
-            runtime.engine = Some(Engine::start(journals, broker, agent_types, self.engine).await?);
+            let engine = Engine::start(journals, broker, agent_types, self.engine, self.executor);
+            runtime.engine = Some(engine.await?);
         }
         Ok(runtime)
     }

@@ -10,11 +10,7 @@ use std::{
     time::Duration,
 };
 
-use aios_agents::{
-    Runtime,
-    agent::HostOptions,
-    runtime::{EngineOptions, RunExecutor},
-};
+use aios_agents::{Runtime, agent::HostOptions, runtime::EngineOptions};
 use aios_core::{
     clock::SystemClock,
     event::{EventId, Metadata},
@@ -146,17 +142,11 @@ impl NativeClient {
     ) -> PyResult<Bound<'py, PyAny>> {
         let source: Arc<str> = source.into();
         let lease_time = seconds(py, lease_time)?;
-        // The loop has to poll runs only if there are workflows in Python.
-        let executor = (!workflows.is_empty())
-            .then(|| -> Arc<dyn RunExecutor> { Arc::new(self.calls.run_executor()) });
         let blocked_after = optional_seconds(py, blocked_after)?;
-        let engine_options = EngineOptions {
-            lease_time,
-            relay,
-            executor,
-            blocked_after,
-            ..EngineOptions::default()
-        };
+        let engine_options = EngineOptions::new()
+            .with_lease_time(lease_time)
+            .with_relay(relay)
+            .with_blocked_after(blocked_after);
         let mut builder = Runtime::builder()
             .clock(Arc::new(SystemClock))
             .engine_options(engine_options)
@@ -164,6 +154,10 @@ impl NativeClient {
         for agent in agents {
             let agent = agent.into_definition(&self.calls.executors, &self.pulse, &source)?;
             builder = builder.agents(agent);
+        }
+        // The loop has to poll runs only if there are workflows in Python.
+        if !workflows.is_empty() {
+            builder = builder.executor(Arc::new(self.calls.run_executor()));
         }
         let mut shared = Shared::default();
         let prepare =

@@ -7,7 +7,7 @@ use aios_agents::{
     prelude::*,
     runtime::{EngineOptions, RuntimeBuilder},
 };
-use aios_core::Chain;
+use aios_core::{Chain, retry::Backoff};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::{
     Layer,
@@ -108,22 +108,22 @@ fn engine(
         })
         .workflow(CHAIN, chain)
         .workflow(CHILD, move |context, work: Work| child(context, work, of_child.clone()))
-        .engine_options(EngineOptions {
-            lease_time: lease,
-            heartbeat_timeout: Duration::from_secs(6),
-            child_poll_interval: Duration::from_secs(5),
-            dead_letter_check: Duration::from_secs(2),
-            unclaimed_after: Duration::from_secs(5),
-            redispatch_after: Some(Duration::from_secs(5)),
-            ..EngineOptions::default()
-        })
+        .engine_options(
+            EngineOptions::new()
+                .with_lease_time(lease)
+                .with_heartbeat_timeout(Duration::from_secs(6))
+                .with_child_poll_interval(Duration::from_secs(5))
+                .with_dead_letter_check(Duration::from_secs(2))
+                .with_unclaimed_after(Duration::from_secs(5))
+                .with_redispatch_after(Some(Duration::from_secs(5))),
+        )
 }
 
 fn agent(builder: RuntimeBuilder, reporter: Reporter, plants: Plants) -> RuntimeBuilder {
     let worker =
         AgentDefinition::instance(AGENT, Worker(reporter, plants)).with_concurrency(CONCURRENCY);
-    let options = HostOptions::new().with_heartbeat_interval(Duration::from_secs(2)).with_backoff(
-        RetryPolicy::new().with_delays(Duration::from_millis(200), Duration::from_secs(2)),
-    );
+    let options = HostOptions::new()
+        .with_heartbeat_interval(Duration::from_secs(2))
+        .with_backoff(Backoff::new(Duration::from_millis(200), Duration::from_secs(2)));
     builder.agents(worker).host_options(options)
 }

@@ -193,11 +193,11 @@ async fn main(
         let workflow = move |context, program| performer.clone().run(context, program);
         let builder = builder.workflow(WORKFLOW, workflow);
         let builder = match role {
-            Role::Engine(_) => builder.engine_options(EngineOptions {
-                lease_time,
-                heartbeat_timeout: Duration::from_secs(20),
-                ..EngineOptions::default()
-            }),
+            Role::Engine(_) => builder.engine_options(
+                EngineOptions::new()
+                    .with_lease_time(lease_time)
+                    .with_heartbeat_timeout(Duration::from_secs(20)),
+            ),
             Role::Host(_) => {
                 let worker = Worker { world: Arc::clone(&world), clock: Arc::clone(&clock) };
                 builder.agent(AGENT, worker).client_only()

@@ -7,13 +7,13 @@ use aios_core::{
     catalog::agent,
     clock::Clock,
     event::{Event, EventError, EventType},
-    retry::RetryPolicy,
+    retry::Backoff,
 };
 
 use tokio::sync::watch;
 
 use super::{Answer, call::refused, pending::Pending};
-use crate::{agent::backoff::Backoff, workflow::journal::TaskCancelled};
+use crate::{agent::backoff::BackoffTimer, workflow::journal::TaskCancelled};
 
 /// Reads the mailbox and passes each answer to the call that waits for it.
 pub(super) struct Router {
@@ -51,7 +51,7 @@ impl Router {
 
     /// Reads until a permanent error.
     async fn route_until_refused(&self, deliveries: &mut Option<Deliveries>) -> BrokerError {
-        let mut backoff = Backoff::new(&RetryPolicy::default());
+        let mut backoff = BackoffTimer::new(Backoff::default());
         loop {
             let read = match deliveries {
                 Some(open) => self.route_all(open, &mut backoff).await,
@@ -73,7 +73,11 @@ impl Router {
     }
 
     /// Reads until an error.
-    async fn route_all(&self, deliveries: &mut Deliveries, backoff: &mut Backoff) -> BrokerError {
+    async fn route_all(
+        &self,
+        deliveries: &mut Deliveries,
+        backoff: &mut BackoffTimer,
+    ) -> BrokerError {
         while let Some(item) = deliveries.next().await {
             let delivery = match item {
                 Ok(delivery) => delivery,

@@ -10,7 +10,7 @@ use aios_core::{
 };
 
 use super::{Shared, answer::log_unsettled, attempt_cache::TaskKey, hosted::HostedType, sought};
-use crate::agent::{AgentError, backoff::Backoff};
+use crate::agent::{AgentError, backoff::BackoffTimer};
 
 /// Subscribes to cancellations, and to answers and questions about attempts. Returns a future that handles them
 /// until the broker is closed or refuses the subscription permanently.
@@ -45,7 +45,7 @@ async fn handle_cancellations(
     subscription: Subscription,
     mut deliveries: Deliveries,
 ) {
-    let mut backoff = Backoff::new(&shared.options.backoff);
+    let mut backoff = BackoffTimer::new(shared.options.backoff);
     loop {
         match deliveries.next().await {
             Some(Ok(delivery)) => {
@@ -69,7 +69,7 @@ async fn resubscribe(
     shared: &Shared,
     subscription: &Subscription,
     mut error: BrokerError,
-    backoff: &mut Backoff,
+    backoff: &mut BackoffTimer,
 ) -> Result<Deliveries, BrokerError> {
     while error.is_retryable() {
         tracing::warn!(

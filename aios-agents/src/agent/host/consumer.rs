@@ -6,7 +6,7 @@ use super::{
     slot::Occupied,
 };
 use crate::{
-    agent::{AgentError, backoff::Backoff},
+    agent::{AgentError, backoff::BackoffTimer},
     task,
 };
 use aios_core::{
@@ -23,7 +23,7 @@ pub(super) struct Consumer {
     hosted: Arc<HostedType>,
     subscription: Subscription,
     agent: Option<Arc<HostedAgent>>,
-    backoff: Backoff,
+    backoff: BackoffTimer,
 }
 
 impl Consumer {
@@ -32,7 +32,7 @@ impl Consumer {
         subscription: Subscription,
         agent: Option<Arc<HostedAgent>>,
     ) -> Self {
-        let backoff = Backoff::new(&hosted.shared.options.backoff);
+        let backoff = BackoffTimer::new(hosted.shared.options.backoff);
         Self { hosted: Arc::clone(hosted), subscription, agent, backoff }
     }
 

@@ -15,7 +15,7 @@ use super::{attempt::panicked, consumer::Consumer, hosted::HostedType};
 use crate::{
     agent::{
         AgentError, RegisteredAgent,
-        backoff::Backoff,
+        backoff::BackoffTimer,
         names::{group_of, mailbox_of},
     },
     task::JoinSet,
@@ -86,7 +86,7 @@ impl HostedType {
         subscription: Subscription,
         mut failure: TaskError,
     ) {
-        let mut backoff = Backoff::new(&self.shared.options.backoff);
+        let mut backoff = BackoffTimer::new(self.shared.options.backoff);
         loop {
             self.report_failure(&agent, &failure).await;
             if !failure.retryable {

@@ -1,14 +1,14 @@
 use std::time::Duration;
 
-use aios_core::retry::RetryPolicy;
+use aios_core::retry::Backoff;
 
 use crate::{
     agent::AgentError,
-    options::{check_retry, check_span},
+    options::{check_backoff, check_span},
 };
 
 /// Options of an [`AgentHost`](super::AgentHost).
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct HostOptions {
     /// Heartbeat interval of running tasks. Default: 10 s.
@@ -38,9 +38,9 @@ pub struct HostOptions {
     /// the engine has confirmed that it is still open. While no engine answers, such a task waits,
     /// and is released to the broker after 60 s. Default: true.
     pub confirm_redelivered: bool,
-    /// Delays between attempts to create an agent, to subscribe and to publish. These attempts have
-    /// no limit, so the maximum number of attempts is ignored. Default: 0.2 s, doubling up to 30 s.
-    pub backoff: RetryPolicy,
+    /// Delays between attempts to create an agent, to subscribe and to publish. Up to half of each
+    /// delay is randomised. Default: 0.2 s, doubling up to 30 s.
+    pub backoff: Backoff,
 }
 
 impl HostOptions {
@@ -56,8 +56,7 @@ impl HostOptions {
             answer_patience: Duration::from_secs(60),
             blocked_after: Some(Duration::from_secs(5)),
             confirm_redelivered: true,
-            backoff: RetryPolicy::new()
-                .with_delays(Duration::from_millis(200), Duration::from_secs(30)),
+            backoff: Backoff::new(Duration::from_millis(200), Duration::from_secs(30)),
         }
     }
 
@@ -121,7 +120,7 @@ impl HostOptions {
 
     /// Sets the delays between attempts.
     #[must_use]
-    pub fn with_backoff(mut self, backoff: RetryPolicy) -> Self {
+    pub fn with_backoff(mut self, backoff: Backoff) -> Self {
         self.backoff = backoff;
         self
     }
@@ -141,7 +140,7 @@ impl HostOptions {
         let early = self.early_ack_after.unwrap_or_default();
         check_span("early_ack_after", early, Duration::ZERO)?;
         check_span("blocked_after", self.blocked_after.unwrap_or(minimum * 10), minimum * 10)?;
-        check_retry("backoff", &self.backoff.clone().with_max_attempts(0))
+        check_backoff("backoff", self.backoff)
     }
 }
 

@@ -9,7 +9,7 @@ use super::{
     hosted::HostedType,
     task_state::{StopReason, TaskState},
 };
-use crate::agent::backoff::Backoff;
+use crate::agent::backoff::BackoffTimer;
 
 /// Why something was not published.
 #[derive(Debug)]
@@ -44,7 +44,7 @@ impl HostedType {
         mut failure: (usize, BrokerError),
         running: Option<&TaskState>,
     ) -> Result<(), Unpublished> {
-        let mut backoff = Backoff::new(&self.shared.options.backoff);
+        let mut backoff = BackoffTimer::new(self.shared.options.backoff);
         let deadline = self.shared.clock.now() + self.shared.options.answer_patience;
         loop {
             let (failed, error) = failure;

@@ -17,7 +17,7 @@ use tokio::sync::oneshot;
 
 use super::{Shared, answer::log_unsettled, hosted::HostedType};
 use crate::{
-    agent::{AgentError, RegisteredAgent, backoff::Backoff, managed},
+    agent::{AgentError, RegisteredAgent, backoff::BackoffTimer, managed},
     task::JoinSet,
 };
 
@@ -75,7 +75,7 @@ impl Reconciler {
 
 /// Hosts the desired agents until the broker is closed.
 async fn run(shared: &Arc<Shared>, types: &mut [Managed]) {
-    let mut backoff = Backoff::new(&shared.options.backoff);
+    let mut backoff = BackoffTimer::new(shared.options.backoff);
     loop {
         match follow(shared, types, &mut backoff).await {
             Ok(()) => return,
@@ -93,7 +93,7 @@ async fn run(shared: &Arc<Shared>, types: &mut [Managed]) {
 async fn follow(
     shared: &Arc<Shared>,
     types: &mut [Managed],
-    backoff: &mut Backoff,
+    backoff: &mut BackoffTimer,
 ) -> Result<(), AgentError> {
     let mut deliveries = subscribe(shared, types).await?;
     loop {

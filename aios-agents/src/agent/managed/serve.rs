@@ -9,20 +9,20 @@ use aios_core::{
     catalog::agent::{self, AGENTS_REPORTED, AgentsReported, Seen, StatusChanged},
     clock::Clock,
     event::{Event, EventId, EventType},
-    retry::RetryPolicy,
+    retry::Backoff,
     store::{AgentFilter, AgentStatus, Append, EventStoreExt, PageRequest, Store, StreamId},
 };
 use serde::Serialize;
 
 use super::{Definition, ManagedAgentError, desired, register};
-use crate::agent::{AgentError, backoff::Backoff};
+use crate::agent::{AgentError, backoff::BackoffTimer};
 
 /// The pattern of reports.
 const REPORTED: &str = "agents.*.agents_reported";
 
 /// Answers reports until the broker is closed.
 pub(crate) async fn serve(server: Server) {
-    let mut backoff = Backoff::new(&RetryPolicy::new());
+    let mut backoff = BackoffTimer::new(Backoff::default());
     loop {
         match server.answer_reports(&mut backoff).await {
             Ok(()) => return,
@@ -48,7 +48,7 @@ pub(crate) struct Server {
 }
 
 impl Server {
-    async fn answer_reports(&self, backoff: &mut Backoff) -> Result<(), AgentError> {
+    async fn answer_reports(&self, backoff: &mut BackoffTimer) -> Result<(), AgentError> {
         let group = Group::new(format!("agents.reported.{}", EventId::generate()))?;
         let subscription = Subscription::group(group, [REPORTED.parse()?])
             .with_on_exhausted(OnExhausted::Discard)

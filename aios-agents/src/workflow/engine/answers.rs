@@ -157,7 +157,7 @@ impl Engine {
 
     /// Asks the store whether this engine owns a shard, until it answers; `None` if it never will.
     async fn still_has(&self, fence: Fence) -> Option<bool> {
-        let mut backoff = self.options.backoff.0;
+        let mut backoff = self.options.backoff.initial_delay;
         loop {
             let error = match leases::confirm(self, fence).await {
                 Ok(has) => return Some(has),
@@ -172,7 +172,7 @@ impl Engine {
 
     async fn pause(&self, backoff: &mut Duration) {
         self.clock.sleep(*backoff).await;
-        *backoff = (*backoff * 2).min(self.options.backoff.1);
+        *backoff = self.options.backoff.next(*backoff);
     }
 }
 
@@ -180,7 +180,7 @@ impl Engine {
 /// fail. A permanent error of the store stops the engine; the next reader of the mailbox gets the
 /// answer.
 async fn settle(engine: &Arc<Engine>, delivery: Delivery, mut unattributed: Unattributed) {
-    let mut backoff = engine.options.backoff.0;
+    let mut backoff = engine.options.backoff.initial_delay;
     loop {
         let error = match classify(engine, &delivery.event, unattributed).await {
             Ok(Verdict::Recorded) => return acknowledge(delivery).await,

@@ -42,7 +42,7 @@ impl Engine {
         child: &str,
         why: &'static str,
     ) -> Result<(), Failure> {
-        let mut backoff = self.options.backoff.0;
+        let mut backoff = self.options.backoff.initial_delay;
         while let Err(error) = self.request_cancel(parent, child, why).await {
             if !error.is_retryable() {
                 let Failure { code, message, .. } = error.failure();
@@ -53,7 +53,7 @@ impl Engine {
             }
             warn!(error = %Chain(&error), run = child, "could not cancel a child; trying again");
             self.clock.sleep(backoff).await;
-            backoff = (backoff * 2).min(self.options.backoff.1);
+            backoff = self.options.backoff.next(backoff);
         }
         Ok(())
     }

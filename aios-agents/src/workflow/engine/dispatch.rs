@@ -59,7 +59,7 @@ impl Dispatch {
 /// retries it later, so neither the broker nor a full queue delays other runs.
 pub(super) async fn run(engine: Arc<Engine>, mut queue: mpsc::Receiver<Dispatch>) {
     let (mut batch, mut parked) = (Vec::new(), VecDeque::new());
-    let (mut backoff, mut retry_at) = (engine.options.backoff.0, Timestamp::MAX);
+    let (mut backoff, mut retry_at) = (engine.options.backoff.initial_delay, Timestamp::MAX);
     loop {
         tokio::select! {
             biased;
@@ -96,11 +96,11 @@ pub(super) async fn run(engine: Arc<Engine>, mut queue: mpsc::Receiver<Dispatch>
         if let Some(error) = cause {
             warn!(error = %Chain(&error), tasks = deferred, "could not publish tasks; trying again");
         } else {
-            backoff = engine.options.backoff.0;
+            backoff = engine.options.backoff.initial_delay;
         }
         if !was_parked && !parked.is_empty() {
             retry_at = engine.clock.now() + backoff;
-            backoff = (backoff * 2).min(engine.options.backoff.1);
+            backoff = engine.options.backoff.next(backoff);
         }
     }
 }

@@ -42,7 +42,7 @@ pub(super) async fn run(engine: Arc<Engine>, mut position: u64) {
                     if !engine.survives("look for foreign appends", error) {
                         return;
                     }
-                    engine.clock.sleep(engine.options.backoff.1).await;
+                    engine.clock.sleep(engine.options.backoff.max_delay).await;
                 }
             }
         }

@@ -48,7 +48,7 @@ pub(super) async fn run(engine: Arc<Engine>, slot: u16, mut opened: Option<Deliv
         {
             return;
         }
-        engine.clock.sleep(engine.options.backoff.1).await;
+        engine.clock.sleep(engine.options.backoff.max_delay).await;
     }
 }
 

@@ -107,6 +107,8 @@ pub(crate) struct Engine {
     /// The same clock, to record the time of the store.
     store_clock: Arc<StoreClock>,
     options: EngineOptions,
+    /// Polls the runs; the threads of the runtime do so if `None`.
+    executor: Option<Arc<dyn RunExecutor>>,
     owner: OwnerId,
     hosting: Hosting,
     ownership: Ownership,
@@ -145,6 +147,7 @@ impl Engine {
         broker: Arc<dyn Broker>,
         agent_types: Vec<Box<str>>,
         options: EngineOptions,
+        executor: Option<Arc<dyn RunExecutor>>,
     ) -> Result<RunningEngine, EngineError> {
         let (dispatches, queue) = mpsc::channel(DISPATCHES);
         let (reads, asked) = mpsc::channel(reads::QUEUE);
@@ -162,6 +165,7 @@ impl Engine {
             waiters: Waiters::default(),
             broker,
             options,
+            executor,
             owner: hosting.engine.clone(),
             hosting,
             ownership,

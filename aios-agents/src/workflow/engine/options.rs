@@ -1,33 +1,49 @@
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
-use super::RunExecutor;
-use crate::options::check_span;
+use aios_core::retry::Backoff;
 
-/// How an engine behaves.
-#[derive(Clone, Debug)]
+use crate::options::{check_backoff, check_span};
+
+/// Options of the engine of a [`Runtime`](crate::Runtime).
+///
+/// # Examples
+///
+/// ```
+/// use std::time::Duration;
+///
+/// use aios_agents::runtime::EngineOptions;
+///
+/// let options = EngineOptions::new()
+///     .with_lease_time(Duration::from_secs(5))
+///     .with_heartbeat_timeout(Duration::from_secs(60));
+/// assert_eq!(options.lease_time, Duration::from_secs(5));
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct EngineOptions {
     /// Lifetime of a lease: how long it takes to replace an engine that died. At least 100 ms; use
-    /// some seconds, because an engine whose process is paused for longer loses its runs.
+    /// some seconds, because an engine whose process is paused for longer loses its runs. Default: 10 s.
     pub lease_time: Duration,
-    /// A run whose next timer is due within this time stays in memory.
+    /// A run whose next timer is due within this time stays in memory. Default: 1 s.
     pub eviction_delay: Duration,
-    /// Pause after an error of the store or broker: the first one, and the longest.
-    pub backoff: (Duration, Duration),
-    /// How often a run that waits for a child checks whether it missed the child's end.
+    /// Pauses after consecutive errors of the store or broker. Default: 50 ms, doubling up to 5 s.
+    pub backoff: Backoff,
+    /// How often a run that waits for a child checks whether it missed the child's end. Default: 30 s.
     pub child_poll_interval: Duration,
     /// How long an agent that has begun a task may go without a heartbeat before the task is
-    /// assigned to another agent.
+    /// assigned to another agent. Default: 30 s.
     pub heartbeat_timeout: Duration,
     /// How long after a task's timeout the engine waits for the agent's own report before it counts
-    /// the attempt as failed.
+    /// the attempt as failed. Default: 2 s.
     pub task_grace: Duration,
-    /// How to treat an answer that does not name the assignment of its task.
+    /// How to treat an answer that does not name the assignment of its task. Default:
+    /// [`AnonymousAnswers::AcceptAfterGrace`].
     pub anonymous_answers: AnonymousAnswers,
     /// How soon the engine looks for an unclaimed task among the dead letters of its agents. The
-    /// interval doubles after each check, up to 5 minutes.
+    /// interval doubles after each check, up to 5 minutes. Default: 5 s.
     pub dead_letter_check: Duration,
     /// How long a task may wait for an agent to begin it before it counts as unclaimed: the log,
-    /// the run's status and the metric `aios_tasks_unclaimed` report it.
+    /// the run's status and the metric `aios_tasks_unclaimed` report it. Default: 30 s.
     pub unclaimed_after: Duration,
     /// How long after its last dispatch or report an unclaimed task is dispatched again if its
     /// message seems to be lost: the broker has no tasks in its queue, or agents of its type began
@@ -42,22 +58,21 @@ pub struct EngineOptions {
     ///
     /// Agents that are not built with aios and send no heartbeats may receive such a task again
     /// while they work on it, unless this is `None`. If it is `None`, an engine that takes a run over
-    /// dispatches all of its open tasks again, because the predecessor may not have dispatched them.
+    /// dispatches all of its open tasks again, because the predecessor may not have dispatched them. Default: 60 s.
     pub redispatch_after: Option<Duration>,
-    /// Whether lifecycle events of the log are published to the broker.
+    /// Whether lifecycle events of the log are published to the broker. Default: true.
     pub relay: bool,
     /// How long the relay retries an event that the broker rejects, for example because a group is
-    /// full, before the event counts as refused. No later event is published in that time.
+    /// full, before the event counts as refused. No later event is published in that time. Default: 300 s.
     pub relay_patience: Duration,
-    /// How to treat an event that the broker refuses permanently.
+    /// How to treat an event that the broker refuses permanently. Default:
+    /// [`RefusedEvents::Skip`].
     pub refused_events: RefusedEvents,
     /// How long the code of a run may take to return when it is polled before the log, the metric
     /// `aios_runs_blocking` and [`Runtime::blocking_runs`](crate::runtime::Runtime::blocking_runs)
     /// report it. It blocks its thread or event loop, and every run that shares it: in Python, all
-    /// runs of the process. `None` switches the check off.
+    /// runs of the process. `None` switches the check off. Default: 5 s.
     pub blocked_after: Option<Duration>,
-    /// Polls the runs; the threads of the runtime do so if `None`.
-    pub executor: Option<Arc<dyn RunExecutor>>,
 }
 
 /// How the engine treats an answer that comes from the right agent type but does not name the event
@@ -89,14 +104,132 @@ pub enum RefusedEvents {
 }
 
 impl EngineOptions {
+    /// Returns the defaults.
+    #[must_use]
+    pub fn new() -> Self {
+        Self {
+            lease_time: Duration::from_secs(10),
+            eviction_delay: Duration::from_secs(1),
+            backoff: Backoff::new(Duration::from_millis(50), Duration::from_secs(5)),
+            child_poll_interval: Duration::from_secs(30),
+            heartbeat_timeout: Duration::from_secs(30),
+            task_grace: Duration::from_secs(2),
+            anonymous_answers: AnonymousAnswers::default(),
+            dead_letter_check: Duration::from_secs(5),
+            unclaimed_after: Duration::from_secs(30),
+            redispatch_after: Some(Duration::from_secs(60)),
+            relay: true,
+            relay_patience: Duration::from_secs(300),
+            refused_events: RefusedEvents::default(),
+            blocked_after: Some(Duration::from_secs(5)),
+        }
+    }
+
+    /// Sets the lifetime of a lease; see [`lease_time`](Self::lease_time).
+    #[must_use]
+    pub fn with_lease_time(mut self, time: Duration) -> Self {
+        self.lease_time = time;
+        self
+    }
+
+    /// Sets how soon the next timer of a run must be due for the run to stay in memory.
+    #[must_use]
+    pub fn with_eviction_delay(mut self, delay: Duration) -> Self {
+        self.eviction_delay = delay;
+        self
+    }
+
+    /// Sets the pauses after consecutive errors of the store or broker.
+    #[must_use]
+    pub fn with_backoff(mut self, backoff: Backoff) -> Self {
+        self.backoff = backoff;
+        self
+    }
+
+    /// Sets how often a run that waits for a child checks whether it missed the child's end.
+    #[must_use]
+    pub fn with_child_poll_interval(mut self, interval: Duration) -> Self {
+        self.child_poll_interval = interval;
+        self
+    }
+
+    /// Sets how long an agent may go without a heartbeat before its task is assigned to another.
+    #[must_use]
+    pub fn with_heartbeat_timeout(mut self, timeout: Duration) -> Self {
+        self.heartbeat_timeout = timeout;
+        self
+    }
+
+    /// Sets how long after a task's timeout the engine waits for the agent's own report.
+    #[must_use]
+    pub fn with_task_grace(mut self, grace: Duration) -> Self {
+        self.task_grace = grace;
+        self
+    }
+
+    /// Sets how to treat an answer that does not name the assignment of its task.
+    #[must_use]
+    pub fn with_anonymous_answers(mut self, policy: AnonymousAnswers) -> Self {
+        self.anonymous_answers = policy;
+        self
+    }
+
+    /// Sets how soon the engine looks for an unclaimed task among the dead letters.
+    #[must_use]
+    pub fn with_dead_letter_check(mut self, interval: Duration) -> Self {
+        self.dead_letter_check = interval;
+        self
+    }
+
+    /// Sets how long a task may wait for an agent before it counts as unclaimed.
+    #[must_use]
+    pub fn with_unclaimed_after(mut self, time: Duration) -> Self {
+        self.unclaimed_after = time;
+        self
+    }
+
+    /// Sets when a lost task is dispatched again; see
+    /// [`redispatch_after`](Self::redispatch_after) for what `None` means.
+    #[must_use]
+    pub fn with_redispatch_after(mut self, time: Option<Duration>) -> Self {
+        self.redispatch_after = time;
+        self
+    }
+
+    /// Sets whether lifecycle events of the log are published to the broker.
+    #[must_use]
+    pub fn with_relay(mut self, relay: bool) -> Self {
+        self.relay = relay;
+        self
+    }
+
+    /// Sets how long the relay retries an event that the broker rejects.
+    #[must_use]
+    pub fn with_relay_patience(mut self, patience: Duration) -> Self {
+        self.relay_patience = patience;
+        self
+    }
+
+    /// Sets how to treat an event that the broker refuses permanently.
+    #[must_use]
+    pub fn with_refused_events(mut self, policy: RefusedEvents) -> Self {
+        self.refused_events = policy;
+        self
+    }
+
+    /// Sets how long a poll of a run may take before it is reported; `None` means never.
+    #[must_use]
+    pub fn with_blocked_after(mut self, time: Option<Duration>) -> Self {
+        self.blocked_after = time;
+        self
+    }
+
     /// Rejects options that would spin, never take effect, or contradict each other.
     pub(crate) fn validate(&self) -> Result<(), String> {
         let moment = Duration::from_millis(1);
-        let (first, most) = self.backoff;
         check_span("lease_time", self.lease_time, Duration::from_millis(100))?;
         check_span("eviction_delay", self.eviction_delay, Duration::ZERO)?;
-        check_span("backoff.0", first, moment)?;
-        check_span("backoff.1", most, moment)?;
+        check_backoff("backoff", self.backoff)?;
         check_span("child_poll_interval", self.child_poll_interval, moment)?;
         check_span("heartbeat_timeout", self.heartbeat_timeout, moment)?;
         check_span("task_grace", self.task_grace, Duration::ZERO)?;
@@ -108,32 +241,12 @@ impl EngineOptions {
         if let Some(after) = self.blocked_after {
             check_span("blocked_after", after, moment * 10)?;
         }
-        check_span("relay_patience", self.relay_patience, Duration::ZERO)?;
-        if first > most {
-            return Err(format!("backoff begins with {first:?}, above its maximum of {most:?}"));
-        }
-        Ok(())
+        check_span("relay_patience", self.relay_patience, Duration::ZERO)
     }
 }
 
 impl Default for EngineOptions {
     fn default() -> Self {
-        Self {
-            lease_time: Duration::from_secs(10),
-            eviction_delay: Duration::from_secs(1),
-            backoff: (Duration::from_millis(50), Duration::from_secs(5)),
-            child_poll_interval: Duration::from_secs(30),
-            heartbeat_timeout: Duration::from_secs(30),
-            task_grace: Duration::from_secs(2),
-            dead_letter_check: Duration::from_secs(5),
-            unclaimed_after: Duration::from_secs(30),
-            redispatch_after: Some(Duration::from_secs(60)),
-            anonymous_answers: AnonymousAnswers::default(),
-            relay: true,
-            relay_patience: Duration::from_secs(300),
-            refused_events: RefusedEvents::default(),
-            blocked_after: Some(Duration::from_secs(5)),
-            executor: None,
-        }
+        Self::new()
     }
 }

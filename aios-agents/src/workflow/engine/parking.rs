@@ -145,7 +145,7 @@ impl Engine {
 
 /// Writes the notes of waiting runs, a while after the runs left memory.
 pub(super) async fn note(engine: Arc<Engine>) {
-    let mut backoff = engine.options.backoff.0;
+    let mut backoff = engine.options.backoff.initial_delay;
     loop {
         tokio::select! {
             biased;
@@ -159,11 +159,11 @@ pub(super) async fn note(engine: Arc<Engine>) {
         }
         while !engine.parking.is_empty() {
             match write(&engine).await {
-                Ok(()) => backoff = engine.options.backoff.0,
+                Ok(()) => backoff = engine.options.backoff.initial_delay,
                 Err(error) => {
                     engine.store_failed(&error);
                     engine.clock.sleep(backoff).await;
-                    backoff = (backoff * 2).min(engine.options.backoff.1);
+                    backoff = engine.options.backoff.next(backoff);
                 }
             }
         }
@@ -250,7 +250,7 @@ pub(super) async fn look_ahead(engine: Arc<Engine>) {
                 if !engine.survives("read due runs", error) {
                     return;
                 }
-                engine.options.backoff.1
+                engine.options.backoff.max_delay
             }
         };
         tokio::select! {

@@ -20,7 +20,7 @@ pub(super) async fn run(engine: Arc<Engine>, shards: Vec<Shard>) {
         if !engine.survives("find the runs to resume", error) {
             return;
         }
-        engine.clock.sleep(engine.options.backoff.1).await;
+        engine.clock.sleep(engine.options.backoff.max_delay).await;
         if engine.is_stopping() {
             return;
         }

@@ -53,8 +53,9 @@ impl Driver {
                 return Some(exit);
             }
             if self.append.is_some() || self.reread_timer.is_some() {
-                let (first, most) = self.engine.options.backoff;
-                let pause = if self.append.is_some() { first } else { most };
+                let backoff = self.engine.options.backoff;
+                let is_appending = self.append.is_some();
+                let pause = if is_appending { backoff.initial_delay } else { backoff.max_delay };
                 self.engine.timers.set(self.engine.clock.now() + pause, &self.run_id, operation);
                 return None;
             }
@@ -105,8 +106,9 @@ impl Driver {
         if !self.execution.machine().awaits_task(operation, Some(attempt)) {
             return;
         }
-        let (first, most) = self.engine.options.backoff;
-        let pause = self.deferred.get(&operation).map_or(first, |pause| (*pause * 2).min(most));
+        let backoff = self.engine.options.backoff;
+        let last = self.deferred.get(&operation);
+        let pause = last.map_or(backoff.initial_delay, |pause| backoff.next(*pause));
         self.deferred.insert(operation, pause);
         self.assigned.remove(&operation);
         self.engine.timers.set(self.engine.clock.now() + pause, &self.run_id, operation);

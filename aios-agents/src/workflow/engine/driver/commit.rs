@@ -5,6 +5,7 @@ use aios_core::{
     broker::Delivery,
     event::{Event, EventError, EventId, Timestamp},
     failure::Failure,
+    retry::Backoff,
     store::{Append, Appended, EventStore, Expected, StoreError},
 };
 use tracing::warn;
@@ -75,8 +76,8 @@ impl Driver {
     /// Repeats a failed append after a pause.
     fn submit_again(&mut self, in_flight: InFlight) {
         let InFlight { records, answers, failures, .. } = in_flight;
-        let (first, most) = self.engine.options.backoff;
-        let pause = (first * 2_u32.saturating_pow(failures.min(16))).min(most);
+        let Backoff { initial_delay, max_delay, .. } = self.engine.options.backoff;
+        let pause = (initial_delay * 2_u32.saturating_pow(failures.min(16))).min(max_delay);
         let append = self.append_of(&records);
         let (store, clock) = (Arc::clone(&self.engine.store), Arc::clone(&self.engine.clock));
         let appending = Box::pin(async move {
@@ -254,7 +255,7 @@ impl Driver {
             Err(Exit::Failed(error)) if error.is_retryable() => {
                 self.engine.store_failed(&error);
                 let (clock, pause) =
-                    (Arc::clone(&self.engine.clock), self.engine.options.backoff.1);
+                    (Arc::clone(&self.engine.clock), self.engine.options.backoff.max_delay);
                 self.reread_timer = Some(Box::pin(async move { clock.sleep(pause).await }));
                 None
             }

@@ -76,7 +76,7 @@ async fn guarded(
 ) -> Result<Departure, Failure> {
     let panicked = |panic: Box<dyn std::any::Any + Send>| panic_failure(PANICKED, &*panic);
     let future = AssertUnwindSafe(future).catch_unwind();
-    let Some(executor) = &engine.options.executor else { return future.await.map_err(panicked) };
+    let Some(executor) = &engine.executor else { return future.await.map_err(panicked) };
     let (sender, mut departed) = oneshot::channel();
     let run = Box::pin(async move {
         // The receiver lives as long as the run.
@@ -101,13 +101,13 @@ async fn guarded(
 async fn run_to_exit(engine: Arc<Engine>, activation: Activation) -> Departure {
     let Activation { run_id, inbox, journal, permit } = activation;
     let mut departure = load_and_drive(&engine, &run_id, &inbox, journal, permit).await;
-    let mut backoff = engine.options.backoff.0 * 2;
+    let mut backoff = engine.options.backoff.initial_delay * 2;
     while let Exit::Failed(error) = &departure.exit
         && error.is_retryable()
     {
         warn!(error = %Chain(error), %run_id, "could not continue a run; trying again");
         engine.clock.sleep(backoff).await;
-        backoff = (backoff * 2).min(engine.options.backoff.1);
+        backoff = engine.options.backoff.next(backoff);
         departure = load_and_drive(&engine, &run_id, &inbox, None, None).await;
     }
     departure
@@ -326,7 +326,7 @@ async fn block(
     mut failure: Failure,
     id: Option<EventId>,
 ) -> Exit {
-    let mut backoff = engine.options.backoff.0;
+    let mut backoff = engine.options.backoff.initial_delay;
     let mut is_truncated = false;
     loop {
         if engine.ownership.fence_of(run_id).is_none() {
@@ -359,7 +359,7 @@ async fn block(
             }
         }
         engine.clock.sleep(backoff).await;
-        backoff = (backoff * 2).min(engine.options.backoff.1);
+        backoff = engine.options.backoff.next(backoff);
     }
 }
 

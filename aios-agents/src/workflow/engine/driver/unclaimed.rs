@@ -41,7 +41,7 @@ impl Driver {
         self.report_unclaimed(operation, now)?;
         if self.is_lost(operation, now) {
             if !is_read {
-                return Some(now + self.engine.options.backoff.0);
+                return Some(now + self.engine.options.backoff.initial_delay);
             }
             self.repeat_lost(operation);
         }

@@ -44,7 +44,7 @@ pub(super) async fn run(engine: Arc<Engine>) {
 /// Relays whenever the lease is held, and waits longer after each consecutive error. Returns after
 /// a permanent error.
 async fn relay_again(engine: &Arc<Engine>, not_relayed: &[Pattern]) {
-    let (first, most) = engine.options.backoff;
+    let first = engine.options.backoff.initial_delay;
     let mut backoff = first;
     loop {
         let result = relay(engine, not_relayed, &mut backoff).await;
@@ -55,7 +55,7 @@ async fn relay_again(engine: &Arc<Engine>, not_relayed: &[Pattern]) {
             return;
         }
         engine.clock.sleep(pause).await;
-        backoff = (pause * 2).min(most);
+        backoff = engine.options.backoff.next(pause);
     }
 }
 
@@ -97,7 +97,7 @@ async fn relay(
             checkpoint.is_due |= position >= checkpoint.saved + UNSAVED;
         }
         checkpoint.save(engine, position).await?;
-        *backoff = engine.options.backoff.0;
+        *backoff = engine.options.backoff.initial_delay;
         if position >= head {
             tokio::select! {
                 biased;
@@ -124,18 +124,23 @@ impl Checkpoint {
     /// Saves the checkpoint if it is due. If the store does not accept it now, it stays due, so that
     /// the relay continues, and publishes nothing again that the broker has.
     async fn save(&mut self, engine: &Engine, position: u64) -> Result<(), StoreError> {
-        let (first, most) = engine.options.backoff;
         if !self.is_due {
             return Ok(());
         }
         match engine.store.save_checkpoint(READER, position).await {
-            Ok(()) => *self = Self { saved: position, is_due: false, backoff: first },
+            Ok(()) => {
+                *self = Self {
+                    saved: position,
+                    is_due: false,
+                    backoff: engine.options.backoff.initial_delay,
+                }
+            }
             Err(error) if error.is_retryable() => {
                 warn!(
                     error = %Chain(&error), code = error.code(), position,
                     "could not save the position of the relay; trying again"
                 );
-                self.backoff = (self.backoff * 2).min(most);
+                self.backoff = engine.options.backoff.next(self.backoff);
             }
             Err(error) => return Err(error),
         }

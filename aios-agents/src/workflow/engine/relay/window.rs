@@ -61,7 +61,7 @@ pub(super) async fn publish(
     if waiting.is_empty() {
         return Ok(Published::Nothing);
     }
-    let (first, most) = engine.options.backoff;
+    let first = engine.options.backoff.initial_delay;
     let (mut backoff, mut rejected_since) = (first, None);
     while !waiting.is_empty() {
         if !engine.ownership.relays() {
@@ -92,7 +92,7 @@ pub(super) async fn publish(
                 let now = engine.clock.now();
                 engine.clock.sleep(pause).await;
                 let is_rejected = matches!(error, BrokerError::Rejected { .. });
-                ((pause * 2).min(most), is_rejected.then(|| since.unwrap_or(now)))
+                (engine.options.backoff.next(pause), is_rejected.then(|| since.unwrap_or(now)))
             }
         };
     }
