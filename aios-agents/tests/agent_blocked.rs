@@ -231,7 +231,7 @@ fn should_notice_an_agent_that_blocks_the_runtime() {
     let broker: Arc<dyn Broker> = Arc::new(MemoryBroker::new());
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let agents = AgentSet::new().agent("backend", agent);
-    let start = AgentHost::start(broker.clone(), clock.clone(), None, "test", agents, quick());
+    let start = AgentHost::builder(agents).broker(broker.clone()).options(quick()).start();
     let host = runtime.block_on(start).unwrap();
     let caller = runtime.block_on(TaskClient::new(broker, clock, "test")).unwrap();
     let answer = runtime.spawn(async move { caller.task("backend", &json!(1)).await.unwrap() });

@@ -10,7 +10,7 @@ use std::{
 };
 
 use aios_agents::{
-    agent::{AgentDefinition, AgentSet, HostOptions, TaskClient},
+    agent::{AgentDefinition, AgentHost, AgentSet, HostOptions, TaskClient},
     prelude::*,
 };
 use aios_broker::memory::MemoryBroker;
@@ -130,16 +130,8 @@ async fn should_say_that_its_agents_cannot_be_announced() {
     let clock = Arc::new(SystemClock);
     let options = HostOptions::new().with_announce_interval(Duration::from_millis(10));
     let (announcing, agents) = (Arc::clone(&store) as Arc<dyn Store>, both());
-    let host = aios_agents::agent::AgentHost::start(
-        Arc::clone(&broker) as _,
-        Arc::clone(&clock) as _,
-        Some(announcing),
-        "test",
-        agents,
-        options,
-    )
-    .await
-    .unwrap();
+    let host = AgentHost::builder(agents).broker(Arc::clone(&broker) as _).options(options);
+    let host = host.store(announcing).start().await.unwrap();
     store.on_append(|_| Some(Fault::Refuse(store_unavailable())));
     store.on_call(|name| (*name == "touch_agents").then(|| Fault::Refuse(store_unavailable())));
     tokio::time::timeout(Duration::from_millis(100), host.failed()).await.unwrap_err();

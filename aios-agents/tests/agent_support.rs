@@ -66,7 +66,8 @@ impl World {
     ) -> Result<AgentHost, AgentError> {
         let store: Arc<dyn Store> = self.store.clone();
         let clock = Arc::new(self.clock.clone());
-        self.drive(AgentHost::start(broker, clock, Some(store), "test", agents, options)).await
+        let host = AgentHost::builder(agents).broker(broker).clock(clock).store(store);
+        self.drive(host.source("test").options(options).start()).await
     }
 
     pub(crate) async fn caller(&self) -> TaskClient {

@@ -4,7 +4,7 @@
 use std::{sync::Arc, time::Duration};
 
 use aios_agents::{
-    agent::{AgentDefinition, HostOptions},
+    agent::{AgentDefinition, AgentHost, AgentSet, HostOptions},
     middleware::{CircuitBreaker, Deduplicate, Retry, Timeout},
     prelude::*,
     runtime::EngineOptions,
@@ -88,6 +88,13 @@ async fn should_refuse_invalid_host_options() {
     }
     let unwatched = options().with_early_ack_after(None).with_blocked_after(None);
     assert_eq!(refused_by_host(unwatched, doubler()).await, None);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn should_refuse_a_host_without_a_broker() {
+    let started = AgentHost::builder(AgentSet::new()).start().await;
+    let refusal = aios_core::Chain(&started.unwrap_err()).to_string();
+    assert!(refusal.contains("needs a broker"), "{refusal}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

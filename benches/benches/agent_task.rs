@@ -12,7 +12,7 @@
 
 use std::{sync::Arc, time::Instant};
 
-use aios_agents::agent::{AgentHost, AgentSet, HostOptions, TaskClient};
+use aios_agents::agent::{AgentHost, AgentSet, TaskClient};
 use aios_benches::{
     median, ratio,
     task::{Contender, REVIEWER, Reviewer, Verdict, assign, serve},
@@ -107,8 +107,7 @@ async fn main() {
     let broker: Arc<dyn Broker> = Arc::new(MemoryBroker::new());
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let agents = AgentSet::new().agent(REVIEWER, Reviewer);
-    let (b, c) = (Arc::clone(&broker), Arc::clone(&clock));
-    let host = AgentHost::start(b, c, None, "bench", agents, HostOptions::new()).await.unwrap();
+    let host = AgentHost::builder(agents).broker(Arc::clone(&broker)).start().await.unwrap();
     compare(TaskClient::new(broker, clock, "bench").await.unwrap(), ceiling()).await;
     host.shutdown(std::time::Duration::from_secs(5)).await.unwrap();
 }

@@ -18,7 +18,7 @@ use std::{
     time::Instant,
 };
 
-use aios_agents::agent::{AgentHost, AgentSet, HostOptions, TaskClient};
+use aios_agents::agent::{AgentHost, AgentSet, TaskClient};
 use aios_benches::{
     median, ratio,
     task::{ASSIGNED, Contender, REVIEWER, Reviewer, Verdict, assign, serve},
@@ -113,8 +113,7 @@ async fn ours(url: &str) -> (AgentHost, TaskClient) {
     let connect = async || RabbitMqBroker::connect(url).await.map(Arc::new).unwrap();
     let (near, far): (Arc<dyn Broker>, Arc<dyn Broker>) = (connect().await, connect().await);
     let agents = AgentSet::new().agent(REVIEWER, Reviewer);
-    let options = HostOptions::new();
-    let host = AgentHost::start(far, Arc::clone(&clock), None, "bench", agents, options).await;
+    let host = AgentHost::builder(agents).broker(far).start().await;
     (host.unwrap(), TaskClient::new(near, clock, "bench").await.unwrap())
 }
 

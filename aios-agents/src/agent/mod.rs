@@ -7,7 +7,7 @@
 //! ```
 //! use std::{sync::Arc, time::Duration};
 //!
-//! use aios_agents::agent::{AgentHost, AgentSet, TaskClient, HostOptions};
+//! use aios_agents::agent::{AgentHost, AgentSet, TaskClient};
 //! use aios_broker::memory::MemoryBroker;
 //! use aios_core::{
 //!     agent::{Agent, TaskContext, TaskError},
@@ -31,9 +31,7 @@
 //! let broker: Arc<dyn Broker> = Arc::new(MemoryBroker::new());
 //! let clock: Arc<dyn Clock> = Arc::new(SystemClock);
 //! let agents = AgentSet::new().agent("upper", Upper);
-//! let options = HostOptions::new();
-//! let host =
-//!     AgentHost::start(broker.clone(), clock.clone(), None, "service", agents, options).await?;
+//! let host = AgentHost::builder(agents).broker(broker.clone()).source("service").start().await?;
 //!
 //! let caller = TaskClient::new(broker, clock, "client").await?;
 //! let answer = caller.task("upper", "hello").await.map_err(|error| error.failure)?;
@@ -64,7 +62,7 @@ pub use self::{
     caller::{TaskCall, TaskClient},
     definition::{AgentDefinition, RegisteredAgent},
     error::AgentError,
-    host::{AgentHost, Beat, HostOptions, Pulse},
+    host::{AgentHost, AgentHostBuilder, Beat, HostOptions, Pulse},
     managed::{AgentType, Change, ConfigFault, ManagedAgent, ManagedAgentError, ManagedAgents},
     registry::AgentSet,
     typed::{IntoDynAgent, TypedAgent},

@@ -219,9 +219,12 @@ impl RuntimeBuilder {
             let store = journals
                 .as_ref()
                 .map(|journals| -> Arc<dyn Store> { Arc::<CountingStore>::clone(&journals.store) });
-            let host =
-                AgentHost::start(broker, clock, store, source, self.agents, self.host).await?;
-            runtime.host = Some(host);
+            let host = AgentHost::builder(self.agents).broker(broker).clock(clock).source(source);
+            let host = match store {
+                Some(store) => host.store(store),
+                None => host,
+            };
+            runtime.host = Some(host.options(self.host).start().await?);
         }
         if let Some(journals) = journals.filter(|_| !self.no_engine) {
             register(&journals).await?;

@@ -60,9 +60,9 @@ async fn host(
         .with_heartbeat_interval(Duration::from_secs(1))
         .with_early_ack_after(early_ack_after);
     let definition = AgentDefinition::instance(agent_type, agent.clone()).with_concurrency(1);
-    let (broker, clock) = (connect(server).await, Arc::new(SystemClock));
+    let broker = connect(server).await;
     let agents = AgentSet::new().definition(definition);
-    AgentHost::start(broker, clock, None, "test", agents, options).await.unwrap()
+    AgentHost::builder(agents).broker(broker).options(options).start().await.unwrap()
 }
 
 async fn sleep(caller: &TaskClient, agent_type: &str, duration: Duration) -> Duration {

@@ -6,6 +6,7 @@
 //!
 //! | modules | contents |
 //! |---|---|
+//! | `builder`, `options` | start a host |
 //! | `consumer`, `slot`, `held` | take tasks from the broker while slots are free |
 //! | `questions`, `attempt_cache`, `sought` | recognise attempts that have ended or were delivered before |
 //! | `attempt`, `supervisor`, `task_state` | run one attempt: its timeout, heartbeats and cancellation |
@@ -18,6 +19,7 @@ mod announcement;
 mod answer;
 mod attempt;
 mod attempt_cache;
+mod builder;
 mod cancel;
 mod consumer;
 mod create;
@@ -64,6 +66,7 @@ use self::{
     watchdog::Watchdog,
 };
 pub use self::{
+    builder::AgentHostBuilder,
     options::HostOptions,
     place::{Beat, Pulse},
 };
@@ -75,6 +78,14 @@ use crate::{failing::Failing, output::Hub, task::JoinSet};
 const ABANDON_GRACE: Duration = Duration::from_secs(1);
 /// The minimum time for announcing that agents have stopped.
 const STOP_ANNOUNCEMENT: Duration = Duration::from_secs(1);
+
+/// The parts of a process that a host works with.
+struct Parts {
+    broker: Arc<dyn Broker>,
+    clock: Arc<dyn Clock>,
+    store: Option<Arc<dyn Store>>,
+    source: Arc<str>,
+}
 
 /// State shared by all parts of a host.
 struct Shared {
@@ -112,6 +123,9 @@ impl Shared {
 
 /// Runs agents: receives their tasks from a broker and publishes their answers.
 ///
+/// A [`Runtime`](crate::Runtime) starts one for its agents. [`builder`](Self::builder) is for
+/// programs without a runtime.
+///
 /// A task is done at least once. A repeated dispatch of the same attempt is recognised if it
 /// reaches the same process. The host never retries a failed task; the caller or its engine does.
 /// Before it begins an attempt of a workflow's task that was redelivered, or is older than its
@@ -142,33 +156,18 @@ pub struct AgentHost {
 }
 
 impl AgentHost {
-    /// Creates the agents and begins to take their tasks.
-    ///
-    /// Returns after every factory was called once and every created agent is subscribed. Failed
-    /// factories and transient failures of subscriptions are retried in the background. With a
-    /// store, agents are recorded in its table `agents`, and missing ones are detected.
-    ///
-    /// `source` is the source of the events that the host publishes.
-    ///
-    /// # Errors
-    ///
-    /// Returns an error if a definition or option is invalid, or if broker or store refuse
-    /// permanently.
-    ///
-    /// # Cancel safety
-    ///
-    /// A cancelled call drops the agents and subscriptions that it has created. Agents that are
-    /// recorded in the store stay recorded.
-    pub async fn start(
-        broker: Arc<dyn Broker>,
-        clock: Arc<dyn Clock>,
-        store: Option<Arc<dyn Store>>,
-        source: impl Into<Arc<str>>,
+    /// Returns a builder of a host of these agents.
+    pub fn builder(agents: AgentSet) -> AgentHostBuilder {
+        AgentHostBuilder::new(agents)
+    }
+
+    async fn start(
+        parts: Parts,
         agents: AgentSet,
         options: HostOptions,
     ) -> Result<Self, AgentError> {
         options.validate()?;
-        let source = source.into();
+        let Parts { broker, clock, store, source } = parts;
         let outputs = store
             .as_ref()
             .map(|store| Hub::new(Arc::clone(store), Arc::clone(&clock), Arc::clone(&source)));

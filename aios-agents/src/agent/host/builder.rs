@@ -1,0 +1,93 @@
+use std::{fmt, sync::Arc};
+
+use aios_core::{
+    broker::Broker,
+    clock::{Clock, SystemClock},
+    store::Store,
+};
+
+use super::{AgentHost, HostOptions, Parts};
+use crate::agent::{AgentError, AgentSet};
+
+/// Builds an [`AgentHost`]. Setters never fail; [`start`](Self::start) checks their arguments.
+#[must_use = "agents run only after start"]
+pub struct AgentHostBuilder {
+    agents: AgentSet,
+    broker: Option<Arc<dyn Broker>>,
+    clock: Option<Arc<dyn Clock>>,
+    store: Option<Arc<dyn Store>>,
+    source: Option<Arc<str>>,
+    options: HostOptions,
+}
+
+impl AgentHostBuilder {
+    pub(super) fn new(agents: AgentSet) -> Self {
+        let options = HostOptions::new();
+        Self { agents, broker: None, clock: None, store: None, source: None, options }
+    }
+
+    /// Sets the broker of tasks and events, which is required.
+    pub fn broker(mut self, broker: Arc<dyn Broker>) -> Self {
+        self.broker = Some(broker);
+        self
+    }
+
+    /// Sets the clock. The default is the system clock.
+    pub fn clock(mut self, clock: Arc<dyn Clock>) -> Self {
+        self.clock = Some(clock);
+        self
+    }
+
+    /// Sets the store in which agents are recorded. Without one, agents are not listed, and missing
+    /// ones not detected.
+    pub fn store(mut self, store: Arc<dyn Store>) -> Self {
+        self.store = Some(store);
+        self
+    }
+
+    /// Sets the source of the events that the host publishes. The default is `aios`.
+    pub fn source(mut self, source: impl Into<Arc<str>>) -> Self {
+        self.source = Some(source.into());
+        self
+    }
+
+    /// Sets the options of the host.
+    pub fn options(mut self, options: HostOptions) -> Self {
+        self.options = options;
+        self
+    }
+
+    /// Creates the agents and begins to take their tasks.
+    ///
+    /// Returns after every factory was called once and every created agent is subscribed. Failed
+    /// factories and transient failures of subscriptions are retried in the background.
+    ///
+    /// # Errors
+    ///
+    /// [`AgentError::InvalidConfiguration`] without a broker. Otherwise returns an error if a
+    /// definition or option is invalid, or if broker or store refuse permanently.
+    ///
+    /// # Cancel safety
+    ///
+    /// A cancelled call drops the agents and subscriptions that it has created. Agents that are
+    /// recorded in the store stay recorded.
+    pub async fn start(self) -> Result<AgentHost, AgentError> {
+        let broker = self.broker.ok_or_else(|| AgentError::InvalidConfiguration {
+            reason: "an agent host needs a broker".to_owned(),
+        })?;
+        let clock = self.clock.unwrap_or_else(|| Arc::new(SystemClock));
+        let source = self.source.unwrap_or_else(|| "aios".into());
+        let parts = Parts { broker, clock, store: self.store, source };
+        AgentHost::start(parts, self.agents, self.options).await
+    }
+}
+
+impl fmt::Debug for AgentHostBuilder {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .debug_struct("AgentHostBuilder")
+            .field("agents", &self.agents)
+            .field("options", &self.options)
+            .finish_non_exhaustive()
+    }
+}
