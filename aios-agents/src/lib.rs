@@ -33,7 +33,7 @@
 //!         .workflow("welcome", welcome)
 //!         .start()
 //!         .await?;
-//!     let run = runtime.start("welcome", "Ada").with_id("welcome-ada").await?;
+//!     let run = runtime.start("welcome", "Ada").id("welcome-ada").await?;
 //!     assert_eq!(run.result::<String>().await?, "HELLO, ADA!");
 //!     Ok(())
 //! }

@@ -47,7 +47,7 @@ async fn should_not_wait_forever() {
     let caller = world.caller().await;
     // The task is received, but never answered.
     let _listener = world.subscribe("agents.silent", &["agents.silent.task_assigned"]).await;
-    let call = caller.task("silent", &1).with_timeout(Duration::from_secs(5));
+    let call = caller.task("silent", &1).timeout(Duration::from_secs(5));
     let error = world.drive(call.into_future()).await.unwrap_err();
     assert!(error.has_code("TASK_TIMEOUT"), "{error}");
 }

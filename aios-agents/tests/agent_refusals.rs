@@ -189,7 +189,7 @@ async fn should_cancel_pending_calls_when_the_caller_is_dropped() {
     world.idle().await;
     gate.add_permits(1);
     answered.await.unwrap().unwrap();
-    let late = caller.task("slow", &2).with_timeout(SECOND * 30);
+    let late = caller.task("slow", &2).timeout(SECOND * 30);
     let dropped = tokio::spawn(caller.task("slow", &3).into_future());
     world.idle().await;
     dropped.abort();
@@ -240,7 +240,7 @@ async fn should_continue_after_transient_refusals() {
     tokio::time::timeout(Duration::from_millis(100), runtime.failed()).await.unwrap_err();
     broker.heal();
     eventually("tasks are done again", || async {
-        let call = caller.task("echo", &7).with_timeout(SECOND);
+        let call = caller.task("echo", &7).timeout(SECOND);
         call.await.is_ok_and(|answer| answer.decode::<u32>().is_ok_and(|it| it == 7))
     })
     .await;

@@ -25,7 +25,7 @@ async fn should_run_what_was_declared_with_its_types() {
         .start()
         .await
         .unwrap();
-    let run = runtime.start(QUADRUPLE, &2).with_id("q1").await.unwrap();
+    let run = runtime.start(QUADRUPLE, &2).id("q1").await.unwrap();
     let four = tokio::time::timeout(PATIENCE, run.result()).await.unwrap().unwrap();
     assert_eq!(four + 1, 9);
     assert_eq!(run.id(), "q1");

@@ -61,7 +61,7 @@ async fn should_name_a_run_that_blocks_its_event_loop() {
     let builder =
         builder.workflow("block", move |context, (): ()| block(context, Arc::clone(&until)));
     let runtime = builder.start().await.unwrap();
-    let run = runtime.start("block", &()).with_id("b").await.unwrap();
+    let run = runtime.start("block", &()).id("b").await.unwrap();
     let blocks = || async { runtime.blocking_runs().iter().any(|run| **run == *"b") };
     eventually("it is reported", blocks).await;
     let words = ["WARN", "has not returned", "run=\"b\"", "workflow=block", "after_operation=1"];

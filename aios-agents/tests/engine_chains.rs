@@ -41,7 +41,7 @@ pub(crate) async fn takes_every_signal(store: Arc<dyn Store>) {
     let build = || runtime(&store).workflow("link", link);
     let engine = build().start().await.unwrap();
     let outside = build().client_only().start().await.unwrap();
-    let run = engine.start("link", &(1, 0)).with_id("chain").await.unwrap();
+    let run = engine.start("link", &(1, 0)).id("chain").await.unwrap();
     let accepted = AtomicU32::new(0);
     let senders = (0..4_u32).map(|sender| {
         let (accepted, engine, outside) = (&accepted, &engine, &outside);
@@ -92,14 +92,14 @@ pub(crate) async fn obeys_every_command(store: Arc<dyn Store>) {
     for round in 0..6_u64 {
         let (from, other) = if round % 2 == 0 { (&engine, &outside) } else { (&outside, &engine) };
         let id = format!("cancelled-{round}");
-        let run = engine.start("link", &(1, 0)).with_id(&id).await.unwrap();
+        let run = engine.start("link", &(1, 0)).id(&id).await.unwrap();
         pause(round).await;
         from.handle(&id).await.unwrap().cancel("enough").await.unwrap();
         let cancelled = result::<(u32, u64)>(&run).await.unwrap_err();
         assert!(matches!(cancelled, RunError::Cancelled { .. }), "{id}: {cancelled:?}");
 
         let id = format!("paused-{round}");
-        let run = engine.start("link", &(1, 0)).with_id(&id).await.unwrap();
+        let run = engine.start("link", &(1, 0)).id(&id).await.unwrap();
         pause(round).await;
         from.handle(&id).await.unwrap().pause().await.unwrap();
         let is_paused = || async { run.status().await.unwrap().status.as_str() == "paused" };
@@ -152,14 +152,14 @@ pub(crate) async fn starts_once_with_every_signal(store: Arc<dyn Store>) {
             async move {
                 let start = runtime
                     .signal_with_start("collect", id, &(RIVALS + 1), "add", &1_u64)
-                    .with_signal("add", &1000_u64)
-                    .with_signal_id("shared");
+                    .signal("add", &1000_u64)
+                    .signal_id("shared");
                 start.await.unwrap()
             }
         });
         let runs = join_all(starts).await;
         assert_eq!(result::<u64>(&runs[0]).await.unwrap(), u64::from(RIVALS) + 1000, "{id}");
-        let again = engine.start("collect", &(RIVALS + 1)).with_id(&id).await.unwrap();
+        let again = engine.start("collect", &(RIVALS + 1)).id(&id).await.unwrap();
         assert_eq!(result::<u64>(&again).await.unwrap(), u64::from(RIVALS) + 1000);
         let late = engine.signal_with_start("collect", id.clone(), &0, "add", &1_u64).await;
         assert_eq!(late.unwrap_err().code(), "RUN_ENDED", "{id}");
@@ -227,7 +227,7 @@ async fn should_keep_the_runs_of_two_stores_on_one_broker_apart() {
                 let tenant = u32::try_from(tenant).unwrap();
                 let asked = tenant * 1000 + number;
                 let id = format!("run-{number}");
-                let run = engine.start("ask", &asked).with_id(id).await.unwrap();
+                let run = engine.start("ask", &asked).id(id).await.unwrap();
                 let answers = result::<Vec<u32>>(&run).await.unwrap();
                 let expected: Vec<u32> = (0..5).map(|round| asked * 10 + round).collect();
                 assert_eq!(answers, expected, "run {number} of tenant {tenant}");

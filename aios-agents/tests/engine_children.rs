@@ -178,7 +178,7 @@ async fn should_cancel_children_after_a_crash_in_between() {
     });
     let (undone, store): (_, Arc<dyn Store>) = (Arc::default(), Arc::clone(&faulty) as _);
     let before = family(&store, &undone).start().await.unwrap();
-    let run = before.start("parent", &3).with_id("p").await.unwrap();
+    let run = before.start("parent", &3).id("p").await.unwrap();
     all_kids(&store, "running", 3).await;
     run.cancel("enough").await.unwrap();
     eventually("the request is recorded", || async {
@@ -304,7 +304,7 @@ async fn should_cancel_a_child_whose_call_was_dropped_before_a_crash() {
     let (undone, store): (_, Arc<dyn Store>) = (Arc::default(), Arc::clone(&faulty) as _);
     let builder = || family(&store, &undone).workflow("dropping", dropping);
     let before = builder().start().await.unwrap();
-    let run = before.start("dropping", &false).with_id("p").await.unwrap();
+    let run = before.start("dropping", &false).id("p").await.unwrap();
     all_kids(&store, "running", 1).await;
     run.signal("go", &()).await.unwrap();
     eventually("the signal is taken", || async {
@@ -330,7 +330,7 @@ async fn should_cancel_the_children_of_a_blocked_run() {
     }
     let (store, undone) = (store(), Arc::default());
     let before = family(&store, &undone).start().await.unwrap();
-    let run = before.start("parent", &2).with_id("p").await.unwrap();
+    let run = before.start("parent", &2).id("p").await.unwrap();
     all_kids(&store, "running", 2).await;
     drop(run);
     before.shutdown(Duration::from_secs(5)).await.unwrap();
@@ -384,13 +384,13 @@ async fn should_end_for_a_child_result_of_any_size() {
 #[tokio::test(flavor = "multi_thread")]
 async fn should_not_cancel_an_unrelated_run() {
     async fn named(context: WorkflowContext, (): ()) -> Result<u32, WorkflowError> {
-        let child = context.child::<u32>("kid", &1).with_run_id("foreign");
+        let child = context.child::<u32>("kid", &1).id("foreign");
         child.await.or(Ok::<_, WorkflowError>(0))?;
         context.signal("never").await
     }
     let (store, undone) = (store(), Arc::default());
     let runtime = family(&store, &undone).workflow("named", named).start().await.unwrap();
-    let foreign = runtime.start("kid", &1).with_id("foreign").await.unwrap();
+    let foreign = runtime.start("kid", &1).id("foreign").await.unwrap();
     let run = runtime.start("named", &()).await.unwrap();
     eventually("the child fails", || async {
         actions(&run).await.contains(&"child_ended".to_owned())
@@ -411,7 +411,7 @@ async fn should_cancel_the_successor_of_a_child() {
         context.signal("never").await
     }
     async fn keeps(context: WorkflowContext, (): ()) -> Result<u32, WorkflowError> {
-        context.child("rounds", &0).with_run_id("kept").await
+        context.child("rounds", &0).id("kept").await
     }
     let store = store();
     let builder = runtime(&store).workflow("rounds", rounds).workflow("keeps", keeps);

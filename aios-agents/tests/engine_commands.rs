@@ -36,7 +36,7 @@ async fn becomes(context: WorkflowContext, status: String) -> Result<u32, Workfl
 }
 
 async fn bring(runtime: &Runtime, id: &str, status: &str) -> RunHandle {
-    let run = runtime.start("becomes", status).with_id(id).await.unwrap();
+    let run = runtime.start("becomes", status).id(id).await.unwrap();
     match status {
         "paused" => run.pause().await.unwrap(),
         "cancelling" | "cancelled" => run.cancel("first").await.unwrap(),

@@ -81,7 +81,7 @@ async fn should_block_a_run_instead_of_repeating_what_the_store_refuses() {
         let store: Arc<dyn Store> = Arc::clone(&faulty) as _;
         let build = || runtime(&store).workflow("one_step", one_step).start();
         let before = build().await.unwrap();
-        let run = before.start("one_step", &()).with_id("r").await.unwrap();
+        let run = before.start("one_step", &()).id("r").await.unwrap();
         assert_eq!(blocked(&run).await.code, code);
         assert_eq!(tried.load(Ordering::SeqCst), 1);
         before.shutdown(PATIENCE).await.unwrap();
@@ -137,7 +137,7 @@ async fn should_not_delay_other_runs_while_one_backs_off() {
     let store: Arc<dyn Store> = Arc::clone(&faulty) as _;
     let builder = runtime(&store).workflow("one_step", one_step).workflow("wait", wait);
     let runtime = builder.start().await.unwrap();
-    let stuck = runtime.start("one_step", &()).with_id("stuck").await.unwrap();
+    let stuck = runtime.start("one_step", &()).id("stuck").await.unwrap();
     // More than any inbox should hold.
     let signals = async {
         for number in 0..200 {
@@ -218,8 +218,8 @@ async fn should_block_a_run_whose_journal_can_not_be_read() {
     let store = store();
     let build = || runtime(&store).workflow("wait", wait).start();
     let before = build().await.unwrap();
-    let run = before.start("wait", &()).with_id("r").await.unwrap();
-    let other = before.start("wait", &()).with_id("other").await.unwrap();
+    let run = before.start("wait", &()).id("r").await.unwrap();
+    let other = before.start("wait", &()).id("other").await.unwrap();
     append_to_run(&store, "r", "workflows.wait.timer_fired", json!("nonsense")).await;
     run.signal("other", &1).await.unwrap();
     assert_eq!(blocked(&run).await.code, "JOURNAL_UNREADABLE");
@@ -238,7 +238,7 @@ async fn should_block_a_run_whose_journal_can_not_be_read() {
 async fn should_not_be_ended_by_an_event_of_another_workflow() {
     for store in [store(), sqlite().await] {
         let runtime = runtime(&store).workflow("wait", wait).start().await.unwrap();
-        let run = runtime.start("wait", &()).with_id("r").await.unwrap();
+        let run = runtime.start("wait", &()).id("r").await.unwrap();
         append_to_run(&store, "r", "workflows.other.completed", json!({"result": 7})).await;
         append_to_run(&store, "r", "workflows.other.cancel_requested", json!({"reason": "no"}))
             .await;
@@ -265,13 +265,13 @@ async fn should_log_how_runs_end_and_that_the_store_is_back() {
     let runtime = builder.workflow("wait", wait).workflow("one_task", one_task).start();
     let runtime = runtime.await.unwrap();
     for name in ["one_step", "panics", "wait"] {
-        let run = runtime.start(name, &()).with_id(name).await.unwrap();
+        let run = runtime.start(name, &()).id(name).await.unwrap();
         if name == "wait" {
             run.cancel("enough").await.unwrap();
         }
         drop(result::<u32>(&run).await);
     }
-    let run = runtime.start("one_task", &1).with_id("failing").await.unwrap();
+    let run = runtime.start("one_task", &1).id("failing").await.unwrap();
     assert_eq!(result::<u64>(&run).await.unwrap_err().code(), "AGENT_NOT_FOUND");
     assert!(!logged.lines(&["WARN", "failing", "AGENT_NOT_FOUND"]).is_empty());
     for words in [

@@ -199,7 +199,7 @@ async fn should_record_an_answer_that_another_engine_receives() {
     let mut tasks = fleet.tasks().await;
     let (first, second) = (fleet.engine().await, fleet.engine().await);
     fleet.shared(&[64]).await;
-    let run = first.start("ask", &()).with_id("r").await.unwrap();
+    let run = first.start("ask", &()).id("r").await.unwrap();
     let (delivery, task) = next(&mut tasks).await;
     // Only the owner decides about failures.
     fleet.send(1, failed(&delivery, &task)).await;
@@ -238,7 +238,7 @@ async fn should_record_an_answer_once_that_two_engines_receive() {
     let (first, second) = (fleet.engine().await, fleet.engine().await);
     let mut runs = Vec::new();
     for number in 0..20 {
-        runs.push(first.start("ask", &()).with_id(format!("r{number}")).await.unwrap());
+        runs.push(first.start("ask", &()).id(format!("r{number}")).await.unwrap());
     }
     for _ in &runs {
         let (delivery, task) = next(&mut tasks).await;
@@ -260,7 +260,7 @@ async fn should_refuse_a_forged_answer_to_a_run_of_another_engine() {
     let fleet = Fleet::new(FOREVER);
     let mut tasks = fleet.tasks().await;
     let (first, second) = (fleet.engine().await, fleet.engine().await);
-    let run = first.start("ask", &()).with_id("r").await.unwrap();
+    let run = first.start("ask", &()).id("r").await.unwrap();
     let (delivery, task) = next(&mut tasks).await;
     let mut forged = completed(&delivery, &task, 666);
     forged.metadata_mut().causation_id = Some("a guess".into());
@@ -286,7 +286,7 @@ async fn should_not_acknowledge_answers_unknown_to_a_lost_run() {
     let fleet = Fleet::new(FOREVER);
     let mut tasks = fleet.tasks().await;
     let first = fleet.engine().await;
-    let run = first.start("ask", &()).with_id("r").await.unwrap();
+    let run = first.start("ask", &()).id("r").await.unwrap();
     let (delivery, task) = next(&mut tasks).await;
     // Another engine owns the shard now, as after a long pause of this one.
     let leases = fleet.store.leases().await.unwrap();
@@ -319,7 +319,7 @@ async fn should_read_the_mailbox_of_an_engine_that_died() {
     let mut tasks = fleet.tasks().await;
     let faulty = FaultyStore::new(Arc::clone(&fleet.store));
     let dying = fleet.builder().store(Arc::clone(&faulty) as _).start().await.unwrap();
-    let run = dying.start("ask", &()).with_id("r").await.unwrap();
+    let run = dying.start("ask", &()).id("r").await.unwrap();
     let (delivery, task) = next(&mut tasks).await;
     let survivor = fleet.engine().await;
     // From here, nothing reaches the store, as if the engine were cut off.
@@ -378,7 +378,7 @@ async fn should_join_again_once_the_store_answers() {
     let fleet = Fleet::new(SHORT);
     let faulty = FaultyStore::new(Arc::clone(&fleet.store));
     let runtime = fleet.builder().store(Arc::clone(&faulty) as _).start().await.unwrap();
-    let run = runtime.start("wait", &()).with_id("r").await.unwrap();
+    let run = runtime.start("wait", &()).id("r").await.unwrap();
     let is_lease = |method: &str| matches!(method, "renew" | "acquire" | "leases");
     faulty.on_call(move |method| is_lease(method).then(|| Fault::Refuse(store_unavailable())));
     eventually("the leases end", || async { fleet.shares().await.is_empty() }).await;
@@ -479,7 +479,7 @@ async fn should_hand_over_at_once_when_it_stops() {
     let group = Group::new("watch").unwrap();
     let pattern = "workflows.wait.completed".parse().unwrap();
     let mut relayed = fleet.broker.subscribe(Subscription::group(group, [pattern])).await.unwrap();
-    let run = first.start("wait", &()).with_id("r").await.unwrap();
+    let run = first.start("wait", &()).id("r").await.unwrap();
     first.shutdown(PATIENCE).await.unwrap();
     fleet.shared(&[64]).await;
     let run = second.handle(run.id()).await.unwrap();
@@ -538,7 +538,7 @@ async fn should_record_the_steps_that_run_when_it_stops() {
     let gate = Gate::default();
     let first = fleet.builder().workflow("gated", gate.workflow()).start().await.unwrap();
     let second = fleet.builder().workflow("gated", gate.workflow()).start().await.unwrap();
-    let run = first.start("gated", &()).with_id("r").await.unwrap();
+    let run = first.start("gated", &()).id("r").await.unwrap();
     eventually("the step begins", || async { gate.begun() == 1 }).await;
     let stopping = tokio::spawn(first.shutdown(PATIENCE));
     // Shards without running steps do not wait for it.
@@ -556,7 +556,7 @@ async fn should_give_up_steps_that_exceed_the_shutdown_deadline() {
     let gate = Gate::default();
     let first = fleet.builder().workflow("gated", gate.workflow()).start().await.unwrap();
     let second = fleet.builder().workflow("gated", gate.workflow()).start().await.unwrap();
-    let run = first.start("gated", &()).with_id("r").await.unwrap();
+    let run = first.start("gated", &()).id("r").await.unwrap();
     eventually("the step begins", || async { gate.begun() == 1 }).await;
     first.shutdown(Duration::from_millis(100)).await.unwrap();
     eventually("the step begins again", || async { gate.begun() == 2 }).await;
@@ -582,7 +582,7 @@ async fn should_begin_no_step_again_because_an_engine_joined() {
     }
     let mut runs = Vec::new();
     for id in ids.values() {
-        runs.push(first.start("gated", &()).with_id(id.clone()).await.unwrap());
+        runs.push(first.start("gated", &()).id(id.clone()).await.unwrap());
     }
     eventually("all steps begin", || async { gate.begun() == 64 }).await;
     let _second = fleet.builder().workflow("gated", gate.workflow()).start().await.unwrap();

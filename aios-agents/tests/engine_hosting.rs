@@ -118,8 +118,8 @@ async fn check_deployment(stores: [Arc<dyn Store>; 2]) {
     fleet.owned_by(2).await;
     let mut runs = Vec::new();
     for (number, (a, b)) in (0..).zip(ids("a").into_iter().zip(ids("b"))) {
-        runs.push((number, old.start("old", &number).with_id(a).await.unwrap()));
-        runs.push((number, new.start("new", &number).with_id(b).await.unwrap()));
+        runs.push((number, old.start("old", &number).id(a).await.unwrap()));
+        runs.push((number, new.start("new", &number).id(b).await.unwrap()));
     }
     for (_, run) in &runs {
         // From a process that may not have the code.
@@ -200,7 +200,7 @@ fn should_report_that_no_engine_has_a_workflow_until_one_joins() {
         let fleet = Fleet::new(Arc::new(aios_store::memory::MemoryStore::new()), SHORT);
         let build = || fleet.builder().workflow("late", wait).start();
         let gone = build().await.unwrap();
-        let run = gone.start("late", &()).with_id("r").await.unwrap();
+        let run = gone.start("late", &()).id("r").await.unwrap();
         gone.shutdown(PATIENCE).await.unwrap();
         let old = fleet.builder().workflow("other", wait).start().await.unwrap();
         let run = old.handle(run.id()).await.unwrap();
@@ -230,7 +230,7 @@ async fn should_move_a_run_again_whose_engine_died() {
     fleet.owned_by(2).await;
     let mut runs = Vec::new();
     for id in ids("r") {
-        runs.push(dying.start("new", &()).with_id(id).await.unwrap());
+        runs.push(dying.start("new", &()).id(id).await.unwrap());
     }
     let mut guests = Vec::new();
     for run in runs {
@@ -281,7 +281,7 @@ async fn should_give_moved_runs_back_when_it_stops() {
     let fleet = Fleet::new(store(), FOREVER);
     let old = fleet.builder().workflow("other", wait).start().await.unwrap();
     let stopping = fleet.builder().workflow("gated", gated.clone()).start().await.unwrap();
-    let run = stopping.start("gated", &()).with_id("r").await.unwrap();
+    let run = stopping.start("gated", &()).id("r").await.unwrap();
     eventually("the step begins", || async { begun.load(Ordering::SeqCst) == 1 }).await;
     assert_eq!(moves(&run).await, 1);
     let next = fleet.builder().workflow("gated", gated).start().await.unwrap();
@@ -310,7 +310,7 @@ async fn should_leave_a_run_where_it_was_moved_while_its_shard_changes_hands() {
     let fleet = Fleet::new(store(), FOREVER);
     let first = fleet.builder().workflow("other", wait).start().await.unwrap();
     let host = fleet.builder().workflow("new", stepped).start().await.unwrap();
-    let runs = [host.start("new", &()).with_id("r1"), host.start("new", &()).with_id("r2")];
+    let runs = [host.start("new", &()).id("r1"), host.start("new", &()).id("r2")];
     let [one, two] = runs;
     let (one, two) = (one.await.unwrap(), two.await.unwrap());
     moved(&one, 1).await;
@@ -358,7 +358,7 @@ async fn should_move_a_run_to_an_engine_that_knows_its_version_of_a_change() {
         let new = fleet.builder().workflow("changed", changed(2)).start().await.unwrap();
         let mut runs = Vec::new();
         for id in ids("r") {
-            runs.push(new.start("changed", &()).with_id(id).await.unwrap());
+            runs.push(new.start("changed", &()).id(id).await.unwrap());
         }
         for run in &runs {
             eventually("it waits", || async { actions(run).await.len() >= 2 }).await;

@@ -56,7 +56,7 @@ async fn should_append_under_the_fence_of_the_shard() {
     let builder = runtime(&store).workflow("steps", steps).workflow("panics", panics);
     let runtime = builder.start().await.unwrap();
     for (name, id) in [("steps", "a"), ("panics", "b")] {
-        let run = runtime.start(name, &()).with_id(id).await.unwrap();
+        let run = runtime.start(name, &()).id(id).await.unwrap();
         drop(result::<u32>(&run).await.unwrap_err());
     }
     let leases = store.leases().await.unwrap();
@@ -110,7 +110,7 @@ async fn should_give_up_the_runs_of_shards_that_another_engine_took() {
         let store: Arc<dyn Store> = Arc::clone(&faulty) as _;
         let builder = runtime(&store).engine_options(options()).workflow("slow", slow.clone());
         let runtime = builder.start().await.unwrap();
-        let run = runtime.start("slow", &()).with_id("r").await.unwrap();
+        let run = runtime.start("slow", &()).id("r").await.unwrap();
         eventually("the step begins", || async { begun.load(Ordering::SeqCst) == 1 }).await;
         let is_lease = |method: &str| matches!(method, "renew" | "acquire");
         faulty.on_call(move |method| is_lease(method).then(|| Fault::Refuse(store_unavailable())));
@@ -175,8 +175,8 @@ async fn should_give_up_one_shard_that_another_owner_has() {
         let options = options().with_lease_time(lease_time);
         let builder = runtime(&inner).engine_options(options).workflow("slow", slow);
         let runtime = builder.start().await.unwrap();
-        let lost = runtime.start("slow", &false).with_id("lost").await.unwrap();
-        let kept = runtime.start("slow", &true).with_id("kept").await.unwrap();
+        let lost = runtime.start("slow", &false).id("lost").await.unwrap();
+        let kept = runtime.start("slow", &true).id("kept").await.unwrap();
         assert_ne!(Shard::of("lost"), Shard::of("kept"));
         let both = || async {
             (begun.load(Ordering::SeqCst), other_begun.load(Ordering::SeqCst)) == (1, 1)
@@ -382,7 +382,7 @@ async fn should_continue_in_the_engine_that_took_the_shards() {
     let first = build(&store).await.unwrap();
     let mut runs = Vec::new();
     for number in 0..20 {
-        runs.push(first.start("wait", &()).with_id(format!("r{number}")).await.unwrap());
+        runs.push(first.start("wait", &()).id(format!("r{number}")).await.unwrap());
     }
     let is_lease = |method: &str| matches!(method, "renew" | "acquire");
     faulty.on_call(move |method| is_lease(method).then(|| Fault::Refuse(store_unavailable())));

@@ -53,7 +53,7 @@ async fn should_begin_nothing_while_paused_live_and_after_reloads() {
     for store in [store(), sqlite().await] {
         let doubler = Doubler::default();
         let mut runtime = engine(&store, &doubler).await;
-        let run = runtime.start("everything", &1).with_id("r").await.unwrap();
+        let run = runtime.start("everything", &1).id("r").await.unwrap();
         run.pause().await.unwrap();
         run.signal("go", &20).await.unwrap();
         for _ in 0..3 {
@@ -77,7 +77,7 @@ async fn should_begin_nothing_while_paused_live_and_after_reloads() {
 async fn cancelled(store: Arc<dyn Store>, reload: bool) -> Vec<String> {
     let doubler = Doubler::default();
     let mut runtime = engine(&store, &doubler).await;
-    let run = runtime.start("everything", &1).with_id("r").await.unwrap();
+    let run = runtime.start("everything", &1).id("r").await.unwrap();
     run.pause().await.unwrap();
     run.signal("go", &20).await.unwrap();
     pass(WHILE / 3).await;
@@ -118,7 +118,7 @@ async fn should_not_begin_operations_requested_before_the_pause_but_not_recorded
         let (store, doubler): (Arc<dyn Store>, _) = (faulty, Doubler::default());
         let build = || runtime(&store).agent("doubler", doubler.clone()).workflow("one", one);
         let before = build().start().await.unwrap();
-        let run = before.start("one", &()).with_id("r").await.unwrap();
+        let run = before.start("one", &()).id("r").await.unwrap();
         eventually("it is paused", || async { actions(&run).await.len() == 2 }).await;
         pass(WHILE).await;
         assert_eq!(actions(&run).await, ["started", "paused"]);

@@ -62,7 +62,7 @@ async fn should_keep_a_continued_child_for_its_paused_parent_on_postgresql() {
     };
     let parent = |context: WorkflowContext, (): ()| async move {
         context.signal::<()>("begin").await?;
-        context.child::<u32>("chain", &0).with_run_id("kid").await
+        context.child::<u32>("chain", &0).id("kid").await
     };
     let options = EngineOptions::new()
         .with_lease_time(Duration::from_secs(2))
@@ -76,7 +76,7 @@ async fn should_keep_a_continued_child_for_its_paused_parent_on_postgresql() {
         .start()
         .await
         .unwrap();
-    let run = runtime.start("parent", &()).with_id("dad").await.unwrap();
+    let run = runtime.start("parent", &()).id("dad").await.unwrap();
     run.signal("begin", &()).await.unwrap();
     eventually("it has begun", || async {
         actions(&run).await.iter().any(|action| action == "child_started")

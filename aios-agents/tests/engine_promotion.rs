@@ -73,7 +73,7 @@ async fn should_start_on_a_standby_once_it_is_promoted() {
     let Some(server) = PostgresServer::start() else { return };
     let store = aios_store::connect(&server.url()).await.unwrap();
     let first = engine(&store).start().await.unwrap();
-    let run = first.start("steps", &7_u32).with_id("r").await.unwrap();
+    let run = first.start("steps", &7_u32).id("r").await.unwrap();
     eventually("a step is recorded", || async { actions(&run).await.len() > 5 }).await;
     let standby = server.standby();
     first.shutdown(PATIENCE).await.unwrap();

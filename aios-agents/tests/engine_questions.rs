@@ -184,7 +184,7 @@ async fn should_not_begin_a_task_again_whose_run_is_gone() {
     let mut thief = thief(&broker).await;
     let mut cancelled = answers(&broker, "attempt_cancelled").await;
     let runtime = engine(&store, &broker).workflow("one_task", one_task).start().await.unwrap();
-    let run = runtime.start("one_task", &()).with_id("known").await.unwrap();
+    let run = runtime.start("one_task", &()).id("known").await.unwrap();
     let first = next(&mut thief).await;
     for (task_id, incarnation) in [("unknown/1", None), ("known/1", Some("an-earlier-one"))] {
         let mut task: TaskAssigned = first.event.data().unwrap();
@@ -216,7 +216,7 @@ async fn should_answer_for_a_run_that_is_blocked() {
     let (store, broker, counter) = (store(), Arc::new(MemoryBroker::new()), Counter::default());
     let mut thief = thief(&broker).await;
     let before = engine(&store, &broker).workflow("one_task", one_task).start().await.unwrap();
-    let run = before.start("one_task", &()).with_id("r").await.unwrap();
+    let run = before.start("one_task", &()).id("r").await.unwrap();
     let first = next(&mut thief).await;
     drop(run);
     before.shutdown(PATIENCE).await.unwrap();

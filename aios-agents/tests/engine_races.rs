@@ -81,7 +81,7 @@ async fn should_drop_a_result_that_came_after_the_cancellation() {
         let undone = Arc::new(AtomicU32::new(0));
         let store: Arc<dyn Store> = faulty;
         let runtime = runtime(&store).workflow("charge", charged(&undone)).start().await.unwrap();
-        let run = runtime.start("charge", &()).with_id("r").await.unwrap();
+        let run = runtime.start("charge", &()).id("r").await.unwrap();
         let error = result::<u32>(&run).await.unwrap_err();
         assert!(matches!(error, RunError::Cancelled { .. }), "{error:?}");
         let expected =
@@ -100,7 +100,7 @@ async fn should_end_once_it_is_resumed_if_it_was_paused_in_its_last_moment() {
     let (undone, store): (_, Arc<dyn Store>) = (Arc::default(), faulty);
     let build = || runtime(&store).workflow("charge", charged(&undone)).start();
     let before = build().await.unwrap();
-    let run = before.start("charge", &()).with_id("r").await.unwrap();
+    let run = before.start("charge", &()).id("r").await.unwrap();
     let waiting = tokio::time::timeout(Duration::from_millis(300), run.result::<u32>()).await;
     assert!(waiting.is_err(), "it is paused: {waiting:?}");
     assert_eq!(actions(&run).await, ["started", "step_completed", "paused"]);
@@ -213,7 +213,7 @@ async fn should_not_repeat_a_step_of_a_run_that_was_found_before_its_start_was_a
     let runtime = Arc::new(runtime(&seen).workflow("steps", workflow).start().await.unwrap());
     let starting = tokio::spawn({
         let runtime = Arc::clone(&runtime);
-        async move { runtime.start("steps", &()).with_id("r").await.unwrap() }
+        async move { runtime.start("steps", &()).id("r").await.unwrap() }
     });
     let stream = StreamId::of_run("r").unwrap();
     let is_waiting = || async {

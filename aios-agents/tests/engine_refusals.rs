@@ -103,7 +103,7 @@ async fn halted(store: &FaultyStore) {
 async fn should_block_a_run_whose_child_cannot_be_cancelled() {
     let faulty = FaultyStore::new(store());
     let runtime = build(&faulty).start().await.unwrap();
-    let run = runtime.start("parent", &()).with_id("p").await.unwrap();
+    let run = runtime.start("parent", &()).id("p").await.unwrap();
     eventually("a child", || async { runtime.handle("p~1").await.is_ok() }).await;
     let child = runtime.handle("p~1").await.unwrap();
     let of_child =
@@ -129,7 +129,7 @@ async fn should_block_a_run_whose_child_cannot_be_cancelled() {
 async fn should_ask_a_child_to_cancel_until_the_store_accepts_it() {
     let faulty = FaultyStore::new(store());
     let runtime = build(&faulty).start().await.unwrap();
-    let run = runtime.start("parent", &()).with_id("p").await.unwrap();
+    let run = runtime.start("parent", &()).id("p").await.unwrap();
     eventually("a child", || async { runtime.handle("p~1").await.is_ok() }).await;
     let of_child =
         |append: &Append| holds(append, "cancel_requested") && append.stream.run_id() != Some("p");
@@ -163,7 +163,7 @@ async fn should_stop_if_a_run_cannot_even_be_blocked() {
     let faulty = FaultyStore::new(store());
     let tried = refuse_block(&faulty, |_, _| Some(store_refuses()));
     let runtime = build(&faulty).start().await.unwrap();
-    let run = runtime.start("one_step", &()).with_id("r").await.unwrap();
+    let run = runtime.start("one_step", &()).id("r").await.unwrap();
     let failure = failed(&runtime).await;
     assert_eq!(failure.code, "STORE_BACKEND");
     for part in ["block a run", "run r can't continue"] {
@@ -210,7 +210,7 @@ async fn should_fail_a_child_operation_whose_result_the_store_refuses() {
     let first = |_: &Append, number| (number < 1).then(store_refuses);
     let tried = refuse(&faulty, first, |append| holds(append, "child_ended"));
     let runtime = build(&faulty).start().await.unwrap();
-    let run = runtime.start("parent", &()).with_id("p").await.unwrap();
+    let run = runtime.start("parent", &()).id("p").await.unwrap();
     eventually("a child", || async { runtime.handle("p~1").await.is_ok() }).await;
     runtime.handle("p~1").await.unwrap().signal("go", &7).await.unwrap();
     let failure = result::<u32>(&run).await.unwrap_err().failure().unwrap().clone();
@@ -224,7 +224,7 @@ async fn should_stop_if_the_end_of_a_child_can_never_be_reported() {
     let ends = |append: &Append| holds(append, "child_ended");
     let tried = refuse(&faulty, |_, _| Some(store_refuses()), ends);
     let runtime = build(&faulty).start().await.unwrap();
-    runtime.start("parent", &()).with_id("p").await.unwrap();
+    runtime.start("parent", &()).id("p").await.unwrap();
     eventually("a child", || async { runtime.handle("p~1").await.is_ok() }).await;
     runtime.handle("p~1").await.unwrap().signal("go", &7).await.unwrap();
     let failure = failed(&runtime).await;
@@ -262,7 +262,7 @@ async fn blocked_with_a_task(
     });
     let builder = build(faulty).broker(Arc::clone(broker) as Arc<dyn Broker>);
     let runtime = builder.start().await.unwrap();
-    let run = runtime.start("both", &()).with_id("r").await.unwrap();
+    let run = runtime.start("both", &()).id("r").await.unwrap();
     let task = tokio::time::timeout(PATIENCE, tasks.next()).await.unwrap().unwrap().unwrap();
     let event = task.event.clone();
     task.ack().await.unwrap();
@@ -328,7 +328,7 @@ async fn should_not_follow_the_log_of_a_store_that_refuses_it() {
     let inner = store();
     let faulty = FaultyStore::new(Arc::clone(&inner));
     let engine = build(&FaultyStore::new(inner)).start().await.unwrap();
-    let run = engine.start("kid", &1).with_id("k").await.unwrap();
+    let run = engine.start("kid", &1).id("k").await.unwrap();
     faulty.on_call(|name| (*name == "head").then(|| Fault::Refuse(store_refuses())));
     let outside = build(&faulty).client_only().start().await.unwrap();
     let waiting = outside.handle("k").await.unwrap();

@@ -68,7 +68,7 @@ async fn next(placed: &mut Deliveries) -> u32 {
 }
 
 async fn run(runtime: &Runtime, number: u32) {
-    let run = runtime.start("emit", &number).with_id(format!("e{number}")).await.unwrap();
+    let run = runtime.start("emit", &number).id(format!("e{number}")).await.unwrap();
     result::<u32>(&run).await.unwrap();
 }
 
@@ -192,7 +192,7 @@ async fn emitted(store: &Arc<dyn Store>, runs: u32, count: u32) {
         .unwrap();
     let mut started = Vec::new();
     for run in 0..runs {
-        started.push(quiet.start("emit_many", &count).with_id(format!("m{run}")).await.unwrap());
+        started.push(quiet.start("emit_many", &count).id(format!("m{run}")).await.unwrap());
     }
     for run in started {
         result::<()>(&run).await.unwrap();

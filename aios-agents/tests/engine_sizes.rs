@@ -250,11 +250,11 @@ async fn should_refuse_metadata_that_leaves_no_room() {
     };
     let order = Order { place: "step".to_owned(), size: 10 };
     for size in [1, 1_000, 60_000] {
-        let run = runtime.start("handles", &order).with_metadata(with(size)).await.unwrap();
+        let run = runtime.start("handles", &order).metadata(with(size)).await.unwrap();
         assert_eq!(ended(&run).await, "OK", "{size}");
     }
     for size in [65_536, 1 << 20, 17 << 20] {
-        let error = runtime.start("handles", &order).with_metadata(with(size)).await.unwrap_err();
+        let error = runtime.start("handles", &order).metadata(with(size)).await.unwrap_err();
         assert_eq!(error.code(), "INVALID_RUNTIME_CONFIGURATION", "{size}");
         assert!(error.to_string().contains("65536"), "{error}");
     }

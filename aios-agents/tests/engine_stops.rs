@@ -54,7 +54,7 @@ async fn should_stop_with_a_permanent_error() {
         let logged = Logged::here();
         let faulty = FaultyStore::new(store());
         let runtime = start(Arc::clone(&faulty) as _, Arc::new(MemoryBroker::new())).await;
-        let run = runtime.start("wait", &()).with_id("w").await.unwrap();
+        let run = runtime.start("wait", &()).id("w").await.unwrap();
         let waiting = tokio::spawn(async move { result::<u32>(&run).await });
         faulty.on_call(move |name| (*name == method).then(|| Fault::Refuse(store_refuses())));
         let other = runtime.start("wait", &()).await;
@@ -82,7 +82,7 @@ async fn should_hand_its_runs_over_when_it_stops() {
     let (inner, broker) = (store(), Arc::new(MemoryBroker::new()));
     let faulty = FaultyStore::new(Arc::clone(&inner));
     let runtime = start(Arc::clone(&faulty) as _, Arc::clone(&broker) as _).await;
-    runtime.start("wait", &()).with_id("w").await.unwrap();
+    runtime.start("wait", &()).id("w").await.unwrap();
     faulty.on_call(|name| (*name == "wait_for").then(|| Fault::Refuse(store_refuses())));
     runtime.start("wait", &()).await.unwrap();
     failed(&runtime).await;

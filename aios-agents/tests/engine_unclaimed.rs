@@ -89,7 +89,7 @@ async fn should_say_what_a_run_waits_for_when_no_agent_takes_its_task() {
     let mut runs = Vec::new();
     for number in 0..20_u64 {
         let id = format!("r{number}");
-        runs.push(runtime.start("one_task", &number).with_id(id).await.unwrap());
+        runs.push(runtime.start("one_task", &number).id(id).await.unwrap());
     }
     let elsewhere = builder(&store, &broker).client_only().start().await.unwrap();
     for run in &runs {

@@ -57,7 +57,7 @@ impl Agent for Counter {
 
 async fn check_readers(store: Arc<dyn Store>) {
     let runtime = runtime(&store).agent("counter", Counter).start().await.unwrap();
-    let run = runtime.task("counter", &2500_u64).with_id("r1").await.unwrap();
+    let run = runtime.task("counter", &2500_u64).id("r1").await.unwrap();
     let following = tokio::spawn(read(run.stream("numbers").read_from(0)));
     let client = Runtime::builder()
         .store(Arc::clone(&store))
@@ -154,7 +154,7 @@ async fn stepwise(context: WorkflowContext, (): ()) -> Result<(), WorkflowError>
 async fn should_continue_a_stream_after_a_restart() {
     let store = sqlite().await;
     let first = runtime(&store).workflow("stepwise", stepwise).start().await.unwrap();
-    let run = first.start("stepwise", &()).with_id("r1").await.unwrap();
+    let run = first.start("stepwise", &()).id("r1").await.unwrap();
     let stream = StreamId::new("outputs/r1/log").unwrap();
     eventually("the code should wait", || async {
         store.read_stream(&stream, 0, 10).await.unwrap().len() == 4
@@ -276,7 +276,7 @@ async fn should_have_no_streams_without_a_store() {
 async fn should_ignore_an_attempt_that_was_replaced() {
     let store = store();
     let runtime = runtime(&store).agent("counter", Counter).start().await.unwrap();
-    let run = runtime.task("counter", &1_u64).with_id("r1").await.unwrap();
+    let run = runtime.task("counter", &1_u64).id("r1").await.unwrap();
     result::<u64>(&run).await.unwrap();
     let stream = StreamId::new("outputs/r1/replaced").unwrap();
     for (attempt, first, item) in

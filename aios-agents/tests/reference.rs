@@ -99,7 +99,7 @@ async fn should_document_how_long_a_run_id_is() {
     assert_row("run id", "200 bytes");
     let runtime = crate::workflow_support::runtime(&crate::workflow_support::store());
     let runtime = runtime.start().await.unwrap();
-    let start = |bytes: usize| runtime.task("missing", &1).with_id("x".repeat(bytes));
+    let start = |bytes: usize| runtime.task("missing", &1).id("x".repeat(bytes));
     assert!(start(200).await.is_ok());
     assert!(start(201).await.is_err());
 }

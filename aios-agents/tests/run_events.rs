@@ -29,7 +29,7 @@ async fn followed(run: &RunHandle, after: u64) -> Vec<(u64, String)> {
 async fn check(store: Arc<dyn Store>) {
     let runtime = runtime(&store).workflow("patient", patient).start().await.unwrap();
     let other = runtime.start("patient", &3_u64).await.unwrap();
-    let run = runtime.start("patient", &700_u64).with_id("r1").await.unwrap();
+    let run = runtime.start("patient", &700_u64).id("r1").await.unwrap();
     let following = tokio::spawn({
         let run = run.clone();
         async move { followed(&run, 0).await }

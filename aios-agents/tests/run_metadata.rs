@@ -74,7 +74,7 @@ async fn check(store: Arc<dyn Store>) {
         extra: [("tenant".to_owned(), "t1".into())].into(),
         ..Metadata::default()
     };
-    let run = runtime.start("parent", &1_u64).with_id("r1").with_metadata(metadata).await.unwrap();
+    let run = runtime.start("parent", &1_u64).id("r1").metadata(metadata).await.unwrap();
     run.signal("go", &5_u64).await.unwrap();
     assert_eq!(result::<u64>(&run).await.unwrap(), 7);
 
@@ -163,7 +163,7 @@ async fn should_correlate_a_run_with_itself_unless_told_otherwise() {
     let store = store();
     let runtime = crate::workflow_support::runtime(&store).workflow("child", child).start().await;
     let runtime = runtime.unwrap();
-    let run = runtime.start("child", &1_u64).with_id("alone").await.unwrap();
+    let run = runtime.start("child", &1_u64).id("alone").await.unwrap();
     assert_eq!(result::<u64>(&run).await.unwrap(), 1);
     for recorded in run.journal(0, 100).await.unwrap() {
         let metadata = &recorded.event.metadata;

@@ -47,7 +47,7 @@ async fn should_name_agent_operation_and_direction() {
         (4, ["the input of workflow leaf does not fit", "INVALID_PARAMETERS"]),
         (5, ["no workflow leave is registered", "did you mean leaf?"]),
     ] {
-        let run = runtime.start("misread", &which).with_id(format!("run-{which}")).await.unwrap();
+        let run = runtime.start("misread", &which).id(format!("run-{which}")).await.unwrap();
         if which == 2 {
             run.signal("go", &1).await.unwrap();
         }
@@ -60,7 +60,7 @@ async fn should_name_agent_operation_and_direction() {
 #[tokio::test(flavor = "multi_thread")]
 async fn should_report_once_why_a_run_has_no_result() {
     let runtime = runtime(&store()).workflow("misread", misread).start().await.unwrap();
-    let run = runtime.start("misread", &2_u64).with_id("r1").await.unwrap();
+    let run = runtime.start("misread", &2_u64).id("r1").await.unwrap();
     run.cancel("no need").await.unwrap();
     let error = result::<Vec<String>>(&run).await.unwrap_err();
     assert_eq!(error.to_string(), "run r1 was cancelled: no need (RUN_CANCELLED)");

@@ -87,7 +87,7 @@ async fn should_keep_an_answer_that_comes_while_the_run_is_blocked() {
     let store = store();
     let before = runtime(&store).workflow("ask", ask).start().await.unwrap();
     let mut tasks = tasks_of(&before, "ghost").await;
-    before.start("ask", &()).with_id("kept").await.unwrap();
+    before.start("ask", &()).id("kept").await.unwrap();
     let (delivery, task) = next(&mut tasks).await;
     before.shutdown(PATIENCE).await.unwrap();
 
@@ -116,7 +116,7 @@ async fn should_acknowledge_an_answer_for_a_run_that_does_not_exist() {
     let builder = runtime(&store()).broker(Arc::clone(&broker) as _).workflow("ask", ask);
     let runtime = builder.start().await.unwrap();
     let mut tasks = tasks_of(&runtime, "ghost").await;
-    runtime.start("ask", &()).with_id("real").await.unwrap();
+    runtime.start("ask", &()).id("real").await.unwrap();
     let (delivery, mut task) = next(&mut tasks).await;
     task.task_id = aios_core::agent::TaskId::of_run("unreal", 1);
     say(&runtime, &delivery, "task_completed", &done(&task, 1)).await;

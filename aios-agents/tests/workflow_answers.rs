@@ -286,7 +286,7 @@ async fn should_take_a_task_of_a_later_run_with_the_same_id_for_another_task() {
     for (number, expected) in [(1, 2), (2, 4)] {
         let builder = runtime(&store()).broker(broker.clone()).workflow("double", double);
         let engine = builder.start().await.unwrap();
-        let run = engine.start("double", &number).with_id("daily").await.unwrap();
+        let run = engine.start("double", &number).id("daily").await.unwrap();
         assert_eq!(result::<u64>(&run).await.unwrap(), expected);
         engine.shutdown(PATIENCE).await.unwrap();
     }

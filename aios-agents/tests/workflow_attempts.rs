@@ -175,12 +175,12 @@ async fn should_not_take_the_dead_letter_of_another_assignment() {
     // The first run has this id in a store that no longer exists; its task became a dead letter.
     let before = start().await;
     let mut tasks = ghosts(&before, "agents.ghost", "task_assigned").await;
-    let first = before.start("ask", &()).with_id("again").await.unwrap();
+    let first = before.start("ask", &()).id("again").await.unwrap();
     next(&mut tasks).await.dead_letter("of the first").await.unwrap();
     assert_eq!(result::<u32>(&first).await.unwrap_err().code(), "TASK_DEAD_LETTERED");
     before.shutdown(PATIENCE).await.unwrap();
     let after = start().await;
-    let run = after.start("ask", &()).with_id("again").await.unwrap();
+    let run = after.start("ask", &()).id("again").await.unwrap();
     let task = next(&mut tasks).await;
     // The engine reads the dead letters several times during this.
     #[allow(clippy::disallowed_methods, reason = "nothing must happen meanwhile")]
@@ -224,7 +224,7 @@ async fn should_miss_nothing_recorded_before_a_known_answer() {
     // Only the append itself tells the engine of the signal.
     let options = attentive().with_child_poll_interval(Duration::from_secs(3600));
     let runtime = builder.engine_options(options).start().await.unwrap();
-    let run = runtime.start("both", &()).with_id("r").await.unwrap();
+    let run = runtime.start("both", &()).id("r").await.unwrap();
     assert_eq!(result::<(u64, u32)>(&run).await.unwrap(), (8, 9));
     let actions = actions(&run).await;
     assert_eq!(actions.iter().filter(|it| *it == "signaled").count(), 1, "{actions:?}");
@@ -383,7 +383,7 @@ async fn should_not_assign_an_attempt_whose_task_has_a_result() {
     let builder = runtime(&store).engine_options(attentive()).workflow("fails", fails);
     let runtime = builder.start().await.unwrap();
     let mut tasks = ghosts(&runtime, "agents.ghost", "task_assigned").await;
-    let run = runtime.start("fails", &()).with_id("r").await.unwrap();
+    let run = runtime.start("fails", &()).id("r").await.unwrap();
     next(&mut tasks).await.dead_letter("no agent does it").await.unwrap();
     assert_eq!(result::<u32>(&run).await.unwrap(), 7);
     let wanted = ["started", "task_assigned", "retry_scheduled", "task_completed", "completed"];

@@ -25,7 +25,7 @@ async fn should_run_tasks_and_steps_to_a_result() {
     let runtime =
         runtime(&store()).agent("doubler", agent.clone()).workflow("greet", greet).start().await;
     let runtime = runtime.unwrap();
-    let run = runtime.start("greet", "Ada").with_id("greet-ada").await.unwrap();
+    let run = runtime.start("greet", "Ada").id("greet-ada").await.unwrap();
     assert_eq!(result::<String>(&run).await.unwrap(), "hello Ada, 42");
     assert_eq!(
         actions(&run).await,
@@ -41,11 +41,11 @@ async fn should_start_once_under_one_id() {
     let runtime =
         runtime(&store()).agent("doubler", agent.clone()).workflow("greet", greet).start().await;
     let runtime = runtime.unwrap();
-    let first = runtime.start("greet", "Ada").with_id("same").await.unwrap();
-    let second = runtime.start("greet", "Ada").with_id("same").await.unwrap();
+    let first = runtime.start("greet", "Ada").id("same").await.unwrap();
+    let second = runtime.start("greet", "Ada").id("same").await.unwrap();
     assert_eq!(result::<String>(&first).await.unwrap(), result::<String>(&second).await.unwrap());
     assert_eq!(agent.0.load(Ordering::SeqCst), 1);
-    let other = runtime.start("greet", "Bob").with_id("same").await.unwrap_err();
+    let other = runtime.start("greet", "Bob").id("same").await.unwrap_err();
     assert_eq!(other.code(), "RUN_EXISTS");
 }
 
@@ -179,7 +179,7 @@ async fn should_block_on_a_panic_and_lose_nothing() {
     };
     let store = store();
     let before = runtime(&store).workflow("fragile", fragile.clone()).start().await.unwrap();
-    let run = before.start("fragile", &()).with_id("f").await.unwrap();
+    let run = before.start("fragile", &()).id("f").await.unwrap();
     let error = result::<u32>(&run).await.unwrap_err();
     assert_eq!(
         (error.code(), &*error.failure().unwrap().code),

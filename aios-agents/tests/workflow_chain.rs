@@ -41,7 +41,7 @@ fn in_order() -> Vec<u32> {
 async fn should_carry_signals_that_were_not_taken_to_the_next_run() {
     for store in [store(), sqlite().await] {
         let runtime = runtime(&store).workflow("collect", collect).start().await.unwrap();
-        let mut start = runtime.start("collect", &Vec::<u32>::new()).with_id("c");
+        let mut start = runtime.start("collect", &Vec::<u32>::new()).id("c");
         for number in in_order() {
             start = start.with_signal("number", &number);
         }
@@ -65,7 +65,7 @@ async fn should_lose_no_signal_that_is_sent_while_a_run_continues() {
     }
     for store in [store(), sqlite().await] {
         let runtime = runtime(&store).workflow("sum", sum).start().await.unwrap();
-        let run = runtime.start("sum", &(0, 0)).with_id("s").await.unwrap();
+        let run = runtime.start("sum", &(0, 0)).id("s").await.unwrap();
         let senders = (0..4).map(|sender| {
             let run = run.clone();
             async move {
@@ -85,7 +85,7 @@ async fn crash_at(point: usize, after: bool) {
     let shared: Arc<dyn Store> = faulty.clone();
     let client = runtime(&shared).client_only().workflow("collect", collect).start().await;
     let client = client.unwrap();
-    let mut start = client.start("collect", &Vec::<u32>::new()).with_id("c");
+    let mut start = client.start("collect", &Vec::<u32>::new()).id("c");
     for number in in_order() {
         start = start.with_signal("number", &number);
     }
@@ -155,7 +155,7 @@ async fn should_not_begin_a_run_whose_predecessor_did_not_continue() {
         })))
     });
     let runtime = runtime(&shared).workflow("twice", twice).start().await.unwrap();
-    let run = runtime.start("twice", &0).with_id("t").await.unwrap();
+    let run = runtime.start("twice", &0).id("t").await.unwrap();
     assert_eq!(result::<u32>(&run).await.unwrap_err().code(), "ENDED");
     let void = runtime.handle("t~r2").await.unwrap();
     let error = result::<u32>(&void).await.unwrap_err();
@@ -196,7 +196,7 @@ async fn should_take_each_signal_once_that_races_with_the_end_of_a_run() {
         })))
     });
     let runtime = runtime(&shared).workflow("collect", collect).start().await.unwrap();
-    let start = runtime.start("collect", &Vec::<u32>::new()).with_id("c").with_signal("number", &1);
+    let start = runtime.start("collect", &Vec::<u32>::new()).id("c").signal("number", &1);
     let run = start.await.unwrap();
     assert_eq!(result::<Vec<u32>>(&run).await.unwrap(), in_order());
     tokio::time::timeout(Duration::from_secs(20), runtime.shutdown(Duration::from_secs(1)))
@@ -224,7 +224,7 @@ async fn should_take_inherited_signals_before_later_ones() {
         })))
     });
     let runtime = runtime(&shared).workflow("collect", collect).start().await.unwrap();
-    let mut start = runtime.start("collect", &Vec::<u32>::new()).with_id("c");
+    let mut start = runtime.start("collect", &Vec::<u32>::new()).id("c");
     for number in 1..ROUNDS {
         start = start.with_signal("number", &number);
     }
@@ -256,7 +256,7 @@ async fn should_not_continue_as_a_run_of_an_earlier_chain() {
         let events = vec![started.unwrap(), ended.unwrap()];
         store.append_one(Append::new(stream, events)).await.unwrap();
         let runtime = runtime(&store).workflow("twice", twice).start().await.unwrap();
-        let run = runtime.start("twice", &0).with_id("t").await.unwrap();
+        let run = runtime.start("twice", &0).id("t").await.unwrap();
         assert_eq!(result::<u32>(&run).await.unwrap(), 1);
         assert_eq!(run.status().await.unwrap().id, "t~r3");
     }
@@ -287,7 +287,7 @@ async fn should_cancel_the_run_that_a_run_is_about_to_continue_as() {
         })))
     });
     let runtime = runtime(&shared).workflow("wait", wait).start().await.unwrap();
-    let run = runtime.start("wait", &0).with_id("w").await.unwrap();
+    let run = runtime.start("wait", &0).id("w").await.unwrap();
     let error = result::<u32>(&run).await.unwrap_err();
     assert!(matches!(error, RunError::Cancelled { .. }), "{error:?}");
     assert_eq!(error.failure().unwrap().message, "enough");

@@ -72,7 +72,7 @@ async fn should_continue_after_a_restart_without_repeating_a_step() {
     };
     let store = store();
     let before = runtime(&store).workflow("restart", workflow.clone()).start().await.unwrap();
-    let run = before.start("restart", &()).with_id("r").await.unwrap();
+    let run = before.start("restart", &()).id("r").await.unwrap();
     eventually("the step is recorded", || async { actions(&run).await.len() == 2 }).await;
     before.shutdown(PATIENCE).await.unwrap();
 
@@ -93,7 +93,7 @@ async fn should_continue_after_a_restart_with_the_step_that_never_began() {
     let store = aios_store::sqlite::SqliteStore::connect("sqlite::memory:").await.unwrap();
     let store: Arc<dyn Store> = Arc::new(store);
     let before = runtime(&store).workflow("steps", steps).start().await.unwrap();
-    let run = before.start("steps", &()).with_id("r").await.unwrap();
+    let run = before.start("steps", &()).id("r").await.unwrap();
     eventually("the task is recorded", || async { actions(&run).await.len() > 1 }).await;
     before.shutdown(PATIENCE).await.unwrap();
     answer_task(&store, "r").await;
@@ -196,7 +196,7 @@ async fn should_run_children_and_see_their_failures() {
     }
     async fn parent(context: WorkflowContext, (): ()) -> Result<(u32, String), WorkflowError> {
         let good: u32 = context.child("child", &4).await?;
-        let bad = context.child::<u32>("child", &40).with_run_id("bad-child").await.unwrap_err();
+        let bad = context.child::<u32>("child", &40).id("bad-child").await.unwrap_err();
         let unknown = context.child::<u32>("nothing", &1).await.unwrap_err();
         Ok((good, format!("{} {}", bad, unknown.code())))
     }
@@ -206,7 +206,7 @@ async fn should_run_children_and_see_their_failures() {
         .start()
         .await
         .unwrap();
-    let run = runtime.start("parent", &()).with_id("family").await.unwrap();
+    let run = runtime.start("parent", &()).id("family").await.unwrap();
     let (good, errors) = result::<(u32, String)>(&run).await.unwrap();
     assert_eq!((good, &*errors), (8, "too large (WORKFLOW_FAILED) WORKFLOW_NOT_FOUND"));
     let child = runtime.handle("family~1").await.unwrap().status().await.unwrap();
@@ -220,7 +220,7 @@ async fn should_continue_as_new_and_give_the_last_result() {
         if next < 5 { Err(WorkflowError::continue_as_new(&next)) } else { Ok(next) }
     }
     let runtime = runtime(&store()).workflow("count", count).start().await.unwrap();
-    let run = runtime.start("count", &0).with_id("count").await.unwrap();
+    let run = runtime.start("count", &0).id("count").await.unwrap();
     assert_eq!(result::<u32>(&run).await.unwrap(), 5);
     let last = runtime.handle("count~r5").await.unwrap().status().await.unwrap();
     assert_eq!((last.status.as_str(), last.first_run_id.as_deref()), ("completed", Some("count")));
@@ -258,7 +258,7 @@ async fn should_fork_a_run_from_an_operation() {
         }
     };
     let runtime = runtime(&store()).workflow("forked", workflow).start().await.unwrap();
-    let run = runtime.start("forked", &()).with_id("original").await.unwrap();
+    let run = runtime.start("forked", &()).id("original").await.unwrap();
     assert_eq!(result::<(u32, u32)>(&run).await.unwrap(), (1, 1));
     answer.store(2, Ordering::SeqCst);
     let fork = run.fork(2, "fork").await.unwrap();
@@ -279,7 +279,7 @@ async fn should_block_a_run_whose_code_no_longer_fits() {
     }
     let store = store();
     let before = runtime(&store).workflow("changed", old).start().await.unwrap();
-    let run = before.start("changed", &()).with_id("c").await.unwrap();
+    let run = before.start("changed", &()).id("c").await.unwrap();
     eventually("the step is recorded", || async { actions(&run).await.len() == 2 }).await;
     before.shutdown(PATIENCE).await.unwrap();
 
@@ -322,7 +322,7 @@ async fn should_let_old_and_new_runs_follow_their_version() {
     }
     let store = store();
     let before = runtime(&store).workflow("versioned", old).start().await.unwrap();
-    let run = before.start("versioned", &()).with_id("old").await.unwrap();
+    let run = before.start("versioned", &()).id("old").await.unwrap();
     eventually("the step is recorded", || async { actions(&run).await.len() == 2 }).await;
     before.shutdown(PATIENCE).await.unwrap();
 
@@ -345,7 +345,7 @@ async fn should_continue_with_the_version_it_was_started_with() {
     }
     let store = store();
     let before = runtime(&store).workflow("grown", first).start().await.unwrap();
-    before.start("grown", &()).with_id("one").await.unwrap();
+    before.start("grown", &()).id("one").await.unwrap();
     before.shutdown(PATIENCE).await.unwrap();
     let after = runtime(&store)
         .workflow("grown", first)
@@ -399,7 +399,7 @@ async fn should_race_a_timer_against_a_signal_and_replay_it() {
     }
     let store = store();
     let before = runtime(&store).workflow("race", race).start().await.unwrap();
-    let run = before.start("race", &()).with_id("race").await.unwrap();
+    let run = before.start("race", &()).id("race").await.unwrap();
     eventually("the timer fires", || async { actions(&run).await.len() == 3 }).await;
     before.shutdown(PATIENCE).await.unwrap();
     let after = runtime(&store).workflow("race", race).start().await.unwrap();
@@ -428,7 +428,7 @@ async fn should_draw_the_same_values_in_every_replay() {
     }
     let store = store();
     let before = runtime(&store).workflow("draws", draws).start().await.unwrap();
-    let run = before.start("draws", &()).with_id("d").await.unwrap();
+    let run = before.start("draws", &()).id("d").await.unwrap();
     eventually("the step is recorded", || async { actions(&run).await.len() == 2 }).await;
     before.shutdown(PATIENCE).await.unwrap();
     let after = runtime(&store).workflow("draws", draws).start().await.unwrap();

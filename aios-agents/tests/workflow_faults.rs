@@ -40,7 +40,7 @@ async fn should_wait_for_its_time_though_it_is_signaled_and_the_engine_restarts(
     }
     let store = store();
     let before = runtime(&store).workflow("later", later).start().await.unwrap();
-    let run = before.start("later", &()).after(Duration::from_secs(1)).with_id("r").await.unwrap();
+    let run = before.start("later", &()).after(Duration::from_secs(1)).id("r").await.unwrap();
     run.signal("number", &7).await.unwrap();
     before.shutdown(PATIENCE).await.unwrap();
     let after = runtime(&store).workflow("later", later).start().await.unwrap();
@@ -137,7 +137,7 @@ async fn should_continue_once_a_full_disk_has_room_again() {
     let small = options.clone().with_max_database_bytes(1 << 20);
     let store: Arc<dyn Store> = Arc::new(SqliteStore::connect_with(small).await.unwrap());
     let before = runtime(&store).workflow("fills", workflow.clone()).start().await.unwrap();
-    let run = before.start("fills", &()).with_id("r").await.unwrap();
+    let run = before.start("fills", &()).id("r").await.unwrap();
     let is_full = || async {
         let seen = calls.load(Ordering::SeqCst);
         tokio::time::timeout(Duration::from_millis(300), run.result::<usize>()).await.is_err()

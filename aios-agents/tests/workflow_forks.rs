@@ -75,7 +75,7 @@ async fn should_retry_a_run_from_its_failed_operation() {
         let (counts, may_work) = (Arc::<[AtomicU32; 3]>::default(), Arc::<AtomicBool>::default());
         let runtime =
             runtime(&store).workflow("flaky", flaky(&counts, &may_work)).start().await.unwrap();
-        let run = runtime.start("flaky", &()).with_id("original");
+        let run = runtime.start("flaky", &()).id("original");
         // A signal that comes before the failure is kept, although the run has not taken it.
         let run = run.with_signal("name", "Ada").await.unwrap();
         assert_eq!(result::<String>(&run).await.unwrap_err().code(), "NO_SPACE");
@@ -113,7 +113,7 @@ async fn should_not_retry_a_run_without_a_failed_operation() {
 async fn should_draw_in_a_fork_what_the_run_drew_before_it() {
     for store in [store(), sqlite().await] {
         let runtime = runtime(&store).workflow("drawer", drawer).start().await.unwrap();
-        let run = runtime.start("drawer", &()).with_id("original").await.unwrap();
+        let run = runtime.start("drawer", &()).id("original").await.unwrap();
         let original: Seen = result(&run).await.unwrap();
         for operation in 1..=4 {
             let fork = run.fork(operation, format!("fork{operation}")).await.unwrap();
@@ -157,7 +157,7 @@ async fn should_begin_open_operations_again_in_a_fork() {
             .start()
             .await
             .unwrap();
-        let run = runtime.start("busy", &()).with_id("r").await.unwrap();
+        let run = runtime.start("busy", &()).id("r").await.unwrap();
         eventually("the child of the original starts", || async {
             runtime.handle("r~1").await.is_ok()
         })

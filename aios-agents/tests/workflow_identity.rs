@@ -36,7 +36,7 @@ async fn parent(context: WorkflowContext, id: Option<String>) -> Result<u32, Wor
 }
 
 async fn grandparent(context: WorkflowContext, id: String) -> Result<u32, WorkflowError> {
-    context.child("parent", &Some(id)).with_run_id("between").await
+    context.child("parent", &Some(id)).id("between").await
 }
 
 async fn again(context: WorkflowContext, round: u32) -> Result<u32, WorkflowError> {
@@ -61,13 +61,13 @@ const INVALID: &str = "INVALID_RUN_ID";
 #[tokio::test(flavor = "multi_thread")]
 async fn should_refuse_reserved_ids_in_every_call() {
     let runtime = all(&store()).await;
-    let run = runtime.start("child", &1).with_id("l".repeat(200)).await.unwrap();
+    let run = runtime.start("child", &1).id("l".repeat(200)).await.unwrap();
     assert_eq!(result::<u32>(&run).await.unwrap(), 1);
     for bad in ["", "a\0b", "a\nb", "job~r2", "job~2", "~", &"l".repeat(201), &"l".repeat(250)] {
-        let refused = runtime.start("child", &1).with_id(bad).await.unwrap_err();
+        let refused = runtime.start("child", &1).id(bad).await.unwrap_err();
         assert_eq!(refused.code(), INVALID, "{bad:?}");
         assert!(refused.to_string().starts_with("a run id "), "{refused}");
-        let refused = runtime.task("missing", &1).with_id(bad).await.unwrap_err();
+        let refused = runtime.task("missing", &1).id(bad).await.unwrap_err();
         assert_eq!(refused.code(), INVALID, "{bad:?}");
         let refused = runtime.signal_with_start("child", bad, &1, "go", &1).await.unwrap_err();
         assert_eq!(refused.code(), INVALID, "{bad:?}");
@@ -84,22 +84,22 @@ async fn should_fail_a_child_whose_id_belongs_to_another_run() {
     let store = store();
     let runtime = all(&store).await;
     for (workflow, id) in [("secret", "other workflow"), ("child", "no child")] {
-        let other = runtime.start(workflow, &7).with_id(id).await.unwrap();
+        let other = runtime.start(workflow, &7).id(id).await.unwrap();
         result::<u32>(&other).await.unwrap();
     }
     let elder = runtime.start("parent", &Some("other parent")).await.unwrap();
     assert_eq!(result::<u32>(&elder).await.unwrap(), 7);
     for id in ["other workflow", "no child", "other parent", "itself"] {
-        let run = runtime.start("parent", &Some(id)).with_id("itself").await;
+        let run = runtime.start("parent", &Some(id)).id("itself").await;
         let run = match run {
             Ok(run) => run,
-            Err(_) => runtime.start("parent", &Some(id)).with_id(format!("of {id}")).await.unwrap(),
+            Err(_) => runtime.start("parent", &Some(id)).id(format!("of {id}")).await.unwrap(),
         };
         assert_eq!(result::<u32>(&run).await.unwrap_err().code(), "RUN_EXISTS", "{id}");
     }
-    let run = runtime.start("grandparent", &"oldest").with_id("oldest").await.unwrap();
+    let run = runtime.start("grandparent", &"oldest").id("oldest").await.unwrap();
     assert_eq!(result::<u32>(&run).await.unwrap_err().code(), "RUN_EXISTS");
-    let run = runtime.start("parent", &Some("me")).with_id("me").await.unwrap();
+    let run = runtime.start("parent", &Some("me")).id("me").await.unwrap();
     assert_eq!(result::<u32>(&run).await.unwrap_err().code(), "RUN_EXISTS");
 }
 
@@ -113,9 +113,9 @@ async fn should_find_its_own_child_after_a_restart() {
     let build = || runtime(&store).workflow("child", slow).workflow("parent", parent);
     let first = build().start().await.unwrap();
     for id in [None, Some("chosen")] {
-        first.start("parent", &id).with_id(id.unwrap_or("derived")).await.ok();
+        first.start("parent", &id).id(id.unwrap_or("derived")).await.ok();
     }
-    first.start("parent", &Some("chosen child")).with_id("with an id").await.unwrap();
+    first.start("parent", &Some("chosen child")).id("with an id").await.unwrap();
     let begun = || async { first.handle("chosen child").await.is_ok() };
     eventually("the child begins", begun).await;
     let begun = || async { first.handle("derived~1").await.is_ok() };
@@ -139,7 +139,7 @@ async fn should_derive_ids_for_children_at_any_depth() {
         }
     }
     let runtime = runtime(&store()).workflow("nested", nested).start().await.unwrap();
-    let run = runtime.start("nested", &150).with_id("n".repeat(100)).await.unwrap();
+    let run = runtime.start("nested", &150).id("n".repeat(100)).await.unwrap();
     assert!(result::<u32>(&run).await.unwrap() <= 200);
 }
 
@@ -155,7 +155,7 @@ async fn should_block_a_run_whose_successor_is_an_unrelated_run() {
     let append = Append::new(StreamId::of_run("job~r2").unwrap(), vec![forged.unwrap()]);
     store.append_one(append).await.unwrap();
     let runtime = all(&store).await;
-    let run = runtime.start("again", &2).with_id("job").await.unwrap();
+    let run = runtime.start("again", &2).id("job").await.unwrap();
     let error = result::<u32>(&run).await.unwrap_err();
     assert_eq!(error.failure().unwrap().code, "RUN_EXISTS");
 }
@@ -170,7 +170,7 @@ async fn should_follow_a_run_that_continued_with_every_verb() {
         Ok(context.signal::<u32>("go").await? + context.signal::<u32>("go").await?)
     }
     let runtime = runtime(&store()).workflow("twice", twice).start().await.unwrap();
-    let run = runtime.start("twice", &0).with_id("job").await.unwrap();
+    let run = runtime.start("twice", &0).id("job").await.unwrap();
     let status = || async { run.status().await.unwrap() };
     let is =
         |text: &'static str| async move { status().await.status_text.as_deref() == Some(text) };
@@ -185,7 +185,7 @@ async fn should_follow_a_run_that_continued_with_every_verb() {
     assert!(actions(&run).await.contains(&"completed".to_owned()));
     assert_eq!(run.signal("go", &3).await.unwrap_err().code(), "RUN_ENDED");
 
-    let run = runtime.start("twice", &0).with_id("other").await.unwrap();
+    let run = runtime.start("twice", &0).id("other").await.unwrap();
     run.cancel("enough").await.unwrap();
     assert!(matches!(result::<u32>(&run).await.unwrap_err(), RunError::Cancelled { .. }));
 }
@@ -194,7 +194,7 @@ async fn should_follow_a_run_that_continued_with_every_verb() {
 async fn should_see_the_end_of_a_child_that_continued_as_other_runs() {
     async fn keeper(context: WorkflowContext, (): ()) -> Result<u32, WorkflowError> {
         let derived: u32 = context.child("again", &0).await?;
-        Ok(derived + context.child::<u32>("again", &0).with_run_id("named").await?)
+        Ok(derived + context.child::<u32>("again", &0).id("named").await?)
     }
     let runtime = runtime(&store())
         .workflow("again", again)
@@ -217,12 +217,12 @@ async fn should_start_once_with_equal_inputs_in_any_notation() {
     let runtime = runtime(&store()).workflow("count", count).start().await.unwrap();
     let raw = |text: &str| serde_json::value::RawValue::from_string(text.to_owned()).unwrap();
     let first = raw(r#"{"a":1,"b":[{"c":2,"d":3}]}"#);
-    let run = runtime.start("count", &first).with_id("same").await.unwrap();
+    let run = runtime.start("count", &first).id("same").await.unwrap();
     assert_eq!(result::<usize>(&run).await.unwrap(), 2);
     let other = raw(r#"{ "b": [{"d": 3, "c": 2}], "a": 1 }"#);
-    runtime.start("count", &other).with_id("same").await.unwrap();
+    runtime.start("count", &other).id("same").await.unwrap();
     for different in [r#"{"a":1.0,"b":[{"c":2,"d":3}]}"#, r#"{"a":1}"#, "{}"] {
-        let refused = runtime.start("count", &raw(different)).with_id("same").await.unwrap_err();
+        let refused = runtime.start("count", &raw(different)).id("same").await.unwrap_err();
         assert_eq!(refused.code(), "RUN_EXISTS", "{different}");
     }
 }
@@ -246,7 +246,7 @@ async fn should_send_a_signal_with_the_start_or_to_the_run_that_exists() {
     assert_eq!(actions(&run).await.get(..2).unwrap(), ["started", "signaled"]);
     runtime.signal_with_start("sum", "s", &5, "add", &100).await.unwrap();
     for _ in 0..3 {
-        let start = runtime.start("sum", &1).with_id("s").with_signal("add", &1000);
+        let start = runtime.start("sum", &1).id("s").signal("add", &1000);
         start.with_signal_id("once").await.unwrap();
     }
     let refused = runtime.signal_with_start("child", "s", &1, "add", &1).await.unwrap_err();
@@ -290,7 +290,7 @@ async fn should_draw_nothing_that_a_run_with_the_same_id_drew_before() {
     for store in [store(), store()] {
         let keyed = runtime(&store).agent("keyed", Keyed).workflow("draws", draws);
         let runtime = keyed.start().await.unwrap();
-        let run = runtime.start("draws", &()).with_id("daily").await.unwrap();
+        let run = runtime.start("draws", &()).id("daily").await.unwrap();
         all.extend(result::<Vec<String>>(&run).await.unwrap());
         journals.push(run.journal(0, 100).await.unwrap());
     }
@@ -319,7 +319,7 @@ async fn should_run_again_under_an_id_that_was_used_before() {
         runtime(&store).workflow("work", work).workflow("child", child).start().await.unwrap();
     let mut emitted: Vec<EventId> = Vec::new();
     for round in 1..=3 {
-        let run = runtime.start("work", &round).with_id("daily").await.unwrap();
+        let run = runtime.start("work", &round).id("daily").await.unwrap();
         assert_eq!(result::<u32>(&run).await.unwrap(), round);
         let journal = run.journal(0, 100).await.unwrap();
         let placed = journal.iter().find(|it| it.event.event_type.action() == "placed").unwrap();

@@ -367,7 +367,7 @@ async fn run_with_restarts(
         let seen = Arc::new(Mutex::new(Vec::new()));
         let engine = runtime(store).workflow("odd", odd(&seen)).start().await.unwrap();
         let run = match restart {
-            0 => engine.start("odd", &kind).with_id(kind).await.unwrap(),
+            0 => engine.start("odd", &kind).id(kind).await.unwrap(),
             _ => engine.handle(kind).await.unwrap(),
         };
         let before = run.journal(0, 10_000).await.unwrap().len();

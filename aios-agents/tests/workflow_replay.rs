@@ -121,9 +121,9 @@ async fn should_replay_branches_that_depend_on_each_other() {
     let store = store();
     let before = runtime(&store).workflow("branches", branches).start().await.unwrap();
     for (kind, sum) in kinds {
-        before.start("branches", kind).with_id(kind).await.unwrap();
+        before.start("branches", kind).id(kind).await.unwrap();
         let twin = format!("{kind} at once");
-        let run = before.start("branches", kind).with_id(twin).await.unwrap();
+        let run = before.start("branches", kind).id(twin).await.unwrap();
         run.signal("go", &()).await.unwrap();
         assert_eq!(result::<u64>(&run).await.unwrap(), sum, "{kind}");
     }
@@ -172,7 +172,7 @@ async fn should_choose_the_same_between_a_deadline_and_an_item_after_a_restart()
     let ids: Vec<_> = (0..20).map(|number| format!("run-{number}")).collect();
     for (number, id) in ids.iter().enumerate() {
         let random = number % 2 == 0;
-        let run = before.start("collect", &random).with_id(id).await.unwrap();
+        let run = before.start("collect", &random).id(id).await.unwrap();
         run.signal("item", &1).await.unwrap();
         run.signal("item", &2).await.unwrap();
         run.signal("item", &3).await.unwrap();
@@ -241,7 +241,7 @@ async fn should_refuse_the_context_in_a_step() {
     let store = store();
     let before = runtime(&store).workflow("inside", inside).start().await.unwrap();
     for what in USES {
-        let run = before.start("inside", what).with_id(what).await.unwrap();
+        let run = before.start("inside", what).id(what).await.unwrap();
         let error = result::<u64>(&run).await.unwrap_err();
         assert_eq!(error.failure().unwrap().code, WorkflowError::OUTSIDE, "{what}");
     }
@@ -387,7 +387,7 @@ async fn should_follow_the_newest_version_after_a_crash_before_its_mark_was_reco
     };
     let store = store();
     let before = runtime(&store).workflow("versions", code.clone()).start().await.unwrap();
-    let run = before.start("versions", &()).with_id("v").await.unwrap();
+    let run = before.start("versions", &()).id("v").await.unwrap();
     run.signal("other", &1).await.unwrap();
     drop(before.shutdown(Duration::from_millis(10)).await);
     held.store(false, Ordering::SeqCst);
@@ -410,7 +410,7 @@ async fn should_block_code_that_asks_for_less_than_is_recorded_each_time_it_is_l
     }
     let store = store();
     let before = runtime(&store).workflow_dyn(steps(3)).start().await.unwrap();
-    let run = before.start("less", &()).with_id("l").await.unwrap();
+    let run = before.start("less", &()).id("l").await.unwrap();
     eventually("the steps are recorded", || async {
         run.journal(0, 100).await.unwrap().len() == 4
     })
@@ -458,7 +458,7 @@ async fn should_block_code_that_ends_before_its_journal() {
     }
     let store = store();
     let before = runtime(&store).workflow_dyn(steps(3, true)).start().await.unwrap();
-    let run = before.start("less", &()).with_id("l").await.unwrap();
+    let run = before.start("less", &()).id("l").await.unwrap();
     eventually("the steps are recorded", || async {
         run.journal(0, 100).await.unwrap().len() == 4
     })
@@ -553,7 +553,7 @@ async fn should_end_an_attempt_of_a_step_in_time_and_tell_it_a_key() {
         }
     };
     let runtime = runtime(&store()).workflow("slow", code).start().await.unwrap();
-    let run = runtime.start("slow", &3).with_id("s").await.unwrap();
+    let run = runtime.start("slow", &3).id("s").await.unwrap();
     let started = run.journal(0, 1).await.unwrap().pop().unwrap().event.id;
     assert_eq!(result::<(u32, String)>(&run).await.unwrap(), (3, format!("s/1@{started}")));
     assert_eq!(calls.load(Ordering::SeqCst), 3);

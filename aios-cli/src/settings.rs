@@ -24,7 +24,7 @@ pub(crate) struct ApiSettings {
 /// Loads the settings. Sections of other programs are left unread, and arguments override all layers.
 pub(crate) fn load(connection: &Connection) -> Result<Settings, SettingsError> {
     let mut builder =
-        Settings::builder().with_section::<ApiSettings>(SECTION).with_other_sections();
+        Settings::builder().section::<ApiSettings>(SECTION).other_sections();
     let arguments = [
         ("api.url", &connection.url),
         ("database.url", &connection.store),
@@ -32,7 +32,7 @@ pub(crate) fn load(connection: &Connection) -> Result<Settings, SettingsError> {
     ];
     for (key, value) in arguments {
         if let Some(value) = value {
-            builder = builder.with_value(key, value.clone());
+            builder = builder.value(key, value.clone());
         }
     }
     builder.load()

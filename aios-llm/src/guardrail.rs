@@ -116,7 +116,7 @@ impl Guardrail {
 
     /// Sets the timeout of one attempt: at least 1 ms, at most 100 years.
     #[must_use]
-    pub fn timeout(mut self, timeout: Duration) -> Self {
+    pub fn with_timeout(mut self, timeout: Duration) -> Self {
         self.timeout = timeout;
         self
     }

@@ -33,7 +33,7 @@
 //!         .instructions("Research the question and write a report.")
 //!         .tool(Tool::read("search", "Searches the web.", search))
 //!         .output::<Report>()
-//!         .budget(Budget::new().requests(20));
+//!         .budget(Budget::new().with_requests(20));
 //!     let runtime = Runtime::builder()
 //!         .store(aios_store::connect("memory://").await?) // or sqlite://agents.db, postgres://…
 //!         .broker(aios_broker::connect("memory://").await?) // or amqp://…

@@ -13,7 +13,7 @@ use crate::support::{
 };
 
 fn agent(model: &Arc<aios_llm::testing::ScriptedModel>) -> LlmAgent {
-    LlmAgent::new(Arc::clone(model)).tool(search_tool().approval(Approval::Required))
+    LlmAgent::new(Arc::clone(model)).tool(search_tool().with_approval(Approval::Required))
 }
 
 /// The text that the model gets after a decision, and whether it is an error.

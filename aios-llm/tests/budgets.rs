@@ -24,7 +24,7 @@ async fn should_sum_requests_tokens_tools_and_cost() {
     let agent = LlmAgent::new(model)
         .tool(search_tool())
         .model_retry(RetryPolicy::fixed(2, Duration::from_millis(1)))
-        .budget(Budget::new().prices(prices));
+        .budget(Budget::new().with_prices(prices));
     let runtime = runtime(agent).await;
     let run = start(&runtime).await;
     in_time(run.result::<String>()).await.unwrap();
@@ -38,11 +38,11 @@ async fn should_sum_requests_tokens_tools_and_cost() {
 #[tokio::test]
 async fn should_fail_before_a_call_that_exceeds_a_limit() {
     let budgets = [
-        ("requests", Budget::new().requests(1)),
-        ("tool_calls", Budget::new().tool_calls(0)),
-        ("output_tokens", Budget::new().output_tokens(5)),
-        ("input_tokens", Budget::new().input_tokens(1)),
-        ("wall_time", Budget::new().wall_time(Duration::ZERO)),
+        ("requests", Budget::new().with_requests(1)),
+        ("tool_calls", Budget::new().with_tool_calls(0)),
+        ("output_tokens", Budget::new().with_output_tokens(5)),
+        ("input_tokens", Budget::new().with_input_tokens(1)),
+        ("wall_time", Budget::new().with_wall_time(Duration::ZERO)),
     ];
     for (limit, budget) in budgets {
         let model = scripted([search_call("a"), text("done")]);
@@ -60,7 +60,7 @@ async fn should_fail_before_a_call_that_exceeds_a_limit() {
 async fn should_limit_the_output_to_the_rest_of_the_budget() {
     let model = scripted([search_call("a"), text("done")]);
     let agent = LlmAgent::new(Arc::clone(&model)).tool(search_tool());
-    let runtime = runtime(agent.budget(Budget::new().output_tokens(50))).await;
+    let runtime = runtime(agent.budget(Budget::new().with_output_tokens(50))).await;
     in_time(start(&runtime).await.result::<String>()).await.unwrap();
     let most: Vec<_> = model.requests().iter().map(|it| it.max_output_tokens).collect();
     assert_eq!(most, [Some(50), Some(45)]);
@@ -69,7 +69,7 @@ async fn should_limit_the_output_to_the_rest_of_the_budget() {
 #[tokio::test]
 async fn should_ask_a_person_to_raise_a_limit() {
     let model = scripted([search_call("a"), text("done")]);
-    let budget = Budget::new().requests(1).at_limit(AtLimit::Ask);
+    let budget = Budget::new().with_requests(1).with_at_limit(AtLimit::Ask);
     let agent = LlmAgent::new(Arc::clone(&model)).tool(search_tool()).budget(budget);
     let runtime = runtime(agent).await;
     let run = start(&runtime).await;
@@ -79,7 +79,7 @@ async fn should_ask_a_person_to_raise_a_limit() {
     assert_eq!(in_time(run.result::<String>()).await.unwrap(), "done");
 
     let other = scripted([search_call("a")]);
-    let budget = Budget::new().requests(1).at_limit(AtLimit::Ask);
+    let budget = Budget::new().with_requests(1).with_at_limit(AtLimit::Ask);
     let runtime = crate::support::runtime(LlmAgent::new(other).tool(search_tool()).budget(budget));
     let runtime = runtime.await;
     let stopped = start(&runtime).await;
@@ -91,7 +91,7 @@ async fn should_ask_a_person_to_raise_a_limit() {
 async fn should_tell_the_model_that_the_budget_is_nearly_used() {
     let model = scripted([search_call("a"), text("done")]);
     let agent = LlmAgent::new(Arc::clone(&model)).tool(search_tool()).instructions("Be brief.");
-    let runtime = runtime(agent.budget(Budget::new().requests(2).soft_percent(50))).await;
+    let runtime = runtime(agent.budget(Budget::new().with_requests(2).with_soft_percent(50))).await;
     in_time(start(&runtime).await.result::<String>()).await.unwrap();
     let instructions: Vec<_> =
         model.requests().into_iter().map(|it| it.instructions.unwrap()).collect();
@@ -104,7 +104,7 @@ fn limited(models: &[&str]) -> Budget {
     let price = Price::per_million_dollars(1.0, 1.0);
     let prices =
         models.iter().fold(PriceTable::new(), |table, name| table.with_price(*name, price));
-    Budget::new().cost(Cost::dollars(1.0)).prices(prices)
+    Budget::new().with_cost(Cost::dollars(1.0)).with_prices(prices)
 }
 
 #[tokio::test]
@@ -140,7 +140,7 @@ async fn should_fail_after_an_answer_whose_price_is_unknown() {
 #[tokio::test]
 async fn should_keep_the_limits_that_a_person_does_not_raise() {
     let model = scripted([search_call("a"), search_call("b"), text("done")]);
-    let budget = Budget::new().requests(1).tool_calls(1).at_limit(AtLimit::Ask);
+    let budget = Budget::new().with_requests(1).with_tool_calls(1).with_at_limit(AtLimit::Ask);
     let agent = LlmAgent::new(Arc::clone(&model)).tool(search_tool()).budget(budget);
     let runtime = runtime(agent).await;
     let run = start(&runtime).await;

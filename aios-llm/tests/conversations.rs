@@ -143,7 +143,7 @@ async fn should_replace_earlier_messages_with_a_summary_and_keep_them_in_the_jou
     let agent = LlmAgent::new(Arc::clone(&model))
         .instructions("Search.")
         .tool(search_tool())
-        .compaction(Compaction::above(500).keep_messages(2));
+        .compaction(Compaction::above(500).with_kept_messages(2));
     let runtime = runtime(agent).await;
     let run = start(&runtime).await;
     assert_eq!(in_time(run.result::<String>()).await.unwrap(), "done");

@@ -70,7 +70,7 @@ async fn should_run_an_agent_as_a_child_and_sum_what_it_spends() {
     let model = scripted([delegate("find rust"), text("done")]);
     let searcher = scripted([search_call("rust"), text("a language")]);
     let runtime = pair(
-        LlmAgent::new(Arc::clone(&model)).tool(ask()).budget(Budget::new().requests(12)),
+        LlmAgent::new(Arc::clone(&model)).tool(ask()).budget(Budget::new().with_requests(12)),
         LlmAgent::new(Arc::clone(&searcher)).tool(search_tool()),
     )
     .await;
@@ -90,7 +90,7 @@ async fn should_give_each_agent_an_equal_share_of_what_is_left() {
     let model = scripted([both, text("done")]);
     // Of 7 requests, 6 are left: 2 for each agent. The searcher would need 3.
     let searcher = Arc::new(ScriptedModel::new((0..4).map(|turn| search_call(&turn.to_string()))));
-    let budget = Budget::new().requests(7).at_limit(AtLimit::Ask);
+    let budget = Budget::new().with_requests(7).with_at_limit(AtLimit::Ask);
     let runtime = pair(
         LlmAgent::new(Arc::clone(&model)).tool(ask()).budget(budget.clone()),
         // The searcher would ask a person, but a share of another agent's budget cannot be raised.
@@ -114,7 +114,7 @@ async fn should_limit_each_call_of_an_agent() {
     let searcher = scripted([search_call("rust")]);
     let limits = Limits { requests: Some(1), ..Limits::default() };
     let runtime = pair(
-        LlmAgent::new(Arc::clone(&model)).tool(ask().limits(limits)),
+        LlmAgent::new(Arc::clone(&model)).tool(ask().with_limits(limits)),
         LlmAgent::new(searcher).tool(search_tool()),
     )
     .await;
@@ -127,7 +127,8 @@ async fn should_limit_each_call_of_an_agent() {
 #[tokio::test]
 async fn should_fail_with_a_child_if_the_policy_says_so() {
     let agent = |on_failure| {
-        LlmAgent::new(scripted([delegate("find"), text("done")])).tool(ask().on_failure(on_failure))
+        LlmAgent::new(scripted([delegate("find"), text("done")]))
+            .tool(ask().with_on_failure(on_failure))
     };
     let searcher = || LlmAgent::new(scripted([text("")])).max_faults(0);
     let runtime = pair(agent(OnFailure::TellModel), searcher()).await;
@@ -148,7 +149,7 @@ async fn should_limit_the_levels_of_agents() {
     ]));
     let model = scripted([delegate("level 1"), text("done")]);
     let runtime = pair(
-        LlmAgent::new(Arc::clone(&model)).tool(ask()).budget(Budget::new().depth(2)),
+        LlmAgent::new(Arc::clone(&model)).tool(ask()).budget(Budget::new().with_depth(2)),
         LlmAgent::new(Arc::clone(&searcher)).tool(ask()),
     )
     .await;
@@ -164,10 +165,10 @@ async fn should_cancel_an_agent_with_its_caller() {
     let runtime = pair(
         LlmAgent::new(scripted([delegate("find")])).tool(ask()),
         LlmAgent::new(scripted([search_call("rust")]))
-            .tool(search_tool().approval(Approval::Required)),
+            .tool(search_tool().with_approval(Approval::Required)),
     )
     .await;
-    let run = runtime.start("agent", "go").with_id("run").await.unwrap();
+    let run = runtime.start("agent", "go").id("run").await.unwrap();
     let child = child_of(&runtime, &run).await;
     one_pending(&child).await;
     run.cancel("no longer needed").await.unwrap();
@@ -183,14 +184,14 @@ async fn should_continue_a_child_after_a_restart_with_the_same_sums() {
     let (model, searcher) =
         (scripted([delegate("find"), text("done")]), scripted([search_call("rust"), text("x")]));
     let start = async || {
-        let approved = search_tool().approval(Approval::Required);
+        let approved = search_tool().with_approval(Approval::Required);
         let agent = LlmAgent::new(Arc::clone(&model)).tool(ask());
         let searcher = LlmAgent::new(Arc::clone(&searcher)).tool(approved);
         let builder = builder(&store).llm_agent("agent", agent).unwrap();
         builder.llm_agent("searcher", searcher).unwrap().start().await.unwrap()
     };
     let first = start().await;
-    let run = first.start("agent", "go").with_id("run").await.unwrap();
+    let run = first.start("agent", "go").id("run").await.unwrap();
     let child = child_of(&first, &run).await;
     let (child_id, signal) = (child.id().to_owned(), one_pending(&child).await.signal);
     first.shutdown(PATIENCE).await.unwrap();

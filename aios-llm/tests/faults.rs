@@ -63,7 +63,7 @@ async fn meet(fault: &FakeReply, code: &str, is_repeated: bool, protocol: usize,
     };
     let store = store();
     let runtime = builder(&store).llm_agent("agent", agent()).unwrap().start().await.unwrap();
-    let run = runtime.start("agent", "go").with_id("run").await.unwrap();
+    let run = runtime.start("agent", "go").id("run").await.unwrap();
     let ended = in_time(run.result::<String>()).await;
     let requests = if is_repeated { 3 } else { 2 };
     match ended {

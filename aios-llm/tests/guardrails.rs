@@ -81,7 +81,7 @@ async fn should_run_at_most_as_many_calls_of_a_tool_as_allowed() {
     let calls = (0..12)
         .map(|call| Part::tool_call(call.to_string(), "work", &json!({"words": call.to_string()})));
     let model = scripted([ModelResponse::new(calls.collect()), text("done")]);
-    let runtime = runtime(LlmAgent::new(model).tool(tool.concurrency(2))).await;
+    let runtime = runtime(LlmAgent::new(model).tool(tool.with_concurrency(2))).await;
     in_time(start(&runtime).await.result::<String>()).await.unwrap();
     assert_eq!(most.load(Ordering::SeqCst), 2);
 }

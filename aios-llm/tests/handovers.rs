@@ -37,7 +37,7 @@ fn tools(model: &ScriptedModel, request: usize) -> Vec<String> {
 #[tokio::test]
 async fn should_continue_the_conversation_with_another_agent() {
     let (model, billing) = (scripted([hand_over()]), scripted([search_call("A7"), text("paid")]));
-    let runtime = runtime(triage(&model, &billing).budget(Budget::new().requests(3))).await;
+    let runtime = runtime(triage(&model, &billing).budget(Budget::new().with_requests(3))).await;
     let run = start(&runtime).await;
     assert_eq!(in_time(run.result::<String>()).await.unwrap(), "paid");
     assert_eq!(tools(&model, 0), ["handover_to_billing"]);

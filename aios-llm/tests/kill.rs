@@ -125,7 +125,7 @@ fn provider(folder: &Path, respond: fn(&ModelRequest) -> ModelResponse) -> Funct
 fn agent(folder: &Path, store: &std::sync::Arc<dyn Store>) -> LlmAgent {
     let agent = LlmAgent::new(provider(folder, respond))
         .write_log(std::sync::Arc::clone(store))
-        .budget(Budget::new().requests(100))
+        .budget(Budget::new().with_requests(100))
         .tool(Tool::agent(format!("tool_{HELPER}"), "Asks the helper.", "helper"));
     (0..HELPER).fold(agent, |agent, number| agent.tool(tool(folder, number)))
 }
@@ -168,7 +168,7 @@ fn should_be_started_by_another_test() {
             .start()
             .await
             .unwrap();
-        let run = runtime.start("agent", "go").with_id("run").await.unwrap();
+        let run = runtime.start("agent", "go").id("run").await.unwrap();
         let answers = tokio::spawn(answer_questions(folder.clone(), run.clone()));
         assert_eq!(run.result::<String>().await.unwrap(), "done");
         answers.abort();

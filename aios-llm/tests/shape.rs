@@ -63,7 +63,7 @@ async fn should_have_the_journal_that_other_languages_have() {
         .instructions("Search, then report.")
         .tool(search_tool())
         .output::<Report>()
-        .budget(Budget::new().requests(9));
+        .budget(Budget::new().with_requests(9));
     let runtime = runtime(agent).await;
     let run = start(&runtime).await;
     let report: Report = in_time(run.result()).await.unwrap();
@@ -80,7 +80,7 @@ async fn should_have_the_journal_of_an_approval_that_other_languages_have() {
     let store = store();
     let pay = |query: Query| async move { Ok::<_, TaskError>(format!("paid {}", query.words)) };
     let agent = LlmAgent::new(model)
-        .tool(Tool::write("pay", "Pays.", pay).approval(Approval::Required))
+        .tool(Tool::write("pay", "Pays.", pay).with_approval(Approval::Required))
         .write_log(Arc::clone(&store));
     let runtime = builder(&store).llm_agent("agent", agent).unwrap().start().await.unwrap();
     let run = start(&runtime).await;
@@ -104,7 +104,7 @@ async fn should_have_the_journal_of_a_team_that_other_languages_have() {
         .tool(Tool::agent("ask", "Asks the searcher.", "searcher"))
         .guardrail(polite)
         .handover("billing", "Bills.", LlmAgent::new(scripted([text("done")])))
-        .budget(Budget::new().requests(9));
+        .budget(Budget::new().with_requests(9));
     let builder = builder(&store()).llm_agent("agent", agent).unwrap();
     let searcher = LlmAgent::new(scripted([text("found")]));
     let runtime = builder.llm_agent("searcher", searcher).unwrap().start().await.unwrap();

@@ -151,7 +151,7 @@ async fn should_abort_the_request_of_a_cancelled_run_and_settle_it() {
 async fn should_settle_nothing_more_if_nothing_is_in_progress() {
     let model = scripted([call("c", "ask", &json!({"words": "x"}))]);
     let ask = Tool::read("ask", "Asks.", crate::support::search)
-        .approval(aios_llm::tool::Approval::Required);
+        .with_approval(aios_llm::tool::Approval::Required);
     let runtime = runtime(LlmAgent::new(model).tool(ask)).await;
     let run = start(&runtime).await;
     crate::support::one_pending(&run).await;

@@ -88,7 +88,7 @@ async fn should_ask_a_person_to_raise_the_limit_of_a_subject() {
     let budget = requests(&store, 1);
     let agent = LlmAgent::new(scripted([search_call("a"), text("done"), text("again")]))
         .tool(search_tool())
-        .budget(Budget::new().at_limit(AtLimit::Ask))
+        .budget(Budget::new().with_at_limit(AtLimit::Ask))
         .subject_budget(budget);
     let runtime = runtime(&store, agent).await;
     let run = run_of(&runtime, "mary").await;
@@ -131,7 +131,7 @@ fn dear_and_cheap() -> Budget {
     let prices = PriceTable::new()
         .with_price("test:dear", Price::per_million_dollars(0.0, 1000.0))
         .with_price("test:cheap", Price::per_million_dollars(0.0, 1.0));
-    Budget::new().prices(prices).cost(Cost::dollars(0.109)).at_limit(AtLimit::CheaperModel)
+    Budget::new().with_prices(prices).with_cost(Cost::dollars(0.109)).with_at_limit(AtLimit::CheaperModel)
 }
 
 #[tokio::test]

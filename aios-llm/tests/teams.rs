@@ -19,7 +19,7 @@ async fn fastest(
 
 async fn runtime() -> Runtime {
     let waits = LlmAgent::new(scripted([search_call("rust")]))
-        .tool(search_tool().approval(Approval::Required));
+        .tool(search_tool().with_approval(Approval::Required));
     builder(&store())
         .workflow("all", all)
         .workflow("fastest", fastest)

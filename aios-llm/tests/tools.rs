@@ -93,14 +93,14 @@ async fn should_not_repeat_identical_calls_without_end() {
 async fn should_tell_the_model_about_errors_panics_timeouts_and_large_results() {
     let once = || RetryPolicy::never();
     let tool = |run: fn() -> Result<String, TaskError>| {
-        Tool::read("search", "Searches.", move |_: Query| async move { run() }).retry(once())
+        Tool::read("search", "Searches.", move |_: Query| async move { run() }).with_retry(once())
     };
     let fails = tool(|| Err(TaskError::terminal(Failure::new("NO_INDEX", "no index"))));
     let panics = tool(|| panic!("broken"));
     let hangs = Tool::read("search", "Searches.", |_: Query| {
         std::future::pending::<Result<String, TaskError>>()
     });
-    let hangs = hangs.retry(once()).timeout(Duration::from_millis(20));
+    let hangs = hangs.with_retry(once()).with_timeout(Duration::from_millis(20));
     let floods = tool(|| Ok("x".repeat(50 * 1024 * 1024)));
     for (tool, expected) in [
         (fails, "no index (NO_INDEX)"),
@@ -128,7 +128,7 @@ async fn should_retry_a_tool_with_the_same_key() {
         }
     };
     let tool = Tool::with_context("search", "Searches.", Effect::Idempotent, flaky)
-        .retry(RetryPolicy::fixed(2, Duration::from_millis(1)));
+        .with_retry(RetryPolicy::fixed(2, Duration::from_millis(1)));
     let result = told(tool, search_call("rust")).await;
     assert_eq!(result.content, r#"{"pages":3}"#);
     let keys = keys.lock().unwrap();
@@ -144,7 +144,7 @@ fn should_refuse_invalid_agents() {
     assert!(reason(agent().tool(named("no spaces"))).contains("1 to 64"));
     assert!(reason(agent().tool(named("final_result"))).contains("reserved"));
     assert!(reason(agent().tool(named("a")).tool(named("a"))).contains("used twice"));
-    assert!(reason(agent().tool(named("a").timeout(Duration::ZERO))).contains("timeout"));
+    assert!(reason(agent().tool(named("a").with_timeout(Duration::ZERO))).contains("timeout"));
     assert!(reason(agent().max_turns(0)).contains("max_turns"));
     assert!(reason(agent().model_timeout(Duration::ZERO)).contains("model_timeout"));
     let writes = agent().tool(Tool::write("pay", "Pays.", search)).build("agent").unwrap_err();

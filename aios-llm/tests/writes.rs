@@ -29,8 +29,8 @@ fn tool(calls: &Arc<AtomicU32>, hanging: u32) -> Tool {
         }
     };
     Tool::write("search", "Pays.", write)
-        .timeout(Duration::from_millis(50))
-        .retry(RetryPolicy::fixed(5, Duration::from_millis(1)))
+        .with_timeout(Duration::from_millis(50))
+        .with_retry(RetryPolicy::fixed(5, Duration::from_millis(1)))
 }
 
 /// Runs a call that hangs and is resolved. Returns what the model is told, and how often it ran.

@@ -68,7 +68,7 @@ async fn should_serve_the_api_beside_own_routes() {
 #[tokio::test(flavor = "multi_thread")]
 async fn should_finish_requests_and_take_no_more_when_it_shuts_down() {
     let server = server().await;
-    let run = server.service.runtime.start("approval", &1).with_id("r1").await.unwrap();
+    let run = server.service.runtime.start("approval", &1).id("r1").await.unwrap();
     let waiting = server.get("/some/where/runs/r1/result?wait=20s");
     let end = async {
         // The request waits once the server has accepted it; until then, it is not refused either.

@@ -100,12 +100,12 @@ async fn should_follow_an_agent_and_its_tasks(service: Service) {
 }
 
 async fn run(service: &Service, id: &str) {
-    let run = service.runtime.start("welcome", "Ada").with_id(id).await.unwrap();
+    let run = service.runtime.start("welcome", "Ada").id(id).await.unwrap();
     run.result::<String>().await.unwrap();
 }
 
 async fn should_follow_a_run_to_its_end(service: Service) {
-    let run = service.runtime.start("approval", &1).with_id("r1").await.unwrap();
+    let run = service.runtime.start("approval", &1).id("r1").await.unwrap();
     let mut messages = Messages::open(&service, "/runs/r1/events", None).await;
     let (_, started) = messages.next().await.unwrap();
     assert_eq!(started["attributes"]["type"], "workflows.approval.started");

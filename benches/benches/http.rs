@@ -63,7 +63,7 @@ async fn bare(State(runtime): State<Arc<Runtime>>, Path(id): Path<String>) -> Js
 async fn reads() {
     let place = Place::new();
     let runtime = runtime(Arc::new(open(&place.path).await)).await;
-    let run = runtime.start("noted", "x").with_id("run-1").await.unwrap();
+    let run = runtime.start("noted", "x").id("run-1").await.unwrap();
     run.result::<String>().await.unwrap();
     let beside = Router::new().route("/bare/{id}", get(bare)).with_state(Arc::clone(&runtime));
     let address = listen(runtime, ApiOptions::new(), beside).await;
@@ -96,7 +96,7 @@ async fn starts(name: &str, options: &ApiOptions) {
                 let runtime = Arc::clone(&alone);
                 async move {
                     for number in (number..STARTS).step_by(IN_FLIGHT) {
-                        runtime.start("noted", "x").with_id(format!("run-{number}")).await.unwrap();
+                        runtime.start("noted", "x").id(format!("run-{number}")).await.unwrap();
                     }
                 }
             })

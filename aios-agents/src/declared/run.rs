@@ -88,9 +88,9 @@ impl<S, O> StartTyped<S, O> {
 }
 
 impl<O> StartTyped<StartRun, O> {
-    /// Sets the id of the run; see [`StartRun::with_id`].
-    pub fn with_id(self, run_id: impl Into<String>) -> Self {
-        self.with(|start| start.with_id(run_id))
+    /// Sets the id of the run; see [`StartRun::id`].
+    pub fn id(self, run_id: impl Into<String>) -> Self {
+        self.with(|start| start.id(run_id))
     }
 
     /// Schedules the run to begin at a time.
@@ -104,15 +104,15 @@ impl<O> StartTyped<StartRun, O> {
     }
 
     /// Sets the correlation id, user and trace context of all events that the run causes.
-    pub fn with_metadata(self, metadata: Metadata) -> Self {
-        self.with(|start| start.with_metadata(metadata))
+    pub fn metadata(self, metadata: Metadata) -> Self {
+        self.with(|start| start.metadata(metadata))
     }
 }
 
 impl<O> StartTyped<StartTask, O> {
-    /// Sets the id of the run; see [`StartRun::with_id`].
-    pub fn with_id(self, run_id: impl Into<String>) -> Self {
-        self.with(|start| start.with_id(run_id))
+    /// Sets the id of the run; see [`StartRun::id`].
+    pub fn id(self, run_id: impl Into<String>) -> Self {
+        self.with(|start| start.id(run_id))
     }
 
     /// Sets the timeout of each attempt.

@@ -77,7 +77,7 @@ impl Runtime {
 
     /// Sends a signal to a run, and starts the run first if none has this id. Start and signal are
     /// one atomic append, so no run is started without its signal. Await it to get a [`RunHandle`];
-    /// see [`StartRun::with_signal`].
+    /// see [`StartRun::signal`].
     pub fn signal_with_start<T, P>(
         &self,
         workflow: &str,
@@ -90,7 +90,7 @@ impl Runtime {
         T: Serialize + ?Sized,
         P: Serialize + ?Sized,
     {
-        self.start(workflow, input).with_id(run_id).with_signal(signal, payload)
+        self.start(workflow, input).id(run_id).signal(signal, payload)
     }
 
     /// Sends a task to an agent, as a run with a single task. Await it to get a [`RunHandle`], or a

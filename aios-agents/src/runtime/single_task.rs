@@ -96,15 +96,15 @@ impl StartTask {
         self
     }
 
-    /// Sets the id of the run; see [`StartRun::with_id`].
-    pub fn with_id(mut self, run_id: impl Into<String>) -> Self {
+    /// Sets the id of the run; see [`StartRun::id`].
+    pub fn id(mut self, run_id: impl Into<String>) -> Self {
         self.run_id = Some(run_id.into());
         self
     }
 
     /// Sets the correlation id, user and trace context of all events that the task causes; see
-    /// [`StartRun::with_metadata`].
-    pub fn with_metadata(mut self, metadata: Metadata) -> Self {
+    /// [`StartRun::metadata`].
+    pub fn metadata(mut self, metadata: Metadata) -> Self {
         self.metadata = metadata;
         self
     }
@@ -118,9 +118,9 @@ impl StartTask {
             .and_then(|()| check_retry("retry", &retry));
         checked.map_err(|reason| RuntimeError::InvalidConfiguration { reason })?;
         let task = SingleTask { agent, parameters, timeout, total_timeout, retry };
-        let start = StartRun::new(self.client, SINGLE_TASK, &task).with_metadata(self.metadata);
+        let start = StartRun::new(self.client, SINGLE_TASK, &task).metadata(self.metadata);
         match self.run_id {
-            Some(run_id) => start.with_id(run_id).await,
+            Some(run_id) => start.id(run_id).await,
             None => start.await,
         }
     }

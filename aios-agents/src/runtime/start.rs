@@ -62,7 +62,7 @@ impl StartRun {
     /// Starting a run again with the same id returns a handle for the existing run, if workflow and
     /// input are the same. Inputs are compared as JSON values; numbers are compared as text, so `1`
     /// and `1.0` differ.
-    pub fn with_id(mut self, run_id: impl Into<String>) -> Self {
+    pub fn id(mut self, run_id: impl Into<String>) -> Self {
         self.run_id = Some(run_id.into());
         self
     }
@@ -81,18 +81,14 @@ impl StartRun {
 
     /// Sets the correlation id, user and trace context of all events that the run causes. At most
     /// 65,536 bytes of JSON, because every event of the run carries them.
-    pub fn with_metadata(mut self, metadata: Metadata) -> Self {
+    pub fn metadata(mut self, metadata: Metadata) -> Self {
         self.metadata = metadata;
         self
     }
 
     /// Sends a signal to the run together with its start. If a run of the same workflow exists, the
     /// signal is sent to it, whatever its input was. Can be called several times.
-    pub fn with_signal<T: Serialize + ?Sized>(
-        mut self,
-        name: impl Into<Box<str>>,
-        payload: &T,
-    ) -> Self {
+    pub fn signal<T: Serialize + ?Sized>(mut self, name: impl Into<Box<str>>, payload: &T) -> Self {
         let (name, payload) = (name.into(), Payload::encode(payload));
         self.signals.push(Signal { name, payload, id: None });
         self
@@ -101,7 +97,7 @@ impl StartRun {
     /// Sets the id of the signal that was added last, so that starting again with the same run id
     /// sends it only once, and succeeds even if the run has ended since. Without an id, each start
     /// sends the signal again.
-    pub fn with_signal_id(mut self, id: impl Into<String>) -> Self {
+    pub fn signal_id(mut self, id: impl Into<String>) -> Self {
         if let Some(signal) = self.signals.last_mut() {
             signal.id = Some(id.into());
         }

@@ -17,7 +17,7 @@ pub(super) async fn start(
     let input = read_input("INPUT", &arguments.input).await?;
     let mut start = client.start(&arguments.workflow, &input);
     if let Some(id) = arguments.id {
-        start = start.with_id(id);
+        start = start.id(id);
     }
     if let Some(time) = arguments.at {
         start = start.at(time);
@@ -26,7 +26,7 @@ pub(super) async fn start(
         start = start.after(delay.get());
     }
     if let Some(id) = arguments.correlation_id {
-        start = start.with_correlation_id(id);
+        start = start.correlation_id(id);
     }
     let run = start.await?;
     match arguments.wait {

@@ -21,12 +21,12 @@ pub(super) fn execute(command: &Config, output: &mut Output) -> Result<(), CliEr
 }
 
 fn builder() -> SettingsBuilder {
-    Settings::builder().with_section::<ApiSettings>(SECTION).with_other_sections()
+    Settings::builder().section::<ApiSettings>(SECTION).other_sections()
 }
 
 fn load(folder: &Folder) -> Result<Settings, SettingsError> {
     match &folder.folder {
-        Some(folder) => builder().with_folder(folder).load(),
+        Some(folder) => builder().folder(folder).load(),
         None => builder().load(),
     }
 }

@@ -59,11 +59,11 @@ pub(super) async fn serve(
 
 fn settings(connection: &Connection, arguments: &Dev) -> Result<Settings, SettingsError> {
     let mut builder = Settings::builder()
-        .with_other_sections()
-        .with_default("database.url", STORE)
-        .with_default("broker.url", "memory://")
-        .with_default("http.listen", LISTEN)
-        .with_default("log.level", "warn");
+        .other_sections()
+        .default_value("database.url", STORE)
+        .default_value("broker.url", "memory://")
+        .default_value("http.listen", LISTEN)
+        .default_value("log.level", "warn");
     let values = [
         ("database.url", &connection.store),
         ("broker.url", &connection.broker),
@@ -71,7 +71,7 @@ fn settings(connection: &Connection, arguments: &Dev) -> Result<Settings, Settin
     ];
     for (key, value) in values {
         if let Some(value) = value {
-            builder = builder.with_value(key, value.clone());
+            builder = builder.value(key, value.clone());
         }
     }
     builder.load()

@@ -51,14 +51,14 @@ impl Compaction {
     /// Sets how many of the latest messages are kept. A few more are if results of tools would be
     /// separated from their calls.
     #[must_use]
-    pub fn keep_messages(mut self, messages: usize) -> Self {
+    pub fn with_kept_messages(mut self, messages: usize) -> Self {
         self.keep = messages;
         self
     }
 
     /// Sets the instructions for the summary.
     #[must_use]
-    pub fn instructions(mut self, instructions: impl Into<String>) -> Self {
+    pub fn with_instructions(mut self, instructions: impl Into<String>) -> Self {
         self.instructions = instructions.into();
         self
     }
@@ -118,7 +118,7 @@ mod tests {
         };
         let results = Message::tool_results([]);
         let messages = [Message::user("go"), call.clone(), results.clone(), call, results.clone()];
-        let replaced = |keep| Compaction::above(0).keep_messages(keep).replaced(&messages);
+        let replaced = |keep| Compaction::above(0).with_kept_messages(keep).replaced(&messages);
         assert_eq!([replaced(0), replaced(1), replaced(2), replaced(3)], [5, 3, 3, 0]);
         assert_eq!(replaced(9), 0);
     }

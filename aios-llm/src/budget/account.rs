@@ -251,7 +251,7 @@ mod tests {
 
     #[test]
     fn should_refuse_what_would_exceed_a_limit() {
-        let mut account = Account::new(Budget::new().requests(2).output_tokens(100));
+        let mut account = Account::new(Budget::new().with_requests(2).with_output_tokens(100));
         let mut request = ModelRequest::new("hello");
         account.reserve_request(&["m"], &mut request, false).unwrap();
         assert_eq!(request.max_output_tokens, Some(100));
@@ -272,16 +272,19 @@ mod tests {
 
     #[test]
     fn should_let_the_user_decide_about_unknown_prices() {
-        let limited = Budget::new().cost(Cost::dollars(1.0));
+        let limited = Budget::new().with_cost(Cost::dollars(1.0));
         let reserve = |budget: Budget| {
             Account::new(budget).reserve_request(&["acme:new"], &mut ModelRequest::new("hi"), false)
         };
         assert_eq!(reserve(limited.clone()).unwrap_err().code, "UNKNOWN_PRICE");
-        assert!(reserve(limited.clone().unknown_price(UnknownPrice::Free)).is_ok());
+        assert!(reserve(limited.clone().with_unknown_price(UnknownPrice::Free)).is_ok());
         let dear = UnknownPrice::Assume(Price::per_million_dollars(1e6, 1e6));
-        assert_eq!(reserve(limited.clone().unknown_price(dear)).unwrap_err().code, Exceeded::CODE);
+        assert_eq!(
+            reserve(limited.clone().with_unknown_price(dear)).unwrap_err().code,
+            Exceeded::CODE
+        );
         let prices = PriceTable::new().with_price("acme:new", Price::per_million_dollars(1.0, 1.0));
-        assert!(reserve(limited.prices(prices)).is_ok());
+        assert!(reserve(limited.with_prices(prices)).is_ok());
         assert!(reserve(Budget::new()).is_ok());
     }
 
@@ -290,7 +293,7 @@ mod tests {
         let prices = PriceTable::new()
             .with_price("cheap", Price::per_million_dollars(1.0, 1.0))
             .with_price("dear", Price::per_million_dollars(1.0, 10.0));
-        let account = Account::new(Budget::new().cost(Cost::dollars(1.0)).prices(prices));
+        let account = Account::new(Budget::new().with_cost(Cost::dollars(1.0)).with_prices(prices));
         let mut request = ModelRequest::new("hi");
         request.max_output_tokens = Some(1000);
         let cost = |models: &[&str]| {
@@ -308,7 +311,7 @@ mod tests {
         let prices = PriceTable::new()
             .with_price("cheap", Price::per_million_dollars(1.0, 1.0))
             .with_price("dear", Price::per_million_dollars(10.0, 10.0));
-        let account = Account::new(Budget::new().prices(prices));
+        let account = Account::new(Budget::new().with_prices(prices));
         let mut response = ModelResponse::text("hi").with_usage(Usage::new(30, 10));
         response.billed = vec![ModelUsage { model: "dear".into(), usage: Usage::new(20, 5) }];
         let amounts = account.amounts_of("cheap", &response).unwrap();
@@ -319,7 +322,7 @@ mod tests {
     #[test]
     fn should_limit_the_output_to_what_the_rest_of_the_cost_pays_for() {
         let prices = PriceTable::new().with_price("m", Price::per_million_dollars(0.0, 10.0));
-        let mut account = Account::new(Budget::new().cost(Cost::dollars(1.0)).prices(prices));
+        let mut account = Account::new(Budget::new().with_cost(Cost::dollars(1.0)).with_prices(prices));
         let most = |account: &Account| {
             let mut request = ModelRequest::new("hi");
             let reserved = account.reserve_request(&["m"], &mut request, false)?;
@@ -336,7 +339,7 @@ mod tests {
 
     #[test]
     fn should_tell_the_model_about_the_soft_limit() {
-        let mut account = Account::new(Budget::new().requests(5));
+        let mut account = Account::new(Budget::new().with_requests(5));
         for _ in 0..3 {
             account.settle(account.amounts(&["m"], Usage::default()).unwrap());
         }

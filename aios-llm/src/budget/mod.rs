@@ -63,7 +63,8 @@ pub enum BudgetDecision {
 /// use aios_llm::budget::{Budget, Cost, Price, PriceTable};
 ///
 /// let prices = PriceTable::new().with_price("anthropic:small", Price::per_million_dollars(1.0, 5.0));
-/// let budget = Budget::new().requests(20).cost(Cost::dollars(0.50)).prices(prices);
+/// let budget =
+///     Budget::new().with_requests(20).with_cost(Cost::dollars(0.50)).with_prices(prices);
 /// ```
 #[derive(Clone, Debug)]
 pub struct Budget {
@@ -98,21 +99,21 @@ impl Budget {
 
     /// Sets all limits.
     #[must_use]
-    pub fn limits(mut self, limits: Limits) -> Self {
+    pub fn with_limits(mut self, limits: Limits) -> Self {
         self.limits = limits;
         self
     }
 
     /// Limits the requests to models, including failed ones.
     #[must_use]
-    pub fn requests(mut self, requests: u64) -> Self {
+    pub fn with_requests(mut self, requests: u64) -> Self {
         self.limits.requests = Some(requests);
         self
     }
 
     /// Limits the input tokens, including cached ones.
     #[must_use]
-    pub fn input_tokens(mut self, tokens: u64) -> Self {
+    pub fn with_input_tokens(mut self, tokens: u64) -> Self {
         self.limits.input_tokens = Some(tokens);
         self
     }
@@ -120,7 +121,7 @@ impl Budget {
     /// Limits the output tokens, including reasoning. Each response is limited to the rest, and to
     /// [`DEFAULT_MAX_OUTPUT_TOKENS`](Self::DEFAULT_MAX_OUTPUT_TOKENS) if the agent has no limit.
     #[must_use]
-    pub fn output_tokens(mut self, tokens: u64) -> Self {
+    pub fn with_output_tokens(mut self, tokens: u64) -> Self {
         self.limits.output_tokens = Some(tokens);
         self
     }
@@ -129,14 +130,14 @@ impl Budget {
     /// to the tokens that the rest pays for, and to
     /// [`DEFAULT_MAX_OUTPUT_TOKENS`](Self::DEFAULT_MAX_OUTPUT_TOKENS) if the agent has no limit.
     #[must_use]
-    pub fn cost(mut self, cost: Cost) -> Self {
+    pub fn with_cost(mut self, cost: Cost) -> Self {
         self.limits.cost = Some(cost);
         self
     }
 
     /// Limits the tool calls that run.
     #[must_use]
-    pub fn tool_calls(mut self, calls: u64) -> Self {
+    pub fn with_tool_calls(mut self, calls: u64) -> Self {
         self.limits.tool_calls = Some(calls);
         self
     }
@@ -144,7 +145,7 @@ impl Budget {
     /// Limits the time since the start of the run. It is checked before each call, and limits the
     /// call.
     #[must_use]
-    pub fn wall_time(mut self, time: Duration) -> Self {
+    pub fn with_wall_time(mut self, time: Duration) -> Self {
         self.limits.wall_time = Some(time);
         self
     }
@@ -152,7 +153,7 @@ impl Budget {
     /// Limits the levels of child runs below the run; 0 means none. A call beyond it is a fault of
     /// the model.
     #[must_use]
-    pub fn depth(mut self, levels: u32) -> Self {
+    pub fn with_depth(mut self, levels: u32) -> Self {
         self.limits.depth = Some(levels);
         self
     }
@@ -160,28 +161,28 @@ impl Budget {
     /// Sets the share of a limit, in percent from 1 to 100, after which the model is informed of
     /// the rest. 100 means never.
     #[must_use]
-    pub fn soft_percent(mut self, percent: u8) -> Self {
+    pub fn with_soft_percent(mut self, percent: u8) -> Self {
         self.soft_percent = percent;
         self
     }
 
     /// Sets the behaviour at a limit.
     #[must_use]
-    pub fn at_limit(mut self, at_limit: AtLimit) -> Self {
+    pub fn with_at_limit(mut self, at_limit: AtLimit) -> Self {
         self.at_limit = at_limit;
         self
     }
 
     /// Sets the price table.
     #[must_use]
-    pub fn prices(mut self, prices: PriceTable) -> Self {
+    pub fn with_prices(mut self, prices: PriceTable) -> Self {
         self.prices = prices;
         self
     }
 
     /// Sets the behaviour for a model that is not in the price table.
     #[must_use]
-    pub fn unknown_price(mut self, unknown_price: UnknownPrice) -> Self {
+    pub fn with_unknown_price(mut self, unknown_price: UnknownPrice) -> Self {
         self.unknown_price = unknown_price;
         self
     }

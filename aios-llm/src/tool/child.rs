@@ -38,7 +38,7 @@ impl Tool {
     /// registered as `agent`, and gets a task as text.
     ///
     /// The child draws on the budget of the calling run: its share is reserved before the
-    /// call and settled when the child ends. Unless [`limits`](Self::limits) are set, the children of
+    /// call and settled when the child ends. Unless [`limits`](Self::with_limits) are set, the children of
     /// one response and the calling run get equal shares of what is left. Without limits, the child
     /// has only its own. The number of levels is limited by
     /// [`Limits::depth`](crate::budget::Limits::depth).
@@ -96,7 +96,7 @@ impl Tool {
     /// Limits each call of a sub-agent, within what the budget of the calling run has left. Without
     /// effect on tools that are not [agents](Self::agent).
     #[must_use]
-    pub fn limits(mut self, limits: Limits) -> Self {
+    pub fn with_limits(mut self, limits: Limits) -> Self {
         if let Work::Child(child) = &mut self.work {
             child.limits = limits;
         }
@@ -105,7 +105,7 @@ impl Tool {
 
     /// Sets what the failure of a child run does. Without effect on tools that are functions.
     #[must_use]
-    pub fn on_failure(mut self, on_failure: OnFailure) -> Self {
+    pub fn with_on_failure(mut self, on_failure: OnFailure) -> Self {
         if let Work::Child(child) = &mut self.work {
             child.on_failure = on_failure;
         }

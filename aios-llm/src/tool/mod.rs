@@ -296,14 +296,14 @@ impl Tool {
 
     /// Sets whether a person has to approve each call.
     #[must_use]
-    pub fn approval(mut self, approval: Approval) -> Self {
+    pub fn with_approval(mut self, approval: Approval) -> Self {
         self.approval = approval;
         self
     }
 
     /// Sets the timeout of one attempt: at least 1 ms, at most 100 years.
     #[must_use]
-    pub fn timeout(mut self, timeout: Duration) -> Self {
+    pub fn with_timeout(mut self, timeout: Duration) -> Self {
         self.timeout = timeout;
         self
     }
@@ -311,21 +311,21 @@ impl Tool {
     /// Sets how many calls run at once in each process; 0 counts as 1. Further ones wait, which counts
     /// towards their timeout. Without it, only the host limits them.
     #[must_use]
-    pub fn concurrency(mut self, calls: usize) -> Self {
+    pub fn with_concurrency(mut self, calls: usize) -> Self {
         self.concurrency = Some(calls);
         self
     }
 
     /// Sets the retry policy of failed attempts. A `write` tool is not retried after it began.
     #[must_use]
-    pub fn retry(mut self, policy: RetryPolicy) -> Self {
+    pub fn with_retry(mut self, policy: RetryPolicy) -> Self {
         self.retry = policy;
         self
     }
 
     /// Sets the maximum size of a result, in bytes. A larger one is an error for the model.
     #[must_use]
-    pub fn max_result_bytes(mut self, bytes: usize) -> Self {
+    pub fn with_max_result_bytes(mut self, bytes: usize) -> Self {
         self.max_result_bytes = bytes;
         self
     }

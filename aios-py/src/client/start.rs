@@ -73,14 +73,14 @@ pub(super) async fn start_run(
         None => start,
     };
     let start = match request.run_id {
-        Some(run_id) => start.with_id(run_id),
+        Some(run_id) => start.id(run_id),
         None => start,
     };
     let start = match request.signal {
-        Some((name, payload)) => start.with_signal(name, &payload),
+        Some((name, payload)) => start.signal(name, &payload),
         None => start,
     };
-    Ok(NativeRunHandle::answer(&calls, start.with_metadata(request.metadata).await?))
+    Ok(NativeRunHandle::answer(&calls, start.metadata(request.metadata).await?))
 }
 
 pub(super) async fn start_task(
@@ -100,7 +100,7 @@ pub(super) async fn start_task(
         None => task,
     };
     let task = match request.run_id {
-        Some(run_id) => task.with_id(run_id),
+        Some(run_id) => task.id(run_id),
         None => task,
     };
     Ok(NativeRunHandle::answer(&calls, task.await?))
@@ -109,7 +109,7 @@ pub(super) async fn start_task(
 pub(super) async fn call_agent(slot: SessionSlot, request: TaskCall) -> Result<Answer, ErrorInfo> {
     let caller = caller(&slot).await?;
     let call = caller.task(&request.agent_type, &request.parameters);
-    let call = call.with_timeout(request.timeout).with_metadata(request.metadata);
+    let call = call.timeout(request.timeout).metadata(request.metadata);
     let call = match request.agent_id {
         Some(agent_id) => call.to_agent(agent_id),
         None => call,

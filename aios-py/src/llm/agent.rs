@@ -224,9 +224,9 @@ impl Options {
 
 impl CompactionArg {
     fn into_compaction(self) -> Compaction {
-        let compaction = Compaction::above(self.above).keep_messages(self.keep_messages);
+        let compaction = Compaction::above(self.above).with_kept_messages(self.keep_messages);
         match self.instructions {
-            Some(instructions) => compaction.instructions(instructions),
+            Some(instructions) => compaction.with_instructions(instructions),
             None => compaction,
         }
     }

@@ -54,15 +54,15 @@ impl BudgetArg {
             table.with_price(model, price.into_price())
         });
         Budget::new()
-            .limits(self.limits)
-            .soft_percent(self.soft_percent)
-            .at_limit(match self.at_limit {
+            .with_limits(self.limits)
+            .with_soft_percent(self.soft_percent)
+            .with_at_limit(match self.at_limit {
                 AtLimitArg::Fail => AtLimit::Fail,
                 AtLimitArg::Ask => AtLimit::Ask,
                 AtLimitArg::CheaperModel => AtLimit::CheaperModel,
             })
-            .prices(prices)
-            .unknown_price(match self.unknown_price {
+            .with_prices(prices)
+            .with_unknown_price(match self.unknown_price {
                 UnknownPriceArg::Fail => UnknownPrice::Fail,
                 UnknownPriceArg::Free => UnknownPrice::Free,
                 UnknownPriceArg::Assume(price) => UnknownPrice::Assume(price.into_price()),

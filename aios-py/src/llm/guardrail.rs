@@ -46,7 +46,7 @@ impl GuardrailArg {
         } else {
             Guardrail::output(self.name, move |output: Value| check(call.clone(), output))
         };
-        Ok(guardrail.timeout(seconds(py, self.timeout)?))
+        Ok(guardrail.with_timeout(seconds(py, self.timeout)?))
     }
 }
 

@@ -77,13 +77,16 @@ impl ToolArg {
             }
             (None, None) => return Err(PyValueError::new_err("a tool without work")),
         };
-        let tool = tool.timeout(timeout).max_result_bytes(max_result_bytes).approval(approval);
+        let tool = tool
+            .with_timeout(timeout)
+            .with_max_result_bytes(max_result_bytes)
+            .with_approval(approval);
         let tool = match concurrency {
-            Some(calls) => tool.concurrency(calls),
+            Some(calls) => tool.with_concurrency(calls),
             None => tool,
         };
         Ok(match retry {
-            Some(retry) => tool.retry(retry.into_policy(py)?),
+            Some(retry) => tool.with_retry(retry.into_policy(py)?),
             None => tool,
         })
     }
@@ -109,7 +112,7 @@ fn child_tool(
     } else {
         Tool::workflow_from_schema(name, description, parse(parameters)?, workflow)
     };
-    Ok(tool.limits(limits).on_failure(on_failure))
+    Ok(tool.with_limits(limits).with_on_failure(on_failure))
 }
 
 /// A tool whose work is a Python function.

@@ -27,22 +27,22 @@ impl Sources {
         let mut builder = Settings::builder();
         let names: Vec<_> = self.sections.iter().map(|(name, _)| name.clone()).collect();
         for (name, schema) in self.sections {
-            builder = builder.with_section_schema(name, schema);
+            builder = builder.section_schema(name, schema);
         }
         if let Some(folder) = self.folder {
-            builder = builder.with_folder(folder);
+            builder = builder.folder(folder);
         }
         if let Some(variables) = self.environment {
-            builder = builder.with_environment(variables);
+            builder = builder.environment(variables);
         }
         for (key, value) in self.defaults {
-            builder = builder.with_default(key, value);
+            builder = builder.default_value(key, value);
         }
         for (key, value) in self.values {
-            builder = builder.with_value(key, value);
+            builder = builder.value(key, value);
         }
         if self.other_sections {
-            builder = builder.with_other_sections();
+            builder = builder.other_sections();
         }
         Ok(row(&builder.load()?, &names))
     }

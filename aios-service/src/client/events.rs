@@ -138,19 +138,19 @@ impl Publish {
     }
 
     /// Sets the id of the event; a new UUID unless set. A repeated attempt publishes the same id.
-    pub fn with_id(mut self, id: impl Into<String>) -> Self {
+    pub fn id(mut self, id: impl Into<String>) -> Self {
         self.id = Some(id.into());
         self
     }
 
     /// Sets the correlation id of the event.
-    pub fn with_correlation_id(mut self, id: impl Into<String>) -> Self {
+    pub fn correlation_id(mut self, id: impl Into<String>) -> Self {
         self.correlation_id = Some(id.into());
         self
     }
 
     /// Sets the W3C trace context of the event.
-    pub fn with_traceparent(mut self, traceparent: impl Into<String>) -> Self {
+    pub fn traceparent(mut self, traceparent: impl Into<String>) -> Self {
         self.traceparent = Some(traceparent.into());
         self
     }

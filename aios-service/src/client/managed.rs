@@ -49,7 +49,7 @@ struct ReplaceBody<'a> {
 
 impl CreateAgent {
     /// Sets the id of the agent. It derives from type and name unless set.
-    pub fn with_id(mut self, id: impl Into<String>) -> Self {
+    pub fn id(mut self, id: impl Into<String>) -> Self {
         self.id = Some(id.into());
         self
     }

@@ -8,7 +8,7 @@
 //! # async fn run() -> Result<(), Box<dyn std::error::Error>> {
 //! let options = ClientOptions::new().with_token("eyJhbGciOiJSUzI1NiJ9");
 //! let client = Client::new("https://aios.example.com/api/v1", options)?;
-//! let run = client.start("welcome", &"Ada").with_id("welcome-ada").await?;
+//! let run = client.start("welcome", &"Ada").id("welcome-ada").await?;
 //! println!("{}", run.result::<String>().await?);
 //!
 //! let mut events = client.events(&EventQuery::new().with_pattern("workflows.*.completed"));

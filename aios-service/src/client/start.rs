@@ -46,7 +46,7 @@ impl StartRun {
 
     /// Sets the id of the run; a new UUID unless set. Starting again with the same id and input
     /// returns the run that exists.
-    pub fn with_id(mut self, id: impl Into<String>) -> Self {
+    pub fn id(mut self, id: impl Into<String>) -> Self {
         self.run_id = Some(id.into());
         self
     }
@@ -64,13 +64,13 @@ impl StartRun {
     }
 
     /// Sets the correlation id of all events that the run causes; the id of the run unless set.
-    pub fn with_correlation_id(mut self, id: impl Into<String>) -> Self {
+    pub fn correlation_id(mut self, id: impl Into<String>) -> Self {
         self.correlation_id = Some(id.into());
         self
     }
 
     /// Sets the W3C trace context that is passed on to all that the run causes.
-    pub fn with_traceparent(mut self, traceparent: impl Into<String>) -> Self {
+    pub fn traceparent(mut self, traceparent: impl Into<String>) -> Self {
         self.traceparent = Some(traceparent.into());
         self
     }
@@ -141,19 +141,19 @@ impl SignalWithStart {
 
     /// Sets the id of the signal; a new UUID unless set. A signal with the same id is sent to the run
     /// only once.
-    pub fn with_signal_id(mut self, id: impl Into<String>) -> Self {
+    pub fn signal_id(mut self, id: impl Into<String>) -> Self {
         self.signal_id = Some(id.into());
         self
     }
 
     /// Sets the correlation id of all events that the run causes; the id of the run unless set.
-    pub fn with_correlation_id(mut self, id: impl Into<String>) -> Self {
+    pub fn correlation_id(mut self, id: impl Into<String>) -> Self {
         self.correlation_id = Some(id.into());
         self
     }
 
     /// Sets the W3C trace context that is passed on to all that the run causes.
-    pub fn with_traceparent(mut self, traceparent: impl Into<String>) -> Self {
+    pub fn traceparent(mut self, traceparent: impl Into<String>) -> Self {
         self.traceparent = Some(traceparent.into());
         self
     }
@@ -215,25 +215,25 @@ impl StartTask {
     }
 
     /// Sets the one agent of the type that shall do it; any of them unless set.
-    pub fn with_agent(mut self, agent_id: impl Into<String>) -> Self {
+    pub fn agent(mut self, agent_id: impl Into<String>) -> Self {
         self.agent_id = Some(agent_id.into());
         self
     }
 
     /// Sets the timeout of each attempt; none unless set.
-    pub fn with_timeout(mut self, timeout: Duration) -> Self {
+    pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = Some(timeout);
         self
     }
 
     /// Sets the timeout of all attempts together; none unless set.
-    pub fn with_total_timeout(mut self, timeout: Duration) -> Self {
+    pub fn total_timeout(mut self, timeout: Duration) -> Self {
         self.total_timeout = Some(timeout);
         self
     }
 
     /// Sets the id of the run that does the task; a new UUID unless set.
-    pub fn with_id(mut self, id: impl Into<String>) -> Self {
+    pub fn id(mut self, id: impl Into<String>) -> Self {
         self.run_id = Some(id.into());
         self
     }

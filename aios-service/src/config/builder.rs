@@ -100,7 +100,7 @@ impl SettingsBuilder {
     /// Adds a section of your own type, which [`Settings::section`] then returns. The name is
     /// `[a-z][a-z0-9_]*`. Keys that the type does not have are faults, whether or not it denies
     /// unknown fields.
-    pub fn with_section<T>(mut self, name: impl Into<String>) -> Self
+    pub fn section<T>(mut self, name: impl Into<String>) -> Self
     where
         T: DeserializeOwned + JsonSchema + Send + Sync + 'static,
     {
@@ -111,20 +111,20 @@ impl SettingsBuilder {
     /// Adds a section that a JSON Schema of a mapping describes, for types that are not written in
     /// Rust. [`Settings::section`] returns it as a [`Value`], with its secrets. `"writeOnly": true`
     /// marks a text as a secret, and `"x-aios-secret": "password"` a URL that may contain one.
-    pub fn with_section_schema(mut self, name: impl Into<String>, schema: Value) -> Self {
+    pub fn section_schema(mut self, name: impl Into<String>, schema: Value) -> Self {
         self.sections.push(Section::described(name.into(), schema));
         self
     }
 
     /// Sets the folder of `base.yaml` and the files of the environments, which must exist. By default
     /// it is `config` in the current folder, which need not exist.
-    pub fn with_folder(mut self, folder: impl Into<PathBuf>) -> Self {
+    pub fn folder(mut self, folder: impl Into<PathBuf>) -> Self {
         self.folder = Some(folder.into());
         self
     }
 
     /// Replaces the environment variables of the process.
-    pub fn with_environment<N, V>(mut self, variables: impl IntoIterator<Item = (N, V)>) -> Self
+    pub fn environment<N, V>(mut self, variables: impl IntoIterator<Item = (N, V)>) -> Self
     where
         N: Into<OsString>,
         V: Into<OsString>,
@@ -135,13 +135,13 @@ impl SettingsBuilder {
     }
 
     /// Sets the default of a key, such as `database.url`, which every other layer overrides.
-    pub fn with_default(mut self, key: impl Into<String>, value: impl Into<Value>) -> Self {
+    pub fn default_value(mut self, key: impl Into<String>, value: impl Into<Value>) -> Self {
         self.defaults.0.push((key.into(), value.into()));
         self
     }
 
     /// Sets the value of a key, such as `database.url`, over every other layer.
-    pub fn with_value(mut self, key: impl Into<String>, value: impl Into<Value>) -> Self {
+    pub fn value(mut self, key: impl Into<String>, value: impl Into<Value>) -> Self {
         self.values.0.push((key.into(), value.into()));
         self
     }
@@ -149,7 +149,7 @@ impl SettingsBuilder {
     /// Leaves sections of the files that are not known unread, unless their name is nearly that of a
     /// known one. For programs that read the configuration of another program, such as its operators'
     /// tools. [`Settings::other_sections`] lists them.
-    pub fn with_other_sections(mut self) -> Self {
+    pub fn other_sections(mut self) -> Self {
         self.has_other_sections = true;
         self
     }

@@ -20,10 +20,10 @@
 //!
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! let settings = Settings::builder()
-//!     .with_section::<Mail>("mail")
-//!     .with_default("database.url", "sqlite://shop.db")
+//!     .section::<Mail>("mail")
+//!     .default_value("database.url", "sqlite://shop.db")
 //!     // Without this line, the environment of the process.
-//!     .with_environment([("AIOS_MAIL_HOST", "mx.example.org"), ("AIOS_AGENT_TIMEOUT", "5m")])
+//!     .environment([("AIOS_MAIL_HOST", "mx.example.org"), ("AIOS_AGENT_TIMEOUT", "5m")])
 //!     .load()?;
 //! let mail = settings.section::<Mail>("mail").ok_or("no section")?;
 //! assert_eq!((mail.host.as_str(), mail.port), ("mx.example.org", 25));
@@ -39,14 +39,14 @@
 //! A later layer overrides an earlier one. Mappings are merged key by key; lists are replaced. A
 //! null means that a value is not set.
 //!
-//! 1. defaults of the types, then [`with_default`](SettingsBuilder::with_default)
+//! 1. defaults of the types, then [`default_value`](SettingsBuilder::default_value)
 //! 2. `config/base.yaml`
 //! 3. `config/{AIOS_ENV}.yaml`, such as `config/production.yaml`
 //! 4. the files `*.yaml` and `*.yml` in the folder `AIOS_CONFIG_DIR`, such as a mounted ConfigMap, in
 //!    the order of their names
 //! 5. environment variables
 //! 6. files that variables `…_FILE` name, such as mounted secrets
-//! 7. [`with_value`](SettingsBuilder::with_value)
+//! 7. [`value`](SettingsBuilder::value)
 //!
 //! # Names
 //!

@@ -15,7 +15,7 @@ pub struct Position {
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[non_exhaustive]
 pub enum Origin {
-    /// The default of the type, or of [`with_default`](super::SettingsBuilder::with_default).
+    /// The default of the type, or of [`default_value`](super::SettingsBuilder::default_value).
     Default,
     /// A YAML file.
     #[non_exhaustive]
@@ -39,7 +39,7 @@ pub enum Origin {
         /// Path of the file.
         path: Arc<Path>,
     },
-    /// The program, with [`with_value`](super::SettingsBuilder::with_value).
+    /// The program, with [`value`](super::SettingsBuilder::value).
     Code,
 }
 

@@ -93,7 +93,7 @@ impl Settings {
     }
 
     /// A section of your own type. `None` if
-    /// [`with_section`](super::SettingsBuilder::with_section) was not called with this name and this type.
+    /// [`section`](super::SettingsBuilder::section) was not called with this name and this type.
     #[must_use]
     pub fn section<T: 'static>(&self, name: &str) -> Option<&T> {
         self.sections.get(name)?.downcast_ref()
@@ -119,7 +119,7 @@ impl Settings {
     }
 
     /// The sections of the files that were left unread; see
-    /// [`with_other_sections`](super::SettingsBuilder::with_other_sections).
+    /// [`other_sections`](super::SettingsBuilder::other_sections).
     #[must_use]
     pub fn other_sections(&self) -> &[String] {
         &self.others

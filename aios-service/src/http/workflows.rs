@@ -186,7 +186,7 @@ async fn execute_workflow(
     }
     let metadata = metadata(&caller.identity, &headers, body.correlation_id);
     let run_id = body.run_id.unwrap_or_else(|| ids.id_of("run").to_string());
-    let run = start.with_id(run_id).with_metadata(metadata).await?;
+    let run = start.id(run_id).metadata(metadata).await?;
     started(&api, &prefix, run.id()).await
 }
 
@@ -256,10 +256,10 @@ async fn signal_with_start(
     let mut start =
         api.runtime.signal_with_start(&workflow, body.run_id, &body.input, name, &payload);
     if let Some(id) = id.or_else(|| ids.request().map(|id| id.to_string())) {
-        start = start.with_signal_id(id);
+        start = start.signal_id(id);
     }
     let metadata = metadata(&caller.identity, &headers, body.correlation_id);
-    let run = start.with_metadata(metadata).await?;
+    let run = start.metadata(metadata).await?;
     started(&api, &prefix, run.id()).await
 }
 

@@ -77,7 +77,7 @@ impl Telemetry {
 
     /// Writes the log to this, whatever `log.output` is. A thread of its own writes it, a line at a
     /// time.
-    pub fn with_log_output(mut self, output: impl Write + Send + 'static) -> Self {
+    pub fn log_output(mut self, output: impl Write + Send + 'static) -> Self {
         self.output = Some(Box::new(output));
         self
     }

@@ -21,7 +21,7 @@ const HEAD: usize = 450;
 async fn should_follow_the_log_without_a_gap_or_a_repeat_wherever_connections_are_cut() {
     let server = Server::start().await;
     for number in 0..10 {
-        let run = server.client().start("welcome", &"Ada").with_id(format!("r{number}")).await;
+        let run = server.client().start("welcome", &"Ada").id(format!("r{number}")).await;
         run.unwrap().result::<String>().await.unwrap();
     }
     let head = server.head().await;
@@ -39,7 +39,7 @@ async fn should_follow_the_log_without_a_gap_or_a_repeat_wherever_connections_ar
 #[tokio::test(flavor = "multi_thread")]
 async fn should_miss_no_event_if_the_first_connection_is_cut_before_any() {
     let server = Server::start().await;
-    let run = server.client().start("welcome", &"Ada").with_id("before").await.unwrap();
+    let run = server.client().start("welcome", &"Ada").id("before").await.unwrap();
     run.result::<String>().await.unwrap();
     let head = server.head().await;
     // The first connection ends after the message that tells where the stream begins.
@@ -50,7 +50,7 @@ async fn should_miss_no_event_if_the_first_connection_is_cut_before_any() {
     .await;
     let mut events = client(proxy.address).events(&EventQuery::new());
     assert_eq!(events.begin().await.unwrap(), head);
-    let run = server.client().start("welcome", &"Ada").with_id("after").await.unwrap();
+    let run = server.client().start("welcome", &"Ada").id("after").await.unwrap();
     run.result::<String>().await.unwrap();
     let first = events.next().await.unwrap().unwrap();
     // The start has an `Idempotency-Key`, so the log has the request before the run.
@@ -62,7 +62,7 @@ async fn should_miss_no_event_if_the_first_connection_is_cut_before_any() {
 async fn should_follow_a_run_to_its_end_over_cut_connections() {
     let server = Server::start().await;
     let proxy = Proxy::start(server.address, |number| HEAD + 500 * (1 + number % 3)).await;
-    let run = server.client().start("approval", &1).with_id("r1").await.unwrap();
+    let run = server.client().start("approval", &1).id("r1").await.unwrap();
     let events = client(proxy.address).run("r1").events(0).into_stream();
     let following = events.map(|event| event.unwrap()).collect::<Vec<_>>();
     let (followed, ()) = tokio::join!(following, async {
@@ -82,7 +82,7 @@ async fn should_send_only_events_that_match_and_continue_after_the_end_of_a_stre
     let mut events = server.client().events(&query);
     for number in 0..5 {
         let id = format!("r{number}");
-        server.client().start("welcome", &"Ada").with_id(&id).await.unwrap();
+        server.client().start("welcome", &"Ada").id(&id).await.unwrap();
         let event = events.next().await.unwrap().unwrap();
         assert_eq!(event.stream.as_str(), format!("runs/{id}"));
         // Longer than a stream lives.
@@ -106,7 +106,7 @@ async fn should_report_a_service_that_is_away_and_continue_when_it_is_back() {
     let error = events.next().await.unwrap().unwrap_err();
     assert_eq!(error.code(), "SERVICE_UNREACHABLE");
     assert!(error.is_retryable());
-    server.client().start("welcome", &"Ada").with_id("r1").await.unwrap();
+    server.client().start("welcome", &"Ada").id("r1").await.unwrap();
     let listener = tokio::net::TcpListener::bind(address).await.unwrap();
     let router = axum::Router::new().nest(
         "/api/v1",
@@ -129,7 +129,7 @@ async fn should_end_a_stream_of_a_run_that_does_not_exist() {
 async fn should_connect_again_after_the_shutdown_of_one_of_two_services() {
     let server = Server::start().await;
     let mut events = server.client().events(&EventQuery::new().with_after(0));
-    server.client().start("welcome", &"Ada").with_id("r1").await.unwrap();
+    server.client().start("welcome", &"Ada").id("r1").await.unwrap();
     assert_eq!(events.next().await.unwrap().unwrap().position, 1);
     server.shutdown.begin();
     // No other service listens at this address: the policy ends the attempts.

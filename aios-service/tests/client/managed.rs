@@ -44,7 +44,7 @@ async fn should_create_replace_restart_and_delete_an_agent() {
     let types = client.agent_types().await.unwrap();
     assert!(types.iter().any(|known| known.id == "talker" && known.config_schema.is_some()));
     let invalid =
-        client.create_agent("talker", "Bob", &json!({})).with_id("bob").await.unwrap_err();
+        client.create_agent("talker", "Bob", &json!({})).id("bob").await.unwrap_err();
     assert_eq!(code(&invalid), "INVALID_AGENT_CONFIG");
 }
 
@@ -52,7 +52,7 @@ async fn should_create_replace_restart_and_delete_an_agent() {
 async fn should_follow_an_output_stream_to_its_end() {
     let client = start().await;
     client.create_agent("talker", "Ada", &json!({ "greeting": "Hi" })).await.unwrap();
-    let run = client.task("talker", &"Grace").with_id("r1").await.unwrap();
+    let run = client.task("talker", &"Grace").id("r1").await.unwrap();
     let (mut items, mut stream) = (Vec::new(), run.stream("words", 0));
     while let Some(item) = stream.next().await {
         items.push(item.unwrap());
@@ -74,7 +74,7 @@ async fn should_list_what_was_created_in_a_time() {
     let client = start().await;
     let before = Timestamp::now();
     let order = json!({ "items": [{ "name": "tea", "count": 2 }] });
-    let run = client.start("order", &order).with_id("r1").await.unwrap();
+    let run = client.start("order", &order).id("r1").await.unwrap();
     assert_eq!(run.result::<u32>().await.unwrap(), 2);
     let after = Timestamp::now() + std::time::Duration::from_secs(60);
     let of_now = RunQuery::new().with_created_after(before).with_created_before(after);

@@ -17,12 +17,12 @@ use super::server::Server;
 async fn should_start_runs_and_read_what_they_leave() {
     let server = Server::start().await;
     let client = server.client();
-    let run = client.start("welcome", &"Ada").with_id("a/b ü").await.unwrap();
+    let run = client.start("welcome", &"Ada").id("a/b ü").await.unwrap();
     assert_eq!(run.result::<String>().await.unwrap(), "Hello, Ada!");
     // The same start again is the same run.
-    let again = client.start("welcome", &"Ada").with_id("a/b ü").await.unwrap();
+    let again = client.start("welcome", &"Ada").id("a/b ü").await.unwrap();
     assert_eq!(again.id(), run.id());
-    let other = client.start("welcome", &"Grace").with_id("a/b ü").await.unwrap_err();
+    let other = client.start("welcome", &"Grace").id("a/b ü").await.unwrap_err();
     assert_eq!(other.code(), "RUN_EXISTS");
     let status = run.status().await.unwrap();
     assert_eq!((status.id.as_str(), status.status), ("a/b ü", RunStatus::Completed));
@@ -55,7 +55,7 @@ async fn should_page_through_all_runs() {
     let server = Server::start().await;
     let client = server.client();
     for number in 0..7 {
-        let run = client.start("welcome", &"Ada").with_id(format!("r{number}")).await.unwrap();
+        let run = client.start("welcome", &"Ada").id(format!("r{number}")).await.unwrap();
         run.result::<String>().await.unwrap();
     }
     let (mut page, mut found) = (PageQuery::new().with_limit(3), Vec::new());
@@ -105,9 +105,9 @@ async fn should_control_runs() {
 async fn should_assign_tasks_publish_events_and_see_dead_letters() {
     let server = Server::start().await;
     let client = server.client();
-    let task = client.task("greeter", &"Ada").with_timeout(Duration::from_secs(60)).await.unwrap();
+    let task = client.task("greeter", &"Ada").timeout(Duration::from_secs(60)).await.unwrap();
     assert_eq!(task.result::<String>().await.unwrap(), "Hello, Ada!");
-    let event = client.publish("orders.order.placed", &json!({ "id": 7 })).with_id("e1").await;
+    let event = client.publish("orders.order.placed", &json!({ "id": 7 })).id("e1").await;
     let event = event.unwrap();
     assert_eq!((event.id.as_str(), event.position), ("e1", None));
     let reserved = client.publish("workflows.a.started", &1).await.unwrap_err();
@@ -129,7 +129,7 @@ async fn should_report_errors_by_code_with_the_id_of_the_request() {
     assert_eq!((status, code.as_str()), (404, "RUN_NOT_FOUND"));
     assert_eq!(details, json!({ "id": "nothing" }));
     assert!(request_id.is_some());
-    let run = client.start("failing", &1).with_id("r1").await.unwrap();
+    let run = client.start("failing", &1).id("r1").await.unwrap();
     let failed = run.result::<Value>().await.unwrap_err();
     assert_eq!(failed.code(), "CARD_DECLINED", "{failed}");
     let run = client.start("welcome", &"Ada").await.unwrap();

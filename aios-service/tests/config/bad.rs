@@ -454,7 +454,7 @@ fn should_report_the_faults_of_bad_configurations() {
     let mut differences = Vec::new();
     for case in BAD {
         let scene = Scene::new(case.files);
-        let builder = scene.builder(case.environment).with_section::<Mail>("mail");
+        let builder = scene.builder(case.environment).section::<Mail>("mail");
         let report = match builder.load() {
             Ok(settings) => scene.values(&settings),
             Err(error) => scene.faults(&error),
@@ -470,7 +470,7 @@ fn should_report_the_faults_of_bad_configurations() {
 #[test]
 fn should_report_what_is_missing() {
     let scene = Scene::new(&[("config/base.yaml", "shop:\n  owner:\n    id: x\n")]);
-    let error = scene.builder(&[]).with_section::<Shop>("shop").load().unwrap_err();
+    let error = scene.builder(&[]).section::<Shop>("shop").load().unwrap_err();
     assert_eq!(
         scene.faults(&error),
         [
@@ -479,7 +479,7 @@ fn should_report_what_is_missing() {
         ]
     );
     let scene = Scene::new(&[]);
-    let error = scene.builder(&[]).with_section::<Shop>("shop").load().unwrap_err();
+    let error = scene.builder(&[]).section::<Shop>("shop").load().unwrap_err();
     assert_eq!(
         error.to_string(),
         "the configuration has 2 faults:\n\
@@ -494,13 +494,13 @@ fn should_report_faults_of_the_program() {
     let scene = Scene::new(&[]);
     let error = scene
         .builder(&[("AIOS_MAIL_SERVER_HOST", "x")])
-        .with_section::<Mail>("log")
-        .with_section::<Mail>("Mail")
-        .with_section::<Vec<String>>("list")
-        .with_section::<Mail>("mail_server")
-        .with_section::<std::collections::BTreeMap<String, String>>("mail")
-        .with_value("database.ulr", "memory://")
-        .with_default("agent.timeout", "soon")
+        .section::<Mail>("log")
+        .section::<Mail>("Mail")
+        .section::<Vec<String>>("list")
+        .section::<Mail>("mail_server")
+        .section::<std::collections::BTreeMap<String, String>>("mail")
+        .value("database.ulr", "memory://")
+        .default_value("agent.timeout", "soon")
         .load()
         .unwrap_err();
     assert_eq!(

@@ -8,7 +8,7 @@ use super::{Mail, Scene};
 
 fn report(text: &str) -> Vec<String> {
     let scene = Scene::new(&[("config/base.yaml", text)]);
-    let error = scene.builder(&[]).with_section::<Mail>("mail").load().unwrap_err();
+    let error = scene.builder(&[]).section::<Mail>("mail").load().unwrap_err();
     scene.faults(&error)
 }
 
@@ -70,7 +70,7 @@ fn should_refuse_what_is_not_a_text_file() {
 fn should_refuse_a_folder_that_is_not_one() {
     let scene = Scene::new(&[("file", "")]);
     for (folder, fault) in [("none", "none: is not a folder"), ("file", "file: is not a folder")] {
-        let builder = scene.builder(&[]).with_folder(scene.path().join(folder));
+        let builder = scene.builder(&[]).folder(scene.path().join(folder));
         assert_eq!(scene.faults(&builder.load().unwrap_err()), [fault]);
     }
 }
@@ -91,7 +91,7 @@ fn should_refuse_too_many_files() {
 fn should_refuse_variables_that_are_not_text() {
     let bytes = || std::ffi::OsString::from_vec(vec![0xff]);
     let scene = Scene::new(&[]);
-    let builder = Settings::builder().with_folder(scene.path().join("config")).with_environment([
+    let builder = Settings::builder().folder(scene.path().join("config")).environment([
         ("AIOS_LOG_LEVEL".into(), bytes()),
         ("OTHER".into(), bytes()),
         (bytes(), bytes()),

@@ -232,7 +232,7 @@ const GOOD: &[Good] = &[
 fn should_load_good_configurations() {
     for case in GOOD {
         let scene = Scene::new(case.files);
-        let builder = scene.builder(case.environment).with_section::<Mail>("mail");
+        let builder = scene.builder(case.environment).section::<Mail>("mail");
         match builder.load() {
             Ok(settings) => assert_eq!(scene.values(&settings), case.values, "{}", case.name),
             Err(error) => panic!("{}: {error}", case.name),
@@ -245,7 +245,7 @@ fn should_give_values_of_their_types() {
     let file = "mail:\n  host: mx\n  patience: 2m\n  transport: {type: smtp, relay: r, port: 1}\n";
     let scene = Scene::new(&[("config/base.yaml", file)]);
     let environment = [("AIOS_MAIL_PASSWORD", "hunter2"), ("AIOS_LOG_LEVEL", "Debug")];
-    let builder = scene.builder(&environment).with_section::<Mail>("mail");
+    let builder = scene.builder(&environment).section::<Mail>("mail");
     let settings = builder.load().unwrap();
     let mail: &Mail = settings.section("mail").unwrap();
     assert_eq!((mail.host.as_str(), mail.port), ("mx", 25));
@@ -261,7 +261,7 @@ fn should_give_values_of_their_types() {
 fn should_tell_defaults_and_what_is_ignored() {
     let scene = Scene::new(&[]);
     let builder = scene.builder(&[("AIOS_ZZZZ_QQQQ", "1"), ("OTHER", "")]);
-    let settings = builder.with_section::<Mail>("mail").load().unwrap();
+    let settings = builder.section::<Mail>("mail").load().unwrap();
     assert_eq!(settings.ignored_variables(), ["AIOS_ZZZZ_QQQQ"]);
     let value = |key: &str| {
         let entry = settings.entries().iter().find(|entry| entry.key == key);
@@ -276,7 +276,7 @@ fn should_tell_defaults_and_what_is_ignored() {
 
 #[test]
 fn should_describe_the_files_for_editors() {
-    let schema = Scene::new(&[]).builder(&[]).with_section::<Mail>("mail").schema();
+    let schema = Scene::new(&[]).builder(&[]).section::<Mail>("mail").schema();
     let validator = jsonschema::validator_for(&schema).unwrap();
     let is_valid = |value: serde_json::Value| validator.is_valid(&value);
     assert!(is_valid(serde_json::json!({"mail": {"port": 1}, "log": {"level": "warn"}})));

@@ -35,10 +35,10 @@ fn should_take_the_value_of_the_last_layer() {
         environment.extend(has(5).then_some(("AIOS_BROKER_URL_FILE", "DIR/secret")));
         let mut builder = scene.builder(&environment);
         if has(0) {
-            builder = builder.with_default("broker.url", url(0));
+            builder = builder.default_value("broker.url", url(0));
         }
         if has(6) {
-            builder = builder.with_value("broker.url", code);
+            builder = builder.value("broker.url", code);
         }
         let settings = builder.load().unwrap();
         let last = (0..LAYERS.len()).rev().find(|layer| has(*layer)).unwrap();

@@ -137,7 +137,7 @@ impl Scene {
         let folder = format!("{}/", self.path().display());
         let variables = environment.iter();
         let variables = variables.map(|(name, value)| (*name, value.replace("DIR/", &folder)));
-        Settings::builder().with_folder(self.path().join("config")).with_environment(variables)
+        Settings::builder().folder(self.path().join("config")).environment(variables)
     }
 
     /// The faults, with paths relative to the folder.

@@ -18,8 +18,8 @@ fn should_print_no_secret() {
             ("AIOS_DATABASE_URL", "postgres://app:hunter2@db/aios?password=hunter2"),
             ("AIOS_OPENAI_API_KEY_FILE", "DIR/secret"),
         ])
-        .with_value("anthropic.api_key", "hunter2")
-        .with_section::<Mail>("mail");
+        .value("anthropic.api_key", "hunter2")
+        .section::<Mail>("mail");
     let printed_builder = format!("{builder:?}");
     let settings = builder.load().unwrap();
     let mail: &Mail = settings.section("mail").unwrap();
@@ -53,8 +53,8 @@ fn should_report_no_secret() {
             ("AIOS_DATABASE_URL_FILE", "DIR/secret"),
             ("AIOS_DATABASE_ULR", "hunter2"),
         ])
-        .with_value("redis.url", "hunter2")
-        .with_section::<Mail>("mail");
+        .value("redis.url", "hunter2")
+        .section::<Mail>("mail");
     let error = builder.load().unwrap_err();
     assert!(error.faults().len() >= 4, "{error}");
     assert!(!format!("{error} {error:?}").contains("hunter2"), "{error:?}");
@@ -73,19 +73,19 @@ fn described() -> SettingsBuilder {
         "required": ["port"],
         "$defs": {"Tls": tls},
     });
-    Settings::builder().with_section::<Mail>("mail").with_section_schema("post", schema)
+    Settings::builder().section::<Mail>("mail").section_schema("post", schema)
 }
 
 #[test]
 fn should_read_a_section_that_a_schema_describes() {
     let variables =
         [("AIOS_POST_PORT", "25"), ("AIOS_POST_PASSWORD", "hunter2"), ("AIOS_POST_TLS__CA", "pem")];
-    let settings = described().with_environment(variables).load().unwrap();
+    let settings = described().environment(variables).load().unwrap();
     let expected = serde_json::json!({"port": 25, "password": "hunter2", "tls": {"ca": "pem"}});
     assert_eq!(settings.section::<serde_json::Value>("post"), Some(&expected));
     assert!(!format!("{settings:?}").contains("hunter2"));
     let variables = [("AIOS_POST_PROT", "x"), ("AIOS_POST_TLS__CB", "pem")];
-    let report = described().with_environment(variables).load().unwrap_err().to_string();
+    let report = described().environment(variables).load().unwrap_err().to_string();
     for part in ["AIOS_POST_PORT", "AIOS_POST_TLS__CA", "post.port: missing"] {
         assert!(report.contains(part), "{report}");
     }

@@ -36,10 +36,10 @@ impl Agent for Greeter {
 /// Settings of a service on any free port.
 fn settings() -> SettingsBuilder {
     Settings::builder()
-        .with_environment::<&str, &str>([])
-        .with_value("database.url", "memory://")
-        .with_value("broker.url", "memory://")
-        .with_value("http.listen", "127.0.0.1:0")
+        .environment::<&str, &str>([])
+        .value("database.url", "memory://")
+        .value("broker.url", "memory://")
+        .value("http.listen", "127.0.0.1:0")
 }
 
 /// A service that ends with a shutdown of its own, not with a signal.

@@ -13,7 +13,7 @@ async fn should_make_a_whole_service_from_settings() {
     let settings = settings().load().unwrap();
     let routes = |_: Arc<Runtime>| Router::new().route("/own", get(async || "mine"));
     let running = service(&settings).routes(routes).start().await.unwrap();
-    let run = running.runtime().start("welcome", "Ada").with_id("r1").await.unwrap();
+    let run = running.runtime().start("welcome", "Ada").id("r1").await.unwrap();
     assert_eq!(run.result::<String>().await.unwrap(), "Hello, Ada!");
     drop(run);
     for (path, part) in
@@ -31,10 +31,10 @@ async fn should_make_a_whole_service_from_settings() {
 #[tokio::test(flavor = "multi_thread")]
 async fn should_apply_the_limits_of_the_settings() {
     let settings = settings()
-        .with_value("agent.timeout", "1ms")
-        .with_value("http.max_body_bytes", 10)
-        .with_value("http.rate_limit.requests", 2)
-        .with_value("http.rate_limit.per", "1h")
+        .value("agent.timeout", "1ms")
+        .value("http.max_body_bytes", 10)
+        .value("http.rate_limit.requests", 2)
+        .value("http.rate_limit.per", "1h")
         .load()
         .unwrap();
     let running = service(&settings).start().await.unwrap();
@@ -55,8 +55,8 @@ async fn should_apply_the_limits_of_the_settings() {
 #[tokio::test(flavor = "multi_thread")]
 async fn should_take_parts_of_the_program_instead_of_settings() {
     let settings = Settings::builder()
-        .with_environment::<&str, &str>([])
-        .with_value("http.listen", "127.0.0.1:0")
+        .environment::<&str, &str>([])
+        .value("http.listen", "127.0.0.1:0")
         .load()
         .unwrap();
     let broker = Arc::new(MemoryBroker::new());
@@ -78,8 +78,8 @@ async fn should_take_parts_of_the_program_instead_of_settings() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn should_name_the_part_that_is_missing_or_refused() {
-    let empty = Settings::builder().with_environment::<&str, &str>([]);
-    let empty = empty.with_value("http.listen", "127.0.0.1:0").load().unwrap();
+    let empty = Settings::builder().environment::<&str, &str>([]);
+    let empty = empty.value("http.listen", "127.0.0.1:0").load().unwrap();
     let error = service(&empty).start().await.unwrap_err();
     assert!(error.to_string().contains("set it in a file or as AIOS_DATABASE_URL"), "{error}");
     assert_eq!(error.code(), "INVALID_SETTINGS");
@@ -88,24 +88,22 @@ async fn should_name_the_part_that_is_missing_or_refused() {
 
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap().to_string();
-    let listening = settings().with_value("http.listen", address.clone()).load().unwrap();
+    let listening = settings().value("http.listen", address.clone()).load().unwrap();
     let error = service(&listening).start().await.unwrap_err();
     assert_eq!(error.code(), "LISTEN_FAILED");
     assert!(error.to_string().contains(&address), "{error}");
 
-    let unknown = settings().with_value("database.url", "mysql://db").load().unwrap();
+    let unknown = settings().value("database.url", "mysql://db").load().unwrap();
     let error = service(&unknown).start().await.unwrap_err();
     assert_eq!((error.code(), error.is_retryable()), ("INVALID_STORE_CONFIGURATION", false));
-    let fast = settings()
-        .with_value("http.rate_limit.requests", 1)
-        .with_value("http.rate_limit.per", "2d");
+    let fast = settings().value("http.rate_limit.requests", 1).value("http.rate_limit.per", "2d");
     let error = service(&fast.load().unwrap()).start().await.unwrap_err();
     assert!(error.to_string().contains("http.rate_limit"), "{error}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn should_say_that_the_runtime_is_still_in_use() {
-    let settings = settings().with_value("shutdown.deadline", "50ms").load().unwrap();
+    let settings = settings().value("shutdown.deadline", "50ms").load().unwrap();
     let running = service(&settings).start().await.unwrap();
     let held = Arc::clone(running.runtime());
     running.shutdown().begin();

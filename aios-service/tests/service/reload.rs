@@ -24,7 +24,7 @@ impl Scene {
     }
 
     fn settings(&self) -> Settings {
-        let builder = super::settings().with_folder(self.folder.path());
+        let builder = super::settings().folder(self.folder.path());
         builder.load().unwrap()
     }
 }
@@ -89,7 +89,7 @@ async fn should_log_the_difference_and_use_the_new_level() {
     let settings = scene.settings();
     let output = Output::default();
     let (dispatch, guard) =
-        Telemetry::from_settings(&settings).with_log_output(output.clone()).build().unwrap();
+        Telemetry::from_settings(&settings).log_output(output.clone()).build().unwrap();
     let _default = tracing::dispatcher::set_default(&dispatch);
     let control = guard.log_control().unwrap();
     let running = super::service(&settings).log_control(control).start().await.unwrap();

@@ -7,7 +7,7 @@ use super::{Greeter, ask, settings, welcome};
 
 /// A process of a service with these roles.
 fn process(roles: &str, store: &Arc<dyn Store>, broker: &Arc<dyn Broker>) -> Service {
-    let settings = settings().with_value("process.roles", vec![roles]).load().unwrap();
+    let settings = settings().value("process.roles", vec![roles]).load().unwrap();
     Service::from_settings(&settings)
         .store(Arc::clone(store))
         .broker(Arc::clone(broker))
@@ -42,8 +42,8 @@ async fn should_share_a_run_among_processes_with_different_roles() {
 #[tokio::test]
 async fn should_host_agents_without_a_store() {
     let settings = Settings::builder()
-        .with_environment([("AIOS_PROCESS_ROLES", "agents"), ("AIOS_BROKER_URL", "memory://")])
-        .with_value("http.listen", "127.0.0.1:0")
+        .environment([("AIOS_PROCESS_ROLES", "agents"), ("AIOS_BROKER_URL", "memory://")])
+        .value("http.listen", "127.0.0.1:0")
         .load()
         .unwrap();
     let agents = Service::from_settings(&settings)
@@ -66,7 +66,7 @@ async fn should_host_agents_without_a_store() {
 fn should_refuse_unknown_roles_and_none() {
     for roles in ["engine,worker", ""] {
         let error = Settings::builder()
-            .with_environment([("AIOS_PROCESS_ROLES", roles)])
+            .environment([("AIOS_PROCESS_ROLES", roles)])
             .load()
             .unwrap_err()
             .to_string();
@@ -79,7 +79,7 @@ async fn should_check_the_health_of_a_process() {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
     drop(listener);
-    let settings = settings().with_value("http.listen", format!("0.0.0.0:{port}")).load().unwrap();
+    let settings = settings().value("http.listen", format!("0.0.0.0:{port}")).load().unwrap();
     let error = check_health(&settings).await.unwrap_err();
     assert!(matches!(error, HealthCheckError::Unreachable { .. }), "{error}");
 

@@ -38,11 +38,11 @@ async fn welcome(context: WorkflowContext, name: String) -> Result<String, Workf
 
 fn settings(collector: &Collector, store: &str) -> SettingsBuilder {
     Settings::builder()
-        .with_environment::<&str, &str>([])
-        .with_value("database.url", store)
-        .with_value("broker.url", "memory://")
-        .with_value("http.listen", "127.0.0.1:0")
-        .with_value("telemetry.traces.endpoint", collector.url())
+        .environment::<&str, &str>([])
+        .value("database.url", store)
+        .value("broker.url", "memory://")
+        .value("http.listen", "127.0.0.1:0")
+        .value("telemetry.traces.endpoint", collector.url())
 }
 
 async fn start(settings: SettingsBuilder) -> RunningService {
@@ -188,10 +188,10 @@ async fn should_begin_with_the_runs_of_now() {
     let folder = tempfile::tempdir().unwrap();
     let store = format!("sqlite://{}", folder.path().join("aios.db").display());
     let without = Settings::builder()
-        .with_environment::<&str, &str>([])
-        .with_value("database.url", store.as_str())
-        .with_value("broker.url", "memory://")
-        .with_value("http.listen", "127.0.0.1:0");
+        .environment::<&str, &str>([])
+        .value("database.url", store.as_str())
+        .value("broker.url", "memory://")
+        .value("http.listen", "127.0.0.1:0");
     let service = start(without).await;
     post_run(&service, "before", None).await;
     run(&service, "before").await;
@@ -210,7 +210,7 @@ async fn should_begin_with_the_runs_of_now() {
 async fn should_name_what_is_wrong_with_the_collector() {
     let collector = Collector::start(Answer::Status(200));
     let settings = settings(&collector, "memory://")
-        .with_value("telemetry.traces.endpoint", "ftp://user:hunter2@collector");
+        .value("telemetry.traces.endpoint", "ftp://user:hunter2@collector");
     let error = Service::from_settings(&settings.load().unwrap())
         .connect_store(aios_store::connect)
         .connect_broker(aios_broker::connect)

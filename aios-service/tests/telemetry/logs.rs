@@ -21,7 +21,7 @@ use super::Output;
 const PARENT: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
 
 fn settings() -> SettingsBuilder {
-    Settings::builder().with_environment::<&str, &str>([]).with_value("log.format", "json")
+    Settings::builder().environment::<&str, &str>([]).value("log.format", "json")
 }
 
 fn build(
@@ -29,7 +29,7 @@ fn build(
     output: impl Write + Send + 'static,
 ) -> (Dispatch, TelemetryGuard) {
     let settings = settings.load().unwrap();
-    Telemetry::from_settings(&settings).with_log_output(output).build().unwrap()
+    Telemetry::from_settings(&settings).log_output(output).build().unwrap()
 }
 
 /// The lines that `code` logs.
@@ -74,7 +74,7 @@ fn should_write_fields_of_the_event_and_of_its_spans() {
 
 #[test]
 fn should_not_write_secrets_and_configured_fields() {
-    let configured = settings().with_value("log.redact", serde_json::json!(["Email"]));
+    let configured = settings().value("log.redact", serde_json::json!(["Email"]));
     let output = Output::default();
     let (dispatch, guard) = build(configured, output.clone());
     with_default(&dispatch, || {
@@ -91,17 +91,17 @@ fn should_not_write_secrets_and_configured_fields() {
 
 #[test]
 fn should_log_what_the_level_and_the_targets_allow_and_change_while_it_runs() {
-    let quiet = settings().with_value("log.level", "warn");
-    let quiet = quiet.with_value("log.targets", serde_json::json!({"lapin": "off"}));
+    let quiet = settings().value("log.level", "warn");
+    let quiet = quiet.value("log.targets", serde_json::json!({"lapin": "off"}));
     let lines = logged(quiet, |guard| {
         info!("0");
         warn!("1");
         error!(target: "lapin::channel", "2");
-        let now = settings().with_value("log.level", "debug").load().unwrap();
+        let now = settings().value("log.level", "debug").load().unwrap();
         guard.log_control().unwrap().set(now.log());
         debug!("3");
         error!(target: "lapin::channel", "4");
-        let never = settings().with_value("log.level", "off").load().unwrap();
+        let never = settings().value("log.level", "off").load().unwrap();
         guard.log_control().unwrap().set(never.log());
         error!("5");
     });
@@ -117,7 +117,7 @@ fn should_leave_the_subscriber_of_the_program_alone() {
     let _ = tracing::dispatcher::set_global_default(dispatch);
     let settings = settings().load().unwrap();
     let started =
-        Telemetry::from_settings(&settings).with_log_output(theirs.clone()).start().unwrap();
+        Telemetry::from_settings(&settings).log_output(theirs.clone()).start().unwrap();
     assert!(!started.is_active());
     info!("to whom?");
     assert!(guard.flush() && started.flush());
@@ -223,7 +223,7 @@ async fn should_name_the_run_in_every_line_of_agents_steps_and_workflows() {
         traceparent: Some(PARENT.into()),
         ..Metadata::default()
     };
-    runtime.start("work", &7).with_id("r1").with_metadata(metadata).await.unwrap();
+    runtime.start("work", &7).id("r1").metadata(metadata).await.unwrap();
     let has = |place: &str| output.lines().iter().any(|line| line["place"] == place);
     while !has("step") {
         SystemClock.sleep(Duration::from_millis(10)).await;

@@ -64,7 +64,7 @@ async fn run_everything(running: &RunningService) {
     for number in 0..20 {
         let name = if number % 4 == 0 { "broken" } else { "fine" };
         let id = format!("unbounded-{number}");
-        let run = running.runtime().start("everything", name).with_id(id.clone()).await.unwrap();
+        let run = running.runtime().start("everything", name).id(id.clone()).await.unwrap();
         run.signal("go", &1).await.unwrap();
         assert_eq!(run.result::<String>().await.is_ok(), name == "fine");
         answer(running.address(), "GET", &format!("/api/v1/runs/{id}")).await;
@@ -92,10 +92,10 @@ async fn should_count_a_run_of_everything_without_unbounded_labels() {
     let metrics = Metrics::new();
     let _recorder = metrics::set_default_local_recorder(&metrics);
     let settings = Settings::builder()
-        .with_environment::<&str, &str>([])
-        .with_value("database.url", "memory://")
-        .with_value("broker.url", "memory://")
-        .with_value("http.listen", "127.0.0.1:0");
+        .environment::<&str, &str>([])
+        .value("database.url", "memory://")
+        .value("broker.url", "memory://")
+        .value("http.listen", "127.0.0.1:0");
     let service = Service::from_settings(&settings.load().unwrap())
         .connect_store(aios_store::connect)
         .connect_broker(aios_broker::connect)

@@ -108,7 +108,7 @@ async fn run(traceparent: Option<&str>) -> (Vec<RecordedEvent>, Vec<RecordedEven
     let runtime = runtime(&store).await;
     let traceparent = traceparent.map(Into::into);
     let metadata = Metadata { traceparent, ..Metadata::default() };
-    let run = runtime.start("everything", &()).with_id("r1").with_metadata(metadata).await.unwrap();
+    let run = runtime.start("everything", &()).id("r1").metadata(metadata).await.unwrap();
     loop {
         let journal = run.journal(0, 1000).await.unwrap();
         let awaited = journal.iter().filter(|it| it.event.event_type.action() == "signal_awaited");
@@ -231,7 +231,7 @@ async fn should_begin_parallel_steps_together() {
 async fn should_leave_out_of_a_fork_what_happened_in_its_run() {
     let store: Arc<dyn Store> = Arc::new(MemoryStore::new());
     let runtime = runtime(&store).await;
-    let run = runtime.start("child", &2_u32).with_id("r1").await.unwrap();
+    let run = runtime.start("child", &2_u32).id("r1").await.unwrap();
     assert_eq!(run.result::<u32>().await.unwrap(), 4);
     let fork = run.fork(1, "r2").await.unwrap();
     assert_eq!(fork.result::<u32>().await.unwrap(), 4);

@@ -56,7 +56,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         .await?;
 
     let request = Request { release: "release 1.2".to_owned(), patience };
-    let run = runtime.start("release", &request).with_id("release-1.2").await?;
+    let run = runtime.start("release", &request).id("release-1.2").await?;
     println!("waiting for an approval of {}", request.release);
 
     // Anyone who knows the run's id may answer: another task, another process, another machine.

@@ -35,7 +35,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         .workflow("account", account)
         .start()
         .await?;
-    let run = runtime.start("account", &Account::default()).with_id("account-ada").await?;
+    let run = runtime.start("account", &Account::default()).id("account-ada").await?;
     for amount in (1..=25).chain([0]) {
         run.signal("deposit", &amount).await?;
     }

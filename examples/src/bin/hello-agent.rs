@@ -28,7 +28,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         .workflow("welcome", welcome)
         .start()
         .await?;
-    let run = runtime.start("welcome", "Ada").with_id("welcome-ada").await?;
+    let run = runtime.start("welcome", "Ada").id("welcome-ada").await?;
     println!("{}", run.result::<String>().await?);
     Ok(())
 }

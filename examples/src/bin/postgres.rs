@@ -33,7 +33,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
 
     // A run for each month: starting it again returns the stored result.
     for month in 1..=3 {
-        let run = runtime.start("report", &month).with_id(format!("report-{month}")).await?;
+        let run = runtime.start("report", &month).id(format!("report-{month}")).await?;
         println!("{}", run.result::<String>().await?);
     }
 

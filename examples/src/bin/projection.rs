@@ -104,7 +104,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     for (id, amount) in [("order-1", 20), ("order-2", 22)] {
         let order = Order { customer: "Ada".to_owned(), amount };
         // Under one id the order is placed once, however often this program runs.
-        runtime.start("buy", &order).with_id(id).await?.result::<()>().await?;
+        runtime.start("buy", &order).id(id).await?.result::<()>().await?;
     }
     while sales.of("Ada").map_err(|error| error.failure)? < 42 {
         tokio::time::sleep(Duration::from_millis(10)).await;

@@ -81,7 +81,7 @@ async fn research(context: WorkflowContext, question: String) -> Result<Publishe
     let searches = plan.topics.iter().map(|topic| context.child::<String>("searcher", topic));
     let findings = try_join_all(searches).await?.join("\n");
     let task = format!("{question}\n\nFindings:\n{findings}");
-    context.child("writer", &task).with_run_id(WRITER).await
+    context.child("writer", &task).id(WRITER).await
 }
 
 /// Approves what the writer wants to publish, as a person would after reading it.
@@ -142,7 +142,7 @@ fn call(tool: &str, arguments: &serde_json::Value) -> ModelResponse {
 async fn main() -> Result<(), Box<dyn Error>> {
     let provider = FakeProvider::respond_with(respond).await?;
     let store = aios_store::connect("sqlite://research.db").await?;
-    let budget = || Budget::new().requests(10).output_tokens(20_000);
+    let budget = || Budget::new().with_requests(10).with_output_tokens(20_000);
     let planner = LlmAgent::new(model(&provider)?)
         .instructions("Divide the question into topics of one word.")
         .output::<Plan>()
@@ -154,7 +154,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let publish = Tool::write("publish", "Publishes the report.", publish);
     let writer = LlmAgent::new(model(&provider)?)
         .instructions("Write a report from the findings, publish it and say what you published.")
-        .tool(publish.approval(Approval::Required))
+        .tool(publish.with_approval(Approval::Required))
         .write_log(Arc::clone(&store))
         .output::<Published>()
         .budget(budget());
@@ -169,7 +169,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
         .await?;
 
     let question = "How do SQLite and PostgreSQL differ?";
-    let run = runtime.start("research", question).with_id("databases").await?;
+    let run = runtime.start("research", question).id("databases").await?;
     let published = tokio::select! {
         result = run.result::<Published>() => result?,
         approved = approve(&runtime) => {

@@ -56,7 +56,7 @@ async fn place(
     Path(id): Path<String>,
     item: String,
 ) -> Result<StatusCode, Refused> {
-    runtime.start("order", &item).with_id(format!("order-{id}")).await?;
+    runtime.start("order", &item).id(format!("order-{id}")).await?;
     Ok(StatusCode::ACCEPTED)
 }
 

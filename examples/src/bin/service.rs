@@ -64,7 +64,7 @@ async fn migrate(settings: &Settings) -> Result<(), Box<dyn std::error::Error>> 
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let settings = Settings::builder().with_section::<Access>("access").load()?;
+    let settings = Settings::builder().section::<Access>("access").load()?;
     match std::env::args().nth(1).as_deref() {
         Some("--health") => return Ok(check_health(&settings).await?),
         Some("--migrate") => return migrate(&settings).await,

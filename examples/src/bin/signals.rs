@@ -29,7 +29,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     match role.as_str() {
         "wait" => {
             let runtime = builder.start().await?;
-            let run = runtime.start("order", "tea").with_id("order-7").await?;
+            let run = runtime.start("order", "tea").id("order-7").await?;
             println!("{}", run.result::<String>().await?);
             runtime.shutdown(Duration::from_secs(5)).await?;
         }
@@ -39,7 +39,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
             // If this process starts first, it starts the run together with its signal.
             runtime
                 .signal_with_start("order", "order-7", "tea", "paid", &500)
-                .with_signal_id("payment-1") // sent once, however often this program runs
+                .signal_id("payment-1") // sent once, however often this program runs
                 .await?;
             println!("sent");
         }

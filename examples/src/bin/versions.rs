@@ -43,7 +43,7 @@ async fn runtime(
 async fn before() -> Result<(), Box<dyn std::error::Error>> {
     let store = aios_store::connect("sqlite://versions.db").await?;
     let old = runtime(&store, false).await?;
-    let run = old.start("ship", "order 1").with_id("ship-1").await?;
+    let run = old.start("ship", "order 1").id("ship-1").await?;
     // Wait until the run has passed the point of the change.
     let mut events = run.events(0);
     while let Some(recorded) = events.next().await? {
@@ -63,7 +63,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
 
     let store = aios_store::connect("sqlite://versions.db").await?;
     let new = runtime(&store, true).await?;
-    new.start("ship", "order 2").with_id("ship-2").await?;
+    new.start("ship", "order 2").id("ship-2").await?;
     for id in ["ship-1", "ship-2"] {
         let run = new.handle(id).await?;
         match run.signal("address", "Paris").await {

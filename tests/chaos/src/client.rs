@@ -68,7 +68,7 @@ impl Clients {
     async fn follow(&self, id: &str, number: u64, plan: &Plan) -> Result<(), String> {
         self.history.started(id);
         let run = loop {
-            match self.runtime.start(WORKFLOW, plan).with_id(id).await {
+            match self.runtime.start(WORKFLOW, plan).id(id).await {
                 Ok(run) => break run,
                 Err(error) => self.pause(id, &error).await?,
             }

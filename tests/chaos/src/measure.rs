@@ -142,7 +142,7 @@ impl<'a> Site<'a> {
         let mut runs = Vec::new();
         for number in 0..self.options.runs {
             let id = format!("{ending:?}-{trial}-{number}").to_lowercase();
-            let run = self.client.start(CHAIN, &links).with_id(id).await;
+            let run = self.client.start(CHAIN, &links).id(id).await;
             let run = run.expect("starting a run");
             self.history.started(run.id());
             runs.push(run);

@@ -147,7 +147,7 @@ impl Client {
 
     async fn start(&self, program: &Program) -> RunHandle {
         loop {
-            let start = self.runtime.start(WORKFLOW, program).with_id(run_id(self.number));
+            let start = self.runtime.start(WORKFLOW, program).id(run_id(self.number));
             match start.await {
                 Ok(run) => return run,
                 Err(error) => self.failed("start", &error),

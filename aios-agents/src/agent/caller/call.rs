@@ -53,13 +53,13 @@ impl TaskCall {
 
     /// Sets the timeout of the task, both for the agent and for waiting for the answer. Rounded
     /// down to whole milliseconds.
-    pub fn with_timeout(mut self, timeout: Duration) -> Self {
+    pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = timeout;
         self
     }
 
     /// Sets the correlation id, user and trace context of the task.
-    pub fn with_metadata(mut self, metadata: Metadata) -> Self {
+    pub fn metadata(mut self, metadata: Metadata) -> Self {
         self.metadata = metadata;
         self
     }

@@ -315,7 +315,7 @@ impl<T> ChildCall<T> {
     /// Sets the id of the child. Without it, the id is derived from this run's id and the operation. The
     /// call fails with `INVALID_RUN_ID` if the id is invalid, and with `RUN_EXISTS` if a run with this id
     /// exists that this operation did not start.
-    pub fn with_run_id(self, run_id: impl Into<String>) -> Self {
+    pub fn id(self, run_id: impl Into<String>) -> Self {
         let named = self.adjust(|request| {
             if let Request::Child(child) = request {
                 child.run_id = Some(run_id.into());

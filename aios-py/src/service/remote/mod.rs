@@ -169,10 +169,10 @@ impl NativeRemoteClient {
             let run_id = run_id.unwrap_or_default();
             let mut start = self.client.signal_with_start(workflow, run_id, &input, name, &payload);
             if let Some(id) = correlation_id {
-                start = start.with_correlation_id(id);
+                start = start.correlation_id(id);
             }
             if let Some(traceparent) = traceparent {
-                start = start.with_traceparent(traceparent);
+                start = start.traceparent(traceparent);
             }
             return self.started(py, start.into_future());
         }
@@ -181,13 +181,13 @@ impl NativeRemoteClient {
             start = start.after(delay);
         }
         if let Some(run_id) = run_id {
-            start = start.with_id(run_id);
+            start = start.id(run_id);
         }
         if let Some(id) = correlation_id {
-            start = start.with_correlation_id(id);
+            start = start.correlation_id(id);
         }
         if let Some(traceparent) = traceparent {
-            start = start.with_traceparent(traceparent);
+            start = start.traceparent(traceparent);
         }
         self.started(py, start.into_future())
     }
@@ -213,16 +213,16 @@ impl NativeRemoteClient {
         let parameters = json::write_as(parameters, || parameters_of(agent_type))?;
         let mut task = self.client.task(agent_type, &parameters);
         if let Some(agent_id) = agent_id {
-            task = task.with_agent(agent_id);
+            task = task.agent(agent_id);
         }
         if let Some(run_id) = run_id {
-            task = task.with_id(run_id);
+            task = task.id(run_id);
         }
         if let Some(timeout) = optional_seconds(py, timeout)? {
-            task = task.with_timeout(timeout);
+            task = task.timeout(timeout);
         }
         if let Some(timeout) = optional_seconds(py, total_timeout)? {
-            task = task.with_total_timeout(timeout);
+            task = task.total_timeout(timeout);
         }
         self.started(py, task.into_future())
     }
@@ -244,9 +244,9 @@ impl NativeRemoteClient {
         drop((traceparent, correlation_id));
         let parameters = json::write_as(parameters, || parameters_of(agent_type))?;
         let timeout: Duration = seconds(py, timeout)?;
-        let mut task = self.client.task(agent_type, &parameters).with_total_timeout(timeout);
+        let mut task = self.client.task(agent_type, &parameters).total_timeout(timeout);
         if let Some(agent_id) = agent_id {
-            task = task.with_agent(agent_id);
+            task = task.agent(agent_id);
         }
         self.calls.call(py, async move {
             match task.await?.result::<Payload>().await {
@@ -281,13 +281,13 @@ impl NativeRemoteClient {
         let data = json::write_as(data, || format!("the data of event {event_type:?}"))?;
         let mut publish = self.client.publish(event_type, &data);
         if let Some(id) = event_id {
-            publish = publish.with_id(id);
+            publish = publish.id(id);
         }
         if let Some(id) = correlation_id {
-            publish = publish.with_correlation_id(id);
+            publish = publish.correlation_id(id);
         }
         if let Some(traceparent) = traceparent {
-            publish = publish.with_traceparent(traceparent);
+            publish = publish.traceparent(traceparent);
         }
         self.calls.call(py, async move {
             let event = publish.await?;

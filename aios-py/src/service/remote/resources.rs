@@ -43,7 +43,7 @@ pub(crate) fn remote_create_agent<'py>(
     let config_json = json::write_as(config, || format!("the config of agent {name:?}"))?;
     let create = client.client.create_agent(agent_type, name, &config_json);
     let create = match id {
-        Some(id) => create.with_id(id),
+        Some(id) => create.id(id),
         None => create,
     };
     client.ask(config.py(), |_| async move { versioned(create.await) })

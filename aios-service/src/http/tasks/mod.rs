@@ -374,7 +374,7 @@ async fn start(
         task = task.total_timeout(timeout_of("total_timeout_seconds", timeout)?);
     }
     let run_id = body.run_id.unwrap_or_else(|| ids.id_of("run").to_string());
-    let run = task.with_id(run_id).with_metadata(metadata).await?;
+    let run = task.id(run_id).metadata(metadata).await?;
     let location = prefix.location(&["runs", run.id()]);
     Ok(api.accepted(runs::current(api, run.id()).await?, &location))
 }

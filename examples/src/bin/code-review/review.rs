@@ -123,7 +123,7 @@ async fn attend(
 ) -> Result<Ended, Box<dyn Error>> {
     let run = match &choice.before {
         Before::Unfinished { .. } => runtime.handle(&choice.run_id).await?,
-        _ => runtime.start(workflow::NAME, request).with_id(&choice.run_id).await?,
+        _ => runtime.start(workflow::NAME, request).id(&choice.run_id).await?,
     };
     tokio::select! {
         outcome = progress::watch(&run) => outcome.map(Ended::Done),

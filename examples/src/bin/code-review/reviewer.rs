@@ -102,7 +102,7 @@ impl Model {
         LlmAgent::new(Arc::clone(&self.model))
             .instructions(INSTRUCTIONS)
             .output::<Remarks>()
-            .budget(Budget::new().requests(5).output_tokens(10_000))
+            .budget(Budget::new().with_requests(5).with_output_tokens(10_000))
     }
 }
 

@@ -109,7 +109,7 @@ async fn start(State(reviews): Shared, Json(start): Json<Start>) -> Result<Respo
     if !matches!(choice.before, Before::Unfinished { .. }) {
         let concurrency = reviews.concurrency;
         let request = Request { tree, concurrency, python_agent: false };
-        reviews.runtime.start(workflow::NAME, &request).with_id(&choice.run_id).await?;
+        reviews.runtime.start(workflow::NAME, &request).id(&choice.run_id).await?;
     }
     let (id, run) = (&choice.run_id, format!("/api/v1/runs/{}", choice.run_id));
     let body = json!({
