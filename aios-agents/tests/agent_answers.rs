@@ -33,7 +33,7 @@ const HOUR: Duration = Duration::from_secs(3600);
 
 /// The reason that a broker gives for a refusal that is permanent.
 fn for_good() -> BrokerError {
-    let source = Arc::new(std::fmt::Error);
+    let source = aios_core::Cause::new(std::fmt::Error);
     BrokerError::Backend { backend: "faulty", operation: "publish", retryable: false, source }
 }
 

@@ -194,7 +194,7 @@ pub(crate) fn store_refuses() -> StoreError {
 }
 
 fn backend(retryable: bool) -> StoreError {
-    let source: Arc<dyn std::error::Error + Send + Sync> = Arc::new(fmt::Error);
+    let source = aios_core::Cause::new(fmt::Error);
     StoreError::Backend { backend: "faulty", operation: "append", retryable, source }
 }
 

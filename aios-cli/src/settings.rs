@@ -23,8 +23,7 @@ pub(crate) struct ApiSettings {
 
 /// Loads the settings. Sections of other programs are left unread, and arguments override all layers.
 pub(crate) fn load(connection: &Connection) -> Result<Settings, SettingsError> {
-    let mut builder =
-        Settings::builder().section::<ApiSettings>(SECTION).other_sections();
+    let mut builder = Settings::builder().section::<ApiSettings>(SECTION).other_sections();
     let arguments = [
         ("api.url", &connection.url),
         ("database.url", &connection.store),

@@ -84,6 +84,7 @@
 pub mod agent;
 pub mod broker;
 pub mod catalog;
+mod cause;
 mod chain;
 pub mod clock;
 #[cfg(feature = "conformance")]
@@ -100,10 +101,7 @@ pub mod store;
 
 use std::{future::Future, pin::Pin};
 
-pub use self::chain::Chain;
+pub use self::{cause::Cause, chain::Chain};
 
 /// A boxed, sendable future, as returned by object-safe ports.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
-
-/// The error a backend's driver reported, shared so that every member of a failed batch can carry it.
-pub type Cause = std::sync::Arc<dyn std::error::Error + Send + Sync + 'static>;

@@ -131,7 +131,10 @@ fn dear_and_cheap() -> Budget {
     let prices = PriceTable::new()
         .with_price("test:dear", Price::per_million_dollars(0.0, 1000.0))
         .with_price("test:cheap", Price::per_million_dollars(0.0, 1.0));
-    Budget::new().with_prices(prices).with_cost(Cost::dollars(0.109)).with_at_limit(AtLimit::CheaperModel)
+    Budget::new()
+        .with_prices(prices)
+        .with_cost(Cost::dollars(0.109))
+        .with_at_limit(AtLimit::CheaperModel)
 }
 
 #[tokio::test]

@@ -1,7 +1,7 @@
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use aios_core::{
-    Chain,
+    Cause, Chain,
     broker::{Address, BrokerError},
     clock::Clock,
 };
@@ -26,7 +26,7 @@ pub(super) async fn within<T>(
 
 pub(super) fn backend(operation: &'static str, error: lapin::Error) -> BrokerError {
     let retryable = (error.can_be_recovered() || is_internal(&error)) && !is_refused(&error);
-    BrokerError::Backend { backend: "RabbitMQ", operation, retryable, source: Arc::new(error) }
+    BrokerError::Backend { backend: "RabbitMQ", operation, retryable, source: Cause::new(error) }
 }
 
 pub(super) fn warn(error: &BrokerError, what: &'static str) {
@@ -73,7 +73,7 @@ pub(super) fn about(address: &Address, error: BrokerError) -> BrokerError {
 /// The code and text with which the server closed a channel.
 fn reply(error: &BrokerError) -> Option<(AMQPSoftError, String)> {
     let BrokerError::Backend { source, .. } = error else { return None };
-    match source.downcast_ref::<lapin::Error>()?.kind() {
+    match source.get_ref().downcast_ref::<lapin::Error>()?.kind() {
         ErrorKind::ProtocolError(error) => match error.kind() {
             AMQPErrorKind::Soft(code) => Some((code.clone(), error.get_message().to_string())),
             AMQPErrorKind::Hard(_) => None,

@@ -1,6 +1,7 @@
 use std::{sync::Arc, time::Duration};
 
 use aios_core::{
+    Cause,
     broker::{BrokerError, Publish},
     event::Event,
 };
@@ -153,7 +154,7 @@ impl Publisher {
             backend: "RabbitMQ",
             operation: "encode an event",
             retryable: false,
-            source: Arc::new(source),
+            source: Cause::new(source),
         })?;
         let limit = self.link.options.max_event_bytes.min(self.size_limit.bytes());
         let bytes = body.len();

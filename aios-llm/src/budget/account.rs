@@ -322,7 +322,8 @@ mod tests {
     #[test]
     fn should_limit_the_output_to_what_the_rest_of_the_cost_pays_for() {
         let prices = PriceTable::new().with_price("m", Price::per_million_dollars(0.0, 10.0));
-        let mut account = Account::new(Budget::new().with_cost(Cost::dollars(1.0)).with_prices(prices));
+        let mut account =
+            Account::new(Budget::new().with_cost(Cost::dollars(1.0)).with_prices(prices));
         let most = |account: &Account| {
             let mut request = ModelRequest::new("hi");
             let reserved = account.reserve_request(&["m"], &mut request, false)?;

@@ -43,8 +43,7 @@ async fn should_create_replace_restart_and_delete_an_agent() {
     assert_eq!(code(&client.restart_agent(&agent.id).await.unwrap_err()), "AGENT_DELETED");
     let types = client.agent_types().await.unwrap();
     assert!(types.iter().any(|known| known.id == "talker" && known.config_schema.is_some()));
-    let invalid =
-        client.create_agent("talker", "Bob", &json!({})).id("bob").await.unwrap_err();
+    let invalid = client.create_agent("talker", "Bob", &json!({})).id("bob").await.unwrap_err();
     assert_eq!(code(&invalid), "INVALID_AGENT_CONFIG");
 }
 

@@ -116,8 +116,7 @@ fn should_leave_the_subscriber_of_the_program_alone() {
     let (dispatch, guard) = build(settings(), mine.clone());
     let _ = tracing::dispatcher::set_global_default(dispatch);
     let settings = settings().load().unwrap();
-    let started =
-        Telemetry::from_settings(&settings).log_output(theirs.clone()).start().unwrap();
+    let started = Telemetry::from_settings(&settings).log_output(theirs.clone()).start().unwrap();
     assert!(!started.is_active());
     info!("to whom?");
     assert!(guard.flush() && started.flush());

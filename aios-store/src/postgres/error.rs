@@ -1,6 +1,6 @@
-use std::{fmt, io::ErrorKind, sync::Arc, time::Duration};
+use std::{fmt, io::ErrorKind, time::Duration};
 
-use aios_core::store::StoreError;
+use aios_core::{Cause, store::StoreError};
 use sqlx::Error;
 
 /// The name of this adapter in errors.
@@ -21,7 +21,7 @@ pub(super) fn store_error(operation: &'static str, database: &str, error: Error)
         Error::PoolTimedOut => StoreError::Timeout { operation, after: UNKNOWN },
         Error::ColumnDecode { .. } | Error::Decode(_) => StoreError::InvalidRow {
             database: database.to_owned(),
-            reason: Cause(error).to_string(),
+            reason: DriverError(error).to_string(),
         },
         Error::Configuration(_) => {
             let reason = format!("invalid PostgreSQL connection options: {error}");
@@ -31,9 +31,9 @@ pub(super) fn store_error(operation: &'static str, database: &str, error: Error)
             Some("53100") => StoreError::Full { database: database.to_owned() },
             Some("XX001" | "XX002") => StoreError::Corrupt {
                 database: database.to_owned(),
-                reason: Cause(error).to_string(),
+                reason: DriverError(error).to_string(),
             },
-            _ => backend(operation, is_transient(&error), Cause(error)),
+            _ => backend(operation, is_transient(&error), DriverError(error)),
         },
     }
 }
@@ -44,17 +44,17 @@ pub(super) fn backend(
     retryable: bool,
     source: impl std::error::Error + Send + Sync + 'static,
 ) -> StoreError {
-    StoreError::Backend { backend: BACKEND, operation, retryable, source: Arc::new(source) }
+    StoreError::Backend { backend: BACKEND, operation, retryable, source: Cause::new(source) }
 }
 
 /// An error of the driver whose text names the cause only once. The driver's own texts repeat their
 /// sources, and add the line of PostgreSQL's source code.
 #[derive(Debug)]
-struct Cause(Error);
+struct DriverError(Error);
 
-impl std::error::Error for Cause {}
+impl std::error::Error for DriverError {}
 
-impl fmt::Display for Cause {
+impl fmt::Display for DriverError {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Error::Database(cause) = &self.0 else { return self.0.fmt(formatter) };
         formatter.write_str(cause.message())?;

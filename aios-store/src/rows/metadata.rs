@@ -1,6 +1,7 @@
 use std::sync::Arc;
 
 use aios_core::{
+    Cause,
     event::Metadata,
     store::{StoreError, StreamId},
 };
@@ -25,7 +26,7 @@ pub(crate) fn encode_metadata(
         backend: "json",
         operation: "write metadata",
         retryable: false,
-        source: Arc::new(source),
+        source: Cause::new(source),
     })
 }
 

@@ -1,6 +1,4 @@
-use std::sync::Arc;
-
-use aios_core::store::StoreError;
+use aios_core::{Cause, store::StoreError};
 use rusqlite::{Error, ErrorCode, ffi};
 
 /// The name of this adapter in errors.
@@ -46,7 +44,7 @@ pub(super) fn backend(
     retryable: bool,
     source: impl std::error::Error + Send + Sync + 'static,
 ) -> StoreError {
-    StoreError::Backend { backend: BACKEND, operation, retryable, source: Arc::new(source) }
+    StoreError::Backend { backend: BACKEND, operation, retryable, source: Cause::new(source) }
 }
 
 /// Whether an insert violated a unique index.

@@ -1,7 +1,7 @@
 use std::{sync::Arc, time::Duration};
 
 use aios_core::{
-    Chain,
+    Cause, Chain,
     catalog::system::{
         self, REQUEST_ABANDONED, REQUEST_ANSWERED, REQUEST_RECEIVED, RequestAnswered,
         RequestReceived,
@@ -127,7 +127,7 @@ impl Record {
             backend: "http",
             operation: "encode a request",
             retryable: false,
-            source: Arc::new(error),
+            source: Cause::new(error),
         };
         let event = EventType::new(system::DOMAIN, "request", action)
             .and_then(|event_type| Event::new(event_type, SOURCE, data))

@@ -1,6 +1,7 @@
-use std::sync::Arc;
-
-use aios_core::store::{Append, Appended, StoreError};
+use aios_core::{
+    Cause,
+    store::{Append, Appended, StoreError},
+};
 use sqlx::{Row, postgres::PgRow};
 use uuid::Uuid;
 
@@ -113,7 +114,7 @@ fn fenced(append: &Append) -> StoreError {
             backend: BACKEND,
             operation: "append",
             retryable: false,
-            source: Arc::new(corrupt("fenced append without a fence")),
+            source: Cause::new(corrupt("fenced append without a fence")),
         },
     }
 }
