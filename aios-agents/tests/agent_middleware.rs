@@ -44,7 +44,7 @@ fn recovering(sick: &Arc<AtomicUsize>, retryable: bool) -> Scripted {
         async move {
             let failure = Failure::new("SICK", "not now");
             match fails {
-                Ok(_) => Err(TaskError { failure, retryable }),
+                Ok(_) => Err(TaskError::retryable(failure).with_retryable(retryable)),
                 Err(_) => Ok(parameters),
             }
         }

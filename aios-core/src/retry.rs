@@ -8,8 +8,25 @@ use serde::{Deserialize, Serialize};
 ///
 /// The default makes 5 attempts, 1 s after the first failure, doubling up to 1 minute, with half of
 /// each delay randomised.
+///
+/// # Examples
+///
+/// ```
+/// use std::time::Duration;
+///
+/// use aios_core::retry::RetryPolicy;
+///
+/// let policy = RetryPolicy::new()
+///     .with_max_attempts(3)
+///     .with_delays(Duration::from_millis(100), Duration::from_secs(10))
+///     .with_jitter(0.0)
+///     .with_non_retryable("CARD_DECLINED");
+/// assert_eq!(policy.delay_after(2, 0.0), Some(Duration::from_millis(200)));
+/// assert_eq!(policy.delay_after(3, 0.0), None);
+/// ```
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
+#[non_exhaustive]
 pub struct RetryPolicy {
     /// The maximum number of attempts, including the first; 0 means unlimited.
     pub max_attempts: u32,

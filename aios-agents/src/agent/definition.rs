@@ -289,5 +289,5 @@ fn refuse(_: Payload) -> BoxFuture<'static, Result<Arc<dyn DynAgent>, TaskError>
 }
 
 fn terminal(error: AgentError) -> TaskError {
-    TaskError { retryable: false, ..error.into() }
+    TaskError::from(error).with_retryable(false)
 }

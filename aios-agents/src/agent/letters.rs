@@ -17,7 +17,7 @@ pub(crate) fn dead_lettered(reason: &str) -> TaskError {
     let is_final = reason.starts_with(FINAL);
     let who = if is_final { "the task is a dead letter" } else { "the broker gave the task up" };
     let failure = Failure::new(codes::TASK_DEAD_LETTERED, format!("{who}: {reason}"));
-    TaskError { failure, retryable: !is_final }
+    TaskError::retryable(failure).with_retryable(!is_final)
 }
 
 #[cfg(test)]

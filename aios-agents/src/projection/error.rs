@@ -19,7 +19,7 @@ pub(super) enum RunnerError {
 
 impl RunnerError {
     pub(super) fn position(error: TaskError) -> Self {
-        let TaskError { failure, retryable } = error;
+        let TaskError { failure, retryable, .. } = error;
         Self::Position { failure, retryable }
     }
 

@@ -7,7 +7,29 @@ use crate::failure::Failure;
 /// Created from any error by `?`, which is retryable; [`ResultExt::terminal`] or
 /// [`TaskError::terminal`] makes it final. It does not implement [`Error`], so that it can be
 /// created from every error.
+///
+/// # Examples
+///
+/// ```
+/// use aios_core::{
+///     agent::{ResultExt, TaskError},
+///     failure::Failure,
+/// };
+///
+/// fn read(path: &str) -> Result<u32, TaskError> {
+///     let text = std::fs::read_to_string(path)?;
+///     // Reading the same text again does not help.
+///     let count: u32 = text.trim().parse().terminal()?;
+///     match count {
+///         0 => Err(TaskError::terminal(Failure::new("EMPTY", format!("{path} counts nothing")))),
+///         _ => Ok(count),
+///     }
+/// }
+///
+/// assert!(read("/no/such/file").unwrap_err().retryable);
+/// ```
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct TaskError {
     /// The failure, as recorded in the journal.
     pub failure: Failure,
@@ -29,6 +51,13 @@ impl TaskError {
     #[must_use]
     pub fn terminal(failure: Failure) -> Self {
         Self { failure, retryable: false }
+    }
+
+    /// Sets whether a retry may help.
+    #[must_use]
+    pub fn with_retryable(mut self, retryable: bool) -> Self {
+        self.retryable = retryable;
+        self
     }
 
     /// Parameters that are invalid for the agent. `faults` name the JSON path of each violation;
@@ -84,7 +113,7 @@ pub trait ResultExt<T> {
 
 impl<T, E: Into<TaskError>> ResultExt<T> for Result<T, E> {
     fn terminal(self) -> Result<T, TaskError> {
-        self.map_err(|error| TaskError { retryable: false, ..error.into() })
+        self.map_err(|error| error.into().with_retryable(false))
     }
 }
 

@@ -210,9 +210,9 @@ async fn from_store(
     run_id: &str,
     task_id: &str,
 ) -> Result<History, TaskError> {
-    let failed = |error: StoreError| TaskError {
-        retryable: error.is_retryable(),
-        failure: Failure::from_error(error.code(), &error),
+    let failed = |error: StoreError| {
+        let failure = Failure::from_error(error.code(), &error);
+        TaskError::retryable(failure).with_retryable(error.is_retryable())
     };
     let stream = StreamId::of_run(run_id).map_err(failed)?;
     let (mut history, mut after) = (History::default(), 0);

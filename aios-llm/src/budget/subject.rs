@@ -248,7 +248,7 @@ fn event<T: Serialize + DeserializeOwned>(
 #[allow(clippy::needless_pass_by_value, reason = "it is used with `map_err`")]
 fn store_failure(error: StoreError) -> TaskError {
     let failure = Failure::from_error(error.code(), &error);
-    TaskError { failure, retryable: error.is_retryable() }
+    TaskError::retryable(failure).with_retryable(error.is_retryable())
 }
 
 #[cfg(test)]

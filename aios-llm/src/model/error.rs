@@ -220,7 +220,7 @@ impl ModelError {
     /// The error as the outcome of a task.
     #[must_use]
     pub fn to_task_error(&self) -> TaskError {
-        TaskError { failure: self.to_failure(), retryable: self.retryable }
+        TaskError::retryable(self.to_failure()).with_retryable(self.retryable)
     }
 }
 

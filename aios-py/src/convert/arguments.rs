@@ -31,7 +31,7 @@ impl RetryArg {
             .with_delays(initial, max)
             .with_factor(factor)
             .with_jitter(jitter);
-        Ok(RetryPolicy { non_retryable, ..policy })
+        Ok(non_retryable.into_iter().fold(policy, RetryPolicy::with_non_retryable))
     }
 
     /// The policy of a call: the default without an argument.

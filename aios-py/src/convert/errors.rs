@@ -139,7 +139,7 @@ fn describe(py: Python<'_>, error: &PyErr, default_code: &str) -> PyResult<TaskE
         described.extract::<(String, String, Bound<'_, PyAny>, bool)>()?;
     let details: Payload = json::write(&details)?;
     let details = details.decode().unwrap_or_default();
-    Ok(TaskError { failure: Failure { code, message, details }, retryable })
+    Ok(TaskError::retryable(Failure { code, message, details }).with_retryable(retryable))
 }
 
 /// The failure of code whose result is not JSON-serialisable.

@@ -151,7 +151,7 @@ fn not_sent(error: &BrokerError, event_type: &EventType, to: Option<&Mailbox>) -
 
 pub(super) fn refused(error: &BrokerError) -> TaskError {
     let failure = Failure::from_error(error.code(), error);
-    TaskError { failure, retryable: error.is_retryable() }
+    TaskError::retryable(failure).with_retryable(error.is_retryable())
 }
 
 fn timed_out(after: Duration) -> TaskError {

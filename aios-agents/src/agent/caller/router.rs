@@ -129,7 +129,8 @@ impl Router {
             }
             agent::TASK_FAILED => {
                 event.data().map(|TaskFailed { task_id, failure, retryable, .. }| {
-                    self.complete(event, &task_id, Err(TaskError { failure, retryable }));
+                    let error = TaskError::retryable(failure).with_retryable(retryable);
+                    self.complete(event, &task_id, Err(error));
                 })
             }
             _ => Ok(()),

@@ -50,7 +50,7 @@ impl HostedType {
         parent: &Event,
         error: TaskError,
     ) -> Result<Answer, EventError> {
-        let TaskError { failure, retryable } = error;
+        let TaskError { failure, retryable, .. } = error;
         let (task_id, attempt) = (assigned.task_id.clone(), assigned.attempt);
         let data = TaskFailed { task_id, attempt, failure, retryable };
         let result = self.shared.event(&self.names.failed, &data)?.caused_by(parent);

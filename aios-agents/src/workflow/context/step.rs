@@ -205,7 +205,7 @@ impl<'a, T> StepCall<'a, T> {
             Box::pin(async move {
                 let ended = attempt.await.map_err(Into::into).and_then(|result| {
                     Payload::encode(&result)
-                        .map_err(|error| TaskError { retryable: false, ..TaskError::from(error) })
+                        .map_err(|error| TaskError::from(error).with_retryable(false))
                 });
                 if let Some(outputs) = outputs {
                     // Boxed, because few steps have output, and all steps have this future.
@@ -333,7 +333,7 @@ impl<'a, T> StepCall<'a, T> {
 
 fn panicked(panic: &(dyn std::any::Any + Send)) -> TaskError {
     let failure = panic_failure("STEP_PANICKED", panic);
-    TaskError { failure, retryable: !panic.is::<Refused>() }
+    TaskError::retryable(failure).with_retryable(!panic.is::<Refused>())
 }
 
 impl<T: DeserializeOwned> Future for StepCall<'_, T> {

@@ -25,7 +25,8 @@ impl Driver {
             Message::TimerDue(operation) => return self.on_timer(operation).await,
             Message::Answer(delivery) => self.on_answer(*delivery).await,
             Message::Undeliverable { operation, attempt, failure, retryable } => {
-                self.on_undeliverable(operation, attempt, TaskError { failure, retryable });
+                let error = TaskError::retryable(failure).with_retryable(retryable);
+                self.on_undeliverable(operation, attempt, error);
             }
             Message::DeadLettered { operation, attempt, letter } => {
                 self.on_dead_letter(operation, attempt, &letter);
@@ -168,7 +169,8 @@ impl Driver {
         self.execution.machine().task_answered(operation);
         if let Entry::TaskFailed(AgentEvent { data, .. }) = entry {
             let TaskFailed { attempt, failure, retryable, .. } = data;
-            self.record_failure(operation, attempt, TaskError { failure, retryable });
+            let error = TaskError::retryable(failure).with_retryable(retryable);
+            self.record_failure(operation, attempt, error);
         }
     }
 
@@ -178,7 +180,8 @@ impl Driver {
         if self.execution.machine().awaits_task(operation, Some(attempt)) {
             self.end_assignment(operation);
             self.execution.machine().task_answered(operation);
-            self.record_failure(operation, attempt, TaskError { failure, retryable });
+            let error = TaskError::retryable(failure).with_retryable(retryable);
+            self.record_failure(operation, attempt, error);
         }
     }
 
