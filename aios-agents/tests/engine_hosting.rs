@@ -150,7 +150,7 @@ async fn should_advance_every_run_while_engines_have_different_workflows_on_post
     let Some(server) = PostgresServer::shared() else { return };
     let schema = format!("t{}", aios_core::event::EventId::generate().to_string().replace('-', ""));
     let connect = || async {
-        let options = PostgresOptions::new(&server.url()).unwrap().with_schema(&schema).unwrap();
+        let options = PostgresOptions::new(&server.url()).with_schema(&schema);
         let store = PostgresStore::connect_with(options.with_max_connections(4)).await.unwrap();
         Arc::new(store) as Arc<dyn Store>
     };

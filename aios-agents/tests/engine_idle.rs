@@ -38,7 +38,7 @@ async fn should_send_few_statements_while_nothing_happens() {
     let Some(server) = PostgresServer::start_with(&["log_statement=all"]) else { return };
     let broker = Arc::new(MemoryBroker::new());
     let engine = || async {
-        let options = PostgresOptions::new(&server.url()).unwrap();
+        let options = PostgresOptions::new(&server.url());
         let store = PostgresStore::connect_with(options).await.unwrap();
         let builder = Runtime::builder().store(Arc::new(store)).broker(Arc::clone(&broker) as _);
         builder.workflow("wait", wait).start().await.unwrap()

@@ -35,8 +35,8 @@ async fn should_apply_matching_events_once_and_in_order_across_restarts_on_postg
 #[tokio::test(flavor = "multi_thread")]
 async fn should_end_or_block_with_a_code_when_data_is_too_large_on_postgresql() {
     let Some(server) = PostgresServer::shared() else { return };
-    let options = PostgresOptions::new(&server.url()).unwrap().with_max_event_bytes(LIMIT);
-    let options = options.with_schema(&server.new_name()).unwrap().with_max_connections(4);
+    let options = PostgresOptions::new(&server.url()).with_max_event_bytes(LIMIT);
+    let options = options.with_schema(&server.new_name()).with_max_connections(4);
     takes_every_size(Arc::new(PostgresStore::connect_with(options).await.unwrap())).await;
 }
 

@@ -43,7 +43,7 @@ async fn should_carry_signals_that_were_not_taken_to_the_next_run() {
         let runtime = runtime(&store).workflow("collect", collect).start().await.unwrap();
         let mut start = runtime.start("collect", &Vec::<u32>::new()).id("c");
         for number in in_order() {
-            start = start.with_signal("number", &number);
+            start = start.signal("number", &number);
         }
         assert_eq!(result::<Vec<u32>>(&start.await.unwrap()).await.unwrap(), in_order());
     }
@@ -87,7 +87,7 @@ async fn crash_at(point: usize, after: bool) {
     let client = client.unwrap();
     let mut start = client.start("collect", &Vec::<u32>::new()).id("c");
     for number in in_order() {
-        start = start.with_signal("number", &number);
+        start = start.signal("number", &number);
     }
     let run = start.await.unwrap();
 
@@ -226,7 +226,7 @@ async fn should_take_inherited_signals_before_later_ones() {
     let runtime = runtime(&shared).workflow("collect", collect).start().await.unwrap();
     let mut start = runtime.start("collect", &Vec::<u32>::new()).id("c");
     for number in 1..ROUNDS {
-        start = start.with_signal("number", &number);
+        start = start.signal("number", &number);
     }
     let run = start.await.unwrap();
     assert_eq!(result::<Vec<u32>>(&run).await.unwrap(), in_order());

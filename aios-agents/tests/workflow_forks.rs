@@ -77,7 +77,7 @@ async fn should_retry_a_run_from_its_failed_operation() {
             runtime(&store).workflow("flaky", flaky(&counts, &may_work)).start().await.unwrap();
         let run = runtime.start("flaky", &()).id("original");
         // A signal that comes before the failure is kept, although the run has not taken it.
-        let run = run.with_signal("name", "Ada").await.unwrap();
+        let run = run.signal("name", "Ada").await.unwrap();
         assert_eq!(result::<String>(&run).await.unwrap_err().code(), "NO_SPACE");
         let again = run.retry("again").await.unwrap();
         assert_eq!(result::<String>(&again).await.unwrap_err().code(), "NO_SPACE");

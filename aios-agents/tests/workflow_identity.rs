@@ -30,7 +30,7 @@ async fn secret(_: WorkflowContext, _: u32) -> Result<u32, WorkflowError> {
 async fn parent(context: WorkflowContext, id: Option<String>) -> Result<u32, WorkflowError> {
     let call = context.child("child", &7);
     match id {
-        Some(id) => call.with_run_id(id).await,
+        Some(id) => call.id(id).await,
         None => call.await,
     }
 }
@@ -247,7 +247,7 @@ async fn should_send_a_signal_with_the_start_or_to_the_run_that_exists() {
     runtime.signal_with_start("sum", "s", &5, "add", &100).await.unwrap();
     for _ in 0..3 {
         let start = runtime.start("sum", &1).id("s").signal("add", &1000);
-        start.with_signal_id("once").await.unwrap();
+        start.signal_id("once").await.unwrap();
     }
     let refused = runtime.signal_with_start("child", "s", &1, "add", &1).await.unwrap_err();
     assert_eq!(refused.code(), "RUN_EXISTS");

@@ -70,7 +70,7 @@ async fn elsewhere() -> Option<Arc<dyn Store>> {
 /// A store in its own schema.
 pub(crate) async fn postgres(url: &str) -> PostgresStore {
     let schema = format!("t{}", fresh_name());
-    let options = PostgresOptions::new(url).unwrap().with_schema(&schema).unwrap();
+    let options = PostgresOptions::new(url).with_schema(&schema);
     PostgresStore::connect_with(options.with_max_connections(4)).await.unwrap()
 }
 

@@ -170,14 +170,14 @@ async fn should_answer_callers_on_this_machine_only() {
 #[tokio::test]
 async fn should_sign_with_a_new_key_or_the_given_one() {
     let key = Ed25519KeyPair::generate_pkcs8(&SystemRandom::new()).unwrap();
-    let with_key = || issuer().with_key(key.as_ref()).unwrap();
+    let with_key = || issuer().try_with_key(key.as_ref()).unwrap();
     let token = ask(&with_key(), USER).await.body["access_token"].as_str().unwrap().to_owned();
     for (verifying, status) in [(with_key(), 200), (issuer(), 401)] {
         let options = ApiOptions::new().with_authenticator(verifying.tokens());
         let service = Service::with(options).await;
         assert_eq!(call(&service, "/me", &token).await.status, status);
     }
-    assert!(issuer().with_key(b"nothing").is_err());
+    assert!(issuer().try_with_key(b"nothing").is_err());
     let shown = format!("{:?}", with_key());
     assert!(!shown.contains("pass word") && shown.contains("ada"), "{shown}");
 }

@@ -132,7 +132,7 @@ pub async fn schema_version(url: &str) -> Result<SchemaVersion, StoreError> {
         Some("sqlite") => crate::sqlite::schema_version(&url.parse()?).await,
         #[cfg(feature = "postgres")]
         Some("postgres" | "postgresql") => {
-            let options = crate::postgres::PostgresOptions::new(url)?;
+            let options = crate::postgres::PostgresOptions::new(url);
             crate::postgres::PostgresStore::schema_version(options).await
         }
         Some("memory") => {

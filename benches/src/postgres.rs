@@ -22,7 +22,7 @@ const LOCK: i64 = 1;
 
 /// Opens a store in a schema, with the options that users get by default.
 pub async fn open(url: &str, schema: &str) -> Arc<PostgresStore> {
-    let options = PostgresOptions::new(url).unwrap().with_schema(schema).unwrap();
+    let options = PostgresOptions::new(url).with_schema(schema);
     Arc::new(PostgresStore::connect_with(options).await.unwrap())
 }
 

@@ -1,6 +1,5 @@
 //! URLs of stores: any text is either parsed to options or refused, and no error shows the
 //! password.
-//! password.
 #![no_main]
 
 use aios_store::postgres::PostgresOptions;
@@ -18,9 +17,9 @@ fuzz_target!(|text: &str| {
         format!("postgres://user:{PASSWORD}@{text}"),
         format!("postgres://{text}:{PASSWORD}@127.0.0.1:1/database"),
     ] {
-        let shown = match PostgresOptions::new(&url) {
+        let shown = match url.parse::<PostgresOptions>() {
             Ok(options) => format!("{options:?}"),
-            Err(error) => format!("{error} {error:?}"),
+            Err(error) => format!("{error} {error:?} {:?}", PostgresOptions::new(&url)),
         };
         assert!(!shown.contains(PASSWORD), "{shown}");
     }

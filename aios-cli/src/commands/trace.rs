@@ -103,7 +103,7 @@ async fn export(
     let telemetry = settings.telemetry();
     let mut collector = Collector::new(url, &telemetry.service_name)?;
     for (name, value) in &telemetry.traces.headers {
-        collector = collector.with_header(&name.replace('_', "-"), value.expose())?;
+        collector = collector.try_with_header(&name.replace('_', "-"), value.expose())?;
     }
     spans.retain(|span| span.end.is_some());
     let mut rejected = 0;

@@ -33,7 +33,7 @@ pub(crate) fn collector(argument: CollectorArg) -> Result<Collector, ErrorInfo> 
     let (endpoint, service_name, headers) = argument;
     let mut collector = Collector::new(&endpoint, &service_name).map_err(|it| invalid(&it))?;
     for (name, value) in headers {
-        collector = collector.with_header(&name, &value).map_err(|it| invalid(&it))?;
+        collector = collector.try_with_header(&name, &value).map_err(|it| invalid(&it))?;
     }
     Ok(collector)
 }

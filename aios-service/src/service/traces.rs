@@ -84,7 +84,7 @@ mod sending {
         let Some(endpoint) = &telemetry.traces.endpoint else { return Ok(None) };
         let mut collector = Collector::new(endpoint.expose(), &telemetry.service_name)?;
         for (name, value) in &telemetry.traces.headers {
-            collector = collector.with_header(&name.replace('_', "-"), value.expose())?;
+            collector = collector.try_with_header(&name.replace('_', "-"), value.expose())?;
         }
         Ok(Some(collector))
     }

@@ -124,7 +124,7 @@ impl PostgresStore {
     /// Dropping the future closes the connections. The migration is one transaction, which commits or
     /// rolls back as a whole.
     pub async fn connect(url: &str) -> Result<Self, StoreError> {
-        Self::connect_with(PostgresOptions::new(url)?).await
+        Self::connect_with(PostgresOptions::new(url)).await
     }
 
     /// Reads the versions of the schema, without a migration.

@@ -79,8 +79,8 @@ pub(super) enum Source {
 /// use aios_store::postgres::{PostgresOptions, PostgresStore, Tls};
 ///
 /// # async fn example() -> Result<(), aios_core::store::StoreError> {
-/// let options = PostgresOptions::new("postgres://me:secret@db.example/orders")?
-///     .with_schema("orders_aios")?
+/// let options = PostgresOptions::new("postgres://me:secret@db.example/orders")
+///     .with_schema("orders_aios")
 ///     .with_tls(Tls::VerifyFull(None))
 ///     .with_max_connections(20)
 ///     .with_statement_timeout(Duration::from_secs(10));
@@ -92,6 +92,8 @@ pub(super) enum Source {
 #[must_use]
 pub struct PostgresOptions {
     pub(super) source: Source,
+    /// The first URL or schema that is invalid.
+    fault: Option<StoreError>,
     listen: Option<Box<PgConnectOptions>>,
     encryption: Encryption,
     pub(super) schema: Schema,
@@ -108,13 +110,18 @@ pub struct PostgresOptions {
 impl PostgresOptions {
     /// Creates options from a URL: `postgres://user:password@host:port/database`, with the parameters of
     /// libpq, such as `sslmode` and `sslrootcert`. Parameters of libpq that the driver does not support,
-    /// such as `connect_timeout` and `channel_binding`, are ignored. Unknown parameters are refused.
+    /// such as `connect_timeout` and `channel_binding`, are ignored.
     ///
-    /// # Errors
-    ///
-    /// [`StoreError::InvalidConfiguration`] if the URL is invalid. The message never shows the URL.
-    pub fn new(url: &str) -> Result<Self, StoreError> {
-        Ok(Self::from_source(Source::Connect(Box::new(parse(url)?))))
+    /// An invalid URL, for example one with an unknown parameter, is refused by
+    /// [`connect_with`](super::PostgresStore::connect_with). The message never shows the URL.
+    pub fn new(url: &str) -> Self {
+        match parse(url) {
+            Ok(connect) => Self::from_source(Source::Connect(Box::new(connect))),
+            Err(fault) => {
+                let unused = Source::Connect(Box::new(PgConnectOptions::new_without_pgpass()));
+                Self { fault: Some(fault), ..Self::from_source(unused) }
+            }
+        }
     }
 
     /// Creates options that use an existing pool. The store keeps one connection of it for appends. The
@@ -127,6 +134,7 @@ impl PostgresOptions {
     fn from_source(source: Source) -> Self {
         Self {
             source,
+            fault: None,
             listen: None,
             encryption: Encryption::default(),
             schema: Schema::default(),
@@ -144,13 +152,12 @@ impl PostgresOptions {
     /// Sets the schema of all tables and functions, which is created if it does not exist. A name is a
     /// lower-case letter or `_`, followed by up to 47 lower-case letters, digits or `_`, and does not
     /// begin with `pg_`. Default `aios`.
-    ///
-    /// # Errors
-    ///
-    /// [`StoreError::InvalidConfiguration`] if the name is invalid.
-    pub fn with_schema(mut self, name: &str) -> Result<Self, StoreError> {
-        self.schema = name.parse()?;
-        Ok(self)
+    pub fn with_schema(mut self, name: &str) -> Self {
+        match name.parse() {
+            Ok(schema) => self.schema = schema,
+            Err(fault) => self.refuse(fault),
+        }
+        self
     }
 
     /// Sets the encryption of every connection, including the listening one. Default: the setting of the
@@ -181,13 +188,12 @@ impl PostgresOptions {
 
     /// Sets the URL of the connection that listens for notifications. It has to bypass a pooler that does
     /// not keep sessions. Without such a connection, appends of other processes are found by polling.
-    ///
-    /// # Errors
-    ///
-    /// The same as [`new`](Self::new).
-    pub fn with_listen_url(mut self, url: &str) -> Result<Self, StoreError> {
-        self.listen = Some(Box::new(parse(url)?));
-        Ok(self)
+    pub fn with_listen_url(mut self, url: &str) -> Self {
+        match parse(url) {
+            Ok(listen) => self.listen = Some(Box::new(listen)),
+            Err(fault) => self.refuse(fault),
+        }
+        self
     }
 
     /// Sets the maximum number of connections, not counting the listening one. Values below 3 are raised
@@ -239,6 +245,10 @@ impl PostgresOptions {
         self
     }
 
+    fn refuse(&mut self, fault: StoreError) {
+        self.fault.get_or_insert(fault);
+    }
+
     /// The name of the database in errors. It never contains the password.
     pub(super) fn database(&self) -> String {
         let options = self.connect_options();
@@ -248,8 +258,12 @@ impl PostgresOptions {
         format!("postgres://{host}:{port}/{database}#{}", self.schema.name())
     }
 
-    /// Refuses options that are out of range, and options that would have no effect.
+    /// Refuses invalid URLs and schemas, options that are out of range, and options that would have no
+    /// effect.
     pub(super) fn check(&self) -> Result<(), StoreError> {
+        if let Some(fault) = &self.fault {
+            return Err(fault.clone());
+        }
         for (name, duration) in [
             ("connect_timeout", self.connect_timeout),
             ("statement_timeout", self.statement_timeout),
@@ -308,16 +322,20 @@ impl FromStr for PostgresOptions {
     type Err = StoreError;
 
     fn from_str(url: &str) -> Result<Self, StoreError> {
-        Self::new(url)
+        let options = Self::new(url);
+        options.check().map(|()| options)
     }
 }
 
 /// Never shows the password.
 impl fmt::Debug for PostgresOptions {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter
-            .debug_struct("PostgresOptions")
-            .field("database", &self.database())
+        let mut shown = formatter.debug_struct("PostgresOptions");
+        match &self.fault {
+            Some(fault) => shown.field("fault", fault),
+            None => shown.field("database", &self.database()),
+        };
+        shown
             .field("pooler", &self.pooler)
             .field("max_connections", &self.max_connections)
             .field("connect_timeout", &self.connect_timeout)
@@ -337,17 +355,33 @@ mod tests {
 
     #[test]
     fn should_never_show_a_password() {
-        let options = PostgresOptions::new("postgres://me:geheim@db.example:5433/orders").unwrap();
+        let options = PostgresOptions::new("postgres://me:geheim@db.example:5433/orders");
         assert_eq!(options.database(), "postgres://db.example:5433/orders#aios");
         assert!(!format!("{options:?}").contains("geheim"));
-        let error = PostgresOptions::new("postgres://me:geheim@host:port").unwrap_err();
+        let options = PostgresOptions::new("postgres://me:geheim@host:port");
+        assert!(!format!("{options:?}").contains("geheim"));
+        let error = options.check().unwrap_err();
         assert_eq!(error.code(), "INVALID_STORE_CONFIGURATION");
         assert!(!format!("{error:?}").contains("geheim"));
     }
 
     #[test]
+    fn should_report_the_first_invalid_text_when_it_connects() {
+        let options = || PostgresOptions::new("postgres://me@host/db");
+        for (options, reason) in [
+            (PostgresOptions::new("postgres://host:port"), "URL"),
+            (options().with_schema("pg_mine").with_listen_url("x"), "pg_mine"),
+            (options().with_listen_url("x").with_schema("pg_mine"), "URL"),
+        ] {
+            let error = options.check().unwrap_err();
+            assert_eq!(error.code(), "INVALID_STORE_CONFIGURATION");
+            assert!(error.to_string().contains(reason), "{error} should name {reason}");
+        }
+    }
+
+    #[test]
     fn should_refuse_limits_out_of_range() {
-        let options = || PostgresOptions::new("postgres://me@host/db").unwrap();
+        let options = || PostgresOptions::new("postgres://me@host/db");
         assert!(options().check().is_ok());
         for options in [
             options().with_connect_timeout(Duration::ZERO),
@@ -365,9 +399,9 @@ mod tests {
 
     #[test]
     fn should_encrypt_every_connection() {
-        let options = PostgresOptions::new("postgres://me@host/db").unwrap();
+        let options = PostgresOptions::new("postgres://me@host/db");
         let options = options.with_tls(Tls::VerifyFull(Some("ca.pem".into())));
-        let options = options.with_listen_url("postgres://me@other/db?sslmode=disable").unwrap();
+        let options = options.with_listen_url("postgres://me@other/db?sslmode=disable");
         for connect in [options.connect_options(), options.listen_options().unwrap()] {
             assert!(matches!(connect.get_ssl_mode(), PgSslMode::VerifyFull));
         }
@@ -375,7 +409,7 @@ mod tests {
 
     #[tokio::test]
     async fn should_refuse_encryption_that_a_pool_would_ignore() {
-        let options = PostgresOptions::new("postgres://me@host/db").unwrap().connect_options();
+        let options = PostgresOptions::new("postgres://me@host/db").connect_options();
         let pool = PgPoolOptions::new().connect_lazy_with(options);
         let options = PostgresOptions::from_pool(pool);
         assert!(options.check().is_ok());

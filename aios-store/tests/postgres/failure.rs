@@ -20,9 +20,9 @@ async fn behind_proxy(server: &PostgresServer) -> (PostgresStore, Proxy) {
 }
 
 fn proxied(proxy: &Proxy, server: &PostgresServer) -> PostgresOptions {
-    let options = PostgresOptions::new(&proxy.url(server)).unwrap();
-    let options = options.with_listen_url(&server.url()).unwrap();
-    options.with_schema(&server.new_name()).unwrap()
+    let options = PostgresOptions::new(&proxy.url(server));
+    let options = options.with_listen_url(&server.url());
+    options.with_schema(&server.new_name())
 }
 
 /// Waits longer than the pause between hints, so that the next statement on the proxy is an append.
@@ -119,7 +119,7 @@ async fn should_clear_the_cached_names_after_a_lost_connection() {
     let Some(server) = PostgresServer::shared() else { return };
     let schema = server.new_name();
     let url = format!("{}&application_name={schema}", server.url());
-    let options = PostgresOptions::new(&url).unwrap().with_schema(&schema).unwrap();
+    let options = PostgresOptions::new(&url).with_schema(&schema);
     let store = PostgresStore::connect_with(options).await.unwrap();
     store.append_one(append("a", Expected::Empty)).await.unwrap();
     server.sql(&format!(

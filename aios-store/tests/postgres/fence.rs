@@ -45,7 +45,7 @@ impl Setup {
     async fn new(call: Call) -> Option<Self> {
         let server = PostgresServer::shared()?;
         let schema = server.new_name();
-        let options = PostgresOptions::new(&server.url()).unwrap().with_schema(&schema).unwrap();
+        let options = PostgresOptions::new(&server.url()).with_schema(&schema);
         let old = PostgresStore::connect_with(options.clone()).await.unwrap();
         let new = PostgresStore::connect_with(options).await.unwrap();
         let owner = OwnerId::new("old");

@@ -21,8 +21,8 @@ async fn lock_table(server: &PostgresServer, table: &str) -> PgConnection {
 /// Returns the error message of a store with these options that does not get a lock.
 pub(super) async fn lock_error(server: &PostgresServer, options: PostgresOptions) -> String {
     let schema = server.new_name();
-    PostgresStore::connect_with(direct(server).with_schema(&schema).unwrap()).await.unwrap();
-    let options = options.with_schema(&schema).unwrap();
+    PostgresStore::connect_with(direct(server).with_schema(&schema)).await.unwrap();
+    let options = options.with_schema(&schema);
     let store = PostgresStore::connect_with(options).await.unwrap();
     let _lock = lock_table(server, &format!("{schema}.leases")).await;
     let error = store.leases().await.unwrap_err();
@@ -31,7 +31,7 @@ pub(super) async fn lock_error(server: &PostgresServer, options: PostgresOptions
 }
 
 fn direct(server: &PostgresServer) -> PostgresOptions {
-    PostgresOptions::new(&server.url()).unwrap()
+    PostgresOptions::new(&server.url())
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -52,7 +52,7 @@ async fn should_cancel_a_statement_after_the_timeout() {
 async fn should_stop_connecting_to_a_silent_server_after_the_timeout() {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("postgres://me@{}/db", listener.local_addr().unwrap());
-    let options = PostgresOptions::new(&url).unwrap().with_connect_timeout(SHORT);
+    let options = PostgresOptions::new(&url).with_connect_timeout(SHORT);
     let error = PostgresStore::connect_with(options).await.unwrap_err();
     assert_eq!(error.to_string(), "the store did not connect within 100ms");
 }

@@ -34,8 +34,8 @@ const TOO_MANY_BYTES: usize = 5 * 1024 * 1024;
 /// installed.
 fn options() -> Option<PostgresOptions> {
     let server = PostgresServer::shared()?;
-    let options = PostgresOptions::new(&server.url()).unwrap();
-    Some(options.with_schema(&server.new_name()).unwrap().with_max_connections(4))
+    let options = PostgresOptions::new(&server.url());
+    Some(options.with_schema(&server.new_name()).with_max_connections(4))
 }
 
 fn event() -> Event {
@@ -53,7 +53,7 @@ impl PostgresFixture {
     /// `None` if PostgreSQL is not installed.
     pub(crate) fn new() -> Option<Self> {
         let server = PostgresServer::shared()?;
-        Some(Self::through(server, PostgresOptions::new(&server.url()).unwrap()))
+        Some(Self::through(server, PostgresOptions::new(&server.url())))
     }
 
     /// Connects to the server with these options.
@@ -65,7 +65,7 @@ impl PostgresFixture {
 #[async_trait]
 impl StoreFixture for PostgresFixture {
     async fn connect(&self) -> Result<Arc<dyn Store>, StoreError> {
-        let options = self.options.clone().with_schema(&self.schema)?;
+        let options = self.options.clone().with_schema(&self.schema);
         let options = options.with_max_connections(4).with_max_event_bytes(TOO_MANY_BYTES - 1);
         Ok(Arc::new(PostgresStore::connect_with(options).await?))
     }

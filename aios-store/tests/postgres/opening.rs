@@ -45,7 +45,7 @@ fn migration_lock(schema: &str) -> i64 {
 async fn should_migrate_for_longer_than_the_statement_timeout() {
     let Some(server) = PostgresServer::shared() else { return };
     let schema = server.new_name();
-    let options = PostgresOptions::new(&server.url()).unwrap().with_schema(&schema).unwrap();
+    let options = PostgresOptions::new(&server.url()).with_schema(&schema);
     let options = options.with_statement_timeout(Duration::from_millis(500));
     let options = options.with_lock_timeout(Duration::from_millis(500));
     let mut other = PgConnection::connect(&server.url()).await.unwrap();
@@ -64,7 +64,7 @@ async fn should_migrate_for_longer_than_the_statement_timeout() {
 async fn should_refuse_a_newer_schema() {
     let Some(server) = PostgresServer::shared() else { return };
     let schema = server.new_name();
-    let options = PostgresOptions::new(&server.url()).unwrap().with_schema(&schema).unwrap();
+    let options = PostgresOptions::new(&server.url()).with_schema(&schema);
     PostgresStore::connect_with(options.clone()).await.unwrap().close().await.unwrap();
     let sql = format!("INSERT INTO {schema}.migrations (version, name) VALUES (4711, 'later')");
     assert_eq!(server.sql(&sql), "");
@@ -77,7 +77,7 @@ async fn should_use_a_pool_and_leave_it_open() {
     let Some(server) = PostgresServer::shared() else { return };
     let pool = PgPoolOptions::new().connect(&server.url()).await.unwrap();
     let options = PostgresOptions::from_pool(pool.clone()).with_schema(&server.new_name());
-    let store = PostgresStore::connect_with(options.unwrap()).await.unwrap();
+    let store = PostgresStore::connect_with(options).await.unwrap();
     let append = Append::new(StreamId::new("a").unwrap(), vec![event()]);
     assert_eq!(store.append_one(append).await.unwrap().position, 1);
     store.close().await.unwrap();
@@ -91,7 +91,7 @@ async fn should_refuse_to_append_on_an_old_snapshot() {
     let connect: PgConnectOptions = server.url().parse().unwrap();
     let connect = connect.options([("default_transaction_isolation", r"repeatable\ read")]);
     let pool = PgPoolOptions::new().connect_with(connect).await.unwrap();
-    let options = PostgresOptions::from_pool(pool).with_schema(&server.new_name()).unwrap();
+    let options = PostgresOptions::from_pool(pool).with_schema(&server.new_name());
     let store = PostgresStore::connect_with(options).await.unwrap();
     let append = Append::new(StreamId::new("a").unwrap(), vec![event()]);
     let error = store.append_one(append).await.unwrap_err();
@@ -125,7 +125,7 @@ async fn should_use_an_empty_schema_that_the_role_owns() {
     let schema = server.new_name();
     server.sql(&format!("CREATE ROLE {schema} LOGIN"));
     let url = server.url().replace("aios:secret", &schema);
-    let options = PostgresOptions::new(&url).unwrap().with_schema(&schema).unwrap();
+    let options = PostgresOptions::new(&url).with_schema(&schema);
     let error = PostgresStore::connect_with(options.clone()).await.unwrap_err();
     assert_eq!((error.code(), error.is_retryable()), ("STORE_BACKEND", false));
     server.sql(&format!("CREATE SCHEMA {schema} AUTHORIZATION {schema}"));

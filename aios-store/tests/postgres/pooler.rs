@@ -69,15 +69,14 @@ fn configure(folder: &Path, port: u16, server_port: u16) {
 /// Options that connect through the pooler, except for the listening connection.
 fn pooled(server: &PostgresServer, port: u16) -> PostgresOptions {
     let url = server.url().replace(&server.port().to_string(), &port.to_string());
-    let options = PostgresOptions::new(&url).unwrap().with_listen_url(&server.url()).unwrap();
+    let options = PostgresOptions::new(&url).with_listen_url(&server.url());
     options.with_pooler(Pooler::TransactionUnprepared)
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn should_receive_notifications_behind_a_pooler() {
     let Some((server, port)) = shared() else { return };
-    hints::receive_notifications(pooled(server, port).with_schema(&server.new_name()).unwrap())
-        .await;
+    hints::receive_notifications(pooled(server, port).with_schema(&server.new_name())).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

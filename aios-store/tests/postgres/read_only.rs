@@ -17,7 +17,7 @@ async fn read_only_store() -> Option<(PostgresServer, PostgresStore)> {
     let server = PostgresServer::start()?;
     server.sql("CREATE ROLE writer SUPERUSER LOGIN");
     let url = server.url().replace("aios:secret", "writer");
-    let options = PostgresOptions::new(&url).unwrap();
+    let options = PostgresOptions::new(&url);
     let options = options.with_append_timeout(Duration::from_secs(600));
     let store = PostgresStore::connect_with(options).await.unwrap();
     store.append_one(append()).await.unwrap();

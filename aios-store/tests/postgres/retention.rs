@@ -21,7 +21,7 @@ use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
 async fn open(server: &PostgresServer, schema: &str) -> PostgresStore {
-    let options = PostgresOptions::new(&server.url()).unwrap().with_schema(schema).unwrap();
+    let options = PostgresOptions::new(&server.url()).with_schema(schema);
     PostgresStore::connect_with(options).await.unwrap()
 }
 

@@ -9,7 +9,7 @@ use crate::fixture::{bad_rows, old_log};
 
 async fn open(server: &PostgresServer) -> (PostgresStore, String) {
     let schema = server.new_name();
-    let options = PostgresOptions::new(&server.url()).unwrap().with_schema(&schema).unwrap();
+    let options = PostgresOptions::new(&server.url()).with_schema(&schema);
     (PostgresStore::connect_with(options).await.unwrap(), schema)
 }
 

@@ -20,7 +20,7 @@ async fn warm_up(store: &PostgresStore) {
 #[tokio::test(flavor = "multi_thread")]
 async fn should_read_and_renew_as_soon_as_the_server_is_back() {
     let Some(server) = PostgresServer::start() else { return };
-    let options = PostgresOptions::new(&server.url()).unwrap().with_max_connections(8);
+    let options = PostgresOptions::new(&server.url()).with_max_connections(8);
     let store = PostgresStore::connect_with(options).await.unwrap();
     let minute = Duration::from_secs(60);
     let leases = store.acquire(&[Shard(1)], &OwnerId::new("me"), minute).await.unwrap();
@@ -42,8 +42,8 @@ async fn should_read_and_renew_as_soon_as_the_server_is_back() {
 async fn survive_silence(rest: Duration) {
     let Some(server) = PostgresServer::shared() else { return };
     let proxy = Proxy::start(server.port()).await;
-    let options = PostgresOptions::new(&proxy.url(server)).unwrap().with_max_connections(4);
-    let options = options.with_schema(&server.new_name()).unwrap();
+    let options = PostgresOptions::new(&proxy.url(server)).with_max_connections(4);
+    let options = options.with_schema(&server.new_name());
     let store = PostgresStore::connect_with(options).await.unwrap();
     warm_up(&store).await;
     pause(rest).await;
@@ -69,10 +69,10 @@ async fn should_replace_a_silent_listening_connection() {
     let Some(server) = PostgresServer::shared() else { return };
     let proxy = Proxy::start(server.port()).await;
     let clock = VirtualClock::default();
-    let options = PostgresOptions::new(&server.url()).unwrap().with_clock(Arc::new(clock.clone()));
+    let options = PostgresOptions::new(&server.url()).with_clock(Arc::new(clock.clone()));
     let schema = server.new_name();
-    let options = options.with_schema(&schema).unwrap().with_listen_url(&proxy.url(server));
-    let _store = PostgresStore::connect_with(options.unwrap()).await.unwrap();
+    let options = options.with_schema(&schema).with_listen_url(&proxy.url(server));
+    let _store = PostgresStore::connect_with(options).await.unwrap();
     let listens = format!(
         "SELECT count(*) FROM pg_stat_activity \
          WHERE state = 'idle' AND query = 'LISTEN \"{schema}_events\"'"

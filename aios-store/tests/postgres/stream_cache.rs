@@ -30,7 +30,7 @@ impl Setup {
     async fn new() -> Option<Self> {
         let server = PostgresServer::shared()?;
         let schema = server.new_name();
-        let options = PostgresOptions::new(&server.url()).unwrap().with_schema(&schema).unwrap();
+        let options = PostgresOptions::new(&server.url()).with_schema(&schema);
         let first = PostgresStore::connect_with(options.clone()).await.unwrap();
         let second = PostgresStore::connect_with(options).await.unwrap();
         let setup = Self { server, schema, first, second };

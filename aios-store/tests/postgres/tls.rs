@@ -45,7 +45,7 @@ impl Setup {
 
     fn options(&self, host: &str, authority: &str) -> PostgresOptions {
         let tls = Tls::VerifyFull(Some(self.file(authority)));
-        PostgresOptions::new(&self.url(host)).unwrap().with_tls(tls)
+        PostgresOptions::new(&self.url(host)).with_tls(tls)
     }
 }
 
@@ -139,7 +139,7 @@ async fn should_set_tcp_nodelay() {
     let rule = "hostssl all all 127.0.0.1/32 trust\nhostnossl all all 127.0.0.1/32 trust";
     let Some(setup) = Setup::new(rule) else { return };
     let url = setup.url("127.0.0.1");
-    let options = || PostgresOptions::new(&url).unwrap();
+    let options = || PostgresOptions::new(&url);
     for options in [
         options(),
         options().with_tls(Tls::Require),

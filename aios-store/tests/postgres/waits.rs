@@ -26,7 +26,7 @@ const FILL: &str = "\
 async fn should_find_unsettled_runs_without_statistics() {
     let Some(server) = PostgresServer::shared() else { return };
     let schema = server.new_name();
-    let options = PostgresOptions::new(&server.url()).unwrap().with_schema(&schema).unwrap();
+    let options = PostgresOptions::new(&server.url()).with_schema(&schema);
     let options = options.with_statement_timeout(Duration::from_secs(15));
     let store = PostgresStore::connect_with(options).await.unwrap();
     server.sql(&FILL.replace("{schema}", &schema));

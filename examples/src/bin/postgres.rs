@@ -19,8 +19,8 @@ async fn report(context: WorkflowContext, month: u32) -> Result<String, Workflow
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let url = std::env::args().nth(1).ok_or("postgres URL")?;
     // Several installations can share a database if each has its own schema.
-    let options = PostgresOptions::new(&url)?
-        .with_schema("reports")?
+    let options = PostgresOptions::new(&url)
+        .with_schema("reports")
         .with_max_connections(5)
         .with_statement_timeout(Duration::from_secs(10));
     let store = PostgresStore::connect_with(options).await?;

@@ -104,7 +104,7 @@ impl TokenEndpoint {
     /// # Errors
     ///
     /// [`InvalidSigningKey`] if it is not such a key.
-    pub fn with_key(mut self, pkcs8: &[u8]) -> Result<Self, InvalidSigningKey> {
+    pub fn try_with_key(mut self, pkcs8: &[u8]) -> Result<Self, InvalidSigningKey> {
         self.signer = Arc::new(Signer::from_pkcs8(pkcs8)?);
         Ok(self)
     }

@@ -227,7 +227,7 @@ mod tests {
     #[tokio::test(flavor = "multi_thread")]
     async fn should_read_events_by_index() {
         let Some(server) = PostgresServer::start() else { return };
-        PostgresStore::connect_with(PostgresOptions::new(&server.url()).unwrap()).await.unwrap();
+        PostgresStore::connect_with(PostgresOptions::new(&server.url())).await.unwrap();
         let schema = Schema::default();
         server.sql(&schema.fill(FILL));
         server.sql("ANALYZE");

@@ -61,7 +61,7 @@ impl Collector {
     ///
     /// [`CollectorError::InvalidConfiguration`] if this is not a header. The error does not contain the
     /// value.
-    pub fn with_header(mut self, name: &str, value: &str) -> Result<Self, CollectorError> {
+    pub fn try_with_header(mut self, name: &str, value: &str) -> Result<Self, CollectorError> {
         let invalid = || CollectorError::InvalidConfiguration {
             reason: format!("{name:?} and its value are not a header of HTTP"),
         };
