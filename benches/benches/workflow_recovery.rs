@@ -129,7 +129,7 @@ async fn fill(url: &str, runs: usize) -> Vec<String> {
     while filled.len() < runs {
         let keys: Vec<_> = (0..COPIES).map(|_| EventId::generate().key()).collect();
         let ids: Vec<String> = keys.iter().map(|key| EventId::from(*key).to_string()).collect();
-        let shards: Vec<i32> = ids.iter().map(|id| Shard::of(id).0.into()).collect();
+        let shards: Vec<i32> = ids.iter().map(|id| Shard::of(id).number().into()).collect();
         let copy = sqlx::query(COPY).bind(&keys).bind(&shards).bind(template.id());
         copy.execute(&mut connection).await.unwrap();
         filled.extend(ids);

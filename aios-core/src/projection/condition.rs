@@ -99,7 +99,7 @@ impl Query {
     #[must_use]
     pub fn runs(filter: &RunFilter, page: &PageRequest) -> Self {
         let statuses = filter.statuses.iter().map(|status| Cell::text(status.as_str())).collect();
-        let shards = filter.shards.iter().map(|shard| Cell::integer(shard.0)).collect();
+        let shards = filter.shards.iter().map(|shard| Cell::integer(shard.number())).collect();
         let changed = i64::try_from(filter.changed_after).unwrap_or(i64::MAX);
         let conditions = [
             filter.id.clone().map(Predicate::Id),

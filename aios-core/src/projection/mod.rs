@@ -159,7 +159,7 @@ fn started(name: &str, run_id: &str, event: &Event) -> Option<Vec<(&'static str,
     Some(vec![
         ("workflow", Cell::text(name)),
         ("workflow_version", Cell::integer(started.version)),
-        ("shard", Cell::integer(Shard::of(run_id).0)),
+        ("shard", Cell::integer(Shard::of(run_id).number())),
         status(RunStatus::Running),
         ("parent_run_id", Cell::optional_text(started.parent.map(|parent| parent.run_id))),
         ("first_run_id", Cell::optional_text(started.first_run_id)),

@@ -99,6 +99,10 @@ impl Cells {
         }
     }
 
+    fn shard(&mut self) -> Result<Shard, &'static str> {
+        Shard::new(self.integer("shard")?).ok_or("shard")
+    }
+
     fn timestamp(&mut self, name: &'static str) -> Result<Option<Timestamp>, &'static str> {
         match self.next() {
             Cell::Null => Ok(None),
@@ -184,7 +188,7 @@ impl Record for RunRecord {
             id: row.id,
             workflow: cells.text("workflow")?,
             workflow_version: cells.integer("workflow_version")?,
-            shard: Shard(cells.integer("shard")?),
+            shard: cells.shard()?,
             status: cells.parsed("status", RunStatus::parse)?,
             parent_run_id: cells.optional_text("parent_run_id")?,
             result: cells.json("result")?,
@@ -210,7 +214,7 @@ impl Record for RunSummary {
         Ok(Self {
             id: row.id,
             workflow: cells.text("workflow")?,
-            shard: Shard(cells.integer("shard")?),
+            shard: cells.shard()?,
             status: cells.parsed("status", RunStatus::parse)?,
             position: cells.integer("position")?,
         })

@@ -45,7 +45,7 @@ pub use self::{
     read_model::ReadModels,
     recorded::RecordedEvent,
     row::{AgentRecord, RunRecord, RunSummary, TaskRecord, WorkflowRecord},
-    shard::{Epoch, SHARDS, Shard},
+    shard::{Epoch, InvalidShard, SHARDS, Shard},
     status::{AgentStatus, RunStatus, TaskStatus},
     subscribe::LogSubscription,
     wait::{DueRun, Unsettled, Wait, Waits},

@@ -11,17 +11,57 @@ const FIRST_SLOT: u16 = 1024;
 /// The shard of the guests of the engine with number 0.
 const FIRST_GUESTS: u16 = FIRST_SLOT + Shard::SLOTS;
 
+/// The number after that of the last guests.
+const AFTER_GUESTS: u16 = FIRST_GUESTS + Shard::SLOTS;
+
 /// The shard of the projection with number 0.
 const FIRST_PROJECTION: u16 = 4096;
 
-/// A fixed share of the runs, owned by one engine at a time.
+/// A fixed share of the runs, owned by one engine at a time, or something else that has one owner:
+/// the relay, the number of an engine, the runs of its guests, a projection.
+///
+/// # Examples
+///
+/// ```
+/// use aios_core::store::{SHARDS, Shard};
+///
+/// let shard = Shard::of("welcome-ada");
+/// assert!(shard.is_share() && shard.number() < SHARDS);
+/// assert_eq!(Shard::new(shard.number()), Some(shard));
+/// assert_eq!(Shard::new(SHARDS), None);
+/// assert!(!Shard::RELAY.is_share());
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(transparent)]
-pub struct Shard(pub u16);
+#[serde(try_from = "u16", into = "u16")]
+pub struct Shard(u16);
+
+/// A number that no [`Shard`] has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("no shard has the number {number}")]
+pub struct InvalidShard {
+    /// The number.
+    pub number: u16,
+}
 
 impl Shard {
     /// Not a share of the runs: its owner relays the log to the broker.
     pub const RELAY: Self = Self(u16::MAX);
+
+    /// The shard with this number, as stored: a share of the runs below [`SHARDS`], or one of the
+    /// others. `None` if no shard has it.
+    #[must_use]
+    pub const fn new(number: u16) -> Option<Self> {
+        match number {
+            0..SHARDS | FIRST_SLOT..AFTER_GUESTS | FIRST_PROJECTION.. => Some(Self(number)),
+            _ => None,
+        }
+    }
+
+    /// The number of this shard, as stored.
+    #[must_use]
+    pub const fn number(self) -> u16 {
+        self.0
+    }
 
     /// The maximum number of engines that can be alive at the same time.
     pub const SLOTS: u16 = 1024;
@@ -83,6 +123,20 @@ impl Shard {
     }
 }
 
+impl TryFrom<u16> for Shard {
+    type Error = InvalidShard;
+
+    fn try_from(number: u16) -> Result<Self, InvalidShard> {
+        Self::new(number).ok_or(InvalidShard { number })
+    }
+}
+
+impl From<Shard> for u16 {
+    fn from(shard: Shard) -> Self {
+        shard.number()
+    }
+}
+
 impl fmt::Display for Shard {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(formatter)
@@ -133,6 +187,24 @@ mod tests {
         }
         let last = u64::from(u16::MAX - 4096);
         assert_eq!((Shard::projection(last), Shard::projection(u64::MAX)), (None, None));
+    }
+
+    #[test]
+    fn should_know_the_numbers_that_shards_have() {
+        for shard in Shard::all().chain([
+            Shard::RELAY,
+            Shard::slot(0),
+            Shard::slot(Shard::SLOTS - 1),
+            Shard::guests(0),
+            Shard::guests(Shard::SLOTS - 1),
+            Shard::projection(0).unwrap(),
+        ]) {
+            assert_eq!(Shard::new(shard.number()), Some(shard));
+        }
+        for number in [SHARDS, 1023, 3072, 4095] {
+            assert_eq!(Shard::new(number), None, "{number}");
+            assert!(serde_json::from_str::<Shard>(&number.to_string()).is_err());
+        }
     }
 
     #[test]

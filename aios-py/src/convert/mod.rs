@@ -28,7 +28,7 @@ pub(crate) fn optional_seconds(py: Python<'_>, value: Option<f64>) -> PyResult<O
 
 /// A fence as Python takes it: shard and epoch.
 pub(crate) fn fence_pair(fence: Fence) -> (u16, u64) {
-    (fence.shard.0, fence.epoch.0)
+    (fence.shard.number(), fence.epoch.0)
 }
 
 /// A collector of traces: its URL, the name of the service, and the headers of requests.

@@ -87,7 +87,7 @@ fn engines(leases: &[Lease]) -> BTreeMap<String, Engine> {
         let Some(engine) = engines.get_mut(owner.as_str()) else { continue };
         engine.is_relay |= *shard == store::Shard::RELAY;
         if shard.is_share() {
-            engine.shards.push(shard.0);
+            engine.shards.push(shard.number());
         }
     }
     engines.values_mut().for_each(|engine| engine.shards.sort_unstable());
@@ -157,14 +157,14 @@ mod tests {
     #[test]
     fn should_find_what_each_engine_owns_and_nothing_else() {
         let found = engines(&[
-            lease(store::Shard(7), "a"),
+            lease(store::Shard::new(7).unwrap(), "a"),
             lease(store::Shard::slot(1), "b"),
-            lease(store::Shard(3), "a"),
+            lease(store::Shard::new(3).unwrap(), "a"),
             lease(store::Shard::slot(0), "a"),
             lease(store::Shard::RELAY, "a"),
             lease(store::Shard::guests(0), "a welcome@1"),
             lease(store::Shard::projection(0).unwrap(), "projection"),
-            lease(store::Shard(9), "gone"),
+            lease(store::Shard::new(9).unwrap(), "gone"),
         ]);
         let engine = |slot, shards: &[u16], is_relay| {
             let (shards, expires_at) = (shards.to_vec(), Timestamp::UNIX_EPOCH);

@@ -162,7 +162,7 @@ impl Tables {
         shards: &[Shard],
         after: Option<Uuid>,
     ) -> impl Iterator<Item = (&Uuid, &str)> {
-        let shards: Vec<Cell> = shards.iter().map(|shard| Cell::integer(shard.0)).collect();
+        let shards: Vec<Cell> = shards.iter().map(|shard| Cell::integer(shard.number())).collect();
         let rows = self.0.get(&Table::WorkflowRuns).into_iter().flatten();
         rows.filter(move |(key, row)| {
             after.is_none_or(|after| **key > after)

@@ -45,7 +45,7 @@ impl Leases for PostgresStore {
         owner: &OwnerId,
         time_to_live: Duration,
     ) -> Result<Vec<Lease>, StoreError> {
-        let shards: Vec<i32> = shards.iter().map(|shard| shard.0.into()).collect();
+        let shards: Vec<i32> = shards.iter().map(|shard| shard.number().into()).collect();
         let query = Statement::new(self.0.database.schema().fill(ACQUIRE))
             .bind(shards)
             .bind(owner.as_str())
@@ -87,7 +87,7 @@ impl PostgresStore {
         leases: &[Lease],
         micros: Option<i64>,
     ) -> Result<Vec<Lease>, StoreError> {
-        let shards: Vec<i32> = leases.iter().map(|lease| lease.shard.0.into()).collect();
+        let shards: Vec<i32> = leases.iter().map(|lease| lease.shard.number().into()).collect();
         let epochs: Vec<i64> =
             leases.iter().map(|lease| i64::try_from(lease.epoch.0).unwrap_or(i64::MAX)).collect();
         let owners: Vec<&str> = leases.iter().map(|lease| lease.owner.as_str()).collect();
@@ -111,8 +111,9 @@ async fn fetch(
 
 fn lease(row: &PgRow) -> sqlx::Result<Lease> {
     let corrupt = |error: std::num::TryFromIntError| sqlx::Error::Decode(Box::new(error));
+    let number = u16::try_from(row.try_get::<i32, _>(0)?).map_err(corrupt)?;
     Ok(Lease {
-        shard: Shard(u16::try_from(row.try_get::<i32, _>(0)?).map_err(corrupt)?),
+        shard: Shard::try_from(number).map_err(|error| sqlx::Error::Decode(Box::new(error)))?,
         epoch: Epoch(u64::try_from(row.try_get::<i64, _>(1)?).map_err(corrupt)?),
         owner: OwnerId::new(row.try_get::<String, _>(2)?),
         expires_at: row.try_get::<PgTimestamp, _>(3)?.0,

@@ -4,7 +4,7 @@ use aios_core::{
     event::Timestamp,
     store::{Epoch, Lease, OwnerId, Shard},
 };
-use rusqlite::Connection;
+use rusqlite::{Connection, types::Type};
 
 use crate::leases::LeaseTable;
 
@@ -15,7 +15,7 @@ pub(super) fn save(connection: &Connection, leases: Vec<Lease>) -> rusqlite::Res
     for lease in &leases {
         let epoch = lease.epoch.0.cast_signed();
         let expires_at = lease.expires_at.as_micros();
-        replace.execute((lease.shard.0, epoch, lease.owner.as_str(), expires_at))?;
+        replace.execute((lease.shard.number(), epoch, lease.owner.as_str(), expires_at))?;
     }
     Ok(leases)
 }
@@ -35,8 +35,11 @@ pub(super) fn load(connection: &Connection) -> rusqlite::Result<LeaseTable> {
 fn lease(row: &rusqlite::Row<'_>) -> rusqlite::Result<Lease> {
     let epoch: i64 = row.get(1)?;
     let owner: String = row.get(2)?;
+    let shard = Shard::try_from(row.get::<_, u16>(0)?).map_err(|error| {
+        rusqlite::Error::FromSqlConversionFailure(0, Type::Integer, Box::new(error))
+    })?;
     Ok(Lease {
-        shard: Shard(row.get(0)?),
+        shard,
         epoch: Epoch(epoch.cast_unsigned()),
         owner: OwnerId::new(owner),
         expires_at: Timestamp::from_micros(row.get(3)?),

@@ -371,7 +371,7 @@ mod tests {
     fn should_find_the_open_runs_of_shards_by_index() {
         use RunStatus::{Blocked, Cancelling, Paused, Running};
         let statuses = vec![Running, Cancelling, Paused, Blocked];
-        for shards in [vec![Shard(1)], (0..64).map(Shard).collect()] {
+        for shards in [vec![Shard::new(1).unwrap()], Shard::all().collect()] {
             let filter = RunFilter { shards, statuses: statuses.clone(), ..RunFilter::default() };
             let plan = plan(&Query::run_summaries(&filter, &PageRequest::default()));
             assert!(plan.contains("idx_workflow_runs_shard"), "{plan}");
@@ -441,7 +441,7 @@ mod tests {
         let query = Query::runs(&running, &PageRequest::default());
         assert!(asks_for_open_runs(&query));
         assert!(plan_by(&query, Path::OpenRuns).contains("idx_workflow_runs_shard"));
-        let of_a_shard = RunFilter { shards: vec![Shard(1)], ..running };
+        let of_a_shard = RunFilter { shards: vec![Shard::new(1).unwrap()], ..running };
         assert!(!asks_for_open_runs(&Query::runs(&of_a_shard, &PageRequest::default())));
     }
 }

@@ -127,7 +127,7 @@ impl Writer<'_> {
             return Ok(());
         }
         let parameters = (
-            wait.fence.shard.0,
+            wait.fence.shard.number(),
             &key.uuid.as_bytes()[..],
             stream.as_str(),
             wait.version.cast_signed(),
@@ -142,7 +142,7 @@ impl Writer<'_> {
             return Ok(());
         }
         let key = &key.uuid.as_bytes()[..];
-        self.connection.prepare_cached(FORGET)?.execute((fence.shard.0, key)).map(drop)
+        self.connection.prepare_cached(FORGET)?.execute((fence.shard.number(), key)).map(drop)
     }
 }
 

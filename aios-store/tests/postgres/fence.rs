@@ -49,7 +49,8 @@ impl Setup {
         let old = PostgresStore::connect_with(options.clone()).await.unwrap();
         let new = PostgresStore::connect_with(options).await.unwrap();
         let owner = OwnerId::new("old");
-        let mut leases = old.acquire(&[Shard(1)], &owner, Duration::from_secs(60)).await.unwrap();
+        let mut leases =
+            old.acquire(&[Shard::new(1).unwrap()], &owner, Duration::from_secs(60)).await.unwrap();
         let lease = leases.pop().unwrap();
         let mut setup = Self { server, schema, old, new, lease, call, head: 0 };
         if !matches!(call, Call::Append) {
@@ -91,7 +92,7 @@ impl Setup {
         let store = self.new.clone();
         tokio::spawn(async move {
             let owner = OwnerId::new("new");
-            store.acquire(&[Shard(1)], &owner, Duration::from_secs(60)).await.unwrap()
+            store.acquire(&[Shard::new(1).unwrap()], &owner, Duration::from_secs(60)).await.unwrap()
         })
     }
 

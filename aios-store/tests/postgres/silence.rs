@@ -23,7 +23,8 @@ async fn should_read_and_renew_as_soon_as_the_server_is_back() {
     let options = PostgresOptions::new(&server.url()).with_max_connections(8);
     let store = PostgresStore::connect_with(options).await.unwrap();
     let minute = Duration::from_secs(60);
-    let leases = store.acquire(&[Shard(1)], &OwnerId::new("me"), minute).await.unwrap();
+    let leases =
+        store.acquire(&[Shard::new(1).unwrap()], &OwnerId::new("me"), minute).await.unwrap();
     warm_up(&store).await;
     let server = tokio::task::spawn_blocking(move || {
         server.kill();

@@ -118,12 +118,16 @@ async fn should_refuse_only_the_append_whose_shard_was_taken() {
     let Some(setup) = Setup::new().await else { return };
     let minute = Duration::from_secs(60);
     let old = OwnerId::new("old");
-    let leases = setup.first.acquire(&[Shard(1), Shard(2)], &old, minute).await.unwrap();
+    let leases = setup
+        .first
+        .acquire(&[Shard::new(1).unwrap(), Shard::new(2).unwrap()], &old, minute)
+        .await
+        .unwrap();
     let fences: Vec<Fence> = leases.iter().map(|lease| lease.fence()).collect();
     let batch = || vec![append("a").with_fence(fences[0]), append("b").with_fence(fences[1])];
     assert_eq!(setup.append(batch()).await, [at(2, 3), at(2, 4)]);
     setup.first.release(&leases[..1]).await.unwrap();
-    setup.second.acquire(&[Shard(1)], &OwnerId::new("new"), minute).await.unwrap();
+    setup.second.acquire(&[Shard::new(1).unwrap()], &OwnerId::new("new"), minute).await.unwrap();
     assert_eq!(setup.append(batch()).await, [Err("FENCED"), at(3, 5)]);
     assert_eq!(setup.append(vec![append("a"), append("b")]).await, [at(3, 6), at(4, 7)]);
 }

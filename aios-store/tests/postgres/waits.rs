@@ -32,7 +32,7 @@ async fn should_find_unsettled_runs_without_statistics() {
     server.sql(&FILL.replace("{schema}", &schema));
     let page = PageRequest::first(1000);
     for which in [Unsettled::Unnoted, Unsettled::Outdated] {
-        let found = store.unsettled_runs(&[Shard(3)], which, &page).await.unwrap();
+        let found = store.unsettled_runs(&[Shard::new(3).unwrap()], which, &page).await.unwrap();
         assert_eq!((found.rows.len(), found.next), (30, None), "{which:?}");
     }
 }

@@ -65,7 +65,11 @@ async fn should_continue_after_a_failed_commit() {
     let folder = TempDir::new().unwrap();
     let store = small(&folder).await;
     let hour = std::time::Duration::from_secs(3600);
-    let lease = store.acquire(&[Shard(1)], &OwnerId::new("me"), hour).await.unwrap().remove(0);
+    let lease = store
+        .acquire(&[Shard::new(1).unwrap()], &OwnerId::new("me"), hour)
+        .await
+        .unwrap()
+        .remove(0);
     store.append_one(start("first", 10)).await.unwrap();
     assert_eq!(full_error(&store).await.code(), "STORE_FULL");
     let results = join_all((0..10).map(|n| {

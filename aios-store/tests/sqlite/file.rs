@@ -114,7 +114,9 @@ async fn should_refuse_appends_once_the_file_is_gone() {
             assert_eq!((error.code(), error.is_retryable()), ("STORE_GONE", false), "{name}");
             assert!(error.to_string().contains("a.db"), "{error}");
         }
-        let lease = store.acquire(&[Shard(1)], &OwnerId::new("me"), Duration::from_secs(9)).await;
+        let lease = store
+            .acquire(&[Shard::new(1).unwrap()], &OwnerId::new("me"), Duration::from_secs(9))
+            .await;
         assert_eq!(lease.unwrap_err().code(), "STORE_GONE", "{name}");
         assert_eq!(store.head().await.unwrap(), 1, "{name}");
     }
@@ -128,7 +130,11 @@ async fn should_keep_everything_when_the_log_is_deleted() {
     let (path, copy) = (folder.path().join("a.db"), folder.path().join("copy.db"));
     let store = open(&path).await.unwrap();
     let hour = Duration::from_secs(3600);
-    let lease = store.acquire(&[Shard(1)], &OwnerId::new("me"), hour).await.unwrap().remove(0);
+    let lease = store
+        .acquire(&[Shard::new(1).unwrap()], &OwnerId::new("me"), hour)
+        .await
+        .unwrap()
+        .remove(0);
     for round in 1..=5 {
         remove(&path, &["-wal"]);
         store.append_one(append().with_fence(lease.fence())).await.unwrap();

@@ -87,7 +87,7 @@ async fn should_commit_what_it_accepted_before_it_was_closed() {
 #[tokio::test]
 async fn should_free_the_shards_of_a_process_that_died_and_still_fence_it_off() {
     let (_folder, path) = database_path();
-    let (shards, hour) = ([Shard(1)], Duration::from_secs(3600));
+    let (shards, hour) = ([Shard::new(1).unwrap()], Duration::from_secs(3600));
     let store = open(&path).await.unwrap();
     let lost = store.acquire(&shards, &OwnerId::new("first"), hour).await.unwrap().remove(0);
     drop(store);

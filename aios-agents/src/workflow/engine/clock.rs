@@ -129,7 +129,7 @@ mod tests {
 
     /// The leases granted by a store whose clock shows `now`.
     fn lease(now: Timestamp) -> Vec<Lease> {
-        let (shard, epoch, owner) = (Shard(1), Epoch(1), OwnerId::new("a"));
+        let (shard, epoch, owner) = (Shard::new(1).unwrap(), Epoch(1), OwnerId::new("a"));
         vec![Lease { shard, epoch, owner, expires_at: now + SECOND }]
     }
 

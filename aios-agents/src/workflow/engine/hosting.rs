@@ -126,7 +126,7 @@ impl Engine {
                 is_other && host.has(workflow.0, workflow.1) && !declined.contains(host.engine())
             };
             let fitting: Vec<&Host> = hosts.values().filter(fits).collect();
-            let place = usize::from(Shard::of(run_id).0) % fitting.len().max(1);
+            let place = usize::from(Shard::of(run_id).number()) % fitting.len().max(1);
             fitting.get(place).map(|host| host.fence())
         };
         if let Some(host) = pick(&self.ownership.hosts()) {

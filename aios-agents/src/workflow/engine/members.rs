@@ -158,13 +158,16 @@ mod tests {
     fn should_find_the_engine_that_owns_a_shard() {
         let leases = [
             lease(Shard::slot(3), "a"),
-            lease(Shard(7), "a"),
-            lease(Shard(8), "gone"),
+            lease(Shard::new(7).unwrap(), "a"),
+            lease(Shard::new(8).unwrap(), "gone"),
             lease(Shard::RELAY, "a"),
         ];
         let members = Members::of(&leases);
-        assert_eq!(members.slot_of(Shard(7)), Some(3));
-        assert_eq!((members.slot_of(Shard(8)), members.slot_of(Shard(9))), (None, None));
+        assert_eq!(members.slot_of(Shard::new(7).unwrap()), Some(3));
+        assert_eq!(
+            (members.slot_of(Shard::new(8).unwrap()), members.slot_of(Shard::new(9).unwrap())),
+            (None, None)
+        );
         assert!(members.has_relay());
         assert_eq!(members.free(3).len(), usize::from(SHARDS) - 2);
     }
@@ -172,6 +175,9 @@ mod tests {
     #[test]
     fn should_begin_at_different_places() {
         let members = members(&[0, 1]);
-        assert_eq!((members.free(0)[0], members.free(1)[0]), (Shard(0), Shard(32)));
+        assert_eq!(
+            (members.free(0)[0], members.free(1)[0]),
+            (Shard::new(0).unwrap(), Shard::new(32).unwrap())
+        );
     }
 }

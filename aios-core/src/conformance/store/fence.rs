@@ -41,7 +41,7 @@ pub async fn should_let_the_owner_append_while_nobody_took_the_shard(harness: Ha
 /// Without a lease there is no proof.
 pub async fn should_refuse_a_shard_that_was_never_owned(harness: Harness<'_>) {
     for epoch in [0, 1] {
-        let fence = Fence { shard: Shard(5), epoch: Epoch(epoch) };
+        let fence = Fence { shard: Shard::new(5).unwrap(), epoch: Epoch(epoch) };
         let error = harness.try_append(fenced("a", fence)).await.unwrap_err();
         assert!(is_fenced(&error, fence), "{error:?}");
     }

@@ -66,7 +66,7 @@ impl<'a> Harness<'a> {
 
     /// Takes the available ones of these shards.
     pub async fn acquire(&self, shards: &[u16], owner: &str) -> Vec<Lease> {
-        let shards: Vec<Shard> = shards.iter().copied().map(Shard).collect();
+        let shards: Vec<Shard> = shards.iter().map(|number| Shard::new(*number).unwrap()).collect();
         self.store.acquire(&shards, &OwnerId::new(owner), self.lease_time()).await.unwrap()
     }
 

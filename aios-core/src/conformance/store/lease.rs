@@ -11,13 +11,13 @@ use super::{Capability, harness::Harness};
 use crate::store::{Epoch, Lease, OwnerId, Shard};
 
 fn shards(leases: &[Lease]) -> BTreeSet<u16> {
-    leases.iter().map(|lease| lease.shard.0).collect()
+    leases.iter().map(|lease| lease.shard.number()).collect()
 }
 
 /// Shards without a previous owner begin with epoch 1.
 pub async fn should_take_free_shards_under_the_first_epoch(harness: Harness<'_>) {
-    let leases = harness.acquire(&[0, 63, Shard::RELAY.0], "first").await;
-    assert_eq!(shards(&leases), BTreeSet::from([0, 63, Shard::RELAY.0]));
+    let leases = harness.acquire(&[0, 63, Shard::RELAY.number()], "first").await;
+    assert_eq!(shards(&leases), BTreeSet::from([0, 63, Shard::RELAY.number()]));
     for lease in leases {
         assert_eq!((lease.epoch, lease.owner), (Epoch(1), OwnerId::new("first")));
     }
@@ -66,7 +66,7 @@ pub async fn should_not_renew_a_lost_lease(harness: Harness<'_>) {
     harness.take(1, "second").await;
     let renewed = harness.store.renew(&leases, harness.lease_time()).await.unwrap();
     assert_eq!(shards(&renewed), BTreeSet::from([2]));
-    let never = Lease { shard: Shard(9), ..leases[0].clone() };
+    let never = Lease { shard: Shard::new(9).unwrap(), ..leases[0].clone() };
     assert!(harness.store.renew(&[never], harness.lease_time()).await.unwrap().is_empty());
 }
 

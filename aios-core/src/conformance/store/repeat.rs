@@ -28,7 +28,7 @@ pub async fn should_answer_a_repetition_whatever_its_expectation_and_fence(harne
     harness.append("a", events([2])).await;
     harness.let_leases_expire().await;
     harness.take(1, "second").await;
-    let never = Fence { shard: Shard(9), epoch: Epoch(7) };
+    let never = Fence { shard: Shard::new(9).unwrap(), epoch: Epoch(7) };
     for repeat in [
         append.clone(),
         append.clone().with_expected(Expected::Exact(9)),

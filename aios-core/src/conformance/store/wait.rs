@@ -24,7 +24,7 @@ fn wait(run: &str, lease: &Lease, version: u64, second: Option<i64>) -> Wait {
 /// Ids of runs in one shard.
 fn ids(count: usize) -> Vec<String> {
     let ids = (0..).map(|number| format!("run-{number}"));
-    ids.filter(|id| Shard::of(id) == Shard(SHARD)).take(count).collect()
+    ids.filter(|id| Shard::of(id) == Shard::new(SHARD).unwrap()).take(count).collect()
 }
 
 fn notes<'a>(harness: &'a Harness<'_>) -> &'a dyn Waits {
@@ -61,7 +61,10 @@ async fn unsettled(harness: &Harness<'_>, which: Unsettled) -> Vec<String> {
     let mut page = PageRequest::first(2);
     let mut found = Vec::new();
     loop {
-        let read = notes(harness).unsettled_runs(&[Shard(SHARD)], which, &page).await.unwrap();
+        let read = notes(harness)
+            .unsettled_runs(&[Shard::new(SHARD).unwrap()], which, &page)
+            .await
+            .unwrap();
         assert!(read.rows.len() <= 2);
         found.extend(read.rows);
         match read.next {
@@ -85,7 +88,7 @@ async fn outdated(harness: &Harness<'_>) -> Vec<String> {
 async fn due(harness: &Harness<'_>, up_to: i64) -> Vec<(i64, String)> {
     let mut found: Vec<DueRun> = Vec::new();
     loop {
-        let (shards, beyond) = ([Shard(SHARD)], found.last());
+        let (shards, beyond) = ([Shard::new(SHARD).unwrap()], found.last());
         let page = notes(harness).due_runs(&shards, beyond, at(up_to), 2).await.unwrap();
         let is_last = page.len() < 2;
         found.extend(page);
@@ -110,7 +113,7 @@ pub async fn should_leave_out_runs_with_a_recorded_wait(harness: Harness<'_>) {
     note(&harness, &waits).await;
     assert_eq!(unnoted(&harness).await, sorted(&ids[3..]));
     assert_eq!(outdated(&harness).await, [""; 0]);
-    let other = Shard(SHARD + 1);
+    let other = Shard::new(SHARD + 1).unwrap();
     for which in [Unsettled::Unnoted, Unsettled::Outdated] {
         let page = notes(&harness).unsettled_runs(&[other], which, &PageRequest::default()).await;
         assert_eq!(page.unwrap().rows, [""; 0]);
@@ -155,7 +158,8 @@ pub async fn should_find_due_runs_in_order(harness: Harness<'_>) {
     assert_eq!(times, [-4, 1, 3, 3, 3, 3, 5]);
     assert_eq!(sorted(found[2..6].iter().map(|(_, id)| id)), sorted(&ids[3..7]));
     assert_eq!((&found[0].1, &found[6].1), (&ids[8], &ids[0]));
-    let elsewhere = notes(&harness).due_runs(&[Shard(SHARD + 1)], None, at(9), 10).await.unwrap();
+    let elsewhere =
+        notes(&harness).due_runs(&[Shard::new(SHARD + 1).unwrap()], None, at(9), 10).await.unwrap();
     assert_eq!(elsewhere, []);
 }
 
@@ -226,11 +230,11 @@ pub async fn should_find_runs_to_read_after_a_rebuild(harness: Harness<'_>) {
 pub async fn should_record_waits_of_runs_with_every_kind_of_id(harness: Harness<'_>) {
     let uuid = (0_u32..)
         .map(|number| format!("0195e7a0-0000-7000-8000-{number:012x}"))
-        .find(|id| Shard::of(id) == Shard(SHARD))
+        .find(|id| Shard::of(id) == Shard::new(SHARD).unwrap())
         .unwrap();
     let foreign = (0_u32..)
         .map(|number| format!("bestellung-ä✓-{number}"))
-        .find(|id| Shard::of(id) == Shard(SHARD))
+        .find(|id| Shard::of(id) == Shard::new(SHARD).unwrap())
         .unwrap();
     let lease = harness.take(SHARD, "first").await;
     for id in [&uuid, &foreign] {

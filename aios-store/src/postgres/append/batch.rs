@@ -212,7 +212,7 @@ mod tests {
 
     #[test]
     fn should_list_each_stream_and_fence_once() {
-        let fence = |epoch| Fence { shard: Shard(1), epoch: Epoch(epoch) };
+        let fence = |epoch| Fence { shard: Shard::new(1).unwrap(), epoch: Epoch(epoch) };
         let batch = batch(&[
             append("a", Expected::Exact(3)).with_fence(fence(1)),
             append("b", Expected::Any),

@@ -149,7 +149,7 @@ mod tests {
 
     #[test]
     fn should_count_accepted_appends_in_order() {
-        let fence = Fence { shard: Shard(1), epoch: Epoch(1) };
+        let fence = Fence { shard: Shard::new(1).unwrap(), epoch: Epoch(1) };
         let appends = [
             append("a", 2),
             append("b", 1).with_fence(fence),

@@ -42,7 +42,7 @@ impl<'q> SingleAppend<'q> {
             .bind(self.stream_id)
             .bind(self.head)
             .bind(self.expirations)
-            .bind(self.fence.map(|fence| i32::from(fence.shard.0)))
+            .bind(self.fence.map(|fence| i32::from(fence.shard.number())))
             .bind(self.fence.map(|fence| signed(fence.epoch.0)))
             .bind(self.event.id.key())
             .bind(self.event.id.foreign())

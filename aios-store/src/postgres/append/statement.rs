@@ -105,7 +105,7 @@ impl AppendArguments {
 /// Returns the shards and the epochs of the batch's fences.
 fn fences(batch: &Batch) -> (Vec<i32>, Vec<i64>) {
     let fences = batch.fences().iter();
-    fences.map(|fence| (i32::from(fence.shard.0), signed(fence.epoch.0))).unzip()
+    fences.map(|fence| (i32::from(fence.shard.number()), signed(fence.epoch.0))).unzip()
 }
 
 /// The call that [`AppendArguments::known_statement`] makes.

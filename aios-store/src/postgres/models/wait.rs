@@ -36,7 +36,7 @@ struct WaitArguments {
 impl WaitArguments {
     fn push_run(&mut self, key: Uuid, fence: Fence) {
         self.ids.push(key);
-        self.shards.push(fence.shard.0.into());
+        self.shards.push(fence.shard.number().into());
         self.epochs.push(i64::try_from(fence.epoch.0).unwrap_or(i64::MAX));
     }
 
@@ -95,7 +95,7 @@ impl Waits for PostgresStore {
         let last = beyond.and_then(|run| Some((run.wake_at.as_micros(), Key::of(&run.run_id)?)));
         let (after, key) = last.map_or((i64::MIN, Uuid::nil()), |(at, key)| (at, key.uuid));
         let query = Statement::new(self.0.database.schema().fill(DUE))
-            .bind(shards.iter().map(|shard| i32::from(shard.0)).collect::<Vec<_>>())
+            .bind(shards.iter().map(|shard| i32::from(shard.number())).collect::<Vec<_>>())
             .bind(after)
             .bind(key)
             .bind(up_to.as_micros())
@@ -118,9 +118,9 @@ impl Waits for PostgresStore {
         let schema = self.0.database.schema();
         let query = match which {
             Unsettled::Unnoted => Statement::new(schema.fill(UNNOTED))
-                .bind(shards.iter().map(|shard| i64::from(shard.0)).collect::<Vec<_>>()),
+                .bind(shards.iter().map(|shard| i64::from(shard.number())).collect::<Vec<_>>()),
             Unsettled::Outdated => Statement::new(schema.fill(OUTDATED))
-                .bind(shards.iter().map(|shard| i32::from(shard.0)).collect::<Vec<_>>()),
+                .bind(shards.iter().map(|shard| i32::from(shard.number())).collect::<Vec<_>>()),
         };
         let query = query.bind(after).bind(page_limit(limit).saturating_add(1));
         let found = self.fetch("read unsettled runs", query, |row| run_id(row, 0)).await?;

@@ -19,7 +19,7 @@ fn effect(operation: &str, epoch: u64, later: Duration) -> Effect {
         operation: operation.to_owned(),
         key: "key".to_owned(),
         attempt: 1,
-        fence: Some(Fence { shard: Shard(1), epoch: Epoch(epoch) }),
+        fence: Some(Fence { shard: Shard::new(1).unwrap(), epoch: Epoch(epoch) }),
         process: "engine-1".to_owned(),
         at: now() + later,
     }
