@@ -1,6 +1,7 @@
 //! The native part of `aios.Client` and `aios.Runtime`.
 
 pub(crate) mod maintenance;
+mod open;
 mod read;
 mod start;
 pub(crate) mod subject;
@@ -10,16 +11,17 @@ use std::{
     time::Duration,
 };
 
-use aios_agents::{Runtime, agent::HostOptions, runtime::EngineOptions};
 use aios_core::{
-    clock::SystemClock,
     event::{EventId, Metadata},
-    store::{AgentFilter, RunFilter, RunStatus, TaskFilter},
+    store::{AgentFilter, RunFilter, TaskFilter},
 };
 use pyo3::prelude::*;
 use tokio::runtime::Handle;
 
-use self::start::{StartRequest, TaskCall, TaskRun};
+use self::{
+    open::RuntimeParts,
+    start::{StartRequest, TaskCall, TaskRun},
+};
 use crate::{
     calls::{Answer, Calls},
     convert::{
@@ -29,7 +31,7 @@ use crate::{
         event::build_event,
         json, optional_seconds, seconds,
     },
-    llm::{LlmAgentArg, Shared},
+    llm::LlmAgentArg,
     python::{CallQueue, LoopBridge, LoopPulse, PythonExecutors, ThreadPool},
     session::{Session, SessionCloser, SessionSlot},
 };
@@ -141,34 +143,16 @@ impl NativeClient {
         traces: Option<CollectorArg>,
     ) -> PyResult<Bound<'py, PyAny>> {
         let source: Arc<str> = source.into();
-        let lease_time = seconds(py, lease_time)?;
-        let blocked_after = optional_seconds(py, blocked_after)?;
-        let engine_options = EngineOptions::new()
-            .with_lease_time(lease_time)
-            .with_relay(relay)
-            .with_blocked_after(blocked_after);
-        let mut builder = Runtime::builder()
-            .clock(Arc::new(SystemClock))
-            .engine_options(engine_options)
-            .host_options(HostOptions::new().with_blocked_after(blocked_after));
-        for agent in agents {
-            let agent = agent.into_definition(&self.calls.executors, &self.pulse, &source)?;
-            builder = builder.agents(agent);
-        }
-        // The loop has to poll runs only if there are workflows in Python.
-        if !workflows.is_empty() {
-            builder = builder.executor(Arc::new(self.calls.run_executor()));
-        }
-        let mut shared = Shared::default();
-        let prepare =
-            |agent: LlmAgentArg| agent.prepare(py, &self.calls.executors, &self.pulse, &mut shared);
-        let llm_agents = llm_agents.into_iter().map(prepare).collect::<PyResult<Vec<_>>>()?;
-        for workflow in workflows {
-            builder = builder.workflow_dyn(workflow.into_workflow(py, &self.calls.executors)?);
-        }
-        if !engine {
-            builder = builder.client_only();
-        }
+        let parts = RuntimeParts {
+            agents,
+            workflows,
+            has_engine: engine,
+            lease_time: seconds(py, lease_time)?,
+            relay,
+            blocked_after: optional_seconds(py, blocked_after)?,
+        };
+        let builder = parts.into_builder(py, &self.calls, &self.pulse, &source)?;
+        let llm_agents = open::prepare_agents(py, &self.calls, &self.pulse, llm_agents)?;
         self.with(py, |slot, _| async move {
             let session =
                 Session::connect(builder, llm_agents, store, broker, source, traces).await?;
@@ -356,12 +340,7 @@ impl NativeClient {
         after: Option<String>,
         limit: usize,
     ) -> PyResult<Bound<'py, PyAny>> {
-        let parse = |text: String| {
-            let message = format!("unknown run status {text:?}");
-            let unknown = || ErrorInfo::new("runtime", "INVALID_CONFIGURATION", message);
-            RunStatus::parse(&text).ok_or_else(|| unknown().into_error(py))
-        };
-        let statuses = statuses.into_iter().map(parse).collect::<PyResult<Vec<_>>>()?;
+        let statuses = read::statuses(statuses).map_err(|error| error.into_error(py))?;
         let (created_after, created_before) = (created.after(), created.before());
         let filter =
             RunFilter { workflow, statuses, created_after, created_before, ..RunFilter::default() };

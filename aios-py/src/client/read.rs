@@ -2,7 +2,7 @@
 
 use aios_core::{
     event::Payload,
-    store::{AgentFilter, PageRequest, RunFilter, TaskFilter},
+    store::{AgentFilter, PageRequest, RunFilter, RunStatus, TaskFilter},
 };
 
 use crate::{
@@ -13,6 +13,18 @@ use crate::{
 
 pub(super) fn page_request(after: Option<String>, limit: usize) -> PageRequest {
     PageRequest { after, limit }
+}
+
+/// The statuses with these names.
+pub(super) fn statuses(names: Vec<String>) -> Result<Vec<RunStatus>, ErrorInfo> {
+    let parse = |name: String| {
+        let unknown = || {
+            let message = format!("unknown run status {name:?}");
+            ErrorInfo::new("runtime", "INVALID_CONFIGURATION", message)
+        };
+        RunStatus::parse(&name).ok_or_else(unknown)
+    };
+    names.into_iter().map(parse).collect()
 }
 
 pub(super) async fn log(

@@ -1,7 +1,9 @@
 //! Clients of a service, with the methods of clients of a store and a broker.
 
 mod events;
+mod grant;
 mod output;
+mod pages;
 mod resources;
 mod rows;
 mod run_handle;
@@ -10,12 +12,15 @@ use std::{sync::Arc, time::Duration};
 
 use aios_core::{event::Payload, store::RunStatus};
 use aios_service::client::{
-    AgentQuery, Client, ClientError, ClientOptions, EventQuery, Page, PageQuery, ResultError,
-    RunQuery, TaskQuery, TokenGrant,
+    AgentQuery, Client, ClientError, ClientOptions, EventQuery, ResultError, RunQuery, TaskQuery,
 };
 use pyo3::prelude::*;
 
-use self::events::Follower;
+use self::{
+    events::Follower,
+    grant::GrantArg,
+    pages::{PAGE, collect},
+};
 pub(crate) use self::{
     events::RemoteEventStream,
     output::RemoteOutputStream,
@@ -36,9 +41,6 @@ use crate::{
     },
 };
 
-/// Most items that the service returns in one page.
-const PAGE: usize = 1000;
-
 /// The native part of `aios.RemoteClient`.
 #[pyclass(frozen, module = "aios._aios")]
 pub(crate) struct NativeRemoteClient {
@@ -47,62 +49,9 @@ pub(crate) struct NativeRemoteClient {
     log: Follower,
 }
 
-/// `aios.TokenGrant`.
-#[derive(FromPyObject)]
-struct GrantArg {
-    url: String,
-    /// The user and the password for a grant of a user, otherwise the client and its secret.
-    is_user: bool,
-    subject: String,
-    secret: String,
-    scope: Option<String>,
-    audience: Option<String>,
-}
-
-impl GrantArg {
-    fn into_grant(self) -> TokenGrant {
-        let grant = match self.is_user {
-            true => TokenGrant::password(self.url, self.subject, self.secret),
-            false => TokenGrant::client_credentials(self.url, self.subject, self.secret),
-        };
-        let grant = match self.scope {
-            Some(scope) => grant.with_scope(scope),
-            None => grant,
-        };
-        match self.audience {
-            Some(audience) => grant.with_parameter("audience", audience),
-            None => grant,
-        }
-    }
-}
-
 /// The error of what a service does not offer.
 fn unsupported(message: &str) -> ErrorInfo {
     ErrorInfo::new("runtime", "INVALID_CONFIGURATION", message)
-}
-
-/// Pages until there are `limit` items, as `[rows, next]`.
-async fn collect<T, F>(
-    limit: usize,
-    mut after: Option<String>,
-    fetch: impl Fn(PageQuery) -> F,
-) -> Result<(Vec<T>, Option<String>), ClientError>
-where
-    F: Future<Output = Result<Page<T>, ClientError>>,
-{
-    let mut items = Vec::new();
-    loop {
-        let mut query = PageQuery::new().with_limit((limit - items.len()).min(PAGE));
-        if let Some(after) = after.take() {
-            query = query.with_after(after);
-        }
-        let page = fetch(query).await?;
-        items.extend(page.items);
-        after = page.next;
-        if after.is_none() || items.len() >= limit {
-            return Ok((items, after));
-        }
-    }
 }
 
 #[pymethods]

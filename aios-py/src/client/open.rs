@@ -1,0 +1,67 @@
+//! What a session runs: agents, workflows and the engine.
+
+use std::{sync::Arc, time::Duration};
+
+use aios_agents::{Runtime, RuntimeBuilder, agent::HostOptions, runtime::EngineOptions};
+use aios_core::clock::SystemClock;
+use pyo3::prelude::*;
+
+use crate::{
+    calls::Calls,
+    convert::arguments::{AgentArg, WorkflowArg},
+    llm::{LlmAgentArg, PreparedAgent, Shared},
+    python::LoopPulse,
+};
+
+/// The agents and workflows of a runtime in Python, and the options of its engine.
+pub(super) struct RuntimeParts {
+    pub(super) agents: Vec<AgentArg>,
+    pub(super) workflows: Vec<WorkflowArg>,
+    pub(super) has_engine: bool,
+    pub(super) lease_time: Duration,
+    pub(super) relay: bool,
+    pub(super) blocked_after: Option<Duration>,
+}
+
+impl RuntimeParts {
+    /// The builder of the runtime, without a store, a broker and a source.
+    pub(super) fn into_builder(
+        self,
+        py: Python<'_>,
+        calls: &Calls,
+        pulse: &Arc<LoopPulse>,
+        source: &Arc<str>,
+    ) -> PyResult<RuntimeBuilder> {
+        let engine_options = EngineOptions::new()
+            .with_lease_time(self.lease_time)
+            .with_relay(self.relay)
+            .with_blocked_after(self.blocked_after);
+        let mut builder = Runtime::builder()
+            .clock(Arc::new(SystemClock))
+            .engine_options(engine_options)
+            .host_options(HostOptions::new().with_blocked_after(self.blocked_after));
+        for agent in self.agents {
+            builder = builder.agents(agent.into_definition(&calls.executors, pulse, source)?);
+        }
+        // The loop has to poll runs only if there are workflows in Python.
+        if !self.workflows.is_empty() {
+            builder = builder.executor(Arc::new(calls.run_executor()));
+        }
+        for workflow in self.workflows {
+            builder = builder.workflow_dyn(workflow.into_workflow(py, &calls.executors)?);
+        }
+        Ok(if self.has_engine { builder } else { builder.client_only() })
+    }
+}
+
+/// Prepares agents over language models, which share what they have in common.
+pub(super) fn prepare_agents(
+    py: Python<'_>,
+    calls: &Calls,
+    pulse: &Arc<LoopPulse>,
+    agents: Vec<LlmAgentArg>,
+) -> PyResult<Vec<PreparedAgent>> {
+    let mut shared = Shared::default();
+    let prepare = |agent: LlmAgentArg| agent.prepare(py, &calls.executors, pulse, &mut shared);
+    agents.into_iter().map(prepare).collect()
+}
