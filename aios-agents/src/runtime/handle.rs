@@ -1,8 +1,9 @@
 use std::{sync::Arc, time::Duration};
 
 use aios_core::{
-    event::{Event, EventId, Payload},
+    event::{EventId, Payload},
     failure::Failure,
+    retry::Backoff,
     store::{EventStore, RecordedEvent, RunRecord, RunStatus, StoreError, StreamId},
 };
 use serde::{Serialize, de::DeserializeOwned};
@@ -12,18 +13,15 @@ use crate::{
     output::RunStream,
     workflow::{
         engine::{Engine, RunOutcome, Waiter},
-        journal::{CancelRequested, Entry, Fork, Signaled, decode, mark_copy, seed_of},
-        run_id,
+        journal::{CancelRequested, Entry, Signaled},
     },
 };
 
-/// Initial and maximum interval of polling for the end of a run, in case its notification is
+/// Intervals of polling for the end of a run, in case its notification is
 /// missed.
-const POLL: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(60));
-/// Events of a journal that are read at once.
-const PAGE: usize = 1000;
-/// Initial and maximum delay after a failure of the store.
-const BACK_OFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
+const POLL: Backoff = Backoff::new(Duration::from_secs(5), Duration::from_secs(60));
+/// Delays after failures of the store.
+const BACKOFF: Backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(2));
 
 /// A handle for a run, no matter which process advances it. Cloning is cheap; dropping it does not
 /// affect the run.
@@ -31,7 +29,7 @@ const BACK_OFF: (Duration, Duration) = (Duration::from_millis(100), Duration::fr
 /// If the run has continued as another one, every method refers to the current run.
 #[derive(Clone, Debug)]
 pub struct RunHandle {
-    client: Client,
+    pub(super) client: Client,
     run_id: Arc<str>,
     request_id: Option<Arc<str>>,
 }
@@ -93,7 +91,7 @@ impl RunHandle {
     /// Waits for the end of a run, also while the store is unavailable.
     async fn ended(&self, run_id: &Arc<str>) -> Result<RunOutcome, RuntimeError> {
         let Client { journals, engine, ends } = &self.client;
-        let (mut pause, mut backoff) = (POLL.0, BACK_OFF.0);
+        let (mut pause, mut backoff) = (POLL.initial_delay, BACKOFF.initial_delay);
         loop {
             if let Some(failure) = engine.as_ref().and_then(|engine| engine.failure()) {
                 return match journals.ended(run_id).await {
@@ -107,19 +105,19 @@ impl RunHandle {
             let watched = notified.is_none().then(|| ends.watch(journals, run_id));
             // A run in memory notifies of its end. Its row is still checked at intervals, because
             // another engine may have taken it over.
-            let is_live = pause < POLL.1 && engine.is_some_and(|it| it.holds(run_id));
+            let is_live = pause < POLL.max_delay && engine.is_some_and(|it| it.holds(run_id));
             let mut next = pause;
             if !is_live {
                 match journals.ended(run_id).await {
                     Ok(Some(ended)) => return Ok(ended),
                     Ok(None) => {
                         ends.store_answered();
-                        backoff = BACK_OFF.0;
+                        backoff = BACKOFF.initial_delay;
                     }
                     Err(error) if error.is_retryable() => {
                         ends.store_failed(&error);
                         next = backoff;
-                        backoff = (backoff * 2).min(BACK_OFF.1);
+                        backoff = BACKOFF.next(backoff);
                     }
                     Err(error) => return Err(error.into()),
                 }
@@ -129,7 +127,7 @@ impl RunHandle {
                 ended = notified_end(notified, watched) => if let Some(ended) = ended {
                     return Ok(ended);
                 },
-                () = journals.clock.sleep(next) => pause = (pause * 2).min(POLL.1),
+                () = journals.clock.sleep(next) => pause = POLL.next(pause),
             }
         }
     }
@@ -238,7 +236,7 @@ impl RunHandle {
     }
 
     /// The id of an event that is recorded on behalf of the request, if it has an id.
-    fn request_event(&self, part: &str) -> Option<EventId> {
+    pub(super) fn request_event(&self, part: &str) -> Option<EventId> {
         let id = self.request_id.as_ref()?;
         Some(EventId::derive(&format!("{}/request/{id}/{part}", self.run_id)))
     }
@@ -271,7 +269,7 @@ impl RunHandle {
         Ok(self.journal_of(&current.id, after, limit).await?)
     }
 
-    async fn journal_of(
+    pub(super) async fn journal_of(
         &self,
         run_id: &str,
         after: u64,
@@ -295,164 +293,6 @@ impl RunHandle {
     pub fn stream(&self, name: &str) -> RunStream {
         RunStream::new(self.client.journals.clone(), Arc::clone(&self.run_id), name)
     }
-
-    /// Starts a new run with a copy of this run's journal up to an operation, and continues from
-    /// there with the current code.
-    ///
-    /// # Errors
-    ///
-    /// [`RuntimeError::UnknownOperation`] if the journal has no such operation;
-    /// [`RuntimeError::RunExists`] if the new id is taken; [`RuntimeError::InvalidRunId`] if the
-    /// new id is invalid; errors of the store.
-    ///
-    /// # Cancel safety
-    ///
-    /// A cancelled call may or may not have started the new run.
-    pub async fn fork(
-        &self,
-        operation: u64,
-        new_id: impl Into<Arc<str>>,
-    ) -> Result<Self, RuntimeError> {
-        let RunRecord { id: run_id, workflow, .. } = self.status().await?;
-        let cut = Cut { run_id: &run_id, workflow: &workflow, operation, is_retry: false };
-        self.begin_copy(cut, new_id.into()).await
-    }
-
-    /// Starts a new run that does the failed operation of this run again: a [fork](Self::fork) from the
-    /// operation with which the run failed, or from its last failed operation if the run failed for
-    /// another reason. Results of earlier operations are kept, and so are all signals; the failed
-    /// operation and those with a higher number are done again, with the current code.
-    ///
-    /// Compensations that this run has made are not undone. If they took back what the kept results
-    /// stand for, start the workflow again instead.
-    ///
-    /// The start of the new run names this run (`retry_of`). A run can be retried any number of times.
-    ///
-    /// # Errors
-    ///
-    /// [`RuntimeError::RunNotFailed`] if the run has not failed; [`RuntimeError::NoFailedOperation`] if
-    /// none of its operations has failed; otherwise see [`fork`](Self::fork).
-    ///
-    /// # Cancel safety
-    ///
-    /// A cancelled call may or may not have started the new run.
-    pub async fn retry(&self, new_id: impl Into<Arc<str>>) -> Result<Self, RuntimeError> {
-        let RunRecord { id: run_id, workflow, status, .. } = self.status().await?;
-        if status != RunStatus::Failed {
-            return Err(RuntimeError::RunNotFailed { run_id, status });
-        }
-        let operation = self.failed_operation(&run_id).await?;
-        let cut = Cut { run_id: &run_id, workflow: &workflow, operation, is_retry: true };
-        self.begin_copy(cut, new_id.into()).await
-    }
-
-    /// The operation with which a run failed.
-    async fn failed_operation(&self, run_id: &str) -> Result<u64, RuntimeError> {
-        let (mut failed, mut after) = (Vec::new(), 0);
-        loop {
-            let page = self.journal_of(run_id, after, PAGE).await?;
-            let Some(last) = page.last() else { break };
-            after = last.version;
-            for recorded in page {
-                match decode(&recorded.event)? {
-                    Entry::OperationFailed(it) => failed.push((it.operation, it.failure)),
-                    Entry::ChildEnded(it) => {
-                        failed.extend(it.failure.map(|failure| (it.operation, failure)));
-                    }
-                    Entry::Failed(run) => {
-                        return cause_of(&run.failure, &failed).ok_or_else(|| none_failed(run_id));
-                    }
-                    _ => {}
-                }
-            }
-        }
-        Err(none_failed(run_id))
-    }
-
-    async fn begin_copy(&self, cut: Cut<'_>, new_id: Arc<str>) -> Result<Self, RuntimeError> {
-        run_id::check_chosen(&new_id)?;
-        let mut events = self.copies(cut, &new_id).await?;
-        if let Some((id, first)) = self.request_event("fork").zip(events.first_mut()) {
-            let found = self.client.journals.first(&new_id).await?;
-            if found.is_some_and(|found| found.event.id == id) {
-                return Ok(Self::new(self.client.clone(), new_id));
-            }
-            first.id = id;
-        }
-        let starting = self.client.engine.as_ref().map(|engine| engine.starting(&new_id));
-        let appended = self.client.journals.begin(&new_id, events).await?;
-        if let Some(starting) = starting {
-            starting.activate_new(appended);
-        }
-        Ok(Self::new(self.client.clone(), new_id))
-    }
-
-    /// The journal before an operation, rewritten for another run. A retry has the later signals too.
-    async fn copies(&self, cut: Cut<'_>, new_id: &str) -> Result<Vec<Event>, RuntimeError> {
-        let Cut { run_id, workflow, operation, is_retry } = cut;
-        let codec = self.client.journals.codec(workflow)?;
-        let fork = Fork { run_id, new_id, operation, is_retry };
-        let (mut events, mut after, mut origin, mut is_cut) = (Vec::new(), 0, None, false);
-        loop {
-            let page = self.journal_of(run_id, after, PAGE).await?;
-            let Some(last) = page.last() else {
-                let run_id = run_id.to_owned();
-                return match is_cut {
-                    true => Ok(events),
-                    false => Err(RuntimeError::UnknownOperation { run_id, operation }),
-                };
-            };
-            after = last.version;
-            for recorded in page {
-                let entry = decode(&recorded.event)?;
-                is_cut |= entry.operation().is_some_and(|found| found >= operation);
-                match &entry {
-                    Entry::Signaled(_) if is_cut && is_retry => {}
-                    _ if is_cut && !is_retry => return Ok(events),
-                    // The shard of a fork follows from its own id.
-                    Entry::Moved(_) => continue,
-                    _ if is_cut => continue,
-                    _ => {}
-                }
-                let source = &recorded.event;
-                let origin = origin.get_or_insert_with(|| seed_of(source, run_id));
-                let entry = fork.copy(entry, origin);
-                let mut metadata = (*source.metadata).clone();
-                if !events.is_empty() {
-                    mark_copy(&mut metadata, &source.id);
-                }
-                metadata.run_id = Some(new_id.into());
-                let metadata = Arc::new(metadata);
-                let copy = codec.encode(entry, source.timestamp, Arc::clone(&metadata))?.event;
-                // An event that another program wrote is encoded as it is, with its own id.
-                events.push(Event { id: EventId::generate(), metadata, ..copy });
-            }
-        }
-    }
-}
-
-/// Where the journal of a run is cut, to continue from there as another run.
-#[derive(Clone, Copy, Debug)]
-struct Cut<'c> {
-    run_id: &'c str,
-    workflow: &'c str,
-    /// The first operation that the new run does itself.
-    operation: u64,
-    is_retry: bool,
-}
-
-/// The first operation that failed like the run, or the last one that failed.
-fn cause_of(of_run: &Failure, failed: &[(u64, Failure)]) -> Option<u64> {
-    let is_cause = |failure: &Failure| {
-        failure.code == of_run.code && of_run.message.contains(&failure.message)
-    };
-    let causes = failed.iter().filter(|(_, failure)| is_cause(failure));
-    let first = causes.map(|(operation, _)| *operation).min();
-    first.or_else(|| failed.last().map(|(operation, _)| *operation))
-}
-
-fn none_failed(run_id: &str) -> RuntimeError {
-    RuntimeError::NoFailedOperation { run_id: run_id.to_owned() }
 }
 
 /// Waits for a notification. Returns the end of the run, or `None` if the run should be checked.

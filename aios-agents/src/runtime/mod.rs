@@ -3,6 +3,7 @@
 mod builder;
 mod ends;
 mod error;
+mod fork;
 mod handle;
 mod run_events;
 mod send;

@@ -1,0 +1,178 @@
+//! Copies of a run that continue from one of its operations.
+
+use std::sync::Arc;
+
+use aios_core::{
+    event::{Event, EventId},
+    failure::Failure,
+    store::{RunRecord, RunStatus},
+};
+
+use super::{RunHandle, RuntimeError};
+use crate::workflow::{
+    journal::{Entry, Fork, decode, mark_copy, seed_of},
+    run_id,
+};
+
+/// Events of a journal that are read at once.
+const PAGE: usize = 1000;
+
+impl RunHandle {
+    /// Starts a new run with a copy of this run's journal up to an operation, and continues from
+    /// there with the current code.
+    ///
+    /// # Errors
+    ///
+    /// [`RuntimeError::UnknownOperation`] if the journal has no such operation;
+    /// [`RuntimeError::RunExists`] if the new id is taken; [`RuntimeError::InvalidRunId`] if the
+    /// new id is invalid; errors of the store.
+    ///
+    /// # Cancel safety
+    ///
+    /// A cancelled call may or may not have started the new run.
+    pub async fn fork(
+        &self,
+        operation: u64,
+        new_id: impl Into<Arc<str>>,
+    ) -> Result<Self, RuntimeError> {
+        let RunRecord { id: run_id, workflow, .. } = self.status().await?;
+        let cut = Cut { run_id: &run_id, workflow: &workflow, operation, is_retry: false };
+        self.begin_copy(cut, new_id.into()).await
+    }
+
+    /// Starts a new run that does the failed operation of this run again: a [fork](Self::fork) from the
+    /// operation with which the run failed, or from its last failed operation if the run failed for
+    /// another reason. Results of earlier operations are kept, and so are all signals; the failed
+    /// operation and those with a higher number are done again, with the current code.
+    ///
+    /// Compensations that this run has made are not undone. If they took back what the kept results
+    /// stand for, start the workflow again instead.
+    ///
+    /// The start of the new run names this run (`retry_of`). A run can be retried any number of times.
+    ///
+    /// # Errors
+    ///
+    /// [`RuntimeError::RunNotFailed`] if the run has not failed; [`RuntimeError::NoFailedOperation`] if
+    /// none of its operations has failed; otherwise see [`fork`](Self::fork).
+    ///
+    /// # Cancel safety
+    ///
+    /// A cancelled call may or may not have started the new run.
+    pub async fn retry(&self, new_id: impl Into<Arc<str>>) -> Result<Self, RuntimeError> {
+        let RunRecord { id: run_id, workflow, status, .. } = self.status().await?;
+        if status != RunStatus::Failed {
+            return Err(RuntimeError::RunNotFailed { run_id, status });
+        }
+        let operation = self.failed_operation(&run_id).await?;
+        let cut = Cut { run_id: &run_id, workflow: &workflow, operation, is_retry: true };
+        self.begin_copy(cut, new_id.into()).await
+    }
+
+    /// The operation with which a run failed.
+    async fn failed_operation(&self, run_id: &str) -> Result<u64, RuntimeError> {
+        let (mut failed, mut after) = (Vec::new(), 0);
+        loop {
+            let page = self.journal_of(run_id, after, PAGE).await?;
+            let Some(last) = page.last() else { break };
+            after = last.version;
+            for recorded in page {
+                match decode(&recorded.event)? {
+                    Entry::OperationFailed(it) => failed.push((it.operation, it.failure)),
+                    Entry::ChildEnded(it) => {
+                        failed.extend(it.failure.map(|failure| (it.operation, failure)));
+                    }
+                    Entry::Failed(run) => {
+                        return cause_of(&run.failure, &failed).ok_or_else(|| none_failed(run_id));
+                    }
+                    _ => {}
+                }
+            }
+        }
+        Err(none_failed(run_id))
+    }
+
+    async fn begin_copy(&self, cut: Cut<'_>, new_id: Arc<str>) -> Result<Self, RuntimeError> {
+        run_id::check_chosen(&new_id)?;
+        let mut events = self.copies(cut, &new_id).await?;
+        if let Some((id, first)) = self.request_event("fork").zip(events.first_mut()) {
+            let found = self.client.journals.first(&new_id).await?;
+            if found.is_some_and(|found| found.event.id == id) {
+                return Ok(Self::new(self.client.clone(), new_id));
+            }
+            first.id = id;
+        }
+        let starting = self.client.engine.as_ref().map(|engine| engine.starting(&new_id));
+        let appended = self.client.journals.begin(&new_id, events).await?;
+        if let Some(starting) = starting {
+            starting.activate_new(appended);
+        }
+        Ok(Self::new(self.client.clone(), new_id))
+    }
+
+    /// The journal before an operation, rewritten for another run. A retry has the later signals too.
+    async fn copies(&self, cut: Cut<'_>, new_id: &str) -> Result<Vec<Event>, RuntimeError> {
+        let Cut { run_id, workflow, operation, is_retry } = cut;
+        let codec = self.client.journals.codec(workflow)?;
+        let fork = Fork { run_id, new_id, operation, is_retry };
+        let (mut events, mut after, mut origin, mut is_cut) = (Vec::new(), 0, None, false);
+        loop {
+            let page = self.journal_of(run_id, after, PAGE).await?;
+            let Some(last) = page.last() else {
+                let run_id = run_id.to_owned();
+                return match is_cut {
+                    true => Ok(events),
+                    false => Err(RuntimeError::UnknownOperation { run_id, operation }),
+                };
+            };
+            after = last.version;
+            for recorded in page {
+                let entry = decode(&recorded.event)?;
+                is_cut |= entry.operation().is_some_and(|found| found >= operation);
+                match &entry {
+                    Entry::Signaled(_) if is_cut && is_retry => {}
+                    _ if is_cut && !is_retry => return Ok(events),
+                    // The shard of a fork follows from its own id.
+                    Entry::Moved(_) => continue,
+                    _ if is_cut => continue,
+                    _ => {}
+                }
+                let source = &recorded.event;
+                let origin = origin.get_or_insert_with(|| seed_of(source, run_id));
+                let entry = fork.copy(entry, origin);
+                let mut metadata = (*source.metadata).clone();
+                if !events.is_empty() {
+                    mark_copy(&mut metadata, &source.id);
+                }
+                metadata.run_id = Some(new_id.into());
+                let metadata = Arc::new(metadata);
+                let copy = codec.encode(entry, source.timestamp, Arc::clone(&metadata))?.event;
+                // An event that another program wrote is encoded as it is, with its own id.
+                events.push(Event { id: EventId::generate(), metadata, ..copy });
+            }
+        }
+    }
+}
+
+/// Where the journal of a run is cut, to continue from there as another run.
+#[derive(Clone, Copy, Debug)]
+struct Cut<'c> {
+    run_id: &'c str,
+    workflow: &'c str,
+    /// The first operation that the new run does itself.
+    operation: u64,
+    is_retry: bool,
+}
+
+/// The first operation that failed like the run, or the last one that failed.
+fn cause_of(of_run: &Failure, failed: &[(u64, Failure)]) -> Option<u64> {
+    let is_cause = |failure: &Failure| {
+        failure.code == of_run.code && of_run.message.contains(&failure.message)
+    };
+    let causes = failed.iter().filter(|(_, failure)| is_cause(failure));
+    let first = causes.map(|(operation, _)| *operation).min();
+    first.or_else(|| failed.last().map(|(operation, _)| *operation))
+}
+
+fn none_failed(run_id: &str) -> RuntimeError {
+    RuntimeError::NoFailedOperation { run_id: run_id.to_owned() }
+}
