@@ -23,6 +23,7 @@ mod reply;
 mod retention;
 mod row;
 mod schema;
+mod select;
 mod thread;
 mod wait;
 mod writer;
