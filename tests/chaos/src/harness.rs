@@ -24,6 +24,7 @@ use crate::{
     client::{self, Clients},
     effect::now,
     fault::{Fault, FaultKind, schedule},
+    folders,
     history::History,
     inject::Targets,
     network::Namespace,
@@ -51,23 +52,10 @@ pub(crate) fn run(options: &Options) -> ExitCode {
         println!("skipped");
         return ExitCode::SUCCESS;
     };
-    let folder = tempfile::tempdir().expect("making a folder");
-    let out = options.out.clone().unwrap_or_else(|| folder.path().to_owned());
-    std::fs::create_dir_all(&out).expect("making a folder");
-    let tokio =
-        tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime");
-    let is_good = tokio.block_on(async {
-        let site = Site::open(options, seed, &out, folder.path(), postgres, rabbitmq).await;
+    folders::run(options.out.as_deref(), async |out, sockets| {
+        let site = Site::open(options, seed, out, sockets, postgres, rabbitmq).await;
         site.run().await
-    });
-    tokio.shutdown_timeout(Duration::from_secs(5));
-    if is_good {
-        return ExitCode::SUCCESS;
-    }
-    if options.out.is_none() {
-        println!("the logs are in {}", folder.keep().display());
-    }
-    ExitCode::FAILURE
+    })
 }
 
 /// Everything that the harness started.

@@ -14,6 +14,7 @@ mod check;
 mod client;
 mod effect;
 mod fault;
+mod folders;
 mod harness;
 mod history;
 mod inject;

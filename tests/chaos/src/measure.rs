@@ -15,6 +15,7 @@ use tokio::time::{sleep, timeout};
 use crate::{
     check, client,
     effect::now,
+    folders,
     history::History,
     options::{Ending, MeasureOptions},
     place::Place,
@@ -55,17 +56,10 @@ pub(crate) fn run(options: &MeasureOptions) -> ExitCode {
         println!("skipped");
         return ExitCode::SUCCESS;
     };
-    let folder = tempfile::tempdir().expect("making a folder");
-    let out = options.out.clone().unwrap_or_else(|| folder.path().to_owned());
-    std::fs::create_dir_all(&out).expect("making a folder");
-    let tokio =
-        tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime");
-    let is_good = tokio.block_on(async {
-        let site = Site::open(options, &out, folder.path(), &postgres, &rabbitmq).await;
+    folders::run(options.out.as_deref(), async |out, sockets| {
+        let site = Site::open(options, out, sockets, &postgres, &rabbitmq).await;
         site.measure_all().await
-    });
-    tokio.shutdown_timeout(Duration::from_secs(5));
-    if is_good { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    })
 }
 
 impl<'a> Site<'a> {

@@ -20,13 +20,14 @@ use aios_core::{
 use crate::{
     client::{Clients, End, run_id},
     executor::Node,
+    invariant::Invariant,
     perform::{Performer, WORKFLOW},
     program::{Expected, Program},
     random::Random,
     run::RunFacts,
     scenario::Scenario,
     watcher::Watcher,
-    world::{Invariant, World},
+    world::World,
 };
 
 /// Checks everything that could not be checked earlier.

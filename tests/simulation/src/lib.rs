@@ -15,6 +15,7 @@ mod check;
 mod client;
 mod executor;
 mod fault;
+mod invariant;
 mod perform;
 mod plant;
 mod program;
@@ -27,9 +28,10 @@ mod world;
 
 pub use self::{
     fault::Fault,
+    invariant::{Invariant, Violation},
     plant::Plant,
     program::{Expected, Generator, Part, Program},
     random::Random,
     scenario::{Outcome, Role, Scenario},
-    world::{Invariant, Rates, Violation},
+    world::Rates,
 };

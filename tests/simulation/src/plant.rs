@@ -1,6 +1,6 @@
 //! Planted faults, which show that the invariants detect them.
 
-use crate::{scenario::Scenario, world::Invariant};
+use crate::{invariant::Invariant, scenario::Scenario};
 
 /// A mutant of the engine, or of a component that it relies on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

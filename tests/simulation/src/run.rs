@@ -11,7 +11,7 @@ use aios_core::{
     event::{Event, EventId},
 };
 
-use crate::{executor, world::Invariant};
+use crate::{executor, invariant::Invariant};
 
 /// The largest deviation of a clock from the true time, in microseconds.
 pub const CLOCK_ERROR: i64 = 1_000_000;

@@ -11,13 +11,14 @@ use crate::{
     client::Clients,
     executor::{Node, Stop},
     fault::{Director, Fault, ZOMBIES},
+    invariant::{Invariant, Violation},
     perform::{AGENT, Performer, WORKFLOW, Worker},
     plant::Plant,
     program::{Generator, Program},
     random::Random,
     store::NodeStore,
     watcher::Watcher,
-    world::{Invariant, Rates, Violation, World},
+    world::{Rates, World},
 };
 
 /// The time after the last fault by which every run must have ended.

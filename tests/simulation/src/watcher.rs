@@ -12,10 +12,7 @@ use aios_core::{
 };
 use futures_util::FutureExt;
 
-use crate::{
-    executor::Node,
-    world::{Invariant, World},
-};
+use crate::{executor::Node, invariant::Invariant, world::World};
 
 /// The workflow events that the relay has to publish.
 const RELAYED: [&str; 8] = [

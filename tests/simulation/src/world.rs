@@ -18,70 +18,11 @@ use aios_store::memory::MemoryStore;
 
 use crate::{
     executor::{Executor, Node},
+    invariant::{Invariant, Violation},
     plant::Plant,
     random::Random,
     run::RunFacts,
 };
-
-/// The invariants of every simulation.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Invariant {
-    /// A run's events are appended by the engine that owns its shard.
-    OneWriter,
-    /// A shard has one owner.
-    OneOwner,
-    /// A step whose outcome is recorded does not run again.
-    RecordedStepsRunOnce,
-    /// A task whose outcome was recorded some seconds ago is not assigned again.
-    RecordedTasksGivenOnce,
-    /// An attempt that ended some seconds ago does not begin when the broker redelivers it.
-    EndedAttemptsStayEnded,
-    /// Without a fault, an attempt begins once, even if its run moves to another engine.
-    MovesRepeatNoTask,
-    /// An attempt at a task is assigned under one id.
-    OneDispatch,
-    /// An answer is acknowledged after it was recorded, or if it is not needed.
-    AcknowledgedAfterCommit,
-    /// Code sees an outcome after it was recorded.
-    VisibleAfterCommit,
-    /// A mailbox has one reader.
-    OneReader,
-    /// Attempts are counted, and there are no more than the policy allows.
-    AttemptsCounted,
-    /// A timer does not fire early.
-    TimersNotEarly,
-    /// Compensations run in reverse order.
-    CompensationsReversed,
-    /// The result of a run is that of the reference model.
-    ResultAsExpected,
-    /// Nothing is recorded after a run's end.
-    NothingAfterEnd,
-    /// The row of a run matches its journal.
-    RowsFollowJournals,
-    /// Every prefix of a journal replays.
-    JournalsReplay,
-    /// Every accepted run ends once the faults are over.
-    EveryRunEnds,
-    /// The relay publishes everything that it has to publish.
-    RelayLosesNothing,
-    /// The relay publishes the events of a stream in their order.
-    RelayKeepsOrder,
-    /// No task is polled without end.
-    NothingSpins,
-}
-
-/// An invariant that does not hold, and how.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Violation {
-    pub invariant: Invariant,
-    pub how: String,
-}
-
-impl fmt::Display for Violation {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(formatter, "{:?}: {}", self.invariant, self.how)
-    }
-}
 
 /// The rates of the random faults, per mille.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
