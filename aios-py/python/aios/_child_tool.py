@@ -62,19 +62,7 @@ class ChildTool(Tool):
 
     def bind(self) -> BoundTool:
         """Converts the tool for the native module."""
-        return BoundTool(
-            self.name,
-            self.description,
-            dumps(self.schema),
-            self.effect,
-            self.approval,
-            self.timeout,
-            None,
-            self.max_result_bytes,
-            None,
-            None,
-            dumps(self._child),
-        )
+        return self._bound(None, dumps(self._child))
 
 
 def agent_tool(

@@ -137,6 +137,9 @@ class Tool:
 
     def bind(self) -> BoundTool:
         """Converts the tool for the native module."""
+        return self._bound(bind_function(self.function, self._arguments), None)
+
+    def _bound(self, invoke: BoundFunction | None, child: str | None) -> BoundTool:
         from ._aios import dumps
 
         return BoundTool(
@@ -149,8 +152,8 @@ class Tool:
             None if self.retry is None else tuple(self.retry),
             self.max_result_bytes,
             self.concurrency,
-            bind_function(self.function, self._arguments),
-            None,
+            invoke,
+            child,
         )
 
     @staticmethod
