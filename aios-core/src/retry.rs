@@ -95,6 +95,7 @@ const LONGEST_DELAY: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
 /// An invalid retry policy.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{reason}")]
+#[non_exhaustive]
 pub struct InvalidRetryPolicy {
     /// The reason.
     pub reason: String,

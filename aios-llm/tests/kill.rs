@@ -234,7 +234,9 @@ fn request(known: &mut ModelRequest, task: &TaskAssigned) -> ModelRequest {
     let mut messages = std::mem::take(&mut known.messages);
     messages.truncate(task.kept);
     messages.extend(task.messages);
-    *known = ModelRequest { messages, ..task.settings.map_or_else(|| known.clone(), |it| *it) };
+    let mut next = task.settings.map_or_else(|| known.clone(), |it| *it);
+    next.messages = messages;
+    *known = next;
     known.clone()
 }
 

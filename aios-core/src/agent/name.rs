@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 #[error(
     "a name of an agent type or workflow is [a-z][a-z0-9_]* with at most 100 bytes, not {text:?}"
 )]
+#[non_exhaustive]
 pub struct InvalidName {
     /// The refused text, truncated after 255 bytes.
     pub text: String,

@@ -23,6 +23,7 @@ pub enum Lifetime {
 
 /// The events to consume, and how.
 #[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
 pub struct Subscription {
     /// The group or mailbox.
     pub address: Address,

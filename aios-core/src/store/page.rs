@@ -38,6 +38,7 @@ pub struct Page<T> {
 
 /// A row with a value that this version of aios cannot read.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct UnreadableRow {
     /// Id of the row.
     pub id: String,

@@ -38,6 +38,7 @@ pub struct Shard(u16);
 /// A number that no [`Shard`] has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("no shard has the number {number}")]
+#[non_exhaustive]
 pub struct InvalidShard {
     /// The number.
     pub number: u16,

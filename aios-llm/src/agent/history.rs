@@ -27,6 +27,7 @@ const REMEMBERED_BYTES: usize = 64 * 1024 * 1024;
 /// the earlier calls of the run with the same `epoch`. So a journal does not hold the conversation
 /// again for each call.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[non_exhaustive]
 pub struct ModelTask {
     /// Number of times that messages before the latest ones were replaced.
     #[serde(default, skip_serializing_if = "is_zero")]

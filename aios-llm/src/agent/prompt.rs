@@ -7,6 +7,7 @@ use crate::model::Message;
 /// The input of an agent: a conversation that ends with a message of the user. In JSON, it is an
 /// object, or the text of one message.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, JsonSchema)]
+#[non_exhaustive]
 pub struct Prompt {
     /// The messages of the conversation.
     pub messages: Vec<Message>,

@@ -17,6 +17,7 @@ pub struct Cost(u64);
 
 /// The price of a model, in billionths of a US dollar per million tokens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct Price {
     /// Price of a million input tokens.
     pub input: Cost,

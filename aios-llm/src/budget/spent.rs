@@ -34,6 +34,7 @@ impl Spent {
 
 /// A limit that a call would exceed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct Exceeded {
     /// Name of the limit, as in [`Limits`](super::Limits).
     pub limit: String,

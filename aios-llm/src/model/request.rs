@@ -8,6 +8,7 @@ use super::Message;
 /// A request to a language model.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
+#[non_exhaustive]
 pub struct ModelRequest {
     /// Instructions that precede the conversation (the system prompt).
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -7,6 +7,7 @@ use super::{Message, Part, Role, ToolCall, message::text_of};
 
 /// The response of a language model.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[non_exhaustive]
 pub struct ModelResponse {
     /// Name of the model that answered, as in price tables.
     pub model: String,
@@ -24,6 +25,7 @@ pub struct ModelResponse {
 
 /// The usage that a model is billed for.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[non_exhaustive]
 pub struct ModelUsage {
     /// Name of the model, as in price tables.
     pub model: String,

@@ -54,6 +54,7 @@ pub enum Resolution {
 
 /// Why the outcome of a `write` call is unknown.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct InDoubt {
     /// Code of the failure.
     pub code: String,
@@ -64,6 +65,7 @@ pub struct InDoubt {
 /// A decision that a run waits for. The progress of a waiting run has the list of them, see
 /// [`pending_decisions`](crate::pending_decisions).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct PendingDecision {
     /// Name of the signal that carries the decision.
     pub signal: String,

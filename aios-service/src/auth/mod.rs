@@ -45,6 +45,7 @@ pub struct Identity {
 
 /// The credentials of a request.
 #[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
 pub struct Credentials<'a> {
     /// The headers of the request.
     pub headers: &'a HeaderMap,

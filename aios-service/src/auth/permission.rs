@@ -10,6 +10,7 @@ pub struct Permission(Arc<str>);
 #[error(
     "a permission is `*`, `resource:*` or `resource:action` with [a-z][a-z0-9_]* on both sides, not {text:?}"
 )]
+#[non_exhaustive]
 pub struct InvalidPermission {
     /// The refused text.
     pub text: String,

@@ -2,6 +2,7 @@ use std::{fmt, path::Path, sync::Arc};
 
 /// A place in a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[non_exhaustive]
 pub struct Position {
     /// Number of the line, from 1.
     pub line: u64,

@@ -48,6 +48,7 @@ pub struct Cors {
 #[error(
     "an origin is `http://host`, `https://host` or one of them with a port, in lower case, not {text:?}"
 )]
+#[non_exhaustive]
 pub struct InvalidOrigin {
     /// The refused text.
     pub text: String,

@@ -33,6 +33,7 @@ pub struct RateLimit {
 #[error(
     "a rate limit is at least 1 request per day and at most 1 request per microsecond, in a time of at most a day, not {requests} requests per {per:?}"
 )]
+#[non_exhaustive]
 pub struct InvalidRateLimit {
     /// The refused number of requests.
     pub requests: u32,

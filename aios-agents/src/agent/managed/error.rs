@@ -98,6 +98,7 @@ impl ManagedAgentError {
 
 /// A fault of a config.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct ConfigFault {
     /// JSON pointer of the value.
     pub path: String,

@@ -31,6 +31,7 @@ use crate::{
 
 /// Information about a run.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct RunInfo {
     /// Id of the run.
     pub run_id: Arc<str>,

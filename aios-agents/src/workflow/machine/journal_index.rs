@@ -8,6 +8,7 @@ use crate::workflow::journal::Entry;
 
 /// The code requested an operation other than the one in the journal.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Mismatch {
     /// Number of the operation.
     pub operation: u64,

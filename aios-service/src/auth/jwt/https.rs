@@ -20,6 +20,7 @@ const MAX_BYTES: usize = 512 * 1024;
 /// A URL from which no keys can be fetched.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("keys cannot be fetched: {reason}")]
+#[non_exhaustive]
 pub struct InvalidIssuerUrl {
     /// The reason.
     pub reason: String,

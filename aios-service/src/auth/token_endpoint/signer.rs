@@ -14,6 +14,7 @@ use crate::auth::hex;
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the key cannot sign tokens: {reason}")]
 #[cfg_attr(docsrs, doc(cfg(feature = "token-endpoint")))]
+#[non_exhaustive]
 pub struct InvalidSigningKey {
     /// The reason.
     pub reason: String,

@@ -39,6 +39,7 @@ pub struct Tls {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{}: {reason}", path.display())]
 #[cfg_attr(docsrs, doc(cfg(feature = "tls")))]
+#[non_exhaustive]
 pub struct InvalidCertificate {
     /// The file.
     pub path: PathBuf,

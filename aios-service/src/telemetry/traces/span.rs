@@ -113,6 +113,7 @@ impl From<bool> for AttributeValue {
 
 /// A span of another trace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
 pub struct SpanLink {
     /// The other trace.
     pub trace_id: TraceId,
