@@ -6,6 +6,19 @@ use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Value, value::RawValue};
 
 /// A failure as data: a journal keeps it indefinitely, so it contains no Rust types.
+///
+/// # Examples
+///
+/// ```
+/// use aios_core::failure::Failure;
+/// use serde_json::json;
+///
+/// let failure = Failure::new("OUT_OF_STOCK", "no tea is left").with_details(json!({"left": 0}));
+/// assert_eq!(failure.to_string(), "no tea is left (OUT_OF_STOCK)");
+///
+/// let error = "x".parse::<u8>().unwrap_err();
+/// assert_eq!(Failure::from_error("INVALID_NUMBER", &error).message, error.to_string());
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Failure {
     /// Stable name of the kind of failure, for example `TASK_TIMEOUT`.

@@ -11,6 +11,32 @@ use crate::{
 };
 
 /// A typed declaration of an agent type: its name, parameters `P` and output `O`.
+///
+/// # Examples
+///
+/// ```
+/// use aios_agents::prelude::*;
+///
+/// const UPPER: AgentRef<String, String> = AgentRef::new("upper");
+///
+/// struct Upper;
+///
+/// impl Agent for Upper {
+///     type Parameters = String;
+///     type Output = String;
+///
+///     async fn process_task(&self, _: &TaskContext, text: String) -> Result<String, TaskError> {
+///         Ok(text.to_uppercase())
+///     }
+/// }
+///
+/// async fn shout(context: WorkflowContext, text: String) -> Result<String, WorkflowError> {
+///     UPPER.task(&context, text.as_str()).await
+/// }
+///
+/// let builder = Runtime::builder().agents(UPPER.instance(Upper)).workflow("shout", shout);
+/// # drop(builder);
+/// ```
 pub struct AgentRef<P, O> {
     agent_type: &'static str,
     types: PhantomData<fn(P) -> O>,

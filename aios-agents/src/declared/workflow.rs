@@ -9,6 +9,23 @@ use crate::{
 };
 
 /// A typed declaration of a workflow: its name, input `I` and output `O`.
+///
+/// # Examples
+///
+/// ```
+/// use aios_agents::prelude::*;
+///
+/// const WELCOME: WorkflowRef<String, String> = WorkflowRef::new("welcome");
+///
+/// async fn welcome(_: WorkflowContext, name: String) -> Result<String, WorkflowError> {
+///     Ok(format!("Welcome, {name}!"))
+/// }
+///
+/// // The compiler compares the types of the function with those of the declaration.
+/// let builder = Runtime::builder().workflow(WELCOME, welcome);
+/// assert_eq!(WELCOME.name(), "welcome");
+/// # drop(builder);
+/// ```
 pub struct WorkflowRef<I, O> {
     name: &'static str,
     types: PhantomData<fn(I) -> O>,

@@ -22,6 +22,20 @@ use crate::{
 ///
 /// Only retryable failures count: a terminal one says nothing about the health of the agent's
 /// dependencies.
+///
+/// # Examples
+///
+/// ```
+/// use std::{sync::Arc, time::Duration};
+///
+/// use aios_agents::middleware::CircuitBreaker;
+/// use aios_core::clock::SystemClock;
+///
+/// let breaker = CircuitBreaker::new(Arc::new(SystemClock))
+///     .with_threshold(3)
+///     .with_open_for(Duration::from_secs(10));
+/// # drop(breaker);
+/// ```
 #[derive(Clone, Debug)]
 pub struct CircuitBreaker {
     clock: Arc<dyn Clock>,

@@ -22,6 +22,21 @@ type Limiter = RateLimiter<NotKeyed, InMemoryState, Governed, NoOpMiddleware<Nan
 ///
 /// Up to `tasks` tasks may begin at once, then one each time `per / tasks` has passed (the generic
 /// cell rate algorithm, ITU-T I.371). The wait counts towards the task's timeout.
+///
+/// # Examples
+///
+/// ```
+/// use std::{sync::Arc, time::Duration};
+///
+/// use aios_agents::middleware::RateLimit;
+/// use aios_core::clock::SystemClock;
+///
+/// # fn main() -> Result<(), aios_agents::agent::AgentError> {
+/// let limit = RateLimit::new(Arc::new(SystemClock), 100, Duration::from_secs(60))?;
+/// # drop(limit);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Debug)]
 pub struct RateLimit(Arc<Inner>);
 

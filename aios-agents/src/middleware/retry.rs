@@ -18,6 +18,29 @@ use crate::{
 /// All tries belong to one attempt of the task; the caller's retry policy may still start another
 /// attempt. Events emitted by a failed try are discarded. The delays count towards the task's
 /// timeout.
+///
+/// # Examples
+///
+/// ```
+/// use std::{sync::Arc, time::Duration};
+///
+/// use aios_agents::{agent::AgentDefinition, middleware::Retry};
+/// use aios_core::{clock::SystemClock, retry::RetryPolicy};
+/// # use aios_agents::prelude::*;
+/// # struct Upper;
+/// # impl Agent for Upper {
+/// #     type Parameters = String;
+/// #     type Output = String;
+/// #     async fn process_task(&self, _: &TaskContext, text: String) -> Result<String, TaskError> {
+/// #         Ok(text.to_uppercase())
+/// #     }
+/// # }
+///
+/// let policy = RetryPolicy::fixed(3, Duration::from_millis(50));
+/// let definition = AgentDefinition::instance("upper", Upper)
+///     .with_layer(Retry::new(Arc::new(SystemClock), policy));
+/// # drop(definition);
+/// ```
 #[derive(Clone, Debug)]
 pub struct Retry {
     clock: Arc<dyn Clock>,

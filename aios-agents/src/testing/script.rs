@@ -20,6 +20,34 @@ pub(super) enum ExternalEvent {
 }
 
 /// A workflow under test, with scripted agents, children and external events.
+///
+/// # Examples
+///
+/// ```
+/// use std::time::Duration;
+///
+/// use aios_agents::{prelude::*, testing::WorkflowTest};
+///
+/// async fn order(context: WorkflowContext, item: String) -> Result<String, WorkflowError> {
+///     let price: u32 = context.task("prices", &item).await?;
+///     let by: String = context.signal("approved").await?;
+///     Ok(format!("{item} for {price}, approved by {by}"))
+/// }
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let test = WorkflowTest::new("order", order)?
+///     .agent("prices", |item: String| match &*item {
+///         "tea" => Ok(4),
+///         _ => Err(TaskError::terminal(Failure::new("UNKNOWN", item))),
+///     })
+///     // An hour passes in no time.
+///     .signal(Duration::from_secs(3600), "approved", "Ada");
+/// let ended = test.run("tea").await;
+/// assert_eq!(ended.result::<String>()?, "tea for 4, approved by Ada");
+/// # Ok(())
+/// # }
+/// ```
 pub struct WorkflowTest {
     pub(super) workflow: Arc<dyn Workflow>,
     pub(super) agents: HashMap<String, Script>,

@@ -10,6 +10,18 @@ const MOST_EVENTS: usize = 1_000_000_000;
 const MOST_BYTES: usize = 1 << 30;
 
 /// Options of a [`MemoryBroker`](super::MemoryBroker).
+///
+/// # Examples
+///
+/// ```
+/// use aios_broker::memory::{MemoryBroker, MemoryOptions};
+///
+/// # fn main() -> Result<(), aios_core::broker::BrokerError> {
+/// let broker = MemoryBroker::connect_with(MemoryOptions::new().with_max_events(10_000))?;
+/// # drop(broker);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Debug)]
 pub struct MemoryOptions {
     pub(super) clock: Arc<dyn Clock>,

@@ -31,6 +31,24 @@ const MAX_PREFIX: usize = 20;
 /// Options of a [`RabbitMqBroker`](super::RabbitMqBroker).
 ///
 /// `Debug` output contains no password and no key.
+///
+/// # Examples
+///
+/// ```
+/// use std::time::Duration;
+///
+/// use aios_broker::rabbitmq::{RabbitMqBroker, RabbitMqOptions};
+///
+/// # async fn example() -> Result<(), aios_core::broker::BrokerError> {
+/// let options = RabbitMqOptions::new("amqps://user:password@rabbit.example/shop")
+///     .with_connection_name("shop-api")
+///     .with_prefix("shop")
+///     .with_operation_timeout(Duration::from_secs(10));
+/// let broker = RabbitMqBroker::connect_with(options).await?;
+/// # drop(broker);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone)]
 pub struct RabbitMqOptions {
     url: String,

@@ -15,6 +15,15 @@ pub struct InvalidName {
 
 /// Name of an agent type or a workflow: `[a-z][a-z0-9_]*`, at most 100 bytes, because it becomes a
 /// segment of event types.
+///
+/// # Examples
+///
+/// ```
+/// use aios_core::agent::Name;
+///
+/// assert_eq!(Name::new("tea_maker").unwrap().as_str(), "tea_maker");
+/// assert!(Name::new("Tea Maker").is_err());
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Name(Arc<str>);

@@ -28,6 +28,25 @@ pub use self::{
 use crate::{event::Event, forward::forward};
 
 /// An event on its way to the broker.
+///
+/// # Examples
+///
+/// ```
+/// use aios_core::{
+///     broker::{Mailbox, Publish},
+///     event::Event,
+/// };
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let event = Event::new("shop.order.placed".parse()?, "shop", &7)?;
+/// // An error without a subscription.
+/// let to_all = Publish::new(event.clone()).with_required_route();
+/// // To the reader of a mailbox too.
+/// let to_one = Publish::new(event).with_mailbox("shop.till_7".parse::<Mailbox>()?);
+/// assert!(to_all.require_route && to_one.to.is_some());
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Debug)]
 pub struct Publish {
     /// The event; its type is the routing key.

@@ -13,6 +13,22 @@ use crate::{BoxFuture, event::Timestamp};
 /// A clock that is stopped until a test advances it.
 ///
 /// Clones share the time.
+///
+/// # Examples
+///
+/// ```
+/// use std::time::Duration;
+///
+/// use aios_core::{
+///     clock::{Clock, VirtualClock},
+///     event::Timestamp,
+/// };
+///
+/// let clock = VirtualClock::new(Timestamp::UNIX_EPOCH);
+/// let shared = clock.clone();
+/// shared.advance(Duration::from_secs(3600));
+/// assert_eq!(clock.now(), Timestamp::UNIX_EPOCH + Duration::from_secs(3600));
+/// ```
 #[derive(Clone, Debug)]
 pub struct VirtualClock(Arc<Mutex<State>>);
 

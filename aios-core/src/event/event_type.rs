@@ -10,6 +10,20 @@ const RESERVED: [&str; 3] = ["workflows", "agents", "system"];
 /// The type of an event: `domain.entity.action`.
 ///
 /// Three segments of `[a-z][a-z0-9_]*`, at most 255 bytes. Cloning shares the text.
+///
+/// # Examples
+///
+/// ```
+/// use aios_core::event::EventType;
+///
+/// # fn main() -> Result<(), aios_core::event::EventError> {
+/// let event_type: EventType = "shop.order.placed".parse()?;
+/// assert_eq!(event_type.segments(), ("shop", "order", "placed"));
+/// assert_eq!(event_type, EventType::new("shop", "order", "placed")?);
+/// assert!("shop.order".parse::<EventType>().is_err());
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct EventType {
     text: Arc<str>,

@@ -35,6 +35,24 @@ pub const MAX_NAME_BYTES: usize = 255;
 /// An immutable fact that has happened.
 ///
 /// Cloning is cheap: names and payload are shared, not copied.
+///
+/// # Examples
+///
+/// ```
+/// use aios_core::event::{Event, EventId};
+/// use serde_json::json;
+///
+/// # fn main() -> Result<(), aios_core::event::EventError> {
+/// let placed = Event::new("shop.order.placed".parse()?, "shop", &json!({"order": 7}))?;
+/// // The same request always has the same event, which a store keeps once.
+/// let paid = Event::new("shop.order.paid".parse()?, "shop", &json!({"order": 7}))?
+///     .with_id(EventId::derive("payments/7"))
+///     .caused_by(&placed);
+/// assert_eq!(paid.data::<serde_json::Value>()?["order"], 7);
+/// assert_eq!(Event::from_json(&paid.to_json()?)?, paid);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Event {

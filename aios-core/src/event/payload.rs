@@ -6,6 +6,20 @@ use serde_json::value::RawValue;
 use super::EventError;
 
 /// JSON text that was validated once and is shared, not copied, until it is decoded.
+///
+/// # Examples
+///
+/// ```
+/// use aios_core::event::Payload;
+///
+/// # fn main() -> Result<(), aios_core::event::EventError> {
+/// let payload = Payload::encode(&("Ada", 36))?;
+/// assert_eq!(payload.as_str(), r#"["Ada",36]"#);
+/// assert_eq!(payload.decode::<(String, u32)>()?, ("Ada".to_owned(), 36));
+/// assert!(payload.decode::<u32>().is_err());
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Debug, Serialize)]
 #[serde(transparent)]
 pub struct Payload(Arc<RawValue>);

@@ -10,6 +10,23 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use super::EventError;
 
 /// A point in time in UTC, in whole microseconds; formatted as RFC 3339 with a `Z`.
+///
+/// # Examples
+///
+/// ```
+/// use std::time::Duration;
+///
+/// use aios_core::event::Timestamp;
+///
+/// # fn main() -> Result<(), aios_core::event::EventError> {
+/// let noon: Timestamp = "2026-01-01T12:00:00Z".parse()?;
+/// let later = noon + Duration::from_millis(1500);
+/// assert_eq!(later.duration_since(noon), Duration::from_millis(1500));
+/// // A difference is never negative.
+/// assert_eq!(noon.duration_since(later), Duration::ZERO);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Timestamp(i64);
 

@@ -13,6 +13,24 @@ pub enum Expected {
 }
 
 /// Events for one stream, which are appended all or not at all.
+///
+/// # Examples
+///
+/// ```
+/// use aios_core::{
+///     event::Event,
+///     store::{Append, Expected, StreamId},
+/// };
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let placed = Event::new("shop.order.placed".parse()?, "shop", &7)?;
+/// // Refused as a conflict if the order has events already.
+/// let append = Append::new(StreamId::new("orders/7")?, vec![placed])
+///     .with_expected(Expected::Empty);
+/// assert_eq!(append.stream.as_str(), "orders/7");
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Debug)]
 pub struct Append {
     /// The stream.

@@ -56,6 +56,19 @@ use crate::event::MAX_NAME_BYTES;
 const RUNS: &str = "runs/";
 
 /// Name of a stream, which contains the events of one thing. 1 to 255 bytes.
+///
+/// # Examples
+///
+/// ```
+/// use aios_core::store::StreamId;
+///
+/// # fn main() -> Result<(), aios_core::store::StoreError> {
+/// assert_eq!(StreamId::new("orders/7")?.run_id(), None);
+/// let journal = StreamId::of_run("welcome-ada")?;
+/// assert_eq!((journal.as_str(), journal.run_id()), ("runs/welcome-ada", Some("welcome-ada")));
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct StreamId(Arc<str>);
 

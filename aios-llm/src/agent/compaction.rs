@@ -16,6 +16,16 @@ pub(crate) const PREFIX: &str = "Summary of the conversation so far:\n";
 /// The model of the agent writes the summary, in a recorded request that counts like any other. The
 /// event `llm.conversation.compacted` says how many messages it replaces. They remain in the journal:
 /// see [`Conversation::transcript`](crate::Conversation::transcript).
+///
+/// # Examples
+///
+/// ```
+/// use aios_llm::{Compaction, LlmAgent, testing::ScriptedModel};
+///
+/// let agent = LlmAgent::new(ScriptedModel::new([]))
+///     .compaction(Compaction::above(100_000).with_kept_messages(8));
+/// # drop(agent);
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Compaction {
     above: u64,

@@ -6,6 +6,18 @@ use crate::model::Message;
 
 /// The input of an agent: a conversation that ends with a message of the user. In JSON, it is an
 /// object, or the text of one message.
+///
+/// # Examples
+///
+/// ```
+/// use aios_llm::{Prompt, model::Message};
+///
+/// let prompt = Prompt::new("What is in season?")
+///     .with_message(Message::assistant("Asparagus."))
+///     .with_message(Message::user("Until when?"))
+///     .with_subject("customer-7");
+/// assert_eq!(prompt.messages.len(), 3);
+/// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, JsonSchema)]
 #[non_exhaustive]
 pub struct Prompt {

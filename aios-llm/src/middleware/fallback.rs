@@ -35,6 +35,23 @@ const DEFAULT_KINDS: [ModelErrorKind; 9] = [
 ///
 /// Its name is that of the first model. A budget reserves the cost of the dearest one. Its capabilities
 /// are those that all models share.
+///
+/// # Examples
+///
+/// ```
+/// use std::time::Duration;
+///
+/// use aios_llm::{
+///     ModelResponse,
+///     middleware::{CircuitBreaker, Fallback},
+///     testing::ScriptedModel,
+/// };
+///
+/// let near = ScriptedModel::new([ModelResponse::text("Hello")]);
+/// let far = ScriptedModel::new([ModelResponse::text("Hello")]);
+/// let model = Fallback::new(CircuitBreaker::new(near, 5, Duration::from_secs(60))).or(far);
+/// # drop(model);
+/// ```
 pub struct Fallback {
     models: Arc<[Candidate]>,
     kinds: Arc<[ModelErrorKind]>,

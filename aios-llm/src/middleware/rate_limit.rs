@@ -30,6 +30,24 @@ pub struct Rate {
 /// A request that would wait too long is rejected with `MODEL_RATE_LIMITED` and the time after which
 /// it may be made again, so that an agent waits on a durable timer and [`Fallback`](super::Fallback)
 /// asks another model.
+///
+/// # Examples
+///
+/// ```
+/// use std::time::Duration;
+///
+/// use aios_llm::{
+///     middleware::{Rate, RateLimit},
+///     testing::ScriptedModel,
+/// };
+///
+/// // Both models are of one provider, which counts their requests together.
+/// let rate = Rate::new(60, Duration::from_secs(60));
+/// let large = RateLimit::new(ScriptedModel::new([]), rate.clone());
+/// let small = RateLimit::new(ScriptedModel::new([]), rate)
+///     .with_longest_wait(Duration::from_secs(5));
+/// # drop((large, small));
+/// ```
 pub struct RateLimit<M> {
     model: M,
     rate: Rate,

@@ -92,6 +92,21 @@ impl ModelErrorKind {
 }
 
 /// Why a request to a model failed.
+///
+/// # Examples
+///
+/// ```
+/// use std::time::Duration;
+///
+/// use aios_llm::model::{ModelError, ModelErrorKind};
+///
+/// let error = ModelError::new(ModelErrorKind::RateLimited, "60 requests a minute")
+///     .with_retry_after(Duration::from_secs(20));
+/// assert_eq!(error.code(), "MODEL_RATE_LIMITED");
+/// assert!(error.is_retryable());
+/// // What a journal records says the same.
+/// assert_eq!(ModelError::from_failure(&error.to_failure()).unwrap().kind(), error.kind());
+/// ```
 #[derive(Clone, Debug)]
 pub struct ModelError {
     kind: ModelErrorKind,

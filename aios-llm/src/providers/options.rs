@@ -4,6 +4,23 @@ use super::signer::{AwsCredentials, Credentials};
 use crate::model::Capabilities;
 
 /// Options of a model of a provider.
+///
+/// # Examples
+///
+/// ```
+/// use std::time::Duration;
+///
+/// use aios_llm::providers::{OpenAiModel, ProviderOptions};
+///
+/// # fn main() -> Result<(), aios_llm::ModelError> {
+/// let options = ProviderOptions::new("gpt-5.2")
+///     .with_api_key("sk-example")
+///     .with_timeout(Duration::from_secs(120));
+/// let model = OpenAiModel::new(options)?;
+/// # drop(model);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone)]
 pub struct ProviderOptions {
     pub(super) model: String,

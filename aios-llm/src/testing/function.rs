@@ -11,6 +11,17 @@ type Function =
     dyn Fn(ModelRequest) -> BoxFuture<'static, Result<ModelResponse, ModelError>> + Send + Sync;
 
 /// A model that answers with a function.
+///
+/// # Examples
+///
+/// ```
+/// use aios_llm::{ModelResponse, testing::FunctionModel};
+///
+/// let model = FunctionModel::new(|request| async move {
+///     Ok(ModelResponse::text(format!("{} messages", request.messages.len())))
+/// });
+/// # drop(model);
+/// ```
 pub struct FunctionModel {
     name: String,
     capabilities: Capabilities,

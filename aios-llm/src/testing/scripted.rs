@@ -11,6 +11,27 @@ use crate::model::{
 };
 
 /// A model that gives an exact sequence of responses and errors, and remembers the requests.
+///
+/// # Examples
+///
+/// ```
+/// use aios_llm::{
+///     model::{LanguageModel, ModelError, ModelErrorKind, ModelRequest, ModelResponse},
+///     testing::ScriptedModel,
+/// };
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() {
+/// let model = ScriptedModel::with_results([
+///     Err(ModelError::new(ModelErrorKind::Overloaded, "try later")),
+///     Ok(ModelResponse::text("Hello")),
+/// ]);
+/// let request = ModelRequest::new("Hi");
+/// assert!(model.complete(&request).await.is_err());
+/// assert!(model.complete(&request).await.is_ok());
+/// model.assert_finished();
+/// # }
+/// ```
 #[derive(Debug)]
 pub struct ScriptedModel {
     name: String,

@@ -1,4 +1,4 @@
-//! What a session runs: agents, workflows and the engine.
+//! The agents, workflows and engine of a session.
 
 use std::{sync::Arc, time::Duration};
 

@@ -78,6 +78,20 @@ impl ApiKey {
 }
 
 /// Lets in the owners of API keys, sent as `X-API-Key`.
+///
+/// # Examples
+///
+/// ```
+/// use aios_service::auth::{ApiKey, ApiKeyHash, ApiKeys, Permissions};
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let hash = ApiKeyHash::of("d9c8…, 32 random bytes");
+/// let permissions = Permissions::parse(["runs:read", "runs:write"])?;
+/// let keys = ApiKeys::new([ApiKey::new(hash, "ci").with_permissions(permissions)]);
+/// # drop(keys);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Debug, Default)]
 pub struct ApiKeys(HashMap<ApiKeyHash, Identity>);
 

@@ -9,6 +9,23 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
 use super::{ClientError, TokenGrant};
 
 /// Options of a [`Client`](super::Client).
+///
+/// # Examples
+///
+/// ```
+/// use std::time::Duration;
+///
+/// use aios_service::client::{Client, ClientOptions, TokenGrant};
+///
+/// # fn main() -> Result<(), aios_service::client::ClientError> {
+/// let grant = TokenGrant::client_credentials("https://id.example/token", "ci", "secret")
+///     .with_scope("runs:write");
+/// let options = ClientOptions::new().with_token_grant(grant).with_timeout(Duration::from_secs(10));
+/// let client = Client::new("https://aios.example", options)?;
+/// # drop(client);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone)]
 pub struct ClientOptions {
     token: Option<String>,

@@ -80,6 +80,19 @@ macro_rules! paged {
 paged!(RunQuery TaskQuery AgentQuery);
 
 /// Which runs a list has.
+///
+/// # Examples
+///
+/// ```
+/// use aios_core::store::RunStatus;
+/// use aios_service::client::{PageQuery, RunQuery};
+///
+/// let failed = RunQuery::new()
+///     .with_workflow("deploy")
+///     .with_statuses([RunStatus::Failed, RunStatus::Blocked])
+///     .with_page(PageQuery::new().with_limit(50));
+/// # drop(failed);
+/// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RunQuery {
     statuses: Vec<RunStatus>,

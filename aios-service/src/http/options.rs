@@ -26,6 +26,24 @@ pub enum Audit {
 }
 
 /// Options of [`api`](super::api).
+///
+/// # Examples
+///
+/// ```
+/// use std::time::Duration;
+///
+/// use aios_service::{
+///     auth::{ApiKey, ApiKeyHash, ApiKeys},
+///     http::ApiOptions,
+/// };
+///
+/// let keys = ApiKeys::new([ApiKey::new(ApiKeyHash::of("32 random bytes"), "ci")]);
+/// let options = ApiOptions::new()
+///     .with_authenticator(keys)
+///     .with_max_body_bytes(1 << 20)
+///     .with_request_timeout(Duration::from_secs(10));
+/// # drop(options);
+/// ```
 #[derive(Clone, Debug)]
 pub struct ApiOptions {
     pub(crate) authenticators: Vec<Arc<dyn Authenticator>>,

@@ -1,4 +1,4 @@
-//! What holds in every simulation.
+//! The invariants of every simulation.
 
 use std::fmt;
 

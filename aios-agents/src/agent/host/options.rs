@@ -8,6 +8,19 @@ use crate::{
 };
 
 /// Options of an [`AgentHost`](super::AgentHost).
+///
+/// # Examples
+///
+/// ```
+/// use std::time::Duration;
+///
+/// use aios_agents::agent::HostOptions;
+///
+/// let options = HostOptions::new()
+///     .with_heartbeat_interval(Duration::from_secs(5))
+///     .with_early_ack_after(None);
+/// assert_eq!(options.heartbeat_interval, Duration::from_secs(5));
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct HostOptions {

@@ -4,6 +4,19 @@ use std::time::Duration;
 use super::Tls;
 
 /// Options of [`serve_with`](super::serve_with).
+///
+/// # Examples
+///
+/// ```
+/// use std::time::Duration;
+///
+/// use aios_service::http::ServeOptions;
+///
+/// let options = ServeOptions::new()
+///     .with_max_connections(1_000)
+///     .with_drain_timeout(Duration::from_secs(20));
+/// # drop(options);
+/// ```
 #[derive(Clone, Debug)]
 pub struct ServeOptions {
     pub(super) max_connections: usize,
