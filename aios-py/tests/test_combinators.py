@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -245,3 +246,99 @@ async def test_should_draw_other_values_than_an_earlier_run_with_the_same_id() -
             run = await runtime.start(draws, id="daily")
             drawn.update(await run.result())
     assert len(drawn) == 8
+
+
+async def test_should_await_a_losing_group_again() -> None:
+    @aios.workflow("regroup")
+    async def regroup(context: aios.WorkflowContext, is_coroutine: bool) -> list[Any]:
+        async def both() -> list[Any]:
+            return await context.gather(timer(2), context.race(context.sleep(3), timer(4)))
+
+        async def timer(seconds: float) -> float:
+            await context.sleep(seconds)
+            return seconds
+
+        group: Any = both() if is_coroutine else context.gather(timer(2), context.sleep(3))
+        first = await context.race(group, context.sleep(1))
+        second = await context.race(context.sleep(60), group)
+        again = None if is_coroutine else await group
+        return [list(first), list(second), again]
+
+    run = await WorkflowTest(regroup).run(True)
+    assert run.result() == [[1, None], [1, [2, [0, None]]], None]
+    assert run.elapsed == 3
+    for end in range(1, len(run.journal) + 1):
+        await replay(regroup, run.journal[:end])
+    assert (await WorkflowTest(regroup).run(False)).result() == [
+        [1, None],
+        [1, [2, None]],
+        [2, None],
+    ]
+
+
+async def test_should_await_one_group_in_several_places() -> None:
+    @aios.workflow("places")
+    async def places(context: aios.WorkflowContext) -> list[Any]:
+        async def timer(seconds: float) -> float:
+            await context.sleep(seconds)
+            await context.sleep(seconds)
+            return seconds
+
+        group = context.gather(timer(1), timer(2))
+        first = context.race(timer(1), timer(2))
+        return await context.gather(group, context.gather(group, first), first)
+
+    run = await WorkflowTest(places).run()
+    assert run.result() == [[1, 2], [[1, 2], [0, 1]], [0, 1]]
+    assert run.elapsed == 4
+
+
+async def test_should_raise_the_error_of_a_group_again() -> None:
+    @aios.workflow("twice")
+    async def twice(context: aios.WorkflowContext) -> list[str]:
+        group = context.gather(context.signal("x", timeout=1), context.sleep(5))
+        codes = []
+        for _ in range(2):
+            try:
+                await group
+            except aios.SignalTimeoutError as error:
+                codes.append(error.code)
+        return codes
+
+    run = await WorkflowTest(twice).run()
+    assert run.result() == ["SIGNAL_TIMEOUT", "SIGNAL_TIMEOUT"]
+
+
+async def test_should_give_each_branch_its_own_context_variables() -> None:
+    variable = contextvars.ContextVar("variable", default=0)
+
+    @aios.workflow("variables")
+    async def variables(context: aios.WorkflowContext) -> list[Any]:
+        async def branch(number: int) -> int:
+            token = variable.set(number)
+            try:
+                await context.sleep(10 - number)
+                return await context.step("read", variable.get)
+            finally:
+                variable.reset(token)
+
+        kept = branch(3)
+        first = await context.race(kept, branch(1), context.sleep(1))
+        numbers = await context.gather(kept, branch(4), branch(5))
+        return [first[0], numbers, variable.get()]
+
+    run = await WorkflowTest(variables).run()
+    assert run.result() == [2, [3, 4, 5], 0]
+
+
+@pytest.mark.parametrize(
+    ("value", "hint"),
+    [(1, "of type int"), ([], r"context.gather\(\*items\)"), (same, "call it")],
+)
+async def test_should_reject_a_branch_that_is_not_awaitable(value: Any, hint: str) -> None:
+    @aios.workflow("not_awaitable")
+    async def not_awaitable(context: aios.WorkflowContext) -> None:
+        await context.gather(value)
+
+    with pytest.raises(aios.RunFailedError, match=hint):
+        (await WorkflowTest(not_awaitable).run()).result()

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Generator, Sequence
+import contextvars
+from collections.abc import Awaitable, Callable, Generator, Iterable, Sequence
+from functools import partial
 from sys import getrefcount
 from types import CoroutineType
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from ._aios import Operation
 from ._errors import WorkflowCodeError
+from ._isolation import close_branch, foreign_await
 
-UNSUPPORTED_AWAIT = (
-    "a workflow can only await operations of its context (task, step, sleep, signal, child, gather, "
-    "race); instead of asyncio.sleep use `await context.sleep(seconds)`, instead of asyncio.gather "
-    "`await context.gather(...)`, and put everything else into an async function and "
-    '`await context.step("name", function)`'
-)
+#: Contexts of coroutines that lost a race and may be awaited again.
+_contexts: WeakKeyDictionary[Any, contextvars.Context] = WeakKeyDictionary()
 
 
 class AwaitedKeys(list[int]):
@@ -25,16 +25,25 @@ class AwaitedKeys(list[int]):
 
 
 class _Branch:
-    """One of the awaitables of a group."""
+    """One of the awaitables of a group. Its code sees a copy of the context variables, like a task of
+    asyncio."""
 
-    __slots__ = ("_send", "_steps", "awaitable", "is_done", "value")
+    __slots__ = ("_context", "_send", "_steps", "awaitable", "is_done", "value")
 
     def __init__(self, awaitable: Awaitable[Any]) -> None:
-        steps: Any = awaitable.__await__()
+        kind = type(awaitable)
+        steps: Any = awaitable if kind is CoroutineType else awaitable.__await__()
         self.awaitable: Any = awaitable
         self._steps: Any = steps
         send: Callable[[Any], Any] | None = getattr(steps, "send", None)
         self._send: Any = send if send is not None else lambda _: next(steps)
+        self._context: contextvars.Context | None = None
+        if kind is CoroutineType:
+            self._context = _contexts.pop(awaitable, None)
+        if kind is not Operation and not isinstance(awaitable, _Group):
+            context: Any = self._context or contextvars.copy_context()
+            self._context = context
+            self._send = partial(context.run, self._send)
         self.is_done = False
         self.value: Any = None
 
@@ -51,10 +60,10 @@ class _Branch:
             return (yielded.key,)
         if type(yielded) is AwaitedKeys:
             return yielded
-        unsupported = WorkflowCodeError(f"{yielded!r} was awaited: {UNSUPPORTED_AWAIT}")
+        unsupported = foreign_await(yielded)
         throw = getattr(self._steps, "throw", None)
         if throw is not None:
-            throw(unsupported)
+            self._in_context(throw, unsupported)
         raise unsupported
 
     def cancel(self) -> None:
@@ -63,17 +72,28 @@ class _Branch:
         awaitable: Any = self.awaitable
         if awaitable is None:
             return
-        if type(awaitable) is not Operation and type(awaitable) is not CoroutineType:
+        is_coroutine = type(awaitable) is CoroutineType
+        if not is_coroutine and type(awaitable) is not Operation:
             # Any other awaitable makes a new iterator per await, so this one can't be resumed.
             close = getattr(steps, "close", None)
             if close is not None:
-                close()
+                self._in_context(close)
         del steps, awaitable
-        if _reference_count(self) <= _UNSHARED:
+        if _reference_count(self) > _UNSHARED:
+            if is_coroutine and self._context is not None:
+                _contexts[self.awaitable] = self._context
+        elif is_coroutine:
+            self._in_context(close_branch, self.awaitable)
+        else:
             close = getattr(self.awaitable, "close", None)
             if close is not None:
-                close()
+                self._in_context(close)
         self.awaitable = None
+
+    def _in_context(self, function: Callable[..., Any], *args: Any) -> Any:
+        if self._context is None:
+            return function(*args)
+        return self._context.run(function, *args)
 
 
 def _reference_count(branch: _Branch) -> int:
@@ -90,8 +110,8 @@ class _Unshared:
 
 
 def _measure_unshared() -> int:
-    branch = _Branch(_Unshared())
-    branch._steps = branch._send = None
+    branch = _Branch.__new__(_Branch)
+    branch.awaitable = _Unshared()
     return _reference_count(branch)
 
 
@@ -100,51 +120,137 @@ _UNSHARED = _measure_unshared()
 
 
 class _Group:
-    """Awaitables that run concurrently. Only branches whose operations have an outcome advance."""
+    """Awaitables that run concurrently. Only branches whose operations have an outcome advance.
 
-    __slots__ = ("_branches", "_waiting")
+    It can be awaited in several places, and again after it has lost a race: its branches continue.
+    """
+
+    __slots__ = ("_branches", "_failed", "_waiting")
 
     def __init__(self, awaitables: Sequence[Awaitable[Any]]) -> None:
+        for awaitable in awaitables:
+            if not isinstance(awaitable, Awaitable):
+                raise _not_awaitable(type(self).__name__.lower(), awaitable)
         self._branches = [_Branch(awaitable) for awaitable in awaitables]
+        self._failed: _Branch | None = None
         self._waiting: dict[int, list[int]] = {}
 
-    def _run(self) -> Generator[Any, Any, None]:
-        """Starts every branch, then advances branches until the group is done."""
-        keys = AwaitedKeys()
-        for index in range(len(self._branches)):
-            self._advance(index, None, keys)
-            if self._is_done(index):
-                return
+    def __await__(self) -> Generator[Any, Any, Any]:
+        key: int | None = None
         while True:
-            key = yield keys
-            keys = AwaitedKeys()
-            for index in self._waiting.pop(key, ()):
-                if not self._branches[index].is_done:
-                    self._advance(index, key, keys)
-                    if self._is_done(index):
-                        return
+            try:
+                keys = self._resume(key)
+            except BaseException:
+                self.close()
+                raise
+            if self._is_done():
+                break
+            try:
+                key = yield keys
+            except GeneratorExit:
+                if _group_references(self) <= _UNSHARED_GROUP:
+                    self.close()
+                raise
+        self.close()
+        return self._value()
 
-    def _advance(self, index: int, key: int | None, keys: AwaitedKeys) -> None:
-        """Advances a branch, and adds the keys that no branch waited for before."""
-        for wanted in self._poll(self._branches[index], key):
-            waiting = self._waiting.get(wanted)
-            if waiting is None:
-                self._waiting[wanted] = [index]
-                keys.append(wanted)
-            elif index not in waiting:
-                waiting.append(index)
+    def _resume(self, key: int | None) -> AwaitedKeys:
+        """Advances the branches that wait for an operation.
+
+        Returns:
+            The keys that no branch waited for before. All keys for which branches wait, if ``key`` is
+            ``None`` because this await begins, or if another await of the group has handled it.
+        """
+        if self._failed is not None:
+            # Raises the same error again.
+            self._failed.advance(None)
+        keys = AwaitedKeys()
+        if self._is_done():
+            return keys
+        indexes: Iterable[int] | None = None if key is None else self._waiting.pop(key, None)
+        if indexes is None:
+            self._waiting.clear()
+            indexes = range(len(self._branches))
+        for index in indexes:
+            branch = self._branches[index]
+            if branch.is_done:
+                continue
+            try:
+                wanted = self._poll(branch, key)
+            except BaseException:
+                self._failed = branch
+                raise
+            for other in wanted:
+                self._wait(index, other, keys)
+            if branch.is_done:
+                self._end(index)
+                if self._is_done():
+                    break
+        return keys
+
+    def _wait(self, index: int, key: int, keys: AwaitedKeys) -> None:
+        """Records that a branch waits for a key; adds it to ``keys`` if no branch did before."""
+        waiting = self._waiting.get(key)
+        if waiting is None:
+            self._waiting[key] = [index]
+            keys.append(key)
+        elif index not in waiting:
+            waiting.append(index)
 
     def _poll(self, branch: _Branch, key: int | None) -> Sequence[int]:
         return branch.advance(key)
 
-    def _is_done(self, index: int) -> bool:
-        """Whether the group is done, after a branch has advanced."""
+    def _end(self, index: int) -> None:
+        """Takes note that a branch is done."""
         raise NotImplementedError
 
-    def _cancel(self) -> None:
+    def _is_done(self) -> bool:
+        raise NotImplementedError
+
+    def _value(self) -> Any:
+        """The value of the group when it is done."""
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """Cancels the branches that are not done."""
         for branch in self._branches:
-            if not branch.is_done:
+            if not branch.is_done and branch is not self._failed:
                 branch.cancel()
+
+
+def _group_references(group: object) -> int:
+    return getrefcount(group)
+
+
+def _measure_unshared_group() -> int:
+    counts: list[int] = []
+
+    class Awaited:
+        def __await__(self) -> Generator[Any, None, None]:
+            try:
+                yield None
+            except GeneratorExit:
+                counts.append(_group_references(self))
+                raise
+
+    steps = Awaited().__await__()
+    next(steps)
+    steps.close()
+    return counts[0]
+
+
+#: Reference count of a group to which only the ``await`` refers.
+_UNSHARED_GROUP = _measure_unshared_group()
+
+
+def _not_awaitable(function: str, value: Any) -> WorkflowCodeError:
+    hint = ""
+    if isinstance(value, (list, tuple, set, frozenset, Generator)):
+        hint = f"; pass the elements: `context.{function}(*items)`"
+    elif callable(value):
+        hint = "; call it, and pass what it returns"
+    kind = type(value).__name__
+    return WorkflowCodeError(f"{function} needs awaitables, not a value of type {kind}{hint}")
 
 
 class Gather(_Group):
@@ -157,18 +263,14 @@ class Gather(_Group):
         self._keep_errors = keep_errors
         self._left = len(self._branches)
 
-    def __await__(self) -> Generator[Any, Any, list[Any]]:
-        try:
-            if self._branches:
-                yield from self._run()
-        finally:
-            self._cancel()
-        return [branch.value for branch in self._branches]
+    def _end(self, index: int) -> None:
+        self._left -= 1
 
-    def _is_done(self, index: int) -> bool:
-        if self._branches[index].is_done:
-            self._left -= 1
+    def _is_done(self) -> bool:
         return self._left == 0
+
+    def _value(self) -> list[Any]:
+        return [branch.value for branch in self._branches]
 
     def _poll(self, branch: _Branch, key: int | None) -> Sequence[int]:
         if not self._keep_errors:
@@ -190,15 +292,14 @@ class Race(_Group):
 
     def __init__(self, awaitables: Sequence[Awaitable[Any]]) -> None:
         super().__init__(awaitables)
-        self._winner = 0
+        self._winner: int | None = None
 
-    def __await__(self) -> Generator[Any, Any, tuple[int, Any]]:
-        try:
-            yield from self._run()
-        finally:
-            self._cancel()
-        return self._winner, self._branches[self._winner].value
-
-    def _is_done(self, index: int) -> bool:
+    def _end(self, index: int) -> None:
         self._winner = index
-        return self._branches[index].is_done
+
+    def _is_done(self) -> bool:
+        return self._winner is not None
+
+    def _value(self) -> tuple[int, Any]:
+        winner = self._winner or 0
+        return winner, self._branches[winner].value

@@ -285,6 +285,9 @@ class WorkflowContext:
     ) -> Awaitable[list[T]]:
         """Waits for all awaitables. The results are in the order of the arguments.
 
+        Coroutines see copies of the context variables. What it returns can be awaited in several
+        places, and again if it has lost a :meth:`race`.
+
         Args:
             awaitables: Operations, or coroutines that await operations.
             return_exceptions: Returns exceptions among the results. Otherwise the first exception is
@@ -299,7 +302,7 @@ class WorkflowContext:
 
         The others are cancelled, unless the workflow still refers to them: an operation in a
         variable can be raced or awaited again, for example a deadline that a loop races with each
-        item.
+        item. A coroutine that is cancelled can't await in its ``finally`` blocks.
 
         Returns:
             The index of the first awaitable, and its result. If it raised, so does this.

@@ -5,12 +5,13 @@ from __future__ import annotations
 import contextvars
 import gc
 from collections.abc import Callable, Coroutine
-from typing import TYPE_CHECKING, Any, NoReturn, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from . import _trace
 from ._aios import PENDING, Operation
-from ._combinators import UNSUPPORTED_AWAIT, AwaitedKeys
+from ._combinators import AwaitedKeys
 from ._errors import WorkflowCodeError
+from ._isolation import Isolation, foreign_await, get_generator_hooks, set_generator_hooks
 
 if TYPE_CHECKING:
     from ._aios import NativeWorkflowContext
@@ -28,31 +29,24 @@ class CoroutineFactory(Protocol):
         ...
 
 
-class _NoEventLoop:
-    """Installed as the running loop inside a workflow: every use raises an explanation."""
-
-    __slots__ = ()
-
-    def __getattr__(self, name: str) -> NoReturn:
-        raise WorkflowCodeError(f"asyncio can't be used in a workflow: {UNSUPPORTED_AWAIT}")
-
-    def __hash__(self) -> int:
-        raise WorkflowCodeError(f"asyncio can't be used in a workflow: {UNSUPPORTED_AWAIT}")
-
-
-_NO_EVENT_LOOP: Any = _NoEventLoop()
-
-
 class Driver:
     """Advances the coroutine of a run. Called by the native module."""
 
-    __slots__ = ("_context", "_coroutine", "_running_loop", "_send", "_set_running_loop")
+    __slots__ = (
+        "_context",
+        "_coroutine",
+        "_isolation",
+        "_running_loop",
+        "_send",
+        "_set_running_loop",
+    )
 
     def __init__(self, begin: CoroutineFactory, run: NativeWorkflowContext, input: Any) -> None:
         from asyncio import _get_running_loop, _set_running_loop
 
         self._running_loop: Callable[[], Any] = _get_running_loop
         self._set_running_loop: Callable[[Any], None] = _set_running_loop
+        self._isolation: Any = Isolation()
         self._context = begin.context()
         self._context.run(_trace.enter, run.traceparent)
         self._coroutine: Coroutine[Any, Any, Any] = self._guarded(begin, run, input)
@@ -62,10 +56,13 @@ class Driver:
         """Calls a function in the run's context, with asyncio disabled."""
         # The thread may be the event loop's, which polls runs between its other callbacks.
         loop = self._running_loop()
-        self._set_running_loop(_NO_EVENT_LOOP)
+        hooks = get_generator_hooks()
+        self._set_running_loop(self._isolation)
+        set_generator_hooks(None, self._isolation.close_generator)
         try:
             return self._context.run(function, *args)
         finally:
+            set_generator_hooks(*hooks)
             self._set_running_loop(loop)
 
     def advance(self, key: int | None) -> Any:
@@ -79,6 +76,7 @@ class Driver:
 
         Raises:
             StopIteration: The coroutine returned.
+            WorkflowCodeError: The code did what a workflow can't do, even if it caught the error.
             BaseException: Whatever the coroutine raised.
         """
         was_enabled = gc.isenabled()
@@ -87,21 +85,29 @@ class Driver:
         gc.disable()
         # Same as `_guarded`, without its calls: this is done once or twice for each operation.
         loop = self._running_loop()
-        self._set_running_loop(_NO_EVENT_LOOP)
+        hooks = get_generator_hooks()
+        self._set_running_loop(self._isolation)
+        set_generator_hooks(None, self._isolation.close_generator)
         try:
             yielded = self._context.run(self._send, key)
             kind = type(yielded)
-            if kind is Operation or kind is AwaitedKeys:
-                return PENDING
-            self._set_running_loop(loop)
-            unsupported = WorkflowCodeError(f"{yielded!r} was awaited: {UNSUPPORTED_AWAIT}")
-            # Thrown into the coroutine, so that the traceback shows the line of the await.
-            self._guarded(self._coroutine.throw, unsupported)
-            raise unsupported
+            if kind is not Operation and kind is not AwaitedKeys:
+                # Thrown into the coroutine, so that the traceback shows the line of the await.
+                self._context.run(self._coroutine.throw, foreign_await(yielded))
+        except BaseException:
+            violation = self._isolation.take_violation()
+            if violation is None:
+                raise
+            raise violation from None
         finally:
+            set_generator_hooks(*hooks)
             self._set_running_loop(loop)
             if was_enabled:
                 gc.enable()
+        violation = self._isolation.take_violation()
+        if violation is not None:
+            raise violation
+        return PENDING
 
     def close(self) -> None:
         """Closes the coroutine at its current ``await``."""

@@ -1,0 +1,175 @@
+"""Workflow code that uses asyncio, or leaves async generators open."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import aios
+import pytest
+from aios.testing import WorkflowTest
+
+
+async def same(value: int) -> int:
+    return value
+
+
+async def sleep(context: aios.WorkflowContext) -> None:
+    await asyncio.sleep(1)
+
+
+async def sleep_in_a_branch(context: aios.WorkflowContext) -> None:
+    async def branch() -> None:
+        with contextlib.suppress(Exception):
+            await asyncio.sleep(0)
+
+    await context.gather(branch(), context.sleep(0.01))
+
+
+async def sleep_in_a_branch_that_returns_errors(context: aios.WorkflowContext) -> None:
+    await context.gather(sleep(context), return_exceptions=True)
+
+
+async def lock(context: aios.WorkflowContext) -> None:
+    lock = asyncio.Lock()
+    await lock.acquire()
+    await lock.acquire()
+
+
+async def create_task(context: aios.WorkflowContext) -> None:
+    coroutine = same(1)
+    try:
+        asyncio.ensure_future(coroutine)
+    finally:
+        coroutine.close()
+
+
+async def generator_that_awaits_when_closed(context: aios.WorkflowContext) -> None:
+    async def numbers() -> AsyncIterator[int]:
+        try:
+            yield 1
+        finally:
+            await context.sleep(1)
+
+    async for _ in numbers():
+        break
+
+
+async def branch_that_awaits_when_cancelled(context: aios.WorkflowContext) -> None:
+    async def branch() -> None:
+        try:
+            await context.sleep(60)
+        finally:
+            await context.sleep(1)
+
+    await context.race(branch(), context.sleep(0.01))
+
+
+@pytest.mark.parametrize(
+    ("use", "explanation"),
+    [
+        (sleep, "instead of asyncio.sleep use"),
+        (sleep_in_a_branch, "None was awaited"),
+        (sleep_in_a_branch_that_returns_errors, "asyncio can't be used"),
+        (lock, "asyncio can't be used"),
+        (create_task, "asyncio can't be used"),
+        (generator_that_awaits_when_closed, "contextlib.aclosing"),
+        (branch_that_awaits_when_cancelled, "branch awaits in a `finally`"),
+    ],
+)
+async def test_should_block_a_run_whose_code_catches_the_error(
+    use: Callable[[aios.WorkflowContext], Awaitable[None]], explanation: str, tmp_path: Path
+) -> None:
+    def make(is_correct: bool) -> aios.Workflow[None, int]:
+        @aios.workflow("careless")
+        async def careless(context: aios.WorkflowContext) -> int:
+            if not is_correct:
+                with contextlib.suppress(Exception):
+                    await use(context)
+            # A blocked run has not recorded this: the corrected code requests something else.
+            return await context.step("right" if is_correct else "wrong", same, 1)
+
+        return careless
+
+    store = f"sqlite://{tmp_path}/careless.db"
+    async with aios.Runtime(store, workflows=[make(False)]) as runtime:
+        run = await runtime.start("careless", id="run")
+        with pytest.raises(aios.RunBlockedError, match=explanation):
+            await run.result()
+        names = [recorded.event.type for recorded in await run.journal()]
+    assert not any("step" in name for name in names), names
+    if use not in (sleep, lock, create_task):
+        return
+    async with aios.Runtime(store, workflows=[make(True)]) as runtime:
+        run = await runtime.handle("run")
+        await run.resume()
+        assert await run.result() == 1
+
+
+async def test_should_close_a_generator_where_the_code_leaves_it() -> None:
+    seen: list[str] = []
+
+    @aios.workflow("leaving")
+    async def leaving(context: aios.WorkflowContext) -> list[str]:
+        async def numbers() -> AsyncIterator[int]:
+            try:
+                for number in range(5):
+                    yield await context.step("number", same, number)
+            finally:
+                seen.append("closed")
+
+        seen.clear()
+        async for number in numbers():
+            seen.append(str(number))
+            if number == 1:
+                break
+        seen.append("after")
+        await context.sleep(0.01)
+        return list(seen)
+
+    async with aios.Runtime(workflows=[leaving]) as runtime:
+        run = await runtime.start(leaving)
+        assert await run.result() == ["0", "1", "closed", "after"]
+
+
+async def test_should_leave_generators_of_steps_to_the_event_loop() -> None:
+    closed: list[Any] = []
+
+    async def first() -> int:
+        async def numbers() -> AsyncIterator[int]:
+            try:
+                yield 1
+            finally:
+                await asyncio.sleep(0)
+                closed.append(1)
+
+        async for number in numbers():
+            return number
+        return 0
+
+    @aios.workflow("stepping")
+    async def stepping(context: aios.WorkflowContext) -> int:
+        number = await context.step("first", first)
+        await context.sleep(0.1)
+        return number
+
+    async with aios.Runtime(workflows=[stepping]) as runtime:
+        run = await runtime.start(stepping)
+        assert await run.result() == 1
+    assert closed == [1]
+
+
+async def test_should_log_in_a_workflow() -> None:
+    @aios.workflow("logging")
+    async def logs(context: aios.WorkflowContext) -> str:
+        # Python 3.12 asks for the current task here.
+        logging.getLogger("test").warning("in a workflow")
+        with contextlib.suppress(Exception):
+            asyncio.current_task()
+        return "logged"
+
+    assert (await WorkflowTest(logs).run()).result() == "logged"
