@@ -1,17 +1,21 @@
 from __future__ import annotations
 
+import collections
 import dataclasses
 import datetime
 import decimal
 import enum
+import functools
 import uuid
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple, NewType
+from typing import Annotated, Any, Generic, Literal, NamedTuple, NewType, TypeVar
 
 import aios
 import pytest
 from aios._aios import dumps, loads
 from aios._convert import Converter
+from aios.testing import WorkflowTest
 
 
 class Level(enum.IntEnum):
@@ -164,3 +168,136 @@ async def test_should_accept_msgspec_models() -> None:
         with pytest.raises(aios.InvalidParametersError) as raised:
             await runtime.call("item", {"name": "a", "sizes": [1, "x"]})
     assert [fault["path"] for fault in raised.value.details] == ["/sizes/1"]
+
+
+T = TypeVar("T")
+
+
+@dataclasses.dataclass
+class Box(Generic[T]):
+    item: T
+    more: list[T] = dataclasses.field(default_factory=list[T])
+
+
+@dataclasses.dataclass
+class DateBox(Box[datetime.date]):
+    label: str = ""
+
+
+class Pair(NamedTuple, Generic[T]):
+    first: T
+    second: T
+
+
+class Kind(enum.Enum):
+    PAIR = (1, 2)
+    DAY = datetime.date(2024, 1, 2)
+
+
+class Right(enum.Flag):
+    READ = 1
+    WRITE = 2
+
+
+@dataclasses.dataclass
+class Shape:
+    name: str
+
+
+@dataclasses.dataclass
+class Circle(Shape):
+    radius: int
+
+
+DAY = datetime.date(2024, 1, 2)
+
+
+@pytest.mark.parametrize(
+    ("kind", "value"),
+    [
+        (Box[datetime.date], Box(DAY, [DAY])),
+        (Box[Box[Path]], Box(Box(Path("a")), [])),
+        (DateBox, DateBox(DAY, [DAY], "x")),
+        (Pair[datetime.date], Pair(DAY, DAY)),
+        (Kind, Kind.PAIR),
+        (Kind, Kind.DAY),
+        (Right, Right.READ | Right.WRITE),
+        (Shape | Circle, Circle("c", 2)),
+        (Circle | Shape, Shape("s")),
+        (collections.Counter[str], collections.Counter("aab")),
+        (collections.OrderedDict[str, int], collections.OrderedDict(b=1, a=2)),
+        (collections.deque[datetime.date], collections.deque([DAY])),
+        (bytearray, bytearray(b"a")),
+    ],
+)
+def test_should_read_what_it_has_written(kind: Any, value: Any) -> None:
+    found = Converter(kind).read(loads(dumps(value)))
+    assert found == value
+    assert type(found) is type(value)
+
+
+def test_should_check_the_arguments_of_generic_classes() -> None:
+    converter = Converter(Box[int] | Box[Box[int]])
+    assert converter.accepts({"item": 1, "more": []})
+    assert not converter.accepts({"item": "1"})
+    assert not converter.accepts({"item": {"item": "1"}})
+    assert set(converter.schema["$defs"]) == {"Box_int", "Box_Box"}
+
+
+def passed_on(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A decorator: all functions that it decorates share the code of the wrapper."""
+
+    @functools.wraps(function)
+    def wrapper(*args: Any) -> Any:
+        return function(*args)
+
+    return wrapper
+
+
+@passed_on
+def a_date() -> datetime.date:
+    return datetime.date(2024, 1, 2)
+
+
+@passed_on
+def a_path() -> Path:
+    return Path("a")
+
+
+@passed_on
+def a_list() -> list[datetime.date]:
+    return [datetime.date(2024, 1, 2)]
+
+
+async def test_should_read_results_of_steps_that_share_their_code() -> None:
+    def returning(kind: Any, value: Any) -> Callable[[], Any]:
+        def function() -> Any:
+            return value
+
+        function.__annotations__["return"] = kind
+        return function
+
+    @aios.workflow("share")
+    async def share(context: aios.WorkflowContext) -> list[str]:
+        time = "2024-01-02T00:00:00"
+        return [
+            repr(await context.step("step", function))
+            for function in (
+                a_date,
+                a_path,
+                a_list,
+                returning(datetime.datetime | str, time),
+                returning(str | datetime.datetime, time),
+                returning(Annotated[Path, {"unhashable": 1}], Path("b")),
+            )
+        ]
+
+    run = await WorkflowTest(share).run()
+    assert run.result() == [
+        "datetime.date(2024, 1, 2)",
+        "PosixPath('a')",
+        "[datetime.date(2024, 1, 2)]",
+        "datetime.datetime(2024, 1, 2, 0, 0)",
+        "'2024-01-02T00:00:00'",
+        "PosixPath('b')",
+    ]

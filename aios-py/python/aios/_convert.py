@@ -1,9 +1,10 @@
 """Conversion between JSON and Python types, and JSON Schemas of annotations.
 
 Supported are ``Any``, ``None``, ``bool``, ``int``, ``float``, ``str``, ``list``, ``tuple``, ``set``,
-``dict``, unions, ``Literal``, enums, dataclasses, ``TypedDict``, ``NamedTuple``, ``datetime``,
-``date``, ``time``, ``timedelta`` (seconds), ``UUID``, ``Decimal``, ``Path``, ``bytes`` (base64), and
-models of pydantic and msgspec if these are installed.
+``dict``, ``deque``, ``OrderedDict``, ``Counter``, unions, ``Literal``, enums, dataclasses, ``TypedDict``
+and ``NamedTuple``, also generic ones, ``datetime``, ``date``, ``time``, ``timedelta`` (seconds),
+``UUID``, ``Decimal``, ``Path``, ``bytes`` and ``bytearray`` (base64), and models of pydantic and msgspec
+if these are installed.
 """
 
 from __future__ import annotations

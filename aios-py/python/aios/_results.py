@@ -15,11 +15,13 @@ if TYPE_CHECKING:
 #: Converts a value; the string names the value in errors.
 Reader = Callable[[Any, str], Any]
 
-#: One reader per type; ``None`` for types that need no conversion.
+#: One reader per type, by its :func:`_key`; ``None`` for types that need no conversion.
 _readers: dict[Any, Reader | None] = {Any: None}
 
-#: Readers of step results by the ``id`` of the code object, because hashing code objects is slow.
-_step_readers: dict[int, tuple[CodeType, Reader | None]] = {}
+#: Readers of step results by the ``id`` of the code object, because hashing code objects is slow, the
+#: return annotation, and the ``id`` of the namespace in which it is resolved. Functions that share their
+#: code, such as those of one decorator, may have different annotations. The values keep both alive.
+_step_readers: dict[tuple[int, Any, int], tuple[CodeType, Any, Reader | None]] = {}
 
 #: How errors name the source of a result.
 _SOURCES = {"answer": "answer of agent", "signal": "signal"}
@@ -36,10 +38,7 @@ def result_reader(kind: Any, source: str, name: str) -> Callable[[Any], Any] | N
     Raises:
         ConfigurationError: The type can't be read from JSON.
     """
-    try:
-        read = _readers[kind]
-    except KeyError:
-        read = _readers[kind] = _reader_of(kind)
+    read = _read_by_type(kind)
     if read is None:
         return None
     convert = read
@@ -50,17 +49,56 @@ def step_result_reader(name: str, function: Callable[..., Any]) -> Callable[[Any
     """Returns what converts the result of a step to the return annotation of its function, or
     ``None`` if no conversion is needed."""
     code = getattr(getattr(function, "__func__", function), "__code__", None)
-    known = _step_readers.get(id(code))
-    if known is not None and known[0] is code:
-        read = known[1]
-    else:
-        read = _step_reader_of(function)
-        if code is not None:
-            _step_readers[id(code)] = (code, read)
+    read = _step_reader_of(function) if code is None else _read_by_code(code, function)
     if read is None:
         return None
     convert = read
     return lambda value: convert(value, f"the result of step {name!r}")
+
+
+def _read_by_type(kind: Any) -> Reader | None:
+    try:
+        key = _key(kind)
+        if key in _readers:
+            return _readers[key]
+    except TypeError:
+        # Metadata of `Annotated` need not be hashable.
+        return _reader_of(kind)
+    read = _readers[key] = _reader_of(kind)
+    return read
+
+
+def _read_by_code(code: CodeType, function: Any) -> Reader | None:
+    annotations = getattr(function, "__annotations__", None)
+    if not annotations or "return" not in annotations:
+        return None
+    names = _namespace(function)
+    try:
+        key = (id(code), _key(annotations["return"]), id(names))
+        known = _step_readers.get(key)
+    except TypeError:
+        return _step_reader_of(function)
+    if known is not None:
+        return known[2]
+    read = _step_reader_of(function)
+    _step_readers[key] = (code, names, read)
+    return read
+
+
+def _namespace(function: Any) -> Any:
+    """The globals in which the annotations of a function are resolved."""
+    while (wrapped := getattr(function, "__wrapped__", None)) is not None:
+        function = wrapped
+    return getattr(getattr(function, "__func__", function), "__globals__", None)
+
+
+def _key(kind: Any) -> Any:
+    """A key for a type: unions are equal whatever the order of their members, but read differently."""
+    arguments = getattr(kind, "__args__", None)
+    if not isinstance(arguments, tuple):
+        return (type(kind), kind)
+    members: Any = arguments
+    return (kind, *(_key(argument) for argument in members))
 
 
 def read_result(converter: Converter, value: Any, what: str) -> Any:

@@ -2,29 +2,40 @@
 
 from __future__ import annotations
 
-import base64
+import collections
 import collections.abc as abc
 import dataclasses
-import datetime
-import decimal
 import enum
 import pathlib
-import sys
 import types
 import typing
-import uuid
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from ._generics import arguments_of, substitute, title_of
+from ._readers import (
+    INVALID,
+    SCALARS,
+    Compiled,
+    Read,
+    Schema,
+    Violations,
+    construct,
+    converted,
+    enumeration,
+    escape,
+    exactly,
+    is_pydantic,
+    literal,
+    mismatch,
+    msgspec_struct,
+    pydantic_model,
+)
 from ._secret import SECRET_SCHEMA, Secret
 
-Violations = list[tuple[str, str]]
-#: Converts the value at a path. On violations, appends them and returns :data:`INVALID`.
-Read = Callable[[Any, str, Violations], Any]
-Schema = dict[str, Any]
-Compiled = tuple[Read | None, Schema]
-
-INVALID: Any = object()
+#: Types that are constructed from a list or from a dictionary; others are read as these.
+_LISTS: tuple[Any, ...] = (list, set, frozenset, collections.deque)
+_DICTS: tuple[Any, ...] = (dict, collections.OrderedDict, collections.Counter)
 
 
 class _Field(typing.NamedTuple):
@@ -43,12 +54,15 @@ class Compiler:
     def compile(self, annotation: Any) -> Compiled:
         if annotation is Any or annotation is object or isinstance(annotation, typing.TypeVar):
             return None, {}
+        if typing.get_origin(annotation) is typing.Annotated:
+            # Before any look-up: its metadata need not be hashable.
+            return self.compile(typing.get_args(annotation)[0])
         if annotation is None or annotation is type(None):
-            return _exactly(lambda value: value is None, "null"), {"type": "null"}
-        if annotation in _SCALARS:
-            return _SCALARS[annotation]
+            return exactly(lambda value: value is None, "null"), {"type": "null"}
+        if annotation in SCALARS:
+            return SCALARS[annotation]
         if annotation is Secret:
-            return _converted(str, Secret, "secret"), SECRET_SCHEMA
+            return converted(str, Secret, "secret"), SECRET_SCHEMA
         origin = typing.get_origin(annotation)
         if origin is not None:
             return self._generic(annotation, origin, typing.get_args(annotation))
@@ -64,40 +78,44 @@ class Compiler:
         if origin in (typing.Union, types.UnionType):
             return self._union(args)
         if origin is typing.Literal:
-            return _literal(args)
-        if origin in (typing.Annotated, typing.Required, typing.NotRequired):
+            return literal(args)
+        if origin in (typing.Required, typing.NotRequired):
             return self.compile(args[0])
         if origin is tuple:
             return self._tuple(args)
-        if origin in (list, set, frozenset) or (
-            isinstance(origin, type)
-            and issubclass(origin, abc.Collection)
-            and not issubclass(origin, abc.Mapping)
-        ):
-            return self._list(origin if origin in (set, frozenset) else list, args[0])
-        if isinstance(origin, type) and issubclass(origin, abc.Mapping):
-            return self._dict(args[0], args[1])
-        if _is_pydantic(annotation) or _is_pydantic(origin):
-            return _pydantic(annotation)
-        if isinstance(origin, type):
-            return self._class(origin)
+        if is_pydantic(annotation) or is_pydantic(origin):
+            return pydantic_model(annotation)
+        if not isinstance(origin, type):
+            raise TypeError(
+                f"{annotation!r} can't be read from JSON; annotate with a supported type"
+            )
+        if issubclass(origin, abc.Collection) and not issubclass(origin, (abc.Mapping, tuple)):
+            return self._list(origin if origin in _LISTS else list, args[0])
+        if issubclass(origin, abc.Mapping) and not typing.is_typeddict(origin):
+            item = int if origin is collections.Counter else args[1]
+            return self._dict(args[0], item, origin if origin in _DICTS else dict)
+        if issubclass(origin, tuple):
+            return self._named_tuple(annotation)
+        fields = _fields(annotation)
+        if fields is not None:
+            return self._named(annotation, fields)
         raise TypeError(f"{annotation!r} can't be read from JSON; annotate with a supported type")
 
     def _class(self, kind: type) -> Compiled:
-        if kind in (list, tuple, set, frozenset):
+        if kind is tuple or kind in _LISTS:
             return self._list(kind, Any)
         if issubclass(kind, tuple) and hasattr(kind, "_fields"):
             return self._named_tuple(kind)
         if issubclass(kind, abc.Mapping) and not typing.is_typeddict(kind):
-            return self._dict(str, Any)
+            return self._dict(str, Any, kind if kind in _DICTS else dict)
         if issubclass(kind, enum.Enum):
-            return _enum(kind)
+            return enumeration(kind)
         if issubclass(kind, pathlib.PurePath):
-            return _converted(str, kind, "path"), {"type": "string"}
-        if _is_pydantic(kind):
-            return _pydantic(kind)
+            return converted(str, kind, "path"), {"type": "string"}
+        if is_pydantic(kind):
+            return pydantic_model(kind)
         if hasattr(kind, "__struct_fields__"):
-            return _msgspec(kind)
+            return msgspec_struct(kind)
         fields = _fields(kind)
         if fields is None:
             raise TypeError(
@@ -106,9 +124,9 @@ class Compiler:
             )
         return self._named(kind, fields)
 
-    def _named(self, kind: type, fields: list[_Field]) -> Compiled:
+    def _named(self, kind: Any, fields: list[_Field]) -> Compiled:
         if kind not in self._known:
-            name = kind.__name__
+            name = title_of(kind)
             while name in self.definitions:
                 name += "_"
             self._known[kind] = ([], name)
@@ -122,32 +140,33 @@ class Compiler:
 
         return read, {"$ref": f"#/$defs/{name}"}
 
-    def _object(self, kind: type, fields: list[_Field]) -> tuple[Read, Schema]:
+    def _object(self, kind: Any, fields: list[_Field]) -> tuple[Read, Schema]:
         compiled = [(field, *self.compile(field.annotation)) for field in fields]
         required = [field.name for field in fields if field.required]
         schema: Schema = {
             "type": "object",
-            "title": kind.__name__,
+            "title": title_of(kind),
             "properties": {field.name: schema for field, _, schema in compiled},
         }
         if required:
             schema["required"] = required
-        make: Callable[..., Any] = dict if typing.is_typeddict(kind) else kind
+        made_by = typing.get_origin(kind) or kind
+        make: Callable[..., Any] = dict if typing.is_typeddict(made_by) else made_by
 
         def read(value: Any, path: str, violations: Violations) -> Any:
             if type(value) is not dict:
-                return _mismatch(value, path, violations, "object")
+                return mismatch(value, path, violations, "object")
             count, made = len(violations), {}
             for field, reader, _ in compiled:
                 if field.name in value:
                     found = value[field.name]
-                    below = f"{path}/{_escape(field.name)}"
+                    below = f"{path}/{escape(field.name)}"
                     made[field.name] = found if reader is None else reader(found, below, violations)
                 elif field.required:
-                    violations.append((f"{path}/{_escape(field.name)}", "is missing"))
+                    violations.append((f"{path}/{escape(field.name)}", "is missing"))
             if len(violations) > count:
                 return INVALID
-            return _construct(make, made, path, violations)
+            return construct(make, made, path, violations)
 
         return read, schema
 
@@ -156,10 +175,20 @@ class Compiler:
         if any(reader is None for reader, _ in members):
             return None, {}
         readers = [reader for reader, _ in members if reader is not None]
+        names = [_names(arg) for arg in args]
+
+        def in_order(value: Any) -> Iterable[Read]:
+            """First the members that have all keys of an object: fields that a class does not have are
+            ignored, and would be lost."""
+            if type(value) is not dict or not any(names):
+                return readers
+            has_rest = [bool(known) and not value.keys() <= known for known in names]
+            pairs = sorted(zip(has_rest, readers, strict=True), key=lambda pair: pair[0])
+            return [reader for _, reader in pairs]
 
         def read(value: Any, path: str, violations: Violations) -> Any:
             best: Violations | None = None
-            for reader in readers:
+            for reader in in_order(value):
                 tried: Violations = []
                 made = reader(value, path, tried)
                 if not tried:
@@ -177,20 +206,22 @@ class Compiler:
 
         def read(value: Any, path: str, violations: Violations) -> Any:
             if type(value) is not list:
-                return _mismatch(value, path, violations, "array")
+                return mismatch(value, path, violations, "array")
             if reader is None:
-                return value if make is list else _construct(make, value, path, violations)
+                return value if make is list else construct(make, value, path, violations)
             made = [
                 reader(found, f"{path}/{index}", violations) for index, found in enumerate(value)
             ]
-            return made if make is list else _construct(make, made, path, violations)
+            return made if make is list else construct(make, made, path, violations)
 
         return read, {"type": "array", "items": schema} if schema else {"type": "array"}
 
     def _named_tuple(self, kind: Any) -> Compiled:
         """Reads an array, because a ``NamedTuple`` is written as one."""
-        hints = typing.get_type_hints(kind, include_extras=True)
-        return self._tuple(tuple(hints.get(name, Any) for name in kind._fields), kind._make)
+        made_by = typing.get_origin(kind) or kind
+        hints, arguments = typing.get_type_hints(made_by, include_extras=True), arguments_of(kind)
+        items = (substitute(hints.get(name, Any), arguments) for name in made_by._fields)
+        return self._tuple(tuple(items), made_by._make)
 
     def _tuple(
         self, args: tuple[Any, ...], make: Callable[[Iterable[Any]], Any] = tuple
@@ -201,7 +232,7 @@ class Compiler:
 
         def read(value: Any, path: str, violations: Violations) -> Any:
             if type(value) is not list:
-                return _mismatch(value, path, violations, "array")
+                return mismatch(value, path, violations, "array")
             if len(value) != len(items):
                 violations.append((path, f"has {len(value)} items instead of {len(items)}"))
                 return INVALID
@@ -213,34 +244,37 @@ class Compiler:
         prefix = [schema for _, schema in items]
         return read, {"type": "array", "prefixItems": prefix, "items": False}
 
-    def _dict(self, key: Any, item: Any) -> Compiled:
+    def _dict(self, key: Any, item: Any, make: Callable[[Any], Any] = dict) -> Compiled:
         if key not in (str, Any):
             raise TypeError(f"keys of JSON objects are strings, not {key!r}")
         reader, schema = self.compile(item)
 
         def read(value: Any, path: str, violations: Violations) -> Any:
             if type(value) is not dict:
-                return _mismatch(value, path, violations, "object")
+                return mismatch(value, path, violations, "object")
             if reader is None:
-                return value
-            return {
-                name: reader(found, f"{path}/{_escape(name)}", violations)
+                return value if make is dict else make(value)
+            made = {
+                name: reader(found, f"{path}/{escape(name)}", violations)
                 for name, found in value.items()
             }
+            return made if make is dict else make(made)
 
         if not schema:
             return read, {"type": "object"}
         return read, {"type": "object", "additionalProperties": schema}
 
 
-def _fields(kind: type) -> list[_Field] | None:
-    """The fields of a dataclass or ``TypedDict``; ``None`` for other classes."""
+def _fields(annotation: Any) -> list[_Field] | None:
+    """The fields of a dataclass or ``TypedDict``, which may be generic; ``None`` for other classes."""
+    kind = typing.get_origin(annotation) or annotation
+    arguments = arguments_of(annotation)
     if dataclasses.is_dataclass(kind):
         hints = typing.get_type_hints(kind)
         return [
             _Field(
                 field.name,
-                hints[field.name],
+                substitute(hints[field.name], arguments),
                 field.default is dataclasses.MISSING
                 and field.default_factory is dataclasses.MISSING,
             )
@@ -251,9 +285,18 @@ def _fields(kind: type) -> list[_Field] | None:
         hints = typing.get_type_hints(kind, include_extras=True)
         required: frozenset[str] = getattr(kind, "__required_keys__", frozenset())
         return [
-            _Field(name, hint, _is_required(hint, name in required)) for name, hint in hints.items()
+            _Field(name, substitute(hint, arguments), _is_required(hint, name in required))
+            for name, hint in hints.items()
         ]
     return None
+
+
+def _names(annotation: Any) -> frozenset[str]:
+    """The names of the fields of a class; none for other types."""
+    kind = typing.get_origin(annotation) or annotation
+    if not isinstance(kind, type):
+        return frozenset()
+    return frozenset(field.name for field in _fields(kind) or ())
 
 
 def _is_required(hint: Any, otherwise: bool) -> bool:
@@ -265,144 +308,3 @@ def _is_required(hint: Any, otherwise: bool) -> bool:
     if origin in (typing.Required, typing.NotRequired):
         return origin is typing.Required
     return otherwise
-
-
-def _escape(name: str) -> str:
-    """Escapes a segment of a JSON pointer (RFC 6901)."""
-    return name.replace("~", "~0").replace("/", "~1")
-
-
-def _json_type(value: Any) -> str:
-    names = {dict: "object", list: "array", str: "string", bool: "boolean", int: "integer"}
-    return "null" if value is None else names.get(type(value), "number")
-
-
-def _mismatch(value: Any, path: str, violations: Violations, expected: str) -> Any:
-    violations.append((path, f"is {_json_type(value)} instead of {expected}"))
-    return INVALID
-
-
-def _construct(make: Callable[..., Any], value: Any, path: str, violations: Violations) -> Any:
-    """Calls a constructor. An exception is a violation."""
-    try:
-        return make(**value) if isinstance(value, dict) else make(value)
-    except (TypeError, ValueError) as error:
-        violations.append((path, str(error) or type(error).__name__))
-        return INVALID
-
-
-def _exactly(fits: Callable[[Any], bool], expected: str) -> Read:
-    def read(value: Any, path: str, violations: Violations) -> Any:
-        return value if fits(value) else _mismatch(value, path, violations, expected)
-
-    return read
-
-
-def _float(value: Any, path: str, violations: Violations) -> Any:
-    if type(value) is float:
-        return value
-    return float(value) if type(value) is int else _mismatch(value, path, violations, "number")
-
-
-def _converted(takes: type | tuple[type, ...], make: Callable[[Any], Any], name: str) -> Read:
-    """Reads a value that is constructed from a string or a number."""
-
-    def read(value: Any, path: str, violations: Violations) -> Any:
-        if not isinstance(value, takes) or isinstance(value, bool):
-            return _mismatch(value, path, violations, name)
-        try:
-            return make(value)
-        except (ValueError, TypeError, ArithmeticError):
-            violations.append((path, f"is not a valid {name}: {value!r}"))
-            return INVALID
-
-    return read
-
-
-def _literal(values: tuple[Any, ...]) -> Compiled:
-    def read(value: Any, path: str, violations: Violations) -> Any:
-        for known in values:
-            if value == known and type(value) is type(known):
-                return known
-        violations.append((path, f"is {value!r} instead of one of {list(values)!r}"))
-        return INVALID
-
-    return read, {"enum": list(values)}
-
-
-def _enum(kind: type[enum.Enum]) -> Compiled:
-    members = {(type(member.value), member.value): member for member in kind}
-
-    def read(value: Any, path: str, violations: Violations) -> Any:
-        try:
-            return members[type(value), value]
-        except (KeyError, TypeError):
-            known = [member.value for member in kind]
-            violations.append((path, f"is {value!r} instead of one of {known!r}"))
-            return INVALID
-
-    return read, {"title": kind.__name__, "enum": [member.value for member in kind]}
-
-
-def _is_pydantic(kind: Any) -> bool:
-    return hasattr(kind, "__pydantic_core_schema__") or hasattr(kind, "__pydantic_validator__")
-
-
-def _pydantic(kind: Any) -> Compiled:
-    pydantic = sys.modules["pydantic"]
-    adapter = pydantic.TypeAdapter(kind)
-
-    def read(value: Any, path: str, violations: Violations) -> Any:
-        try:
-            return adapter.validate_python(value)
-        except pydantic.ValidationError as error:
-            for problem in error.errors(include_url=False):
-                below = "".join(f"/{_escape(str(part))}" for part in problem["loc"])
-                missing = problem["type"] == "missing"
-                violations.append((path + below, "is missing" if missing else problem["msg"]))
-            return INVALID
-
-    return read, adapter.json_schema()
-
-
-def _msgspec(kind: type) -> Compiled:
-    msgspec = sys.modules["msgspec"]
-
-    def read(value: Any, path: str, violations: Violations) -> Any:
-        try:
-            return msgspec.convert(value, kind)
-        except msgspec.ValidationError as error:
-            text, _, where = str(error).partition(" - at `$")
-            below = where.rstrip("`").replace("[", "/").replace("]", "").replace(".", "/")
-            violations.append((path + below, text))
-            return INVALID
-
-    return read, msgspec.json.schema(kind)
-
-
-def _text(form: str) -> Schema:
-    return {"type": "string", "format": form}
-
-
-_SCALARS: dict[Any, Compiled] = {
-    bool: (_exactly(lambda value: type(value) is bool, "boolean"), {"type": "boolean"}),
-    int: (_exactly(lambda value: type(value) is int, "integer"), {"type": "integer"}),
-    float: (_float, {"type": "number"}),
-    str: (_exactly(lambda value: type(value) is str, "string"), {"type": "string"}),
-    datetime.datetime: (
-        _converted(str, datetime.datetime.fromisoformat, "date-time"),
-        _text("date-time"),
-    ),
-    datetime.date: (_converted(str, datetime.date.fromisoformat, "date"), _text("date")),
-    datetime.time: (_converted(str, datetime.time.fromisoformat, "time"), _text("time")),
-    datetime.timedelta: (
-        _converted((int, float), lambda value: datetime.timedelta(seconds=value), "seconds"),
-        {"type": "number"},
-    ),
-    uuid.UUID: (_converted(str, uuid.UUID, "uuid"), _text("uuid")),
-    decimal.Decimal: (_converted((str, int), decimal.Decimal, "decimal"), {"type": "string"}),
-    bytes: (
-        _converted(str, lambda value: base64.b64decode(value, validate=True), "base64"),
-        {"type": "string", "contentEncoding": "base64"},
-    ),
-}
