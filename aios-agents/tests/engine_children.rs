@@ -427,3 +427,38 @@ async fn should_cancel_the_successor_of_a_child() {
     let kept = runtime.handle("kept").await.unwrap();
     assert!(matches!(result::<u32>(&kept).await, Err(RunError::Cancelled { .. })));
 }
+
+async fn broken(_: WorkflowContext, (): ()) -> Result<(), WorkflowError> {
+    panic!("not written yet")
+}
+
+/// A parent says which child holds it up: one that is blocked or paused.
+#[tokio::test(flavor = "multi_thread")]
+async fn should_say_which_child_a_run_waits_for() {
+    let store = store();
+    let of_broken = |context: WorkflowContext, (): ()| async move {
+        context.child::<()>("broken", &()).with_run_id("build-7").await
+    };
+    let builder = family(&store, &Arc::default()).workflow("of_broken", of_broken);
+    let runtime = builder.workflow("broken", broken).start().await.unwrap();
+    let waits_for = async |run: &RunHandle| run.status().await.unwrap().waits_for;
+
+    let run = runtime.start("of_broken", &()).await.unwrap();
+    eventually("it says so", || async { waits_for(&run).await.is_some() }).await;
+    let reason = waits_for(&run).await.unwrap();
+    assert!(reason.starts_with("child broken \"build-7\" is blocked: "), "{reason}");
+    assert!(reason.contains("not written yet"), "{reason}");
+
+    let run = runtime.start("parent", &1).with_id("p").await.unwrap();
+    all_kids(&store, "running", 1).await;
+    assert_eq!(waits_for(&run).await, None);
+    let filter = RunFilter { workflow: Some("kid".to_owned()), ..RunFilter::default() };
+    let kids = store.runs(&filter, &PageRequest::first(1)).await.unwrap().rows;
+    let kid = runtime.handle(&kids[0].id).await.unwrap();
+    kid.pause().await.unwrap();
+    eventually("it says so", || async { waits_for(&run).await.is_some() }).await;
+    let expected = format!("child kid {:?} is paused", kids[0].id);
+    assert_eq!(waits_for(&run).await.as_deref(), Some(&*expected));
+    kid.resume().await.unwrap();
+    eventually("it continues", || async { waits_for(&run).await.is_none() }).await;
+}

@@ -122,7 +122,9 @@ async fn hasty(context: WorkflowContext, which: u64) -> Result<u64, WorkflowErro
         5 => context.task("doubler", &1).total_timeout(Duration::MAX).await,
         6 => context.signal("never").timeout(Duration::MAX).await,
         7 => context.sleep(Duration::MAX).await.map(|()| 1),
-        8 => context.step("x", async || Ok::<_, TaskError>(1_u64)).timeout(Duration::MAX).await,
+        #[expect(clippy::reversed_empty_ranges, reason = "refused")]
+        8 => context.version("swapped", 2..=1).map(u64::from),
+        9 => context.step("x", async || Ok::<_, TaskError>(1_u64)).timeout(Duration::MAX).await,
         _ => context.step("x", async || Ok::<_, TaskError>(1_u64)).timeout(ZERO).await,
     }
 }
@@ -138,7 +140,7 @@ async fn should_refuse_invalid_call_options() {
     };
     let runtime = runtime.workflow("brief", brief);
     let runtime = runtime.start().await.unwrap();
-    for which in 0..10_u64 {
+    for which in 0..11_u64 {
         let run = runtime.start("hasty", &which).await.unwrap();
         assert_eq!(result::<u64>(&run).await.unwrap_err().code(), "INVALID_OPTIONS", "{which}");
     }

@@ -132,8 +132,8 @@ impl RunHandle {
         }
     }
 
-    /// Returns the current state of the run, the status that its workflow has set, and whether it
-    /// waits for work that no process takes ([`RunRecord::waits_for`]).
+    /// Returns the current state of the run, the status that its workflow has set, and what it waits
+    /// for that does not progress ([`RunRecord::waits_for`]).
     ///
     /// # Errors
     ///
@@ -145,7 +145,7 @@ impl RunHandle {
     pub async fn status(&self) -> Result<RunRecord, RuntimeError> {
         let mut row = self.client.journals.current(&self.run_id).await?;
         if matches!(row.status, RunStatus::Running | RunStatus::Cancelling) {
-            row.waits_for = self.client.journals.unclaimed(&row.id).await?;
+            row.waits_for = self.client.journals.stalled_on(&row.id).await?;
         }
         Ok(row)
     }

@@ -94,9 +94,9 @@ pub struct RunRecord {
     pub failure: Option<Failure>,
     /// The status text that the workflow set.
     pub status_text: Option<String>,
-    /// Something the run waits for that does not progress, such as a task that no agent begins, if that
-    /// is known. It is not part of the row: the status of a single run finds it among the
-    /// run's tasks.
+    /// Something the run waits for that does not progress, such as a task that no agent begins or a
+    /// child that is blocked or paused, if that is known. It is not part of the row: the status of a
+    /// single run finds it among the run's tasks and children.
     pub waits_for: Option<String>,
     /// The progress that the workflow set, as it was written.
     pub progress: Option<Payload>,

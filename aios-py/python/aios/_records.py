@@ -125,8 +125,8 @@ class RunStatus(NamedTuple):
     failure: Failure | None
     status_text: str | None
     waits_for: str | None
-    """The reason why the run waits without progress, such as a task that no agent has started. Only set by
-    :meth:`RunHandle.status`."""
+    """The reason why the run waits without progress: a task that no agent has started, or a child
+    that is blocked or paused. Only set by :meth:`RunHandle.status`."""
     progress: Any
     created_at: datetime.datetime
     updated_at: datetime.datetime

@@ -356,7 +356,8 @@ impl WorkflowContext {
     ///
     /// Code `UNKNOWN_VERSION` if the run follows a version outside the range. Whatever the code does with
     /// the error, the run moves to an engine whose code supports that version, or is blocked until there
-    /// is one. `OPERATION_OUTSIDE_WORKFLOW` outside of the code of the workflow.
+    /// is one. `INVALID_OPTIONS` if the range is empty. `OPERATION_OUTSIDE_WORKFLOW` outside of the code
+    /// of the workflow.
     pub fn version(
         &self,
         change: impl AsRef<str>,
@@ -364,6 +365,11 @@ impl WorkflowContext {
     ) -> Result<u32, WorkflowError> {
         self.shared.check()?;
         let (oldest, newest) = versions.into_inner();
+        if oldest > newest {
+            let change = change.as_ref();
+            let reason = format!("the versions of {change:?} range from {oldest} to {newest}");
+            return Err(WorkflowError::failed(refused(reason)));
+        }
         let version = self.shared.machine().version(change.as_ref(), oldest, newest);
         version.map_err(|failure| {
             self.shared.set_unknown_version(failure.clone());

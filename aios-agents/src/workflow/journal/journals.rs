@@ -8,13 +8,12 @@ use aios_core::{
     event::{Event, EventId, Metadata},
     store::{
         Append, EventStore, Expected, PageRequest, ReadModels, RecordedEvent, RunFilter, RunRecord,
-        RunStatus, Store, StoreError, StreamId, TaskFilter, TaskStatus,
+        RunStatus, Store, StoreError, StreamId,
     },
 };
 
 use super::{Codec, Continued, Entry, JournalError, Signaled, Started};
 use crate::{
-    agent::codes::TASK_UNCLAIMED,
     counting_store::CountingStore,
     output::Hub,
     workflow::{Registry, engine::RunOutcome, run_id},
@@ -23,7 +22,7 @@ use crate::{
 /// Failure code of a run that was started as the continuation of a run that then ended differently.
 pub(crate) const NOT_CONTINUED: &str = "NOT_CONTINUED";
 /// Number of events in a page.
-const PAGE: usize = 1000;
+pub(super) const PAGE: usize = 1000;
 
 /// Reads and writes journals without owning the runs.
 #[derive(Clone, Debug)]
@@ -220,30 +219,6 @@ impl Journals {
         };
         let row = self.store.runs(&filter, &PageRequest::first(1)).await?.rows.pop();
         row.ok_or_else(|| JournalError::UnknownRun { run_id: run_id.to_owned() })
-    }
-
-    /// A description of the oldest task of a run that no agent has begun, if there is one.
-    pub(crate) async fn unclaimed(&self, run_id: &str) -> Result<Option<String>, JournalError> {
-        let filter = TaskFilter {
-            run_id: Some(run_id.to_owned()),
-            status: Some(TaskStatus::Assigned),
-            ..TaskFilter::default()
-        };
-        let tasks = self.store.tasks(&filter, &PageRequest::first(PAGE)).await?.rows;
-        let unclaimed = tasks.into_iter().filter_map(|task| {
-            let failure = task.failure.filter(|failure| failure.code == TASK_UNCLAIMED)?;
-            let attempt = failure.details.get("attempt").and_then(serde_json::Value::as_u64);
-            (attempt == Some(task.attempt.into())).then_some((
-                task.created_at,
-                task.agent_type,
-                task.id,
-                failure.message,
-            ))
-        });
-        Ok(unclaimed.min().map(|(_, agent_type, id, message)| {
-            let operation = id.rsplit('/').next().unwrap_or_default();
-            format!("task {agent_type} #{operation}: {message}")
-        }))
     }
 
     /// The row of the current run in the chain of `run_id`: that of the run itself, unless it has

@@ -8,6 +8,7 @@ mod journals;
 mod parentage;
 mod same;
 mod seed;
+mod waits;
 
 pub use aios_core::{
     agent::TaskCancelled,

@@ -1,0 +1,62 @@
+use aios_core::store::{
+    PageRequest, ReadModels, RunFilter, RunRecord, RunStatus, TaskFilter, TaskStatus,
+};
+
+use super::{JournalError, Journals, journals::PAGE};
+use crate::agent::codes::TASK_UNCLAIMED;
+
+impl Journals {
+    /// The part of a run that does not progress, if one is known: a task that no agent has begun,
+    /// or a child that is blocked or paused.
+    pub(crate) async fn stalled_on(&self, run_id: &str) -> Result<Option<String>, JournalError> {
+        match self.unclaimed(run_id).await? {
+            None => self.stalled_child(run_id).await,
+            unclaimed => Ok(unclaimed),
+        }
+    }
+
+    /// A description of the oldest task of a run that no agent has begun, if there is one.
+    async fn unclaimed(&self, run_id: &str) -> Result<Option<String>, JournalError> {
+        let filter = TaskFilter {
+            run_id: Some(run_id.to_owned()),
+            status: Some(TaskStatus::Assigned),
+            ..TaskFilter::default()
+        };
+        let tasks = self.store.tasks(&filter, &PageRequest::first(PAGE)).await?.rows;
+        let unclaimed = tasks.into_iter().filter_map(|task| {
+            let failure = task.failure.filter(|failure| failure.code == TASK_UNCLAIMED)?;
+            let attempt = failure.details.get("attempt").and_then(serde_json::Value::as_u64);
+            (attempt == Some(task.attempt.into())).then_some((
+                task.created_at,
+                task.agent_type,
+                task.id,
+                failure.message,
+            ))
+        });
+        Ok(unclaimed.min().map(|(_, agent_type, id, message)| {
+            let operation = id.rsplit('/').next().unwrap_or_default();
+            format!("task {agent_type} #{operation}: {message}")
+        }))
+    }
+
+    /// The oldest child of a run that is blocked or paused. Such runs are few, and read by index.
+    async fn stalled_child(&self, run_id: &str) -> Result<Option<String>, JournalError> {
+        let filter = RunFilter {
+            statuses: vec![RunStatus::Blocked, RunStatus::Paused],
+            ..RunFilter::default()
+        };
+        let runs = self.store.runs(&filter, &PageRequest::first(PAGE)).await?.rows;
+        let children = runs.into_iter().filter(|run| run.parent_run_id.as_deref() == Some(run_id));
+        Ok(children.min_by_key(|run| run.created_at).map(|child| describe(&child)))
+    }
+}
+
+fn describe(child: &RunRecord) -> String {
+    let RunRecord { workflow, id, .. } = child;
+    match &child.failure {
+        Some(failure) if child.status == RunStatus::Blocked => {
+            format!("child {workflow} {id:?} is blocked: {}", failure.message)
+        }
+        _ => format!("child {workflow} {id:?} is {}", child.status),
+    }
+}
