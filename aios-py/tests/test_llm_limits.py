@@ -305,3 +305,26 @@ async def test_should_ask_any_function_as_a_model() -> None:
 def test_should_refuse_invalid_limits(make: Any, says: str) -> None:
     with pytest.raises(aios.ConfigurationError, match=says):
         make()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"max_turns": -1}, "max_turns must be 1 to"),
+        ({"max_turns": 1.5}, "max_turns must be an int"),
+        ({"max_output_tokens": 2**32}, "max_output_tokens must be 1 to"),
+        ({"instructions": 5}, "instructions must be a str"),
+        ({"budget": 5}, "budget must be an aios.Budget"),
+        ({"temperature": "hot"}, "temperature must be a number"),
+    ],
+)
+def test_should_check_the_options_of_an_agent(options: dict[str, Any], message: str) -> None:
+    with pytest.raises((TypeError, aios.ConfigurationError), match=message):
+        aios.LlmAgent("agent", ScriptedModel(text("done")), **options)
+
+
+def test_should_check_limits_and_prices() -> None:
+    with pytest.raises(TypeError, match="requests must be an int"):
+        aios.Budget(requests=1.5)  # type: ignore[arg-type]
+    with pytest.raises(aios.ConfigurationError, match="output must be at least 0"):
+        aios.Price(input=1, output=-1)

@@ -9,7 +9,7 @@ import sys
 import threading
 import types
 import warnings
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any, cast
 
@@ -110,6 +110,34 @@ async def test_should_reject_invalid_page_limits_and_statuses() -> None:
                 await runtime.runs(statuses=cast("Any", statuses))
         await run.result()
         assert len((await runtime.runs(statuses=["completed"])).rows) == 1
+
+
+async def test_should_reject_invalid_positions_and_times() -> None:
+    async def first(events: AsyncIterator[Any]) -> None:
+        async for _ in events:
+            return
+
+    async with aios.Runtime(agents=[echo], workflows=[welcome]) as runtime:
+        run = await runtime.start(welcome, ["a"])
+        reads: list[Callable[[Any], Any]] = [
+            lambda after: run.journal(after),
+            lambda after: first(run.events(after)),
+            lambda after: first(run.stream("tokens", after)),
+            lambda after: first(runtime.log(after)),
+            lambda operation: run.fork(operation, "other"),
+        ]
+        for read in reads:
+            for position in (-1, 2**63):
+                with pytest.raises(aios.ConfigurationError, match="positive 63-bit number"):
+                    await read(position)
+            for wrong in ("1", 1.5, None):
+                with pytest.raises(TypeError, match="must be an int"):
+                    await read(wrong)
+        for time in ("yesterday", 5):
+            with pytest.raises(TypeError, match="created_after must be a datetime"):
+                await runtime.runs(created_after=cast("Any", time))
+        with pytest.raises(TypeError, match="limit must be an int"):
+            await run.journal(limit=cast("Any", None))
 
 
 async def test_should_reject_a_start_without_a_required_input() -> None:

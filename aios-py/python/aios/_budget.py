@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from ._errors import ConfigurationError
+from ._validation import check_int
 
 if TYPE_CHECKING:
     from ._client import Client
@@ -19,11 +20,21 @@ _NANODOLLARS = 1_000_000_000
 
 @dataclass(frozen=True)
 class Price:
-    """The price of a model in dollars for a million tokens."""
+    """The price of a model in dollars for a million tokens.
+
+    Raises:
+        ConfigurationError: A price is negative or not finite.
+    """
 
     input: float
     output: float
     cached_input: float | None = None
+
+    def __post_init__(self) -> None:
+        for name in Price.__dataclass_fields__:
+            price = getattr(self, name)
+            if price is not None and not (0 <= price < math.inf):
+                raise ConfigurationError(f"{name} must be at least 0, not {price}")
 
     def _row(self) -> tuple[float, float, float | None]:
         return (self.input, self.output, self.cached_input)
@@ -43,6 +54,7 @@ class Limits:
         depth: Levels of child runs below the run; 0 means none. Without it, 4 levels.
 
     Raises:
+        TypeError: A limit that counts something is not an integer.
         ConfigurationError: A limit is negative.
     """
 
@@ -57,6 +69,8 @@ class Limits:
     def __post_init__(self) -> None:
         for name in Limits.__dataclass_fields__:
             limit = getattr(self, name)
+            if limit is not None and name not in ("cost", "wall_time"):
+                check_int(limit, name)
             if limit is not None and not (0 <= limit < math.inf):
                 raise ConfigurationError(f"{name} must be at least 0, not {limit}")
 

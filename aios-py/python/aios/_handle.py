@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from ._output import OutputItem
 from ._records import RecordedEvent, RunStatus
-from ._validation import check_limit, check_text
+from ._validation import check_limit, check_position, check_text
 
 if TYPE_CHECKING:
     from ._aios import NativeRunHandle
@@ -90,8 +90,9 @@ class RunHandle(Generic[O]):
         """The run's events with a version above ``after``, at most ``limit``.
 
         Raises:
-            ConfigurationError: ``limit`` is out of range.
+            ConfigurationError: ``after`` or ``limit`` is out of range.
         """
+        check_position(after, "after")
         rows = await self._native.journal(after, check_limit(limit))
         return [RecordedEvent.from_row(row) for row in rows]
 
@@ -103,7 +104,9 @@ class RunHandle(Generic[O]):
 
         Raises:
             RunNotFoundError: There is no such run.
+            ConfigurationError: ``after`` is out of range.
         """
+        check_position(after, "after")
         while (rows := await self._native.events(after)) is not None:
             for row in rows:
                 recorded = RecordedEvent.from_row(row)
@@ -123,8 +126,10 @@ class RunHandle(Generic[O]):
         Raises:
             RunNotFoundError: There is no such run.
             InvalidDataError: The name of the stream is invalid.
+            ConfigurationError: ``after`` is out of range.
         """
         check_text("the name of a stream", name)
+        check_position(after, "after")
         native = self._native.stream(name, after)
         while (rows := await native.next()) is not None:
             for offset, writer, is_item, value in rows:
@@ -141,8 +146,10 @@ class RunHandle(Generic[O]):
         Raises:
             OperationNotFoundError: The journal has no such operation.
             RunExistsError: A run with the new id exists.
+            ConfigurationError: ``operation`` is out of range.
         """
         check_text("a run id", new_id)
+        check_position(operation, "operation")
         return RunHandle(await self._native.fork(operation, new_id), self._workflow)
 
     async def retry(self, new_id: str) -> RunHandle[O]:

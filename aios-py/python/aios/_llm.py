@@ -20,6 +20,7 @@ from ._budget import Budget, SubjectBudget
 from ._errors import ConfigurationError, InvalidParametersError
 from ._functions import BoundFunction
 from ._guardrail import BoundGuardrail, Guardrail
+from ._llm_options import check_options
 from ._model import AnyModel, BoundModel, bind_model
 from ._tool import BoundTool, Tool, tool
 from ._validation import as_list, check_at_least, check_name
@@ -233,6 +234,7 @@ class LlmAgent(Workflow[Any, O], Generic[O]):
         unknown = options.keys() - _Options.__annotations__.keys()
         if unknown:
             raise TypeError(f"LlmAgent has no option {', '.join(sorted(unknown))}")
+        check_options(options)
         check_name(name, "the name of an agent")
         self.name = name
         self.version = check_at_least(options.get("version", 1), "version", 1)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 from ._aios import DEFAULTS, ThreadPool
 from ._errors import ConfigurationError, TaskError
 from ._records import Failure, RecordedEvent, failure
-from ._validation import check_limit, check_name
+from ._validation import check_limit, check_name, check_position
 
 if TYPE_CHECKING:
     import asyncio
@@ -93,8 +93,9 @@ class ProjectionHandle:
         and not redriven.
 
         Raises:
-            ConfigurationError: ``limit`` is out of range.
+            ConfigurationError: ``after`` or ``limit`` is out of range.
         """
+        check_position(after, "after")
         rows = await self._native.dead_letters(after, check_limit(limit))
         return [ProjectionDeadLetter.from_row(row) for row in rows]
 
@@ -104,7 +105,9 @@ class ProjectionHandle:
 
         Raises:
             DeadLetterNotFoundError: The event at this position is not a dead letter.
+            ConfigurationError: ``position`` is out of range.
         """
+        check_position(position, "position")
         await self._native.redrive(position)
 
     def __repr__(self) -> str:
@@ -195,7 +198,7 @@ def _check_no_result(value: Any) -> None:
 
 
 def _check_position(value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 2**63:
         raise TaskError.terminal(
             f"position_from returned {value!r}, which is not a position of the log",
             code="INVALID_OUTPUT",

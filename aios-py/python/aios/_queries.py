@@ -19,7 +19,7 @@ from ._records import (
     TaskStatus,
     WorkflowStatus,
 )
-from ._validation import check_limit, check_name, check_range, check_statuses
+from ._validation import check_limit, check_name, check_position, check_range, check_statuses
 
 if TYPE_CHECKING:
     import datetime
@@ -40,7 +40,9 @@ class Queries(Connection):
 
         Raises:
             StoreError: The store failed.
+            ConfigurationError: ``after`` is out of range.
         """
+        check_position(after, "after")
         while True:
             rows = await self._opened().read_log(after, _LOG_PAGE, follow)
             for row in rows:
@@ -216,6 +218,7 @@ def _range(
     """Two times as microseconds since the Unix epoch.
 
     Raises:
+        TypeError: A time is not a ``datetime``.
         ConfigurationError: A time has no time zone.
     """
     return _micros(after, "created_after"), _micros(before, "created_before")
@@ -226,6 +229,8 @@ def _micros(time: datetime.datetime | None, name: str) -> int | None:
 
     if time is None:
         return None
+    if not isinstance(time, datetime.datetime):
+        raise TypeError(f"{name} must be a datetime, not {time!r}")
     if time.tzinfo is None:
         raise ConfigurationError(f"{name} needs a time zone, such as datetime.now(datetime.UTC)")
     epoch = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)

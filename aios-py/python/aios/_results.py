@@ -23,6 +23,10 @@ _readers: dict[Any, Reader | None] = {Any: None}
 #: code, such as those of one decorator, may have different annotations. The values keep both alive.
 _step_readers: dict[tuple[int, Any, int], tuple[CodeType, Any, Reader | None]] = {}
 
+#: The latest function of each code object, by its ``id``, with its annotation and reader: most functions
+#: do not share their code.
+_latest: dict[int, tuple[Any, Any, Reader | None]] = {}
+
 #: How errors name the source of a result.
 _SOURCES = {"answer": "answer of agent", "signal": "signal"}
 
@@ -72,17 +76,22 @@ def _read_by_code(code: CodeType, function: Any) -> Reader | None:
     annotations = getattr(function, "__annotations__", None)
     if not annotations or "return" not in annotations:
         return None
+    annotation = annotations["return"]
+    latest = _latest.get(id(code))
+    if latest is not None and latest[0] is function and latest[1] is annotation:
+        return latest[2]
     names = _namespace(function)
     try:
-        key = (id(code), _key(annotations["return"]), id(names))
+        key = (id(code), _key(annotation), id(names))
         known = _step_readers.get(key)
     except TypeError:
         return _step_reader_of(function)
-    if known is not None:
-        return known[2]
-    read = _step_reader_of(function)
-    _step_readers[key] = (code, names, read)
-    return read
+    if known is None:
+        known = _step_readers[key] = (code, names, _step_reader_of(function))
+    if getattr(function, "__closure__", code) is None:
+        # Others are often made anew for each call, and refer to what their run has.
+        _latest[id(code)] = (function, annotation, known[2])
+    return known[2]
 
 
 def _namespace(function: Any) -> Any:
@@ -94,6 +103,8 @@ def _namespace(function: Any) -> Any:
 
 def _key(kind: Any) -> Any:
     """A key for a type: unions are equal whatever the order of their members, but read differently."""
+    if type(kind) is type or type(kind) is str:
+        return kind
     arguments = getattr(kind, "__args__", None)
     if not isinstance(arguments, tuple):
         return (type(kind), kind)

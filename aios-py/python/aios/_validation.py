@@ -47,12 +47,49 @@ def check_text(what: str, text: str | None) -> None:
         raise TypeError(f"{what} must be a str, not {text!r}") from None
 
 
+def check_int(number: int, what: str) -> int:
+    """Returns the number.
+
+    Raises:
+        TypeError: It is not an integer.
+    """
+    if not isinstance(number, int):
+        raise TypeError(f"{what} must be an int, not {number!r}")
+    return number
+
+
+def check_position(number: int, what: str) -> int:
+    """Returns a position, a version, an offset or the number of an operation.
+
+    Raises:
+        TypeError: It is not an integer.
+        ConfigurationError: It is negative, or has more than 63 bits.
+    """
+    if not 0 <= check_int(number, what) < 2**63:
+        raise ConfigurationError(f"{what} must be 0 or a positive 63-bit number, not {number}")
+    return number
+
+
+def check_int_range(number: int, what: str, least: int, most: int) -> int:
+    """Returns the number.
+
+    Raises:
+        TypeError: It is not an integer.
+        ConfigurationError: It is not between ``least`` and ``most``.
+    """
+    if not least <= check_int(number, what) <= most:
+        raise ConfigurationError(f"{what} must be {least} to {most:,}, not {number}")
+    return number
+
+
 def check_at_least(number: int, what: str, least: int) -> int:
     """Returns the number.
 
     Raises:
+        TypeError: It is not an integer.
         ConfigurationError: It is below ``least``.
     """
+    check_int(number, what)
     if number < least:
         raise ConfigurationError(f"{what} must be at least {least}, not {number}")
     return number
@@ -62,11 +99,10 @@ def check_range(number: int, what: str, most: int) -> int:
     """Returns the number.
 
     Raises:
+        TypeError: It is not an integer.
         ConfigurationError: It is not between 1 and ``most``.
     """
-    if not 1 <= number <= most:
-        raise ConfigurationError(f"{what} must be 1 to {most:,}, not {number}")
-    return number
+    return check_int_range(number, what, 1, most)
 
 
 def check_limit(limit: int) -> int:

@@ -134,7 +134,7 @@ class RunHandle(Generic[O]):
         """The run's events with a version above ``after``, at most ``limit``.
 
         Raises:
-            ConfigurationError: ``limit`` is out of range.
+            ConfigurationError: ``after`` or ``limit`` is out of range.
         """
         loop = self._loop
         coroutine = self._handle.journal(after, limit)
@@ -148,6 +148,7 @@ class RunHandle(Generic[O]):
 
         Raises:
             RunNotFoundError: There is no such run.
+            ConfigurationError: ``after`` is out of range.
         """
         loop = self._loop
         events = self._handle.events(after)
@@ -166,6 +167,7 @@ class RunHandle(Generic[O]):
         Raises:
             RunNotFoundError: There is no such run.
             InvalidDataError: The name of the stream is invalid.
+            ConfigurationError: ``after`` is out of range.
         """
         loop = self._loop
         events = self._handle.stream(name, after)
@@ -182,6 +184,7 @@ class RunHandle(Generic[O]):
         Raises:
             OperationNotFoundError: The journal has no such operation.
             RunExistsError: A run with the new id exists.
+            ConfigurationError: ``operation`` is out of range.
         """
         loop = self._loop
         coroutine = self._handle.fork(operation, new_id)
@@ -242,7 +245,7 @@ class ProjectionHandle:
         and not redriven.
 
         Raises:
-            ConfigurationError: ``limit`` is out of range.
+            ConfigurationError: ``after`` or ``limit`` is out of range.
         """
         loop = self._loop
         coroutine = self._handle.dead_letters(after, limit)
@@ -254,6 +257,7 @@ class ProjectionHandle:
 
         Raises:
             DeadLetterNotFoundError: The event at this position is not a dead letter.
+            ConfigurationError: ``position`` is out of range.
         """
         loop = self._loop
         coroutine = self._handle.redrive(position)
@@ -602,6 +606,7 @@ class Client(BlockingConnection):
 
         Raises:
             StoreError: The store failed.
+            ConfigurationError: ``after`` is out of range.
         """
         loop = self._loop
         events = self._client.log(after, follow=follow)

@@ -16,7 +16,7 @@ use self::errors::ErrorInfo;
 /// A duration from Python's seconds.
 pub(crate) fn seconds(py: Python<'_>, seconds: f64) -> PyResult<Duration> {
     Duration::try_from_secs_f64(seconds).map_err(|_| {
-        let message = format!("{seconds} is not a valid number of seconds");
+        let message = format!("{seconds:?} is not a valid number of seconds");
         ErrorInfo::new("event", "INVALID_DURATION", message).into_error(py)
     })
 }
