@@ -21,18 +21,18 @@ PROGRAMS = Path("/usr/lib/rabbitmq/bin")
 class RabbitMq:
     """A private server."""
 
-    def __init__(self) -> None:
+    def __init__(self, password: str = "guest") -> None:
         if not (PROGRAMS / "rabbitmq-server").exists():
             if os.environ.get("AIOS_REQUIRE_SERVICES") == "1":
                 pytest.fail("RabbitMQ is not installed")
             pytest.skip("RabbitMQ is not installed")
         self.folder = Path(tempfile.mkdtemp(prefix="aios-rabbitmq-"))
         self.port = free_port()
-        self.url = f"amqp://guest:guest@127.0.0.1:{self.port}/%2f"
+        self.url = f"amqp://guest:{password}@127.0.0.1:{self.port}/%2f"
         (self.folder / "rabbitmq.conf").write_text(
             f"listeners.tcp.default = 127.0.0.1:{self.port}\n"
             "log.console = true\nlog.file = false\nvm_memory_high_watermark.absolute = 512MB\n"
-            "disk_free_limit.absolute = 1MB\n"
+            f"disk_free_limit.absolute = 1MB\ndefault_pass = {password}\n"
         )
         (self.folder / "plugins").write_text("[].")
         self._variables = self._environment()
