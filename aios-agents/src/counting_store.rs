@@ -22,7 +22,7 @@ use aios_core::{
 };
 use async_trait::async_trait;
 
-use crate::measure::{self, Measured};
+use crate::measure::{self, Measured, WaitingAppend};
 
 /// Forwards all calls to a store and tracks the appends of this process.
 #[derive(Debug)]
@@ -166,19 +166,22 @@ impl CountingStore {
 }
 
 /// Counts an append as in flight until dropped.
-struct InFlight<'a>(&'a CountingStore);
+struct InFlight<'a> {
+    store: &'a CountingStore,
+    _waiting: WaitingAppend,
+}
 
 impl<'a> InFlight<'a> {
     fn begin(store: &'a CountingStore) -> Self {
         store.in_flight.fetch_add(1, Ordering::AcqRel);
         store.begun.fetch_add(1, Ordering::AcqRel);
-        Self(store)
+        Self { store, _waiting: WaitingAppend::begin() }
     }
 }
 
 impl Drop for InFlight<'_> {
     fn drop(&mut self) {
-        self.0.in_flight.fetch_sub(1, Ordering::AcqRel);
+        self.store.in_flight.fetch_sub(1, Ordering::AcqRel);
     }
 }
 

@@ -13,7 +13,7 @@
 //! The engine gives every task the `traceparent` of its attempt, and every child that of the operation
 //! which started it. Spans that an agent makes itself belong to the same trace, under the attempt.
 
-use std::{fmt, str::FromStr};
+use std::{cell::Cell, fmt, str::FromStr};
 
 use aios_core::event::{EventId, Metadata};
 use sha2::{Digest, Sha256};
@@ -136,10 +136,36 @@ impl TraceParent {
         Self { span_id, ..self }
     }
 
+    /// Calls a function, in which [`current`](Self::current) is this. The metrics that the engine and the
+    /// agents report about a run are reported so: a recorder may keep the trace as an exemplar.
+    pub fn in_scope<T>(self, function: impl FnOnce() -> T) -> T {
+        let _outer = Outer(CURRENT.replace(Some(self)));
+        function()
+    }
+
+    /// The trace context of the innermost [`in_scope`](Self::in_scope) on this thread.
+    #[must_use]
+    pub fn current() -> Option<Self> {
+        CURRENT.get()
+    }
+
     /// Whether the trace is recorded.
     #[must_use]
     pub fn is_sampled(self) -> bool {
         self.flags & SAMPLED != 0
+    }
+}
+
+thread_local! {
+    static CURRENT: Cell<Option<TraceParent>> = const { Cell::new(None) };
+}
+
+/// Restores the trace context of the outer scope when dropped, also after a panic.
+struct Outer(Option<TraceParent>);
+
+impl Drop for Outer {
+    fn drop(&mut self) {
+        CURRENT.set(self.0);
     }
 }
 
@@ -258,6 +284,19 @@ mod tests {
             "d9e2f05f4b96d9aa",
         ];
         assert_eq!(ids, expected);
+    }
+
+    #[test]
+    fn should_leave_a_scope_also_after_a_panic() {
+        let outer: TraceParent = PARENT.parse().unwrap();
+        let inner = outer.with_span(SpanId([1; 8]));
+        outer.in_scope(|| {
+            let panicked = std::panic::catch_unwind(|| inner.in_scope(|| panic!("inside")));
+            assert!(panicked.is_err());
+            assert_eq!(TraceParent::current(), Some(outer));
+            assert_eq!(inner.in_scope(TraceParent::current), Some(inner));
+        });
+        assert_eq!(TraceParent::current(), None);
     }
 
     #[test]

@@ -90,6 +90,8 @@ pub mod sqlite;
 mod any;
 mod connect;
 mod leases;
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
+mod measure;
 mod repeat;
 mod retention;
 mod rows;

@@ -1,5 +1,8 @@
-//! Metrics of what this process appends. Their names have no labels whose values are made at run
-//! time, so that nothing is allocated without a recorder.
+//! Metrics of what this process appends, and of how long it took. Nothing is allocated for them without a
+//! recorder: labels whose values are made at run time are in keys that are made once (`keys`).
+
+mod durations;
+mod keys;
 
 use std::time::Duration;
 
@@ -8,7 +11,9 @@ use aios_core::{
     clock::Clock,
     store::{Append, Appended, StoreError},
 };
-use metrics::{counter, histogram};
+use metrics::{counter, gauge, histogram};
+
+pub(crate) use self::durations::{Durations, Waits};
 
 /// Numbers of the kinds of events in an append.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -102,4 +107,20 @@ fn refused(reason: &'static str) {
 pub(crate) fn took(began: Duration, clock: &dyn Clock) {
     let seconds = clock.elapsed().saturating_sub(began).as_secs_f64();
     histogram!("aios_store_append_seconds").record(seconds);
+}
+
+/// Counts an append as waiting for its commit until dropped.
+pub(crate) struct WaitingAppend(());
+
+impl WaitingAppend {
+    pub(crate) fn begin() -> Self {
+        gauge!("aios_store_appends_waiting").increment(1.0);
+        Self(())
+    }
+}
+
+impl Drop for WaitingAppend {
+    fn drop(&mut self) {
+        gauge!("aios_store_appends_waiting").decrement(1.0);
+    }
 }

@@ -7,6 +7,7 @@ use aios_core::{
 };
 
 use super::Middleware;
+use crate::trace::TraceParent;
 
 /// Counts and times tasks with the `metrics` facade, which does nothing until a program installs a
 /// recorder.
@@ -35,7 +36,8 @@ impl Middleware for Metrics {
         context: &TaskContext,
         parameters: Payload,
     ) -> Result<Payload, TaskError> {
-        let mut measured = Measured::start(&*self.clock, context.agent_type());
+        let trace = TraceParent::caller(context.metadata());
+        let mut measured = Measured::start(&*self.clock, context.agent_type(), trace);
         let result = agent.process_task(context, parameters).await;
         measured.outcome = if result.is_ok() { "completed" } else { "failed" };
         result
@@ -47,15 +49,16 @@ struct Measured<'a> {
     clock: &'a dyn Clock,
     started: Timestamp,
     agent_type: String,
+    trace: Option<TraceParent>,
     outcome: &'static str,
 }
 
 impl<'a> Measured<'a> {
-    fn start(clock: &'a dyn Clock, agent_type: &str) -> Self {
+    fn start(clock: &'a dyn Clock, agent_type: &str, trace: Option<TraceParent>) -> Self {
         let agent_type = agent_type.to_owned();
         metrics::gauge!("aios_agent_tasks_running", "agent_type" => agent_type.clone())
             .increment(1.0);
-        Self { clock, started: clock.now(), agent_type, outcome: "dropped" }
+        Self { clock, started: clock.now(), agent_type, trace, outcome: "dropped" }
     }
 }
 
@@ -67,7 +70,10 @@ impl Drop for Measured<'_> {
         metrics::gauge!("aios_agent_tasks_running", "agent_type" => agent_type()).decrement(1.0);
         metrics::counter!("aios_agent_tasks_total", "agent_type" => agent_type(), "outcome" => outcome)
             .increment(1);
-        metrics::histogram!("aios_agent_task_seconds", "agent_type" => agent_type(), "outcome" => outcome)
-            .record(seconds);
+        let histogram = metrics::histogram!("aios_agent_task_seconds", "agent_type" => agent_type(), "outcome" => outcome);
+        match self.trace {
+            Some(trace) => trace.in_scope(|| histogram.record(seconds)),
+            None => histogram.record(seconds),
+        }
     }
 }

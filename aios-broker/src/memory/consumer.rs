@@ -152,6 +152,7 @@ impl Consumer {
         let first_failure = item.first_failure.unwrap_or_else(|| self.now());
         let attempts = item.failures.saturating_add(1);
         self.queue.push_dead(DeadLetter::new(item.event, reason, attempts, first_failure));
+        metrics::counter!("aios_dead_letters_total").increment(1);
     }
 
     /// Ends the stream and returns undelivered events to the queue.

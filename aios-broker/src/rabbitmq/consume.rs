@@ -7,6 +7,7 @@ use aios_core::{
 };
 use futures_util::{FutureExt, StreamExt};
 use lapin::{Consumer, message::Delivery};
+use metrics::counter;
 use tokio::sync::watch;
 
 use super::{
@@ -47,6 +48,7 @@ impl ConsumeTask {
             match self.forward(&session, consumer).await {
                 End::Lost => {
                     drop(self.inbox.take());
+                    counter!("aios_consumers_replaced_total", "reason" => "lost").increment(1);
                     next = self.reopen().await;
                 }
                 End::Silent(consumer) => {
@@ -54,6 +56,7 @@ impl ConsumeTask {
                         address = %self.context.subscription.address,
                         "a consumer received nothing although events are waiting; replacing it"
                     );
+                    counter!("aios_consumers_replaced_total", "reason" => "silent").increment(1);
                     if self.requeue(&session, consumer, self.inbox.take()).await.is_err() {
                         // The server requeues the deliveries of a stuck channel only when its
                         // connection ends.

@@ -135,6 +135,9 @@ impl UnsettledDelivery {
             // The queue was deleted or has expired. Declare it before the event is redelivered.
             topology::declare(link, subscription).await?;
         }
+        if dead_lettered.is_ok() {
+            metrics::counter!("aios_dead_letters_total").increment(1);
+        }
         dead_lettered
     }
 

@@ -53,6 +53,7 @@ async fn scrape(address: std::net::SocketAddr) -> (String, Samples) {
     assert!(head.contains("application/openmetrics-text; version=1.0.0"), "{head}");
     let samples = text.lines().filter(|line| !line.starts_with('#'));
     let samples = samples.map(|line| {
+        let line = line.split(" # ").next().unwrap();
         let (name, value) = line.rsplit_once(' ').unwrap();
         (name.to_owned(), value.parse().unwrap())
     });
@@ -83,6 +84,15 @@ fn check_labels(samples: &Samples) {
             let name = label.split('=').next().unwrap();
             assert!(known.contains(&name), "{sample}");
         }
+    }
+}
+
+/// Durations of runs, steps and tasks name the trace of a run.
+fn check_exemplars(text: &str) {
+    for name in ["run", "step", "task", "agent_task", "agent_task_wait"] {
+        let mut buckets =
+            text.lines().filter(|line| line.starts_with(&format!("aios_{name}_seconds_bucket")));
+        assert!(buckets.any(|line| line.contains(" # {trace_id=\"")), "{name} in {text}");
     }
 }
 
@@ -118,6 +128,13 @@ async fn should_count_a_run_of_everything_without_unbounded_labels() {
         ("aios_agent_tasks_total{agent_type=\"clerk\",outcome=\"completed\"}", 20.0),
         ("aios_agent_tasks_total{agent_type=\"clerk\",outcome=\"failed\"}", 5.0),
         ("aios_agent_tasks_running{agent_type=\"clerk\"}", 0.0),
+        ("aios_run_seconds_count{status=\"completed\",workflow=\"everything\"}", 15.0),
+        ("aios_run_seconds_count{status=\"failed\",workflow=\"everything\"}", 5.0),
+        ("aios_step_seconds_count{outcome=\"completed\",workflow=\"everything\"}", 20.0),
+        ("aios_task_seconds_count{agent_type=\"clerk\",outcome=\"completed\"}", 20.0),
+        ("aios_agent_task_wait_seconds_count{agent_type=\"clerk\"}", 25.0),
+        ("aios_tasks_queued{agent_type=\"clerk\"}", 0.0),
+        ("aios_store_appends_waiting", 0.0),
         ("aios_broker_connected", 1.0),
         ("aios_runtime_running", 1.0),
     ] {
@@ -139,6 +156,7 @@ async fn should_count_a_run_of_everything_without_unbounded_labels() {
         assert!(samples.get(name).is_some_and(|value| *value > 0.0), "{name} in {text}");
     }
     check_labels(&samples);
+    check_exemplars(&text);
     running.shutdown().begin();
     running.stopped().await.unwrap();
 }

@@ -10,7 +10,10 @@
 
 use std::{fmt, thread::JoinHandle};
 
-use aios_core::store::StoreError;
+use aios_core::{
+    clock::{Clock, SystemClock},
+    store::StoreError,
+};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::{
@@ -22,6 +25,7 @@ use super::{
     schema,
     writer::Writer,
 };
+use crate::measure;
 
 /// Capacity of the queue. Further callers wait for room.
 const QUEUE: usize = 4096;
@@ -192,6 +196,7 @@ impl Writer<'_> {
         next: &mut Option<Box<dyn Job>>,
     ) -> Result<(), StoreError> {
         self.files.last_result(&self.database)?;
+        let began = SystemClock.elapsed();
         let outcome = match batch.first_mut() {
             Some(job) if job.is_alone() => job.run(self),
             _ => self.transact(batch, calls, next),
@@ -199,7 +204,10 @@ impl Writer<'_> {
         let outcome = outcome.map_err(|error| store_error("commit", &self.database, error));
         let outcome = outcome.and_then(|()| self.check_files());
         match &outcome {
-            Ok(()) => self.publish_head(),
+            Ok(()) => {
+                self.publish_head();
+                measure::committed(batch.len(), SystemClock.elapsed().saturating_sub(began));
+            }
             Err(_) => self.roll_back(),
         }
         outcome

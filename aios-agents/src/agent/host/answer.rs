@@ -289,6 +289,7 @@ mod tests {
             source: "test".into(),
             options: HostOptions::new(),
             attempt_cache: AttemptCache::default(),
+            waits: crate::measure::Waits::default(),
             failing: Failing::default(),
             agents_changed: Notify::new(),
             impaired: Mutex::default(),

@@ -89,6 +89,7 @@ impl HostedType {
             return;
         };
         let event = delivery.event.clone();
+        self.shared.waits.report(&self.agent_type, &event, self.shared.clock.now());
         let host: Arc<dyn TaskControl> = Arc::clone(&guard.state) as _;
         let outputs = self.shared.outputs.clone().map(|hub| -> Arc<dyn Outputs> { Arc::new(hub) });
         let context = TaskContext::new(self.task_info(agent, &assigned, &event), host)

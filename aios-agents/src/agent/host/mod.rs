@@ -71,7 +71,7 @@ pub use self::{
     place::{Beat, Pulse},
 };
 use super::{AgentDefinition, AgentError, AgentSet, managed};
-use crate::{failing::Failing, output::Hub, task::JoinSet};
+use crate::{failing::Failing, measure::Waits, output::Hub, task::JoinSet};
 
 /// How long abandoned tasks may take to release their deliveries. Only code that blocks its thread
 /// takes longer.
@@ -96,6 +96,8 @@ struct Shared {
     source: Arc<str>,
     options: HostOptions,
     attempt_cache: AttemptCache,
+    /// How long attempts wait until they begin.
+    waits: Waits,
     questions: Questions,
     held: HeldAssignments,
     new_mailboxes: NewMailboxes,
@@ -179,6 +181,7 @@ impl AgentHost {
             source,
             options,
             attempt_cache: AttemptCache::default(),
+            waits: Waits::default(),
             failing: Failing::default(),
             agents_changed: Notify::new(),
             impaired: Mutex::default(),

@@ -290,7 +290,7 @@ impl SharedRun {
 
     /// Begins an attempt of a step, if its code may run now, and returns the number of the attempt.
     pub(super) fn begin_step(&self, operation: u64) -> Option<u32> {
-        self.machine().begin_step(operation, || self.clock.now())
+        self.machine().begin_step(operation, self.clock.now())
     }
 
     pub(super) fn step_ended(&self, operation: u64, outcome: Result<Payload, TaskError>) {

@@ -57,6 +57,8 @@ impl Waiting {
 pub(super) struct Queued {
     engine: Arc<Engine>,
     queue: Queue,
+    /// Whether an agent had begun the task and has fallen silent.
+    is_silent: bool,
     /// Whether the task was reported as unclaimed.
     is_unclaimed: bool,
     /// When agents were first seen to have begun later tasks.
@@ -203,9 +205,18 @@ fn address((agent_type, agent_id): &Queue) -> Option<Address> {
 
 impl Queued {
     pub(super) fn new(engine: &Arc<Engine>, agent_type: &Name, agent_id: Option<&str>) -> Self {
+        engine.durations.queued(agent_type, 1.0);
+        let mut queued = Self::silent(engine, agent_type, agent_id);
+        queued.is_silent = false;
+        queued
+    }
+
+    /// A task that an agent has begun and may have abandoned.
+    pub(super) fn silent(engine: &Arc<Engine>, agent_type: &Name, agent_id: Option<&str>) -> Self {
         let queue = (agent_type.clone(), agent_id.map(Into::into));
         engine.activity.increment(&queue);
-        Self { engine: Arc::clone(engine), queue, is_unclaimed: false, overtaken_at: None }
+        let engine = Arc::clone(engine);
+        Self { engine, queue, is_silent: true, is_unclaimed: false, overtaken_at: None }
     }
 
     pub(super) fn queue(&self) -> &Queue {
@@ -250,6 +261,9 @@ impl Queued {
 impl Drop for Queued {
     fn drop(&mut self) {
         self.engine.activity.decrement(&self.queue);
+        if !self.is_silent {
+            self.engine.durations.queued(&self.queue.0, -1.0);
+        }
         if self.is_unclaimed {
             gauge!("aios_tasks_unclaimed", "agent_type" => self.queue.0.to_string()).decrement(1.0);
         }

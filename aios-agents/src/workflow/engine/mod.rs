@@ -86,8 +86,8 @@ pub use self::{
     options::{AnonymousAnswers, EngineOptions, RefusedEvents},
 };
 use crate::{
-    agent::is_simulated, counting_store::CountingStore, failing::Failing, task::JoinSet,
-    workflow::journal::Journals,
+    agent::is_simulated, counting_store::CountingStore, failing::Failing, measure::Durations,
+    task::JoinSet, workflow::journal::Journals,
 };
 
 /// Runs that may be loading or bursting at once because of timers and recovery.
@@ -132,6 +132,7 @@ pub(crate) struct Engine {
     leaving: watch::Sender<bool>,
     stopping: watch::Sender<bool>,
     failing: Failing,
+    durations: Durations,
     /// Whether the last call of the store failed.
     store_is_down: AtomicBool,
 }
@@ -185,6 +186,7 @@ impl Engine {
             leaving: watch::Sender::new(false),
             stopping: watch::Sender::new(false),
             failing: Failing::default(),
+            durations: Durations::default(),
             store_is_down: AtomicBool::new(false),
         });
         let position = foreign_appends::start_position(&engine).await?;

@@ -80,7 +80,7 @@ impl Machine {
         }
         if let (Some(state), Some(found)) = (state_after(entry), self.operation_mut(operation)) {
             found.state = state;
-            found.begin_total_timeout(at);
+            found.begin_task(at);
             found.keep_child_id(entry);
             if self.live {
                 self.push_effect(operation);
@@ -176,9 +176,23 @@ impl Machine {
     pub fn task_expiry(&self, operation: u64) -> Option<Timestamp> {
         let found = self.operation(operation)?;
         match found.state {
-            State::Waiting { .. } | State::Retrying { .. } => found.expires_at,
+            State::Waiting { .. } | State::Retrying { .. } => found.expires_at(),
             _ => None,
         }
+    }
+
+    /// The step or task that an entry ends, and when it began: a task at its first assignment, a step with
+    /// the code of its last attempt.
+    #[must_use]
+    pub fn ends(&self, entry: &Entry) -> Option<(&Request, Timestamp)> {
+        let found = self.operation(entry.operation()?)?;
+        let request = found.request()?;
+        let is_end = matches!(
+            entry,
+            Entry::StepCompleted(_) | Entry::TaskCompleted(_) | Entry::OperationFailed(_)
+        );
+        let counts = is_end && !found.is_over() && !request.is_from_other_type(entry);
+        found.began_at.filter(|_| counts).map(|at| (request, at))
     }
 
     /// Number of the current attempt of a task, if its result is awaited.

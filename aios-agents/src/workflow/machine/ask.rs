@@ -141,16 +141,16 @@ impl Machine {
         matches!(state, Some(State::Open { attempt: open, .. }) if *open == attempt)
     }
 
-    /// Begins an attempt of a step, if its code may run now, and returns the number of the attempt. The
-    /// timeout counts from `now`, which is only called if the step has one.
-    pub fn begin_step(&mut self, operation: u64, now: impl FnOnce() -> Timestamp) -> Option<u32> {
+    /// Begins an attempt of a step, if its code may run now, and returns the number of the attempt. Its
+    /// time counts from `now`.
+    pub fn begin_step(&mut self, operation: u64, now: Timestamp) -> Option<u32> {
         let attempt = self.step_attempt(operation)?;
         let found = self.operation_mut(operation)?;
-        found.begun = true;
+        (found.begun, found.began_at) = (true, Some(now));
         if let (State::Open { until, .. }, Some(Request::Step { timeout: Some(timeout), .. })) =
             (&mut found.state, found.request.as_deref())
         {
-            let at = now() + *timeout;
+            let at = now + *timeout;
             *until = Some(at);
             self.effects.push(Effect::Timer { operation, at });
         }
@@ -194,7 +194,7 @@ impl Machine {
         now: Timestamp,
     ) -> Entry {
         let found = self.operation(operation);
-        let expires_at = found.and_then(|found| found.expires_at);
+        let expires_at = found.and_then(Operation::expires_at);
         let (name, retry) = match found.and_then(Operation::request) {
             Some(Request::Step { name, retry, .. }) => (Some(name.clone()), Some(retry)),
             Some(Request::Task(task)) => (None, Some(&task.retry)),

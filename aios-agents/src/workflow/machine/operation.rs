@@ -95,8 +95,8 @@ pub(super) struct Operation {
     pub(super) state: State,
     /// Whether the code of the current attempt of a step has begun.
     pub(super) begun: bool,
-    /// When the total timeout of a task expires.
-    pub(super) expires_at: Option<Timestamp>,
+    /// When the first attempt of a task was assigned, or the code of the last attempt of a step began.
+    pub(super) began_at: Option<Timestamp>,
 }
 
 /// State of an operation.
@@ -176,11 +176,17 @@ impl Operation {
         }
     }
 
-    /// Starts the total timeout of a task at its first assignment.
-    pub(super) fn begin_total_timeout(&mut self, at: Timestamp) {
-        if let (Some(Request::Task(task)), None) = (self.request(), self.expires_at) {
-            self.expires_at = task.total_timeout.map(|timeout| at + timeout);
+    /// Notes when a task was assigned.
+    pub(super) fn begin_task(&mut self, at: Timestamp) {
+        if let (Some(Request::Task(_)), None) = (self.request(), self.began_at) {
+            self.began_at = Some(at);
         }
+    }
+
+    /// When the total timeout of a task expires, counted from its first assignment.
+    pub(super) fn expires_at(&self) -> Option<Timestamp> {
+        let Some(Request::Task(task)) = self.request() else { return None };
+        Some(self.began_at? + task.total_timeout?)
     }
 
     pub(super) fn timer(&self) -> Option<Timestamp> {

@@ -379,7 +379,7 @@ fn should_begin_nothing_while_it_is_paused() {
 #[test]
 fn should_record_the_end_of_a_step_that_was_begun_before_it_was_paused() {
     let mut machine = machine_in("step", "open");
-    assert!(machine.begin_step(1, || NOW) == Some(1) && machine.runs_step());
+    assert!(machine.begin_step(1, NOW) == Some(1) && machine.runs_step());
     let task = machine.reserve();
     machine.ask(task, request("task"), NOW).unwrap();
     machine.apply(&Entry::Paused, NOW).unwrap();
@@ -387,7 +387,7 @@ fn should_record_the_end_of_a_step_that_was_begun_before_it_was_paused() {
     assert!(!machine.runs_step() && machine.has_recording());
     let recorded = machine.take_recording();
     assert!(matches!(recorded[..], [Entry::StepCompleted(_)]), "{recorded:?}");
-    assert_eq!(machine.begin_step(1, || NOW), None, "no step begins");
+    assert_eq!(machine.begin_step(1, NOW), None, "no step begins");
 }
 
 #[test]

@@ -1,11 +1,19 @@
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{
+    Mutex, MutexGuard, PoisonError,
+    atomic::{AtomicU64, Ordering},
+};
 
+use aios_agents::trace::{TraceId, TraceParent};
+use aios_core::{
+    clock::{Clock, SystemClock},
+    event::Timestamp,
+};
 use metrics::{GaugeFn, HistogramFn};
 
 /// Upper bounds of durations, in seconds.
 const SECONDS: &[f64] = &[
     0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0,
-    300.0, 1800.0,
+    300.0, 1800.0, 7200.0, 86400.0,
 ];
 /// Upper bounds of numbers.
 const COUNTS: &[f64] = &[1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0, 4096.0];
@@ -15,8 +23,22 @@ const COUNTS: &[f64] = &[1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512
 pub(super) struct Buckets {
     bounds: &'static [f64],
     /// One more than bounds: the last has the values above all of them.
-    counts: Box<[AtomicU64]>,
+    buckets: Box<[Bucket]>,
     sum: AtomicU64,
+}
+
+#[derive(Debug, Default)]
+struct Bucket {
+    count: AtomicU64,
+    exemplar: Mutex<Option<Exemplar>>,
+}
+
+/// The last value of a bucket that was measured in a sampled trace.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Exemplar {
+    pub(super) trace_id: TraceId,
+    pub(super) value: f64,
+    pub(super) at: Timestamp,
 }
 
 /// The values of a histogram at one time.
@@ -24,6 +46,8 @@ pub(super) struct Buckets {
 pub(super) struct Snapshot {
     /// The bound of each bucket, infinite for the last, and the number of values up to it.
     pub(super) buckets: Vec<(f64, u64)>,
+    /// The exemplar of each bucket.
+    pub(super) exemplars: Vec<Option<Exemplar>>,
     pub(super) sum: f64,
     pub(super) count: u64,
 }
@@ -32,29 +56,42 @@ impl Buckets {
     /// The buckets of a metric: those of durations if its unit is the second.
     pub(super) fn of(name: &str) -> Self {
         let bounds = if name.ends_with("_seconds") { SECONDS } else { COUNTS };
-        let counts = std::iter::repeat_with(AtomicU64::default).take(bounds.len() + 1).collect();
-        Self { bounds, counts, sum: AtomicU64::default() }
+        let buckets = std::iter::repeat_with(Bucket::default).take(bounds.len() + 1).collect();
+        Self { bounds, buckets, sum: AtomicU64::default() }
     }
 
     pub(super) fn snapshot(&self) -> Snapshot {
         let mut count = 0;
         let bounds = self.bounds.iter().copied().chain([f64::INFINITY]);
-        let bucket = |(bound, number): (f64, &AtomicU64)| {
-            count += number.load(Ordering::Acquire);
+        let bucket = |(bound, bucket): (f64, &Bucket)| {
+            count += bucket.count.load(Ordering::Acquire);
             (bound, count)
         };
-        let buckets = bounds.zip(&self.counts).map(bucket).collect();
-        Snapshot { buckets, sum: f64::from_bits(self.sum.load(Ordering::Acquire)), count }
+        let buckets = bounds.zip(&self.buckets).map(bucket).collect();
+        let exemplar = |bucket: &Bucket| *bucket.exemplar();
+        let exemplars = self.buckets.iter().map(exemplar).collect();
+        let sum = f64::from_bits(self.sum.load(Ordering::Acquire));
+        Snapshot { buckets, exemplars, sum, count }
     }
 }
 
 impl HistogramFn for Buckets {
     fn record(&self, value: f64) {
         let index = self.bounds.partition_point(|bound| *bound < value);
-        if let Some(count) = self.counts.get(index) {
-            count.fetch_add(1, Ordering::Release);
+        if let Some(bucket) = self.buckets.get(index) {
+            bucket.count.fetch_add(1, Ordering::Release);
             GaugeFn::increment(&self.sum, value);
+            if let Some(trace) = TraceParent::current().filter(|trace| trace.is_sampled()) {
+                let (trace_id, at) = (trace.trace_id, SystemClock.now());
+                *bucket.exemplar() = Some(Exemplar { trace_id, value, at });
+            }
         }
+    }
+}
+
+impl Bucket {
+    fn exemplar(&self) -> MutexGuard<'_, Option<Exemplar>> {
+        self.exemplar.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -66,8 +103,9 @@ mod tests {
     fn should_count_values_up_to_each_bound() {
         let buckets = Buckets::of("aios_store_append_events");
         [1.0, 2.0, 3.0, 5000.0].iter().for_each(|value| buckets.record(*value));
-        let Snapshot { buckets, sum, count } = buckets.snapshot();
+        let Snapshot { buckets, exemplars, sum, count } = buckets.snapshot();
         assert_eq!((sum, count), (5006.0, 4));
+        assert!(exemplars.iter().all(Option::is_none));
         assert_eq!(buckets[..3], [(1.0, 1), (2.0, 2), (4.0, 3)]);
         assert_eq!(buckets[buckets.len() - 2..], [(4096.0, 3), (f64::INFINITY, 4)]);
     }

@@ -1,3 +1,4 @@
+use aios_agents::trace::TraceParent;
 use aios_core::clock::{Clock, SystemClock};
 use axum::{
     extract::{MatchedPath, Request},
@@ -5,6 +6,8 @@ use axum::{
     middleware::Next,
     response::Response,
 };
+
+use crate::http::TRACE_RESPONSE;
 
 /// Measures a request by method, template of its route and status. A request that no route matches
 /// has the route `unmatched`.
@@ -21,9 +24,17 @@ pub(crate) async fn measure(request: Request, next: Next) -> Response {
     drop(running);
     let status = response.status().as_u16().to_string();
     let seconds = clock.elapsed().saturating_sub(begun).as_secs_f64();
-    metrics::histogram!("aios_http_request_seconds", "method" => method, "route" => route, "status" => status)
-        .record(seconds);
+    let histogram = metrics::histogram!("aios_http_request_seconds", "method" => method, "route" => route, "status" => status);
+    match trace(&response) {
+        Some(trace) => trace.in_scope(|| histogram.record(seconds)),
+        None => histogram.record(seconds),
+    }
     response
+}
+
+/// The trace to which the request belonged, if it has one.
+fn trace(response: &Response) -> Option<TraceParent> {
+    response.headers().get(TRACE_RESPONSE)?.to_str().ok()?.parse().ok()
 }
 
 /// A method of HTTP; a client may send any other text.

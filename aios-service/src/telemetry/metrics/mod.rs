@@ -38,6 +38,9 @@ const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset
 /// A metric has at most 256 combinations of the values of its labels. Those above are counted
 /// together, with `other` as the value of every label. Nothing is ever forgotten. Without a recorder,
 /// the calls of the facade do nothing.
+///
+/// Each bucket of a histogram keeps the last value that was recorded in a sampled trace, and the id of the
+/// trace, as its exemplar: see [`TraceParent::in_scope`](aios_agents::trace::TraceParent::in_scope).
 #[derive(Clone, Default)]
 pub struct Metrics(Arc<Series>);
 

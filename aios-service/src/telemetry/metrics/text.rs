@@ -2,13 +2,17 @@
 
 use std::{
     collections::BTreeMap,
-    fmt::Write,
+    fmt::{self, Write},
     sync::{Arc, atomic::Ordering},
 };
 
 use metrics::Key;
 
-use super::{catalog, histogram::Buckets, recorder::Series};
+use super::{
+    catalog,
+    histogram::{Buckets, Exemplar},
+    recorder::Series,
+};
 
 #[derive(Clone)]
 enum Value {
@@ -82,13 +86,24 @@ fn write_family(text: &mut String, name: &str, family: &Family, series: &Series)
 
 fn write_histogram(text: &mut String, base: &str, labels: &str, buckets: &Buckets) {
     let snapshot = buckets.snapshot();
-    for (bound, count) in &snapshot.buckets {
+    for ((bound, count), exemplar) in snapshot.buckets.iter().zip(&snapshot.exemplars) {
         let labels = braces(labels, Some(&number(*bound)));
-        let _ = writeln!(text, "{base}_bucket{labels} {count}");
+        let _ = write!(text, "{base}_bucket{labels} {count}");
+        let _ = match exemplar {
+            Some(exemplar) => write_exemplar(text, exemplar),
+            None => writeln!(text),
+        };
     }
     let labels = braces(labels, None);
     let _ = writeln!(text, "{base}_count{labels} {}", snapshot.count);
     let _ = writeln!(text, "{base}_sum{labels} {}", number(snapshot.sum));
+}
+
+fn write_exemplar(text: &mut String, exemplar: &Exemplar) -> fmt::Result {
+    let Exemplar { trace_id, value, at } = exemplar;
+    let micros = at.as_micros();
+    let (seconds, fraction) = (micros.div_euclid(1_000_000), micros.rem_euclid(1_000_000));
+    writeln!(text, " # {{trace_id=\"{trace_id}\"}} {} {seconds}.{fraction:06}", number(*value))
 }
 
 fn braces(labels: &str, bound: Option<&str>) -> String {
@@ -130,6 +145,7 @@ fn number(value: f64) -> String {
 
 #[cfg(test)]
 mod tests {
+    use aios_agents::trace::TraceParent;
     use metrics::with_local_recorder;
 
     use super::super::Metrics;
@@ -154,6 +170,28 @@ mod tests {
             assert!(text.contains(part), "{part} in {text}");
         }
         assert!(text.ends_with("\n# EOF\n"));
+    }
+
+    #[test]
+    fn should_name_the_last_sampled_trace_of_each_bucket() {
+        let metrics = Metrics::new();
+        let record = |trace: &str, value: f64| {
+            let trace: TraceParent = trace.parse().unwrap();
+            trace.in_scope(|| metrics::histogram!("shop_wait_seconds").record(value));
+        };
+        with_local_recorder(&metrics, || {
+            record("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01", 0.3);
+            record("00-1af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01", 0.4);
+            record("00-2af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00", 0.5);
+            metrics::histogram!("shop_wait_seconds").record(2.0);
+        });
+        let text = metrics.render();
+        let exemplars: Vec<_> = text.lines().filter(|line| line.contains(" # ")).collect();
+        let [line] = exemplars[..] else { panic!("{text}") };
+        let expected = "shop_wait_seconds_bucket{le=\"0.5\"} 3 \
+                        # {trace_id=\"1af7651916cd43dd8448eb211c80319c\"} 0.4 ";
+        let at = line.strip_prefix(expected).unwrap_or_else(|| panic!("{line}"));
+        assert!(at.parse::<f64>().is_ok_and(|seconds| seconds > 1.7e9), "{line}");
     }
 
     #[test]

@@ -8,9 +8,12 @@ use super::{
     queue::{PendingBatch, Waiter, expire_waiters, timed_out},
     reply::{CommittedBatch, Replier},
 };
-use crate::postgres::{
-    connection::{ConnectionGuard, Database},
-    error::{is_bad_data, is_lost, is_read_only, is_transient},
+use crate::{
+    measure,
+    postgres::{
+        connection::{ConnectionGuard, Database},
+        error::{is_bad_data, is_lost, is_read_only, is_transient},
+    },
 };
 
 /// First and longest pause before a batch is retried.
@@ -116,9 +119,12 @@ impl Appender {
             Ok(connection) => connection,
             Err(error) => return Attempt::Failed(error),
         };
+        let began = self.database.clock().elapsed();
         let work = self.committer.commit(&mut connection, batch, verify);
         match self.database.within(self.database.limit(), work).await {
             Some(Ok(committed)) => {
+                let took = self.database.clock().elapsed().saturating_sub(began);
+                measure::committed(batch.len(), took);
                 self.connection = Some(connection);
                 Attempt::Committed(committed)
             }

@@ -34,7 +34,7 @@ use super::{
     options::{Pooler, PostgresOptions, Source},
     schema::{MIGRATION_LIMIT, MigrateError, Schema, migrate, outdated, versions},
 };
-use crate::schema_version::SchemaVersion;
+use crate::{measure, schema_version::SchemaVersion};
 
 /// How much longer than the server's statement timeout the client waits, so that an error of the server
 /// arrives before the client gives up.
@@ -216,6 +216,8 @@ impl Database {
             return Some(Err(sqlx::Error::PoolClosed));
         }
         let connection = self.within(self.connect_timeout(), self.0.pool.acquire()).await?;
+        let (size, idle) = (self.0.pool.size(), self.0.pool.num_idle());
+        measure::connections(size, u32::try_from(idle).unwrap_or(u32::MAX));
         Some(connection.map(ConnectionGuard::new))
     }
 

@@ -279,7 +279,7 @@ impl Driver {
         }
         if assignment.silent.is_none() {
             let agent_id = assignment.agent_id.as_deref();
-            let queued = Queued::new(&self.engine, &assignment.agent_type, agent_id);
+            let queued = Queued::silent(&self.engine, &assignment.agent_type, agent_id);
             assignment.silent = Some(queued);
         }
         None

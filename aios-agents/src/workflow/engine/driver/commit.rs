@@ -182,8 +182,9 @@ impl Driver {
         self.version = appended.version;
         let InFlight { records, answers, .. } = in_flight;
         let ended = records.last().and_then(|record| RunOutcome::from_entry(&record.entry));
-        if let (Some(_), Some(last)) = (&ended, records.last()) {
+        if let (Some(ended), Some(last)) = (&ended, records.last()) {
             self.succession.note_end(&last.entry);
+            self.measure_end(ended, last.event.timestamp);
         }
         self.apply_all(records.into_iter().map(|record| (record.entry, record.event.timestamp)))
             .await;
@@ -311,6 +312,7 @@ impl Driver {
     async fn apply_all(&mut self, entries: impl Iterator<Item = (Entry, Timestamp)> + Send) {
         for (entry, at) in entries {
             self.children.note(&entry);
+            self.measure_operation(&entry, at);
             self.execution.feed(entry, at);
         }
         poll_fn(|context| self.execution.poll(context)).await;

@@ -14,11 +14,12 @@ use aios_core::{
     store::{RecordedEvent, RunStatus, StoreError},
 };
 use futures_util::FutureExt;
-use metrics::counter;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use tracing::{debug, info, warn};
 
-use super::{Driver, Exit, Outgoing, acknowledge, entries::exit, successor::Successor};
+use super::{
+    Driver, Exit, Outgoing, acknowledge, entries::exit, measure::count_end, successor::Successor,
+};
 use crate::{
     failing::truncate,
     panic::panic_failure,
@@ -245,7 +246,6 @@ fn release(engine: &Arc<Engine>, Successor { run_id, begun }: Successor) {
 }
 
 fn log_end(run_id: &str, ended: &RunOutcome) {
-    counter!("aios_runs_ended_total", "status" => ended.status.as_str()).increment(1);
     let failure = ended.failure.as_ref().map(tracing::field::display);
     match ended.status {
         RunStatus::Blocked => warn!(run = run_id, failure, "a run is blocked"),
@@ -334,6 +334,7 @@ async fn block(
         }
         let entry = Entry::Blocked(Blocked { failure: failure.clone() });
         let Err(error) = engine.journals.append(run_id, entry, id.clone()).await else {
+            count_end(RunStatus::Blocked.as_str());
             return Exit::Ended(RunOutcome::blocked(failure));
         };
         match error {

@@ -124,6 +124,7 @@ impl Driver {
             step_metadata: Arc::new(Metadata { causation_id: None, ..metadata.clone() }),
             metadata: Arc::new(metadata),
             trace: TraceParent::of_run(&first.event.metadata, &first.event.id),
+            started_at: begins_at(started, first),
             incarnation: first.event.id.clone(),
             incarnation_text,
             parent: started.parent.clone(),
@@ -241,7 +242,11 @@ impl Driver {
             return Exit::Ended(ended);
         }
         match self.append_last(entry).await {
-            Ok(()) | Err(Exit::Unreadable(_)) => Exit::Ended(ended),
+            Ok(()) => {
+                self.measure_end(&ended, self.engine.clock.now());
+                Exit::Ended(ended)
+            }
+            Err(Exit::Unreadable(_)) => Exit::Ended(ended),
             Err(exit) => exit,
         }
     }
@@ -264,6 +269,11 @@ impl Driver {
         }
         Ok(record)
     }
+}
+
+/// When a run began, or is to begin if it was started for later.
+fn begins_at(started: &Started, first: &RecordedEvent) -> Timestamp {
+    started.start_at.map_or(first.event.timestamp, |at| at.max(first.event.timestamp))
 }
 
 /// Why a run is blocked, if it would be blocked for the same reason by this engine.

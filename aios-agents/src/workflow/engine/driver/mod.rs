@@ -8,6 +8,7 @@ mod commit;
 mod entries;
 mod lifecycle;
 mod load;
+mod measure;
 mod outgoing;
 mod oversize;
 mod place;
@@ -28,7 +29,7 @@ use aios_core::{
     BoxFuture, Chain,
     agent::{Name, TaskError, TaskId},
     broker::{Delivery, Publish},
-    event::{EventError, EventId, Metadata},
+    event::{EventError, EventId, Metadata, Timestamp},
     failure::Failure,
     store::{Appended, Fence, StoreError, StreamId},
 };
@@ -109,6 +110,8 @@ struct Driver {
     /// Metadata of completed steps. They are the most frequent rows of a busy log, so they are kept
     /// small: the run is their cause.
     step_metadata: Arc<Metadata>,
+    /// When the run was started, or when it was to begin.
+    started_at: Timestamp,
     /// Id of the event that started the run.
     incarnation: EventId,
     incarnation_text: Arc<str>,
@@ -155,7 +158,7 @@ struct Driver {
     /// Turns since the run waited last.
     turns: u32,
     /// How long the run stays in memory although it is idle.
-    watched_until: Option<aios_core::event::Timestamp>,
+    watched_until: Option<Timestamp>,
     permit: Option<OwnedSemaphorePermit>,
 }
 

@@ -1,0 +1,132 @@
+//! The keys of a metric with a label whose values are names.
+
+use std::{
+    collections::HashMap,
+    sync::{PoisonError, RwLock},
+};
+
+use aios_core::agent::Name;
+use metrics::{Key, Label, Level, Metadata, with_recorder};
+
+/// Most names that are told apart. Those above are reported together.
+const MAX_NAMES: usize = 256;
+/// The value of the label of the names above.
+const OTHER: &str = "other";
+
+const METADATA: Metadata<'static> =
+    Metadata::new(module_path!(), Level::INFO, Some(module_path!()));
+
+/// The keys of one metric, by name and outcome. A key is made when it is first used, so that reports
+/// allocate nothing later, with and without a recorder.
+#[derive(Debug)]
+pub(crate) struct Keys {
+    metric: &'static str,
+    /// The label that has the name.
+    label: &'static str,
+    /// The label that has the outcome, if the metric has one.
+    outcome: Option<&'static str>,
+    known: RwLock<HashMap<Name, Vec<(&'static str, Key)>>>,
+    /// Used for names above the maximum.
+    others: RwLock<Vec<(&'static str, Key)>>,
+}
+
+impl Keys {
+    pub(crate) fn new(
+        metric: &'static str,
+        label: &'static str,
+        outcome: Option<&'static str>,
+    ) -> Self {
+        Self { metric, label, outcome, known: RwLock::default(), others: RwLock::default() }
+    }
+
+    /// Records a value of a histogram.
+    pub(crate) fn record(&self, name: &Name, outcome: &'static str, value: f64) {
+        self.with(name, outcome, |key| {
+            with_recorder(|recorder| recorder.register_histogram(key, &METADATA)).record(value);
+        });
+    }
+
+    /// Adds to a gauge without an outcome.
+    pub(crate) fn add(&self, name: &Name, added: f64) {
+        self.with(name, "", |key| {
+            with_recorder(|recorder| recorder.register_gauge(key, &METADATA)).increment(added);
+        });
+    }
+
+    fn with(&self, name: &Name, outcome: &'static str, report: impl Fn(&Key)) {
+        let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
+        let (is_full, keys) = (known.len() >= MAX_NAMES, known.get(name));
+        if let Some(key) = keys.and_then(|keys| find(keys, outcome)) {
+            return report(key);
+        }
+        let is_other = is_full && keys.is_none();
+        drop(known);
+        match is_other {
+            true => self.with_other(outcome, report),
+            false => {
+                let key = self.key(name.to_string(), outcome);
+                report(&key);
+                let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
+                keep(known.entry(name.clone()).or_default(), outcome, key);
+            }
+        }
+    }
+
+    fn with_other(&self, outcome: &'static str, report: impl Fn(&Key)) {
+        let others = self.others.read().unwrap_or_else(PoisonError::into_inner);
+        if let Some(key) = find(&others, outcome) {
+            return report(key);
+        }
+        drop(others);
+        let key = self.key(OTHER.to_owned(), outcome);
+        report(&key);
+        keep(&mut self.others.write().unwrap_or_else(PoisonError::into_inner), outcome, key);
+    }
+
+    fn key(&self, name: String, outcome: &'static str) -> Key {
+        let mut labels = vec![Label::new(self.label, name)];
+        labels.extend(self.outcome.map(|label| Label::from_static_parts(label, outcome)));
+        Key::from_parts(self.metric, labels)
+    }
+}
+
+fn find<'k>(keys: &'k [(&'static str, Key)], outcome: &str) -> Option<&'k Key> {
+    keys.iter().find(|(known, _)| *known == outcome).map(|(_, key)| key)
+}
+
+/// Another thread may have added the key in the meantime.
+fn keep(keys: &mut Vec<(&'static str, Key)>, outcome: &'static str, key: Key) {
+    if find(keys, outcome).is_none() {
+        keys.push((outcome, key));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use metrics::with_local_recorder;
+    use metrics_util::debugging::DebuggingRecorder;
+
+    use super::*;
+
+    #[test]
+    fn should_bound_the_names_that_are_told_apart() {
+        let (recorder, keys) = (DebuggingRecorder::new(), Keys::new("waits", "kind", Some("end")));
+        with_local_recorder(&recorder, || {
+            for number in 0..1000 {
+                let name = Name::new(format!("name_{number}")).unwrap();
+                keys.record(&name, "good", 1.0);
+                keys.record(&name, "bad", 1.0);
+            }
+        });
+        let series = recorder.snapshotter().snapshot().into_vec();
+        assert_eq!(series.len(), 2 * (MAX_NAMES + 1));
+        let others = |end: &str| {
+            let others = Key::from_parts(
+                "waits",
+                vec![Label::new("kind", OTHER), Label::new("end", end.to_owned())],
+            );
+            series.iter().filter(|(key, ..)| *key.key() == others).count()
+        };
+        assert_eq!((others("good"), others("bad")), (1, 1));
+    }
+}

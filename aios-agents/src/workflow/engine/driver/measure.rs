@@ -1,0 +1,41 @@
+//! Reports what a run did, once it is recorded. Nothing is reported while a journal is replayed.
+
+use aios_core::event::Timestamp;
+use metrics::counter;
+
+use super::Driver;
+use crate::workflow::{engine::RunOutcome, journal::Entry, machine::Request};
+
+impl Driver {
+    /// Reports how long a step or task took that a recorded entry ends. Call it before the entry is
+    /// applied.
+    pub(super) fn measure_operation(&self, entry: &Entry, at: Timestamp) {
+        let machine = self.execution.machine();
+        let Some((request, began_at)) = machine.ends(entry) else { return };
+        let outcome = match entry {
+            Entry::OperationFailed(_) => "failed",
+            _ => "completed",
+        };
+        let (durations, took) = (&self.engine.durations, at.duration_since(began_at));
+        match request {
+            Request::Step { .. } => durations.step(&self.workflow, outcome, took, self.trace),
+            Request::Task(task) => durations.task(&task.agent_type, outcome, took, self.trace),
+            _ => {}
+        }
+    }
+
+    /// Reports the recorded end of the run, or that it is blocked.
+    pub(super) fn measure_end(&self, ended: &RunOutcome, at: Timestamp) {
+        let status = ended.status.as_str();
+        count_end(status);
+        if ended.status.is_final() {
+            let took = at.duration_since(self.started_at);
+            self.engine.durations.run(&self.workflow, status, took, self.trace);
+        }
+    }
+}
+
+/// Counts a run whose end was recorded, or that was blocked.
+pub(super) fn count_end(status: &'static str) {
+    counter!("aios_runs_ended_total", "status" => status).increment(1);
+}
