@@ -16,11 +16,17 @@ mod guide;
 #[cfg(unix)]
 #[cfg(test)]
 mod kill_sweep;
+#[cfg(unix)]
+#[cfg(test)]
+mod monitoring;
 #[cfg(test)]
 mod oidc;
 #[cfg(unix)]
 #[cfg(test)]
 mod probes;
+#[cfg(unix)]
+#[cfg(test)]
+mod process;
 #[cfg(test)]
 mod review;
 #[cfg(unix)]

@@ -2,9 +2,10 @@
 //! and how they end under load.
 
 use std::{
-    io::{BufRead, BufReader, Read, Write},
-    net::{SocketAddr, TcpListener, TcpStream},
-    process::{Child, Command, Stdio},
+    env, fs,
+    net::{SocketAddr, TcpListener},
+    path::Path,
+    process::{Command, Stdio},
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, Ordering},
@@ -13,18 +14,18 @@ use std::{
     time::Duration,
 };
 
+use aios_agents::prelude::*;
 use aios_core::{
     clock::{Clock, SystemClock},
     store::{MAX_PAGE, PageRequest, RunFilter, StreamId},
 };
-use aios_tests::{postgres::PostgresServer, program::program, rabbitmq::RabbitMqServer};
+use aios_service::{Service, config::Settings};
+
+use crate::process::{PATIENCE, PAUSE, Process, Servers, command, request};
 
 /// The timeout of the probes in `deploy/kubernetes`.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
-/// How long something may take on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(60);
-const PAUSE: Duration = Duration::from_millis(50);
 /// Runs that are started before each signal.
 const RUNS: usize = 20;
 
@@ -33,43 +34,10 @@ type Probes = [Option<u16>; 3];
 
 const READY: Probes = [Some(200), Some(200), Some(200)];
 const NOT_READY: Probes = [Some(200), Some(503), Some(200)];
+const BLOCKED: Probes = [Some(503), Some(200), Some(200)];
 const SILENT: Probes = [None, None, None];
 
-struct Servers {
-    postgres: PostgresServer,
-    rabbitmq: RabbitMqServer,
-}
-
-impl Servers {
-    fn start() -> Option<Self> {
-        Some(Self { postgres: PostgresServer::start()?, rabbitmq: RabbitMqServer::start()? })
-    }
-
-    /// A process that has started.
-    fn process(&self, roles: &str) -> Process {
-        Process::start(roles, &self.postgres.url(), &self.rabbitmq.url())
-    }
-}
-
-struct Process {
-    roles: String,
-    child: Child,
-    address: SocketAddr,
-}
-
 impl Process {
-    fn start(roles: &str, store: &str, broker: &str) -> Self {
-        let mut child = command(roles, store, broker)
-            .env("AIOS_HTTP_LISTEN", "127.0.0.1:0")
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut line = String::new();
-        BufReader::new(child.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
-        let address = line.trim().strip_prefix("http://").expect("the address of the service");
-        Self { roles: roles.to_owned(), child, address: address.parse().unwrap() }
-    }
-
     fn probes(&self) -> Probes {
         probes(self.address)
     }
@@ -94,43 +62,6 @@ impl Process {
             SystemClock.elapsed() - begun
         );
     }
-
-    fn signal(&self, name: &str) {
-        let mut kill = Command::new("kill");
-        assert!(kill.args([name, &self.child.id().to_string()]).status().unwrap().success());
-    }
-
-    /// Waits for the end, which must be a success.
-    fn join(mut self) {
-        let mut printed = String::new();
-        self.child.stdout.take().unwrap().read_to_string(&mut printed).unwrap();
-        let status = self.child.wait().unwrap();
-        assert!(status.success(), "{}: {status}: {printed}", self.roles);
-        assert!(printed.ends_with("stopped\n"), "{printed}");
-    }
-}
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        // Both fail if the process has ended.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-fn command(roles: &str, store: &str, broker: &str) -> Command {
-    let mut command = Command::new(program("service"));
-    command
-        .env("AIOS_PROCESS_ROLES", roles)
-        .env("AIOS_BROKER_URL", broker)
-        .env("AIOS_LOG_LEVEL", "error")
-        .env("AIOS_SHUTDOWN_ACCEPT_DELAY", "2s")
-        .env("AIOS_SHUTDOWN_DEADLINE", "30s");
-    // Agents need no store.
-    if roles != "agents" {
-        command.env("AIOS_DATABASE_URL", store);
-    }
-    command
 }
 
 /// Asks all probes at the same time.
@@ -140,30 +71,6 @@ fn probes(address: SocketAddr) -> Probes {
         thread::spawn(move || request(address, "GET", &path, "", PROBE_TIMEOUT))
     });
     asked.map(|answer| answer.join().unwrap().map(|(status, _)| status))
-}
-
-/// The status and body of an answer, or nothing if there is none in time.
-fn request(
-    address: SocketAddr,
-    method: &str,
-    path: &str,
-    body: &str,
-    timeout: Duration,
-) -> Option<(u16, String)> {
-    let mut stream = TcpStream::connect_timeout(&address, timeout).ok()?;
-    stream.set_read_timeout(Some(timeout)).unwrap();
-    let length = body.len();
-    write!(
-        stream,
-        "{method} {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n\
-         Content-Length: {length}\r\nConnection: close\r\n\r\n{body}"
-    )
-    .ok()?;
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).ok()?;
-    let (head, body) = answer.split_once("\r\n\r\n")?;
-    let status = head.split(' ').nth(1)?.parse().ok()?;
-    Some((status, body.to_owned()))
 }
 
 #[test]
@@ -199,18 +106,100 @@ fn should_answer_no_probe_before_the_store_and_the_broker_answer() {
     let silent = TcpListener::bind("127.0.0.1:0").unwrap();
     let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let store = format!("postgres://aios@{}/aios", silent.local_addr().unwrap());
-    let mut child = command("engine", &store, "memory://")
+    let child = command("engine", &store, "memory://")
         .env("AIOS_HTTP_LISTEN", free.to_string())
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         .spawn()
         .unwrap();
+    let process = Process { roles: "engine".to_owned(), child, address: free };
     let connected = silent.accept().unwrap();
-    let seen = probes(free);
-    child.kill().unwrap();
-    child.wait().unwrap();
+    process.expect(SILENT, "the store does not answer yet");
     drop(connected);
-    assert_eq!(seen, SILENT);
+}
+
+/// A rolling deployment migrates the store while earlier programs run.
+#[test]
+fn should_stay_ready_when_a_newer_program_migrates_the_store_and_refuse_to_start_on_it() {
+    let Some(servers) = Servers::start() else { return };
+    let processes = ["engine", "api"].map(|roles| servers.process(roles));
+    servers.postgres.script("INSERT INTO aios.migrations (version, name) VALUES (4711, 'later')");
+    for process in &processes {
+        process.expect(READY, "a newer program has migrated the store");
+    }
+    for roles in ["engine", "api"] {
+        let output = servers.command(roles).env("AIOS_HTTP_LISTEN", "127.0.0.1:0").output();
+        let output = output.unwrap();
+        let errors = String::from_utf8(output.stderr).unwrap();
+        assert!(!output.status.success() && errors.contains("4711"), "{roles}: {errors}");
+    }
+    processes.iter().for_each(|process| process.signal("-TERM"));
+    processes.into_iter().for_each(Process::join);
+}
+
+/// Blocks the thread until the file exists.
+fn block_until(path: &str) {
+    while !Path::new(path).exists() {
+        thread::sleep(PAUSE);
+    }
+}
+
+struct Blocking;
+
+impl Agent for Blocking {
+    type Parameters = String;
+    type Output = ();
+
+    async fn process_task(&self, _: &TaskContext, path: String) -> Result<(), TaskError> {
+        block_until(&path);
+        Ok(())
+    }
+}
+
+async fn blocking_agent(context: WorkflowContext, path: String) -> Result<(), WorkflowError> {
+    context.task("blocking", &path).await
+}
+
+async fn blocking_workflow(_: WorkflowContext, path: String) -> Result<(), WorkflowError> {
+    block_until(&path);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+#[ignore = "a process of the test below"]
+async fn service_whose_code_blocks() {
+    let service = Service::from_settings(&Settings::builder().load().unwrap())
+        .connect_store(aios_store::connect)
+        .connect_broker(aios_broker::connect)
+        .agent("blocking", Blocking)
+        .workflow("blocking_agent", blocking_agent)
+        .workflow("blocking_workflow", blocking_workflow);
+    let service = service.start().await.unwrap();
+    println!("http://{}", service.address());
+    service.stopped().await.unwrap();
+}
+
+#[test]
+fn should_not_be_live_while_code_of_an_agent_or_a_workflow_blocks() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut command = Command::new(env::current_exe().unwrap());
+    command
+        .args(["--exact", "probes::service_whose_code_blocks", "--ignored", "--nocapture"])
+        .env("AIOS_DATABASE_URL", "memory://")
+        .env("AIOS_BROKER_URL", "memory://")
+        .env("AIOS_LOG_LEVEL", "off");
+    let process = Process::start("service", command);
+    for workflow in ["blocking_agent", "blocking_workflow"] {
+        process.expect(READY, "everything runs");
+        let file = folder.path().join(workflow);
+        let path = format!("/api/v1/workflows/{workflow}/actions/execute");
+        let body = format!(r#"{{"input": "{}"}}"#, file.display());
+        let answer = request(process.address, "POST", &path, &body, REQUEST_TIMEOUT);
+        assert!(matches!(answer, Some((202, _))), "{answer:?}");
+        process.expect(BLOCKED, &format!("code blocks: {workflow}"));
+        fs::write(&file, "").unwrap();
+        process.expect(READY, "the code continues");
+    }
 }
 
 /// Clients that start runs, at an API that is ready.
@@ -292,10 +281,28 @@ fn should_end_in_order_and_repeat_nothing_when_each_process_is_replaced_under_lo
     *load.apis.lock().unwrap() = vec![api.address, new.address];
     replace(&mut api, new);
     load.more();
-    let runs = load.end();
-    for id in &runs {
+    assert_all_end(api.address, &load.end(), &servers);
+}
+
+#[test]
+fn should_repeat_nothing_when_a_process_of_all_roles_is_replaced_under_load() {
+    let Some(servers) = Servers::start() else { return };
+    let all = "engine,api,agents";
+    let mut process = servers.process(all);
+    let load = Load::start(vec![process.address]);
+    load.more();
+    let new = servers.process(all);
+    *load.apis.lock().unwrap() = vec![process.address, new.address];
+    replace(&mut process, new);
+    load.more();
+    assert_all_end(process.address, &load.end(), &servers);
+}
+
+/// Every run has its result, and its task was done once.
+fn assert_all_end(api: SocketAddr, runs: &[String], servers: &Servers) {
+    for id in runs {
         let path = format!("/api/v1/runs/{id}/result?wait=30s");
-        let answer = request(api.address, "GET", &path, "", REQUEST_TIMEOUT).unwrap();
+        let answer = request(api, "GET", &path, "", REQUEST_TIMEOUT).unwrap();
         assert!(answer.1.contains("Hello, Ada!"), "{id}: {answer:?}");
     }
     assert_each_did_its_task_once(&servers.postgres.url(), runs.len());

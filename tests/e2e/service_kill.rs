@@ -7,7 +7,7 @@ use std::{
     io::{BufRead, BufReader, Read, Write},
     net::{SocketAddr, TcpListener, TcpStream},
     path::Path,
-    process::{Child, Command, Stdio},
+    process::Command,
     sync::{
         Mutex,
         atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst},
@@ -18,6 +18,8 @@ use std::{
 
 use aios_tests::{postgres::PostgresServer, program::program};
 use serde_json::{Value, json};
+
+use crate::process::Process;
 
 /// Requests that are in flight at once.
 const CLIENTS: usize = 16;
@@ -38,9 +40,10 @@ struct Site<'a> {
 }
 
 impl Site<'_> {
-    fn start(&self) -> Child {
+    fn start(&self) -> Process {
         let log = File::options().create(true).append(true).open(self.folder.join("log")).unwrap();
-        let mut process = Command::new(program("service"))
+        let mut command = Command::new(program("service"));
+        command
             .current_dir(self.folder)
             .env_clear()
             .env("AIOS_DATABASE_URL", &self.store)
@@ -48,14 +51,8 @@ impl Site<'_> {
             .env("AIOS_HTTP_LISTEN", self.address.to_string())
             // A request that a killed process has begun is handled again after this time.
             .env("AIOS_HTTP_REQUEST_TIMEOUT", "2s")
-            .stdout(Stdio::piped())
-            .stderr(log)
-            .spawn()
-            .unwrap();
-        let mut line = String::new();
-        BufReader::new(process.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
-        assert!(line.starts_with("http://"), "the service says {line:?}; see its log");
-        process
+            .stderr(log);
+        Process::start("service", command)
     }
 
     /// Sends a request and returns the status, the head and the body of the answer; an error if the
@@ -188,6 +185,15 @@ impl Site<'_> {
     }
 }
 
+/// Ends the streams when the test fails, which would otherwise wait for them.
+struct Over<'a>(&'a AtomicBool);
+
+impl Drop for Over<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, SeqCst);
+    }
+}
+
 fn is_timeout(error: &std::io::Error) -> bool {
     matches!(error.kind(), std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut)
 }
@@ -210,8 +216,9 @@ fn check(store: impl Fn(&Path) -> String, starts: usize, streams: usize, kills: 
     let site = Site { folder: folder.path(), store: store(folder.path()), address };
     let (next, started) = (AtomicUsize::new(0), Mutex::new(BTreeMap::new()));
     let seen: Vec<Mutex<Vec<u64>>> = (0..streams).map(|_| Mutex::default()).collect();
-    let (is_over, mut process) = (AtomicBool::new(false), site.start());
+    let (is_over, mut process) = (AtomicBool::new(false), Some(site.start()));
     let (log, connections) = thread::scope(|scope| {
+        let _over = Over(&is_over);
         let followers: Vec<_> = seen
             .iter()
             .enumerate()
@@ -236,9 +243,9 @@ fn check(store: impl Fn(&Path) -> String, starts: usize, streams: usize, kills: 
         for kill in 1..=kills {
             let enough = kill * starts / (kills + 1);
             until("the runs are started", || started.lock().unwrap().len() >= enough);
-            process.kill().unwrap();
-            process.wait().unwrap();
-            process = site.start();
+            // Its address must be free before the next one starts.
+            drop(process.take());
+            process = Some(site.start());
         }
         until("the runs are started", || started.lock().unwrap().len() == starts);
         until("the runs have ended", || {
@@ -261,8 +268,7 @@ fn check(store: impl Fn(&Path) -> String, starts: usize, streams: usize, kills: 
     for key in [0, starts / 2, starts - 1] {
         assert_eq!(site.start_run(key), started[&key]);
     }
-    process.kill().unwrap();
-    process.wait().unwrap();
+    drop(process);
     compare(&log, &started, &seen);
     println!("{starts} starts, {kills} kills, {} events, {connections} connections", log.len());
     assert!(connections >= streams * (kills + 1) / 2, "the streams have connected again");

@@ -3,9 +3,9 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    io::{BufRead, BufReader, Read, Write},
+    io::{Read, Write},
     net::TcpStream,
-    process::{Child, Command, Stdio},
+    process::Command,
     thread,
     time::Duration,
 };
@@ -18,6 +18,8 @@ use aios_tests::{
 };
 use serde_json::json;
 
+use crate::process::Process;
+
 const RUNS: usize = 20;
 /// Spans of a run without a lost attempt: request, run, task, attempt and timer.
 const SPANS: usize = 5;
@@ -28,12 +30,6 @@ struct Site {
     collector: Collector,
 }
 
-/// A process, which is killed at the end.
-struct Process {
-    child: Child,
-    address: String,
-}
-
 impl Site {
     fn start() -> Option<Self> {
         let (postgres, rabbitmq) = (PostgresServer::start()?, RabbitMqServer::start()?);
@@ -41,52 +37,32 @@ impl Site {
     }
 
     fn process(&self, roles: &str) -> Process {
-        let mut child = Command::new(program("service"))
+        let mut command = Command::new(program("service"));
+        command
             .env_clear()
             .env("AIOS_PROCESS_ROLES", roles)
             .env("AIOS_DATABASE_URL", self.postgres.url())
             .env("AIOS_BROKER_URL", self.rabbitmq.url())
-            .env("AIOS_HTTP_LISTEN", "127.0.0.1:0")
-            .env("AIOS_TELEMETRY_TRACES__ENDPOINT", self.collector.url())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut line = String::new();
-        BufReader::new(child.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
-        let address = line.trim().strip_prefix("http://").unwrap().to_owned();
-        Process { child, address }
+            .env("AIOS_TELEMETRY_TRACES__ENDPOINT", self.collector.url());
+        Process::start(roles, command)
     }
 }
 
-impl Process {
-    /// Starts a run, and returns the id of its trace.
-    fn start_run(&self, number: usize) -> String {
-        let body = json!({ "input": "Ada", "run_id": format!("run-{number}") }).to_string();
-        let mut stream = TcpStream::connect(&self.address).unwrap();
-        write!(
+/// Starts a run, and returns the id of its trace.
+fn start_run(api: &Process, number: usize) -> String {
+    let body = json!({ "input": "Ada", "run_id": format!("run-{number}") }).to_string();
+    let mut stream = TcpStream::connect(api.address).unwrap();
+    write!(
             stream,
             "POST /api/v1/workflows/welcome/actions/execute HTTP/1.1\r\nhost: localhost\r\n\
              connection: close\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
             body.len()
         )
         .unwrap();
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).unwrap();
-        let trace = answer.lines().find_map(|line| line.strip_prefix("traceresponse: 00-"));
-        trace.unwrap_or_else(|| panic!("{answer}"))[..32].to_owned()
-    }
-
-    fn kill(mut self) {
-        self.child.kill().unwrap();
-        self.child.wait().unwrap();
-    }
-}
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    let trace = answer.lines().find_map(|line| line.strip_prefix("traceresponse: 00-"));
+    trace.unwrap_or_else(|| panic!("{answer}"))[..32].to_owned()
 }
 
 fn hex(bytes: &[u8]) -> String {
@@ -115,12 +91,12 @@ fn should_be_one_whole_trace_for_each_run_when_the_engine_is_killed() {
     let Some(site) = Site::start() else { return };
     let (api, _agents, engine) =
         (site.process("api"), site.process("agents"), site.process("engine"));
-    let started: BTreeSet<_> = (0..RUNS).map(|number| api.start_run(number)).collect();
+    let started: BTreeSet<_> = (0..RUNS).map(|number| start_run(&api, number)).collect();
     assert_eq!(started.len(), RUNS);
     let of_tasks = |spans: &[Span]| spans.iter().any(|span| span.name == "task greeter");
     let spans = site.collector.wait_for("task", of_tasks);
     let ended = runs(&spans).len();
-    engine.kill();
+    drop(engine);
     println!("{ended} of {RUNS} runs had ended when the engine was killed");
     let _successor = site.process("engine");
     let spans = site.collector.wait_for("end of every run", |spans| {
