@@ -342,3 +342,17 @@ async def test_should_reject_a_branch_that_is_not_awaitable(value: Any, hint: st
 
     with pytest.raises(aios.RunFailedError, match=hint):
         (await WorkflowTest(not_awaitable).run()).result()
+
+
+async def test_should_continue_as_new_from_a_branch() -> None:
+    @aios.workflow("renew")
+    async def renew(context: aios.WorkflowContext, left: int) -> str:
+        async def branch() -> None:
+            raise context.continue_as_new(left - 1)
+
+        if left == 0:
+            return "end"
+        return str(await context.gather(branch(), return_exceptions=True))
+
+    async with aios.Runtime(workflows=[renew]) as runtime:
+        assert await (await runtime.start(renew, 2)).result() == "end"

@@ -173,3 +173,40 @@ async def test_should_log_in_a_workflow() -> None:
         return "logged"
 
     assert (await WorkflowTest(logs).run()).result() == "logged"
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+async def test_should_leave_code_that_catches_every_exception() -> None:
+    @aios.workflow("endless")
+    async def endless(context: aios.WorkflowContext) -> None:
+        while True:
+            with contextlib.suppress(BaseException):
+                await context.signal("item")
+
+    async with aios.Runtime(workflows=[endless]) as runtime:
+        # It leaves memory while it waits; then it is cancelled.
+        run = await runtime.start(endless)
+        await asyncio.sleep(0.2)
+        await run.signal("item")
+        await run.cancel("enough")
+        with pytest.raises(aios.RunCancelledError):
+            await run.result()
+
+
+async def test_should_warn_about_a_cleanup_that_is_not_done(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    @aios.workflow("cleanup")
+    async def cleanup(context: aios.WorkflowContext) -> None:
+        try:
+            await context.signal("never")
+        finally:
+            await context.step("cleanup", same, 1)
+
+    async with aios.Runtime(workflows=[cleanup]) as runtime:
+        run = await runtime.start(cleanup)
+        await run.cancel("enough")
+        with pytest.raises(aios.RunCancelledError):
+            await run.result()
+        while "use `context.compensate`" not in caplog.text:
+            await asyncio.sleep(0.01)

@@ -13,6 +13,7 @@ from weakref import WeakKeyDictionary
 from ._aios import Operation
 from ._errors import WorkflowCodeError
 from ._isolation import close_branch, foreign_await
+from ._workflow import ContinueAsNew
 
 #: Contexts of coroutines that lost a race and may be awaited again.
 _contexts: WeakKeyDictionary[Any, contextvars.Context] = WeakKeyDictionary()
@@ -277,7 +278,7 @@ class Gather(_Group):
             return branch.advance(key)
         try:
             return branch.advance(key)
-        except WorkflowCodeError:
+        except (WorkflowCodeError, ContinueAsNew):
             raise
         except Exception as error:
             branch.value = error

@@ -290,7 +290,8 @@ class WorkflowContext:
 
         Args:
             awaitables: Operations, or coroutines that await operations.
-            return_exceptions: Returns exceptions among the results. Otherwise the first exception is
+            return_exceptions: Returns exceptions among the results, except :class:`ContinueAsNew` and
+                :class:`WorkflowCodeError`. Otherwise the first exception is
                 raised, and the other operations are cancelled unless the workflow still refers to
                 them.
         """
@@ -302,7 +303,8 @@ class WorkflowContext:
 
         The others are cancelled, unless the workflow still refers to them: an operation in a
         variable can be raced or awaited again, for example a deadline that a loop races with each
-        item. A coroutine that is cancelled can't await in its ``finally`` blocks.
+        item. A coroutine in a variable can be passed to ``race`` or ``gather`` again, but not awaited
+        itself. A coroutine that is cancelled can't await in its ``finally`` blocks.
 
         Returns:
             The index of the first awaitable, and its result. If it raised, so does this.

@@ -29,13 +29,19 @@ class CoroutineFactory(Protocol):
         ...
 
 
+#: How often a coroutine may await while it is closed, once in each `finally` block.
+_MAX_AWAITS = 100
+
+
 class Driver:
     """Advances the coroutine of a run. Called by the native module."""
 
     __slots__ = (
         "_context",
         "_coroutine",
+        "_hooks",
         "_isolation",
+        "_loop",
         "_running_loop",
         "_send",
         "_set_running_loop",
@@ -47,6 +53,8 @@ class Driver:
         self._running_loop: Callable[[], Any] = _get_running_loop
         self._set_running_loop: Callable[[Any], None] = _set_running_loop
         self._isolation: Any = Isolation()
+        self._loop: Any = None
+        self._hooks: Any = None
         self._context = begin.context()
         self._context.run(_trace.enter, run.traceparent)
         self._coroutine: Coroutine[Any, Any, Any] = self._guarded(begin, run, input)
@@ -56,7 +64,7 @@ class Driver:
         """Calls a function in the run's context, with asyncio disabled."""
         # The thread may be the event loop's, which polls runs between its other callbacks.
         loop = self._running_loop()
-        hooks = get_generator_hooks()
+        hooks = self._hooks_of(loop)
         self._set_running_loop(self._isolation)
         set_generator_hooks(None, self._isolation.close_generator)
         try:
@@ -64,6 +72,13 @@ class Driver:
         finally:
             set_generator_hooks(*hooks)
             self._set_running_loop(loop)
+
+    def _hooks_of(self, loop: Any) -> Any:
+        """The hooks of this thread for async generators, which its event loop sets. Reading them takes
+        time."""
+        if loop is not self._loop or self._hooks is None:
+            self._loop, self._hooks = loop, get_generator_hooks()
+        return self._hooks
 
     def advance(self, key: int | None) -> Any:
         """Runs the coroutine until it waits again.
@@ -85,7 +100,7 @@ class Driver:
         gc.disable()
         # Same as `_guarded`, without its calls: this is done once or twice for each operation.
         loop = self._running_loop()
-        hooks = get_generator_hooks()
+        hooks = self._hooks_of(loop)
         self._set_running_loop(self._isolation)
         set_generator_hooks(None, self._isolation.close_generator)
         try:
@@ -110,8 +125,25 @@ class Driver:
         return PENDING
 
     def close(self) -> None:
-        """Closes the coroutine at its current ``await``."""
-        self._guarded(self._coroutine.close)
+        """Closes the coroutine at its current ``await``.
+
+        Raises:
+            WorkflowCodeError: It awaited meanwhile; nothing that it awaited was done.
+        """
+        for awaited in range(_MAX_AWAITS):
+            try:
+                self._guarded(self._coroutine.throw, GeneratorExit)
+            except (GeneratorExit, StopIteration):
+                if awaited == 0:
+                    return
+                raise WorkflowCodeError(
+                    "a `finally` or `except` block of the workflow awaits while the run is cancelled or "
+                    "leaves memory; nothing is done there: use `context.compensate` for what a "
+                    "cancelled run must do"
+                ) from None
+        raise WorkflowCodeError(
+            "the workflow catches GeneratorExit and continues: catch Exception instead of all exceptions"
+        )
 
 
 class BeginCompensation:

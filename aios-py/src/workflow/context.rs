@@ -59,6 +59,9 @@ impl NativeWorkflowContext {
         name: String,
         decode: Option<Py<PyAny>>,
     ) -> PyResult<Operation> {
+        if self.operations.is_closing() {
+            return Ok(Operation::of_closing(&self.operations, name.into()));
+        }
         self.check(py)?;
         let call = Call::Operation(self.context.operation(request));
         Ok(Operation::new(&self.operations, call, name.into(), decode))
@@ -137,11 +140,14 @@ impl NativeWorkflowContext {
         retry: Option<RetryArg>,
         decode: Option<Py<PyAny>>,
     ) -> PyResult<Operation> {
+        let label: Arc<str> = format!("step {name:?}").into();
+        if self.operations.is_closing() {
+            return Ok(Operation::of_closing(&self.operations, label));
+        }
         self.check(py)?;
         let retry = RetryArg::policy_or_default(py, retry)?;
         let timeout = optional_seconds(py, timeout)?;
         let code = step_code(py, is_async)?;
-        let label: Arc<str> = format!("step {name:?}").into();
         let runner = Arc::new(PyFunction { code, is_async, name: Arc::clone(&label) });
         let fence = self.context.fence().map(fence_pair);
         let call = Arc::new(StepArguments { function, args, kwargs, context, fence });

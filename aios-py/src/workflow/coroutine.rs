@@ -18,7 +18,7 @@ use crate::convert::{
 
 /// A Python coroutine as a future. A poll advances it once for every operation that got an outcome:
 /// `Driver.advance` in `_driver.py` sends the outcome into the coroutine, and a `gather` or `race` that
-/// waits for it resumes in `_Group._run` in `_combinators.py`.
+/// waits for it resumes in `_Group.__await__` in `_combinators.py`.
 ///
 /// Polls are synchronous, as the engine requires: outcomes are sent one at a time, and the code runs
 /// in between. Polls usually happen on the loop's thread, which holds the interpreter's lock; other
@@ -144,7 +144,10 @@ impl Drop for CoroutineFuture {
     fn drop(&mut self) {
         self.operations.clear();
         if let State::Running(driver) = std::mem::replace(&mut self.state, State::Done) {
+            self.operations.set_closing(true);
             let closed = Python::try_attach(|py| driver.call_method0(py, "close").map(drop));
+            // Code that can't be closed continues when the coroutine is freed.
+            self.operations.set_closing(!matches!(closed, Some(Ok(()))));
             if let Some(Err(error)) = closed {
                 tracing::warn!(%error, "failed to close the coroutine of a workflow");
             }

@@ -69,6 +69,8 @@ pub(crate) struct Operations {
     running: AtomicBool,
     /// Whether the coroutine has raised an exception.
     failed: AtomicBool,
+    /// Whether the coroutine is being closed.
+    closing: AtomicBool,
 }
 
 #[derive(Default)]
@@ -129,6 +131,16 @@ impl Operations {
     /// Records that the coroutine has raised an exception: operations that it leaves are not reported.
     pub(super) fn set_failed(&self) {
         self.failed.store(true, Ordering::Release);
+    }
+
+    /// Sets whether the coroutine is being closed: operations that it requests and awaits then
+    /// have no effect and no outcome, so that code which catches every exception in a loop is left.
+    pub(super) fn set_closing(&self, closing: bool) {
+        self.closing.store(closing, Ordering::Release);
+    }
+
+    pub(super) fn is_closing(&self) -> bool {
+        self.closing.load(Ordering::Acquire)
     }
 
     /// Advances woken operations, without the interpreter. Returns those that have an outcome, so that
@@ -223,6 +235,19 @@ impl Operation {
         }
     }
 
+    /// An operation that is requested while the coroutine is being closed.
+    pub(super) fn of_closing(operations: &Arc<Operations>, name: Arc<str>) -> Self {
+        Self {
+            number: 0,
+            key: 0,
+            operations: Arc::clone(operations),
+            name,
+            awaited: AtomicBool::new(true),
+            decode: None,
+            outcome: Mutex::default(),
+        }
+    }
+
     fn value(&self, py: Python<'_>, outcome: Result<Payload, ErrorInfo>) -> PyResult<Py<PyAny>> {
         let payload = outcome.map_err(|error| {
             let name = match self.number {
@@ -284,6 +309,7 @@ impl Operation {
         let known = self.outcome().clone();
         let outcome = match known {
             Some(outcome) => outcome,
+            None if self.operations.is_closing() => return Ok(this.clone().unbind()),
             None => match self.operations.poll(self.key).ok_or_else(|| wrong_run(py))? {
                 Poll::Pending => return Ok(this.clone().unbind()),
                 Poll::Ready(outcome) => {
