@@ -437,7 +437,7 @@ async fn broken(_: WorkflowContext, (): ()) -> Result<(), WorkflowError> {
 async fn should_say_which_child_a_run_waits_for() {
     let store = store();
     let of_broken = |context: WorkflowContext, (): ()| async move {
-        context.child::<()>("broken", &()).with_run_id("build-7").await
+        context.child::<()>("broken", &()).id("build-7").await
     };
     let builder = family(&store, &Arc::default()).workflow("of_broken", of_broken);
     let runtime = builder.workflow("broken", broken).start().await.unwrap();
@@ -449,7 +449,7 @@ async fn should_say_which_child_a_run_waits_for() {
     assert!(reason.starts_with("child broken \"build-7\" is blocked: "), "{reason}");
     assert!(reason.contains("not written yet"), "{reason}");
 
-    let run = runtime.start("parent", &1).with_id("p").await.unwrap();
+    let run = runtime.start("parent", &1).id("p").await.unwrap();
     all_kids(&store, "running", 1).await;
     assert_eq!(waits_for(&run).await, None);
     let filter = RunFilter { workflow: Some("kid".to_owned()), ..RunFilter::default() };

@@ -44,7 +44,7 @@ pub(super) enum ExternalEvent {
 ///     // An hour passes in no time.
 ///     .signal(Duration::from_secs(3600), "approved", "Ada");
 /// let ended = test.run("tea").await;
-/// assert_eq!(ended.result::<String>()?, "tea for 4, approved by Ada");
+/// assert_eq!(ended.result::<String>().unwrap(), "tea for 4, approved by Ada");
 /// # Ok(())
 /// # }
 /// ```
