@@ -1,4 +1,5 @@
 use aios_agents::prelude::*;
+use aios_core::store::RunStatus;
 
 use crate::workflow_support::{Doubler, result, runtime, store};
 
@@ -19,4 +20,20 @@ async fn should_lose_no_answer_that_comes_right_after_the_start() {
         let run = runtime.start("double", &round).await.unwrap();
         assert_eq!(result::<u64>(&run).await.unwrap(), round * 2);
     }
+}
+
+async fn wait(context: WorkflowContext, (): ()) -> Result<u64, WorkflowError> {
+    context.signal("go").await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn should_return_the_row_of_a_run_that_the_call_created() {
+    let runtime = runtime(&store()).workflow("wait", wait).start().await.unwrap();
+    let start = || runtime.start("wait", &()).with_id("r");
+    let run = start().with_signal("other", &1).await.unwrap();
+    let row = run.status().await.unwrap();
+    assert_eq!(run.created(), Some(&row));
+    assert_eq!(row.status, RunStatus::Running);
+    assert_eq!(start().await.unwrap().created(), None, "it existed before");
+    assert_eq!(runtime.handle("r").await.unwrap().created(), None);
 }

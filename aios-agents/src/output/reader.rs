@@ -21,7 +21,8 @@ use crate::{runtime::RuntimeError, workflow::journal::Journals};
 
 /// How many events are read at once.
 const PAGE: usize = 100;
-/// Initial and maximum pause after the log has grown by other events.
+/// Minimum and maximum pause after the log has grown. It doubles with every growth, and is halved when
+/// the growth has an item of the stream.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(5), Duration::from_millis(100));
 /// Initial and maximum interval of checking whether the run has ended.
 const CHECK: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
@@ -140,6 +141,10 @@ struct Following {
     is_from_start: bool,
     /// The log was read up to this position.
     seen: Option<u64>,
+    /// Whether the last page had everything that was stored, so that nothing is read before the log
+    /// grows.
+    is_current: bool,
+    /// The pause before the next page, which follows the pace of the writers.
     pause: Duration,
     next_check: Duration,
     check: Duration,
@@ -160,6 +165,7 @@ impl Following {
             attempts: HashMap::new(),
             is_from_start: version == 0,
             seen: None,
+            is_current: false,
             pause: PAUSE.0,
             next_check: Duration::ZERO,
             check: CHECK.0,
@@ -185,18 +191,24 @@ impl Following {
 
     /// Reads the next page, or waits until there may be one.
     async fn read_more(&mut self) -> Result<(), RuntimeError> {
+        if std::mem::take(&mut self.is_current) {
+            return self.wait().await;
+        }
         // Everything that a run writes is stored before its end.
         let is_last = self.run_has_ended;
         let page = self.journals.store.read_stream(&self.stream, self.version, PAGE).await?;
-        if page.is_empty() {
+        let Some(last) = page.last() else {
             self.has_ended = is_last;
             return if is_last { Ok(()) } else { self.wait().await };
-        }
-        self.pause = PAUSE.0;
+        };
+        self.seen = self.seen.map(|seen| seen.max(last.position));
+        self.pause = (self.pause / 2).max(PAUSE.0);
+        self.is_current = page.len() < PAGE;
         for recorded in &page {
             self.version = recorded.version;
             self.expand(recorded)?;
         }
+        self.has_ended |= is_last && self.is_current;
         Ok(())
     }
 

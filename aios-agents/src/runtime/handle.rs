@@ -32,11 +32,26 @@ pub struct RunHandle {
     pub(super) client: Client,
     run_id: Arc<str>,
     request_id: Option<Arc<str>>,
+    created: Option<Arc<RunRecord>>,
 }
 
 impl RunHandle {
     pub(super) fn new(client: Client, run_id: Arc<str>) -> Self {
-        Self { client, run_id, request_id: None }
+        Self { client, run_id, request_id: None, created: None }
+    }
+
+    /// Sets the row with which the run was created.
+    pub(super) fn with_created(mut self, created: Option<RunRecord>) -> Self {
+        self.created = created.map(Arc::new);
+        self
+    }
+
+    /// The row with which the run was created, if the call that returned this handle created it; `None`
+    /// if the run existed before. It is not read from the store, and shows none of the progress that
+    /// the run has made since.
+    #[must_use]
+    pub fn created(&self) -> Option<&RunRecord> {
+        self.created.as_deref()
     }
 
     /// Sets the id of the request on whose behalf this handle signals, cancels, pauses, resumes or

@@ -7,6 +7,7 @@ use std::{
 
 use aios_core::{
     event::{Event, EventError, EventId, Metadata, Payload, Timestamp},
+    projection::created,
     store::StoreError,
 };
 use serde::Serialize;
@@ -130,8 +131,10 @@ impl StartRun {
         let started = Started { version, input: input.clone(), start_at, ..Started::default() };
         let others = encode(journals, &self.workflow, &signals)?;
         let starting = client.engine.as_ref().map(|engine| engine.starting(&run_id));
+        let mut row = None;
         match journals.start(&run_id, &self.workflow, started, others, self.metadata).await {
             Ok(journal) => {
+                row = created(&journal);
                 if let Some(starting) = starting {
                     starting.activate_new(journal);
                 }
@@ -147,7 +150,7 @@ impl StartRun {
             }
             Err(error) => return Err(error.into()),
         }
-        Ok(RunHandle::new(client, run_id))
+        Ok(RunHandle::new(client, run_id).with_created(row))
     }
 }
 

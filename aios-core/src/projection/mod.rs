@@ -16,7 +16,7 @@ use self::{
 };
 pub use self::{
     condition::{Order, Predicate, Query, Start},
-    record::{Record, Row},
+    record::{Record, Row, created},
     table::{Cell, Column, Kind, Table},
 };
 use crate::{

@@ -1,10 +1,10 @@
-use super::{Cell, Query, Table};
+use super::{Cell, Change, Query, Table, project};
 use crate::{
     event::{Payload, Timestamp},
     failure::Failure,
     store::{
-        AgentRecord, AgentStatus, Page, RunRecord, RunStatus, RunSummary, Shard, TaskRecord,
-        TaskStatus, UnreadableRow, WorkflowRecord,
+        AgentRecord, AgentStatus, Page, RecordedEvent, RunRecord, RunStatus, RunSummary, Shard,
+        TaskRecord, TaskStatus, UnreadableRow, WorkflowRecord,
     },
 };
 
@@ -21,6 +21,54 @@ pub struct Row {
     pub deleted_at: Option<Timestamp>,
     /// The values of the columns that were read, in the order of [`Query::columns`].
     pub cells: Vec<Cell>,
+}
+
+impl Row {
+    /// Creates the row that a change creates, with all columns of its table and without the values of
+    /// the change.
+    #[must_use]
+    pub fn empty(change: &Change) -> Self {
+        Self {
+            id: change.id.clone(),
+            created_at: change.at,
+            updated_at: change.at,
+            deleted_at: None,
+            cells: vec![Cell::Null; change.table.columns().len()],
+        }
+    }
+
+    /// Sets the values of a change to this row, which has all columns of its table.
+    pub fn apply(&mut self, change: Change) {
+        self.updated_at = change.at;
+        change.cells.into_iter().for_each(|(name, cell)| self.set(change.table, name, cell));
+    }
+
+    /// Sets a column of this row, which has all columns of its table. An unknown column is ignored.
+    pub fn set(&mut self, table: Table, name: &str, cell: Cell) {
+        if name == "deleted_at" {
+            self.deleted_at = if let Cell::Timestamp(at) = cell { Some(at) } else { None };
+        } else if let Some(slot) = table.index(name).and_then(|index| self.cells.get_mut(index)) {
+            *slot = cell;
+        }
+    }
+}
+
+/// Returns the record that the first events of a stream create, as a store has it after it has appended
+/// them; `None` if they create none.
+///
+/// The events are those of one append to a stream that did not exist.
+#[must_use]
+pub fn created<R: Record>(events: &[RecordedEvent]) -> Option<R> {
+    let mut row: Option<Row> = None;
+    let changes = events.iter().flat_map(project).filter(|change| change.table == R::TABLE);
+    for change in changes {
+        match &mut row {
+            None if change.effect.creates() => row.insert(Row::empty(&change)).apply(change),
+            Some(row) if change.effect.updates() && change.id == row.id => row.apply(change),
+            _ => {}
+        }
+    }
+    R::from_row(row?).ok()
 }
 
 /// A typed row. Conversion fails with the name of the invalid column.

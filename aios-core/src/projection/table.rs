@@ -124,6 +124,12 @@ impl Table {
         }
     }
 
+    /// Returns the place of one of the table's own columns in [`columns`](Self::columns).
+    #[must_use]
+    pub fn index(self, name: &str) -> Option<usize> {
+        self.columns().iter().position(|column| column.name == name)
+    }
+
     /// Returns one of the table's own columns, or `deleted_at`, by name.
     #[must_use]
     pub fn column(self, name: &str) -> Option<Column> {

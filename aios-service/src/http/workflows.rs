@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use aios_agents::RunHandle;
 use aios_core::{
     event::{Payload, Timestamp},
     store::{PageRequest, WorkflowRecord},
@@ -187,7 +188,7 @@ async fn execute_workflow(
     let metadata = metadata(&caller.identity, &headers, body.correlation_id);
     let run_id = body.run_id.unwrap_or_else(|| ids.id_of("run").to_string());
     let run = start.id(run_id).metadata(metadata).await?;
-    started(&api, &prefix, run.id()).await
+    started(&api, &prefix, &run).await
 }
 
 /// A signal that is sent together with a start.
@@ -260,12 +261,12 @@ async fn signal_with_start(
     }
     let metadata = metadata(&caller.identity, &headers, body.correlation_id);
     let run = start.metadata(metadata).await?;
-    started(&api, &prefix, run.id()).await
+    started(&api, &prefix, &run).await
 }
 
-async fn started(api: &Api, prefix: &Prefix, id: &str) -> Result<Response, ApiError> {
-    let location = prefix.location(&["runs", id]);
-    Ok(api.accepted(runs::current(api, id).await?, &location))
+async fn started(api: &Api, prefix: &Prefix, run: &RunHandle) -> Result<Response, ApiError> {
+    let location = prefix.location(&["runs", run.id()]);
+    Ok(api.accepted(runs::started(api, run).await?, &location))
 }
 
 /// Reads a number of seconds.

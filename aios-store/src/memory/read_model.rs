@@ -97,12 +97,11 @@ impl Tables {
         let Some(key) = Key::of_change(&change) else { return };
         let rows = self.0.entry(change.table).or_default();
         let row = match rows.entry(key.uuid) {
-            Entry::Vacant(entry) if change.effect.creates() => entry.insert(empty_row(&change)),
+            Entry::Vacant(entry) if change.effect.creates() => entry.insert(Row::empty(&change)),
             Entry::Occupied(entry) if accepts(entry.get(), &change) => entry.into_mut(),
             _ => return,
         };
-        row.updated_at = change.at;
-        change.cells.into_iter().for_each(|(name, cell)| set(row, change.table, name, cell));
+        row.apply(change);
     }
 
     /// Records that a running agent was seen. Returns `false` if there is no such agent.
@@ -116,7 +115,7 @@ impl Tables {
         match row.filter(is_running) {
             None => false,
             Some(row) => {
-                set(row, Table::Agents, "last_seen_at", Cell::Timestamp(at));
+                row.set(Table::Agents, "last_seen_at", Cell::Timestamp(at));
                 row.updated_at = at;
                 true
             }
@@ -191,8 +190,12 @@ impl Tables {
                 None => *key > start.key,
             })
         };
-        let found =
-            rows.iter().filter(|(key, row)| is_after(key, row) && matches_query(row, query));
+        let candidates = match id_of(query).map(Key::of) {
+            Some(None) => return Ok(Vec::new()),
+            Some(Some(key)) => rows.range(key.uuid..=key.uuid),
+            None => rows.range::<Uuid, _>(..),
+        };
+        let found = candidates.filter(|(key, row)| is_after(key, row) && matches_query(row, query));
         let limit = query.page.limit.saturating_add(1);
         let page: Vec<_> = match query.order {
             Order::Key => found.take(limit).collect(),
@@ -207,14 +210,12 @@ impl Tables {
     }
 }
 
-fn empty_row(change: &Change) -> Row {
-    Row {
-        id: change.id.clone(),
-        created_at: change.at,
-        updated_at: change.at,
-        deleted_at: None,
-        cells: vec![Cell::Null; change.table.columns().len()],
-    }
+/// The id of the only row that a query can find, so that it need not look at the others.
+fn id_of(query: &Query) -> Option<&str> {
+    query.conditions.iter().find_map(|condition| match condition {
+        Predicate::Id(id) => Some(id.as_str()),
+        _ => None,
+    })
 }
 
 /// Whether a change applies to an existing row.
@@ -262,19 +263,7 @@ fn select_columns(row: &Row, query: &Query) -> Row {
 }
 
 fn cell<'r>(row: &'r Row, table: Table, name: &str) -> Option<&'r Cell> {
-    row.cells.get(index(table, name)?)
-}
-
-fn set(row: &mut Row, table: Table, name: &str, cell: Cell) {
-    if name == "deleted_at" {
-        row.deleted_at = if let Cell::Timestamp(at) = cell { Some(at) } else { None };
-    } else if let Some(slot) = index(table, name).and_then(|index| row.cells.get_mut(index)) {
-        *slot = cell;
-    }
-}
-
-fn index(table: Table, name: &str) -> Option<usize> {
-    table.columns().iter().position(|column| column.name == name)
+    row.cells.get(table.index(name)?)
 }
 
 fn matches_query(row: &Row, query: &Query) -> bool {

@@ -8,6 +8,7 @@ use super::{
     Capability,
     harness::{Harness, events, stream, typed},
 };
+use crate::projection::created;
 use crate::store::{
     AgentFilter, AgentRecord, AgentStatus, Append, Expected, PageRequest, RunFilter, RunRecord,
     RunStatus, Shard, TaskFilter, TaskRecord, TaskStatus,
@@ -59,6 +60,8 @@ pub async fn should_follow_a_run(harness: Harness<'_>) {
     assert_eq!((row.shard, row.status, row.position), (Shard::of("r1"), RunStatus::Running, 1));
     assert_eq!(row.parent_run_id.as_deref(), Some("mother"));
     assert_eq!((row.created_at, row.updated_at), (started.timestamp, started.timestamp));
+    let recorded = harness.store.read_stream(&stream("runs/r1"), 0, 1).await.unwrap();
+    assert_eq!(created::<RunRecord>(&recorded), Some(row), "what a starter computes");
     let failure = json!({ "code": "X", "message": "it went wrong", "details": [1] });
     for (action, data, status, failed) in [
         ("paused", json!({}), RunStatus::Paused, false),

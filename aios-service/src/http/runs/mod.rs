@@ -3,6 +3,7 @@
 mod commands;
 mod read;
 
+use aios_agents::RunHandle;
 use aios_core::{
     event::{Payload, Timestamp},
     failure::Failure,
@@ -100,7 +101,15 @@ pub(super) async fn find(api: &Api, id: &str) -> Result<RunRecord, ApiError> {
     row.ok_or_else(|| ApiError::missing("RUN_NOT_FOUND", "run", id))
 }
 
-/// A run as it stands after a request that started or changed it.
+/// A run that a request started: as it was created, or as it stands if it existed before.
+pub(super) async fn started(api: &Api, run: &RunHandle) -> Result<Resource<Run>, ApiError> {
+    match run.created() {
+        Some(row) => Ok(resource(row.clone())),
+        None => current(api, run.id()).await,
+    }
+}
+
+/// A run as it stands after a request that changed it.
 pub(super) async fn current(api: &Api, id: &str) -> Result<Resource<Run>, ApiError> {
     find(api, id).await.map(resource)
 }

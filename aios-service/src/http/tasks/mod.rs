@@ -376,7 +376,7 @@ async fn start(
     let run_id = body.run_id.unwrap_or_else(|| ids.id_of("run").to_string());
     let run = task.id(run_id).metadata(metadata).await?;
     let location = prefix.location(&["runs", run.id()]);
-    Ok(api.accepted(runs::current(api, run.id()).await?, &location))
+    Ok(api.accepted(runs::started(api, &run).await?, &location))
 }
 
 /// Reads a timeout in seconds.
