@@ -124,6 +124,38 @@ async fn should_record_calls_that_end_without_an_answer() {
     assert!(events(&service).await.iter().all(|(_, call)| call.status.is_none()));
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn should_record_the_outcome_of_a_keyed_call_whose_client_has_gone() {
+    let service = Service::with(options()).await;
+    let start = json!({ "run_id": "r1" }).to_string();
+    let mut post = call(Method::POST, "/workflows/approval/actions/execute", &start);
+    post.headers_mut().insert("idempotency-key", HeaderValue::from_static("k1"));
+    let mut begun = Box::pin(service.router.clone().oneshot(post));
+    assert!(futures_util::poll!(&mut begun).is_pending());
+    drop(begun);
+    while events(&service).await.is_empty() {
+        tokio::task::yield_now().await;
+    }
+    let [(_, call)] = &events(&service).await[..] else { panic!("one event") };
+    assert_eq!(call.status, Some(202), "the request is handled nevertheless");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn should_record_each_of_many_concurrent_calls_before_its_answer() {
+    let service = Service::with(options()).await;
+    let calls = (0..300).map(|number| {
+        let (service, start) = (&service, json!({ "run_id": format!("r{number}") }).to_string());
+        async move {
+            let path = "/workflows/approval/actions/execute";
+            let answer = send(service, Method::POST, path, &start).await;
+            assert_eq!(answer.status, 202);
+            assert_eq!(answer.attributes()["status"], "running");
+        }
+    });
+    futures_util::future::join_all(calls).await;
+    assert_eq!(events(&service).await.len(), 300);
+}
+
 /// Holds the lock of a SQLite database until it is dropped.
 struct Lock(Child);
 

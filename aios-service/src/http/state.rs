@@ -10,6 +10,7 @@ use serde::Serialize;
 
 use super::{
     ApiError, ApiOptions,
+    audit::AuditLog,
     envelope::{Document, ListMeta, Listing, Meta, Resource, VERSION, json},
     rate_limit::Limiter,
 };
@@ -20,14 +21,18 @@ use crate::auth::Identity;
 pub(crate) struct Api {
     pub(crate) runtime: Arc<Runtime>,
     pub(crate) options: Arc<ApiOptions>,
+    /// Stores the audit events, if the process has a store.
+    pub(crate) audit_log: Option<Arc<AuditLog>>,
     limiter: Arc<Limiter>,
 }
 
 impl Api {
     pub(crate) fn new(runtime: Arc<Runtime>, options: ApiOptions) -> Self {
         let options = options.finished();
-        let clock = Arc::clone(&options.clock);
-        Self { runtime, options: Arc::new(options), limiter: Arc::new(Limiter::new(clock)) }
+        let clock = || Arc::clone(&options.clock);
+        let audit_log = runtime.store().map(|it| Arc::new(AuditLog::new(Arc::clone(it), clock())));
+        let limiter = Arc::new(Limiter::new(clock()));
+        Self { runtime, options: Arc::new(options), audit_log, limiter }
     }
 
     /// Counts a request of a caller.

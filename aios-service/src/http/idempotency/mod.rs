@@ -18,7 +18,7 @@ use ring::digest::{Context, SHA256};
 
 pub(crate) use self::ids::RequestIds;
 use self::record::{Claim, Claimed, Record};
-use super::{ApiError, extract, finish, state::Api};
+use super::{ApiError, audit::AuditedCall, extract, finish, state::Api};
 use crate::auth::{Identity, hex};
 
 /// The header with the key.
@@ -74,10 +74,17 @@ async fn begin(api: &Api, request: Request) -> Result<Begun, ApiError> {
     }
 }
 
-/// Handles a request, and records its answer.
+/// Handles a request, and records its answer and its audit event together, which then share a commit.
 async fn handle(api: Api, claim: Claim, request: Request, next: Next) -> Response {
+    let call = request.extensions().get::<AuditedCall>().cloned();
     let response = finish::answer(&api, request, next).await;
-    claim.answer(response).await
+    let stored = call.and_then(|call| call.record(&response));
+    let response = claim.answer(response).await;
+    if let Some(stored) = stored {
+        // It fails if the event is lost, which is reported.
+        let _ = stored.await;
+    }
+    response
 }
 
 /// Reads the key. The draft of the IETF has it in quotes, most clients don't.

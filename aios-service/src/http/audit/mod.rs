@@ -1,0 +1,127 @@
+//! Audit events: who changed what, from where, and with which outcome.
+
+mod log;
+
+use std::{
+    net::SocketAddr,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use aios_core::{catalog::system::ApiCalled, event::Metadata};
+use axum::{
+    extract::{
+        ConnectInfo, MatchedPath, OriginalUri, Request, State, connect_info::MockConnectInfo,
+    },
+    http::{HeaderMap, header},
+    middleware::Next,
+    response::Response,
+};
+use tokio::sync::oneshot;
+use tracing::info;
+
+pub(super) use self::log::AuditLog;
+use super::{ApiError, Audit, request_id::RequestId, state::Api, trace::metadata};
+use crate::auth::Identity;
+
+/// Longest text that is taken from a request, in characters.
+const MAX_TEXT: usize = 500;
+
+/// Records a call once it has ended, also if its client or the time limit ended it.
+pub(crate) async fn audit(State(api): State<Api>, mut request: Request, next: Next) -> Response {
+    if request.method().is_safe() {
+        return next.run(request).await;
+    }
+    let Some(call) = Call::new(&api, &request) else { return next.run(request).await };
+    let call = AuditedCall(Arc::new(Mutex::new(call)));
+    request.extensions_mut().insert(call.clone());
+    let response = next.run(request).await;
+    if let Some(stored) = call.record(&response) {
+        // It fails if the event is lost, which is reported.
+        let _ = stored.await;
+    }
+    response
+}
+
+/// The call that a request makes. It is recorded once: with its outcome, or without one when the last
+/// clone is dropped.
+#[derive(Clone)]
+pub(crate) struct AuditedCall(Arc<Mutex<Call>>);
+
+impl AuditedCall {
+    /// Begins to record the call with its outcome, unless that has begun before. The returned receiver
+    /// completes when the event is stored.
+    pub(crate) fn record(&self, response: &Response) -> Option<oneshot::Receiver<()>> {
+        let mut call = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if call.is_recorded {
+            return None;
+        }
+        let error = response.extensions().get::<ApiError>();
+        call.data.status = Some(response.status().as_u16());
+        call.data.code = error.map(|error| error.code.clone().into_owned());
+        call.record()
+    }
+}
+
+/// A call that has begun. Dropping it records it.
+struct Call {
+    data: ApiCalled,
+    metadata: Metadata,
+    /// Where it is recorded; a line of the log without it.
+    log: Option<Arc<AuditLog>>,
+    is_recorded: bool,
+}
+
+impl Call {
+    fn new(api: &Api, request: &Request) -> Option<Self> {
+        let extensions = request.extensions();
+        let identity = extensions.get::<Identity>()?;
+        let peer = extensions.get::<ConnectInfo<SocketAddr>>().map(|peer| peer.0);
+        let peer =
+            peer.or_else(|| extensions.get::<MockConnectInfo<SocketAddr>>().map(|peer| peer.0));
+        let headers = request.headers();
+        // A nested router sees the rest of the path alone.
+        let path = extensions.get::<OriginalUri>().map_or(request.uri(), |uri| &uri.0).path();
+        let data = ApiCalled {
+            subject: identity.subject.to_string(),
+            method: request.method().to_string(),
+            route: extensions.get::<MatchedPath>().map(|path| path.as_str().to_owned()),
+            path: path.chars().take(MAX_TEXT).collect(),
+            peer: peer.map(|peer| peer.ip().to_string()),
+            forwarded_for: text(headers, "x-forwarded-for"),
+            user_agent: text(headers, header::USER_AGENT.as_str()),
+            request_id: extensions.get::<RequestId>().map(|id| id.0.to_string()),
+            status: None,
+            code: None,
+        };
+        Some(Self {
+            data,
+            metadata: metadata(identity, headers, None),
+            log: api.audit_log.clone().filter(|_| api.options.audit == Audit::Events),
+            is_recorded: false,
+        })
+    }
+
+    /// Begins to record the call. It is recorded even if its request is cancelled.
+    fn record(&mut self) -> Option<oneshot::Receiver<()>> {
+        self.is_recorded = true;
+        let Some(log) = &self.log else {
+            info!(target: "aios_service::audit", call = ?self.data, "the API was called");
+            return None;
+        };
+        Some(log.record(self.data.clone(), self.metadata.clone()))
+    }
+}
+
+impl Drop for Call {
+    fn drop(&mut self) {
+        // Without a runtime, the process ends, and there is nothing left to spawn on.
+        if !self.is_recorded && tokio::runtime::Handle::try_current().is_ok() {
+            drop(self.record());
+        }
+    }
+}
+
+fn text(headers: &HeaderMap, name: &str) -> Option<String> {
+    let value = headers.get(name)?.to_str().ok()?;
+    Some(value.chars().take(MAX_TEXT).collect())
+}
