@@ -1,5 +1,6 @@
 //! The HTTP API: reading a run, compared with a hand-written axum handler that reads the same row, and
-//! starting runs, compared with `Runtime::start`. Both take turns; the medians are compared.
+//! starting runs, compared with `Runtime::start` and with a hand-written axum handler that calls it. All
+//! take turns; the medians are compared.
 
 #![allow(
     clippy::unwrap_used,
@@ -26,7 +27,8 @@ use aios_service::http::{ApiOptions, Audit};
 use axum::{
     Json, Router,
     extract::{Path, State},
-    routing::get,
+    http::StatusCode,
+    routing::{get, post},
 };
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
@@ -63,7 +65,7 @@ async fn bare(State(runtime): State<Arc<Runtime>>, Path(id): Path<String>) -> Js
 async fn reads() {
     let place = Place::new();
     let runtime = runtime(Arc::new(open(&place.path).await)).await;
-    let run = runtime.start("noted", "x").id("run-1").await.unwrap();
+    let run = runtime.start("noted", "x").with_id("run-1").await.unwrap();
     run.result::<String>().await.unwrap();
     let beside = Router::new().route("/bare/{id}", get(bare)).with_state(Arc::clone(&runtime));
     let address = listen(runtime, ApiOptions::new(), beside).await;
@@ -85,41 +87,61 @@ async fn read(address: SocketAddr, path: &str) -> Duration {
     begin.elapsed()
 }
 
+/// The start without anything around it.
+async fn bare_start(
+    State(runtime): State<Arc<Runtime>>,
+    Path(workflow): Path<String>,
+    Json(body): Json<Value>,
+) -> (StatusCode, Json<Value>) {
+    let run_id = body["run_id"].as_str().unwrap();
+    let run = runtime.start(workflow.as_str(), &body["input"]).id(run_id).await.unwrap();
+    (StatusCode::ACCEPTED, Json(json!({ "data": { "id": run.id(), "type": "run" } })))
+}
+
 async fn starts(name: &str, options: &ApiOptions) {
-    let (mut ours, mut ceiling) = (Vec::new(), Vec::new());
+    let (mut ours, mut bare, mut ceiling) = (Vec::new(), Vec::new(), Vec::new());
     for _ in 0..ROUNDS {
-        let place = Place::new();
-        let alone = runtime(Arc::new(open(&place.path).await)).await;
-        ceiling.push(per_second(
-            STARTS,
-            in_flight(|number| {
-                let runtime = Arc::clone(&alone);
-                async move {
-                    for number in (number..STARTS).step_by(IN_FLIGHT) {
-                        runtime.start("noted", "x").id(format!("run-{number}")).await.unwrap();
-                    }
-                }
-            })
-            .await,
-        ));
-        let place = Place::new();
-        let served = runtime(Arc::new(open(&place.path).await)).await;
-        let address = listen(served, options.clone(), Router::new()).await;
-        ours.push(per_second(
-            STARTS,
-            in_flight(|number| async move {
-                let mut connection = Connection::open(address).await;
-                for number in (number..STARTS).step_by(IN_FLIGHT) {
-                    let body =
-                        json!({ "input": "x", "run_id": format!("run-{number}") }).to_string();
-                    let path = "/api/v1/workflows/noted/actions/execute";
-                    connection.ask("POST", path, &body, 202).await;
-                }
-            })
-            .await,
-        ));
+        ceiling.push(start_in_process().await);
+        bare.push(start_over_http("/bare", options).await);
+        ours.push(start_over_http("/api/v1/workflows", options).await);
     }
-    ratio(name, median(&mut ours), median(&mut ceiling), "starts/s");
+    let ours = median(&mut ours);
+    ratio(name, ours, median(&mut ceiling), "starts/s");
+    ratio(&format!("{name}/beside_bare_handler"), ours, median(&mut bare), "starts/s");
+}
+
+/// Starts in a second, by calls of the runtime.
+async fn start_in_process() -> f64 {
+    let place = Place::new();
+    let runtime = runtime(Arc::new(open(&place.path).await)).await;
+    let elapsed = in_flight(|number| {
+        let runtime = Arc::clone(&runtime);
+        async move {
+            for number in (number..STARTS).step_by(IN_FLIGHT) {
+                runtime.start("noted", "x").id(format!("run-{number}")).await.unwrap();
+            }
+        }
+    });
+    per_second(STARTS, elapsed.await)
+}
+
+/// Starts in a second, by requests below a path: of the API, or of the handler beside it. The clients
+/// share the processors with the server.
+async fn start_over_http(path: &'static str, options: &ApiOptions) -> f64 {
+    let place = Place::new();
+    let runtime = runtime(Arc::new(open(&place.path).await)).await;
+    let beside = Router::new().route("/bare/{workflow}/actions/execute", post(bare_start));
+    let beside = beside.with_state(Arc::clone(&runtime));
+    let address = listen(runtime, options.clone(), beside).await;
+    let elapsed = in_flight(|number| async move {
+        let mut connection = Connection::open(address).await;
+        let path = format!("{path}/noted/actions/execute");
+        for number in (number..STARTS).step_by(IN_FLIGHT) {
+            let body = json!({ "input": "x", "run_id": format!("run-{number}") }).to_string();
+            connection.ask("POST", &path, &body, 202).await;
+        }
+    });
+    per_second(STARTS, elapsed.await)
 }
 
 /// How long callers take that work at the same time.
