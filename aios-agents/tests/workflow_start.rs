@@ -29,8 +29,8 @@ async fn wait(context: WorkflowContext, (): ()) -> Result<u64, WorkflowError> {
 #[tokio::test(flavor = "multi_thread")]
 async fn should_return_the_row_of_a_run_that_the_call_created() {
     let runtime = runtime(&store()).workflow("wait", wait).start().await.unwrap();
-    let start = || runtime.start("wait", &()).with_id("r");
-    let run = start().with_signal("other", &1).await.unwrap();
+    let start = || runtime.start("wait", &()).id("r");
+    let run = start().signal("other", &1).await.unwrap();
     let row = run.status().await.unwrap();
     assert_eq!(run.created(), Some(&row));
     assert_eq!(row.status, RunStatus::Running);

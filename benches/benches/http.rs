@@ -65,7 +65,7 @@ async fn bare(State(runtime): State<Arc<Runtime>>, Path(id): Path<String>) -> Js
 async fn reads() {
     let place = Place::new();
     let runtime = runtime(Arc::new(open(&place.path).await)).await;
-    let run = runtime.start("noted", "x").with_id("run-1").await.unwrap();
+    let run = runtime.start("noted", "x").id("run-1").await.unwrap();
     run.result::<String>().await.unwrap();
     let beside = Router::new().route("/bare/{id}", get(bare)).with_state(Arc::clone(&runtime));
     let address = listen(runtime, ApiOptions::new(), beside).await;

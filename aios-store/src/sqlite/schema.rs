@@ -1,7 +1,7 @@
 use std::path::Path;
 
 use aios_core::{event::Timestamp, store::StoreError};
-use rusqlite::{Connection, OpenFlags, TransactionBehavior};
+use rusqlite::{Connection, OpenFlags, TransactionBehavior, config::DbConfig};
 
 use super::{error::store_error, options::SqliteOptions};
 use crate::schema_version::SchemaVersion;
@@ -59,6 +59,9 @@ pub(super) fn open_reader(path: &Path) -> rusqlite::Result<Connection> {
 fn configure(connection: &Connection, cache_kibibytes: i64) -> rusqlite::Result<()> {
     connection.busy_timeout(BUSY_TIMEOUT)?;
     connection.set_prepared_statement_cache_capacity(STATEMENTS);
+    // Otherwise SQLite plans by the values of some parameters, such as a limit, and compiles a cached
+    // statement again each time they are bound.
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
     connection.pragma_update(None, "cache_size", -cache_kibibytes)
 }
 
@@ -133,7 +136,26 @@ fn record(
 
 #[cfg(test)]
 mod tests {
-    use super::{super::options::Synchronous, *};
+    use rusqlite::StatementStatus;
+
+    use super::{
+        super::{options::Synchronous, read::LOG_PAGE},
+        *,
+    };
+
+    #[test]
+    fn should_compile_a_cached_statement_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("aios.db");
+        let writer = open_writer(&SqliteOptions::file(&path), Some(&path)).unwrap();
+        for connection in [writer, open_reader(&path).unwrap()] {
+            let mut statement = connection.prepare_cached(LOG_PAGE).unwrap();
+            for limit in 1..=3 {
+                assert!(!statement.exists((0, limit)).unwrap());
+            }
+            assert_eq!(statement.get_status(StatementStatus::RePrepare), 0);
+        }
+    }
 
     /// `PRAGMA synchronous` returns 2 for `FULL`, which syncs at every commit, and 1 for `NORMAL`.
     #[test]

@@ -31,19 +31,20 @@ pub(super) fn select(query: &Query, path: Path) -> Result<(String, Vec<Value>), 
     }
     let index = path.index(query, &mut conditions);
     let filter = if conditions.is_empty() { "1".to_owned() } else { conditions.join(" AND ") };
-    values.push(Value::Integer(i64::try_from(query.page.limit + 1).unwrap_or(i64::MAX)));
     let mut columns = String::new();
     for column in &query.columns {
         push(&mut columns, &[", ", column.name]);
     }
     let table = query.table.name();
+    // A number in the text, because the plan depends on it.
+    let limit = i64::try_from(query.page.limit).unwrap_or(i64::MAX).saturating_add(1);
     let order = match query.order {
         Order::Key => "id",
         Order::Created => "created_at, id",
     };
     let sql = format!(
         "SELECT id, external_id, created_at, updated_at, deleted_at{columns} FROM {table}{index}
-         WHERE {filter} ORDER BY {order} LIMIT ?"
+         WHERE {filter} ORDER BY {order} LIMIT {limit}"
     );
     Ok((sql, values))
 }
@@ -134,6 +135,13 @@ pub(super) fn has_few_open_runs(connection: &Connection) -> rusqlite::Result<boo
     connection.prepare_cached(&sql)?.query_row([], |row| row.get(0))
 }
 
+/// A text that needs no quoting in SQL.
+fn plain_text(cell: &Cell) -> Option<&str> {
+    let Cell::Text(text) = cell else { return None };
+    let is_plain = text.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_');
+    is_plain.then_some(text.as_str())
+}
+
 fn conditional(condition: &Predicate, values: &mut Vec<Value>) -> String {
     match condition {
         Predicate::Id(id) => {
@@ -142,15 +150,21 @@ fn conditional(condition: &Predicate, values: &mut Vec<Value>) -> String {
             "id = ?".to_owned()
         }
         // SQLite uses a partial index only if the query repeats its condition: the same comparisons, with
-        // the values in alphabetical order.
+        // the values in alphabetical order and in the text.
         Predicate::In(name, cells) if cells.len() <= INLINE_LIMIT => {
             let mut cells: Vec<&Cell> = cells.iter().collect();
             cells.sort_by_key(|cell| match cell {
                 Cell::Text(text) => text.as_str(),
                 _ => "",
             });
-            values.extend(cells.iter().copied().map(value));
-            format!("({})", vec![format!("{name} = ?"); cells.len()].join(" OR "))
+            let compare = |cell: &Cell| match plain_text(cell) {
+                Some(text) if *name == "status" => format!("{name} = '{text}'"),
+                _ => {
+                    values.push(value(cell));
+                    format!("{name} = ?")
+                }
+            };
+            format!("({})", cells.into_iter().map(compare).collect::<Vec<_>>().join(" OR "))
         }
         Predicate::In(name, cells) => {
             values.extend(cells.iter().map(value));
