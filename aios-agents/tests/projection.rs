@@ -408,6 +408,37 @@ async fn should_end_when_its_own_position_can_never_be_read() {
     assert!(failure.message.contains("there is no such table"), "{failure}");
 }
 
+/// The view belongs to another log, or the log was restored from a backup: waiting would skip events.
+#[tokio::test(flavor = "multi_thread")]
+async fn should_refuse_a_position_after_the_end_of_the_log() {
+    let store = store();
+    place(&store, 0..5).await;
+    let runtime = runtime(&store).client_only().start().await.unwrap();
+    let load = || std::future::ready(Ok(1_000_000));
+    let projection = runtime.projection("orders", applying(|_| Ok(()))).position_from(load);
+    let _handle = projection.await.unwrap();
+    let failure = tokio::time::timeout(PATIENCE, runtime.failed()).await.unwrap();
+    assert_eq!(failure.code, "INVALID_OUTPUT");
+    assert!(failure.message.contains("it is 1000000, and the log ends at "), "{failure}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn should_refuse_a_projection_that_runs_already() {
+    let (store, seen) = (store(), Seen::default());
+    let runtime = runtime(&store).client_only().start().await.unwrap();
+    let _handle = follow(&runtime, &seen).await;
+    let error = runtime.projection("orders", applying(|_| Ok(()))).await.err().unwrap();
+    assert_eq!(error.code(), "INVALID_RUNTIME_CONFIGURATION");
+    assert!(
+        error.to_string().contains("projection orders runs in this runtime already"),
+        "{error}"
+    );
+    // A name that was refused for another reason is free again.
+    let invalid = runtime.projection("items", applying(|_| Ok(()))).batch_size(0).await;
+    assert!(invalid.is_err());
+    runtime.projection("items", applying(|_| Ok(()))).await.unwrap();
+}
+
 /// An event that the store cannot decode hides none of its neighbours, and is not skipped silently.
 #[tokio::test(flavor = "multi_thread")]
 async fn should_dead_letter_an_event_that_cannot_be_read() {

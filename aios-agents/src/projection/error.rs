@@ -1,5 +1,7 @@
 use aios_core::{agent::TaskError, failure::Failure, store::StoreError};
 
+use crate::agent::codes::INVALID_OUTPUT;
+
 /// Why a projection was interrupted.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum RunnerError {
@@ -21,6 +23,15 @@ impl RunnerError {
     pub(super) fn position(error: TaskError) -> Self {
         let TaskError { failure, retryable, .. } = error;
         Self::Position { failure, retryable }
+    }
+
+    /// A projection that has applied more than the log contains.
+    pub(super) fn after_end(position: u64, head: u64) -> Self {
+        let message = format!(
+            "it is {position}, and the log ends at {head}: the view belongs to another log, or the log \
+             was restored from an older backup"
+        );
+        Self::Position { failure: Failure::new(INVALID_OUTPUT, message), retryable: false }
     }
 
     /// Whether the error is transient.

@@ -108,7 +108,14 @@ impl<P: Projection> Runner<P> {
         let store = &self.journals.store;
         let checkpoint = self.stream.as_str();
         let mut position = match &self.settings.position {
-            Some(load) => load().await.map_err(RunnerError::position)?,
+            Some(load) => {
+                let position = load().await.map_err(RunnerError::position)?;
+                let head = store.head().await?;
+                if position > head {
+                    return Err(RunnerError::after_end(position, head));
+                }
+                position
+            }
             None => store.load_checkpoint(checkpoint).await?,
         };
         let mut saved = position;

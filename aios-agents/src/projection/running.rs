@@ -1,6 +1,7 @@
 use std::{
+    collections::BTreeSet,
     fmt,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -13,10 +14,39 @@ use crate::{failing::Failing, task::JoinSet};
 pub(crate) struct Running {
     stopping: watch::Sender<bool>,
     tasks: Mutex<JoinSet<()>>,
+    names: Names,
     failing: Arc<Failing>,
 }
 
+/// The names of projections that run.
+#[derive(Clone, Default)]
+struct Names(Arc<Mutex<BTreeSet<String>>>);
+
+impl Names {
+    fn lock(&self) -> MutexGuard<'_, BTreeSet<String>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The name of a projection, taken until this is dropped.
+pub(super) struct TakenName {
+    name: String,
+    names: Names,
+}
+
+impl Drop for TakenName {
+    fn drop(&mut self) {
+        self.names.lock().remove(&self.name);
+    }
+}
+
 impl Running {
+    /// Takes the name of a projection. `None` if one with this name runs.
+    pub(super) fn take_name(&self, name: &str) -> Option<TakenName> {
+        let is_free = self.names.lock().insert(name.to_owned());
+        is_free.then(|| TakenName { name: name.to_owned(), names: self.names.clone() })
+    }
+
     pub(super) fn spawn<F: Future<Output = ()> + Send + 'static>(
         &self,
         run: impl FnOnce(Stop, Arc<Failing>) -> F,
@@ -53,6 +83,7 @@ impl Default for Running {
         Self {
             stopping: watch::Sender::new(false),
             tasks: Mutex::default(),
+            names: Names::default(),
             failing: Arc::default(),
         }
     }

@@ -76,7 +76,7 @@ impl<'r, P: Projection> StartProjection<'r, P> {
     /// [`Batch::position`](super::Batch::position), preferably in the transaction that applies the
     /// batch, and `load` returns the position saved last, or 0. The position in the runtime's store
     /// then only serves [`ProjectionHandle::lag`]. An error is retried, unless it is terminal; a
-    /// terminal error ends the projection.
+    /// terminal error ends the projection, and so does a position after the end of the log.
     pub fn position_from<F, Fut>(mut self, load: F) -> Self
     where
         F: Fn() -> Fut + Send + Sync + 'static,
@@ -100,6 +100,9 @@ impl<'r, P: Projection> StartProjection<'r, P> {
         let name = Name::new(&name).map_err(|_| {
             invalid(format!("the name of a projection must match [a-z][a-z0-9_]*, not {name:?}"))
         })?;
+        let taken = running
+            .take_name(name.as_str())
+            .ok_or_else(|| invalid(format!("projection {name} runs in this runtime already")))?;
         let lease = lease_of(&journals, name.as_str()).await?;
         let handle = ProjectionHandle::new(journals.clone(), name.as_str())?;
         let stream = stream_of(name.as_str())?;
@@ -107,7 +110,7 @@ impl<'r, P: Projection> StartProjection<'r, P> {
             skip_to_end(&journals, &stream).await?;
         }
         running.spawn(|stop, failing| {
-            Runner {
+            let runner = Runner {
                 journals,
                 name: name.to_string().into(),
                 stream,
@@ -116,8 +119,11 @@ impl<'r, P: Projection> StartProjection<'r, P> {
                 settings,
                 stop,
                 failing,
+            };
+            async move {
+                let _taken = taken;
+                runner.run().await;
             }
-            .run()
         });
         Ok(handle)
     }

@@ -223,9 +223,10 @@ pub const CODES: &[Code] = &[
     code("INVALID_PARAMETERS", "agent host", Retry::No, "the parameters are invalid for the agent"),
     code(
         "INVALID_OUTPUT",
-        "agent host",
+        "agent host, projections",
         Retry::No,
-        "the output of the agent cannot be serialised to JSON",
+        "the output of the agent cannot be serialised to JSON, or the own position of a projection is \
+         invalid",
     ),
     code("CIRCUIT_OPEN", "circuit breaker", Retry::Yes, "too many tasks failed before"),
     code("AGENT_FACTORY_FAILED", "agent host", Retry::Depends, "a factory returned an error"),
