@@ -89,7 +89,7 @@ def _read_by_code(code: CodeType, function: Any) -> Reader | None:
     if known is None:
         known = _step_readers[key] = (code, names, _step_reader_of(function))
     if getattr(function, "__closure__", code) is None:
-        # Others are often made again for each call, and refer to what their run has.
+        # A closure differs in each call: keeping the last one would keep alive what it refers to.
         _latest[id(code)] = (function, annotation, known[2])
     return known[2]
 
