@@ -79,7 +79,7 @@ impl Budget {
     /// Default share of a limit, in percent, after which the model is informed.
     pub const DEFAULT_SOFT_PERCENT: u8 = 80;
 
-    /// Levels of child runs if [`depth`](Self::depth) is not set.
+    /// Levels of child runs if [`depth`](Self::with_depth) is not set.
     pub const DEFAULT_DEPTH: u32 = 4;
     /// Maximum number of output tokens that a response is assumed to have if
     /// [`max_output_tokens`](crate::LlmAgent::max_output_tokens) is not set.
@@ -126,7 +126,7 @@ impl Budget {
         self
     }
 
-    /// Limits the cost. It is calculated with the [`prices`](Self::prices). Each response is limited
+    /// Limits the cost. It is calculated with the [`prices`](Self::with_prices). Each response is limited
     /// to the tokens that the rest pays for, and to
     /// [`DEFAULT_MAX_OUTPUT_TOKENS`](Self::DEFAULT_MAX_OUTPUT_TOKENS) if the agent has no limit.
     #[must_use]
