@@ -57,5 +57,16 @@ async def children(run: aios.RunHandle[Any]) -> list[str]:
     return [event.data["run_id"] for event in events if event.type.endswith(".child_started")]
 
 
+async def first_child(runtime: aios.Runtime, run: aios.RunHandle[Any]) -> aios.RunHandle[Any]:
+    """The handle of the first child of a run, once it exists: its parent records it before."""
+    while True:
+        for child in await children(run):
+            try:
+                return await runtime.handle(child)
+            except aios.RunNotFoundError:
+                pass
+        await asyncio.sleep(0.01)
+
+
 async def spent(run: aios.RunHandle[Any]) -> dict[str, Any]:
     return (await aios.Conversation.of(run)).spent

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import dataclasses
 import json
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Any, TypedDict
 
 import aios
 import pytest
-from agents import call, children, failed, one_pending, results, search, spent, text
+from agents import call, children, failed, first_child, one_pending, results, search, spent, text
 from aios.testing import ScriptedModel
 
 FIXTURES = Path(__file__).parent.parent.parent / "tests" / "fixtures"
@@ -76,9 +75,7 @@ async def test_should_cancel_an_agent_with_its_caller() -> None:
     other = searcher(call("search", words="x"), tools=[approved])
     async with aios.Runtime(agents=[agent, other]) as runtime:
         run = await runtime.start(agent, "go")
-        while not (started := await children(run)):
-            await asyncio.sleep(0.01)
-        child = await runtime.handle(started[0])
+        child = await first_child(runtime, run)
         await one_pending(child)
         await run.cancel("no longer needed")
         for ended in (run, child):
@@ -97,11 +94,10 @@ async def test_should_continue_a_child_after_a_restart_with_the_same_sums(tmp_pa
     ]
     async with aios.Runtime(store, agents=agents) as runtime:
         run = await runtime.start("planner", "go", id="run")
-        while not (started := await children(run)):
-            await asyncio.sleep(0.01)
-        pending = await one_pending(await runtime.handle(started[0]))
+        child = await first_child(runtime, run)
+        pending = await one_pending(child)
     async with aios.Runtime(store, agents=agents) as runtime:
-        child = await runtime.handle(started[0])
+        child = await runtime.handle(child.id)
         await child.signal(pending.signal, pending.approve())
         run = await runtime.handle("run")
         assert await run.result() == "done"
