@@ -223,18 +223,23 @@ def _group_references(group: object) -> int:
     return getrefcount(group)
 
 
+class _Closed:
+    """Counts the references to itself when an ``await`` of it is closed."""
+
+    def __init__(self, counts: list[int]) -> None:
+        self._counts = counts
+
+    def __await__(self) -> Generator[Any, None, None]:
+        try:
+            yield None
+        except GeneratorExit:
+            self._counts.append(_group_references(self))
+            raise
+
+
 def _measure_unshared_group() -> int:
     counts: list[int] = []
-
-    class Awaited:
-        def __await__(self) -> Generator[Any, None, None]:
-            try:
-                yield None
-            except GeneratorExit:
-                counts.append(_group_references(self))
-                raise
-
-    steps = Awaited().__await__()
+    steps = _Closed(counts).__await__()
     next(steps)
     steps.close()
     return counts[0]
