@@ -144,22 +144,6 @@ fn block_until(path: &str) {
     }
 }
 
-struct Blocking;
-
-impl Agent for Blocking {
-    type Parameters = String;
-    type Output = ();
-
-    async fn process_task(&self, _: &TaskContext, path: String) -> Result<(), TaskError> {
-        block_until(&path);
-        Ok(())
-    }
-}
-
-async fn blocking_agent(context: WorkflowContext, path: String) -> Result<(), WorkflowError> {
-    context.task("blocking", &path).await
-}
-
 async fn blocking_workflow(_: WorkflowContext, path: String) -> Result<(), WorkflowError> {
     block_until(&path);
     Ok(())
@@ -171,8 +155,6 @@ async fn service_whose_code_blocks() {
     let service = Service::from_settings(&Settings::builder().load().unwrap())
         .connect_store(aios_store::connect)
         .connect_broker(aios_broker::connect)
-        .agent("blocking", Blocking)
-        .workflow("blocking_agent", blocking_agent)
         .workflow("blocking_workflow", blocking_workflow);
     let service = service.start().await.unwrap();
     println!("http://{}", service.address());
@@ -180,7 +162,7 @@ async fn service_whose_code_blocks() {
 }
 
 #[test]
-fn should_not_be_live_while_code_of_an_agent_or_a_workflow_blocks() {
+fn should_not_be_live_while_code_of_a_workflow_blocks() {
     let folder = tempfile::tempdir().unwrap();
     let mut command = Command::new(env::current_exe().unwrap());
     command
@@ -189,17 +171,15 @@ fn should_not_be_live_while_code_of_an_agent_or_a_workflow_blocks() {
         .env("AIOS_BROKER_URL", "memory://")
         .env("AIOS_LOG_LEVEL", "off");
     let process = Process::start("service", command);
-    for workflow in ["blocking_agent", "blocking_workflow"] {
-        process.expect(READY, "everything runs");
-        let file = folder.path().join(workflow);
-        let path = format!("/api/v1/workflows/{workflow}/actions/execute");
-        let body = format!(r#"{{"input": "{}"}}"#, file.display());
-        let answer = request(process.address, "POST", &path, &body, REQUEST_TIMEOUT);
-        assert!(matches!(answer, Some((202, _))), "{answer:?}");
-        process.expect(BLOCKED, &format!("code blocks: {workflow}"));
-        fs::write(&file, "").unwrap();
-        process.expect(READY, "the code continues");
-    }
+    process.expect(READY, "everything runs");
+    let file = folder.path().join("continue");
+    let path = "/api/v1/workflows/blocking_workflow/actions/execute";
+    let body = format!(r#"{{"input": "{}"}}"#, file.display());
+    let answer = request(process.address, "POST", path, &body, REQUEST_TIMEOUT);
+    assert!(matches!(answer, Some((202, _))), "{answer:?}");
+    process.expect(BLOCKED, "code blocks");
+    fs::write(&file, "").unwrap();
+    process.expect(READY, "the code continues");
 }
 
 /// Clients that start runs, at an API that is ready.
