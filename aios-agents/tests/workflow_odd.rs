@@ -3,7 +3,6 @@
 //! that.
 
 use std::{
-    collections::VecDeque,
     fmt::Display,
     pin::{Pin, pin},
     sync::{Arc, Mutex, PoisonError},
@@ -27,21 +26,39 @@ use crate::workflow_support::{PATIENCE, eventually, result, runtime, sqlite, sto
 type Ended<T = ()> = Result<T, WorkflowError>;
 type Code = Pin<Box<dyn Future<Output = Ended> + Send>>;
 
-/// A run's context, and the values that it saw.
+/// A run's context, and the values that this execution of its code has seen.
 #[derive(Clone)]
 struct Odd {
     context: WorkflowContext,
-    seen: Arc<Mutex<Vec<String>>>,
+    execution: usize,
+    seen: Arc<Seen>,
 }
 
-fn read(seen: &Mutex<Vec<String>>) -> Vec<String> {
-    seen.lock().unwrap_or_else(PoisonError::into_inner).clone()
+/// The values that each execution of a run's code has seen. One engine executes the code again
+/// whenever it loads the run, for example because its lease has expired.
+#[derive(Default)]
+struct Seen(Mutex<Vec<Vec<String>>>);
+
+impl Seen {
+    /// Begins an execution and returns its index.
+    fn begin(&self) -> usize {
+        let mut executions = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        executions.push(Vec::new());
+        executions.len() - 1
+    }
+
+    fn push(&self, execution: usize, value: String) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)[execution].push(value);
+    }
+
+    fn executions(&self) -> Vec<Vec<String>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
 }
 
 impl Odd {
     fn note(&self, what: impl Display) {
-        let text = format!("{what} at {}", self.context.now());
-        self.seen.lock().unwrap_or_else(PoisonError::into_inner).push(text);
+        self.seen.push(self.execution, format!("{what} at {}", self.context.now()));
     }
 
     async fn step(&self, number: u64) -> Ended<u64> {
@@ -335,10 +352,10 @@ async fn yields(odd: &Odd) -> Ended {
 const KINDS: [&str; 9] =
     ["selects", "losers", "locks", "channels", "barriers", "streams", "moved", "undone", "yields"];
 
-fn odd(seen: &Arc<Mutex<Vec<String>>>) -> impl Fn(WorkflowContext, String) -> Code + use<> {
+fn odd(seen: &Arc<Seen>) -> impl Fn(WorkflowContext, String) -> Code + use<> {
     let seen = Arc::clone(seen);
     move |context, kind| {
-        let odd = Odd { context, seen: Arc::clone(&seen) };
+        let odd = Odd { context, execution: seen.begin(), seen: Arc::clone(&seen) };
         Box::pin(async move {
             match kind.as_str() {
                 "selects" => loop_of_selects(&odd).await,
@@ -356,15 +373,15 @@ fn odd(seen: &Arc<Mutex<Vec<String>>>) -> impl Fn(WorkflowContext, String) -> Co
 }
 
 /// Runs a workflow and restarts its engine the given number of times, wherever the run is at that
-/// point.
+/// point. Returns what its longest execution saw, and its journal.
 async fn run_with_restarts(
     store: &Arc<dyn Store>,
     kind: &str,
     restarts: usize,
 ) -> (Vec<String>, Vec<Event>) {
-    let mut saw: VecDeque<Vec<String>> = VecDeque::new();
+    let mut executions: Vec<Vec<String>> = Vec::new();
     for restart in 0.. {
-        let seen = Arc::new(Mutex::new(Vec::new()));
+        let seen = Arc::new(Seen::default());
         let engine = runtime(store).workflow("odd", odd(&seen)).start().await.unwrap();
         let run = match restart {
             0 => engine.start("odd", &kind).id(kind).await.unwrap(),
@@ -388,14 +405,14 @@ async fn run_with_restarts(
         }
         let journal = run.journal(0, 10_000).await.unwrap();
         engine.shutdown(PATIENCE).await.unwrap();
-        saw.push_back(read(&seen));
+        executions.extend(seen.executions());
         if is_last {
-            let last = saw.pop_back().unwrap();
-            for saw in saw.iter().filter(|_| !last.is_empty()) {
-                assert!(last.starts_with(saw), "{kind}: saw {saw:?}, then {last:?}");
+            let longest = executions.iter().max_by_key(|saw| saw.len()).unwrap();
+            for saw in &executions {
+                assert!(longest.starts_with(saw), "{kind}: saw {saw:?}, then {longest:?}");
             }
-            let longest = saw.into_iter().chain([last]).max_by_key(Vec::len).unwrap();
-            return (longest, journal.into_iter().map(|recorded| recorded.event).collect());
+            let journal = journal.into_iter().map(|recorded| recorded.event).collect();
+            return (longest.clone(), journal);
         }
     }
     unreachable!()
@@ -404,11 +421,11 @@ async fn run_with_restarts(
 async fn check(store: Arc<dyn Store>, kind: &str, restarts: usize) {
     let (saw, journal) = run_with_restarts(&store, kind, restarts).await;
     for end in 1..=journal.len() {
-        let again = Arc::new(Mutex::new(Vec::new()));
+        let again = Arc::new(Seen::default());
         let workflow = Arc::new(FnWorkflow::new("odd", odd(&again)).unwrap());
         let replayed = replay(workflow, journal.get(..end).unwrap()).await;
         replayed.unwrap_or_else(|error| panic!("{kind}: {end} entries: {error:?}"));
-        let again = read(&again);
+        let again = again.executions().pop().unwrap_or_default();
         assert!(saw.starts_with(&again), "{kind}: {end} entries: saw {again:?}, live {saw:?}");
         assert!(end < journal.len() || again == saw, "{kind}: saw {again:?}, live {saw:?}");
     }

@@ -79,9 +79,9 @@ fn fresh_name() -> String {
     aios_core::event::EventId::generate().to_string().replace('-', "")
 }
 
-/// A runtime on that store, with its own broker and a short lease.
+/// A runtime on that store, with its own broker and a lease that a loaded machine can renew in time.
 pub(crate) fn runtime(store: &Arc<dyn Store>) -> RuntimeBuilder {
-    let options = EngineOptions::new().with_lease_time(Duration::from_secs(4));
+    let options = EngineOptions::new().with_lease_time(Duration::from_secs(15));
     Runtime::builder()
         .store(Arc::clone(store))
         .broker(Arc::new(MemoryBroker::new()))
