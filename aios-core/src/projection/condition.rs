@@ -107,6 +107,7 @@ impl Query {
             one_of("status", statuses),
             one_of("shard", shards),
             equals("first_run_id", filter.first_run_id.as_deref()),
+            equals("parent_run_id", filter.parent_run_id.as_deref()),
             (changed > 0).then_some(Predicate::Above("position", changed)),
             filter.created_after.map(Predicate::CreatedAfter),
             filter.created_before.map(Predicate::CreatedBefore),

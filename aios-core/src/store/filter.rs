@@ -53,6 +53,8 @@ pub struct RunFilter {
     pub shards: Vec<Shard>,
     /// That continue this run, directly or indirectly.
     pub first_run_id: Option<String>,
+    /// That this run started as its children.
+    pub parent_run_id: Option<String>,
     /// Changed by an event after this position.
     pub changed_after: u64,
     /// Started at this time or later.

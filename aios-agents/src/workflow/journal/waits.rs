@@ -39,15 +39,15 @@ impl Journals {
         }))
     }
 
-    /// The oldest child of a run that is blocked or paused. Such runs are few, and read by index.
+    /// The oldest child of a run that is blocked or paused.
     async fn stalled_child(&self, run_id: &str) -> Result<Option<String>, JournalError> {
         let filter = RunFilter {
+            parent_run_id: Some(run_id.to_owned()),
             statuses: vec![RunStatus::Blocked, RunStatus::Paused],
             ..RunFilter::default()
         };
-        let runs = self.store.runs(&filter, &PageRequest::first(PAGE)).await?.rows;
-        let children = runs.into_iter().filter(|run| run.parent_run_id.as_deref() == Some(run_id));
-        Ok(children.min_by_key(|run| run.created_at).map(|child| describe(&child)))
+        let children = self.store.runs(&filter, &PageRequest::first(PAGE)).await?.rows;
+        Ok(children.into_iter().min_by_key(|run| run.created_at).map(|child| describe(&child)))
     }
 }
 

@@ -59,6 +59,10 @@ pub async fn should_follow_a_run(harness: Harness<'_>) {
     assert_eq!((row.workflow.as_str(), row.workflow_version), ("deploy", 3));
     assert_eq!((row.shard, row.status, row.position), (Shard::of("r1"), RunStatus::Running, 1));
     assert_eq!(row.parent_run_id.as_deref(), Some("mother"));
+    harness.append("runs/r2", vec![typed(STARTED, &json!({ "version": 3 }))]).await;
+    let of_parent = RunFilter { parent_run_id: Some("mother".to_owned()), ..RunFilter::default() };
+    let children = harness.store.runs(&of_parent, &PageRequest::default()).await.unwrap().rows;
+    assert_eq!(ids(&children), ["r1"]);
     assert_eq!((row.created_at, row.updated_at), (started.timestamp, started.timestamp));
     let recorded = harness.store.read_stream(&stream("runs/r1"), 0, 1).await.unwrap();
     assert_eq!(created::<RunRecord>(&recorded), Some(row), "what a starter computes");
