@@ -1,6 +1,7 @@
 mod call;
 mod shared_run;
 mod step;
+mod waiting;
 
 use std::{fmt, future::Future, sync::Arc, time::Duration};
 

@@ -1,6 +1,5 @@
 use std::{
     any::Any,
-    collections::{BTreeMap, BTreeSet},
     fmt,
     panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
     sync::{
@@ -13,7 +12,7 @@ use std::{
 use aios_core::{BoxFuture, agent::TaskError, clock::Clock, event::Payload, failure::Failure};
 use tracing::Span;
 
-use super::{RunInfo, WorkflowContext};
+use super::{RunInfo, WorkflowContext, waiting::Waiting};
 use crate::{
     output::{Hub, RunOutputs},
     panic::Refused,
@@ -61,57 +60,6 @@ pub(crate) struct SharedRun {
     /// The span of the run's code.
     span: OnceLock<Span>,
     outputs: OnceLock<RunOutputs>,
-}
-
-#[derive(Default)]
-struct Waiting {
-    /// The waker that the code is polled with.
-    code: Option<Waker>,
-    operations: BTreeMap<u64, Waiter>,
-    cancel: Option<Waiter>,
-    /// Number of stored wakers that are clones of `code`.
-    direct: usize,
-    /// The operation whose outcome may be taken.
-    released: Option<u64>,
-    /// Outcomes that the code polled for and may not take yet: place in the journal, and operation.
-    ready: BTreeSet<(u64, u64)>,
-    /// Steps whose code woke itself.
-    self_woken: Vec<u64>,
-    compensations: Vec<Compensation>,
-    mismatch: Option<Mismatch>,
-    /// Set if the journal pins a version of a change that the code does not support.
-    unknown_version: Option<Failure>,
-    closed: bool,
-}
-
-struct Waiter {
-    waker: Waker,
-    is_direct: bool,
-}
-
-impl Waiting {
-    fn waiter(&mut self, context: &Context<'_>) -> Waiter {
-        let is_direct = self.code.as_ref().is_some_and(|code| code.will_wake(context.waker()));
-        self.direct += usize::from(is_direct);
-        Waiter { waker: context.waker().clone(), is_direct }
-    }
-
-    fn wait(&mut self, operation: u64, context: &Context<'_>) {
-        match self.operations.get_mut(&operation) {
-            Some(waiter) if waiter.waker.will_wake(context.waker()) => {}
-            _ => {
-                self.remove(operation);
-                let waiter = self.waiter(context);
-                self.operations.insert(operation, waiter);
-            }
-        }
-    }
-
-    fn remove(&mut self, operation: u64) -> Option<Waker> {
-        let waiter = self.operations.remove(&operation)?;
-        self.direct -= usize::from(waiter.is_direct);
-        Some(waiter.waker)
-    }
 }
 
 impl SharedRun {
@@ -184,7 +132,7 @@ impl SharedRun {
 
     /// Sets the waker that the code is polled with.
     pub(crate) fn set_code(&self, waker: Waker) {
-        self.waiting().code = Some(waker);
+        self.waiting().set_code(waker);
     }
 
     /// Fails unless this thread is polling the code of this run.
@@ -324,16 +272,7 @@ impl SharedRun {
         if let Some(failure) = self.machine().cancelled() {
             return Poll::Ready(WorkflowError::cancelled(failure.clone()));
         }
-        let mut waiting = self.waiting();
-        match &waiting.cancel {
-            Some(waiter) if waiter.waker.will_wake(context.waker()) => {}
-            _ => {
-                let waiter = waiting.waiter(context);
-                if waiting.cancel.replace(waiter).is_some_and(|former| former.is_direct) {
-                    waiting.direct -= 1;
-                }
-            }
-        }
+        self.waiting().wait_cancelled(context);
         Poll::Pending
     }
 
@@ -399,9 +338,7 @@ impl SharedRun {
 
     /// Wakes the code of a step.
     pub(crate) fn wake_step(&self, operation: u64) {
-        let waiting = self.waiting();
-        let waker = waiting.operations.get(&operation).map(|waiter| waiter.waker.clone());
-        drop(waiting);
+        let waker = self.waiting().waker(operation);
         if let Some(waker) = waker {
             let _turn = Turn::Waking(self.run()).begin();
             waker.wake();
@@ -410,23 +347,14 @@ impl SharedRun {
 
     /// Wakes all waiting operations, after a pause or a replay.
     pub(crate) fn wake_all(&self) {
-        let waiting = {
-            let mut waiting = self.waiting();
-            waiting.direct = waiting.cancel.iter().filter(|waiter| waiter.is_direct).count();
-            std::mem::take(&mut waiting.operations)
-        };
-        self.wake_each(waiting.into_values().map(|waiter| waiter.waker));
+        let wakers = self.waiting().remove_all();
+        self.wake_each(wakers);
     }
 
     /// Wakes the code that waits for a cancellation.
     pub(crate) fn wake_cancelled(&self) {
-        let cancel = {
-            let mut waiting = self.waiting();
-            let cancel = waiting.cancel.take();
-            waiting.direct -= usize::from(cancel.as_ref().is_some_and(|waiter| waiter.is_direct));
-            cancel
-        };
-        self.wake_each(cancel.map(|waiter| waiter.waker));
+        let waker = self.waiting().remove_cancelled();
+        self.wake_each(waker);
     }
 
     fn wake_each(&self, wakers: impl IntoIterator<Item = Waker>) {
@@ -436,8 +364,7 @@ impl SharedRun {
 
     /// Number of clones of the code's waker that are stored here.
     pub(crate) fn wakers(&self) -> usize {
-        let waiting = self.waiting();
-        waiting.direct + usize::from(waiting.code.is_some())
+        self.waiting().wakers()
     }
 
     /// Records that the code does not match the journal. The first mismatch is kept.

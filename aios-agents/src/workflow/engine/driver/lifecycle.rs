@@ -9,24 +9,24 @@ use std::{
 
 use aios_core::{
     BoxFuture, Chain,
-    event::{EventError, EventId},
     failure::Failure,
-    store::{RecordedEvent, RunStatus, StoreError},
+    store::{RecordedEvent, RunStatus},
 };
 use futures_util::FutureExt;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use tracing::{debug, info, warn};
 
 use super::{
-    Driver, Exit, Outgoing, acknowledge, entries::exit, measure::count_end, successor::Successor,
+    Driver, Exit, Outgoing, acknowledge,
+    block::{block_external, block_refused, block_unreadable},
+    successor::Successor,
 };
 use crate::{
-    failing::truncate,
     panic::panic_failure,
     task,
     workflow::{
         engine::{Engine, Message, RunOutcome, inbox::Inbox, live::Activation, questions::asks},
-        journal::{Blocked, Entry, JournalError, Parent},
+        journal::Parent,
     },
 };
 
@@ -288,87 +288,6 @@ async fn drain_inbox(engine: &Arc<Engine>, exit: &Exit, inbox: &Inbox) -> bool {
         }
     }
     has_messages
-}
-
-/// Blocks a run whose journal can't be read: another program or a later version of aios wrote it.
-/// Nothing is lost by leaving the run alone.
-async fn block_unreadable(engine: &Engine, run_id: &Arc<str>, error: &EventError) -> Exit {
-    let failure = Failure::from_error("JOURNAL_UNREADABLE", error);
-    let id = EventId::derive(&format!("{run_id}/unreadable/{}", failure.message));
-    block(engine, run_id, failure, Some(id)).await
-}
-
-/// Blocks a run whose append the store refuses permanently.
-async fn block_refused(engine: &Engine, run_id: &Arc<str>, error: StoreError) -> Exit {
-    if let StoreError::StreamClosed { .. } = error {
-        // Another writer ended the run; the journal says how.
-        return match engine.journals.ended(run_id).await {
-            Ok(Some(ended)) => Exit::Ended(ended),
-            Ok(None) => Exit::Failed(error),
-            Err(JournalError::Store(error)) => Exit::Failed(error),
-            Err(_) => Exit::Unknown,
-        };
-    }
-    block_external(engine, run_id, Failure::from_error(error.code(), &error)).await
-}
-
-/// Blocks a run because of a failure that its code did not cause.
-async fn block_external(engine: &Engine, run_id: &Arc<str>, failure: Failure) -> Exit {
-    block(engine, run_id, engine.own_failure(failure), None).await
-}
-
-/// Records in the journal that a run is blocked, and retries until the store accepts it. If the
-/// store refuses it permanently, the engine stops, because otherwise the run would stay idle
-/// without being reported.
-async fn block(
-    engine: &Engine,
-    run_id: &Arc<str>,
-    mut failure: Failure,
-    id: Option<EventId>,
-) -> Exit {
-    let mut backoff = engine.options.backoff.initial_delay;
-    let mut is_truncated = false;
-    loop {
-        if engine.ownership.fence_of(run_id).is_none() {
-            return Exit::NotOwner;
-        }
-        let entry = Entry::Blocked(Blocked { failure: failure.clone() });
-        let Err(error) = engine.journals.append(run_id, entry, id.clone()).await else {
-            count_end(RunStatus::Blocked.as_str());
-            return Exit::Ended(RunOutcome::blocked(failure));
-        };
-        match error {
-            JournalError::Ended { .. } => {
-                return match engine.journals.ended(run_id).await {
-                    Ok(Some(ended)) => Exit::Ended(ended),
-                    _ => Exit::Unknown,
-                };
-            }
-            JournalError::UnknownRun { .. } => return Exit::Unknown,
-            error if error.is_retryable() => {
-                warn!(error = %Chain(&error), %run_id, %failure, "could not block a run; trying again");
-            }
-            JournalError::Store(StoreError::TooLarge { .. }) if !is_truncated => {
-                (failure, is_truncated) = (truncate(&failure), true);
-                continue;
-            }
-            error => {
-                let Failure { code, message, .. } = error.failure();
-                let message = format!("{message}; run {run_id} can't continue: {failure}");
-                engine.fail("block a run", &Failure::new(code, message));
-                return exit(error);
-            }
-        }
-        engine.clock.sleep(backoff).await;
-        backoff = engine.options.backoff.next(backoff);
-    }
-}
-
-impl RunOutcome {
-    pub(super) fn blocked(failure: Failure) -> Self {
-        let status = RunStatus::Blocked;
-        Self { status, result: None, failure: Some(failure), continued_as: None }
-    }
 }
 
 /// Settles a message that a run did not read. A run that has ended needs no answers; a blocked one

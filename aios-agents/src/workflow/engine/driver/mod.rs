@@ -3,6 +3,7 @@
 
 mod answer;
 mod assignment;
+mod block;
 mod children;
 mod commit;
 mod entries;
