@@ -207,7 +207,7 @@ async fn should_dispatch_a_task_again_that_never_reached_the_broker() {
     drop(agents);
 }
 
-/// The engine is told to stop while the assignment is being appended.
+/// The engine begins to shut down while the assignment is being appended.
 #[tokio::test(flavor = "multi_thread")]
 async fn should_dispatch_a_task_before_its_run_moves() {
     let site = Site::new();
