@@ -4,7 +4,7 @@ use std::{
     collections::BTreeMap,
     ops::Range,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
@@ -21,6 +21,7 @@ use aios_core::{
     },
 };
 use async_trait::async_trait;
+use parking_lot::Mutex;
 
 use crate::measure::{self, Measured, WaitingAppend};
 
@@ -124,41 +125,37 @@ impl CountingStore {
 
     /// Begins to track the positions at which this process appends.
     pub(crate) fn watch(&self) {
-        *self.own() = Some(Positions::default());
+        *self.own.lock() = Some(Positions::default());
     }
 
     /// Stops tracking positions.
     pub(crate) fn unwatch(&self) {
-        *self.own() = None;
+        *self.own.lock() = None;
     }
 
     /// The shortest range of positions above `after` and up to `up_to` that contains all events not known
     /// to be appended by this process.
     pub(crate) fn foreign(&self, after: u64, up_to: u64) -> Option<Range<u64>> {
-        self.own().as_ref().and_then(|own| own.gap(after, up_to))
+        self.own.lock().as_ref().and_then(|own| own.gap(after, up_to))
     }
 
     /// Whether this process is known to have appended the event at a position.
     pub(crate) fn is_own(&self, position: u64) -> bool {
-        self.own().as_ref().is_some_and(|own| own.contains(position))
+        self.own.lock().as_ref().is_some_and(|own| own.contains(position))
     }
 
     /// Removes tracked positions up to and including `up_to`.
     pub(crate) fn forget(&self, up_to: u64) {
-        if let Some(own) = self.own().as_mut() {
+        if let Some(own) = self.own.lock().as_mut() {
             own.remove_up_to(up_to);
         }
-    }
-
-    fn own(&self) -> MutexGuard<'_, Option<Positions>> {
-        self.own.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Tracks the positions of an append. A repeated append may repeat one of another process, so it
     /// counts as foreign; reading it without need costs little.
     fn track(&self, events: u64, result: &Result<Appended, StoreError>) {
         if let Ok(Appended { position, repeated: false, .. }) = result
-            && let Some(own) = self.own().as_mut()
+            && let Some(own) = self.own.lock().as_mut()
         {
             own.insert((position + 1).saturating_sub(events), *position);
         }

@@ -46,7 +46,7 @@ impl Queue {
     fn new() -> (Self, LogRecords) {
         let (records, receiver) = sync_channel(QUEUE_CAPACITY);
         let queue = Self { process: std::process::id(), records, next: OnceLock::new() };
-        (queue, LogRecords(std::sync::Mutex::new(receiver)))
+        (queue, LogRecords(parking_lot::Mutex::new(receiver)))
     }
 
     /// The queue of this process, or of an ancestor if this process has none.
@@ -101,7 +101,7 @@ pub(crate) fn wake_log() {
 
 /// The receiving end of the queue, for the logging thread.
 #[pyclass(frozen, module = "aios._aios")]
-pub(crate) struct LogRecords(std::sync::Mutex<Receiver<Record>>);
+pub(crate) struct LogRecords(parking_lot::Mutex<Receiver<Record>>);
 
 #[pymethods]
 impl LogRecords {
@@ -109,7 +109,7 @@ impl LogRecords {
     fn next(&self, py: Python<'_>, seconds: f64) -> Option<(u8, String, String)> {
         let timeout = Duration::try_from_secs_f64(seconds).unwrap_or_default();
         let received = py.detach(|| {
-            let records = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            let records = self.0.lock();
             records.recv_timeout(timeout)
         });
         let (level, target, text) = received.ok()?;

@@ -11,11 +11,12 @@ use std::{
         fd::AsRawFd,
         unix::{net::UnixStream, process::parent_id},
     },
-    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    sync::Arc,
     thread,
     time::Duration,
 };
 
+use parking_lot::{Condvar, Mutex};
 use pyo3::prelude::*;
 use tokio::runtime::Handle;
 
@@ -106,7 +107,7 @@ impl Terminator {
 
     /// Sets the client to close.
     fn attach(&self, client: &NativeClient) {
-        self.shared.state().session = Some(client.closer());
+        self.shared.state.lock().session = Some(client.closer());
         self.shared.changed.notify_all();
     }
 
@@ -118,23 +119,19 @@ impl Terminator {
 
     /// The runtime has stopped; the process continues.
     fn done(&self) {
-        self.shared.state().is_done = true;
+        self.shared.state.lock().is_done = true;
         self.shared.changed.notify_all();
         self.stop();
     }
 }
 
 impl Shared {
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// Waits for a signal or the end of the parent. Returns false if the runtime stopped before.
     fn wait_for_stop(&self, mut reader: &UnixStream, signals: &[u8], parent: Option<u32>) -> bool {
         let mut byte = [0];
         loop {
             let read = reader.read(&mut byte);
-            if self.state().is_done {
+            if self.state.lock().is_done {
                 return false;
             }
             match read {
@@ -156,12 +153,12 @@ impl Shared {
     fn terminate(self: &Arc<Self>) {
         let shared = Arc::clone(self);
         self.bridge.push(Box::new(move |py| shared.stop.call0(py).map(drop)));
-        let state = self.state();
-        let late = self.changed.wait_timeout_while(state, self.deadline + MARGIN, |it| {
-            self.close_when_open(it);
-            !it.is_done
-        });
-        let (state, _) = late.unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.state.lock();
+        let is_running = |state: &mut State| {
+            self.close_when_open(state);
+            !state.is_done
+        };
+        self.changed.wait_while_for(&mut state, is_running, self.deadline + MARGIN);
         if !state.is_done {
             exit(state.error.as_deref());
         }
@@ -172,7 +169,7 @@ impl Shared {
         let (shared, deadline) = (Arc::clone(self), self.deadline);
         tokio.spawn(async move {
             if let Err(error) = closer.close_in_background(deadline).await {
-                shared.state().error = Some(error.message().to_owned());
+                shared.state.lock().error = Some(error.message().to_owned());
             }
         });
     }

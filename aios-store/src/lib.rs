@@ -96,7 +96,6 @@ mod repeat;
 mod retention;
 mod rows;
 mod schema_version;
-mod sync;
 mod validation;
 mod verify;
 

@@ -1,12 +1,10 @@
 //! The keys of a metric with a label whose values are names.
 
-use std::{
-    collections::HashMap,
-    sync::{PoisonError, RwLock},
-};
+use std::collections::HashMap;
 
 use aios_core::agent::Name;
 use metrics::{Key, Label, Level, Metadata, with_recorder};
+use parking_lot::RwLock;
 
 /// Most names that are told apart. Those above are reported together.
 const MAX_NAMES: usize = 256;
@@ -54,7 +52,7 @@ impl Keys {
     }
 
     fn with(&self, name: &Name, outcome: &'static str, report: impl Fn(&Key)) {
-        let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
+        let known = self.known.read();
         let (is_full, keys) = (known.len() >= MAX_NAMES, known.get(name));
         if let Some(key) = keys.and_then(|keys| find(keys, outcome)) {
             return report(key);
@@ -66,21 +64,21 @@ impl Keys {
             false => {
                 let key = self.key(name.to_string(), outcome);
                 report(&key);
-                let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
+                let mut known = self.known.write();
                 keep(known.entry(name.clone()).or_default(), outcome, key);
             }
         }
     }
 
     fn with_other(&self, outcome: &'static str, report: impl Fn(&Key)) {
-        let others = self.others.read().unwrap_or_else(PoisonError::into_inner);
+        let others = self.others.read();
         if let Some(key) = find(&others, outcome) {
             return report(key);
         }
         drop(others);
         let key = self.key(OTHER.to_owned(), outcome);
         report(&key);
-        keep(&mut self.others.write().unwrap_or_else(PoisonError::into_inner), outcome, key);
+        keep(&mut self.others.write(), outcome, key);
     }
 
     fn key(&self, name: String, outcome: &'static str) -> Key {

@@ -1,7 +1,4 @@
-use std::{
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use aios_core::{
     agent::{DynAgent, TaskContext, TaskError},
@@ -9,6 +6,7 @@ use aios_core::{
     event::{Payload, Timestamp},
     failure::Failure,
 };
+use parking_lot::Mutex;
 
 use super::Middleware;
 use crate::{
@@ -80,7 +78,7 @@ impl CircuitBreaker {
 
     /// Admits a task, or returns how long the circuit stays open.
     fn acquire<'a>(&'a self, context: &'a TaskContext) -> Result<Permit<'a>, Duration> {
-        let (now, mut circuit) = (self.clock.now(), self.circuit());
+        let (now, mut circuit) = (self.clock.now(), self.circuit.lock());
         let is_probe = match *circuit {
             Circuit::Closed { .. } => false,
             Circuit::Open { until } if now >= until => true,
@@ -91,10 +89,6 @@ impl CircuitBreaker {
             *circuit = Circuit::Probing;
         }
         Ok(Permit { breaker: self, context, is_probe, verdict: None })
-    }
-
-    fn circuit(&self) -> MutexGuard<'_, Circuit> {
-        self.circuit.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -156,7 +150,7 @@ impl Drop for Permit<'_> {
             true => Verdict::Ignored,
             false => Verdict::Failure,
         });
-        let (now, mut circuit) = (self.breaker.clock.now(), self.breaker.circuit());
+        let (now, mut circuit) = (self.breaker.clock.now(), self.breaker.circuit.lock());
         let until = now + self.breaker.open_for;
         if self.is_probe {
             circuit.on_probe_result(verdict, now, until);

@@ -1,12 +1,13 @@
 use std::{
     collections::{HashMap, VecDeque},
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
 };
 
 use aios_core::{
     agent::{DynAgent, TaskContext, TaskError, TaskId},
     event::Payload,
 };
+use parking_lot::Mutex;
 use tokio::sync::OnceCell;
 
 use super::Middleware;
@@ -41,7 +42,7 @@ impl Deduplicate {
     }
 
     fn cell(&self, task_id: &TaskId) -> Arc<OnceCell<Payload>> {
-        let mut known = self.0.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut known = self.0.known.lock();
         if let Some(cell) = known.tasks.get(task_id) {
             return Arc::clone(cell);
         }

@@ -1,9 +1,4 @@
-use std::{
-    collections::BTreeMap,
-    fmt,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
+use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
 
 use aios_core::{
     BoxFuture, Chain,
@@ -12,6 +7,7 @@ use aios_core::{
     output::{OutputError, OutputSink, OutputStream, Outputs, stream_of},
     store::{Append, Store, StoreError},
 };
+use parking_lot::Mutex;
 use tokio::{runtime::Handle, sync::Notify};
 use tracing::{info, warn};
 
@@ -120,7 +116,7 @@ impl RunOutputs {
         name: &str,
         key: impl FnOnce() -> String,
     ) -> Result<OutputStream, OutputError> {
-        let mut opened = self.opened();
+        let mut opened = self.opened.lock();
         if let Some(stream) = opened.get(name) {
             return Ok(stream.clone());
         }
@@ -138,7 +134,7 @@ impl RunOutputs {
     /// Waits until the output of the code is stored; `None` if it opened no stream.
     pub(crate) fn flush(&self) -> Option<impl Future<Output = ()> + Send + 'static> {
         let hub = self.hub.clone()?;
-        let opened: Vec<_> = self.opened().values().cloned().collect();
+        let opened: Vec<_> = self.opened.lock().values().cloned().collect();
         (!opened.is_empty()).then_some(async move {
             let flushing = async {
                 for stream in opened {
@@ -148,10 +144,6 @@ impl RunOutputs {
             };
             hub.flushed("a run", flushing).await;
         })
-    }
-
-    fn opened(&self) -> MutexGuard<'_, BTreeMap<Box<str>, OutputStream>> {
-        self.opened.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -204,7 +196,7 @@ impl OutputSink for Discard {
 impl Shared {
     /// Adds a writer that has output, and makes sure that it is stored.
     fn enqueue(self: &Arc<Self>, writer: Arc<Writer>) {
-        let mut queue = self.queue();
+        let mut queue = self.queue.lock();
         queue.writers.push(writer);
         if !std::mem::replace(&mut queue.is_storing, true) {
             drop(queue);
@@ -213,12 +205,8 @@ impl Shared {
         }
     }
 
-    fn queue(&self) -> MutexGuard<'_, Queue> {
-        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     fn next_batch(&self) -> Vec<Arc<Writer>> {
-        let mut queue = self.queue();
+        let mut queue = self.queue.lock();
         queue.is_storing = !queue.writers.is_empty();
         std::mem::take(&mut queue.writers)
     }

@@ -1,7 +1,4 @@
-use std::{
-    pin::pin,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-};
+use std::{pin::pin, sync::Arc};
 
 use aios_core::{
     Chain,
@@ -11,6 +8,7 @@ use aios_core::{
     output::OutputError,
     store::StreamId,
 };
+use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tracing::warn;
 
@@ -115,13 +113,9 @@ impl Writer {
         &self.stream
     }
 
-    fn backlog(&self) -> MutexGuard<'_, Backlog> {
-        self.backlog.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// Adds what was written. Returns whether the writer must be put into the queue of the hub.
     pub(super) fn push(&self, pending: Pending) -> Result<bool, OutputError> {
-        let mut backlog = self.backlog();
+        let mut backlog = self.backlog.lock();
         if let Some(failure) = &backlog.failure {
             return Err(failure.clone());
         }
@@ -144,7 +138,7 @@ impl Writer {
     /// Takes what was written, as events to append. The items of an attempt are appended at once.
     /// Those of the code of a workflow are appended one by one, because some may be stored already.
     pub(super) fn take(&self) -> Vec<Part> {
-        let mut backlog = self.backlog();
+        let mut backlog = self.backlog.lock();
         backlog.is_queued = false;
         backlog.bytes = 0;
         let (pending, first) = (std::mem::take(&mut backlog.pending), backlog.taken);
@@ -229,13 +223,13 @@ impl Writer {
     }
 
     pub(super) fn stored(&self, count: u64) {
-        self.backlog().stored += count;
+        self.backlog.lock().stored += count;
         self.progressed.notify_waiters();
     }
 
     pub(super) fn fail(&self, error: impl Into<OutputError>) {
         let error = error.into();
-        let mut backlog = self.backlog();
+        let mut backlog = self.backlog.lock();
         if backlog.failure.is_none() {
             warn!(
                 error = %Chain(&error), code = error.code(), stream = %self.stream,
@@ -249,12 +243,12 @@ impl Writer {
 
     /// Waits until everything that was written so far is stored. Calls `hurry` before it waits.
     pub(super) async fn flushed(&self, hurry: impl Fn()) -> Result<(), OutputError> {
-        let target = self.backlog().written;
+        let target = self.backlog.lock().written;
         loop {
             let mut progressed = pin!(self.progressed.notified());
             progressed.as_mut().enable();
             {
-                let backlog = self.backlog();
+                let backlog = self.backlog.lock();
                 if backlog.stored >= target {
                     return Ok(());
                 }

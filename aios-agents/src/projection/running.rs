@@ -1,11 +1,7 @@
-use std::{
-    collections::BTreeSet,
-    fmt,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
+use std::{collections::BTreeSet, fmt, sync::Arc, time::Duration};
 
 use aios_core::{clock::Clock, failure::Failure};
+use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use crate::{failing::Failing, task::JoinSet};
@@ -22,12 +18,6 @@ pub(crate) struct Running {
 #[derive(Clone, Default)]
 struct Names(Arc<Mutex<BTreeSet<String>>>);
 
-impl Names {
-    fn lock(&self) -> MutexGuard<'_, BTreeSet<String>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
 /// The name of a projection, taken until this is dropped.
 pub(super) struct TakenName {
     name: String,
@@ -36,14 +26,14 @@ pub(super) struct TakenName {
 
 impl Drop for TakenName {
     fn drop(&mut self) {
-        self.names.lock().remove(&self.name);
+        self.names.0.lock().remove(&self.name);
     }
 }
 
 impl Running {
     /// Takes the name of a projection. `None` if one with this name runs.
     pub(super) fn take_name(&self, name: &str) -> Option<TakenName> {
-        let is_free = self.names.lock().insert(name.to_owned());
+        let is_free = self.names.0.lock().insert(name.to_owned());
         is_free.then(|| TakenName { name: name.to_owned(), names: self.names.clone() })
     }
 
@@ -52,7 +42,7 @@ impl Running {
         run: impl FnOnce(Stop, Arc<Failing>) -> F,
     ) {
         let run = run(Stop(self.stopping.subscribe()), Arc::clone(&self.failing));
-        self.tasks.lock().unwrap_or_else(PoisonError::into_inner).spawn(run);
+        self.tasks.lock().spawn(run);
     }
 
     /// The permanent error that ended a projection, if one did.
@@ -68,8 +58,7 @@ impl Running {
     /// Stops the projections. Lets batches in progress end within `deadline`.
     pub(crate) async fn stop(&self, clock: &dyn Clock, deadline: Duration) {
         self.stopping.send_replace(true);
-        let mut tasks =
-            std::mem::take(&mut *self.tasks.lock().unwrap_or_else(PoisonError::into_inner));
+        let mut tasks = std::mem::take(&mut *self.tasks.lock());
         tokio::select! {
             biased;
             () = async { while tasks.join_next().await.is_some() {} } => {}

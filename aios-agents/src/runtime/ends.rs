@@ -1,6 +1,6 @@
 use std::{
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
@@ -13,6 +13,7 @@ use aios_core::{
     failure::Failure,
     store::{EventStore, StoreError},
 };
+use parking_lot::Mutex;
 use tokio::sync::watch;
 use tracing::{info, warn};
 
@@ -99,7 +100,7 @@ impl Ends {
     pub(super) fn watch(self: &Arc<Self>, journals: &Journals, run_id: &Arc<str>) -> Watch<'_> {
         let waiting = Waiting::new(&self.waiting);
         let (waiter, begun) = (self.waiters.wait(run_id), self.begun.subscribe());
-        let mut follows = self.follows.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut follows = self.follows.lock();
         if !*follows {
             *follows = true;
             task::spawn(follow(Arc::clone(self), journals.clone()));
@@ -128,7 +129,7 @@ impl Ends {
 
     /// Whether any caller waits. If not, the log is no longer followed.
     fn is_wanted(&self) -> bool {
-        let mut follows = self.follows.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut follows = self.follows.lock();
         *follows = *self.waiting.borrow() > 0;
         *follows
     }

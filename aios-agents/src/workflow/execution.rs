@@ -1,6 +1,6 @@
 use std::{
     collections::VecDeque,
-    sync::{Arc, MutexGuard},
+    sync::Arc,
     task::{Context, Poll, ready},
 };
 
@@ -9,6 +9,7 @@ use aios_core::{
     event::{Payload, Timestamp},
     failure::Failure,
 };
+use parking_lot::MutexGuard;
 
 use super::{
     RunInfo, Workflow, WorkflowContext, WorkflowError,

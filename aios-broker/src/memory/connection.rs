@@ -1,11 +1,12 @@
 use std::{
     pin::pin,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    sync::{Arc, Weak},
     time::Duration,
 };
 
 use aios_core::broker::{BrokerError, Health};
 use futures_util::future::{Either, select};
+use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use super::{consumer::Consumer, exchange::Exchange};
@@ -42,7 +43,7 @@ impl Connection {
     }
 
     pub(super) fn check_open(&self) -> Result<(), BrokerError> {
-        match self.state().phase {
+        match self.state.lock().phase {
             Phase::Open | Phase::Draining => Ok(()),
             Phase::Closed => Err(BrokerError::Closed),
         }
@@ -53,7 +54,7 @@ impl Connection {
         &self,
         make: impl FnOnce() -> Result<Arc<Consumer>, BrokerError>,
     ) -> Result<Arc<Consumer>, BrokerError> {
-        let mut state = self.state();
+        let mut state = self.state.lock();
         if state.phase != Phase::Open {
             return Err(BrokerError::Closed);
         }
@@ -67,14 +68,14 @@ impl Connection {
         let consumers = self.drain();
         consumers.iter().for_each(|consumer| consumer.stop());
         let drained = self.drained(&consumers, deadline).await;
-        self.state().phase = Phase::Closed;
+        self.state.lock().phase = Phase::Closed;
         consumers.iter().for_each(|consumer| consumer.abandon());
         self.health.set(Health::Closed);
         drained
     }
 
     fn drain(&self) -> Vec<Arc<Consumer>> {
-        let mut state = self.state();
+        let mut state = self.state.lock();
         state.phase = state.phase.max(Phase::Draining);
         state.consumers.iter().filter_map(Weak::upgrade).collect()
     }
@@ -96,9 +97,5 @@ impl Connection {
                 return Err(BrokerError::Timeout { operation, after: deadline });
             }
         }
-    }
-
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -1,6 +1,6 @@
 use std::{
     collections::VecDeque,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::Arc,
     task::{Context, Poll, Waker},
 };
 
@@ -9,6 +9,7 @@ use aios_core::{
     event::{Event, Timestamp},
     retry::RetryPolicy,
 };
+use parking_lot::Mutex;
 use slab::Slab;
 use tokio::{sync::Notify, task::coop::poll_proceed};
 
@@ -80,7 +81,7 @@ impl Consumer {
 
     /// The next delivery; `None` when consuming has ended.
     pub(super) fn poll(&self, context: &mut Context<'_>) -> Result<Option<Taken>, Wait> {
-        let mut hand = self.hand();
+        let mut hand = self.hand.lock();
         if hand.stopped {
             return Ok(None);
         }
@@ -114,7 +115,7 @@ impl Consumer {
 
     /// Settles the delivery with this key.
     pub(super) fn settle(&self, key: usize, settlement: Settlement) -> Result<(), BrokerError> {
-        let mut hand = self.hand();
+        let mut hand = self.hand.lock();
         let Some(item) = hand.delivered.try_remove(key) else { return Err(BrokerError::Closed) };
         match settlement {
             Settlement::Ack => drop(item),
@@ -157,7 +158,7 @@ impl Consumer {
 
     /// Ends the stream and returns undelivered events to the queue.
     pub(super) fn stop(&self) {
-        let mut hand = self.hand();
+        let mut hand = self.hand.lock();
         if hand.stopped {
             return;
         }
@@ -173,13 +174,13 @@ impl Consumer {
 
     /// Returns unsettled deliveries to the queue.
     pub(super) fn abandon(&self) {
-        let mut hand = self.hand();
+        let mut hand = self.hand.lock();
         let delivered = std::mem::take(&mut hand.delivered);
         self.queue.give_back(delivered.into_iter().map(|(_, item)| item));
     }
 
     pub(super) fn is_idle(&self) -> bool {
-        self.hand().delivered.is_empty()
+        self.hand.lock().delivered.is_empty()
     }
 
     pub(super) fn sleep_until(&self, deadline: Timestamp) -> aios_core::BoxFuture<'static, ()> {
@@ -192,9 +193,5 @@ impl Consumer {
 
     fn jitter(&self) -> f64 {
         self.exchange.rng.next()
-    }
-
-    fn hand(&self) -> MutexGuard<'_, Hand> {
-        self.hand.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -1,7 +1,7 @@
 use std::{
     collections::HashMap,
     sync::{
-        Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard,
+        Arc,
         atomic::{AtomicU64, Ordering},
     },
 };
@@ -10,6 +10,7 @@ use aios_core::{
     broker::{Address, BrokerError, Lifetime, Mailbox, Subscription},
     event::{EventType, Pattern},
 };
+use parking_lot::RwLock;
 
 use super::{MemoryOptions, queue::Queue};
 use crate::rng::SplitMix64;
@@ -45,19 +46,19 @@ impl Exchange {
 
     /// The groups that take events of this type.
     pub(super) fn routes(&self, event_type: &EventType) -> Routes {
-        if let Some(routes) = self.read().routes.get(event_type) {
+        if let Some(routes) = self.topology.read().routes.get(event_type) {
             return Arc::clone(routes);
         }
-        self.write().resolve(event_type)
+        self.topology.write().resolve(event_type)
     }
 
     pub(super) fn mailbox(&self, mailbox: &Mailbox) -> Option<Arc<Queue>> {
-        self.read().mailboxes.get(mailbox).cloned()
+        self.topology.read().mailboxes.get(mailbox).cloned()
     }
 
     pub(super) fn queue(&self, address: &Address) -> Result<Arc<Queue>, BrokerError> {
         let unknown = || BrokerError::UnknownAddress { address: address.clone() };
-        self.read().queues.get(address).cloned().ok_or_else(unknown)
+        self.topology.read().queues.get(address).cloned().ok_or_else(unknown)
     }
 
     /// Declares the queue of a subscription and adds its consumer.
@@ -65,7 +66,7 @@ impl Exchange {
         &self,
         subscription: &Subscription,
     ) -> Result<(Arc<Queue>, u64), BrokerError> {
-        let mut topology = self.write();
+        let mut topology = self.topology.write();
         let queue = topology.declare(&subscription.address, subscription.lifetime)?;
         topology.bind(&queue, &subscription.patterns);
         let consumer = self.next_consumer.fetch_add(1, Ordering::Relaxed);
@@ -77,16 +78,8 @@ impl Exchange {
     pub(super) fn remove_consumer(&self, queue: &Queue, consumer: u64) {
         queue.remove_consumer(consumer);
         if queue.lifetime == Lifetime::Temporary {
-            self.write().expire(queue);
+            self.topology.write().expire(queue);
         }
-    }
-
-    fn read(&self) -> RwLockReadGuard<'_, Topology> {
-        self.topology.read().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn write(&self) -> RwLockWriteGuard<'_, Topology> {
-        self.topology.write().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

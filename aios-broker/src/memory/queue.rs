@@ -1,9 +1,6 @@
 use std::{
     collections::VecDeque,
-    sync::{
-        Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicUsize, Ordering},
-    },
+    sync::atomic::{AtomicUsize, Ordering},
     task::Waker,
 };
 
@@ -11,6 +8,7 @@ use aios_core::{
     broker::{Address, DeadLetter, DeadLetterFilter, Lifetime},
     event::Timestamp,
 };
+use parking_lot::{Mutex, MutexGuard};
 
 use super::{delay::Delayed, item::Item};
 
@@ -67,7 +65,7 @@ impl Queue {
 
     /// Appends events for which capacity is reserved.
     pub(super) fn append(&self, items: Vec<Item>) {
-        let mut state = self.state();
+        let mut state = self.state.lock();
         if !state.gone {
             state.append(items);
         }
@@ -76,7 +74,7 @@ impl Queue {
 
     /// Returns events to their previous positions.
     pub(super) fn give_back(&self, items: impl IntoIterator<Item = Item>) {
-        let mut state = self.state();
+        let mut state = self.state.lock();
         for item in items {
             if !state.gone {
                 self.load.fetch_add(1, Ordering::Relaxed);
@@ -88,7 +86,7 @@ impl Queue {
 
     /// Delays an event until `due`; then it is appended to the queue.
     pub(super) fn delay(&self, item: Item, due: Timestamp) {
-        let mut state = self.state();
+        let mut state = self.state.lock();
         if !state.gone {
             self.load.fetch_add(1, Ordering::Relaxed);
             state.delayed.push(due, item);
@@ -98,7 +96,7 @@ impl Queue {
 
     /// Adds a dead letter.
     pub(super) fn push_dead(&self, letter: DeadLetter) {
-        let mut state = self.state();
+        let mut state = self.state.lock();
         if !state.gone {
             self.load.fetch_add(1, Ordering::Relaxed);
             state.dead.push_back(letter);
@@ -107,18 +105,18 @@ impl Queue {
 
     /// The oldest dead letters.
     pub(super) fn dead(&self, limit: usize) -> Vec<DeadLetter> {
-        self.state().dead.iter().take(limit).cloned().collect()
+        self.state.lock().dead.iter().take(limit).cloned().collect()
     }
 
     /// How many events wait for a consumer or are delayed.
     pub(super) fn waiting(&self) -> usize {
-        let state = self.state();
+        let state = self.state.lock();
         state.ready.len() + state.delayed.len()
     }
 
     /// Removes dead letters. With `requeue`, appends their events to the queue again.
     pub(super) fn take_dead(&self, selection: &DeadLetterFilter, requeue: bool) -> usize {
-        let mut state = self.state();
+        let mut state = self.state.lock();
         let dead = std::mem::take(&mut state.dead);
         let (chosen, rest): (VecDeque<_>, VecDeque<_>) =
             dead.into_iter().partition(|letter| selection.contains(&letter.event.id));
@@ -144,7 +142,7 @@ impl Queue {
         waker: &Waker,
         taken: &mut VecDeque<Item>,
     ) -> TakeOutcome {
-        let mut state = self.state();
+        let mut state = self.state.lock();
         let may_read = match self.address {
             Address::Mailbox(_) => state.consumers.front() == Some(&consumer),
             Address::Group(_) => true,
@@ -164,12 +162,12 @@ impl Queue {
     }
 
     pub(super) fn add_consumer(&self, consumer: u64) {
-        self.state().consumers.push_back(consumer);
+        self.state.lock().consumers.push_back(consumer);
     }
 
     /// Removes a consumer. The next one of a mailbox takes over.
     pub(super) fn remove_consumer(&self, consumer: u64) {
-        let mut state = self.state();
+        let mut state = self.state.lock();
         state.consumers.retain(|other| *other != consumer);
         wake(state);
     }
@@ -177,7 +175,7 @@ impl Queue {
     /// Expires and empties the queue if it is temporary and has no consumers. Returns whether it
     /// did.
     pub(super) fn expire(&self) -> bool {
-        let mut state = self.state();
+        let mut state = self.state.lock();
         if self.lifetime == Lifetime::Durable || !state.consumers.is_empty() {
             return false;
         }
@@ -186,10 +184,6 @@ impl Queue {
         state.delayed.clear();
         state.dead.clear();
         true
-    }
-
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -1,8 +1,4 @@
-use std::{
-    collections::HashSet,
-    sync::{Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
+use std::{collections::HashSet, time::Duration};
 
 use aios_core::broker::{BrokerError, Lifetime};
 use lapin::{
@@ -10,6 +6,7 @@ use lapin::{
     options::ExchangeDeclareOptions,
     types::{AMQPValue, FieldTable},
 };
+use parking_lot::Mutex;
 
 use super::{
     error::within,
@@ -46,20 +43,16 @@ impl DelayQueues {
             Lifetime::Durable => format!("{}.hold.{class}", link.options.prefix),
             Lifetime::Temporary => format!("{}.hold.temporary.{class}", link.options.prefix),
         };
-        if !self.declared().contains(&name) {
+        if !self.declared.lock().contains(&name) {
             declare(link, &name, class, lifetime).await?;
-            self.declared().insert(name.clone());
+            self.declared.lock().insert(name.clone());
         }
         Ok(name)
     }
 
     /// Forgets the declared exchanges, because another server may have taken over.
     pub(super) fn forget(&self) {
-        self.declared().clear();
-    }
-
-    fn declared(&self) -> MutexGuard<'_, HashSet<String>> {
-        self.declared.lock().unwrap_or_else(PoisonError::into_inner)
+        self.declared.lock().clear();
     }
 }
 

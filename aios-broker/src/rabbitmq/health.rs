@@ -1,9 +1,8 @@
-use std::sync::{Mutex, PoisonError};
-
 use aios_core::{
     broker::{BrokerError, Health, HealthWatch},
     event::Timestamp,
 };
+use parking_lot::Mutex;
 
 use crate::health::HealthState;
 
@@ -49,7 +48,7 @@ impl Reporter {
     /// Records that reconnecting failed again.
     pub(super) fn still_down(&self, part: Part, cause: &str) {
         let since = {
-            let parts = self.parts.lock().unwrap_or_else(PoisonError::into_inner);
+            let parts = self.parts.lock();
             match (part, &*parts) {
                 (Part::Publishing, [Health::Reconnecting { since, .. }, _])
                 | (Part::Consuming, [_, Health::Reconnecting { since, .. }]) => *since,
@@ -69,7 +68,7 @@ impl Reporter {
 
     /// Fails if the server blocks publishers, or the broker is closed.
     pub(super) fn check_publishing(&self) -> Result<(), BrokerError> {
-        match &*self.parts.lock().unwrap_or_else(PoisonError::into_inner) {
+        match &*self.parts.lock() {
             [Health::Closed, _] => Err(BrokerError::Closed),
             [Health::Blocked { reason, .. }, _] => {
                 Err(BrokerError::Blocked { reason: reason.to_string() })
@@ -84,7 +83,7 @@ impl Reporter {
 
     /// Reports the worse of both. Closing is final.
     fn set(&self, part: Part, health: Health) {
-        let mut parts = self.parts.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut parts = self.parts.lock();
         let [publishing, consuming] = &mut *parts;
         if *publishing == Health::Closed {
             return;

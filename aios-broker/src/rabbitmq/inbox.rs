@@ -1,10 +1,11 @@
 use std::{
     collections::VecDeque,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::Arc,
     task::{Context, Poll, Waker},
 };
 
 use aios_core::{broker::BrokerError, event::Event};
+use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::Notify;
 
 use super::{session::Session, settle::RawDelivery};
@@ -35,7 +36,7 @@ struct State {
 impl Inbox {
     /// Adds arrivals, unless the inbox has ended.
     pub(super) fn push(&self, arrivals: &mut Vec<Arrival>) {
-        let mut state = self.state();
+        let mut state = self.state.lock();
         if state.ended {
             return;
         }
@@ -45,7 +46,7 @@ impl Inbox {
 
     /// Reports an error to the reader.
     pub(super) fn report(&self, error: BrokerError) {
-        let mut state = self.state();
+        let mut state = self.state.lock();
         if !state.ended && state.arrivals.is_empty() {
             state.arrivals.push_back(Err(error));
         }
@@ -54,17 +55,17 @@ impl Inbox {
 
     /// How many arrivals the reader has not taken.
     pub(super) fn len(&self) -> usize {
-        self.state().arrivals.len()
+        self.state.lock().arrivals.len()
     }
 
     /// Takes the arrivals of a session that has ended. The server delivers them again.
     pub(super) fn take(&self) -> Vec<Arrival> {
-        self.state().arrivals.drain(..).filter_map(Result::ok).collect()
+        self.state.lock().arrivals.drain(..).filter_map(Result::ok).collect()
     }
 
     /// Ends the stream and returns the deliveries that were not taken.
     pub(super) fn end(&self) -> Vec<Arrival> {
-        let mut state = self.state();
+        let mut state = self.state.lock();
         state.ended = true;
         let rest = state.arrivals.drain(..).filter_map(Result::ok).collect();
         wake(state);
@@ -75,7 +76,7 @@ impl Inbox {
         &self,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Arrival, BrokerError>>> {
-        let mut state = self.state();
+        let mut state = self.state.lock();
         if let Some(arrival) = state.arrivals.pop_front() {
             return Poll::Ready(Some(arrival));
         }
@@ -94,10 +95,6 @@ impl Inbox {
     /// Completes when the reader has dropped the subscription.
     pub(super) async fn dropped(&self) {
         self.dropped.notified().await;
-    }
-
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

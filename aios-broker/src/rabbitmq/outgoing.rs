@@ -1,10 +1,11 @@
 use std::sync::{
-    Arc, Mutex, PoisonError,
+    Arc,
     atomic::{AtomicUsize, Ordering},
 };
 
 use aios_core::broker::BrokerError;
 use lapin::{BasicProperties, types::FieldTable};
+use parking_lot::Mutex;
 use tokio::sync::{Notify, OwnedSemaphorePermit};
 
 use super::headers::short;
@@ -94,7 +95,7 @@ impl Answers {
     }
 
     pub(super) fn set(&self, index: usize, answer: Result<(), BrokerError>) {
-        let mut list = self.list.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut list = self.list.lock();
         if let Some(slot @ None) = list.get_mut(index) {
             *slot = Some(answer);
             if self.missing.fetch_sub(1, Ordering::AcqRel) == 1 {
@@ -105,7 +106,7 @@ impl Answers {
 
     /// Answers all unanswered events. Later answers are ignored.
     pub(super) fn finish(&self, rest: &BrokerError) -> Vec<Result<(), BrokerError>> {
-        let mut list = self.list.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut list = self.list.lock();
         self.missing.store(0, Ordering::Release);
         list.iter_mut().map(|slot| slot.get_or_insert_with(|| Err(rest.clone())).clone()).collect()
     }

@@ -1,12 +1,10 @@
 //! The account of one run: reservations before calls, settlements after them.
 
-use std::{
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use aios_agents::workflow::{WorkflowContext, WorkflowError};
 use aios_core::{event::Timestamp, failure::Failure};
+use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -78,10 +76,6 @@ struct Settled<'a> {
     is_estimate: bool,
 }
 
-fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
-    state.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 impl Accounting {
     /// The account of a run that begins, with this part of the budget of a calling agent. If the run
     /// is cancelled, the calls in progress are settled: nothing reports what they cost, so that only
@@ -134,7 +128,7 @@ impl Accounting {
 
     /// A sentence for the model about limits that are nearly reached.
     pub(super) fn soft_notice(&self) -> Option<String> {
-        let state = lock(&self.state);
+        let state = self.state.lock();
         let of_subject = self.subject.as_ref().and_then(|subject| {
             subject.budget.limits().soft_notice(&state.subject_sum, self.soft_percent)
         });
@@ -143,17 +137,17 @@ impl Accounting {
 
     /// Levels of child runs that are left.
     pub(super) fn depth(&self) -> u32 {
-        lock(&self.state).account.depth()
+        self.state.lock().account.depth()
     }
 
     /// The sum so far.
     pub(super) fn spent(&self) -> Spent {
-        *lock(&self.state).account.spent()
+        *self.state.lock().account.spent()
     }
 
     /// Begins with the first model of an agent that continues the conversation.
     pub(super) fn handed_over(&self) {
-        lock(&self.state).is_cheaper = false;
+        self.state.lock().is_cheaper = false;
     }
 
     /// Reserves a request of an agent, and limits its output to what is left.
@@ -166,12 +160,12 @@ impl Accounting {
         loop {
             request.max_output_tokens = wanted;
             let elapsed = self.context.now().duration_since(self.started);
-            let is_cheaper = lock(&self.state).is_cheaper;
+            let is_cheaper = self.state.lock().is_cheaper;
             let names = agent.model(is_cheaper).names();
             let has_cheaper =
                 self.at_limit == AtLimit::CheaperModel && agent.cheaper.is_some() && !is_cheaper;
             let reserved = {
-                let account = &lock(&self.state).account;
+                let account = &self.state.lock().account;
                 account.time_left(elapsed).and_then(|left| {
                     Ok((left, account.reserve_request(&names, request, has_cheaper)?))
                 })
@@ -188,7 +182,7 @@ impl Accounting {
             };
             if has_cheaper && failure.details.get("limit").is_some_and(|limit| limit == "cost") {
                 emit(&self.context, "budget", "limit_reached", &failure.details)?;
-                lock(&self.state).is_cheaper = true;
+                self.state.lock().is_cheaper = true;
             } else {
                 self.reached(failure).await?;
             }
@@ -204,7 +198,7 @@ impl Accounting {
     ) -> Result<Vec<Limits>, WorkflowError> {
         loop {
             let elapsed = self.context.now().duration_since(self.started);
-            let reserved = lock(&self.state).account.reserve_calls(calls, agents, elapsed);
+            let reserved = self.state.lock().account.reserve_calls(calls, agents, elapsed);
             let failure = match reserved {
                 // Agents reserve what they need themselves.
                 Ok((reservation, shares)) => match self.hold(reservation.least).await? {
@@ -221,7 +215,7 @@ impl Accounting {
     }
 
     fn begin(&self, reservation: Reservation) -> Result<(), WorkflowError> {
-        let mut state = lock(&self.state);
+        let mut state = self.state.lock();
         state.in_progress = Some(reservation);
         if let Some(open) = &mut state.open {
             open.amounts = reservation.least;
@@ -240,7 +234,7 @@ impl Accounting {
         });
         match reserving.timeout(STORE_TIMEOUT).await? {
             Answer::Held(held) => {
-                let mut state = lock(&self.state);
+                let mut state = self.state.lock();
                 state.subject_sum = held.sum;
                 state.open = Some(Open { held, amounts: Spent::default() });
                 Ok(None)
@@ -251,14 +245,14 @@ impl Accounting {
 
     /// Settles what is reserved of the budget of the subject.
     async fn release(&self) -> Result<(), WorkflowError> {
-        let open = lock(&self.state).open.clone();
+        let open = self.state.lock().open.clone();
         let (Some(subject), Some(open)) = (&self.subject, open) else { return Ok(()) };
         let Open { held, amounts } = &open;
         let settling = self.context.step("settle_of_subject", || async move {
             subject.budget.settle(&subject.name, held, *amounts).await
         });
         settling.timeout(STORE_TIMEOUT).await?;
-        lock(&self.state).open = None;
+        self.state.lock().open = None;
         Ok(())
     }
 
@@ -268,7 +262,7 @@ impl Accounting {
         model: &str,
         response: &ModelResponse,
     ) -> Result<(), WorkflowError> {
-        let amounts = lock(&self.state).account.amounts_of(model, response);
+        let amounts = self.state.lock().account.amounts_of(model, response);
         self.settle_amounts(amounts, response.usage).await
     }
 
@@ -278,7 +272,7 @@ impl Accounting {
         models: &[&str],
         usage: Usage,
     ) -> Result<(), WorkflowError> {
-        let amounts = lock(&self.state).account.amounts(models, usage);
+        let amounts = self.state.lock().account.amounts(models, usage);
         self.settle_amounts(amounts, usage).await
     }
 
@@ -289,7 +283,7 @@ impl Accounting {
         usage: Usage,
     ) -> Result<(), WorkflowError> {
         let unknown = {
-            let mut state = lock(&self.state);
+            let mut state = self.state.lock();
             match amounts {
                 Ok(amounts) => {
                     state.settle_all(&self.context, amounts, false)?;
@@ -314,19 +308,19 @@ impl Accounting {
         amounts: Spent,
         is_estimate: bool,
     ) -> Result<(), WorkflowError> {
-        lock(&self.state).settle(&self.context, amounts, is_estimate)
+        self.state.lock().settle(&self.context, amounts, is_estimate)
     }
 
     /// Settles the calls in progress with these amounts.
     pub(super) async fn settle(&self, amounts: Spent) -> Result<(), WorkflowError> {
-        lock(&self.state).settle_all(&self.context, amounts, false)?;
+        self.state.lock().settle_all(&self.context, amounts, false)?;
         self.release().await
     }
 
     /// Settles the calls in progress of a run that fails or is cancelled with what is certain.
     pub(super) async fn settle_rest(&self) -> Result<(), WorkflowError> {
         {
-            let mut state = lock(&self.state);
+            let mut state = self.state.lock();
             if let Some(reservation) = state.in_progress {
                 state.settle_all(&self.context, reservation.least, true)?;
             }
@@ -349,7 +343,7 @@ impl Accounting {
             (Ok(BudgetDecision::Raise { limits }), Ok(Scope::Subject)) => {
                 self.raise_of_subject(limits).await?;
             }
-            (Ok(BudgetDecision::Raise { limits }), _) => lock(&self.state).account.raise(limits),
+            (Ok(BudgetDecision::Raise { limits }), _) => self.state.lock().account.raise(limits),
             (Ok(BudgetDecision::Stop), _) => return Err(WorkflowError::failed(failure)),
             // Not a decision: the next reservation asks again.
             (Err(error), _) => {

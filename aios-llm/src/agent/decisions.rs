@@ -1,13 +1,11 @@
-use std::{
-    collections::BTreeMap,
-    sync::{Mutex, PoisonError},
-};
+use std::collections::BTreeMap;
 
 use aios_agents::workflow::{WorkflowContext, WorkflowError};
 use aios_core::{
     event::{Event, EventError, EventType},
     store::RunRecord,
 };
+use parking_lot::Mutex;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::Value;
 
@@ -52,7 +50,7 @@ impl Decisions {
         context: &WorkflowContext,
         change: impl FnOnce(&mut BTreeMap<String, PendingDecision>) -> Option<PendingDecision>,
     ) -> Result<(), WorkflowError> {
-        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut all = self.0.lock();
         change(&mut all);
         let pending_decisions: Vec<_> = all.values().cloned().collect();
         drop(all);

@@ -1,6 +1,6 @@
 //! The parameters of model calls, which hold only what is new in the conversation.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use aios_core::{
     agent::{TaskAssigned, TaskContext, TaskError},
@@ -9,6 +9,7 @@ use aios_core::{
     store::{MAX_PAGE, Store, StoreError, StreamId},
 };
 use hashlink::LruCache;
+use parking_lot::Mutex;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -177,7 +178,7 @@ impl Histories {
     }
 
     fn recall(&self, key: &str) -> Option<History> {
-        let mut remembered = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut remembered = self.0.lock();
         let (bytes, history) = remembered.all.remove(key)?;
         remembered.bytes = remembered.bytes.saturating_sub(bytes);
         Some(history)
@@ -185,7 +186,7 @@ impl Histories {
 
     /// Remembers a conversation, and forgets those that were not used for the longest time.
     fn remember(&self, key: String, history: History) {
-        let mut remembered = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut remembered = self.0.lock();
         let bytes = history.bytes();
         remembered.bytes += bytes;
         if let Some((replaced, _)) = remembered.all.insert(key, (bytes, history)) {

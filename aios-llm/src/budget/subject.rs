@@ -1,8 +1,4 @@
-use std::{
-    collections::BTreeMap,
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use aios_core::{
     agent::TaskError,
@@ -11,6 +7,7 @@ use aios_core::{
     store::{Append, EventStoreExt, Expected, MAX_PAGE, Store, StoreError, StreamId},
 };
 use hashlink::LruCache;
+use parking_lot::Mutex;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use sha2::{Digest, Sha256};
 
@@ -176,7 +173,7 @@ impl SubjectBudget {
 
     /// The sums of a window: those that this process knows, and the events since then.
     async fn ledger(&self, stream: &StreamId) -> Result<Ledger, StoreError> {
-        let mut ledger = self.lock().get(stream).cloned().unwrap_or_default();
+        let mut ledger = self.known.lock().get(stream).cloned().unwrap_or_default();
         loop {
             let page = self.store.read_stream(stream, ledger.version, MAX_PAGE).await?;
             let Some(last) = page.last() else { break };
@@ -185,12 +182,8 @@ impl SubjectBudget {
             }
             ledger.version = last.version;
         }
-        self.lock().insert(stream.clone(), ledger.clone());
+        self.known.lock().insert(stream.clone(), ledger.clone());
         Ok(ledger)
-    }
-
-    fn lock(&self) -> std::sync::MutexGuard<'_, LruCache<StreamId, Ledger>> {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The stream of a subject's window. Subjects can be longer than names of streams.

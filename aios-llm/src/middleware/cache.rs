@@ -1,11 +1,9 @@
-use std::{
-    fmt,
-    sync::{Arc, Mutex, PoisonError},
-};
+use std::{fmt, sync::Arc};
 
 use async_trait::async_trait;
 use futures_util::StreamExt;
 use hashlink::LruCache;
+use parking_lot::Mutex;
 
 use crate::model::{
     Capabilities, FinishReason, LanguageModel, ModelError, ModelRequest, ModelResponse,
@@ -29,7 +27,7 @@ impl<M: LanguageModel> Cache<M> {
     }
 
     fn known(&self, digest: &str) -> Option<ModelResponse> {
-        let mut responses = self.responses.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut responses = self.responses.lock();
         responses.get(digest).cloned().map(|response| response.with_usage(Usage::default()))
     }
 }
@@ -40,7 +38,7 @@ fn keep(
     response: &ModelResponse,
 ) {
     if matches!(response.finish_reason, FinishReason::Stop | FinishReason::ToolCalls) {
-        let mut responses = responses.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut responses = responses.lock();
         responses.insert(digest.to_owned(), response.clone());
     }
 }

@@ -1,11 +1,8 @@
-use std::{
-    fmt,
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
+use std::{fmt, sync::Arc, time::Duration};
 
 use aios_core::clock::{Clock, SystemClock};
 use async_trait::async_trait;
+use parking_lot::Mutex;
 
 use crate::model::{
     Capabilities, LanguageModel, ModelError, ModelErrorKind, ModelRequest, ModelResponse,
@@ -65,7 +62,7 @@ impl Rate {
 
     /// Takes the next place. Returns how long to wait until then, or how long to stay away.
     fn take(&self, now: Duration, longest_wait: Duration) -> Result<Duration, Duration> {
-        let mut due = self.due.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut due = self.due.lock();
         let next = (*due).max(now);
         let wait = next.saturating_sub(self.burst).saturating_sub(now);
         if wait > longest_wait {

@@ -1,13 +1,11 @@
-use std::{
-    collections::{HashMap, VecDeque},
-    sync::{Mutex, PoisonError},
-};
+use std::collections::{HashMap, VecDeque};
 
 use aios_core::{
     agent::{TaskCompleted, TaskFailed},
     event::{Event, EventError},
 };
 use async_trait::async_trait;
+use parking_lot::Mutex;
 
 use crate::{
     agent::{History, model_call},
@@ -95,7 +93,7 @@ impl LanguageModel for Recorded {
     }
 
     async fn complete(&self, request: &ModelRequest) -> Result<ModelResponse, ModelError> {
-        let mut responses = self.responses.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut responses = self.responses.lock();
         let next = responses.get_mut(&request.digest()).and_then(VecDeque::pop_front);
         drop(responses);
         next.unwrap_or_else(|| {

@@ -1,9 +1,7 @@
-use std::{
-    collections::VecDeque,
-    sync::{Mutex, PoisonError},
-};
+use std::collections::VecDeque;
 
 use async_trait::async_trait;
+use parking_lot::Mutex;
 
 use crate::model::{
     Capabilities, LanguageModel, ModelError, ModelErrorKind, ModelRequest, ModelResponse,
@@ -82,7 +80,7 @@ impl ScriptedModel {
     /// The requests so far, in order.
     #[must_use]
     pub fn requests(&self) -> Vec<ModelRequest> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner).requests.clone()
+        self.state.lock().requests.clone()
     }
 
     /// Checks that every response was requested.
@@ -92,7 +90,7 @@ impl ScriptedModel {
     /// If responses are left.
     #[track_caller]
     pub fn assert_finished(&self) {
-        let left = self.state.lock().unwrap_or_else(PoisonError::into_inner).responses.len();
+        let left = self.state.lock().responses.len();
         assert!(left == 0, "{left} scripted responses of {} were never requested", self.name);
     }
 }
@@ -108,7 +106,7 @@ impl LanguageModel for ScriptedModel {
     }
 
     async fn complete(&self, request: &ModelRequest) -> Result<ModelResponse, ModelError> {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.state.lock();
         state.requests.push(request.clone());
         let count = state.requests.len();
         let next = state.responses.pop_front();

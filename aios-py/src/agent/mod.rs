@@ -3,7 +3,7 @@
 mod factory;
 
 use std::sync::{
-    Arc, Mutex, PoisonError,
+    Arc,
     atomic::{AtomicBool, Ordering},
 };
 
@@ -13,6 +13,7 @@ use aios_core::{
     store::Fence,
 };
 use async_trait::async_trait;
+use parking_lot::Mutex;
 use pyo3::prelude::*;
 use serde_json::Value;
 use tokio::sync::Notify;
@@ -122,13 +123,12 @@ impl TaskState {
     }
 
     fn update(&self, update: impl FnOnce(&mut Outbox)) {
-        update(&mut self.outbox.lock().unwrap_or_else(PoisonError::into_inner));
+        update(&mut self.outbox.lock());
         self.changed.notify_one();
     }
 
     fn forward(&self, context: &TaskContext) {
-        let outbox =
-            std::mem::take(&mut *self.outbox.lock().unwrap_or_else(PoisonError::into_inner));
+        let outbox = std::mem::take(&mut *self.outbox.lock());
         if let Some(progress) = outbox.progress {
             // Can't fail, because a payload is already JSON.
             let _ = context.heartbeat(&progress);

@@ -1,12 +1,13 @@
 //! Subscriptions of a client.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use aios_core::{
     Chain,
     broker::{Broker, BrokerError, Deliveries, Delivery, Group, Subscription},
     event::{EventId, Pattern, Payload},
 };
+use parking_lot::Mutex;
 use pyo3::prelude::*;
 use tracing::warn;
 
@@ -20,18 +21,14 @@ pub(crate) struct Reader {
 }
 
 impl Reader {
-    fn unacknowledged(&self) -> MutexGuard<'_, Option<Delivery>> {
-        self.unacknowledged.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// Releases the unacknowledged delivery.
     pub(crate) fn release(&self) {
-        let delivery = self.unacknowledged().take();
+        let delivery = self.unacknowledged.lock().take();
         drop(delivery);
     }
 
     async fn ack(&self) -> Result<(), BrokerError> {
-        let delivery = self.unacknowledged().take();
+        let delivery = self.unacknowledged.lock().take();
         match delivery {
             Some(delivery) => delivery.ack().await,
             None => Ok(()),
@@ -65,7 +62,7 @@ impl Reader {
         let row = Payload::encode(&(delivery.attempt, &delivery.event))?;
         Ok(Answer::Object(Box::new(move |py| {
             let row = json::read(py, row.as_str())?;
-            *self.unacknowledged() = Some(delivery);
+            *self.unacknowledged.lock() = Some(delivery);
             Ok(row.unbind())
         })))
     }

@@ -8,13 +8,14 @@ use std::{
     collections::HashMap,
     future::Future,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError, Weak,
+        Arc, Weak,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
 };
 
 use aios_agents::RunHandle;
 use aios_core::event::Payload;
+use parking_lot::Mutex;
 use pyo3::{intern, prelude::*, sync::PyOnceLock};
 use tokio::{runtime::Handle, task::AbortHandle};
 
@@ -68,12 +69,6 @@ pub(crate) struct Calls {
 struct PendingFutures {
     serial: AtomicU64,
     futures: Mutex<HashMap<u64, Py<PyAny>>>,
-}
-
-impl PendingFutures {
-    fn futures(&self) -> MutexGuard<'_, HashMap<u64, Py<PyAny>>> {
-        self.futures.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
 impl Calls {
@@ -130,7 +125,7 @@ impl Calls {
         let waiter =
             self.executors.event_loop.bind(py).call_method0(intern!(py, "create_future"))?;
         let key = self.pending.serial.fetch_add(1, Ordering::Relaxed);
-        self.pending.futures().insert(key, waiter.clone().unbind());
+        self.pending.futures.lock().insert(key, waiter.clone().unbind());
         let (bridge, pending) = (Arc::clone(&self.executors.bridge), Arc::clone(&self.pending));
         let running = self.tokio.spawn(answer(future, key, bridge, pending));
         let callback = DoneCallback {
@@ -152,46 +147,38 @@ impl Calls {
         Ok(running.bind(py).call0()?.is(&self.executors.event_loop))
     }
 
-    fn handles(&self) -> MutexGuard<'_, HashMap<u64, RunHandle>> {
-        self.handles.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// Owns a handle until it is dropped or the client is closed.
     fn insert_handle(&self, handle: RunHandle) -> u64 {
         let key = self.pending.serial.fetch_add(1, Ordering::Relaxed);
-        self.handles().insert(key, handle);
+        self.handles.lock().insert(key, handle);
         key
     }
 
     fn handle(&self, key: u64) -> Result<RunHandle, ErrorInfo> {
-        self.handles().get(&key).cloned().ok_or_else(closed_error)
+        self.handles.lock().get(&key).cloned().ok_or_else(closed_error)
     }
 
     fn drop_handle(&self, key: u64) {
-        self.handles().remove(&key);
+        self.handles.lock().remove(&key);
     }
 
     /// Drops the handles and the readers of output streams.
     pub(crate) fn drop_handles(&self) {
-        let handles = std::mem::take(&mut *self.handles());
-        let outputs = std::mem::take(&mut *self.outputs());
+        let handles = std::mem::take(&mut *self.handles.lock());
+        let outputs = std::mem::take(&mut *self.outputs.lock());
         drop((handles, outputs));
-    }
-
-    fn outputs(&self) -> MutexGuard<'_, HashMap<u64, Arc<SharedOutput>>> {
-        self.outputs.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Tracks a subscription while it exists.
     fn track_reader(&self, reader: &Arc<Reader>) {
-        let mut readers = self.readers.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut readers = self.readers.lock();
         readers.retain(|reader| reader.strong_count() > 0);
         readers.push(Arc::downgrade(reader));
     }
 
     /// Releases deliveries that Python has not acknowledged, so that the broker can close.
     pub(crate) fn release_deliveries(&self) {
-        let readers = self.readers.lock().unwrap_or_else(PoisonError::into_inner);
+        let readers = self.readers.lock();
         readers.iter().filter_map(Weak::upgrade).for_each(|reader| reader.release());
     }
 
@@ -202,7 +189,8 @@ impl Calls {
 
     /// Fails every pending call. Called on the loop's thread.
     pub(crate) fn fail_all(&self, py: Python<'_>) -> PyResult<()> {
-        let futures: Vec<_> = self.pending.futures().drain().map(|(_, future)| future).collect();
+        let futures: Vec<_> =
+            self.pending.futures.lock().drain().map(|(_, future)| future).collect();
         for future in futures {
             if !is_done(future.bind(py))? {
                 resolve(future.bind(py), Err(closed_error().into_error(py)))?;
@@ -223,7 +211,7 @@ where
 {
     let answer = future.await;
     bridge.push(Box::new(move |py| {
-        let Some(waiter) = pending.futures().remove(&key) else { return Ok(()) };
+        let Some(waiter) = pending.futures.lock().remove(&key) else { return Ok(()) };
         if is_done(waiter.bind(py))? {
             return Ok(());
         }
@@ -266,7 +254,7 @@ impl DoneCallback {
         if self.process != std::process::id() {
             return;
         }
-        self.pending.futures().remove(&self.key);
+        self.pending.futures.lock().remove(&self.key);
         self.running.abort();
     }
 }

@@ -30,7 +30,7 @@ impl NativeOutputStream {
     pub(super) fn open(calls: &Arc<Calls>, handle: &RunHandle, name: &str, after: u64) -> Self {
         let reader = Arc::new(SharedOutput::new(handle.stream(name).read_from(after)));
         let key = calls.pending.serial.fetch_add(1, Ordering::Relaxed);
-        calls.outputs().insert(key, reader);
+        calls.outputs.lock().insert(key, reader);
         Self { calls: Arc::clone(calls), key }
     }
 }
@@ -38,7 +38,7 @@ impl NativeOutputStream {
 impl Drop for NativeOutputStream {
     fn drop(&mut self) {
         if self.calls.is_own_process() {
-            self.calls.outputs().remove(&self.key);
+            self.calls.outputs.lock().remove(&self.key);
         }
     }
 }
@@ -48,7 +48,7 @@ impl NativeOutputStream {
     /// The next items, as `[offset, writer, is_item, value]`: waits for the first, and adds those that
     /// are ready. `None` at the end.
     fn next<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
-        let reader = self.calls.outputs().get(&self.key).cloned();
+        let reader = self.calls.outputs.lock().get(&self.key).cloned();
         self.calls.call(py, async move {
             let reader = reader.ok_or_else(closed_error)?;
             let mut reader = reader.lock().await;

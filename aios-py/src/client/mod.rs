@@ -6,15 +6,13 @@ mod read;
 mod start;
 pub(crate) mod subject;
 
-use std::{
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use aios_core::{
     event::{EventId, Metadata},
     store::{AgentFilter, RunFilter, TaskFilter},
 };
+use parking_lot::Mutex;
 use pyo3::prelude::*;
 use tokio::runtime::Handle;
 
@@ -78,10 +76,6 @@ impl NativeClient {
     /// The closer of the session, and the threads on which to run it.
     pub(crate) fn closer(&self) -> (SessionCloser, Handle) {
         (self.closer.clone(), self.calls.tokio().clone())
-    }
-
-    fn tokio(&self) -> MutexGuard<'_, Option<tokio::runtime::Runtime>> {
-        self.tokio.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -178,7 +172,7 @@ impl NativeClient {
         if !self.calls.is_own_process() {
             return Ok(());
         }
-        let tokio = self.tokio().take();
+        let tokio = self.tokio.lock().take();
         self.calls.close();
         self.calls.executors.threads.close();
         self.calls.drop_handles();
@@ -396,7 +390,7 @@ impl NativeClient {
 
 impl Drop for NativeClient {
     fn drop(&mut self) {
-        let tokio = self.tokio.get_mut().unwrap_or_else(PoisonError::into_inner).take();
+        let tokio = self.tokio.get_mut().take();
         if !self.calls.is_own_process() {
             // What the parent's threads still use is never dropped in the child.
             std::mem::forget((tokio, Arc::clone(&self.calls), Arc::clone(&self.slot)));

@@ -1,15 +1,13 @@
 //! A provider on this machine for tests, and the switch that forbids requests to others.
 
-use std::{
-    sync::{Mutex, PoisonError},
-    time::Duration,
-};
+use std::time::Duration;
 
 use aios_core::event::Payload;
 use aios_llm::{
     ModelResponse, model,
     testing::{FakeProvider, FakeReply, FakeRequest},
 };
+use parking_lot::Mutex;
 use pyo3::{exceptions::PyOSError, prelude::*};
 use serde::Deserialize;
 use serde_json::json;
@@ -78,7 +76,7 @@ pub(crate) struct NativeFakeProvider {
 
 impl NativeFakeProvider {
     fn with<T>(&self, py: Python<'_>, read: impl FnOnce(&FakeProvider) -> T) -> PyResult<T> {
-        let running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+        let running = self.running.lock();
         let provider = running.as_ref().map(|(provider, _)| read(provider));
         provider.ok_or_else(|| {
             let message = "the provider is closed";
@@ -90,7 +88,7 @@ impl NativeFakeProvider {
 /// Drops what runs without holding the interpreter's lock, for which the server may wait.
 impl Drop for NativeFakeProvider {
     fn drop(&mut self) {
-        let running = self.running.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let running = self.running.lock().take();
         if let Some((provider, runtime)) = running {
             drop(provider);
             runtime.shutdown_background();
@@ -165,7 +163,7 @@ impl NativeFakeProvider {
     }
 
     fn close(&self, py: Python<'_>) {
-        let running = self.running.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let running = self.running.lock().take();
         // A thread of the server may wait for the interpreter.
         py.detach(|| drop(running));
     }

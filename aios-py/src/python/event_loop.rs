@@ -9,12 +9,13 @@ use std::{
     io::{ErrorKind, Read, Write},
     os::{fd::AsRawFd, unix::net::UnixStream},
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc,
         atomic::{AtomicBool, Ordering},
     },
 };
 
 use aios_agents::agent::{Beat, Pulse};
+use parking_lot::Mutex;
 use pyo3::prelude::*;
 
 /// Maximum number of jobs per iteration of the loop.
@@ -44,7 +45,7 @@ pub(crate) struct Bridge {
 impl Bridge {
     /// Submits a job. It is dropped if the bridge is closed.
     pub(crate) fn push(&self, job: Job) {
-        let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut queue = self.queue.lock();
         if queue.closed {
             drop(queue);
             return drop(job);
@@ -56,13 +57,13 @@ impl Bridge {
 
     /// Takes at most `limit` jobs, oldest first.
     fn take(&self, limit: usize) -> Vec<Job> {
-        let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut queue = self.queue.lock();
         let count = queue.jobs.len().min(limit);
         queue.jobs.drain(..count).collect()
     }
 
     fn is_empty(&self) -> bool {
-        self.queue.lock().unwrap_or_else(PoisonError::into_inner).jobs.is_empty()
+        self.queue.lock().jobs.is_empty()
     }
 
     fn signal(&self) {
@@ -192,7 +193,7 @@ impl LoopBridge {
 
     /// Drops the queued jobs, and all later ones.
     fn close(&self) {
-        let mut queue = self.bridge.queue.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut queue = self.bridge.queue.lock();
         queue.closed = true;
         let jobs = std::mem::take(&mut queue.jobs);
         drop(queue);

@@ -1,16 +1,17 @@
 //! Calls of Python functions from Rust: async functions on the event loop, plain functions in threads.
 
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use aios_core::{
     agent::{TaskError, TaskQueued, TaskSlot},
     event::Payload,
     failure::Failure,
 };
+use parking_lot::Mutex;
 use pyo3::{prelude::*, types::PyTuple};
 use tokio::sync::oneshot;
 
-use super::{Bridge, CallQueue, lock};
+use super::{Bridge, CallQueue};
 use crate::convert::{
     errors::{invalid_output, task_error},
     json,
@@ -131,7 +132,7 @@ impl Call {
         let Some((function, arguments)) = self.prepare(py) else { return Ok(()) };
         let task = function.call1(py, arguments.bind(py))?;
         let running = CoroutineState::Running(task.clone_ref(py));
-        let before = std::mem::replace(&mut *lock(state), running);
+        let before = std::mem::replace(&mut *state.lock(), running);
         if matches!(before, CoroutineState::Cancelled) {
             task.call_method0(py, "cancel")?;
         }
@@ -154,7 +155,7 @@ struct CoroutineGuard {
 
 impl Drop for CoroutineGuard {
     fn drop(&mut self) {
-        let state = std::mem::replace(&mut *lock(&self.state), CoroutineState::Cancelled);
+        let state = std::mem::replace(&mut *self.state.lock(), CoroutineState::Cancelled);
         if let CoroutineState::Running(task) = state {
             // Has no effect on a finished task.
             let cancel = move |py: Python<'_>| task.call_method0(py, "cancel").map(drop);
@@ -173,7 +174,7 @@ pub(crate) struct Reply {
 
 impl Reply {
     fn send(&self, outcome: Outcome) {
-        let receiver = lock(&self.receiver).take();
+        let receiver = self.receiver.lock().take();
         if let Some((sender, slot)) = receiver {
             drop(slot);
             // Fails if the attempt was cancelled.

@@ -12,9 +12,3 @@ pub(crate) use self::{
     run_executor::LoopExecutor,
     threads::{CallQueue, ThreadPool},
 };
-
-use std::sync::{Mutex, MutexGuard, PoisonError};
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}

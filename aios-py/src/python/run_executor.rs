@@ -7,7 +7,7 @@ use std::{
     fmt,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc,
         atomic::{AtomicBool, Ordering},
     },
     task::{Context, Poll, Wake, Waker},
@@ -15,6 +15,7 @@ use std::{
 
 use aios_agents::runtime::RunExecutor;
 use aios_core::BoxFuture;
+use parking_lot::Mutex;
 use tokio::{runtime::Handle, sync::oneshot};
 
 use super::Bridge;
@@ -62,16 +63,12 @@ struct RunTask {
 }
 
 impl RunTask {
-    fn run(&self) -> MutexGuard<'_, Option<Run>> {
-        self.run.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// Polls the run once. Called on the loop's thread.
     fn poll(self: &Arc<Self>) {
         self.queued.store(false, Ordering::Release);
         let waker = Waker::from(Arc::clone(self));
         let _context = self.tokio.enter();
-        let mut slot = self.run();
+        let mut slot = self.run.lock();
         let Some((run, _)) = &mut *slot else { return };
         let polled =
             catch_unwind(AssertUnwindSafe(|| run.as_mut().poll(&mut Context::from_waker(&waker))));
@@ -110,7 +107,7 @@ struct RunGuard(Arc<RunTask>);
 impl Drop for RunGuard {
     fn drop(&mut self) {
         // Dropped outside the lock, because the drop may wait for the interpreter.
-        let run = self.0.run().take();
+        let run = self.0.run.lock().take();
         drop(run);
     }
 }

@@ -1,13 +1,9 @@
 //! The queue of plain Python functions, and the threads that call them.
 
-use std::{
-    collections::VecDeque,
-    sync::{Arc, Condvar, Mutex, PoisonError},
-};
+use std::{collections::VecDeque, sync::Arc};
 
+use parking_lot::{Condvar, Mutex};
 use pyo3::{prelude::*, types::PyTuple};
-
-use super::lock;
 
 /// Prepares a function and its arguments for the call, with the interpreter attached. `None` if the
 /// call is obsolete.
@@ -31,7 +27,7 @@ struct State {
 
 impl CallQueue {
     pub(super) fn push(&self, call: PrepareCall) {
-        let mut state = lock(&self.state);
+        let mut state = self.state.lock();
         if !state.closed {
             state.calls.push_back(call);
             self.changed.notify_one();
@@ -39,7 +35,7 @@ impl CallQueue {
     }
 
     fn pop(&self) -> Option<PrepareCall> {
-        let mut state = lock(&self.state);
+        let mut state = self.state.lock();
         loop {
             if state.closed {
                 return None;
@@ -48,14 +44,14 @@ impl CallQueue {
                 return Some(call);
             }
             state.idle += 1;
-            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+            self.changed.wait(&mut state);
             state.idle -= 1;
         }
     }
 
     /// Reserves the next thread if every thread is busy and there are fewer than `limit`.
     fn reserve_thread(&self, limit: usize) -> Option<usize> {
-        let mut state = lock(&self.state);
+        let mut state = self.state.lock();
         let grows = !state.closed && state.idle <= state.calls.len() && state.threads < limit;
         grows.then(|| {
             state.threads += 1;
@@ -65,12 +61,12 @@ impl CallQueue {
 
     /// Undoes a reservation, because the thread could not be started.
     fn release_thread(&self) {
-        let mut state = lock(&self.state);
+        let mut state = self.state.lock();
         state.threads = state.threads.saturating_sub(1);
     }
 
     pub(crate) fn close(&self) {
-        let mut state = lock(&self.state);
+        let mut state = self.state.lock();
         state.closed = true;
         let calls = std::mem::take(&mut state.calls);
         drop(state);

@@ -3,7 +3,7 @@
 use std::{
     convert::Infallible,
     net::{IpAddr, SocketAddr},
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
 };
 
 use axum::{
@@ -13,6 +13,7 @@ use axum::{
     response::Response,
 };
 use futures_util::{StreamExt, stream};
+use parking_lot::Mutex;
 use pyo3::{
     prelude::*,
     types::{PyBytes, PyList},
@@ -211,7 +212,7 @@ fn head_of<B>(response: &Response<B>, root: &str, body: Option<Vec<u8>>) -> Head
 impl NativeExchange {
     /// Passes on a part of the body of the request. Resolves to whether it is still read.
     fn feed<'py>(&self, py: Python<'py>, part: Vec<u8>, more: bool) -> PyResult<Bound<'py, PyAny>> {
-        let mut body = self.body.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut body = self.body.lock();
         let sender = if more { body.clone() } else { body.take() };
         drop(body);
         self.calls.call(py, async move {

@@ -3,7 +3,7 @@ use std::{
     ffi::CString,
     pin::Pin,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc,
         atomic::{AtomicBool, Ordering},
     },
     task::{Context, Poll, Wake, Waker},
@@ -12,6 +12,7 @@ use std::{
 use aios_agents::workflow::{OperationCall, StepCall, WorkflowError};
 use aios_core::event::Payload;
 use futures_util::task::AtomicWaker;
+use parking_lot::Mutex;
 use pyo3::{
     exceptions::{PyRuntimeWarning, PyStopIteration},
     prelude::*,
@@ -104,14 +105,14 @@ impl Wake for OperationWaker {
     }
 
     fn wake_by_ref(self: &Arc<Self>) {
-        lock(&self.wake_list.woken).push(self.key);
+        self.wake_list.woken.lock().push(self.key);
         self.wake_list.run.wake();
     }
 }
 
 impl Operations {
     pub(super) fn add(&self, call: Call) -> u64 {
-        let mut state = lock(&self.state);
+        let mut state = self.state.lock();
         state.last += 1;
         let key = state.last;
         state.calls.insert(key, PendingCall { call, waker: None });
@@ -146,18 +147,18 @@ impl Operations {
     /// Advances woken operations, without the interpreter. Returns those that have an outcome, so that
     /// the coroutine can continue.
     pub(super) fn poll_ready(&self) -> Vec<u64> {
-        let woken = std::mem::take(&mut *lock(&self.wake_list.woken));
+        let woken = std::mem::take(&mut *self.wake_list.woken.lock());
         woken.into_iter().filter(|key| self.advance(*key)).collect()
     }
 
     fn advance(&self, key: u64) -> bool {
         // Unlocked meanwhile, because the call may wake other operations.
-        let Some(mut pending) = lock(&self.state).calls.remove(&key) else { return false };
+        let Some(mut pending) = self.state.lock().calls.remove(&key) else { return false };
         if let Some(waker) = &pending.waker {
             pending.call.advance(&Context::from_waker(waker));
         }
         let is_ready = pending.call.is_ready();
-        lock(&self.state).calls.insert(key, pending);
+        self.state.lock().calls.insert(key, pending);
         is_ready
     }
 
@@ -166,26 +167,26 @@ impl Operations {
         if !self.running.load(Ordering::Acquire) {
             return None;
         }
-        let mut pending = lock(&self.state).calls.remove(&key)?;
+        let mut pending = self.state.lock().calls.remove(&key)?;
         let new_waker = || {
             Waker::from(Arc::new(OperationWaker { key, wake_list: Arc::clone(&self.wake_list) }))
         };
         let waker = pending.waker.get_or_insert_with(new_waker).clone();
         let polled = pending.call.poll(&mut Context::from_waker(&waker));
         if polled.is_pending() {
-            lock(&self.state).calls.insert(key, pending);
+            self.state.lock().calls.insert(key, pending);
         }
         Some(polled)
     }
 
     fn remove(&self, key: u64) {
-        let removed = lock(&self.state).calls.remove(&key);
+        let removed = self.state.lock().calls.remove(&key);
         drop(removed);
     }
 
     /// Cancels pending operations, in the order in which they were requested.
     pub(super) fn clear(&self) {
-        let calls = std::mem::take(&mut lock(&self.state).calls);
+        let calls = std::mem::take(&mut self.state.lock().calls);
         calls.into_values().for_each(drop);
     }
 }
@@ -263,10 +264,6 @@ impl Operation {
             None => Ok(value.unbind()),
         }
     }
-
-    fn outcome(&self) -> MutexGuard<'_, Option<Result<Payload, ErrorInfo>>> {
-        lock(&self.outcome)
-    }
 }
 
 #[pymethods]
@@ -306,7 +303,7 @@ impl Operation {
     /// Raises the outcome, or yields the operation itself.
     fn advance(&self, this: &Bound<'_, Self>) -> PyResult<Py<Self>> {
         let py = this.py();
-        let known = self.outcome().clone();
+        let known = self.outcome.lock().clone();
         let outcome = match known {
             Some(outcome) => outcome,
             None if self.operations.is_closing() => return Ok(this.clone().unbind()),
@@ -314,7 +311,7 @@ impl Operation {
                 Poll::Pending => return Ok(this.clone().unbind()),
                 Poll::Ready(outcome) => {
                     let outcome = outcome.map_err(ErrorInfo::from);
-                    self.outcome().insert(outcome).clone()
+                    self.outcome.lock().insert(outcome).clone()
                 }
             },
         };
@@ -347,10 +344,6 @@ fn warn_never_awaited(py: Python<'_>, name: &str) {
     if let Err(error) = warned {
         error.write_unraisable(py, None);
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn wrong_run(py: Python<'_>) -> PyErr {

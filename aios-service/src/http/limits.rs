@@ -1,7 +1,6 @@
-use std::{
-    sync::{Arc, PoisonError, RwLock},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
+
+use parking_lot::RwLock;
 
 use super::RateLimit;
 
@@ -59,10 +58,10 @@ impl Limits {
     }
 
     fn values(&self) -> Values {
-        *self.0.read().unwrap_or_else(PoisonError::into_inner)
+        *self.0.read()
     }
 
     fn change(&self, change: impl FnOnce(&mut Values)) {
-        change(&mut self.0.write().unwrap_or_else(PoisonError::into_inner));
+        change(&mut self.0.write());
     }
 }

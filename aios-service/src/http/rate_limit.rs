@@ -2,11 +2,12 @@ use std::{
     collections::HashMap,
     hash::{BuildHasher, RandomState},
     mem,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::Arc,
     time::Duration,
 };
 
 use aios_core::clock::Clock;
+use parking_lot::Mutex;
 
 /// Most callers of one generation; two generations are in memory.
 const MAX_CALLERS: usize = 65_536;
@@ -76,17 +77,13 @@ impl Limiter {
     pub(crate) fn admit(&self, limit: RateLimit, subject: &str) -> Result<(), Duration> {
         let (caller, now) = (self.hasher.hash_one(subject), self.clock.elapsed());
         let RateLimit { interval, period } = limit;
-        let mut callers = self.callers();
+        let mut callers = self.callers.lock();
         callers.forget(now, period);
         let full_at = callers.full_at(caller).max(now);
         let next = full_at + interval;
         let wait = next.saturating_sub(now + period);
         callers.recent.insert(caller, if wait.is_zero() { next } else { full_at });
         if wait.is_zero() { Ok(()) } else { Err(wait) }
-    }
-
-    fn callers(&self) -> MutexGuard<'_, Callers> {
-        self.callers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -180,7 +177,7 @@ mod tests {
             limiter.admit(&number.to_string()).unwrap();
         }
         let held = |limited: &Limited| {
-            let callers = limited.limiter.callers();
+            let callers = limited.limiter.callers.lock();
             callers.recent.len() + callers.earlier.len()
         };
         assert!(held(&limiter) <= 2 * MAX_CALLERS);

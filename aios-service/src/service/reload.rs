@@ -1,7 +1,8 @@
 //! New values of settings while the service runs.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
+use parking_lot::Mutex;
 use tokio::task::JoinHandle;
 use tracing::{error, info, warn};
 
@@ -53,7 +54,7 @@ impl Reload {
     }
 
     fn current(&self) -> Settings {
-        self.settings.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.settings.lock().clone()
     }
 
     fn take(&self, old: &Settings, new: Settings) -> Result<Vec<Change>, SettingsError> {
@@ -76,7 +77,7 @@ impl Reload {
             changes.iter().for_each(report);
         }
         info!(changes = changes.len(), "the configuration was reloaded");
-        *self.settings.lock().unwrap_or_else(PoisonError::into_inner) = new;
+        *self.settings.lock() = new;
         Ok(changes)
     }
 }

@@ -17,7 +17,7 @@ use crate::{
 
 impl MemoryStore {
     pub(super) fn append_all(&self, batch: Vec<Append>) -> Vec<Result<Appended, StoreError>> {
-        let mut state = self.state();
+        let mut state = self.0.state.lock();
         let limit = self.0.max_event_bytes;
         let answers = batch.into_iter().map(|append| state.append(append, limit)).collect();
         self.0.head.send_replace(state.head());

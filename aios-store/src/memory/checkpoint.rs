@@ -6,11 +6,11 @@ use super::MemoryStore;
 #[async_trait]
 impl Checkpoints for MemoryStore {
     async fn load_checkpoint(&self, reader: &str) -> Result<u64, StoreError> {
-        Ok(self.state().checkpoints.get(reader).copied().unwrap_or_default())
+        Ok(self.0.state.lock().checkpoints.get(reader).copied().unwrap_or_default())
     }
 
     async fn save_checkpoint(&self, reader: &str, position: u64) -> Result<(), StoreError> {
-        let mut state = self.state();
+        let mut state = self.0.state.lock();
         let saved = state.checkpoints.entry(reader.to_owned()).or_default();
         *saved = position.max(*saved);
         Ok(())

@@ -14,7 +14,7 @@ impl Leases for MemoryStore {
         time_to_live: Duration,
     ) -> Result<Vec<Lease>, StoreError> {
         let now = self.0.clock.now();
-        Ok(self.state().leases.acquire(shards, owner, now, time_to_live))
+        Ok(self.0.state.lock().leases.acquire(shards, owner, now, time_to_live))
     }
 
     async fn renew(
@@ -23,17 +23,17 @@ impl Leases for MemoryStore {
         time_to_live: Duration,
     ) -> Result<Vec<Lease>, StoreError> {
         let now = self.0.clock.now();
-        Ok(self.state().leases.renew(leases, now, time_to_live))
+        Ok(self.0.state.lock().leases.renew(leases, now, time_to_live))
     }
 
     async fn release(&self, leases: &[Lease]) -> Result<(), StoreError> {
-        self.state().leases.release(leases);
+        self.0.state.lock().leases.release(leases);
         self.0.releases.send_modify(|count| *count += 1);
         Ok(())
     }
 
     async fn leases(&self) -> Result<Vec<Lease>, StoreError> {
-        Ok(self.state().leases.live(self.0.clock.now()))
+        Ok(self.0.state.lock().leases.live(self.0.clock.now()))
     }
 
     async fn wait_for_release(&self, seen: u64) -> Result<u64, StoreError> {

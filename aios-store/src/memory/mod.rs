@@ -13,21 +13,22 @@ mod wait;
 use std::{
     collections::{BTreeMap, HashMap},
     fmt,
-    sync::{Arc, Mutex, MutexGuard},
+    sync::Arc,
 };
 
 use aios_core::{
     clock::Clock,
     store::{RecordedEvent, StoreError, StreamId},
 };
+use parking_lot::Mutex;
 use tokio::sync::watch;
 use uuid::Uuid;
 
 pub use self::options::MemoryOptions;
 pub(crate) use self::read_model::Tables;
 use self::wait::WaitTable;
+use crate::leases::LeaseTable;
 pub use crate::retention::{ExpiredEvents, Retention};
-use crate::{leases::LeaseTable, sync::lock};
 
 /// A store in memory. Clones share the data, which is dropped with the last clone.
 ///
@@ -117,10 +118,6 @@ impl MemoryStore {
             clock: options.clock,
             max_event_bytes: options.max_event_bytes,
         }))
-    }
-
-    fn state(&self) -> MutexGuard<'_, State> {
-        lock(&self.0.state)
     }
 }
 

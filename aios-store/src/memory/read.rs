@@ -22,7 +22,7 @@ impl EventStore for MemoryStore {
         after: u64,
         limit: usize,
     ) -> Result<Vec<RecordedEvent>, StoreError> {
-        let state = self.state();
+        let state = self.0.state.lock();
         let positions = state.streams.get(stream).map(|stream| stream.positions.as_slice());
         let positions = positions.unwrap_or_default();
         let page = positions.iter().skip(index(after)).take(limit.min(MAX_PAGE));
@@ -30,7 +30,7 @@ impl EventStore for MemoryStore {
     }
 
     async fn read_log(&self, after: u64, limit: usize) -> Result<Vec<RecordedEvent>, StoreError> {
-        let state = self.state();
+        let state = self.0.state.lock();
         let page = state.log.range((Bound::Excluded(after), Bound::Unbounded));
         Ok(page.take(limit.min(MAX_PAGE)).map(|(_, recorded)| (**recorded).clone()).collect())
     }
@@ -44,7 +44,7 @@ impl EventStore for MemoryStore {
         if after >= up_to {
             return Ok(Vec::new());
         }
-        let state = self.state();
+        let state = self.0.state.lock();
         let range = (Bound::Excluded(after), Bound::Included(up_to));
         let events = state.log.range(range).map(|(_, recorded)| recorded);
         // A log has many events of few types.
@@ -58,7 +58,7 @@ impl EventStore for MemoryStore {
     }
 
     async fn head(&self) -> Result<u64, StoreError> {
-        Ok(self.state().head())
+        Ok(self.0.state.lock().head())
     }
 
     async fn wait_for(&self, after: u64) -> Result<u64, StoreError> {

@@ -64,12 +64,12 @@ impl ReadModels for MemoryStore {
         agent_ids: &[String],
         at: Timestamp,
     ) -> Result<Vec<String>, StoreError> {
-        let tables = &mut self.state().tables;
+        let tables = &mut self.0.state.lock().tables;
         Ok(agent_ids.iter().filter(|id| !tables.touch_agent(id, at)).cloned().collect())
     }
 
     async fn rebuild(&self) -> Result<(), StoreError> {
-        let mut state = self.state();
+        let mut state = self.0.state.lock();
         let mut tables = Tables::default();
         state.log.values().for_each(|recorded| tables.apply(project(recorded)));
         state.tables = tables;
@@ -83,7 +83,7 @@ impl ReadModels for MemoryStore {
 
 impl MemoryStore {
     fn page<R: Record>(&self, query: &Query) -> Result<Page<R>, StoreError> {
-        let rows = self.state().tables.find(query)?;
+        let rows = self.0.state.lock().tables.find(query)?;
         rows::page(rows, query, "memory")
     }
 }

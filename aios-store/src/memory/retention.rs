@@ -26,7 +26,7 @@ impl MemoryStore {
         policy.check()?;
         let mut total = 0;
         loop {
-            let removed = self.state().expire(policy, self.0.clock.now());
+            let removed = self.0.state.lock().expire(policy, self.0.clock.now());
             total += removed;
             if removed < u64::from(policy.batch_size) {
                 return Ok(total);
@@ -58,7 +58,7 @@ impl MemoryStore {
 impl Maintenance for MemoryStore {
     async fn expire(&self, page: &ExpirePage) -> Result<Expired, StoreError> {
         let now = self.0.clock.now();
-        Ok(self.state().expire_streams(page, now))
+        Ok(self.0.state.lock().expire_streams(page, now))
     }
 }
 

@@ -36,13 +36,13 @@ struct RecordedWait {
 #[async_trait]
 impl Waits for MemoryStore {
     async fn note_waits(&self, waits: &[Wait]) -> Result<(), StoreError> {
-        let mut state = self.state();
+        let mut state = self.0.state.lock();
         waits.iter().for_each(|wait| state.note(wait));
         Ok(())
     }
 
     async fn forget_waits(&self, runs: &[(Arc<str>, Fence)]) -> Result<(), StoreError> {
-        let mut state = self.state();
+        let mut state = self.0.state.lock();
         for (run_id, fence) in runs {
             if state.leases.check(Some(*fence)).is_ok() {
                 state.waits.remove(run_id);
@@ -58,7 +58,7 @@ impl Waits for MemoryStore {
         up_to: Timestamp,
         limit: usize,
     ) -> Result<Vec<DueRun>, StoreError> {
-        Ok(self.state().due_runs(shards, beyond, up_to, limit))
+        Ok(self.0.state.lock().due_runs(shards, beyond, up_to, limit))
     }
 
     async fn unsettled_runs(
@@ -68,7 +68,8 @@ impl Waits for MemoryStore {
         page: &PageRequest,
     ) -> Result<Page<String>, StoreError> {
         let start = rows::key_after(page)?;
-        let found = self.state().unsettled_runs(shards, which, start, page.limit.saturating_add(1));
+        let found =
+            self.0.state.lock().unsettled_runs(shards, which, start, page.limit.saturating_add(1));
         Ok(rows::ids_page(found, page.limit))
     }
 }

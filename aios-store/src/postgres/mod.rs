@@ -48,11 +48,7 @@ mod read;
 mod schema;
 mod timestamp;
 
-use std::{
-    fmt,
-    sync::{Arc, Mutex},
-    time::Duration,
-};
+use std::{fmt, sync::Arc, time::Duration};
 
 use aios_core::{
     event::Pattern,
@@ -61,6 +57,7 @@ use aios_core::{
     },
 };
 use async_trait::async_trait;
+use parking_lot::Mutex;
 use sqlx::PgPool;
 use tokio::{
     sync::mpsc,
@@ -77,7 +74,7 @@ pub use self::{
     options::{Pooler, PostgresOptions},
 };
 pub use crate::retention::{ExpiredEvents, Retention};
-use crate::{schema_version::SchemaVersion, sync};
+use crate::schema_version::SchemaVersion;
 
 /// A store in a PostgreSQL database. Clones share the connections and the writer.
 ///
@@ -197,7 +194,7 @@ impl PostgresStore {
     }
 
     fn queue(&self) -> Option<mpsc::Sender<Pending>> {
-        sync::lock(&self.0.queue).clone()
+        self.0.queue.lock().clone()
     }
 }
 
@@ -281,9 +278,9 @@ impl EventStore for PostgresStore {
     /// the queued appends, but the connections stay open until the store is dropped. Call again to close
     /// them.
     async fn close(&self) -> Result<(), StoreError> {
-        *sync::lock(&self.0.queue) = None;
+        *self.0.queue.lock() = None;
         self.0.head.close();
-        let writer = sync::lock(&self.0.writer).take();
+        let writer = self.0.writer.lock().take();
         if let Some(writer) = writer {
             self.join_writer(writer).await;
         }

@@ -3,17 +3,16 @@ use std::{
     fs::{self, File, TryLockError},
     io::{self, ErrorKind},
     path::{Path, PathBuf},
-    sync::Mutex,
     time::Duration,
 };
 
 use aios_core::{clock::Clock, store::StoreError};
+use parking_lot::Mutex;
 
 use super::{
     error::backend,
     file::{Identity, with_suffix},
 };
-use crate::sync;
 
 /// Interval between attempts to take a lock that another process holds.
 const RETRY_INTERVAL: Duration = Duration::from_millis(50);
@@ -74,7 +73,7 @@ impl DatabaseLock {
 
     /// Tries once. Returns `None` if the database is locked.
     fn attempt(database: &Path) -> Result<Option<Self>, StoreError> {
-        let mut open = sync::lock(&OPEN);
+        let mut open = OPEN.lock();
         if Identity::at(database).is_some_and(|identity| open.contains(&identity)) {
             return Ok(None);
         }
@@ -137,7 +136,7 @@ impl OpenEntry {
 
 impl Drop for OpenEntry {
     fn drop(&mut self) {
-        sync::lock(&OPEN).remove(&self.0);
+        OPEN.lock().remove(&self.0);
     }
 }
 

@@ -1,14 +1,14 @@
 use std::{
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, RwLock, RwLockWriteGuard},
+    sync::Arc,
 };
 
 use aios_core::store::StoreError;
+use parking_lot::{Mutex, RwLock, RwLockWriteGuard};
 use rusqlite::Connection;
 use tokio::sync::Semaphore;
 
 use super::{error::store_error, lock::DatabaseLock, schema};
-use crate::sync;
 
 /// A bounded pool of read-only connections, which are opened when needed. Clones share the connections.
 #[derive(Clone, Debug)]
@@ -44,8 +44,8 @@ impl ReadPool {
     /// Closes every connection, and keeps new ones from being opened until the guard is dropped, or for
     /// ever if the lock is taken out of it. Blocks until the reads in progress are done.
     pub(super) fn close(&self) -> RwLockWriteGuard<'_, Option<DatabaseLock>> {
-        let lock = sync::write(&self.0.lock);
-        sync::lock(&self.0.idle).clear();
+        let lock = self.0.lock.write();
+        self.0.idle.lock().clear();
         lock
     }
 
@@ -73,12 +73,12 @@ impl Inner {
         operation: &'static str,
         read: impl FnOnce(&Connection) -> rusqlite::Result<T>,
     ) -> Result<T, StoreError> {
-        let lock = sync::read(&self.lock);
+        let lock = self.lock.read();
         let lock = lock.as_ref().ok_or(StoreError::Closed)?;
-        let idle = sync::lock(&self.idle).pop();
+        let idle = self.idle.lock().pop();
         let connection = idle.map_or_else(|| self.open(operation, lock), Ok)?;
         let result = read(&connection);
-        sync::lock(&self.idle).push(connection);
+        self.idle.lock().push(connection);
         result.map_err(|error| store_error(operation, &self.database, error))
     }
 

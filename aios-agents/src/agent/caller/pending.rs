@@ -1,12 +1,10 @@
-use std::{
-    collections::{HashMap, VecDeque},
-    sync::{Mutex, MutexGuard, PoisonError},
-};
+use std::collections::{HashMap, VecDeque};
 
 use aios_core::{
     agent::{TaskError, TaskId},
     event::{Event, EventId, EventType},
 };
+use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
 use super::Answer;
@@ -47,15 +45,11 @@ impl Expected {
 }
 
 impl Pending {
-    fn calls(&self) -> MutexGuard<'_, Calls> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// Completes the call that waits for this task. Returns `false` if the answer does not come
     /// from the expected agent type; the call then keeps waiting. An answer after the end of its
     /// call is ignored.
     pub(super) fn complete(&self, task_id: &TaskId, from: &Event, answer: Answer) -> bool {
-        let mut calls = self.calls();
+        let mut calls = self.0.lock();
         match calls.waiting.get(task_id) {
             None => {
                 calls.unanswered.retain(|(unanswered, _)| unanswered != task_id);
@@ -76,12 +70,12 @@ impl Pending {
 
     /// Why no more answers can arrive, if that is so.
     pub(super) fn closed(&self) -> Option<TaskError> {
-        self.calls().closed.clone()
+        self.0.lock().closed.clone()
     }
 
     /// Fails every waiting call, and all later ones, with this error.
     pub(super) fn close(&self, error: &TaskError) {
-        let mut calls = self.calls();
+        let mut calls = self.0.lock();
         calls.closed.get_or_insert_with(|| error.clone());
         let waiting = std::mem::take(&mut calls.waiting);
         drop(calls);
@@ -94,7 +88,7 @@ impl Pending {
     /// Takes the remembered tasks whose calls ended without an answer, with the types of the events
     /// that assigned them.
     pub(super) fn take_unanswered(&self) -> VecDeque<(TaskId, EventType)> {
-        std::mem::take(&mut self.calls().unanswered)
+        std::mem::take(&mut self.0.lock().unanswered)
     }
 }
 
@@ -116,7 +110,7 @@ impl<'a> Waiting<'a> {
         expected: Expected,
     ) -> Result<(Self, oneshot::Receiver<Answer>), TaskError> {
         let (sender, receiver) = oneshot::channel();
-        let mut calls = pending.calls();
+        let mut calls = pending.0.lock();
         if let Some(error) = &calls.closed {
             return Err(error.clone());
         }
@@ -128,7 +122,7 @@ impl<'a> Waiting<'a> {
 
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
-        let mut calls = self.pending.calls();
+        let mut calls = self.pending.0.lock();
         let Some((expected, _)) = calls.waiting.remove(&self.task_id) else { return };
         if !self.is_sent {
             return;

@@ -244,7 +244,7 @@ fn emitted(context: &TaskContext, task: &Event) -> Vec<Event> {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::{Arc, Mutex};
+    use std::sync::Arc;
 
     use aios_broker::memory::MemoryBroker;
     use aios_core::{
@@ -252,6 +252,7 @@ mod tests {
         broker::{Broker, BrokerExt, Group, Subscription},
         clock::SystemClock,
     };
+    use parking_lot::Mutex;
     use tokio::sync::Notify;
 
     use super::*;

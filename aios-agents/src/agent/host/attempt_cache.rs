@@ -1,12 +1,13 @@
 use std::{
     collections::{BTreeMap, HashMap, HashSet, VecDeque},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::Arc,
 };
 
 use aios_core::{
     agent::{TaskAssigned, TaskId},
     event::{Event, Metadata},
 };
+use parking_lot::Mutex;
 
 use super::task_state::{StopReason, TaskState};
 
@@ -93,7 +94,7 @@ pub(super) enum Lookup<'a> {
 
 impl AttemptCache {
     pub(super) fn begin(&self, key: Key) -> Lookup<'_> {
-        let mut state = self.state();
+        let mut state = self.0.lock();
         if let Some(running) = state.running.get(&key) {
             return Lookup::Running(Arc::clone(running));
         }
@@ -113,17 +114,17 @@ impl AttemptCache {
 
     /// The state of an attempt that is running or being answered.
     pub(super) fn running(&self, key: &Key) -> Option<Arc<TaskState>> {
-        self.state().running.get(key).cloned()
+        self.0.lock().running.get(key).cloned()
     }
 
     /// The answer of an attempt that has ended and is remembered.
     pub(super) fn answered(&self, key: &Key) -> Option<Event> {
-        self.state().finished.get(key).map(|answer| answer.result.clone())
+        self.0.lock().finished.get(key).map(|answer| answer.result.clone())
     }
 
     /// Cancels all attempts at a task, including future ones.
     pub(super) fn cancel(&self, task: &TaskKey) {
-        let mut state = self.state();
+        let mut state = self.0.lock();
         state.remember_cancelled(task.clone());
         let attempts = state.running.iter().filter(|(key, _)| key.task == *task);
         attempts.for_each(|(_, running)| running.stop(StopReason::Cancelled));
@@ -131,7 +132,7 @@ impl AttemptCache {
 
     /// Abandons all running attempts and returns their tasks.
     pub(super) fn abandon(&self) -> Vec<TaskId> {
-        let state = self.state();
+        let state = self.0.lock();
         state.running.values().for_each(|running| running.stop(StopReason::Abandoned));
         state.running.keys().map(|key| key.task.task_id.clone()).collect()
     }
@@ -139,21 +140,17 @@ impl AttemptCache {
     /// Abandons the tasks of one agent type, or of all types, whose code has not begun. Returns how
     /// many.
     pub(super) fn withdraw(&self, agent_type: Option<&str>) -> usize {
-        let state = self.state();
+        let state = self.0.lock();
         let all = state.running.values();
         all.filter(|running| running.is_of(agent_type) && running.withdraw()).count()
     }
 
     /// The tasks of one agent type, or of all types, whose code is running.
     pub(super) fn begun(&self, agent_type: Option<&str>) -> Vec<TaskId> {
-        let state = self.state();
+        let state = self.0.lock();
         let begun = state.running.iter();
         let begun = begun.filter(|(_, running)| running.is_of(agent_type) && running.has_begun());
         begun.map(|(key, _)| key.task.task_id.clone()).collect()
-    }
-
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -197,12 +194,12 @@ pub(super) struct AttemptGuard<'a> {
 impl AttemptGuard<'_> {
     /// Remembers the answer of the attempt.
     pub(super) fn finish(&self, answer: &Answer) {
-        self.attempt_cache.state().remember(self.key.clone(), answer.clone());
+        self.attempt_cache.0.lock().remember(self.key.clone(), answer.clone());
     }
 
     /// Remembers that the emitted events are published.
     pub(super) fn published_emitted(&self) {
-        let mut state = self.attempt_cache.state();
+        let mut state = self.attempt_cache.0.lock();
         let Some(answer) = state.finished.get_mut(&self.key) else { return };
         let before = answer.bytes();
         answer.emitted.clear();
@@ -213,7 +210,7 @@ impl AttemptGuard<'_> {
 
 impl Drop for AttemptGuard<'_> {
     fn drop(&mut self) {
-        self.attempt_cache.state().running.remove(&self.key);
+        self.attempt_cache.0.lock().running.remove(&self.key);
     }
 }
 
@@ -280,7 +277,7 @@ mod tests {
         larges.clone().for_each(|number| do_task(&attempt_cache, number, &large));
         assert!(matches!(attempt_cache.begin(key(REMEMBERED)), Lookup::New(_)));
         assert!(matches!(attempt_cache.begin(key(larges.end - 1)), Lookup::Finished(..)));
-        assert!(attempt_cache.state().bytes <= REMEMBERED_BYTES);
+        assert!(attempt_cache.0.lock().bytes <= REMEMBERED_BYTES);
     }
 
     #[test]

@@ -2,7 +2,7 @@ use std::{
     collections::BTreeSet,
     fmt,
     sync::{
-        Arc, PoisonError, RwLock,
+        Arc,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
 };
@@ -14,6 +14,7 @@ use aios_core::{
     event::EventType,
     store::AgentStatus,
 };
+use parking_lot::RwLock;
 use serde::Serialize;
 use tokio::sync::Notify;
 
@@ -76,7 +77,7 @@ impl HostedType {
         let agent = layers.fold(agent, |agent, layer| layer.wrap(agent));
         let hosted =
             Arc::new(HostedAgent { id: id.into(), agent, is_withdrawn: AtomicBool::new(false) });
-        let mut ready = self.ready.write().unwrap_or_else(PoisonError::into_inner);
+        let mut ready = self.ready.write();
         ready.push(Arc::clone(&hosted));
         drop(ready);
         self.set_failed(id, false);
@@ -86,7 +87,7 @@ impl HostedType {
 
     /// Removes an agent, which takes no more tasks.
     pub(super) fn remove(&self, id: &str) {
-        let mut ready = self.ready.write().unwrap_or_else(PoisonError::into_inner);
+        let mut ready = self.ready.write();
         ready.retain(|agent| &*agent.id != id);
         drop(ready);
         self.set_failed(id, false);
@@ -105,14 +106,14 @@ impl HostedType {
     }
 
     pub(super) fn set_failed(&self, id: &str, has_failed: bool) {
-        let mut failed = self.failed.write().unwrap_or_else(PoisonError::into_inner);
+        let mut failed = self.failed.write();
         let _ = if has_failed { failed.insert(id.to_owned()) } else { failed.remove(id) };
         drop(failed);
         self.shared.agents_changed.notify_one();
     }
 
     pub(super) fn has_failed(&self, id: &str) -> bool {
-        self.failed.read().unwrap_or_else(PoisonError::into_inner).contains(id)
+        self.failed.read().contains(id)
     }
 
     /// Stops announcing one agent, or all agents of the type, because their tasks can't be received
@@ -126,7 +127,7 @@ impl HostedType {
 
     /// The next agent in turn, or `None` before the first was created.
     pub(super) fn pick(&self) -> Option<Arc<HostedAgent>> {
-        let ready = self.ready.read().unwrap_or_else(PoisonError::into_inner);
+        let ready = self.ready.read();
         let turn = self.next.fetch_add(1, Ordering::Relaxed);
         ready.get(turn.checked_rem(ready.len())?).cloned()
     }
@@ -166,13 +167,13 @@ impl HostedType {
 
     /// Ids of the agents whose tasks can be received.
     pub(super) fn taking_ids(&self) -> Vec<Arc<str>> {
-        let ready = self.ready.read().unwrap_or_else(PoisonError::into_inner);
+        let ready = self.ready.read();
         let taking = ready.iter().filter(|agent| !agent.is_withdrawn.load(Ordering::Acquire));
         taking.map(|agent| Arc::clone(&agent.id)).collect()
     }
 
     fn ready_ids(&self) -> Vec<Arc<str>> {
-        let ready = self.ready.read().unwrap_or_else(PoisonError::into_inner);
+        let ready = self.ready.read();
         ready.iter().map(|agent| Arc::clone(&agent.id)).collect()
     }
 

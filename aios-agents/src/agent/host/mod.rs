@@ -38,12 +38,7 @@ mod supervisor;
 mod task_state;
 mod watchdog;
 
-use std::{
-    collections::BTreeSet,
-    fmt,
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
+use std::{collections::BTreeSet, fmt, sync::Arc, time::Duration};
 
 use aios_core::{
     agent::Name,
@@ -53,6 +48,7 @@ use aios_core::{
     failure::Failure,
     store::{AgentStatus, Store},
 };
+use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 pub(crate) use self::supervisor::FIRST_BEAT;
@@ -114,7 +110,7 @@ impl Shared {
     fn fail(&self, what: &str, error: &AgentError) {
         let failure = Failure::from_error(error.code(), error);
         let message = format!("failed to {what}: {}", failure.message);
-        let mut impaired = self.impaired.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut impaired = self.impaired.lock();
         if impaired.insert(what.to_owned()) {
             tracing::error!(error = message, code = failure.code, "the agent host is impaired");
         }

@@ -1,17 +1,13 @@
 //! Asks the engine whether an attempt is still open, before its code begins.
 
-use std::{
-    collections::HashMap,
-    pin::pin,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
+use std::{collections::HashMap, pin::pin, sync::Arc, time::Duration};
 
 use aios_core::{
     agent::{TaskAssigned, TaskControl, TaskHeartbeat},
     broker::Delivery,
     event::{Event, Payload},
 };
+use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
 use super::{FIRST_BEAT, answer::log_unsettled, hosted::HostedType, task_state::TaskState};
@@ -43,7 +39,7 @@ impl Questions {
     /// Passes an answer to the attempt that waits for it. Ignores late answers.
     pub(super) fn answer(&self, answer: &Event, is_open: bool) {
         let Some(question) = &answer.metadata.causation_id else { return };
-        if let Some(asked) = self.waiting().remove(question) {
+        if let Some(asked) = self.0.lock().remove(question) {
             // The receiver may have been dropped just now.
             let _ = asked.send(is_open);
         }
@@ -52,12 +48,8 @@ impl Questions {
     fn ask(&self, question: &Event) -> Asked<'_> {
         let id: Arc<str> = question.id.to_string().into();
         let (sender, answer) = oneshot::channel();
-        self.waiting().insert(Arc::clone(&id), sender);
+        self.0.lock().insert(Arc::clone(&id), sender);
         Asked { questions: self, id, answer }
-    }
-
-    fn waiting(&self) -> MutexGuard<'_, HashMap<Arc<str>, oneshot::Sender<bool>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -70,7 +62,7 @@ struct Asked<'a> {
 
 impl Drop for Asked<'_> {
     fn drop(&mut self) {
-        self.questions.waiting().remove(&self.id);
+        self.questions.0.lock().remove(&self.id);
     }
 }
 

@@ -3,7 +3,7 @@
 
 use std::{
     collections::{HashMap, HashSet, VecDeque},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::Arc,
 };
 
 use aios_core::{
@@ -12,6 +12,7 @@ use aios_core::{
     catalog::agent::Attempt,
     event::{Event, EventId, Payload},
 };
+use parking_lot::Mutex;
 
 use super::{Shared, attempt_cache::Key, hosted::HostedType};
 use crate::task;
@@ -32,12 +33,8 @@ struct Remembered {
 }
 
 impl NewMailboxes {
-    fn remembered(&self) -> MutexGuard<'_, Remembered> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     fn set(&self, assignment: &EventId, mailbox: &Arc<str>) {
-        let mut remembered = self.remembered();
+        let mut remembered = self.0.lock();
         let before = remembered.mailboxes.insert(assignment.clone(), Arc::clone(mailbox));
         if before.is_some() {
             return;
@@ -51,7 +48,7 @@ impl NewMailboxes {
     }
 
     fn of(&self, assignment: &EventId) -> Option<Arc<str>> {
-        self.remembered().mailboxes.get(assignment).cloned()
+        self.0.lock().mailboxes.get(assignment).cloned()
     }
 }
 
@@ -74,12 +71,8 @@ impl Shared {
 pub(super) struct HeldAssignments(Mutex<HashSet<EventId>>);
 
 impl HeldAssignments {
-    fn ids(&self) -> MutexGuard<'_, HashSet<EventId>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     fn contains(&self, id: &EventId) -> bool {
-        self.ids().contains(id)
+        self.0.lock().contains(id)
     }
 }
 
@@ -91,14 +84,14 @@ pub(super) struct HeldAssignment {
 
 impl HeldAssignment {
     pub(super) fn new(shared: &Arc<Shared>, id: &EventId) -> Self {
-        shared.held.ids().insert(id.clone());
+        shared.held.0.lock().insert(id.clone());
         Self { shared: Arc::clone(shared), id: id.clone() }
     }
 }
 
 impl Drop for HeldAssignment {
     fn drop(&mut self) {
-        self.shared.held.ids().remove(&self.id);
+        self.shared.held.0.lock().remove(&self.id);
     }
 }
 
@@ -155,6 +148,6 @@ mod tests {
         assert_eq!(known.of(&id(1)).as_deref(), Some("second"));
         (2..=REMEMBERED).for_each(|number| known.set(&id(number), &first));
         assert_eq!((known.of(&id(0)), known.of(&id(1)).is_some()), (None, true));
-        assert_eq!(known.remembered().mailboxes.len(), REMEMBERED);
+        assert_eq!(known.0.lock().mailboxes.len(), REMEMBERED);
     }
 }

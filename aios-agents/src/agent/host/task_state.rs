@@ -1,5 +1,5 @@
 use std::sync::{
-    Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak,
+    Arc, OnceLock, Weak,
     atomic::{AtomicU8, Ordering},
 };
 
@@ -9,6 +9,7 @@ use aios_core::{
     broker::Delivery,
     event::Payload,
 };
+use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use super::slot::Slot;
@@ -96,26 +97,22 @@ impl TaskState {
     /// task has just ended, the delivery is dropped, which releases it, and the task is answered
     /// again.
     pub(super) fn redeliver(&self, delivery: Delivery) {
-        let older = self.redelivered().replace(delivery);
+        let older = self.redelivered.lock().replace(delivery);
         drop(older);
         self.changed.notify_waiters();
     }
 
     pub(super) fn take_redelivered(&self) -> Option<Delivery> {
-        self.redelivered().take()
-    }
-
-    fn redelivered(&self) -> MutexGuard<'_, Option<Delivery>> {
-        self.redelivered.lock().unwrap_or_else(PoisonError::into_inner)
+        self.redelivered.lock().take()
     }
 
     /// Whether progress waits to be sent with a heartbeat.
     pub(super) fn has_progress(&self) -> bool {
-        self.progress.lock().unwrap_or_else(PoisonError::into_inner).is_some()
+        self.progress.lock().is_some()
     }
 
     pub(super) fn take_progress(&self) -> Payload {
-        let mut progress = self.progress.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut progress = self.progress.lock();
         progress.take().unwrap_or_default()
     }
 
@@ -138,7 +135,7 @@ impl TaskState {
 
 impl TaskControl for TaskState {
     fn heartbeat(&self, progress: Payload) {
-        *self.progress.lock().unwrap_or_else(PoisonError::into_inner) = Some(progress);
+        *self.progress.lock() = Some(progress);
         self.changed.notify_waiters();
     }
 

@@ -2,12 +2,13 @@
 
 use std::{
     io,
-    sync::{Arc, Condvar, Mutex, PoisonError, mpsc::channel},
+    sync::{Arc, mpsc::channel},
     thread,
     time::Duration,
 };
 
 use metrics::counter;
+use parking_lot::{Condvar, Mutex};
 use tracing::{Dispatch, dispatcher};
 
 use super::{
@@ -57,7 +58,7 @@ impl Watchdog {
 
 impl Drop for Watchdog {
     fn drop(&mut self) {
-        *self.0.is_stopped.lock().unwrap_or_else(PoisonError::into_inner) = true;
+        *self.0.is_stopped.lock() = true;
         self.0.changed.notify_all();
     }
 }
@@ -117,10 +118,9 @@ impl Watch {
 
     /// Sleeps until the next check. Returns false once the watchdog is stopped.
     fn sleep(&self) -> bool {
-        let stopped = self.stopped.is_stopped.lock().unwrap_or_else(PoisonError::into_inner);
-        let waited =
-            self.stopped.changed.wait_timeout_while(stopped, self.limit / CHECKS, |it| !*it);
-        !*waited.unwrap_or_else(PoisonError::into_inner).0
+        let mut stopped = self.stopped.is_stopped.lock();
+        self.stopped.changed.wait_while_for(&mut stopped, |it| !*it, self.limit / CHECKS);
+        !*stopped
     }
 }
 

@@ -7,12 +7,10 @@ mod generate;
 mod perform;
 mod program;
 
-use std::{
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use aios_core::event::{Event, Payload};
+use parking_lot::Mutex;
 
 use self::{generate::Generator, perform::interpreter, program::Program};
 use super::{TestedRun, WorkflowTest, replay, run::Simulation};
@@ -26,7 +24,7 @@ const SHARED: u64 = 200;
 type Seen = Arc<Mutex<Vec<String>>>;
 
 fn seen(seen: &Seen) -> Vec<String> {
-    seen.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    seen.lock().clone()
 }
 
 fn number(name: &str, default: u64) -> u64 {

@@ -1,8 +1,4 @@
-use std::{
-    fmt::Debug,
-    sync::{Arc, PoisonError},
-    time::Duration,
-};
+use std::{fmt::Debug, sync::Arc, time::Duration};
 
 use aios_core::{
     BoxFuture,
@@ -44,7 +40,7 @@ pub(super) fn interpreter(seen: &Seen) -> Arc<dyn Workflow> {
             for part in &program.code {
                 perform(&context, part, &shared).await?;
             }
-            Ok(shared.seen.lock().unwrap_or_else(PoisonError::into_inner).len())
+            Ok(shared.seen.lock().len())
         }
     };
     Arc::new(FnWorkflow::new("interpreter", code).unwrap())
@@ -66,7 +62,7 @@ impl Shared {
 
     fn note(&self, context: &WorkflowContext, what: impl Debug) {
         let text = format!("{what:?} at {}", context.now());
-        self.seen.lock().unwrap_or_else(PoisonError::into_inner).push(text);
+        self.seen.lock().push(text);
     }
 
     fn channel(
@@ -181,7 +177,7 @@ fn compensate(context: &WorkflowContext, value: u8, seen: &Seen) {
     context.compensate("undo", move |context| async move {
         let undone: u8 = context.run("undo", || async { value }).await?;
         let text = format!("undone {undone} at {}", context.now());
-        seen.lock().unwrap_or_else(PoisonError::into_inner).push(text);
+        seen.lock().push(text);
         Ok(())
     });
 }

@@ -6,7 +6,7 @@ use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     pin::Pin,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError, Weak,
+        Arc, Weak,
         atomic::{AtomicBool, Ordering},
     },
     task::{Context, Poll, Wake, Waker},
@@ -20,6 +20,7 @@ use aios_core::{
     output::{OutputError, OutputStream, Outputs},
     retry::RetryPolicy,
 };
+use parking_lot::Mutex;
 use serde::{Serialize, de::DeserializeOwned};
 use tracing::Span;
 
@@ -51,12 +52,8 @@ struct StepOutputs {
 }
 
 impl StepOutputs {
-    fn opened(&self) -> MutexGuard<'_, Vec<(Box<str>, OutputStream)>> {
-        self.opened.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     async fn flush(&self) {
-        let opened = std::mem::take(&mut *self.opened());
+        let opened = std::mem::take(&mut *self.opened.lock());
         if let Some(hub) = self.hub.as_ref().filter(|_| !opened.is_empty()) {
             let flushing = async {
                 for (_, stream) in opened {
@@ -91,7 +88,7 @@ impl StepContext {
     ///
     /// [`OutputError::InvalidName`]; [`OutputError::Unavailable`] in a test of a workflow.
     pub fn stream(&self, name: &str) -> Result<OutputStream, OutputError> {
-        let mut opened = self.outputs.opened();
+        let mut opened = self.outputs.opened.lock();
         if let Some((_, stream)) = opened.iter().find(|(known, _)| **known == *name) {
             return Ok(stream.clone());
         }

@@ -1,11 +1,12 @@
 use std::{
     collections::{BTreeMap, HashMap},
-    sync::{Arc, Mutex, OnceLock, PoisonError},
+    sync::{Arc, OnceLock},
     time::Duration,
 };
 
 use aios_core::{agent::Name, broker::Address, event::Timestamp};
 use metrics::gauge;
+use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use super::{Engine, EngineOptions};
@@ -77,7 +78,7 @@ pub(super) struct TypeActivity {
 impl Activity {
     /// Records that an agent began or ended a task that was assigned at `assigned_at`.
     pub(super) fn record(&self, agent_type: &Name, at: Timestamp, assigned_at: Timestamp) {
-        let mut types = self.by_type.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut types = self.by_type.lock();
         match types.get_mut(agent_type) {
             Some(activity) => {
                 activity.at = activity.at.max(at);
@@ -90,7 +91,7 @@ impl Activity {
     }
 
     pub(super) fn of(&self, agent_type: &Name) -> Option<TypeActivity> {
-        self.by_type.lock().unwrap_or_else(PoisonError::into_inner).get(agent_type).copied()
+        self.by_type.lock().get(agent_type).copied()
     }
 
     /// Notes that the broker may have lost tasks.
@@ -111,7 +112,7 @@ impl Activity {
 
     /// Notes that a task is sought, which the broker may have lost.
     pub(super) fn seek(&self, now: Timestamp) {
-        let mut sought_at = self.sought_at.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut sought_at = self.sought_at.lock();
         // A takeover seeks the tasks of many runs.
         if sought_at.is_none_or(|at| at + FIRST_BEAT <= now) {
             *sought_at = Some(now);
@@ -121,7 +122,7 @@ impl Activity {
 
     /// Whether tasks are sought, so that their queues are counted frequently.
     pub(super) fn is_seeking(&self, now: Timestamp) -> bool {
-        let sought_at = self.sought_at.lock().unwrap_or_else(PoisonError::into_inner);
+        let sought_at = self.sought_at.lock();
         sought_at.is_some_and(|at| now < at + SEEKING)
     }
 
@@ -132,13 +133,13 @@ impl Activity {
 
     /// The queues of the tasks that no agent has begun, by address.
     pub(super) fn queued(&self) -> BTreeMap<Address, Queue> {
-        let queued = self.queued.lock().unwrap_or_else(PoisonError::into_inner);
+        let queued = self.queued.lock();
         queued.keys().filter_map(|queue| Some((address(queue)?, queue.clone()))).collect()
     }
 
     /// Notes whether the broker has no tasks in a queue.
     pub(super) fn note(&self, queue: &Queue, is_empty: bool, at: Timestamp) {
-        let mut queued = self.queued.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut queued = self.queued.lock();
         if let Some(waiting) = queued.get_mut(queue) {
             waiting.note(is_empty, at);
             waiting.is_gone = false;
@@ -147,7 +148,7 @@ impl Activity {
 
     /// Notes that a queue does not exist. Returns whether it existed at the last check.
     pub(super) fn note_gone(&self, queue: &Queue, at: Timestamp) -> bool {
-        let mut queued = self.queued.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut queued = self.queued.lock();
         let Some(waiting) = queued.get_mut(queue) else { return false };
         waiting.note(true, at);
         !std::mem::replace(&mut waiting.is_gone, true)
@@ -156,12 +157,12 @@ impl Activity {
     /// When the broker was first and last seen to have no tasks in a queue, unless it had some at
     /// the last check.
     fn empty(&self, queue: &Queue) -> Option<(Timestamp, Timestamp)> {
-        self.queued.lock().unwrap_or_else(PoisonError::into_inner).get(queue)?.empty
+        self.queued.lock().get(queue)?.empty
     }
 
     /// Whether to warn now that no agent takes the tasks of a queue.
     pub(super) fn should_warn(&self, queue: &Queue, now: Timestamp) -> bool {
-        let mut warned_at = self.warned_at.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut warned_at = self.warned_at.lock();
         warned_at.retain(|_, at| *at + WARN_INTERVAL > now);
         let is_new = !warned_at.contains_key(queue);
         if is_new {
@@ -171,7 +172,7 @@ impl Activity {
     }
 
     fn increment(&self, queue: &Queue) {
-        let mut queued = self.queued.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut queued = self.queued.lock();
         match queued.get_mut(queue) {
             Some(waiting) => waiting.count += 1,
             None => drop(queued.insert(queue.clone(), Waiting { count: 1, ..Waiting::default() })),
@@ -179,7 +180,7 @@ impl Activity {
     }
 
     fn decrement(&self, queue: &Queue) {
-        let mut queued = self.queued.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut queued = self.queued.lock();
         if let Some(waiting) = queued.get_mut(queue) {
             waiting.count -= 1;
             if waiting.count == 0 {

@@ -3,10 +3,7 @@
 //! An answer is never acknowledged because this engine assumes that it, or another engine, owns the
 //! run. Either the store has confirmed the ownership, or the answer is in the run's journal.
 
-use std::{
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use aios_core::{
     Chain,
@@ -17,6 +14,7 @@ use aios_core::{
     failure::Failure,
     store::{Fence, StoreError},
 };
+use parking_lot::Mutex;
 use serde_json::Value;
 use tracing::{debug, warn};
 
@@ -51,13 +49,9 @@ struct Recording {
 }
 
 impl Recorders {
-    fn recording(&self) -> MutexGuard<'_, Recording> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// Records an answer. If nothing is recorded any more, the answer is released.
     pub(super) fn spawn(&self, recording: impl Future<Output = ()> + Send + 'static) {
-        let Recording { tasks, is_closed } = &mut *self.recording();
+        let Recording { tasks, is_closed } = &mut *self.0.lock();
         while tasks.try_join_next().is_some() {}
         if !*is_closed {
             tasks.spawn(recording);
@@ -66,14 +60,14 @@ impl Recorders {
 
     /// Whether nothing is being recorded.
     pub(super) fn is_idle(&self) -> bool {
-        let Recording { tasks, .. } = &mut *self.recording();
+        let Recording { tasks, .. } = &mut *self.0.lock();
         while tasks.try_join_next().is_some() {}
         tasks.is_empty()
     }
 
     /// Takes the recording tasks, and prevents new ones; dropping them releases their answers.
     pub(super) fn take(&self) -> JoinSet<()> {
-        let mut recording = self.recording();
+        let mut recording = self.0.lock();
         recording.is_closed = true;
         std::mem::take(&mut recording.tasks)
     }

@@ -1,12 +1,9 @@
 //! Notices runs whose code does not return when it is polled, and so blocks its thread.
 
-use std::{
-    collections::BTreeMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use metrics::{counter, gauge};
+use parking_lot::Mutex;
 use tracing::warn;
 
 use super::Engine;
@@ -29,13 +26,9 @@ pub(super) struct Polled {
 pub(super) struct BlockingRuns(Mutex<BTreeMap<Arc<str>, (Polled, u32)>>);
 
 impl BlockingRuns {
-    fn runs(&self) -> MutexGuard<'_, BTreeMap<Arc<str>, (Polled, u32)>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// The ids of the runs whose code blocks its thread.
     fn ids(&self) -> Vec<Arc<str>> {
-        let runs = self.runs();
+        let runs = self.0.lock();
         let blocking = runs.iter().filter(|(_, (_, checks))| *checks >= CHECKS);
         blocking.map(|(run_id, _)| Arc::clone(run_id)).collect()
     }
@@ -43,7 +36,7 @@ impl BlockingRuns {
     /// Notes which runs are being polled. Time is counted in checks, so that a suspended process does
     /// not count as blocked.
     fn check(&self, polled: BTreeMap<Arc<str>, Polled>, limit: Duration) {
-        let mut runs = self.runs();
+        let mut runs = self.0.lock();
         let before = std::mem::take(&mut *runs);
         for (run_id, (seen, _)) in before.iter().filter(|(_, (_, checks))| *checks >= CHECKS) {
             if polled.get(run_id).is_none_or(|now| now.poll != seen.poll) {

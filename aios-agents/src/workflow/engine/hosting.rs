@@ -6,7 +6,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::Arc,
 };
 
 use aios_core::{
@@ -14,6 +14,7 @@ use aios_core::{
     store::{Fence, Leases, OwnerId, Shard, StoreError},
 };
 use metrics::gauge;
+use parking_lot::Mutex;
 use tracing::warn;
 
 use super::{Engine, Message, host::Host, members::Members};
@@ -84,13 +85,9 @@ impl Runs {
 }
 
 impl Unhosted {
-    fn runs(&self) -> MutexGuard<'_, Runs> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// Records that no engine has code for a run.
     pub(super) fn add(&self, run_id: &Arc<str>, workflow: &str, version: u32) {
-        let mut runs = self.runs();
+        let mut runs = self.0.lock();
         let workflow = (Box::from(workflow), version);
         if runs.runs.insert(Arc::clone(run_id), workflow.clone()).is_some() {
             return;
@@ -103,11 +100,11 @@ impl Unhosted {
 
     /// Removes a run that has ended, that an engine has code for, or that another engine owns.
     pub(super) fn remove(&self, run_id: &str) {
-        self.runs().remove(run_id);
+        self.0.lock().remove(run_id);
     }
 
     fn all(&self) -> Vec<Arc<str>> {
-        self.runs().runs.keys().cloned().collect()
+        self.0.lock().runs.keys().cloned().collect()
     }
 }
 

@@ -1,10 +1,10 @@
 use std::{
     collections::{BTreeSet, VecDeque},
-    sync::{Mutex, MutexGuard, PoisonError},
     task::{Context, Poll},
 };
 
 use futures_util::task::AtomicWaker;
+use parking_lot::Mutex;
 
 use super::Message;
 
@@ -28,13 +28,9 @@ struct Mail {
 }
 
 impl Inbox {
-    fn mail(&self) -> MutexGuard<'_, Mail> {
-        self.mail.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// Adds a message, or returns it if the inbox is closed.
     pub(super) fn push(&self, message: Message) -> Result<(), Message> {
-        let mut mail = self.mail();
+        let mut mail = self.mail.lock();
         if mail.closed {
             return Err(message);
         }
@@ -53,7 +49,7 @@ impl Inbox {
 
     /// The next message, if there is one.
     pub(super) fn pop(&self) -> Option<Message> {
-        let mut mail = self.mail();
+        let mut mail = self.mail.lock();
         let message = mail.messages.pop_front()?;
         match &message {
             Message::Wake => mail.wake_queued = false,
@@ -74,12 +70,12 @@ impl Inbox {
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.mail().messages.is_empty()
+        self.mail.lock().messages.is_empty()
     }
 
     /// Rejects further messages, and returns those that were not read.
     pub(super) fn close(&self) -> VecDeque<Message> {
-        let mut mail = self.mail();
+        let mut mail = self.mail.lock();
         mail.closed = true;
         std::mem::take(&mut mail.messages)
     }

@@ -1,9 +1,10 @@
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, VecDeque, btree_map::Entry},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::Arc,
 };
 
 use aios_core::store::{RecordedEvent, Shard};
+use parking_lot::Mutex;
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::{Engine, blocked::Polled, driver, inbox::Inbox, message::Message};
@@ -60,7 +61,7 @@ impl Starting {
 
 impl Drop for Starting {
     fn drop(&mut self) {
-        let mut runs = self.engine.live.runs();
+        let mut runs = self.engine.live.0.lock();
         if let Some(starts) = runs.starting.get_mut(&self.run_id) {
             starts.count -= 1;
             if starts.count == 0 {
@@ -93,10 +94,6 @@ impl Runs {
 }
 
 impl ActiveRuns {
-    fn runs(&self) -> MutexGuard<'_, Runs> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// The inbox of a run, and whether the run was activated by this call. `None` once stopped.
     fn inbox_for(
         &self,
@@ -107,7 +104,7 @@ impl ActiveRuns {
     ) -> Option<(Arc<Inbox>, bool)> {
         let is_start = journal.is_some();
         let inbox = {
-            let mut runs = self.runs();
+            let mut runs = self.0.lock();
             if let Some(resident) = runs.inboxes.get(run_id) {
                 return Some((Arc::clone(&resident.inbox), false));
             }
@@ -133,7 +130,7 @@ impl ActiveRuns {
 
     /// Calls `act` if a run is not in memory. It can't be activated during the call.
     pub(super) fn unless_live(&self, run_id: &str, act: impl FnOnce()) {
-        let runs = self.runs();
+        let runs = self.0.lock();
         if !runs.inboxes.contains_key(run_id) {
             act();
         }
@@ -142,7 +139,7 @@ impl ActiveRuns {
     /// Removes a run from memory, and returns its unread messages, which must be sent again, and
     /// its shard, which must be passed to [`departed`](Self::departed).
     pub(super) fn remove(&self, run_id: &str, inbox: &Inbox) -> (Shard, VecDeque<Message>) {
-        let mut runs = self.runs();
+        let mut runs = self.0.lock();
         let resident = runs.inboxes.remove(run_id);
         let shard = resident.map_or_else(|| Shard::of(run_id), |resident| resident.shard);
         *runs.departing.entry(shard).or_default() += 1;
@@ -152,7 +149,7 @@ impl ActiveRuns {
 
     /// The clean-up of a run that left memory is complete.
     pub(super) fn departed(&self, shard: Shard) {
-        if let Entry::Occupied(mut departing) = self.runs().departing.entry(shard) {
+        if let Entry::Occupied(mut departing) = self.0.lock().departing.entry(shard) {
             *departing.get_mut() -= 1;
             if *departing.get() == 0 {
                 departing.remove();
@@ -167,7 +164,7 @@ impl ActiveRuns {
 
     /// Sends a message to every run of these shards that is in memory.
     pub(super) fn broadcast(&self, shards: &BTreeSet<Shard>, message: impl Fn() -> Message) {
-        let runs = self.runs();
+        let runs = self.0.lock();
         let of_shards = runs.inboxes.iter().filter(|(_, it)| shards.contains(&it.shard));
         // Ordered, so that simulations are reproducible.
         for resident in of_shards.collect::<BTreeMap<_, _>>().into_values() {
@@ -178,25 +175,25 @@ impl ActiveRuns {
 
     /// The shards of the runs that are in memory or just leaving it.
     pub(super) fn shards(&self) -> BTreeSet<Shard> {
-        let runs = self.runs();
+        let runs = self.0.lock();
         let departing = runs.departing.keys().copied();
         runs.inboxes.values().map(|resident| resident.shard).chain(departing).collect()
     }
 
     pub(super) fn contains(&self, run_id: &str) -> bool {
-        self.runs().inboxes.contains_key(run_id)
+        self.0.lock().inboxes.contains_key(run_id)
     }
 
     /// Makes visible whether the code of a run is being polled.
     pub(super) fn watch_polls(&self, run_id: &str, workflow: &str, polling: &Arc<Polling>) {
-        if let Some(resident) = self.runs().inboxes.get_mut(run_id) {
+        if let Some(resident) = self.0.lock().inboxes.get_mut(run_id) {
             resident.polling = Some((workflow.into(), Arc::clone(polling)));
         }
     }
 
     /// The runs whose code is being polled.
     pub(super) fn polled(&self) -> BTreeMap<Arc<str>, Polled> {
-        let runs = self.runs();
+        let runs = self.0.lock();
         let polled = runs.inboxes.iter().filter_map(|(run_id, resident)| {
             let (workflow, polling) = resident.polling.as_ref()?;
             let poll = polling.current()?;
@@ -213,7 +210,7 @@ impl ActiveRuns {
 
     /// Takes all drivers, and prevents new ones.
     pub(super) fn take(&self) -> JoinSet<()> {
-        let mut runs = self.runs();
+        let mut runs = self.0.lock();
         runs.stopped = true;
         runs.inboxes.clear();
         std::mem::take(&mut runs.tasks)
@@ -240,7 +237,7 @@ impl Engine {
 
     /// Announces that a run is about to be started, before anything is appended.
     pub(crate) fn starting(self: &Arc<Self>, run_id: &Arc<str>) -> Starting {
-        self.live.runs().starting.entry(Arc::clone(run_id)).or_default().count += 1;
+        self.live.0.lock().starting.entry(Arc::clone(run_id)).or_default().count += 1;
         Starting { engine: Arc::clone(self), run_id: Arc::clone(run_id) }
     }
 

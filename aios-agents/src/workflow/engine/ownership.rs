@@ -1,7 +1,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
@@ -11,6 +11,7 @@ use aios_core::{
     clock::Clock,
     store::{Fence, Lease, Shard},
 };
+use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use super::{host::Host, members::Members};
@@ -107,10 +108,6 @@ impl Ownership {
         }
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// Whether the leases have not ended.
     pub(super) fn is_valid(&self) -> bool {
         micros(self.clock.elapsed()) < self.valid_until.load(Ordering::Acquire)
@@ -128,17 +125,17 @@ impl Ownership {
 
     /// When the last renewal of every lease was sent that the store has confirmed.
     pub(super) fn confirmed_at(&self) -> Option<Duration> {
-        self.state().confirmed_at
+        self.state.lock().confirmed_at
     }
 
     /// Sets when the last confirmed renewal of every lease was sent.
     pub(super) fn set_confirmed_at(&self, sent: Duration) {
-        self.state().confirmed_at = Some(sent);
+        self.state.lock().confirmed_at = Some(sent);
     }
 
     /// The fence of a shard, while it is owned and not about to leave.
     pub(super) fn fence(&self, shard: Shard) -> Option<Fence> {
-        let state = self.state();
+        let state = self.state.lock();
         let owned = state.shards.get(&shard).filter(|owned| !owned.is_leaving)?;
         let fence = owned.lease.fence();
         drop(state);
@@ -148,7 +145,7 @@ impl Ownership {
     /// The shard that a run belongs to on this engine: that of its id, or the guest shard. `None`
     /// if the run was moved to another engine.
     pub(super) fn shard_of(&self, run_id: &str) -> Option<Shard> {
-        self.state().shard_of(run_id)
+        self.state.lock().shard_of(run_id)
     }
 
     /// The fence for appends to a run's journal, while the run is owned and not about to leave.
@@ -158,17 +155,17 @@ impl Ownership {
 
     /// Whether a run was moved to this engine.
     pub(super) fn is_guest(&self, run_id: &str) -> bool {
-        self.state().guests.contains(run_id)
+        self.state.lock().guests.contains(run_id)
     }
 
     /// The runs that were moved to this engine.
     pub(super) fn guests(&self) -> Vec<Arc<str>> {
-        self.state().guests.iter().cloned().collect()
+        self.state.lock().guests.iter().cloned().collect()
     }
 
     /// Notes which engine advances a run according to its journal. Returns whether that changed.
     pub(super) fn place(&self, run_id: &Arc<str>, to: Option<Fence>) -> bool {
-        let mut state = self.state();
+        let mut state = self.state.lock();
         let is_ours = |fence: Fence| {
             state.shards.get(&fence.shard).is_some_and(|owned| owned.lease.epoch == fence.epoch)
         };
@@ -187,14 +184,14 @@ impl Ownership {
 
     /// Forgets a run that has ended.
     pub(super) fn forget(&self, run_id: &str) {
-        let mut state = self.state();
+        let mut state = self.state.lock();
         state.guests.remove(run_id);
         state.away.remove(run_id);
     }
 
     /// Takes back the runs of this engine's shards that were moved to engines which are gone.
     pub(super) fn reclaim(&self) -> Vec<Arc<str>> {
-        let mut state = self.state();
+        let mut state = self.state.lock();
         if state.away.is_empty() {
             return Vec::new();
         }
@@ -205,53 +202,53 @@ impl Ownership {
 
     /// The engines that can take over runs, as far as this one knows.
     pub(super) fn hosts(&self) -> BTreeMap<u16, Host> {
-        self.state().members.hosts().clone()
+        self.state.lock().members.hosts().clone()
     }
 
     /// Whether this engine has a guest lease.
     pub(super) fn has_guests(&self) -> bool {
-        self.state().guest_shard().is_some()
+        self.state.lock().guest_shard().is_some()
     }
 
     /// The fence of a shard, even while it is about to leave.
     pub(super) fn held(&self, shard: Shard) -> Option<Fence> {
-        let fence = self.state().shards.get(&shard)?.lease.fence();
+        let fence = self.state.lock().shards.get(&shard)?.lease.fence();
         self.is_valid().then_some(fence)
     }
 
     /// Whether a shard is owned under this fence, even while it is about to leave.
     pub(super) fn has(&self, fence: Fence) -> bool {
         let has = |owned: &Owned| owned.lease.epoch == fence.epoch;
-        self.state().shards.get(&fence.shard).is_some_and(has) && self.is_valid()
+        self.state.lock().shards.get(&fence.shard).is_some_and(has) && self.is_valid()
     }
 
     /// The lease that a fence belongs to.
     pub(super) fn lease(&self, fence: Fence) -> Option<Lease> {
-        let state = self.state();
+        let state = self.state.lock();
         let owned = state.shards.get(&fence.shard)?;
         (owned.lease.epoch == fence.epoch).then(|| owned.lease.clone())
     }
 
     /// The slot number of this engine.
     pub(super) fn slot(&self) -> Option<u16> {
-        self.state().slot.as_ref()?.shard.slot_number()
+        self.state.lock().slot.as_ref()?.shard.slot_number()
     }
 
     /// Sets the slot of this engine and the name of its mailbox.
     pub(super) fn set_slot(&self, lease: Lease, mailbox: Arc<str>) {
-        let mut state = self.state();
+        let mut state = self.state.lock();
         state.slot = Some(lease);
         state.mailbox = Some(mailbox);
     }
 
     /// Name of the mailbox that gets the answers of agents.
     pub(super) fn mailbox(&self) -> Option<Arc<str>> {
-        self.state().mailbox.clone()
+        self.state.lock().mailbox.clone()
     }
 
     /// Sets the lease of the relay.
     pub(super) fn set_relay(&self, lease: Lease) {
-        self.state().relay = Some(lease);
+        self.state.lock().relay = Some(lease);
         self.relays.send_replace(true);
     }
 
@@ -274,7 +271,7 @@ impl Ownership {
 
     /// Sets the engines that are alive, and compares them with the previous ones.
     pub(super) fn set_members(&self, members: Members) -> MembersDiff {
-        let mut state = self.state();
+        let mut state = self.state.lock();
         let same_engines = state.members.slots() == members.slots();
         let same_hosts = state.members.hosts() == members.hosts();
         state.members = members;
@@ -283,7 +280,7 @@ impl Ownership {
 
     /// The slot number of the engine that advances a run, as far as this one knows.
     pub(super) fn slot_with(&self, run_id: &str) -> Option<u16> {
-        let state = self.state();
+        let state = self.state.lock();
         match state.away.get(run_id) {
             Some(fence) => fence.shard.guests_number(),
             None => state.members.slot_of(Shard::of(run_id)),
@@ -293,29 +290,29 @@ impl Ownership {
     /// Adds acquired shards.
     pub(super) fn add(&self, taken: Vec<Lease>) {
         let owned = |lease: Lease| (lease.shard, Owned { lease, is_leaving: false });
-        self.state().shards.extend(taken.into_iter().map(owned));
+        self.state.lock().shards.extend(taken.into_iter().map(owned));
     }
 
     /// All leases: of the shards, the slot and the relay.
     pub(super) fn leases(&self) -> Vec<Lease> {
-        let state = self.state();
+        let state = self.state.lock();
         let shards = state.shards.values().map(|owned| &owned.lease);
         shards.chain(&state.slot).chain(&state.relay).cloned().collect()
     }
 
     /// The owned shards, including the guest shard.
     pub(super) fn shards(&self) -> BTreeSet<Shard> {
-        self.state().shards.keys().copied().collect()
+        self.state.lock().shards.keys().copied().collect()
     }
 
     /// The owned shards without the guest shard.
     pub(super) fn shares(&self) -> BTreeSet<Shard> {
-        self.state().shards.keys().copied().filter(|shard| shard.is_share()).collect()
+        self.state.lock().shards.keys().copied().filter(|shard| shard.is_share()).collect()
     }
 
     /// The owned shards without the guest shard that are not about to leave.
     pub(super) fn staying(&self) -> BTreeSet<Shard> {
-        let state = self.state();
+        let state = self.state.lock();
         let shares = state.shards.iter().filter(|(shard, _)| shard.is_share());
         let staying = shares.filter(|(_, owned)| !owned.is_leaving);
         staying.map(|(shard, _)| *shard).collect()
@@ -323,7 +320,7 @@ impl Ownership {
 
     /// Sets whether shards are about to move to another engine.
     pub(super) fn set_leaving(&self, shards: &BTreeSet<Shard>, is_leaving: bool) {
-        let mut state = self.state();
+        let mut state = self.state.lock();
         for (_, owned) in state.shards.iter_mut().filter(|(shard, _)| shards.contains(shard)) {
             owned.is_leaving = is_leaving;
         }
@@ -331,14 +328,14 @@ impl Ownership {
 
     /// Removes shards, and returns their leases.
     pub(super) fn remove(&self, shards: &BTreeSet<Shard>) -> Vec<Lease> {
-        let mut state = self.state();
+        let mut state = self.state.lock();
         let removed = shards.iter().filter_map(|shard| state.remove(*shard));
         removed.map(|owned| owned.lease).collect()
     }
 
     /// Removes one lease of any kind.
     pub(super) fn lose(&self, lease: &Lease) {
-        let mut state = self.state();
+        let mut state = self.state.lock();
         let matches = |held: &mut Lease| held.shard == lease.shard && held.epoch == lease.epoch;
         state.slot.take_if(matches);
         if state.relay.take_if(matches).is_some() {
@@ -351,7 +348,7 @@ impl Ownership {
 
     /// Removes the slot and the relay, and returns their leases. The mailbox keeps its name.
     pub(super) fn resign(&self) -> Vec<Lease> {
-        let mut state = self.state();
+        let mut state = self.state.lock();
         self.relays.send_replace(false);
         let (slot, relay) = (state.slot.take(), state.relay.take());
         slot.into_iter().chain(relay).collect()

@@ -6,7 +6,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::Arc,
     time::Duration,
 };
 
@@ -16,6 +16,7 @@ use aios_core::{
     store::{DueRun, Fence, Shard, StoreError, Wait},
 };
 use metrics::counter;
+use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tracing::warn;
 
@@ -70,12 +71,8 @@ struct State {
 }
 
 impl Parking {
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     fn set(&self, run_id: &Arc<str>, note: Option<Wait>) {
-        let mut state = self.state();
+        let mut state = self.state.lock();
         if state.pending.len() < PENDING || state.pending.contains_key(run_id) {
             state.pending.insert(Arc::clone(run_id), note);
         }
@@ -90,28 +87,28 @@ impl Parking {
 
     /// Forgets what was read of the due runs of shards that were just acquired.
     pub(super) fn begin(&self, shards: &[Shard]) {
-        let mut state = self.state();
+        let mut state = self.state.lock();
         state.known.retain(|shard, _| !shards.contains(shard));
         drop(state);
         self.begun.notify_one();
     }
 
     fn take(&self, limit: usize) -> Vec<(Arc<str>, Option<Wait>)> {
-        let mut state = self.state();
+        let mut state = self.state.lock();
         let taken: Vec<Arc<str>> = state.pending.keys().take(limit).cloned().collect();
         taken.into_iter().filter_map(|run_id| state.pending.remove_entry(&run_id)).collect()
     }
 
     /// Puts back notes that were not written, unless there are newer ones.
     fn put_back(&self, notes: Vec<(Arc<str>, Option<Wait>)>) {
-        let mut state = self.state();
+        let mut state = self.state.lock();
         for (run_id, note) in notes {
             state.pending.entry(run_id).or_insert(note);
         }
     }
 
     fn is_empty(&self) -> bool {
-        self.state().pending.is_empty()
+        self.state.lock().pending.is_empty()
     }
 }
 
@@ -133,7 +130,7 @@ impl Engine {
 
     /// Drops the timers of a noted run, which are read again before they fall due.
     fn noted(&self, wait: &Wait) {
-        let state = self.parking.state();
+        let state = self.parking.state.lock();
         let Some(known) = state.known.get(&wait.fence.shard) else { return };
         let is_known = wait.wake_at.is_some_and(|at| at <= *known);
         if !is_known && !state.pending.contains_key(&wait.run_id) {
@@ -286,7 +283,7 @@ async fn read_due(engine: &Engine) -> Result<bool, StoreError> {
 /// Returns the shards to read, grouped by the time up to which they were read before.
 fn claim(engine: &Engine, up_to: Timestamp) -> BTreeMap<Option<Timestamp>, Vec<Shard>> {
     let owned: BTreeSet<Shard> = engine.ownership.staying();
-    let mut state = engine.parking.state();
+    let mut state = engine.parking.state.lock();
     state.known.retain(|shard, _| owned.contains(shard));
     let mut unread: BTreeMap<Option<Timestamp>, Vec<Shard>> = BTreeMap::new();
     for shard in owned {
@@ -301,7 +298,7 @@ fn claim(engine: &Engine, up_to: Timestamp) -> BTreeMap<Option<Timestamp>, Vec<S
 
 /// Reverts [`claim`] for shards that were not read, or were read only up to a time.
 fn unclaim(engine: &Engine, shards: &[Shard], claimed: Timestamp, reached: Option<Timestamp>) {
-    let mut state = engine.parking.state();
+    let mut state = engine.parking.state.lock();
     for shard in shards {
         // A shard that was lost and acquired again in the meantime has nothing known.
         if state.known.get(shard) == Some(&claimed) {

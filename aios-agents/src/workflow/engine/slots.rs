@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::Arc,
 };
 
 use aios_core::{
@@ -12,6 +12,7 @@ use aios_core::{
     event::{Event, EventId, EventType},
     store::{Append, EventStore, Leases, Shard, StoreError, StreamId},
 };
+use parking_lot::Mutex;
 use tokio::task::AbortHandle;
 use tracing::{info, warn};
 
@@ -35,25 +36,21 @@ struct Reading {
 }
 
 impl Readers {
-    fn reading(&self) -> MutexGuard<'_, Reading> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// Stops all readers. Deliveries that are not recorded are released.
     pub(super) fn stop(&self) {
-        let readers = std::mem::take(&mut self.reading().readers);
+        let readers = std::mem::take(&mut self.0.lock().readers);
         readers.into_values().for_each(|reader| reader.abort());
     }
 
     /// Stops all readers for good: a loop of the engine that has not ended yet starts no others.
     pub(super) fn close(&self) {
-        self.reading().is_closed = true;
+        self.0.lock().is_closed = true;
         self.stop();
     }
 
     /// Registers the reader of a mailbox in place of the previous one.
     fn insert(&self, number: u16, reader: AbortHandle) {
-        let mut reading = self.reading();
+        let mut reading = self.0.lock();
         let unwanted = match reading.is_closed {
             true => Some(reader),
             false => reading.readers.insert(number, reader),
@@ -118,7 +115,7 @@ async fn take_slot(engine: &Arc<Engine>, unreachable: Unreachable) -> Result<(),
         engine.ownership.set_valid_until(sent + lease_time - margin(lease_time));
         engine.ownership.set_slot(lease, name.as_str().into());
         drop(changing);
-        let mut reading = engine.readers.reading();
+        let mut reading = engine.readers.0.lock();
         reading.opened = reading.opened.max(count);
         drop(reading);
         if is_empty {
@@ -201,7 +198,7 @@ async fn opened(engine: &Engine, slot: u16) -> Result<Opened, EngineError> {
 pub(super) fn read_mailboxes(engine: &Arc<Engine>, members: &Members) {
     let Some(slot) = engine.ownership.slot() else { return };
     let (wanted, missing) = {
-        let mut reading = engine.readers.reading();
+        let mut reading = engine.readers.0.lock();
         let highest = members.slots().keys().next_back().map_or(0, |highest| highest + 1);
         reading.opened = reading.opened.max(highest);
         let wanted = members.mailboxes(slot, reading.opened);
@@ -225,7 +222,7 @@ pub(super) fn read_mailboxes(engine: &Arc<Engine>, members: &Members) {
 }
 
 fn read(engine: &Arc<Engine>, number: u16, deliveries: Option<Deliveries>) {
-    if engine.readers.reading().is_closed {
+    if engine.readers.0.lock().is_closed {
         return;
     }
     let reader = task::spawn(mailbox::run(Arc::clone(engine), number, deliveries));

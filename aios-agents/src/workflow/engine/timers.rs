@@ -1,10 +1,11 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::Arc,
 };
 
 use aios_core::event::Timestamp;
 use metrics::histogram;
+use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use super::{Engine, Message};
@@ -31,7 +32,7 @@ struct Due {
 
 impl Timers {
     pub(super) fn set(&self, at: Timestamp, run_id: &Arc<str>, operation: u64) {
-        let mut due = self.due();
+        let mut due = self.due.lock();
         let key = (Arc::clone(run_id), operation);
         match due.by_operation.get(&key).copied() {
             Some(earlier) if earlier <= at => return,
@@ -49,7 +50,7 @@ impl Timers {
 
     /// Whether an operation has a timer.
     pub(super) fn is_set(&self, run_id: &Arc<str>, operation: u64) -> bool {
-        self.due().by_operation.contains_key(&(Arc::clone(run_id), operation))
+        self.due.lock().by_operation.contains_key(&(Arc::clone(run_id), operation))
     }
 
     /// Sets a timer that activates a run whose wake-up time is noted in the store.
@@ -60,16 +61,16 @@ impl Timers {
     /// The earliest timer of the run's operations.
     pub(super) fn earliest(&self, run_id: &Arc<str>) -> Option<Timestamp> {
         let range = (Arc::clone(run_id), 0)..(Arc::clone(run_id), WHOLE_RUN);
-        self.due().by_operation.range(range).map(|(_, at)| *at).min()
+        self.due.lock().by_operation.range(range).map(|(_, at)| *at).min()
     }
 
     pub(super) fn len(&self) -> usize {
-        self.due().by_operation.len()
+        self.due.lock().by_operation.len()
     }
 
     /// Removes the timer of an operation.
     pub(super) fn clear(&self, run_id: &Arc<str>, operation: u64) {
-        let mut due = self.due();
+        let mut due = self.due.lock();
         let key = (Arc::clone(run_id), operation);
         if let Some(at) = due.by_operation.remove(&key) {
             due.by_time.remove(&(at, key.0, operation));
@@ -78,7 +79,7 @@ impl Timers {
 
     /// Removes the timers of a run that has ended or that another engine owns.
     pub(super) fn clear_run(&self, run_id: &Arc<str>) {
-        let mut due = self.due();
+        let mut due = self.due.lock();
         let range = (Arc::clone(run_id), 0)..=(Arc::clone(run_id), u64::MAX);
         let of_run: Vec<_> = due.by_operation.range(range).map(|(key, at)| (key.1, *at)).collect();
         for (operation, at) in of_run {
@@ -88,20 +89,16 @@ impl Timers {
     }
 
     fn first(&self) -> Option<Timestamp> {
-        self.due().by_time.first().map(|(at, ..)| *at)
+        self.due.lock().by_time.first().map(|(at, ..)| *at)
     }
 
     fn pop(&self, now: Timestamp) -> Option<(Arc<str>, u64)> {
-        let mut due = self.due();
+        let mut due = self.due.lock();
         due.by_time.first().filter(|(at, ..)| *at <= now)?;
         let (at, run_id, operation) = due.by_time.pop_first()?;
         histogram!("aios_timer_late_seconds").record(now.duration_since(at).as_secs_f64());
         due.by_operation.remove(&(Arc::clone(&run_id), operation));
         Some((run_id, operation))
-    }
-
-    fn due(&self) -> MutexGuard<'_, Due> {
-        self.due.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

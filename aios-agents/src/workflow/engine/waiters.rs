@@ -1,9 +1,10 @@
 use std::{
     collections::{BTreeMap, HashMap},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::Arc,
 };
 
 use aios_core::{event::Payload, failure::Failure, store::RunStatus};
+use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
 /// How a run ended, or why it is blocked.
@@ -29,7 +30,7 @@ impl Waiters {
     /// Registers a waiter. Dropping it removes it.
     pub(crate) fn wait(&self, run_id: &Arc<str>) -> Waiter<'_> {
         let (sender, receiver) = oneshot::channel();
-        let mut waiting = self.waiting();
+        let mut waiting = self.0.lock();
         waiting.last += 1;
         let key = waiting.last;
         waiting.by_run.entry(Arc::clone(run_id)).or_default().insert(key, sender);
@@ -37,7 +38,7 @@ impl Waiters {
     }
 
     pub(crate) fn notify(&self, run_id: &str, ended: &RunOutcome) {
-        let of_run = self.waiting().by_run.remove(run_id).unwrap_or_default();
+        let of_run = self.0.lock().by_run.remove(run_id).unwrap_or_default();
         for waiter in of_run.into_values() {
             // The waiter may have been dropped.
             let _ = waiter.send(ended.clone());
@@ -46,21 +47,17 @@ impl Waiters {
 
     /// Makes the waiters of a run check its state in the store.
     pub(crate) fn recheck(&self, run_id: &str) {
-        drop(self.waiting().by_run.remove(run_id));
+        drop(self.0.lock().by_run.remove(run_id));
     }
 
     fn remove(&self, run_id: &str, key: u64) {
-        let mut waiting = self.waiting();
+        let mut waiting = self.0.lock();
         if let Some(of_run) = waiting.by_run.get_mut(run_id) {
             of_run.remove(&key);
             if of_run.is_empty() {
                 waiting.by_run.remove(run_id);
             }
         }
-    }
-
-    fn waiting(&self) -> MutexGuard<'_, Waiting> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -95,7 +92,7 @@ mod tests {
     }
 
     fn count(waiters: &Waiters) -> usize {
-        waiters.waiting().by_run.len()
+        waiters.0.lock().by_run.len()
     }
 
     #[test]

@@ -13,10 +13,11 @@ use std::{
     collections::VecDeque,
     fmt, io,
     net::{Ipv4Addr, SocketAddr},
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
     time::Duration,
 };
 
+use parking_lot::Mutex;
 use serde_json::Value;
 use tokio::{net::TcpListener, task::JoinHandle};
 
@@ -82,11 +83,11 @@ struct Script {
 
 impl Script {
     fn record(&self, request: FakeRequest) {
-        self.requests.lock().unwrap_or_else(PoisonError::into_inner).push(request);
+        self.requests.lock().push(request);
     }
 
     fn next(&self, request: &FakeRequest) -> Option<FakeReply> {
-        let next = self.replies.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
+        let next = self.replies.lock().pop_front();
         next.or_else(|| self.responder.as_ref().map(|responder| responder(request)))
     }
 }
@@ -172,18 +173,18 @@ impl FakeProvider {
     /// The requests so far, in order.
     #[must_use]
     pub fn requests(&self) -> Vec<FakeRequest> {
-        self.script.requests.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.script.requests.lock().clone()
     }
 
     /// Adds a reply to the script.
     pub fn push(&self, reply: FakeReply) {
-        self.script.replies.lock().unwrap_or_else(PoisonError::into_inner).push_back(reply);
+        self.script.replies.lock().push_back(reply);
     }
 
     /// The number of replies that were not requested yet.
     #[must_use]
     pub fn replies_left(&self) -> usize {
-        self.script.replies.lock().unwrap_or_else(PoisonError::into_inner).len()
+        self.script.replies.lock().len()
     }
 
     /// Checks that every reply was requested.

@@ -1,6 +1,6 @@
 //! Events of a service.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use aios_core::{
     event::{Pattern, Payload},
@@ -8,6 +8,7 @@ use aios_core::{
 };
 use aios_service::client::{Client, ClientError, EventQuery, EventStream};
 use futures_util::FutureExt;
+use parking_lot::Mutex;
 use pyo3::prelude::*;
 
 use crate::{
@@ -118,10 +119,6 @@ impl RemoteEventStream {
 }
 
 impl Reading {
-    fn current(&self) -> std::sync::MutexGuard<'_, Option<Payload>> {
-        self.current.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     fn matches(&self, event: &RecordedEvent) -> bool {
         let matches = |pattern: &Pattern| pattern.matches(&event.event.event_type);
         self.patterns.is_empty() || self.patterns.iter().any(matches)
@@ -130,15 +127,15 @@ impl Reading {
     /// An event counts as received once Python has it: a cancelled wait does not lose one.
     async fn next(self: Arc<Self>) -> Result<Answer, ErrorInfo> {
         let mut stream = self.stream.lock().await;
-        while self.current().is_none() {
+        while self.current.lock().is_none() {
             let Some(event) = stream.next().await else { return Ok(Answer::Nothing) };
             let event = event?;
             if self.matches(&event) {
-                *self.current() = Some(Payload::encode(&(1, &event.event))?);
+                *self.current.lock() = Some(Payload::encode(&(1, &event.event))?);
             }
         }
         drop(stream);
-        Ok(Answer::Object(Box::new(move |py| match self.current().take() {
+        Ok(Answer::Object(Box::new(move |py| match self.current.lock().take() {
             Some(row) => Ok(json::read(py, row.as_str())?.unbind()),
             None => Ok(py.None()),
         })))

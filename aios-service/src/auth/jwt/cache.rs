@@ -1,11 +1,9 @@
 //! The keys of an issuer, as they were fetched last.
 
-use std::{
-    sync::{Arc, PoisonError, RwLock},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use aios_core::event::Timestamp;
+use parking_lot::RwLock;
 use tokio::sync::Mutex;
 use tracing::{info, warn};
 
@@ -96,7 +94,7 @@ impl KeyCache {
     }
 
     fn state(&self) -> State {
-        self.state.read().unwrap_or_else(PoisonError::into_inner).clone()
+        self.state.read().clone()
     }
 
     /// Whether no fetch runs and the last one began long enough ago.
@@ -129,7 +127,7 @@ impl KeyCache {
     }
 
     fn store(&self, fetched: Result<(KeySet, Option<Duration>), AuthError>, now: Timestamp) {
-        let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.state.write();
         match fetched {
             Ok((keys, max_age)) => {
                 if state.failure.is_some() {

@@ -1,9 +1,6 @@
 //! Stores audit events in common appends.
 
-use std::{
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use aios_core::{
     Chain,
@@ -13,6 +10,7 @@ use aios_core::{
     store::{Append, EventStoreExt, Store, StoreError, StreamId},
 };
 use futures_util::future::join_all;
+use parking_lot::Mutex;
 use tokio::sync::oneshot;
 use tracing::error;
 
@@ -91,7 +89,7 @@ impl AuditLog {
     }
 
     fn enqueue(self: &Arc<Self>, call: Waiting) {
-        let mut waiting = self.waiting();
+        let mut waiting = self.waiting.lock();
         if waiting.len() >= MAX_WAITING {
             drop(waiting);
             return lost(&call.call, "too many audit events wait to be stored");
@@ -107,7 +105,7 @@ impl AuditLog {
     async fn store_waiting(self: Arc<Self>) {
         // A commit ends many calls. All that are ready now get the same append.
         tokio::task::yield_now().await;
-        let mut waiting = std::mem::take(&mut *self.waiting()).into_iter().peekable();
+        let mut waiting = std::mem::take(&mut *self.waiting.lock()).into_iter().peekable();
         while let Some(first) = waiting.next() {
             let mut batch = vec![first];
             while batch.len() < BATCH
@@ -153,10 +151,6 @@ impl AuditLog {
                 Err(error) => return Err(error),
             }
         }
-    }
-
-    fn waiting(&self) -> MutexGuard<'_, Vec<Waiting>> {
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -222,12 +216,12 @@ mod tests {
         let mut stored: Vec<_> =
             ["/a", "/b", "/c"].map(|path| log.record(call(path), Metadata::default())).into();
         // The task that stores them begins once; a second one would find nothing that waits.
-        assert_eq!(log.waiting().len(), 3);
+        assert_eq!(log.waiting.lock().len(), 3);
         let last = stored.pop().unwrap();
         drop(stored);
         last.await.unwrap();
         assert_eq!(paths(&store).await, ["/a", "/b", "/c"], "also those of cancelled requests");
-        assert!(log.waiting().is_empty());
+        assert!(log.waiting.lock().is_empty());
     }
 
     #[tokio::test]

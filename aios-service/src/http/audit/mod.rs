@@ -2,10 +2,7 @@
 
 mod log;
 
-use std::{
-    net::SocketAddr,
-    sync::{Arc, Mutex, PoisonError},
-};
+use std::{net::SocketAddr, sync::Arc};
 
 use aios_core::{catalog::system::ApiCalled, event::Metadata};
 use axum::{
@@ -16,6 +13,7 @@ use axum::{
     middleware::Next,
     response::Response,
 };
+use parking_lot::Mutex;
 use tokio::sync::oneshot;
 use tracing::info;
 
@@ -51,7 +49,7 @@ impl AuditedCall {
     /// Begins to record the call with its outcome, unless that has begun before. The returned receiver
     /// completes when the event is stored.
     pub(crate) fn record(&self, response: &Response) -> Option<oneshot::Receiver<()>> {
-        let mut call = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut call = self.0.lock();
         if call.is_recorded {
             return None;
         }

@@ -1,12 +1,9 @@
 //! The open connections, and which of them have no request.
 
-use std::{
-    collections::BTreeMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use aios_core::clock::Clock;
+use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 /// At most a number of connections. Clones share them.
@@ -63,17 +60,13 @@ impl Connections {
         Self { limit, clock, state: Arc::default(), changed: Arc::default() }
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// Adds a connection, which has no request yet. If there are too many, closes the one that has
     /// been without a request for the longest time, and waits until there is room. Cancel safe.
     pub(super) async fn add(&self) -> Connection {
         loop {
             let changed = self.changed.notified();
             {
-                let mut state = self.state();
+                let mut state = self.state.lock();
                 if state.open < self.limit {
                     state.open += 1;
                     let close = Arc::default();
@@ -92,7 +85,7 @@ impl Connections {
     /// Closes the connections that have been without a request for this time.
     pub(super) fn close_idle(&self, timeout: Duration) {
         let now = self.clock.elapsed();
-        let mut state = self.state();
+        let mut state = self.state.lock();
         let is_over = |idle: &Idle| now.saturating_sub(idle.since) >= timeout;
         while state.idle.first_key_value().is_some_and(|(_, oldest)| is_over(oldest)) {
             state.close_oldest();
@@ -120,7 +113,7 @@ impl Connection {
         loop {
             self.close.notified().await;
             // A request may have come in the meantime.
-            if self.activity().requests == 0 {
+            if self.activity.lock().requests == 0 {
                 return;
             }
         }
@@ -128,23 +121,19 @@ impl Connection {
 
     /// Counts a request until the result is dropped.
     pub(super) fn begin(self: &Arc<Self>) -> Request {
-        let mut activity = self.activity();
+        let mut activity = self.activity.lock();
         activity.requests += 1;
         if let Some(idle) = activity.idle.take() {
-            self.all.state().remove_idle(idle);
+            self.all.state.lock().remove_idle(idle);
         }
         Request(Arc::clone(self))
-    }
-
-    fn activity(&self) -> MutexGuard<'_, Activity> {
-        self.activity.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Drop for Connection {
     fn drop(&mut self) {
-        let idle = self.activity().idle.take();
-        let mut state = self.all.state();
+        let idle = self.activity.lock().idle.take();
+        let mut state = self.all.state.lock();
         state.open -= 1;
         if let Some(idle) = idle {
             state.remove_idle(idle);
@@ -162,10 +151,10 @@ impl Drop for Request {
     fn drop(&mut self) {
         let Self(connection) = self;
         let all = &connection.all;
-        let mut activity = connection.activity();
+        let mut activity = connection.activity.lock();
         activity.requests -= 1;
         if activity.requests == 0 {
-            activity.idle = Some(all.state().add_idle(all.clock.elapsed(), &connection.close));
+            activity.idle = Some(all.state.lock().add_idle(all.clock.elapsed(), &connection.close));
             all.changed.notify_one();
         }
     }

@@ -3,11 +3,12 @@
 use std::{
     fmt,
     path::{Path, PathBuf},
-    sync::{Arc, PoisonError, RwLock},
+    sync::Arc,
     time::Duration,
 };
 
 use aios_core::clock::Clock;
+use parking_lot::RwLock;
 use rustls::{
     ServerConfig,
     crypto::{CryptoProvider, ring},
@@ -63,7 +64,7 @@ struct Current(RwLock<Arc<CertifiedKey>>);
 
 impl ResolvesServerCert for Current {
     fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        Some(Arc::clone(&self.0.read().unwrap_or_else(PoisonError::into_inner)))
+        Some(Arc::clone(&self.0.read()))
     }
 }
 
@@ -117,7 +118,7 @@ impl Tls {
         }
         *seen = contents;
         let certified = certified(&seen, &files.certificates, &files.key, &files.provider)?;
-        *files.current.0.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(certified);
+        *files.current.0.write() = Arc::new(certified);
         Ok(true)
     }
 

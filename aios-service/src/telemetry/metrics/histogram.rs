@@ -1,7 +1,4 @@
-use std::sync::{
-    Mutex, MutexGuard, PoisonError,
-    atomic::{AtomicU64, Ordering},
-};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use aios_agents::trace::{TraceId, TraceParent};
 use aios_core::{
@@ -9,6 +6,7 @@ use aios_core::{
     event::Timestamp,
 };
 use metrics::{GaugeFn, HistogramFn};
+use parking_lot::Mutex;
 
 /// Upper bounds of durations, in seconds.
 const SECONDS: &[f64] = &[
@@ -68,7 +66,7 @@ impl Buckets {
             (bound, count)
         };
         let buckets = bounds.zip(&self.buckets).map(bucket).collect();
-        let exemplar = |bucket: &Bucket| *bucket.exemplar();
+        let exemplar = |bucket: &Bucket| *bucket.exemplar.lock();
         let exemplars = self.buckets.iter().map(exemplar).collect();
         let sum = f64::from_bits(self.sum.load(Ordering::Acquire));
         Snapshot { buckets, exemplars, sum, count }
@@ -83,15 +81,9 @@ impl HistogramFn for Buckets {
             GaugeFn::increment(&self.sum, value);
             if let Some(trace) = TraceParent::current().filter(|trace| trace.is_sampled()) {
                 let (trace_id, at) = (trace.trace_id, SystemClock.now());
-                *bucket.exemplar() = Some(Exemplar { trace_id, value, at });
+                *bucket.exemplar.lock() = Some(Exemplar { trace_id, value, at });
             }
         }
-    }
-}
-
-impl Bucket {
-    fn exemplar(&self) -> MutexGuard<'_, Option<Exemplar>> {
-        self.exemplar.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

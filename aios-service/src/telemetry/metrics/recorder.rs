@@ -1,11 +1,12 @@
 use std::{
     collections::HashMap,
-    sync::{Arc, PoisonError, RwLock, atomic::AtomicU64},
+    sync::{Arc, atomic::AtomicU64},
 };
 
 use metrics::{
     Counter, Gauge, Histogram, Key, KeyName, Label, Metadata, Recorder, SharedString, Unit,
 };
+use parking_lot::RwLock;
 
 use super::{Metrics, histogram::Buckets};
 
@@ -26,12 +27,12 @@ pub(super) struct Series {
 
 impl Series {
     pub(super) fn description(&self, name: &str) -> Option<SharedString> {
-        let descriptions = self.descriptions.read().unwrap_or_else(PoisonError::into_inner);
+        let descriptions = self.descriptions.read();
         descriptions.get(name).cloned()
     }
 
     fn describe(&self, name: KeyName, description: SharedString) {
-        let mut descriptions = self.descriptions.write().unwrap_or_else(PoisonError::into_inner);
+        let mut descriptions = self.descriptions.write();
         descriptions.insert(name, description);
     }
 }
@@ -48,15 +49,15 @@ impl<T> Default for Table<T> {
 
 impl<T> Table<T> {
     pub(super) fn all(&self) -> Vec<(Key, Arc<T>)> {
-        let values = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        let values = self.0.read();
         values.iter().map(|(key, value)| (key.clone(), Arc::clone(value))).collect()
     }
 
     fn find(&self, key: &Key, make: impl FnOnce() -> T) -> Arc<T> {
-        if let Some(known) = self.0.read().unwrap_or_else(PoisonError::into_inner).get(key) {
+        if let Some(known) = self.0.read().get(key) {
             return Arc::clone(known);
         }
-        let mut values = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        let mut values = self.0.write();
         let of_name = values.keys().filter(|known| known.name() == key.name()).count();
         let key = match of_name < MAX_SERIES || values.contains_key(key) {
             // Borrowed parts may be of the caller only for the time of the call.

@@ -1,16 +1,11 @@
-use std::{
-    collections::HashMap,
-    sync::{Arc, RwLock},
-};
+use std::{collections::HashMap, sync::Arc};
 
+use parking_lot::RwLock;
 use sqlx::{PgConnection, Row};
 
-use crate::{
-    postgres::{
-        connection::{Database, Sql, Statement},
-        schema::Schema,
-    },
-    sync,
+use crate::postgres::{
+    connection::{Database, Sql, Statement},
+    schema::Schema,
 };
 
 /// Capacity of the cache. It is cleared when it would grow beyond that.
@@ -57,16 +52,16 @@ impl NameCache {
     /// Clears the cache. Called when the connection was lost, because the next one may lead to a server
     /// that lost the last commits and has assigned the ids to other names.
     pub(crate) fn clear(&self) {
-        sync::write(&self.cached).clear();
+        self.cached.write().clear();
     }
 
     fn cached(&self, names: &[Arc<str>]) -> Vec<Option<i32>> {
-        let cached = sync::read(&self.cached);
+        let cached = self.cached.read();
         names.iter().map(|name| cached.get(name).copied()).collect()
     }
 
     fn remember(&self, found: HashMap<Arc<str>, i32>) {
-        let mut cached = sync::write(&self.cached);
+        let mut cached = self.cached.write();
         if cached.len() + found.len() > CAPACITY {
             cached.clear();
         }

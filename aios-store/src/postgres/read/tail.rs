@@ -1,18 +1,12 @@
-use std::{
-    collections::VecDeque,
-    sync::{Arc, Mutex, MutexGuard},
-    time::Duration,
-};
+use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use aios_core::{
     event::Timestamp,
     store::{Append, Appended, RecordedEvent},
 };
+use parking_lot::Mutex;
 
-use crate::{
-    postgres::append::{AppendResults, Batch},
-    sync,
-};
+use crate::postgres::append::{AppendResults, Batch};
 
 /// Maximum number of events.
 const MAX_EVENTS: usize = 4096;
@@ -44,7 +38,7 @@ struct Events {
 impl Tail {
     /// Adds a committed batch. None of its appends may have been refused or stored before.
     pub(crate) fn push(&self, batch: &Batch, results: &AppendResults, now: Timestamp) {
-        let mut tail = self.lock();
+        let mut tail = self.0.lock();
         if !is_fresh(tail.read_at, now) {
             tail.clear();
             return;
@@ -60,7 +54,7 @@ impl Tail {
 
     /// Removes all events.
     pub(crate) fn clear(&self) {
-        self.lock().clear();
+        self.0.lock().clear();
     }
 
     /// Returns `limit` events after a position, or `None` if not all of them are cached.
@@ -70,7 +64,7 @@ impl Tail {
         limit: usize,
         now: Timestamp,
     ) -> Option<Vec<RecordedEvent>> {
-        let mut tail = self.lock();
+        let mut tail = self.0.lock();
         tail.read_at = Some(now);
         if !is_fresh(tail.pushed_at, now) {
             return None;
@@ -79,10 +73,6 @@ impl Tail {
         let start = usize::try_from(after.checked_add(1)?.checked_sub(first)?).ok()?;
         let end = start.checked_add(limit)?;
         (end <= tail.events.len()).then(|| tail.events.range(start..end).cloned().collect())
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Events> {
-        sync::lock(&self.0)
     }
 }
 
