@@ -80,7 +80,8 @@ impl Positions {
             let found = self.0.range(..=position).next_back();
             found.filter(|(_, last)| **last >= position).map(|(first, last)| (*first, *last))
         };
-        let (mut first, mut last) = (after.saturating_add(1), up_to);
+        let mut first = after.saturating_add(1);
+        let mut last = up_to;
         if let Some((_, end)) = covering(first) {
             first = end.saturating_add(1);
         }
@@ -108,7 +109,8 @@ impl CountingStore {
     /// Appends to one stream, see [`EventStore::append`].
     pub(crate) async fn append_one(&self, append: Append) -> Result<Appended, StoreError> {
         let _in_flight = InFlight::begin(self);
-        let (events, measured) = (length(&append), Measured::of(&append));
+        let events = length(&append);
+        let measured = Measured::of(&append);
         let began = self.clock.elapsed();
         let result = self.inner.append(vec![append]).await.pop();
         let result = result.unwrap_or(Err(StoreError::Closed));

@@ -90,7 +90,8 @@ mod simulated {
     where
         F: Future<Output: Send + 'static> + Send + 'static,
     {
-        let (mut future, mut turns) = (Box::pin(future), simulation.admit());
+        let mut future = Box::pin(future);
+        let mut turns = simulation.admit();
         Box::pin(async move {
             let mut output = None;
             poll_fn(|context| {

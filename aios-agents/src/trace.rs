@@ -180,7 +180,10 @@ impl FromStr for TraceParent {
     fn from_str(text: &str) -> Result<Self, InvalidTraceParent> {
         let mut fields = text.split('-');
         let mut next = || fields.next().ok_or(InvalidTraceParent);
-        let (version, trace, span, flags) = (next()?, next()?, next()?, next()?);
+        let version = next()?;
+        let trace = next()?;
+        let span = next()?;
+        let flags = next()?;
         // Later versions may have more fields.
         if bytes::<1>(version)? == [0xff] || (version == "00" && fields.next().is_some()) {
             return Err(InvalidTraceParent);

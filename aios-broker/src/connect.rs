@@ -72,7 +72,8 @@ fn is_near(text: &str, word: &str) -> bool {
     let same = text.iter().zip(&word).take_while(|(one, other)| one == other).count();
     let rest =
         |letters: &[char], skipped: usize| letters.get(same + skipped..).map(<[char]>::to_vec);
-    let (one, other) = (rest(&text, 1), rest(&word, 1));
+    let one = rest(&text, 1);
+    let other = rest(&word, 1);
     let swapped = text.get(same).is_some()
         && text.get(same) == word.get(same + 1)
         && text.get(same + 1) == word.get(same)

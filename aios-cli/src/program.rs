@@ -66,7 +66,8 @@ fn execute(arguments: Arguments) -> Result<(), CliError> {
 
 fn report(error: &CliError, is_json: bool) -> io::Result<()> {
     let mut stderr = io::stderr().lock();
-    let (message, remedy) = (Chain(error).to_string(), error.remedy());
+    let message = Chain(error).to_string();
+    let remedy = error.remedy();
     if is_json {
         let error = json!({ "code": error.code(), "message": message, "remedy": remedy });
         return writeln!(stderr, "{}", json!({ "error": error }));
@@ -80,8 +81,8 @@ fn report(error: &CliError, is_json: bool) -> io::Result<()> {
 fn interrupted() -> io::Result<impl Future<Output = CliError>> {
     use tokio::signal::unix::{SignalKind, signal};
 
-    let (mut interrupt, mut terminate) =
-        (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
     Ok(async move {
         tokio::select! {
             biased;

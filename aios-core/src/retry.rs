@@ -203,7 +203,8 @@ impl RetryPolicy {
             return invalid("it has neither an end nor a delay".to_owned());
         }
         if !self.factor.is_finite() || !(0.0..=1.0).contains(&self.jitter) {
-            let (factor, jitter) = (self.factor, self.jitter);
+            let factor = self.factor;
+            let jitter = self.jitter;
             return invalid(format!(
                 "it has a finite factor and a jitter from 0 to 1, not {factor} and {jitter}"
             ));

@@ -6,7 +6,8 @@ use serde_json::Value;
 /// if it is not JSON.
 pub(crate) fn complete(text: &str) -> Option<Value> {
     let mut open = Vec::new();
-    let (mut in_text, mut is_escaped) = (false, false);
+    let mut in_text = false;
+    let mut is_escaped = false;
     // Where the text can be cut, and what is open there.
     let mut cuts = Vec::new();
     for (index, byte) in text.bytes().enumerate() {

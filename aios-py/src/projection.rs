@@ -46,7 +46,8 @@ impl Projection for PyProjection {
     async fn apply(&self, batch: Batch) -> Result<(), TaskError> {
         let rows = records::events(batch.events())?;
         let arguments: MakeArguments = Box::new(move |py| {
-            let (position, attempt) = (batch.position(), batch.attempt());
+            let position = batch.position();
+            let attempt = batch.attempt();
             let is_redriven = batch.is_redriven();
             Ok(vec![
                 json::read(py, rows.as_str())?,

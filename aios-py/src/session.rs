@@ -182,7 +182,9 @@ impl Session {
         if let Some(version) = version {
             return Ok(version);
         }
-        let (mut page, mut known, mut latest) = (PageRequest::default(), Vec::new(), None);
+        let mut page = PageRequest::default();
+        let mut known = Vec::new();
+        let mut latest = None;
         loop {
             let found = self.store()?.workflows(&page).await?;
             for row in found.rows {
@@ -221,7 +223,8 @@ fn add(
     prepared: PreparedAgent,
     store: Option<&AnyStore>,
 ) -> Result<RuntimeBuilder, ErrorInfo> {
-    let (name, pulse) = (prepared.name.clone(), prepared.pulse.clone());
+    let name = prepared.name.clone();
+    let pulse = prepared.pulse.clone();
     let is_workflow_only = prepared.is_workflow_only;
     let opened = store.map(AnyStore::store);
     let built = prepared.open(opened.as_ref()).build(&name)?;

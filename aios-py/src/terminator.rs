@@ -166,7 +166,8 @@ impl Shared {
 
     fn close_when_open(self: &Arc<Self>, state: &mut State) {
         let Some((closer, tokio)) = state.session.take() else { return };
-        let (shared, deadline) = (Arc::clone(self), self.deadline);
+        let shared = Arc::clone(self);
+        let deadline = self.deadline;
         tokio.spawn(async move {
             if let Err(error) = closer.close_in_background(deadline).await {
                 shared.state.lock().error = Some(error.message().to_owned());

@@ -114,7 +114,8 @@ impl Retention {
         what: Expirable,
     ) -> Result<u64, StoreError> {
         self.check()?;
-        let (older_than, limit) = (self.older_than, self.batch_size);
+        let older_than = self.older_than;
+        let limit = self.batch_size;
         let mut page = ExpirePage { what, older_than, after: None, limit };
         let mut total = 0;
         loop {

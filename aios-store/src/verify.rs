@@ -107,7 +107,8 @@ pub async fn verify(
     store: &dyn Store,
     mut progress: impl FnMut(u64, u64),
 ) -> Result<Verification, StoreError> {
-    let (mut log, head) = (Log::default(), store.head().await?);
+    let mut log = Log::default();
+    let head = store.head().await?;
     loop {
         let page = store.read_log(log.position, MAX_PAGE).await?;
         if page.is_empty() {
@@ -150,7 +151,8 @@ impl Log {
         self.position = recorded.position;
         self.verification.events += 1;
         let version = self.versions.entry(recorded.stream.clone()).or_default();
-        let (expected, found) = (*version + 1, recorded.version);
+        let expected = *version + 1;
+        let found = recorded.version;
         *version = found;
         if expected != found {
             let stream = recorded.stream.clone();
@@ -211,7 +213,8 @@ fn expected<R: Record>(tables: &Tables, query: &Query) -> Result<Page<R>, StoreE
 
 async fn agents(store: &dyn ReadModels, tables: &Tables) -> Result<Compared, StoreError> {
     let filter = AgentFilter { include_deleted: true, ..AgentFilter::default() };
-    let (mut compared, mut next) = (Compared::default(), Some(PageRequest::first(ROWS)));
+    let mut compared = Compared::default();
+    let mut next = Some(PageRequest::first(ROWS));
     while let Some(page) = next {
         let found = store.agents(&filter, &page).await?;
         let expected = expected(tables, &Query::agents(&filter, &page))?;
@@ -230,7 +233,8 @@ fn unseen(mut page: Page<AgentRecord>) -> Page<AgentRecord> {
 
 async fn tasks(store: &dyn ReadModels, tables: &Tables) -> Result<Compared, StoreError> {
     let filter = TaskFilter { include_deleted: true, ..TaskFilter::default() };
-    let (mut compared, mut next) = (Compared::default(), Some(PageRequest::first(ROWS)));
+    let mut compared = Compared::default();
+    let mut next = Some(PageRequest::first(ROWS));
     while let Some(page) = next {
         let found = store.tasks(&filter, &page).await?;
         let expected = expected(tables, &Query::tasks(&filter, &page))?;
@@ -240,7 +244,8 @@ async fn tasks(store: &dyn ReadModels, tables: &Tables) -> Result<Compared, Stor
 }
 
 async fn workflows(store: &dyn ReadModels, tables: &Tables) -> Result<Compared, StoreError> {
-    let (mut compared, mut next) = (Compared::default(), Some(PageRequest::first(ROWS)));
+    let mut compared = Compared::default();
+    let mut next = Some(PageRequest::first(ROWS));
     while let Some(page) = next {
         let found = store.workflows(&page).await?;
         let expected = expected(tables, &Query::workflows(&page))?;
@@ -251,7 +256,8 @@ async fn workflows(store: &dyn ReadModels, tables: &Tables) -> Result<Compared, 
 
 async fn runs(store: &dyn ReadModels, tables: &Tables) -> Result<Compared, StoreError> {
     let filter = RunFilter { include_deleted: true, ..RunFilter::default() };
-    let (mut compared, mut next) = (Compared::default(), Some(PageRequest::first(ROWS)));
+    let mut compared = Compared::default();
+    let mut next = Some(PageRequest::first(ROWS));
     while let Some(page) = next {
         let found = store.runs(&filter, &page).await?;
         let expected = expected(tables, &Query::runs(&filter, &page))?;

@@ -166,7 +166,8 @@ impl AgentDefinition {
         F: Future<Output = Result<Arc<dyn DynAgent>, TaskError>> + Send + 'static,
     {
         let factory: Factory = Arc::new(move |config| Box::pin(make(config)));
-        let (config_schema, task_schemas) = (Some(config_schema), Some(task_schemas));
+        let config_schema = Some(config_schema);
+        let task_schemas = Some(task_schemas);
         Self { config_schema, task_schemas, ..Self::with_factory(agent_type.into(), factory) }
     }
 

@@ -103,8 +103,10 @@ mod tests {
     /// Everything is reported once before, as keys are made then.
     #[test]
     fn should_allocate_nothing_without_a_recorder() {
-        let (name, trace) = (Name::new("order").unwrap(), PARENT.parse().unwrap());
-        let (durations, waits) = (Durations::default(), Waits::default());
+        let name = Name::new("order").unwrap();
+        let trace = PARENT.parse().unwrap();
+        let durations = Durations::default();
+        let waits = Waits::default();
         let event = Event::new("agents.order.task_assigned".parse().unwrap(), "test", &1).unwrap();
         let report = || {
             durations.run(&name, "completed", Duration::ZERO, trace);

@@ -53,7 +53,8 @@ impl Keys {
 
     fn with(&self, name: &Name, outcome: &'static str, report: impl Fn(&Key)) {
         let known = self.known.read();
-        let (is_full, keys) = (known.len() >= MAX_NAMES, known.get(name));
+        let is_full = known.len() >= MAX_NAMES;
+        let keys = known.get(name);
         if let Some(key) = keys.and_then(|keys| find(keys, outcome)) {
             return report(key);
         }
@@ -108,7 +109,8 @@ mod tests {
 
     #[test]
     fn should_bound_the_names_that_are_told_apart() {
-        let (recorder, keys) = (DebuggingRecorder::new(), Keys::new("waits", "kind", Some("end")));
+        let recorder = DebuggingRecorder::new();
+        let keys = Keys::new("waits", "kind", Some("end"));
         with_local_recorder(&recorder, || {
             for number in 0..1000 {
                 let name = Name::new(format!("name_{number}")).unwrap();

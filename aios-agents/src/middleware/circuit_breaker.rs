@@ -78,7 +78,8 @@ impl CircuitBreaker {
 
     /// Admits a task, or returns how long the circuit stays open.
     fn acquire<'a>(&'a self, context: &'a TaskContext) -> Result<Permit<'a>, Duration> {
-        let (now, mut circuit) = (self.clock.now(), self.circuit.lock());
+        let now = self.clock.now();
+        let mut circuit = self.circuit.lock();
         let is_probe = match *circuit {
             Circuit::Closed { .. } => false,
             Circuit::Open { until } if now >= until => true,
@@ -150,7 +151,8 @@ impl Drop for Permit<'_> {
             true => Verdict::Ignored,
             false => Verdict::Failure,
         });
-        let (now, mut circuit) = (self.breaker.clock.now(), self.breaker.circuit.lock());
+        let now = self.breaker.clock.now();
+        let mut circuit = self.breaker.circuit.lock();
         let until = now + self.breaker.open_for;
         if self.is_probe {
             circuit.on_probe_result(verdict, now, until);

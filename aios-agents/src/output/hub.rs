@@ -69,7 +69,8 @@ impl Hub {
         identity: Identity,
     ) -> Result<OutputStream, OutputError> {
         let hub = Arc::clone(&self.0);
-        let (clock, source) = (Arc::clone(&hub.clock), Arc::clone(&hub.source));
+        let clock = Arc::clone(&hub.clock);
+        let source = Arc::clone(&hub.source);
         let stream = stream_of(run_id, name)?;
         let writer = Arc::new(Writer::new(clock, source, stream, run_id, writer, identity)?);
         Ok(OutputStream::new(Arc::new(Sink { hub, writer })))
@@ -230,7 +231,8 @@ async fn store_all(hub: Arc<Shared>) {
 
 /// Stores what the writers have written, and repeats it while the store fails.
 async fn store_batch(hub: &Shared, writers: Vec<Arc<Writer>>) {
-    let (mut backoff, mut is_down) = (BACK_OFF.0, false);
+    let mut backoff = BACK_OFF.0;
+    let mut is_down = false;
     let mut rest: Vec<_> = writers
         .into_iter()
         .flat_map(|writer| writer.take().into_iter().map(move |part| (Arc::clone(&writer), part)))

@@ -86,15 +86,15 @@ impl Writer {
         identity: Identity,
     ) -> Result<Self, OutputError> {
         let event_type = |action| EventType::new(system::DOMAIN, "run", action);
-        let (appended, ended) =
-            (event_type(system::OUTPUT_APPENDED)?, event_type(system::OUTPUT_ENDED)?);
+        let appended = event_type(system::OUTPUT_APPENDED)?;
+        let ended = event_type(system::OUTPUT_ENDED)?;
         let types = Types { appended, ended };
         let attempt = match &identity {
             Identity::Attempt(id) => id.to_string().into(),
             Identity::Code { .. } => "".into(),
         };
-        let (run_id, name) = (run_id.into(), name.into());
-        let (backlog, progressed) = (Mutex::default(), Notify::new());
+        let run_id = run_id.into();
+        let name = name.into();
         Ok(Self {
             clock,
             source,
@@ -104,8 +104,8 @@ impl Writer {
             attempt,
             identity,
             types,
-            backlog,
-            progressed,
+            backlog: Mutex::default(),
+            progressed: Notify::new(),
         })
     }
 
@@ -120,7 +120,8 @@ impl Writer {
             return Err(failure.clone());
         }
         if let Pending::Item(item) = &pending {
-            let (bytes, limit) = (item.as_str().len(), MAX_ITEM_BYTES);
+            let bytes = item.as_str().len();
+            let limit = MAX_ITEM_BYTES;
             if bytes > limit {
                 return Err(OutputError::TooLarge { bytes, limit });
             }
@@ -141,7 +142,8 @@ impl Writer {
         let mut backlog = self.backlog.lock();
         backlog.is_queued = false;
         backlog.bytes = 0;
-        let (pending, first) = (std::mem::take(&mut backlog.pending), backlog.taken);
+        let pending = std::mem::take(&mut backlog.pending);
+        let first = backlog.taken;
         backlog.taken = backlog.written;
         let count = backlog.taken - first;
         drop(backlog);
@@ -161,7 +163,9 @@ impl Writer {
     }
 
     fn encode(&self, pending: Vec<Pending>, mut first: u64) -> Result<Vec<Event>, EventError> {
-        let (mut events, mut items, mut bytes) = (Vec::new(), Vec::new(), 0);
+        let mut events = Vec::new();
+        let mut items = Vec::new();
+        let mut bytes = 0;
         let most = match self.identity {
             Identity::Attempt(_) => MAX_ITEMS,
             Identity::Code { .. } => 1,
@@ -197,7 +201,8 @@ impl Writer {
             return Ok(());
         }
         let count = u64::try_from(items.len()).unwrap_or(u64::MAX);
-        let (writer, attempt) = (Arc::clone(&self.name), Arc::clone(&self.attempt));
+        let writer = Arc::clone(&self.name);
+        let attempt = Arc::clone(&self.attempt);
         let data = OutputAppended { writer, attempt, first: *first, items: std::mem::take(items) };
         events.push(self.event(*first, &self.types.appended, &data)?);
         *first += count;

@@ -36,7 +36,8 @@ impl<P: Projection> Runner<P> {
 
     /// Divides a page into batches, with the redrive requests for this projection in between.
     pub(super) fn parts(&self, page: Vec<RecordedEvent>) -> Vec<Part> {
-        let (mut parts, mut rest) = (Vec::new(), Vec::new());
+        let mut parts = Vec::new();
+        let mut rest = Vec::new();
         let all = [Pattern::all()];
         let patterns = self.settings.patterns.as_deref().unwrap_or(&all);
         let divide = |rest: &mut Vec<RecordedEvent>, parts: &mut Vec<Part>| {

@@ -116,7 +116,8 @@ mod tests {
 
     #[test]
     fn should_hand_over_what_matches_and_leave_no_gap() {
-        let (a, b) = ("orders.order.placed", "users.user.seen");
+        let a = "orders.order.placed";
+        let b = "users.user.seen";
         let patterns = ["orders.#".parse().unwrap()];
         let divide = |types: &[&str]| Batch::divide(page(types), &patterns, 2);
         assert_eq!(shape(divide(&[b, a, b, a, a, b])), [(vec![12, 14], 14), (vec![15], 16)],);

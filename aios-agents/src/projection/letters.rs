@@ -43,7 +43,8 @@ pub(super) async fn open<S: EventStore + ?Sized>(
     store: &S,
     stream: &StreamId,
 ) -> Result<BTreeMap<u64, ProjectionDeadLetter>, StoreError> {
-    let (mut letters, mut after) = (BTreeMap::new(), 0);
+    let mut letters = BTreeMap::new();
+    let mut after = 0;
     loop {
         let page = store.read_stream(stream, after, PAGE).await?;
         let Some(last) = page.last() else { return Ok(letters) };

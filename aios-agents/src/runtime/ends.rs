@@ -99,7 +99,8 @@ impl Ends {
     /// Registers a caller that waits for a run, and makes sure that the log is followed.
     pub(super) fn watch(self: &Arc<Self>, journals: &Journals, run_id: &Arc<str>) -> Watch<'_> {
         let waiting = Waiting::new(&self.waiting);
-        let (waiter, begun) = (self.waiters.wait(run_id), self.begun.subscribe());
+        let waiter = self.waiters.wait(run_id);
+        let begun = self.begun.subscribe();
         let mut follows = self.follows.lock();
         if !*follows {
             *follows = true;
@@ -157,7 +158,8 @@ async fn follow(ends: Arc<Ends>, journals: Journals) {
         Ok(others) => others,
         Err(error) => return warn!(%error, "{NOT_FOLLOWED}"),
     };
-    let (mut position, mut backoff) = (None, BACK_OFF.0);
+    let mut position = None;
+    let mut backoff = BACK_OFF.0;
     while ends.is_wanted() {
         match notify_ended(&ends, &journals, &mut position, &others).await {
             Ok(positions) => {

@@ -70,7 +70,8 @@ impl RunHandle {
 
     /// The operation with which a run failed.
     async fn failed_operation(&self, run_id: &str) -> Result<u64, RuntimeError> {
-        let (mut failed, mut after) = (Vec::new(), 0);
+        let mut failed = Vec::new();
+        let mut after = 0;
         loop {
             let page = self.journal_of(run_id, after, PAGE).await?;
             let Some(last) = page.last() else { break };
@@ -114,7 +115,10 @@ impl RunHandle {
         let Cut { run_id, workflow, operation, is_retry } = cut;
         let codec = self.client.journals.codec(workflow)?;
         let fork = Fork { run_id, new_id, operation, is_retry };
-        let (mut events, mut after, mut origin, mut is_cut) = (Vec::new(), 0, None, false);
+        let mut events = Vec::new();
+        let mut after = 0;
+        let mut origin = None;
+        let mut is_cut = false;
         loop {
             let page = self.journal_of(run_id, after, PAGE).await?;
             let Some(last) = page.last() else {

@@ -43,8 +43,15 @@ struct Following {
 
 impl RunEvents {
     pub(super) fn new(journals: Journals, run_id: &str, after: u64) -> Self {
-        let (run_id, page) = (run_id.to_owned(), VecDeque::new());
-        Self { journals, run_id, stream: None, read: after, page, has_ended: false }
+        let run_id = run_id.to_owned();
+        Self {
+            journals,
+            run_id,
+            stream: None,
+            read: after,
+            page: VecDeque::new(),
+            has_ended: false,
+        }
     }
 
     /// Returns the next event, waiting for it if necessary, or `None` after the event that ends the

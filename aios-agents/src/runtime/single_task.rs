@@ -64,14 +64,13 @@ impl StartTask {
         parameters: &T,
     ) -> Self {
         let parameters = Payload::encode(parameters);
-        let retry = RetryPolicy::default();
         Self {
             client,
             agent,
             parameters,
             timeout: None,
             total_timeout: None,
-            retry,
+            retry: RetryPolicy::default(),
             run_id: None,
             metadata: Metadata::default(),
         }
@@ -112,7 +111,9 @@ impl StartTask {
     async fn start(self) -> Result<RunHandle, RuntimeError> {
         let parameters = self.parameters?;
         let agent = self.agent.checked()?;
-        let (timeout, total_timeout, retry) = (self.timeout, self.total_timeout, self.retry);
+        let timeout = self.timeout;
+        let total_timeout = self.total_timeout;
+        let retry = self.retry;
         let checked = check_timeout(timeout)
             .and_then(|()| check_named("total_timeout", total_timeout))
             .and_then(|()| check_retry("retry", &retry));

@@ -90,7 +90,8 @@ impl StartRun {
     /// Sends a signal to the run together with its start. If a run of the same workflow exists, the
     /// signal is sent to it, whatever its input was. Can be called several times.
     pub fn signal<T: Serialize + ?Sized>(mut self, name: impl Into<Box<str>>, payload: &T) -> Self {
-        let (name, payload) = (name.into(), Payload::encode(payload));
+        let name = name.into();
+        let payload = Payload::encode(payload);
         self.signals.push(Signal { name, payload, id: None });
         self
     }
@@ -182,7 +183,8 @@ impl Signal {
             Some(id) => EventId::derive(&format!("{run_id}/signal/{id}")),
             None => EventId::generate(),
         };
-        let (name, payload) = (self.name, self.payload?);
+        let name = self.name;
+        let payload = self.payload?;
         Ok((Entry::Signaled(Signaled { name, payload, inherited: false }), id))
     }
 }

@@ -44,9 +44,11 @@ pub async fn replay(workflow: Arc<dyn Workflow>, journal: &[Event]) -> Result<()
     };
     let run_id = run_id(&entries, journal);
     let clock = Arc::new(VirtualClock::default());
-    let (incarnation, seed) = (first.id.to_string().into(), seed_of(first, &run_id));
+    let incarnation = first.id.to_string().into();
+    let seed = seed_of(first, &run_id);
     let mut execution = Execution::new(Arc::clone(&run_id), incarnation, seed, &entries, clock);
-    let (name, version) = (workflow.name().clone(), started.version);
+    let name = workflow.name().clone();
+    let version = started.version;
     let info = RunInfo {
         run_id,
         workflow: name,

@@ -142,8 +142,8 @@ impl Simulation {
         clock.advance(last.duration_since(Timestamp::UNIX_EPOCH));
         let external = pending_external(&test, &journal);
         let entries = journal.iter().map(|(entry, _)| entry);
-        let (seed, clock_of_run) =
-            (Seed::Incarnation(STARTED_ID.to_owned()), Arc::new(clock.clone()));
+        let seed = Seed::Incarnation(STARTED_ID.to_owned());
+        let clock_of_run = Arc::new(clock.clone());
         let mut execution =
             Execution::new(RUN_ID.into(), STARTED_ID.into(), seed, entries, clock_of_run);
         let workflow = test.workflow.name().clone();
@@ -268,7 +268,8 @@ impl Simulation {
             }
             Err(error) => {
                 let operation = task_id.run().map_or(0, |(_, operation)| operation);
-                let (failure, retryable) = (error.failure.clone(), error.retryable);
+                let failure = error.failure.clone();
+                let retryable = error.retryable;
                 let data = TaskFailed { task_id, attempt, failure, retryable };
                 self.record(Entry::TaskFailed(AgentEvent { agent_type, data })).await;
                 let now = self.clock.now();

@@ -26,7 +26,8 @@ impl Registry {
         source: &Arc<str>,
     ) -> Result<bool, EventError> {
         let codec = Arc::new(Codec::new(workflow.name(), Arc::clone(source))?);
-        let (name, version) = (workflow.name().clone(), workflow.version());
+        let name = workflow.name().clone();
+        let version = workflow.version();
         let versions = self.0.entry(name).or_default();
         Ok(versions.insert(version, Registered { workflow, codec }).is_none())
     }

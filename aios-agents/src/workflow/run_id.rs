@@ -103,7 +103,8 @@ mod tests {
     #[test]
     fn should_derive_ids_of_bounded_length_at_any_depth() {
         for first in ["a".to_owned(), "ü".repeat(100), "x".repeat(200)] {
-            let (mut id, mut seen) = (first, HashSet::new());
+            let mut id = first;
+            let mut seen = HashSet::new();
             for depth in 0..200 {
                 id = match depth % 3 {
                     0 => of_successor(&id, u64::MAX - depth),
@@ -117,7 +118,8 @@ mod tests {
 
     #[test]
     fn should_derive_different_ids_from_long_ids_that_begin_alike() {
-        let (one, two) = (format!("{}1", "x".repeat(199)), format!("{}2", "x".repeat(199)));
+        let one = format!("{}1", "x".repeat(199));
+        let two = format!("{}2", "x".repeat(199));
         assert_ne!(of_child(&one, 1), of_child(&two, 1));
         assert_ne!(of_child(&one, 1), of_successor(&one, 1));
         assert_eq!(of_child("release-1.2", 3), "release-1.2~3");

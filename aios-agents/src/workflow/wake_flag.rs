@@ -174,7 +174,8 @@ mod tests {
 
     #[test]
     fn should_wake_the_task_only_while_it_is_set() {
-        let (mut wake_flag, task) = (WakeFlag::new(RUN), Arc::new(Task::default()));
+        let mut wake_flag = WakeFlag::new(RUN);
+        let task = Arc::new(Task::default());
         let waker = Waker::from(Arc::clone(&task));
         wake_flag.waker().wake_by_ref();
         assert!(wake_flag.attach(&Context::from_waker(&waker)), "an earlier wake is remembered");

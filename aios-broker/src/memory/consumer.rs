@@ -89,7 +89,8 @@ impl Consumer {
             self.fetch(&mut hand, context)?;
         }
         let mut item = hand.fetched.pop_front().ok_or(Wait { until: None })?;
-        let (event, attempt) = (item.event.clone(), item.failures.saturating_add(1));
+        let event = item.event.clone();
+        let attempt = item.failures.saturating_add(1);
         let redelivered = std::mem::replace(&mut item.delivered, true);
         let key = hand.delivered.insert(item);
         Ok(Some(Taken { event, attempt, redelivered, key }))

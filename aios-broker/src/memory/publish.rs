@@ -56,7 +56,8 @@ impl Publishing<'_> {
     }
 
     fn check_size(&self, event: &Event) -> Result<(), BrokerError> {
-        let (bytes, limit) = (size(event), self.exchange.options.max_event_bytes);
+        let bytes = size(event);
+        let limit = self.exchange.options.max_event_bytes;
         if bytes > limit {
             return Err(BrokerError::TooLarge { bytes, limit });
         }

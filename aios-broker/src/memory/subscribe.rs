@@ -25,7 +25,8 @@ pub(super) fn subscribe(
     subscription.validate()?;
     let consumer = connection.consume(|| {
         let place = connection.exchange.add_consumer(&subscription)?;
-        let (exchange, idle) = (Arc::clone(&connection.exchange), Arc::clone(&connection.idle));
+        let exchange = Arc::clone(&connection.exchange);
+        let idle = Arc::clone(&connection.idle);
         Ok(Arc::new(Consumer::new(place, exchange, idle, subscription)))
     })?;
     Ok(Deliveries::new(Subscribed { consumer, alarm: None }))

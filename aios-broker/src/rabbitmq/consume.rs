@@ -139,7 +139,8 @@ impl ConsumeTask {
 
     /// A message that is not an event would be redelivered indefinitely.
     fn refuse(&self, session: &Arc<Session>, raw: RawDelivery, reason: String) {
-        let (context, session) = (Arc::clone(&self.context), Arc::clone(session));
+        let context = Arc::clone(&self.context);
+        let session = Arc::clone(session);
         let unsettled = Box::new(UnsettledDelivery::new(context, session, raw));
         tokio::spawn(async move {
             if let Err(error) = unsettled.settle(Settlement::DeadLetter { reason }).await {

@@ -141,7 +141,8 @@ impl DeadLetters for RabbitMqDeadLetters {
     }
 
     async fn redrive(&self, selection: DeadLetterFilter) -> Result<usize, BrokerError> {
-        let (mut visit, mut count) = (self.visit().await?, 0);
+        let mut visit = self.visit().await?;
+        let mut count = 0;
         while let Some(letter) = visit.next().await? {
             if let Some(id) = chosen(&letter, &selection) {
                 let body = letter.data.clone();

@@ -66,7 +66,8 @@ async fn declare(
     let options = ExchangeDeclareOptions { durable: true, ..Default::default() };
     let declared =
         channel.exchange_declare(short(name), ExchangeKind::Fanout, options, FieldTable::default());
-    let (clock, after) = (&*link.options.clock, link.options.operation_timeout);
+    let clock = &*link.options.clock;
+    let after = link.options.operation_timeout;
     within(clock, after, "declare an exchange", declared).await?;
     let arguments = arguments(class, lifetime);
     declare_queue(link, &channel, name, Lifetime::Durable, arguments).await?;

@@ -64,7 +64,8 @@ impl Link {
 
     /// Opens a channel. Waits for a connection for at most the operation timeout.
     pub(super) async fn channel(&self) -> Result<(Arc<Connection>, Channel), BrokerError> {
-        let (clock, after) = (&*self.options.clock, self.options.operation_timeout);
+        let clock = &*self.options.clock;
+        let after = self.options.operation_timeout;
         let connection = match select(std::pin::pin!(self.connection()), clock.sleep(after)).await {
             Either::Left((connection, _)) => connection?,
             Either::Right(_) => {
@@ -95,7 +96,8 @@ impl Link {
             }
             current
         });
-        let (clock, after) = (Arc::clone(&self.options.clock), self.options.operation_timeout);
+        let clock = Arc::clone(&self.options.clock);
+        let after = self.options.operation_timeout;
         let old = Arc::clone(connection);
         tokio::spawn(async move {
             let closing = old.close(320, "a channel is stuck".into());
@@ -119,7 +121,8 @@ impl Link {
     /// Disconnects permanently.
     pub(super) async fn close(&self) {
         let State::Up(connection) = self.state.send_replace(State::Closed) else { return };
-        let (clock, after) = (&*self.options.clock, self.options.operation_timeout);
+        let clock = &*self.options.clock;
+        let after = self.options.operation_timeout;
         let closing = connection.close(200, "closed by its user".into());
         // Whether or not the server answers, the connection is not used any more.
         within(clock, after, "close the connection", closing).await.unwrap_or_default();
@@ -140,7 +143,8 @@ impl Supervisor {
     }
 
     async fn first_connection(&self) -> Result<Arc<Connection>, BrokerError> {
-        let (clock, after) = (&self.link.options.clock, self.link.options.connect_deadline);
+        let clock = &self.link.options.clock;
+        let after = self.link.options.connect_deadline;
         let deadline = clock.now() + after;
         for attempt in 1.. {
             let error = match self.attempt().await {
@@ -161,7 +165,8 @@ impl Supervisor {
         loop {
             self.reporter.up(self.part);
             let cause = {
-                let (lost, watch) = (self.link.lost(&connection), self.watch(&connection));
+                let lost = self.link.lost(&connection);
+                let watch = self.watch(&connection);
                 match select(std::pin::pin!(watch), std::pin::pin!(lost)).await {
                     Either::Left((cause, _)) => cause,
                     Either::Right(_) => "a channel is stuck".to_owned(),
@@ -242,7 +247,8 @@ impl Supervisor {
             .with_uri(self.target.uri.clone())
             .with_tls_config(self.target.tls.clone())
             .with_properties(properties);
-        let (clock, after) = (&*options.clock, options.operation_timeout);
+        let clock = &*options.clock;
+        let after = options.operation_timeout;
         within(clock, after, "accept a connection", builder.connect()).await.map(Arc::new)
     }
 

@@ -100,11 +100,13 @@ impl RabbitMqBroker {
     pub async fn connect_with(options: RabbitMqOptions) -> Result<Self, BrokerError> {
         let options = options.with_url_parameters()?;
         let target = options.resolve()?;
-        let (options, reporter) = (Arc::new(options), Arc::new(Reporter::new()));
+        let options = Arc::new(options);
+        let reporter = Arc::new(Reporter::new());
         let link =
             |part| Link::connect(Arc::clone(&options), target.clone(), part, Arc::clone(&reporter));
         let (publishing, consuming) = join(link(Part::Publishing), link(Part::Consuming)).await;
-        let (publishing, consuming) = (publishing?, consuming?);
+        let publishing = publishing?;
+        let consuming = consuming?;
         Ok(Self {
             publisher: Arc::new(Publisher::start(Arc::clone(&publishing))),
             publishing,
@@ -119,8 +121,8 @@ impl RabbitMqBroker {
     /// Checks that the server's delivery limit allows the attempts: the server also counts crashes
     /// between attempts.
     fn check_limit(&self, subscription: &Subscription) -> Result<(), BrokerError> {
-        let (limit, attempts) =
-            (self.consuming.options.delivery_limit, subscription.retry.max_attempts);
+        let limit = self.consuming.options.delivery_limit;
+        let attempts = subscription.retry.max_attempts;
         if attempts > limit {
             let reason =
                 format!("{attempts} attempts need a delivery limit of as many, not {limit}");
@@ -147,7 +149,8 @@ impl Broker for RabbitMqBroker {
         }
         let rng = SplitMix64::seeded();
         let first = Session::open_with_retries(&self.consuming, &subscription, &rng).await?;
-        let (link, publisher) = (Arc::clone(&self.consuming), Arc::clone(&self.publisher));
+        let link = Arc::clone(&self.consuming);
+        let publisher = Arc::clone(&self.publisher);
         let delay_queues = Arc::clone(&self.delay_queues);
         let reporter = Arc::clone(&self.reporter);
         let context =

@@ -123,7 +123,8 @@ impl RabbitMqOptions {
         certificate: impl Into<Vec<u8>>,
         key: impl Into<Vec<u8>>,
     ) -> Self {
-        let (pem, key) = (certificate.into(), key.into());
+        let pem = certificate.into();
+        let key = key.into();
         self.tls.identity = Some(OwnedIdentity::PKCS8 { pem, key });
         self
     }

@@ -67,7 +67,8 @@ impl Session {
     ) -> Result<(Arc<Self>, Consumer), BrokerError> {
         topology::declare(link, subscription).await?;
         let (connection, channel) = link.channel().await?;
-        let (clock, after) = (&*link.options.clock, link.options.operation_timeout);
+        let clock = &*link.options.clock;
+        let after = link.options.operation_timeout;
         let qos = channel.basic_qos(subscription.prefetch, BasicQosOptions::default());
         within(clock, after, "set the prefetch", qos).await?;
         let queue = topology::queue(&link.options.prefix, &subscription.address);
@@ -136,7 +137,8 @@ impl Session {
     /// Stops the consumer. Deliveries that were already sent stay on the channel.
     pub(super) async fn cancel(&self) -> Result<(), BrokerError> {
         let cancel = self.channel.basic_cancel(short(&self.tag), BasicCancelOptions::default());
-        let (clock, after) = (&*self.link.options.clock, self.link.options.operation_timeout);
+        let clock = &*self.link.options.clock;
+        let after = self.link.options.operation_timeout;
         within(clock, after, "cancel a consumer", cancel).await
     }
 
@@ -160,7 +162,8 @@ impl Session {
     /// The server handles the methods of a channel in order, so its response to a later method
     /// means that it has passed the settlements to the queue.
     pub(super) async fn close(&self) -> Result<(), BrokerError> {
-        let (clock, after) = (&*self.link.options.clock, self.link.options.operation_timeout);
+        let clock = &*self.link.options.clock;
+        let after = self.link.options.operation_timeout;
         let barrier = self.channel.basic_qos(1, BasicQosOptions::default());
         within(clock, after, "take the settlements", barrier).await?;
         let closing = self.channel.close(200, "done".into());

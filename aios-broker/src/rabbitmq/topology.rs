@@ -58,7 +58,8 @@ pub(super) async fn declare_exchange(link: &Link, channel: &Channel) -> Result<(
     let name = short(&exchange(&link.options.prefix));
     let declared =
         channel.exchange_declare(name, ExchangeKind::Topic, options, FieldTable::default());
-    let (clock, after) = (&*link.options.clock, link.options.operation_timeout);
+    let clock = &*link.options.clock;
+    let after = link.options.operation_timeout;
     within(clock, after, "declare the exchange", declared).await
 }
 
@@ -89,7 +90,8 @@ async fn declare_once(link: &Link, subscription: &Subscription) -> Result<(), Br
     let (_connection, channel) = declare_address(link, subscription).await?;
     let address = &subscription.address;
     let prefix = &link.options.prefix;
-    let (dead, lifetime) = (dead_queue(prefix, address), subscription.lifetime);
+    let dead = dead_queue(prefix, address);
+    let lifetime = subscription.lifetime;
     declare_queue(link, &channel, &dead, Lifetime::Durable, dead_arguments(lifetime))
         .await
         .map_err(|error| about(address, error))?;
@@ -112,8 +114,10 @@ async fn bind_all(
     channel: &Channel,
     subscription: &Subscription,
 ) -> Result<(), BrokerError> {
-    let (address, prefix) = (&subscription.address, &link.options.prefix);
-    let (queue, exchange) = (queue(prefix, address), exchange(prefix));
+    let address = &subscription.address;
+    let prefix = &link.options.prefix;
+    let queue = queue(prefix, address);
+    let exchange = exchange(prefix);
     for key in binding_keys(address, &subscription.patterns) {
         let bound = bind(link, channel, &queue, &exchange, &key).await;
         bound.map_err(|error| about(address, error))?;
@@ -129,10 +133,12 @@ async fn declare_address(
     subscription: &Subscription,
 ) -> Result<(Arc<Connection>, Channel), BrokerError> {
     let (connection, channel) = link.channel().await?;
-    let (address, lifetime) = (&subscription.address, subscription.lifetime);
+    let address = &subscription.address;
+    let lifetime = subscription.lifetime;
     let prefix = &link.options.prefix;
     declare_exchange(link, &channel).await?;
-    let (dead, queue) = (dead_queue(prefix, address), queue(prefix, address));
+    let dead = dead_queue(prefix, address);
+    let queue = queue(prefix, address);
     let arguments = arguments(link, address, lifetime, &dead);
     let declared = declare_queue(link, &channel, &queue, lifetime, arguments).await;
     match declared.map_err(|error| about(address, error)) {
@@ -164,7 +170,8 @@ pub(super) async fn inspect(
 ) -> Result<Queue, BrokerError> {
     let options = QueueDeclareOptions { passive: true, ..Default::default() };
     let declared = channel.queue_declare(short(name), options, FieldTable::default());
-    let (clock, after) = (&*link.options.clock, link.options.operation_timeout);
+    let clock = &*link.options.clock;
+    let after = link.options.operation_timeout;
     within(clock, after, "inspect a queue", declared).await
 }
 
@@ -183,7 +190,8 @@ pub(super) async fn bind(
         options,
         FieldTable::default(),
     );
-    let (clock, after) = (&*link.options.clock, link.options.operation_timeout);
+    let clock = &*link.options.clock;
+    let after = link.options.operation_timeout;
     within(clock, after, "bind a queue", bound).await
 }
 
@@ -199,7 +207,8 @@ pub(super) async fn declare_queue(
         auto_delete: lifetime == Lifetime::Temporary,
         ..Default::default()
     };
-    let (clock, after) = (&*link.options.clock, link.options.operation_timeout);
+    let clock = &*link.options.clock;
+    let after = link.options.operation_timeout;
     let declared = channel.queue_declare(short(name), options, arguments);
     within(clock, after, "declare a queue", declared).await
 }

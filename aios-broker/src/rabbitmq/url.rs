@@ -19,7 +19,8 @@ impl RabbitMqOptions {
     pub(super) fn with_url_parameters(mut self) -> Result<Self, BrokerError> {
         super::options::uri(self.url())?;
         let url = Url::parse(self.url()).map_err(|error| invalid(format!("the URL: {error}")))?;
-        let (mut certificate, mut key) = (None, None);
+        let mut certificate = None;
+        let mut key = None;
         for (name, value) in url.query_pairs() {
             self = match &*name {
                 "cacertfile" => self.with_ca_certificates(file(&name, &value)?),

@@ -32,7 +32,8 @@ fn load(folder: &Folder) -> Result<Settings, SettingsError> {
 }
 
 fn check(settings: &Settings, output: &mut Output) -> Result<(), CliError> {
-    let (others, ignored) = (settings.other_sections(), settings.ignored_variables());
+    let others = settings.other_sections();
+    let ignored = settings.ignored_variables();
     if output.is_json() {
         let found = json!({ "not_checked": others, "ignored_variables": ignored });
         return Ok(output.json(&found)?);

@@ -25,13 +25,15 @@ pub(super) async fn execute(
         }
         DeadLetters::Show { of, id } => show(client, &of, &id, output).await,
         DeadLetters::Redrive(chosen) => {
-            let (address, filter) = (chosen.of.address()?, filter(&chosen)?);
+            let address = chosen.of.address()?;
+            let filter = filter(&chosen)?;
             ask(chosen.consent, &format!("deliver {} again", what(&chosen))).await?;
             let count = client.dead_letters(address).redrive(&filter).await?;
             handled("redriven", count, output)
         }
         DeadLetters::Purge(chosen) => {
-            let (address, filter) = (chosen.of.address()?, filter(&chosen)?);
+            let address = chosen.of.address()?;
+            let filter = filter(&chosen)?;
             ask(chosen.consent, &format!("delete {} for good", what(&chosen))).await?;
             let count = client.dead_letters(address).purge(&filter).await?;
             handled("purged", count, output)

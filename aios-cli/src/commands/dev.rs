@@ -88,7 +88,8 @@ fn introduce(
         let entry = settings.entries().iter().find(|entry| entry.key == key);
         entry.map(|entry| entry.value.clone()).unwrap_or_default()
     };
-    let (store, broker) = (entry("database.url"), entry("broker.url"));
+    let store = entry("database.url");
+    let broker = entry("broker.url");
     if output.is_json() {
         let api = format!("{url}/api/v1");
         let started =

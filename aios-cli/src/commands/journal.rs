@@ -64,6 +64,7 @@ pub(super) fn write(recorded: &RecordedEvent, output: &mut Output) -> Result<(),
         return Ok(output.json(&place)?);
     }
     let data = plain(&shortened(event.payload.as_str(), DATA));
-    let (at, stream) = (time(event.timestamp), plain(stream.as_str()));
+    let at = time(event.timestamp);
+    let stream = plain(stream.as_str());
     Ok(output.line(format_args!("{position}  {at}  {stream}  {}  {data}", event.event_type))?)
 }

@@ -51,7 +51,8 @@ async fn spans_with_children(
     run_id: &str,
     output: &Output,
 ) -> Result<Vec<Span>, CliError> {
-    let (mut spans, mut known) = (Vec::new(), BTreeSet::from([run_id.to_owned()]));
+    let mut spans = Vec::new();
+    let mut known = BTreeSet::from([run_id.to_owned()]);
     let mut next = VecDeque::from([(run_id.to_owned(), None)]);
     while let Some((run_id, parent)) = next.pop_front() {
         let journal = match journal(client, &run_id).await {
@@ -85,7 +86,8 @@ async fn spans_with_children(
 }
 
 async fn journal(client: &Client, run_id: &str) -> Result<Vec<RecordedEvent>, ClientError> {
-    let (run, mut events) = (client.run(run_id), Vec::new());
+    let run = client.run(run_id);
+    let mut events = Vec::new();
     let mut pages = Pages::new(&Listed { limit: 1, all: true, after: None });
     while let Some(page) = pages.next() {
         events.extend(pages.took(run.journal(&page).await?));
@@ -130,7 +132,8 @@ struct Tree<'s> {
 impl<'s> Tree<'s> {
     fn new(spans: &'s [Span]) -> Self {
         let known: BTreeSet<_> = spans.iter().map(|span| span.span_id).collect();
-        let (mut roots, mut children) = (Vec::new(), BTreeMap::<_, Vec<_>>::new());
+        let mut roots = Vec::new();
+        let mut children = BTreeMap::<_, Vec<_>>::new();
         for span in spans {
             match span.parent.filter(|parent| known.contains(parent)) {
                 Some(parent) => children.entry(parent).or_default().push(span),

@@ -58,7 +58,8 @@ mod tests {
 
     #[test]
     fn should_leave_open_what_another_event_names() {
-        let (started, completed) = ("workflows.deploy.started", "workflows.deploy.completed");
+        let started = "workflows.deploy.started";
+        let completed = "workflows.deploy.completed";
         assert!(!closes_it("runs/r1", started, "workflows.other.completed"));
         assert!(!closes_it("runs/r1", started, "agents.deploy.completed"));
         assert!(!closes_it("runs/r1", "orders.deploy.started", completed));

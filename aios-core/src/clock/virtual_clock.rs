@@ -141,8 +141,8 @@ mod tests {
     #[test]
     fn should_wake_sleepers_when_their_time_has_come() {
         let clock = VirtualClock::default();
-        let (mut short, mut long) =
-            (clock.sleep(Duration::from_secs(1)), clock.sleep(Duration::from_secs(9)));
+        let mut short = clock.sleep(Duration::from_secs(1));
+        let mut long = clock.sleep(Duration::from_secs(9));
         assert!((&mut short).now_or_never().is_none() && (&mut long).now_or_never().is_none());
         assert!(clock.advance_to_next());
         assert!((&mut short).now_or_never().is_some() && (&mut long).now_or_never().is_none());

@@ -50,7 +50,8 @@ impl TryFrom<&Event> for CloudEvent {
 
     fn try_from(event: &Event) -> Result<Self, EventError> {
         let metadata: Map<String, Value> = Payload::encode(&event.metadata)?.decode()?;
-        let (mut extensions, mut rest) = (Map::new(), Map::new());
+        let mut extensions = Map::new();
+        let mut rest = Map::new();
         for (name, value) in metadata {
             match KNOWN.iter().find(|(_, ours)| *ours == name) {
                 Some((theirs, _)) => extensions.insert((*theirs).to_owned(), value),

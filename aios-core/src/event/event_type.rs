@@ -89,7 +89,8 @@ impl EventType {
         if !RESERVED.contains(&domain) {
             return Ok(());
         }
-        let (event_type, domain) = (self.to_string(), domain.to_owned());
+        let event_type = self.to_string();
+        let domain = domain.to_owned();
         Err(EventError::ReservedType { event_type, domain })
     }
 }

@@ -104,7 +104,8 @@ pub trait EventStore: Debug + Send + Sync + 'static {
         up_to: u64,
         except: &[Pattern],
     ) -> Result<Vec<RecordedEvent>, StoreError> {
-        let (mut found, mut after) = (Vec::new(), after);
+        let mut found = Vec::new();
+        let mut after = after;
         while after < up_to {
             let limit = usize::try_from(up_to - after).unwrap_or(MAX_PAGE).min(MAX_PAGE);
             let page = self.read_log(after, limit).await?;

@@ -118,7 +118,8 @@ impl Accounting {
 
     fn settle_when_cancelled(&self) {
         let Self { started, at_limit, soft_percent, .. } = *self;
-        let (subject, state) = (self.subject.clone(), Arc::clone(&self.state));
+        let subject = self.subject.clone();
+        let state = Arc::clone(&self.state);
         // A context of this run in here would keep the run in memory.
         self.context.compensate("settle", move |context| async move {
             let accounting = Self { context, started, at_limit, soft_percent, subject, state };

@@ -156,7 +156,8 @@ impl Definition {
         }
         let Some(subject) = &self.subject_budget else { return Ok(()) };
         if subject.window < Duration::from_secs(1) {
-            let (option, reason) = ("window", "is at least 1 s".to_owned());
+            let option = "window";
+            let reason = "is at least 1 s".to_owned();
             return Err(LlmAgentError::InvalidOption { option, reason });
         }
         check_span("window", subject.window)
@@ -232,7 +233,8 @@ fn compile_tools(
     tools: Vec<Tool>,
     has_write_log: bool,
 ) -> Result<(BTreeMap<String, CompiledTool>, Vec<ToolSpec>), LlmAgentError> {
-    let (mut compiled, mut specs) = (BTreeMap::new(), Vec::with_capacity(tools.len()));
+    let mut compiled = BTreeMap::new();
+    let mut specs = Vec::with_capacity(tools.len());
     for tool in tools {
         check_tool(&tool, has_write_log)?;
         let schema = Schema::compile(tool.parameters.clone())

@@ -51,7 +51,8 @@ impl Faults {
         if depth == 0 && compiled.tool.child().is_some() {
             return Err("Nothing can be delegated any further. Do it yourself.".to_owned());
         }
-        let (bytes, most) = (call.arguments.len(), agent.options.max_argument_bytes);
+        let bytes = call.arguments.len();
+        let most = agent.options.max_argument_bytes;
         if bytes > most {
             return Err(format!("The arguments have {bytes} bytes; at most {most} are allowed."));
         }

@@ -217,7 +217,8 @@ async fn from_store(
         TaskError::retryable(failure).with_retryable(error.is_retryable())
     };
     let stream = StreamId::of_run(run_id).map_err(failed)?;
-    let (mut history, mut after) = (History::default(), 0);
+    let mut history = History::default();
+    let mut after = 0;
     loop {
         let page = store.read_stream(&stream, after, MAX_PAGE).await.map_err(failed)?;
         let Some(last) = page.last() else {
@@ -259,7 +260,8 @@ mod tests {
 
     #[test]
     fn should_hold_only_what_is_new() {
-        let (mut told, mut history) = (Told::default(), History::default());
+        let mut told = Told::default();
+        let mut history = History::default();
         let mut send = |epoch, request: &ModelRequest| {
             let task = told.next(epoch, request.clone());
             assert_eq!(history.request(&task).as_ref(), Some(request));

@@ -113,7 +113,8 @@ impl SubjectBudget {
         let entry = Entry { subject: subject.to_owned(), key: key.to_owned(), amounts };
         let event = event("reserved", key, &entry)?;
         let held = |sum| {
-            let (stream, key) = (stream.as_str().to_owned(), key.to_owned());
+            let stream = stream.as_str().to_owned();
+            let key = key.to_owned();
             Answer::Held(Held { stream, key, sum })
         };
         for _ in 0..MAX_CONFLICTS {
@@ -274,7 +275,8 @@ mod tests {
     #[tokio::test]
     async fn should_reserve_and_settle_once_in_the_log() {
         let store: Arc<dyn Store> = Arc::new(MemoryStore::new());
-        let (budget, at) = (budget(&store, 2), Timestamp::from_micros(0));
+        let budget = budget(&store, 2);
+        let at = Timestamp::from_micros(0);
         let first = held(&budget, at, "a").await.unwrap();
         // A repeated step has no further effect, also in another process.
         let other = self::budget(&store, 2);
@@ -308,7 +310,8 @@ mod tests {
     #[tokio::test]
     async fn should_keep_a_raised_limit_for_the_window() {
         let store: Arc<dyn Store> = Arc::new(MemoryStore::new());
-        let (budget, at) = (budget(&store, 0), Timestamp::from_micros(0));
+        let budget = budget(&store, 0);
+        let at = Timestamp::from_micros(0);
         assert!(held(&budget, at, "a").await.is_none());
         let limits = Limits { requests: Some(1), ..Limits::default() };
         budget.raise("mary", at, "r", limits).await.unwrap();

@@ -34,8 +34,13 @@ impl<M: LanguageModel> CircuitBreaker<M> {
     /// counts as 1.
     #[must_use]
     pub fn new(model: M, failures: u32, open_for: Duration) -> Self {
-        let (clock, state) = (Arc::new(SystemClock), Mutex::default());
-        Self { model, failures: failures.max(1), open_for, clock, state }
+        Self {
+            model,
+            failures: failures.max(1),
+            open_for,
+            clock: Arc::new(SystemClock),
+            state: Mutex::default(),
+        }
     }
 
     /// Sets the clock. The default is the system clock.

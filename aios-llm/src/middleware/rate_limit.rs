@@ -80,8 +80,8 @@ impl<M: LanguageModel> RateLimit<M> {
     /// Wraps a model.
     #[must_use]
     pub fn new(model: M, rate: Rate) -> Self {
-        let (longest_wait, clock) = (Self::DEFAULT_LONGEST_WAIT, Arc::new(SystemClock));
-        Self { model, rate, longest_wait, clock }
+        let longest_wait = Self::DEFAULT_LONGEST_WAIT;
+        Self { model, rate, longest_wait, clock: Arc::new(SystemClock) }
     }
 
     /// Sets how long a request waits before it is rejected. It should be shorter than the

@@ -139,7 +139,9 @@ impl Part {
         name: impl Into<String>,
         arguments: &serde_json::Value,
     ) -> Self {
-        let (id, name, arguments) = (id.into(), name.into(), arguments.to_string());
+        let id = id.into();
+        let name = name.into();
+        let arguments = arguments.to_string();
         Self::ToolCall(ToolCall { id, name, arguments })
     }
 }

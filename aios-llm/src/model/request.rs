@@ -157,7 +157,8 @@ mod tests {
                 parameters: serde_json::from_str(parameters).unwrap(),
             })
         };
-        let (one, two) = (request(r#"{"a":1,"b":[2]}"#), request(r#"{"b":[2],"a":1}"#));
+        let one = request(r#"{"a":1,"b":[2]}"#);
+        let two = request(r#"{"b":[2],"a":1}"#);
         assert_eq!(one.digest(), two.digest());
         assert_ne!(one.digest(), request(r#"{"a":1,"b":[3]}"#).digest());
         assert_eq!(one.digest().len(), 64);

@@ -34,7 +34,8 @@ pub(super) fn take(name: &str, buffer: &mut Vec<u8>) -> Result<Option<Value>, Mo
     if !is_intact(&message) {
         return Err(broken());
     }
-    let (head, body) = (PRELUDE + headers, length - CHECKSUM);
+    let head = PRELUDE + headers;
+    let body = length - CHECKSUM;
     let (Some(headers), Some(payload)) = (message.get(PRELUDE..head), message.get(head..body))
     else {
         return Err(broken());

@@ -41,7 +41,8 @@ impl Connection {
         default_url: &str,
         headers: &[(&'static str, String)],
     ) -> Result<Self, ModelError> {
-        let (model, api_key) = (options.model, options.api_key);
+        let model = options.model;
+        let api_key = options.api_key;
         let name = options.name.unwrap_or_else(|| format!("{provider}:{model}"));
         let base = options.base_url.as_deref().unwrap_or(default_url).trim_end_matches('/');
         let url: Url =
@@ -55,7 +56,8 @@ impl Connection {
             all.insert(*header, value);
         }
         let client = client(options.timeout, &name)?;
-        let (base, is_local) = (base.to_owned(), is_local(&url));
+        let base = base.to_owned();
+        let is_local = is_local(&url);
         Ok(Self { name, model, client, base, is_local, headers: all, api_key, signer: None })
     }
 
@@ -87,7 +89,8 @@ impl Connection {
         if response.status().is_success() {
             return Ok(response);
         }
-        let (status, headers) = (response.status().as_u16(), response.headers().clone());
+        let status = response.status().as_u16();
+        let headers = response.headers().clone();
         // The status alone says what happened if the body cannot be read.
         let mut body = self.text(response).await.unwrap_or_default();
         if !self.api_key.is_empty() {

@@ -117,7 +117,8 @@ fn body(request: &ModelRequest) -> Value {
 
 /// A message. The signature of hidden reasoning belongs to the part after it.
 fn content(message: &Message) -> Value {
-    let (mut parts, mut pending) = (Vec::new(), None);
+    let mut parts = Vec::new();
+    let mut pending = None;
     for part in &message.content {
         if let Part::Reasoning { signature: Some(marked), .. } = part {
             pending = signature::of(PROVIDER, marked);
@@ -168,8 +169,9 @@ struct Assembly {
 
 impl Assembly {
     fn new(name: &str) -> Self {
-        let (name, id, usage) = (name.to_owned(), "call".to_owned(), Usage::default());
-        Self { name, id, content: Vec::new(), usage, finish: None }
+        let name = name.to_owned();
+        let id = "call".to_owned();
+        Self { name, id, content: Vec::new(), usage: Usage::default(), finish: None }
     }
 
     fn calls(&self) -> usize {

@@ -290,8 +290,9 @@ impl Assembly {
         }
         let text =
             |path: &str| call.pointer(path).and_then(Value::as_str).unwrap_or_default().to_owned();
-        let (id, name, arguments) =
-            (text("/id"), text("/function/name"), text("/function/arguments"));
+        let id = text("/id");
+        let name = text("/function/name");
+        let arguments = text("/function/arguments");
         let known = self.calls.get_mut(index)?;
         if known.id.is_empty() {
             known.id.clone_from(&id);

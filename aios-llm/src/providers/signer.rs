@@ -97,7 +97,8 @@ impl Signer {
         canonical: &str,
     ) -> String {
         let date = time.get(..8).unwrap_or_default();
-        let (region, service) = (self.region.as_str(), self.service);
+        let region = self.region.as_str();
+        let service = self.service;
         let scope = format!("{date}/{region}/{service}/aws4_request");
         let hash = sha256(canonical.as_bytes());
         let text = format!("AWS4-HMAC-SHA256\n{time}\n{scope}\n{hash}");
@@ -106,7 +107,8 @@ impl Signer {
             .into_iter()
             .fold(first, |key, part| mac(&key, part.as_bytes()));
         let signature = hex(&mac(&key, text.as_bytes()));
-        let (id, names) = (&credentials.access_key_id, names(signed));
+        let id = &credentials.access_key_id;
+        let names = names(signed);
         format!(
             "AWS4-HMAC-SHA256 Credential={id}/{scope}, SignedHeaders={names}, Signature={signature}"
         )
@@ -116,8 +118,11 @@ impl Signer {
 fn canonical_request(url: &Url, signed: &[(&str, String)], body: &[u8]) -> String {
     let path: Vec<_> = url.path().split('/').map(encode).collect();
     let headers = signed.iter().map(|(name, value)| format!("{name}:{}\n", value.trim()));
-    let (path, query) = (path.join("/"), url.query().unwrap_or_default());
-    let (headers, names, hash) = (headers.collect::<String>(), names(signed), sha256(body));
+    let path = path.join("/");
+    let query = url.query().unwrap_or_default();
+    let headers = headers.collect::<String>();
+    let names = names(signed);
+    let hash = sha256(body);
     format!("POST\n{path}\n{query}\n{headers}\n{names}\n{hash}")
 }
 

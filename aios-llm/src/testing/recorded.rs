@@ -36,7 +36,8 @@ impl Recorded {
     pub fn from_journal<'e>(
         journal: impl IntoIterator<Item = &'e Event>,
     ) -> Result<Self, EventError> {
-        let (mut requests, mut history) = (HashMap::new(), History::default());
+        let mut requests = HashMap::new();
+        let mut history = History::default();
         let mut responses: HashMap<String, VecDeque<_>> = HashMap::new();
         let mut name = String::from("test:recorded");
         for event in journal {
@@ -70,8 +71,8 @@ impl Recorded {
                 responses.entry(request.digest()).or_default().push_back(answered.1);
             }
         }
-        let (capabilities, responses) = (Capabilities::all(), Mutex::new(responses));
-        Ok(Self { name, capabilities, responses })
+        let capabilities = Capabilities::all();
+        Ok(Self { name, capabilities, responses: Mutex::new(responses) })
     }
 
     /// Sets the capabilities, which have to be those of the recorded model.

@@ -123,7 +123,6 @@ impl Tool {
 
 impl Child {
     fn new(workflow: String, is_agent: bool) -> Self {
-        let (limits, on_failure) = (Limits::default(), OnFailure::default());
-        Self { workflow, is_agent, limits, on_failure }
+        Self { workflow, is_agent, limits: Limits::default(), on_failure: OnFailure::default() }
     }
 }

@@ -361,7 +361,8 @@ impl Tool {
         if text.len() <= self.max_result_bytes {
             return Ok(text);
         }
-        let (bytes, most) = (text.len(), self.max_result_bytes);
+        let bytes = text.len();
+        let most = self.max_result_bytes;
         let reason = format!(
             "the result of tool {} has {bytes} bytes, more than the limit of {most}; \
              ask for less, or raise `max_result_bytes`",

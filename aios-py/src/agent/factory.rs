@@ -71,7 +71,8 @@ impl PyFactory {
 /// Lets Python forget the object, on the event loop.
 impl Drop for Instance {
     fn drop(&mut self) {
-        let (key, release) = (self.key, Arc::clone(&self.release));
+        let key = self.key;
+        let release = Arc::clone(&self.release);
         self.executors.bridge.push(Box::new(move |py| release.call1(py, (key,)).map(drop)));
     }
 }

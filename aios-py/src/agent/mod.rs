@@ -109,7 +109,8 @@ struct Outbox {
 
 impl TaskState {
     fn new(context: &TaskContext, source: Arc<str>) -> Self {
-        let (id, key) = (context.task_id().as_str(), context.idempotency_key());
+        let id = context.task_id().as_str();
+        let key = context.idempotency_key();
         Self {
             info: context.info().clone(),
             idempotency_key: (id != key).then(|| key.into()),

@@ -126,7 +126,8 @@ impl Calls {
             self.executors.event_loop.bind(py).call_method0(intern!(py, "create_future"))?;
         let key = self.pending.serial.fetch_add(1, Ordering::Relaxed);
         self.pending.futures.lock().insert(key, waiter.clone().unbind());
-        let (bridge, pending) = (Arc::clone(&self.executors.bridge), Arc::clone(&self.pending));
+        let bridge = Arc::clone(&self.executors.bridge);
+        let pending = Arc::clone(&self.pending);
         let running = self.tokio.spawn(answer(future, key, bridge, pending));
         let callback = DoneCallback {
             process: self.process,

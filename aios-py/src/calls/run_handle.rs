@@ -136,7 +136,8 @@ impl NativeRunHandle {
     }
 
     fn retry<'py>(&self, py: Python<'py>, new_id: String) -> PyResult<Bound<'py, PyAny>> {
-        let (handle, calls) = (self.handle(py)?, Arc::clone(&self.calls));
+        let handle = self.handle(py)?;
+        let calls = Arc::clone(&self.calls);
         self.calls.call(py, async move {
             let retried = handle.retry(new_id).await?;
             Ok(Self::answer(&calls, retried))
@@ -149,7 +150,8 @@ impl NativeRunHandle {
         operation: u64,
         new_id: String,
     ) -> PyResult<Bound<'py, PyAny>> {
-        let (handle, calls) = (self.handle(py)?, Arc::clone(&self.calls));
+        let handle = self.handle(py)?;
+        let calls = Arc::clone(&self.calls);
         self.calls.call(py, async move {
             let forked = handle.fork(operation, new_id).await?;
             Ok(Self::answer(&calls, forked))

@@ -108,7 +108,8 @@ impl NativeClient {
             threads: Arc::new(CallQueue::default()),
         };
         let calls = Arc::new(Calls::new(tokio.handle().clone(), Arc::new(executors)));
-        let (pulse, slot) = (bridge.pulse(), SessionSlot::default());
+        let pulse = bridge.pulse();
+        let slot = SessionSlot::default();
         let closer = SessionCloser::new(&slot, &calls);
         Ok(Self { tokio: Mutex::new(Some(tokio)), calls, pulse, slot, closer })
     }
@@ -335,7 +336,8 @@ impl NativeClient {
         limit: usize,
     ) -> PyResult<Bound<'py, PyAny>> {
         let statuses = read::statuses(statuses).map_err(|error| error.into_error(py))?;
-        let (created_after, created_before) = (created.after(), created.before());
+        let created_after = created.after();
+        let created_before = created.before();
         let filter =
             RunFilter { workflow, statuses, created_after, created_before, ..RunFilter::default() };
         self.with(py, |slot, _| read::runs(slot, filter, read::page_request(after, limit)))
@@ -365,7 +367,8 @@ impl NativeClient {
         after: Option<String>,
         limit: usize,
     ) -> PyResult<Bound<'py, PyAny>> {
-        let (created_after, created_before) = (created.after(), created.before());
+        let created_after = created.after();
+        let created_before = created.before();
         let filter = TaskFilter {
             run_id,
             agent_type,

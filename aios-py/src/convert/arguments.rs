@@ -25,7 +25,8 @@ pub(crate) struct RetryArg(u32, f64, f64, f64, f64, Vec<String>);
 impl RetryArg {
     pub(crate) fn into_policy(self, py: Python<'_>) -> PyResult<RetryPolicy> {
         let Self(max_attempts, initial, factor, max, jitter, non_retryable) = self;
-        let (initial, max) = (seconds(py, initial)?, seconds(py, max)?);
+        let initial = seconds(py, initial)?;
+        let max = seconds(py, max)?;
         let policy = RetryPolicy::new()
             .with_max_attempts(max_attempts)
             .with_delays(initial, max)

@@ -111,7 +111,8 @@ impl ErrorInfo {
             }
             None => None,
         };
-        let (code, operation) = (&*self.code, self.operation.as_deref());
+        let code = &*self.code;
+        let operation = self.operation.as_deref();
         let arguments = (self.kind, code, self.message, details, self.retryable, cause, operation);
         Ok(PyErr::from_value(build.bind(py).call1(arguments)?))
     }
@@ -259,7 +260,8 @@ impl From<aios_service::client::ClientError> for ErrorInfo {
     fn from(error: aios_service::client::ClientError) -> Self {
         use aios_service::client::ClientError;
 
-        let (retryable, code) = (error.is_retryable(), error.code().to_owned());
+        let retryable = error.is_retryable();
+        let code = error.code().to_owned();
         let described = Self::from_error("service", &code, retryable, &error);
         match error {
             ClientError::Service { message, details, request_id, .. } => {

@@ -124,7 +124,9 @@ impl ModelArg {
         if let Some(known) = shared.models.get(&self.key) {
             return Ok(Arc::clone(known));
         }
-        let (key, kind, settings) = (self.key, self.kind, self.settings);
+        let key = self.key;
+        let kind = self.kind;
+        let settings = self.settings;
         let inner = self.models.into_iter().map(|model| model.into_model(py, executors, shared));
         let inner = inner.collect::<PyResult<Vec<_>>>()?;
         let model = match (kind.as_str(), self.invoke) {
@@ -176,7 +178,8 @@ fn rate_limit(
     shared: &mut Shared,
 ) -> PyResult<Model> {
     let RateLimitSettings { rate, requests, per, longest_wait } = *settings;
-    let (per, longest_wait) = (seconds(py, per)?, seconds(py, longest_wait)?);
+    let per = seconds(py, per)?;
+    let longest_wait = seconds(py, longest_wait)?;
     let rate = shared.rates.entry(rate).or_insert_with(|| Rate::new(requests, per)).clone();
     let model = inner.into_iter().next();
     let model = model.ok_or_else(|| PyValueError::new_err("rate_limit needs a model"))?;

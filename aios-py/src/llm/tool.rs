@@ -63,8 +63,10 @@ impl ToolArg {
         executors: &Arc<PythonExecutors>,
     ) -> PyResult<Tool> {
         let approval = if self.approval { Approval::Required } else { Approval::NotRequired };
-        let (timeout, retry) = (seconds(py, self.timeout)?, self.retry);
-        let (max_result_bytes, concurrency) = (self.max_result_bytes, self.concurrency);
+        let timeout = seconds(py, self.timeout)?;
+        let retry = self.retry;
+        let max_result_bytes = self.max_result_bytes;
+        let concurrency = self.concurrency;
         let tool = match (self.child, self.invoke) {
             (Some(child), _) => {
                 child_tool(self.name, self.description, &self.parameters, parse(&child)?)?

@@ -106,7 +106,8 @@ fn stack(py: Python<'_>, thread: u64) -> PyResult<String> {
     let mut calls = Vec::new();
     while !frame.is_none() && calls.len() < MAX_FRAMES {
         let code = frame.getattr("f_code")?;
-        let (name, file) = (code.getattr("co_name")?, code.getattr("co_filename")?);
+        let name = code.getattr("co_name")?;
+        let file = code.getattr("co_filename")?;
         calls.push(format!("{name} ({file}:{})", frame.getattr("f_lineno")?));
         frame = frame.getattr("f_back")?;
     }

@@ -35,7 +35,8 @@ pub(super) fn listen<'py>(
         })?;
         let inner = Arc::clone(&slot);
         let router = Router::new().fallback_service(service_fn(move |request: Request| {
-            let (slot, arguments) = (Arc::clone(&inner), Arc::clone(&arguments));
+            let slot = Arc::clone(&inner);
+            let arguments = Arc::clone(&arguments);
             async move { Ok::<_, Infallible>(gate::serve(slot, arguments, request).await) }
         }));
         let guard = slot.read().await;

@@ -32,8 +32,13 @@ pub(super) struct Entry {
 
 impl Requests {
     pub(crate) fn new() -> Self {
-        let (shutdown, cut) = (Shutdown::new(), watch::Sender::new(false));
-        Self { shutdown, cut, routers: Mutex::default(), servers: Mutex::default() }
+        let cut = watch::Sender::new(false);
+        Self {
+            shutdown: Shutdown::new(),
+            cut,
+            routers: Mutex::default(),
+            servers: Mutex::default(),
+        }
     }
 
     pub(super) fn shutdown(&self) -> Shutdown {

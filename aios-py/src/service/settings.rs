@@ -73,7 +73,9 @@ fn row(settings: &Settings, sections: &[String]) -> Value {
 
 /// The sections that every service has. Durations are in seconds.
 fn common(settings: &Settings) -> Value {
-    let (http, log, shutdown) = (settings.http(), settings.log(), settings.shutdown());
+    let http = settings.http();
+    let log = settings.log();
+    let shutdown = settings.shutdown();
     let rate_limit = http
         .rate_limit
         .map(|limit| json!({"requests": limit.requests, "per": limit.per.get().as_secs_f64()}));

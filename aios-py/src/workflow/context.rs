@@ -153,8 +153,9 @@ impl NativeWorkflowContext {
         let call = Arc::new(StepArguments { function, args, kwargs, context, fence });
         let executors = self.executors.clone();
         let step = self.context.step_with(name, move |step: StepContext| {
-            let (runner, call, executors) =
-                (Arc::clone(&runner), Arc::clone(&call), executors.clone());
+            let runner = Arc::clone(&runner);
+            let call = Arc::clone(&call);
+            let executors = executors.clone();
             async move {
                 let Some(executors) = executors else { return Err(no_executors()) };
                 let arguments: MakeArguments = Box::new(move |py| call.build(py, &step));

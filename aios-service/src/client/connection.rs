@@ -98,7 +98,8 @@ impl Connection {
         base.set_query(None);
         base.set_fragment(None);
         options.retry.validate().map_err(|error| invalid(format!("the retry policy: {error}")))?;
-        let (http, headers) = (http_client().map_err(invalid)?, options.headers()?);
+        let http = http_client().map_err(invalid)?;
+        let headers = options.headers()?;
         let ClientOptions { timeout, retry, clock, grant, .. } = options;
         let tokens = grant.map(Tokens::new).transpose()?;
         Ok(Self { http, base, headers, tokens, timeout, retry, clock })
@@ -117,8 +118,15 @@ impl Connection {
         if let Ok(mut parts) = url.path_segments_mut() {
             parts.pop_if_empty().extend(path);
         }
-        let (body, headers, wait) = (None, HeaderMap::new(), Duration::ZERO);
-        Ok(Request { method, url, body, is_repeatable: true, headers, wait })
+        let wait = Duration::ZERO;
+        Ok(Request {
+            method,
+            url,
+            body: None,
+            is_repeatable: true,
+            headers: HeaderMap::new(),
+            wait,
+        })
     }
 
     pub(super) fn get(&self, path: &[&str]) -> Result<Request, ClientError> {

@@ -133,8 +133,8 @@ struct PublishBody {
 
 impl Publish {
     pub(super) fn new(client: Client, event_type: &str, data: Result<Payload, EventError>) -> Self {
-        let (event_type, id, correlation_id) = (event_type.to_owned(), None, None);
-        Self { client, event_type, data, id, correlation_id, traceparent: None }
+        let event_type = event_type.to_owned();
+        Self { client, event_type, data, id: None, correlation_id: None, traceparent: None }
     }
 
     /// Sets the id of the event; a new UUID unless set. A repeated attempt publishes the same id.

@@ -47,8 +47,7 @@ impl Messages {
         filter: Parameters,
         after: Option<u64>,
     ) -> Self {
-        let (open, failures, pause, is_over) = (None, 0, None, false);
-        Self { client, path, filter, after, open, failures, pause, is_over }
+        Self { client, path, filter, after, open: None, failures: 0, pause: None, is_over: false }
     }
 
     /// The next message after the last one; `None` at the end. Its data is left out if it was sent
@@ -160,7 +159,8 @@ impl Messages {
         self.failures += 1;
         self.pause = self.client.connection.pause(&error, true, self.failures);
         if let Some(pause) = self.pause {
-            let (code, error) = (error.code(), Chain(&error).to_string());
+            let code = error.code();
+            let error = Chain(&error).to_string();
             warn!(
                 code,
                 error,

@@ -39,7 +39,8 @@ pub(super) async fn read(
 
 /// The error of an answer.
 pub(super) async fn refusal(response: Response) -> ClientError {
-    let (status, request_id) = (response.status().as_u16(), request_id(&response));
+    let status = response.status().as_u16();
+    let request_id = request_id(&response);
     let retry_after = response.headers().get(header::RETRY_AFTER);
     let retry_after = retry_after.and_then(|value| value.to_str().ok()?.trim().parse().ok());
     let retry_after = retry_after.map(Duration::from_secs);

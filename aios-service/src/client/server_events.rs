@@ -89,7 +89,8 @@ mod tests {
             (Some(9), None),
         ];
         for length in 1..=text.len() {
-            let (mut parser, mut found) = (Parser::default(), Vec::new());
+            let mut parser = Parser::default();
+            let mut found = Vec::new();
             for chunk in text.as_bytes().chunks(length) {
                 parser.push(chunk);
                 found.extend(messages(&mut parser));

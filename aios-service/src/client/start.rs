@@ -39,9 +39,16 @@ struct ExecuteBody {
 impl StartRun {
     pub(super) fn new(client: Client, workflow: &str, input: Result<Payload, EventError>) -> Self {
         let workflow = workflow.to_owned();
-        let (run_id, start_at, delay, correlation_id) = (None, None, None, None);
-        let traceparent = None;
-        Self { client, workflow, input, run_id, start_at, delay, correlation_id, traceparent }
+        Self {
+            client,
+            workflow,
+            input,
+            run_id: None,
+            start_at: None,
+            delay: None,
+            correlation_id: None,
+            traceparent: None,
+        }
     }
 
     /// Sets the id of the run; a new UUID unless set. Starting again with the same id and input
@@ -134,9 +141,17 @@ impl SignalWithStart {
         input: Result<Payload, EventError>,
         signal: (String, Result<Payload, EventError>),
     ) -> Self {
-        let (workflow, signal_id, correlation_id) = (workflow.to_owned(), None, None);
-        let traceparent = None;
-        Self { client, workflow, run_id, input, signal, signal_id, correlation_id, traceparent }
+        let workflow = workflow.to_owned();
+        Self {
+            client,
+            workflow,
+            run_id,
+            input,
+            signal,
+            signal_id: None,
+            correlation_id: None,
+            traceparent: None,
+        }
     }
 
     /// Sets the id of the signal; a new UUID unless set. A signal with the same id is sent to the run
@@ -167,7 +182,8 @@ impl IntoFuture for SignalWithStart {
         Box::pin(async move {
             let (name, payload) = self.signal;
             let signal = SignalBody { name, payload: payload?, id: id(self.signal_id) };
-            let (run_id, input) = (self.run_id, self.input?);
+            let run_id = self.run_id;
+            let input = self.input?;
             let correlation_id = self.correlation_id;
             let body = SignalWithStartBody { run_id, input, signal, correlation_id };
             let path = ["workflows", &self.workflow, "actions", "signal-with-start"];
@@ -209,9 +225,16 @@ impl StartTask {
         agent_type: &str,
         parameters: Result<Payload, EventError>,
     ) -> Self {
-        let (agent_type, agent_id, run_id) = (agent_type.to_owned(), None, None);
-        let (timeout, total_timeout) = (None, None);
-        Self { client, agent_type, agent_id, parameters, timeout, total_timeout, run_id }
+        let agent_type = agent_type.to_owned();
+        Self {
+            client,
+            agent_type,
+            agent_id: None,
+            parameters,
+            timeout: None,
+            total_timeout: None,
+            run_id: None,
+        }
     }
 
     /// Sets the one agent of the type that shall do it; any of them unless set.

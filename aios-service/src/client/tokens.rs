@@ -166,7 +166,8 @@ fn refused(status: u16, body: &[u8]) -> ClientError {
         Err(_) => format!("the token endpoint answers with the status {status}"),
     };
     let code = if status >= 500 { "SERVICE_UNREACHABLE" } else { "UNAUTHENTICATED" };
-    let (code, details) = (code.to_owned(), serde_json::Value::Null);
+    let code = code.to_owned();
+    let details = serde_json::Value::Null;
     ClientError::Service { status, code, message, details, request_id: None, retry_after: None }
 }
 

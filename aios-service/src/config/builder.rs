@@ -174,7 +174,8 @@ impl SettingsBuilder {
             None => std::env::vars_os().collect(),
         };
         let environment = Environment::new(variables, &mut faults);
-        let (mut ignored, mut others) = (Vec::new(), BTreeSet::new());
+        let mut ignored = Vec::new();
+        let mut others = BTreeSet::new();
         let mut tree = Node::mapping(Origin::Default);
         for mut layer in self.layers(&schema, &environment, &mut faults, &mut ignored) {
             if self.has_other_sections {
@@ -291,7 +292,8 @@ fn of_environment(
     faults: &mut Vec<Fault>,
     ignored: &mut Vec<String>,
 ) -> Vec<Node> {
-    let (mut values, mut files) = (Vec::new(), Vec::new());
+    let mut values = Vec::new();
+    let mut files = Vec::new();
     for (name, value) in environment.settings() {
         let origin = Origin::variable(name);
         match meaning(schema, name, value) {

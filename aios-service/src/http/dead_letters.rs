@@ -178,7 +178,8 @@ async fn redrive_dead_letters(
     Path(address): Path<(AddressKind, String)>,
     Json(body): Json<SelectionBody>,
 ) -> Result<Response, ApiError> {
-    let (filter, name) = (body.filter()?, address.1.clone());
+    let filter = body.filter()?;
+    let name = address.1.clone();
     let count = letters(&api, address).await?.redrive(filter).await?;
     Ok(api.document(StatusCode::OK, Resource::new("dead_letter_redrive", name, Handled { count })))
 }
@@ -202,7 +203,8 @@ async fn purge_dead_letters(
     Path(address): Path<(AddressKind, String)>,
     Json(body): Json<SelectionBody>,
 ) -> Result<Response, ApiError> {
-    let (filter, name) = (body.filter()?, address.1.clone());
+    let filter = body.filter()?;
+    let name = address.1.clone();
     let count = letters(&api, address).await?.purge(filter).await?;
     Ok(api.document(StatusCode::OK, Resource::new("dead_letter_purge", name, Handled { count })))
 }

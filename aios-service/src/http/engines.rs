@@ -78,7 +78,8 @@ async fn list_engines(
 /// The owners of slots, by their ids, with what else they own.
 fn engines(leases: &[Lease]) -> BTreeMap<String, Engine> {
     let of_slot = |lease: &Lease| {
-        let (slot, expires_at) = (lease.shard.slot_number()?, lease.expires_at);
+        let slot = lease.shard.slot_number()?;
+        let expires_at = lease.expires_at;
         let engine = Engine { slot, shards: Vec::new(), is_relay: false, expires_at };
         Some((lease.owner.as_str().to_owned(), engine))
     };
@@ -150,8 +151,8 @@ mod tests {
     use super::*;
 
     fn lease(shard: store::Shard, owner: &str) -> Lease {
-        let (epoch, owner) = (Epoch(1), OwnerId::new(owner));
-        Lease { shard, epoch, owner, expires_at: Timestamp::UNIX_EPOCH }
+        let epoch = Epoch(1);
+        Lease { shard, epoch, owner: OwnerId::new(owner), expires_at: Timestamp::UNIX_EPOCH }
     }
 
     #[test]
@@ -167,7 +168,8 @@ mod tests {
             lease(store::Shard::new(9).unwrap(), "gone"),
         ]);
         let engine = |slot, shards: &[u16], is_relay| {
-            let (shards, expires_at) = (shards.to_vec(), Timestamp::UNIX_EPOCH);
+            let shards = shards.to_vec();
+            let expires_at = Timestamp::UNIX_EPOCH;
             Engine { slot, shards, is_relay, expires_at }
         };
         let expected = [("a", engine(0, &[3, 7], true)), ("b", engine(1, &[], false))];
@@ -180,7 +182,8 @@ mod tests {
         let ids = ["a", "b", "c", "d", "e"];
         let leases: Vec<_> =
             (0..).zip(ids).map(|(slot, id)| lease(store::Shard::slot(slot), id)).collect();
-        let (mut found, mut next) = (Vec::new(), Some(PageRequest::first(2)));
+        let mut found = Vec::new();
+        let mut next = Some(PageRequest::first(2));
         while let Some(request) = next {
             let page = page_of(engines(&leases), &request);
             assert!(!page.rows.is_empty() && page.rows.len() <= 2);

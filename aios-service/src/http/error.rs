@@ -38,9 +38,10 @@ pub(crate) struct ApiError {
 
 impl ApiError {
     pub(crate) fn new(code: &'static str, message: impl Into<String>) -> Self {
-        let (status, message) = (status::of(code), message.into());
-        let (details, cause, retry_after) = (json!({}), None, None);
-        Self { status, code: code.into(), message, details, cause, retry_after }
+        let status = status::of(code);
+        let message = message.into();
+        let details = json!({});
+        Self { status, code: code.into(), message, details, cause: None, retry_after: None }
     }
 
     pub(crate) fn with_details(mut self, details: Value) -> Self {
@@ -92,8 +93,7 @@ impl ApiError {
     /// The error with which a request was answered before.
     pub(crate) fn replayed(status: u16, code: String, message: String, details: Value) -> Self {
         let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-        let (cause, retry_after) = (None, None);
-        Self { status, code: code.into(), message, details, cause, retry_after }
+        Self { status, code: code.into(), message, details, cause: None, retry_after: None }
     }
 
     /// The part of the error that is sent to the client.

@@ -138,7 +138,9 @@ async fn list_events(
     let store = api.store()?;
     let range = Range { from: query.created_after, before: query.created_before };
     let (mut read, last) = range.positions(&**store, query.after.unwrap_or_default()).await?;
-    let (mut found, mut scanned, mut is_end) = (Vec::new(), 0, read >= last);
+    let mut found = Vec::new();
+    let mut scanned = 0;
+    let mut is_end = read >= last;
     while found.len() < limit && scanned < SCAN && !is_end {
         let events = store.read_log(read, READ).await?;
         is_end = events.len() < READ;

@@ -52,7 +52,8 @@ async fn bisect<S: EventStore + ?Sized>(
     after: u64,
     at: Timestamp,
 ) -> Result<u64, StoreError> {
-    let (mut low, mut high) = (after, store.head().await?.max(after));
+    let mut low = after;
+    let mut high = store.head().await?.max(after);
     // The events up to `low` are earlier; the event after `high` is not, or there is none.
     while low < high {
         let middle = low + (high - low) / 2;

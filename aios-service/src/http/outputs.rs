@@ -90,7 +90,8 @@ struct Follow {
 
 impl Follow {
     fn new(api: &Api, identity: &Identity, reader: OutputReader, after: u64) -> Self {
-        let (end, shutdown) = (api.stream_end(identity), api.options.shutdown.clone());
+        let end = api.stream_end(identity);
+        let shutdown = api.options.shutdown.clone();
         Self { reader, after, has_ended: false, end, shutdown }
     }
 
@@ -115,7 +116,8 @@ impl Follow {
         match next {
             Some(Ok(item)) => self.message(item),
             Some(Err(error)) => {
-                let (code, error) = (error.code(), Chain(&error).to_string());
+                let code = error.code();
+                let error = Chain(&error).to_string();
                 warn!(code, error, "an output stream broke; its client will connect again");
                 None
             }

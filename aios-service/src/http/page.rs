@@ -121,7 +121,8 @@ pub(crate) fn pattern(list: &str) -> String {
 
 /// Reads the id of a cursor; `None` if no cursor has it.
 fn unescape(escaped: &str) -> Option<String> {
-    let (mut id, mut rest) = (String::new(), escaped);
+    let mut id = String::new();
+    let mut rest = escaped;
     while let Some(first) = rest.chars().next() {
         rest = rest.get(first.len_utf8()..)?;
         match first {

@@ -75,7 +75,8 @@ impl Limiter {
 
     /// Takes a token from the bucket of a caller, or returns the time until there is one.
     pub(crate) fn admit(&self, limit: RateLimit, subject: &str) -> Result<(), Duration> {
-        let (caller, now) = (self.hasher.hash_one(subject), self.clock.elapsed());
+        let caller = self.hasher.hash_one(subject);
+        let now = self.clock.elapsed();
         let RateLimit { interval, period } = limit;
         let mut callers = self.callers.lock();
         callers.forget(now, period);

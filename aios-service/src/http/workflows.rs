@@ -111,7 +111,8 @@ async fn get_workflow(
     Path(id): Path<String>,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
-    let (mut request, mut found) = (PageRequest::first(SEARCH), None::<WorkflowRecord>);
+    let mut request = PageRequest::first(SEARCH);
+    let mut found = None::<WorkflowRecord>;
     loop {
         let page = api.store()?.workflows(&request).await?;
         let named = page.rows.into_iter().filter(|row| row.id == id || row.name == id);

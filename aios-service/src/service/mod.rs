@@ -133,7 +133,8 @@ pub struct Service {
 impl Service {
     /// Begins a service with these settings.
     pub fn from_settings(settings: &Settings) -> Self {
-        let (process, runtime) = (settings.process(), Runtime::builder());
+        let process = settings.process();
+        let runtime = Runtime::builder();
         Self {
             settings: settings.clone(),
             store: None,

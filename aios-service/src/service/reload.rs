@@ -84,9 +84,11 @@ impl Reload {
 
 fn report(change: &Change) {
     let Change { key, before, after, origin } = change;
-    let (before, after) = (before.as_deref(), after.as_deref());
+    let before = before.as_deref();
+    let after = after.as_deref();
     let origin = origin.as_ref().map(ToString::to_string);
-    let (key, origin) = (key.as_str(), origin.as_deref());
+    let key = key.as_str();
+    let origin = origin.as_deref();
     match RELOADED.iter().any(|reloaded| key.starts_with(reloaded)) {
         true => info!(key, before, after, origin, "a setting has changed"),
         false => warn!(key, before, after, origin, "a setting has changed; restart to use it"),
@@ -112,7 +114,8 @@ impl Drop for Task {
 pub(super) fn on_signal(reload: &Arc<Reload>) -> std::io::Result<Option<Task>> {
     use tokio::signal::unix::{SignalKind, signal};
 
-    let (mut signals, reload) = (signal(SignalKind::hangup())?, Arc::clone(reload));
+    let mut signals = signal(SignalKind::hangup())?;
+    let reload = Arc::clone(reload);
     Ok(Some(Task(tokio::spawn(async move {
         while signals.recv().await.is_some() {
             // Reported by `reload`.

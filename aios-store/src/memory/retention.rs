@@ -64,7 +64,8 @@ impl Maintenance for MemoryStore {
 
 impl State {
     fn expire(&mut self, policy: &Retention, now: Timestamp) -> u64 {
-        let (passed, before) = (self.passed(), older(policy.older_than, now));
+        let passed = self.passed();
+        let before = older(policy.older_than, now);
         let ended = self.tables.ended_before(before);
         let expired = ended.into_iter().filter_map(|run_id| {
             let stream = StreamId::of_run(&run_id).ok()?;
@@ -86,7 +87,8 @@ impl State {
     }
 
     fn expire_streams(&mut self, page: &ExpirePage, now: Timestamp) -> Expired {
-        let (passed, before) = (self.passed(), older(page.older_than, now));
+        let passed = self.passed();
+        let before = older(page.older_than, now);
         let is_after = |name: &str| page.after.as_deref().is_none_or(|after| name > after);
         let names = self
             .streams

@@ -150,7 +150,8 @@ fn refuse_newer(found: u32) -> Result<u32, MigrateError> {
 }
 
 async fn prepare(connection: &mut PgConnection, schema: &Schema) -> sqlx::Result<()> {
-    let (limit, lock) = (MIGRATION_LIMIT.as_millis(), schema.lock("migrate"));
+    let limit = MIGRATION_LIMIT.as_millis();
+    let lock = schema.lock("migrate");
     let lock = format!(
         "SET LOCAL statement_timeout = {limit}; SET LOCAL lock_timeout = {limit}; \
          SELECT pg_advisory_xact_lock({lock})"

@@ -49,7 +49,8 @@ pub async fn backup(
     options: &SqliteOptions,
     target: impl Into<PathBuf>,
 ) -> Result<u64, StoreError> {
-    let (source, target) = (existing(options)?, target.into());
+    let source = existing(options)?;
+    let target = target.into();
     blocking(move || copy(&source, &target)).await
 }
 

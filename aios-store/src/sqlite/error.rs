@@ -9,7 +9,8 @@ pub(super) const OPEN: &str = "open the database";
 
 /// Maps an error of the driver during `operation` to an error of the port.
 pub(super) fn store_error(operation: &'static str, database: &str, error: Error) -> StoreError {
-    let (database, error) = (database.to_owned(), without_sql(error));
+    let database = database.to_owned();
+    let error = without_sql(error);
     match error.sqlite_error_code() {
         Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => {
             StoreError::Corrupt { database, reason: error.to_string() }

@@ -120,7 +120,8 @@ impl SqliteStore {
 #[async_trait]
 impl Maintenance for SqliteStore {
     async fn expire(&self, page: &ExpirePage) -> Result<Expired, StoreError> {
-        let (page, now) = (page.clone(), self.clock().now());
+        let page = page.clone();
+        let now = self.clock().now();
         self.writer().call(move |writer| writer.expire_streams(&page, now)).await
     }
 }
@@ -158,7 +159,8 @@ impl Writer<'_> {
         let (after, end) = names(page);
         let mut find = self.connection.prepare_cached(STREAMS_PAGE)?;
         let mut rows = find.query((after, end, page.limit))?;
-        let (mut expired, mut next) = (Vec::new(), None);
+        let mut expired = Vec::new();
+        let mut next = None;
         while let Some(row) = rows.next()? {
             let name: String = row.get(1)?;
             let (position, at): (Option<i64>, Option<i64>) = (row.get(2)?, row.get(3)?);

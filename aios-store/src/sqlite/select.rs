@@ -227,7 +227,8 @@ mod tests {
 
     #[test]
     fn should_list_rows_of_a_time_or_of_a_workflow_in_order_by_index() {
-        let (at, text) = (Some(Timestamp::UNIX_EPOCH), || Some("x".to_owned()));
+        let at = Some(Timestamp::UNIX_EPOCH);
+        let text = || Some("x".to_owned());
         let page = PageRequest { after: Some("7/r1".to_owned()), limit: 50 };
         let statuses = vec![RunStatus::Completed];
         let of_a_time =
@@ -249,7 +250,8 @@ mod tests {
     }
     #[test]
     fn should_find_rows_in_rare_statuses_in_order_by_index() {
-        let (at, page) = (Some(Timestamp::UNIX_EPOCH), PageRequest::default());
+        let at = Some(Timestamp::UNIX_EPOCH);
+        let page = PageRequest::default();
         let rare = vec![RunStatus::Failed, RunStatus::Paused];
         let of_a_time =
             RunFilter { statuses: rare.clone(), created_after: at, ..RunFilter::default() };

@@ -94,7 +94,8 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         .start()
         .await?;
     let sales = Sales::open("sales.db")?;
-    let (applying, loading) = (sales.clone(), sales.clone());
+    let applying = sales.clone();
+    let loading = sales.clone();
     let projection = runtime
         .projection("sales", move |batch: Batch| std::future::ready(applying.apply(&batch)))
         .patterns(["orders.order.placed".parse()?])

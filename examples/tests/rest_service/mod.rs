@@ -36,7 +36,8 @@ impl Service {
     /// Sends a request, and returns the status and the body of the answer.
     fn ask(&self, method: &str, path: &str, header: &str, body: &str) -> (u16, String) {
         let mut stream = TcpStream::connect(&self.address).unwrap();
-        let (host, length) = (&self.address, body.len());
+        let host = &self.address;
+        let length = body.len();
         let head = format!("{method} {path} HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n");
         let request = format!("{head}content-length: {length}\r\n{header}\r\n\r\n{body}");
         stream.write_all(request.as_bytes()).unwrap();
@@ -72,8 +73,8 @@ impl Drop for Service {
 #[test]
 fn should_serve_own_routes_beside_the_api_and_resume_after_a_restart() {
     let folder = tempfile::tempdir().unwrap();
-    let (order, token) =
-        ("/api/v1/runs/order-7", format!("authorization: Bearer {}", TOKEN.trim()));
+    let order = "/api/v1/runs/order-7";
+    let token = format!("authorization: Bearer {}", TOKEN.trim());
     let service = Service::start(folder.path());
     assert_eq!(service.get("/health/ready", KEY).0, 200);
     assert_eq!(service.post("/orders/7", "tea"), 202);

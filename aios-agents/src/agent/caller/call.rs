@@ -74,7 +74,8 @@ impl TaskCall {
             assignment: publish.event.id.clone(),
         };
         let (mut waiting, answer) = Waiting::new(&inner.pending, task_id, expected)?;
-        let (event_type, to) = (publish.event.event_type.clone(), publish.to.clone());
+        let event_type = publish.event.event_type.clone();
+        let to = publish.to.clone();
         // If the call is dropped during the publish, the broker may still have the task.
         waiting.is_sent = true;
         if let Err(error) = inner.broker.publish_one(publish).await {

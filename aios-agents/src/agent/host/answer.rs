@@ -51,7 +51,8 @@ impl HostedType {
         error: TaskError,
     ) -> Result<Answer, EventError> {
         let TaskError { failure, retryable, .. } = error;
-        let (task_id, attempt) = (assigned.task_id.clone(), assigned.attempt);
+        let task_id = assigned.task_id.clone();
+        let attempt = assigned.attempt;
         let data = TaskFailed { task_id, attempt, failure, retryable };
         let result = self.shared.event(&self.names.failed, &data)?.caused_by(parent);
         Ok(Answer { emitted: Vec::new(), result })

@@ -61,7 +61,8 @@ impl HostedType {
             }
             Lookup::Running(running) => running.redeliver(delivery),
             Lookup::Finished(answer, guard) => {
-                let (event, answer) = (delivery.event.clone(), Ok(*answer));
+                let event = delivery.event.clone();
+                let answer = Ok(*answer);
                 let answered =
                     self.deliver_answer(answer, &assigned, &event, Some(delivery), &guard);
                 Box::pin(answered).await;

@@ -268,7 +268,8 @@ mod tests {
 
     #[test]
     fn should_forget_the_oldest_answers_by_number_and_by_size() {
-        let (attempt_cache, small) = (AttemptCache::default(), answer("a"));
+        let attempt_cache = AttemptCache::default();
+        let small = answer("a");
         (0..=REMEMBERED).for_each(|number| do_task(&attempt_cache, number, &small));
         assert!(matches!(attempt_cache.begin(key(0)), Lookup::New(_)));
         assert!(matches!(attempt_cache.begin(key(1)), Lookup::Finished(..)));

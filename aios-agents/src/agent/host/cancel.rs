@@ -31,7 +31,8 @@ pub(super) async fn listen(
         true => None,
         false => Some(shared.broker.subscribe(subscription.clone()).await?),
     };
-    let (shared, types) = (Arc::clone(shared), types.to_vec());
+    let shared = Arc::clone(shared);
+    let types = types.to_vec();
     Ok(async move {
         if let Some(deliveries) = deliveries {
             handle_cancellations(&shared, &types, subscription, deliveries).await;

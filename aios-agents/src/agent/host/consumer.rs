@@ -107,7 +107,8 @@ impl Consumer {
     async fn take_all(&mut self, mut deliveries: Deliveries) -> End {
         let place = Arc::clone(&self.hosted.place);
         let mut blocked = pin!(place.blocked());
-        let (mut held, mut end) = (Held::default(), None);
+        let mut held = Held::default();
+        let mut end = None;
         loop {
             if held.is_empty() {
                 if let Some(end) = end {

@@ -52,7 +52,8 @@ impl HostedType {
                 tasks.spawn(Consumer::new(self, subscription, Some(created)).start().await?);
             }
             Err(failure) => {
-                let (hosted, agent) = (Arc::clone(self), agent.clone());
+                let hosted = Arc::clone(self);
+                let agent = agent.clone();
                 tasks.spawn(hosted.recreate(agent, subscription, failure));
             }
         }
@@ -64,7 +65,8 @@ impl HostedType {
         let subscription = match self.mailbox_subscription(&agent) {
             Ok(subscription) => subscription,
             Err(error) => {
-                let (agent_type, agent_id) = (&*self.type_name, agent.id);
+                let agent_type = &*self.type_name;
+                let agent_id = agent.id;
                 tracing::error!(agent_type, agent_id, error = %Chain(&error), "an agent has no mailbox");
                 return;
             }

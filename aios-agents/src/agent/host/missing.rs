@@ -52,7 +52,8 @@ async fn missing<S: ReadModels + ?Sized>(
 ) -> Result<Vec<Announcement>, AgentError> {
     let filter = AgentFilter { status: Some(AgentStatus::Running), ..AgentFilter::default() };
     let oldest = shared.clock.now() - shared.options.announce_interval * MISSED;
-    let (mut request, mut announcements) = (Some(PageRequest::first(PAGE)), Vec::new());
+    let mut request = Some(PageRequest::first(PAGE));
+    let mut announcements = Vec::new();
     let before = std::mem::take(suspects);
     while let Some(page) = request {
         let Page { rows, next, unreadable } = store.agents(&filter, &page).await?;

@@ -186,13 +186,15 @@ impl AgentHost {
             new_mailboxes: NewMailboxes::default(),
         });
         let (pulse, answer) = RuntimePulse::new();
-        let (runtime, mut places) = (Place::new(Arc::new(pulse)), Vec::new());
+        let runtime = Place::new(Arc::new(pulse));
+        let mut places = Vec::new();
         let mut types = Vec::new();
         for (agent_type, definition) in agents.build()? {
             let place = place_of(&definition, &runtime, &mut places);
             types.push(HostedType::new(&shared, agent_type, definition, place)?);
         }
-        let (consumers, mut helpers) = (JoinSet::new(), JoinSet::new());
+        let consumers = JoinSet::new();
+        let mut helpers = JoinSet::new();
         places.push(runtime);
         let watchdog = watch(&shared, &types, places)?;
         if watchdog.is_some() {

@@ -80,7 +80,8 @@ impl HostedType {
         }
         // Until the answer, the task can be withdrawn when the host stops or is blocked.
         let queued = running.queued();
-        let (task_id, attempt) = (&assigned.task_id, assigned.attempt);
+        let task_id = &assigned.task_id;
+        let attempt = assigned.attempt;
         match Box::pin(self.standing(assigned, &delivery.event, running)).await {
             Standing::Open => {
                 // If it was withdrawn just now, it has been stopped, too.
@@ -132,7 +133,8 @@ impl HostedType {
         task: &Event,
         running: &TaskState,
     ) -> Standing {
-        let (clock, options) = (&self.shared.clock, &self.shared.options);
+        let clock = &self.shared.clock;
+        let options = &self.shared.options;
         let mut pause = (options.heartbeat_interval / 2).clamp(FIRST_BEAT, FIRST_PAUSE);
         let mut stopped = pin!(running.cancelled());
         let deadline = clock.elapsed() + PATIENCE;

@@ -139,7 +139,8 @@ impl Slot {
     }
 
     fn warn(&self, overdue: usize) {
-        let (agent_type, total) = (&*self.slots.agent_type, usize::from(self.slots.total));
+        let agent_type = &*self.slots.agent_type;
+        let total = usize::from(self.slots.total);
         if overdue < total {
             tracing::warn!(
                 agent_type,

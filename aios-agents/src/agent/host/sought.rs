@@ -141,7 +141,9 @@ mod tests {
     #[test]
     fn should_remember_the_latest_mailboxes_of_a_bounded_number_of_assignments() {
         let id = |number: usize| EventId::derive(&number.to_string());
-        let (known, first, second) = (NewMailboxes::default(), "first".into(), "second".into());
+        let known = NewMailboxes::default();
+        let first = "first".into();
+        let second = "second".into();
         known.set(&id(0), &first);
         known.set(&id(1), &first);
         known.set(&id(1), &second);

@@ -51,10 +51,19 @@ impl<'a> TaskSupervisor<'a> {
         assigned: &'a TaskAssigned,
         delivery: Delivery,
     ) -> Self {
-        let (started, event) = (hosted.shared.clock.now(), delivery.event.clone());
+        let started = hosted.shared.clock.now();
+        let event = delivery.event.clone();
         let delivery = Some(delivery);
-        let (last_beat, cancel_deadline) = (None, None);
-        Self { hosted, running, assigned, event, delivery, started, last_beat, cancel_deadline }
+        Self {
+            hosted,
+            running,
+            assigned,
+            event,
+            delivery,
+            started,
+            last_beat: None,
+            cancel_deadline: None,
+        }
     }
 
     /// The delivery, unless it was acknowledged early.
@@ -153,7 +162,8 @@ impl<'a> TaskSupervisor<'a> {
             waits: false,
             asks: false,
         };
-        let (hosted, parent) = (self.hosted, self.event.clone());
+        let hosted = self.hosted;
+        let parent = self.event.clone();
         Box::pin(async move { hosted.publish_heartbeat(&parent, &beat).await })
     }
 

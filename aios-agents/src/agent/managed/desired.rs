@@ -91,7 +91,8 @@ pub(crate) async fn desired(
     let position = store.head().await?;
     let agent_type = Some(agent_type.as_str().to_owned());
     let filter = AgentFilter { agent_type, ..AgentFilter::default() };
-    let (mut request, mut agents) = (Some(PageRequest::first(AGENTS)), Vec::new());
+    let mut request = Some(PageRequest::first(AGENTS));
+    let mut agents = Vec::new();
     while let Some(page) = request {
         let page = store.agents(&filter, &page).await?;
         let ids: Vec<_> = page.rows.into_iter().map(|row| row.id).collect();

@@ -63,7 +63,9 @@ impl AgentType {
 pub(super) async fn read<S: EventStore + ?Sized>(
     store: &S,
 ) -> Result<BTreeMap<String, AgentType>, ManagedAgentError> {
-    let (stream, mut after, mut types) = (StreamId::new(STREAM)?, 0, BTreeMap::new());
+    let stream = StreamId::new(STREAM)?;
+    let mut after = 0;
+    let mut types = BTreeMap::new();
     loop {
         let page = store.read_stream(&stream, after, PAGE).await?;
         let Some(last) = page.last() else { return Ok(types) };
@@ -80,7 +82,8 @@ pub(super) async fn read<S: EventStore + ?Sized>(
 pub(super) async fn of_agents(
     store: &dyn Store,
 ) -> Result<BTreeMap<String, AgentType>, ManagedAgentError> {
-    let (mut request, mut types) = (Some(PageRequest::first(PAGE)), BTreeMap::new());
+    let mut request = Some(PageRequest::first(PAGE));
+    let mut types = BTreeMap::new();
     while let Some(page) = request {
         let page = store.agents(&AgentFilter::default(), &page).await?;
         for row in page.rows {

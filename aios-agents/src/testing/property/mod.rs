@@ -65,7 +65,8 @@ async fn check(program: &Program) -> Result<usize, String> {
         if let Some(failure) = resumed.block_reason() {
             return Err(format!("after {end} entries the run is blocked: {failure}"));
         }
-        let (journal, saw) = (resumed.events().unwrap(), seen(&again));
+        let journal = resumed.events().unwrap();
+        let saw = seen(&again);
         check_prefixes(&journal, &saw).await.map_err(|error| format!("from {end} on: {error}"))?;
     }
     Ok(journal.len())
@@ -115,7 +116,8 @@ async fn fail(seed: u64, program: Program, error: String) -> ! {
 
 #[tokio::test]
 async fn should_replay_every_prefix_of_generated_runs_as_they_were_live() {
-    let (first, programs) = (number("AIOS_SEED", 0), number("AIOS_PROGRAMS", PROGRAMS));
+    let first = number("AIOS_SEED", 0);
+    let programs = number("AIOS_PROGRAMS", PROGRAMS);
     let mut entries = 0;
     for seed in first..first + programs {
         let program = Generator::new(seed).program();

@@ -184,7 +184,8 @@ pub(super) fn decode_error<T>(whose: &str, error: &EventError) -> WorkflowError 
 
 /// A type name without module paths.
 fn short(type_name: &str) -> String {
-    let (mut short, mut word) = (String::new(), String::new());
+    let mut short = String::new();
+    let mut word = String::new();
     for letter in type_name.chars() {
         match letter {
             ':' => word.clear(),

@@ -65,21 +65,16 @@ pub(crate) struct SharedRun {
 
 impl SharedRun {
     pub(crate) fn new(machine: Machine, clock: Arc<dyn Clock>) -> Self {
-        let (machine, waiting) = (Mutex::new(machine), Mutex::default());
-        let deferred = Mutex::default();
-        let (is_watching, is_mismatched) = (AtomicBool::default(), AtomicBool::default());
-        let reserved = AtomicU64::default();
-        let (span, outputs) = (OnceLock::new(), OnceLock::new());
         Self {
             clock,
-            machine,
-            waiting,
-            deferred,
-            is_watching,
-            reserved,
-            is_mismatched,
-            span,
-            outputs,
+            machine: Mutex::new(machine),
+            waiting: Mutex::default(),
+            deferred: Mutex::default(),
+            is_watching: AtomicBool::default(),
+            reserved: AtomicU64::default(),
+            is_mismatched: AtomicBool::default(),
+            span: OnceLock::new(),
+            outputs: OnceLock::new(),
         }
     }
 

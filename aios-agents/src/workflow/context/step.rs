@@ -298,7 +298,8 @@ impl<'a, T> StepCall<'a, T> {
     }
 
     fn begin(&mut self, number: u32) {
-        let (shared, operation) = (&*self.shared, self.operation);
+        let shared = &*self.shared;
+        let operation = self.operation;
         let start = AttemptStart { shared, operation, attempt: number, outputs: None };
         let span = self.shared.step_span(self.operation, number);
         let _turn = Turn::Step(self.shared.run()).begin();
@@ -306,7 +307,8 @@ impl<'a, T> StepCall<'a, T> {
             Ok(code) => code,
             Err(panic) => Box::pin(std::future::ready(Err(panicked(&*panic)))),
         };
-        let (shared, operation) = (Arc::downgrade(&self.shared), self.operation);
+        let shared = Arc::downgrade(&self.shared);
+        let operation = self.operation;
         let step_waker = Arc::new(StepWaker { shared, operation, woken: AtomicBool::new(true) });
         let waker = Waker::from(Arc::clone(&step_waker));
         self.running = Some(Running { number, code, step_waker, waker, span });

@@ -61,7 +61,8 @@ impl Engine {
                 None => {}
             }
             tried = true;
-            let (parent, input) = (Some(parent.clone()), child.input.clone());
+            let parent = Some(parent.clone());
+            let input = child.input.clone();
             let started = Started { parent, input, ..Started::default() };
             let workflow = child.workflow.as_str();
             let starting = self.starting(&run_id);

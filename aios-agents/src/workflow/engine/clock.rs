@@ -64,7 +64,8 @@ impl StoreClock {
             return;
         }
         let read = lease.expires_at - lease_time;
-        let (earliest, latest) = (read - self.machine.elapsed(), read - sent);
+        let earliest = read - self.machine.elapsed();
+        let latest = read - sent;
         self.origin.send_if_modified(|origin| {
             let corrected = match *origin {
                 Origin::Store(before) if before <= latest => before.max(earliest),
@@ -91,7 +92,8 @@ impl Clock for StoreClock {
     }
 
     fn sleep_until(&self, deadline: Timestamp) -> BoxFuture<'static, ()> {
-        let (machine, mut origin) = (Arc::clone(&self.machine), self.origin.subscribe());
+        let machine = Arc::clone(&self.machine);
+        let mut origin = self.origin.subscribe();
         Box::pin(async move {
             loop {
                 let now = origin.borrow_and_update().at() + machine.elapsed();
@@ -129,7 +131,9 @@ mod tests {
 
     /// The leases granted by a store whose clock shows `now`.
     fn lease(now: Timestamp) -> Vec<Lease> {
-        let (shard, epoch, owner) = (Shard::new(1).unwrap(), Epoch(1), OwnerId::new("a"));
+        let shard = Shard::new(1).unwrap();
+        let epoch = Epoch(1);
+        let owner = OwnerId::new("a");
         vec![Lease { shard, epoch, owner, expires_at: now + SECOND }]
     }
 

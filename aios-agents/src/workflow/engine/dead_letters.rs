@@ -133,7 +133,8 @@ fn notify_run(engine: &Arc<Engine>, letter: DeadLetter) -> bool {
         return false;
     }
     debug!(%run_id, operation, reason = letter.reason, "a task is a dead letter");
-    let (attempt, letter) = (task.attempt, Box::new(letter));
+    let attempt = task.attempt;
+    let letter = Box::new(letter);
     engine.send(&run_id, Message::DeadLettered { operation, attempt, letter });
     true
 }

@@ -58,8 +58,10 @@ impl Dispatch {
 /// Publishes tasks in batches. A task that the broker can't take now is returned to its run, which
 /// retries it later, so neither the broker nor a full queue delays other runs.
 pub(super) async fn run(engine: Arc<Engine>, mut queue: mpsc::Receiver<Dispatch>) {
-    let (mut batch, mut parked) = (Vec::new(), VecDeque::new());
-    let (mut backoff, mut retry_at) = (engine.options.backoff.initial_delay, Timestamp::MAX);
+    let mut batch = Vec::new();
+    let mut parked = VecDeque::new();
+    let mut backoff = engine.options.backoff.initial_delay;
+    let mut retry_at = Timestamp::MAX;
     loop {
         tokio::select! {
             biased;
@@ -81,7 +83,8 @@ pub(super) async fn run(engine: Arc<Engine>, mut queue: mpsc::Receiver<Dispatch>
         let was_parked = !parked.is_empty();
         let publishes = batch.iter().map(|dispatch| dispatch.publish.clone()).collect();
         let results = engine.broker.publish(publishes).await;
-        let (mut deferred, mut cause) = (0_usize, None);
+        let mut deferred = 0_usize;
+        let mut cause = None;
         for (dispatch, result) in batch.drain(..).zip(results) {
             match result {
                 Ok(()) => notify_asked(&engine, dispatch),
@@ -147,7 +150,8 @@ fn report_undeliverable(engine: &Arc<Engine>, dispatch: Dispatch, error: &Broker
             let agent = event_type.entity();
             counter!("aios_tasks_without_agent_total", "agent_type" => agent.to_owned())
                 .increment(1);
-            let (to, hosted) = (dispatch.publish.to.as_ref(), &engine.agent_types);
+            let to = dispatch.publish.to.as_ref();
+            let hosted = &engine.agent_types;
             let hint = if to.is_none() { hint(agent, hosted) } else { String::new() };
             ("AGENT_NOT_FOUND", no_agent(agent, to) + &hint)
         }

@@ -75,7 +75,8 @@ impl Runs {
 
     /// Changes the number of runs of a workflow; returns the previous number.
     fn count(&mut self, workflow: (Box<str>, u32), change: impl FnOnce(u32) -> u32) -> u32 {
-        let (name, version) = (workflow.0.to_string(), workflow.1.to_string());
+        let name = workflow.0.to_string();
+        let version = workflow.1.to_string();
         let count = self.counts.entry(workflow).or_default();
         let before = *count;
         *count = change(before);

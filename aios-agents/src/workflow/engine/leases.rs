@@ -44,7 +44,8 @@ struct Schedule {
 pub(super) async fn run(engine: Arc<Engine>) {
     let now = engine.clock.elapsed();
     let period = engine.options.lease_time / 3;
-    let (renew_at, minute) = (now + period, (now, 0));
+    let renew_at = now + period;
+    let minute = (now, 0);
     let mut schedule =
         Schedule { releases: 0, renew_at, check_at: renew_at, minute, moves: JoinSet::new() };
     loop {
@@ -145,7 +146,8 @@ async fn renew_held(engine: &Engine) -> Result<(), StoreError> {
     if held.is_empty() {
         return Ok(());
     }
-    let (lease_time, sent) = (engine.options.lease_time, engine.clock.elapsed());
+    let lease_time = engine.options.lease_time;
+    let sent = engine.clock.elapsed();
     let renewed = engine.store.renew(&held, lease_time).await?;
     engine.store_clock.record_leases(&renewed, lease_time, sent);
     let is_lost = |lease: &&Lease| !renewed.iter().any(|renewed| renewed.shard == lease.shard);

@@ -117,7 +117,8 @@ impl ActiveRuns {
             let resident = Resident { inbox: Arc::clone(&inbox), shard, polling: None };
             runs.inboxes.insert(Arc::clone(run_id), resident);
             while runs.tasks.try_join_next().is_some() {}
-            let (run_id, inbox_of_run) = (Arc::clone(run_id), Arc::clone(&inbox));
+            let run_id = Arc::clone(run_id);
+            let inbox_of_run = Arc::clone(&inbox);
             let activation = Activation { run_id, inbox: inbox_of_run, journal, permit };
             runs.tasks.spawn(driver::run(Arc::clone(engine), activation));
             inbox
@@ -197,7 +198,8 @@ impl ActiveRuns {
         let polled = runs.inboxes.iter().filter_map(|(run_id, resident)| {
             let (workflow, polling) = resident.polling.as_ref()?;
             let poll = polling.current()?;
-            let (workflow, requested) = (Arc::clone(workflow), polling.requested());
+            let workflow = Arc::clone(workflow);
+            let requested = polling.requested();
             Some((Arc::clone(run_id), Polled { workflow, requested, poll }))
         });
         polled.collect()

@@ -72,7 +72,8 @@ impl Members {
     pub(super) fn share(&self, slot: u16) -> usize {
         let engines = self.slots.len().max(1);
         let rank = self.slots.range(..slot).count();
-        let (each, rest) = (usize::from(SHARDS) / engines, usize::from(SHARDS) % engines);
+        let each = usize::from(SHARDS) / engines;
+        let rest = usize::from(SHARDS) % engines;
         each + usize::from(rank < rest)
     }
 
@@ -81,7 +82,8 @@ impl Members {
     pub(super) fn free(&self, slot: u16) -> Vec<Shard> {
         let mut free: Vec<Shard> =
             Shard::all().filter(|shard| !self.shards.contains_key(shard)).collect();
-        let (rank, engines) = (self.slots.range(..slot).count(), self.slots.len().max(1));
+        let rank = self.slots.range(..slot).count();
+        let engines = self.slots.len().max(1);
         let first = free.len() * rank / engines;
         free.rotate_left(first);
         free
@@ -115,8 +117,8 @@ mod tests {
     use super::*;
 
     fn lease(shard: Shard, owner: &str) -> Lease {
-        let (owner, expires_at) = (OwnerId::new(owner), Timestamp::UNIX_EPOCH);
-        Lease { shard, epoch: Epoch(1), owner, expires_at }
+        let expires_at = Timestamp::UNIX_EPOCH;
+        Lease { shard, epoch: Epoch(1), owner: OwnerId::new(owner), expires_at }
     }
 
     fn members(slots: &[u16]) -> Members {
@@ -131,7 +133,8 @@ mod tests {
             let members = members(slots);
             let shares: Vec<usize> = slots.iter().map(|slot| members.share(*slot)).collect();
             assert_eq!(shares.iter().sum::<usize>(), usize::from(SHARDS));
-            let (least, most) = (shares.iter().min().unwrap(), shares.iter().max().unwrap());
+            let least = shares.iter().min().unwrap();
+            let most = shares.iter().max().unwrap();
             assert!(most - least <= 1, "{shares:?}");
         }
     }

@@ -65,7 +65,8 @@ impl CountingStore {
         if which == Unsettled::Outdated {
             return Ok(Page { rows: Vec::new(), next: None, unreadable: Vec::new() });
         }
-        let (shards, statuses) = (shards.to_vec(), OPEN.to_vec());
+        let shards = shards.to_vec();
+        let statuses = OPEN.to_vec();
         let filter = RunFilter { shards, statuses, ..RunFilter::default() };
         let Page { rows, next, unreadable } = self.run_summaries(&filter, page).await?;
         Ok(Page { rows: rows.into_iter().map(|run| run.id).collect(), next, unreadable })

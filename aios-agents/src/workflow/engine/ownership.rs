@@ -350,7 +350,8 @@ impl Ownership {
     pub(super) fn resign(&self) -> Vec<Lease> {
         let mut state = self.state.lock();
         self.relays.send_replace(false);
-        let (slot, relay) = (state.slot.take(), state.relay.take());
+        let slot = state.slot.take();
+        let relay = state.relay.take();
         slot.into_iter().chain(relay).collect()
     }
 

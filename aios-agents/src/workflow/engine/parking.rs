@@ -193,7 +193,8 @@ async fn write(engine: &Engine) -> Result<(), StoreError> {
         return Ok(());
     }
     let owned = |fence: Fence| engine.ownership.has(fence);
-    let (mut waits, mut forgotten) = (Vec::new(), Vec::new());
+    let mut waits = Vec::new();
+    let mut forgotten = Vec::new();
     for (run_id, note) in &batch {
         match note {
             Some(wait) if owned(wait.fence) && !engine.holds(run_id) => waits.push(wait.clone()),

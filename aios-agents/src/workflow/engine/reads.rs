@@ -45,14 +45,16 @@ impl Engine {
 /// Reads journals, and batches concurrent requests.
 pub(super) async fn run(engine: Arc<Engine>, mut queue: mpsc::Receiver<Read>) {
     let calls = Arc::new(Semaphore::new(CALLS));
-    let (mut reads, mut under_way) = (Vec::new(), JoinSet::new());
+    let mut reads = Vec::new();
+    let mut under_way = JoinSet::new();
     // The semaphore is never closed.
     while let Ok(call) = Arc::clone(&calls).acquire_owned().await {
         if queue.recv_many(&mut reads, JOURNALS).await == 0 {
             return;
         }
         while under_way.try_join_next().is_some() {}
-        let (engine, reads) = (Arc::clone(&engine), std::mem::take(&mut reads));
+        let engine = Arc::clone(&engine);
+        let reads = std::mem::take(&mut reads);
         under_way.spawn(async move {
             read(&engine, reads).await;
             drop(call);

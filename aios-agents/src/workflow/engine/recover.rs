@@ -78,7 +78,8 @@ async fn sample(
     shards: &[Shard],
     woken: &HashSet<Arc<str>>,
 ) -> Result<(), StoreError> {
-    let (shards, statuses) = (shards.to_vec(), OPEN.to_vec());
+    let shards = shards.to_vec();
+    let statuses = OPEN.to_vec();
     let filter = RunFilter { shards, statuses, ..RunFilter::default() };
     let found = engine.store.run_summaries(&filter, &PageRequest::first(SAMPLE)).await?;
     for run in found.rows {

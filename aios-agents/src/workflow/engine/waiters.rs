@@ -97,12 +97,14 @@ mod tests {
 
     #[test]
     fn should_forget_callers_that_stopped_waiting() {
-        let (waiters, run_id) = (Waiters::default(), Arc::from("a"));
+        let waiters = Waiters::default();
+        let run_id = Arc::from("a");
         for _ in 0..3 {
             drop(waiters.wait(&run_id));
             assert_eq!(count(&waiters), 0);
         }
-        let (first, second) = (waiters.wait(&run_id), waiters.wait(&run_id));
+        let first = waiters.wait(&run_id);
+        let second = waiters.wait(&run_id);
         drop(first);
         assert_eq!(count(&waiters), 1);
         drop(second);
@@ -111,8 +113,10 @@ mod tests {
 
     #[tokio::test]
     async fn should_notify_all_waiting_callers_and_forget_them() {
-        let (waiters, run_id) = (Waiters::default(), Arc::from("a"));
-        let (mut first, mut second) = (waiters.wait(&run_id), waiters.wait(&run_id));
+        let waiters = Waiters::default();
+        let run_id = Arc::from("a");
+        let mut first = waiters.wait(&run_id);
+        let mut second = waiters.wait(&run_id);
         waiters.notify("a", &ended());
         assert_eq!(count(&waiters), 0);
         assert!(first.ended().await.is_some());

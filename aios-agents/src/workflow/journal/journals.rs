@@ -42,7 +42,8 @@ impl Journals {
         clock: Arc<dyn Clock>,
         source: Arc<str>,
     ) -> Self {
-        let (store, registry) = (Arc::new(store), Arc::new(registry));
+        let store = Arc::new(store);
+        let registry = Arc::new(registry);
         let shared: Arc<dyn Store> = Arc::<CountingStore>::clone(&store);
         let outputs = Hub::new(shared, Arc::clone(&clock), Arc::clone(&source));
         Self { store, clock, registry, source, outputs }
@@ -174,7 +175,8 @@ impl Journals {
         id: &EventId,
     ) -> Result<bool, JournalError> {
         let row = self.row(run_id).await?;
-        let (codec, entry) = (self.codec(&row.workflow)?, entry.clone());
+        let codec = self.codec(&row.workflow)?;
+        let entry = entry.clone();
         let event = codec.encode(entry, self.clock.now(), Metadata::empty())?.event;
         match self.append_event(run_id, event.with_id(id.clone())).await {
             Ok(()) => Ok(true),
@@ -268,7 +270,8 @@ impl Journals {
             include_deleted: true,
             ..RunFilter::default()
         };
-        let (mut page, mut rows) = (PageRequest::first(PAGE), Vec::new());
+        let mut page = PageRequest::first(PAGE);
+        let mut rows = Vec::new();
         loop {
             let found = self.store.runs(&filter, &page).await?;
             rows.extend(found.rows);
@@ -315,7 +318,8 @@ impl Journals {
         if let Some(continued) = last.first().and_then(is_it) {
             return Ok(Some(continued));
         }
-        let (stream, mut after) = (StreamId::of_run(&row.id)?, 0);
+        let stream = StreamId::of_run(&row.id)?;
+        let mut after = 0;
         loop {
             let page = self.store.read_stream(&stream, after, PAGE).await?;
             let Some(last) = page.last() else { return Ok(None) };
@@ -332,7 +336,9 @@ impl Journals {
         run_id: &str,
         workflow: &str,
     ) -> Result<Vec<(Signaled, Event)>, JournalError> {
-        let (stream, mut after, mut signals) = (StreamId::of_run(run_id)?, 0, Vec::new());
+        let stream = StreamId::of_run(run_id)?;
+        let mut after = 0;
+        let mut signals = Vec::new();
         loop {
             let page = self.store.read_stream(&stream, after, PAGE).await?;
             let Some(last) = page.last() else { break };
@@ -382,6 +388,5 @@ fn choose(rows: Vec<RunRecord>) -> Option<RunRecord> {
 fn start_metadata(given: Metadata, run_id: &str) -> Metadata {
     let run_id: Arc<str> = run_id.into();
     let correlation_id = given.correlation_id.or_else(|| Some(Arc::clone(&run_id)));
-    let (reply_to, incarnation) = (None, None);
-    Metadata { correlation_id, run_id: Some(run_id), reply_to, incarnation, ..given }
+    Metadata { correlation_id, run_id: Some(run_id), reply_to: None, incarnation: None, ..given }
 }

@@ -70,7 +70,8 @@ impl Machine {
             return Ok(None);
         }
         if let Some(request) = found.request().filter(|request| !request.accepts(entry)) {
-            let (recorded, asked) = (entry_name(entry), request.describe());
+            let recorded = entry_name(entry);
+            let asked = request.describe();
             return Err(Mismatch { operation, recorded, asked });
         }
         if let Some(outcome) = outcome(entry, found.request()) {
@@ -127,7 +128,8 @@ impl Machine {
                 None
             }
             (State::Retrying { attempt, .. }, Some(Request::Task(task))) => {
-                let (attempt, task) = (*attempt, task.clone());
+                let attempt = *attempt;
+                let task = task.clone();
                 found.state = State::Waiting { attempt, until: None };
                 let assignment = self.assignment(operation, &task, attempt);
                 self.recording.push(Entry::TaskAssigned(assignment));

@@ -60,7 +60,8 @@ impl Machine {
             }
             Request::Signal { name, .. } if self.signals.has_surplus(name) => Vec::new(),
             Request::Signal { name, timeout: Some(timeout) } => {
-                let (name, deadline) = (name.clone(), now + *timeout);
+                let name = name.clone();
+                let deadline = now + *timeout;
                 vec![Entry::SignalAwaited(SignalAwaited { operation, name, deadline })]
             }
             Request::Child(child) => {
@@ -75,7 +76,8 @@ impl Machine {
                 ]
             }
             Request::Status { text, progress } => {
-                let (text, progress) = (text.clone(), progress.clone());
+                let text = text.clone();
+                let progress = progress.clone();
                 vec![Entry::StatusSet(StatusSet { operation, text, progress })]
             }
         }

@@ -29,7 +29,8 @@ impl Mismatch {
     /// The failure recorded in the journal for a mismatch.
     #[must_use]
     pub fn to_failure(&self) -> Failure {
-        let (recorded, asked) = (&self.recorded, &self.asked);
+        let recorded = &self.recorded;
+        let asked = &self.asked;
         Failure::new(Self::CODE, self.to_string()).with_details(
             json!({"operation": self.operation, "recorded": recorded, "asked": asked}),
         )

@@ -118,7 +118,8 @@ pub async fn should_release_prefetched_events_of_a_dropped_subscription(harness:
 pub async fn should_settle_after_the_subscription_is_gone(harness: Harness<'_>) {
     let mut reader = harness.subscribe(harness.all("g")).await;
     harness.publish([1, 2]).await;
-    let (first, second) = (reader.next().await, reader.next().await);
+    let first = reader.next().await;
+    let second = reader.next().await;
     drop(reader);
     harness.within("acknowledge", first.ack()).await.unwrap();
     harness.within("release", second.release()).await.unwrap();

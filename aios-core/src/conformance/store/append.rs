@@ -9,7 +9,8 @@ use crate::store::{Append, EventStoreExt, Expected, StoreError};
 
 /// Events of one append get the next versions and positions, in order.
 pub async fn should_append_several_events_in_order(harness: Harness<'_>) {
-    let (first, second) = (events([1, 2, 3]), events([4, 5]));
+    let first = events([1, 2, 3]);
+    let second = events([4, 5]);
     let appended = harness.append("a", first.clone()).await;
     assert_eq!(appended, stored(3, 3));
     assert_eq!(harness.append("b", events([9])).await, stored(1, 4));
@@ -33,7 +34,8 @@ pub async fn should_check_the_expected_version(harness: Harness<'_>) {
         (Expected::Exact(3), false, false),
         (Expected::Exact(u64::MAX), false, false),
     ] {
-        let (empty, two) = (format!("empty/{expected:?}"), format!("two/{expected:?}"));
+        let empty = format!("empty/{expected:?}");
+        let two = format!("two/{expected:?}");
         harness.append(&two, events([1, 2])).await;
         for (name, fits) in [(empty, fits_empty), (two, fits_two)] {
             let append = Append::new(stream(&name), events([3])).with_expected(expected);

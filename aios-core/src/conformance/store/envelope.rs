@@ -157,7 +157,8 @@ pub async fn should_keep_names_of_every_length(harness: Harness<'_>) {
     for name in ["x".repeat(255), "ä".repeat(127), "✓".repeat(85), "x".to_owned()] {
         let mut event = typed("test.thing.happened", &json!(1)).with_id(name.parse().unwrap());
         event.source = name.as_str().into();
-        let (a, c) = ("a".repeat(80), "c".repeat(255 - 82 - 80));
+        let a = "a".repeat(80);
+        let c = "c".repeat(255 - 82 - 80);
         event.event_type = format!("{a}.{}.{c}", "b".repeat(80)).parse().unwrap();
         harness.append(&name, vec![event.clone()]).await;
         let read = harness.stream(&name).await.remove(0);

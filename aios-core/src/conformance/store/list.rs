@@ -31,12 +31,14 @@ fn second(number: i64) -> Timestamp {
 pub async fn should_keep_an_agent_deleted_whatever_is_reported_late(harness: Harness<'_>) {
     use AgentStatus::{Running, Stopped, Waiting};
     let registered = |id: &str| json!({ "agent_id": id, "name": id });
-    let (mut expected, mut number) = (Vec::new(), 0);
+    let mut expected = Vec::new();
+    let mut number = 0;
     for order in permutations(vec!["deleted", "seen", "running", "stopped", "created"]) {
         let id = format!("a{number:03}");
         number += 1;
         let status = |status: &str| json!({ "agent_id": id, "status": status });
-        let (mut events, mut row) = (Vec::new(), (Waiting, false));
+        let mut events = Vec::new();
+        let mut row = (Waiting, false);
         for action in std::iter::once("created").chain(order) {
             let (action, data, next) = match (action, row) {
                 ("created", _) => ("created", registered(&id), (Waiting, false)),
@@ -100,7 +102,8 @@ pub async fn should_list_runs_of_a_time_in_order(harness: Harness<'_>) {
             created_before: before.map(second),
             ..RunFilter::default()
         };
-        let (mut request, mut found) = (Some(PageRequest::first(3)), Vec::new());
+        let mut request = Some(PageRequest::first(3));
+        let mut found = Vec::new();
         while let Some(page) = request {
             let page = harness.store.runs(&filter, &page).await.unwrap();
             found.extend(page.rows.into_iter().map(|run| run.created_at));

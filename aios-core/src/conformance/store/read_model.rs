@@ -134,7 +134,8 @@ pub async fn should_record_heartbeats_of_agents_outside_the_log(harness: Harness
         agent(&harness, "registered", registered).await;
     }
     agent(&harness, "status_changed", json!({ "agent_id": "a2", "status": "missing" })).await;
-    let (head, rows) = (harness.store.head().await.unwrap(), agents(&harness).await);
+    let head = harness.store.head().await.unwrap();
+    let rows = agents(&harness).await;
     let at = rows.iter().map(|row| row.updated_at).max().unwrap() + Duration::from_secs(60);
     let ids = ["a1", "a2", "missing"].map(str::to_owned);
     let left = harness.store.touch_agents(&ids, at).await.unwrap();
@@ -169,7 +170,8 @@ pub async fn should_filter_runs(harness: Harness<'_>) {
     harness.append_to_run("b", "workflows.deploy.completed", json!({ "result": 1 })).await;
     harness.append_to_run("c", "workflows.deploy.paused", json!({})).await;
     let ended = vec![RunStatus::Completed, RunStatus::Paused];
-    let (deploy, missing) = (Some("deploy".to_owned()), Some("missing".to_owned()));
+    let deploy = Some("deploy".to_owned());
+    let missing = Some("missing".to_owned());
     for (filter, expected) in [
         (RunFilter::default(), &["a", "b", "c", "d"][..]),
         (RunFilter { workflow: deploy.clone(), ..RunFilter::default() }, &["a", "b", "c"]),
@@ -200,7 +202,8 @@ pub async fn should_filter_tasks_and_agents(harness: Harness<'_>) {
         harness.append("agents", vec![event]).await;
     }
     harness.append_to_run("r2", "agents.backend.task_completed", json!({ "task_id": "t3" })).await;
-    let (backend, run) = (Some("backend".to_owned()), Some("r1".to_owned()));
+    let backend = Some("backend".to_owned());
+    let run = Some("r1".to_owned());
     let done = Some(TaskStatus::Completed);
     for (filter, count) in [
         (TaskFilter::default(), 3),
@@ -233,7 +236,8 @@ pub async fn should_page_in_the_order_of_keys(harness: Harness<'_>) {
     }
     let whole = runs(&harness, RunFilter::default()).await;
     let mut request = Some(PageRequest::first(10));
-    let (mut paged, mut sizes) = (Vec::new(), Vec::new());
+    let mut paged = Vec::new();
+    let mut sizes = Vec::new();
     while let Some(next) = request {
         let page = harness.store.runs(&RunFilter::default(), &next).await.unwrap();
         sizes.push(page.rows.len());

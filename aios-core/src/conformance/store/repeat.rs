@@ -78,7 +78,9 @@ pub async fn should_refuse_an_append_that_is_stored_in_part(harness: Harness<'_>
 
 /// The same events in another order are not a repetition.
 pub async fn should_refuse_repeated_events_in_another_order(harness: Harness<'_>) {
-    let (one, two, three) = (event(1), event(2), event(3));
+    let one = event(1);
+    let two = event(2);
+    let three = event(3);
     harness.append("a", vec![one.clone(), two.clone(), three.clone()]).await;
     for other in [vec![two, one.clone()], vec![one, three]] {
         let error = harness.try_append(Append::new(stream("a"), other)).await.unwrap_err();
@@ -109,7 +111,8 @@ pub async fn should_refuse_a_duplicate_id_in_one_append(harness: Harness<'_>) {
 
 /// A foreign id that equals the name from which another id was derived is a different id.
 pub async fn should_keep_derived_and_foreign_ids_apart(harness: Harness<'_>) {
-    let (derived, foreign) = (EventId::derive("r1/1#1"), "r1/1#1".parse::<EventId>().unwrap());
+    let derived = EventId::derive("r1/1#1");
+    let foreign = "r1/1#1".parse::<EventId>().unwrap();
     for (position, id) in [(1, derived.clone()), (2, foreign.clone())] {
         let appended = harness.append("a", vec![event(1).with_id(id)]).await;
         assert_eq!(appended, stored(position, position));
@@ -120,7 +123,8 @@ pub async fn should_keep_derived_and_foreign_ids_apart(harness: Harness<'_>) {
 
 /// The events of a refused append can be appended in another way.
 pub async fn should_store_nothing_of_a_refused_append(harness: Harness<'_>) {
-    let (old, new) = (event(1), event(2));
+    let old = event(1);
+    let new = event(2);
     harness.append("a", vec![old.clone()]).await;
     let mixed = Append::new(stream("b"), vec![new.clone(), old]);
     assert!(harness.try_append(mixed).await.is_err());

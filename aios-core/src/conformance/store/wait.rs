@@ -88,7 +88,8 @@ async fn outdated(harness: &Harness<'_>) -> Vec<String> {
 async fn due(harness: &Harness<'_>, up_to: i64) -> Vec<(i64, String)> {
     let mut found: Vec<DueRun> = Vec::new();
     loop {
-        let (shards, beyond) = ([Shard::new(SHARD).unwrap()], found.last());
+        let shards = [Shard::new(SHARD).unwrap()];
+        let beyond = found.last();
         let page = notes(harness).due_runs(&shards, beyond, at(up_to), 2).await.unwrap();
         let is_last = page.len() < 2;
         found.extend(page);

@@ -141,7 +141,8 @@ impl FakeProvider {
 
     async fn serve(port: u16, script: Script) -> io::Result<Self> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).await?;
-        let (address, script) = (listener.local_addr()?, Arc::new(script));
+        let address = listener.local_addr()?;
+        let script = Arc::new(script);
         let server = tokio::spawn(serve::serve(listener, Arc::clone(&script)));
         Ok(Self { address, script, server })
     }

@@ -43,7 +43,8 @@ impl FakeReply {
     /// Status 429 with the header `Retry-After`, in whole seconds.
     #[must_use]
     pub fn rate_limited(retry_after: Duration) -> Self {
-        let (status, message) = (429, "Rate limit reached".to_owned());
+        let status = 429;
+        let message = "Rate limit reached".to_owned();
         Self(Kind::Status { status, message, retry_after: Some(retry_after) })
     }
 

@@ -80,8 +80,7 @@ impl NativeRemoteClient {
         }
         let remote =
             Client::new(url, options).map_err(|error| ErrorInfo::from(error).into_error(py))?;
-        let log = Follower::default();
-        Ok(Self { calls: client.shared_calls(), client: remote, log })
+        Ok(Self { calls: client.shared_calls(), client: remote, log: Follower::default() })
     }
 
     /// Subject and permissions of the caller.
@@ -256,7 +255,8 @@ impl NativeRemoteClient {
             let message = "a remote client follows the log and belongs to no group; omit `group`";
             return Err(unsupported(message).into_error(py));
         }
-        let (client, calls) = (self.client.clone(), Arc::clone(&self.calls));
+        let client = self.client.clone();
+        let calls = Arc::clone(&self.calls);
         self.calls
             .call(py, async move { RemoteEventStream::begin(&client, &patterns, calls).await })
     }
@@ -268,7 +268,8 @@ impl NativeRemoteClient {
         limit: usize,
         wait: bool,
     ) -> PyResult<Bound<'py, PyAny>> {
-        let (client, log) = (self.client.clone(), self.log.clone());
+        let client = self.client.clone();
+        let log = self.log.clone();
         self.calls.call(py, async move {
             let query = EventQuery::new().with_after(after);
             let events = match wait {

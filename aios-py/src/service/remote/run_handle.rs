@@ -104,7 +104,8 @@ impl RemoteRunHandle {
 
     /// Events of the run with this id after a version; see `NativeRunHandle.events`.
     fn events<'py>(&self, py: Python<'py>, after: u64) -> PyResult<Bound<'py, PyAny>> {
-        let (run, followed) = (self.run.clone(), self.followed.clone());
+        let run = self.run.clone();
+        let followed = self.followed.clone();
         self.calls.call(py, async move {
             let page = followed.next_by(after, PAGE, |event| event.version, |_| run.events(0));
             match page.await? {
@@ -120,7 +121,8 @@ impl RemoteRunHandle {
         operation: u64,
         new_id: String,
     ) -> PyResult<Bound<'py, PyAny>> {
-        let (run, calls) = (self.run.clone(), Arc::clone(&self.calls));
+        let run = self.run.clone();
+        let calls = Arc::clone(&self.calls);
         self.calls.call(py, async move {
             let forked = run.fork(operation, Some(&new_id)).await?;
             Ok::<_, ErrorInfo>(Self::answer(&calls, forked))
@@ -128,7 +130,8 @@ impl RemoteRunHandle {
     }
 
     fn retry<'py>(&self, py: Python<'py>, new_id: String) -> PyResult<Bound<'py, PyAny>> {
-        let (run, calls) = (self.run.clone(), Arc::clone(&self.calls));
+        let run = self.run.clone();
+        let calls = Arc::clone(&self.calls);
         self.calls.call(py, async move {
             let retried = run.retry(Some(&new_id)).await?;
             Ok::<_, ErrorInfo>(Self::answer(&calls, retried))

@@ -57,8 +57,12 @@ impl State {
 
 impl KeyCache {
     pub(super) fn new(issuer: String, source: impl KeySource) -> Self {
-        let (state, fetching) = (RwLock::default(), Mutex::default());
-        Self { issuer, source: Box::new(source), state, fetching }
+        Self {
+            issuer,
+            source: Box::new(source),
+            state: RwLock::default(),
+            fetching: Mutex::default(),
+        }
     }
 
     pub(super) fn issuer(&self) -> &str {
@@ -133,7 +137,9 @@ impl KeyCache {
                 if state.failure.is_some() {
                     info!(issuer = self.issuer, "the keys of the issuer can be fetched again");
                 }
-                let (keys, fetched_at, failure) = (Arc::new(keys), Some(now), None);
+                let keys = Arc::new(keys);
+                let fetched_at = Some(now);
+                let failure = None;
                 *state = State { keys, fetched_at, max_age, failure };
             }
             Err(error) => {

@@ -122,7 +122,8 @@ fn rsa(jwk: &Jwk) -> Option<(&'static str, Material)> {
         "PS512" => ("PS512", &signature::RSA_PSS_2048_8192_SHA512),
         _ => return None,
     };
-    let (modulus, exponent) = (decode(jwk.n.as_deref())?, decode(jwk.e.as_deref())?);
+    let modulus = decode(jwk.n.as_deref())?;
+    let exponent = decode(jwk.e.as_deref())?;
     Some((algorithm, Material::Rsa { modulus, exponent, parameters }))
 }
 
@@ -132,7 +133,8 @@ fn point(
     size: usize,
     verification: &'static dyn signature::VerificationAlgorithm,
 ) -> Option<Material> {
-    let (x, y) = (decode(jwk.x.as_deref())?, decode(jwk.y.as_deref())?);
+    let x = decode(jwk.x.as_deref())?;
+    let y = decode(jwk.y.as_deref())?;
     let is_point = x.len() == size && y.len() == size;
     is_point.then(|| Material::Point { bytes: [vec![4], x, y].concat(), verification })
 }

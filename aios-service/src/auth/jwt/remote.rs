@@ -98,7 +98,8 @@ impl OidcKeys {
         let discovery: Discovery =
             serde_json::from_str(&document.json).map_err(|error| failed(error.to_string()))?;
         if discovery.issuer != self.issuer {
-            let (ours, theirs) = (&self.issuer, discovery.issuer);
+            let ours = &self.issuer;
+            let theirs = discovery.issuer;
             return Err(failed(format!("it names the issuer {theirs:?}, not {ours:?}")));
         }
         secure(&discovery.jwks_uri).map_err(|error| failed(error.to_string()))

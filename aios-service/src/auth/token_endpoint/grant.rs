@@ -71,7 +71,8 @@ impl TokenEndpoint {
         let form = form(headers, body)?;
         let (subject, permissions) = self.account(headers, &form)?;
         let scope = scope(permissions, form.scope.as_deref())?;
-        let (now, lifetime) = (self.clock.now(), self.lifetime);
+        let now = self.clock.now();
+        let lifetime = self.lifetime;
         let claims = value!({
             "iss": self.issuer,
             "aud": self.audience,

@@ -68,7 +68,8 @@ pub(super) async fn create_agent(
     let change = change(&caller.identity, &headers, &ids);
     let agents = managed(&api)?;
     let agent = agents.create(&agent_type, &name, id.as_deref(), config, change).await?;
-    let (location, tag) = (prefix.location(&["agents", &agent.record.id]), tag(&agent));
+    let location = prefix.location(&["agents", &agent.record.id]);
+    let tag = tag(&agent);
     Ok(etag::with(api.created(resource(agent.record), &location), &tag))
 }
 

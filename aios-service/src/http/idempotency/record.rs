@@ -203,7 +203,8 @@ async fn final_answer(response: Response) -> (Response, Option<RequestAnswered>)
         return (response, None);
     }
     let headers = response.headers();
-    let (location, etag) = (text(headers, &header::LOCATION), text(headers, &header::ETAG));
+    let location = text(headers, &header::LOCATION);
+    let etag = text(headers, &header::ETAG);
     let error = response.extensions().get::<ApiError>().map(ApiError::failure);
     let (parts, body) = response.into_parts();
     // The body was made by a handler, and is in memory.

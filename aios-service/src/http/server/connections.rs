@@ -181,7 +181,8 @@ mod tests {
     fn should_close_the_connection_that_waits_longest_for_another() {
         let clock = Arc::new(VirtualClock::new(Timestamp::UNIX_EPOCH));
         let connections = Connections::new(2, clock);
-        let (first, second) = (add(&connections).unwrap(), add(&connections).unwrap());
+        let first = add(&connections).unwrap();
+        let second = add(&connections).unwrap();
         drop(first.begin());
         assert!(add(&connections).is_none());
         assert!(is_closed(&second) && !is_closed(&first));
@@ -194,7 +195,8 @@ mod tests {
         let clock = Arc::new(VirtualClock::new(Timestamp::UNIX_EPOCH));
         let connections = Connections::new(1, clock);
         let first = add(&connections).unwrap();
-        let (one, two) = (first.begin(), first.begin());
+        let one = first.begin();
+        let two = first.begin();
         assert!(add(&connections).is_none());
         drop(one);
         assert!(add(&connections).is_none() && !is_closed(&first));
@@ -207,7 +209,8 @@ mod tests {
         let clock = Arc::new(VirtualClock::new(Timestamp::UNIX_EPOCH));
         let connections = Connections::new(9, Arc::clone(&clock) as Arc<dyn Clock>);
         let idle = Duration::from_secs(10);
-        let (first, busy) = (add(&connections).unwrap(), add(&connections).unwrap());
+        let first = add(&connections).unwrap();
+        let busy = add(&connections).unwrap();
         let request = busy.begin();
         clock.advance(Duration::from_secs(9));
         connections.close_idle(idle);

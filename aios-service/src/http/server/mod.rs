@@ -62,7 +62,8 @@ pub async fn serve_with(
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let graceful = GracefulShutdown::new();
     let connections = Connections::new(options.max_connections, Arc::clone(&clock));
-    let (idle_timeout, drain_timeout) = (options.idle_timeout, options.drain_timeout);
+    let idle_timeout = options.idle_timeout;
+    let drain_timeout = options.drain_timeout;
     let background = background(&options, &connections, &*clock);
     let mut background = pin!(background);
     let server = Server::new(router, options.clone(), Arc::clone(&clock));

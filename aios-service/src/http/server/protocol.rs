@@ -55,7 +55,8 @@ impl Server {
         connection: Connection,
         watcher: Watcher,
     ) -> impl Future<Output = ()> + Send + 'static {
-        let (server, connection) = (self.clone(), Arc::new(connection));
+        let server = self.clone();
+        let connection = Arc::new(connection);
         async move {
             let options = &server.0.options;
             let clock = Arc::clone(&server.0.clock);
@@ -163,7 +164,8 @@ impl Server {
     + 'static {
         let parts = Arc::clone(&self.0);
         service_fn(move |request: Request<Incoming>| {
-            let (parts, counted) = (Arc::clone(&parts), connection.begin());
+            let parts = Arc::clone(&parts);
+            let counted = connection.begin();
             async move {
                 let Parts { router, options, clock } = &*parts;
                 let timed =

@@ -83,7 +83,8 @@ impl Tls {
         certificates: impl Into<PathBuf>,
         key: impl Into<PathBuf>,
     ) -> Result<Self, InvalidCertificate> {
-        let (certificates, key) = (certificates.into(), key.into());
+        let certificates = certificates.into();
+        let key = key.into();
         let provider = Arc::new(ring::default_provider());
         let contents = read(&certificates, &key).await?;
         let certified = certified(&contents, &certificates, &key, &provider)?;

@@ -157,18 +157,21 @@ fn result_of(id: &TaskId, event: &Event) -> Result<Option<TaskResult>, ApiError>
     Ok(match event.event_type.segments() {
         (agent::DOMAIN, _, TASK_COMPLETED) => {
             let TaskCompleted { task_id, output, .. } = event.data()?;
-            let (status, output) = (TaskStatus::Completed, Some(output));
+            let status = TaskStatus::Completed;
+            let output = Some(output);
             (task_id == *id).then_some(TaskResult { status, output, failure: None })
         }
         (agent::DOMAIN, _, TASK_CANCELLED) => {
             let Cancelled { task_id } = event.data()?;
-            let (status, output) = (TaskStatus::Cancelled, None);
+            let status = TaskStatus::Cancelled;
+            let output = None;
             (task_id == *id).then_some(TaskResult { status, output, failure: None })
         }
         (workflow::DOMAIN, _, OPERATION_FAILED) => {
             let OperationFailed { operation, failure, .. } = event.data()?;
             let is_it = id.run().is_some_and(|(_, own)| own == operation);
-            let (status, failure) = (TaskStatus::Failed, Some(failure));
+            let status = TaskStatus::Failed;
+            let failure = Some(failure);
             is_it.then_some(TaskResult { status, output: None, failure })
         }
         _ => None,

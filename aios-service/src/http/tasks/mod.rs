@@ -279,7 +279,9 @@ async fn list_tasks_of_agent(
 ) -> Result<Response, ApiError> {
     agents::find(&api, &id).await?;
     let AgentTaskQuery { status, created_after, created_before, limit, after } = query;
-    let (run_id, agent_type, include_deleted) = (None, None, None);
+    let run_id = None;
+    let agent_type = None;
+    let include_deleted = None;
     let agent_id = Some(id);
     let query = TaskQuery {
         status,

@@ -39,7 +39,8 @@ impl Line<'_> {
 
     fn json(&self) -> String {
         let mut line = String::with_capacity(256);
-        let (time, level) = (self.time.to_string(), self.level.as_str());
+        let time = self.time.to_string();
+        let level = self.level.as_str();
         for (name, value) in [
             ("time", time.as_str()),
             ("level", level),
@@ -59,7 +60,9 @@ impl Line<'_> {
 
     fn text(&self) -> String {
         let mut line = String::with_capacity(256);
-        let (time, level, target) = (self.time, self.level, self.target);
+        let time = self.time;
+        let level = self.level;
+        let target = self.target;
         let _ = write!(line, "{time} {level:>5} {target}: {}", one_line(self.message));
         for (name, value) in self.sorted() {
             match value {
@@ -104,7 +107,9 @@ mod tests {
     use super::*;
 
     fn line<'l>(message: &'l str, values: &'l [(&'static str, Value)]) -> Line<'l> {
-        let (time, level, target) = (Timestamp::UNIX_EPOCH, Level::WARN, "shop");
+        let time = Timestamp::UNIX_EPOCH;
+        let level = Level::WARN;
+        let target = "shop";
         Line { time, level, message, target, values }
     }
 

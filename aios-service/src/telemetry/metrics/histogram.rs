@@ -80,7 +80,8 @@ impl HistogramFn for Buckets {
             bucket.count.fetch_add(1, Ordering::Release);
             GaugeFn::increment(&self.sum, value);
             if let Some(trace) = TraceParent::current().filter(|trace| trace.is_sampled()) {
-                let (trace_id, at) = (trace.trace_id, SystemClock.now());
+                let trace_id = trace.trace_id;
+                let at = SystemClock.now();
                 *bucket.exemplar.lock() = Some(Exemplar { trace_id, value, at });
             }
         }

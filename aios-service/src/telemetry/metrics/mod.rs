@@ -69,7 +69,8 @@ impl Metrics {
     pub fn routes(&self, runtime: Arc<Runtime>) -> Router {
         let metrics = self.clone();
         let scrape = move || {
-            let (metrics, runtime) = (metrics.clone(), Arc::clone(&runtime));
+            let metrics = metrics.clone();
+            let runtime = Arc::clone(&runtime);
             async move { metrics.scrape(&runtime) }
         };
         Router::new().route("/metrics", get(scrape))

@@ -25,7 +25,8 @@ pub(super) fn observe() {
 /// The time in user and kernel mode. The name of the program, in parentheses, may contain spaces.
 fn ticks(stat: &str) -> Option<u64> {
     let mut fields = stat.rsplit_once(')')?.1.split_whitespace().skip(11);
-    let (user, kernel) = (fields.next()?.parse::<u64>().ok()?, fields.next()?.parse::<u64>().ok()?);
+    let user = fields.next()?.parse::<u64>().ok()?;
+    let kernel = fields.next()?.parse::<u64>().ok()?;
     user.checked_add(kernel)
 }
 

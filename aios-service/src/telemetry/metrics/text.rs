@@ -102,7 +102,8 @@ fn write_histogram(text: &mut String, base: &str, labels: &str, buckets: &Bucket
 fn write_exemplar(text: &mut String, exemplar: &Exemplar) -> fmt::Result {
     let Exemplar { trace_id, value, at } = exemplar;
     let micros = at.as_micros();
-    let (seconds, fraction) = (micros.div_euclid(1_000_000), micros.rem_euclid(1_000_000));
+    let seconds = micros.div_euclid(1_000_000);
+    let fraction = micros.rem_euclid(1_000_000);
     writeln!(text, " # {{trace_id=\"{trace_id}\"}} {} {seconds}.{fraction:06}", number(*value))
 }
 

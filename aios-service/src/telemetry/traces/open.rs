@@ -167,7 +167,8 @@ mod tests {
 
     #[test]
     fn should_contain_what_was_inserted_and_join_sequences() {
-        let (mut numbers, mut set) = (Numbers::default(), BTreeSet::new());
+        let mut numbers = Numbers::default();
+        let mut set = BTreeSet::new();
         for number in [5, 3, 4, 9, u64::MAX, 4, 1, 2, u64::MAX - 1, 7, 8, 6] {
             numbers.insert(number);
             set.insert(number);

@@ -52,7 +52,8 @@ pub(crate) async fn trace(
         request.headers_mut().remove("tracestate");
     }
     let route = request.extensions().get::<MatchedPath>().map(|path| path.as_str().to_owned());
-    let (method, start) = (request.method().clone(), SystemClock.now());
+    let method = request.method().clone();
+    let start = SystemClock.now();
     let mut response = next.run(request).await;
     if let Ok(value) = HeaderValue::try_from(context.to_string()) {
         response.headers_mut().insert(TRACE_RESPONSE, value);

@@ -77,7 +77,8 @@ impl Tracer {
     /// Applies the next event of the run. Returns the spans that end with it.
     pub(super) fn apply(&mut self, recorded: &RecordedEvent) -> Vec<Span> {
         self.version = recorded.version;
-        let (event, at) = (&recorded.event, recorded.event.timestamp);
+        let event = &recorded.event;
+        let at = recorded.event.timestamp;
         let mut spans = Vec::new();
         if let Some(record) = Record::of(event).filter(|_| !self.has_ended) {
             match record {
@@ -97,7 +98,8 @@ impl Tracer {
     }
 
     fn start(&mut self, recorded: &RecordedEvent, begun: &Start) {
-        let (event, metadata) = (&recorded.event, &recorded.event.metadata);
+        let event = &recorded.event;
+        let metadata = &recorded.event.metadata;
         let start = begun.start_at.map_or(event.timestamp, |at| at.max(event.timestamp));
         // A fork has the times of the run whose beginning it copied.
         let start = begun.forked_from.as_ref().and_then(|_| time_of(&event.id)).unwrap_or(start);
@@ -265,7 +267,8 @@ impl Tracer {
     }
 
     fn assign(&mut self, task: &Task, attempt: u32, agent_id: Option<&str>, event: &Event) {
-        let (operation, at) = (task.operation, event.timestamp);
+        let operation = task.operation;
+        let at = event.timestamp;
         let name = format!("task {}", task.agent_type);
         let Some(open) = self.begin(operation, &name, SpanKind::Producer, at) else { return };
         if open.span.attribute("aios.agent_type").is_none() {

@@ -131,7 +131,9 @@ impl Type<Postgres> for PgTextArray {
 impl Encode<'_, Postgres> for PgTextArray {
     /// Writes the binary format of arrays; see `array_recv` in PostgreSQL's `arrayfuncs.c`.
     fn encode_by_ref(&self, buffer: &mut PgArgumentBuffer) -> Result<IsNull, BoxDynError> {
-        let (dimensions, has_nulls, lower_bound) = (1_u32, 0_u32, 1_u32);
+        let dimensions = 1_u32;
+        let has_nulls = 0_u32;
+        let lower_bound = 1_u32;
         for number in [dimensions, has_nulls, TEXT, self.count, lower_bound] {
             buffer.extend(number.to_be_bytes());
         }

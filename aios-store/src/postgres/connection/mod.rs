@@ -216,7 +216,8 @@ impl Database {
             return Some(Err(sqlx::Error::PoolClosed));
         }
         let connection = self.within(self.connect_timeout(), self.0.pool.acquire()).await?;
-        let (size, idle) = (self.0.pool.size(), self.0.pool.num_idle());
+        let size = self.0.pool.size();
+        let idle = self.0.pool.num_idle();
         measure::connections(size, u32::try_from(idle).unwrap_or(u32::MAX));
         Some(connection.map(ConnectionGuard::new))
     }

@@ -65,7 +65,8 @@ impl PostgresStore {
 
     /// The names of a page of streams, as they are stored.
     async fn page_of_streams(&self, page: &ExpirePage) -> Result<Vec<String>, StoreError> {
-        let (operation, database) = ("find old streams", &self.0.database);
+        let operation = "find old streams";
+        let database = &self.0.database;
         let (after, end) = names(page);
         let query = Statement::new(database.schema().fill(STREAMS_PAGE))
             .bind(escape(after))

@@ -65,7 +65,8 @@ impl Request {
         match strange {
             Some(path) => Err(NotUtf8 { path }),
             None => {
-                let (concurrency, python_agent) = (job.concurrency, job.python_agent);
+                let concurrency = job.concurrency;
+                let python_agent = job.python_agent;
                 Ok(Self { tree, concurrency, python_agent })
             }
         }

@@ -116,7 +116,8 @@ pub(crate) async fn done(store: &Arc<dyn Store>, run_id: &str) -> Result<usize, 
         status: Some(TaskStatus::Completed),
         ..TaskFilter::default()
     };
-    let (mut done, mut request) = (0, Some(PageRequest::first(MAX_PAGE)));
+    let mut done = 0;
+    let mut request = Some(PageRequest::first(MAX_PAGE));
     while let Some(page) = request {
         let found = store.tasks(&filter, &page).await?;
         done += found.rows.iter().filter(|task| is_analyzer(&task.agent_type)).count();

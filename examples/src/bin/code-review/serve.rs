@@ -111,7 +111,8 @@ async fn start(State(reviews): Shared, Json(start): Json<Start>) -> Result<Respo
         let request = Request { tree, concurrency, python_agent: false };
         reviews.runtime.start(workflow::NAME, &request).id(&choice.run_id).await?;
     }
-    let (id, run) = (&choice.run_id, format!("/api/v1/runs/{}", choice.run_id));
+    let id = &choice.run_id;
+    let run = format!("/api/v1/runs/{}", choice.run_id);
     let body = json!({
         "id": id, "run": run, "events": format!("{run}/events"), "report": format!("/reviews/{id}/report"),
     });

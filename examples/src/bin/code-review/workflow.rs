@@ -50,8 +50,10 @@ pub(crate) async fn code_review(
     let scan = context.task("scanner", &request.tree).timeout(SCAN_TIMEOUT);
     let Scan { files, mut skipped } = scan.retry(patient()).await?;
 
-    let (total, root) = (files.len(), &request.tree.root);
-    let (context, has_model) = (&context, request.tree.model.is_some());
+    let total = files.len();
+    let root = &request.tree.root;
+    let context = &context;
+    let has_model = request.tree.model.is_some();
     let tasks = files.into_iter().map(|file| {
         let file = FileOf { root: root.clone(), path: file.path };
         let task = context.task::<Analysis>(request.analyzer_of(&file.path), &file);

@@ -71,7 +71,8 @@ impl Assignment {
 
     /// The data that the dispatcher needs.
     fn attempt(&self, run_id: &Arc<str>, operation: u64) -> Attempt {
-        let (run_id, awaited) = (Arc::clone(run_id), Arc::downgrade(&self.awaited));
+        let run_id = Arc::clone(run_id);
+        let awaited = Arc::downgrade(&self.awaited);
         Attempt { run_id, operation, number: self.attempt, awaited }
     }
 }
@@ -344,7 +345,8 @@ impl Driver {
     /// agent type that was assigned the task, and names the assignment as its cause.
     pub(super) fn judge(&self, event: &Event) -> Result<Answer, Refusal> {
         let unreadable = |_| Refusal::Foreign("its data can't be read");
-        let (mut waits, mut asks) = (false, false);
+        let mut waits = false;
+        let mut asks = false;
         let (operation, attempt, ended) = if event.event_type.action() == agent::TASK_HEARTBEAT {
             let beat: TaskHeartbeat = event.data().map_err(unreadable)?;
             (waits, asks) = (beat.waits, beat.asks);

@@ -127,7 +127,8 @@ impl Driver {
         }
         let check = self.engine.clock.now() + self.engine.options.child_poll_interval;
         self.engine.timers.set(check, &self.run_id, child.operation);
-        let (engine, run_id) = (Arc::clone(&self.engine), Arc::clone(&self.run_id));
+        let engine = Arc::clone(&self.engine);
+        let run_id = Arc::clone(&self.run_id);
         let span = SpanId::of_operation(&self.incarnation, child.operation);
         let traceparent = Some(self.trace.with_span(span).to_string().into());
         let metadata = Arc::new(Metadata { traceparent, ..(*self.metadata).clone() });
@@ -165,7 +166,8 @@ impl Driver {
             return;
         }
         let starting = std::mem::take(&mut self.children.starting);
-        let (engine, run_id) = (Arc::clone(&self.engine), Arc::clone(&self.run_id));
+        let engine = Arc::clone(&self.engine);
+        let run_id = Arc::clone(&self.run_id);
         let incarnation = self.incarnation.clone();
         let cancelling = cancel(engine, run_id, incarnation, running, starting, why);
         self.children.cancelling.spawn(cancelling);

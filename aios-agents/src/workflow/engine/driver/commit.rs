@@ -79,7 +79,8 @@ impl Driver {
         let Backoff { initial_delay, max_delay, .. } = self.engine.options.backoff;
         let pause = (initial_delay * 2_u32.saturating_pow(failures.min(16))).min(max_delay);
         let append = self.append_of(&records);
-        let (store, clock) = (Arc::clone(&self.engine.store), Arc::clone(&self.engine.clock));
+        let store = Arc::clone(&self.engine.store);
+        let clock = Arc::clone(&self.engine.clock);
         let appending = Box::pin(async move {
             clock.sleep(pause).await;
             store.append_one(append).await
@@ -255,8 +256,8 @@ impl Driver {
             Ok(()) => None,
             Err(Exit::Failed(error)) if error.is_retryable() => {
                 self.engine.store_failed(&error);
-                let (clock, pause) =
-                    (Arc::clone(&self.engine.clock), self.engine.options.backoff.max_delay);
+                let clock = Arc::clone(&self.engine.clock);
+                let pause = self.engine.options.backoff.max_delay;
                 self.reread_timer = Some(Box::pin(async move { clock.sleep(pause).await }));
                 None
             }
@@ -270,7 +271,8 @@ impl Driver {
             let page = self.engine.store.read_stream(&self.stream, self.version, PAGE).await;
             let page = page.map_err(Exit::Failed)?;
             let Some(last) = page.last() else { return Ok(()) };
-            let (version, is_last) = (last.version, page.len() < PAGE);
+            let version = last.version;
+            let is_last = page.len() < PAGE;
             let entries = page
                 .iter()
                 .map(|recorded| {

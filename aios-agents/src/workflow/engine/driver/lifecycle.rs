@@ -54,7 +54,8 @@ impl From<Exit> for Departure {
 /// Loads a run and drives it until it leaves memory. A panic blocks the run, and its messages are
 /// still handled.
 pub(in super::super) async fn run(engine: Arc<Engine>, activation: Activation) {
-    let (run_id, inbox) = (Arc::clone(&activation.run_id), Arc::clone(&activation.inbox));
+    let run_id = Arc::clone(&activation.run_id);
+    let inbox = Arc::clone(&activation.inbox);
     // Boxed here, because the future of a run is large and would be copied into every outer future.
     let run = Box::pin(run_to_exit(Arc::clone(&engine), activation));
     let departure = match guarded(&engine, run).await {

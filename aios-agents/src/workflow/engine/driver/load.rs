@@ -105,7 +105,8 @@ impl Driver {
         entries.clone().for_each(|entry| children.note(entry));
         let incarnation_text: Arc<str> = first.event.id.to_string().into();
         let clock = Arc::clone(&engine.clock);
-        let (incarnation, seed) = (Arc::clone(&incarnation_text), seed_of(&first.event, run_id));
+        let incarnation = Arc::clone(&incarnation_text);
+        let seed = seed_of(&first.event, run_id);
         let execution =
             Execution::new(Arc::clone(run_id), incarnation, seed, entries.clone(), clock);
         let metadata = run_metadata(&first.event, run_id);
@@ -160,7 +161,8 @@ impl Driver {
         if is_scheduled_later(&self.engine, started, entries) {
             return self.wait_for_start(started);
         }
-        let (workflow, version) = (self.workflow.clone(), started.version);
+        let workflow = self.workflow.clone();
+        let version = started.version;
         let registry = Arc::clone(&self.engine.journals.registry);
         let Some(registered) = registry.find(workflow.as_str(), version) else {
             let message = format!(
@@ -171,7 +173,8 @@ impl Driver {
         };
         let correlation_id = self.metadata.correlation_id.clone();
         let traceparent = Some(self.trace.to_string().into());
-        let (run_id, fence) = (Arc::clone(&self.run_id), Some(self.fence));
+        let run_id = Arc::clone(&self.run_id);
+        let fence = Some(self.fence);
         let info = RunInfo { run_id, workflow, version, correlation_id, traceparent, fence };
         self.execution.attach_code(&*registered.workflow, info, started.input.clone());
         Ok(())

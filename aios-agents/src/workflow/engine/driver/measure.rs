@@ -16,7 +16,8 @@ impl Driver {
             Entry::OperationFailed(_) => "failed",
             _ => "completed",
         };
-        let (durations, took) = (&self.engine.durations, at.duration_since(began_at));
+        let durations = &self.engine.durations;
+        let took = at.duration_since(began_at);
         match request {
             Request::Step { .. } => durations.step(&self.workflow, outcome, took, self.trace),
             Request::Task(task) => durations.task(&task.agent_type, outcome, took, self.trace),

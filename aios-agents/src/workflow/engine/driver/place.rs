@@ -80,7 +80,8 @@ impl Driver {
         if ![WORKFLOW_NOT_FOUND, UNKNOWN_VERSION].contains(&failure.code.as_str()) {
             return Ok(failure);
         }
-        let (engine, run_id) = (Arc::clone(&self.engine), Arc::clone(&self.run_id));
+        let engine = Arc::clone(&self.engine);
+        let run_id = Arc::clone(&self.run_id);
         let workflow = (self.workflow.as_str(), self.workflow_version);
         match engine.host_for(&run_id, workflow, &self.declined).await {
             Ok(Some(host)) => Err(self.move_to(host, failure).await),
@@ -94,7 +95,8 @@ impl Driver {
     }
 
     async fn move_to(&mut self, host: Fence, failure: Failure) -> Exit {
-        let (by, reason) = (self.engine.owner.as_str().into(), failure.message.clone());
+        let by = self.engine.owner.as_str().into();
+        let reason = failure.message.clone();
         let moved = Moved { to: Some(host), by, failure: Some(failure) };
         if let Err(exit) = self.append_last(Entry::Moved(Box::new(moved))).await {
             return exit;

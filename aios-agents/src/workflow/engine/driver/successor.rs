@@ -106,7 +106,8 @@ impl Driver {
                 first_run_id: Some(self.succession.first.to_string()),
                 ..Started::default()
             };
-            let (workflow, metadata) = (self.workflow.as_str(), Arc::clone(&self.metadata));
+            let workflow = self.workflow.as_str();
+            let metadata = Arc::clone(&self.metadata);
             let starting = self.engine.starting(&run_id.as_str().into());
             match self.engine.start_run(&run_id, workflow, started, metadata).await {
                 Ok(journal) => self.succession.started = Some(Some((starting, journal))),
@@ -284,7 +285,8 @@ async fn cancel_orphan(
         Err(error) => return Exit::Unreadable(error),
     };
     let append = Append::new(stream.clone(), vec![record.event]).with_fence(fence);
-    let (status, failure) = (RunStatus::Cancelled, Some(failure));
+    let status = RunStatus::Cancelled;
+    let failure = Some(failure);
     match engine.store.append_one(append).await {
         Ok(_) => Exit::Ended(RunOutcome { status, result: None, failure, continued_as: None }),
         Err(StoreError::Fenced { .. }) => Exit::NotOwner,

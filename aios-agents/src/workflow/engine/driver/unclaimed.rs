@@ -53,7 +53,8 @@ impl Driver {
     fn report_unclaimed(&mut self, operation: u64, now: Timestamp) -> Option<()> {
         let unclaimed_after = self.engine.options.unclaimed_after;
         let assignment = self.assigned.get_mut(&operation)?;
-        let (attempt, assigned_at) = (assignment.attempt, assignment.assigned_at);
+        let attempt = assignment.attempt;
+        let assigned_at = assignment.assigned_at;
         let queued = assignment.queued.as_mut()?;
         // While agents begin and end other tasks, this one counts as queued.
         let activity = self.engine.activity.of(&queued.queue().0);
@@ -64,7 +65,8 @@ impl Driver {
         queued.set_unclaimed();
         let queue = queued.queue().clone();
         if self.engine.activity.should_warn(&queue, now) {
-            let (agent_type, agent_id) = (&queue.0, queue.1.as_deref());
+            let agent_type = &queue.0;
+            let agent_id = queue.1.as_deref();
             warn!(
                 %agent_type, agent_id, run = %self.run_id, operation, %since,
                 "no agent begins tasks of this type; they wait"
@@ -81,9 +83,11 @@ impl Driver {
     /// Whether the message of a task that no agent has begun seems to be lost.
     pub(super) fn is_lost(&mut self, operation: u64, now: Timestamp) -> bool {
         let options = &self.engine.options;
-        let (patience, first_pause) = (options.heartbeat_timeout, options.redispatch_after);
+        let patience = options.heartbeat_timeout;
+        let first_pause = options.redispatch_after;
         let Some(assignment) = self.assigned.get_mut(&operation) else { return false };
-        let (held_at, dispatched_at) = (assignment.held_at, assignment.dispatched_at);
+        let held_at = assignment.held_at;
+        let dispatched_at = assignment.dispatched_at;
         let known_at = held_at.map_or(dispatched_at, |at| at.max(dispatched_at));
         let sought_at = assignment.sought_at;
         let silent_since = sought_at.map_or(known_at, |at| at.max(known_at));
@@ -113,7 +117,8 @@ impl Driver {
         assignment.suspected_at = None;
         assignment.sought_at = None;
         assignment.report_within = lost_after(&self.engine.options);
-        let (attempt, agent_type) = (assignment.attempt, assignment.agent_type().to_string());
+        let attempt = assignment.attempt;
+        let agent_type = assignment.agent_type().to_string();
         info!(run = %self.run_id, operation, attempt, "a task seems to be lost; dispatching it again");
         counter!("aios_tasks_redispatched_total", "agent_type" => agent_type).increment(1);
         self.execution.machine().repeat_task(operation);

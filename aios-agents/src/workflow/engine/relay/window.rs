@@ -62,7 +62,8 @@ pub(super) async fn publish(
         return Ok(Published::Nothing);
     }
     let first = engine.options.backoff.initial_delay;
-    let (mut backoff, mut rejected_since) = (first, None);
+    let mut backoff = first;
+    let mut rejected_since = None;
     while !waiting.is_empty() {
         if !engine.ownership.relays() {
             return Ok(Published::LeaseLost);

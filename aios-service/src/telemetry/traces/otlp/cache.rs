@@ -35,7 +35,8 @@ impl Cache {
         recorded: &RecordedEvent,
     ) -> Result<Vec<Span>, StoreError> {
         let Some(run_id) = recorded.stream.run_id() else { return Ok(Vec::new()) };
-        let (run_id, before) = (Box::from(run_id), recorded.version.saturating_sub(1));
+        let run_id = Box::from(run_id);
+        let before = recorded.version.saturating_sub(1);
         let known = self.runs.remove(&run_id);
         self.weight -= known.as_ref().map_or(0, Tracer::weight);
         let mut tracer = match known.filter(|tracer| tracer.version() == before) {

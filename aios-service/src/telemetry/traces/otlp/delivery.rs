@@ -81,7 +81,8 @@ impl Delivery {
     }
 
     async fn deliver_batch(&self, batch: &[Span]) {
-        let (mut pause, mut reported) = (PAUSE.0, None);
+        let mut pause = PAUSE.0;
+        let mut reported = None;
         loop {
             let error = match self.collector.send(batch).await {
                 Ok(rejected) => {

@@ -86,7 +86,8 @@ async fn work(mut queue: Receiver<Item>, delivery: Delivery) {
         if items.len() < BATCH && !items.iter().any(|item| matches!(item, Item::Flush(_))) {
             delivery.gather(GATHER).await;
         }
-        let (mut spans, mut flushed) = (Vec::new(), Vec::new());
+        let mut spans = Vec::new();
+        let mut flushed = Vec::new();
         while items.len() < BATCH
             && let Ok(item) = queue.try_recv()
         {

@@ -57,7 +57,8 @@ impl Lexer<'_> {
         let openers = self.openers();
         let opens = |byte: u8| openers.get(usize::from(byte)).copied().unwrap_or(false);
         let mut spans = Vec::new();
-        let (mut start, mut at) = (0, 0);
+        let mut start = 0;
+        let mut at = 0;
         while let Some(&byte) = self.bytes.get(at) {
             let Some((kind, end)) = opens(byte).then(|| self.span_at(at)).flatten() else {
                 at += 1;

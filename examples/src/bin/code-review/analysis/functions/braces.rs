@@ -16,7 +16,8 @@ struct Frame {
 pub(super) fn functions(code: &[u8], style: FunctionStyle) -> Vec<Function> {
     let mut found = Vec::new();
     let mut frames: Vec<Frame> = Vec::new();
-    let (mut statement, mut parentheses) = (0, 0_usize);
+    let mut statement = 0;
+    let mut parentheses = 0_usize;
     for (at, byte) in code.iter().enumerate() {
         match byte {
             b'(' | b'[' => parentheses += 1,

@@ -67,7 +67,8 @@ fn before_parentheses(head: &str) -> Option<&str> {
 /// annotation.
 fn head_parenthesis(head: &str) -> Option<usize> {
     let mut brackets = 0_usize;
-    let (mut directive, mut fresh_line) = (false, true);
+    let mut directive = false;
+    let mut fresh_line = true;
     let mut skip_until = 0;
     for (at, byte) in head.bytes().enumerate() {
         match byte {

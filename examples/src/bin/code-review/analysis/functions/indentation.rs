@@ -12,7 +12,8 @@ struct Open {
 pub(super) fn functions(code: &[u8]) -> Vec<Function> {
     let mut found = Vec::new();
     let mut open: Vec<Open> = Vec::new();
-    let (mut offset, mut parentheses) = (0, 0_usize);
+    let mut offset = 0;
+    let mut parentheses = 0_usize;
     for line in code.split_inclusive(|byte| *byte == b'\n') {
         let text = line.trim_ascii_end();
         let indent = text.len() - text.trim_ascii_start().len();
