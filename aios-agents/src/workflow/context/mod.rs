@@ -13,12 +13,12 @@ use aios_core::{
 };
 use serde::{Deserialize, Serialize};
 
-pub(crate) use self::shared_run::{Compensation, SharedRun};
 use self::step::AttemptStart;
 pub use self::{
     call::{Answer, ChildCall, OperationCall, SignalCall, SleepCall, TaskCall},
     step::{StepCall, StepContext},
 };
+pub(crate) use self::{shared_run::SharedRun, waiting::Compensation};
 use super::{
     WorkflowError,
     machine::{ChildRequest, Request, TaskRequest},

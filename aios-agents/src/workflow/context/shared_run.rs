@@ -9,11 +9,14 @@ use std::{
     task::{Context, Poll, Waker},
 };
 
-use aios_core::{BoxFuture, agent::TaskError, clock::Clock, event::Payload, failure::Failure};
+use aios_core::{agent::TaskError, clock::Clock, event::Payload, failure::Failure};
 use parking_lot::{Mutex, MutexGuard};
 use tracing::Span;
 
-use super::{RunInfo, WorkflowContext, waiting::Waiting};
+use super::{
+    RunInfo,
+    waiting::{Compensation, Waiting},
+};
 use crate::{
     output::{Hub, RunOutputs},
     panic::Refused,
@@ -26,18 +29,8 @@ use crate::{
     },
 };
 
-type Undo = Box<
-    dyn FnOnce(WorkflowContext) -> BoxFuture<'static, Result<(), WorkflowError>> + Send + 'static,
->;
-
 /// The payload of a panic.
 type Panic = Box<dyn Any + Send>;
-
-/// An action that runs if the run fails or is cancelled.
-pub(crate) struct Compensation {
-    pub(crate) name: Box<str>,
-    pub(crate) undo: Undo,
-}
 
 /// State shared by the code of a workflow and its driver: the machine, and the wakers of waiting
 /// operations.

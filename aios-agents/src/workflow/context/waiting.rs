@@ -5,10 +5,20 @@ use std::{
     task::{Context, Waker},
 };
 
-use aios_core::failure::Failure;
+use aios_core::{BoxFuture, failure::Failure};
 
-use super::shared_run::Compensation;
-use crate::workflow::machine::Mismatch;
+use super::WorkflowContext;
+use crate::workflow::{WorkflowError, machine::Mismatch};
+
+type Undo = Box<
+    dyn FnOnce(WorkflowContext) -> BoxFuture<'static, Result<(), WorkflowError>> + Send + 'static,
+>;
+
+/// An action that runs if the run fails or is cancelled.
+pub(crate) struct Compensation {
+    pub(crate) name: Box<str>,
+    pub(crate) undo: Undo,
+}
 
 #[derive(Default)]
 pub(super) struct Waiting {
