@@ -4,9 +4,7 @@ use aios_core::{
 };
 
 use super::{
-    Driver, Exit, Message, acknowledge,
-    assignment::{Answer, Held},
-    refusal::Refusal,
+    Driver, Exit, Message, acknowledge, assignment::Held, classify::Answer, refusal::Refusal,
 };
 use crate::workflow::journal::{AgentEvent, Entry, Record};
 
@@ -117,7 +115,7 @@ impl Driver {
 
     /// An agent answered: its answer is recorded in the journal, then acknowledged.
     async fn on_answer(&mut self, delivery: Delivery) {
-        match self.judge(&delivery.event) {
+        match self.classify(&delivery.event) {
             Ok(Answer::Heartbeat { operation }) => {
                 self.on_heartbeat(operation).await;
                 acknowledge(delivery).await;
