@@ -84,7 +84,8 @@ fn execute(arguments: Arguments) -> Result<(), CliError> {
 
 fn report(error: &CliError, is_json: bool) -> io::Result<()> {
     let mut stderr = io::stderr().lock();
-    let (message, remedy) = (Chain(error).to_string(), error.remedy());
+    let message = Chain(error).to_string();
+    let remedy = error.remedy();
     if is_json {
         return write_json(&mut stderr, error.code(), &message, remedy);
     }
@@ -107,8 +108,8 @@ fn write_json(
 fn interrupted() -> io::Result<impl Future<Output = CliError>> {
     use tokio::signal::unix::{SignalKind, signal};
 
-    let (mut interrupt, mut terminate) =
-        (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
     Ok(async move {
         tokio::select! {
             biased;

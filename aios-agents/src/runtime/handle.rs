@@ -90,7 +90,8 @@ impl RunHandle {
                 None => break ended,
             }
         };
-        let (run_id, failure) = (run_id.to_string(), ended.failure.unwrap_or_else(unexplained));
+        let run_id = run_id.to_string();
+        let failure = ended.failure.unwrap_or_else(unexplained);
         match ended.status {
             RunStatus::Completed => ended
                 .result
@@ -106,7 +107,8 @@ impl RunHandle {
     /// Waits for the end of a run, also while the store is unavailable.
     async fn ended(&self, run_id: &Arc<str>) -> Result<RunOutcome, RuntimeError> {
         let Client { journals, engine, ends } = &self.client;
-        let (mut pause, mut backoff) = (POLL.initial_delay, BACKOFF.initial_delay);
+        let mut pause = POLL.initial_delay;
+        let mut backoff = BACKOFF.initial_delay;
         loop {
             if let Some(failure) = engine.as_ref().and_then(|engine| engine.failure()) {
                 return match journals.ended(run_id).await {

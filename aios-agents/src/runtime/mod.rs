@@ -206,7 +206,8 @@ impl Runtime {
     ///
     /// A cancelled shutdown abandons running tasks and steps.
     pub async fn shutdown(mut self, deadline: Duration) -> Result<(), RuntimeError> {
-        let (host, engine) = (self.host.take(), self.engine.take());
+        let host = self.host.take();
+        let engine = self.engine.take();
         let draining = async {
             match host {
                 Some(host) => host.shutdown(deadline).await,

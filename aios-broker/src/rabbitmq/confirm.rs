@@ -48,9 +48,9 @@ impl ConfirmTask {
         jobs: mpsc::Receiver<Job>,
         size_limit: Arc<SizeLimit>,
     ) -> Self {
-        let (next_number, rng, again) = (0, SplitMix64::seeded(), Vec::new());
+        let rng = SplitMix64::seeded();
         let closures = watch::Sender::new(0);
-        Self { link, jobs, next_number, rng, size_limit, again, closures }
+        Self { link, jobs, next_number: 0, rng, size_limit, again: Vec::new(), closures }
     }
 
     /// How often the server has closed the channel, but not its connection.
@@ -59,7 +59,8 @@ impl ConfirmTask {
     }
 
     pub(super) async fn run(mut self) {
-        let (mut attempt, mut server) = (0, None);
+        let mut attempt = 0;
+        let mut server = None;
         loop {
             match self.open().await {
                 Ok((connection, channel)) => {
@@ -109,7 +110,8 @@ impl ConfirmTask {
 
     async fn open(&self) -> Result<(Arc<Connection>, Channel), BrokerError> {
         let connection = self.link.connection().await?;
-        let (clock, after) = (&*self.link.options.clock, self.link.options.operation_timeout);
+        let clock = &*self.link.options.clock;
+        let after = self.link.options.operation_timeout;
         let channel = within(clock, after, "open a channel", connection.create_channel()).await?;
         let confirms = channel.confirm_select(ConfirmSelectOptions::default());
         within(clock, after, "enable confirms", confirms).await?;
@@ -208,9 +210,13 @@ struct Sent {
 
 impl<'a> InFlight<'a> {
     fn new(channel: &'a Channel) -> Self {
-        let confirms = FuturesUnordered::new();
-        let (waiting, returned, failed) = (HashMap::new(), HashSet::new(), Vec::new());
-        Self { channel, confirms, waiting, returned, failed }
+        Self {
+            channel,
+            confirms: FuturesUnordered::new(),
+            waiting: HashMap::new(),
+            returned: HashSet::new(),
+            failed: Vec::new(),
+        }
     }
 
     fn begin(&mut self, job: Job, next_number: &mut u64) {
@@ -339,7 +345,8 @@ async fn send(channel: Channel, outgoing: Outgoing, number: u64) -> Sent {
     let properties = properties.clone().with_correlation_id(short(&number.to_string()));
     // lapin logs every event that is returned, with its data, so no other event asks for that.
     let options = BasicPublishOptions { mandatory: *require_route, ..Default::default() };
-    let (exchange, routing_key) = (short(exchange), short(routing_key));
+    let exchange = short(exchange);
+    let routing_key = short(routing_key);
     let sending = channel.basic_publish(exchange, routing_key, options, body, properties);
     let confirmation = match sending.await {
         Ok(confirm) => confirm.await,

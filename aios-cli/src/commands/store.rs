@@ -19,7 +19,8 @@ pub(super) async fn migrate(connection: &Connection, output: &mut Output) -> Res
     let url = store_url(connection)?;
     let before = schema_version(&url).await?;
     aios_store::connect(&url).await?;
-    let (from, to) = (before.found, before.known);
+    let from = before.found;
+    let to = before.known;
     if output.is_json() {
         return Ok(output.json(&json!({ "from": from, "to": to }))?);
     }
@@ -131,7 +132,8 @@ pub(super) async fn verify(
     if arguments.retained {
         found.faults.retain(|fault| !matches!(fault, VerifyFault::Gap { .. }));
     }
-    let (events, rows) = (found.events, found.rows);
+    let events = found.events;
+    let rows = found.rows;
     let faults: Vec<_> = found.faults.iter().map(ToString::to_string).collect();
     if output.is_json() {
         output.json(&json!({ "events": events, "rows": rows, "faults": faults }))?;

@@ -1,15 +1,12 @@
 //! The requests of a session, which end before its runtime does.
 
-use std::{
-    collections::HashMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use aios_agents::Runtime;
 use aios_core::clock::{Clock, SystemClock};
 use aios_service::http::{Shutdown, answer_unrouted, api, health};
 use axum::Router;
+use parking_lot::{Mutex, MutexGuard};
 use tokio::{sync::watch, task::JoinHandle};
 use tracing::warn;
 
@@ -35,8 +32,13 @@ pub(super) struct Entry {
 
 impl Requests {
     pub(crate) fn new() -> Self {
-        let (shutdown, cut) = (Shutdown::new(), watch::Sender::new(false));
-        Self { shutdown, cut, routers: Mutex::default(), servers: Mutex::default() }
+        let cut = watch::Sender::new(false);
+        Self {
+            shutdown: Shutdown::new(),
+            cut,
+            routers: Mutex::default(),
+            servers: Mutex::default(),
+        }
     }
 
     pub(super) fn shutdown(&self) -> Shutdown {
@@ -44,7 +46,7 @@ impl Requests {
     }
 
     pub(super) fn add_server(&self, server: JoinHandle<()>) {
-        self.servers.lock().unwrap_or_else(PoisonError::into_inner).push(server);
+        self.servers.lock().push(server);
     }
 
     /// Enters as a request in progress.
@@ -56,10 +58,6 @@ impl Requests {
     /// How many requests are in progress.
     pub(super) fn in_progress(&self) -> usize {
         self.cut.receiver_count()
-    }
-
-    fn routers(&self) -> MutexGuard<'_, HashMap<u64, Router>> {
-        self.routers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn router(&self, runtime: &Arc<Runtime>, arguments: &ApiArguments) -> Router {
@@ -76,14 +74,14 @@ impl Requests {
             };
             answer_unrouted(router, Some(&arguments.prefix))
         };
-        self.routers().entry(arguments.serial).or_insert_with(create).clone()
+        self.routers.lock().entry(arguments.serial).or_insert_with(create).clone()
     }
 
     /// Ends all requests: streams and waiting ones at once, others within `limit`. No router is left
     /// that refers to the runtime.
     pub(crate) async fn close(&self, limit: Duration) {
         self.shutdown.begin();
-        self.routers().clear();
+        self.routers.lock().clear();
         let clock = SystemClock;
         tokio::select! {
             biased;
@@ -98,8 +96,7 @@ impl Requests {
                 }
             }
         }
-        let servers =
-            std::mem::take(&mut *self.servers.lock().unwrap_or_else(PoisonError::into_inner));
+        let servers = std::mem::take(&mut *self.servers.lock());
         for mut server in servers {
             tokio::select! {
                 biased;

@@ -97,7 +97,9 @@ fn malformed(part: &str, reason: &str) -> ApiError {
 
 /// Whether brackets are nested too deep. Those in strings do not count.
 fn is_too_deep(body: &[u8]) -> bool {
-    let (mut depth, mut in_string, mut escaped) = (0_usize, false, false);
+    let mut depth = 0_usize;
+    let mut in_string = false;
+    let mut escaped = false;
     for byte in body {
         match byte {
             _ if escaped => escaped = false,

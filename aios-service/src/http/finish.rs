@@ -28,7 +28,8 @@ use super::{
 
 pub(crate) async fn finish(State(api): State<Api>, mut request: Request, next: Next) -> Response {
     let id = RequestId::of(request.headers());
-    let (method, path) = (request.method().clone(), request.uri().path().to_owned());
+    let method = request.method().clone();
+    let path = request.uri().path().to_owned();
     let trace = Trace::of(request.headers());
     request.extensions_mut().insert(id.clone());
     let limits = &api.options.limits;
@@ -41,7 +42,8 @@ pub(crate) async fn finish(State(api): State<Api>, mut request: Request, next: N
     let mut response = render(&api, &id, response);
     source.permit(response.headers_mut());
     if response.status().is_server_error() {
-        let (trace_id, status) = (trace.as_ref().map(Trace::id), response.status().as_u16());
+        let trace_id = trace.as_ref().map(Trace::id);
+        let status = response.status().as_u16();
         warn!(request_id = &*id.0, trace_id, %method, path, status, "a request failed");
     }
     if let Ok(value) = HeaderValue::from_str(&id.0) {

@@ -311,7 +311,8 @@ impl Follow {
             let event = match next {
                 Ok(event) => event?,
                 Err(error) => {
-                    let (code, error) = (error.code(), Chain(&error).to_string());
+                    let code = error.code();
+                    let error = Chain(&error).to_string();
                     warn!(code, error, "a stream of events ended; its client will connect again");
                     return None;
                 }
@@ -327,7 +328,8 @@ impl Follow {
                 }
                 Ok(false) => {}
                 Err(error) => {
-                    let (code, error) = (error.code(), Chain(&error).to_string());
+                    let code = error.code();
+                    let error = Chain(&error).to_string();
                     warn!(code, error, "a stream of events ended; its client will connect again");
                     return None;
                 }
