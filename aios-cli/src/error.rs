@@ -13,6 +13,12 @@ use aios_service::{
 
 use crate::exit;
 
+/// The code with which a service answers requests to paths that it does not have.
+const NO_PATH: &str = "ROUTE_NOT_FOUND";
+
+/// The code of arguments that cannot be used.
+pub(crate) const INVALID_ARGUMENTS: &str = "INVALID_REQUEST";
+
 /// Why a command failed.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum CliError {
@@ -69,7 +75,7 @@ impl CliError {
             Self::Runtime(error) => error.code(),
             Self::Service(error) => error.code(),
             Self::Collector(error) => error.code(),
-            Self::Argument { .. } => "INVALID_REQUEST",
+            Self::Argument { .. } => INVALID_ARGUMENTS,
             Self::Read { .. } | Self::Write { .. } | Self::Output(_) => "FILE_FAILED",
             Self::Refused(_) => "NOT_CONFIRMED",
             Self::Missing(_) => "DEAD_LETTER_NOT_FOUND",
@@ -128,6 +134,9 @@ fn client_remedy(error: &ClientError) -> Option<&'static str> {
              AIOS_API_URL, or a store with --store",
         ),
         ClientError::Service { status: 401, .. } => Some("set AIOS_API_TOKEN or AIOS_API_KEY"),
+        ClientError::Service { code, .. } if code == NO_PATH => {
+            Some("does the URL name the API, up to and including its prefix such as /api/v1?")
+        }
         _ => None,
     }
 }
@@ -153,7 +162,10 @@ fn of_result(error: &ResultError) -> u8 {
 
 fn of_client(error: &ClientError) -> u8 {
     match error {
+        ClientError::Service { status: 400 | 413 | 422, .. } => exit::INVALID,
         ClientError::Service { status: 401 | 403, .. } => exit::DENIED,
+        // The URL of the service is wrong.
+        ClientError::Service { status: 404, code, .. } if code == NO_PATH => exit::FAILED,
         ClientError::Service { status: 404, .. } => exit::NOT_FOUND,
         ClientError::Service { status: 502..=504, .. }
         | ClientError::Unreachable { .. }

@@ -9,7 +9,13 @@ use aios_core::Chain;
 use clap::Parser;
 use serde_json::json;
 
-use crate::{arguments::Arguments, commands, error::CliError, exit, output::Output};
+use crate::{
+    arguments::Arguments,
+    commands,
+    error::{CliError, INVALID_ARGUMENTS},
+    exit,
+    output::Output,
+};
 
 /// Executes the program with these arguments, of which the first is its name, and returns its exit code.
 /// Results are written to the standard output, errors to the standard error. The environment variables
@@ -25,13 +31,11 @@ use crate::{arguments::Arguments, commands, error::CliError, exit, output::Outpu
 /// assert_eq!(aios_cli::main(["aios", "unknown"]), 2);
 /// ```
 pub fn main(arguments: impl IntoIterator<Item = impl Into<OsString> + Clone>) -> u8 {
+    let arguments: Vec<OsString> = arguments.into_iter().map(Into::into).collect();
+    let wants_json = arguments.iter().any(|argument| argument == "--json");
     let arguments = match Arguments::try_parse_from(arguments) {
         Ok(arguments) => arguments,
-        Err(error) => {
-            // A reader that has closed the output does not want the text.
-            let _ = error.print();
-            return u8::try_from(error.exit_code()).unwrap_or(exit::INVALID);
-        }
+        Err(error) => return unparsed(&error, wants_json),
     };
     let is_json = arguments.json;
     match execute(arguments) {
@@ -43,6 +47,20 @@ pub fn main(arguments: impl IntoIterator<Item = impl Into<OsString> + Clone>) ->
             error.exit_code()
         }
     }
+}
+
+/// Writes the help text, the version or what is wrong with the arguments.
+fn unparsed(error: &clap::Error, wants_json: bool) -> u8 {
+    // A reader that has closed the output does not want the text.
+    let _ = match wants_json && error.use_stderr() {
+        true => {
+            let text = error.render().to_string();
+            let text = text.trim().strip_prefix("error: ").unwrap_or(text.trim());
+            write_json(&mut io::stderr().lock(), INVALID_ARGUMENTS, text, None)
+        }
+        false => error.print(),
+    };
+    u8::try_from(error.exit_code()).unwrap_or(exit::INVALID)
 }
 
 fn execute(arguments: Arguments) -> Result<(), CliError> {
@@ -69,11 +87,20 @@ fn report(error: &CliError, is_json: bool) -> io::Result<()> {
     let message = Chain(error).to_string();
     let remedy = error.remedy();
     if is_json {
-        let error = json!({ "code": error.code(), "message": message, "remedy": remedy });
-        return writeln!(stderr, "{}", json!({ "error": error }));
+        return write_json(&mut stderr, error.code(), &message, remedy);
     }
     writeln!(stderr, "error: {message}")?;
     remedy.map_or(Ok(()), |remedy| writeln!(stderr, "  {remedy}"))
+}
+
+fn write_json(
+    output: &mut impl Write,
+    code: &str,
+    message: &str,
+    remedy: Option<&str>,
+) -> io::Result<()> {
+    let error = json!({ "code": code, "message": message, "remedy": remedy });
+    writeln!(output, "{}", json!({ "error": error }))
 }
 
 /// Completes when a signal asks the program to end.

@@ -40,6 +40,7 @@ fn should_name_what_does_not_exist() {
 #[test]
 fn should_refuse_arguments_that_are_invalid() {
     let program = Program::new();
+    fs::write(program.folder().join("empty.db"), "").unwrap();
     for arguments in [
         &[][..],
         &["unknown"],
@@ -73,6 +74,8 @@ fn should_refuse_arguments_that_are_invalid() {
         &["verify", "--store", "sqlite://a.db"],
         &["rebuild", "--store", "sqlite://a.db", "--yes"],
         &["backup", "b.db", "--store", "postgres://me@127.0.0.1/a"],
+        &["backup", "b.db", "--store", "sqlite://a.db"],
+        &["backup", "b.db", "--store", "sqlite://empty.db"],
         &["migrate", "--store", "sqlite://missing/a.db"],
         &["dev", "--listen", "nowhere"],
         &["dev", "--store", "mysql://a"],
@@ -85,6 +88,32 @@ fn should_refuse_arguments_that_are_invalid() {
     assert!(error.contains("two pairs of quotes"), "{error}");
     let error = program.fails(&[&["start", "welcome", "@missing.json"][..], &url].concat(), 1);
     assert!(error.contains("missing.json"), "{error}");
+}
+
+/// `--json` also holds for arguments that cannot be parsed, and for what the service refuses.
+#[test]
+fn should_report_invalid_arguments_as_json() {
+    let (_dev, program) = service();
+    let after = ["runs", "--after", "nonsense"];
+    for (arguments, code, says) in [
+        (&["runs", "--limit", "0"][..], "INVALID_REQUEST", "--limit"),
+        (&["unknown"], "INVALID_REQUEST", "unknown"),
+        (&["run"], "INVALID_REQUEST", "<RUN>"),
+        (&["start", "welcome", "{bad"], "INVALID_REQUEST", "INPUT: it is not JSON: key must be"),
+        (&["start", "welcome", " \n"], "INVALID_REQUEST", "INPUT: it is not JSON: EOF"),
+        (&["start", "welcome", "--id", "a~b"], "INVALID_RUN_ID", "~"),
+        (&after, "INVALID_CURSOR", "meta.next"),
+        (&["runs", "--url", "nonsense"], "INVALID_REQUEST", "--url or AIOS_API_URL"),
+        (&["runs", "--url", ""], "INVALID_REQUEST", "http://127.0.0.1:8080/api/v1"),
+    ] {
+        let error = program.fails(&[arguments, &["--json"]].concat(), 2);
+        let error: Value = serde_json::from_str(&error).unwrap();
+        assert_eq!(error["error"]["code"], code, "{arguments:?}: {error}");
+        let message = error["error"]["message"].as_str().unwrap();
+        assert!(message.contains(says) && !message.starts_with("error"), "{message}");
+        assert!(error["error"]["remedy"].is_null());
+    }
+    assert!(program.done(&["--help", "--json"]).contains("Exit codes"));
 }
 
 #[test]

@@ -69,6 +69,23 @@ async def test_should_control_runs() -> None:
             await waiting.result()
 
 
+async def test_should_tell_what_a_run_waits_for() -> None:
+    @aios.workflow("parent")
+    async def parent(context: aios.WorkflowContext) -> Any:
+        return await context.child(approval, 0, id="child")
+
+    app = aios.asgi(aios.Runtime(workflows=[approval, parent]))
+    async with served(app) as url, aios.RemoteClient(url) as client:
+        run = await client.start("parent")
+        while (await client.runs("approval")).rows == []:
+            await asyncio.sleep(0.01)
+        child = await client.handle("child")
+        await child.pause()
+        assert (await run.status()).waits_for == 'child approval "child" is paused'
+        await child.resume()
+        assert (await run.status()).waits_for is None
+
+
 async def test_should_assign_tasks_and_publish() -> None:
     async with service() as url, aios.RemoteClient(url) as client:
         task = await client.task("greeter", "Ada", id="t1", timeout=60)

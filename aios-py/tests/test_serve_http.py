@@ -96,6 +96,8 @@ def test_should_serve_until_a_signal(service: Service) -> None:
         200,
         '{"checks":{"broker":"ok","process":"ok","runtime":"ok","store":"ok"},"status":"ok"}',
     )
+    status, body = service.curl("/")
+    assert (status, json.loads(body)["error"]["details"]) == (404, {"path": "/", "api": "/api/v1"})
     assert service.stop()[0] == 0
 
 

@@ -17,7 +17,9 @@ use crate::support::{Service, request};
 #[tokio::test]
 async fn should_refuse_unknown_paths_and_methods() {
     let service = Service::in_memory().await;
-    assert_eq!(service.get("/nothing").await.fault(), (404, "ROUTE_NOT_FOUND"));
+    let answer = service.get("/nothing").await;
+    assert_eq!(answer.fault(), (404, "ROUTE_NOT_FOUND"));
+    assert_eq!(answer.body["error"]["details"]["path"], "/api/v1/nothing");
     assert_eq!(service.get("/runs/").await.fault(), (404, "ROUTE_NOT_FOUND"));
     let answer = service.send(request(Method::DELETE, "/runs/r1", None)).await;
     assert_eq!(answer.fault(), (405, "METHOD_NOT_ALLOWED"));
@@ -125,6 +127,23 @@ async fn should_refuse_bodies_that_are_not_json_or_too_large() {
         }
         assert_eq!(service.send(post).await.fault(), (415, "UNSUPPORTED_MEDIA_TYPE"));
     }
+    for (name, value, status) in [
+        ("content-type", "application/json; charset=utf-8", 202),
+        ("content-type", "application/json;Charset=\"UTF-8\"; profile=a", 202),
+        ("content-type", "application/json; charset=latin1", 415),
+        ("content-type", "application/json; a=b; charset=utf-16", 415),
+        ("content-type", "application/json; charset=", 415),
+        ("content-encoding", "identity", 202),
+        ("content-encoding", "gzip", 415),
+        ("content-encoding", "identity, br", 415),
+    ] {
+        let mut post = request(Method::POST, path, Some(r#"{"input":"Ada"}"#.to_owned()));
+        post.headers_mut().insert(name, value.parse().unwrap());
+        assert_eq!(service.send(post).await.status, status, "{name}: {value}");
+    }
+    let mut post = request(Method::POST, path, Some("{}".to_owned()));
+    post.headers_mut().append("content-type", "text/plain".parse().unwrap());
+    assert_eq!(service.send(post).await.fault(), (415, "UNSUPPORTED_MEDIA_TYPE"));
     let large = format!(r#"{{"input":"{}"}}"#, "x".repeat(10_000_000));
     let answer = service.send(request(Method::POST, path, Some(large))).await;
     assert_eq!(answer.fault(), (413, "BODY_TOO_LARGE"));
@@ -141,6 +160,24 @@ async fn should_end_a_request_whose_body_does_not_end() {
     let answer = service.send(post).await;
     assert_eq!(answer.fault(), (503, "REQUEST_TIMEOUT"));
     assert_eq!(answer.headers["retry-after"], "1");
+}
+
+#[tokio::test]
+async fn should_refuse_repeated_headers_that_are_given_once() {
+    let service = Service::in_memory().await;
+    for (name, value) in [
+        ("authorization", "Bearer a"),
+        ("x-api-key", "a"),
+        ("host", "localhost"),
+        ("last-event-id", "1"),
+    ] {
+        let mut get = request(Method::GET, "/events/stream", None);
+        get.headers_mut().remove(name);
+        for value in [value, value] {
+            get.headers_mut().append(name, value.parse().unwrap());
+        }
+        assert_eq!(service.send(get).await.fault(), (400, "MALFORMED_REQUEST"), "{name}");
+    }
 }
 
 #[derive(Debug)]

@@ -54,6 +54,10 @@ async fn approval(context: WorkflowContext, _: Value) -> Result<Value, WorkflowE
     context.signal("approval").await
 }
 
+async fn parent(context: WorkflowContext, _: Value) -> Result<Value, WorkflowError> {
+    context.child("approval", &()).id("child").await
+}
+
 async fn failing(_: WorkflowContext, _: Value) -> Result<Value, WorkflowError> {
     Err(WorkflowError::failed(Failure::new("CARD_DECLINED", "no money")))
 }
@@ -129,6 +133,7 @@ impl Service {
             .workflow("welcome", welcome)
             .workflow("approval", approval)
             .workflow("failing", failing)
+            .workflow("parent", parent)
             .start()
             .await
             .unwrap();

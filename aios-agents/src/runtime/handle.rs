@@ -161,9 +161,7 @@ impl RunHandle {
     /// Cancel safe.
     pub async fn status(&self) -> Result<RunRecord, RuntimeError> {
         let mut row = self.client.journals.current(&self.run_id).await?;
-        if matches!(row.status, RunStatus::Running | RunStatus::Cancelling) {
-            row.waits_for = self.client.journals.stalled_on(&row.id).await?;
-        }
+        row.waits_for = self.client.waits_for(&row).await?;
         Ok(row)
     }
 

@@ -13,7 +13,12 @@ mod workflow_schemas;
 
 use std::{sync::Arc, time::Duration};
 
-use aios_core::{agent::Name, broker::Broker, failure::Failure, store::Store};
+use aios_core::{
+    agent::Name,
+    broker::Broker,
+    failure::Failure,
+    store::{RunRecord, RunStatus, Store},
+};
 use futures_util::future::join;
 use serde::Serialize;
 
@@ -139,6 +144,20 @@ impl Runtime {
         run_id::check_existing(run_id)?;
         client.journals.row(run_id).await?;
         Ok(RunHandle::new(client, run_id.into()))
+    }
+
+    /// Something that a run waits for and that does not progress ([`RunRecord::waits_for`]); `None` if
+    /// nothing is known. Rows that are read from the store do not have it.
+    ///
+    /// # Errors
+    ///
+    /// [`RuntimeError::InvalidConfiguration`] if the runtime has no store; errors of the store.
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancel safe.
+    pub async fn waits_for(&self, run: &RunRecord) -> Result<Option<String>, RuntimeError> {
+        self.client()?.waits_for(run).await
     }
 
     /// The agents that are resources: create, replace, delete and restart them here, and every process
@@ -297,6 +316,15 @@ impl Client {
         match self.engine.as_ref().and_then(|engine| engine.failure()) {
             Some(failure) => Err(RuntimeError::EngineStopped { failure }),
             None => Ok(()),
+        }
+    }
+
+    async fn waits_for(&self, run: &RunRecord) -> Result<Option<String>, RuntimeError> {
+        match run.status {
+            RunStatus::Running | RunStatus::Cancelling => {
+                Ok(self.journals.stalled_on(&run.id).await?)
+            }
+            _ => Ok(None),
         }
     }
 

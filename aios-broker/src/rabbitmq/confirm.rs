@@ -341,9 +341,10 @@ fn answer(
 }
 
 async fn send(channel: Channel, outgoing: Outgoing, number: u64) -> Sent {
-    let Outgoing { exchange, routing_key, body, properties, .. } = &outgoing;
+    let Outgoing { exchange, routing_key, body, properties, require_route, .. } = &outgoing;
     let properties = properties.clone().with_correlation_id(short(&number.to_string()));
-    let options = BasicPublishOptions { mandatory: true, ..Default::default() };
+    // lapin logs every event that is returned, with its data, so no other event asks for that.
+    let options = BasicPublishOptions { mandatory: *require_route, ..Default::default() };
     let exchange = short(exchange);
     let routing_key = short(routing_key);
     let sending = channel.basic_publish(exchange, routing_key, options, body, properties);

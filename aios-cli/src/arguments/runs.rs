@@ -1,4 +1,5 @@
 use std::{
+    error::Error,
     fs,
     io::{self, Read},
 };
@@ -166,10 +167,12 @@ pub(crate) async fn read_input(argument: &'static str, text: &str) -> Result<Pay
 
 /// Reads JSON.
 fn json(argument: &'static str, text: String) -> Result<Payload, CliError> {
-    let is_word = !text.starts_with(['{', '[', '"']);
+    let is_word = !text.trim_start().is_empty() && !text.trim_start().starts_with(['{', '[', '"']);
     Payload::from_text(text).map_err(|error| {
+        // The error itself names events.
+        let reason = error.source().map_or_else(|| error.to_string(), ToString::to_string);
         let hint =
             if is_word { "; write a text in two pairs of quotes, as '\"text\"'" } else { "" };
-        CliError::argument(argument, format!("{}{hint}", aios_core::Chain(&error)))
+        CliError::argument(argument, format!("it is not JSON: {reason}{hint}"))
     })
 }

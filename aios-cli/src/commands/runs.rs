@@ -74,6 +74,7 @@ pub(super) async fn show(
         .with("workflow", Some(format!("{}@{}", run.workflow, run.workflow_version)))
         .with("status", Some(run.status))
         .with("note", run.status_text.as_ref())
+        .with("waits for", run.waits_for.as_ref())
         .with("progress", run.progress.as_ref().map(Payload::as_str))
         .with("result", run.result.as_ref().map(Payload::as_str))
         .with("failure", run.failure.as_ref())

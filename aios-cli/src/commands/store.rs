@@ -93,6 +93,10 @@ pub(super) async fn backup(
         let reason = "not a SQLite store; use pg_dump, and `aios verify` after the restore";
         return Err(CliError::argument("--store", reason));
     }
+    if schema_version(&url).await?.found == 0 {
+        let reason = "there is no store of aios to copy";
+        return Err(CliError::argument("--store", reason));
+    }
     let file = arguments.file.display().to_string();
     output.progress(format_args!("writing {file} …"));
     let result = copy(&url, &arguments.file).await;

@@ -46,7 +46,7 @@ impl Target {
         let settings = settings::load(connection)?;
         match place(connection, &settings) {
             Place::Api(url) => {
-                let client = Client::new(&url, options(&settings))?;
+                let client = client(&url, &settings)?;
                 Ok(Self { client, local: None })
             }
             Place::Store(url) => {
@@ -90,8 +90,18 @@ pub(crate) fn place(connection: &Connection, settings: &Settings) -> Place {
     }
 }
 
+/// A client of the service at a URL, with the credentials of the settings.
+pub(crate) fn client(url: &str, settings: &Settings) -> Result<Client, CliError> {
+    let scheme = url.split_once("://").map_or("", |(scheme, _)| scheme);
+    if !["http", "https"].iter().any(|it| scheme.eq_ignore_ascii_case(it)) {
+        let reason = format!("it begins with http:// or https://, such as {DEFAULT_URL}");
+        return Err(CliError::argument("--url or AIOS_API_URL", reason));
+    }
+    Ok(Client::new(url, options(settings))?)
+}
+
 /// The options of a client with the credentials of the settings.
-pub(crate) fn options(settings: &Settings) -> ClientOptions {
+fn options(settings: &Settings) -> ClientOptions {
     let delays = (Duration::from_millis(200), Duration::from_secs(1));
     let retry = RetryPolicy::new().with_max_attempts(ATTEMPTS).with_delays(delays.0, delays.1);
     let mut options = ClientOptions::new().with_retry(retry);

@@ -415,7 +415,7 @@ pub const CODES: &[Code] = &[
         "UNSUPPORTED_MEDIA_TYPE",
         "HTTP API",
         Retry::No,
-        "the body of a request is not `application/json`",
+        "the body of a request is not `application/json` in UTF-8, or is compressed",
     ),
     code("BODY_TOO_LARGE", "HTTP API", Retry::No, "the body of a request is larger than the limit"),
     code("REQUEST_TIMEOUT", "HTTP API", Retry::Yes, "a request took longer than the limit"),

@@ -4,7 +4,7 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use aios_agents::Runtime;
 use aios_core::clock::{Clock, SystemClock};
-use aios_service::http::{Shutdown, api, health};
+use aios_service::http::{Shutdown, answer_unrouted, api, health};
 use axum::Router;
 use parking_lot::Mutex;
 use tokio::{sync::watch, task::JoinHandle};
@@ -68,10 +68,11 @@ impl Requests {
                 "" => api,
                 prefix => Router::new().nest(prefix, api),
             };
-            match arguments.has_health {
+            let router = match arguments.has_health {
                 true => router.merge(health(Arc::clone(runtime), self.shutdown.clone())),
                 false => router,
-            }
+            };
+            answer_unrouted(router, Some(&arguments.prefix))
         };
         self.routers.lock().entry(arguments.serial).or_insert_with(create).clone()
     }

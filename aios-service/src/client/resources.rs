@@ -66,6 +66,9 @@ pub struct Run {
     pub failure: Option<Failure>,
     /// The status text that the workflow set.
     pub status_text: Option<String>,
+    /// Something it waits for that does not progress: a task that no agent has begun, or a child that is
+    /// blocked or paused. Only read by [`RunHandle::status`](super::RunHandle::status); `None` in lists.
+    pub waits_for: Option<String>,
     /// The progress that the workflow set.
     pub progress: Option<Payload>,
     /// Position of the last event that changed the run.

@@ -1,9 +1,10 @@
 use std::collections::BTreeMap;
 
-use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use schemars::{JsonSchema, Schema, SchemaGenerator};
+use serde::{Deserialize, Deserializer, Serialize, de::Error};
 
 use super::{HumanDuration, Secret, SecretUrl};
+use crate::http::RateLimit;
 
 /// The sections that every service has.
 #[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema)]
@@ -157,14 +158,42 @@ pub struct AgentSettings {
 pub struct HttpSettings {
     /// The address and port on which requests are taken, `127.0.0.1:8080` by default; port 0 is any
     /// free one: `AIOS_HTTP_LISTEN`.
+    #[schemars(extend("pattern" = ADDRESS, "x-aios-expected" = "an address and a port such as 127.0.0.1:8080"))]
     pub listen: String,
     /// How long a request may take until it is answered with `REQUEST_TIMEOUT`, 30 s by default:
     /// `AIOS_HTTP_REQUEST_TIMEOUT`.
+    #[serde(deserialize_with = "above_zero")]
     pub request_timeout: HumanDuration,
     /// Size of the largest body of a request, in bytes, 2 MiB by default: `AIOS_HTTP_MAX_BODY_BYTES`.
+    #[schemars(range(min = 1, max = 4_294_967_295_u32))]
     pub max_body_bytes: u32,
     /// How many requests each caller may send. No limit by default.
+    #[serde(deserialize_with = "possible_rate")]
     pub rate_limit: Option<RateLimitSettings>,
+}
+
+/// A host and a port from 0 to 65535.
+const ADDRESS: &str =
+    "^.+:([0-9]{1,4}|[1-5][0-9]{4}|6([0-4][0-9]{3}|5([0-4][0-9]{2}|5([0-2][0-9]|3[0-5]))))$";
+
+/// Reads a duration that is not 0.
+fn above_zero<'de, D: Deserializer<'de>>(deserializer: D) -> Result<HumanDuration, D::Error> {
+    let duration = HumanDuration::deserialize(deserializer)?;
+    match duration.get().is_zero() {
+        false => Ok(duration),
+        true => Err(D::Error::custom("expected a duration of at least 1ms, found 0")),
+    }
+}
+
+/// Reads a rate that can be a limit.
+fn possible_rate<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<RateLimitSettings>, D::Error> {
+    let limit = Option::<RateLimitSettings>::deserialize(deserializer)?;
+    if let Some(limit) = limit {
+        RateLimit::new(limit.requests, limit.per.get()).map_err(D::Error::custom)?;
+    }
+    Ok(limit)
 }
 
 impl Default for HttpSettings {
@@ -254,10 +283,20 @@ impl Default for TelemetrySettings {
 pub struct TracesSettings {
     /// URL of a collector that takes traces by OTLP over HTTP, such as `http://collector:4318`. No traces
     /// are sent by default: `AIOS_TELEMETRY_TRACES__ENDPOINT`.
+    #[schemars(schema_with = "collector")]
     pub endpoint: Option<SecretUrl>,
     /// Headers of the requests to the collector, by name, such as the key of a hosted one. A `_` in the
     /// name stands for `-`: `AIOS_TELEMETRY_TRACES__HEADERS__X_API_KEY`.
     pub headers: BTreeMap<String, Secret>,
+}
+
+/// The URL of a collector.
+fn collector(generator: &mut SchemaGenerator) -> Schema {
+    let mut schema = SecretUrl::json_schema(generator);
+    schema.insert("type".to_owned(), serde_json::json!(["string", "null"]));
+    schema.insert("pattern".to_owned(), "^[Hh][Tt][Tt][Pp][Ss]?://".into());
+    schema.insert("x-aios-expected".to_owned(), "a URL such as http://collector:4318".into());
+    schema
 }
 
 /// The section `process`: which parts of a [`Service`](crate::Service) this process runs.

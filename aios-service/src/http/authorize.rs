@@ -27,7 +27,16 @@ pub(crate) async fn authenticate(State(api): State<Api>, request: Request, next:
     }
 }
 
+/// Headers with credentials, and the one that names the host that the request is for.
+const GIVEN_ONCE: [&str; 3] = ["authorization", "x-api-key", "host"];
+
 async fn identify(api: &Api, parts: &Parts) -> Result<Identity, ApiError> {
+    // A proxy before this server may have looked at another one of them.
+    let is_repeated = |name: &&str| parts.headers.get_all(*name).iter().nth(1).is_some();
+    if let Some(name) = GIVEN_ONCE.into_iter().find(is_repeated) {
+        let message = format!("the request has the header `{name}` more than once");
+        return Err(ApiError::new("MALFORMED_REQUEST", message));
+    }
     let extensions = &parts.extensions;
     let connected = extensions.get::<ConnectInfo<SocketAddr>>().map(|peer| peer.0);
     let peer =

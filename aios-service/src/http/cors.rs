@@ -19,7 +19,8 @@ const METHODS: &str = "GET, POST, PUT, PATCH, DELETE";
 const REQUEST_HEADERS: &str = "authorization, content-type, idempotency-key, if-match, if-none-match, \
      last-event-id, traceparent, tracestate, x-api-key, x-request-id";
 /// Headers of answers that pages may read.
-const RESPONSE_HEADERS: &str = "etag, location, retry-after, traceresponse, x-request-id";
+const RESPONSE_HEADERS: &str =
+    "etag, idempotent-replayed, location, retry-after, traceresponse, x-request-id";
 
 /// The origins whose web pages may use the API from a browser (cross-origin resource sharing).
 ///

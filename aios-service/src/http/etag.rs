@@ -28,7 +28,7 @@ pub(crate) fn answer(
     response: impl FnOnce() -> Response,
 ) -> Response {
     let is_known = tags(headers, &header::IF_NONE_MATCH).is_some_and(|tags| {
-        tags.iter().any(|known| known.trim_start_matches("W/") == tag || known == "*")
+        tags.iter().any(|known| known.strip_prefix("W/").unwrap_or(known) == tag || known == "*")
     });
     let response = if is_known { StatusCode::NOT_MODIFIED.into_response() } else { response() };
     with(response, tag)

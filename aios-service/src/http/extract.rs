@@ -8,7 +8,7 @@ use axum::{
         FromRequest, FromRequestParts, Request,
         rejection::{BytesRejection, PathRejection},
     },
-    http::{StatusCode, header, request::Parts},
+    http::{HeaderMap, StatusCode, header, request::Parts},
 };
 use serde::{
     Deserialize, Deserializer,
@@ -29,10 +29,7 @@ impl<T: DeserializeOwned> FromRequest<Api> for Json<T> {
     type Rejection = ApiError;
 
     async fn from_request(request: Request, api: &Api) -> Result<Self, ApiError> {
-        if !is_json(&request) {
-            let message = "the body of the request must have `content-type: application/json`";
-            return Err(ApiError::new("UNSUPPORTED_MEDIA_TYPE", message));
-        }
+        media_type(request.headers())?;
         let body = Bytes::from_request(request, api).await;
         let body = body.map_err(|rejection| unreadable_body(api, &rejection))?;
         if is_too_deep(&body) {
@@ -51,11 +48,38 @@ pub(crate) fn unreadable_body(api: &Api, rejection: &BytesRejection) -> ApiError
     }
 }
 
-fn is_json(request: &Request) -> bool {
-    let value = request.headers().get(header::CONTENT_TYPE);
-    let Some(text) = value.and_then(|value| value.to_str().ok()) else { return false };
-    let essence = text.split(';').next().unwrap_or_default().trim();
-    essence.eq_ignore_ascii_case("application/json")
+/// Fails unless a body is JSON in UTF-8, as it is sent.
+fn media_type(headers: &HeaderMap) -> Result<(), ApiError> {
+    let unsupported = |message| Err(ApiError::new("UNSUPPORTED_MEDIA_TYPE", message));
+    let mut types = headers.get_all(header::CONTENT_TYPE).iter();
+    let text = types.next().and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let mut parts = text.split(';').map(str::trim);
+    let is_json = parts.next().is_some_and(|it| it.eq_ignore_ascii_case("application/json"));
+    if !is_json || types.next().is_some() {
+        return unsupported("the body of the request must have `content-type: application/json`");
+    }
+    if !parts.all(is_utf_8) {
+        return unsupported("the body of the request must be in UTF-8, with no other `charset`");
+    }
+    match headers.get_all(header::CONTENT_ENCODING).iter().all(|it| is_identity(it.as_bytes())) {
+        true => Ok(()),
+        false => unsupported(
+            "the body of the request must not be compressed; send it without `content-encoding`",
+        ),
+    }
+}
+
+/// Whether a parameter of a content type is another one than the charset, or names UTF-8. ASCII is a part
+/// of UTF-8.
+fn is_utf_8(parameter: &str) -> bool {
+    let Some((name, value)) = parameter.split_once('=') else { return true };
+    let charset = value.trim().trim_matches('"');
+    !name.trim().eq_ignore_ascii_case("charset")
+        || ["utf-8", "utf8", "us-ascii"].iter().any(|it| charset.eq_ignore_ascii_case(it))
+}
+
+fn is_identity(encoding: &[u8]) -> bool {
+    encoding.trim_ascii().is_empty() || encoding.trim_ascii().eq_ignore_ascii_case(b"identity")
 }
 
 fn too_large(api: &Api) -> ApiError {

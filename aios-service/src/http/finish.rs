@@ -1,19 +1,26 @@
 //! The outermost layer: ids of requests, timeouts, panics, and the shape of every error.
 
-use std::{panic::AssertUnwindSafe, time::Duration};
+use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
+use aios_core::{
+    clock::{Clock, SystemClock},
+    event::Timestamp,
+};
 use axum::{
-    extract::{DefaultBodyLimit, Request, State},
-    http::{HeaderValue, StatusCode, header},
-    middleware::Next,
+    Router,
+    body::HttpBody,
+    extract::{DefaultBodyLimit, MatchedPath, OriginalUri, Request, State},
+    http::{HeaderMap, HeaderValue, StatusCode, Uri, header},
+    middleware::{Next, from_fn_with_state},
     response::{IntoResponse, Response},
 };
 use futures_util::FutureExt;
+use serde_json::json;
 use tracing::{error, warn};
 
 use super::{
     ApiError,
-    envelope::{ErrorBody, ErrorDocument, ErrorMeta, json},
+    envelope::{self, ErrorBody, ErrorDocument, ErrorMeta},
     request_id::{REQUEST_ID, RequestId},
     state::Api,
     trace::{TRACE_RESPONSE, Trace},
@@ -89,21 +96,81 @@ fn render(api: &Api, id: &RequestId, mut response: Response) -> Response {
     if let Some(cause) = &error.cause {
         error!(request_id = &*id.0, code = &*error.code, error = cause, "a request failed");
     }
+    rendered(error, id, api.now(), response.headers())
+}
+
+/// The answer with an error. It keeps the headers that do not describe another body.
+fn rendered(
+    error: ApiError,
+    id: &RequestId,
+    timestamp: Timestamp,
+    headers: &HeaderMap,
+) -> Response {
     let body = ErrorDocument {
         error: ErrorBody {
             code: error.code.into_owned(),
             message: error.message,
             details: error.details,
         },
-        meta: ErrorMeta { request_id: id.0.to_string(), timestamp: api.now() },
+        meta: ErrorMeta { request_id: id.0.to_string(), timestamp },
     };
-    let mut rendered = json(error.status, &body);
-    for (name, value) in response.headers() {
+    let mut rendered = envelope::json(error.status, &body);
+    for (name, value) in headers {
         if name != header::CONTENT_TYPE && name != header::CONTENT_LENGTH {
             rendered.headers_mut().append(name, value.clone());
         }
     }
     rendered
+}
+
+/// Answers requests that no route of a whole program takes in the shape of the API, and says where the API
+/// begins. Without it, such answers have no body. Those of the program's own routes and of its fallback
+/// stay as they are, except that a method that a path does not take gets a body.
+///
+/// ```
+/// use axum::{Router, routing::get};
+///
+/// let router = Router::new().route("/hello", get(|| async { "Hello!" }));
+/// let router = aios_service::http::answer_unrouted(router, Some("/api/v1"));
+/// # drop::<Router>(router);
+/// ```
+pub fn answer_unrouted(router: Router, api_path: Option<&str>) -> Router {
+    router.layer(from_fn_with_state(api_path.map(Arc::from), unrouted))
+}
+
+async fn unrouted(
+    State(api_path): State<Option<Arc<str>>>,
+    request: Request,
+    next: Next,
+) -> Response {
+    let id = RequestId::of(request.headers());
+    let is_routed = request.extensions().get::<MatchedPath>().is_some();
+    let path = excerpt(request.uri());
+    let response = next.run(request).await;
+    let is_empty = response.body().size_hint().exact() == Some(0)
+        && !response.headers().contains_key(header::CONTENT_TYPE);
+    let error = match response.status() {
+        StatusCode::NOT_FOUND if is_empty && !is_routed => no_path(&path, api_path.as_deref()),
+        StatusCode::METHOD_NOT_ALLOWED if is_empty => method_not_allowed(),
+        _ => return response,
+    };
+    let mut response = rendered(error, &id, SystemClock.now(), response.headers());
+    if let Ok(value) = HeaderValue::from_str(&id.0) {
+        response.headers_mut().insert(REQUEST_ID, value);
+    }
+    response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}
+
+fn no_path(path: &str, api_path: Option<&str>) -> ApiError {
+    let (message, details) = match api_path {
+        Some(api) => {
+            let message = format!("there is no path {path}; the API begins at {api}");
+            (message, json!({ "path": path, "api": api }))
+        }
+        None => (format!("there is no path {path}"), json!({ "path": path })),
+    };
+    ApiError::new("ROUTE_NOT_FOUND", message).with_details(details)
 }
 
 /// An error that did not come from a handler.
@@ -129,8 +196,11 @@ fn method_not_allowed() -> ApiError {
 }
 
 /// Answers requests to paths that do not exist.
-pub(crate) async fn not_found(request: Request) -> ApiError {
-    let path: String = request.uri().path().chars().take(200).collect();
-    ApiError::new("ROUTE_NOT_FOUND", format!("there is no path {path}"))
-        .with_details(serde_json::json!({ "path": path }))
+pub(crate) async fn not_found(OriginalUri(uri): OriginalUri) -> ApiError {
+    no_path(&excerpt(&uri), None)
+}
+
+/// The path of a request, as far as it is shown.
+fn excerpt(uri: &Uri) -> String {
+    uri.path().chars().take(200).collect()
 }

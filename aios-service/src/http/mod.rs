@@ -89,6 +89,7 @@ use self::{
 };
 pub use self::{
     cors::{Cors, InvalidOrigin},
+    finish::answer_unrouted,
     health::health,
     limits::Limits,
     options::{ApiOptions, Audit},

@@ -18,12 +18,15 @@ use super::{
 };
 use crate::{
     config::{HttpSettings, SecretUrl, Settings, SettingsError},
-    http::{ApiOptions, RateLimit, Shutdown, api, health, serve_with},
+    http::{ApiOptions, RateLimit, Shutdown, answer_unrouted, api, health, serve_with},
     telemetry::{
         Metrics, Telemetry, TelemetryGuard, measure,
         traces::{RequestSpans, trace},
     },
 };
+
+/// Where a service has its API.
+const API_PATH: &str = "/api/v1";
 
 impl Service {
     /// Starts the service: takes its address, opens the store, connects to the broker, starts the
@@ -113,16 +116,20 @@ fn router(
     for routes in routes {
         router = router.merge(routes(Arc::clone(runtime)));
     }
+    let api_path = api_options.is_some().then_some(API_PATH);
     if let Some((options, spans)) = api_options {
-        let api = Router::new().nest("/api/v1", api(Arc::clone(runtime), options));
+        let api = Router::new().nest(API_PATH, api(Arc::clone(runtime), options));
         router = router.merge(match spans {
             Some(spans) => api.layer(from_fn_with_state(spans, trace)),
             None => api,
         });
     }
     match metrics {
-        Some(metrics) => router.merge(metrics.routes(Arc::clone(runtime))).layer(from_fn(measure)),
-        None => router,
+        Some(metrics) => {
+            let router = router.merge(metrics.routes(Arc::clone(runtime)));
+            answer_unrouted(router, api_path).layer(from_fn(measure))
+        }
+        None => answer_unrouted(router, api_path),
     }
 }
 

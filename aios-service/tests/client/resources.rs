@@ -12,6 +12,7 @@ use aios_service::client::{
 use serde_json::{Value, json};
 
 use super::server::Server;
+use crate::support::pause;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn should_start_runs_and_read_what_they_leave() {
@@ -48,6 +49,25 @@ async fn should_start_runs_and_read_what_they_leave() {
     assert!(shards.iter().all(|shard| shard.engine_id.as_deref() == Some(&engine.id)));
     let me = client.me().await.unwrap();
     assert_eq!((me.id.as_str(), me.permissions), ("anonymous", vec!["*".to_owned()]));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn should_tell_what_a_run_waits_for() {
+    let server = Server::start().await;
+    let client = server.client();
+    let run = client.start("parent", &()).id("p").await.unwrap();
+    assert_eq!(run.status().await.unwrap().waits_for, None);
+    let child = client.run("child");
+    while child.status().await.is_err() {
+        pause().await;
+    }
+    child.pause().await.unwrap();
+    let waits_for = run.status().await.unwrap().waits_for;
+    assert_eq!(waits_for.as_deref(), Some("child approval \"child\" is paused"));
+    let list = client.runs(&RunQuery::new().with_workflow("parent")).await.unwrap();
+    assert_eq!(list.items[0].waits_for, None, "a list does not look for it");
+    child.resume().await.unwrap();
+    assert_eq!(run.status().await.unwrap().waits_for, None);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -94,6 +94,47 @@ const BAD: &[Bad] = &[
         &[("AIOS_DATABASE_", "x")],
         &["AIOS_DATABASE_: unknown name; did you mean AIOS_DATABASE_URL?"],
     ),
+    // Values with which a service could not work.
+    file(
+        "an address without a port",
+        &[("config/base.yaml", "http: {listen: 127.0.0.1}\n")],
+        &[
+            "config/base.yaml:1:8: http.listen: expected an address and a port such as 127.0.0.1:8080, found \"127.0.0.1\"",
+        ],
+    ),
+    variables(
+        "an address with a port that does not exist, and a collector without a scheme",
+        &[
+            ("AIOS_HTTP_LISTEN", "127.0.0.1:65536"),
+            ("AIOS_TELEMETRY_TRACES__ENDPOINT", "collector:4318"),
+        ],
+        &[
+            "AIOS_HTTP_LISTEN: http.listen: expected an address and a port such as 127.0.0.1:8080, found \"127.0.0.1:65536\"",
+            "AIOS_TELEMETRY_TRACES__ENDPOINT: telemetry.traces.endpoint: expected a URL such as http://collector:4318, found a text that is not shown",
+        ],
+    ),
+    variables(
+        "an empty address, and bodies of no bytes",
+        &[("AIOS_HTTP_LISTEN", ""), ("AIOS_HTTP_MAX_BODY_BYTES", "0")],
+        &[
+            "AIOS_HTTP_LISTEN: http.listen: expected an address and a port such as 127.0.0.1:8080, found \"\"",
+            "AIOS_HTTP_MAX_BODY_BYTES: http.max_body_bytes: expected an integer from 1 to 4294967295, found 0",
+        ],
+    ),
+    file(
+        "a request that may take no time",
+        &[("config/base.yaml", "http: {request_timeout: 0ms}\n")],
+        &[
+            "config/base.yaml:1:8: http.request_timeout: expected a duration of at least 1ms, found 0",
+        ],
+    ),
+    variables(
+        "a rate that cannot be a limit",
+        &[("AIOS_HTTP_RATE_LIMIT__REQUESTS", "5"), ("AIOS_HTTP_RATE_LIMIT__PER", "0s")],
+        &[
+            "AIOS_HTTP_RATE_LIMIT__PER: http.rate_limit: a rate limit is at least 1 request per day and at most 1 request per microsecond, in a time of at most a day, not 5 requests per 0ns",
+        ],
+    ),
     // Types.
     file(
         "a text instead of an integer",

@@ -44,6 +44,8 @@ fn should_know_the_variables_of_the_guide() {
             "log.output" => "stdout",
             "log.redact" => "email",
             "process.roles" => "engine,api",
+            "http.listen" => "0.0.0.0:80",
+            "telemetry.traces.endpoint" => "http://collector:4318",
             key if key.ends_with("_bytes") || key.ends_with("requests") => "7",
             key if key.starts_with("http.re")
                 || key.starts_with("shutdown")

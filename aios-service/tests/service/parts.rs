@@ -29,6 +29,39 @@ async fn should_make_a_whole_service_from_settings() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn should_answer_what_no_route_takes_in_the_shape_of_the_api() {
+    let settings = settings().load().unwrap();
+    let routes = |_: Arc<Runtime>| {
+        let empty = async || axum::http::StatusCode::NOT_FOUND;
+        Router::new()
+            .route("/own", get(empty))
+            .fallback(async || (axum::http::StatusCode::NOT_FOUND, "mine"))
+    };
+    let bare = service(&settings).start().await.unwrap();
+    let own = service(&settings).routes(routes).start().await.unwrap();
+    for path in ["/", "/favicon.ico", "/api", "/api/v1/", "/api/v2/runs", "//api/v1/runs"] {
+        let answer = ask(bare.address(), "GET", path).await;
+        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+        let body: serde_json::Value = serde_json::from_str(body).unwrap();
+        assert!(head.starts_with("HTTP/1.1 404"), "{path}: {head}");
+        assert_eq!(body["error"]["code"], "ROUTE_NOT_FOUND");
+        assert_eq!(body["error"]["details"], serde_json::json!({ "path": path, "api": "/api/v1" }));
+        assert!(head.contains(body["meta"]["request_id"].as_str().unwrap()), "{head}");
+        assert!(ask(own.address(), "GET", path).await.ends_with("\r\n\r\nmine"), "{path}");
+    }
+    for path in ["/health/live", "/metrics"] {
+        let answer = ask(bare.address(), "POST", path).await;
+        assert!(answer.contains("allow: GET,HEAD") && answer.contains("METHOD_NOT_ALLOWED"));
+    }
+    assert!(ask(own.address(), "GET", "/own").await.ends_with("\r\n\r\n"), "it is not changed");
+    assert!(ask(bare.address(), "GET", "/api/v1/x").await.contains("/api/v1/x"));
+    for running in [bare, own] {
+        running.shutdown().begin();
+        running.stopped().await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn should_apply_the_limits_of_the_settings() {
     let settings = settings()
         .value("agent.timeout", "1ms")
@@ -97,7 +130,7 @@ async fn should_name_the_part_that_is_missing_or_refused() {
     let error = service(&unknown).start().await.unwrap_err();
     assert_eq!((error.code(), error.is_retryable()), ("INVALID_STORE_CONFIGURATION", false));
     let fast = settings().value("http.rate_limit.requests", 1).value("http.rate_limit.per", "2d");
-    let error = service(&fast.load().unwrap()).start().await.unwrap_err();
+    let error = fast.load().unwrap_err();
     assert!(error.to_string().contains("http.rate_limit"), "{error}");
 }
 

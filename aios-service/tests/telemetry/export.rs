@@ -209,8 +209,11 @@ async fn should_begin_with_the_runs_of_now() {
 #[tokio::test(flavor = "multi_thread")]
 async fn should_name_what_is_wrong_with_the_collector() {
     let collector = Collector::start(Answer::Status(200));
-    let settings = settings(&collector, "memory://")
-        .value("telemetry.traces.endpoint", "ftp://user:hunter2@collector");
+    let with =
+        |endpoint| settings(&collector, "memory://").value("telemetry.traces.endpoint", endpoint);
+    let text = with("ftp://user:hunter2@collector").load().unwrap_err().to_string();
+    assert!(text.contains("http://") && !text.contains("hunter2"), "{text}");
+    let settings = with("http://user:hunter2@collector:99999");
     let error = Service::from_settings(&settings.load().unwrap())
         .connect_store(aios_store::connect)
         .connect_broker(aios_broker::connect)
@@ -221,5 +224,5 @@ async fn should_name_what_is_wrong_with_the_collector() {
         .unwrap_err();
     assert_eq!(error.code(), "TELEMETRY_FAILED");
     let text = error.to_string();
-    assert!(text.contains("http://") && !text.contains("hunter2"), "{text}");
+    assert!(text.contains("invalid port") && !text.contains("hunter2"), "{text}");
 }

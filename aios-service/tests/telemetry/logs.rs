@@ -110,6 +110,18 @@ fn should_log_what_the_level_and_the_targets_allow_and_change_while_it_runs() {
 }
 
 #[test]
+fn should_not_log_the_data_of_returned_events_unless_asked_to() {
+    let log = || warn!(target: "lapin::returned_messages", "returned");
+    let debug = || settings().value("log.level", "debug");
+    let lapin = serde_json::json!({"lapin": "debug"});
+    for silent in [debug(), debug().value("log.targets", lapin)] {
+        assert_eq!(logged(silent, |_| log()), [] as [Value; 0]);
+    }
+    let asked = serde_json::json!({"lapin::returned_messages": "warn"});
+    assert_eq!(logged(debug().value("log.targets", asked), |_| log()).len(), 1);
+}
+
+#[test]
 fn should_leave_the_subscriber_of_the_program_alone() {
     // Installing it is decided once for the process, so this test installs both.
     let (mine, theirs) = (Output::default(), Output::default());

@@ -148,7 +148,7 @@ export class Http {
       signal,
     };
     if (request.body !== undefined) {
-      init.body = JSON.stringify(request.body);
+      init.body = serialised(request.body);
       (init.headers as Record<string, string>)["content-type"] = "application/json";
     }
     const response = await this.#fetch(url, init);
@@ -247,7 +247,22 @@ function encode(part: string): string {
     const message = `an id cannot be ${JSON.stringify(part)}, which cannot stand in a URL`;
     throw new AiosError(message, { code: "INVALID_REQUEST" });
   }
-  return encodeURIComponent(part);
+  try {
+    return encodeURIComponent(part);
+  } catch (cause) {
+    const message = `an id cannot be ${JSON.stringify(part)}, which is not a text of Unicode`;
+    throw new AiosError(message, { code: "INVALID_REQUEST", cause });
+  }
+}
+
+/** The JSON of a body. A value without one, such as a `bigint`, is refused before anything is sent. */
+function serialised(body: unknown): string {
+  try {
+    return JSON.stringify(body);
+  } catch (cause) {
+    const message = `the values of the request cannot be written as JSON: ${reason(cause)}`;
+    throw new AiosError(message, { code: "INVALID_REQUEST", cause });
+  }
 }
 
 async function refusal(response: Response): Promise<AiosError> {

@@ -1565,6 +1565,11 @@ export interface components {
                  * @description When it changed last.
                  */
                 updated_at: string;
+                /**
+                 * @description Something it waits for that does not progress: a task that no agent has begun, or a child that is
+                 *     blocked or paused. Only in the answer to a request for one run; `null` if nothing is known.
+                 */
+                waits_for?: string | null;
                 /** @description Name of its workflow. */
                 workflow: string;
                 /**
@@ -1741,6 +1746,11 @@ export interface components {
              * @description When it changed last.
              */
             updated_at: string;
+            /**
+             * @description Something it waits for that does not progress: a task that no agent has begun, or a child that is
+             *     blocked or paused. Only in the answer to a request for one run; `null` if nothing is known.
+             */
+            waits_for?: string | null;
             /** @description Name of its workflow. */
             workflow: string;
             /**

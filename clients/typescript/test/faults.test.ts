@@ -67,6 +67,29 @@ test("should give up after the last attempt and at once on other faults", async 
   }
 });
 
+test("should refuse values that cannot be sent without sending anything", async () => {
+  const server = await faulty();
+  try {
+    const endless: { self?: unknown } = {};
+    endless.self = endless;
+    const requests = [
+      () => server.client.start("w", 1n),
+      () => server.client.start("w", endless),
+      () => server.client.run("\ud800").status(),
+      () => server.client.run("..").status(),
+    ];
+    for (const request of requests) {
+      await assert.rejects(request(), (error) => {
+        assert.ok(error instanceof AiosError && !error.retryable);
+        return hasCode(error, "INVALID_REQUEST");
+      });
+    }
+    assert.equal(server.keys.length, 0);
+  } finally {
+    server.close();
+  }
+});
+
 test("should not wait for a service that does not answer", async () => {
   const server = await fake(() => {});
   try {

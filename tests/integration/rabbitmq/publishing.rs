@@ -1,11 +1,17 @@
 //! Cases that only a server that coalesces its confirms can get wrong.
 
+use std::sync::Mutex;
+
 use aios_broker::rabbitmq::RabbitMqBroker;
 use aios_core::{
     broker::{Broker, Publish, Subscription},
     event::Event,
 };
 use aios_tests::rabbitmq::RabbitMqServer;
+use tracing::{
+    Metadata, Subscriber,
+    span::{Attributes, Id, Record},
+};
 
 /// lapin attaches a returned event to whichever confirm comes next.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -36,4 +42,48 @@ async fn should_tell_which_of_many_events_was_unroutable() {
             }
         }
     }
+}
+
+/// Lines of lapin about returned events, from its own threads.
+static RETURNED: Mutex<Vec<String>> = Mutex::new(Vec::new());
+
+struct Returned;
+
+impl Subscriber for Returned {
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        metadata.target() == "lapin::returned_messages"
+    }
+
+    fn new_span(&self, _: &Attributes<'_>) -> Id {
+        Id::from_u64(1)
+    }
+
+    fn record(&self, _: &Id, _: &Record<'_>) {}
+
+    fn record_follows_from(&self, _: &Id, _: &Id) {}
+
+    fn event(&self, event: &tracing::Event<'_>) {
+        RETURNED.lock().unwrap().push(format!("{event:?}"));
+    }
+
+    fn enter(&self, _: &Id) {}
+
+    fn exit(&self, _: &Id) {}
+}
+
+/// lapin logs what the server returns with its data. An event that needs no route is not returned.
+#[tokio::test(flavor = "multi_thread")]
+async fn should_not_have_events_returned_that_need_no_route() {
+    let Some(server) = RabbitMqServer::shared() else { return };
+    tracing::subscriber::set_global_default(Returned).unwrap();
+    let broker = RabbitMqBroker::connect(&server.url()).await.unwrap();
+    let event = |name: &str| Event::new(name.parse().unwrap(), "test", &"secret").unwrap();
+    let optional = Publish::new(event("nowhere.optional.event"));
+    broker.publish(vec![optional]).await.remove(0).unwrap();
+    let required = Publish::new(event("nowhere.required.event")).with_required_route();
+    let refused = broker.publish(vec![required]).await.remove(0).unwrap_err();
+    assert_eq!(refused.code(), "UNROUTABLE");
+    let returned = RETURNED.lock().unwrap();
+    let is_logged = |name| returned.iter().any(|line| line.contains(name));
+    assert_eq!((is_logged("nowhere.required"), is_logged("nowhere.optional")), (true, false));
 }

@@ -14,7 +14,7 @@ pub(super) fn run(run: &Run) -> records::Run<'_> {
         result: run.result.as_ref(),
         failure: run.failure.as_ref(),
         status_text: run.status_text.as_deref(),
-        waits_for: None,
+        waits_for: run.waits_for.as_deref(),
         progress: run.progress.as_ref(),
         created_at: micros(Some(run.created_at)),
         updated_at: micros(Some(run.updated_at)),

@@ -57,6 +57,9 @@ pub(super) struct Run {
     failure: Option<Failure>,
     /// The status text that the workflow set.
     status_text: Option<String>,
+    /// Something it waits for that does not progress: a task that no agent has begun, or a child that is
+    /// blocked or paused. Only in the answer to a request for one run; `null` if nothing is known.
+    waits_for: Option<String>,
     /// How far the workflow says it is.
     #[schema(value_type = serde_json::Value)]
     progress: Option<Payload>,
@@ -83,6 +86,7 @@ fn resource(row: RunRecord) -> Resource<Run> {
         result: row.result,
         failure: row.failure,
         status_text: row.status_text,
+        waits_for: row.waits_for,
         progress: row.progress,
         position: row.position,
         created_at: row.created_at,

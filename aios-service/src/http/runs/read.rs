@@ -14,7 +14,7 @@ use axum::{
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
-use super::{KIND, Run, current, find, resource};
+use super::{KIND, Run, find, resource};
 use crate::http::{
     ApiError,
     authorize::{Caller, RunsRead},
@@ -112,7 +112,9 @@ pub(super) async fn get_run(
     Path(id): Path<String>,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
-    let run = current(&api, &id).await?;
+    let mut row = find(&api, &id).await?;
+    row.waits_for = api.runtime.waits_for(&row).await?;
+    let run = resource(row);
     let tag = etag::of(&run);
     Ok(etag::answer(&headers, &tag, || api.document(StatusCode::OK, run)))
 }

@@ -18,6 +18,9 @@ use tracing_subscriber::{
 use self::{fields::Redaction, layer::LogLayer, sink::Sink};
 use crate::config::{LogLevel, LogSettings};
 
+/// Targets whose lines contain the data of events. They are written only if the settings name them.
+const TARGETS_WITH_DATA: [&str; 1] = ["lapin::returned_messages"];
+
 /// The log of a process.
 #[derive(Clone, Debug)]
 pub(super) struct Logs {
@@ -50,8 +53,10 @@ impl Logs {
 }
 
 fn targets(settings: &LogSettings) -> Targets {
+    let silent = TARGETS_WITH_DATA.map(|target| (target, LevelFilter::OFF));
     let targets = settings.targets.iter().map(|(target, level)| (target.clone(), filter(*level)));
-    Targets::new().with_default(filter(settings.level)).with_targets(targets)
+    // Of targets with the same name, the last one counts.
+    Targets::new().with_default(filter(settings.level)).with_targets(silent).with_targets(targets)
 }
 
 fn filter(level: LogLevel) -> LevelFilter {
