@@ -124,7 +124,8 @@ impl Candidate {
     }
 
     fn wait(&self, now: Duration, delay: Duration) {
-        *self.waits_until.lock().unwrap_or_else(PoisonError::into_inner) = Some(now + delay);
+        *self.waits_until.lock().unwrap_or_else(PoisonError::into_inner) =
+            Some(now.saturating_add(delay));
     }
 }
 

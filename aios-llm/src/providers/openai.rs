@@ -7,6 +7,7 @@ use super::{
     error::invalid_response,
     schema_name,
     stream::{self, Assemble, Framing},
+    tool_name,
 };
 use crate::model::{
     Capabilities, FinishReason, ImageSource, LanguageModel, Message, ModelError, ModelRequest,
@@ -183,7 +184,7 @@ fn assistant(message: &Message) -> Value {
         Part::ToolCall(call) => Some(json!({
             "id": call.id,
             "type": "function",
-            "function": {"name": call.name, "arguments": call.arguments},
+            "function": {"name": tool_name(&call.name), "arguments": call.arguments},
         })),
         _ => None,
     });

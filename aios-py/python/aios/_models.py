@@ -230,7 +230,7 @@ class ClientModel:
         response = getattr(error, "response", None)
         status = getattr(error, "status_code", None)
         if isinstance(status, int) and response is not None:
-            delay = _number(response.headers.get("retry-after"))
+            delay = response.headers.get("retry-after")
             return _aios.model_status_error(self.name, status, delay, response.text)
         kinds = _kinds(error)
         if kinds & {"APIResponseValidationError", "JSONDecodeError", "RemoteProtocolError"}:
@@ -248,10 +248,3 @@ def _kinds(error: BaseException) -> set[str]:
     kinds = {kind.__name__ for kind in type(error).__mro__}
     cause = error.__cause__
     return kinds if cause is None else kinds | _kinds(cause)
-
-
-def _number(text: str | None) -> float | None:
-    try:
-        return None if text is None else float(text)
-    except ValueError:
-        return None
