@@ -45,11 +45,11 @@ pub(super) const GUARDRAIL: &str = "guardrail:";
 
 /// Parameters of a task for a [`ToolAgent`].
 #[derive(Debug, Serialize, Deserialize, schemars::JsonSchema)]
-pub(super) struct ToolTask {
+pub(crate) struct ToolTask {
     /// Name of the tool.
     pub(super) tool: String,
     /// Id of the call.
-    pub(super) call_id: String,
+    pub(crate) call_id: String,
     /// The validated arguments.
     pub(super) arguments: Value,
 }
