@@ -162,7 +162,8 @@ impl DynAgent for ModelAgent {
         let responding = self.respond(context, &request, task.is_cheaper);
         let response = responding.instrument(span.clone()).await;
         gen_ai::answered(&span, &response, content);
-        Payload::encode(&response.map_err(|error| error.to_task_error())?).terminal()
+        let response = response.map_err(|error| error.to_task_error())?.with_distinct_calls();
+        Payload::encode(&response).terminal()
     }
 }
 
