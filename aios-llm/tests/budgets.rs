@@ -188,3 +188,15 @@ async fn should_not_wait_longer_for_a_provider_than_the_wall_time() {
     let unlimited = runtime(LlmAgent::new(model)).await;
     assert_eq!(failure(&start(&unlimited).await).await.code, "MODEL_RATE_LIMITED");
 }
+
+#[tokio::test]
+async fn should_not_run_a_tool_for_longer_than_the_wall_time() {
+    let hangs = |_: crate::support::Query| std::future::pending::<Result<String, TaskError>>();
+    let tool = aios_llm::tool::Tool::read("search", "Searches.", hangs);
+    let budget = Budget::new().with_wall_time(Duration::from_millis(500));
+    let agent = LlmAgent::new(scripted([search_call("a")])).tool(tool).budget(budget);
+    let runtime = runtime(agent).await;
+    let started = std::time::Instant::now();
+    assert_eq!(failure(&start(&runtime).await).await.details["limit"], json!("wall_time"));
+    assert!(started.elapsed() < Duration::from_secs(30), "the timeout of the tool is 60 s");
+}
