@@ -478,3 +478,34 @@ fn should_read_each_form_of_a_delay() {
     let century = 100 * 365 * 24 * 60 * 60;
     assert!(seconds("Fri, 31 Dec 9999 23:59:59 GMT").unwrap() > century);
 }
+
+#[tokio::test]
+async fn should_tell_calls_apart_however_a_server_numbers_them() {
+    let part = |number: u32, id: &str, name: &str, arguments: &str| {
+        let function = json!({"name": name, "arguments": arguments});
+        json!([{"index": number, "id": id, "function": function}])
+    };
+    for numbers in [[0, 1], [1, 2], [0, 0]] {
+        let parts = [
+            part(numbers[0], "a", "search", "{\"words\":"),
+            part(numbers[0], "", "", "\"one\"}"),
+            part(numbers[1], "b", "search", "{\"words\":"),
+            part(numbers[1], "b", "", "\"two\"}"),
+        ];
+        let mut body = STREAM.to_owned();
+        for calls in parts {
+            let event = json!({"choices": [{"delta": {"tool_calls": calls}}]});
+            body += &format!("data: {event}\n\n");
+        }
+        body += "data: {\"choices\":[{\"delta\":{},\"finish_reason\":\"tool_calls\"}]}\n\ndata: [DONE]\n\n";
+        let model = openai_at(raw(vec![body.into_bytes()]).await);
+        let response = in_time(collect(model.stream(&request()).await.unwrap())).await.unwrap();
+        let calls: Vec<_> =
+            response.tool_calls().map(|it| (it.id.as_str(), it.arguments.as_str())).collect();
+        assert_eq!(
+            calls,
+            [("a", r#"{"words":"one"}"#), ("b", r#"{"words":"two"}"#)],
+            "{numbers:?}"
+        );
+    }
+}
