@@ -466,6 +466,20 @@ async fn should_say_what_an_error_of_a_server_says() {
     assert!(error.to_string().contains("model 'm' not found"), "{error}");
 }
 
+#[tokio::test]
+async fn should_report_an_error_that_has_the_status_of_a_success() {
+    for (error, code) in [
+        (json!({"message": "slow down", "code": 429}), "MODEL_RATE_LIMITED"),
+        (json!({"message": "slow down", "code": "rate_limit_exceeded"}), "MODEL_RATE_LIMITED"),
+        (json!("slow down"), "MODEL_BACKEND"),
+    ] {
+        let model = openai_at("http://127.0.0.1:1/v1".to_owned());
+        let error = model.read_response(&json!({"error": error})).unwrap_err();
+        assert_eq!(error.code(), code);
+        assert!(error.to_string().contains("slow down"), "{error}");
+    }
+}
+
 #[test]
 fn should_read_each_form_of_a_delay() {
     let seconds = |text: &str| read_retry_after(text).map(|delay| delay.as_secs());

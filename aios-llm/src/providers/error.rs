@@ -78,7 +78,7 @@ pub fn status_error(
     }
 }
 
-/// An error that a provider reports within a stream.
+/// An error that a provider reports within a stream, or with status 200.
 pub(super) fn of_event(name: &str, event: &Value) -> ModelError {
     let has = |path: &str, text: &str| event.pointer(path).and_then(Value::as_str) == Some(text);
     let is_one = |kinds: &[&str]| {
@@ -94,7 +94,11 @@ pub(super) fn of_event(name: &str, event: &Value) -> ModelError {
     } else if is_one(&["invalid_request_error", "invalid_prompt", "INVALID_ARGUMENT"]) {
         ModelErrorKind::InvalidRequest
     } else {
-        ModelErrorKind::Backend
+        let status = event.pointer("/error/code").and_then(Value::as_u64);
+        match status.and_then(|status| u16::try_from(status).ok()) {
+            Some(status @ 400..600) => return status_error(name, status, None, &event.to_string()),
+            _ => ModelErrorKind::Backend,
+        }
     };
     let reason = format!("{name} reported an error in the response: {}", message_of(event));
     ModelError::new(kind, reason)

@@ -106,11 +106,12 @@ fn in_turns(messages: impl IntoIterator<Item = Value>) -> Vec<Value> {
     let mut turns: Vec<Value> = Vec::new();
     for mut message in messages {
         let added = parts(&mut message);
-        let earlier = turns.pop_if(|last| last["role"] == message["role"]);
+        let role = message.get("role").cloned();
+        let earlier = turns.pop_if(|last| last.get("role") == role.as_ref());
         let mut all = earlier.map_or_else(Vec::new, |mut earlier| parts(&mut earlier));
         all.extend(added);
         if !all.is_empty() {
-            turns.push(json!({"role": message["role"], "content": all}));
+            turns.push(json!({"role": role, "content": all}));
         }
     }
     turns

@@ -4,7 +4,7 @@ use serde_json::{Map, Value, json};
 use super::{
     ProviderOptions,
     connection::Connection,
-    error::invalid_response,
+    error::{invalid_response, of_event},
     schema_name,
     stream::{self, Assemble, Framing},
     tool_name,
@@ -73,6 +73,9 @@ impl OpenAiModel {
     /// `MODEL_INVALID_RESPONSE` if it is not complete.
     pub fn read_response(&self, body: &Value) -> Result<ModelResponse, ModelError> {
         let name = self.name();
+        if body.get("error").is_some_and(|error| !error.is_null()) {
+            return Err(of_event(name, body));
+        }
         let choice = body.pointer("/choices/0");
         let choice = choice.ok_or_else(|| invalid_response(name, "has no choice"))?;
         let mut assembly = Assembly::new(name);
