@@ -103,8 +103,10 @@ impl Accounting {
                 return Err(WorkflowError::failed(Failure::new("INVALID_PARAMETERS", reason)));
             }
         };
+        let limits = subject.as_ref().map(|subject| subject.budget.limits());
+        let account = Account::new(agent.budget.clone()).with_share(share).with_subject(limits);
         let state = Arc::new(Mutex::new(State {
-            account: Account::new(agent.budget.clone()).with_share(share),
+            account,
             in_progress: None,
             open: None,
             subject_sum: Spent::default(),
@@ -239,8 +241,8 @@ impl Accounting {
         emit(&self.context, "budget", "reserved", &Reserved { amounts: &reservation.amounts })
     }
 
-    /// Reserves a request of the budget of the subject, and limits its output to what is left there
-    /// unless it has to be whole.
+    /// Reserves a request of the budget of the subject, and limits its output to the tokens that are
+    /// left there, and to the cost unless it has to be whole.
     async fn hold_request(
         &self,
         models: &[&str],
@@ -249,8 +251,8 @@ impl Accounting {
         is_whole: bool,
     ) -> Result<Result<Reservation, Failure>, WorkflowError> {
         let least = match lock(&self.state).account.least_of(models, &reservation) {
-            Ok(least) if !is_whole => least,
-            Ok(_) => reservation.amounts,
+            Ok(least) if is_whole => Spent { cost: reservation.amounts.cost, ..least },
+            Ok(least) => least,
             Err(failure) => return Ok(Err(failure)),
         };
         let granted = self.hold(reservation.amounts, least).await?;

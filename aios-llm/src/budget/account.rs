@@ -25,12 +25,21 @@ pub(crate) struct Account {
     budget: Budget,
     /// The part of the budget of a calling agent.
     share: Limits,
+    /// Whether the budget of the subject limits the cost.
+    is_subject_priced: bool,
     spent: Spent,
 }
 
 impl Account {
     pub(crate) fn new(budget: Budget) -> Self {
-        Self { budget, share: Limits::default(), spent: Spent::default() }
+        Self { budget, share: Limits::default(), is_subject_priced: false, spent: Spent::default() }
+    }
+
+    /// Sets the limits of the subject that the run is charged to: if the cost is one of them, each
+    /// model needs a price.
+    pub(crate) fn with_subject(mut self, limits: Option<&Limits>) -> Self {
+        self.is_subject_priced = limits.is_some_and(|limits| limits.cost.is_some());
+        self
     }
 
     /// Limits the account to a part of another one.
@@ -236,7 +245,11 @@ impl Account {
         match (self.budget.prices.price(model), self.budget.unknown_price) {
             (Some(price), _) | (None, UnknownPrice::Assume(price)) => Ok(Some(price)),
             (None, UnknownPrice::Free) => Ok(None),
-            (None, UnknownPrice::Fail) if self.limits().cost.is_none() => Ok(None),
+            (None, UnknownPrice::Fail)
+                if self.limits().cost.is_none() && !self.is_subject_priced =>
+            {
+                Ok(None)
+            }
             (None, UnknownPrice::Fail) => {
                 let reason = format!(
                     "the cost is limited, and model {model:?} has no price; add it to the price \
