@@ -350,3 +350,17 @@ async def test_should_take_limits_that_no_run_reaches() -> None:
     agent = aios.LlmAgent("free", ScriptedModel("done"), budget=budget)
     async with aios.Runtime(agents=[agent]) as runtime:
         assert await (await runtime.start(agent, "go")).result() == "done"
+
+
+async def test_should_leave_out_what_a_prompt_does_not_have() -> None:
+    agent = aios.LlmAgent("agent", ScriptedModel("done", "done"))
+    message = {"role": "user", "content": [{"type": "text", "text": "go"}]}
+    async with aios.Runtime(agents=[agent]) as runtime:
+        for number, prompt in enumerate([aios.Prompt("go"), aios.Prompt("go", subject="mary")]):
+            run = await runtime.start(agent, prompt, id=f"run-{number}")
+            await run.result()
+            first, *_ = await run.journal()
+            expected = {"messages": [message], "subject": prompt.subject}
+            if prompt.subject is None:
+                del expected["subject"]
+            assert first.event.data["input"] == expected

@@ -102,8 +102,9 @@ class Budget(Limits):
             ``cheaper_model`` of the agent when the cost does not allow another whole response of its
             own model, and fails at other limits.
         prices: The prices of models by name, such as ``"openai:gpt-5"``.
-        unknown_price: What happens if the cost is limited and a model has no price: ``"fail"`` fails
-            the run with ``UNKNOWN_PRICE``, ``"free"`` counts nothing, and a :class:`Price` is assumed.
+        unknown_price: What happens if the cost of the run or of its subject is limited and a model has
+            no price: ``"fail"`` fails the run with ``UNKNOWN_PRICE``, ``"free"`` counts nothing, and
+            a :class:`Price` is assumed.
     """
 
     soft_percent: int = 80

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ._errors import ConfigurationError, ModelError
@@ -230,7 +230,7 @@ class ClientModel:
         response = getattr(error, "response", None)
         status = getattr(error, "status_code", None)
         if isinstance(status, int) and response is not None:
-            delay = response.headers.get("retry-after")
+            delay = _delay(response.headers)
             return _aios.model_status_error(self.name, status, delay, response.text)
         kinds = _kinds(error)
         if kinds & {"APIResponseValidationError", "JSONDecodeError", "RemoteProtocolError"}:
@@ -241,6 +241,14 @@ class ClientModel:
         if "APIConnectionError" in kinds:
             return ModelError(f"{self.name} cannot be reached", code="MODEL_UNAVAILABLE")
         return error
+
+
+def _delay(headers: Mapping[str, str]) -> str | None:
+    """The delay that a provider asks for, as in a header ``Retry-After``."""
+    try:
+        return str(float(headers["retry-after-ms"]) / 1000)
+    except (KeyError, ValueError):
+        return headers.get("retry-after")
 
 
 def _kinds(error: BaseException) -> set[str]:
