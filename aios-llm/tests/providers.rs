@@ -421,7 +421,7 @@ async fn raw(pieces: Vec<Vec<u8>>) -> String {
         loop {
             let (mut connection, _) = listener.accept().await.unwrap();
             let mut request = [0; 65536];
-            connection.read(&mut request).await.unwrap();
+            assert!(connection.read(&mut request).await.unwrap() > 0);
             for piece in &pieces {
                 connection.write_all(piece).await.unwrap();
                 connection.flush().await.unwrap();
