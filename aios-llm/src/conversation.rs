@@ -69,7 +69,8 @@ impl Conversation {
     ///
     /// Cancel safe.
     pub async fn of(run: &RunHandle) -> Result<Self, RuntimeError> {
-        let (mut events, mut after) = (Vec::new(), 0);
+        let mut events = Vec::new();
+        let mut after = 0;
         loop {
             let page = run.journal(after, MAX_PAGE).await?;
             let Some(last) = page.last() else { break };
@@ -87,7 +88,8 @@ impl Conversation {
     pub fn from_journal<'e>(
         journal: impl IntoIterator<Item = &'e Event>,
     ) -> Result<Self, EventError> {
-        let (mut conversation, mut history) = (Self::default(), History::default());
+        let mut conversation = Self::default();
+        let mut history = History::default();
         let mut open = None::<(TaskId, ModelRequest, bool)>;
         for event in journal {
             let (domain, entity, action) = event.event_type.segments();
@@ -106,7 +108,8 @@ impl Conversation {
                     if id == task.task_id && is_summary {
                         conversation.compact(request.messages);
                     } else if id == task.task_id {
-                        let (messages, response) = (request.messages, task.output.decode()?);
+                        let messages = request.messages;
+                        let response = task.output.decode()?;
                         conversation.turns.push(Turn { messages, response });
                         conversation.results = Results::default();
                     }

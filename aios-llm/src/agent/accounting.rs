@@ -1,12 +1,10 @@
 //! The account of one run: reservations before calls, settlements after them.
 
-use std::{
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use aios_agents::workflow::{WorkflowContext, WorkflowError};
 use aios_core::{event::Timestamp, failure::Failure};
+use parking_lot::{Mutex, MutexGuard};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -79,7 +77,7 @@ struct Settled<'a> {
 }
 
 fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
-    state.lock().unwrap_or_else(PoisonError::into_inner)
+    state.lock()
 }
 
 impl Accounting {
@@ -126,7 +124,8 @@ impl Accounting {
 
     fn settle_when_cancelled(&self) {
         let Self { started, at_limit, soft_percent, .. } = *self;
-        let (subject, state) = (self.subject.clone(), Arc::clone(&self.state));
+        let subject = self.subject.clone();
+        let state = Arc::clone(&self.state);
         // A context of this run in here would keep the run in memory.
         self.context.compensate("settle", move |context| async move {
             let accounting = Self { context, started, at_limit, soft_percent, subject, state };

@@ -71,7 +71,8 @@ impl Calls<'_> {
                 Ended::Rejected(reason) => (reason, true, 0),
             };
             let ToolCall { id, name, .. } = &checked.call;
-            let (call_id, name) = (id.clone(), name.clone());
+            let call_id = id.clone();
+            let name = name.clone();
             all.results.push(ToolResult { call_id, name, content, is_error });
             all.ran += ran;
         }

@@ -56,7 +56,8 @@ pub(crate) struct ToolTask {
 
 impl ModelAgent {
     pub(super) fn new(agent: Arc<Compiled>) -> Self {
-        let (parameters, output) = (schema_of::<ModelTask>(), schema_of::<ModelResponse>());
+        let parameters = schema_of::<ModelTask>();
+        let output = schema_of::<ModelResponse>();
         Self { agent, histories: Histories::new(), parameters, output }
     }
 
@@ -155,7 +156,8 @@ impl DynAgent for ModelAgent {
     ) -> Result<Payload, TaskError> {
         let task: ModelTask = parameters.decode().terminal()?;
         let request = self.histories.request(context, &task).await?;
-        let (name, content) = (self.agent.name.as_str(), self.agent.options.trace_content);
+        let name = self.agent.name.as_str();
+        let content = self.agent.options.trace_content;
         let model = self.agent.model(task.is_cheaper).name();
         let run_id = context.metadata().run_id.as_deref();
         let span = gen_ai::chat(name, run_id, model, &request, content);
@@ -210,7 +212,8 @@ impl DynAgent for ToolAgent {
         let progress = Progress { call_id: call_id.clone(), stream: stream.clone() };
         let key = context.idempotency_key().to_owned();
         let tool_context = ToolContext::new(context.attempt(), key, progress);
-        let (agent, content) = (self.agent.name.as_str(), self.agent.options.trace_content);
+        let agent = self.agent.name.as_str();
+        let content = self.agent.options.trace_content;
         let span = gen_ai::execute_tool(agent, &compiled.tool.name, &call_id, &arguments, content);
         let result = self.run(compiled, tool_context, arguments).instrument(span.clone()).await;
         let ended = result.as_ref().map(String::as_str).map_err(|it| it.failure.code.as_str());

@@ -205,7 +205,9 @@ impl<O> LlmAgent<O> {
         description: impl Into<String>,
         agent: LlmAgent<T>,
     ) -> Self {
-        let (name, description, agent) = (name.into(), description.into(), agent.definition);
+        let name = name.into();
+        let description = description.into();
+        let agent = agent.definition;
         self.definition.handovers.push(Handover { name, description, agent });
         self
     }

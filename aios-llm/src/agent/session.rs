@@ -120,7 +120,8 @@ impl Session {
     /// Runs the guardrails of the current agent that check this.
     async fn check(&self, stage: Stage, value: &Value) -> Result<(), WorkflowError> {
         for guardrail in self.agent.guardrails.iter().filter(|it| it.stage == stage) {
-            let (tool, call_id) = (format!("{GUARDRAIL}{}", guardrail.name()), String::new());
+            let tool = format!("{GUARDRAIL}{}", guardrail.name());
+            let call_id = String::new();
             let task = ToolTask { tool, call_id, arguments: value.clone() };
             let check = self.context.task::<Verdict>(self.tools_type.as_str(), &task);
             if let Verdict::Trip { reason } = check.timeout(guardrail.timeout).await? {
@@ -284,7 +285,9 @@ impl Session {
         response: &ModelResponse,
     ) -> Result<Option<Value>, WorkflowError> {
         let mut results: Vec<Option<ToolResult>> = Vec::new();
-        let (mut checked, mut last_fault, mut next) = (Vec::new(), None, None);
+        let mut checked = Vec::new();
+        let mut last_fault = None;
+        let mut next = None;
         let last = response.tool_calls().count() - 1;
         for (index, call) in response.tool_calls().cloned().enumerate() {
             let is_output = self.agent.output.is_tool() && call.name == FINAL_TOOL;

@@ -162,7 +162,8 @@ impl Account {
         let children = u64::try_from(wanted.len()).unwrap_or(u64::MAX);
         let certain = Spent { tool_calls: calls, ..Spent::default() };
         let sum = self.spent.plus(&certain);
-        let (limits, wall_time) = (self.limits(), self.time_left(elapsed)?);
+        let limits = self.limits();
+        let wall_time = self.time_left(elapsed)?;
         let depth = Some(self.depth().saturating_sub(1));
         let part = |limit: Option<u64>, sum: u64, wanted: Option<u64>| match (limit, wanted) {
             (None, wanted) => wanted,
@@ -274,7 +275,8 @@ impl Account {
             None => {
                 let is_share = self.share.wall_time == Some(limit);
                 let scope = if is_share { Scope::Share } else { Scope::Run };
-                let (limit, elapsed) = (format!("{limit:?}"), format!("{elapsed:?}"));
+                let limit = format!("{limit:?}");
+                let elapsed = format!("{elapsed:?}");
                 let exceeded = Exceeded::new("wall_time", limit, elapsed);
                 Err(Exceeded { scope, ..exceeded }.to_failure())
             }

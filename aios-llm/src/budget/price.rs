@@ -108,7 +108,8 @@ impl Price {
     /// A price in dollars per million input and output tokens. Cached tokens cost as much as others.
     #[must_use]
     pub fn per_million_dollars(input: f64, output: f64) -> Self {
-        let (input, output) = (Cost::dollars(input), Cost::dollars(output));
+        let input = Cost::dollars(input);
+        let output = Cost::dollars(output);
         Self { input, cached_input: input, output }
     }
 

@@ -1,8 +1,4 @@
-use std::{
-    collections::BTreeMap,
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use aios_core::{
     agent::TaskError,
@@ -11,6 +7,7 @@ use aios_core::{
     store::{Append, EventStoreExt, Expected, MAX_PAGE, Store, StoreError, StreamId},
 };
 use hashlink::LruCache;
+use parking_lot::Mutex;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use sha2::{Digest, Sha256};
 
@@ -118,7 +115,8 @@ impl SubjectBudget {
     ) -> Result<Answer, TaskError> {
         let stream = self.stream(subject, at).map_err(store_failure)?;
         let held = |sum, amounts| {
-            let (stream, key) = (stream.as_str().to_owned(), key.to_owned());
+            let stream = stream.as_str().to_owned();
+            let key = key.to_owned();
             let granted = Some(amounts).filter(|amounts| *amounts != wanted);
             Answer::Held(Held { stream, key, sum, granted })
         };
@@ -183,7 +181,7 @@ impl SubjectBudget {
 
     /// The sums of a window: those that this process knows, and the events since then.
     async fn ledger(&self, stream: &StreamId) -> Result<Ledger, StoreError> {
-        let mut ledger = self.lock().get(stream).cloned().unwrap_or_default();
+        let mut ledger = self.known.lock().get(stream).cloned().unwrap_or_default();
         loop {
             let page = self.store.read_stream(stream, ledger.version, MAX_PAGE).await?;
             let Some(last) = page.last() else { break };
@@ -192,12 +190,8 @@ impl SubjectBudget {
             }
             ledger.version = last.version;
         }
-        self.lock().insert(stream.clone(), ledger.clone());
+        self.known.lock().insert(stream.clone(), ledger.clone());
         Ok(ledger)
-    }
-
-    fn lock(&self) -> std::sync::MutexGuard<'_, LruCache<StreamId, Ledger>> {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The stream of a subject's window. Subjects can be longer than names of streams.
@@ -288,7 +282,8 @@ mod tests {
     #[tokio::test]
     async fn should_reserve_and_settle_once_in_the_log() {
         let store: Arc<dyn Store> = Arc::new(MemoryStore::new());
-        let (budget, at) = (budget(&store, 2), Timestamp::from_micros(0));
+        let budget = budget(&store, 2);
+        let at = Timestamp::from_micros(0);
         let first = held(&budget, at, "a").await.unwrap();
         // A repeated step has no further effect, also in another process.
         let other = self::budget(&store, 2);
@@ -322,7 +317,8 @@ mod tests {
     #[tokio::test]
     async fn should_keep_a_raised_limit_for_the_window() {
         let store: Arc<dyn Store> = Arc::new(MemoryStore::new());
-        let (budget, at) = (budget(&store, 0), Timestamp::from_micros(0));
+        let budget = budget(&store, 0);
+        let at = Timestamp::from_micros(0);
         assert!(held(&budget, at, "a").await.is_none());
         let limits = Limits { requests: Some(1), ..Limits::default() };
         budget.raise("mary", at, "r", limits).await.unwrap();

@@ -1,11 +1,8 @@
-use std::{
-    fmt,
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
+use std::{fmt, sync::Arc, time::Duration};
 
 use aios_core::clock::{Clock, SystemClock};
 use async_trait::async_trait;
+use parking_lot::Mutex;
 
 use crate::model::{
     Capabilities, LanguageModel, ModelError, ModelErrorKind, ModelRequest, ModelResponse,
@@ -37,8 +34,13 @@ impl<M: LanguageModel> CircuitBreaker<M> {
     /// counts as 1.
     #[must_use]
     pub fn new(model: M, failures: u32, open_for: Duration) -> Self {
-        let (clock, state) = (Arc::new(SystemClock), Mutex::default());
-        Self { model, failures: failures.max(1), open_for, clock, state }
+        Self {
+            model,
+            failures: failures.max(1),
+            open_for,
+            clock: Arc::new(SystemClock),
+            state: Mutex::default(),
+        }
     }
 
     /// Sets the clock. The default is the system clock.
@@ -50,7 +52,7 @@ impl<M: LanguageModel> CircuitBreaker<M> {
 
     fn check(&self) -> Result<(), ModelError> {
         let now = self.clock.elapsed();
-        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let state = self.state.lock();
         let Some(until) = state.open_until.filter(|until| *until > now) else { return Ok(()) };
         let reason = format!("{} failed {} times in a row", self.model.name(), state.failed);
         let error = ModelError::new(ModelErrorKind::CircuitOpen, reason);
@@ -70,7 +72,7 @@ impl<M: LanguageModel> CircuitBreaker<M> {
             )
         });
         let now = self.clock.elapsed();
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.state.lock();
         if !is_failure {
             *state = State::default();
             return;

@@ -1,12 +1,9 @@
-use std::{
-    fmt,
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
+use std::{fmt, sync::Arc, time::Duration};
 
 use aios_core::clock::{Clock, SystemClock};
 use async_trait::async_trait;
 use futures_util::{StreamExt, stream};
+use parking_lot::Mutex;
 
 use crate::model::{
     Capabilities, FinishReason, LanguageModel, ModelError, ModelErrorKind, ModelRequest,
@@ -119,13 +116,12 @@ impl Candidate {
     }
 
     fn waits(&self, now: Duration) -> bool {
-        let until = self.waits_until.lock().unwrap_or_else(PoisonError::into_inner);
+        let until = self.waits_until.lock();
         until.is_some_and(|until| until > now)
     }
 
     fn wait(&self, now: Duration, delay: Duration) {
-        *self.waits_until.lock().unwrap_or_else(PoisonError::into_inner) =
-            Some(now.saturating_add(delay));
+        *self.waits_until.lock() = Some(now.saturating_add(delay));
     }
 }
 

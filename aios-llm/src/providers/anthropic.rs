@@ -217,8 +217,8 @@ struct Assembly {
 
 impl Assembly {
     fn new(name: &str) -> Self {
-        let (name, usage) = (name.to_owned(), Usage::default());
-        Self { name, blocks: Vec::new(), current: None, usage, finish: None }
+        let name = name.to_owned();
+        Self { name, blocks: Vec::new(), current: None, usage: Usage::default(), finish: None }
     }
 
     fn take_usage(&mut self, usage: Option<&Value>) {
@@ -279,8 +279,12 @@ impl Assembly {
             Part::ToolCall(call) => {
                 let arguments = more("partial_json")?.to_owned();
                 call.arguments.push_str(&arguments);
-                let (id, name) = (String::new(), String::new());
-                Some(StreamEvent::ToolCall { index, id, name, arguments })
+                Some(StreamEvent::ToolCall {
+                    index,
+                    id: String::new(),
+                    name: String::new(),
+                    arguments,
+                })
             }
             _ => None,
         }

@@ -224,8 +224,8 @@ struct Assembly {
 
 impl Assembly {
     fn new(name: &str) -> Self {
-        let (name, usage) = (name.to_owned(), Usage::default());
-        Self { name, content: Vec::new(), usage, finish: None }
+        let name = name.to_owned();
+        Self { name, content: Vec::new(), usage: Usage::default(), finish: None }
     }
 
     fn take_usage(&mut self, body: &Value) {
@@ -262,7 +262,8 @@ impl Assembly {
     fn begin_call(&mut self, start: &Value) -> Option<StreamEvent> {
         let call = start.pointer("/start/toolUse")?;
         let index = self.calls();
-        let (id, name) = (text(call, "/toolUseId")?, text(call, "/name")?);
+        let id = text(call, "/toolUseId")?;
+        let name = text(call, "/name")?;
         let arguments = String::new();
         let begun = ToolCall { id: id.clone(), name: name.clone(), arguments: arguments.clone() };
         self.content.push(Part::ToolCall(begun));
@@ -285,7 +286,8 @@ impl Assembly {
         if let Some(arguments) = text(delta, "/delta/toolUse/input") {
             let Some(Part::ToolCall(call)) = self.content.last_mut() else { return None };
             call.arguments.push_str(&arguments);
-            let (id, name) = (String::new(), String::new());
+            let id = String::new();
+            let name = String::new();
             return Some(StreamEvent::ToolCall { index, id, name, arguments });
         }
         let thought = delta.pointer("/delta/reasoningContent")?;

@@ -119,7 +119,8 @@ fn body(request: &ModelRequest) -> Value {
 /// A message, unless nothing in it can be sent: one without parts is rejected. The signature of hidden
 /// reasoning belongs to the part after it.
 fn content(message: &Message) -> Option<Value> {
-    let (mut parts, mut pending) = (Vec::new(), None);
+    let mut parts = Vec::new();
+    let mut pending = None;
     for part in &message.content {
         if let Part::Reasoning { signature: Some(marked), .. } = part {
             pending = signature::of(PROVIDER, marked);
@@ -170,8 +171,9 @@ struct Assembly {
 
 impl Assembly {
     fn new(name: &str) -> Self {
-        let (name, id, usage) = (name.to_owned(), "call".to_owned(), Usage::default());
-        Self { name, id, content: Vec::new(), usage, finish: None }
+        let name = name.to_owned();
+        let id = "call".to_owned();
+        Self { name, id, content: Vec::new(), usage: Usage::default(), finish: None }
     }
 
     fn calls(&self) -> usize {

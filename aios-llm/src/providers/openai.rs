@@ -290,8 +290,9 @@ impl Assembly {
         let number = call.get("index").and_then(Value::as_u64).unwrap_or(place);
         let text =
             |path: &str| call.pointer(path).and_then(Value::as_str).unwrap_or_default().to_owned();
-        let (id, name, arguments) =
-            (text("/id"), text("/function/name"), text("/function/arguments"));
+        let id = text("/id");
+        let name = text("/function/name");
+        let arguments = text("/function/arguments");
         let is_other = |known: &ToolCall| {
             let has_other_id = !id.is_empty() && !known.id.is_empty() && known.id != id;
             has_other_id && !name.is_empty()

@@ -70,7 +70,8 @@ impl OpenAiResponsesModel {
             set("tool_choice", tool_choice(&request.tool_choice));
         }
         if let Some(output) = &request.output {
-            let (name, schema) = (schema_name(&output.name), &output.schema);
+            let name = schema_name(&output.name);
+            let schema = &output.schema;
             let format =
                 json!({"type": "json_schema", "name": name, "schema": schema, "strict": false});
             set("text", json!({ "format": format }));
@@ -164,7 +165,8 @@ fn assistant_item(part: &Part) -> Option<Value> {
 
 fn result_item(part: &Part) -> Option<Value> {
     let Part::ToolResult(result) = part else { return None };
-    let (id, output) = (&result.call_id, &result.content);
+    let id = &result.call_id;
+    let output = &result.content;
     Some(json!({"type": "function_call_output", "call_id": id, "output": output}))
 }
 
@@ -186,7 +188,8 @@ fn read(name: &str, body: &Value) -> Result<ModelResponse, ModelError> {
         return Err(of_event(name, body).with_usage(usage(body)));
     }
     let items = body.get("output").and_then(Value::as_array);
-    let (mut content, mut is_refusal) = (Vec::new(), false);
+    let mut content = Vec::new();
+    let mut is_refusal = false;
     for item in items.into_iter().flatten() {
         match item.get("type").and_then(Value::as_str).unwrap_or_default() {
             "message" => {
@@ -261,7 +264,8 @@ impl Assembly {
             return None;
         }
         let text = |name: &str| item.get(name).and_then(Value::as_str).unwrap_or_default().into();
-        let (id, name) = (text("call_id"), text("name"));
+        let id = text("call_id");
+        let name = text("name");
         let index = self.call(place);
         Some(StreamEvent::ToolCall { index, id, name, arguments: String::new() })
     }
@@ -276,9 +280,13 @@ impl Assemble for Assembly {
             "response.output_text.delta" => Some(StreamEvent::Text(delta)),
             "response.reasoning_summary_text.delta" => Some(StreamEvent::Reasoning(delta)),
             "response.function_call_arguments.delta" => {
-                let (id, name) = (String::new(), String::new());
                 let index = self.call(place);
-                Some(StreamEvent::ToolCall { index, id, name, arguments: delta })
+                Some(StreamEvent::ToolCall {
+                    index,
+                    id: String::new(),
+                    name: String::new(),
+                    arguments: delta,
+                })
             }
             "response.completed" | "response.incomplete" | "response.failed" => {
                 let response = event.get("response").unwrap_or(&Value::Null);
