@@ -4,18 +4,23 @@
 //! with [`ReadModels::runs`](aios_core::store::ReadModels::runs). A run can be continued, or begun again from any turn, without paying for the earlier turns: their
 //! messages are the [`Prompt`] of a new run.
 
+use std::collections::BTreeMap;
+
 use aios_agents::{RunHandle, RuntimeError};
 use aios_core::{
-    agent::{TaskCompleted, TaskId},
+    agent::{TaskAssigned, TaskCompleted, TaskFailed, TaskId},
     event::{Event, EventError},
     store::MAX_PAGE,
 };
 use serde::Deserialize;
 
 use crate::{
-    agent::{History, MODEL_SUFFIX, Prompt, SUMMARY_PREFIX, model_call},
+    agent::{
+        FINAL_TOOL, History, MODEL_SUFFIX, Prompt, SUMMARY_PREFIX, TOOLS_SUFFIX, ToolTask,
+        model_call,
+    },
     budget::Spent,
-    model::{Message, ModelRequest, ModelResponse},
+    model::{Message, ModelRequest, ModelResponse, ToolCall, ToolResult},
 };
 
 /// The turns of a run so far, and what they cost.
@@ -25,6 +30,8 @@ pub struct Conversation {
     spent: Spent,
     /// The messages that the first message of the latest turns stands for, if it is a summary.
     replaced: Vec<Message>,
+    /// The results of calls of the last turn.
+    results: Results,
 }
 
 /// One response of the model, with the messages that it answers.
@@ -35,6 +42,15 @@ pub struct Turn {
     pub messages: Vec<Message>,
     /// The response.
     pub response: ModelResponse,
+}
+
+/// The results of calls that are recorded, by the ids of the calls.
+#[derive(Clone, Debug, Default, PartialEq)]
+struct Results {
+    /// The calls of tasks.
+    calls: BTreeMap<TaskId, String>,
+    /// Results, and whether each is an error.
+    ended: BTreeMap<String, (String, bool)>,
 }
 
 #[derive(Deserialize)]
@@ -95,7 +111,11 @@ impl Conversation {
                         let messages = request.messages;
                         let response = task.output.decode()?;
                         conversation.turns.push(Turn { messages, response });
+                        conversation.results = Results::default();
                     }
+                }
+                ("agents", _) if entity.ends_with(TOOLS_SUFFIX) => {
+                    conversation.results.take(action, event)?;
                 }
                 _ => {}
             }
@@ -139,11 +159,22 @@ impl Conversation {
         expanded(self.replaced.clone(), self.messages())
     }
 
-    /// The prompt of a new run that continues the conversation with another message of the user.
+    /// The results of the calls of the last response, if it has any: those that the journal has. For
+    /// others, the model is told that the result is unknown.
+    #[must_use]
+    pub fn results(&self) -> Option<Message> {
+        let mut calls = self.turns.last()?.response.tool_calls().peekable();
+        calls.peek()?;
+        Some(Message::tool_results(calls.map(|call| self.results.of(call)).collect::<Vec<_>>()))
+    }
+
+    /// The prompt of a new run that continues the conversation with another message of the user, after
+    /// the [results](Self::results) of the last calls.
     #[must_use]
     pub fn continued(&self, text: impl Into<String>) -> Prompt {
-        let prompt = Prompt { messages: self.messages(), ..Prompt::default() };
-        prompt.with_message(Message::user(text))
+        let mut messages = self.messages();
+        messages.extend(self.results());
+        Prompt { messages, ..Prompt::default() }.with_message(Message::user(text))
     }
 
     /// The prompt of a new run that begins with this turn, from 1: the turns before it are kept, and
@@ -152,6 +183,43 @@ impl Conversation {
     pub fn from_turn(&self, turn: usize) -> Option<Prompt> {
         let turn = self.turns.get(turn.checked_sub(1)?)?;
         Some(Prompt { messages: turn.messages.clone(), ..Prompt::default() })
+    }
+}
+
+impl Results {
+    /// Takes an event about a task of the tools.
+    fn take(&mut self, action: &str, event: &Event) -> Result<(), EventError> {
+        match action {
+            "task_assigned" => {
+                let assigned: TaskAssigned = event.data()?;
+                let task: ToolTask = assigned.parameters.decode()?;
+                self.calls.insert(assigned.task_id, task.call_id);
+            }
+            "task_completed" => {
+                let task: TaskCompleted = event.data()?;
+                if let Some(call) = self.calls.get(&task.task_id).filter(|it| !it.is_empty()) {
+                    self.ended.insert(call.clone(), (task.output.decode()?, false));
+                }
+            }
+            "task_failed" => {
+                let task: TaskFailed = event.data()?;
+                if let Some(call) = self.calls.get(&task.task_id) {
+                    self.ended.insert(call.clone(), (task.failure.to_string(), true));
+                }
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// The result of a call.
+    fn of(&self, call: &ToolCall) -> ToolResult {
+        let unknown = || match call.name.as_str() {
+            FINAL_TOOL => ("The result was taken.".to_owned(), false),
+            _ => ("The run ended, and the result of this call is unknown.".to_owned(), true),
+        };
+        let (content, is_error) = self.ended.get(&call.id).cloned().unwrap_or_else(unknown);
+        ToolResult { call_id: call.id.clone(), name: call.name.clone(), content, is_error }
     }
 }
 

@@ -149,3 +149,54 @@ async fn should_keep_the_limits_that_a_person_does_not_raise() {
     run.signal(BUDGET_SIGNAL, &BudgetDecision::Stop).await.unwrap();
     assert_eq!(failure(&run).await.details["limit"], json!("tool_calls"));
 }
+
+#[tokio::test]
+async fn should_say_why_a_decision_was_refused() {
+    let model = scripted([search_call("a"), text("done")]);
+    let budget = Budget::new().with_requests(1).with_at_limit(AtLimit::Ask);
+    let runtime = runtime(LlmAgent::new(model).tool(search_tool()).budget(budget)).await;
+    let run = start(&runtime).await;
+    run.signal(BUDGET_SIGNAL, &json!("more")).await.unwrap();
+    let waits = async |text: &str| {
+        in_time(async {
+            while !run.status().await.unwrap().status_text.is_some_and(|it| it.contains(text)) {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await;
+    };
+    waits("was refused").await;
+    let limits = Limits { requests: Some(5), ..Limits::default() };
+    run.signal(BUDGET_SIGNAL, &BudgetDecision::Raise { limits }).await.unwrap();
+    in_time(run.result::<String>()).await.unwrap();
+    let journal = run.journal(0, 1000).await.unwrap();
+    let reached = journal.iter().filter(|it| it.event.event_type.action() == "limit_reached");
+    assert_eq!(reached.count(), 1);
+}
+
+#[tokio::test]
+async fn should_not_wait_longer_for_a_provider_than_the_wall_time() {
+    let later =
+        |delay| ModelError::new(ModelErrorKind::RateLimited, "later").with_retry_after(delay);
+    let year = Duration::from_secs(365 * 24 * 60 * 60);
+    let budget = Budget::new().with_wall_time(Duration::from_millis(50));
+    let model = ScriptedModel::with_results([Err(later(year))]);
+    let limited = runtime(LlmAgent::new(model).budget(budget)).await;
+    assert_eq!(failure(&start(&limited).await).await.details["limit"], json!("wall_time"));
+    // No timer is that long.
+    let model = ScriptedModel::with_results([Err(later(1000 * year))]);
+    let unlimited = runtime(LlmAgent::new(model)).await;
+    assert_eq!(failure(&start(&unlimited).await).await.code, "MODEL_RATE_LIMITED");
+}
+
+#[tokio::test]
+async fn should_not_run_a_tool_for_longer_than_the_wall_time() {
+    let hangs = |_: crate::support::Query| std::future::pending::<Result<String, TaskError>>();
+    let tool = aios_llm::tool::Tool::read("search", "Searches.", hangs);
+    let budget = Budget::new().with_wall_time(Duration::from_millis(500));
+    let agent = LlmAgent::new(scripted([search_call("a")])).tool(tool).budget(budget);
+    let runtime = runtime(agent).await;
+    let started = std::time::Instant::now();
+    assert_eq!(failure(&start(&runtime).await).await.details["limit"], json!("wall_time"));
+    assert!(started.elapsed() < Duration::from_secs(30), "the timeout of the tool is 60 s");
+}

@@ -3,13 +3,17 @@ use std::sync::Arc;
 use aios_agents::{RunHandle, Runtime, prelude::Broker};
 use aios_broker::memory::MemoryBroker;
 use aios_llm::{
-    Compaction, Conversation, LlmAgent,
-    model::{Role, ToolChoice, Usage},
+    Compaction, Conversation, LlmAgent, ModelResponse,
+    budget::Budget,
+    model::{Capabilities, Part, Role, ToolChoice, Usage},
     testing::ScriptedModel,
+    tool::Approval,
 };
+use serde_json::json;
 
 use crate::support::{
-    PATIENCE, in_time, runtime, scripted, search_call, search_tool, start, store, text,
+    PATIENCE, call, failure, in_time, one_pending, runtime, scripted, search_call, search_tool,
+    start, store, text,
 };
 
 #[tokio::test]
@@ -172,4 +176,51 @@ async fn should_replace_earlier_messages_with_a_summary_and_keep_them_in_the_jou
     assert_eq!(journal.iter().filter(compacted).count(), 2);
     // A run that begins again at a turn gets what the model got then.
     assert_eq!(conversation.from_turn(3).unwrap().messages, requests[3].messages);
+}
+
+/// The results that a run gets which continues another one.
+async fn continued_results(run: &RunHandle) -> Vec<(String, String, bool)> {
+    let messages = Conversation::of(run).await.unwrap().continued("Continue.").messages;
+    let [.., calls, results, last] = messages.as_slice() else { panic!("{messages:?}") };
+    assert_eq!((calls.role, last.text().as_str()), (Role::Assistant, "Continue."));
+    let results = results.content.iter().map(|part| match part {
+        Part::ToolResult(it) => (it.call_id.clone(), it.content.clone(), it.is_error),
+        other => panic!("{other:?}"),
+    });
+    results.collect()
+}
+
+#[tokio::test]
+async fn should_continue_after_calls_with_the_results_that_are_known() {
+    // The run ended before the model got the results.
+    let both = ModelResponse::new(vec![
+        Part::tool_call("a", "search", &json!({"words": "one"})),
+        Part::tool_call("b", "search", &json!({"words": 2})),
+    ]);
+    let agent = LlmAgent::new(scripted([both])).tool(search_tool());
+    let limited = runtime(agent.budget(Budget::new().with_requests(1))).await;
+    let run = start(&limited).await;
+    assert_eq!(failure(&run).await.code, "BUDGET_EXCEEDED");
+    let results = continued_results(&run).await;
+    assert_eq!(results[0], ("a".to_owned(), "found one".to_owned(), false));
+    assert_eq!((results[1].0.as_str(), results[1].2), ("b", true));
+    assert!(results[1].1.contains("unknown"), "{results:?}");
+
+    // A person has not decided.
+    let agent = LlmAgent::new(scripted([search_call("one")]));
+    let asking = runtime(agent.tool(search_tool().with_approval(Approval::Required))).await;
+    let run = start(&asking).await;
+    one_pending(&run).await;
+    assert!(continued_results(&run).await[0].1.contains("unknown"));
+
+    // The call was the output.
+    let model = ScriptedModel::new([call("c", "final_result", &json!({"result": 7}))])
+        .with_capabilities(Capabilities::none().with_tools(true));
+    let output = runtime(LlmAgent::new(model).output::<u8>()).await;
+    let run = start(&output).await;
+    assert_eq!(in_time(run.result::<u8>()).await.unwrap(), 7);
+    assert_eq!(
+        continued_results(&run).await,
+        [("c".into(), "The result was taken.".into(), false)]
+    );
 }

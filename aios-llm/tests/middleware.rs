@@ -167,3 +167,15 @@ async fn should_answer_equal_requests_from_the_cache_without_usage() {
     assert_eq!(model.complete(&other).await.unwrap().output_text(), "two");
     assert_eq!(inner.requests().len(), 3);
 }
+
+#[tokio::test]
+async fn should_take_any_delay_that_a_model_asks_for() {
+    let later =
+        ModelError::new(ModelErrorKind::RateLimited, "later").with_retry_after(Duration::MAX);
+    let first = ScriptedModel::with_results([Err(later)]);
+    let models = Fallback::new(first).or(ScriptedModel::new([text("one"), text("two")]));
+    for expected in ["one", "two"] {
+        let response = models.complete(&ModelRequest::new("hi")).await.unwrap();
+        assert_eq!(response.output_text(), expected);
+    }
+}

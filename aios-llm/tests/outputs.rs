@@ -83,3 +83,15 @@ async fn should_not_take_an_answer_that_is_cut_off() {
     let runtime = runtime(LlmAgent::new(scripted([cut, text("Rust.")]))).await;
     assert_eq!(in_time(start(&runtime).await.result::<String>()).await.unwrap(), "Rust.");
 }
+
+#[tokio::test]
+async fn should_not_take_a_result_that_is_cut_off() {
+    let cut = call("c", "final_result", &json!({"title": "A rep", "pages": 3}));
+    let cut = cut.with_finish_reason(FinishReason::Length);
+    let whole = call("d", "final_result", &json!({"title": "A report", "pages": 3}));
+    let model =
+        ScriptedModel::new([cut, whole]).with_capabilities(Capabilities::none().with_tools(true));
+    let runtime = runtime(LlmAgent::new(model).output::<Report>()).await;
+    let report: Report = in_time(start(&runtime).await.result()).await.unwrap();
+    assert_eq!(report.title, "A report");
+}

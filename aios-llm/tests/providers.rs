@@ -2,16 +2,17 @@ use std::{sync::Arc, time::Duration};
 
 use aios_agents::prelude::*;
 use aios_llm::{
-    LanguageModel, LlmAgent, ModelError, ModelRequest, ModelResponse,
+    Compaction, LanguageModel, LlmAgent, ModelError, ModelRequest, ModelResponse,
     model::{
         FinishReason, ImageSource, Message, ModelErrorKind, OutputSchema, Part, StreamEvent,
-        ToolChoice, ToolResult, ToolSpec, Usage, collect,
+        ToolCall, ToolChoice, ToolResult, ToolSpec, Usage, collect,
     },
-    providers::{AnthropicModel, OpenAiModel, ProviderOptions, connect},
+    providers::{AnthropicModel, OpenAiModel, ProviderOptions, connect, read_retry_after},
     testing::{FakeProvider, FakeReply},
 };
 use futures_util::StreamExt;
-use serde_json::json;
+use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::support::{
     in_time, models, models_with_timeout, runtime, search_call, search_tool, start, text,
@@ -174,9 +175,7 @@ async fn should_refuse_what_a_protocol_does_not_have() {
     let image = Part::Image { source: ImageSource::Url("https://example.com/a.png".to_owned()) };
     let mut linked = request();
     linked.messages[0].content.push(image);
-    let mut none = request();
-    none.tool_choice = ToolChoice::None;
-    for (model, request) in [(responses, &stop), (bedrock, &linked), (bedrock, &none)] {
+    for (model, request) in [(responses, &stop), (bedrock, &linked)] {
         let error = in_time(model.complete(request)).await.unwrap_err();
         assert_eq!(error.code(), "MODEL_INVALID_REQUEST");
         assert!(error.to_string().contains("does not support"), "{error}");
@@ -357,5 +356,170 @@ async fn should_answer_with_a_function() {
     for model in models(&provider) {
         let answer = in_time(model.complete(&request())).await.unwrap().output_text();
         assert!(answer.starts_with("at /"), "{answer}");
+    }
+}
+
+/// Providers reject messages without content, texts without a letter, and names of tools that models
+/// invent. Two of them want the roles to alternate.
+#[tokio::test]
+async fn should_send_back_only_what_providers_accept() {
+    let provider =
+        FakeProvider::start(vec![FakeReply::response(text("ok")); MODELS]).await.unwrap();
+    let said = |parts| ModelResponse::new(parts).to_message();
+    let (id, name) = ("c".to_owned(), "functions.search".to_owned());
+    let invented =
+        Part::ToolCall(ToolCall { id: id.clone(), name: name.clone(), arguments: String::new() });
+    let (content, is_error) = ("There is no such tool.".to_owned(), true);
+    let result = ToolResult { call_id: id, name, content, is_error };
+    let request = request()
+        .with_message(said(Vec::new()))
+        .with_message(Message::user("The answer is empty."))
+        .with_message(said(vec![Part::text("\n"), invented]))
+        .with_message(Message::tool_results([result]))
+        .with_message(Message::user("Well?"));
+    for model in models(&provider) {
+        in_time(model.complete(&request)).await.unwrap();
+    }
+    for request in provider.requests() {
+        assert!(!request.body.to_string().contains("functions.search"), "{}", request.body);
+    }
+    let bodies: Vec<_> = provider.requests().into_iter().map(|request| request.body).collect();
+    let turns = |messages: &Value| -> Vec<(String, usize)> {
+        let parts = |it: &Value| it["content"].as_array().or(it["parts"].as_array()).unwrap().len();
+        let turn = |it: &Value| (it["role"].as_str().unwrap().to_owned(), parts(it));
+        messages.as_array().unwrap().iter().map(turn).collect()
+    };
+    let expected =
+        [("user", 2), ("assistant", 1), ("user", 2)].map(|(role, parts)| (role.to_owned(), parts));
+    assert_eq!(turns(&bodies[2]["messages"]), expected);
+    assert_eq!(turns(&bodies[4]["messages"]), expected);
+    let parts: Vec<_> = turns(&bodies[3]["contents"]).into_iter().map(|(_, parts)| parts).collect();
+    assert_eq!(parts, [1, 1, 2, 1, 1]);
+}
+
+#[tokio::test]
+async fn should_compact_a_conversation_on_a_provider_without_a_choice_of_no_tool() {
+    let replies = [search_call("one"), search_call("two"), text("They searched."), text("done")];
+    let provider = FakeProvider::start(replies.map(FakeReply::response)).await.unwrap();
+    let agent = LlmAgent::new(models(&provider).swap_remove(4)).tool(search_tool());
+    let agent = agent.compaction(Compaction::above(14).with_kept_messages(2));
+    let runtime = runtime(agent).await;
+    let run = start(&runtime).await;
+    assert_eq!(in_time(run.result::<String>()).await.unwrap(), "done");
+    let summary = provider.requests()[2].body.clone();
+    assert!(summary.get("toolConfig").is_none());
+    let sent = summary["messages"].to_string();
+    assert!(!sent.contains("toolUse") && !sent.contains("toolResult"), "{sent}");
+    assert!(sent.contains("found one"), "{sent}");
+}
+
+/// A server that answers every request with these bytes, cut into pieces.
+async fn raw(pieces: Vec<Vec<u8>>) -> String {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        loop {
+            let (mut connection, _) = listener.accept().await.unwrap();
+            let mut request = [0; 65536];
+            assert!(connection.read(&mut request).await.unwrap() > 0);
+            for piece in &pieces {
+                connection.write_all(piece).await.unwrap();
+                connection.flush().await.unwrap();
+                tokio::time::sleep(Duration::from_millis(2)).await;
+            }
+        }
+    });
+    format!("http://{address}/v1")
+}
+
+fn openai_at(url: String) -> OpenAiModel {
+    let options = ProviderOptions::new("m").with_api_key("key").with_base_url(url);
+    OpenAiModel::new(options).unwrap()
+}
+
+const STREAM: &str =
+    "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\nconnection: close\r\n\r\n";
+
+#[tokio::test]
+async fn should_read_a_stream_in_pieces_of_one_byte_whose_last_line_has_no_end() {
+    let body = concat!(
+        ": ping\r\n\r\n",
+        "data: {\"choices\":[{\"delta\":{\"content\":\"ünï 🦀\"}}]}\r\n\r\n",
+        "data:{\"choices\":[{\"delta\":{},\"finish_reason\":\"stop\"}]}\n\n",
+        "data: [DONE]",
+    );
+    let mut pieces = vec![STREAM.as_bytes().to_vec()];
+    pieces.extend(body.bytes().map(|byte| vec![byte]));
+    let model = openai_at(raw(pieces).await);
+    let response = in_time(collect(model.stream(&request()).await.unwrap())).await.unwrap();
+    assert_eq!(response.output_text(), "ünï 🦀");
+}
+
+#[tokio::test]
+async fn should_say_what_an_error_of_a_server_says() {
+    let body = r#"{"error": "model 'm' not found"}"#;
+    let length = body.len();
+    let head =
+        format!("HTTP/1.1 404 Not Found\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n");
+    let model = openai_at(raw(vec![head.into_bytes(), body.into()]).await);
+    let error = in_time(model.complete(&request())).await.unwrap_err();
+    assert!(error.to_string().contains("model 'm' not found"), "{error}");
+}
+
+#[tokio::test]
+async fn should_report_an_error_that_has_the_status_of_a_success() {
+    for (error, code) in [
+        (json!({"message": "slow down", "code": 429}), "MODEL_RATE_LIMITED"),
+        (json!({"message": "slow down", "code": "rate_limit_exceeded"}), "MODEL_RATE_LIMITED"),
+        (json!("slow down"), "MODEL_BACKEND"),
+    ] {
+        let model = openai_at("http://127.0.0.1:1/v1".to_owned());
+        let error = model.read_response(&json!({"error": error})).unwrap_err();
+        assert_eq!(error.code(), code);
+        assert!(error.to_string().contains("slow down"), "{error}");
+    }
+}
+
+#[test]
+fn should_read_each_form_of_a_delay() {
+    let seconds = |text: &str| read_retry_after(text).map(|delay| delay.as_secs());
+    assert_eq!(seconds(" 7 "), Some(7));
+    assert_eq!(seconds("0.5"), Some(0));
+    for invalid in ["", "-1", "NaN", "inf", "1e30", "soon", "Wed, 99 Foo 2015 07:28:00 GMT"] {
+        assert_eq!(seconds(invalid), None, "{invalid}");
+    }
+    assert_eq!(seconds("Wed, 21 Oct 2015 07:28:00 GMT"), Some(0));
+    let century = 100 * 365 * 24 * 60 * 60;
+    assert!(seconds("Fri, 31 Dec 9999 23:59:59 GMT").unwrap() > century);
+}
+
+#[tokio::test]
+async fn should_tell_calls_apart_however_a_server_numbers_them() {
+    let part = |number: u32, id: &str, name: &str, arguments: &str| {
+        let function = json!({"name": name, "arguments": arguments});
+        json!([{"index": number, "id": id, "function": function}])
+    };
+    for numbers in [[0, 1], [1, 2], [0, 0]] {
+        let parts = [
+            part(numbers[0], "a", "search", "{\"words\":"),
+            part(numbers[0], "", "", "\"one\"}"),
+            part(numbers[1], "b", "search", "{\"words\":"),
+            part(numbers[1], "b", "", "\"two\"}"),
+        ];
+        let mut body = STREAM.to_owned();
+        for calls in parts {
+            let event = json!({"choices": [{"delta": {"tool_calls": calls}}]});
+            body += &format!("data: {event}\n\n");
+        }
+        body += "data: {\"choices\":[{\"delta\":{},\"finish_reason\":\"tool_calls\"}]}\n\ndata: [DONE]\n\n";
+        let model = openai_at(raw(vec![body.into_bytes()]).await);
+        let response = in_time(collect(model.stream(&request()).await.unwrap())).await.unwrap();
+        let calls: Vec<_> =
+            response.tool_calls().map(|it| (it.id.as_str(), it.arguments.as_str())).collect();
+        assert_eq!(
+            calls,
+            [("a", r#"{"words":"one"}"#), ("b", r#"{"words":"two"}"#)],
+            "{numbers:?}"
+        );
     }
 }

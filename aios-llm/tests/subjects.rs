@@ -168,3 +168,45 @@ fn should_need_a_cheaper_model_for_the_policy() {
     let error = agent.build("agent").unwrap_err();
     assert!(matches!(error, LlmAgentError::InvalidOption { option: "at_limit", .. }), "{error}");
 }
+
+#[tokio::test]
+async fn should_limit_the_output_to_the_rest_of_the_budget_of_a_subject() {
+    let store = store();
+    let tokens = Limits { output_tokens: Some(50), ..Limits::default() };
+    let cost = Limits { cost: Some(Cost::dollars(0.0005)), ..Limits::default() };
+    let cases = [
+        ("tokens", tokens, AtLimit::Fail),
+        ("whole", tokens, AtLimit::CheaperModel),
+        ("cost", cost, AtLimit::Fail),
+    ];
+    for (subject, limits, at_limit) in cases {
+        let calls = search_call("a").with_usage(Usage::new(10, 20));
+        let model = scripted([calls, text("done").with_usage(Usage::new(10, 30))]);
+        let prices =
+            PriceTable::new().with_price("test:scripted", Price::per_million_dollars(0.0, 10.0));
+        let agent = LlmAgent::new(Arc::clone(&model))
+            .tool(search_tool())
+            .budget(Budget::new().with_prices(prices).with_at_limit(at_limit))
+            .cheaper_model(scripted([]))
+            .subject_budget(SubjectBudget::new(Arc::clone(&store), WINDOW, limits));
+        let runtime = runtime(&store, agent).await;
+        let run = run_of(&runtime, subject).await;
+        assert_eq!(in_time(run.result::<String>()).await.unwrap(), "done");
+        let most: Vec<_> = model.requests().iter().map(|it| it.max_output_tokens).collect();
+        assert_eq!(most, [Some(50), Some(30)], "{subject}");
+        let failure = failure(&run_of(&runtime, subject).await).await;
+        assert_eq!((failure.code.as_str(), model.requests().len()), ("BUDGET_EXCEEDED", 2));
+    }
+}
+
+#[tokio::test]
+async fn should_need_a_price_if_the_cost_of_a_subject_is_limited() {
+    let store = store();
+    let limits = Limits { cost: Some(Cost::dollars(1.0)), ..Limits::default() };
+    let budget = SubjectBudget::new(Arc::clone(&store), WINDOW, limits);
+    let model = scripted([text("done")]);
+    let agent = LlmAgent::new(Arc::clone(&model)).subject_budget(budget);
+    let runtime = runtime(&store, agent).await;
+    assert_eq!(failure(&run_of(&runtime, "mary").await).await.code, "UNKNOWN_PRICE");
+    assert!(model.requests().is_empty());
+}

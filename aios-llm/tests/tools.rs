@@ -9,7 +9,7 @@ use std::{
 use aios_agents::prelude::*;
 use aios_llm::{
     LlmAgent, LlmAgentError, ModelResponse,
-    model::{Part, ToolCall, ToolResult},
+    model::{FinishReason, Part, ToolCall, ToolResult},
     testing::{FunctionModel, ScriptedModel},
     tool::{Effect, Tool, ToolContext},
 };
@@ -151,4 +151,52 @@ fn should_refuse_invalid_agents() {
     assert_eq!(writes, LlmAgentError::NoWriteLog { tool: "pay".to_owned() });
     assert_eq!(agent().build("No").unwrap_err().code(), "INVALID_NAME");
     assert_eq!(agent().build(&"a".repeat(95)).unwrap_err().code(), "INVALID_NAME");
+}
+
+#[tokio::test]
+async fn should_not_run_a_call_that_was_cut_off() {
+    let optional = json!({"type": "object", "properties": {"words": {"type": "string"}}});
+    let ran = Arc::new(std::sync::Mutex::new(Vec::new()));
+    let seen = Arc::clone(&ran);
+    let tool = Tool::from_schema("search", "Searches.", Effect::Read, optional, move |_, query| {
+        seen.lock().unwrap().push(query);
+        async { Ok(json!("found")) }
+    });
+    // The first call is whole. Nothing of the arguments of the second one has arrived.
+    let whole = Part::tool_call("a", "search", &json!({"words": "whole"}));
+    let (id, name) = ("b".to_owned(), "search".to_owned());
+    let cut = Part::ToolCall(ToolCall { id, name, arguments: String::new() });
+    let response = ModelResponse::new(vec![whole, cut]).with_finish_reason(FinishReason::Length);
+    let model = scripted([response, text("done")]);
+    let runtime = runtime(LlmAgent::new(Arc::clone(&model)).tool(tool)).await;
+    in_time(start(&runtime).await.result::<String>()).await.unwrap();
+    assert_eq!(*ran.lock().unwrap(), [json!({"words": "whole"})]);
+    let results = &model.requests()[1].messages[2].content;
+    let Part::ToolResult(result) = &results[1] else { panic!("{results:?}") };
+    assert!(result.is_error && result.content.contains("cut off"), "{}", result.content);
+}
+
+#[tokio::test]
+async fn should_give_the_calls_of_a_response_ids_of_their_own() {
+    let calls = ["", "x", "x", "", "x-2"]
+        .iter()
+        .enumerate()
+        .map(|(number, id)| Part::tool_call(*id, "search", &json!({"words": number.to_string()})));
+    let model = scripted([ModelResponse::new(calls.collect()), text("done")]);
+    let runtime = runtime(LlmAgent::new(Arc::clone(&model)).tool(search_tool())).await;
+    in_time(start(&runtime).await.result::<String>()).await.unwrap();
+    let messages = &model.requests()[1].messages;
+    let results = messages[2].content.iter().map(|part| match part {
+        Part::ToolResult(result) => (result.call_id.as_str(), result.content.as_str()),
+        other => panic!("{other:?}"),
+    });
+    let calls = messages[1].content.iter().map(|part| match part {
+        Part::ToolCall(call) => call.id.as_str(),
+        other => panic!("{other:?}"),
+    });
+    let expected = ["call", "x", "x-2", "call-2", "x-2-2"];
+    assert_eq!(calls.collect::<Vec<_>>(), expected);
+    let found: Vec<_> = (0..5).map(|number| format!("found {number}")).collect();
+    let expected: Vec<_> = expected.into_iter().zip(found.iter().map(String::as_str)).collect();
+    assert_eq!(results.collect::<Vec<_>>(), expected);
 }

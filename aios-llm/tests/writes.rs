@@ -11,10 +11,12 @@ use aios_llm::{
     LlmAgent, RuntimeBuilderExt,
     model::Part,
     testing::ScriptedModel,
-    tool::{Resolution, Tool},
+    tool::{PendingDecision, Resolution, Tool},
 };
 
-use crate::support::{Query, builder, in_time, one_pending, scripted, search_call, store, text};
+use crate::support::{
+    Query, builder, in_time, one_pending, pending, scripted, search_call, store, text,
+};
 
 /// A `write` tool whose first `hanging` calls never end.
 fn tool(calls: &Arc<AtomicU32>, hanging: u32) -> Tool {
@@ -82,4 +84,25 @@ async fn should_not_repeat_a_write_that_failed() {
     let (content, is_error) = result(&model);
     assert!(is_error && content.contains("declined"), "{content}");
     assert_eq!(calls.load(Ordering::SeqCst), 1);
+}
+
+#[tokio::test]
+async fn should_take_an_answer_for_one_doubt_only() {
+    let (calls, store) = (Arc::new(AtomicU32::new(0)), store());
+    let model = scripted([search_call("ten"), text("done")]);
+    let agent = LlmAgent::new(Arc::clone(&model)).tool(tool(&calls, 2));
+    let agent = agent.write_log(Arc::clone(&store));
+    let runtime = builder(&store).llm_agent("agent", agent).unwrap().start().await.unwrap();
+    let run = runtime.start("agent", "go").await.unwrap();
+    let first = one_pending(&run).await;
+    for _ in 0..2 {
+        run.signal(&first.signal, &Resolution::Repeat).await.unwrap();
+    }
+    let is_another = |it: &[PendingDecision]| it.len() == 1 && it[0].signal != first.signal;
+    let second = pending(&run, is_another).await.remove(0);
+    assert_eq!(calls.load(Ordering::SeqCst), 2, "the second answer does not repeat it again");
+    let done = Resolution::Done { result: "paid by hand".to_owned() };
+    run.signal(&second.signal, &done).await.unwrap();
+    assert_eq!(in_time(run.result::<String>()).await.unwrap(), "done");
+    assert_eq!(calls.load(Ordering::SeqCst), 2);
 }

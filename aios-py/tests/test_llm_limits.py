@@ -328,3 +328,39 @@ def test_should_check_limits_and_prices() -> None:
         aios.Budget(requests=1.5)  # type: ignore[arg-type]
     with pytest.raises(aios.ConfigurationError, match="output must be at least 0"):
         aios.Price(input=1, output=-1)
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "error"),
+    [
+        ("requests", True, TypeError),
+        ("tool_calls", 2**64, aios.ConfigurationError),
+        ("depth", 2**32, aios.ConfigurationError),
+    ],
+)
+def test_should_name_a_limit_that_is_no_number_of_things(
+    option: str, value: Any, error: type[Exception]
+) -> None:
+    with pytest.raises(error, match=option):
+        aios.Limits(**{option: value})
+
+
+async def test_should_take_limits_that_no_run_reaches() -> None:
+    budget = aios.Budget(cost=1e300, wall_time=1e300, unknown_price="free")
+    agent = aios.LlmAgent("free", ScriptedModel("done"), budget=budget)
+    async with aios.Runtime(agents=[agent]) as runtime:
+        assert await (await runtime.start(agent, "go")).result() == "done"
+
+
+async def test_should_leave_out_what_a_prompt_does_not_have() -> None:
+    agent = aios.LlmAgent("agent", ScriptedModel("done", "done"))
+    message = {"role": "user", "content": [{"type": "text", "text": "go"}]}
+    async with aios.Runtime(agents=[agent]) as runtime:
+        for number, prompt in enumerate([aios.Prompt("go"), aios.Prompt("go", subject="mary")]):
+            run = await runtime.start(agent, prompt, id=f"run-{number}")
+            await run.result()
+            first, *_ = await run.journal()
+            expected = {"messages": [message], "subject": prompt.subject}
+            if prompt.subject is None:
+                del expected["subject"]
+            assert first.event.data["input"] == expected

@@ -346,3 +346,47 @@ async def test_should_not_confuse_models_that_are_named_by_a_text() -> None:
     assert len({agent.model.key for agent in bound}) == len(names)
     inner = aios.FallbackModel(*(f"ollama:{name}" for name in names)).bind().models
     assert len({model.key for model in inner}) == len(names)
+
+
+def test_should_take_an_empty_variable_for_no_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ANTHROPIC_API_KEY", "")
+    with pytest.raises(aios.ConfigurationError, match="set ANTHROPIC_API_KEY"):
+        aios.Provider("anthropic:large").bind()
+    monkeypatch.setenv("AWS_REGION", "eu-west-1")
+    for variable in ("AWS_BEARER_TOKEN_BEDROCK", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(variable, "")
+    with pytest.raises(aios.ConfigurationError, match="set AWS_BEARER_TOKEN_BEDROCK"):
+        aios.Provider("bedrock:large").bind()
+
+
+@pytest.mark.parametrize(
+    ("delay", "told"), [(-1.0, None), (float("nan"), None), (0.5, 0.5), (float("inf"), 3.2e10)]
+)
+def test_should_take_any_delay_of_a_model(delay: float, told: float | None) -> None:
+    error = aios.ModelError("later", code="MODEL_RATE_LIMITED", retry_after=delay)
+    assert error.retry_after == (told if told is None else pytest.approx(told, rel=0.1))
+
+
+async def test_should_not_wait_for_longer_than_a_timer() -> None:
+    later = aios.ModelError("later", code="MODEL_RATE_LIMITED", retry_after=float("inf"))
+    agent = aios.LlmAgent("patient", ScriptedModel(later))
+    async with aios.Runtime(agents=[agent]) as runtime:
+        with pytest.raises(aios.RunFailedError) as caught:
+            await (await runtime.start(agent, "go")).result()
+    assert caught.value.code == "MODEL_RATE_LIMITED"
+
+
+async def test_should_continue_after_calls_with_their_results() -> None:
+    both = [aios.ToolCall("search", {"words": "one"}, "a"), aios.ToolCall("nothing", {}, "b")]
+    model = ScriptedModel(aios.ModelResponse(tool_calls=both))
+    agent = aios.LlmAgent("limited", model, tools=[search], budget=aios.Budget(requests=1))
+    async with aios.Runtime(agents=[agent]) as runtime:
+        run = await runtime.start(agent, "go")
+        with pytest.raises(aios.RunFailedError):
+            await run.result()
+        conversation = await aios.Conversation.of(run)
+    *_, calls, results, last = conversation.continued("Continue.")["messages"]
+    assert [calls["role"], results["role"], last["role"]] == ["assistant", "tool", "user"]
+    known, unknown = results["content"]
+    assert (known["call_id"], known["content"], known["is_error"]) == ("a", "found one", False)
+    assert (unknown["call_id"], unknown["is_error"]) == ("b", True)

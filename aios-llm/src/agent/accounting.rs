@@ -97,8 +97,10 @@ impl Accounting {
                 return Err(WorkflowError::failed(Failure::new("INVALID_PARAMETERS", reason)));
             }
         };
+        let limits = subject.as_ref().map(|subject| subject.budget.limits());
+        let account = Account::new(agent.budget.clone()).with_share(share).with_subject(limits);
         let state = Arc::new(Mutex::new(State {
-            account: Account::new(agent.budget.clone()).with_share(share),
+            account,
             in_progress: None,
             open: None,
             subject_sum: Spent::default(),
@@ -172,13 +174,15 @@ impl Accounting {
                 })
             };
             let failure = match reserved {
-                Ok((left, reservation)) => match self.hold(reservation.amounts).await? {
-                    None => {
-                        self.begin(reservation)?;
-                        return Ok(Granted { left, is_cheaper });
+                Ok((left, reservation)) => {
+                    match self.hold_request(&names, request, reservation, has_cheaper).await? {
+                        Ok(reservation) => {
+                            self.begin(reservation)?;
+                            return Ok(Granted { left, is_cheaper });
+                        }
+                        Err(failure) => failure,
                     }
-                    Some(failure) => failure,
-                },
+                }
                 Err(failure) => failure,
             };
             if has_cheaper && failure.details.get("limit").is_some_and(|limit| limit == "cost") {
@@ -191,24 +195,32 @@ impl Accounting {
     }
 
     /// Reserves tool calls, of which some call agents with these limits. Returns the part of the
-    /// budget that each of those gets.
+    /// budget that each of those gets, and the rest of the wall time.
     pub(super) async fn reserve_calls(
         &self,
         calls: u64,
         agents: &[Limits],
-    ) -> Result<Vec<Limits>, WorkflowError> {
+    ) -> Result<(Vec<Limits>, Option<Duration>), WorkflowError> {
         loop {
             let elapsed = self.context.now().duration_since(self.started);
-            let reserved = self.state.lock().account.reserve_calls(calls, agents, elapsed);
+            let reserved = {
+                let account = &self.state.lock().account;
+                account
+                    .time_left(elapsed)
+                    .and_then(|left| Ok((account.reserve_calls(calls, agents, elapsed)?, left)))
+            };
             let failure = match reserved {
                 // Agents reserve what they need themselves.
-                Ok((reservation, shares)) => match self.hold(reservation.least).await? {
-                    None => {
-                        self.begin(reservation)?;
-                        return Ok(shares);
+                Ok(((reservation, shares), left)) => {
+                    let least = reservation.least;
+                    match self.hold(least, least).await? {
+                        Ok(_) => {
+                            self.begin(reservation)?;
+                            return Ok((shares, left));
+                        }
+                        Err(failure) => failure,
                     }
-                    Some(failure) => failure,
-                },
+                }
                 Err(failure) => failure,
             };
             self.reached(failure).await?;
@@ -224,23 +236,47 @@ impl Accounting {
         emit(&self.context, "budget", "reserved", &Reserved { amounts: &reservation.amounts })
     }
 
-    /// Reserves amounts of the budget of the subject, if there is one. Returns why it does not allow
-    /// them.
-    async fn hold(&self, amounts: Spent) -> Result<Option<Failure>, WorkflowError> {
-        let Some(subject) = &self.subject else { return Ok(None) };
+    /// Reserves a request of the budget of the subject, and limits its output to the tokens that are
+    /// left there, and to the cost unless it has to be whole.
+    async fn hold_request(
+        &self,
+        models: &[&str],
+        request: &mut ModelRequest,
+        reservation: Reservation,
+        is_whole: bool,
+    ) -> Result<Result<Reservation, Failure>, WorkflowError> {
+        let least = match self.state.lock().account.least_of(models, &reservation) {
+            Ok(least) if is_whole => Spent { cost: reservation.amounts.cost, ..least },
+            Ok(least) => least,
+            Err(failure) => return Ok(Err(failure)),
+        };
+        let granted = self.hold(reservation.amounts, least).await?;
+        let account = &self.state.lock().account;
+        Ok(granted.and_then(|granted| account.granted(models, request, reservation, granted)))
+    }
+
+    /// Reserves amounts of the budget of the subject, if there is one. Returns what it grants, which is
+    /// not less than `least`, or why it does not allow that.
+    async fn hold(
+        &self,
+        wanted: Spent,
+        least: Spent,
+    ) -> Result<Result<Spent, Failure>, WorkflowError> {
+        let Some(subject) = &self.subject else { return Ok(Ok(wanted)) };
         let at = self.context.now();
         let reserving = self.context.step_with("reserve_of_subject", |step| async move {
             let Subject { budget, name } = subject;
-            budget.reserve(name, at, step.idempotency_key(), amounts).await
+            budget.reserve(name, at, step.idempotency_key(), wanted, least).await
         });
         match reserving.timeout(STORE_TIMEOUT).await? {
             Answer::Held(held) => {
                 let mut state = self.state.lock();
                 state.subject_sum = held.sum;
+                let granted = held.granted.unwrap_or(wanted);
                 state.open = Some(Open { held, amounts: Spent::default() });
-                Ok(None)
+                Ok(Ok(granted))
             }
-            Answer::Exceeded(exceeded) => Ok(Some(exceeded.to_failure())),
+            Answer::Exceeded(exceeded) => Ok(Err(exceeded.to_failure())),
         }
     }
 
@@ -337,21 +373,33 @@ impl Accounting {
             return Err(WorkflowError::failed(failure));
         }
         emit(&self.context, "budget", "limit_reached", &failure.details)?;
-        let status = format!("waits for the signal `{BUDGET_SIGNAL}`: {}", failure.message);
-        self.context.set_status(status);
-        let decision: Value = self.context.signal(BUDGET_SIGNAL).await?;
-        match (serde_json::from_value(decision), scope) {
-            (Ok(BudgetDecision::Raise { limits }), Ok(Scope::Subject)) => {
-                self.raise_of_subject(limits).await?;
+        match (self.decide(&failure).await?, scope) {
+            (BudgetDecision::Raise { limits }, Ok(Scope::Subject)) => {
+                self.raise_of_subject(limits).await
             }
-            (Ok(BudgetDecision::Raise { limits }), _) => self.state.lock().account.raise(limits),
-            (Ok(BudgetDecision::Stop), _) => return Err(WorkflowError::failed(failure)),
-            // Not a decision: the next reservation asks again.
-            (Err(error), _) => {
-                self.context.set_status(format!("the signal was not accepted: {error}"));
+            (BudgetDecision::Raise { limits }, _) => {
+                self.state.lock().account.raise(limits);
+                Ok(())
+            }
+            (BudgetDecision::Stop, _) => Err(WorkflowError::failed(failure)),
+        }
+    }
+
+    /// Waits for a decision about a limit. The status says why a signal was not accepted.
+    async fn decide(&self, failure: &Failure) -> Result<BudgetDecision, WorkflowError> {
+        let waits = format!("waits for the signal `{BUDGET_SIGNAL}`: {}", failure.message);
+        let mut status = waits.clone();
+        loop {
+            self.context.set_status(status);
+            let decision: Value = self.context.signal(BUDGET_SIGNAL).await?;
+            match serde_json::from_value(decision) {
+                Ok(decision) => {
+                    self.context.set_status("working");
+                    return Ok(decision);
+                }
+                Err(error) => status = format!("{waits}; the last signal was refused: {error}"),
             }
         }
-        Ok(())
     }
 
     /// Raises the limits of the subject in this window, for all its runs.

@@ -1,7 +1,9 @@
 //! The tool calls of one response, which run concurrently.
 
+use std::time::Duration;
+
 use aios_agents::workflow::{WorkflowContext, WorkflowError};
-use aios_core::failure::Failure;
+use aios_core::{failure::Failure, retry::RetryPolicy};
 use futures_util::future::join_all;
 use serde_json::Value;
 
@@ -9,12 +11,14 @@ use super::{accounting::Accounting, compiled::Compiled, decisions::Decisions, ho
 use crate::{
     budget::Limits,
     model::{ToolCall, ToolResult},
-    tool::{Approval, CompiledTool, Decision, Effect, InDoubt, PendingDecision, Resolution},
+    tool::{Approval, CompiledTool, Decision, Effect, InDoubt, PendingDecision, Resolution, Tool},
 };
 
+/// Code of a call that did not end in time.
+const TIMEOUT: &str = "TASK_TIMEOUT";
 /// Failures of a `write` tool after which its outcome is unknown.
 const UNKNOWN_OUTCOME: [&str; 5] =
-    ["WRITE_IN_DOUBT", "TASK_TIMEOUT", "HEARTBEAT_MISSED", "TASK_DEAD_LETTERED", "AGENT_PANICKED"];
+    ["WRITE_IN_DOUBT", TIMEOUT, "HEARTBEAT_MISSED", "TASK_DEAD_LETTERED", "AGENT_PANICKED"];
 /// Failures that are not those of a tool: the run fails.
 const FATAL: [&str; 5] =
     ["AGENT_NOT_FOUND", "TASK_UNCLAIMED", "TOOL_NOT_FOUND", "INVALID_OPTIONS", "INVALID_LLM_AGENT"];
@@ -44,6 +48,8 @@ pub(super) struct Calls<'s> {
     pub(super) accounting: &'s Accounting,
     pub(super) subject: Option<&'s str>,
     pub(super) tools_type: &'s str,
+    /// The rest of the wall time.
+    pub(super) left: Option<Duration>,
 }
 
 /// The end of one call.
@@ -125,9 +131,11 @@ impl Calls<'_> {
         let tool = &compiled.tool;
         let task =
             ToolTask { tool: tool.name.clone(), call_id: checked.call.id.clone(), arguments };
+        let mut doubts = 0;
         loop {
-            let call = self.context.task::<String>(self.tools_type, &task).timeout(tool.timeout);
-            let error = match call.retry(tool.retry.clone()).await {
+            let (timeout, retry) = self.patience(tool);
+            let call = self.context.task::<String>(self.tools_type, &task).timeout(timeout);
+            let error = match call.retry(retry).await {
                 Ok(result) => return Ok(Ended::Result(result)),
                 Err(error) => error,
             };
@@ -139,7 +147,8 @@ impl Calls<'_> {
             if tool.effect != Effect::Write || !is_unknown {
                 return Ok(Ended::Failed(failure.to_string()));
             }
-            match self.resolve(checked, &task, failure).await? {
+            doubts += 1;
+            match self.resolve(checked, &task, failure, doubts).await? {
                 Resolution::Done { result } => return Ok(Ended::Result(result)),
                 Resolution::Fail { reason } => return Ok(Ended::Failed(reason)),
                 Resolution::Repeat => {}
@@ -147,16 +156,35 @@ impl Calls<'_> {
         }
     }
 
-    /// Asks a person how a `write` call ended.
+    /// The timeout and the retry policy of a call. The wall time does not end a `write` call, whose
+    /// outcome would be unknown.
+    fn patience(&self, tool: &Tool) -> (Duration, RetryPolicy) {
+        let left = self.left.filter(|left| *left < tool.timeout && tool.effect != Effect::Write);
+        match left {
+            Some(left) => {
+                let retry = tool.retry.clone().with_non_retryable(TIMEOUT);
+                (left.max(Duration::from_millis(1)), retry)
+            }
+            None => (tool.timeout, tool.retry.clone()),
+        }
+    }
+
+    /// Asks a person how a `write` call ended. Each doubt has a signal of its own, so that an answer
+    /// that was sent twice does not decide about the next one.
     async fn resolve(
         &self,
         checked: &Checked,
         task: &ToolTask,
         failure: &Failure,
+        doubts: u32,
     ) -> Result<Resolution, WorkflowError> {
+        let signal = match doubts {
+            1 => format!("in-doubt-{}", checked.place),
+            later => format!("in-doubt-{}-{later}", checked.place),
+        };
         let in_doubt = InDoubt { code: failure.code.clone(), message: failure.message.clone() };
         let pending = PendingDecision {
-            signal: format!("in-doubt-{}", checked.place),
+            signal,
             tool: task.tool.clone(),
             arguments: task.arguments.clone(),
             in_doubt: Some(in_doubt),

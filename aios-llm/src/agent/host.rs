@@ -45,11 +45,11 @@ pub(super) const GUARDRAIL: &str = "guardrail:";
 
 /// Parameters of a task for a [`ToolAgent`].
 #[derive(Debug, Serialize, Deserialize, schemars::JsonSchema)]
-pub(super) struct ToolTask {
+pub(crate) struct ToolTask {
     /// Name of the tool.
     pub(super) tool: String,
     /// Id of the call.
-    pub(super) call_id: String,
+    pub(crate) call_id: String,
     /// The validated arguments.
     pub(super) arguments: Value,
 }
@@ -164,7 +164,8 @@ impl DynAgent for ModelAgent {
         let responding = self.respond(context, &request, task.is_cheaper);
         let response = responding.instrument(span.clone()).await;
         gen_ai::answered(&span, &response, content);
-        Payload::encode(&response.map_err(|error| error.to_task_error())?).terminal()
+        let response = response.map_err(|error| error.to_task_error())?.with_distinct_calls();
+        Payload::encode(&response).terminal()
     }
 }
 

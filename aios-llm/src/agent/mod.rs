@@ -36,6 +36,8 @@ pub use self::{
 pub(crate) use self::{
     compaction::PREFIX as SUMMARY_PREFIX,
     history::{History, model_call},
+    host::ToolTask,
+    output::FINAL_TOOL,
 };
 use crate::{
     budget::{Budget, SubjectBudget},

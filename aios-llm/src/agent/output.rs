@@ -8,7 +8,7 @@ use crate::{
 };
 
 /// Name of the tool that carries structured output, for models without native support.
-pub(super) const FINAL_TOOL: &str = "final_result";
+pub(crate) const FINAL_TOOL: &str = "final_result";
 /// The property that holds output which is not an object.
 const WRAPPED: &str = "result";
 

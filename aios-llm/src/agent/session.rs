@@ -29,6 +29,13 @@ use crate::{
     model::{FinishReason, Message, ModelError, ModelRequest, ModelResponse, ToolCall, ToolResult},
 };
 
+/// Longest timer of a workflow: 100 years.
+const LONGEST_WAIT: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
+
+/// The fault of a call that is not complete.
+const CALL_CUT_OFF: &str = "The call was cut off at the maximum number of tokens and did not run. \
+    Make it shorter, or divide the work.";
+
 /// The workflow of an agent.
 pub(super) async fn run(
     agent: Arc<Compiled>,
@@ -188,7 +195,8 @@ impl Session {
             let names = self.agent.model(granted.is_cheaper).names();
             self.accounting.settle_request(&names, usage).await?;
             let Some(delay) = delay else { return Err(error) };
-            self.context.sleep(delay).await?;
+            // After that, no request is left in the wall time anyway.
+            self.context.sleep(granted.left.map_or(delay, |left| delay.min(left))).await?;
             attempt += 1;
         }
     }
@@ -216,7 +224,7 @@ impl Session {
         }
         let delay = policy.delay_after(attempt, self.context.random())?;
         let asked = reported.and_then(ModelError::retry_after).unwrap_or_default();
-        Some(delay.max(asked))
+        Some(delay.max(asked)).filter(|delay| *delay <= LONGEST_WAIT)
     }
 
     fn request(&self) -> ModelRequest {
@@ -247,11 +255,10 @@ impl Session {
             return Err(WorkflowError::failed(Failure::new("MODEL_REFUSED", reason)));
         }
         self.messages.push(response.to_message());
-        let calls: Vec<_> = response.tool_calls().cloned().collect();
-        if calls.is_empty() {
+        if response.tool_calls().next().is_none() {
             return self.finish(response);
         }
-        self.handle_calls(turn, calls).await
+        self.handle_calls(turn, response).await
     }
 
     /// Handles a response without tool calls.
@@ -275,22 +282,27 @@ impl Session {
     async fn handle_calls(
         &mut self,
         turn: u32,
-        calls: Vec<ToolCall>,
+        response: &ModelResponse,
     ) -> Result<Option<Value>, WorkflowError> {
-        let mut results: Vec<Option<ToolResult>> = Vec::with_capacity(calls.len());
+        let mut results: Vec<Option<ToolResult>> = Vec::new();
         let mut checked = Vec::new();
         let mut last_fault = None;
         let mut next = None;
-        for (index, call) in calls.into_iter().enumerate() {
+        let last = response.tool_calls().count().saturating_sub(1);
+        for (index, call) in response.tool_calls().cloned().enumerate() {
             let is_output = self.agent.output.is_tool() && call.name == FINAL_TOOL;
-            if let Some(agent) = self.successor(&call.name).filter(|_| next.is_none()) {
+            let is_cut_off = index == last && response.is_call_cut_off();
+            let successor = self.successor(&call.name).filter(|_| next.is_none() && !is_cut_off);
+            if let Some(agent) = successor {
                 let content = format!("The conversation continues with {}.", agent.name.as_str());
                 next = Some((call.name == HAND_BACK, agent));
                 let ToolCall { id: call_id, name, .. } = call;
                 results.push(Some(ToolResult { call_id, name, content, is_error: false }));
                 continue;
             }
-            let fault = if is_output {
+            let fault = if is_cut_off {
+                CALL_CUT_OFF.to_owned()
+            } else if is_output {
                 match self.agent.output.read(&call.arguments) {
                     Ok(output) => return Ok(Some(output)),
                     Err(fault) => fault,
@@ -355,7 +367,7 @@ impl Session {
         let count = u64::try_from(calls.len()).unwrap_or(u64::MAX);
         let mut wanted: Vec<_> = calls.iter_mut().filter_map(|it| self.limits_of(it)).collect();
         let limits: Vec<_> = wanted.iter().map(|(_, limits)| *limits).collect();
-        let shares = self.accounting.reserve_calls(count, &limits).await?;
+        let (shares, left) = self.accounting.reserve_calls(count, &limits).await?;
         for ((call, _), share) in wanted.iter_mut().zip(shares) {
             call.share = share;
         }
@@ -366,6 +378,7 @@ impl Session {
             subject: self.subject.as_deref(),
             accounting: &self.accounting,
             tools_type: &self.tools_type,
+            left,
         };
         let ended = running.run(&calls).await?;
         self.accounting.settle(Spent { tool_calls: ended.ran, ..Spent::default() }).await?;

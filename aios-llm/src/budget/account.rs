@@ -3,10 +3,12 @@ use std::time::Duration;
 use aios_core::failure::Failure;
 
 use super::{Budget, Cost, Exceeded, Limits, Price, Scope, Spent, UnknownPrice};
-use crate::model::{ModelRequest, ModelResponse, Usage};
+use crate::model::{ImageSource, ModelRequest, ModelResponse, Part, Usage};
 
-/// Bytes of a request that count as one token when it is reserved.
+/// Bytes of a request that count as one token when it is reserved, apart from images.
 const BYTES_PER_TOKEN: usize = 4;
+/// Tokens of an image when it is reserved: about the most that providers count.
+const TOKENS_PER_IMAGE: usize = 2000;
 
 /// Amounts that are set aside for calls in progress.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -23,12 +25,21 @@ pub(crate) struct Account {
     budget: Budget,
     /// The part of the budget of a calling agent.
     share: Limits,
+    /// Whether the budget of the subject limits the cost.
+    is_subject_priced: bool,
     spent: Spent,
 }
 
 impl Account {
     pub(crate) fn new(budget: Budget) -> Self {
-        Self { budget, share: Limits::default(), spent: Spent::default() }
+        Self { budget, share: Limits::default(), is_subject_priced: false, spent: Spent::default() }
+    }
+
+    /// Sets the limits of the subject that the run is charged to: if the cost is one of them, each
+    /// model needs a price.
+    pub(crate) fn with_subject(mut self, limits: Option<&Limits>) -> Self {
+        self.is_subject_priced = limits.is_some_and(|limits| limits.cost.is_some());
+        self
     }
 
     /// Limits the account to a part of another one.
@@ -63,14 +74,44 @@ impl Account {
         request: &mut ModelRequest,
         is_whole: bool,
     ) -> Result<Reservation, Failure> {
-        let bytes = serde_json::to_string(request).map_or(0, |text| text.len());
-        let input_tokens = u64::try_from(bytes.div_ceil(BYTES_PER_TOKEN)).unwrap_or(u64::MAX);
+        let input_tokens = expected_input(request);
         let least = self.amounts(models, Usage::new(input_tokens, 0))?;
         self.limit_output(models, least.cost, request, is_whole)?;
         let output_tokens =
             request.max_output_tokens.unwrap_or(Budget::DEFAULT_MAX_OUTPUT_TOKENS).into();
         let amounts = self.amounts(models, Usage::new(input_tokens, output_tokens))?;
         self.reserve(amounts, least)
+    }
+
+    /// The amounts of a reserved request whose output is one token.
+    pub(crate) fn least_of(
+        &self,
+        models: &[&str],
+        reservation: &Reservation,
+    ) -> Result<Spent, Failure> {
+        let input = reservation.amounts.usage.input_tokens;
+        self.amounts(models, Usage::new(input, reservation.amounts.usage.output_tokens.min(1)))
+    }
+
+    /// A reserved request that gets less than that, which limits its output.
+    pub(crate) fn granted(
+        &self,
+        models: &[&str],
+        request: &mut ModelRequest,
+        reservation: Reservation,
+        granted: Spent,
+    ) -> Result<Reservation, Failure> {
+        if granted == reservation.amounts {
+            return Ok(reservation);
+        }
+        let tokens = u32::try_from(granted.usage.output_tokens).unwrap_or(u32::MAX);
+        let paid = if granted.cost < reservation.amounts.cost {
+            self.paid_output(models, granted.cost - reservation.least.cost)?
+        } else {
+            u32::MAX
+        };
+        request.max_output_tokens = Some(tokens.min(paid).max(1));
+        Ok(Reservation { amounts: granted, ..reservation })
     }
 
     /// Limits the output of a request to the tokens and the cost that are left.
@@ -205,7 +246,11 @@ impl Account {
         match (self.budget.prices.price(model), self.budget.unknown_price) {
             (Some(price), _) | (None, UnknownPrice::Assume(price)) => Ok(Some(price)),
             (None, UnknownPrice::Free) => Ok(None),
-            (None, UnknownPrice::Fail) if self.limits().cost.is_none() => Ok(None),
+            (None, UnknownPrice::Fail)
+                if self.limits().cost.is_none() && !self.is_subject_priced =>
+            {
+                Ok(None)
+            }
             (None, UnknownPrice::Fail) => {
                 let reason = format!(
                     "the cost is limited, and model {model:?} has no price; add it to the price \
@@ -244,6 +289,20 @@ impl Account {
     }
 }
 
+/// About how many input tokens a request has.
+fn expected_input(request: &ModelRequest) -> u64 {
+    let parts = request.messages.iter().flat_map(|message| &message.content);
+    let images = parts.filter_map(|part| match part {
+        Part::Image { source: ImageSource::Base64 { data, .. } } => Some(data.len()),
+        Part::Image { .. } => Some(0),
+        _ => None,
+    });
+    let (count, data) = images.fold((0, 0), |(count, data), bytes| (count + 1, data + bytes));
+    let bytes = serde_json::to_string(request).map_or(0, |text| text.len()).saturating_sub(data);
+    let tokens = bytes.div_ceil(BYTES_PER_TOKEN) + count * TOKENS_PER_IMAGE;
+    u64::try_from(tokens).unwrap_or(u64::MAX)
+}
+
 #[cfg(test)]
 mod tests {
     use serde_json::json;
@@ -270,6 +329,27 @@ mod tests {
         account.raise(Limits { requests: Some(5), ..Limits::default() });
         let failure = account.reserve_request(&["m"], &mut second, false).unwrap_err();
         assert_eq!(failure.details["limit"], json!("output_tokens"));
+    }
+
+    #[test]
+    fn should_not_count_the_bytes_of_an_image_as_text() {
+        let account = Account::new(Budget::new().with_input_tokens(3000));
+        let image = |bytes: usize| Part::Image {
+            source: ImageSource::Base64 {
+                media_type: "image/png".to_owned(),
+                data: "A".repeat(bytes),
+            },
+        };
+        let reserve = |images: usize| {
+            let mut request = ModelRequest::new("What is this?");
+            for _ in 0..images {
+                request.messages[0].content.push(image(1024 * 1024));
+            }
+            account.reserve_request(&["m"], &mut request, false)
+        };
+        let tokens = reserve(1).unwrap().amounts.usage.input_tokens;
+        assert!((2000..2100).contains(&tokens), "{tokens}");
+        assert_eq!(reserve(2).unwrap_err().details["limit"], json!("input_tokens"));
     }
 
     #[test]

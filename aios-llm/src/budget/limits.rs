@@ -24,7 +24,8 @@ pub struct Limits {
     /// Tool calls that run.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tool_calls: Option<u64>,
-    /// Time since the start of the run. It is checked before each call, and limits the call.
+    /// Time since the start of the run. It is checked before each call, and limits the call unless
+    /// that is one of a `write` tool.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub wall_time: Option<Duration>,
     /// Levels of child runs below the run; 0 means none. Without it,
@@ -71,6 +72,21 @@ impl Limits {
             cost: self.cost.unwrap_or_default(),
             tool_calls: tokens(self.tool_calls),
         }
+    }
+
+    /// The wanted amounts with at most the output tokens and the cost that a sum leaves, but not less
+    /// than `least`.
+    pub(crate) fn left_of(&self, sum: &Spent, wanted: Spent, least: Spent) -> Spent {
+        let mut amounts = wanted;
+        if let Some(limit) = self.output_tokens {
+            let left = limit.saturating_sub(sum.usage.output_tokens);
+            let tokens = wanted.usage.output_tokens.min(left).max(least.usage.output_tokens);
+            amounts.usage.output_tokens = tokens;
+        }
+        if let Some(limit) = self.cost {
+            amounts.cost = wanted.cost.min(limit - sum.cost).max(least.cost);
+        }
+        amounts
     }
 
     /// The first limit that a sum exceeds.

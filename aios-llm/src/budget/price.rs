@@ -32,7 +32,8 @@ pub struct Price {
 #[serde(transparent)]
 pub struct PriceTable(BTreeMap<String, Price>);
 
-/// The behaviour for a model that is not in the price table. Applies only if the cost is limited.
+/// The behaviour for a model that is not in the price table. Applies only if the cost of the run or of
+/// its subject is limited.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum UnknownPrice {

@@ -50,6 +50,9 @@ pub(crate) struct Held {
     key: String,
     /// The sum of the window with this reservation.
     pub(crate) sum: Spent,
+    /// The amounts that are reserved, if they are less than wanted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) granted: Option<Spent>,
 }
 
 /// The answer to a reservation.
@@ -100,39 +103,43 @@ impl SubjectBudget {
         &self.limits
     }
 
-    /// Reserves amounts, unless they exceed a limit. Repeating it with the same key has no further
-    /// effect.
+    /// Reserves amounts: as many of the wanted output tokens and cost as are left, but not less than
+    /// `least`, unless that exceeds a limit. Repeating it with the same key has no further effect.
     pub(crate) async fn reserve(
         &self,
         subject: &str,
         at: Timestamp,
         key: &str,
-        amounts: Spent,
+        wanted: Spent,
+        least: Spent,
     ) -> Result<Answer, TaskError> {
         let stream = self.stream(subject, at).map_err(store_failure)?;
-        let entry = Entry { subject: subject.to_owned(), key: key.to_owned(), amounts };
-        let event = event("reserved", key, &entry)?;
-        let held = |sum| {
+        let held = |sum, amounts| {
             let stream = stream.as_str().to_owned();
             let key = key.to_owned();
-            Answer::Held(Held { stream, key, sum })
+            let granted = Some(amounts).filter(|amounts| *amounts != wanted);
+            Answer::Held(Held { stream, key, sum, granted })
         };
         for _ in 0..MAX_CONFLICTS {
             let ledger = self.ledger(&stream).await.map_err(store_failure)?;
-            if ledger.open.contains_key(key) {
-                return Ok(held(ledger.sum()));
+            if let Some(amounts) = ledger.open.get(key) {
+                return Ok(held(ledger.sum(), *amounts));
             }
+            let limits = ledger.raised.or(self.limits);
+            let amounts = limits.left_of(&ledger.sum(), wanted, least);
             let sum = ledger.sum().plus(&amounts);
-            if let Some(exceeded) = ledger.raised.or(self.limits).exceeded_by(&sum) {
+            if let Some(exceeded) = limits.exceeded_by(&sum) {
                 return Ok(Answer::Exceeded(Exceeded { scope: Scope::Subject, ..exceeded }));
             }
+            let entry = Entry { subject: subject.to_owned(), key: key.to_owned(), amounts };
+            let event = event("reserved", key, &entry)?;
             let expected = match ledger.version {
                 0 => Expected::Empty,
                 version => Expected::Exact(version),
             };
-            let append = Append::new(stream.clone(), vec![event.clone()]).with_expected(expected);
+            let append = Append::new(stream.clone(), vec![event]).with_expected(expected);
             match self.store.append_one(append).await {
-                Ok(_) => return Ok(held(sum)),
+                Ok(_) => return Ok(held(sum, amounts)),
                 Err(StoreError::Conflict { .. }) => {}
                 Err(error) => return Err(store_failure(error)),
             }
@@ -263,7 +270,7 @@ mod tests {
     }
 
     async fn held(budget: &SubjectBudget, at: Timestamp, key: &str) -> Option<Held> {
-        match budget.reserve("mary", at, key, requests(1)).await.unwrap() {
+        match budget.reserve("mary", at, key, requests(1), requests(1)).await.unwrap() {
             Answer::Held(held) => Some(held),
             Answer::Exceeded(exceeded) => {
                 assert_eq!(exceeded.scope, Scope::Subject);

@@ -79,7 +79,7 @@ impl<M: LanguageModel> CircuitBreaker<M> {
         }
         state.failed = state.failed.saturating_add(1);
         if state.failed >= self.failures {
-            state.open_until = Some(now + self.open_for);
+            state.open_until = Some(now.saturating_add(self.open_for));
         }
     }
 }

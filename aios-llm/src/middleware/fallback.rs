@@ -121,7 +121,7 @@ impl Candidate {
     }
 
     fn wait(&self, now: Duration, delay: Duration) {
-        *self.waits_until.lock() = Some(now + delay);
+        *self.waits_until.lock() = Some(now.saturating_add(delay));
     }
 }
 

@@ -5,8 +5,9 @@ use super::{
     ProviderOptions,
     connection::Connection,
     error::invalid_response,
-    signature,
+    in_turns, signature,
     stream::{self, Assemble, Framing},
+    tool_name,
 };
 use crate::model::{
     Capabilities, FinishReason, ImageSource, LanguageModel, Message, ModelError, ModelRequest,
@@ -71,7 +72,7 @@ impl AnthropicModel {
         set("model", self.connection.model.as_str().into());
         let limit = request.max_output_tokens.unwrap_or(Self::DEFAULT_MAX_OUTPUT_TOKENS);
         set("max_tokens", limit.into());
-        set("messages", request.messages.iter().map(message).collect());
+        set("messages", in_turns(request.messages.iter().map(message)).into());
         if let Some(instructions) = &request.instructions {
             set("system", instructions.as_str().into());
         }
@@ -127,8 +128,8 @@ fn message(message: &Message) -> Value {
 
 fn part(part: &Part) -> Option<Value> {
     Some(match part {
-        // Empty texts are rejected.
-        Part::Text { text } if text.is_empty() => return None,
+        // Texts without a letter are rejected.
+        Part::Text { text } if text.trim().is_empty() => return None,
         Part::Text { text } => json!({"type": "text", "text": text}),
         Part::Image { source } => {
             let source = match source {
@@ -156,7 +157,8 @@ fn part(part: &Part) -> Option<Value> {
             // Only objects are accepted; the result of the call says that others were invalid.
             let input: Option<Value> = serde_json::from_str(&call.arguments).ok();
             let input = input.filter(Value::is_object).unwrap_or_else(|| json!({}));
-            json!({"type": "tool_use", "id": call.id, "name": call.name, "input": input})
+            let name = tool_name(&call.name);
+            json!({"type": "tool_use", "id": call.id, "name": name, "input": input})
         }
         Part::ToolResult(result) => json!({
             "type": "tool_result",

@@ -5,9 +5,10 @@ use super::{
     ProviderOptions,
     connection::Connection,
     error::{invalid_response, unsupported},
-    signature,
+    in_turns, signature,
     signer::{Signer, encode},
     stream::{self, Assemble, Framing},
+    tool_name,
 };
 use crate::model::{
     Capabilities, FinishReason, ImageSource, LanguageModel, Message, ModelError, ModelErrorKind,
@@ -20,8 +21,9 @@ const SERVICE: &str = "bedrock";
 
 /// A model behind the Converse API of Amazon Bedrock.
 ///
-/// The protocol has no images by URL, no files by id and no [`ToolChoice::None`]; a request with one
-/// fails with `MODEL_INVALID_REQUEST`. Files are in S3: their reference is an `s3://` URI.
+/// The protocol has no images by URL and no files by id; a request with one fails with
+/// `MODEL_INVALID_REQUEST`. Files are in S3: their reference is an `s3://` URI. It has no
+/// [`ToolChoice::None`] either: the tools are left out then, and earlier calls and results are texts.
 #[derive(Debug)]
 pub struct BedrockModel {
     connection: Connection,
@@ -67,12 +69,16 @@ impl BedrockModel {
     fn body(&self, request: &ModelRequest) -> Result<Value, ModelError> {
         let mut body = Map::new();
         let mut set = |name: &str, value: Value| body.insert(name.to_owned(), value);
-        let messages = request.messages.iter().map(|it| message(&self.connection.name, it));
-        set("messages", messages.collect::<Result<_, _>>()?);
+        let has_tools = request.tool_choice != ToolChoice::None;
+        let name = &self.connection.name;
+        let messages = request.messages.iter().map(|it| message(name, it, has_tools));
+        set("messages", in_turns(messages.collect::<Result<Vec<_>, _>>()?).into());
         if let Some(instructions) = &request.instructions {
             set("system", json!([{ "text": instructions }]));
         }
-        if !request.tools.is_empty() {
+        if let Some(choice) =
+            tool_choice(&request.tool_choice).filter(|_| !request.tools.is_empty())
+        {
             let tools = request.tools.iter().map(|tool| {
                 json!({"toolSpec": {
                     "name": tool.name,
@@ -81,14 +87,6 @@ impl BedrockModel {
                 }})
             });
             let tools: Vec<_> = tools.collect();
-            let choice = match &request.tool_choice {
-                ToolChoice::Auto => json!({"auto": {}}),
-                ToolChoice::Required => json!({"any": {}}),
-                ToolChoice::Tool(name) => json!({"tool": {"name": name}}),
-                ToolChoice::None => {
-                    return Err(unsupported(&self.connection.name, "`ToolChoice::None`"));
-                }
-            };
             set("toolConfig", json!({"tools": tools, "toolChoice": choice}));
         }
         let mut config = Map::new();
@@ -139,8 +137,27 @@ impl LanguageModel for BedrockModel {
     }
 }
 
-fn message(name: &str, message: &Message) -> Result<Value, ModelError> {
-    let parts = message.content.iter().map(|it| part(name, it)).filter_map(Result::transpose);
+fn tool_choice(choice: &ToolChoice) -> Option<Value> {
+    Some(match choice {
+        ToolChoice::Auto => json!({"auto": {}}),
+        ToolChoice::Required => json!({"any": {}}),
+        ToolChoice::Tool(name) => json!({"tool": {"name": name}}),
+        ToolChoice::None => return None,
+    })
+}
+
+/// A message. Calls and results need tools in the request; without them, they are texts.
+fn message(name: &str, message: &Message, has_tools: bool) -> Result<Value, ModelError> {
+    let part = |it: &Part| match it {
+        Part::ToolCall(call) if !has_tools => {
+            Ok(Some(json!({"text": format!("[call of {}: {}]", call.name, call.arguments)})))
+        }
+        Part::ToolResult(result) if !has_tools => {
+            Ok(Some(json!({"text": format!("[result of {}: {}]", result.name, result.content)})))
+        }
+        other => part(name, other),
+    };
+    let parts = message.content.iter().map(part).filter_map(Result::transpose);
     let content = parts.collect::<Result<Vec<_>, _>>()?;
     let role = if message.role == Role::Assistant { "assistant" } else { "user" };
     Ok(json!({"role": role, "content": content}))
@@ -148,8 +165,8 @@ fn message(name: &str, message: &Message) -> Result<Value, ModelError> {
 
 fn part(name: &str, part: &Part) -> Result<Option<Value>, ModelError> {
     Ok(Some(match part {
-        // Empty texts are rejected.
-        Part::Text { text } if text.is_empty() => return Ok(None),
+        // Texts without a letter are rejected.
+        Part::Text { text } if text.trim().is_empty() => return Ok(None),
         Part::Text { text } => json!({ "text": text }),
         Part::Image { source: ImageSource::Base64 { media_type, data } } => {
             let format = media_type.rsplit('/').next().unwrap_or_default();
@@ -172,7 +189,8 @@ fn part(name: &str, part: &Part) -> Result<Option<Value>, ModelError> {
             // Only objects are accepted; the result of the call says that others were invalid.
             let input: Option<Value> = serde_json::from_str(&call.arguments).ok();
             let input = input.filter(Value::is_object).unwrap_or_else(|| json!({}));
-            json!({"toolUse": {"toolUseId": call.id, "name": call.name, "input": input}})
+            let name = tool_name(&call.name);
+            json!({"toolUse": {"toolUseId": call.id, "name": name, "input": input}})
         }
         Part::ToolResult(result) => json!({"toolResult": {
             "toolUseId": result.call_id,

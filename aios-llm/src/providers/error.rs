@@ -1,7 +1,8 @@
 //! Errors of providers. Their texts never contain the request.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
+use aios_core::event::Timestamp;
 use reqwest::header::HeaderMap;
 use serde_json::Value;
 
@@ -77,7 +78,7 @@ pub fn status_error(
     }
 }
 
-/// An error that a provider reports within a stream.
+/// An error that a provider reports within a stream, or with status 200.
 pub(super) fn of_event(name: &str, event: &Value) -> ModelError {
     let has = |path: &str, text: &str| event.pointer(path).and_then(Value::as_str) == Some(text);
     let is_one = |kinds: &[&str]| {
@@ -93,7 +94,11 @@ pub(super) fn of_event(name: &str, event: &Value) -> ModelError {
     } else if is_one(&["invalid_request_error", "invalid_prompt", "INVALID_ARGUMENT"]) {
         ModelErrorKind::InvalidRequest
     } else {
-        ModelErrorKind::Backend
+        let status = event.pointer("/error/code").and_then(Value::as_u64);
+        match status.and_then(|status| u16::try_from(status).ok()) {
+            Some(status @ 400..600) => return status_error(name, status, None, &event.to_string()),
+            _ => ModelErrorKind::Backend,
+        }
     };
     let reason = format!("{name} reported an error in the response: {}", message_of(event));
     ModelError::new(kind, reason)
@@ -114,15 +119,28 @@ pub(super) fn exception(name: &str, kind: &str, payload: &Value) -> ModelError {
 
 /// The provider's message in the body of an error.
 fn message_of(body: &Value) -> String {
-    let message = body.pointer("/error/message").or(body.get("message")).and_then(Value::as_str);
+    let places = [body.pointer("/error/message"), body.get("message"), body.get("error")];
+    let message = places.into_iter().flatten().find_map(Value::as_str);
     message.unwrap_or("no reason").chars().take(MAX_MESSAGE).collect()
 }
 
 /// The delay that a provider asks for, in seconds or milliseconds.
 fn retry_after(headers: &HeaderMap) -> Option<Duration> {
-    let number = |name: &str| headers.get(name)?.to_str().ok()?.trim().parse::<f64>().ok();
-    let millis = number("retry-after-ms").map(|millis| millis / 1000.0);
-    Duration::try_from_secs_f64(millis.or_else(|| number("retry-after"))?).ok()
+    let text = |name: &str| headers.get(name)?.to_str().ok();
+    let millis = text("retry-after-ms").and_then(|text| text.trim().parse::<f64>().ok());
+    let millis = millis.and_then(|millis| Duration::try_from_secs_f64(millis / 1000.0).ok());
+    millis.or_else(|| read_retry_after(text("retry-after")?))
+}
+
+/// The delay in a header `Retry-After`: a number of seconds, or a date.
+#[must_use]
+pub fn read_retry_after(text: &str) -> Option<Duration> {
+    if let Ok(seconds) = text.trim().parse::<f64>() {
+        return Duration::try_from_secs_f64(seconds).ok();
+    }
+    let date = httpdate::parse_http_date(text.trim()).ok()?;
+    let date = date.duration_since(SystemTime::UNIX_EPOCH).ok()?;
+    Some(date.saturating_sub(Timestamp::now().duration_since(Timestamp::UNIX_EPOCH)))
 }
 
 /// The delay that Gemini asks for in the body, as in `"retryDelay": "7s"`.

@@ -7,6 +7,7 @@ use super::{
     error::{invalid_response, of_event},
     signature,
     stream::{self, Assemble, Framing},
+    tool_name,
 };
 use crate::model::{
     Capabilities, FinishReason, ImageSource, LanguageModel, Message, ModelError, ModelErrorKind,
@@ -73,7 +74,7 @@ impl LanguageModel for GeminiModel {
 fn body(request: &ModelRequest) -> Value {
     let mut body = Map::new();
     let mut set = |name: &str, value: Value| body.insert(name.to_owned(), value);
-    set("contents", request.messages.iter().map(content).collect());
+    set("contents", request.messages.iter().filter_map(content).collect());
     if let Some(instructions) = &request.instructions {
         set("systemInstruction", json!({"parts": [{"text": instructions}]}));
     }
@@ -115,8 +116,9 @@ fn body(request: &ModelRequest) -> Value {
     body.into()
 }
 
-/// A message. The signature of hidden reasoning belongs to the part after it.
-fn content(message: &Message) -> Value {
+/// A message, unless nothing in it can be sent: one without parts is rejected. The signature of hidden
+/// reasoning belongs to the part after it.
+fn content(message: &Message) -> Option<Value> {
     let mut parts = Vec::new();
     let mut pending = None;
     for part in &message.content {
@@ -130,7 +132,7 @@ fn content(message: &Message) -> Value {
         parts.push(written);
     }
     let role = if message.role == Role::Assistant { "model" } else { "user" };
-    json!({"role": role, "parts": parts})
+    (!parts.is_empty()).then(|| json!({"role": role, "parts": parts}))
 }
 
 fn written(part: &Part) -> Option<Value> {
@@ -147,12 +149,12 @@ fn written(part: &Part) -> Option<Value> {
             // Only objects are accepted; the result of the call says that others were invalid.
             let arguments: Option<Value> = serde_json::from_str(&call.arguments).ok();
             let arguments = arguments.filter(Value::is_object).unwrap_or_else(|| json!({}));
-            json!({"functionCall": {"name": call.name, "args": arguments}})
+            json!({"functionCall": {"name": tool_name(&call.name), "args": arguments}})
         }
         Part::ToolResult(result) => {
             let key = if result.is_error { "error" } else { "output" };
             let response = json!({ key: result.content });
-            json!({"functionResponse": {"name": result.name, "response": response}})
+            json!({"functionResponse": {"name": tool_name(&result.name), "response": response}})
         }
         Part::Reasoning { .. } => return None,
     })

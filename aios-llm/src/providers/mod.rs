@@ -35,12 +35,14 @@ mod signer;
 mod stream;
 
 pub use self::{
-    anthropic::AnthropicModel, bedrock::BedrockModel, error::status_error, gemini::GeminiModel,
-    openai::OpenAiModel, options::ProviderOptions, responses::OpenAiResponsesModel,
-    signer::AwsCredentials,
+    anthropic::AnthropicModel, bedrock::BedrockModel, error::read_retry_after, error::status_error,
+    gemini::GeminiModel, openai::OpenAiModel, options::ProviderOptions,
+    responses::OpenAiResponsesModel, signer::AwsCredentials,
 };
 
 use std::sync::Arc;
+
+use serde_json::{Value, json};
 
 use crate::model::{LanguageModel, ModelError, ModelErrorKind};
 
@@ -73,12 +75,44 @@ pub fn connect(
     })
 }
 
-/// Longest name of a schema.
-const MAX_SCHEMA_NAME: usize = 64;
+/// Longest name of a schema or a tool.
+const MAX_NAME: usize = 64;
+
+fn is_of_name(letter: char) -> bool {
+    letter.is_ascii_alphanumeric() || matches!(letter, '_' | '-')
+}
 
 /// The name of a schema as `OpenAI` accepts it.
 fn schema_name(name: &str) -> String {
-    let is_valid = |letter: &char| letter.is_ascii_alphanumeric() || matches!(letter, '_' | '-');
-    let name: String = name.chars().filter(is_valid).take(MAX_SCHEMA_NAME).collect();
+    let name: String = name.chars().filter(|it| is_of_name(*it)).take(MAX_NAME).collect();
     if name.is_empty() { "output".to_owned() } else { name }
+}
+
+/// The name of a tool in a call that goes back to a provider. Models invent names that providers
+/// reject in requests.
+fn tool_name(name: &str) -> String {
+    let valid = |letter: char| if is_of_name(letter) { letter } else { '_' };
+    let name: String = name.chars().map(valid).take(MAX_NAME).collect();
+    if name.is_empty() { "unnamed".to_owned() } else { name }
+}
+
+/// The messages of a request as providers accept them that want turns: those without content are left
+/// out, and those of the same role are one.
+fn in_turns(messages: impl IntoIterator<Item = Value>) -> Vec<Value> {
+    let parts = |message: &mut Value| match message.get_mut("content").map(Value::take) {
+        Some(Value::Array(parts)) => parts,
+        _ => Vec::new(),
+    };
+    let mut turns: Vec<Value> = Vec::new();
+    for mut message in messages {
+        let added = parts(&mut message);
+        let role = message.get("role").cloned();
+        let earlier = turns.pop_if(|last| last.get("role") == role.as_ref());
+        let mut all = earlier.map_or_else(Vec::new, |mut earlier| parts(&mut earlier));
+        all.extend(added);
+        if !all.is_empty() {
+            turns.push(json!({"role": role, "content": all}));
+        }
+    }
+    turns
 }

@@ -4,9 +4,10 @@ use serde_json::{Map, Value, json};
 use super::{
     ProviderOptions,
     connection::Connection,
-    error::invalid_response,
+    error::{invalid_response, of_event},
     schema_name,
     stream::{self, Assemble, Framing},
+    tool_name,
 };
 use crate::model::{
     Capabilities, FinishReason, ImageSource, LanguageModel, Message, ModelError, ModelRequest,
@@ -72,6 +73,9 @@ impl OpenAiModel {
     /// `MODEL_INVALID_RESPONSE` if it is not complete.
     pub fn read_response(&self, body: &Value) -> Result<ModelResponse, ModelError> {
         let name = self.name();
+        if body.get("error").is_some_and(|error| !error.is_null()) {
+            return Err(of_event(name, body));
+        }
         let choice = body.pointer("/choices/0");
         let choice = choice.ok_or_else(|| invalid_response(name, "has no choice"))?;
         let mut assembly = Assembly::new(name);
@@ -183,7 +187,7 @@ fn assistant(message: &Message) -> Value {
         Part::ToolCall(call) => Some(json!({
             "id": call.id,
             "type": "function",
-            "function": {"name": call.name, "arguments": call.arguments},
+            "function": {"name": tool_name(&call.name), "arguments": call.arguments},
         })),
         _ => None,
     });
@@ -227,6 +231,8 @@ struct Assembly {
     reasoning: String,
     refusal: String,
     calls: Vec<ToolCall>,
+    /// The number that the provider gives to each call.
+    numbers: Vec<u64>,
     usage: Usage,
     finish: Option<FinishReason>,
 }
@@ -239,6 +245,7 @@ impl Assembly {
             reasoning: String::new(),
             refusal: String::new(),
             calls: Vec::new(),
+            numbers: Vec::new(),
             usage: Usage::default(),
             finish: None,
         }
@@ -272,27 +279,32 @@ impl Assembly {
             self.refusal.push_str(text);
         }
         let calls = delta.get("tool_calls").and_then(Value::as_array);
-        for (place, call) in calls.into_iter().flatten().enumerate() {
+        for (place, call) in (0..).zip(calls.into_iter().flatten()) {
             pieces.extend(self.take_call(place, call));
         }
         pieces
     }
 
-    fn take_call(&mut self, place: usize, call: &Value) -> Option<StreamEvent> {
-        let index = call.get("index").and_then(Value::as_u64);
-        let index = index.map_or(Some(place), |index| usize::try_from(index).ok())?;
-        if index > self.calls.len() {
-            return None;
-        }
-        if index == self.calls.len() {
-            let empty = String::new;
-            self.calls.push(ToolCall { id: empty(), name: empty(), arguments: empty() });
-        }
+    /// Adds a call, or a part of one. Servers number calls from 0 or 1, or give all the same number.
+    fn take_call(&mut self, place: u64, call: &Value) -> Option<StreamEvent> {
+        let number = call.get("index").and_then(Value::as_u64).unwrap_or(place);
         let text =
             |path: &str| call.pointer(path).and_then(Value::as_str).unwrap_or_default().to_owned();
         let id = text("/id");
         let name = text("/function/name");
         let arguments = text("/function/arguments");
+        let is_other = |known: &ToolCall| {
+            let has_other_id = !id.is_empty() && !known.id.is_empty() && known.id != id;
+            has_other_id && !name.is_empty()
+        };
+        let known = self.numbers.iter().rposition(|known| *known == number);
+        let known = known.filter(|index| !self.calls.get(*index).is_some_and(is_other));
+        let index = known.unwrap_or_else(|| {
+            let empty = String::new;
+            self.calls.push(ToolCall { id: empty(), name: empty(), arguments: empty() });
+            self.numbers.push(number);
+            self.numbers.len() - 1
+        });
         let known = self.calls.get_mut(index)?;
         if known.id.is_empty() {
             known.id.clone_from(&id);

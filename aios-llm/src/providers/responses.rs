@@ -7,6 +7,7 @@ use super::{
     error::{invalid_response, of_event, unsupported},
     schema_name, signature,
     stream::{self, Assemble, Framing},
+    tool_name,
 };
 use crate::model::{
     Capabilities, FinishReason, ImageSource, LanguageModel, Message, ModelError, ModelRequest,
@@ -155,7 +156,7 @@ fn assistant_item(part: &Part) -> Option<Value> {
         Part::ToolCall(call) => json!({
             "type": "function_call",
             "call_id": call.id,
-            "name": call.name,
+            "name": tool_name(&call.name),
             "arguments": call.arguments,
         }),
         _ => return None,

@@ -95,7 +95,13 @@ impl<A: Assemble> Reading<A> {
                 None => {
                     let chunk = self.response.chunk().await;
                     let chunk = chunk.map_err(|error| of_transport(&self.name, error))?;
-                    let Some(chunk) = chunk else { return self.end(false) };
+                    let Some(chunk) = chunk else {
+                        // The last line may have no end.
+                        if self.ends_line() {
+                            continue;
+                        }
+                        return self.end(false);
+                    };
                     self.read += chunk.len();
                     if self.read > MAX_RESPONSE_BYTES {
                         return Err(invalid_response(&self.name, "is too large"));
@@ -104,6 +110,13 @@ impl<A: Assemble> Reading<A> {
                 }
             }
         }
+    }
+
+    /// Ends the last line of a body, if there is one.
+    fn ends_line(&mut self) -> bool {
+        let is_open = matches!(self.framing, Framing::ServerEvents) && !self.buffer.is_empty();
+        self.buffer.extend(is_open.then_some(b'\n'));
+        is_open
     }
 
     fn end(&mut self, is_marked: bool) -> Result<StreamEvent, ModelError> {

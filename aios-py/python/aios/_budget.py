@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from ._errors import ConfigurationError
-from ._validation import check_int
+from ._validation import check_at_least, check_int_range
 
 if TYPE_CHECKING:
     from ._client import Client
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 #: Name of the signal that carries a :class:`BudgetDecision`.
 BUDGET_SIGNAL = "budget"
 _NANODOLLARS = 1_000_000_000
+#: Larger amounts, which no run reaches, count as this one.
+_MOST = 2**62
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,7 @@ class Limits:
 
     Raises:
         TypeError: A limit that counts something is not an integer.
-        ConfigurationError: A limit is negative.
+        ConfigurationError: A limit is negative or too large.
     """
 
     requests: int | None = None
@@ -69,18 +71,22 @@ class Limits:
     def __post_init__(self) -> None:
         for name in Limits.__dataclass_fields__:
             limit = getattr(self, name)
-            if limit is not None and name not in ("cost", "wall_time"):
-                check_int(limit, name)
-            if limit is not None and not (0 <= limit < math.inf):
+            if limit is None:
+                continue
+            if name == "depth":
+                check_int_range(limit, name, 0, 2**32 - 1)
+            elif name not in ("cost", "wall_time"):
+                check_at_least(limit, name, 0)
+            elif not (0 <= limit < math.inf):
                 raise ConfigurationError(f"{name} must be at least 0, not {limit}")
 
     def _limits(self) -> dict[str, Any]:
         """The limits as they stand in events and signals."""
         row = {name: getattr(self, name) for name in Limits.__dataclass_fields__}
         if self.cost is not None:
-            row["cost"] = round(self.cost * _NANODOLLARS)
+            row["cost"] = round(min(self.cost * _NANODOLLARS, _MOST))
         if self.wall_time is not None:
-            fraction, seconds = math.modf(self.wall_time)
+            fraction, seconds = math.modf(min(self.wall_time, _MOST))
             row["wall_time"] = {"secs": int(seconds), "nanos": int(fraction * 1e9)}
         return {name: limit for name, limit in row.items() if limit is not None}
 
@@ -96,8 +102,9 @@ class Budget(Limits):
             ``cheaper_model`` of the agent when the cost does not allow another whole response of its
             own model, and fails at other limits.
         prices: The prices of models by name, such as ``"openai:gpt-5"``.
-        unknown_price: What happens if the cost is limited and a model has no price: ``"fail"`` fails
-            the run with ``UNKNOWN_PRICE``, ``"free"`` counts nothing, and a :class:`Price` is assumed.
+        unknown_price: What happens if the cost of the run or of its subject is limited and a model has
+            no price: ``"fail"`` fails the run with ``UNKNOWN_PRICE``, ``"free"`` counts nothing, and
+            a :class:`Price` is assumed.
     """
 
     soft_percent: int = 80

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ._errors import ConfigurationError
@@ -47,6 +47,7 @@ class Conversation:
     messages: list[dict[str, Any]]
     transcript: list[dict[str, Any]]
     spent: dict[str, Any]
+    _results: dict[str, Any] | None = field(default=None, repr=False)
 
     @classmethod
     async def of(cls, run: RunHandle[Any]) -> Conversation:
@@ -71,12 +72,15 @@ class Conversation:
 
         row = read_conversation(envelopes(journal))
         turns = [Turn(messages, response) for messages, response in row["turns"]]
-        return cls(turns, row["messages"], row["transcript"], row["spent"])
+        return cls(turns, row["messages"], row["transcript"], row["spent"], row["results"])
 
     def continued(self, text: str) -> dict[str, Any]:
-        """The prompt of a new run that continues the conversation with another message."""
+        """The prompt of a new run that continues the conversation with another message. Calls of the
+        last response get the results that the journal has; for others, the model is told that the
+        result is unknown."""
         message = {"role": "user", "content": [{"type": "text", "text": text}]}
-        return {"messages": [*self.messages, message]}
+        results = [] if self._results is None else [self._results]
+        return {"messages": [*self.messages, *results, message]}
 
     def from_turn(self, turn: int, instructions: str | None = None) -> dict[str, Any]:
         """The prompt of a new run that begins with this turn, from 1: the turns before it are kept,

@@ -118,6 +118,10 @@ class SignalTimeoutError(TaskError):
     default_code = "SIGNAL_TIMEOUT"
 
 
+#: A millennium in seconds, more than any timer has: longer delays count as this one.
+_LONGEST_DELAY = 1000 * 365 * 86_400
+
+
 class ModelError(TaskError):
     """A request to a language model failed. Raise it in a model that is a function."""
 
@@ -150,8 +154,8 @@ class ModelError(TaskError):
             retryable = (code or self.default_code) in DEFAULTS.retryable_model_errors
         if details is None:
             details = {"retryable": retryable}
-            if retry_after is not None:
-                details["retry_after_ms"] = round(retry_after * 1000)
+            if retry_after is not None and retry_after >= 0:
+                details["retry_after_ms"] = round(min(retry_after, _LONGEST_DELAY) * 1000)
             if input_tokens or output_tokens:
                 details["usage"] = {"input_tokens": input_tokens, "output_tokens": output_tokens}
         super().__init__(message, code=code, details=details, retryable=retryable)

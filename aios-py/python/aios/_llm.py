@@ -279,6 +279,10 @@ class LlmAgent(Workflow[Any, O], Generic[O]):
         """
         if value is MISSING:
             raise InvalidParametersError(f"agent {self.name} requires a prompt", retryable=False)
+        if isinstance(value, Prompt):
+            # As in other languages, so that starts of one run have equal inputs.
+            row = {name: getattr(value, name) for name in Prompt.__dataclass_fields__}
+            return {name: given for name, given in row.items() if given is not None}
         return value
 
     def read_result(self, value: Any) -> O:

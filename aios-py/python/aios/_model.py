@@ -123,9 +123,9 @@ class AwsCredentials:
     def from_environment(cls) -> AwsCredentials | None:
         """Those of ``AWS_ACCESS_KEY_ID``, ``AWS_SECRET_ACCESS_KEY`` and ``AWS_SESSION_TOKEN``."""
         key, secret = os.environ.get("AWS_ACCESS_KEY_ID"), os.environ.get("AWS_SECRET_ACCESS_KEY")
-        if key is None or secret is None:
+        if not key or not secret:
             return None
-        return cls(key, secret, os.environ.get("AWS_SESSION_TOKEN"))
+        return cls(key, secret, os.environ.get("AWS_SESSION_TOKEN") or None)
 
 
 @dataclass(frozen=True)
@@ -167,9 +167,10 @@ class Provider:
                 f"{', '.join(_KEYS)} as the provider, or pass a function"
             )
         variable = _KEYS[protocol]
-        key = exposed(self.api_key)
+        # A variable that is set to nothing is no key.
+        key = exposed(self.api_key) or None
         if key is None and variable is not None:
-            key = os.environ.get(variable)
+            key = os.environ.get(variable) or None
         credentials, region = self._aws(protocol, key)
         is_known = key is not None or credentials is not None or self.base_url is not None
         if variable is not None and not is_known:
@@ -195,7 +196,7 @@ class Provider:
         if protocol != "bedrock":
             return None, None
         region = self.region or os.environ.get("AWS_REGION")
-        if region is None:
+        if not region:
             raise ConfigurationError(
                 f"{self.model} needs a region: set AWS_REGION, or pass "
                 "aios.Provider(model, region=...)"

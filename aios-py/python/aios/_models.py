@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ._errors import ConfigurationError, ModelError
@@ -230,7 +230,7 @@ class ClientModel:
         response = getattr(error, "response", None)
         status = getattr(error, "status_code", None)
         if isinstance(status, int) and response is not None:
-            delay = _number(response.headers.get("retry-after"))
+            delay = _delay(response.headers)
             return _aios.model_status_error(self.name, status, delay, response.text)
         kinds = _kinds(error)
         if kinds & {"APIResponseValidationError", "JSONDecodeError", "RemoteProtocolError"}:
@@ -243,15 +243,16 @@ class ClientModel:
         return error
 
 
+def _delay(headers: Mapping[str, str]) -> str | None:
+    """The delay that a provider asks for, as in a header ``Retry-After``."""
+    try:
+        return str(float(headers["retry-after-ms"]) / 1000)
+    except (KeyError, ValueError):
+        return headers.get("retry-after")
+
+
 def _kinds(error: BaseException) -> set[str]:
     """The names of the classes of an error and of its causes."""
     kinds = {kind.__name__ for kind in type(error).__mro__}
     cause = error.__cause__
     return kinds if cause is None else kinds | _kinds(cause)
-
-
-def _number(text: str | None) -> float | None:
-    try:
-        return None if text is None else float(text)
-    except ValueError:
-        return None

@@ -51,9 +51,9 @@ def check_int(number: int, what: str) -> int:
     """Returns the number.
 
     Raises:
-        TypeError: It is not an integer.
+        TypeError: It is not an integer. A ``bool`` is none.
     """
-    if not isinstance(number, int):
+    if not isinstance(number, int) or isinstance(number, bool):
         raise TypeError(f"{what} must be an int, not {number!r}")
     return number
 
@@ -87,11 +87,13 @@ def check_at_least(number: int, what: str, least: int) -> int:
 
     Raises:
         TypeError: It is not an integer.
-        ConfigurationError: It is below ``least``.
+        ConfigurationError: It is below ``least``, or has more than 63 bits.
     """
     check_int(number, what)
     if number < least:
         raise ConfigurationError(f"{what} must be at least {least}, not {number}")
+    if number >= 2**63:
+        raise ConfigurationError(f"{what} must have at most 63 bits, unlike {number}")
     return number
 
 

@@ -1,11 +1,9 @@
 //! Requests and responses of the clients that providers publish.
 
-use std::time::Duration;
-
 use aios_core::event::Payload;
 use aios_llm::{
     ModelError, ModelRequest, ModelResponse,
-    providers::{AnthropicModel, OpenAiModel, ProviderOptions, status_error},
+    providers::{AnthropicModel, OpenAiModel, ProviderOptions, read_retry_after, status_error},
 };
 use pyo3::prelude::*;
 use serde::Serialize;
@@ -80,16 +78,16 @@ pub(crate) fn model_response<'py>(
     }
 }
 
-/// The error of a response whose status is not 200.
+/// The error of a response whose status is not 200, with its header `Retry-After`.
 #[pyfunction]
 pub(crate) fn model_status_error(
     py: Python<'_>,
     name: &str,
     status: u16,
-    retry_after: Option<f64>,
+    retry_after: Option<&str>,
     body: &str,
 ) -> PyErr {
-    let delay = retry_after.and_then(|delay| Duration::try_from_secs_f64(delay).ok());
+    let delay = retry_after.and_then(read_retry_after);
     let error = status_error(name, status, delay, body);
     ErrorInfo::from(error.to_task_error()).into_error(py)
 }

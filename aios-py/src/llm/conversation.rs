@@ -13,6 +13,8 @@ struct Row<'a> {
     messages: Vec<Message>,
     transcript: Vec<Message>,
     spent: &'a Spent,
+    /// The results of calls of the last response: a message, or none.
+    results: Option<Message>,
 }
 
 /// The turns, all messages and the sums of a journal, a list of JSON envelopes.
@@ -31,6 +33,7 @@ pub(crate) fn read_conversation(
             messages: conversation.messages(),
             transcript: conversation.transcript(),
             spent: conversation.spent(),
+            results: conversation.results(),
         })
     };
     let row = read().map_err(|error| ErrorInfo::from(error).into_error(py))?;
