@@ -1,4 +1,4 @@
-//! What the code of a run waits for: the wakers of its operations.
+//! The wakers of the operations that the code of a run waits for.
 
 use std::{
     collections::{BTreeMap, BTreeSet},

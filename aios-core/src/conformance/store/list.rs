@@ -32,10 +32,9 @@ pub async fn should_keep_an_agent_deleted_whatever_is_reported_late(harness: Har
     use AgentStatus::{Running, Stopped, Waiting};
     let registered = |id: &str| json!({ "agent_id": id, "name": id });
     let mut expected = Vec::new();
-    let mut number = 0;
-    for order in permutations(vec!["deleted", "seen", "running", "stopped", "created"]) {
+    let orders = permutations(vec!["deleted", "seen", "running", "stopped", "created"]);
+    for (number, order) in orders.into_iter().enumerate() {
         let id = format!("a{number:03}");
-        number += 1;
         let status = |status: &str| json!({ "agent_id": id, "status": status });
         let mut events = Vec::new();
         let mut row = (Waiting, false);

@@ -1,4 +1,4 @@
-//! What an event in the mailbox means for the tasks of a run.
+//! The classification of events in the mailbox of a run.
 
 use aios_core::{agent::TaskHeartbeat, catalog::agent, event::Event};
 

@@ -1,4 +1,4 @@
-//! What the machine of a run asks the engine to do.
+//! The effects that the machine of a run requests.
 
 use std::sync::Arc;
 
