@@ -234,11 +234,13 @@ impl WorkflowContext {
     ///
     /// A failure with the code `RESERVED_EVENT_TYPE` for an event of the domains `workflows`,
     /// `agents` and `system`, which are reserved for aios: in a journal such an event would be mistaken
-    /// for an entry. `OPERATION_OUTSIDE_WORKFLOW` outside of the code of the workflow.
+    /// for an entry. `INVALID_EVENT_SOURCE` for an event with an empty source or a long one, which
+    /// no consumer could parse. `OPERATION_OUTSIDE_WORKFLOW` outside of the code of the workflow.
     pub fn emit(&self, event: Event) -> Result<(), WorkflowError> {
         self.shared.check()?;
-        let reserved = |error: EventError| Failure::from_error(error.code(), &error);
-        let checked = event.event_type.check_unreserved().map_err(reserved);
+        let refused = |error: EventError| Failure::from_error(error.code(), &error);
+        let checked = event.event_type.check_unreserved();
+        let checked = checked.and_then(|()| Event::check_source(&event.source)).map_err(refused);
         checked.map_err(WorkflowError::failed)?;
         self.request_completed(Request::Emit { event: Box::new(event) });
         Ok(())
