@@ -248,7 +248,8 @@ fn add(
     workflow: Arc<dyn Workflow>,
     source: &Arc<str>,
 ) -> Result<(), RuntimeError> {
-    let (name, version) = (workflow.name().clone(), workflow.version());
+    let name = workflow.name().clone();
+    let version = workflow.version();
     match registry.add(workflow, source)? {
         true => Ok(()),
         false => Err(invalid(&format!("version {version} of workflow {name} is added twice"))),
@@ -259,7 +260,8 @@ fn add(
 async fn register(journals: &Journals) -> Result<(), RuntimeError> {
     let mut appends = Vec::new();
     for registered in journals.registry.iter() {
-        let (name, version) = (registered.workflow.name(), registered.workflow.version());
+        let name = registered.workflow.name();
+        let version = registered.workflow.version();
         let event_type = EventType::new(workflow::DOMAIN, name.as_str(), workflow::REGISTERED)?;
         let source = Arc::clone(&journals.source);
         let event = Event::new(event_type, source, &workflow::Registered { version })?

@@ -1,6 +1,6 @@
 use std::{
     collections::VecDeque,
-    sync::{Arc, MutexGuard},
+    sync::Arc,
     task::{Context, Poll, ready},
 };
 
@@ -9,6 +9,7 @@ use aios_core::{
     event::{Payload, Timestamp},
     failure::Failure,
 };
+use parking_lot::MutexGuard;
 
 use super::{
     RunInfo, Workflow, WorkflowContext, WorkflowError,
@@ -272,7 +273,8 @@ impl Execution {
         {
             let _turn = Turn::Code(self.shared.run()).begin();
             let _poll = self.polling.begin(self.reserved);
-            let (code, waker) = (&mut self.code, self.wake_flag.waker());
+            let code = &mut self.code;
+            let waker = self.wake_flag.waker();
             let is_seen = self.applied <= self.seen;
             self.shared.in_span(is_seen, || code.poll(&mut Context::from_waker(waker)));
         }

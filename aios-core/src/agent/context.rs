@@ -158,9 +158,14 @@ impl TaskContext {
     /// Creates the context of a task; for agent hosts.
     #[must_use]
     pub fn new(info: TaskInfo, host: Arc<dyn TaskControl>) -> Self {
-        let (idempotency_key, emitted) = (OnceLock::new(), Mutex::default());
-        let (store, streams) = (None, TaskStreams::default());
-        Self { info, host, idempotency_key, emitted, store, streams }
+        Self {
+            info,
+            host,
+            idempotency_key: OnceLock::new(),
+            emitted: Mutex::default(),
+            store: None,
+            streams: TaskStreams::default(),
+        }
     }
 
     /// Sets the store of the process; for agent hosts.

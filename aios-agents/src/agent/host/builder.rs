@@ -23,8 +23,14 @@ pub struct AgentHostBuilder {
 
 impl AgentHostBuilder {
     pub(super) fn new(agents: AgentSet) -> Self {
-        let options = HostOptions::new();
-        Self { agents, broker: None, clock: None, store: None, source: None, options }
+        Self {
+            agents,
+            broker: None,
+            clock: None,
+            store: None,
+            source: None,
+            options: HostOptions::new(),
+        }
     }
 
     /// Sets the broker of tasks and events, which is required.

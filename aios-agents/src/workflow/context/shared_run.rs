@@ -4,13 +4,14 @@ use std::{
     fmt,
     panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
     sync::{
-        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
+        Arc, OnceLock,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     task::{Context, Poll, Waker},
 };
 
 use aios_core::{BoxFuture, agent::TaskError, clock::Clock, event::Payload, failure::Failure};
+use parking_lot::{Mutex, MutexGuard};
 use tracing::Span;
 
 use super::{RunInfo, WorkflowContext};
@@ -116,21 +117,16 @@ impl Waiting {
 
 impl SharedRun {
     pub(crate) fn new(machine: Machine, clock: Arc<dyn Clock>) -> Self {
-        let (machine, waiting) = (Mutex::new(machine), Mutex::default());
-        let deferred = Mutex::default();
-        let (is_watching, is_mismatched) = (AtomicBool::default(), AtomicBool::default());
-        let reserved = AtomicU64::default();
-        let (span, outputs) = (OnceLock::new(), OnceLock::new());
         Self {
             clock,
-            machine,
-            waiting,
-            deferred,
-            is_watching,
-            reserved,
-            is_mismatched,
-            span,
-            outputs,
+            machine: Mutex::new(machine),
+            waiting: Mutex::default(),
+            deferred: Mutex::default(),
+            is_watching: AtomicBool::default(),
+            reserved: AtomicU64::default(),
+            is_mismatched: AtomicBool::default(),
+            span: OnceLock::new(),
+            outputs: OnceLock::new(),
         }
     }
 
@@ -146,11 +142,7 @@ impl SharedRun {
     }
 
     pub(crate) fn machine(&self) -> MutexGuard<'_, Machine> {
-        self.machine.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn waiting(&self) -> MutexGuard<'_, Waiting> {
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+        self.machine.lock()
     }
 
     /// Identifies this run in a [`Turn`].
@@ -184,7 +176,7 @@ impl SharedRun {
 
     /// Sets the waker that the code is polled with.
     pub(crate) fn set_code(&self, waker: Waker) {
-        self.waiting().code = Some(waker);
+        self.waiting.lock().code = Some(waker);
     }
 
     /// Fails unless this thread is polling the code of this run.
@@ -240,7 +232,7 @@ impl SharedRun {
     }
 
     pub(super) fn poll_outcome(&self, operation: u64, context: &mut Context<'_>) -> Poll<Outcome> {
-        let mut waiting = self.waiting();
+        let mut waiting = self.waiting.lock();
         let mut machine = self.machine();
         if waiting.released == Some(operation) {
             if let Some(outcome) = machine.take_outcome(operation) {
@@ -258,32 +250,28 @@ impl SharedRun {
 
     /// Registers the waker of an operation.
     pub(super) fn wait(&self, operation: u64, context: &Context<'_>) {
-        self.waiting().wait(operation, context);
+        self.waiting.lock().wait(operation, context);
     }
 
     /// Whether the outcome of an operation may be taken.
     pub(super) fn is_released(&self, operation: u64) -> bool {
-        self.waiting().released == Some(operation)
+        self.waiting.lock().released == Some(operation)
     }
 
     /// Sets or clears the detector of deferred wakes and returns the previous one.
     pub(crate) fn watch(&self, deferred: Option<Deferred>) -> Option<Deferred> {
         self.is_watching.store(deferred.is_some(), Ordering::Release);
-        std::mem::replace(&mut *self.deferred(), deferred)
+        std::mem::replace(&mut *self.deferred.lock(), deferred)
     }
 
     fn is_watching(&self) -> bool {
         self.is_watching.load(Ordering::Acquire)
     }
 
-    fn deferred(&self) -> MutexGuard<'_, Option<Deferred>> {
-        self.deferred.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// Counts the wakes that were deferred since the last call, while the code was polled.
     pub(super) fn check_deferred(&self) {
         if self.is_watching()
-            && let Some(deferred) = &mut *self.deferred()
+            && let Some(deferred) = &mut *self.deferred.lock()
         {
             deferred.check();
         }
@@ -292,7 +280,7 @@ impl SharedRun {
     /// Ignores the wakes that were deferred since the last call, while the code of a step was polled.
     pub(super) fn skip_deferred(&self) {
         if self.is_watching()
-            && let Some(deferred) = &mut *self.deferred()
+            && let Some(deferred) = &mut *self.deferred.lock()
         {
             deferred.skip();
         }
@@ -321,7 +309,7 @@ impl SharedRun {
 
     /// Abandons an operation whose future was dropped. Has no effect after [`close`](Self::close).
     pub(super) fn abandon(&self, operation: u64) {
-        let mut waiting = self.waiting();
+        let mut waiting = self.waiting.lock();
         let waker = waiting.remove(operation);
         if !waiting.closed {
             self.machine().abandon(operation);
@@ -334,7 +322,7 @@ impl SharedRun {
         if let Some(failure) = self.machine().cancelled() {
             return Poll::Ready(WorkflowError::cancelled(failure.clone()));
         }
-        let mut waiting = self.waiting();
+        let mut waiting = self.waiting.lock();
         match &waiting.cancel {
             Some(waiter) if waiter.waker.will_wake(context.waker()) => {}
             _ => {
@@ -348,11 +336,11 @@ impl SharedRun {
     }
 
     pub(super) fn push_compensation(&self, compensation: Compensation) {
-        self.waiting().compensations.push(compensation);
+        self.waiting.lock().compensations.push(compensation);
     }
 
     pub(super) fn pop_compensation(&self) -> Option<Compensation> {
-        let compensations = &mut self.waiting().compensations;
+        let compensations = &mut self.waiting.lock().compensations;
         #[cfg(feature = "simulation")]
         if aios_core::simulation::plants("compensation out of order") && !compensations.is_empty() {
             return Some(compensations.remove(0));
@@ -363,7 +351,7 @@ impl SharedRun {
     /// Lets the code take the outcome of this operation only.
     pub(crate) fn release(&self, operation: u64) {
         let waker = {
-            let mut waiting = self.waiting();
+            let mut waiting = self.waiting.lock();
             waiting.released = Some(operation);
             waiting.remove(operation)
         };
@@ -373,7 +361,7 @@ impl SharedRun {
     /// Releases the first outcome in the journal that the idle code waits for. If there is none, wakes the
     /// steps whose code woke itself, and returns `false`: they come last, so that they delay no entry.
     pub(crate) fn release_next(&self) -> bool {
-        let mut waiting = self.waiting();
+        let mut waiting = self.waiting.lock();
         waiting.released = None;
         let mut machine = self.machine();
         let ready = loop {
@@ -404,12 +392,12 @@ impl SharedRun {
 
     /// Notes a step whose code woke itself or must run again. It is woken once the code is idle.
     pub(super) fn defer_step(&self, operation: u64) {
-        self.waiting().self_woken.push(operation);
+        self.waiting.lock().self_woken.push(operation);
     }
 
     /// Wakes the code of a step.
     pub(crate) fn wake_step(&self, operation: u64) {
-        let waiting = self.waiting();
+        let waiting = self.waiting.lock();
         let waker = waiting.operations.get(&operation).map(|waiter| waiter.waker.clone());
         drop(waiting);
         if let Some(waker) = waker {
@@ -421,7 +409,7 @@ impl SharedRun {
     /// Wakes all waiting operations, after a pause or a replay.
     pub(crate) fn wake_all(&self) {
         let waiting = {
-            let mut waiting = self.waiting();
+            let mut waiting = self.waiting.lock();
             waiting.direct = waiting.cancel.iter().filter(|waiter| waiter.is_direct).count();
             std::mem::take(&mut waiting.operations)
         };
@@ -431,7 +419,7 @@ impl SharedRun {
     /// Wakes the code that waits for a cancellation.
     pub(crate) fn wake_cancelled(&self) {
         let cancel = {
-            let mut waiting = self.waiting();
+            let mut waiting = self.waiting.lock();
             let cancel = waiting.cancel.take();
             waiting.direct -= usize::from(cancel.as_ref().is_some_and(|waiter| waiter.is_direct));
             cancel
@@ -446,19 +434,19 @@ impl SharedRun {
 
     /// Number of clones of the code's waker that are stored here.
     pub(crate) fn wakers(&self) -> usize {
-        let waiting = self.waiting();
+        let waiting = self.waiting.lock();
         waiting.direct + usize::from(waiting.code.is_some())
     }
 
     /// Records that the code does not match the journal. The first mismatch is kept.
     pub(crate) fn set_mismatch(&self, mismatch: Mismatch) {
-        self.waiting().mismatch.get_or_insert(mismatch);
+        self.waiting.lock().mismatch.get_or_insert(mismatch);
         self.is_mismatched.store(true, Ordering::Release);
     }
 
     /// Records that the journal pins a version of a change that the code does not support.
     pub(crate) fn set_unknown_version(&self, failure: Failure) {
-        self.waiting().unknown_version.get_or_insert(failure);
+        self.waiting.lock().unknown_version.get_or_insert(failure);
         self.is_mismatched.store(true, Ordering::Release);
     }
 
@@ -469,7 +457,7 @@ impl SharedRun {
 
     /// Why the code does not match the journal: an unsupported version, or a different operation.
     pub(crate) fn block_reason(&self) -> Option<Failure> {
-        let waiting = self.waiting();
+        let waiting = self.waiting.lock();
         let mismatch = || waiting.mismatch.as_ref().map(Mismatch::to_failure);
         waiting.unknown_version.clone().or_else(mismatch)
     }
@@ -478,7 +466,7 @@ impl SharedRun {
     /// compensations; an error is the payload of a panic while dropping one.
     pub(crate) fn close(&self) -> Result<(), Panic> {
         let compensations = {
-            let mut waiting = self.waiting();
+            let mut waiting = self.waiting.lock();
             waiting.closed = true;
             std::mem::take(&mut waiting.compensations)
         };

@@ -6,7 +6,7 @@ use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     pin::Pin,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError, Weak,
+        Arc, Weak,
         atomic::{AtomicBool, Ordering},
     },
     task::{Context, Poll, Wake, Waker},
@@ -20,6 +20,7 @@ use aios_core::{
     output::{OutputError, OutputStream, Outputs},
     retry::RetryPolicy,
 };
+use parking_lot::{Mutex, MutexGuard};
 use serde::{Serialize, de::DeserializeOwned};
 use tracing::Span;
 
@@ -51,12 +52,8 @@ struct StepOutputs {
 }
 
 impl StepOutputs {
-    fn opened(&self) -> MutexGuard<'_, Vec<(Box<str>, OutputStream)>> {
-        self.opened.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     async fn flush(&self) {
-        let opened = std::mem::take(&mut *self.opened());
+        let opened = std::mem::take(&mut *self.opened.lock());
         if let Some(hub) = self.hub.as_ref().filter(|_| !opened.is_empty()) {
             let flushing = async {
                 for (_, stream) in opened {
@@ -301,7 +298,8 @@ impl<'a, T> StepCall<'a, T> {
     }
 
     fn begin(&mut self, number: u32) {
-        let (shared, operation) = (&*self.shared, self.operation);
+        let shared = &*self.shared;
+        let operation = self.operation;
         let start = AttemptStart { shared, operation, attempt: number, outputs: None };
         let span = self.shared.step_span(self.operation, number);
         let _turn = Turn::Step(self.shared.run()).begin();
@@ -309,7 +307,8 @@ impl<'a, T> StepCall<'a, T> {
             Ok(code) => code,
             Err(panic) => Box::pin(std::future::ready(Err(panicked(&*panic)))),
         };
-        let (shared, operation) = (Arc::downgrade(&self.shared), self.operation);
+        let shared = Arc::downgrade(&self.shared);
+        let operation = self.operation;
         let step_waker = Arc::new(StepWaker { shared, operation, woken: AtomicBool::new(true) });
         let waker = Waker::from(Arc::clone(&step_waker));
         self.running = Some(Running { number, code, step_waker, waker, span });

@@ -72,7 +72,8 @@ pub async fn should_report_a_wrong_expectation_about_a_closed_stream(harness: Ha
 
 /// An append that was stored before the end, or with it, may be repeated.
 pub async fn should_answer_a_repetition_after_the_end(harness: Harness<'_>) {
-    let (started, signaled) = (append("r1", "started"), append("r1", "signaled"));
+    let started = append("r1", "started");
+    let signaled = append("r1", "signaled");
     let completed = append("r1", "completed");
     for append in [&started, &signaled, &completed] {
         harness.try_append(append.clone()).await.unwrap();
