@@ -79,6 +79,90 @@ async fn should_block_a_run_whose_destructors_panic_when_it_is_evicted() {
     assert!(matches!(cancelled(&run).await, RunError::Cancelled { .. }));
 }
 
+/// Reports that it was dropped, as a guard that releases something does.
+struct Reports(WorkflowContext, Arc<AtomicU32>);
+
+impl Drop for Reports {
+    fn drop(&mut self) {
+        let text = format!("left at {}", self.0.now());
+        self.0.set_status(text);
+        self.0.compensate("late", |_| async { Ok(()) });
+        let _ = (self.0.uuid(), self.0.random(), self.0.sleep(Duration::ZERO));
+        self.1.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+/// Neither an idle run nor one whose runtime is dropped is blocked, and the process is not aborted.
+#[tokio::test(flavor = "multi_thread")]
+async fn should_do_nothing_in_destructors_of_code_that_leaves_memory() {
+    async fn guarded(context: WorkflowContext, left: Arc<AtomicU32>) -> Result<u32, WorkflowError> {
+        let reports = || Reports(context.clone(), Arc::clone(&left));
+        let _outer = [reports(), reports()];
+        let undo = reports();
+        context.compensate("undo", move |_| async move {
+            drop(undo);
+            Ok(())
+        });
+        let in_step = reports();
+        let mut in_step = Some(in_step);
+        let code = move || {
+            let in_step = in_step.take();
+            async move {
+                std::future::pending::<()>().await;
+                drop(in_step);
+            }
+        };
+        let _step = std::pin::pin!(context.run("never", code));
+        {
+            let _inner = reports();
+            context.signal::<u32>("enter").await?;
+        }
+        context.signal("leave").await
+    }
+    let (store, left) = (store(), Arc::new(AtomicU32::new(0)));
+    let start = || {
+        let options = EngineOptions::new()
+            .with_lease_time(Duration::from_secs(1))
+            .with_eviction_delay(Duration::from_millis(5));
+        let left = Arc::clone(&left);
+        let code = move |context, (): ()| guarded(context, Arc::clone(&left));
+        runtime(&store).engine_options(options).workflow("guarded", code).start()
+    };
+    let engine = start().await.unwrap();
+    let run = engine.start("guarded", &()).id("guarded").await.unwrap();
+    eventually("it leaves memory", || async { left.load(Ordering::SeqCst) == 5 }).await;
+    drop(engine);
+    let engine = start().await.unwrap();
+    let run = engine.handle(run.id()).await.unwrap();
+    run.signal("enter", &1).await.unwrap();
+    eventually("it reports", || async { run.status().await.unwrap().status_text.is_some() }).await;
+    engine.shutdown(PATIENCE).await.unwrap();
+    let engine = start().await.unwrap();
+    let run = engine.handle(run.id()).await.unwrap();
+    run.signal("leave", &2).await.unwrap();
+    assert_eq!(result::<u32>(&run).await.unwrap(), 2);
+    assert!(!actions(&run).await.contains(&"blocked".to_owned()));
+}
+
+/// A second panic while the first one unwinds would abort the process.
+#[tokio::test(flavor = "multi_thread")]
+async fn should_not_abort_when_destructors_use_the_context_outside_of_the_workflow() {
+    async fn outside(context: WorkflowContext, (): ()) -> Result<u32, WorkflowError> {
+        let step = context.clone();
+        let code = move || {
+            let guards = [1, 2].map(|_| Reports(step.clone(), Arc::default()));
+            async move {
+                let _guards = guards;
+                Ok::<_, TaskError>(1)
+            }
+        };
+        context.step("outside", code).await
+    }
+    let runtime = runtime(&store()).workflow("outside", outside).start().await.unwrap();
+    let run = runtime.start("outside", &()).await.unwrap();
+    assert_eq!(result::<u32>(&run).await.unwrap_err().code(), WorkflowError::OUTSIDE);
+}
+
 async fn cancelled(run: &RunHandle) -> RunError {
     eventually("it is cancelled", || async { run.status().await.unwrap().status.is_final() }).await;
     result::<u32>(run).await.unwrap_err()

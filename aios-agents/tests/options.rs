@@ -91,6 +91,19 @@ async fn should_refuse_invalid_host_options() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn should_refuse_a_source_that_no_event_can_have() {
+    for source in [String::new(), "s".repeat(256)] {
+        let host = AgentHost::builder(AgentSet::new()).broker(Arc::new(MemoryBroker::new()));
+        let refused = host.source(source.as_str()).start().await.unwrap_err();
+        assert!(aios_core::Chain(&refused).to_string().contains("event source"), "{refused}");
+        let runtime = Runtime::builder().broker(Arc::new(MemoryBroker::new())).store(store());
+        let refused = runtime.source(source).start().await.unwrap_err();
+        assert_eq!(refused.code(), "INVALID_RUNTIME_CONFIGURATION");
+        assert!(refused.to_string().contains("event source"), "{refused}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn should_refuse_a_host_without_a_broker() {
     let started = AgentHost::builder(AgentSet::new()).start().await;
     let refusal = aios_core::Chain(&started.unwrap_err()).to_string();

@@ -99,6 +99,22 @@ async fn should_refuse_to_emit_what_looks_like_a_journal() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn should_refuse_to_emit_what_no_consumer_could_parse() {
+    async fn emits(context: WorkflowContext, bytes: usize) -> Result<u32, WorkflowError> {
+        let event = Event::new("shop.order.placed".parse()?, "test", &())?;
+        context.emit(Event { source: "s".repeat(bytes).into(), ..event })?;
+        Ok(1)
+    }
+    let runtime = runtime(&store()).workflow("emits", emits).start().await.unwrap();
+    for bytes in [0, 256, 100_000] {
+        let run = runtime.start("emits", &bytes).await.unwrap();
+        assert_eq!(result::<u32>(&run).await.unwrap_err().code(), "INVALID_EVENT_SOURCE");
+    }
+    let run = runtime.start("emits", &255).await.unwrap();
+    assert_eq!(result::<u32>(&run).await.unwrap(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn should_block_code_that_emits_more_than_the_store_takes() {
     async fn emits(context: WorkflowContext, bytes: usize) -> Result<u32, WorkflowError> {
         context.emit(Event::new("shop.order.placed".parse()?, "test", &"x".repeat(bytes))?)?;

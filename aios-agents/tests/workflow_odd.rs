@@ -5,7 +5,10 @@
 use std::{
     fmt::Display,
     pin::{Pin, pin},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -81,6 +84,13 @@ impl Odd {
         Ok(value)
     }
 
+    /// A step whose code another thread wakes all the time.
+    async fn storm(&self, number: u64) -> Ended<u64> {
+        let value = self.context.run("storm", move || storm(number)).await?;
+        self.note(format_args!("storm {number} recorded {value}"));
+        Ok(value)
+    }
+
     async fn sleep(&self, millis: u64) -> Ended {
         self.context.sleep(Duration::from_millis(millis)).await?;
         self.note(format_args!("slept {millis}"));
@@ -91,6 +101,36 @@ impl Odd {
 #[allow(clippy::disallowed_methods, reason = "the code of a step waits for something real")]
 async fn pause(millis: u64) {
     tokio::time::sleep(Duration::from_millis(millis)).await;
+}
+
+/// Ends after some milliseconds, during which another thread wakes its task all the time.
+async fn storm(number: u64) -> u64 {
+    let storm = Storm(Arc::default());
+    let mut ends = Box::pin(pause(8));
+    let mut is_begun = false;
+    std::future::poll_fn(|context| {
+        if !std::mem::replace(&mut is_begun, true) {
+            let is_over = Arc::clone(&storm.0);
+            let waker = context.waker().clone();
+            std::thread::spawn(move || {
+                while !is_over.load(Ordering::Relaxed) {
+                    waker.wake_by_ref();
+                }
+            });
+        }
+        ends.as_mut().poll(context)
+    })
+    .await;
+    number
+}
+
+/// Ends its thread when it is dropped.
+struct Storm(Arc<AtomicBool>);
+
+impl Drop for Storm {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
 }
 
 /// Signals and timers until a deadline.
@@ -349,8 +389,34 @@ async fn yields(odd: &Odd) -> Ended {
     Ok(())
 }
 
-const KINDS: [&str; 9] =
-    ["selects", "losers", "locks", "channels", "barriers", "streams", "moved", "undone", "yields"];
+/// Sets of steps beside steps that other threads wake all the time.
+async fn storms(odd: &Odd) -> Ended {
+    let mut outer = FuturesUnordered::new();
+    for branch in 0..6_u64 {
+        outer.push(async move {
+            let mut inner = FuturesUnordered::new();
+            if branch < 2 {
+                inner.push(odd.storm(branch).boxed());
+            }
+            for number in 0..8 {
+                inner.push(odd.slow(branch * 10 + number).boxed());
+            }
+            while let Some(value) = inner.next().await {
+                odd.note(format_args!("branch {branch} took {}", value?));
+            }
+            Ended::Ok(branch)
+        });
+    }
+    while let Some(branch) = outer.next().await {
+        odd.note(format_args!("branch {} ended", branch?));
+    }
+    Ok(())
+}
+
+const KINDS: [&str; 10] = [
+    "selects", "losers", "locks", "channels", "barriers", "streams", "moved", "undone", "yields",
+    "storms",
+];
 
 fn odd(seen: &Arc<Seen>) -> impl Fn(WorkflowContext, String) -> Code + use<> {
     let seen = Arc::clone(seen);
@@ -366,6 +432,7 @@ fn odd(seen: &Arc<Seen>) -> impl Fn(WorkflowContext, String) -> Code + use<> {
                 "streams" => streams(&odd).await,
                 "moved" => moved(&odd).await,
                 "undone" => undone(&odd).await,
+                "storms" => storms(&odd).await,
                 _ => yields(&odd).await,
             }
         })

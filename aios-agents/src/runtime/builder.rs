@@ -61,7 +61,8 @@ impl RuntimeBuilder {
         self
     }
 
-    /// Sets the name of this service, which is the source of its events. The default is `aios`.
+    /// Sets the name of this service, which is the source of its events: 1 to 255 bytes. The default is
+    /// `aios`.
     #[must_use]
     pub fn source(mut self, source: impl Into<Arc<str>>) -> Self {
         self.source = Some(source.into());
@@ -189,6 +190,7 @@ impl RuntimeBuilder {
         let broker = self.broker.ok_or_else(|| invalid("a runtime needs a broker"))?;
         let clock = self.clock.unwrap_or_else(|| Arc::new(SystemClock));
         let source = self.source.unwrap_or_else(|| "aios".into());
+        Event::check_source(&source).map_err(|error| invalid(&error.to_string()))?;
         if self.store.is_none() && !self.workflows.is_empty() {
             return Err(invalid("workflows need a store"));
         }

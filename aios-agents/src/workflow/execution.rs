@@ -361,6 +361,16 @@ impl Execution {
     }
 }
 
+impl Drop for Execution {
+    /// Closes the run before its code is dropped, also if its driver is dropped or aborted.
+    fn drop(&mut self) {
+        // Nothing is left that a panic of a destructor could block.
+        let _ = self.shared.close();
+        let _turn = Turn::Leaving(self.shared.run()).begin();
+        self.code = WorkflowFuture::none();
+    }
+}
+
 /// The number of entries up to the last one that an engine wrote. That engine has polled the code
 /// after it. Entries after it come from other processes, and the code may not have seen them.
 fn seen<'a>(journal: impl Iterator<Item = &'a Entry>) -> usize {

@@ -19,6 +19,8 @@ pub(super) enum Turn {
     Waking(usize),
     /// Wakes the code of a run because of an entry.
     Engine(usize),
+    /// Drops the code of a run that leaves memory.
+    Leaving(usize),
 }
 
 impl Turn {

@@ -268,9 +268,10 @@ impl TaskContext {
     /// # Errors
     ///
     /// [`EventError::ReservedType`] for an event of the domains `workflows`, `agents` and `system`;
-    /// it is not published.
+    /// [`EventError::InvalidSource`]. It is not published.
     pub fn emit(&self, mut event: Event) -> Result<(), EventError> {
         event.event_type.check_unreserved()?;
+        Event::check_source(&event.source)?;
         event.metadata_mut().fill_from(&self.info.metadata);
         self.emitted.lock().unwrap_or_else(PoisonError::into_inner).push(event);
         Ok(())

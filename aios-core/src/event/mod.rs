@@ -80,20 +80,35 @@ impl Event {
     ///
     /// # Errors
     ///
-    /// [`EventError::InvalidData`] if `data` cannot be serialised to JSON.
+    /// [`EventError::InvalidData`] if `data` cannot be serialised to JSON;
+    /// [`EventError::InvalidSource`].
     pub fn new<T: Serialize + ?Sized>(
         event_type: EventType,
         source: impl Into<Arc<str>>,
         data: &T,
     ) -> Result<Self, EventError> {
+        let source = source.into();
+        Self::check_source(&source)?;
         Ok(Self {
             id: EventId::generate(),
             event_type,
             timestamp: Timestamp::now(),
-            source: source.into(),
+            source,
             payload: Payload::encode(data)?,
             metadata: Metadata::empty(),
         })
+    }
+
+    /// Checks whether a text can be the source of an event: no envelope with another one can be parsed.
+    ///
+    /// # Errors
+    ///
+    /// [`EventError::InvalidSource`] if it is empty or longer than 255 bytes.
+    pub fn check_source(source: &str) -> Result<(), EventError> {
+        match (1..=MAX_NAME_BYTES).contains(&source.len()) {
+            true => Ok(()),
+            false => Err(EventError::InvalidSource { bytes: source.len() }),
+        }
     }
 
     /// Decodes the data.
@@ -172,9 +187,7 @@ impl Event {
 
 fn source<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Arc<str>, D::Error> {
     let text = <Arc<str>>::deserialize(deserializer)?;
-    if text.is_empty() || text.len() > MAX_NAME_BYTES {
-        return Err(serde::de::Error::custom(EventError::InvalidSource { bytes: text.len() }));
-    }
+    Event::check_source(&text).map_err(serde::de::Error::custom)?;
     Ok(text)
 }
 
@@ -213,6 +226,19 @@ mod tests {
             assert_eq!(error.code(), "MALFORMED_EVENT");
             let cause = std::error::Error::source(&error).unwrap().to_string();
             assert!(cause.contains(says), "{cause:?} should say {says:?}");
+        }
+    }
+
+    #[test]
+    fn should_refuse_sources_that_no_envelope_can_have() {
+        let new = |bytes: usize| Event::new("a.b.c".parse().unwrap(), "s".repeat(bytes), &1);
+        for bytes in [0, 256, 100_000] {
+            let refused = matches!(new(bytes), Err(EventError::InvalidSource { bytes: found }) if found == bytes);
+            assert!(refused, "{bytes}");
+        }
+        for bytes in [1, 255] {
+            let text = new(bytes).unwrap().to_json().unwrap();
+            assert_eq!(Event::from_json(&text).unwrap().source.len(), bytes);
         }
     }
 

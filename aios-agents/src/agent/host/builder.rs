@@ -3,6 +3,7 @@ use std::{fmt, sync::Arc};
 use aios_core::{
     broker::Broker,
     clock::{Clock, SystemClock},
+    event::Event,
     store::Store,
 };
 
@@ -22,8 +23,14 @@ pub struct AgentHostBuilder {
 
 impl AgentHostBuilder {
     pub(super) fn new(agents: AgentSet) -> Self {
-        let options = HostOptions::new();
-        Self { agents, broker: None, clock: None, store: None, source: None, options }
+        Self {
+            agents,
+            broker: None,
+            clock: None,
+            store: None,
+            source: None,
+            options: HostOptions::new(),
+        }
     }
 
     /// Sets the broker of tasks and events, which is required.
@@ -45,7 +52,7 @@ impl AgentHostBuilder {
         self
     }
 
-    /// Sets the source of the events that the host publishes. The default is `aios`.
+    /// Sets the source of the events that the host publishes: 1 to 255 bytes. The default is `aios`.
     pub fn source(mut self, source: impl Into<Arc<str>>) -> Self {
         self.source = Some(source.into());
         self
@@ -64,7 +71,7 @@ impl AgentHostBuilder {
     ///
     /// # Errors
     ///
-    /// [`AgentError::InvalidConfiguration`] without a broker. Otherwise returns an error if a
+    /// [`AgentError::InvalidConfiguration`] without a broker, or for an invalid source. Otherwise returns an error if a
     /// definition or option is invalid, or if broker or store refuse permanently.
     ///
     /// # Cancel safety
@@ -77,6 +84,8 @@ impl AgentHostBuilder {
         })?;
         let clock = self.clock.unwrap_or_else(|| Arc::new(SystemClock));
         let source = self.source.unwrap_or_else(|| "aios".into());
+        Event::check_source(&source)
+            .map_err(|error| AgentError::InvalidConfiguration { reason: error.to_string() })?;
         let parts = Parts { broker, clock, store: self.store, source };
         AgentHost::start(parts, self.agents, self.options).await
     }

@@ -235,11 +235,13 @@ impl WorkflowContext {
     ///
     /// A failure with the code `RESERVED_EVENT_TYPE` for an event of the domains `workflows`,
     /// `agents` and `system`, which are reserved for aios: in a journal such an event would be mistaken
-    /// for an entry. `OPERATION_OUTSIDE_WORKFLOW` outside of the code of the workflow.
+    /// for an entry. `INVALID_EVENT_SOURCE` for an event with an empty source or a long one, which
+    /// no consumer could parse. `OPERATION_OUTSIDE_WORKFLOW` outside of the code of the workflow.
     pub fn emit(&self, event: Event) -> Result<(), WorkflowError> {
         self.shared.check()?;
-        let reserved = |error: EventError| Failure::from_error(error.code(), &error);
-        let checked = event.event_type.check_unreserved().map_err(reserved);
+        let refused = |error: EventError| Failure::from_error(error.code(), &error);
+        let checked = event.event_type.check_unreserved();
+        let checked = checked.and_then(|()| Event::check_source(&event.source)).map_err(refused);
         checked.map_err(WorkflowError::failed)?;
         self.request_completed(Request::Emit { event: Box::new(event) });
         Ok(())
@@ -251,8 +253,9 @@ impl WorkflowContext {
     ///
     /// See [`now`](Self::now).
     pub fn set_status(&self, text: impl Into<String>) {
-        self.shared.assert_current();
-        self.request_completed(Request::Status { text: text.into(), progress: None });
+        if self.shared.assert_current() {
+            self.request_completed(Request::Status { text: text.into(), progress: None });
+        }
     }
 
     /// Sets the status text and the progress of the run, which are visible to clients.
@@ -307,7 +310,9 @@ impl WorkflowContext {
         F: FnOnce(Self) -> Fut + Send + 'static,
         Fut: Future<Output = Result<(), WorkflowError>> + Send + 'static,
     {
-        self.shared.assert_current();
+        if !self.shared.assert_current() {
+            return;
+        }
         let undo = Box::new(move |context| -> aios_core::BoxFuture<'static, _> {
             Box::pin(undo(context))
         });
@@ -320,6 +325,10 @@ impl WorkflowContext {
     ///
     /// Unwinds outside of the code of the workflow: in the code of a step, in a spawned task, or in
     /// the code of another run. A step then fails with the code `OPERATION_OUTSIDE_WORKFLOW`.
+    ///
+    /// Destructors also run when the code leaves memory because the run is idle or the engine stops,
+    /// and while a panic unwinds. Methods that would unwind have no effect there, and their results mean
+    /// nothing.
     #[must_use]
     pub fn now(&self) -> Timestamp {
         self.shared.assert_current();
@@ -333,8 +342,7 @@ impl WorkflowContext {
     /// See [`now`](Self::now).
     #[must_use]
     pub fn uuid(&self) -> uuid::Uuid {
-        self.shared.assert_current();
-        self.shared.machine().draw()
+        if self.shared.assert_current() { self.shared.machine().draw() } else { uuid::Uuid::nil() }
     }
 
     /// A number from 0 (included) to 1 (excluded) that is the same in every replay and different in

@@ -129,11 +129,21 @@ impl SharedRun {
     }
 
     /// Like [`check`](Self::check), for methods that return no error: unwinds instead.
-    pub(super) fn assert_current(&self) {
-        if self.check().is_err() {
+    ///
+    /// Returns `false` in a destructor that runs because the code leaves memory or the thread unwinds.
+    /// Unwinding there would block the run, or abort the process.
+    pub(super) fn assert_current(&self) -> bool {
+        let is_current = self.check().is_ok();
+        if !is_current && !self.is_leaving() && !std::thread::panicking() {
             // Does not call the panic hook: the caller turns the payload into a failure.
             resume_unwind(Box::new(Refused(outside_workflow())));
         }
+        is_current
+    }
+
+    /// Whether this thread drops the code because it leaves memory.
+    pub(super) fn is_leaving(&self) -> bool {
+        Turn::current() == Turn::Leaving(self.run())
     }
 
     pub(super) fn reserve(&self) -> u64 {
@@ -380,6 +390,7 @@ impl SharedRun {
             waiting.closed = true;
             std::mem::take(&mut waiting.compensations)
         };
+        let _turn = Turn::Leaving(self.run()).begin();
         // Caught one by one: a second panic while the first unwinds would abort the process.
         let mut dropped = Ok(());
         for compensation in compensations {

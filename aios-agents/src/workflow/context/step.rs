@@ -325,7 +325,7 @@ impl<'a, T> StepCall<'a, T> {
     /// Drops the running attempt, in the turn of the step.
     fn stop(&mut self) {
         let Some(running) = self.running.take() else { return };
-        let _turn = Turn::Step(self.shared.run()).begin();
+        let _turn = (!self.shared.is_leaving()).then(|| Turn::Step(self.shared.run()).begin());
         drop(running);
     }
 }

@@ -86,6 +86,24 @@ pub async fn should_answer_a_repetition_after_the_end(harness: Harness<'_>) {
     assert_eq!(answers[1].as_ref().unwrap_err().code(), "STREAM_CLOSED");
 }
 
+/// An append that stored nothing does not open a stream again.
+pub async fn should_stay_closed_after_refused_and_repeated_appends(harness: Harness<'_>) {
+    let signaled = append("r1", "signaled");
+    start(&harness, "r1").await;
+    harness.try_append(signaled.clone()).await.unwrap();
+    harness.try_append(append("r1", "completed")).await.unwrap();
+    let again = append("r1", "started").with_expected(Expected::Empty);
+    assert_eq!(harness.try_append(again).await.unwrap_err().code(), "CONFLICT");
+    assert_closed(&harness, append("r1", "signaled")).await;
+    assert_eq!(harness.try_append(signaled.clone()).await.unwrap(), repeated(2, 2));
+    assert_closed(&harness, append("r1", "signaled")).await;
+    let event = signaled.events.into_iter().next().unwrap();
+    let elsewhere = Append::new(stream("runs/r1"), vec![of_run("paused"), event]);
+    assert_eq!(harness.try_append(elsewhere).await.unwrap_err().code(), "DUPLICATE_EVENT");
+    assert_closed(&harness, append("r1", "signaled")).await;
+    assert_eq!(harness.log().await.len(), 3);
+}
+
 /// The end applies as soon as it is accepted, including to the rest of the same call.
 pub async fn should_refuse_appends_after_the_end_in_one_batch(harness: Harness<'_>) {
     start(&harness, "r1").await;

@@ -138,6 +138,7 @@ macro_rules! store_conformance {
                 should_append_nothing_after_the_end
                 should_report_a_wrong_expectation_about_a_closed_stream
                 should_answer_a_repetition_after_the_end
+                should_stay_closed_after_refused_and_repeated_appends
                 should_refuse_appends_after_the_end_in_one_batch
                 should_refuse_an_append_with_events_after_the_end
                 should_stay_open_after_events_that_end_no_run

@@ -112,7 +112,8 @@ impl StreamCache {
     }
 
     /// Updates the ends of a batch's streams: `before` and `after` are the versions before and after the
-    /// batch. A stream that the batch may have closed is removed, so that the next append looks it up.
+    /// batch. A stream that the batch may have closed is removed, so that the next append looks it up. A
+    /// stream that got no event may have been closed before, so it is not added.
     pub(crate) fn update(
         &mut self,
         expirations: i64,
@@ -129,22 +130,29 @@ impl StreamCache {
         for ((stream, id), (before, after)) in batch.streams().iter().zip(ids).zip(heads) {
             if stream.is_ending {
                 self.ends.remove(&stream.id);
-            } else if *after > 0 {
+            } else {
                 self.update_end(&stream.id, *id, (*before, *after));
             }
         }
     }
 
     fn update_end(&mut self, stream: &StreamId, id: i64, (before, after): (i64, i64)) {
-        let Some(end) = self.ends.get_mut(stream) else {
-            self.ends.insert(stream.clone(), End { id, head: after, cooldown: 0 });
-            return;
-        };
-        if end.head != before {
-            end.cooldown = COOLDOWN;
+        let has_grown = after > before;
+        match self.ends.get_mut(stream) {
+            Some(end) => {
+                if end.head != before {
+                    end.cooldown = COOLDOWN;
+                }
+                // An end without the events of another process is outdated, and is refused when used.
+                if has_grown {
+                    (end.id, end.head) = (id, after);
+                }
+            }
+            None if has_grown => {
+                self.ends.insert(stream.clone(), End { id, head: after, cooldown: 0 });
+            }
+            None => {}
         }
-        end.id = id;
-        end.head = after;
     }
 }
 
@@ -190,6 +198,21 @@ mod tests {
             assert_eq!(head(&mut streams, Expected::Any), None);
         }
         assert_eq!(head(&mut streams, Expected::Any), Some(6));
+    }
+
+    #[test]
+    fn should_not_take_a_stream_for_open_that_got_no_event() {
+        let mut streams = StreamCache::new();
+        streams.update(1, &batch(Expected::Empty), &[7], &[5], &[5]);
+        assert_eq!(head(&mut streams, Expected::Any), None);
+        streams.update(1, &batch(Expected::Any), &[7], &[5], &[6]);
+        streams.update(1, &batch(Expected::Empty), &[7], &[6], &[6]);
+        assert_eq!(head(&mut streams, Expected::Any), Some(6));
+        streams.update(1, &batch(Expected::Empty), &[7], &[8], &[8]);
+        for _ in 0..COOLDOWN {
+            assert_eq!(head(&mut streams, Expected::Any), None);
+        }
+        assert_eq!(head(&mut streams, Expected::Any), Some(6), "which the server refuses");
     }
 
     #[test]
