@@ -9,6 +9,8 @@ use std::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
+    task::{Context, Poll, Wake, Waker},
+    thread::{self, ThreadId},
     time::Duration,
 };
 
@@ -112,7 +114,7 @@ async fn storm(number: u64) -> u64 {
         if !std::mem::replace(&mut is_begun, true) {
             let is_over = Arc::clone(&storm.0);
             let waker = context.waker().clone();
-            std::thread::spawn(move || {
+            thread::spawn(move || {
                 while !is_over.load(Ordering::Relaxed) {
                     waker.wake_by_ref();
                 }
@@ -514,4 +516,62 @@ async fn should_see_after_every_restart_what_was_seen_before_on_sqlite() {
             check(sqlite().await, kind, restarts).await;
         }
     }
+}
+
+/// Polls a future with a waker that records which threads wake it.
+struct RecordedWakes<F> {
+    future: Pin<Box<F>>,
+    threads: Arc<Mutex<Vec<ThreadId>>>,
+}
+
+struct RecordingWaker {
+    waker: Waker,
+    threads: Arc<Mutex<Vec<ThreadId>>>,
+}
+
+impl Wake for RecordingWaker {
+    fn wake(self: Arc<Self>) {
+        self.threads.lock().unwrap().push(thread::current().id());
+        self.waker.wake_by_ref();
+    }
+}
+
+impl<F: Future> Future for RecordedWakes<F> {
+    type Output = F::Output;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<F::Output> {
+        let (waker, threads) = (context.waker().clone(), Arc::clone(&self.threads));
+        let waker = Waker::from(Arc::new(RecordingWaker { waker, threads }));
+        self.future.as_mut().poll(&mut Context::from_waker(&waker))
+    }
+}
+
+/// Combinators drop a wake during another one that has not returned. Another thread must therefore
+/// not wake the code while its task does.
+#[tokio::test]
+async fn should_wake_the_code_only_in_its_own_task() {
+    let threads = Arc::new(Mutex::new(Vec::new()));
+    let seen = Arc::clone(&threads);
+    let workflow = move |context: WorkflowContext, (): ()| {
+        let threads = Arc::clone(&seen);
+        async move {
+            let step = context.run("woken", || async {
+                for _ in 0..5 {
+                    let (sender, receiver) = oneshot::channel();
+                    thread::spawn(move || {
+                        thread::sleep(Duration::from_millis(2));
+                        sender.send(()).unwrap();
+                    });
+                    receiver.await.unwrap();
+                }
+            });
+            RecordedWakes { future: Box::pin(step), threads }.await
+        }
+    };
+    let engine = runtime(&store()).workflow("woken", workflow).start().await.unwrap();
+    let run = engine.start("woken", &()).await.unwrap();
+    result::<()>(&run).await.unwrap();
+    let threads = threads.lock().unwrap();
+    assert!(threads.len() >= 5, "{} wakes", threads.len());
+    assert!(threads.iter().all(|thread| *thread == thread::current().id()), "{threads:?}");
 }

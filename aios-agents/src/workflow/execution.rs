@@ -84,6 +84,7 @@ impl Execution {
         let shared = Arc::new(SharedRun::new(machine, clock));
         let wake_flag = WakeFlag::new(shared.run());
         shared.set_code(wake_flag.waker().clone());
+        shared.set_step_signal(wake_flag.step_signal());
         Self {
             shared,
             polling: Arc::default(),
@@ -129,6 +130,10 @@ impl Execution {
     /// Applies all queued entries in order, and polls the code until it is idle after each of them.
     /// Completes when nothing is left to do. Later wakes of the code wake the polling task.
     pub(crate) fn poll(&mut self, context: &Context<'_>) -> Poll<()> {
+        if self.wake_flag.take_steps() {
+            self.wake_flag.detach();
+            self.shared.wake_steps();
+        }
         let mut is_settled = self.is_idle && !self.wake_flag.attach(context);
         if is_settled && self.queue.is_empty() {
             return Poll::Ready(());

@@ -31,7 +31,25 @@ struct Shared {
     foreign: AtomicBool,
     /// Whether wakes from outside are the code's own, deferred by the scheduler.
     deferred: AtomicBool,
-    task: AtomicWaker,
+    task: Arc<Task>,
+}
+
+/// The task that polls the code.
+#[derive(Default)]
+struct Task {
+    waker: AtomicWaker,
+    /// Whether a step was woken from outside of the task.
+    has_woken_steps: AtomicBool,
+}
+
+/// Tells the task that polls the code that a step was woken from outside of it.
+pub(crate) struct StepSignal(Arc<Task>);
+
+impl StepSignal {
+    pub(crate) fn set(&self) {
+        self.0.has_woken_steps.store(true, Ordering::Release);
+        self.0.waker.wake();
+    }
 }
 
 impl WakeFlag {
@@ -42,7 +60,7 @@ impl WakeFlag {
             code: AtomicBool::new(false),
             foreign: AtomicBool::new(false),
             deferred: AtomicBool::new(false),
-            task: AtomicWaker::new(),
+            task: Arc::default(),
         });
         Self { waker: Waker::from(Arc::clone(&shared)), shared, is_attached: false }
     }
@@ -57,20 +75,30 @@ impl WakeFlag {
         take(&self.shared.foreign)
     }
 
+    /// Whether a step was woken from outside of the task since the last call.
+    pub(super) fn take_steps(&self) -> bool {
+        take(&self.shared.task.has_woken_steps)
+    }
+
+    /// The signal that a step was woken from outside of the task.
+    pub(super) fn step_signal(&self) -> StepSignal {
+        StepSignal(Arc::clone(&self.shared.task))
+    }
+
     /// Removes the registered task, so that wakes only set the flag. For code that is about to be polled
     /// anyway.
     pub(super) fn detach(&mut self) {
         if std::mem::take(&mut self.is_attached) {
-            drop(self.shared.task.take());
+            drop(self.shared.task.waker.take());
         }
     }
 
-    /// Registers the task of `context`, and returns whether the code was already woken.
+    /// Registers the task of `context`, and returns whether the code or a step was already woken.
     pub(super) fn attach(&mut self, context: &Context<'_>) -> bool {
         self.is_attached = true;
-        self.shared.task.register(context.waker());
-        let woken = |flag: &AtomicBool| flag.load(Ordering::Acquire);
-        woken(&self.shared.code) || woken(&self.shared.foreign)
+        let Shared { code, foreign, task, .. } = &*self.shared;
+        task.waker.register(context.waker());
+        [code, foreign, &task.has_woken_steps].iter().any(|flag| flag.load(Ordering::Acquire))
     }
 
     /// Sets whether wakes from outside are the code's own, deferred by the scheduler.
@@ -113,7 +141,7 @@ impl Wake for Shared {
 
     fn wake_by_ref(self: &Arc<Self>) {
         self.flag().store(true, Ordering::Release);
-        self.task.wake();
+        self.task.waker.wake();
     }
 }
 
@@ -170,6 +198,19 @@ mod tests {
         wake_flag.expect_deferred(true);
         wake_flag.waker().wake_by_ref();
         assert_eq!(take(&wake_flag), [true, false]);
+    }
+
+    #[test]
+    fn should_report_woken_steps_without_a_wake_of_the_code() {
+        let (mut wake_flag, task) = (WakeFlag::new(RUN), Arc::new(Task::default()));
+        let waker = Waker::from(Arc::clone(&task));
+        assert!(!wake_flag.attach(&Context::from_waker(&waker)));
+        wake_flag.step_signal().set();
+        assert!(task.0.load(Ordering::Acquire), "the task is woken");
+        assert!(wake_flag.attach(&Context::from_waker(&waker)), "the wake is remembered");
+        assert_eq!(take(&wake_flag), [false; 2]);
+        assert!(wake_flag.take_steps());
+        assert!(!wake_flag.take_steps());
     }
 
     #[test]

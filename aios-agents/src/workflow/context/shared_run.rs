@@ -26,6 +26,7 @@ use crate::{
         machine::{Machine, Mismatch, Outcome, Request},
         span,
         turn::Turn,
+        wake_flag::StepSignal,
     },
 };
 
@@ -51,6 +52,8 @@ pub(crate) struct SharedRun {
     reserved: AtomicU64,
     /// Whether the code does not match the journal.
     is_mismatched: AtomicBool,
+    /// Set when a step is woken from outside of the task that polls the code.
+    step_signal: OnceLock<StepSignal>,
     /// The span of the run's code.
     span: OnceLock<Span>,
     outputs: OnceLock<RunOutputs>,
@@ -66,6 +69,7 @@ impl SharedRun {
             is_watching: AtomicBool::default(),
             reserved: AtomicU64::default(),
             is_mismatched: AtomicBool::default(),
+            step_signal: OnceLock::new(),
             span: OnceLock::new(),
             outputs: OnceLock::new(),
         }
@@ -118,6 +122,12 @@ impl SharedRun {
     /// Sets the waker that the code is polled with.
     pub(crate) fn set_code(&self, waker: Waker) {
         self.waiting.lock().set_code(waker);
+    }
+
+    /// Sets the signal that a step was woken from outside of the task that polls the code.
+    pub(crate) fn set_step_signal(&self, signal: StepSignal) {
+        // The task is created once.
+        let _ = self.step_signal.set(signal);
     }
 
     /// Fails unless this thread is polling the code of this run.
@@ -305,10 +315,9 @@ impl SharedRun {
         };
         let signal = machine.first_kept_signal();
         let Some((place, operation)) = ready.into_iter().chain(signal).min() else {
-            let self_woken = std::mem::take(&mut waiting.self_woken);
             drop(machine);
             drop(waiting);
-            self_woken.into_iter().for_each(|operation| self.wake_step(operation));
+            self.wake_steps();
             return false;
         };
         if ready == Some((place, operation)) {
@@ -324,10 +333,29 @@ impl SharedRun {
 
     /// Notes a step whose code woke itself or must run again. It is woken once the code is idle.
     pub(super) fn defer_step(&self, operation: u64) {
-        self.waiting.lock().self_woken.push(operation);
+        self.waiting.lock().woken_steps.push(operation);
     }
 
-    /// Wakes the code of a step.
+    /// Notes a step that was woken from outside of the task that polls the code, and wakes the task,
+    /// which wakes the step.
+    ///
+    /// The step is not woken here. Combinators such as `FuturesUnordered` drop a wake during another one
+    /// that has not returned. If another thread woke a step while the task wakes the code for an entry,
+    /// the code would not be polled before the next entry.
+    pub(super) fn signal_step(&self, operation: u64) {
+        self.defer_step(operation);
+        if let Some(signal) = self.step_signal.get() {
+            signal.set();
+        }
+    }
+
+    /// Wakes the steps that were noted.
+    pub(crate) fn wake_steps(&self) {
+        let woken = std::mem::take(&mut self.waiting.lock().woken_steps);
+        woken.into_iter().for_each(|operation| self.wake_step(operation));
+    }
+
+    /// Wakes the code of a step, in the task that polls the code.
     pub(crate) fn wake_step(&self, operation: u64) {
         let waker = self.waiting.lock().waker(operation);
         if let Some(waker) = waker {

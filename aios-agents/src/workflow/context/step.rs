@@ -172,11 +172,14 @@ impl Wake for StepWaker {
     }
 
     fn wake_by_ref(self: &Arc<Self>) {
-        self.woken.store(true, Ordering::Release);
+        if self.woken.swap(true, Ordering::AcqRel) {
+            return;
+        }
         let Some(shared) = self.shared.upgrade() else { return };
         match Turn::current() {
             Turn::Step(run) if run == shared.run() => shared.defer_step(self.operation),
-            _ => shared.wake_step(self.operation),
+            Turn::Code(run) if run == shared.run() => shared.wake_step(self.operation),
+            _ => shared.signal_step(self.operation),
         }
     }
 }

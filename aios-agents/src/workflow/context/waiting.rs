@@ -32,8 +32,8 @@ pub(super) struct Waiting {
     pub(super) released: Option<u64>,
     /// Outcomes that the code polled for and may not take yet: place in the journal, and operation.
     pub(super) ready: BTreeSet<(u64, u64)>,
-    /// Steps whose code woke itself.
-    pub(super) self_woken: Vec<u64>,
+    /// Steps whose code was woken, and whose wakers were not.
+    pub(super) woken_steps: Vec<u64>,
     pub(super) compensations: Vec<Compensation>,
     pub(super) mismatch: Option<Mismatch>,
     /// Set if the journal pins a version of a change that the code does not support.
