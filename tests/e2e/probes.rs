@@ -144,7 +144,9 @@ fn block_until(path: &str) {
     }
 }
 
-async fn blocking_workflow(_: WorkflowContext, path: String) -> Result<(), WorkflowError> {
+/// Blocks after its start was answered: a thread that blocks keeps what it would run next.
+async fn blocking_workflow(context: WorkflowContext, path: String) -> Result<(), WorkflowError> {
+    context.sleep(PAUSE).await?;
     block_until(&path);
     Ok(())
 }
