@@ -159,8 +159,8 @@ impl Conversation {
         expanded(self.replaced.clone(), self.messages())
     }
 
-    /// The results of the calls of the last response, if it has any: those that the journal has. For
-    /// others, the model is told that the result is unknown.
+    /// The results of the calls of the last response, if it has any. The result of a call that the
+    /// journal has no result for says that it is unknown.
     #[must_use]
     pub fn results(&self) -> Option<Message> {
         let mut calls = self.turns.last()?.response.tool_calls().peekable();

@@ -75,9 +75,9 @@ class Conversation:
         return cls(turns, row["messages"], row["transcript"], row["spent"], row["results"])
 
     def continued(self, text: str) -> dict[str, Any]:
-        """The prompt of a new run that continues the conversation with another message. Calls of the
-        last response get the results that the journal has; for others, the model is told that the
-        result is unknown."""
+        """The prompt of a new run that continues the conversation with another message. It
+        contains the results of the last response's calls. The result of a call that the journal has no
+        result for says that it is unknown."""
         message = {"role": "user", "content": [{"type": "text", "text": text}]}
         results = [] if self._results is None else [self._results]
         return {"messages": [*self.messages, *results, message]}

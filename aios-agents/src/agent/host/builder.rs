@@ -71,8 +71,8 @@ impl AgentHostBuilder {
     ///
     /// # Errors
     ///
-    /// [`AgentError::InvalidConfiguration`] without a broker, or for an invalid source. Otherwise returns an error if a
-    /// definition or option is invalid, or if broker or store refuse permanently.
+    /// [`AgentError::InvalidConfiguration`] without a broker, or for an invalid source. Otherwise returns
+    /// an error if a definition or option is invalid, or if broker or store refuse permanently.
     ///
     /// # Cancel safety
     ///

@@ -163,6 +163,7 @@ struct Running<'a> {
 struct StepWaker {
     shared: Weak<SharedRun>,
     operation: u64,
+    /// Whether the step was woken since its code was last polled.
     woken: AtomicBool,
 }
 
