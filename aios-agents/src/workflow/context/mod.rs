@@ -1,22 +1,24 @@
 mod call;
 mod shared_run;
 mod step;
+mod target;
 mod waiting;
 
 use std::{fmt, future::Future, sync::Arc, time::Duration};
 
 use aios_core::{
-    agent::{InvalidName, Name, TaskError},
+    agent::{Name, TaskError},
     event::{Event, EventError, Payload, Timestamp},
     failure::Failure,
     store::Fence,
 };
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
 use self::step::AttemptStart;
 pub use self::{
     call::{Answer, ChildCall, OperationCall, SignalCall, SleepCall, TaskCall},
     step::{StepCall, StepContext},
+    target::Target,
 };
 pub(crate) use self::{shared_run::SharedRun, waiting::Compensation};
 use super::{
@@ -57,48 +59,6 @@ pub struct RunInfo {
 pub struct WorkflowContext {
     shared: Arc<SharedRun>,
     info: Arc<RunInfo>,
-}
-
-/// The target of a task: any agent of a type, `"backend"`, or one agent, `("backend", "backend-1")`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Target {
-    agent_type: String,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    agent_id: Option<String>,
-}
-
-/// Any agent of a type.
-macro_rules! from_type {
-    ($($text:ty),+) => {$(
-        impl From<$text> for Target {
-            fn from(agent_type: $text) -> Self {
-                let agent_type: &str = agent_type.as_ref();
-                Self { agent_type: agent_type.to_owned(), agent_id: None }
-            }
-        }
-    )+};
-}
-
-from_type!(&str, &&str, String, &String, Box<str>, Arc<str>, &Arc<str>, std::borrow::Cow<'_, str>);
-
-/// One agent of a type, by id.
-impl<T: AsRef<str>, I: Into<String>> From<(T, I)> for Target {
-    fn from((agent_type, agent_id): (T, I)) -> Self {
-        Self::agent(agent_type, agent_id)
-    }
-}
-
-impl Target {
-    /// One agent of a type, by id.
-    #[must_use]
-    pub fn agent(agent_type: impl AsRef<str>, agent_id: impl Into<String>) -> Self {
-        Self { agent_type: agent_type.as_ref().to_owned(), agent_id: Some(agent_id.into()) }
-    }
-
-    /// The target, if its agent type is a valid name.
-    pub(crate) fn checked(self) -> Result<Self, InvalidName> {
-        Name::new(&self.agent_type).map(|_| self)
-    }
 }
 
 impl WorkflowContext {

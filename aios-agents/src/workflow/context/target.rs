@@ -1,0 +1,46 @@
+use std::sync::Arc;
+
+use aios_core::agent::{InvalidName, Name};
+use serde::{Deserialize, Serialize};
+
+/// The target of a task: any agent of a type, `"backend"`, or one agent, `("backend", "backend-1")`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Target {
+    pub(super) agent_type: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) agent_id: Option<String>,
+}
+
+/// Any agent of a type.
+macro_rules! from_type {
+    ($($text:ty),+) => {$(
+        impl From<$text> for Target {
+            fn from(agent_type: $text) -> Self {
+                let agent_type: &str = agent_type.as_ref();
+                Self { agent_type: agent_type.to_owned(), agent_id: None }
+            }
+        }
+    )+};
+}
+
+from_type!(&str, &&str, String, &String, Box<str>, Arc<str>, &Arc<str>, std::borrow::Cow<'_, str>);
+
+/// One agent of a type, by id.
+impl<T: AsRef<str>, I: Into<String>> From<(T, I)> for Target {
+    fn from((agent_type, agent_id): (T, I)) -> Self {
+        Self::agent(agent_type, agent_id)
+    }
+}
+
+impl Target {
+    /// One agent of a type, by id.
+    #[must_use]
+    pub fn agent(agent_type: impl AsRef<str>, agent_id: impl Into<String>) -> Self {
+        Self { agent_type: agent_type.as_ref().to_owned(), agent_id: Some(agent_id.into()) }
+    }
+
+    /// The target, if its agent type is a valid name.
+    pub(crate) fn checked(self) -> Result<Self, InvalidName> {
+        Name::new(&self.agent_type).map(|_| self)
+    }
+}
