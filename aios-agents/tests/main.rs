@@ -35,6 +35,7 @@ mod engine_hosting;
 mod engine_idle;
 mod engine_lean;
 mod engine_leases;
+mod engine_lookahead;
 mod engine_measures;
 mod engine_pause;
 mod engine_postgres;

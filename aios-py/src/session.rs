@@ -210,7 +210,8 @@ impl Session {
         let builder = Runtime::builder().broker(Arc::clone(&self.broker)).store(self.store()?);
         let name = Name::new(workflow)?;
         let begin = Python::attach(|py| py.None());
-        let workflow = Arc::new(PyWorkflow { name, version, begin, executors: None });
+        let workflow =
+            Arc::new(PyWorkflow { name, version, looks_ahead: false, begin, executors: None });
         let builder = builder.source(Arc::clone(&self.source)).workflow_dyn(workflow);
         Ok(builder.client_only().start().await?)
     }

@@ -39,6 +39,12 @@ pub trait Workflow: Send + Sync + 'static {
         None
     }
 
+    /// Whether the code may see the outcome of a task or timer before it is durable; see
+    /// [`FnWorkflow::with_lookahead`].
+    fn looks_ahead(&self) -> bool {
+        false
+    }
+
     /// Number of clones of its waker that the future keeps itself, in addition to those kept by what it
     /// awaits. For bindings of other languages; 0 for all other workflows.
     fn kept_wakers(&self) -> usize {
@@ -52,6 +58,7 @@ pub struct FnWorkflow<F, I, O> {
     version: u32,
     function: F,
     schemas: Option<(Value, Value)>,
+    looks_ahead: bool,
     types: PhantomData<fn(I) -> O>,
 }
 
@@ -69,13 +76,35 @@ where
     /// [`InvalidName`] if the name is not `[a-z][a-z0-9_]*` with at most 100 bytes.
     pub fn new(name: impl AsRef<str>, function: F) -> Result<Self, InvalidName> {
         let name = Name::new(name)?;
-        Ok(Self { name, version: 1, function, schemas: None, types: PhantomData })
+        Ok(Self {
+            name,
+            version: 1,
+            function,
+            schemas: None,
+            looks_ahead: false,
+            types: PhantomData,
+        })
     }
 
     /// Sets the version, from 1.
     #[must_use]
     pub fn with_version(mut self, version: u32) -> Self {
         self.version = version;
+        self
+    }
+
+    /// Lets the code see the outcome of a task or timer before it is durable. The outcome and what the code
+    /// requests next are then recorded by one commit, so that a task in a sequence costs one commit instead
+    /// of two. Nothing that the code requests begins before the commit.
+    ///
+    /// If another process appends to the journal first, for example a signal, the code has seen an order
+    /// that the journal does not have. It is then dropped, and the run is loaded again from its journal.
+    /// Nothing else is lost, because a run looks ahead only while it has nothing else in progress. Code
+    /// that has effects outside of its operations, such as counters or lines of a log that must be exact,
+    /// should not look ahead.
+    #[must_use]
+    pub fn with_lookahead(mut self) -> Self {
+        self.looks_ahead = true;
         self
     }
 
@@ -105,6 +134,10 @@ where
 
     fn version(&self) -> u32 {
         self.version
+    }
+
+    fn looks_ahead(&self) -> bool {
+        self.looks_ahead
     }
 
     fn input_schema(&self) -> Option<&Value> {

@@ -229,6 +229,12 @@ impl Execution {
         self.shared.wake_all();
     }
 
+    /// The entries that were applied ahead of the journal are durable: steps may begin.
+    pub(crate) fn end_lookahead(&self) {
+        let steps = self.machine().end_lookahead();
+        steps.into_iter().for_each(|operation| self.shared.wake_step(operation));
+    }
+
     fn wake_code(&self) {
         let _turn = Turn::Engine(self.shared.run()).begin();
         self.wake_flag.waker().wake_by_ref();

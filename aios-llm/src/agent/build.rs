@@ -175,7 +175,7 @@ impl BuiltAgent {
         let function = move |context: WorkflowContext, prompt: Prompt| {
             session::run(Arc::clone(&agent), context, prompt)
         };
-        let workflow = FnWorkflow::new(self.agent.name.as_str(), function)?;
+        let workflow = FnWorkflow::new(self.agent.name.as_str(), function)?.with_lookahead();
         Ok(Arc::new(workflow.with_version(self.agent.options.version)))
     }
 

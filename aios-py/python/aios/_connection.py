@@ -55,12 +55,15 @@ class NativeWorkflow(NamedTuple):
 
     name: str
     version: int
+    looks_ahead: bool
     begin: Begin
 
 
 def to_native(workflow: Workflow[Any, Any]) -> NativeWorkflow:
     """Converts a workflow for the native module. Its runs see the current context variables."""
-    return NativeWorkflow(workflow.name, workflow.version, Begin(workflow))
+    return NativeWorkflow(
+        workflow.name, workflow.version, workflow.lookahead, Begin(workflow)
+    )
 
 
 def _default_workers() -> int:

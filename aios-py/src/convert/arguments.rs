@@ -132,6 +132,7 @@ impl AgentArg {
 pub(crate) struct WorkflowArg {
     pub(crate) name: String,
     pub(crate) version: u32,
+    pub(crate) looks_ahead: bool,
     pub(crate) begin: Py<PyAny>,
 }
 
@@ -143,6 +144,7 @@ impl WorkflowArg {
     ) -> PyResult<Arc<dyn Workflow>> {
         let name = Name::new(&self.name).map_err(|error| ErrorInfo::from(error).into_error(py))?;
         let executors = Some(Arc::clone(executors));
-        Ok(Arc::new(PyWorkflow { name, version: self.version, begin: self.begin, executors }))
+        let Self { version, looks_ahead, begin, .. } = self;
+        Ok(Arc::new(PyWorkflow { name, version, looks_ahead, begin, executors }))
     }
 }

@@ -21,6 +21,7 @@ use crate::python::PythonExecutors;
 pub(crate) struct PyWorkflow {
     pub(crate) name: Name,
     pub(crate) version: u32,
+    pub(crate) looks_ahead: bool,
     /// `begin(context, input)` creates the coroutine; `None` if this process does not execute runs.
     pub(crate) begin: Py<PyAny>,
     pub(crate) executors: Option<Arc<PythonExecutors>>,
@@ -33,6 +34,10 @@ impl Workflow for PyWorkflow {
 
     fn version(&self) -> u32 {
         self.version
+    }
+
+    fn looks_ahead(&self) -> bool {
+        self.looks_ahead
     }
 
     fn run(

@@ -37,11 +37,13 @@ pub enum Plant {
     BegunUnasked,
     /// An engine that takes a run over dispatches its tasks again.
     DispatchedAgain,
+    /// A run continues although its lookahead was refuted.
+    RefutedLookahead,
 }
 
 impl Plant {
     /// All planted faults, with the invariant that finds each.
-    pub const ALL: [(Self, Invariant); 16] = [
+    pub const ALL: [(Self, Invariant); 17] = [
         (Self::NoFenceCheck, Invariant::OneWriter),
         (Self::FenceOutsideTransaction, Invariant::OneWriter),
         (Self::RenewedAfterExpiry, Invariant::OneOwner),
@@ -58,13 +60,17 @@ impl Plant {
         (Self::RelayOutOfOrder, Invariant::RelayKeepsOrder),
         (Self::BegunUnasked, Invariant::EndedAttemptsStayEnded),
         (Self::DispatchedAgain, Invariant::MovesRepeatNoTask),
+        (Self::RefutedLookahead, Invariant::JournalsReplay),
     ];
 
     /// The scenario of a seed in which it can be found.
     pub fn scenario(self, seed: u64) -> Scenario {
         match self {
             Self::DispatchedAgain => Scenario::calm(seed),
-            _ => Scenario::with_zombies(seed, true),
+            Self::RefutedLookahead => {
+                Scenario { looks_ahead: true, ..Scenario::with_zombies(seed, true) }
+            }
+            _ => Scenario { looks_ahead: false, ..Scenario::with_zombies(seed, true) },
         }
     }
 
@@ -76,6 +82,7 @@ impl Plant {
             Self::CompensationOrder => "compensation out of order",
             Self::BegunUnasked => "an attempt begins unasked",
             Self::DispatchedAgain => "a takeover dispatches again",
+            Self::RefutedLookahead => "a refuted lookahead continues",
             _ => "",
         }
     }

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
-use aios_agents::{Runtime, agent::HostOptions, runtime::EngineOptions};
+use aios_agents::{Runtime, agent::HostOptions, runtime::EngineOptions, workflow::FnWorkflow};
 use aios_core::simulation;
 
 use crate::{
@@ -39,6 +39,8 @@ pub struct Scenario {
     /// The faults and their times, in milliseconds.
     pub faults: Vec<(u64, Fault)>,
     pub lease_time: Duration,
+    /// Whether the workflow may look ahead.
+    pub looks_ahead: bool,
 }
 
 /// The outcome of a simulation.
@@ -83,7 +85,8 @@ impl Scenario {
         // Long enough that an engine learns in time that a renewal failed.
         let shortest = if zombies { 3 } else { 10 };
         let lease_time = Duration::from_secs(random.between(shortest, 15));
-        Self { seed, engines, hosts, programs, cancelled, rates, faults, lease_time }
+        let looks_ahead = Random::new(seed, "lookahead").per_mille(500);
+        Self { seed, engines, hosts, programs, cancelled, rates, faults, lease_time, looks_ahead }
     }
 
     /// A scenario in which nothing fails: engines stop and start, so that runs move between them.
@@ -167,8 +170,18 @@ impl Process {
         world.note(format_args!("node {} starts: {role:?}", node.0));
         let broker = NodeBroker::new(world, node);
         let (stop, stopping) = tokio::sync::watch::channel(false);
-        let lease_time = scenario.lease_time;
-        let main = main(Arc::clone(world), node, broker.clone(), role, lease_time, stopping);
+        let engine = EngineOptions::new()
+            .with_lease_time(scenario.lease_time)
+            .with_heartbeat_timeout(Duration::from_secs(20));
+        let main = main(
+            Arc::clone(world),
+            node,
+            broker.clone(),
+            role,
+            engine,
+            scenario.looks_ahead,
+            stopping,
+        );
         world.executor.spawn(node, main);
         Self { node, broker, stop }
     }
@@ -179,7 +192,8 @@ async fn main(
     node: Node,
     broker: NodeBroker,
     role: Role,
-    lease_time: Duration,
+    engine: EngineOptions,
+    looks_ahead: bool,
     mut stopping: tokio::sync::watch::Receiver<bool>,
 ) {
     let clock = world.executor.clock(node);
@@ -192,13 +206,11 @@ async fn main(
             .host_options(HostOptions::new().with_confirm_redelivered(true));
         let performer = Performer { world: Some(Arc::clone(&world)), clock: Arc::clone(&clock) };
         let workflow = move |context, program| performer.clone().run(context, program);
-        let builder = builder.workflow(WORKFLOW, workflow);
+        let workflow = FnWorkflow::new(WORKFLOW, workflow).expect("the name is valid");
+        let workflow = if looks_ahead { workflow.with_lookahead() } else { workflow };
+        let builder = builder.workflow_dyn(Arc::new(workflow));
         let builder = match role {
-            Role::Engine(_) => builder.engine_options(
-                EngineOptions::new()
-                    .with_lease_time(lease_time)
-                    .with_heartbeat_timeout(Duration::from_secs(20)),
-            ),
+            Role::Engine(_) => builder.engine_options(engine.clone()),
             Role::Host(_) => {
                 let worker = Worker { world: Arc::clone(&world), clock: Arc::clone(&clock) };
                 builder.agent(AGENT, worker).client_only()

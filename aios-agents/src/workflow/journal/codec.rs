@@ -16,6 +16,18 @@ pub(crate) struct Record {
     pub(crate) event: Event,
 }
 
+impl Record {
+    /// The entry and when it was recorded, as the code of the run sees it.
+    pub(crate) fn into_applied(self) -> (Entry, Timestamp) {
+        (self.entry, self.event.timestamp)
+    }
+
+    /// Like [`into_applied`](Self::into_applied), and keeps the record.
+    pub(crate) fn to_applied(&self) -> (Entry, Timestamp) {
+        (self.entry.clone(), self.event.timestamp)
+    }
+}
+
 #[derive(Serialize)]
 struct Nothing {}
 

@@ -131,7 +131,9 @@ impl Machine {
     #[must_use]
     pub fn step_attempt(&self, operation: u64) -> Option<u32> {
         match self.operation(operation)?.state {
-            State::Open { attempt, .. } if self.live && !self.is_paused() => Some(attempt),
+            State::Open { attempt, .. } if self.live && !self.is_paused() && !self.ahead => {
+                Some(attempt)
+            }
             _ => None,
         }
     }

@@ -80,6 +80,8 @@ pub struct Machine {
     paused: bool,
     /// Whether the host holds the run, with the same effect as a pause.
     held: bool,
+    /// Whether the code has seen outcomes that are not durable, so that no step may begin.
+    ahead: bool,
     cancelled: Option<Failure>,
 }
 
@@ -111,6 +113,7 @@ impl Machine {
             effects_deferred: false,
             paused: false,
             held: false,
+            ahead: false,
             cancelled: None,
         }
     }
@@ -191,6 +194,11 @@ impl Machine {
         }
         // Drained to keep the capacity for the next entries.
         self.recording.drain(..).collect()
+    }
+
+    /// The entries to record, in order; see [`take_recording`](Self::take_recording).
+    pub fn recording(&self) -> impl Iterator<Item = &Entry> {
+        self.recording.iter()
     }
 
     /// Puts back taken entries that could not be recorded because the run was paused.
@@ -277,6 +285,19 @@ impl Machine {
         if std::mem::replace(&mut self.held, false) && self.live && !self.paused {
             self.resume();
         }
+    }
+
+    /// Begins no step until [`end_lookahead`](Self::end_lookahead): the entries applied next are not durable
+    /// yet.
+    pub fn look_ahead(&mut self) {
+        self.ahead = true;
+    }
+
+    /// The entries that were applied ahead are durable. Returns the steps whose code may begin.
+    pub fn end_lookahead(&mut self) -> Vec<u64> {
+        self.ahead = false;
+        let active = self.active.iter().copied();
+        active.filter(|&operation| self.step_attempt(operation).is_some()).collect()
     }
 
     /// The reason of the cancellation request, if there was one.

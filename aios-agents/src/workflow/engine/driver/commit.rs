@@ -13,6 +13,7 @@ use tracing::warn;
 use super::{
     Driver, Exit, InFlight, Message, acknowledge,
     entries::{exit, failures, read_entry},
+    lookahead::Position,
     oversize::too_large,
 };
 use crate::workflow::{
@@ -41,25 +42,48 @@ impl Driver {
 
     /// Starts an append of the collected records, if there are any. The failure names an entry that
     /// can't be encoded.
-    pub(super) fn begin_append(&mut self) -> Result<(), Failure> {
+    pub(super) async fn begin_append(&mut self) -> Result<(), Failure> {
         if !self.has_records() {
             return Ok(());
         }
-        let entries = self.execution.machine().take_recording();
-        let ending = self.ending();
-        let mut records = std::mem::take(&mut self.outbox);
-        records.reserve_exact(entries.len() + usize::from(ending.is_some()));
-        for entry in entries.into_iter().chain(ending) {
-            let written = self.encode(entry);
-            records.push(written.map_err(|error| Failure::from_error(error.code(), &error))?);
+        let mut position = self.look_ahead().await;
+        if let Some(failure) = self.write_failure.take() {
+            return Err(failure);
         }
+        match (self.encode_recording(position), position) {
+            (Ok(records), _) => self.outbox.extend(records),
+            (Err(failure), Position::Behind) => return Err(failure),
+            // The outcomes are recorded first. The run is blocked when it requests this again.
+            (Err(_), _) => position = Position::Diverged,
+        }
+        let records = std::mem::take(&mut self.outbox);
         let answers = std::mem::take(&mut self.answers);
-        self.submit(records, answers);
+        self.submit(records, answers, position);
         Ok(())
     }
 
-    fn submit(&mut self, records: Vec<Record>, answers: Vec<Delivery>) {
-        let append = self.append_of(&records);
+    /// Encodes what the code has requested, and the end of the run if the code has ended.
+    fn encode_recording(&self, position: Position) -> Result<Vec<Record>, Failure> {
+        if self.execution.must_block() {
+            // It is blocked once the outcomes that the code has seen are durable.
+            return Ok(Vec::new());
+        }
+        let entries = self.execution.machine().take_recording();
+        // A successor is started before the end of its predecessor is recorded.
+        let may_end =
+            |ending: &Entry| position == Position::Behind || !matches!(ending, Entry::Continued(_));
+        let entries = entries.into_iter().chain(self.ending().filter(may_end));
+        let failed = |error: EventError| Failure::from_error(error.code(), &error);
+        entries.map(|entry| self.encode(entry).map_err(failed)).collect()
+    }
+
+    pub(super) fn submit(
+        &mut self,
+        records: Vec<Record>,
+        answers: Vec<Delivery>,
+        position: Position,
+    ) {
+        let append = self.append_of(&records, position);
         let store = Arc::clone(&self.engine.store);
         // Readers of output read no further once the run has ended.
         let ends = records.last().is_some_and(|record| record.entry.is_final());
@@ -70,27 +94,32 @@ impl Driver {
             }
             store.append_one(append).await
         });
-        self.append = Some(InFlight { records, answers, failures: 0, appending });
+        self.append = Some(InFlight { records, answers, position, failures: 0, appending });
     }
 
     /// Repeats a failed append after a pause.
     fn submit_again(&mut self, in_flight: InFlight) {
-        let InFlight { records, answers, failures, .. } = in_flight;
+        let InFlight { records, answers, position, failures, .. } = in_flight;
         let Backoff { initial_delay, max_delay, .. } = self.engine.options.backoff;
         let pause = (initial_delay * 2_u32.saturating_pow(failures.min(16))).min(max_delay);
-        let append = self.append_of(&records);
+        let append = self.append_of(&records, position);
         let store = Arc::clone(&self.engine.store);
         let clock = Arc::clone(&self.engine.clock);
         let appending = Box::pin(async move {
             clock.sleep(pause).await;
             store.append_one(append).await
         });
-        self.append = Some(InFlight { records, answers, failures: failures + 1, appending });
+        self.append =
+            Some(InFlight { records, answers, position, failures: failures + 1, appending });
     }
 
-    fn append_of(&self, records: &[Record]) -> Append {
+    fn append_of(&self, records: &[Record], position: Position) -> Append {
         let events = records.iter().map(|record| record.event.clone()).collect();
-        self.journal_append(events, Expected::Exact(self.version))
+        let expected = match position {
+            Position::Behind | Position::Ahead(_) => Expected::Exact(self.version),
+            Position::Diverged => Expected::Any,
+        };
+        self.journal_append(events, expected)
     }
 
     pub(super) fn journal_append(&self, events: Vec<Event>, expected: Expected) -> Append {
@@ -116,16 +145,29 @@ impl Driver {
             }
             Ok(appended) => self.committed(appended, in_flight).await,
             Err(StoreError::Conflict { .. } | StoreError::StreamClosed { .. }) => {
-                self.catch_up(in_flight).await
+                match in_flight.position {
+                    #[cfg(feature = "simulation")]
+                    Position::Ahead(_)
+                        if aios_core::simulation::plants("a refuted lookahead continues") =>
+                    {
+                        self.catch_up(in_flight).await
+                    }
+                    Position::Behind => self.catch_up(in_flight).await,
+                    Position::Ahead(seen) => self.retreat(in_flight, seen),
+                    Position::Diverged => Some(Exit::Diverged),
+                }
             }
             Err(StoreError::Fenced { .. }) => {
                 self.engine.lost(self.fence);
                 Some(Exit::NotOwner)
             }
             Err(StoreError::TooLarge { id, bytes, limit }) => {
+                if let Position::Ahead(seen) = in_flight.position {
+                    return self.retreat(in_flight, seen);
+                }
                 let failure = too_large(bytes, limit);
                 match self.replace_oversized(in_flight.records, &id, &failure) {
-                    Some(shrunk) => self.submit(shrunk, in_flight.answers),
+                    Some(shrunk) => self.submit(shrunk, in_flight.answers, in_flight.position),
                     None => return Some(self.block(failure).await),
                 }
                 None
@@ -146,6 +188,9 @@ impl Driver {
     /// other events with the same ids. Events found at the expected place were appended by an
     /// earlier attempt.
     fn is_stray(&self, appended: Appended, in_flight: &InFlight) -> bool {
+        if in_flight.position == Position::Diverged {
+            return appended.repeated && in_flight.records.iter().any(is_answer);
+        }
         let length: u64 = in_flight.records.len().try_into().unwrap_or(u64::MAX);
         appended.repeated && appended.version != self.version + length
     }
@@ -157,10 +202,10 @@ impl Driver {
         in_flight: InFlight,
         is_known: impl Fn(&Event) -> bool,
     ) -> Option<Exit> {
-        let InFlight { mut records, answers, .. } = in_flight;
+        let InFlight { mut records, answers, position, .. } = in_flight;
         let mut renamed = 0;
         for record in records.iter_mut().filter(|record| is_known(&record.event)) {
-            if matches!(record.entry, Entry::TaskCompleted(_) | Entry::TaskFailed(_)) {
+            if is_answer(record) {
                 let known = std::mem::replace(&mut record.event.id, EventId::generate());
                 warn!(event = %known, run = %self.run_id, "an answer has the id of another event");
                 record.event.metadata_mut().causation_id = Some(known.to_string().into());
@@ -168,7 +213,7 @@ impl Driver {
             }
         }
         if renamed > 0 {
-            self.submit(records, answers);
+            self.submit(records, answers, position);
             return None;
         }
         let known = records.iter().find(|record| is_known(&record.event));
@@ -181,18 +226,28 @@ impl Driver {
 
     async fn committed(&mut self, appended: Appended, in_flight: InFlight) -> Option<Exit> {
         self.version = appended.version;
-        let InFlight { records, answers, .. } = in_flight;
+        let InFlight { records, answers, position, .. } = in_flight;
         let ended = records.last().and_then(|record| RunOutcome::from_entry(&record.entry));
         if let (Some(ended), Some(last)) = (&ended, records.last()) {
             self.succession.note_end(&last.entry);
             self.measure_end(ended, last.event.timestamp);
         }
-        self.apply_all(records.into_iter().map(|record| (record.entry, record.event.timestamp)))
-            .await;
+        match position {
+            Position::Behind => self.apply_all(records.into_iter().map(Record::into_applied)).await,
+            Position::Ahead(seen) => {
+                self.execution.end_lookahead();
+                let followers = records.into_iter().skip(seen);
+                self.apply_all(followers.map(Record::into_applied)).await;
+            }
+            Position::Diverged => {}
+        }
         for answer in answers {
             acknowledge(answer).await;
         }
         self.engine.store_answered();
+        if position == Position::Diverged {
+            return Some(Exit::Diverged);
+        }
         if let Some(ended) = ended {
             return Some(Exit::Ended(ended));
         }
@@ -225,7 +280,7 @@ impl Driver {
         }
         match records.is_empty() {
             true => self.answers.extend(in_flight.answers),
-            false => self.submit(records, in_flight.answers),
+            false => self.submit(records, in_flight.answers, Position::Behind),
         }
         None
     }
@@ -288,7 +343,7 @@ impl Driver {
             }
             self.note_requests(&entries);
             let failed = failures(entries.iter().map(|(entry, _)| entry));
-            self.apply_all(entries.into_iter()).await;
+            self.apply_all(entries).await;
             self.record_failures(failed);
             if is_last {
                 return Ok(());
@@ -311,7 +366,10 @@ impl Driver {
         }
     }
 
-    async fn apply_all(&mut self, entries: impl Iterator<Item = (Entry, Timestamp)> + Send) {
+    pub(super) async fn apply_all<I>(&mut self, entries: I)
+    where
+        I: IntoIterator<Item = (Entry, Timestamp), IntoIter: Send> + Send,
+    {
         for (entry, at) in entries {
             self.children.note(&entry);
             self.measure_operation(&entry, at);
@@ -334,4 +392,8 @@ impl Driver {
         }
         Ok(())
     }
+}
+
+fn is_answer(record: &Record) -> bool {
+    matches!(record.entry, Entry::TaskCompleted(_) | Entry::TaskFailed(_))
 }

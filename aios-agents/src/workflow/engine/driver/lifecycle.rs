@@ -99,29 +99,39 @@ async fn guarded(
     Err(Failure::new(PANICKED, "the executor dropped the run, perhaps because it panicked"))
 }
 
-/// Loads and drives a run, and retries while the store does not answer.
+/// Loads and drives a run. Loads it again while the store does not answer, and after a lookahead that
+/// the journal refuted.
 async fn run_to_exit(engine: Arc<Engine>, activation: Activation) -> Departure {
     let Activation { run_id, inbox, journal, permit } = activation;
-    let mut departure = load_and_drive(&engine, &run_id, &inbox, journal, permit).await;
+    let mut departure = load_and_drive(&engine, &run_id, &inbox, journal, permit, None).await;
     let mut backoff = engine.options.backoff.initial_delay * 2;
-    while let Exit::Failed(error) = &departure.exit
-        && error.is_retryable()
-    {
-        warn!(error = %Chain(error), %run_id, "could not continue a run; trying again");
-        engine.clock.sleep(backoff).await;
-        backoff = engine.options.backoff.next(backoff);
-        departure = load_and_drive(&engine, &run_id, &inbox, None, None).await;
+    loop {
+        let mut notices = None;
+        match &departure.exit {
+            Exit::Diverged => {
+                debug!(%run_id, "another process appended first; loading the run again");
+                notices = Some(departure.outgoing);
+            }
+            Exit::Failed(error) if error.is_retryable() => {
+                warn!(error = %Chain(error), %run_id, "could not continue a run; trying again");
+                engine.clock.sleep(backoff).await;
+                backoff = engine.options.backoff.next(backoff);
+            }
+            _ => return departure,
+        }
+        departure = load_and_drive(&engine, &run_id, &inbox, None, None, notices).await;
     }
-    departure
 }
 
-/// Loads a run and drives it, once.
+/// Loads a run and drives it, once. `diverged` has the notices of a driver whose lookahead was refuted;
+/// the next driver does not look ahead.
 async fn load_and_drive(
     engine: &Arc<Engine>,
     run_id: &Arc<str>,
     inbox: &Inbox,
     journal: Option<Vec<RecordedEvent>>,
     permit: Option<OwnedSemaphorePermit>,
+    diverged: Option<Outgoing>,
 ) -> Departure {
     let mut loaded = Driver::load(engine, run_id, journal, permit).await;
     while let Err(exit) = &loaded
@@ -133,6 +143,10 @@ async fn load_and_drive(
     }
     match loaded {
         Ok(mut driver) => {
+            if let Some(mut notices) = diverged {
+                notices.keep_notices();
+                driver.never_look_ahead(notices);
+            }
             let exit = driver.drive(inbox).await;
             drop_driver(engine, run_id, driver, exit).await
         }
@@ -169,7 +183,10 @@ async fn drop_driver(
             Box::pin(block_unreadable(engine, run_id, &error)).await
         }
         (exit, Ok(())) => exit,
-        (exit @ (Exit::Waiting(_) | Exit::NotDue(_) | Exit::Failed(_)), Err(failure)) => {
+        (
+            exit @ (Exit::Waiting(_) | Exit::NotDue(_) | Exit::Failed(_) | Exit::Diverged),
+            Err(failure),
+        ) => {
             debug!(?exit, %run_id, "a destructor panicked");
             Box::pin(block_external(engine, run_id, failure)).await
         }
@@ -233,7 +250,9 @@ async fn finish(
         }
         // The error was reported where it happened. The run resumes after the next start, with the
         // answers.
-        Exit::Unreadable(_) | Exit::Failed(_) => keep_answers(engine, unprocessed),
+        Exit::Unreadable(_) | Exit::Failed(_) | Exit::Diverged => {
+            keep_answers(engine, unprocessed);
+        }
     }
     Some(outgoing)
 }

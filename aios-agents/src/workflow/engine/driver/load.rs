@@ -134,6 +134,7 @@ impl Driver {
             outbox: Vec::new(),
             answers: Vec::new(),
             append: None,
+            looks_ahead: false,
             outgoing: Outgoing::default(),
             deferred: BTreeMap::new(),
             missed: BTreeSet::new(),
@@ -176,6 +177,7 @@ impl Driver {
         let run_id = Arc::clone(&self.run_id);
         let fence = Some(self.fence);
         let info = RunInfo { run_id, workflow, version, correlation_id, traceparent, fence };
+        self.looks_ahead = registered.workflow.looks_ahead();
         self.execution.attach_code(&*registered.workflow, info, started.input.clone());
         Ok(())
     }

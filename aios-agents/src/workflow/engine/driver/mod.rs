@@ -11,6 +11,7 @@ mod effects;
 mod entries;
 mod lifecycle;
 mod load;
+mod lookahead;
 mod measure;
 mod outgoing;
 mod oversize;
@@ -40,8 +41,8 @@ use tokio::sync::OwnedSemaphorePermit;
 use tracing::warn;
 
 use self::{
-    assignment::Assignment, children::Children, outgoing::Outgoing, seek::RecordedAttempts,
-    successor::Succession,
+    assignment::Assignment, children::Children, lookahead::Position, outgoing::Outgoing,
+    seek::RecordedAttempts, successor::Succession,
 };
 pub(super) use self::{
     assignment::{assignment_id, recorded},
@@ -85,6 +86,8 @@ enum Exit {
     Unreadable(EventError),
     /// The store failed.
     Failed(StoreError),
+    /// Its code has seen an order that the journal does not have: it must be loaded again.
+    Diverged,
 }
 
 /// A run in memory.
@@ -121,6 +124,8 @@ struct Driver {
     /// Answers to be acknowledged once the outbox is durable.
     answers: Vec<Delivery>,
     append: Option<InFlight>,
+    /// Whether the code may see outcomes before they are durable.
+    looks_ahead: bool,
     /// Tasks on their way to the dispatcher.
     outgoing: Outgoing,
     /// Tasks that the broker did not take, and the pause before their next dispatch.
@@ -163,6 +168,7 @@ struct Driver {
 struct InFlight {
     records: Vec<Record>,
     answers: Vec<Delivery>,
+    position: Position,
     /// Number of failed attempts.
     failures: u32,
     appending: BoxFuture<'static, Result<Appended, StoreError>>,
@@ -178,12 +184,14 @@ enum DriverEvent {
 impl Driver {
     async fn drive(&mut self, inbox: &Inbox) -> Exit {
         loop {
-            if let Some(exit) = self.catch_up_on_timers().await {
-                return exit;
+            if !self.is_ahead() {
+                if let Some(exit) = self.catch_up_on_timers().await {
+                    return exit;
+                }
+                self.perform_effects();
+                self.cancel_children();
+                self.cancel_unwanted();
             }
-            self.perform_effects();
-            self.cancel_children();
-            self.cancel_unwanted();
             if self.append.is_none() {
                 let mismatch = self.write_failure.take().or_else(|| self.execution.block_reason());
                 if let Some(failure) = mismatch.or_else(|| self.children.uncancelled().cloned()) {
@@ -198,7 +206,7 @@ impl Driver {
                     return exit;
                 }
                 self.unblock();
-                if let Err(failure) = self.begin_append() {
+                if let Err(failure) = self.begin_append().await {
                     return self.block(failure).await;
                 }
             }
@@ -245,6 +253,9 @@ impl Driver {
         {
             return Poll::Ready(DriverEvent::AppendFinished(result));
         }
+        if self.is_ahead() {
+            return self.rest();
+        }
         if let Poll::Ready(message) = inbox.poll_pop(context) {
             return Poll::Ready(DriverEvent::MessageReceived(message));
         }
@@ -273,6 +284,11 @@ impl Driver {
         {
             return Poll::Ready(DriverEvent::WorkReady);
         }
+        self.rest()
+    }
+
+    /// Waits. Other runs may be loaded in the meantime.
+    fn rest(&mut self) -> Poll<DriverEvent> {
         self.turns = 0;
         self.permit = None;
         Poll::Pending

@@ -1,0 +1,116 @@
+//! The lookahead of workflows that allow it: an outcome and what the code requests next share an append.
+//!
+//! Without it, an outcome is recorded, the code sees it and requests the next operation, and that is
+//! recorded as well: two commits, one after the other. With it, the code sees the outcome before it is
+//! durable, and both are recorded at once. What the code requested takes effect only then: no task is
+//! dispatched, no step begins and no timer is set before.
+//!
+//! | the append | what follows |
+//! |---|---|
+//! | is durable | the requests take effect |
+//! | conflicts, because another process appended first | the code has seen an order that the journal does not have: only the outcome is recorded, and the run is loaded again |
+//! | is too large | the same: the outcome may become a failure, which the code must see instead |
+//!
+//! Loading again costs what the code has in progress. A run looks ahead only if that is nothing: its other
+//! operations wait for timers and signals. It does so until its first conflict after a load. It never looks
+//! ahead of the result of a step, which would be lost by a crash; an agent repeats its answer.
+
+use super::{Driver, Exit, InFlight, Outgoing};
+use crate::workflow::{
+    journal::{Entry, Record},
+    machine::Request,
+};
+
+/// How far the code is, compared with an append in flight.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Position {
+    /// It sees the records once they are durable.
+    Behind,
+    /// It has seen this many of the records, the first ones.
+    Ahead(usize),
+    /// It has seen them in another order than the journal has.
+    Diverged,
+}
+
+impl Driver {
+    /// Excludes a lookahead for as long as the run is loaded, because its last one was refuted. Takes over
+    /// the notices that were not sent then.
+    pub(super) fn never_look_ahead(&mut self, notices: Outgoing) {
+        self.looks_ahead = false;
+        self.outgoing = notices;
+    }
+
+    /// Whether the code has seen outcomes whose append is in flight. Until it is durable, nothing that the
+    /// code requested takes effect.
+    pub(super) fn is_ahead(&self) -> bool {
+        self.append.as_ref().is_some_and(|append| append.position != Position::Behind)
+    }
+
+    /// Lets the code see the outcomes that are about to be appended, if it may. What it requests is
+    /// recorded by the same append.
+    pub(super) async fn look_ahead(&mut self) -> Position {
+        if !self.may_look_ahead() {
+            return Position::Behind;
+        }
+        let entries = self.execution.machine().take_recording();
+        entries.into_iter().for_each(|entry| self.write(entry));
+        if self.write_failure.is_some() {
+            return Position::Behind;
+        }
+        let outcomes: Vec<_> = self.outbox.iter().map(Record::to_applied).collect();
+        let seen = outcomes.len();
+        self.execution.machine().look_ahead();
+        self.apply_all(outcomes).await;
+        Position::Ahead(seen)
+    }
+
+    /// Whether the records to append are outcomes only, and nothing would be lost by loading the run
+    /// again.
+    fn may_look_ahead(&self) -> bool {
+        if !self.looks_ahead || self.unblock_pending || self.execution.outcome().is_some() {
+            return false;
+        }
+        let machine = self.execution.machine();
+        if machine.is_paused() {
+            return false;
+        }
+        let mut ended = Vec::new();
+        let recorded = self.outbox.iter().map(|record| &record.entry).chain(machine.recording());
+        for entry in recorded {
+            if !may_be_seen_ahead(entry) {
+                return false;
+            }
+            ended.extend(entry.operation());
+        }
+        let is_rest = |(operation, request): (u64, &Request)| {
+            ended.contains(&operation)
+                || matches!(request, Request::Sleep { .. } | Request::Signal { .. })
+        };
+        !ended.is_empty() && machine.active().all(is_rest)
+    }
+
+    /// Records what the code has seen ahead without what it requested then, which the journal refuses.
+    /// Once that is durable, the run is loaded again.
+    pub(super) fn retreat(&mut self, in_flight: InFlight, seen: usize) -> Option<Exit> {
+        let InFlight { mut records, answers, .. } = in_flight;
+        records.truncate(seen);
+        // Timers fire again when the run is loaded.
+        records.retain(|record| record.entry.passes_pause());
+        if records.is_empty() {
+            return Some(Exit::Diverged);
+        }
+        self.submit(records, answers, Position::Diverged);
+        None
+    }
+}
+
+/// Whether the code may see an entry before it is durable: it is the outcome of a task, which is recorded
+/// whatever another process appends first, or a timer.
+fn may_be_seen_ahead(entry: &Entry) -> bool {
+    match entry {
+        Entry::StepCompleted(_) | Entry::RetryScheduled(_) => false,
+        Entry::OperationFailed(failed) => failed.name.is_none(),
+        Entry::TimerFired(_) => true,
+        entry => entry.passes_pause(),
+    }
+}
