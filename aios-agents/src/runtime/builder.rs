@@ -194,11 +194,7 @@ impl RuntimeBuilder {
         if self.store.is_none() && !self.workflows.is_empty() {
             return Err(invalid("workflows need a store"));
         }
-        let mut registry = Registry::default();
-        for workflow in self.workflows {
-            add(&mut registry, workflow?, &source)?;
-        }
-        add(&mut registry, single_task::workflow()?, &source)?;
+        let registry = registry_of(self.workflows, &source)?;
         let journals = self.store.as_ref().map(|store| {
             let store = CountingStore::new(Arc::clone(store), Arc::clone(&clock));
             Journals::new(store, registry, Arc::clone(&clock), Arc::clone(&source))
@@ -215,18 +211,16 @@ impl RuntimeBuilder {
         };
         let agent_types = self.agents.types();
         if !self.agents.is_empty() {
-            let broker = Arc::clone(&broker);
+            let host = AgentHost::builder(self.agents).options(self.host).clock(clock);
+            let host = host.broker(Arc::clone(&broker)).source(source);
             // Counted, so that the announcements of agents do not look like appends of other
             // processes.
-            let store = journals
-                .as_ref()
-                .map(|journals| -> Arc<dyn Store> { Arc::<CountingStore>::clone(&journals.store) });
-            let host = AgentHost::builder(self.agents).broker(broker).clock(clock).source(source);
-            let host = match store {
+            let counted = journals.as_ref().map(|journals| Arc::clone(&journals.store));
+            let host = match counted {
                 Some(store) => host.store(store),
                 None => host,
             };
-            runtime.host = Some(host.options(self.host).start().await?);
+            runtime.host = Some(host.start().await?);
         }
         if let Some(journals) = journals.filter(|_| !self.no_engine) {
             register(&journals).await?;
@@ -241,6 +235,19 @@ impl RuntimeBuilder {
         }
         Ok(runtime)
     }
+}
+
+/// The workflows of a runtime, and the one that runs single tasks.
+fn registry_of(
+    workflows: Vec<Result<Arc<dyn Workflow>, RuntimeError>>,
+    source: &Arc<str>,
+) -> Result<Registry, RuntimeError> {
+    let mut registry = Registry::default();
+    for workflow in workflows {
+        add(&mut registry, workflow?, source)?;
+    }
+    add(&mut registry, single_task::workflow()?, source)?;
+    Ok(registry)
 }
 
 fn add(

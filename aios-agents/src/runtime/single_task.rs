@@ -28,7 +28,7 @@ struct SingleTask {
 }
 
 pub(super) fn workflow() -> Result<Arc<dyn Workflow>, RuntimeError> {
-    Ok(Arc::new(FnWorkflow::new(SINGLE_TASK, single_task)?))
+    Ok(Arc::new(FnWorkflow::new(SINGLE_TASK, single_task)?.with_lookahead()))
 }
 
 async fn single_task(context: WorkflowContext, task: SingleTask) -> Result<Payload, WorkflowError> {

@@ -105,6 +105,31 @@ struct Shared {
 }
 
 impl Shared {
+    fn new(parts: Parts, options: HostOptions) -> Self {
+        let Parts { broker, clock, store, source } = parts;
+        let outputs = store
+            .as_ref()
+            .map(|store| Hub::new(Arc::clone(store), Arc::clone(&clock), Arc::clone(&source)));
+        Self {
+            broker,
+            clock,
+            store,
+            outputs,
+            source,
+            options,
+            attempt_cache: AttemptCache::default(),
+            waits: Waits::default(),
+            failing: Failing::default(),
+            agents_changed: Notify::new(),
+            impaired: Mutex::default(),
+            questions: Questions::default(),
+            held: HeldAssignments::default(),
+            new_mailboxes: NewMailboxes::default(),
+        }
+    }
+}
+
+impl Shared {
     /// Records that the host can no longer do something, because store or broker refuse it
     /// permanently. [`AgentHost::failure`] returns the first such failure.
     fn fail(&self, what: &str, error: &AgentError) {
@@ -165,26 +190,7 @@ impl AgentHost {
         options: HostOptions,
     ) -> Result<Self, AgentError> {
         options.validate()?;
-        let Parts { broker, clock, store, source } = parts;
-        let outputs = store
-            .as_ref()
-            .map(|store| Hub::new(Arc::clone(store), Arc::clone(&clock), Arc::clone(&source)));
-        let shared = Arc::new(Shared {
-            broker,
-            clock,
-            store,
-            outputs,
-            source,
-            options,
-            attempt_cache: AttemptCache::default(),
-            waits: Waits::default(),
-            failing: Failing::default(),
-            agents_changed: Notify::new(),
-            impaired: Mutex::default(),
-            questions: Questions::default(),
-            held: HeldAssignments::default(),
-            new_mailboxes: NewMailboxes::default(),
-        });
+        let shared = Arc::new(Shared::new(parts, options));
         let (pulse, answer) = RuntimePulse::new();
         let runtime = Place::new(Arc::new(pulse));
         let mut places = Vec::new();

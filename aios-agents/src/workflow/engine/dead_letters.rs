@@ -62,22 +62,9 @@ pub(super) async fn run(engine: Arc<Engine>) {
             if next.at > now {
                 continue;
             }
-            match check(&engine, &address, &queue).await {
-                Ok(0) => next.pause = (next.pause * 2).min(LONGEST_PAUSE.max(interval)),
-                Ok(_) => next.pause = interval,
-                // No agent has subscribed yet, or the queue is gone together with its tasks.
-                Err(BrokerError::UnknownAddress { .. }) => {
-                    if engine.activity.note_gone(&queue, now) {
-                        engine.suspect_broker();
-                    }
-                }
-                // The address is used for something else and has no dead letters of tasks.
-                Err(
-                    error @ (BrokerError::Incompatible { .. } | BrokerError::InvalidAddress(_)),
-                ) => {
-                    warn!(%error, %address, "has no dead letters of tasks");
-                    next.pause = LONGEST_PAUSE.max(interval);
-                }
+            let found = check(&engine, &address, &queue).await;
+            match next_pause(&engine, &address, &queue, next.pause, found) {
+                Ok(pause) => next.pause = pause,
                 Err(error) => {
                     if !engine.survives("look for dead letters of tasks", error) {
                         return;
@@ -86,6 +73,36 @@ pub(super) async fn run(engine: Arc<Engine>) {
             }
             next.at = engine.clock.now() + next.pause;
         }
+    }
+}
+
+/// The pause before the next check of an address, after one that followed `pause` and found a number of
+/// dead letters. An error is one that the engine may not survive.
+fn next_pause(
+    engine: &Engine,
+    address: &Address,
+    queue: &Queue,
+    pause: Duration,
+    found: Result<usize, BrokerError>,
+) -> Result<Duration, BrokerError> {
+    let interval = engine.options.dead_letter_check;
+    let longest = LONGEST_PAUSE.max(interval);
+    match found {
+        Ok(0) => Ok((pause * 2).min(longest)),
+        Ok(_) => Ok(interval),
+        // No agent has subscribed yet, or the queue is gone together with its tasks.
+        Err(BrokerError::UnknownAddress { .. }) => {
+            if engine.activity.note_gone(queue, engine.clock.now()) {
+                engine.suspect_broker();
+            }
+            Ok(pause)
+        }
+        // The address is used for something else and has no dead letters of tasks.
+        Err(error @ (BrokerError::Incompatible { .. } | BrokerError::InvalidAddress(_))) => {
+            warn!(%error, %address, "has no dead letters of tasks");
+            Ok(longest)
+        }
+        Err(error) => Err(error),
     }
 }
 

@@ -208,27 +208,7 @@ async fn finish(
     let Departure { exit, parent, outgoing, successor } = departure;
     match exit {
         Exit::Ended(ended) => {
-            engine.timers.clear_run(run_id);
-            if ended.status.is_final() {
-                engine.ownership.forget(run_id);
-                engine.hosting.unhosted.remove(run_id);
-            }
-            log_end(run_id, &ended);
-            engine.waiters.notify(run_id, &ended);
-            if let Some(successor) = successor.filter(|_| ended.status.is_final()) {
-                release(engine, successor);
-            }
-            if let Some(parent) = parent {
-                notify_parent(engine, parent, ended.clone());
-            }
-            let mut woken = false;
-            for message in unprocessed {
-                woken |= matches!(message, Message::Wake);
-                settle_late(engine, &ended, message).await;
-            }
-            if woken && ended.status == RunStatus::Blocked {
-                engine.send(run_id, Message::Wake);
-            }
+            finish_ended(engine, run_id, &ended, parent, successor, unprocessed).await;
         }
         Exit::Unknown => {
             keep_answers(engine, unprocessed);
@@ -255,6 +235,38 @@ async fn finish(
         }
     }
     Some(outgoing)
+}
+
+/// Reports the end of a run, or that it is blocked, to everyone who waits for it.
+async fn finish_ended(
+    engine: &Arc<Engine>,
+    run_id: &Arc<str>,
+    ended: &RunOutcome,
+    parent: Option<Parent>,
+    successor: Option<Successor>,
+    unprocessed: Vec<Message>,
+) {
+    engine.timers.clear_run(run_id);
+    if ended.status.is_final() {
+        engine.ownership.forget(run_id);
+        engine.hosting.unhosted.remove(run_id);
+    }
+    log_end(run_id, ended);
+    engine.waiters.notify(run_id, ended);
+    if let Some(successor) = successor.filter(|_| ended.status.is_final()) {
+        release(engine, successor);
+    }
+    if let Some(parent) = parent {
+        notify_parent(engine, parent, ended.clone());
+    }
+    let mut woken = false;
+    for message in unprocessed {
+        woken |= matches!(message, Message::Wake);
+        settle_late(engine, ended, message).await;
+    }
+    if woken && ended.status == RunStatus::Blocked {
+        engine.send(run_id, Message::Wake);
+    }
 }
 
 /// Starts a run that waited for its predecessor to end.

@@ -192,23 +192,10 @@ impl Driver {
                 self.cancel_children();
                 self.cancel_unwanted();
             }
-            if self.append.is_none() {
-                let mismatch = self.write_failure.take().or_else(|| self.execution.block_reason());
-                if let Some(failure) = mismatch.or_else(|| self.children.uncancelled().cloned()) {
-                    return self.block(failure).await;
-                }
-                if let Some(next) = self.continuation()
-                    && let Err(exit) = Box::pin(self.begin_successor(next)).await
-                {
-                    return exit;
-                }
-                if let Err(exit) = self.forward_cancellation().await {
-                    return exit;
-                }
-                self.unblock();
-                if let Err(failure) = self.begin_append().await {
-                    return self.block(failure).await;
-                }
+            if self.append.is_none()
+                && let Err(exit) = self.record().await
+            {
+                return exit;
             }
             if self.can_leave() {
                 return Exit::NotOwner;
@@ -233,6 +220,24 @@ impl Driver {
             if let Some(exit) = exit {
                 return exit;
             }
+        }
+    }
+
+    /// Begins to append what the run has to record, and what must precede it. Blocks a run that can't
+    /// continue.
+    async fn record(&mut self) -> Result<(), Exit> {
+        let mismatch = self.write_failure.take().or_else(|| self.execution.block_reason());
+        if let Some(failure) = mismatch.or_else(|| self.children.uncancelled().cloned()) {
+            return Err(self.block(failure).await);
+        }
+        if let Some(next) = self.continuation() {
+            Box::pin(self.begin_successor(next)).await?;
+        }
+        self.forward_cancellation().await?;
+        self.unblock();
+        match self.begin_append().await {
+            Ok(()) => Ok(()),
+            Err(failure) => Err(self.block(failure).await),
         }
     }
 
