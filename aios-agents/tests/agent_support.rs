@@ -152,13 +152,9 @@ pub(crate) fn assigned(
     parameters: Value,
     timeout: Option<Duration>,
 ) -> Event {
-    let data = TaskAssigned {
-        task_id: TaskId::new(task_id),
-        agent_id: None,
-        parameters: Payload::encode(&parameters).unwrap(),
-        attempt,
-        timeout_ms: timeout.map(|timeout| timeout.as_millis().try_into().unwrap()),
-    };
+    let parameters = Payload::encode(&parameters).unwrap();
+    let mut data = TaskAssigned::new(TaskId::new(task_id), parameters, attempt);
+    data.timeout_ms = timeout.map(|timeout| timeout.as_millis().try_into().unwrap());
     let event_type = format!("agents.{agent_type}.task_assigned").parse().unwrap();
     let metadata = Metadata { reply_to: Some("engine".into()), ..Metadata::default() };
     Event::new(event_type, "engine", &data).unwrap().with_metadata(metadata)

@@ -9,7 +9,7 @@ use std::{
 use aios_agents::{prelude::*, runtime::EngineOptions};
 use aios_broker::memory::MemoryBroker;
 use aios_core::{
-    agent::{TaskAssigned, TaskCompleted, TaskResult},
+    agent::{TaskAssigned, TaskCompleted},
     broker::{Broker, BrokerError, BrokerExt, Group, Mailbox, Publish, Subscription},
     store::RecordedEvent,
 };
@@ -110,11 +110,10 @@ async fn should_not_assign_a_task_that_is_answered_before_it_is_published() {
     let journal = || async { run.journal(0, 100).await.unwrap() };
     eventually("the task is recorded", || async { journal().await.iter().any(assigned) }).await;
     let task = journal().await.into_iter().find(assigned).unwrap().event;
-    let data = TaskCompleted {
-        task_id: task.data::<TaskAssigned>().unwrap().task_id,
-        result: TaskResult::Success,
-        output: Payload::encode(&7).unwrap(),
-    };
+    let data = TaskCompleted::new(
+        task.data::<TaskAssigned>().unwrap().task_id,
+        Payload::encode(&7).unwrap(),
+    );
     let answer = Event::new("agents.quick.task_completed".parse().unwrap(), "quick-1", &data);
     let mailbox: Mailbox = task.metadata.reply_to.as_deref().unwrap().parse().unwrap();
     let publish = Publish::new(answer.unwrap().caused_by(&task)).with_mailbox(mailbox);

@@ -13,7 +13,7 @@ use std::{
 use aios_agents::{prelude::*, runtime::EngineOptions};
 use aios_broker::memory::MemoryBroker;
 use aios_core::{
-    agent::{TaskAssigned, TaskCompleted, TaskFailed, TaskResult},
+    agent::{TaskAssigned, TaskCompleted, TaskFailed},
     broker::{
         BrokerError, Deliveries, Delivery, Group, Mailbox, Publish, Settlement, Subscription,
     },
@@ -127,7 +127,7 @@ async fn next(tasks: &mut Deliveries) -> (Delivery, TaskAssigned) {
 fn completed(delivery: &Delivery, task: &TaskAssigned, output: u32) -> Event {
     let output = Payload::encode(&output).unwrap();
     let task_id = task.task_id.clone();
-    let data = TaskCompleted { task_id, result: TaskResult::Success, output };
+    let data = TaskCompleted::new(task_id, output);
     let event_type = "agents.ghost.task_completed".parse().unwrap();
     Event::new(event_type, "ghost-1", &data).unwrap().caused_by(&delivery.event)
 }
@@ -135,7 +135,7 @@ fn completed(delivery: &Delivery, task: &TaskAssigned, output: u32) -> Event {
 fn failed(delivery: &Delivery, task: &TaskAssigned) -> Event {
     let (task_id, attempt) = (task.task_id.clone(), task.attempt);
     let failure = Failure::new("BUSY", "not now");
-    let data = TaskFailed { task_id, attempt, failure, retryable: true };
+    let data = TaskFailed::new(task_id, attempt, failure, true);
     let event_type = "agents.ghost.task_failed".parse().unwrap();
     Event::new(event_type, "ghost-1", &data).unwrap().caused_by(&delivery.event)
 }

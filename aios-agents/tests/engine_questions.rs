@@ -17,7 +17,7 @@ use aios_core::{
     broker::{
         Address, Broker, BrokerExt, Deliveries, Delivery, Group, Mailbox, Publish, Subscription,
     },
-    event::{Event, Payload},
+    event::Event,
     store::Store,
 };
 
@@ -93,8 +93,7 @@ fn attempt(delivery: &Delivery) -> u32 {
 /// Reports that a task has begun.
 async fn begin(broker: &MemoryBroker, task: &Delivery) {
     let TaskAssigned { task_id, attempt, .. } = task.event.data().unwrap();
-    let progress = Payload::null();
-    let beat = TaskHeartbeat { task_id, attempt, progress, waits: false, asks: false };
+    let beat = TaskHeartbeat::new(task_id, attempt);
     let event_type = format!("agents.{TYPE}.task_heartbeat").parse().unwrap();
     let beat = Event::new(event_type, "thief", &beat).unwrap().caused_by(&task.event);
     let mailbox = Mailbox::new(task.event.metadata.reply_to.as_deref().unwrap()).unwrap();

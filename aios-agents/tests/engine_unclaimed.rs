@@ -17,7 +17,7 @@ use aios_agents::{
 };
 use aios_broker::memory::MemoryBroker;
 use aios_core::{
-    agent::{TaskAssigned, TaskCompleted, TaskHeartbeat, TaskResult},
+    agent::{TaskAssigned, TaskCompleted, TaskHeartbeat},
     broker::{
         Broker, BrokerExt, Deliveries, Delivery, Group, Health, Mailbox, Publish, Subscription,
     },
@@ -173,8 +173,7 @@ async fn should_not_reassign_a_task_whose_answer_is_recorded() {
     // It does not look for appends of others any more.
     faulty.on_call(|name| (*name == "read_log_except").then_some(Fault::Hang));
     let task_id = task.event.data::<TaskAssigned>().unwrap().task_id;
-    let result = TaskResult::Success;
-    let data = TaskCompleted { task_id, result, output: Payload::encode(&42).unwrap() };
+    let data = TaskCompleted::new(task_id, Payload::encode(&42).unwrap());
     let event_type = format!("agents.{TYPE}.task_completed").parse().unwrap();
     let answer = Event::new(event_type, "other", &data).unwrap().caused_by(&task.event);
     let journal = StreamId::of_run(run.id()).unwrap();
@@ -383,13 +382,8 @@ async fn should_reassign_a_task_that_no_process_holds_any_more() {
     let run = runtime.start("one_task", &21).await.unwrap();
     let first = next(&mut thief).await;
     let task: TaskAssigned = first.event.data().unwrap();
-    let beat = TaskHeartbeat {
-        task_id: task.task_id,
-        attempt: task.attempt,
-        progress: Payload::null(),
-        waits: true,
-        asks: false,
-    };
+    let mut beat = TaskHeartbeat::new(task.task_id, task.attempt);
+    beat.waits = true;
     let event_type = format!("agents.{TYPE}.task_heartbeat").parse().unwrap();
     let beat = Event::new(event_type, "holder", &beat).unwrap().caused_by(&first.event);
     let mailbox = Mailbox::new(first.event.metadata.reply_to.as_deref().unwrap()).unwrap();

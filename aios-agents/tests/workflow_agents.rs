@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use aios_agents::{prelude::*, runtime::EngineOptions};
 use aios_broker::memory::MemoryBroker;
 use aios_core::{
-    agent::{TaskAssigned, TaskCompleted, TaskHeartbeat, TaskResult},
+    agent::{TaskAssigned, TaskCompleted, TaskHeartbeat},
     broker::{Deliveries, Delivery, Group, Mailbox, Publish, Settlement, Subscription},
 };
 
@@ -37,7 +37,7 @@ async fn say<T: serde::Serialize>(runtime: &Runtime, task: &Delivery, action: &s
 
 fn done(task: &TaskAssigned, output: u32) -> TaskCompleted {
     let output = Payload::encode(&output).unwrap();
-    TaskCompleted { task_id: task.task_id.clone(), result: TaskResult::Success, output }
+    TaskCompleted::new(task.task_id.clone(), output)
 }
 
 async fn ask(context: WorkflowContext, (): ()) -> Result<u32, WorkflowError> {
@@ -54,8 +54,7 @@ async fn should_reassign_a_task_when_its_agent_stops_sending_heartbeats() {
 
     let (delivery, task) = next(&mut tasks).await;
     let (task_id, attempt) = (task.task_id.clone(), task.attempt);
-    let beat =
-        TaskHeartbeat { task_id, attempt, progress: Payload::null(), waits: false, asks: false };
+    let beat = TaskHeartbeat::new(task_id, attempt);
     say(&runtime, &delivery, "task_heartbeat", &beat).await;
     delivery.ack().await.unwrap();
 

@@ -8,7 +8,7 @@ use aios_agents::{
     workflow::Target,
 };
 use aios_core::{
-    agent::{TaskAssigned, TaskCompleted, TaskHeartbeat, TaskId, TaskResult},
+    agent::{TaskAssigned, TaskCompleted, TaskHeartbeat, TaskId},
     broker::{Deliveries, Delivery, Group, Mailbox, Publish, Subscription},
     store::{Append, EventStoreExt, PageRequest, TaskFilter, TaskStatus},
 };
@@ -43,11 +43,7 @@ async fn next(deliveries: &mut Deliveries) -> (Delivery, TaskAssigned) {
 
 /// The event that answers a task, as the agent type `agent_type` would publish it.
 fn answer(task: &TaskAssigned, agent_type: &str, output: u32) -> Event {
-    let data = TaskCompleted {
-        task_id: task.task_id.clone(),
-        result: TaskResult::Success,
-        output: Payload::encode(&output).unwrap(),
-    };
+    let data = TaskCompleted::new(task.task_id.clone(), Payload::encode(&output).unwrap());
     let event_type = format!("agents.{agent_type}.task_completed").parse().unwrap();
     Event::new(event_type, "ghost-1", &data).unwrap()
 }
@@ -93,8 +89,7 @@ async fn should_take_an_answer_only_from_the_assigned_agents() {
 /// The first heartbeat of an agent that works on a task.
 fn heartbeat(task: &TaskAssigned) -> Event {
     let (task_id, attempt) = (task.task_id.clone(), task.attempt);
-    let data =
-        TaskHeartbeat { task_id, attempt, progress: Payload::null(), waits: false, asks: false };
+    let data = TaskHeartbeat::new(task_id, attempt);
     Event::new("agents.ghost.task_heartbeat".parse().unwrap(), "ghost-1", &data).unwrap()
 }
 
@@ -239,13 +234,9 @@ async fn should_wait_for_a_task_behind_attempts_that_have_ended() {
     let run = runtime.start("one", &()).await.unwrap();
     let (delivery, task) = next(&mut tasks).await;
     for _ in 0..20 {
-        let question = TaskHeartbeat {
-            task_id: TaskId::new("unknown/1"),
-            attempt: 1,
-            progress: Payload::null(),
-            waits: true,
-            asks: true,
-        };
+        let mut question = TaskHeartbeat::new(TaskId::new("unknown/1"), 1);
+        question.waits = true;
+        question.asks = true;
         let event_type = "agents.ghost.task_heartbeat".parse().unwrap();
         let question = Event::new(event_type, "ghost-1", &question).unwrap();
         send(&runtime, &delivery, question).await;

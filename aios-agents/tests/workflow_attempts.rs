@@ -11,7 +11,7 @@ use std::{
 use aios_agents::{prelude::*, runtime::EngineOptions, workflow::Target};
 use aios_broker::memory::MemoryBroker;
 use aios_core::{
-    agent::{TaskAssigned, TaskCompleted, TaskHeartbeat, TaskId, TaskResult},
+    agent::{TaskAssigned, TaskCompleted, TaskHeartbeat, TaskId},
     broker::{
         Broker, BrokerExt, Deliveries, Delivery, Group, Mailbox, Publish, Settlement, Subscription,
     },
@@ -144,13 +144,7 @@ async fn should_reassign_a_task_when_its_first_agent_stops_sending_heartbeats() 
         let task = next(&mut tasks).await;
         let assigned: TaskAssigned = task.event.data().unwrap();
         assert_eq!(assigned.attempt, attempt);
-        let beat = TaskHeartbeat {
-            task_id: assigned.task_id,
-            attempt,
-            progress: Payload::default(),
-            waits: false,
-            asks: false,
-        };
+        let beat = TaskHeartbeat::new(assigned.task_id, attempt);
         say(&runtime, &task.event, "task_heartbeat", &beat).await;
         held.push(task);
     }
@@ -187,7 +181,7 @@ async fn should_not_take_the_dead_letter_of_another_assignment() {
     tokio::time::sleep(Duration::from_millis(300)).await;
     let task_id = TaskId::of_run("again", 1);
     let output = Payload::encode(&7).unwrap();
-    let done = TaskCompleted { task_id, result: TaskResult::Success, output };
+    let done = TaskCompleted::new(task_id, output);
     say(&after, &task.event, "task_completed", &done).await;
     task.ack().await.unwrap();
     assert_eq!(result::<u32>(&run).await.unwrap(), 7);
@@ -370,7 +364,7 @@ async fn should_not_assign_an_attempt_whose_task_has_a_result() {
             return None;
         }
         let (task_id, output) = (TaskId::new("r/1"), Payload::encode(&7).unwrap());
-        let data = TaskCompleted { task_id, result: TaskResult::Success, output };
+        let data = TaskCompleted::new(task_id, output);
         let kind = "agents.ghost.task_completed".parse().unwrap();
         let answer = Event::new(kind, "elsewhere", &data).unwrap();
         let answer = answer.with_metadata(second.metadata.clone());

@@ -2,7 +2,7 @@
 
 use aios_agents::agent::TaskClient;
 use aios_core::{
-    agent::{Agent, TaskAssigned, TaskCompleted, TaskContext, TaskError, TaskId, TaskResult},
+    agent::{Agent, TaskAssigned, TaskCompleted, TaskContext, TaskError, TaskId},
     event::{Event, EventId, Metadata, Payload},
 };
 use schemars::JsonSchema;
@@ -71,13 +71,9 @@ impl Contender for TaskClient {
 #[must_use]
 pub fn assign(reply_to: &str) -> (TaskId, Event) {
     let task_id = TaskId::new(EventId::generate().to_string());
-    let data = TaskAssigned {
-        task_id: task_id.clone(),
-        agent_id: None,
-        parameters: Payload::encode(&review()).unwrap(),
-        attempt: 1,
-        timeout_ms: Some(60_000),
-    };
+    let parameters = Payload::encode(&review()).unwrap();
+    let mut data = TaskAssigned::new(task_id.clone(), parameters, 1);
+    data.timeout_ms = Some(60_000);
     let metadata = Metadata { reply_to: Some(reply_to.into()), ..Metadata::default() };
     let event = Event::new(ASSIGNED.parse().unwrap(), "bench", &data).unwrap();
     (task_id, event.with_metadata(metadata))
@@ -88,6 +84,6 @@ pub fn assign(reply_to: &str) -> (TaskId, Event) {
 pub fn serve(event: &Event) -> Event {
     let assigned: TaskAssigned = event.data().unwrap();
     let output = Payload::encode(&judge(&assigned.parameters.decode().unwrap())).unwrap();
-    let data = TaskCompleted { task_id: assigned.task_id, result: TaskResult::Success, output };
+    let data = TaskCompleted::new(assigned.task_id, output);
     Event::new(COMPLETED.parse().unwrap(), "bench", &data).unwrap().caused_by(event)
 }

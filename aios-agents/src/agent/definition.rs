@@ -231,11 +231,11 @@ impl AgentDefinition {
     pub(super) fn registered(&self) -> Result<TypeRegistered, AgentError> {
         let encode = |schema: Option<&Value>| schema.map(Payload::encode).transpose();
         let tasks = self.task_schemas.as_ref();
-        Ok(TypeRegistered {
-            config_schema: encode(self.config_schema.as_ref())?,
-            parameters_schema: encode(tasks.map(|schemas| &schemas.0))?,
-            output_schema: encode(tasks.map(|schemas| &schemas.1))?,
-        })
+        Ok(TypeRegistered::new(
+            encode(self.config_schema.as_ref())?,
+            encode(tasks.map(|schemas| &schemas.0))?,
+            encode(tasks.map(|schemas| &schemas.1))?,
+        ))
     }
 
     /// Checks the arguments of the setters.

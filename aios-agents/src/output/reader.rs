@@ -219,7 +219,7 @@ impl Following {
         if self.has_ended {
             return Ok(());
         }
-        let OutputAppended { writer, attempt, first, items } = recorded.event.data()?;
+        let OutputAppended { writer, attempt, first, items, .. } = recorded.event.data()?;
         let base = recorded.version << SHIFT;
         let is_new = match self.attempts.get(&writer) {
             // An attempt that has been replaced, in a process that does not know it yet.

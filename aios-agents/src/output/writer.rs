@@ -203,7 +203,7 @@ impl Writer {
         let count = u64::try_from(items.len()).unwrap_or(u64::MAX);
         let writer = Arc::clone(&self.name);
         let attempt = Arc::clone(&self.attempt);
-        let data = OutputAppended { writer, attempt, first: *first, items: std::mem::take(items) };
+        let data = OutputAppended::new(writer, attempt, *first, std::mem::take(items));
         events.push(self.event(*first, &self.types.appended, &data)?);
         *first += count;
         Ok(())

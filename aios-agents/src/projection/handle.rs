@@ -89,8 +89,12 @@ impl ProjectionHandle {
             let projection = self.name.clone();
             return Err(RuntimeError::UnknownDeadLetter { projection, position });
         }
-        let event =
-            note(PROJECTION_REDRIVE_REQUESTED, source, &**clock, &DeadLetterPosition { position })?;
+        let event = note(
+            PROJECTION_REDRIVE_REQUESTED,
+            source,
+            &**clock,
+            &DeadLetterPosition::new(position),
+        )?;
         store.append_one(Append::new(self.stream.clone(), vec![event])).await?;
         Ok(())
     }

@@ -52,14 +52,7 @@ impl<P: Projection> Runner<P> {
     /// position advances past it.
     async fn skip_unreadable(&self, position: u64, error: &StoreError) -> Result<(), RunnerError> {
         let failure = Failure::from_error(error.code(), error);
-        self.record_dead_letter(ProjectionDeadLetter {
-            position,
-            event_id: String::new(),
-            event_type: String::new(),
-            failure,
-            attempts: 0,
-        })
-        .await?;
+        self.record_dead_letter(ProjectionDeadLetter::new(position, failure, 0)).await?;
         self.advance_past(position).await
     }
 
@@ -71,14 +64,10 @@ impl<P: Projection> Runner<P> {
         attempts: u32,
     ) -> Result<(), RunnerError> {
         let Some(recorded) = single.events().first() else { return Ok(()) };
-        self.record_dead_letter(ProjectionDeadLetter {
-            position: recorded.position,
-            event_id: recorded.event.id.to_string(),
-            event_type: recorded.event.event_type.to_string(),
-            failure,
-            attempts,
-        })
-        .await
+        let mut letter = ProjectionDeadLetter::new(recorded.position, failure, attempts);
+        letter.event_id = recorded.event.id.to_string();
+        letter.event_type = recorded.event.event_type.to_string();
+        self.record_dead_letter(letter).await
     }
 
     /// Records a dead letter. Truncates a failure that is larger than the store accepts.
@@ -125,7 +114,7 @@ impl<P: Projection> Runner<P> {
         match self.apply_with_retries(batch.clone()).await? {
             Ok(()) => {
                 info!(projection = &*self.name, position = letter, "applied a dead letter");
-                self.note(PROJECTION_REDRIVEN, &DeadLetterPosition { position: letter }).await
+                self.note(PROJECTION_REDRIVEN, &DeadLetterPosition::new(letter)).await
             }
             Err((failure, attempts)) => self.dead_letter(&batch, failure, attempts).await,
         }

@@ -145,7 +145,7 @@ async fn skip_to_end(journals: &Journals, stream: &StreamId) -> Result<(), Store
 async fn lease_of(journals: &Journals, name: &str) -> Result<Shard, RuntimeError> {
     let Journals { store, clock, source, .. } = journals;
     let id = EventId::derive(&format!("projections/{name}/registered"));
-    let data = ProjectionRegistered { projection: name.to_owned() };
+    let data = ProjectionRegistered::new(name.to_owned());
     let event = note(system::PROJECTION_REGISTERED, source, &**clock, &data)?.with_id(id);
     let append = Append::new(StreamId::new("system/projections")?, vec![event]);
     let place = store.append_one(append).await?.version;

@@ -271,7 +271,7 @@ async fn register(journals: &Journals) -> Result<(), RuntimeError> {
         let version = registered.workflow.version();
         let event_type = EventType::new(workflow::DOMAIN, name.as_str(), workflow::REGISTERED)?;
         let source = Arc::clone(&journals.source);
-        let event = Event::new(event_type, source, &workflow::Registered { version })?
+        let event = Event::new(event_type, source, &workflow::Registered::new(version))?
             .with_timestamp(journals.clock.now())
             .with_id(EventId::derive(&format!("workflows/{name}@{version}/registered")));
         appends.push(Append::new(StreamId::new(format!("workflows/{name}"))?, vec![event]));

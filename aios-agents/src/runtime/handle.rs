@@ -181,8 +181,7 @@ impl RunHandle {
         payload: &T,
     ) -> Result<(), RuntimeError> {
         let payload = Payload::encode(payload)?;
-        self.append(Entry::Signaled(Signaled { name: name.into(), payload, inherited: false }))
-            .await
+        self.append(Entry::Signaled(Signaled::new(name.into(), payload))).await
     }
 
     /// Requests cancellation of the run: its future is dropped at its current await point, and its
@@ -200,7 +199,7 @@ impl RunHandle {
     ///
     /// See [`signal`](Self::signal).
     pub async fn cancel(&self, reason: impl Into<String>) -> Result<(), RuntimeError> {
-        let entry = Entry::CancelRequested(CancelRequested { reason: reason.into() });
+        let entry = Entry::CancelRequested(CancelRequested::new(reason.into()));
         self.command(entry, |status| status == RunStatus::Cancelling).await
     }
 

@@ -129,7 +129,8 @@ impl StartRun {
         let signals = std::mem::take(&mut self.signals);
         let signals = signals.into_iter().map(|signal| signal.entry(&run_id));
         let signals = signals.collect::<Result<Vec<_>, RuntimeError>>()?;
-        let started = Started { version, input: input.clone(), start_at, ..Started::default() };
+        let mut started = Started::new(version, input.clone());
+        started.start_at = start_at;
         let others = encode(journals, &self.workflow, &signals)?;
         let starting = client.engine.as_ref().map(|engine| engine.starting(&run_id));
         let mut row = None;
@@ -185,7 +186,7 @@ impl Signal {
         };
         let name = self.name;
         let payload = self.payload?;
-        Ok((Entry::Signaled(Signaled { name, payload, inherited: false }), id))
+        Ok((Entry::Signaled(Signaled::new(name, payload)), id))
     }
 }
 

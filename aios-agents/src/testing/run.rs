@@ -7,7 +7,7 @@ use std::{
 };
 
 use aios_core::{
-    agent::{TaskAssigned, TaskCompleted, TaskFailed, TaskResult},
+    agent::{TaskAssigned, TaskCompleted, TaskFailed},
     clock::{Clock, VirtualClock},
     event::{Event, Metadata, Payload, Timestamp},
     failure::Failure,
@@ -123,11 +123,7 @@ pub(super) struct Simulation {
 
 impl Simulation {
     pub(super) fn new(test: WorkflowTest, input: Payload) -> Self {
-        let started = Started {
-            version: test.workflow.version(),
-            input: input.clone(),
-            ..Started::default()
-        };
+        let started = Started::new(test.workflow.version(), input.clone());
         Self::resumed(test, input, vec![(Entry::Started(Box::new(started)), Timestamp::UNIX_EPOCH)])
     }
 
@@ -252,7 +248,7 @@ impl Simulation {
                     Err(failure) => (None, Some(failure)),
                 };
                 let operation = child.operation;
-                self.record(Entry::ChildEnded(ChildEnded { operation, result, failure })).await;
+                self.record(Entry::ChildEnded(ChildEnded::new(operation, result, failure))).await;
             }
         }
     }
@@ -263,14 +259,14 @@ impl Simulation {
             task;
         match self.test.answer(agent_type.as_str(), &parameters) {
             Ok(output) => {
-                let data = TaskCompleted { task_id, result: TaskResult::Success, output };
+                let data = TaskCompleted::new(task_id, output);
                 self.record(Entry::TaskCompleted(AgentEvent { agent_type, data })).await;
             }
             Err(error) => {
                 let operation = task_id.run().map_or(0, |(_, operation)| operation);
                 let failure = error.failure.clone();
                 let retryable = error.retryable;
-                let data = TaskFailed { task_id, attempt, failure, retryable };
+                let data = TaskFailed::new(task_id, attempt, failure, retryable);
                 self.record(Entry::TaskFailed(AgentEvent { agent_type, data })).await;
                 let now = self.clock.now();
                 let next = self.execution.machine().after_failure(operation, attempt, error, now);
@@ -289,9 +285,11 @@ impl Simulation {
         for what in due {
             let entry = match what {
                 ExternalEvent::Signal(name, payload) => {
-                    Entry::Signaled(Signaled { name, payload, inherited: false })
+                    Entry::Signaled(Signaled::new(name, payload))
                 }
-                ExternalEvent::Cancel(reason) => Entry::CancelRequested(CancelRequested { reason }),
+                ExternalEvent::Cancel(reason) => {
+                    Entry::CancelRequested(CancelRequested::new(reason))
+                }
                 ExternalEvent::Pause => Entry::Paused,
                 ExternalEvent::Resume => Entry::Resumed,
             };

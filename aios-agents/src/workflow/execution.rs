@@ -340,13 +340,13 @@ impl Execution {
     /// continues this one.
     pub(crate) fn ending(&self, successor: impl FnOnce() -> String) -> Option<Entry> {
         Some(match self.outcome()?.clone() {
-            Ok(result) => Entry::Completed(Completed { result }),
+            Ok(result) => Entry::Completed(Completed::new(result)),
             Err(error) => match error.into_kind() {
-                Kind::Failed(failure) => Entry::Failed(Failed { failure }),
-                Kind::Cancelled(failure) => Entry::Cancelled(Failed { failure }),
+                Kind::Failed(failure) => Entry::Failed(Failed::new(failure)),
+                Kind::Cancelled(failure) => Entry::Cancelled(Failed::new(failure)),
                 Kind::ContinueAsNew(input) => {
                     let signals = self.machine().untaken_signals();
-                    Entry::Continued(Continued { run_id: successor(), input, signals })
+                    Entry::Continued(Continued::new(successor(), input, signals))
                 }
             },
         })

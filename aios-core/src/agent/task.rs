@@ -1,5 +1,6 @@
 use std::{fmt, sync::Arc, time::Duration};
 
+use derive_new::new;
 use serde::{Deserialize, Serialize};
 
 use crate::{event::Payload, failure::Failure};
@@ -44,12 +45,14 @@ impl fmt::Display for TaskId {
 
 /// Data of `agents.<type>.task_assigned` (any agent of the type may take it) and of
 /// `agents.<type>.task_directed` (one agent's mailbox gets it).
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, new)]
+#[non_exhaustive]
 pub struct TaskAssigned {
     /// The task.
     pub task_id: TaskId,
     /// The one agent that has to perform it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[new(default)]
     pub agent_id: Option<String>,
     /// The parameters.
     pub parameters: Payload,
@@ -57,6 +60,7 @@ pub struct TaskAssigned {
     pub attempt: u32,
     /// How long an attempt may take, in milliseconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[new(default)]
     pub timeout_ms: Option<u64>,
 }
 
@@ -69,11 +73,13 @@ impl TaskAssigned {
 }
 
 /// Data of `agents.<type>.task_completed`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, new)]
+#[non_exhaustive]
 pub struct TaskCompleted {
     /// The task.
     pub task_id: TaskId,
     /// Always success.
+    #[new(default)]
     pub result: TaskResult,
     /// The answer of the agent.
     pub output: Payload,
@@ -89,7 +95,8 @@ pub enum TaskResult {
 }
 
 /// Data of `agents.<type>.task_failed`: one attempt failed.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, new)]
+#[non_exhaustive]
 pub struct TaskFailed {
     /// The task.
     pub task_id: TaskId,
@@ -102,14 +109,16 @@ pub struct TaskFailed {
 }
 
 /// Data of `agents.<type>.task_cancelled`: the result of the task is no longer awaited.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, new)]
+#[non_exhaustive]
 pub struct TaskCancelled {
     /// The task.
     pub task_id: TaskId,
 }
 
 /// Data of `agents.<type>.task_heartbeat`: the agent is working on it, or is about to.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, new)]
+#[non_exhaustive]
 pub struct TaskHeartbeat {
     /// The task.
     pub task_id: TaskId,
@@ -117,14 +126,17 @@ pub struct TaskHeartbeat {
     pub attempt: u32,
     /// Its progress, in the agent's own format.
     #[serde(default)]
+    #[new(default)]
     pub progress: Payload,
     /// Whether the process of the agent holds the task and has not begun it: it waits there for
     /// others to end. The timeout of the attempt has not started yet.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    #[new(default)]
     pub waits: bool,
     /// Whether the process of the agent asks if the attempt is still open, before it begins one
     /// that may have begun elsewhere. The engine answers with `agents.<type>.attempt_confirmed` or
     /// `attempt_cancelled`, which name the asking event as their cause.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    #[new(default)]
     pub asks: bool,
 }

@@ -6,6 +6,7 @@
 //! the journal of the run; the relay does not publish them, because the engine sends them to agents
 //! itself. [`aios_core::agent`](crate::agent) holds the data of most of them.
 
+use derive_new::new;
 use serde::{Deserialize, Serialize};
 
 use crate::{agent::TaskId, event::Payload, failure::Failure, store::AgentStatus};
@@ -59,7 +60,8 @@ events! {
 }
 
 /// An agent was registered.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, new)]
+#[non_exhaustive]
 pub struct Registered {
     /// The agent.
     pub agent_id: String,
@@ -71,7 +73,8 @@ pub struct Registered {
 }
 
 /// The status of an agent changed.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, new)]
+#[non_exhaustive]
 pub struct StatusChanged {
     /// The agent.
     pub agent_id: String,
@@ -80,28 +83,32 @@ pub struct StatusChanged {
 }
 
 /// An agent is running.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, new)]
+#[non_exhaustive]
 pub struct Seen {
     /// The agent.
     pub agent_id: String,
 }
 
 /// An agent was deregistered.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, new)]
+#[non_exhaustive]
 pub struct Deregistered {
     /// The agent.
     pub agent_id: String,
 }
 
 /// An agent shall be created again.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, new)]
+#[non_exhaustive]
 pub struct RestartRequested {
     /// The agent.
     pub agent_id: String,
 }
 
 /// A process hosts agents of a type.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, new)]
+#[non_exhaustive]
 pub struct TypeRegistered {
     /// JSON Schema of the config, if agents of this type can be created as resources.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -115,7 +122,8 @@ pub struct TypeRegistered {
 }
 
 /// The state of the agents of a type in one process.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, new)]
+#[non_exhaustive]
 pub struct AgentsReported {
     /// The type.
     pub registered: TypeRegistered,
@@ -126,7 +134,8 @@ pub struct AgentsReported {
 }
 
 /// The agents of a type that processes shall host.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, new)]
+#[non_exhaustive]
 pub struct AgentsDesired {
     /// Position of the log at which this was so. A later one counts.
     pub position: u64,
@@ -135,7 +144,8 @@ pub struct AgentsDesired {
 }
 
 /// An agent that processes shall host.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, new)]
+#[non_exhaustive]
 pub struct DesiredAgent {
     /// The agent.
     pub agent_id: String,
@@ -149,7 +159,8 @@ pub struct DesiredAgent {
 }
 
 /// No agent has begun a task for a while, or one has begun it now.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, new)]
+#[non_exhaustive]
 pub struct TaskUnclaimed {
     /// The task.
     pub task_id: TaskId,
@@ -163,7 +174,8 @@ pub struct TaskUnclaimed {
 
 /// An engine's answer to an agent that asked whether an attempt is current, or an engine's question
 /// which process has an attempt. The question names the assignment as its cause.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, new)]
+#[non_exhaustive]
 pub struct Attempt {
     /// The task.
     pub task_id: TaskId,

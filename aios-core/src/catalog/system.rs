@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use derive_new::new;
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -40,7 +41,8 @@ events! {
 }
 
 /// An agent was not seen for three of its announcement intervals.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, new)]
+#[non_exhaustive]
 pub struct HeartbeatMissed {
     /// The agent.
     pub agent_id: String,
@@ -51,27 +53,32 @@ pub struct HeartbeatMissed {
 }
 
 /// An engine used a slot for the first time.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, new)]
+#[non_exhaustive]
 pub struct EngineSlotOpened {
     /// Number of the slot.
     pub slot: u16,
 }
 
 /// A projection ran for the first time.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, new)]
+#[non_exhaustive]
 pub struct ProjectionRegistered {
     /// Name of the projection.
     pub projection: String,
 }
 
 /// An event that a projection could not apply, and skipped.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, new)]
+#[non_exhaustive]
 pub struct ProjectionDeadLetter {
     /// Its position in the log.
     pub position: u64,
     /// Its id.
+    #[new(default)]
     pub event_id: String,
     /// Its type.
+    #[new(default)]
     pub event_type: String,
     /// Why it could not be applied.
     pub failure: Failure,
@@ -80,14 +87,16 @@ pub struct ProjectionDeadLetter {
 }
 
 /// Names a dead letter of a projection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, new)]
+#[non_exhaustive]
 pub struct DeadLetterPosition {
     /// Position of the event in the log.
     pub position: u64,
 }
 
 /// Items that were written to an output stream of a run.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, new)]
+#[non_exhaustive]
 pub struct OutputAppended {
     /// The writer: a task, a step, or the code of the workflow.
     pub writer: Arc<str>,

@@ -2,6 +2,7 @@
 //!
 //! The operations of a run are numbered in the order in which its code requests them.
 
+use derive_new::new;
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -67,14 +68,16 @@ events! {
 pub const FINAL: [&str; 4] = [COMPLETED, FAILED, CANCELLED, CONTINUED];
 
 /// A version of a workflow was registered.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, new)]
+#[non_exhaustive]
 pub struct Registered {
     /// The version.
     pub version: u32,
 }
 
 /// The run was started.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, new)]
+#[non_exhaustive]
 pub struct Started {
     /// Version of the workflow.
     pub version: u32,
@@ -82,29 +85,37 @@ pub struct Started {
     pub input: Payload,
     /// When to begin; at once if `None`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[new(default)]
     pub start_at: Option<Timestamp>,
     /// The run that waits for this one, if any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[new(default)]
     pub parent: Option<Parent>,
     /// The run whose journal this one began with, if it is a fork.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[new(default)]
     pub forked_from: Option<String>,
     /// The failed run whose failed operation this one does again, if any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[new(default)]
     pub retry_of: Option<String>,
     /// The run that continues as this one, if any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[new(default)]
     pub predecessor: Option<Predecessor>,
     /// The first run of the chain of continue-as-new, if that is another one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[new(default)]
     pub first_run_id: Option<String>,
     /// The seeds of the runs from which a fork was forked, the oldest first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[new(default)]
     pub draws: Vec<DrawnFrom>,
 }
 
 /// The run that waits for a child.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, new)]
+#[non_exhaustive]
 pub struct Parent {
     /// Its id.
     pub run_id: String,
@@ -116,7 +127,8 @@ pub struct Parent {
 }
 
 /// The run that continues as another one.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, new)]
+#[non_exhaustive]
 pub struct Predecessor {
     /// Its id.
     pub run_id: String,
@@ -125,7 +137,8 @@ pub struct Predecessor {
 }
 
 /// A step ended with a result.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, new)]
+#[non_exhaustive]
 pub struct StepCompleted {
     /// The operation.
     pub operation: u64,
@@ -136,7 +149,8 @@ pub struct StepCompleted {
 }
 
 /// An operation failed permanently.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, new)]
+#[non_exhaustive]
 pub struct OperationFailed {
     /// The operation.
     pub operation: u64,
@@ -148,7 +162,8 @@ pub struct OperationFailed {
 }
 
 /// An operation failed and will be retried.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, new)]
+#[non_exhaustive]
 pub struct RetryScheduled {
     /// The operation.
     pub operation: u64,
@@ -164,7 +179,8 @@ pub struct RetryScheduled {
 }
 
 /// A durable timer was set.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, new)]
+#[non_exhaustive]
 pub struct TimerStarted {
     /// The operation.
     pub operation: u64,
@@ -173,14 +189,16 @@ pub struct TimerStarted {
 }
 
 /// A timer fired.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, new)]
+#[non_exhaustive]
 pub struct TimerFired {
     /// The operation.
     pub operation: u64,
 }
 
 /// The wait for a signal has a deadline.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, new)]
+#[non_exhaustive]
 pub struct SignalAwaited {
     /// The operation.
     pub operation: u64,
@@ -191,7 +209,8 @@ pub struct SignalAwaited {
 }
 
 /// A signal was sent.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, new)]
+#[non_exhaustive]
 pub struct Signaled {
     /// Name of the signal.
     pub name: Box<str>,
@@ -200,11 +219,13 @@ pub struct Signaled {
     /// Whether it was sent to the predecessor, which did not take it. It is taken before those that
     /// were sent to this run.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    #[new(default)]
     pub inherited: bool,
 }
 
 /// A child run was started.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, new)]
+#[non_exhaustive]
 pub struct ChildStarted {
     /// The operation.
     pub operation: u64,
@@ -220,7 +241,8 @@ pub struct ChildStarted {
 }
 
 /// A child run ended.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, new)]
+#[non_exhaustive]
 pub struct ChildEnded {
     /// The operation.
     pub operation: u64,
@@ -233,7 +255,8 @@ pub struct ChildEnded {
 }
 
 /// The version of a change that a run follows.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, new)]
+#[non_exhaustive]
 pub struct VersionMarked {
     /// Name of the change.
     pub change: Box<str>,
@@ -242,7 +265,8 @@ pub struct VersionMarked {
 }
 
 /// The next event in the stream is one that the workflow emitted.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, new)]
+#[non_exhaustive]
 pub struct EventEmitted {
     /// The operation.
     pub operation: u64,
@@ -251,7 +275,8 @@ pub struct EventEmitted {
 }
 
 /// The workflow set its status.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, new)]
+#[non_exhaustive]
 pub struct StatusSet {
     /// The operation.
     pub operation: u64,
@@ -263,21 +288,24 @@ pub struct StatusSet {
 }
 
 /// Cancellation of the run was requested.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, new)]
+#[non_exhaustive]
 pub struct CancelRequested {
     /// The reason.
     pub reason: String,
 }
 
 /// The run cannot progress until something changes, such as its code.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, new)]
+#[non_exhaustive]
 pub struct Blocked {
     /// The reason.
     pub failure: Failure,
 }
 
 /// The engine that advances the run changed.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, new)]
+#[non_exhaustive]
 pub struct Moved {
     /// Fence of the engine that advances the run; `None` for the owner of the run's shard.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -290,21 +318,24 @@ pub struct Moved {
 }
 
 /// The run ended with a result.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, new)]
+#[non_exhaustive]
 pub struct Completed {
     /// The result.
     pub result: Payload,
 }
 
 /// The run ended with a failure.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, new)]
+#[non_exhaustive]
 pub struct Failed {
     /// The failure.
     pub failure: Failure,
 }
 
 /// The run ended by continuing as another one.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, new)]
+#[non_exhaustive]
 pub struct Continued {
     /// Id of the other run.
     pub run_id: String,
@@ -327,7 +358,8 @@ pub enum Seed {
 }
 
 /// A seed that a fork inherited from another run.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, new)]
+#[non_exhaustive]
 pub struct DrawnFrom {
     /// The seed of the other run.
     pub seed: Seed,

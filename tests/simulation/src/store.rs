@@ -158,10 +158,9 @@ fn forget_attempt(event: &mut aios_core::event::Event) {
     if event.event_type.action() != "retry_scheduled" {
         return;
     }
-    if let Ok(retry) = event.data::<RetryScheduled>()
-        && let Ok(payload) =
-            aios_core::event::Payload::encode(&RetryScheduled { attempt: 1, ..retry })
-    {
+    let Ok(mut retry) = event.data::<RetryScheduled>() else { return };
+    retry.attempt = 1;
+    if let Ok(payload) = aios_core::event::Payload::encode(&retry) {
         event.payload = payload;
     }
 }

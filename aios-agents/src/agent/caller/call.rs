@@ -99,13 +99,10 @@ impl TaskCall {
             .map_err(terminal(codes::AGENT_NOT_FOUND))?;
         let mailbox = self.agent_id.as_deref().map(|id| mailbox_of(&agent_type, id)).transpose();
         let to = mailbox.map_err(terminal(codes::AGENT_NOT_FOUND))?;
-        let data = TaskAssigned {
-            task_id: task_id.clone(),
-            agent_id: self.agent_id,
-            parameters: self.parameters.map_err(terminal(codes::INVALID_PARAMETERS))?,
-            attempt: 1,
-            timeout_ms: Some(u64::try_from(self.timeout.as_millis()).unwrap_or(u64::MAX)),
-        };
+        let parameters = self.parameters.map_err(terminal(codes::INVALID_PARAMETERS))?;
+        let mut data = TaskAssigned::new(task_id.clone(), parameters, 1);
+        data.agent_id = self.agent_id;
+        data.timeout_ms = Some(u64::try_from(self.timeout.as_millis()).unwrap_or(u64::MAX));
         let mut metadata = self.metadata;
         metadata.reply_to = Some(Arc::clone(&self.inner.mailbox));
         let event = Event::new(event_type, Arc::clone(&self.inner.source), &data)

@@ -114,7 +114,7 @@ impl Router {
     fn cancellation(&self, task: (TaskId, EventType)) -> Result<Publish, EventError> {
         let (task_id, assigned) = task;
         let event_type = EventType::new(agent::DOMAIN, assigned.entity(), agent::TASK_CANCELLED)?;
-        let event = Event::new(event_type, Arc::clone(&self.source), &TaskCancelled { task_id })?;
+        let event = Event::new(event_type, Arc::clone(&self.source), &TaskCancelled::new(task_id))?;
         Ok(Publish::new(event.with_timestamp(self.clock.now())))
     }
 

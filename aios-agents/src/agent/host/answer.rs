@@ -2,7 +2,7 @@
 
 use aios_core::{
     Chain,
-    agent::{TaskAssigned, TaskCompleted, TaskContext, TaskError, TaskFailed, TaskId, TaskResult},
+    agent::{TaskAssigned, TaskCompleted, TaskContext, TaskError, TaskFailed, TaskId},
     broker::{BrokerError, Delivery, Mailbox, Publish},
     event::{Event, EventError, Payload},
     failure::Failure,
@@ -40,7 +40,7 @@ impl HostedType {
         output: Payload,
     ) -> Result<Event, EventError> {
         let task_id = assigned.task_id.clone();
-        let data = TaskCompleted { task_id, result: TaskResult::Success, output };
+        let data = TaskCompleted::new(task_id, output);
         Ok(self.shared.event(&self.names.completed, &data)?.caused_by(parent))
     }
 
@@ -53,7 +53,7 @@ impl HostedType {
         let TaskError { failure, retryable, .. } = error;
         let task_id = assigned.task_id.clone();
         let attempt = assigned.attempt;
-        let data = TaskFailed { task_id, attempt, failure, retryable };
+        let data = TaskFailed::new(task_id, attempt, failure, retryable);
         let result = self.shared.event(&self.names.failed, &data)?.caused_by(parent);
         Ok(Answer { emitted: Vec::new(), result })
     }
@@ -153,7 +153,7 @@ impl HostedType {
         failure: Failure,
         parent: &Event,
     ) {
-        let data = TaskFailed { task_id, attempt, failure, retryable: false };
+        let data = TaskFailed::new(task_id, attempt, failure, false);
         let result = match self.shared.event(&self.names.failed, &data) {
             Ok(event) => event.caused_by(parent),
             Err(error) => {

@@ -5,7 +5,7 @@ use std::{collections::VecDeque, sync::Arc};
 use aios_core::{
     agent::{TaskAssigned, TaskHeartbeat},
     broker::Delivery,
-    event::{Event, Payload, Timestamp},
+    event::{Event, Timestamp},
 };
 
 use super::{FIRST_BEAT, hosted::HostedType, sought::HeldAssignment};
@@ -54,11 +54,9 @@ impl Held {
                 let event = waiting.delivery.event.clone();
                 // A task that can't be decoded is refused when it gets its slot.
                 let TaskAssigned { task_id, attempt, .. } = event.data().ok()?;
-                let progress = Payload::null();
-                Some((
-                    event,
-                    TaskHeartbeat { task_id, attempt, progress, waits: true, asks: false },
-                ))
+                let mut beat = TaskHeartbeat::new(task_id, attempt);
+                beat.waits = true;
+                Some((event, beat))
             })
             .collect();
         let hosted = Arc::clone(hosted);

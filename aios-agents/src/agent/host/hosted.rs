@@ -157,12 +157,12 @@ impl HostedType {
         self.note(
             agent_id,
             &self.names.status_changed,
-            &StatusChanged { agent_id: agent_id.to_owned(), status },
+            &StatusChanged::new(agent_id.to_owned(), status),
         )
     }
 
     pub(super) fn seen_now(&self, agent_id: &str) -> Option<Announcement> {
-        self.note(agent_id, &self.names.seen, &Seen { agent_id: agent_id.to_owned() })
+        self.note(agent_id, &self.names.seen, &Seen::new(agent_id.to_owned()))
     }
 
     /// Ids of the agents whose tasks can be received.
@@ -201,11 +201,7 @@ impl HostedType {
 }
 
 fn registered(agent: &RegisteredAgent) -> Registered {
-    Registered {
-        agent_id: agent.id.clone(),
-        name: agent.name.clone(),
-        config: agent.config.clone(),
-    }
+    Registered::new(agent.id.clone(), agent.name.clone(), agent.config.clone())
 }
 
 impl fmt::Debug for HostedType {

@@ -81,12 +81,8 @@ async fn missing<S: ReadModels + ?Sized>(
 fn announce(shared: &Shared, row: &AgentRecord) -> Result<[Announcement; 2], AgentError> {
     let id = row.id.as_str();
     let names = AgentEventTypes::new(&Name::new(&row.agent_type)?)?;
-    let missed = HeartbeatMissed {
-        agent_id: row.id.clone(),
-        agent_type: row.agent_type.clone(),
-        last_seen_at: row.last_seen_at,
-    };
-    let changed = StatusChanged { agent_id: row.id.clone(), status: AgentStatus::Missing };
+    let missed = HeartbeatMissed::new(row.id.clone(), row.agent_type.clone(), row.last_seen_at);
+    let changed = StatusChanged::new(row.id.clone(), AgentStatus::Missing);
     Ok([
         derived(shared.announcement(id, &heartbeat_missed()?, &missed)?, row),
         derived(shared.announcement(id, &names.status_changed, &changed)?, row),

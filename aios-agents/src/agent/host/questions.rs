@@ -5,7 +5,7 @@ use std::{collections::HashMap, pin::pin, sync::Arc, time::Duration};
 use aios_core::{
     agent::{TaskAssigned, TaskControl, TaskHeartbeat},
     broker::Delivery,
-    event::{Event, Payload},
+    event::Event,
 };
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
@@ -161,13 +161,9 @@ impl HostedType {
 
     /// Asks once and returns the answer, or `None` if the question can't be encoded.
     async fn ask(&self, assigned: &TaskAssigned, task: &Event) -> Option<bool> {
-        let beat = TaskHeartbeat {
-            task_id: assigned.task_id.clone(),
-            attempt: assigned.attempt,
-            progress: Payload::null(),
-            waits: true,
-            asks: true,
-        };
+        let mut beat = TaskHeartbeat::new(assigned.task_id.clone(), assigned.attempt);
+        beat.waits = true;
+        beat.asks = true;
         let question = self.beat(task, &beat)?;
         let mut asked = self.shared.questions.ask(&question);
         self.send_heartbeat(question, task, &beat).await;

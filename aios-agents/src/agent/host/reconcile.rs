@@ -187,7 +187,7 @@ impl Managed {
         let failed = self.agents.keys().filter(|id| !running.contains(id)).cloned();
         let failed = failed.filter(|id| self.hosted.has_failed(id)).collect();
         let registered = self.hosted.definition.registered()?;
-        let report = AgentsReported { registered, running, failed };
+        let report = AgentsReported::new(registered, running, failed);
         let event = shared.event(&self.hosted.names.reported, &report)?;
         let sent = shared.broker.publish(vec![Publish::new(event)]).await;
         Ok(sent.into_iter().collect::<Result<(), _>>()?)
@@ -229,7 +229,7 @@ impl Managed {
     }
 
     fn start(&mut self, agent: DesiredAgent) {
-        let DesiredAgent { agent_id: id, name, config, version } = agent;
+        let DesiredAgent { agent_id: id, name, config, version, .. } = agent;
         tracing::info!(agent_type = &*self.hosted.type_name, agent_id = id, "creating an agent");
         let mut task = JoinSet::new();
         let registered = RegisteredAgent { id: id.clone(), name, config };

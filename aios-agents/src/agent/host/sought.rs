@@ -10,7 +10,7 @@ use aios_core::{
     agent::TaskHeartbeat,
     broker::Mailbox,
     catalog::agent::Attempt,
-    event::{Event, EventId, Payload},
+    event::{Event, EventId},
 };
 use parking_lot::Mutex;
 
@@ -129,8 +129,9 @@ fn report_held(hosted: Arc<HostedType>, task: Event, attempt: Attempt, key: &Key
         None if hosted.shared.held.contains(&task.id) => true,
         None => return,
     };
-    let Attempt { task_id, attempt } = attempt;
-    let beat = TaskHeartbeat { task_id, attempt, progress: Payload::null(), waits, asks: false };
+    let Attempt { task_id, attempt, .. } = attempt;
+    let mut beat = TaskHeartbeat::new(task_id, attempt);
+    beat.waits = waits;
     task::spawn(async move { hosted.publish_heartbeat(&task, &beat).await });
 }
 

@@ -155,13 +155,9 @@ impl<'a> TaskSupervisor<'a> {
     }
 
     fn heartbeat(&self) -> BoxFuture<'a, ()> {
-        let beat = TaskHeartbeat {
-            task_id: self.assigned.task_id.clone(),
-            attempt: self.assigned.attempt,
-            progress: self.running.take_progress(),
-            waits: false,
-            asks: false,
-        };
+        let TaskAssigned { task_id, attempt, .. } = self.assigned;
+        let mut beat = TaskHeartbeat::new(task_id.clone(), *attempt);
+        beat.progress = self.running.take_progress();
         let hosted = self.hosted;
         let parent = self.event.clone();
         Box::pin(async move { hosted.publish_heartbeat(&parent, &beat).await })

@@ -79,7 +79,7 @@ impl Definition {
     fn into_desired(self, agent_id: String) -> Option<DesiredAgent> {
         let is_desired = self.agent_type.is_some() && !self.is_deleted;
         let Self { name, config, version, .. } = self;
-        is_desired.then_some(DesiredAgent { agent_id, name, config, version })
+        is_desired.then_some(DesiredAgent::new(agent_id, name, config, version))
     }
 }
 
@@ -99,7 +99,7 @@ pub(crate) async fn desired(
         agents.extend(desired_of(store, ids).await?);
         request = page.next;
     }
-    Ok(AgentsDesired { position, agents })
+    Ok(AgentsDesired::new(position, agents))
 }
 
 async fn desired_of(

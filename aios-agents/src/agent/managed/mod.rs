@@ -127,7 +127,7 @@ impl ManagedAgents {
             return Err(ManagedAgentError::Exists { agent_id: id });
         }
         self.check_config(&agent_type, &config).await?;
-        let created = Registered { agent_id: id.clone(), name: name.to_owned(), config };
+        let created = Registered::new(id.clone(), name.to_owned(), config);
         match self.append(&agent_type, agent::CREATED, &id, &created, &found, &change).await {
             Err(ManagedAgentError::Changed { .. }) => {
                 Err(ManagedAgentError::Exists { agent_id: id })
@@ -157,7 +157,7 @@ impl ManagedAgents {
         change: Change,
     ) -> Result<ManagedAgent, ManagedAgentError> {
         Self::check_name(name)?;
-        let replaced = Registered { agent_id: id.to_owned(), name: name.to_owned(), config };
+        let replaced = Registered::new(id.to_owned(), name.to_owned(), config);
         self.change(id, agent::REPLACED, &replaced, Some(&replaced.config), &change).await
     }
 
@@ -176,7 +176,7 @@ impl ManagedAgents {
         id: &str,
         change: Change,
     ) -> Result<ManagedAgent, ManagedAgentError> {
-        let deleted = Deregistered { agent_id: id.to_owned() };
+        let deleted = Deregistered::new(id.to_owned());
         self.change(id, agent::DELETED, &deleted, None, &change).await
     }
 
@@ -195,7 +195,7 @@ impl ManagedAgents {
         id: &str,
         change: Change,
     ) -> Result<ManagedAgent, ManagedAgentError> {
-        let restart = RestartRequested { agent_id: id.to_owned() };
+        let restart = RestartRequested::new(id.to_owned());
         self.change(id, agent::RESTART_REQUESTED, &restart, None, &change).await
     }
 

@@ -92,7 +92,7 @@ impl Server {
 
     async fn record_running(&self, agent_type: &Name, ids: &[String]) -> Result<(), AgentError> {
         for id in self.store.touch_agents(ids, self.clock.now()).await? {
-            let seen = Seen { agent_id: id.clone() };
+            let seen = Seen::new(id.clone());
             self.record(agent_type, &id, agent::SEEN, &seen).await?;
         }
         Ok(())
@@ -104,7 +104,7 @@ impl Server {
             let row = self.store.agents(&filter, &PageRequest::first(1)).await?.rows.pop();
             if row.is_some_and(|row| row.status != AgentStatus::Failed) {
                 let status = AgentStatus::Failed;
-                let changed = StatusChanged { agent_id: id.clone(), status };
+                let changed = StatusChanged::new(id.clone(), status);
                 self.record(agent_type, id, agent::STATUS_CHANGED, &changed).await?;
             }
         }

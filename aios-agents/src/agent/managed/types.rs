@@ -32,7 +32,7 @@ pub struct AgentType {
 
 impl AgentType {
     pub(super) fn new(agent_type: &str, registered: TypeRegistered) -> Self {
-        let TypeRegistered { config_schema, parameters_schema, output_schema } = registered;
+        let TypeRegistered { config_schema, parameters_schema, output_schema, .. } = registered;
         let agent_type = agent_type.to_owned();
         Self { agent_type, config_schema, parameters_schema, output_schema }
     }

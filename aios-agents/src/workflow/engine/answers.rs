@@ -339,7 +339,7 @@ async fn record(
 /// The failure that replaces a result which is too large.
 fn without_data(answer: &Event, attempt: u32, failure: Failure) -> Option<Event> {
     let Entry::TaskCompleted(task) = decode(answer).ok()? else { return None };
-    let data = TaskFailed { task_id: task.data.task_id, attempt, failure, retryable: false };
+    let data = TaskFailed::new(task.data.task_id, attempt, failure, false);
     let event_type =
         EventType::new(agent::DOMAIN, task.agent_type.as_str(), agent::TASK_FAILED).ok()?;
     let failed = Event::new(event_type, Arc::clone(&answer.source), &data).ok()?;

@@ -24,11 +24,7 @@ impl Engine {
         why: &'static str,
     ) -> Result<(), Failure> {
         let each = |(operation, child): (u64, Box<str>)| async move {
-            let parent = Parent {
-                run_id: parent.to_string(),
-                incarnation: Some(incarnation.clone()),
-                operation,
-            };
+            let parent = Parent::new(parent.to_string(), Some(incarnation.clone()), operation);
             self.cancel_child(&parent, &child, why).await
         };
         let all = stream::iter(children).map(each).buffer_unordered(AT_ONCE);
@@ -70,12 +66,12 @@ impl Engine {
             // The child was never started, or its id belongs to another run.
             return Ok(());
         }
-        let Parent { run_id, incarnation, operation } = parent;
+        let Parent { run_id, incarnation, operation, .. } = parent;
         let incarnation = incarnation.as_ref().map_or_else(String::new, EventId::to_string);
         let id = EventId::derive(&format!("{incarnation}/{operation}/cancel"));
-        let entry = Entry::CancelRequested(CancelRequested {
-            reason: format!("run {run_id}, which started this one, {why}"),
-        });
+        let entry = Entry::CancelRequested(CancelRequested::new(format!(
+            "run {run_id}, which started this one, {why}"
+        )));
         match self.journals.append_to_current(child, &entry, Some(&id)).await {
             Ok(reached) => self.send(&reached.into(), Message::Wake),
             // It has ended, perhaps long ago, or it was asked before it continued as another run

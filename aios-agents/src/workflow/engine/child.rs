@@ -24,11 +24,7 @@ impl Engine {
         child: ChildStarted,
         metadata: Arc<Metadata>,
     ) {
-        let as_parent = Parent {
-            run_id: parent.to_string(),
-            incarnation: Some(incarnation),
-            operation: child.operation,
-        };
+        let as_parent = Parent::new(parent.to_string(), Some(incarnation), child.operation);
         let outcome = match self.child_outcome(&as_parent, &child, metadata).await {
             Ok(None) => return,
             Ok(Some(outcome)) => outcome,
@@ -61,9 +57,9 @@ impl Engine {
                 None => {}
             }
             tried = true;
-            let parent = Some(parent.clone());
-            let input = child.input.clone();
-            let started = Started { parent, input, ..Started::default() };
+            let mut started = Started::default();
+            started.input = child.input.clone();
+            started.parent = Some(parent.clone());
             let workflow = child.workflow.as_str();
             let starting = self.starting(&run_id);
             match self.start_run(&run_id, workflow, started, Arc::clone(&metadata)).await {
@@ -83,7 +79,7 @@ impl Engine {
         &self,
         run_id: &str,
         workflow: &str,
-        started: Started,
+        mut started: Started,
         metadata: Arc<Metadata>,
     ) -> Result<Vec<RecordedEvent>, JournalError> {
         let unknown = || JournalError::UnknownWorkflow {
@@ -91,7 +87,7 @@ impl Engine {
             registered: self.journals.registry.names(),
         };
         let registered = self.journals.registry.latest(workflow).ok_or_else(unknown)?;
-        let started = Started { version: registered.workflow.version(), ..started };
+        started.version = registered.workflow.version();
         self.journals.start(run_id, workflow, started, Vec::new(), (*metadata).clone()).await
     }
 
@@ -117,7 +113,7 @@ impl Engine {
                 Ok(result) => (Some(result), None),
                 Err(failure) => (None, Some(failure)),
             };
-            Entry::ChildEnded(ChildEnded { operation: *operation, result, failure })
+            Entry::ChildEnded(ChildEnded::new(*operation, result, failure))
         };
         let mut reported = self.append_to_parent(parent, ended(outcome)).await;
         if let Err(error) = &reported
@@ -148,7 +144,7 @@ impl Engine {
         let Parent { run_id, operation, .. } = parent;
         let Some(first) = self.journals.first(run_id).await? else { return Ok(()) };
         let incarnation = first.event.id;
-        let found = Parent { incarnation: Some(incarnation.clone()), ..parent.clone() };
+        let found = Parent::new(run_id.clone(), Some(incarnation.clone()), *operation);
         if !self.journals.is_parent(Some(parent), &found).await? {
             return Ok(());
         }

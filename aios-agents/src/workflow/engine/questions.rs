@@ -60,7 +60,7 @@ impl Engine {
         let TaskHeartbeat { task_id, attempt, .. } = question.data()?;
         let action = if is_open { agent::ATTEMPT_CONFIRMED } else { agent::ATTEMPT_CANCELLED };
         let event_type = EventType::new(agent::DOMAIN, question.event_type.entity(), action)?;
-        let data = agent::Attempt { task_id, attempt };
+        let data = agent::Attempt::new(task_id, attempt);
         let answer = Event::new(event_type, Arc::clone(&self.journals.source), &data)?;
         Ok(answer.with_timestamp(self.clock.now()).caused_by(question))
     }

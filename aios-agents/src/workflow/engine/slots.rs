@@ -183,7 +183,7 @@ async fn opened(engine: &Engine, slot: u16) -> Result<Opened, EngineError> {
     };
     let event_type = EventType::new(system::DOMAIN, "engine_slot", system::ENGINE_SLOT_OPENED)
         .map_err(|error| invalid(&error))?;
-    let event = Event::new(event_type, "aios", &EngineSlotOpened { slot })
+    let event = Event::new(event_type, "aios", &EngineSlotOpened::new(slot))
         .map_err(|error| invalid(&error))?
         .with_timestamp(engine.clock.now())
         .with_id(EventId::derive(&format!("{}/slots/{slot}", engine.store_id)));

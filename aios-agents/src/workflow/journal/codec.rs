@@ -194,12 +194,8 @@ mod tests {
         let codec = Codec::new(&"deploy".parse().unwrap(), "test".into()).unwrap();
         let result = Payload::encode(&[1, 2]).unwrap();
         for entry in [
-            Entry::StepCompleted(StepCompleted {
-                operation: 3,
-                name: "publish".into(),
-                result: result.clone(),
-            }),
-            Entry::Completed(Completed { result }),
+            Entry::StepCompleted(StepCompleted::new(3, "publish".into(), result.clone())),
+            Entry::Completed(Completed::new(result)),
             Entry::Paused,
         ] {
             let record =

@@ -72,7 +72,7 @@ impl Fork<'_> {
         let before = self.operation;
         draws.iter_mut().for_each(|drawn| drawn.before = drawn.before.min(before));
         if draws.last().is_none_or(|last| last.before < before) {
-            draws.push(DrawnFrom { seed: seed.clone(), before });
+            draws.push(DrawnFrom::new(seed.clone(), before));
         }
     }
 }

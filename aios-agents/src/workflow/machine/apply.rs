@@ -7,7 +7,7 @@ use aios_core::{
 use super::{Machine, Mismatch, Outcome, Request, State, operation::Operation};
 use crate::workflow::{
     WorkflowError,
-    journal::{ChildEnded, Entry, Signaled},
+    journal::{ChildEnded, Entry, Signaled, TimerFired},
 };
 
 /// Methods called by the host of a run.
@@ -123,7 +123,7 @@ impl Machine {
         match (&found.state, found.request()) {
             (State::Waiting { attempt, .. }, _) => {
                 found.state = State::Waiting { attempt: *attempt, until: None };
-                let fired = crate::workflow::journal::TimerFired { operation };
+                let fired = TimerFired::new(operation);
                 self.recording.push(Entry::TimerFired(fired));
                 None
             }

@@ -56,13 +56,13 @@ impl Machine {
             }
             Request::Sleep { duration } => {
                 let fires_at = now + *duration;
-                vec![Entry::TimerStarted(TimerStarted { operation, fires_at })]
+                vec![Entry::TimerStarted(TimerStarted::new(operation, fires_at))]
             }
             Request::Signal { name, .. } if self.signals.has_surplus(name) => Vec::new(),
             Request::Signal { name, timeout: Some(timeout) } => {
                 let name = name.clone();
                 let deadline = now + *timeout;
-                vec![Entry::SignalAwaited(SignalAwaited { operation, name, deadline })]
+                vec![Entry::SignalAwaited(SignalAwaited::new(operation, name, deadline))]
             }
             Request::Child(child) => {
                 vec![Entry::ChildStarted(self.child_started(operation, child))]
@@ -71,14 +71,14 @@ impl Machine {
                 let event_id = EventId::derive(&format!("{}/{operation}", self.incarnation));
                 let event = (**event).clone().with_id(event_id.clone()).with_timestamp(now);
                 vec![
-                    Entry::EventEmitted(EventEmitted { operation, event_id }),
+                    Entry::EventEmitted(EventEmitted::new(operation, event_id)),
                     Entry::Other(Box::new(event)),
                 ]
             }
             Request::Status { text, progress } => {
                 let text = text.clone();
                 let progress = progress.clone();
-                vec![Entry::StatusSet(StatusSet { operation, text, progress })]
+                vec![Entry::StatusSet(StatusSet::new(operation, text, progress))]
             }
         }
     }
@@ -178,7 +178,7 @@ impl Machine {
             self.effects.push(Effect::Settled { operation });
         }
         let entry = match outcome {
-            Ok(result) => Entry::StepCompleted(StepCompleted { operation, name, result }),
+            Ok(result) => Entry::StepCompleted(StepCompleted::new(operation, name, result)),
             Err(error) => self.after_failure(operation, attempt, error, now),
         };
         self.recording.push(entry);
@@ -211,14 +211,14 @@ impl Machine {
             .and_then(|retry| retry.delay_after(attempt, jitter))
             .filter(|delay| expires_at.is_none_or(|expires_at| now + *delay < expires_at));
         match delay {
-            Some(delay) => Entry::RetryScheduled(Box::new(RetryScheduled {
+            Some(delay) => Entry::RetryScheduled(Box::new(RetryScheduled::new(
                 operation,
                 name,
-                attempt: attempt + 1,
-                at: now + delay,
+                attempt + 1,
+                now + delay,
                 failure,
-            })),
-            None => Entry::OperationFailed(OperationFailed { operation, name, failure }),
+            ))),
+            None => Entry::OperationFailed(OperationFailed::new(operation, name, failure)),
         }
     }
 
@@ -265,7 +265,7 @@ impl Machine {
                 agent_type: agent_type.clone(),
                 task_id: task_id.clone(),
             });
-            let data = TaskCancelled { task_id };
+            let data = TaskCancelled::new(task_id);
             self.recording.push(Entry::TaskCancelled(AgentEvent { agent_type, data }));
         }
     }
@@ -298,7 +298,7 @@ impl Machine {
         let version = known.unwrap_or(if passed_before { oldest } else { newest });
         if known.is_none() && !passed_before {
             let change = change.into();
-            self.recording.push(Entry::VersionMarked(VersionMarked { change, version }));
+            self.recording.push(Entry::VersionMarked(VersionMarked::new(change, version)));
         }
         self.versions.insert(change.into(), version);
         if (oldest..=newest).contains(&version) {

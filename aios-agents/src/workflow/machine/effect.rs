@@ -99,28 +99,22 @@ impl Machine {
         task: &TaskRequest,
         attempt: u32,
     ) -> AgentEvent<TaskAssigned> {
-        let timeout =
+        let task_id = TaskId::of_run(&self.run_id, operation);
+        let mut data = TaskAssigned::new(task_id, task.parameters.clone(), attempt);
+        data.agent_id = task.agent_id.clone();
+        data.timeout_ms =
             task.timeout.map(|timeout| timeout.as_millis().try_into().unwrap_or(u64::MAX));
-        AgentEvent {
-            agent_type: task.agent_type.clone(),
-            data: TaskAssigned {
-                task_id: TaskId::of_run(&self.run_id, operation),
-                agent_id: task.agent_id.clone(),
-                parameters: task.parameters.clone(),
-                attempt,
-                timeout_ms: timeout,
-            },
-        }
+        AgentEvent { agent_type: task.agent_type.clone(), data }
     }
 
     pub(super) fn child_started(&self, operation: u64, child: &ChildRequest) -> ChildStarted {
         let derived = || run_id::of_child(&self.run_id, operation);
-        ChildStarted {
+        ChildStarted::new(
             operation,
-            run_id: child.run_id.clone().unwrap_or_else(derived).into(),
-            workflow: child.workflow.clone(),
-            input: child.input.clone(),
-            leave_running: child.leave_running,
-        }
+            child.run_id.clone().unwrap_or_else(derived).into(),
+            child.workflow.clone(),
+            child.input.clone(),
+            child.leave_running,
+        )
     }
 }

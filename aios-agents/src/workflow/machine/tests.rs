@@ -1,7 +1,7 @@
 use std::time::Duration;
 
 use aios_core::{
-    agent::{TaskAssigned, TaskCompleted, TaskError, TaskId, TaskResult},
+    agent::{TaskAssigned, TaskCompleted, TaskError, TaskId},
     event::Payload,
     retry::RetryPolicy,
 };
@@ -55,44 +55,42 @@ fn entry(name: &str) -> Entry {
     match name {
         "step_completed" => {
             let (name, result) = ("s".into(), Payload::null());
-            Entry::StepCompleted(StepCompleted { operation, name, result })
+            Entry::StepCompleted(StepCompleted::new(operation, name, result))
         }
         "operation_failed" => {
-            Entry::OperationFailed(OperationFailed { operation, name: None, failure: failure() })
+            Entry::OperationFailed(OperationFailed::new(operation, None, failure()))
         }
-        "retry_scheduled" => Entry::RetryScheduled(Box::new(RetryScheduled {
+        "retry_scheduled" => Entry::RetryScheduled(Box::new(RetryScheduled::new(
             operation,
-            name: None,
-            attempt: 2,
-            at: later(1),
-            failure: failure(),
-        })),
-        "timer_started" => Entry::TimerStarted(TimerStarted { operation, fires_at: later(5) }),
-        "timer_fired" => Entry::TimerFired(TimerFired { operation }),
+            None,
+            2,
+            later(1),
+            failure(),
+        ))),
+        "timer_started" => Entry::TimerStarted(TimerStarted::new(operation, later(5))),
+        "timer_fired" => Entry::TimerFired(TimerFired::new(operation)),
         "signal_awaited" => {
-            Entry::SignalAwaited(SignalAwaited { operation, name: "g".into(), deadline: later(5) })
+            Entry::SignalAwaited(SignalAwaited::new(operation, "g".into(), later(5)))
         }
         "task_assigned" => {
             let parameters = Payload::null();
-            let data =
-                TaskAssigned { task_id, agent_id: None, parameters, attempt: 1, timeout_ms: None };
+            let data = TaskAssigned::new(task_id, parameters, 1);
             Entry::TaskAssigned(AgentEvent { agent_type, data })
         }
         "task_completed" => {
-            let (result, output) = (TaskResult::Success, Payload::null());
-            let data = TaskCompleted { task_id, result, output };
+            let data = TaskCompleted::new(task_id, Payload::null());
             Entry::TaskCompleted(AgentEvent { agent_type, data })
         }
-        "child_started" => Entry::ChildStarted(ChildStarted {
+        "child_started" => Entry::ChildStarted(ChildStarted::new(
             operation,
-            run_id: "r~1".into(),
-            workflow: agent_type,
-            input: Payload::null(),
-            leave_running: false,
-        }),
+            "r~1".into(),
+            agent_type,
+            Payload::null(),
+            false,
+        )),
         _ => {
             let result = Some(Payload::null());
-            Entry::ChildEnded(ChildEnded { operation, result, failure: None })
+            Entry::ChildEnded(ChildEnded::new(operation, result, None))
         }
     }
 }
@@ -210,7 +208,7 @@ fn should_follow_the_table_of_states_and_entries() {
 #[test]
 fn should_follow_the_table_of_entries_about_the_whole_run() {
     let mut machine = machine_in("step", "open");
-    let cancel = CancelRequested { reason: "why not".into() };
+    let cancel = CancelRequested::new("why not".into());
     for (entry, paused, cancelled) in [
         (Entry::Paused, true, false),
         (Entry::Paused, true, false),
@@ -226,7 +224,7 @@ fn should_follow_the_table_of_entries_about_the_whole_run() {
         assert_eq!((machine.is_paused(), machine.cancelled().is_some()), (paused, cancelled));
         assert_eq!(state_of(&machine), "open");
     }
-    let mark = VersionMarked { change: "c".into(), version: 3 };
+    let mark = VersionMarked::new("c".into(), 3);
     assert_eq!(machine.apply(&Entry::VersionMarked(mark), NOW), Ok(None));
     assert_eq!(machine.version("c", 1, 4).unwrap(), 3);
     assert_eq!(machine.version("c", 1, 2).unwrap_err().code, "UNKNOWN_VERSION");
@@ -287,13 +285,8 @@ fn should_give_each_signal_to_the_longest_wait() {
         let request = Request::Signal { name: "g".into(), timeout: None };
         machine.ask(operation, request, NOW).unwrap();
     }
-    let signal = |number: u32| {
-        Entry::Signaled(Signaled {
-            name: "g".into(),
-            payload: Payload::encode(&number).unwrap(),
-            inherited: false,
-        })
-    };
+    let signal =
+        |number: u32| Entry::Signaled(Signaled::new("g".into(), Payload::encode(&number).unwrap()));
     assert_eq!(machine.apply(&signal(1), NOW).unwrap(), Some(first));
     assert_eq!(machine.apply(&signal(2), NOW).unwrap(), Some(second));
     assert_eq!(machine.apply(&signal(3), NOW).unwrap(), None);

@@ -65,7 +65,7 @@ async fn block(
         if engine.ownership.fence_of(run_id).is_none() {
             return Exit::NotOwner;
         }
-        let entry = Entry::Blocked(Blocked { failure: failure.clone() });
+        let entry = Entry::Blocked(Blocked::new(failure.clone()));
         let Err(error) = engine.journals.append(run_id, entry, id.clone()).await else {
             count_end(RunStatus::Blocked.as_str());
             return Exit::Ended(RunOutcome::blocked(failure));

@@ -384,7 +384,7 @@ impl Driver {
         let Some(reason) = self.cancel_requested.clone() else { return Ok(()) };
         let Some(Entry::Continued(next)) = self.ending() else { return Ok(()) };
         let id = EventId::derive(&format!("{}/continued/cancel", self.incarnation));
-        let entry = Entry::CancelRequested(CancelRequested { reason });
+        let entry = Entry::CancelRequested(CancelRequested::new(reason));
         match self.engine.journals.append(&next.run_id, entry, Some(id)).await {
             Ok(()) => self.engine.send(&next.run_id.into(), Message::Wake),
             Err(JournalError::Ended { .. }) => {}

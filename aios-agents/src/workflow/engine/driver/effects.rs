@@ -47,7 +47,7 @@ impl Driver {
 
     /// Notifies agents that a task is cancelled.
     pub(super) fn cancel_task(&mut self, agent_type: Name, task_id: TaskId) {
-        let data = TaskCancelled { task_id };
+        let data = TaskCancelled::new(task_id);
         let entry = Entry::TaskCancelled(AgentEvent { agent_type, data });
         match self.to_publish(entry, false) {
             Ok(publish) => self.send(publish, None),

@@ -235,11 +235,11 @@ impl Driver {
             },
         };
         let (status, failure, entry) = match cancelled {
-            None => (RunStatus::Blocked, failure.clone(), Entry::Blocked(Blocked { failure })),
+            None => (RunStatus::Blocked, failure.clone(), Entry::Blocked(Blocked::new(failure))),
             Some(reason) => {
                 let details = serde_json::json!({ "blocked": failure });
                 let failure = Failure::new(WorkflowError::CANCELLED, reason).with_details(details);
-                (RunStatus::Cancelled, failure.clone(), Entry::Cancelled(Failed { failure }))
+                (RunStatus::Cancelled, failure.clone(), Entry::Cancelled(Failed::new(failure)))
             }
         };
         let ended = RunOutcome { status, result: None, failure: Some(failure), continued_as: None };

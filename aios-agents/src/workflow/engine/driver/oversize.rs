@@ -28,24 +28,22 @@ impl Driver {
                 return None;
             }
             let entry = match record.entry {
-                Entry::StepCompleted(step) => Entry::OperationFailed(OperationFailed {
-                    operation: step.operation,
-                    name: Some(step.name),
-                    failure: failure.clone(),
-                }),
-                Entry::Completed(_) => Entry::Failed(Failed { failure: failure.clone() }),
-                Entry::Failed(end) => Entry::Failed(Failed { failure: truncate(&end.failure) }),
-                Entry::Cancelled(end) => {
-                    Entry::Cancelled(Failed { failure: truncate(&end.failure) })
-                }
+                Entry::StepCompleted(step) => Entry::OperationFailed(OperationFailed::new(
+                    step.operation,
+                    Some(step.name),
+                    failure.clone(),
+                )),
+                Entry::Completed(_) => Entry::Failed(Failed::new(failure.clone())),
+                Entry::Failed(end) => Entry::Failed(Failed::new(truncate(&end.failure))),
+                Entry::Cancelled(end) => Entry::Cancelled(Failed::new(truncate(&end.failure))),
                 Entry::StatusSet(_) | Entry::ChildStarted(_) | Entry::TaskAssigned(_) => {
                     return None;
                 }
-                other => Entry::OperationFailed(OperationFailed {
-                    operation: other.operation()?,
-                    name: None,
-                    failure: failure.clone(),
-                }),
+                other => Entry::OperationFailed(OperationFailed::new(
+                    other.operation()?,
+                    None,
+                    failure.clone(),
+                )),
             };
             self.encode(entry).ok()
         };

@@ -71,7 +71,7 @@ impl Driver {
     /// Records that the owner of the run's shard advances it again.
     pub(super) fn record_return(&mut self) {
         let by = self.engine.owner.as_str().into();
-        self.write(Entry::Moved(Box::new(Moved { to: None, by, failure: None })));
+        self.write(Entry::Moved(Box::new(Moved::new(None, by, None))));
     }
 
     /// Moves the run to an engine that may have code for it, if the failure is that this engine has
@@ -97,7 +97,7 @@ impl Driver {
     async fn move_to(&mut self, host: Fence, failure: Failure) -> Exit {
         let by = self.engine.owner.as_str().into();
         let reason = failure.message.clone();
-        let moved = Moved { to: Some(host), by, failure: Some(failure) };
+        let moved = Moved::new(Some(host), by, Some(failure));
         if let Err(exit) = self.append_last(Entry::Moved(Box::new(moved))).await {
             return exit;
         }

@@ -86,7 +86,7 @@ impl Driver {
         let TaskAssigned { task_id, attempt, .. } = &task.data;
         let agent_type = task.agent_type.as_str();
         let event_type = EventType::new(agent::DOMAIN, agent_type, agent::ATTEMPT_SOUGHT)?;
-        let data = Attempt { task_id: task_id.clone(), attempt: *attempt };
+        let data = Attempt::new(task_id.clone(), *attempt);
         let mut metadata = self.task_metadata();
         metadata.causation_id = Some(self.assignment_id(operation, *attempt).to_string().into());
         let event = Event::new(event_type, Arc::clone(self.codec.source()), &data)?;

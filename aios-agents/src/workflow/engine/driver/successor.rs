@@ -99,13 +99,11 @@ impl Driver {
     pub(super) async fn begin_successor(&mut self, next: Continued) -> Result<(), Exit> {
         loop {
             let run_id = self.successor_id();
-            let started = Started {
-                input: next.input.clone(),
-                parent: self.parent.clone(),
-                predecessor: Some(self.as_predecessor()),
-                first_run_id: Some(self.succession.first.to_string()),
-                ..Started::default()
-            };
+            let mut started = Started::default();
+            started.input = next.input.clone();
+            started.parent = self.parent.clone();
+            started.predecessor = Some(self.as_predecessor());
+            started.first_run_id = Some(self.succession.first.to_string());
             let workflow = self.workflow.as_str();
             let metadata = Arc::clone(&self.metadata);
             let starting = self.engine.starting(&run_id.as_str().into());
@@ -138,7 +136,7 @@ impl Driver {
     }
 
     fn as_predecessor(&self) -> Predecessor {
-        Predecessor { run_id: self.run_id.to_string(), incarnation: self.incarnation.clone() }
+        Predecessor::new(self.run_id.to_string(), self.incarnation.clone())
     }
 }
 
@@ -250,8 +248,9 @@ async fn inherited(
     let numbers: BTreeSet<u64> = numbers.iter().copied().collect();
     let signals = engine.journals.signals(&predecessor.run_id, workflow).await?;
     let untaken = (1..).zip(signals).filter(|(number, _)| numbers.contains(number));
-    let copy = |(signal, event): (Signaled, Event)| {
-        let entry = Entry::Signaled(Signaled { inherited: true, ..signal });
+    let copy = |(mut signal, event): (Signaled, Event)| {
+        signal.inherited = true;
+        let entry = Entry::Signaled(signal);
         let id = EventId::derive(&format!("{}/inherited/{}", first.event.id, event.id));
         let run_id = first.stream.run_id().map(Arc::from);
         let metadata = Metadata { run_id, ..Arc::unwrap_or_clone(event.metadata) };
@@ -274,7 +273,7 @@ async fn cancel_orphan(
     let message = format!("run {other}, which was to continue as this one, is {status}");
     let failure = Failure::new(NOT_CONTINUED, message);
     info!(run = %run_id, predecessor = %other, %status, "cancelled a run whose predecessor did not continue");
-    let end = Entry::Cancelled(Failed { failure: failure.clone() });
+    let end = Entry::Cancelled(Failed::new(failure.clone()));
     let codec = match engine.journals.codec(first.event.event_type.entity()) {
         Ok(codec) => codec,
         Err(error) => return exit(error),

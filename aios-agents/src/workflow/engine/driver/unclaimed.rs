@@ -181,7 +181,7 @@ impl Driver {
         let failure = message.map(|message| {
             Failure::new(codes::TASK_UNCLAIMED, message).with_details(json!({ "attempt": attempt }))
         });
-        let data = TaskUnclaimed { task_id, attempt, failure };
+        let data = TaskUnclaimed::new(task_id, attempt, failure);
         let event = EventType::new(agent::DOMAIN, agent_type.as_str(), action)
             .and_then(|event_type| Event::new(event_type, Arc::clone(self.codec.source()), &data));
         match event {
