@@ -24,7 +24,7 @@ use aios_core::{
 use crate::{
     faulty::{Fault, FaultyBroker, FaultyStore, store_refuses, store_unavailable},
     logged::Logged,
-    workflow_support::{PATIENCE, eventually, result, store},
+    workflow_support::{PATIENCE, actions, eventually, result, store},
 };
 
 async fn wait(context: WorkflowContext, (): ()) -> Result<u32, WorkflowError> {
@@ -184,4 +184,48 @@ async fn should_stop_when_it_may_not_read_a_mailbox() {
     let failure = failed(&after).await;
     assert_eq!(failure.code, "INVALID_BROKER_CONFIGURATION");
     assert!(failure.message.contains("read a mailbox"), "{failure}");
+}
+
+/// A step that the code has begun and no longer polls can't end. A shutdown does not wait for it.
+#[tokio::test(flavor = "multi_thread")]
+async fn should_not_wait_for_a_step_that_the_code_no_longer_polls() {
+    async fn forget(context: WorkflowContext, polls: bool) -> Result<u32, WorkflowError> {
+        let mut endless = Box::pin(context.step("endless", || async {
+            std::future::pending::<()>().await;
+            Ok::<_, TaskError>(1)
+        }));
+        aios_agents::select! {
+            ended = &mut endless => return ended,
+            _ = context.sleep(Duration::from_millis(1)) => {}
+        }
+        let go = context.signal::<u32>("go");
+        match polls {
+            true => aios_agents::select! { ended = &mut endless => ended, go = go => go },
+            false => go.await,
+        }
+    }
+
+    const DEADLINE: Duration = Duration::from_secs(600);
+    let store = store();
+    let build = || {
+        let builder = Runtime::builder().store(Arc::clone(&store));
+        builder.broker(Arc::new(MemoryBroker::new())).workflow("forget", forget).start()
+    };
+    let runtime = build().await.unwrap();
+    let run = runtime.start("forget", &false).await.unwrap();
+    let is_waiting = async || actions(&run).await.last().is_some_and(|last| last == "timer_fired");
+    eventually("the run should wait for a signal", is_waiting).await;
+    let stopped = tokio::time::timeout(PATIENCE, runtime.shutdown(DEADLINE)).await;
+    stopped.expect("the shutdown waits for a step that can't end").unwrap();
+
+    // A step that the code polls may still end.
+    let runtime = build().await.unwrap();
+    let polled = runtime.start("forget", &true).await.unwrap();
+    let is_waiting =
+        async || actions(&polled).await.last().is_some_and(|last| last == "timer_fired");
+    eventually("the run should wait for a signal", is_waiting).await;
+    let mut stopping = tokio::spawn(runtime.shutdown(Duration::from_secs(3)));
+    let early = tokio::time::timeout(Duration::from_secs(1), &mut stopping).await;
+    assert!(early.is_err(), "the shutdown did not wait for a step that runs");
+    drop(stopping.await.unwrap());
 }

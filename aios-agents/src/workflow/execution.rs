@@ -223,6 +223,12 @@ impl Execution {
         Ok(())
     }
 
+    /// Holds the run for its host. The next poll of the code shows which of its steps can still end.
+    pub(crate) fn hold(&self) {
+        let steps = self.machine().hold();
+        steps.into_iter().for_each(|operation| self.shared.wake_step(operation));
+    }
+
     /// Resumes a run that its host held.
     pub(crate) fn go_on(&self) {
         self.machine().go_on();

@@ -271,7 +271,7 @@ impl<'a, T> StepCall<'a, T> {
     /// Polls the code of the step, if it was woken and its attempt may run.
     fn poll_attempt(&mut self) {
         let is_over = |running: &Running<'_>| {
-            !self.shared.machine().awaits_step(self.operation, running.number)
+            !self.shared.machine().poll_step(self.operation, running.number)
         };
         if self.running.as_ref().is_some_and(is_over) {
             self.stop();

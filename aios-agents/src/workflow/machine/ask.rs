@@ -138,11 +138,11 @@ impl Machine {
         }
     }
 
-    /// Whether the result of this attempt of a step would be recorded.
-    #[must_use]
-    pub fn awaits_step(&self, operation: u64, attempt: u32) -> bool {
-        let state = self.operation(operation).map(|found| &found.state);
-        matches!(state, Some(State::Open { attempt: open, .. }) if *open == attempt)
+    /// Notes that the code polls a step. Returns whether the result of this attempt would be recorded.
+    pub fn poll_step(&mut self, operation: u64, attempt: u32) -> bool {
+        let Some(found) = self.operation_mut(operation) else { return false };
+        found.unpolled = false;
+        matches!(found.state, State::Open { attempt: open, .. } if open == attempt)
     }
 
     /// Begins an attempt of a step, if its code may run now, and returns the number of the attempt. Its

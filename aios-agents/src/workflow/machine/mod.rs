@@ -275,9 +275,20 @@ impl Machine {
         self.paused || self.held
     }
 
-    /// Stops beginning new work, as a pause does, until [`go_on`](Self::go_on).
-    pub fn hold(&mut self) {
+    /// Stops beginning new work, as a pause does, until [`go_on`](Self::go_on). Returns the steps whose code
+    /// is running. Wake them and poll the code: those that it does not poll then can't end.
+    pub fn hold(&mut self) -> Vec<u64> {
         self.held = true;
+        let active = self.active.iter().copied();
+        let running: Vec<u64> = active
+            .filter(|&operation| self.operation(operation).is_some_and(Operation::is_running))
+            .collect();
+        for &operation in &running {
+            if let Some(found) = self.operation_mut(operation) {
+                found.unpolled = true;
+            }
+        }
+        running
     }
 
     /// Resumes a held run.
@@ -331,10 +342,11 @@ impl Machine {
         self.operation(operation)?.timer()
     }
 
-    /// Whether the code of any step is running.
+    /// Whether the code of any step is running and may end. While the host holds the run, a step that its
+    /// code does not poll can't.
     #[must_use]
     pub fn runs_step(&self) -> bool {
-        let runs = |found: &Operation| found.begun && matches!(found.state, State::Open { .. });
+        let runs = |found: &Operation| found.is_running() && !(self.held && found.unpolled);
         self.active.iter().any(|&operation| self.operation(operation).is_some_and(runs))
     }
 

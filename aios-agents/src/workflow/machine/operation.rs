@@ -95,6 +95,8 @@ pub(super) struct Operation {
     pub(super) state: State,
     /// Whether the code of the current attempt of a step has begun.
     pub(super) begun: bool,
+    /// Whether the code has not polled the step since the host held the run.
+    pub(super) unpolled: bool,
     /// When the first attempt of a task was assigned, or the code of the last attempt of a step began.
     pub(super) began_at: Option<Timestamp>,
 }
@@ -155,6 +157,11 @@ impl Operation {
         {
             request.run_id = Some(child.run_id.to_string());
         }
+    }
+
+    /// Whether it is a step whose code is running.
+    pub(super) fn is_running(&self) -> bool {
+        self.begun && matches!(self.state, State::Open { .. })
     }
 
     pub(super) fn is_requested(&self) -> bool {

@@ -1,3 +1,5 @@
+use std::future::poll_fn;
+
 use aios_core::{
     agent::{TaskError, TaskFailed},
     broker::Delivery,
@@ -34,8 +36,8 @@ impl Driver {
             Message::Suspect => self.suspect(),
             // The run is idle already, and its wake-up time is noted.
             Message::Leave if self.is_idle() => return Some(Exit::Waiting(self.parked())),
-            Message::Leave => self.set_leaving(true),
-            Message::Stay => self.set_leaving(false),
+            Message::Leave => self.set_leaving(true).await,
+            Message::Stay => self.set_leaving(false).await,
             Message::Lost => return Some(Exit::NotOwner),
         }
         None
@@ -184,10 +186,11 @@ impl Driver {
     }
 
     /// Sets whether the run is about to move to another engine.
-    fn set_leaving(&mut self, is_leaving: bool) {
+    async fn set_leaving(&mut self, is_leaving: bool) {
         self.is_leaving = is_leaving;
         if is_leaving {
-            self.execution.machine().hold();
+            self.execution.hold();
+            poll_fn(|context| self.execution.poll(context)).await;
             self.outgoing.release_slot();
         } else {
             self.execution.go_on();
