@@ -60,6 +60,25 @@ use crate::rng::SplitMix64;
 /// - An acknowledgement returns when it is sent; AMQP has no response to it. If it is lost, the
 ///   event is redelivered. [`close`](Broker::close) waits until the server has handled all
 ///   acknowledgements.
+///
+/// # Examples
+///
+/// ```no_run
+/// use std::time::Duration;
+///
+/// use aios_broker::rabbitmq::{RabbitMqBroker, RabbitMqOptions};
+/// use aios_core::broker::Broker;
+///
+/// # async fn example() -> Result<(), aios_core::broker::BrokerError> {
+/// let options = RabbitMqOptions::new("amqps://shop:password@rabbit.example.org/shop")
+///     .with_connection_name("billing")
+///     .with_ca_certificates("/etc/tls/ca.pem");
+/// let broker = RabbitMqBroker::connect_with(options).await?;
+/// // … at the end of the program, so that no acknowledgement is lost:
+/// broker.close(Duration::from_secs(30)).await?;
+/// # Ok(())
+/// # }
+/// ```
 pub struct RabbitMqBroker {
     publishing: Arc<Link>,
     consuming: Arc<Link>,
