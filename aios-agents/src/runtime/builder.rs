@@ -233,7 +233,8 @@ impl RuntimeBuilder {
     }
 
     /// Starts no engine: this runtime can start and handle runs, and engines of other processes
-    /// advance them.
+    /// advance them. Register the workflows that it starts, so that a run begins with the right version;
+    /// their code does not run here.
     #[must_use]
     pub fn client_only(mut self) -> Self {
         self.no_engine = true;
