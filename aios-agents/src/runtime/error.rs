@@ -84,7 +84,7 @@ pub enum RuntimeError {
         status: RunStatus,
     },
     /// The run failed by its own code: none of its operations has failed.
-    /// [`fork`](super::RunHandle::fork) it from the operation that is to be done again.
+    /// [`fork`](super::RunHandle::fork) it from the operation that has to be done again.
     #[error("no operation of run {run_id} has failed; fork it from the operation to be done again")]
     NoFailedOperation {
         /// The id.

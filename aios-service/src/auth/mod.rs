@@ -94,7 +94,7 @@ pub enum AuthError {
 ///
 /// # Examples
 ///
-/// Callers that a proxy has already authenticated. Use it only where nobody else can reach the service:
+/// Callers that a proxy has already authenticated. Use it only where no other client can reach the service:
 ///
 /// ```
 /// use aios_service::auth::{AuthError, Authenticator, Credentials, Identity, Permissions};

@@ -66,7 +66,7 @@ impl Settings {
     ///
     /// # Examples
     ///
-    /// What `SIGHUP` does to a service, in a program of your own:
+    /// The effect of `SIGHUP` on a service, in a program of your own:
     ///
     /// ```no_run
     /// use aios_service::config::Settings;

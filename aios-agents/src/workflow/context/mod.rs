@@ -301,7 +301,7 @@ impl WorkflowContext {
     ///
     /// # Examples
     ///
-    /// A wait that ends with a decision, or with a default if nobody decides in time:
+    /// A wait that ends with a decision, or with a default if no person decides in time:
     ///
     /// ```
     /// use std::time::Duration;

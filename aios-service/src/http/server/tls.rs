@@ -38,7 +38,7 @@ const CHECK_INTERVAL: Duration = Duration::from_secs(10);
 /// use tokio::net::TcpListener;
 ///
 /// # async fn example(router: Router) -> Result<(), Box<dyn std::error::Error>> {
-/// // cert-manager and certbot replace these files; nobody needs to restart the service.
+/// // cert-manager and certbot replace these files; the service needs no restart.
 /// let tls = Tls::from_files("/etc/tls/tls.crt", "/etc/tls/tls.key").await?;
 /// let options = ServeOptions::new().with_tls(tls);
 /// serve_with(TcpListener::bind("0.0.0.0:8443").await?, router, options, Shutdown::on_signals()?).await?;
