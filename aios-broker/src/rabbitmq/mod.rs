@@ -3,6 +3,30 @@
 //! All events go through one topic exchange. A group or mailbox is a quorum queue with a queue for
 //! its dead letters; events that are retried wait in delay queues. Publishing and consuming have a
 //! connection each. Failed connections, channels and consumers are replaced.
+//!
+//! # On the server
+//!
+//! Names begin with the [prefix](RabbitMqOptions::with_prefix), `aios` by default. All of it is declared
+//! when it is first needed, so the user needs the permission to configure these names.
+//!
+//! | name | is |
+//! |---|---|
+//! | `aios.events` | the topic exchange; the type of an event is its routing key |
+//! | `aios.group.<group>`, `aios.mailbox.<mailbox>` | the events that wait for consumers |
+//! | `aios.dead.group.<group>`, `aios.dead.mailbox.<mailbox>` | dead letters |
+//! | `aios.hold.<milliseconds>` | an exchange with its queue: events that wait this long for their next attempt |
+//!
+//! # How a delivery is settled
+//!
+//! | settlement | on the server |
+//! |---|---|
+//! | acknowledged | the event is removed from its queue |
+//! | retried | a copy that has the number of attempts goes to a delay queue, which returns it when it expires |
+//! | given up, or retried for the last time | a copy that has the reason goes to the queue of dead letters |
+//! | released | the event returns to its queue. If the server would soon take it for poison, a copy with a fresh count is appended |
+//!
+//! A copy is confirmed before the original is acknowledged. A crash in between leaves both, so an event
+//! may come twice, and is never lost.
 
 mod confirm;
 mod consume;
