@@ -245,7 +245,11 @@ impl RuntimeBuilder {
     ///
     /// # Errors
     ///
-    /// Returns an error if the configuration is invalid, or if broker or store fail.
+    /// - [`RuntimeError::InvalidConfiguration`] without a broker, for workflows without a store, for a
+    ///   version of a workflow that is added twice, and for an option out of range
+    /// - [`RuntimeError::InvalidWorkflow`] if a workflow has an invalid name
+    /// - [`RuntimeError::Agents`] if the definition of an agent is invalid
+    /// - errors of the store and the broker
     ///
     /// # Cancel safety
     ///

@@ -26,6 +26,20 @@ const MAX_METADATA_BYTES: usize = 64 * 1024;
 
 /// A run to be started. Awaiting it returns a [`RunHandle`] once the start is durable.
 ///
+/// # Errors
+///
+/// - [`RuntimeError::UnknownWorkflow`] if the workflow is not registered in this runtime
+/// - [`RuntimeError::RunExists`] if the id belongs to a run of another workflow or with another input
+/// - [`RuntimeError::InvalidRunId`], and [`RuntimeError::InvalidConfiguration`] for a delay or metadata
+///   out of range, or without a store
+/// - [`RuntimeError::Event`] if the input or a signal cannot be serialised to JSON
+/// - [`RuntimeError::EngineStopped`] if the engine of this runtime has stopped
+/// - errors of the store
+///
+/// # Cancel safety
+///
+/// A cancelled start may or may not have started the run. Start it again with the same id.
+///
 /// # Examples
 ///
 /// A request that is sent twice starts one run:
