@@ -1,4 +1,9 @@
 //! A store that tracks the appends of this process.
+//!
+//! The positions of the log are dense. So an engine that knows which positions this process has written
+//! knows that all others are foreign, and reads only those (see `workflow::engine::foreign_appends`). An
+//! append whose position is unknown, because its response was lost, counts as foreign: reading it again
+//! is harmless, and missing it would not be.
 
 use std::{
     collections::BTreeMap,

@@ -63,6 +63,20 @@ impl SpanId {
     }
 
     /// The span of an attempt, from 1, of a task or step.
+    ///
+    /// # Examples
+    ///
+    /// A program that exports spans finds the same ids as the engine that assigned the task:
+    ///
+    /// ```
+    /// use aios_agents::trace::{SpanId, TraceId};
+    /// use aios_core::event::EventId;
+    ///
+    /// let incarnation = EventId::derive("the event that started the run");
+    /// let (trace, span) = (TraceId::of_run(&incarnation), SpanId::of_attempt(&incarnation, 3, 1));
+    /// assert_eq!(trace, TraceId::of_run(&incarnation));
+    /// assert_ne!(span, SpanId::of_attempt(&incarnation, 3, 2));
+    /// ```
     #[must_use]
     pub fn of_attempt(incarnation: &EventId, operation: u64, attempt: u32) -> Self {
         Self(derive(&format!("attempt/{incarnation}/{operation}#{attempt}")))

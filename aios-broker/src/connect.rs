@@ -17,6 +17,24 @@ use crate::memory::MemoryBroker;
 /// # Cancel safety
 ///
 /// Cancel safe.
+///
+/// # Examples
+///
+/// ```
+/// use aios_core::{broker::{BrokerExt, Group, Subscription}, event::Event};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let broker = aios_broker::connect("memory://").await?; // or amqp://user:password@host/vhost
+/// let billing = Subscription::group(Group::new("billing")?, ["shop.order.*".parse()?]);
+/// let mut orders = broker.subscribe(billing).await?;
+/// broker.publish_event(Event::new("shop.order.placed".parse()?, "shop", &7)?).await?;
+/// let delivery = orders.next().await.ok_or("the broker was closed")??;
+/// assert_eq!(delivery.event.data::<u32>()?, 7);
+/// delivery.ack().await?;
+/// # Ok(())
+/// # }
+/// ```
 pub async fn connect(url: &str) -> Result<Arc<dyn Broker>, BrokerError> {
     match url.split_once(':') {
         Some(("memory", "" | "//")) => Ok(Arc::new(MemoryBroker::new())),

@@ -114,6 +114,25 @@ pub trait Outputs: Send + Sync + 'static {
 ///
 /// If a task or step is attempted again, its new attempt writes the output again. Readers get a
 /// reset first, which says that what this writer wrote before is void.
+///
+/// # Examples
+///
+/// A task that writes more than the store takes waits for it:
+///
+/// ```
+/// use aios_core::output::{OutputError, OutputStream};
+///
+/// async fn copy(lines: &[String], stream: &OutputStream) -> Result<(), OutputError> {
+///     for line in lines {
+///         if let Err(OutputError::Backlog { .. }) = stream.write(line) {
+///             stream.flush().await?;
+///             stream.write(line)?;
+///         }
+///     }
+///     stream.end()
+/// }
+/// # let _ = copy;
+/// ```
 #[derive(Clone)]
 pub struct OutputStream(Arc<dyn OutputSink>);
 

@@ -24,6 +24,35 @@ use crate::{
 };
 
 /// The turns of a run so far, and what they cost.
+///
+/// # Examples
+///
+/// Another question in the same conversation, whose earlier turns are not paid for again:
+///
+/// ```
+/// use aios_agents::prelude::*;
+/// use aios_llm::{Conversation, LlmAgent, ModelResponse, RuntimeBuilderExt, testing::ScriptedModel};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let model = ScriptedModel::new([ModelResponse::text("Paris"), ModelResponse::text("The Seine")]);
+/// # let runtime = Runtime::builder()
+/// #     .store(aios_store::connect("memory://").await?)
+/// #     .broker(aios_broker::connect("memory://").await?)
+/// #     .llm_agent("geographer", LlmAgent::new(model))?
+/// #     .start()
+/// #     .await?;
+/// let run = runtime.start("geographer", "What is the capital of France?").await?;
+/// run.result::<String>().await?;
+///
+/// let conversation = Conversation::of(&run).await?;
+/// assert_eq!(conversation.turns().len(), 1);
+/// let next = runtime.start("geographer", &conversation.continued("Which river is there?")).await?;
+/// assert_eq!(next.result::<String>().await?, "The Seine");
+/// assert_eq!(Conversation::of(&next).await?.messages().len(), 4);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Conversation {
     turns: Vec<Turn>,

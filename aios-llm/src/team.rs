@@ -50,6 +50,20 @@ pub async fn join<T: Answer>(
 /// # Cancel safety
 ///
 /// Dropping the future cancels the children.
+///
+/// # Examples
+///
+/// ```
+/// use aios_agents::prelude::*;
+/// use aios_llm::team;
+///
+/// async fn fastest(context: WorkflowContext, question: String) -> Result<String, WorkflowError> {
+///     let members = ["fast", "careful"].map(|agent| (agent, question.as_str()));
+///     let (number, answer) = team::race::<String>(&context, members).await?;
+///     Ok(format!("{number}: {answer}"))
+/// }
+/// # let _ = fastest;
+/// ```
 pub async fn race<T: Answer>(
     context: &WorkflowContext,
     agents: impl IntoIterator<Item = (impl AsRef<str>, impl Into<Prompt>)>,

@@ -22,6 +22,22 @@ use crate::{any::AnyStore, memory::MemoryStore, schema_version::SchemaVersion};
 ///
 /// Dropping the future closes what was opened. A SQLite file may stay open for a moment longer.
 /// Migrations that committed stay applied.
+///
+/// # Examples
+///
+/// ```
+/// use aios_core::{event::Event, store::{Append, EventStoreExt, StreamId}};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let store = aios_store::connect("memory://").await?; // or sqlite://shop.db, postgres://…
+/// let placed = Event::new("shop.order.placed".parse()?, "shop", &"tea")?;
+/// store.append_one(Append::new(StreamId::new("orders/7")?, vec![placed])).await?;
+/// assert_eq!(store.read_log(0, 10).await?.len(), 1);
+/// store.close().await?;
+/// # Ok(())
+/// # }
+/// ```
 pub async fn connect(url: &str) -> Result<Arc<dyn Store>, StoreError> {
     Ok(AnyStore::connect(url).await?.store())
 }

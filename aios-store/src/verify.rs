@@ -103,6 +103,27 @@ impl fmt::Display for VerifyFault {
 /// # Cancel safety
 ///
 /// Cancel safe: nothing is written.
+///
+/// # Examples
+///
+/// A backup is one only after it was opened and checked:
+///
+/// ```
+/// use aios_store::{sqlite::{SqliteStore, backup}, verify};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let folder = tempfile::tempdir()?;
+/// # let url = format!("sqlite:{}", folder.path().join("shop.db").display());
+/// # let store = SqliteStore::connect(&url).await?;
+/// let copy = folder.path().join("backup.db");
+/// backup(&url.parse()?, &copy).await?;
+/// let copy = SqliteStore::connect(&format!("sqlite:{}", copy.display())).await?;
+/// let verification = verify(&copy, |events, head| println!("{events} of {head}")).await?;
+/// assert!(verification.faults.is_empty());
+/// # Ok(())
+/// # }
+/// ```
 pub async fn verify(
     store: &dyn Store,
     mut progress: impl FnMut(u64, u64),

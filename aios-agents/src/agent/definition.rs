@@ -20,6 +20,30 @@ pub(super) type Factory =
     Arc<dyn Fn(Payload) -> BoxFuture<'static, Result<Arc<dyn DynAgent>, TaskError>> + Send + Sync>;
 
 /// One agent: a row of `agents`.
+///
+/// # Examples
+///
+/// ```
+/// use aios_agents::{agent::{AgentDefinition, RegisteredAgent}, prelude::*};
+///
+/// # struct Upper;
+/// # impl Agent for Upper {
+/// #     type Parameters = String;
+/// #     type Output = String;
+/// #     async fn process_task(&self, _: &TaskContext, text: String) -> Result<String, TaskError> {
+/// #         Ok(text.to_uppercase())
+/// #     }
+/// # }
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let config = Payload::encode("gpu")?;
+/// let agent = RegisteredAgent::new("renderer", "Rack 7", config).with_id("rack-7");
+/// // A workflow reaches exactly this agent with `context.task(("renderer", "rack-7"), …)`.
+/// let renderers = AgentDefinition::factory("renderer", |_: String| Ok::<_, TaskError>(Upper))
+///     .register_agent(agent);
+/// # drop(renderers);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Debug, PartialEq)]
 pub struct RegisteredAgent {
     /// Id of the agent. It is part of its mailbox's name, so it consists of `[A-Za-z0-9._-]`, and
@@ -50,6 +74,56 @@ impl RegisteredAgent {
 }
 
 /// How agents of one type are created and run.
+///
+/// # Examples
+///
+/// Two agents of one type, each with its own config and limits that they share:
+///
+/// ```
+/// use std::{sync::Arc, time::Duration};
+///
+/// use aios_agents::{agent::AgentDefinition, middleware::RateLimit, prelude::*};
+/// use aios_core::clock::SystemClock;
+/// use serde::Deserialize;
+///
+/// #[derive(Deserialize)]
+/// struct Config {
+///     region: String,
+/// }
+///
+/// struct Deployer {
+///     region: String,
+/// }
+///
+/// impl Agent for Deployer {
+///     type Parameters = String;
+///     type Output = String;
+///
+///     async fn process_task(&self, _: &TaskContext, image: String) -> Result<String, TaskError> {
+///         Ok(format!("{image} in {}", self.region))
+///     }
+/// }
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let make = |config: Config| Ok::<_, TaskError>(Deployer { region: config.region });
+/// let deployers = AgentDefinition::factory("deployer", make)
+///     .register("north", &serde_json::json!({"region": "eu-north"}))
+///     .register("south", &serde_json::json!({"region": "eu-south"}))
+///     .with_concurrency(4)
+///     .with_layer(RateLimit::new(Arc::new(SystemClock), 10, Duration::from_secs(1))?);
+///
+/// # let runtime = Runtime::builder()
+/// #     .store(aios_store::connect("memory://").await?)
+/// #     .broker(aios_broker::connect("memory://").await?)
+/// #     .agents(deployers)
+/// #     .start()
+/// #     .await?;
+/// # let run = runtime.task("deployer", "web:7").await?;
+/// # assert!(run.result::<String>().await?.starts_with("web:7 in eu-"));
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone)]
 pub struct AgentDefinition {
     pub(super) agent_type: String,

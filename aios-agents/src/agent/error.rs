@@ -10,13 +10,14 @@ use aios_core::{
 #[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum AgentError {
-    /// The name of an agent type can't be a segment of an event type.
+    /// The name of an agent type is not `[a-z][a-z0-9_]*` with at most 100 bytes.
     #[error(transparent)]
     InvalidType(#[from] InvalidName),
-    /// The id of an agent can't be part of a mailbox's name.
+    /// The id of an agent can't be part of a mailbox's name: use `[A-Za-z0-9._-]`.
     #[error("the id of an agent is invalid")]
     InvalidId(#[from] InvalidAddress),
-    /// A type was defined twice.
+    /// A type was defined twice. To have several agents of a type, define it once and
+    /// [`register`](super::AgentDefinition::register) each.
     #[error("agent type {agent_type} is defined twice")]
     DuplicateType {
         /// The type.
@@ -30,7 +31,7 @@ pub enum AgentError {
         /// The id.
         agent_id: String,
     },
-    /// An agent was registered for a type that was not defined before.
+    /// An agent was registered for a type that was not defined before. Define the type first.
     #[error("agent type {agent_type} is not defined")]
     UnknownType {
         /// The type.
@@ -52,7 +53,7 @@ pub enum AgentError {
         /// The cause.
         source: EventError,
     },
-    /// An option is invalid.
+    /// An option of an agent, a middleware or the host is invalid. The reason names it.
     #[error("invalid agent configuration: {reason}")]
     InvalidConfiguration {
         /// The reason.
@@ -76,7 +77,7 @@ pub enum AgentError {
     #[error("failed to encode an event of an agent")]
     Event(#[from] EventError),
     /// Store or broker permanently refuse something the host needs, so that part of it no longer
-    /// works.
+    /// works. Remove the reason, and start the host again.
     #[error("the agent host is impaired: {failure}")]
     Impaired {
         /// The part that no longer works, and the reason.

@@ -11,6 +11,27 @@ use super::Middleware;
 /// Limits the number of concurrent tasks. Further tasks wait in FIFO order.
 ///
 /// The wait counts towards the task's timeout.
+///
+/// # Examples
+///
+/// One limit for two types that share a database:
+///
+/// ```
+/// use aios_agents::{agent::AgentDefinition, middleware::ConcurrencyLimit, prelude::*};
+///
+/// # struct Upper;
+/// # impl Agent for Upper {
+/// #     type Parameters = String;
+/// #     type Output = String;
+/// #     async fn process_task(&self, _: &TaskContext, text: String) -> Result<String, TaskError> {
+/// #         Ok(text.to_uppercase())
+/// #     }
+/// # }
+/// let connections = ConcurrencyLimit::new(8);
+/// let readers = AgentDefinition::instance("reader", Upper).with_layer(connections.clone());
+/// let writers = AgentDefinition::instance("writer", Upper).with_layer(connections);
+/// # drop((readers, writers));
+/// ```
 #[derive(Clone, Debug)]
 pub struct ConcurrencyLimit(Arc<Semaphore>);
 

@@ -19,6 +19,25 @@ use crate::agent::AgentError;
 /// A repetition that arrives while the task is running waits for its result. Failures are not
 /// remembered. Only the latest tasks of this process are known. Events emitted by the first success
 /// are not emitted again.
+///
+/// # Examples
+///
+/// For an expensive agent without side effects of its own, whose answer may get lost on its way:
+///
+/// ```
+/// use aios_agents::{agent::AgentDefinition, middleware::Deduplicate, prelude::*};
+///
+/// # struct Upper;
+/// # impl Agent for Upper {
+/// #     type Parameters = String;
+/// #     type Output = String;
+/// #     async fn process_task(&self, _: &TaskContext, text: String) -> Result<String, TaskError> {
+/// #         Ok(text.to_uppercase())
+/// #     }
+/// # }
+/// let definition = AgentDefinition::instance("upper", Upper).with_layer(Deduplicate::new(1_000));
+/// # drop(definition);
+/// ```
 #[derive(Clone, Debug)]
 pub struct Deduplicate(Arc<Inner>);
 

@@ -54,6 +54,52 @@ pub use self::{
 ///
 /// All agents that a middleware wraps share its state (permits, rates, a circuit), because clones
 /// share it.
+///
+/// # Examples
+///
+/// ```
+/// use std::sync::{Arc, atomic::{AtomicU64, Ordering}};
+///
+/// use aios_agents::{agent::AgentDefinition, middleware::Middleware, prelude::*};
+///
+/// /// Counts the bytes of all parameters. Clones share the count.
+/// #[derive(Clone, Default)]
+/// struct Traffic(Arc<AtomicU64>);
+///
+/// impl Middleware for Traffic {
+///     async fn call(
+///         &self,
+///         agent: &dyn DynAgent,
+///         context: &TaskContext,
+///         parameters: Payload,
+///     ) -> Result<Payload, TaskError> {
+///         self.0.fetch_add(parameters.as_str().len() as u64, Ordering::Relaxed);
+///         agent.process_task(context, parameters).await
+///     }
+/// }
+///
+/// # struct Upper;
+/// # impl Agent for Upper {
+/// #     type Parameters = String;
+/// #     type Output = String;
+/// #     async fn process_task(&self, _: &TaskContext, text: String) -> Result<String, TaskError> {
+/// #         Ok(text.to_uppercase())
+/// #     }
+/// # }
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let traffic = Traffic::default();
+/// let runtime = Runtime::builder()
+///     .store(aios_store::connect("memory://").await?)
+///     .broker(aios_broker::connect("memory://").await?)
+///     .agents(AgentDefinition::instance("upper", Upper).with_layer(traffic.clone()))
+///     .start()
+///     .await?;
+/// runtime.task("upper", "hello").await?.result::<String>().await?;
+/// assert_eq!(traffic.0.load(Ordering::Relaxed), r#""hello""#.len() as u64);
+/// # Ok(())
+/// # }
+/// ```
 pub trait Middleware: Clone + Send + Sync + 'static {
     /// Runs one task, usually by calling [`agent.process_task`](DynAgent::process_task).
     ///

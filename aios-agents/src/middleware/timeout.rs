@@ -16,6 +16,29 @@ use crate::{
 /// Fails a task after a time, with [`TASK_TIMEOUT`](codes::TASK_TIMEOUT), which is retryable.
 ///
 /// A task's own timeout also applies.
+///
+/// # Examples
+///
+/// A limit that holds for every caller, also for one that sets no timeout:
+///
+/// ```
+/// use std::{sync::Arc, time::Duration};
+///
+/// use aios_agents::{agent::AgentDefinition, middleware::Timeout, prelude::*};
+/// use aios_core::clock::SystemClock;
+///
+/// # struct Upper;
+/// # impl Agent for Upper {
+/// #     type Parameters = String;
+/// #     type Output = String;
+/// #     async fn process_task(&self, _: &TaskContext, text: String) -> Result<String, TaskError> {
+/// #         Ok(text.to_uppercase())
+/// #     }
+/// # }
+/// let limit = Timeout::new(Arc::new(SystemClock), Duration::from_secs(30));
+/// let definition = AgentDefinition::instance("upper", Upper).with_layer(limit);
+/// # drop(definition);
+/// ```
 #[derive(Clone, Debug)]
 pub struct Timeout {
     clock: Arc<dyn Clock>,

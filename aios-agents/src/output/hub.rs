@@ -1,3 +1,9 @@
+//! The storing of output: the writers of a process are stored together.
+//!
+//! A writer that has output is in the queue once. One task takes the queue 20 ms after the first of
+//! them, or at once if a caller flushes, and appends the output of all writers in one call. A writer that the store refuses
+//! permanently fails; the others continue. The task ends when the queue is empty.
+
 use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
 
 use aios_core::{

@@ -1,3 +1,9 @@
+//! One writer of an output stream: what it has written and the store does not have yet.
+//!
+//! Its backlog is bounded. Output of an attempt is gathered into events of up to 1,000 items. The code
+//! of a workflow writes again what it wrote before whenever it is replayed, so each of its items is an
+//! event whose id follows from its number, and the store keeps it once.
+
 use std::{pin::pin, sync::Arc};
 
 use aios_core::{

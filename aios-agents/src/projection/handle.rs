@@ -9,6 +9,24 @@ use crate::{runtime::RuntimeError, workflow::journal::Journals};
 
 /// A handle for a projection, no matter which process runs it. Dropping it does not affect the
 /// projection.
+///
+/// # Examples
+///
+/// After the code of a projection was corrected, its dead letters are applied again:
+///
+/// ```
+/// use aios_agents::{RuntimeError, prelude::*};
+///
+/// async fn redrive_all(runtime: &Runtime) -> Result<usize, RuntimeError> {
+///     let orders = runtime.projection_handle("orders")?;
+///     let letters = orders.dead_letters(0, 100).await?;
+///     for letter in &letters {
+///         orders.redrive(letter.position).await?;
+///     }
+///     Ok(letters.len())
+/// }
+/// # let _ = redrive_all;
+/// ```
 #[derive(Clone, Debug)]
 pub struct ProjectionHandle {
     journals: Journals,

@@ -77,6 +77,50 @@ impl<'r, P: Projection> StartProjection<'r, P> {
     /// batch, and `load` returns the position saved last, or 0. The position in the runtime's store
     /// then only serves [`ProjectionHandle::lag`]. An error is retried, unless it is terminal; a
     /// terminal error ends the projection, and so does a position after the end of the log.
+    ///
+    /// # Examples
+    ///
+    /// The view and its position change in one transaction, so that every event counts once:
+    ///
+    /// ```
+    /// use std::sync::Arc;
+    ///
+    /// use aios_agents::{RuntimeError, prelude::*, projection::Batch};
+    /// use parking_lot::Mutex;
+    ///
+    /// /// A stand-in for a table of your database; the lock is the transaction.
+    /// #[derive(Default)]
+    /// struct View {
+    ///     orders: u64,
+    ///     position: u64,
+    /// }
+    ///
+    /// async fn count(runtime: &Runtime, view: Arc<Mutex<View>>) -> Result<(), RuntimeError> {
+    ///     let apply = {
+    ///         let view = Arc::clone(&view);
+    ///         move |batch: Batch| {
+    ///             let view = Arc::clone(&view);
+    ///             async move {
+    ///                 let mut view = view.lock();
+    ///                 view.orders += batch.events().len() as u64;
+    ///                 view.position = batch.position();
+    ///                 Ok(())
+    ///             }
+    ///         }
+    ///     };
+    ///     let load = move || {
+    ///         let position = view.lock().position;
+    ///         async move { Ok(position) }
+    ///     };
+    ///     runtime
+    ///         .projection("orders", apply)
+    ///         .patterns(["shop.order.placed".parse::<Pattern>()?])
+    ///         .position_from(load)
+    ///         .await?;
+    ///     Ok(())
+    /// }
+    /// # let _ = count;
+    /// ```
     pub fn position_from<F, Fut>(mut self, load: F) -> Self
     where
         F: Fn() -> Fut + Send + Sync + 'static,

@@ -25,6 +25,48 @@ use crate::{
 };
 
 /// Builds a [`Runtime`]. Setters never fail; [`start`](Self::start) checks their arguments.
+///
+/// # Examples
+///
+/// Each process picks its roles. Agents need no store, and a client needs no engine:
+///
+/// ```
+/// use aios_agents::{RuntimeError, prelude::*};
+///
+/// # struct Upper;
+/// # impl Agent for Upper {
+/// #     type Parameters = String;
+/// #     type Output = String;
+/// #     async fn process_task(&self, _: &TaskContext, text: String) -> Result<String, TaskError> {
+/// #         Ok(text.to_uppercase())
+/// #     }
+/// # }
+/// # async fn order(_: WorkflowContext, (): ()) -> Result<(), WorkflowError> { Ok(()) }
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let store = aios_store::connect("memory://").await?; // or postgres://…
+/// let broker = aios_broker::connect("memory://").await?; // or amqp://…
+///
+/// let agents = Runtime::builder().broker(broker.clone()).agent("upper", Upper).start().await?;
+/// let engine = Runtime::builder()
+///     .store(store.clone())
+///     .broker(broker.clone())
+///     .source("orders")
+///     .workflow("order", order)
+///     .start()
+///     .await?;
+/// let client = Runtime::builder().store(store).broker(broker).client_only().start().await?;
+///
+/// let run = client.task("upper", "hello").await?;
+/// assert_eq!(run.result::<String>().await?, "HELLO");
+/// # drop((agents, engine));
+///
+/// // Mistakes are reported by `start`.
+/// let error = Runtime::builder().workflow("order", order).start().await.unwrap_err();
+/// assert!(matches!(error, RuntimeError::InvalidConfiguration { .. }));
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Default)]
 pub struct RuntimeBuilder {
     store: Option<Arc<dyn Store>>,
@@ -119,6 +161,28 @@ impl RuntimeBuilder {
 
     /// Adds an async function as a version of a workflow. New runs get the highest version;
     /// existing runs keep theirs.
+    ///
+    /// # Examples
+    ///
+    /// The code of version 1 stays until its last run has ended:
+    ///
+    /// ```
+    /// use aios_agents::prelude::*;
+    ///
+    /// async fn order_v1(context: WorkflowContext, item: String) -> Result<u32, WorkflowError> {
+    ///     context.task("prices", &item).await
+    /// }
+    ///
+    /// async fn order_v2(context: WorkflowContext, item: String) -> Result<u32, WorkflowError> {
+    ///     context.task::<()>("stock", &item).await?;
+    ///     context.task("prices", &item).await
+    /// }
+    ///
+    /// let builder = Runtime::builder()
+    ///     .workflow_version("order", 1, order_v1)
+    ///     .workflow_version("order", 2, order_v2);
+    /// # drop(builder);
+    /// ```
     #[must_use]
     #[allow(clippy::needless_pass_by_value, reason = "a name is a text or a declaration")]
     pub fn workflow_version<F, I, O, Fut>(
@@ -169,7 +233,8 @@ impl RuntimeBuilder {
     }
 
     /// Starts no engine: this runtime can start and handle runs, and engines of other processes
-    /// advance them.
+    /// advance them. Register the workflows that it starts, so that a run begins with the right version;
+    /// their code does not run here.
     #[must_use]
     pub fn client_only(mut self) -> Self {
         self.no_engine = true;
@@ -180,7 +245,11 @@ impl RuntimeBuilder {
     ///
     /// # Errors
     ///
-    /// Returns an error if the configuration is invalid, or if broker or store fail.
+    /// - [`RuntimeError::InvalidConfiguration`] without a broker, for workflows without a store, for a
+    ///   version of a workflow that is added twice, and for an option out of range
+    /// - [`RuntimeError::InvalidWorkflow`] if a workflow has an invalid name
+    /// - [`RuntimeError::Agents`] if the definition of an agent is invalid
+    /// - errors of the store and the broker
     ///
     /// # Cancel safety
     ///

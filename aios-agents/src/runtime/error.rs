@@ -17,19 +17,21 @@ use crate::{
 #[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum RuntimeError {
-    /// An option or argument is missing or invalid, or options contradict each other.
+    /// An option or argument is missing or invalid, or options contradict each other. The reason names
+    /// it.
     #[error("invalid runtime configuration: {reason}")]
     InvalidConfiguration {
         /// The reason.
         reason: String,
     },
-    /// The name of a workflow can't be a segment of an event type.
+    /// The name of a workflow is not `[a-z][a-z0-9_]*` with at most 100 bytes.
     #[error(transparent)]
     InvalidWorkflow(#[from] InvalidName),
-    /// The id of a run is invalid.
+    /// The id of a run is invalid; see [`StartRun::id`](super::StartRun::id).
     #[error(transparent)]
     InvalidRunId(#[from] InvalidRunId),
-    /// No workflow with this name is registered.
+    /// No workflow with this name is registered in this runtime, so nothing was started. Correct the
+    /// name, or register the workflow, also in a client: its version is taken from there.
     #[error("no workflow {workflow} is registered{}", hint("registered", workflow, registered))]
     UnknownWorkflow {
         /// The name.
@@ -37,13 +39,14 @@ pub enum RuntimeError {
         /// The registered names, as far as they are known.
         registered: Vec<String>,
     },
-    /// There is no run with this id.
+    /// There is no run with this id in the store: it was never started, or retention has removed it.
     #[error("there is no run {run_id}")]
     UnknownRun {
         /// The id.
         run_id: String,
     },
-    /// A run with this id exists, of another workflow or with another input.
+    /// A run with this id exists, of another workflow or with another input. Choose another id, or use
+    /// [`Runtime::handle`](super::Runtime::handle) to get the existing run.
     #[error("run {run_id} already exists, of another workflow or with another input")]
     RunExists {
         /// The id.
@@ -63,7 +66,8 @@ pub enum RuntimeError {
         /// The id.
         run_id: String,
     },
-    /// The journal has no such operation to fork from.
+    /// The journal has no such operation to fork from. [`RunHandle::journal`](super::RunHandle::journal)
+    /// shows those that it has.
     #[error("run {run_id} has no operation {operation}")]
     UnknownOperation {
         /// The id.
@@ -80,6 +84,7 @@ pub enum RuntimeError {
         status: RunStatus,
     },
     /// The run failed by its own code: none of its operations has failed.
+    /// [`fork`](super::RunHandle::fork) it from the operation that has to be done again.
     #[error("no operation of run {run_id} has failed; fork it from the operation to be done again")]
     NoFailedOperation {
         /// The id.
@@ -92,7 +97,8 @@ pub enum RuntimeError {
         /// Why.
         failure: Failure,
     },
-    /// A projection of this runtime stopped after a permanent error.
+    /// A projection of this runtime stopped after a permanent error. Its position is kept, and the next
+    /// start continues from it.
     #[error("a projection has stopped: {failure}")]
     ProjectionStopped {
         /// Which, and why.
@@ -109,10 +115,10 @@ pub enum RuntimeError {
     /// The agent host failed.
     #[error("failed to run agents")]
     Agents(#[from] AgentError),
-    /// The store failed.
+    /// The store failed; the [`StoreError`] says what to do.
     #[error("the store failed")]
     Store(#[from] StoreError),
-    /// The broker failed.
+    /// The broker failed; the [`BrokerError`] says what to do.
     #[error("the broker failed")]
     Broker(#[from] BrokerError),
     /// An output stream can't be read.

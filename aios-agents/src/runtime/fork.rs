@@ -30,6 +30,19 @@ impl RunHandle {
     /// # Cancel safety
     ///
     /// A cancelled call may or may not have started the new run.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use aios_agents::{RunHandle, RuntimeError};
+    ///
+    /// /// Repeats everything from operation 3 with the code of today, and keeps the results of 1 and 2.
+    /// async fn repeat(run: &RunHandle) -> Result<u32, Box<dyn std::error::Error>> {
+    ///     let again = run.fork(3, format!("{}-again", run.id())).await?;
+    ///     Ok(again.result().await?)
+    /// }
+    /// # let _ = repeat;
+    /// ```
     pub async fn fork(
         &self,
         operation: u64,
@@ -58,6 +71,44 @@ impl RunHandle {
     /// # Cancel safety
     ///
     /// A cancelled call may or may not have started the new run.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::sync::atomic::{AtomicBool, Ordering};
+    ///
+    /// use aios_agents::prelude::*;
+    ///
+    /// static IS_FIXED: AtomicBool = AtomicBool::new(false);
+    ///
+    /// async fn order(context: WorkflowContext, (): ()) -> Result<u32, WorkflowError> {
+    ///     let price: u32 = context.run("price", || async { 7 }).await?; // done once
+    ///     let pay = || async {
+    ///         match IS_FIXED.load(Ordering::Relaxed) {
+    ///             true => Ok(price),
+    ///             false => Err(TaskError::terminal(Failure::new("NO_ACCOUNT", "there is no account"))),
+    ///         }
+    ///     };
+    ///     context.step("pay", pay).await
+    /// }
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let runtime = Runtime::builder()
+    /// #     .store(aios_store::connect("memory://").await?)
+    /// #     .broker(aios_broker::connect("memory://").await?)
+    /// #     .workflow("order", order)
+    /// #     .start()
+    /// #     .await?;
+    /// let run = runtime.start("order", &()).id("order-7").await?;
+    /// assert_eq!(run.result::<u32>().await.unwrap_err().code(), "NO_ACCOUNT");
+    ///
+    /// IS_FIXED.store(true, Ordering::Relaxed);
+    /// let again = run.retry("order-7-again").await?;
+    /// assert_eq!(again.result::<u32>().await?, 7);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn retry(&self, new_id: impl Into<Arc<str>>) -> Result<Self, RuntimeError> {
         let RunRecord { id: run_id, workflow, status, .. } = self.status().await?;
         if status != RunStatus::Failed {

@@ -27,6 +27,34 @@ const BACKOFF: Backoff = Backoff::new(Duration::from_millis(100), Duration::from
 /// affect the run.
 ///
 /// If the run has continued as another one, every method refers to the current run.
+///
+/// # Examples
+///
+/// ```
+/// use aios_agents::prelude::*;
+/// use aios_core::store::RunStatus;
+///
+/// async fn publish(context: WorkflowContext, title: String) -> Result<String, WorkflowError> {
+///     context.set_status("waits for an editor");
+///     let editor: String = context.signal("approved").await?;
+///     Ok(format!("{title}, approved by {editor}"))
+/// }
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let runtime = Runtime::builder()
+/// #     .store(aios_store::connect("memory://").await?)
+/// #     .broker(aios_broker::connect("memory://").await?)
+/// #     .workflow("publish", publish)
+/// #     .start()
+/// #     .await?;
+/// let run = runtime.start("publish", "Notes").id("notes").await?;
+/// run.signal("approved", "Ada").await?; // kept until the workflow waits for it
+/// assert_eq!(run.result::<String>().await?, "Notes, approved by Ada");
+/// assert_eq!(run.status().await?.status, RunStatus::Completed);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Debug)]
 pub struct RunHandle {
     pub(super) client: Client,
@@ -57,6 +85,18 @@ impl RunHandle {
     /// Sets the id of the request on whose behalf this handle signals, cancels, pauses, resumes or
     /// forks the run. A handle with the same request id sends such a command only once, also from
     /// another process, so a request can be repeated after a crash. An id stands for one command.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use aios_agents::RunHandle;
+    ///
+    /// async fn pay(run: RunHandle, payment_id: &str, amount: u32) -> Result<(), aios_agents::RuntimeError> {
+    ///     // The provider reports a payment more than once; the run gets one signal.
+    ///     run.with_request_id(payment_id).signal("paid", &amount).await
+    /// }
+    /// # let _ = pay;
+    /// ```
     #[must_use]
     pub fn with_request_id(mut self, id: impl Into<Arc<str>>) -> Self {
         self.request_id = Some(id.into());
@@ -81,6 +121,34 @@ impl RunHandle {
     /// # Cancel safety
     ///
     /// Cancel safe. Cancelling does not affect the run.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use aios_agents::{RunError, prelude::*};
+    ///
+    /// async fn order(_: WorkflowContext, item: String) -> Result<u32, WorkflowError> {
+    ///     Err(WorkflowError::failed(Failure::new("SOLD_OUT", item)))
+    /// }
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let runtime = Runtime::builder()
+    /// #     .store(aios_store::connect("memory://").await?)
+    /// #     .broker(aios_broker::connect("memory://").await?)
+    /// #     .workflow("order", order)
+    /// #     .start()
+    /// #     .await?;
+    /// match runtime.start("order", "tea").await?.result::<u32>().await {
+    ///     Ok(price) => println!("paid {price}"),
+    ///     Err(RunError::Failed { failure, .. }) => assert_eq!(failure.code, "SOLD_OUT"),
+    ///     // Deploy code that matches the journal, then wait again: the run is not lost.
+    ///     Err(RunError::Blocked { failure, .. }) => println!("needs a developer: {failure}"),
+    ///     Err(error) => return Err(error.into()),
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn result<T: DeserializeOwned>(&self) -> Result<T, RunError> {
         let mut run_id = Arc::clone(&self.run_id);
         let ended = loop {
@@ -198,6 +266,30 @@ impl RunHandle {
     /// # Cancel safety
     ///
     /// See [`signal`](Self::signal).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use aios_agents::{RunError, prelude::*};
+    ///
+    /// async fn forever(context: WorkflowContext, (): ()) -> Result<(), WorkflowError> {
+    ///     context.signal("never").await
+    /// }
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let runtime = Runtime::builder()
+    /// #     .store(aios_store::connect("memory://").await?)
+    /// #     .broker(aios_broker::connect("memory://").await?)
+    /// #     .workflow("forever", forever)
+    /// #     .start()
+    /// #     .await?;
+    /// let run = runtime.start("forever", &()).await?;
+    /// run.cancel("the customer left").await?; // durable; the compensations run now
+    /// assert!(matches!(run.result::<()>().await, Err(RunError::Cancelled { .. })));
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn cancel(&self, reason: impl Into<String>) -> Result<(), RuntimeError> {
         let entry = Entry::CancelRequested(CancelRequested::new(reason.into()));
         self.command(entry, |status| status == RunStatus::Cancelling).await
@@ -303,6 +395,51 @@ impl RunHandle {
 
     /// An output stream of the run with exactly this id: what its tasks, steps and code write while
     /// it works. The stream need not exist yet.
+    ///
+    /// # Examples
+    ///
+    /// Shows tokens of a language model while the task works:
+    ///
+    /// ```
+    /// use aios_agents::{output::OutputContent, prelude::*};
+    ///
+    /// struct Writer;
+    ///
+    /// impl Agent for Writer {
+    ///     type Parameters = String;
+    ///     type Output = String;
+    ///
+    ///     async fn process_task(&self, context: &TaskContext, topic: String) -> Result<String, TaskError> {
+    ///         let tokens = context.stream("tokens")?;
+    ///         for token in ["All", " about ", &topic] {
+    ///             tokens.write(token)?;
+    ///         }
+    ///         Ok(format!("All about {topic}"))
+    ///     }
+    /// }
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let runtime = Runtime::builder()
+    /// #     .store(aios_store::connect("memory://").await?)
+    /// #     .broker(aios_broker::connect("memory://").await?)
+    /// #     .agent("writer", Writer)
+    /// #     .start()
+    /// #     .await?;
+    /// let run = runtime.task("writer", "tea").await?;
+    /// let mut tokens = run.stream("tokens").read_from(0);
+    /// let mut text = String::new();
+    /// while let Some(item) = tokens.next().await {
+    ///     match item?.content {
+    ///         OutputContent::Item(token) => text += &token.decode::<String>()?,
+    ///         OutputContent::Reset => text.clear(), // another attempt begins again
+    ///         _ => {}
+    ///     }
+    /// }
+    /// assert_eq!(text, "All about tea");
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use]
     pub fn stream(&self, name: &str) -> RunStream {
         RunStream::new(self.client.journals.clone(), Arc::clone(&self.run_id), name)

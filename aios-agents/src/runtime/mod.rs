@@ -50,6 +50,37 @@ use crate::{
 /// A runtime needs a broker. With a store it also starts and advances runs; without one it only
 /// hosts agents. Runs in progress when the runtime is dropped without [`shutdown`](Self::shutdown)
 /// resume on the next start.
+///
+/// # Examples
+///
+/// Start a run, find it again after a restart, and stop cleanly:
+///
+/// ```
+/// use std::time::Duration;
+///
+/// use aios_agents::prelude::*;
+///
+/// async fn welcome(_: WorkflowContext, name: String) -> Result<String, WorkflowError> {
+///     Ok(format!("Welcome, {name}!"))
+/// }
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let runtime = Runtime::builder()
+///     .store(aios_store::connect("memory://").await?)
+///     .broker(aios_broker::connect("memory://").await?)
+///     .workflow("welcome", welcome)
+///     .start()
+///     .await?;
+/// runtime.start("welcome", "Ada").id("welcome-ada").await?;
+///
+/// // The id is all that another process needs.
+/// let run = runtime.handle("welcome-ada").await?;
+/// assert_eq!(run.result::<String>().await?, "Welcome, Ada!");
+/// runtime.shutdown(Duration::from_secs(30)).await?;
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug)]
 pub struct Runtime {
     broker: Arc<dyn Broker>,
@@ -84,6 +115,36 @@ impl Runtime {
     /// Sends a signal to a run, and starts the run first if none has this id. Start and signal are
     /// one atomic append, so no run is started without its signal. Await it to get a [`RunHandle`];
     /// see [`StartRun::signal`].
+    ///
+    /// # Examples
+    ///
+    /// One run per shopping cart, whichever item comes first:
+    ///
+    /// ```
+    /// use aios_agents::prelude::*;
+    ///
+    /// async fn cart(context: WorkflowContext, _customer: String) -> Result<Vec<String>, WorkflowError> {
+    ///     let mut items = Vec::new();
+    ///     while items.len() < 2 {
+    ///         items.push(context.signal("item").await?);
+    ///     }
+    ///     Ok(items)
+    /// }
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let runtime = Runtime::builder()
+    /// #     .store(aios_store::connect("memory://").await?)
+    /// #     .broker(aios_broker::connect("memory://").await?)
+    /// #     .workflow("cart", cart)
+    /// #     .start()
+    /// #     .await?;
+    /// runtime.signal_with_start("cart", "cart-7", "Ada", "item", "tea").await?; // starts the run
+    /// let run = runtime.signal_with_start("cart", "cart-7", "Ada", "item", "milk").await?;
+    /// assert_eq!(run.result::<Vec<String>>().await?, ["tea", "milk"]);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn signal_with_start<T, P>(
         &self,
         workflow: &str,
@@ -101,6 +162,36 @@ impl Runtime {
 
     /// Sends a task to an agent, as a run with a single task. Await it to get a [`RunHandle`], or a
     /// [`TypedRun`](crate::TypedRun) if the agents are named by an [`AgentRef`](crate::AgentRef).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    ///
+    /// use aios_agents::prelude::*;
+    ///
+    /// # struct Upper;
+    /// # impl Agent for Upper {
+    /// #     type Parameters = String;
+    /// #     type Output = String;
+    /// #     async fn process_task(&self, _: &TaskContext, text: String) -> Result<String, TaskError> {
+    /// #         Ok(text.to_uppercase())
+    /// #     }
+    /// # }
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let runtime = Runtime::builder()
+    /// #     .store(aios_store::connect("memory://").await?)
+    /// #     .broker(aios_broker::connect("memory://").await?)
+    /// #     .agent("upper", Upper)
+    /// #     .start()
+    /// #     .await?;
+    /// // The id makes the request safe to repeat: the task is assigned once.
+    /// let run = runtime.task("upper", "hello").id("request-81").timeout(Duration::from_secs(60)).await?;
+    /// assert_eq!(run.result::<String>().await?, "HELLO");
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn task<A, T>(&self, agent: A, parameters: &T) -> A::Start
     where
         A: StartAgentTask<T>,
@@ -257,6 +348,25 @@ impl Runtime {
     /// # Cancel safety
     ///
     /// Cancel safe.
+    ///
+    /// # Examples
+    ///
+    /// A service that ends when it can no longer work, so that its supervisor starts it again:
+    ///
+    /// ```
+    /// use std::time::Duration;
+    ///
+    /// use aios_agents::{Runtime, RuntimeError};
+    ///
+    /// async fn serve(runtime: Runtime, stop: impl Future<Output = ()>) -> Result<(), RuntimeError> {
+    ///     tokio::select! {
+    ///         failure = runtime.failed() => eprintln!("stopping: {failure}"),
+    ///         () = stop => {}
+    ///     }
+    ///     runtime.shutdown(Duration::from_secs(30)).await
+    /// }
+    /// # let _ = |runtime| serve(runtime, std::future::ready(()));
+    /// ```
     pub async fn failed(&self) -> Failure {
         let engine = async {
             match &self.engine {

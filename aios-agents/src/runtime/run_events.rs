@@ -18,6 +18,34 @@ const PAUSE: (Duration, Duration) = (Duration::from_millis(2), Duration::from_mi
 ///
 /// A run that continues as a new one ends with the event `continued`, whose data names the new run.
 /// Each run has its own stream of versions, so follow the new run from version 0.
+///
+/// # Examples
+///
+/// ```
+/// use aios_agents::prelude::*;
+///
+/// async fn welcome(context: WorkflowContext, name: String) -> Result<String, WorkflowError> {
+///     context.run("greet", || async { format!("Hello, {name}!") }).await
+/// }
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let runtime = Runtime::builder()
+/// #     .store(aios_store::connect("memory://").await?)
+/// #     .broker(aios_broker::connect("memory://").await?)
+/// #     .workflow("welcome", welcome)
+/// #     .start()
+/// #     .await?;
+/// let run = runtime.start("welcome", "Ada").await?;
+/// let mut events = run.events(0); // after a reconnect: the version of the last event seen
+/// let mut actions = Vec::new();
+/// while let Some(recorded) = events.next().await? {
+///     actions.push(recorded.event.event_type.action().to_owned());
+/// }
+/// assert_eq!(actions, ["started", "step_completed", "completed"]);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug)]
 pub struct RunEvents {
     journals: Journals,

@@ -25,6 +25,48 @@ use crate::{
 const MAX_METADATA_BYTES: usize = 64 * 1024;
 
 /// A run to be started. Awaiting it returns a [`RunHandle`] once the start is durable.
+///
+/// # Errors
+///
+/// - [`RuntimeError::UnknownWorkflow`] if the workflow is not registered in this runtime
+/// - [`RuntimeError::RunExists`] if the id belongs to a run of another workflow or with another input
+/// - [`RuntimeError::InvalidRunId`], and [`RuntimeError::InvalidConfiguration`] for a delay or metadata
+///   out of range, or without a store
+/// - [`RuntimeError::Event`] if the input or a signal cannot be serialised to JSON
+/// - [`RuntimeError::EngineStopped`] if the engine of this runtime has stopped
+/// - errors of the store
+///
+/// # Cancel safety
+///
+/// A cancelled start may or may not have started the run. Start it again with the same id.
+///
+/// # Examples
+///
+/// A request that is sent twice starts one run:
+///
+/// ```
+/// use aios_agents::prelude::*;
+///
+/// # async fn order(_: WorkflowContext, item: String) -> Result<String, WorkflowError> { Ok(item) }
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let runtime = Runtime::builder()
+/// #     .store(aios_store::connect("memory://").await?)
+/// #     .broker(aios_broker::connect("memory://").await?)
+/// #     .workflow("order", order)
+/// #     .start()
+/// #     .await?;
+/// let first = runtime.start("order", "tea").id("order-7").await?;
+/// let second = runtime.start("order", "tea").id("order-7").await?;
+/// assert!(first.created().is_some() && second.created().is_none());
+/// assert_eq!(second.result::<String>().await?, "tea");
+///
+/// // The same id with another input is a mistake, not a repetition.
+/// let error = runtime.start("order", "milk").id("order-7").await.unwrap_err();
+/// assert_eq!(error.code(), "RUN_EXISTS");
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug)]
 #[must_use = "a run starts only when this is awaited"]
 pub struct StartRun {

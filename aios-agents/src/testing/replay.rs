@@ -37,6 +37,33 @@ pub enum ReplayError {
 /// # Cancel safety
 ///
 /// Cancel safe.
+///
+/// # Examples
+///
+/// A test that keeps the journals of released versions, as JSON, finds a change that would block the
+/// runs of users:
+///
+/// ```
+/// use std::sync::Arc;
+///
+/// use aios_agents::{prelude::*, testing::{WorkflowTest, replay}, workflow::{FnWorkflow, Workflow}};
+///
+/// async fn released(context: WorkflowContext, (): ()) -> Result<u32, WorkflowError> {
+///     context.run("charge", || async { 1 }).await
+/// }
+///
+/// async fn changed(context: WorkflowContext, (): ()) -> Result<u32, WorkflowError> {
+///     context.run("reserve", || async { 1 }).await
+/// }
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let journal = WorkflowTest::new("pay", released)?.run(&()).await.events()?;
+/// replay(Arc::new(FnWorkflow::new("pay", released)?), &journal).await?;
+/// assert!(replay(Arc::new(FnWorkflow::new("pay", changed)?), &journal).await.is_err());
+/// # Ok(())
+/// # }
+/// ```
 pub async fn replay(workflow: Arc<dyn Workflow>, journal: &[Event]) -> Result<(), ReplayError> {
     let entries: Vec<Entry> = journal.iter().map(decode).collect::<Result<_, _>>()?;
     let (Some(Entry::Started(started)), Some(first)) = (entries.first(), journal.first()) else {

@@ -40,6 +40,28 @@ impl WorkflowTest {
 }
 
 /// A finished test run.
+///
+/// # Examples
+///
+/// ```
+/// use std::time::Duration;
+///
+/// use aios_agents::{prelude::*, testing::WorkflowTest};
+///
+/// async fn fetch(context: WorkflowContext, url: String) -> Result<usize, WorkflowError> {
+///     let text: String = context.task("fetcher", &url).retry(RetryPolicy::never()).await?;
+///     Ok(text.len())
+/// }
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let down = |_: String| Err::<String, _>(TaskError::retryable(Failure::new("DOWN", "no route")));
+/// let run = WorkflowTest::new("fetch", fetch)?.agent("fetcher", down).run("http://a").await;
+/// assert_eq!(run.result::<usize>().unwrap_err().code(), "DOWN");
+/// assert_eq!(run.elapsed(), Duration::ZERO); // no second attempt, no delay
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug)]
 pub struct TestedRun {
     outcome: Option<Result<Payload, WorkflowError>>,

@@ -15,6 +15,62 @@ use crate::schema::schema_of;
 
 /// A workflow that the engine can run: a Rust function, a coroutine of another language, or a
 /// definition given as data.
+///
+/// # Examples
+///
+/// A workflow given as data:
+///
+/// ```
+/// use std::sync::Arc;
+///
+/// use aios_agents::{prelude::*, workflow::Workflow};
+/// use aios_core::{BoxFuture, agent::Name};
+/// # #[cfg(feature = "testing")]
+/// use aios_agents::testing::WorkflowTest;
+///
+/// /// Passes the input through a list of agents.
+/// struct Pipeline {
+///     name: Name,
+///     agents: Vec<String>,
+/// }
+///
+/// impl Workflow for Pipeline {
+///     fn name(&self) -> &Name {
+///         &self.name
+///     }
+///
+///     fn version(&self) -> u32 {
+///         1
+///     }
+///
+///     fn run(
+///         &self,
+///         context: WorkflowContext,
+///         mut value: Payload,
+///     ) -> BoxFuture<'static, Result<Payload, WorkflowError>> {
+///         let agents = self.agents.clone();
+///         Box::pin(async move {
+///             for agent in agents {
+///                 value = context.task(agent.as_str(), &value).await?;
+///             }
+///             Ok(value)
+///         })
+///     }
+/// }
+///
+/// # #[cfg(not(feature = "testing"))] fn main() {}
+/// # #[cfg(feature = "testing")] #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let pipeline = Pipeline { name: Name::new("tidy")?, agents: vec!["trim".into(), "upper".into()] };
+/// let run = WorkflowTest::of(Arc::new(pipeline))
+///     .agent("trim", |text: String| Ok(text.trim().to_owned()))
+///     .agent("upper", |text: String| Ok(text.to_uppercase()))
+///     .run(" tea ")
+///     .await;
+/// assert_eq!(run.result::<String>().unwrap(), "TEA");
+/// # Ok(())
+/// # }
+/// ```
 pub trait Workflow: Send + Sync + 'static {
     /// Name of the workflow.
     fn name(&self) -> &Name;
@@ -53,6 +109,26 @@ pub trait Workflow: Send + Sync + 'static {
 }
 
 /// An async function as a workflow.
+///
+/// # Examples
+///
+/// ```
+/// use std::sync::Arc;
+///
+/// use aios_agents::{prelude::*, workflow::FnWorkflow};
+///
+/// async fn quote(_: WorkflowContext, item: String) -> Result<u32, WorkflowError> {
+///     Ok(u32::try_from(item.len())?)
+/// }
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// // With schemas, the OpenAPI document of the HTTP API describes the input and the result.
+/// let quote = FnWorkflow::new("quote", quote)?.with_version(2).with_schemas();
+/// let builder = Runtime::builder().workflow_dyn(Arc::new(quote));
+/// # drop(builder);
+/// # Ok(())
+/// # }
+/// ```
 pub struct FnWorkflow<F, I, O> {
     name: Name,
     version: u32,

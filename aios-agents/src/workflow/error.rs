@@ -8,6 +8,33 @@ use serde_json::{Value, json};
 ///
 /// `?` converts any error into it. It does not implement [`Error`] itself, which allows the conversion
 /// from all errors.
+///
+/// # Examples
+///
+/// ```
+/// use aios_agents::prelude::*;
+/// # #[cfg(feature = "testing")]
+/// use aios_agents::testing::WorkflowTest;
+///
+/// async fn quote(context: WorkflowContext, item: String) -> Result<u32, WorkflowError> {
+///     match context.task("prices", &item).await {
+///         // Decide by the code, which is stable; the message is for people.
+///         Err(error) if error.code() == "UNKNOWN_ITEM" => Ok(0),
+///         Err(error) => Err(error),
+///         Ok(0) => Err(WorkflowError::failed(Failure::new("NOT_FOR_SALE", item))),
+///         Ok(price) => Ok(price),
+///     }
+/// }
+///
+/// # #[cfg(not(feature = "testing"))] fn main() {}
+/// # #[cfg(feature = "testing")] #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let test = WorkflowTest::new("quote", quote)?.agent("prices", |_: String| Ok(0));
+/// let error = test.run("tea").await.result::<u32>().unwrap_err();
+/// assert_eq!(error.code(), "NOT_FOR_SALE");
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Debug)]
 pub struct WorkflowError(Kind);
 
@@ -36,6 +63,24 @@ impl WorkflowError {
     /// Ends this run and continues as a new one with an empty journal. Return it from the workflow.
     ///
     /// If `input` cannot be serialised to JSON, this is a failure instead.
+    ///
+    /// # Examples
+    ///
+    /// A run that never ends keeps a short journal:
+    ///
+    /// ```
+    /// use std::time::Duration;
+    ///
+    /// use aios_agents::prelude::*;
+    ///
+    /// async fn poll(context: WorkflowContext, seen: u64) -> Result<(), WorkflowError> {
+    ///     let newest: u64 = context.task("feed", &seen).await?;
+    ///     context.sleep(Duration::from_secs(60)).await?;
+    ///     // The next run begins with this input and an empty journal, under the same id for callers.
+    ///     Err(WorkflowError::continue_as_new(&newest))
+    /// }
+    /// # let _ = poll;
+    /// ```
     #[must_use]
     pub fn continue_as_new<T: Serialize + ?Sized>(input: &T) -> Self {
         match Payload::encode(input) {

@@ -1,3 +1,14 @@
+//! The execution of the code of a run, without I/O, in one loop for live runs, replays and tests.
+//!
+//! The loop applies one entry and polls the code until it is idle; then it applies the next. The code
+//! therefore sees the outcomes of its operations one at a time, in the order of the journal, and makes
+//! the same choices in every replay. It is polled outside tokio's cooperative budget, because a budget
+//! that ends at another place would change the order.
+//!
+//! Code that breaks the rules is stopped, and `block_reason` tells why: it asks for something else than
+//! its journal has, panics, awaits something that is not recorded (`FOREIGN_AWAIT`), or wakes itself
+//! without end (`WORKFLOW_BUSY`).
+
 use std::{
     collections::VecDeque,
     sync::Arc,

@@ -125,6 +125,19 @@ macro_rules! join {
 /// but polls them in the order in which they are written, like [`join!`](crate::join).
 ///
 /// When one future fails, the others are dropped, together with the operations that they wait for.
+///
+/// ```
+/// use aios_agents::prelude::*;
+///
+/// async fn both(context: WorkflowContext, (): ()) -> Result<u32, WorkflowError> {
+///     let left = context.task::<u32>("left", &());
+///     let right = context.task::<u32>("right", &());
+///     // If one fails, the other task is cancelled.
+///     let (left, right) = aios_agents::try_join!(left, right)?;
+///     Ok(left + right)
+/// }
+/// # let _ = both;
+/// ```
 #[macro_export]
 macro_rules! try_join {
     (biased; $($futures:tt)*) => {

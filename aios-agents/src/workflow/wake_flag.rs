@@ -1,3 +1,9 @@
+//! The waker of the code of a run, which tells apart who wakes it.
+//!
+//! A wake by an entry, a step or the code itself makes the loop poll again. A wake by anything else
+//! means that the code awaits something that no journal has, unless the scheduler has deferred a wake
+//! of the code's own.
+
 use std::{
     sync::{
         Arc,

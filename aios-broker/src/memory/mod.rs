@@ -73,6 +73,28 @@ impl MemoryBroker {
 
     /// Creates another connection to the same broker, like that of another process: it has the same
     /// groups and mailboxes, and is closed separately.
+    ///
+    /// # Examples
+    ///
+    /// Two services in one test, which stop one after the other:
+    ///
+    /// ```
+    /// use std::time::Duration;
+    ///
+    /// use aios_broker::memory::MemoryBroker;
+    /// use aios_core::{broker::{Broker, BrokerError, BrokerExt}, event::Event};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let shop = MemoryBroker::new();
+    /// let till = shop.new_connection();
+    /// shop.close(Duration::from_secs(1)).await?;
+    /// let event = Event::new("shop.order.placed".parse()?, "shop", &7)?;
+    /// till.publish_event(event.clone()).await?;
+    /// assert!(matches!(shop.publish_event(event).await, Err(BrokerError::Closed)));
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use]
     pub fn new_connection(&self) -> Self {
         Self::connect(Arc::clone(&self.connection.exchange))

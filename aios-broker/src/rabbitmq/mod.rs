@@ -3,6 +3,30 @@
 //! All events go through one topic exchange. A group or mailbox is a quorum queue with a queue for
 //! its dead letters; events that are retried wait in delay queues. Publishing and consuming have a
 //! connection each. Failed connections, channels and consumers are replaced.
+//!
+//! # On the server
+//!
+//! Names begin with the [prefix](RabbitMqOptions::with_prefix), `aios` by default. All of it is declared
+//! when it is first needed, so the user needs the permission to configure these names.
+//!
+//! | name | is |
+//! |---|---|
+//! | `aios.events` | the topic exchange; the type of an event is its routing key |
+//! | `aios.group.<group>`, `aios.mailbox.<mailbox>` | the events that wait for consumers |
+//! | `aios.dead.group.<group>`, `aios.dead.mailbox.<mailbox>` | dead letters |
+//! | `aios.hold.<milliseconds>` | an exchange with its queue: events that wait this long for their next attempt |
+//!
+//! # How a delivery is settled
+//!
+//! | settlement | on the server |
+//! |---|---|
+//! | acknowledged | the event is removed from its queue |
+//! | retried | a copy that has the number of attempts goes to a delay queue, which returns it when it expires |
+//! | given up, or retried for the last time | a copy that has the reason goes to the queue of dead letters |
+//! | released | the event returns to its queue. If the server would soon take it for poison, a copy with a fresh count is appended |
+//!
+//! A copy is confirmed before the original is acknowledged. A crash in between leaves both, so an event
+//! may come twice, and is never lost.
 
 mod confirm;
 mod consume;
@@ -60,6 +84,25 @@ use crate::rng::SplitMix64;
 /// - An acknowledgement returns when it is sent; AMQP has no response to it. If it is lost, the
 ///   event is redelivered. [`close`](Broker::close) waits until the server has handled all
 ///   acknowledgements.
+///
+/// # Examples
+///
+/// ```no_run
+/// use std::time::Duration;
+///
+/// use aios_broker::rabbitmq::{RabbitMqBroker, RabbitMqOptions};
+/// use aios_core::broker::Broker;
+///
+/// # async fn example() -> Result<(), aios_core::broker::BrokerError> {
+/// let options = RabbitMqOptions::new("amqps://shop:password@rabbit.example.org/shop")
+///     .with_connection_name("billing")
+///     .with_ca_certificates("/etc/tls/ca.pem");
+/// let broker = RabbitMqBroker::connect_with(options).await?;
+/// // … at the end of the program, so that no acknowledgement is lost:
+/// broker.close(Duration::from_secs(30)).await?;
+/// # Ok(())
+/// # }
+/// ```
 pub struct RabbitMqBroker {
     publishing: Arc<Link>,
     consuming: Arc<Link>,

@@ -100,6 +100,38 @@ impl fmt::Debug for TaskSlot {
 }
 
 /// The context of an agent while it works on one task.
+///
+/// # Examples
+///
+/// ```
+/// use aios_core::{
+///     agent::{Agent, TaskContext, TaskError},
+///     event::Event,
+/// };
+///
+/// struct Importer;
+///
+/// impl Agent for Importer {
+///     type Parameters = Vec<String>;
+///     type Output = usize;
+///
+///     async fn process_task(
+///         &self,
+///         context: &TaskContext,
+///         files: Vec<String>,
+///     ) -> Result<usize, TaskError> {
+///         for (done, file) in files.iter().enumerate() {
+///             // The engine sees that the task is alive, and people see how far it is.
+///             context.heartbeat(&serde_json::json!({"done": done, "of": files.len()}))?;
+///             // A repeated attempt sends the same key, so that nothing is imported twice.
+///             import(file, context.idempotency_key()).await?;
+///         }
+///         context.emit(Event::new("shop.catalog.imported".parse()?, "importer", &files.len())?)?;
+///         Ok(files.len())
+///     }
+/// }
+/// # async fn import(_file: &str, _key: &str) -> Result<(), std::io::Error> { Ok(()) }
+/// ```
 pub struct TaskContext {
     info: TaskInfo,
     host: Arc<dyn TaskControl>,

@@ -66,6 +66,43 @@ pub trait Agent: Send + Sync + 'static {
 
 /// An agent without its types: JSON in, JSON out. Typed agents are wrapped in one; agents in other
 /// languages and scripted ones implement it directly.
+///
+/// # Examples
+///
+/// An agent whose schema is read from a file, and whose parameters stay JSON:
+///
+/// ```
+/// use aios_core::{
+///     agent::{DynAgent, TaskContext, TaskError},
+///     event::Payload,
+/// };
+/// use async_trait::async_trait;
+/// use serde_json::Value;
+///
+/// struct Forwarder {
+///     parameters: Value,
+///     output: Value,
+/// }
+///
+/// #[async_trait]
+/// impl DynAgent for Forwarder {
+///     fn parameters_schema(&self) -> &Value {
+///         &self.parameters
+///     }
+///
+///     fn output_schema(&self) -> &Value {
+///         &self.output
+///     }
+///
+///     async fn process_task(
+///         &self,
+///         _: &TaskContext,
+///         parameters: Payload,
+///     ) -> Result<Payload, TaskError> {
+///         Ok(parameters)
+///     }
+/// }
+/// ```
 #[async_trait]
 pub trait DynAgent: Send + Sync + 'static {
     /// JSON Schema of the parameters.

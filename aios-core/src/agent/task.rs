@@ -7,6 +7,17 @@ use crate::{event::Payload, failure::Failure};
 
 /// Name of a task. A task of a workflow is named `<run id>/<operation>`, so that a repeated
 /// assignment is recognised.
+///
+/// # Examples
+///
+/// ```
+/// use aios_core::agent::TaskId;
+///
+/// let task = TaskId::of_run("welcome-ada", 3);
+/// assert_eq!(task.as_str(), "welcome-ada/3");
+/// assert_eq!(task.run(), Some(("welcome-ada", 3)));
+/// assert_eq!(TaskId::new("from elsewhere").run(), None);
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct TaskId(Arc<str>);

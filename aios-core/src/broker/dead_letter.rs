@@ -46,6 +46,25 @@ impl DeadLetterFilter {
 }
 
 /// The dead letters of a group or mailbox, and the number of events that wait in it.
+///
+/// # Examples
+///
+/// ```
+/// use aios_core::broker::{Address, Broker, DeadLetterFilter, Group};
+///
+/// /// Sends back what failed for a reason that is removed now, and leaves the rest.
+/// async fn redrive(broker: &dyn Broker) -> Result<usize, Box<dyn std::error::Error>> {
+///     let letters = broker.dead_letters(&Address::Group(Group::new("billing")?)).await?;
+///     let oldest = letters.list(1_000).await?;
+///     let ids = oldest
+///         .into_iter()
+///         .filter(|letter| letter.reason.contains("no space left"))
+///         .map(|letter| letter.event.id)
+///         .collect();
+///     Ok(letters.redrive(DeadLetterFilter::Ids(ids)).await?)
+/// }
+/// # let _ = redrive;
+/// ```
 #[async_trait]
 pub trait DeadLetters: Send + Sync {
     /// The oldest dead letters, at most `limit`. They are not removed.

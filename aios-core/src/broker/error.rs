@@ -4,25 +4,32 @@ use super::{Address, InvalidAddress};
 use crate::Cause;
 
 /// Errors returned by a broker.
+///
+/// Lost connections are rebuilt by the adapters, so none of these errors asks for a new broker, except
+/// [`Closed`](Self::Closed).
 #[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum BrokerError {
-    /// No group and no mailbox takes events of this type.
+    /// An event was published with [a required route](super::Publish::with_required_route), and no group
+    /// and no mailbox takes it. Start a consumer, or correct the type or the name of the mailbox.
     #[error("no consumer listens for {event_type}")]
     Unroutable {
         /// Type of the event.
         event_type: String,
     },
-    /// The broker refused the event, for example because a queue is full.
+    /// The broker refused the event, for example because a queue is full. Publish it again after a
+    /// pause. If it stays so, the consumers of the group are too slow or have stopped.
     #[error("the broker refused the event: {reason}")]
     Rejected {
         /// The message of the broker.
         reason: String,
     },
-    /// The connection was lost before the broker confirmed: it may or may not have the event.
+    /// The connection was lost before the broker confirmed: it may or may not have the event. Publish
+    /// the same event again; consumers recognise its id.
     #[error("the connection was lost before the broker confirmed the event")]
     Uncertain,
-    /// The broker did not answer in time.
+    /// The broker did not answer in time. What was requested may have happened: an event that is
+    /// published again needs the same id.
     #[error("the broker did not {operation} within {after:?}")]
     Timeout {
         /// The operation that was waited for.
@@ -30,7 +37,7 @@ pub enum BrokerError {
         /// How long.
         after: Duration,
     },
-    /// The event is larger than the broker accepts.
+    /// The event is larger than the broker accepts. Store the data elsewhere and publish a reference.
     #[error("the event has {bytes} bytes, the broker accepts at most {limit}")]
     TooLarge {
         /// Size of the event.
@@ -38,16 +45,18 @@ pub enum BrokerError {
         /// The limit.
         limit: usize,
     },
-    /// The broker accepts no events for now, to protect its memory or disk.
+    /// The broker accepts no events for now, to protect its memory or disk. Publish again later; an
+    /// operator has to make room on the server.
     #[error("the broker is blocked: {reason}")]
     Blocked {
         /// The message of the broker.
         reason: String,
     },
-    /// The broker was closed by this process.
+    /// The broker was closed by this process. A broker that was closed stays closed; connect again.
     #[error("the broker is closed")]
     Closed,
-    /// A group or mailbox exists with other properties than the subscription requires.
+    /// A group or mailbox exists with other properties than the subscription requires. Subscribe with
+    /// those that it has, choose another name, or delete it on the server.
     #[error("{address} exists with other properties: {difference}")]
     Incompatible {
         /// The group or mailbox.
@@ -55,22 +64,24 @@ pub enum BrokerError {
         /// The property, with its actual and its requested value.
         difference: String,
     },
-    /// The group or mailbox was never declared.
+    /// The group or mailbox does not exist: nothing has ever subscribed to it, or it was temporary or
+    /// deleted.
     #[error("{address} does not exist")]
     UnknownAddress {
         /// The group or mailbox.
         address: Address,
     },
-    /// A name of a group or mailbox is invalid.
+    /// A name of a group or mailbox is invalid: it has 1 to 200 bytes of `[A-Za-z0-9._-]`.
     #[error(transparent)]
     InvalidAddress(#[from] InvalidAddress),
-    /// A subscription or an option is invalid.
+    /// A subscription, an option or a URL is invalid. The reason names it.
     #[error("invalid broker configuration: {reason}")]
     InvalidConfiguration {
         /// The reason.
         reason: String,
     },
-    /// Anything else the driver reports.
+    /// Anything else the driver reports. `retryable` says whether the same call may succeed later; print
+    /// the cause with [`Chain`](crate::Chain).
     #[error("{backend} failed to {operation}")]
     Backend {
         /// The adapter.

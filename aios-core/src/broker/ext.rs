@@ -4,6 +4,25 @@ use super::{Broker, BrokerError, Health, Publish};
 use crate::event::Event;
 
 /// Convenience methods for every [`Broker`].
+///
+/// # Examples
+///
+/// ```
+/// use aios_core::{
+///     broker::{Broker, BrokerError, BrokerExt},
+///     event::Event,
+/// };
+///
+/// /// Publishes an event, and says whether it is worth trying again with the same id.
+/// async fn announce(broker: &dyn Broker, event: Event) -> Result<(), bool> {
+///     broker.publish_event(event).await.map_err(|error| match error {
+///         // It may have arrived. Consumers recognise the id of an event that comes twice.
+///         BrokerError::Uncertain => true,
+///         error => error.is_retryable(),
+///     })
+/// }
+/// # let _ = announce;
+/// ```
 #[async_trait]
 pub trait BrokerExt: Broker {
     /// Publishes one event to every group whose pattern matches, if any.

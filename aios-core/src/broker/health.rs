@@ -35,6 +35,26 @@ pub enum Health {
 
 /// Watches a broker's state: a stream that begins with the current state and continues with each
 /// change. A slow watcher skips to the latest state.
+///
+/// # Examples
+///
+/// ```
+/// use aios_core::broker::{Broker, Health};
+///
+/// async fn report(broker: &dyn Broker) {
+///     let mut watch = broker.health();
+///     while let Some(health) = watch.next().await {
+///         match health {
+///             Health::Connected => println!("connected"),
+///             Health::Reconnecting { since, cause } => println!("lost at {since}: {cause}"),
+///             // The server protects its memory or disk; publishing waits or fails.
+///             Health::Blocked { reason, .. } => println!("blocked: {reason}"),
+///             _ => break,
+///         }
+///     }
+/// }
+/// # let _ = report;
+/// ```
 #[must_use = "a watch does nothing unless it is read"]
 pub struct HealthWatch(Pin<Box<dyn Stream<Item = Health> + Send>>);
 

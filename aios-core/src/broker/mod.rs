@@ -89,6 +89,31 @@ impl Publish {
 ///   retried, released or redelivered and the group has one consumer.
 /// - A group keeps its events until they are settled, whether or not a consumer is running.
 /// - Every await ends within a timeout of the adapter.
+///
+/// # Examples
+///
+/// A consumer that settles every delivery: an event is acknowledged after the work, not before it.
+///
+/// ```
+/// use aios_core::broker::{Broker, Group, Subscription};
+///
+/// # fn place(_: &aios_core::event::Event) -> Result<(), std::io::Error> { Ok(()) }
+/// async fn consume(broker: &dyn Broker) -> Result<(), Box<dyn std::error::Error>> {
+///     let orders = Subscription::group(Group::new("billing")?, ["shop.order.*".parse()?])
+///         .with_prefetch(16);
+///     let mut deliveries = broker.subscribe(orders).await?;
+///     while let Some(delivery) = deliveries.next().await {
+///         let delivery = delivery?;
+///         match place(&delivery.event) {
+///             Ok(()) => delivery.ack().await?,
+///             // Delivered again after the delay of the retry policy, and a dead letter in the end.
+///             Err(error) => delivery.retry(None, error.to_string()).await?,
+///         }
+///     }
+///     Ok(()) // the broker was closed
+/// }
+/// # let _ = consume;
+/// ```
 #[async_trait]
 pub trait Broker: Debug + Send + Sync + 'static {
     /// Publishes events; the results are in the order of `batch`. `Ok` means that the broker has

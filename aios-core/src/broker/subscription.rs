@@ -22,6 +22,33 @@ pub enum Lifetime {
 }
 
 /// The events to consume, and how.
+///
+/// # Examples
+///
+/// ```
+/// use std::time::Duration;
+///
+/// use aios_core::{
+///     broker::{Group, Mailbox, Subscription},
+///     retry::RetryPolicy,
+/// };
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// // Any number of processes share the group; each event goes to one of them.
+/// let billing = Subscription::group(Group::new("billing")?, ["shop.order.*".parse()?])
+///     .with_prefetch(16)
+///     .with_retry(RetryPolicy::fixed(5, Duration::from_secs(10)));
+/// billing.validate()?;
+///
+/// // Answers to this process alone, which are of no use after its end.
+/// let answers = Subscription::mailbox(Mailbox::new("shop.answers.7")?).temporary();
+/// answers.validate()?;
+///
+/// let nothing = Subscription::group(Group::new("billing")?, []);
+/// assert!(nothing.validate().is_err());
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct Subscription {

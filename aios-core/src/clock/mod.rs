@@ -12,6 +12,27 @@ pub use self::virtual_clock::VirtualClock;
 use crate::{BoxFuture, event::Timestamp, forward::forward};
 
 /// Provides the time, and sleeps.
+///
+/// # Examples
+///
+/// Code that takes the clock as a parameter is tested without waiting:
+///
+/// ```
+/// use std::time::Duration;
+///
+/// use aios_core::clock::{Clock, VirtualClock};
+///
+/// /// Whether something that was seen at this time is overdue.
+/// fn is_overdue(clock: &dyn Clock, seen: aios_core::event::Timestamp) -> bool {
+///     clock.now().duration_since(seen) > Duration::from_secs(30)
+/// }
+///
+/// let clock = VirtualClock::default();
+/// let seen = clock.now();
+/// assert!(!is_overdue(&clock, seen));
+/// clock.advance(Duration::from_secs(31));
+/// assert!(is_overdue(&clock, seen));
+/// ```
 pub trait Clock: Debug + Send + Sync + 'static {
     /// The current time. It may be set forward or back.
     fn now(&self) -> Timestamp;

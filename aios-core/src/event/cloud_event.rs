@@ -20,6 +20,20 @@ const KNOWN: [(&str, &str); 8] = [
 ///
 /// Converts from and into [`Event`]. Metadata becomes extension attributes; unknown metadata is
 /// carried in `aiosmetadata`, so that a round trip loses nothing.
+///
+/// # Examples
+///
+/// ```
+/// use aios_core::event::{CloudEvent, Event};
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let event = Event::new("shop.order.placed".parse()?, "shop", &7)?;
+/// let cloud = CloudEvent::try_from(&event)?;
+/// assert_eq!((cloud.specversion.as_str(), cloud.source.as_str()), ("1.0", "shop"));
+/// assert_eq!(Event::try_from(cloud)?.id, event.id);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct CloudEvent {
     /// Always `1.0`.

@@ -16,6 +16,24 @@ const DERIVED: Uuid = Uuid::from_u128(0x3d4b_8d0e_51c2_4f4a_9a61_7c0b_44e6_0002)
 /// Unique name of an event: an opaque string of 1 to 255 bytes.
 ///
 /// Generated ids are `UUIDv7` and need no allocation; a foreign string is returned verbatim.
+///
+/// # Examples
+///
+/// ```
+/// use aios_core::event::EventId;
+///
+/// # fn main() -> Result<(), aios_core::event::EventError> {
+/// // The same request has the same event, so a store keeps it once, however often it is appended.
+/// let paid = EventId::derive("payments/8131/paid");
+/// assert_eq!(paid, EventId::derive("payments/8131/paid"));
+///
+/// // An id of another system stays as it is; the store keeps it under a UUID.
+/// let foreign: EventId = "msg-123".parse()?;
+/// assert_eq!(foreign.to_string(), "msg-123");
+/// assert_eq!(foreign.foreign(), Some("msg-123"));
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct EventId(Name);
 

@@ -11,6 +11,24 @@ use serde::{
 use serde_json::Value;
 
 /// How an event relates to others. Unknown fields are preserved when reading and writing.
+///
+/// # Examples
+///
+/// ```
+/// use aios_core::event::{Event, Metadata};
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let mut metadata = Metadata::default();
+/// metadata.correlation_id = Some("order-7".into());
+/// metadata.extra.insert("region".to_owned(), "eu-north".into());
+/// let placed = Event::new("shop.order.placed".parse()?, "shop", &7)?.with_metadata(metadata);
+///
+/// let paid = Event::new("shop.order.paid".parse()?, "till", &7)?.caused_by(&placed);
+/// assert_eq!(paid.metadata.correlation_id.as_deref(), Some("order-7"));
+/// assert_eq!(paid.metadata.causation_id.as_deref(), Some(placed.id.to_string().as_str()));
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Metadata {
     /// Groups everything that one request caused.

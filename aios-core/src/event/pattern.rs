@@ -6,6 +6,20 @@ use super::{EventError, EventType, MAX_NAME_BYTES, error::excerpt, event_type::i
 
 /// The event types that a subscription selects, with the semantics of an AMQP 0-9-1 topic exchange:
 /// `*` matches one segment, `#` any number of them.
+///
+/// # Examples
+///
+/// ```
+/// use aios_core::event::{EventType, Pattern};
+///
+/// # fn main() -> Result<(), aios_core::event::EventError> {
+/// let completed: Pattern = "agents.*.task_completed".parse()?;
+/// let all_of_the_shop: Pattern = "shop.#".parse()?;
+/// let done: EventType = "agents.backend.task_completed".parse()?;
+/// assert!(completed.matches(&done) && !all_of_the_shop.matches(&done));
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(transparent)]
 pub struct Pattern(Arc<str>);

@@ -5,7 +5,8 @@ use crate::{Cause, event::EventId};
 #[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum StoreError {
-    /// The stream does not have the expected version.
+    /// The stream does not have the expected version, because another writer came first. Read what it
+    /// appended, decide again, and append with the new version. Nothing was stored.
     #[error("stream {stream} is at version {actual}, not where the append expected it")]
     Conflict {
         /// The stream.
@@ -13,13 +14,15 @@ pub enum StoreError {
         /// The actual version.
         actual: u64,
     },
-    /// The stream accepts no more events, because its run has ended.
+    /// The stream accepts no more events, because its run has ended. Nothing that is sent to the run has
+    /// an effect any more.
     #[error("stream {stream} accepts no event after the one that ends its run")]
     StreamClosed {
         /// The stream.
         stream: StreamId,
     },
-    /// Another owner has taken the shard.
+    /// Another owner has taken the shard. Stop working on it: the new owner continues from what is
+    /// stored.
     #[error("shard {shard} is no longer owned under epoch {epoch}")]
     Fenced {
         /// The shard.
@@ -27,7 +30,8 @@ pub enum StoreError {
         /// The epoch that the writer had.
         epoch: Epoch,
     },
-    /// An event id is already stored, elsewhere or together with other events.
+    /// An event id is already stored, in another stream or together with other events. An append that
+    /// is repeated as it was does not fail; give a new event a new id.
     #[error("event {id} is stored already")]
     DuplicateEvent {
         /// The id.
@@ -45,7 +49,8 @@ pub enum StoreError {
         /// Length of the refused name.
         bytes: usize,
     },
-    /// An event is larger than the store accepts.
+    /// An event is larger than the store accepts. Store the data elsewhere and a reference in the event,
+    /// or raise the limit in the options of the store, and that of the broker.
     #[error("event {id} has {bytes} bytes, the store accepts at most {limit}")]
     TooLarge {
         /// The event.
@@ -55,7 +60,8 @@ pub enum StoreError {
         /// The limit.
         limit: usize,
     },
-    /// A text of an event contains a character that the store cannot keep.
+    /// A text of an event contains the character NUL, which PostgreSQL cannot keep in an id, a source
+    /// or the name of a stream. In the data of an event it can.
     #[error("event {id} has the character NUL in its {part}, which the store can't keep")]
     InvalidText {
         /// The event.
@@ -63,20 +69,22 @@ pub enum StoreError {
         /// The text: its `id`, `source` or `stream`.
         part: &'static str,
     },
-    /// The database is already open, in this or in another process.
+    /// The database is already open, in this or in another process. Close it there, share the store
+    /// within the process, or use PostgreSQL for several processes.
     #[error("{database} is open already, in this or in another process")]
     Locked {
         /// The database.
         database: String,
     },
     /// The files of the database were moved, deleted or replaced, so that nothing more can be
-    /// stored.
+    /// stored. Restore the files, and restart the process.
     #[error("{database} was deleted, moved or replaced while it was open")]
     Gone {
         /// The database.
         database: String,
     },
-    /// The database was written by a newer version of aios.
+    /// The database was written by a newer version of aios. Update this program; migrations are not
+    /// undone.
     #[error("{database} has schema version {found}, this version of aios knows up to {known}")]
     NewerSchema {
         /// The database.
@@ -86,7 +94,8 @@ pub enum StoreError {
         /// The latest version that this program knows.
         known: u32,
     },
-    /// A row has a value that aios never writes. The other rows can be read.
+    /// A row has a value that aios never writes. The other rows can be read. Rebuild the read models, or
+    /// restore a backup if it is an event.
     #[error("{database} has an invalid row: {reason}")]
     InvalidRow {
         /// The database.
@@ -94,7 +103,7 @@ pub enum StoreError {
         /// The reason.
         reason: String,
     },
-    /// The files of the database are damaged.
+    /// The files of the database are damaged. Restore a backup.
     #[error("{database} is corrupt: {reason}")]
     Corrupt {
         /// The database.
@@ -102,13 +111,15 @@ pub enum StoreError {
         /// The reason.
         reason: String,
     },
-    /// There is no room left to write.
+    /// There is no room left to write, on the disk or within the limit of the options. Make room; the
+    /// same call succeeds then.
     #[error("{database} is full")]
     Full {
         /// The database.
         database: String,
     },
-    /// The backend did not answer in time.
+    /// The backend did not answer in time. An append may be stored; repeating it with the same events
+    /// returns the first result.
     #[error("the store did not {operation} within {after:?}")]
     Timeout {
         /// The operation that was waited for.
@@ -116,16 +127,17 @@ pub enum StoreError {
         /// How long.
         after: std::time::Duration,
     },
-    /// The store was closed.
+    /// The store was closed by this process.
     #[error("the store is closed")]
     Closed,
-    /// An option or URL is invalid.
+    /// An option or URL is invalid. The reason names it.
     #[error("invalid store configuration: {reason}")]
     InvalidConfiguration {
         /// The reason.
         reason: String,
     },
-    /// Anything else the driver reports.
+    /// Anything else the driver reports. `retryable` says whether the same call may succeed later; print
+    /// the cause with [`Chain`](crate::Chain).
     #[error("{backend} failed to {operation}")]
     Backend {
         /// The adapter.

@@ -17,6 +17,37 @@ pub const MAX_PAGE: usize = 10_000;
 /// - Positions are dense and in commit order: a reader that has read up to a position has missed
 ///   nothing.
 /// - Read models change in the same transaction as the log.
+///
+/// # Examples
+///
+/// A decision that depends on what the stream contains is appended with the version that was read. If
+/// another writer came first, it is made again:
+///
+/// ```
+/// use aios_core::{
+///     event::Event,
+///     store::{Append, EventStore, EventStoreExt, Expected, MAX_PAGE, StoreError, StreamId},
+/// };
+///
+/// async fn reserve(store: &dyn EventStore, seat: Event) -> Result<u64, StoreError> {
+///     let stream = StreamId::new("flights/ba117")?;
+///     loop {
+///         let taken = store.read_stream(&stream, 0, MAX_PAGE).await?;
+///         let expected = match taken.last() {
+///             None => Expected::Empty,
+///             Some(last) => Expected::Exact(last.version),
+///         };
+///         // … decide here whether the seat is free …
+///         let append = Append::new(stream.clone(), vec![seat.clone()]).with_expected(expected);
+///         match store.append_one(append).await {
+///             Ok(appended) => return Ok(appended.position),
+///             Err(StoreError::Conflict { .. }) => {}
+///             Err(error) => return Err(error),
+///         }
+///     }
+/// }
+/// # let _ = reserve;
+/// ```
 #[async_trait]
 pub trait EventStore: Debug + Send + Sync + 'static {
     /// Appends; the results and the positions are in the order of `batch`.

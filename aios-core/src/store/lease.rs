@@ -53,6 +53,30 @@ impl Lease {
 }
 
 /// Ownership of shards. Only the store's clock decides about expiry.
+///
+/// # Examples
+///
+/// An owner writes under the fence of its lease. If it was paused for longer than the lease, the
+/// append is refused, whatever the owner believes:
+///
+/// ```
+/// use std::time::Duration;
+///
+/// use aios_core::store::{Append, EventStoreExt, OwnerId, Shard, Store, StoreError};
+///
+/// async fn write_as_owner(store: &dyn Store, append: Append) -> Result<bool, StoreError> {
+///     let owner = OwnerId::new("engine-7, started at 12:00");
+///     let shards = [Shard::of("welcome-ada")];
+///     let leases = store.acquire(&shards, &owner, Duration::from_secs(10)).await?;
+///     let Some(lease) = leases.first() else { return Ok(false) }; // another owner has it
+///     match store.append_one(append.with_fence(lease.fence())).await {
+///         Ok(_) => Ok(true),
+///         Err(StoreError::Fenced { .. }) => Ok(false),
+///         Err(error) => Err(error),
+///     }
+/// }
+/// # let _ = write_as_owner;
+/// ```
 #[async_trait]
 pub trait Leases: Send + Sync + 'static {
     /// Takes those of `shards` that are free, expired or already this owner's, and returns their

@@ -62,6 +62,31 @@ pub struct Expired {
 
 /// Removes what is needed for a time only. A store that supports it returns it from
 /// [`EventStore::maintenance`](super::EventStore::maintenance).
+///
+/// # Examples
+///
+/// ```
+/// use std::time::Duration;
+///
+/// use aios_core::store::{Expirable, ExpirePage, Store, StoreError};
+///
+/// /// Removes the output of runs that ended more than a week ago.
+/// async fn expire(store: &dyn Store) -> Result<u64, StoreError> {
+///     let Some(maintenance) = store.maintenance() else { return Ok(0) };
+///     let (mut removed, mut after) = (0, None);
+///     loop {
+///         let older_than = Duration::from_secs(7 * 86_400);
+///         let page = ExpirePage { what: Expirable::Outputs, older_than, after, limit: 500 };
+///         let expired = maintenance.expire(&page).await?;
+///         removed += expired.removed;
+///         after = expired.next;
+///         if after.is_none() {
+///             return Ok(removed);
+///         }
+///     }
+/// }
+/// # let _ = expire;
+/// ```
 #[async_trait]
 pub trait Maintenance: Send + Sync + 'static {
     /// Examines a page of streams in the order of their names, and removes those whose last event is

@@ -9,6 +9,27 @@ use crate::{event::Timestamp, forward::forward};
 /// Tables derived from the log by [`project`](crate::projection::project), in the transaction that
 /// appends. They can be rebuilt at any time. Only the time when an agent was last seen may be newer
 /// than in the log, see [`touch_agents`](Self::touch_agents).
+///
+/// # Examples
+///
+/// All runs that failed, a page at a time:
+///
+/// ```
+/// use aios_core::store::{PageRequest, ReadModels, RunFilter, RunStatus, StoreError};
+///
+/// async fn failed(store: &dyn ReadModels) -> Result<Vec<String>, StoreError> {
+///     let filter = RunFilter { statuses: vec![RunStatus::Failed], ..RunFilter::default() };
+///     let mut ids = Vec::new();
+///     let mut next = Some(PageRequest::first(500));
+///     while let Some(page) = next {
+///         let page = store.runs(&filter, &page).await?;
+///         ids.extend(page.rows.into_iter().map(|run| run.id));
+///         next = page.next;
+///     }
+///     Ok(ids)
+/// }
+/// # let _ = failed;
+/// ```
 #[async_trait]
 pub trait ReadModels: Send + Sync + 'static {
     /// A page of agents.

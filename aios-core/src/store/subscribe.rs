@@ -7,6 +7,28 @@ const PAGE: usize = 500;
 
 /// Reads the log in order: first existing events, then new ones. Nothing is skipped at the
 /// transition, because both phases use the same read by position.
+///
+/// # Examples
+///
+/// A reader that continues where it stopped, in this process or the next. Between the work and the
+/// checkpoint it may die, so it applies an event at least once:
+///
+/// ```
+/// use std::sync::Arc;
+///
+/// use aios_core::store::{EventStoreExt, Store, StoreError};
+///
+/// async fn follow(store: Arc<dyn Store>) -> Result<(), StoreError> {
+///     let after = store.load_checkpoint("search-index").await?;
+///     let mut log = store.clone().subscribe(after);
+///     loop {
+///         let recorded = log.next().await?;
+///         println!("index {}", recorded.event.id);
+///         store.save_checkpoint("search-index", recorded.position).await?;
+///     }
+/// }
+/// # let _ = follow;
+/// ```
 #[derive(Debug)]
 pub struct LogSubscription<S: ?Sized> {
     store: Arc<S>,

@@ -31,6 +31,23 @@ use crate::{
 const MAX_TOOL_NAME: usize = 64;
 
 /// Errors of registering an agent.
+///
+/// # Examples
+///
+/// ```
+/// use aios_llm::{LlmAgent, LlmAgentError, testing::SchemaModel, tool::Tool};
+///
+/// # #[derive(serde::Deserialize, schemars::JsonSchema)]
+/// # struct Mail { to: String }
+/// async fn send(mail: Mail) -> Result<String, std::io::Error> {
+///     Ok(format!("sent to {}", mail.to))
+/// }
+///
+/// // A `write` tool must not run twice, so the agent needs a place to record that it ran.
+/// let agent = LlmAgent::new(SchemaModel::new()).tool(Tool::write("send", "Sends a mail.", send));
+/// let error = agent.build("secretary").unwrap_err();
+/// assert!(matches!(error, LlmAgentError::NoWriteLog { .. }));
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum LlmAgentError {
@@ -211,6 +228,19 @@ impl BuiltAgent {
 }
 
 /// Registers agents over language models with a [`Runtime`](aios_agents::Runtime).
+///
+/// ```
+/// use aios_agents::prelude::*;
+/// use aios_llm::{LlmAgent, RuntimeBuilderExt, testing::SchemaModel};
+///
+/// # fn main() -> Result<(), aios_llm::LlmAgentError> {
+/// let builder = Runtime::builder()
+///     .llm_agent("planner", LlmAgent::new(SchemaModel::new()).instructions("Plan."))?
+///     .llm_agent("writer", LlmAgent::new(SchemaModel::new()).instructions("Write."))?;
+/// # drop(builder);
+/// # Ok(())
+/// # }
+/// ```
 pub trait RuntimeBuilderExt: Sized {
     /// Adds an agent under a name: its workflow and its agent types. For processes with only some
     /// of these, see [`BuiltAgent`].

@@ -69,6 +69,26 @@ impl Decisions {
 /// # Errors
 ///
 /// [`EventError`] if the progress is not that of a run of an [`LlmAgent`](crate::LlmAgent).
+///
+/// # Examples
+///
+/// ```
+/// use aios_agents::RunHandle;
+/// use aios_llm::{pending_decisions, tool::Decision};
+///
+/// /// Approves the searches of a run, and leaves everything else to a person.
+/// async fn approve_searches(run: &RunHandle) -> Result<usize, Box<dyn std::error::Error>> {
+///     let mut approved = 0;
+///     for pending in pending_decisions(&run.status().await?)? {
+///         if pending.tool == "search" && pending.in_doubt.is_none() {
+///             run.signal(&pending.signal, &Decision::Approve).await?;
+///             approved += 1;
+///         }
+///     }
+///     Ok(approved)
+/// }
+/// # let _ = approve_searches;
+/// ```
 pub fn pending_decisions(status: &RunRecord) -> Result<Vec<PendingDecision>, EventError> {
     let Some(progress) = &status.progress else { return Ok(Vec::new()) };
     Ok(progress.decode::<Progress>()?.pending_decisions)

@@ -198,6 +198,35 @@ impl<O> LlmAgent<O> {
     ///
     /// Both must have the same type of output. The budget, the maximum number of responses, the
     /// number of faults and the version of a run are those of the agent that began it.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use aios_agents::prelude::*;
+    /// use aios_llm::{LlmAgent, ModelResponse, RuntimeBuilderExt, model::Part, testing::ScriptedModel};
+    /// use serde_json::json;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let call = Part::tool_call("call-1", "handover_to_billing", &json!({"reason": "an invoice"}));
+    /// let first = ScriptedModel::new([ModelResponse::new(vec![call])]);
+    /// let second = ScriptedModel::new([ModelResponse::text("It was paid on Monday.")]);
+    ///
+    /// let billing = LlmAgent::new(second).instructions("Answer questions about invoices.");
+    /// let reception = LlmAgent::new(first)
+    ///     .instructions("Find out what it is about.")
+    ///     .handover("billing", "Questions about invoices.", billing);
+    /// let runtime = Runtime::builder()
+    ///     .store(aios_store::connect("memory://").await?)
+    ///     .broker(aios_broker::connect("memory://").await?)
+    ///     .llm_agent("reception", reception)?
+    ///     .start()
+    ///     .await?;
+    /// let run = runtime.start("reception", "Is my invoice paid?").await?;
+    /// assert_eq!(run.result::<String>().await?, "It was paid on Monday.");
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use]
     pub fn handover<T>(
         mut self,
@@ -273,6 +302,40 @@ impl<O> LlmAgent<O> {
 
     /// Sets the store in which calls of `write` tools are recorded before they begin. Required by
     /// agents with such tools. Usually it is the store of the runtime.
+    ///
+    /// # Examples
+    ///
+    /// A mail is not sent before a person approves it, and not sent twice after a crash:
+    ///
+    /// ```
+    /// use std::sync::Arc;
+    ///
+    /// use aios_core::store::Store;
+    /// use aios_llm::{LlmAgent, LlmAgentError, testing::SchemaModel, tool::{Approval, Tool}};
+    /// use schemars::JsonSchema;
+    /// use serde::Deserialize;
+    ///
+    /// #[derive(Deserialize, JsonSchema)]
+    /// struct Mail {
+    ///     to: String,
+    ///     text: String,
+    /// }
+    ///
+    /// async fn send(mail: Mail) -> Result<String, std::io::Error> {
+    ///     Ok(format!("sent {} bytes to {}", mail.text.len(), mail.to))
+    /// }
+    ///
+    /// fn secretary(store: Arc<dyn Store>) -> Result<(), LlmAgentError> {
+    ///     let send = Tool::write("send_mail", "Sends a mail.", send).with_approval(Approval::Required);
+    ///     let agent = LlmAgent::new(SchemaModel::new()).tool(send).write_log(store);
+    ///     agent.build("secretary").map(drop)
+    /// }
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # secretary(aios_store::connect("memory://").await?)?;
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use]
     pub fn write_log(mut self, store: Arc<dyn Store>) -> Self {
         self.definition.write_log = Some(store);

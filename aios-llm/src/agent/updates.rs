@@ -32,6 +32,44 @@ pub enum Streaming {
 ///
 /// The writer of the pieces of a response is the task of the model call. After a reset of the
 /// stream, or [`Restarted`](Self::Restarted), the pieces that this writer wrote before are void.
+///
+/// # Examples
+///
+/// ```
+/// use aios_agents::{output::OutputContent, prelude::*};
+/// use aios_llm::{
+///     AgentUpdate, LlmAgent, ModelResponse, RuntimeBuilderExt, Streaming, TOKENS,
+///     testing::ScriptedModel,
+/// };
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let model = ScriptedModel::new([ModelResponse::text("Paris")]);
+/// let runtime = Runtime::builder()
+///     .store(aios_store::connect("memory://").await?)
+///     .broker(aios_broker::connect("memory://").await?)
+///     .llm_agent("geographer", LlmAgent::new(model).streaming(Streaming::On))?
+///     .start()
+///     .await?;
+/// let run = runtime.start("geographer", "What is the capital of France?").await?;
+///
+/// let mut updates = run.stream(TOKENS).read_from(0);
+/// let mut text = String::new();
+/// while let Some(item) = updates.next().await {
+///     match item?.content {
+///         OutputContent::Item(update) => match update.decode()? {
+///             AgentUpdate::Text { text: more } => text += &more,
+///             AgentUpdate::Restarted => text.clear(),
+///             _ => {}
+///         },
+///         OutputContent::Reset => text.clear(),
+///         _ => {}
+///     }
+/// }
+/// assert_eq!(text, "Paris");
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
 #[non_exhaustive]

@@ -1,3 +1,10 @@
+//! The account of a run: what is reserved and spent, against its limits.
+//!
+//! It is calculated from recorded results only, so that a replay reaches the same sums. A call is
+//! reserved before it begins, with the most that it is expected to need, and settled with what it did
+//! need. The output of a request is limited to what is left. Its input is estimated (four bytes are a
+//! token), so one call can exceed a limit; the next one then fails before it begins.
+
 use std::time::Duration;
 
 use aios_core::failure::Failure;

@@ -6,6 +6,24 @@ use super::{Cost, Exceeded, Spent};
 use crate::model::Usage;
 
 /// Limits of one run and of the agents that it calls. A limit that is not set does not apply.
+///
+/// # Examples
+///
+/// ```
+/// use std::time::Duration;
+///
+/// use aios_llm::{budget::{Cost, Limits}, tool::Tool};
+///
+/// // Each call of the sub-agent gets its own share of the caller's budget.
+/// let limits = Limits {
+///     requests: Some(10),
+///     cost: Some(Cost::dollars(0.25)),
+///     wall_time: Some(Duration::from_secs(120)),
+///     ..Limits::default()
+/// };
+/// let tool = Tool::agent("research", "Researches a question.", "researcher").with_limits(limits);
+/// assert_eq!(tool.name(), "research");
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Limits {

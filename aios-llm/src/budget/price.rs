@@ -28,6 +28,25 @@ pub struct Price {
 }
 
 /// Prices by the name of the model. It is data: read it from JSON, or build it.
+///
+/// # Examples
+///
+/// A table in a file of configuration, and what a response costs:
+///
+/// ```
+/// use aios_llm::{budget::{Cost, PriceTable}, model::Usage};
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// // $3 for a million input tokens, a tenth of that for cached ones, and $15 for output.
+/// let text = r#"{"anthropic:claude-sonnet-4-5": {
+///     "input": 3000000000, "cached_input": 300000000, "output": 15000000000
+/// }}"#;
+/// let table: PriceTable = serde_json::from_str(text)?;
+/// let price = table.price("anthropic:claude-sonnet-4-5").ok_or("no price")?;
+/// assert_eq!(price.cost(&Usage::new(1_000, 200)), Cost::dollars(0.006));
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct PriceTable(BTreeMap<String, Price>);

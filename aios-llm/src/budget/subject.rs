@@ -26,6 +26,49 @@ const REMEMBERED: usize = 1024;
 ///
 /// Each request and each batch of tool calls is reserved and settled in a stream of the log, which
 /// takes two commits more.
+///
+/// # Examples
+///
+/// Each customer may spend a dollar a day, over all runs:
+///
+/// ```
+/// use std::time::Duration;
+///
+/// use aios_agents::prelude::*;
+/// use aios_llm::{
+///     LlmAgent, ModelResponse, Prompt, RuntimeBuilderExt,
+///     budget::{Budget, Cost, Limits, Price, PriceTable, SubjectBudget},
+///     model::Usage,
+///     testing::ScriptedModel,
+/// };
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// const DAY: Duration = Duration::from_secs(86_400);
+///
+/// let store = aios_store::connect("memory://").await?;
+/// let limits = Limits { cost: Some(Cost::dollars(1.0)), ..Limits::default() };
+/// let customers = SubjectBudget::new(store.clone(), DAY, limits);
+/// let prices = PriceTable::new().with_price("test:scripted", Price::per_million_dollars(3.0, 15.0));
+///
+/// let answer = ModelResponse::text("It is open until six.").with_usage(Usage::new(1_000, 200));
+/// let agent = LlmAgent::new(ScriptedModel::new([answer]))
+///     .max_output_tokens(1_000)
+///     .budget(Budget::new().with_prices(prices))
+///     .subject_budget(customers.clone());
+/// let runtime = Runtime::builder()
+///     .store(store)
+///     .broker(aios_broker::connect("memory://").await?)
+///     .llm_agent("clerk", agent)?
+///     .start()
+///     .await?;
+/// let prompt = Prompt::new("When do you close?").with_subject("customer-7");
+/// runtime.start("clerk", &prompt).await?.result::<String>().await?;
+/// let spent = customers.spent("customer-7", Timestamp::now()).await?;
+/// assert_eq!(spent.cost, Cost::dollars(0.006));
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Debug)]
 pub struct SubjectBudget {
     store: Arc<dyn Store>,

@@ -14,6 +14,23 @@ use crate::model::{
 ///
 /// It keeps the latest complete responses in memory, up to its capacity. Whether equal requests may
 /// have equal answers is up to you: agents that should try again differently need no cache.
+///
+/// # Examples
+///
+/// ```
+/// use aios_llm::{LanguageModel, ModelRequest, ModelResponse, middleware::Cache, testing::ScriptedModel};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), aios_llm::ModelError> {
+/// // The script has one response; a second request would fail.
+/// let model = Cache::new(ScriptedModel::new([ModelResponse::text("Paris")]), 1_000);
+/// let request = ModelRequest::new("What is the capital of France?");
+/// let first = model.complete(&request).await?;
+/// let second = model.complete(&request).await?;
+/// assert_eq!(first.output_text(), second.output_text());
+/// # Ok(())
+/// # }
+/// ```
 pub struct Cache<M> {
     model: M,
     responses: Arc<Mutex<LruCache<String, ModelResponse>>>,

@@ -14,6 +14,35 @@ use crate::model::{
 /// After that, requests are made again; the next failure rejects them again. Only failures of the
 /// provider count: rate limits, overload, timeouts, lost connections, malformed responses and errors
 /// of the server. A stream counts when it begins.
+///
+/// # Examples
+///
+/// With [`Fallback`](super::Fallback), another model answers while the first one is down:
+///
+/// ```
+/// use std::time::Duration;
+///
+/// use aios_llm::{
+///     LanguageModel, ModelError, ModelRequest, ModelResponse,
+///     middleware::{CircuitBreaker, Fallback},
+///     model::ModelErrorKind,
+///     testing::ScriptedModel,
+/// };
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), aios_llm::ModelError> {
+/// let down = ScriptedModel::with_results([Err(ModelError::new(ModelErrorKind::Overloaded, "busy"))]);
+/// let guarded = CircuitBreaker::new(down, 1, Duration::from_secs(30));
+/// let reserve = ["one", "two"].map(ModelResponse::text);
+/// let model = Fallback::new(guarded).or(ScriptedModel::new(reserve));
+///
+/// let request = ModelRequest::new("Hi");
+/// assert_eq!(model.complete(&request).await?.output_text(), "one");
+/// // The first model is not asked again for 30 s.
+/// assert_eq!(model.complete(&request).await?.output_text(), "two");
+/// # Ok(())
+/// # }
+/// ```
 pub struct CircuitBreaker<M> {
     model: M,
     failures: u32,

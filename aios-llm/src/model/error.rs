@@ -10,27 +10,32 @@ use super::Usage;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ModelErrorKind {
-    /// The provider accepts no more requests for now (status 429).
+    /// The provider accepts no more requests for now (status 429). Wait for
+    /// [`retry_after`](ModelError::retry_after); a [`RateLimit`](crate::middleware::RateLimit) avoids it.
     RateLimited,
-    /// The provider is overloaded (status 503 or 529).
+    /// The provider is overloaded (status 503 or 529). Try again later, or let a
+    /// [`Fallback`](crate::middleware::Fallback) ask another model.
     Overloaded,
-    /// The provider did not answer in time.
+    /// The provider did not answer in time. It may bill the request nevertheless.
     Timeout,
-    /// The provider cannot be reached, or the connection was lost.
+    /// The provider cannot be reached, or the connection was lost. It may bill the request nevertheless.
     Unavailable,
-    /// The key is missing or invalid (status 401 or 403).
+    /// The key is missing or invalid (status 401 or 403), or does not allow this model.
     Unauthorized,
-    /// The provider rejects the request (other status 4xx).
+    /// The provider rejects the request (other status 4xx), for example an option that the model does
+    /// not know. The message is the provider's.
     InvalidRequest,
-    /// The request is longer than the context of the model.
+    /// The request is longer than the context of the model. Shorten the conversation, for example with
+    /// [`Compaction`](crate::Compaction), or use a model with a longer context.
     ContextOverflow,
     /// The model or the provider refuses to answer.
     Refused,
     /// The response is malformed or cut off.
     InvalidResponse,
-    /// Requests to real providers are forbidden in this process.
+    /// Requests to real providers are forbidden in this process; see
+    /// [`forbid_real_requests`](super::forbid_real_requests).
     RequestForbidden,
-    /// A model for tests received a request that it has no response for.
+    /// A model for tests received a request that it has no response for. Extend its script.
     UnexpectedRequest,
     /// The provider failed several times in a row, and no request is made for now.
     CircuitOpen,

@@ -71,6 +71,46 @@ impl Capabilities {
 ///
 /// An implementation makes each request once: retries are decided by the caller, who records them.
 /// Every network await has a timeout.
+///
+/// # Examples
+///
+/// A model of a server of your own. [`whole`] is enough for a server that does not stream:
+///
+/// ```
+/// use aios_llm::model::{
+///     Capabilities, LanguageModel, ModelError, ModelRequest, ModelResponse, ModelStream, Usage, whole,
+/// };
+/// use async_trait::async_trait;
+///
+/// /// Repeats the last message.
+/// struct Echo;
+///
+/// #[async_trait]
+/// impl LanguageModel for Echo {
+///     fn name(&self) -> &str {
+///         "local:echo"
+///     }
+///
+///     fn capabilities(&self) -> Capabilities {
+///         Capabilities::none()
+///     }
+///
+///     async fn complete(&self, request: &ModelRequest) -> Result<ModelResponse, ModelError> {
+///         let text = request.messages.last().map(|last| last.text()).unwrap_or_default();
+///         Ok(ModelResponse::text(text).with_usage(Usage::new(10, 5)))
+///     }
+///
+///     async fn stream(&self, request: &ModelRequest) -> Result<ModelStream, ModelError> {
+///         Ok(whole(self.complete(request).await?))
+///     }
+/// }
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), ModelError> {
+/// assert_eq!(Echo.complete(&ModelRequest::new("Hi")).await?.output_text(), "Hi");
+/// # Ok(())
+/// # }
+/// ```
 #[async_trait]
 pub trait LanguageModel: Send + Sync + 'static {
     /// Name of the model as in price tables and traces, for example `anthropic:claude-sonnet`.

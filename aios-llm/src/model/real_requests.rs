@@ -8,6 +8,28 @@ static FORBIDDEN: AtomicBool = AtomicBool::new(false);
 ///
 /// Forbid them at the start of tests: a model that was not replaced then fails with
 /// `MODEL_REQUEST_FORBIDDEN` instead of spending money. Requests to this machine remain allowed.
+///
+/// # Examples
+///
+/// ```
+/// # #[cfg(feature = "providers")]
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), aios_llm::ModelError> {
+/// use aios_llm::{
+///     LanguageModel, ModelRequest,
+///     model::forbid_real_requests,
+///     providers::{AnthropicModel, ProviderOptions},
+/// };
+///
+/// forbid_real_requests(true);
+/// let model = AnthropicModel::new(ProviderOptions::new("claude-sonnet-4-5").with_api_key("key"))?;
+/// let error = model.complete(&ModelRequest::new("Hi")).await.unwrap_err();
+/// assert_eq!(error.code(), "MODEL_REQUEST_FORBIDDEN");
+/// # Ok(())
+/// # }
+/// # #[cfg(not(feature = "providers"))]
+/// # fn main() {}
+/// ```
 pub fn forbid_real_requests(forbidden: bool) {
     FORBIDDEN.store(forbidden, Ordering::SeqCst);
 }

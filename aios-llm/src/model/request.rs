@@ -6,6 +6,20 @@ use sha2::{Digest, Sha256};
 use super::Message;
 
 /// A request to a language model.
+///
+/// # Examples
+///
+/// ```
+/// use aios_llm::model::{Message, ModelRequest};
+///
+/// let request = ModelRequest::new("What is the capital of France?")
+///     .with_instructions("Answer in one word.")
+///     .with_message(Message::assistant("Paris"))
+///     .with_message(Message::user("And of Norway?"))
+///     .with_max_output_tokens(10);
+/// // Equal requests have equal digests in every process, so a digest is the key of a cache.
+/// assert_eq!(request.digest(), request.clone().digest());
+/// ```
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 #[non_exhaustive]

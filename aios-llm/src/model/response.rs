@@ -9,6 +9,25 @@ use serde::{Deserialize, Serialize};
 use super::{Message, Part, Role, ToolCall, message::text_of};
 
 /// The response of a language model.
+///
+/// # Examples
+///
+/// Scripts of test models consist of responses:
+///
+/// ```
+/// use aios_llm::model::{FinishReason, ModelResponse, Part};
+/// use serde_json::json;
+///
+/// let call = ModelResponse::new(vec![
+///     Part::text("Let me look."),
+///     Part::tool_call("call-1", "search", &json!({"words": "rust"})),
+/// ]);
+/// assert_eq!(call.finish_reason, FinishReason::ToolCalls);
+/// assert_eq!(call.tool_calls().next().map(|call| call.name.as_str()), Some("search"));
+///
+/// let cut_off = ModelResponse::text("Once upon a").with_finish_reason(FinishReason::Length);
+/// assert_eq!(cut_off.output_text(), "Once upon a");
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[non_exhaustive]
 pub struct ModelResponse {

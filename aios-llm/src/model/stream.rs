@@ -53,6 +53,20 @@ pub async fn collect(mut stream: ModelStream) -> Result<ModelResponse, ModelErro
 }
 
 /// A whole response as a stream: one event for each part, then [`StreamEvent::Finished`].
+///
+/// ```
+/// use aios_llm::model::{ModelResponse, StreamEvent, collect, whole};
+/// use futures_util::StreamExt;
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), aios_llm::ModelError> {
+/// let mut stream = whole(ModelResponse::text("Paris"));
+/// let first = stream.next().await.transpose()?;
+/// assert_eq!(first, Some(StreamEvent::Text("Paris".to_owned())));
+/// assert_eq!(collect(stream).await?.output_text(), "Paris");
+/// # Ok(())
+/// # }
+/// ```
 #[must_use]
 pub fn whole(response: ModelResponse) -> ModelStream {
     let mut calls = 0;

@@ -24,6 +24,26 @@ const SERVICE: &str = "bedrock";
 /// The protocol has no images by URL and no files by id; a request with one fails with
 /// `MODEL_INVALID_REQUEST`. Files are in S3: their reference is an `s3://` URI. It has no
 /// [`ToolChoice::None`] either: the tools are left out then, and earlier calls and results are texts.
+///
+/// # Examples
+///
+/// ```
+/// use aios_llm::{
+///     LanguageModel,
+///     providers::{AwsCredentials, BedrockModel, ProviderOptions},
+/// };
+///
+/// # fn main() -> Result<(), aios_llm::ModelError> {
+/// // Called for each request, so temporary credentials can be renewed.
+/// let credentials = || AwsCredentials::new("AKIDEXAMPLE", "secret").with_session_token("token");
+/// let options = ProviderOptions::new("eu.anthropic.claude-sonnet-4-5-20250929-v1:0")
+///     .with_region("eu-central-1")
+///     .with_aws_credentials(credentials);
+/// let model = BedrockModel::new(options)?;
+/// assert!(model.name().starts_with("bedrock:"));
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug)]
 pub struct BedrockModel {
     connection: Connection,

@@ -56,6 +56,24 @@ pub const PROVIDERS: &[&str] =
 /// # Errors
 ///
 /// `MODEL_INVALID_REQUEST` if there is no such provider, or an option is invalid.
+///
+/// # Examples
+///
+/// A model that is chosen by a setting, on a server on this machine:
+///
+/// ```
+/// use aios_llm::providers::{ProviderOptions, connect};
+///
+/// # fn main() -> Result<(), aios_llm::ModelError> {
+/// let options = ProviderOptions::new("llama3.2").with_base_url("http://127.0.0.1:11434");
+/// let model = connect("ollama", options)?;
+/// assert_eq!(model.name(), "ollama:llama3.2");
+///
+/// let error = connect("olama", ProviderOptions::new("llama3.2")).err().map(|error| error.to_string());
+/// assert!(error.is_some_and(|error| error.contains("known are")));
+/// # Ok(())
+/// # }
+/// ```
 pub fn connect(
     provider: &str,
     options: ProviderOptions,

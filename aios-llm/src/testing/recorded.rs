@@ -19,6 +19,40 @@ use crate::{
 ///
 /// It makes no requests, so any production run can be replayed offline, also with other tools. A
 /// request that the journal does not contain fails with `MODEL_UNEXPECTED_REQUEST`.
+///
+/// # Examples
+///
+/// ```
+/// use aios_agents::prelude::*;
+/// use aios_llm::{
+///     LlmAgent, ModelResponse, RuntimeBuilderExt,
+///     testing::{Recorded, ScriptedModel},
+/// };
+///
+/// # async fn runtime(agent: LlmAgent) -> Result<Runtime, Box<dyn std::error::Error>> {
+/// #     Ok(Runtime::builder()
+/// #         .store(aios_store::connect("memory://").await?)
+/// #         .broker(aios_broker::connect("memory://").await?)
+/// #         .llm_agent("geographer", agent)?
+/// #         .start()
+/// #         .await?)
+/// # }
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let model = ScriptedModel::new([ModelResponse::text("Paris")]); // in production, a provider
+/// let production = runtime(LlmAgent::new(model)).await?;
+/// let run = production.start("geographer", "What is the capital of France?").await?;
+/// run.result::<String>().await?;
+///
+/// // The same agent, offline, from the journal of that run.
+/// let journal = run.journal(0, 1_000).await?;
+/// let recorded = Recorded::from_journal(journal.iter().map(|recorded| &recorded.event))?;
+/// let offline = runtime(LlmAgent::new(recorded)).await?;
+/// let again = offline.start("geographer", "What is the capital of France?").await?;
+/// assert_eq!(again.result::<String>().await?, "Paris");
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug)]
 pub struct Recorded {
     name: String,

@@ -11,6 +11,47 @@ const MAX_DEPTH: usize = 32;
 
 /// A model that calls every tool once, with arguments generated from its schema, and then answers
 /// with output generated from the output schema, or with a text.
+///
+/// # Examples
+///
+/// A first test of an agent, without a script: the schemas, the tools and the output fit together.
+///
+/// ```
+/// use aios_agents::prelude::*;
+/// use aios_llm::{LlmAgent, RuntimeBuilderExt, testing::SchemaModel, tool::Tool};
+/// use schemars::JsonSchema;
+/// use serde::{Deserialize, Serialize};
+///
+/// #[derive(Deserialize, JsonSchema)]
+/// struct Query {
+///     words: String,
+/// }
+///
+/// #[derive(Serialize, Deserialize, JsonSchema)]
+/// struct Report {
+///     title: String,
+/// }
+///
+/// async fn search(query: Query) -> Result<String, std::io::Error> {
+///     Ok(format!("a page about {}", query.words))
+/// }
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let agent = LlmAgent::new(SchemaModel::new())
+///     .tool(Tool::read("search", "Searches the web.", search))
+///     .output::<Report>();
+/// let runtime = Runtime::builder()
+///     .store(aios_store::connect("memory://").await?)
+///     .broker(aios_broker::connect("memory://").await?)
+///     .llm_agent("researcher", agent)?
+///     .start()
+///     .await?;
+/// let run = runtime.start("researcher", "anything").await?;
+/// let _: Report = run.result().await?;
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Debug, Default)]
 pub struct SchemaModel;
 

@@ -15,6 +15,23 @@ pub enum Approval {
 /// The decision of a person on one call. Send it with
 /// [`RunHandle::signal`](aios_agents::RunHandle::signal) under the name in
 /// [`PendingDecision::signal`].
+///
+/// # Examples
+///
+/// In JSON, as the HTTP API and clients in other languages send it:
+///
+/// ```
+/// use aios_llm::tool::Decision;
+/// use serde_json::json;
+///
+/// # fn main() -> Result<(), serde_json::Error> {
+/// assert_eq!(serde_json::to_value(Decision::Approve)?, json!({"decision": "approve"}));
+/// let edit: Decision =
+///     serde_json::from_value(json!({"decision": "edit", "arguments": {"amount": 5}}))?;
+/// assert_eq!(edit, Decision::Edit { arguments: json!({"amount": 5}) });
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "decision", rename_all = "snake_case")]
 pub enum Decision {

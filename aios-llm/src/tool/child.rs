@@ -44,6 +44,30 @@ impl Tool {
     /// [`Limits::depth`](crate::budget::Limits::depth).
     ///
     /// A child is cancelled with its parent. Timeout and retry policy of the tool do not apply.
+    ///
+    /// # Examples
+    ///
+    /// A writer that delegates research to another agent:
+    ///
+    /// ```
+    /// use aios_agents::prelude::*;
+    /// use aios_llm::{LlmAgent, RuntimeBuilderExt, testing::SchemaModel, tool::Tool};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let research = Tool::agent("research", "Researches a question.", "researcher");
+    /// let runtime = Runtime::builder()
+    ///     .store(aios_store::connect("memory://").await?)
+    ///     .broker(aios_broker::connect("memory://").await?)
+    ///     .llm_agent("researcher", LlmAgent::new(SchemaModel::new()))?
+    ///     .llm_agent("writer", LlmAgent::new(SchemaModel::new()).tool(research))?
+    ///     .start()
+    ///     .await?;
+    /// let run = runtime.start("writer", "Write about tea.").await?;
+    /// assert!(!run.result::<String>().await?.is_empty());
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use]
     pub fn agent(
         name: impl Into<String>,

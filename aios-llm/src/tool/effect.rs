@@ -1,6 +1,12 @@
 use serde::{Deserialize, Serialize};
 
 /// The effect of a tool, which decides what happens to a call whose outcome a crash leaves unknown.
+///
+/// | effect | example | a call that was in progress at a crash |
+/// |---|---|---|
+/// | `Read` | a search | runs again |
+/// | `Idempotent` | setting a price; a payment with an idempotency key | runs again with the same key |
+/// | `Write` | sending a mail | waits for a [`Resolution`](super::Resolution) |
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Effect {

@@ -38,6 +38,28 @@ type Function =
     dyn Fn(ToolContext, Value) -> BoxFuture<'static, Result<String, TaskError>> + Send + Sync;
 
 /// The context of a tool while it runs.
+///
+/// # Examples
+///
+/// ```
+/// use aios_llm::tool::{Effect, Tool, ToolContext};
+/// use schemars::JsonSchema;
+/// use serde::Deserialize;
+///
+/// #[derive(Deserialize, JsonSchema)]
+/// struct Refund {
+///     order: u64,
+/// }
+///
+/// # async fn refund_once(_key: &str, order: u64) -> Result<u64, std::io::Error> { Ok(order) }
+/// async fn refund(context: ToolContext, refund: Refund) -> Result<u64, std::io::Error> {
+///     // The payment provider recognises the key, so a repetition after a crash has no effect.
+///     refund_once(context.idempotency_key(), refund.order).await
+/// }
+///
+/// let tool = Tool::with_context("refund", "Refunds an order.", Effect::Idempotent, refund);
+/// assert_eq!(tool.effect(), Effect::Idempotent);
+/// ```
 #[derive(Clone, Debug)]
 pub struct ToolContext {
     attempt: u32,

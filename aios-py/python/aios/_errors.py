@@ -69,7 +69,8 @@ class TaskError(AiosError):
 
 
 class TaskTimeoutError(TaskError):
-    """An attempt exceeded its timeout."""
+    """An attempt exceeded its timeout. Its work may have been done: a repetition has the same
+    idempotency key."""
 
     default_code = "TASK_TIMEOUT"
 
@@ -94,7 +95,8 @@ class InvalidParametersError(TaskError):
 
 
 class InvalidOutputError(TaskError):
-    """The result of an agent, a step or a workflow cannot be serialised to JSON."""
+    """The result of an agent, a step or a workflow cannot be serialised to JSON.
+    Return a type that can be converted."""
 
     default_code = "INVALID_OUTPUT"
 
@@ -107,13 +109,13 @@ class InvalidResultError(TaskError):
 
 
 class AgentNotFoundError(TaskError):
-    """No process hosts agents of this type."""
+    """No process hosts agents of this type. Start one, or correct the name of the type."""
 
     default_code = "AGENT_NOT_FOUND"
 
 
 class SignalTimeoutError(TaskError):
-    """No signal arrived in time."""
+    """No signal arrived in time. Catch it to continue with a default."""
 
     default_code = "SIGNAL_TIMEOUT"
 
@@ -180,7 +182,7 @@ class RunFailedError(RunError):
 
 
 class RunCancelledError(RunError):
-    """The run was cancelled."""
+    """The run was cancelled. The message has the reason."""
 
     default_code = "RUN_CANCELLED"
 
@@ -193,13 +195,15 @@ class RunBlockedError(RunError):
 
 
 class RunNotFoundError(RunError):
-    """There is no run with this id."""
+    """There is no run with this id in the store: it was never started, or retention has removed
+    it."""
 
     default_code = "RUN_NOT_FOUND"
 
 
 class RunExistsError(RunError):
-    """A run with this id exists, of another workflow or with another input."""
+    """A run with this id exists, of another workflow or with another input. Choose another id, or
+    get the existing run with :meth:`Client.handle`."""
 
     default_code = "RUN_EXISTS"
 
@@ -211,7 +215,8 @@ class RunEndedError(RunError):
 
 
 class OperationNotFoundError(RunError):
-    """The journal has no such operation to fork from."""
+    """The journal has no such operation to fork from. :meth:`RunHandle.journal` shows those that it
+    has."""
 
     default_code = "OPERATION_NOT_FOUND"
 
@@ -223,25 +228,29 @@ class RunNotFailedError(RunError):
 
 
 class NoFailedOperationError(RunError):
-    """No operation of the failed run has failed."""
+    """No operation of the failed run has failed: its own code did. Fork it from the operation that
+    has to be done again."""
 
     default_code = "NO_FAILED_OPERATION"
 
 
 class WorkflowNotFoundError(AiosError):
-    """No workflow with this name is registered."""
+    """No workflow with this name is registered. Correct the name, or pass the workflow among the
+    ``workflows`` of the runtime."""
 
     default_code = "WORKFLOW_NOT_FOUND"
 
 
 class WorkflowCodeError(AiosError):
-    """The code of a workflow does something unsupported, for example awaits ``asyncio``."""
+    """The code of a workflow does something unsupported, for example awaits ``asyncio``. Move it
+    into a step or a task."""
 
     default_code = "WORKFLOW_CODE"
 
 
 class JournalMismatchError(AiosError):
-    """The code requests another operation than the journal has recorded."""
+    """The code requests another operation than the journal has recorded. Restore the order of the
+    operations, or separate old runs from new ones with :meth:`WorkflowContext.version`."""
 
     default_code = "JOURNAL_MISMATCH"
 
@@ -253,7 +262,7 @@ class DeadLetterNotFoundError(AiosError):
 
 
 class ConfigurationError(AiosError, ValueError):
-    """An option, a name or a URL is invalid."""
+    """An option, a name or a URL is invalid. The message names it."""
 
     default_code = "INVALID_CONFIGURATION"
 
@@ -271,13 +280,14 @@ class RuntimeClosedError(AiosError):
 
 
 class WrongLoopError(AiosError, RuntimeError):
-    """The runtime or client was opened on another event loop."""
+    """The runtime or client was opened on another event loop. Use it where it was opened, or open
+    one for each loop."""
 
     default_code = "WRONG_LOOP"
 
 
 class ForkedError(AiosError):
-    """The runtime or client was opened before the process forked."""
+    """The runtime or client was opened before the process forked. Open it in the child."""
 
     default_code = "FORKED"
 
@@ -289,19 +299,22 @@ class ShutdownTimeoutError(AiosError):
 
 
 class StoreError(AiosError):
-    """The store failed."""
+    """The store failed; ``code`` says how, and ``retryable`` whether the same call may succeed
+    later."""
 
     default_code = "STORE_BACKEND"
 
 
 class StoreLockedError(StoreError):
-    """Another process has the database open."""
+    """Another process has the database open. Close it there, or use PostgreSQL for several
+    processes."""
 
     default_code = "STORE_LOCKED"
 
 
 class BrokerError(AiosError):
-    """The broker failed."""
+    """The broker failed; ``code`` says how, and ``retryable`` whether the same call may succeed
+    later."""
 
     default_code = "BROKER_BACKEND"
 

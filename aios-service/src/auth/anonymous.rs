@@ -17,6 +17,24 @@ const SUBJECT: &str = "anonymous";
 /// `into_make_service_with_connect_info::<SocketAddr>()` where your own program serves the router.
 /// A server behind a proxy on the same machine sees only callers on this machine: do not use this
 /// there.
+///
+/// # Examples
+///
+/// ```
+/// use aios_service::{
+///     auth::{Anonymous, Permissions},
+///     http::ApiOptions,
+/// };
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// // A dashboard on this machine may look, and change nothing.
+/// let readers = Permissions::parse(["runs:read", "tasks:read", "agents:read"])?;
+/// let local = Anonymous::on_loopback().with_permissions(readers);
+/// let options = ApiOptions::new().with_authenticator(local);
+/// # drop(options);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Debug)]
 pub struct Anonymous {
     permissions: Permissions,

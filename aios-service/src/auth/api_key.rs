@@ -10,6 +10,22 @@ use super::{AuthError, Authenticator, Credentials, Identity, Permissions, hex};
 ///
 /// A key must be random and at least 128 bits long, for example 32 bytes of `openssl rand -hex 32`.
 /// The hash of such a key can be stored and shown; a hash of a password could be guessed.
+///
+/// # Examples
+///
+/// A configuration stores the hash; only the owner has the key:
+///
+/// ```
+/// use aios_service::auth::ApiKeyHash;
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let stored = ApiKeyHash::of("the output of `openssl rand -hex 32`").to_string();
+/// let hash: ApiKeyHash = stored.parse()?;
+/// assert_eq!(hash, ApiKeyHash::of("the output of `openssl rand -hex 32`"));
+/// assert!("not a hash".parse::<ApiKeyHash>().is_err());
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct ApiKeyHash([u8; 32]);
 

@@ -91,6 +91,37 @@ pub enum AuthError {
 }
 
 /// Checks the credentials of requests.
+///
+/// # Examples
+///
+/// Callers that a proxy has already authenticated. Use it only where no other client can reach the service:
+///
+/// ```
+/// use aios_service::auth::{AuthError, Authenticator, Credentials, Identity, Permissions};
+/// use async_trait::async_trait;
+///
+/// #[derive(Debug)]
+/// struct Proxy;
+///
+/// #[async_trait]
+/// impl Authenticator for Proxy {
+///     async fn authenticate(
+///         &self,
+///         credentials: Credentials<'_>,
+///     ) -> Result<Option<Identity>, AuthError> {
+///         // Without the header, the next authenticator is asked.
+///         let Some(user) = credentials.headers.get("x-forwarded-user") else { return Ok(None) };
+///         let user = user.to_str().map_err(|_| AuthError::Invalid {
+///             reason: "x-forwarded-user is not text".to_owned(),
+///         })?;
+///         let permissions = Permissions::all();
+///         Ok(Some(Identity { subject: user.into(), permissions, expires_at: None }))
+///     }
+/// }
+///
+/// let options = aios_service::http::ApiOptions::new().with_authenticator(Proxy);
+/// # drop(options);
+/// ```
 #[async_trait]
 pub trait Authenticator: Debug + Send + Sync + 'static {
     /// Returns the caller, or `None` if the request has no credentials of the kind that this

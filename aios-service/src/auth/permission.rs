@@ -60,6 +60,22 @@ impl fmt::Display for Permission {
 }
 
 /// A set of permissions.
+///
+/// # Examples
+///
+/// ```
+/// use aios_service::auth::Permissions;
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let operator = Permissions::parse(["runs:*", "dead_letters:read"])?;
+/// assert!(operator.allow("runs:cancel"));
+/// assert!(!operator.allow("dead_letters:redrive"));
+///
+/// let error = Permissions::parse(["runs"]).unwrap_err();
+/// assert_eq!(error.text, "runs");
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Permissions(Arc<BTreeSet<Permission>>);
 

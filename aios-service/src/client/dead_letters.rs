@@ -7,6 +7,22 @@ use super::{
 };
 
 /// The dead letters of a group or a mailbox.
+///
+/// # Examples
+///
+/// ```no_run
+/// use aios_core::broker::{DeadLetterFilter, Group};
+/// use aios_service::client::Client;
+///
+/// # async fn example(client: Client) -> Result<(), Box<dyn std::error::Error>> {
+/// let letters = client.dead_letters(Group::new("agents.backend")?);
+/// for letter in letters.list(10).await? {
+///     println!("{} after {} attempts: {}", letter.event_id, letter.attempts, letter.reason);
+/// }
+/// letters.redrive(&DeadLetterFilter::All).await?; // once the cause is removed
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Debug)]
 pub struct DeadLetters {
     client: Client,

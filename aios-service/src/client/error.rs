@@ -7,7 +7,8 @@ use serde_json::Value;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ClientError {
-    /// The service refused the request or failed.
+    /// The service refused the request or failed. Decide by the code; the request id finds the request in
+    /// the log of the service.
     #[error("{code}: {message}{}", request(.request_id))]
     Service {
         /// The HTTP status.
@@ -23,7 +24,8 @@ pub enum ClientError {
         /// After which time the same request may succeed, if the service says so.
         retry_after: Option<Duration>,
     },
-    /// The service cannot be reached, or the connection broke.
+    /// The service cannot be reached, or the connection broke, in as many attempts as the retry policy
+    /// allows. Unless it was not sent, the request may have taken effect.
     #[error("the service cannot be reached: {reason}")]
     Unreachable {
         /// The reason.
@@ -31,13 +33,14 @@ pub enum ClientError {
         /// Whether the request was not sent, so that it has no effect.
         is_unsent: bool,
     },
-    /// The service did not answer in time.
+    /// The service did not answer in time. The request may have taken effect.
     #[error("the service did not answer within {timeout:?}")]
     Timeout {
         /// The time that it had.
         timeout: Duration,
     },
-    /// The answer is not one of this API.
+    /// The answer is not one of this API. Check whether the URL ends with the path at which the API is
+    /// mounted, such as `/api/v1`, and whether a proxy answers instead.
     #[error("the answer is not one of the API{}: {reason}", request(.request_id))]
     InvalidResponse {
         /// The fault.

@@ -22,6 +22,26 @@ use super::{
 ///
 /// When the connection breaks or the service ends the stream, it connects again after the last event.
 /// It holds one event and one chunk of the connection in memory and reads no faster than it is asked.
+///
+/// # Examples
+///
+/// A dashboard that reads the state first and then misses nothing:
+///
+/// ```no_run
+/// use aios_service::client::{Client, EventQuery, RunQuery};
+///
+/// # async fn example(client: Client) -> Result<(), aios_service::client::ClientError> {
+/// let mut events = client.events(&EventQuery::new().with_pattern("workflows.#"));
+/// events.begin().await?; // from here on, every event comes
+/// let page = client.runs(&RunQuery::new()).await?;
+/// println!("{} runs", page.items.len());
+/// while let Some(recorded) = events.next().await {
+///     let recorded = recorded?;
+///     println!("{} {}", recorded.position, recorded.event.event_type);
+/// }
+/// # Ok(())
+/// # }
+/// ```
 pub struct EventStream(Messages);
 
 impl EventStream {

@@ -72,6 +72,46 @@ pub use self::{
 /// A client of one service. Clones share their connections.
 ///
 /// All methods that send a request are cancel safe; a request that was sent may still take effect.
+///
+/// # Examples
+///
+/// ```
+/// use std::sync::Arc;
+///
+/// use aios_agents::prelude::*;
+/// use aios_service::{
+///     client::{Client, ClientOptions},
+///     http::{ApiOptions, Shutdown, api, serve},
+/// };
+/// use axum::Router;
+///
+/// async fn welcome(_: WorkflowContext, name: String) -> Result<String, WorkflowError> {
+///     Ok(format!("Welcome, {name}!"))
+/// }
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let runtime = Runtime::builder()
+///     .store(aios_store::connect("memory://").await?)
+///     .broker(aios_broker::connect("memory://").await?)
+///     .workflow("welcome", welcome)
+///     .start()
+///     .await?;
+/// let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
+/// let url = format!("http://{}/api/v1", listener.local_addr()?);
+/// let router = Router::new().nest("/api/v1", api(Arc::new(runtime), ApiOptions::new()));
+/// tokio::spawn(serve(listener, router, Shutdown::new()));
+///
+/// let client = Client::new(&url, ClientOptions::new())?;
+/// let run = client.start("welcome", "Ada").id("welcome-ada").await?;
+/// assert_eq!(run.result::<String>().await?, "Welcome, Ada!");
+///
+/// let error = client.run("welcome-bob").status().await.unwrap_err();
+/// assert_eq!(error.code(), "RUN_NOT_FOUND");
+/// assert!(error.request_id().is_some()); // finds the request in the log of the service
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Debug)]
 pub struct Client {
     connection: Arc<Connection>,

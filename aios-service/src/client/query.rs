@@ -9,6 +9,27 @@ use aios_core::{
 pub(super) type Parameters = Vec<(&'static str, String)>;
 
 /// The page of a list that is asked for.
+///
+/// # Examples
+///
+/// All runs, a page at a time:
+///
+/// ```no_run
+/// use aios_service::client::{Client, PageQuery, RunQuery};
+///
+/// # async fn example(client: Client) -> Result<(), aios_service::client::ClientError> {
+/// let mut page = client.runs(&RunQuery::new().with_page(PageQuery::new().with_limit(500))).await?;
+/// loop {
+///     for run in &page.items {
+///         println!("{} {:?}", run.id, run.status);
+///     }
+///     let Some(next) = page.next else { break };
+///     let query = PageQuery::new().with_limit(500).with_after(next);
+///     page = client.runs(&RunQuery::new().with_page(query)).await?;
+/// }
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PageQuery {
     limit: Option<usize>,

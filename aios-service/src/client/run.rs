@@ -89,6 +89,23 @@ impl RunHandle {
     /// # Cancel safety
     ///
     /// Cancel safe.
+    ///
+    /// # Examples
+    ///
+    /// ```no_run
+    /// use std::time::Duration;
+    ///
+    /// use aios_service::client::Client;
+    ///
+    /// # async fn example(client: Client) -> Result<(), Box<dyn std::error::Error>> {
+    /// let run = client.start("report", "2026-03").id("report-2026-03").await?;
+    /// match run.result_within::<String>(Duration::from_secs(10)).await? {
+    ///     Some(report) => println!("{report}"),
+    ///     None => println!("still working; ask again for {}", run.id()),
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn result_within<T: DeserializeOwned>(
         &self,
         wait: Duration,

@@ -63,6 +63,23 @@ impl Settings {
     /// # Errors
     ///
     /// [`SettingsError`] with all faults of all layers.
+    ///
+    /// # Examples
+    ///
+    /// The effect of `SIGHUP` on a service, in a program of your own:
+    ///
+    /// ```no_run
+    /// use aios_service::config::Settings;
+    ///
+    /// # fn main() -> Result<(), aios_service::config::SettingsError> {
+    /// let settings = Settings::load()?;
+    /// let newer = settings.reload()?;
+    /// for change in newer.changes_since(&settings) {
+    ///     println!("{}: {:?} is now {:?}", change.key, change.before, change.after);
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn reload(&self) -> Result<Self, SettingsError> {
         SettingsBuilder::clone(&self.source).load()
     }

@@ -9,6 +9,21 @@ const UNITS: [(&str, u64); 5] =
 
 /// A duration that people write as `30s`, `5m`, `1h 30m`, `250ms` or `2d`. A number without a unit
 /// is a number of seconds. At most 100 years.
+///
+/// # Examples
+///
+/// ```
+/// use std::time::Duration;
+///
+/// use aios_service::config::HumanDuration;
+///
+/// # fn main() -> Result<(), aios_service::config::InvalidDuration> {
+/// assert_eq!("1h 30m".parse::<HumanDuration>()?.get(), Duration::from_secs(5_400));
+/// assert_eq!("90".parse::<HumanDuration>()?.get(), Duration::from_secs(90));
+/// assert!("soon".parse::<HumanDuration>().is_err());
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize)]
 #[serde(try_from = "Written")]
 pub struct HumanDuration(Duration);

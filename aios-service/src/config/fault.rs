@@ -134,6 +134,22 @@ impl fmt::Display for FaultKind {
 /// the faults of files, of variables and of code.
 ///
 /// `Debug` writes the report as well, so that a program whose `main` returns this error prints it.
+///
+/// # Examples
+///
+/// One report for two mistakes:
+///
+/// ```
+/// use aios_service::config::{FaultKind, Settings};
+///
+/// let error = Settings::builder()
+///     .environment([("AIOS_DATABASE_URI", "sqlite://shop.db"), ("AIOS_AGENT_TIMEOUT", "soon")])
+///     .load()
+///     .unwrap_err();
+/// assert_eq!(error.faults().len(), 2);
+/// assert!(error.faults().iter().any(|fault| matches!(fault.kind, FaultKind::Unknown { .. })));
+/// println!("{error}"); // names the variables, what is expected, and `AIOS_DATABASE_URL`
+/// ```
 #[derive(Clone, PartialEq, Eq)]
 pub struct SettingsError {
     faults: Vec<Fault>,

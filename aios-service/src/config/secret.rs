@@ -8,9 +8,19 @@ pub(super) const MASK: &str = "***";
 
 /// A text that is never printed, such as a password or a key of an API.
 ///
-/// `Debug` and `Serialize` write `***`, and there is no `Display`. A section that has a field of
-/// this type takes its value from the environment, from a mounted file (`…_FILE`), from a reference
-/// `${NAME}` or from code; a value that is written into a configuration file is refused.
+/// `Debug` writes `Secret(***)`, `Serialize` writes `***`, and there is no `Display`. A section that
+/// has a field of this type takes its value from the environment, from a mounted file (`…_FILE`), from
+/// a reference `${NAME}` or from code; a value that is written into a configuration file is refused.
+///
+/// # Examples
+///
+/// ```
+/// use aios_service::config::Secret;
+///
+/// let key = Secret::new("s3cr3t");
+/// assert_eq!(format!("{key:?}"), "Secret(***)");
+/// assert_eq!(key.expose(), "s3cr3t"); // at the one place that needs it
+/// ```
 #[derive(Clone, Deserialize)]
 #[serde(transparent)]
 pub struct Secret(String);

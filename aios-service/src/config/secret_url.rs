@@ -16,6 +16,19 @@ const LOCAL: [&str; 2] = ["memory:", "sqlite:"];
 ///
 /// `Display`, `Debug` and `Serialize` write `***` instead of the password, also of one in the
 /// parameters. A configuration file may contain the URL, but not the password.
+///
+/// # Examples
+///
+/// ```
+/// use aios_service::config::SecretUrl;
+///
+/// # fn main() -> Result<(), aios_service::config::InvalidUrl> {
+/// let url: SecretUrl = "postgres://shop:s3cr3t@db.example.org/shop".parse()?;
+/// assert_eq!(url.to_string(), "postgres://shop:***@db.example.org/shop");
+/// assert!(url.expose().contains("s3cr3t"));
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "String")]
 pub struct SecretUrl(String);

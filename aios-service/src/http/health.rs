@@ -39,6 +39,23 @@ struct Checks {
 /// - **startup**: the runtime has started, which it has when this router exists.
 ///
 /// Each answers with 200 or 503 and says in its body which check failed.
+///
+/// # Examples
+///
+/// ```
+/// use std::sync::Arc;
+///
+/// use aios_agents::Runtime;
+/// use aios_service::http::{ApiOptions, Shutdown, api, health};
+/// use axum::Router;
+///
+/// fn routes(runtime: &Arc<Runtime>, shutdown: &Shutdown) -> Router {
+///     Router::new()
+///         .merge(health(Arc::clone(runtime), shutdown.clone()))
+///         .nest("/api/v1", api(Arc::clone(runtime), ApiOptions::new()))
+/// }
+/// # let _ = routes;
+/// ```
 pub fn health(runtime: Arc<Runtime>, shutdown: Shutdown) -> Router {
     let clock = Arc::new(SystemClock);
     Router::new()

@@ -6,6 +6,23 @@ use super::RateLimit;
 
 /// The limits of requests to an [`api`](super::api), which may change while it runs. Clones share
 /// their values. A request in progress keeps those with which it began.
+///
+/// # Examples
+///
+/// ```
+/// use std::time::Duration;
+///
+/// use aios_service::http::{ApiOptions, RateLimit};
+///
+/// # fn main() -> Result<(), aios_service::http::InvalidRateLimit> {
+/// let options = ApiOptions::new();
+/// let limits = options.limits();
+/// // … later, while the API is serving and a client sends too much:
+/// limits.set_rate_limit(Some(RateLimit::new(20, Duration::from_secs(1))?));
+/// # drop(options);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Debug)]
 pub struct Limits(Arc<RwLock<Values>>);
 

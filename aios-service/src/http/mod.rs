@@ -134,6 +134,16 @@ pub fn api(runtime: Arc<Runtime>, options: ApiOptions) -> Router {
 }
 
 /// The OpenAPI 3.1 document of the API, as JSON.
+///
+/// # Examples
+///
+/// For generators of clients, without a running service:
+///
+/// ```
+/// let document: serde_json::Value = serde_json::from_str(&aios_service::http::openapi())?;
+/// assert_eq!(document["openapi"], "3.1.0");
+/// # Ok::<(), serde_json::Error>(())
+/// ```
 #[must_use]
 pub fn openapi() -> String {
     let (_, document) = resources().split_for_parts();

@@ -21,6 +21,22 @@ const MIN_INTERVAL: Duration = Duration::from_micros(1);
 /// A caller may send `requests` at once, and then one each time `per / requests` has passed. At least
 /// the latest 65,536 callers are remembered, and at most 131,072, in about 7 MB. A caller that is
 /// forgotten may send `requests` at once again.
+///
+/// # Examples
+///
+/// ```
+/// use std::time::Duration;
+///
+/// use aios_service::http::{ApiOptions, RateLimit};
+///
+/// # fn main() -> Result<(), aios_service::http::InvalidRateLimit> {
+/// // 100 requests at once, then one every 600 ms; more are answered with 429 and `Retry-After`.
+/// let limit = RateLimit::new(100, Duration::from_secs(60))?;
+/// let options = ApiOptions::new().with_rate_limit(limit);
+/// # drop(options);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RateLimit {
     /// Time in which a token is added to the bucket.

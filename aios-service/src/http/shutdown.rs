@@ -3,6 +3,30 @@ use std::{sync::Arc, time::Duration};
 use tokio::sync::watch;
 
 /// Tells the parts of a service that it shuts down. Clones share their state.
+///
+/// # Examples
+///
+/// ```no_run
+/// use std::{sync::Arc, time::Duration};
+///
+/// use aios_agents::Runtime;
+/// use aios_service::http::{Shutdown, health, serve};
+/// use axum::Router;
+/// use tokio::net::TcpListener;
+///
+/// # async fn example(runtime: Runtime) -> Result<(), Box<dyn std::error::Error>> {
+/// // Kubernetes stops sending requests within the delay, so none is refused.
+/// let shutdown = Shutdown::on_signals()?.with_accept_delay(Duration::from_secs(5));
+/// let runtime = Arc::new(runtime);
+/// let router = Router::new().merge(health(Arc::clone(&runtime), shutdown.clone()));
+/// serve(TcpListener::bind("0.0.0.0:8080").await?, router, shutdown).await?;
+/// // Every connection has ended; now the tasks and steps end.
+/// if let Some(runtime) = Arc::into_inner(runtime) {
+///     runtime.shutdown(Duration::from_secs(30)).await?;
+/// }
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Debug)]
 pub struct Shutdown {
     begun: Arc<watch::Sender<bool>>,

@@ -10,7 +10,8 @@ pub enum ServiceError {
     /// A setting that the service needs is missing or refused.
     #[error(transparent)]
     Settings(#[from] SettingsError),
-    /// The operating system refuses the address, or the signals.
+    /// The operating system refuses the address: another program has the port, or it needs privileges.
+    /// Set another one as `http.listen`.
     #[error("can't listen on {address}; set another one as AIOS_HTTP_LISTEN")]
     #[non_exhaustive]
     Listen {
@@ -43,19 +44,22 @@ pub enum ServiceError {
         /// The reason.
         reason: String,
     },
-    /// The store could not be opened or closed.
+    /// The store could not be opened or closed; the [`StoreError`] says what to do.
     #[error("can't use the store")]
     Store(#[source] StoreError),
-    /// The broker could not be connected to, or did not close in time.
+    /// The broker could not be connected to, or did not close in time; the [`BrokerError`] says what to
+    /// do.
     #[error("can't use the broker")]
     Broker(#[source] BrokerError),
     /// The runtime could not start, failed, or did not end in time.
     #[error(transparent)]
     Runtime(#[from] RuntimeError),
-    /// The program has no broker.
+    /// The program has no broker: call [`connect_broker`](super::Service::connect_broker) or
+    /// [`broker`](super::Service::broker).
     #[error("a service needs a broker: call connect_broker or broker")]
     NoBroker,
-    /// Clones of the runtime were in use when the shutdown ended, so that it was abandoned.
+    /// Clones of the runtime were in use when the shutdown ended, so that it was abandoned. Tasks that
+    /// were running are repeated elsewhere. Drop the clones that routes or tasks of your own hold.
     #[error("the runtime is still in use; drop every clone of it before the shutdown ends")]
     RuntimeInUse,
 }

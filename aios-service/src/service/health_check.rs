@@ -56,6 +56,23 @@ pub enum HealthCheckError {
 /// # Cancel safety
 ///
 /// A cancelled call has no effect.
+///
+/// # Examples
+///
+/// A program that checks itself, as `HEALTHCHECK` of an image without a shell:
+///
+/// ```no_run
+/// use aios_service::{check_health, config::Settings};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let settings = Settings::load()?;
+/// if std::env::args().any(|argument| argument == "--health-check") {
+///     return Ok(check_health(&settings).await?);
+/// }
+/// # Ok(())
+/// # }
+/// ```
 pub async fn check_health(settings: &Settings) -> Result<(), HealthCheckError> {
     let address = reachable(&settings.http().listen);
     let answer = tokio::select! {

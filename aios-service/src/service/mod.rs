@@ -269,6 +269,30 @@ impl Service {
     /// # Panics
     ///
     /// [`start`](Self::start) panics if a route exists already, as every router of axum does.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::sync::Arc;
+    ///
+    /// use aios_agents::Runtime;
+    /// use aios_service::{Service, config::Settings};
+    /// use axum::{Router, extract::{Path, State}, http::StatusCode, routing::post};
+    ///
+    /// /// Accepts an order of the shop, in the shop's own terms.
+    /// async fn order(State(runtime): State<Arc<Runtime>>, Path(item): Path<String>) -> StatusCode {
+    ///     match runtime.start("order", &item).await {
+    ///         Ok(_) => StatusCode::ACCEPTED,
+    ///         Err(_) => StatusCode::SERVICE_UNAVAILABLE,
+    ///     }
+    /// }
+    ///
+    /// fn with_orders(settings: &Settings) -> Service {
+    ///     let routes = |runtime| Router::new().route("/orders/{item}", post(order)).with_state(runtime);
+    ///     Service::from_settings(settings).routes(routes)
+    /// }
+    /// # let _ = with_orders;
+    /// ```
     pub fn routes(mut self, routes: impl FnOnce(Arc<Runtime>) -> Router + Send + 'static) -> Self {
         self.routes.push(Box::new(routes));
         self

@@ -27,6 +27,41 @@ const PAUSE: Duration = Duration::from_millis(10);
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A service that runs. Dropping it ends the runtime without an orderly shutdown.
+///
+/// # Examples
+///
+/// A test that starts the whole service on a free port:
+///
+/// ```
+/// use aios_agents::prelude::*;
+/// use aios_service::{Service, config::Settings};
+///
+/// async fn welcome(_: WorkflowContext, name: String) -> Result<String, WorkflowError> {
+///     Ok(format!("Welcome, {name}!"))
+/// }
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let settings = Settings::builder()
+///     .environment([("AIOS_HTTP_LISTEN", "127.0.0.1:0"), ("AIOS_METRICS_ENABLED", "false")])
+///     .load()?;
+/// let service = Service::from_settings(&settings)
+///     .store(aios_store::connect("memory://").await?)
+///     .broker(aios_broker::connect("memory://").await?)
+///     .without_telemetry()
+///     .workflow("welcome", welcome)
+///     .start()
+///     .await?;
+/// assert_ne!(service.address().port(), 0);
+/// let run = service.runtime().start("welcome", "Ada").await?;
+/// assert_eq!(run.result::<String>().await?, "Welcome, Ada!");
+///
+/// drop(run);
+/// service.shutdown().begin();
+/// service.stopped().await?;
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug)]
 pub struct RunningService {
     pub(super) runtime: Arc<Runtime>,

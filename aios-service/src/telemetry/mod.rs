@@ -63,6 +63,44 @@ pub use self::{
 use crate::config::{LogFormat, LogOutput, LogSettings, Settings};
 
 /// Describes the telemetry of a process, and starts it.
+///
+/// # Examples
+///
+/// In a test, the subscriber is installed for one thread, and the lines are kept:
+///
+/// ```
+/// use std::io::{self, Write};
+/// use std::sync::Arc;
+///
+/// use aios_service::{config::Settings, telemetry::Telemetry};
+/// use parking_lot::Mutex;
+///
+/// #[derive(Clone, Default)]
+/// struct Lines(Arc<Mutex<Vec<u8>>>);
+///
+/// impl Write for Lines {
+///     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+///         self.0.lock().write(bytes)
+///     }
+///
+///     fn flush(&mut self) -> io::Result<()> {
+///         Ok(())
+///     }
+/// }
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let settings = Settings::builder().environment([("AIOS_LOG_FORMAT", "json")]).load()?;
+/// let lines = Lines::default();
+/// let (subscriber, guard) = Telemetry::from_settings(&settings).log_output(lines.clone()).build()?;
+/// tracing::dispatcher::with_default(&subscriber, || {
+///     tracing::info!(order = 7, password = "s3cr3t", "an order arrived");
+/// });
+/// assert!(guard.flush());
+/// let text = String::from_utf8(lines.0.lock().clone())?;
+/// assert!(text.contains(r#""order":7"#) && !text.contains("s3cr3t"));
+/// # Ok(())
+/// # }
+/// ```
 #[must_use]
 pub struct Telemetry {
     log: LogSettings,

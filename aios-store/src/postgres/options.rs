@@ -127,6 +127,25 @@ impl PostgresOptions {
     /// Creates options that use an existing pool. The store keeps one connection of it for appends. The
     /// settings of the pool are not changed, so the timeouts of statements and locks are not set on the
     /// server; the client still stops waiting after them.
+    ///
+    /// # Examples
+    ///
+    /// ```no_run
+    /// use aios_store::postgres::{PostgresOptions, PostgresStore};
+    /// use sqlx::postgres::PgPoolOptions;
+    ///
+    /// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+    /// // The pool that the rest of the program uses.
+    /// let pool = PgPoolOptions::new()
+    ///     .max_connections(20)
+    ///     .connect("postgres://shop:password@db.example.org/shop")
+    ///     .await?;
+    /// let options = PostgresOptions::from_pool(pool).with_schema("aios_shop");
+    /// let store = PostgresStore::connect_with(options).await?;
+    /// # drop(store);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn from_pool(pool: PgPool) -> Self {
         Self::from_source(Source::Pool(pool))
     }

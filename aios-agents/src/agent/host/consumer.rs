@@ -1,3 +1,11 @@
+//! The subscription to the tasks of a type, or of one agent.
+//!
+//! Its prefetch is the number of slots. Tasks that are delivered while all slots are busy are held, with
+//! heartbeats for each (see `held`). If that takes too long, or the thread or event loop of the agents is
+//! blocked, the subscription ends, and the broker delivers them to other processes. It begins again when
+//! a slot is free. Transient errors of the broker are retried without end; a permanent one makes the
+//! host impaired.
+
 use std::{pin::pin, sync::Arc, time::Duration};
 
 use super::{

@@ -169,6 +169,38 @@ impl Shared {
 ///
 /// Dropping the host abandons running tasks, and the broker delivers them again.
 /// [`shutdown`](Self::shutdown) lets them end first.
+///
+/// # Examples
+///
+/// ```
+/// use std::{sync::Arc, time::Duration};
+///
+/// use aios_agents::{agent::{AgentHost, AgentSet, TaskClient}, prelude::*};
+/// use aios_core::clock::SystemClock;
+///
+/// # struct Upper;
+/// # impl Agent for Upper {
+/// #     type Parameters = String;
+/// #     type Output = String;
+/// #     async fn process_task(&self, _: &TaskContext, text: String) -> Result<String, TaskError> {
+/// #         Ok(text.to_uppercase())
+/// #     }
+/// # }
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let broker = aios_broker::connect("memory://").await?;
+/// let host = AgentHost::builder(AgentSet::new().agent("upper", Upper))
+///     .broker(broker.clone())
+///     .start()
+///     .await?;
+///
+/// let client = TaskClient::new(broker, Arc::new(SystemClock), "shop").await?;
+/// let answer = client.task("upper", "hello").await.map_err(|error| error.failure.to_string())?;
+/// assert_eq!(answer.decode::<String>()?, "HELLO");
+/// host.shutdown(Duration::from_secs(30)).await?;
+/// # Ok(())
+/// # }
+/// ```
 pub struct AgentHost {
     shared: Arc<Shared>,
     types: Vec<Arc<HostedType>>,

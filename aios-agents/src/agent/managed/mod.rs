@@ -42,6 +42,52 @@ const MAX_NAME_BYTES: usize = 255;
 /// Every change is an event in the log, and is durable once the call returns. Processes follow within
 /// moments, and after a restart. Until a process has created the agent, its status is
 /// [`Waiting`](aios_core::store::AgentStatus::Waiting), also if no process has a factory of the type.
+///
+/// # Examples
+///
+/// ```
+/// use aios_agents::{agent::Change, prelude::*};
+/// use schemars::JsonSchema;
+/// use serde::Deserialize;
+///
+/// #[derive(Deserialize, JsonSchema)]
+/// struct Config {
+///     greeting: String,
+/// }
+///
+/// struct Greeter(Config);
+///
+/// impl Agent for Greeter {
+///     type Parameters = String;
+///     type Output = String;
+///
+///     async fn process_task(&self, _: &TaskContext, name: String) -> Result<String, TaskError> {
+///         Ok(format!("{}, {name}!", self.0.greeting))
+///     }
+/// }
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let runtime = Runtime::builder()
+///     .store(aios_store::connect("memory://").await?)
+///     .broker(aios_broker::connect("memory://").await?)
+///     .agent_factory("greeter", |config| Ok::<_, TaskError>(Greeter(config)))
+///     .start()
+///     .await?;
+/// let agents = runtime.managed_agents()?;
+///
+/// let config = Payload::encode(&serde_json::json!({"greeting": "Hello"}))?;
+/// agents.create("greeter", "formal", None, config, Change::default()).await?;
+/// let run = runtime.task("greeter", "Ada").await?;
+/// assert_eq!(run.result::<String>().await?, "Hello, Ada!");
+///
+/// // A config that does not match the schema is refused here, not when a task fails.
+/// let wrong = Payload::encode(&serde_json::json!({"greeting": 7}))?;
+/// let error = agents.create("greeter", "odd", None, wrong, Change::default()).await.unwrap_err();
+/// assert_eq!(error.code(), "INVALID_AGENT_CONFIG");
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Debug)]
 pub struct ManagedAgents {
     store: Arc<dyn Store>,
@@ -52,6 +98,19 @@ pub struct ManagedAgents {
 }
 
 /// About a change: who makes it, and for which request.
+///
+/// # Examples
+///
+/// A change that may be sent again after a crash, and that must not overwrite that of someone else:
+///
+/// ```
+/// use aios_agents::agent::Change;
+/// use aios_core::event::EventId;
+///
+/// let mut change = Change::default();
+/// change.event_id = Some(EventId::derive("requests/81"));
+/// change.expected = Some(3); // refused with `PRECONDITION_FAILED` if the agent has another version
+/// ```
 #[derive(Clone, Debug, Default)]
 pub struct Change {
     /// Metadata of the event.

@@ -239,6 +239,37 @@ macro_rules! typed_call {
 
 typed_call! {
     /// A task for an agent; resolves to the agent's output. See [`OperationCall`] for dropping it.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    ///
+    /// use aios_agents::prelude::*;
+    /// # #[cfg(feature = "testing")]
+    /// use aios_agents::testing::WorkflowTest;
+    ///
+    /// async fn build(context: WorkflowContext, part: String) -> Result<String, WorkflowError> {
+    ///     let policy = RetryPolicy::new().with_max_attempts(3).with_non_retryable("SYNTAX_ERROR");
+    ///     context
+    ///         .task("builder", &part)
+    ///         .timeout(Duration::from_secs(600)) // of one attempt
+    ///         .total_timeout(Duration::from_secs(3600)) // of all, with queues and delays
+    ///         .retry(policy)
+    ///         .await
+    /// }
+    ///
+    /// # #[cfg(not(feature = "testing"))] fn main() {}
+    /// # #[cfg(feature = "testing")] #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let run = WorkflowTest::new("build", build)?
+    ///     .agent("builder", |part: String| Ok(format!("{part}.tar")))
+    ///     .run("web")
+    ///     .await;
+    /// assert_eq!(run.result::<String>().unwrap(), "web.tar");
+    /// # Ok(())
+    /// # }
+    /// ```
     TaskCall
 }
 
@@ -251,6 +282,22 @@ typed_call! {
     /// A child run; resolves to its result. Dropping the call, for example because it lost a race,
     /// leaves the child running: it remains a child of this run and is cancelled with it. It is
     /// cancelled at once with [`cancel_when_dropped`](ChildCall::cancel_when_dropped).
+    ///
+    /// # Examples
+    ///
+    /// A race whose loser stops as well:
+    ///
+    /// ```
+    /// use aios_agents::prelude::*;
+    ///
+    /// async fn fastest(context: WorkflowContext, query: String) -> Result<String, WorkflowError> {
+    ///     let engines = ["search_a", "search_b"];
+    ///     let searches =
+    ///         engines.map(|engine| context.child::<String>(engine, &query).cancel_when_dropped());
+    ///     race(searches).await.1
+    /// }
+    /// # let _ = fastest;
+    /// ```
     ChildCall
 }
 

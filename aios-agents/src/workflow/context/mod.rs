@@ -55,6 +55,35 @@ pub struct RunInfo {
 ///
 /// An operation gets its number when it is *called* and begins when it is first polled. Call
 /// operations in the same order in every execution.
+///
+/// # Examples
+///
+/// ```
+/// use std::time::Duration;
+///
+/// use aios_agents::prelude::*;
+/// # #[cfg(feature = "testing")]
+/// use aios_agents::testing::WorkflowTest;
+///
+/// async fn order(context: WorkflowContext, item: String) -> Result<String, WorkflowError> {
+///     let price: u32 = context.task("prices", &item).await?;
+///     // The run uses no memory while it waits, and survives restarts.
+///     context.sleep(Duration::from_secs(86_400)).await?;
+///     let receipt: String = context.run("receipt", || async { format!("{item}: {price}") }).await?;
+///     Ok(receipt)
+/// }
+///
+/// # #[cfg(not(feature = "testing"))] fn main() {}
+/// # #[cfg(feature = "testing")] #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let run = WorkflowTest::new("order", order)?
+///     .agent("prices", |_: String| Ok(4))
+///     .run("tea")
+///     .await;
+/// assert_eq!(run.result::<String>().unwrap(), "tea: 4");
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone)]
 pub struct WorkflowContext {
     shared: Arc<SharedRun>,
@@ -90,6 +119,33 @@ impl WorkflowContext {
     }
 
     /// Assigns a task to an agent and waits for its result.
+    ///
+    /// # Examples
+    ///
+    /// Tasks that are polled together run concurrently:
+    ///
+    /// ```
+    /// use aios_agents::prelude::*;
+    /// # #[cfg(feature = "testing")]
+    /// use aios_agents::testing::WorkflowTest;
+    ///
+    /// async fn totals(context: WorkflowContext, items: Vec<String>) -> Result<u32, WorkflowError> {
+    ///     let prices = items.iter().map(|item| context.task::<u32>("prices", item));
+    ///     let prices = futures_util::future::try_join_all(prices).await?;
+    ///     Ok(prices.iter().sum())
+    /// }
+    ///
+    /// # #[cfg(not(feature = "testing"))] fn main() {}
+    /// # #[cfg(feature = "testing")] #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let run = WorkflowTest::new("totals", totals)?
+    ///     .agent("prices", |item: String| Ok(item.len()))
+    ///     .run(&["tea", "milk"])
+    ///     .await;
+    /// assert_eq!(run.result::<u32>().unwrap(), 7);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn task<T>(
         &self,
         agent: impl Into<Target>,
@@ -114,6 +170,33 @@ impl WorkflowContext {
     /// before the result is recorded.
     ///
     /// After an error the closure is called again for the next attempt, according to the retry policy.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    ///
+    /// use aios_agents::prelude::*;
+    /// # #[cfg(feature = "testing")]
+    /// use aios_agents::testing::WorkflowTest;
+    ///
+    /// # async fn charge(_: &str) -> Result<u32, std::io::Error> { Ok(7) }
+    /// async fn pay(context: WorkflowContext, card: String) -> Result<u32, WorkflowError> {
+    ///     context
+    ///         .step("charge", || charge(&card))
+    ///         .timeout(Duration::from_secs(30))
+    ///         .retry(RetryPolicy::new().with_max_attempts(3))
+    ///         .await
+    /// }
+    ///
+    /// # #[cfg(not(feature = "testing"))] fn main() {}
+    /// # #[cfg(feature = "testing")] #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let run = WorkflowTest::new("pay", pay)?.run("4242").await;
+    /// assert_eq!(run.result::<u32>().unwrap(), 7);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn step<'a, T, E, F, Fut>(&self, name: impl Into<Box<str>>, mut code: F) -> StepCall<'a, T>
     where
         T: Serialize,
@@ -140,6 +223,32 @@ impl WorkflowContext {
 
     /// Runs a piece of code like [`step`](Self::step), and passes it the number of the attempt and an
     /// idempotency key for external systems.
+    ///
+    /// # Examples
+    ///
+    /// A service that receives the key twice recognises the repetition of a step whose process died
+    /// before its result was recorded:
+    ///
+    /// ```
+    /// use aios_agents::prelude::*;
+    /// # #[cfg(feature = "testing")]
+    /// use aios_agents::testing::WorkflowTest;
+    ///
+    /// # async fn charge(_key: &str) -> Result<u32, std::io::Error> { Ok(7) }
+    /// async fn pay(context: WorkflowContext, (): ()) -> Result<u32, WorkflowError> {
+    ///     context
+    ///         .step_with("charge", |step| async move { charge(step.idempotency_key()).await })
+    ///         .await
+    /// }
+    ///
+    /// # #[cfg(not(feature = "testing"))] fn main() {}
+    /// # #[cfg(feature = "testing")] #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let run = WorkflowTest::new("pay", pay)?.run(&()).await;
+    /// assert_eq!(run.result::<u32>().unwrap(), 7);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn step_with<'a, T, E, F, Fut>(
         &self,
         name: impl Into<Box<str>>,
@@ -158,18 +267,98 @@ impl WorkflowContext {
     /// Sleeps on a durable timer.
     ///
     /// A duration of more than 100 years fails the call with `INVALID_OPTIONS`.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    ///
+    /// use aios_agents::prelude::*;
+    /// # #[cfg(feature = "testing")]
+    /// use aios_agents::testing::WorkflowTest;
+    ///
+    /// const MONTH: Duration = Duration::from_secs(30 * 86_400);
+    ///
+    /// async fn trial(context: WorkflowContext, (): ()) -> Result<String, WorkflowError> {
+    ///     context.sleep(MONTH).await?;
+    ///     Ok("the trial is over".to_owned())
+    /// }
+    ///
+    /// # #[cfg(not(feature = "testing"))] fn main() {}
+    /// # #[cfg(feature = "testing")] #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let run = WorkflowTest::new("trial", trial)?.run(&()).await;
+    /// assert_eq!(run.elapsed(), MONTH); // in virtual time
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn sleep(&self, duration: Duration) -> SleepCall {
         SleepCall::new(self.call(checked(Request::Sleep { duration })))
     }
 
     /// Waits for a signal with this name. A signal that arrived earlier is taken as soon as the code is
     /// idle. Each signal is taken by one wait, in the order of arrival.
+    ///
+    /// # Examples
+    ///
+    /// A wait that ends with a decision, or with a default if no person decides in time:
+    ///
+    /// ```
+    /// use std::time::Duration;
+    ///
+    /// use aios_agents::prelude::*;
+    /// # #[cfg(feature = "testing")]
+    /// use aios_agents::testing::WorkflowTest;
+    ///
+    /// const DAY: Duration = Duration::from_secs(86_400);
+    ///
+    /// async fn approval(context: WorkflowContext, (): ()) -> Result<bool, WorkflowError> {
+    ///     match context.signal::<bool>("approve").timeout(DAY).await {
+    ///         Err(error) if error.code() == "SIGNAL_TIMEOUT" => Ok(false),
+    ///         decision => decision,
+    ///     }
+    /// }
+    ///
+    /// # #[cfg(not(feature = "testing"))] fn main() {}
+    /// # #[cfg(feature = "testing")] #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let approved = WorkflowTest::new("approval", approval)?.signal(DAY / 2, "approve", &true);
+    /// assert!(approved.run(&()).await.result::<bool>().unwrap());
+    /// let ignored = WorkflowTest::new("approval", approval)?;
+    /// assert!(!ignored.run(&()).await.result::<bool>().unwrap());
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn signal<T>(&self, name: impl Into<Box<str>>) -> SignalCall<T> {
         SignalCall::new(self.call(Ok(Request::Signal { name: name.into(), timeout: None })))
     }
 
     /// Starts a run of another workflow and waits for its end. If this run is cancelled, so is the
     /// child, unless it is [left running](ChildCall::leave_running).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use aios_agents::prelude::*;
+    /// # #[cfg(feature = "testing")]
+    /// use aios_agents::testing::WorkflowTest;
+    ///
+    /// async fn release(context: WorkflowContext, parts: Vec<String>) -> Result<usize, WorkflowError> {
+    ///     let builds = parts.iter().map(|part| context.child::<String>("build", part));
+    ///     Ok(futures_util::future::try_join_all(builds).await?.len())
+    /// }
+    ///
+    /// # #[cfg(not(feature = "testing"))] fn main() {}
+    /// # #[cfg(feature = "testing")] #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let run = WorkflowTest::new("release", release)?
+    ///     .child("build", |part: String| Ok(format!("{part}.tar")))
+    ///     .run(&["web", "api"])
+    ///     .await;
+    /// assert_eq!(run.result::<usize>().unwrap(), 2);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn child<T>(
         &self,
         workflow: impl AsRef<str>,
@@ -197,6 +386,26 @@ impl WorkflowContext {
     /// `agents` and `system`, which are reserved for aios: in a journal such an event would be mistaken
     /// for an entry. `INVALID_EVENT_SOURCE` for an event with an empty source or a long one, which
     /// no consumer could parse. `OPERATION_OUTSIDE_WORKFLOW` outside of the code of the workflow.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use aios_agents::prelude::*;
+    /// # #[cfg(feature = "testing")]
+    /// use aios_agents::testing::WorkflowTest;
+    ///
+    /// async fn order(context: WorkflowContext, item: String) -> Result<(), WorkflowError> {
+    ///     context.emit(Event::new("shop.order.placed".parse()?, "shop", &item)?)
+    /// }
+    ///
+    /// # #[cfg(not(feature = "testing"))] fn main() {}
+    /// # #[cfg(feature = "testing")] #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let run = WorkflowTest::new("order", order)?.run("tea").await;
+    /// run.result::<()>().unwrap();
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn emit(&self, event: Event) -> Result<(), WorkflowError> {
         self.shared.check()?;
         let refused = |error: EventError| Failure::from_error(error.code(), &error);
@@ -224,6 +433,31 @@ impl WorkflowContext {
     ///
     /// If `progress` cannot be serialised to JSON, and with the code `OPERATION_OUTSIDE_WORKFLOW`
     /// outside of the code of the workflow.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use aios_agents::prelude::*;
+    /// # #[cfg(feature = "testing")]
+    /// use aios_agents::testing::WorkflowTest;
+    ///
+    /// async fn import(context: WorkflowContext, files: Vec<String>) -> Result<(), WorkflowError> {
+    ///     for (done, file) in files.iter().enumerate() {
+    ///         // `RunHandle::status`, the HTTP API and `aios runs` show it.
+    ///         context.set_progress(format!("importing {file}"), &(done, files.len()))?;
+    ///         context.task::<()>("importer", file).await?;
+    ///     }
+    ///     Ok(())
+    /// }
+    ///
+    /// # #[cfg(not(feature = "testing"))] fn main() {}
+    /// # #[cfg(feature = "testing")] #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let test = WorkflowTest::new("import", import)?.agent("importer", |_: String| Ok(()));
+    /// test.run(&["a.csv", "b.csv"]).await.result::<()>().unwrap();
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn set_progress(
         &self,
         text: impl Into<String>,
@@ -265,6 +499,41 @@ impl WorkflowContext {
     /// # Panics
     ///
     /// See [`now`](Self::now).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use aios_agents::prelude::*;
+    /// # #[cfg(feature = "testing")]
+    /// use aios_agents::testing::WorkflowTest;
+    ///
+    /// async fn trip(context: WorkflowContext, city: String) -> Result<(), WorkflowError> {
+    ///     let seat: u32 = context.task("book_flight", &city).await?;
+    ///     context.compensate("cancel the flight", move |context| async move {
+    ///         context.task::<()>("cancel_flight", &seat).await
+    ///     });
+    ///     // If this fails, the flight is cancelled.
+    ///     context.task::<()>("book_hotel", &city).await
+    /// }
+    ///
+    /// # #[cfg(not(feature = "testing"))] fn main() {}
+    /// # #[cfg(feature = "testing")] #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let run = WorkflowTest::new("trip", trip)?
+    ///     .agent("book_flight", |_: String| Ok(17))
+    ///     .agent("cancel_flight", |seat: u32| {
+    ///         assert_eq!(seat, 17);
+    ///         Ok(())
+    ///     })
+    ///     .agent("book_hotel", |_: String| {
+    ///         Err::<(), _>(TaskError::terminal(Failure::new("FULLY_BOOKED", "no room is left")))
+    ///     })
+    ///     .run("Oslo")
+    ///     .await;
+    /// assert_eq!(run.result::<()>().unwrap_err().code(), "FULLY_BOOKED");
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn compensate<F, Fut>(&self, name: impl Into<Box<str>>, undo: F)
     where
         F: FnOnce(Self) -> Fut + Send + 'static,
@@ -289,6 +558,30 @@ impl WorkflowContext {
     /// Destructors also run when the code leaves memory because the run is idle or the engine stops,
     /// and while a panic unwinds. Methods that would unwind have no effect there, and their results mean
     /// nothing.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    ///
+    /// use aios_agents::prelude::*;
+    /// # #[cfg(feature = "testing")]
+    /// use aios_agents::testing::WorkflowTest;
+    ///
+    /// async fn due(context: WorkflowContext, (): ()) -> Result<bool, WorkflowError> {
+    ///     let begun = context.now();
+    ///     context.task::<()>("slow", &()).timeout(Duration::from_secs(60)).await?;
+    ///     Ok(context.now().duration_since(begun) > Duration::from_secs(30))
+    /// }
+    ///
+    /// # #[cfg(not(feature = "testing"))] fn main() {}
+    /// # #[cfg(feature = "testing")] #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let run = WorkflowTest::new("due", due)?.agent("slow", |(): ()| Ok(())).run(&()).await;
+    /// assert!(!run.result::<bool>().unwrap());
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use]
     pub fn now(&self) -> Timestamp {
         self.shared.assert_current();
@@ -327,6 +620,34 @@ impl WorkflowContext {
     /// the error, the run moves to an engine whose code supports that version, or is blocked until there
     /// is one. `INVALID_OPTIONS` if the range is empty. `OPERATION_OUTSIDE_WORKFLOW` outside of the code
     /// of the workflow.
+    ///
+    /// # Examples
+    ///
+    /// The workflow asked one agent before the change, and asks another one since:
+    ///
+    /// ```
+    /// use aios_agents::prelude::*;
+    /// # #[cfg(feature = "testing")]
+    /// use aios_agents::testing::WorkflowTest;
+    ///
+    /// async fn quote(context: WorkflowContext, item: String) -> Result<u32, WorkflowError> {
+    ///     match context.version("new prices", 1..=2)? {
+    ///         1 => context.task("prices", &item).await,
+    ///         _ => context.task("prices_with_tax", &item).await,
+    ///     }
+    /// }
+    ///
+    /// # #[cfg(not(feature = "testing"))] fn main() {}
+    /// # #[cfg(feature = "testing")] #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let run = WorkflowTest::new("quote", quote)?
+    ///     .agent("prices_with_tax", |_: String| Ok(5))
+    ///     .run("tea")
+    ///     .await;
+    /// assert_eq!(run.result::<u32>().unwrap(), 5); // a new run follows the newest version
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn version(
         &self,
         change: impl AsRef<str>,

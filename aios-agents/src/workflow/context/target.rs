@@ -4,6 +4,20 @@ use aios_core::agent::{InvalidName, Name};
 use serde::{Deserialize, Serialize};
 
 /// The target of a task: any agent of a type, `"backend"`, or one agent, `("backend", "backend-1")`.
+///
+/// # Examples
+///
+/// ```
+/// use aios_agents::prelude::*;
+///
+/// async fn both(context: WorkflowContext, log: String) -> Result<(), WorkflowError> {
+///     // Whichever agent of the type is free takes the task.
+///     context.task::<()>("backup", &log).await?;
+///     // This agent alone takes the task, also if it is not running yet.
+///     context.task::<()>(("backup", "rack-7"), &log).await
+/// }
+/// # let _ = both;
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Target {
     pub(super) agent_type: String,

@@ -1,3 +1,11 @@
+//! The discovery of what other processes append to the runs of this engine.
+//!
+//! Any process may append a start, a signal, a cancellation or an answer to a journal, without telling
+//! the owner. The positions of the log are dense, and `CountingStore` knows which of them this process
+//! has written. The positions between them are foreign. They are read, without the types that only an
+//! owner appends, and their runs are woken. So a busy engine does not read back its own appends, and
+//! misses none of the others.
+
 use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use aios_core::{

@@ -1,5 +1,15 @@
-//! Renews the leases, balances the shards between the engines, and ends the runs of this engine
+//! The leases of an engine: it renews them, balances the shards between the engines, and ends its runs
 //! when its leases end.
+//!
+//! A tick comes three times per lease time, and earlier when other engines release leases or may have
+//! lost them. It renews every lease, joins again if the engine has lost its slot, takes free shards up
+//! to its share, and hands over what it has beyond its share. Shards are handed over only once the set
+//! of engines was the same in two ticks, so that an engine that comes and goes moves none.
+//!
+//! The clock of the store decides when a lease expires. The engine measures the time from *before* it
+//! sent a renewal with its own monotonic clock, and stops a tenth of the lease time earlier (`watch`).
+//! So it has stopped before another engine can begin, whether or not the store can be reached. If the
+//! process was paused for longer than that, the fences of its appends refuse what it writes.
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 

@@ -1,3 +1,15 @@
+//! The runs in memory, each with an inbox and the task of its driver.
+//!
+//! `Engine::send` is the way to reach a run. It activates a run that is not in memory, which then reads
+//! its journal. A run leaves memory when it waits; messages that its inbox got in that moment are sent
+//! again, so none is lost between the two.
+//!
+//! - A run has at most one driver: an inbox is added and removed under one lock, and a closed inbox is
+//!   never found.
+//! - Messages for runs of other engines are dropped, because their owners find the causes themselves.
+//!   Answers are the exception: they are recorded for the owner (see `answers`).
+//! - A run counts for its shard until its clean-up is complete, so a shard is not handed over too early.
+
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, VecDeque, btree_map::Entry},
     sync::Arc,

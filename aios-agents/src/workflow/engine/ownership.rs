@@ -1,3 +1,11 @@
+//! The ownership of an engine: its shards, its slot, the relay, the runs that are its guests, and when
+//! all of that ends.
+//!
+//! `leases` acquires, renews and hands over what is in it. Everything that dispatches, appends or reads
+//! for a run asks it first. It never asks the store: it has what the store answered last, and its own
+//! clock says for how long that holds. It is a hint for the engine and no proof. The proof is the fence, which the store checks
+//! in the transaction that appends.
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::{

@@ -1,3 +1,7 @@
+//! Reads of the starts of journals, in batches.
+//!
+//! An engine that takes over many runs would otherwise query the store once for each of them.
+
 use std::sync::Arc;
 
 use aios_core::store::{EventStore, RecordedEvent, StoreError, StreamId};

@@ -1,3 +1,9 @@
+//! The discovery of the runs of shards that this engine has just acquired.
+//!
+//! A run whose wait is noted in the store is not loaded: its note says when to wake it. All others are
+//! loaded, and so is a sample of those that wait, so that code which no longer fits is noticed soon
+//! after its deployment. It is repeated until it succeeds; a run that is activated twice is loaded once.
+
 use std::{collections::HashSet, sync::Arc};
 
 use super::{Engine, Message, notes::OPEN};

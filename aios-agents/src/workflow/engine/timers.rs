@@ -1,3 +1,8 @@
+//! The wake-up times of runs.
+//!
+//! One task sleeps until the earliest of them, by the injected clock. Timers in memory are a
+//! convenience: the journal of a run has its timers, and a run that is loaded sets them again.
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,

@@ -1,3 +1,8 @@
+//! The tasks of this process that wait for runs to end.
+//!
+//! A driver notifies them of the outcome. If another engine ended the run, they are told to look into
+//! the store instead (`recheck`).
+
 use std::{
     collections::{BTreeMap, HashMap},
     sync::Arc,

@@ -156,6 +156,24 @@ impl JwtIssuer {
 }
 
 /// Lets in callers with a token of one of several issuers, sent as `Authorization: Bearer …`.
+///
+/// # Examples
+///
+/// ```
+/// use aios_service::{
+///     auth::{FileKeys, JwtIssuer, JwtTokens, Permissions},
+///     http::ApiOptions,
+/// };
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let keys = FileKeys::new("/etc/aios/keys.json"); // or `OidcKeys`, with the feature `oidc`
+/// let issuer = JwtIssuer::new("https://id.example.com", "aios", keys)
+///     .with_role("operator", Permissions::parse(["runs:*", "tasks:*"])?);
+/// let options = ApiOptions::new().with_authenticator(JwtTokens::new([issuer]));
+/// # drop(options);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug)]
 pub struct JwtTokens(Vec<JwtIssuer>);
 

@@ -29,6 +29,22 @@ const CHECK_INTERVAL: Duration = Duration::from_secs(10);
 /// [`serve_with`](super::serve_with) runs, it reads the files every 10 s. When they have changed, new
 /// connections get the new certificate. If the new files cannot be used, for example because only
 /// one of the two was replaced yet, that is logged once, and the old certificate stays.
+///
+/// # Examples
+///
+/// ```no_run
+/// use aios_service::http::{ServeOptions, Shutdown, Tls, serve_with};
+/// use axum::Router;
+/// use tokio::net::TcpListener;
+///
+/// # async fn example(router: Router) -> Result<(), Box<dyn std::error::Error>> {
+/// // cert-manager and certbot replace these files; the service needs no restart.
+/// let tls = Tls::from_files("/etc/tls/tls.crt", "/etc/tls/tls.key").await?;
+/// let options = ServeOptions::new().with_tls(tls);
+/// serve_with(TcpListener::bind("0.0.0.0:8443").await?, router, options, Shutdown::on_signals()?).await?;
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone)]
 #[cfg_attr(docsrs, doc(cfg(feature = "tls")))]
 pub struct Tls {

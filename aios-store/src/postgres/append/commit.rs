@@ -1,3 +1,9 @@
+//! The commit of a batch in one round trip.
+//!
+//! The fast calls trust what this process remembers about streams, event types and sources. The server
+//! checks it in the same transaction. A memory that is outdated costs one more round trip, and never a
+//! wrong result.
+
 use sqlx::{PgConnection, Row};
 
 use super::{

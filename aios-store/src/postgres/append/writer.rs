@@ -1,3 +1,8 @@
+//! The writer of the process: group commit without a timer.
+//!
+//! An idle writer sends an append at once. A busy one gathers what comes during a commit, so the batches
+//! grow with the load: one append in a batch at low load, hundreds at high load.
+
 use std::{future::poll_fn, pin::pin, task::Poll, time::Duration};
 
 use tokio::sync::mpsc;

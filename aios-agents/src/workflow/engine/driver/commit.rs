@@ -1,3 +1,19 @@
+//! The appends of a run to its own journal.
+//!
+//! Every append names the version that this driver has applied and the fence of its shard.
+//!
+//! | the store answers | then |
+//! |---|---|
+//! | stored | the entries are applied, then the answers among them are acknowledged |
+//! | conflict, or the stream is closed | what others appended is read and applied; what it made obsolete is dropped; the rest is appended again |
+//! | fenced | another engine owns the run, which leaves memory here |
+//! | too large | a failure takes the place of the entry, or the run is blocked |
+//! | an id exists | an answer gets another id; anything else blocks the run |
+//! | another error that is retryable | the same append is repeated after a pause |
+//! | another error | the run leaves memory |
+//!
+//! An append whose response was lost is repeated with the same ids, so the store finds the first one.
+
 use std::{future::poll_fn, sync::Arc};
 
 use aios_core::{

@@ -1,3 +1,10 @@
+//! The replay of a run: reads its journal, runs the code against it, and makes the run live.
+//!
+//! The code is polled between batches of entries, and asks for the same operations as before. It
+//! neither appends nor performs anything until `go_live`. If it asks for something else, the run is
+//! blocked, and the journal says why. The start of a run that was just created in this process comes
+//! with its journal, so it is not read.
+
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     future::poll_fn,

@@ -1,5 +1,25 @@
-//! Drives one run: the only place where the state machine meets the store, the broker and the
+//! The driver of one run: the only place where the state machine meets the store, the broker and the
 //! clock.
+//!
+//! The code of a workflow and its machine do no I/O (see `Execution`). The driver performs what they
+//! ask for, records what happens, and feeds the records back:
+//!
+//! ```text
+//!         ┌──────────────── feed, in the order of the journal ────────────────┐
+//!         ▼                                                                   │
+//!    Execution ── requests ──► outbox ── append, fenced, exact version ──► journal
+//!         │                                                                   ▲
+//!         └── effects ──► timers, tasks, children ──► answers ──► outbox ─────┘
+//! ```
+//!
+//! Invariants:
+//!
+//! - The code sees an entry only after the store has it.
+//! - One append is in flight at a time. What comes in the meantime goes into the next one.
+//! - An answer of an agent is acknowledged only after its entry is durable.
+//! - A run is not advanced after the engine's leases have ended by its own clock.
+//! - Every way out of memory is an `Exit`. A run that waits leaves memory; nothing is lost, because
+//!   its journal is the whole state.
 
 mod answer;
 mod assignment;

@@ -1,4 +1,13 @@
-//! Publishes the log to the broker.
+//! The relay: it publishes the log to the broker, so that the log is the outbox.
+//!
+//! - One engine at a time relays, under the lease `Shard::RELAY`.
+//! - Every event is published at least once, and those of a stream in their order (see `window`).
+//! - The position is a checkpoint of the store, which is saved after the broker has the events. A crash
+//!   in between publishes them again, with the same ids.
+//! - Steps, timers and what agents publish themselves are left out: `EventKind::relayed` says so for
+//!   each event. Events that workflows emit are published.
+//! - An event that cannot be read, or that the broker refuses, is skipped or stops the engine, as
+//!   `RefusedEvents` says.
 
 mod window;
 

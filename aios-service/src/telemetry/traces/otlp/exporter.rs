@@ -39,6 +39,24 @@ const PAUSE: Duration = Duration::from_millis(20);
 ///   then.
 /// - Runs whose `traceparent` says that the trace is not recorded are left out.
 /// - A store that is exported for the first time begins with the runs from then on.
+///
+/// # Examples
+///
+/// ```no_run
+/// use std::time::Duration;
+///
+/// use aios_agents::Runtime;
+/// use aios_service::telemetry::traces::{Collector, TraceExporter};
+///
+/// # async fn example(runtime: Runtime, collector: Collector) -> Result<(), Box<dyn std::error::Error>> {
+/// let exporter = TraceExporter::start(&runtime, collector).await?;
+/// // … at the end of the program:
+/// exporter.flush(Duration::from_secs(5)).await;
+/// exporter.stop();
+/// runtime.shutdown(Duration::from_secs(30)).await?;
+/// # Ok(())
+/// # }
+/// ```
 pub struct TraceExporter {
     phase: watch::Sender<Phase>,
     handle: ProjectionHandle,
