@@ -122,7 +122,7 @@ impl OperationCall {
     fn checked(mut self) -> Self {
         match std::mem::replace(&mut self.state, CallState::Done) {
             CallState::Fresh(request) => {
-                self.state = CallState::Fresh(request.and_then(super::checked));
+                self.state = CallState::Fresh(request.and_then(super::operations::checked));
             }
             other => self.state = other,
         }

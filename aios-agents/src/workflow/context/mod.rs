@@ -1,36 +1,29 @@
 mod call;
+mod operations;
 mod shared_run;
 mod step;
 mod target;
+mod values;
 mod waiting;
 
-use std::{fmt, future::Future, sync::Arc, time::Duration};
+use std::{fmt, future::Future, sync::Arc};
 
 use aios_core::{
-    agent::{Name, TaskError},
-    event::{Event, EventError, Payload, Timestamp},
+    agent::Name,
+    event::{Event, EventError, Payload},
     failure::Failure,
     store::Fence,
 };
 use serde::Serialize;
 
-use self::step::AttemptStart;
 pub use self::{
     call::{Answer, ChildCall, OperationCall, SignalCall, SleepCall, TaskCall},
     step::{StepCall, StepContext},
     target::Target,
 };
 pub(crate) use self::{shared_run::SharedRun, waiting::Compensation};
-use super::{
-    WorkflowError,
-    machine::{ChildRequest, Request, TaskRequest},
-};
-use crate::{
-    agent::{codes::AGENT_NOT_FOUND, mailbox_of},
-    options::{check_named, check_retry, check_span, check_timeout, refused},
-    output::OutputStream,
-    workflow::run_id::{self, InvalidRunId},
-};
+use super::{WorkflowError, machine::Request};
+use crate::output::OutputStream;
 
 /// Information about a run.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -116,265 +109,6 @@ impl WorkflowContext {
     #[must_use]
     pub fn fence(&self) -> Option<Fence> {
         self.info.fence
-    }
-
-    /// Assigns a task to an agent and waits for its result.
-    ///
-    /// # Examples
-    ///
-    /// Tasks that are polled together run concurrently:
-    ///
-    /// ```
-    /// use aios_agents::prelude::*;
-    /// # #[cfg(feature = "testing")]
-    /// use aios_agents::testing::WorkflowTest;
-    ///
-    /// async fn totals(context: WorkflowContext, items: Vec<String>) -> Result<u32, WorkflowError> {
-    ///     let prices = items.iter().map(|item| context.task::<u32>("prices", item));
-    ///     let prices = futures_util::future::try_join_all(prices).await?;
-    ///     Ok(prices.iter().sum())
-    /// }
-    ///
-    /// # #[cfg(not(feature = "testing"))] fn main() {}
-    /// # #[cfg(feature = "testing")] #[tokio::main(flavor = "current_thread")]
-    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    /// let run = WorkflowTest::new("totals", totals)?
-    ///     .agent("prices", |item: String| Ok(item.len()))
-    ///     .run(&["tea", "milk"])
-    ///     .await;
-    /// assert_eq!(run.result::<u32>().unwrap(), 7);
-    /// # Ok(())
-    /// # }
-    /// ```
-    pub fn task<T>(
-        &self,
-        agent: impl Into<Target>,
-        parameters: &(impl Serialize + ?Sized),
-    ) -> TaskCall<T> {
-        let target = agent.into();
-        let agent_type = Name::new(&target.agent_type).map_err(WorkflowError::from);
-        let request = agent_type.and_then(|agent_type| {
-            checked(Request::Task(Box::new(TaskRequest {
-                agent_type,
-                agent_id: target.agent_id,
-                parameters: Payload::encode(parameters)?,
-                timeout: None,
-                total_timeout: None,
-                retry: aios_core::retry::RetryPolicy::default(),
-            })))
-        });
-        TaskCall::new(self.call(request))
-    }
-
-    /// Runs a piece of code and records its result once. The code may run again if the process dies
-    /// before the result is recorded.
-    ///
-    /// After an error the closure is called again for the next attempt, according to the retry policy.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use std::time::Duration;
-    ///
-    /// use aios_agents::prelude::*;
-    /// # #[cfg(feature = "testing")]
-    /// use aios_agents::testing::WorkflowTest;
-    ///
-    /// # async fn charge(_: &str) -> Result<u32, std::io::Error> { Ok(7) }
-    /// async fn pay(context: WorkflowContext, card: String) -> Result<u32, WorkflowError> {
-    ///     context
-    ///         .step("charge", || charge(&card))
-    ///         .timeout(Duration::from_secs(30))
-    ///         .retry(RetryPolicy::new().with_max_attempts(3))
-    ///         .await
-    /// }
-    ///
-    /// # #[cfg(not(feature = "testing"))] fn main() {}
-    /// # #[cfg(feature = "testing")] #[tokio::main(flavor = "current_thread")]
-    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    /// let run = WorkflowTest::new("pay", pay)?.run("4242").await;
-    /// assert_eq!(run.result::<u32>().unwrap(), 7);
-    /// # Ok(())
-    /// # }
-    /// ```
-    pub fn step<'a, T, E, F, Fut>(&self, name: impl Into<Box<str>>, mut code: F) -> StepCall<'a, T>
-    where
-        T: Serialize,
-        E: Into<TaskError>,
-        F: FnMut() -> Fut + Send + 'a,
-        Fut: Future<Output = Result<T, E>> + Send + 'a,
-    {
-        StepCall::new(Arc::clone(&self.shared), name.into(), move |_: AttemptStart<'_>| code())
-    }
-
-    /// Runs a piece of code that cannot fail and records its result, like [`step`](Self::step).
-    pub fn run<'a, T, F, Fut>(&self, name: impl Into<Box<str>>, mut code: F) -> StepCall<'a, T>
-    where
-        T: Serialize,
-        F: FnMut() -> Fut + Send + 'a,
-        Fut: Future<Output = T> + Send + 'a,
-    {
-        let code = move |_: AttemptStart<'_>| {
-            let value = code();
-            async move { Ok::<_, TaskError>(value.await) }
-        };
-        StepCall::new(Arc::clone(&self.shared), name.into(), code)
-    }
-
-    /// Runs a piece of code like [`step`](Self::step), and passes it the number of the attempt and an
-    /// idempotency key for external systems.
-    ///
-    /// # Examples
-    ///
-    /// A service that receives the key twice recognises the repetition of a step whose process died
-    /// before its result was recorded:
-    ///
-    /// ```
-    /// use aios_agents::prelude::*;
-    /// # #[cfg(feature = "testing")]
-    /// use aios_agents::testing::WorkflowTest;
-    ///
-    /// # async fn charge(_key: &str) -> Result<u32, std::io::Error> { Ok(7) }
-    /// async fn pay(context: WorkflowContext, (): ()) -> Result<u32, WorkflowError> {
-    ///     context
-    ///         .step_with("charge", |step| async move { charge(step.idempotency_key()).await })
-    ///         .await
-    /// }
-    ///
-    /// # #[cfg(not(feature = "testing"))] fn main() {}
-    /// # #[cfg(feature = "testing")] #[tokio::main(flavor = "current_thread")]
-    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    /// let run = WorkflowTest::new("pay", pay)?.run(&()).await;
-    /// assert_eq!(run.result::<u32>().unwrap(), 7);
-    /// # Ok(())
-    /// # }
-    /// ```
-    pub fn step_with<'a, T, E, F, Fut>(
-        &self,
-        name: impl Into<Box<str>>,
-        mut code: F,
-    ) -> StepCall<'a, T>
-    where
-        T: Serialize,
-        E: Into<TaskError>,
-        F: FnMut(StepContext) -> Fut + Send + 'a,
-        Fut: Future<Output = Result<T, E>> + Send + 'a,
-    {
-        let code = move |start: AttemptStart<'_>| code(start.context());
-        StepCall::new(Arc::clone(&self.shared), name.into(), code)
-    }
-
-    /// Sleeps on a durable timer.
-    ///
-    /// A duration of more than 100 years fails the call with `INVALID_OPTIONS`.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use std::time::Duration;
-    ///
-    /// use aios_agents::prelude::*;
-    /// # #[cfg(feature = "testing")]
-    /// use aios_agents::testing::WorkflowTest;
-    ///
-    /// const MONTH: Duration = Duration::from_secs(30 * 86_400);
-    ///
-    /// async fn trial(context: WorkflowContext, (): ()) -> Result<String, WorkflowError> {
-    ///     context.sleep(MONTH).await?;
-    ///     Ok("the trial is over".to_owned())
-    /// }
-    ///
-    /// # #[cfg(not(feature = "testing"))] fn main() {}
-    /// # #[cfg(feature = "testing")] #[tokio::main(flavor = "current_thread")]
-    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    /// let run = WorkflowTest::new("trial", trial)?.run(&()).await;
-    /// assert_eq!(run.elapsed(), MONTH); // in virtual time
-    /// # Ok(())
-    /// # }
-    /// ```
-    pub fn sleep(&self, duration: Duration) -> SleepCall {
-        SleepCall::new(self.call(checked(Request::Sleep { duration })))
-    }
-
-    /// Waits for a signal with this name. A signal that arrived earlier is taken as soon as the code is
-    /// idle. Each signal is taken by one wait, in the order of arrival.
-    ///
-    /// # Examples
-    ///
-    /// A wait that ends with a decision, or with a default if no person decides in time:
-    ///
-    /// ```
-    /// use std::time::Duration;
-    ///
-    /// use aios_agents::prelude::*;
-    /// # #[cfg(feature = "testing")]
-    /// use aios_agents::testing::WorkflowTest;
-    ///
-    /// const DAY: Duration = Duration::from_secs(86_400);
-    ///
-    /// async fn approval(context: WorkflowContext, (): ()) -> Result<bool, WorkflowError> {
-    ///     match context.signal::<bool>("approve").timeout(DAY).await {
-    ///         Err(error) if error.code() == "SIGNAL_TIMEOUT" => Ok(false),
-    ///         decision => decision,
-    ///     }
-    /// }
-    ///
-    /// # #[cfg(not(feature = "testing"))] fn main() {}
-    /// # #[cfg(feature = "testing")] #[tokio::main(flavor = "current_thread")]
-    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    /// let approved = WorkflowTest::new("approval", approval)?.signal(DAY / 2, "approve", &true);
-    /// assert!(approved.run(&()).await.result::<bool>().unwrap());
-    /// let ignored = WorkflowTest::new("approval", approval)?;
-    /// assert!(!ignored.run(&()).await.result::<bool>().unwrap());
-    /// # Ok(())
-    /// # }
-    /// ```
-    pub fn signal<T>(&self, name: impl Into<Box<str>>) -> SignalCall<T> {
-        SignalCall::new(self.call(Ok(Request::Signal { name: name.into(), timeout: None })))
-    }
-
-    /// Starts a run of another workflow and waits for its end. If this run is cancelled, so is the
-    /// child, unless it is [left running](ChildCall::leave_running).
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use aios_agents::prelude::*;
-    /// # #[cfg(feature = "testing")]
-    /// use aios_agents::testing::WorkflowTest;
-    ///
-    /// async fn release(context: WorkflowContext, parts: Vec<String>) -> Result<usize, WorkflowError> {
-    ///     let builds = parts.iter().map(|part| context.child::<String>("build", part));
-    ///     Ok(futures_util::future::try_join_all(builds).await?.len())
-    /// }
-    ///
-    /// # #[cfg(not(feature = "testing"))] fn main() {}
-    /// # #[cfg(feature = "testing")] #[tokio::main(flavor = "current_thread")]
-    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    /// let run = WorkflowTest::new("release", release)?
-    ///     .child("build", |part: String| Ok(format!("{part}.tar")))
-    ///     .run(&["web", "api"])
-    ///     .await;
-    /// assert_eq!(run.result::<usize>().unwrap(), 2);
-    /// # Ok(())
-    /// # }
-    /// ```
-    pub fn child<T>(
-        &self,
-        workflow: impl AsRef<str>,
-        input: &(impl Serialize + ?Sized),
-    ) -> ChildCall<T> {
-        let request = Name::new(workflow).map_err(WorkflowError::from).and_then(|workflow| {
-            let input = Payload::encode(input)?;
-            Ok(Request::Child(Box::new(ChildRequest {
-                workflow,
-                run_id: None,
-                input,
-                leave_running: false,
-                cancel_when_dropped: false,
-            })))
-        });
-        ChildCall::new(self.call(request))
     }
 
     /// Appends an event to the log; the relay then publishes it to the broker. The event gets a new id
@@ -488,11 +222,6 @@ impl WorkflowContext {
         opened.map_err(|error| WorkflowError::failed(Failure::from_error(error.code(), &error)))
     }
 
-    /// Requests an operation given as data. For workflows that are not written in Rust.
-    pub fn operation(&self, request: Request) -> OperationCall {
-        self.call(checked(request))
-    }
-
     /// Registers a compensation: `undo` runs if the run fails or is cancelled later. Compensations run
     /// in reverse order and may use all operations. If one fails, the others still run.
     ///
@@ -548,125 +277,6 @@ impl WorkflowContext {
         self.shared.push_compensation(Compensation { name: name.into(), undo });
     }
 
-    /// The time of the event that resumed the workflow. It is the same in every replay.
-    ///
-    /// # Panics
-    ///
-    /// Unwinds outside of the code of the workflow: in the code of a step, in a spawned task, or in
-    /// the code of another run. A step then fails with the code `OPERATION_OUTSIDE_WORKFLOW`.
-    ///
-    /// Destructors also run when the code leaves memory because the run is idle or the engine stops,
-    /// and while a panic unwinds. Methods that would unwind have no effect there, and their results mean
-    /// nothing.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use std::time::Duration;
-    ///
-    /// use aios_agents::prelude::*;
-    /// # #[cfg(feature = "testing")]
-    /// use aios_agents::testing::WorkflowTest;
-    ///
-    /// async fn due(context: WorkflowContext, (): ()) -> Result<bool, WorkflowError> {
-    ///     let begun = context.now();
-    ///     context.task::<()>("slow", &()).timeout(Duration::from_secs(60)).await?;
-    ///     Ok(context.now().duration_since(begun) > Duration::from_secs(30))
-    /// }
-    ///
-    /// # #[cfg(not(feature = "testing"))] fn main() {}
-    /// # #[cfg(feature = "testing")] #[tokio::main(flavor = "current_thread")]
-    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    /// let run = WorkflowTest::new("due", due)?.agent("slow", |(): ()| Ok(())).run(&()).await;
-    /// assert!(!run.result::<bool>().unwrap());
-    /// # Ok(())
-    /// # }
-    /// ```
-    #[must_use]
-    pub fn now(&self) -> Timestamp {
-        self.shared.assert_current();
-        self.shared.machine().now()
-    }
-
-    /// A UUID that is the same in every replay and different in every call.
-    ///
-    /// # Panics
-    ///
-    /// See [`now`](Self::now).
-    #[must_use]
-    pub fn uuid(&self) -> uuid::Uuid {
-        if self.shared.assert_current() { self.shared.machine().draw() } else { uuid::Uuid::nil() }
-    }
-
-    /// A number from 0 (included) to 1 (excluded) that is the same in every replay and different in
-    /// every call.
-    ///
-    /// # Panics
-    ///
-    /// See [`now`](Self::now).
-    #[must_use]
-    pub fn random(&self) -> f64 {
-        let bits = u32::try_from(self.uuid().as_u128() & 0xffff_ffff).unwrap_or_default();
-        f64::from(bits) / (f64::from(u32::MAX) + 1.0)
-    }
-
-    /// The version of a change that this run follows, so that old and new code can coexist. New runs
-    /// follow the newest version. Runs that executed this point before the change was made follow the
-    /// oldest; a later operation in their journal shows that.
-    ///
-    /// # Errors
-    ///
-    /// Code `UNKNOWN_VERSION` if the run follows a version outside the range. Whatever the code does with
-    /// the error, the run moves to an engine whose code supports that version, or is blocked until there
-    /// is one. `INVALID_OPTIONS` if the range is empty. `OPERATION_OUTSIDE_WORKFLOW` outside of the code
-    /// of the workflow.
-    ///
-    /// # Examples
-    ///
-    /// The workflow asked one agent before the change, and asks another one since:
-    ///
-    /// ```
-    /// use aios_agents::prelude::*;
-    /// # #[cfg(feature = "testing")]
-    /// use aios_agents::testing::WorkflowTest;
-    ///
-    /// async fn quote(context: WorkflowContext, item: String) -> Result<u32, WorkflowError> {
-    ///     match context.version("new prices", 1..=2)? {
-    ///         1 => context.task("prices", &item).await,
-    ///         _ => context.task("prices_with_tax", &item).await,
-    ///     }
-    /// }
-    ///
-    /// # #[cfg(not(feature = "testing"))] fn main() {}
-    /// # #[cfg(feature = "testing")] #[tokio::main(flavor = "current_thread")]
-    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    /// let run = WorkflowTest::new("quote", quote)?
-    ///     .agent("prices_with_tax", |_: String| Ok(5))
-    ///     .run("tea")
-    ///     .await;
-    /// assert_eq!(run.result::<u32>().unwrap(), 5); // a new run follows the newest version
-    /// # Ok(())
-    /// # }
-    /// ```
-    pub fn version(
-        &self,
-        change: impl AsRef<str>,
-        versions: std::ops::RangeInclusive<u32>,
-    ) -> Result<u32, WorkflowError> {
-        self.shared.check()?;
-        let (oldest, newest) = versions.into_inner();
-        if oldest > newest {
-            let change = change.as_ref();
-            let reason = format!("the versions of {change:?} range from {oldest} to {newest}");
-            return Err(WorkflowError::failed(refused(reason)));
-        }
-        let version = self.shared.machine().version(change.as_ref(), oldest, newest);
-        version.map_err(|failure| {
-            self.shared.set_unknown_version(failure.clone());
-            WorkflowError::failed(failure)
-        })
-    }
-
     /// Checks that operations can be requested here: only the code of the workflow can, while the
     /// engine polls it.
     ///
@@ -682,10 +292,6 @@ impl WorkflowContext {
         std::future::poll_fn(|context| self.shared.poll_cancelled(context)).await
     }
 
-    fn call(&self, request: Result<Request, WorkflowError>) -> OperationCall {
-        OperationCall::new(Arc::clone(&self.shared), request)
-    }
-
     /// Requests an operation that completes immediately.
     fn request_completed(&self, request: Request) {
         let operation = self.shared.reserve();
@@ -695,34 +301,6 @@ impl WorkflowContext {
     pub(crate) fn take_compensation(&self) -> Option<Compensation> {
         self.shared.pop_compensation()
     }
-}
-
-/// Validates a request. Rejects durations that are too short or too long, a task for an agent whose id
-/// cannot be part of a mailbox name, and a child with an invalid run id.
-fn checked(request: Request) -> Result<Request, WorkflowError> {
-    if let Request::Child(child) = &request
-        && let Some(Err(invalid)) = child.run_id.as_deref().map(run_id::check_chosen)
-    {
-        return Err(WorkflowError::failed(Failure::from_error(InvalidRunId::CODE, &invalid)));
-    }
-    if let Request::Task(task) = &request
-        && let Some(agent_id) = &task.agent_id
-        && let Err(invalid) = mailbox_of(&task.agent_type, agent_id)
-    {
-        return Err(WorkflowError::failed(Failure::from_error(AGENT_NOT_FOUND, &invalid)));
-    }
-    let spans = match &request {
-        Request::Task(task) => check_timeout(task.timeout)
-            .and_then(|()| check_named("total_timeout", task.total_timeout))
-            .and_then(|()| check_retry("retry", &task.retry)),
-        Request::Signal { timeout: Some(timeout), .. } => {
-            check_span("timeout", *timeout, Duration::ZERO)
-        }
-        Request::Sleep { duration } => check_span("sleep", *duration, Duration::ZERO),
-        _ => Ok(()),
-    };
-    spans.map_err(|reason| WorkflowError::failed(refused(reason)))?;
-    Ok(request)
 }
 
 impl fmt::Debug for WorkflowContext {
