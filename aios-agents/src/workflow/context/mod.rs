@@ -5,6 +5,7 @@ mod step;
 mod target;
 mod values;
 mod waiting;
+mod wakes;
 
 use std::{fmt, future::Future, sync::Arc};
 

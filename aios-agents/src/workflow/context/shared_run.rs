@@ -6,7 +6,7 @@ use std::{
         Arc, OnceLock,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
-    task::{Context, Poll, Waker},
+    task::{Context, Poll},
 };
 
 use aios_core::{agent::TaskError, clock::Clock, event::Payload, failure::Failure};
@@ -43,17 +43,17 @@ type Panic = Box<dyn Any + Send>;
 pub(crate) struct SharedRun {
     clock: Arc<dyn Clock>,
     machine: Mutex<Machine>,
-    waiting: Mutex<Waiting>,
+    pub(super) waiting: Mutex<Waiting>,
     /// Detects wakes that the scheduler defers while the code is polled.
-    deferred: Mutex<Option<Deferred>>,
+    pub(super) deferred: Mutex<Option<Deferred>>,
     /// Whether `deferred` is set. For most runs it is not, because nothing could be deferred.
-    is_watching: AtomicBool,
+    pub(super) is_watching: AtomicBool,
     /// Number of operations that the code has reserved.
     reserved: AtomicU64,
     /// Whether the code does not match the journal.
     is_mismatched: AtomicBool,
     /// Set when a step is woken from outside of the task that polls the code.
-    step_signal: OnceLock<StepSignal>,
+    pub(super) step_signal: OnceLock<StepSignal>,
     /// The span of the run's code.
     span: OnceLock<Span>,
     outputs: OnceLock<RunOutputs>,
@@ -117,17 +117,6 @@ impl SharedRun {
             Some(run) => span::of_step(run, operation, attempt),
             None => Span::none(),
         }
-    }
-
-    /// Sets the waker that the code is polled with.
-    pub(crate) fn set_code(&self, waker: Waker) {
-        self.waiting.lock().set_code(waker);
-    }
-
-    /// Sets the signal that a step was woken from outside of the task that polls the code.
-    pub(crate) fn set_step_signal(&self, signal: StepSignal) {
-        // The task is created once.
-        let _ = self.step_signal.set(signal);
     }
 
     /// Fails unless this thread is polling the code of this run.
@@ -207,34 +196,6 @@ impl SharedRun {
     /// Whether the outcome of an operation may be taken.
     pub(super) fn is_released(&self, operation: u64) -> bool {
         self.waiting.lock().released == Some(operation)
-    }
-
-    /// Sets or clears the detector of deferred wakes and returns the previous one.
-    pub(crate) fn watch(&self, deferred: Option<Deferred>) -> Option<Deferred> {
-        self.is_watching.store(deferred.is_some(), Ordering::Release);
-        std::mem::replace(&mut *self.deferred.lock(), deferred)
-    }
-
-    fn is_watching(&self) -> bool {
-        self.is_watching.load(Ordering::Acquire)
-    }
-
-    /// Counts the wakes that were deferred since the last call, while the code was polled.
-    pub(super) fn check_deferred(&self) {
-        if self.is_watching()
-            && let Some(deferred) = &mut *self.deferred.lock()
-        {
-            deferred.check();
-        }
-    }
-
-    /// Ignores the wakes that were deferred since the last call, while the code of a step was polled.
-    pub(super) fn skip_deferred(&self) {
-        if self.is_watching()
-            && let Some(deferred) = &mut *self.deferred.lock()
-        {
-            deferred.skip();
-        }
     }
 
     /// Begins an attempt of a step, if its code may run now, and returns the number of the attempt.
@@ -329,61 +290,6 @@ impl SharedRun {
         drop(waiting);
         self.release(operation);
         true
-    }
-
-    /// Notes a step whose code woke itself or must run again. It is woken once the code is idle.
-    pub(super) fn defer_step(&self, operation: u64) {
-        self.waiting.lock().woken_steps.push(operation);
-    }
-
-    /// Notes a step that was woken from outside of the task that polls the code, and wakes the task,
-    /// which wakes the step.
-    ///
-    /// The step is not woken here. Combinators such as `FuturesUnordered` drop a wake during another one
-    /// that has not returned. If another thread woke a step while the task wakes the code for an entry,
-    /// the code would not be polled before the next entry.
-    pub(super) fn signal_step(&self, operation: u64) {
-        self.defer_step(operation);
-        if let Some(signal) = self.step_signal.get() {
-            signal.set();
-        }
-    }
-
-    /// Wakes the steps that were noted.
-    pub(crate) fn wake_steps(&self) {
-        let woken = std::mem::take(&mut self.waiting.lock().woken_steps);
-        woken.into_iter().for_each(|operation| self.wake_step(operation));
-    }
-
-    /// Wakes the code of a step, in the task that polls the code.
-    pub(crate) fn wake_step(&self, operation: u64) {
-        let waker = self.waiting.lock().waker(operation);
-        if let Some(waker) = waker {
-            let _turn = Turn::Waking(self.run()).begin();
-            waker.wake();
-        }
-    }
-
-    /// Wakes all waiting operations, after a pause or a replay.
-    pub(crate) fn wake_all(&self) {
-        let wakers = self.waiting.lock().remove_all();
-        self.wake_each(wakers);
-    }
-
-    /// Wakes the code that waits for a cancellation.
-    pub(crate) fn wake_cancelled(&self) {
-        let waker = self.waiting.lock().remove_cancelled();
-        self.wake_each(waker);
-    }
-
-    fn wake_each(&self, wakers: impl IntoIterator<Item = Waker>) {
-        let _turn = Turn::Engine(self.run()).begin();
-        wakers.into_iter().for_each(Waker::wake);
-    }
-
-    /// Number of clones of the code's waker that are stored here.
-    pub(crate) fn wakers(&self) -> usize {
-        self.waiting.lock().wakers()
     }
 
     /// Records that the code does not match the journal. The first mismatch is kept.
