@@ -26,6 +26,9 @@ pub enum RuntimeError {
     /// The name of a workflow can't be a segment of an event type.
     #[error(transparent)]
     InvalidWorkflow(#[from] InvalidName),
+    /// The agent type of a task can't be a segment of an event type.
+    #[error(transparent)]
+    InvalidAgentType(InvalidName),
     /// The id of a run is invalid.
     #[error(transparent)]
     InvalidRunId(#[from] InvalidRunId),
@@ -141,6 +144,7 @@ impl RuntimeError {
         match self {
             Self::InvalidConfiguration { .. } => "INVALID_RUNTIME_CONFIGURATION",
             Self::InvalidWorkflow(_) => "INVALID_WORKFLOW_NAME",
+            Self::InvalidAgentType(_) => "INVALID_AGENT_TYPE",
             Self::InvalidRunId(_) => InvalidRunId::CODE,
             Self::UnknownWorkflow { .. } => "WORKFLOW_NOT_FOUND",
             Self::UnknownRun { .. } => "RUN_NOT_FOUND",
