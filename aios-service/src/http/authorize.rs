@@ -10,7 +10,7 @@ use axum::{
 };
 use serde_json::json;
 
-use super::{ApiError, state::Api};
+use super::{ApiError, Challenge, state::Api};
 use crate::auth::{AuthError, Credentials, Identity};
 
 /// Finds out who calls. Without valid credentials, and above the rate limit of the caller, the
@@ -52,13 +52,21 @@ async fn identify(api: &Api, parts: &Parts) -> Result<Identity, ApiError> {
             }
             Err(error @ AuthError::Invalid { .. }) => {
                 tracing::debug!(%error, "refused a request");
-                let message = "the credentials of the request are not valid";
-                return Err(ApiError::new("UNAUTHENTICATED", message));
+                return Err(unauthenticated(&credentials));
             }
         }
     }
-    let message = "the request has no credentials; send `Authorization: Bearer …` or `X-API-Key`";
-    Err(ApiError::new("UNAUTHENTICATED", message))
+    Err(unauthenticated(&credentials))
+}
+
+fn unauthenticated(credentials: &Credentials<'_>) -> ApiError {
+    let is_token = credentials.bearer().is_some();
+    let message = match is_token || credentials.api_key().is_some() {
+        true => "the credentials of the request are not valid",
+        false => "the request has no credentials; send `Authorization: Bearer …` or `X-API-Key`",
+    };
+    let error = ApiError::new("UNAUTHENTICATED", message);
+    if is_token { error.with_challenge(Challenge::InvalidToken) } else { error }
 }
 
 /// A permission that a route requires.
@@ -122,7 +130,9 @@ impl<P: Required> FromRequestParts<Api> for Caller<P> {
         if !identity.permissions.allow(P::PERMISSION) {
             let message = format!("the caller lacks the permission {}", P::PERMISSION);
             let details = json!({ "required": P::PERMISSION });
-            return Err(ApiError::new("PERMISSION_DENIED", message).with_details(details));
+            let challenge = Challenge::InsufficientScope(P::PERMISSION);
+            let error = ApiError::new("PERMISSION_DENIED", message).with_details(details);
+            return Err(error.with_challenge(challenge));
         }
         Ok(Self { identity, required: PhantomData })
     }

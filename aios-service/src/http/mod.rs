@@ -52,8 +52,10 @@ mod openapi_3_0;
 mod options;
 mod outputs;
 mod page;
+mod query_names;
 mod rate_limit;
 mod registered;
+mod request_check;
 mod request_id;
 mod runs;
 mod scaling;
@@ -76,7 +78,7 @@ use axum::{Extension, Router, middleware::from_fn_with_state};
 use utoipa::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 
-pub(crate) use self::error::ApiError;
+pub(crate) use self::error::{ApiError, Challenge};
 #[cfg(feature = "tls")]
 pub use self::server::{InvalidCertificate, Tls};
 pub(crate) use self::trace::{TRACE_RESPONSE, parent_of};
@@ -85,6 +87,7 @@ use self::{
     finish::{finish, not_found},
     idempotency::idempotent,
     openapi::Documents,
+    request_check::check,
     state::Api,
 };
 pub use self::{
@@ -119,14 +122,16 @@ pub use self::{
 pub fn api(runtime: Arc<Runtime>, options: ApiOptions) -> Router {
     let api = Api::new(runtime, options);
     let (router, document) = resources().split_for_parts();
+    let documents = Arc::new(Documents::new(&document));
     let router = router
         .layer(from_fn_with_state(api.clone(), idempotent))
+        .layer(from_fn_with_state(documents.query_names(), check))
         .layer(from_fn_with_state(api.clone(), audit::audit))
         .layer(from_fn_with_state(api.clone(), authenticate));
     #[cfg(feature = "swagger")]
     let router = router.merge(swagger::routes());
     router
-        .layer(Extension(Arc::new(Documents::new(&document))))
+        .layer(Extension(documents))
         .fallback(not_found)
         .method_not_allowed_fallback(async || axum::http::StatusCode::METHOD_NOT_ALLOWED)
         .layer(from_fn_with_state(api.clone(), finish))

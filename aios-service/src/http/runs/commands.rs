@@ -11,7 +11,7 @@ use crate::{
         ApiError,
         authorize::{Caller, RunsCancel, RunsFork, RunsPause, RunsResume, RunsRetry, RunsSignal},
         envelope::Document,
-        extract::{Json, Path, Prefix, integer},
+        extract::{Json, NoBody, OptionalJson, Path, Prefix, integer},
         idempotency::RequestIds,
         state::Api,
     },
@@ -56,7 +56,7 @@ pub(super) async fn signal_run(
 }
 
 /// The body of a cancellation.
-#[derive(Debug, Deserialize, ToSchema)]
+#[derive(Debug, Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(in crate::http) struct CancelBody {
     /// Why; it stands in the failure of the run.
@@ -89,7 +89,7 @@ pub(super) async fn cancel_run(
     ids: RequestIds,
     Path(id): Path<String>,
     prefix: Prefix,
-    Json(body): Json<CancelBody>,
+    OptionalJson(body): OptionalJson<CancelBody>,
 ) -> Result<Response, ApiError> {
     let reason = body.reason(&caller.identity);
     handle(&api, &ids, &id).await?.cancel(reason).await?;
@@ -113,6 +113,7 @@ pub(super) async fn pause_run(
     ids: RequestIds,
     Path(id): Path<String>,
     prefix: Prefix,
+    NoBody: NoBody,
 ) -> Result<Response, ApiError> {
     handle(&api, &ids, &id).await?.pause().await?;
     accepted(&api, &prefix, &id).await
@@ -135,6 +136,7 @@ pub(super) async fn resume_run(
     ids: RequestIds,
     Path(id): Path<String>,
     prefix: Prefix,
+    NoBody: NoBody,
 ) -> Result<Response, ApiError> {
     handle(&api, &ids, &id).await?.resume().await?;
     accepted(&api, &prefix, &id).await
@@ -180,7 +182,7 @@ pub(super) async fn fork_run(
 }
 
 /// The body of a retry.
-#[derive(Debug, Deserialize, ToSchema)]
+#[derive(Debug, Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct RetryBody {
     /// Id of the new run; a new UUID unless given.
@@ -208,7 +210,7 @@ pub(super) async fn retry_run(
     ids: RequestIds,
     Path(id): Path<String>,
     prefix: Prefix,
-    Json(body): Json<RetryBody>,
+    OptionalJson(body): OptionalJson<RetryBody>,
 ) -> Result<Response, ApiError> {
     let new_id = body.run_id.unwrap_or_else(|| ids.id_of("run").to_string());
     let retried = handle(&api, &ids, &id).await?.retry(new_id).await?;
