@@ -3,28 +3,22 @@
 use std::{marker::PhantomData, net::SocketAddr};
 
 use axum::{
-    extract::{ConnectInfo, FromRequestParts, Request, State, connect_info::MockConnectInfo},
+    extract::{ConnectInfo, FromRequestParts, Request, connect_info::MockConnectInfo},
     http::request::Parts,
-    middleware::Next,
-    response::{IntoResponse, Response},
 };
 use serde_json::json;
 
 use super::{ApiError, Challenge, state::Api};
 use crate::auth::{AuthError, Credentials, Identity};
 
-/// Finds out who calls. Without valid credentials, and above the rate limit of the caller, the
-/// request ends here.
-pub(crate) async fn authenticate(State(api): State<Api>, request: Request, next: Next) -> Response {
+/// Finds out who calls, and adds the caller to the request. Fails without valid credentials, and above
+/// the rate limit of the caller.
+pub(crate) async fn authenticate(api: &Api, request: Request) -> Result<Request, ApiError> {
     let (mut parts, body) = request.into_parts();
-    let identity = identify(&api, &parts).await;
-    match identity.and_then(|identity| api.admit(&identity).map(|()| identity)) {
-        Ok(identity) => {
-            parts.extensions.insert(identity);
-            next.run(Request::from_parts(parts, body)).await
-        }
-        Err(error) => error.into_response(),
-    }
+    let identity = identify(api, &parts).await?;
+    api.admit(&identity)?;
+    parts.extensions.insert(identity);
+    Ok(Request::from_parts(parts, body))
 }
 
 /// Headers with credentials, and the one that names the host that the request is for.

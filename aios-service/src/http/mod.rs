@@ -41,6 +41,7 @@ mod events;
 mod examples;
 mod extract;
 mod finish;
+mod guard;
 mod health;
 mod idempotency;
 mod inputs;
@@ -55,7 +56,6 @@ mod page;
 mod query_names;
 mod rate_limit;
 mod registered;
-mod request_check;
 mod request_id;
 mod runs;
 mod scaling;
@@ -82,14 +82,6 @@ pub(crate) use self::error::{ApiError, Challenge};
 #[cfg(feature = "tls")]
 pub use self::server::{InvalidCertificate, Tls};
 pub(crate) use self::trace::{TRACE_RESPONSE, parent_of};
-use self::{
-    authorize::authenticate,
-    finish::{finish, not_found},
-    idempotency::idempotent,
-    openapi::Documents,
-    request_check::check,
-    state::Api,
-};
 pub use self::{
     cors::{Cors, InvalidOrigin},
     finish::answer_unrouted,
@@ -99,6 +91,12 @@ pub use self::{
     rate_limit::{InvalidRateLimit, RateLimit},
     server::{ServeOptions, serve, serve_with},
     shutdown::Shutdown,
+};
+use self::{
+    finish::{finish, not_found},
+    guard::guard,
+    openapi::Documents,
+    state::Api,
 };
 
 /// Creates the router of the API. Mount it at any path beside your own routes:
@@ -120,14 +118,10 @@ pub use self::{
 /// A runtime without a store answers most requests with `NO_STORE`. With the feature `swagger`, `/docs` is a
 /// page for people, which needs no credentials.
 pub fn api(runtime: Arc<Runtime>, options: ApiOptions) -> Router {
-    let api = Api::new(runtime, options);
     let (router, document) = resources().split_for_parts();
     let documents = Arc::new(Documents::new(&document));
-    let router = router
-        .layer(from_fn_with_state(api.clone(), idempotent))
-        .layer(from_fn_with_state(documents.query_names(), check))
-        .layer(from_fn_with_state(api.clone(), audit::audit))
-        .layer(from_fn_with_state(api.clone(), authenticate));
+    let api = Api::new(runtime, options, documents.query_names());
+    let router = router.layer(from_fn_with_state(api.clone(), guard));
     #[cfg(feature = "swagger")]
     let router = router.merge(swagger::routes());
     router

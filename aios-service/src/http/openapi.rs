@@ -45,8 +45,8 @@ impl Documents {
     }
 
     /// The query parameters of each route.
-    pub(super) fn query_names(&self) -> Arc<QueryNames> {
-        Arc::new(QueryNames::of(&self.0))
+    pub(super) fn query_names(&self) -> QueryNames {
+        QueryNames::of(&self.0)
     }
 
     /// The document of version 3.1, as JSON.
