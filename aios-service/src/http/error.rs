@@ -38,7 +38,7 @@ pub(crate) struct ApiError {
     challenge: Option<Challenge>,
 }
 
-/// What is wrong with the token of a request.
+/// The fault of the token of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Challenge {
     /// It is not valid.

@@ -54,13 +54,13 @@ impl<T: DeserializeOwned + Default> FromRequest<Api> for OptionalJson<T> {
 
 /// The body of an action that takes none: `{}`, or nothing.
 #[derive(Debug)]
-pub(crate) struct NoBody;
+pub(crate) struct EmptyBody;
 
 #[derive(Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct NoFields {}
 
-impl FromRequest<Api> for NoBody {
+impl FromRequest<Api> for EmptyBody {
     type Rejection = ApiError;
 
     async fn from_request(request: Request, api: &Api) -> Result<Self, ApiError> {

@@ -1,4 +1,4 @@
-//! What stands before every route, in one layer: credentials, audit, checks of the request, and answers that
+//! The layer before every route: credentials, audit, checks of the request, and answers that
 //! were given before. Each layer of a router copies all those below it for each request.
 
 use axum::{

@@ -16,7 +16,7 @@ use crate::{
         authorize::{AgentsCreate, AgentsDelete, AgentsReplace, AgentsRestart, Caller},
         envelope::Document,
         etag::{self, IfMatch},
-        extract::{Json, NoBody, Path, Prefix},
+        extract::{EmptyBody, Json, Path, Prefix},
         idempotency::RequestIds,
         state::Api,
         trace::metadata,
@@ -131,7 +131,7 @@ pub(super) async fn delete_agent(
     caller: Caller<AgentsDelete>,
     Path(id): Path<String>,
     headers: HeaderMap,
-    NoBody: NoBody,
+    EmptyBody: EmptyBody,
 ) -> Result<Response, ApiError> {
     let change = conditional(&api, &caller.identity, &headers, &id).await?;
     let agent = managed(&api)?.delete(&id, change).await?;
@@ -155,7 +155,7 @@ pub(super) async fn restart_agent(
     ids: RequestIds,
     Path(id): Path<String>,
     (prefix, headers): (Prefix, HeaderMap),
-    NoBody: NoBody,
+    EmptyBody: EmptyBody,
 ) -> Result<Response, ApiError> {
     let change = change(&caller.identity, &headers, &ids);
     let agent = managed(&api)?.restart(&id, change).await?;

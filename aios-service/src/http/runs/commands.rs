@@ -11,7 +11,7 @@ use crate::{
         ApiError,
         authorize::{Caller, RunsCancel, RunsFork, RunsPause, RunsResume, RunsRetry, RunsSignal},
         envelope::Document,
-        extract::{Json, NoBody, OptionalJson, Path, Prefix, integer},
+        extract::{Json, EmptyBody, OptionalJson, Path, Prefix, integer},
         idempotency::RequestIds,
         state::Api,
     },
@@ -113,7 +113,7 @@ pub(super) async fn pause_run(
     ids: RequestIds,
     Path(id): Path<String>,
     prefix: Prefix,
-    NoBody: NoBody,
+    EmptyBody: EmptyBody,
 ) -> Result<Response, ApiError> {
     handle(&api, &ids, &id).await?.pause().await?;
     accepted(&api, &prefix, &id).await
@@ -136,7 +136,7 @@ pub(super) async fn resume_run(
     ids: RequestIds,
     Path(id): Path<String>,
     prefix: Prefix,
-    NoBody: NoBody,
+    EmptyBody: EmptyBody,
 ) -> Result<Response, ApiError> {
     handle(&api, &ids, &id).await?.resume().await?;
     accepted(&api, &prefix, &id).await
