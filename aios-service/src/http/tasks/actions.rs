@@ -59,7 +59,7 @@ pub(super) async fn cancel_task(
         return Err(ApiError::new("TASK_OF_WORKFLOW", message).with_details(details));
     }
     let reason = body.reason(&caller.identity);
-    runs::handle(&api, &ids, &run_id).await?.cancel(reason).await?;
+    runs::handle(&api, &ids, &run_id)?.cancel(reason).await?;
     let location = prefix.location(&["tasks", &id]);
     Ok(api.accepted(resource(find(&api, &id).await?), &location))
 }
