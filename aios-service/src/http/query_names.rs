@@ -34,6 +34,10 @@ impl QueryNames {
         }
         // Without a route, the request fails anyway.
         let Some(known) = self.of_request(request) else { return Ok(()) };
+        if !is_utf_8(request.uri().query().unwrap_or_default()) {
+            let message = "the query of the request cannot be read: it is not in UTF-8";
+            return Err(ApiError::new("MALFORMED_REQUEST", message));
+        }
         let given = Query::<Vec<(String, String)>>::try_from_uri(request.uri());
         let given = given.map_err(|rejection| {
             let reason = rejection.body_text();
@@ -56,6 +60,22 @@ impl QueryNames {
         };
         Some(self.0.get(path)?.get(method.as_str())?)
     }
+}
+
+/// Whether the percent-encoded bytes of a query are UTF-8. Extractors replace what is not.
+fn is_utf_8(query: &str) -> bool {
+    let mut parts = query.split('%');
+    let mut bytes = parts.next().unwrap_or_default().as_bytes().to_vec();
+    for part in parts {
+        match part.get(..2).and_then(|digits| u8::from_str_radix(digits, 16).ok()) {
+            Some(byte) => {
+                bytes.push(byte);
+                bytes.extend(part.bytes().skip(2));
+            }
+            None => bytes.extend(part.bytes()),
+        }
+    }
+    std::str::from_utf8(&bytes).is_ok()
 }
 
 fn names(operation: &Value) -> Vec<String> {
