@@ -69,6 +69,8 @@ async fn should_refuse_invalid_queries() {
         ("/events?after=9223372036854775808", "MALFORMED_REQUEST"),
         ("/events/stream?after=9223372036854775808", "MALFORMED_REQUEST"),
         ("/openapi.json?version=2.0", "MALFORMED_REQUEST"),
+        ("/runs?workflow=%ff", "MALFORMED_REQUEST"),
+        ("/runs?workflow=%C3", "MALFORMED_REQUEST"),
     ] {
         assert_eq!(service.get(path).await.fault(), (400, code), "{path}");
     }
@@ -78,16 +80,16 @@ async fn should_refuse_invalid_queries() {
 async fn should_refuse_unknown_query_parameters_on_every_route() {
     let service = Service::in_memory().await;
     for (method, path, _) in operations() {
-        let asked = request(method.clone(), &format!("{path}?wiat=20s"), None);
+        let asked = request(method.clone(), &format!("{path}?weight=20s"), None);
         let answer = service.send(asked).await;
         assert_eq!(answer.fault(), (400, "MALFORMED_REQUEST"), "{method} {path}");
         let details = &answer.body["error"]["details"];
-        assert_eq!(details["parameter"], "wiat", "{method} {path}");
+        assert_eq!(details["parameter"], "weight", "{method} {path}");
         let nearest = path.ends_with("/result").then_some("wait");
         assert_eq!(details["nearest"].as_str(), nearest, "{method} {path}: {details}");
     }
     for (path, says) in [
-        ("/runs?limt=1", "did you mean `limit`?"),
+        ("/runs?limits=1", "did you mean `limit`?"),
         ("/runs/r1?limit=1", "it takes none"),
         ("/runs/r1?=", "no query parameter ``"),
         ("/runs/r1/result?%77ait=1s&w", "no query parameter `w`"),
@@ -100,6 +102,7 @@ async fn should_refuse_unknown_query_parameters_on_every_route() {
     let head = service.send(request(Method::HEAD, "/runs/r1?limit=1", None)).await;
     assert_eq!(head.status, 400);
     assert_eq!(service.get("/runs?&").await.status, 200, "no parameter");
+    assert_eq!(service.get("/runs?workflow=%C3%BC%2").await.status, 200, "UTF-8");
 }
 
 #[tokio::test]
@@ -142,11 +145,19 @@ async fn should_take_no_body_and_only_json_where_none_is_needed() {
 }
 
 #[tokio::test]
-async fn should_refuse_tasks_for_what_is_no_agent_type() {
+async fn should_refuse_tasks_for_what_is_no_agent() {
     let service = Service::in_memory().await;
     let answer = service.post("/tasks", &json!({ "agent_type": "Not A Name" })).await;
     assert_eq!(answer.fault(), (400, "INVALID_AGENT_TYPE"));
     assert!(answer.body["error"]["message"].as_str().unwrap().contains("Not A Name"));
+    for id in ["", ".", "..", "a b", "a/b", &"x".repeat(201)] {
+        let body = json!({ "agent_type": "greeter", "agent_id": id });
+        let answer = service.post("/tasks", &body).await;
+        assert_eq!(answer.fault(), (400, "INVALID_AGENT_ID"), "{id:?}");
+        let body = json!({ "agent_type": "greeter", "name": "a", "id": id });
+        let answer = service.post("/agents", &body).await;
+        assert_eq!(answer.fault(), (400, "INVALID_AGENT_ID"), "{id:?}");
+    }
 }
 
 #[tokio::test]
@@ -171,6 +182,8 @@ async fn should_refuse_invalid_bodies() {
         (r#"{"delay_seconds":4000000000}"#, 422, "INVALID_RUNTIME_CONFIGURATION", "100 years"),
         (r#"{"run_id":""}"#, 400, "INVALID_RUN_ID", "1 to 200"),
         (r#"{"run_id":"a~b"}"#, 400, "INVALID_RUN_ID", "~"),
+        (r#"{"run_id":"."}"#, 400, "INVALID_RUN_ID", "URL"),
+        (r#"{"run_id":".."}"#, 400, "INVALID_RUN_ID", "URL"),
     ] {
         let path = "/workflows/welcome/actions/execute";
         let answer = service.send(request(Method::POST, path, Some(body.to_owned()))).await;

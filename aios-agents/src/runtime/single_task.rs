@@ -110,7 +110,7 @@ impl StartTask {
 
     async fn start(self) -> Result<RunHandle, RuntimeError> {
         let parameters = self.parameters?;
-        let agent = self.agent.checked().map_err(RuntimeError::InvalidAgentType)?;
+        let agent = self.agent.checked()?;
         let timeout = self.timeout;
         let total_timeout = self.total_timeout;
         let retry = self.retry;
