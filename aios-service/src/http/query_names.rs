@@ -80,8 +80,9 @@ fn is_utf_8(query: &str) -> bool {
 
 fn names(operation: &Value) -> Vec<String> {
     let parameters = operation.pointer("/parameters").and_then(Value::as_array);
-    let of_query = parameters.into_iter().flatten().filter(|it| it["in"] == "query");
-    of_query.filter_map(|it| it["name"].as_str().map(str::to_owned)).collect()
+    let is_query = |it: &&Value| it.get("in").is_some_and(|place| place == "query");
+    let of_query = parameters.into_iter().flatten().filter(is_query);
+    of_query.filter_map(|it| Some(it.get("name")?.as_str()?.to_owned())).collect()
 }
 
 fn unknown(name: &str, known: &[String]) -> ApiError {
