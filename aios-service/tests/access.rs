@@ -35,7 +35,7 @@ async fn ask(service: &Service, method: Method, path: &str, headers: &[(&str, &s
 }
 
 /// Every operation of the document, with its permissions.
-fn operations() -> Vec<(Method, String, Vec<String>)> {
+pub(crate) fn operations() -> Vec<(Method, String, Vec<String>)> {
     let document: Value = serde_json::from_str(&openapi()).unwrap();
     let mut operations = Vec::new();
     for (path, item) in document["paths"].as_object().unwrap() {
@@ -60,7 +60,11 @@ async fn should_refuse_callers_without_credentials_on_every_route() {
         {
             let answer = ask(&service, method.clone(), &path, headers).await;
             assert_eq!(answer.fault(), (401, "UNAUTHENTICATED"), "{method} {path} {headers:?}");
-            assert_eq!(answer.headers["www-authenticate"], "Bearer");
+            let challenge = match headers {
+                [("authorization", _)] => r#"Bearer error="invalid_token""#,
+                _ => "Bearer",
+            };
+            assert_eq!(answer.headers["www-authenticate"], challenge, "{headers:?}");
         }
     }
 }
@@ -75,6 +79,8 @@ async fn should_refuse_callers_without_the_permission_of_the_route() {
             let answer = ask(&service, method.clone(), &path, &[("x-api-key", KEY)]).await;
             assert_eq!(answer.fault(), (403, "PERMISSION_DENIED"), "{method} {path}");
             assert_eq!(answer.body["error"]["details"]["required"], **missing);
+            let challenge = format!(r#"Bearer error="insufficient_scope", scope="{missing}""#);
+            assert_eq!(answer.headers["www-authenticate"], challenge);
         }
         let all: Vec<_> = scopes.iter().map(String::as_str).collect();
         let service = Service::with(keys(&all)).await;

@@ -100,7 +100,8 @@ async fn should_record_failed_and_forbidden_calls_and_no_others() {
             (call.status.unwrap(), call.code.unwrap())
         })
         .collect();
-    let expected = [(404, "RUN_NOT_FOUND"), (403, "PERMISSION_DENIED"), (400, "MALFORMED_REQUEST")];
+    let expected =
+        [(400, "MALFORMED_REQUEST"), (403, "PERMISSION_DENIED"), (400, "MALFORMED_REQUEST")];
     assert_eq!(outcomes, expected.map(|(status, code)| (status, code.to_owned())));
 }
 

@@ -12,6 +12,7 @@ mod agents;
 mod audit;
 #[cfg(feature = "client")]
 mod client;
+mod conditions;
 mod config;
 mod conventions;
 mod cors;

@@ -12,7 +12,10 @@ use axum::{
 };
 use serde_json::json;
 
-use crate::support::{Service, request};
+use crate::{
+    access::operations,
+    support::{Service, request},
+};
 
 #[tokio::test]
 async fn should_refuse_unknown_paths_and_methods() {
@@ -66,8 +69,94 @@ async fn should_refuse_invalid_queries() {
         ("/events?after=9223372036854775808", "MALFORMED_REQUEST"),
         ("/events/stream?after=9223372036854775808", "MALFORMED_REQUEST"),
         ("/openapi.json?version=2.0", "MALFORMED_REQUEST"),
+        ("/runs?workflow=%ff", "MALFORMED_REQUEST"),
+        ("/runs?workflow=%C3", "MALFORMED_REQUEST"),
     ] {
         assert_eq!(service.get(path).await.fault(), (400, code), "{path}");
+    }
+}
+
+#[tokio::test]
+async fn should_refuse_unknown_query_parameters_on_every_route() {
+    let service = Service::in_memory().await;
+    for (method, path, _) in operations() {
+        let asked = request(method.clone(), &format!("{path}?weight=20s"), None);
+        let answer = service.send(asked).await;
+        assert_eq!(answer.fault(), (400, "MALFORMED_REQUEST"), "{method} {path}");
+        let details = &answer.body["error"]["details"];
+        assert_eq!(details["parameter"], "weight", "{method} {path}");
+        let nearest = path.ends_with("/result").then_some("wait");
+        assert_eq!(details["nearest"].as_str(), nearest, "{method} {path}: {details}");
+    }
+    for (path, says) in [
+        ("/runs?limits=1", "did you mean `limit`?"),
+        ("/runs/r1?limit=1", "it takes none"),
+        ("/runs/r1?=", "no query parameter ``"),
+        ("/runs/r1/result?%77ait=1s&w", "no query parameter `w`"),
+    ] {
+        let answer = service.get(path).await;
+        assert_eq!(answer.fault(), (400, "MALFORMED_REQUEST"), "{path}");
+        let message = answer.body["error"]["message"].as_str().unwrap();
+        assert!(message.contains(says), "{path}: {message}");
+    }
+    let head = service.send(request(Method::HEAD, "/runs/r1?limit=1", None)).await;
+    assert_eq!(head.status, 400);
+    assert_eq!(service.get("/runs?&").await.status, 200, "no parameter");
+    assert_eq!(service.get("/runs?workflow=%C3%BC%2").await.status, 200, "UTF-8");
+}
+
+#[tokio::test]
+async fn should_take_no_body_and_only_json_where_none_is_needed() {
+    let service = Service::in_memory().await;
+    let send = async |path: &str, content_type: Option<&str>, body: &str| {
+        let mut post = request(Method::POST, path, Some(body.to_owned()));
+        post.headers_mut().remove("content-type");
+        if let Some(content_type) = content_type {
+            post.headers_mut().insert("content-type", content_type.parse().unwrap());
+        }
+        let answer = service.send(post).await;
+        (answer.status.as_u16(), answer.code().to_owned())
+    };
+    let json = Some("application/json");
+    for path in [
+        "/runs/x/actions/cancel",
+        "/runs/x/actions/pause",
+        "/runs/x/actions/resume",
+        "/runs/x/actions/retry",
+        "/tasks/x/actions/cancel",
+        "/agents/x/actions/restart",
+    ] {
+        for (content_type, body) in [(None, ""), (json, ""), (Some("text/plain"), ""), (json, "{}")]
+        {
+            let (status, code) = send(path, content_type, body).await;
+            assert_eq!(status, 404, "{path} {content_type:?} {body:?}: {code}");
+        }
+        for (content_type, body, code) in [
+            (None, "{}", "UNSUPPORTED_MEDIA_TYPE"),
+            (Some("text/plain"), "{}", "UNSUPPORTED_MEDIA_TYPE"),
+            (json, "{", "MALFORMED_REQUEST"),
+            (json, "null", "INVALID_REQUEST"),
+            (json, "[]", "INVALID_REQUEST"),
+            (json, r#"{"unknown":1}"#, "INVALID_REQUEST"),
+        ] {
+            assert_eq!(send(path, content_type, body).await.1, code, "{path} {body:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn should_refuse_tasks_for_what_is_no_agent() {
+    let service = Service::in_memory().await;
+    let answer = service.post("/tasks", &json!({ "agent_type": "Not A Name" })).await;
+    assert_eq!(answer.fault(), (400, "INVALID_AGENT_TYPE"));
+    assert!(answer.body["error"]["message"].as_str().unwrap().contains("Not A Name"));
+    for id in ["", ".", "..", "a b", "a/b", &"x".repeat(201)] {
+        let body = json!({ "agent_type": "greeter", "agent_id": id });
+        let answer = service.post("/tasks", &body).await;
+        assert_eq!(answer.fault(), (400, "INVALID_AGENT_ID"), "{id:?}");
+        let body = json!({ "agent_type": "greeter", "name": "a", "id": id });
+        let answer = service.post("/agents", &body).await;
+        assert_eq!(answer.fault(), (400, "INVALID_AGENT_ID"), "{id:?}");
     }
 }
 
@@ -93,6 +182,8 @@ async fn should_refuse_invalid_bodies() {
         (r#"{"delay_seconds":4000000000}"#, 422, "INVALID_RUNTIME_CONFIGURATION", "100 years"),
         (r#"{"run_id":""}"#, 400, "INVALID_RUN_ID", "1 to 200"),
         (r#"{"run_id":"a~b"}"#, 400, "INVALID_RUN_ID", "~"),
+        (r#"{"run_id":"."}"#, 400, "INVALID_RUN_ID", "URL"),
+        (r#"{"run_id":".."}"#, 400, "INVALID_RUN_ID", "URL"),
     ] {
         let path = "/workflows/welcome/actions/execute";
         let answer = service.send(request(Method::POST, path, Some(body.to_owned()))).await;

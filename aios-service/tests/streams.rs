@@ -204,6 +204,22 @@ async fn should_refuse_a_last_event_id_that_is_not_a_position() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn should_refuse_to_follow_a_position_that_the_log_does_not_have() {
+    let service = Service::in_memory().await;
+    service.runtime.start("approval", &1).id("r1").await.unwrap();
+    let agents = service.get("/agents").await;
+    let agent = agents.body["data"][0]["id"].as_str().unwrap();
+    for path in ["/events/stream", "/runs/r1/events", &format!("/agents/{agent}/events")] {
+        let refused = service.get(&format!("{path}?after=1000000")).await;
+        assert_eq!(refused.fault(), (400, "INVALID_CURSOR"), "{path}");
+        assert!(refused.body["error"]["details"]["head"].as_u64().unwrap() < 1_000_000);
+        let mut get = request(Method::GET, path, None);
+        get.headers_mut().insert("last-event-id", HeaderValue::from_static("1000000"));
+        assert_eq!(service.send(get).await.fault(), (400, "INVALID_CURSOR"), "{path}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn should_end_streams_at_the_shutdown_and_after_their_lifetime() {
     let (shutdown, clock) = (Shutdown::new(), VirtualClock::new(Timestamp::now()));
     let options = ApiOptions::new()

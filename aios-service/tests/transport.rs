@@ -6,6 +6,7 @@ use aios_service::http::{ApiOptions, ServeOptions, Shutdown, api, serve_with};
 use axum::{
     Router,
     body::{Body, Bytes},
+    http::HeaderMap,
     routing::{get, post},
 };
 use futures_util::{StreamExt, stream};
@@ -71,6 +72,22 @@ async fn should_serve_others_when_half_open_connections_reach_the_limit() {
         closed += 1;
     }
     assert_eq!(closed, 150, "those that waited longest were closed");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn should_take_the_host_of_an_absolute_target() {
+    let named = get(async |headers: HeaderMap| headers["host"].to_str().unwrap().to_owned());
+    let address = start(Router::new().route("/host", named), ServeOptions::new()).await;
+    let ask = async |target: &str| {
+        let head = format!("GET {target} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
+        rest(connect(address, &head).await).await
+    };
+    assert!(ask("/host").await.ends_with("\r\n\r\nlocalhost"));
+    assert!(ask("http://example.org/host").await.ends_with("\r\n\r\nexample.org"));
+    // Callers without credentials are on this machine, and name it.
+    let refused = ask("http://example.org/api/runs").await;
+    assert!(refused.starts_with("HTTP/1.1 401"), "{refused}");
+    assert!(ask("http://localhost/api/runs").await.starts_with("HTTP/1.1 200"));
 }
 
 #[tokio::test(flavor = "multi_thread")]

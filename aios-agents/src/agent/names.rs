@@ -61,12 +61,19 @@ pub(crate) fn group_of(agent_type: &Name) -> Result<Group, InvalidAddress> {
 
 /// An agent id that is invalid.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the id of an agent consists of [A-Za-z0-9._-] and is not empty or too long, unlike {:?}", .0.text)]
-pub(crate) struct InvalidAgentId(pub(super) InvalidAddress);
+#[error(
+    "the id of an agent consists of [A-Za-z0-9._-] and is not empty, too long, `.` or `..`, unlike {:?}",
+    .0.text
+)]
+pub(crate) struct InvalidAgentId(pub(crate) InvalidAddress);
 
 /// The mailbox of one agent.
 pub(crate) fn mailbox_of(agent_type: &Name, agent_id: &str) -> Result<Mailbox, InvalidAgentId> {
     let id = Mailbox::new(agent_id).map_err(InvalidAgentId)?;
+    // Clients take these out of a URL (RFC 3986, section 5.2.4).
+    if matches!(agent_id, "." | "..") {
+        return Err(InvalidAgentId(InvalidAddress { text: agent_id.to_owned() }));
+    }
     let too_long = |_| InvalidAgentId(InvalidAddress { text: id.as_str().to_owned() });
     Mailbox::new(format!("agents.{agent_type}.{agent_id}")).map_err(too_long)
 }

@@ -1,6 +1,6 @@
 use aios_core::{
     agent::InvalidName,
-    broker::BrokerError,
+    broker::{BrokerError, InvalidAddress},
     event::EventError,
     failure::Failure,
     output::OutputError,
@@ -10,7 +10,7 @@ use aios_core::{
 use crate::{
     agent::AgentError,
     suggest::hint,
-    workflow::{InvalidRunId, engine::EngineError, journal::JournalError},
+    workflow::{InvalidRunId, InvalidTarget, engine::EngineError, journal::JournalError},
 };
 
 /// Errors of a runtime.
@@ -27,6 +27,12 @@ pub enum RuntimeError {
     /// The name of a workflow is not `[a-z][a-z0-9_]*` with at most 100 bytes.
     #[error(transparent)]
     InvalidWorkflow(#[from] InvalidName),
+    /// The agent type of a task can't be a segment of an event type.
+    #[error(transparent)]
+    InvalidAgentType(InvalidName),
+    /// The id of the agent of a task can't be part of a mailbox's name.
+    #[error("the id of an agent is invalid; it can't be `.` or `..` either")]
+    InvalidAgentId(#[source] InvalidAddress),
     /// The id of a run is invalid; see [`StartRun::id`](super::StartRun::id).
     #[error(transparent)]
     InvalidRunId(#[from] InvalidRunId),
@@ -147,6 +153,8 @@ impl RuntimeError {
         match self {
             Self::InvalidConfiguration { .. } => "INVALID_RUNTIME_CONFIGURATION",
             Self::InvalidWorkflow(_) => "INVALID_WORKFLOW_NAME",
+            Self::InvalidAgentType(_) => "INVALID_AGENT_TYPE",
+            Self::InvalidAgentId(_) => "INVALID_AGENT_ID",
             Self::InvalidRunId(_) => InvalidRunId::CODE,
             Self::UnknownWorkflow { .. } => "WORKFLOW_NOT_FOUND",
             Self::UnknownRun { .. } => "RUN_NOT_FOUND",
@@ -164,6 +172,15 @@ impl RuntimeError {
             Self::Broker(error) => error.code(),
             Self::Output(error) => error.code(),
             Self::Event(error) => error.code(),
+        }
+    }
+}
+
+impl From<InvalidTarget> for RuntimeError {
+    fn from(error: InvalidTarget) -> Self {
+        match error {
+            InvalidTarget::Type(invalid) => Self::InvalidAgentType(invalid),
+            InvalidTarget::Agent(invalid) => Self::InvalidAgentId(invalid),
         }
     }
 }

@@ -249,7 +249,7 @@ impl RunHandle {
         payload: &T,
     ) -> Result<(), RuntimeError> {
         let payload = Payload::encode(payload)?;
-        self.append(Entry::Signaled(Signaled::new(name.into(), payload))).await
+        self.append(Entry::Signaled(Signaled::new(name.into(), payload)), None).await
     }
 
     /// Requests cancellation of the run: its future is dropped at its current await point, and its
@@ -338,7 +338,7 @@ impl RunHandle {
         if matches!(entry, Entry::Paused) && row.status == RunStatus::Cancelling {
             return Err(RuntimeError::RunCancelling { run_id: row.id });
         }
-        self.append(entry).await
+        self.append(entry, Some(row)).await
     }
 
     /// The id of an event that is recorded on behalf of the request, if it has an id.
@@ -347,11 +347,13 @@ impl RunHandle {
         Some(EventId::derive(&format!("{}/request/{id}/{part}", self.run_id)))
     }
 
-    async fn append(&self, entry: Entry) -> Result<(), RuntimeError> {
+    /// Appends an entry to the current run, whose row is read unless it was just read.
+    async fn append(&self, entry: Entry, row: Option<RunRecord>) -> Result<(), RuntimeError> {
         if let Some(id) = self.request_event("command") {
             return send(&self.client, &self.run_id, &entry, &id).await;
         }
-        let reached = self.client.journals.append_to_current(&self.run_id, &entry, None).await?;
+        let journals = &self.client.journals;
+        let reached = journals.append_to_current(&self.run_id, &entry, None, row).await?;
         self.client.nudge(reached);
         Ok(())
     }

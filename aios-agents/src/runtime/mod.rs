@@ -237,6 +237,19 @@ impl Runtime {
         Ok(RunHandle::new(client, run_id.into()))
     }
 
+    /// Returns a handle for a run without looking it up, which saves a read. If there is no such run,
+    /// signals and commands fail with [`RuntimeError::UnknownRun`], and waiting for its end fails too.
+    ///
+    /// # Errors
+    ///
+    /// [`RuntimeError::InvalidRunId`] if the id is invalid; [`RuntimeError::InvalidConfiguration`] if
+    /// the runtime has no store.
+    pub fn handle_unchecked(&self, run_id: &str) -> Result<RunHandle, RuntimeError> {
+        let client = self.client()?;
+        run_id::check_existing(run_id)?;
+        Ok(RunHandle::new(client, run_id.into()))
+    }
+
     /// Something that a run waits for and that does not progress ([`RunRecord::waits_for`]); `None` if
     /// nothing is known. Rows that are read from the store do not have it.
     ///

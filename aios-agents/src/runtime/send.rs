@@ -11,7 +11,7 @@ pub(super) async fn send(
     entry: &Entry,
     id: &EventId,
 ) -> Result<(), RuntimeError> {
-    match client.journals.append_to_current(run_id, entry, Some(id)).await {
+    match client.journals.append_to_current(run_id, entry, Some(id), None).await {
         Ok(reached) => client.nudge(reached),
         Err(JournalError::Store(StoreError::DuplicateEvent { id: known })) if known == *id => {}
         Err(error @ JournalError::Ended { .. }) => {

@@ -40,6 +40,11 @@ mod turn;
 mod wake_flag;
 mod workflow_future;
 
+pub(crate) use self::{
+    context::InvalidTarget,
+    execution::Execution,
+    registry::{Registry, SINGLE_TASK},
+};
 pub use self::{
     context::{
         Answer, ChildCall, OperationCall, RunInfo, SignalCall, SleepCall, StepCall, StepContext,
@@ -49,8 +54,4 @@ pub use self::{
     error::WorkflowError,
     race::{Race, race},
     run_id::InvalidRunId,
-};
-pub(crate) use self::{
-    execution::Execution,
-    registry::{Registry, SINGLE_TASK},
 };

@@ -23,6 +23,9 @@ pub enum InvalidRunId {
         /// The first forbidden character.
         character: char,
     },
+    /// The id is `.` or `..`: clients take it out of a URL, and would send a request for another path.
+    #[error("a run id must not be `.` or `..`, which can't be in a URL")]
+    Dots,
 }
 
 impl InvalidRunId {
@@ -32,6 +35,10 @@ impl InvalidRunId {
 
 /// Checks an id that a user chose for a run.
 pub(crate) fn check_chosen(run_id: &str) -> Result<(), InvalidRunId> {
+    // RFC 3986, section 5.2.4.
+    if matches!(run_id, "." | "..") {
+        return Err(InvalidRunId::Dots);
+    }
     check(run_id, |character| character.is_control() || character == SEPARATOR)
 }
 
@@ -96,6 +103,8 @@ mod tests {
         for bytes in [0, 201, 100_000] {
             assert_eq!(check_chosen(&"l".repeat(bytes)), Err(InvalidRunId::Length { bytes }));
         }
+        assert_eq!([".", ".."].map(check_chosen), [Err(InvalidRunId::Dots); 2]);
+        assert_eq!(["...", "./", "a.."].map(check_chosen), [Ok(()); 3]);
         assert_eq!(check_existing("job~r2"), Ok(()));
         assert!(check_existing("a\0b").is_err() && check_existing("").is_err());
     }

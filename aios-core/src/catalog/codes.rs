@@ -261,7 +261,7 @@ pub const CODES: &[Code] = &[
         "INVALID_AGENT_ID",
         "agent host",
         Retry::No,
-        "an agent id is not `[A-Za-z0-9._-]+`, or is too long",
+        "an agent id is not `[A-Za-z0-9._-]+`, is too long, or is `.` or `..`",
     ),
     code(
         "INVALID_AGENT_SCHEMA",
@@ -304,7 +304,7 @@ pub const CODES: &[Code] = &[
         "INVALID_RUN_ID",
         "runtime, engine",
         Retry::No,
-        "a run id is empty, too long, or has control characters or `~`",
+        "a run id is empty, too long, `.` or `..`, or has control characters or `~`",
     ),
     code("NOT_CONTINUED", "runtime", Retry::No, "the successor of a run cannot be found"),
     code("OPERATION_NOT_FOUND", "runtime", Retry::No, "a run has no such operation to fork at"),
@@ -410,7 +410,12 @@ pub const CODES: &[Code] = &[
         Retry::No,
         "the body of a request does not have the expected form",
     ),
-    code("INVALID_CURSOR", "HTTP API", Retry::No, "a cursor was not returned by this list"),
+    code(
+        "INVALID_CURSOR",
+        "HTTP API",
+        Retry::No,
+        "a cursor was not returned by this list, or a position is after the end of the log",
+    ),
     code(
         "UNSUPPORTED_MEDIA_TYPE",
         "HTTP API",
@@ -466,7 +471,7 @@ pub const CODES: &[Code] = &[
         "PRECONDITION_FAILED",
         "HTTP API",
         Retry::No,
-        "the resource has changed: its `ETag` is not the one in `If-Match`",
+        "a condition does not hold: the `ETag` of the resource, if it has one, is not in `If-Match` or is in `If-None-Match`",
     ),
     code(
         "PRECONDITION_REQUIRED",

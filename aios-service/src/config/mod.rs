@@ -130,6 +130,7 @@ mod shape;
 mod validate;
 mod yaml;
 
+pub(crate) use self::nearest::nearest;
 pub use self::{
     builder::{Settings, SettingsBuilder},
     change::Change,

@@ -6,7 +6,7 @@ pub(super) fn distance(one: &str, other: &str) -> usize {
 }
 
 /// The nearest name, if it is near enough: at most a third of the characters differ, and one more.
-pub(super) fn nearest<'n>(given: &str, names: impl Iterator<Item = &'n str>) -> Option<&'n str> {
+pub(crate) fn nearest<'n>(given: &str, names: impl Iterator<Item = &'n str>) -> Option<&'n str> {
     let limit = given.chars().count() / 3 + 1;
     let given = given.to_lowercase();
     let distances = names.map(|name| (distance(&given, &name.to_lowercase()), name));

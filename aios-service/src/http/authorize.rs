@@ -3,28 +3,22 @@
 use std::{marker::PhantomData, net::SocketAddr};
 
 use axum::{
-    extract::{ConnectInfo, FromRequestParts, Request, State, connect_info::MockConnectInfo},
+    extract::{ConnectInfo, FromRequestParts, Request, connect_info::MockConnectInfo},
     http::request::Parts,
-    middleware::Next,
-    response::{IntoResponse, Response},
 };
 use serde_json::json;
 
-use super::{ApiError, state::Api};
+use super::{ApiError, Challenge, state::Api};
 use crate::auth::{AuthError, Credentials, Identity};
 
-/// Finds out who calls. Without valid credentials, and above the rate limit of the caller, the
-/// request ends here.
-pub(crate) async fn authenticate(State(api): State<Api>, request: Request, next: Next) -> Response {
+/// Finds out who calls, and adds the caller to the request. Fails without valid credentials, and above
+/// the rate limit of the caller.
+pub(crate) async fn authenticate(api: &Api, request: Request) -> Result<Request, ApiError> {
     let (mut parts, body) = request.into_parts();
-    let identity = identify(&api, &parts).await;
-    match identity.and_then(|identity| api.admit(&identity).map(|()| identity)) {
-        Ok(identity) => {
-            parts.extensions.insert(identity);
-            next.run(Request::from_parts(parts, body)).await
-        }
-        Err(error) => error.into_response(),
-    }
+    let identity = identify(api, &parts).await?;
+    api.admit(&identity)?;
+    parts.extensions.insert(identity);
+    Ok(Request::from_parts(parts, body))
 }
 
 /// Headers with credentials, and the one that names the host that the request is for.
@@ -52,13 +46,21 @@ async fn identify(api: &Api, parts: &Parts) -> Result<Identity, ApiError> {
             }
             Err(error @ AuthError::Invalid { .. }) => {
                 tracing::debug!(%error, "refused a request");
-                let message = "the credentials of the request are not valid";
-                return Err(ApiError::new("UNAUTHENTICATED", message));
+                return Err(unauthenticated(&credentials));
             }
         }
     }
-    let message = "the request has no credentials; send `Authorization: Bearer …` or `X-API-Key`";
-    Err(ApiError::new("UNAUTHENTICATED", message))
+    Err(unauthenticated(&credentials))
+}
+
+fn unauthenticated(credentials: &Credentials<'_>) -> ApiError {
+    let is_token = credentials.bearer().is_some();
+    let message = match is_token || credentials.api_key().is_some() {
+        true => "the credentials of the request are not valid",
+        false => "the request has no credentials; send `Authorization: Bearer …` or `X-API-Key`",
+    };
+    let error = ApiError::new("UNAUTHENTICATED", message);
+    if is_token { error.with_challenge(Challenge::InvalidToken) } else { error }
 }
 
 /// A permission that a route requires.
@@ -122,7 +124,9 @@ impl<P: Required> FromRequestParts<Api> for Caller<P> {
         if !identity.permissions.allow(P::PERMISSION) {
             let message = format!("the caller lacks the permission {}", P::PERMISSION);
             let details = json!({ "required": P::PERMISSION });
-            return Err(ApiError::new("PERMISSION_DENIED", message).with_details(details));
+            let challenge = Challenge::InsufficientScope(P::PERMISSION);
+            let error = ApiError::new("PERMISSION_DENIED", message).with_details(details);
+            return Err(error.with_challenge(challenge));
         }
         Ok(Self { identity, required: PhantomData })
     }

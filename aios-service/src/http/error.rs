@@ -34,14 +34,46 @@ pub(crate) struct ApiError {
     pub(crate) cause: Option<String>,
     /// After how many seconds the same request may succeed.
     retry_after: Option<u32>,
+    /// Why the token of the request is not enough (RFC 6750), for `WWW-Authenticate`.
+    challenge: Option<Challenge>,
+}
+
+/// The fault of the token of a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Challenge {
+    /// It is not valid.
+    InvalidToken,
+    /// It lacks this permission.
+    InsufficientScope(&'static str),
+}
+
+impl Challenge {
+    /// The value of `WWW-Authenticate`.
+    fn header(self) -> Option<HeaderValue> {
+        match self {
+            Self::InvalidToken => Some(HeaderValue::from_static(r#"Bearer error="invalid_token""#)),
+            Self::InsufficientScope(scope) => {
+                let text = format!(r#"Bearer error="insufficient_scope", scope="{scope}""#);
+                HeaderValue::try_from(text).ok()
+            }
+        }
+    }
 }
 
 impl ApiError {
     pub(crate) fn new(code: &'static str, message: impl Into<String>) -> Self {
         let status = status::of(code);
         let message = message.into();
-        let details = json!({});
-        Self { status, code: code.into(), message, details, cause: None, retry_after: None }
+        Self::of(status, code.into(), message, json!({}))
+    }
+
+    fn of(status: StatusCode, code: Cow<'static, str>, message: String, details: Value) -> Self {
+        Self { status, code, message, details, cause: None, retry_after: None, challenge: None }
+    }
+
+    pub(crate) fn with_challenge(mut self, challenge: Challenge) -> Self {
+        self.challenge = Some(challenge);
+        self
     }
 
     pub(crate) fn with_details(mut self, details: Value) -> Self {
@@ -93,7 +125,7 @@ impl ApiError {
     /// The error with which a request was answered before.
     pub(crate) fn replayed(status: u16, code: String, message: String, details: Value) -> Self {
         let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-        Self { status, code: code.into(), message, details, cause: None, retry_after: None }
+        Self::of(status, code.into(), message, details)
     }
 
     /// The part of the error that is sent to the client.
@@ -190,8 +222,10 @@ impl IntoResponse for ApiError {
         if let Some(seconds) = self.retry_after.or(self.is_retryable().then_some(1)) {
             headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
         }
-        if self.status == StatusCode::UNAUTHORIZED {
-            headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        let bare =
+            (self.status == StatusCode::UNAUTHORIZED).then(|| HeaderValue::from_static("Bearer"));
+        if let Some(challenge) = self.challenge.and_then(Challenge::header).or(bare) {
+            headers.insert(header::WWW_AUTHENTICATE, challenge);
         }
         response.extensions_mut().insert(self);
         response

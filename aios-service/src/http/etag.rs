@@ -1,7 +1,9 @@
-//! `ETag`, `If-Match` and `If-None-Match`: changes of resources that others have not changed since.
+//! `ETag`, `If-Match` and `If-None-Match` (RFC 9110, section 13): changes of resources that others have not
+//! changed since.
 
 use axum::{
-    http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header},
+    extract::Request,
+    http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header},
     response::{IntoResponse, Response},
 };
 use ring::digest::{SHA256, digest};
@@ -27,11 +29,17 @@ pub(crate) fn answer(
     tag: &str,
     response: impl FnOnce() -> Response,
 ) -> Response {
-    let is_known = tags(headers, &header::IF_NONE_MATCH).is_some_and(|tags| {
-        tags.iter().any(|known| known.strip_prefix("W/").unwrap_or(known) == tag || known == "*")
-    });
-    let response = if is_known { StatusCode::NOT_MODIFIED.into_response() } else { response() };
+    let response = match is_known(headers, tag) {
+        true => StatusCode::NOT_MODIFIED.into_response(),
+        false => response(),
+    };
     with(response, tag)
+}
+
+/// Whether `If-None-Match` has the tag, strong or weak, or `*`.
+fn is_known(headers: &HeaderMap, tag: &str) -> bool {
+    let known = tags(headers, &header::IF_NONE_MATCH).unwrap_or_default();
+    known.iter().any(|known| known.strip_prefix("W/").unwrap_or(known) == tag || known == "*")
 }
 
 /// Adds the tag to a response.
@@ -45,7 +53,7 @@ pub(crate) fn with(mut response: Response, tag: &str) -> Response {
     response
 }
 
-/// The condition of a PUT or DELETE.
+/// The condition `If-Match`.
 #[derive(Debug)]
 pub(crate) struct IfMatch(Vec<String>);
 
@@ -55,6 +63,11 @@ impl IfMatch {
         let message = "the request needs `If-Match` with the `ETag` of the resource, or `*`";
         let missing = || ApiError::new("PRECONDITION_REQUIRED", message);
         tags(headers, &header::IF_MATCH).map(Self).ok_or_else(missing)
+    }
+
+    /// Reads `If-Match` of a GET or a HEAD, which need not have it.
+    fn of(headers: &HeaderMap) -> Option<Self> {
+        tags(headers, &header::IF_MATCH).map(Self)
     }
 
     /// Whether the resource may have any tag.
@@ -67,10 +80,61 @@ impl IfMatch {
         if self.is_any() || self.0.iter().any(|expected| expected == tag) {
             return Ok(());
         }
-        let message = "the resource has changed: its `ETag` is not in `If-Match`";
-        let details = json!({ "etag": tag });
-        Err(ApiError::new("PRECONDITION_FAILED", message).with_details(details))
+        Err(failed("the resource has changed: its `ETag` is not in `If-Match`", Some(tag)))
     }
+
+    /// The answer to a GET, unless its tag is not one of the condition's. One without a tag fulfils only
+    /// `*`. An error stays.
+    pub(crate) fn apply(&self, response: Response) -> Response {
+        let status = response.status();
+        if !status.is_success() && status != StatusCode::NOT_MODIFIED {
+            return response;
+        }
+        let tag = response.headers().get(header::ETAG).and_then(|tag| tag.to_str().ok());
+        let checked = match tag {
+            Some(tag) => self.check(tag),
+            None if self.is_any() => Ok(()),
+            None => {
+                Err(failed("the resource has no `ETag`, so only `*` can be in `If-Match`", None))
+            }
+        };
+        match checked {
+            Ok(()) => response,
+            Err(error) => error.into_response(),
+        }
+    }
+}
+
+/// Fails if a PUT or DELETE has `If-None-Match` with the tag of the resource, or `*`.
+pub(crate) fn check_none_match(headers: &HeaderMap, tag: &str) -> Result<(), ApiError> {
+    match is_known(headers, tag) {
+        true => Err(failed("the resource has an `ETag` of `If-None-Match`", Some(tag))),
+        false => Ok(()),
+    }
+}
+
+/// Fails if a POST has a condition: none of the resources that it creates or acts on has a tag there.
+pub(crate) fn check_method(request: &Request) -> Result<(), ApiError> {
+    let conditions = [header::IF_MATCH, header::IF_NONE_MATCH];
+    let mut given = conditions.iter().filter(|name| request.headers().contains_key(*name));
+    match given.next().filter(|_| request.method() == Method::POST) {
+        Some(name) => {
+            let message = format!("a POST takes no condition; send it without `{name}`");
+            Err(failed(message, None))
+        }
+        None => Ok(()),
+    }
+}
+
+/// The condition of a GET or HEAD that its answer must fulfil.
+pub(crate) fn condition_of_read(request: &Request) -> Option<IfMatch> {
+    let is_read = matches!(*request.method(), Method::GET | Method::HEAD);
+    is_read.then(|| IfMatch::of(request.headers())).flatten()
+}
+
+fn failed(message: impl Into<String>, tag: Option<&str>) -> ApiError {
+    let details = tag.map_or_else(|| json!({}), |tag| json!({ "etag": tag }));
+    ApiError::new("PRECONDITION_FAILED", message).with_details(details)
 }
 
 /// The tags in a header; `None` without one.

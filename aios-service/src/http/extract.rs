@@ -30,14 +30,47 @@ impl<T: DeserializeOwned> FromRequest<Api> for Json<T> {
 
     async fn from_request(request: Request, api: &Api) -> Result<Self, ApiError> {
         media_type(request.headers())?;
-        let body = Bytes::from_request(request, api).await;
-        let body = body.map_err(|rejection| unreadable_body(api, &rejection))?;
-        if is_too_deep(&body) {
-            let message = format!("the body is nested more than {MAX_DEPTH} levels deep");
-            return Err(ApiError::new("MALFORMED_REQUEST", message));
+        read(&bytes(request, api).await?).map(Self)
+    }
+}
+
+/// The body of an action that needs none: JSON, or nothing, whatever the content type.
+#[derive(Debug)]
+pub(crate) struct OptionalJson<T>(pub(crate) T);
+
+impl<T: DeserializeOwned + Default> FromRequest<Api> for OptionalJson<T> {
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, api: &Api) -> Result<Self, ApiError> {
+        let (parts, body) = request.into_parts();
+        let body = bytes(Request::from_parts(parts.clone(), body), api).await?;
+        if body.is_empty() {
+            return Ok(Self(T::default()));
         }
+        media_type(&parts.headers)?;
         read(&body).map(Self)
     }
+}
+
+/// The body of an action that takes none: `{}`, or nothing.
+#[derive(Debug)]
+pub(crate) struct EmptyBody;
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct NoFields {}
+
+impl FromRequest<Api> for EmptyBody {
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, api: &Api) -> Result<Self, ApiError> {
+        OptionalJson::<NoFields>::from_request(request, api).await.map(|_| Self)
+    }
+}
+
+async fn bytes(request: Request, api: &Api) -> Result<Bytes, ApiError> {
+    let body = Bytes::from_request(request, api).await;
+    body.map_err(|rejection| unreadable_body(api, &rejection))
 }
 
 /// Why a body cannot be read.
@@ -117,6 +150,10 @@ fn is_too_deep(body: &[u8]) -> bool {
 }
 
 fn read<T: DeserializeOwned>(body: &[u8]) -> Result<T, ApiError> {
+    if is_too_deep(body) {
+        let message = format!("the body is nested more than {MAX_DEPTH} levels deep");
+        return Err(ApiError::new("MALFORMED_REQUEST", message));
+    }
     let mut deserializer = serde_json::Deserializer::from_slice(body);
     let mut track = serde_path_to_error::Track::new();
     let tracked = serde_path_to_error::Deserializer::new(&mut deserializer, &mut track);

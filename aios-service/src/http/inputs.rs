@@ -84,10 +84,10 @@ fn of_body(name: &str, schema: &mut Value) {
     let properties = schema.pointer_mut("/properties").and_then(Value::as_object_mut);
     for (field, property) in properties.into_iter().flatten() {
         let constraints = match (name, field.as_str()) {
-            (_, "run_id") => bytes(&CHOSEN, 200),
+            (_, "run_id") => undotted(bytes(&CHOSEN, 200)),
             ("CreateAgentBody" | "ReplaceAgentBody", "name") => bytes(&PRINTABLE, 255),
             (_, "agent_type") => json!({ "pattern": NAME }),
-            (_, "agent_id") | ("CreateAgentBody", "id") => json!({ "pattern": ADDRESS }),
+            (_, "agent_id") | ("CreateAgentBody", "id") => undotted(json!({ "pattern": ADDRESS })),
             ("PublishBody", "type") => ascii(EVENT_TYPE, 255),
             ("PublishBody", "id") => bytes(&ANY, 255),
             (_, "timeout_seconds" | "total_timeout_seconds") => {
@@ -105,6 +105,12 @@ fn of_body(name: &str, schema: &mut Value) {
         "SelectionBody" => set(schema, &["not"], both_or_nothing()),
         _ => {}
     }
+}
+
+/// The schema of an id that can be a part of a path.
+fn undotted(mut schema: Value) -> Value {
+    set(&mut schema, &["not"], json!({ "enum": [".", ".."] }));
+    schema
 }
 
 /// The schema of an ASCII text that matches `pattern` and has at most `max` characters.

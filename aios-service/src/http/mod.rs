@@ -41,6 +41,7 @@ mod events;
 mod examples;
 mod extract;
 mod finish;
+mod guard;
 mod health;
 mod idempotency;
 mod inputs;
@@ -52,6 +53,7 @@ mod openapi_3_0;
 mod options;
 mod outputs;
 mod page;
+mod query_names;
 mod rate_limit;
 mod registered;
 mod request_id;
@@ -76,17 +78,10 @@ use axum::{Extension, Router, middleware::from_fn_with_state};
 use utoipa::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 
-pub(crate) use self::error::ApiError;
+pub(crate) use self::error::{ApiError, Challenge};
 #[cfg(feature = "tls")]
 pub use self::server::{InvalidCertificate, Tls};
 pub(crate) use self::trace::{TRACE_RESPONSE, parent_of};
-use self::{
-    authorize::authenticate,
-    finish::{finish, not_found},
-    idempotency::idempotent,
-    openapi::Documents,
-    state::Api,
-};
 pub use self::{
     cors::{Cors, InvalidOrigin},
     finish::answer_unrouted,
@@ -96,6 +91,12 @@ pub use self::{
     rate_limit::{InvalidRateLimit, RateLimit},
     server::{ServeOptions, serve, serve_with},
     shutdown::Shutdown,
+};
+use self::{
+    finish::{finish, not_found},
+    guard::guard,
+    openapi::Documents,
+    state::Api,
 };
 
 /// Creates the router of the API. Mount it at any path beside your own routes:
@@ -117,16 +118,14 @@ pub use self::{
 /// A runtime without a store answers most requests with `NO_STORE`. With the feature `swagger`, `/docs` is a
 /// page for people, which needs no credentials.
 pub fn api(runtime: Arc<Runtime>, options: ApiOptions) -> Router {
-    let api = Api::new(runtime, options);
     let (router, document) = resources().split_for_parts();
-    let router = router
-        .layer(from_fn_with_state(api.clone(), idempotent))
-        .layer(from_fn_with_state(api.clone(), audit::audit))
-        .layer(from_fn_with_state(api.clone(), authenticate));
+    let documents = Arc::new(Documents::new(&document));
+    let api = Api::new(runtime, options, documents.query_names());
+    let router = router.layer(from_fn_with_state(api.clone(), guard));
     #[cfg(feature = "swagger")]
     let router = router.merge(swagger::routes());
     router
-        .layer(Extension(Arc::new(Documents::new(&document))))
+        .layer(Extension(documents))
         .fallback(not_found)
         .method_not_allowed_fallback(async || axum::http::StatusCode::METHOD_NOT_ALLOWED)
         .layer(from_fn_with_state(api.clone(), finish))

@@ -20,6 +20,7 @@ use super::{
     extract::Query,
     idempotency, inputs,
     openapi_3_0::{downgrade, set},
+    query_names::QueryNames,
     registered,
     state::Api,
     status,
@@ -41,6 +42,11 @@ pub(super) struct Documents(Value);
 impl Documents {
     pub(super) fn new(document: &utoipa::openapi::OpenApi) -> Self {
         Self(finished(serde_json::to_value(document).unwrap_or_default()))
+    }
+
+    /// The query parameters of each route.
+    pub(super) fn query_names(&self) -> QueryNames {
+        QueryNames::of(&self.0)
     }
 
     /// The document of version 3.1, as JSON.
@@ -127,14 +133,14 @@ fn finished(mut document: Value) -> Value {
 
 /// Documents the errors of an operation, with the codes of each status.
 fn add_errors(path: &str, method: &str, operation: &mut Value) {
-    let mut statuses = vec![400, 401, 403, 429, 500, 503];
+    let mut statuses = vec![400, 401, 403, 412, 429, 500, 503];
     if path.contains('{') {
         statuses.push(404);
     }
     match method {
         "post" => statuses.extend([404, 409, 413, 415, 422]),
-        "put" => statuses.extend([409, 412, 413, 415, 422, 428]),
-        "delete" => statuses.extend([409, 412, 428]),
+        "put" => statuses.extend([409, 413, 415, 422, 428]),
+        "delete" => statuses.extend([409, 413, 415, 422, 428]),
         _ => {}
     }
     if path.starts_with("/agents/{") {
@@ -145,6 +151,9 @@ fn add_errors(path: &str, method: &str, operation: &mut Value) {
     }
     if method == "post" {
         add_idempotency_key(operation);
+    }
+    if OPTIONAL_BODIES.iter().any(|action| path.ends_with(action)) {
+        set(operation, &["requestBody", "required"], json!(false));
     }
     let responses = operation.pointer_mut("/responses").and_then(Value::as_object_mut);
     let Some(responses) = responses else { return };
@@ -181,6 +190,9 @@ fn add_headers_of_post(responses: &mut Map<String, Value>) {
         }
     }
 }
+
+/// The actions that need no body and take one.
+const OPTIONAL_BODIES: [&str; 2] = ["/actions/cancel", "/actions/retry"];
 
 /// The operations whose answers have an `ETag`.
 const TAGGED: [(&str, &str); 7] = [

@@ -1,4 +1,4 @@
-use std::sync::Arc;
+use std::{ops::Deref, sync::Arc};
 
 use aios_agents::Runtime;
 use aios_core::{BoxFuture, event::Timestamp, store::Store};
@@ -12,27 +12,41 @@ use super::{
     ApiError, ApiOptions,
     audit::AuditLog,
     envelope::{Document, ListMeta, Listing, Meta, Resource, VERSION, json},
+    query_names::QueryNames,
     rate_limit::Limiter,
 };
 use crate::auth::Identity;
 
-/// The state of every handler.
+/// The state of every handler. Clones share it: each request makes several.
 #[derive(Clone, Debug)]
-pub(crate) struct Api {
+pub(crate) struct Api(Arc<Parts>);
+
+#[derive(Debug)]
+pub(crate) struct Parts {
     pub(crate) runtime: Arc<Runtime>,
-    pub(crate) options: Arc<ApiOptions>,
+    pub(crate) options: ApiOptions,
     /// Stores the audit events, if the process has a store.
     pub(crate) audit_log: Option<Arc<AuditLog>>,
-    limiter: Arc<Limiter>,
+    /// The query parameters of each route.
+    pub(crate) query_names: QueryNames,
+    limiter: Limiter,
+}
+
+impl Deref for Api {
+    type Target = Parts;
+
+    fn deref(&self) -> &Parts {
+        &self.0
+    }
 }
 
 impl Api {
-    pub(crate) fn new(runtime: Arc<Runtime>, options: ApiOptions) -> Self {
+    pub(crate) fn new(runtime: Arc<Runtime>, options: ApiOptions, query_names: QueryNames) -> Self {
         let options = options.finished();
         let clock = || Arc::clone(&options.clock);
         let audit_log = runtime.store().map(|it| Arc::new(AuditLog::new(Arc::clone(it), clock())));
-        let limiter = Arc::new(Limiter::new(clock()));
-        Self { runtime, options: Arc::new(options), audit_log, limiter }
+        let limiter = Limiter::new(clock());
+        Self(Arc::new(Parts { runtime, options, audit_log, query_names, limiter }))
     }
 
     /// Counts a request of a caller.

@@ -21,6 +21,7 @@ use axum::{
 };
 use futures_util::{Stream, stream};
 use serde::Deserialize;
+use serde_json::json;
 use tracing::warn;
 use utoipa::IntoParams;
 use utoipa_axum::{router::OpenApiRouter, routes};
@@ -86,10 +87,7 @@ async fn stream_events(
 ) -> Result<Response, ApiError> {
     let pattern = query.pattern.map_or(Ok(Pattern::all()), |pattern| pattern.parse())?;
     let store = Arc::clone(api.store()?);
-    let after = match last_event_id(&headers)?.or(query.after) {
-        Some(after) => after,
-        None => store.head().await?,
-    };
+    let after = begin(&*store, last_event_id(&headers)?.or(query.after)).await?;
     let source = Source::Log(store.subscribe(after));
     Ok(answer(Follow::new(&api, &caller.identity, source, Filter::Type(pattern), after)))
 }
@@ -130,10 +128,7 @@ async fn stream_agent(
 ) -> Result<Response, ApiError> {
     let agent_type = agents::find(&api, &id).await?.agent_type;
     let store = Arc::clone(api.store()?);
-    let after = match last_event_id(&headers)?.or(query.after) {
-        Some(after) => after,
-        None => store.head().await?,
-    };
+    let after = begin(&*store, last_event_id(&headers)?.or(query.after)).await?;
     let source = Source::Log(Arc::clone(&store).subscribe(after));
     let filter = Filter::Agent { id, agent_type, store };
     Ok(answer(Follow::new(&api, &caller.identity, source, filter, after)))
@@ -178,12 +173,29 @@ async fn stream_run(
 ) -> Result<Response, ApiError> {
     let after = last_event_id(&headers)?.or(query.after).unwrap_or_default();
     let row = runs::find(&api, &id).await?;
+    begin(&**api.store()?, Some(after)).await?;
     if row.status.is_final() && row.position <= after {
         return Ok(StatusCode::NO_CONTENT.into_response());
     }
     let source = Source::Run(Box::new(api.runtime.handle(&id).await?.events(0)));
     let filter = Filter::Type(Pattern::all());
     Ok(answer(Follow::new(&api, &caller.identity, source, filter, after)))
+}
+
+/// The position after which a stream begins: the given one, or the end of the log. Fails if the client has
+/// events that the log does not have: it would wait for later ones and miss those in between.
+async fn begin(store: &dyn Store, after: Option<u64>) -> Result<u64, ApiError> {
+    let head = store.head().await?;
+    let after = after.unwrap_or(head);
+    if after <= head {
+        return Ok(after);
+    }
+    let message = format!(
+        "the log ends at position {head}, before {after}: the position is of another log, or this one was \
+         restored from an older copy; read what you have again"
+    );
+    let details = json!({ "head": head, "after": after });
+    Err(ApiError::new("INVALID_CURSOR", message).with_details(details))
 }
 
 pub(super) fn last_event_id(headers: &HeaderMap) -> Result<Option<u64>, ApiError> {

@@ -58,7 +58,7 @@ pub enum ManagedAgentError {
     #[error(transparent)]
     InvalidType(#[from] InvalidName),
     /// The id of an agent can't be part of a mailbox's name.
-    #[error("the id of an agent is invalid")]
+    #[error("the id of an agent is invalid; it can't be `.` or `..` either")]
     InvalidId(#[from] InvalidAddress),
     /// The JSON Schema of a type can't be compiled.
     #[error("the schema of the config of agents of type {agent_type} is invalid: {reason}")]

@@ -22,7 +22,7 @@ pub use self::{
     step::{StepCall, StepContext},
     target::Target,
 };
-pub(crate) use self::{shared_run::SharedRun, waiting::Compensation};
+pub(crate) use self::{shared_run::SharedRun, target::InvalidTarget, waiting::Compensation};
 use super::{WorkflowError, machine::Request};
 use crate::output::OutputStream;
 

@@ -1,7 +1,12 @@
 use std::sync::Arc;
 
-use aios_core::agent::{InvalidName, Name};
+use aios_core::{
+    agent::{InvalidName, Name},
+    broker::InvalidAddress,
+};
 use serde::{Deserialize, Serialize};
+
+use crate::agent::mailbox_of;
 
 /// The target of a task: any agent of a type, `"backend"`, or one agent, `("backend", "backend-1")`.
 ///
@@ -53,8 +58,18 @@ impl Target {
         Self { agent_type: agent_type.as_ref().to_owned(), agent_id: Some(agent_id.into()) }
     }
 
-    /// The target, if its agent type is a valid name.
-    pub(crate) fn checked(self) -> Result<Self, InvalidName> {
-        Name::new(&self.agent_type).map(|_| self)
+    /// The target, if its agent type is a valid name and its agent can have a mailbox.
+    pub(crate) fn checked(self) -> Result<Self, InvalidTarget> {
+        let agent_type = Name::new(&self.agent_type).map_err(InvalidTarget::Type)?;
+        let mailbox = self.agent_id.as_deref().map(|id| mailbox_of(&agent_type, id)).transpose();
+        mailbox.map_err(|invalid| InvalidTarget::Agent(invalid.0))?;
+        Ok(self)
     }
+}
+
+/// The part of a target that is invalid.
+#[derive(Clone, Debug)]
+pub(crate) enum InvalidTarget {
+    Type(InvalidName),
+    Agent(InvalidAddress),
 }

@@ -72,7 +72,7 @@ impl Engine {
         let entry = Entry::CancelRequested(CancelRequested::new(format!(
             "run {run_id}, which started this one, {why}"
         )));
-        match self.journals.append_to_current(child, &entry, Some(&id)).await {
+        match self.journals.append_to_current(child, &entry, Some(&id), None).await {
             Ok(reached) => self.send(&reached.into(), Message::Wake),
             // It has ended, perhaps long ago, or it was asked before it continued as another run
             // and forwarded the request.

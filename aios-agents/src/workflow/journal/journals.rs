@@ -149,15 +149,19 @@ impl Journals {
     }
 
     /// Appends an entry to the current run of the chain of `run_id`, which may continue as another run
-    /// at any time. Returns the id of the current run.
+    /// at any time. Returns the id of the current run. `known` is its row, if it was just read.
     pub(crate) async fn append_to_current(
         &self,
         run_id: &str,
         entry: &Entry,
         id: Option<&EventId>,
+        mut known: Option<RunRecord>,
     ) -> Result<String, JournalError> {
         loop {
-            let row = self.current(run_id).await?;
+            let row = match known.take() {
+                Some(row) => row,
+                None => self.current(run_id).await?,
+            };
             let is_continued = row.status == RunStatus::Continued;
             match self.append_to(&row, entry.clone(), id.cloned()).await {
                 Err(JournalError::Ended { status: RunStatus::Continued, .. }) if !is_continued => {}

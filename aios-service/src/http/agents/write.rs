@@ -16,7 +16,7 @@ use crate::{
         authorize::{AgentsCreate, AgentsDelete, AgentsReplace, AgentsRestart, Caller},
         envelope::Document,
         etag::{self, IfMatch},
-        extract::{Json, Path, Prefix},
+        extract::{EmptyBody, Json, Path, Prefix},
         idempotency::RequestIds,
         state::Api,
         trace::metadata,
@@ -131,6 +131,7 @@ pub(super) async fn delete_agent(
     caller: Caller<AgentsDelete>,
     Path(id): Path<String>,
     headers: HeaderMap,
+    EmptyBody: EmptyBody,
 ) -> Result<Response, ApiError> {
     let change = conditional(&api, &caller.identity, &headers, &id).await?;
     let agent = managed(&api)?.delete(&id, change).await?;
@@ -153,8 +154,8 @@ pub(super) async fn restart_agent(
     caller: Caller<AgentsRestart>,
     ids: RequestIds,
     Path(id): Path<String>,
-    prefix: Prefix,
-    headers: HeaderMap,
+    (prefix, headers): (Prefix, HeaderMap),
+    EmptyBody: EmptyBody,
 ) -> Result<Response, ApiError> {
     let change = change(&caller.identity, &headers, &ids);
     let agent = managed(&api)?.restart(&id, change).await?;
@@ -177,7 +178,9 @@ async fn conditional(
 ) -> Result<Change, ApiError> {
     let condition = IfMatch::required(headers)?;
     let found = managed(api)?.get(id).await?;
-    condition.check(&tag(&found))?;
+    let tag = tag(&found);
+    condition.check(&tag)?;
+    etag::check_none_match(headers, &tag)?;
     let expected = found.version.filter(|_| !condition.is_any());
     Ok(Change { expected, ..change(identity, headers, &RequestIds::default()) })
 }

@@ -6,11 +6,8 @@ use std::{net::SocketAddr, sync::Arc};
 
 use aios_core::{catalog::system::ApiCalled, event::Metadata};
 use axum::{
-    extract::{
-        ConnectInfo, MatchedPath, OriginalUri, Request, State, connect_info::MockConnectInfo,
-    },
+    extract::{ConnectInfo, MatchedPath, OriginalUri, Request, connect_info::MockConnectInfo},
     http::{HeaderMap, header},
-    middleware::Next,
     response::Response,
 };
 use parking_lot::Mutex;
@@ -24,28 +21,23 @@ use crate::auth::Identity;
 /// Longest text that is taken from a request, in characters.
 const MAX_TEXT: usize = 500;
 
-/// Records a call once it has ended, also if its client or the time limit ended it.
-pub(crate) async fn audit(State(api): State<Api>, mut request: Request, next: Next) -> Response {
-    if request.method().is_safe() {
-        return next.run(request).await;
-    }
-    let Some(call) = Call::new(&api, &request) else { return next.run(request).await };
-    let call = AuditedCall(Arc::new(Mutex::new(call)));
-    request.extensions_mut().insert(call.clone());
-    let response = next.run(request).await;
-    if let Some(stored) = call.record(&response) {
-        // It fails if the event is lost, which is reported.
-        let _ = stored.await;
-    }
-    response
-}
-
 /// The call that a request makes. It is recorded once: with its outcome, or without one when the last
 /// clone is dropped.
 #[derive(Clone)]
 pub(crate) struct AuditedCall(Arc<Mutex<Call>>);
 
 impl AuditedCall {
+    /// Begins the call of a request that may change something. It is recorded also if its client or the
+    /// time limit ends it.
+    pub(crate) fn begin(api: &Api, request: &mut Request) -> Option<Self> {
+        if request.method().is_safe() {
+            return None;
+        }
+        let call = Self(Arc::new(Mutex::new(Call::new(api, request)?)));
+        request.extensions_mut().insert(call.clone());
+        Some(call)
+    }
+
     /// Begins to record the call with its outcome, unless that has begun before. The returned receiver
     /// completes when the event is stored.
     pub(crate) fn record(&self, response: &Response) -> Option<oneshot::Receiver<()>> {

@@ -9,7 +9,7 @@ mod record;
 
 use axum::{
     body::Bytes,
-    extract::{FromRequest, Request, State},
+    extract::{FromRequest, Request},
     http::{HeaderMap, HeaderValue, Method},
     middleware::Next,
     response::{IntoResponse, Response},
@@ -29,16 +29,16 @@ pub(crate) const REPLAYED: &str = "idempotent-replayed";
 pub(crate) const MAX_KEY_BYTES: usize = 255;
 
 /// Answers a repeated request as it was answered first.
-pub(crate) async fn idempotent(State(api): State<Api>, request: Request, next: Next) -> Response {
+pub(crate) async fn idempotent(api: &Api, request: Request, next: Next) -> Response {
     if request.method() != Method::POST || !request.headers().contains_key(KEY) {
         return next.run(request).await;
     }
-    match begin(&api, request).await {
+    match begin(api, request).await {
         Ok(Begun::Answered(response)) => response,
         Ok(Begun::Claimed(claimed)) => {
             let (claim, request) = *claimed;
             // A client that hangs up does not end the request, because it will ask for the answer.
-            let handled = tokio::spawn(handle(api, claim, request, next));
+            let handled = tokio::spawn(handle(api.clone(), claim, request, next));
             handled.await.unwrap_or_else(|error| {
                 ApiError::panicked().with_cause(error.to_string()).into_response()
             })

@@ -11,7 +11,7 @@ use crate::{
         ApiError,
         authorize::{Caller, RunsCancel, RunsFork, RunsPause, RunsResume, RunsRetry, RunsSignal},
         envelope::Document,
-        extract::{Json, Path, Prefix, integer},
+        extract::{EmptyBody, Json, OptionalJson, Path, Prefix, integer},
         idempotency::RequestIds,
         state::Api,
     },
@@ -51,12 +51,12 @@ pub(super) async fn signal_run(
     prefix: Prefix,
     Json(body): Json<SignalBody>,
 ) -> Result<Response, ApiError> {
-    handle(&api, &ids, &id).await?.signal(&body.name, &body.payload).await?;
+    handle(&api, &ids, &id)?.signal(&body.name, &body.payload).await?;
     accepted(&api, &prefix, &id).await
 }
 
 /// The body of a cancellation.
-#[derive(Debug, Deserialize, ToSchema)]
+#[derive(Debug, Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(in crate::http) struct CancelBody {
     /// Why; it stands in the failure of the run.
@@ -89,10 +89,10 @@ pub(super) async fn cancel_run(
     ids: RequestIds,
     Path(id): Path<String>,
     prefix: Prefix,
-    Json(body): Json<CancelBody>,
+    OptionalJson(body): OptionalJson<CancelBody>,
 ) -> Result<Response, ApiError> {
     let reason = body.reason(&caller.identity);
-    handle(&api, &ids, &id).await?.cancel(reason).await?;
+    handle(&api, &ids, &id)?.cancel(reason).await?;
     accepted(&api, &prefix, &id).await
 }
 
@@ -113,8 +113,9 @@ pub(super) async fn pause_run(
     ids: RequestIds,
     Path(id): Path<String>,
     prefix: Prefix,
+    EmptyBody: EmptyBody,
 ) -> Result<Response, ApiError> {
-    handle(&api, &ids, &id).await?.pause().await?;
+    handle(&api, &ids, &id)?.pause().await?;
     accepted(&api, &prefix, &id).await
 }
 
@@ -135,8 +136,9 @@ pub(super) async fn resume_run(
     ids: RequestIds,
     Path(id): Path<String>,
     prefix: Prefix,
+    EmptyBody: EmptyBody,
 ) -> Result<Response, ApiError> {
-    handle(&api, &ids, &id).await?.resume().await?;
+    handle(&api, &ids, &id)?.resume().await?;
     accepted(&api, &prefix, &id).await
 }
 
@@ -175,12 +177,12 @@ pub(super) async fn fork_run(
     Json(body): Json<ForkBody>,
 ) -> Result<Response, ApiError> {
     let new_id = body.run_id.unwrap_or_else(|| ids.id_of("run").to_string());
-    let forked = handle(&api, &ids, &id).await?.fork(body.operation, new_id).await?;
+    let forked = handle(&api, &ids, &id)?.fork(body.operation, new_id).await?;
     accepted(&api, &prefix, forked.id()).await
 }
 
 /// The body of a retry.
-#[derive(Debug, Deserialize, ToSchema)]
+#[derive(Debug, Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct RetryBody {
     /// Id of the new run; a new UUID unless given.
@@ -208,20 +210,21 @@ pub(super) async fn retry_run(
     ids: RequestIds,
     Path(id): Path<String>,
     prefix: Prefix,
-    Json(body): Json<RetryBody>,
+    OptionalJson(body): OptionalJson<RetryBody>,
 ) -> Result<Response, ApiError> {
     let new_id = body.run_id.unwrap_or_else(|| ids.id_of("run").to_string());
-    let retried = handle(&api, &ids, &id).await?.retry(new_id).await?;
+    let retried = handle(&api, &ids, &id)?.retry(new_id).await?;
     accepted(&api, &prefix, retried.id()).await
 }
 
-/// A handle for a run. What it records derives from the `Idempotency-Key` of the request.
-pub(in crate::http) async fn handle(
+/// A handle for a run, which its commands look up. What it records derives from the `Idempotency-Key` of
+/// the request.
+pub(in crate::http) fn handle(
     api: &Api,
     ids: &RequestIds,
     run_id: &str,
 ) -> Result<RunHandle, ApiError> {
-    let handle = api.runtime.handle(run_id).await?;
+    let handle = api.runtime.handle_unchecked(run_id)?;
     Ok(match ids.request() {
         Some(request) => handle.with_request_id(request),
         None => handle,

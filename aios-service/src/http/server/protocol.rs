@@ -180,12 +180,16 @@ impl Server {
     }
 }
 
-/// Names the host in `host`, where handlers look for it. HTTP/2 has it in the URI.
+/// Names the host in `host`, where handlers look for it. HTTP/2 has it in the URI, and so has an absolute
+/// request target, which is what counts then (RFC 9112, section 3.2.2). Several `host` are left to be refused.
 fn name_host(request: &mut Request<Body>) {
+    if request.headers().get_all(header::HOST).iter().nth(1).is_some() {
+        return;
+    }
     let authority = request.uri().authority().map(|authority| authority.as_str());
     let host = authority.and_then(|authority| HeaderValue::from_str(authority).ok());
     if let Some(host) = host {
-        request.headers_mut().entry(header::HOST).or_insert(host);
+        request.headers_mut().insert(header::HOST, host);
     }
 }
 

@@ -19,7 +19,7 @@ use crate::http::{
     ApiError,
     authorize::{Caller, TasksCancel, TasksRead},
     envelope::{Document, Resource},
-    extract::{Json, Path, Prefix, Query},
+    extract::{OptionalJson, Path, Prefix, Query},
     idempotency::RequestIds,
     runs::{self, CancelBody, duration},
     schema,
@@ -50,7 +50,7 @@ pub(super) async fn cancel_task(
     ids: RequestIds,
     Path(id): Path<String>,
     prefix: Prefix,
-    Json(body): Json<CancelBody>,
+    OptionalJson(body): OptionalJson<CancelBody>,
 ) -> Result<Response, ApiError> {
     let run_id = run_of(&find(&api, &id).await?)?;
     if runs::find(&api, &run_id).await?.workflow != SINGLE_TASK {
@@ -59,7 +59,7 @@ pub(super) async fn cancel_task(
         return Err(ApiError::new("TASK_OF_WORKFLOW", message).with_details(details));
     }
     let reason = body.reason(&caller.identity);
-    runs::handle(&api, &ids, &run_id).await?.cancel(reason).await?;
+    runs::handle(&api, &ids, &run_id)?.cancel(reason).await?;
     let location = prefix.location(&["tasks", &id]);
     Ok(api.accepted(resource(find(&api, &id).await?), &location))
 }
