@@ -110,7 +110,8 @@ pub struct OutputAppended {
 
 /// A call of the HTTP API that may have changed something, and its outcome. The query, the body and
 /// the credentials of the request are not recorded.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, new)]
+#[non_exhaustive]
 pub struct ApiCalled {
     /// The caller.
     pub subject: String,
@@ -118,32 +119,40 @@ pub struct ApiCalled {
     pub method: String,
     /// The route, with its parameters by name, for example `/api/v1/runs/{run_id}/actions/cancel`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[new(default)]
     pub route: Option<String>,
     /// Path of the request.
     pub path: String,
     /// IP address of the other end of the connection: the caller, or a proxy.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[new(default)]
     pub peer: Option<String>,
     /// Addresses that a proxy, or the caller, reports in `X-Forwarded-For`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[new(default)]
     pub forwarded_for: Option<String>,
     /// Program of the caller, as it reports itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[new(default)]
     pub user_agent: Option<String>,
     /// Id of the request, which the log lines of the process have too.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[new(default)]
     pub request_id: Option<String>,
     /// Status of the answer. `None` if the client or the time limit ended the request before, so that
     /// its effect is not known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[new(default)]
     pub status: Option<u16>,
     /// Code of the error.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[new(default)]
     pub code: Option<String>,
 }
 
 /// A process began to handle a request.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, new)]
+#[non_exhaustive]
 pub struct RequestReceived {
     /// SHA-256 of method, path and body, in hexadecimal. A request with another one is not the same.
     pub fingerprint: String,
@@ -152,7 +161,8 @@ pub struct RequestReceived {
 }
 
 /// The answer to a request.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, new)]
+#[non_exhaustive]
 pub struct RequestAnswered {
     /// The status.
     pub status: u16,

@@ -186,18 +186,9 @@ mod tests {
     use super::*;
 
     fn call(path: &str) -> ApiCalled {
-        ApiCalled {
-            subject: "ada".to_owned(),
-            method: "POST".to_owned(),
-            route: None,
-            path: path.to_owned(),
-            peer: None,
-            forwarded_for: None,
-            user_agent: None,
-            request_id: None,
-            status: Some(202),
-            code: None,
-        }
+        let mut data = ApiCalled::new("ada".to_owned(), "POST".to_owned(), path.to_owned());
+        data.status = Some(202);
+        data
     }
 
     async fn paths(store: &MemoryStore) -> Vec<String> {

@@ -71,18 +71,16 @@ impl Call {
         let headers = request.headers();
         // A nested router sees the rest of the path alone.
         let path = extensions.get::<OriginalUri>().map_or(request.uri(), |uri| &uri.0).path();
-        let data = ApiCalled {
-            subject: identity.subject.to_string(),
-            method: request.method().to_string(),
-            route: extensions.get::<MatchedPath>().map(|path| path.as_str().to_owned()),
-            path: path.chars().take(MAX_TEXT).collect(),
-            peer: peer.map(|peer| peer.ip().to_string()),
-            forwarded_for: text(headers, "x-forwarded-for"),
-            user_agent: text(headers, header::USER_AGENT.as_str()),
-            request_id: extensions.get::<RequestId>().map(|id| id.0.to_string()),
-            status: None,
-            code: None,
-        };
+        let mut data = ApiCalled::new(
+            identity.subject.to_string(),
+            request.method().to_string(),
+            path.chars().take(MAX_TEXT).collect(),
+        );
+        data.route = extensions.get::<MatchedPath>().map(|path| path.as_str().to_owned());
+        data.peer = peer.map(|peer| peer.ip().to_string());
+        data.forwarded_for = text(headers, "x-forwarded-for");
+        data.user_agent = text(headers, header::USER_AGENT.as_str());
+        data.request_id = extensions.get::<RequestId>().map(|id| id.0.to_string());
         Some(Self {
             data,
             metadata: metadata(identity, headers, None),

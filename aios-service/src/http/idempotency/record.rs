@@ -94,7 +94,7 @@ impl Record {
             return Err(ApiError::in_progress(until));
         }
         let open_until = now + self.api.options.limits.request_timeout() + RECORDING;
-        let received = RequestReceived { fingerprint: self.fingerprint.clone(), open_until };
+        let received = RequestReceived::new(self.fingerprint.clone(), open_until);
         match self.append(REQUEST_RECEIVED, &received, state.version).await {
             Ok(version) => Ok(Claimed::Now(Claim { record: self, version })),
             // Another process was faster.
@@ -213,7 +213,7 @@ async fn final_answer(response: Response) -> (Response, Option<RequestAnswered>)
     };
     let body = String::from_utf8(bytes.to_vec()).ok();
     let body = body.and_then(|text| Payload::from_text(text).ok()).unwrap_or_default();
-    let answer = RequestAnswered { status: status.as_u16(), location, etag, body, error };
+    let answer = RequestAnswered::new(status.as_u16(), location, etag, body, error);
     (Response::from_parts(parts, bytes.into()), Some(answer))
 }
 
