@@ -1,4 +1,5 @@
 mod call;
+mod compensation;
 mod shared_run;
 mod step;
 mod target;
@@ -14,13 +15,13 @@ use aios_core::{
 };
 use serde::Serialize;
 
+pub(crate) use self::shared_run::SharedRun;
 use self::step::AttemptStart;
 pub use self::{
     call::{Answer, ChildCall, OperationCall, SignalCall, SleepCall, TaskCall},
     step::{StepCall, StepContext},
     target::Target,
 };
-pub(crate) use self::{shared_run::SharedRun, waiting::Compensation};
 use super::{
     WorkflowError,
     machine::{ChildRequest, Request, TaskRequest},
@@ -259,26 +260,6 @@ impl WorkflowContext {
         self.call(checked(request))
     }
 
-    /// Registers a compensation: `undo` runs if the run fails or is cancelled later. Compensations run
-    /// in reverse order and may use all operations. If one fails, the others still run.
-    ///
-    /// # Panics
-    ///
-    /// See [`now`](Self::now).
-    pub fn compensate<F, Fut>(&self, name: impl Into<Box<str>>, undo: F)
-    where
-        F: FnOnce(Self) -> Fut + Send + 'static,
-        Fut: Future<Output = Result<(), WorkflowError>> + Send + 'static,
-    {
-        if !self.shared.assert_current() {
-            return;
-        }
-        let undo = Box::new(move |context| -> aios_core::BoxFuture<'static, _> {
-            Box::pin(undo(context))
-        });
-        self.shared.push_compensation(Compensation { name: name.into(), undo });
-    }
-
     /// The time of the event that resumed the workflow. It is the same in every replay.
     ///
     /// # Panics
@@ -369,10 +350,6 @@ impl WorkflowContext {
     fn request_completed(&self, request: Request) {
         let operation = self.shared.reserve();
         self.shared.ask(operation, request);
-    }
-
-    pub(crate) fn take_compensation(&self) -> Option<Compensation> {
-        self.shared.pop_compensation()
     }
 }
 

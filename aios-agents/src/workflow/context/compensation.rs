@@ -1,0 +1,57 @@
+//! What a run does before it ends with a failure.
+
+use std::future::Future;
+
+use serde::Serialize;
+
+use super::{WorkflowContext, waiting::Compensation};
+use crate::workflow::WorkflowError;
+
+impl WorkflowContext {
+    /// Registers a compensation: `undo` runs if the run fails or is cancelled later. Compensations run
+    /// in reverse order and may use all operations. If one fails, the others still run.
+    ///
+    /// # Panics
+    ///
+    /// See [`now`](Self::now).
+    pub fn compensate<F, Fut>(&self, name: impl Into<Box<str>>, undo: F)
+    where
+        F: FnOnce(Self) -> Fut + Send + 'static,
+        Fut: Future<Output = Result<(), WorkflowError>> + Send + 'static,
+    {
+        if !self.shared.assert_current() {
+            return;
+        }
+        let undo = Box::new(move |context| -> aios_core::BoxFuture<'static, _> {
+            Box::pin(undo(context))
+        });
+        self.shared.push_compensation(Compensation { name: name.into(), undo });
+    }
+
+    /// Adds a field to the details of the failure with which the run ends, if it fails or is cancelled.
+    /// Called in a compensation, it says what the run leaves behind; the parent of the run gets the
+    /// failure. A later value of the same field replaces it. Details that are not an object move to
+    /// the field `cause`.
+    ///
+    /// # Errors
+    ///
+    /// If `value` cannot be serialised to JSON, and with the code `OPERATION_OUTSIDE_WORKFLOW` outside
+    /// of the code of the workflow.
+    pub fn set_failure_detail(
+        &self,
+        field: &str,
+        value: &(impl Serialize + ?Sized),
+    ) -> Result<(), WorkflowError> {
+        self.shared.check()?;
+        self.shared.set_failure_detail(field, serde_json::to_value(value)?);
+        Ok(())
+    }
+
+    pub(crate) fn take_failure_details(&self) -> serde_json::Map<String, serde_json::Value> {
+        self.shared.take_failure_details()
+    }
+
+    pub(crate) fn take_compensation(&self) -> Option<Compensation> {
+        self.shared.pop_compensation()
+    }
+}
