@@ -74,7 +74,7 @@ impl Session {
         context: WorkflowContext,
         prompt: Prompt,
     ) -> Result<Self, WorkflowError> {
-        let share = prompt.delegation.map(|it| it.share).unwrap_or_default();
+        let share = prompt.delegation.map(|it| it.share);
         let accounting = Accounting::new(&agent, &context, share, prompt.subject.as_deref())?;
         Ok(Self {
             model_type: agent.model_type(),
