@@ -17,6 +17,7 @@ mod clients;
 mod conversations;
 mod delegation;
 mod faults;
+mod forks;
 mod guardrails;
 mod handovers;
 mod kill;
