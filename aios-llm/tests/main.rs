@@ -33,4 +33,5 @@ mod subjects;
 mod support;
 mod teams;
 mod tools;
+mod trials;
 mod writes;
