@@ -12,7 +12,7 @@ use super::{
     compiled::Compiled,
     decisions::{Decisions, emit},
     host::ToolTask,
-    turn::Refused,
+    refused::Refused,
 };
 use crate::{
     budget::Limits,

@@ -80,7 +80,8 @@ impl History {
     fn add(&mut self, task: &ModelTask) -> bool {
         let is_new = task.kept == 0 && task.settings.is_some();
         let is_known = task.epoch == self.epoch && task.kept <= self.messages.len();
-        if !is_new && !(is_known && self.has_settings(task)) {
+        let is_continued = is_known && self.has_settings(task);
+        if !is_new && !is_continued {
             return false;
         }
         self.epoch = task.epoch;

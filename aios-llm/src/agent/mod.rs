@@ -14,6 +14,7 @@ mod history;
 mod host;
 mod output;
 mod prompt;
+mod refused;
 mod session;
 mod turn;
 mod updates;
@@ -40,7 +41,7 @@ pub(crate) use self::{
     history::{History, model_call},
     host::ToolTask,
     output::FINAL_TOOL,
-    turn::Refused,
+    refused::Refused,
 };
 use crate::{
     budget::{Budget, SubjectBudget},

@@ -1,4 +1,4 @@
-//! What becomes of one response: the output, or the results of its calls.
+//! The end of one turn: the output, or the results of the calls of a response.
 
 use std::sync::Arc;
 
@@ -14,6 +14,7 @@ use super::{
     decisions::emit,
     handover::{HAND_BACK, HandedOver},
     output::FINAL_TOOL,
+    refused::Refused,
     session::Session,
 };
 use crate::{
@@ -45,15 +46,6 @@ pub enum EndStrategy {
     Exhaustive,
     /// None. The result is the output at once.
     Early,
-}
-
-/// An event: a call did not run, or was no output. The results of the other calls are recorded as
-/// the ends of their tasks and children.
-#[derive(Debug, Serialize, Deserialize)]
-pub(crate) struct Refused {
-    pub(crate) call_id: String,
-    pub(crate) tool: String,
-    pub(crate) reason: String,
 }
 
 /// The calls of a response, sorted.

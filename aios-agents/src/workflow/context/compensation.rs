@@ -1,4 +1,4 @@
-//! What a run does before it ends with a failure.
+//! The compensations of a run that fails or is cancelled.
 
 use std::future::Future;
 

@@ -36,7 +36,7 @@ pub(super) struct Waiting {
     /// Steps whose code was woken, and whose wakers were not.
     pub(super) woken_steps: Vec<u64>,
     pub(super) compensations: Vec<Compensation>,
-    /// What a compensation adds to the details of the run's failure.
+    /// Fields that are added to the details of the run's failure.
     pub(super) failure_details: Map<String, Value>,
     pub(super) mismatch: Option<Mismatch>,
     /// Set if the journal pins a version of a change that the code does not support.

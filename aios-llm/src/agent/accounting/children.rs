@@ -1,4 +1,4 @@
-//! What called agents have spent, also those that are cancelled with the run.
+//! The sums of called agents, also of those that are cancelled with the run.
 
 use std::{collections::BTreeMap, future::poll_fn, mem, pin::Pin, time::Duration};
 
