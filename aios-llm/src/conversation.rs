@@ -16,7 +16,7 @@ use serde::Deserialize;
 
 use crate::{
     agent::{
-        FINAL_TOOL, History, MODEL_SUFFIX, Prompt, SUMMARY_PREFIX, TOOLS_SUFFIX, ToolTask,
+        FINAL_TOOL, History, MODEL_SUFFIX, Prompt, Refused, SUMMARY_PREFIX, TOOLS_SUFFIX, ToolTask,
         model_call,
     },
     budget::Spent,
@@ -80,6 +80,8 @@ struct Results {
     calls: BTreeMap<TaskId, String>,
     /// Results, and whether each is an error.
     ended: BTreeMap<String, (String, bool)>,
+    /// Whether the run has completed, so that its result was taken.
+    is_complete: bool,
 }
 
 #[derive(Deserialize)]
@@ -143,6 +145,11 @@ impl Conversation {
                         conversation.results = Results::default();
                     }
                 }
+                ("llm", "refused") if entity == "tool" => {
+                    let Refused { call_id, reason, .. } = event.data()?;
+                    conversation.results.ended.insert(call_id, (reason, true));
+                }
+                ("workflows", "completed") => conversation.results.is_complete = true,
                 ("agents", _) if entity.ends_with(TOOLS_SUFFIX) => {
                     conversation.results.take(action, event)?;
                 }
@@ -244,7 +251,8 @@ impl Results {
     /// The result of a call.
     fn of(&self, call: &ToolCall) -> ToolResult {
         let unknown = || match call.name.as_str() {
-            FINAL_TOOL => ("The result was taken.".to_owned(), false),
+            FINAL_TOOL if self.is_complete => ("The result was taken.".to_owned(), false),
+            FINAL_TOOL => ("The run ended, and the result was not taken.".to_owned(), true),
             _ => ("The run ended, and the result of this call is unknown.".to_owned(), true),
         };
         let (content, is_error) = self.ended.get(&call.id).cloned().unwrap_or_else(unknown);

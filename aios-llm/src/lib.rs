@@ -101,8 +101,8 @@ pub mod tool;
 
 pub use self::{
     agent::{
-        AgentUpdate, Compaction, LlmAgent, LlmAgentError, Prompt, RuntimeBuilderExt, Streaming,
-        TOKENS, pending_decisions,
+        AgentUpdate, Compaction, EndStrategy, LlmAgent, LlmAgentError, Prompt, RuntimeBuilderExt,
+        Streaming, TOKENS, pending_decisions,
     },
     conversation::Conversation,
     model::{LanguageModel, ModelError, ModelRequest, ModelResponse},

@@ -175,7 +175,40 @@ async fn should_cancel_an_agent_with_its_caller() {
     for run in [&run, &child] {
         assert_eq!(in_time(run.result::<String>()).await.unwrap_err().code(), "RUN_CANCELLED");
     }
-    assert_eq!(spent(&child).await.requests, 1, "its own log has what it spent");
+    let of_child =
+        Spent { requests: 1, usage: Usage::new(10, 5), tool_calls: 1, ..Spent::default() };
+    assert_eq!(spent(&child).await, of_child);
+    let own = Spent { requests: 1, usage: Usage::new(10, 5), tool_calls: 1, ..Spent::default() };
+    let sum = Spent {
+        requests: own.requests + of_child.requests,
+        usage: own.usage + of_child.usage,
+        tool_calls: own.tool_calls + of_child.tool_calls,
+        ..Spent::default()
+    };
+    assert_eq!(spent(&run).await, sum);
+    let journal = run.journal(0, 1000).await.unwrap();
+    let settled = journal.iter().filter(|it| it.event.event_type.as_str() == "llm.budget.settled");
+    assert_eq!(settled.count(), 3, "the request, the child and the call");
+}
+
+#[tokio::test]
+async fn should_sum_what_cancelled_agents_of_several_levels_have_spent() {
+    let hold = || search_tool().with_approval(Approval::Required);
+    let searcher = scripted([delegate("level 2"), search_call("rust")]);
+    let runtime = pair(
+        LlmAgent::new(scripted([delegate("level 1")])).tool(ask()),
+        LlmAgent::new(searcher).tool(ask()).tool(hold()),
+    )
+    .await;
+    let run = runtime.start("agent", "go").id("run").await.unwrap();
+    let child = child_of(&runtime, &run).await;
+    let grandchild = child_of(&runtime, &child).await;
+    one_pending(&grandchild).await;
+    run.cancel("no longer needed").await.unwrap();
+    assert_eq!(in_time(run.result::<String>()).await.unwrap_err().code(), "RUN_CANCELLED");
+    let sums = [spent(&grandchild).await, spent(&child).await, spent(&run).await];
+    assert_eq!(sums.map(|it| (it.requests, it.tool_calls)), [(1, 1), (2, 2), (3, 3)]);
+    assert_eq!(sums[2].usage, Usage::new(30, 15));
 }
 
 #[tokio::test]

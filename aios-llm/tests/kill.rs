@@ -1,6 +1,6 @@
 //! Kills a process with an agent of ten tools, one of them another agent, at seeded moments.
 //!
-//! `AIOS_LLM_KILLS=500` kills that often; a few kills are the default.
+//! `AIOS_LLM_KILLS=500` kills that often, on SQLite and on PostgreSQL; a few kills are the default.
 
 #![cfg(unix)]
 
@@ -11,14 +11,15 @@ use std::{
     os::unix::process::ExitStatusExt,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
+    sync::Arc,
     time::Duration,
 };
 
-use aios_agents::{RunHandle, Runtime, prelude::*};
+use aios_agents::{RunHandle, Runtime, prelude::*, runtime::EngineOptions};
 use aios_broker::memory::MemoryBroker;
 use aios_core::{
     agent::{TaskAssigned, TaskCompleted, TaskId},
-    store::{EventStore, MAX_PAGE, RecordedEvent, StreamId},
+    store::{MAX_PAGE, RecordedEvent, StreamId},
 };
 use aios_llm::{
     Conversation, LlmAgent, ModelRequest, ModelResponse, RuntimeBuilderExt,
@@ -29,7 +30,11 @@ use aios_llm::{
     testing::FunctionModel,
     tool::{Effect, Resolution, Tool, ToolContext},
 };
-use aios_store::sqlite::SqliteStore;
+use aios_store::{
+    postgres::{PostgresOptions, PostgresStore},
+    sqlite::SqliteStore,
+};
+use aios_tests::postgres::PostgresServer;
 use serde_json::json;
 
 use crate::support::Query;
@@ -45,6 +50,11 @@ const HELPER_CALLS: usize = 1;
 /// Calls in each response.
 const CALLS: usize = 2;
 const DEFAULT_KILLS: usize = 12;
+/// Kills on PostgreSQL, where each one costs the time of a lease.
+const DEFAULT_KILLS_ON_POSTGRES: usize = 4;
+const LEASE: Duration = Duration::from_secs(3);
+/// The file that names the database and the schema on PostgreSQL.
+const POSTGRES: &str = "postgres";
 const SIGKILL: i32 = 9;
 
 #[allow(clippy::disallowed_methods, reason = "the variables configure the test itself")]
@@ -122,16 +132,23 @@ fn provider(folder: &Path, respond: fn(&ModelRequest) -> ModelResponse) -> Funct
     })
 }
 
-fn agent(folder: &Path, store: &std::sync::Arc<dyn Store>) -> LlmAgent {
+fn agent(folder: &Path, store: &Arc<dyn Store>) -> LlmAgent {
     let agent = LlmAgent::new(provider(folder, respond))
-        .write_log(std::sync::Arc::clone(store))
+        .write_log(Arc::clone(store))
         .budget(Budget::new().with_requests(100))
         .tool(Tool::agent(format!("tool_{HELPER}"), "Asks the helper.", "helper"));
     (0..HELPER).fold(agent, |agent, number| agent.tool(tool(folder, number)))
 }
 
-fn url(folder: &Path) -> String {
-    format!("sqlite://{}", folder.join("state.db").display())
+/// The store of the killed process: on PostgreSQL if the folder says so, else a file in it.
+async fn connect(folder: &Path) -> Arc<dyn Store> {
+    let Ok(place) = fs::read_to_string(folder.join(POSTGRES)) else {
+        let url = format!("sqlite://{}", folder.join("state.db").display());
+        return Arc::new(SqliteStore::connect(&url).await.unwrap());
+    };
+    let (url, schema) = place.split_once('\n').unwrap();
+    let options = PostgresOptions::new(url).with_schema(schema).with_max_connections(4);
+    Arc::new(PostgresStore::connect_with(options).await.unwrap())
 }
 
 /// Answers every question about a `write` call, as a person would.
@@ -156,11 +173,11 @@ fn should_be_started_by_another_test() {
     let Some(folder) = variable(FOLDER).map(PathBuf::from) else { return };
     let tokio = tokio::runtime::Runtime::new().unwrap();
     tokio.block_on(async {
-        let store: std::sync::Arc<dyn Store> =
-            std::sync::Arc::new(SqliteStore::connect(&url(&folder)).await.unwrap());
+        let store = connect(&folder).await;
         let runtime = Runtime::builder()
-            .store(std::sync::Arc::clone(&store))
-            .broker(std::sync::Arc::new(MemoryBroker::new()))
+            .store(Arc::clone(&store))
+            .broker(Arc::new(MemoryBroker::new()))
+            .engine_options(EngineOptions::new().with_lease_time(LEASE))
             .llm_agent("agent", agent(&folder, &store))
             .unwrap()
             .llm_agent("helper", helper(&folder))
@@ -212,7 +229,7 @@ fn wait_for(child: &mut Child, folder: &Path, count: usize) {
 
 /// The journals of the run and of its children.
 async fn journals(folder: &Path) -> Vec<Vec<RecordedEvent>> {
-    let store = SqliteStore::connect(&url(folder)).await.unwrap();
+    let store = connect(folder).await;
     let (mut ids, mut journals) = (vec!["run".to_owned()], Vec::new());
     while let Some(id) = ids.pop() {
         let stream = StreamId::of_run(&id).unwrap();
@@ -287,13 +304,8 @@ fn crash_until_done(
             assert!(status.success(), "{status}");
             break;
         }
-        let known = match folder.join("state.db").exists() {
-            true => {
-                let journals = tokio.block_on(journals(folder));
-                journals.iter().flat_map(|journal| recorded(journal)).collect()
-            }
-            false => HashSet::new(),
-        };
+        let journals = tokio.block_on(journals(folder));
+        let known = journals.iter().flat_map(|journal| recorded(journal)).collect();
         crashes.push((executions(folder).len(), known));
     }
     assert!(spawn(folder).wait().unwrap().success());
@@ -330,15 +342,30 @@ fn check(folder: &Path, journals: &[Vec<RecordedEvent>], crashes: &[(usize, Hash
     assert_eq!(spent.tool_calls, u64::try_from(TURNS * CALLS + HELPER_CALLS).unwrap());
 }
 
-#[test]
-fn should_repeat_no_recorded_call_after_kills() {
-    let wanted = variable("AIOS_LLM_KILLS").map_or(DEFAULT_KILLS, |text| text.parse().unwrap());
+/// Kills processes, each on a store that `prepare` names in its folder.
+fn crash(default_kills: usize, seed: u64, prepare: impl Fn(&Path)) {
+    let wanted = variable("AIOS_LLM_KILLS").map_or(default_kills, |text| text.parse().unwrap());
     let tokio = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    let (mut random, mut kills, mut asked) = (Random(0x5eed_0001), 0, 0);
+    let (mut random, mut kills, mut asked) = (Random(seed), 0, 0);
     while kills < wanted {
         let folder = tempfile::tempdir().unwrap();
+        prepare(folder.path());
         kills += crash_until_done(&mut random, folder.path(), &tokio, wanted - kills);
         asked += executions(folder.path()).iter().filter(|line| line.starts_with("asked ")).count();
     }
     println!("{kills} kills, {asked} questions about write calls");
+}
+
+#[test]
+fn should_repeat_no_recorded_call_after_kills() {
+    crash(DEFAULT_KILLS, 0x5eed_0001, |_| {});
+}
+
+#[test]
+fn should_repeat_no_recorded_call_after_kills_on_postgres() {
+    let Some(server) = PostgresServer::shared() else { return };
+    crash(DEFAULT_KILLS_ON_POSTGRES, 0x5eed_0002, |folder| {
+        let place = format!("{}\n{}", server.url(), server.new_name());
+        fs::write(folder.join(POSTGRES), place).unwrap();
+    });
 }

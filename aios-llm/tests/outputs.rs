@@ -1,15 +1,23 @@
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering},
+};
 
+use aios_agents::{RunHandle, prelude::*};
 use aios_llm::{
-    LlmAgent,
-    model::{Capabilities, FinishReason},
+    Conversation, EndStrategy, LlmAgent, ModelResponse,
+    model::{Capabilities, FinishReason, Message, Part},
     testing::{SchemaModel, ScriptedModel},
+    tool::{Approval, Decision, Tool},
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use crate::support::{call, failure, in_time, runtime, scripted, search_tool, start, text};
+use crate::support::{
+    Query, call, failure, in_time, one_pending, runtime, scripted, search, search_tool, start,
+    store, text,
+};
 
 #[derive(Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 struct Report {
@@ -94,4 +102,136 @@ async fn should_not_take_a_result_that_is_cut_off() {
     let runtime = runtime(LlmAgent::new(model).output::<Report>()).await;
     let report: Report = in_time(start(&runtime).await.result()).await.unwrap();
     assert_eq!(report.title, "A report");
+}
+
+/// A response with these calls, of which `final_result` has a valid result.
+fn beside_a_result(calls: &[(&str, serde_json::Value)]) -> ModelResponse {
+    let result = Part::tool_call("r", "final_result", &json!({"title": "Rust", "pages": 3}));
+    let calls = calls
+        .iter()
+        .enumerate()
+        .map(|(index, (tool, arguments))| Part::tool_call(index.to_string(), *tool, arguments));
+    ModelResponse::new(std::iter::once(result).chain(calls).collect())
+}
+
+/// An agent that takes its result from a call, has a `write` tool that counts its calls, and fails
+/// those that say so.
+fn publisher(
+    responses: impl IntoIterator<Item = ModelResponse>,
+    published: &Arc<AtomicUsize>,
+) -> (Arc<ScriptedModel>, LlmAgent<Report>) {
+    let tools_only = Capabilities::none().with_tools(true);
+    let model = Arc::new(ScriptedModel::new(responses).with_capabilities(tools_only));
+    let published = Arc::clone(published);
+    let publish = move |query: Query| {
+        published.fetch_add(1, Ordering::SeqCst);
+        async move {
+            match query.words.as_str() {
+                "bad" => Err(TaskError::terminal(Failure::new("TOO_BAD", "it is bad"))),
+                words => Ok(format!("published {words}")),
+            }
+        }
+    };
+    let agent = LlmAgent::new(Arc::clone(&model))
+        .tool(Tool::write("publish", "Publishes.", publish))
+        .tool(search_tool())
+        .write_log(store())
+        .output::<Report>();
+    (model, agent)
+}
+
+/// The results of the calls of a conversation's last response.
+async fn results(run: &RunHandle) -> Vec<(String, bool)> {
+    let conversation = Conversation::of(run).await.unwrap();
+    contents(&conversation.results().unwrap())
+}
+
+fn contents(message: &Message) -> Vec<(String, bool)> {
+    let results = message.content.iter().filter_map(|part| match part {
+        Part::ToolResult(result) => Some((result.content.clone(), result.is_error)),
+        _ => None,
+    });
+    results.collect()
+}
+
+#[tokio::test]
+async fn should_run_the_calls_beside_a_result() {
+    let published = Arc::default();
+    let response = beside_a_result(&[
+        ("publish", json!({"words": "a"})),
+        ("search", json!({"words": "b"})),
+        ("final_result", json!({"title": "other", "pages": 1})),
+    ]);
+    let (model, agent) = publisher([response], &published);
+    let runtime = runtime(agent).await;
+    let run = start(&runtime).await;
+    assert_eq!(in_time(run.result::<Report>()).await.unwrap(), report());
+    assert_eq!(published.load(Ordering::SeqCst), 1, "the call was not dropped");
+    model.assert_finished();
+    let told = results(&run).await;
+    assert_eq!(told[0], ("The result was taken.".to_owned(), false));
+    assert_eq!(told[1], ("published a".to_owned(), false));
+    assert_eq!(told[2], ("found b".to_owned(), false));
+    assert!(told[3].1 && told[3].0.contains("did not run"), "{told:?}");
+}
+
+#[tokio::test]
+async fn should_ask_for_the_result_again_if_a_call_beside_it_failed() {
+    for arguments in [json!({"words": "bad"}), json!({"words": 7})] {
+        let published = Arc::default();
+        let again = call("s", "final_result", &json!({"title": "Failed", "pages": 0}));
+        let first = beside_a_result(&[("publish", arguments), ("search", json!({"words": "b"}))]);
+        let (model, agent) = publisher([first, again], &published);
+        let runtime = runtime(agent).await;
+        let run = start(&runtime).await;
+        let result: Report = in_time(run.result()).await.unwrap();
+        assert_eq!(result.title, "Failed", "the model knew what had failed");
+        let told = contents(model.requests()[1].messages.last().unwrap());
+        assert!(told[0].1 && told[0].0.contains("not taken"), "{told:?}");
+        assert!(told[1].1, "{told:?}");
+        assert_eq!(told[2], ("found b".to_owned(), false));
+    }
+}
+
+#[tokio::test]
+async fn should_run_no_call_beside_a_result_that_ends_the_run_early() {
+    let published = Arc::default();
+    let response = beside_a_result(&[("publish", json!({"words": "a"})), ("invented", json!({}))]);
+    let (model, agent) = publisher([response], &published);
+    let runtime = runtime(agent.end_strategy(EndStrategy::Early)).await;
+    let run = start(&runtime).await;
+    assert_eq!(in_time(run.result::<Report>()).await.unwrap(), report());
+    assert_eq!(published.load(Ordering::SeqCst), 0);
+    model.assert_finished();
+    let told = results(&run).await;
+    assert_eq!(told[0], ("The result was taken.".to_owned(), false));
+    assert!(told[1..].iter().all(|it| it.1 && it.0.contains("did not run")), "{told:?}");
+}
+
+#[tokio::test]
+async fn should_decide_about_calls_beside_a_result_before_it_is_taken() {
+    let published = Arc::default();
+    let again = call("s", "final_result", &json!({"title": "Rejected", "pages": 0}));
+    let first = beside_a_result(&[("delete", json!({"words": "a"}))]);
+    let (model, agent) = publisher([first, again], &published);
+    let delete = Tool::read("delete", "Deletes.", search).with_approval(Approval::Required);
+    let runtime = runtime(agent.tool(delete)).await;
+    let run = start(&runtime).await;
+    let pending = one_pending(&run).await;
+    let reject = Decision::Reject { reason: "keep it".to_owned() };
+    run.signal(&pending.signal, &reject).await.unwrap();
+    assert_eq!(in_time(run.result::<Report>()).await.unwrap().title, "Rejected");
+    let told = contents(model.requests()[1].messages.last().unwrap());
+    assert!(told[1].1 && told[1].0.contains("keep it"), "{told:?}");
+}
+
+#[tokio::test]
+async fn should_tell_a_later_run_which_result_was_not_taken() {
+    let wrong = call("c", "final_result", &json!({"title": "Rust"}));
+    let (_, agent) = publisher([wrong], &Arc::default());
+    let runtime = runtime(agent.max_faults(0)).await;
+    let run = start(&runtime).await;
+    assert_eq!(failure(&run).await.code, "MODEL_FAULTS");
+    let told = results(&run).await;
+    assert!(told[0].1 && told[0].0.contains("pages"), "{told:?}");
 }

@@ -6,13 +6,13 @@ import json
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import aios
 import aios.sync
 import pydantic
 import pytest
-from aios.testing import ScriptedModel
+from aios.testing import FunctionModel, ScriptedModel
 
 FIXTURES = Path(__file__).parent.parent.parent / "tests" / "fixtures"
 
@@ -84,6 +84,31 @@ async def test_should_read_output_of_a_type(kind: Any, expected: Any) -> None:
     agent = aios.LlmAgent("writer", model, output_type=kind)
     assert await run_agent(agent) == expected
     assert "does not match" in json.dumps(model.requests[1]["messages"][-1])
+
+
+@pytest.mark.parametrize(("strategy", "found"), [("exhaustive", ["b"]), ("early", [])])
+async def test_should_decide_about_calls_beside_a_result(
+    strategy: Literal["exhaustive", "early"], found: list[str]
+) -> None:
+    searched: list[str] = []
+
+    @aios.tool
+    async def look(words: str) -> str:
+        searched.append(words)
+        return words
+
+    def model(request: dict[str, Any]) -> aios.ModelResponse:
+        assert any(it["name"] == "final_result" for it in request["tools"])
+        return calls(Call("final_result", {"title": "x"}, "a"), Call("look", {"words": "b"}, "b"))
+
+    only_tools = FunctionModel(model, native_output=False)
+    agent = aios.LlmAgent(
+        "writer", only_tools, tools=[look], output_type=Report, end_strategy=strategy
+    )
+    assert await run_agent(agent) == Report("x")
+    assert searched == found
+    with pytest.raises(aios.ConfigurationError, match="end_strategy"):
+        aios.LlmAgent("writer", model, end_strategy="later")  # type: ignore[call-overload]
 
 
 async def test_should_run_plain_tools_in_threads_and_plain_models() -> None:

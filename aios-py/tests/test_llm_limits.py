@@ -8,6 +8,7 @@ import threading
 from typing import Any
 
 import aios
+import aios.sync
 import pytest
 from agents import call, children, failed, search, spent, text
 from aios.testing import FunctionModel, ScriptedModel
@@ -141,6 +142,18 @@ async def test_should_limit_all_runs_of_a_subject_together() -> None:
         assert (sums["requests"], sums["tool_calls"]) == (3, 1)
         assert sums["usage"]["input_tokens"] == 30
         assert (await failed(await runtime.start(agent, "go"))).code == "INVALID_PARAMETERS"
+
+
+def test_should_read_conversations_and_sums_of_subjects_in_blocking_code() -> None:
+    budget = aios.SubjectBudget(WINDOW, aios.Limits(requests=3))
+    agent = subject_agent(call("search", words="a"), text("one"), subject_budget=budget)
+    with aios.sync.Runtime(agents=[agent]) as runtime:
+        run = runtime.start(agent, aios.Prompt("go", subject="mary"))
+        assert run.result() == "one"
+        sums = aios.sync.spent_of(budget, runtime, "mary")
+        assert (sums["requests"], sums["tool_calls"]) == (2, 1)
+        conversation = aios.sync.conversation_of(run)
+        assert (len(conversation.turns), conversation.spent) == (2, sums)
 
 
 async def test_should_charge_a_subject_for_the_agents_that_its_runs_call() -> None:

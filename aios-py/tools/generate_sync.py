@@ -38,7 +38,13 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
 from . import _client, _handle, _projection, _remote, _runtime
 from ._aios import DEFAULTS
-from ._blocking import BlockingConnection, EventLoopThread, EventStream
+from ._blocking import (
+    BlockingConnection,
+    EventLoopThread,
+    EventStream,
+    conversation_of,
+    spent_of,
+)
 from ._output import OutputItem
 from ._projection import ProjectionDeadLetter
 from ._records import (
@@ -65,7 +71,16 @@ I = TypeVar("I")
 O = TypeVar("O")
 T = TypeVar("T")
 
-__all__ = ["Client", "EventStream", "ProjectionHandle", "RemoteClient", "RunHandle", "Runtime"]
+__all__ = [
+    "Client",
+    "EventStream",
+    "ProjectionHandle",
+    "RemoteClient",
+    "RunHandle",
+    "Runtime",
+    "conversation_of",
+    "spent_of",
+]
 '''
 
 #: Passages of docstrings that differ in the blocking API. Each has to occur.

@@ -2,7 +2,7 @@ use std::{error::Error, fmt};
 
 use aios_core::{agent::TaskError, event::Payload, failure::Failure};
 use serde::Serialize;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 /// Why a workflow ended without a result.
 ///
@@ -106,6 +106,22 @@ impl WorkflowError {
     #[must_use]
     pub fn code(&self) -> &str {
         self.failure().map_or("", |failure| &failure.code)
+    }
+
+    /// Adds fields to the details of the failure.
+    pub(crate) fn with_details(mut self, fields: Map<String, Value>) -> Self {
+        if let Kind::Failed(failure) | Kind::Cancelled(failure) = &mut self.0
+            && !fields.is_empty()
+        {
+            let mut details = match failure.details.take() {
+                Value::Object(details) => details,
+                Value::Null => Map::new(),
+                cause => Map::from_iter([("cause".to_owned(), cause)]),
+            };
+            details.extend(fields);
+            failure.details = Value::Object(details);
+        }
+        self
     }
 
     /// Adds the failed compensations to the failure.

@@ -124,6 +124,7 @@ async fn compensate(context: &WorkflowContext, error: WorkflowError) -> Workflow
             failed.push(json!({"compensation": compensation.name, "failure": failure}));
         }
     }
+    let error = error.with_details(context.take_failure_details());
     match failed.is_empty() {
         true => error,
         false => error.with_failed_compensations(&failed),

@@ -7,7 +7,13 @@ use aios_core::{failure::Failure, retry::RetryPolicy};
 use futures_util::future::join_all;
 use serde_json::Value;
 
-use super::{accounting::Accounting, compiled::Compiled, decisions::Decisions, host::ToolTask};
+use super::{
+    accounting::Accounting,
+    compiled::Compiled,
+    decisions::{Decisions, emit},
+    host::ToolTask,
+    refused::Refused,
+};
 use crate::{
     budget::Limits,
     model::{ToolCall, ToolResult},
@@ -73,6 +79,10 @@ impl Calls<'_> {
             let ToolCall { id, name, .. } = &checked.call;
             let call_id = id.clone();
             let name = name.clone();
+            if ran == 0 {
+                let (call_id, tool, reason) = (call_id.clone(), name.clone(), content.clone());
+                emit(self.context, "tool", "refused", &Refused { call_id, tool, reason })?;
+            }
             all.results.push(ToolResult { call_id, name, content, is_error });
             all.ran += ran;
         }

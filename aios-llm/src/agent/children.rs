@@ -9,13 +9,10 @@ use super::{
     calls::{Calls, Checked, Ended},
     delegation::{Delegation, Report, spent_of},
 };
-use crate::{
-    budget::Spent,
-    tool::{Assignment, Child, OnFailure, Tool, result_text},
-};
+use crate::tool::{Assignment, Child, OnFailure, Tool, result_text};
 
 /// Failures of a child that never ran: the run of the caller fails.
-const NOT_STARTED: [&str; 4] =
+pub(super) const NOT_STARTED: [&str; 4] =
     ["WORKFLOW_NOT_FOUND", "RUN_EXISTS", "INVALID_RUN_ID", "INVALID_CHILD"];
 
 impl Calls<'_> {
@@ -64,10 +61,12 @@ impl Calls<'_> {
             subject: self.subject.map(str::to_owned),
             ..Prompt::new(task).delegated(Delegation { share: checked.share })
         };
-        let failure = match self.context.child::<Report>(&child.workflow, &prompt).await {
-            Ok(Report { output, spent }) => {
-                self.accounting.settle_part(spent, false)?;
-                return Ok(Ok(output));
+        let child_run = self.context.child::<Report>(&child.workflow, &prompt);
+        let ended = self.accounting.child(child_run, checked.share).await;
+        let failure = match ended {
+            Ok(report) => {
+                self.accounting.settle_child(Ok(report.spent), checked.share)?;
+                return Ok(Ok(report.output));
             }
             Err(error) => failure_of(error)?,
         };
@@ -79,13 +78,7 @@ impl Calls<'_> {
             );
             return Err(WorkflowError::failed(Failure::new("INVALID_LLM_AGENT", reason)));
         }
-        let is_started = !NOT_STARTED.contains(&failure.code.as_str());
-        match spent_of(&failure) {
-            Some(spent) => self.accounting.settle_part(spent, false)?,
-            // A child that was cancelled does not say what it has spent: what was reserved counts.
-            None if is_started => self.accounting.settle_part(checked.share.amounts(), true)?,
-            None => self.accounting.settle_part(Spent::default(), false)?,
-        }
+        self.accounting.settle_child(Err(&failure), checked.share)?;
         Ok(Err(failure))
     }
 }

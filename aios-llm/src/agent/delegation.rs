@@ -13,6 +13,9 @@ pub(crate) struct Delegation {
     pub(super) share: Limits,
 }
 
+/// The field of the details of a failure that says what a run has spent.
+pub(super) const SPENT: &str = "spent";
+
 /// The result of a run that another agent has called.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Report {
@@ -31,15 +34,15 @@ pub(super) fn report(
     };
     let Some(failure) = error.failure() else { return Err(error) };
     let mut failure = failure.clone();
-    failure.details = json!({ "cause": failure.details, "spent": spent });
+    failure.details = json!({ "cause": failure.details, SPENT: spent });
     Err(WorkflowError::failed(failure))
 }
 
 /// The sum of a run that failed; `None` if its failure does not say it.
 pub(super) fn spent_of(failure: &Failure) -> Option<Spent> {
     // The engine wraps the details if a compensation has failed.
-    let details = [&failure.details, failure.details.get("cause")?];
-    details.into_iter().find_map(|details| Spent::deserialize(details.get("spent")?).ok())
+    let details = [Some(&failure.details), failure.details.get("cause")];
+    details.into_iter().flatten().find_map(|details| Spent::deserialize(details.get(SPENT)?).ok())
 }
 
 #[cfg(test)]
@@ -59,6 +62,8 @@ mod tests {
         assert_eq!((failure.code.as_str(), spent_of(failure)), ("X", Some(spent)));
         let wrapped = json!({"cause": failure.details, "failed_compensations": []});
         assert_eq!(spent_of(&Failure::new("X", "").with_details(wrapped)), Some(spent));
+        let cancelled = Failure::new("RUN_CANCELLED", "").with_details(json!({ SPENT: spent }));
+        assert_eq!(spent_of(&cancelled), Some(spent));
         assert_eq!(spent_of(&Failure::new("RUN_CANCELLED", "")), None);
     }
 }

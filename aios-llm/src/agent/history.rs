@@ -20,6 +20,8 @@ use crate::model::{ImageSource, Message, ModelRequest, Part};
 pub(super) const MISSING: &str = "CONVERSATION_MISSING";
 /// Conversations that a process remembers, and their size.
 const REMEMBERED: usize = 4096;
+/// Number of hexadecimal digits of a digest that tells settings apart.
+const DIGEST: usize = 16;
 const REMEMBERED_BYTES: usize = 64 * 1024 * 1024;
 
 /// The parameters of a model call.
@@ -41,6 +43,10 @@ pub struct ModelTask {
     /// The request without messages, if it differs from that of the call before.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub settings: Option<Box<ModelRequest>>,
+    /// Begin of the digest of the settings, if those are not given. Earlier calls have told other ones
+    /// if the code of the agent has changed since, or if the run is a fork.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub settings_digest: Option<String>,
     /// Whether the cheaper model of the agent answers.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub is_cheaper: bool,
@@ -65,6 +71,8 @@ pub(crate) struct History {
     epoch: u32,
     messages: Vec<Message>,
     settings: ModelRequest,
+    /// Begin of the digest of the settings, if it was needed.
+    digest: Option<String>,
 }
 
 impl History {
@@ -72,7 +80,8 @@ impl History {
     fn add(&mut self, task: &ModelTask) -> bool {
         let is_new = task.kept == 0 && task.settings.is_some();
         let is_known = task.epoch == self.epoch && task.kept <= self.messages.len();
-        if !is_new && !is_known {
+        let is_continued = is_known && self.has_settings(task);
+        if !is_new && !is_continued {
             return false;
         }
         self.epoch = task.epoch;
@@ -80,8 +89,16 @@ impl History {
         self.messages.extend(task.messages.iter().cloned());
         if let Some(settings) = &task.settings {
             self.settings = (**settings).clone();
+            self.digest = None;
         }
         true
+    }
+
+    /// Whether the settings that a call refers to are those of the calls before.
+    fn has_settings(&mut self, task: &ModelTask) -> bool {
+        let (None, Some(wanted)) = (&task.settings, &task.settings_digest) else { return true };
+        let digest = self.digest.get_or_insert_with(|| short_digest(&self.settings));
+        digest == wanted
     }
 
     /// Adds the parameters of a call in a journal, and returns the whole request; `None` if the
@@ -107,12 +124,17 @@ impl History {
     }
 }
 
+/// The begin of the digest of settings.
+fn short_digest(settings: &ModelRequest) -> String {
+    settings.digest().chars().take(DIGEST).collect()
+}
+
 /// The part of the conversation that calls have told so far, on the side of the workflow.
 #[derive(Debug, Default)]
 pub(super) struct Told {
     epoch: u32,
     messages: usize,
-    settings: Option<ModelRequest>,
+    settings: Option<(ModelRequest, String)>,
 }
 
 impl Told {
@@ -125,12 +147,21 @@ impl Told {
         self.messages = request.messages.len();
         let messages = request.messages.split_off(kept);
         let settings = ModelRequest { messages: Vec::new(), ..request };
-        let is_told = self.settings.as_ref() == Some(&settings);
-        let settings = (!is_told).then(|| Box::new(settings));
+        let told = self.settings.as_ref().filter(|(told, _)| *told == settings);
+        let settings_digest = told.map(|(_, digest)| digest.clone());
+        let settings = settings_digest.is_none().then(|| Box::new(settings));
         if let Some(settings) = &settings {
-            self.settings = Some((**settings).clone());
+            self.settings = Some(((**settings).clone(), short_digest(settings)));
         }
-        ModelTask { epoch, kept, messages, settings, is_cheaper: false, is_summary: false }
+        ModelTask {
+            epoch,
+            kept,
+            messages,
+            settings,
+            settings_digest,
+            is_cheaper: false,
+            is_summary: false,
+        }
     }
 
     /// Makes the next call hold the whole conversation.
@@ -287,6 +318,22 @@ mod tests {
         told.forget();
         let again = told.next(0, request(&["a", "b"]));
         assert_eq!(History::default().request(&again), Some(request(&["a", "b"])));
+    }
+
+    #[test]
+    fn should_notice_that_the_code_of_an_agent_has_changed() {
+        let mut history = History::default();
+        let first = Told::default().next(0, request(&["a"]));
+        assert!(history.request(&first).is_some());
+        // The same run with other instructions: its replay has told them, but its journal has not.
+        let mut told = Told::default();
+        let other = |texts: &[&str]| request(texts).with_instructions("Be long.");
+        told.next(0, other(&["a"]));
+        let second = told.next(0, other(&["a", "b"]));
+        assert_eq!(history.request(&second), None);
+        told.forget();
+        let again = told.next(0, other(&["a", "b"]));
+        assert_eq!(history.request(&again), Some(other(&["a", "b"])));
     }
 
     #[test]

@@ -14,7 +14,9 @@ mod history;
 mod host;
 mod output;
 mod prompt;
+mod refused;
 mod session;
+mod turn;
 mod updates;
 
 use std::{fmt, marker::PhantomData, sync::Arc, time::Duration};
@@ -31,6 +33,7 @@ pub use self::{
     decisions::pending_decisions,
     history::ModelTask,
     prompt::Prompt,
+    turn::EndStrategy,
     updates::{AgentUpdate, Streaming, TOKENS},
 };
 pub(crate) use self::{
@@ -38,6 +41,7 @@ pub(crate) use self::{
     history::{History, model_call},
     host::ToolTask,
     output::FINAL_TOOL,
+    refused::Refused,
 };
 use crate::{
     budget::{Budget, SubjectBudget},
@@ -118,6 +122,7 @@ struct Options {
     max_identical_calls: u32,
     max_argument_bytes: usize,
     streaming: Streaming,
+    end_strategy: EndStrategy,
     compaction: Option<Compaction>,
     trace_content: TraceContent,
 }
@@ -148,6 +153,7 @@ impl LlmAgent<String> {
             max_identical_calls: Self::DEFAULT_MAX_IDENTICAL_CALLS,
             max_argument_bytes: Self::DEFAULT_MAX_ARGUMENT_BYTES,
             streaming: Streaming::default(),
+            end_strategy: EndStrategy::default(),
             compaction: None,
             trace_content: TraceContent::default(),
         };
@@ -406,6 +412,14 @@ impl<O> LlmAgent<O> {
     #[must_use]
     pub fn max_argument_bytes(mut self, bytes: usize) -> Self {
         self.definition.options.max_argument_bytes = bytes;
+        self
+    }
+
+    /// Sets which calls run beside the result of a response. Without effect if the result is the text
+    /// of a response.
+    #[must_use]
+    pub fn end_strategy(mut self, strategy: EndStrategy) -> Self {
+        self.definition.options.end_strategy = strategy;
         self
     }
 

@@ -11,30 +11,23 @@ use aios_core::{
 use serde_json::{Value, json};
 
 use super::{
-    AgentUpdate, Prompt, Streaming, TOKENS,
+    Prompt, Streaming, TOKENS,
     accounting::Accounting,
-    calls::{Calls, Checked},
     compiled::Compiled,
     decisions::{Decisions, emit},
     delegation::report,
     faults::Faults,
-    handover::{HAND_BACK, HandedOver},
     history::{MISSING, ModelTask, Told},
     host::{GUARDRAIL, ToolTask},
-    output::FINAL_TOOL,
 };
 use crate::{
-    budget::{Limits, Spent},
+    budget::Spent,
     guardrail::{Stage, Verdict},
-    model::{FinishReason, Message, ModelError, ModelRequest, ModelResponse, ToolCall, ToolResult},
+    model::{Message, ModelError, ModelRequest, ModelResponse},
 };
 
 /// Longest timer of a workflow: 100 years.
 const LONGEST_WAIT: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
-
-/// The fault of a call that is not complete.
-const CALL_CUT_OFF: &str = "The call was cut off at the maximum number of tokens and did not run. \
-    Make it shorter, or divide the work.";
 
 /// The workflow of an agent.
 pub(super) async fn run(
@@ -58,19 +51,19 @@ pub(super) async fn run(
 pub(super) struct Session {
     pub(super) agent: Arc<Compiled>,
     pub(super) context: WorkflowContext,
-    model_type: String,
-    tools_type: String,
+    pub(super) model_type: String,
+    pub(super) tools_type: String,
     /// The agents that handed the conversation over and may get it back.
-    former: Vec<Arc<Compiled>>,
+    pub(super) former: Vec<Arc<Compiled>>,
     /// The instructions of the prompt, which replace those of the first agent.
     instructions: Option<String>,
     pub(super) messages: Vec<Message>,
     /// Twice the number of times that messages were replaced.
     pub(super) epoch: u32,
-    accounting: Accounting,
-    subject: Option<String>,
+    pub(super) accounting: Accounting,
+    pub(super) subject: Option<String>,
     pub(super) faults: Faults,
-    decisions: Decisions,
+    pub(super) decisions: Decisions,
     /// The part of the conversation that the model calls have told.
     told: Told,
 }
@@ -81,7 +74,7 @@ impl Session {
         context: WorkflowContext,
         prompt: Prompt,
     ) -> Result<Self, WorkflowError> {
-        let share = prompt.delegation.map(|it| it.share).unwrap_or_default();
+        let share = prompt.delegation.map(|it| it.share);
         let accounting = Accounting::new(&agent, &context, share, prompt.subject.as_deref())?;
         Ok(Self {
             model_type: agent.model_type(),
@@ -242,152 +235,5 @@ impl Session {
         };
         self.agent.output.request_in(&mut request);
         request
-    }
-
-    /// Handles a response. Returns the output if it is final.
-    async fn handle(
-        &mut self,
-        turn: u32,
-        response: &ModelResponse,
-    ) -> Result<Option<Value>, WorkflowError> {
-        if response.finish_reason == FinishReason::Refusal {
-            let reason = format!("the model refused to answer: {}", response.output_text());
-            return Err(WorkflowError::failed(Failure::new("MODEL_REFUSED", reason)));
-        }
-        self.messages.push(response.to_message());
-        if response.tool_calls().next().is_none() {
-            return self.finish(response);
-        }
-        self.handle_calls(turn, response).await
-    }
-
-    /// Handles a response without tool calls.
-    fn finish(&mut self, response: &ModelResponse) -> Result<Option<Value>, WorkflowError> {
-        let fault = match (&response.finish_reason, self.agent.output.is_tool()) {
-            (FinishReason::Length, _) => {
-                "The answer was cut off at the maximum number of tokens. Answer more briefly."
-                    .to_owned()
-            }
-            (_, true) => format!("Call the tool {FINAL_TOOL} with the result."),
-            _ => match self.agent.output.read(&response.output_text()) {
-                Ok(output) => return Ok(Some(output)),
-                Err(fault) => fault,
-            },
-        };
-        self.faults.faulty(self.agent.options.max_faults, &fault)?;
-        self.messages.push(Message::user(fault));
-        Ok(None)
-    }
-
-    async fn handle_calls(
-        &mut self,
-        turn: u32,
-        response: &ModelResponse,
-    ) -> Result<Option<Value>, WorkflowError> {
-        let mut results: Vec<Option<ToolResult>> = Vec::new();
-        let mut checked = Vec::new();
-        let mut last_fault = None;
-        let mut next = None;
-        let last = response.tool_calls().count().saturating_sub(1);
-        for (index, call) in response.tool_calls().cloned().enumerate() {
-            let is_output = self.agent.output.is_tool() && call.name == FINAL_TOOL;
-            let is_cut_off = index == last && response.is_call_cut_off();
-            let successor = self.successor(&call.name).filter(|_| next.is_none() && !is_cut_off);
-            if let Some(agent) = successor {
-                let content = format!("The conversation continues with {}.", agent.name.as_str());
-                next = Some((call.name == HAND_BACK, agent));
-                let ToolCall { id: call_id, name, .. } = call;
-                results.push(Some(ToolResult { call_id, name, content, is_error: false }));
-                continue;
-            }
-            let fault = if is_cut_off {
-                CALL_CUT_OFF.to_owned()
-            } else if is_output {
-                match self.agent.output.read(&call.arguments) {
-                    Ok(output) => return Ok(Some(output)),
-                    Err(fault) => fault,
-                }
-            } else {
-                match self.faults.check(&self.agent, &call, self.accounting.depth()) {
-                    Ok(arguments) => {
-                        let place = format!("{turn}-{index}");
-                        let share = Limits::default();
-                        checked.push(Checked { call, arguments, place, share });
-                        results.push(None);
-                        continue;
-                    }
-                    Err(fault) => fault,
-                }
-            };
-            last_fault = Some(fault.clone());
-            let ToolCall { id: call_id, name, .. } = call;
-            results.push(Some(ToolResult { call_id, name, content: fault, is_error: true }));
-        }
-        match last_fault {
-            Some(fault) => self.faults.faulty(self.agent.options.max_faults, &fault)?,
-            None => self.faults.faultless(),
-        }
-        let mut ran = self.run_calls(checked).await?.into_iter();
-        let results = results.into_iter().filter_map(|result| result.or_else(|| ran.next()));
-        self.messages.push(Message::tool_results(results.collect::<Vec<_>>()));
-        if let Some((is_back, agent)) = next {
-            self.hand_over(is_back, agent)?;
-        }
-        Ok(None)
-    }
-
-    /// The agent that continues the conversation after a call of this tool.
-    fn successor(&self, tool: &str) -> Option<Arc<Compiled>> {
-        match tool {
-            HAND_BACK if self.agent.hands_back => self.former.last().map(Arc::clone),
-            tool => self.agent.handovers.get(tool).map(Arc::clone),
-        }
-    }
-
-    /// Continues the conversation with another agent.
-    fn hand_over(&mut self, is_back: bool, agent: Arc<Compiled>) -> Result<(), WorkflowError> {
-        let from = std::mem::replace(&mut self.agent, agent);
-        let to = self.agent.name.as_str();
-        emit(&self.context, "agent", "handed_over", &HandedOver { from: from.name.as_str(), to })?;
-        self.agent.tell(&self.context, &AgentUpdate::HandedOver { to: to.to_owned() })?;
-        self.accounting.handed_over();
-        (self.model_type, self.tools_type) = (self.agent.model_type(), self.agent.tools_type());
-        if is_back {
-            self.former.pop();
-        } else {
-            self.former.push(from);
-        }
-        Ok(())
-    }
-
-    async fn run_calls(&self, mut calls: Vec<Checked>) -> Result<Vec<ToolResult>, WorkflowError> {
-        if calls.is_empty() {
-            return Ok(Vec::new());
-        }
-        let count = u64::try_from(calls.len()).unwrap_or(u64::MAX);
-        let mut wanted: Vec<_> = calls.iter_mut().filter_map(|it| self.limits_of(it)).collect();
-        let limits: Vec<_> = wanted.iter().map(|(_, limits)| *limits).collect();
-        let (shares, left) = self.accounting.reserve_calls(count, &limits).await?;
-        for ((call, _), share) in wanted.iter_mut().zip(shares) {
-            call.share = share;
-        }
-        let running = Calls {
-            agent: &self.agent,
-            context: &self.context,
-            decisions: &self.decisions,
-            subject: self.subject.as_deref(),
-            accounting: &self.accounting,
-            tools_type: &self.tools_type,
-            left,
-        };
-        let ended = running.run(&calls).await?;
-        self.accounting.settle(Spent { tool_calls: ended.ran, ..Spent::default() }).await?;
-        Ok(ended.results)
-    }
-
-    /// A call with the limits of the agent that it calls, if it does.
-    fn limits_of<'c>(&self, checked: &'c mut Checked) -> Option<(&'c mut Checked, Limits)> {
-        let child = self.agent.tools.get(&checked.call.name)?.tool.child()?;
-        child.is_agent.then_some((checked, child.limits))
     }
 }

@@ -16,8 +16,10 @@ from ._records import Event
 if TYPE_CHECKING:
     from typing import Self
 
-    from . import _stream
+    from . import _stream, sync
+    from ._budget import SubjectBudget
     from ._connection import Connection
+    from ._conversation import Conversation
 
 T = TypeVar("T")
 
@@ -184,3 +186,34 @@ class BlockingConnection:
             # Raises that the connection is not open.
             self._connection._opened()
         return cast("EventLoopThread", self._running)
+
+
+def conversation_of(run: sync.RunHandle[Any]) -> Conversation:
+    """Reads the conversation of a run. See :meth:`aios.Conversation.of` for the async version.
+
+    Raises:
+        StoreError: The store failed.
+    """
+    from ._conversation import Conversation
+
+    loop = run._loop
+    return loop.call(Conversation.of(run._handle))
+
+
+def spent_of(
+    budget: SubjectBudget, client: sync.Client | sync.Runtime, subject: str
+) -> dict[str, Any]:
+    """The sums of a subject in the present window. See :meth:`aios.SubjectBudget.spent` for the async
+    version.
+
+    Args:
+        budget: The budget.
+        client: An open client or runtime with the store.
+        subject: The subject.
+
+    Raises:
+        ConfigurationError: The client has no store.
+        StoreError: The store failed.
+    """
+    loop = client._loop
+    return loop.call(budget.spent(client._client, subject))

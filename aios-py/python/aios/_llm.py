@@ -8,6 +8,7 @@ from typing import (
     TYPE_CHECKING,
     Any,
     Generic,
+    Literal,
     NamedTuple,
     TypedDict,
     TypeVar,
@@ -133,6 +134,7 @@ class _Options(TypedDict, total=False):
     cheaper_model: AnyModel | None
     compaction: Compaction | None
     streaming: bool
+    end_strategy: Literal["exhaustive", "early"]
     trace_content: bool
     version: int
     max_output_tokens: int | None
@@ -182,6 +184,10 @@ class LlmAgent(Workflow[Any, O], Generic[O]):
             it, one that is too long for the model fails with ``MODEL_CONTEXT_OVERFLOW``.
         streaming: Whether tokens, partial output and the progress of tools are written to the output
             stream ``tokens`` of the run; see :meth:`aios.RunHandle.stream`.
+        end_strategy: Which calls run beside the result of a response, if the result is a call of the
+            tool ``final_result``. With ``"exhaustive"``, all run. The result is the output if they all
+            succeed; else the model gets their results, and has to call ``final_result`` again. With
+            ``"early"``, none runs, and the result is the output at once.
         trace_content: Whether spans of model calls and tool calls have messages, arguments and results,
             which may be secret.
         version: From 1. Change it with the instructions or tools if runs of the earlier version have
@@ -265,6 +271,7 @@ class LlmAgent(Workflow[Any, O], Generic[O]):
             "max_identical_calls": options.get("max_identical_calls", 3),
             "max_argument_bytes": options.get("max_argument_bytes", DEFAULTS.max_argument_bytes),
             "streaming": options.get("streaming", False),
+            "end_strategy": options.get("end_strategy", "exhaustive"),
             "trace_content": options.get("trace_content", False),
             "compaction": compaction,
             "budget": None if budget is None else budget._row(),

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ._budget import Budget, SubjectBudget
+from ._errors import ConfigurationError
 from ._validation import check_int_range
 
 #: The lowest value of options that are counts.
@@ -33,7 +34,7 @@ def check_options(options: Mapping[str, Any]) -> None:
 
     Raises:
         TypeError: An option has another type.
-        ConfigurationError: A number is out of range.
+        ConfigurationError: A number is out of range, or a word is not one of those allowed.
     """
     for name, least in _COUNTS.items():
         if options.get(name) is not None:
@@ -42,3 +43,6 @@ def check_options(options: Mapping[str, Any]) -> None:
         value = options.get(name)
         if value is not None and not isinstance(value, kind):
             raise TypeError(f"{name} must be {described}, not {value!r}")
+    strategy = options.get("end_strategy", "exhaustive")
+    if strategy not in ("exhaustive", "early"):
+        raise ConfigurationError(f"end_strategy is 'exhaustive' or 'early', not {strategy!r}")

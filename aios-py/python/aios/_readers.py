@@ -112,7 +112,11 @@ def is_pydantic(kind: Any) -> bool:
 
 def pydantic_model(kind: Any) -> Compiled:
     pydantic = sys.modules["pydantic"]
-    adapter = pydantic.TypeAdapter(kind)
+    try:
+        adapter = pydantic.TypeAdapter(kind)
+        schema = adapter.json_schema()
+    except pydantic.errors.PydanticUserError as error:
+        raise TypeError(f"{kind!r} can't be read from JSON: {error.message}") from error
 
     def read(value: Any, path: str, violations: Violations) -> Any:
         try:
@@ -124,10 +128,10 @@ def pydantic_model(kind: Any) -> Compiled:
                 violations.append((path + below, "is missing" if missing else problem["msg"]))
             return INVALID
 
-    return read, adapter.json_schema()
+    return read, schema
 
 
-def msgspec_struct(kind: type) -> Compiled:
+def msgspec_struct(kind: Any) -> Compiled:
     msgspec = sys.modules["msgspec"]
 
     def read(value: Any, path: str, violations: Violations) -> Any:

@@ -7,11 +7,13 @@ import collections.abc as abc
 import dataclasses
 import enum
 import pathlib
+import sys
 import types
 import typing
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from ._definitions import hoisted
 from ._generics import arguments_of, substitute, title_of
 from ._readers import (
     INVALID,
@@ -56,7 +58,7 @@ class Compiler:
             return None, {}
         if typing.get_origin(annotation) is typing.Annotated:
             # Before any look-up: its metadata need not be hashable.
-            return self.compile(typing.get_args(annotation)[0])
+            return self._annotated(annotation, *typing.get_args(annotation))
         if annotation is None or annotation is type(None):
             return exactly(lambda value: value is None, "null"), {"type": "null"}
         if annotation in SCALARS:
@@ -74,6 +76,24 @@ class Compiler:
             return self._class(annotation)
         raise TypeError(f"{annotation!r} can't be read from JSON; annotate with a supported type")
 
+    def _foreign(self, compiled: Compiled) -> Compiled:
+        """A type whose schema another library made, with definitions of its own."""
+        reader, schema = compiled
+        return reader, hoisted(schema, self.definitions)
+
+    def _annotated(self, annotation: Any, kind: Any, *metadata: Any) -> Compiled:
+        """A type with a description, or with constraints that its library checks."""
+        libraries = {type(found).__module__.partition(".")[0] for found in metadata}
+        if libraries & {"pydantic", "annotated_types"} and "pydantic" in sys.modules:
+            return self._foreign(pydantic_model(annotation))
+        if "msgspec" in libraries:
+            return self._foreign(msgspec_struct(annotation))
+        reader, schema = self.compile(kind)
+        # A `Doc` of `typing_extensions`, or a text.
+        texts = [getattr(found, "documentation", found) for found in metadata]
+        texts = [text for text in texts if isinstance(text, str)]
+        return reader, {**schema, "description": texts[-1]} if texts else schema
+
     def _generic(self, annotation: Any, origin: Any, args: tuple[Any, ...]) -> Compiled:
         if origin in (typing.Union, types.UnionType):
             return self._union(args)
@@ -84,7 +104,7 @@ class Compiler:
         if origin is tuple:
             return self._tuple(args)
         if is_pydantic(annotation) or is_pydantic(origin):
-            return pydantic_model(annotation)
+            return self._foreign(pydantic_model(annotation))
         if not isinstance(origin, type):
             raise TypeError(
                 f"{annotation!r} can't be read from JSON; annotate with a supported type"
@@ -113,9 +133,9 @@ class Compiler:
         if issubclass(kind, pathlib.PurePath):
             return converted(str, kind, "path"), {"type": "string"}
         if is_pydantic(kind):
-            return pydantic_model(kind)
+            return self._foreign(pydantic_model(kind))
         if hasattr(kind, "__struct_fields__"):
-            return msgspec_struct(kind)
+            return self._foreign(msgspec_struct(kind))
         fields = _fields(kind)
         if fields is None:
             raise TypeError(
@@ -270,7 +290,7 @@ def _fields(annotation: Any) -> list[_Field] | None:
     kind = typing.get_origin(annotation) or annotation
     arguments = arguments_of(annotation)
     if dataclasses.is_dataclass(kind):
-        hints = typing.get_type_hints(kind)
+        hints = typing.get_type_hints(kind, include_extras=True)
         return [
             _Field(
                 field.name,

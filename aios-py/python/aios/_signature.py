@@ -21,6 +21,39 @@ def is_async(function: Callable[..., Any]) -> bool:
     )
 
 
+def bound_keywords(function: Callable[..., Any]) -> set[str]:
+    """Names of the parameters that ``functools.partial`` has set by name. They are still in the
+    signature, with their values as defaults."""
+    bound: set[str] = set()
+    while isinstance(function, functools.partial):
+        bound.update(function.keywords)
+        function = function.func
+    return bound
+
+
+def name_of(function: Callable[..., Any]) -> str:
+    """The name of a function; that of its class for an object with ``__call__``."""
+    function = _whole(function)
+    return getattr(function, "__name__", None) or type(function).__name__
+
+
+def doc_of(function: Callable[..., Any]) -> str:
+    """The docstring of a function; for an object with ``__call__``, that of the method or else of its
+    class."""
+    function = _whole(function)
+    is_object = not inspect.isroutine(function) and not inspect.isclass(function)
+    # Without those that are inherited: objects without one would get that of `type`.
+    of_call = type(function).__call__.__doc__ if is_object else None
+    return inspect.cleandoc(of_call) if of_call else inspect.getdoc(function) or ""
+
+
+def _whole(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function without the arguments that ``functools.partial`` has set."""
+    while isinstance(function, functools.partial):
+        function = function.func
+    return function
+
+
 def is_async_generator(function: Callable[..., Any]) -> bool:
     """Whether calling it returns an async generator."""
     return _is(inspect.isasyncgenfunction, function)

@@ -4,10 +4,22 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, overload
+from types import UnionType
+from typing import (
+    TYPE_CHECKING,
+    Annotated,
+    Any,
+    Literal,
+    NamedTuple,
+    Union,
+    get_args,
+    get_origin,
+    overload,
+)
 
 from ._errors import ConfigurationError, InvalidParametersError
 from ._functions import BoundFunction, bind_function
+from ._signature import bound_keywords, doc_of, is_async_generator, name_of
 from ._validation import check_at_least
 
 if TYPE_CHECKING:
@@ -89,10 +101,8 @@ class Tool:
         from ._aios import DEFAULTS
 
         self.function = function
-        self.name = name if name is not None else getattr(function, "__name__", "tool")
-        self.description = (
-            description if description is not None else inspect.getdoc(function) or ""
-        )
+        self.name = name if name is not None else name_of(function)
+        self.description = description if description is not None else doc_of(function)
         self.effect: Effect = effect
         self.approval = approval
         self.timeout = DEFAULTS.tool_timeout if timeout is None else timeout
@@ -309,15 +319,21 @@ def _parameters(
 ) -> tuple[str | None, dict[str, Converter], dict[str, Any]]:
     """The parameter that takes the context, the converters of the others, and their schema."""
     from ._convert import Converter
+    from ._definitions import hoisted
     from ._signature import hints
 
+    if is_async_generator(function):
+        raise ConfigurationError(f"tool {tool_name} must return its result, not yield pieces of it")
     found = hints(function, names)
+    bound = bound_keywords(function)
     context: str | None = None
     converters: dict[str, Converter] = {}
     properties: dict[str, Any] = {}
     definitions: dict[str, Any] = {}
     required: list[str] = []
     for name, parameter in inspect.signature(function).parameters.items():
+        if name in bound:
+            continue
         if parameter.kind in (
             parameter.VAR_POSITIONAL,
             parameter.VAR_KEYWORD,
@@ -327,26 +343,35 @@ def _parameters(
                 f"tool {tool_name} must take parameters by name, not {parameter}"
             )
         annotation = found.get(name, Any)
-        if annotation is ToolContext:
+        if _is_context(annotation):
             context = name
             continue
         try:
             converters[name] = Converter(annotation)
-        except TypeError as error:
-            raise ConfigurationError(f"tool {tool_name}: {error}") from error
-        schema = dict(converters[name].schema)
-        definitions.update(schema.pop("$defs", {}))
+            schema = hoisted(converters[name].schema, definitions)
+            if parameter.default is parameter.empty:
+                required.append(name)
+            else:
+                schema.setdefault("default", _plain_default(parameter.default))
+        except (TypeError, ValueError) as error:
+            raise ConfigurationError(f"tool {tool_name}, parameter {name}: {error}") from error
         properties[name] = schema
-        if parameter.default is parameter.empty:
-            required.append(name)
-        else:
-            schema.setdefault("default", _plain_default(parameter.default))
     schema = {"type": "object", "properties": properties, "additionalProperties": False}
     if required:
         schema["required"] = required
     if definitions:
         schema["$defs"] = definitions
     return context, converters, schema
+
+
+def _is_context(annotation: Any) -> bool:
+    """Whether a parameter takes the context, perhaps among others: ``ToolContext | None``."""
+    if annotation is ToolContext:
+        return True
+    origin = get_origin(annotation)
+    if origin is Annotated:
+        return _is_context(get_args(annotation)[0])
+    return origin in (Union, UnionType) and any(map(_is_context, get_args(annotation)))
 
 
 def _plain_default(value: Any) -> Any:

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use aios_core::store::Store;
-use aios_llm::{Compaction, LlmAgent, LlmAgentError, Streaming, gen_ai::TraceContent};
+use aios_llm::{Compaction, EndStrategy, LlmAgent, LlmAgentError, Streaming, gen_ai::TraceContent};
 use pyo3::prelude::*;
 use serde::Deserialize;
 use serde_json::Value;
@@ -86,6 +86,7 @@ struct Options {
     max_identical_calls: u32,
     max_argument_bytes: usize,
     streaming: bool,
+    end_strategy: EndStrategy,
     trace_content: bool,
     compaction: Option<CompactionArg>,
     budget: Option<BudgetArg>,
@@ -218,6 +219,7 @@ impl Options {
             .max_identical_calls(self.max_identical_calls)
             .max_argument_bytes(self.max_argument_bytes)
             .trace_content(content)
+            .end_strategy(self.end_strategy)
             .streaming(streaming))
     }
 }

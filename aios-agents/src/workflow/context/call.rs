@@ -60,6 +60,10 @@ impl OperationCall {
         self.operation
     }
 
+    fn is_started(&self) -> bool {
+        self.shared.machine().is_started(self.operation)
+    }
+
     pub(super) fn new(shared: Arc<SharedRun>, request: Result<Request, WorkflowError>) -> Self {
         let request = shared.check().and(request);
         let operation = request.as_ref().map_or(0, |_| shared.reserve());
@@ -370,6 +374,14 @@ impl<T> ChildCall<T> {
             }
         });
         Self::new(named.call.checked())
+    }
+
+    /// Whether the journal has the start of the child. A compensation can wait for such a call, which
+    /// resolves when the child has ended; a child that is started later is not cancelled with this
+    /// run.
+    #[must_use]
+    pub fn is_started(&self) -> bool {
+        self.call.is_started()
     }
 
     /// Leaves the child running if this run is cancelled. By default it is cancelled too, and its

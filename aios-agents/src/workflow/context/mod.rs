@@ -1,4 +1,5 @@
 mod call;
+mod compensation;
 mod operations;
 mod shared_run;
 mod step;
@@ -7,7 +8,7 @@ mod values;
 mod waiting;
 mod wakes;
 
-use std::{fmt, future::Future, sync::Arc};
+use std::{fmt, sync::Arc};
 
 use aios_core::{
     agent::Name,
@@ -22,7 +23,7 @@ pub use self::{
     step::{StepCall, StepContext},
     target::Target,
 };
-pub(crate) use self::{shared_run::SharedRun, target::InvalidTarget, waiting::Compensation};
+pub(crate) use self::{shared_run::SharedRun, target::InvalidTarget};
 use super::{WorkflowError, machine::Request};
 use crate::output::OutputStream;
 
@@ -223,61 +224,6 @@ impl WorkflowContext {
         opened.map_err(|error| WorkflowError::failed(Failure::from_error(error.code(), &error)))
     }
 
-    /// Registers a compensation: `undo` runs if the run fails or is cancelled later. Compensations run
-    /// in reverse order and may use all operations. If one fails, the others still run.
-    ///
-    /// # Panics
-    ///
-    /// See [`now`](Self::now).
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use aios_agents::prelude::*;
-    /// # #[cfg(feature = "testing")]
-    /// use aios_agents::testing::WorkflowTest;
-    ///
-    /// async fn trip(context: WorkflowContext, city: String) -> Result<(), WorkflowError> {
-    ///     let seat: u32 = context.task("book_flight", &city).await?;
-    ///     context.compensate("cancel the flight", move |context| async move {
-    ///         context.task::<()>("cancel_flight", &seat).await
-    ///     });
-    ///     // If this fails, the flight is cancelled.
-    ///     context.task::<()>("book_hotel", &city).await
-    /// }
-    ///
-    /// # #[cfg(not(feature = "testing"))] fn main() {}
-    /// # #[cfg(feature = "testing")] #[tokio::main(flavor = "current_thread")]
-    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    /// let run = WorkflowTest::new("trip", trip)?
-    ///     .agent("book_flight", |_: String| Ok(17))
-    ///     .agent("cancel_flight", |seat: u32| {
-    ///         assert_eq!(seat, 17);
-    ///         Ok(())
-    ///     })
-    ///     .agent("book_hotel", |_: String| {
-    ///         Err::<(), _>(TaskError::terminal(Failure::new("FULLY_BOOKED", "no room is left")))
-    ///     })
-    ///     .run("Oslo")
-    ///     .await;
-    /// assert_eq!(run.result::<()>().unwrap_err().code(), "FULLY_BOOKED");
-    /// # Ok(())
-    /// # }
-    /// ```
-    pub fn compensate<F, Fut>(&self, name: impl Into<Box<str>>, undo: F)
-    where
-        F: FnOnce(Self) -> Fut + Send + 'static,
-        Fut: Future<Output = Result<(), WorkflowError>> + Send + 'static,
-    {
-        if !self.shared.assert_current() {
-            return;
-        }
-        let undo = Box::new(move |context| -> aios_core::BoxFuture<'static, _> {
-            Box::pin(undo(context))
-        });
-        self.shared.push_compensation(Compensation { name: name.into(), undo });
-    }
-
     /// Checks that operations can be requested here: only the code of the workflow can, while the
     /// engine polls it.
     ///
@@ -297,10 +243,6 @@ impl WorkflowContext {
     fn request_completed(&self, request: Request) {
         let operation = self.shared.reserve();
         self.shared.ask(operation, request);
-    }
-
-    pub(crate) fn take_compensation(&self) -> Option<Compensation> {
-        self.shared.pop_compensation()
     }
 }
 

@@ -11,6 +11,7 @@ use std::{
 
 use aios_core::{agent::TaskError, clock::Clock, event::Payload, failure::Failure};
 use parking_lot::{Mutex, MutexGuard};
+use serde_json::{Map, Value};
 use tracing::Span;
 
 use super::{
@@ -249,6 +250,14 @@ impl SharedRun {
             return Some(compensations.remove(0));
         }
         compensations.pop()
+    }
+
+    pub(super) fn set_failure_detail(&self, field: &str, value: Value) {
+        self.waiting.lock().failure_details.insert(field.to_owned(), value);
+    }
+
+    pub(super) fn take_failure_details(&self) -> Map<String, Value> {
+        std::mem::take(&mut self.waiting.lock().failure_details)
     }
 
     /// Lets the code take the outcome of this operation only.

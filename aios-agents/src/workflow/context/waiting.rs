@@ -6,6 +6,7 @@ use std::{
 };
 
 use aios_core::{BoxFuture, failure::Failure};
+use serde_json::{Map, Value};
 
 use super::WorkflowContext;
 use crate::workflow::{WorkflowError, machine::Mismatch};
@@ -35,6 +36,8 @@ pub(super) struct Waiting {
     /// Steps whose code was woken, and whose wakers were not.
     pub(super) woken_steps: Vec<u64>,
     pub(super) compensations: Vec<Compensation>,
+    /// Fields that are added to the details of the run's failure.
+    pub(super) failure_details: Map<String, Value>,
     pub(super) mismatch: Option<Mismatch>,
     /// Set if the journal pins a version of a change that the code does not support.
     pub(super) unknown_version: Option<Failure>,

@@ -336,6 +336,12 @@ impl Machine {
         self.active.contains(&operation)
     }
 
+    /// Whether the start of an operation is recorded, and the code still wants its outcome.
+    #[must_use]
+    pub fn is_started(&self, operation: u64) -> bool {
+        self.operation(operation).is_some_and(Operation::is_started)
+    }
+
     /// When the timer of a waiting operation is due, if it has one.
     #[must_use]
     pub fn timer(&self, operation: u64) -> Option<Timestamp> {

@@ -168,6 +168,14 @@ impl Operation {
         !matches!(self.state, State::Reserved)
     }
 
+    /// Whether its start is recorded, and the code has not taken its outcome.
+    pub(super) fn is_started(&self) -> bool {
+        matches!(
+            self.state,
+            State::Waiting { .. } | State::Retrying { .. } | State::Resolved { .. }
+        )
+    }
+
     /// Whether later entries about the operation are ignored.
     pub(super) fn is_over(&self) -> bool {
         matches!(self.state, State::Resolved { .. } | State::Taken | State::Abandoned)

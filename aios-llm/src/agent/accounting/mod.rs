@@ -1,6 +1,7 @@
 //! The account of one run: reservations before calls, settlements after them.
 
 mod at_limit;
+mod children;
 
 use std::{sync::Arc, time::Duration};
 
@@ -9,7 +10,8 @@ use aios_core::{event::Timestamp, failure::Failure};
 use parking_lot::Mutex;
 use serde::Serialize;
 
-use super::{compiled::Compiled, decisions::emit};
+use self::children::Children;
+use super::{compiled::Compiled, decisions::emit, delegation::SPENT};
 use crate::{
     budget::{Account, Answer, AtLimit, Held, Limits, Reservation, Spent, SubjectBudget},
     model::{ModelRequest, ModelResponse, Usage},
@@ -37,6 +39,7 @@ struct Subject {
 struct State {
     account: Account,
     in_progress: Option<Reservation>,
+    children: Children,
     /// The part of the budget of the subject that is reserved.
     open: Option<Open>,
     /// The latest known sum of the subject.
@@ -76,12 +79,12 @@ struct Settled<'a> {
 
 impl Accounting {
     /// The account of a run that begins, with this part of the budget of a calling agent. If the run
-    /// is cancelled, the calls in progress are settled: nothing reports what they cost, so that only
-    /// what is certain counts.
+    /// is cancelled, the calls in progress are settled: called agents report what they have spent, and
+    /// of requests and tools, whose cost nothing reports, only what is certain counts.
     pub(super) fn new(
         agent: &Compiled,
         context: &WorkflowContext,
-        share: Limits,
+        share: Option<Limits>,
         subject: Option<&str>,
     ) -> Result<Self, WorkflowError> {
         let subject = match (&agent.subject_budget, subject) {
@@ -96,10 +99,13 @@ impl Accounting {
             }
         };
         let limits = subject.as_ref().map(|subject| subject.budget.limits());
-        let account = Account::new(agent.budget.clone()).with_share(share).with_subject(limits);
+        let account = Account::new(agent.budget.clone())
+            .with_share(share.unwrap_or_default())
+            .with_subject(limits);
         let state = Arc::new(Mutex::new(State {
             account,
             in_progress: None,
+            children: Children::default(),
             open: None,
             subject_sum: Spent::default(),
             is_cheaper: false,
@@ -112,18 +118,23 @@ impl Accounting {
             subject,
             state,
         };
-        accounting.settle_when_cancelled();
+        accounting.settle_when_cancelled(share.is_some());
         Ok(accounting)
     }
 
-    fn settle_when_cancelled(&self) {
+    fn settle_when_cancelled(&self, is_delegated: bool) {
         let Self { started, at_limit, soft_percent, .. } = *self;
         let subject = self.subject.clone();
         let state = Arc::clone(&self.state);
         // A context of this run in here would keep the run in memory.
         self.context.compensate("settle", move |context| async move {
             let accounting = Self { context, started, at_limit, soft_percent, subject, state };
-            accounting.settle_rest().await
+            accounting.settle_children().await?;
+            accounting.settle_rest().await?;
+            if is_delegated {
+                accounting.context.set_failure_detail(SPENT, &accounting.spent())?;
+            }
+            Ok(())
         });
     }
 

@@ -1,0 +1,92 @@
+//! The compensations of a run that fails or is cancelled.
+
+use std::future::Future;
+
+use serde::Serialize;
+
+use super::{WorkflowContext, waiting::Compensation};
+use crate::workflow::WorkflowError;
+
+impl WorkflowContext {
+    /// Registers a compensation: `undo` runs if the run fails or is cancelled later. Compensations run
+    /// in reverse order and may use all operations. If one fails, the others still run.
+    ///
+    /// # Panics
+    ///
+    /// See [`now`](Self::now).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use aios_agents::prelude::*;
+    /// # #[cfg(feature = "testing")]
+    /// use aios_agents::testing::WorkflowTest;
+    ///
+    /// async fn trip(context: WorkflowContext, city: String) -> Result<(), WorkflowError> {
+    ///     let seat: u32 = context.task("book_flight", &city).await?;
+    ///     context.compensate("cancel the flight", move |context| async move {
+    ///         context.task::<()>("cancel_flight", &seat).await
+    ///     });
+    ///     // If this fails, the flight is cancelled.
+    ///     context.task::<()>("book_hotel", &city).await
+    /// }
+    ///
+    /// # #[cfg(not(feature = "testing"))] fn main() {}
+    /// # #[cfg(feature = "testing")] #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let run = WorkflowTest::new("trip", trip)?
+    ///     .agent("book_flight", |_: String| Ok(17))
+    ///     .agent("cancel_flight", |seat: u32| {
+    ///         assert_eq!(seat, 17);
+    ///         Ok(())
+    ///     })
+    ///     .agent("book_hotel", |_: String| {
+    ///         Err::<(), _>(TaskError::terminal(Failure::new("FULLY_BOOKED", "no room is left")))
+    ///     })
+    ///     .run("Oslo")
+    ///     .await;
+    /// assert_eq!(run.result::<()>().unwrap_err().code(), "FULLY_BOOKED");
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn compensate<F, Fut>(&self, name: impl Into<Box<str>>, undo: F)
+    where
+        F: FnOnce(Self) -> Fut + Send + 'static,
+        Fut: Future<Output = Result<(), WorkflowError>> + Send + 'static,
+    {
+        if !self.shared.assert_current() {
+            return;
+        }
+        let undo = Box::new(move |context| -> aios_core::BoxFuture<'static, _> {
+            Box::pin(undo(context))
+        });
+        self.shared.push_compensation(Compensation { name: name.into(), undo });
+    }
+
+    /// Adds a field to the details of the failure with which the run ends, if it fails or is cancelled.
+    /// Called in a compensation, it says what the run leaves behind; the parent of the run gets the
+    /// failure. A later value of the same field replaces it. Details that are not an object move to
+    /// the field `cause`.
+    ///
+    /// # Errors
+    ///
+    /// If `value` cannot be serialised to JSON, and with the code `OPERATION_OUTSIDE_WORKFLOW` outside
+    /// of the code of the workflow.
+    pub fn set_failure_detail(
+        &self,
+        field: &str,
+        value: &(impl Serialize + ?Sized),
+    ) -> Result<(), WorkflowError> {
+        self.shared.check()?;
+        self.shared.set_failure_detail(field, serde_json::to_value(value)?);
+        Ok(())
+    }
+
+    pub(crate) fn take_failure_details(&self) -> serde_json::Map<String, serde_json::Value> {
+        self.shared.take_failure_details()
+    }
+
+    pub(crate) fn take_compensation(&self) -> Option<Compensation> {
+        self.shared.pop_compensation()
+    }
+}

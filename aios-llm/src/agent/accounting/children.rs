@@ -1,0 +1,102 @@
+//! The sums of called agents, also of those that are cancelled with the run.
+
+use std::{collections::BTreeMap, future::poll_fn, mem, pin::Pin, time::Duration};
+
+use aios_agents::workflow::{ChildCall, WorkflowError, race};
+use aios_core::{BoxFuture, failure::Failure};
+use futures_util::future::join_all;
+
+use super::Accounting;
+use crate::{
+    agent::{
+        children::NOT_STARTED,
+        delegation::{Report, spent_of},
+    },
+    budget::{Limits, Spent},
+};
+
+/// How long a cancelled run waits for the ends of its children, which say what they have spent.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// The agents that a run has called and that have not ended. A compensation finds them here after
+/// the code that called them was dropped.
+#[derive(Default)]
+pub(super) struct Children {
+    next: u64,
+    running: BTreeMap<u64, (ChildCall<Report>, Limits)>,
+}
+
+impl Accounting {
+    /// Waits for an agent that got a part of the budget. The call remains if the future is dropped.
+    pub(in crate::agent) async fn child(
+        &self,
+        call: ChildCall<Report>,
+        share: Limits,
+    ) -> Result<Report, WorkflowError> {
+        let number = {
+            let children = &mut self.state.lock().children;
+            children.next += 1;
+            children.running.insert(children.next, (call, share));
+            children.next
+        };
+        let ended = poll_fn(|context| {
+            let children = &mut self.state.lock().children;
+            match children.running.get_mut(&number) {
+                Some((call, _)) => Pin::new(call).poll(context),
+                None => std::task::Poll::Pending,
+            }
+        });
+        let ended = ended.await;
+        self.state.lock().children.running.remove(&number);
+        ended
+    }
+
+    /// Settles what an agent has spent that got a part of the budget.
+    pub(in crate::agent) fn settle_child(
+        &self,
+        ended: Result<Spent, &Failure>,
+        share: Limits,
+    ) -> Result<(), WorkflowError> {
+        let failure = match ended {
+            Ok(spent) => return self.settle_part(spent, false),
+            Err(failure) => failure,
+        };
+        match spent_of(failure) {
+            Some(spent) => self.settle_part(spent, false),
+            None if NOT_STARTED.contains(&failure.code.as_str()) => {
+                self.settle_part(Spent::default(), false)
+            }
+            // The child was ended from outside, and does not say what it has spent: what was reserved
+            // counts.
+            None => self.settle_part(share.amounts(), true),
+        }
+    }
+
+    /// Waits for the agents that are cancelled with the run, and settles what they have spent.
+    pub(super) async fn settle_children(&self) -> Result<(), WorkflowError> {
+        let running = mem::take(&mut self.state.lock().children.running);
+        // A child whose start is not recorded never runs once its call is dropped.
+        let started = running.into_values().filter(|(call, _)| call.is_started());
+        let (calls, shares): (Vec<_>, Vec<_>) = started.unzip();
+        if calls.is_empty() {
+            return Ok(());
+        }
+        let patience = self.context.sleep(PATIENCE);
+        let all: BoxFuture<'_, Option<Vec<_>>> = Box::pin(async { Some(join_all(calls).await) });
+        let patience: BoxFuture<'_, Option<Vec<_>>> = Box::pin(async {
+            let _elapsed = patience.await;
+            None
+        });
+        let (_, ended) = race([all, patience]).await;
+        let late = Failure::new("CHILD_RUNNING", "the child has not ended in time");
+        for (number, share) in shares.into_iter().enumerate() {
+            let spent = match ended.as_ref().and_then(|all| all.get(number)) {
+                Some(Ok(report)) => Ok(report.spent),
+                Some(Err(error)) => Err(error.failure().unwrap_or(&late)),
+                None => Err(&late),
+            };
+            self.settle_child(spent, share)?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,281 @@
+//! The end of one turn: the output, or the results of the calls of a response.
+
+use std::sync::Arc;
+
+use aios_agents::workflow::WorkflowError;
+use aios_core::failure::Failure;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::{
+    AgentUpdate,
+    calls::{Calls, Checked},
+    compiled::Compiled,
+    decisions::emit,
+    handover::{HAND_BACK, HandedOver},
+    output::FINAL_TOOL,
+    refused::Refused,
+    session::Session,
+};
+use crate::{
+    budget::{Limits, Spent},
+    model::{FinishReason, Message, ModelResponse, ToolCall, ToolResult},
+};
+
+/// The fault of a call that is not complete.
+const CALL_CUT_OFF: &str = "The call was cut off at the maximum number of tokens and did not run. \
+    Make it shorter, or divide the work.";
+/// Why a call did not run although nothing is wrong with it.
+const BESIDE: &str = "The call did not run: the same response has a result.";
+/// Why a result is no output although nothing is wrong with it.
+const NOT_TAKEN: &str = "The result was not taken: another call of the same response failed. Call \
+    the tool again with what is known now.";
+
+/// The calls that run beside the result of a response, if the result is a call of the tool
+/// `final_result`.
+///
+/// A result that is the text of a response has no calls beside it: the calls run, and the model is
+/// asked again.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum EndStrategy {
+    /// All. The result is the output if they all succeed. If one is faulty, fails or is rejected,
+    /// the model gets their results, and has to call `final_result` again.
+    #[default]
+    Exhaustive,
+    /// None. The result is the output at once.
+    Early,
+}
+
+/// The calls of a response, sorted.
+#[derive(Default)]
+struct Sorted {
+    /// The results in the order of the calls; `None` for those that run.
+    results: Vec<Option<ToolResult>>,
+    checked: Vec<Checked>,
+    last_fault: Option<String>,
+    /// The agent that continues, and whether it gets the conversation back.
+    next: Option<(bool, Arc<Compiled>)>,
+}
+
+/// A valid result among the calls of a response.
+struct Found {
+    /// Number of its call.
+    index: usize,
+    output: Value,
+}
+
+impl Session {
+    /// Handles a response. Returns the output if it is final.
+    pub(super) async fn handle(
+        &mut self,
+        turn: u32,
+        response: &ModelResponse,
+    ) -> Result<Option<Value>, WorkflowError> {
+        if response.finish_reason == FinishReason::Refusal {
+            let reason = format!("the model refused to answer: {}", response.output_text());
+            return Err(WorkflowError::failed(Failure::new("MODEL_REFUSED", reason)));
+        }
+        self.messages.push(response.to_message());
+        if response.tool_calls().next().is_none() {
+            return self.finish(response);
+        }
+        self.handle_calls(turn, response).await
+    }
+
+    /// Handles a response without tool calls.
+    fn finish(&mut self, response: &ModelResponse) -> Result<Option<Value>, WorkflowError> {
+        let fault = match (&response.finish_reason, self.agent.output.is_tool()) {
+            (FinishReason::Length, _) => {
+                "The answer was cut off at the maximum number of tokens. Answer more briefly."
+                    .to_owned()
+            }
+            (_, true) => format!("Call the tool {FINAL_TOOL} with the result."),
+            _ => match self.agent.output.read(&response.output_text()) {
+                Ok(output) => return Ok(Some(output)),
+                Err(fault) => fault,
+            },
+        };
+        self.faults.faulty(self.agent.options.max_faults, &fault)?;
+        self.messages.push(Message::user(fault));
+        Ok(None)
+    }
+
+    async fn handle_calls(
+        &mut self,
+        turn: u32,
+        response: &ModelResponse,
+    ) -> Result<Option<Value>, WorkflowError> {
+        let found = self.result_in(response);
+        if let Some(found) = &found
+            && self.agent.options.end_strategy == EndStrategy::Early
+        {
+            for (index, call) in response.tool_calls().enumerate() {
+                if index != found.index {
+                    self.refuse(call.clone(), BESIDE)?;
+                }
+            }
+            return Ok(Some(found.output.clone()));
+        }
+        let mut sorted = self.sort(turn, response, found.as_ref())?;
+        let has_fault = sorted.last_fault.is_some();
+        match sorted.last_fault.take() {
+            Some(fault) => self.faults.faulty(self.agent.options.max_faults, &fault)?,
+            None => self.faults.faultless(),
+        }
+        let ran = self.run_calls(sorted.checked).await?;
+        let all_succeeded = !has_fault && ran.iter().all(|result| !result.is_error);
+        if let Some(Found { index, output }) = found {
+            if all_succeeded {
+                return Ok(Some(output));
+            }
+            if let Some(call) = response.tool_calls().nth(index) {
+                let refused = self.refuse(call.clone(), NOT_TAKEN)?;
+                sorted.results.insert(index, Some(refused));
+            }
+        }
+        let mut ran = ran.into_iter();
+        let results = sorted.results.into_iter().filter_map(|it| it.or_else(|| ran.next()));
+        self.messages.push(Message::tool_results(results.collect::<Vec<_>>()));
+        if let Some((is_back, agent)) = sorted.next {
+            self.hand_over(is_back, agent)?;
+        }
+        Ok(None)
+    }
+
+    /// The first valid result among the calls.
+    fn result_in(&self, response: &ModelResponse) -> Option<Found> {
+        if !self.agent.output.is_tool() {
+            return None;
+        }
+        let last = response.tool_calls().count().saturating_sub(1);
+        response.tool_calls().enumerate().find_map(|(index, call)| {
+            let is_cut_off = index == last && response.is_call_cut_off();
+            let is_output = call.name == FINAL_TOOL && !is_cut_off;
+            let output = is_output.then(|| self.agent.output.read(&call.arguments).ok())??;
+            Some(Found { index, output })
+        })
+    }
+
+    /// Sorts the calls apart from the result that was found.
+    fn sort(
+        &mut self,
+        turn: u32,
+        response: &ModelResponse,
+        found: Option<&Found>,
+    ) -> Result<Sorted, WorkflowError> {
+        let mut sorted = Sorted::default();
+        let last = response.tool_calls().count().saturating_sub(1);
+        for (index, call) in response.tool_calls().cloned().enumerate() {
+            if found.is_some_and(|found| found.index == index) {
+                continue;
+            }
+            let is_cut_off = index == last && response.is_call_cut_off();
+            let successor = self.successor(&call.name).filter(|_| !is_cut_off);
+            let is_result = self.agent.output.is_tool() && call.name == FINAL_TOOL;
+            if found.is_some() && (is_result || successor.is_some()) {
+                let refused = self.refuse(call, BESIDE)?;
+                sorted.results.push(Some(refused));
+                continue;
+            }
+            if let Some(agent) = successor.filter(|_| sorted.next.is_none()) {
+                let content = format!("The conversation continues with {}.", agent.name.as_str());
+                sorted.next = Some((call.name == HAND_BACK, agent));
+                let ToolCall { id: call_id, name, .. } = call;
+                sorted.results.push(Some(ToolResult { call_id, name, content, is_error: false }));
+                continue;
+            }
+            match self.check_call(&call, is_cut_off) {
+                Ok(arguments) => {
+                    let place = format!("{turn}-{index}");
+                    let share = Limits::default();
+                    sorted.checked.push(Checked { call, arguments, place, share });
+                    sorted.results.push(None);
+                }
+                Err(fault) => {
+                    let refused = self.refuse(call, &fault)?;
+                    sorted.results.push(Some(refused));
+                    sorted.last_fault = Some(fault);
+                }
+            }
+        }
+        Ok(sorted)
+    }
+
+    /// The arguments of a call that can run. The error is for the model.
+    fn check_call(&mut self, call: &ToolCall, is_cut_off: bool) -> Result<Value, String> {
+        if is_cut_off {
+            return Err(CALL_CUT_OFF.to_owned());
+        }
+        if self.agent.output.is_tool() && call.name == FINAL_TOOL {
+            let read = self.agent.output.read(&call.arguments);
+            return Err(read.err().unwrap_or_else(|| BESIDE.to_owned()));
+        }
+        self.faults.check(&self.agent, call, self.accounting.depth())
+    }
+
+    /// Records that a call does not run, and tells the model why.
+    fn refuse(&self, call: ToolCall, reason: &str) -> Result<ToolResult, WorkflowError> {
+        let ToolCall { id: call_id, name: tool, .. } = call;
+        let refused = Refused { call_id, tool, reason: reason.to_owned() };
+        emit(&self.context, "tool", "refused", &refused)?;
+        let Refused { call_id, tool: name, reason: content } = refused;
+        Ok(ToolResult { call_id, name, content, is_error: true })
+    }
+
+    /// The agent that continues the conversation after a call of this tool.
+    fn successor(&self, tool: &str) -> Option<Arc<Compiled>> {
+        match tool {
+            HAND_BACK if self.agent.hands_back => self.former.last().map(Arc::clone),
+            tool => self.agent.handovers.get(tool).map(Arc::clone),
+        }
+    }
+
+    /// Continues the conversation with another agent.
+    fn hand_over(&mut self, is_back: bool, agent: Arc<Compiled>) -> Result<(), WorkflowError> {
+        let from = std::mem::replace(&mut self.agent, agent);
+        let to = self.agent.name.as_str();
+        emit(&self.context, "agent", "handed_over", &HandedOver { from: from.name.as_str(), to })?;
+        self.agent.tell(&self.context, &AgentUpdate::HandedOver { to: to.to_owned() })?;
+        self.accounting.handed_over();
+        (self.model_type, self.tools_type) = (self.agent.model_type(), self.agent.tools_type());
+        if is_back {
+            self.former.pop();
+        } else {
+            self.former.push(from);
+        }
+        Ok(())
+    }
+
+    async fn run_calls(&self, mut calls: Vec<Checked>) -> Result<Vec<ToolResult>, WorkflowError> {
+        if calls.is_empty() {
+            return Ok(Vec::new());
+        }
+        let count = u64::try_from(calls.len()).unwrap_or(u64::MAX);
+        let mut wanted: Vec<_> = calls.iter_mut().filter_map(|it| self.limits_of(it)).collect();
+        let limits: Vec<_> = wanted.iter().map(|(_, limits)| *limits).collect();
+        let (shares, left) = self.accounting.reserve_calls(count, &limits).await?;
+        for ((call, _), share) in wanted.iter_mut().zip(shares) {
+            call.share = share;
+        }
+        let running = Calls {
+            agent: &self.agent,
+            context: &self.context,
+            decisions: &self.decisions,
+            subject: self.subject.as_deref(),
+            accounting: &self.accounting,
+            tools_type: &self.tools_type,
+            left,
+        };
+        let ended = running.run(&calls).await?;
+        self.accounting.settle(Spent { tool_calls: ended.ran, ..Spent::default() }).await?;
+        Ok(ended.results)
+    }
+
+    /// A call with the limits of the agent that it calls, if it does.
+    fn limits_of<'c>(&self, checked: &'c mut Checked) -> Option<(&'c mut Checked, Limits)> {
+        let child = self.agent.tools.get(&checked.call.name)?.tool.child()?;
+        child.is_agent.then_some((checked, child.limits))
+    }
+}
