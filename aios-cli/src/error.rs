@@ -8,7 +8,7 @@ use aios_service::{
     ServiceError,
     client::{ClientError, ResultError},
     config::SettingsError,
-    telemetry::traces::CollectorError,
+    telemetry::otlp::CollectorError,
 };
 
 use crate::exit;

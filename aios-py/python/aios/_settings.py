@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypedDict, TypeVar, cast, overload
 
-from ._collector import TraceCollector
+from ._collector import MetricsCollector, TraceCollector
 from ._errors import ConfigurationError, InvalidParametersError
 from ._secret import Secret, exposed
 
@@ -113,19 +113,46 @@ class MetricsSettings:
 
 
 @dataclass(frozen=True)
+class TracesSettings:
+    """The mapping ``traces`` in the section ``telemetry``.
+
+    Attributes:
+        endpoint: URL of the collector; ``None`` if no traces are sent.
+        headers: Headers of the requests to the collector.
+    """
+
+    endpoint: Secret | None
+    headers: dict[str, Secret]
+
+
+@dataclass(frozen=True)
+class MetricsExportSettings:
+    """The mapping ``metrics`` in the section ``telemetry``.
+
+    Attributes:
+        endpoint: URL of the collector; ``None`` if no metrics are sent.
+        headers: Headers of the requests to the collector.
+        interval: How many seconds are between two exports.
+    """
+
+    endpoint: Secret | None
+    headers: dict[str, Secret]
+    interval: float
+
+
+@dataclass(frozen=True)
 class TelemetrySettings:
     """The section ``telemetry``.
 
     Attributes:
-        service_name: Name of the service in traces.
-        endpoint: URL of the collector of traces, ``telemetry.traces.endpoint``; ``None`` if no traces are
-            sent.
-        headers: Headers of the requests to the collector.
+        service_name: Name of the service in traces and metrics.
+        traces: Where traces are sent.
+        metrics: Where metrics are sent.
     """
 
     service_name: str
-    endpoint: Secret | None
-    headers: dict[str, Secret]
+    traces: TracesSettings
+    metrics: MetricsExportSettings
 
 
 @dataclass(frozen=True)
@@ -178,6 +205,7 @@ class RuntimeOptions(TypedDict):
     engine: bool
     shutdown_timeout: float
     traces: TraceCollector | None
+    metrics: MetricsCollector | None
 
 
 @dataclass(frozen=True)
@@ -302,7 +330,8 @@ class Settings:
 
         The store is that of ``database.url``, or none if this process has only the role ``agents``; the
         broker is that of ``broker.url``, or in memory. ``shutdown.deadline`` limits how long tasks may
-        take to end. Traces are sent to ``telemetry.traces.endpoint``, if it is set.
+        take to end. Traces are sent to ``telemetry.traces.endpoint`` and metrics to
+        ``telemetry.metrics.endpoint``, if they are set.
 
         Raises:
             ConfigurationError: ``database.url`` is not set, and this process needs it.
@@ -318,17 +347,26 @@ class Settings:
                 code="INVALID_SETTINGS",
                 details=[{"key": key, "origin": "default", "fault": fault}],
             )
-        telemetry, traces = self.telemetry, None
-        if telemetry.endpoint is not None:
-            endpoint, name = telemetry.endpoint, telemetry.service_name
-            traces = TraceCollector(endpoint, name, telemetry.headers)
         return {
             "store": self.database.url if needs_store else None,
             "broker": self.broker.url or "memory://",
             "engine": self.process.has("engine"),
             "shutdown_timeout": self.shutdown.deadline,
-            "traces": traces,
+            "traces": self._traces(),
+            "metrics": self._metrics(),
         }
+
+    def _traces(self) -> TraceCollector | None:
+        name, traces = self.telemetry.service_name, self.telemetry.traces
+        if traces.endpoint is None:
+            return None
+        return TraceCollector(traces.endpoint, name, traces.headers)
+
+    def _metrics(self) -> MetricsCollector | None:
+        name, metrics = self.telemetry.service_name, self.telemetry.metrics
+        if metrics.endpoint is None:
+            return None
+        return MetricsCollector(metrics.endpoint, name, metrics.headers, metrics.interval)
 
     def origin(self, key: str) -> str | None:
         """Where the value of a key comes from; ``None`` if it has no value."""
@@ -361,6 +399,10 @@ def _common(row: Mapping[str, Any]) -> dict[str, Any]:
         text = row[name]["api_key"]
         return ApiKeySettings(None if text is None else Secret(text))
 
+    def collector(row: Mapping[str, Any]) -> dict[str, Any]:
+        headers = {name: Secret(value) for name, value in row["headers"].items()}
+        return {"endpoint": secret_url(row["endpoint"]), "headers": headers}
+
     limit = row["http"]["rate_limit"]
     telemetry = row["telemetry"]
     rate_limit = None if limit is None else RateLimitSettings(**limit)
@@ -375,8 +417,10 @@ def _common(row: Mapping[str, Any]) -> dict[str, Any]:
         "metrics": MetricsSettings(**row["metrics"]),
         "telemetry": TelemetrySettings(
             telemetry["service_name"],
-            secret_url(telemetry["endpoint"]),
-            {name: Secret(value) for name, value in telemetry["headers"].items()},
+            TracesSettings(**collector(telemetry["traces"])),
+            MetricsExportSettings(
+                **collector(telemetry["metrics"]), interval=telemetry["metrics"]["interval"]
+            ),
         ),
         "process": ProcessSettings(**row["process"]),
         "anthropic": key("anthropic"),

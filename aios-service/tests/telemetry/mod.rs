@@ -2,6 +2,7 @@
 
 #[cfg(feature = "otlp")]
 mod export;
+mod export_metrics;
 mod logs;
 mod metrics;
 mod traces;
