@@ -103,6 +103,9 @@ impl CliError {
             Self::Faults(_) => exit::FAULTS,
             Self::Interrupted => exit::INTERRUPTED,
             Self::Terminated => exit::TERMINATED,
+            Self::Read { source, .. } | Self::Write { source, .. } if is_of_path(source) => {
+                exit::INVALID
+            }
             Self::Read { .. } | Self::Write { .. } | Self::Output(_) | Self::Refused(_) => {
                 exit::FAILED
             }
@@ -112,6 +115,12 @@ impl CliError {
     /// The remedy, if the error does not name it itself.
     pub(crate) fn remedy(&self) -> Option<&'static str> {
         match self {
+            Self::Read { source, .. } if is_of_path(source) => {
+                Some("name a file that exists and that you may read")
+            }
+            Self::Write { source, .. } if is_of_path(source) => {
+                Some("create the folder first, or name one that you may write")
+            }
             Self::Client(error) => client_remedy(error),
             Self::Result(error) => match &**error {
                 ResultError::Client(error) => client_remedy(error),
@@ -125,6 +134,18 @@ impl CliError {
             _ => None,
         }
     }
+}
+
+/// Whether the path that an argument names is the reason.
+fn is_of_path(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::NotFound
+            | io::ErrorKind::PermissionDenied
+            | io::ErrorKind::NotADirectory
+            | io::ErrorKind::IsADirectory
+            | io::ErrorKind::ReadOnlyFilesystem
+    )
 }
 
 fn client_remedy(error: &ClientError) -> Option<&'static str> {
