@@ -6,6 +6,7 @@ use std::{
     },
 };
 
+#[cfg(feature = "otlp")]
 use aios_core::{
     clock::{Clock, SystemClock},
     event::Timestamp,
@@ -26,6 +27,7 @@ const OTHER: &str = "other";
 #[derive(Debug)]
 pub(super) struct Series {
     /// When every counter and histogram was 0.
+    #[cfg(feature = "otlp")]
     pub(super) since: Timestamp,
     counters: Table<AtomicU64>,
     /// The bits of floating-point numbers.
@@ -37,6 +39,7 @@ pub(super) struct Series {
 impl Default for Series {
     fn default() -> Self {
         Self {
+            #[cfg(feature = "otlp")]
             since: SystemClock.now(),
             counters: Table::default(),
             gauges: Table::default(),
