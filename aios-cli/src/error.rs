@@ -202,7 +202,9 @@ fn of_collector(error: &CollectorError) -> u8 {
     match error {
         CollectorError::InvalidConfiguration { .. } => exit::INVALID,
         CollectorError::Unreachable { .. } => exit::UNREACHABLE,
-        CollectorError::Refused { status: 401 | 403, .. } => exit::DENIED,
+        CollectorError::Refused { status: 401 | 403, .. }
+        // PERMISSION_DENIED and UNAUTHENTICATED.
+        | CollectorError::GrpcStatus { status: 7 | 16, .. } => exit::DENIED,
         _ => exit::FAILED,
     }
 }
@@ -238,7 +240,10 @@ fn of_runtime(error: &RuntimeError) -> u8 {
 
 fn of_service(error: &ServiceError) -> u8 {
     match error {
-        ServiceError::Settings(_) | ServiceError::Listen { .. } => exit::INVALID,
+        ServiceError::Settings(_)
+        | ServiceError::Listen { .. }
+        | ServiceError::Traces { .. }
+        | ServiceError::Metrics { .. } => exit::INVALID,
         ServiceError::Store(error) => of_store(error),
         ServiceError::Broker(error) => of_broker(error),
         ServiceError::Runtime(error) => of_runtime(error),

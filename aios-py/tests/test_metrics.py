@@ -122,3 +122,16 @@ async def test_should_refuse_a_second_runtime_that_sends_the_metrics() -> None:
             await aios.Runtime(metrics=metrics).open()
     async with aios.Runtime(metrics=metrics):
         pass
+
+
+@pytest.mark.parametrize("signal", ["TRACES", "METRICS"])
+def test_should_not_ignore_a_protocol_that_this_package_lacks(tmp_path: Path, signal: str) -> None:
+    environment = {
+        "AIOS_DATABASE_URL": "memory://",
+        f"AIOS_TELEMETRY_{signal}__ENDPOINT": "http://127.0.0.1:4317",
+        f"AIOS_TELEMETRY_{signal}__PROTOCOL": "grpc",
+    }
+    settings = aios.Settings.load(folder=tmp_path, environment=environment)
+    with pytest.raises(aios.ConfigurationError, match="sends by http/protobuf") as caught:
+        settings.runtime_options()
+    assert caught.value.code == "INVALID_SETTINGS"

@@ -107,6 +107,7 @@ async fn export(
 ) -> Result<(), CliError> {
     let telemetry = settings.telemetry();
     let collector = Collector::new(url, &telemetry.service_name)?
+        .try_with_protocol(telemetry.traces.protocol)?
         .try_with_secret_headers(&telemetry.traces.headers)?;
     spans.retain(|span| span.end.is_some());
     let mut rejected = 0;

@@ -119,10 +119,13 @@ class TracesSettings:
     Attributes:
         endpoint: URL of the collector; ``None`` if no traces are sent.
         headers: Headers of the requests to the collector.
+        protocol: Protocol of the collector: ``"http/protobuf"``, or ``"grpc"``, which services in Rust
+            can speak.
     """
 
     endpoint: Secret | None
     headers: dict[str, Secret]
+    protocol: str
 
 
 @dataclass(frozen=True)
@@ -132,11 +135,13 @@ class MetricsExportSettings:
     Attributes:
         endpoint: URL of the collector; ``None`` if no metrics are sent.
         headers: Headers of the requests to the collector.
+        protocol: Protocol of the collector; see :class:`TracesSettings`.
         interval: How many seconds are between two exports.
     """
 
     endpoint: Secret | None
     headers: dict[str, Secret]
+    protocol: str
     interval: float
 
 
@@ -334,7 +339,8 @@ class Settings:
         ``telemetry.metrics.endpoint``, if they are set.
 
         Raises:
-            ConfigurationError: ``database.url`` is not set, and this process needs it.
+            ConfigurationError: ``database.url`` is not set, and this process needs it; or the protocol of
+                a collector is not ``http/protobuf``.
         """
         needs_store = self.process.has("engine") or self.process.has("api")
         if needs_store and self.database.url is None:
@@ -342,11 +348,7 @@ class Settings:
                 "database.url",
                 "missing, expected a URL; set it in a file or as AIOS_DATABASE_URL",
             )
-            raise ConfigurationError(
-                f"the configuration has 1 fault:\n- {key}: {fault}",
-                code="INVALID_SETTINGS",
-                details=[{"key": key, "origin": "default", "fault": fault}],
-            )
+            raise _refused(key, "default", fault)
         return {
             "store": self.database.url if needs_store else None,
             "broker": self.broker.url or "memory://",
@@ -360,13 +362,20 @@ class Settings:
         name, traces = self.telemetry.service_name, self.telemetry.traces
         if traces.endpoint is None:
             return None
+        self._check_protocol("telemetry.traces.protocol", traces.protocol)
         return TraceCollector(traces.endpoint, name, traces.headers)
 
     def _metrics(self) -> MetricsCollector | None:
         name, metrics = self.telemetry.service_name, self.telemetry.metrics
         if metrics.endpoint is None:
             return None
+        self._check_protocol("telemetry.metrics.protocol", metrics.protocol)
         return MetricsCollector(metrics.endpoint, name, metrics.headers, metrics.interval)
+
+    def _check_protocol(self, key: str, protocol: str) -> None:
+        if protocol != "http/protobuf":
+            fault = f"{protocol} is for services in Rust; this package sends by http/protobuf"
+            raise _refused(key, self.origin(key) or "default", fault)
 
     def origin(self, key: str) -> str | None:
         """Where the value of a key comes from; ``None`` if it has no value."""
@@ -379,6 +388,15 @@ class Settings:
             ConfigurationError: See :meth:`load`.
         """
         return self._load(self._sources)
+
+
+def _refused(key: str, origin: str, fault: str) -> ConfigurationError:
+    """The report of one fault."""
+    return ConfigurationError(
+        f"the configuration has 1 fault:\n- {key}: {fault}",
+        code="INVALID_SETTINGS",
+        details=[{"key": key, "origin": origin, "fault": fault}],
+    )
 
 
 def _plain(values: Mapping[str, Any] | None) -> list[tuple[str, Any]]:
@@ -401,7 +419,8 @@ def _common(row: Mapping[str, Any]) -> dict[str, Any]:
 
     def collector(row: Mapping[str, Any]) -> dict[str, Any]:
         headers = {name: Secret(value) for name, value in row["headers"].items()}
-        return {"endpoint": secret_url(row["endpoint"]), "headers": headers}
+        endpoint = secret_url(row["endpoint"])
+        return {"endpoint": endpoint, "headers": headers, "protocol": row["protocol"]}
 
     limit = row["http"]["rate_limit"]
     telemetry = row["telemetry"]

@@ -111,10 +111,12 @@ fn common(settings: &Settings) -> Value {
             "traces": {
                 "endpoint": url(telemetry.traces.endpoint.as_ref()),
                 "headers": headers(&telemetry.traces.headers),
+                "protocol": telemetry.traces.protocol,
             },
             "metrics": {
                 "endpoint": url(telemetry.metrics.endpoint.as_ref()),
                 "headers": headers(&telemetry.metrics.headers),
+                "protocol": telemetry.metrics.protocol,
                 "interval": telemetry.metrics.interval.get().as_secs_f64(),
             },
         },

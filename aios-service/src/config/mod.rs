@@ -75,8 +75,10 @@
 //! | `telemetry.service_name` | `AIOS_TELEMETRY_SERVICE_NAME` | name of the service in traces and metrics, `aios` by default |
 //! | `telemetry.traces.endpoint` | `AIOS_TELEMETRY_TRACES__ENDPOINT` | URL of a collector of traces; none by default |
 //! | `telemetry.traces.headers` | `AIOS_TELEMETRY_TRACES__HEADERS__X_API_KEY` | secret headers for the collector |
+//! | `telemetry.traces.protocol` | `AIOS_TELEMETRY_TRACES__PROTOCOL` | `http/protobuf` (default) or `grpc` |
 //! | `telemetry.metrics.endpoint` | `AIOS_TELEMETRY_METRICS__ENDPOINT` | URL of a collector of metrics; none by default |
 //! | `telemetry.metrics.headers` | `AIOS_TELEMETRY_METRICS__HEADERS__X_API_KEY` | secret headers for the collector |
+//! | `telemetry.metrics.protocol` | `AIOS_TELEMETRY_METRICS__PROTOCOL` | `http/protobuf` (default) or `grpc` |
 //! | `telemetry.metrics.interval` | `AIOS_TELEMETRY_METRICS__INTERVAL` | how often metrics are sent, 60 s by default |
 //! | `process.roles` | `AIOS_PROCESS_ROLES` | parts of a service that this process runs: `engine`, `api`, `agents`; all by default |
 //! | `shutdown.accept_delay` | `AIOS_SHUTDOWN_ACCEPT_DELAY` | how long connections are accepted after SIGTERM, 0 by default |
@@ -150,5 +152,5 @@ pub use self::{
         LogFormat, LogLevel, LogOutput, LogSettings, MetricsSettings, OpenAiSettings,
         ProcessSettings, RateLimitSettings, RedisSettings, Role, ShutdownSettings,
     },
-    telemetry::{MetricsExportSettings, TelemetrySettings, TracesSettings},
+    telemetry::{MetricsExportSettings, Protocol, TelemetrySettings, TracesSettings},
 };

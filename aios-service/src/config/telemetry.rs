@@ -32,18 +32,34 @@ impl Default for TelemetrySettings {
     }
 }
 
+/// How a collector is spoken to, with the names of OpenTelemetry.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Deserialize, Serialize, JsonSchema)]
+#[non_exhaustive]
+pub enum Protocol {
+    /// Protobuf over HTTP: `http/protobuf`.
+    #[default]
+    #[serde(rename = "http/protobuf")]
+    HttpProtobuf,
+    /// gRPC, with the feature `otlp-grpc`: `grpc`.
+    #[serde(rename = "grpc")]
+    Grpc,
+}
+
 /// The mapping `traces` in the section `telemetry`.
 #[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema)]
 #[serde(default)]
 #[non_exhaustive]
 pub struct TracesSettings {
-    /// URL of a collector that takes traces by OTLP over HTTP, such as `http://collector:4318`. No traces
+    /// URL of a collector that takes traces by OTLP, such as `http://collector:4318`. No traces
     /// are sent by default: `AIOS_TELEMETRY_TRACES__ENDPOINT`.
     #[schemars(schema_with = "collector")]
     pub endpoint: Option<SecretUrl>,
     /// Headers of the requests to the collector, by name, such as the key of a hosted one. A `_` in the
     /// name stands for `-`: `AIOS_TELEMETRY_TRACES__HEADERS__X_API_KEY`.
     pub headers: BTreeMap<String, Secret>,
+    /// The protocol of the collector, `http/protobuf` by default, or `grpc`:
+    /// `AIOS_TELEMETRY_TRACES__PROTOCOL`.
+    pub protocol: Protocol,
 }
 
 /// The mapping `metrics` in the section `telemetry`.
@@ -51,13 +67,16 @@ pub struct TracesSettings {
 #[serde(default)]
 #[non_exhaustive]
 pub struct MetricsExportSettings {
-    /// URL of a collector that takes metrics by OTLP over HTTP, such as `http://collector:4318`. No
+    /// URL of a collector that takes metrics by OTLP, such as `http://collector:4318`. No
     /// metrics are sent by default: `AIOS_TELEMETRY_METRICS__ENDPOINT`.
     #[schemars(schema_with = "collector")]
     pub endpoint: Option<SecretUrl>,
     /// Headers of the requests to the collector, by name, such as the key of a hosted one. A `_` in the
     /// name stands for `-`: `AIOS_TELEMETRY_METRICS__HEADERS__X_API_KEY`.
     pub headers: BTreeMap<String, Secret>,
+    /// The protocol of the collector, `http/protobuf` by default, or `grpc`:
+    /// `AIOS_TELEMETRY_METRICS__PROTOCOL`.
+    pub protocol: Protocol,
     /// How often metrics are sent, from 1 s to a day, 60 s by default:
     /// `AIOS_TELEMETRY_METRICS__INTERVAL`.
     #[serde(deserialize_with = "possible_interval")]
@@ -66,7 +85,12 @@ pub struct MetricsExportSettings {
 
 impl Default for MetricsExportSettings {
     fn default() -> Self {
-        Self { endpoint: None, headers: BTreeMap::new(), interval: HumanDuration::seconds(60) }
+        Self {
+            endpoint: None,
+            headers: BTreeMap::new(),
+            protocol: Protocol::default(),
+            interval: HumanDuration::seconds(60),
+        }
     }
 }
 

@@ -57,6 +57,7 @@ mod sending {
             let Some(endpoint) = &telemetry.metrics.endpoint else { return Ok(None) };
             let Some(metrics) = metrics else { return Err(no_metrics(settings)) };
             let collector = Collector::new(endpoint.expose(), &telemetry.service_name)
+                .and_then(|it| it.try_with_protocol(telemetry.metrics.protocol))
                 .and_then(|it| it.try_with_secret_headers(&telemetry.metrics.headers))
                 .map_err(|error| invalid(&error))?;
             let interval = telemetry.metrics.interval.get();

@@ -54,12 +54,7 @@ impl Service {
         let mut export = MetricsExport::of(&self.settings, metrics.as_ref())?;
         let limit = rate_limit(&self.settings)?;
         let has_signals = self.shutdown.is_none();
-        let shutdown = match self.shutdown {
-            Some(shutdown) => shutdown,
-            None => Shutdown::on_signals()
-                .map_err(|source| ServiceError::Signals { source })?
-                .with_accept_delay(self.settings.shutdown().accept_delay.get()),
-        };
+        let shutdown = shutdown(self.shutdown, &self.settings)?;
         let (listener, address) = listen(http).await?;
         let (store, owned_store) =
             open_store(self.store, needs_store, &self.settings).await?.unzip();
@@ -107,6 +102,16 @@ impl Service {
             _reloading: reloading,
             _telemetry: telemetry,
         })
+    }
+}
+
+/// The shutdown of the program, or one that begins with a signal.
+fn shutdown(given: Option<Shutdown>, settings: &Settings) -> Result<Shutdown, ServiceError> {
+    match given {
+        Some(shutdown) => Ok(shutdown),
+        None => Ok(Shutdown::on_signals()
+            .map_err(|source| ServiceError::Signals { source })?
+            .with_accept_delay(settings.shutdown().accept_delay.get())),
     }
 }
 

@@ -85,7 +85,8 @@ mod sending {
     fn collector(settings: &Settings) -> Result<Option<Collector>, CollectorError> {
         let telemetry = settings.telemetry();
         let Some(endpoint) = &telemetry.traces.endpoint else { return Ok(None) };
-        let collector = Collector::new(endpoint.expose(), &telemetry.service_name)?;
+        let collector = Collector::new(endpoint.expose(), &telemetry.service_name)?
+            .try_with_protocol(telemetry.traces.protocol)?;
         Ok(Some(collector.try_with_secret_headers(&telemetry.traces.headers)?))
     }
 

@@ -40,6 +40,7 @@ fn should_know_the_variables_of_the_guide() {
         let value = match key {
             "log.level" | "log.targets.lapin" => "warn",
             "metrics.enabled" => "false",
+            key if key.ends_with(".protocol") => "grpc",
             "log.format" => "json",
             "log.output" => "stdout",
             "log.redact" => "email",
@@ -64,5 +65,5 @@ fn should_know_the_variables_of_the_guide() {
         assert_eq!(settings.origin(key).unwrap_or_else(|| panic!("{key}")).to_string(), variable);
         count += 1;
     }
-    assert_eq!(count, 26);
+    assert_eq!(count, 28);
 }

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, time::Duration};
 use aios_agents::{prelude::*, trace::TraceParent};
 use aios_core::clock::{Clock, SystemClock};
 use aios_service::{
-    RunningService, Service, ServiceError,
+    RunningService, Service,
     config::{Settings, SettingsBuilder},
     http::Shutdown,
     telemetry::{Metrics, Telemetry},
@@ -196,6 +196,9 @@ async fn should_log_and_count_an_outcome_when_it_changes() {
     let collector = Collector::start(Answer::Status(503));
     let log = Output::default();
     let all = settings(&collector).load().unwrap();
+    // With a single subscriber, `tracing` asks that of the thread that reaches a line first, which may be
+    // one of another test that has none.
+    let _second = Telemetry::from_settings(&all).log_output(std::io::sink()).build().unwrap();
     let (dispatch, guard) = Telemetry::from_settings(&all).log_output(log.clone()).build().unwrap();
     let _subscriber = tracing::dispatcher::set_default(&dispatch);
     let service = service(settings(&collector)).metrics(Metrics::new()).start().await.unwrap();
@@ -217,20 +220,24 @@ async fn should_log_and_count_an_outcome_when_it_changes() {
     assert_eq!(times("takes values again"), 1, "{text}");
 }
 
-async fn refused(settings: SettingsBuilder) -> ServiceError {
-    let error = service(settings).start().await.unwrap_err();
+async fn refused(service: Service) -> String {
+    let error = service.start().await.unwrap_err();
     assert_eq!(error.code(), "TELEMETRY_FAILED");
-    error
+    error.to_string()
 }
 
 #[tokio::test]
 async fn should_name_what_prevents_an_export() {
     let collector = Collector::start(Answer::Status(200));
-    let error = refused(settings(&collector).value("metrics.enabled", false)).await;
-    assert!(error.to_string().contains("metrics.enabled is false"), "{error}");
+    let error = refused(service(settings(&collector).value("metrics.enabled", false))).await;
+    assert!(error.contains("metrics.enabled is false"), "{error}");
+    let with = |key: &str, value: &str| {
+        service(settings(&collector).value(key, value)).metrics(Metrics::new())
+    };
     let url = "http://user:hunter2@collector:99999";
-    let with_url = settings(&collector).value("telemetry.metrics.endpoint", url);
-    let error = service(with_url).metrics(Metrics::new()).start().await.unwrap_err().to_string();
+    let error = refused(with("telemetry.metrics.endpoint", url)).await;
     assert!(error.contains("can't send metrics") && error.contains("invalid port"), "{error}");
     assert!(!error.contains("hunter2"), "{error}");
+    let error = refused(with("telemetry.metrics.headers.content_type", "text/plain")).await;
+    assert!(error.contains("content-type is set by the protocol"), "{error}");
 }

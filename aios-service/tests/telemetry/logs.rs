@@ -41,7 +41,7 @@ fn logged(settings: SettingsBuilder, code: impl FnOnce(&TelemetryGuard)) -> Vec<
     output.lines()
 }
 
-/// What lapin writes when the server closes a channel.
+/// The line of lapin when the server closes a channel.
 macro_rules! channel_closed {
     ($method:expr) => {
         error!(

@@ -94,7 +94,7 @@ fn copy(source: &Path, target: &Path) -> Result<u64, StoreError> {
     };
     match fs::remove_file(&partial) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            return Err(uncreated(target, error));
+            return Err(uncreated(target, &error));
         }
         _ => {}
     }
@@ -105,7 +105,7 @@ fn copy(source: &Path, target: &Path) -> Result<u64, StoreError> {
         .to_str()
         .ok_or_else(|| invalid(format!("{} is not text, as SQLite needs it", partial.display())))?;
     // SQLite writes into an empty file too, and does not say why it can't create one.
-    File::create_new(&partial).map_err(|error| uncreated(target, error))?;
+    File::create_new(&partial).map_err(|error| uncreated(target, &error))?;
     if let Err(error) = connection.execute("VACUUM INTO ?1", [path]) {
         // The error that counts is that of the copy.
         let _ = fs::remove_file(&partial);
@@ -125,7 +125,7 @@ fn copy(source: &Path, target: &Path) -> Result<u64, StoreError> {
 }
 
 /// Why a file can't be created, and what to do.
-fn uncreated(target: &Path, error: io::Error) -> StoreError {
+fn uncreated(target: &Path, error: &io::Error) -> StoreError {
     let file = target.display();
     match target.parent().filter(|folder| !folder.as_os_str().is_empty() && !folder.is_dir()) {
         Some(folder) => invalid(format!(

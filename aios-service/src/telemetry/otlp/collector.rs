@@ -5,9 +5,18 @@ use prost::Message;
 use reqwest::Url;
 
 use super::{CollectorError, http};
-use crate::{config::Secret, https::http_client};
+#[cfg(feature = "otlp-grpc")]
+use crate::https::http2_client;
+use crate::{
+    config::{Protocol, Secret},
+    https::http_client,
+};
 
-/// A collector that takes traces and metrics by OTLP over HTTP.
+/// Headers that are not those of a user.
+const RESERVED: [&str; 6] =
+    ["connection", "content-length", "content-type", "host", "te", "transfer-encoding"];
+
+/// A collector that takes traces and metrics by OTLP, over HTTP unless its protocol is gRPC.
 ///
 /// ```no_run
 /// use aios_service::telemetry::{otlp::{Collector, CollectorError}, traces::Span};
@@ -24,9 +33,10 @@ pub struct Collector {
     url: Url,
     headers: HeaderMap,
     service: String,
+    protocol: Protocol,
 }
 
-/// What is sent to a collector.
+/// The kind of data that is sent to a collector.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::telemetry) enum Signal {
     Traces,
@@ -35,15 +45,21 @@ pub(in crate::telemetry) enum Signal {
 
 impl Signal {
     /// The path at a collector.
-    fn path(self) -> &'static str {
-        match self {
-            Self::Traces => "v1/traces",
-            Self::Metrics => "v1/metrics",
+    fn path(self, protocol: Protocol) -> &'static str {
+        match (protocol, self) {
+            (Protocol::HttpProtobuf, Self::Traces) => "v1/traces",
+            (Protocol::HttpProtobuf, Self::Metrics) => "v1/metrics",
+            (Protocol::Grpc, Self::Traces) => {
+                "opentelemetry.proto.collector.trace.v1.TraceService/Export"
+            }
+            (Protocol::Grpc, Self::Metrics) => {
+                "opentelemetry.proto.collector.metrics.v1.MetricsService/Export"
+            }
         }
     }
 }
 
-/// What a collector says about a request that it has taken.
+/// The answer of a collector to a request that it has taken.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Receipt {
@@ -67,20 +83,53 @@ impl Collector {
             return Err(invalid("the URL must begin with http:// or https://".to_owned()));
         }
         let http = http_client().map_err(invalid)?;
-        Ok(Self { http, url, headers: HeaderMap::new(), service: service.into() })
+        let protocol = Protocol::HttpProtobuf;
+        Ok(Self { http, url, headers: HeaderMap::new(), service: service.into(), protocol })
+    }
+
+    /// Sets the protocol, instead of protobuf over HTTP. With gRPC, for which this crate needs the feature
+    /// `otlp-grpc`, the URL is `http://host:4317` or `https://host:4317`, without a path.
+    ///
+    /// # Errors
+    ///
+    /// [`CollectorError::InvalidConfiguration`] if the protocol is gRPC and the URL has a path, or the
+    /// program is built without the feature `otlp-grpc`.
+    pub fn try_with_protocol(mut self, protocol: Protocol) -> Result<Self, CollectorError> {
+        let invalid = |reason: String| CollectorError::InvalidConfiguration { reason };
+        if protocol == Protocol::Grpc && !matches!(self.url.path(), "" | "/") {
+            let reason =
+                "the URL of a collector of gRPC has no path, such as http://collector:4317";
+            return Err(invalid(reason.to_owned()));
+        }
+        self.http = match protocol {
+            Protocol::HttpProtobuf => http_client(),
+            #[cfg(feature = "otlp-grpc")]
+            Protocol::Grpc => http2_client(),
+            #[cfg(not(feature = "otlp-grpc"))]
+            Protocol::Grpc => Err("the protocol is grpc, and the program is built without the \
+                                   feature `otlp-grpc` of aios-service"
+                .to_owned()),
+        }
+        .map_err(invalid)?;
+        self.protocol = protocol;
+        Ok(self)
     }
 
     /// Adds a header to every request, such as the key of a hosted collector.
     ///
     /// # Errors
     ///
-    /// [`CollectorError::InvalidConfiguration`] if this is not a header. The error does not contain the
-    /// value.
+    /// [`CollectorError::InvalidConfiguration`] if this is not a header, or one that the protocol sets
+    /// itself, such as `content-type`. The error does not contain the value.
     pub fn try_with_header(mut self, name: &str, value: &str) -> Result<Self, CollectorError> {
         let invalid = || CollectorError::InvalidConfiguration {
             reason: format!("{name:?} and its value are not a header of HTTP"),
         };
         let name = HeaderName::try_from(name).map_err(|_| invalid())?;
+        if RESERVED.contains(&name.as_str()) || name.as_str().starts_with("grpc-") {
+            let reason = format!("the header {name} is set by the protocol; leave it out");
+            return Err(CollectorError::InvalidConfiguration { reason });
+        }
         let mut value = HeaderValue::try_from(value).map_err(|_| invalid())?;
         value.set_sensitive(true);
         self.headers.insert(name, value);
@@ -110,8 +159,8 @@ impl Collector {
     ///
     /// # Errors
     ///
-    /// [`CollectorError::Unreachable`] if there is no answer within 10 s, and
-    /// [`CollectorError::Refused`] if the answer is not a success.
+    /// [`CollectorError::Unreachable`] if there is no answer within 10 s,
+    /// [`CollectorError::Refused`] or [`CollectorError::GrpcStatus`] if the answer is not a success.
     pub(in crate::telemetry) async fn export<A: Message + Default>(
         &self,
         signal: Signal,
@@ -119,9 +168,13 @@ impl Collector {
     ) -> Result<A, CollectorError> {
         let mut url = self.url.clone();
         if matches!(url.path(), "" | "/") {
-            url.set_path(signal.path());
+            url.set_path(signal.path(self.protocol));
         }
-        http::post(&self.http, &url, &self.headers, message).await
+        match self.protocol {
+            #[cfg(feature = "otlp-grpc")]
+            Protocol::Grpc => super::grpc::call(&self.http, &url, &self.headers, message).await,
+            _ => http::post(&self.http, &url, &self.headers, message).await,
+        }
     }
 }
 

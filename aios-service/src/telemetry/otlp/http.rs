@@ -10,9 +10,9 @@ use reqwest::{Client, Response, Url};
 use super::CollectorError;
 
 /// How long a request may take.
-const TIMEOUT: Duration = Duration::from_secs(10);
+pub(super) const TIMEOUT: Duration = Duration::from_secs(10);
 /// How much of an answer is read.
-const MAX_ANSWER: usize = 64 * 1024;
+pub(super) const MAX_ANSWER: usize = 64 * 1024;
 
 /// Sends a message of protobuf once, and returns the answer.
 pub(super) async fn post<A: Message + Default>(

@@ -10,7 +10,7 @@ pub(in crate::telemetry) fn resource(attributes: Vec<KeyValue>) -> Resource {
     Resource { attributes, ..Resource::default() }
 }
 
-/// What makes the traces and metrics.
+/// The library that makes the traces and metrics.
 pub(in crate::telemetry) fn scope() -> InstrumentationScope {
     InstrumentationScope {
         name: "aios".to_owned(),

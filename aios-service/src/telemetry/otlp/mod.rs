@@ -2,6 +2,8 @@
 
 mod collector;
 mod error;
+#[cfg(feature = "otlp-grpc")]
+mod grpc;
 mod http;
 mod message;
 

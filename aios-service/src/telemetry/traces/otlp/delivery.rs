@@ -69,6 +69,9 @@ impl Delivery {
 
     /// Sends all spans, in the order in which they ended.
     pub(crate) async fn deliver(&self, spans: &[Span]) -> Result<(), Stopped> {
+        if spans.is_empty() {
+            return Ok(());
+        }
         let mut phase = self.phase.clone();
         let delivering = async {
             for batch in spans.chunks(BATCH) {

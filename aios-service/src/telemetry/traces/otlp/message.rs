@@ -21,7 +21,7 @@ impl Collector {
     /// # Errors
     ///
     /// [`CollectorError::Unreachable`] if there is no answer within 10 s,
-    /// [`CollectorError::Refused`] if the answer is not a success, and
+    /// [`CollectorError::Refused`] or [`CollectorError::GrpcStatus`] if the answer is not a success, and
     /// [`CollectorError::InvalidAnswer`] if the URL is not that of a collector.
     ///
     /// # Cancel safety
