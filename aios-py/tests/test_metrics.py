@@ -6,9 +6,8 @@ import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-import pytest
-
 import aios
+import pytest
 
 pytest.importorskip("opentelemetry.proto")
 
