@@ -8,7 +8,7 @@ use aios_service::{
     ServiceError,
     client::{ClientError, ResultError},
     config::SettingsError,
-    telemetry::traces::CollectorError,
+    telemetry::otlp::CollectorError,
 };
 
 use crate::exit;
@@ -103,6 +103,9 @@ impl CliError {
             Self::Faults(_) => exit::FAULTS,
             Self::Interrupted => exit::INTERRUPTED,
             Self::Terminated => exit::TERMINATED,
+            Self::Read { source, .. } | Self::Write { source, .. } if is_of_path(source) => {
+                exit::INVALID
+            }
             Self::Read { .. } | Self::Write { .. } | Self::Output(_) | Self::Refused(_) => {
                 exit::FAILED
             }
@@ -112,6 +115,12 @@ impl CliError {
     /// The remedy, if the error does not name it itself.
     pub(crate) fn remedy(&self) -> Option<&'static str> {
         match self {
+            Self::Read { source, .. } if is_of_path(source) => {
+                Some("name a file that exists and that you may read")
+            }
+            Self::Write { source, .. } if is_of_path(source) => {
+                Some("create the folder first, or name one that you may write")
+            }
             Self::Client(error) => client_remedy(error),
             Self::Result(error) => match &**error {
                 ResultError::Client(error) => client_remedy(error),
@@ -125,6 +134,18 @@ impl CliError {
             _ => None,
         }
     }
+}
+
+/// Whether the path that an argument names is the reason.
+fn is_of_path(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::NotFound
+            | io::ErrorKind::PermissionDenied
+            | io::ErrorKind::NotADirectory
+            | io::ErrorKind::IsADirectory
+            | io::ErrorKind::ReadOnlyFilesystem
+    )
 }
 
 fn client_remedy(error: &ClientError) -> Option<&'static str> {
@@ -181,7 +202,9 @@ fn of_collector(error: &CollectorError) -> u8 {
     match error {
         CollectorError::InvalidConfiguration { .. } => exit::INVALID,
         CollectorError::Unreachable { .. } => exit::UNREACHABLE,
-        CollectorError::Refused { status: 401 | 403, .. } => exit::DENIED,
+        CollectorError::Refused { status: 401 | 403, .. }
+        // PERMISSION_DENIED and UNAUTHENTICATED.
+        | CollectorError::GrpcStatus { status: 7 | 16, .. } => exit::DENIED,
         _ => exit::FAILED,
     }
 }
@@ -217,7 +240,10 @@ fn of_runtime(error: &RuntimeError) -> u8 {
 
 fn of_service(error: &ServiceError) -> u8 {
     match error {
-        ServiceError::Settings(_) | ServiceError::Listen { .. } => exit::INVALID,
+        ServiceError::Settings(_)
+        | ServiceError::Listen { .. }
+        | ServiceError::Traces { .. }
+        | ServiceError::Metrics { .. } => exit::INVALID,
         ServiceError::Store(error) => of_store(error),
         ServiceError::Broker(error) => of_broker(error),
         ServiceError::Runtime(error) => of_runtime(error),

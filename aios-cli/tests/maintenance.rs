@@ -41,6 +41,10 @@ fn should_copy_a_store_that_is_in_use() {
     assert_eq!(ids, ["a"]);
     assert!(program.done(&[&["verify"][..], &copy].concat()).contains("checked"));
     program.fails(&["backup", "c.db", "--store", "sqlite://nothing.db"], 2);
+    let error = program.fails(&[&["backup", "nowhere/copy.db"][..], &store].concat(), 2);
+    assert!(error.contains("there is no folder nowhere; create it first"), "{error}");
+    let error = program.fails(&[&["backup", "copy.db/copy.db"][..], &store].concat(), 2);
+    assert!(error.contains("copy.db"), "{error}");
 }
 
 #[test]

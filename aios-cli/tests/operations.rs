@@ -121,7 +121,7 @@ fn should_write_manual_pages_and_completions() {
     let page = fs::read_to_string(program.folder().join("aios.1")).unwrap();
     assert!(page.contains("AIOS_API_URL") && page.contains("143"), "{page}");
     assert!(program.folder().join("aios-dead-letters-redrive.1").exists());
-    program.fails(&["man", "missing"], 1);
+    program.fails(&["man", "missing"], 2);
     for shell in ["bash", "zsh", "fish"] {
         assert!(program.done(&["completions", shell]).contains("dead-letters"));
     }

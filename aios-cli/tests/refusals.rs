@@ -86,8 +86,8 @@ fn should_refuse_arguments_that_are_invalid() {
     let url = ["--url", CLOSED];
     let error = program.fails(&[&["start", "welcome", "Ada"][..], &url].concat(), 2);
     assert!(error.contains("two pairs of quotes"), "{error}");
-    let error = program.fails(&[&["start", "welcome", "@missing.json"][..], &url].concat(), 1);
-    assert!(error.contains("missing.json"), "{error}");
+    let error = program.fails(&[&["start", "welcome", "@missing.json"][..], &url].concat(), 2);
+    assert!(error.contains("missing.json") && error.contains("name a file"), "{error}");
 }
 
 /// `--json` also holds for arguments that cannot be parsed, and for what the service refuses.

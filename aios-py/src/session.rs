@@ -9,13 +9,17 @@ use aios_core::{
     clock::SystemClock,
     store::{PageRequest, Store},
 };
+#[cfg(feature = "service")]
+use aios_service::telemetry::otlp::Collector;
 use aios_store::AnyStore;
 use pyo3::Python;
 use tokio::sync::{Mutex, RwLock};
 
+#[cfg(feature = "service")]
+use crate::service::MetricsExport;
 use crate::{
     calls::{Calls, closed_error},
-    convert::{CollectorArg, errors::ErrorInfo},
+    convert::{CollectorsArg, errors::ErrorInfo},
     llm::PreparedAgent,
     python::LoopPulse,
     workflow::PyWorkflow,
@@ -28,6 +32,8 @@ pub(crate) struct Session {
     pub(crate) requests: crate::service::Requests,
     #[cfg(feature = "service")]
     traces: Option<crate::service::Traces>,
+    #[cfg(feature = "service")]
+    metrics: Option<MetricsExport>,
     pub(crate) broker: Arc<dyn Broker>,
     store: Option<AnyStore>,
     caller: Option<TaskClient>,
@@ -91,15 +97,15 @@ impl Session {
         store: Option<String>,
         broker: String,
         source: Arc<str>,
-        traces: Option<CollectorArg>,
+        collectors: CollectorsArg,
     ) -> Result<Self, ErrorInfo> {
         #[cfg(not(feature = "service"))]
-        if traces.is_some() {
-            let message = "this build of aios sends no traces: it lacks the feature `service`";
+        if collectors != (None, None) {
+            let message = "this build of aios sends neither traces nor metrics: it lacks the feature `service`";
             return Err(ErrorInfo::new("runtime", "INVALID_RUNTIME_CONFIGURATION", message));
         }
         #[cfg(feature = "service")]
-        let collector = traces.map(crate::service::collector).transpose()?;
+        let (collector, mut metrics) = checked(collectors)?;
         let broker = aios_broker::connect(&broker).await?;
         let store = match store {
             Some(url) => Some(AnyStore::connect(&url).await?),
@@ -112,18 +118,24 @@ impl Session {
         for agent in llm_agents {
             builder = add(builder, agent, store.as_ref())?;
         }
-        let runtime = builder.start().await?;
+        let runtime = Arc::new(builder.start().await?);
         #[cfg(feature = "service")]
         let traces = match collector {
             Some(collector) => Some(crate::service::Traces::start(&runtime, collector).await?),
             None => None,
         };
+        #[cfg(feature = "service")]
+        if let Some(metrics) = &mut metrics {
+            metrics.start(&runtime)?;
+        }
         Ok(Self {
-            runtime: Arc::new(runtime),
+            runtime,
             #[cfg(feature = "service")]
             requests: crate::service::Requests::new(),
             #[cfg(feature = "service")]
             traces,
+            #[cfg(feature = "service")]
+            metrics,
             broker,
             store,
             caller: None,
@@ -154,6 +166,9 @@ impl Session {
             if let Some(traces) = self.traces {
                 traces.end(deadline).await;
             }
+            if let Some(metrics) = &self.metrics {
+                metrics.detach();
+            }
             deadline.saturating_sub(SystemClock.now().duration_since(started))
         };
         let stopped = match Arc::into_inner(self.runtime) {
@@ -167,6 +182,10 @@ impl Session {
             Some(store) => store.store().close().await,
             None => Ok(()),
         };
+        #[cfg(feature = "service")]
+        if let Some(metrics) = self.metrics {
+            metrics.end(deadline).await;
+        }
         stopped?;
         closed?;
         Ok(released?)
@@ -215,6 +234,15 @@ impl Session {
         let builder = builder.source(Arc::clone(&self.source)).workflow_dyn(workflow);
         Ok(builder.client_only().start().await?)
     }
+}
+
+/// Checks the collectors.
+#[cfg(feature = "service")]
+fn checked(
+    (traces, metrics): CollectorsArg,
+) -> Result<(Option<Collector>, Option<MetricsExport>), ErrorInfo> {
+    let traces = traces.map(|it| crate::service::collector(it, "traces")).transpose()?;
+    Ok((traces, metrics.map(MetricsExport::of).transpose()?))
 }
 
 /// Adds an agent over a language model. A process without a store has no workflows, and only makes

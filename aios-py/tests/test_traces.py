@@ -169,5 +169,5 @@ async def test_should_send_the_spans_of_runs_to_a_collector(tmp_path: Path) -> N
 
 async def test_should_refuse_a_collector_that_is_no_url() -> None:
     runtime = aios.Runtime(workflows=[traced], traces=aios.TraceCollector("no url"))
-    with pytest.raises(aios.ConfigurationError, match="invalid collector of traces"):
+    with pytest.raises(aios.ConfigurationError, match="traces: invalid collector"):
         await runtime.open()

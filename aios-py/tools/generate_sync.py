@@ -62,7 +62,7 @@ from ._workflow import MISSING, Workflow
 if TYPE_CHECKING:
     import datetime
 
-    from ._collector import TraceCollector
+    from ._collector import MetricsCollector, TraceCollector
     from ._projection import Apply, Load
     from ._retry import RetryPolicy
     from ._secret import Secret

@@ -10,16 +10,40 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// A client that follows no redirects, repeats nothing by itself and uses no proxy. The error is a reason
 /// for people.
 pub(crate) fn http_client() -> Result<reqwest::Client, String> {
-    let invalid = |error: &dyn Display| format!("the HTTP client cannot be created: {error}");
+    client(reqwest::Client::builder(), tls()?)
+}
+
+/// The same, which speaks HTTP/2 only. A connection whose other side is silent is given up, so that the
+/// next request gets a new one.
+#[cfg(feature = "otlp-grpc")]
+pub(crate) fn http2_client() -> Result<reqwest::Client, String> {
+    const PING: Duration = Duration::from_secs(4);
+
+    let mut tls = tls()?;
+    tls.alpn_protocols = vec![b"h2".to_vec()];
+    let builder = reqwest::Client::builder()
+        .http2_prior_knowledge()
+        .http2_keep_alive_interval(PING)
+        .http2_keep_alive_timeout(PING);
+    client(builder, tls)
+}
+
+fn tls() -> Result<rustls::ClientConfig, String> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let mut roots = rustls::RootCertStore::empty();
     roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-    let tls = rustls::ClientConfig::builder_with_provider(provider)
+    Ok(rustls::ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .map_err(|error| invalid(&error))?
         .with_root_certificates(roots)
-        .with_no_client_auth();
-    reqwest::Client::builder()
+        .with_no_client_auth())
+}
+
+fn client(
+    builder: reqwest::ClientBuilder,
+    tls: rustls::ClientConfig,
+) -> Result<reqwest::Client, String> {
+    builder
         .tls_backend_preconfigured(tls)
         .connect_timeout(CONNECT_TIMEOUT)
         .redirect(reqwest::redirect::Policy::none())
@@ -27,4 +51,8 @@ pub(crate) fn http_client() -> Result<reqwest::Client, String> {
         .no_proxy()
         .build()
         .map_err(|error| invalid(&Chain(&error)))
+}
+
+fn invalid(error: &dyn Display) -> String {
+    format!("the HTTP client cannot be created: {error}")
 }

@@ -1,4 +1,4 @@
-//! A collector of traces, which decodes what it gets with the official protobuf definitions.
+//! A collector of traces and metrics, which decodes what it gets with the official protobuf definitions.
 
 use std::{
     io::{self, BufRead, BufReader, Read, Write},
@@ -12,8 +12,18 @@ use std::{
 };
 
 pub use opentelemetry_proto::tonic::trace::v1::Span;
+pub use opentelemetry_proto::tonic::{
+    collector::metrics::v1::ExportMetricsServiceRequest,
+    metrics::v1::{Metric, metric::Data, number_data_point},
+};
 use opentelemetry_proto::tonic::{
-    collector::trace::v1::ExportTraceServiceRequest, common::v1::any_value::Value,
+    collector::{
+        metrics::v1::{ExportMetricsPartialSuccess, ExportMetricsServiceResponse},
+        trace::v1::{
+            ExportTracePartialSuccess, ExportTraceServiceRequest, ExportTraceServiceResponse,
+        },
+    },
+    common::v1::any_value::Value,
 };
 use prost::Message;
 
@@ -24,8 +34,12 @@ const PAUSE: Duration = Duration::from_millis(20);
 /// How a collector answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Answer {
-    /// With this status. Spans are kept with status 200 only.
+    /// With this status. Spans and metrics are kept with status 200 only.
     Status(u16),
+    /// With this status, and how many seconds to wait.
+    Later(u16, u64),
+    /// With status 200, and says that it rejects this many spans or data points.
+    Rejects(i64),
     /// Never, although it takes the request.
     Nothing,
 }
@@ -42,6 +56,7 @@ struct State {
     answer: Mutex<Answer>,
     requests: AtomicU64,
     spans: Mutex<Vec<Span>>,
+    exports: Mutex<Vec<ExportMetricsServiceRequest>>,
 }
 
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -58,8 +73,12 @@ impl Collector {
     pub fn start(answer: Answer) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port is free");
         let address = listener.local_addr().expect("a listener has an address");
-        let (requests, spans) = (AtomicU64::new(0), Mutex::default());
-        let state = Arc::new(State { answer: Mutex::new(answer), requests, spans });
+        let state = Arc::new(State {
+            answer: Mutex::new(answer),
+            requests: AtomicU64::new(0),
+            spans: Mutex::default(),
+            exports: Mutex::default(),
+        });
         let shared = Arc::clone(&state);
         thread::spawn(move || {
             for stream in listener.incoming().flatten() {
@@ -93,6 +112,12 @@ impl Collector {
         locked(&self.state.spans).clone()
     }
 
+    /// The exports of metrics that were taken, in the order in which they came.
+    #[must_use]
+    pub fn exports(&self) -> Vec<ExportMetricsServiceRequest> {
+        locked(&self.state.exports).clone()
+    }
+
     /// Waits until the spans have a property, for at most a minute.
     ///
     /// # Panics
@@ -122,33 +147,66 @@ pub fn text<'s>(span: &'s Span, name: &str) -> Option<&'s str> {
     }
 }
 
+/// A metric of an export.
+#[must_use]
+pub fn metric<'e>(export: &'e ExportMetricsServiceRequest, name: &str) -> Option<&'e Metric> {
+    let scopes = export.resource_metrics.iter().flat_map(|it| &it.scope_metrics);
+    scopes.flat_map(|scope| &scope.metrics).find(|metric| metric.name == name)
+}
+
 /// Answers the requests of a connection.
 fn serve(stream: &TcpStream, state: &State) -> Option<()> {
     let mut reader = BufReader::new(stream);
     loop {
-        let body = read(&mut reader).ok()??;
+        let (path, body) = read(&mut reader).ok()??;
         state.requests.fetch_add(1, Ordering::SeqCst);
         let answer = *locked(&state.answer);
-        let status = match answer {
-            Answer::Status(status) => status,
+        let mut header = String::new();
+        let (status, rejected) = match answer {
+            Answer::Status(status) => (status, 0),
+            Answer::Later(status, seconds) => {
+                header = format!("retry-after: {seconds}\r\n");
+                (status, 0)
+            }
+            Answer::Rejects(rejected) => (200, rejected),
             Answer::Nothing => {
                 // Until the other side gives up.
                 let _ = reader.read(&mut [0]);
                 return None;
             }
         };
-        if status == 200 {
-            let request = ExportTraceServiceRequest::decode(&*body).expect("a request of OTLP");
-            let scopes = request.resource_spans.into_iter().flat_map(|it| it.scope_spans);
-            locked(&state.spans).extend(scopes.flat_map(|scope| scope.spans));
-        }
+        let answer = if status == 200 { take(state, &path, &body, rejected) } else { Vec::new() };
         let mut writer = stream;
-        write!(writer, "HTTP/1.1 {status} Status\r\ncontent-length: 0\r\n\r\n").ok()?;
+        let length = answer.len();
+        write!(writer, "HTTP/1.1 {status} Status\r\n{header}content-length: {length}\r\n\r\n")
+            .ok()?;
+        writer.write_all(&answer).ok()?;
     }
 }
 
-/// The body of the next request; `None` at the end of the connection.
-fn read(reader: &mut BufReader<&TcpStream>) -> io::Result<Option<Vec<u8>>> {
+/// Keeps what a request has, and returns the answer.
+fn take(state: &State, path: &str, body: &[u8], rejected: i64) -> Vec<u8> {
+    let error_message = if rejected > 0 { "too old".to_owned() } else { String::new() };
+    if path == "/v1/metrics" {
+        let request = ExportMetricsServiceRequest::decode(body).expect("a request of OTLP");
+        locked(&state.exports).push(request);
+        let partial = ExportMetricsPartialSuccess { rejected_data_points: rejected, error_message };
+        return ExportMetricsServiceResponse { partial_success: Some(partial) }.encode_to_vec();
+    }
+    let request = ExportTraceServiceRequest::decode(body).expect("a request of OTLP");
+    let scopes = request.resource_spans.into_iter().flat_map(|it| it.scope_spans);
+    locked(&state.spans).extend(scopes.flat_map(|scope| scope.spans));
+    let partial = ExportTracePartialSuccess { rejected_spans: rejected, error_message };
+    ExportTraceServiceResponse { partial_success: Some(partial) }.encode_to_vec()
+}
+
+/// The path and the body of the next request; `None` at the end of the connection.
+fn read(reader: &mut BufReader<&TcpStream>) -> io::Result<Option<(String, Vec<u8>)>> {
+    let mut first = String::new();
+    if reader.read_line(&mut first)? == 0 {
+        return Ok(None);
+    }
+    let path = first.split(' ').nth(1).unwrap_or_default().to_owned();
     let mut length = None;
     loop {
         let mut line = String::new();
@@ -165,5 +223,5 @@ fn read(reader: &mut BufReader<&TcpStream>) -> io::Result<Option<Vec<u8>>> {
     }
     let mut body = vec![0; length.unwrap_or(0)];
     reader.read_exact(&mut body)?;
-    Ok(Some(body))
+    Ok(Some((path, body)))
 }

@@ -8,7 +8,10 @@ use aios_core::store::RecordedEvent;
 use aios_service::{
     client::{Client, ClientError},
     config::Settings,
-    telemetry::traces::{AttributeValue, Collector, Span, SpanStatus, spans_of},
+    telemetry::{
+        otlp::Collector,
+        traces::{AttributeValue, Span, SpanStatus, spans_of},
+    },
 };
 use serde_json::json;
 
@@ -103,14 +106,17 @@ async fn export(
     output: &mut Output,
 ) -> Result<(), CliError> {
     let telemetry = settings.telemetry();
-    let mut collector = Collector::new(url, &telemetry.service_name)?;
-    for (name, value) in &telemetry.traces.headers {
-        collector = collector.try_with_header(&name.replace('_', "-"), value.expose())?;
-    }
+    let collector = Collector::new(url, &telemetry.service_name)?
+        .try_with_protocol(telemetry.traces.protocol)?
+        .try_with_secret_headers(&telemetry.traces.headers)?;
     spans.retain(|span| span.end.is_some());
     let mut rejected = 0;
     for batch in spans.chunks(BATCH) {
-        rejected += collector.send(batch).await?;
+        let receipt = collector.send(batch).await?;
+        rejected += receipt.rejected;
+        if let Some(message) = receipt.message {
+            output.note(format_args!("the collector says: {message}"));
+        }
     }
     let sent = spans.len();
     if output.is_json() {

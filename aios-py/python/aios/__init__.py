@@ -23,7 +23,7 @@ from ._aios import __version__
 from ._asgi import ApiKey, Asgi, TokenIssuer, asgi
 from ._budget import BUDGET_SIGNAL, Budget, BudgetDecision, Limits, Price, SubjectBudget
 from ._client import Client
-from ._collector import TraceCollector
+from ._collector import MetricsCollector, TraceCollector
 from ._context import WorkflowContext
 from ._conversation import Conversation, Turn
 from ._decisions import PendingDecision, pending_decisions
@@ -144,6 +144,7 @@ __all__ = [
     "Limits",
     "LlmAgent",
     "ManagedAgent",
+    "MetricsCollector",
     "ModelError",
     "ModelResponse",
     "NoFailedOperationError",

@@ -608,7 +608,10 @@ class NativeClient:
         lease_time: float,
         relay: bool,
         blocked_after: float | None,
-        traces: tuple[str, str, list[tuple[str, str]]] | None,
+        collectors: tuple[
+            tuple[str, str, list[tuple[str, str]]] | None,
+            tuple[str, str, list[tuple[str, str]], float] | None,
+        ],
     ) -> asyncio.Future[None]: ...
     def shutdown(self, deadline: float) -> asyncio.Future[None]: ...
     def dispose(self, wait: float) -> None: ...

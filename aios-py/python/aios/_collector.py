@@ -1,4 +1,4 @@
-"""Collectors of traces."""
+"""Collectors of traces and metrics."""
 
 from __future__ import annotations
 
@@ -30,3 +30,28 @@ class TraceCollector:
     def _native(self) -> tuple[str, str, list[tuple[str, str]]]:
         headers = [(name, exposed(value)) for name, value in self.headers.items()]
         return exposed(self.endpoint), self.service_name, headers
+
+
+@dataclass(frozen=True)
+class MetricsCollector:
+    """A collector that takes metrics by OTLP over HTTP, such as the OpenTelemetry Collector.
+
+    A :class:`Runtime` sends it the metrics of its process when it opens, at each interval, and when it is
+    closed. Their values are cumulative, so an export that fails is repeated by the next one. Each process
+    has a random ``service.instance.id``.
+
+    Attributes:
+        endpoint: URL of the collector, such as ``http://127.0.0.1:4318``.
+        service_name: Name of the service.
+        headers: Headers of the requests, such as the key of a hosted collector.
+        interval: How many seconds are between two exports, from 1 to 86,400.
+    """
+
+    endpoint: str | Secret
+    service_name: str = "aios"
+    headers: Mapping[str, str | Secret] = field(default_factory=dict)
+    interval: float = 60.0
+
+    def _native(self) -> tuple[str, str, list[tuple[str, str]], float]:
+        headers = [(name, exposed(value)) for name, value in self.headers.items()]
+        return exposed(self.endpoint), self.service_name, headers, self.interval

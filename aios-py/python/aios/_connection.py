@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from ._agent import BoundAgent
     from ._aios import LoopBridge, NativeClient, ThreadPool
-    from ._collector import TraceCollector
+    from ._collector import MetricsCollector, TraceCollector
     from ._llm import BoundLlmAgent
     from ._secret import Secret
     from ._workflow import Workflow
@@ -139,8 +139,8 @@ class Connection:
     def _blocked_limit(self) -> float | None:
         return None
 
-    def _collector(self) -> TraceCollector | None:
-        return None
+    def _collectors(self) -> tuple[TraceCollector | None, MetricsCollector | None]:
+        return None, None
 
     def _threads(self) -> int:
         return 0
@@ -156,7 +156,7 @@ class Connection:
         from ._llm import LlmAgent
 
         agents, llm_agents = self._agents(), self._llm_agents()
-        collector = self._collector()
+        traces, metrics = self._collectors()
         native = self._begin()
         try:
             self._start_agent_threads(agents)
@@ -172,7 +172,10 @@ class Connection:
                 self._lease_time(),
                 self._relays(),
                 self._blocked_limit(),
-                None if collector is None else collector._native(),
+                (
+                    None if traces is None else traces._native(),
+                    None if metrics is None else metrics._native(),
+                ),
             )
         except BaseException:
             self._dispose()

@@ -16,7 +16,7 @@ from ._validation import as_list, as_workflows, check_at_least, find_duplicate
 
 if TYPE_CHECKING:
     from ._agent import BoundAgent
-    from ._collector import TraceCollector
+    from ._collector import MetricsCollector, TraceCollector
     from ._llm import BoundLlmAgent, LlmAgent
     from ._projection import Apply, Load
     from ._retry import RetryPolicy
@@ -48,6 +48,7 @@ class Runtime(Client):
             heartbeats, so that other processes take over their tasks. The log names a run whose code
             blocks it.
         traces: The collector of the traces of runs. A process that only hosts agents sends none.
+        metrics: The collector of the metrics of this process, of which one runtime sends them.
 
     Raises:
         ConfigurationError: An argument is invalid.
@@ -69,6 +70,7 @@ class Runtime(Client):
         shutdown_timeout: float = 10.0,
         blocked_after: float | None = DEFAULTS.blocked_after,
         traces: TraceCollector | None = None,
+        metrics: MetricsCollector | None = None,
     ) -> None:
         super().__init__(store, broker, source=source, workflows=workflows, workers=workers)
         from ._llm import LlmAgent
@@ -88,6 +90,7 @@ class Runtime(Client):
         self._shutdown_timeout = shutdown_timeout
         self._blocked_after = blocked_after
         self._traces = traces
+        self._metrics = metrics
 
     async def projection(
         self,
@@ -172,8 +175,8 @@ class Runtime(Client):
     def _blocked_limit(self) -> float | None:
         return self._blocked_after
 
-    def _collector(self) -> TraceCollector | None:
-        return self._traces if self._has_engine() else None
+    def _collectors(self) -> tuple[TraceCollector | None, MetricsCollector | None]:
+        return self._traces if self._has_engine() else None, self._metrics
 
     def _threads(self) -> int:
         return self._thread_count if self._agent_objects or self._workflows else 0

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypedDict, TypeVar, cast, overload
 
-from ._collector import TraceCollector
+from ._collector import MetricsCollector, TraceCollector
 from ._errors import ConfigurationError, InvalidParametersError
 from ._secret import Secret, exposed
 
@@ -113,19 +113,51 @@ class MetricsSettings:
 
 
 @dataclass(frozen=True)
+class TracesSettings:
+    """The mapping ``traces`` in the section ``telemetry``.
+
+    Attributes:
+        endpoint: URL of the collector; ``None`` if no traces are sent.
+        headers: Headers of the requests to the collector.
+        protocol: Protocol of the collector: ``"http/protobuf"``, or ``"grpc"``, which services in Rust
+            can speak.
+    """
+
+    endpoint: Secret | None
+    headers: dict[str, Secret]
+    protocol: str
+
+
+@dataclass(frozen=True)
+class MetricsExportSettings:
+    """The mapping ``metrics`` in the section ``telemetry``.
+
+    Attributes:
+        endpoint: URL of the collector; ``None`` if no metrics are sent.
+        headers: Headers of the requests to the collector.
+        protocol: Protocol of the collector; see :class:`TracesSettings`.
+        interval: How many seconds are between two exports.
+    """
+
+    endpoint: Secret | None
+    headers: dict[str, Secret]
+    protocol: str
+    interval: float
+
+
+@dataclass(frozen=True)
 class TelemetrySettings:
     """The section ``telemetry``.
 
     Attributes:
-        service_name: Name of the service in traces.
-        endpoint: URL of the collector of traces, ``telemetry.traces.endpoint``; ``None`` if no traces are
-            sent.
-        headers: Headers of the requests to the collector.
+        service_name: Name of the service in traces and metrics.
+        traces: Where traces are sent.
+        metrics: Where metrics are sent.
     """
 
     service_name: str
-    endpoint: Secret | None
-    headers: dict[str, Secret]
+    traces: TracesSettings
+    metrics: MetricsExportSettings
 
 
 @dataclass(frozen=True)
@@ -178,6 +210,7 @@ class RuntimeOptions(TypedDict):
     engine: bool
     shutdown_timeout: float
     traces: TraceCollector | None
+    metrics: MetricsCollector | None
 
 
 @dataclass(frozen=True)
@@ -302,10 +335,12 @@ class Settings:
 
         The store is that of ``database.url``, or none if this process has only the role ``agents``; the
         broker is that of ``broker.url``, or in memory. ``shutdown.deadline`` limits how long tasks may
-        take to end. Traces are sent to ``telemetry.traces.endpoint``, if it is set.
+        take to end. Traces are sent to ``telemetry.traces.endpoint`` and metrics to
+        ``telemetry.metrics.endpoint``, if they are set.
 
         Raises:
-            ConfigurationError: ``database.url`` is not set, and this process needs it.
+            ConfigurationError: ``database.url`` is not set, and this process needs it; or the protocol of
+                a collector is not ``http/protobuf``.
         """
         needs_store = self.process.has("engine") or self.process.has("api")
         if needs_store and self.database.url is None:
@@ -313,22 +348,34 @@ class Settings:
                 "database.url",
                 "missing, expected a URL; set it in a file or as AIOS_DATABASE_URL",
             )
-            raise ConfigurationError(
-                f"the configuration has 1 fault:\n- {key}: {fault}",
-                code="INVALID_SETTINGS",
-                details=[{"key": key, "origin": "default", "fault": fault}],
-            )
-        telemetry, traces = self.telemetry, None
-        if telemetry.endpoint is not None:
-            endpoint, name = telemetry.endpoint, telemetry.service_name
-            traces = TraceCollector(endpoint, name, telemetry.headers)
+            raise _refused(key, "default", fault)
         return {
             "store": self.database.url if needs_store else None,
             "broker": self.broker.url or "memory://",
             "engine": self.process.has("engine"),
             "shutdown_timeout": self.shutdown.deadline,
-            "traces": traces,
+            "traces": self._traces(),
+            "metrics": self._metrics(),
         }
+
+    def _traces(self) -> TraceCollector | None:
+        name, traces = self.telemetry.service_name, self.telemetry.traces
+        if traces.endpoint is None:
+            return None
+        self._check_protocol("telemetry.traces.protocol", traces.protocol)
+        return TraceCollector(traces.endpoint, name, traces.headers)
+
+    def _metrics(self) -> MetricsCollector | None:
+        name, metrics = self.telemetry.service_name, self.telemetry.metrics
+        if metrics.endpoint is None:
+            return None
+        self._check_protocol("telemetry.metrics.protocol", metrics.protocol)
+        return MetricsCollector(metrics.endpoint, name, metrics.headers, metrics.interval)
+
+    def _check_protocol(self, key: str, protocol: str) -> None:
+        if protocol != "http/protobuf":
+            fault = f"{protocol} is for services in Rust; this package sends by http/protobuf"
+            raise _refused(key, self.origin(key) or "default", fault)
 
     def origin(self, key: str) -> str | None:
         """Where the value of a key comes from; ``None`` if it has no value."""
@@ -341,6 +388,15 @@ class Settings:
             ConfigurationError: See :meth:`load`.
         """
         return self._load(self._sources)
+
+
+def _refused(key: str, origin: str, fault: str) -> ConfigurationError:
+    """The report of one fault."""
+    return ConfigurationError(
+        f"the configuration has 1 fault:\n- {key}: {fault}",
+        code="INVALID_SETTINGS",
+        details=[{"key": key, "origin": origin, "fault": fault}],
+    )
 
 
 def _plain(values: Mapping[str, Any] | None) -> list[tuple[str, Any]]:
@@ -361,6 +417,11 @@ def _common(row: Mapping[str, Any]) -> dict[str, Any]:
         text = row[name]["api_key"]
         return ApiKeySettings(None if text is None else Secret(text))
 
+    def collector(row: Mapping[str, Any]) -> dict[str, Any]:
+        headers = {name: Secret(value) for name, value in row["headers"].items()}
+        endpoint = secret_url(row["endpoint"])
+        return {"endpoint": endpoint, "headers": headers, "protocol": row["protocol"]}
+
     limit = row["http"]["rate_limit"]
     telemetry = row["telemetry"]
     rate_limit = None if limit is None else RateLimitSettings(**limit)
@@ -375,8 +436,10 @@ def _common(row: Mapping[str, Any]) -> dict[str, Any]:
         "metrics": MetricsSettings(**row["metrics"]),
         "telemetry": TelemetrySettings(
             telemetry["service_name"],
-            secret_url(telemetry["endpoint"]),
-            {name: Secret(value) for name, value in telemetry["headers"].items()},
+            TracesSettings(**collector(telemetry["traces"])),
+            MetricsExportSettings(
+                **collector(telemetry["metrics"]), interval=telemetry["metrics"]["interval"]
+            ),
         ),
         "process": ProcessSettings(**row["process"]),
         "anthropic": key("anthropic"),

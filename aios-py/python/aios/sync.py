@@ -41,7 +41,7 @@ from ._workflow import MISSING, Workflow
 if TYPE_CHECKING:
     import datetime
 
-    from ._collector import TraceCollector
+    from ._collector import MetricsCollector, TraceCollector
     from ._projection import Apply, Load
     from ._retry import RetryPolicy
     from ._secret import Secret
@@ -1063,6 +1063,7 @@ class Runtime(Client):
             heartbeats, so that other processes take over their tasks. The log names a run whose code
             blocks it.
         traces: The collector of the traces of runs. A process that only hosts agents sends none.
+        metrics: The collector of the metrics of this process, of which one runtime sends them.
 
     Raises:
         ConfigurationError: An argument is invalid.
@@ -1084,6 +1085,7 @@ class Runtime(Client):
         shutdown_timeout: float = 10.0,
         blocked_after: float | None = DEFAULTS.blocked_after,
         traces: TraceCollector | None = None,
+        metrics: MetricsCollector | None = None,
     ) -> None:
         self._runtime = _runtime.Runtime(
             store,
@@ -1099,6 +1101,7 @@ class Runtime(Client):
             shutdown_timeout=shutdown_timeout,
             blocked_after=blocked_after,
             traces=traces,
+            metrics=metrics,
         )
         self._client = self._runtime
         BlockingConnection.__init__(self, self._runtime)

@@ -23,7 +23,7 @@ use self::{
 use crate::{
     calls::{Answer, Calls},
     convert::{
-        CollectorArg,
+        CollectorsArg,
         arguments::{AgentArg, Created, RetryArg, WorkflowArg},
         errors::ErrorInfo,
         event::build_event,
@@ -121,7 +121,7 @@ impl NativeClient {
 
     /// Connects, and starts agents and the engine.
     #[allow(clippy::too_many_arguments, reason = "called only by aios._connection")]
-    #[pyo3(signature = (store, broker, source, agents, llm_agents, workflows, engine, lease_time, relay, blocked_after, traces))]
+    #[pyo3(signature = (store, broker, source, agents, llm_agents, workflows, engine, lease_time, relay, blocked_after, collectors))]
     fn open<'py>(
         &self,
         py: Python<'py>,
@@ -135,7 +135,7 @@ impl NativeClient {
         lease_time: f64,
         relay: bool,
         blocked_after: Option<f64>,
-        traces: Option<CollectorArg>,
+        collectors: CollectorsArg,
     ) -> PyResult<Bound<'py, PyAny>> {
         let source: Arc<str> = source.into();
         let parts = RuntimeParts {
@@ -150,7 +150,7 @@ impl NativeClient {
         let llm_agents = open::prepare_agents(py, &self.calls, &self.pulse, llm_agents)?;
         self.with(py, |slot, _| async move {
             let session =
-                Session::connect(builder, llm_agents, store, broker, source, traces).await?;
+                Session::connect(builder, llm_agents, store, broker, source, collectors).await?;
             *slot.write().await = Some(session);
             Ok(Answer::Nothing)
         })

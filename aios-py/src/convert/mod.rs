@@ -33,3 +33,7 @@ pub(crate) fn fence_pair(fence: Fence) -> (u16, u64) {
 
 /// A collector of traces: its URL, the name of the service, and the headers of requests.
 pub(crate) type CollectorArg = (String, String, Vec<(String, String)>);
+/// A collector of metrics: the same, and the interval in seconds.
+pub(crate) type MetricsCollectorArg = (String, String, Vec<(String, String)>, f64);
+/// The collectors of a runtime: of traces, and of metrics.
+pub(crate) type CollectorsArg = (Option<CollectorArg>, Option<MetricsCollectorArg>);

@@ -4,6 +4,7 @@ mod api;
 mod exchange;
 mod gate;
 mod listen;
+mod metrics;
 mod options;
 mod remote;
 mod requests;
@@ -13,6 +14,7 @@ mod traces;
 pub(crate) use self::{
     api::NativeApi,
     exchange::NativeExchange,
+    metrics::MetricsExport,
     options::hash_api_key,
     remote::{
         NativeRemoteClient, RemoteEventStream, RemoteOutputStream, RemoteRunHandle, remote_agent,

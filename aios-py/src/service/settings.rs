@@ -1,7 +1,9 @@
 //! Settings of a service, for `aios.Settings`.
 
+use std::collections::BTreeMap;
+
 use aios_core::event::Payload;
-use aios_service::config::{Fault, SecretUrl, Settings, SettingsError};
+use aios_service::config::{Fault, Secret, SecretUrl, Settings, SettingsError};
 use pyo3::{exceptions::PyValueError, prelude::*};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
@@ -53,6 +55,11 @@ fn url(url: Option<&SecretUrl>) -> Value {
     url.map_or(Value::Null, |url| json!([url.expose(), url.to_string()]))
 }
 
+/// The headers of requests to a collector.
+fn headers(headers: &BTreeMap<String, Secret>) -> Map<String, Value> {
+    headers.iter().map(|(name, value)| (name.replace('_', "-"), json!(value.expose()))).collect()
+}
+
 /// Settings with their secrets.
 fn row(settings: &Settings, sections: &[String]) -> Value {
     let own = sections.iter().map(|name| {
@@ -81,9 +88,7 @@ fn common(settings: &Settings) -> Value {
         .map(|limit| json!({"requests": limit.requests, "per": limit.per.get().as_secs_f64()}));
     let timeout = settings.agent().timeout.map(|timeout| timeout.get().as_secs_f64());
     let telemetry = settings.telemetry();
-    let headers = telemetry.traces.headers.iter();
-    let headers = headers.map(|(name, value)| (name.replace('_', "-"), json!(value.expose())));
-    let key = |key: Option<&aios_service::config::Secret>| key.map(|it| it.expose().to_owned());
+    let key = |key: Option<&Secret>| key.map(|it| it.expose().to_owned());
     json!({
         "database": {"url": url(settings.database().url.as_ref())},
         "broker": {"url": url(settings.broker().url.as_ref())},
@@ -103,8 +108,17 @@ fn common(settings: &Settings) -> Value {
         "metrics": settings.metrics(),
         "telemetry": {
             "service_name": telemetry.service_name,
-            "endpoint": url(telemetry.traces.endpoint.as_ref()),
-            "headers": headers.collect::<Map<_, _>>(),
+            "traces": {
+                "endpoint": url(telemetry.traces.endpoint.as_ref()),
+                "headers": headers(&telemetry.traces.headers),
+                "protocol": telemetry.traces.protocol,
+            },
+            "metrics": {
+                "endpoint": url(telemetry.metrics.endpoint.as_ref()),
+                "headers": headers(&telemetry.metrics.headers),
+                "protocol": telemetry.metrics.protocol,
+                "interval": telemetry.metrics.interval.get().as_secs_f64(),
+            },
         },
         "process": settings.process(),
         "anthropic": {"api_key": key(settings.anthropic().api_key.as_ref())},

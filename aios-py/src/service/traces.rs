@@ -3,7 +3,10 @@
 use std::time::Duration;
 
 use aios_agents::Runtime;
-use aios_service::telemetry::traces::{Collector, TraceExporter};
+use aios_service::telemetry::{
+    otlp::{Collector, CollectorError},
+    traces::TraceExporter,
+};
 use tracing::warn;
 
 use crate::convert::{CollectorArg, errors::ErrorInfo};
@@ -28,16 +31,16 @@ impl Traces {
     }
 }
 
-/// Checks a collector.
-pub(crate) fn collector(argument: CollectorArg) -> Result<Collector, ErrorInfo> {
+/// Checks a collector of traces or metrics.
+pub(crate) fn collector(argument: CollectorArg, of: &str) -> Result<Collector, ErrorInfo> {
     let (endpoint, service_name, headers) = argument;
-    let mut collector = Collector::new(&endpoint, &service_name).map_err(|it| invalid(&it))?;
+    let invalid = |error: CollectorError| {
+        let message = format!("{of}: {error}");
+        ErrorInfo::new("runtime", "INVALID_RUNTIME_CONFIGURATION", message)
+    };
+    let mut collector = Collector::new(&endpoint, &service_name).map_err(invalid)?;
     for (name, value) in headers {
-        collector = collector.try_with_header(&name, &value).map_err(|it| invalid(&it))?;
+        collector = collector.try_with_header(&name, &value).map_err(invalid)?;
     }
     Ok(collector)
-}
-
-fn invalid(error: &impl ToString) -> ErrorInfo {
-    ErrorInfo::new("runtime", "INVALID_RUNTIME_CONFIGURATION", error.to_string())
 }

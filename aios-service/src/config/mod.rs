@@ -72,9 +72,14 @@
 //! | `http.rate_limit.requests` | `AIOS_HTTP_RATE_LIMIT__REQUESTS` | requests of each caller; no limit by default |
 //! | `http.rate_limit.per` | `AIOS_HTTP_RATE_LIMIT__PER` | the time for them, 1 s by default |
 //! | `metrics.enabled` | `AIOS_METRICS_ENABLED` | whether `/metrics` is answered, true by default |
-//! | `telemetry.service_name` | `AIOS_TELEMETRY_SERVICE_NAME` | name of the service in traces, `aios` by default |
+//! | `telemetry.service_name` | `AIOS_TELEMETRY_SERVICE_NAME` | name of the service in traces and metrics, `aios` by default |
 //! | `telemetry.traces.endpoint` | `AIOS_TELEMETRY_TRACES__ENDPOINT` | URL of a collector of traces; none by default |
 //! | `telemetry.traces.headers` | `AIOS_TELEMETRY_TRACES__HEADERS__X_API_KEY` | secret headers for the collector |
+//! | `telemetry.traces.protocol` | `AIOS_TELEMETRY_TRACES__PROTOCOL` | `http/protobuf` (default) or `grpc` |
+//! | `telemetry.metrics.endpoint` | `AIOS_TELEMETRY_METRICS__ENDPOINT` | URL of a collector of metrics; none by default |
+//! | `telemetry.metrics.headers` | `AIOS_TELEMETRY_METRICS__HEADERS__X_API_KEY` | secret headers for the collector |
+//! | `telemetry.metrics.protocol` | `AIOS_TELEMETRY_METRICS__PROTOCOL` | `http/protobuf` (default) or `grpc` |
+//! | `telemetry.metrics.interval` | `AIOS_TELEMETRY_METRICS__INTERVAL` | how often metrics are sent, 60 s by default |
 //! | `process.roles` | `AIOS_PROCESS_ROLES` | parts of a service that this process runs: `engine`, `api`, `agents`; all by default |
 //! | `shutdown.accept_delay` | `AIOS_SHUTDOWN_ACCEPT_DELAY` | how long connections are accepted after SIGTERM, 0 by default |
 //! | `shutdown.deadline` | `AIOS_SHUTDOWN_DEADLINE` | how long tasks may take to end, 30 s by default |
@@ -127,10 +132,13 @@ mod section;
 mod sections;
 mod settings;
 mod shape;
+mod telemetry;
 mod validate;
 mod yaml;
 
 pub(crate) use self::nearest::nearest;
+#[cfg(feature = "otlp")]
+pub(crate) use self::telemetry::EXPORT_INTERVALS;
 pub use self::{
     builder::{Settings, SettingsBuilder},
     change::Change,
@@ -144,6 +152,6 @@ pub use self::{
         AgentSettings, AnthropicSettings, BrokerSettings, DatabaseSettings, HttpSettings,
         LogFormat, LogLevel, LogOutput, LogSettings, MetricsSettings, OpenAiSettings,
         ProcessSettings, RateLimitSettings, RedisSettings, Role, ShutdownSettings,
-        TelemetrySettings, TracesSettings,
     },
+    telemetry::{MetricsExportSettings, Protocol, TelemetrySettings, TracesSettings},
 };

@@ -1,9 +1,9 @@
 use std::collections::BTreeMap;
 
-use schemars::{JsonSchema, Schema, SchemaGenerator};
+use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize, de::Error};
 
-use super::{HumanDuration, Secret, SecretUrl};
+use super::{HumanDuration, Secret, SecretUrl, TelemetrySettings};
 use crate::http::RateLimit;
 
 /// The sections that every service has.
@@ -256,47 +256,6 @@ impl Default for MetricsSettings {
     fn default() -> Self {
         Self { enabled: true }
     }
-}
-
-/// The section `telemetry`.
-#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
-#[serde(default)]
-#[non_exhaustive]
-pub struct TelemetrySettings {
-    /// Name of the service in traces, `aios` by default: `AIOS_TELEMETRY_SERVICE_NAME`.
-    #[schemars(length(min = 1))]
-    pub service_name: String,
-    /// Where traces are sent.
-    pub traces: TracesSettings,
-}
-
-impl Default for TelemetrySettings {
-    fn default() -> Self {
-        Self { service_name: "aios".to_owned(), traces: TracesSettings::default() }
-    }
-}
-
-/// The mapping `traces` in the section `telemetry`.
-#[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema)]
-#[serde(default)]
-#[non_exhaustive]
-pub struct TracesSettings {
-    /// URL of a collector that takes traces by OTLP over HTTP, such as `http://collector:4318`. No traces
-    /// are sent by default: `AIOS_TELEMETRY_TRACES__ENDPOINT`.
-    #[schemars(schema_with = "collector")]
-    pub endpoint: Option<SecretUrl>,
-    /// Headers of the requests to the collector, by name, such as the key of a hosted one. A `_` in the
-    /// name stands for `-`: `AIOS_TELEMETRY_TRACES__HEADERS__X_API_KEY`.
-    pub headers: BTreeMap<String, Secret>,
-}
-
-/// The URL of a collector.
-fn collector(generator: &mut SchemaGenerator) -> Schema {
-    let mut schema = SecretUrl::json_schema(generator);
-    schema.insert("type".to_owned(), serde_json::json!(["string", "null"]));
-    schema.insert("pattern".to_owned(), "^[Hh][Tt][Tt][Pp][Ss]?://".into());
-    schema.insert("x-aios-expected".to_owned(), "a URL such as http://collector:4318".into());
-    schema
 }
 
 /// The section `process`: which parts of a [`Service`](crate::Service) this process runs.

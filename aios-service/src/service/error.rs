@@ -44,6 +44,13 @@ pub enum ServiceError {
         /// The reason.
         reason: String,
     },
+    /// Metrics can't be sent to the collector that the settings name.
+    #[error("can't send metrics: {reason}")]
+    #[non_exhaustive]
+    Metrics {
+        /// The reason.
+        reason: String,
+    },
     /// The store could not be opened or closed; the [`StoreError`] says what to do.
     #[error("can't use the store")]
     Store(#[source] StoreError),
@@ -71,7 +78,9 @@ impl ServiceError {
         match self {
             Self::Settings(error) => error.code(),
             Self::Listen { .. } | Self::Signals { .. } => "LISTEN_FAILED",
-            Self::Telemetry { .. } | Self::Traces { .. } => "TELEMETRY_FAILED",
+            Self::Telemetry { .. } | Self::Traces { .. } | Self::Metrics { .. } => {
+                "TELEMETRY_FAILED"
+            }
             Self::Store(error) => error.code(),
             Self::Broker(error) => error.code(),
             Self::Runtime(error) => error.code(),
@@ -92,6 +101,7 @@ impl ServiceError {
             | Self::Signals { .. }
             | Self::Telemetry { .. }
             | Self::Traces { .. }
+            | Self::Metrics { .. }
             | Self::NoBroker
             | Self::RuntimeInUse => false,
         }

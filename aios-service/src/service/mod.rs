@@ -3,6 +3,7 @@
 mod connect;
 mod error;
 mod health_check;
+mod metrics;
 mod reload;
 mod running;
 mod start;
@@ -78,6 +79,7 @@ type Configure = Box<dyn FnOnce(RuntimeBuilder) -> RuntimeBuilder + Send>;
 /// | server | `http.listen` | [`serve_options`](Self::serve_options) |
 /// | traces | `telemetry.traces.endpoint`, with the feature `otlp` | |
 /// | metrics | `metrics.enabled`, and the route `/metrics` | [`metrics`](Self::metrics), a recorder of the program |
+/// | export of metrics | `telemetry.metrics.endpoint`, with the feature `otlp` | |
 /// | roles | `process.roles` | |
 /// | own routes | [`routes`](Self::routes) | |
 /// | shutdown | SIGTERM and Ctrl-C, `shutdown.accept_delay`, `shutdown.deadline` | [`shutdown`](Self::shutdown) |

@@ -12,6 +12,7 @@ use tracing::{error, info, warn};
 
 use super::{
     ServiceError,
+    metrics::MetricsExport,
     reload::{Reload, Task},
     traces::Traces,
 };
@@ -73,6 +74,7 @@ pub struct RunningService {
     pub(super) shutdown: Shutdown,
     pub(super) serving: Serving,
     pub(super) traces: Option<Traces>,
+    pub(super) metrics: Option<MetricsExport>,
     pub(super) deadline: Duration,
     pub(super) reload: Arc<Reload>,
     pub(super) _reloading: Option<Task>,
@@ -124,8 +126,8 @@ impl RunningService {
     }
 
     /// Waits until the shutdown begins or the runtime fails, then ends the service: requests, then
-    /// traces that were not sent, for at most 5 s, then tasks and steps in progress, then the connections
-    /// to the broker and the store.
+    /// traces that were not sent, for at most 5 s, then tasks and steps in progress, then the last
+    /// values of the metrics, for at most 5 s, and the connections to the broker and the store.
     ///
     /// # Errors
     ///
@@ -154,11 +156,22 @@ impl RunningService {
         if let Some(traces) = &self.traces {
             traces.end().await;
         }
+        if let Some(metrics) = &self.metrics {
+            metrics.detach();
+        }
         let ended = end_runtime(self.runtime, self.deadline).await;
-        let closed = match &self.broker {
-            Some(broker) => broker.close(CLOSE_TIMEOUT).await,
-            None => Ok(()),
+        let closing = async {
+            match &self.broker {
+                Some(broker) => broker.close(CLOSE_TIMEOUT).await,
+                None => Ok(()),
+            }
         };
+        let sending = async {
+            if let Some(metrics) = &self.metrics {
+                metrics.end().await;
+            }
+        };
+        let (closed, ()) = tokio::join!(closing, sending);
         if let Err(error) = &closed {
             warn!(error = %Chain(error), "the broker did not close");
         }

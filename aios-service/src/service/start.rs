@@ -7,11 +7,12 @@ use axum::{
     middleware::{from_fn, from_fn_with_state},
 };
 use tokio::net::TcpListener;
-use tracing::{debug, info};
+use tracing::info;
 
 use super::{
     Routes, RunningService, Service, ServiceError,
     connect::Part,
+    metrics::{MetricsExport, installed},
     reload::{self, Reload, rate_limit},
     running::Serving,
     traces::Traces,
@@ -50,14 +51,10 @@ impl Service {
         let telemetry = telemetry.map_err(|source| ServiceError::Telemetry { source })?;
         let metrics = self.metrics.or_else(|| installed(&self.settings));
         let mut traces = Traces::of(&self.settings)?;
+        let mut export = MetricsExport::of(&self.settings, metrics.as_ref())?;
         let limit = rate_limit(&self.settings)?;
         let has_signals = self.shutdown.is_none();
-        let shutdown = match self.shutdown {
-            Some(shutdown) => shutdown,
-            None => Shutdown::on_signals()
-                .map_err(|source| ServiceError::Signals { source })?
-                .with_accept_delay(self.settings.shutdown().accept_delay.get()),
-        };
+        let shutdown = shutdown(self.shutdown, &self.settings)?;
         let (listener, address) = listen(http).await?;
         let (store, owned_store) =
             open_store(self.store, needs_store, &self.settings).await?.unzip();
@@ -70,6 +67,9 @@ impl Service {
         let runtime = Arc::new(builder.start().await?);
         if let Some(traces) = &mut traces {
             traces.follow(&runtime, &self.settings).await?;
+        }
+        if let Some(export) = &mut export {
+            export.start(&runtime)?;
         }
         let options = with_settings(self.options, http, limit, &shutdown);
         let log = telemetry.as_ref().and_then(TelemetryGuard::log_control).or(self.log_control);
@@ -96,11 +96,22 @@ impl Service {
             shutdown,
             serving,
             traces,
+            metrics: export,
             deadline,
             reload,
             _reloading: reloading,
             _telemetry: telemetry,
         })
+    }
+}
+
+/// The shutdown of the program, or one that begins with a signal.
+fn shutdown(given: Option<Shutdown>, settings: &Settings) -> Result<Shutdown, ServiceError> {
+    match given {
+        Some(shutdown) => Ok(shutdown),
+        None => Ok(Shutdown::on_signals()
+            .map_err(|source| ServiceError::Signals { source })?
+            .with_accept_delay(settings.shutdown().accept_delay.get())),
     }
 }
 
@@ -131,16 +142,6 @@ fn router(
         }
         None => answer_unrouted(router, api_path),
     }
-}
-
-/// New metrics, if the settings want them and the program has no recorder of its own.
-fn installed(settings: &Settings) -> Option<Metrics> {
-    let metrics = settings.metrics().enabled.then(Metrics::new)?;
-    let is_installed = metrics.install();
-    if !is_installed {
-        debug!("the program has a recorder of its own, which gets all metrics");
-    }
-    is_installed.then_some(metrics)
 }
 
 /// The options of the API with the limits of the settings.

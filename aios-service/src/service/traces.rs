@@ -15,7 +15,10 @@ mod sending {
     use crate::{
         config::{Role, Settings},
         service::ServiceError,
-        telemetry::traces::{Collector, CollectorError, RequestSpans, SpanQueue, TraceExporter},
+        telemetry::{
+            otlp::{Collector, CollectorError},
+            traces::{RequestSpans, SpanQueue, TraceExporter},
+        },
     };
 
     /// How long sending may take at the end.
@@ -82,11 +85,9 @@ mod sending {
     fn collector(settings: &Settings) -> Result<Option<Collector>, CollectorError> {
         let telemetry = settings.telemetry();
         let Some(endpoint) = &telemetry.traces.endpoint else { return Ok(None) };
-        let mut collector = Collector::new(endpoint.expose(), &telemetry.service_name)?;
-        for (name, value) in &telemetry.traces.headers {
-            collector = collector.try_with_header(&name.replace('_', "-"), value.expose())?;
-        }
-        Ok(Some(collector))
+        let collector = Collector::new(endpoint.expose(), &telemetry.service_name)?
+            .try_with_protocol(telemetry.traces.protocol)?;
+        Ok(Some(collector.try_with_secret_headers(&telemetry.traces.headers)?))
     }
 
     fn invalid(error: &CollectorError) -> ServiceError {

@@ -46,6 +46,9 @@
 mod guard;
 mod logs;
 mod metrics;
+#[cfg(feature = "otlp")]
+#[cfg_attr(docsrs, doc(cfg(feature = "otlp")))]
+pub mod otlp;
 pub mod traces;
 
 use std::{
@@ -55,6 +58,9 @@ use std::{
 
 use tracing::{Dispatch, debug};
 
+#[cfg(feature = "otlp")]
+#[cfg_attr(docsrs, doc(cfg(feature = "otlp")))]
+pub use self::metrics::MetricsExporter;
 pub(crate) use self::metrics::measure;
 pub use self::{
     guard::{LogControl, TelemetryGuard},

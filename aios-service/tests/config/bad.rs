@@ -114,6 +114,20 @@ const BAD: &[Bad] = &[
         ],
     ),
     variables(
+        "a collector of metrics without a scheme",
+        &[("AIOS_TELEMETRY_METRICS__ENDPOINT", "collector:4318")],
+        &[
+            "AIOS_TELEMETRY_METRICS__ENDPOINT: telemetry.metrics.endpoint: expected a URL such as http://collector:4318, found a text that is not shown",
+        ],
+    ),
+    variables(
+        "an interval of exports that is too short",
+        &[("AIOS_TELEMETRY_METRICS__INTERVAL", "100ms")],
+        &[
+            "AIOS_TELEMETRY_METRICS__INTERVAL: telemetry.metrics.interval: expected a duration from 1s to 1d, found 100ms",
+        ],
+    ),
+    variables(
         "an empty address, and bodies of no bytes",
         &[("AIOS_HTTP_LISTEN", ""), ("AIOS_HTTP_MAX_BODY_BYTES", "0")],
         &[

@@ -40,16 +40,18 @@ fn should_know_the_variables_of_the_guide() {
         let value = match key {
             "log.level" | "log.targets.lapin" => "warn",
             "metrics.enabled" => "false",
+            key if key.ends_with(".protocol") => "grpc",
             "log.format" => "json",
             "log.output" => "stdout",
             "log.redact" => "email",
             "process.roles" => "engine,api",
             "http.listen" => "0.0.0.0:80",
-            "telemetry.traces.endpoint" => "http://collector:4318",
+            "telemetry.traces.endpoint" | "telemetry.metrics.endpoint" => "http://collector:4318",
             key if key.ends_with("_bytes") || key.ends_with("requests") => "7",
             key if key.starts_with("http.re")
                 || key.starts_with("shutdown")
                 || key == "http.rate_limit.per"
+                || key == "telemetry.metrics.interval"
                 || key == "agent.timeout" =>
             {
                 "5m"
@@ -63,5 +65,5 @@ fn should_know_the_variables_of_the_guide() {
         assert_eq!(settings.origin(key).unwrap_or_else(|| panic!("{key}")).to_string(), variable);
         count += 1;
     }
-    assert_eq!(count, 23);
+    assert_eq!(count, 28);
 }

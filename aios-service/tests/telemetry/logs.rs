@@ -41,6 +41,44 @@ fn logged(settings: SettingsBuilder, code: impl FnOnce(&TelemetryGuard)) -> Vec<
     output.lines()
 }
 
+/// The line of lapin when the server closes a channel.
+macro_rules! channel_closed {
+    ($method:expr) => {
+        error!(
+            target: "lapin::channel", channel = 7, method = ?$method, error = ?"a protocol error",
+            "Channel closed"
+        )
+    };
+}
+
+/// As the `Close` of the protocol of RabbitMQ.
+#[derive(Debug)]
+#[allow(dead_code, reason = "only shown")]
+struct Close {
+    reply_code: u16,
+    reply_text: &'static str,
+    class_id: u16,
+    method_id: u16,
+}
+
+#[test]
+fn should_not_call_the_answer_about_a_missing_queue_an_error() {
+    let close = |reply_code, reply_text, method_id| Close {
+        reply_code,
+        reply_text,
+        class_id: 50,
+        method_id,
+    };
+    let lines = logged(settings(), |_| {
+        channel_closed!(close(404, "NOT_FOUND - no queue 'dead.agents.unknown' in vhost '/'", 10));
+        channel_closed!(close(404, "NOT_FOUND - no exchange 'aios.events' in vhost '/'", 20));
+        channel_closed!(close(406, "PRECONDITION_FAILED - inequivalent arg 'x-expires'", 10));
+    });
+    let texts: Vec<_> = lines.iter().map(|line| line["method"].as_str().unwrap()).collect();
+    assert_eq!(texts.len(), 2, "{texts:?}");
+    assert!(texts[0].contains("no exchange") && texts[1].contains("PRECONDITION"), "{texts:?}");
+}
+
 #[test]
 fn should_write_fields_of_the_event_and_of_its_spans() {
     let lines = logged(settings(), |_| {

@@ -2,6 +2,10 @@
 
 #[cfg(feature = "otlp")]
 mod export;
+#[cfg(feature = "otlp")]
+mod export_metrics;
+#[cfg(feature = "otlp-grpc")]
+mod grpc;
 mod logs;
 mod metrics;
 mod traces;

@@ -24,7 +24,8 @@ use crate::schema_version::SchemaVersion;
 /// # Errors
 ///
 /// [`StoreError::InvalidConfiguration`] if the database does not exist or is in memory, or the new file
-/// exists. Otherwise the error that SQLite or the file system reports.
+/// exists or can't be created, for example because its folder does not exist. [`StoreError::Full`] names
+/// the new file. Otherwise the error that SQLite or the file system reports.
 ///
 /// # Cancel safety
 ///
@@ -92,7 +93,9 @@ fn copy(source: &Path, target: &Path) -> Result<u64, StoreError> {
         backend("write the backup", false, named)
     };
     match fs::remove_file(&partial) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            return Err(uncreated(target, &error));
+        }
         _ => {}
     }
     let database = source.display().to_string();
@@ -101,7 +104,16 @@ fn copy(source: &Path, target: &Path) -> Result<u64, StoreError> {
     let path = partial
         .to_str()
         .ok_or_else(|| invalid(format!("{} is not text, as SQLite needs it", partial.display())))?;
-    connection.execute("VACUUM INTO ?1", [path]).map_err(fail)?;
+    // SQLite writes into an empty file too, and does not say why it can't create one.
+    File::create_new(&partial).map_err(|error| uncreated(target, &error))?;
+    if let Err(error) = connection.execute("VACUUM INTO ?1", [path]) {
+        // The error that counts is that of the copy.
+        let _ = fs::remove_file(&partial);
+        return Err(match fail(error) {
+            StoreError::Full { .. } => StoreError::Full { database: target.display().to_string() },
+            error => error,
+        });
+    }
     let file = File::options().write(true).open(&partial).map_err(failed)?;
     file.sync_all().map_err(failed)?;
     let bytes = file.metadata().map_err(failed)?.len();
@@ -110,6 +122,24 @@ fn copy(source: &Path, target: &Path) -> Result<u64, StoreError> {
         File::open(folder).and_then(|folder| folder.sync_all()).map_err(failed)?;
     }
     Ok(bytes)
+}
+
+/// Why a file can't be created, and what to do.
+fn uncreated(target: &Path, error: &io::Error) -> StoreError {
+    let file = target.display();
+    match target.parent().filter(|folder| !folder.as_os_str().is_empty() && !folder.is_dir()) {
+        Some(folder) => invalid(format!(
+            "there is no folder {}; create it first, or write the backup to another one",
+            folder.display()
+        )),
+        None if error.kind() == io::ErrorKind::StorageFull => {
+            StoreError::Full { database: file.to_string() }
+        }
+        None => invalid(format!(
+            "{file} can't be created ({error}); let the user of this process write the folder, or \
+             write the backup to another one"
+        )),
+    }
 }
 
 fn invalid(reason: String) -> StoreError {

@@ -17,6 +17,10 @@ const REPLAY: (&str, &str) = ("replay", "aios_agents::workflow::span");
 /// W3C Trace Context, written as `trace_id` and `span_id`.
 const TRACE_PARENT: &str = "traceparent";
 
+/// Parts of the answer that closes a channel because it asked for a queue that does not exist: the code,
+/// and the class and the method of `queue.declare`.
+const MISSING_QUEUE: [&str; 3] = ["reply_code: 404", "class_id: 50,", "method_id: 10 "];
+
 /// Turns events into lines, with the fields of the spans around them.
 pub(super) struct LogLayer {
     is_json: bool,
@@ -48,6 +52,10 @@ impl<S: Subscriber + for<'l> LookupSpan<'l>> Layer<S> for LogLayer {
     fn on_event(&self, event: &Event<'_>, context: Context<'_, S>) {
         let mut fields = Fields::new(&self.redaction);
         event.record(&mut fields);
+        let metadata = event.metadata();
+        if is_expected(metadata.target(), &fields) {
+            return;
+        }
         let mut values = Vec::new();
         merge(&mut values, &fields.values);
         for span in context.event_scope(event).into_iter().flatten() {
@@ -58,7 +66,6 @@ impl<S: Subscriber + for<'l> LookupSpan<'l>> Layer<S> for LogLayer {
                 merge(&mut values, &fields.values);
             }
         }
-        let metadata = event.metadata();
         let line = Line {
             time: SystemClock.now(),
             level: *metadata.level(),
@@ -68,6 +75,16 @@ impl<S: Subscriber + for<'l> LookupSpan<'l>> Layer<S> for LogLayer {
         };
         self.sink.write(line.format(self.is_json));
     }
+}
+
+/// Whether lapin calls an error what is the answer to a question of the RabbitMQ adapter: AMQP tells that
+/// a queue does not exist only by closing the channel. The caller gets the answer.
+fn is_expected(target: &str, fields: &Fields) -> bool {
+    let is_answer = |name: &str, value: &Value| {
+        let text = value.as_str().unwrap_or_default();
+        name == "method" && MISSING_QUEUE.iter().all(|part| text.contains(part))
+    };
+    target == "lapin::channel" && fields.values.iter().any(|(name, it)| is_answer(name, it))
 }
 
 /// Adds the fields whose names are new.

@@ -55,6 +55,7 @@ const METRICS: &[(&str, &str)] = &[
     ("aios_projection_dead_letters_total", "Events that projections could not apply"),
     ("aios_trace_spans_sent_total", "Spans that the collector of traces has taken"),
     ("aios_trace_spans_dropped_total", "Spans that were not sent, by reason"),
+    ("aios_metrics_exports_total", "Exports of metrics to a collector, by outcome"),
     ("aios_http_request_seconds", "How long requests took, by method, route and status"),
     ("aios_http_requests_running", "Requests in progress"),
     ("aios_consumers_replaced_total", "Consumers of the broker that were replaced, by reason"),

@@ -1,6 +1,6 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use aios_agents::trace::{TraceId, TraceParent};
+use aios_agents::trace::TraceParent;
 use aios_core::{
     clock::{Clock, SystemClock},
     event::Timestamp,
@@ -34,7 +34,7 @@ struct Bucket {
 /// The last value of a bucket that was measured in a sampled trace.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Exemplar {
-    pub(super) trace_id: TraceId,
+    pub(super) trace: TraceParent,
     pub(super) value: f64,
     pub(super) at: Timestamp,
 }
@@ -80,9 +80,8 @@ impl HistogramFn for Buckets {
             bucket.count.fetch_add(1, Ordering::Release);
             GaugeFn::increment(&self.sum, value);
             if let Some(trace) = TraceParent::current().filter(|trace| trace.is_sampled()) {
-                let trace_id = trace.trace_id;
                 let at = SystemClock.now();
-                *bucket.exemplar.lock() = Some(Exemplar { trace_id, value, at });
+                *bucket.exemplar.lock() = Some(Exemplar { trace, value, at });
             }
         }
     }

@@ -1,8 +1,10 @@
-//! Metrics as OpenMetrics text, from everything that is reported through the `metrics` facade.
+//! Metrics as OpenMetrics text and by OTLP, from everything that is reported through the `metrics` facade.
 
 mod catalog;
 mod histogram;
 mod http;
+#[cfg(feature = "otlp")]
+mod otlp;
 mod process;
 mod recorder;
 mod text;
@@ -19,6 +21,9 @@ use axum::{
 };
 
 pub(crate) use self::http::measure;
+#[cfg(feature = "otlp")]
+#[cfg_attr(docsrs, doc(cfg(feature = "otlp")))]
+pub use self::otlp::MetricsExporter;
 use self::recorder::Series;
 
 /// The type of OpenMetrics text.
@@ -77,14 +82,21 @@ impl Metrics {
     }
 
     fn scrape(&self, runtime: &Runtime) -> Response {
+        self.observe(Some(runtime));
+        ([(header::CONTENT_TYPE, OPEN_METRICS)], self.render()).into_response()
+    }
+
+    /// Reads the state of the process and of the runtime. That of a runtime that has ended stays.
+    fn observe(&self, runtime: Option<&Runtime>) {
         metrics::with_local_recorder(self, || {
-            let is_connected = matches!(runtime.broker().health_now(), Health::Connected);
-            metrics::gauge!("aios_broker_connected").set(f64::from(u8::from(is_connected)));
-            let is_running = runtime.failure().is_none();
-            metrics::gauge!("aios_runtime_running").set(f64::from(u8::from(is_running)));
+            if let Some(runtime) = runtime {
+                let is_connected = matches!(runtime.broker().health_now(), Health::Connected);
+                metrics::gauge!("aios_broker_connected").set(f64::from(u8::from(is_connected)));
+                let is_running = runtime.failure().is_none();
+                metrics::gauge!("aios_runtime_running").set(f64::from(u8::from(is_running)));
+            }
             process::observe();
         });
-        ([(header::CONTENT_TYPE, OPEN_METRICS)], self.render()).into_response()
     }
 }
 

@@ -2,6 +2,9 @@
 
 use std::fs;
 
+#[cfg(feature = "otlp")]
+use aios_core::event::Timestamp;
+
 /// Ticks of a second in `/proc/self/stat`, on every architecture of Linux.
 const TICKS: u64 = 100;
 
@@ -20,6 +23,30 @@ pub(super) fn observe() {
         let count = u32::try_from(files.count()).unwrap_or(u32::MAX);
         metrics::gauge!("process_open_fds").set(f64::from(count));
     }
+}
+
+/// When the process started, for metrics that count from then on.
+#[cfg(feature = "otlp")]
+pub(super) fn since(name: &str) -> Option<Timestamp> {
+    if name != "process_cpu_seconds_total" {
+        return None;
+    }
+    let ticks = fs::read_to_string("/proc/self/stat").ok().as_deref().and_then(start)?;
+    let boot = fs::read_to_string("/proc/stat").ok().as_deref().and_then(boot)?;
+    let micros = boot.checked_mul(1_000_000)?.checked_add(ticks.checked_mul(1_000_000 / TICKS)?)?;
+    Some(Timestamp::from_micros(i64::try_from(micros).ok()?))
+}
+
+/// Ticks from the start of the machine to that of the process.
+#[cfg(feature = "otlp")]
+fn start(stat: &str) -> Option<u64> {
+    stat.rsplit_once(')')?.1.split_whitespace().nth(19)?.parse().ok()
+}
+
+/// When the machine started, in seconds since 1970.
+#[cfg(feature = "otlp")]
+fn boot(stat: &str) -> Option<u64> {
+    stat.lines().find_map(|line| line.strip_prefix("btime "))?.trim().parse().ok()
 }
 
 /// The time in user and kernel mode. The name of the program, in parentheses, may contain spaces.

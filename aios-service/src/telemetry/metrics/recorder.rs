@@ -1,8 +1,16 @@
 use std::{
     collections::HashMap,
-    sync::{Arc, atomic::AtomicU64},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
+#[cfg(feature = "otlp")]
+use aios_core::{
+    clock::{Clock, SystemClock},
+    event::Timestamp,
+};
 use metrics::{
     Counter, Gauge, Histogram, Key, KeyName, Label, Metadata, Recorder, SharedString, Unit,
 };
@@ -16,16 +24,63 @@ const MAX_SERIES: usize = 256;
 const OTHER: &str = "other";
 
 /// The values, by name and labels.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Series {
-    pub(super) counters: Table<AtomicU64>,
+    /// When every counter and histogram was 0.
+    #[cfg(feature = "otlp")]
+    pub(super) since: Timestamp,
+    counters: Table<AtomicU64>,
     /// The bits of floating-point numbers.
-    pub(super) gauges: Table<AtomicU64>,
-    pub(super) histograms: Table<Buckets>,
+    gauges: Table<AtomicU64>,
+    histograms: Table<Buckets>,
     descriptions: RwLock<HashMap<KeyName, SharedString>>,
 }
 
+impl Default for Series {
+    fn default() -> Self {
+        Self {
+            #[cfg(feature = "otlp")]
+            since: SystemClock.now(),
+            counters: Table::default(),
+            gauges: Table::default(),
+            histograms: Table::default(),
+            descriptions: RwLock::default(),
+        }
+    }
+}
+
+/// A value of any kind.
+#[derive(Clone, Debug)]
+pub(super) enum Value {
+    Counter(u64),
+    Gauge(f64),
+    Histogram(Arc<Buckets>),
+}
+
+impl Value {
+    pub(super) fn kind(&self) -> &'static str {
+        match self {
+            Self::Counter(_) => "counter",
+            Self::Gauge(_) => "gauge",
+            Self::Histogram(_) => "histogram",
+        }
+    }
+}
+
 impl Series {
+    /// All values: counters, then gauges, then histograms.
+    pub(super) fn values(&self) -> impl Iterator<Item = (Key, Value)> {
+        let counters = self.counters.all().into_iter();
+        let counters =
+            counters.map(|(key, value)| (key, Value::Counter(value.load(Ordering::Acquire))));
+        let gauges = self.gauges.all().into_iter();
+        let gauges = gauges
+            .map(|(key, value)| (key, Value::Gauge(f64::from_bits(value.load(Ordering::Acquire)))));
+        let histograms = self.histograms.all().into_iter();
+        let histograms = histograms.map(|(key, value)| (key, Value::Histogram(value)));
+        counters.chain(gauges).chain(histograms)
+    }
+
     pub(super) fn description(&self, name: &str) -> Option<SharedString> {
         let descriptions = self.descriptions.read();
         descriptions.get(name).cloned()
@@ -48,7 +103,7 @@ impl<T> Default for Table<T> {
 }
 
 impl<T> Table<T> {
-    pub(super) fn all(&self) -> Vec<(Key, Arc<T>)> {
+    fn all(&self) -> Vec<(Key, Arc<T>)> {
         let values = self.0.read();
         values.iter().map(|(key, value)| (key.clone(), Arc::clone(value))).collect()
     }

@@ -3,7 +3,6 @@
 use std::{
     collections::BTreeMap,
     fmt::{self, Write},
-    sync::{Arc, atomic::Ordering},
 };
 
 use metrics::Key;
@@ -11,40 +10,15 @@ use metrics::Key;
 use super::{
     catalog,
     histogram::{Buckets, Exemplar},
-    recorder::Series,
+    recorder::{Series, Value},
 };
-
-#[derive(Clone)]
-enum Value {
-    Counter(u64),
-    Gauge(f64),
-    Histogram(Arc<Buckets>),
-}
-
-impl Value {
-    fn kind(&self) -> &'static str {
-        match self {
-            Self::Counter(_) => "counter",
-            Self::Gauge(_) => "gauge",
-            Self::Histogram(_) => "histogram",
-        }
-    }
-}
 
 /// Values of one metric, by their labels as text.
 type Family = BTreeMap<String, Value>;
 
 pub(super) fn render(series: &Series) -> String {
-    let counters = series.counters.all().into_iter();
-    let counters =
-        counters.map(|(key, value)| (key, Value::Counter(value.load(Ordering::Acquire))));
-    let gauges = series.gauges.all().into_iter();
-    let gauges = gauges
-        .map(|(key, value)| (key, Value::Gauge(f64::from_bits(value.load(Ordering::Acquire)))));
-    let histograms = series.histograms.all().into_iter();
-    let histograms = histograms.map(|(key, value)| (key, Value::Histogram(value)));
     let mut families: BTreeMap<String, Family> = BTreeMap::new();
-    for (key, value) in counters.chain(gauges).chain(histograms) {
+    for (key, value) in series.values() {
         let name = name(key.name());
         families.entry(name).or_default().insert(labels(&key), value);
     }
@@ -100,7 +74,8 @@ fn write_histogram(text: &mut String, base: &str, labels: &str, buckets: &Bucket
 }
 
 fn write_exemplar(text: &mut String, exemplar: &Exemplar) -> fmt::Result {
-    let Exemplar { trace_id, value, at } = exemplar;
+    let Exemplar { trace, value, at } = exemplar;
+    let trace_id = trace.trace_id;
     let micros = at.as_micros();
     let seconds = micros.div_euclid(1_000_000);
     let fraction = micros.rem_euclid(1_000_000);

@@ -36,7 +36,7 @@ use serde::Serialize;
 pub(crate) use self::otlp::SpanQueue;
 #[cfg(feature = "otlp")]
 #[cfg_attr(docsrs, doc(cfg(feature = "otlp")))]
-pub use self::otlp::{Collector, CollectorError, TraceExporter};
+pub use self::otlp::TraceExporter;
 pub(crate) use self::requests::{RequestSpans, trace};
 pub use self::span::{AttributeValue, Span, SpanKind, SpanLink, SpanStatus};
 use self::tracer::Tracer;

@@ -10,8 +10,10 @@ use aios_core::{
 use tokio::sync::watch;
 use tracing::{info, warn};
 
-use super::{Collector, CollectorError};
-use crate::telemetry::traces::Span;
+use crate::telemetry::{
+    otlp::{Collector, CollectorError, MAX_WANTED_PAUSE, Receipt},
+    traces::Span,
+};
 
 /// How many spans a request has.
 const BATCH: usize = 512;
@@ -67,6 +69,9 @@ impl Delivery {
 
     /// Sends all spans, in the order in which they ended.
     pub(crate) async fn deliver(&self, spans: &[Span]) -> Result<(), Stopped> {
+        if spans.is_empty() {
+            return Ok(());
+        }
         let mut phase = self.phase.clone();
         let delivering = async {
             for batch in spans.chunks(BATCH) {
@@ -85,11 +90,11 @@ impl Delivery {
         let mut reported = None;
         loop {
             let error = match self.collector.send(batch).await {
-                Ok(rejected) => {
+                Ok(receipt) => {
                     if reported.is_some() {
                         info!("the collector of traces takes spans again");
                     }
-                    return taken(batch.len(), rejected);
+                    return taken(batch.len(), &receipt);
                 }
                 Err(error) => error,
             };
@@ -101,7 +106,8 @@ impl Delivery {
                 warn!(error = %Chain(&error), code = error.code(), "could not send spans; trying again");
                 reported = Some(now);
             }
-            self.clock.sleep(jittered(pause)).await;
+            let wanted = error.retry_after().unwrap_or_default().min(MAX_WANTED_PAUSE);
+            self.clock.sleep(jittered(pause).max(wanted)).await;
             pause = (pause * 2).min(PAUSE.1);
         }
     }
@@ -113,13 +119,17 @@ impl Delivery {
     }
 }
 
-fn taken(spans: usize, rejected: u64) {
+fn taken(spans: usize, receipt: &Receipt) {
+    let Receipt { rejected, message } = receipt;
     let spans = u64::try_from(spans).unwrap_or(u64::MAX);
-    metrics::counter!("aios_trace_spans_sent_total").increment(spans.saturating_sub(rejected));
-    if rejected > 0 {
-        warn!(rejected, "the collector of traces rejects spans");
+    metrics::counter!("aios_trace_spans_sent_total").increment(spans.saturating_sub(*rejected));
+    if *rejected > 0 || message.is_some() {
+        let message = message.as_deref();
+        warn!(rejected, reason = message, "the collector of traces does not take every span");
+    }
+    if *rejected > 0 {
         metrics::counter!("aios_trace_spans_dropped_total", "reason" => "rejected")
-            .increment(rejected);
+            .increment(*rejected);
     }
 }
 

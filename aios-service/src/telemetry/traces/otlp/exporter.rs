@@ -12,7 +12,8 @@ use aios_core::{
 };
 use tokio::sync::{Mutex, watch};
 
-use super::{Collector, Delivery, Phase, cache::Cache};
+use super::{Delivery, Phase, cache::Cache};
+use crate::telemetry::otlp::Collector;
 
 /// Name of the projection. Its position is kept in the store.
 const NAME: &str = "aios_traces";

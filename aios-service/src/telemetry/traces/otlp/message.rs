@@ -1,36 +1,48 @@
 //! Spans as messages of OTLP.
 
-use aios_core::event::Timestamp;
 use opentelemetry_proto::tonic::{
-    collector::trace::v1::ExportTraceServiceRequest,
-    common::v1::{AnyValue, InstrumentationScope, KeyValue, any_value::Value},
-    resource::v1::Resource,
+    collector::trace::v1::{ExportTraceServiceRequest, ExportTraceServiceResponse},
+    common::v1::any_value::Value,
     trace::v1::{
         ResourceSpans, ScopeSpans, Span as Message, Status,
         span::{Link, SpanKind as Kind},
         status::StatusCode,
     },
 };
-use prost::Message as _;
 
-use crate::telemetry::traces::{AttributeValue, Span, SpanKind, SpanStatus};
+use crate::telemetry::{
+    otlp::{Collector, CollectorError, Receipt, Signal, attribute, nanoseconds, resource, scope},
+    traces::{AttributeValue, Span, SpanKind, SpanLink, SpanStatus},
+};
+
+impl Collector {
+    /// Sends spans once.
+    ///
+    /// # Errors
+    ///
+    /// [`CollectorError::Unreachable`] if there is no answer within 10 s,
+    /// [`CollectorError::Refused`] or [`CollectorError::GrpcStatus`] if the answer is not a success, and
+    /// [`CollectorError::InvalidAnswer`] if the URL is not that of a collector.
+    ///
+    /// # Cancel safety
+    ///
+    /// A cancelled call may or may not have sent the spans. Spans that are sent again have the same ids.
+    pub async fn send(&self, spans: &[Span]) -> Result<Receipt, CollectorError> {
+        let request = request(self.service(), spans);
+        let answer: ExportTraceServiceResponse = self.export(Signal::Traces, &request).await?;
+        let partial = answer.partial_success.unwrap_or_default();
+        Ok(Receipt::new(partial.rejected_spans, &partial.error_message))
+    }
+}
 
 /// A request that sends spans of a service to a collector.
-pub(super) fn request(service: &str, spans: &[Span]) -> Vec<u8> {
-    let resource = Resource {
-        attributes: vec![attribute("service.name", &AttributeValue::from(service))],
-        ..Resource::default()
-    };
-    let scope = InstrumentationScope {
-        name: "aios".to_owned(),
-        version: env!("CARGO_PKG_VERSION").to_owned(),
-        ..InstrumentationScope::default()
-    };
+fn request(service: &str, spans: &[Span]) -> ExportTraceServiceRequest {
+    let service = attribute("service.name", Value::StringValue(service.to_owned()));
     let spans = spans.iter().map(message).collect();
-    let scope_spans = vec![ScopeSpans { scope: Some(scope), spans, ..ScopeSpans::default() }];
-    let resource_spans =
-        vec![ResourceSpans { resource: Some(resource), scope_spans, ..ResourceSpans::default() }];
-    ExportTraceServiceRequest { resource_spans }.encode_to_vec()
+    let scope_spans = vec![ScopeSpans { scope: Some(scope()), spans, ..ScopeSpans::default() }];
+    let resource = Some(resource(vec![service]));
+    let resource_spans = vec![ResourceSpans { resource, scope_spans, ..ResourceSpans::default() }];
+    ExportTraceServiceRequest { resource_spans }
 }
 
 fn message(span: &Span) -> Message {
@@ -40,15 +52,15 @@ fn message(span: &Span) -> Message {
         SpanKind::Producer => Kind::Producer,
         SpanKind::Consumer => Kind::Consumer,
     };
-    let link = |link: &super::super::SpanLink| Link {
+    let link = |link: &SpanLink| Link {
         trace_id: link.trace_id.to_bytes().to_vec(),
         span_id: link.span_id.to_bytes().to_vec(),
         ..Link::default()
     };
     let mut attributes: Vec<_> =
-        span.attributes.iter().map(|(name, value)| attribute(name, value)).collect();
+        span.attributes.iter().map(|(name, it)| attribute(name, value(it))).collect();
     if let SpanStatus::Error(code) = &span.status {
-        attributes.push(attribute("error.type", &AttributeValue::Text(code.clone())));
+        attributes.push(attribute("error.type", Value::StringValue(code.to_string())));
     }
     Message {
         trace_id: span.trace_id.to_bytes().to_vec(),
@@ -74,17 +86,10 @@ fn status(status: &SpanStatus) -> Status {
     Status { code: code.into(), message: message.to_owned() }
 }
 
-fn attribute(name: &str, value: &AttributeValue) -> KeyValue {
-    let value = match value {
+fn value(value: &AttributeValue) -> Value {
+    match value {
         AttributeValue::Text(text) => Value::StringValue(text.to_string()),
         AttributeValue::Number(number) => Value::IntValue(*number),
         AttributeValue::Flag(flag) => Value::BoolValue(*flag),
-    };
-    let value = Some(AnyValue { value: Some(value) });
-    KeyValue { key: name.to_owned(), value, ..KeyValue::default() }
-}
-
-/// Nanoseconds since 1970. Earlier times are written as 1970.
-fn nanoseconds(time: Timestamp) -> u64 {
-    u64::try_from(time.as_micros()).unwrap_or_default().saturating_mul(1000)
+    }
 }

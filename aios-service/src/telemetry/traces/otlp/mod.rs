@@ -1,15 +1,11 @@
-//! Export of traces by OTLP over HTTP.
+//! Export of traces by OTLP.
 
 mod cache;
-mod collector;
 mod delivery;
 mod exporter;
 mod message;
 mod queue;
 
 use self::delivery::{Delivery, Phase};
+pub use self::exporter::TraceExporter;
 pub(crate) use self::queue::SpanQueue;
-pub use self::{
-    collector::{Collector, CollectorError},
-    exporter::TraceExporter,
-};

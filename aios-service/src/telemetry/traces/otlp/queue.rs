@@ -11,8 +11,11 @@ use tokio::{
     task::JoinHandle,
 };
 
-use super::{Collector, Delivery, Phase};
-use crate::telemetry::traces::{RequestSpans, Span};
+use super::{Delivery, Phase};
+use crate::telemetry::{
+    otlp::Collector,
+    traces::{RequestSpans, Span},
+};
 
 /// How many spans may wait. Further ones are dropped and counted.
 const CAPACITY: usize = 2048;

@@ -1,0 +1,92 @@
+//! Export of the metrics of this process to a collector.
+
+use std::{
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use aios_agents::Runtime;
+use aios_service::telemetry::{Metrics, MetricsExporter, otlp::Collector};
+use tracing::warn;
+
+use super::traces::collector;
+use crate::convert::{MetricsCollectorArg, errors::ErrorInfo};
+
+/// How long sending may take at the end.
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The recorder, of which a process has one.
+static METRICS: OnceLock<Metrics> = OnceLock::new();
+/// Whether a runtime sends the metrics.
+static IS_EXPORTED: AtomicBool = AtomicBool::new(false);
+
+/// Sends metrics. One runtime of a process does.
+pub(crate) struct MetricsExport {
+    collector: Collector,
+    interval: Duration,
+    metrics: Metrics,
+    exporter: Option<MetricsExporter>,
+    _only: Only,
+}
+
+/// Lets another runtime send the metrics once it is dropped.
+struct Only;
+
+impl Drop for Only {
+    fn drop(&mut self) {
+        IS_EXPORTED.store(false, Ordering::Release);
+    }
+}
+
+impl MetricsExport {
+    /// Checks a collector, and begins to record.
+    pub(crate) fn of(argument: MetricsCollectorArg) -> Result<Self, ErrorInfo> {
+        let (endpoint, service_name, headers, interval) = argument;
+        let collector = collector((endpoint, service_name, headers), "metrics")?;
+        let interval = Duration::try_from_secs_f64(interval).map_err(|_| {
+            let message = format!(
+                "the interval of a collector of metrics must be from 1 s to a day, not {interval} s"
+            );
+            ErrorInfo::new("runtime", "INVALID_RUNTIME_CONFIGURATION", message)
+        })?;
+        if IS_EXPORTED.swap(true, Ordering::AcqRel) {
+            let message = "another runtime of this process sends the metrics already, which are those of \
+                           the process; pass `metrics=` to one of them";
+            return Err(ErrorInfo::new("runtime", "INVALID_RUNTIME_CONFIGURATION", message));
+        }
+        let only = Only;
+        let metrics = METRICS.get_or_init(|| {
+            let metrics = Metrics::new();
+            // Nothing else in this library installs a recorder.
+            let _ = metrics.install();
+            metrics
+        });
+        Ok(Self { collector, interval, metrics: metrics.clone(), exporter: None, _only: only })
+    }
+
+    pub(crate) fn start(&mut self, runtime: &Arc<Runtime>) -> Result<(), ErrorInfo> {
+        let collector = self.collector.clone();
+        let started = MetricsExporter::start(&self.metrics, runtime, collector, self.interval);
+        self.exporter = Some(started.map_err(|error| {
+            ErrorInfo::new("runtime", "INVALID_RUNTIME_CONFIGURATION", error.to_string())
+        })?);
+        Ok(())
+    }
+
+    /// Reads the state of the runtime no more.
+    pub(crate) fn detach(&self) {
+        self.exporter.iter().for_each(MetricsExporter::detach);
+    }
+
+    /// Sends the last values, within 5 s.
+    pub(crate) async fn end(self, deadline: Duration) {
+        if let Some(exporter) = &self.exporter
+            && !exporter.flush(deadline.min(FLUSH_TIMEOUT)).await
+        {
+            warn!("the last values of the metrics were not sent before the end");
+        }
+    }
+}

@@ -1,0 +1,148 @@
+//! The metrics of a service.
+
+use tracing::debug;
+
+#[cfg(feature = "otlp")]
+pub(super) use self::sending::MetricsExport;
+#[cfg(not(feature = "otlp"))]
+pub(super) use self::unavailable::MetricsExport;
+use crate::{config::Settings, telemetry::Metrics};
+
+/// New metrics, if the settings want them and the program has no recorder of its own.
+pub(super) fn installed(settings: &Settings) -> Option<Metrics> {
+    let metrics = settings.metrics().enabled.then(Metrics::new)?;
+    let is_installed = metrics.install();
+    if !is_installed {
+        debug!("the program has a recorder of its own, which gets all metrics");
+    }
+    is_installed.then_some(metrics)
+}
+
+#[cfg(feature = "otlp")]
+mod sending {
+    use std::{sync::Arc, time::Duration};
+
+    use aios_agents::Runtime;
+    use tracing::warn;
+
+    use crate::{
+        config::Settings,
+        service::ServiceError,
+        telemetry::{
+            Metrics, MetricsExporter,
+            otlp::{Collector, CollectorError},
+        },
+    };
+
+    /// How long sending may take at the end.
+    const FLUSH_TIMEOUT: Duration = Duration::from_secs(5);
+
+    /// Sends metrics.
+    #[derive(Debug)]
+    pub(in crate::service) struct MetricsExport {
+        metrics: Metrics,
+        collector: Collector,
+        interval: Duration,
+        /// Runs once the runtime has started.
+        exporter: Option<MetricsExporter>,
+    }
+
+    impl MetricsExport {
+        /// `None` if the settings name no collector.
+        pub(in crate::service) fn of(
+            settings: &Settings,
+            metrics: Option<&Metrics>,
+        ) -> Result<Option<Self>, ServiceError> {
+            let telemetry = settings.telemetry();
+            let Some(endpoint) = &telemetry.metrics.endpoint else { return Ok(None) };
+            let Some(metrics) = metrics else { return Err(no_metrics(settings)) };
+            let collector = Collector::new(endpoint.expose(), &telemetry.service_name)
+                .and_then(|it| it.try_with_protocol(telemetry.metrics.protocol))
+                .and_then(|it| it.try_with_secret_headers(&telemetry.metrics.headers))
+                .map_err(|error| invalid(&error))?;
+            let interval = telemetry.metrics.interval.get();
+            Ok(Some(Self { metrics: metrics.clone(), collector, interval, exporter: None }))
+        }
+
+        pub(in crate::service) fn start(
+            &mut self,
+            runtime: &Arc<Runtime>,
+        ) -> Result<(), ServiceError> {
+            let collector = self.collector.clone();
+            let started = MetricsExporter::start(&self.metrics, runtime, collector, self.interval);
+            self.exporter = Some(started.map_err(|error| invalid(&error))?);
+            Ok(())
+        }
+
+        /// Reads the state of the runtime no more.
+        pub(in crate::service) fn detach(&self) {
+            self.exporter.iter().for_each(MetricsExporter::detach);
+        }
+
+        /// Sends the last values, within 5 s.
+        pub(in crate::service) async fn end(&self) {
+            if let Some(exporter) = &self.exporter
+                && !exporter.flush(FLUSH_TIMEOUT).await
+            {
+                warn!("the last values of the metrics were not sent before the end");
+            }
+        }
+    }
+
+    fn invalid(error: &CollectorError) -> ServiceError {
+        ServiceError::Metrics { reason: error.to_string() }
+    }
+
+    fn no_metrics(settings: &Settings) -> ServiceError {
+        let reason = match settings.metrics().enabled {
+            false => "metrics.enabled is false",
+            true => {
+                "the program has a recorder of metrics of its own; pass it to `Service::metrics` if \
+                 it is one of aios-service"
+            }
+        };
+        ServiceError::Metrics { reason: format!("telemetry.metrics.endpoint is set, and {reason}") }
+    }
+}
+
+#[cfg(not(feature = "otlp"))]
+mod unavailable {
+    use std::sync::Arc;
+
+    use aios_agents::Runtime;
+
+    use crate::{config::Settings, service::ServiceError, telemetry::Metrics};
+
+    /// A service that sends no metrics.
+    #[derive(Debug)]
+    pub(in crate::service) enum MetricsExport {}
+
+    impl MetricsExport {
+        pub(in crate::service) fn of(
+            settings: &Settings,
+            _: Option<&Metrics>,
+        ) -> Result<Option<Self>, ServiceError> {
+            match settings.telemetry().metrics.endpoint {
+                None => Ok(None),
+                Some(_) => {
+                    let reason = "telemetry.metrics.endpoint is set, and the program is built \
+                                  without the feature `otlp` of aios-service";
+                    Err(ServiceError::Metrics { reason: reason.to_owned() })
+                }
+            }
+        }
+
+        pub(in crate::service) fn start(&mut self, _: &Arc<Runtime>) -> Result<(), ServiceError> {
+            match *self {}
+        }
+
+        pub(in crate::service) fn detach(&self) {
+            match *self {}
+        }
+
+        #[allow(clippy::unused_async, reason = "as with the feature")]
+        pub(in crate::service) async fn end(&self) {
+            match *self {}
+        }
+    }
+}
