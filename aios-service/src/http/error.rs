@@ -27,15 +27,15 @@ pub(crate) struct ApiError {
     pub(crate) status: StatusCode,
     pub(crate) code: Cow<'static, str>,
     /// For the client.
-    pub(crate) message: String,
+    pub(crate) message: Box<str>,
     /// For the client's program.
     pub(crate) details: Value,
     /// For the log.
-    pub(crate) cause: Option<String>,
+    pub(crate) cause: Option<Box<str>>,
     /// After how many seconds the same request may succeed.
     retry_after: Option<u32>,
     /// Why the token of the request is not enough (RFC 6750), for `WWW-Authenticate`.
-    challenge: Option<Challenge>,
+    challenge: Option<Box<Challenge>>,
 }
 
 /// The fault of the token of a request.
@@ -68,11 +68,12 @@ impl ApiError {
     }
 
     fn of(status: StatusCode, code: Cow<'static, str>, message: String, details: Value) -> Self {
+        let message = message.into();
         Self { status, code, message, details, cause: None, retry_after: None, challenge: None }
     }
 
     pub(crate) fn with_challenge(mut self, challenge: Challenge) -> Self {
-        self.challenge = Some(challenge);
+        self.challenge = Some(Box::new(challenge));
         self
     }
 
@@ -82,7 +83,7 @@ impl ApiError {
     }
 
     pub(crate) fn with_cause(mut self, cause: impl Into<String>) -> Self {
-        self.cause = Some(cause.into());
+        self.cause = Some(cause.into().into());
         self
     }
 
@@ -224,7 +225,9 @@ impl IntoResponse for ApiError {
         }
         let bare =
             (self.status == StatusCode::UNAUTHORIZED).then(|| HeaderValue::from_static("Bearer"));
-        if let Some(challenge) = self.challenge.and_then(Challenge::header).or(bare) {
+        if let Some(challenge) =
+            self.challenge.as_ref().and_then(|challenge| challenge.header()).or(bare)
+        {
             headers.insert(header::WWW_AUTHENTICATE, challenge);
         }
         response.extensions_mut().insert(self);

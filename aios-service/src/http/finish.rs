@@ -109,7 +109,7 @@ fn rendered(
     let body = ErrorDocument {
         error: ErrorBody {
             code: error.code.into_owned(),
-            message: error.message,
+            message: error.message.into(),
             details: error.details,
         },
         meta: ErrorMeta { request_id: id.0.to_string(), timestamp },

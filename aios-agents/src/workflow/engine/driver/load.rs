@@ -98,27 +98,21 @@ impl Driver {
         stream: StreamId,
         first: &RecordedEvent,
         started: &Started,
-        entries: &Journal,
+        journal: &Journal,
     ) -> Result<Self, Exit> {
         let fence = engine.ownership.fence_of(run_id).ok_or(Exit::NotOwner)?;
         let workflow = first.event.event_type.entity();
         let codec = engine.journals.codec(workflow).map_err(exit)?;
         let invalid = |_: InvalidName| EventError::InvalidType { text: workflow.to_owned() };
         let workflow: Name = workflow.parse().map_err(invalid).map_err(unreadable)?;
-        let recorded_attempts = recorded_attempts(entries.iter());
-        let entries = entries.iter().map(|(entry, _)| entry);
+        let recorded_attempts = recorded_attempts(journal.iter());
+        let entries = journal.iter().map(|(entry, _)| entry);
         let declined = place::declined(entries.clone());
         let mut children = Children::default();
         entries.clone().for_each(|entry| children.note(entry));
         let incarnation_text: Arc<str> = first.event.id.to_string().into();
-        let clock = Arc::clone(&engine.clock);
-        let incarnation = Arc::clone(&incarnation_text);
-        let seed = seed_of(&first.event, run_id);
-        let execution =
-            Execution::new(Arc::clone(run_id), incarnation, seed, entries.clone(), clock);
+        let execution = execution_of(engine, run_id, &workflow, first, &incarnation_text, journal);
         let metadata = run_metadata(&first.event, run_id);
-        execution.shared.set_outputs(engine.journals.outputs.clone());
-        engine.live.watch_polls(run_id, workflow.as_str(), &execution.polling);
         Ok(Self {
             engine: Arc::clone(engine),
             run_id: Arc::clone(run_id),
@@ -281,6 +275,24 @@ impl Driver {
         }
         Ok(record)
     }
+}
+
+/// An execution that expects this journal, and is watched for code that blocks the thread.
+fn execution_of(
+    engine: &Engine,
+    run_id: &Arc<str>,
+    workflow: &Name,
+    first: &RecordedEvent,
+    incarnation: &Arc<str>,
+    journal: &Journal,
+) -> Execution {
+    let entries = journal.iter().map(|(entry, _)| entry);
+    let (clock, seed) = (Arc::clone(&engine.clock), seed_of(&first.event, run_id));
+    let execution =
+        Execution::new(Arc::clone(run_id), Arc::clone(incarnation), seed, entries, clock);
+    execution.shared.set_outputs(engine.journals.outputs.clone());
+    engine.live.watch_polls(run_id, workflow.as_str(), &execution.polling);
+    execution
 }
 
 /// When a run began, or is to begin if it was started for later.
