@@ -61,9 +61,7 @@ class NativeWorkflow(NamedTuple):
 
 def to_native(workflow: Workflow[Any, Any]) -> NativeWorkflow:
     """Converts a workflow for the native module. Its runs see the current context variables."""
-    return NativeWorkflow(
-        workflow.name, workflow.version, workflow.lookahead, Begin(workflow)
-    )
+    return NativeWorkflow(workflow.name, workflow.version, workflow.lookahead, Begin(workflow))
 
 
 def _default_workers() -> int:

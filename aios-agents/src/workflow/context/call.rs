@@ -126,7 +126,7 @@ impl OperationCall {
     fn checked(mut self) -> Self {
         match std::mem::replace(&mut self.state, CallState::Done) {
             CallState::Fresh(request) => {
-                self.state = CallState::Fresh(request.and_then(super::operations::checked));
+                self.state = CallState::Fresh(request.and_then(super::checked::checked));
             }
             other => self.state = other,
         }

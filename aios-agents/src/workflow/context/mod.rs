@@ -1,4 +1,5 @@
 mod call;
+mod checked;
 mod compensation;
 mod operations;
 mod shared_run;

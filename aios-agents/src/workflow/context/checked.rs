@@ -1,0 +1,43 @@
+//! The validity of requests, which is checked before they become operations.
+
+use std::time::Duration;
+
+use aios_core::failure::Failure;
+
+use crate::{
+    agent::{codes::AGENT_NOT_FOUND, mailbox_of},
+    options::{check_named, check_retry, check_span, check_timeout, refused},
+    workflow::{
+        WorkflowError,
+        machine::Request,
+        run_id::{self, InvalidRunId},
+    },
+};
+
+/// Validates a request. Rejects durations that are too short or too long, a task for an agent whose id
+/// cannot be part of a mailbox name, and a child with an invalid run id.
+pub(super) fn checked(request: Request) -> Result<Request, WorkflowError> {
+    if let Request::Child(child) = &request
+        && let Some(Err(invalid)) = child.run_id.as_deref().map(run_id::check_chosen)
+    {
+        return Err(WorkflowError::failed(Failure::from_error(InvalidRunId::CODE, &invalid)));
+    }
+    if let Request::Task(task) = &request
+        && let Some(agent_id) = &task.agent_id
+        && let Err(invalid) = mailbox_of(&task.agent_type, agent_id)
+    {
+        return Err(WorkflowError::failed(Failure::from_error(AGENT_NOT_FOUND, &invalid)));
+    }
+    let spans = match &request {
+        Request::Task(task) => check_timeout(task.timeout)
+            .and_then(|()| check_named("total_timeout", task.total_timeout))
+            .and_then(|()| check_retry("retry", &task.retry)),
+        Request::Signal { timeout: Some(timeout), .. } => {
+            check_span("timeout", *timeout, Duration::ZERO)
+        }
+        Request::Sleep { duration } => check_span("sleep", *duration, Duration::ZERO),
+        _ => Ok(()),
+    };
+    spans.map_err(|reason| WorkflowError::failed(refused(reason)))?;
+    Ok(request)
+}
