@@ -6,6 +6,7 @@ use axum::{
     extract::{MatchedPath, NestedPath, Query, Request},
     http::Method,
 };
+use percent_encoding::percent_decode_str;
 use serde_json::{Value, json};
 
 use super::ApiError;
@@ -29,12 +30,13 @@ impl QueryNames {
 
     /// Fails if a request has a query parameter that its route does not take.
     pub(crate) fn check(&self, request: &Request) -> Result<(), ApiError> {
-        if request.uri().query().is_none_or(str::is_empty) {
+        let Some(query) = request.uri().query().filter(|query| !query.is_empty()) else {
             return Ok(());
-        }
+        };
         // Without a route, the request fails anyway.
         let Some(known) = self.of_request(request) else { return Ok(()) };
-        if !is_utf_8(request.uri().query().unwrap_or_default()) {
+        // Extractors replace bytes that are not UTF-8.
+        if percent_decode_str(query).decode_utf8().is_err() {
             let message = "the query of the request cannot be read: it is not in UTF-8";
             return Err(ApiError::new("MALFORMED_REQUEST", message));
         }
@@ -60,22 +62,6 @@ impl QueryNames {
         };
         Some(self.0.get(path)?.get(method.as_str())?)
     }
-}
-
-/// Whether the percent-encoded bytes of a query are UTF-8. Extractors replace what is not.
-fn is_utf_8(query: &str) -> bool {
-    let mut parts = query.split('%');
-    let mut bytes = parts.next().unwrap_or_default().as_bytes().to_vec();
-    for part in parts {
-        match part.get(..2).and_then(|digits| u8::from_str_radix(digits, 16).ok()) {
-            Some(byte) => {
-                bytes.push(byte);
-                bytes.extend(part.bytes().skip(2));
-            }
-            None => bytes.extend(part.bytes()),
-        }
-    }
-    std::str::from_utf8(&bytes).is_ok()
 }
 
 fn names(operation: &Value) -> Vec<String> {
