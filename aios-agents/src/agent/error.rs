@@ -1,5 +1,5 @@
 use aios_core::{
-    agent::{InvalidName, TaskError, TaskId},
+    agent::{InvalidName, TaskId},
     broker::{BrokerError, InvalidAddress},
     event::EventError,
     failure::Failure,
@@ -59,14 +59,6 @@ pub enum AgentError {
         /// The reason.
         reason: String,
     },
-    /// A factory failed to create its agent.
-    #[error("failed to create agent {agent_id}: {failure}")]
-    Factory {
-        /// Id of the agent.
-        agent_id: String,
-        /// The factory's error.
-        failure: Box<TaskError>,
-    },
     /// The broker refused a subscription or an event.
     #[error("broker error")]
     Broker(#[from] BrokerError),
@@ -96,7 +88,6 @@ impl AgentError {
     #[must_use]
     pub fn is_retryable(&self) -> bool {
         match self {
-            Self::Factory { failure, .. } => failure.retryable,
             Self::Broker(error) => error.is_retryable(),
             Self::Store(error) => error.is_retryable(),
             _ => false,
@@ -115,7 +106,6 @@ impl AgentError {
             Self::InvalidSchema { .. } => "INVALID_AGENT_SCHEMA",
             Self::InvalidConfig { .. } => "INVALID_AGENT_CONFIG",
             Self::InvalidConfiguration { .. } => "INVALID_AGENT_CONFIGURATION",
-            Self::Factory { .. } => "AGENT_FACTORY_FAILED",
             Self::Broker(error) => error.code(),
             Self::Store(error) => error.code(),
             Self::Event(error) => error.code(),

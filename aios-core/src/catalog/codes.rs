@@ -229,7 +229,6 @@ pub const CODES: &[Code] = &[
          invalid",
     ),
     code("CIRCUIT_OPEN", "circuit breaker", Retry::Yes, "too many tasks failed before"),
-    code("AGENT_FACTORY_FAILED", "agent host", Retry::Depends, "a factory returned an error"),
     code("AGENT_FACTORY_TIMEOUT", "agent host", Retry::Yes, "a factory took too long"),
     code(
         "AGENT_HOST_IMPAIRED",

@@ -339,7 +339,6 @@ _BY_CODE: dict[str, type[AiosError]] = {
     },
     **dict.fromkeys(
         (
-            "AGENT_FACTORY_FAILED",
             "AGENT_FACTORY_TIMEOUT",
             "DUPLICATE_AGENT",
             "DUPLICATE_AGENT_TYPE",

@@ -114,7 +114,6 @@ const STATUSES: &[(u16, &[&str])] = &[
             "INVALID_STORE_CONFIGURATION",
             "INVALID_BROKER_CONFIGURATION",
             "AGENT_HOST_IMPAIRED",
-            "AGENT_FACTORY_FAILED",
             "AGENT_FACTORY_TIMEOUT",
             "DUPLICATE_AGENT",
             "DUPLICATE_AGENT_TYPE",
