@@ -1,7 +1,8 @@
 //! Turns of an agent over a language model that answers at once: one tool call in each.
 //!
 //! On SQLite, the ceiling is a program that commits one row at a time: a turn may take at most as long
-//! as two of its commits. The last part has as many agents that stream as readers.
+//! as two of its commits. The last part has as many agents that stream as readers. It compares the first
+//! and the last fifth of the tokens: how late they reach their readers, and the memory of the process.
 
 #![allow(
     clippy::unwrap_used,
@@ -12,7 +13,7 @@
 )]
 
 use std::{
-    sync::Arc,
+    sync::{Arc, LazyLock},
     time::{Duration, Instant},
 };
 
@@ -44,6 +45,9 @@ const STREAMS: usize = 1000;
 const TOKENS_EACH: usize = 1000;
 const PAUSE: Duration = Duration::from_millis(10);
 
+/// The time from which tokens are dated.
+static BEGIN: LazyLock<Instant> = LazyLock::new(Instant::now);
+
 #[derive(Deserialize, JsonSchema)]
 struct Query {
     /// Number of the turn.
@@ -54,7 +58,8 @@ async fn look(query: Query) -> Result<usize, TaskError> {
     Ok(query.number)
 }
 
-/// Calls the tool in each turn, and then ends. As a stream, it writes a token at a time.
+/// Calls the tool in each turn, and then ends. As a stream, it writes a token at a time, which is the
+/// time in microseconds at which it was written.
 struct Model;
 
 fn respond(request: &ModelRequest) -> ModelResponse {
@@ -86,9 +91,9 @@ impl LanguageModel for Model {
     async fn stream(&self, _: &ModelRequest) -> Result<ModelStream, aios_llm::ModelError> {
         let tokens = stream::iter(0..TOKENS_EACH).then(|_| async {
             tokio::time::sleep(PAUSE).await;
-            Ok(StreamEvent::Text("token ".to_owned()))
+            Ok(StreamEvent::Text(BEGIN.elapsed().as_micros().to_string()))
         });
-        let end = StreamEvent::Finished(ModelResponse::text("token ".repeat(TOKENS_EACH)));
+        let end = StreamEvent::Finished(ModelResponse::text("done"));
         Ok(Box::pin(tokens.chain(stream::iter([Ok(end)]))))
     }
 }
@@ -127,35 +132,76 @@ fn commits(rows: usize) -> Duration {
     begin.elapsed()
 }
 
-/// The delays of the readers, in milliseconds: how much later than its run each of them ends.
-async fn streams() -> (f64, f64) {
+/// What the readers of some of the tokens saw.
+#[derive(Default)]
+struct Seen {
+    /// How much later than they were written the tokens arrived, in milliseconds.
+    lags: Vec<f64>,
+    /// The memory of the process when the last of them arrived, in MB.
+    memory: f64,
+}
+
+impl Seen {
+    fn add(&mut self, written: &str) {
+        let written = Duration::from_micros(written.parse().unwrap());
+        self.lags.push(BEGIN.elapsed().saturating_sub(written).as_secs_f64() * 1e3);
+    }
+
+    fn report(mut self, part: &str) {
+        self.lags.sort_by(f64::total_cmp);
+        let rank = |share: usize| self.lags[(self.lags.len() - 1) * share / 100];
+        figure(&format!("llm_streams/{part}/lag_median"), rank(50), "ms");
+        figure(&format!("llm_streams/{part}/lag_p99"), rank(99), "ms");
+        figure(&format!("llm_streams/{part}/memory"), self.memory, "MB");
+    }
+}
+
+/// The memory of this process that is resident, in MB.
+fn memory() -> f64 {
+    let pages = std::fs::read_to_string("/proc/self/statm").unwrap();
+    let pages: f64 = pages.split(' ').nth(1).unwrap().parse().unwrap();
+    pages * 4096.0 / 1e6
+}
+
+/// Agents that stream, and what the readers of their first and last tokens saw.
+async fn streams() -> (Seen, Seen) {
     let runtime = Arc::new(runtime(Arc::new(MemoryStore::new()), Streaming::On).await);
     let mut readers = JoinSet::new();
-    let begin = Instant::now();
     for _ in 0..STREAMS {
         let run = runtime.start("agent", "go").await.unwrap();
         readers.spawn(async move {
             let (mut items, mut tokens) = (run.stream(TOKENS).read_from(0), 0);
-            let mut half = Duration::ZERO;
+            let (mut first, mut last) = (Seen::default(), Seen::default());
             while let Some(item) = items.next().await {
                 if let OutputContent::Item(update) = item.unwrap().content
-                    && let AgentUpdate::Text { .. } = update.decode().unwrap()
+                    && let AgentUpdate::Text { text, .. } = update.decode().unwrap()
                 {
                     tokens += 1;
-                    if tokens == TOKENS_EACH / 2 {
-                        half = begin.elapsed();
+                    if tokens <= TOKENS_EACH / 5 {
+                        first.add(&text);
+                    } else if tokens > TOKENS_EACH - TOKENS_EACH / 5 {
+                        last.add(&text);
+                    }
+                    if tokens == TOKENS_EACH / 5 {
+                        first.memory = memory();
                     }
                 }
             }
+            last.memory = memory();
             assert_eq!(tokens, TOKENS_EACH, "a reader misses nothing");
-            (half, begin.elapsed())
+            (first, last)
         });
     }
     let ends = readers.join_all().await;
-    let millis = |duration: Duration| duration.as_secs_f64() * 1e3;
-    let mut half: Vec<_> = ends.iter().map(|(half, _)| millis(*half)).collect();
-    let mut whole: Vec<_> = ends.iter().map(|(_, whole)| millis(*whole)).collect();
-    (median(&mut half), median(&mut whole))
+    ends.into_iter().fold((Seen::default(), Seen::default()), |(first, last), one| {
+        (merged(first, one.0), merged(last, one.1))
+    })
+}
+
+fn merged(mut all: Seen, one: Seen) -> Seen {
+    all.lags.extend(one.lags);
+    all.memory = all.memory.max(one.memory);
+    all
 }
 
 fn main() {
@@ -174,7 +220,7 @@ fn main() {
     let (turn, commit) = (median(&mut sqlite), median(&mut bare));
     figure("llm_turn/sqlite", turn, "us");
     figure("llm_turn/sqlite", turn / commit, "commits");
-    let (half, whole) = runtime.block_on(streams());
-    figure("llm_streams/half", half, "ms");
-    figure("llm_streams/all", whole, "ms");
+    let (first, last) = runtime.block_on(streams());
+    first.report("first");
+    last.report("last");
 }
