@@ -134,12 +134,17 @@ fn should_document_every_code_of_the_catalogue() {
 /// Names in capitals that are not codes.
 const OTHER_NAMES: [&str; 3] = ["AIOS_", "CARGO_", "PG"];
 
-/// Names of the Gemini API that are not codes of aios.
-const NAMES_OF_GEMINI: [&str; 6] = [
+/// Names of the Gemini API and of statuses of gRPC, which are not codes of aios.
+const NAMES_OF_OTHERS: [&str; 11] = [
+    "ALREADY_EXISTS",
     "API_KEY_INVALID",
+    "DATA_LOSS",
+    "DEADLINE_EXCEEDED",
+    "FAILED_PRECONDITION",
     "INVALID_ARGUMENT",
     "MAX_TOKENS",
     "NOT_FOUND",
+    "OUT_OF_RANGE",
     "PROHIBITED_CONTENT",
     "RESOURCE_EXHAUSTED",
 ];
@@ -170,7 +175,7 @@ fn codes_in(text: &str) -> impl Iterator<Item = &str> {
             && quoted.starts_with(|first: char| first.is_ascii_uppercase())
             && quoted.bytes().all(is_name)
             && !OTHER_NAMES.iter().any(|other| quoted.starts_with(other))
-            && !NAMES_OF_GEMINI.contains(quoted)
+            && !NAMES_OF_OTHERS.contains(quoted)
     })
 }
 

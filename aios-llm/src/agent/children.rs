@@ -78,7 +78,7 @@ impl Calls<'_> {
             );
             return Err(WorkflowError::failed(Failure::new("INVALID_LLM_AGENT", reason)));
         }
-        self.accounting.settle_child(Err(&failure), checked.share)?;
+        self.accounting.settle_child(Err(Some(&failure)), checked.share)?;
         Ok(Err(failure))
     }
 }

@@ -51,19 +51,21 @@ impl Accounting {
         ended
     }
 
-    /// Settles what an agent has spent that got a part of the budget.
+    /// Settles what an agent has spent that got a part of the budget. An error without a failure means
+    /// that it has not ended.
     pub(in crate::agent) fn settle_child(
         &self,
-        ended: Result<Spent, &Failure>,
+        ended: Result<Spent, Option<&Failure>>,
         share: Limits,
     ) -> Result<(), WorkflowError> {
         let failure = match ended {
             Ok(spent) => return self.settle_part(spent, false),
             Err(failure) => failure,
         };
-        match spent_of(failure) {
+        let is_not_started = |failure: &Failure| NOT_STARTED.contains(&failure.code.as_str());
+        match failure.and_then(spent_of) {
             Some(spent) => self.settle_part(spent, false),
-            None if NOT_STARTED.contains(&failure.code.as_str()) => {
+            None if failure.is_some_and(is_not_started) => {
                 self.settle_part(Spent::default(), false)
             }
             // The child was ended from outside, and does not say what it has spent: what was reserved
@@ -88,12 +90,11 @@ impl Accounting {
             None
         });
         let (_, ended) = race([all, patience]).await;
-        let late = Failure::new("CHILD_RUNNING", "the child has not ended in time");
         for (number, share) in shares.into_iter().enumerate() {
             let spent = match ended.as_ref().and_then(|all| all.get(number)) {
                 Some(Ok(report)) => Ok(report.spent),
-                Some(Err(error)) => Err(error.failure().unwrap_or(&late)),
-                None => Err(&late),
+                Some(Err(error)) => Err(error.failure()),
+                None => Err(None),
             };
             self.settle_child(spent, share)?;
         }
