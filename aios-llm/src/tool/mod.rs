@@ -345,7 +345,8 @@ impl Tool {
         self
     }
 
-    /// Sets the maximum size of a result, in bytes. A larger one is an error for the model.
+    /// Sets the maximum size of a result, in bytes. A larger one is an error for the model. The message of
+    /// a failure is cut to this size.
     #[must_use]
     pub fn with_max_result_bytes(mut self, bytes: usize) -> Self {
         self.max_result_bytes = bytes;
@@ -374,8 +375,19 @@ impl Tool {
             let reason = format!("tool {} is a run, not a function", self.name);
             return Err(TaskError::terminal(Failure::new("INVALID_LLM_AGENT", reason)));
         };
-        let text = function(context, arguments).await?;
+        let text = function(context, arguments).await.map_err(|error| self.shortened(error))?;
         self.limited(text).map_err(TaskError::terminal)
+    }
+
+    /// A failure of the tool, with only the begin of a message that is longer than a result may be.
+    fn shortened(&self, mut error: TaskError) -> TaskError {
+        let message = &mut error.failure.message;
+        let bytes = message.len();
+        if bytes > self.max_result_bytes {
+            message.truncate(message.floor_char_boundary(self.max_result_bytes));
+            message.push_str(&format!(" … (cut; the message has {bytes} bytes)"));
+        }
+        error
     }
 
     /// A result, unless it is too large.
