@@ -65,15 +65,19 @@ test("should miss no event if the first connection is cut before any", async () 
 test("should follow a run to its end", async () => {
   const run = await client.start("approval", 0, { id: unique("followed") });
   const types: string[] = [];
+  let last = 0;
   for await (const event of run.events()) {
     if (types.length === 0) {
       await run.signal("approval", "yes");
     }
     types.push(event.attributes.type);
+    last = event.attributes.position ?? last;
   }
   assert.equal(types.at(-1), "workflows.approval.completed");
-  const { done } = await run.events({ after: Number.MAX_SAFE_INTEGER }).next();
+  const { done } = await run.events({ after: last }).next();
   assert.equal(done, true);
+  const beyond = run.events({ after: Number.MAX_SAFE_INTEGER }).next();
+  await assert.rejects(beyond, { code: "INVALID_CURSOR" });
 });
 
 test("should end when its caller aborts it", async () => {
