@@ -47,7 +47,7 @@ const PAUSE: Duration = Duration::from_millis(20);
 /// use std::time::Duration;
 ///
 /// use aios_agents::Runtime;
-/// use aios_service::telemetry::traces::{Collector, TraceExporter};
+/// use aios_service::telemetry::{otlp::Collector, traces::TraceExporter};
 ///
 /// # async fn example(runtime: Runtime, collector: Collector) -> Result<(), Box<dyn std::error::Error>> {
 /// let exporter = TraceExporter::start(&runtime, collector).await?;
