@@ -149,7 +149,7 @@ impl Seen {
 
     fn report(mut self, part: &str) {
         self.lags.sort_by(f64::total_cmp);
-        let rank = |share: usize| self.lags[(self.lags.len() - 1) * share / 100];
+        let rank = |share: usize| *self.lags.get((self.lags.len() - 1) * share / 100).unwrap();
         figure(&format!("llm_streams/{part}/lag_median"), rank(50), "ms");
         figure(&format!("llm_streams/{part}/lag_p99"), rank(99), "ms");
         figure(&format!("llm_streams/{part}/memory"), self.memory, "MB");
