@@ -132,7 +132,7 @@ fn commits(rows: usize) -> Duration {
     begin.elapsed()
 }
 
-/// What the readers of some of the tokens saw.
+/// The lags of some of the tokens, and the memory of the process.
 #[derive(Default)]
 struct Seen {
     /// How much later than they were written the tokens arrived, in milliseconds.
