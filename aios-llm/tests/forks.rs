@@ -21,7 +21,7 @@ use crate::support::{builder, in_time, search_tool, store};
 /// Requests that a model got.
 type Requests = Arc<Mutex<Vec<ModelRequest>>>;
 
-/// A model that calls these tools, one in each turn, and then says what it was told to do.
+/// A model that calls these tools, one in each turn, and then returns its instructions.
 fn caller(calls: Vec<(&'static str, Value)>, requests: &Requests) -> FunctionModel {
     let requests = Arc::clone(requests);
     FunctionModel::new(move |request: ModelRequest| {

@@ -253,22 +253,15 @@ mod tests {
         broker::{Broker, BrokerExt, Group, Subscription},
         clock::SystemClock,
     };
-    use parking_lot::Mutex;
-    use tokio::sync::Notify;
 
     use super::*;
-    use crate::{
-        agent::{
-            AgentDefinition, HostOptions,
-            host::{
-                Shared,
-                attempt_cache::{AttemptCache, Key, Lookup},
-                place::{Place, RuntimePulse},
-                questions::Questions,
-                sought::{HeldAssignments, NewMailboxes},
-            },
+    use crate::agent::{
+        AgentDefinition, HostOptions,
+        host::{
+            Parts, Shared,
+            attempt_cache::{Key, Lookup},
+            place::{Place, RuntimePulse},
         },
-        failing::Failing,
     };
 
     struct Idle;
@@ -283,22 +276,9 @@ mod tests {
     }
 
     fn hosted(broker: Arc<dyn Broker>) -> Arc<HostedType> {
-        let shared = Arc::new(Shared {
-            broker,
-            clock: Arc::new(SystemClock),
-            store: None,
-            outputs: None,
-            source: "test".into(),
-            options: HostOptions::new(),
-            attempt_cache: AttemptCache::default(),
-            waits: crate::measure::Waits::default(),
-            failing: Failing::default(),
-            agents_changed: Notify::new(),
-            impaired: Mutex::default(),
-            questions: Questions::default(),
-            held: HeldAssignments::default(),
-            new_mailboxes: NewMailboxes::default(),
-        });
+        let (clock, source) = (Arc::new(SystemClock), "test".into());
+        let parts = Parts { broker, clock, store: None, source };
+        let shared = Arc::new(Shared::new(parts, HostOptions::new()));
         let definition = AgentDefinition::instance("idle", Idle);
         let place = Place::new(Arc::new(RuntimePulse::new().0));
         HostedType::new(&shared, Name::new("idle").unwrap(), definition, place).unwrap()
