@@ -98,6 +98,8 @@ fn should_end_every_command_at_a_signal() {
         ] {
             let mut command = program.command(arguments);
             let mut child = command.stdin(Stdio::piped()).spawn().unwrap();
+            // Held, because `Child::wait` closes it, and `start` would read the end of its input.
+            let _input = child.stdin.take();
             if arguments.contains(&"--follow") {
                 let mut line = String::new();
                 BufReader::new(child.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
