@@ -1,6 +1,7 @@
 //! The HTTP API: reading a run, compared with a hand-written axum handler that reads the same row, and
 //! starting runs, compared with `Runtime::start` and with a hand-written axum handler that calls it. All
-//! take turns; the medians are compared.
+//! take turns; the medians are compared. With `AIOS_PEERS`, starts are compared with a FastAPI application
+//! that inserts a row for each.
 
 #![allow(
     clippy::unwrap_used,
@@ -12,7 +13,10 @@
 )]
 
 use std::{
-    net::SocketAddr,
+    io::{BufRead, BufReader},
+    net::{Ipv4Addr, SocketAddr},
+    path::Path as FilePath,
+    process::Stdio,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -20,7 +24,7 @@ use std::{
 use aios_agents::prelude::*;
 use aios_benches::{
     http::{Connection, listen, runtime},
-    median, micros_each, per_second, ratio,
+    median, micros_each, peers, per_second, ratio,
     sqlite::{Place, open},
 };
 use aios_core::store::{PageRequest, RunFilter};
@@ -47,6 +51,9 @@ fn main() {
     tokio.block_on(starts("http_start/sqlite", &ApiOptions::new()));
     let without = ApiOptions::new().with_audit(Audit::LogLines);
     tokio.block_on(starts("http_start/sqlite/without_audit_events", &without));
+    if let Some(python) = peers::python() {
+        tokio.block_on(starts_beside_fastapi(&python));
+    }
 }
 
 /// The same read without anything around it.
@@ -134,6 +141,30 @@ async fn start_over_http(path: &'static str, options: &ApiOptions) -> f64 {
     let beside = Router::new().route("/bare/{workflow}/actions/execute", post(bare_start));
     let beside = beside.with_state(Arc::clone(&runtime));
     let address = listen(runtime, options.clone(), beside).await;
+    start_all(address, path).await
+}
+
+/// The API beside an application in another process. Both keep the clients' process busy.
+async fn starts_beside_fastapi(python: &FilePath) {
+    let (mut ours, mut theirs) = (Vec::new(), Vec::new());
+    for _ in 0..ROUNDS {
+        ours.push(start_over_http("/api/v1/workflows", &ApiOptions::new()).await);
+        let place = Place::new();
+        let folder = place.path.parent().unwrap().display().to_string();
+        let mut command = peers::program(python, "fastapi_starts.py", &[folder]);
+        let mut server = command.stdout(Stdio::piped()).spawn().unwrap();
+        let mut port = String::new();
+        BufReader::new(server.stdout.take().unwrap()).read_line(&mut port).unwrap();
+        let address = (Ipv4Addr::LOCALHOST, port.trim().parse().unwrap()).into();
+        theirs.push(start_all(address, "").await);
+        server.kill().unwrap();
+        server.wait().unwrap();
+    }
+    ratio("http_start/sqlite/beside_fastapi", median(&mut ours), median(&mut theirs), "starts/s");
+}
+
+/// Starts in a second, by requests below a path.
+async fn start_all(address: SocketAddr, path: &'static str) -> f64 {
     let elapsed = in_flight(|number| async move {
         let mut connection = Connection::open(address).await;
         let path = format!("{path}/noted/actions/execute");

@@ -1,8 +1,8 @@
 //! Turns of an agent over a language model that answers at once: one tool call in each.
 //!
-//! On SQLite, the ceiling is a program that commits one row at a time: a turn may take at most as long
-//! as two of its commits. The last part has as many agents that stream as readers. It compares the first
-//! and the last fifth of the tokens: how late they reach their readers, and the memory of the process.
+//! On SQLite, the ceiling of one run is a program that commits one row at a time: a turn may take at most
+//! as long as two of its commits. With `AIOS_PEERS`, the same turns are measured in Pydantic-AI and in
+//! LangGraph with its SQLite saver.
 
 #![allow(
     clippy::unwrap_used,
@@ -13,40 +13,36 @@
 )]
 
 use std::{
-    sync::{Arc, LazyLock},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
-use aios_agents::{output::OutputContent, prelude::*};
+use aios_agents::prelude::*;
 use aios_benches::{
-    figure, median, micros_each,
+    figure, median, micros_each, peers, ratio,
     sqlite::{Bare, Place, connect, open},
     step,
 };
 use aios_broker::memory::MemoryBroker;
 use aios_core::store::{Append, Store, StreamId};
 use aios_llm::{
-    AgentUpdate, LlmAgent, ModelRequest, ModelResponse, RuntimeBuilderExt, Streaming, TOKENS,
-    model::{Capabilities, LanguageModel, ModelStream, Part, Role, StreamEvent},
+    LlmAgent, ModelRequest, ModelResponse, RuntimeBuilderExt,
+    model::{Capabilities, LanguageModel, Message, ModelStream, Part, Role, StreamEvent},
     tool::Tool,
 };
 use aios_store::memory::MemoryStore;
-use futures_util::{StreamExt, stream};
+use futures_util::stream;
 use schemars::JsonSchema;
 use serde::Deserialize;
 use tokio::task::JoinSet;
 
 /// Turns of a run, each of which has one tool call.
-const TURNS: usize = 200;
+const TURNS: usize = 20;
+/// Runs one after the other.
+const RUNS: usize = 20;
+/// Runs at the same time.
+const AT_ONCE: usize = 200;
 const ROUNDS: usize = 5;
-/// Agents that stream at the same time, each to one reader.
-const STREAMS: usize = 1000;
-/// Tokens of each, and the time between two.
-const TOKENS_EACH: usize = 1000;
-const PAUSE: Duration = Duration::from_millis(10);
-
-/// The time from which tokens are dated.
-static BEGIN: LazyLock<Instant> = LazyLock::new(Instant::now);
 
 #[derive(Deserialize, JsonSchema)]
 struct Query {
@@ -58,18 +54,8 @@ async fn look(query: Query) -> Result<usize, TaskError> {
     Ok(query.number)
 }
 
-/// Calls the tool in each turn, and then ends. As a stream, it writes a token at a time, which is the
-/// time in microseconds at which it was written.
+/// Calls the tool in each turn, and then ends.
 struct Model;
-
-fn respond(request: &ModelRequest) -> ModelResponse {
-    let turn = request.messages.iter().filter(|message| message.role == Role::Assistant).count();
-    if turn == TURNS {
-        return ModelResponse::text("done");
-    }
-    let number = serde_json::json!({ "number": turn });
-    ModelResponse::new(vec![Part::tool_call(turn.to_string(), "look", &number)])
-}
 
 #[async_trait::async_trait]
 impl LanguageModel for Model {
@@ -85,142 +71,96 @@ impl LanguageModel for Model {
         &self,
         request: &ModelRequest,
     ) -> Result<ModelResponse, aios_llm::ModelError> {
-        Ok(respond(request))
+        let is_response = |message: &&Message| message.role == Role::Assistant;
+        let turn = request.messages.iter().filter(is_response).count();
+        if turn == TURNS {
+            return Ok(ModelResponse::text("done"));
+        }
+        let number = serde_json::json!({ "number": turn });
+        Ok(ModelResponse::new(vec![Part::tool_call(turn.to_string(), "look", &number)]))
     }
 
-    async fn stream(&self, _: &ModelRequest) -> Result<ModelStream, aios_llm::ModelError> {
-        let tokens = stream::iter(0..TOKENS_EACH).then(|_| async {
-            tokio::time::sleep(PAUSE).await;
-            Ok(StreamEvent::Text(BEGIN.elapsed().as_micros().to_string()))
-        });
-        let end = StreamEvent::Finished(ModelResponse::text("done"));
-        Ok(Box::pin(tokens.chain(stream::iter([Ok(end)]))))
+    async fn stream(&self, request: &ModelRequest) -> Result<ModelStream, aios_llm::ModelError> {
+        let response = self.complete(request).await?;
+        Ok(Box::pin(stream::iter([Ok(StreamEvent::Finished(response))])))
     }
 }
 
-async fn runtime(store: Arc<dyn Store>, streaming: Streaming) -> Runtime {
+async fn runtime(store: Arc<dyn Store>) -> Arc<Runtime> {
     let agent = LlmAgent::new(Model)
         .tool(Tool::read("look", "Looks.", look))
-        .max_turns(1 + u32::try_from(TURNS).unwrap())
-        .streaming(streaming);
+        .max_turns(1 + u32::try_from(TURNS).unwrap());
     let builder = Runtime::builder().store(store).broker(Arc::new(MemoryBroker::new()));
-    builder.llm_agent("agent", agent).unwrap().start().await.unwrap()
+    Arc::new(builder.llm_agent("agent", agent).unwrap().start().await.unwrap())
 }
 
-/// How long the turns of one run take.
-async fn turns(store: Arc<dyn Store>) -> Duration {
-    let runtime = runtime(store, Streaming::Off).await;
+/// How long a turn takes, in microseconds, if this many callers start runs one after the other.
+async fn turn(store: Arc<dyn Store>, callers: usize, runs: usize) -> f64 {
+    let runtime = runtime(store).await;
     let begin = Instant::now();
-    let run = runtime.start("agent", "go").await.unwrap();
-    run.result::<String>().await.unwrap();
+    let mut running = JoinSet::new();
+    for _ in 0..callers {
+        let runtime = Arc::clone(&runtime);
+        running.spawn(async move {
+            for _ in 0..runs {
+                let run = runtime.start("agent", "go").await.unwrap();
+                run.result::<String>().await.unwrap();
+            }
+        });
+    }
+    running.join_all().await;
     let elapsed = begin.elapsed();
-    runtime.shutdown(Duration::from_secs(5)).await.unwrap();
-    elapsed
+    Arc::into_inner(runtime).unwrap().shutdown(Duration::from_secs(5)).await.unwrap();
+    micros_each(elapsed, callers * runs * TURNS)
 }
 
-/// How long a hand-written writer takes for one commit for each of these rows.
-fn commits(rows: usize) -> Duration {
+async fn turn_on_sqlite(callers: usize, runs: usize) -> f64 {
+    let place = Place::new();
+    let store = open(&place.path).await;
+    turn(Arc::new(store), callers, runs).await
+}
+
+/// How long one of these commits takes a hand-written writer, in microseconds.
+fn commit(rows: usize) -> f64 {
     let place = Place::new();
     let connection = connect(&place.path);
     let mut bare = Bare::new(&connection);
     let stream = StreamId::of_run("run").unwrap();
-    let rows: Vec<_> = (0..rows).map(|row| Append::new(stream.clone(), vec![step(row)])).collect();
+    let events: Vec<_> =
+        (0..rows).map(|row| Append::new(stream.clone(), vec![step(row)])).collect();
     let begin = Instant::now();
-    for row in rows.chunks(1) {
+    for row in events.chunks(1) {
         bare.transaction(row);
     }
-    begin.elapsed()
-}
-
-/// The lags of some of the tokens, and the memory of the process.
-#[derive(Default)]
-struct Seen {
-    /// How much later than they were written the tokens arrived, in milliseconds.
-    lags: Vec<f64>,
-    /// The memory of the process when the last of them arrived, in MB.
-    memory: f64,
-}
-
-impl Seen {
-    fn add(&mut self, written: &str) {
-        let written = Duration::from_micros(written.parse().unwrap());
-        self.lags.push(BEGIN.elapsed().saturating_sub(written).as_secs_f64() * 1e3);
-    }
-
-    fn report(mut self, part: &str) {
-        self.lags.sort_by(f64::total_cmp);
-        let rank = |share: usize| *self.lags.get((self.lags.len() - 1) * share / 100).unwrap();
-        figure(&format!("llm_streams/{part}/lag_median"), rank(50), "ms");
-        figure(&format!("llm_streams/{part}/lag_p99"), rank(99), "ms");
-        figure(&format!("llm_streams/{part}/memory"), self.memory, "MB");
-    }
-}
-
-/// The memory of this process that is resident, in MB.
-fn memory() -> f64 {
-    let pages = std::fs::read_to_string("/proc/self/statm").unwrap();
-    let pages: f64 = pages.split(' ').nth(1).unwrap().parse().unwrap();
-    pages * 4096.0 / 1e6
-}
-
-/// Agents that stream, and what the readers of their first and last tokens saw.
-async fn streams() -> (Seen, Seen) {
-    let runtime = Arc::new(runtime(Arc::new(MemoryStore::new()), Streaming::On).await);
-    let mut readers = JoinSet::new();
-    for _ in 0..STREAMS {
-        let run = runtime.start("agent", "go").await.unwrap();
-        readers.spawn(async move {
-            let (mut items, mut tokens) = (run.stream(TOKENS).read_from(0), 0);
-            let (mut first, mut last) = (Seen::default(), Seen::default());
-            while let Some(item) = items.next().await {
-                if let OutputContent::Item(update) = item.unwrap().content
-                    && let AgentUpdate::Text { text, .. } = update.decode().unwrap()
-                {
-                    tokens += 1;
-                    if tokens <= TOKENS_EACH / 5 {
-                        first.add(&text);
-                    } else if tokens > TOKENS_EACH - TOKENS_EACH / 5 {
-                        last.add(&text);
-                    }
-                    if tokens == TOKENS_EACH / 5 {
-                        first.memory = memory();
-                    }
-                }
-            }
-            last.memory = memory();
-            assert_eq!(tokens, TOKENS_EACH, "a reader misses nothing");
-            (first, last)
-        });
-    }
-    let ends = readers.join_all().await;
-    ends.into_iter().fold((Seen::default(), Seen::default()), |(first, last), one| {
-        (merged(first, one.0), merged(last, one.1))
-    })
-}
-
-fn merged(mut all: Seen, one: Seen) -> Seen {
-    all.lags.extend(one.lags);
-    all.memory = all.memory.max(one.memory);
-    all
+    micros_each(begin.elapsed(), rows)
 }
 
 fn main() {
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-    let (mut memory, mut sqlite, mut bare) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut memory, mut one, mut many, mut bare) = (vec![], vec![], vec![], vec![]);
+    let (mut pydantic_ai, mut langgraph) = (vec![], vec![]);
+    let peers = peers::python();
     for _ in 0..ROUNDS {
-        let store = Arc::new(MemoryStore::new());
-        memory.push(micros_each(runtime.block_on(turns(store)), TURNS));
-        bare.push(micros_each(commits(TURNS), TURNS));
-        let place = Place::new();
-        let open = async { turns(Arc::new(open(&place.path).await)).await };
-        sqlite.push(micros_each(runtime.block_on(open), TURNS));
+        memory.push(runtime.block_on(turn(Arc::new(MemoryStore::new()), 1, RUNS)));
+        bare.push(commit(RUNS * TURNS));
+        one.push(runtime.block_on(turn_on_sqlite(1, RUNS)));
+        many.push(runtime.block_on(turn_on_sqlite(AT_ONCE, 1)));
+        if let Some(python) = &peers {
+            let arguments = [TURNS.to_string(), RUNS.to_string()];
+            pydantic_ai.push(peers::measure(python, "pydantic_ai_turns.py", &arguments));
+            langgraph.push(peers::measure(python, "langgraph_turns.py", &arguments));
+        }
     }
-    figure("llm_turn/memory", median(&mut memory), "us");
-    let (turn, commit) = (median(&mut sqlite), median(&mut bare));
-    figure("llm_turn/sqlite", turn, "us");
-    figure("llm_turn/sqlite", turn / commit, "commits");
-    let (first, last) = runtime.block_on(streams());
-    first.report("first");
-    last.report("last");
+    let (memory, one, many) = (median(&mut memory), median(&mut one), median(&mut many));
+    figure("llm_turn/memory", memory, "us");
+    figure("llm_turn/sqlite", one, "us");
+    figure("llm_turn/sqlite", one / median(&mut bare), "commits");
+    figure("llm_turn/sqlite/200_runs", many, "us");
+    if peers.is_some() {
+        ratio("llm_turn/memory/beside_pydantic_ai", memory, median(&mut pydantic_ai), "us");
+        let langgraph = median(&mut langgraph);
+        ratio("llm_turn/sqlite/beside_langgraph", one, langgraph, "us");
+        ratio("llm_turn/sqlite/200_runs/beside_langgraph", many, langgraph, "us");
+    }
 }

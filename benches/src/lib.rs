@@ -8,6 +8,7 @@
 )]
 
 pub mod http;
+pub mod peers;
 pub mod postgres;
 pub mod sqlite;
 pub mod task;
