@@ -15,7 +15,9 @@ from pydantic import BaseModel
 connection = sqlite3.connect(Path(sys.argv[1]) / "runs.db", check_same_thread=False)
 connection.execute("PRAGMA journal_mode=WAL")
 connection.execute("PRAGMA synchronous=FULL")
-connection.execute("CREATE TABLE runs (id TEXT PRIMARY KEY, workflow TEXT NOT NULL, input TEXT NOT NULL)")
+connection.execute(
+    "CREATE TABLE runs (id TEXT PRIMARY KEY, workflow TEXT NOT NULL, input TEXT NOT NULL)"
+)
 lock = threading.Lock()
 app = FastAPI()
 
