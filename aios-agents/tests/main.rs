@@ -36,6 +36,7 @@ mod engine_idle;
 mod engine_lean;
 mod engine_leases;
 mod engine_lookahead;
+mod engine_lookahead_faults;
 mod engine_measures;
 mod engine_pause;
 mod engine_postgres;
