@@ -77,6 +77,7 @@ mod workflow_identity;
 mod workflow_journals;
 mod workflow_nudges;
 mod workflow_odd;
+mod workflow_polled;
 #[cfg(feature = "testing")]
 mod workflow_replay;
 mod workflow_start;
