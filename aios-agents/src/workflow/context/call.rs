@@ -26,7 +26,7 @@ use crate::{
 ///
 /// The code sees an outcome only while it waits: nothing ends while it runs. A loop over
 /// `(&mut operation).now_or_never()` therefore never sees one, and its waker, which does nothing, does
-/// not resume the code either. Await the operation, or [`race`](crate::workflow::race) it against
+/// not resume the code either. Await the operation, or [`race`](fn@crate::workflow::race) it against
 /// another one, such as a short timer.
 ///
 /// # Cancel safety
