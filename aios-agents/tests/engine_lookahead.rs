@@ -26,7 +26,7 @@ use crate::{
 
 /// The actions of each append to a journal, in order.
 #[derive(Clone, Default)]
-struct Appends(Arc<Mutex<Vec<Vec<String>>>>);
+pub(crate) struct Appends(Arc<Mutex<Vec<Vec<String>>>>);
 
 impl Appends {
     fn note(&self, append: &Append) {
@@ -36,13 +36,13 @@ impl Appends {
         }
     }
 
-    fn take(&self) -> Vec<Vec<String>> {
+    pub(crate) fn take(&self) -> Vec<Vec<String>> {
         std::mem::take(&mut *self.0.lock().unwrap())
     }
 }
 
 /// A workflow that may look ahead.
-fn ahead<F, Fut, I, O>(name: &str, function: F) -> Arc<dyn Workflow>
+pub(crate) fn ahead<F, Fut, I, O>(name: &str, function: F) -> Arc<dyn Workflow>
 where
     F: Fn(WorkflowContext, I) -> Fut + Send + Sync + 'static,
     Fut: Future<Output = Result<O, WorkflowError>> + Send + 'static,
@@ -53,7 +53,7 @@ where
 }
 
 /// A store that notes the appends to journals.
-fn noting(inner: Arc<dyn Store>) -> (Arc<dyn Store>, Appends) {
+pub(crate) fn noting(inner: Arc<dyn Store>) -> (Arc<dyn Store>, Appends) {
     let (faulty, appends) = (FaultyStore::new(inner), Appends::default());
     let noted = appends.clone();
     faulty.on_append(move |append| {
@@ -63,7 +63,10 @@ fn noting(inner: Arc<dyn Store>) -> (Arc<dyn Store>, Appends) {
     (faulty, appends)
 }
 
-async fn double_three_times(context: WorkflowContext, number: u64) -> Result<u64, WorkflowError> {
+pub(crate) async fn double_three_times(
+    context: WorkflowContext,
+    number: u64,
+) -> Result<u64, WorkflowError> {
     let mut number = number;
     for _ in 0..3 {
         number = context.task::<u64>("doubler", &number).await?;

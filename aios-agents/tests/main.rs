@@ -36,6 +36,7 @@ mod engine_idle;
 mod engine_lean;
 mod engine_leases;
 mod engine_lookahead;
+mod engine_lookahead_faults;
 mod engine_measures;
 mod engine_pause;
 mod engine_postgres;
@@ -76,6 +77,7 @@ mod workflow_identity;
 mod workflow_journals;
 mod workflow_nudges;
 mod workflow_odd;
+mod workflow_polled;
 #[cfg(feature = "testing")]
 mod workflow_replay;
 mod workflow_start;

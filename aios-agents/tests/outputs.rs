@@ -208,6 +208,41 @@ async fn should_keep_the_output_of_a_cancelled_task() {
     .await;
 }
 
+/// Each run of a chain has its own streams: that of the first ends with it, although the handle of the
+/// run follows the chain.
+#[tokio::test(flavor = "multi_thread")]
+async fn should_end_a_stream_where_its_run_continues_as_another() {
+    async fn counts(context: WorkflowContext, left: u64) -> Result<u64, WorkflowError> {
+        context.stream("words")?.write(&left).unwrap();
+        context.signal::<()>("go").await?;
+        match left {
+            0 => Ok(0),
+            left => Err(WorkflowError::continue_as_new(&(left - 1))),
+        }
+    }
+
+    let store = sqlite().await;
+    let runtime = runtime(&store).workflow("counts", counts).start().await.unwrap();
+    let run = runtime.start("counts", &2_u64).await.unwrap();
+    let following = tokio::spawn(read(run.stream("words").read_from(0)));
+    let mut ids = vec![run.id().to_owned()];
+    for _ in 0..2 {
+        run.signal("go", &()).await.unwrap();
+        eventually("the run should continue", || async {
+            !ids.contains(&run.status().await.unwrap().id)
+        })
+        .await;
+        ids.push(run.status().await.unwrap().id);
+    }
+    run.signal("go", &()).await.unwrap();
+    assert_eq!(result::<u64>(&run).await.unwrap(), 0);
+    let followed: Vec<_> = following.await.unwrap().into_iter().map(|(_, text)| text).collect();
+    assert_eq!(followed, ["2"]);
+    for (id, word) in ids.iter().zip(["2", "1", "0"]) {
+        assert_eq!(texts(&runtime.handle(id).await.unwrap(), "words").await, [word]);
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn should_read_an_empty_stream_to_its_end_and_refuse_invalid_ones() {
     let runtime = runtime(&store()).agent("counter", Counter).start().await.unwrap();

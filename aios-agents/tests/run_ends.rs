@@ -8,7 +8,7 @@ use aios_core::clock::VirtualClock;
 
 use crate::{
     faulty::{Fault, FaultyStore, store_refuses, store_unavailable},
-    workflow_support::{PATIENCE, eventually, result, runtime, store},
+    workflow_support::{PATIENCE, eventually, result, runtime, sqlite, store},
 };
 
 async fn signaled(context: WorkflowContext, (): ()) -> Result<u32, WorkflowError> {
@@ -112,4 +112,19 @@ async fn should_hear_of_an_end_after_its_own_engine_has_stopped() {
     let second = runtime(&store).workflow("signaled", signaled).start().await.unwrap();
     second.handle(run.id()).await.unwrap().signal("go", &6).await.unwrap();
     assert_eq!(waiting.await.unwrap().unwrap(), 6);
+}
+
+/// Everything that waits for a runtime whose store is closed gets the same error.
+#[tokio::test(flavor = "multi_thread")]
+async fn should_say_that_the_runtime_is_closed_to_callers_that_wait() {
+    let store = sqlite().await;
+    let engine = runtime(&store).workflow("signaled", signaled).start().await.unwrap();
+    let run = engine.start("signaled", &()).await.unwrap();
+    let handle = run.clone();
+    let waiting = tokio::spawn(async move { result::<u32>(&handle).await });
+    engine.shutdown(Duration::from_secs(5)).await.unwrap();
+    store.close().await.unwrap();
+    assert_eq!(waiting.await.unwrap().unwrap_err().code(), "RUNTIME_CLOSED");
+    assert_eq!(run.status().await.unwrap_err().code(), "RUNTIME_CLOSED");
+    assert_eq!(run.cancel("late").await.unwrap_err().code(), "RUNTIME_CLOSED");
 }

@@ -264,6 +264,27 @@ async fn should_run_a_workflow_as_a_tool() {
 }
 
 #[tokio::test]
+async fn should_cut_the_message_of_a_failed_child() {
+    async fn shout(_: WorkflowContext, query: Query) -> Result<String, WorkflowError> {
+        Err(WorkflowError::failed(Failure::new("TOO_LOUD", query.words.repeat(1000))))
+    }
+    let model = scripted([call("c", "shout", &json!({"words": "aäa"})), text("done")]);
+    let tool = Tool::workflow::<Query>("shout", "Shouts.", "shouting").with_max_result_bytes(50);
+    let runtime = builder(&store())
+        .workflow("shouting", shout)
+        .llm_agent("agent", LlmAgent::new(Arc::clone(&model)).tool(tool))
+        .unwrap()
+        .start()
+        .await
+        .unwrap();
+    in_time(start(&runtime).await.result::<String>()).await.unwrap();
+    let (message, is_error) = results(&model, 1).swap_remove(0);
+    assert!(is_error && message.starts_with("aäaaäa"), "{message}");
+    assert!(message.ends_with("(cut; the message has 4000 bytes) (TOO_LOUD)"), "{message}");
+    assert!(message.len() < 150, "{message}");
+}
+
+#[tokio::test]
 async fn should_name_a_child_that_does_not_exist_or_is_no_agent() {
     async fn count(_: WorkflowContext, _: serde_json::Value) -> Result<u32, WorkflowError> {
         Ok(7)

@@ -165,6 +165,41 @@ async fn should_write_requests_as_the_protocol_says() {
     assert_eq!(bedrock.body["inferenceConfig"], json!({"maxTokens": 50}));
 }
 
+/// Providers reject an empty list of tools, a choice among none, and some calls without tools. A
+/// conversation may have calls of tools that its agent no longer has.
+#[tokio::test]
+async fn should_leave_out_tools_if_there_are_none() {
+    let replies = (0..2 * MODELS).map(|_| FakeReply::response(text("ok")));
+    let provider = FakeProvider::start(replies).await.unwrap();
+    let mut without_tools = conversation();
+    without_tools.tools.clear();
+    for choice in [ToolChoice::Auto, ToolChoice::Required] {
+        without_tools.tool_choice = choice;
+        for model in models(&provider) {
+            in_time(model.complete(&without_tools)).await.unwrap();
+        }
+    }
+    for request in provider.requests() {
+        for field in ["tools", "tool_choice", "toolConfig"] {
+            assert!(request.body.get(field).is_none(), "{} of {}", field, request.path);
+        }
+    }
+    let bedrock = provider.requests()[4].body["messages"].to_string();
+    assert!(bedrock.contains("found") && !bedrock.contains("toolResult"), "{bedrock}");
+}
+
+#[tokio::test]
+async fn should_run_an_agent_without_tools_on_every_provider() {
+    let replies = (0..MODELS).map(|_| FakeReply::response(text("hello")));
+    let provider = FakeProvider::start(replies).await.unwrap();
+    for model in models(&provider) {
+        let runtime = runtime(LlmAgent::new(model)).await;
+        let run = start(&runtime).await;
+        assert_eq!(in_time(run.result::<String>()).await.unwrap(), "hello");
+    }
+    provider.assert_finished();
+}
+
 #[tokio::test]
 async fn should_refuse_what_a_protocol_does_not_have() {
     let provider = FakeProvider::start([]).await.unwrap();

@@ -1,8 +1,15 @@
 //! Budgets that all runs of a subject share, and what happens at their limits.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use aios_agents::prelude::*;
+use aios_broker::memory::MemoryBroker;
 use aios_core::event::Timestamp;
 use aios_llm::{
     Conversation, LlmAgent, LlmAgentError, Prompt, RuntimeBuilderExt,
@@ -11,9 +18,11 @@ use aios_llm::{
         SubjectBudget,
     },
     model::Usage,
-    testing::ScriptedModel,
+    testing::{FunctionModel, ScriptedModel},
     tool::Tool,
 };
+use aios_store::postgres::{PostgresOptions, PostgresStore};
+use aios_tests::postgres::PostgresServer;
 use serde_json::{Value, json};
 
 use crate::support::{
@@ -62,6 +71,51 @@ async fn should_limit_all_runs_of_a_subject_together() {
     assert!(failure.message.contains("with_subject"));
 }
 
+/// Two engines on one database, whose runs of one subject reserve at the same time.
+#[tokio::test(flavor = "multi_thread")]
+async fn should_never_exceed_the_limit_of_a_subject_with_several_engines() {
+    const RUNS: usize = 20;
+    const LIMIT: u64 = 25;
+
+    let Some(server) = PostgresServer::shared() else { return };
+    let (schema, broker) = (server.new_name(), Arc::new(MemoryBroker::new()));
+    let sent = Arc::new(AtomicU64::new(0));
+    let mut engines = Vec::new();
+    for _ in 0..2 {
+        let options = PostgresOptions::new(&server.url()).with_schema(&schema);
+        let store = PostgresStore::connect_with(options.with_max_connections(6)).await.unwrap();
+        let store: Arc<dyn Store> = Arc::new(store);
+        let sent = Arc::clone(&sent);
+        let model = FunctionModel::new(move |_| {
+            sent.fetch_add(1, Ordering::SeqCst);
+            async { Ok(text("hello")) }
+        });
+        // Each has its own view of the sums, as processes have.
+        let budget = requests(&store, LIMIT);
+        let agent = LlmAgent::new(model).subject_budget(budget.clone());
+        let builder = Runtime::builder().store(store).broker(Arc::clone(&broker) as _);
+        let runtime = builder.llm_agent("agent", agent).unwrap().start().await.unwrap();
+        engines.push((runtime, budget));
+    }
+    let started =
+        (0..RUNS).flat_map(|_| engines.iter().map(|(runtime, _)| run_of(runtime, "mary")));
+    let runs = futures_util::future::join_all(started).await;
+    let mut allowed = 0;
+    for run in &runs {
+        match in_time(run.result::<String>()).await {
+            Ok(_) => allowed += 1,
+            Err(RunError::Failed { failure, .. }) => {
+                assert_eq!(failure.details["scope"], "subject", "{failure}");
+            }
+            Err(error) => panic!("{error}"),
+        }
+    }
+    assert_eq!((allowed, sent.load(Ordering::SeqCst)), (LIMIT, LIMIT));
+    for (_, budget) in &engines {
+        assert_eq!(budget.spent("mary", Timestamp::now()).await.unwrap().requests, LIMIT);
+    }
+}
+
 #[tokio::test]
 async fn should_charge_a_subject_for_the_agents_that_its_runs_call() {
     let store = store();
@@ -104,7 +158,7 @@ async fn should_ask_a_person_to_raise_the_limit_of_a_subject() {
 async fn should_settle_the_budget_of_a_subject_when_a_run_is_cancelled() {
     let store = store();
     let budget = requests(&store, 1);
-    let hangs = aios_llm::testing::FunctionModel::new(|_| std::future::pending());
+    let hangs = FunctionModel::new(|_| std::future::pending());
     let agent = LlmAgent::new(hangs).subject_budget(budget.clone());
     let runtime = runtime(&store, agent).await;
     let run = run_of(&runtime, "mary").await;

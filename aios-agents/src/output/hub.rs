@@ -17,7 +17,7 @@ use parking_lot::Mutex;
 use tokio::{runtime::Handle, sync::Notify};
 use tracing::{info, warn};
 
-use super::writer::{Identity, Part, Pending, Writer};
+use super::writer::{Identity, Part, Pending, Writer, check_size};
 use crate::task;
 
 /// How long the first item of a batch waits for others.
@@ -53,7 +53,13 @@ struct Queue {
 pub(crate) struct RunOutputs {
     hub: Option<Hub>,
     opened: Mutex<BTreeMap<Box<str>, OutputStream>>,
+    held: Arc<Held>,
 }
+
+/// The output of the code of a run while it is ahead of its journal, in order; `None` while it is not.
+/// In another order of the journal it would write something else, and what is stored stays.
+#[derive(Default)]
+struct Held(Mutex<Option<Vec<(Arc<Sink>, Pending)>>>);
 
 impl Hub {
     pub(crate) fn new(store: Arc<dyn Store>, clock: Arc<dyn Clock>, source: Arc<str>) -> Self {
@@ -73,13 +79,13 @@ impl Hub {
         name: &str,
         writer: &str,
         identity: Identity,
-    ) -> Result<OutputStream, OutputError> {
+    ) -> Result<Arc<Sink>, OutputError> {
         let hub = Arc::clone(&self.0);
         let clock = Arc::clone(&hub.clock);
         let source = Arc::clone(&hub.source);
         let stream = stream_of(run_id, name)?;
         let writer = Arc::new(Writer::new(clock, source, stream, run_id, writer, identity)?);
-        Ok(OutputStream::new(Arc::new(Sink { hub, writer })))
+        Ok(Arc::new(Sink { hub, writer }))
     }
 
     /// Waits until `flushing` has ended, at most ten seconds. The output is not part of a result, so
@@ -103,13 +109,14 @@ impl Hub {
 
 impl Outputs for Hub {
     fn open(&self, run_id: &str, name: &str, writer: &str) -> Result<OutputStream, OutputError> {
-        self.open_as(run_id, name, writer, Identity::Attempt(EventId::generate()))
+        let identity = Identity::Attempt(EventId::generate());
+        Ok(OutputStream::new(self.open_as(run_id, name, writer, identity)?))
     }
 }
 
 impl RunOutputs {
     pub(crate) fn new(hub: Option<Hub>) -> Self {
-        Self { hub, opened: Mutex::default() }
+        Self { hub, ..Self::default() }
     }
 
     pub(crate) fn hub(&self) -> Option<&Hub> {
@@ -130,12 +137,32 @@ impl RunOutputs {
         let stream = match &self.hub {
             Some(hub) => {
                 let identity = Identity::Code { key: key() };
-                hub.open_as(run_id, name, "workflow", identity)?
+                let sink = hub.open_as(run_id, name, "workflow", identity)?;
+                OutputStream::new(Arc::new(CodeSink { sink, held: Arc::clone(&self.held) }))
             }
             None => stream_of(run_id, name).map(|_| OutputStream::new(Arc::new(Discard)))?,
         };
         opened.insert(name.into(), stream.clone());
         Ok(stream)
+    }
+
+    /// Holds what the code writes from now on.
+    pub(crate) fn hold(&self) {
+        *self.held.0.lock() = Some(Vec::new());
+    }
+
+    /// Whether the code has written something that is held.
+    pub(crate) fn is_held(&self) -> bool {
+        self.held.0.lock().as_ref().is_some_and(|held| !held.is_empty())
+    }
+
+    /// Passes on what was held, and holds nothing more.
+    pub(crate) fn release(&self) {
+        let held = self.held.0.lock().take().unwrap_or_default();
+        for (sink, pending) in held {
+            // A writer that has failed has said so.
+            let _ = sink.push(pending);
+        }
     }
 
     /// Waits until the output of the code is stored; `None` if it opened no stream.
@@ -180,6 +207,37 @@ impl OutputSink for Sink {
 
     fn flush(&self) -> BoxFuture<'_, Result<(), OutputError>> {
         Box::pin(self.writer.flushed(|| self.hub.hurry.notify_one()))
+    }
+}
+
+/// Passes output of the code of a run to its sink, unless the code is ahead of its journal.
+struct CodeSink {
+    sink: Arc<Sink>,
+    held: Arc<Held>,
+}
+
+impl CodeSink {
+    fn push(&self, pending: Pending) -> Result<(), OutputError> {
+        if let Some(held) = &mut *self.held.0.lock() {
+            check_size(&pending)?;
+            held.push((Arc::clone(&self.sink), pending));
+            return Ok(());
+        }
+        self.sink.push(pending)
+    }
+}
+
+impl OutputSink for CodeSink {
+    fn write(&self, item: Payload) -> Result<(), OutputError> {
+        self.push(Pending::Item(item))
+    }
+
+    fn end(&self) -> Result<(), OutputError> {
+        self.push(Pending::End)
+    }
+
+    fn flush(&self) -> BoxFuture<'_, Result<(), OutputError>> {
+        self.sink.flush()
     }
 }
 

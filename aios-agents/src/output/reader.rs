@@ -76,8 +76,8 @@ impl RunStream {
     /// Reads the items after an offset; 0 reads from the beginning. Readers are independent of each
     /// other, and of the process that writes.
     ///
-    /// The items are those of the run with exactly the id of the handle. A run that it continues as
-    /// has its own streams.
+    /// The items are those of the run with exactly the id of the handle, and end with it. A run that it
+    /// continues as has its own streams; its id is that of [`RunHandle::status`](crate::RunHandle::status).
     ///
     /// The first item is an error if the name of the stream is invalid
     /// ([`RuntimeError::Output`]) or if there is no such run

@@ -76,6 +76,17 @@ pub(super) enum Pending {
     End,
 }
 
+/// Refuses an item that is too large.
+pub(super) fn check_size(pending: &Pending) -> Result<(), OutputError> {
+    let limit = MAX_ITEM_BYTES;
+    match pending {
+        Pending::Item(item) if item.as_str().len() > limit => {
+            Err(OutputError::TooLarge { bytes: item.as_str().len(), limit })
+        }
+        Pending::Item(_) | Pending::End => Ok(()),
+    }
+}
+
 /// Events to append, and how many items and ends they have.
 pub(super) struct Part {
     pub(super) events: Vec<Event>,
@@ -125,12 +136,9 @@ impl Writer {
         if let Some(failure) = &backlog.failure {
             return Err(failure.clone());
         }
+        check_size(&pending)?;
         if let Pending::Item(item) = &pending {
             let bytes = item.as_str().len();
-            let limit = MAX_ITEM_BYTES;
-            if bytes > limit {
-                return Err(OutputError::TooLarge { bytes, limit });
-            }
             let is_limited = matches!(self.identity, Identity::Attempt(_));
             if is_limited && backlog.bytes + bytes > MAX_BACKLOG_BYTES {
                 return Err(OutputError::Backlog { bytes: backlog.bytes });

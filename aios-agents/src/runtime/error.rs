@@ -121,9 +121,14 @@ pub enum RuntimeError {
     /// The agent host failed.
     #[error("failed to run agents")]
     Agents(#[from] AgentError),
+    /// The store was closed, before the call or during it. A call that was waiting fails too, for example
+    /// [`RunHandle::result`](super::RunHandle::result). The runs continue once a runtime is started on the
+    /// store again.
+    #[error("the store of the runtime was closed")]
+    Closed,
     /// The store failed; the [`StoreError`] says what to do.
     #[error("the store failed")]
-    Store(#[from] StoreError),
+    Store(#[source] StoreError),
     /// The broker failed; the [`BrokerError`] says what to do.
     #[error("the broker failed")]
     Broker(#[from] BrokerError),
@@ -167,11 +172,21 @@ impl RuntimeError {
             Self::EngineStopped { .. } => "ENGINE_STOPPED",
             Self::ProjectionStopped { .. } => "PROJECTION_STOPPED",
             Self::UnknownDeadLetter { .. } => "DEAD_LETTER_NOT_FOUND",
+            Self::Closed => "RUNTIME_CLOSED",
             Self::Agents(error) => error.code(),
             Self::Store(error) => error.code(),
             Self::Broker(error) => error.code(),
             Self::Output(error) => error.code(),
             Self::Event(error) => error.code(),
+        }
+    }
+}
+
+impl From<StoreError> for RuntimeError {
+    fn from(error: StoreError) -> Self {
+        match error {
+            StoreError::Closed => Self::Closed,
+            error => Self::Store(error),
         }
     }
 }
@@ -188,7 +203,7 @@ impl From<InvalidTarget> for RuntimeError {
 impl From<EngineError> for RuntimeError {
     fn from(error: EngineError) -> Self {
         match error {
-            EngineError::Store(error) => Self::Store(error),
+            EngineError::Store(error) => error.into(),
             EngineError::Broker(error) => Self::Broker(error),
         }
     }
@@ -204,7 +219,7 @@ impl From<JournalError> for RuntimeError {
             JournalError::Ended { run_id, status } => Self::RunEnded { run_id, status },
             JournalError::Exists { run_id } => Self::RunExists { run_id },
             JournalError::InvalidId(error) => Self::InvalidRunId(error),
-            JournalError::Store(error) => Self::Store(error),
+            JournalError::Store(error) => error.into(),
             JournalError::Event(error) => Self::Event(error),
         }
     }
@@ -288,10 +303,21 @@ mod tests {
             JournalError::UnknownRun { run_id: run_id() },
             JournalError::Ended { run_id: run_id(), status: RunStatus::Failed },
             JournalError::Exists { run_id: run_id() },
-            JournalError::Store(StoreError::Closed),
+            JournalError::Store(StoreError::Full { database: run_id() }),
             JournalError::Event(EventError::InvalidType { text: run_id() }),
         ] {
             assert_eq!(RuntimeError::from(error.clone()).code(), error.code());
+        }
+    }
+
+    #[test]
+    fn should_say_that_a_runtime_is_closed_if_its_store_is() {
+        for error in [
+            RuntimeError::from(StoreError::Closed),
+            JournalError::Store(StoreError::Closed).into(),
+            EngineError::Store(StoreError::Closed).into(),
+        ] {
+            assert_eq!(error.code(), "RUNTIME_CLOSED", "{error:?}");
         }
     }
 }

@@ -111,12 +111,12 @@ impl RunHandle {
 
     /// Waits for the end of the run, and of the run that it continues as, and returns the result.
     /// Is notified promptly, no matter which process advances the run, and keeps waiting while the
-    /// store is unavailable. To limit the wait, drop the future.
+    /// store is unavailable, and after a shutdown of this runtime. To limit the wait, drop the future.
     ///
     /// # Errors
     ///
     /// [`RunError`] tells why there is no result. A blocked run is an error here, but may resume
-    /// later.
+    /// later. [`RuntimeError::Closed`] if the store is closed in the meantime.
     ///
     /// # Cancel safety
     ///

@@ -246,8 +246,15 @@ impl Execution {
         self.shared.wake_all();
     }
 
+    /// The entries that are applied next are not durable yet: no step begins, and no output is stored.
+    pub(crate) fn look_ahead(&self) {
+        self.shared.outputs().hold();
+        self.machine().look_ahead();
+    }
+
     /// The entries that were applied ahead of the journal are durable: steps may begin.
     pub(crate) fn end_lookahead(&self) {
+        self.shared.outputs().release();
         let steps = self.machine().end_lookahead();
         steps.into_iter().for_each(|operation| self.shared.wake_step(operation));
     }

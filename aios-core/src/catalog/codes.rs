@@ -537,7 +537,7 @@ pub const CODES: &[Code] = &[
     code("INVALID_DURATION", "Python", Retry::No, "a duration is negative or too long"),
     code("NO_EVENT_LOOP", "Python", Retry::No, "the event loop of the workflow is not running"),
     code("NO_JOURNAL", "Python", Retry::No, "a test has no journal to replay"),
-    code("RUNTIME_CLOSED", "Python", Retry::No, "the runtime or client is not open"),
+    code("RUNTIME_CLOSED", "runtime", Retry::No, "the runtime or client is not open"),
     code(
         "WORKFLOW_CODE",
         "Python",

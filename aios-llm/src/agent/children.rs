@@ -45,7 +45,7 @@ impl Calls<'_> {
             Err(failure) if NOT_STARTED.contains(&failure.code.as_str()) => {
                 Err(WorkflowError::failed(failure))
             }
-            Err(failure) => Ok(Ended::Failed(failure.to_string())),
+            Err(failure) => Ok(Ended::Failed(tool.shortened(failure).to_string())),
         }
     }
 

@@ -89,16 +89,14 @@ impl BedrockModel {
     fn body(&self, request: &ModelRequest) -> Result<Value, ModelError> {
         let mut body = Map::new();
         let mut set = |name: &str, value: Value| body.insert(name.to_owned(), value);
-        let has_tools = request.tool_choice != ToolChoice::None;
+        let has_tools = request.tool_choice != ToolChoice::None && !request.tools.is_empty();
         let name = &self.connection.name;
         let messages = request.messages.iter().map(|it| message(name, it, has_tools));
         set("messages", in_turns(messages.collect::<Result<Vec<_>, _>>()?).into());
         if let Some(instructions) = &request.instructions {
             set("system", json!([{ "text": instructions }]));
         }
-        if let Some(choice) =
-            tool_choice(&request.tool_choice).filter(|_| !request.tools.is_empty())
-        {
+        if let Some(choice) = tool_choice(&request.tool_choice).filter(|_| has_tools) {
             let tools = request.tools.iter().map(|tool| {
                 json!({"toolSpec": {
                     "name": tool.name,

@@ -375,19 +375,22 @@ impl Tool {
             let reason = format!("tool {} is a run, not a function", self.name);
             return Err(TaskError::terminal(Failure::new("INVALID_LLM_AGENT", reason)));
         };
-        let text = function(context, arguments).await.map_err(|error| self.shortened(error))?;
+        let text = function(context, arguments).await.map_err(|error| {
+            let TaskError { failure, retryable, .. } = error;
+            TaskError::retryable(self.shortened(failure)).with_retryable(retryable)
+        })?;
         self.limited(text).map_err(TaskError::terminal)
     }
 
     /// A failure of the tool, with only the begin of a message that is longer than a result may be.
-    fn shortened(&self, mut error: TaskError) -> TaskError {
-        let message = &mut error.failure.message;
+    pub(crate) fn shortened(&self, mut failure: Failure) -> Failure {
+        let message = &mut failure.message;
         let bytes = message.len();
         if bytes > self.max_result_bytes {
             message.truncate(message.floor_char_boundary(self.max_result_bytes));
             message.push_str(&format!(" … (cut; the message has {bytes} bytes)"));
         }
-        error
+        failure
     }
 
     /// A result, unless it is too large.

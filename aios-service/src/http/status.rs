@@ -91,6 +91,7 @@ const STATUSES: &[(u16, &[&str])] = &[
             "STORE_FULL",
             "STORE_TIMEOUT",
             "STORE_CLOSED",
+            "RUNTIME_CLOSED",
             "STORE_BACKEND",
             "UNROUTABLE",
             "REJECTED",
@@ -205,7 +206,6 @@ const DATA: &[&str] = &[
     "INVALID_DURATION",
     "NO_EVENT_LOOP",
     "NO_JOURNAL",
-    "RUNTIME_CLOSED",
     "WORKFLOW_CODE",
     "WRONG_LOOP",
 ];

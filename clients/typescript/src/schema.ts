@@ -2123,7 +2123,7 @@ export interface components {
                 "application/json": components["schemas"]["ErrorDocument"];
             };
         };
-        /** @description One of `REQUEST_TIMEOUT`, `AUTHENTICATION_UNAVAILABLE`, `NO_STORE`, `STORE_LOCKED`, `STORE_FULL`, `STORE_TIMEOUT`, `STORE_CLOSED`, `STORE_BACKEND`, `UNROUTABLE`, `REJECTED`, `UNCERTAIN`, `BROKER_TIMEOUT`, `BROKER_BLOCKED`, `BROKER_CLOSED`, `BROKER_BACKEND`, `ENGINE_STOPPED`. */
+        /** @description One of `REQUEST_TIMEOUT`, `AUTHENTICATION_UNAVAILABLE`, `NO_STORE`, `STORE_LOCKED`, `STORE_FULL`, `STORE_TIMEOUT`, `STORE_CLOSED`, `RUNTIME_CLOSED`, `STORE_BACKEND`, `UNROUTABLE`, `REJECTED`, `UNCERTAIN`, `BROKER_TIMEOUT`, `BROKER_BLOCKED`, `BROKER_CLOSED`, `BROKER_BACKEND`, `ENGINE_STOPPED`. */
         Error503: {
             headers: {
                 /** @description After how many seconds the same request may succeed, if it may. */

@@ -24,6 +24,11 @@ use crate::{
 
 /// An untyped operation. It begins when it is first polled and resolves to the recorded outcome.
 ///
+/// The code sees an outcome only while it waits: nothing ends while it runs. A loop over
+/// `(&mut operation).now_or_never()` therefore never sees one, and its waker, which does nothing, does
+/// not resume the code either. Await the operation, or [`race`](fn@crate::workflow::race) it against
+/// another one, such as a short timer.
+///
 /// # Cancel safety
 ///
 /// Dropping it abandons the operation: a timer is removed, a task is cancelled. A replay drops it at

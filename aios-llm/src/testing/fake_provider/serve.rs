@@ -67,7 +67,31 @@ impl Protocol {
         if self == Self::Anthropic && request.header("anthropic-version").is_none() {
             return Err((400, "anthropic-version: header is required".to_owned()));
         }
-        Ok(())
+        self.check_tools(&request.body).map_err(|message| (400, message.to_owned()))
+    }
+
+    /// Rejects an empty list of tools, or a choice among none, where the real provider does.
+    fn check_tools(self, body: &Value) -> Result<(), &'static str> {
+        let tools = body.get("tools").and_then(Value::as_array);
+        let chooses = body.get("tool_choice").is_some();
+        match self {
+            Self::OpenAi if tools.is_some_and(Vec::is_empty) => {
+                Err("Invalid 'tools': empty array. Expected an array with minimum length 1, but \
+                     got an empty array instead.")
+            }
+            Self::OpenAi if chooses && tools.is_none() => {
+                Err("Invalid value for 'tool_choice': 'tool_choice' is only allowed when 'tools' \
+                     are specified.")
+            }
+            Self::Anthropic if chooses && tools.is_none_or(Vec::is_empty) => {
+                Err("tool_choice may only be specified while providing tools")
+            }
+            Self::Bedrock if body.get("toolConfig").is_none() && has_calls(body) => Err(
+                "The toolConfig field must be defined when using toolUse and toolResult content \
+                     blocks.",
+            ),
+            _ => Ok(()),
+        }
     }
 
     fn wants_stream(self, request: &FakeRequest) -> bool {
@@ -103,6 +127,13 @@ impl Protocol {
         };
         ("text/event-stream", events.into_iter().map(String::into_bytes).collect())
     }
+}
+
+/// Whether messages of Bedrock have calls or results of tools.
+fn has_calls(body: &Value) -> bool {
+    let messages = body.get("messages").and_then(Value::as_array).into_iter().flatten();
+    let mut blocks = messages.filter_map(|it| it.get("content")?.as_array()).flatten();
+    blocks.any(|it| it.get("toolUse").is_some() || it.get("toolResult").is_some())
 }
 
 /// Serves connections until it is aborted.

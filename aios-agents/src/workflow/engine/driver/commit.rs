@@ -29,7 +29,7 @@ use tracing::warn;
 use super::{
     Driver, Exit, InFlight, Message, acknowledge,
     entries::{exit, failures, read_entry},
-    lookahead::Position,
+    lookahead::{Position, is_refuted},
     oversize::too_large,
 };
 use crate::workflow::{
@@ -85,9 +85,11 @@ impl Driver {
             return Ok(Vec::new());
         }
         let entries = self.execution.machine().take_recording();
-        // A successor is started before the end of its predecessor is recorded.
-        let may_end =
-            |ending: &Entry| position == Position::Behind || !matches!(ending, Entry::Continued(_));
+        // A successor is started, and output is stored, before the end of the run is recorded.
+        let is_prepared = |ending: &Entry| {
+            !matches!(ending, Entry::Continued(_)) && !self.execution.shared.outputs().is_held()
+        };
+        let may_end = |ending: &Entry| position == Position::Behind || is_prepared(ending);
         let entries = entries.into_iter().chain(self.ending().filter(may_end));
         let failed = |error: EventError| Failure::from_error(error.code(), &error);
         entries.map(|entry| self.encode(entry).map_err(failed)).collect()
@@ -155,6 +157,11 @@ impl Driver {
     /// Handles the result of the append in flight.
     pub(super) async fn appended(&mut self, result: Result<Appended, StoreError>) -> Option<Exit> {
         let in_flight = self.append.take()?;
+        if let (Position::Ahead(seen), Err(error)) = (in_flight.position, &result)
+            && is_refuted(error)
+        {
+            return self.retreat(in_flight.records, in_flight.answers, seen);
+        }
         match result {
             Ok(appended) if self.is_stray(appended, &in_flight) => {
                 self.rename_answers(in_flight, |_| true).await
@@ -162,15 +169,8 @@ impl Driver {
             Ok(appended) => self.committed(appended, in_flight).await,
             Err(StoreError::Conflict { .. } | StoreError::StreamClosed { .. }) => {
                 match in_flight.position {
-                    #[cfg(feature = "simulation")]
-                    Position::Ahead(_)
-                        if aios_core::simulation::plants("a refuted lookahead continues") =>
-                    {
-                        self.catch_up(in_flight).await
-                    }
-                    Position::Behind => self.catch_up(in_flight).await,
-                    Position::Ahead(seen) => self.retreat(in_flight, seen),
                     Position::Diverged => Some(Exit::Diverged),
+                    Position::Behind | Position::Ahead(_) => self.catch_up(in_flight).await,
                 }
             }
             Err(StoreError::Fenced { .. }) => {
@@ -178,9 +178,6 @@ impl Driver {
                 Some(Exit::NotOwner)
             }
             Err(StoreError::TooLarge { id, bytes, limit }) => {
-                if let Position::Ahead(seen) = in_flight.position {
-                    return self.retreat(in_flight, seen);
-                }
                 let failure = too_large(bytes, limit);
                 match self.replace_oversized(in_flight.records, &id, &failure) {
                     Some(shrunk) => self.submit(shrunk, in_flight.answers, in_flight.position),
@@ -202,10 +199,11 @@ impl Driver {
 
     /// Whether the store found all of the events at another place in the journal, so that they are
     /// other events with the same ids. Events found at the expected place were appended by an
-    /// earlier attempt.
+    /// earlier attempt, and so were those of an append that expects no place: the ids of outcomes are
+    /// derived from their run or new.
     fn is_stray(&self, appended: Appended, in_flight: &InFlight) -> bool {
         if in_flight.position == Position::Diverged {
-            return appended.repeated && in_flight.records.iter().any(is_answer);
+            return false;
         }
         let length: u64 = in_flight.records.len().try_into().unwrap_or(u64::MAX);
         appended.repeated && appended.version != self.version + length
@@ -231,6 +229,9 @@ impl Driver {
         if renamed > 0 {
             self.submit(records, answers, position);
             return None;
+        }
+        if let Position::Ahead(seen) = position {
+            return self.retreat(records, answers, seen);
         }
         let known = records.iter().find(|record| is_known(&record.event));
         let message = known.map_or_else(String::new, |record| {

@@ -3,19 +3,22 @@
 //! Without it, an outcome is recorded, the code sees it and requests the next operation, and that is
 //! recorded as well: two commits, one after the other. With it, the code sees the outcome before it is
 //! durable, and both are recorded at once. What the code requested takes effect only then: no task is
-//! dispatched, no step begins and no timer is set before.
+//! dispatched, no step begins, no timer is set and no output is stored before.
 //!
 //! | the append | what follows |
 //! |---|---|
 //! | is durable | the requests take effect |
 //! | conflicts, because another process appended first | the code has seen an order that the journal does not have: only the outcome is recorded, and the run is loaded again |
 //! | is too large | the same: the outcome may become a failure, which the code must see instead |
+//! | is refused for another reason | the same: the store may take the outcome without the requests |
 //!
 //! Loading again costs what the code has in progress. A run looks ahead only if that is nothing: its other
 //! operations wait for timers and signals. It does so until its first conflict after a load. It never looks
 //! ahead of the result of a step, which would be lost by a crash; an agent repeats its answer.
 
-use super::{Driver, Exit, InFlight, Outgoing};
+use aios_core::{broker::Delivery, store::StoreError};
+
+use super::{Driver, Exit, Outgoing};
 use crate::workflow::{
     journal::{Entry, Record},
     machine::Request,
@@ -59,7 +62,7 @@ impl Driver {
         }
         let outcomes: Vec<_> = self.outbox.iter().map(Record::to_applied).collect();
         let seen = outcomes.len();
-        self.execution.machine().look_ahead();
+        self.execution.look_ahead();
         self.apply_all(outcomes).await;
         Position::Ahead(seen)
     }
@@ -91,8 +94,12 @@ impl Driver {
 
     /// Records what the code has seen ahead without what it requested then, which the journal refuses.
     /// Once that is durable, the run is loaded again.
-    pub(super) fn retreat(&mut self, in_flight: InFlight, seen: usize) -> Option<Exit> {
-        let InFlight { mut records, answers, .. } = in_flight;
+    pub(super) fn retreat(
+        &mut self,
+        mut records: Vec<Record>,
+        answers: Vec<Delivery>,
+        seen: usize,
+    ) -> Option<Exit> {
         records.truncate(seen);
         // Timers fire again when the run is loaded.
         records.retain(|record| record.entry.passes_pause());
@@ -101,6 +108,19 @@ impl Driver {
         }
         self.submit(records, answers, Position::Diverged);
         None
+    }
+}
+
+/// Whether an append that failed with this error ends the lookahead: the outcomes alone may be accepted.
+pub(super) fn is_refuted(error: &StoreError) -> bool {
+    #[cfg(feature = "simulation")]
+    if aios_core::simulation::plants("a refuted lookahead continues") {
+        return false;
+    }
+    match error {
+        // Another engine owns the run, or an answer needs another id.
+        StoreError::Fenced { .. } | StoreError::DuplicateEvent { .. } => false,
+        error => !error.is_retryable(),
     }
 }
 
