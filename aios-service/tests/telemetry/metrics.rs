@@ -1,7 +1,8 @@
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, future::pending, time::Duration};
 
 use aios_agents::prelude::*;
 use aios_service::{RunningService, Service, config::Settings, http::Shutdown, telemetry::Metrics};
+use axum::{Router, routing::get};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
@@ -74,6 +75,20 @@ async fn run_everything(running: &RunningService) {
     }
 }
 
+/// Leaves before a request is answered, and waits until that is measured.
+async fn leave(address: std::net::SocketAddr) {
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    stream.write_all(b"GET /never HTTP/1.1\r\nHost: localhost\r\n\r\n").await.unwrap();
+    let is_running = async || scrape(address).await.1["aios_http_requests_running"] > 1.0;
+    while !is_running().await {
+        tokio::task::yield_now().await;
+    }
+    drop(stream);
+    while is_running().await {
+        tokio::task::yield_now().await;
+    }
+}
+
 /// Checks that every label is one whose values are bounded.
 fn check_labels(samples: &Samples) {
     let known =
@@ -113,9 +128,11 @@ async fn should_count_a_run_of_everything_without_unbounded_labels() {
         .without_telemetry()
         .metrics(metrics.clone())
         .agent("clerk", Clerk)
-        .workflow("everything", everything);
+        .workflow("everything", everything)
+        .routes(|_| Router::new().route("/never", get(pending::<()>)));
     let running = service.start().await.unwrap();
     run_everything(&running).await;
+    leave(running.address()).await;
     let (text, samples) = scrape(running.address()).await;
     assert!(text.ends_with("# EOF\n") && !text.contains("unbounded"), "{text}");
     for (name, value) in [
@@ -145,6 +162,7 @@ async fn should_count_a_run_of_everything_without_unbounded_labels() {
         samples.get(&format!("aios_http_request_seconds_count{{{labels}}}")).copied()
     };
     assert_eq!(of_route("/api/v1/runs/{run_id}", "200"), Some(20.0), "{text}");
+    assert_eq!(of_route("/never", "499"), Some(1.0), "{text}");
     assert_eq!(of_route("unmatched", "404"), Some(20.0), "{text}");
     for name in [
         "aios_timers_fired_total",
