@@ -157,19 +157,18 @@ impl Session {
 
     async fn close(self, deadline: Duration) -> Result<(), ErrorInfo> {
         #[cfg(feature = "service")]
-        let deadline = {
+        let (deadline, flush_timeout) = {
             use aios_core::clock::Clock;
 
             let started = SystemClock.now();
             self.requests.close(deadline / 2).await;
             drop(self.requests);
-            if let Some(traces) = self.traces {
-                traces.end(deadline).await;
-            }
+            let flush_timeout = crate::service::end_traces(self.traces, deadline).await;
             if let Some(metrics) = &self.metrics {
                 metrics.detach();
             }
-            deadline.saturating_sub(SystemClock.now().duration_since(started))
+            let deadline = deadline.saturating_sub(SystemClock.now().duration_since(started));
+            (deadline, flush_timeout)
         };
         let stopped = match Arc::into_inner(self.runtime) {
             Some(runtime) => runtime.shutdown(deadline).await.map_err(ErrorInfo::from),
@@ -184,7 +183,7 @@ impl Session {
         };
         #[cfg(feature = "service")]
         if let Some(metrics) = self.metrics {
-            metrics.end(deadline).await;
+            metrics.end(deadline.min(flush_timeout)).await;
         }
         stopped?;
         closed?;

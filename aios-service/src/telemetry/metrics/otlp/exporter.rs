@@ -42,8 +42,10 @@ use crate::{
 ///
 /// - Values are cumulative: each export has all of them since the start of the process. So nothing waits
 ///   for a collector that is away or slow, and the next export has what a failed one had.
-/// - An export ends after 10 s at most. Failures are counted in `aios_metrics_exports_total` by outcome.
-///   The log tells when the outcome changes.
+/// - An export is sent in requests of about 2 MiB, because collectors refuse more than 4 MiB by default.
+///   Each ends after 10 s at most, and the first that fails ends the export.
+/// - Exports are counted in `aios_metrics_exports_total` by outcome. The log tells when the outcome
+///   changes.
 /// - The resource has `service.name` and a random `service.instance.id`, which is another one after each
 ///   start.
 pub struct MetricsExporter {
