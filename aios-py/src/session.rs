@@ -100,10 +100,7 @@ impl Session {
         collectors: CollectorsArg,
     ) -> Result<Self, ErrorInfo> {
         #[cfg(not(feature = "service"))]
-        if collectors != (None, None) {
-            let message = "this build of aios sends neither traces nor metrics: it lacks the feature `service`";
-            return Err(ErrorInfo::new("runtime", "INVALID_RUNTIME_CONFIGURATION", message));
-        }
+        refuse(&collectors)?;
         #[cfg(feature = "service")]
         let (collector, mut metrics) = checked(collectors)?;
         let broker = aios_broker::connect(&broker).await?;
@@ -242,6 +239,18 @@ fn checked(
 ) -> Result<(Option<Collector>, Option<MetricsExport>), ErrorInfo> {
     let traces = traces.map(|it| crate::service::collector(it, "traces")).transpose()?;
     Ok((traces, metrics.map(MetricsExport::of).transpose()?))
+}
+
+/// Refuses collectors, which need the feature `service`.
+#[cfg(not(feature = "service"))]
+fn refuse(collectors: &CollectorsArg) -> Result<(), ErrorInfo> {
+    match collectors {
+        (None, None) => Ok(()),
+        _ => {
+            let message = "this build of aios sends neither traces nor metrics: it lacks the feature `service`";
+            Err(ErrorInfo::new("runtime", "INVALID_RUNTIME_CONFIGURATION", message))
+        }
+    }
 }
 
 /// Adds an agent over a language model. A process without a store has no workflows, and only makes
