@@ -73,7 +73,7 @@ impl MetricsExport {
         Ok(())
     }
 
-    /// Reads the state of the runtime no more.
+    /// Stops reading the state of the runtime.
     pub(crate) fn detach(&self) {
         self.exporter.iter().for_each(MetricsExporter::detach);
     }

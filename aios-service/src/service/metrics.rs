@@ -71,7 +71,7 @@ mod sending {
             Ok(())
         }
 
-        /// Reads the state of the runtime no more.
+        /// Stops reading the state of the runtime.
         pub(in crate::service) fn detach(&self) {
             self.exporter.iter().for_each(MetricsExporter::detach);
         }

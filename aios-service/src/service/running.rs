@@ -22,7 +22,7 @@ use crate::{
     telemetry::TelemetryGuard,
 };
 
-/// Pause between two looks whether the runtime is still in use.
+/// How often to check whether the runtime is still in use.
 const PAUSE: Duration = Duration::from_millis(10);
 /// How long the broker may take to close.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -120,11 +120,11 @@ impl RunningService {
     ///
     /// # Errors
     ///
-    /// [`SettingsError`] with all faults. All old values stay.
+    /// [`SettingsError`] with all faults. No value is changed then.
     ///
     /// # Cancel safety
     ///
-    /// A cancelled call takes no new values.
+    /// A cancelled call applies no new values.
     pub async fn reload(&self) -> Result<Vec<Change>, SettingsError> {
         self.reload.reload().await
     }

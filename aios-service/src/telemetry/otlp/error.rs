@@ -47,8 +47,8 @@ pub enum CollectorError {
         /// How long it asks to wait until the next attempt.
         retry_after: Option<Duration>,
     },
-    /// The answer has the status of a success, but is none of OTLP.
-    #[error("{url} is no collector: its answer is none of OTLP")]
+    /// The answer has the status of a success, but the answer is not one of OTLP.
+    #[error("{url} is not an OTLP collector: it did not answer with OTLP")]
     #[non_exhaustive]
     InvalidAnswer {
         /// The URL.
