@@ -6,8 +6,7 @@ use aios_agents::{prelude::*, trace::TraceParent};
 use aios_core::clock::{Clock, SystemClock};
 use aios_service::{
     RunningService, Service,
-    config::{Settings, SettingsBuilder},
-    http::Shutdown,
+    config::SettingsBuilder,
     telemetry::{Metrics, Telemetry},
 };
 use aios_tests::otlp::{
@@ -15,44 +14,28 @@ use aios_tests::otlp::{
 };
 use prost::Message;
 
-use super::Output;
+use super::{GENEROUS, Output, stop};
 
 const TRACE: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
-/// The machine may be busy; a shutdown without exports takes a fraction of a second.
-const GENEROUS: Duration = Duration::from_secs(60);
 
 async fn welcome(context: WorkflowContext, name: String) -> Result<String, WorkflowError> {
     context.step("greet", || async { Ok::<_, TaskError>(format!("Hello, {name}!")) }).await
 }
 
 fn settings(collector: &Collector) -> SettingsBuilder {
-    Settings::builder()
-        .environment::<&str, &str>([])
-        .value("database.url", "memory://")
-        .value("broker.url", "memory://")
-        .value("http.listen", "127.0.0.1:0")
+    super::settings()
         .value("telemetry.service_name", "orders")
         .value("telemetry.metrics.endpoint", collector.url())
         .value("telemetry.metrics.interval", "1s")
 }
 
 fn service(settings: SettingsBuilder) -> Service {
-    Service::from_settings(&settings.load().unwrap())
-        .connect_store(aios_store::connect)
-        .connect_broker(aios_broker::connect)
-        .shutdown(Shutdown::new())
-        .without_telemetry()
-        .workflow("welcome", welcome)
+    super::service(settings).workflow("welcome", welcome)
 }
 
 async fn run(service: &RunningService, id: &str) {
     let run = service.runtime().start("welcome", "Ada").id(id).await.unwrap();
     assert_eq!(run.result::<String>().await.unwrap(), "Hello, Ada!");
-}
-
-async fn stop(service: RunningService) {
-    service.shutdown().begin();
-    tokio::time::timeout(GENEROUS, service.stopped()).await.unwrap().unwrap();
 }
 
 /// Waits until it is true.

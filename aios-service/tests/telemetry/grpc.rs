@@ -4,9 +4,7 @@ use std::{convert::Infallible, future::pending, process::Command, sync::Arc, tim
 
 use aios_agents::prelude::*;
 use aios_service::{
-    Service,
-    config::{Protocol, Settings},
-    http::Shutdown,
+    config::Protocol,
     telemetry::{
         Metrics,
         otlp::{Collector, CollectorError},
@@ -37,7 +35,8 @@ use tokio::{
 };
 use tokio_rustls::TlsAcceptor;
 
-const GENEROUS: Duration = Duration::from_secs(60);
+use super::{service, settings, stop};
+
 const TRACES: &str = "/opentelemetry.proto.collector.trace.v1.TraceService/Export";
 /// The URL to which a process of a test sends.
 const URL: &str = "AIOS_TEST_COLLECTOR_URL";
@@ -171,30 +170,17 @@ async fn should_send_traces_and_metrics_by_grpc() {
     let (url, calls) = collector(Answer::Rejects(0)).await;
     let metrics = Metrics::new();
     let _recorder = metrics::set_default_local_recorder(&metrics);
-    let settings = Settings::builder()
-        .environment::<&str, &str>([])
-        .value("database.url", "memory://")
-        .value("broker.url", "memory://")
-        .value("http.listen", "127.0.0.1:0")
+    let settings = settings()
         .value("telemetry.traces.endpoint", url.as_str())
         .value("telemetry.traces.protocol", "grpc")
         .value("telemetry.traces.headers.x_api_key", "hunter2")
         .value("telemetry.metrics.endpoint", url.as_str())
         .value("telemetry.metrics.protocol", "grpc");
-    let service = Service::from_settings(&settings.load().unwrap())
-        .connect_store(aios_store::connect)
-        .connect_broker(aios_broker::connect)
-        .shutdown(Shutdown::new())
-        .without_telemetry()
-        .metrics(metrics.clone())
-        .workflow("welcome", welcome)
-        .start()
-        .await
-        .unwrap();
+    let service = service(settings).metrics(metrics.clone()).workflow("welcome", welcome);
+    let service = service.start().await.unwrap();
     let run = service.runtime().start("welcome", "Ada").await.unwrap();
     assert_eq!(run.result::<String>().await.unwrap(), "Hello, Ada!");
-    service.shutdown().begin();
-    tokio::time::timeout(GENEROUS, service.stopped()).await.unwrap().unwrap();
+    stop(service).await;
 
     let calls = calls.lock();
     let of = |path: &str| calls.iter().filter(|call| call.0 == path).collect::<Vec<_>>();

@@ -1,12 +1,14 @@
 use std::{collections::BTreeMap, future::pending, time::Duration};
 
 use aios_agents::prelude::*;
-use aios_service::{RunningService, Service, config::Settings, http::Shutdown, telemetry::Metrics};
+use aios_service::{RunningService, telemetry::Metrics};
 use axum::{Router, routing::get};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
 };
+
+use super::{service, settings, stop};
 
 struct Clerk;
 
@@ -116,16 +118,7 @@ fn check_exemplars(text: &str) {
 async fn should_count_a_run_of_everything_without_unbounded_labels() {
     let metrics = Metrics::new();
     let _recorder = metrics::set_default_local_recorder(&metrics);
-    let settings = Settings::builder()
-        .environment::<&str, &str>([])
-        .value("database.url", "memory://")
-        .value("broker.url", "memory://")
-        .value("http.listen", "127.0.0.1:0");
-    let service = Service::from_settings(&settings.load().unwrap())
-        .connect_store(aios_store::connect)
-        .connect_broker(aios_broker::connect)
-        .shutdown(Shutdown::new())
-        .without_telemetry()
+    let service = service(settings())
         .metrics(metrics.clone())
         .agent("clerk", Clerk)
         .workflow("everything", everything)
@@ -175,6 +168,5 @@ async fn should_count_a_run_of_everything_without_unbounded_labels() {
     }
     check_labels(&samples);
     check_exemplars(&text);
-    running.shutdown().begin();
-    running.stopped().await.unwrap();
+    stop(running).await;
 }
