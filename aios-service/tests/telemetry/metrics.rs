@@ -8,7 +8,7 @@ use tokio::{
     net::TcpStream,
 };
 
-use super::{service, settings, stop};
+use super::{GENEROUS, service, settings, stop};
 
 struct Clerk;
 
@@ -125,7 +125,7 @@ async fn should_count_a_run_of_everything_without_unbounded_labels() {
         .routes(|_| Router::new().route("/never", get(pending::<()>)));
     let running = service.start().await.unwrap();
     run_everything(&running).await;
-    leave(running.address()).await;
+    tokio::time::timeout(GENEROUS, leave(running.address())).await.unwrap();
     let (text, samples) = scrape(running.address()).await;
     assert!(text.ends_with("# EOF\n") && !text.contains("unbounded"), "{text}");
     for (name, value) in [
