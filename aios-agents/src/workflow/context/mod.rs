@@ -220,8 +220,7 @@ impl WorkflowContext {
     /// of the code of the workflow.
     pub fn stream(&self, name: &str) -> Result<OutputStream, WorkflowError> {
         self.shared.check()?;
-        let key = || self.shared.key(0);
-        let opened = self.shared.outputs().open(&self.info.run_id, name, key);
+        let opened = self.shared.outputs().open(&self.info.run_id, name, || self.shared.key(0));
         opened.map_err(|error| WorkflowError::failed(Failure::from_error(error.code(), &error)))
     }
 
