@@ -1,6 +1,7 @@
 mod call;
 mod checked;
 mod compensation;
+mod decode;
 mod operations;
 mod shared_run;
 mod step;
@@ -20,7 +21,8 @@ use aios_core::{
 use serde::Serialize;
 
 pub use self::{
-    call::{Answer, ChildCall, OperationCall, SignalCall, SleepCall, TaskCall},
+    call::{ChildCall, OperationCall, SignalCall, SleepCall, TaskCall},
+    decode::Answer,
     step::{StepCall, StepContext},
     target::Target,
 };

@@ -24,7 +24,7 @@ use parking_lot::Mutex;
 use serde::{Serialize, de::DeserializeOwned};
 use tracing::Span;
 
-use super::{SharedRun, call::decode_error};
+use super::{SharedRun, decode::decode_error};
 use crate::{
     options::{check_retry, check_timeout, refused},
     output::Hub,
