@@ -36,6 +36,25 @@ type Attempt<'a> = BoxFuture<'a, Result<Payload, TaskError>>;
 
 /// Information about an attempt of a step; see
 /// [`step_with`](super::WorkflowContext::step_with).
+///
+/// # Examples
+///
+/// ```
+/// use aios_agents::prelude::*;
+///
+/// # async fn charge_card(_key: &str, cents: u64) -> Result<String, std::io::Error> {
+/// #     Ok(format!("receipt for {cents}"))
+/// # }
+/// async fn buy(context: WorkflowContext, cents: u64) -> Result<String, WorkflowError> {
+///     context
+///         .step_with("charge", |step| async move {
+///             // The provider recognises the key, so a repeated attempt charges the card only once.
+///             charge_card(step.idempotency_key(), cents).await
+///         })
+///         .await
+/// }
+/// # let _ = Runtime::builder().workflow("buy", buy);
+/// ```
 #[derive(Clone, Debug)]
 pub struct StepContext {
     attempt: u32,
@@ -133,6 +152,24 @@ impl AttemptStart<'_> {
 ///
 /// Dropping it drops the code at its current await point; nothing is recorded. A replay drops it at
 /// the same point.
+///
+/// # Examples
+///
+/// ```
+/// use std::time::Duration;
+///
+/// use aios_agents::prelude::*;
+///
+/// # async fn upload(_: &str) -> Result<u16, std::io::Error> { Ok(200) }
+/// async fn publish(context: WorkflowContext, page: String) -> Result<u16, WorkflowError> {
+///     context
+///         .step("upload", || upload(&page))
+///         .timeout(Duration::from_secs(30)) // for each attempt
+///         .retry(RetryPolicy::fixed(3, Duration::from_secs(5)))
+///         .await
+/// }
+/// # let _ = Runtime::builder().workflow("publish", publish);
+/// ```
 #[must_use = "a step does nothing unless it is awaited"]
 pub struct StepCall<'a, T> {
     shared: Arc<SharedRun>,
