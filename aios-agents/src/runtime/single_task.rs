@@ -95,20 +95,20 @@ impl StartTask {
         }
     }
 
-    /// Sets the timeout of each attempt.
+    /// Sets the timeout of each attempt. Without it, an attempt may take indefinitely.
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = Some(timeout);
         self
     }
 
     /// Sets the timeout of all attempts together, including the time in queues and between
-    /// attempts.
+    /// attempts. After it the run fails with `TASK_TIMEOUT`. Without it, there is no such limit.
     pub fn total_timeout(mut self, timeout: Duration) -> Self {
         self.total_timeout = Some(timeout);
         self
     }
 
-    /// Sets the retry policy of failed attempts.
+    /// Sets the retry policy of failed attempts. The default is [`RetryPolicy::new`], five attempts.
     pub fn retry(mut self, policy: RetryPolicy) -> Self {
         self.retry = policy;
         self

@@ -160,21 +160,22 @@ impl RabbitMqOptions {
         self
     }
 
-    /// Sets how long connecting may take, over all attempts.
+    /// Sets how long connecting may take, over all attempts. The default is 30 s.
     #[must_use]
     pub fn with_connect_deadline(mut self, deadline: Duration) -> Self {
         self.connect_deadline = deadline;
         self
     }
 
-    /// Sets how long publishing may take, including the wait for capacity and for a connection.
+    /// Sets how long publishing may take, including the wait for capacity and for a connection. The
+    /// default is 30 s.
     #[must_use]
     pub fn with_publish_timeout(mut self, timeout: Duration) -> Self {
         self.publish_timeout = timeout;
         self
     }
 
-    /// Sets how long the server may take for any other response.
+    /// Sets how long the server may take for any other response. The default is 10 s.
     #[must_use]
     pub fn with_operation_timeout(mut self, timeout: Duration) -> Self {
         self.operation_timeout = timeout;
@@ -183,6 +184,7 @@ impl RabbitMqOptions {
 
     /// Sets how often a silent subscription is checked for events that it should have received, and
     /// the publishing channel for missing confirms. If two consecutive checks fail, it is replaced.
+    /// The default is 30 s.
     #[must_use]
     pub fn with_watchdog(mut self, interval: Duration) -> Self {
         self.watchdog = interval;
@@ -198,7 +200,7 @@ impl RabbitMqOptions {
         self
     }
 
-    /// Sets how many events may be unconfirmed at once, at least 1.
+    /// Sets how many events may be unconfirmed at once, at least 1. The default is 1,000.
     #[must_use]
     pub fn with_confirm_window(mut self, events: usize) -> Self {
         self.confirm_window = events;

@@ -244,14 +244,15 @@ impl Tool {
         }
     }
 
-    /// Sets whether a person has to approve each call.
+    /// Sets whether a person has to approve each call. The default is [`Approval::NotRequired`].
     #[must_use]
     pub fn with_approval(mut self, approval: Approval) -> Self {
         self.approval = approval;
         self
     }
 
-    /// Sets the timeout of one attempt: at least 1 ms, at most 100 years.
+    /// Sets the timeout of one attempt: at least 1 ms, at most 100 years. The default is
+    /// [`DEFAULT_TIMEOUT`](Self::DEFAULT_TIMEOUT), 60 s.
     #[must_use]
     pub fn with_timeout(mut self, timeout: Duration) -> Self {
         self.timeout = timeout;
@@ -266,7 +267,8 @@ impl Tool {
         self
     }
 
-    /// Sets the retry policy of failed attempts. A `write` tool is not retried after it began.
+    /// Sets the retry policy of failed attempts. A `write` tool is not retried after it began. The
+    /// default is [`RetryPolicy::new`], five attempts.
     #[must_use]
     pub fn with_retry(mut self, policy: RetryPolicy) -> Self {
         self.retry = policy;
@@ -274,7 +276,8 @@ impl Tool {
     }
 
     /// Sets the maximum size of a result, in bytes. A larger one is an error for the model. The message of
-    /// a failure is cut to this size.
+    /// a failure is cut to this size. The default is
+    /// [`DEFAULT_MAX_RESULT_BYTES`](Self::DEFAULT_MAX_RESULT_BYTES), 256 KiB.
     #[must_use]
     pub fn with_max_result_bytes(mut self, bytes: usize) -> Self {
         self.max_result_bytes = bytes;

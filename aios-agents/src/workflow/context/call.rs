@@ -292,7 +292,7 @@ impl<T> TaskCall<T> {
         adjusted.refuse(check_named("total_timeout", Some(timeout)))
     }
 
-    /// Sets the retry policy.
+    /// Sets the retry policy. The default is [`RetryPolicy::new`], five attempts.
     ///
     /// A policy with neither a limit of attempts nor a delay fails the call with `INVALID_OPTIONS`.
     pub fn retry(self, policy: RetryPolicy) -> Self {

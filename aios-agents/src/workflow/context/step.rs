@@ -262,7 +262,9 @@ impl<'a, T> StepCall<'a, T> {
         Self { shared, operation, state, code, running: None, result: PhantomData }
     }
 
-    /// Sets the retry policy.
+    /// Sets the retry policy. The default is [`RetryPolicy::new`], five attempts.
+    ///
+    /// A policy with neither a limit of attempts nor a delay fails the step with `INVALID_OPTIONS`.
     pub fn retry(mut self, policy: RetryPolicy) -> Self {
         let checked = check_retry("retry", &policy);
         if let StepState::Fresh { retry, .. } = &mut self.state {
