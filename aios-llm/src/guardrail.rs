@@ -114,7 +114,8 @@ impl Guardrail {
         Self { name, stage, timeout: Self::DEFAULT_TIMEOUT, check }
     }
 
-    /// Sets the timeout of one attempt: at least 1 ms, at most 100 years.
+    /// Sets the timeout of one attempt: at least 1 ms, at most 100 years. The default is
+    /// [`DEFAULT_TIMEOUT`](Self::DEFAULT_TIMEOUT), 60 s.
     #[must_use]
     pub fn with_timeout(mut self, timeout: Duration) -> Self {
         self.timeout = timeout;

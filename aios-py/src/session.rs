@@ -100,10 +100,7 @@ impl Session {
         collectors: CollectorsArg,
     ) -> Result<Self, ErrorInfo> {
         #[cfg(not(feature = "service"))]
-        if collectors != (None, None) {
-            let message = "this build of aios sends neither traces nor metrics: it lacks the feature `service`";
-            return Err(ErrorInfo::new("runtime", "INVALID_RUNTIME_CONFIGURATION", message));
-        }
+        refuse(&collectors)?;
         #[cfg(feature = "service")]
         let (collector, mut metrics) = checked(collectors)?;
         let broker = aios_broker::connect(&broker).await?;
@@ -157,19 +154,18 @@ impl Session {
 
     async fn close(self, deadline: Duration) -> Result<(), ErrorInfo> {
         #[cfg(feature = "service")]
-        let deadline = {
+        let (deadline, flush_timeout) = {
             use aios_core::clock::Clock;
 
             let started = SystemClock.now();
             self.requests.close(deadline / 2).await;
             drop(self.requests);
-            if let Some(traces) = self.traces {
-                traces.end(deadline).await;
-            }
+            let flush_timeout = crate::service::end_traces(self.traces, deadline).await;
             if let Some(metrics) = &self.metrics {
                 metrics.detach();
             }
-            deadline.saturating_sub(SystemClock.now().duration_since(started))
+            let deadline = deadline.saturating_sub(SystemClock.now().duration_since(started));
+            (deadline, flush_timeout)
         };
         let stopped = match Arc::into_inner(self.runtime) {
             Some(runtime) => runtime.shutdown(deadline).await.map_err(ErrorInfo::from),
@@ -184,7 +180,7 @@ impl Session {
         };
         #[cfg(feature = "service")]
         if let Some(metrics) = self.metrics {
-            metrics.end(deadline).await;
+            metrics.end(deadline.min(flush_timeout)).await;
         }
         stopped?;
         closed?;
@@ -243,6 +239,18 @@ fn checked(
 ) -> Result<(Option<Collector>, Option<MetricsExport>), ErrorInfo> {
     let traces = traces.map(|it| crate::service::collector(it, "traces")).transpose()?;
     Ok((traces, metrics.map(MetricsExport::of).transpose()?))
+}
+
+/// Refuses collectors, which need the feature `service`.
+#[cfg(not(feature = "service"))]
+fn refuse(collectors: &CollectorsArg) -> Result<(), ErrorInfo> {
+    match collectors {
+        (None, None) => Ok(()),
+        _ => {
+            let message = "this build of aios sends neither traces nor metrics: it lacks the feature `service`";
+            Err(ErrorInfo::new("runtime", "INVALID_RUNTIME_CONFIGURATION", message))
+        }
+    }
 }
 
 /// Adds an agent over a language model. A process without a store has no workflows, and only makes

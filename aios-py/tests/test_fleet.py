@@ -8,13 +8,11 @@ import json
 import os
 import subprocess
 import sys
-import threading
 import time
 import urllib.error
 import urllib.request
 from collections import Counter
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,7 +23,7 @@ from rabbitmq import RabbitMq
 
 pytest.importorskip("opentelemetry.proto")
 
-from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from collector import Collector
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 RUNS = 20
@@ -61,36 +59,6 @@ class Runtime(aios.Runtime):
 aios.serve(Runtime(**aios.Settings.load().runtime_options(), agents=[greet]))
 print("stopped")
 """
-
-
-class Collector(ThreadingHTTPServer):
-    """A collector, which decodes what it gets with the official protobuf definitions."""
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), Receiver)
-        self.spans: list[Span] = []
-        self.bodies: list[bytes] = []
-        threading.Thread(target=self.serve_forever, daemon=True).start()
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_address[1]}"
-
-
-class Receiver(BaseHTTPRequestHandler):
-    def do_POST(self) -> None:
-        assert isinstance(self.server, Collector)
-        body = self.rfile.read(int(self.headers["content-length"]))
-        request = ExportTraceServiceRequest.FromString(body)
-        scopes = [scope for resource in request.resource_spans for scope in resource.scope_spans]
-        self.server.bodies.append(body)
-        self.server.spans.extend(span for scope in scopes for span in scope.spans)
-        self.send_response(200)
-        self.send_header("content-length", "0")
-        self.end_headers()
-
-    def log_message(self, format: str, *args: object) -> None:
-        pass
 
 
 class Answer(NamedTuple):

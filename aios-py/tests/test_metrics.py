@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import aios
@@ -11,44 +9,8 @@ import pytest
 
 pytest.importorskip("opentelemetry.proto")
 
-from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
-    ExportMetricsServiceRequest,
-)
-from opentelemetry.proto.metrics.v1.metrics_pb2 import AGGREGATION_TEMPORALITY_CUMULATIVE, Metric
-
-
-class Collector(ThreadingHTTPServer):
-    """A collector, which decodes what it gets with the official protobuf definitions."""
-
-    def __init__(self, status: int = 200) -> None:
-        super().__init__(("127.0.0.1", 0), Receiver)
-        self.status = status
-        self.exports: list[ExportMetricsServiceRequest] = []
-        self.requests: list[tuple[str, str | None]] = []
-        threading.Thread(target=self.serve_forever, daemon=True).start()
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_address[1]}"
-
-    def last(self) -> dict[str, Metric]:
-        (resource,) = self.exports[-1].resource_metrics
-        return {metric.name: metric for scope in resource.scope_metrics for metric in scope.metrics}
-
-
-class Receiver(BaseHTTPRequestHandler):
-    def do_POST(self) -> None:
-        assert isinstance(self.server, Collector)
-        body = self.rfile.read(int(self.headers["content-length"]))
-        self.server.requests.append((self.path, self.headers.get("x-api-key")))
-        if self.server.status == 200:
-            self.server.exports.append(ExportMetricsServiceRequest.FromString(body))
-        self.send_response(self.server.status)
-        self.send_header("content-length", "0")
-        self.end_headers()
-
-    def log_message(self, format: str, *args: object) -> None:
-        pass
+from collector import Collector
+from opentelemetry.proto.metrics.v1.metrics_pb2 import AGGREGATION_TEMPORALITY_CUMULATIVE
 
 
 @aios.workflow("counted")

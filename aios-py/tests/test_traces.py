@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import subprocess
-import threading
 from collections.abc import Callable
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import aios
@@ -13,8 +11,7 @@ import pytest
 
 pytest.importorskip("opentelemetry.sdk.trace")
 
-from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
-from opentelemetry.proto.trace.v1.trace_pb2 import Span
+from collector import Collector
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
@@ -93,41 +90,6 @@ def test_should_not_import_opentelemetry_itself(
     assert output.strip() == "[]"
 
 
-class Collector(ThreadingHTTPServer):
-    """A collector, which decodes what it gets with the official protobuf definitions."""
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), Receiver)
-        self.spans: list[Span] = []
-        self.headers: list[str | None] = []
-        self.services: set[str] = set()
-        threading.Thread(target=self.serve_forever, daemon=True).start()
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_address[1]}"
-
-
-class Receiver(BaseHTTPRequestHandler):
-    def do_POST(self) -> None:
-        assert isinstance(self.server, Collector)
-        body = self.rfile.read(int(self.headers["content-length"]))
-        request = ExportTraceServiceRequest.FromString(body)
-        for resource in request.resource_spans:
-            for attribute in resource.resource.attributes:
-                if attribute.key == "service.name":
-                    self.server.services.add(attribute.value.string_value)
-            for scope in resource.scope_spans:
-                self.server.spans.extend(scope.spans)
-        self.server.headers.append(self.headers.get("x-api-key"))
-        self.send_response(200)
-        self.send_header("content-length", "0")
-        self.end_headers()
-
-    def log_message(self, format: str, *args: object) -> None:
-        pass
-
-
 @aios.agent("doubler")
 async def doubler(context: aios.TaskContext, number: int) -> int:
     return number * 2
@@ -164,7 +126,7 @@ async def test_should_send_the_spans_of_runs_to_a_collector(tmp_path: Path) -> N
     names = " ".join(span.name for span in spans.values())
     assert all(name in names for name in ("traced", "doubler", "add")), names
     assert collector.services == {"shop"}
-    assert set(collector.headers) == {"hunter2"}
+    assert set(collector.requests) == {("/v1/traces", "hunter2")}
 
 
 async def test_should_refuse_a_collector_that_is_no_url() -> None:

@@ -60,7 +60,7 @@
 //!
 //! | resource | routes | permissions |
 //! |---|---|---|
-//! | runs | list, get, `journal`, `result?wait=`, `events` (live), actions `signal`, `cancel`, `pause`, `resume`, `fork`, `retry` | `runs:read`, `runs:signal`, `runs:cancel`, `runs:pause`, `runs:resume`, `runs:fork`, `runs:retry` |
+//! | runs | list, get, `journal`, `result?wait=`, `events` and `streams/{stream}` (live), actions `signal`, `cancel`, `pause`, `resume`, `fork`, `retry` | `runs:read`, `runs:signal`, `runs:cancel`, `runs:pause`, `runs:resume`, `runs:fork`, `runs:retry` |
 //! | workflows | list, get, actions `execute` and `signal-with-start` | `workflows:read`, `runs:start`, `runs:signal` |
 //! | tasks | list, get, create, `result?wait=`, action `cancel`; list and create under an agent | `tasks:read`, `tasks:create`, `tasks:cancel` |
 //! | agents | list, get, create, replace, delete (soft), `events` (live), action `restart` | `agents:read`, `agents:create`, `agents:replace`, `agents:delete`, `agents:restart` |
@@ -101,6 +101,7 @@
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! let settings = Settings::load()?; // config/base.yaml, config/{AIOS_ENV}.yaml, AIOS_CONFIG_DIR, AIOS_…
 //! let level = settings.log().level; // AIOS_LOG_LEVEL, or level in the section log
+//! println!("logging {}", level.as_str());
 //! # Ok(())
 //! # }
 //! ```
@@ -114,7 +115,7 @@
 //! | `client` (feature `client`) | a typed client of the API, with retries and event streams that resume |
 //! | [`Service`] | a whole service from settings, with an orderly shutdown |
 //! | [`config`] | settings from files, environment variables and mounted secrets, with one report of all faults |
-//! | [`telemetry`] | logs as lines of JSON or text, and metrics as OpenMetrics text |
+//! | [`telemetry`] | logs as lines of JSON or text, metrics as OpenMetrics text and by OTLP, traces of runs |
 //!
 //! # Guarantees
 //!
@@ -130,7 +131,8 @@
 //! - A token is verified with the one algorithm of its key; `none` and shared secrets are never accepted.
 //! - The keys of an issuer are fetched over HTTPS only (feature `oidc`), by one request at a time, and never
 //!   more often than the refresh interval, however many tokens arrive.
-//! - Slow clients and idle connections cannot block other clients of `serve` and `serve_with`: every read and write has a time limit, and the number of connections is bounded.
+//! - Slow clients and idle connections cannot block other clients of `serve` and `serve_with`: every read and
+//!   write has a time limit, and the number of connections is bounded.
 //! - A POST with an `Idempotency-Key` is done once, and a repetition gets the same answer, from every
 //!   process and after a restart.
 //! - An agent that is created over the API is hosted by every process with a factory of its type, also

@@ -40,7 +40,7 @@
 //! Appends that are called at the same time share a commit. There is no timer: an idle store commits at
 //! once, and a busy one commits hundreds of appends together. On a server, a call waits for room in the
 //! queue and then for its commit, for at most `PostgresOptions::append_timeout` and the attempt that is in
-//! progress (`postgres/append`).
+//! progress.
 //!
 //! # Which error when
 //!
@@ -66,8 +66,7 @@
 //!   with its own settings.
 //! - Positions are dense and in commit order: a reader that tracks its position never skips an event.
 //! - An append under a fence is refused if its shard was taken by another process.
-//! - Repeating an append returns the first result. `repeat::Lookup` decides it in memory and SQLite, the
-//!   function `judge` of the last migration that replaces it in PostgreSQL.
+//! - Repeating an append returns the first result.
 //! - Read models change in the same transaction and can be rebuilt from the log.
 //!
 //! # Features
@@ -92,6 +91,8 @@ mod connect;
 mod leases;
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 mod measure;
+// Decides in memory and SQLite what repeats an append; in PostgreSQL, the function `judge` of the last
+// migration that replaces it does.
 mod repeat;
 mod retention;
 mod rows;

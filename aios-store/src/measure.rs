@@ -4,7 +4,18 @@ use std::time::Duration;
 
 #[cfg(feature = "postgres")]
 use metrics::gauge;
-use metrics::histogram;
+use metrics::{counter, histogram};
+
+/// Shows that no commit has failed yet, so that a rule over an increase sees the first one that does.
+pub(crate) fn opened() {
+    counter!("aios_store_commits_failed_total").increment(0);
+}
+
+/// Counts an attempt to commit that failed because of the database, whether or not it is repeated and a
+/// caller still waits for it.
+pub(crate) fn commit_failed() {
+    counter!("aios_store_commits_failed_total").increment(1);
+}
 
 /// Reports a committed transaction of this many appends. With SQLite, a call counts as one append.
 pub(crate) fn committed(appends: usize, took: Duration) {

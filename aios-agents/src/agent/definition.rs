@@ -278,7 +278,8 @@ impl AgentDefinition {
         self
     }
 
-    /// Sets how many tasks the agents of this type run concurrently in this process, 1 to 65,535.
+    /// Sets how many tasks the agents of this type run concurrently in this process, 1 to 65,535. The
+    /// default is 256.
     #[must_use]
     pub fn with_concurrency(mut self, tasks: u16) -> Self {
         self.concurrency = tasks;

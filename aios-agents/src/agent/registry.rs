@@ -9,6 +9,33 @@ use super::{AgentDefinition, AgentError, IntoDynAgent};
 /// The agents of a process: one definition per type.
 ///
 /// Setters never fail; their arguments are checked when the agents are started.
+///
+/// # Examples
+///
+/// ```
+/// use aios_agents::{agent::AgentSet, prelude::*};
+///
+/// struct Greeter {
+///     greeting: String,
+/// }
+///
+/// impl Agent for Greeter {
+///     type Parameters = String;
+///     type Output = String;
+///
+///     async fn process_task(&self, _: &TaskContext, name: String) -> Result<String, TaskError> {
+///         Ok(format!("{}, {name}!", self.greeting))
+///     }
+/// }
+///
+/// let agents = AgentSet::new()
+///     .agent("greeter", Greeter { greeting: "Hello".to_owned() })
+///     // One agent for each registered config:
+///     .factory("translator", |greeting: String| Ok::<_, TaskError>(Greeter { greeting }))
+///     .register("translator", "french", "Bonjour")
+///     .register("translator", "german", "Hallo");
+/// assert!(!agents.is_empty());
+/// ```
 #[derive(Clone, Debug, Default)]
 pub struct AgentSet {
     definitions: BTreeMap<String, AgentDefinition>,

@@ -115,12 +115,12 @@ impl<O> StartTyped<StartTask, O> {
         self.with(|start| start.id(run_id))
     }
 
-    /// Sets the timeout of each attempt.
+    /// Sets the timeout of each attempt. Without it, an attempt may take indefinitely.
     pub fn timeout(self, timeout: Duration) -> Self {
         self.with(|start| start.timeout(timeout))
     }
 
-    /// Sets the retry policy of failed attempts.
+    /// Sets the retry policy of failed attempts. The default is [`RetryPolicy::new`], five attempts.
     pub fn retry(self, policy: RetryPolicy) -> Self {
         self.with(|start| start.retry(policy))
     }

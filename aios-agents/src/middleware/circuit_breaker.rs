@@ -62,14 +62,15 @@ impl CircuitBreaker {
         Self { clock, threshold: 5, open_for: Duration::from_secs(30), circuit }
     }
 
-    /// Sets the number of consecutive failures after which it opens; 0 counts as 1.
+    /// Sets the number of consecutive failures after which it opens; 0 counts as 1. The
+    /// default is 5.
     #[must_use]
     pub fn with_threshold(mut self, failures: u32) -> Self {
         self.threshold = failures.max(1);
         self
     }
 
-    /// Sets how long it rejects tasks.
+    /// Sets how long it rejects tasks. The default is 30 s.
     #[must_use]
     pub fn with_open_for(mut self, time: Duration) -> Self {
         self.open_for = time;

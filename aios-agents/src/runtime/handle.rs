@@ -1,27 +1,17 @@
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use aios_core::{
     event::{EventId, Payload},
     failure::Failure,
-    retry::Backoff,
     store::{EventStore, RecordedEvent, RunRecord, RunStatus, StoreError, StreamId},
 };
 use serde::{Serialize, de::DeserializeOwned};
 
-use super::{Client, RunError, RunEvents, RuntimeError, ends::Watch, send::send};
+use super::{Client, RunError, RunEvents, RuntimeError, send::send};
 use crate::{
     output::RunStream,
-    workflow::{
-        engine::{Engine, RunOutcome, Waiter},
-        journal::{CancelRequested, Entry, Signaled},
-    },
+    workflow::journal::{CancelRequested, Entry, Signaled},
 };
-
-/// Intervals of polling for the end of a run, in case its notification is
-/// missed.
-const POLL: Backoff = Backoff::new(Duration::from_secs(5), Duration::from_secs(60));
-/// Delays after failures of the store.
-const BACKOFF: Backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(2));
 
 /// A handle for a run, no matter which process advances it. Cloning is cheap; dropping it does not
 /// affect the run.
@@ -152,7 +142,7 @@ impl RunHandle {
     pub async fn result<T: DeserializeOwned>(&self) -> Result<T, RunError> {
         let mut run_id = Arc::clone(&self.run_id);
         let ended = loop {
-            let mut ended = self.ended(&run_id).await?;
+            let mut ended = self.client.ended(&run_id).await?;
             match ended.continued_as.take() {
                 Some(next) => run_id = next,
                 None => break ended,
@@ -169,51 +159,6 @@ impl RunHandle {
             RunStatus::Cancelled => Err(RunError::Cancelled { run_id, failure }),
             RunStatus::Blocked => Err(RunError::Blocked { run_id, failure }),
             _ => Err(RunError::Failed { run_id, failure }),
-        }
-    }
-
-    /// Waits for the end of a run, also while the store is unavailable.
-    async fn ended(&self, run_id: &Arc<str>) -> Result<RunOutcome, RuntimeError> {
-        let Client { journals, engine, ends } = &self.client;
-        let mut pause = POLL.initial_delay;
-        let mut backoff = BACKOFF.initial_delay;
-        loop {
-            if let Some(failure) = engine.as_ref().and_then(|engine| engine.failure()) {
-                return match journals.ended(run_id).await {
-                    Ok(Some(ended)) => Ok(ended),
-                    Ok(None) | Err(_) => Err(RuntimeError::EngineStopped { failure }),
-                };
-            }
-            let engine = engine.as_ref().filter(|engine| !engine.is_stopping());
-            // Register before checking, so that an end in between is not missed.
-            let notified = engine.map(|engine| (engine, engine.waiters.wait(run_id)));
-            let watched = notified.is_none().then(|| ends.watch(journals, run_id));
-            // A run in memory notifies of its end. Its row is still checked at intervals, because
-            // another engine may have taken it over.
-            let is_live = pause < POLL.max_delay && engine.is_some_and(|it| it.holds(run_id));
-            let mut next = pause;
-            if !is_live {
-                match journals.ended(run_id).await {
-                    Ok(Some(ended)) => return Ok(ended),
-                    Ok(None) => {
-                        ends.store_answered();
-                        backoff = BACKOFF.initial_delay;
-                    }
-                    Err(error) if error.is_retryable() => {
-                        ends.store_failed(&error);
-                        next = backoff;
-                        backoff = BACKOFF.next(backoff);
-                    }
-                    Err(error) => return Err(error.into()),
-                }
-            }
-            tokio::select! {
-                biased;
-                ended = notified_end(notified, watched) => if let Some(ended) = ended {
-                    return Ok(ended);
-                },
-                () = journals.clock.sleep(next) => pause = POLL.next(pause),
-            }
         }
     }
 
@@ -446,22 +391,6 @@ impl RunHandle {
     pub fn stream(&self, name: &str) -> RunStream {
         RunStream::new(self.client.journals.clone(), Arc::clone(&self.run_id), name)
     }
-}
-
-/// Waits for a notification. Returns the end of the run, or `None` if the run should be checked.
-async fn notified_end(
-    notified: Option<(&Arc<Engine>, Waiter<'_>)>,
-    watched: Option<Watch<'_>>,
-) -> Option<RunOutcome> {
-    if let Some((engine, mut waiter)) = notified {
-        return tokio::select! {
-            biased;
-            ended = waiter.ended() => ended,
-            () = engine.stopped() => None,
-        };
-    }
-    watched?.changed().await;
-    None
 }
 
 fn unexplained() -> Failure {

@@ -1,6 +1,7 @@
 //! The runtime: runs the agents and workflows of a process on a store and a broker.
 
 mod builder;
+mod client;
 mod ends;
 mod error;
 mod fork;
@@ -17,12 +18,11 @@ use aios_core::{
     agent::Name,
     broker::Broker,
     failure::Failure,
-    store::{RunRecord, RunStatus, Store},
+    store::{RunRecord, Store},
 };
 use futures_util::future::join;
 use serde::Serialize;
 
-use self::ends::Ends;
 pub use self::{
     builder::RuntimeBuilder,
     error::{RunError, RuntimeError},
@@ -32,17 +32,14 @@ pub use self::{
     start::{StartRun, StartWorkflow},
     workflow_schemas::WorkflowSchemas,
 };
+use self::{client::Client, ends::Ends};
 pub use crate::workflow::engine::{AnonymousAnswers, EngineOptions, RefusedEvents, RunExecutor};
 use crate::{
     agent::{AgentHost, ManagedAgents},
     declared::StartAgentTask,
     projection::{Projection, ProjectionHandle, Running, StartProjection},
     task::JoinSet,
-    workflow::{
-        engine::{Engine, Message, RunningEngine},
-        journal::Journals,
-        run_id,
-    },
+    workflow::{engine::RunningEngine, journal::Journals, run_id},
 };
 
 /// Runs agents and workflows in this process.
@@ -421,40 +418,5 @@ impl Runtime {
         })?;
         let engine = self.engine.as_ref().map(|running| Arc::clone(&running.engine));
         Ok(Client { journals, engine, ends: Arc::clone(&self.ends) })
-    }
-}
-
-/// Dependencies of starting and handling runs.
-#[derive(Clone, Debug)]
-struct Client {
-    journals: Journals,
-    /// The engine of this process, which is notified directly; other engines poll.
-    engine: Option<Arc<Engine>>,
-    ends: Arc<Ends>,
-}
-
-impl Client {
-    /// Fails if the engine of this process has stopped after an error.
-    fn check(&self) -> Result<(), RuntimeError> {
-        match self.engine.as_ref().and_then(|engine| engine.failure()) {
-            Some(failure) => Err(RuntimeError::EngineStopped { failure }),
-            None => Ok(()),
-        }
-    }
-
-    async fn waits_for(&self, run: &RunRecord) -> Result<Option<String>, RuntimeError> {
-        match run.status {
-            RunStatus::Running | RunStatus::Cancelling => {
-                Ok(self.journals.stalled_on(&run.id).await?)
-            }
-            _ => Ok(None),
-        }
-    }
-
-    /// Notifies a run that its journal has grown.
-    fn nudge(&self, run_id: String) {
-        if let Some(engine) = &self.engine {
-            engine.send(&run_id.into(), Message::Wake);
-        }
     }
 }

@@ -44,6 +44,25 @@ async fn single_task(context: WorkflowContext, task: SingleTask) -> Result<Paylo
 
 /// A task for an agent outside of any workflow: a run with a single task, as durable as any other
 /// run.
+///
+/// # Examples
+///
+/// ```
+/// use std::time::Duration;
+///
+/// use aios_agents::prelude::*;
+///
+/// # async fn example(runtime: &Runtime) -> Result<(), Box<dyn std::error::Error>> {
+/// let run = runtime
+///     .task("mailer", "Welcome, Ada!")
+///     .timeout(Duration::from_secs(30)) // for each attempt
+///     .retry(RetryPolicy::fixed(3, Duration::from_secs(5)))
+///     .id("welcome-ada") // sent once, however often this is called
+///     .await?;
+/// run.result::<()>().await?;
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug)]
 #[must_use = "a task is sent only when this is awaited"]
 pub struct StartTask {
@@ -76,20 +95,20 @@ impl StartTask {
         }
     }
 
-    /// Sets the timeout of each attempt.
+    /// Sets the timeout of each attempt. Without it, an attempt may take indefinitely.
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = Some(timeout);
         self
     }
 
     /// Sets the timeout of all attempts together, including the time in queues and between
-    /// attempts.
+    /// attempts. After it the run fails with `TASK_TIMEOUT`. Without it, there is no such limit.
     pub fn total_timeout(mut self, timeout: Duration) -> Self {
         self.total_timeout = Some(timeout);
         self
     }
 
-    /// Sets the retry policy of failed attempts.
+    /// Sets the retry policy of failed attempts. The default is [`RetryPolicy::new`], five attempts.
     pub fn retry(mut self, policy: RetryPolicy) -> Self {
         self.retry = policy;
         self

@@ -104,8 +104,8 @@ impl ConfirmTask {
             }
         }
         let options = &self.link.options;
-        let pause = options.reconnect.delay_after(attempt, self.rng.next());
-        options.clock.sleep(pause.unwrap_or_default().max(PAUSE)).await;
+        let pause = options.reconnect_pause(attempt, self.rng.next());
+        options.clock.sleep(pause.max(PAUSE)).await;
     }
 
     async fn open(&self) -> Result<(Arc<Connection>, Channel), BrokerError> {

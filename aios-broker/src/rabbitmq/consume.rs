@@ -1,4 +1,4 @@
-use std::{pin::pin, sync::Arc, time::Duration};
+use std::{pin::pin, sync::Arc};
 
 use aios_core::{
     Chain,
@@ -217,8 +217,8 @@ impl ConsumeTask {
                 break;
             }
             warn(&error, "failed to consume; retrying");
-            let pause = link.options.reconnect.delay_after(attempt, rng.next());
-            link.options.clock.sleep(pause.unwrap_or(Duration::from_secs(1))).await;
+            let pause = link.options.reconnect_pause(attempt, rng.next());
+            link.options.clock.sleep(pause).await;
         }
         self.inbox.end();
         None

@@ -264,7 +264,7 @@ impl Supervisor {
     }
 
     fn pause(&self, attempt: u32) -> Duration {
-        self.link.options.reconnect.delay_after(attempt, self.rng.next()).unwrap_or(POLL_INTERVAL)
+        self.link.options.reconnect_pause(attempt, self.rng.next())
     }
 }
 

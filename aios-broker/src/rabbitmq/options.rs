@@ -3,7 +3,7 @@ use std::{fmt, sync::Arc, time::Duration};
 use aios_core::{
     broker::BrokerError,
     clock::{Clock, SystemClock},
-    retry::RetryPolicy,
+    retry::{Backoff, RetryPolicy},
 };
 use lapin::{
     tcp::{OwnedIdentity, OwnedTLSConfig},
@@ -61,7 +61,7 @@ pub struct RabbitMqOptions {
     pub(super) publish_timeout: Duration,
     pub(super) operation_timeout: Duration,
     pub(super) watchdog: Duration,
-    pub(super) reconnect: RetryPolicy,
+    reconnect: Backoff,
     pub(super) confirm_window: usize,
     pub(super) max_event_bytes: usize,
     pub(super) delivery_limit: u32,
@@ -98,9 +98,7 @@ impl RabbitMqOptions {
             publish_timeout: Duration::from_secs(30),
             operation_timeout: Duration::from_secs(10),
             watchdog: Duration::from_secs(30),
-            reconnect: RetryPolicy::new()
-                .with_max_attempts(0)
-                .with_delays(Duration::from_millis(100), Duration::from_secs(3)),
+            reconnect: Backoff::new(Duration::from_millis(100), Duration::from_secs(3)),
             confirm_window: 1000,
             max_event_bytes: 16 << 20,
             delivery_limit: 100,
@@ -162,21 +160,22 @@ impl RabbitMqOptions {
         self
     }
 
-    /// Sets how long connecting may take, over all attempts.
+    /// Sets how long connecting may take, over all attempts. The default is 30 s.
     #[must_use]
     pub fn with_connect_deadline(mut self, deadline: Duration) -> Self {
         self.connect_deadline = deadline;
         self
     }
 
-    /// Sets how long publishing may take, including the wait for capacity and for a connection.
+    /// Sets how long publishing may take, including the wait for capacity and for a connection. The
+    /// default is 30 s.
     #[must_use]
     pub fn with_publish_timeout(mut self, timeout: Duration) -> Self {
         self.publish_timeout = timeout;
         self
     }
 
-    /// Sets how long the server may take for any other response.
+    /// Sets how long the server may take for any other response. The default is 10 s.
     #[must_use]
     pub fn with_operation_timeout(mut self, timeout: Duration) -> Self {
         self.operation_timeout = timeout;
@@ -185,20 +184,23 @@ impl RabbitMqOptions {
 
     /// Sets how often a silent subscription is checked for events that it should have received, and
     /// the publishing channel for missing confirms. If two consecutive checks fail, it is replaced.
+    /// The default is 30 s.
     #[must_use]
     pub fn with_watchdog(mut self, interval: Duration) -> Self {
         self.watchdog = interval;
         self
     }
 
-    /// Sets the pauses between attempts to reconnect; the number of attempts is ignored.
+    /// Sets the pauses between attempts to reconnect, each from 1 ms: from 100 ms to 3 s by default.
+    /// Up to half of each pause is left out at random. The attempts continue until the broker is
+    /// closed.
     #[must_use]
-    pub fn with_reconnect(mut self, policy: RetryPolicy) -> Self {
-        self.reconnect = policy.with_max_attempts(0);
+    pub fn with_reconnect(mut self, backoff: Backoff) -> Self {
+        self.reconnect = backoff;
         self
     }
 
-    /// Sets how many events may be unconfirmed at once, at least 1.
+    /// Sets how many events may be unconfirmed at once, at least 1. The default is 1,000.
     #[must_use]
     pub fn with_confirm_window(mut self, events: usize) -> Self {
         self.confirm_window = events;
@@ -233,6 +235,14 @@ impl RabbitMqOptions {
         self
     }
 
+    /// The pause after the failed attempt number `attempt` (from 1) to reconnect. `chance` is a random
+    /// number from 0 to 1.
+    pub(super) fn reconnect_pause(&self, attempt: u32, chance: f64) -> Duration {
+        let Backoff { initial_delay, max_delay, .. } = self.reconnect;
+        let policy = RetryPolicy::new().with_max_attempts(0).with_delays(initial_delay, max_delay);
+        policy.delay_after(attempt, chance).unwrap_or(max_delay)
+    }
+
     pub(super) fn url(&self) -> &str {
         &self.url
     }
@@ -259,6 +269,8 @@ impl RabbitMqOptions {
             ("operation_timeout", self.operation_timeout),
             ("watchdog", self.watchdog),
             ("temporary_expiry", self.temporary_expiry),
+            ("the first pause of reconnect", self.reconnect.initial_delay),
+            ("the longest pause of reconnect", self.reconnect.max_delay),
         ] {
             if duration < SHORTEST || duration > LONGEST {
                 return Err(invalid(&format!(
@@ -384,6 +396,8 @@ mod tests {
             RabbitMqOptions::new("http://localhost"),
             valid.clone().with_heartbeat(Duration::ZERO),
             valid.clone().with_confirm_window(0),
+            valid.clone().with_reconnect(Backoff::new(Duration::ZERO, Duration::from_secs(1))),
+            valid.clone().with_reconnect(Backoff::new(Duration::from_secs(1), Duration::MAX)),
             valid.clone().with_prefix("x".repeat(21)),
             valid.clone().with_prefix("x\n"),
             valid.clone().with_confirm_window(usize::MAX),

@@ -50,7 +50,7 @@ impl Session {
                 Err(error) if error.is_retryable() => error,
                 result => return result,
             };
-            let pause = options.reconnect.delay_after(attempt, rng.next()).unwrap_or_default();
+            let pause = options.reconnect_pause(attempt, rng.next());
             if options.clock.now() + pause >= deadline {
                 return Err(error);
             }

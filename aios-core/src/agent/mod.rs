@@ -16,6 +16,7 @@
 //! ```
 
 mod context;
+mod control;
 mod error;
 mod name;
 mod task;
@@ -28,7 +29,8 @@ use serde::{Serialize, de::DeserializeOwned};
 use serde_json::Value;
 
 pub use self::{
-    context::{TaskContext, TaskControl, TaskInfo, TaskQueued, TaskSlot, TaskStreams},
+    context::{TaskContext, TaskInfo, TaskStreams},
+    control::{TaskControl, TaskQueued, TaskSlot},
     error::{ResultExt, TaskError},
     name::{InvalidName, Name},
     task::{

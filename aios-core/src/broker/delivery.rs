@@ -51,6 +51,25 @@ pub trait Acknowledger: Send + Sync {
 /// An event on its way to a handler.
 ///
 /// Settling takes the delivery, so it can't be settled twice. Dropping it releases it.
+///
+/// # Examples
+///
+/// ```
+/// use aios_core::broker::{BrokerError, Delivery};
+///
+/// # fn ship(_: &[String]) -> Result<(), std::io::Error> { Ok(()) }
+/// async fn handle(delivery: Delivery) -> Result<(), BrokerError> {
+///     let Ok(items) = delivery.event.data::<Vec<String>>() else {
+///         return delivery.dead_letter("the data is not a list of items").await;
+///     };
+///     match ship(&items) {
+///         Ok(()) => delivery.ack().await,
+///         // After the delay of the subscription's retry policy.
+///         Err(error) => delivery.retry(None, error.to_string()).await,
+///     }
+/// }
+/// # let _ = handle;
+/// ```
 #[must_use = "dropping a delivery releases it, so that it is delivered again"]
 pub struct Delivery {
     /// The event.

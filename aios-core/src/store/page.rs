@@ -1,4 +1,27 @@
 /// The page to read.
+///
+/// # Examples
+///
+/// Reads all pages of a listing:
+///
+/// ```
+/// use aios_core::store::{PageRequest, ReadModels, RunFilter, StoreError};
+///
+/// async fn ids(store: &dyn ReadModels, workflow: &str) -> Result<Vec<String>, StoreError> {
+///     let filter = RunFilter { workflow: Some(workflow.to_owned()), ..RunFilter::default() };
+///     let mut request = PageRequest::first(500);
+///     let mut ids = Vec::new();
+///     loop {
+///         let page = store.runs(&filter, &request).await?;
+///         ids.extend(page.rows.into_iter().map(|run| run.id));
+///         match page.next {
+///             Some(next) => request = next,
+///             None => return Ok(ids),
+///         }
+///     }
+/// }
+/// # let _ = ids;
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PageRequest {
     /// Continues after this row; from the start if `None`. Pages are ordered by the key of the id, and

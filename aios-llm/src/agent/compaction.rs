@@ -59,14 +59,16 @@ impl Compaction {
     }
 
     /// Sets how many of the latest messages are kept. A few more are if results of tools would be
-    /// separated from their calls.
+    /// separated from their calls. The default is
+    /// [`DEFAULT_KEPT_MESSAGES`](Self::DEFAULT_KEPT_MESSAGES), 6.
     #[must_use]
     pub fn with_kept_messages(mut self, messages: usize) -> Self {
         self.keep = messages;
         self
     }
 
-    /// Sets the instructions for the summary.
+    /// Sets the instructions for the summary, instead of
+    /// [`DEFAULT_INSTRUCTIONS`](Self::DEFAULT_INSTRUCTIONS).
     #[must_use]
     pub fn with_instructions(mut self, instructions: impl Into<String>) -> Self {
         self.instructions = instructions.into();

@@ -43,8 +43,8 @@ pub struct ModelTask {
     /// The request without messages, if it differs from that of the call before.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub settings: Option<Box<ModelRequest>>,
-    /// Begin of the digest of the settings, if those are not given. Earlier calls have told other ones
-    /// if the code of the agent has changed since, or if the run is a fork.
+    /// First bytes of the digest of the settings, if the settings are left out. They differ from those
+    /// of earlier calls if the code of the agent has changed since, or if the run is a fork.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub settings_digest: Option<String>,
     /// Whether the cheaper model of the agent answers.

@@ -348,7 +348,7 @@ impl<O> LlmAgent<O> {
         self
     }
 
-    /// Sets the version of the workflow, from 1. Change it with the instructions or tools if runs
+    /// Sets the version of the workflow, from 1, which is the default. Change it with the instructions or tools if runs
     /// of the earlier version have to continue unchanged.
     #[must_use]
     pub fn version(mut self, version: u32) -> Self {
@@ -356,28 +356,31 @@ impl<O> LlmAgent<O> {
         self
     }
 
-    /// Sets the maximum number of output tokens of each response.
+    /// Sets the maximum number of output tokens of each response. The default is that of the provider,
+    /// or what is left of a limited budget.
     #[must_use]
     pub fn max_output_tokens(mut self, tokens: u32) -> Self {
         self.definition.options.max_output_tokens = Some(tokens);
         self
     }
 
-    /// Sets the sampling temperature.
+    /// Sets the sampling temperature. The default is that of the provider.
     #[must_use]
     pub fn temperature(mut self, temperature: f64) -> Self {
         self.definition.options.temperature = Some(temperature);
         self
     }
 
-    /// Sets the timeout of one model call: at least 1 ms, at most 100 years.
+    /// Sets the timeout of one model call: at least 1 ms, at most 100 years. The default is
+    /// [`DEFAULT_MODEL_TIMEOUT`](LlmAgent::DEFAULT_MODEL_TIMEOUT), 300 s.
     #[must_use]
     pub fn model_timeout(mut self, timeout: Duration) -> Self {
         self.definition.options.model_timeout = timeout;
         self
     }
 
-    /// Sets the retry policy of model calls. A longer `Retry-After` of the provider is respected.
+    /// Sets the retry policy of model calls. A longer `Retry-After` of the provider is respected. The
+    /// default is [`RetryPolicy::new`], five attempts.
     #[must_use]
     pub fn model_retry(mut self, policy: RetryPolicy) -> Self {
         self.definition.options.model_retry = policy;
@@ -385,7 +388,7 @@ impl<O> LlmAgent<O> {
     }
 
     /// Sets the maximum number of model responses in one run, at least 1. The run then fails with
-    /// `TURN_LIMIT`.
+    /// `TURN_LIMIT`. The default is [`DEFAULT_MAX_TURNS`](LlmAgent::DEFAULT_MAX_TURNS), 50.
     #[must_use]
     pub fn max_turns(mut self, turns: u32) -> Self {
         self.definition.options.max_turns = turns;
@@ -394,21 +397,23 @@ impl<O> LlmAgent<O> {
 
     /// Sets how many consecutive responses may be faulty: unknown tools, invalid arguments, repeated
     /// calls, invalid output. Each fault is reported to the model. After one more, the run fails
-    /// with `MODEL_FAULTS`.
+    /// with `MODEL_FAULTS`. The default is [`DEFAULT_MAX_FAULTS`](LlmAgent::DEFAULT_MAX_FAULTS), 3.
     #[must_use]
     pub fn max_faults(mut self, faults: u32) -> Self {
         self.definition.options.max_faults = faults;
         self
     }
 
-    /// Sets how many of the latest ten calls may be identical, at least 1. One more is a fault.
+    /// Sets how many of the latest ten calls may be identical, at least 1. One more is a fault. The
+    /// default is [`DEFAULT_MAX_IDENTICAL_CALLS`](LlmAgent::DEFAULT_MAX_IDENTICAL_CALLS), 3.
     #[must_use]
     pub fn max_identical_calls(mut self, calls: u32) -> Self {
         self.definition.options.max_identical_calls = calls;
         self
     }
 
-    /// Sets the maximum size of the arguments of a call, in bytes. Larger ones are a fault.
+    /// Sets the maximum size of the arguments of a call, in bytes. Larger ones are a fault. The default
+    /// is [`DEFAULT_MAX_ARGUMENT_BYTES`](LlmAgent::DEFAULT_MAX_ARGUMENT_BYTES), 256 KiB.
     #[must_use]
     pub fn max_argument_bytes(mut self, bytes: usize) -> Self {
         self.definition.options.max_argument_bytes = bytes;

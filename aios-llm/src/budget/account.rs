@@ -166,42 +166,13 @@ impl Account {
         wanted: &[Limits],
         elapsed: Duration,
     ) -> Result<(Reservation, Vec<Limits>), Failure> {
-        let children = u64::try_from(wanted.len()).unwrap_or(u64::MAX);
         let certain = Spent { tool_calls: calls, ..Spent::default() };
-        let sum = self.spent.plus(&certain);
-        let limits = self.limits();
-        let wall_time = self.time_left(elapsed)?;
+        let spent = self.spent.plus(&certain);
         let depth = Some(self.depth().saturating_sub(1));
-        let part = |limit: Option<u64>, sum: u64, wanted: Option<u64>| match (limit, wanted) {
-            (None, wanted) => wanted,
-            (Some(limit), None) => Some(limit.saturating_sub(sum) / children.saturating_add(1)),
-            (Some(limit), Some(wanted)) => {
-                Some(wanted.min(limit.saturating_sub(sum) / children.max(1)))
-            }
-        };
-        let share = |wanted: &Limits| {
-            let cost = |cost: Option<Cost>| cost.map(Cost::as_nanodollars);
-            let share = Limits {
-                requests: part(limits.requests, sum.requests, wanted.requests),
-                input_tokens: part(
-                    limits.input_tokens,
-                    sum.usage.input_tokens,
-                    wanted.input_tokens,
-                ),
-                output_tokens: part(
-                    limits.output_tokens,
-                    sum.usage.output_tokens,
-                    wanted.output_tokens,
-                ),
-                cost: part(cost(limits.cost), sum.cost.as_nanodollars(), cost(wanted.cost))
-                    .map(Cost::nanodollars),
-                tool_calls: part(limits.tool_calls, sum.tool_calls, wanted.tool_calls),
-                wall_time,
-                depth,
-            };
-            share.within(Limits { wall_time: wanted.wall_time, depth: wanted.depth, ..share })
-        };
-        let shares: Vec<_> = wanted.iter().map(share).collect();
+        let limits = Limits { wall_time: self.time_left(elapsed)?, depth, ..self.limits() };
+        let children = u64::try_from(wanted.len()).unwrap_or(u64::MAX);
+        let shares: Vec<_> =
+            wanted.iter().map(|wanted| share_of(limits, &spent, wanted, children)).collect();
         let one_request = Spent { requests: 1, ..certain };
         let least = if shares.iter().any(|share| share.requests == Some(0)) {
             one_request
@@ -308,6 +279,30 @@ fn expected_input(request: &ModelRequest) -> u64 {
     let bytes = serde_json::to_string(request).map_or(0, |text| text.len()).saturating_sub(data);
     let tokens = bytes.div_ceil(BYTES_PER_TOKEN) + count * TOKENS_PER_IMAGE;
     u64::try_from(tokens).unwrap_or(u64::MAX)
+}
+
+/// The share of one of several agents: what it wants, but at most an equal part of what is left of the
+/// limits. Without a wish, the run itself keeps such a part too.
+fn share_of(limits: Limits, spent: &Spent, wanted: &Limits, children: u64) -> Limits {
+    let part = |limit: Option<u64>, spent: u64, wanted: Option<u64>| match (limit, wanted) {
+        (None, wanted) => wanted,
+        (Some(limit), None) => Some(limit.saturating_sub(spent) / children.saturating_add(1)),
+        (Some(limit), Some(wanted)) => {
+            Some(wanted.min(limit.saturating_sub(spent) / children.max(1)))
+        }
+    };
+    let cost = |cost: Option<Cost>| cost.map(Cost::as_nanodollars);
+    let usage = &spent.usage;
+    let share = Limits {
+        requests: part(limits.requests, spent.requests, wanted.requests),
+        input_tokens: part(limits.input_tokens, usage.input_tokens, wanted.input_tokens),
+        output_tokens: part(limits.output_tokens, usage.output_tokens, wanted.output_tokens),
+        cost: part(cost(limits.cost), spent.cost.as_nanodollars(), cost(wanted.cost))
+            .map(Cost::nanodollars),
+        tool_calls: part(limits.tool_calls, spent.tool_calls, wanted.tool_calls),
+        ..limits
+    };
+    share.within(Limits { wall_time: wanted.wall_time, depth: wanted.depth, ..share })
 }
 
 #[cfg(test)]

@@ -16,6 +16,15 @@ const NANOS_PER_DOLLAR: f64 = 1e9;
 pub struct Cost(u64);
 
 /// The price of a model, in billionths of a US dollar per million tokens.
+///
+/// # Examples
+///
+/// ```
+/// use aios_llm::{budget::{Cost, Price}, model::Usage};
+///
+/// let price = Price::per_million_dollars(3.0, 15.0); // input and output
+/// assert_eq!(price.cost(&Usage::new(1_000, 200)), Cost::dollars(0.006));
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Price {

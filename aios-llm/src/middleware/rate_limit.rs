@@ -85,7 +85,8 @@ impl<M: LanguageModel> RateLimit<M> {
     }
 
     /// Sets how long a request waits before it is rejected. It should be shorter than the
-    /// [timeout of model calls](crate::LlmAgent::model_timeout).
+    /// [timeout of model calls](crate::LlmAgent::model_timeout). The default is
+    /// [`DEFAULT_LONGEST_WAIT`](Self::DEFAULT_LONGEST_WAIT), 10 s.
     #[must_use]
     pub fn with_longest_wait(mut self, wait: Duration) -> Self {
         self.longest_wait = wait;

@@ -14,6 +14,19 @@ pub enum Role {
 }
 
 /// One message of a conversation.
+///
+/// # Examples
+///
+/// A question about an image:
+///
+/// ```
+/// use aios_llm::model::{ImageSource, Message, Part};
+///
+/// let mut message = Message::user("What is in this picture?");
+/// let source = ImageSource::Url("https://example.org/cat.png".to_owned());
+/// message.content.push(Part::Image { source });
+/// assert_eq!(message.text(), "What is in this picture?");
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Message {
     /// The author.

@@ -22,6 +22,18 @@ const VERSION: &str = "2023-06-01";
 ///
 /// The protocol requires a maximum number of output tokens; requests without one get
 /// [`DEFAULT_MAX_OUTPUT_TOKENS`](Self::DEFAULT_MAX_OUTPUT_TOKENS).
+///
+/// # Examples
+///
+/// ```
+/// use aios_llm::{model::LanguageModel, providers::{AnthropicModel, ProviderOptions}};
+///
+/// # fn main() -> Result<(), aios_llm::ModelError> {
+/// let model = AnthropicModel::new(ProviderOptions::new("claude-sonnet-4-5").with_api_key("sk-secret"))?;
+/// assert_eq!(model.name(), "anthropic:claude-sonnet-4-5");
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug)]
 pub struct AnthropicModel {
     connection: Connection,

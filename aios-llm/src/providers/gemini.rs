@@ -20,6 +20,18 @@ const PROVIDER: &str = "gemini";
 /// A model behind the Gemini API of Google.
 ///
 /// Calls have no ids there: results are matched by their order, and the ids of calls are made here.
+///
+/// # Examples
+///
+/// ```
+/// use aios_llm::{model::LanguageModel, providers::{GeminiModel, ProviderOptions}};
+///
+/// # fn main() -> Result<(), aios_llm::ModelError> {
+/// let model = GeminiModel::new(ProviderOptions::new("gemini-2.5-flash").with_api_key("sk-secret"))?;
+/// assert_eq!(model.name(), "gemini:gemini-2.5-flash");
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug)]
 pub struct GeminiModel {
     connection: Connection,

@@ -21,6 +21,24 @@ const PATH: &str = "chat/completions";
 /// A model behind the chat completions of `OpenAI`, or of a provider or server that speaks them.
 ///
 /// Reasoning is not sent back, because the protocol has no place for it.
+///
+/// # Examples
+///
+/// A model of `OpenAI`, and one of a local server that speaks the same protocol:
+///
+/// ```
+/// use aios_llm::{model::LanguageModel, providers::{OpenAiModel, ProviderOptions}};
+///
+/// # fn main() -> Result<(), aios_llm::ModelError> {
+/// let model = OpenAiModel::new(ProviderOptions::new("gpt-5").with_api_key("sk-secret"))?;
+/// assert_eq!(model.name(), "openai:gpt-5");
+///
+/// let local = ProviderOptions::new("qwen3").with_base_url("http://127.0.0.1:8000/v1");
+/// let local = OpenAiModel::new(local.with_name("vllm:qwen3"))?;
+/// assert_eq!(local.name(), "vllm:qwen3");
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug)]
 pub struct OpenAiModel {
     connection: Connection,

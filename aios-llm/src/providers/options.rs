@@ -75,7 +75,8 @@ impl ProviderOptions {
         self
     }
 
-    /// Sets the timeout of a request, until the response is complete.
+    /// Sets the timeout of a request, until the response is complete. The default is
+    /// [`DEFAULT_TIMEOUT`](Self::DEFAULT_TIMEOUT), 300 s.
     #[must_use]
     pub fn with_timeout(mut self, timeout: Duration) -> Self {
         self.timeout = timeout;

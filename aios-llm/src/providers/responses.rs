@@ -23,6 +23,18 @@ const PROVIDER: &str = "openai";
 /// Nothing is stored by the provider: each request has the whole conversation, with the encrypted
 /// reasoning of earlier responses. The protocol has no stop texts; a request with some fails with
 /// `MODEL_INVALID_REQUEST`.
+///
+/// # Examples
+///
+/// ```
+/// use aios_llm::{model::LanguageModel, providers::{OpenAiResponsesModel, ProviderOptions}};
+///
+/// # fn main() -> Result<(), aios_llm::ModelError> {
+/// let model = OpenAiResponsesModel::new(ProviderOptions::new("gpt-5").with_api_key("sk-secret"))?;
+/// assert_eq!(model.name(), "openai:gpt-5");
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug)]
 pub struct OpenAiResponsesModel {
     connection: Connection,

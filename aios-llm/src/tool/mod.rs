@@ -2,6 +2,7 @@
 
 mod approval;
 mod child;
+mod context;
 mod effect;
 mod write_log;
 
@@ -10,9 +11,7 @@ use std::{fmt, future::Future, sync::Arc, time::Duration};
 use aios_core::{
     BoxFuture,
     agent::{ResultExt, TaskError},
-    event::Payload,
     failure::Failure,
-    output::{OutputError, OutputStream},
     retry::RetryPolicy,
 };
 use schemars::JsonSchema;
@@ -23,56 +22,18 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 pub use self::{
     approval::{Approval, Decision, InDoubt, PendingDecision, Resolution},
     child::OnFailure,
+    context::ToolContext,
     effect::Effect,
 };
 pub(crate) use self::{
     child::{Assignment, Child},
+    context::Progress,
     write_log::{WriteLog, WriteState},
 };
-use crate::{
-    AgentUpdate,
-    schema::{Schema, decode, schema_of},
-};
+use crate::schema::{Schema, decode, schema_of};
 
 type Function =
     dyn Fn(ToolContext, Value) -> BoxFuture<'static, Result<String, TaskError>> + Send + Sync;
-
-/// The context of a tool while it runs.
-///
-/// # Examples
-///
-/// ```
-/// use aios_llm::tool::{Effect, Tool, ToolContext};
-/// use schemars::JsonSchema;
-/// use serde::Deserialize;
-///
-/// #[derive(Deserialize, JsonSchema)]
-/// struct Refund {
-///     order: u64,
-/// }
-///
-/// # async fn refund_once(_key: &str, order: u64) -> Result<u64, std::io::Error> { Ok(order) }
-/// async fn refund(context: ToolContext, refund: Refund) -> Result<u64, std::io::Error> {
-///     // The payment provider recognises the key, so a repetition after a crash has no effect.
-///     refund_once(context.idempotency_key(), refund.order).await
-/// }
-///
-/// let tool = Tool::with_context("refund", "Refunds an order.", Effect::Idempotent, refund);
-/// assert_eq!(tool.effect(), Effect::Idempotent);
-/// ```
-#[derive(Clone, Debug)]
-pub struct ToolContext {
-    attempt: u32,
-    idempotency_key: String,
-    progress: Progress,
-}
-
-/// Where the progress of a call goes.
-#[derive(Clone, Debug)]
-pub(crate) struct Progress {
-    pub(crate) call_id: String,
-    pub(crate) stream: Option<OutputStream>,
-}
 
 /// A function that a model can call.
 ///
@@ -140,39 +101,6 @@ impl CompiledTool {
             Some(places) => places.acquire().await.ok(),
             None => None,
         }
-    }
-}
-
-impl ToolContext {
-    pub(crate) fn new(attempt: u32, idempotency_key: String, progress: Progress) -> Self {
-        Self { attempt, idempotency_key, progress }
-    }
-
-    /// Number of the attempt, from 1.
-    #[must_use]
-    pub fn attempt(&self) -> u32 {
-        self.attempt
-    }
-
-    /// The same text in every attempt at this call, and in no other call. Pass it to external
-    /// systems, so that they recognise a repeated call.
-    #[must_use]
-    pub fn idempotency_key(&self) -> &str {
-        &self.idempotency_key
-    }
-
-    /// Reports progress to the readers of the run's output stream
-    /// [`TOKENS`](crate::TOKENS). Without effect if the agent does not
-    /// [stream](crate::LlmAgent::streaming).
-    ///
-    /// # Errors
-    ///
-    /// [`OutputError`] if the progress cannot be encoded or is too large, or if the store has refused
-    /// output.
-    pub fn progress<T: Serialize + ?Sized>(&self, progress: &T) -> Result<(), OutputError> {
-        let Progress { call_id, stream: Some(stream) } = &self.progress else { return Ok(()) };
-        let progress = Payload::encode(progress)?.decode()?;
-        stream.write(&AgentUpdate::ToolProgress { call_id: call_id.clone(), progress })
     }
 }
 
@@ -316,14 +244,15 @@ impl Tool {
         }
     }
 
-    /// Sets whether a person has to approve each call.
+    /// Sets whether a person has to approve each call. The default is [`Approval::NotRequired`].
     #[must_use]
     pub fn with_approval(mut self, approval: Approval) -> Self {
         self.approval = approval;
         self
     }
 
-    /// Sets the timeout of one attempt: at least 1 ms, at most 100 years.
+    /// Sets the timeout of one attempt: at least 1 ms, at most 100 years. The default is
+    /// [`DEFAULT_TIMEOUT`](Self::DEFAULT_TIMEOUT), 60 s.
     #[must_use]
     pub fn with_timeout(mut self, timeout: Duration) -> Self {
         self.timeout = timeout;
@@ -338,7 +267,8 @@ impl Tool {
         self
     }
 
-    /// Sets the retry policy of failed attempts. A `write` tool is not retried after it began.
+    /// Sets the retry policy of failed attempts. A `write` tool is not retried after it began. The
+    /// default is [`RetryPolicy::new`], five attempts.
     #[must_use]
     pub fn with_retry(mut self, policy: RetryPolicy) -> Self {
         self.retry = policy;
@@ -346,7 +276,8 @@ impl Tool {
     }
 
     /// Sets the maximum size of a result, in bytes. A larger one is an error for the model. The message of
-    /// a failure is cut to this size.
+    /// a failure is cut to this size. The default is
+    /// [`DEFAULT_MAX_RESULT_BYTES`](Self::DEFAULT_MAX_RESULT_BYTES), 256 KiB.
     #[must_use]
     pub fn with_max_result_bytes(mut self, bytes: usize) -> Self {
         self.max_result_bytes = bytes;

@@ -173,7 +173,7 @@ class ClientModel:
             name: Name of the model in price tables; the provider and the model by default.
 
         Raises:
-            ConfigurationError: The client is none of ``openai`` or ``anthropic``.
+            ConfigurationError: The client is neither one of ``openai`` nor of ``anthropic``.
         """
         packages = [kind.__module__.partition(".")[0] for kind in type(client).__mro__]
         known = [package for package in packages if package in ("openai", "anthropic")]

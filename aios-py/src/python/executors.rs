@@ -158,8 +158,7 @@ impl Drop for CoroutineGuard {
         let state = std::mem::replace(&mut *self.state.lock(), CoroutineState::Cancelled);
         if let CoroutineState::Running(task) = state {
             // Has no effect on a finished task.
-            let cancel = move |py: Python<'_>| task.call_method0(py, "cancel").map(drop);
-            self.bridge.push(Box::new(cancel));
+            self.bridge.push(Box::new(move |py| task.call_method0(py, "cancel").map(drop)));
         }
     }
 }

@@ -15,9 +15,6 @@ use tracing::warn;
 use super::traces::collector;
 use crate::convert::{MetricsCollectorArg, errors::ErrorInfo};
 
-/// How long sending may take at the end.
-const FLUSH_TIMEOUT: Duration = Duration::from_secs(5);
-
 /// The recorder, of which a process has one.
 static METRICS: OnceLock<Metrics> = OnceLock::new();
 /// Whether a runtime sends the metrics.
@@ -76,15 +73,15 @@ impl MetricsExport {
         Ok(())
     }
 
-    /// Reads the state of the runtime no more.
+    /// Stops reading the state of the runtime.
     pub(crate) fn detach(&self) {
         self.exporter.iter().for_each(MetricsExporter::detach);
     }
 
-    /// Sends the last values, within 5 s.
-    pub(crate) async fn end(self, deadline: Duration) {
+    /// Sends the last values.
+    pub(crate) async fn end(self, timeout: Duration) {
         if let Some(exporter) = &self.exporter
-            && !exporter.flush(deadline.min(FLUSH_TIMEOUT)).await
+            && !exporter.flush(timeout).await
         {
             warn!("the last values of the metrics were not sent before the end");
         }

@@ -23,5 +23,5 @@ pub(crate) use self::{
     },
     requests::Requests,
     settings::load_settings,
-    traces::{Traces, collector},
+    traces::{Traces, collector, end_traces},
 };

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use aios_agents::Runtime;
+use aios_core::clock::{Clock, SystemClock};
 use aios_service::telemetry::{
     otlp::{Collector, CollectorError},
     traces::TraceExporter,
@@ -11,8 +12,10 @@ use tracing::warn;
 
 use crate::convert::{CollectorArg, errors::ErrorInfo};
 
-/// How long sending may take at the end.
+/// How long sending traces and metrics may take at the end, together.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(5);
+/// The part of it that traces leave to the metrics, whose last values come later.
+const METRICS_FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Sends the spans of runs.
 pub(crate) struct Traces(TraceExporter);
@@ -22,13 +25,23 @@ impl Traces {
         Ok(Self(TraceExporter::start(runtime, collector).await?))
     }
 
-    /// Sends what is left, within 5 s, and then nothing more.
-    pub(crate) async fn end(self, deadline: Duration) {
-        if !self.0.flush(deadline.min(FLUSH_TIMEOUT)).await {
+    /// Sends what is left, and then nothing more.
+    async fn end(self, timeout: Duration) {
+        if !self.0.flush(timeout).await {
             warn!("spans of runs were not sent before the end; they are sent after the next start");
         }
         self.0.stop();
     }
+}
+
+/// Sends the traces that are left, and returns how long the metrics may take.
+pub(crate) async fn end_traces(traces: Option<Traces>, deadline: Duration) -> Duration {
+    let begun = SystemClock.elapsed();
+    if let Some(traces) = traces {
+        traces.end(deadline.min(FLUSH_TIMEOUT.saturating_sub(METRICS_FLUSH_TIMEOUT))).await;
+    }
+    let took = SystemClock.elapsed().saturating_sub(begun);
+    FLUSH_TIMEOUT.saturating_sub(took).max(METRICS_FLUSH_TIMEOUT)
 }
 
 /// Checks a collector of traces or metrics.

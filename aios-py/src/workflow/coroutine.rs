@@ -128,8 +128,7 @@ impl Future for CoroutineFuture {
         let mut polled = Poll::Pending;
         for key in keys {
             this.operations.set_running(true);
-            let advance = || Python::attach(|py| this.advance(py, key));
-            polled = tokio::task::block_in_place(advance);
+            polled = tokio::task::block_in_place(|| Python::attach(|py| this.advance(py, key)));
             this.operations.set_running(false);
             if polled.is_ready() {
                 break;

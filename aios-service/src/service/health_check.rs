@@ -37,7 +37,7 @@ pub enum HealthCheckError {
         /// The address.
         address: String,
     },
-    /// The service answered that a check failed, or it is none that speaks HTTP without TLS.
+    /// The service answered that a check failed, or it does not speak HTTP without TLS.
     #[error("the service is not healthy: {answer}")]
     #[non_exhaustive]
     Unhealthy {

@@ -34,9 +34,6 @@ mod sending {
         },
     };
 
-    /// How long sending may take at the end.
-    const FLUSH_TIMEOUT: Duration = Duration::from_secs(5);
-
     /// Sends metrics.
     #[derive(Debug)]
     pub(in crate::service) struct MetricsExport {
@@ -74,15 +71,15 @@ mod sending {
             Ok(())
         }
 
-        /// Reads the state of the runtime no more.
+        /// Stops reading the state of the runtime.
         pub(in crate::service) fn detach(&self) {
             self.exporter.iter().for_each(MetricsExporter::detach);
         }
 
-        /// Sends the last values, within 5 s.
-        pub(in crate::service) async fn end(&self) {
+        /// Sends the last values.
+        pub(in crate::service) async fn end(&self, timeout: Duration) {
             if let Some(exporter) = &self.exporter
-                && !exporter.flush(FLUSH_TIMEOUT).await
+                && !exporter.flush(timeout).await
             {
                 warn!("the last values of the metrics were not sent before the end");
             }
@@ -107,7 +104,7 @@ mod sending {
 
 #[cfg(not(feature = "otlp"))]
 mod unavailable {
-    use std::sync::Arc;
+    use std::{sync::Arc, time::Duration};
 
     use aios_agents::Runtime;
 
@@ -141,7 +138,7 @@ mod unavailable {
         }
 
         #[allow(clippy::unused_async, reason = "as with the feature")]
-        pub(in crate::service) async fn end(&self) {
+        pub(in crate::service) async fn end(&self, _: Duration) {
             match *self {}
         }
     }

@@ -104,9 +104,9 @@ type Configure = Box<dyn FnOnce(RuntimeBuilder) -> RuntimeBuilder + Send>;
 /// # Reload
 ///
 /// At SIGHUP the settings are read again: files, and mounted secrets. New values of `log.level`,
-/// `log.targets`, `http.request_timeout`, `http.max_body_bytes` and `http.rate_limit` are taken; other
+/// `log.targets`, `http.request_timeout`, `http.max_body_bytes` and `http.rate_limit` are applied; other
 /// changes need a restart. The log shows every change with its old and new value and its origin. If the
-/// configuration has a fault, the log has the report, and all old values stay.
+/// configuration has a fault, the report is logged, and no value is changed.
 ///
 /// # Shutdown
 ///
@@ -170,7 +170,7 @@ impl Service {
         self
     }
 
-    /// Sets the store, whatever `database.url` is. It is not closed when the service ends.
+    /// Sets the store, instead of the one of `database.url`. It is not closed when the service ends.
     pub fn store(mut self, store: Arc<dyn Store>) -> Self {
         self.store = Some(Part::Ready(store));
         self
@@ -186,7 +186,7 @@ impl Service {
         self
     }
 
-    /// Sets the broker, whatever `broker.url` is. It is not closed when the service ends.
+    /// Sets the broker, instead of the one of `broker.url`. It is not closed when the service ends.
     pub fn broker(mut self, broker: Arc<dyn Broker>) -> Self {
         self.broker = Some(Part::Ready(broker));
         self

@@ -22,10 +22,14 @@ use crate::{
     telemetry::TelemetryGuard,
 };
 
-/// Pause between two looks whether the runtime is still in use.
+/// How often to check whether the runtime is still in use.
 const PAUSE: Duration = Duration::from_millis(10);
 /// How long the broker may take to close.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long sending traces and metrics may take at the end, together.
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(5);
+/// The part of it that traces leave to the metrics, whose last values come later.
+const METRICS_FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// A service that runs. Dropping it ends the runtime without an orderly shutdown.
 ///
@@ -116,18 +120,19 @@ impl RunningService {
     ///
     /// # Errors
     ///
-    /// [`SettingsError`] with all faults. All old values stay.
+    /// [`SettingsError`] with all faults. No value is changed then.
     ///
     /// # Cancel safety
     ///
-    /// A cancelled call takes no new values.
+    /// A cancelled call applies no new values.
     pub async fn reload(&self) -> Result<Vec<Change>, SettingsError> {
         self.reload.reload().await
     }
 
     /// Waits until the shutdown begins or the runtime fails, then ends the service: requests, then
-    /// traces that were not sent, for at most 5 s, then tasks and steps in progress, then the last
-    /// values of the metrics, for at most 5 s, and the connections to the broker and the store.
+    /// traces that were not sent, then tasks and steps in progress, then the last values of the
+    /// metrics, and the connections to the broker and the store. Collectors that do not answer delay
+    /// this by at most 5 s in total: traces by at most 4 s, and metrics by what they leave.
     ///
     /// # Errors
     ///
@@ -153,9 +158,7 @@ impl RunningService {
         if let Err(error) = (&mut self.serving.0).await {
             error!(%error, "the server failed");
         }
-        if let Some(traces) = &self.traces {
-            traces.end().await;
-        }
+        let flush_timeout = end_traces(self.traces.as_ref()).await;
         if let Some(metrics) = &self.metrics {
             metrics.detach();
         }
@@ -168,7 +171,7 @@ impl RunningService {
         };
         let sending = async {
             if let Some(metrics) = &self.metrics {
-                metrics.end().await;
+                metrics.end(flush_timeout).await;
             }
         };
         let (closed, ()) = tokio::join!(closing, sending);
@@ -188,6 +191,16 @@ impl RunningService {
         info!("the service has stopped");
         Ok(())
     }
+}
+
+/// Sends the traces that are left, and returns how long the metrics may take.
+async fn end_traces(traces: Option<&Traces>) -> Duration {
+    let begun = SystemClock.elapsed();
+    if let Some(traces) = traces {
+        traces.end(FLUSH_TIMEOUT.saturating_sub(METRICS_FLUSH_TIMEOUT)).await;
+    }
+    let took = SystemClock.elapsed().saturating_sub(begun);
+    FLUSH_TIMEOUT.saturating_sub(took).max(METRICS_FLUSH_TIMEOUT)
 }
 
 /// Shuts the runtime down once it is no longer in use: requests that were abandoned hold it for a

@@ -1,6 +1,6 @@
 use std::{net::SocketAddr, sync::Arc};
 
-use aios_agents::Runtime;
+use aios_agents::{Runtime, RuntimeBuilder};
 use aios_core::{broker::Broker, store::Store};
 use axum::{
     Router,
@@ -10,10 +10,10 @@ use tokio::net::TcpListener;
 use tracing::info;
 
 use super::{
-    Routes, RunningService, Service, ServiceError,
+    Configure, Routes, RunningService, Service, ServiceError,
     connect::Part,
     metrics::{MetricsExport, installed},
-    reload::{self, Reload, rate_limit},
+    reload::{self, Reload, Task, rate_limit},
     running::Serving,
     traces::Traces,
 };
@@ -59,12 +59,7 @@ impl Service {
         let (store, owned_store) =
             open_store(self.store, needs_store, &self.settings).await?.unzip();
         let (broker, owned_broker) = open_broker(self.broker, &self.settings).await?;
-        let mut builder = self.runtime.broker(broker);
-        if let Some(store) = store {
-            builder = builder.store(store);
-        }
-        let builder = self.configure.into_iter().fold(builder, |it, configure| configure(it));
-        let runtime = Arc::new(builder.start().await?);
+        let runtime = start_runtime(self.runtime, self.configure, broker, store).await?;
         if let Some(traces) = &mut traces {
             traces.follow(&runtime, &self.settings).await?;
         }
@@ -74,12 +69,7 @@ impl Service {
         let options = with_settings(self.options, http, limit, &shutdown);
         let log = telemetry.as_ref().and_then(TelemetryGuard::log_control).or(self.log_control);
         let reload = Arc::new(Reload::new(self.settings.clone(), options.limits(), log));
-        let reloading = match has_signals {
-            true => {
-                reload::on_signal(&reload).map_err(|source| ServiceError::Signals { source })?
-            }
-            false => None,
-        };
+        let reloading = if has_signals { reload_on_signal(&reload)? } else { None };
         let options = self.has_api.then_some(options);
         let spans = traces.as_ref().map(Traces::requests);
         let router =
@@ -113,6 +103,24 @@ fn shutdown(given: Option<Shutdown>, settings: &Settings) -> Result<Shutdown, Se
             .map_err(|source| ServiceError::Signals { source })?
             .with_accept_delay(settings.shutdown().accept_delay.get())),
     }
+}
+
+async fn start_runtime(
+    builder: RuntimeBuilder,
+    configure: Vec<Configure>,
+    broker: Arc<dyn Broker>,
+    store: Option<Arc<dyn Store>>,
+) -> Result<Arc<Runtime>, ServiceError> {
+    let builder = match store {
+        Some(store) => builder.broker(broker).store(store),
+        None => builder.broker(broker),
+    };
+    let builder = configure.into_iter().fold(builder, |builder, configure| configure(builder));
+    Ok(Arc::new(builder.start().await?))
+}
+
+fn reload_on_signal(reload: &Arc<Reload>) -> Result<Option<Task>, ServiceError> {
+    reload::on_signal(reload).map_err(|source| ServiceError::Signals { source })
 }
 
 /// Health, the routes of the program, the API and the metrics.

@@ -21,9 +21,6 @@ mod sending {
         },
     };
 
-    /// How long sending may take at the end.
-    const FLUSH_TIMEOUT: Duration = Duration::from_secs(5);
-
     /// Sends traces.
     #[derive(Debug)]
     pub(in crate::service) struct Traces {
@@ -59,15 +56,15 @@ mod sending {
             self.requests.requests()
         }
 
-        /// Sends what is left, within 5 s, and then nothing more.
-        pub(in crate::service) async fn end(&self) {
+        /// Sends what is left, and then nothing more.
+        pub(in crate::service) async fn end(&self, timeout: Duration) {
             let exported = async {
                 match &self.exporter {
-                    Some(exporter) => exporter.flush(FLUSH_TIMEOUT).await,
+                    Some(exporter) => exporter.flush(timeout).await,
                     None => true,
                 }
             };
-            let (requests, runs) = tokio::join!(self.requests.flush(FLUSH_TIMEOUT), exported);
+            let (requests, runs) = tokio::join!(self.requests.flush(timeout), exported);
             if !requests {
                 warn!("spans of requests were not sent before the end");
             }
@@ -97,6 +94,8 @@ mod sending {
 
 #[cfg(not(feature = "otlp"))]
 mod unavailable {
+    use std::time::Duration;
+
     use aios_agents::Runtime;
 
     use crate::{config::Settings, service::ServiceError, telemetry::traces::RequestSpans};
@@ -133,7 +132,7 @@ mod unavailable {
         }
 
         #[allow(clippy::unused_async, reason = "as with the feature")]
-        pub(in crate::service) async fn end(&self) {
+        pub(in crate::service) async fn end(&self, _: Duration) {
             match *self {}
         }
     }

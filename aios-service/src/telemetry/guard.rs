@@ -6,7 +6,7 @@ use crate::config::LogSettings;
 /// How long flushing may take.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Keeps the telemetry of a process. Dropping it writes what waits, within 5 s.
+/// Keeps the telemetry of a process running. Dropping it flushes the log, for at most 5 s.
 #[derive(Debug)]
 #[must_use = "dropping it ends the telemetry"]
 pub struct TelemetryGuard {
@@ -35,8 +35,8 @@ impl TelemetryGuard {
         self.logs.clone().map(LogControl)
     }
 
-    /// Writes what waits, and returns whether everything was written within 5 s. It blocks: within
-    /// async code, call it with `spawn_blocking`.
+    /// Flushes the log, and returns whether all lines were written within 5 s. This blocks the thread:
+    /// in async code, call it with `spawn_blocking`.
     #[must_use]
     pub fn flush(&self) -> bool {
         self.logs.as_ref().is_none_or(|logs| logs.flush(FLUSH_TIMEOUT))
@@ -48,8 +48,7 @@ impl TelemetryGuard {
 pub struct LogControl(Logs);
 
 impl LogControl {
-    /// Takes the level and the targets of these settings from now on. The format and the output
-    /// stay.
+    /// Applies the level and the targets of these settings. The format and the output do not change.
     pub fn set(&self, settings: &LogSettings) {
         self.0.set_filter(settings);
     }

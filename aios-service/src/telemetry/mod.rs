@@ -12,7 +12,7 @@
 //! # }
 //! ```
 //!
-//! A [`Service`](crate::Service) does this by itself.
+//! A [`Service`](crate::Service) does this automatically.
 //!
 //! # Lines
 //!
@@ -31,17 +31,17 @@
 //! | `task_id`, `agent_type`, `agent_id` | within agents |
 //! | `code` | the code of an error, in lines about one |
 //!
-//! Fields of the event and of the spans around it follow; the innermost wins. A workflow that repeats
-//! what it has done before, because its run is read back into memory, logs nothing.
+//! Fields of the event and of the spans around it follow; the innermost wins. A workflow logs nothing
+//! while its run is replayed.
 //!
 //! # Guarantees
 //!
-//! - A log that cannot be written, or not fast enough, never stops or slows the program. At most 8,192
-//!   lines and 16 MiB wait; further lines are dropped, and a line says how many.
+//! - A slow or failing output never blocks the program. At most 8,192 lines and 16 MiB are queued;
+//!   further lines are dropped, and a later line reports how many.
 //! - Values of fields whose names are listed in `log.redact`, or that contain `password`, `secret`,
 //!   `token`, `api_key`, `authorization` or `cookie`, are written as `***`. [`Secret`](crate::config::Secret)s
 //!   are never written.
-//! - A subscriber that the program has installed is left alone; then this module writes nothing.
+//! - If the program has installed a subscriber, it is not replaced, and this module writes nothing.
 
 mod guard;
 mod logs;
@@ -68,7 +68,7 @@ pub use self::{
 };
 use crate::config::{LogFormat, LogOutput, LogSettings, Settings};
 
-/// Describes the telemetry of a process, and starts it.
+/// A builder for the telemetry of a process.
 ///
 /// # Examples
 ///
@@ -119,15 +119,14 @@ impl Telemetry {
         Self { log: settings.log().clone(), output: None }
     }
 
-    /// Writes the log to this, whatever `log.output` is. A thread of its own writes it, a line at a
-    /// time.
+    /// Writes the log to `output` instead of `log.output`, on a dedicated thread.
     pub fn log_output(mut self, output: impl Write + Send + 'static) -> Self {
         self.output = Some(Box::new(output));
         self
     }
 
     /// Starts the telemetry for the whole process. If a subscriber of `tracing` is installed already,
-    /// it is left alone, and nothing is written.
+    /// it is not replaced, and nothing is written.
     ///
     /// # Errors
     ///

@@ -4,20 +4,16 @@ use std::{collections::BTreeSet, time::Duration};
 
 use aios_agents::prelude::*;
 use aios_core::clock::{Clock, SystemClock};
-use aios_service::{
-    RunningService, Service,
-    config::{Settings, SettingsBuilder},
-    http::Shutdown,
-};
+use aios_service::{RunningService, config::SettingsBuilder};
 use aios_tests::otlp::{Answer, Collector, Span, text};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
 };
 
+use super::{GENEROUS, stop};
+
 const PARENT: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
-/// The machine may be busy; a shutdown without traces takes a fraction of a second.
-const GENEROUS: Duration = Duration::from_secs(60);
 
 struct Greeter;
 
@@ -37,30 +33,14 @@ async fn welcome(context: WorkflowContext, name: String) -> Result<String, Workf
 }
 
 fn settings(collector: &Collector, store: &str) -> SettingsBuilder {
-    Settings::builder()
-        .environment::<&str, &str>([])
+    super::settings()
         .value("database.url", store)
-        .value("broker.url", "memory://")
-        .value("http.listen", "127.0.0.1:0")
         .value("telemetry.traces.endpoint", collector.url())
 }
 
 async fn start(settings: SettingsBuilder) -> RunningService {
-    Service::from_settings(&settings.load().unwrap())
-        .connect_store(aios_store::connect)
-        .connect_broker(aios_broker::connect)
-        .shutdown(Shutdown::new())
-        .without_telemetry()
-        .agent("greeter", Greeter)
-        .workflow("welcome", welcome)
-        .start()
-        .await
-        .unwrap()
-}
-
-async fn stop(service: RunningService) {
-    service.shutdown().begin();
-    tokio::time::timeout(GENEROUS, service.stopped()).await.unwrap().unwrap();
+    let service = super::service(settings).agent("greeter", Greeter);
+    service.workflow("welcome", welcome).start().await.unwrap()
 }
 
 /// Starts a run through the API.
@@ -187,12 +167,7 @@ async fn should_drop_what_a_collector_refuses_and_continue() {
 async fn should_begin_with_the_runs_of_now() {
     let folder = tempfile::tempdir().unwrap();
     let store = format!("sqlite://{}", folder.path().join("aios.db").display());
-    let without = Settings::builder()
-        .environment::<&str, &str>([])
-        .value("database.url", store.as_str())
-        .value("broker.url", "memory://")
-        .value("http.listen", "127.0.0.1:0");
-    let service = start(without).await;
+    let service = start(super::settings().value("database.url", store.as_str())).await;
     post_run(&service, "before", None).await;
     run(&service, "before").await;
     stop(service).await;
@@ -214,14 +189,7 @@ async fn should_name_what_is_wrong_with_the_collector() {
     let text = with("ftp://user:hunter2@collector").load().unwrap_err().to_string();
     assert!(text.contains("http://") && !text.contains("hunter2"), "{text}");
     let settings = with("http://user:hunter2@collector:99999");
-    let error = Service::from_settings(&settings.load().unwrap())
-        .connect_store(aios_store::connect)
-        .connect_broker(aios_broker::connect)
-        .shutdown(Shutdown::new())
-        .without_telemetry()
-        .start()
-        .await
-        .unwrap_err();
+    let error = super::service(settings).start().await.unwrap_err();
     assert_eq!(error.code(), "TELEMETRY_FAILED");
     let text = error.to_string();
     assert!(text.contains("invalid port") && !text.contains("hunter2"), "{text}");

@@ -6,52 +6,36 @@ use aios_agents::{prelude::*, trace::TraceParent};
 use aios_core::clock::{Clock, SystemClock};
 use aios_service::{
     RunningService, Service,
-    config::{Settings, SettingsBuilder},
-    http::Shutdown,
+    config::SettingsBuilder,
     telemetry::{Metrics, Telemetry},
 };
 use aios_tests::otlp::{
     Answer, Collector, Data, ExportMetricsServiceRequest, Metric, metric, number_data_point::Value,
 };
+use prost::Message;
 
-use super::Output;
+use super::{GENEROUS, Output, stop};
 
 const TRACE: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
-/// The machine may be busy; a shutdown without exports takes a fraction of a second.
-const GENEROUS: Duration = Duration::from_secs(60);
 
 async fn welcome(context: WorkflowContext, name: String) -> Result<String, WorkflowError> {
     context.step("greet", || async { Ok::<_, TaskError>(format!("Hello, {name}!")) }).await
 }
 
 fn settings(collector: &Collector) -> SettingsBuilder {
-    Settings::builder()
-        .environment::<&str, &str>([])
-        .value("database.url", "memory://")
-        .value("broker.url", "memory://")
-        .value("http.listen", "127.0.0.1:0")
+    super::settings()
         .value("telemetry.service_name", "orders")
         .value("telemetry.metrics.endpoint", collector.url())
         .value("telemetry.metrics.interval", "1s")
 }
 
 fn service(settings: SettingsBuilder) -> Service {
-    Service::from_settings(&settings.load().unwrap())
-        .connect_store(aios_store::connect)
-        .connect_broker(aios_broker::connect)
-        .shutdown(Shutdown::new())
-        .without_telemetry()
-        .workflow("welcome", welcome)
+    super::service(settings).workflow("welcome", welcome)
 }
 
 async fn run(service: &RunningService, id: &str) {
     let run = service.runtime().start("welcome", "Ada").id(id).await.unwrap();
     assert_eq!(run.result::<String>().await.unwrap(), "Hello, Ada!");
-}
-
-async fn stop(service: RunningService) {
-    service.shutdown().begin();
-    tokio::time::timeout(GENEROUS, service.stopped()).await.unwrap().unwrap();
 }
 
 /// Waits until it is true.
@@ -182,6 +166,32 @@ async fn should_send_the_newest_values_once_the_collector_is_back() {
 }
 
 #[tokio::test]
+async fn should_send_more_than_a_collector_takes_at_once() {
+    const LIMIT: usize = 4 << 20;
+
+    let collector = Collector::start(Answer::Status(200));
+    let metrics = Metrics::new();
+    let _recorder = metrics::set_default_local_recorder(&metrics);
+    let settings = settings(&collector).value("telemetry.metrics.interval", "1h");
+    let service = service(settings).metrics(metrics.clone()).start().await.unwrap();
+    until(|| collector.requests() > 0).await;
+    let long = "x".repeat(50_000);
+    for number in 0..200 {
+        metrics::counter!("shop_orders_total", "id" => format!("{number}{long}")).increment(1);
+    }
+    metrics::histogram!("shop_wait_seconds").record(0.3);
+    stop(service).await;
+
+    let exports = collector.exports();
+    assert!(exports.iter().all(|export| export.encoded_len() < LIMIT));
+    let orders = exports.iter().filter(|export| metric(export, "shop_orders_total").is_some());
+    let orders: Vec<_> = orders.flat_map(|export| values(export, "shop_orders_total")).collect();
+    assert_eq!(orders.len(), 200, "every value once");
+    let waits = exports.iter().filter(|export| metric(export, "shop_wait_seconds").is_some());
+    assert_eq!(waits.count(), 1);
+}
+
+#[tokio::test]
 async fn should_end_although_no_collector_answers() {
     let collector = Collector::start(Answer::Nothing);
     let service = service(settings(&collector)).metrics(Metrics::new()).start().await.unwrap();
@@ -189,6 +199,24 @@ async fn should_end_although_no_collector_answers() {
     run(&service, "r1").await;
     stop(service).await;
     assert_eq!(collector.exports(), []);
+}
+
+#[tokio::test]
+async fn should_send_the_last_values_although_the_collector_of_traces_is_silent() {
+    let collector = Collector::start(Answer::Status(200));
+    let silent = Collector::start(Answer::Nothing);
+    let metrics = Metrics::new();
+    let _recorder = metrics::set_default_local_recorder(&metrics);
+    let settings = settings(&collector)
+        .value("telemetry.metrics.interval", "1h")
+        .value("telemetry.traces.endpoint", silent.url());
+    let service = service(settings).metrics(metrics.clone()).start().await.unwrap();
+    until(|| collector.requests() > 0).await;
+    run(&service, "r1").await;
+    stop(service).await;
+    assert!(silent.requests() > 0);
+    let last = collector.exports().pop().unwrap();
+    assert_eq!(values(&last, "aios_runs_started_total").into_values().sum::<f64>(), 1.0);
 }
 
 #[tokio::test]

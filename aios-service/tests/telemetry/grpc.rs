@@ -1,12 +1,10 @@
 //! Traces and metrics at a collector of gRPC.
 
-use std::{convert::Infallible, future::pending, sync::Arc, time::Duration};
+use std::{convert::Infallible, future::pending, process::Command, sync::Arc, time::Duration};
 
 use aios_agents::prelude::*;
 use aios_service::{
-    Service,
-    config::{Protocol, Settings},
-    http::Shutdown,
+    config::Protocol,
     telemetry::{
         Metrics,
         otlp::{Collector, CollectorError},
@@ -30,10 +28,18 @@ use opentelemetry_proto::tonic::collector::{
 };
 use parking_lot::Mutex;
 use prost::Message;
-use tokio::net::TcpListener;
+use rustls::{ServerConfig, crypto::ring, pki_types::PrivatePkcs8KeyDer};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::TcpListener,
+};
+use tokio_rustls::TlsAcceptor;
 
-const GENEROUS: Duration = Duration::from_secs(60);
+use super::{service, settings, stop};
+
 const TRACES: &str = "/opentelemetry.proto.collector.trace.v1.TraceService/Export";
+/// The URL to which a process of a test sends.
+const URL: &str = "AIOS_TEST_COLLECTOR_URL";
 const METRICS: &str = "/opentelemetry.proto.collector.metrics.v1.MetricsService/Export";
 /// `google.rpc.Status` with a `RetryInfo` of 2 s, as headers have it.
 const RETRY_IN_2_S: &str = "CAgaMAoodHlwZS5nb29nbGVhcGlzLmNvbS9nb29nbGUucnBjLlJldHJ5SW5mbxIECgIIAg";
@@ -62,13 +68,47 @@ async fn collector(answer: Answer) -> (String, Calls) {
     let shared = Arc::clone(&calls);
     tokio::spawn(async move {
         while let Ok((stream, _)) = listener.accept().await {
-            let calls = Arc::clone(&shared);
-            let serve = service_fn(move |request| take(request, answer, Arc::clone(&calls)));
-            let connection = http2::Builder::new(TokioExecutor::new());
-            tokio::spawn(connection.serve_connection(TokioIo::new(stream), serve));
+            tokio::spawn(serve(stream, answer, Arc::clone(&shared)));
         }
     });
     (url, calls)
+}
+
+/// A collector over TLS. Returns its port, its certificate in PEM and the calls that it gets.
+async fn tls_collector() -> (u16, String, Calls) {
+    let new = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    let key = PrivatePkcs8KeyDer::from(new.signing_key.serialize_der());
+    let mut tls = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![new.cert.der().clone()], key.into())
+        .unwrap();
+    tls.alpn_protocols = vec![b"h2".to_vec()];
+    let tls = TlsAcceptor::from(Arc::new(tls));
+    let calls = Calls::default();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let shared = Arc::clone(&calls);
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            // A client that does not trust the certificate ends the handshake.
+            if let Ok(stream) = tls.accept(stream).await {
+                tokio::spawn(serve(stream, Answer::Rejects(0), Arc::clone(&shared)));
+            }
+        }
+    });
+    (port, new.cert.pem(), calls)
+}
+
+async fn serve<S>(stream: S, answer: Answer, calls: Calls)
+where
+    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
+    let serve = service_fn(move |request| take(request, answer, Arc::clone(&calls)));
+    let connection = http2::Builder::new(TokioExecutor::new());
+    // Fails if the client goes away.
+    let _ = connection.serve_connection(TokioIo::new(stream), serve).await;
 }
 
 async fn take(
@@ -130,30 +170,17 @@ async fn should_send_traces_and_metrics_by_grpc() {
     let (url, calls) = collector(Answer::Rejects(0)).await;
     let metrics = Metrics::new();
     let _recorder = metrics::set_default_local_recorder(&metrics);
-    let settings = Settings::builder()
-        .environment::<&str, &str>([])
-        .value("database.url", "memory://")
-        .value("broker.url", "memory://")
-        .value("http.listen", "127.0.0.1:0")
+    let settings = settings()
         .value("telemetry.traces.endpoint", url.as_str())
         .value("telemetry.traces.protocol", "grpc")
         .value("telemetry.traces.headers.x_api_key", "hunter2")
         .value("telemetry.metrics.endpoint", url.as_str())
         .value("telemetry.metrics.protocol", "grpc");
-    let service = Service::from_settings(&settings.load().unwrap())
-        .connect_store(aios_store::connect)
-        .connect_broker(aios_broker::connect)
-        .shutdown(Shutdown::new())
-        .without_telemetry()
-        .metrics(metrics.clone())
-        .workflow("welcome", welcome)
-        .start()
-        .await
-        .unwrap();
+    let service = service(settings).metrics(metrics.clone()).workflow("welcome", welcome);
+    let service = service.start().await.unwrap();
     let run = service.runtime().start("welcome", "Ada").await.unwrap();
     assert_eq!(run.result::<String>().await.unwrap(), "Hello, Ada!");
-    service.shutdown().begin();
-    tokio::time::timeout(GENEROUS, service.stopped()).await.unwrap().unwrap();
+    stop(service).await;
 
     let calls = calls.lock();
     let of = |path: &str| calls.iter().filter(|call| call.0 == path).collect::<Vec<_>>();
@@ -175,6 +202,35 @@ async fn should_send_traces_and_metrics_by_grpc() {
     let (_, _, last) = *of(METRICS).last().unwrap();
     let last = ExportMetricsServiceRequest::decode(last.clone()).unwrap();
     assert!(aios_tests::otlp::metric(&last, "aios_runs_started_total").is_some(), "{last:#?}");
+}
+
+/// The process that the next test starts.
+#[tokio::test]
+#[ignore = "started as a process by another test"]
+async fn sending_process() {
+    let Some(url) = std::env::var_os(URL) else { return };
+    client(url.to_str().unwrap()).send(&[]).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn should_send_over_tls_to_a_collector_that_the_system_trusts() {
+    let (port, certificate, calls) = tls_collector().await;
+    let url = format!("https://localhost:{port}");
+    let error = client(&url).send(&[]).await.unwrap_err();
+    assert!(error.to_string().contains("certificate"), "{error}");
+    assert!(matches!(error, CollectorError::Unreachable { .. }), "{error:?}");
+    assert!(calls.lock().is_empty());
+
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), certificate).unwrap();
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command.args(["--ignored", "--exact", "telemetry::grpc::sending_process"]);
+    command.env(URL, url).env("SSL_CERT_FILE", file.path());
+    let output = tokio::task::spawn_blocking(move || command.output()).await.unwrap().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+    let calls = calls.lock();
+    let [(path, ..)] = &calls[..] else { panic!("{calls:?}") };
+    assert_eq!(path, TRACES);
 }
 
 #[tokio::test]

@@ -1,11 +1,14 @@
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, future::pending, time::Duration};
 
 use aios_agents::prelude::*;
-use aios_service::{RunningService, Service, config::Settings, http::Shutdown, telemetry::Metrics};
+use aios_service::{RunningService, telemetry::Metrics};
+use axum::{Router, routing::get};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
 };
+
+use super::{GENEROUS, service, settings, stop};
 
 struct Clerk;
 
@@ -74,6 +77,20 @@ async fn run_everything(running: &RunningService) {
     }
 }
 
+/// Leaves before a request is answered, and waits until that is measured.
+async fn leave(address: std::net::SocketAddr) {
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    stream.write_all(b"GET /never HTTP/1.1\r\nHost: localhost\r\n\r\n").await.unwrap();
+    let is_running = async || scrape(address).await.1["aios_http_requests_running"] > 1.0;
+    while !is_running().await {
+        tokio::task::yield_now().await;
+    }
+    drop(stream);
+    while is_running().await {
+        tokio::task::yield_now().await;
+    }
+}
+
 /// Checks that every label is one whose values are bounded.
 fn check_labels(samples: &Samples) {
     let known =
@@ -101,21 +118,14 @@ fn check_exemplars(text: &str) {
 async fn should_count_a_run_of_everything_without_unbounded_labels() {
     let metrics = Metrics::new();
     let _recorder = metrics::set_default_local_recorder(&metrics);
-    let settings = Settings::builder()
-        .environment::<&str, &str>([])
-        .value("database.url", "memory://")
-        .value("broker.url", "memory://")
-        .value("http.listen", "127.0.0.1:0");
-    let service = Service::from_settings(&settings.load().unwrap())
-        .connect_store(aios_store::connect)
-        .connect_broker(aios_broker::connect)
-        .shutdown(Shutdown::new())
-        .without_telemetry()
+    let service = service(settings())
         .metrics(metrics.clone())
         .agent("clerk", Clerk)
-        .workflow("everything", everything);
+        .workflow("everything", everything)
+        .routes(|_| Router::new().route("/never", get(pending::<()>)));
     let running = service.start().await.unwrap();
     run_everything(&running).await;
+    tokio::time::timeout(GENEROUS, leave(running.address())).await.unwrap();
     let (text, samples) = scrape(running.address()).await;
     assert!(text.ends_with("# EOF\n") && !text.contains("unbounded"), "{text}");
     for (name, value) in [
@@ -145,6 +155,7 @@ async fn should_count_a_run_of_everything_without_unbounded_labels() {
         samples.get(&format!("aios_http_request_seconds_count{{{labels}}}")).copied()
     };
     assert_eq!(of_route("/api/v1/runs/{run_id}", "200"), Some(20.0), "{text}");
+    assert_eq!(of_route("/never", "499"), Some(1.0), "{text}");
     assert_eq!(of_route("unmatched", "404"), Some(20.0), "{text}");
     for name in [
         "aios_timers_fired_total",
@@ -157,6 +168,5 @@ async fn should_count_a_run_of_everything_without_unbounded_labels() {
     }
     check_labels(&samples);
     check_exemplars(&text);
-    running.shutdown().begin();
-    running.stopped().await.unwrap();
+    stop(running).await;
 }

@@ -74,7 +74,7 @@ pub use self::{
     options::{Pooler, PostgresOptions},
 };
 pub use crate::retention::{ExpiredEvents, Retention};
-use crate::schema_version::SchemaVersion;
+use crate::{measure, schema_version::SchemaVersion};
 
 /// A store in a PostgreSQL database. Clones share the connections and the writer.
 ///
@@ -165,6 +165,7 @@ impl PostgresStore {
         let max_event_bytes = options.max_event_bytes;
         let append_timeout = options.append_timeout;
         let database = Database::open(options).await?;
+        measure::opened();
         let head = Head::new(read::head(&database).await?);
         let (queue, appends) = mpsc::channel(QUEUE);
         let tail = Tail::default();

@@ -42,6 +42,7 @@ pub use self::{
 use self::{
     error::store_error, lock::DatabaseLock, options::Location, pool::ReadPool, thread::WriterHandle,
 };
+use crate::measure;
 pub use crate::retention::{ExpiredEvents, Retention};
 
 /// A store in one SQLite file.
@@ -131,6 +132,7 @@ impl SqliteStore {
         };
         let (published, head) = watch::channel(0);
         let writer = WriterHandle::start(options, readers.clone(), published).await?;
+        measure::opened();
         let releases = watch::Sender::new(0);
         Ok(Self { database, max_event_bytes, clock, head, releases, readers, writer })
     }

@@ -195,7 +195,7 @@ impl Writer<'_> {
         calls: &mut Calls,
         next: &mut Option<Box<dyn Job>>,
     ) -> Result<(), StoreError> {
-        self.files.last_result(&self.database)?;
+        self.files.last_result(&self.database).inspect_err(|_| measure::commit_failed())?;
         let began = SystemClock.elapsed();
         let outcome = match batch.first_mut() {
             Some(job) if job.is_alone() => job.run(self),
@@ -208,7 +208,10 @@ impl Writer<'_> {
                 self.publish_head();
                 measure::committed(batch.len(), SystemClock.elapsed().saturating_sub(began));
             }
-            Err(_) => self.roll_back(),
+            Err(_) => {
+                self.roll_back();
+                measure::commit_failed();
+            }
         }
         outcome
     }
@@ -248,6 +251,8 @@ mod tests {
         store::{Append, Expected, StreamId},
     };
 
+    use metrics_util::debugging::{DebugValue, DebuggingRecorder};
+
     use super::{
         super::append::{AppendJob, Reply},
         *,
@@ -276,11 +281,36 @@ mod tests {
         batch.into_iter().for_each(|job| job.reply(outcome.clone()));
     }
 
+    /// A connection whose commit fails after `BREAK`.
+    fn open(options: &SqliteOptions) -> rusqlite::Connection {
+        let connection = schema::open_writer(options, None).unwrap();
+        connection.pragma_update(None, "foreign_keys", true).unwrap();
+        connection
+    }
+
+    #[test]
+    fn should_count_failed_commits() {
+        let options = SqliteOptions::memory();
+        let connection = open(&options);
+        let (published, _head) = watch::channel(0);
+        let mut writer = Writer::open(&connection, &options, None, true, &published).unwrap();
+        let recorder = DebuggingRecorder::new();
+        metrics::with_local_recorder(&recorder, || {
+            measure::opened();
+            commit(&mut writer, vec![failing_job()]);
+            commit(&mut writer, vec![append_job(Expected::Exact(7)).0]);
+        });
+        let values = recorder.snapshotter().snapshot().into_vec();
+        let mut values = values.into_iter().map(|(key, .., value)| (key, value));
+        let failed =
+            values.find(|(key, _)| key.key().name() == "aios_store_commits_failed_total").unwrap();
+        assert_eq!(failed.1, DebugValue::Counter(1), "a conflict is not a failure of the store");
+    }
+
     #[test]
     fn should_report_a_failed_commit_to_every_caller() {
         let options = SqliteOptions::memory();
-        let connection = schema::open_writer(&options, None).unwrap();
-        connection.pragma_update(None, "foreign_keys", true).unwrap();
+        let connection = open(&options);
         let (published, head) = watch::channel(0);
         let mut writer = Writer::open(&connection, &options, None, true, &published).unwrap();
         let (first, mut stored) = append_job(Expected::Empty);

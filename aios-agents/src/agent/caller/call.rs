@@ -52,7 +52,8 @@ impl TaskCall {
     }
 
     /// Sets the timeout of the task, both for the agent and for waiting for the answer. Rounded
-    /// down to whole milliseconds.
+    /// down to whole milliseconds. The default is
+    /// [`DEFAULT_TIMEOUT`](TaskClient::DEFAULT_TIMEOUT), 60 s.
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = timeout;
         self

@@ -1,5 +1,4 @@
 use std::{
-    error::Error,
     future::Future,
     marker::PhantomData,
     pin::Pin,
@@ -8,15 +7,13 @@ use std::{
     time::Duration,
 };
 
-use aios_core::{
-    agent::Name,
-    event::{EventError, Payload},
-    failure::Failure,
-    retry::RetryPolicy,
-};
+use aios_core::{agent::Name, event::Payload, retry::RetryPolicy};
 use serde::de::DeserializeOwned;
 
-use super::SharedRun;
+use super::{
+    SharedRun,
+    decode::{Answer, decode_error},
+};
 use crate::{
     options::{check_named, check_retry, check_span, check_timeout, refused},
     workflow::{WorkflowError, machine::Request},
@@ -170,45 +167,6 @@ impl Drop for OperationCall {
     }
 }
 
-/// A type that a task, a signal or a child can resolve to: every type that serde can deserialise
-/// without borrowing.
-#[diagnostic::on_unimplemented(
-    message = "`{Self}` cannot be the result type of an operation",
-    label = "this type cannot be deserialised from JSON",
-    note = "name the type, as in `let answer: Plan = ...` or `context.task::<Plan>(...)`; use `()` if \
-            there is no result or `serde_json::Value` for any result",
-    note = "the type must implement `serde::Deserialize` and own its data: `String`, not `&str`"
-)]
-pub trait Answer: DeserializeOwned {}
-
-impl<T: DeserializeOwned> Answer for T {}
-
-/// The failure of an outcome that cannot be decoded as a `T`.
-pub(super) fn decode_error<T>(whose: &str, error: &EventError) -> WorkflowError {
-    let expected = short(std::any::type_name::<T>());
-    let reason = error.source().map_or_else(|| error.to_string(), ToString::to_string);
-    let message = format!("{whose} is not a valid {expected}: {reason}");
-    WorkflowError::failed(Failure::new("INVALID_RESULT", message))
-}
-
-/// A type name without module paths.
-fn short(type_name: &str) -> String {
-    let mut short = String::new();
-    let mut word = String::new();
-    for letter in type_name.chars() {
-        match letter {
-            ':' => word.clear(),
-            letter if letter.is_alphanumeric() || letter == '_' => word.push(letter),
-            letter => {
-                short.push_str(&word);
-                short.push(letter);
-                word.clear();
-            }
-        }
-    }
-    short + &word
-}
-
 /// Defines the typed calls: each wraps an [`OperationCall`] and decodes its outcome.
 macro_rules! typed_call {
     ($(#[$doc:meta])* $name:ident) => {
@@ -339,7 +297,7 @@ impl<T> TaskCall<T> {
         adjusted.refuse(check_named("total_timeout", Some(timeout)))
     }
 
-    /// Sets the retry policy.
+    /// Sets the retry policy. The default is [`RetryPolicy::new`], five attempts.
     ///
     /// A policy with neither a limit of attempts nor a delay fails the call with `INVALID_OPTIONS`.
     pub fn retry(self, policy: RetryPolicy) -> Self {

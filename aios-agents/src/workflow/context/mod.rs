@@ -1,6 +1,7 @@
 mod call;
 mod checked;
 mod compensation;
+mod decode;
 mod operations;
 mod shared_run;
 mod step;
@@ -20,7 +21,8 @@ use aios_core::{
 use serde::Serialize;
 
 pub use self::{
-    call::{Answer, ChildCall, OperationCall, SignalCall, SleepCall, TaskCall},
+    call::{ChildCall, OperationCall, SignalCall, SleepCall, TaskCall},
+    decode::Answer,
     step::{StepCall, StepContext},
     target::Target,
 };
@@ -220,8 +222,7 @@ impl WorkflowContext {
     /// of the code of the workflow.
     pub fn stream(&self, name: &str) -> Result<OutputStream, WorkflowError> {
         self.shared.check()?;
-        let key = || self.shared.key(0);
-        let opened = self.shared.outputs().open(&self.info.run_id, name, key);
+        let opened = self.shared.outputs().open(&self.info.run_id, name, || self.shared.key(0));
         opened.map_err(|error| WorkflowError::failed(Failure::from_error(error.code(), &error)))
     }
 

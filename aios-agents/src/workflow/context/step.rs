@@ -24,7 +24,7 @@ use parking_lot::Mutex;
 use serde::{Serialize, de::DeserializeOwned};
 use tracing::Span;
 
-use super::{SharedRun, call::decode_error};
+use super::{SharedRun, decode::decode_error};
 use crate::{
     options::{check_retry, check_timeout, refused},
     output::Hub,
@@ -36,6 +36,25 @@ type Attempt<'a> = BoxFuture<'a, Result<Payload, TaskError>>;
 
 /// Information about an attempt of a step; see
 /// [`step_with`](super::WorkflowContext::step_with).
+///
+/// # Examples
+///
+/// ```
+/// use aios_agents::prelude::*;
+///
+/// # async fn charge_card(_key: &str, cents: u64) -> Result<String, std::io::Error> {
+/// #     Ok(format!("receipt for {cents}"))
+/// # }
+/// async fn buy(context: WorkflowContext, cents: u64) -> Result<String, WorkflowError> {
+///     context
+///         .step_with("charge", |step| async move {
+///             // The provider recognises the key, so a repeated attempt charges the card only once.
+///             charge_card(step.idempotency_key(), cents).await
+///         })
+///         .await
+/// }
+/// # let _ = Runtime::builder().workflow("buy", buy);
+/// ```
 #[derive(Clone, Debug)]
 pub struct StepContext {
     attempt: u32,
@@ -133,6 +152,24 @@ impl AttemptStart<'_> {
 ///
 /// Dropping it drops the code at its current await point; nothing is recorded. A replay drops it at
 /// the same point.
+///
+/// # Examples
+///
+/// ```
+/// use std::time::Duration;
+///
+/// use aios_agents::prelude::*;
+///
+/// # async fn upload(_: &str) -> Result<u16, std::io::Error> { Ok(200) }
+/// async fn publish(context: WorkflowContext, page: String) -> Result<u16, WorkflowError> {
+///     context
+///         .step("upload", || upload(&page))
+///         .timeout(Duration::from_secs(30)) // for each attempt
+///         .retry(RetryPolicy::fixed(3, Duration::from_secs(5)))
+///         .await
+/// }
+/// # let _ = Runtime::builder().workflow("publish", publish);
+/// ```
 #[must_use = "a step does nothing unless it is awaited"]
 pub struct StepCall<'a, T> {
     shared: Arc<SharedRun>,
@@ -225,7 +262,9 @@ impl<'a, T> StepCall<'a, T> {
         Self { shared, operation, state, code, running: None, result: PhantomData }
     }
 
-    /// Sets the retry policy.
+    /// Sets the retry policy. The default is [`RetryPolicy::new`], five attempts.
+    ///
+    /// A policy with neither a limit of attempts nor a delay fails the step with `INVALID_OPTIONS`.
     pub fn retry(mut self, policy: RetryPolicy) -> Self {
         let checked = check_retry("retry", &policy);
         if let StepState::Fresh { retry, .. } = &mut self.state {

@@ -249,8 +249,7 @@ impl Queued {
         let empty = self.engine.activity.empty(&self.queue);
         let is_absent = empty.is_some_and(|(first, last)| first.max(since) + lost_after <= last);
         let activity = self.engine.activity.of(&self.queue.0);
-        let is_before = |it: TypeActivity| it.newest > place;
-        let is_overtaken = self.queue.1.is_none() && activity.is_some_and(is_before);
+        let is_overtaken = self.queue.1.is_none() && activity.is_some_and(|it| it.newest > place);
         if !is_overtaken {
             self.overtaken_at = None;
             return is_absent;

@@ -162,8 +162,8 @@ impl Engine {
     pub(super) fn recheck_moved(self: &Arc<Self>, hosts_changed: bool) {
         let mut runs = self.ownership.reclaim();
         let unhosted = self.hosting.unhosted.all();
-        let is_here = |run_id: &Arc<str>| self.ownership.fence_of(run_id).is_some();
-        let (here, elsewhere): (Vec<_>, Vec<_>) = unhosted.into_iter().partition(is_here);
+        let (here, elsewhere): (Vec<_>, Vec<_>) =
+            unhosted.into_iter().partition(|run_id| self.ownership.fence_of(run_id).is_some());
         elsewhere.iter().for_each(|run_id| self.hosting.unhosted.remove(run_id));
         if hosts_changed {
             runs.extend(here);

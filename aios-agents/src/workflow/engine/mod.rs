@@ -95,6 +95,9 @@ const ACTIVATIONS: usize = 512;
 /// Tasks that may wait for the broker.
 const DISPATCHES: usize = 1024;
 
+/// Tasks to publish, and journals to read.
+type Queues = (mpsc::Receiver<Dispatch>, mpsc::Receiver<reads::Read>);
+
 /// State shared by the parts of an engine.
 pub(crate) struct Engine {
     pub(crate) journals: Journals,
@@ -150,15 +153,36 @@ impl Engine {
         options: EngineOptions,
         executor: Option<Arc<dyn RunExecutor>>,
     ) -> Result<RunningEngine, EngineError> {
-        let (dispatches, queue) = mpsc::channel(DISPATCHES);
-        let (reads, asked) = mpsc::channel(reads::QUEUE);
+        let store_id = journals.store.id().await?;
+        let (engine, queues) =
+            Self::new(store_id, journals, broker, agent_types, options, executor);
+        let position = foreign_appends::start_position(&engine).await?;
+        if let Err(error) = Self::join(&engine).await {
+            engine.halt().await;
+            return Err(error);
+        }
+        let tasks = Self::spawn_parts(&engine, queues, position).await;
+        Ok(RunningEngine { engine, tasks })
+    }
+
+    /// An engine without runs and tasks, and the queues that its tasks serve.
+    fn new(
+        store_id: StoreId,
+        journals: Journals,
+        broker: Arc<dyn Broker>,
+        agent_types: Vec<Box<str>>,
+        options: EngineOptions,
+        executor: Option<Arc<dyn RunExecutor>>,
+    ) -> (Arc<Self>, Queues) {
+        let (dispatches, dispatch_queue) = mpsc::channel(DISPATCHES);
+        let (reads, read_queue) = mpsc::channel(reads::QUEUE);
         let store_clock = Arc::new(StoreClock::new(Arc::clone(&journals.clock)));
         let clock: Arc<dyn Clock> = Arc::<StoreClock>::clone(&store_clock);
         let journals = Journals { clock: Arc::clone(&clock), ..journals };
         let ownership = Ownership::new(Arc::clone(&clock));
         let hosting = Hosting::new(&journals.registry);
         let engine = Arc::new(Self {
-            store_id: journals.store.id().await?,
+            store_id,
             store: Arc::clone(&journals.store),
             clock,
             store_clock,
@@ -189,13 +213,7 @@ impl Engine {
             durations: Durations::default(),
             store_is_down: AtomicBool::new(false),
         });
-        let position = foreign_appends::start_position(&engine).await?;
-        if let Err(error) = Self::join(&engine).await {
-            engine.halt().await;
-            return Err(error);
-        }
-        let tasks = Self::spawn_parts(&engine, queue, asked, position).await;
-        Ok(RunningEngine { engine, tasks })
+        (engine, (dispatch_queue, read_queue))
     }
 
     /// Becomes a member of the engines, and acquires its share of the free shards.
@@ -207,8 +225,7 @@ impl Engine {
     /// Spawns the tasks of an engine.
     async fn spawn_parts(
         engine: &Arc<Self>,
-        dispatches: mpsc::Receiver<Dispatch>,
-        reads: mpsc::Receiver<reads::Read>,
+        (dispatches, reads): Queues,
         position: u64,
     ) -> JoinSet<()> {
         let mut tasks = JoinSet::new();

@@ -20,8 +20,8 @@ const PAGE: usize = 1000;
 
 /// Whether an event asks if the attempt that it names is still open.
 pub(super) fn asks(event: &Event) -> bool {
-    let asks = |beat: TaskHeartbeat| beat.asks;
-    event.event_type.action() == agent::TASK_HEARTBEAT && event.data().is_ok_and(asks)
+    event.event_type.action() == agent::TASK_HEARTBEAT
+        && event.data().is_ok_and(|beat: TaskHeartbeat| beat.asks)
 }
 
 impl Engine {

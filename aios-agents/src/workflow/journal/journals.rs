@@ -383,8 +383,8 @@ fn choose(rows: Vec<RunRecord>) -> Option<RunRecord> {
         |row: &RunRecord| row.failure.as_ref().is_some_and(|failure| failure.code == NOT_CONTINUED);
     let (ended, open): (Vec<_>, Vec<_>) =
         rows.into_iter().filter(|row| !is_void(row)).partition(|row| row.status.is_final());
-    let number = |row: &RunRecord| (run_id::number_in_chain(&row.id), row.created_at);
-    let open = open.into_iter().min_by_key(number);
+    let open =
+        open.into_iter().min_by_key(|row| (run_id::number_in_chain(&row.id), row.created_at));
     open.or_else(|| ended.into_iter().max_by_key(|row| row.created_at))
 }
 

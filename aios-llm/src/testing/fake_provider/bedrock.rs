@@ -83,8 +83,7 @@ pub(super) fn events(response: &ModelResponse) -> Vec<Vec<u8>> {
                 let use_of = json!({"toolUse": {"toolUseId": call.id, "name": call.name}});
                 let start = json!({"contentBlockIndex": index, "start": use_of});
                 events.push(event("contentBlockStart", &start));
-                let delta = |input| json!({"toolUse": {"input": input}});
-                pieces(&call.arguments).map(delta).collect()
+                pieces(&call.arguments).map(|input| json!({"toolUse": {"input": input}})).collect()
             }
             Part::Reasoning { text, signature } => {
                 let texts = pieces(text).map(|text| json!({"reasoningContent": {"text": text}}));

@@ -19,7 +19,7 @@ use rustls::{
 use tokio::sync::Mutex;
 use tracing::{error, info};
 
-/// Time between two looks at the files.
+/// How often the files are checked for changes.
 const CHECK_INTERVAL: Duration = Duration::from_secs(10);
 
 /// The certificate of a server and its private key, for

@@ -179,6 +179,5 @@ fn result_of(id: &TaskId, event: &Event) -> Result<Option<TaskResult>, ApiError>
 }
 
 fn run_of(row: &TaskRecord) -> Result<String, ApiError> {
-    let missing = || ApiError::missing("RUN_NOT_FOUND", "run of task", &row.id);
-    row.run_id.clone().ok_or_else(missing)
+    row.run_id.clone().ok_or_else(|| ApiError::missing("RUN_NOT_FOUND", "run of task", &row.id))
 }

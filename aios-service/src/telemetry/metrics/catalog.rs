@@ -38,6 +38,7 @@ const METRICS: &[(&str, &str)] = &[
     ("aios_store_appends_waiting", "Appends that wait for their commit"),
     ("aios_store_commit_appends", "How many appends were committed together"),
     ("aios_store_commit_seconds", "How long a commit of appends took"),
+    ("aios_store_commits_failed_total", "Attempts to commit that failed because of the database"),
     ("aios_store_connections", "Connections of the pool to the database, by state"),
     ("aios_leases_held", "Leases on shards that this engine holds"),
     ("aios_leases_taken_total", "Shards that this engine took"),

@@ -66,8 +66,7 @@ impl Buckets {
             (bound, count)
         };
         let buckets = bounds.zip(&self.buckets).map(bucket).collect();
-        let exemplar = |bucket: &Bucket| *bucket.exemplar.lock();
-        let exemplars = self.buckets.iter().map(exemplar).collect();
+        let exemplars = self.buckets.iter().map(|bucket| *bucket.exemplar.lock()).collect();
         let sum = f64::from_bits(self.sum.load(Ordering::Acquire));
         Snapshot { buckets, exemplars, sum, count }
     }

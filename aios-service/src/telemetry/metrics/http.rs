@@ -1,3 +1,5 @@
+use std::{thread, time::Duration};
+
 use aios_agents::trace::TraceParent;
 use aios_core::clock::{Clock, SystemClock};
 use axum::{
@@ -9,26 +11,17 @@ use axum::{
 
 use crate::http::TRACE_RESPONSE;
 
+/// The status of a request whose client left before the answer, as nginx has it.
+const CLIENT_LEFT: u16 = 499;
+/// The status of a request whose handler panicked, so that the connection was closed without an answer.
+const PANICKED: u16 = 500;
+
 /// Measures a request by method, template of its route and status. A request that no route matches
 /// has the route `unmatched`.
 pub(crate) async fn measure(request: Request, next: Next) -> Response {
-    let clock = SystemClock;
-    let begun = clock.elapsed();
-    let route = match request.extensions().get::<MatchedPath>() {
-        Some(path) => path.as_str().to_owned(),
-        None => "unmatched".to_owned(),
-    };
-    let method = known(request.method());
-    let running = Running::begin();
+    let running = Running::begin(&request);
     let response = next.run(request).await;
-    drop(running);
-    let status = response.status().as_u16().to_string();
-    let seconds = clock.elapsed().saturating_sub(begun).as_secs_f64();
-    let histogram = metrics::histogram!("aios_http_request_seconds", "method" => method, "route" => route, "status" => status);
-    match trace(&response) {
-        Some(trace) => trace.in_scope(|| histogram.record(seconds)),
-        None => histogram.record(seconds),
-    }
+    running.end(&response);
     response
 }
 
@@ -51,18 +44,48 @@ fn known(method: &Method) -> &'static str {
     }
 }
 
-/// Counts a request as running until dropped, also if the client goes away.
-struct Running;
+/// Counts a request as running until dropped. One that is dropped before its answer is measured as well.
+struct Running {
+    method: &'static str,
+    route: String,
+    begun: Duration,
+    is_answered: bool,
+}
 
 impl Running {
-    fn begin() -> Self {
+    fn begin(request: &Request) -> Self {
         metrics::gauge!("aios_http_requests_running").increment(1.0);
-        Self
+        let path = request.extensions().get::<MatchedPath>();
+        Self {
+            method: known(request.method()),
+            route: path.map_or("unmatched", MatchedPath::as_str).to_owned(),
+            begun: SystemClock.elapsed(),
+            is_answered: false,
+        }
+    }
+
+    fn end(mut self, response: &Response) {
+        self.is_answered = true;
+        let record = || self.record(response.status().as_u16());
+        match trace(response) {
+            Some(trace) => trace.in_scope(record),
+            None => record(),
+        }
+    }
+
+    fn record(&self, status: u16) {
+        let seconds = SystemClock.elapsed().saturating_sub(self.begun).as_secs_f64();
+        let (route, status) = (self.route.clone(), status.to_string());
+        metrics::histogram!("aios_http_request_seconds", "method" => self.method, "route" => route, "status" => status)
+            .record(seconds);
     }
 }
 
 impl Drop for Running {
     fn drop(&mut self) {
         metrics::gauge!("aios_http_requests_running").decrement(1.0);
+        if !self.is_answered {
+            self.record(if thread::panicking() { PANICKED } else { CLIENT_LEFT });
+        }
     }
 }

@@ -40,8 +40,8 @@ const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset
 /// assert!(!is_installed || metrics.render().contains("shop_orders_total{kind=\"tea\"} 1\n"));
 /// ```
 ///
-/// A metric has at most 256 combinations of the values of its labels. Those above are counted
-/// together, with `other` as the value of every label. Nothing is ever forgotten. Without a recorder,
+/// A metric has at most 256 combinations of the values of its labels. Further combinations are counted
+/// together, with `other` as the value of every label. Series are never removed. Without a recorder,
 /// the calls of the facade do nothing.
 ///
 /// Each bucket of a histogram keeps the last value that was recorded in a sampled trace, and the id of the
@@ -56,8 +56,8 @@ impl Metrics {
         Self::default()
     }
 
-    /// Makes this the recorder of the process. Returns false if there is one already, which is left
-    /// alone; then this one gets nothing.
+    /// Installs this as the recorder of the process. Returns false if another recorder is installed: it
+    /// is not replaced, and these metrics get no values.
     #[must_use]
     pub fn install(&self) -> bool {
         metrics::set_global_recorder(self.clone()).is_ok()

@@ -103,8 +103,7 @@ fn labels(key: &Key) -> String {
 
 /// A valid name: every other character becomes an underscore.
 fn name(text: &str) -> String {
-    let valid = |it: char| if it.is_ascii_alphanumeric() || it == '_' { it } else { '_' };
-    text.chars().map(valid).collect()
+    text.chars().map(|it| if it.is_ascii_alphanumeric() || it == '_' { it } else { '_' }).collect()
 }
 
 fn escape(text: &str) -> String {

@@ -59,7 +59,7 @@ impl Signal {
     }
 }
 
-/// The answer of a collector to a request that it has taken.
+/// The answer of a collector to a request that it has accepted.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Receipt {

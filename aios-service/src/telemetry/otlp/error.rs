@@ -3,7 +3,7 @@ use std::time::Duration;
 /// Longest pause that a collector may ask for.
 pub(in crate::telemetry) const MAX_WANTED_PAUSE: Duration = Duration::from_secs(300);
 
-/// Why a collector has not taken what was sent.
+/// Why a collector did not accept what was sent.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum CollectorError {
@@ -23,7 +23,7 @@ pub enum CollectorError {
         /// The error of the connection.
         reason: String,
     },
-    /// The collector answers that it does not take this.
+    /// The collector refuses the request, by a status of HTTP.
     #[error("the collector at {url} answers with status {status}{}", hint(*status))]
     #[non_exhaustive]
     Refused {
@@ -34,7 +34,7 @@ pub enum CollectorError {
         /// How long it asks to wait until the next attempt.
         retry_after: Option<Duration>,
     },
-    /// The collector answers a call of gRPC that it does not take this.
+    /// The collector refuses the call, by a status of gRPC.
     #[error("the collector at {url} answers with the status {}{}", status_name(*status), suffix(message.as_deref()))]
     #[non_exhaustive]
     GrpcStatus {
@@ -47,8 +47,8 @@ pub enum CollectorError {
         /// How long it asks to wait until the next attempt.
         retry_after: Option<Duration>,
     },
-    /// The answer has the status of a success, but is none of OTLP.
-    #[error("{url} is no collector: its answer is none of OTLP")]
+    /// The answer has a status of success, but its body is not an OTLP message.
+    #[error("{url} is not an OTLP collector: it did not answer with OTLP")]
     #[non_exhaustive]
     InvalidAnswer {
         /// The URL.
@@ -69,7 +69,7 @@ impl CollectorError {
         }
     }
 
-    /// Whether the collector may take the same later.
+    /// Whether the collector may accept the same request later.
     #[must_use]
     pub fn is_retryable(&self) -> bool {
         match self {

@@ -54,7 +54,7 @@ pub(super) async fn post<A: Message + Default>(
 /// Form of the body of an answer.
 enum Form {
     Protobuf,
-    /// A page for people: the server is no collector.
+    /// A page for people: the server is not a collector.
     Page,
     /// Some collectors answer with a text or JSON.
     Other,

@@ -90,16 +90,20 @@ impl Appender {
         let clock = Arc::clone(self.database.clock());
         let mut pause = PAUSES.0;
         loop {
-            let error = match self.attempt(batch, *is_uncertain).await {
+            let failed = match self.attempt(batch, *is_uncertain).await {
                 Attempt::Committed(committed) => return Ok(committed),
                 Attempt::Failed(error) if is_bad_data(&error) => {
                     return Err(Rejected::BadData(self.database.error("append", error)));
                 }
+                failed => failed,
+            };
+            measure::commit_failed();
+            let error = match failed {
                 Attempt::Failed(error) if !is_transient(&error) && !*is_uncertain => {
                     return Err(Rejected::Other(self.database.error("append", error)));
                 }
                 Attempt::Failed(error) => Some(self.database.error("append", error)),
-                Attempt::Unknown => {
+                _ => {
                     *is_uncertain = true;
                     None
                 }

@@ -5,7 +5,6 @@ use std::sync::Arc;
 use aios_core::{
     agent::{Name, TaskAssigned, TaskCancelled, TaskError, TaskId},
     broker::Publish,
-    event::EventError,
     failure::Failure,
 };
 
@@ -90,8 +89,8 @@ impl Driver {
 
     /// The event of an entry, addressed to an agent type or to one agent.
     pub(super) fn to_publish(&self, entry: Entry, require_route: bool) -> Result<Publish, Failure> {
-        let unwritable = |error: EventError| Failure::from_error(error.code(), &error);
-        let mut record = self.encode(entry).map_err(unwritable)?;
+        let mut record =
+            self.encode(entry).map_err(|error| Failure::from_error(error.code(), &error))?;
         if let Entry::TaskAssigned(_) = &record.entry {
             let fence = serde_json::json!(self.fence);
             record.event.metadata_mut().extra.insert("fence".to_owned(), fence);

@@ -19,8 +19,8 @@ use crate::{
     },
 };
 
-/// Sends the metrics of a process to a collector at an interval, and first when it starts. Dropping it
-/// ends that.
+/// Sends the metrics of a process to a collector, at the start and then at an interval. Dropping it
+/// stops the export.
 ///
 /// ```no_run
 /// use std::{sync::Arc, time::Duration};
@@ -40,11 +40,13 @@ use crate::{
 /// # }
 /// ```
 ///
-/// - Values are cumulative: each export has all of them since the start of the process. So nothing waits
-///   for a collector that is away or slow, and the next export has what a failed one had.
-/// - An export ends after 10 s at most. Failures are counted in `aios_metrics_exports_total` by outcome.
-///   The log tells when the outcome changes.
-/// - The resource has `service.name` and a random `service.instance.id`, which is another one after each
+/// - Values are cumulative: each export has all of them since the start of the process. So a collector
+///   that is slow or unavailable delays nothing, and the export after a failed one has its values too.
+/// - An export is sent in requests of about 2 MiB, because collectors refuse more than 4 MiB by default.
+///   Each ends after 10 s at most, and the first that fails ends the export.
+/// - Exports are counted in `aios_metrics_exports_total` by outcome. The log tells when the outcome
+///   changes.
+/// - The resource has `service.name` and a random `service.instance.id`, which changes with each
 ///   start.
 pub struct MetricsExporter {
     flushes: mpsc::Sender<Flush>,
@@ -88,13 +90,13 @@ impl MetricsExporter {
         Ok(Self { flushes, runtime, worker: tokio::spawn(worker.work(requests)) })
     }
 
-    /// Reads the state of the runtime no more, so that
+    /// Stops reading the state of the runtime, so that
     /// [`Runtime::shutdown`](aios_agents::Runtime::shutdown) can take it out of its `Arc`.
     pub fn detach(&self) {
         self.runtime.detach();
     }
 
-    /// Sends the values of now. Returns whether the collector took them in time.
+    /// Sends the current values. Returns whether the collector took them in time.
     ///
     /// # Cancel safety
     ///

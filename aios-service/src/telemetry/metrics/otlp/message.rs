@@ -12,28 +12,53 @@ use opentelemetry_proto::tonic::{
         Metric, NumberDataPoint, ResourceMetrics, ScopeMetrics, Sum,
         exemplar::Value as ExemplarValue, metric::Data, number_data_point::Value as Number,
     },
+    resource::v1::Resource,
 };
 
-use super::super::{
-    catalog,
-    histogram::{Buckets, Exemplar},
-    process,
-    recorder::{Series, Value},
+use super::{
+    super::{
+        catalog,
+        histogram::{Buckets, Exemplar},
+        process,
+        recorder::{Series, Value},
+    },
+    batch::batches,
 };
 use crate::telemetry::otlp::{attribute, nanoseconds, resource, scope};
 
-/// A request with all values at a time. `service` and `instance` name the process.
-pub(super) fn request(
+/// Requests with all values at a time, none of which is larger than collectors take. `service` and
+/// `instance` name the process.
+pub(super) fn requests(
     service: &str,
     instance: &str,
     series: &Series,
     now: Timestamp,
-) -> ExportMetricsServiceRequest {
+) -> Vec<ExportMetricsServiceRequest> {
+    let resource = resource(vec![
+        text("service.name", service),
+        // The values of several processes are not those of one.
+        text("service.instance.id", instance),
+    ]);
+    let batches = batches(metrics(series, now)).into_iter();
+    batches.map(|metrics| request(resource.clone(), metrics)).collect()
+}
+
+fn request(resource: Resource, metrics: Vec<Metric>) -> ExportMetricsServiceRequest {
+    let scope = Some(scope());
+    let scope_metrics = vec![ScopeMetrics { scope, metrics, ..ScopeMetrics::default() }];
+    let resource = Some(resource);
+    let resource_metrics =
+        vec![ResourceMetrics { resource, scope_metrics, ..ResourceMetrics::default() }];
+    ExportMetricsServiceRequest { resource_metrics }
+}
+
+/// The metrics with all their values, by name.
+fn metrics(series: &Series, now: Timestamp) -> impl Iterator<Item = Metric> {
     let mut families: BTreeMap<String, Vec<(Key, Value)>> = BTreeMap::new();
     for (key, value) in series.values() {
         families.entry(key.name().to_owned()).or_default().push((key, value));
     }
-    let metrics = families.into_iter().filter_map(|(name, values)| {
+    families.into_iter().filter_map(move |(name, values)| {
         let since = process::since(&name).unwrap_or(series.since);
         // The clock of the system may have been set back.
         let window = Window { start: nanoseconds(since), end: nanoseconds(now.max(since)) };
@@ -44,20 +69,7 @@ pub(super) fn request(
             name,
             ..Metric::default()
         })
-    });
-    let scope_metrics = vec![ScopeMetrics {
-        scope: Some(scope()),
-        metrics: metrics.collect(),
-        ..ScopeMetrics::default()
-    }];
-    let resource = Some(resource(vec![
-        text("service.name", service),
-        // The values of several processes are not those of one.
-        text("service.instance.id", instance),
-    ]));
-    let resource_metrics =
-        vec![ResourceMetrics { resource, scope_metrics, ..ResourceMetrics::default() }];
-    ExportMetricsServiceRequest { resource_metrics }
+    })
 }
 
 /// The time in which cumulative values were counted, in nanoseconds since 1970.

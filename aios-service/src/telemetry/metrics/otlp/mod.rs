@@ -1,5 +1,6 @@
 //! Export of metrics by OTLP.
 
+mod batch;
 mod exporter;
 mod message;
 mod worker;

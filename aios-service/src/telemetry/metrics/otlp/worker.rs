@@ -12,7 +12,7 @@ use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot};
 use tracing::{info, warn};
 
-use super::message::request;
+use super::message::requests;
 use crate::telemetry::{
     Metrics,
     otlp::{Collector, CollectorError, MAX_WANTED_PAUSE, Receipt, Signal},
@@ -107,15 +107,25 @@ impl Worker {
 
     async fn export(&mut self) -> Result<(), CollectorError> {
         self.runtime.observe(&self.metrics);
-        let service = self.collector.service();
-        let request = request(service, &self.instance, &self.metrics.0, self.clock.now());
-        let answer = self.collector.export(Signal::Metrics, &request).await;
-        let receipt = answer.map(|answer: ExportMetricsServiceResponse| {
-            let partial = answer.partial_success.unwrap_or_default();
-            Receipt::new(partial.rejected_data_points, &partial.error_message)
-        });
+        let receipt = self.send().await;
         self.report(&receipt);
         receipt.map(|_| ())
+    }
+
+    /// Sends all values, in more than one request if one would be too large. The first failure ends that.
+    async fn send(&self) -> Result<Receipt, CollectorError> {
+        let service = self.collector.service();
+        let requests = requests(service, &self.instance, &self.metrics.0, self.clock.now());
+        let mut total = Receipt::default();
+        for request in &requests {
+            let answer = self.collector.export(Signal::Metrics, request).await?;
+            let ExportMetricsServiceResponse { partial_success } = answer;
+            let partial = partial_success.unwrap_or_default();
+            let receipt = Receipt::new(partial.rejected_data_points, &partial.error_message);
+            total.rejected += receipt.rejected;
+            total.message = total.message.or(receipt.message);
+        }
+        Ok(total)
     }
 
     /// Counts the outcome, and logs it if it differs from that of the export before.

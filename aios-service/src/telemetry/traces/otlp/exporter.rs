@@ -23,7 +23,7 @@ const BATCH: usize = 500;
 const GATHER: Duration = Duration::from_millis(200);
 /// How long spans are sent again while the collector does not take them.
 const MAX_AGE: Duration = Duration::from_secs(3600);
-/// Pause between two looks whether everything was sent.
+/// How often to check whether everything was sent.
 const PAUSE: Duration = Duration::from_millis(20);
 
 /// Sends the spans of all runs to a collector.
@@ -130,8 +130,8 @@ impl TraceExporter {
         Ok(())
     }
 
-    /// Sends nothing any more, so that the runtime ends without waiting for the collector. What was not
-    /// sent is sent by another process, or after the next start.
+    /// Stops the export, so that the runtime shuts down without waiting for the collector. Spans that
+    /// were not sent are sent by another process, or after the next start.
     pub fn stop(&self) {
         self.phase.send_replace(Phase::Stopped);
     }

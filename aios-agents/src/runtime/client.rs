@@ -1,0 +1,117 @@
+use std::{sync::Arc, time::Duration};
+
+use aios_core::{
+    retry::Backoff,
+    store::{RunRecord, RunStatus},
+};
+
+use super::{
+    RuntimeError,
+    ends::{Ends, Watch},
+};
+use crate::workflow::{
+    engine::{Engine, Message, RunOutcome, Waiter},
+    journal::Journals,
+};
+
+/// Intervals of polling for the end of a run, in case its notification is
+/// missed.
+const POLL: Backoff = Backoff::new(Duration::from_secs(5), Duration::from_secs(60));
+/// Delays after failures of the store.
+const BACKOFF: Backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(2));
+
+/// Dependencies of starting and handling runs.
+#[derive(Clone, Debug)]
+pub(super) struct Client {
+    pub(super) journals: Journals,
+    /// The engine of this process, which is notified directly; other engines poll.
+    pub(super) engine: Option<Arc<Engine>>,
+    pub(super) ends: Arc<Ends>,
+}
+
+impl Client {
+    /// Fails if the engine of this process has stopped after an error.
+    pub(super) fn check(&self) -> Result<(), RuntimeError> {
+        match self.engine.as_ref().and_then(|engine| engine.failure()) {
+            Some(failure) => Err(RuntimeError::EngineStopped { failure }),
+            None => Ok(()),
+        }
+    }
+
+    pub(super) async fn waits_for(&self, run: &RunRecord) -> Result<Option<String>, RuntimeError> {
+        match run.status {
+            RunStatus::Running | RunStatus::Cancelling => {
+                Ok(self.journals.stalled_on(&run.id).await?)
+            }
+            _ => Ok(None),
+        }
+    }
+
+    /// Notifies a run that its journal has grown.
+    pub(super) fn nudge(&self, run_id: String) {
+        if let Some(engine) = &self.engine {
+            engine.send(&run_id.into(), Message::Wake);
+        }
+    }
+
+    /// Waits for the end of a run, also while the store is unavailable.
+    pub(super) async fn ended(&self, run_id: &Arc<str>) -> Result<RunOutcome, RuntimeError> {
+        let Self { journals, engine, ends } = self;
+        let mut pause = POLL.initial_delay;
+        let mut backoff = BACKOFF.initial_delay;
+        loop {
+            if let Some(failure) = engine.as_ref().and_then(|engine| engine.failure()) {
+                return match journals.ended(run_id).await {
+                    Ok(Some(ended)) => Ok(ended),
+                    Ok(None) | Err(_) => Err(RuntimeError::EngineStopped { failure }),
+                };
+            }
+            let engine = engine.as_ref().filter(|engine| !engine.is_stopping());
+            // Register before checking, so that an end in between is not missed.
+            let notified = engine.map(|engine| (engine, engine.waiters.wait(run_id)));
+            let watched = notified.is_none().then(|| ends.watch(journals, run_id));
+            // A run in memory notifies of its end. Its row is still checked at intervals, because
+            // another engine may have taken it over.
+            let is_live = pause < POLL.max_delay && engine.is_some_and(|it| it.holds(run_id));
+            let mut next = pause;
+            if !is_live {
+                match journals.ended(run_id).await {
+                    Ok(Some(ended)) => return Ok(ended),
+                    Ok(None) => {
+                        ends.store_answered();
+                        backoff = BACKOFF.initial_delay;
+                    }
+                    Err(error) if error.is_retryable() => {
+                        ends.store_failed(&error);
+                        next = backoff;
+                        backoff = BACKOFF.next(backoff);
+                    }
+                    Err(error) => return Err(error.into()),
+                }
+            }
+            tokio::select! {
+                biased;
+                ended = notified_end(notified, watched) => if let Some(ended) = ended {
+                    return Ok(ended);
+                },
+                () = journals.clock.sleep(next) => pause = POLL.next(pause),
+            }
+        }
+    }
+}
+
+/// Waits for a notification. Returns the end of the run, or `None` if the run should be checked.
+async fn notified_end(
+    notified: Option<(&Arc<Engine>, Waiter<'_>)>,
+    watched: Option<Watch<'_>>,
+) -> Option<RunOutcome> {
+    if let Some((engine, mut waiter)) = notified {
+        return tokio::select! {
+            biased;
+            ended = waiter.ended() => ended,
+            () = engine.stopped() => None,
+        };
+    }
+    watched?.changed().await;
+    None
+}

@@ -1,0 +1,47 @@
+//! The results of operations as types of the user.
+
+use std::error::Error;
+
+use aios_core::{event::EventError, failure::Failure};
+use serde::de::DeserializeOwned;
+
+use crate::workflow::WorkflowError;
+
+/// A type that a task, a signal or a child can resolve to: every type that serde can deserialise
+/// without borrowing.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` cannot be the result type of an operation",
+    label = "this type cannot be deserialised from JSON",
+    note = "name the type, as in `let answer: Plan = ...` or `context.task::<Plan>(...)`; use `()` if \
+            there is no result or `serde_json::Value` for any result",
+    note = "the type must implement `serde::Deserialize` and own its data: `String`, not `&str`"
+)]
+pub trait Answer: DeserializeOwned {}
+
+impl<T: DeserializeOwned> Answer for T {}
+
+/// The failure of an outcome that cannot be decoded as a `T`.
+pub(super) fn decode_error<T>(whose: &str, error: &EventError) -> WorkflowError {
+    let expected = short(std::any::type_name::<T>());
+    let reason = error.source().map_or_else(|| error.to_string(), ToString::to_string);
+    let message = format!("{whose} is not a valid {expected}: {reason}");
+    WorkflowError::failed(Failure::new("INVALID_RESULT", message))
+}
+
+/// A type name without module paths.
+fn short(type_name: &str) -> String {
+    let mut short = String::new();
+    let mut word = String::new();
+    for letter in type_name.chars() {
+        match letter {
+            ':' => word.clear(),
+            letter if letter.is_alphanumeric() || letter == '_' => word.push(letter),
+            letter => {
+                short.push_str(&word);
+                short.push(letter);
+                word.clear();
+            }
+        }
+    }
+    short + &word
+}
