@@ -13,6 +13,7 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{
     ApiError,
+    audit::Requested,
     authorize::{Caller, DeadLettersPurge, DeadLettersRead, DeadLettersRedrive},
     envelope::{Document, Listing, Resource},
     extract::{Json, Path, Query},
@@ -176,6 +177,7 @@ async fn redrive_dead_letters(
     State(api): State<Api>,
     _: Caller<DeadLettersRedrive>,
     Path(address): Path<(AddressKind, String)>,
+    _: Requested,
     Json(body): Json<SelectionBody>,
 ) -> Result<Response, ApiError> {
     let filter = body.filter()?;
@@ -201,6 +203,7 @@ async fn purge_dead_letters(
     State(api): State<Api>,
     _: Caller<DeadLettersPurge>,
     Path(address): Path<(AddressKind, String)>,
+    _: Requested,
     Json(body): Json<SelectionBody>,
 ) -> Result<Response, ApiError> {
     let filter = body.filter()?;

@@ -18,6 +18,7 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{
     ApiError,
+    audit::Requested,
     authorize::{Caller, EventsPublish, EventsRead},
     envelope::{Document, Listing, Resource},
     extract::{Json, Query, position},
@@ -196,6 +197,7 @@ async fn publish_event(
     State(api): State<Api>,
     caller: Caller<EventsPublish>,
     ids: RequestIds,
+    _: Requested,
     headers: HeaderMap,
     Json(body): Json<PublishBody>,
 ) -> Result<Response, ApiError> {
