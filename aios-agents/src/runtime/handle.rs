@@ -12,6 +12,7 @@ use super::{Client, RunError, RunEvents, RuntimeError, ends::Watch, send::send};
 use crate::{
     output::RunStream,
     workflow::{
+        InvalidSignalName,
         engine::{Engine, RunOutcome, Waiter},
         journal::{CancelRequested, Entry, Signaled},
     },
@@ -234,11 +235,12 @@ impl RunHandle {
     }
 
     /// Sends a signal. It is kept until the workflow waits for it, even if the run continues as
-    /// another one first.
+    /// another one first. Its name has 1 to 200 bytes without control characters.
     ///
     /// # Errors
     ///
-    /// [`RuntimeError::RunEnded`] if the run has ended; errors of the store.
+    /// [`RuntimeError::InvalidSignalName`]; [`RuntimeError::RunEnded`] if the run has ended; errors of
+    /// the store.
     ///
     /// # Cancel safety
     ///
@@ -248,6 +250,7 @@ impl RunHandle {
         name: &str,
         payload: &T,
     ) -> Result<(), RuntimeError> {
+        InvalidSignalName::check(name)?;
         let payload = Payload::encode(payload)?;
         self.append(Entry::Signaled(Signaled::new(name.into(), payload)), None).await
     }

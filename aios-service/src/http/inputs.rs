@@ -89,6 +89,7 @@ fn of_body(name: &str, schema: &mut Value) {
             (_, "agent_type") => json!({ "pattern": NAME }),
             (_, "agent_id") | ("CreateAgentBody", "id") => undotted(json!({ "pattern": ADDRESS })),
             ("PublishBody", "type") => ascii(EVENT_TYPE, 255),
+            ("SignalBody" | "StartSignal", "name") => bytes(&PRINTABLE, 200),
             ("PublishBody", "id") => bytes(&ANY, 255),
             (_, "timeout_seconds" | "total_timeout_seconds") => {
                 json!({ "minimum": SHORTEST_TIMEOUT_SECONDS, "maximum": LONGEST_SECONDS })
