@@ -16,7 +16,7 @@ use super::{
     audit::Requested,
     authorize::{Caller, DeadLettersPurge, DeadLettersRead, DeadLettersRedrive},
     envelope::{Document, Listing, Resource},
-    extract::{Json, Path, Query},
+    extract::{Json, Path, Query, count},
     page,
     state::Api,
 };
@@ -94,6 +94,7 @@ async fn letters(
 struct LetterQuery {
     /// Most dead letters that are returned; 50 unless given.
     #[param(minimum = 1, maximum = 1000)]
+    #[serde(default, deserialize_with = "count")]
     limit: Option<usize>,
 }
 
@@ -176,8 +177,8 @@ struct Handled {
 async fn redrive_dead_letters(
     State(api): State<Api>,
     _: Caller<DeadLettersRedrive>,
-    Path(address): Path<(AddressKind, String)>,
     _: Requested,
+    Path(address): Path<(AddressKind, String)>,
     Json(body): Json<SelectionBody>,
 ) -> Result<Response, ApiError> {
     let filter = body.filter()?;
@@ -202,8 +203,8 @@ async fn redrive_dead_letters(
 async fn purge_dead_letters(
     State(api): State<Api>,
     _: Caller<DeadLettersPurge>,
-    Path(address): Path<(AddressKind, String)>,
     _: Requested,
+    Path(address): Path<(AddressKind, String)>,
     Json(body): Json<SelectionBody>,
 ) -> Result<Response, ApiError> {
     let filter = body.filter()?;

@@ -21,7 +21,7 @@ use super::{
     audit::Requested,
     authorize::{Caller, EventsPublish, EventsRead},
     envelope::{Document, Listing, Resource},
-    extract::{Json, Query, position},
+    extract::{Json, Query, count, position},
     idempotency::RequestIds,
     log_range::Range,
     page,
@@ -103,6 +103,7 @@ struct EventQuery {
     pattern: Option<String>,
     /// Most events of a page; 50 unless given.
     #[param(minimum = 1, maximum = 1000)]
+    #[serde(default, deserialize_with = "count")]
     limit: Option<usize>,
     /// Only events of this time or later.
     #[param(value_type = Option<String>, format = DateTime)]
@@ -196,8 +197,8 @@ struct PublishBody {
 async fn publish_event(
     State(api): State<Api>,
     caller: Caller<EventsPublish>,
-    ids: RequestIds,
     _: Requested,
+    ids: RequestIds,
     headers: HeaderMap,
     Json(body): Json<PublishBody>,
 ) -> Result<Response, ApiError> {
