@@ -76,6 +76,21 @@ async fn should_stop_with_a_permanent_error() {
     }
 }
 
+/// Its database can be opened again at once, although it was looking for runs.
+#[tokio::test]
+async fn should_hold_no_store_after_its_shutdown() {
+    let faulty = FaultyStore::new(store());
+    faulty.on_call(|name| (*name == "unsettled_runs").then_some(Fault::Hang));
+    let held = Arc::downgrade(&faulty);
+    let runtime = start(faulty, Arc::new(MemoryBroker::new())).await;
+    eventually("it looks for runs", || async {
+        held.upgrade().is_some_and(|store| store.count("unsettled_runs") > 0)
+    })
+    .await;
+    runtime.shutdown(PATIENCE).await.unwrap();
+    assert!(held.upgrade().is_none());
+}
+
 /// Its shards are free at once, and its runs continue in another engine.
 #[tokio::test(flavor = "multi_thread")]
 async fn should_hand_its_runs_over_when_it_stops() {

@@ -1,4 +1,4 @@
-use aios_agents::prelude::*;
+use aios_agents::{RuntimeError, prelude::*};
 use aios_core::store::RunStatus;
 
 use crate::workflow_support::{Doubler, result, runtime, store};
@@ -36,4 +36,18 @@ async fn should_return_the_row_of_a_run_that_the_call_created() {
     assert_eq!(row.status, RunStatus::Running);
     assert_eq!(start().await.unwrap().created(), None, "it existed before");
     assert_eq!(runtime.handle("r").await.unwrap().created(), None);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn should_refuse_names_that_no_signal_can_have() {
+    let runtime = runtime(&store()).workflow("wait", wait).start().await.unwrap();
+    let run = runtime.start("wait", &()).id("r").await.unwrap();
+    for name in ["", "a\0b", "a\nb", &"x".repeat(201), &"x".repeat(10_000_000)] {
+        let refused = run.signal(name, &1).await.unwrap_err();
+        assert!(matches!(refused, RuntimeError::InvalidSignalName(_)), "{refused}");
+        let refused = runtime.signal_with_start("wait", "other", &(), name, &1).await.unwrap_err();
+        assert_eq!(refused.code(), "INVALID_SIGNAL_NAME");
+    }
+    assert_eq!(runtime.handle("other").await.unwrap_err().code(), "RUN_NOT_FOUND");
+    run.signal(&"ü".repeat(100), &1).await.unwrap();
 }

@@ -35,6 +35,9 @@ fn should_name_what_does_not_exist() {
     program.done(&["start", "approval", "\"a\"", "--id", "a"]);
     assert!(program.fails(&["retry", "a"], 1).contains("RUN_NOT_FAILED"));
     assert!(program.fails(&["start", "welcome", "\"b\"", "--id", "a"], 1).contains("RUN_EXISTS"));
+    for name in ["", "a\nb", &"x".repeat(201)] {
+        assert!(program.fails(&["signal", "a", name], 2).contains("INVALID_SIGNAL_NAME"));
+    }
 }
 
 #[test]

@@ -529,6 +529,21 @@ async def test_should_start_a_run_with_its_first_signal() -> None:
                 await runtime.start(basket, "Ada", id=wrong)
 
 
+async def test_should_reject_names_that_no_signal_can_have() -> None:
+    @aios.workflow("waiting")
+    async def waiting(context: aios.WorkflowContext) -> Any:
+        return await context.signal("go")
+
+    async with aios.Runtime(workflows=[waiting]) as runtime:
+        run = await runtime.start(waiting)
+        for wrong in ("", "a\0b", "a\n", "x" * 201, "x" * 10_000_000):
+            with pytest.raises(aios.ConfigurationError, match="the name of a signal") as raised:
+                await run.signal(wrong, 1)
+            assert raised.value.code == "INVALID_SIGNAL_NAME"
+        await run.signal("go", 7)
+        assert await run.result() == 7
+
+
 @aios.workflow("wrong_result")
 async def wrong_result(context: aios.WorkflowContext) -> int:
     found: Any = "no number"

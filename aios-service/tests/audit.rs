@@ -4,14 +4,21 @@ use std::{
     io::{BufRead, BufReader},
     path::Path,
     process::{Child, Command, Stdio},
+    sync::Arc,
     time::Duration,
 };
 
-use aios_core::{catalog::system::ApiCalled, store::RecordedEvent};
+use aios_core::{
+    broker::{Group, Subscription},
+    catalog::system::ApiCalled,
+    event::Pattern,
+    store::{EventStore, RecordedEvent},
+};
 use aios_service::{
     auth::{ApiKey, ApiKeyHash, ApiKeys, Permissions},
     http::{ApiOptions, Audit},
 };
+use aios_store::memory::MemoryStore;
 use axum::{
     body::Body,
     http::{HeaderValue, Method, Request},
@@ -45,7 +52,15 @@ async fn send(service: &Service, method: Method, path: &str, body: &str) -> Answ
     service.send(call(method, path, body)).await
 }
 
-/// The audit events of a service.
+/// The type and the data of the audit events of a store, in the order of the log.
+async fn audit(store: &dyn EventStore) -> Vec<(String, ApiCalled)> {
+    let log = store.read_log(0, 1000).await.unwrap();
+    let audits = log.iter().filter(|it| it.stream.as_str().starts_with("system/audit/"));
+    let read = |it: &RecordedEvent| (it.event.event_type.to_string(), it.event.data().unwrap());
+    audits.map(read).collect()
+}
+
+/// The audit events of a service with the outcomes of calls.
 async fn events(service: &Service) -> Vec<(RecordedEvent, ApiCalled)> {
     let log = service.runtime.store().unwrap().read_log(0, 1000).await.unwrap();
     let audits = log.into_iter().filter(|it| it.event.event_type.as_str() == "system.api.called");
@@ -80,6 +95,82 @@ async fn should_record_who_changed_what_and_the_outcome() {
     assert_eq!(*started, expected);
     let text = format!("{:?}", event.event);
     assert!(!text.contains("a secret") && !text.contains(KEY), "{text}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn should_record_a_call_before_its_effect_and_as_the_cause_of_its_outcome() {
+    let service = Service::on_sqlite_with(options()).await;
+    let start = json!({ "run_id": "r1" }).to_string();
+    send(&service, Method::POST, "/workflows/approval/actions/execute", &start).await;
+    let log = service.runtime.store().unwrap().read_log(0, 1000).await.unwrap();
+    let find = |event_type: &str| {
+        log.iter().find(|it| it.event.event_type.as_str() == event_type).unwrap()
+    };
+    let requested = find("system.api.requested");
+    let started = find("workflows.approval.started");
+    let called = find("system.api.called");
+    assert!(requested.position < started.position && started.position < called.position);
+    let mut data: ApiCalled = called.event.data().unwrap();
+    data.status = None;
+    assert_eq!(requested.event.data::<ApiCalled>().unwrap(), data);
+    let cause = called.event.metadata.causation_id.as_deref();
+    assert_eq!(cause, Some(requested.event.id.to_string().as_str()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn should_have_stored_that_an_event_is_published_before_the_broker_has_it() {
+    let service = Service::on_sqlite().await;
+    let group = Group::new("orders").unwrap();
+    let subscription = Subscription::group(group, ["orders.#".parse::<Pattern>().unwrap()]);
+    let mut deliveries = service.runtime.broker().subscribe(subscription).await.unwrap();
+    let body = json!({ "type": "orders.order.placed" });
+    let publish = service.post("/events", &body);
+    let delivered = async {
+        deliveries.next().await.unwrap().unwrap().ack().await.unwrap();
+        audit(&**service.runtime.store().unwrap()).await
+    };
+    let (answer, audit) = tokio::join!(publish, delivered);
+    assert_eq!(answer.status, 202);
+    assert_eq!(audit[0].0, "system.api.requested");
+    assert_eq!(audit[0].1.path, "/api/v1/events");
+}
+
+/// Sends a request to a service that is killed as soon as the effect of the request is in the store.
+fn kill_after_the_effect(store: &MemoryStore, request: Request<Body>, effect: &str) {
+    let tokio = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    tokio.block_on(async {
+        let service = Service::on(Arc::new(store.clone()), None, options()).await;
+        let mut begun = Box::pin(service.router.clone().oneshot(request));
+        loop {
+            let is_over = futures_util::poll!(&mut begun).is_ready();
+            let log = store.read_log(0, 1000).await.unwrap();
+            if log.iter().any(|it| it.event.event_type.as_str() == effect) {
+                assert!(!is_over, "the request is answered");
+                break;
+            }
+            tokio::task::yield_now().await;
+        }
+        // Nothing of a process that is killed is dropped.
+        std::mem::forget((begun, service));
+    });
+}
+
+#[test]
+fn should_have_recorded_once_a_call_whose_process_is_killed_after_its_effect() {
+    let store = MemoryStore::new();
+    let start = json!({ "run_id": "r1" }).to_string();
+    let post = call(Method::POST, "/workflows/approval/actions/execute", &start);
+    kill_after_the_effect(&store, post, "workflows.approval.started");
+    let tokio = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let audit = tokio.block_on(async {
+        let service = Service::on(Arc::new(store.clone()), None, options()).await;
+        assert_eq!(send(&service, Method::GET, "/runs/r1", "").await.status, 200);
+        audit(&store).await
+    });
+    let [(event_type, call)] = &audit[..] else { panic!("{audit:?}") };
+    assert_eq!(event_type, "system.api.requested");
+    assert_eq!(call.path, "/api/v1/workflows/approval/actions/execute");
+    assert_eq!((call.subject.as_str(), call.status), ("ada", None));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -205,5 +296,5 @@ async fn should_write_no_event_when_log_lines_are_enough() {
     let service = Service::with(options().with_audit(Audit::LogLines)).await;
     let answer = send(&service, Method::POST, "/workflows/approval/actions/execute", "{}").await;
     assert_eq!(answer.status, 202);
-    assert!(events(&service).await.is_empty());
+    assert!(audit(&**service.runtime.store().unwrap()).await.is_empty());
 }

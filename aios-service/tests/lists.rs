@@ -15,6 +15,7 @@ use crate::support::{Answer, Service, on_every_store};
 on_every_store! {
     should_list_runs_and_tasks_of_a_time
     should_refuse_a_cursor_of_another_order
+    should_refuse_a_cursor_of_other_filters_or_one_that_is_cut_off
 }
 
 async fn append(store: &dyn Store, stream: &str, event_type: &str, data: Value, at: Timestamp) {
@@ -88,6 +89,29 @@ async fn should_refuse_a_cursor_of_another_order(service: Service) {
         for query in [format!("after={by_time}"), format!("{of_a_time}&after={by_id}")] {
             let answer = service.get(&format!("/{list}?{query}")).await;
             assert_eq!(answer.fault(), (400, "INVALID_CURSOR"), "{query}");
+        }
+    }
+}
+
+async fn should_refuse_a_cursor_of_other_filters_or_one_that_is_cut_off(service: Service) {
+    history(&service).await;
+    for (list, filters, others) in [
+        ("runs", "workflow=old", &["", "workflow=new", "workflow=old&include_deleted=true"][..]),
+        ("runs", "", &["status=completed", "workflow=old"]),
+        ("tasks", "agent_type=gone", &["", "agent_type=other", "agent_type=gone&run_id=r5"]),
+    ] {
+        let page = async |query: String| service.get(&format!("/{list}?{query}")).await;
+        let first = page(format!("{filters}&limit=1")).await;
+        let next = first.body["meta"]["next"].as_str().unwrap();
+        let again = page(format!("{filters}&limit=2&after={next}")).await;
+        assert_eq!(again.status, 200, "{again:?}");
+        for other in others {
+            let answer = page(format!("{other}&after={next}")).await;
+            assert_eq!(answer.fault(), (400, "INVALID_CURSOR"), "{filters}: {other}");
+        }
+        for length in [next.len() - 1, next.len() - 2, 5] {
+            let answer = page(format!("{filters}&after={}", &next[..length])).await;
+            assert_eq!(answer.fault(), (400, "INVALID_CURSOR"), "{length}");
         }
     }
 }

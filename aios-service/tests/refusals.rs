@@ -4,13 +4,13 @@ use std::time::Duration;
 
 use aios_service::{
     auth::{AuthError, Authenticator, Credentials, Identity},
-    http::ApiOptions,
+    http::{ApiOptions, openapi},
 };
 use axum::{
     body::Body,
     http::{Method, Request},
 };
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::{
     access::operations,
@@ -34,21 +34,96 @@ async fn should_refuse_unknown_paths_and_methods() {
 #[tokio::test]
 async fn should_refuse_what_does_not_exist() {
     let service = Service::in_memory().await;
-    for path in ["/runs/r1", "/runs/r1/journal", "/runs/r1/result", "/runs/a%00b", "/runs/%2F"] {
-        let answer = service.get(path).await;
-        let (status, code) = answer.fault();
-        assert!(
-            matches!((status, code), (404, "RUN_NOT_FOUND") | (400, "INVALID_RUN_ID")),
-            "{path}"
-        );
-    }
-    let long = "x".repeat(10_000);
-    assert_eq!(service.get(&format!("/runs/{long}")).await.fault(), (404, "RUN_NOT_FOUND"));
-    for action in ["cancel", "pause", "resume"] {
-        let answer = service.post(&format!("/runs/r1/actions/{action}"), &json!({})).await;
-        assert_eq!(answer.fault(), (404, "RUN_NOT_FOUND"), "{action}");
-    }
+    let answer = service.post("/workflows/unknown/actions/execute", &json!({})).await;
+    assert_eq!(answer.fault(), (404, "WORKFLOW_NOT_FOUND"));
+    assert_eq!(answer.body["error"]["details"]["id"], "unknown");
     assert_eq!(service.get("/runs/%ff").await.fault(), (400, "MALFORMED_REQUEST"));
+}
+
+#[tokio::test]
+async fn should_answer_the_same_about_a_run_on_every_route() {
+    let service = Service::in_memory().await;
+    let (long, longest) = ("x".repeat(10_000), "x".repeat(200));
+    let document: Value = serde_json::from_str(&openapi()).unwrap();
+    let paths = document["paths"].as_object().unwrap();
+    let of_runs: Vec<_> = paths.iter().filter(|(path, _)| path.contains("{run_id}")).collect();
+    assert!(of_runs.len() >= 11, "found the routes");
+    for (path, item) in of_runs {
+        let is_get = item.as_object().unwrap().contains_key("get");
+        let body = match path {
+            path if path.ends_with("/signal") => json!({ "name": "approval" }),
+            path if path.ends_with("/fork") => json!({ "operation": 1 }),
+            _ => json!({}),
+        };
+        let ask = async |id: &str| {
+            let path = path.replace("{run_id}", id).replace("{stream}", "words");
+            if is_get { service.get(&path).await } else { service.post(&path, &body).await }
+        };
+        for id in ["r1", "%2F", "a~1", &longest] {
+            let answer = ask(id).await;
+            assert_eq!(answer.fault(), (404, "RUN_NOT_FOUND"), "{path} {id}");
+            let id = id.replace("%2F", "/");
+            assert_eq!(answer.body["error"]["details"], json!({ "id": id }), "{path}");
+        }
+        for id in ["a%00b", "a%0A", "%C2%85", &long] {
+            assert_eq!(ask(id).await.fault(), (400, "INVALID_RUN_ID"), "{path} {id}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn should_refuse_names_that_no_signal_can_have() {
+    let service = Service::in_memory().await;
+    let path = "/workflows/approval/actions/execute";
+    assert_eq!(service.post(path, &json!({ "run_id": "r1" })).await.status, 202);
+    for name in ["", "a\0b", "a\n", &"x".repeat(201), &"x".repeat(1_000_000)] {
+        let answer = service.post("/runs/r1/actions/signal", &json!({ "name": name })).await;
+        assert_eq!(answer.fault(), (400, "INVALID_SIGNAL_NAME"));
+        let body = json!({ "run_id": "r2", "signal": { "name": name } });
+        let answer = service.post("/workflows/approval/actions/signal-with-start", &body).await;
+        assert_eq!(answer.fault(), (400, "INVALID_SIGNAL_NAME"));
+    }
+    assert_eq!(service.get("/runs/r2").await.status, 404);
+    let answer = service.post("/runs/r1/actions/signal", &json!({ "name": "ü".repeat(100) })).await;
+    assert_eq!(answer.status, 202);
+}
+
+#[tokio::test]
+async fn should_take_numbers_in_one_spelling() {
+    let service = Service::in_memory().await;
+    let body = json!({ "run_id": "r1" });
+    service.post("/workflows/approval/actions/execute", &body).await;
+    for spelling in ["%2B5", "05", "00", "-0", "%205", "5%20", "5.0", "1e1", "0x5", "", "%D9%A5"] {
+        for path in [
+            "/runs?limit=",
+            "/runs?changed_after=",
+            "/tasks?limit=",
+            "/agents?limit=",
+            "/workflows?limit=",
+            "/engines?limit=",
+            "/events?limit=",
+            "/events?after=",
+            "/events/stream?after=",
+            "/dead-letters/groups/a?limit=",
+            "/runs/r1/journal?after=",
+            "/runs/r1/journal?limit=",
+            "/runs/r1/events?after=",
+            "/runs/r1/streams/words?after=",
+            "/runs/r1/result?wait=",
+        ] {
+            let answer = service.get(&format!("{path}{spelling}")).await;
+            assert_eq!(answer.fault(), (400, "MALFORMED_REQUEST"), "{path}{spelling}");
+        }
+    }
+    for spelling in ["+5", "05", "00", "-0", "5.0", "0x5", ""] {
+        for path in ["/events/stream", "/runs/r1/events", "/runs/r1/streams/words"] {
+            let mut get = request(Method::GET, path, None);
+            get.headers_mut().insert("last-event-id", spelling.parse().unwrap());
+            let answer = service.send(get).await;
+            assert_eq!(answer.fault(), (400, "MALFORMED_REQUEST"), "{path} {spelling}");
+        }
+    }
+    assert_eq!(service.get("/runs/r1/journal?after=0&limit=10").await.status, 200);
 }
 
 #[tokio::test]

@@ -111,10 +111,14 @@ impl Service {
     }
 
     pub(crate) async fn on_sqlite() -> Self {
+        Self::on_sqlite_with(ApiOptions::new()).await
+    }
+
+    pub(crate) async fn on_sqlite_with(options: ApiOptions) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let url = format!("sqlite://{}", folder.path().join("aios.db").display());
         let store = aios_store::connect(&url).await.unwrap();
-        Self::on(store, Some(folder), ApiOptions::new()).await
+        Self::on(store, Some(folder), options).await
     }
 
     pub(crate) async fn with(options: ApiOptions) -> Self {

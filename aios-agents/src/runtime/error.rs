@@ -10,7 +10,9 @@ use aios_core::{
 use crate::{
     agent::AgentError,
     suggest::hint,
-    workflow::{InvalidRunId, InvalidTarget, engine::EngineError, journal::JournalError},
+    workflow::{
+        InvalidRunId, InvalidSignalName, InvalidTarget, engine::EngineError, journal::JournalError,
+    },
 };
 
 /// Errors of a runtime.
@@ -36,6 +38,9 @@ pub enum RuntimeError {
     /// The id of a run is invalid; see [`StartRun::id`](super::StartRun::id).
     #[error(transparent)]
     InvalidRunId(#[from] InvalidRunId),
+    /// The name of a signal is invalid; see [`RunHandle::signal`](super::RunHandle::signal).
+    #[error(transparent)]
+    InvalidSignalName(#[from] InvalidSignalName),
     /// No workflow with this name is registered in this runtime, so nothing was started. Correct the
     /// name, or register the workflow, also in a client: its version is taken from there.
     #[error("no workflow {workflow} is registered{}", hint("registered", workflow, registered))]
@@ -161,6 +166,7 @@ impl RuntimeError {
             Self::InvalidAgentType(_) => "INVALID_AGENT_TYPE",
             Self::InvalidAgentId(_) => "INVALID_AGENT_ID",
             Self::InvalidRunId(_) => InvalidRunId::CODE,
+            Self::InvalidSignalName(_) => InvalidSignalName::CODE,
             Self::UnknownWorkflow { .. } => "WORKFLOW_NOT_FOUND",
             Self::UnknownRun { .. } => "RUN_NOT_FOUND",
             Self::RunExists { .. } => "RUN_EXISTS",

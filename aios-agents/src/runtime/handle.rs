@@ -10,7 +10,10 @@ use serde::{Serialize, de::DeserializeOwned};
 use super::{Client, RunError, RunEvents, RuntimeError, send::send};
 use crate::{
     output::RunStream,
-    workflow::journal::{CancelRequested, Entry, Signaled},
+    workflow::{
+        InvalidSignalName,
+        journal::{CancelRequested, Entry, Signaled},
+    },
 };
 
 /// A handle for a run, no matter which process advances it. Cloning is cheap; dropping it does not
@@ -179,11 +182,12 @@ impl RunHandle {
     }
 
     /// Sends a signal. It is kept until the workflow waits for it, even if the run continues as
-    /// another one first.
+    /// another one first. Its name has 1 to 200 bytes without control characters.
     ///
     /// # Errors
     ///
-    /// [`RuntimeError::RunEnded`] if the run has ended; errors of the store.
+    /// [`RuntimeError::InvalidSignalName`]; [`RuntimeError::RunEnded`] if the run has ended; errors of
+    /// the store.
     ///
     /// # Cancel safety
     ///
@@ -193,6 +197,7 @@ impl RunHandle {
         name: &str,
         payload: &T,
     ) -> Result<(), RuntimeError> {
+        InvalidSignalName::check(name)?;
         let payload = Payload::encode(payload)?;
         self.append(Entry::Signaled(Signaled::new(name.into(), payload)), None).await
     }

@@ -294,7 +294,8 @@ impl Runtime {
 
     /// Shuts the runtime down: takes no more tasks, and lets running tasks and steps end within
     /// `deadline`. A shard is handed over to another engine as soon as none of its steps is
-    /// running. Broker and store stay open; they belong to the caller.
+    /// running. Broker and store stay open; they belong to the caller. No part of the engine holds the
+    /// store any more.
     ///
     /// # Errors
     ///

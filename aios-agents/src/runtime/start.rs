@@ -16,6 +16,7 @@ use super::{Client, RunHandle, RuntimeError, send::send};
 use crate::{
     options::check_span,
     workflow::{
+        InvalidSignalName,
         journal::{Entry, JournalError, Journals, Signaled, Started, is_same},
         run_id,
     },
@@ -30,8 +31,8 @@ const MAX_METADATA_BYTES: usize = 64 * 1024;
 ///
 /// - [`RuntimeError::UnknownWorkflow`] if the workflow is not registered in this runtime
 /// - [`RuntimeError::RunExists`] if the id belongs to a run of another workflow or with another input
-/// - [`RuntimeError::InvalidRunId`], and [`RuntimeError::InvalidConfiguration`] for a delay or metadata
-///   out of range, or without a store
+/// - [`RuntimeError::InvalidRunId`], [`RuntimeError::InvalidSignalName`], and
+///   [`RuntimeError::InvalidConfiguration`] for a delay or metadata out of range, or without a store
 /// - [`RuntimeError::Event`] if the input or a signal cannot be serialised to JSON
 /// - [`RuntimeError::EngineStopped`] if the engine of this runtime has stopped
 /// - errors of the store
@@ -227,6 +228,7 @@ impl Signal {
             None => EventId::generate(),
         };
         let name = self.name;
+        InvalidSignalName::check(&name)?;
         let payload = self.payload?;
         Ok((Entry::Signaled(Signaled::new(name, payload)), id))
     }

@@ -35,6 +35,7 @@ mod polling;
 mod race;
 mod registry;
 pub(crate) mod run_id;
+mod signal_name;
 pub(crate) mod span;
 mod turn;
 mod wake_flag;
@@ -54,4 +55,5 @@ pub use self::{
     error::WorkflowError,
     race::{Race, race},
     run_id::InvalidRunId,
+    signal_name::InvalidSignalName,
 };

@@ -305,6 +305,12 @@ pub const CODES: &[Code] = &[
         Retry::No,
         "a run id is empty, too long, `.` or `..`, or has control characters or `~`",
     ),
+    code(
+        "INVALID_SIGNAL_NAME",
+        "runtime, engine",
+        Retry::No,
+        "the name of a signal is empty, too long, or has control characters",
+    ),
     code("NOT_CONTINUED", "runtime", Retry::No, "the successor of a run cannot be found"),
     code("OPERATION_NOT_FOUND", "runtime", Retry::No, "a run has no such operation to fork at"),
     code("INVALID_RESULT", "runtime", Retry::No, "a result does not have the expected type"),

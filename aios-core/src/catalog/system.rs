@@ -30,6 +30,8 @@ events! {
     OUTPUT_APPENDED = "output_appended" of "run" (OutputAppended);
     /// an output stream of a run was ended
     OUTPUT_ENDED = "output_ended" of "run";
+    /// the HTTP API is being called to change something; the call has had no effect yet
+    API_REQUESTED = "requested" of "api" (ApiCalled);
     /// the HTTP API was called to change something
     API_CALLED = "called" of "api" (ApiCalled);
     /// a process began to handle a request to the HTTP API with an `Idempotency-Key`
@@ -140,7 +142,7 @@ pub struct ApiCalled {
     #[new(default)]
     pub request_id: Option<String>,
     /// Status of the answer. `None` if the client or the time limit ended the request before, so that
-    /// its effect is not known.
+    /// its effect is not known, and before there is an answer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[new(default)]
     pub status: Option<u16>,

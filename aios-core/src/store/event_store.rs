@@ -14,6 +14,8 @@ pub const MAX_PAGE: usize = 10_000;
 ///
 /// - Each [`Append`] is atomic, and durable when it is answered with `Ok`.
 /// - Concurrent appends share commits; one that fails does not affect the others.
+/// - Appends whose futures one task polls in an order are committed in this order, or together. So what
+///   has to be stored before something else needs no commit of its own.
 /// - Positions are dense and in commit order: a reader that has read up to a position has missed
 ///   nothing.
 /// - Read models change in the same transaction as the log.

@@ -355,6 +355,7 @@ _BY_CODE: dict[str, type[AiosError]] = {
             "INVALID_RUNTIME_CONFIGURATION",
             "INVALID_RUN_ID",
             "INVALID_SETTINGS",
+            "INVALID_SIGNAL_NAME",
             "INVALID_STORE_CONFIGURATION",
             "INVALID_WORKFLOW_NAME",
             "UNKNOWN_AGENT_TYPE",

@@ -74,8 +74,9 @@ pub(super) fn refusal(status: StatusCode, code: &str, message: &str) -> Response
         "error": { "code": code, "message": message, "details": {} },
         "meta": { "request_id": request_id, "timestamp": timestamp },
     });
-    let mut response =
-        (status, [(header::CONTENT_TYPE, "application/json")], body.to_string()).into_response();
+    let headers =
+        [(header::CONTENT_TYPE, "application/json"), (header::X_CONTENT_TYPE_OPTIONS, "nosniff")];
+    let mut response = (status, headers, body.to_string()).into_response();
     if let Ok(id) = HeaderValue::try_from(request_id) {
         response.headers_mut().insert("x-request-id", id);
     }

@@ -13,9 +13,10 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{
     ApiError,
+    audit::Requested,
     authorize::{Caller, DeadLettersPurge, DeadLettersRead, DeadLettersRedrive},
     envelope::{Document, Listing, Resource},
-    extract::{Json, Path, Query},
+    extract::{Json, Path, Query, count},
     page,
     state::Api,
 };
@@ -93,6 +94,7 @@ async fn letters(
 struct LetterQuery {
     /// Most dead letters that are returned; 50 unless given.
     #[param(minimum = 1, maximum = 1000)]
+    #[serde(default, deserialize_with = "count")]
     limit: Option<usize>,
 }
 
@@ -175,6 +177,7 @@ struct Handled {
 async fn redrive_dead_letters(
     State(api): State<Api>,
     _: Caller<DeadLettersRedrive>,
+    _: Requested,
     Path(address): Path<(AddressKind, String)>,
     Json(body): Json<SelectionBody>,
 ) -> Result<Response, ApiError> {
@@ -200,6 +203,7 @@ async fn redrive_dead_letters(
 async fn purge_dead_letters(
     State(api): State<Api>,
     _: Caller<DeadLettersPurge>,
+    _: Requested,
     Path(address): Path<(AddressKind, String)>,
     Json(body): Json<SelectionBody>,
 ) -> Result<Response, ApiError> {

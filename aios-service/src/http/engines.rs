@@ -15,8 +15,8 @@ use super::{
     ApiError,
     authorize::{Caller, EnginesRead},
     envelope::{Listing, Resource},
-    extract::Query,
-    page,
+    extract::{Query, count},
+    page::{Filters, List},
     state::Api,
 };
 
@@ -46,8 +46,9 @@ struct Engine {
 struct EngineQuery {
     /// Most resources of a page; 50 unless given.
     #[param(minimum = 1, maximum = 1000)]
+    #[serde(default, deserialize_with = "count")]
     limit: Option<usize>,
-    /// `meta.next` of the page before.
+    /// `meta.next` of the page before, with the same filters.
     after: Option<String>,
 }
 
@@ -66,11 +67,13 @@ struct EngineQuery {
 async fn list_engines(
     State(api): State<Api>,
     _: Caller<EnginesRead>,
+    filters: Filters,
     Query(query): Query<EngineQuery>,
 ) -> Result<Response, ApiError> {
-    let request = page::request(LIST, query.limit, query.after.as_deref())?;
+    let list = List::new(LIST, filters);
+    let request = list.request(query.limit, query.after.as_deref())?;
     let engines = engines(&api.store()?.leases().await?);
-    Ok(page::answer(&api, LIST, page_of(engines, &request), |(id, engine)| {
+    Ok(list.answer(&api, page_of(engines, &request), |(id, engine)| {
         Resource::new("engine", id, engine)
     }))
 }

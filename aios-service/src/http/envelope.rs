@@ -91,7 +91,8 @@ pub(crate) struct ErrorBody {
     pub(crate) code: String,
     /// A message for people.
     pub(crate) message: String,
-    /// Details for programs.
+    /// Details for programs. If a run, task, agent, agent type or workflow does not exist, `id` is the
+    /// one that the request names.
     #[schema(value_type = Object)]
     pub(crate) details: Value,
 }

@@ -100,6 +100,7 @@ impl ApiError {
         Self::new("INTERNAL_ERROR", meaning("INTERNAL_ERROR"))
     }
 
+    /// A resource does not exist. Its id is in the details.
     pub(crate) fn missing(code: &'static str, kind: &str, id: &str) -> Self {
         let message = format!("there is no {kind} {id}");
         Self::new(code, message).with_details(json!({ "id": id }))
@@ -149,10 +150,10 @@ impl From<RuntimeError> for ApiError {
     fn from(error: RuntimeError) -> Self {
         let details = match &error {
             RuntimeError::UnknownWorkflow { workflow, registered } => {
-                json!({ "workflow": workflow, "registered": registered })
+                json!({ "id": workflow, "registered": registered })
             }
-            RuntimeError::UnknownRun { run_id }
-            | RuntimeError::RunExists { run_id }
+            RuntimeError::UnknownRun { run_id } => json!({ "id": run_id }),
+            RuntimeError::RunExists { run_id }
             | RuntimeError::NoFailedOperation { run_id }
             | RuntimeError::RunCancelling { run_id } => json!({ "run_id": run_id }),
             RuntimeError::RunEnded { run_id, status }

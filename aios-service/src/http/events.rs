@@ -18,9 +18,10 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{
     ApiError,
+    audit::Requested,
     authorize::{Caller, EventsPublish, EventsRead},
     envelope::{Document, Listing, Resource},
-    extract::{Json, Query, position},
+    extract::{Json, Query, count, position},
     idempotency::RequestIds,
     log_range::Range,
     page,
@@ -102,6 +103,7 @@ struct EventQuery {
     pattern: Option<String>,
     /// Most events of a page; 50 unless given.
     #[param(minimum = 1, maximum = 1000)]
+    #[serde(default, deserialize_with = "count")]
     limit: Option<usize>,
     /// Only events of this time or later.
     #[param(value_type = Option<String>, format = DateTime)]
@@ -195,6 +197,7 @@ struct PublishBody {
 async fn publish_event(
     State(api): State<Api>,
     caller: Caller<EventsPublish>,
+    _: Requested,
     ids: RequestIds,
     headers: HeaderMap,
     Json(body): Json<PublishBody>,

@@ -66,7 +66,7 @@ fn of_answers() -> Vec<(&'static str, Value)> {
         "deleted_at": null,
     });
     let error = json!({
-        "error": { "code": "RUN_NOT_FOUND", "message": "there is no run \"order-8\"", "details": {} },
+        "error": { "code": "RUN_NOT_FOUND", "message": "there is no run order-8", "details": { "id": "order-8" } },
         "meta": { "request_id": "req-456", "timestamp": at },
     });
     vec![

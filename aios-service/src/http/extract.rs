@@ -1,6 +1,6 @@
 //! Reads the parts of requests, with errors in the shape of the API.
 
-use std::{fmt, marker::PhantomData};
+use std::{borrow::Cow, fmt, marker::PhantomData};
 
 use axum::{
     body::Bytes,
@@ -185,15 +185,33 @@ pub(crate) fn object<'de, D: Deserializer<'de>, T: Deserialize<'de>>(
     deserializer.deserialize_map(ObjectVisitor(PhantomData))
 }
 
-/// Reads a position of the log or a version of a stream, which a store counts as a signed number.
+/// Reads a position of the log or a version of a stream from a query.
 pub(crate) fn position<'de, D: Deserializer<'de>>(
     deserializer: D,
 ) -> Result<Option<u64>, D::Error> {
-    let position = Option::<u64>::deserialize(deserializer)?;
-    match position.filter(|it| i64::try_from(*it).is_err()) {
-        None => Ok(position),
-        Some(_) => Err(D::Error::custom(format!("a position is 0 to {}", i64::MAX))),
-    }
+    let text = Option::<Cow<'de, str>>::deserialize(deserializer)?;
+    text.map(|text| number(&text).ok_or_else(|| not_a_number::<D>(&text))).transpose()
+}
+
+/// Reads a number of resources from a query.
+pub(crate) fn count<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<usize>, D::Error> {
+    let text = Option::<Cow<'de, str>>::deserialize(deserializer)?;
+    let count = |text: &str| number(text).and_then(|number| usize::try_from(number).ok());
+    text.map(|text| count(&text).ok_or_else(|| not_a_number::<D>(&text))).transpose()
+}
+
+fn not_a_number<'de, D: Deserializer<'de>>(text: &str) -> D::Error {
+    let shown: String = text.chars().take(50).collect();
+    D::Error::custom(format!("{shown:?} is not a number from 0 to {} in digits", i64::MAX))
+}
+
+/// Reads a number of a query or a header: digits, without a sign and without zeros before it. A store
+/// counts positions as signed numbers, so none is greater than [`i64::MAX`].
+pub(crate) fn number(text: &str) -> Option<u64> {
+    let is_canonical =
+        text.bytes().all(|byte| byte.is_ascii_digit()) && (text == "0" || !text.starts_with('0'));
+    let number = text.parse().ok().filter(|_| is_canonical)?;
+    i64::try_from(number).is_ok().then_some(number)
 }
 
 /// Reads an integer. As in JSON Schema, a number with the fraction 0 is one: `6.0` is 6.
@@ -298,6 +316,18 @@ mod tests {
         assert!(!is_too_deep(format!("\"{}\"", "[".repeat(500)).as_bytes()));
         assert!(!is_too_deep(format!(r#"{{"a\"":"\\{}"}}"#, "{".repeat(500)).as_bytes()));
         assert!(!is_too_deep("[],".repeat(500).as_bytes()));
+    }
+
+    #[test]
+    fn should_read_numbers_in_one_spelling() {
+        for (text, value) in [("0", 0), ("7", 7), ("10", 10)] {
+            assert_eq!(number(text), Some(value), "{text}");
+        }
+        assert_eq!(number("9223372036854775807"), Some(i64::MAX.unsigned_abs()));
+        let others = ["", "+5", "-0", "05", "00", " 5", "5 ", "5.0", "1e3", "0x5", "1_0", "٥"];
+        for text in others.into_iter().chain(["9223372036854775808", "18446744073709551616"]) {
+            assert_eq!(number(text), None, "{text:?}");
+        }
     }
 
     #[test]

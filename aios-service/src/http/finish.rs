@@ -26,6 +26,9 @@ use super::{
     trace::{TRACE_RESPONSE, Trace},
 };
 
+/// Tells browsers to take the content type as it is.
+const NO_SNIFF: HeaderValue = HeaderValue::from_static("nosniff");
+
 pub(crate) async fn finish(State(api): State<Api>, mut request: Request, next: Next) -> Response {
     let id = RequestId::of(request.headers());
     let method = request.method().clone();
@@ -56,8 +59,7 @@ pub(crate) async fn finish(State(api): State<Api>, mut request: Request, next: N
         .headers_mut()
         .entry(header::CACHE_CONTROL)
         .or_insert(HeaderValue::from_static("no-store"));
-    let sniff = HeaderValue::from_static("nosniff");
-    response.headers_mut().insert(header::X_CONTENT_TYPE_OPTIONS, sniff);
+    response.headers_mut().insert(header::X_CONTENT_TYPE_OPTIONS, NO_SNIFF);
     response
 }
 
@@ -159,6 +161,7 @@ async fn unrouted(
         response.headers_mut().insert(REQUEST_ID, value);
     }
     response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response.headers_mut().insert(header::X_CONTENT_TYPE_OPTIONS, NO_SNIFF);
     response
 }
 

@@ -8,7 +8,11 @@ use axum::{
 };
 
 use super::{
-    audit::AuditedCall, authorize::authenticate, etag, idempotency::idempotent, state::Api,
+    audit::{AuditedCall, beside},
+    authorize::authenticate,
+    etag,
+    idempotency::idempotent,
+    state::Api,
 };
 
 /// Passes a request on to its route, if its caller is known.
@@ -18,7 +22,8 @@ pub(crate) async fn guard(State(api): State<Api>, request: Request, next: Next) 
         Err(error) => return error.into_response(),
     };
     let call = AuditedCall::begin(&api, &mut request);
-    let response = checked(&api, request, next).await;
+    let announcement = call.as_ref().and_then(AuditedCall::announcement);
+    let response = beside(announcement, checked(&api, request, next)).await;
     if let Some(stored) = call.and_then(|call| call.record(&response)) {
         // It fails if the event is lost, which is reported.
         let _ = stored.await;

@@ -112,6 +112,10 @@ fn answer(checks: &[(&str, Option<String>)]) -> Response {
     let checks: serde_json::Map<_, _> =
         checks.iter().map(|(name, fault)| ((*name).to_owned(), text(fault))).collect();
     let body = json!({ "status": if is_healthy { "ok" } else { "failed" }, "checks": checks });
-    let headers = [(header::CONTENT_TYPE, "application/json"), (header::CACHE_CONTROL, "no-store")];
+    let headers = [
+        (header::CONTENT_TYPE, "application/json"),
+        (header::CACHE_CONTROL, "no-store"),
+        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+    ];
     (status, headers, body.to_string()).into_response()
 }

@@ -23,7 +23,11 @@ const EVENT_PATTERN: &str = r"^([a-z][a-z0-9_]*|\*|#)(\.([a-z][a-z0-9_]*|\*|#))*
 const EVENT_TYPE: &str =
     r"^(?!(agents|workflows|system)\.)[a-z][a-z0-9_]*\.[a-z][a-z0-9_]*\.[a-z][a-z0-9_]*$";
 /// Times to wait.
-const WAIT: &str = "^[0-9]{1,9}(ms|s|m)?$";
+const WAIT: &str = "^(0|[1-9][0-9]{0,8})(ms|s|m)?$";
+
+/// About ids of runs in paths.
+const RUN_ID: &str = "1 to 200 bytes of UTF-8 without control characters. Every operation refuses another id with 400 \
+                      and `INVALID_RUN_ID`, and one that no run has with 404 and `RUN_NOT_FOUND`.";
 
 /// Adds the constraints to all parameters and to the schemas of all bodies.
 pub(super) fn constrain(document: &mut Value) {
@@ -47,7 +51,7 @@ pub(super) fn constrain(document: &mut Value) {
 fn of_parameter(path: &str, parameter: &mut Value) {
     let field = |key: &str| parameter.get(key).and_then(Value::as_str).unwrap_or_default();
     let constraints = match (field("in"), field("name")) {
-        ("path", "run_id") => bytes(&PRINTABLE, 200),
+        ("path", "run_id") => described(bytes(&PRINTABLE, 200), RUN_ID),
         ("path", "name") => json!({ "pattern": ADDRESS }),
         ("path", "stream") => json!({ "pattern": STREAM }),
         ("query", "after") if is_text(parameter) => json!({ "pattern": page::pattern(list(path)) }),
@@ -85,6 +89,7 @@ fn of_body(name: &str, schema: &mut Value) {
     for (field, property) in properties.into_iter().flatten() {
         let constraints = match (name, field.as_str()) {
             (_, "run_id") => undotted(bytes(&CHOSEN, 200)),
+            ("SignalBody" | "StartSignal", "name") => bytes(&PRINTABLE, 200),
             ("CreateAgentBody" | "ReplaceAgentBody", "name") => bytes(&PRINTABLE, 255),
             (_, "agent_type") => json!({ "pattern": NAME }),
             (_, "agent_id") | ("CreateAgentBody", "id") => undotted(json!({ "pattern": ADDRESS })),
@@ -110,6 +115,11 @@ fn of_body(name: &str, schema: &mut Value) {
 /// The schema of an id that can be a part of a path.
 fn undotted(mut schema: Value) -> Value {
     set(&mut schema, &["not"], json!({ "enum": [".", ".."] }));
+    schema
+}
+
+fn described(mut schema: Value, description: &str) -> Value {
+    set(&mut schema, &["description"], json!(description));
     schema
 }
 

@@ -33,6 +33,7 @@ mod audit;
 mod authorize;
 mod cors;
 mod dead_letters;
+mod digest;
 mod engines;
 mod envelope;
 mod error;

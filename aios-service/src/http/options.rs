@@ -6,17 +6,19 @@ use super::{Cors, Limits, RateLimit, Shutdown};
 use crate::auth::{Anonymous, Authenticator};
 
 /// Where the audit events of an API go. Each call that may change something, which is every request
-/// with another method than GET, HEAD and OPTIONS, leaves one when it has ended, whatever its
-/// outcome.
+/// with another method than GET, HEAD and OPTIONS, leaves one before it has an effect, and one with its
+/// outcome when it has ended.
 ///
 /// Calls without valid credentials and calls above the rate limit leave none, so that no caller can fill
 /// the log with them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Audit {
-    /// Into the log, as the event `system.api.called` with the data
-    /// [`ApiCalled`](aios_core::catalog::system::ApiCalled) in the stream `system/audit/<date>`. The
-    /// answer is sent once the event is stored. If it cannot be stored within 5 s, the caller gets the
+    /// Into the log, as the events `system.api.requested` and `system.api.called`, which it causes, with
+    /// the data [`ApiCalled`](aios_core::catalog::system::ApiCalled) in the stream
+    /// `system/audit/<date>`. The first one shares the commit of the effect, or has an earlier one, so it
+    /// is there also if the process is killed before the second one is stored. The answer is sent once the
+    /// second one is stored. If it cannot be stored within 5 s, the caller gets the
     /// answer all the same, because the call has had its effect, and the event is written to the log
     /// lines of the process as an error.
     #[default]

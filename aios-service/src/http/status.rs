@@ -12,6 +12,7 @@ const STATUSES: &[(u16, &[&str])] = &[
             "INVALID_CURSOR",
             "INVALID_OUTPUT_STREAM",
             "INVALID_RUN_ID",
+            "INVALID_SIGNAL_NAME",
             "INVALID_NAME",
             "INVALID_WORKFLOW_NAME",
             "INVALID_AGENT_ID",

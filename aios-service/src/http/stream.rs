@@ -30,7 +30,7 @@ use super::{
     ApiError, Shutdown, agents,
     authorize::{AgentsRead, Caller, EventsRead, RunsRead, TasksRead},
     events::recorded,
-    extract::{Path, Query, position},
+    extract::{Path, Query, number, position},
     runs,
     state::Api,
 };
@@ -202,8 +202,7 @@ pub(super) fn last_event_id(headers: &HeaderMap) -> Result<Option<u64>, ApiError
     let mut values = headers.get_all("last-event-id").iter();
     let Some(value) = values.next() else { return Ok(None) };
     let position = value.to_str().ok().filter(|_| values.next().is_none());
-    let position = position.and_then(|text| text.parse::<u64>().ok());
-    let position = position.filter(|position| i64::try_from(*position).is_ok());
+    let position = position.and_then(number);
     let message = "`Last-Event-ID` is the position of an event, and given once";
     position.map(Some).ok_or_else(|| ApiError::new("MALFORMED_REQUEST", message))
 }

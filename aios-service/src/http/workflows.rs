@@ -21,9 +21,9 @@ use super::{
     authorize::{Caller, RunsSignal, RunsStart, WorkflowsRead},
     envelope::{Document, Listing, Resource},
     etag,
-    extract::{Json, Path, Prefix, Query, object},
+    extract::{Json, Path, Prefix, Query, count, object},
     idempotency::RequestIds,
-    page,
+    page::{Filters, List},
     runs::{self, Run},
     state::Api,
     trace::metadata,
@@ -68,8 +68,9 @@ fn resource(row: WorkflowRecord) -> Resource<Workflow> {
 struct WorkflowQuery {
     /// Most resources of a page; 50 unless given.
     #[param(minimum = 1, maximum = 1000)]
+    #[serde(default, deserialize_with = "count")]
     limit: Option<usize>,
-    /// `meta.next` of the page before.
+    /// `meta.next` of the page before, with the same filters.
     after: Option<String>,
 }
 
@@ -87,11 +88,13 @@ struct WorkflowQuery {
 async fn list_workflows(
     State(api): State<Api>,
     _: Caller<WorkflowsRead>,
+    filters: Filters,
     Query(query): Query<WorkflowQuery>,
 ) -> Result<Response, ApiError> {
-    let request = page::request(LIST, query.limit, query.after.as_deref())?;
+    let list = List::new(LIST, filters);
+    let request = list.request(query.limit, query.after.as_deref())?;
     let rows = api.store()?.workflows(&request).await?;
-    Ok(page::answer(&api, LIST, rows, resource))
+    Ok(list.answer(&api, rows, resource))
 }
 
 /// Get a workflow

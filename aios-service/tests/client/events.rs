@@ -53,8 +53,8 @@ async fn should_miss_no_event_if_the_first_connection_is_cut_before_any() {
     let run = server.client().start("welcome", &"Ada").id("after").await.unwrap();
     run.result::<String>().await.unwrap();
     let first = events.next().await.unwrap().unwrap();
-    // The start has an `Idempotency-Key`, so the log has the request before the run.
-    let is_request = first.stream.as_str().starts_with("system/requests/");
+    // The log has the audit event of the start before the run.
+    let is_request = first.stream.as_str().starts_with("system/audit/");
     assert_eq!((first.position, is_request), (head + 1, true), "{}", first.stream);
 }
 

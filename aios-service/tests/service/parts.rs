@@ -62,6 +62,33 @@ async fn should_answer_what_no_route_takes_in_the_shape_of_the_api() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn should_let_no_browser_guess_a_content_type() {
+    let running = service(&settings().load().unwrap()).start().await.unwrap();
+    for path in [
+        "/",
+        "/api",
+        "/api/v1/x",
+        "/api/v1/me",
+        "/api/v1/docs",
+        "/api/v1/docs/",
+        "/api/v1/docs/x",
+        "/health/live",
+        "/health/ready",
+        "/health/startup",
+        "/health/x",
+        "/metrics",
+    ] {
+        for method in ["GET", "PUT"] {
+            let answer = ask(running.address(), method, path).await;
+            let (head, _) = answer.split_once("\r\n\r\n").unwrap();
+            assert!(head.contains("x-content-type-options: nosniff"), "{method} {path}: {head}");
+        }
+    }
+    running.shutdown().begin();
+    running.stopped().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn should_apply_the_limits_of_the_settings() {
     let settings = settings()
         .value("agent.timeout", "1ms")

@@ -1036,7 +1036,10 @@ export interface components {
              * @example RUN_NOT_FOUND
              */
             code: string;
-            /** @description Details for programs. */
+            /**
+             * @description Details for programs. If a run, task, agent, agent type or workflow does not exist, `id` is the
+             *     one that the request names.
+             */
             details: Record<string, never>;
             /** @description A message for people. */
             message: string;
@@ -1046,8 +1049,10 @@ export interface components {
          * @example {
          *       "error": {
          *         "code": "RUN_NOT_FOUND",
-         *         "details": {},
-         *         "message": "there is no run \"order-8\""
+         *         "details": {
+         *           "id": "order-8"
+         *         },
+         *         "message": "there is no run order-8"
          *       },
          *       "meta": {
          *         "request_id": "req-456",
@@ -1952,7 +1957,7 @@ export interface components {
         };
     };
     responses: {
-        /** @description One of `MALFORMED_REQUEST`, `INVALID_CURSOR`, `INVALID_OUTPUT_STREAM`, `INVALID_RUN_ID`, `INVALID_NAME`, `INVALID_WORKFLOW_NAME`, `INVALID_AGENT_ID`, `INVALID_AGENT_TYPE`, `INVALID_AGENT_CONFIG`, `INVALID_PATTERN`, `INVALID_STREAM`, `INVALID_IDEMPOTENCY_KEY`. */
+        /** @description One of `MALFORMED_REQUEST`, `INVALID_CURSOR`, `INVALID_OUTPUT_STREAM`, `INVALID_RUN_ID`, `INVALID_SIGNAL_NAME`, `INVALID_NAME`, `INVALID_WORKFLOW_NAME`, `INVALID_AGENT_ID`, `INVALID_AGENT_TYPE`, `INVALID_AGENT_CONFIG`, `INVALID_PATTERN`, `INVALID_STREAM`, `INVALID_IDEMPOTENCY_KEY`. */
         Error400: {
             headers: {
                 /** @description The trace of the request, if it has a valid `traceparent`. */
@@ -2234,7 +2239,7 @@ export interface operations {
                 include_deleted?: boolean;
                 /** @description Most resources of a page; 50 unless given. */
                 limit?: number;
-                /** @description `meta.next` of the page before. */
+                /** @description `meta.next` of the page before, with the same filters. */
                 after?: string;
             };
             header?: never;
@@ -2561,7 +2566,7 @@ export interface operations {
                 created_before?: string;
                 /** @description Most resources of a page; 50 unless given. */
                 limit?: number;
-                /** @description `meta.next` of the page before. */
+                /** @description `meta.next` of the page before, with the same filters. */
                 after?: string;
             };
             header?: never;
@@ -2793,7 +2798,7 @@ export interface operations {
             query?: {
                 /** @description Most resources of a page; 50 unless given. */
                 limit?: number;
-                /** @description `meta.next` of the page before. */
+                /** @description `meta.next` of the page before, with the same filters. */
                 after?: string;
             };
             header?: never;
@@ -3085,7 +3090,7 @@ export interface operations {
                 include_deleted?: boolean;
                 /** @description Most resources of a page; 50 unless given. */
                 limit?: number;
-                /** @description `meta.next` of the page before. */
+                /** @description `meta.next` of the page before, with the same filters. */
                 after?: string;
             };
             header?: never;
@@ -3701,7 +3706,7 @@ export interface operations {
                 include_deleted?: boolean;
                 /** @description Most resources of a page; 50 unless given. */
                 limit?: number;
-                /** @description `meta.next` of the page before. */
+                /** @description `meta.next` of the page before, with the same filters. */
                 after?: string;
             };
             header?: never;
@@ -3935,7 +3940,7 @@ export interface operations {
             query?: {
                 /** @description Most resources of a page; 50 unless given. */
                 limit?: number;
-                /** @description `meta.next` of the page before. */
+                /** @description `meta.next` of the page before, with the same filters. */
                 after?: string;
             };
             header?: never;

@@ -50,6 +50,7 @@ impl Engine {
         self.readers.close();
         self.live.stop().await;
         self.recorders.stop().await;
+        self.helpers.stop().await;
         self.store.unwatch();
         self.release_leases().await;
     }

@@ -18,10 +18,7 @@ use parking_lot::Mutex;
 use tracing::warn;
 
 use super::{Engine, Message, host::Host, members::Members};
-use crate::{
-    task,
-    workflow::{Registry, SINGLE_TASK},
-};
+use crate::workflow::{Registry, SINGLE_TASK};
 
 /// How often to check whether a missing lease is taken or free.
 const LEASE_CHECKS: u32 = 3;
@@ -173,7 +170,7 @@ impl Engine {
         }
         let engine = Arc::clone(self);
         // In a separate task, because loading many runs may take longer than a lease lasts.
-        task::spawn(async move {
+        self.helpers.spawn(async move {
             for run_id in runs {
                 engine.activate(&run_id, Message::Wake).await;
             }

@@ -23,7 +23,7 @@ use super::{
     ownership::margin,
     recover, slots,
 };
-use crate::task::{self, JoinSet};
+use crate::task::JoinSet;
 
 /// Shards that one engine hands to others per minute, at most.
 const MOVES_PER_MINUTE: usize = SHARDS as usize;
@@ -266,7 +266,7 @@ async fn take_free(engine: &Arc<Engine>, members: &Members) -> Result<(), Engine
         record_held(&engine.ownership.leases());
         debug!(shards = numbers.len(), "took shards");
         // In a separate task, because recovery may take longer than a lease lasts.
-        task::spawn(recover::run(Arc::clone(engine), numbers));
+        engine.helpers.spawn(recover::run(Arc::clone(engine), numbers));
     }
     Ok(())
 }

@@ -2,7 +2,7 @@
 //!
 //! | modules | contents |
 //! |---|---|
-//! | `running`, `options`, `failing`, `error` | start, stop and permanent failures of an engine |
+//! | `running`, `options`, `helpers`, `failing`, `error` | start, tasks, stop and permanent failures of an engine |
 //! | `leases`, `ownership`, `members`, `leave`, `clock` | own a share of the shards, renew it, hand it over |
 //! | `recover`, `reads`, `notes`, `parking`, `live` | find the runs of a shard; load and evict them |
 //! | `driver` | advance one run: journal, effects, attempts, deadlines (`driver/assignment.rs`) |
@@ -27,6 +27,7 @@ mod error;
 mod executor;
 mod failing;
 mod foreign_appends;
+mod helpers;
 mod host;
 mod hosting;
 mod inbox;
@@ -70,8 +71,8 @@ use tracing::{info, warn};
 
 use self::{
     activity::Activity, answers::Recorders, blocked::BlockingRuns, clock::StoreClock,
-    dispatch::Dispatch, hosting::Hosting, live::ActiveRuns, ownership::Ownership, parking::Parking,
-    slots::Readers, timers::Timers,
+    dispatch::Dispatch, helpers::Helpers, hosting::Hosting, live::ActiveRuns, ownership::Ownership,
+    parking::Parking, slots::Readers, timers::Timers,
 };
 pub(crate) use self::{
     error::EngineError,
@@ -117,6 +118,7 @@ pub(crate) struct Engine {
     ownership: Ownership,
     readers: Readers,
     recorders: Recorders,
+    helpers: Helpers,
     /// Locked while the log is relayed.
     relaying: tokio::sync::Mutex<()>,
     live: ActiveRuns,
@@ -196,6 +198,7 @@ impl Engine {
             ownership,
             readers: Readers::default(),
             recorders: Recorders::default(),
+            helpers: Helpers::default(),
             relaying: tokio::sync::Mutex::default(),
             live: ActiveRuns::default(),
             blocking: BlockingRuns::default(),

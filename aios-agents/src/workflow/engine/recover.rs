@@ -7,7 +7,6 @@
 use std::{collections::HashSet, sync::Arc};
 
 use super::{Engine, Message, notes::OPEN};
-use crate::task;
 use aios_core::store::{PageRequest, ReadModels, RunFilter, Shard, StoreError, Unsettled};
 
 /// Shards queried at once.
@@ -42,7 +41,7 @@ pub(super) fn look_again(engine: &Arc<Engine>) {
         engine.send(&run_id, Message::Wake);
     }
     let shares = engine.ownership.shares().into_iter().collect();
-    task::spawn(run(Arc::clone(engine), shares));
+    engine.helpers.spawn(run(Arc::clone(engine), shares));
 }
 
 async fn recover(engine: &Arc<Engine>, shards: &[Shard]) -> Result<(), StoreError> {

@@ -38,6 +38,7 @@ impl RunningEngine {
         self.engine.readers.close();
         self.engine.live.stop().await;
         self.engine.recorders.stop().await;
+        self.engine.helpers.stop().await;
         self.tasks.shutdown().await;
         parking::note_rest(&self.engine).await;
         self.engine.store.unwatch();
@@ -73,6 +74,7 @@ impl Drop for RunningEngine {
         drop(self.engine.ownership.take());
         self.engine.readers.close();
         drop(self.engine.recorders.take());
+        drop(self.engine.helpers.take());
         self.engine.store.unwatch();
     }
 }

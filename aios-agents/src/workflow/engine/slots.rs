@@ -17,7 +17,6 @@ use tokio::task::AbortHandle;
 use tracing::{info, warn};
 
 use super::{Engine, EngineError, mailbox, members::Members, ownership::margin};
-use crate::task;
 
 /// Stream with one event for each slot that was ever acquired.
 const STREAM: &str = "system/engines";
@@ -225,6 +224,8 @@ fn read(engine: &Arc<Engine>, number: u16, deliveries: Option<Deliveries>) {
     if engine.readers.0.lock().is_closed {
         return;
     }
-    let reader = task::spawn(mailbox::run(Arc::clone(engine), number, deliveries));
-    engine.readers.insert(number, reader.abort_handle());
+    let reader = engine.helpers.spawn(mailbox::run(Arc::clone(engine), number, deliveries));
+    if let Some(reader) = reader {
+        engine.readers.insert(number, reader);
+    }
 }

@@ -1,8 +1,9 @@
 //! Appending: order, expectations, and the independence of appends.
 
-use std::collections::HashSet;
+use std::{collections::HashSet, future::poll_fn, task::Poll};
 
 use futures_util::{FutureExt, future::join_all};
+use serde_json::{Value, json};
 
 use super::harness::{Harness, envelope, event, events, places, stored, stream};
 use crate::store::{Append, EventStoreExt, Expected, StoreError};
@@ -97,6 +98,26 @@ pub async fn should_return_results_and_positions_in_the_order_of_the_batch(harne
     let answers = harness.store.append(batch.collect()).await;
     let positions: Vec<_> = answers.into_iter().map(|answer| answer.unwrap().position).collect();
     assert_eq!(positions, (1..=100).map(|n| n * 2).collect::<Vec<_>>());
+}
+
+/// Appends of one task are committed in the order in which it polls them, also those for which the store
+/// has no room at first.
+pub async fn should_commit_appends_in_the_order_in_which_they_were_begun(harness: Harness<'_>) {
+    const COUNT: u64 = 5000;
+    let appends = (0..COUNT).map(|n| Append::new(stream(&format!("s/{}", n % 7)), events([n])));
+    let mut begun: Vec<_> = appends.map(|it| harness.store.append_one(it)).map(Box::pin).collect();
+    poll_fn(|context| {
+        begun.retain_mut(|append| match append.as_mut().poll(context) {
+            Poll::Ready(appended) => appended.is_err_and(|error| panic!("{error:?}")),
+            Poll::Pending => true,
+        });
+        if begun.is_empty() { Poll::Ready(()) } else { Poll::Pending }
+    })
+    .await;
+    let log = harness.log().await;
+    let order: Vec<_> = log.iter().map(|it| it.event.data::<Value>().unwrap()).collect();
+    let expected: Vec<_> = (0..COUNT).map(|n| json!({ "number": n })).collect();
+    assert_eq!(order, expected);
 }
 
 /// No appends, no answers.

@@ -118,6 +118,7 @@ macro_rules! store_conformance {
                 should_append_all_or_nothing
                 should_fail_one_append_alone_among_hundreds
                 should_return_results_and_positions_in_the_order_of_the_batch
+                should_commit_appends_in_the_order_in_which_they_were_begun
                 should_answer_an_empty_batch
                 should_keep_positions_dense_under_concurrent_writers
                 should_let_one_of_many_writers_succeed

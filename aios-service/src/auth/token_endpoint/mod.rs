@@ -229,6 +229,10 @@ async fn refuse_strangers(State(endpoint): Endpoint, request: Request, next: Nex
 }
 
 fn json(status: StatusCode, body: &Value) -> Response {
-    let headers = [(header::CONTENT_TYPE, "application/json"), (header::CACHE_CONTROL, "no-store")];
+    let headers = [
+        (header::CONTENT_TYPE, "application/json"),
+        (header::CACHE_CONTROL, "no-store"),
+        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+    ];
     (status, headers, body.to_string()).into_response()
 }

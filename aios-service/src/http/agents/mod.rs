@@ -21,8 +21,9 @@ use super::{
     authorize::{AgentsRead, Caller},
     envelope::{Document, Listing, Resource},
     etag,
-    extract::{Path, Query},
-    page, schema,
+    extract::{Path, Query, count},
+    page::{self, Filters, List},
+    schema,
     state::Api,
 };
 
@@ -100,8 +101,9 @@ struct AgentQuery {
     include_deleted: Option<bool>,
     /// Most resources of a page; 50 unless given.
     #[param(minimum = 1, maximum = 1000)]
+    #[serde(default, deserialize_with = "count")]
     limit: Option<usize>,
-    /// `meta.next` of the page before.
+    /// `meta.next` of the page before, with the same filters.
     after: Option<String>,
 }
 
@@ -119,9 +121,11 @@ struct AgentQuery {
 async fn list_agents(
     State(api): State<Api>,
     _: Caller<AgentsRead>,
+    filters: Filters,
     Query(query): Query<AgentQuery>,
 ) -> Result<Response, ApiError> {
-    let request = page::request(LIST, query.limit, query.after.as_deref())?;
+    let list = List::new(LIST, filters);
+    let request = list.request(query.limit, query.after.as_deref())?;
     let filter = AgentFilter {
         id: None,
         agent_type: query.agent_type,
@@ -129,7 +133,7 @@ async fn list_agents(
         include_deleted: query.include_deleted.unwrap_or_default(),
     };
     let rows = api.store()?.agents(&filter, &request).await?;
-    Ok(page::answer(&api, LIST, rows, resource))
+    Ok(list.answer(&api, rows, resource))
 }
 
 fn status(text: &str) -> Result<AgentStatus, ApiError> {

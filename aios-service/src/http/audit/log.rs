@@ -1,21 +1,21 @@
-//! Stores audit events in common appends.
+//! Stores audit events. Those with the outcomes of calls share appends.
 
 use std::{sync::Arc, time::Duration};
 
 use aios_core::{
-    Chain,
-    catalog::system::{self, ApiCalled},
+    BoxFuture, Chain,
+    catalog::system::{self, API_CALLED, API_REQUESTED, ApiCalled},
     clock::Clock,
-    event::{Event, EventError, EventType, Metadata},
+    event::{Event, EventError, EventId, EventType, Metadata},
     store::{Append, EventStoreExt, Store, StoreError, StreamId},
 };
 use futures_util::future::join_all;
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
-use tracing::error;
+use tracing::{error, warn};
 
 /// How long the events of an append may take to be stored.
-const TIMEOUT: Duration = Duration::from_secs(5);
+pub(super) const TIMEOUT: Duration = Duration::from_secs(5);
 /// Pause before an append is repeated.
 const PAUSE: Duration = Duration::from_millis(100);
 /// Most events of an append.
@@ -52,7 +52,7 @@ impl Waiting {
 }
 
 #[derive(Debug, thiserror::Error)]
-enum InvalidAudit {
+pub(super) enum InvalidAudit {
     #[error(transparent)]
     Event(#[from] EventError),
     #[error(transparent)]
@@ -73,7 +73,25 @@ impl AuditLog {
         Self { store, clock, waiting: Mutex::default() }
     }
 
-    /// Begins to store the event of a call. The returned receiver completes once the event is stored or
+    /// The event that a call is made, and its id. The first poll of the future hands the event to the store.
+    pub(super) fn announce(
+        &self,
+        call: &ApiCalled,
+        metadata: Metadata,
+    ) -> Result<(EventId, BoxFuture<'static, ()>), InvalidAudit> {
+        let (stream, event) = event(&*self.clock, API_REQUESTED, call, metadata)?;
+        let id = event.id.clone();
+        let store = Arc::clone(&self.store);
+        let announcement = async move {
+            if let Err(error) = store.append_one(Append::new(stream, vec![event])).await {
+                let error = Chain(&error).to_string();
+                warn!(target: "aios_service::audit", error, "failed to store that a call is made");
+            }
+        };
+        Ok((id, Box::pin(announcement)))
+    }
+
+    /// Begins to store the outcome of a call. The returned receiver completes once the event is stored or
     /// reported as lost; the event is stored even if the receiver is dropped. Requires a runtime of tokio.
     pub(super) fn record(
         self: &Arc<Self>,
@@ -81,7 +99,7 @@ impl AuditLog {
         metadata: Metadata,
     ) -> oneshot::Receiver<()> {
         let (done, stored) = oneshot::channel();
-        match event(&*self.clock, &call, metadata) {
+        match event(&*self.clock, API_CALLED, &call, metadata) {
             Ok((stream, event)) => self.enqueue(Waiting { call, stream, event, done }),
             Err(error) => lost(&call, &Chain(&error).to_string()),
         }
@@ -128,7 +146,11 @@ impl AuditLog {
                 });
                 join_all(alone).await;
             }
-            appended => batch.into_iter().for_each(|call| call.end(&appended)),
+            appended => {
+                // The call that waits may be the last one, and its store be opened again.
+                drop(self);
+                batch.into_iter().for_each(|call| call.end(&appended));
+            }
         }
     }
 
@@ -165,13 +187,14 @@ fn lost(call: &ApiCalled, error: &str) {
 
 fn event(
     clock: &dyn Clock,
+    action: &str,
     data: &ApiCalled,
     metadata: Metadata,
 ) -> Result<(StreamId, Event), InvalidAudit> {
     let now = clock.now();
     let date: String = now.to_string().chars().take_while(|it| *it != 'T').collect();
     let stream = StreamId::new(format!("system/audit/{date}"))?;
-    let event_type = EventType::new(system::DOMAIN, "api", system::API_CALLED)?;
+    let event_type = EventType::new(system::DOMAIN, "api", action)?;
     let mut event = Event::new(event_type, "aios", data)?.with_timestamp(now);
     event.metadata = metadata.into();
     Ok((stream, event))

@@ -1,15 +1,33 @@
 //! Audit events: who changed what, from where, and with which outcome.
+//!
+//! A call leaves two events: `requested` before its effect, and `called`, which it causes, with the
+//! outcome. So a process that is killed at any time leaves at least the first one of every call that has
+//! had an effect.
+//!
+//! No call waits for the first event, which would cost a commit before the one of the effect. It is handed
+//! to the store before the effect instead ([`beside`]), and a store commits appends in the order in which
+//! it gets them from a task ([`EventStore`](aios_core::store::EventStore)): in the commit of the effect, or
+//! in an earlier one. A route whose effect is not in the store waits for the event ([`Requested`]).
+//!
+//! The other designs cost more. An event in the transaction of the effect would need appends to several
+//! streams, and a way for every call of the runtime to take one along. Events that are derived from the
+//! journals at the next start would need a scan of the log, and the address and program of the caller in
+//! the events of users; what is not in a journal, such as a purge of dead letters, would be lost.
 
 mod log;
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{convert::Infallible, net::SocketAddr, pin::pin, sync::Arc};
 
-use aios_core::{catalog::system::ApiCalled, event::Metadata};
+use aios_core::{BoxFuture, catalog::system::ApiCalled, event::Metadata};
 use axum::{
-    extract::{ConnectInfo, MatchedPath, OriginalUri, Request, connect_info::MockConnectInfo},
-    http::{HeaderMap, header},
+    extract::{
+        ConnectInfo, FromRequestParts, MatchedPath, OriginalUri, Request,
+        connect_info::MockConnectInfo,
+    },
+    http::{HeaderMap, header, request::Parts},
     response::Response,
 };
+use futures_util::{FutureExt, future::Shared};
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 use tracing::info;
@@ -21,10 +39,16 @@ use crate::auth::Identity;
 /// Longest text that is taken from a request, in characters.
 const MAX_TEXT: usize = 500;
 
-/// The call that a request makes. It is recorded once: with its outcome, or without one when the last
-/// clone is dropped.
+/// Completes when it is stored that a call is made, or when that has failed.
+pub(crate) type Announcement = Shared<BoxFuture<'static, ()>>;
+
+/// The call that a request makes. Its outcome is recorded once; when the last clone is dropped, it is
+/// recorded that there is none.
 #[derive(Clone)]
-pub(crate) struct AuditedCall(Arc<Mutex<Call>>);
+pub(crate) struct AuditedCall {
+    call: Arc<Mutex<Call>>,
+    announcement: Option<Announcement>,
+}
 
 impl AuditedCall {
     /// Begins the call of a request that may change something. It is recorded also if its client or the
@@ -33,15 +57,22 @@ impl AuditedCall {
         if request.method().is_safe() {
             return None;
         }
-        let call = Self(Arc::new(Mutex::new(Call::new(api, request)?)));
+        let mut call = Call::new(api, request)?;
+        let announcement = call.announce().map(FutureExt::shared);
+        let call = Self { call: Arc::new(Mutex::new(call)), announcement };
         request.extensions_mut().insert(call.clone());
         Some(call)
+    }
+
+    /// The event that is stored before the call has an effect, if audit events are stored.
+    pub(crate) fn announcement(&self) -> Option<Announcement> {
+        self.announcement.clone()
     }
 
     /// Begins to record the call with its outcome, unless that has begun before. The returned receiver
     /// completes when the event is stored.
     pub(crate) fn record(&self, response: &Response) -> Option<oneshot::Receiver<()>> {
-        let mut call = self.0.lock();
+        let mut call = self.call.lock();
         if call.is_recorded {
             return None;
         }
@@ -89,6 +120,15 @@ impl Call {
         })
     }
 
+    /// The event that the call is made, which causes the one with its outcome. The event with the outcome
+    /// has the same data, so a call without this one is recorded nevertheless.
+    fn announce(&mut self) -> Option<BoxFuture<'static, ()>> {
+        let (id, announcement) =
+            self.log.as_ref()?.announce(&self.data, self.metadata.clone()).ok()?;
+        self.metadata.causation_id = Some(id.to_string().into());
+        Some(announcement)
+    }
+
     /// Begins to record the call. It is recorded even if its request is cancelled.
     fn record(&mut self) -> Option<oneshot::Receiver<()>> {
         self.is_recorded = true;
@@ -106,6 +146,44 @@ impl Drop for Call {
         if !self.is_recorded && tokio::runtime::Handle::try_current().is_ok() {
             drop(self.record());
         }
+    }
+}
+
+/// Does work, and hands the event before it to the store first. Each poll polls the event first, so the
+/// store gets it before what the work appends even if its queue is full. The work does not wait for it.
+pub(crate) async fn beside<T>(
+    announcement: Option<Announcement>,
+    work: impl Future<Output = T>,
+) -> T {
+    let mut work = pin!(work);
+    if let Some(announcement) = announcement {
+        tokio::select! {
+            biased;
+            () = announcement => {}
+            done = &mut work => return done,
+        }
+    }
+    work.await
+}
+
+/// It is stored that the call is made, if it can be stored in time. For routes whose effect is not in the
+/// store.
+#[derive(Debug)]
+pub(crate) struct Requested;
+
+impl FromRequestParts<Api> for Requested {
+    type Rejection = Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, api: &Api) -> Result<Self, Infallible> {
+        let call = parts.extensions.get::<AuditedCall>();
+        if let Some(announcement) = call.and_then(AuditedCall::announcement) {
+            tokio::select! {
+                biased;
+                () = announcement => {}
+                () = api.options.clock.sleep(log::TIMEOUT) => {}
+            }
+        }
+        Ok(Self)
     }
 }
 

@@ -96,12 +96,14 @@ fn resource(row: RunRecord) -> Resource<Run> {
     Resource::new(KIND, row.id, run)
 }
 
-/// The row of the run with exactly this id.
+/// The row of the run with exactly this id. An id that no run can have is refused, as by every command.
 pub(super) async fn find(api: &Api, id: &str) -> Result<RunRecord, ApiError> {
+    let store = api.store()?;
+    api.runtime.handle_unchecked(id)?;
     let filter =
         RunFilter { id: Some(id.to_owned()), include_deleted: true, ..RunFilter::default() };
     let page = aios_core::store::PageRequest::first(1);
-    let row = api.store()?.runs(&filter, &page).await?.rows.pop();
+    let row = store.runs(&filter, &page).await?.rows.pop();
     row.ok_or_else(|| ApiError::missing("RUN_NOT_FOUND", "run", id))
 }
 

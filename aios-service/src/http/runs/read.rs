@@ -21,8 +21,9 @@ use crate::http::{
     envelope::{Document, Listing, Resource},
     etag,
     events::{Event, recorded},
-    extract::{Path, Query, position},
-    page, schema,
+    extract::{Path, Query, count, number, position},
+    page::{self, Filters, List},
+    schema,
     state::Api,
 };
 
@@ -52,8 +53,9 @@ pub(super) struct RunQuery {
     include_deleted: Option<bool>,
     /// Most resources of a page; 50 unless given.
     #[param(minimum = 1, maximum = 1000)]
+    #[serde(default, deserialize_with = "count")]
     limit: Option<usize>,
-    /// `meta.next` of the page before.
+    /// `meta.next` of the page before, with the same filters.
     after: Option<String>,
 }
 
@@ -71,10 +73,11 @@ pub(super) struct RunQuery {
 pub(super) async fn list_runs(
     State(api): State<Api>,
     _: Caller<RunsRead>,
+    filters: Filters,
     Query(query): Query<RunQuery>,
 ) -> Result<Response, ApiError> {
-    let list =
-        page::List::new(LIST, query.created_after.is_some() || query.created_before.is_some());
+    let list = List::new(LIST, filters)
+        .by_time(query.created_after.is_some() || query.created_before.is_some());
     let request = list.request(query.limit, query.after.as_deref())?;
     let filter = RunFilter {
         workflow: query.workflow,
@@ -125,6 +128,7 @@ pub(super) async fn get_run(
 pub(super) struct JournalQuery {
     /// Most events of a page; 50 unless given.
     #[param(minimum = 1, maximum = 1000)]
+    #[serde(default, deserialize_with = "count")]
     limit: Option<usize>,
     /// Only events with a version above this one.
     #[serde(default, deserialize_with = "position")]
@@ -246,18 +250,18 @@ fn outcome(ended: Result<Payload, RunError>) -> Result<RunResult, ApiError> {
     Ok(RunResult { status, result: None, failure: Some(failure) })
 }
 
-/// Most digits of a time to wait.
-const MAX_DIGITS: usize = 9;
+/// Greatest number of a time to wait.
+const MAX_NUMBER: u64 = 999_999_999;
 
 /// Reads `30s`, `500ms`, `2m` or a number of seconds.
 pub(in crate::http) fn duration(text: &str) -> Result<Duration, ApiError> {
     let number_ends = text.find(|it: char| !it.is_ascii_digit()).unwrap_or(text.len());
-    let (number, unit) = text.split_at(number_ends);
-    let number = number.parse::<u32>().ok().filter(|_| number.len() <= MAX_DIGITS);
+    let (digits, unit) = text.split_at(number_ends);
+    let number = number(digits).filter(|it| *it <= MAX_NUMBER);
     let duration = number.and_then(|number| match unit {
-        "ms" => Some(Duration::from_millis(number.into())),
-        "s" | "" => Some(Duration::from_secs(number.into())),
-        "m" => Some(Duration::from_secs(u64::from(number) * 60)),
+        "ms" => Some(Duration::from_millis(number)),
+        "s" | "" => Some(Duration::from_secs(number)),
+        "m" => Some(Duration::from_secs(number * 60)),
         _ => None,
     });
     duration.ok_or_else(|| {
@@ -275,7 +279,8 @@ mod tests {
         for (text, millis) in [("30s", 30_000), ("5", 5000), ("500ms", 500), ("2m", 120_000)] {
             assert_eq!(duration(text).unwrap(), Duration::from_millis(millis), "{text}");
         }
-        for text in ["", "s", "-1s", "1.5s", "1h", "0000000001s", "1s ", "١s"] {
+        for text in ["", "s", "-1s", "1.5s", "1h", "0000000001s", "01s", "1000000000", "1s ", "١s"]
+        {
             assert!(duration(text).is_err(), "{text:?}");
         }
     }

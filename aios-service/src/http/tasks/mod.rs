@@ -24,10 +24,10 @@ use super::{
     authorize::{Caller, TasksCreate, TasksRead},
     envelope::{Document, Listing, Resource},
     etag,
-    extract::{Json, Path, Prefix, Query},
+    extract::{Json, Path, Prefix, Query, count},
     idempotency::RequestIds,
     inputs::SHORTEST_TIMEOUT_SECONDS,
-    page,
+    page::{self, Filters, List},
     runs::{self, Run},
     schema,
     state::Api,
@@ -113,8 +113,9 @@ struct TaskQuery {
     include_deleted: Option<bool>,
     /// Most resources of a page; 50 unless given.
     #[param(minimum = 1, maximum = 1000)]
+    #[serde(default, deserialize_with = "count")]
     limit: Option<usize>,
-    /// `meta.next` of the page before.
+    /// `meta.next` of the page before, with the same filters.
     after: Option<String>,
 }
 
@@ -132,14 +133,15 @@ struct TaskQuery {
 async fn list_tasks(
     State(api): State<Api>,
     _: Caller<TasksRead>,
+    filters: Filters,
     Query(query): Query<TaskQuery>,
 ) -> Result<Response, ApiError> {
-    page_of(&api, query).await
+    page_of(&api, filters, query).await
 }
 
-async fn page_of(api: &Api, query: TaskQuery) -> Result<Response, ApiError> {
-    let list =
-        page::List::new(LIST, query.created_after.is_some() || query.created_before.is_some());
+async fn page_of(api: &Api, filters: Filters, query: TaskQuery) -> Result<Response, ApiError> {
+    let list = List::new(LIST, filters)
+        .by_time(query.created_after.is_some() || query.created_before.is_some());
     let request = list.request(query.limit, query.after.as_deref())?;
     let filter = TaskFilter {
         id: None,
@@ -255,8 +257,9 @@ struct AgentTaskQuery {
     created_before: Option<Timestamp>,
     /// Most resources of a page; 50 unless given.
     #[param(minimum = 1, maximum = 1000)]
+    #[serde(default, deserialize_with = "count")]
     limit: Option<usize>,
-    /// `meta.next` of the page before.
+    /// `meta.next` of the page before, with the same filters.
     after: Option<String>,
 }
 
@@ -275,6 +278,7 @@ async fn list_tasks_of_agent(
     State(api): State<Api>,
     _: Caller<TasksRead>,
     Path(id): Path<String>,
+    filters: Filters,
     Query(query): Query<AgentTaskQuery>,
 ) -> Result<Response, ApiError> {
     agents::find(&api, &id).await?;
@@ -294,7 +298,7 @@ async fn list_tasks_of_agent(
         limit,
         after,
     };
-    page_of(&api, query).await
+    page_of(&api, filters, query).await
 }
 
 /// The body of a task for one agent.

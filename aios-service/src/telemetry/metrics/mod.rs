@@ -83,7 +83,9 @@ impl Metrics {
 
     fn scrape(&self, runtime: &Runtime) -> Response {
         self.observe(Some(runtime));
-        ([(header::CONTENT_TYPE, OPEN_METRICS)], self.render()).into_response()
+        let headers =
+            [(header::CONTENT_TYPE, OPEN_METRICS), (header::X_CONTENT_TYPE_OPTIONS, "nosniff")];
+        (headers, self.render()).into_response()
     }
 
     /// Reads the state of the process and of the runtime. That of a runtime that has ended stays.

@@ -70,7 +70,10 @@ impl PostgresStore {
             Ok(()) => Ok(reply),
             Err(TrySendError::Closed(_)) => Err(StoreError::Closed),
             Err(TrySendError::Full(pending)) => {
-                match self.0.database.within(timeout, queue.send(pending)).await {
+                // Unconstrained, so that it takes its place in the order even if its task has used up its
+                // budget. What the task appends next might find room otherwise.
+                let sending = tokio::task::unconstrained(queue.send(pending));
+                match self.0.database.within(timeout, sending).await {
                     Some(Ok(())) => Ok(reply),
                     Some(Err(_)) => Err(StoreError::Closed),
                     None => Err(timed_out(timeout)),

@@ -23,7 +23,6 @@ use super::{
 };
 use crate::{
     panic::panic_failure,
-    task,
     workflow::{
         engine::{Engine, Message, RunOutcome, inbox::Inbox, live::Activation, questions::asks},
         journal::Parent,
@@ -348,9 +347,9 @@ fn notify_parent(engine: &Arc<Engine>, parent: Parent, ended: RunOutcome) {
     if !ended.status.is_final() || ended.status == RunStatus::Continued {
         return;
     }
-    let engine = Arc::clone(engine);
-    task::spawn(async move {
+    let reporter = Arc::clone(engine);
+    engine.helpers.spawn(async move {
         let outcome = ended.into_outcome();
-        engine.report_child(&parent, outcome).await;
+        reporter.report_child(&parent, outcome).await;
     });
 }
