@@ -59,7 +59,12 @@ pub(crate) struct RunOutputs {
 /// The output of the code of a run while it is ahead of its journal, in order; `None` while it is not.
 /// In another order of the journal it would write something else, and what is stored stays.
 #[derive(Default)]
-struct Held(Mutex<Option<Vec<(Arc<Sink>, Pending)>>>);
+struct Held(Mutex<Option<Vec<HeldOutput>>>);
+
+struct HeldOutput {
+    sink: Arc<Sink>,
+    pending: Pending,
+}
 
 impl Hub {
     pub(crate) fn new(store: Arc<dyn Store>, clock: Arc<dyn Clock>, source: Arc<str>) -> Self {
@@ -159,7 +164,7 @@ impl RunOutputs {
     /// Passes on what was held, and holds nothing more.
     pub(crate) fn release(&self) {
         let held = self.held.0.lock().take().unwrap_or_default();
-        for (sink, pending) in held {
+        for HeldOutput { sink, pending } in held {
             // A writer that has failed has said so.
             let _ = sink.push(pending);
         }
@@ -220,7 +225,7 @@ impl CodeSink {
     fn push(&self, pending: Pending) -> Result<(), OutputError> {
         if let Some(held) = &mut *self.held.0.lock() {
             check_size(&pending)?;
-            held.push((Arc::clone(&self.sink), pending));
+            held.push(HeldOutput { sink: Arc::clone(&self.sink), pending });
             return Ok(());
         }
         self.sink.push(pending)
