@@ -1,6 +1,6 @@
 //! Which agents may answer a task, and how a task ends that no agent answers.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use aios_agents::{
     prelude::*,
@@ -10,10 +10,14 @@ use aios_agents::{
 use aios_core::{
     agent::{TaskAssigned, TaskCompleted, TaskHeartbeat, TaskId},
     broker::{Deliveries, Delivery, Group, Mailbox, Publish, Subscription},
-    store::{Append, EventStoreExt, PageRequest, TaskFilter, TaskStatus},
+    store::{Append, EventStoreExt, PageRequest, Store, TaskFilter, TaskStatus},
 };
+use tokio::sync::Semaphore;
 
-use crate::workflow_support::{PATIENCE, actions, eventually, quick, result, runtime, store};
+use crate::{
+    faulty::{Fault, FaultyStore, holds},
+    workflow_support::{PATIENCE, actions, eventually, quick, result, runtime, store},
+};
 
 async fn ask(context: WorkflowContext, (): ()) -> Result<u32, WorkflowError> {
     context.task("ghost", &1).retry(quick(3)).await
@@ -193,6 +197,34 @@ async fn should_assign_a_task_again_whose_answer_was_lost_and_accept_only_one() 
     send(&runtime, &second, answer(&again, "ghost", 2).caused_by(&second.event)).await;
     assert_eq!(result::<u32>(&run).await.unwrap(), 1);
     assert_eq!(actions(&run).await.iter().filter(|it| *it == "task_completed").count(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn should_accept_a_result_that_comes_while_its_timeout_is_recorded() {
+    let faulty = FaultyStore::new(store());
+    let (recording, is_recording) = (Arc::new(Semaphore::new(0)), Arc::new(Semaphore::new(0)));
+    let (may_record, begun) = (Arc::clone(&recording), Arc::clone(&is_recording));
+    faulty.on_append(move |append| {
+        let may_record = Arc::clone(&may_record);
+        let begun = holds(append, "retry_scheduled").then(|| begun.add_permits(1));
+        begun.map(|()| {
+            Fault::After(Box::pin(async move { may_record.acquire().await.unwrap().forget() }))
+        })
+    });
+    let store: Arc<dyn Store> = faulty;
+    let builder = runtime(&store).workflow("ask_in_time", ask_in_time);
+    let runtime = builder.engine_options(impatient()).start().await.unwrap();
+    let mut tasks = tasks_of(&runtime).await;
+    let run = runtime.start("ask_in_time", &()).await.unwrap();
+    let (delivery, task) = next(&mut tasks).await;
+    is_recording.acquire().await.unwrap().forget();
+    send(&runtime, &delivery, answer(&task, "ghost", 1).caused_by(&delivery.event)).await;
+    #[allow(clippy::disallowed_methods, reason = "the engine takes the answer in this time")]
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    recording.add_permits(1);
+    assert_eq!(result::<u32>(&run).await.unwrap(), 1);
+    let expected = ["started", "task_assigned", "retry_scheduled", "task_completed", "completed"];
+    assert_eq!(actions(&run).await, expected);
 }
 
 #[tokio::test(flavor = "multi_thread")]

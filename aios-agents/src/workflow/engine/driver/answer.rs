@@ -141,16 +141,20 @@ impl Driver {
         }
     }
 
-    /// Settles an answer that no attempt awaits, once the state of the run is durable: it may be a
-    /// second copy of an answer that is being recorded. The agent repeats a question that arrives
-    /// in this time.
+    /// Settles an answer that no attempt awaits, once nothing is being recorded: it may be a second copy
+    /// of an answer that is, or a result that comes while the timeout of its attempt is.
     fn ignore(&mut self, delivery: Delivery) {
-        if !self.outbox.is_empty() {
-            self.answers.push(delivery);
-        } else if let Some(append) = &mut self.append {
-            append.answers.push(delivery);
+        if self.append.is_some() || !self.outbox.is_empty() {
+            self.postponed.push(delivery);
         } else {
             self.engine.settle_refused(self.fence, delivery, Refusal::NotAwaited);
+        }
+    }
+
+    /// Handles the answers again that no attempt awaited while something was being recorded.
+    pub(super) async fn reconsider(&mut self) {
+        for delivery in std::mem::take(&mut self.postponed) {
+            self.on_answer(delivery).await;
         }
     }
 

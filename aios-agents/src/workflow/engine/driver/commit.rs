@@ -258,7 +258,9 @@ impl Driver {
             }
             Position::Diverged => {}
         }
-        for answer in answers {
+        // Nothing awaits an answer once the run has ended.
+        let unawaited = if ended.is_some() { std::mem::take(&mut self.postponed) } else { vec![] };
+        for answer in answers.into_iter().chain(unawaited) {
             acknowledge(answer).await;
         }
         self.engine.store_answered();

@@ -134,6 +134,7 @@ impl Driver {
             children,
             outbox: Vec::new(),
             answers: Vec::new(),
+            postponed: Vec::new(),
             append: None,
             looks_ahead: false,
             outgoing: Outgoing::default(),

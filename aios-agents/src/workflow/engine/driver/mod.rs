@@ -143,6 +143,8 @@ struct Driver {
     outbox: Vec<Record>,
     /// Answers to be acknowledged once the outbox is durable.
     answers: Vec<Delivery>,
+    /// Answers that no attempt awaited when they came, while something was being recorded.
+    postponed: Vec<Delivery>,
     append: Option<InFlight>,
     /// Whether the code may see outcomes before they are durable.
     looks_ahead: bool,
@@ -232,7 +234,11 @@ impl Driver {
             let exit = match event {
                 DriverEvent::AppendFinished(result) => {
                     self.watched_until = None;
-                    self.appended(result).await
+                    let exit = self.appended(result).await;
+                    if exit.is_none() {
+                        self.reconsider().await;
+                    }
+                    exit
                 }
                 DriverEvent::MessageReceived(message) => self.on_message(message).await,
                 DriverEvent::WorkReady => None,
