@@ -18,6 +18,9 @@ mod guide;
 mod kill_sweep;
 #[cfg(unix)]
 #[cfg(test)]
+mod model_review;
+#[cfg(unix)]
+#[cfg(test)]
 mod monitoring;
 #[cfg(test)]
 mod oidc;

@@ -45,24 +45,37 @@ impl Site {
 
     /// An engine that is ready.
     pub(crate) fn engine(&self) -> Child {
+        self.engine_with(&[])
+    }
+
+    pub(crate) fn engine_with(&self, arguments: &[&str]) -> Child {
         let mut command = self.command("engine");
         command.args(["--store", &self.postgres.url(), "--broker", &self.rabbitmq.url()]);
+        command.args(arguments);
         ready(command)
     }
 
     /// An agent that is ready.
     pub(crate) fn agent(&self) -> Child {
+        self.agent_with(&[])
+    }
+
+    pub(crate) fn agent_with(&self, arguments: &[&str]) -> Child {
         let mut command = self.command("agent");
         command.args(["--broker", &self.rabbitmq.url(), "--concurrency", &EACH.to_string()]);
-        command.arg("--trace-executions").arg(self.trace_file());
+        command.arg("--trace-executions").arg(self.trace_file()).args(arguments);
         ready(command)
     }
 
     /// The client, which waits for the report.
     pub(crate) fn start(&self, tree: &TempDir) -> Child {
+        self.start_with(tree, &[])
+    }
+
+    pub(crate) fn start_with(&self, tree: &TempDir, arguments: &[&str]) -> Child {
         let mut command = self.command("start");
         command.arg(tree.path()).args(["--store", &self.postgres.url()]);
-        command.args(["--concurrency", &CONCURRENCY.to_string()]);
+        command.args(["--concurrency", &CONCURRENCY.to_string()]).args(arguments);
         command.spawn().unwrap()
     }
 
@@ -134,7 +147,7 @@ pub(crate) fn stop(child: Child) {
     assert!(String::from_utf8(output.stdout).unwrap().ends_with("has stopped\n"));
 }
 
-fn finish(client: Child) -> Output {
+pub(crate) fn finish(client: Child) -> Output {
     let output = client.wait_with_output().unwrap();
     assert!(output.status.success(), "{output:?}");
     output

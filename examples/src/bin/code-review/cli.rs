@@ -42,10 +42,6 @@ pub(crate) struct Whole {
     /// Broker of the tasks; agents in other processes help if it is a server
     #[arg(long, value_name = "URL", default_value = "memory://")]
     pub(crate) broker: String,
-    /// Let a model review each file too: `openai:MODEL`, `anthropic:MODEL` and others with the key
-    /// AIOS_LLM_API_KEY, or offline
-    #[arg(long, value_name = "NAME")]
-    pub(crate) model: Option<String>,
     #[command(flatten)]
     pub(crate) trace: Trace,
 }
@@ -72,6 +68,17 @@ pub(crate) struct Job {
     /// aios-py/examples
     #[arg(long)]
     pub(crate) python_agent: bool,
+    #[command(flatten)]
+    pub(crate) model: ModelName,
+}
+
+/// A model that reviews too. All processes of a review name the same one.
+#[derive(Debug, Args)]
+pub(crate) struct ModelName {
+    /// Let a model review each file too: `openai:MODEL`, `anthropic:MODEL` and others with the key
+    /// AIOS_LLM_API_KEY, or offline
+    #[arg(long = "model", value_name = "NAME")]
+    pub(crate) name: Option<String>,
 }
 
 /// A process that runs workflows.
@@ -83,6 +90,8 @@ pub(crate) struct Engine {
     /// Broker of the tasks
     #[arg(long, value_name = "URL")]
     pub(crate) broker: String,
+    #[command(flatten)]
+    pub(crate) model: ModelName,
 }
 
 /// A process that runs tasks.
@@ -94,6 +103,8 @@ pub(crate) struct Agent {
     /// How many files this process analyses concurrently
     #[arg(long, value_name = "N", default_value = "4")]
     pub(crate) concurrency: NonZeroU16,
+    #[command(flatten)]
+    pub(crate) model: ModelName,
     #[command(flatten)]
     pub(crate) trace: Trace,
 }
@@ -179,6 +190,13 @@ mod tests {
         assert!(matches!(part(&["start", "src"]), Ok(Some(Part::Start(_)))));
         assert!(part(&["start"]).is_err());
         assert!(matches!(part(&["serve", "--root", "src"]), Ok(Some(Part::Serve(_)))));
+        let model = ["--model", "offline"];
+        let named = |model: ModelName| assert_eq!(model.name.as_deref(), Some("offline"));
+        named(job(&[&["src"], &model[..]].concat()).model);
+        match part(&[&engine[..], &model].concat()) {
+            Ok(Some(Part::Engine(engine))) => named(engine.model),
+            other => panic!("{other:?}"),
+        }
         assert_eq!(job(&["./engine"]).path, Path::new("./engine"));
     }
 

@@ -6,7 +6,8 @@
 //!
 //! Where one process is not enough, `code-review engine` and any number of `code-review agent`
 //! processes carry out the review that `code-review start PATH` requests, with PostgreSQL and
-//! RabbitMQ. `code-review serve` has an HTTP API.
+//! RabbitMQ. With the same `--model` for all of them, a language model reviews too. `code-review serve`
+//! has an HTTP API.
 #![allow(
     clippy::print_stdout,
     clippy::print_stderr,
@@ -77,10 +78,7 @@ fn run(line: CommandLine) -> Result<ExitCode, Box<dyn Error>> {
             Err(error) => Ok(fail(&*error, USAGE)),
         },
         (None, Some(whole)) => match request(&whole.job) {
-            Ok(request) => {
-                let request = request.with_model(whole.model.as_ref());
-                tokio.block_on(review::whole(&whole, &request))
-            }
+            Ok(request) => tokio.block_on(review::whole(&whole, &request)),
             Err(error) => Ok(fail(&*error, USAGE)),
         },
         (None, None) => Err("a path or a part is needed".into()),

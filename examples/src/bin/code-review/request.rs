@@ -60,7 +60,7 @@ impl Request {
     /// [`NotUtf8`] if one of its paths is not.
     pub(crate) fn new(job: &Job, root: PathBuf) -> Result<Self, NotUtf8> {
         let own_files = OwnFiles::new(&job.out, job.state_file());
-        let tree = Tree { root, own_files, model: None };
+        let tree = Tree { root, own_files, model: job.model.name.clone() };
         let strange = tree.paths().find(|path| path.to_str().is_none()).map(Path::to_owned);
         match strange {
             Some(path) => Err(NotUtf8 { path }),
@@ -70,12 +70,6 @@ impl Request {
                 Ok(Self { tree, concurrency, python_agent })
             }
         }
-    }
-
-    /// Lets a model review each file too.
-    pub(crate) fn with_model(mut self, model: Option<&String>) -> Self {
-        self.tree.model = model.cloned();
-        self
     }
 
     /// The type of the agents that analyse a file.

@@ -8,7 +8,6 @@ use aios_core::{
     clock::{Clock, SystemClock},
     store::StoreError,
 };
-use aios_llm::RuntimeBuilderExt;
 
 use crate::{
     agents,
@@ -17,7 +16,7 @@ use crate::{
     progress,
     report::MARKDOWN,
     request::Request,
-    reviewer::{Model, READER, REVIEWER, Reader},
+    reviewer::Model,
     runs::{self, Before, Choice},
     workflow::{self, Outcome, code_review},
 };
@@ -38,13 +37,10 @@ pub(crate) async fn whole(whole: &Whole, request: &Request) -> Result<ExitCode, 
 
     let broker = aios_broker::connect(&whole.broker).await?;
     let workers = builder().store(Arc::clone(&store)).broker(Arc::clone(&broker));
-    let model = match &whole.model {
-        Some(name) => Some(Model::connect(name).await?),
-        None => None,
-    };
+    let model = Model::connect(&whole.job.model).await?;
     let mut hosting = agents::host(workers, whole.job.concurrency, &whole.trace)?;
     if let Some(model) = &model {
-        hosting = hosting.agent(READER, Reader).llm_agent(REVIEWER, model.reviewer())?;
+        hosting = model.run(model.host(hosting)?)?;
     }
     let runtime = hosting.start().await?;
     let ended = attend(&runtime, &choice, request, &mut interrupts).await;

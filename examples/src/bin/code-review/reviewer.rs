@@ -2,9 +2,10 @@
 
 use std::{env, error::Error, sync::Arc};
 
-use aios_agents::prelude::*;
+use aios_agents::{prelude::*, runtime::RuntimeBuilder};
 use aios_llm::{
-    LanguageModel, LlmAgent, ModelResponse, Prompt,
+    LanguageModel, LlmAgent, LlmAgentError, ModelResponse, Prompt,
+    agent::BuiltAgent,
     budget::Budget,
     providers::{OpenAiModel, ProviderOptions, connect},
     testing::{FakeProvider, FakeReply, FakeRequest},
@@ -17,14 +18,15 @@ use tokio::task::spawn_blocking;
 use crate::{
     agents::FileOf,
     analysis::{Analysis, FileReview},
+    cli::ModelName,
     read,
     scan::{SkipReason, Skipped},
 };
 
 /// Name of the agent that reviews a file.
-pub(crate) const REVIEWER: &str = "reviewer";
+const REVIEWER: &str = "reviewer";
 /// Type of the agents that read a file for it.
-pub(crate) const READER: &str = "reader";
+const READER: &str = "reader";
 /// The model that stands for a provider on this machine.
 const OFFLINE: &str = "offline";
 /// The largest file that a model gets, in bytes.
@@ -52,7 +54,7 @@ struct Remarks {
 }
 
 /// Reads a file with the numbers of its lines.
-pub(crate) struct Reader;
+struct Reader;
 
 impl Agent for Reader {
     type Parameters = FileOf;
@@ -76,10 +78,18 @@ pub(crate) struct Model {
 }
 
 impl Model {
+    /// The model of the command line, if it names one.
+    pub(crate) async fn connect(model: &ModelName) -> Result<Option<Self>, Box<dyn Error>> {
+        match &model.name {
+            Some(name) => Ok(Some(Self::named(name).await?)),
+            None => Ok(None),
+        }
+    }
+
     /// The model `<provider>:<model>`, with the key `AIOS_LLM_API_KEY` and the base URL
     /// `AIOS_LLM_BASE_URL`, or `offline`.
     #[allow(clippy::disallowed_methods, reason = "a program reads its environment")]
-    pub(crate) async fn connect(name: &str) -> Result<Self, Box<dyn Error>> {
+    async fn named(name: &str) -> Result<Self, Box<dyn Error>> {
         if name == OFFLINE {
             let provider = FakeProvider::respond_with(respond).await?;
             let options = ProviderOptions::new(name).with_base_url(provider.openai_url());
@@ -97,12 +107,24 @@ impl Model {
         Ok(Self { model: connect(protocol, options)?, _offline: None })
     }
 
+    /// Lets a runtime run the reviews of files.
+    pub(crate) fn run(&self, builder: RuntimeBuilder) -> Result<RuntimeBuilder, LlmAgentError> {
+        Ok(builder.workflow_dyn(self.reviewer()?.workflow()?))
+    }
+
+    /// Lets a runtime read the files and make the requests to the model.
+    pub(crate) fn host(&self, builder: RuntimeBuilder) -> Result<RuntimeBuilder, LlmAgentError> {
+        let agents = self.reviewer()?.agents();
+        Ok(agents.into_iter().fold(builder.agent(READER, Reader), RuntimeBuilder::agents))
+    }
+
     /// The agent that reviews a file.
-    pub(crate) fn reviewer(&self) -> LlmAgent<impl Serialize + use<>> {
+    fn reviewer(&self) -> Result<BuiltAgent, LlmAgentError> {
         LlmAgent::new(Arc::clone(&self.model))
             .instructions(INSTRUCTIONS)
             .output::<Remarks>()
             .budget(Budget::new().with_requests(5).with_output_tokens(10_000))
+            .build(REVIEWER)
     }
 }
 

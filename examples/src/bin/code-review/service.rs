@@ -9,18 +9,28 @@ use crate::{
     cli::{Agent, Engine},
     interrupt::Interrupts,
     review::{DRAIN, builder},
+    reviewer::Model,
 };
 
 /// Advances the runs of a store; agents in other processes run the tasks.
 pub(crate) async fn engine(engine: &Engine) -> Result<ExitCode, Box<dyn Error>> {
     let store = aios_store::connect(&engine.store).await?;
-    serve("engine", builder().store(store), &engine.broker).await
+    let mut builder = builder().store(store);
+    let model = Model::connect(&engine.model).await?;
+    if let Some(model) = &model {
+        builder = model.run(builder)?;
+    }
+    serve("engine", builder, &engine.broker).await
 }
 
 /// Runs tasks for engines in other processes; it needs no store.
 pub(crate) async fn agent(agent: &Agent) -> Result<ExitCode, Box<dyn Error>> {
     let builder = Runtime::builder().source("code-review");
-    let builder = agents::host(builder, agent.concurrency, &agent.trace)?;
+    let mut builder = agents::host(builder, agent.concurrency, &agent.trace)?;
+    let model = Model::connect(&agent.model).await?;
+    if let Some(model) = &model {
+        builder = model.host(builder)?;
+    }
     serve("agent", builder, &agent.broker).await
 }
 
