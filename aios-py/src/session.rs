@@ -18,7 +18,7 @@ use tokio::sync::{Mutex, RwLock};
 #[cfg(feature = "service")]
 use crate::service::MetricsExport;
 use crate::{
-    calls::{Calls, closed_error},
+    calls::Calls,
     convert::{CollectorsArg, errors::ErrorInfo},
     llm::PreparedAgent,
     python::LoopPulse,
@@ -87,7 +87,7 @@ impl SessionCloser {
 
 /// The open session, or the error that it is closed.
 pub(crate) fn open_session(session: Option<&Session>) -> Result<&Session, ErrorInfo> {
-    session.ok_or_else(closed_error)
+    session.ok_or_else(ErrorInfo::closed)
 }
 
 impl Session {
@@ -303,7 +303,7 @@ pub(crate) async fn caller(slot: &SessionSlot) -> Result<TaskClient, ErrorInfo> 
 
 async fn create_caller(slot: &SessionSlot) -> Result<TaskClient, ErrorInfo> {
     let mut guard = slot.write().await;
-    let session = guard.as_mut().ok_or_else(closed_error)?;
+    let session = guard.as_mut().ok_or_else(ErrorInfo::closed)?;
     if let Some(caller) = &session.caller {
         return Ok(caller.clone());
     }

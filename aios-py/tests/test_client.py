@@ -132,6 +132,21 @@ async def test_should_fail_pending_calls_when_the_runtime_is_closed() -> None:
         await runtime.start(ask, "q")
 
 
+async def test_should_fail_every_waiting_call_in_the_same_way(tmp_path: Path) -> None:
+    async def follow(runtime: aios.Runtime) -> None:
+        async for _ in runtime.log(follow=True):
+            pass
+
+    for store in ("memory://", f"sqlite://{tmp_path}/closed.db"):
+        async with aios.Runtime(store, workflows=[ask]) as runtime:
+            run = await runtime.start(ask, "q")
+            waiting = [asyncio.ensure_future(run.result()) for _ in range(20)]
+            waiting += [asyncio.ensure_future(follow(runtime)) for _ in range(5)]
+            await asyncio.sleep(0.05)
+        for ended in await asyncio.gather(*waiting, return_exceptions=True):
+            assert type(ended) is aios.RuntimeClosedError, (store, ended)
+
+
 async def test_should_fail_event_streams_when_the_client_is_closed() -> None:
     async with aios.Client() as client:
         events = client.events("a.b.c")

@@ -134,6 +134,34 @@ async def test_should_await_one_operation_in_several_places() -> None:
     assert run.result() == [7, [7], 7]
 
 
+async def test_should_keep_an_operation_that_a_step_closes_or_drops() -> None:
+    @aios.agent("never")
+    async def never(context: aios.TaskContext) -> None:
+        await asyncio.sleep(600)
+
+    @aios.workflow("lends")
+    async def lends(context: aios.WorkflowContext) -> int:
+        async def close(lent: list[Any]) -> None:
+            lent[0].close()
+            lent.clear()
+
+        lent: list[Any] = [context.task("never")]
+        await context.race(lent[0], context.step("same", same, 1))
+        await context.step("close", close, lent)
+        return await context.signal("go", result=int)
+
+    async with aios.Runtime(agents=[never], workflows=[lends]) as runtime:
+        run = await runtime.start(lends)
+        while sum("step_completed" in it.event.type for it in await run.journal()) < 2:
+            await asyncio.sleep(0.01)
+        await run.signal("go", 7)
+        assert await run.result() == 7
+        journal = await run.journal()
+        types = [recorded.event.type for recorded in journal]
+        assert "agents.never.task_cancelled" not in types[:-2], types
+        await replay(lends, journal)
+
+
 USES = {
     "uuid": lambda context: context.uuid(),
     "random": lambda context: context.random(),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
@@ -108,6 +108,36 @@ async def test_should_block_a_run_whose_code_catches_the_error(
         run = await runtime.handle("run")
         await run.resume()
         assert await run.result() == 1
+
+
+def run(coroutine: Coroutine[Any, Any, Any]) -> None:
+    asyncio.run(coroutine)
+
+
+def run_in_a_new_loop(coroutine: Coroutine[Any, Any, Any]) -> None:
+    loop = asyncio.new_event_loop()
+    try:
+        loop.run_until_complete(coroutine)
+    finally:
+        loop.close()
+
+
+@pytest.mark.parametrize("start", [run, run_in_a_new_loop])
+async def test_should_block_a_run_whose_code_starts_an_event_loop(
+    start: Callable[[Coroutine[Any, Any, Any]], None],
+) -> None:
+    @aios.workflow("starts")
+    async def starts(context: aios.WorkflowContext) -> None:
+        coroutine = same(1)
+        try:
+            start(coroutine)
+        finally:
+            coroutine.close()
+
+    async with aios.Runtime(workflows=[starts]) as runtime:
+        blocked = await runtime.start(starts)
+        with pytest.raises(aios.RunBlockedError, match="a workflow can't start an event loop"):
+            await blocked.result()
 
 
 async def test_should_close_a_generator_where_the_code_leaves_it() -> None:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import dataclasses
+import datetime
 import gc
 import weakref
 from pathlib import Path
@@ -367,6 +368,46 @@ async def test_should_raise_failures_of_tasks_where_they_are_awaited() -> None:
             "TaskError",
             "is string instead of integer",
         ]
+
+
+async def test_should_add_details_to_the_failure_of_a_run() -> None:
+    @aios.workflow("charges")
+    async def charges(context: aios.WorkflowContext) -> None:
+        async def undo(context: aios.WorkflowContext) -> None:
+            context.set_failure_detail("refund", {"open": await context.step("plain", plain, 6)})
+
+        context.compensate("refund", undo)
+        context.set_failure_detail("card", "1234")
+        context.set_failure_detail("card", "4242")
+        raise aios.TaskError.terminal("no money", code="DECLINED", details={"by": "bank"})
+
+    @aios.workflow("unwritable")
+    async def unwritable(context: aios.WorkflowContext) -> str:
+        with pytest.raises(aios.InvalidDataError, match='the failure detail "card"'):
+            context.set_failure_detail("card", object())
+        return "done"
+
+    async with aios.Runtime(workflows=[charges, unwritable]) as runtime:
+        run = await runtime.start(charges)
+        with pytest.raises(aios.RunFailedError) as raised:
+            await run.result()
+        details = raised.value.details
+        assert (details["card"], details["refund"]) == ("4242", {"open": 7})
+        assert raised.value.code == "DECLINED"
+        assert await (await runtime.start(unwritable)).result() == "done"
+
+
+async def test_should_name_the_argument_of_a_sleep() -> None:
+    @aios.workflow("naps")
+    async def naps(context: aios.WorkflowContext) -> str:
+        seconds: Any = datetime.timedelta(seconds=1)
+        with pytest.raises(TypeError) as raised:
+            await context.sleep(seconds)
+        return str(raised.value)
+
+    async with aios.Runtime(workflows=[naps]) as runtime:
+        message = await (await runtime.start(naps)).result()
+    assert "seconds" in message and "timedelta" in message, message
 
 
 async def test_should_cancel_and_compensate_in_reverse_order() -> None:

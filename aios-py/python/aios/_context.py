@@ -34,6 +34,10 @@ class WorkflowContext:
 
     An operation gets its number when the method is *called*, and starts when it is first awaited. A
     workflow must call operations in the same order in every execution.
+
+    The workflow sees the outcome of an operation only while it waits: nothing ends while its code runs.
+    So it can't ask in a loop whether an operation has ended. Await the operation, or :meth:`race` it
+    against another one, such as a short :meth:`sleep`, and keep it in a variable to race it again.
     """
 
     __slots__ = ("_native", "_retry", "_timeout")
@@ -348,6 +352,17 @@ class WorkflowContext:
         check_compensation(name, undo, args)
         begin = BeginCompensation(lambda native: undo(WorkflowContext(native), *args))
         self._native.compensate(name, begin)
+
+    def set_failure_detail(self, field: str, value: Any) -> None:
+        """Adds a field to the details of the failure with which the run ends, if it fails or is cancelled.
+        Called in a compensation, it says what the run leaves behind; the parent of the run gets the
+        failure. A later value of the same field replaces it. Details that are not an object move to the
+        field ``cause``.
+
+        Raises:
+            InvalidDataError: ``value`` cannot be serialised to JSON.
+        """
+        self._native.set_failure_detail(field, value)
 
     def continue_as_new(self, input: Any = None) -> ContinueAsNew:
         """``raise context.continue_as_new(input)`` ends this run and continues it as a new run with

@@ -11,7 +11,13 @@ from . import _trace
 from ._aios import PENDING, Operation
 from ._combinators import AwaitedKeys
 from ._errors import WorkflowCodeError
-from ._isolation import Isolation, foreign_await, get_generator_hooks, set_generator_hooks
+from ._isolation import (
+    Isolation,
+    foreign_await,
+    get_generator_hooks,
+    set_generator_hooks,
+    started_loop,
+)
 
 if TYPE_CHECKING:
     from ._aios import NativeWorkflowContext
@@ -109,8 +115,8 @@ class Driver:
             if kind is not Operation and kind is not AwaitedKeys:
                 # Thrown into the coroutine, so that the traceback shows the line of the await.
                 self._context.run(self._coroutine.throw, foreign_await(yielded))
-        except BaseException:
-            violation = self._isolation.take_violation()
+        except BaseException as error:
+            violation = self._isolation.take_violation() or started_loop(error)
             if violation is None:
                 raise
             raise violation from None

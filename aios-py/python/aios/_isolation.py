@@ -86,6 +86,19 @@ def violation(message: str) -> WorkflowCodeError:
     return WorkflowCodeError(message) if isolation is None else isolation.violate(message)
 
 
+def started_loop(error: BaseException) -> WorkflowCodeError | None:
+    """The violation of code that starts an event loop, as ``asyncio.run`` does, if that raised ``error``."""
+    if type(error) is not RuntimeError:
+        return None
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    module = "" if trace is None else str(trace.tb_frame.f_globals.get("__name__"))
+    if not module.startswith("asyncio."):
+        return None
+    return WorkflowCodeError(f"a workflow can't start an event loop: {error}; {UNSUPPORTED_AWAIT}")
+
+
 def foreign_await(yielded: Any) -> WorkflowCodeError:
     """Records that something else than an operation was awaited. Returns the error to raise."""
     return violation(f"{yielded!r} was awaited: {UNSUPPORTED_AWAIT}")

@@ -115,7 +115,7 @@ impl Calls {
             return Err(ErrorInfo::new("runtime", "FORKED", message).into_error(py));
         }
         if self.closed.load(Ordering::Acquire) {
-            return Err(closed_error().into_error(py));
+            return Err(ErrorInfo::closed().into_error(py));
         }
         if !self.is_own_loop(py)? {
             let message = "the client was opened on another event loop and can only be used there; \
@@ -156,7 +156,7 @@ impl Calls {
     }
 
     fn handle(&self, key: u64) -> Result<RunHandle, ErrorInfo> {
-        self.handles.lock().get(&key).cloned().ok_or_else(closed_error)
+        self.handles.lock().get(&key).cloned().ok_or_else(ErrorInfo::closed)
     }
 
     fn drop_handle(&self, key: u64) {
@@ -194,16 +194,11 @@ impl Calls {
             self.pending.futures.lock().drain().map(|(_, future)| future).collect();
         for future in futures {
             if !is_done(future.bind(py))? {
-                resolve(future.bind(py), Err(closed_error().into_error(py)))?;
+                resolve(future.bind(py), Err(ErrorInfo::closed().into_error(py)))?;
             }
         }
         Ok(())
     }
-}
-
-/// The error of calls after the client was closed.
-pub(crate) fn closed_error() -> ErrorInfo {
-    ErrorInfo::new("runtime", "RUNTIME_CLOSED", "the runtime or client was closed")
 }
 
 async fn answer<F>(future: F, key: u64, bridge: Arc<Bridge>, pending: Arc<PendingFutures>)

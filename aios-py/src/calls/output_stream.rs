@@ -10,7 +10,7 @@ use aios_core::event::Payload;
 use futures_util::FutureExt;
 use pyo3::prelude::*;
 
-use super::{Answer, Calls, closed_error};
+use super::{Answer, Calls};
 use crate::convert::{errors::ErrorInfo, json};
 
 /// Maximum number of items that Python receives at once.
@@ -50,7 +50,7 @@ impl NativeOutputStream {
     fn next<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
         let reader = self.calls.outputs.lock().get(&self.key).cloned();
         self.calls.call(py, async move {
-            let reader = reader.ok_or_else(closed_error)?;
+            let reader = reader.ok_or_else(ErrorInfo::closed)?;
             let mut reader = reader.lock().await;
             let Some(first) = reader.next().await else { return Ok(Answer::Nothing) };
             let mut page = vec![row(first?)];

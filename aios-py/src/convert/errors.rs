@@ -43,6 +43,11 @@ impl ErrorInfo {
         }
     }
 
+    /// The error of calls after the client was closed.
+    pub(crate) fn closed() -> Self {
+        Self::new("runtime", "RUNTIME_CLOSED", "the runtime or client was closed")
+    }
+
     /// Adds details.
     #[cfg(feature = "service")]
     pub(crate) fn with_details(self, details: serde_json::Value) -> Self {
@@ -201,12 +206,19 @@ impl From<AgentError> for ErrorInfo {
 
 impl From<StoreError> for ErrorInfo {
     fn from(error: StoreError) -> Self {
+        // Only the runtime or client that it belongs to closes a store.
+        if matches!(error, StoreError::Closed) {
+            return Self::closed();
+        }
         Self::from_error("store", error.code(), error.is_retryable(), &error)
     }
 }
 
 impl From<BrokerError> for ErrorInfo {
     fn from(error: BrokerError) -> Self {
+        if matches!(error, BrokerError::Closed) {
+            return Self::closed();
+        }
         Self::from_error("broker", error.code(), error.is_retryable(), &error)
     }
 }

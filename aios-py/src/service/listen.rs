@@ -11,11 +11,7 @@ use tower::service_fn;
 use tracing::error;
 
 use super::{gate, options::ApiArguments};
-use crate::{
-    calls::{Answer, closed_error},
-    client::NativeClient,
-    convert::errors::ErrorInfo,
-};
+use crate::{calls::Answer, client::NativeClient, convert::errors::ErrorInfo};
 
 /// Listens until the client is closed; resolves to the address with its port.
 pub(super) fn listen<'py>(
@@ -40,7 +36,7 @@ pub(super) fn listen<'py>(
             async move { Ok::<_, Infallible>(gate::serve(slot, arguments, request).await) }
         }));
         let guard = slot.read().await;
-        let requests = &guard.as_ref().ok_or_else(closed_error)?.requests;
+        let requests = &guard.as_ref().ok_or_else(ErrorInfo::closed)?.requests;
         let shutdown = requests.shutdown();
         requests.add_server(tokio::spawn(async move {
             if let Err(error) = serve(listener, router, shutdown).await {

@@ -24,7 +24,7 @@ use crate::{
     client::parameters_of,
     convert::{
         arguments::RetryArg, errors::ErrorInfo, event::build_event, fence_pair, json,
-        optional_seconds, seconds,
+        optional_seconds,
     },
     python::{MakeArguments, PyFunction, PythonExecutors},
 };
@@ -44,6 +44,7 @@ impl NativeWorkflowContext {
         operations: Arc<Operations>,
         executors: Option<Arc<PythonExecutors>>,
     ) -> Self {
+        operations.set_context(&context);
         Self { context, operations, executors }
     }
 
@@ -170,13 +171,9 @@ impl NativeWorkflowContext {
         Ok(Operation::new(&self.operations, Call::Step(step), label, decode))
     }
 
-    fn sleep(&self, py: Python<'_>, duration: f64) -> PyResult<Operation> {
-        self.request(
-            py,
-            Request::Sleep { duration: seconds(py, duration)? },
-            "sleep".to_owned(),
-            None,
-        )
+    fn sleep(&self, py: Python<'_>, seconds: f64) -> PyResult<Operation> {
+        let duration = crate::convert::seconds(py, seconds)?;
+        self.request(py, Request::Sleep { duration }, "sleep".to_owned(), None)
     }
 
     #[pyo3(signature = (name, timeout, decode))]
@@ -246,6 +243,13 @@ impl NativeWorkflowContext {
                 .map(drop)
         });
         Ok(())
+    }
+
+    fn set_failure_detail(&self, field: &str, value: &Bound<'_, PyAny>) -> PyResult<()> {
+        self.check(value.py())?;
+        let value_of = || format!("the failure detail {field:?}");
+        let set = self.context.set_failure_detail(field, &json::write_as(value, value_of)?);
+        set.map_err(|error| ErrorInfo::from(error).into_error(value.py()))
     }
 
     /// Microseconds since the Unix epoch.

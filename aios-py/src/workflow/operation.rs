@@ -3,13 +3,13 @@ use std::{
     ffi::CString,
     pin::Pin,
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicBool, Ordering},
     },
     task::{Context, Poll, Wake, Waker},
 };
 
-use aios_agents::workflow::{OperationCall, StepCall, WorkflowError};
+use aios_agents::workflow::{OperationCall, StepCall, WorkflowContext, WorkflowError};
 use aios_core::event::Payload;
 use futures_util::task::AtomicWaker;
 use parking_lot::Mutex;
@@ -60,12 +60,14 @@ impl Call {
 }
 
 /// The pending operations of a run. They are owned here and not by their Python objects, so that
-/// garbage collection does not affect the run: dropping an object cancels its operation only while
-/// the coroutine runs, when collection is disabled.
+/// garbage collection and other threads do not affect the run: dropping or closing an object cancels
+/// its operation only in the coroutine itself, which runs while collection is disabled.
 #[derive(Default)]
 pub(crate) struct Operations {
     state: Mutex<State>,
     wake_list: Arc<WakeList>,
+    /// The context of the run.
+    context: OnceLock<WorkflowContext>,
     /// Whether the coroutine is running.
     running: AtomicBool,
     /// Whether the coroutine has raised an exception.
@@ -117,6 +119,18 @@ impl Operations {
         let key = state.last;
         state.calls.insert(key, PendingCall { call, waker: None });
         key
+    }
+
+    /// Sets the context of the run.
+    pub(super) fn set_context(&self, context: &WorkflowContext) {
+        // A run has one.
+        let _ = self.context.set(context.clone());
+    }
+
+    /// Whether this thread executes the coroutine.
+    fn is_current(&self) -> bool {
+        let is_current = |context: &WorkflowContext| context.ensure_current().is_ok();
+        self.running.load(Ordering::Acquire) && self.context.get().is_some_and(is_current)
     }
 
     /// Sets the waker of the run.
@@ -292,10 +306,12 @@ impl Operation {
         self.key
     }
 
-    /// Cancels the operation.
+    /// Cancels the operation, but only in the coroutine itself.
     fn close(&self) {
         self.awaited.store(true, Ordering::Relaxed);
-        self.operations.remove(self.key);
+        if self.operations.is_current() {
+            self.operations.remove(self.key);
+        }
     }
 }
 
@@ -324,7 +340,7 @@ impl Operation {
 /// Cancels the operation, but only if the coroutine itself dropped it.
 impl Drop for Operation {
     fn drop(&mut self) {
-        if !self.operations.running.load(Ordering::Acquire) {
+        if !self.operations.is_current() {
             return;
         }
         self.operations.remove(self.key);
