@@ -140,8 +140,10 @@ async def test_should_fail_every_waiting_call_in_the_same_way(tmp_path: Path) ->
     for store in ("memory://", f"sqlite://{tmp_path}/closed.db"):
         async with aios.Runtime(store, workflows=[ask]) as runtime:
             run = await runtime.start(ask, "q")
-            waiting = [asyncio.ensure_future(run.result()) for _ in range(20)]
-            waiting += [asyncio.ensure_future(follow(runtime)) for _ in range(5)]
+            waiting: list[asyncio.Task[Any]] = [
+                asyncio.create_task(run.result()) for _ in range(20)
+            ]
+            waiting += [asyncio.create_task(follow(runtime)) for _ in range(5)]
             await asyncio.sleep(0.05)
         for ended in await asyncio.gather(*waiting, return_exceptions=True):
             assert type(ended) is aios.RuntimeClosedError, (store, ended)

@@ -114,7 +114,8 @@ async def test_should_follow_events_from_now_on() -> None:
         assert await run.result() == "Hello, Ada!"
         following = client.log(after=await client.head(), follow=True)
         await client.start("welcome", "Ada", id="followed")
-        # The start has an idempotency key, so the request is recorded before the run.
+        # The call is in the log before its effect, and so is the request, because it has a key.
+        assert (await anext(following)).stream.startswith("system/audit/")
         assert (await anext(following)).stream.startswith("system/requests/")
         recorded = await anext(following)
         assert recorded.stream == "runs/followed"

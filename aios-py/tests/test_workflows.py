@@ -403,7 +403,7 @@ async def test_should_name_the_argument_of_a_sleep() -> None:
         seconds: Any = datetime.timedelta(seconds=1)
         with pytest.raises(TypeError) as raised:
             await context.sleep(seconds)
-        return str(raised.value)
+        return " ".join([str(raised.value), *raised.value.__notes__])
 
     async with aios.Runtime(workflows=[naps]) as runtime:
         message = await (await runtime.start(naps)).result()

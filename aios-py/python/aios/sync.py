@@ -175,6 +175,9 @@ class RunHandle(Generic[O]):
 
         A reader that continues with the offset of the last item that it has handled misses none.
 
+        The items are those of the run with exactly this id, and end with it. A run that it continues as
+        has its own streams; its id is that of :meth:`status`.
+
         Args:
             name: Name of the stream; ``"tokens"`` for what an :class:`LlmAgent` streams.
             after: Offset of the last item that was handled.
