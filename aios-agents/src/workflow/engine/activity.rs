@@ -22,7 +22,7 @@ const SEEKING: Duration = Duration::from_secs(4);
 #[derive(Debug, Default)]
 pub(super) struct Activity {
     by_type: Mutex<HashMap<Name, TypeActivity>>,
-    queued: Mutex<HashMap<Queue, Waiting>>,
+    queued: Mutex<BTreeMap<Queue, Waiting>>,
     /// When the log last warned about a queue.
     warned_at: Mutex<HashMap<Queue, Timestamp>>,
     /// Notified when the broker may have lost tasks.

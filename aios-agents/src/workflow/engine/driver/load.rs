@@ -6,7 +6,7 @@
 //! with its journal, so it is not read.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet},
     future::poll_fn,
     sync::Arc,
 };
@@ -146,7 +146,7 @@ impl Driver {
             unblock_pending: false,
             write_failure: None,
             cancel_requested: entries.clone().find_map(cancel_request),
-            assigned: HashMap::new(),
+            assigned: BTreeMap::new(),
             recorded_attempts,
             dispatching: Arc::default(),
             leave_timer: None,

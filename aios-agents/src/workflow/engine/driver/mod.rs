@@ -42,7 +42,7 @@ mod successor;
 mod unclaimed;
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet},
     future::poll_fn,
     sync::Arc,
     task::{Context, Poll},
@@ -168,7 +168,7 @@ struct Driver {
     /// no longer fits.
     cancel_requested: Option<String>,
     /// The attempts at tasks that agents have or should have, by operation.
-    assigned: HashMap<u64, Assignment>,
+    assigned: BTreeMap<u64, Assignment>,
     /// The attempts that were recorded when the run was loaded and are not sought yet.
     recorded_attempts: RecordedAttempts,
     /// Tasks that are on their way to the broker hold a clone.
