@@ -14,7 +14,6 @@ use aios_core::{
     failure::Failure,
     store::{Fence, StoreError},
 };
-use parking_lot::Mutex;
 use serde_json::Value;
 use tracing::{debug, warn};
 
@@ -28,7 +27,6 @@ use super::{
 };
 use crate::{
     runtime::AnonymousAnswers,
-    task::JoinSet,
     workflow::journal::{Entry, JournalError, decode},
 };
 
@@ -36,47 +34,6 @@ use crate::{
 const ATTEMPTS: u32 = 10_000;
 /// Metadata field of an event that was forwarded to the mailbox of another engine.
 const FORWARDED: &str = "passed_on";
-
-/// Tasks that record answers. At most as many as the mailboxes deliver unsettled.
-#[derive(Debug, Default)]
-pub(super) struct Recorders(Mutex<Recording>);
-
-#[derive(Debug, Default)]
-struct Recording {
-    tasks: JoinSet<()>,
-    /// Whether nothing is recorded any more.
-    is_closed: bool,
-}
-
-impl Recorders {
-    /// Records an answer. If nothing is recorded any more, the answer is released.
-    pub(super) fn spawn(&self, recording: impl Future<Output = ()> + Send + 'static) {
-        let Recording { tasks, is_closed } = &mut *self.0.lock();
-        while tasks.try_join_next().is_some() {}
-        if !*is_closed {
-            tasks.spawn(recording);
-        }
-    }
-
-    /// Whether nothing is being recorded.
-    pub(super) fn is_idle(&self) -> bool {
-        let Recording { tasks, .. } = &mut *self.0.lock();
-        while tasks.try_join_next().is_some() {}
-        tasks.is_empty()
-    }
-
-    /// Takes the recording tasks, and prevents new ones; dropping them releases their answers.
-    pub(super) fn take(&self) -> JoinSet<()> {
-        let mut recording = self.0.lock();
-        recording.is_closed = true;
-        std::mem::take(&mut recording.tasks)
-    }
-
-    /// Stops recording and releases the answers that are not recorded.
-    pub(super) async fn stop(&self) {
-        self.take().shutdown().await;
-    }
-}
 
 /// How to settle a delivery.
 #[derive(Debug)]

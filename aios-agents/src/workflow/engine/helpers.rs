@@ -5,7 +5,7 @@ use tokio::task::AbortHandle;
 
 use crate::task::JoinSet;
 
-/// Tasks of an engine. Once it has stopped, none of them holds its store.
+/// Tasks of an engine. Once it has stopped, none of them holds its store or a delivery.
 #[derive(Debug, Default)]
 pub(super) struct Helpers(Mutex<Helping>);
 
@@ -25,6 +25,13 @@ impl Helpers {
         let Helping { tasks, is_closed } = &mut *self.0.lock();
         while tasks.try_join_next().is_some() {}
         (!*is_closed).then(|| tasks.spawn(task))
+    }
+
+    /// Whether no task is running.
+    pub(super) fn is_idle(&self) -> bool {
+        let tasks = &mut self.0.lock().tasks;
+        while tasks.try_join_next().is_some() {}
+        tasks.is_empty()
     }
 
     /// Takes the tasks, and prevents new ones; dropping them ends them.

@@ -70,9 +70,9 @@ use tokio::sync::{Semaphore, mpsc, watch};
 use tracing::{info, warn};
 
 use self::{
-    activity::Activity, answers::Recorders, blocked::BlockingRuns, clock::StoreClock,
-    dispatch::Dispatch, helpers::Helpers, hosting::Hosting, live::ActiveRuns, ownership::Ownership,
-    parking::Parking, slots::Readers, timers::Timers,
+    activity::Activity, blocked::BlockingRuns, clock::StoreClock, dispatch::Dispatch,
+    helpers::Helpers, hosting::Hosting, live::ActiveRuns, ownership::Ownership, parking::Parking,
+    slots::Readers, timers::Timers,
 };
 pub(crate) use self::{
     error::EngineError,
@@ -117,7 +117,9 @@ pub(crate) struct Engine {
     hosting: Hosting,
     ownership: Ownership,
     readers: Readers,
-    recorders: Recorders,
+    /// The tasks that record answers, at most as many as the mailboxes deliver unsettled.
+    recorders: Helpers,
+    /// The other tasks that end on their own.
     helpers: Helpers,
     /// Locked while the log is relayed.
     relaying: tokio::sync::Mutex<()>,
@@ -197,7 +199,7 @@ impl Engine {
             hosting,
             ownership,
             readers: Readers::default(),
-            recorders: Recorders::default(),
+            recorders: Helpers::default(),
             helpers: Helpers::default(),
             relaying: tokio::sync::Mutex::default(),
             live: ActiveRuns::default(),
