@@ -271,7 +271,9 @@ def check_secrets(fleet: Fleet) -> None:
         "traces": "".join(body.decode(errors="replace") for body in fleet.collector.bodies),
         **{f"log {number}": part.output for number, part in enumerate(fleet.parts)},
     }
-    assert all(len(text) > 100 for text in told.values()), {it: len(told[it]) for it in told}
+    # Agents that were given no task have little to log, but each process logs that it is ready.
+    assert all(told.values()), {it: len(text) for it, text in told.items()}
+    assert all(len(told[it]) > 100 for it in ("errors", "metrics", "traces", "log 0"))
     found = [
         (place, name) for place, text in told.items() for name, it in SECRETS.items() if it in text
     ]
