@@ -31,7 +31,10 @@ use crate::{
 
 /// Long enough that nothing happens because of time within a test.
 const FOREVER: Duration = Duration::from_secs(3000);
+/// For tests in which engines lose their leases. A slow machine may lose them earlier.
 const SHORT: Duration = Duration::from_millis(600);
+/// For tests in which shards move and no engine may lose its lease, even on a slow machine.
+const STEADY: Duration = Duration::from_secs(6);
 
 /// Several engines over one store and one broker.
 struct Fleet {
@@ -179,7 +182,7 @@ async fn should_not_count_a_projection_among_the_engines() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn should_use_one_mailbox_per_engine_and_reuse_those_of_dead_engines() {
-    let fleet = Fleet::new(SHORT);
+    let fleet = Fleet::new(STEADY);
     let first = fleet.engine().await;
     let second = fleet.engine().await;
     first.shutdown(PATIENCE).await.unwrap();
@@ -569,7 +572,7 @@ async fn should_give_up_steps_that_exceed_the_shutdown_deadline() {
 /// move as soon as they can.
 #[tokio::test(flavor = "multi_thread")]
 async fn should_begin_no_step_again_because_an_engine_joined() {
-    let fleet = Fleet::new(SHORT);
+    let fleet = Fleet::new(STEADY);
     let gate = Gate::default();
     let first = fleet.builder().workflow("gated", gate.workflow()).start().await.unwrap();
     let mut ids: BTreeMap<Shard, String> = BTreeMap::new();
@@ -587,7 +590,7 @@ async fn should_begin_no_step_again_because_an_engine_joined() {
     eventually("all steps begin", || async { gate.begun() == 64 }).await;
     let _second = fleet.builder().workflow("gated", gate.workflow()).start().await.unwrap();
     #[allow(clippy::disallowed_methods, reason = "the move is given up after real time")]
-    tokio::time::sleep(Duration::from_secs(4)).await;
+    tokio::time::sleep(STEADY).await;
     gate.open();
     for run in &runs {
         assert_eq!(result::<u32>(run).await.unwrap(), 2);

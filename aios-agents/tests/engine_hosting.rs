@@ -26,7 +26,10 @@ use crate::{
 
 /// Long enough that nothing happens because of time within a test.
 const FOREVER: Duration = Duration::from_secs(3000);
+/// For tests in which engines lose their leases. A slow machine may lose them earlier.
 const SHORT: Duration = Duration::from_millis(600);
+/// For tests in which shards move and no engine may lose its lease, even on a slow machine.
+const STEADY: Duration = Duration::from_secs(6);
 
 /// The parts that the engines of a test share.
 struct Fleet {
@@ -111,7 +114,7 @@ async fn continues(run: &RunHandle) {
 /// deployment. Each engine owns shards with runs of both.
 async fn check_deployment(stores: [Arc<dyn Store>; 2]) {
     let [first, second] = stores;
-    let fleet = Fleet::new(first, SHORT);
+    let fleet = Fleet::new(first, STEADY);
     let build = |name| fleet.builder().workflow(name, work).agent("doubler", Doubler::default());
     let old = build("old").start().await.unwrap();
     let new = build("new").store(second).start().await.unwrap();
@@ -354,7 +357,7 @@ fn changed(
 /// is known.
 #[tokio::test(flavor = "multi_thread")]
 async fn should_move_a_run_to_an_engine_that_knows_its_version_of_a_change() {
-    for fleet in [Fleet::new(store(), SHORT), Fleet::new(sqlite().await, SHORT)] {
+    for fleet in [Fleet::new(store(), STEADY), Fleet::new(sqlite().await, STEADY)] {
         let new = fleet.builder().workflow("changed", changed(2)).start().await.unwrap();
         let mut runs = Vec::new();
         for id in ids("r") {
