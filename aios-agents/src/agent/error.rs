@@ -1,3 +1,9 @@
+//! Errors of hosting and calling agents.
+//!
+//! Errors in definitions and options are found when a host starts, those of broker and store also
+//! later. Only the latter can be retryable. The code of an agent reports its own failures as a
+//! `TaskError` instead.
+
 use aios_core::{
     agent::{InvalidName, TaskId},
     broker::{BrokerError, InvalidAddress},

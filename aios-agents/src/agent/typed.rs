@@ -1,3 +1,10 @@
+//! From a typed agent to an object-safe one.
+//!
+//! The host knows only `DynAgent`: JSON in, JSON out. This file is the single place where types are
+//! converted, so that agents in Rust get the same checks of parameters and output everywhere.
+//! `IntoDynAgent` accepts both kinds in the same setters. Its marker type keeps the two blanket
+//! implementations apart, which the compiler would otherwise reject as overlapping.
+
 use std::{fmt, sync::Arc};
 
 use aios_core::{
@@ -16,8 +23,11 @@ use crate::schema::schema_of;
 ///
 /// Generates both schemas, and compiles that of the parameters, once.
 pub struct TypedAgent<A> {
+    /// The agent of the user.
     agent: A,
+    /// Compiled once; checked for each task.
     parameters: Schema,
+    /// Only published, not checked: the type guarantees it.
     output: Value,
 }
 
@@ -52,6 +62,7 @@ impl<A: Agent> DynAgent for TypedAgent<A> {
         context: &TaskContext,
         parameters: Payload,
     ) -> Result<Payload, TaskError> {
+        // `validation` does not know the type, so it is added to the message here.
         let parameters = self.parameters.decode(&parameters).map_err(|mut error| {
             let subject = format!("the parameters do not fit agent {}", context.agent_type());
             let message = &mut error.failure.message;
