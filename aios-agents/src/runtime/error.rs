@@ -1,3 +1,8 @@
+//! The errors of a runtime and of the results of its runs.
+//!
+//! Errors of the parts (agents, journals, the engine) are converted here, so callers see one type.
+//! The conversion keeps what a caller can act on and its code.
+
 use aios_core::{
     agent::InvalidName,
     broker::{BrokerError, InvalidAddress},
@@ -191,6 +196,7 @@ impl RuntimeError {
 impl From<StoreError> for RuntimeError {
     fn from(error: StoreError) -> Self {
         match error {
+            // The same case for callers, whether their call or the engine noticed it.
             StoreError::Closed => Self::Closed,
             error => Self::Store(error),
         }
