@@ -4,6 +4,9 @@
 //! reserved before it begins, with the most that it is expected to need, and settled with what it did
 //! need. The output of a request is limited to what is left. Its input is estimated (four bytes are a
 //! token), so one call can exceed a limit; the next one then fails before it begins.
+//!
+//! The account is pure: it knows nothing of runs, stores or time. `agent::accounting` decides when
+//! it is called.
 
 use std::time::Duration;
 
@@ -29,15 +32,18 @@ pub(crate) struct Reservation {
 /// The account of a run. It is calculated from recorded results only.
 #[derive(Debug)]
 pub(crate) struct Account {
+    /// Limits, prices and behaviour of the agent. A person may raise the limits.
     budget: Budget,
     /// The part of the budget of a calling agent.
     share: Limits,
     /// Whether the budget of the subject limits the cost.
     is_subject_priced: bool,
+    /// The sum of all settlements.
     spent: Spent,
 }
 
 impl Account {
+    /// An account on which nothing was spent.
     pub(crate) fn new(budget: Budget) -> Self {
         Self { budget, share: Limits::default(), is_subject_priced: false, spent: Spent::default() }
     }
@@ -55,6 +61,7 @@ impl Account {
         self
     }
 
+    /// The limits that apply: the lower ones of the budget and of the share.
     fn limits(&self) -> Limits {
         self.budget.limits.within(self.share)
     }
@@ -64,6 +71,7 @@ impl Account {
         self.limits().depth.unwrap_or(Budget::DEFAULT_DEPTH)
     }
 
+    /// The sum so far.
     pub(crate) fn spent(&self) -> &Spent {
         &self.spent
     }
@@ -115,6 +123,7 @@ impl Account {
         let paid = if granted.cost < reservation.amounts.cost {
             self.paid_output(models, granted.cost - reservation.least.cost)?
         } else {
+            // The cost was granted in full.
             u32::MAX
         };
         request.max_output_tokens = Some(tokens.min(paid).max(1));
@@ -174,6 +183,7 @@ impl Account {
         let shares: Vec<_> =
             wanted.iter().map(|wanted| share_of(limits, &spent, wanted, children)).collect();
         let one_request = Spent { requests: 1, ..certain };
+        // An agent without a single request could do nothing, so the call is not made at all.
         let least = if shares.iter().any(|share| share.requests == Some(0)) {
             one_request
         } else {
@@ -184,6 +194,7 @@ impl Account {
         Ok((Reservation { amounts, least: certain }, shares))
     }
 
+    /// Checks the sum with the amounts. Nothing is changed: the caller keeps the reservation.
     fn reserve(&self, amounts: Spent, least: Spent) -> Result<Reservation, Failure> {
         match self.exceeded(&self.spent.plus(&amounts)) {
             Some(exceeded) => Err(exceeded.to_failure()),
@@ -239,6 +250,8 @@ impl Account {
         }
     }
 
+    /// The first limit that a sum exceeds. That of a share comes first, because raising the own
+    /// limit would not help.
     fn exceeded(&self, sum: &Spent) -> Option<Exceeded> {
         let of_share = self.share.exceeded_by(sum);
         let of_share = of_share.map(|exceeded| Exceeded { scope: Scope::Share, ..exceeded });

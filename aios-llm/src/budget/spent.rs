@@ -1,3 +1,5 @@
+//! Sums, and the limit that a sum exceeds.
+
 use std::fmt;
 
 use aios_core::failure::Failure;
@@ -22,6 +24,7 @@ pub struct Spent {
 }
 
 impl Spent {
+    /// The sum of both, in which nothing overflows.
     pub(crate) fn plus(self, other: &Self) -> Self {
         Self {
             requests: self.requests.saturating_add(other.requests),
@@ -62,6 +65,7 @@ pub enum Scope {
 }
 
 impl Scope {
+    /// For `skip_serializing_if`: failures of older versions have no scope.
     #[allow(clippy::trivially_copy_pass_by_ref, reason = "serde passes references")]
     fn is_run(&self) -> bool {
         *self == Self::Run
@@ -72,6 +76,7 @@ impl Exceeded {
     /// Code of the failure of a run that exceeds its budget.
     pub const CODE: &'static str = "BUDGET_EXCEEDED";
 
+    /// A limit of the run.
     pub(super) fn new(limit: &str, allowed: impl fmt::Display, needed: impl fmt::Display) -> Self {
         Self {
             limit: limit.to_owned(),
@@ -81,6 +86,8 @@ impl Exceeded {
         }
     }
 
+    /// The failure of a run. Its details are this value, so that a program can read which limit it
+    /// was.
     pub(crate) fn to_failure(&self) -> Failure {
         Failure::new(Self::CODE, self.to_string()).with_details(json!(self))
     }

@@ -1,3 +1,8 @@
+//! Tools whose calls are child runs: agents, and other workflows.
+//!
+//! A child run is durable by itself: it is started once, whatever crashes, and its result is
+//! recorded. So these tools have no attempts, and count as idempotent.
+
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -19,10 +24,13 @@ pub enum OnFailure {
 /// A child run that a call starts.
 #[derive(Clone, Debug)]
 pub(crate) struct Child {
+    /// Name of the workflow.
     pub(crate) workflow: String,
     /// Whether the workflow is an agent over a language model, which takes part in the budget.
     pub(crate) is_agent: bool,
+    /// Of each call of an agent, within what the caller has left.
     pub(crate) limits: Limits,
+    /// The effect of a failure of the child.
     pub(crate) on_failure: OnFailure,
 }
 
@@ -146,6 +154,7 @@ impl Tool {
 }
 
 impl Child {
+    /// A child without limits of its own.
     fn new(workflow: String, is_agent: bool) -> Self {
         Self { workflow, is_agent, limits: Limits::default(), on_failure: OnFailure::default() }
     }

@@ -1,4 +1,7 @@
 //! Chat completions of `OpenAI`.
+//!
+//! Bodies, errors and events as the real provider sends them. The event with the usage is sent only
+//! on request, and after the one with the reason.
 
 use serde_json::{Value, json};
 
@@ -7,6 +10,7 @@ use crate::model::{FinishReason, ModelResponse, Part, ToolCall};
 /// Longest piece of a text in a stream, in characters.
 const PIECE: usize = 4;
 
+/// The body of an error. Its type follows from the status.
 pub(super) fn error(status: u16, message: &str) -> Value {
     let kind = match status {
         401 | 403 => "authentication_error",
@@ -18,6 +22,7 @@ pub(super) fn error(status: u16, message: &str) -> Value {
     json!({"error": {"message": message, "type": kind, "param": null, "code": code}})
 }
 
+/// A whole response.
 pub(super) fn body(response: &ModelResponse, request: &Value) -> Value {
     let calls: Vec<_> = response.tool_calls().map(call).collect();
     let text = response.output_text();
@@ -44,6 +49,7 @@ pub(super) fn body(response: &ModelResponse, request: &Value) -> Value {
     })
 }
 
+/// A call in the form of the protocol.
 fn call(call: &ToolCall) -> Value {
     json!({
         "id": call.id,
@@ -52,6 +58,7 @@ fn call(call: &ToolCall) -> Value {
     })
 }
 
+/// The numbers of tokens.
 fn usage(response: &ModelResponse) -> Value {
     let usage = &response.usage;
     json!({
@@ -63,6 +70,7 @@ fn usage(response: &ModelResponse) -> Value {
     })
 }
 
+/// Why the response ended, in the words of the protocol.
 fn finish(reason: &FinishReason) -> &str {
     match reason {
         FinishReason::Stop => "stop",
@@ -73,6 +81,7 @@ fn finish(reason: &FinishReason) -> &str {
     }
 }
 
+/// A response as a stream, with the marker of the end.
 pub(super) fn events(response: &ModelResponse, request: &Value) -> Vec<String> {
     let chunk = |choices: Value, usage: Value| {
         let chunk = json!({
