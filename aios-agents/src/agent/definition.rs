@@ -200,6 +200,31 @@ impl AgentDefinition {
     }
 
     /// Like [`factory`](Self::factory), with an async `make`.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use aios_agents::{agent::AgentDefinition, prelude::*};
+    ///
+    /// # struct Upper;
+    /// # impl Agent for Upper {
+    /// #     type Parameters = String;
+    /// #     type Output = String;
+    /// #     async fn process_task(&self, _: &TaskContext, text: String) -> Result<String, TaskError> {
+    /// #         Ok(text.to_uppercase())
+    /// #     }
+    /// # }
+    /// /// Connects to a server. A failure is retried until it succeeds.
+    /// async fn connect(url: String) -> Result<Upper, TaskError> {
+    ///     println!("connecting to {url}");
+    ///     Ok(Upper)
+    /// }
+    ///
+    /// let definition = AgentDefinition::async_factory("upper", connect)
+    ///     .register("north", "https://north.example")
+    ///     .register("south", "https://south.example");
+    /// # drop(definition);
+    /// ```
     #[must_use]
     pub fn async_factory<C, A, E, M, F>(
         agent_type: impl Into<String>,

@@ -13,6 +13,20 @@ use aios_core::{
 };
 
 /// Errors of running and calling agents.
+///
+/// # Examples
+///
+/// ```
+/// use aios_agents::agent::{AgentError, AgentHost, AgentSet};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() {
+/// // A host without a broker is refused before anything starts.
+/// let error = AgentHost::builder(AgentSet::new()).start().await.unwrap_err();
+/// assert!(matches!(error, AgentError::InvalidConfiguration { .. }));
+/// assert_eq!(error.code(), "INVALID_AGENT_CONFIGURATION");
+/// # }
+/// ```
 #[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum AgentError {

@@ -22,6 +22,27 @@ use crate::schema::schema_of;
 /// serialises the answer to JSON.
 ///
 /// Generates both schemas, and compiles that of the parameters, once.
+///
+/// # Examples
+///
+/// ```
+/// use aios_agents::{agent::TypedAgent, prelude::*};
+///
+/// # struct Upper;
+/// # impl Agent for Upper {
+/// #     type Parameters = String;
+/// #     type Output = String;
+/// #     async fn process_task(&self, _: &TaskContext, text: String) -> Result<String, TaskError> {
+/// #         Ok(text.to_uppercase())
+/// #     }
+/// # }
+/// # fn main() -> Result<(), aios_agents::agent::AgentError> {
+/// // As the host sees it: JSON in, JSON out, and schemas of both.
+/// let agent = TypedAgent::new(Upper)?;
+/// assert_eq!(agent.parameters_schema()["type"], "string");
+/// # Ok(())
+/// # }
+/// ```
 pub struct TypedAgent<A> {
     /// The agent of the user.
     agent: A,

@@ -250,6 +250,7 @@ impl Following {
             self.has_ended = is_last;
             return if is_last { Ok(()) } else { self.wait().await };
         };
+        // A page may be ahead of the head that was known.
         self.seen = self.seen.map(|seen| seen.max(last.position));
         self.pause = (self.pause / 2).max(PAUSE.0);
         self.is_current = page.len() < PAGE;

@@ -175,6 +175,7 @@ impl Writer {
         }
         backlog.pending.push(pending);
         backlog.written += 1;
+        // Decided under the lock, so that exactly one of several writes queues the writer.
         Ok(!std::mem::replace(&mut backlog.is_queued, true))
     }
 
@@ -182,6 +183,7 @@ impl Writer {
     /// Those of the code of a workflow are appended one by one, because some may be stored already.
     pub(super) fn take(&self) -> Vec<Part> {
         let mut backlog = self.backlog.lock();
+        // From here on, a write queues the writer again, for the next batch.
         backlog.is_queued = false;
         backlog.bytes = 0;
         let pending = std::mem::take(&mut backlog.pending);

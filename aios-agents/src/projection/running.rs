@@ -66,6 +66,7 @@ impl Running {
     /// Stops the projections. Lets batches in progress end within `deadline`.
     pub(crate) async fn stop(&self, clock: &dyn Clock, deadline: Duration) {
         self.stopping.send_replace(true);
+        // Taken out, so that no lock is held while they end.
         let mut tasks = std::mem::take(&mut *self.tasks.lock());
         tokio::select! {
             biased;

@@ -93,6 +93,7 @@ impl Client {
             // A run in memory notifies of its end. Its row is still checked at intervals, because
             // another engine may have taken it over.
             let is_live = pause < POLL.max_delay && engine.is_some_and(|it| it.holds(run_id));
+            // Replaced by a shorter one while the store fails.
             let mut next = pause;
             if !is_live {
                 match journals.ended(run_id).await {

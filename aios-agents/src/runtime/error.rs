@@ -21,6 +21,24 @@ use crate::{
 };
 
 /// Errors of a runtime.
+///
+/// # Examples
+///
+/// A variant is a case that a caller can act on:
+///
+/// ```
+/// use aios_agents::{RuntimeError, prelude::*};
+///
+/// /// Starts an order, unless another one has the number.
+/// async fn start(runtime: &Runtime, number: u64, item: &str) -> Result<bool, RuntimeError> {
+///     match runtime.start("order", item).id(format!("order-{number}")).await {
+///         Ok(_) => Ok(true),
+///         Err(RuntimeError::RunExists { .. }) => Ok(false),
+///         Err(error) => Err(error),
+///     }
+/// }
+/// # let _ = start;
+/// ```
 #[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum RuntimeError {

@@ -197,8 +197,7 @@ impl StartRun {
         let mut started = Started::new(version, input.clone());
         started.start_at = start_at;
         let others = encode(journals, &self.workflow, &signals)?;
-        // Announced to the engine before the append, so that it need not read the journal from the
-        // store.
+        // Announced before the append, so that the engine need not read the journal.
         let starting = client.engine.as_ref().map(|engine| engine.starting(&run_id));
         let mut row = None;
         match journals.start(&run_id, &self.workflow, started, others, self.metadata).await {
@@ -211,6 +210,7 @@ impl StartRun {
             Err(JournalError::Exists { .. }) if signals.is_empty() => {
                 same_start(&client, &run_id, &self.workflow, Some(&input)).await?;
             }
+            // The store names the first of several known ids; the others are sent one by one.
             Err(error) if is_repeated(&error, &signals) => {
                 same_start(&client, &run_id, &self.workflow, None).await?;
                 for (entry, id) in &signals {

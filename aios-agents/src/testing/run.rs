@@ -381,6 +381,7 @@ impl Simulation {
         let Some(next) = timer.into_iter().chain(external).min() else { return false };
         self.clock.advance(next.duration_since(self.clock.now()));
         for operation in self.timers.remove(&next).unwrap_or_default() {
+            // The timer of a retry wakes the step that waits for it.
             let again = self.execution.machine().timer_due(operation, next);
             if let Some(operation) = again {
                 self.execution.shared.wake_step(operation);
@@ -401,6 +402,7 @@ fn pending_external(
             Entry::Signaled(_) | Entry::CancelRequested(_) | Entry::Paused | Entry::Resumed
         )
     };
+    // Those that are recorded were the first ones, because they are delivered in order.
     let came = journal.iter().filter(|(entry, _)| came(entry)).count();
     let mut sorted = test.external.clone();
     sorted.sort_by_key(|(after, _)| *after);

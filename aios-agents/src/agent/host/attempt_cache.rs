@@ -134,6 +134,7 @@ impl AttemptCache {
                 AttemptGuard { attempt_cache: self, key, state: running },
             );
         }
+        // The cancellation came before the task. The attempt still gets an answer.
         if state.cancelled.contains(&key.task) {
             running.stop(StopReason::Cancelled);
         }
@@ -245,6 +246,7 @@ impl AttemptGuard<'_> {
 
 impl Drop for AttemptGuard<'_> {
     fn drop(&mut self) {
+        // A finished attempt stays in `finished`; its entry here was that of the guard.
         self.attempt_cache.0.lock().running.remove(&self.key);
     }
 }

@@ -113,6 +113,7 @@ impl HostedType {
                     let created = self.add(&agent.id, created);
                     let status = self.status_of(&agent.id, AgentStatus::Running);
                     self.shared.announce_or_warn(status.into_iter().collect()).await;
+                    // The task that retried becomes the consumer of the mailbox.
                     return Consumer::new(&self, subscription, Some(created)).run(None).await;
                 }
                 Err(again) => failure = again,

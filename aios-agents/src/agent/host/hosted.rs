@@ -132,6 +132,7 @@ impl HostedType {
         let mut failed = self.failed.write();
         let _ = if has_failed { failed.insert(id.to_owned()) } else { failed.remove(id) };
         drop(failed);
+        // A permit is stored, so a change during a report causes another one.
         self.shared.agents_changed.notify_one();
     }
 
@@ -152,6 +153,7 @@ impl HostedType {
     /// The next agent in turn, or `None` before the first was created.
     pub(super) fn pick(&self) -> Option<Arc<HostedAgent>> {
         let ready = self.ready.read();
+        // Wraps around after all numbers; that only skips a turn.
         let turn = self.next.fetch_add(1, Ordering::Relaxed);
         ready.get(turn.checked_rem(ready.len())?).cloned()
     }
@@ -166,6 +168,7 @@ impl HostedType {
 
     /// The agents that currently take tasks, with the announcements of their presence.
     pub(super) fn seen(&self) -> Vec<(String, Announcement)> {
+        // Not announced, so that they become missing and callers see it.
         if self.place.is_blocked() || self.is_withdrawn.load(Ordering::Acquire) {
             return Vec::new();
         }

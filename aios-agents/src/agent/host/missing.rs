@@ -68,6 +68,7 @@ async fn missing<S: ReadModels + ?Sized>(
         let Page { rows, next, unreadable } = store.agents(&filter, &page).await?;
         let gone = rows.iter().filter(|row| row.last_seen_at.is_none_or(|seen| seen < oldest));
         for row in gone {
+            // The same time as one interval ago: it was not seen since.
             if before.get(&row.id) == Some(&row.last_seen_at) {
                 announcements.extend(announce(shared, row)?);
             }

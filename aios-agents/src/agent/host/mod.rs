@@ -158,6 +158,7 @@ impl Shared {
         let failure = Failure::from_error(error.code(), error);
         let message = format!("failed to {what}: {}", failure.message);
         let mut impaired = self.impaired.lock();
+        // Once per action, however often it fails.
         if impaired.insert(what.to_owned()) {
             tracing::error!(error = message, code = failure.code, "the agent host is impaired");
         }
@@ -265,13 +266,16 @@ impl AgentHost {
         }
         let consumers = JoinSet::new();
         let mut helpers = JoinSet::new();
+        // Last, because the others were added while the types were made.
         places.push(runtime);
+        // Before the agents take tasks, so that the first blocked one is noticed.
         let watchdog = watch(&shared, &types, places)?;
         if watchdog.is_some() {
             helpers.spawn(answer);
         }
         let reconciler = Reconciler::default();
         let mut host = Self { shared, types, consumers, helpers, reconciler, _watchdog: watchdog };
+        // The rows must exist before a status of the agents is announced.
         host.announce_registered().await?;
         host.register_types().await?;
         host.helpers.spawn(cancel::listen(&host.shared, &host.types).await?);
@@ -367,6 +371,7 @@ impl AgentHost {
     /// Announces that the agents have stopped. Gives up when the time is over, so that an
     /// unreachable broker does not delay the shutdown.
     async fn announce_stop(&self, until: Duration) {
+        // At least a second, even if the tasks have used up the deadline.
         let rest = until.saturating_sub(self.shared.clock.elapsed()).max(STOP_ANNOUNCEMENT);
         let stopped = self.status_changed(AgentStatus::Stopped);
         tokio::select! {
@@ -419,6 +424,7 @@ fn watch(
     types: &[Arc<HostedType>],
     places: Vec<Arc<Place>>,
 ) -> Result<Option<Watchdog>, AgentError> {
+    // The thread of the watchdog would not be under the control of a simulation.
     let Some(limit) = shared.options.blocked_after.filter(|_| !is_simulated()) else {
         return Ok(None);
     };

@@ -27,6 +27,48 @@ use tokio::sync::{Notify, mpsc};
 ///
 /// The host probes it regularly. While a probe is unanswered for too long, the host takes no tasks
 /// for the agents that run there, and sends no heartbeats for their running tasks.
+///
+/// # Examples
+///
+/// A thread that runs agent code, and answers probes between two pieces of work:
+///
+/// ```
+/// use std::sync::mpsc::{Sender, channel};
+///
+/// use aios_agents::agent::{Beat, Pulse};
+///
+/// enum Job {
+///     Work(Box<dyn FnOnce() + Send>),
+///     Probe(Beat),
+/// }
+///
+/// #[derive(Debug)]
+/// struct Worker(Sender<Job>);
+///
+/// impl Pulse for Worker {
+///     fn probe(&self, beat: Beat) {
+///         // If the thread has ended, the beat is dropped: the place no longer exists.
+///         let _ = self.0.send(Job::Probe(beat));
+///     }
+///
+///     fn stack(&self) -> Option<String> {
+///         None
+///     }
+/// }
+///
+/// let (sender, jobs) = channel();
+/// std::thread::spawn(move || {
+///     for job in jobs {
+///         match job {
+///             Job::Work(work) => work(),
+///             Job::Probe(beat) => beat.beat(),
+///         }
+///     }
+/// });
+/// // For `AgentDefinition::with_pulse`, with agents whose code sends its work to the thread.
+/// let pulse = std::sync::Arc::new(Worker(sender));
+/// # drop(pulse);
+/// ```
 pub trait Pulse: fmt::Debug + Send + Sync + 'static {
     /// Schedules a call of [`Beat::beat`] in the place where agent code runs. Dropping the beat
     /// means that the place no longer exists.

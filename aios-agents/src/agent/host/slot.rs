@@ -66,6 +66,7 @@ impl Slots {
 
     /// Waits for a free slot and occupies it.
     pub(super) async fn occupy(self: &Arc<Self>) -> Option<Occupied> {
+        // Fails only if the semaphore is closed, which nothing does.
         let permit = Arc::clone(&self.free).acquire_owned().await.ok()?;
         self.attempts.fetch_add(1, Ordering::AcqRel);
         let is_overdue = AtomicBool::new(false);
@@ -95,6 +96,7 @@ impl Slots {
     /// How many slots are not occupied by overdue code, at least 1.
     pub(super) fn usable(&self) -> u16 {
         let overdue = self.overdue.load(Ordering::Acquire);
+        // At least one: a prefetch of 0 means "no limit" to some brokers.
         let usable = usize::from(self.total).saturating_sub(overdue).max(1);
         usable.try_into().unwrap_or(self.total)
     }

@@ -120,6 +120,7 @@ impl Drop for HeldAssignment {
 /// answer if it has ended here. A blocked process does not report that it has an attempt, so that its
 /// tasks are assigned to others.
 pub(super) fn report(types: &[Arc<HostedType>], question: &Event) {
+    // The event type names the agent type, so the data need not be decoded for other types.
     let of_type = |hosted: &&Arc<HostedType>| *hosted.type_name == *question.event_type.entity();
     let Some(hosted) = types.iter().find(of_type) else { return };
     let assignment = question.metadata.causation_id.as_deref().and_then(|id| id.parse().ok());

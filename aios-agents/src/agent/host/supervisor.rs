@@ -111,6 +111,7 @@ impl<'a> TaskSupervisor<'a> {
         &mut self,
         work: impl Future<Output = Result<Payload, TaskError>>,
     ) -> Outcome {
+        // Dropped when this function returns, in whichever way.
         let mut work = pin!(work);
         let running = self.running;
         // Cancelled before it arrived, or stopped while the engine was asked: the code never
@@ -120,6 +121,8 @@ impl<'a> TaskSupervisor<'a> {
             Some(StopReason::Cancelled) => return Outcome::Cancelled,
             Some(StopReason::Abandoned) => return Outcome::Abandoned,
         }
+        // Most tasks of tests and many small ones end at the first poll: no timer is needed for
+        // them.
         if let Poll::Ready(result) = futures_util::poll!(work.as_mut()) {
             return Outcome::Done(result);
         }
@@ -170,6 +173,7 @@ impl<'a> TaskSupervisor<'a> {
 
     /// The side task that is due, if any: an early acknowledgement or a heartbeat.
     fn next_side_task(&mut self, now: Timestamp) -> Option<BoxFuture<'a, ()>> {
+        // Before a heartbeat: the broker's timeout does not wait.
         if self.early_ack_at().is_some_and(|at| now >= at) {
             let delivery = self.delivery.take()?;
             return Some(Box::pin(async { log_unsettled(delivery.ack().await) }));

@@ -94,6 +94,7 @@ impl TaskState {
             StopReason::Cancelled => CANCELLED,
             StopReason::Abandoned => ABANDONED,
         };
+        // The reasons are numbered so that the stronger one is the larger.
         self.stop.fetch_max(wanted, Ordering::AcqRel);
         self.changed.notify_waiters();
     }

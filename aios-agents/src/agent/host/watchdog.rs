@@ -108,8 +108,10 @@ impl Watched {
     /// Checks once. Returns the new state if the place became blocked or free. Time is counted in
     /// checks, so that a suspended process does not count as blocked.
     fn check(&mut self) -> Option<bool> {
+        // Without a probe, the place counts as answered, and gets its first one.
         let answer = self.probe.as_ref().map_or(Answer::Beaten, Probe::answer);
         match answer {
+            // Its agents are about to be dropped with the host or the event loop.
             Answer::Gone => None,
             Answer::Beaten => {
                 self.missed = 0;
@@ -185,6 +187,7 @@ fn freed(watched: &Watched) {
 fn stack(place: &Arc<Place>) -> Option<String> {
     let (sender, receiver) = channel();
     let asked = Arc::clone(place);
+    // If the wait is over, the receiver is gone, and the answer is dropped.
     let ask = move || drop(sender.send(asked.pulse.stack()));
     thread::Builder::new().name("aios-stack".to_owned()).spawn(ask).ok()?;
     receiver.recv_timeout(STACK_PATIENCE).unwrap_or_default()

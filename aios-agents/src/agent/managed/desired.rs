@@ -129,6 +129,7 @@ async fn desired_of(
     for ((id, stream), events) in ids.into_iter().zip(&streams).zip(read) {
         let mut definition = Definition::default();
         events.iter().try_for_each(|recorded| definition.apply(recorded))?;
+        // There may be more than were read together.
         if events.len() >= EVENTS {
             definition.continue_from(store, stream).await?;
         }

@@ -194,6 +194,7 @@ impl ManagedAgents {
         let id = id.map_or_else(derived, ToOwned::to_owned);
         mailbox_of(&agent_type, &id).map_err(|invalid| invalid.0)?;
         let found = Definition::read(&*self.store, &id).await?;
+        // The caller has lost the answer to this change and repeats it.
         if found.has(change.event_id.as_ref()) {
             return self.get(&id).await;
         }
@@ -332,6 +333,7 @@ impl ManagedAgents {
                 self.check_config(&agent_type, config).await?;
             }
             match self.append(&agent_type, action, id, data, &found, change).await {
+                // Another change came first, and the caller does not mind: check and append again.
                 Err(ManagedAgentError::Changed { .. }) if change.expected.is_none() => {}
                 Err(error) => return Err(error),
                 Ok(()) => return self.get(id).await,

@@ -95,6 +95,7 @@ impl Generator {
             return self.leaf();
         }
         let depth = depth - 1;
+        // The first cases are those that all languages have.
         match self.below(if self.portable { 6 } else { 10 }) {
             0 => Do::Sequence(self.parts(1, 3, depth)),
             1 | 2 => Do::All(self.parts(1, 4, depth)),

@@ -129,6 +129,7 @@ fn smaller(parts: &[Do]) -> Vec<Vec<Do>> {
             parts.splice(index..=index, new);
             parts
         };
+        // The most is gained by leaving out the whole part, so that is tried first.
         found.push(with(None));
         let (inner, wrap): (_, Wrap) = match part.clone() {
             Do::Sequence(parts) => (parts, Do::Sequence),
