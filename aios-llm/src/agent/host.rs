@@ -127,6 +127,7 @@ impl ToolAgent {
         context: ToolContext,
         arguments: Value,
     ) -> Result<String, TaskError> {
+        // Held until the call has ended.
         let _place = compiled.place().await;
         match compiled.tool.effect {
             Effect::Write => self.run_once(compiled, context, arguments).await,

@@ -49,6 +49,16 @@ const NOT_TAKEN: &str = "The result was not taken: another call of the same resp
 ///
 /// A result that is the text of a response has no calls beside it: the calls run, and the model is
 /// asked again.
+///
+/// # Examples
+///
+/// The answer is what counts, so calls beside it are not worth the wait:
+///
+/// ```
+/// use aios_llm::{LlmAgent, agent::EndStrategy, testing::SchemaModel};
+///
+/// let agent = LlmAgent::new(SchemaModel::new()).end_strategy(EndStrategy::Early);
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]

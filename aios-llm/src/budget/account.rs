@@ -144,6 +144,8 @@ impl Account {
             .map(|limit| limit.saturating_sub(self.spent.usage.output_tokens))
             .map(|left| u32::try_from(left).unwrap_or(u32::MAX));
         let paid = match limits.cost {
+            // Not `None`: the default maximum is then part of the request, so that the output stays
+            // within the reservation.
             Some(_) if is_whole => Some(u32::MAX),
             Some(limit) => Some(self.paid_output(models, limit - self.spent.cost - input)?),
             None => None,
@@ -288,6 +290,8 @@ fn expected_input(request: &ModelRequest) -> u64 {
         Part::Image { .. } => Some(0),
         _ => None,
     });
+    // The price of an image depends on its pixels. The length of its base64 would be an estimate
+    // that is many times too high.
     let (count, data) = images.fold((0, 0), |(count, data), bytes| (count + 1, data + bytes));
     let bytes = serde_json::to_string(request).map_or(0, |text| text.len()).saturating_sub(data);
     let tokens = bytes.div_ceil(BYTES_PER_TOKEN) + count * TOKENS_PER_IMAGE;
@@ -313,6 +317,7 @@ fn share_of(limits: Limits, spent: &Spent, wanted: &Limits, children: u64) -> Li
         cost: part(cost(limits.cost), spent.cost.as_nanodollars(), cost(wanted.cost))
             .map(Cost::nanodollars),
         tool_calls: part(limits.tool_calls, spent.tool_calls, wanted.tool_calls),
+        // The time and the depth are what is left; the wanted ones below can only lower them.
         ..limits
     };
     share.within(Limits { wall_time: wanted.wall_time, depth: wanted.depth, ..share })

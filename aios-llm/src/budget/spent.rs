@@ -36,6 +36,40 @@ impl Spent {
 }
 
 /// A limit that a call would exceed.
+///
+/// # Examples
+///
+/// The details of the failure of a run tell which limit it was:
+///
+/// ```
+/// use aios_agents::{RunError, prelude::*};
+/// use aios_llm::{
+///     LlmAgent, RuntimeBuilderExt,
+///     budget::{Budget, Exceeded},
+///     testing::SchemaModel,
+/// };
+/// use serde::Deserialize;
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let budget = Budget::new().with_input_tokens(10);
+/// let runtime = Runtime::builder()
+///     .store(aios_store::connect("memory://").await?)
+///     .broker(aios_broker::connect("memory://").await?)
+///     .llm_agent("writer", LlmAgent::new(SchemaModel::new()).budget(budget))?
+///     .start()
+///     .await?;
+/// let run = runtime.start("writer", "Write about tea, and about those who drink it.").await?;
+/// match run.result::<String>().await {
+///     Err(RunError::Failed { failure, .. }) if failure.code == Exceeded::CODE => {
+///         let exceeded = Exceeded::deserialize(&failure.details)?;
+///         assert_eq!((&*exceeded.limit, &*exceeded.allowed), ("input_tokens", "10"));
+///     }
+///     other => panic!("{other:?}"),
+/// }
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Exceeded {

@@ -137,6 +137,8 @@ impl Connection {
 /// the process has installed.
 fn client(timeout: Duration, name: &str) -> Result<Client, ModelError> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
+    // Certificates of the system that can't be read are left out: requests that need one fail with
+    // a transport error.
     let mut roots = rustls::RootCertStore::empty();
     roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
     let tls = rustls::ClientConfig::builder_with_provider(provider)

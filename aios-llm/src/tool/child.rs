@@ -11,6 +11,17 @@ use super::{Effect, Tool, Work};
 use crate::{budget::Limits, schema::schema_of};
 
 /// The effect of the failure of a child run on the run whose model has called it.
+///
+/// # Examples
+///
+/// A report without its check is of no use, so the run fails with the check:
+///
+/// ```
+/// use aios_llm::tool::{OnFailure, Tool};
+///
+/// let check = Tool::agent("check", "Checks a report.", "checker");
+/// let check = check.with_on_failure(OnFailure::Fail);
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum OnFailure {

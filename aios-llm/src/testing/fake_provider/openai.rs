@@ -8,6 +8,8 @@ use serde_json::{Value, json};
 use crate::model::{FinishReason, ModelResponse, Part, ToolCall};
 
 /// Longest piece of a text in a stream, in characters.
+///
+/// So short that words, numbers and keys of JSON are cut, which adapters have to join again.
 const PIECE: usize = 4;
 
 /// The body of an error. Its type follows from the status.
@@ -118,6 +120,7 @@ pub(super) fn events(response: &ModelResponse, request: &Value) -> Vec<String> {
                     let more = json!({"index": calls, "function": {"arguments": piece}});
                     delta(json!({"tool_calls": [more]}), None)
                 }));
+                // The index counts calls only, as in the real stream; texts between them have none.
                 calls += 1;
             }
             _ => {}
@@ -134,6 +137,7 @@ pub(super) fn events(response: &ModelResponse, request: &Value) -> Vec<String> {
 
 /// The text in pieces of a few characters.
 pub(super) fn pieces(text: &str) -> impl Iterator<Item = String> {
+    // By characters: an event is UTF-8, so a piece can't end within one.
     let letters: Vec<char> = text.chars().collect();
     let pieces: Vec<String> = letters.chunks(PIECE).map(|piece| piece.iter().collect()).collect();
     pieces.into_iter()

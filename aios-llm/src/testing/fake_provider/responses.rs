@@ -89,6 +89,7 @@ impl Events {
     /// Adds the events of one item.
     fn push_item(&mut self, place: usize, part: &Part, done: &Value) {
         let begin = |field: &str, empty: Value| {
+            // The announcement is the whole item without what the pieces bring.
             let mut begun = done.clone();
             if let Some(fields) = begun.as_object_mut() {
                 fields.insert(field.to_owned(), empty);
