@@ -33,10 +33,16 @@ use crate::measure::{self, Measured, WaitingAppend};
 /// Forwards all calls to a store and tracks the appends of this process.
 #[derive(Debug)]
 pub(crate) struct CountingStore {
+    /// The store of the user, to which all calls go.
     inner: Arc<dyn Store>,
+    /// Measures how long appends take.
     clock: Arc<dyn Clock>,
+    /// Appends that were begun so far, in this process.
     begun: AtomicU64,
+    /// Appends that have no result yet.
     in_flight: AtomicU64,
+    /// Positions of this process's appends; `None` while no engine watches. An engine that reads
+    /// the log removes those that it has passed, so the collection stays small.
     own: Mutex<Option<Positions>>,
 }
 
@@ -54,6 +60,7 @@ pub(crate) struct AppendCount {
 struct Positions(BTreeMap<u64, u64>);
 
 impl Positions {
+    /// Adds a range, and joins it with those that it touches or overlaps.
     fn insert(&mut self, mut first: u64, mut last: u64) {
         // Usually the range extends the last one.
         if let Some(mut newest) = self.0.last_entry()
@@ -62,6 +69,7 @@ impl Positions {
             newest.insert(last);
             return;
         }
+        // Joins the range that begins before it, and then all that begin within it.
         if let Some((&before, &end)) = self.0.range(..=first).next_back()
             && end.saturating_add(1) >= first
         {
@@ -74,6 +82,7 @@ impl Positions {
         self.0.insert(first, last);
     }
 
+    /// Whether a position is in one of the ranges.
     fn contains(&self, position: u64) -> bool {
         self.0.range(..=position).next_back().is_some_and(|(_, last)| *last >= position)
     }
@@ -96,6 +105,7 @@ impl Positions {
         (first <= last).then(|| first..last.saturating_add(1))
     }
 
+    /// Removes the ranges that end at or before a position. One that goes beyond it stays whole.
     fn remove_up_to(&mut self, up_to: u64) {
         while let Some(range) = self.0.first_entry()
             && *range.get() <= up_to
@@ -106,6 +116,7 @@ impl Positions {
 }
 
 impl CountingStore {
+    /// A store that does not watch positions yet.
     pub(crate) fn new(inner: Arc<dyn Store>, clock: Arc<dyn Clock>) -> Self {
         let zero = || AtomicU64::new(0);
         Self { inner, clock, begun: zero(), in_flight: zero(), own: Mutex::new(None) }
@@ -125,6 +136,7 @@ impl CountingStore {
         result
     }
 
+    /// The appends so far. Reads those in flight before those that were begun.
     pub(crate) fn count(&self) -> AppendCount {
         let is_appending = self.in_flight.load(Ordering::Acquire) > 0;
         AppendCount { begun: self.begun.load(Ordering::Acquire), is_appending }
@@ -170,12 +182,15 @@ impl CountingStore {
 }
 
 /// Counts an append as in flight until dropped.
+///
+/// Dropping it also covers a call that is cancelled.
 struct InFlight<'a> {
     store: &'a CountingStore,
     _waiting: WaitingAppend,
 }
 
 impl<'a> InFlight<'a> {
+    /// Counts the append, and shows it in the gauge of waiting appends.
     fn begin(store: &'a CountingStore) -> Self {
         store.in_flight.fetch_add(1, Ordering::AcqRel);
         store.begun.fetch_add(1, Ordering::AcqRel);
@@ -189,6 +204,7 @@ impl Drop for InFlight<'_> {
     }
 }
 
+/// The number of events, as positions are counted.
 fn length(append: &Append) -> u64 {
     append.events.len().try_into().unwrap_or(u64::MAX)
 }
@@ -200,6 +216,7 @@ impl EventStore for CountingStore {
         let counts: Vec<_> = batch.iter().map(|it| (length(it), Measured::of(it))).collect();
         let began = self.clock.elapsed();
         let results = self.inner.append(batch).await;
+        // Results are in the order of the batch.
         for ((count, measured), result) in counts.iter().zip(&results) {
             self.track(*count, result);
             measured.report(result);

@@ -1,4 +1,7 @@
 //! The failure that stopped a background component.
+//!
+//! A host, an engine and the projections of a runtime each own one. Only the first failure is kept:
+//! later ones are usually its consequences. Callers either read it, or wait for it without polling.
 
 use aios_core::failure::Failure;
 use tokio::sync::watch;
@@ -55,6 +58,8 @@ impl Failing {
 }
 
 /// Truncates a failure that is larger than the store accepts.
+///
+/// Details are dropped. Characters are counted, so the text is never cut within one.
 pub(crate) fn truncate(failure: &Failure) -> Failure {
     let start = |text: &str, length| text.chars().take(length).collect::<String>();
     Failure::new(start(&failure.code, MAX_CODE_CHARS), start(&failure.message, MAX_MESSAGE_CHARS))

@@ -1,5 +1,9 @@
 //! Validation shared by all options: durations that are too short or too long, and invalid retry
 //! policies.
+//!
+//! Setters of options cannot fail, so whatever ends in an action checks them. Messages name the
+//! option, its limit and the value. The upper limit keeps sums of times within the range of a
+//! timestamp.
 
 use std::time::Duration;
 

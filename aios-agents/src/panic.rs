@@ -1,4 +1,7 @@
 //! Conversion of panics in user code to failures.
+//!
+//! Code of users runs in agents, steps, workflows, factories and projections. Each catches panics,
+//! and turns them into a failure with a code of its own, so that one panic never ends the process.
 
 use std::any::Any;
 

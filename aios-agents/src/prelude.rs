@@ -1,4 +1,15 @@
 //! Common imports for services that use agents and workflows.
+//!
+//! ```
+//! use aios_agents::prelude::*;
+//!
+//! async fn welcome(_: WorkflowContext, name: String) -> Result<String, WorkflowError> {
+//!     Ok(format!("Welcome, {name}!"))
+//! }
+//!
+//! let builder = Runtime::builder().workflow("welcome", welcome);
+//! # drop(builder);
+//! ```
 
 pub use aios_core::{
     agent::{Agent, DynAgent, ResultExt, TaskContext, TaskError},

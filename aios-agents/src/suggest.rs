@@ -1,4 +1,6 @@
 //! Suggestions for misspelt names.
+//!
+//! Errors about unknown names use them, so that a developer sees the typing mistake at once.
 
 /// Maximum number of names in a hint.
 const SHOWN: usize = 10;
@@ -20,7 +22,9 @@ pub(crate) fn hint<S: AsRef<str>>(what: &str, given: &str, names: &[S]) -> Strin
 
 /// The name that is most similar to `given`, if one is similar enough.
 fn closest<'n, S: AsRef<str>>(given: &str, names: &'n [S]) -> Option<&'n str> {
+    // A third of the characters may differ, and at least one.
     let limit = given.chars().count() / 3 + 1;
+    // Ties are broken by name, so the suggestion is always the same.
     let distances = names.iter().map(AsRef::as_ref).map(|name| (distance(given, name), name));
     distances.filter(|(distance, _)| *distance <= limit).min().map(|(_, name)| name)
 }
@@ -31,6 +35,7 @@ fn distance(one: &str, other: &str) -> usize {
     let mut row: Vec<usize> = (0..=other.len()).collect();
     for (index, letter) in one.chars().enumerate() {
         let mut next = vec![index + 1];
+        // One row of the matrix at a time: the entry above, the one before that, and the character.
         for ((above, before), theirs) in row.iter().skip(1).zip(&row).zip(&other) {
             let left = next.last().copied().unwrap_or_default();
             next.push((before + usize::from(letter != *theirs)).min(above + 1).min(left + 1));

@@ -1,6 +1,10 @@
 //! Spawning of tasks: on tokio, or under the control of a simulation.
 //!
 //! All tasks of this crate are spawned here.
+//!
+//! In a simulation, tokio still wakes and polls the tasks, but each poll asks the simulation for
+//! its turn. It decides which task continues, and can end a task, as a crash would. Without the
+//! feature, nothing is added to a task.
 
 use std::{
     future::Future,
@@ -18,14 +22,18 @@ where
 }
 
 /// A set of tasks that are aborted when it is dropped.
+///
+/// Like that of tokio; only spawning differs.
 #[derive(Debug)]
 pub(crate) struct JoinSet<T>(tokio::task::JoinSet<T>);
 
 impl<T: Send + 'static> JoinSet<T> {
+    /// An empty set.
     pub(crate) fn new() -> Self {
         Self(tokio::task::JoinSet::new())
     }
 
+    /// Adds a task.
     pub(crate) fn spawn<F: Future<Output = T> + Send + 'static>(
         &mut self,
         future: F,
@@ -54,6 +62,7 @@ impl<T> DerefMut for JoinSet<T> {
     }
 }
 
+/// The future itself.
 #[cfg(not(feature = "simulation"))]
 fn admitted<F>(future: F) -> F {
     future
@@ -86,6 +95,7 @@ mod simulated {
         }
     }
 
+    /// A future that is polled only when the simulation gives it a turn.
     fn by_turns<F>(future: F, simulation: &Arc<dyn Simulation>) -> BoxFuture<'static, F::Output>
     where
         F: Future<Output: Send + 'static> + Send + 'static,

@@ -12,6 +12,9 @@
 //!
 //! The engine gives every task the `traceparent` of its attempt, and every child that of the operation
 //! which started it. Spans that an agent makes itself belong to the same trace, under the attempt.
+//!
+//! These spans are not created while a run works. A program that exports traces computes them from the
+//! journal afterwards.
 
 use std::{cell::Cell, fmt, str::FromStr};
 
@@ -37,6 +40,8 @@ impl TraceId {
     }
 
     /// The trace with this id; `None` if all bytes are zero.
+    ///
+    /// All zeros are invalid in W3C Trace Context.
     #[must_use]
     pub fn from_bytes(bytes: [u8; 16]) -> Option<Self> {
         (bytes != [0; 16]).then_some(Self(bytes))
@@ -98,6 +103,7 @@ impl SpanId {
 /// The beginning of the SHA-256 of a text. All zeros are not an id.
 fn derive<const N: usize>(text: &str) -> [u8; N] {
     let mut id = [0; N];
+    // A hash of 32 bytes is longer than any id, so all bytes are set.
     id.iter_mut().zip(Sha256::digest(text)).for_each(|(to, from)| *to = from);
     if id.iter().all(|byte| *byte == 0) {
         id.iter_mut().for_each(|byte| *byte = 1);
@@ -132,6 +138,7 @@ impl TraceParent {
     #[must_use]
     pub fn of_run(started: &Metadata, incarnation: &EventId) -> Self {
         let span_id = SpanId::of_run(incarnation);
+        // A caller's trace is continued, also if it is not sampled.
         match Self::caller(started) {
             Some(caller) => Self { span_id, ..caller },
             None => Self { trace_id: TraceId::of_run(incarnation), span_id, flags: SAMPLED },
@@ -171,6 +178,7 @@ impl TraceParent {
 }
 
 thread_local! {
+    /// Only set within `in_scope`, which does not await, so a thread has one at a time.
     static CURRENT: Cell<Option<TraceParent>> = const { Cell::new(None) };
 }
 

@@ -3,6 +3,10 @@
 //! Each run is a conversation, and its journal the stream of it. List them like all runs of a workflow,
 //! with [`ReadModels::runs`](aios_core::store::ReadModels::runs). A run can be continued, or begun again from any turn, without paying for the earlier turns: their
 //! messages are the [`Prompt`] of a new run.
+//!
+//! The journal holds the conversation in pieces: each model call only adds what is new, and results
+//! of tools are the ends of their tasks. This module puts them together in one pass over the
+//! events. It only reads, so it works on the journal of any run, also of one that is still working.
 
 use std::collections::BTreeMap;
 
@@ -55,7 +59,9 @@ use crate::{
 /// ```
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Conversation {
+    /// In order; a summary is not one.
     turns: Vec<Turn>,
+    /// From the latest settlement.
     spent: Spent,
     /// The messages that the first message of the latest turns stands for, if it is a summary.
     replaced: Vec<Message>,
@@ -84,8 +90,10 @@ struct Results {
     is_complete: bool,
 }
 
+/// The part of the event `llm.budget.settled` that is read.
 #[derive(Deserialize)]
 struct Settled {
+    /// The sum of the run after the settlement.
     spent: Spent,
 }
 
@@ -121,6 +129,7 @@ impl Conversation {
     ) -> Result<Self, EventError> {
         let mut conversation = Self::default();
         let mut history = History::default();
+        // The model call that has no answer yet, with its whole request. A run makes one at a time.
         let mut open = None::<(TaskId, ModelRequest, bool)>;
         for event in journal {
             let (domain, entity, action) = event.event_type.segments();
@@ -130,6 +139,7 @@ impl Conversation {
                 }
                 ("agents", "task_assigned") if entity.ends_with(MODEL_SUFFIX) => {
                     let Some((assigned, task)) = model_call(event)? else { continue };
+                    // `None` if the journal lacks an earlier call.
                     let open_request = history.request(&task);
                     open = open_request.map(|it| (assigned.task_id, it, task.is_summary));
                 }
@@ -142,6 +152,8 @@ impl Conversation {
                         let messages = request.messages;
                         let response = task.output.decode()?;
                         conversation.turns.push(Turn { messages, response });
+                        // Results belong to the latest response only; earlier ones are in its
+                        // messages.
                         conversation.results = Results::default();
                     }
                 }

@@ -1,4 +1,7 @@
 //! The checksum of the frames of AWS event streams (IEEE 802.3).
+//!
+//! Bit by bit, without a table: frames are small, and a table would have to be built or stored. The
+//! polynomial is 0x04C11DB7, used in its reversed form.
 
 /// The CRC-32 of some bytes.
 pub(crate) fn crc32(bytes: &[u8]) -> u32 {

@@ -3,6 +3,9 @@
 //! The names are those of the semantic conventions in [`VERSION`]. A model call is a span `chat`, a tool
 //! call a span `execute_tool`, both with the target [`TARGET`]. Messages, arguments and results are not
 //! recorded, because they may be secret, unless [`TraceContent::On`] is set.
+//!
+//! Spans are created where a call is made, which is on the processes of the agent types. They
+//! belong to the trace of the task, and a replay creates none.
 
 use tracing::{Span, field};
 
@@ -69,6 +72,7 @@ pub(crate) fn chat(
     request: &ModelRequest,
     content: TraceContent,
 ) -> Span {
+    // Names of models are `<provider>:<model>`; the conventions separate the two.
     let (provider, name) = model.split_once(':').unwrap_or(("", model));
     let span = tracing::info_span!(
         target: TARGET,
@@ -155,6 +159,7 @@ pub(crate) fn executed(span: &Span, ended: Result<&str, &str>, content: TraceCon
     }
 }
 
+/// Records a value as JSON. Only called if content is enabled.
 fn record_json<T: serde::Serialize + ?Sized>(span: &Span, name: &'static str, value: &T) {
     match serde_json::to_string(value) {
         Ok(text) => drop(span.record(name, text.as_str())),
@@ -162,6 +167,7 @@ fn record_json<T: serde::Serialize + ?Sized>(span: &Span, name: &'static str, va
     }
 }
 
+/// The reason in the words of the conventions.
 fn reason(reason: &FinishReason) -> &str {
     match reason {
         FinishReason::Stop => "stop",

@@ -1,4 +1,8 @@
 //! Guardrails: checks of what goes into an agent and what comes out of it.
+//!
+//! A check is a task for the agent type of the tools, with a name that no tool can have. Checks run
+//! one after the other, in the order of their registration, and the first one that trips ends the
+//! run. Input is checked before the first request, so nothing was paid for by then.
 
 use std::{fmt, future::Future, sync::Arc, time::Duration};
 
@@ -8,6 +12,7 @@ use serde_json::{Value, json};
 
 use crate::model::Message;
 
+/// Reads its input from JSON, because tasks are JSON.
 type Check = dyn Fn(Value) -> BoxFuture<'static, Result<Verdict, TaskError>> + Send + Sync;
 
 /// Code of the failure of a run that a guardrail has stopped.
@@ -30,9 +35,13 @@ pub(crate) const TRIPPED: &str = "GUARDRAIL_TRIPPED";
 /// ```
 #[derive(Clone)]
 pub struct Guardrail {
+    /// Names the guardrail in tasks and events.
     name: String,
+    /// Which value is checked.
     pub(crate) stage: Stage,
+    /// Of one attempt of the task.
     pub(crate) timeout: Duration,
+    /// The function of the user.
     check: Arc<Check>,
 }
 
@@ -63,13 +72,24 @@ pub enum Verdict {
 /// An event: a guardrail has stopped a run.
 #[derive(Debug, Serialize)]
 pub(crate) struct Tripped<'a> {
+    /// Name of the guardrail.
     guardrail: &'a str,
+    /// The stage at which it tripped.
     stage: Stage,
+    /// The reason that it gave.
     reason: &'a str,
 }
 
 impl Verdict {
     /// The run fails for this reason.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use aios_llm::guardrail::Verdict;
+    ///
+    /// assert_eq!(Verdict::trip("a key"), Verdict::Trip { reason: "a key".to_owned() });
+    /// ```
     #[must_use]
     pub fn trip(reason: impl Into<String>) -> Self {
         Self::Trip { reason: reason.into() }
@@ -110,6 +130,7 @@ impl Guardrail {
         Self::of(name.into(), Stage::Output, Arc::new(check))
     }
 
+    /// A guardrail with the default timeout.
     fn of(name: String, stage: Stage, check: Arc<Check>) -> Self {
         Self { name, stage, timeout: Self::DEFAULT_TIMEOUT, check }
     }
@@ -128,16 +149,19 @@ impl Guardrail {
         &self.name
     }
 
+    /// Runs the check. An error fails the task, and with it the run.
     pub(crate) async fn check(&self, value: Value) -> Result<Verdict, TaskError> {
         (self.check)(value).await
     }
 
+    /// The event and the failure of a run that this guardrail has stopped.
     pub(crate) fn tripped<'a>(&'a self, reason: &'a str) -> Tripped<'a> {
         Tripped { guardrail: &self.name, stage: self.stage, reason }
     }
 }
 
 impl Tripped<'_> {
+    /// Its details are the event.
     pub(crate) fn to_failure(&self) -> Failure {
         let Self { guardrail, reason, .. } = self;
         Failure::new(TRIPPED, format!("guardrail {guardrail} has stopped the run: {reason}"))

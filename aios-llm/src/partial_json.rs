@@ -1,10 +1,16 @@
 //! JSON that is cut off.
+//!
+//! Used to show structured output while it is written. The text is tried as it is, with what is
+//! open closed. If that is not JSON, for example within a number or a key, it is cut at the latest
+//! place where a value was complete, and then at earlier ones. Nothing is validated: the result is
+//! for people to look at.
 
 use serde_json::Value;
 
 /// Completes JSON that is cut off anywhere, and reads it; `None` if nothing of it is known yet, or
 /// if it is not JSON.
 pub(crate) fn complete(text: &str) -> Option<Value> {
+    // The closing brackets that are missing, the innermost last.
     let mut open = Vec::new();
     let mut in_text = false;
     let mut is_escaped = false;
@@ -48,6 +54,7 @@ pub(crate) fn complete(text: &str) -> Option<Value> {
     let cut = cuts.filter_map(|(at, open)| Some((text.get(..at)?.to_owned(), open)));
     let whole = as_it_is.into_iter().flatten().map(|text| (text, open.clone()));
     whole.chain(cut).find_map(|(text, open)| {
+        // The innermost bracket is closed first.
         let text: String = text.chars().chain(open.into_iter().rev()).collect();
         serde_json::from_str(&text).ok()
     })

@@ -1,4 +1,7 @@
 //! JSON Schemas: generation and validation with paths.
+//!
+//! Used for the arguments of tools and the output of agents. Faults are text for a model, so they
+//! have a path and plain words, and their number is limited.
 
 use jsonschema::{ValidationError, Validator, error::ValidationErrorKind};
 use schemars::JsonSchema;
@@ -10,11 +13,14 @@ const MAX_FAULTS: usize = 10;
 /// A compiled schema.
 #[derive(Debug)]
 pub(crate) struct Schema {
+    /// The schema, as it is sent to providers.
     pub(crate) value: Value,
+    /// Compiled once, used for every value.
     validator: Validator,
 }
 
 impl Schema {
+    /// Fails if the schema is not one.
     pub(crate) fn compile(value: Value) -> Result<Self, String> {
         let validator = jsonschema::validator_for(&value).map_err(|error| error.to_string())?;
         Ok(Self { value, validator })
@@ -36,6 +42,7 @@ pub(crate) fn schema_of<T: JsonSchema>() -> Value {
         .to_value()
 }
 
+/// A fault as one line. A missing property has a path of its own, so that a model sees what to add.
 fn fault(error: &ValidationError<'_>) -> String {
     let path = error.instance_path().as_str();
     match error.kind() {

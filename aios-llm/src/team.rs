@@ -11,6 +11,10 @@
 //!     Ok(answers.join("\n"))
 //! }
 //! ```
+//!
+//! [`join`] and [`race`] are plain code of a workflow, so a team can be anything that code can
+//! express. For an agent that decides itself whom to ask, use
+//! [`Tool::agent`](crate::tool::Tool::agent) or [`LlmAgent::handover`](crate::LlmAgent::handover).
 
 use aios_agents::workflow::{Answer, WorkflowContext, WorkflowError, race as first};
 use aios_core::failure::Failure;
@@ -79,6 +83,7 @@ pub async fn race<T: Answer>(
     let none = Failure::new("INVALID_PARAMETERS", "a race needs at least one agent");
     let mut last = WorkflowError::failed(none);
     while !running.is_empty() {
+        // Failures are awaited one by one: the race is lost only when all have failed.
         let (place, ended) = first(running.iter_mut().map(|(_, child)| child)).await;
         let (number, _) = running.remove(place);
         match ended {

@@ -1,3 +1,9 @@
+//! The pauses of loops that retry without end: subscriptions, publishes and factories.
+//!
+//! Each loop owns one timer. It calls `wait` after a failure and `reset` after a success. A part of
+//! each pause is random, so that processes that lost the same server do not return to it at the
+//! same moment.
+
 use std::{
     hash::{BuildHasher, RandomState},
     time::Duration,
@@ -8,17 +14,21 @@ use aios_core::{clock::Clock, retry::Backoff};
 /// Waits longer after each consecutive failure, with up to half of each delay randomised. Never
 /// gives up.
 pub(crate) struct BackoffTimer {
+    /// Longest and first pause; `next` doubles a pause up to the longest.
     backoff: Backoff,
+    /// The pause of the next failure, before the random part is taken off.
     delay: Duration,
 }
 
 impl BackoffTimer {
+    /// A timer whose first pause is the initial delay.
     pub(crate) fn new(backoff: Backoff) -> Self {
         Self { backoff, delay: backoff.initial_delay }
     }
 
     /// Sleeps, and doubles the delay for the next failure.
     pub(crate) async fn wait(&mut self, clock: &dyn Clock) {
+        // Between half of the delay and all of it.
         let delay = self.delay.mul_f64(1.0 - jitter() / 2.0);
         self.delay = self.backoff.next(self.delay);
         clock.sleep(delay).await;

@@ -1,4 +1,7 @@
 //! Failure codes that come from running a task rather than from the agent's own code.
+//!
+//! The agent host, the engine and [`TaskClient`](super::TaskClient) use them. An agent's own code
+//! may use any other code.
 
 /// The agent's code panicked. Retryable.
 pub const AGENT_PANICKED: &str = "AGENT_PANICKED";

@@ -1,3 +1,10 @@
+//! How the agents of one type are created and run in a process.
+//!
+//! A definition is plain data until the host starts. Setters cannot fail, so the first error is
+//! kept and reported by `validate`, which the host calls before it does anything else. The factory
+//! hides the difference between an instance, a function, an async function and a function of
+//! another language: all of them are functions from a config to an object-safe agent.
+
 use std::{fmt, future::Future, sync::Arc};
 
 use aios_core::{
@@ -126,16 +133,23 @@ impl RegisteredAgent {
 /// ```
 #[derive(Clone)]
 pub struct AgentDefinition {
+    /// As given; `validate` checks it.
     pub(super) agent_type: String,
+    /// Called once per agent, and again after each failure that is retryable.
     pub(super) factory: Factory,
+    /// Slots of the type in this process, shared by all of its agents.
     pub(super) concurrency: u16,
+    /// In the order in which they were added; the first is the outermost.
     pub(super) layers: Vec<Arc<dyn Layer>>,
+    /// Registered in code. Agents that are resources are not listed here.
     pub(super) agents: Vec<RegisteredAgent>,
+    /// Where the code runs, if that is not the runtime of the host.
     pub(super) pulse: Option<Arc<dyn Pulse>>,
     /// JSON Schema of the config, if agents of this type can be created as resources.
     pub(super) config_schema: Option<Value>,
     /// JSON Schemas of parameters and output, if they are known before an agent is created.
     pub(super) task_schemas: Option<(Value, Value)>,
+    /// The last error of a setter.
     error: Option<AgentError>,
 }
 
@@ -186,6 +200,31 @@ impl AgentDefinition {
     }
 
     /// Like [`factory`](Self::factory), with an async `make`.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use aios_agents::{agent::AgentDefinition, prelude::*};
+    ///
+    /// # struct Upper;
+    /// # impl Agent for Upper {
+    /// #     type Parameters = String;
+    /// #     type Output = String;
+    /// #     async fn process_task(&self, _: &TaskContext, text: String) -> Result<String, TaskError> {
+    /// #         Ok(text.to_uppercase())
+    /// #     }
+    /// # }
+    /// /// Connects to a server. A failure is retried until it succeeds.
+    /// async fn connect(url: String) -> Result<Upper, TaskError> {
+    ///     println!("connecting to {url}");
+    ///     Ok(Upper)
+    /// }
+    ///
+    /// let definition = AgentDefinition::async_factory("upper", connect)
+    ///     .register("north", "https://north.example")
+    ///     .register("south", "https://south.example");
+    /// # drop(definition);
+    /// ```
     #[must_use]
     pub fn async_factory<C, A, E, M, F>(
         agent_type: impl Into<String>,
@@ -245,6 +284,7 @@ impl AgentDefinition {
         Self { config_schema, task_schemas, ..Self::with_factory(agent_type.into(), factory) }
     }
 
+    /// A definition with the defaults and no agents.
     fn with_factory(agent_type: String, factory: Factory) -> Self {
         let concurrency = Self::DEFAULT_CONCURRENCY;
         Self {
@@ -303,6 +343,9 @@ impl AgentDefinition {
     }
 
     /// The schemas of the type, for other processes.
+    ///
+    /// An instance knows its schemas at once; a typed factory knows those of tasks only after it
+    /// has created an agent, so they are absent then.
     pub(super) fn registered(&self) -> Result<TypeRegistered, AgentError> {
         let encode = |schema: Option<&Value>| schema.map(Payload::encode).transpose();
         let tasks = self.task_schemas.as_ref();
@@ -314,6 +357,10 @@ impl AgentDefinition {
     }
 
     /// Checks the arguments of the setters.
+    ///
+    /// Errors of setters come first, then those of layers, the name, the concurrency and the ids. A
+    /// type without registered agents is an error unless its agents are resources, because it would
+    /// take no task.
     pub(super) fn validate(&self) -> Result<Name, AgentError> {
         if let Some(error) = &self.error {
             return Err(error.clone());
@@ -330,6 +377,7 @@ impl AgentDefinition {
         })
     }
 
+    /// Checks that each id can be part of a mailbox's name, and that none is used twice.
     fn validate_ids(&self) -> Result<(), AgentError> {
         let mut ids = std::collections::BTreeSet::new();
         for agent in &self.agents {
@@ -356,14 +404,18 @@ impl fmt::Debug for AgentDefinition {
     }
 }
 
+/// A future that is ready, for factories that do not wait.
 fn ready<T: Send + 'static>(value: T) -> BoxFuture<'static, T> {
     Box::pin(std::future::ready(value))
 }
 
+/// The factory of an instance that is not an agent. `validate` reports the error before anything
+/// calls it.
 fn refuse(_: Payload) -> BoxFuture<'static, Result<Arc<dyn DynAgent>, TaskError>> {
     ready(Err(terminal(AgentError::InvalidConfiguration { reason: "no agent".to_owned() })))
 }
 
+/// Creating the agent again would fail in the same way.
 fn terminal(error: AgentError) -> TaskError {
     TaskError::from(error).with_retryable(false)
 }

@@ -1,3 +1,9 @@
+//! Errors of hosting and calling agents.
+//!
+//! Errors in definitions and options are found when a host starts, those of broker and store also
+//! later. Only the latter can be retryable. The code of an agent reports its own failures as a
+//! `TaskError` instead.
+
 use aios_core::{
     agent::{InvalidName, TaskId},
     broker::{BrokerError, InvalidAddress},
@@ -7,6 +13,20 @@ use aios_core::{
 };
 
 /// Errors of running and calling agents.
+///
+/// # Examples
+///
+/// ```
+/// use aios_agents::agent::{AgentError, AgentHost, AgentSet};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() {
+/// // A host without a broker is refused before anything starts.
+/// let error = AgentHost::builder(AgentSet::new()).start().await.unwrap_err();
+/// assert!(matches!(error, AgentError::InvalidConfiguration { .. }));
+/// assert_eq!(error.code(), "INVALID_AGENT_CONFIGURATION");
+/// # }
+/// ```
 #[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum AgentError {

@@ -1,4 +1,8 @@
 //! Dead-letter reasons of tasks, written by the agent host and read by the engine.
+//!
+//! The reason is the only part of a dead letter that every broker keeps, so it carries whether
+//! another attempt may help. Its prefix is a contract between hosts and engines of different
+//! versions.
 
 use aios_core::{agent::TaskError, failure::Failure};
 

@@ -1,4 +1,9 @@
 //! Event types and addresses of an agent type.
+//!
+//! They are a contract between processes of different versions. Event types are
+//! `agents.<type>.<action>`. The group of a type is `agents.<type>`, and the mailbox of one agent
+//! is `agents.<type>.<agent id>`. A type consists of letters, digits and underscores, so the two
+//! never collide.
 
 use aios_core::{
     agent::Name,
@@ -8,6 +13,8 @@ use aios_core::{
 };
 
 /// Types of the events of one agent type.
+///
+/// Built once per type and process, because each of them is parsed and checked.
 #[derive(Clone, Debug)]
 pub(super) struct AgentEventTypes {
     pub(super) assigned: EventType,
@@ -28,6 +35,7 @@ pub(super) struct AgentEventTypes {
 }
 
 impl AgentEventTypes {
+    /// All names of a type.
     pub(super) fn new(agent_type: &Name) -> Result<Self, EventError> {
         let of = |action| EventType::new(agent::DOMAIN, agent_type.as_str(), action);
         Ok(Self {
@@ -60,6 +68,8 @@ pub(crate) fn group_of(agent_type: &Name) -> Result<Group, InvalidAddress> {
 }
 
 /// An agent id that is invalid.
+///
+/// The text that was refused.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "the id of an agent consists of [A-Za-z0-9._-] and is not empty, too long, `.` or `..`, unlike {:?}",
@@ -69,6 +79,7 @@ pub(crate) struct InvalidAgentId(pub(crate) InvalidAddress);
 
 /// The mailbox of one agent.
 pub(crate) fn mailbox_of(agent_type: &Name, agent_id: &str) -> Result<Mailbox, InvalidAgentId> {
+    // Checked alone first, so that the error names the id and not the mailbox.
     let id = Mailbox::new(agent_id).map_err(InvalidAgentId)?;
     // Clients take these out of a URL (RFC 3986, section 5.2.4).
     if matches!(agent_id, "." | "..") {

@@ -1,3 +1,5 @@
+//! The set of definitions that a host or a runtime starts with.
+
 use std::collections::BTreeMap;
 
 use aios_core::agent::TaskError;
@@ -38,7 +40,9 @@ use super::{AgentDefinition, AgentError, IntoDynAgent};
 /// ```
 #[derive(Clone, Debug, Default)]
 pub struct AgentSet {
+    /// By type, so that hosts start them in the same order everywhere.
     definitions: BTreeMap<String, AgentDefinition>,
+    /// The first error of a setter; `build` reports it.
     error: Option<AgentError>,
 }
 
@@ -109,6 +113,7 @@ impl AgentSet {
         }
     }
 
+    /// Keeps the first error.
     fn refuse(mut self, error: AgentError) -> Self {
         self.error.get_or_insert(error);
         self

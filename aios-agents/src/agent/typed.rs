@@ -1,3 +1,10 @@
+//! From a typed agent to an object-safe one.
+//!
+//! The host knows only `DynAgent`: JSON in, JSON out. This file is the single place where types are
+//! converted, so that agents in Rust get the same checks of parameters and output everywhere.
+//! `IntoDynAgent` accepts both kinds in the same setters. Its marker type keeps the two blanket
+//! implementations apart, which the compiler would otherwise reject as overlapping.
+
 use std::{fmt, sync::Arc};
 
 use aios_core::{
@@ -15,9 +22,33 @@ use crate::schema::schema_of;
 /// serialises the answer to JSON.
 ///
 /// Generates both schemas, and compiles that of the parameters, once.
+///
+/// # Examples
+///
+/// ```
+/// use aios_agents::{agent::TypedAgent, prelude::*};
+///
+/// # struct Upper;
+/// # impl Agent for Upper {
+/// #     type Parameters = String;
+/// #     type Output = String;
+/// #     async fn process_task(&self, _: &TaskContext, text: String) -> Result<String, TaskError> {
+/// #         Ok(text.to_uppercase())
+/// #     }
+/// # }
+/// # fn main() -> Result<(), aios_agents::agent::AgentError> {
+/// // As the host sees it: JSON in, JSON out, and schemas of both.
+/// let agent = TypedAgent::new(Upper)?;
+/// assert_eq!(agent.parameters_schema()["type"], "string");
+/// # Ok(())
+/// # }
+/// ```
 pub struct TypedAgent<A> {
+    /// The agent of the user.
     agent: A,
+    /// Compiled once; checked for each task.
     parameters: Schema,
+    /// Only published, not checked: the type guarantees it.
     output: Value,
 }
 
@@ -52,6 +83,7 @@ impl<A: Agent> DynAgent for TypedAgent<A> {
         context: &TaskContext,
         parameters: Payload,
     ) -> Result<Payload, TaskError> {
+        // `validation` does not know the type, so it is added to the message here.
         let parameters = self.parameters.decode(&parameters).map_err(|mut error| {
             let subject = format!("the parameters do not fit agent {}", context.agent_type());
             let message = &mut error.failure.message;

@@ -1,4 +1,11 @@
 //! Checks the parameters of a task against type and schema, and reports every violation.
+//!
+//! Two passes are needed. The validator finds every violation of the schema, with a path for each;
+//! serde stops at the first. Serde alone knows what the type accepts beyond its schema. Both report
+//! JSON pointers, so a caller sees the same form of error in both cases.
+//!
+//! Schemas that accept everything, such as that of `serde_json::Value`, are not compiled: such
+//! parameters are only decoded.
 
 use aios_core::{agent::TaskError, event::Payload};
 use jsonschema::{ValidationError, Validator, error::ValidationErrorKind};
@@ -23,11 +30,14 @@ const ANNOTATIONS: [&str; 9] = [
 
 /// A JSON Schema, compiled unless it accepts everything.
 pub(super) struct Schema {
+    /// As it was generated, for the read models and the API.
     schema: Value,
+    /// `None` if the schema accepts everything.
     validator: Option<Validator>,
 }
 
 impl Schema {
+    /// Compiles a schema. Only an invalid schema that was written by hand fails.
     pub(super) fn compile(schema: Value) -> Result<Self, AgentError> {
         if is_trivial(&schema) {
             return Ok(Self { schema, validator: None });
@@ -38,6 +48,7 @@ impl Schema {
         Ok(Self { schema, validator: Some(validator) })
     }
 
+    /// The schema as JSON.
     pub(super) fn as_value(&self) -> &Value {
         &self.schema
     }
@@ -69,6 +80,7 @@ pub(super) fn faults(schema: &Payload, value: &Payload) -> Result<Vec<(String, S
     Ok(validator.iter_errors(&value).flat_map(|error| violations(&error)).collect())
 }
 
+/// Whether the schema accepts every value: `true`, or only annotations.
 fn is_trivial(schema: &Value) -> bool {
     match schema {
         Value::Bool(accepts) => *accepts,
@@ -105,6 +117,7 @@ pub(super) fn decode<T: DeserializeOwned>(parameters: &Payload) -> Result<T, Tas
     serde_json::from_str(parameters.as_str()).map_err(|error| locate_error::<T>(parameters, &error))
 }
 
+/// Decodes again, with tracking of the path, to find where the value is invalid.
 fn locate_error<T: DeserializeOwned>(parameters: &Payload, first: &serde_json::Error) -> TaskError {
     let mut deserializer = serde_json::Deserializer::from_str(parameters.as_str());
     let violation = match serde_path_to_error::deserialize::<_, T>(&mut deserializer) {
@@ -114,6 +127,7 @@ fn locate_error<T: DeserializeOwned>(parameters: &Payload, first: &serde_json::E
     TaskError::invalid_parameters(&[violation])
 }
 
+/// The JSON pointer of a path of serde.
 fn pointer(path: &serde_path_to_error::Path) -> String {
     path.iter().fold(String::new(), |path, segment| match segment {
         Segment::Seq { index } => format!("{path}/{index}"),

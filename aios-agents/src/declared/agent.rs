@@ -1,3 +1,8 @@
+//! Typed declarations of agent types, and how a task names its receiver.
+//!
+//! The parameters of a call are borrowed (`P: Borrow<Q>`), so that a declaration with `String`
+//! takes a `&str`.
+
 use std::{borrow::Borrow, fmt, marker::PhantomData};
 
 use aios_core::agent::Agent;
@@ -38,7 +43,9 @@ use crate::{
 /// # drop(builder);
 /// ```
 pub struct AgentRef<P, O> {
+    /// As text; every check happens where the name is used.
     agent_type: &'static str,
+    /// A function type, so that the declaration is `Send`, `Sync` and `Copy` for all `P` and `O`.
     types: PhantomData<fn(P) -> O>,
 }
 

@@ -1,3 +1,5 @@
+//! Starting runs whose result has a declared type, and the handles of such runs.
+
 use std::{
     fmt,
     future::{Future, IntoFuture},
@@ -16,12 +18,32 @@ use serde::de::DeserializeOwned;
 use crate::runtime::{RunError, RunHandle, RuntimeError, StartRun, StartTask};
 
 /// A [`RunHandle`] whose result is an `O`. Dereferences to the [`RunHandle`].
+///
+/// # Examples
+///
+/// ```no_run
+/// use aios_agents::prelude::*;
+///
+/// const WELCOME: WorkflowRef<String, usize> = WorkflowRef::new("welcome");
+///
+/// async fn length(runtime: &Runtime) -> Result<usize, Box<dyn std::error::Error>> {
+///     let run: TypedRun<usize> = runtime.start(WELCOME, "Ada").id("welcome-ada").await?;
+///     // All methods of `RunHandle` are available, too.
+///     println!("{}", run.status().await?.workflow);
+///     Ok(run.result().await?)
+/// }
+/// # let _ = length;
+/// ```
 pub struct TypedRun<O> {
+    /// The handle without a type.
     run: RunHandle,
+    /// A function type, so that the handle is `Send` and `Sync` for all `O`.
     output: PhantomData<fn() -> O>,
 }
 
 impl<O> TypedRun<O> {
+    /// Gives a handle the type that the declaration promises. It is checked when the result is
+    /// decoded.
     pub(super) fn new(run: RunHandle) -> Self {
         Self { run, output: PhantomData }
     }
@@ -71,16 +93,20 @@ impl<O> fmt::Debug for TypedRun<O> {
 /// A [`StartRun`] or [`StartTask`] whose result is an `O`. Awaiting it returns a [`TypedRun`].
 #[must_use = "a run starts when this is awaited"]
 pub struct StartTyped<S, O> {
+    /// The start without a type, whose options this one sets.
     start: S,
     output: PhantomData<fn() -> O>,
 }
 
 impl<S, O> StartTyped<S, O> {
+    /// Gives a start the type of its result.
     pub(super) fn new(start: S) -> Self {
         Self { start, output: PhantomData }
     }
 
     /// Sets any option of the untyped start.
+    ///
+    /// For options that this type does not have itself.
     pub fn with(mut self, set: impl FnOnce(S) -> S) -> Self {
         self.start = set(self.start);
         self

@@ -1,3 +1,5 @@
+//! Typed declarations of workflows.
+
 use std::{borrow::Borrow, fmt, marker::PhantomData};
 
 use serde::Serialize;
@@ -27,7 +29,9 @@ use crate::{
 /// # drop(builder);
 /// ```
 pub struct WorkflowRef<I, O> {
+    /// As text; every check happens where the name is used.
     name: &'static str,
+    /// A function type, so that the declaration is `Send`, `Sync` and `Copy` for all `I` and `O`.
     types: PhantomData<fn(I) -> O>,
 }
 
@@ -55,6 +59,8 @@ impl<I, O> WorkflowRef<I, O> {
     }
 
     /// Ends the run and continues it as a new one; see [`WorkflowError::continue_as_new`].
+    ///
+    /// The new run has the same workflow, so its input has the declared type.
     #[must_use]
     pub fn continue_as_new<Q>(&self, input: &Q) -> WorkflowError
     where
@@ -79,6 +85,7 @@ impl<I, O> WorkflowRef<I, O> {
         run_id: &str,
     ) -> Result<TypedRun<O>, RuntimeError> {
         let run = runtime.handle(run_id).await?;
+        // Otherwise the result of another workflow would be decoded as this one's.
         if run.status().await?.workflow != self.name {
             return Err(RuntimeError::UnknownRun { run_id: run_id.to_owned() });
         }

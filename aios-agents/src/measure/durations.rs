@@ -1,4 +1,7 @@
 //! Durations of runs, steps and tasks, and numbers of queued tasks, by workflow or agent type.
+//!
+//! Each value is recorded in the scope of the trace that it belongs to, so that a histogram can
+//! link to an example of a trace.
 
 use std::time::Duration;
 
@@ -13,9 +16,13 @@ use crate::trace::TraceParent;
 /// The metrics of an engine that have labels whose values are made at run time.
 #[derive(Debug)]
 pub(crate) struct Durations {
+    /// `aios_run_seconds`.
     runs: Keys,
+    /// `aios_step_seconds`.
     steps: Keys,
+    /// `aios_task_seconds`.
     tasks: Keys,
+    /// `aios_tasks_queued`, the only gauge.
     queued: Keys,
 }
 
@@ -83,6 +90,7 @@ impl Default for Waits {
 impl Waits {
     /// Reports an attempt that begins. `assigned` is the event that assigns it.
     pub(crate) fn report(&self, agent_type: &Name, assigned: &Event, now: Timestamp) {
+        // Zero if the clock of the assigning process is ahead.
         let waited = now.duration_since(assigned.timestamp).as_secs_f64();
         let record = || self.0.record(agent_type, "", waited);
         match TraceParent::caller(&assigned.metadata) {

@@ -1,4 +1,10 @@
 //! The keys of a metric with a label whose values are names.
+//!
+//! The macros of `metrics` build a new key for each report if a label is not a constant. These
+//! reports happen for every task and step, so the keys are kept here. A read lock is enough once a
+//! key exists. Agent types and workflows are named by users and may be many, so their number is
+//! limited: a metric with unlimited labels would fill the memory of the process and of the
+//! monitoring system.
 
 use std::collections::HashMap;
 
@@ -11,6 +17,7 @@ const MAX_NAMES: usize = 256;
 /// The value of the label of the names above.
 const OTHER: &str = "other";
 
+/// Level and target with which recorders may filter.
 const METADATA: Metadata<'static> =
     Metadata::new(module_path!(), Level::INFO, Some(module_path!()));
 
@@ -18,17 +25,20 @@ const METADATA: Metadata<'static> =
 /// allocate nothing later, with and without a recorder.
 #[derive(Debug)]
 pub(crate) struct Keys {
+    /// Name of the metric.
     metric: &'static str,
     /// The label that has the name.
     label: &'static str,
     /// The label that has the outcome, if the metric has one.
     outcome: Option<&'static str>,
+    /// By name; a few outcomes each, so a list is faster than a map.
     known: RwLock<HashMap<Name, Vec<(&'static str, Key)>>>,
     /// Used for names above the maximum.
     others: RwLock<Vec<(&'static str, Key)>>,
 }
 
 impl Keys {
+    /// Keys of a metric that has none yet.
     pub(crate) fn new(
         metric: &'static str,
         label: &'static str,
@@ -51,6 +61,8 @@ impl Keys {
         });
     }
 
+    /// Calls `report` with the key of a name and an outcome. The key is reported before it is kept,
+    /// so no lock is held for writing during a report.
     fn with(&self, name: &Name, outcome: &'static str, report: impl Fn(&Key)) {
         let known = self.known.read();
         let is_full = known.len() >= MAX_NAMES;
@@ -58,6 +70,7 @@ impl Keys {
         if let Some(key) = keys.and_then(|keys| find(keys, outcome)) {
             return report(key);
         }
+        // A name that is known keeps its own label, also for a new outcome.
         let is_other = is_full && keys.is_none();
         drop(known);
         match is_other {
@@ -71,6 +84,7 @@ impl Keys {
         }
     }
 
+    /// Like `with`, for all names above the maximum together.
     fn with_other(&self, outcome: &'static str, report: impl Fn(&Key)) {
         let others = self.others.read();
         if let Some(key) = find(&others, outcome) {
@@ -82,6 +96,7 @@ impl Keys {
         keep(&mut self.others.write(), outcome, key);
     }
 
+    /// Builds the key with its labels.
     fn key(&self, name: String, outcome: &'static str) -> Key {
         let mut labels = vec![Label::new(self.label, name)];
         labels.extend(self.outcome.map(|label| Label::from_static_parts(label, outcome)));
@@ -89,11 +104,14 @@ impl Keys {
     }
 }
 
+/// The key of an outcome, if there is one.
 fn find<'k>(keys: &'k [(&'static str, Key)], outcome: &str) -> Option<&'k Key> {
     keys.iter().find(|(known, _)| *known == outcome).map(|(_, key)| key)
 }
 
 /// Another thread may have added the key in the meantime.
+///
+/// Adds a key.
 fn keep(keys: &mut Vec<(&'static str, Key)>, outcome: &'static str, key: Key) {
     if find(keys, outcome).is_none() {
         keys.push((outcome, key));

@@ -1,5 +1,8 @@
 //! Metrics of what this process appends, and of how long it took. Nothing is allocated for them without a
 //! recorder: labels whose values are made at run time are in keys that are made once (`keys`).
+//!
+//! Counters follow the store: they are incremented when an append was committed, not when an
+//! operation happens. So a count never includes what a crash has undone, and replays count nothing.
 
 mod durations;
 mod keys;
@@ -16,9 +19,13 @@ use metrics::{counter, gauge, histogram};
 pub(crate) use self::durations::{Durations, Waits};
 
 /// Numbers of the kinds of events in an append.
+///
+/// Counted before the append, because the append consumes the events.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Measured {
+    /// All events of the append, for the histogram of its size.
     events: u32,
+    /// The other fields count the events that have a counter of their own.
     runs_started: u64,
     steps_completed: u64,
     operations_failed: u64,
@@ -30,6 +37,7 @@ pub(crate) struct Measured {
 }
 
 impl Measured {
+    /// Counts the events of an append by their types.
     pub(crate) fn of(append: &Append) -> Self {
         let events = u32::try_from(append.events.len()).unwrap_or(u32::MAX);
         let mut measured = Self { events, ..Self::default() };
@@ -64,6 +72,7 @@ impl Measured {
         }
     }
 
+    /// Increments only the counters that change: most appends have one or two kinds of events.
     fn committed(&self) {
         histogram!("aios_store_append_events").record(f64::from(self.events));
         if self.runs_started > 0 {
@@ -94,6 +103,7 @@ impl Measured {
     }
 }
 
+/// Counts an append that the store refused, by reason.
 fn refused(reason: &'static str) {
     match reason {
         "conflict" => counter!("aios_store_appends_refused_total", "reason" => "conflict"),
@@ -110,9 +120,12 @@ pub(crate) fn took(began: Duration, clock: &dyn Clock) {
 }
 
 /// Counts an append as waiting for its commit until dropped.
+///
+/// The gauge is lowered in any case, also if the call is cancelled.
 pub(crate) struct WaitingAppend(());
 
 impl WaitingAppend {
+    /// Raises the gauge.
     pub(crate) fn begin() -> Self {
         gauge!("aios_store_appends_waiting").increment(1.0);
         Self(())

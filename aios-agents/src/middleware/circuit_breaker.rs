@@ -1,3 +1,17 @@
+//! A circuit breaker for agents.
+//!
+//! ```text
+//! Closed ──threshold of failures──► Open ──open_for──► Probing
+//!    ▲                               ▲                   │
+//!    │                               └──────failure──────┤
+//!    └──────────────────success──────────────────────────┘
+//! ```
+//!
+//! The state is behind one lock that is held for the decision only, not during a task. Tasks that
+//! were admitted while the circuit was closed do not count any more once it is open. The outcome is
+//! counted when a permit is dropped, so that a task that is cancelled or times out can't leave the
+//! circuit in the state `Probing`.
+
 use std::{sync::Arc, time::Duration};
 
 use aios_core::{
@@ -36,18 +50,25 @@ use crate::{
 /// ```
 #[derive(Clone, Debug)]
 pub struct CircuitBreaker {
+    /// Decides when the circuit may be probed.
     clock: Arc<dyn Clock>,
     threshold: u32,
     open_for: Duration,
+    /// Shared by all clones.
     circuit: Arc<Mutex<Circuit>>,
 }
 
+/// The state of the circuit.
 #[derive(Debug)]
 enum Circuit {
+    /// Tasks are admitted.
     Closed {
+        /// Consecutive failures so far.
         failures: u32,
     },
+    /// Tasks are rejected.
     Open {
+        /// The first task from then on is the probe.
         until: Timestamp,
     },
     /// One task is running as a probe.
@@ -98,19 +119,25 @@ impl CircuitBreaker {
 struct Permit<'a> {
     breaker: &'a CircuitBreaker,
     context: &'a TaskContext,
+    /// Whether the outcome decides if the circuit closes.
     is_probe: bool,
+    /// `None` until the agent's code has ended.
     verdict: Option<Verdict>,
 }
 
 /// How the outcome of a task counts.
 #[derive(Clone, Copy)]
 enum Verdict {
+    /// The agent answered.
     Success,
+    /// A retryable failure, or a timeout.
     Failure,
+    /// A terminal failure, or a cancellation: nothing about the health of a dependency.
     Ignored,
 }
 
 impl Verdict {
+    /// The verdict about a task that ended by itself.
     fn of(result: &Result<Payload, TaskError>) -> Self {
         match result {
             Ok(_) => Self::Success,
@@ -182,6 +209,7 @@ impl Middleware for CircuitBreaker {
     }
 }
 
+/// The failure of a task that was not admitted.
 fn rejected(wait: Duration) -> TaskError {
     let message = format!(
         "the circuit is open after too many failures; the next task is admitted in {wait:?}"

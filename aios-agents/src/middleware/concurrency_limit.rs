@@ -1,3 +1,5 @@
+//! A limit of concurrent tasks, across all agents that share it.
+
 use std::sync::Arc;
 
 use aios_core::{
@@ -50,6 +52,7 @@ impl Middleware for ConcurrencyLimit {
         context: &TaskContext,
         parameters: Payload,
     ) -> Result<Payload, TaskError> {
+        // Nothing closes the semaphore; if it were closed, the task would fail.
         let _permit = self.0.acquire().await?;
         agent.process_task(context, parameters).await
     }

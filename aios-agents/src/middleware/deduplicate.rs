@@ -1,3 +1,10 @@
+//! Recognises repeated tasks within a process.
+//!
+//! Each known task has a cell. The first call runs the agent within the cell, and others that
+//! arrive in the meantime wait for it. A failed or cancelled call leaves the cell empty, and the
+//! next one tries again. The host recognises repetitions of one attempt by itself; this layer also
+//! covers later attempts.
+
 use std::{
     collections::{HashMap, VecDeque},
     sync::Arc,
@@ -41,25 +48,34 @@ use crate::agent::AgentError;
 #[derive(Clone, Debug)]
 pub struct Deduplicate(Arc<Inner>);
 
+/// Shared by all clones.
 #[derive(Debug)]
 struct Inner {
+    /// The oldest task is forgotten when there are more.
     capacity: usize,
+    /// Held only to find a cell, never while a task runs.
     known: Mutex<Known>,
 }
 
+/// The tasks that are known, and the order in which they became known.
 #[derive(Debug, Default)]
 struct Known {
+    /// An empty cell means that no call has succeeded yet.
     tasks: HashMap<TaskId, Arc<OnceCell<Payload>>>,
+    /// The oldest first.
     order: VecDeque<TaskId>,
 }
 
 impl Deduplicate {
     /// Remembers the latest `capacity` tasks.
+    ///
+    /// A capacity of 0 is refused when the agent is started.
     #[must_use]
     pub fn new(capacity: usize) -> Self {
         Self(Arc::new(Inner { capacity, known: Mutex::default() }))
     }
 
+    /// The cell of a task, which becomes known by this.
     fn cell(&self, task_id: &TaskId) -> Arc<OnceCell<Payload>> {
         let mut known = self.0.known.lock();
         if let Some(cell) = known.tasks.get(task_id) {

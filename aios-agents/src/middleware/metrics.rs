@@ -1,3 +1,8 @@
+//! Metrics of the tasks that agents run.
+//!
+//! The outcome is reported when a guard is dropped, so a task whose future is dropped is counted,
+//! too.
+
 use std::sync::Arc;
 
 use aios_core::{
@@ -16,6 +21,27 @@ use crate::trace::TraceParent;
 ///   `failed` or `dropped` (timed out or cancelled),
 /// - `aios_agent_task_seconds` is a histogram of their durations, with the same labels,
 /// - `aios_agent_tasks_running` is a gauge of the running tasks, by `agent_type`.
+///
+/// # Examples
+///
+/// ```
+/// use std::sync::Arc;
+///
+/// use aios_agents::{agent::AgentDefinition, middleware::Metrics, prelude::*};
+/// use aios_core::clock::SystemClock;
+///
+/// # struct Upper;
+/// # impl Agent for Upper {
+/// #     type Parameters = String;
+/// #     type Output = String;
+/// #     async fn process_task(&self, _: &TaskContext, text: String) -> Result<String, TaskError> {
+/// #         Ok(text.to_uppercase())
+/// #     }
+/// # }
+/// let metrics = Metrics::new(Arc::new(SystemClock));
+/// let definition = AgentDefinition::instance("upper", Upper).with_layer(metrics);
+/// # drop(definition);
+/// ```
 #[derive(Clone, Debug)]
 pub struct Metrics {
     clock: Arc<dyn Clock>,
@@ -46,14 +72,19 @@ impl Middleware for Metrics {
 
 /// Reports a task when it is dropped, however it ended.
 struct Measured<'a> {
+    /// The clock of the layer.
     clock: &'a dyn Clock,
+    /// When the task reached this layer. Layers further out do not count.
     started: Timestamp,
     agent_type: String,
+    /// The trace of the task, as the example of the histogram.
     trace: Option<TraceParent>,
+    /// `dropped` until the agent's code has ended.
     outcome: &'static str,
 }
 
 impl<'a> Measured<'a> {
+    /// Counts the task as running.
     fn start(clock: &'a dyn Clock, agent_type: &str, trace: Option<TraceParent>) -> Self {
         let agent_type = agent_type.to_owned();
         metrics::gauge!("aios_agent_tasks_running", "agent_type" => agent_type.clone())

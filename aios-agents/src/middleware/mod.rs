@@ -24,6 +24,18 @@
 //!     .with_layer(Timeout::new(clock, Duration::from_secs(30)))
 //!     .with_layer(ConcurrencyLimit::new(4));
 //! ```
+//!
+//! | layer | a task … |
+//! |---|---|
+//! | [`Timeout`] | fails after a time |
+//! | [`Retry`] | is tried again within the process |
+//! | [`ConcurrencyLimit`], [`RateLimit`] | waits for its turn |
+//! | [`CircuitBreaker`] | is rejected while the agent fails |
+//! | [`Deduplicate`] | is answered with the output of an earlier attempt |
+//! | [`Trace`], [`Metrics`] | is logged and measured |
+//!
+//! Layers see JSON, and run within the attempt: the timeout of the task includes them. `Retry`
+//! inside of `Timeout` limits all tries together; outside of it, each try.
 
 mod circuit_breaker;
 mod concurrency_limit;
@@ -134,9 +146,14 @@ pub trait Middleware: Clone + Send + Sync + 'static {
 }
 
 /// A type-erased [`Middleware`].
+///
+/// A definition holds layers of different types in one list. `Middleware` itself can't be an
+/// object, because it is `Clone` and its `call` returns an unnamed future.
 pub(crate) trait Layer: Send + Sync {
+    /// See [`Middleware::wrap`].
     fn wrap(&self, agent: Arc<dyn DynAgent>) -> Arc<dyn DynAgent>;
 
+    /// See [`Middleware::check`].
     fn check(&self) -> Result<(), AgentError>;
 }
 
@@ -151,7 +168,10 @@ impl<M: Middleware> Layer for M {
 }
 
 /// An agent wrapped by a middleware.
+///
+/// It has the schemas of the agent that it wraps.
 struct Wrapped<M> {
+    /// The agent, or the next layer.
     agent: Arc<dyn DynAgent>,
     middleware: M,
 }

@@ -1,3 +1,9 @@
+//! A limit of the rate at which tasks begin, across all agents that share it.
+//!
+//! The algorithm is that of the crate `governor`; waiting is done here, on the injected clock. One
+//! task at a time sleeps and holds the turn. The others queue at the lock of the turn, which is
+//! fair, so tasks begin in the order in which they came. A task that is dropped gives up its place.
+
 use std::{num::NonZeroU32, sync::Arc, time::Duration};
 
 use aios_core::{
@@ -16,6 +22,7 @@ use tokio::sync::Mutex;
 use super::Middleware;
 use crate::agent::AgentError;
 
+/// One limit for all tasks, in memory, on the clock of the layer.
 type Limiter = RateLimiter<NotKeyed, InMemoryState, Governed, NoOpMiddleware<Nanos>>;
 
 /// Limits the rate at which tasks begin. Further tasks wait in FIFO order.
@@ -40,8 +47,10 @@ type Limiter = RateLimiter<NotKeyed, InMemoryState, Governed, NoOpMiddleware<Nan
 #[derive(Clone, Debug)]
 pub struct RateLimit(Arc<Inner>);
 
+/// Shared by all clones.
 #[derive(Debug)]
 struct Inner {
+    /// The clock that waiting tasks sleep on.
     clock: Arc<dyn Clock>,
     limiter: Limiter,
     /// Held by the first waiting task, so that only one sleeps.
@@ -77,9 +86,11 @@ impl Middleware for RateLimit {
     ) -> Result<Payload, TaskError> {
         let turn = self.0.turn.lock().await;
         while let Err(early) = self.0.limiter.check() {
+            // The clock of the limiter, in its own unit.
             let now = clock::Clock::now(self.0.limiter.clock());
             self.0.clock.sleep(early.wait_time_from(now)).await;
         }
+        // The next task may take its turn while this one runs.
         drop(turn);
         agent.process_task(context, parameters).await
     }

@@ -1,3 +1,8 @@
+//! Retries within one attempt.
+//!
+//! The engine's own retries are durable, and may run in another process. This layer saves the round
+//! trip for failures that last for a moment. It holds the slot of the task while it waits.
+
 use std::sync::Arc;
 
 use aios_core::{
@@ -69,9 +74,11 @@ impl Middleware for Retry {
                 Ok(output) => return Ok(output),
                 Err(error) => error,
             };
+            // `delay_after` returns `None` when the policy allows no further try.
             let again = error.retryable && self.policy.allows(&error.failure.code);
             match self.policy.delay_after(tries, jitter()) {
                 Some(delay) if again && !context.is_cancelled() => {
+                    // Otherwise the events of all tries would be published.
                     drop(context.take_emitted());
                     self.clock.sleep(delay).await;
                 }

@@ -1,3 +1,8 @@
+//! A time limit for each task.
+//!
+//! When it is over, the future of the agent's code is dropped, as with the task's own timeout. Code
+//! on another thread is not stopped by this.
+
 use std::{sync::Arc, time::Duration};
 
 use aios_core::{
@@ -62,6 +67,7 @@ impl Middleware for Timeout {
     ) -> Result<Payload, TaskError> {
         tokio::select! {
             biased;
+            // First, so that a result wins over a timeout at the same moment.
             result = agent.process_task(context, parameters) => result,
             () = self.clock.sleep(self.after) => {
                 let message = format!("the task took longer than {:?}", self.after);

@@ -1,3 +1,5 @@
+//! A span and a log line for each task.
+
 use aios_core::{
     agent::{DynAgent, TaskContext, TaskError},
     event::Payload,
@@ -8,6 +10,26 @@ use super::Middleware;
 
 /// Runs every task within a span `task` of level `INFO`, with the fields `task_id`, `agent_type`,
 /// `agent_id`, `attempt`, `traceparent` and, if it fails, `code`.
+///
+/// The span is that of the `tracing` crate; a program decides with its subscriber what becomes of
+/// it.
+///
+/// # Examples
+///
+/// ```
+/// use aios_agents::{agent::AgentDefinition, middleware::Trace, prelude::*};
+///
+/// # struct Upper;
+/// # impl Agent for Upper {
+/// #     type Parameters = String;
+/// #     type Output = String;
+/// #     async fn process_task(&self, _: &TaskContext, text: String) -> Result<String, TaskError> {
+/// #         Ok(text.to_uppercase())
+/// #     }
+/// # }
+/// let definition = AgentDefinition::instance("upper", Upper).with_layer(Trace::new());
+/// # drop(definition);
+/// ```
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Trace;
 
@@ -36,6 +58,7 @@ impl Middleware for Trace {
     }
 }
 
+/// The field `code` is recorded only if the task fails.
 fn span(context: &TaskContext) -> Span {
     tracing::info_span!(
         "task",

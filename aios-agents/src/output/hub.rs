@@ -3,6 +3,20 @@
 //! A writer that has output is in the queue once. One task takes the queue 20 ms after the first of
 //! them, or at once if a caller flushes, and appends the output of all writers in one call. A writer that the store refuses
 //! permanently fails; the others continue. The task ends when the queue is empty.
+//!
+//! The way of an item:
+//!
+//! ```text
+//! write ──► backlog of the writer ──► queue of the hub ──► events of the stream
+//!           (bounded)                 (once per writer)    (one append for all writers)
+//! ```
+//!
+//! Writing never waits for the store; it fails when the backlog is full. Flushing waits, and
+//! shortens the window. If the store fails, the same events are appended again: their ids are fixed
+//! when they are taken, so the store keeps each once. If the process dies, what is in a backlog is
+//! lost, and the attempt that wrote it is repeated.
+//!
+//! Locks: the one of the queue and the ones of the writers are never held together.
 
 use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
 
@@ -31,28 +45,38 @@ const PATIENCE: Duration = Duration::from_secs(10);
 #[derive(Clone)]
 pub(crate) struct Hub(Arc<Shared>);
 
+/// One per process that has a store.
 struct Shared {
     store: Arc<dyn Store>,
     clock: Arc<dyn Clock>,
+    /// Source of the events.
     source: Arc<str>,
     /// The runtime that stores output. Writers may be on other threads.
     runtime: Option<Handle>,
+    /// Held for moments only.
     queue: Mutex<Queue>,
     /// Wakes the task that stores output before its window is over.
     hurry: Notify,
 }
 
+/// The writers that have output which no batch has taken.
 #[derive(Default)]
 struct Queue {
+    /// Each once, in the order of their first item.
     writers: Vec<Arc<Writer>>,
+    /// Whether the task that stores output runs. It changes under the same lock as the list, so no
+    /// writer is added to a queue whose task has just ended.
     is_storing: bool,
 }
 
 /// The output streams that the code of one run has opened.
 #[derive(Default)]
 pub(crate) struct RunOutputs {
+    /// `None` where output is discarded.
     hub: Option<Hub>,
+    /// By name. The code gets the same stream for a name whenever it asks.
     opened: Mutex<BTreeMap<Box<str>, OutputStream>>,
+    /// Shared with the sinks of the streams.
     held: Arc<Held>,
 }
 
@@ -61,12 +85,15 @@ pub(crate) struct RunOutputs {
 #[derive(Default)]
 struct Held(Mutex<Option<Vec<HeldOutput>>>);
 
+/// One item that waits for the journal.
 struct HeldOutput {
+    /// Where it goes when it is released.
     sink: Arc<Sink>,
     pending: Pending,
 }
 
 impl Hub {
+    /// A hub on the runtime of the caller. Its task is spawned there, whichever thread writes.
     pub(crate) fn new(store: Arc<dyn Store>, clock: Arc<dyn Clock>, source: Arc<str>) -> Self {
         Self(Arc::new(Shared {
             store,
@@ -78,6 +105,8 @@ impl Hub {
         }))
     }
 
+    /// A sink with a writer of its own. Fails if the run id or the name is not valid in the id of a
+    /// stream.
     fn open_as(
         &self,
         run_id: &str,
@@ -114,16 +143,19 @@ impl Hub {
 
 impl Outputs for Hub {
     fn open(&self, run_id: &str, name: &str, writer: &str) -> Result<OutputStream, OutputError> {
+        // A new attempt has a new id, and ids increase with time, so readers know the latest.
         let identity = Identity::Attempt(EventId::generate());
         Ok(OutputStream::new(self.open_as(run_id, name, writer, identity)?))
     }
 }
 
 impl RunOutputs {
+    /// Without a hub, output is discarded.
     pub(crate) fn new(hub: Option<Hub>) -> Self {
         Self { hub, ..Self::default() }
     }
 
+    /// The hub, for the streams of steps.
     pub(crate) fn hub(&self) -> Option<&Hub> {
         self.hub.as_ref()
     }
@@ -222,6 +254,8 @@ struct CodeSink {
 }
 
 impl CodeSink {
+    /// Holds or passes on. The size is checked at once, so that the code learns of the error where
+    /// it writes, in every replay alike.
     fn push(&self, pending: Pending) -> Result<(), OutputError> {
         if let Some(held) = &mut *self.held.0.lock() {
             check_size(&pending)?;
@@ -275,6 +309,7 @@ impl Shared {
         }
     }
 
+    /// Takes all writers that have output. If there are none, the task that stores must end.
     fn next_batch(&self) -> Vec<Arc<Writer>> {
         let mut queue = self.queue.lock();
         queue.is_storing = !queue.writers.is_empty();
@@ -287,6 +322,7 @@ async fn store_all(hub: Arc<Shared>) {
     loop {
         tokio::select! {
             biased;
+            // A flush that comes during a batch leaves a permit, and the next window is skipped.
             () = hub.hurry.notified() => {}
             () = hub.clock.sleep(WINDOW) => {}
         }
@@ -302,6 +338,7 @@ async fn store_all(hub: Arc<Shared>) {
 async fn store_batch(hub: &Shared, writers: Vec<Arc<Writer>>) {
     let mut backoff = BACK_OFF.0;
     let mut is_down = false;
+    // Taken once: retries append exactly the same events.
     let mut rest: Vec<_> = writers
         .into_iter()
         .flat_map(|writer| writer.take().into_iter().map(move |part| (Arc::clone(&writer), part)))
@@ -333,6 +370,7 @@ async fn store_batch(hub: &Shared, writers: Vec<Arc<Writer>>) {
     }
 }
 
+/// Logs the first failure of an outage.
 fn report_once(is_down: &mut bool, error: &StoreError) {
     if !std::mem::replace(is_down, true) {
         warn!(error = %Chain(error), code = error.code(), "failed to store output; trying again");

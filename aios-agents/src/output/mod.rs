@@ -60,6 +60,12 @@
 //!   [`OutputContent::Reset`] first.
 //! - A resumed run continues a stream after what its code wrote before: the same items are not
 //!   stored again.
+//!
+//! # Storage
+//!
+//! Each stream is an event stream of the log, outside of the journal of its run. Writers of one
+//! process are stored together in short intervals. Nothing about output is part of a replay, except
+//! that the code of a workflow writes the same items again.
 
 mod hub;
 mod reader;

@@ -1,3 +1,19 @@
+//! Reads output streams: pages of events, expanded to items with offsets.
+//!
+//! An event has up to 1,000 items. An offset is the version of the event, shifted by ten bits, plus
+//! the number of the item from 1; number 0 is the reset before them. So an offset tells which event
+//! to read again, and a reader needs no state in the store.
+//!
+//! The reader alternates between pages and waiting:
+//!
+//! ```text
+//! page ──full──► page
+//!  └──not full──► wait for the log to grow, or for the end of the run ──► page
+//! ```
+//!
+//! After it has learnt that the run has ended, it reads until a page is not full, because
+//! everything that a run writes is stored before its end.
+
 use std::{
     collections::{HashMap, VecDeque},
     fmt,
@@ -31,9 +47,29 @@ const SHIFT: u32 = 10;
 const _: () = assert!(MAX_ITEMS < 1 << SHIFT);
 
 /// One output stream of a run, from [`RunHandle::stream`](crate::RunHandle::stream).
+///
+/// # Examples
+///
+/// ```no_run
+/// use aios_agents::{RuntimeError, output::OutputContent, prelude::*};
+///
+/// async fn print(run: &RunHandle) -> Result<(), RuntimeError> {
+///     let mut items = run.stream("words").read_from(0);
+///     while let Some(item) = items.next().await {
+///         let item = item?;
+///         if let OutputContent::Item(word) = item.content {
+///             println!("{}: {}", item.offset, word.as_str());
+///         }
+///     }
+///     Ok(())
+/// }
+/// # let _ = print;
+/// ```
 #[derive(Clone, Debug)]
 pub struct RunStream {
+    /// Access to the store.
     journals: Journals,
+    /// Exactly this run, not the one that it continues as.
     run_id: Arc<str>,
     name: Arc<str>,
 }
@@ -66,9 +102,12 @@ pub enum OutputContent {
 /// ended, or with its run.
 ///
 /// After an error of the store, the next item is read from the same place.
+///
+/// Implements [`Stream`], and has a [`next`](Self::next) of its own for callers without that trait.
 pub struct OutputReader(Pin<Box<dyn Stream<Item = Result<OutputItem, RuntimeError>> + Send>>);
 
 impl RunStream {
+    /// The stream need not exist yet.
     pub(crate) fn new(journals: Journals, run_id: Arc<str>, name: &str) -> Self {
         Self { journals, run_id, name: name.into() }
     }
@@ -128,6 +167,7 @@ impl fmt::Debug for OutputReader {
 
 /// The state of a reader.
 struct Following {
+    /// Access to the store and the clock.
     journals: Journals,
     run_id: Arc<str>,
     stream: StreamId,
@@ -135,9 +175,11 @@ struct Following {
     after: u64,
     /// Version of the event that was read last.
     version: u64,
+    /// Items that were read and not returned yet.
     page: VecDeque<OutputItem>,
     /// The latest attempt of each writer.
     attempts: HashMap<Arc<str>, Arc<str>>,
+    /// Whether every event of the stream is read.
     is_from_start: bool,
     /// The log was read up to this position.
     seen: Option<u64>,
@@ -146,13 +188,18 @@ struct Following {
     is_current: bool,
     /// The pause before the next page, which follows the pace of the writers.
     pause: Duration,
+    /// When to look next whether the run has ended, on the monotonic clock.
     next_check: Duration,
+    /// The interval after that; it doubles.
     check: Duration,
+    /// The run had ended when that was checked last.
     run_has_ended: bool,
+    /// Nothing more is read.
     has_ended: bool,
 }
 
 impl Following {
+    /// Begins with the event that has the offset `after`, because some of its items may be wanted.
     fn new(of: &RunStream, stream: StreamId, after: u64) -> Self {
         let version = (after >> SHIFT).saturating_sub(1);
         Self {
@@ -174,6 +221,8 @@ impl Following {
         }
     }
 
+    /// The next item and the state after it. A transient error is returned as an item, and the
+    /// reader continues when it is polled again.
     async fn next(mut self) -> Option<(Result<OutputItem, RuntimeError>, Self)> {
         loop {
             if let Some(item) = self.page.pop_front() {
@@ -201,6 +250,7 @@ impl Following {
             self.has_ended = is_last;
             return if is_last { Ok(()) } else { self.wait().await };
         };
+        // A page may be ahead of the head that was known.
         self.seen = self.seen.map(|seen| seen.max(last.position));
         self.pause = (self.pause / 2).max(PAUSE.0);
         self.is_current = page.len() < PAGE;
@@ -212,6 +262,8 @@ impl Following {
         Ok(())
     }
 
+    /// Adds the items of an event to the page. Items of an attempt that was replaced are dropped; a
+    /// new attempt of a writer begins with a reset.
     fn expand(&mut self, recorded: &RecordedEvent) -> Result<(), RuntimeError> {
         if recorded.event.event_type.action() == system::OUTPUT_ENDED {
             self.has_ended = true;
@@ -227,6 +279,8 @@ impl Following {
             Some(latest) => *latest != attempt,
             None => {
                 self.attempts.insert(Arc::clone(&writer), Arc::clone(&attempt));
+                // Whether an earlier attempt has written is unknown here, so a reset is sent to be
+                // safe.
                 !self.is_from_start && first == 0
             }
         };
@@ -240,6 +294,7 @@ impl Following {
         Ok(())
     }
 
+    /// Adds an item, unless the caller has it already.
     fn push(&mut self, offset: u64, writer: &Arc<str>, content: OutputContent) {
         if offset > self.after {
             self.page.push_back(OutputItem { offset, writer: Arc::clone(writer), content });
@@ -249,6 +304,8 @@ impl Following {
     /// Waits until the log has grown, and checks from time to time whether the run has ended.
     async fn wait(&mut self) -> Result<(), RuntimeError> {
         let Journals { store, clock, .. } = &self.journals;
+        // The stream is read once more after this, so nothing between the last page and the head is
+        // missed.
         let Some(seen) = self.seen else {
             self.seen = Some(store.head().await?);
             return Ok(());

@@ -3,6 +3,12 @@
 //! Its backlog is bounded. Output of an attempt is gathered into events of up to 1,000 items. The code
 //! of a workflow writes again what it wrote before whenever it is replayed, so each of its items is an
 //! event whose id follows from its number, and the store keeps it once.
+//!
+//! Numbers count items and ends from the beginning of the writer: `stored ≤ taken ≤ written`. A
+//! flush waits until `stored` reaches what was `written` when it began. After a permanent error of
+//! the store, every further write and flush fails with it.
+//!
+//! One lock guards the backlog. Encoding happens outside of it.
 
 use std::{pin::pin, sync::Arc};
 
@@ -41,25 +47,38 @@ pub(super) struct Writer {
     clock: Arc<dyn Clock>,
     /// The source of its events.
     source: Arc<str>,
+    /// The stream of the log that the events go to.
     stream: StreamId,
+    /// In the metadata of each event.
     run_id: Arc<str>,
+    /// As readers see it; see `OutputItem::writer`.
     name: Arc<str>,
+    /// Id of the attempt; empty for the code of a workflow, which has none.
     attempt: Arc<str>,
     identity: Identity,
     types: Types,
+    /// Shared by the code that writes and the task of the hub.
     backlog: Mutex<Backlog>,
+    /// Notified when output was stored, and at a failure.
     progressed: Notify,
 }
 
 /// The types of its events.
+///
+/// Parsed once per writer.
 struct Types {
+    /// Items were written.
     appended: EventType,
+    /// The stream was ended.
     ended: EventType,
 }
 
+/// The content of the lock.
 #[derive(Default)]
 struct Backlog {
+    /// Written and not taken yet, in order.
     pending: Vec<Pending>,
+    /// Size of the items in `pending`.
     bytes: usize,
     /// Number of items and ends that were written, taken and stored so far.
     written: u64,
@@ -67,12 +86,15 @@ struct Backlog {
     stored: u64,
     /// Whether the writer is in the queue of the hub.
     is_queued: bool,
+    /// The first permanent error.
     failure: Option<OutputError>,
 }
 
 /// An item or an end that was written.
 pub(super) enum Pending {
+    /// One item.
     Item(Payload),
+    /// The end of the stream. What comes after it is stored, and read by no reader.
     End,
 }
 
@@ -89,11 +111,14 @@ pub(super) fn check_size(pending: &Pending) -> Result<(), OutputError> {
 
 /// Events to append, and how many items and ends they have.
 pub(super) struct Part {
+    /// Appended together: all or none.
     pub(super) events: Vec<Event>,
+    /// Items and ends in the events.
     pub(super) count: u64,
 }
 
 impl Writer {
+    /// A writer that has written nothing.
     pub(super) fn new(
         clock: Arc<dyn Clock>,
         source: Arc<str>,
@@ -126,6 +151,7 @@ impl Writer {
         })
     }
 
+    /// The stream that the events go to.
     pub(super) fn stream(&self) -> &StreamId {
         &self.stream
     }
@@ -139,6 +165,8 @@ impl Writer {
         check_size(&pending)?;
         if let Pending::Item(item) = &pending {
             let bytes = item.as_str().len();
+            // The code of a workflow writes everything again in a replay, faster than the store
+            // takes it, and can't handle an error that depends on the speed of the store.
             let is_limited = matches!(self.identity, Identity::Attempt(_));
             if is_limited && backlog.bytes + bytes > MAX_BACKLOG_BYTES {
                 return Err(OutputError::Backlog { bytes: backlog.bytes });
@@ -147,6 +175,7 @@ impl Writer {
         }
         backlog.pending.push(pending);
         backlog.written += 1;
+        // Decided under the lock, so that exactly one of several writes queues the writer.
         Ok(!std::mem::replace(&mut backlog.is_queued, true))
     }
 
@@ -154,6 +183,7 @@ impl Writer {
     /// Those of the code of a workflow are appended one by one, because some may be stored already.
     pub(super) fn take(&self) -> Vec<Part> {
         let mut backlog = self.backlog.lock();
+        // From here on, a write queues the writer again, for the next batch.
         backlog.is_queued = false;
         backlog.bytes = 0;
         let pending = std::mem::take(&mut backlog.pending);
@@ -176,6 +206,7 @@ impl Writer {
         }
     }
 
+    /// Divides what was written into events. `first` is the number of the first item.
     fn encode(&self, pending: Vec<Pending>, mut first: u64) -> Result<Vec<Event>, EventError> {
         let mut events = Vec::new();
         let mut items = Vec::new();
@@ -205,6 +236,7 @@ impl Writer {
         Ok(events)
     }
 
+    /// Adds one event with the items gathered so far, if there are any.
     fn encode_items(
         &self,
         items: &mut Vec<Payload>,
@@ -223,6 +255,8 @@ impl Writer {
         Ok(())
     }
 
+    /// One event. `number` is that of its first item; it makes the id, if the writer is the code of
+    /// a workflow.
     fn event<T: serde::Serialize>(
         &self,
         number: u64,
@@ -241,11 +275,13 @@ impl Writer {
         })
     }
 
+    /// Counts what the store has taken, and wakes those that flush.
     pub(super) fn stored(&self, count: u64) {
         self.backlog.lock().stored += count;
         self.progressed.notify_waiters();
     }
 
+    /// Fails the writer. Only the first error is kept and logged.
     pub(super) fn fail(&self, error: impl Into<OutputError>) {
         let error = error.into();
         let mut backlog = self.backlog.lock();
@@ -264,6 +300,7 @@ impl Writer {
     pub(super) async fn flushed(&self, hurry: impl Fn()) -> Result<(), OutputError> {
         let target = self.backlog.lock().written;
         loop {
+            // Registered before the check, so that progress in between is not missed.
             let mut progressed = pin!(self.progressed.notified());
             progressed.as_mut().enable();
             {
@@ -275,6 +312,7 @@ impl Writer {
                     return Err(failure.clone());
                 }
             }
+            // Repeated at each turn: a batch that was in progress may not have had the rest.
             hurry();
             progressed.await;
         }

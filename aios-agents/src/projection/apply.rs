@@ -1,4 +1,9 @@
 //! Applies batches of events, with retries.
+//!
+//! A batch is tried once. If it fails, its events are applied one by one, each with the retry
+//! policy, so that one faulty event does not hold back the others of its batch. An event that fails
+//! for good is recorded as a dead letter before the projection moves past it: if the process dies
+//! in between, the event is tried again.
 
 use std::panic::AssertUnwindSafe;
 
@@ -11,11 +16,15 @@ use crate::{agent::backoff::jitter, panic::panic_failure};
 
 /// A part of a page.
 pub(super) enum Part {
+    /// Events to apply together; empty if none of a long stretch matches.
     Batch(Batch),
+    /// A request to apply the dead letter at position `letter` again. The request itself is an
+    /// event, at `position`.
     Redrive { letter: u64, position: u64 },
 }
 
 impl<P: Projection> Runner<P> {
+    /// Applies a page around unreadable events. The caller saves the position.
     pub(super) async fn apply_page(&self, page: Vec<RecordedEvent>) -> Result<(), RunnerError> {
         for part in self.parts(page) {
             if self.stop.is_set() {
@@ -65,6 +74,8 @@ impl<P: Projection> Runner<P> {
     ) -> Result<(u64, bool), RunnerError> {
         match part {
             Part::Batch(batch) if batch.events().is_empty() => {
+                // A projection that keeps its own position has to hear of it now and then, or it
+                // would read the same events again after a restart.
                 if unsaved && self.settings.position.is_some() {
                     self.apply(batch.clone()).await?;
                 }
@@ -99,6 +110,7 @@ impl<P: Projection> Runner<P> {
         Ok(())
     }
 
+    /// Applies one event, or makes it a dead letter and moves past it.
     async fn apply_single(&self, single: Batch) -> Result<(), RunnerError> {
         if let Err((failure, attempts)) = self.apply_with_retries(single.clone()).await? {
             self.dead_letter(&single, failure, attempts).await?;
@@ -132,6 +144,7 @@ impl<P: Projection> Runner<P> {
         }
     }
 
+    /// Calls the projection once. A panic counts as a retryable error.
     async fn attempt(&self, batch: Batch) -> Result<(), TaskError> {
         let events = u64::try_from(batch.events().len()).unwrap_or(u64::MAX);
         let applying = AssertUnwindSafe(async { self.projection.apply(batch).await });

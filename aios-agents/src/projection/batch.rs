@@ -1,3 +1,9 @@
+//! Batches of events, and the positions that they end at.
+//!
+//! A batch ends just before the next event that matches. So a projection that saves the position of
+//! a batch also passes the events that its patterns do not match. All batches of a page share its
+//! events.
+
 use std::{ops::Range, sync::Arc};
 
 use aios_core::{event::Pattern, store::RecordedEvent};
@@ -5,8 +11,11 @@ use aios_core::{event::Pattern, store::RecordedEvent};
 /// Events to apply together. Cloning is cheap.
 #[derive(Clone, Debug)]
 pub struct Batch {
+    /// The matching events of a page of the log.
     page: Arc<[RecordedEvent]>,
+    /// The ones of this batch.
     range: Range<usize>,
+    /// Everything up to here is applied when the batch is.
     position: u64,
     attempt: u32,
     redriven: bool,
@@ -64,6 +73,7 @@ impl Batch {
                 Self { page: Arc::clone(&page), range, ..Self::empty(end) }
             })
             .collect();
+        // All batches end at the end of the page until here; only the last one really does.
         for index in 1..batches.len() {
             let next = batches.get(index).and_then(|it| it.events().first());
             let before = next.map_or(end, |next| next.position - 1);
@@ -87,6 +97,7 @@ impl Batch {
         })
     }
 
+    /// Sets the number of the attempt.
     pub(super) fn with_attempt(mut self, attempt: u32) -> Self {
         self.attempt = attempt;
         self

@@ -1,3 +1,6 @@
+//! Errors that interrupt a projection. Failures of the projection's own code are not among them:
+//! they are retried, or become dead letters.
+
 use aios_core::{agent::TaskError, failure::Failure, store::StoreError};
 
 use crate::agent::codes::INVALID_OUTPUT;
@@ -5,21 +8,27 @@ use crate::agent::codes::INVALID_OUTPUT;
 /// Why a projection was interrupted.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum RunnerError {
+    /// Transient ones are retried with back-off; others end the projection.
     #[error("the store failed")]
     Store(#[from] StoreError),
+    /// An event about the projection could not be encoded. Ends the projection.
     #[error("failed to encode an event")]
     Event(#[from] aios_core::event::EventError),
+    /// The projection's own position is unknown or impossible.
     #[error("failed to load the projection's own position")]
     Position {
+        /// The error of `position_from`, or why the position is impossible.
         #[source]
         failure: Failure,
         retryable: bool,
     },
+    /// Not an error: the runtime is shutting down.
     #[error("the projection was stopped")]
     Stopped,
 }
 
 impl RunnerError {
+    /// The error of a failed `position_from`.
     pub(super) fn position(error: TaskError) -> Self {
         let TaskError { failure, retryable, .. } = error;
         Self::Position { failure, retryable }
@@ -43,6 +52,7 @@ impl RunnerError {
         }
     }
 
+    /// The code for logs and for `Runtime::failed`.
     pub(super) fn code(&self) -> &str {
         match self {
             Self::Store(error) => error.code(),

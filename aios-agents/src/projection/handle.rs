@@ -1,3 +1,6 @@
+//! Reading the progress and the dead letters of a projection, and requesting redrives, from any
+//! process with the store.
+
 use aios_core::catalog::system::{DeadLetterPosition, PROJECTION_REDRIVE_REQUESTED};
 use aios_core::store::{Append, Checkpoints, EventStore, StreamId};
 
@@ -30,11 +33,14 @@ use crate::{runtime::RuntimeError, workflow::journal::Journals};
 #[derive(Clone, Debug)]
 pub struct ProjectionHandle {
     journals: Journals,
+    /// Part of the name of its stream.
     name: String,
+    /// Has the dead letters, and is the key of the saved position.
     stream: StreamId,
 }
 
 impl ProjectionHandle {
+    /// Fails if the name can't be part of a stream's id.
     pub(crate) fn new(journals: Journals, name: &str) -> Result<Self, RuntimeError> {
         Ok(Self { journals, name: name.to_owned(), stream: stream_of(name)? })
     }

@@ -1,4 +1,13 @@
 //! The dead letters of a projection, which are events in its stream `projections/<name>`.
+//!
+//! | event | effect |
+//! |---|---|
+//! | `system.projection.projection_failed` | the event at a position is a dead letter |
+//! | `system.projection.projection_redrive_requested` | it shall be applied again |
+//! | `system.projection.projection_redriven` | it was applied, and is not a dead letter any more |
+//!
+//! A request is an event of the log like any other. The projection finds it when it reads the log,
+//! so the request reaches whichever process runs the projection, also after a restart.
 
 use std::collections::BTreeMap;
 
@@ -16,6 +25,7 @@ use serde::Serialize;
 /// How many events are read at once.
 const PAGE: usize = 1000;
 
+/// The stream of a projection.
 pub(super) fn stream_of(name: &str) -> Result<StreamId, StoreError> {
     StreamId::new(format!("projections/{name}"))
 }

@@ -49,6 +49,15 @@
 //! # Ok(())
 //! # }
 //! ```
+//!
+//! | module | contents |
+//! |---|---|
+//! | `start`, `settings` | options, checks, and the lease of a name |
+//! | `running` | the projections of a runtime, and how they stop |
+//! | `runner` | reads the log while this process holds the lease |
+//! | `apply`, `batch` | divides pages into batches, and applies them with retries |
+//! | `skip`, `letters` | dead letters, and redriving them |
+//! | `handle` | progress and dead letters, for callers |
 
 mod apply;
 mod batch;
@@ -79,6 +88,26 @@ pub use self::{batch::Batch, handle::ProjectionHandle, start::StartProjection};
 
 /// Applies events of the log to a view. Implemented for async functions and closures that take a
 /// [`Batch`] and return a `Result<(), TaskError>`.
+///
+/// # Examples
+///
+/// ```
+/// use aios_agents::{prelude::*, projection::{Batch, Projection}};
+///
+/// struct Printer {
+///     prefix: &'static str,
+/// }
+///
+/// impl Projection for Printer {
+///     async fn apply(&self, batch: Batch) -> Result<(), TaskError> {
+///         for recorded in batch.events() {
+///             println!("{} {}", self.prefix, recorded.event.event_type);
+///         }
+///         Ok(())
+///     }
+/// }
+/// # let _ = Printer { prefix: "seen" };
+/// ```
 pub trait Projection: Send + Sync + 'static {
     /// Applies a batch atomically.
     ///

@@ -1,3 +1,19 @@
+//! Runs one projection: holds its lease, reads the log, applies, and saves the position.
+//!
+//! ```text
+//! acquire ──held by another──► wait a third of the lease time ──► acquire
+//!    │
+//!    ▼
+//! renew every third of the lease time   ∥   follow the log
+//!    └── lost, or an error: the batch in progress is dropped, the lease is released, acquire again
+//! ```
+//!
+//! The lease only prevents needless work. Two processes may apply the same events for a moment, if
+//! one is frozen beyond its lease. A projection that saves its position in the transaction of its
+//! view can compare it there.
+//!
+//! The order per batch is: apply, then save the position. A crash in between repeats the batch.
+
 use std::{sync::Arc, time::Duration};
 
 use aios_core::{
@@ -25,18 +41,27 @@ const IDLE: Duration = Duration::from_secs(1);
 
 /// Runs one projection in this process.
 pub(super) struct Runner<P> {
+    /// The store, the clock and the source of events.
     pub(super) journals: Journals,
+    /// For logs and metrics.
     pub(super) name: Arc<str>,
+    /// The stream of its dead letters, and the key of its saved position.
     pub(super) stream: StreamId,
+    /// The lease that the name has in the store.
     pub(super) lease: Shard,
+    /// The code of the user.
     pub(super) projection: P,
     pub(super) settings: Settings,
+    /// Set when the runtime stops.
     pub(super) stop: Stop,
+    /// Where a permanent error is reported.
     pub(super) failing: Arc<Failing>,
 }
 
 impl<P: Projection> Runner<P> {
+    /// Runs until the projection is stopped, or ends after a permanent error.
     pub(super) async fn run(self) {
+        // New in each process, so a restart waits for the old lease to expire.
         let owner = OwnerId::new(EventId::generate().to_string());
         let mut backoff = BackoffTimer::new(Backoff::default());
         info!(projection = &*self.name, "projection started");
@@ -88,6 +113,7 @@ impl<P: Projection> Runner<P> {
             }
             followed = self.follow() => followed,
         };
+        // Also after an error, so that another process takes over at once.
         let released = store.release(&leases).await;
         followed?;
         Ok(released?)
@@ -121,6 +147,7 @@ impl<P: Projection> Runner<P> {
         let mut saved = position;
         while !self.stop.is_set() {
             let page = match store.read_log(position, PAGE).await {
+                // One unreadable event fails the whole page; it is found and skipped.
                 Err(error) if is_unreadable(&error) => {
                     position = self.step_over(position).await?;
                     store.save_checkpoint(checkpoint, position).await?;
@@ -174,6 +201,7 @@ impl<P: Projection> Runner<P> {
         Ok(grown.ok_or(RunnerError::Stopped)??)
     }
 
+    /// Sets the gauge.
     fn report_lag(&self, lag: u64) {
         let name = self.name.to_string();
         #[allow(clippy::cast_precision_loss, reason = "a gauge shows a magnitude")]

@@ -1,3 +1,5 @@
+//! The projections of a runtime: one spawned task each, and one signal that stops all of them.
+
 use std::{collections::BTreeSet, fmt, sync::Arc, time::Duration};
 
 use aios_core::{clock::Clock, failure::Failure};
@@ -8,9 +10,13 @@ use crate::{failing::Failing, task::JoinSet};
 
 /// The projections that run in this process. Dropping it stops them.
 pub(crate) struct Running {
+    /// `true` once they must stop. Dropping the sender means the same.
     stopping: watch::Sender<bool>,
+    /// Ended by `stop`; aborted when this is dropped.
     tasks: Mutex<JoinSet<()>>,
+    /// A name runs at most once per runtime.
     names: Names,
+    /// The first permanent error of any of them.
     failing: Arc<Failing>,
 }
 
@@ -20,6 +26,7 @@ struct Names(Arc<Mutex<BTreeSet<String>>>);
 
 /// The name of a projection, taken until this is dropped.
 pub(super) struct TakenName {
+    /// Removed from `names` when this is dropped, which is when the task of the projection ends.
     name: String,
     names: Names,
 }
@@ -37,6 +44,7 @@ impl Running {
         is_free.then(|| TakenName { name: name.to_owned(), names: self.names.clone() })
     }
 
+    /// Spawns a projection with its stop signal.
     pub(super) fn spawn<F: Future<Output = ()> + Send + 'static>(
         &self,
         run: impl FnOnce(Stop, Arc<Failing>) -> F,
@@ -58,6 +66,7 @@ impl Running {
     /// Stops the projections. Lets batches in progress end within `deadline`.
     pub(crate) async fn stop(&self, clock: &dyn Clock, deadline: Duration) {
         self.stopping.send_replace(true);
+        // Taken out, so that no lock is held while they end.
         let mut tasks = std::mem::take(&mut *self.tasks.lock());
         tokio::select! {
             biased;
@@ -89,6 +98,7 @@ impl fmt::Debug for Running {
 pub(super) struct Stop(watch::Receiver<bool>);
 
 impl Stop {
+    /// Whether the projection must stop, or the runtime was dropped.
     pub(super) fn is_set(&self) -> bool {
         *self.0.borrow() || self.0.has_changed().is_err()
     }

@@ -1,3 +1,5 @@
+//! The options of a projection, checked when it starts.
+
 use std::{sync::Arc, time::Duration};
 
 use aios_core::{BoxFuture, agent::TaskError, event::Pattern, retry::RetryPolicy, store::MAX_PAGE};
@@ -11,10 +13,15 @@ pub(super) type Position =
 
 /// Options of a projection.
 pub(super) struct Settings {
+    /// `None`: all events.
     pub(super) patterns: Option<Vec<Pattern>>,
+    /// Most events of a batch.
     pub(super) batch_size: usize,
+    /// Of one event, before it becomes a dead letter.
     pub(super) retry: RetryPolicy,
+    /// How long another process waits after a crash.
     pub(super) lease_time: Duration,
+    /// `None`: the position is kept in the runtime's store.
     pub(super) position: Option<Position>,
     /// Whether it begins at the end of the log.
     pub(super) from_end: bool,

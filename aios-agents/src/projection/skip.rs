@@ -1,4 +1,13 @@
 //! Events that a projection skips: they become dead letters, which can be applied again.
+//!
+//! Two kinds of events are skipped: those on which the projection fails for good, and those that
+//! the store can't read. The record of the dead letter comes first, then the position moves past
+//! the event. After a crash in between, the event is recorded again; positions identify letters, so
+//! it is listed once.
+//!
+//! The store fails a whole page if one of its events is unreadable. The range is therefore read
+//! again in parts, until the unreadable events are isolated. Readable events between them are
+//! applied in order.
 
 use aios_core::{
     catalog::system::{DeadLetterPosition, PROJECTION_FAILED, PROJECTION_REDRIVEN},
@@ -120,6 +129,7 @@ impl<P: Projection> Runner<P> {
         }
     }
 
+    /// Appends an event to the stream of the projection.
     async fn note<T: Serialize + Sync>(&self, action: &str, data: &T) -> Result<(), RunnerError> {
         let Journals { store, clock, source, .. } = &self.journals;
         let event = note(action, source, &**clock, data)?;

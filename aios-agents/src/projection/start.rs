@@ -1,3 +1,9 @@
+//! Starts a projection: options, the checks at the start, and the lease of its name.
+//!
+//! The name is registered as an event with an id that derives from it, in a stream of all names.
+//! The version of that event in the stream is the number of the lease. A repeated registration is
+//! recognised by the store and returns the same version, so every process finds the same number.
+
 use std::{
     fmt,
     future::{Future, IntoFuture},
@@ -24,9 +30,37 @@ use crate::{runtime::RuntimeError, workflow::journal::Journals};
 
 /// A projection to be started. Awaiting this starts the projection, which then runs until the
 /// runtime stops.
+///
+/// Options that are invalid are reported when it is awaited, and so is a name that this runtime
+/// runs already.
+///
+/// # Examples
+///
+/// ```no_run
+/// use std::time::Duration;
+///
+/// use aios_agents::{RuntimeError, prelude::*, projection::Batch};
+///
+/// async fn start(runtime: &Runtime) -> Result<(), RuntimeError> {
+///     let print = |batch: Batch| async move {
+///         println!("{} orders", batch.events().len());
+///         Ok(())
+///     };
+///     runtime
+///         .projection("orders", print)
+///         .patterns(["shop.order.placed".parse::<Pattern>()?])
+///         .batch_size(500)
+///         .lease_time(Duration::from_secs(5))
+///         .await?;
+///     Ok(())
+/// }
+/// # let _ = start;
+/// ```
 #[must_use = "a projection starts only when this is awaited"]
 pub struct StartProjection<'r, P> {
+    /// An error if the runtime has no store; returned when this is awaited.
     journals: Result<Journals, RuntimeError>,
+    /// The projections of the runtime that this one joins.
     running: &'r Running,
     name: String,
     projection: P,
@@ -34,6 +68,7 @@ pub struct StartProjection<'r, P> {
 }
 
 impl<'r, P: Projection> StartProjection<'r, P> {
+    /// A projection with the default options.
     pub(crate) fn new(
         journals: Result<Journals, RuntimeError>,
         running: &'r Running,
@@ -137,6 +172,8 @@ impl<'r, P: Projection> StartProjection<'r, P> {
         self
     }
 
+    /// Checks the options, takes the name, finds the lease and spawns the projection. Does not wait
+    /// for the lease.
     async fn start(self) -> Result<ProjectionHandle, RuntimeError> {
         let Self { journals, running, name, projection, settings } = self;
         let journals = journals?;
@@ -165,6 +202,7 @@ impl<'r, P: Projection> StartProjection<'r, P> {
                 failing,
             };
             async move {
+                // The name is free again when the projection has ended.
                 let _taken = taken;
                 runner.run().await;
             }
@@ -196,6 +234,7 @@ async fn lease_of(journals: &Journals, name: &str) -> Result<Shard, RuntimeError
     Shard::projection(place).ok_or_else(|| invalid(format!("too many projections to add {name}")))
 }
 
+/// The error of an invalid option.
 fn invalid(reason: String) -> RuntimeError {
     RuntimeError::InvalidConfiguration { reason }
 }

@@ -1,3 +1,9 @@
+//! Builds a runtime from its parts, and starts them.
+//!
+//! The order of the start: check the options, start the host, record the workflows, answer
+//! processes without a store, start the engine. Agents take tasks before the engine assigns any. If
+//! a step fails, the runtime that is half built is dropped, which stops what has begun.
+
 use std::{fmt, future::Future, sync::Arc};
 
 use aios_core::{
@@ -69,15 +75,22 @@ use crate::{
 /// ```
 #[derive(Default)]
 pub struct RuntimeBuilder {
+    /// Required for workflows, and for a client.
     store: Option<Arc<dyn Store>>,
+    /// Required.
     broker: Option<Arc<dyn Broker>>,
+    /// The system clock if `None`.
     clock: Option<Arc<dyn Clock>>,
+    /// `aios` if `None`.
     source: Option<Arc<str>>,
     agents: AgentSet,
+    /// An invalid name is kept as an error, because setters cannot fail.
     workflows: Vec<Result<Arc<dyn Workflow>, RuntimeError>>,
     engine: EngineOptions,
+    /// The threads of the runtime if `None`.
     executor: Option<Arc<dyn RunExecutor>>,
     host: HostOptions,
+    /// Set by `client_only`.
     no_engine: bool,
 }
 
@@ -319,6 +332,8 @@ fn registry_of(
     Ok(registry)
 }
 
+/// Adds a workflow. The same version of a workflow twice is an error, because it would be unclear
+/// which code a run gets.
 fn add(
     registry: &mut Registry,
     workflow: Arc<dyn Workflow>,
@@ -342,6 +357,7 @@ async fn register(journals: &Journals) -> Result<(), RuntimeError> {
         let source = Arc::clone(&journals.source);
         let event = Event::new(event_type, source, &workflow::Registered::new(version))?
             .with_timestamp(journals.clock.now())
+            // The id derives from name and version, so the store recognises a repeated start.
             .with_id(EventId::derive(&format!("workflows/{name}@{version}/registered")));
         appends.push(Append::new(StreamId::new(format!("workflows/{name}"))?, vec![event]));
     }
@@ -351,6 +367,7 @@ async fn register(journals: &Journals) -> Result<(), RuntimeError> {
     Ok(())
 }
 
+/// The error of an invalid option.
 fn invalid(reason: &str) -> RuntimeError {
     RuntimeError::InvalidConfiguration { reason: reason.to_owned() }
 }

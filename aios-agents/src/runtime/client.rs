@@ -1,3 +1,17 @@
+//! The parts that starting and handling runs need, and how a caller waits for the end of a run.
+//!
+//! A waiting caller is woken in one of three ways, and reads the run's row in each case but the
+//! first:
+//!
+//! | the run | wake-up |
+//! |---|---|
+//! | is in the memory of this process's engine | the engine tells the outcome itself |
+//! | is advanced elsewhere | the engine's scan of the log, or `Ends` in a process without an engine |
+//! | any, if a notification is lost | the interval of polling, 5 s up to 60 s |
+//!
+//! The caller registers before it reads the row, so no end is missed in between. While the store
+//! fails, it keeps waiting with a back-off of its own.
+
 use std::{sync::Arc, time::Duration};
 
 use aios_core::{
@@ -23,9 +37,11 @@ const BACKOFF: Backoff = Backoff::new(Duration::from_millis(100), Duration::from
 /// Dependencies of starting and handling runs.
 #[derive(Clone, Debug)]
 pub(super) struct Client {
+    /// Reads and appends journals.
     pub(super) journals: Journals,
     /// The engine of this process, which is notified directly; other engines poll.
     pub(super) engine: Option<Arc<Engine>>,
+    /// Follows the ends of runs if there is no engine.
     pub(super) ends: Arc<Ends>,
 }
 
@@ -38,6 +54,8 @@ impl Client {
         }
     }
 
+    /// Something that the run waits for and that does not progress. Only a run that is working can
+    /// wait for something.
     pub(super) async fn waits_for(&self, run: &RunRecord) -> Result<Option<String>, RuntimeError> {
         match run.status {
             RunStatus::Running | RunStatus::Cancelling => {
@@ -61,11 +79,13 @@ impl Client {
         let mut backoff = BACKOFF.initial_delay;
         loop {
             if let Some(failure) = engine.as_ref().and_then(|engine| engine.failure()) {
+                // The run may have ended before the engine stopped.
                 return match journals.ended(run_id).await {
                     Ok(Some(ended)) => Ok(ended),
                     Ok(None) | Err(_) => Err(RuntimeError::EngineStopped { failure }),
                 };
             }
+            // A stopping engine notifies no more callers; they follow the log instead.
             let engine = engine.as_ref().filter(|engine| !engine.is_stopping());
             // Register before checking, so that an end in between is not missed.
             let notified = engine.map(|engine| (engine, engine.waiters.wait(run_id)));
@@ -73,6 +93,7 @@ impl Client {
             // A run in memory notifies of its end. Its row is still checked at intervals, because
             // another engine may have taken it over.
             let is_live = pause < POLL.max_delay && engine.is_some_and(|it| it.holds(run_id));
+            // Replaced by a shorter one while the store fails.
             let mut next = pause;
             if !is_live {
                 match journals.ended(run_id).await {

@@ -1,3 +1,21 @@
+//! How a process without an engine learns that runs have ended.
+//!
+//! One task follows the log for all callers of the process, and only while at least one waits. It
+//! reads the events that end or block a run and wakes the callers of that run, who read its row. So
+//! any number of callers cost one reader of the log.
+//!
+//! | change | effect |
+//! |---|---|
+//! | the first caller waits | the task is spawned |
+//! | the last caller is gone | the task ends |
+//! | the store fails for a moment | the task continues after a pause |
+//! | the store fails for good | the task ends and is not spawned again; callers poll |
+//!
+//! `follows` is checked and changed under its lock together with the number of callers, so a new
+//! caller either finds the task or spawns one. A caller checks its run after it has registered, and
+//! once more when the task has begun, because the run may have ended before the task knew the head
+//! of the log.
+
 use std::{
     sync::{
         Arc,
@@ -39,12 +57,15 @@ const NOT_FOLLOWED: &str = "stopped following the ends of runs; waiting callers 
 /// Follows the ends of runs in a process without an engine, while callers wait for one.
 #[derive(Debug)]
 pub(super) struct Ends {
+    /// The callers, by run.
     waiters: Waiters,
     /// How many callers wait.
     waiting: watch::Sender<usize>,
     /// How many times following the log has begun.
     begun: watch::Sender<u64>,
+    /// Whether the task exists, or has failed for good.
     follows: Mutex<bool>,
+    /// Whether the outage was logged.
     is_store_down: AtomicBool,
 }
 
@@ -62,7 +83,9 @@ impl Default for Ends {
 
 /// A registered caller that waits for the end of a run. It must check the run after registering.
 pub(super) struct Watch<'a> {
+    /// Woken when the log has an end of the run.
     waiter: Waiter<'a>,
+    /// Woken when the task has begun.
     begun: watch::Receiver<u64>,
     _waiting: Waiting<'a>,
 }
@@ -83,6 +106,7 @@ impl Watch<'_> {
 struct Waiting<'a>(&'a watch::Sender<usize>);
 
 impl<'a> Waiting<'a> {
+    /// Counts the caller.
     fn new(waiting: &'a watch::Sender<usize>) -> Self {
         waiting.send_modify(|count| *count += 1);
         Self(waiting)
@@ -120,6 +144,8 @@ impl Ends {
         }
     }
 
+    /// Logs that the store is back, if it was down. Reads before it writes, because it is called
+    /// often.
     pub(super) fn store_answered(&self) {
         if self.is_store_down.load(Ordering::Acquire)
             && self.is_store_down.swap(false, Ordering::AcqRel)
@@ -135,6 +161,7 @@ impl Ends {
         *follows
     }
 
+    /// Completes when no caller waits any more.
     async fn unwanted(&self) {
         let mut waiting = self.waiting.subscribe();
         // The sender lives as long as `self`.
@@ -164,6 +191,7 @@ async fn follow(ends: Arc<Ends>, journals: Journals) {
         match notify_ended(&ends, &journals, &mut position, &others).await {
             Ok(positions) => {
                 backoff = BACK_OFF.0;
+                // A busy log is read in larger parts.
                 let pause = if positions > FAST { PAUSE.1 } else { PAUSE.0 };
                 journals.clock.sleep(pause).await;
             }

@@ -1,3 +1,8 @@
+//! The errors of a runtime and of the results of its runs.
+//!
+//! Errors of the parts (agents, journals, the engine) are converted here, so callers see one type.
+//! The conversion keeps what a caller can act on and its code.
+
 use aios_core::{
     agent::InvalidName,
     broker::{BrokerError, InvalidAddress},
@@ -16,6 +21,24 @@ use crate::{
 };
 
 /// Errors of a runtime.
+///
+/// # Examples
+///
+/// A variant is a case that a caller can act on:
+///
+/// ```
+/// use aios_agents::{RuntimeError, prelude::*};
+///
+/// /// Starts an order, unless another one has the number.
+/// async fn start(runtime: &Runtime, number: u64, item: &str) -> Result<bool, RuntimeError> {
+///     match runtime.start("order", item).id(format!("order-{number}")).await {
+///         Ok(_) => Ok(true),
+///         Err(RuntimeError::RunExists { .. }) => Ok(false),
+///         Err(error) => Err(error),
+///     }
+/// }
+/// # let _ = start;
+/// ```
 #[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum RuntimeError {
@@ -191,6 +214,7 @@ impl RuntimeError {
 impl From<StoreError> for RuntimeError {
     fn from(error: StoreError) -> Self {
         match error {
+            // The same case for callers, whether their call or the engine noticed it.
             StoreError::Closed => Self::Closed,
             error => Self::Store(error),
         }

@@ -1,4 +1,11 @@
 //! Copies of a run that continue from one of its operations.
+//!
+//! A copy has the start and all entries before the cut, rewritten to the id of the new run.
+//! Everything is appended at once, so a copy exists completely or not at all. The new run then
+//! replays the copied entries as its own, and continues with the operation at the cut.
+//!
+//! A request with an id makes the id of the first event, so a repeated request finds the run that
+//! it has created before.
 
 use std::sync::Arc;
 
@@ -143,9 +150,11 @@ impl RunHandle {
         Err(none_failed(run_id))
     }
 
+    /// Copies the journal up to the cut, and begins the new run with it.
     async fn begin_copy(&self, cut: Cut<'_>, new_id: Arc<str>) -> Result<Self, RuntimeError> {
         run_id::check_chosen(&new_id)?;
         let mut events = self.copies(cut, &new_id).await?;
+        // The request was made before: return its run, and copy nothing.
         if let Some((id, first)) = self.request_event("fork").zip(events.first_mut()) {
             let found = self.client.journals.first(&new_id).await?;
             if found.is_some_and(|found| found.event.id == id) {
@@ -153,6 +162,8 @@ impl RunHandle {
             }
             first.id = id;
         }
+        // Announced to the engine before the append, so that it does not read the journal from the
+        // store.
         let starting = self.client.engine.as_ref().map(|engine| engine.starting(&new_id));
         let appended = self.client.journals.begin(&new_id, events).await?;
         if let Some(starting) = starting {
@@ -182,6 +193,8 @@ impl RunHandle {
             after = last.version;
             for recorded in page {
                 let entry = decode(&recorded.event)?;
+                // Operations are numbered in the order of their requests, so everything from here
+                // on may depend on the operation at the cut.
                 is_cut |= entry.operation().is_some_and(|found| found >= operation);
                 match &entry {
                     Entry::Signaled(_) if is_cut && is_retry => {}
@@ -192,9 +205,11 @@ impl RunHandle {
                     _ => {}
                 }
                 let source = &recorded.event;
+                // Random values and UUIDs are those of the first run, however often it was forked.
                 let origin = origin.get_or_insert_with(|| seed_of(source, run_id));
                 let entry = fork.copy(entry, origin);
                 let mut metadata = (*source.metadata).clone();
+                // The start of the copy is an event of its own; the others only repeat events.
                 if !events.is_empty() {
                     mark_copy(&mut metadata, &source.id);
                 }
@@ -211,16 +226,20 @@ impl RunHandle {
 /// Where the journal of a run is cut, to continue from there as another run.
 #[derive(Clone, Copy, Debug)]
 struct Cut<'c> {
+    /// The run that is copied.
     run_id: &'c str,
+    /// The name of its workflow.
     workflow: &'c str,
     /// The first operation that the new run does itself.
     operation: u64,
+    /// Whether later signals are copied as well.
     is_retry: bool,
 }
 
 /// The first operation that failed like the run, or the last one that failed.
 fn cause_of(of_run: &Failure, failed: &[(u64, Failure)]) -> Option<u64> {
     let is_cause = |failure: &Failure| {
+        // The run's message usually contains that of its operation.
         failure.code == of_run.code && of_run.message.contains(&failure.message)
     };
     let causes = failed.iter().filter(|(_, failure)| is_cause(failure));
@@ -228,6 +247,7 @@ fn cause_of(of_run: &Failure, failed: &[(u64, Failure)]) -> Option<u64> {
     first.or_else(|| failed.last().map(|(operation, _)| *operation))
 }
 
+/// The error of a run that can't be retried.
 fn none_failed(run_id: &str) -> RuntimeError {
     RuntimeError::NoFailedOperation { run_id: run_id.to_owned() }
 }

@@ -1,3 +1,10 @@
+//! The handle of a run: waiting for its result, and commands.
+//!
+//! Commands are entries in the journal of the run. Any process with the store can append them. The
+//! engine that owns the run is woken directly if it is in this process, and finds the entry in the
+//! log otherwise. A run that continues as another one passes commands on: they go to the current
+//! run.
+
 use std::sync::Arc;
 
 use aios_core::{
@@ -50,13 +57,18 @@ use crate::{
 /// ```
 #[derive(Clone, Debug)]
 pub struct RunHandle {
+    /// Access to the store, and to the engine of this process.
     pub(super) client: Client,
+    /// The id with which the run was started.
     run_id: Arc<str>,
+    /// Makes commands idempotent; `None` repeats them.
     request_id: Option<Arc<str>>,
+    /// See [`created`](Self::created).
     created: Option<Arc<RunRecord>>,
 }
 
 impl RunHandle {
+    /// A handle of a run that is not known to exist.
     pub(super) fn new(client: Client, run_id: Arc<str>) -> Self {
         Self { client, run_id, request_id: None, created: None }
     }
@@ -143,6 +155,7 @@ impl RunHandle {
     /// # }
     /// ```
     pub async fn result<T: DeserializeOwned>(&self) -> Result<T, RunError> {
+        // Each run of a chain ends for itself.
         let mut run_id = Arc::clone(&self.run_id);
         let ended = loop {
             let mut ended = self.client.ended(&run_id).await?;
@@ -282,6 +295,7 @@ impl RunHandle {
         is_done: impl Fn(RunStatus) -> bool,
     ) -> Result<(), RuntimeError> {
         let row = self.client.journals.current(&self.run_id).await?;
+        // A run that has ended is refused by the append, with its status.
         if !row.status.is_final() && is_done(row.status) {
             return Ok(());
         }
@@ -327,6 +341,7 @@ impl RunHandle {
         Ok(self.journal_of(&current.id, after, limit).await?)
     }
 
+    /// A page of the journal of the run with exactly this id.
     pub(super) async fn journal_of(
         &self,
         run_id: &str,
@@ -398,6 +413,7 @@ impl RunHandle {
     }
 }
 
+/// Used for a run that ended without a result and without a failure.
 fn unexplained() -> Failure {
     Failure::new("RUN_FAILED", "the run ended without an explanation")
 }

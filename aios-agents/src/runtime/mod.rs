@@ -1,4 +1,16 @@
 //! The runtime: runs the agents and workflows of a process on a store and a broker.
+//!
+//! | module | contents |
+//! |---|---|
+//! | `builder` | options, and the order in which the parts start |
+//! | `start`, `single_task`, `send` | starting runs and single tasks, with signals |
+//! | `handle`, `fork`, `run_events` | runs that exist: results, commands, copies, events |
+//! | `client`, `ends` | waiting for the end of a run, with and without an engine |
+//! | `workflow_schemas` | the schemas of registered workflows |
+//! | `error` | errors of all of these |
+//!
+//! The runtime owns its parts, and its handles only refer to them: a handle keeps working on the
+//! store after the runtime has shut down.
 
 mod builder;
 mod client;
@@ -80,12 +92,19 @@ use crate::{
 /// ```
 #[derive(Debug)]
 pub struct Runtime {
+    /// Of the caller; not closed by the runtime.
     broker: Arc<dyn Broker>,
+    /// Of the caller; not closed by the runtime.
     store: Option<Arc<dyn Store>>,
+    /// The same store, through which this process counts its appends.
     journals: Option<Journals>,
+    /// Used if there is no engine.
     ends: Arc<Ends>,
+    /// `None` for a client, and without a store.
     engine: Option<RunningEngine>,
+    /// `None` without agents.
     host: Option<AgentHost>,
+    /// Empty until the first is started.
     projections: Running,
     /// Aborted when the runtime is dropped.
     helpers: JoinSet<()>,
@@ -310,6 +329,8 @@ impl Runtime {
     pub async fn shutdown(mut self, deadline: Duration) -> Result<(), RuntimeError> {
         let host = self.host.take();
         let engine = self.engine.take();
+        // Agents and engine stop at the same time: running tasks may need the engine for their
+        // answers.
         let draining = async {
             match host {
                 Some(host) => host.shutdown(deadline).await,
@@ -413,6 +434,7 @@ impl Runtime {
         self.engine.as_ref().map(|running| running.engine.blocking_runs()).unwrap_or_default()
     }
 
+    /// The parts that a handle of a run needs. An error without a store.
     fn client(&self) -> Result<Client, RuntimeError> {
         let journals = self.journals.clone().ok_or_else(|| RuntimeError::InvalidConfiguration {
             reason: "a runtime without a store has no runs".to_owned(),

@@ -1,3 +1,9 @@
+//! Reads the events of one run, and waits for new ones.
+//!
+//! The reader ends after the event that ends the run. That event is recognised by its type, so no
+//! read is needed after it. A reader that begins after that event would wait without end; it
+//! therefore looks at the row of the run once, before it waits for the first time.
+
 use std::{collections::VecDeque, time::Duration};
 
 use aios_core::{
@@ -48,28 +54,37 @@ const PAUSE: (Duration, Duration) = (Duration::from_millis(2), Duration::from_mi
 /// ```
 #[derive(Debug)]
 pub struct RunEvents {
+    /// Access to the store and the clock.
     journals: Journals,
+    /// Exactly this run.
     run_id: String,
     /// The stream of the run, once it was found.
     stream: Option<Following>,
     /// Version of the event that was read last.
     read: u64,
+    /// Events that were read and not returned yet.
     page: VecDeque<RecordedEvent>,
+    /// Whether the last event was returned.
     has_ended: bool,
 }
 
+/// Found when the first event is read.
 #[derive(Debug)]
 struct Following {
+    /// The stream of the run.
     id: StreamId,
+    /// Its name, to recognise the event that ends the run.
     workflow: String,
     /// The log was read up to this position.
     seen: u64,
     /// Whether the event that ends the run, if there is one, comes after `read`.
     is_before_end: bool,
+    /// The pause after the log has grown. It doubles while the growth has no event of this run.
     pause: Duration,
 }
 
 impl RunEvents {
+    /// Reads nothing yet.
     pub(super) fn new(journals: Journals, run_id: &str, after: u64) -> Self {
         let run_id = run_id.to_owned();
         Self {
@@ -109,6 +124,7 @@ impl RunEvents {
         }
     }
 
+    /// Whether an event ends the run.
     fn is_end(&self, recorded: &RecordedEvent) -> bool {
         let following = self.stream.as_ref();
         following.is_some_and(|it| {
@@ -148,6 +164,8 @@ impl RunEvents {
     }
 }
 
+/// Finds the run. The head of the log is read first, so that events that are appended in between
+/// are noticed.
 async fn begin(journals: &Journals, run_id: &str) -> Result<Following, RuntimeError> {
     let id = StreamId::of_run(run_id)?;
     let seen = journals.store.head().await?;

@@ -1,3 +1,10 @@
+//! Commands with an id: sent once, however often they are repeated.
+//!
+//! The id of the event derives from that of the command. An event with a known id is not stored twice
+//! in a stream. If the run has continued as another one, the id may be known in the stream of the
+//! predecessor, which has passed its signals on: the store then reports a duplicate, which counts as
+//! sent. A run that has ended refuses new events, but not the repetition of one that it has.
+
 use aios_core::{event::EventId, store::StoreError};
 
 use super::{Client, RuntimeError};

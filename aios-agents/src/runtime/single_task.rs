@@ -1,3 +1,9 @@
+//! A task outside of a workflow: a run of a workflow that every runtime has.
+//!
+//! So a single task is as durable as any other, and has retries, timeouts, cancellation and a
+//! journal without code of its own. The shape of `SingleTask` is part of journals, and may only be
+//! extended.
+
 use std::{
     future::{Future, IntoFuture},
     pin::Pin,
@@ -18,19 +24,25 @@ use crate::workflow::{FnWorkflow, SINGLE_TASK, Target, Workflow, WorkflowContext
 /// Input of a `single_task` run.
 #[derive(Debug, Serialize, Deserialize)]
 struct SingleTask {
+    /// A type, or one agent.
     agent: Target,
     parameters: Payload,
+    /// Of each attempt.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     timeout: Option<Duration>,
+    /// Of all attempts together.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     total_timeout: Option<Duration>,
+    /// Of failed attempts.
     retry: RetryPolicy,
 }
 
+/// The workflow that runs single tasks.
 pub(super) fn workflow() -> Result<Arc<dyn Workflow>, RuntimeError> {
     Ok(Arc::new(FnWorkflow::new(SINGLE_TASK, single_task)?.with_lookahead()))
 }
 
+/// The code of that workflow: one task, whose answer is the result.
 async fn single_task(context: WorkflowContext, task: SingleTask) -> Result<Payload, WorkflowError> {
     let mut call = context.task(task.agent, &task.parameters).retry(task.retry);
     if let Some(timeout) = task.timeout {
@@ -66,17 +78,21 @@ async fn single_task(context: WorkflowContext, task: SingleTask) -> Result<Paylo
 #[derive(Debug)]
 #[must_use = "a task is sent only when this is awaited"]
 pub struct StartTask {
+    /// An error if the runtime has no store; returned when this is awaited.
     client: Result<Client, RuntimeError>,
     agent: Target,
+    /// An error if they cannot be serialised to JSON; returned when this is awaited.
     parameters: Result<Payload, EventError>,
     timeout: Option<Duration>,
     total_timeout: Option<Duration>,
     retry: RetryPolicy,
+    /// A new UUID if `None`.
     run_id: Option<String>,
     metadata: Metadata,
 }
 
 impl StartTask {
+    /// A task with the default options.
     pub(super) fn new<T: Serialize + ?Sized>(
         client: Result<Client, RuntimeError>,
         agent: Target,
@@ -127,6 +143,7 @@ impl StartTask {
         self
     }
 
+    /// Checks the options and starts the run.
     async fn start(self) -> Result<RunHandle, RuntimeError> {
         let parameters = self.parameters?;
         let agent = self.agent.checked()?;

@@ -1,3 +1,16 @@
+//! Starting a run, perhaps together with signals.
+//!
+//! A start is one append to an empty stream. If the stream is not empty, the run exists, and the
+//! start is compared with the recorded one:
+//!
+//! | start | existing run | result |
+//! |---|---|---|
+//! | without signals | same workflow and input | a handle of it |
+//! | with signals | same workflow | the signals are sent to it |
+//! | any | another workflow, or another input without signals | `RunExists` |
+//!
+//! So a caller that has lost an answer repeats the same start. Signals with an id are sent once.
+
 use std::{
     future::{Future, IntoFuture},
     pin::Pin,
@@ -71,17 +84,25 @@ const MAX_METADATA_BYTES: usize = 64 * 1024;
 #[derive(Debug)]
 #[must_use = "a run starts only when this is awaited"]
 pub struct StartRun {
+    /// An error if the runtime has no store; returned when this is awaited.
     client: Result<Client, RuntimeError>,
+    /// Its latest version is taken.
     workflow: String,
+    /// An error if it cannot be serialised to JSON; returned when this is awaited.
     input: Result<Payload, EventError>,
+    /// A new UUID if `None`.
     run_id: Option<String>,
+    /// Wins over `delay`.
     start_at: Option<Timestamp>,
+    /// From the time of the start.
     delay: Option<Duration>,
     metadata: Metadata,
+    /// Appended together with the start, in this order.
     signals: Vec<Signal>,
 }
 
 impl StartRun {
+    /// A start with the default options.
     pub(super) fn new<T: Serialize + ?Sized>(
         client: Result<Client, RuntimeError>,
         workflow: &str,
@@ -149,6 +170,7 @@ impl StartRun {
         self
     }
 
+    /// Checks everything, then appends once.
     async fn start(mut self) -> Result<RunHandle, RuntimeError> {
         let client = self.client?;
         client.check()?;
@@ -175,6 +197,7 @@ impl StartRun {
         let mut started = Started::new(version, input.clone());
         started.start_at = start_at;
         let others = encode(journals, &self.workflow, &signals)?;
+        // Announced before the append, so that the engine need not read the journal.
         let starting = client.engine.as_ref().map(|engine| engine.starting(&run_id));
         let mut row = None;
         match journals.start(&run_id, &self.workflow, started, others, self.metadata).await {
@@ -187,6 +210,7 @@ impl StartRun {
             Err(JournalError::Exists { .. }) if signals.is_empty() => {
                 same_start(&client, &run_id, &self.workflow, Some(&input)).await?;
             }
+            // The store names the first of several known ids; the others are sent one by one.
             Err(error) if is_repeated(&error, &signals) => {
                 same_start(&client, &run_id, &self.workflow, None).await?;
                 for (entry, id) in &signals {
@@ -215,8 +239,10 @@ fn check_metadata(metadata: &Metadata) -> Result<(), RuntimeError> {
 /// A signal that is sent with a start.
 #[derive(Debug)]
 struct Signal {
+    /// Checked when the start is awaited.
     name: Box<str>,
     payload: Result<Payload, EventError>,
+    /// Makes the id of the event, so that the signal is sent once.
     id: Option<String>,
 }
 
@@ -245,6 +271,7 @@ fn is_repeated(error: &JournalError, signals: &[(Entry, EventId)]) -> bool {
     }
 }
 
+/// The events of the signals, for the append of the start.
 fn encode(
     journals: &Journals,
     workflow: &str,
@@ -267,6 +294,7 @@ async fn same_start(
 ) -> Result<(), RuntimeError> {
     let found = client.journals.started(run_id).await?;
     let is_same_start = found.is_some_and(|(found, started, _)| {
+        // Another input with signals is accepted: the signals are for the run that exists.
         found == workflow && input.is_none_or(|input| is_same(&started.input, input))
     });
     match is_same_start {

@@ -1,3 +1,5 @@
+//! The schemas of workflows, as the API and other programs see them.
+
 use serde_json::Value;
 
 use crate::workflow::Workflow;
@@ -17,6 +19,7 @@ pub struct WorkflowSchemas {
 }
 
 impl WorkflowSchemas {
+    /// The schemas of one version of a workflow.
     pub(super) fn of(workflow: &dyn Workflow) -> Self {
         Self {
             workflow: workflow.name().to_string(),

@@ -21,6 +21,18 @@
 //! # Ok::<(), WorkflowError>(())
 //! # }).unwrap().unwrap();
 //! ```
+//!
+//! The code runs on the same machine and with the same polling as in an engine. So what a test
+//! shows about the order of operations, retries, timers and cancellation is what an engine does.
+//! Not simulated are a store that fails, the delivery of tasks, and several engines.
+//!
+//! | module | contents |
+//! |---|---|
+//! | `script` | the workflow under test and what surrounds it |
+//! | `run` | performs the effects of the run in virtual time |
+//! | `replay` | feeds a saved journal to the current code |
+//! | `scheduled` | where the code is polled |
+//! | `property` | generated workflows, for this crate's own tests |
 
 #[cfg(test)]
 mod property;

@@ -1,3 +1,9 @@
+//! Replays a saved journal.
+//!
+//! The entries are fed to the code as an engine does after a crash, and the code is polled in
+//! between. Nothing is performed: what the code requests beyond the journal is left open. The code
+//! does not match if it requests something else than what is recorded.
+
 use std::{future::poll_fn, sync::Arc};
 
 use aios_core::{
@@ -70,6 +76,7 @@ pub async fn replay(workflow: Arc<dyn Workflow>, journal: &[Event]) -> Result<()
         return Err(ReplayError::NoStart);
     };
     let run_id = run_id(&entries, journal);
+    // Times come from the journal; the clock never advances.
     let clock = Arc::new(VirtualClock::default());
     let incarnation = first.id.to_string().into();
     let seed = seed_of(first, &run_id);
@@ -86,6 +93,7 @@ pub async fn replay(workflow: Arc<dyn Workflow>, journal: &[Event]) -> Result<()
     };
     execution.attach_code(&*workflow, info, started.input.clone());
     let mut entries: Vec<_> = entries.into_iter().zip(journal).collect();
+    // The engine replays in this order, too.
     Entry::sort_for_replay(&mut entries, |(entry, _)| entry);
     for (entry, event) in entries {
         execution.feed(entry, event.timestamp);
@@ -93,6 +101,8 @@ pub async fn replay(workflow: Arc<dyn Workflow>, journal: &[Event]) -> Result<()
     scheduled(finish(execution)).await.map_err(ReplayError::Blocked)
 }
 
+/// Polls the code until it is idle, and returns whether it matched. A panic of a step that ended
+/// meanwhile is passed on.
 async fn finish(mut execution: Execution) -> Result<(), Failure> {
     poll_fn(|context| execution.poll(context)).await;
     let replayed = execution.go_live();

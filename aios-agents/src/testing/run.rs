@@ -1,3 +1,16 @@
+//! Runs a workflow in virtual time.
+//!
+//! `Simulation` does for one run what an engine, a store, a broker and agents do together. In each
+//! turn it does the first of these that is possible:
+//!
+//! 1. records what the code requested, and performs the effects: timers, tasks, children;
+//! 2. records the end of the run;
+//! 3. delivers external events that are due;
+//! 4. waits for steps whose code does real I/O;
+//! 5. advances the clock to the next timer or external event.
+//!
+//! If none is possible, the run is stalled: it waits for something that the script does not have.
+
 use std::{
     collections::BTreeMap,
     future::poll_fn,
@@ -64,10 +77,15 @@ impl WorkflowTest {
 /// ```
 #[derive(Debug)]
 pub struct TestedRun {
+    /// `None` if the run did not end.
     outcome: Option<Result<Payload, WorkflowError>>,
+    /// Why the code does not match its journal.
     blocked: Option<Failure>,
+    /// The entries with their times.
     journal: Vec<(Entry, Timestamp)>,
+    /// Virtual time from the start to the end.
     elapsed: Duration,
+    /// Name of the workflow, for the types of events.
     workflow: aios_core::agent::Name,
 }
 
@@ -135,15 +153,22 @@ impl TestedRun {
 
 /// Simulates the store, the broker, the agents and the clock for one run.
 pub(super) struct Simulation {
+    /// The scripted surroundings.
     test: WorkflowTest,
+    /// Begins at the epoch.
     clock: VirtualClock,
+    /// The code and its machine.
     execution: Execution,
+    /// Everything recorded so far.
     journal: Vec<(Entry, Timestamp)>,
+    /// Operations whose timers are due, by time.
     timers: BTreeMap<Timestamp, Vec<u64>>,
+    /// Scripted events that were not delivered yet, by time.
     external: BTreeMap<Timestamp, Vec<ExternalEvent>>,
 }
 
 impl Simulation {
+    /// A run that starts at the epoch.
     pub(super) fn new(test: WorkflowTest, input: Payload) -> Self {
         let started = Started::new(test.workflow.version(), input.clone());
         Self::resumed(test, input, vec![(Entry::Started(Box::new(started)), Timestamp::UNIX_EPOCH)])
@@ -178,6 +203,7 @@ impl Simulation {
         Self { test, clock, execution, journal, timers: BTreeMap::new(), external }
     }
 
+    /// Runs until the run ends, is blocked or is stalled.
     pub(super) async fn run(mut self) -> TestedRun {
         let blocked = self.begin().await.err();
         while blocked.is_none() && self.turn().await {}
@@ -194,6 +220,7 @@ impl Simulation {
         }
     }
 
+    /// Replays the journal, and then goes live.
     async fn begin(&mut self) -> Result<(), Failure> {
         for (entry, at) in self.journal.clone() {
             self.execution.feed(entry, at);
@@ -240,6 +267,7 @@ impl Simulation {
         self.pass_time()
     }
 
+    /// Appends an entry to the journal, feeds it to the code, and lets the code react.
     async fn record(&mut self, entry: Entry) {
         let now = self.clock.now();
         self.journal.push((entry.clone(), now));
@@ -247,15 +275,18 @@ impl Simulation {
         self.run_until_idle().await;
     }
 
+    /// Records how the run ended.
     async fn record_end(&mut self) {
         let Some(entry) = self.execution.ending(|| format!("{RUN_ID}~r2")) else { return };
         self.record(entry).await;
     }
 
+    /// Performs an effect that the machine asks for.
     async fn perform(&mut self, effect: Effect) {
         match effect {
             Effect::Timer { operation, at } => self.timers.entry(at).or_default().push(operation),
             Effect::Dispatch(task) => self.answer(task).await,
+            // Tasks are answered at once, so none is left to cancel.
             Effect::CancelTask { .. } => {}
             Effect::Settled { operation } => {
                 self.timers.retain(|_, due| {
@@ -350,6 +381,7 @@ impl Simulation {
         let Some(next) = timer.into_iter().chain(external).min() else { return false };
         self.clock.advance(next.duration_since(self.clock.now()));
         for operation in self.timers.remove(&next).unwrap_or_default() {
+            // The timer of a retry wakes the step that waits for it.
             let again = self.execution.machine().timer_due(operation, next);
             if let Some(operation) = again {
                 self.execution.shared.wake_step(operation);
@@ -370,6 +402,7 @@ fn pending_external(
             Entry::Signaled(_) | Entry::CancelRequested(_) | Entry::Paused | Entry::Resumed
         )
     };
+    // Those that are recorded were the first ones, because they are delivered in order.
     let came = journal.iter().filter(|(entry, _)| came(entry)).count();
     let mut sorted = test.external.clone();
     sorted.sort_by_key(|(after, _)| *after);

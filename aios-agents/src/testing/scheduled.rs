@@ -1,3 +1,5 @@
+//! Where the code of a test is polled.
+
 use std::{future::Future, panic::resume_unwind};
 
 use tokio::runtime::{Builder, Handle};
@@ -15,6 +17,7 @@ use crate::task::JoinSet;
 pub(super) async fn scheduled<T: Send + 'static>(
     run: impl Future<Output = T> + Send + 'static,
 ) -> T {
+    // A test may have no runtime of tokio at all.
     if Handle::try_current().is_err() {
         return match Builder::new_current_thread().enable_all().build() {
             Ok(runtime) => runtime.block_on(run),

@@ -1,3 +1,5 @@
+//! The script of a test: the workflow, and what its agents, its children and the outside world do.
+
 use std::{collections::HashMap, fmt, future::Future, sync::Arc, time::Duration};
 
 use aios_core::{
@@ -8,14 +10,19 @@ use serde::{Serialize, de::DeserializeOwned};
 
 use crate::workflow::{FnWorkflow, Workflow, WorkflowContext, WorkflowError, machine::Outcome};
 
+/// Answers a task or a child from its JSON input.
 type Script = Box<dyn Fn(&Payload) -> Result<Payload, TaskError> + Send + Sync>;
 
 /// An event from outside of the run.
 #[derive(Clone, Debug)]
 pub(super) enum ExternalEvent {
+    /// A signal, with its name and payload.
     Signal(Box<str>, Payload),
+    /// A request to cancel, with its reason.
     Cancel(String),
+    /// A pause.
     Pause,
+    /// The end of a pause.
     Resume,
 }
 
@@ -49,9 +56,13 @@ pub(super) enum ExternalEvent {
 /// # }
 /// ```
 pub struct WorkflowTest {
+    /// The code under test.
     pub(super) workflow: Arc<dyn Workflow>,
+    /// By agent type.
     pub(super) agents: HashMap<String, Script>,
+    /// By workflow.
     pub(super) children: HashMap<String, Script>,
+    /// With the time after the start.
     pub(super) external: Vec<(Duration, ExternalEvent)>,
 }
 
@@ -72,6 +83,9 @@ impl WorkflowTest {
     }
 
     /// Tests any workflow.
+    ///
+    /// Tasks of types without a script fail with `AGENT_NOT_FOUND`, children without one with
+    /// `WORKFLOW_NOT_FOUND`; both are terminal.
     #[must_use]
     pub fn of(workflow: Arc<dyn Workflow>) -> Self {
         Self { workflow, agents: HashMap::new(), children: HashMap::new(), external: Vec::new() }
@@ -142,6 +156,7 @@ impl WorkflowTest {
         self
     }
 
+    /// The answer of the scripted agent.
     pub(super) fn answer(
         &self,
         agent_type: &str,
@@ -156,6 +171,7 @@ impl WorkflowTest {
         }
     }
 
+    /// The outcome of the scripted child.
     pub(super) fn child_outcome(&self, workflow: &str, input: &Payload) -> Outcome {
         match self.children.get(workflow) {
             Some(script) => script(input).map_err(|error| error.failure),
@@ -167,6 +183,7 @@ impl WorkflowTest {
     }
 }
 
+/// A script with types from one with JSON.
 fn scripted<P: DeserializeOwned, T: Serialize>(
     script: impl Fn(P) -> Result<T, TaskError> + Send + Sync + 'static,
 ) -> Script {

@@ -1,3 +1,17 @@
+//! Checks an agent under its name, and makes the parts that a runtime registers from it.
+//!
+//! | part | name | registered by processes that |
+//! |---|---|---|
+//! | workflow | `<name>` | have an engine |
+//! | agent type of model calls | `<name>_model` | call the model |
+//! | agent type of tools and guardrails | `<name>_tools` | run them |
+//!
+//! An agent that can take over is compiled with its name appended to that of the first one, and so
+//! on in its depth, so its agent types have names of their own. It needs no workflow: the
+//! conversation stays in the run of the first agent.
+//!
+//! Everything that can be wrong is found here, before a run exists.
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
@@ -99,8 +113,23 @@ impl LlmAgentError {
 }
 
 /// An agent under its name, checked and ready to be registered.
+///
+/// # Examples
+///
+/// ```
+/// use aios_llm::{LlmAgent, testing::SchemaModel};
+///
+/// # fn main() -> Result<(), aios_llm::LlmAgentError> {
+/// let agent = LlmAgent::new(SchemaModel::new()).instructions("Plan.").build("planner")?;
+/// assert_eq!(agent.agents().len(), 1); // only model calls: the agent has no tools
+/// let workflow = agent.workflow()?; // for `RuntimeBuilder::workflow_dyn`, where an engine runs
+/// assert_eq!(workflow.name().as_str(), "planner");
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone)]
 pub struct BuiltAgent {
+    /// Shared by the workflow and the agent types.
     agent: Arc<Compiled>,
 }
 
@@ -129,6 +158,7 @@ impl Definition {
         }
         let mut handovers = BTreeMap::new();
         for Handover { name: other, description, agent } in self.handovers {
+            // The run has one type of result, whichever agent ends it.
             if agent.output != self.output {
                 let reason = format!("agent {other:?}, which can take over, has another output");
                 return Err(LlmAgentError::InvalidOutput { reason });
@@ -142,6 +172,7 @@ impl Definition {
             specs.push(handover::spec(HAND_BACK.to_owned(), description));
         }
         check_tool_names(&specs)?;
+        // Output is requested in a way that both models support, because either may answer.
         let all = [Some(&self.model), self.cheaper.as_ref()];
         let shared = Capabilities::shared(all.into_iter().flatten().map(|it| it.capabilities()));
         let output = Output::new(self.output, shared)
@@ -166,6 +197,7 @@ impl Definition {
 }
 
 impl Definition {
+    /// Checks the options of the budget that depend on others.
     fn check_budget(&self) -> Result<(), LlmAgentError> {
         if self.budget.at_limit == AtLimit::CheaperModel && self.cheaper.is_none() {
             let reason = "is `CheaperModel`, which needs `LlmAgent::cheaper_model`".to_owned();
@@ -259,6 +291,8 @@ impl RuntimeBuilderExt for RuntimeBuilder {
     }
 }
 
+/// Checks the tools. Returns them by name, and their descriptions in the order of their
+/// registration, which is the order in which the model sees them.
 fn compile_tools(
     tools: Vec<Tool>,
     has_write_log: bool,
@@ -279,6 +313,7 @@ fn compile_tools(
     Ok((compiled, specs))
 }
 
+/// Checks one tool alone.
 fn check_tool(tool: &Tool, has_write_log: bool) -> Result<(), LlmAgentError> {
     if tool.effect == Effect::Write && !has_write_log {
         return Err(LlmAgentError::NoWriteLog { tool: tool.name.clone() });
@@ -289,6 +324,8 @@ fn check_tool(tool: &Tool, has_write_log: bool) -> Result<(), LlmAgentError> {
     check_span("the timeout of a tool", tool.timeout)
 }
 
+/// Checks the names of all tools together, including those of handovers. The characters are those
+/// that all providers accept.
 fn check_tool_names(specs: &[ToolSpec]) -> Result<(), LlmAgentError> {
     let is_valid = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-';
     let mut names = BTreeSet::new();
@@ -308,6 +345,7 @@ fn check_tool_names(specs: &[ToolSpec]) -> Result<(), LlmAgentError> {
     Ok(())
 }
 
+/// Checks the ranges of the options of the loop.
 fn check_options(options: &Options, budget: &Budget) -> Result<(), LlmAgentError> {
     check_span("model_timeout", options.model_timeout)?;
     if let Err(invalid) = options.model_retry.validate() {

@@ -1,4 +1,19 @@
 //! The tool calls of one response, which run concurrently.
+//!
+//! Each call is a task, or a child run, with its own retries and timeout. A failure is text for the
+//! model, which decides what to do, except for three kinds: failures that are not those of a tool
+//! end the run (`FATAL`), a cancellation ends it, and an unknown outcome of a `write` call is
+//! decided by a person.
+//!
+//! ```text
+//! approval required ──► a person ──rejected──► text for the model
+//!    │ approved, perhaps edited
+//!    ▼
+//! task or child ──ended──► result, or failure as text
+//!    └── a `write` call with an unknown outcome ──► a person: done, failed, or repeat
+//! ```
+//!
+//! A call of a `write` tool is never repeated by the engine alone once it may have begun.
 
 use std::time::Duration;
 
@@ -32,7 +47,9 @@ const FATAL: [&str; 5] =
 /// A call whose arguments are valid.
 #[derive(Debug)]
 pub(super) struct Checked {
+    /// The call as the model made it.
     pub(super) call: ToolCall,
+    /// Valid for the schema of the tool.
     pub(super) arguments: Value,
     /// Turn and place of the call, which name its signals.
     pub(super) place: String,
@@ -42,17 +59,25 @@ pub(super) struct Checked {
 
 /// The results of several calls, and how many of them ran.
 pub(super) struct Results {
+    /// In the order of the calls.
     pub(super) results: Vec<ToolResult>,
+    /// Calls that were rejected do not count.
     pub(super) ran: u64,
 }
 
 /// Where calls run.
 pub(super) struct Calls<'s> {
+    /// The agent that made the response.
     pub(super) agent: &'s Compiled,
+    /// The run.
     pub(super) context: &'s WorkflowContext,
+    /// Decisions of persons that the run waits for.
     pub(super) decisions: &'s Decisions,
+    /// Settles what called agents have spent.
     pub(super) accounting: &'s Accounting,
+    /// Passed on to called agents.
     pub(super) subject: Option<&'s str>,
+    /// The agent type that runs the tools.
     pub(super) tools_type: &'s str,
     /// The rest of the wall time.
     pub(super) left: Option<Duration>,
@@ -60,8 +85,11 @@ pub(super) struct Calls<'s> {
 
 /// The end of one call.
 pub(super) enum Ended {
+    /// The text of the result.
     Result(String),
+    /// The call did not run, for this reason.
     Rejected(String),
+    /// The call ran and failed, for this reason.
     Failed(String),
 }
 
@@ -69,6 +97,8 @@ impl Calls<'_> {
     /// Runs all calls. The results have the order of the calls.
     pub(super) async fn run(&self, calls: &[Checked]) -> Result<Results, WorkflowError> {
         let mut all = Results { results: Vec::with_capacity(calls.len()), ran: 0 };
+        // Calls are concurrent branches of the workflow. Their order in the journal is that of
+        // their ends.
         let ended = join_all(calls.iter().map(|checked| self.run_one(checked))).await;
         for (checked, ended) in calls.iter().zip(ended) {
             let (content, is_error, ran) = match ended? {
@@ -89,6 +119,7 @@ impl Calls<'_> {
         Ok(all)
     }
 
+    /// Runs one call, after a person has approved it if that is required.
     async fn run_one(&self, checked: &Checked) -> Result<Ended, WorkflowError> {
         let Some(compiled) = self.agent.tools.get(&checked.call.name) else {
             return Ok(Ended::Rejected("There is no tool with this name.".to_owned()));
@@ -141,6 +172,7 @@ impl Calls<'_> {
         let tool = &compiled.tool;
         let task =
             ToolTask { tool: tool.name.clone(), call_id: checked.call.id.clone(), arguments };
+        // Counts the doubts of this call, which name the signals.
         let mut doubts = 0;
         loop {
             let (timeout, retry) = self.patience(tool);
@@ -150,6 +182,7 @@ impl Calls<'_> {
                 Err(error) => error,
             };
             let Some(failure) = error.failure() else { return Err(error) };
+            // The model can't do anything about these.
             if FATAL.contains(&failure.code.as_str()) || failure.code == WorkflowError::CANCELLED {
                 return Err(error);
             }

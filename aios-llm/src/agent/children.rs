@@ -1,4 +1,10 @@
 //! Tool calls that are child runs.
+//!
+//! The child is a workflow, or another agent over a language model. An agent gets a share of the
+//! caller's budget with its prompt, and reports what it has spent with its result.
+//!
+//! The updates of a call that is a child are written by the code of the workflow, because no task
+//! of the caller's agent types runs it.
 
 use aios_agents::workflow::WorkflowError;
 use aios_core::failure::Failure;
@@ -70,6 +76,7 @@ impl Calls<'_> {
             }
             Err(error) => failure_of(error)?,
         };
+        // Its result is not a report: the workflow does not know of budgets.
         if failure.code == "INVALID_RESULT" && spent_of(&failure).is_none() {
             let workflow = &child.workflow;
             let reason = format!(
@@ -83,6 +90,7 @@ impl Calls<'_> {
     }
 }
 
+/// The failure of a child. Other errors end the code of the caller, for example a cancellation.
 fn failure_of(error: WorkflowError) -> Result<Failure, WorkflowError> {
     error.failure().cloned().ok_or(error)
 }

@@ -1,4 +1,11 @@
 //! Compaction: earlier messages of a conversation are replaced by a summary.
+//!
+//! The summary is a model call of its own: recorded, charged, and repeated like any other. It sees
+//! the messages that it replaces and no others. The conversation then consists of the summary and
+//! the latest messages. A replaced conversation gets a new epoch, so that the processes that make
+//! model calls do not mix the old one with the new one (`history`).
+//!
+//! If the model writes no summary, the conversation stays as it is, and that counts as a fault.
 
 use aios_agents::workflow::WorkflowError;
 use serde::Serialize;
@@ -28,8 +35,11 @@ pub(crate) const PREFIX: &str = "Summary of the conversation so far:\n";
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Compaction {
+    /// Input and output tokens of a response, above which the conversation is compacted.
     above: u64,
+    /// Latest messages that are not replaced.
     keep: usize,
+    /// Instead of those of the agent.
     instructions: String,
 }
 
@@ -38,7 +48,9 @@ pub struct Compaction {
 struct Compacted {
     /// The turn after which it happened.
     turn: u32,
+    /// Messages that the summary replaces.
     replaced: usize,
+    /// Messages after the summary.
     kept: usize,
 }
 
@@ -78,9 +90,12 @@ impl Compaction {
     /// The number of messages to replace; 0 if it is not worth it.
     fn replaced(&self, messages: &[Message]) -> usize {
         let mut cut = messages.len().saturating_sub(self.keep);
+        // Results of tools must follow the message with their calls, so the cut moves before that
+        // message.
         while messages.get(cut).is_some_and(|message| message.role == Role::Tool) {
             cut = cut.saturating_sub(1);
         }
+        // One message is not shorter as a summary.
         if cut < 2 { 0 } else { cut }
     }
 }
@@ -112,6 +127,7 @@ impl Session {
         self.messages = vec![Message::user(format!("{PREFIX}{summary}"))];
         let compacted = Compacted { turn, replaced, kept: kept.len() };
         self.messages.extend(kept);
+        // Two, because the summary call had the epoch in between.
         self.epoch += 2;
         emit(&self.context, "conversation", "compacted", &compacted)
     }

@@ -1,3 +1,8 @@
+//! An agent as its workflow and its agent types use it: checked, and immutable.
+//!
+//! All of them share one `Arc`. In a process, the workflow and the hosts of one agent therefore
+//! always agree. Different processes agree only if the same agent is deployed everywhere.
+
 use std::{collections::BTreeMap, sync::Arc};
 
 use aios_agents::workflow::{WorkflowContext, WorkflowError};
@@ -13,10 +18,15 @@ use crate::{
 
 /// Everything that the loop and the hosts of an agent need.
 pub(super) struct Compiled {
+    /// With the names of the agents that handed over to it before it.
     pub(super) name: Name,
+    /// Answers until the budget asks for the cheaper one.
     pub(super) model: Arc<dyn LanguageModel>,
+    /// The system prompt.
     pub(super) instructions: Option<String>,
+    /// By name; without those of handovers.
     pub(super) tools: BTreeMap<String, CompiledTool>,
+    /// In the order of their registration, which is the order in which they run.
     pub(super) guardrails: Vec<Guardrail>,
     /// The descriptions of the tools, in the order of their registration.
     pub(super) specs: Vec<ToolSpec>,
@@ -24,11 +34,17 @@ pub(super) struct Compiled {
     pub(super) handovers: BTreeMap<String, Arc<Self>>,
     /// Whether the agent can hand the conversation back.
     pub(super) hands_back: bool,
+    /// How the result is requested and read.
     pub(super) output: Output,
+    /// Of each run.
     pub(super) budget: Budget,
+    /// Of all runs of a subject.
     pub(super) subject_budget: Option<SubjectBudget>,
+    /// Answers when the cost does not allow the first model.
     pub(super) cheaper: Option<Arc<dyn LanguageModel>>,
+    /// Present if the agent has a `write` tool.
     pub(super) write_log: Option<WriteLog>,
+    /// Options of the loop.
     pub(super) options: Options,
 }
 
@@ -38,10 +54,12 @@ impl Compiled {
         self.cheaper.as_ref().filter(|_| is_cheaper).unwrap_or(&self.model)
     }
 
+    /// The agent type that makes the model calls.
     pub(super) fn model_type(&self) -> String {
         format!("{}{MODEL_SUFFIX}", self.name.as_str())
     }
 
+    /// The agent type that runs tools and guardrails.
     pub(super) fn tools_type(&self) -> String {
         format!("{}{TOOLS_SUFFIX}", self.name.as_str())
     }
@@ -52,6 +70,7 @@ impl Compiled {
         context: &WorkflowContext,
         update: &AgentUpdate,
     ) -> Result<(), WorkflowError> {
+        // Updates are not part of the result, so a failure does not end the run.
         if self.options.streaming == Streaming::On
             && let Err(error) = context.stream(TOKENS)?.write(update)
         {

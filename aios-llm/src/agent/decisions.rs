@@ -1,3 +1,10 @@
+//! Decisions of persons, and the events of agents.
+//!
+//! A pending decision is shown in the progress of the run, and awaited as a signal with a name of
+//! its own. Both survive a crash: the progress is recorded, and the code awaits the same signal
+//! after a replay. A signal that is not valid is refused with the reason in the progress, and
+//! awaited again.
+
 use std::collections::BTreeMap;
 
 use aios_agents::workflow::{WorkflowContext, WorkflowError};
@@ -15,8 +22,10 @@ use crate::tool::PendingDecision;
 #[derive(Debug, Default)]
 pub(super) struct Decisions(Mutex<BTreeMap<String, PendingDecision>>);
 
+/// The progress of a run of an agent, as it is recorded.
 #[derive(Debug, Default, Serialize, Deserialize)]
 struct Progress {
+    /// By the names of their signals.
     pending_decisions: Vec<PendingDecision>,
 }
 
@@ -28,6 +37,7 @@ impl Decisions {
         mut pending: PendingDecision,
         accept: impl Fn(T) -> Result<D, String>,
     ) -> Result<D, WorkflowError> {
+        // Emitted once; the progress changes with every refused signal.
         let action = if pending.in_doubt.is_some() { "in_doubt" } else { "approval_requested" };
         emit(context, "tool", action, &pending)?;
         loop {
@@ -45,6 +55,7 @@ impl Decisions {
         }
     }
 
+    /// Changes the pending decisions, and records them as the progress.
     fn change(
         &self,
         context: &WorkflowContext,

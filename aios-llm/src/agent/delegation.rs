@@ -1,4 +1,9 @@
 //! The part of a budget that a calling agent gives, and the report of the agent that it calls.
+//!
+//! A calling agent passes a share of its budget in the prompt, which is why `Prompt` has a hidden
+//! field. The called agent returns its output together with what it has spent, as one result. If it
+//! fails, the sum is in the details of its failure, under `spent`, so that the caller can settle it
+//! in any case.
 
 use aios_agents::workflow::WorkflowError;
 use aios_core::failure::Failure;
@@ -10,6 +15,7 @@ use crate::budget::{Limits, Spent};
 /// The part of a budget that a calling agent gives to the agent that it calls.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Delegation {
+    /// Limits that apply in addition to those of the called agent.
     pub(super) share: Limits,
 }
 
@@ -19,7 +25,9 @@ pub(super) const SPENT: &str = "spent";
 /// The result of a run that another agent has called.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Report {
+    /// The result of the agent.
     pub(super) output: Value,
+    /// The sum of the run, including its own children.
     pub(super) spent: Spent,
 }
 
@@ -34,6 +42,7 @@ pub(super) fn report(
     };
     let Some(failure) = error.failure() else { return Err(error) };
     let mut failure = failure.clone();
+    // The former details are kept under `cause`.
     failure.details = json!({ "cause": failure.details, SPENT: spent });
     Err(WorkflowError::failed(failure))
 }

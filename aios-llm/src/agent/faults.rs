@@ -1,3 +1,10 @@
+//! Finds faults of a model, and ends a run whose model does not recover from them.
+//!
+//! A fault is something that the model can correct: an unknown tool, invalid arguments, a repeated
+//! call, invalid output. It is told to the model as the result of the call. Only faults in a row
+//! count, so a long run may have any number of them. The calls that are counted as identical are
+//! compared in canonical JSON, so the order of properties does not matter.
+
 use std::collections::VecDeque;
 
 use aios_agents::workflow::WorkflowError;
@@ -14,6 +21,7 @@ const WINDOW: usize = 10;
 pub(super) struct Faults {
     /// Faulty responses in a row.
     consecutive: u32,
+    /// Tool and canonical arguments, the oldest first.
     latest_calls: VecDeque<String>,
 }
 
@@ -56,6 +64,7 @@ impl Faults {
         if bytes > most {
             return Err(format!("The arguments have {bytes} bytes; at most {most} are allowed."));
         }
+        // Some providers send nothing for a tool without parameters.
         let text = if call.arguments.trim().is_empty() { "{}" } else { &call.arguments };
         let arguments = serde_json::from_str(text)
             .map_err(|error| format!("The arguments are not valid JSON: {error}"))?;
@@ -67,6 +76,7 @@ impl Faults {
         Ok(arguments)
     }
 
+    /// Adds a call to the latest ones. Refuses it if it was made too often.
     fn count(
         &mut self,
         agent: &Compiled,

@@ -1,4 +1,8 @@
 //! Agents that take over a conversation.
+//!
+//! A handover is a call of a tool that does not run. The conversation continues in the same run,
+//! with the instructions and the tools of the other agent, which sees all messages so far,
+//! including the reason in the arguments of that call.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -21,7 +25,9 @@ struct Arguments {
 /// An event: another agent continues a conversation.
 #[derive(Debug, Serialize)]
 pub(super) struct HandedOver<'a> {
+    /// Name of the agent that hands over.
     pub(super) from: &'a str,
+    /// Name of the agent that continues.
     pub(super) to: &'a str,
 }
 

@@ -1,4 +1,21 @@
 //! The parameters of model calls, which hold only what is new in the conversation.
+//!
+//! A model needs the whole conversation with each call. If each call's task held it, a journal
+//! would grow with the square of the number of messages. So a task holds only the messages that the
+//! calls before it did not hold, and the process that makes the call completes it:
+//!
+//! ```text
+//! workflow (`Told`)               process of the model calls (`Histories`)
+//! task: epoch, kept, new messages ──► kept messages from memory, or from the journal, + new messages
+//! ```
+//!
+//! Three numbers keep both sides in agreement. The epoch changes when earlier messages are
+//! replaced. `kept` says how many messages are known. The digest shows whether the settings are
+//! still the same. A process that lacks something reads the journal of the run. If it has no store,
+//! the call fails with `CONVERSATION_MISSING` without a request, and the workflow repeats it with
+//! the whole conversation.
+//!
+//! The memory of a process is bounded; what it has forgotten is read again.
 
 use std::sync::Arc;
 
@@ -55,11 +72,13 @@ pub struct ModelTask {
     pub is_summary: bool,
 }
 
+/// For `skip_serializing_if`.
 #[allow(clippy::trivially_copy_pass_by_ref, reason = "serde passes references")]
 fn is_zero(epoch: &u32) -> bool {
     *epoch == 0
 }
 
+/// For `skip_serializing_if`.
 #[allow(clippy::trivially_copy_pass_by_ref, reason = "serde passes references")]
 fn is_nothing(kept: &usize) -> bool {
     *kept == 0
@@ -68,8 +87,11 @@ fn is_nothing(kept: &usize) -> bool {
 /// The conversation that the calls of a run so far tell, and the settings of the latest call.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct History {
+    /// See [`ModelTask`].
     epoch: u32,
+    /// All messages of the epoch so far.
     messages: Vec<Message>,
+    /// The request without its messages.
     settings: ModelRequest,
     /// Begin of the digest of the settings, if it was needed.
     digest: Option<String>,
@@ -78,6 +100,7 @@ pub(crate) struct History {
 impl History {
     /// Adds a call. Returns whether the history has what the call refers to.
     fn add(&mut self, task: &ModelTask) -> bool {
+        // A call that holds everything needs no history.
         let is_new = task.kept == 0 && task.settings.is_some();
         let is_known = task.epoch == self.epoch && task.kept <= self.messages.len();
         let is_continued = is_known && self.has_settings(task);
@@ -107,6 +130,7 @@ impl History {
         self.add(task).then(|| self.to_request())
     }
 
+    /// The whole request.
     fn to_request(&self) -> ModelRequest {
         ModelRequest { messages: self.messages.clone(), ..self.settings.clone() }
     }
@@ -132,8 +156,11 @@ fn short_digest(settings: &ModelRequest) -> String {
 /// The part of the conversation that calls have told so far, on the side of the workflow.
 #[derive(Debug, Default)]
 pub(super) struct Told {
+    /// The epoch of the latest call.
     epoch: u32,
+    /// How many messages the calls of this epoch have told.
     messages: usize,
+    /// The latest settings with the beginning of their digest.
     settings: Option<(ModelRequest, String)>,
 }
 
@@ -171,15 +198,20 @@ impl Told {
 }
 
 /// Conversations of runs, on the process that makes model calls.
+///
+/// Keyed by run and incarnation, so that a run which reuses an id gets no foreign messages.
 pub(super) struct Histories(Mutex<Remembered>);
 
+/// The content of the lock.
 struct Remembered {
     /// The conversations with their sizes in bytes.
     all: LruCache<String, (usize, History)>,
+    /// Sum of the sizes.
     bytes: usize,
 }
 
 impl Histories {
+    /// Remembers nothing yet.
     pub(super) fn new() -> Self {
         Self(Mutex::new(Remembered { all: LruCache::new_unbounded(), bytes: 0 }))
     }
@@ -208,6 +240,8 @@ impl Histories {
         Ok(request)
     }
 
+    /// Takes a conversation out. While its call works on it, another call of the run reads the
+    /// journal.
     fn recall(&self, key: &str) -> Option<History> {
         let mut remembered = self.0.lock();
         let (bytes, history) = remembered.all.remove(key)?;
@@ -230,6 +264,8 @@ impl Histories {
     }
 }
 
+/// The failure of a call that can't be completed here. Terminal, because another attempt of the
+/// same task would fail as well.
 fn missing(reason: &str) -> TaskError {
     TaskError::terminal(Failure::new(
         MISSING,
@@ -243,6 +279,7 @@ async fn from_store(
     run_id: &str,
     task_id: &str,
 ) -> Result<History, TaskError> {
+    // The journal may become readable again, so these failures keep the retryability of the store.
     let failed = |error: StoreError| {
         let failure = Failure::from_error(error.code(), &error);
         TaskError::retryable(failure).with_retryable(error.is_retryable())

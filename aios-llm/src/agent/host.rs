@@ -1,3 +1,13 @@
+//! The agent types that make model calls and run tools.
+//!
+//! They run on any process that has registered them, as ordinary agents with tasks. A failure of a
+//! provider is reported as a failure of the task, with the code of the error and the usage that is
+//! billed. The workflow decides about repetitions, because each request has to be reserved first;
+//! so a model task has a single attempt.
+//!
+//! A `write` tool is recorded in the write log before it begins. A second attempt finds the record:
+//! it either returns the recorded result, or fails with `WRITE_IN_DOUBT`.
+
 use std::{fmt, sync::Arc};
 
 use aios_core::{
@@ -27,16 +37,23 @@ use crate::{
 
 /// Makes the model calls of an agent.
 pub(super) struct ModelAgent {
+    /// Shared with the workflow of this process.
     agent: Arc<Compiled>,
+    /// Conversations that this process remembers.
     histories: Histories,
+    /// JSON Schema of [`ModelTask`].
     parameters: Value,
+    /// JSON Schema of [`ModelResponse`].
     output: Value,
 }
 
 /// Runs the tools of an agent.
 pub(super) struct ToolAgent {
+    /// Shared with the workflow of this process.
     agent: Arc<Compiled>,
+    /// JSON Schema of `ToolTask`.
     parameters: Value,
+    /// JSON Schema of text.
     output: Value,
 }
 
@@ -55,6 +72,7 @@ pub(crate) struct ToolTask {
 }
 
 impl ModelAgent {
+    /// Generates the schemas once.
     pub(super) fn new(agent: Arc<Compiled>) -> Self {
         let parameters = schema_of::<ModelTask>();
         let output = schema_of::<ModelResponse>();
@@ -81,12 +99,14 @@ impl ModelAgent {
                 return Ok(response);
             }
         }
+        // A stream without its end is not a response: it may have been cut off.
         let reason = "the stream ended before the response was complete";
         Err(ModelError::new(ModelErrorKind::InvalidResponse, reason))
     }
 }
 
 impl ToolAgent {
+    /// Generates the schemas once.
     pub(super) fn new(agent: Arc<Compiled>) -> Self {
         Self { agent, parameters: schema_of::<ToolTask>(), output: schema_of::<String>() }
     }
@@ -107,6 +127,7 @@ impl ToolAgent {
         context: ToolContext,
         arguments: Value,
     ) -> Result<String, TaskError> {
+        // Held until the call has ended.
         let _place = compiled.place().await;
         match compiled.tool.effect {
             Effect::Write => self.run_once(compiled, context, arguments).await,
@@ -130,6 +151,7 @@ impl ToolAgent {
             WriteState::Ended(result) => return Ok(result),
             WriteState::Begun(call) => call,
         };
+        // Terminal, because the record says that the call began: another attempt would be in doubt.
         let result = tool.run(context, arguments).await.terminal()?;
         if let Err(error) = call.end(&result).await {
             // The result is still the answer to this attempt. Only another attempt would be in doubt.
@@ -169,6 +191,8 @@ impl DynAgent for ModelAgent {
     }
 }
 
+/// The failure of a task for something that this process lacks. Retryable, because another process
+/// may have it.
 fn not_found(what: &str) -> TaskError {
     let reason = format!("this process has no {what}; deploy the same agent everywhere");
     TaskError::retryable(Failure::new("TOOL_NOT_FOUND", reason))

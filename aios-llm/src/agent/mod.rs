@@ -1,4 +1,21 @@
 //! Agents over language models: a workflow whose operations are model calls and tool calls.
+//!
+//! | module | contents |
+//! |---|---|
+//! | `build`, `compiled` | checks an agent, and makes its workflow and agent types |
+//! | `session`, `turn` | the loop of a run: model calls, and what follows from each response |
+//! | `calls`, `children` | tool calls as tasks or child runs |
+//! | `host` | the agent types that make model calls and run tools |
+//! | `history` | conversations across the tasks of a run |
+//! | `accounting`, `delegation` | budgets around each call, and their parts for called agents |
+//! | `decisions` | decisions of persons, and events |
+//! | `output`, `faults` | reads results, and counts what is wrong |
+//! | `handover`, `compaction`, `refused` | other agents, summaries, calls that do not run |
+//! | `prompt`, `updates` | input, and what a run shows while it works |
+//!
+//! The workflow decides, the agent types perform. All that a model or a tool returns reaches the
+//! workflow as a recorded result, so the loop is deterministic, and a run continues after a crash
+//! on any process.
 
 mod accounting;
 mod build;
@@ -81,48 +98,74 @@ pub(crate) const TOOLS_SUFFIX: &str = "_tools";
 /// # }
 /// ```
 pub struct LlmAgent<O = String> {
+    /// Everything but the type.
     definition: Definition,
+    /// A function type, so that the agent is `Send` and `Sync` for all `O`.
     types: PhantomData<fn() -> O>,
 }
 
 /// An agent, whatever the type of its output.
 struct Definition {
+    /// Answers first.
     model: Arc<dyn LanguageModel>,
+    /// The system prompt.
     instructions: Option<String>,
+    /// In the order in which the model sees them.
     tools: Vec<Tool>,
+    /// In the order in which they run.
     guardrails: Vec<Guardrail>,
+    /// Agents that can take over.
     handovers: Vec<Handover>,
     /// The description of the tool that hands the conversation back.
     hand_back: Option<String>,
+    /// `None`: text.
     output: Option<OutputType>,
+    /// Of each run.
     budget: Budget,
+    /// Of all runs of a subject.
     subject_budget: Option<SubjectBudget>,
+    /// The cheaper model.
     cheaper: Option<Arc<dyn LanguageModel>>,
+    /// The store in which `write` calls are recorded.
     write_log: Option<Arc<dyn Store>>,
+    /// Options of the loop.
     options: Options,
 }
 
 /// An agent that can take over a conversation.
 struct Handover {
+    /// The name of the agent in the tool that hands over.
     name: String,
+    /// The description of that tool.
     description: String,
+    /// Compiled together with the agent that hands over.
     agent: Definition,
 }
 
 /// Options of the loop.
 #[derive(Clone, Debug)]
 struct Options {
+    /// Version of the workflow.
     version: u32,
+    /// Of each response; `None`: the default of the provider.
     max_output_tokens: Option<u32>,
+    /// `None`: the default of the provider.
     temperature: Option<f64>,
+    /// Of each model call.
     model_timeout: Duration,
+    /// Of each model call, performed by the workflow.
     model_retry: RetryPolicy,
+    /// Responses in one run.
     max_turns: u32,
+    /// Faulty responses in a row.
     max_faults: u32,
+    /// Among the latest ten calls.
     max_identical_calls: u32,
+    /// Of one tool call.
     max_argument_bytes: usize,
     streaming: Streaming,
     end_strategy: EndStrategy,
+    /// `None`: conversations are not compacted.
     compaction: Option<Compaction>,
     trace_content: TraceContent,
 }
@@ -255,6 +298,7 @@ impl<O> LlmAgent<O> {
         self
     }
 
+    /// The same agent with another type of output.
     fn with_output<T>(self, output: Option<OutputType>) -> LlmAgent<T> {
         LlmAgent { definition: Definition { output, ..self.definition }, types: PhantomData }
     }

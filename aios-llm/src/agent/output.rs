@@ -1,3 +1,16 @@
+//! How the output of an agent is requested from the model, and read from its response.
+//!
+//! | mode | chosen if the models | request | result |
+//! |---|---|---|---|
+//! | native | support structured output | the schema in the request | the text of the response |
+//! | tool | support tools | a tool `final_result`, and a call is required | its arguments |
+//! | prompt | support neither | the schema in the instructions | the text of the response |
+//!
+//! Providers accept only objects as the root of a schema, so other types are wrapped in an object
+//! with one property. The result is checked twice: against the schema, which finds every fault, and
+//! against the Rust type, which may accept less. A fault is text for the model, which gets another
+//! turn.
+
 use schemars::JsonSchema;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -15,30 +28,44 @@ const WRAPPED: &str = "result";
 /// The type of an agent's output.
 #[derive(Clone, Debug)]
 pub(super) struct OutputType {
+    /// Name of the type, as some providers require one.
     name: String,
+    /// JSON Schema of the type, not wrapped.
     schema: Value,
+    /// Decodes a value as the type; accepts everything if the type is not one of Rust.
     check: fn(&Value) -> Result<(), String>,
 }
 
 /// The output of an agent and how it is requested.
 pub(super) enum Output {
+    /// Any text that is not empty.
     Text,
+    /// A value with a schema.
     Structured(Box<Structured>),
 }
 
+/// Structured output of an agent.
 pub(super) struct Structured {
+    /// Name of the schema in native requests.
     name: String,
+    /// How it is requested.
     mode: Mode,
     /// The schema of what the model writes: always an object.
     schema: Schema,
+    /// Whether the schema is not that of the type, but of the object around it.
     is_wrapped: bool,
+    /// See `OutputType`.
     check: fn(&Value) -> Result<(), String>,
 }
 
+/// See the table above.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Mode {
+    /// By the provider.
     Native,
+    /// As arguments of a tool.
     Tool,
+    /// As text, on request.
     Prompt,
 }
 
@@ -49,6 +76,7 @@ impl PartialEq for OutputType {
 }
 
 impl OutputType {
+    /// The output of a type in Rust.
     pub(super) fn of<T: DeserializeOwned + JsonSchema>() -> Self {
         Self {
             name: T::schema_name().into_owned(),
@@ -57,12 +85,14 @@ impl OutputType {
         }
     }
 
+    /// The output of a type that is known by its schema only.
     pub(super) fn from_schema(name: String, schema: Value) -> Self {
         Self { name, schema, check: |_| Ok(()) }
     }
 }
 
 impl Output {
+    /// Chooses the mode. `capabilities` are those that all models of the agent share.
     pub(super) fn new(
         output: Option<OutputType>,
         capabilities: Capabilities,
@@ -92,6 +122,7 @@ impl Output {
                 let parameters = schema;
                 let name = FINAL_TOOL.to_owned();
                 request.tools.push(ToolSpec { name, description, parameters });
+                // Without this, a model may answer with text only.
                 request.tool_choice = ToolChoice::Required;
             }
             Mode::Prompt => {
@@ -150,6 +181,7 @@ impl Output {
     }
 }
 
+/// The fault of a result that does not match.
 fn invalid(faults: &str) -> String {
     format!("The result does not match its schema:\n{faults}")
 }

@@ -1,3 +1,9 @@
+//! The input of a run.
+//!
+//! The JSON form is the contract with callers that are not written in Rust: a text, or an object.
+//! It is deserialised by hand, because the derived form would not accept the text, and its errors
+//! would not say what is expected.
+
 use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize};
 
@@ -57,6 +63,7 @@ impl Prompt {
         self
     }
 
+    /// Marks the prompt as that of a calling agent.
     pub(super) fn delegated(mut self, delegation: Delegation) -> Self {
         self.delegation = Some(Box::new(delegation));
         self

@@ -6,7 +6,10 @@ use serde::{Deserialize, Serialize};
 /// the ends of their tasks and children.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Refused {
+    /// Id of the call in the response.
     pub(crate) call_id: String,
+    /// Name of the tool, as the model wrote it.
     pub(crate) tool: String,
+    /// The text that the model got instead of a result.
     pub(crate) reason: String,
 }

@@ -1,4 +1,21 @@
 //! The loop of one run: model call, tool calls, output.
+//!
+//! ```text
+//! input guardrails
+//!   │
+//!   ▼
+//! model call ──► handle the response ──output──► output guardrails ──► end
+//!   ▲               │ calls ran, or a fault was reported
+//!   └── compact ◄───┘   (at most `max_turns` responses)
+//! ```
+//!
+//! The code is that of a workflow: it awaits only operations of its context. Model calls, tool
+//! calls, guardrails, decisions and steps on the budget are all recorded, and a replay reaches the
+//! same messages.
+//!
+//! A failed model call is repeated by this code and not by the engine, because each request has to
+//! be reserved before and settled after. The waiting time is a durable timer. It is the longer one
+//! of the retry policy's and the provider's `Retry-After`.
 
 use std::{sync::Arc, time::Duration};
 
@@ -48,27 +65,38 @@ pub(super) async fn run(
     if is_delegated { report(ended, session.accounting.spent()) } else { ended }
 }
 
+/// The state of one run. It is rebuilt by each replay.
 pub(super) struct Session {
+    /// The agent that continues the conversation. It changes with a handover.
     pub(super) agent: Arc<Compiled>,
+    /// The run.
     pub(super) context: WorkflowContext,
+    /// The agent type of the model calls of the current agent.
     pub(super) model_type: String,
+    /// The agent type of the tools of the current agent.
     pub(super) tools_type: String,
     /// The agents that handed the conversation over and may get it back.
     pub(super) former: Vec<Arc<Compiled>>,
     /// The instructions of the prompt, which replace those of the first agent.
     instructions: Option<String>,
+    /// The conversation as the next model call gets it.
     pub(super) messages: Vec<Message>,
     /// Twice the number of times that messages were replaced.
     pub(super) epoch: u32,
+    /// The account of the run, whichever agent continues it.
     pub(super) accounting: Accounting,
+    /// The subject of the prompt.
     pub(super) subject: Option<String>,
+    /// Faults of the model, across handovers.
     pub(super) faults: Faults,
+    /// Decisions that the run waits for.
     pub(super) decisions: Decisions,
     /// The part of the conversation that the model calls have told.
     told: Told,
 }
 
 impl Session {
+    /// Begins a run. Fails if the prompt names no subject and the agent needs one.
     fn new(
         agent: Arc<Compiled>,
         context: WorkflowContext,
@@ -126,6 +154,7 @@ impl Session {
         Ok(())
     }
 
+    /// Ends the output stream, so that readers need not wait for the end of the run.
     fn end_stream(&self) -> Result<(), WorkflowError> {
         if self.agent.options.streaming == Streaming::Off {
             return Ok(());
@@ -162,6 +191,7 @@ impl Session {
             let told = self.told.next(epoch, request);
             let task = ModelTask { is_cheaper: granted.is_cheaper, is_summary, ..told };
             let is_whole = task.kept == 0;
+            // A single attempt: the engine must not repeat a request that is not reserved.
             let call = self.context.task::<ModelResponse>(self.model_type.as_str(), &task);
             let ended = call.retry(RetryPolicy::never()).timeout(timeout).await;
             let error = match ended {
@@ -210,6 +240,7 @@ impl Session {
         let policy = &self.agent.options.model_retry;
         let is_retryable = match reported {
             Some(error) => error.is_retryable(),
+            // Not reported by a model: for example a timeout, or no process.
             None => codes::find(&failure.code).is_some_and(|code| code.retry != Retry::No),
         };
         if !is_retryable || !policy.allows(&failure.code) {
@@ -220,7 +251,9 @@ impl Session {
         Some(delay.max(asked)).filter(|delay| *delay <= LONGEST_WAIT)
     }
 
+    /// The next request, without anything about the budget but the notice.
     fn request(&self) -> ModelRequest {
+        // Instructions of the prompt are for the first agent. One that took over has its own.
         let of_prompt = self.instructions.clone().filter(|_| self.former.is_empty());
         let of_agent = of_prompt.or_else(|| self.agent.instructions.clone());
         let instructions: Vec<_> =

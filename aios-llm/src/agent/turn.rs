@@ -1,4 +1,17 @@
 //! The end of one turn: the output, or the results of the calls of a response.
+//!
+//! | response | what follows |
+//! |---|---|
+//! | refusal | the run fails |
+//! | no calls, valid output | the output |
+//! | no calls, otherwise | a fault; the model is told, and asked again |
+//! | a valid result among the calls, strategy `Early` | the output; the other calls are refused |
+//! | a valid result among the calls, strategy `Exhaustive` | the others run; the output if all succeed, else the model is asked again |
+//! | other calls | they run; their results follow in the conversation |
+//! | a handover among the calls | the others run; then the other agent continues |
+//!
+//! Every call gets exactly one result, in the order of the calls: providers require that. Calls
+//! that do not run are recorded as events, because nothing else in the journal shows them.
 
 use std::sync::Arc;
 
@@ -36,6 +49,16 @@ const NOT_TAKEN: &str = "The result was not taken: another call of the same resp
 ///
 /// A result that is the text of a response has no calls beside it: the calls run, and the model is
 /// asked again.
+///
+/// # Examples
+///
+/// The answer is what counts, so calls beside it are not worth the wait:
+///
+/// ```
+/// use aios_llm::{LlmAgent, agent::EndStrategy, testing::SchemaModel};
+///
+/// let agent = LlmAgent::new(SchemaModel::new()).end_strategy(EndStrategy::Early);
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
@@ -53,7 +76,9 @@ pub enum EndStrategy {
 struct Sorted {
     /// The results in the order of the calls; `None` for those that run.
     results: Vec<Option<ToolResult>>,
+    /// The calls that run, in the order of the response.
     checked: Vec<Checked>,
+    /// Why a call does not run; the latest one is told if the run fails of it.
     last_fault: Option<String>,
     /// The agent that continues, and whether it gets the conversation back.
     next: Option<(bool, Arc<Compiled>)>,
@@ -63,6 +88,7 @@ struct Sorted {
 struct Found {
     /// Number of its call.
     index: usize,
+    /// The value, as the run returns it.
     output: Value,
 }
 
@@ -102,6 +128,7 @@ impl Session {
         Ok(None)
     }
 
+    /// Handles a response with tool calls.
     async fn handle_calls(
         &mut self,
         turn: u32,
@@ -124,6 +151,8 @@ impl Session {
             Some(fault) => self.faults.faulty(self.agent.options.max_faults, &fault)?,
             None => self.faults.faultless(),
         }
+        // Faults are counted before the calls run, so that a run which fails of them has no further
+        // effects.
         let ran = self.run_calls(sorted.checked).await?;
         let all_succeeded = !has_fault && ran.iter().all(|result| !result.is_error);
         if let Some(Found { index, output }) = found {
@@ -132,6 +161,7 @@ impl Session {
             }
             if let Some(call) = response.tool_calls().nth(index) {
                 let refused = self.refuse(call.clone(), NOT_TAKEN)?;
+                // The result was left out when the calls were sorted; now it needs a place.
                 sorted.results.insert(index, Some(refused));
             }
         }
@@ -179,6 +209,7 @@ impl Session {
                 sorted.results.push(Some(refused));
                 continue;
             }
+            // Only the first handover counts; others are faults.
             if let Some(agent) = successor.filter(|_| sorted.next.is_none()) {
                 let content = format!("The conversation continues with {}.", agent.name.as_str());
                 sorted.next = Some((call.name == HAND_BACK, agent));
@@ -248,6 +279,7 @@ impl Session {
         Ok(())
     }
 
+    /// Reserves, runs and settles the calls. Called agents get their shares before any call begins.
     async fn run_calls(&self, mut calls: Vec<Checked>) -> Result<Vec<ToolResult>, WorkflowError> {
         if calls.is_empty() {
             return Ok(Vec::new());

@@ -1,4 +1,12 @@
 //! Updates that an agent writes to the output stream of its run while it works.
+//!
+//! The task of a model call writes the pieces of the response, the task of a tool its progress, and
+//! the code of the workflow what happens between them. Updates are for people who watch. Nothing
+//! depends on them: a failure to write one is logged, and the run continues.
+//!
+//! Partial output is completed to valid JSON before it is written (`partial_json`). It is written
+//! again only when it has grown by an eighth, so that the sum of all versions stays proportional to
+//! the last one.
 
 use aios_core::{
     Chain,
@@ -132,7 +140,9 @@ pub enum AgentUpdate {
 
 /// Writes the pieces of one response.
 pub(super) struct Pieces<'o> {
+    /// The stream of the run.
     stream: OutputStream,
+    /// How the agent's output is requested, to find it in the pieces.
     output: &'o Output,
     /// The structured output so far, as text.
     text: String,
@@ -143,6 +153,7 @@ pub(super) struct Pieces<'o> {
 }
 
 impl<'o> Pieces<'o> {
+    /// Nothing was written yet.
     pub(super) fn new(stream: OutputStream, output: &'o Output) -> Self {
         Self { stream, output, text: String::new(), final_call: None, written: 0 }
     }
@@ -197,6 +208,7 @@ impl<'o> Pieces<'o> {
 /// Writes an update. A failure is logged: updates are not part of the result.
 pub(super) async fn write(stream: &OutputStream, update: &AgentUpdate) {
     let written = match stream.write(update) {
+        // The store is slower than the model: wait for it instead of losing updates.
         Err(OutputError::Backlog { .. }) => match stream.flush().await {
             Ok(()) => stream.write(update),
             Err(error) => Err(error),

@@ -4,6 +4,9 @@
 //! reserved before it begins, with the most that it is expected to need, and settled with what it did
 //! need. The output of a request is limited to what is left. Its input is estimated (four bytes are a
 //! token), so one call can exceed a limit; the next one then fails before it begins.
+//!
+//! The account is pure: it knows nothing of runs, stores or time. `agent::accounting` decides when
+//! it is called.
 
 use std::time::Duration;
 
@@ -29,15 +32,18 @@ pub(crate) struct Reservation {
 /// The account of a run. It is calculated from recorded results only.
 #[derive(Debug)]
 pub(crate) struct Account {
+    /// Limits, prices and behaviour of the agent. A person may raise the limits.
     budget: Budget,
     /// The part of the budget of a calling agent.
     share: Limits,
     /// Whether the budget of the subject limits the cost.
     is_subject_priced: bool,
+    /// The sum of all settlements.
     spent: Spent,
 }
 
 impl Account {
+    /// An account on which nothing was spent.
     pub(crate) fn new(budget: Budget) -> Self {
         Self { budget, share: Limits::default(), is_subject_priced: false, spent: Spent::default() }
     }
@@ -55,6 +61,7 @@ impl Account {
         self
     }
 
+    /// The limits that apply: the lower ones of the budget and of the share.
     fn limits(&self) -> Limits {
         self.budget.limits.within(self.share)
     }
@@ -64,6 +71,7 @@ impl Account {
         self.limits().depth.unwrap_or(Budget::DEFAULT_DEPTH)
     }
 
+    /// The sum so far.
     pub(crate) fn spent(&self) -> &Spent {
         &self.spent
     }
@@ -115,6 +123,7 @@ impl Account {
         let paid = if granted.cost < reservation.amounts.cost {
             self.paid_output(models, granted.cost - reservation.least.cost)?
         } else {
+            // The cost was granted in full.
             u32::MAX
         };
         request.max_output_tokens = Some(tokens.min(paid).max(1));
@@ -135,6 +144,8 @@ impl Account {
             .map(|limit| limit.saturating_sub(self.spent.usage.output_tokens))
             .map(|left| u32::try_from(left).unwrap_or(u32::MAX));
         let paid = match limits.cost {
+            // Not `None`: the default maximum is then part of the request, so that the output stays
+            // within the reservation.
             Some(_) if is_whole => Some(u32::MAX),
             Some(limit) => Some(self.paid_output(models, limit - self.spent.cost - input)?),
             None => None,
@@ -174,6 +185,7 @@ impl Account {
         let shares: Vec<_> =
             wanted.iter().map(|wanted| share_of(limits, &spent, wanted, children)).collect();
         let one_request = Spent { requests: 1, ..certain };
+        // An agent without a single request could do nothing, so the call is not made at all.
         let least = if shares.iter().any(|share| share.requests == Some(0)) {
             one_request
         } else {
@@ -184,6 +196,7 @@ impl Account {
         Ok((Reservation { amounts, least: certain }, shares))
     }
 
+    /// Checks the sum with the amounts. Nothing is changed: the caller keeps the reservation.
     fn reserve(&self, amounts: Spent, least: Spent) -> Result<Reservation, Failure> {
         match self.exceeded(&self.spent.plus(&amounts)) {
             Some(exceeded) => Err(exceeded.to_failure()),
@@ -239,6 +252,8 @@ impl Account {
         }
     }
 
+    /// The first limit that a sum exceeds. That of a share comes first, because raising the own
+    /// limit would not help.
     fn exceeded(&self, sum: &Spent) -> Option<Exceeded> {
         let of_share = self.share.exceeded_by(sum);
         let of_share = of_share.map(|exceeded| Exceeded { scope: Scope::Share, ..exceeded });
@@ -275,6 +290,8 @@ fn expected_input(request: &ModelRequest) -> u64 {
         Part::Image { .. } => Some(0),
         _ => None,
     });
+    // The price of an image depends on its pixels. The length of its base64 would be an estimate
+    // that is many times too high.
     let (count, data) = images.fold((0, 0), |(count, data), bytes| (count + 1, data + bytes));
     let bytes = serde_json::to_string(request).map_or(0, |text| text.len()).saturating_sub(data);
     let tokens = bytes.div_ceil(BYTES_PER_TOKEN) + count * TOKENS_PER_IMAGE;
@@ -300,6 +317,7 @@ fn share_of(limits: Limits, spent: &Spent, wanted: &Limits, children: u64) -> Li
         cost: part(cost(limits.cost), spent.cost.as_nanodollars(), cost(wanted.cost))
             .map(Cost::nanodollars),
         tool_calls: part(limits.tool_calls, spent.tool_calls, wanted.tool_calls),
+        // The time and the depth are what is left; the wanted ones below can only lower them.
         ..limits
     };
     share.within(Limits { wall_time: wanted.wall_time, depth: wanted.depth, ..share })

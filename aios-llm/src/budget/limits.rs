@@ -1,3 +1,8 @@
+//! Limits, and how they are combined and compared.
+//!
+//! `None` means "no limit" everywhere, so a lower limit is the minimum of those that are set. Sums
+//! are compared after a call is added: a limit of 10 allows 10 requests.
+
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};

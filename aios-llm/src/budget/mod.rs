@@ -4,6 +4,13 @@
 //! (`llm.budget.reserved`, `llm.budget.settled`), and the sums follow from recorded results only, so
 //! they are the same after any crash and replay. The sum of a run includes those of the agents that it
 //! has called.
+//!
+//! | module | contents |
+//! |---|---|
+//! | `account` | the account of one run, calculated from recorded results |
+//! | `subject` | the sums of a subject across runs, in a stream of the store |
+//! | `limits`, `spent` | limits, sums, and which limit a sum exceeds |
+//! | `price` | prices of models, in exact amounts |
 
 mod account;
 mod limits;
@@ -27,6 +34,17 @@ pub use self::{
 };
 
 /// The behaviour of an agent that reaches a limit.
+///
+/// # Examples
+///
+/// ```
+/// use aios_llm::{LlmAgent, budget::{AtLimit, Budget}, testing::SchemaModel};
+///
+/// // The run waits for a person instead of failing.
+/// let budget = Budget::new().with_requests(20).with_at_limit(AtLimit::Ask);
+/// let agent = LlmAgent::new(SchemaModel::new()).budget(budget);
+/// # drop(agent);
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum AtLimit {
@@ -45,6 +63,20 @@ pub enum AtLimit {
 pub const BUDGET_SIGNAL: &str = "budget";
 
 /// The decision of a person on a run that has reached a limit.
+///
+/// # Examples
+///
+/// ```no_run
+/// use aios_agents::{RunHandle, RuntimeError};
+/// use aios_llm::budget::{BUDGET_SIGNAL, BudgetDecision, Limits};
+///
+/// /// Lets a run that has reached its limit make forty requests in all.
+/// async fn raise(run: &RunHandle) -> Result<(), RuntimeError> {
+///     let limits = Limits { requests: Some(40), ..Limits::default() };
+///     run.signal(BUDGET_SIGNAL, &BudgetDecision::Raise { limits }).await
+/// }
+/// # let _ = raise;
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "decision", rename_all = "snake_case")]
 pub enum BudgetDecision {
@@ -68,10 +100,15 @@ pub enum BudgetDecision {
 /// ```
 #[derive(Clone, Debug)]
 pub struct Budget {
+    /// Of each run; all unset by default.
     pub(crate) limits: Limits,
+    /// In percent of each limit.
     pub(crate) soft_percent: u8,
+    /// The behaviour at a limit.
     pub(crate) at_limit: AtLimit,
+    /// By model; without one, the cost is unknown.
     pub(crate) prices: PriceTable,
+    /// The behaviour if a model has no price.
     pub(crate) unknown_price: UnknownPrice,
 }
 

@@ -1,3 +1,9 @@
+//! Prices, and amounts of money.
+//!
+//! Amounts are whole numbers of billionths of a dollar, so sums are exact and the same in every
+//! replay. A price is an amount per million tokens, so the price of one token can be a fraction of
+//! a billionth. Arithmetic saturates: a cost can't overflow into a small one.
+
 use std::{
     collections::BTreeMap,
     fmt,
@@ -8,9 +14,19 @@ use serde::{Deserialize, Serialize};
 
 use crate::model::Usage;
 
+/// For conversions from dollars.
 const NANOS_PER_DOLLAR: f64 = 1e9;
 
 /// An amount of money, in billionths of a US dollar.
+///
+/// # Examples
+///
+/// ```
+/// use aios_llm::budget::Cost;
+///
+/// let cost = Cost::dollars(0.25) + Cost::nanodollars(1);
+/// assert_eq!(cost.to_string(), "$0.250000001");
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Cost(u64);
@@ -62,6 +78,18 @@ pub struct PriceTable(BTreeMap<String, Price>);
 
 /// The behaviour for a model that is not in the price table. Applies only if the cost of the run or of
 /// its subject is limited.
+///
+/// # Examples
+///
+/// ```
+/// use aios_llm::budget::{Budget, Cost, Price, UnknownPrice};
+///
+/// // New models of the provider are counted as if they were expensive.
+/// let budget = Budget::new()
+///     .with_cost(Cost::dollars(1.0))
+///     .with_unknown_price(UnknownPrice::Assume(Price::per_million_dollars(15.0, 75.0)));
+/// # drop(budget);
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum UnknownPrice {
@@ -151,11 +179,14 @@ impl Price {
     /// The cost of these tokens, rounded up to a billionth of a dollar.
     #[must_use]
     pub fn cost(&self, usage: &Usage) -> Cost {
+        // A provider that reports more cached tokens than input tokens does not make the rest
+        // negative.
         let cached = usage.cached_input_tokens.min(usage.input_tokens);
         let of = |tokens: u64, price: Cost| u128::from(tokens) * u128::from(price.0);
         let sum = of(usage.input_tokens - cached, self.input)
             .saturating_add(of(cached, self.cached_input))
             .saturating_add(of(usage.output_tokens, self.output));
+        // Rounded up, so that many small requests are not free.
         Cost(u64::try_from(sum.div_ceil(1_000_000)).unwrap_or(u64::MAX))
     }
 

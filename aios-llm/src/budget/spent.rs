@@ -1,3 +1,5 @@
+//! Sums, and the limit that a sum exceeds.
+
 use std::fmt;
 
 use aios_core::failure::Failure;
@@ -22,6 +24,7 @@ pub struct Spent {
 }
 
 impl Spent {
+    /// The sum of both, in which nothing overflows.
     pub(crate) fn plus(self, other: &Self) -> Self {
         Self {
             requests: self.requests.saturating_add(other.requests),
@@ -33,6 +36,40 @@ impl Spent {
 }
 
 /// A limit that a call would exceed.
+///
+/// # Examples
+///
+/// The details of the failure of a run tell which limit it was:
+///
+/// ```
+/// use aios_agents::{RunError, prelude::*};
+/// use aios_llm::{
+///     LlmAgent, RuntimeBuilderExt,
+///     budget::{Budget, Exceeded},
+///     testing::SchemaModel,
+/// };
+/// use serde::Deserialize;
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let budget = Budget::new().with_input_tokens(10);
+/// let runtime = Runtime::builder()
+///     .store(aios_store::connect("memory://").await?)
+///     .broker(aios_broker::connect("memory://").await?)
+///     .llm_agent("writer", LlmAgent::new(SchemaModel::new()).budget(budget))?
+///     .start()
+///     .await?;
+/// let run = runtime.start("writer", "Write about tea, and about those who drink it.").await?;
+/// match run.result::<String>().await {
+///     Err(RunError::Failed { failure, .. }) if failure.code == Exceeded::CODE => {
+///         let exceeded = Exceeded::deserialize(&failure.details)?;
+///         assert_eq!((&*exceeded.limit, &*exceeded.allowed), ("input_tokens", "10"));
+///     }
+///     other => panic!("{other:?}"),
+/// }
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Exceeded {
@@ -62,6 +99,7 @@ pub enum Scope {
 }
 
 impl Scope {
+    /// For `skip_serializing_if`: failures of older versions have no scope.
     #[allow(clippy::trivially_copy_pass_by_ref, reason = "serde passes references")]
     fn is_run(&self) -> bool {
         *self == Self::Run
@@ -72,6 +110,7 @@ impl Exceeded {
     /// Code of the failure of a run that exceeds its budget.
     pub const CODE: &'static str = "BUDGET_EXCEEDED";
 
+    /// A limit of the run.
     pub(super) fn new(limit: &str, allowed: impl fmt::Display, needed: impl fmt::Display) -> Self {
         Self {
             limit: limit.to_owned(),
@@ -81,6 +120,8 @@ impl Exceeded {
         }
     }
 
+    /// The failure of a run. Its details are this value, so that a program can read which limit it
+    /// was.
     pub(crate) fn to_failure(&self) -> Failure {
         Failure::new(Self::CODE, self.to_string()).with_details(json!(self))
     }

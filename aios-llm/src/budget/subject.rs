@@ -1,3 +1,19 @@
+//! The sums of a subject in a window of time, as a stream of events in the store.
+//!
+//! | event | effect on the sums |
+//! |---|---|
+//! | `llm.subject.reserved` | amounts are set aside under a key |
+//! | `llm.subject.settled` | the amounts under a key are replaced by the real ones |
+//! | `llm.subject.raised` | the limits of the window change |
+//!
+//! A reservation is checked against the sums at a version of the stream and appended with that
+//! version, so two runs can't both take the last part of a budget. One that loses reads what came
+//! between, and checks again. Settlements need no check and are appended to any version. The ids of
+//! events derive from keys, so a step that is repeated after a crash changes nothing.
+//!
+//! A process remembers the sums that it has read, and reads only what is new. A reservation
+//! that is never settled stays in the sums of its window.
+
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use aios_core::{
@@ -71,25 +87,36 @@ const REMEMBERED: usize = 1024;
 /// ```
 #[derive(Clone, Debug)]
 pub struct SubjectBudget {
+    /// Where the streams are.
     store: Arc<dyn Store>,
+    /// The length of a window.
     pub(crate) window: Duration,
+    /// Of each subject in each window, unless they were raised.
     limits: Limits,
+    /// Sums that this process has read, shared by clones.
     known: Arc<Mutex<LruCache<StreamId, Ledger>>>,
 }
 
 /// The sums of a window, up to a version of its stream.
 #[derive(Clone, Debug, Default)]
 struct Ledger {
+    /// The version of the stream up to which events are included.
     version: u64,
+    /// The sum of everything that was settled.
     settled: Spent,
+    /// Reservations that were not settled, by key.
     open: BTreeMap<String, Spent>,
+    /// Limits that were raised in this window; unset ones are those of the budget.
     raised: Limits,
 }
 
 /// A reservation in the stream of a window.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Held {
+    /// The stream of the window in which it was reserved. It is settled there, also in a later
+    /// window.
     stream: String,
+    /// The key of the reservation.
     key: String,
     /// The sum of the window with this reservation.
     pub(crate) sum: Spent,
@@ -102,19 +129,27 @@ pub(crate) struct Held {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Answer {
+    /// The amounts are reserved.
     Held(Held),
+    /// A limit does not allow the least amounts.
     Exceeded(Exceeded),
 }
 
+/// The data of a reservation or settlement.
 #[derive(Debug, Serialize, Deserialize)]
 struct Entry {
+    /// The name of the subject, which the name of the stream only has as a hash.
     subject: String,
+    /// Connects a settlement with its reservation.
     key: String,
+    /// Reserved, or real.
     amounts: Spent,
 }
 
+/// The data of an event that raises limits.
 #[derive(Debug, Serialize, Deserialize)]
 struct Raised {
+    /// Only those that change are set.
     limits: Limits,
 }
 
@@ -142,6 +177,7 @@ impl SubjectBudget {
         Ok(self.ledger(&self.stream(subject, at)?).await?.sum())
     }
 
+    /// The limits without those that were raised.
     pub(crate) fn limits(&self) -> &Limits {
         &self.limits
     }
@@ -165,6 +201,7 @@ impl SubjectBudget {
         };
         for _ in 0..MAX_CONFLICTS {
             let ledger = self.ledger(&stream).await.map_err(store_failure)?;
+            // The step was repeated: the reservation exists.
             if let Some(amounts) = ledger.open.get(key) {
                 return Ok(held(ledger.sum(), *amounts));
             }
@@ -183,6 +220,7 @@ impl SubjectBudget {
             let append = Append::new(stream.clone(), vec![event]).with_expected(expected);
             match self.store.append_one(append).await {
                 Ok(_) => return Ok(held(sum, amounts)),
+                // Another run came first.
                 Err(StoreError::Conflict { .. }) => {}
                 Err(error) => return Err(store_failure(error)),
             }
@@ -216,6 +254,7 @@ impl SubjectBudget {
         self.append(stream.as_str(), event("raised", key, &Raised { limits })?).await
     }
 
+    /// Appends to any version of the stream. An event that is known is not stored again.
     async fn append(&self, stream: &str, event: Event) -> Result<(), TaskError> {
         let stream = StreamId::new(stream).map_err(store_failure)?;
         let appended = self.store.append_one(Append::new(stream, vec![event])).await;
@@ -224,6 +263,7 @@ impl SubjectBudget {
 
     /// The sums of a window: those that this process knows, and the events since then.
     async fn ledger(&self, stream: &StreamId) -> Result<Ledger, StoreError> {
+        // A copy, so that the lock is not held while the store is read.
         let mut ledger = self.known.lock().get(stream).cloned().unwrap_or_default();
         loop {
             let page = self.store.read_stream(stream, ledger.version, MAX_PAGE).await?;
@@ -241,6 +281,7 @@ impl SubjectBudget {
     fn stream(&self, subject: &str, at: Timestamp) -> Result<StreamId, StoreError> {
         let hash = Sha256::digest(subject.as_bytes());
         let hex = hash.iter().fold(String::new(), |text, byte| text + &format!("{byte:02x}"));
+        // The length is part of the name: agents with other windows have other sums.
         let window = i64::try_from(self.window.as_secs()).unwrap_or(i64::MAX).max(1);
         let number = at.as_micros().div_euclid(1_000_000).div_euclid(window);
         StreamId::new(format!("llm/budgets/{hex}/{window}-{number}"))
@@ -248,10 +289,12 @@ impl SubjectBudget {
 }
 
 impl Ledger {
+    /// The sum of what is settled and what is reserved.
     fn sum(&self) -> Spent {
         self.open.values().fold(self.settled, |sum, amounts| sum.plus(amounts))
     }
 
+    /// Applies one event.
     fn apply(&mut self, event: &Event) -> Result<(), EventError> {
         match event.event_type.segments() {
             ("llm", "subject", "reserved") => {
@@ -273,6 +316,7 @@ impl Ledger {
     }
 }
 
+/// The error of a stream with an event that is not one of these.
 fn invalid(stream: &StreamId, error: &EventError) -> StoreError {
     let reason = format!("an event of stream {stream} cannot be decoded: {error}");
     StoreError::InvalidRow { database: "the log".to_owned(), reason }
@@ -289,6 +333,7 @@ fn event<T: Serialize + DeserializeOwned>(
     Ok(event)
 }
 
+/// The failure of a step because of the store.
 #[allow(clippy::needless_pass_by_value, reason = "it is used with `map_err`")]
 fn store_failure(error: StoreError) -> TaskError {
     let failure = Failure::from_error(error.code(), &error);

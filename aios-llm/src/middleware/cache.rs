@@ -1,3 +1,9 @@
+//! A cache of responses in memory.
+//!
+//! The key is the digest of the whole request, including tools and options. Responses that were cut
+//! off or refused are not kept. A cached response has no usage, because nothing is billed for it.
+//! Two equal requests at the same time are both made.
+
 use std::{fmt, sync::Arc};
 
 use async_trait::async_trait;
@@ -32,7 +38,9 @@ use crate::model::{
 /// # }
 /// ```
 pub struct Cache<M> {
+    /// The wrapped model.
     model: M,
+    /// By digest. Shared with streams that are not complete.
     responses: Arc<Mutex<LruCache<String, ModelResponse>>>,
 }
 
@@ -43,12 +51,14 @@ impl<M: LanguageModel> Cache<M> {
         Self { model, responses: Arc::new(Mutex::new(LruCache::new(capacity))) }
     }
 
+    /// A known response, without its usage.
     fn known(&self, digest: &str) -> Option<ModelResponse> {
         let mut responses = self.responses.lock();
         responses.get(digest).cloned().map(|response| response.with_usage(Usage::default()))
     }
 }
 
+/// Keeps a response if it is complete.
 fn keep(
     responses: &Mutex<LruCache<String, ModelResponse>>,
     digest: &str,

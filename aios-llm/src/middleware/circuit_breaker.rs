@@ -1,3 +1,10 @@
+//! A circuit breaker around a model.
+//!
+//! Unlike the one around agents, it has no probe: when the time is over, all requests are made
+//! again. The number of failures stays, so the first failure opens it again. A success closes it
+//! and forgets the failures. So does an error that is the caller's, such as an invalid request: the
+//! provider has answered.
+
 use std::{fmt, sync::Arc, time::Duration};
 
 use aios_core::clock::{Clock, SystemClock};
@@ -44,17 +51,24 @@ use crate::model::{
 /// # }
 /// ```
 pub struct CircuitBreaker<M> {
+    /// The wrapped model.
     model: M,
+    /// Failures in a row that open it.
     failures: u32,
+    /// How long requests are rejected.
     open_for: Duration,
+    /// Only its monotonic time is used.
     clock: Arc<dyn Clock>,
+    /// Not shared: each wrapper has its own.
     state: Mutex<State>,
 }
 
+/// The content of the lock.
 #[derive(Default)]
 struct State {
     /// Failures in a row.
     failed: u32,
+    /// When requests are made again; in the past if it is closed.
     open_until: Option<Duration>,
 }
 
@@ -79,6 +93,7 @@ impl<M: LanguageModel> CircuitBreaker<M> {
         self
     }
 
+    /// Rejects a request while the circuit is open, with the time after which it may be made.
     fn check(&self) -> Result<(), ModelError> {
         let now = self.clock.elapsed();
         let state = self.state.lock();
@@ -88,6 +103,7 @@ impl<M: LanguageModel> CircuitBreaker<M> {
         Err(error.with_retry_after(until.saturating_sub(now)))
     }
 
+    /// Counts the end of a request.
     fn record<T>(&self, ended: &Result<T, ModelError>) {
         let is_failure = ended.as_ref().is_err_and(|error| {
             matches!(

@@ -1,3 +1,13 @@
+//! Asks several models, one after the other.
+//!
+//! A response comes from one model; usage from all that were asked. The response therefore lists
+//! what the models before it are billed for, so that a budget prices each with its own price. If
+//! all fail, the error of the last one is returned, with the usage of all.
+//!
+//! In a stream, pieces may have been shown when a model fails. The next model then begins with
+//! `Reset`, which tells readers to drop them. A refusal counts as a failure if another model is
+//! left; at the last one it is the answer.
+
 use std::{fmt, sync::Arc, time::Duration};
 
 use aios_core::clock::{Clock, SystemClock};
@@ -50,13 +60,19 @@ const DEFAULT_KINDS: [ModelErrorKind; 9] = [
 /// # drop(model);
 /// ```
 pub struct Fallback {
+    /// In the order in which they are asked. Shared with streams.
     models: Arc<[Candidate]>,
+    /// Failures after which the next one is asked.
     kinds: Arc<[ModelErrorKind]>,
+    /// Only its monotonic time is used.
     clock: Arc<dyn Clock>,
 }
 
+/// A model, and until when it asked to be left alone.
 struct Candidate {
+    /// The model, which may be a wrapper itself.
     model: Arc<dyn LanguageModel>,
+    /// From the latest `Retry-After`.
     waits_until: Mutex<Option<Duration>>,
 }
 
@@ -91,6 +107,7 @@ impl Fallback {
         self
     }
 
+    /// The order in which models are asked for one request: those that do not have to wait.
     fn attempts(&self, request: &ModelRequest) -> Attempts {
         let now = self.clock.elapsed();
         let count = self.models.len();
@@ -111,15 +128,18 @@ impl Fallback {
 }
 
 impl Candidate {
+    /// A model that does not have to wait.
     fn new(model: Arc<dyn LanguageModel>) -> Self {
         Self { model, waits_until: Mutex::new(None) }
     }
 
+    /// Whether it has to wait now.
     fn waits(&self, now: Duration) -> bool {
         let until = self.waits_until.lock();
         until.is_some_and(|until| until > now)
     }
 
+    /// Leaves it out for a time.
     fn wait(&self, now: Duration, delay: Duration) {
         *self.waits_until.lock() = Some(now.saturating_add(delay));
     }
@@ -127,16 +147,22 @@ impl Candidate {
 
 /// The models that are left for one request.
 struct Attempts {
+    /// All models, also those that are left out.
     models: Arc<[Candidate]>,
+    /// Failures after which the next one is asked.
     kinds: Arc<[ModelErrorKind]>,
+    /// To note how long a model has to wait.
     clock: Arc<dyn Clock>,
+    /// The request that all of them get.
     request: ModelRequest,
+    /// Indexes of the models that are left.
     order: std::vec::IntoIter<usize>,
     /// Usage of the requests that failed.
     billed: Vec<ModelUsage>,
 }
 
 impl Attempts {
+    /// The next model that is asked.
     fn next(&mut self) -> Option<(usize, Arc<dyn LanguageModel>)> {
         let index = self.order.next()?;
         self.models.get(index).map(|it| (index, Arc::clone(&it.model)))
@@ -166,14 +192,18 @@ impl Attempts {
             return Err(error.with_usage(response.usage));
         }
         response.usage += self.billed_usage();
+        // In front: these were asked before. The response may list some itself, if its model is a
+        // fallback, too.
         response.billed.splice(..0, std::mem::take(&mut self.billed));
         Ok(response)
     }
 
+    /// Tokens of the requests that failed.
     fn billed_usage(&self) -> Usage {
         self.billed.iter().fold(Usage::default(), |sum, failed| sum + failed.usage)
     }
 
+    /// Asks until a model answers, or none is left.
     async fn complete(mut self) -> Result<ModelResponse, ModelError> {
         while let Some((index, model)) = self.next() {
             let ended = model.complete(&self.request).await;
@@ -185,6 +215,7 @@ impl Attempts {
         Err(ModelError::new(ModelErrorKind::Unavailable, "no model is left"))
     }
 
+    /// Asks until a model begins a stream, or none is left.
     async fn open(&mut self) -> Result<(usize, ModelStream), ModelError> {
         while let Some((index, model)) = self.next() {
             match model.stream(&self.request).await {
@@ -198,14 +229,20 @@ impl Attempts {
 
 /// A stream that changes to the next model when one fails.
 struct Streaming {
+    /// The models that are left.
     attempts: Attempts,
+    /// The model whose stream is read.
     index: usize,
+    /// Its stream.
     stream: ModelStream,
+    /// Whether a piece of this stream was passed on.
     is_shown: bool,
+    /// Whether the stream has ended, with a response or an error.
     is_over: bool,
 }
 
 impl Streaming {
+    /// The next event. Changes to the next model after a failure.
     async fn next(&mut self) -> Result<StreamEvent, ModelError> {
         loop {
             let cut_off = || {

@@ -22,6 +22,10 @@
 //! # Ok(())
 //! # }
 //! ```
+//!
+//! The order matters. A circuit breaker inside of a fallback lets the next model answer at once;
+//! outside of it, it would only open when all models fail. A rate limit inside of a circuit breaker
+//! makes its rejections count as failures; outside, they do not.
 
 mod cache;
 mod circuit_breaker;

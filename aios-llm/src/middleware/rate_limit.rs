@@ -1,3 +1,10 @@
+//! A limit of the rate of requests.
+//!
+//! The algorithm is the generic cell rate algorithm (ITU-T I.371), with one number as its state:
+//! when the next request is due at the full rate. A request takes its place when it is made and
+//! then sleeps until its time, so no queue is needed. A request that is dropped while it sleeps
+//! keeps its place.
+
 use std::{fmt, sync::Arc, time::Duration};
 
 use aios_core::clock::{Clock, SystemClock};
@@ -11,6 +18,18 @@ use crate::model::{
 
 /// The rate of requests that a provider accepts from this process. Clones share it, so that all
 /// models of a provider can have one.
+///
+/// # Examples
+///
+/// ```
+/// use std::time::Duration;
+///
+/// use aios_llm::middleware::Rate;
+///
+/// // 500 requests a minute: as many at once, then one every 120 ms.
+/// let rate = Rate::new(500, Duration::from_secs(60));
+/// # drop(rate);
+/// ```
 #[derive(Clone, Debug)]
 pub struct Rate {
     /// Time between two requests at the full rate.
@@ -46,9 +65,13 @@ pub struct Rate {
 /// # drop((large, small));
 /// ```
 pub struct RateLimit<M> {
+    /// The wrapped model.
     model: M,
+    /// Perhaps shared with other models of the provider.
     rate: Rate,
+    /// Longer waits are rejected.
     longest_wait: Duration,
+    /// Only its monotonic time is used.
     clock: Arc<dyn Clock>,
 }
 
@@ -63,8 +86,10 @@ impl Rate {
     /// Takes the next place. Returns how long to wait until then, or how long to stay away.
     fn take(&self, now: Duration, longest_wait: Duration) -> Result<Duration, Duration> {
         let mut due = self.due.lock();
+        // Time in which no request was made is not saved up beyond `burst`.
         let next = (*due).max(now);
         let wait = next.saturating_sub(self.burst).saturating_sub(now);
+        // The place is not taken.
         if wait > longest_wait {
             return Err(wait.saturating_sub(longest_wait));
         }
@@ -100,6 +125,7 @@ impl<M: LanguageModel> RateLimit<M> {
         self
     }
 
+    /// Waits for the place of a request, or rejects it.
     async fn wait(&self) -> Result<(), ModelError> {
         match self.rate.take(self.clock.elapsed(), self.longest_wait) {
             Ok(Duration::ZERO) => Ok(()),

@@ -1,3 +1,10 @@
+//! Errors of models.
+//!
+//! An error crosses the process boundary as the failure of a task, so everything that the workflow
+//! decides by is data: the kind as the code, and whether another request may succeed, when, and
+//! what the failed one costs, as details. The cause (`source`) stays in the process that made the
+//! request, where its text becomes part of the message.
+
 use std::{error::Error, fmt, sync::Arc, time::Duration};
 
 use aios_core::{agent::TaskError, failure::Failure};
@@ -114,20 +121,29 @@ impl ModelErrorKind {
 /// ```
 #[derive(Clone, Debug)]
 pub struct ModelError {
+    /// Decides the code.
     kind: ModelErrorKind,
+    /// For people. Never contains the request or the key.
     message: String,
+    /// Decided by the adapter, because some providers say it.
     retryable: bool,
+    /// As the provider asks.
     retry_after: Option<Duration>,
+    /// `None` if the provider reports none.
     usage: Option<Usage>,
+    /// The cause within this process.
     source: Option<Arc<dyn Error + Send + Sync>>,
 }
 
 /// The details of a recorded failure.
 #[derive(Serialize, Deserialize)]
 struct Details {
+    /// See [`ModelError::is_retryable`].
     retryable: bool,
+    /// In milliseconds, because details are JSON.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     retry_after_ms: Option<u64>,
+    /// See [`ModelError::usage`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     usage: Option<Usage>,
 }
@@ -208,6 +224,7 @@ impl ModelError {
     #[must_use]
     pub fn from_failure(failure: &Failure) -> Option<Self> {
         let kind = ModelErrorKind::ALL.into_iter().find(|kind| kind.code() == failure.code)?;
+        // A failure of an older version, or of another program, may lack them.
         let details = Details::deserialize(&failure.details).ok();
         let details = details.unwrap_or_else(|| Details {
             retryable: kind.is_retryable(),

@@ -1,3 +1,9 @@
+//! Messages of a conversation, in a form that every adapter translates from and to.
+//!
+//! They are recorded in journals and sent between processes, so their JSON form only grows.
+//! Arguments of tool calls stay text: a model may write anything, and what it wrote has to be sent
+//! back unchanged.
+
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -159,6 +165,7 @@ impl Part {
     }
 }
 
+/// The texts of some parts. Other parts are left out.
 pub(super) fn text_of(parts: &[Part]) -> String {
     let texts = parts.iter().filter_map(|part| match part {
         Part::Text { text } => Some(text.as_str()),

@@ -1,4 +1,15 @@
 //! The model port: one request type, one response type, and errors that say whether to retry.
+//!
+//! | module | contents |
+//! |---|---|
+//! | `message` | messages and their parts |
+//! | `request`, `response`, `stream` | one request, and its response as a whole or in pieces |
+//! | `error` | errors, as values and as recorded failures |
+//! | `real_requests` | the switch that forbids requests to real providers |
+//!
+//! The port is small on purpose: adapters translate, and decide nothing. Retries, budgets and
+//! validation are the agent's, and everything else is a wrapper of
+//! [`middleware`](crate::middleware).
 
 mod error;
 mod message;
@@ -22,6 +33,16 @@ pub use self::{
 };
 
 /// The features that a model supports. An agent uses the best one that there is.
+///
+/// # Examples
+///
+/// ```
+/// use aios_llm::model::Capabilities;
+///
+/// // A model that calls tools, but can't be held to a schema.
+/// let capabilities = Capabilities::none().with_tools(true);
+/// assert!(capabilities.tools && !capabilities.native_output);
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Capabilities {
@@ -45,6 +66,8 @@ impl Capabilities {
     }
 
     /// The features that all of several models support.
+    ///
+    /// All features if there is no model.
     pub(crate) fn shared(all: impl IntoIterator<Item = Self>) -> Self {
         all.into_iter().fold(Self::all(), |shared, own| Self {
             native_output: shared.native_output && own.native_output,

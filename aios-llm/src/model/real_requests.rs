@@ -1,7 +1,13 @@
+//! The switch that forbids requests to real providers.
+//!
+//! It is the only state of this crate that is global to a process: a test sets it once, for models
+//! that it does not know of. It is only ever read by adapters, right before a request.
+
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::{ModelError, ModelErrorKind};
 
+/// Off unless a program sets it.
 static FORBIDDEN: AtomicBool = AtomicBool::new(false);
 
 /// Forbids or allows requests to real providers in this process. They are allowed by default.

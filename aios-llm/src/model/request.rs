@@ -1,3 +1,5 @@
+//! A request, and its digest.
+
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -131,6 +133,7 @@ impl ModelRequest {
 
 /// Writes JSON with sorted keys.
 pub(crate) fn write_canonical(value: &Value, text: &mut String) {
+    // Every value ends with a comma, also the last one: simpler to write, and as distinct.
     match value {
         Value::Object(fields) => {
             let mut sorted: Vec<_> = fields.iter().collect();

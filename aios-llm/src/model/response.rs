@@ -1,3 +1,8 @@
+//! A response, and what it costs.
+//!
+//! `usage` is the sum for the caller. If other models were asked before, `billed` says which part
+//! of it is theirs, because their prices may differ.
+
 use std::{
     collections::BTreeSet,
     ops::{Add, AddAssign, Sub},
@@ -211,6 +216,7 @@ impl ModelResponse {
             let Part::ToolCall(call) = part else { continue };
             let given = if call.id.is_empty() { "call" } else { &call.id };
             let numbered = (2..).map(|number: u64| format!("{given}-{number}"));
+            // Derived from the response alone, so a recorded response always gets the same ids.
             let mut ids = std::iter::once(given.to_owned()).chain(numbered);
             let free = ids.find(|id| !known.contains(id)).unwrap_or_default();
             known.insert(free.clone());

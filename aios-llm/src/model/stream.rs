@@ -1,3 +1,9 @@
+//! Responses in pieces.
+//!
+//! A stream ends in one of two ways: with `Finished`, which has the whole response, or with an
+//! error. A caller that only wants the response can ignore all pieces; one that shows them has to
+//! drop what it has shown at a `Reset`.
+
 use std::pin::Pin;
 
 use futures_core::Stream;
@@ -9,6 +15,24 @@ use super::{ModelError, ModelErrorKind, ModelResponse, Part};
 pub type ModelStream = Pin<Box<dyn Stream<Item = Result<StreamEvent, ModelError>> + Send>>;
 
 /// A piece of a response.
+///
+/// # Examples
+///
+/// ```
+/// use aios_llm::model::StreamEvent;
+///
+/// /// Shows the text of a response while it arrives.
+/// fn show(shown: &mut String, event: &StreamEvent) {
+///     match event {
+///         StreamEvent::Text(text) => shown.push_str(text),
+///         StreamEvent::Reset => shown.clear(),
+///         _ => {}
+///     }
+/// }
+/// # let mut shown = String::new();
+/// # show(&mut shown, &StreamEvent::Text("Hi".to_owned()));
+/// # assert_eq!(shown, "Hi");
+/// ```
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub enum StreamEvent {

@@ -1,3 +1,18 @@
+//! The protocol of Anthropic: Messages, version 2023-06-01.
+//!
+//! A response is a list of blocks. In a stream, the events of a block come between its start and
+//! the start of the next one, so the numbers of blocks are not needed:
+//!
+//! ```text
+//! message_start
+//! for each block: content_block_start, content_block_delta…, content_block_stop
+//! message_delta, message_stop
+//! ```
+//!
+//! The reason why the response ended comes with `message_delta`. A stream or a body without it is
+//! not complete. Input tokens are reported without cached ones, so the three numbers are added.
+//! Reasoning is signed and has to be sent back with its signature, or not at all.
+
 use async_trait::async_trait;
 use serde_json::{Map, Value, json};
 
@@ -14,8 +29,11 @@ use crate::model::{
     ModelResponse, ModelStream, Part, Role, StreamEvent, ToolCall, ToolChoice, Usage,
 };
 
+/// The default base URL.
 const URL: &str = "https://api.anthropic.com";
+/// The only path that is used.
 const PATH: &str = "v1/messages";
+/// Sent with each request, as the protocol requires.
 const VERSION: &str = "2023-06-01";
 
 /// A model behind the messages of Anthropic.
@@ -36,7 +54,9 @@ const VERSION: &str = "2023-06-01";
 /// ```
 #[derive(Debug)]
 pub struct AnthropicModel {
+    /// Client, key and name.
     connection: Connection,
+    /// Those of the options, or tools only: output in a schema is requested as a tool.
     capabilities: Capabilities,
 }
 
@@ -78,6 +98,7 @@ impl AnthropicModel {
         assembly.response()
     }
 
+    /// The body of a request. `stream` adds one field.
     fn body(&self, request: &ModelRequest) -> Map<String, Value> {
         let mut body = Map::new();
         let mut set = |name: &str, value: Value| body.insert(name.to_owned(), value);
@@ -132,12 +153,14 @@ impl LanguageModel for AnthropicModel {
     }
 }
 
+/// A message in the form of the protocol. Results of tools are messages of the user.
 fn message(message: &Message) -> Value {
     let role = if message.role == Role::Assistant { "assistant" } else { "user" };
     let content: Vec<_> = message.content.iter().filter_map(part).collect();
     json!({"role": role, "content": content})
 }
 
+/// A part in the form of the protocol; `None` if it must not be sent.
 fn part(part: &Part) -> Option<Value> {
     Some(match part {
         // Texts without a letter are rejected.
@@ -181,6 +204,7 @@ fn part(part: &Part) -> Option<Value> {
     })
 }
 
+/// Which tools may be called.
 fn tool_choice(choice: &ToolChoice) -> Value {
     match choice {
         ToolChoice::Auto => json!({"type": "auto"}),
@@ -190,6 +214,7 @@ fn tool_choice(choice: &ToolChoice) -> Value {
     }
 }
 
+/// Why the response ended; `None` while it has not.
 fn finish(body: &Value) -> Option<FinishReason> {
     Some(match body.get("stop_reason")?.as_str()? {
         "end_turn" | "stop_sequence" => FinishReason::Stop,
@@ -219,20 +244,26 @@ fn block(block: &Value) -> Option<Part> {
 
 /// A response, of which pieces have arrived.
 struct Assembly {
+    /// Name of the model in errors and in the response.
     name: String,
+    /// The parts so far. The last one may not be complete.
     blocks: Vec<Part>,
     /// Place of the current block; `None` if it is of an unknown type.
     current: Option<usize>,
+    /// The latest numbers: input at the start, output at the end.
     usage: Usage,
+    /// `None` until the provider says it.
     finish: Option<FinishReason>,
 }
 
 impl Assembly {
+    /// Nothing has arrived.
     fn new(name: &str) -> Self {
         let name = name.to_owned();
         Self { name, blocks: Vec::new(), current: None, usage: Usage::default(), finish: None }
     }
 
+    /// Takes the numbers that are present, and keeps the others.
     fn take_usage(&mut self, usage: Option<&Value>) {
         let count = |name: &str| usage.and_then(|usage| usage.get(name)).and_then(Value::as_u64);
         if let Some(input) = count("input_tokens") {
@@ -246,6 +277,7 @@ impl Assembly {
         }
     }
 
+    /// Begins a block. Only a call of a tool is announced, with its id and name.
     fn begin_block(&mut self, event: &Value) -> Option<StreamEvent> {
         self.current = None;
         let mut block = block(event.get("content_block")?)?;
@@ -266,10 +298,12 @@ impl Assembly {
         begun
     }
 
+    /// Number of calls so far.
     fn calls(&self) -> usize {
         self.blocks.iter().filter(|part| matches!(part, Part::ToolCall(_))).count()
     }
 
+    /// Adds a piece to the current block.
     fn take_delta(&mut self, event: &Value) -> Option<StreamEvent> {
         let index = self.calls().saturating_sub(1);
         let part = self.blocks.get_mut(self.current?)?;
@@ -302,6 +336,7 @@ impl Assembly {
         }
     }
 
+    /// The whole response. An incomplete one is an error, with the usage that is known.
     fn response(&mut self) -> Result<ModelResponse, ModelError> {
         let Some(finish_reason) = self.finish.take() else {
             let error = invalid_response(&self.name, "ended before it was complete");

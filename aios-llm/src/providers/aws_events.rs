@@ -1,4 +1,17 @@
 //! Messages of AWS event streams (`application/vnd.amazon.eventstream`).
+//!
+//! A message is binary, with all numbers in big endian:
+//!
+//! ```text
+//! total length (4) │ length of headers (4) │ checksum of both (4) │ headers │ payload │ checksum of all before (4)
+//! ```
+//!
+//! ```text
+//! header: length of name (1) │ name │ type (1) │ length of value (2) │ value
+//! ```
+//!
+//! Both checksums are verified. The lengths come from the network, so they are checked before
+//! anything is read or allocated.
 
 use serde_json::{Map, Value};
 
@@ -10,6 +23,7 @@ use crate::{crc32::crc32, model::ModelError};
 
 /// Length of the message, length of its headers, and the checksum of both.
 const PRELUDE: usize = 12;
+/// Length of a checksum.
 const CHECKSUM: usize = 4;
 /// Type of the value of a header that is a text.
 const TEXT: u8 = 7;
@@ -24,6 +38,8 @@ pub(super) fn take(name: &str, buffer: &mut Vec<u8>) -> Result<Option<Value>, Mo
     };
     let is_possible = length <= MAX_RESPONSE_BYTES
         && headers.checked_add(PRELUDE + CHECKSUM).is_some_and(|least| least <= length);
+    // The prelude has a checksum of its own, so a wrong length is noticed before the message has
+    // arrived.
     if !is_possible || !is_intact(prelude) {
         return Err(broken());
     }
@@ -55,6 +71,7 @@ pub(super) fn take(name: &str, buffer: &mut Vec<u8>) -> Result<Option<Value>, Mo
     }
 }
 
+/// A length in the prelude.
 fn number(bytes: &[u8], start: usize) -> Option<usize> {
     let bytes = bytes.get(start..)?.first_chunk()?;
     usize::try_from(u32::from_be_bytes(*bytes)).ok()

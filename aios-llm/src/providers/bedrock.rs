@@ -1,3 +1,12 @@
+//! The protocol of Amazon Bedrock: the Converse API.
+//!
+//! It is common to all models of Bedrock. Streams are event streams of AWS, whose events are named
+//! objects (`aws_events`). The last event is `metadata`, with the usage, after `messageStop`, with
+//! the reason. Requests carry an API key, or are signed with credentials (`signer`).
+//!
+//! Signatures of reasoning are marked with the name of the provider, so that one of another
+//! provider in the same conversation is not sent here, where it would be rejected.
+
 use async_trait::async_trait;
 use serde_json::{Map, Value, json};
 
@@ -15,6 +24,7 @@ use crate::model::{
     ModelRequest, ModelResponse, ModelStream, Part, Role, StreamEvent, ToolCall, ToolChoice, Usage,
 };
 
+/// Prefix of the name of the model, and mark of signatures.
 const PROVIDER: &str = "bedrock";
 /// Name of the service in signatures.
 const SERVICE: &str = "bedrock";
@@ -46,7 +56,9 @@ const SERVICE: &str = "bedrock";
 /// ```
 #[derive(Debug)]
 pub struct BedrockModel {
+    /// Client, key or signer, and name.
     connection: Connection,
+    /// Those of the options, or tools only.
     capabilities: Capabilities,
 }
 
@@ -82,10 +94,12 @@ impl BedrockModel {
         Ok(Self { connection, capabilities })
     }
 
+    /// The path of a method. The id of a model can contain `:` and `/`.
     fn path(&self, method: &str) -> String {
         format!("model/{}/{method}", encode(&self.connection.model))
     }
 
+    /// The body of a request. Fails for parts that the protocol does not have.
     fn body(&self, request: &ModelRequest) -> Result<Value, ModelError> {
         let mut body = Map::new();
         let mut set = |name: &str, value: Value| body.insert(name.to_owned(), value);
@@ -155,6 +169,7 @@ impl LanguageModel for BedrockModel {
     }
 }
 
+/// Which tools may be called; `None` if the protocol can't say it.
 fn tool_choice(choice: &ToolChoice) -> Option<Value> {
     Some(match choice {
         ToolChoice::Auto => json!({"auto": {}}),
@@ -181,6 +196,7 @@ fn message(name: &str, message: &Message, has_tools: bool) -> Result<Value, Mode
     Ok(json!({"role": role, "content": content}))
 }
 
+/// A part in the form of the protocol; `None` if it must not be sent.
 fn part(name: &str, part: &Part) -> Result<Option<Value>, ModelError> {
     Ok(Some(match part {
         // Texts without a letter are rejected.
@@ -218,6 +234,7 @@ fn part(name: &str, part: &Part) -> Result<Option<Value>, ModelError> {
     }))
 }
 
+/// Why the response ended; `None` while it has not.
 fn finish(body: &Value) -> Option<FinishReason> {
     Some(match body.get("stopReason")?.as_str()? {
         "end_turn" | "stop_sequence" => FinishReason::Stop,
@@ -228,24 +245,31 @@ fn finish(body: &Value) -> Option<FinishReason> {
     })
 }
 
+/// A text in a value.
 fn text(value: &Value, path: &str) -> Option<String> {
     value.pointer(path).and_then(Value::as_str).map(str::to_owned)
 }
 
 /// A response, of which pieces have arrived.
 struct Assembly {
+    /// Name of the model in errors and in the response.
     name: String,
+    /// The parts so far. The last one may not be complete.
     content: Vec<Part>,
+    /// From the last event.
     usage: Usage,
+    /// `None` until the provider says it.
     finish: Option<FinishReason>,
 }
 
 impl Assembly {
+    /// Nothing has arrived.
     fn new(name: &str) -> Self {
         let name = name.to_owned();
         Self { name, content: Vec::new(), usage: Usage::default(), finish: None }
     }
 
+    /// Takes the numbers, if they are there. Input is reported without cached tokens.
     fn take_usage(&mut self, body: &Value) {
         let count = |name: &str| {
             body.get("usage").and_then(|usage| usage.get(name)).and_then(Value::as_u64)
@@ -277,6 +301,7 @@ impl Assembly {
         }
     }
 
+    /// Begins a call of a tool. Blocks of other kinds begin with their first piece.
     fn begin_call(&mut self, start: &Value) -> Option<StreamEvent> {
         let call = start.pointer("/start/toolUse")?;
         let index = self.calls();
@@ -288,10 +313,12 @@ impl Assembly {
         Some(StreamEvent::ToolCall { index, id, name, arguments })
     }
 
+    /// Number of calls so far.
     fn calls(&self) -> usize {
         self.content.iter().filter(|part| matches!(part, Part::ToolCall(_))).count()
     }
 
+    /// Adds a piece to the last part, or begins a part with it.
     fn take_delta(&mut self, delta: &Value) -> Option<StreamEvent> {
         let index = self.calls().saturating_sub(1);
         if let Some(more) = text(delta, "/delta/text") {
@@ -323,6 +350,7 @@ impl Assembly {
         Some(StreamEvent::Reasoning(more))
     }
 
+    /// The whole response. An incomplete one is an error, with the usage that is known.
     fn response(&mut self) -> Result<ModelResponse, ModelError> {
         let Some(finish_reason) = self.finish.take() else {
             let error = invalid_response(&self.name, "ended before it was complete");

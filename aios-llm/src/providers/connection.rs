@@ -1,3 +1,10 @@
+//! The HTTP side of all adapters: one client per model, with a timeout for the whole request, no
+//! redirects and no retries. A redirect would send the key elsewhere. A retry of the client would
+//! be a request that no budget has reserved.
+//!
+//! The key is in a header that is marked as sensitive, and is removed from the body of an error
+//! before that becomes a message. Responses are limited to 64 MiB.
+
 use std::{fmt, sync::Arc, time::Duration};
 
 use reqwest::{
@@ -21,15 +28,21 @@ pub(super) const MAX_RESPONSE_BYTES: usize = 64 * 1024 * 1024;
 
 /// A client for a provider.
 pub(super) struct Connection {
+    /// Name of the model in errors: `<provider>:<model>` unless it is set.
     pub(super) name: String,
+    /// Name of the model at the provider.
     pub(super) model: String,
+    /// Uses rustls with ring, and the certificates of the system.
     client: Client,
     /// The base URL, without a slash at its end.
     base: String,
+    /// Whether the URL is one of this machine, which the switch for real requests allows.
     is_local: bool,
+    /// Sent with each request.
     headers: HeaderMap,
     /// The key, which providers quote in errors.
     api_key: String,
+    /// Signs each request, if the provider needs that.
     signer: Option<Signer>,
 }
 
@@ -105,6 +118,7 @@ impl Connection {
         serde_json::from_str(&text).map_err(|_| invalid_response(&self.name, "is not valid JSON"))
     }
 
+    /// Reads a body up to the limit.
     async fn text(&self, mut response: Response) -> Result<String, ModelError> {
         let mut bytes = Vec::new();
         loop {
@@ -119,8 +133,12 @@ impl Connection {
     }
 }
 
+/// Builds the client. The provider of cryptography is passed explicitly, so nothing depends on what
+/// the process has installed.
 fn client(timeout: Duration, name: &str) -> Result<Client, ModelError> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
+    // Certificates of the system that can't be read are left out: requests that need one fail with
+    // a transport error.
     let mut roots = rustls::RootCertStore::empty();
     roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
     let tls = rustls::ClientConfig::builder_with_provider(provider)
@@ -138,6 +156,7 @@ fn client(timeout: Duration, name: &str) -> Result<Client, ModelError> {
         .map_err(|error| invalid(name, "the HTTP client cannot be created", error))
 }
 
+/// The error of an option that can't be used. No request was made.
 fn invalid(
     name: &str,
     reason: &str,

@@ -1,4 +1,9 @@
 //! Errors of providers. Their texts never contain the request.
+//!
+//! Providers report errors in three places: the status of the response, an event of a stream, or a
+//! body with status 200. Each is mapped to a kind here, in one place for all adapters, because the
+//! providers share most of their words. The kind decides whether another request may succeed; a
+//! status of 500 or more always may.
 
 use std::time::{Duration, SystemTime};
 
@@ -21,6 +26,7 @@ const OVERFLOW: [&str; 6] = [
     "Input is too long",
 ];
 
+/// The error of a response that can't be read. `what` continues the sentence "the response of …".
 pub(super) fn invalid_response(name: &str, what: &str) -> ModelError {
     ModelError::new(ModelErrorKind::InvalidResponse, format!("the response of {name} {what}"))
 }
@@ -42,6 +48,7 @@ pub(super) fn of_transport(name: &str, error: reqwest::Error) -> ModelError {
     ModelError::new(kind, format!("{name} {what}")).with_source(error.without_url())
 }
 
+/// The error of a response whose status is not 200.
 pub(super) fn of_status(name: &str, status: u16, headers: &HeaderMap, body: &str) -> ModelError {
     status_error(name, status, retry_after(headers).or_else(|| retry_delay(body)), body)
 }
@@ -49,6 +56,16 @@ pub(super) fn of_status(name: &str, status: u16, headers: &HeaderMap, body: &str
 /// The error of a response whose status is not 200, for adapters of other clients: its kind from the
 /// status and the body, and the message of the provider from a body as `OpenAI`, Anthropic and Gemini
 /// send it.
+///
+/// # Examples
+///
+/// ```
+/// use aios_llm::{model::ModelErrorKind, providers::status_error};
+///
+/// let body = r#"{"error": {"message": "prompt is too long: 210000 tokens"}}"#;
+/// let error = status_error("acme:large", 400, None, body);
+/// assert_eq!(error.kind(), ModelErrorKind::ContextOverflow);
+/// ```
 #[must_use]
 pub fn status_error(
     name: &str,
@@ -80,6 +97,8 @@ pub fn status_error(
 
 /// An error that a provider reports within a stream, or with status 200.
 pub(super) fn of_event(name: &str, event: &Value) -> ModelError {
+    // Errors of `OpenAI` and Anthropic have a type, those of Gemini a status, and some servers only
+    // a number.
     let has = |path: &str, text: &str| event.pointer(path).and_then(Value::as_str) == Some(text);
     let is_one = |kinds: &[&str]| {
         let paths = ["/error/type", "/error/code", "/error/status"];
@@ -133,6 +152,15 @@ fn retry_after(headers: &HeaderMap) -> Option<Duration> {
 }
 
 /// The delay in a header `Retry-After`: a number of seconds, or a date.
+///
+/// # Examples
+///
+/// ```
+/// assert_eq!(
+///     aios_llm::providers::read_retry_after("1.5"),
+///     Some(std::time::Duration::from_millis(1500)),
+/// );
+/// ```
 #[must_use]
 pub fn read_retry_after(text: &str) -> Option<Duration> {
     if let Ok(seconds) = text.trim().parse::<f64>() {

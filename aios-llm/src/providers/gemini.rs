@@ -1,3 +1,13 @@
+//! The protocol of Gemini: `generateContent`, version v1beta.
+//!
+//! A body and the events of a stream have the same form: a response with the parts so far, or with
+//! more of them. The last one has the reason of the end. A stream has no marker: it ends with the
+//! connection, so a missing reason is what shows that it was cut off.
+//!
+//! Calls of tools have no ids. They get one from the id of the response and their number. A
+//! signature belongs to the part after it, so it is kept as reasoning without text, and attached to
+//! the next part when the conversation is sent again.
+
 use async_trait::async_trait;
 use serde_json::{Map, Value, json};
 
@@ -14,7 +24,9 @@ use crate::model::{
     ModelRequest, ModelResponse, ModelStream, Part, Role, StreamEvent, ToolCall, ToolChoice, Usage,
 };
 
+/// The default base URL.
 const URL: &str = "https://generativelanguage.googleapis.com";
+/// Prefix of the name of the model, and mark of signatures.
 const PROVIDER: &str = "gemini";
 
 /// A model behind the Gemini API of Google.
@@ -34,7 +46,9 @@ const PROVIDER: &str = "gemini";
 /// ```
 #[derive(Debug)]
 pub struct GeminiModel {
+    /// Client, key and name.
     connection: Connection,
+    /// Those of the options, or all.
     capabilities: Capabilities,
 }
 
@@ -52,6 +66,7 @@ impl GeminiModel {
         Ok(Self { connection, capabilities })
     }
 
+    /// The path of a method.
     fn path(&self, method: &str) -> String {
         format!("v1beta/models/{}:{method}", self.connection.model)
     }
@@ -83,6 +98,7 @@ impl LanguageModel for GeminiModel {
     }
 }
 
+/// The body of a request, which is the same with and without streaming.
 fn body(request: &ModelRequest) -> Value {
     let mut body = Map::new();
     let mut set = |name: &str, value: Value| body.insert(name.to_owned(), value);
@@ -134,6 +150,7 @@ fn content(message: &Message) -> Option<Value> {
     let mut parts = Vec::new();
     let mut pending = None;
     for part in &message.content {
+        // Signatures of other providers are left out.
         if let Part::Reasoning { signature: Some(marked), .. } = part {
             pending = signature::of(PROVIDER, marked);
         }
@@ -147,6 +164,7 @@ fn content(message: &Message) -> Option<Value> {
     (!parts.is_empty()).then(|| json!({"role": role, "parts": parts}))
 }
 
+/// A part in the form of the protocol; `None` if it must not be sent.
 fn written(part: &Part) -> Option<Value> {
     Some(match part {
         Part::Text { text } => json!({ "text": text }),
@@ -174,24 +192,33 @@ fn written(part: &Part) -> Option<Value> {
 
 /// A response, of which pieces have arrived.
 struct Assembly {
+    /// Name of the model in errors and in the response.
     name: String,
+    /// Id of the response, from which calls get theirs.
     id: String,
+    /// The parts so far.
     content: Vec<Part>,
+    /// The latest numbers; each event has them in full.
     usage: Usage,
+    /// `None` until the provider says it.
     finish: Option<FinishReason>,
 }
 
 impl Assembly {
+    /// Nothing has arrived.
     fn new(name: &str) -> Self {
         let name = name.to_owned();
         let id = "call".to_owned();
         Self { name, id, content: Vec::new(), usage: Usage::default(), finish: None }
     }
 
+    /// Number of calls so far.
     fn calls(&self) -> usize {
         self.content.iter().filter(|part| matches!(part, Part::ToolCall(_))).count()
     }
 
+    /// Takes the numbers, if they are there. Reasoning is reported beside the output, and added to
+    /// it here.
     fn take_usage(&mut self, chunk: &Value) {
         let Some(usage) = chunk.get("usageMetadata") else { return };
         let count = |name: &str| usage.get(name).and_then(Value::as_u64).unwrap_or(0);
@@ -234,6 +261,7 @@ impl Assembly {
         Some(if is_thought { StreamEvent::Reasoning(text) } else { StreamEvent::Text(text) })
     }
 
+    /// Why the response ended. Gemini has no reason of its own for tool calls.
     fn take_finish(&mut self, reason: &str) {
         let has_calls = self.calls() > 0;
         self.finish = Some(match reason {
@@ -247,6 +275,7 @@ impl Assembly {
         });
     }
 
+    /// The whole response. An incomplete one is an error, with the usage that is known.
     fn response(&mut self) -> Result<ModelResponse, ModelError> {
         let Some(finish_reason) = self.finish.take() else {
             let error = invalid_response(&self.name, "ended before it was complete");
@@ -267,6 +296,7 @@ impl Assemble for Assembly {
         if let Some(id) = chunk.get("responseId").and_then(Value::as_str) {
             id.clone_into(&mut self.id);
         }
+        // The request itself was refused: there is no candidate.
         if let Some(reason) = chunk.pointer("/promptFeedback/blockReason").and_then(Value::as_str) {
             let reason = format!("{} refused the request: {reason}", self.name);
             return Err(ModelError::new(ModelErrorKind::Refused, reason).with_usage(self.usage));

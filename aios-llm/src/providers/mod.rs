@@ -20,6 +20,21 @@
 //! # Ok(())
 //! # }
 //! ```
+//!
+//! # Structure
+//!
+//! | module | contents |
+//! |---|---|
+//! | `openai`, `responses`, `anthropic`, `gemini`, `bedrock` | one protocol each: the body of a request, and the response |
+//! | `connection`, `options` | the HTTP client, and options |
+//! | `stream`, `aws_events` | the frames of a stream, and the assembly of a response from them |
+//! | `error` | errors of all protocols |
+//! | `signature`, `signer` | marks of signed reasoning, and signatures of requests to AWS |
+//!
+//! An adapter has three parts: it writes a request in the words of its protocol, reads a whole
+//! response, and builds one from the events of a stream with an `Assembly`. A response is complete
+//! only if the provider has said why it ended. Everything else is an error, so that a response that
+//! was cut off is never taken for a short one.
 
 mod anthropic;
 mod aws_events;
@@ -96,6 +111,7 @@ pub fn connect(
 /// Longest name of a schema or a tool.
 const MAX_NAME: usize = 64;
 
+/// Whether a letter is allowed in names by all providers.
 fn is_of_name(letter: char) -> bool {
     letter.is_ascii_alphanumeric() || matches!(letter, '_' | '-')
 }
@@ -117,6 +133,7 @@ fn tool_name(name: &str) -> String {
 /// The messages of a request as providers accept them that want turns: those without content are left
 /// out, and those of the same role are one.
 fn in_turns(messages: impl IntoIterator<Item = Value>) -> Vec<Value> {
+    // The parts are taken out of the message, not copied.
     let parts = |message: &mut Value| match message.get_mut("content").map(Value::take) {
         Some(Value::Array(parts)) => parts,
         _ => Vec::new(),

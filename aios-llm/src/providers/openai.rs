@@ -1,3 +1,12 @@
+//! The protocol of `OpenAI`: chat completions.
+//!
+//! Many providers and servers speak it, each a little differently, so reading is lenient: calls may
+//! be numbered from 0 or 1 or all the same, ids may come once or with every piece, reasoning may
+//! come in a field of its own. Writing is strict, and uses only what the official clients use.
+//!
+//! A stream ends with the marker `[DONE]`. The usage comes in an event after the reason of the end,
+//! and only on request. So a stream without the marker is not complete, even if it has a reason.
+
 use async_trait::async_trait;
 use serde_json::{Map, Value, json};
 
@@ -14,8 +23,11 @@ use crate::model::{
     ModelResponse, ModelStream, OutputSchema, Part, Role, StreamEvent, ToolCall, ToolChoice, Usage,
 };
 
+/// The default base URL.
 const URL: &str = "https://api.openai.com/v1";
+/// The default base URL of Ollama, on this machine.
 const OLLAMA_URL: &str = "http://localhost:11434/v1";
+/// The only path that is used.
 const PATH: &str = "chat/completions";
 
 /// A model behind the chat completions of `OpenAI`, or of a provider or server that speaks them.
@@ -41,7 +53,9 @@ const PATH: &str = "chat/completions";
 /// ```
 #[derive(Debug)]
 pub struct OpenAiModel {
+    /// Client, key and name.
     connection: Connection,
+    /// Those of the options, or all.
     capabilities: Capabilities,
     /// Name of the field that limits the output. Other providers know the old one only.
     limit_field: &'static str,
@@ -69,6 +83,7 @@ impl OpenAiModel {
         Self::of(options, "ollama", OLLAMA_URL)
     }
 
+    /// A model of a provider that speaks the protocol.
     fn of(options: ProviderOptions, provider: &str, url: &str) -> Result<Self, ModelError> {
         let key = ("authorization", format!("Bearer {}", options.api_key));
         let is_openai = provider == "openai" && options.base_url.is_none();
@@ -104,6 +119,7 @@ impl OpenAiModel {
         assembly.response()
     }
 
+    /// The body of a request. `stream` adds two fields.
     fn body(&self, request: &ModelRequest) -> Map<String, Value> {
         let mut body = Map::new();
         let mut set = |name: &str, value: Value| body.insert(name.to_owned(), value);
@@ -160,11 +176,13 @@ impl LanguageModel for OpenAiModel {
     }
 }
 
+/// All messages. Instructions are the first one, as a message of the system.
 fn messages(request: &ModelRequest) -> Value {
     let system = request.instructions.iter().map(|text| json!({"role": "system", "content": text}));
     system.chain(request.messages.iter().flat_map(message)).collect()
 }
 
+/// A message in the form of the protocol. Results of tools are one message each.
 fn message(message: &Message) -> Vec<Value> {
     match message.role {
         Role::User => {
@@ -183,6 +201,7 @@ fn message(message: &Message) -> Vec<Value> {
     }
 }
 
+/// A part of a message of the user; `None` if the protocol has no place for it.
 fn user_part(part: &Part) -> Option<Value> {
     Some(match part {
         Part::Text { text } => json!({"type": "text", "text": text}),
@@ -200,6 +219,7 @@ fn user_part(part: &Part) -> Option<Value> {
     })
 }
 
+/// A message of the model: its text and its calls.
 fn assistant(message: &Message) -> Value {
     let calls = message.content.iter().filter_map(|part| match part {
         Part::ToolCall(call) => Some(json!({
@@ -218,6 +238,7 @@ fn assistant(message: &Message) -> Value {
     }
 }
 
+/// Which tools may be called.
 fn tool_choice(choice: &ToolChoice) -> Value {
     match choice {
         ToolChoice::Auto => "auto".into(),
@@ -227,11 +248,13 @@ fn tool_choice(choice: &ToolChoice) -> Value {
     }
 }
 
+/// A schema for the response. Not in the strict mode, which accepts a part of JSON Schema only.
 fn response_format(output: &OutputSchema) -> Value {
     let name = schema_name(&output.name);
     json!({"type": "json_schema", "json_schema": {"name": name, "schema": output.schema}})
 }
 
+/// Why the response ended; `None` while it has not.
 fn finish(choice: &Value) -> Option<FinishReason> {
     Some(match choice.get("finish_reason")?.as_str()? {
         "stop" => FinishReason::Stop,
@@ -244,18 +267,26 @@ fn finish(choice: &Value) -> Option<FinishReason> {
 
 /// A response, of which pieces have arrived.
 struct Assembly {
+    /// Name of the model in errors and in the response.
     name: String,
+    /// The text so far.
     text: String,
+    /// The reasoning so far, which some servers send.
     reasoning: String,
+    /// The text of a refusal, which is sent instead of a response.
     refusal: String,
+    /// The calls so far. The arguments of any of them may not be complete.
     calls: Vec<ToolCall>,
     /// The number that the provider gives to each call.
     numbers: Vec<u64>,
+    /// From the last event.
     usage: Usage,
+    /// `None` until the provider says it.
     finish: Option<FinishReason>,
 }
 
 impl Assembly {
+    /// Nothing has arrived.
     fn new(name: &str) -> Self {
         Self {
             name: name.to_owned(),
@@ -269,6 +300,7 @@ impl Assembly {
         }
     }
 
+    /// Takes the numbers, if they are there.
     fn take_usage(&mut self, body: &Value) {
         let count = |path: &str| body.pointer(path).and_then(Value::as_u64);
         let Some(input_tokens) = count("/usage/prompt_tokens") else { return };
@@ -315,6 +347,8 @@ impl Assembly {
             let has_other_id = !id.is_empty() && !known.id.is_empty() && known.id != id;
             has_other_id && !name.is_empty()
         };
+        // The latest call with this number, unless a new id and name show that another one has
+        // begun.
         let known = self.numbers.iter().rposition(|known| *known == number);
         let known = known.filter(|index| !self.calls.get(*index).is_some_and(is_other));
         let index = known.unwrap_or_else(|| {
@@ -334,6 +368,7 @@ impl Assembly {
         Some(StreamEvent::ToolCall { index, id, name, arguments })
     }
 
+    /// The whole response. An incomplete one is an error, with the usage that is known.
     fn response(&mut self) -> Result<ModelResponse, ModelError> {
         let Some(mut finish_reason) = self.finish.take() else {
             let error = invalid_response(&self.name, "ended before it was complete");
@@ -344,6 +379,8 @@ impl Assembly {
             let text = std::mem::take(&mut self.reasoning);
             content.push(Part::Reasoning { text, signature: None });
         }
+        // A refusal has a reason of its own in the response, but the reason of the end is an
+        // ordinary one.
         if !self.refusal.is_empty() {
             finish_reason = FinishReason::Refusal;
             self.text = std::mem::take(&mut self.refusal);

@@ -1,3 +1,5 @@
+//! Options that all providers share. Nothing is checked before the model is created.
+
 use std::{fmt, net::IpAddr, sync::Arc, time::Duration};
 
 use super::signer::{AwsCredentials, Credentials};
@@ -23,13 +25,21 @@ use crate::model::Capabilities;
 /// ```
 #[derive(Clone)]
 pub struct ProviderOptions {
+    /// The provider's name of the model.
     pub(super) model: String,
+    /// Name in price tables and traces; `None`: provider and model.
     pub(super) name: Option<String>,
+    /// Empty for servers that need none.
     pub(super) api_key: String,
+    /// `None`: that of the provider.
     pub(super) base_url: Option<String>,
+    /// For the whole request.
     pub(super) timeout: Duration,
+    /// `None`: what the protocol offers.
     pub(super) capabilities: Option<Capabilities>,
+    /// For Amazon Bedrock.
     pub(super) region: Option<String>,
+    /// For Amazon Bedrock, instead of a key.
     pub(super) aws_credentials: Option<Arc<Credentials>>,
 }
 

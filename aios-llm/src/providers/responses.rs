@@ -1,3 +1,12 @@
+//! The protocol of `OpenAI`: responses.
+//!
+//! A conversation is a list of items: messages, calls, results and reasoning. Nothing is stored at
+//! the provider (`store: false`), so its reasoning comes encrypted, and the whole item is kept as
+//! the signature of the reasoning and sent back as it is.
+//!
+//! The last event of a stream has the whole response, so pieces are only passed on, and nothing has
+//! to be put together from them.
+
 use async_trait::async_trait;
 use serde_json::{Map, Value, json};
 
@@ -14,8 +23,11 @@ use crate::model::{
     ModelResponse, ModelStream, Part, Role, StreamEvent, ToolCall, ToolChoice, Usage,
 };
 
+/// The default base URL.
 const URL: &str = "https://api.openai.com/v1";
+/// The only path that is used.
 const PATH: &str = "responses";
+/// Prefix of the name of the model, and mark of signatures.
 const PROVIDER: &str = "openai";
 
 /// A model behind the responses of `OpenAI`, the successor of chat completions.
@@ -37,7 +49,9 @@ const PROVIDER: &str = "openai";
 /// ```
 #[derive(Debug)]
 pub struct OpenAiResponsesModel {
+    /// Client, key and name.
     connection: Connection,
+    /// Those of the options, or all.
     capabilities: Capabilities,
 }
 
@@ -55,6 +69,7 @@ impl OpenAiResponsesModel {
         Ok(Self { connection, capabilities })
     }
 
+    /// The body of a request. Fails for stop texts, which the protocol does not have.
     fn body(&self, request: &ModelRequest) -> Result<Map<String, Value>, ModelError> {
         if !request.stop.is_empty() {
             return Err(unsupported(&self.connection.name, "texts that end the response"));
@@ -134,6 +149,7 @@ fn items(message: &Message) -> Vec<Value> {
     }
 }
 
+/// A part of a message of the user; `None` if the protocol has no place for it.
 fn user_part(part: &Part) -> Option<Value> {
     Some(match part {
         Part::Text { text } => json!({"type": "input_text", "text": text}),
@@ -154,6 +170,7 @@ fn user_part(part: &Part) -> Option<Value> {
     })
 }
 
+/// An item of the model; `None` if it must not be sent.
 fn assistant_item(part: &Part) -> Option<Value> {
     Some(match part {
         Part::Text { text } => json!({
@@ -175,6 +192,7 @@ fn assistant_item(part: &Part) -> Option<Value> {
     })
 }
 
+/// The result of a call, as an item.
 fn result_item(part: &Part) -> Option<Value> {
     let Part::ToolResult(result) = part else { return None };
     let id = &result.call_id;
@@ -182,6 +200,7 @@ fn result_item(part: &Part) -> Option<Value> {
     Some(json!({"type": "function_call_output", "call_id": id, "output": output}))
 }
 
+/// Which tools may be called.
 fn tool_choice(choice: &ToolChoice) -> Value {
     match choice {
         ToolChoice::Auto => "auto".into(),
@@ -229,6 +248,7 @@ fn read(name: &str, body: &Value) -> Result<ModelResponse, ModelError> {
         ("incomplete", "max_output_tokens") => FinishReason::Length,
         ("incomplete", "content_filter") => FinishReason::Refusal,
         ("incomplete", _) => FinishReason::Other(reason),
+        // For example `in_progress`: the connection ended before the response did.
         _ => return Err(invalid_response(name, "is not complete").with_usage(usage(body))),
     };
     let response = ModelResponse::new(content).with_finish_reason(finish);
@@ -245,6 +265,7 @@ fn reasoning(item: &Value) -> Part {
     Part::Reasoning { text: texts.join("\n\n"), signature }
 }
 
+/// The numbers of tokens; 0 where there are none.
 fn usage(body: &Value) -> Usage {
     let count = |path: &str| body.pointer(path).and_then(Value::as_u64).unwrap_or(0);
     Usage {
@@ -257,12 +278,14 @@ fn usage(body: &Value) -> Usage {
 
 /// Reads a stream, whose last event has the whole response.
 struct Assembly {
+    /// Name of the model in errors and in the response.
     name: String,
     /// The places of the calls in the output, in order.
     calls: Vec<u64>,
 }
 
 impl Assembly {
+    /// The number of the call at a place in the output, which has other items as well.
     fn call(&mut self, place: u64) -> usize {
         self.calls.iter().position(|known| *known == place).unwrap_or_else(|| {
             self.calls.push(place);
@@ -270,6 +293,7 @@ impl Assembly {
         })
     }
 
+    /// Announces a call, if the item is one.
     fn begin_call(&mut self, event: &Value, place: u64) -> Option<StreamEvent> {
         let item = event.get("item")?;
         if item.get("type")? != "function_call" {

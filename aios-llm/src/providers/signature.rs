@@ -1,4 +1,8 @@
 //! Signatures of reasoning, which only the provider that made them accepts.
+//!
+//! A conversation may change its provider, for example after a handover or with a fallback. Its
+//! reasoning then has signatures of both. A mark in front of the signature shows which provider it
+//! is for; adapters leave out what is not theirs.
 
 /// Marks a signature of a provider. Those of Anthropic are not marked.
 pub(super) fn mark(provider: &str, signature: &str) -> String {

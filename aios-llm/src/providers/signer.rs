@@ -1,4 +1,14 @@
 //! Signatures of requests to AWS: Signature Version 4.
+//!
+//! The steps, as AWS documents them:
+//!
+//! 1. a canonical request: method, path, query, headers, their names, and the hash of the body;
+//! 2. a text to sign: algorithm, time, scope (date, region, service), and the hash of the canonical
+//!    request;
+//! 3. a key for the scope, derived from the secret by four steps of HMAC;
+//! 4. the signature: HMAC of the text with that key, in the header `authorization`.
+//!
+//! The time is that of the injected clock, so tests can compare with the vectors of AWS.
 
 use std::{fmt, sync::Arc};
 
@@ -10,10 +20,23 @@ use reqwest::{
 use ring::{digest, hmac};
 
 /// Credentials of AWS.
+///
+/// # Examples
+///
+/// ```
+/// use aios_llm::providers::AwsCredentials;
+///
+/// let temporary = AwsCredentials::new("AKIDEXAMPLE", "secret").with_session_token("token");
+/// // The secret and the token are not shown.
+/// assert!(!format!("{temporary:?}").contains("secret"));
+/// ```
 #[derive(Clone)]
 pub struct AwsCredentials {
+    /// Not secret; part of each request.
     access_key_id: String,
+    /// Never sent.
     secret_access_key: String,
+    /// Sent with each request, if the credentials are temporary.
     session_token: Option<String>,
 }
 
@@ -51,13 +74,18 @@ pub(super) type Credentials = dyn Fn() -> AwsCredentials + Send + Sync;
 
 /// Signs requests to one service in one region.
 pub(super) struct Signer {
+    /// Called for each request, because temporary credentials expire.
     credentials: Arc<Credentials>,
+    /// Part of the scope.
     region: String,
+    /// Part of the scope.
     service: &'static str,
+    /// The time of signatures. AWS rejects those that are some minutes off.
     clock: Arc<dyn Clock>,
 }
 
 impl Signer {
+    /// A signer on the system clock.
     pub(super) fn new(
         credentials: Arc<Credentials>,
         region: impl Into<String>,
@@ -74,6 +102,7 @@ impl Signer {
             (host, None) => host.to_owned(),
             (host, Some(port)) => format!("{host}:{port}"),
         };
+        // Sorted by name, as the signature wants them.
         let mut signed = vec![("host", host), ("x-amz-date", time.clone())];
         if let Some(token) = &credentials.session_token {
             signed.push(("x-amz-security-token", token.clone()));
@@ -81,6 +110,7 @@ impl Signer {
         let canonical = canonical_request(url, &signed, body);
         let authorization = self.authorization(&credentials, &time, &signed, &canonical);
         let mut headers = HeaderMap::new();
+        // The client sends `host` itself.
         for (name, value) in signed.into_iter().skip(1).chain([("authorization", authorization)]) {
             let mut value: HeaderValue = value.parse()?;
             value.set_sensitive(name != "x-amz-date");
@@ -89,6 +119,7 @@ impl Signer {
         Ok(headers)
     }
 
+    /// The header that carries the signature.
     fn authorization(
         &self,
         credentials: &AwsCredentials,
@@ -115,6 +146,7 @@ impl Signer {
     }
 }
 
+/// Step 1. The query is expected to be in canonical order already.
 fn canonical_request(url: &Url, signed: &[(&str, String)], body: &[u8]) -> String {
     let path: Vec<_> = url.path().split('/').map(encode).collect();
     let headers = signed.iter().map(|(name, value)| format!("{name}:{}\n", value.trim()));
@@ -126,6 +158,7 @@ fn canonical_request(url: &Url, signed: &[(&str, String)], body: &[u8]) -> Strin
     format!("POST\n{path}\n{query}\n{headers}\n{names}\n{hash}")
 }
 
+/// The names of the signed headers.
 fn names(signed: &[(&str, String)]) -> String {
     let names: Vec<_> = signed.iter().map(|(name, _)| *name).collect();
     names.join(";")
@@ -151,14 +184,17 @@ fn basic_format(time: &str) -> String {
     digits.chain(['Z']).collect()
 }
 
+/// HMAC with SHA-256.
 fn mac(key: &[u8], text: &[u8]) -> Vec<u8> {
     hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, key), text).as_ref().to_vec()
 }
 
+/// A hash in hexadecimal.
 fn sha256(bytes: &[u8]) -> String {
     hex(digest::digest(&digest::SHA256, bytes).as_ref())
 }
 
+/// Bytes in hexadecimal.
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().fold(String::new(), |text, byte| text + &format!("{byte:02x}"))
 }

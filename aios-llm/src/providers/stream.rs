@@ -1,4 +1,12 @@
 //! The events of a response, and the response that they build.
+//!
+//! A stream is read in three layers: chunks of the body, frames in the chunks, and pieces that the
+//! adapter makes of a frame. Each layer buffers only what is not complete. Nothing is read ahead:
+//! the next chunk is requested when all pieces of the last one were taken, so a slow reader slows
+//! the provider down.
+//!
+//! A stream ends with a complete response or an error, never silently. The size of a body is
+//! limited, because lines have no limit of their own.
 
 use std::collections::VecDeque;
 
@@ -37,6 +45,7 @@ pub(super) enum Framing {
 
 /// A part of the body.
 enum Frame {
+    /// The data of an event.
     Event(Value),
     /// A comment, or the name of an event.
     Nothing,
@@ -44,14 +53,23 @@ enum Frame {
     Done,
 }
 
+/// The state of a stream that is read.
 struct Reading<A> {
+    /// Name of the model, for errors.
     name: String,
+    /// The body.
     response: Response,
+    /// How its events are separated.
     framing: Framing,
+    /// Makes pieces of events.
     assemble: A,
+    /// The part of the next frame that has arrived.
     buffer: Vec<u8>,
+    /// Bytes of the body so far.
     read: usize,
+    /// Pieces of the last event that were not taken yet.
     ready: VecDeque<StreamEvent>,
+    /// Whether the stream has ended.
     is_over: bool,
 }
 
@@ -83,6 +101,7 @@ pub(super) fn read(
 }
 
 impl<A: Assemble> Reading<A> {
+    /// The next piece, from what has arrived or from more of the body.
     async fn next(&mut self) -> Result<StreamEvent, ModelError> {
         loop {
             if let Some(piece) = self.ready.pop_front() {
@@ -119,6 +138,7 @@ impl<A: Assemble> Reading<A> {
         is_open
     }
 
+    /// The last piece, if the protocol ends with the stream.
     fn end(&mut self, is_marked: bool) -> Result<StreamEvent, ModelError> {
         let last = self.assemble.end(is_marked)?;
         last.ok_or_else(|| invalid_response(&self.name, "ended before it was complete"))
@@ -149,6 +169,7 @@ impl<A: Assemble> Reading<A> {
         };
         let event: Value = serde_json::from_str(data)
             .map_err(|_| invalid_response(&self.name, "has an event that is not valid JSON"))?;
+        // Some providers report an error in the middle of a stream with status 200.
         if event.get("error").is_some_and(|error| !error.is_null()) {
             return Err(of_event(&self.name, &event));
         }

@@ -1,3 +1,5 @@
+//! A model that is a function.
+
 use std::{fmt, future::Future};
 
 use aios_core::BoxFuture;
@@ -7,6 +9,7 @@ use crate::model::{
     Capabilities, LanguageModel, ModelError, ModelRequest, ModelResponse, ModelStream, whole,
 };
 
+/// The function, with its future boxed.
 type Function =
     dyn Fn(ModelRequest) -> BoxFuture<'static, Result<ModelResponse, ModelError>> + Send + Sync;
 
@@ -23,8 +26,11 @@ type Function =
 /// # drop(model);
 /// ```
 pub struct FunctionModel {
+    /// Used in responses without a name.
     name: String,
+    /// All, unless they are set.
     capabilities: Capabilities,
+    /// Called once per request.
     function: Box<Function>,
 }
 

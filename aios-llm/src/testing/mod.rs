@@ -12,6 +12,14 @@
 //! # Ok(())
 //! # }
 //! ```
+//!
+//! | model | answers | use it to test |
+//! |---|---|---|
+//! | [`ScriptedModel`] | from a list, in order | one path through an agent |
+//! | [`FunctionModel`] | by a function of the request | answers that depend on the request |
+//! | [`SchemaModel`] | by the schemas of tools and output | that an agent fits together |
+//! | [`Recorded`] | from the journal of a run | changed tools or code against a real run |
+//! | [`FakeProvider`] | over HTTP, faults included | adapters and clients |
 
 mod fake_provider;
 mod function;

@@ -1,3 +1,10 @@
+//! A model that answers from a journal.
+//!
+//! Requests are put together from the tasks of the journal, as the process of the model calls does
+//! it, and found by their digest. So a recorded response is only given to exactly the same request:
+//! a changed instruction or tool makes it an unexpected one. Equal requests get their responses in
+//! the order of the journal.
+
 use std::collections::{HashMap, VecDeque};
 
 use aios_core::{
@@ -55,8 +62,11 @@ use crate::{
 /// ```
 #[derive(Debug)]
 pub struct Recorded {
+    /// That of the recorded model.
     name: String,
+    /// They decide how output is requested, and so the requests.
     capabilities: Capabilities,
+    /// By the digest of the request; those that are left.
     responses: Mutex<HashMap<String, VecDeque<Result<ModelResponse, ModelError>>>>,
 }
 
@@ -96,6 +106,7 @@ impl Recorded {
                 }
                 "task_failed" => {
                     let task: TaskFailed = event.data()?;
+                    // Failures that no model reported, such as timeouts, can't be its answer.
                     let Some(error) = ModelError::from_failure(&task.failure) else { continue };
                     (task.task_id, Err(error))
                 }

@@ -1,3 +1,8 @@
+//! A model that generates valid arguments and output.
+//!
+//! Values are the smallest that the schema accepts, and always the same, so tests are repeatable.
+//! Keywords that a type in Rust rarely produces, such as `pattern`, are not respected.
+
 use async_trait::async_trait;
 use serde_json::{Map, Value, json};
 
@@ -98,6 +103,7 @@ fn example(schema: &Value) -> Value {
     generate(schema, schema, 0)
 }
 
+/// A value for a part of the schema. `root` is where references are looked up.
 fn generate(schema: &Value, root: &Value, depth: usize) -> Value {
     if depth > MAX_DEPTH {
         return Value::Null;
@@ -141,6 +147,7 @@ fn generate(schema: &Value, root: &Value, depth: usize) -> Value {
     }
 }
 
+/// The first type of a schema.
 fn type_of(schema: &Value) -> Option<&str> {
     match schema.get("type")? {
         Value::Array(types) => types.first()?.as_str(),
@@ -148,11 +155,13 @@ fn type_of(schema: &Value) -> Option<&str> {
     }
 }
 
+/// The lower bound of a number.
 fn least(schema: &Value) -> Option<f64> {
     let exclusive = schema.get("exclusiveMinimum").and_then(Value::as_f64).map(|least| least + 1.0);
     exclusive.or_else(|| schema.get("minimum").and_then(Value::as_f64))
 }
 
+/// An object with the required properties.
 fn object(schema: &Value, of: &dyn Fn(&Value) -> Value) -> Map<String, Value> {
     let required = schema.get("required").and_then(Value::as_array);
     let names = required.into_iter().flatten().filter_map(Value::as_str);

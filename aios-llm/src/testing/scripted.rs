@@ -1,3 +1,8 @@
+//! A model with a script.
+//!
+//! A script that is too short is an error with a code of its own, and one that is too long is found
+//! by `assert_finished`, so a test can't pass by accident.
+
 use std::collections::VecDeque;
 
 use async_trait::async_trait;
@@ -32,14 +37,19 @@ use crate::model::{
 /// ```
 #[derive(Debug)]
 pub struct ScriptedModel {
+    /// Used in responses without a name.
     name: String,
+    /// All, unless they are set.
     capabilities: Capabilities,
     state: Mutex<State>,
 }
 
+/// The content of the lock.
 #[derive(Debug)]
 struct State {
+    /// Those that are left.
     responses: VecDeque<Result<ModelResponse, ModelError>>,
+    /// All that were made.
     requests: Vec<ModelRequest>,
 }
 

@@ -1,3 +1,6 @@
+//! Decisions of persons about calls, as data that is sent in signals and shown in the progress of a
+//! run. The JSON form is a contract with clients, and only grows.
+
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -52,6 +55,20 @@ pub enum Decision {
 /// The answer of a person on a `write` call whose outcome is unknown. Send it with
 /// [`RunHandle::signal`](aios_agents::RunHandle::signal) under the name in
 /// [`PendingDecision::signal`].
+///
+/// # Examples
+///
+/// ```
+/// use aios_llm::tool::Resolution;
+/// use serde_json::json;
+///
+/// # fn main() -> Result<(), serde_json::Error> {
+/// // The mail is in the outbox: the call happened.
+/// let done = Resolution::Done { result: "sent".to_owned() };
+/// assert_eq!(serde_json::to_value(done)?, json!({"resolution": "done", "result": "sent"}));
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "resolution", rename_all = "snake_case")]
 pub enum Resolution {

@@ -1,3 +1,8 @@
+//! Tools whose calls are child runs: agents, and other workflows.
+//!
+//! A child run is durable by itself: it is started once, whatever crashes, and its result is
+//! recorded. So these tools have no attempts, and count as idempotent.
+
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -6,6 +11,17 @@ use super::{Effect, Tool, Work};
 use crate::{budget::Limits, schema::schema_of};
 
 /// The effect of the failure of a child run on the run whose model has called it.
+///
+/// # Examples
+///
+/// A report without its check is of no use, so the run fails with the check:
+///
+/// ```
+/// use aios_llm::tool::{OnFailure, Tool};
+///
+/// let check = Tool::agent("check", "Checks a report.", "checker");
+/// let check = check.with_on_failure(OnFailure::Fail);
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum OnFailure {
@@ -19,10 +35,13 @@ pub enum OnFailure {
 /// A child run that a call starts.
 #[derive(Clone, Debug)]
 pub(crate) struct Child {
+    /// Name of the workflow.
     pub(crate) workflow: String,
     /// Whether the workflow is an agent over a language model, which takes part in the budget.
     pub(crate) is_agent: bool,
+    /// Of each call of an agent, within what the caller has left.
     pub(crate) limits: Limits,
+    /// The effect of a failure of the child.
     pub(crate) on_failure: OnFailure,
 }
 
@@ -146,6 +165,7 @@ impl Tool {
 }
 
 impl Child {
+    /// A child without limits of its own.
     fn new(workflow: String, is_agent: bool) -> Self {
         Self { workflow, is_agent, limits: Limits::default(), on_failure: OnFailure::default() }
     }

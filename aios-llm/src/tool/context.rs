@@ -1,3 +1,5 @@
+//! The information and the means that the function of a tool gets.
+
 use aios_core::{
     event::Payload,
     output::{OutputError, OutputStream},
@@ -31,19 +33,25 @@ use crate::AgentUpdate;
 /// ```
 #[derive(Clone, Debug)]
 pub struct ToolContext {
+    /// From 1.
     attempt: u32,
+    /// That of the task.
     idempotency_key: String,
+    /// Without effect if the agent does not stream.
     progress: Progress,
 }
 
 /// Where the progress of a call goes.
 #[derive(Clone, Debug)]
 pub(crate) struct Progress {
+    /// Connects the progress with its call.
     pub(crate) call_id: String,
+    /// `None` if the agent does not stream.
     pub(crate) stream: Option<OutputStream>,
 }
 
 impl ToolContext {
+    /// The context of one attempt.
     pub(crate) fn new(attempt: u32, idempotency_key: String, progress: Progress) -> Self {
         Self { attempt, idempotency_key, progress }
     }

@@ -1,4 +1,15 @@
 //! Tools: async functions that a model can call.
+//!
+//! | module | contents |
+//! |---|---|
+//! | `effect`, `write_log` | what happens to a call that a crash interrupts |
+//! | `approval` | decisions of persons |
+//! | `child` | tools that are child runs |
+//! | `context` | what a function gets |
+//!
+//! A tool is a value: name, description, schema and function. It is checked and compiled when its
+//! agent is built. Arguments are checked against the schema by the workflow, before a task is
+//! assigned, and decoded as the Rust type by the process that runs the tool.
 
 mod approval;
 mod child;
@@ -32,6 +43,7 @@ pub(crate) use self::{
 };
 use crate::schema::{Schema, decode, schema_of};
 
+/// From valid arguments to the text of the result.
 type Function =
     dyn Fn(ToolContext, Value) -> BoxFuture<'static, Result<String, TaskError>> + Send + Sync;
 
@@ -60,35 +72,50 @@ type Function =
 /// ```
 #[derive(Clone)]
 pub struct Tool {
+    /// As the model calls it.
     pub(crate) name: String,
+    /// For the model.
     pub(crate) description: String,
+    /// JSON Schema of an object.
     pub(crate) parameters: Value,
+    /// Decides about repetitions.
     pub(crate) effect: Effect,
+    /// Whether a person is asked.
     pub(crate) approval: Approval,
+    /// Of one attempt.
     pub(crate) timeout: Duration,
+    /// Of failed attempts, performed by the engine.
     pub(crate) retry: RetryPolicy,
+    /// Of the text of a result.
     pub(crate) max_result_bytes: usize,
+    /// In each process; `None`: not limited here.
     concurrency: Option<usize>,
+    /// The function, or the child run.
     work: Work,
 }
 
 /// The work of a call.
 #[derive(Clone)]
 enum Work {
+    /// Runs on a process of the agent's tools.
     Function(Arc<Function>),
+    /// Runs as a child of the run.
     Child(Child),
 }
 
 /// A tool whose schema is compiled.
 #[derive(Debug)]
 pub(crate) struct CompiledTool {
+    /// The tool as it was defined.
     pub(crate) tool: Tool,
+    /// The schema of its arguments.
     pub(crate) schema: Schema,
     /// The places of calls that run at once, if they are limited.
     places: Option<Semaphore>,
 }
 
 impl CompiledTool {
+    /// Creates the places, if calls are limited.
     pub(crate) fn new(tool: Tool, schema: Schema) -> Self {
         let places =
             tool.concurrency.map(|calls| Semaphore::new(calls.clamp(1, Semaphore::MAX_PERMITS)));
@@ -185,6 +212,7 @@ impl Tool {
         Fut: Future<Output = Result<T, E>> + Send + 'static,
     {
         let call = move |context: ToolContext, arguments: Value| {
+            // The schema may accept more than the type does, so decoding can fail.
             let running = decode::<P>(&arguments).map(|arguments| function(context, arguments));
             async move {
                 let running = running
@@ -223,6 +251,7 @@ impl Tool {
         )
     }
 
+    /// A tool with the default options.
     fn of(
         name: String,
         description: String,

@@ -1,3 +1,14 @@
+//! A stream per call, with at most two events:
+//!
+//! ```text
+//! (empty) ──begun──► may have happened ──ended──► happened, with this result
+//! ```
+//!
+//! `begun` is appended to an empty stream before the tool runs, so only one process can begin a
+//! call. A process that finds the stream not empty does not run the tool: it returns the recorded
+//! result, or reports the call as in doubt. A crash between the two events, or a lost answer of the
+//! store, leaves the call in doubt although it may not have run: that is the safe side.
+
 use std::sync::Arc;
 
 use aios_core::{
@@ -15,6 +26,7 @@ pub(crate) const IN_DOUBT: &str = "WRITE_IN_DOUBT";
 /// Records that calls of `write` tools began and ended, so that no process begins one twice.
 #[derive(Clone, Debug)]
 pub(crate) struct WriteLog {
+    /// Usually that of the runtime.
     store: Arc<dyn Store>,
 }
 
@@ -30,22 +42,30 @@ pub(crate) enum WriteState {
 /// A call that has begun.
 #[derive(Debug)]
 pub(crate) struct WriteCall {
+    /// Where its end is recorded.
     log: WriteLog,
+    /// The stream of the call.
     stream: StreamId,
 }
 
+/// Data of the event `llm.write.begun`.
 #[derive(Debug, Serialize, Deserialize)]
 struct WriteBegun<'k> {
+    /// For people who look at the log.
     tool: &'k str,
+    /// The key, which the name of the stream only has as a hash.
     key: &'k str,
 }
 
+/// Data of the event `llm.write.ended`.
 #[derive(Debug, Serialize, Deserialize)]
 struct WriteEnded {
+    /// The text of the result.
     result: String,
 }
 
 impl WriteLog {
+    /// A log in a store.
     pub(crate) fn new(store: Arc<dyn Store>) -> Self {
         Self { store }
     }
@@ -64,6 +84,7 @@ impl WriteLog {
         }
     }
 
+    /// The state of a call that began before.
     async fn earlier(&self, tool: &str, stream: &StreamId) -> Result<WriteState, TaskError> {
         let events = self.store.read_stream(stream, 1, 1).await.map_err(store_failure)?;
         if let Some(ended) = events.first() {
@@ -92,6 +113,7 @@ fn stream_of(key: &str) -> Result<StreamId, StoreError> {
     StreamId::new(format!("llm/writes/{hex}"))
 }
 
+/// The failure of a call because of the store.
 #[allow(clippy::needless_pass_by_value, reason = "it is used with `map_err`")]
 fn store_failure(error: StoreError) -> TaskError {
     let failure = Failure::from_error(error.code(), &error);

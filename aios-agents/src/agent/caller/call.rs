@@ -1,3 +1,15 @@
+//! One direct call: its options, the event that assigns the task, and the wait for the answer.
+//!
+//! The order within a call:
+//!
+//! 1. It is registered in `pending`. The answer may arrive before the publish returns.
+//! 2. The assignment is published with `require_route`, so that a type without agents fails at once
+//!    instead of after the timeout.
+//! 3. It waits for the router or for its timeout, whichever comes first.
+//!
+//! Dropping the call at any point drops its registration. If the broker may have the task by then,
+//! the task is remembered, and the last clone of the client cancels it.
+
 use std::{fmt, future::IntoFuture, sync::Arc, time::Duration};
 
 use aios_core::{
@@ -19,17 +31,39 @@ use crate::agent::{
 };
 
 /// A task to be sent; see [`TaskClient::task`].
+///
+/// Setters have bare names, because awaiting the call is the action. Nothing is sent before that.
+///
+/// # Examples
+///
+/// ```no_run
+/// # async fn example(client: aios_agents::agent::TaskClient) -> Result<(), aios_core::agent::TaskError> {
+/// use std::time::Duration;
+///
+/// let answer = client
+///     .task("renderer", "logo.svg")
+///     .to_agent("rack-7")
+///     .timeout(Duration::from_secs(5))
+///     .await?;
+/// println!("{}", answer.decode::<String>()?);
+/// # Ok(())
+/// # }
+/// ```
 #[must_use = "a task is sent only when the call is awaited"]
 pub struct TaskCall {
     inner: Arc<Inner>,
     agent_type: String,
+    /// The mailbox to send the task to; `None`: the group of the type.
     agent_id: Option<String>,
+    /// An encoding error is kept until the call is awaited, because setters cannot fail.
     parameters: Result<Payload, EventError>,
+    /// Limits the agent and the wait alike, so an agent does not work longer than its caller waits.
     timeout: Duration,
     metadata: Metadata,
 }
 
 impl TaskCall {
+    /// A call with the default timeout to any agent of the type.
     pub(super) fn new(
         inner: Arc<Inner>,
         agent_type: &str,
@@ -65,6 +99,7 @@ impl TaskCall {
         self
     }
 
+    /// Sends the task and waits; see the order at the top of this file.
     async fn call(self) -> Answer {
         let inner = Arc::clone(&self.inner);
         let timeout = self.timeout;
@@ -88,10 +123,13 @@ impl TaskCall {
             answer = answer => answer.unwrap_or_else(|_| Err(refused(&BrokerError::Closed))),
             () = inner.clock.sleep(timeout) => Err(timed_out(timeout)),
         };
+        // After a timeout, this remembers the task as one without an answer.
         drop(waiting);
         answer
     }
 
+    /// The assignment, addressed to the group of the type or to the mailbox of one agent. A name
+    /// that no agent can have is reported as an agent that does not exist.
     fn publish(self, task_id: &TaskId) -> Result<Publish, TaskError> {
         let agent_type = Name::new(&self.agent_type).map_err(terminal(codes::AGENT_NOT_FOUND))?;
         let action =
@@ -134,6 +172,8 @@ impl fmt::Debug for TaskCall {
     }
 }
 
+/// Turns an error in the arguments of a call into a terminal failure with this code: the same call
+/// can never succeed.
 fn terminal<E: std::error::Error + 'static>(code: &'static str) -> impl Fn(E) -> TaskError {
     move |error| TaskError::terminal(Failure::from_error(code, &error))
 }
@@ -148,11 +188,15 @@ fn not_sent(error: &BrokerError, event_type: &EventType, to: Option<&Mailbox>) -
     refused
 }
 
+/// The failure with which a call ends because of the broker. It keeps the code and the retryability
+/// of the broker's error.
 pub(super) fn refused(error: &BrokerError) -> TaskError {
     let failure = Failure::from_error(error.code(), error);
     TaskError::retryable(failure).with_retryable(error.is_retryable())
 }
 
+/// The failure of a call that got no answer in time. Retryable, although the task may have been
+/// done.
 fn timed_out(after: Duration) -> TaskError {
     let message = format!("no answer within {after:?}");
     TaskError::retryable(Failure::new(codes::TASK_TIMEOUT, message))

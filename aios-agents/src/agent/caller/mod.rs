@@ -1,4 +1,14 @@
 //! Sends tasks to agents without a journal.
+//!
+//! | module | contents |
+//! |---|---|
+//! | `call` | one call: publishes its assignment and waits |
+//! | `pending` | the calls that wait, and the tasks whose calls ended without an answer |
+//! | `router` | the only reader of the mailbox: passes each answer to its call |
+//!
+//! A client has a temporary mailbox and one spawned reader. Clones share both. Calls and reader
+//! meet in `pending`, under one lock that is never held across an await. Dropping the last clone
+//! drops the sender of a watch channel, and the reader ends.
 
 mod call;
 mod pending;
@@ -48,10 +58,13 @@ type Answer = Result<Payload, TaskError>;
 #[derive(Clone)]
 pub struct TaskClient(Arc<Inner>);
 
+/// Shared by all clones of a client.
 struct Inner {
     broker: Arc<dyn Broker>,
     clock: Arc<dyn Clock>,
+    /// Source of the assignments and cancellations.
     source: Arc<str>,
+    /// Name of the mailbox for answers, sent as `reply_to`.
     mailbox: Arc<str>,
     pending: Arc<Pending>,
     /// Dropping it stops the reader of the mailbox.

@@ -1,3 +1,16 @@
+//! The calls of a client that wait, and the tasks whose calls ended without an answer.
+//!
+//! A call is in one of these states:
+//!
+//! | state | where | how it ends |
+//! |---|---|---|
+//! | waits | `waiting` | the router completes it, or `Waiting` is dropped |
+//! | ended without an answer | `unanswered` | a late answer removes it, or the client cancels the task when it is dropped |
+//! | refused | nowhere | `closed` is set: no call begins any more |
+//!
+//! One lock guards all of it. Results are sent after the lock is released, so that the task that
+//! they wake never waits for the lock.
+
 use std::collections::{HashMap, VecDeque};
 
 use aios_core::{
@@ -16,8 +29,10 @@ const REMEMBERED: usize = 4_096;
 #[derive(Default)]
 pub(super) struct Pending(Mutex<Calls>);
 
+/// The content of the lock.
 #[derive(Default)]
 struct Calls {
+    /// The answer that each waiting call accepts, and where it goes.
     waiting: HashMap<TaskId, (Expected, oneshot::Sender<Answer>)>,
     /// The latest tasks whose calls ended without an answer, with the types of the events that
     /// assigned them.
@@ -37,6 +52,8 @@ pub(super) struct Expected {
 }
 
 impl Expected {
+    /// Whether an answer comes from the agent type of the assignment, and names the assignment as
+    /// its cause.
     fn accepts(&self, answer: &Event) -> bool {
         let cause = answer.metadata.causation_id.as_deref().and_then(|id| id.parse().ok());
         answer.event_type.entity() == self.event_type.entity()
@@ -94,6 +111,7 @@ impl Pending {
 
 /// Registration of a waiting call. Dropping it ends the call.
 pub(super) struct Waiting<'a> {
+    /// The registration; it borrows, because a call keeps its client alive.
     pending: &'a Pending,
     task_id: TaskId,
     /// Whether the broker may have the task.
@@ -101,6 +119,9 @@ pub(super) struct Waiting<'a> {
 }
 
 impl<'a> Waiting<'a> {
+    /// Registers a call. Fails if no more answers can arrive, so that no call waits for its whole
+    /// timeout without a reader.
+    ///
     /// # Errors
     ///
     /// The reason why no more answers can arrive.
@@ -123,10 +144,12 @@ impl<'a> Waiting<'a> {
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
         let mut calls = self.pending.0.lock();
+        // Already completed, or closed with an error: nothing is left to remember.
         let Some((expected, _)) = calls.waiting.remove(&self.task_id) else { return };
         if !self.is_sent {
             return;
         }
+        // Bounded: the oldest task is forgotten, and its agent works without a receiver.
         if calls.unanswered.len() == REMEMBERED {
             calls.unanswered.pop_front();
         }

@@ -1,3 +1,15 @@
+//! The reader of a client's mailbox.
+//!
+//! One spawned task owns the deliveries. It ends in one of two ways:
+//!
+//! - The last clone of the client is dropped. The tasks whose calls ended without an answer are
+//!   cancelled while the subscription, and with it the mailbox, still exists.
+//! - The broker is closed or refuses permanently. All waiting calls fail, and so does every later
+//!   one.
+//!
+//! A transient error is followed by a new subscription to the same mailbox. The mailbox is
+//! temporary, so answers that a broken connection took with it are lost; their calls time out.
+
 use std::sync::Arc;
 
 use aios_core::{
@@ -20,6 +32,7 @@ pub(super) struct Router {
     pub(super) broker: Arc<dyn Broker>,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) source: Arc<str>,
+    /// How the mailbox was opened, to open it again.
     pub(super) subscription: Subscription,
     pub(super) pending: Arc<Pending>,
 }
@@ -32,6 +45,7 @@ impl Router {
         let mut deliveries = Some(deliveries);
         let error = tokio::select! {
             biased;
+            // First, so that a dropped client wins over a steady flow of answers.
             () = dropped => None,
             error = self.route_until_refused(&mut deliveries) => Some(error),
         };
@@ -111,6 +125,7 @@ impl Router {
         }
     }
 
+    /// The event that cancels a task at every agent process of its type.
     fn cancellation(&self, task: (TaskId, EventType)) -> Result<Publish, EventError> {
         let (task_id, assigned) = task;
         let event_type = EventType::new(agent::DOMAIN, assigned.entity(), agent::TASK_CANCELLED)?;

@@ -1,4 +1,10 @@
 //! Events about agents, for the store and the broker.
+//!
+//! An announcement is first appended to the stream of its agent, and then published. The log is the
+//! truth, so nothing is published that is not recorded. A process without a store only publishes.
+//!
+//! Registrations must succeed for the host to start. Everything later is repeated at the next
+//! announcement interval, so a transient failure costs nothing but a warning.
 
 use std::sync::Arc;
 
@@ -16,6 +22,7 @@ use crate::agent::AgentError;
 /// An event about an agent, and the stream it belongs to.
 #[derive(Clone, Debug)]
 pub(super) struct Announcement {
+    /// `agents/<agent id>`, which has the reports of processes, not the desired state.
     pub(super) stream: StreamId,
     pub(super) event: Event,
 }
@@ -52,6 +59,7 @@ impl Shared {
         self.publish(all).await
     }
 
+    /// Publishes without recording, for what the store knows already.
     pub(super) async fn publish(&self, all: Vec<Announcement>) -> Result<(), AgentError> {
         let batch = all.into_iter().map(|one| Publish::new(one.event)).collect();
         self.broker.publish(batch).await.into_iter().collect::<Result<Vec<_>, _>>()?;
@@ -72,6 +80,7 @@ impl Shared {
     /// Ignores that store or broker was closed, reports a permanent failure, and logs the others.
     pub(super) fn on_announce_failure(&self, error: &AgentError) {
         match error {
+            // The process is shutting down.
             AgentError::Store(StoreError::Closed) | AgentError::Broker(BrokerError::Closed) => {}
             error if !error.is_retryable() => return self.fail("announce agents", error),
             _ => {}

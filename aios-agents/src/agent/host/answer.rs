@@ -1,4 +1,19 @@
 //! Publishes the answer of a task and settles its delivery.
+//!
+//! The order is: events that the agent emitted, the result, the settlement. The result ends the
+//! attempt for the engine, so what the agent emitted comes before it. The delivery is settled last,
+//! because from then on the broker no longer delivers the task again. After a crash in between,
+//! another process does the task again: at least once.
+//!
+//! | what happens | answer | delivery |
+//! |---|---|---|
+//! | the broker takes the answer | as it is | acknowledged |
+//! | the broker refuses it permanently, or it can't be encoded | a terminal failure instead | acknowledged |
+//! | the broker refuses that failure, too | none | dead letter; the engine reads the reason |
+//! | no mailbox takes the answer | none | dead letter |
+//! | the host stops, or the broker is closed | none | released |
+//!
+//! A delivery that was acknowledged early is absent, and there is nothing to settle.
 
 use aios_core::{
     Chain,
@@ -17,6 +32,8 @@ use crate::agent::letters::final_reason;
 
 impl HostedType {
     /// Builds the answer of an attempt that ended with `result`.
+    ///
+    /// Events that the agent emitted are part of the answer only if it succeeded.
     pub(super) fn answer(
         &self,
         assigned: &TaskAssigned,
@@ -33,6 +50,7 @@ impl HostedType {
         }
     }
 
+    /// The event of a successful attempt.
     fn completed(
         &self,
         assigned: &TaskAssigned,
@@ -44,6 +62,7 @@ impl HostedType {
         Ok(self.shared.event(&self.names.completed, &data)?.caused_by(parent))
     }
 
+    /// The event of a failed attempt. What the agent emitted is dropped.
     fn failed(
         &self,
         assigned: &TaskAssigned,
@@ -71,6 +90,8 @@ impl HostedType {
     ) {
         let sent = match answer {
             Ok(answer) => {
+                // Before the publish, so that a redelivery in the meantime is answered without the
+                // work.
                 guard.finish(&answer);
                 self.publish_answer(answer, parent, guard).await.map_err(Into::into)
             }
@@ -113,6 +134,9 @@ impl HostedType {
         }
     }
 
+    /// Publishes the emitted events and then the result. If the engine that waits has changed
+    /// during the publish, the result is sent to the new one as well; engines recognise a repeated
+    /// answer by its event id.
     async fn publish_answer(
         &self,
         answer: Answer,
@@ -122,6 +146,7 @@ impl HostedType {
         let Answer { emitted, result } = answer;
         if !emitted.is_empty() {
             let emitted = emitted.into_iter().map(Publish::new).collect();
+            // Boxed: few tasks emit events, and the future of every attempt would be larger.
             Box::pin(self.publish(emitted, Some(&guard.state))).await?;
             guard.published_emitted();
         }
@@ -146,6 +171,8 @@ impl HostedType {
     }
 
     /// Publishes that a task failed because it can't be decoded.
+    ///
+    /// The task becomes a dead letter in any case; the answer only tells a caller sooner.
     pub(super) async fn answer_unreadable(
         &self,
         task_id: TaskId,
@@ -176,6 +203,9 @@ impl HostedType {
 }
 
 /// Addresses an answer to a mailbox, which must exist.
+///
+/// Without a mailbox, the answer goes to subscribers only, and it is not an error if there are
+/// none.
 fn reply(answer: Event, to: Option<Mailbox>) -> Publish {
     Publish { require_route: to.is_some(), event: answer, to }
 }

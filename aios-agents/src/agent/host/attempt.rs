@@ -1,3 +1,18 @@
+//! One attempt at a task, from its delivery to its settlement.
+//!
+//! The steps, each in a spawned future that holds a slot of the type:
+//!
+//! 1. Decode the assignment. One that can't be decoded becomes a dead letter.
+//! 2. Look the attempt up in the cache. One that runs here gets the new delivery; one that has
+//!    ended here is answered again.
+//! 3. Ask the engine, if another process may have begun the attempt (`questions`).
+//! 4. Run the agent's code under supervision (`supervisor`).
+//! 5. Write what the code left in its output streams.
+//! 6. Publish the answer and settle the delivery (`answer`).
+//!
+//! An abandoned attempt ends without an answer. Its delivery is dropped, which releases it to the
+//! broker. The same happens when the process dies.
+
 use std::{any::Any, panic::AssertUnwindSafe, sync::Arc};
 
 use aios_core::{
@@ -33,12 +48,15 @@ struct Unreadable {
     attempt: u32,
 }
 
+/// An assignment without a number is a first attempt.
 fn first_attempt() -> u32 {
     1
 }
 
 impl HostedType {
     /// Runs one task, or answers a repeated dispatch, and settles the delivery.
+    ///
+    /// `occupied` is held until the end, so a slot also covers the publishing of the answer.
     pub(super) async fn take(
         self: Arc<Self>,
         agent: Arc<HostedAgent>,
@@ -49,6 +67,7 @@ impl HostedType {
             Ok(assigned) => assigned,
             Err(error) => {
                 let failure = Failure::from_error(error.code(), &error);
+                // Boxed, because it is rare and would enlarge the future of every task.
                 return Box::pin(self.refuse(delivery, failure)).await;
             }
         };
@@ -79,6 +98,7 @@ impl HostedType {
         log_unsettled(delivery.dead_letter(reason).await);
     }
 
+    /// Runs a new attempt. `guard` keeps it in the cache while it runs.
     async fn attempt(
         &self,
         agent: &HostedAgent,
@@ -86,6 +106,7 @@ impl HostedType {
         delivery: Delivery,
         guard: AttemptGuard<'_>,
     ) {
+        // Settled: the attempt has ended elsewhere, or no engine answers.
         let Some(delivery) = self.cleared(&assigned, delivery, &guard.state).await else {
             return;
         };
@@ -102,13 +123,17 @@ impl HostedType {
             .supervise(run(agent, &context, parameters).instrument(span::of_task(context.info())))
             .await;
         let delivery = supervisor.into_delivery();
+        // Streams are flushed before the answer, so that a reader that sees the result finds all
+        // items.
         if let Some(hub) = &self.shared.outputs {
             hub.flushed("a task", context.flush_streams()).await;
         }
         let result = match outcome {
             Outcome::Done(Ok(output)) => Ok(output),
             Outcome::Done(Err(error)) => match guard.state.stopped() {
+                // The code failed by itself: that is the answer.
                 None => Err(error),
+                // Code that returns an error because it was cancelled was cancelled.
                 Some(StopReason::Cancelled) => Err(cancelled()),
                 Some(StopReason::Abandoned) => return,
             },
@@ -120,6 +145,8 @@ impl HostedType {
         self.deliver_answer(answer, &assigned, &event, delivery, &guard).await;
     }
 
+    /// The information that the agent's code gets about its attempt. The deadline is one of the clock of this
+    /// process.
     fn task_info(&self, agent: &HostedAgent, assigned: &TaskAssigned, event: &Event) -> TaskInfo {
         TaskInfo {
             task_id: assigned.task_id.clone(),
@@ -138,6 +165,8 @@ async fn run(
     context: &TaskContext,
     parameters: Payload,
 ) -> Result<Payload, TaskError> {
+    // The async block is needed: a panic in the call itself, before the first poll, is caught as
+    // well.
     let work = async { agent.agent.process_task(context, parameters).await };
     let ended = AssertUnwindSafe(work).catch_unwind().await;
     ended.unwrap_or_else(|panic| Err(panicked(&*panic)))
@@ -148,11 +177,13 @@ pub(super) fn panicked(panic: &(dyn Any + Send)) -> TaskError {
     TaskError::retryable(panic_failure(codes::AGENT_PANICKED, panic))
 }
 
+/// The failure of an attempt whose future was dropped at its timeout. Retryable.
 fn timed_out(after: std::time::Duration) -> TaskError {
     let message = format!("the task took longer than {after:?}");
     TaskError::retryable(Failure::new(codes::TASK_TIMEOUT, message))
 }
 
+/// The answer of a cancelled task. Terminal, because the engine must not assign it again.
 fn cancelled() -> TaskError {
     TaskError::terminal(Failure::new(codes::TASK_CANCELLED, "the task was cancelled"))
 }

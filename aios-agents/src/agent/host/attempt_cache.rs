@@ -7,6 +7,10 @@
 //!
 //! The memory is bounded by 4,096 attempts and 64 MiB of answers. What it has forgotten, or what another
 //! process did, is done again: a task is done at least once.
+//!
+//! An attempt is in one of three states: unknown, running (also while it is answered again), or
+//! finished. One lock guards all maps. It is held for a few map operations and never across an
+//! await. Calls to `TaskState` under the lock only set flags and wake tasks.
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet, VecDeque},
@@ -32,6 +36,7 @@ const REMEMBERED_BYTES: usize = 64 << 20;
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct TaskKey {
     task_id: TaskId,
+    /// `None` for a task without a run, as `TaskClient` sends it.
     incarnation: Option<Arc<str>>,
 }
 
@@ -39,6 +44,7 @@ pub(super) struct TaskKey {
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct Key {
     task: TaskKey,
+    /// From 1; the engine counts.
     attempt: u32,
 }
 
@@ -71,6 +77,7 @@ pub(super) struct Answer {
 }
 
 impl Answer {
+    /// The size that counts towards the limit: that of the data, without envelopes.
     fn bytes(&self) -> usize {
         let events = self.emitted.iter().chain([&self.result]);
         events.map(|event| event.payload.as_str().len()).sum()
@@ -81,13 +88,20 @@ impl Answer {
 #[derive(Debug, Default)]
 pub(super) struct AttemptCache(Mutex<State>);
 
+/// The content of the lock.
 #[derive(Debug, Default)]
 struct State {
+    /// Ordered, because the order in which attempts are stopped must be the same in every
+    /// simulation with the same seed.
     running: BTreeMap<Key, Arc<TaskState>>,
     finished: HashMap<Key, Answer>,
+    /// Keys of `finished`, the oldest first.
     order: VecDeque<Key>,
+    /// Sum of the sizes of `finished`.
     bytes: usize,
+    /// Tasks that were cancelled. A cancellation can arrive before the task that it cancels.
     cancelled: HashSet<TaskKey>,
+    /// Entries of `cancelled`, the oldest first.
     cancelled_order: VecDeque<TaskKey>,
 }
 
@@ -103,12 +117,16 @@ pub(super) enum Lookup<'a> {
 }
 
 impl AttemptCache {
+    /// Registers an attempt that was delivered, unless it runs here. A task that was cancelled
+    /// before it arrived starts as stopped, so that it is answered without running.
     pub(super) fn begin(&self, key: Key) -> Lookup<'_> {
         let mut state = self.0.lock();
         if let Some(running) = state.running.get(&key) {
             return Lookup::Running(Arc::clone(running));
         }
         let running = Arc::new(TaskState::default());
+        // Also for a finished attempt: a second redelivery while it is answered again must join,
+        // not start another answer.
         state.running.insert(key.clone(), Arc::clone(&running));
         if let Some(answer) = state.finished.get(&key).cloned() {
             return Lookup::Finished(
@@ -116,6 +134,7 @@ impl AttemptCache {
                 AttemptGuard { attempt_cache: self, key, state: running },
             );
         }
+        // The cancellation came before the task. The attempt still gets an answer.
         if state.cancelled.contains(&key.task) {
             running.stop(StopReason::Cancelled);
         }
@@ -165,6 +184,8 @@ impl AttemptCache {
 }
 
 impl State {
+    /// Remembers an answer and forgets the oldest until both limits hold. An answer that alone
+    /// exceeds the limit of bytes is forgotten at once.
     fn remember(&mut self, key: Key, answer: Answer) {
         self.bytes += answer.bytes();
         match self.finished.insert(key.clone(), answer) {
@@ -179,6 +200,7 @@ impl State {
         }
     }
 
+    /// Remembers a cancelled task, and forgets the oldest if there are too many.
     fn remember_cancelled(&mut self, task: TaskKey) {
         if !self.cancelled.insert(task.clone()) {
             return;
@@ -196,8 +218,10 @@ impl State {
 /// attempt, unless it has finished.
 #[derive(Debug)]
 pub(super) struct AttemptGuard<'a> {
+    /// The cache in which `key` is registered as running.
     attempt_cache: &'a AttemptCache,
     key: Key,
+    /// State of the attempt, shared with the code of the agent.
     pub(super) state: Arc<TaskState>,
 }
 
@@ -208,6 +232,8 @@ impl AttemptGuard<'_> {
     }
 
     /// Remembers that the emitted events are published.
+    ///
+    /// An answer that is published again then consists of the result only.
     pub(super) fn published_emitted(&self) {
         let mut state = self.attempt_cache.0.lock();
         let Some(answer) = state.finished.get_mut(&self.key) else { return };
@@ -220,6 +246,7 @@ impl AttemptGuard<'_> {
 
 impl Drop for AttemptGuard<'_> {
     fn drop(&mut self) {
+        // A finished attempt stays in `finished`; its entry here was that of the guard.
         self.attempt_cache.0.lock().running.remove(&self.key);
     }
 }

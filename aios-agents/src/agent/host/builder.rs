@@ -1,3 +1,5 @@
+//! The builder of a host. Nothing is checked or done before `start`.
+
 use std::{fmt, sync::Arc};
 
 use aios_core::{
@@ -11,6 +13,25 @@ use super::{AgentHost, HostOptions, Parts};
 use crate::agent::{AgentError, AgentSet};
 
 /// Builds an [`AgentHost`]. Setters never fail; [`start`](Self::start) checks their arguments.
+///
+/// # Examples
+///
+/// ```no_run
+/// use std::time::Duration;
+///
+/// use aios_agents::agent::{AgentHost, AgentSet, HostOptions};
+///
+/// # async fn example(agents: AgentSet) -> Result<(), Box<dyn std::error::Error>> {
+/// let host = AgentHost::builder(agents)
+///     .broker(aios_broker::connect("amqp://localhost").await?)
+///     .source("renderers")
+///     .options(HostOptions::new().with_early_ack_after(Some(Duration::from_secs(300))))
+///     .start()
+///     .await?;
+/// # drop(host);
+/// # Ok(())
+/// # }
+/// ```
 #[must_use = "agents run only after start"]
 pub struct AgentHostBuilder {
     agents: AgentSet,

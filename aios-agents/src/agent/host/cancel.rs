@@ -1,3 +1,11 @@
+//! Receives what engines and clients say about tasks: cancellations, and answers and questions
+//! about attempts.
+//!
+//! All of it goes to every process, because the sender does not know which process has the task. So
+//! each host subscribes with a temporary group of its own, whose name is new at each start. Nothing
+//! is kept while the host is away: a process that starts has no task to cancel. Each event is
+//! handled by setting a flag or by spawning a task, so that one of them does not delay the others.
+
 use std::sync::Arc;
 
 use aios_core::{
@@ -27,6 +35,7 @@ pub(super) async fn listen(
     });
     let subscription =
         Subscription::group(group, patterns).with_on_exhausted(OnExhausted::Discard).temporary();
+    // A subscription without patterns is invalid.
     let deliveries = match types.is_empty() {
         true => None,
         false => Some(shared.broker.subscribe(subscription.clone()).await?),
@@ -40,6 +49,8 @@ pub(super) async fn listen(
     })
 }
 
+/// Handles events until the broker is closed. A permanent refusal impairs the host, because its
+/// tasks could no longer be cancelled.
 async fn handle_cancellations(
     shared: &Shared,
     types: &[Arc<HostedType>],
@@ -86,6 +97,7 @@ async fn resubscribe(
     Err(error)
 }
 
+/// Handles one event by its action. The default is a cancellation.
 async fn take(shared: &Shared, types: &[Arc<HostedType>], delivery: Delivery) {
     let is_open = match delivery.event.event_type.action() {
         ATTEMPT_SOUGHT => {
@@ -100,6 +112,7 @@ async fn take(shared: &Shared, types: &[Arc<HostedType>], delivery: Delivery) {
     log_unsettled(delivery.ack().await);
 }
 
+/// Cancels a task here, if this process has it, and remembers it in case it arrives later.
 async fn cancel(shared: &Shared, delivery: Delivery) {
     let settled = match delivery.event.data::<TaskCancelled>() {
         Ok(cancelled) => {

@@ -5,6 +5,19 @@
 //! blocked, the subscription ends, and the broker delivers them to other processes. It begins again when
 //! a slot is free. Transient errors of the broker are retried without end; a permanent one makes the
 //! host impaired.
+//!
+//! | end of a subscription | what follows |
+//! |---|---|
+//! | `Closed` | the consumer ends |
+//! | `Failed`, transient | a pause with back-off, then a new subscription |
+//! | `Failed`, permanent | the host is impaired, and the agents are no longer announced |
+//! | `Busy` | a new subscription when a slot is free |
+//! | `Blocked` | a new subscription when the place responds again |
+//! | `Idle` | a new subscription when the type has an agent |
+//! | `Resized` | a new subscription at once, with a larger prefetch |
+//!
+//! Dropping a subscription releases the deliveries that are held, so nothing has to be settled when
+//! it ends.
 
 use std::{pin::pin, sync::Arc, time::Duration};
 
@@ -29,12 +42,15 @@ const REDUCED_PATIENCE: Duration = Duration::from_secs(1);
 /// Takes the tasks of one subscription, for one agent or for any of the type.
 pub(super) struct Consumer {
     hosted: Arc<HostedType>,
+    /// `subscribe` sets its prefetch each time.
     subscription: Subscription,
+    /// The agent whose mailbox this is; `None` for the group of the type, whose agents take turns.
     agent: Option<Arc<HostedAgent>>,
     backoff: BackoffTimer,
 }
 
 impl Consumer {
+    /// A consumer that has not subscribed yet.
     pub(super) fn new(
         hosted: &Arc<HostedType>,
         subscription: Subscription,
@@ -82,6 +98,8 @@ impl Consumer {
     }
 
     /// Subscribes once there is an agent for the tasks.
+    ///
+    /// The mailbox of one agent is only read while that agent exists, so it need not wait.
     async fn subscribe_when_ready(&mut self) -> Result<Deliveries, BrokerError> {
         if self.agent.is_none() {
             self.hosted.ready().await;
@@ -102,6 +120,7 @@ impl Consumer {
         self.hosted.withdraw(self.agent.as_deref());
     }
 
+    /// Logs a transient error, and waits before the next subscription.
     async fn recover(&mut self, error: &BrokerError) {
         tracing::warn!(
             code = error.code(), error = %Chain(error),
@@ -114,12 +133,15 @@ impl Consumer {
     /// delivered tasks have begun.
     async fn take_all(&mut self, mut deliveries: Deliveries) -> End {
         let place = Arc::clone(&self.hosted.place);
+        // Pinned outside of the loop: a wake-up between two turns is not lost.
         let mut blocked = pin!(place.blocked());
         let mut held = Held::default();
         let mut end = None;
         loop {
             if held.is_empty() {
                 if let Some(end) = end {
+                    // Returned only when nothing is held any more: what was delivered before the
+                    // end is still valid.
                     return end;
                 }
                 let next = tokio::select! {
@@ -137,6 +159,8 @@ impl Consumer {
             };
             let Some(slot) = slot else { return End::Busy };
             let agent = self.agent.clone().or_else(|| self.hosted.pick());
+            // The last agent was removed while tasks waited. Dropping them returns them to the
+            // broker.
             let Some(agent) = agent else { return End::Idle };
             let Some(delivery) = held.pop() else { return End::Closed };
             // Boxed, because a large future is moved several times on its way into a task.
@@ -187,6 +211,7 @@ impl Consumer {
                 biased;
                 slot = &mut slot => return slot,
                 () = &mut impatient => return None,
+                // Without this guard, a subscription that has ended would be polled in a loop.
                 item = deliveries.next(), if end.is_none() => *end = self.hold(item, held),
                 () = hosted.shared.clock.sleep_until(held.next_beat()) => held.beat(&hosted),
             }

@@ -1,4 +1,12 @@
 //! Creates agents, and retries failed factories.
+//!
+//! At the start, every factory is called once, all at the same time. The host then subscribes for
+//! the agents that exist, and returns. An agent whose factory failed is created again in the
+//! background with back-off, until it succeeds or fails terminally. The group of the type is
+//! consumed as soon as one agent exists.
+//!
+//! A failed agent has the status `failed` in the store. Its mailbox is not read, so tasks for it
+//! alone wait there.
 
 use std::sync::Arc;
 
@@ -30,15 +38,19 @@ impl HostedType {
         for (agent, created) in agents.iter().zip(created) {
             self.start_agent(agent, created, tasks).await?;
         }
+        // The prefetch of the group is that of all agents of the type together: they share the
+        // slots.
         let consumer = Consumer::new(self, self.subscription()?, None);
         if any {
             tasks.spawn(consumer.start().await?);
         } else {
+            // Not started here: without an agent, it would hold tasks that others could do.
             tasks.spawn(consumer.run(None));
         }
         Ok(())
     }
 
+    /// Subscribes for an agent that was created, or retries one that was not.
     async fn start_agent(
         self: &Arc<Self>,
         agent: &RegisteredAgent,
@@ -82,6 +94,7 @@ impl HostedType {
         }
     }
 
+    /// Retries a failed factory. Returns after a terminal failure, or when the broker closes.
     async fn recreate(
         self: Arc<Self>,
         agent: RegisteredAgent,
@@ -100,6 +113,7 @@ impl HostedType {
                     let created = self.add(&agent.id, created);
                     let status = self.status_of(&agent.id, AgentStatus::Running);
                     self.shared.announce_or_warn(status.into_iter().collect()).await;
+                    // The task that retried becomes the consumer of the mailbox.
                     return Consumer::new(&self, subscription, Some(created)).run(None).await;
                 }
                 Err(again) => failure = again,
@@ -107,6 +121,7 @@ impl HostedType {
         }
     }
 
+    /// Records and logs that an agent could not be created.
     async fn report_failure(&self, agent: &RegisteredAgent, failure: &TaskError) {
         tracing::error!(
             agent_type = &*self.type_name, agent_id = agent.id, %failure,
@@ -121,6 +136,7 @@ impl HostedType {
     async fn create(&self, agent: &RegisteredAgent) -> Result<Arc<dyn DynAgent>, TaskError> {
         let timeout = self.shared.options.create_timeout;
         let config = agent.config.clone();
+        // Called within the future, so that a panic of the function itself is caught as well.
         let created = async { (self.definition.factory)(config).await };
         let created = std::panic::AssertUnwindSafe(created).catch_unwind();
         tokio::select! {
@@ -133,12 +149,14 @@ impl HostedType {
         }
     }
 
+    /// The subscription to the tasks for any agent of the type.
     fn subscription(&self) -> Result<Subscription, AgentError> {
         let patterns = [(&self.names.assigned).into()];
         let subscription = Subscription::group(group_of(&self.agent_type)?, patterns);
         Ok(subscription.with_prefetch(self.definition.concurrency))
     }
 
+    /// The subscription to the tasks for one agent.
     fn mailbox_subscription(&self, agent: &RegisteredAgent) -> Result<Subscription, AgentError> {
         let mailbox = mailbox_of(&self.agent_type, &agent.id).map_err(|invalid| invalid.0)?;
         Ok(Subscription::mailbox(mailbox).with_prefetch(self.definition.concurrency))

@@ -1,4 +1,8 @@
 //! Tasks that this process has received but can't begin yet.
+//!
+//! A consumer pops a task from here as soon as a slot is free, in the order of delivery. Until then
+//! the host sends heartbeats that say that the task waits, the first within a second. Dropping the
+//! collection releases all deliveries to the broker.
 
 use std::{collections::VecDeque, sync::Arc};
 
@@ -16,8 +20,10 @@ use crate::task;
 #[derive(Default)]
 pub(super) struct Held(VecDeque<Waiting>);
 
+/// One delivery that waits.
 struct Waiting {
     delivery: Delivery,
+    /// When its next heartbeat is due.
     beat_at: Timestamp,
     /// Lists the assignment among those that this process has.
     _listed: HeldAssignment,
@@ -28,6 +34,7 @@ impl Held {
         self.0.is_empty()
     }
 
+    /// Adds a delivery at the end, and lists its assignment as held by this process.
     pub(super) fn push(&mut self, delivery: Delivery, hosted: &HostedType) {
         let first = hosted.shared.options.heartbeat_interval.min(FIRST_BEAT);
         let beat_at = hosted.shared.clock.now() + first;
@@ -35,6 +42,7 @@ impl Held {
         self.0.push_back(Waiting { delivery, beat_at, _listed: listed });
     }
 
+    /// Takes the delivery that has waited longest.
     pub(super) fn pop(&mut self) -> Option<Delivery> {
         self.0.pop_front().map(|waiting| waiting.delivery)
     }
@@ -60,6 +68,7 @@ impl Held {
             })
             .collect();
         let hosted = Arc::clone(hosted);
+        // Spawned, because the consumer must not wait for the broker while slots become free.
         task::spawn(async move {
             for (task, beat) in beats {
                 hosted.publish_heartbeat(&task, &beat).await;

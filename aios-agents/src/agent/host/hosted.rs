@@ -1,3 +1,13 @@
+//! The agents of one type in this process, and their state as it is announced.
+//!
+//! Consumers, attempts, the reconciler and the presence loop share a `HostedType`. Each lock guards
+//! one collection, is held for a few operations, and is never taken while another one is held.
+//!
+//! An agent is in `ready` from the moment its factory succeeds until it is removed. It is in
+//! `failed` from a failure of its factory until it is created or removed. Withdrawn agents stay in
+//! `ready`: the code can run, but the broker refuses their subscription, so they must not be
+//! announced.
+
 use std::{
     collections::BTreeSet,
     fmt,
@@ -23,7 +33,9 @@ use crate::agent::{AgentDefinition, AgentError, RegisteredAgent, names::AgentEve
 
 /// An agent that takes tasks.
 pub(super) struct HostedAgent {
+    /// Part of the name of its mailbox.
     pub(super) id: Arc<str>,
+    /// With the layers of the definition around it.
     pub(super) agent: Arc<dyn DynAgent>,
     /// Whether the broker permanently refuses the mailbox of this agent.
     is_withdrawn: AtomicBool,
@@ -31,23 +43,31 @@ pub(super) struct HostedAgent {
 
 /// The agents of one type in this process.
 pub(super) struct HostedType {
+    /// The state of the host that the type belongs to.
     pub(super) shared: Arc<Shared>,
     pub(super) agent_type: Name,
+    /// The name, shared for contexts and labels.
     pub(super) type_name: Arc<str>,
+    /// The event types of the agent type, built once.
     pub(super) names: AgentEventTypes,
     pub(super) definition: AgentDefinition,
     pub(super) slots: Arc<Slots>,
+    /// Where the code of these agents runs. Types that share a pulse share it.
     pub(super) place: Arc<Place>,
+    /// In the order in which they were created; `pick` takes turns.
     ready: RwLock<Vec<Arc<HostedAgent>>>,
     /// Whether the broker permanently refuses the group of the type.
     is_withdrawn: AtomicBool,
+    /// Counts the turns of `pick`.
     next: AtomicUsize,
+    /// Wakes the consumer of the group, the only one that waits for the first agent.
     became_ready: Notify,
     /// Agents whose factory fails.
     failed: RwLock<BTreeSet<String>>,
 }
 
 impl HostedType {
+    /// A type without agents yet.
     pub(super) fn new(
         shared: &Arc<Shared>,
         agent_type: Name,
@@ -73,6 +93,7 @@ impl HostedType {
 
     /// Adds an agent, which takes tasks from now on.
     pub(super) fn add(&self, id: &str, agent: Arc<dyn DynAgent>) -> Arc<HostedAgent> {
+        // The first layer is the outermost, so the last one is applied first.
         let layers = self.definition.layers.iter().rev();
         let agent = layers.fold(agent, |agent, layer| layer.wrap(agent));
         let hosted =
@@ -97,6 +118,7 @@ impl HostedType {
     pub(super) async fn ready(&self) {
         loop {
             let mut became_ready = std::pin::pin!(self.became_ready.notified());
+            // Enabled before the check, so that an agent that is added in between is not missed.
             became_ready.as_mut().enable();
             if !self.ready_ids().is_empty() {
                 return;
@@ -105,13 +127,16 @@ impl HostedType {
         }
     }
 
+    /// Records whether the factory of an agent fails, and wakes the reconciler, which reports it.
     pub(super) fn set_failed(&self, id: &str, has_failed: bool) {
         let mut failed = self.failed.write();
         let _ = if has_failed { failed.insert(id.to_owned()) } else { failed.remove(id) };
         drop(failed);
+        // A permit is stored, so a change during a report causes another one.
         self.shared.agents_changed.notify_one();
     }
 
+    /// Whether the factory of an agent failed at the last attempt.
     pub(super) fn has_failed(&self, id: &str) -> bool {
         self.failed.read().contains(id)
     }
@@ -128,10 +153,12 @@ impl HostedType {
     /// The next agent in turn, or `None` before the first was created.
     pub(super) fn pick(&self) -> Option<Arc<HostedAgent>> {
         let ready = self.ready.read();
+        // Wraps around after all numbers; that only skips a turn.
         let turn = self.next.fetch_add(1, Ordering::Relaxed);
         ready.get(turn.checked_rem(ready.len())?).cloned()
     }
 
+    /// The announcements of all agents that are registered in code, for the start of the host.
     pub(super) fn registered(&self) -> Result<Vec<Announcement>, AgentError> {
         let agents = self.definition.agents.iter();
         agents
@@ -141,6 +168,7 @@ impl HostedType {
 
     /// The agents that currently take tasks, with the announcements of their presence.
     pub(super) fn seen(&self) -> Vec<(String, Announcement)> {
+        // Not announced, so that they become missing and callers see it.
         if self.place.is_blocked() || self.is_withdrawn.load(Ordering::Acquire) {
             return Vec::new();
         }
@@ -148,11 +176,13 @@ impl HostedType {
         ids.filter_map(|id| Some((id.to_string(), self.seen_now(&id)?))).collect()
     }
 
+    /// The announcements of a status for every agent that was created, for the end of the host.
     pub(super) fn status_of_ready(&self, status: AgentStatus) -> Vec<Announcement> {
         let ids = self.ready_ids().into_iter();
         ids.filter_map(|id| self.status_of(&id, status)).collect()
     }
 
+    /// The announcement of a status of one agent.
     pub(super) fn status_of(&self, agent_id: &str, status: AgentStatus) -> Option<Announcement> {
         self.note(
             agent_id,
@@ -161,6 +191,7 @@ impl HostedType {
         )
     }
 
+    /// The announcement that an agent is running.
     pub(super) fn seen_now(&self, agent_id: &str) -> Option<Announcement> {
         self.note(agent_id, &self.names.seen, &Seen::new(agent_id.to_owned()))
     }
@@ -172,6 +203,7 @@ impl HostedType {
         taking.map(|agent| Arc::clone(&agent.id)).collect()
     }
 
+    /// Ids of the agents that were created, also of those that were withdrawn.
     fn ready_ids(&self) -> Vec<Arc<str>> {
         let ready = self.ready.read();
         ready.iter().map(|agent| Arc::clone(&agent.id)).collect()
@@ -200,6 +232,7 @@ impl HostedType {
     }
 }
 
+/// The data of the event that registers an agent.
 fn registered(agent: &RegisteredAgent) -> Registered {
     Registered::new(agent.id.clone(), agent.name.clone(), agent.config.clone())
 }

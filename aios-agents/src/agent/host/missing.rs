@@ -1,4 +1,9 @@
 //! Detects missing agents.
+//!
+//! Every process with a store looks at the rows of all running agents at each announcement
+//! interval, not only at those of its own types: a process that has vanished cannot report itself.
+//! All processes that look find the same agents, and publish the same events with the same ids, so
+//! the log records each disappearance once.
 
 use std::collections::HashMap;
 
@@ -45,6 +50,8 @@ pub(super) async fn report_missing<S: ReadModels + ?Sized>(
     }
 }
 
+/// Reads all running agents in pages. Returns the events of those that were suspected with the same
+/// time before, and replaces the suspects with those of this check.
 async fn missing<S: ReadModels + ?Sized>(
     shared: &Shared,
     store: &S,
@@ -54,11 +61,14 @@ async fn missing<S: ReadModels + ?Sized>(
     let oldest = shared.clock.now() - shared.options.announce_interval * MISSED;
     let mut request = Some(PageRequest::first(PAGE));
     let mut announcements = Vec::new();
+    // If a page fails, the suspects so far are kept, and the others are suspected again one
+    // interval later.
     let before = std::mem::take(suspects);
     while let Some(page) = request {
         let Page { rows, next, unreadable } = store.agents(&filter, &page).await?;
         let gone = rows.iter().filter(|row| row.last_seen_at.is_none_or(|seen| seen < oldest));
         for row in gone {
+            // The same time as one interval ago: it was not seen since.
             if before.get(&row.id) == Some(&row.last_seen_at) {
                 announcements.extend(announce(shared, row)?);
             }
@@ -89,6 +99,7 @@ fn announce(shared: &Shared, row: &AgentRecord) -> Result<[Announcement; 2], Age
     ])
 }
 
+/// Gives an event the id that every process derives for it.
 fn derived(mut announcement: Announcement, row: &AgentRecord) -> Announcement {
     let event = &mut announcement.event;
     let seen = row.last_seen_at.map_or(0, Timestamp::as_micros);
@@ -96,6 +107,7 @@ fn derived(mut announcement: Announcement, row: &AgentRecord) -> Announcement {
     announcement
 }
 
+/// The type of the system event about a missing agent.
 fn heartbeat_missed() -> Result<EventType, EventError> {
     EventType::new(system::DOMAIN, "agent", system::HEARTBEAT_MISSED)
 }

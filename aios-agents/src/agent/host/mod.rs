@@ -14,6 +14,20 @@
 //! | `hosted`, `create`, `reconcile` | the agents of one type: created by factories, or as resources |
 //! | `announcement`, `presence`, `missing` | tell which agents are running, and notice those that vanish |
 //! | `place`, `watchdog` | notice code that blocks its thread or event loop |
+//!
+//! The tasks of a host, and what they own:
+//!
+//! | task | number | owns |
+//! |---|---|---|
+//! | consumer | one per type, one per agent | a subscription, and the deliveries that wait for a slot |
+//! | attempt | one per task that runs | a slot, a delivery, the entry in the cache |
+//! | listener (`cancel`) | one | the subscription to cancellations and answers about attempts |
+//! | presence | one | the announcement interval, and the suspects of `missing` |
+//! | reconciler | one, if a type has resources | the agents that are resources |
+//! | watchdog | one thread | the probes of the places |
+//!
+//! All of them share `Shared` and one `HostedType` per type. When the process dies, the broker
+//! delivers its tasks to others, and the announcement of its agents stops.
 
 mod announcement;
 mod answer;
@@ -78,7 +92,9 @@ const STOP_ANNOUNCEMENT: Duration = Duration::from_secs(1);
 /// The parts of a process that a host works with.
 struct Parts {
     broker: Arc<dyn Broker>,
+    /// Source of all events of the host.
     clock: Arc<dyn Clock>,
+    /// The store in which agents are recorded, if the process has one.
     store: Option<Arc<dyn Store>>,
     source: Arc<str>,
 }
@@ -88,15 +104,20 @@ struct Shared {
     broker: Arc<dyn Broker>,
     clock: Arc<dyn Clock>,
     store: Option<Arc<dyn Store>>,
+    /// Output streams of tasks; `None` without a store.
     outputs: Option<Hub>,
     source: Arc<str>,
     options: HostOptions,
     attempt_cache: AttemptCache,
     /// How long attempts wait until they begin.
     waits: Waits,
+    /// Questions to engines that have no answer yet.
     questions: Questions,
+    /// Assignments that wait here for a slot.
     held: HeldAssignments,
+    /// Where answers go whose engine has changed.
     new_mailboxes: NewMailboxes,
+    /// The first permanent failure, and the wake-up of those that wait for it.
     failing: Failing,
     /// Notified when an agent that is a resource runs or has failed.
     agents_changed: Notify,
@@ -105,6 +126,7 @@ struct Shared {
 }
 
 impl Shared {
+    /// Creates the hub of output streams if there is a store to write them to.
     fn new(parts: Parts, options: HostOptions) -> Self {
         let Parts { broker, clock, store, source } = parts;
         let outputs = store
@@ -136,6 +158,7 @@ impl Shared {
         let failure = Failure::from_error(error.code(), error);
         let message = format!("failed to {what}: {}", failure.message);
         let mut impaired = self.impaired.lock();
+        // Once per action, however often it fails.
         if impaired.insert(what.to_owned()) {
             tracing::error!(error = message, code = failure.code, "the agent host is impaired");
         }
@@ -202,11 +225,18 @@ impl Shared {
 /// # }
 /// ```
 pub struct AgentHost {
+    /// Shared by all tasks of the host.
     shared: Arc<Shared>,
+    /// One per agent type, in the order of their names.
     types: Vec<Arc<HostedType>>,
+    /// The subscriptions of types and agents. Ended first at a shutdown.
     consumers: JoinSet<()>,
+    /// The listener, the presence loop and the answers of the runtime to the watchdog. Ended last,
+    /// because running tasks need them.
     helpers: JoinSet<()>,
+    /// The subscriptions of agents that are resources.
     reconciler: Reconciler,
+    /// Stops its thread when it is dropped. `None` if it is disabled, or in a simulation.
     _watchdog: Option<Watchdog>,
 }
 
@@ -216,6 +246,9 @@ impl AgentHost {
         AgentHostBuilder::new(agents)
     }
 
+    /// Starts everything in this order: records the agents, records the types, listens for
+    /// cancellations, and only then takes tasks. A task is thus never running before it can be
+    /// cancelled. If a step fails, dropping `host` ends what has begun.
     async fn start(
         parts: Parts,
         agents: AgentSet,
@@ -233,13 +266,16 @@ impl AgentHost {
         }
         let consumers = JoinSet::new();
         let mut helpers = JoinSet::new();
+        // Last, because the others were added while the types were made.
         places.push(runtime);
+        // Before the agents take tasks, so that the first blocked one is noticed.
         let watchdog = watch(&shared, &types, places)?;
         if watchdog.is_some() {
             helpers.spawn(answer);
         }
         let reconciler = Reconciler::default();
         let mut host = Self { shared, types, consumers, helpers, reconciler, _watchdog: watchdog };
+        // The rows must exist before a status of the agents is announced.
         host.announce_registered().await?;
         host.register_types().await?;
         host.helpers.spawn(cancel::listen(&host.shared, &host.types).await?);
@@ -251,6 +287,7 @@ impl AgentHost {
         Ok(host)
     }
 
+    /// Records and publishes which agents the code registers.
     async fn announce_registered(&self) -> Result<(), AgentError> {
         let announcements = self.types.iter().map(|hosted| hosted.registered());
         let announcements = announcements.collect::<Result<Vec<_>, _>>()?;
@@ -286,11 +323,15 @@ impl AgentHost {
     /// A cancelled shutdown abandons running tasks.
     pub async fn shutdown(mut self, deadline: Duration) -> Result<(), AgentError> {
         let until = self.shared.clock.elapsed().saturating_add(deadline);
+        // No new deliveries from here on: first those of resources, then all others.
         self.reconciler.stop().await;
         self.consumers.shutdown().await;
+        // Tasks that wait for an engine's answer or for an event loop have not begun, and are
+        // released.
         self.shared.attempt_cache.withdraw(None);
         let drained = self.drained_within(deadline).await;
         let tasks = self.shared.attempt_cache.abandon();
+        // Abandoned attempts get a moment to release their deliveries.
         if !drained {
             self.drained_within(ABANDON_GRACE).await;
         }
@@ -330,6 +371,7 @@ impl AgentHost {
     /// Announces that the agents have stopped. Gives up when the time is over, so that an
     /// unreachable broker does not delay the shutdown.
     async fn announce_stop(&self, until: Duration) {
+        // At least a second, even if the tasks have used up the deadline.
         let rest = until.saturating_sub(self.shared.clock.elapsed()).max(STOP_ANNOUNCEMENT);
         let stopped = self.status_changed(AgentStatus::Stopped);
         tokio::select! {
@@ -355,6 +397,7 @@ impl AgentHost {
         }
     }
 
+    /// The announcements of a status for all agents of the host.
     fn status_changed(&self, status: AgentStatus) -> Vec<announcement::Announcement> {
         self.types.iter().flat_map(|hosted| hosted.status_of_ready(status)).collect()
     }
@@ -381,6 +424,7 @@ fn watch(
     types: &[Arc<HostedType>],
     places: Vec<Arc<Place>>,
 ) -> Result<Option<Watchdog>, AgentError> {
+    // The thread of the watchdog would not be under the control of a simulation.
     let Some(limit) = shared.options.blocked_after.filter(|_| !is_simulated()) else {
         return Ok(None);
     };

@@ -1,4 +1,10 @@
 //! Announces to store and broker which agents are running.
+//!
+//! "Seen" is written in two ways. The time of the last announcement is a column that is updated
+//! without an event, because it changes all the time. An event is appended only for an agent that
+//! the store did not know as running: it is new, has returned, or was reported missing. The event
+//! restores its status in the read model. Subscribers get the event in both cases, through the
+//! broker.
 
 use std::sync::Arc;
 
@@ -23,6 +29,7 @@ impl Shared {
         };
         let (returned, known): (Vec<_>, Vec<_>) =
             seen.into_iter().partition(|(id, _)| unknown.contains(id));
+        // Agents that come back are recorded first, then all others are published.
         self.announce_or_warn(returned.into_iter().map(|(_, seen)| seen).collect()).await;
         let known: Vec<_> = known.into_iter().map(|(_, seen)| seen).collect();
         if !known.is_empty()
@@ -38,6 +45,7 @@ pub(super) async fn run(shared: Arc<Shared>, types: Vec<Arc<HostedType>>) {
     let mut suspects = missing::Suspects::default();
     loop {
         shared.clock.sleep(shared.options.announce_interval).await;
+        // Agents of a blocked place are left out, so that they become missing.
         let seen = types.iter().flat_map(|hosted| hosted.seen()).collect();
         shared.announce_seen(seen).await;
         if let Some(store) = &shared.store {

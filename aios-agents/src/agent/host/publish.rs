@@ -1,4 +1,8 @@
 //! Publishes events of a host, with retries.
+//!
+//! Answers must not be lost because of a short outage of the broker. They are retried with back-off
+//! for as long as their attempt is held, which is bounded by the engine's patience: it ends the
+//! attempt when heartbeats stop, and the host releases it when it shuts down.
 
 use aios_core::{
     Chain,
@@ -38,6 +42,15 @@ impl HostedType {
         }
     }
 
+    /// Retries from the first event that was not published.
+    ///
+    /// | failure | what follows |
+    /// |---|---|
+    /// | broker closed | abandoned |
+    /// | permanent | refused |
+    /// | no mailbox, and the task was cancelled | counts as published: no process waits for the answer |
+    /// | no mailbox, or rejected, for `answer_patience` | refused |
+    /// | other transient failures | retried; without a running attempt only for `answer_patience` |
     async fn publish_again(
         &self,
         mut batch: Vec<Publish>,
@@ -62,6 +75,7 @@ impl HostedType {
                     tracing::warn!(error = %Chain(error), "failed to publish an answer; retrying");
                 }
             }
+            // Keeps the order. Later events that were published already are sent again.
             batch.drain(..failed);
             tokio::select! {
                 biased;
@@ -82,10 +96,12 @@ fn first_failure(answers: Vec<Result<(), BrokerError>>) -> Option<(usize, Broker
     numbered.filter_map(|(index, answer)| Some((index, answer.err()?))).next()
 }
 
+/// Whether the answer is that of a cancelled task.
 fn is_cancelled(running: Option<&TaskState>) -> bool {
     running.is_some_and(|running| running.stopped() == Some(StopReason::Cancelled))
 }
 
+/// Completes when the task is abandoned; never for an answer without a running attempt.
 async fn abandoned(running: Option<&TaskState>) {
     match running {
         Some(running) => running.abandoned().await,

@@ -1,4 +1,21 @@
 //! Asks the engine whether an attempt is still open, before its code begins.
+//!
+//! The broker delivers a task again when it loses the connection of its consumer. By then the
+//! engine may have ended the attempt, and only the engine knows. The order of messages:
+//!
+//! ```text
+//! host    task_heartbeat {asks}          ──►  mailbox of the engine
+//! engine  attempt_confirmed              ──►  every process of the type: the attempt may begin
+//!         or attempt_cancelled           ──►  … it has ended: the delivery is acknowledged
+//! ```
+//!
+//! The answer names the question as its cause. Only an answer to the latest question counts, and
+//! only if it comes within the pause after the question: an engine that was frozen may answer from
+//! an old state. The pause doubles while no answer comes.
+//!
+//! The first delivery of an attempt never asks, so nothing is slower while nothing fails. Nothing
+//! is settled while a question is open. If this process dies, the broker delivers the task to
+//! another one, which asks again.
 
 use std::{collections::HashMap, pin::pin, sync::Arc, time::Duration};
 
@@ -45,6 +62,7 @@ impl Questions {
         }
     }
 
+    /// Registers a question before it is sent, so that its answer always finds it.
     fn ask(&self, question: &Event) -> Asked<'_> {
         let id: Arc<str> = question.id.to_string().into();
         let (sender, answer) = oneshot::channel();
@@ -56,7 +74,9 @@ impl Questions {
 /// A question that waits for its answer. Dropping it forgets the question.
 struct Asked<'a> {
     questions: &'a Questions,
+    /// Id of the event that asks.
     id: Arc<str>,
+    /// Completed by the listener of `cancel`.
     answer: oneshot::Receiver<bool>,
 }
 
@@ -85,12 +105,14 @@ impl HostedType {
         match Box::pin(self.standing(assigned, &delivery.event, running)).await {
             Standing::Open => {
                 // If it was withdrawn just now, it has been stopped, too.
+                // The code counts as begun from here on.
                 let _ = queued.begin();
                 Some(delivery)
             }
             Standing::Stopped => Some(delivery),
             Standing::Ended => {
                 tracing::debug!(%task_id, attempt, "the attempt of a redelivered task has ended; it does not run");
+                // Redeliveries that came in the meantime are of the same attempt.
                 for delivery in [Some(delivery), running.take_redelivered()].into_iter().flatten() {
                     log_unsettled(delivery.ack().await);
                 }
@@ -152,6 +174,7 @@ impl HostedType {
                 },
                 () = clock.sleep(pause.min(deadline - asked_at)) => None,
             };
+            // Late answers are dropped and asked for again.
             if let Some(is_open) = is_open.filter(|_| clock.elapsed() <= asked_at + pause) {
                 return if is_open { Standing::Open } else { Standing::Ended };
             }

@@ -3,6 +3,15 @@
 //! The desired agents of a type are compared with those that run here: others are stopped, missing
 //! ones are created, and those with another version are created again. This is done at the start, when
 //! a change is announced, and at each announcement interval, so that no change is missed.
+//!
+//! | process | desired state | report of its agents |
+//! |---|---|---|
+//! | with a store | reads it from the log | writes it as any host does |
+//! | without a store | `agents_desired`, the answer of a process with an engine | `agents_reported` |
+//!
+//! One task owns all of this state, so it needs no lock. If it fails, the agents continue to take
+//! tasks, and the state is compared again after a pause. A permanent error of the broker impairs
+//! the host, and is retried nevertheless: agents that are resources have no other way to change.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -22,23 +31,31 @@ use crate::{
 };
 
 /// The agents of one type that run here because they are desired.
+///
+/// Only the reconciler's task touches it.
 struct Managed {
+    /// The type; its definition has the factory.
     hosted: Arc<HostedType>,
     /// Position of the log of the desired state that was applied last.
     position: u64,
+    /// By id. An agent is listed from the start of its creation on, also while its factory fails.
     agents: BTreeMap<String, RunningAgent>,
 }
 
 /// Dropping it stops the agent from taking tasks.
 struct RunningAgent {
+    /// Version of the desired state from which it was created.
     version: u64,
+    /// Creates the agent and then consumes its mailbox.
     task: JoinSet<()>,
 }
 
 /// Hosts the desired agents while it exists.
 #[derive(Debug, Default)]
 pub(super) struct Reconciler {
+    /// The task that compares; it stops its agents before it ends.
     task: JoinSet<()>,
+    /// Tells the task to end. `None` if there is no task.
     stop: Option<oneshot::Sender<()>>,
 }
 
@@ -68,6 +85,7 @@ impl Reconciler {
 
     /// Stops the agents from taking tasks.
     pub(super) async fn stop(&mut self) {
+        // The task is not aborted: it has to stop its agents first.
         drop(self.stop.take());
         while self.task.join_next().await.is_some() {}
     }
@@ -97,6 +115,7 @@ async fn follow(
 ) -> Result<(), AgentError> {
     let mut deliveries = subscribe(shared, types).await?;
     loop {
+        // Only after the subscription, so that a change in between is announced.
         refresh(shared, types).await;
         let is_remote = shared.store.is_none();
         let mut is_due = false;
@@ -119,6 +138,7 @@ async fn follow(
     }
 }
 
+/// Subscribes with a temporary group to the changes of all types, and to the answers to reports.
 async fn subscribe(shared: &Arc<Shared>, types: &[Managed]) -> Result<Deliveries, AgentError> {
     let group = Group::new(format!("agents.desired.{}", EventId::generate()))?;
     let patterns = types.iter().flat_map(|managed| {
@@ -152,6 +172,7 @@ async fn take(types: &mut [Managed], delivery: Delivery) -> bool {
 
 /// Applies the desired state of all types, or asks for it.
 async fn refresh(shared: &Shared, types: &mut [Managed]) {
+    // One type that fails does not delay the others.
     for managed in types {
         if let Err(error) = managed.refresh(shared).await {
             tracing::warn!(
@@ -163,12 +184,15 @@ async fn refresh(shared: &Shared, types: &mut [Managed]) {
 }
 
 impl Managed {
+    /// `None` if the agents of the type are not resources.
     fn new(hosted: &Arc<HostedType>) -> Option<Self> {
         hosted.definition.config_schema.as_ref()?;
         let hosted = Arc::clone(hosted);
         Some(Self { hosted, position: 0, agents: BTreeMap::new() })
     }
 
+    /// Reads and applies the desired state, or asks for it if there is no store. The answer is then
+    /// handled by `take`.
     async fn refresh(&mut self, shared: &Shared) -> Result<(), AgentError> {
         match &shared.store {
             Some(store) => {
@@ -195,6 +219,7 @@ impl Managed {
 
     /// Starts and stops agents until those that run are the desired ones.
     async fn apply(&mut self, desired: AgentsDesired) {
+        // Several engines answer a report, in any order.
         if desired.position < self.position {
             return;
         }
@@ -205,6 +230,7 @@ impl Managed {
         let gone = self.agents.iter().filter(|(id, agent)| !is_wanted(id, agent));
         let gone: Vec<_> = gone.map(|(id, _)| id.clone()).collect();
         for id in gone {
+            // An agent with another version is stopped here and started below.
             self.stop(&id).await;
         }
         for agent in desired.agents {
@@ -214,12 +240,14 @@ impl Managed {
         }
     }
 
+    /// Stops all agents from taking tasks. Tasks that run continue.
     async fn stop_all(&mut self) {
         for agent in self.agents.values_mut() {
             agent.task.shutdown().await;
         }
     }
 
+    /// Stops one agent from taking tasks, and forgets it.
     async fn stop(&mut self, id: &str) {
         if let Some(mut agent) = self.agents.remove(id) {
             agent.task.shutdown().await;
@@ -228,6 +256,7 @@ impl Managed {
         }
     }
 
+    /// Starts to create one agent. Does not wait for its factory.
     fn start(&mut self, agent: DesiredAgent) {
         let DesiredAgent { agent_id: id, name, config, version, .. } = agent;
         tracing::info!(agent_type = &*self.hosted.type_name, agent_id = id, "creating an agent");

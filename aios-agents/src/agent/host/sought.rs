@@ -1,5 +1,14 @@
 //! Tells an engine which attempts this process has, when it asks after it has taken over their run,
 //! and sends it their answers.
+//!
+//! An engine that takes over a run does not know whether its predecessor's assignments reached the
+//! broker. Instead of assigning again, it asks every process of the type. A process that has the
+//! attempt sends a heartbeat at once; one in which it has ended sends the answer again; all others
+//! stay silent. From then on the answer goes to the mailbox of the engine that asked.
+//!
+//! Every process of the type remembers that mailbox, because the task may still be queued and reach
+//! any of them. The memory is bounded; an assignment that is forgotten is answered to the engine
+//! that assigned it, whose successors read its mailbox later.
 
 use std::{
     collections::{HashMap, HashSet, VecDeque},
@@ -26,13 +35,17 @@ const REMEMBERED: usize = 16_384;
 #[derive(Debug, Default)]
 pub(super) struct NewMailboxes(Mutex<Remembered>);
 
+/// The content of the lock.
 #[derive(Debug, Default)]
 struct Remembered {
+    /// By the id of the event that assigned the task.
     mailboxes: HashMap<EventId, Arc<str>>,
+    /// Keys of `mailboxes`, the oldest first.
     order: VecDeque<EventId>,
 }
 
 impl NewMailboxes {
+    /// Remembers the engine that asked last.
     fn set(&self, assignment: &EventId, mailbox: &Arc<str>) {
         let mut remembered = self.0.lock();
         let before = remembered.mailboxes.insert(assignment.clone(), Arc::clone(mailbox));
@@ -47,6 +60,7 @@ impl NewMailboxes {
         }
     }
 
+    /// The engine that asked for this assignment, if one did.
     fn of(&self, assignment: &EventId) -> Option<Arc<str>> {
         self.0.lock().mailboxes.get(assignment).cloned()
     }
@@ -67,22 +81,29 @@ impl Shared {
 }
 
 /// The assignments that wait in this process for a slot, by the ids of their events.
+///
+/// Added and removed by `HeldAssignment`.
 #[derive(Debug, Default)]
 pub(super) struct HeldAssignments(Mutex<HashSet<EventId>>);
 
 impl HeldAssignments {
+    /// Whether an assignment waits here.
     fn contains(&self, id: &EventId) -> bool {
         self.0.lock().contains(id)
     }
 }
 
 /// An assignment that waits for a slot, until it is dropped.
+///
+/// Created by `Held` for each delivery.
 pub(super) struct HeldAssignment {
     shared: Arc<Shared>,
+    /// Id of the event that assigned the task.
     id: EventId,
 }
 
 impl HeldAssignment {
+    /// Lists the assignment.
     pub(super) fn new(shared: &Arc<Shared>, id: &EventId) -> Self {
         shared.held.0.lock().insert(id.clone());
         Self { shared: Arc::clone(shared), id: id.clone() }
@@ -99,6 +120,7 @@ impl Drop for HeldAssignment {
 /// answer if it has ended here. A blocked process does not report that it has an attempt, so that its
 /// tasks are assigned to others.
 pub(super) fn report(types: &[Arc<HostedType>], question: &Event) {
+    // The event type names the agent type, so the data need not be decoded for other types.
     let of_type = |hosted: &&Arc<HostedType>| *hosted.type_name == *question.event_type.entity();
     let Some(hosted) = types.iter().find(of_type) else { return };
     let assignment = question.metadata.causation_id.as_deref().and_then(|id| id.parse().ok());
@@ -113,12 +135,15 @@ pub(super) fn report(types: &[Arc<HostedType>], question: &Event) {
     let task = question.clone().with_id(assignment);
     let hosted = Arc::clone(hosted);
     let key = Key::of(attempt.task_id.clone(), attempt.attempt, &question.metadata);
+    // Spawned, because the listener must not wait for the broker.
     match hosted.shared.attempt_cache.answered(&key) {
         Some(answer) => drop(task::spawn(async move { hosted.answer_again(answer, &task).await })),
         None => report_held(hosted, task, attempt, &key),
     }
 }
 
+/// Sends a heartbeat for an attempt that this process runs or holds. `waits` tells the engine
+/// whether its code has begun.
 fn report_held(hosted: Arc<HostedType>, task: Event, attempt: Attempt, key: &Key) {
     if hosted.place.is_blocked() {
         return;

@@ -1,4 +1,20 @@
 //! Watches one attempt while its code runs: timeout, cancellation, early acknowledgement, heartbeats.
+//!
+//! The supervisor polls the agent's code itself, in the task of the attempt. So dropping it at a
+//! timeout needs no abort, and the code never runs when the attempt has been answered. Around the
+//! code it runs at most one side task at a time: a heartbeat, or the early acknowledgement.
+//!
+//! | event | effect |
+//! |---|---|
+//! | the code ends | its result, after the side task in progress has ended |
+//! | timeout | the code is dropped; a retryable failure |
+//! | cancellation | the code has `cancel_grace` to end, and is then dropped |
+//! | abandonment | the code is dropped at once; no answer |
+//! | redelivery | the older delivery is acknowledged, and the new one kept |
+//! | `early_ack_after` | the delivery is acknowledged; from then on the engine watches heartbeats |
+//!
+//! Deadlines are compared with the clock at each turn. The loop sleeps until the earliest of them,
+//! or until `TaskState` changes.
 
 use std::{future::Future, pin::pin, task::Poll, time::Duration};
 
@@ -34,17 +50,25 @@ pub(super) enum Outcome {
 /// Supervises a task while its code runs: timeout, cancellation, heartbeats and early
 /// acknowledgement.
 pub(super) struct TaskSupervisor<'a> {
+    /// Type whose agent does the task.
     hosted: &'a HostedType,
+    /// Shared with the code and with the rest of the host.
     running: &'a TaskState,
     assigned: &'a TaskAssigned,
+    /// The event that assigned the task; cause of its heartbeats.
     event: Event,
+    /// `None` after the early acknowledgement.
     delivery: Option<Delivery>,
+    /// When the code began; timeout and early acknowledgement count from here.
     started: Timestamp,
+    /// When the last heartbeat was due; `None` before the first.
     last_beat: Option<Timestamp>,
+    /// When a cancelled task is dropped; `None` while it is not cancelled.
     cancel_deadline: Option<Timestamp>,
 }
 
 impl<'a> TaskSupervisor<'a> {
+    /// Starts the timeout of the attempt.
     pub(super) fn new(
         hosted: &'a HostedType,
         running: &'a TaskState,
@@ -87,19 +111,25 @@ impl<'a> TaskSupervisor<'a> {
         &mut self,
         work: impl Future<Output = Result<Payload, TaskError>>,
     ) -> Outcome {
+        // Dropped when this function returns, in whichever way.
         let mut work = pin!(work);
         let running = self.running;
+        // Cancelled before it arrived, or stopped while the engine was asked: the code never
+        // begins.
         match running.stopped() {
             None => {}
             Some(StopReason::Cancelled) => return Outcome::Cancelled,
             Some(StopReason::Abandoned) => return Outcome::Abandoned,
         }
+        // Most tasks of tests and many small ones end at the first poll: no timer is needed for
+        // them.
         if let Poll::Ready(result) = futures_util::poll!(work.as_mut()) {
             return Outcome::Done(result);
         }
         let mut side_task: Option<BoxFuture<'a, ()>> = None;
         loop {
             let mut changed = pin!(running.changed.notified());
+            // Before the state is read, so that a change in between is not missed.
             changed.as_mut().enable();
             self.adopt_redelivery();
             if self.hosted.place.is_blocked() {
@@ -116,6 +146,7 @@ impl<'a> TaskSupervisor<'a> {
             let wake = self.hosted.shared.clock.sleep_until(self.next_wake(side_task.is_some()));
             tokio::select! {
                 biased;
+                // First, so that a result wins over a timeout at the same moment.
                 result = work.as_mut() => return finish(side_task, result).await,
                 () = perform(&mut side_task) => side_task = None,
                 () = changed => {}
@@ -142,11 +173,13 @@ impl<'a> TaskSupervisor<'a> {
 
     /// The side task that is due, if any: an early acknowledgement or a heartbeat.
     fn next_side_task(&mut self, now: Timestamp) -> Option<BoxFuture<'a, ()>> {
+        // Before a heartbeat: the broker's timeout does not wait.
         if self.early_ack_at().is_some_and(|at| now >= at) {
             let delivery = self.delivery.take()?;
             return Some(Box::pin(async { log_unsettled(delivery.ack().await) }));
         }
         let due = now >= self.next_beat() || (self.running.has_progress() && self.may_beat(now));
+        // Also if the place is blocked, so that the loop does not spin.
         if due {
             self.last_beat = Some(now);
         }
@@ -154,6 +187,7 @@ impl<'a> TaskSupervisor<'a> {
         (due && !self.hosted.place.is_blocked()).then(|| self.heartbeat())
     }
 
+    /// The heartbeat to send now, with the latest progress.
     fn heartbeat(&self) -> BoxFuture<'a, ()> {
         let TaskAssigned { task_id, attempt, .. } = self.assigned;
         let mut beat = TaskHeartbeat::new(task_id.clone(), *attempt);
@@ -178,6 +212,7 @@ impl<'a> TaskSupervisor<'a> {
         self.last_beat.is_none() || now >= self.next_beat()
     }
 
+    /// When the delivery is acknowledged early; `None` if that is disabled or was done.
     fn early_ack_at(&self) -> Option<Timestamp> {
         self.delivery.as_ref()?;
         Some(self.started + self.hosted.shared.options.early_ack_after?)
@@ -185,6 +220,7 @@ impl<'a> TaskSupervisor<'a> {
 
     /// When to wake up if nothing changes before.
     fn next_wake(&self, busy: bool) -> Timestamp {
+        // A side task in progress wakes the loop when it ends.
         let side_tasks =
             if busy { [None, None] } else { [Some(self.next_beat()), self.early_ack_at()] };
         let timeout = self.assigned.timeout().map(|timeout| self.started + timeout);
@@ -214,6 +250,7 @@ async fn finish(
 }
 
 impl HostedType {
+    /// Publishes a heartbeat for a task. A failure is only logged, because the next one follows.
     pub(super) async fn publish_heartbeat(&self, parent: &Event, beat: &TaskHeartbeat) {
         if let Some(event) = self.beat(parent, beat) {
             self.send_heartbeat(event, parent, beat).await;
@@ -229,6 +266,8 @@ impl HostedType {
             .map(|event| event.caused_by(parent))
     }
 
+    /// Sends a heartbeat to the engine that waits for the task, and to subscribers. Not an error
+    /// without a listener.
     pub(super) async fn send_heartbeat(&self, event: Event, parent: &Event, beat: &TaskHeartbeat) {
         let to = self.shared.reply_to(parent);
         let publish = Publish { event, to, require_route: false };

@@ -1,3 +1,23 @@
+//! The state that an attempt's code, its supervisor, the watchdog and the cache share.
+//!
+//! There is no lock around the whole: each part changes on its own. Every change wakes the
+//! supervisor through `changed`. Waiters register before they read, so no change is missed.
+//!
+//! Why the attempt must stop only ever increases, so an abandoned task is never answered as
+//! cancelled:
+//!
+//! ```text
+//! ACTIVE ──► CANCELLED ──► ABANDONED
+//! ```
+//!
+//! Whether the code may begin is decided by compare-and-swap, so that either the code claims the
+//! task or the host takes it back:
+//!
+//! ```text
+//! BEGUN ──queued()──► QUEUED ──code begins──► BEGUN
+//!                       └────withdraw()─────► WITHDRAWN
+//! ```
+
 use std::sync::{
     Arc, OnceLock, Weak,
     atomic::{AtomicU8, Ordering},
@@ -14,8 +34,11 @@ use tokio::sync::Notify;
 
 use super::slot::Slot;
 
+/// Nothing stops the task.
 const ACTIVE: u8 = 0;
+/// See `StopReason::Cancelled`.
 const CANCELLED: u8 = 1;
+/// See `StopReason::Abandoned`. The largest, so that it wins.
 const ABANDONED: u8 = 2;
 
 /// The code of the attempt has begun.
@@ -28,14 +51,18 @@ const WITHDRAWN: u8 = 2;
 /// State of a running task, shared by its code and the host.
 #[derive(Debug, Default)]
 pub(super) struct TaskState {
+    /// One of `ACTIVE`, `CANCELLED` and `ABANDONED`.
     stop: AtomicU8,
     /// Shared with the queue that the code waits in.
     code: Arc<AtomicU8>,
+    /// The latest progress that was not sent yet. Older ones are replaced.
     progress: Mutex<Option<Payload>>,
     /// The latest redelivery of the task while it runs. The broker may have forgotten the first
     /// delivery.
     redelivered: Mutex<Option<Delivery>>,
+    /// Weak, so that the state does not keep the slot occupied, nor counts as code that holds it.
     slot: OnceLock<Weak<Slot>>,
+    /// Notified at every change of this state.
     pub(super) changed: Notify,
 }
 
@@ -61,15 +88,18 @@ impl TaskState {
         agent_type.is_none_or(|wanted| slot().is_some_and(|slot| slot.agent_type() == wanted))
     }
 
+    /// Tells the task to stop. An abandonment is not taken back by a later cancellation.
     pub(super) fn stop(&self, stop: StopReason) {
         let wanted = match stop {
             StopReason::Cancelled => CANCELLED,
             StopReason::Abandoned => ABANDONED,
         };
+        // The reasons are numbered so that the stronger one is the larger.
         self.stop.fetch_max(wanted, Ordering::AcqRel);
         self.changed.notify_waiters();
     }
 
+    /// Why the task must stop, if it must.
     pub(super) fn stopped(&self) -> Option<StopReason> {
         match self.stop.load(Ordering::Acquire) {
             ACTIVE => None,
@@ -102,6 +132,7 @@ impl TaskState {
         self.changed.notify_waiters();
     }
 
+    /// Takes the latest redelivery, if there is one.
     pub(super) fn take_redelivered(&self) -> Option<Delivery> {
         self.redelivered.lock().take()
     }
@@ -111,6 +142,7 @@ impl TaskState {
         self.progress.lock().is_some()
     }
 
+    /// Takes the progress to send; JSON `null` if there is none.
     pub(super) fn take_progress(&self) -> Payload {
         let mut progress = self.progress.lock();
         progress.take().unwrap_or_default()
@@ -121,6 +153,7 @@ impl TaskState {
         self.until(|running| running.stopped() == Some(StopReason::Abandoned)).await;
     }
 
+    /// Completes when a condition holds that only changes of this state can bring about.
     async fn until(&self, reached: impl Fn(&Self) -> bool + Send) {
         loop {
             let mut changed = std::pin::pin!(self.changed.notified());
@@ -153,14 +186,17 @@ impl TaskControl for TaskState {
     }
 
     fn queued(&self) -> TaskQueued {
+        // Has no effect on a task that was withdrawn.
         exchange(&self.code, BEGUN, QUEUED);
         let code = Arc::clone(&self.code);
         TaskQueued::new(move || {
+            // Also true if the code has begun, for code that asks twice.
             exchange(&code, QUEUED, BEGUN) || code.load(Ordering::Acquire) == BEGUN
         })
     }
 }
 
+/// Replaces the state if it is the current one. Returns whether it was.
 fn exchange(code: &AtomicU8, current: u8, new: u8) -> bool {
     code.compare_exchange(current, new, Ordering::AcqRel, Ordering::Acquire).is_ok()
 }

@@ -1,4 +1,13 @@
 //! Detects agent code that blocks the thread or event loop it runs on, from a dedicated thread.
+//!
+//! A dedicated thread looks at each place four times within `blocked_after`. It runs no agent code
+//! and takes no lock that agent code may hold. It counts checks and reads no clock: in a process
+//! that was suspended as a whole, no check happens either, so it is not mistaken for a blocked
+//! place. A place is blocked after four checks without an answer to the same probe, and free again
+//! at the first answer.
+//!
+//! The stack of a blocked place is read on yet another thread, with a time limit, because that may
+//! need a lock that the blocked code holds. That thread may remain until the code lets go.
 
 use std::{
     io,
@@ -26,11 +35,16 @@ const STACK_PATIENCE: Duration = Duration::from_secs(1);
 const NAMED: usize = 10;
 
 /// Watches places until it is dropped.
+///
+/// Dropping it stops the thread without waiting for it.
 pub(super) struct Watchdog(Arc<Stopped>);
 
+/// Tells the thread to end.
 #[derive(Default)]
 struct Stopped {
+    /// Guarded by the lock that the condition variable needs.
     is_stopped: Mutex<bool>,
+    /// Notified once, when the watchdog is dropped.
     changed: Condvar,
 }
 
@@ -63,23 +77,30 @@ impl Drop for Watchdog {
     }
 }
 
+/// The state of the thread.
 struct Watch {
+    /// To return tasks that have not begun, and to name those that have.
     shared: Arc<Shared>,
     watched: Vec<Watched>,
     stopped: Arc<Stopped>,
+    /// The time after which a place counts as blocked.
     limit: Duration,
 }
 
 /// A watched place.
 struct Watched {
+    /// The place that is probed.
     place: Arc<Place>,
+    /// The types whose code runs there, for log and metric.
     agent_types: Vec<Arc<str>>,
+    /// The latest probe; `None` before the first check.
     probe: Option<Probe>,
     /// How many checks found the probe unanswered.
     missed: u32,
 }
 
 impl Watched {
+    /// A place that was not probed yet.
     fn new(place: Arc<Place>, agent_types: Vec<Arc<str>>) -> Self {
         Self { place, agent_types, probe: None, missed: 0 }
     }
@@ -87,8 +108,10 @@ impl Watched {
     /// Checks once. Returns the new state if the place became blocked or free. Time is counted in
     /// checks, so that a suspended process does not count as blocked.
     fn check(&mut self) -> Option<bool> {
+        // Without a probe, the place counts as answered, and gets its first one.
         let answer = self.probe.as_ref().map_or(Answer::Beaten, Probe::answer);
         match answer {
+            // Its agents are about to be dropped with the host or the event loop.
             Answer::Gone => None,
             Answer::Beaten => {
                 self.missed = 0;
@@ -104,6 +127,7 @@ impl Watched {
 }
 
 impl Watch {
+    /// Checks until the watchdog is stopped.
     fn run(mut self) {
         while self.sleep() {
             for watched in &mut self.watched {
@@ -131,6 +155,7 @@ fn blocked(shared: &Shared, watched: &Watched, limit: Duration) {
     let mut released = 0;
     let mut tasks = Vec::new();
     for agent_type in &watched.agent_types {
+        // Withdrawn first, so that the log names only tasks whose code has begun.
         released += shared.attempt_cache.withdraw(Some(agent_type));
         tasks.extend(shared.attempt_cache.begun(Some(agent_type)));
         counter!("aios_agents_blocked_total", "agent_type" => agent_type.to_string()).increment(1);
@@ -148,6 +173,7 @@ fn blocked(shared: &Shared, watched: &Watched, limit: Duration) {
     );
 }
 
+/// Marks a place as free. The consumers subscribe again.
 fn freed(watched: &Watched) {
     watched.place.set_blocked(false);
     tracing::warn!(
@@ -161,6 +187,7 @@ fn freed(watched: &Watched) {
 fn stack(place: &Arc<Place>) -> Option<String> {
     let (sender, receiver) = channel();
     let asked = Arc::clone(place);
+    // If the wait is over, the receiver is gone, and the answer is dropped.
     let ask = move || drop(sender.send(asked.pulse.stack()));
     thread::Builder::new().name("aios-stack".to_owned()).spawn(ask).ok()?;
     receiver.recv_timeout(STACK_PATIENCE).unwrap_or_default()

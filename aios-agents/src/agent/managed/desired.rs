@@ -1,4 +1,8 @@
 //! The desired state of agents, from their streams.
+//!
+//! The stream of an agent is short: one event per change. It is read in full, and
+//! folded into a `Definition`. Events of unknown actions count as versions, so a restart changes
+//! nothing but the version, and processes create the agent again because of it.
 
 use aios_core::{
     agent::Name,
@@ -22,15 +26,22 @@ pub(super) fn stream_of(agent_id: &str) -> Result<StreamId, StoreError> {
 /// The desired state of one agent. Version 0 means that there is none.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Definition {
+    /// How many changes there were: the version of the stream.
     pub(super) version: u64,
+    /// `None` if the agent was never created.
     pub(super) agent_type: Option<String>,
+    /// A deleted agent keeps its version, and can be created again.
     pub(super) is_deleted: bool,
+    /// Display name.
     name: String,
+    /// Input of the factory.
     config: Payload,
+    /// Ids of all changes, to recognise one that is repeated.
     events: Vec<EventId>,
 }
 
 impl Definition {
+    /// Reads one agent.
     pub(super) async fn read<S: EventStore + ?Sized>(
         store: &S,
         agent_id: &str,
@@ -40,6 +51,7 @@ impl Definition {
         Ok(definition)
     }
 
+    /// Applies all events after the version so far.
     async fn continue_from<S: EventStore + ?Sized>(
         &mut self,
         store: &S,
@@ -60,6 +72,7 @@ impl Definition {
         event_id.is_some_and(|id| self.events.contains(id))
     }
 
+    /// Applies one event.
     fn apply(&mut self, recorded: &RecordedEvent) -> Result<(), EventError> {
         let event = &recorded.event;
         self.version = recorded.version;
@@ -76,6 +89,7 @@ impl Definition {
         Ok(())
     }
 
+    /// The agent as processes shall host it; `None` if it was never created, or was deleted.
     fn into_desired(self, agent_id: String) -> Option<DesiredAgent> {
         let is_desired = self.agent_type.is_some() && !self.is_deleted;
         let Self { name, config, version, .. } = self;
@@ -88,6 +102,8 @@ pub(crate) async fn desired(
     store: &dyn Store,
     agent_type: &Name,
 ) -> Result<AgentsDesired, ManagedAgentError> {
+    // Read before the agents: the answer is at least as new as its position says, so a later
+    // position never stands for an older state.
     let position = store.head().await?;
     let agent_type = Some(agent_type.as_str().to_owned());
     let filter = AgentFilter { agent_type, ..AgentFilter::default() };
@@ -102,6 +118,7 @@ pub(crate) async fn desired(
     Ok(AgentsDesired::new(position, agents))
 }
 
+/// The desired ones among these agents. Streams are read together; a long one is continued alone.
 async fn desired_of(
     store: &dyn Store,
     ids: Vec<String>,
@@ -112,6 +129,7 @@ async fn desired_of(
     for ((id, stream), events) in ids.into_iter().zip(&streams).zip(read) {
         let mut definition = Definition::default();
         events.iter().try_for_each(|recorded| definition.apply(recorded))?;
+        // There may be more than were read together.
         if events.len() >= EVENTS {
             definition.continue_from(store, stream).await?;
         }

@@ -1,3 +1,6 @@
+//! Errors of changing agents that are resources. Those of the store may be retryable; all others
+//! name something that the caller has to change.
+
 use aios_core::{agent::InvalidName, broker::InvalidAddress, event::EventError, store::StoreError};
 
 /// Why an agent cannot be created or changed.
@@ -106,6 +109,7 @@ pub struct ConfigFault {
     pub message: String,
 }
 
+/// The first ten faults, as text.
 fn list(faults: &[ConfigFault]) -> String {
     let texts = faults.iter().take(10).map(|fault| format!("{} {}", fault.path, fault.message));
     texts.collect::<Vec<_>>().join("; ")

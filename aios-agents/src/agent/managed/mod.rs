@@ -3,6 +3,18 @@
 //! The desired state of an agent is the stream `agents/<agent id>/desired`. Every process with a
 //! factory of its type hosts it. A process with a store reads the desired state; one without asks over
 //! the broker, and a process with an engine answers it.
+//!
+//! | module | contents |
+//! |---|---|
+//! | `desired` | the desired state, folded from the events of an agent |
+//! | `types` | the types that processes can host, with the JSON Schemas of their configs |
+//! | `serve` | answers processes without a store |
+//! | `error` | why a change is refused |
+//!
+//! A change reads the stream, checks, and appends with the version that it has read. A concurrent
+//! change makes the append conflict: the change is then checked again, or refused if the caller
+//! named a version. A change is recognised by its event id, so a caller may repeat it after a lost
+//! answer.
 
 mod desired;
 mod error;
@@ -90,8 +102,11 @@ const MAX_NAME_BYTES: usize = 255;
 /// ```
 #[derive(Clone, Debug)]
 pub struct ManagedAgents {
+    /// The desired state is read from its log and written to it.
     store: Arc<dyn Store>,
+    /// Time of the events.
     clock: Arc<dyn Clock>,
+    /// Source of the events.
     source: Arc<str>,
     /// The types that this process hosts.
     local: Vec<(Name, TypeRegistered)>,
@@ -132,6 +147,7 @@ pub struct ManagedAgent {
 }
 
 impl ManagedAgents {
+    /// Agents of a store. `local` are the types that this process hosts.
     pub(crate) fn new(
         store: Arc<dyn Store>,
         clock: Arc<dyn Clock>,
@@ -178,9 +194,11 @@ impl ManagedAgents {
         let id = id.map_or_else(derived, ToOwned::to_owned);
         mailbox_of(&agent_type, &id).map_err(|invalid| invalid.0)?;
         let found = Definition::read(&*self.store, &id).await?;
+        // The caller has lost the answer to this change and repeats it.
         if found.has(change.event_id.as_ref()) {
             return self.get(&id).await;
         }
+        // A row without a desired state comes from the code of a process.
         let is_in_code = found.version == 0 && self.row(&id).await?.is_some();
         if is_in_code || (found.version > 0 && !found.is_deleted) {
             return Err(ManagedAgentError::Exists { agent_id: id });
@@ -188,6 +206,7 @@ impl ManagedAgents {
         self.check_config(&agent_type, &config).await?;
         let created = Registered::new(id.clone(), name.to_owned(), config);
         match self.append(&agent_type, agent::CREATED, &id, &created, &found, &change).await {
+            // Another process has created it at the same moment.
             Err(ManagedAgentError::Changed { .. }) => {
                 Err(ManagedAgentError::Exists { agent_id: id })
             }
@@ -291,6 +310,7 @@ impl ManagedAgents {
                 AgentType::new(name.as_str(), registered.clone()),
             );
         }
+        // The recorded schemas come last: they are those that configs are checked against.
         types.extend(types::read(&*self.store).await?);
         Ok(types.into_values().collect())
     }
@@ -313,6 +333,7 @@ impl ManagedAgents {
                 self.check_config(&agent_type, config).await?;
             }
             match self.append(&agent_type, action, id, data, &found, change).await {
+                // Another change came first, and the caller does not mind: check and append again.
                 Err(ManagedAgentError::Changed { .. }) if change.expected.is_none() => {}
                 Err(error) => return Err(error),
                 Ok(()) => return self.get(id).await,
@@ -347,6 +368,8 @@ impl ManagedAgents {
         Ok(Some((Name::new(&agent_type)?, found)))
     }
 
+    /// Checks a config against the recorded schema of its type. A type that no process has
+    /// registered accepts every config, because a process with its factory may start later.
     async fn check_config(
         &self,
         agent_type: &Name,
@@ -359,6 +382,8 @@ impl ManagedAgents {
         }
     }
 
+    /// Appends one change to the stream of the agent, at the version that was read. A conflict is
+    /// reported as [`ManagedAgentError::Changed`].
     async fn append<T: Serialize + Sync>(
         &self,
         agent_type: &Name,
@@ -373,6 +398,7 @@ impl ManagedAgents {
             .with_timestamp(self.clock.now())
             .with_metadata(change.metadata.clone())
             .with_id(change.event_id.clone().unwrap_or_else(EventId::generate));
+        // An agent that was never created has no stream.
         let expected = match found.version {
             0 => Expected::Empty,
             version => Expected::Exact(version),
@@ -387,6 +413,7 @@ impl ManagedAgents {
         }
     }
 
+    /// The row of an agent in the read model, also of one that was deleted.
     async fn row(&self, id: &str) -> Result<Option<AgentRecord>, StoreError> {
         let id = Some(id.to_owned());
         let filter = AgentFilter { id, include_deleted: true, ..AgentFilter::default() };

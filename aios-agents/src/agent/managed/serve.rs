@@ -1,4 +1,12 @@
 //! Tells processes without a store which agents they shall host, and records the state of theirs.
+//!
+//! Every process with an engine answers every report, so no election is needed, and a report is
+//! answered while one such process runs. The order within an answer is: record the schemas of the
+//! type, record which agents run or fail, read the desired state, answer. The answer thus includes
+//! what the report changed.
+//!
+//! Reports are repeated at each announcement interval. One that fails, or that arrives while this
+//! process is down, costs one interval.
 
 use std::sync::Arc;
 
@@ -41,13 +49,17 @@ pub(crate) async fn serve(server: Server) {
 /// A process with a store and an engine, which answers reports.
 #[derive(Debug)]
 pub(crate) struct Server {
+    /// Reports and answers go through it.
     pub(crate) broker: Arc<dyn Broker>,
+    /// Where types, states of agents and their desired state are.
     pub(crate) store: Arc<dyn Store>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) source: Arc<str>,
 }
 
 impl Server {
+    /// Subscribes with a temporary group of its own, and answers until an error. Returns `Ok` when
+    /// the broker is closed.
     async fn answer_reports(&self, backoff: &mut BackoffTimer) -> Result<(), AgentError> {
         let group = Group::new(format!("agents.reported.{}", EventId::generate()))?;
         let subscription = Subscription::group(group, [REPORTED.parse()?])
@@ -76,6 +88,7 @@ impl Server {
         }
     }
 
+    /// Answers one report. Events of other actions are ignored.
     async fn answer(&self, event: &Event) -> Result<(), AgentError> {
         let (_, agent_type, AGENTS_REPORTED) = event.event_type.segments() else { return Ok(()) };
         let agent_type = Name::new(agent_type)?;
@@ -90,6 +103,7 @@ impl Server {
         Ok(())
     }
 
+    /// Records agents that run. Only those that the store did not know as running get an event.
     async fn record_running(&self, agent_type: &Name, ids: &[String]) -> Result<(), AgentError> {
         for id in self.store.touch_agents(ids, self.clock.now()).await? {
             let seen = Seen::new(id.clone());
@@ -98,6 +112,7 @@ impl Server {
         Ok(())
     }
 
+    /// Records agents whose factory fails, unless their rows say so already.
     async fn record_failed(&self, agent_type: &Name, ids: &[String]) -> Result<(), AgentError> {
         for id in ids {
             let filter = AgentFilter { id: Some(id.clone()), ..AgentFilter::default() };
@@ -120,6 +135,7 @@ impl Server {
         data: &T,
     ) -> Result<(), AgentError> {
         let found = Definition::read(&*self.store, id).await.map_err(unmanaged)?;
+        // A process may report an agent that was deleted in the meantime.
         if found.version == 0 || found.is_deleted {
             return Ok(());
         }
@@ -129,6 +145,7 @@ impl Server {
         Ok(())
     }
 
+    /// An event about the type, by this process, now.
     fn event<T: Serialize>(
         &self,
         agent_type: &Name,

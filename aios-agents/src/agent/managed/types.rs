@@ -1,4 +1,9 @@
 //! The types of agents that processes host.
+//!
+//! A process records its types when it starts, so that a config can be checked where an agent is
+//! created, which may be a process without the factory. The last record of a type counts. It is
+//! written only if it differs from the one before: the stream grows with the versions of the code,
+//! not with restarts.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -13,7 +18,9 @@ use aios_core::{
 use super::{ConfigFault, ManagedAgentError};
 use crate::agent::validation::faults;
 
+/// The stream of all types.
 const STREAM: &str = "system/agent-types";
+/// Events, or agents, that are read at once.
 const PAGE: usize = 500;
 
 /// A type of agents that some process hosts or has hosted.
@@ -31,12 +38,14 @@ pub struct AgentType {
 }
 
 impl AgentType {
+    /// A type with these schemas.
     pub(super) fn new(agent_type: &str, registered: TypeRegistered) -> Self {
         let TypeRegistered { config_schema, parameters_schema, output_schema, .. } = registered;
         let agent_type = agent_type.to_owned();
         Self { agent_type, config_schema, parameters_schema, output_schema }
     }
 
+    /// Whether the recorded schemas are these. Compares their text.
     fn is_same(&self, registered: &TypeRegistered) -> bool {
         self.config_schema == registered.config_schema
             && self.parameters_schema == registered.parameters_schema
@@ -68,6 +77,7 @@ pub(super) async fn read<S: EventStore + ?Sized>(
     let mut types = BTreeMap::new();
     loop {
         let page = store.read_stream(&stream, after, PAGE).await?;
+        // The stream is read until a page is empty.
         let Some(last) = page.last() else { return Ok(types) };
         after = last.version;
         for event in page.into_iter().map(|recorded| recorded.event) {
@@ -115,6 +125,8 @@ pub(crate) async fn register<S: EventStore + ?Sized>(
     if events.is_empty() {
         return Ok(());
     }
+    // Without an expected version: if two processes record the same type, it is recorded twice, and
+    // the last one counts.
     store.append_one(Append::new(StreamId::new(STREAM)?, events)).await?;
     Ok(())
 }

@@ -1,16 +1,24 @@
+//! Generates programs for the property test.
+//!
+//! A number determines a program. The number of parts is limited, so that programs stay small and
+//! always end. A program for all languages uses no part that only futures in Rust have.
+
 use super::program::{Do, ExternalEvent, Program};
 
 /// Generates a program from a seed: the same in every run and on every machine.
 pub(super) struct Generator {
+    /// State of the random numbers.
     state: u64,
     /// Whether to use only parts that all languages support.
     portable: bool,
+    /// How many more parts may be generated.
     left: u32,
     /// Number of guards around the current part.
     guards: u8,
 }
 
 impl Generator {
+    /// A generator with a seed. Similar seeds give unrelated programs.
     pub(super) fn new(seed: u64) -> Self {
         Self {
             state: seed.wrapping_mul(0x9e37_79b9_7f4a_7c15),
@@ -20,6 +28,7 @@ impl Generator {
         }
     }
 
+    /// A program of any parts.
     pub(super) fn program(mut self) -> Program {
         let code = self.parts(1, 6, 3);
         Program { code, outside: self.outside() }
@@ -41,6 +50,7 @@ impl Generator {
         Program { code, outside: self.outside() }
     }
 
+    /// Events from outside: signals, and sometimes a pause or a cancellation.
     fn outside(&mut self) -> Vec<(u8, ExternalEvent)> {
         let signals = self.below(8);
         let mut outside: Vec<_> = (0..signals)
@@ -57,6 +67,7 @@ impl Generator {
         outside
     }
 
+    /// The next random number.
     fn next(&mut self) -> u64 {
         // SplitMix64.
         self.state = self.state.wrapping_add(0x9e37_79b9_7f4a_7c15);
@@ -66,21 +77,25 @@ impl Generator {
         mixed ^ (mixed >> 31)
     }
 
+    /// A random number below a limit. The small bias of the remainder does not matter here.
     fn below(&mut self, limit: u8) -> u8 {
         u8::try_from(self.next() % u64::from(limit.max(1))).unwrap_or_default()
     }
 
+    /// Several parts.
     fn parts(&mut self, least: u8, most: u8, depth: u8) -> Vec<Do> {
         let count = least + self.below(most - least + 1);
         (0..count).map(|_| self.part(depth)).collect()
     }
 
+    /// A part with at most `depth` levels of parts inside.
     fn part(&mut self, depth: u8) -> Do {
         self.left = self.left.saturating_sub(1);
         if depth == 0 || self.left == 0 || self.below(5) < 3 {
             return self.leaf();
         }
         let depth = depth - 1;
+        // The first cases are those that all languages have.
         match self.below(if self.portable { 6 } else { 10 }) {
             0 => Do::Sequence(self.parts(1, 3, depth)),
             1 | 2 => Do::All(self.parts(1, 4, depth)),
@@ -98,6 +113,7 @@ impl Generator {
         }
     }
 
+    /// A part without others inside.
     fn leaf(&mut self) -> Do {
         match self.below(if self.portable { 16 } else { 22 }) {
             0 | 1 => Do::Step(self.below(100)),

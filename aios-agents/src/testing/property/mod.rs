@@ -2,6 +2,11 @@
 //! journal replays to the observations of the live run, and the run can resume from there and end.
 //!
 //! `AIOS_PROGRAMS` sets the number of programs, `AIOS_SEED` the first seed.
+//!
+//! A program is data: operations, combinators and events from outside. An interpreter performs it
+//! as a workflow, and notes what the code sees: outcomes, winners, random values, times. A replay
+//! must see the same, up to the point where the journal ends. A program that fails is made smaller
+//! until no smaller one fails, and is then printed as JSON, so that it can be added to `FOUND`.
 
 mod generate;
 mod perform;
@@ -23,16 +28,19 @@ const SHARED: u64 = 200;
 /// The observations of a run, in order.
 type Seen = Arc<Mutex<Vec<String>>>;
 
+/// A copy of the observations so far.
 fn seen(seen: &Seen) -> Vec<String> {
     seen.lock().clone()
 }
 
+/// A number from the environment.
 fn number(name: &str, default: u64) -> u64 {
     #[allow(clippy::disallowed_methods, reason = "the environment sets the size of the test")]
     let value = std::env::var(name).ok();
     value.map_or(default, |text| text.parse().unwrap())
 }
 
+/// A test of a program, with an agent and a child that sometimes fail.
 fn scripted(program: &Program, seen: &Seen) -> WorkflowTest {
     let answer = |value: u8| match value % 5 {
         0 => Err("not this one".into()),
@@ -42,6 +50,7 @@ fn scripted(program: &Program, seen: &Seen) -> WorkflowTest {
     program.outside(test)
 }
 
+/// Runs a program and returns its observations.
 async fn live(program: &Program) -> (TestedRun, Vec<String>) {
     let saw = Seen::default();
     let run = scripted(program, &saw).run(program).await;
@@ -105,6 +114,7 @@ async fn shrink(mut program: Program) -> Program {
     }
 }
 
+/// Fails the test with the smallest program that fails in some way.
 async fn fail(seed: u64, program: Program, error: String) -> ! {
     let smallest = shrink(program).await;
     let again = check(&smallest).await.err().unwrap_or(error);

@@ -1,3 +1,9 @@
+//! Performs a program as a workflow.
+//!
+//! Each part notes what it observed together with the time of the run, so that a replay in another
+//! order is noticed even if the results are the same. Branches share channels and semaphores: code
+//! that communicates between branches must replay exactly, too.
+
 use std::{fmt::Debug, sync::Arc, time::Duration};
 
 use aios_core::{
@@ -22,12 +28,16 @@ use crate::{
     workflow::{FnWorkflow, Workflow, WorkflowContext, WorkflowError, race},
 };
 
+/// The end of a part. Boxed, because parts contain parts.
 type Ended<'a> = BoxFuture<'a, Result<(), WorkflowError>>;
 
 /// State shared by the branches of a run.
 struct Shared {
+    /// The observations of the code.
     seen: Seen,
+    /// One semaphore per level of guards.
     permits: [Semaphore; 5],
+    /// Channels between branches of the run.
     channels: [(mpsc::UnboundedSender<u8>, Mutex<mpsc::UnboundedReceiver<u8>>); 2],
 }
 
@@ -47,6 +57,7 @@ pub(super) fn interpreter(seen: &Seen) -> Arc<dyn Workflow> {
 }
 
 impl Shared {
+    /// Fresh state: nothing is shared between runs, or with a replay.
     fn new(seen: &Seen) -> Self {
         let channel = || {
             let (sender, receiver) = mpsc::unbounded_channel();
@@ -60,11 +71,13 @@ impl Shared {
         }
     }
 
+    /// Notes an observation and the time of the run.
     fn note(&self, context: &WorkflowContext, what: impl Debug) {
         let text = format!("{what:?} at {}", context.now());
         self.seen.lock().push(text);
     }
 
+    /// The two ends of a channel.
     fn channel(
         &self,
         number: u8,
@@ -73,6 +86,7 @@ impl Shared {
     }
 }
 
+/// A number as a duration.
 fn seconds(number: u8) -> Duration {
     SECOND * u32::from(number)
 }
@@ -82,6 +96,7 @@ fn outcome<T>(result: Result<T, WorkflowError>) -> Result<T, String> {
     result.map_err(|error| error.code().to_owned())
 }
 
+/// Performs one part.
 fn perform<'a>(context: &'a WorkflowContext, part: &'a Do, shared: &'a Shared) -> Ended<'a> {
     Box::pin(async move {
         if let Some(operation) = operation(context, part) {
@@ -160,10 +175,12 @@ fn operation<'a>(
     })
 }
 
+/// The value as the result of a step.
 fn outcome_of(value: u8) -> Result<Payload, TaskError> {
     Ok(Payload::encode(&value)?)
 }
 
+/// Receives from a channel until a deadline.
 async fn receive(context: &WorkflowContext, shared: &Shared, channel: u8, limit: u8) -> Option<u8> {
     let receiver = &shared.channel(channel).1;
     select! {
@@ -172,6 +189,7 @@ async fn receive(context: &WorkflowContext, shared: &Shared, channel: u8, limit:
     }
 }
 
+/// Registers a compensation that notes that it ran.
 fn compensate(context: &WorkflowContext, value: u8, seen: &Seen) {
     let seen = Arc::clone(seen);
     context.compensate("undo", move |context| async move {

@@ -1,3 +1,5 @@
+//! Workflows as data. The JSON form is shared with the tests in Python, so parts are only added.
+
 use serde::{Deserialize, Serialize};
 
 use super::SECOND;
@@ -6,6 +8,7 @@ use crate::testing::WorkflowTest;
 /// A workflow as data, and the external events of its run.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Program {
+    /// Performed in order.
     pub(super) code: Vec<Do>,
     /// Seconds after the start, and the event.
     pub(super) outside: Vec<(u8, ExternalEvent)>,
@@ -14,9 +17,13 @@ pub(super) struct Program {
 /// An event from outside of the run.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub(super) enum ExternalEvent {
+    /// The number of its name, and its payload.
     Signal(u8, u8),
+    /// A request to cancel the run.
     Cancel,
+    /// A pause.
     Pause,
+    /// The end of a pause.
     Resume,
 }
 
@@ -29,17 +36,23 @@ pub(super) enum Do {
     SlowStep(u8),
     /// A step that fails twice.
     FailingStep,
+    /// A task whose agent fails for some values.
     Task(u8),
+    /// A child that fails for some values.
     Child(u8),
     /// A timer, in seconds.
     Sleep(u8),
     /// A wait for a signal by name, with a timeout in seconds.
     Signal(u8, u8),
+    /// Emits an event.
     Emit,
+    /// Sets the status.
     Status,
     /// Draws a UUID and a random number.
     Draw,
+    /// Asks for the version of a change.
     Version(u8),
+    /// Yields once without an operation.
     Yield,
     /// Sends to a channel between branches.
     Send(u8),
@@ -52,6 +65,7 @@ pub(super) enum Do {
     Fail,
     /// Registers a compensation that is a step.
     Compensate(u8),
+    /// One part after the other; the first error ends it.
     Sequence(Vec<Self>),
     /// Waits for all.
     All(Vec<Self>),
@@ -69,6 +83,7 @@ pub(super) enum Do {
 }
 
 impl Program {
+    /// Scripts the external events.
     pub(super) fn outside(&self, mut test: WorkflowTest) -> WorkflowTest {
         for (after, what) in &self.outside {
             let after = SECOND * u32::from(*after);
@@ -97,6 +112,7 @@ impl Program {
     }
 }
 
+/// The name of a signal by its number.
 pub(super) fn signal_name(name: u8) -> String {
     format!("signal_{name}")
 }
@@ -104,6 +120,7 @@ pub(super) fn signal_name(name: u8) -> String {
 /// Combines several parts into one.
 type Wrap = fn(Vec<Do>) -> Do;
 
+/// Lists of parts that lack one part, or have the inside of a part instead of it.
 fn smaller(parts: &[Do]) -> Vec<Vec<Do>> {
     let mut found = Vec::new();
     for (index, part) in parts.iter().enumerate() {
@@ -112,6 +129,7 @@ fn smaller(parts: &[Do]) -> Vec<Vec<Do>> {
             parts.splice(index..=index, new);
             parts
         };
+        // The most is gained by leaving out the whole part, so that is tried first.
         found.push(with(None));
         let (inner, wrap): (_, Wrap) = match part.clone() {
             Do::Sequence(parts) => (parts, Do::Sequence),

@@ -1,4 +1,12 @@
 //! Decisions about a budget that has reached a limit.
+//!
+//! The kind of the limit says what can be done. A limit of the run or of its subject can be raised by a
+//! person, if the budget says `Ask`. A limit that comes from a calling agent can't: only the run
+//! that gave the share could raise it. In all other cases the run fails.
+//!
+//! The signal is kept by the run until it is awaited, so a decision that is sent early is not lost.
+//! A signal that is not a decision is refused: the status says why, and the run waits for the next
+//! one.
 
 use aios_agents::workflow::WorkflowError;
 use aios_core::failure::Failure;
@@ -13,6 +21,8 @@ use crate::{
 
 impl Accounting {
     /// Handles a limit: fails, or waits until a person raises it.
+    ///
+    /// Returns `Ok` if the call may be reserved again.
     pub(super) async fn reached(&self, failure: Failure) -> Result<(), WorkflowError> {
         let scope = Exceeded::deserialize(&failure.details).map(|exceeded| exceeded.scope);
         let can_be_raised = matches!(scope, Ok(Scope::Run | Scope::Subject));
@@ -33,6 +43,8 @@ impl Accounting {
     }
 
     /// Waits for a decision about a limit. The status says why a signal was not accepted.
+    ///
+    /// The event `llm.budget.limit_reached` was emitted before, so a watcher needs no polling.
     async fn decide(&self, failure: &Failure) -> Result<BudgetDecision, WorkflowError> {
         let waits = format!("waits for the signal `{BUDGET_SIGNAL}`: {}", failure.message);
         let mut status = waits.clone();

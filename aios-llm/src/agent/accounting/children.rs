@@ -1,4 +1,12 @@
 //! The sums of called agents, also of those that are cancelled with the run.
+//!
+//! A called agent is a child run with a part of the caller's budget. What it has spent is known
+//! only when it ends: from its report, or from the details of its failure. The call itself lives
+//! here, not in the code that awaits it. So when the run is cancelled and that code is dropped, the
+//! compensation `settle` still finds the calls, waits for the children, which are cancelled too,
+//! and adds what they have spent.
+//!
+//! If a child does not say what it has spent, what was reserved for it counts.
 
 use std::{collections::BTreeMap, future::poll_fn, mem, pin::Pin, time::Duration};
 
@@ -22,7 +30,10 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// the code that called them was dropped.
 #[derive(Default)]
 pub(super) struct Children {
+    /// Number of the latest child.
     next: u64,
+    /// The calls that have not ended, with their shares, in the order of their starts. Ordered,
+    /// because they are awaited as operations in this order in a replay, too.
     running: BTreeMap<u64, (ChildCall<Report>, Limits)>,
 }
 
@@ -33,6 +44,7 @@ impl Accounting {
         call: ChildCall<Report>,
         share: Limits,
     ) -> Result<Report, WorkflowError> {
+        // The lock is released before the first await.
         let number = {
             let children = &mut self.state.lock().children;
             children.next += 1;
@@ -43,6 +55,7 @@ impl Accounting {
             let children = &mut self.state.lock().children;
             match children.running.get_mut(&number) {
                 Some((call, _)) => Pin::new(call).poll(context),
+                // Taken by the compensation: the code that awaits this is being dropped.
                 None => std::task::Poll::Pending,
             }
         });
@@ -89,6 +102,7 @@ impl Accounting {
             let _elapsed = patience.await;
             None
         });
+        // The workflow's own race: its winner is decided by the journal.
         let (_, ended) = race([all, patience]).await;
         for (number, share) in shares.into_iter().enumerate() {
             let spent = match ended.as_ref().and_then(|all| all.get(number)) {

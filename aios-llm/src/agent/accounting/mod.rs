@@ -1,4 +1,22 @@
 //! The account of one run: reservations before calls, settlements after them.
+//!
+//! The order around each call:
+//!
+//! 1. The account checks its limits and reserves, in memory (`Account`).
+//! 2. If there is a budget of the subject, a step reserves there too, in the store. It may grant
+//!    less.
+//! 3. `llm.budget.reserved` is emitted.
+//! 4. The call runs.
+//! 5. The account is settled with the real amounts, and `llm.budget.settled` is emitted.
+//! 6. A step settles what was reserved of the subject.
+//!
+//! The account is calculated from recorded results, so a replay reaches the same sums. The steps
+//! are recorded; they are idempotent by key in the store, in case the process dies after the store
+//! has answered. If the run fails, `settle_rest` counts what is certain. If it is cancelled, a
+//! compensation does so, because the code that would settle is dropped.
+//!
+//! The state is behind a lock only because concurrent branches of one run share it. No lock is held
+//! across an await.
 
 mod at_limit;
 mod children;
@@ -22,23 +40,36 @@ const STORE_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The account of a run, and the calls in progress that it is charged for.
 pub(super) struct Accounting {
+    /// The run, for its time, steps, signals and events.
     context: WorkflowContext,
+    /// When the run began, by its own recorded time. Wall time counts from here.
     started: Timestamp,
+    /// The behaviour at a limit.
     at_limit: AtLimit,
+    /// The part of a limit, in percent, from which on the model is told.
     soft_percent: u8,
+    /// The subject that is charged, if the agent has a budget for subjects.
     subject: Option<Subject>,
+    /// Shared with the compensation.
     state: Arc<Mutex<State>>,
 }
 
+/// The subject of a run, with its budget.
 #[derive(Clone)]
 struct Subject {
+    /// Access to its sums.
     budget: SubjectBudget,
+    /// The name from the prompt.
     name: String,
 }
 
+/// The content of the lock.
 struct State {
+    /// The sums of the run, against its limits.
     account: Account,
+    /// The reservation of the calls that run now; `None` between calls.
     in_progress: Option<Reservation>,
+    /// Called agents that have not ended.
     children: Children,
     /// The part of the budget of the subject that is reserved.
     open: Option<Open>,
@@ -48,8 +79,10 @@ struct State {
     is_cheaper: bool,
 }
 
+/// A reservation of the subject that is not settled.
 #[derive(Clone)]
 struct Open {
+    /// The grant of the store, by which it is settled.
     held: Held,
     /// The amounts to settle it with.
     amounts: Spent,
@@ -63,14 +96,17 @@ pub(super) struct Granted {
     pub(super) is_cheaper: bool,
 }
 
+/// Data of the event `llm.budget.reserved`.
 #[derive(Serialize)]
 struct Reserved<'a> {
     amounts: &'a Spent,
 }
 
+/// Data of the event `llm.budget.settled`.
 #[derive(Serialize)]
 struct Settled<'a> {
     amounts: &'a Spent,
+    /// The sum of the run after this.
     spent: &'a Spent,
     /// Whether the amounts are an estimate: nothing says what the call cost.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
@@ -122,6 +158,8 @@ impl Accounting {
         Ok(accounting)
     }
 
+    /// Registers the compensation. A called agent also reports what it has spent in the details of
+    /// its cancellation.
     fn settle_when_cancelled(&self, is_delegated: bool) {
         let Self { started, at_limit, soft_percent, .. } = *self;
         let subject = self.subject.clone();
@@ -170,12 +208,14 @@ impl Accounting {
     ) -> Result<Granted, WorkflowError> {
         let wanted = request.max_output_tokens;
         loop {
+            // An earlier round may have limited the output.
             request.max_output_tokens = wanted;
             let elapsed = self.context.now().duration_since(self.started);
             let is_cheaper = self.state.lock().is_cheaper;
             let names = agent.model(is_cheaper).names();
             let has_cheaper =
                 self.at_limit == AtLimit::CheaperModel && agent.cheaper.is_some() && !is_cheaper;
+            // A block, so that the lock is released before the await.
             let reserved = {
                 let account = &self.state.lock().account;
                 account.time_left(elapsed).and_then(|left| {
@@ -236,6 +276,8 @@ impl Accounting {
         }
     }
 
+    /// Records that calls begin. From here on, an interruption costs at least what is certain of
+    /// them.
     fn begin(&self, reservation: Reservation) -> Result<(), WorkflowError> {
         let mut state = self.state.lock();
         state.in_progress = Some(reservation);
@@ -255,6 +297,8 @@ impl Accounting {
         is_whole: bool,
     ) -> Result<Result<Reservation, Failure>, WorkflowError> {
         let least = match self.state.lock().account.least_of(models, &reservation) {
+            // A cheaper model is preferred to a shortened response, so all of the cost must be
+            // granted.
             Ok(least) if is_whole => Spent { cost: reservation.amounts.cost, ..least },
             Ok(least) => least,
             Err(failure) => return Ok(Err(failure)),
@@ -277,6 +321,7 @@ impl Accounting {
             let Subject { budget, name } = subject;
             budget.reserve(name, at, step.idempotency_key(), wanted, least).await
         });
+        // Kept until it is settled, so that the compensation finds it after any interruption.
         match reserving.timeout(STORE_TIMEOUT).await? {
             Answer::Held(held) => {
                 let mut state = self.state.lock();
@@ -290,6 +335,8 @@ impl Accounting {
     }
 
     /// Settles what is reserved of the budget of the subject.
+    ///
+    /// Does nothing if nothing is reserved. A repeated settlement is recognised by the store.
     async fn release(&self) -> Result<(), WorkflowError> {
         let open = self.state.lock().open.clone();
         let (Some(subject), Some(open)) = (&self.subject, open) else { return Ok(()) };
@@ -390,6 +437,7 @@ impl State {
         self.settle(context, amounts, is_estimate)
     }
 
+    /// Adds amounts to the sum, and emits the event about it.
     fn settle(
         &mut self,
         context: &WorkflowContext,

@@ -1,10 +1,14 @@
 //! Messages of Anthropic.
+//!
+//! Bodies, errors and events as the real provider sends them, in the same order and with the same
+//! fields.
 
 use serde_json::{Value, json};
 
 use super::openai::pieces;
 use crate::model::{FinishReason, ModelResponse, Part};
 
+/// The body of an error. Its type follows from the status.
 pub(super) fn error(status: u16, message: &str) -> Value {
     let kind = match status {
         401 => "authentication_error",
@@ -19,6 +23,7 @@ pub(super) fn error(status: u16, message: &str) -> Value {
     json!({"type": "error", "error": {"type": kind, "message": message}, "request_id": "req_fake"})
 }
 
+/// A whole response.
 pub(super) fn body(response: &ModelResponse, request: &Value) -> Value {
     let content: Vec<_> = response.content.iter().filter_map(block).collect();
     json!({
@@ -33,6 +38,7 @@ pub(super) fn body(response: &ModelResponse, request: &Value) -> Value {
     })
 }
 
+/// A part as a block; `None` if a model never sends it.
 fn block(part: &Part) -> Option<Value> {
     Some(match part {
         Part::Text { text } => json!({"type": "text", "text": text}),
@@ -58,6 +64,7 @@ fn usage(response: &ModelResponse, output_tokens: u64) -> Value {
     })
 }
 
+/// Why the response ended, in the words of the protocol.
 fn stop(reason: &FinishReason) -> &str {
     match reason {
         FinishReason::Stop => "end_turn",
@@ -68,9 +75,12 @@ fn stop(reason: &FinishReason) -> &str {
     }
 }
 
+/// A response as a stream. Texts and arguments come in small pieces, so that clients have to put
+/// them together.
 pub(super) fn events(response: &ModelResponse, request: &Value) -> Vec<String> {
     let mut message = body(response, request);
     if let Some(fields) = message.as_object_mut() {
+        // The first event has the message without what follows.
         fields.insert("content".to_owned(), json!([]));
         fields.insert("stop_reason".to_owned(), Value::Null);
         fields.insert("usage".to_owned(), usage(response, 1));
@@ -114,6 +124,7 @@ pub(super) fn events(response: &ModelResponse, request: &Value) -> Vec<String> {
     events
 }
 
+/// An event with its name in both places.
 fn event(name: &str, data: &Value) -> String {
     let mut data = data.clone();
     if let Some(fields) = data.as_object_mut() {

@@ -1,4 +1,8 @@
 //! The Converse API of Amazon Bedrock.
+//!
+//! Bodies, errors and messages as the real provider sends them. The binary form is written here
+//! with code of its own, so that an error in the reader is not hidden by the same error in the
+//! writer.
 
 use serde_json::{Value, json};
 
@@ -11,6 +15,7 @@ use crate::{
 /// Type of the value of a header that is a text.
 const TEXT: u8 = 7;
 
+/// The body of an error.
 pub(super) fn error(message: &str) -> Value {
     json!({ "message": message })
 }
@@ -27,6 +32,7 @@ pub(super) fn error_type(status: u16) -> &'static str {
     }
 }
 
+/// A whole response.
 pub(super) fn body(response: &ModelResponse) -> Value {
     let content: Vec<_> = response.content.iter().filter_map(block).collect();
     json!({
@@ -37,6 +43,7 @@ pub(super) fn body(response: &ModelResponse) -> Value {
     })
 }
 
+/// A part as a block; `None` if a model never sends it.
 fn block(part: &Part) -> Option<Value> {
     Some(match part {
         Part::Text { text } => json!({ "text": text }),
@@ -63,6 +70,7 @@ fn usage(response: &ModelResponse) -> Value {
     })
 }
 
+/// Why the response ended, in the words of the protocol.
 fn stop(reason: &FinishReason) -> &str {
     match reason {
         FinishReason::Stop => "end_turn",
@@ -73,6 +81,7 @@ fn stop(reason: &FinishReason) -> &str {
     }
 }
 
+/// A response as a stream, each message in its binary form.
 pub(super) fn events(response: &ModelResponse) -> Vec<Vec<u8>> {
     let mut events = vec![event("messageStart", &json!({"role": "assistant"}))];
     let mut index = 0;

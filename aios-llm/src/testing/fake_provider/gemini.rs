@@ -1,10 +1,14 @@
 //! The Gemini API of Google.
+//!
+//! Bodies, errors and events as the real provider sends them. Lines end with `\r\n` here, as those
+//! of Google do.
 
 use serde_json::{Value, json};
 
 use super::openai::pieces;
 use crate::model::{FinishReason, ModelResponse, Part};
 
+/// The body of an error. Its status in words follows from the number.
 pub(super) fn error(status: u16, message: &str) -> Value {
     let kind = match status {
         401 => "UNAUTHENTICATED",
@@ -18,6 +22,7 @@ pub(super) fn error(status: u16, message: &str) -> Value {
     json!({"error": {"code": status, "message": message, "status": kind}})
 }
 
+/// A whole response.
 pub(super) fn body(response: &ModelResponse) -> Value {
     let parts: Vec<_> = response.content.iter().flat_map(part).collect();
     chunk(response, &parts, true)
@@ -45,6 +50,7 @@ fn chunk(response: &ModelResponse, parts: &[Value], is_last: bool) -> Value {
     })
 }
 
+/// A part in the form of the protocol; nothing if a model never sends it.
 fn part(part: &Part) -> Vec<Value> {
     match part {
         Part::Text { text } => vec![json!({ "text": text })],
@@ -57,6 +63,7 @@ fn part(part: &Part) -> Vec<Value> {
     }
 }
 
+/// Why the response ended. Calls of tools end like texts.
 fn finish(reason: &FinishReason) -> &str {
     match reason {
         FinishReason::Stop | FinishReason::ToolCalls => "STOP",
@@ -66,6 +73,7 @@ fn finish(reason: &FinishReason) -> &str {
     }
 }
 
+/// A response as a stream. The last event has the last part and the reason.
 pub(super) fn events(response: &ModelResponse) -> Vec<String> {
     let mut parts = Vec::new();
     for content in &response.content {

@@ -1,4 +1,8 @@
 //! As much of HTTP/1.1 as clients of providers use.
+//!
+//! Requests with a length, responses with a length or in chunks, and connections that stay open.
+//! Sizes are limited. A body that is cut off announces more than is sent, so that a client notices
+//! it.
 
 use std::io;
 
@@ -10,7 +14,9 @@ use tokio::{
 
 use super::FakeRequest;
 
+/// Longest line of a head.
 const MAX_HEAD_BYTES: usize = 64 * 1024;
+/// Longest body of a request.
 const MAX_BODY_BYTES: usize = 64 * 1024 * 1024;
 
 /// Reads a request; `None` at the end of the connection.
@@ -36,6 +42,7 @@ pub(super) async fn read(
         }
     }
     let length = headers.iter().find(|(name, _)| name == "content-length");
+    // An invalid length counts as too large.
     let length = length.map_or(Ok(0), |(_, value)| value.parse()).unwrap_or(usize::MAX);
     if length > MAX_BODY_BYTES {
         return Err(invalid("the length of the body"));
@@ -46,6 +53,7 @@ pub(super) async fn read(
     Ok(Some((method.to_owned(), FakeRequest { path, headers, body })))
 }
 
+/// A line without its end; `None` at the end of the connection.
 async fn line(connection: &mut BufReader<TcpStream>) -> io::Result<Option<String>> {
     let mut line = Vec::new();
     let most = u64::try_from(MAX_HEAD_BYTES).unwrap_or(u64::MAX);
@@ -57,6 +65,7 @@ async fn line(connection: &mut BufReader<TcpStream>) -> io::Result<Option<String
     Ok(Some(text.trim_end_matches(['\r', '\n']).to_owned()))
 }
 
+/// The error of a request that can't be read.
 fn invalid(what: &str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, format!("{what} is invalid"))
 }

@@ -1,4 +1,14 @@
 //! A provider on this machine, for tests of clients and adapters.
+//!
+//! | module | contents |
+//! |---|---|
+//! | `serve`, `http` | connections, and which protocol a path belongs to |
+//! | `openai`, `responses`, `anthropic`, `gemini`, `bedrock` | one protocol each: bodies, errors and events |
+//! | `reply` | what a test scripts |
+//!
+//! The provider is strict where the real ones are: it checks keys, required fields and combinations
+//! that they reject. So a test that passes here has sent a request that the real provider accepts
+//! in that respect.
 
 mod anthropic;
 mod bedrock;
@@ -44,12 +54,31 @@ pub use self::reply::FakeReply;
 /// # }
 /// ```
 pub struct FakeProvider {
+    /// On the loopback interface.
     address: SocketAddr,
+    /// Shared with the connections.
     script: Arc<Script>,
+    /// Aborted when the provider is dropped.
     server: JoinHandle<()>,
 }
 
 /// A request that a [`FakeProvider`] received.
+///
+/// # Examples
+///
+/// ```no_run
+/// use aios_llm::{ModelResponse, testing::{FakeProvider, FakeReply}};
+///
+/// # async fn example() -> std::io::Result<()> {
+/// let provider = FakeProvider::start([FakeReply::response(ModelResponse::text("Paris"))]).await?;
+/// // … let the client under test make its request …
+/// for request in provider.requests() {
+///     assert!(request.header("authorization").is_some());
+///     assert_eq!(request.body["model"], "gpt-5");
+/// }
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct FakeRequest {
@@ -70,22 +99,27 @@ impl FakeRequest {
     }
 }
 
+/// Gives the reply to a request.
 type Responder = dyn Fn(&FakeRequest) -> FakeReply + Send + Sync;
 
 /// The replies that are left, and the requests so far.
 #[derive(Default)]
 struct Script {
+    /// Those that are left, in order.
     replies: Mutex<VecDeque<FakeReply>>,
     /// Gives the reply when no other is left.
     responder: Option<Box<Responder>>,
+    /// In the order in which they arrived.
     requests: Mutex<Vec<FakeRequest>>,
 }
 
 impl Script {
+    /// Adds a request.
     fn record(&self, request: FakeRequest) {
         self.requests.lock().push(request);
     }
 
+    /// The reply to a request: from the script, else from the function.
     fn next(&self, request: &FakeRequest) -> Option<FakeReply> {
         let next = self.replies.lock().pop_front();
         next.or_else(|| self.responder.as_ref().map(|responder| responder(request)))
@@ -139,6 +173,7 @@ impl FakeProvider {
         Self::serve(0, Script { responder, ..Script::default() }).await
     }
 
+    /// Opens the port and starts to serve.
     async fn serve(port: u16, script: Script) -> io::Result<Self> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).await?;
         let address = listener.local_addr()?;

@@ -1,12 +1,18 @@
 //! Chat completions of `OpenAI`.
+//!
+//! Bodies, errors and events as the real provider sends them. The event with the usage is sent only
+//! on request, and after the one with the reason.
 
 use serde_json::{Value, json};
 
 use crate::model::{FinishReason, ModelResponse, Part, ToolCall};
 
 /// Longest piece of a text in a stream, in characters.
+///
+/// So short that words, numbers and keys of JSON are cut, which adapters have to join again.
 const PIECE: usize = 4;
 
+/// The body of an error. Its type follows from the status.
 pub(super) fn error(status: u16, message: &str) -> Value {
     let kind = match status {
         401 | 403 => "authentication_error",
@@ -18,6 +24,7 @@ pub(super) fn error(status: u16, message: &str) -> Value {
     json!({"error": {"message": message, "type": kind, "param": null, "code": code}})
 }
 
+/// A whole response.
 pub(super) fn body(response: &ModelResponse, request: &Value) -> Value {
     let calls: Vec<_> = response.tool_calls().map(call).collect();
     let text = response.output_text();
@@ -44,6 +51,7 @@ pub(super) fn body(response: &ModelResponse, request: &Value) -> Value {
     })
 }
 
+/// A call in the form of the protocol.
 fn call(call: &ToolCall) -> Value {
     json!({
         "id": call.id,
@@ -52,6 +60,7 @@ fn call(call: &ToolCall) -> Value {
     })
 }
 
+/// The numbers of tokens.
 fn usage(response: &ModelResponse) -> Value {
     let usage = &response.usage;
     json!({
@@ -63,6 +72,7 @@ fn usage(response: &ModelResponse) -> Value {
     })
 }
 
+/// Why the response ended, in the words of the protocol.
 fn finish(reason: &FinishReason) -> &str {
     match reason {
         FinishReason::Stop => "stop",
@@ -73,6 +83,7 @@ fn finish(reason: &FinishReason) -> &str {
     }
 }
 
+/// A response as a stream, with the marker of the end.
 pub(super) fn events(response: &ModelResponse, request: &Value) -> Vec<String> {
     let chunk = |choices: Value, usage: Value| {
         let chunk = json!({
@@ -109,6 +120,7 @@ pub(super) fn events(response: &ModelResponse, request: &Value) -> Vec<String> {
                     let more = json!({"index": calls, "function": {"arguments": piece}});
                     delta(json!({"tool_calls": [more]}), None)
                 }));
+                // The index counts calls only, as in the real stream; texts between them have none.
                 calls += 1;
             }
             _ => {}
@@ -125,6 +137,7 @@ pub(super) fn events(response: &ModelResponse, request: &Value) -> Vec<String> {
 
 /// The text in pieces of a few characters.
 pub(super) fn pieces(text: &str) -> impl Iterator<Item = String> {
+    // By characters: an event is UTF-8, so a piece can't end within one.
     let letters: Vec<char> = text.chars().collect();
     let pieces: Vec<String> = letters.chunks(PIECE).map(|piece| piece.iter().collect()).collect();
     pieces.into_iter()

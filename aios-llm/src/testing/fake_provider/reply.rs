@@ -1,16 +1,37 @@
+//! Replies of the fake provider: responses, and everything that goes wrong with real ones.
+
 use std::time::Duration;
 
 use crate::model::{ModelResponse, Usage};
 
 /// A reply of a [`FakeProvider`](super::FakeProvider).
+///
+/// # Examples
+///
+/// ```
+/// use aios_llm::{ModelResponse, testing::FakeReply};
+///
+/// // A client that retries gets the third one.
+/// let script = [
+///     FakeReply::overloaded(),
+///     FakeReply::cut_off(ModelResponse::text("Once upon a time"), 2),
+///     FakeReply::response(ModelResponse::text("Once upon a time")),
+/// ];
+/// # drop(script);
+/// ```
 #[derive(Clone, Debug)]
 pub struct FakeReply(pub(super) Kind);
 
+/// The kinds of replies.
 #[derive(Clone, Debug)]
 pub(super) enum Kind {
+    /// A response; `cut_after` is the number of events after which the connection breaks.
     Response { response: ModelResponse, cut_after: Option<usize> },
+    /// An error in the form of the protocol.
     Status { status: u16, message: String, retry_after: Option<Duration> },
+    /// Status 200 with this body.
     Text(String),
+    /// No answer.
     Hang,
 }
 

@@ -1,10 +1,14 @@
 //! Responses of `OpenAI`.
+//!
+//! Bodies and events as the real provider sends them: each item is announced, written in pieces,
+//! and repeated as a whole; the last event has the whole response.
 
 use serde_json::{Value, json};
 
 use super::openai::pieces;
 use crate::model::{FinishReason, ModelResponse, Part};
 
+/// A whole response.
 pub(super) fn body(response: &ModelResponse, request: &Value) -> Value {
     let output: Vec<_> = response.content.iter().enumerate().filter_map(item).collect();
     let incomplete = match &response.finish_reason {
@@ -40,6 +44,7 @@ pub(super) fn body(response: &ModelResponse, request: &Value) -> Value {
     })
 }
 
+/// A part as an item; `None` if a model never sends it.
 fn item((place, part): (usize, &Part)) -> Option<Value> {
     Some(match part {
         Part::Text { text } => json!({
@@ -72,6 +77,7 @@ fn item((place, part): (usize, &Part)) -> Option<Value> {
 struct Events(Vec<String>);
 
 impl Events {
+    /// Adds an event with its number.
     fn push(&mut self, kind: &str, mut data: Value) {
         if let Some(fields) = data.as_object_mut() {
             fields.insert("type".to_owned(), kind.into());
@@ -80,8 +86,10 @@ impl Events {
         self.0.push(format!("event: {kind}\ndata: {data}\n\n"));
     }
 
+    /// Adds the events of one item.
     fn push_item(&mut self, place: usize, part: &Part, done: &Value) {
         let begin = |field: &str, empty: Value| {
+            // The announcement is the whole item without what the pieces bring.
             let mut begun = done.clone();
             if let Some(fields) = begun.as_object_mut() {
                 fields.insert(field.to_owned(), empty);
@@ -122,6 +130,7 @@ impl Events {
     }
 }
 
+/// A response as a stream.
 pub(super) fn events(response: &ModelResponse, request: &Value) -> Vec<String> {
     let whole = body(response, request);
     let mut begun = whole.clone();

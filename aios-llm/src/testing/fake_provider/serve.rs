@@ -1,3 +1,6 @@
+//! Connections of the fake provider. One task accepts, and each connection has a task of its own,
+//! so a reply that hangs does not block others. All of them end when the provider is dropped.
+
 use std::{future::pending, io, sync::Arc, time::Duration};
 
 use serde_json::Value;
@@ -19,12 +22,16 @@ enum Protocol {
     OpenAi,
     /// Responses.
     Responses,
+    /// Messages.
     Anthropic,
+    /// `generateContent`.
     Gemini,
+    /// Converse.
     Bedrock,
 }
 
 impl Protocol {
+    /// The protocol of a path.
     fn of(path: &str) -> Option<Self> {
         match path {
             "/v1/chat/completions" => Some(Self::OpenAi),
@@ -38,6 +45,7 @@ impl Protocol {
         }
     }
 
+    /// The body of an error in this protocol.
     fn error(self, status: u16, message: &str) -> Value {
         match self {
             Self::OpenAi | Self::Responses => openai::error(status, message),
@@ -94,6 +102,7 @@ impl Protocol {
         }
     }
 
+    /// Whether a stream is requested: by a field of the body, or by the path.
     fn wants_stream(self, request: &FakeRequest) -> bool {
         match self {
             Self::OpenAi | Self::Responses | Self::Anthropic => {
@@ -104,6 +113,7 @@ impl Protocol {
         }
     }
 
+    /// A whole response in this protocol.
     fn body(self, response: &ModelResponse, request: &Value) -> Value {
         match self {
             Self::OpenAi => openai::body(response, request),
@@ -147,10 +157,12 @@ pub(super) async fn serve(listener: TcpListener, script: Arc<Script>) {
                 tracing::debug!(%error, "a connection to the fake provider ended");
             }
         });
+        // Otherwise the results of all connections would be kept.
         while connections.try_join_next().is_some() {}
     }
 }
 
+/// Answers the requests of one connection, in order.
 async fn converse(connection: TcpStream, script: &Script) -> io::Result<()> {
     let mut connection = BufReader::new(connection);
     while let Some((method, request)) = http::read(&mut connection).await? {
@@ -160,6 +172,7 @@ async fn converse(connection: TcpStream, script: &Script) -> io::Result<()> {
             http::write(&mut connection, 404, &[json_type()], &body, false).await?;
             continue;
         };
+        // Recorded before it is checked, so that tests see requests that are rejected, too.
         script.record(request.clone());
         if let Err((status, message)) = protocol.check(&request) {
             refuse(&mut connection, protocol, status, &message, None).await?;
@@ -225,6 +238,7 @@ async fn refuse(
     http::write(connection, status, &headers, &body, false).await
 }
 
+/// The type of all bodies but streams.
 fn json_type() -> (&'static str, String) {
     ("content-type", "application/json".to_owned())
 }
