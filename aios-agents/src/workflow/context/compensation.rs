@@ -1,4 +1,7 @@
 //! The compensations of a run that fails or is cancelled.
+//! They are kept in the order of their registration and taken from the end by `workflow_future`. A
+//! replay registers them again, so nothing about them is recorded until they request operations of
+//! their own.
 
 use std::future::Future;
 
@@ -82,10 +85,12 @@ impl WorkflowContext {
         Ok(())
     }
 
+    /// The fields that were set, for the failure of the run.
     pub(crate) fn take_failure_details(&self) -> serde_json::Map<String, serde_json::Value> {
         self.shared.take_failure_details()
     }
 
+    /// The compensation that was registered last, if one is left.
     pub(crate) fn take_compensation(&self) -> Option<Compensation> {
         self.shared.pop_compensation()
     }

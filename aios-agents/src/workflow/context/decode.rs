@@ -29,6 +29,8 @@ pub(super) fn decode_error<T>(whose: &str, error: &EventError) -> WorkflowError 
 }
 
 /// A type name without module paths.
+///
+/// `Vec<Plan>` instead of `alloc::vec::Vec<shop::Plan>`: the message is for the author of the workflow.
 fn short(type_name: &str) -> String {
     let mut short = String::new();
     let mut word = String::new();

@@ -1,3 +1,17 @@
+//! The context of a workflow: what its code may do.
+//!
+//! | file | what it has |
+//! |---|---|
+//! | `operations`, `values`, `compensation` | the methods of `WorkflowContext` |
+//! | `call`, `step` | the futures that they return |
+//! | `target`, `checked`, `decode` | what goes into a request, whether it is valid, and what comes out |
+//! | `shared_run` | what the code and the driver share |
+//! | `waiting`, `wakes` | the wakers of waiting operations, and how they are woken |
+//!
+//! A context is a handle: it may be cloned into branches and compensations. Every method checks that
+//! this thread is polling the code of this very run, because a call from elsewhere would get a number
+//! that depends on timing. Methods that return a `Result` or a call fail then; the others unwind.
+
 mod call;
 mod checked;
 mod compensation;
@@ -84,11 +98,14 @@ pub struct RunInfo {
 /// ```
 #[derive(Clone)]
 pub struct WorkflowContext {
+    /// The machine and the wakers of this run.
     shared: Arc<SharedRun>,
+    /// The part that does not change while the run is in memory.
     info: Arc<RunInfo>,
 }
 
 impl WorkflowContext {
+    /// A context of a run that is being loaded.
     pub(crate) fn new(shared: Arc<SharedRun>, info: Arc<RunInfo>) -> Self {
         Self { shared, info }
     }
@@ -147,6 +164,8 @@ impl WorkflowContext {
     /// ```
     pub fn emit(&self, event: Event) -> Result<(), WorkflowError> {
         self.shared.check()?;
+        // Checked here and not when it is recorded: the code gets the error, and the run is not
+        // blocked.
         let refused = |error: EventError| Failure::from_error(error.code(), &error);
         let checked = event.event_type.check_unreserved();
         let checked = checked.and_then(|()| Event::check_source(&event.source)).map_err(refused);

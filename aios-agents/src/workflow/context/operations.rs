@@ -282,6 +282,7 @@ impl WorkflowContext {
         self.call(checked(request))
     }
 
+    /// Turns a request, or the reason why there is none, into a call.
     fn call(&self, request: Result<Request, WorkflowError>) -> OperationCall {
         OperationCall::new(Arc::clone(&self.shared), request)
     }

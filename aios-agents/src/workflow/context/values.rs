@@ -1,4 +1,6 @@
 //! Values that are the same in every replay.
+//! None of them is recorded: each follows from the journal, or from the incarnation of the run. Only a
+//! pinned version has an entry of its own.
 
 use aios_core::event::Timestamp;
 
