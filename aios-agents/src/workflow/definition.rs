@@ -1,3 +1,9 @@
+//! Workflows as the engine sees them, and async functions as workflows.
+//!
+//! `Workflow` is object-safe, so that the engine holds Rust functions, coroutines of Python and
+//! definitions given as data in the same registry. Input and result cross it as text (`Payload`); only
+//! `FnWorkflow` decodes and encodes them.
+
 use std::{fmt, future::Future, marker::PhantomData};
 
 use aios_core::{
