@@ -1,3 +1,17 @@
+//! Journals as any process may use them, without owning the runs.
+//!
+//! A process that does not own a run may append to its journal what the owner accepts from others: a
+//! start (`Expected::Empty`), signals, commands and answers (`Expected::Any`). No fence is needed,
+//! because none of these depends on what the journal contains: the owner reads them and decides.
+//! Nothing is accepted after the end of a run: the store closes the stream, which decides under the
+//! lock that orders appends, so that no check here has to be right.
+//!
+//! A run may continue as another one at any time. Whatever is addressed to a run is therefore addressed
+//! to its chain, and follows it to the current run (`append_to_current`, `current`).
+//!
+//! An append whose response was lost is repeated by the caller under the same event id, if it chose
+//! one: the store answers with the first result.
+
 use std::sync::Arc;
 
 use aios_core::{
@@ -22,20 +36,27 @@ use crate::{
 /// Failure code of a run that was started as the continuation of a run that then ended differently.
 pub(crate) const NOT_CONTINUED: &str = "NOT_CONTINUED";
 /// Number of events in a page.
+///
+/// A journal of usual length needs one query.
 pub(super) const PAGE: usize = 1000;
 
 /// Reads and writes journals without owning the runs.
 #[derive(Clone, Debug)]
 pub(crate) struct Journals {
+    /// The store, which also knows what this process has appended.
     pub(crate) store: Arc<CountingStore>,
+    /// Gives events their times; the clock of the engine, once there is one.
     pub(crate) clock: Arc<dyn Clock>,
+    /// The workflows of this process.
     pub(crate) registry: Arc<Registry>,
+    /// Source of all events of this process.
     pub(crate) source: Arc<str>,
     /// Stores the output that runs write here.
     pub(crate) outputs: Hub,
 }
 
 impl Journals {
+    /// Journals in a store. The output of runs is stored in the same one.
     pub(crate) fn new(
         store: CountingStore,
         registry: Registry,
@@ -104,6 +125,8 @@ impl Journals {
         if row.status.is_final() {
             return Err(JournalError::Ended { run_id: row.id.clone(), status: row.status });
         }
+        // Read again for each append: callers outside of the run have no other way to its correlation
+        // id.
         let metadata = Arc::new(self.run_metadata(&row.id).await?);
         let event = self.codec(&row.workflow)?.encode(entry, self.clock.now(), metadata)?.event;
         let event = match id {
@@ -150,6 +173,9 @@ impl Journals {
 
     /// Appends an entry to the current run of the chain of `run_id`, which may continue as another run
     /// at any time. Returns the id of the current run. `known` is its row, if it was just read.
+    ///
+    /// The loop ends: it repeats only if the run has continued since its row was read, and then reads
+    /// the row of the next one.
     pub(crate) async fn append_to_current(
         &self,
         run_id: &str,
@@ -206,6 +232,7 @@ impl Journals {
             }
             Err(error) => return Err(error.into()),
         };
+        // The events of one append have adjacent positions and versions, and the stream was empty.
         let first = last.position + 1 - last.version;
         let recorded = (1..).zip(events).map(|(version, event)| RecordedEvent {
             position: first + version - 1,
@@ -217,6 +244,8 @@ impl Journals {
     }
 
     /// The row of a run in the read model.
+    ///
+    /// Includes runs that are marked as deleted, so that their ids are not taken for unknown.
     pub(crate) async fn row(&self, run_id: &str) -> Result<RunRecord, JournalError> {
         let filter = RunFilter {
             id: Some(run_id.to_owned()),
@@ -258,6 +287,9 @@ impl Journals {
     }
 
     /// The last run in the chain of a run.
+    ///
+    /// All runs of a chain name the first one, so one indexed query finds them, however long the chain
+    /// is. Runs that have continued are left out by their status.
     async fn last_of_chain(&self, row: &RunRecord) -> Result<Option<RunRecord>, JournalError> {
         let statuses = [
             RunStatus::Running,
@@ -318,6 +350,7 @@ impl Journals {
             _ => None,
         };
         // The last event that changed the row is the one that ended the run.
+        // A guess that saves reading the whole journal; the loop below is right for every journal.
         let last = self.store.read_log(row.position.saturating_sub(1), 1).await?;
         if let Some(continued) = last.first().and_then(is_it) {
             return Ok(Some(continued));
@@ -379,6 +412,8 @@ impl Journals {
 /// lowest number, since its successor may already have been created; else the run that was started
 /// last.
 fn choose(rows: Vec<RunRecord>) -> Option<RunRecord> {
+    // Started as the continuation of a run that then ended in another way: it never belonged to the
+    // chain.
     let is_void =
         |row: &RunRecord| row.failure.as_ref().is_some_and(|failure| failure.code == NOT_CONTINUED);
     let (ended, open): (Vec<_>, Vec<_>) =
