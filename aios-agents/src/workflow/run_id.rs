@@ -61,7 +61,6 @@ pub(crate) fn check_existing(run_id: &str) -> Result<(), InvalidRunId> {
     check(run_id, char::is_control)
 }
 
-///
 /// Checks the length first, so that the message about a very long id names no character of it.
 fn check(run_id: &str, is_forbidden: impl Fn(char) -> bool) -> Result<(), InvalidRunId> {
     if run_id.is_empty() || run_id.len() > MAX_BYTES {

@@ -13,6 +13,17 @@
 //! | another error | the run leaves memory |
 //!
 //! An append whose response was lost is repeated with the same ids, so the store finds the first one.
+//!
+//! # Why the version is exact
+//!
+//! The expected version is what makes one writer's view of the journal certain: a signal that arrived
+//! first changes what the code does next, and must be applied first. After a conflict the driver reads
+//! what it missed and appends again what is still valid; the end of the run is decided again.
+//!
+//! # What the fence adds
+//!
+//! A version alone would not stop an engine that lost its shard and has missed nothing. The store
+//! compares the fence with the lease in the same transaction, so a former owner is always refused.
 
 use std::{future::poll_fn, sync::Arc};
 
@@ -43,11 +54,15 @@ const PAGE: usize = 1000;
 
 impl Driver {
     /// Whether there are records that should be appended now instead of together with later ones.
+    ///
+    /// Status texts, pinned versions and cancelled tasks wait for the next durable entry while a step
+    /// is running, whose result brings one. Otherwise they are appended by themselves.
     pub(super) fn has_records(&self) -> bool {
         if !self.outbox.is_empty() {
             return true;
         }
         let machine = self.execution.machine();
+        // The end of a run waits until its children have been asked to end.
         let may_end = !machine.is_paused() && !self.children.is_cancelling();
         if may_end && self.execution.outcome().is_some() {
             return true;
@@ -72,6 +87,7 @@ impl Driver {
             // The outcomes are recorded first. The run is blocked when it requests this again.
             (Err(_), _) => position = Position::Diverged,
         }
+        // Everything that was collected since the last append goes into one.
         let records = std::mem::take(&mut self.outbox);
         let answers = std::mem::take(&mut self.answers);
         self.submit(records, answers, position);
@@ -95,6 +111,7 @@ impl Driver {
         entries.map(|entry| self.encode(entry).map_err(failed)).collect()
     }
 
+    /// Begins an append. `answers` are acknowledged when it is durable.
     pub(super) fn submit(
         &mut self,
         records: Vec<Record>,
@@ -119,6 +136,7 @@ impl Driver {
     fn submit_again(&mut self, in_flight: InFlight) {
         let InFlight { records, answers, position, failures, .. } = in_flight;
         let Backoff { initial_delay, max_delay, .. } = self.engine.options.backoff;
+        // The exponent has a limit, because a multiplication of a `Duration` panics when it overflows.
         let pause = (initial_delay * 2_u32.saturating_pow(failures.min(16))).min(max_delay);
         let append = self.append_of(&records, position);
         let store = Arc::clone(&self.engine.store);
@@ -131,6 +149,8 @@ impl Driver {
             Some(InFlight { records, answers, position, failures: failures + 1, appending });
     }
 
+    /// The append of records. One that diverged has no expected version: what it records is right
+    /// wherever it stands.
     fn append_of(&self, records: &[Record], position: Position) -> Append {
         let events = records.iter().map(|record| record.event.clone()).collect();
         let expected = match position {
@@ -140,6 +160,7 @@ impl Driver {
         self.journal_append(events, expected)
     }
 
+    /// An append to the journal under the fence of this driver.
     pub(super) fn journal_append(&self, events: Vec<Event>, expected: Expected) -> Append {
         Append { stream: self.stream.clone(), expected, events, fence: Some(self.fence) }
     }
@@ -157,6 +178,8 @@ impl Driver {
     /// Handles the result of the append in flight.
     pub(super) async fn appended(&mut self, result: Result<Appended, StoreError>) -> Option<Exit> {
         let in_flight = self.append.take()?;
+        // First, because a refused lookahead must not be treated as an ordinary append: the code has
+        // seen what is not in the journal.
         if let (Position::Ahead(seen), Err(error)) = (in_flight.position, &result)
             && is_refuted(error)
         {
@@ -177,6 +200,7 @@ impl Driver {
                 self.engine.lost(self.fence);
                 Some(Exit::NotOwner)
             }
+            // The outcome becomes a failure, which the code of the run can handle.
             Err(StoreError::TooLarge { id, bytes, limit }) => {
                 let failure = too_large(bytes, limit);
                 match self.replace_oversized(in_flight.records, &id, &failure) {
@@ -241,6 +265,9 @@ impl Driver {
         Some(self.block(failure).await)
     }
 
+    /// The append is durable: applies its entries, then acknowledges the answers among them. The order
+    /// is the promise of `driver`: an outcome is durable before the code sees it, and an answer is
+    /// acknowledged after that.
     async fn committed(&mut self, appended: Appended, in_flight: InFlight) -> Option<Exit> {
         self.version = appended.version;
         let InFlight { records, answers, position, .. } = in_flight;
@@ -253,6 +280,7 @@ impl Driver {
             Position::Behind => self.apply_all(records.into_iter().map(Record::into_applied)).await,
             Position::Ahead(seen) => {
                 self.execution.end_lookahead();
+                // The code has seen the first ones ahead.
                 let followers = records.into_iter().skip(seen);
                 self.apply_all(followers.map(Record::into_applied)).await;
             }
@@ -277,6 +305,8 @@ impl Driver {
     }
 
     /// The journal has foreign appends: applies them, then repeats the append.
+    ///
+    /// If nothing is left to append, the answers are acknowledged with the next append.
     async fn catch_up(&mut self, in_flight: InFlight) -> Option<Exit> {
         match self.read_ahead().await {
             Ok(()) => {}
@@ -292,6 +322,7 @@ impl Driver {
         let mut records = in_flight.records;
         self.drop_obsolete(&mut records);
         if records.last().is_some_and(|record| record.entry.is_final()) {
+            // The end is decided again, with what was just read.
             records.pop();
         }
         if self.is_paused() {
@@ -340,6 +371,9 @@ impl Driver {
     }
 
     /// Applies foreign appends.
+    ///
+    /// Everything is read, page by page. The end of the run in a page is an exit at once: what stands
+    /// before it can't change anything any more.
     async fn read_ahead(&mut self) -> Result<(), Exit> {
         loop {
             let page = self.engine.store.read_stream(&self.stream, self.version, PAGE).await;
@@ -377,6 +411,7 @@ impl Driver {
         }
     }
 
+    /// Keeps the reason of a cancellation, which decides how the run ends if its code no longer fits.
     fn note_requests(&mut self, entries: &[(Entry, Timestamp)]) {
         for (entry, _) in entries {
             if let Entry::CancelRequested(request) = entry {
@@ -385,6 +420,8 @@ impl Driver {
         }
     }
 
+    /// Feeds durable entries to the execution and polls the code until it has seen them. Also notes
+    /// what the driver itself needs of them: children and durations.
     pub(super) async fn apply_all<I>(&mut self, entries: I)
     where
         I: IntoIterator<Item = (Entry, Timestamp), IntoIter: Send> + Send,
@@ -413,6 +450,7 @@ impl Driver {
     }
 }
 
+/// Whether an agent, and not this engine, chose the id of the event.
 fn is_answer(record: &Record) -> bool {
     matches!(record.entry, Entry::TaskCompleted(_) | Entry::TaskFailed(_))
 }

@@ -4,6 +4,19 @@
 //! neither appends nor performs anything until `go_live`. If it asks for something else, the run is
 //! blocked, and the journal says why. The start of a run that was just created in this process comes
 //! with its journal, so it is not read.
+//!
+//! The order of the steps, each of which may be the last:
+//!
+//! 1. The journal is read, unless the activation brought it.
+//! 2. Its last placement says whether this engine advances the run (`place`).
+//! 3. A run that continues another one waits for the end of that one and takes over its signals
+//!    (`successor`).
+//! 4. The entries are decoded and sorted. A run that has ended, or that this engine has blocked for a
+//!    reason that still holds, is left alone.
+//! 5. The code is found, and its future created, unless the start is due later.
+//! 6. The entries are applied, one at a time, with a poll of the code after each.
+//! 7. The run goes live: the code has requested every operation of the journal, and effects are due.
+//! 8. What follows failed attempts that other engines recorded is recorded now.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -36,8 +49,11 @@ use crate::workflow::{
 use crate::{suggest::hint, trace::TraceParent};
 
 /// Entries replayed before the task yields.
+///
+/// A replay of a long journal must not keep its thread from other runs.
 const BURST: usize = 256;
 
+/// The entries of a journal with their times, in the order in which they are applied.
 type Journal = Vec<(Entry, Timestamp)>;
 
 impl Driver {
@@ -67,6 +83,8 @@ impl Driver {
             .map_err(unreadable)?;
         Entry::sort_for_replay(&mut entries, |(entry, _)| entry);
         if let Some(ended) =
+            // The end is the last entry, except in logs of earlier versions, whose streams were not
+            // closed.
             entries.iter().rev().find_map(|(entry, _)| RunOutcome::from_entry(entry))
         {
             return Err(Exit::Ended(ended));
@@ -79,6 +97,7 @@ impl Driver {
         }
         let started = started.clone();
         let mut driver = Self::new(engine, run_id, stream, first, &started, &entries)?;
+        // Of the journal as it was read: sorting has changed the order of the entries.
         driver.version = events.last().map_or(0, |last| last.version);
         driver.permit = permit;
         driver.attach_code(&started, &entries).await?;
@@ -100,6 +119,7 @@ impl Driver {
         started: &Started,
         journal: &Journal,
     ) -> Result<Self, Exit> {
+        // Taken here and used for all appends: if the lease changes, the driver ends.
         let fence = engine.ownership.fence_of(run_id).ok_or(Exit::NotOwner)?;
         let workflow = first.event.event_type.entity();
         let codec = engine.journals.codec(workflow).map_err(exit)?;
@@ -185,6 +205,8 @@ impl Driver {
     }
 
     /// Waits for the start time of the run, unless it was cancelled.
+    ///
+    /// A cancelled one ends at once, without code and compensations: nothing has begun.
     fn wait_for_start(&mut self, started: &Started) -> Result<(), Exit> {
         match (self.cancel_requested.clone(), started.start_at) {
             (Some(reason), _) => self.execution.cancel(reason),
@@ -205,6 +227,8 @@ impl Driver {
                 self.execution.feed(entry, at);
             }
             poll_fn(|context| self.execution.poll(context)).await;
+            // Checked after each batch, so that code which no longer fits is not run through a long
+            // journal.
             if let Some(failure) = self.execution.block_reason() {
                 return Err(self.block(failure).await);
             }
@@ -215,6 +239,7 @@ impl Driver {
         if let Err(failure) = self.execution.go_live() {
             return Err(self.block(failure).await);
         }
+        // It was blocked and fits now; the journal says so with the next append.
         self.unblock_pending = self.blocked.is_some();
         self.engine.hosting.unhosted.remove(&self.run_id);
         Ok(())
@@ -223,6 +248,9 @@ impl Driver {
     /// Blocks a run, and records that in the journal unless it is recorded already. A run whose
     /// cancellation was requested ends without the compensations that its code does not know,
     /// unless its children can't be cancelled.
+    ///
+    /// Before that, children are cancelled that the run's cancellation concerns, and the run may move
+    /// to an engine that has its code. A block that the journal has already is not repeated.
     pub(super) async fn block(&mut self, failure: Failure) -> Exit {
         // Lets other runs be loaded.
         self.permit = None;
@@ -258,6 +286,7 @@ impl Driver {
         }
     }
 
+    /// Encodes an entry of this run with the metadata of its kind.
     pub(super) fn encode(&self, entry: Entry) -> Result<Record, EventError> {
         let metadata = match &entry {
             Entry::TaskAssigned(task) => Arc::new(self.assignment_metadata(&task.data)),
@@ -269,6 +298,7 @@ impl Driver {
         match &record.entry {
             Entry::TaskAssigned(task) => {
                 let operation = task.data.task_id.run().map_or(0, |(_, operation)| operation);
+                // Answers name this id as their cause, so it must be the same in every engine.
                 record.event.id = self.assignment_id(operation, task.data.attempt);
             }
             Entry::Other(_) => record.event.metadata_mut().fill_from(&self.metadata),
@@ -317,6 +347,7 @@ fn blocked<'a>(journal: impl Iterator<Item = &'a Entry>) -> Option<Failure> {
     })
 }
 
+/// The reason of a request to cancel.
 fn cancel_request(entry: &Entry) -> Option<String> {
     match entry {
         Entry::CancelRequested(request) => Some(request.reason.clone()),

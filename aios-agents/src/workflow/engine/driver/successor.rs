@@ -3,6 +3,15 @@
 //! The successor is started first, so that no crash loses it, and waits. The end of its predecessor
 //! closes the predecessor's journal and lists the signals that were not taken. Only then does the
 //! successor copy those signals into its own journal, atomically, and begin.
+//!
+//! | the process dies after | what the journals say | who continues |
+//! |---|---|---|
+//! | the start of the successor | the predecessor is open | its owner, which finds the successor by its predecessor and ends the run |
+//! | the end of the predecessor | the successor has not begun | the owner of the successor, which reads that end |
+//! | the copy of the signals | the successor has inherited signals | the owner of the successor, which does not copy again |
+//!
+//! A successor that waits checks at half of the lease time. One whose predecessor ends in another way,
+//! such as by a cancellation that came first, is cancelled with `NOT_CONTINUED`.
 
 use std::{collections::BTreeSet, sync::Arc};
 
@@ -30,6 +39,7 @@ use crate::workflow::{
 /// The place of a run in its chain, and the run that follows it.
 #[derive(Debug)]
 pub(super) struct Succession {
+    /// The first run of the chain, from whose id those of all successors derive.
     first: Arc<str>,
     /// Number of the run that this one continues as.
     next: u64,
@@ -45,11 +55,14 @@ type Begun = Option<(Starting, Vec<RecordedEvent>)>;
 /// A run that was started to continue another one.
 #[derive(Debug)]
 pub(super) struct Successor {
+    /// Id of the successor.
     pub(super) run_id: Arc<str>,
+    /// Its journal, if it may be activated with it.
     pub(super) begun: Begun,
 }
 
 impl Succession {
+    /// The place of a run in its chain, according to its start.
     pub(super) fn new(run_id: &Arc<str>, started: &Started) -> Self {
         let (first, number) = match (&started.predecessor, &started.first_run_id) {
             (Some(_), Some(first)) => {
@@ -60,6 +73,7 @@ impl Succession {
         Self { first, next: number.saturating_add(1), started: None, may_begin: false }
     }
 
+    /// Id of the run that follows.
     fn successor_id(&self) -> String {
         run_id::of_successor(&self.first, self.next)
     }
@@ -106,6 +120,8 @@ impl Driver {
             started.first_run_id = Some(self.succession.first.to_string());
             let workflow = self.workflow.as_str();
             let metadata = Arc::clone(&self.metadata);
+            // Announced before the append: if another task finds the start and activates the run, the
+            // journal that this append returns is outdated.
             let starting = self.engine.starting(&run_id.as_str().into());
             match self.engine.start_run(&run_id, workflow, started, metadata).await {
                 Ok(journal) => self.succession.started = Some(Some((starting, journal))),
@@ -135,11 +151,13 @@ impl Driver {
         }
     }
 
+    /// How the successor names this run.
     fn as_predecessor(&self) -> Predecessor {
         Predecessor::new(self.run_id.to_string(), self.incarnation.clone())
     }
 }
 
+/// The failure of a run whose successor's id belongs to another run.
 fn taken(run_id: &str) -> Failure {
     let message = format!("run {run_id} already exists and does not continue this one");
     Failure::new("RUN_EXISTS", message)
@@ -147,6 +165,9 @@ fn taken(run_id: &str) -> Failure {
 
 /// Lets a run that continues another one begin only once that one has ended, with the signals that
 /// it did not take. Returns the journal including them.
+///
+/// Each check reads one thing and may end here: a run that is not a successor, one that has begun, one
+/// whose predecessor has not ended.
 pub(super) async fn take_over(
     engine: &Arc<Engine>,
     run_id: &Arc<str>,
@@ -210,6 +231,7 @@ fn has_begun(entry: &Entry) -> bool {
 enum End {
     /// It has not ended.
     None,
+    /// It continued, perhaps as another run than this one.
     Continued(Continued),
     /// It ended without continuing.
     Otherwise(RunStatus),
@@ -217,6 +239,8 @@ enum End {
     Gone,
 }
 
+/// How the predecessor ended. A run that has its id and another incarnation is a later one, so the
+/// predecessor is gone.
 async fn end_of(engine: &Engine, predecessor: &Predecessor) -> Result<End, JournalError> {
     let journals = &engine.journals;
     let first = journals.first(&predecessor.run_id).await?;
@@ -251,6 +275,7 @@ async fn inherited(
     let copy = |(mut signal, event): (Signaled, Event)| {
         signal.inherited = true;
         let entry = Entry::Signaled(signal);
+        // Derived, so that a repeated append copies each signal once.
         let id = EventId::derive(&format!("{}/inherited/{}", first.event.id, event.id));
         let run_id = first.stream.run_id().map(Arc::from);
         let metadata = Metadata { run_id, ..Arc::unwrap_or_clone(event.metadata) };
@@ -260,6 +285,8 @@ async fn inherited(
 }
 
 /// Cancels a run whose predecessor did not continue.
+///
+/// It has not begun, so there is nothing to compensate.
 async fn cancel_orphan(
     engine: &Engine,
     run_id: &Arc<str>,
