@@ -2,6 +2,21 @@
 //!
 //! An answer is never acknowledged because this engine assumes that it, or another engine, owns the
 //! run. Either the store has confirmed the ownership, or the answer is in the run's journal.
+//!
+//! ```text
+//! answer ──► which run? ──► its start ──► does its cause fit? ──► append, without a fence ──► acknowledged
+//!                                             │                       │
+//!                                             │                       └── the owner is woken, or finds it
+//!                                             └── only the driver can tell ──► mailbox of the owner
+//! ```
+//!
+//! The journal is not read: a long one would take longer than a lease. The cause names run, operation
+//! and attempt, and the incarnation in the start of the run is enough to check it. Whether the attempt
+//! is still open is decided by the machine of the owner, which ignores what is late.
+//!
+//! A task of its own settles each answer (`Engine::recorders`), so that a store that does not answer
+//! stops neither the mailbox nor a driver. Their number is limited by the unsettled deliveries that the
+//! broker hands out.
 
 use std::{sync::Arc, time::Duration};
 
@@ -31,8 +46,11 @@ use crate::{
 };
 
 /// Attempts at a task that are searched for the one that an answer belongs to.
+///
+/// A result names no attempt, so its cause is compared with that of one attempt after the other.
 const ATTEMPTS: u32 = 10_000;
-/// Metadata field of an event that was forwarded to the mailbox of another engine.
+/// Metadata field of an event that was forwarded to the mailbox of another engine. Prevents a heartbeat
+/// from circulating between two engines that each take the other for the owner.
 const FORWARDED: &str = "passed_on";
 
 /// How to settle a delivery.
@@ -64,10 +82,13 @@ enum Unattributed {
 /// Why a delivery can't be settled now.
 #[derive(Debug, thiserror::Error)]
 enum Unsettled {
+    /// The journal could not be read or appended to.
     #[error(transparent)]
     Journal(#[from] JournalError),
+    /// The mailbox of the owner did not take it.
     #[error("could not forward an answer to the engine that owns the run")]
     Broker(#[from] BrokerError),
+    /// It has to wait until an engine takes the shard.
     #[error("no engine owns the run")]
     Unowned,
 }
@@ -121,6 +142,7 @@ impl Engine {
         }
     }
 
+    /// Sleeps, and lengthens the next pause.
     async fn pause(&self, backoff: &mut Duration) {
         self.clock.sleep(*backoff).await;
         *backoff = self.options.backoff.next(*backoff);
@@ -188,6 +210,7 @@ fn is_unreadable(error: &JournalError) -> bool {
     }
 }
 
+/// Acknowledges an answer that changes nothing.
 async fn ignore(delivery: Delivery, reason: &str) {
     debug!(event = %delivery.event.event_type, reason, "ignored an answer");
     acknowledge(delivery).await;
@@ -223,6 +246,7 @@ async fn classify(
     };
     let is_cause =
         |attempt: &u32| **cause == *assignment_id(incarnation, operation, *attempt).to_string();
+    // From the first on: most tasks have one attempt.
     let attempts = named.map_or(1..=ATTEMPTS, |attempt| attempt..=attempt);
     let Some(attempt) = attempts.into_iter().find(is_cause) else {
         return Ok(Verdict::Refused("it names another assignment as its cause"));
@@ -271,6 +295,8 @@ async fn record(
             }
             // Another event already has this id.
             Err(JournalError::Store(StoreError::DuplicateEvent { .. })) => {
+                // The derived id is taken, but not by this answer: the store would have answered with
+                // the first result then.
                 answer.id = EventId::generate();
             }
             Err(error) if error.is_retryable() || is_unreadable(&error) => return Err(error.into()),
@@ -287,6 +313,7 @@ async fn record(
         }
     }
     debug!(%run_id, event = %answer.event_type, "recorded an answer to a run of another engine");
+    // Since the check, the run may have come here. Any other owner finds the answer in the log.
     if engine.ownership.fence_of(run_id).is_some() {
         engine.send(run_id, Message::Wake);
     }

@@ -1,3 +1,14 @@
+//! The start of a child, and the report of its end to its parent.
+//!
+//! Both are idempotent, because each may be repeated after a crash by another engine. A child is
+//! recognised by what its first event says about its parent, workflow and input, and not by its id. The
+//! end is appended to the journal of the parent under an id that derives from the parent and the
+//! operation.
+//!
+//! The report has two ways. The engine that ends the child appends it (`report_child`). If that engine
+//! dies in between, the parent finds the end when it checks the child again (`start_child`, every
+//! `child_poll_interval`).
+
 use std::sync::Arc;
 
 use aios_core::{
@@ -140,6 +151,9 @@ impl Engine {
 
     /// Appends an entry to the journal of a parent. Does nothing if the parent has ended or its id
     /// belongs to a later run.
+    ///
+    /// The incarnation decides: a later run that uses the id of the parent does not wait for this
+    /// child.
     async fn append_to_parent(&self, parent: &Parent, entry: Entry) -> Result<(), JournalError> {
         let Parent { run_id, operation, .. } = parent;
         let Some(first) = self.journals.first(run_id).await? else { return Ok(()) };
@@ -156,6 +170,9 @@ impl Engine {
     }
 
     /// Whether a run is the child that an operation of its parent started.
+    ///
+    /// The input is compared by value: a parent that was replayed by other code, or in another version
+    /// of a language, may write the same value differently.
     async fn is_child(
         &self,
         (workflow, started, _): &(String, Started, EventId),
@@ -169,6 +186,7 @@ impl Engine {
     }
 }
 
+/// The failure with which the operation ends if its child can't be started.
 fn child_failure(error: &JournalError) -> Failure {
     match error {
         JournalError::UnknownWorkflow { .. } => {
@@ -184,6 +202,7 @@ fn child_failure(error: &JournalError) -> Failure {
     }
 }
 
+/// The failure that replaces an outcome which the journal of the parent can't hold.
 fn too_large(bytes: usize, limit: usize) -> Failure {
     let message =
         format!("the end of the child has {bytes} bytes, the store takes at most {limit}");
@@ -191,6 +210,7 @@ fn too_large(bytes: usize, limit: usize) -> Failure {
 }
 
 impl RunOutcome {
+    /// The outcome as the parent sees it: anything but a completed run is a failure.
     pub(super) fn into_outcome(self) -> Outcome {
         match (self.status, self.result, self.failure) {
             (RunStatus::Completed, result, _) => Ok(result.unwrap_or_default()),

@@ -5,6 +5,10 @@
 //! has written. The positions between them are foreign. They are read, without the types that only an
 //! owner appends, and their runs are woken. So a busy engine does not read back its own appends, and
 //! misses none of the others.
+//!
+//! A notification from the store is only a hint. The scan itself is driven by the head of the log, for
+//! which `wait_for` waits, so a lost notification costs time and no event. An error leaves the position
+//! where it is, and the same range is read again.
 
 use std::{collections::HashSet, sync::Arc, time::Duration};
 
@@ -59,11 +63,14 @@ pub(super) async fn run(engine: Arc<Engine>, mut position: u64) {
 
 /// When the next scan may begin, and the pause after it if it finds foreign appends.
 struct Pace {
+    /// The earliest time of the next scan.
     next: Timestamp,
+    /// The pause after the next scan that finds something.
     pause: Duration,
 }
 
 impl Pace {
+    /// Notes the result of a scan. A busy log is scanned less often, with more events at a time.
     fn set(&mut self, now: Timestamp, has_found: bool) {
         if has_found {
             self.next = now + self.pause;
@@ -88,6 +95,7 @@ async fn scan(
     internal: &[Pattern],
 ) -> Result<(), StoreError> {
     let head = engine.store.wait_for(*position).await?;
+    // The delay lets appends of this process be counted as its own, which would otherwise be read.
     let rest = pace.next.duration_since(engine.clock.now()).min(PAUSE.1);
     engine.clock.sleep(rest.max(LANDING_DELAY)).await;
     pace.set(engine.clock.now(), engine.store.foreign(*position, head).is_some());
@@ -105,6 +113,7 @@ async fn scan(
         }
         wake_runs(engine, found.events).await;
         *position = up_to;
+        // Positions up to here are never asked for again.
         engine.store.forget(up_to);
     }
     *position = (*position).max(head);
@@ -116,6 +125,7 @@ async fn scan(
 async fn wake_runs(engine: &Arc<Engine>, found: Vec<RecordedEvent>) {
     let mut woken = HashSet::new();
     let foreign = found.iter().filter(|recorded| !engine.store.is_own(recorded.position));
+    // A caller here may wait for a run that another engine has ended.
     for run_id in foreign.clone().filter_map(ended) {
         engine.waiters.recheck(run_id);
     }

@@ -10,6 +10,13 @@
 //! sent a renewal with its own monotonic clock, and stops a tenth of the lease time earlier (`watch`).
 //! So it has stopped before another engine can begin, whether or not the store can be reached. If the
 //! process was paused for longer than that, the fences of its appends refuse what it writes.
+//!
+//! | lock | held while |
+//! |---|---|
+//! | `Ownership::changing` | leases are acquired, renewed or released, including the call of the store |
+//! | `Ownership::state` | a single look-up or change in memory |
+//!
+//! The first one orders the calls: otherwise a lease could be renewed while it is being released.
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
@@ -92,6 +99,8 @@ impl Schedule {
     }
 }
 
+/// The next check is set first, and the next renewal before the renewal is sent: a tick that fails is
+/// repeated by the schedule.
 async fn tick(engine: &Arc<Engine>, schedule: &mut Schedule) -> Result<(), EngineError> {
     let period = engine.options.lease_time / 3;
     let now = engine.clock.elapsed();
@@ -112,6 +121,8 @@ async fn tick(engine: &Arc<Engine>, schedule: &mut Schedule) -> Result<(), Engin
     }
     let leases = engine.store.leases().await?;
     if let Some(expiry) = expiry_of_others(engine, &leases) {
+        // An engine that died does not release its leases, so the end of a lease is an event of its
+        // own.
         schedule.check_at = schedule.check_at.min(expiry.max(now + EXPIRY_DELAY));
     }
     balance(engine, &leases, schedule).await
@@ -143,6 +154,7 @@ pub(super) async fn confirm(engine: &Engine, fence: Fence) -> Result<bool, Store
     let asked_at = engine.clock.elapsed();
     let _changing = engine.ownership.changing.lock().await;
     let is_held = || engine.ownership.lease(fence).is_some();
+    // A renewal that was sent after the question, while this call waited for the lock, answers it too.
     if is_held() && engine.ownership.confirmed_at().is_none_or(|at| at < asked_at) {
         renew_held(engine).await?;
     }
@@ -177,6 +189,7 @@ async fn renew_held(engine: &Engine) -> Result<(), StoreError> {
     for lease in lost {
         engine.lose(lease);
     }
+    // Counted from before the request: the store cannot have granted the time earlier.
     engine.ownership.set_valid_until(sent + lease_time - margin(lease_time));
     engine.ownership.set_confirmed_at(sent);
     Ok(())
@@ -212,6 +225,7 @@ pub(super) async fn balance_now(engine: &Arc<Engine>) -> Result<(), EngineError>
     Ok(())
 }
 
+/// Adapts what this engine owns to the engines that are alive now.
 async fn balance(
     engine: &Arc<Engine>,
     leases: &[Lease],
@@ -259,6 +273,7 @@ async fn take_free(engine: &Arc<Engine>, members: &Members) -> Result<(), Engine
     let (shards, others): (Vec<Lease>, Vec<Lease>) =
         taken.into_iter().partition(|lease| lease.shard.is_share());
     others.into_iter().for_each(|lease| engine.ownership.set_relay(lease));
+    // Added before recovery, which activates only runs that this engine owns.
     let numbers: Vec<Shard> = shards.iter().map(|lease| lease.shard).collect();
     engine.ownership.add(shards);
     if !numbers.is_empty() {

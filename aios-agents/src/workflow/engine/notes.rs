@@ -23,6 +23,7 @@ impl CountingStore {
         self.waits().is_some()
     }
 
+    /// Writes notes.
     pub(super) async fn note_waits(&self, waits: &[Wait]) -> Result<(), StoreError> {
         match self.waits() {
             Some(notes) => notes.note_waits(waits).await,
@@ -30,6 +31,7 @@ impl CountingStore {
         }
     }
 
+    /// Removes the notes of runs.
     pub(super) async fn forget_waits(&self, runs: &[(Arc<str>, Fence)]) -> Result<(), StoreError> {
         match self.waits() {
             Some(notes) => notes.forget_waits(runs).await,

@@ -1,3 +1,5 @@
+//! The options of an engine, with their defaults and limits.
+
 use std::time::Duration;
 
 use aios_core::retry::Backoff;

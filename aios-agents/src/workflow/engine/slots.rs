@@ -1,4 +1,16 @@
 //! The slot number of an engine, and the mailboxes that it reads.
+//!
+//! A slot is a lease on the lowest free number, and makes an engine a member. The steps of joining are
+//! in this order:
+//!
+//! 1. The number is recorded in the log, so that its mailbox is never forgotten.
+//! 2. The mailbox is opened: answers would have nowhere to go otherwise.
+//! 3. The slot is acquired. Another engine may have been faster; then it begins again with the next
+//!    number.
+//! 4. The mailbox is read, and shards are taken.
+//!
+//! Each mailbox is read by one member, also those of engines that are gone (`Members::mailboxes`). For
+//! a moment two may want to read the same one, because they saw the leases at different times.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -25,8 +37,10 @@ const STREAM: &str = "system/engines";
 #[derive(Debug, Default)]
 pub(super) struct Readers(Mutex<Reading>);
 
+/// The readers, and how many mailboxes exist.
 #[derive(Debug, Default)]
 struct Reading {
+    /// The reader of each mailbox, by slot.
     readers: BTreeMap<u16, AbortHandle>,
     /// Number of mailboxes that were ever opened; their slots are below it.
     opened: u16,
@@ -85,6 +99,7 @@ enum Unreachable {
     JoinsAlone,
 }
 
+/// Joins with the lowest free number, or with the one that this engine already has.
 async fn take_slot(engine: &Arc<Engine>, unreachable: Unreachable) -> Result<(), EngineError> {
     let lease_time = engine.options.lease_time;
     loop {
@@ -220,6 +235,7 @@ pub(super) fn read_mailboxes(engine: &Arc<Engine>, members: &Members) {
     }
 }
 
+/// Starts the reader of a mailbox.
 fn read(engine: &Arc<Engine>, number: u16, deliveries: Option<Deliveries>) {
     if engine.readers.0.lock().is_closed {
         return;
