@@ -1,4 +1,7 @@
 //! The validity of requests, which is checked before they become operations.
+//!
+//! A request that is refused here never gets into a journal. `OperationCall` checks again after an
+//! option was set.
 
 use std::time::Duration;
 

@@ -306,6 +306,7 @@ impl SharedRun {
     /// steps whose code woke itself, and returns `false`: they come last, so that they delay no entry.
     pub(crate) fn release_next(&self) -> bool {
         let mut waiting = self.waiting.lock();
+        // The code had its chance: it is idle, so it does not wait for that outcome any more.
         waiting.released = None;
         let mut machine = self.machine();
         // An outcome may have been taken or abandoned since the code polled for it.
@@ -316,6 +317,7 @@ impl SharedRun {
             }
             waiting.ready.pop_first();
         };
+        // A kept signal that a call waits for now.
         let signal = machine.first_kept_signal();
         // Outcomes and signals compete by their places in the journal.
         let Some((place, operation)) = ready.into_iter().chain(signal).min() else {

@@ -116,6 +116,7 @@ impl Engine {
     ) {
         let engine = Arc::clone(self);
         self.recorders.spawn(async move {
+            // The refusal was right only if this engine owned the run when the driver decided.
             match (engine.still_has(fence).await, refusal) {
                 // The next reader of the mailbox gets it.
                 (None, _) => drop(delivery),
@@ -234,6 +235,7 @@ async fn classify(
     let Some(started) = engine.journals.first(&run_id).await? else {
         return Ok(Verdict::NotNeeded("there is no such run"));
     };
+    // A heartbeat is never recorded: it says something about now.
     let is_heartbeat = event.event_type.action() == agent::TASK_HEARTBEAT;
     let incarnation = &started.event.id;
     let Some(cause) = &event.metadata.causation_id else {
@@ -281,6 +283,9 @@ fn task_of(event: &Event) -> Option<(TaskId, Option<u32>)> {
 }
 
 /// Appends an answer to the journal of its run, where the owner reads it.
+///
+/// The loop ends: each repetition changes the event, and a failure that replaces a result can't be
+/// replaced again.
 async fn record(
     engine: &Arc<Engine>,
     run_id: &Arc<str>,
@@ -341,6 +346,9 @@ enum Forwarded {
 
 /// Sends an event to the engine that owns the run. A heartbeat is forwarded once only: the next one
 /// is routed to the right engine.
+///
+/// An answer needs a mailbox that takes it, or it is retried; a heartbeat that is lost is followed by
+/// the next.
 async fn forward(
     engine: &Arc<Engine>,
     run_id: &str,

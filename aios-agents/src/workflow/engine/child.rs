@@ -48,6 +48,12 @@ impl Engine {
     }
 
     /// The outcome of a child; `None` while it runs. Starts the child if it does not exist.
+    ///
+    /// | the run with this id | then |
+    /// |---|---|
+    /// | does not exist | it is started |
+    /// | is this child | its outcome, or that of the run that it continued as |
+    /// | is another run | the operation fails with `RUN_EXISTS` |
     async fn child_outcome(
         self: &Arc<Self>,
         parent: &Parent,
@@ -55,6 +61,7 @@ impl Engine {
         metadata: Arc<Metadata>,
     ) -> Result<Option<Outcome>, JournalError> {
         let run_id: Arc<str> = (*child.run_id).into();
+        // A start that fails because the run exists leads to one more look at it.
         let mut tried = false;
         loop {
             match self.journals.started(&run_id).await? {
@@ -72,6 +79,7 @@ impl Engine {
             started.input = child.input.clone();
             started.parent = Some(parent.clone());
             let workflow = child.workflow.as_str();
+            // Before the append: see `Starts::is_overtaken`.
             let starting = self.starting(&run_id);
             match self.start_run(&run_id, workflow, started, Arc::clone(&metadata)).await {
                 Ok(first) => {
@@ -98,6 +106,7 @@ impl Engine {
             registered: self.journals.registry.names(),
         };
         let registered = self.journals.registry.latest(workflow).ok_or_else(unknown)?;
+        // A run keeps the version that it begins with.
         started.version = registered.workflow.version();
         self.journals.start(run_id, workflow, started, Vec::new(), (*metadata).clone()).await
     }
@@ -117,6 +126,9 @@ impl Engine {
     }
 
     /// Appends the end of a child to its parent's journal, once.
+    ///
+    /// An outcome that the journal can't hold is replaced by a failure. A permanent error of the store
+    /// stops the engine, because the parent would wait without end.
     pub(super) async fn report_child(self: &Arc<Self>, parent: &Parent, outcome: Outcome) {
         let Parent { run_id, operation, .. } = parent;
         let ended = |outcome: Outcome| {

@@ -67,6 +67,8 @@ pub(super) async fn run(engine: Arc<Engine>) {
         if is_close {
             count(&engine, &queued).await;
         }
+        // A queue without open tasks of this engine is forgotten, and begins with short pauses the next
+        // time.
         checks.retain(|address, _| queued.contains_key(address));
         for (address, queue) in queued {
             let now = engine.clock.now();

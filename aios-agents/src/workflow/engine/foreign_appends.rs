@@ -169,6 +169,9 @@ fn ended(recorded: &RecordedEvent) -> Option<&str> {
 
 /// The runs that have to react to an event: the run of its journal, or the successor of a run that
 /// continued.
+///
+/// The end of a run concerns its successor, which waits for it. The ends of others need no driver:
+/// waiters are notified apart.
 fn concerned(recorded: &RecordedEvent) -> impl Iterator<Item = Arc<str>> {
     let run_id = recorded.stream.run_id();
     let (own, next) = match (recorded.event.event_type.segments(), run_id) {

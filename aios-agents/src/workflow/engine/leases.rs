@@ -142,6 +142,7 @@ fn expiry_of_others(engine: &Engine, leases: &[Lease]) -> Option<Duration> {
 
 /// Renews every lease. Lost leases are dropped; an engine that lost its slot drops all of them.
 async fn renew(engine: &Engine) -> Result<(), StoreError> {
+    // Held during the call of the store, so that a release waits for the answer.
     let _changing = engine.ownership.changing.lock().await;
     renew_held(engine).await
 }
@@ -172,6 +173,7 @@ async fn renew_held(engine: &Engine) -> Result<(), StoreError> {
     let sent = engine.clock.elapsed();
     let renewed = engine.store.renew(&held, lease_time).await?;
     engine.store_clock.record_leases(&renewed, lease_time, sent);
+    // The store returns what is still ours.
     let is_lost = |lease: &&Lease| !renewed.iter().any(|renewed| renewed.shard == lease.shard);
     let lost: Vec<&Lease> = held.iter().filter(is_lost).collect();
     record_held(&renewed);
@@ -182,6 +184,7 @@ async fn renew_held(engine: &Engine) -> Result<(), StoreError> {
     // The runs that were woken after the leases ended were not advanced, so this engine may only
     // continue as one that takes the shards over.
     let has_ended = !engine.ownership.is_valid();
+    // Without its slot the engine is not a member, and others already share its shards.
     if has_ended || lost.iter().any(|lease| lease.shard.slot_number().is_some()) {
         let rest = engine.drop_leases();
         return engine.store.release(&rest).await;
@@ -204,6 +207,7 @@ pub(super) async fn watch(engine: Arc<Engine>) {
         tokio::select! {
             biased;
             () = engine.stopped() => return,
+            // The time may have been extended since; the check below reads it again.
             () = engine.clock.sleep(rest.max(EXPIRY_DELAY)) => {}
         }
         if !engine.ownership.is_valid() && !engine.drop_leases().is_empty() {

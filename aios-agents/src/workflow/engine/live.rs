@@ -141,10 +141,12 @@ impl ActiveRuns {
             let shard = engine.ownership.shard_of(run_id).unwrap_or(Shard::of(run_id));
             let resident = Resident { inbox: Arc::clone(&inbox), shard, polling: None };
             runs.inboxes.insert(Arc::clone(run_id), resident);
+            // Drivers that have ended are removed here, so that the set does not grow.
             while runs.tasks.try_join_next().is_some() {}
             let run_id = Arc::clone(run_id);
             let inbox_of_run = Arc::clone(&inbox);
             let activation = Activation { run_id, inbox: inbox_of_run, journal, permit };
+            // Spawned under the lock, so that `stop` finds either no run or its task.
             runs.tasks.spawn(driver::run(Arc::clone(engine), activation));
             inbox
         };

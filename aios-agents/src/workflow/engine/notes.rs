@@ -1,4 +1,7 @@
 //! Access to the notes of waiting runs, with a fallback for stores that do not support them.
+//!
+//! A store without notes loses nothing but time: a new owner reads all runs of its shards, and timers
+//! stay in memory.
 
 use std::sync::Arc;
 

@@ -93,6 +93,7 @@ impl Parking {
     /// Sets the note of a run that will be written; the last one counts.
     fn set(&self, run_id: &Arc<str>, note: Option<Wait>) {
         let mut state = self.state.lock();
+        // Bounded, for a store that does not answer while many runs come and go.
         if state.pending.len() < PENDING || state.pending.contains_key(run_id) {
             state.pending.insert(Arc::clone(run_id), note);
         }
@@ -215,6 +216,7 @@ async fn write(engine: &Engine) -> Result<(), StoreError> {
     if !engine.store.takes_notes() {
         return Ok(());
     }
+    // Checked again by the store, under the lock of the lease.
     let owned = |fence: Fence| engine.ownership.has(fence);
     let mut waits = Vec::new();
     let mut forgotten = Vec::new();
@@ -229,6 +231,7 @@ async fn write(engine: &Engine) -> Result<(), StoreError> {
         }
     }
     match save(engine, &waits, &forgotten).await {
+        // Only now: until then the timers here are all that wakes the run.
         Ok(()) => waits.iter().for_each(|wait| engine.noted(wait)),
         Err(error) if error.is_retryable() => {
             engine.parking.put_back(batch);
@@ -289,6 +292,7 @@ pub(super) async fn look_ahead(engine: Arc<Engine>) {
 async fn read_due(engine: &Engine) -> Result<bool, StoreError> {
     let up_to = engine.clock.now() + AHEAD;
     let mut is_all = true;
+    // Claimed before they are read: a note that is written in the meantime keeps its timers.
     for (from, shards) in claim(engine, up_to) {
         match read(engine, &shards, from, up_to).await {
             Ok(None) => {}
@@ -344,6 +348,7 @@ async fn read(
     from: Option<Timestamp>,
     up_to: Timestamp,
 ) -> Result<Option<Timestamp>, StoreError> {
+    // After all runs of that time: they were read before.
     let mut last = from.map(|wake_at| DueRun { wake_at, run_id: LAST_ID.to_owned() });
     loop {
         let page = engine.store.due_runs(shards, last.as_ref(), up_to, PAGE).await?;

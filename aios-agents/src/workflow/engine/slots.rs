@@ -105,11 +105,13 @@ async fn take_slot(engine: &Arc<Engine>, unreachable: Unreachable) -> Result<(),
     loop {
         let members = Members::of(&engine.store.leases().await?);
         let slot = members.number_of(&engine.owner).unwrap_or_else(|| members.lowest_free());
+        // Recorded before the mailbox exists, so that a later engine knows to read it.
         let Opened { count, is_first } = opened(engine, slot).await?;
         let name = mailbox::name(engine.store_id, slot).map_err(BrokerError::from)?;
         let is_alone = members.slots().values().all(|owner| *owner == engine.owner);
         let is_empty = unreachable == Unreachable::Refuses
             && !is_first
+            // Asked before it is opened, which would create it.
             && is_gone(engine, &name.clone().into()).await;
         let deliveries = match unreachable {
             Unreachable::JoinsAlone if is_alone => open_if_reachable(engine, slot).await?,
@@ -120,6 +122,7 @@ async fn take_slot(engine: &Arc<Engine>, unreachable: Unreachable) -> Result<(),
         if engine.is_stopping() {
             return Ok(());
         }
+        // The lease counts from here, as for a renewal.
         let sent = engine.clock.elapsed();
         let mut taken =
             engine.store.acquire(&[Shard::slot(slot)], &engine.owner, lease_time).await?;

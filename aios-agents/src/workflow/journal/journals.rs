@@ -122,6 +122,7 @@ impl Journals {
         entry: Entry,
         id: Option<EventId>,
     ) -> Result<(), JournalError> {
+        // Saves an append that the store would refuse, and names the status.
         if row.status.is_final() {
             return Err(JournalError::Ended { run_id: row.id.clone(), status: row.status });
         }
@@ -224,6 +225,7 @@ impl Journals {
         events: Vec<Event>,
     ) -> Result<Vec<RecordedEvent>, JournalError> {
         let stream = StreamId::of_run(run_id)?;
+        // Of two starts with the same id, the store accepts one.
         let append = Append::new(stream.clone(), events.clone()).with_expected(Expected::Empty);
         let last = match self.store.append_one(append).await {
             Ok(last) => last,
@@ -269,6 +271,9 @@ impl Journals {
     }
 
     /// A successor of a run: the last run of the chain, if it is known.
+    ///
+    /// The id of the last run is found at once for chains of this version; older ones are followed step
+    /// by step.
     async fn later(&self, row: &RunRecord) -> Result<Option<RunRecord>, JournalError> {
         match self.last_of_chain(row).await? {
             Some(last) => Ok(Some(last)),
@@ -291,6 +296,7 @@ impl Journals {
     /// All runs of a chain name the first one, so one indexed query finds them, however long the chain
     /// is. Runs that have continued are left out by their status.
     async fn last_of_chain(&self, row: &RunRecord) -> Result<Option<RunRecord>, JournalError> {
+        // All but `Continued`.
         let statuses = [
             RunStatus::Running,
             RunStatus::Paused,
@@ -368,6 +374,9 @@ impl Journals {
     }
 
     /// The signals in the journal of a run, in the order in which they are applied.
+    ///
+    /// The whole journal is read: only a run that continues with signals that it has not taken needs
+    /// this.
     pub(crate) async fn signals(
         &self,
         run_id: &str,
@@ -424,6 +433,9 @@ fn choose(rows: Vec<RunRecord>) -> Option<RunRecord> {
 }
 
 /// Metadata of the start of a run. The run id is the default correlation id.
+///
+/// The address for replies and the incarnation of another run belong to the request alone, and are left
+/// out.
 fn start_metadata(given: Metadata, run_id: &str) -> Metadata {
     let run_id: Arc<str> = run_id.into();
     let correlation_id = given.correlation_id.or_else(|| Some(Arc::clone(&run_id)));

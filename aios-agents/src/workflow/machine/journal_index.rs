@@ -140,6 +140,7 @@ impl Recorded {
     fn of(entry: &Entry) -> Option<Self> {
         Some(match entry {
             Entry::StepCompleted(entry) => Self::Step(entry.name.clone()),
+            // With a name it is a step; without, its start has told the kind.
             Entry::OperationFailed(entry) => Self::Step(entry.name.clone()?),
             Entry::RetryScheduled(entry) => Self::Step(entry.name.clone()?),
             Entry::TimerStarted(_) => Self::Timer,

@@ -77,6 +77,7 @@ impl Driver {
         if !self.has_records() {
             return Ok(());
         }
+        // May add to the outbox, and to what the code has requested.
         let mut position = self.look_ahead().await;
         if let Some(failure) = self.write_failure.take() {
             return Err(failure);
@@ -102,6 +103,7 @@ impl Driver {
         }
         let entries = self.execution.machine().take_recording();
         // A successor is started, and output is stored, before the end of the run is recorded.
+        // Both take appends of their own, which can't be part of this one.
         let is_prepared = |ending: &Entry| {
             !matches!(ending, Entry::Continued(_)) && !self.execution.shared.outputs().is_held()
         };
@@ -121,6 +123,7 @@ impl Driver {
         let append = self.append_of(&records, position);
         let store = Arc::clone(&self.engine.store);
         // Readers of output read no further once the run has ended.
+        // Only the last record can be the end, because nothing is requested after it.
         let ends = records.last().is_some_and(|record| record.entry.is_final());
         let output = if ends { self.execution.shared.outputs().flush() } else { None };
         let appending = Box::pin(async move {
@@ -212,6 +215,8 @@ impl Driver {
             Err(StoreError::DuplicateEvent { id }) => {
                 self.rename_answers(in_flight, |event| event.id == id).await
             }
+            // The outcome is unknown: the append may be durable. Repeated with the same ids, it is
+            // stored once.
             Err(error) if error.is_retryable() => {
                 self.engine.store_failed(&error);
                 self.submit_again(in_flight);
@@ -230,6 +235,7 @@ impl Driver {
             return false;
         }
         let length: u64 = in_flight.records.len().try_into().unwrap_or(u64::MAX);
+        // A repetition that was stored by an earlier attempt stands directly after what was applied.
         appended.repeated && appended.version != self.version + length
     }
 
@@ -269,6 +275,7 @@ impl Driver {
     /// is the promise of `driver`: an outcome is durable before the code sees it, and an answer is
     /// acknowledged after that.
     async fn committed(&mut self, appended: Appended, in_flight: InFlight) -> Option<Exit> {
+        // Set before anything is applied, so that what is recorded next expects it.
         self.version = appended.version;
         let InFlight { records, answers, position, .. } = in_flight;
         let ended = records.last().and_then(|record| RunOutcome::from_entry(&record.entry));
@@ -320,6 +327,7 @@ impl Driver {
         }
         // The outcome may have changed, for example because the run was cancelled.
         let mut records = in_flight.records;
+        // What was read may have ended an operation that these records continue.
         self.drop_obsolete(&mut records);
         if records.last().is_some_and(|record| record.entry.is_final()) {
             // The end is decided again, with what was just read.
@@ -394,7 +402,9 @@ impl Driver {
             {
                 return Err(Exit::Ended(ended));
             }
+            // Before they are applied: the code may end because of them.
             self.note_requests(&entries);
+            // Collected before the entries are consumed, and recorded after the machine knows them.
             let failed = failures(entries.iter().map(|(entry, _)| entry));
             self.apply_all(entries).await;
             self.record_failures(failed);

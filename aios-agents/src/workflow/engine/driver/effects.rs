@@ -68,9 +68,11 @@ impl Driver {
     pub(super) fn dispatch(&mut self, assignment: AgentEvent<TaskAssigned>) {
         let attempt = assignment.data.attempt;
         let operation = assignment.data.task_id.run().map_or(0, |run| run.1);
+        // The effect may be outdated: the attempt has ended since it was requested.
         if !self.execution.machine().awaits_task(operation, Some(attempt)) {
             return;
         }
+        // It was recorded before the run was loaded, so it may already be with an agent.
         if self.seek(operation, &assignment) {
             return;
         }

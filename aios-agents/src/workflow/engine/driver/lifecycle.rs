@@ -81,8 +81,10 @@ pub(in super::super) async fn run(engine: Arc<Engine>, activation: Activation) {
         Err(_) if engine.is_stopping() => return,
         Err(failure) => Box::pin(block_external(&engine, &run_id, failure)).await.into(),
     };
+    // From here on a message activates the run again.
     let (shard, unprocessed) = engine.live.remove(&run_id, &inbox);
     let outgoing = finish(&engine, &run_id, departure, unprocessed.into()).await;
+    // The answers are recorded, or in the hands of tasks that the engine waits for.
     engine.live.departed(shard);
     if let Some(outgoing) = outgoing {
         send_notices(&engine, &run_id, outgoing).await;
@@ -109,6 +111,8 @@ async fn guarded(
     let driven = catch_unwind(AssertUnwindSafe(|| executor.drive(run))).map_err(panicked)?;
     tokio::select! {
         biased;
+        // Before the executor's future: a run that is complete is no failure, even if its executor ends
+        // with it.
         departed = &mut departed => if let Ok(departed) = departed {
             return departed.map_err(panicked);
         },
@@ -201,8 +205,10 @@ async fn drop_driver(
 ) -> Departure {
     let parent = driver.parent.take();
     let mut outgoing = std::mem::take(&mut driver.outgoing);
+    // A reserved place that is not used would block the runs that wait for one.
     outgoing.release_slot();
     let successor = driver.succession.take_successor();
+    // Before the driver is dropped: from now on, dropped operations are not abandoned.
     let closed = driver.execution.shared.close();
     let dropped = catch_unwind(AssertUnwindSafe(|| drop(driver)));
     let panic = closed.and(dropped).map_err(|panic| panic_failure(PANICKED, &*panic));
@@ -315,6 +321,8 @@ async fn finish_ended(
 }
 
 /// Starts a run that waited for its predecessor to end.
+///
+/// With the journal of its start, unless it was activated in another way since.
 fn release(engine: &Arc<Engine>, Successor { run_id, begun }: Successor) {
     match begun {
         Some((starting, journal)) if !engine.holds(&run_id) => starting.activate_new(journal),
@@ -392,6 +400,9 @@ fn keep_answers(engine: &Arc<Engine>, messages: Vec<Message>) {
 }
 
 /// Reports the end of a run to its parent.
+///
+/// A run that continued reports nothing: its successor has the same parent. A blocked run has not
+/// ended.
 fn notify_parent(engine: &Arc<Engine>, parent: Parent, ended: RunOutcome) {
     if !ended.status.is_final() || ended.status == RunStatus::Continued {
         return;

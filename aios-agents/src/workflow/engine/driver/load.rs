@@ -125,10 +125,13 @@ impl Driver {
         let codec = engine.journals.codec(workflow).map_err(exit)?;
         let invalid = |_: InvalidName| EventError::InvalidType { text: workflow.to_owned() };
         let workflow: Name = workflow.parse().map_err(invalid).map_err(unreadable)?;
+        // Taken before the replay: its effects ask which attempts were recorded by then.
         let recorded_attempts = recorded_attempts(journal.iter());
         let entries = journal.iter().map(|(entry, _)| entry);
         let declined = place::declined(entries.clone());
         let mut children = Children::default();
+        // Children that were started and have not ended must be cancelled with the run, whether its
+        // code asks for them or not.
         entries.clone().for_each(|entry| children.note(entry));
         let incarnation_text: Arc<str> = first.event.id.to_string().into();
         let execution = execution_of(engine, run_id, &workflow, first, &incarnation_text, journal);
@@ -187,6 +190,7 @@ impl Driver {
         let workflow = self.workflow.clone();
         let version = started.version;
         let registry = Arc::clone(&self.engine.journals.registry);
+        // The exact version: a later one may ask for something else.
         let Some(registered) = registry.find(workflow.as_str(), version) else {
             let message = format!(
                 "no workflow {workflow} of version {version} is registered{}",
@@ -223,6 +227,7 @@ impl Driver {
     async fn replay(&mut self, journal: Journal) -> Result<(), Exit> {
         let mut entries = journal.into_iter();
         while !entries.as_slice().is_empty() {
+            // `Execution::poll` applies them one at a time; the batch is only for yielding.
             for (entry, at) in entries.by_ref().take(BURST) {
                 self.execution.feed(entry, at);
             }
@@ -236,6 +241,7 @@ impl Driver {
                 tokio::task::yield_now().await;
             }
         }
+        // Code that requests less than the journal has is noticed only here.
         if let Err(failure) = self.execution.go_live() {
             return Err(self.block(failure).await);
         }
@@ -255,6 +261,8 @@ impl Driver {
         // Lets other runs be loaded.
         self.permit = None;
         self.outgoing.release_slot();
+        // A run that is blocked can't cancel its children later, and one that ends must not leave them
+        // running.
         self.children_cancelled().await;
         let (failure, cancelled) = match self.children.uncancelled() {
             // Its end would hide that its children are still running.
@@ -309,6 +317,8 @@ impl Driver {
 }
 
 /// An execution that expects this journal, and is watched for code that blocks the thread.
+///
+/// The whole journal is indexed first, so that a request is compared with its record at once.
 fn execution_of(
     engine: &Engine,
     run_id: &Arc<str>,
@@ -327,6 +337,8 @@ fn execution_of(
 }
 
 /// When a run began, or is to begin if it was started for later.
+///
+/// The later of the two: a start time in the past begins the run at once.
 fn begins_at(started: &Started, first: &RecordedEvent) -> Timestamp {
     started.start_at.map_or(first.event.timestamp, |at| at.max(first.event.timestamp))
 }

@@ -115,6 +115,7 @@ impl Driver {
             let run_id = self.successor_id();
             let mut started = Started::default();
             started.input = next.input.clone();
+            // The parent waits for the end of the chain.
             started.parent = self.parent.clone();
             started.predecessor = Some(self.as_predecessor());
             started.first_run_id = Some(self.succession.first.to_string());
@@ -125,6 +126,7 @@ impl Driver {
             let starting = self.engine.starting(&run_id.as_str().into());
             match self.engine.start_run(&run_id, workflow, started, metadata).await {
                 Ok(journal) => self.succession.started = Some(Some((starting, journal))),
+                // Either this run started it before a crash, or the id is taken.
                 Err(JournalError::Exists { .. }) => {
                     let found = self.engine.journals.started(&run_id).await.map_err(exit)?;
                     let found = found.map(|(_, started, _)| started).unwrap_or_default();
@@ -177,6 +179,7 @@ pub(super) async fn take_over(
     let Some(first) = journal.first() else { return Ok(journal) };
     let Ok(Entry::Started(started)) = decode(&first.event) else { return Ok(journal) };
     let Started { predecessor: Some(predecessor), .. } = *started else { return Ok(journal) };
+    // The common case of a load; nothing else is read.
     if journal.iter().any(|recorded| decode(&recorded.event).is_ok_and(|it| has_begun(&it))) {
         return Ok(journal);
     }
@@ -184,6 +187,7 @@ pub(super) async fn take_over(
     let end = end_of(engine, &predecessor).await.map_err(exit)?;
     let signals = match end {
         End::None => {
+            // The end of the predecessor usually wakes this run; the timer is for a wake that was lost.
             let later = engine.clock.now() + engine.options.lease_time / 2;
             engine.timers.set(later, run_id, 0);
             return Err(Exit::NotDue(None));
@@ -219,6 +223,8 @@ pub(super) async fn take_over(
 }
 
 /// Whether an entry shows that a run has inherited its signals, has begun, or has ended.
+///
+/// From then on the signals are settled, and must not be copied again.
 fn has_begun(entry: &Entry) -> bool {
     let is_inherited = matches!(entry, Entry::Signaled(Signaled { inherited: true, .. }));
     is_inherited
@@ -271,6 +277,7 @@ async fn inherited(
     let codec = engine.journals.codec(workflow)?;
     let numbers: BTreeSet<u64> = numbers.iter().copied().collect();
     let signals = engine.journals.signals(&predecessor.run_id, workflow).await?;
+    // Numbered as the predecessor has applied them.
     let untaken = (1..).zip(signals).filter(|(number, _)| numbers.contains(number));
     let copy = |(mut signal, event): (Signaled, Event)| {
         signal.inherited = true;

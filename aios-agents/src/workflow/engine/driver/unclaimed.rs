@@ -104,8 +104,10 @@ impl Driver {
         let Some(assignment) = self.assigned.get_mut(&operation) else { return false };
         let held_at = assignment.held_at;
         let dispatched_at = assignment.dispatched_at;
+        // When the broker last got the message, or a process last reported it.
         let known_at = held_at.map_or(dispatched_at, |at| at.max(dispatched_at));
         let sought_at = assignment.sought_at;
+        // A process that has it has got it, or was asked for it, by then.
         let silent_since = sought_at.map_or(known_at, |at| at.max(known_at));
         let suspected_at = assignment.suspected_at.filter(|at| *at + WINDOW > now);
         let pause = first_pause.map(|first| {
@@ -186,6 +188,8 @@ impl Driver {
     }
 
     /// Records whether an agent has begun a task, for readers of the run's status.
+    ///
+    /// The event has no meaning for the machine: it changes the read model, and nothing in the run.
     fn record_claim_status(
         &mut self,
         operation: u64,

@@ -105,6 +105,8 @@ pub(super) async fn publish(
 }
 
 /// The number of events at the front that belong to different streams.
+///
+/// A repeated stream ends the window, so that two events of it are never in flight together.
 fn window(waiting: &VecDeque<RecordedEvent>) -> usize {
     let mut streams: HashSet<&StreamId> = HashSet::new();
     waiting.iter().take(WINDOW).take_while(|recorded| streams.insert(&recorded.stream)).count()
