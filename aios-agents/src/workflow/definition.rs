@@ -184,6 +184,27 @@ where
     /// Nothing else is lost, because a run looks ahead only while it has nothing else in progress. Code
     /// that has effects outside of its operations, such as counters or lines of a log that must be exact,
     /// should not look ahead.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::sync::Arc;
+    ///
+    /// use aios_agents::{prelude::*, workflow::FnWorkflow};
+    ///
+    /// async fn article(context: WorkflowContext, topic: String) -> Result<String, WorkflowError> {
+    ///     let draft: String = context.task("writer", &topic).await?;
+    ///     // The draft and the start of this task are recorded by one commit.
+    ///     context.task("editor", &draft).await
+    /// }
+    ///
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let article = FnWorkflow::new("article", article)?.with_lookahead();
+    /// let builder = Runtime::builder().workflow_dyn(Arc::new(article));
+    /// # drop(builder);
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use]
     pub fn with_lookahead(mut self) -> Self {
         self.looks_ahead = true;

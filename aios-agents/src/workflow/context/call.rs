@@ -358,6 +358,18 @@ impl<T> ChildCall<T> {
     /// Sets the id of the child. Without it, the id is derived from this run's id and the operation. The
     /// call fails with `INVALID_RUN_ID` if the id is invalid, and with `RUN_EXISTS` if a run with this id
     /// exists that this operation did not start.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use aios_agents::prelude::*;
+    ///
+    /// async fn nightly(context: WorkflowContext, day: String) -> Result<(), WorkflowError> {
+    ///     // A second run for the same day fails with `RUN_EXISTS` instead of reporting twice.
+    ///     context.child::<()>("report", &day).id(format!("report-{day}")).await
+    /// }
+    /// # let _ = nightly;
+    /// ```
     pub fn id(self, run_id: impl Into<String>) -> Self {
         let named = self.adjust(|request| {
             if let Request::Child(child) = request {
@@ -377,6 +389,19 @@ impl<T> ChildCall<T> {
 
     /// Leaves the child running if this run is cancelled. By default it is cancelled too, and its
     /// compensations run.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use aios_agents::prelude::*;
+    ///
+    /// async fn deploy(context: WorkflowContext, host: String) -> Result<(), WorkflowError> {
+    ///     context.task::<()>("installer", &host).await?;
+    ///     // Once begun, the clean-up runs to its end, even if this run is cancelled.
+    ///     context.child::<()>("clean_up", &host).leave_running().await
+    /// }
+    /// # let _ = deploy;
+    /// ```
     pub fn leave_running(self) -> Self {
         self.adjust(|request| {
             if let Request::Child(child) = request {

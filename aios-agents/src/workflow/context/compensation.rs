@@ -75,6 +75,26 @@ impl WorkflowContext {
     ///
     /// If `value` cannot be serialised to JSON, and with the code `OPERATION_OUTSIDE_WORKFLOW` outside
     /// of the code of the workflow.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use aios_agents::prelude::*;
+    ///
+    /// async fn trip(context: WorkflowContext, city: String) -> Result<(), WorkflowError> {
+    ///     let seat: u32 = context.task("book_flight", &city).await?;
+    ///     context.compensate("cancel the flight", move |context| async move {
+    ///         let cancelled = context.task::<()>("cancel_flight", &seat).await;
+    ///         if cancelled.is_err() {
+    ///             // The failure of the run says which seat remains booked.
+    ///             context.set_failure_detail("booked_seat", &seat)?;
+    ///         }
+    ///         cancelled
+    ///     });
+    ///     context.task::<()>("book_hotel", &city).await
+    /// }
+    /// # let _ = trip;
+    /// ```
     pub fn set_failure_detail(
         &self,
         field: &str,

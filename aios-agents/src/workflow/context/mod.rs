@@ -45,6 +45,18 @@ use super::{WorkflowError, machine::Request};
 use crate::output::OutputStream;
 
 /// Information about a run.
+///
+/// # Examples
+///
+/// ```
+/// use aios_agents::prelude::*;
+///
+/// async fn title(context: WorkflowContext, (): ()) -> Result<String, WorkflowError> {
+///     let info = context.info();
+///     Ok(format!("{} {} of version {}", info.workflow, info.run_id, info.version))
+/// }
+/// # let _ = title;
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct RunInfo {
@@ -179,6 +191,19 @@ impl WorkflowContext {
     /// # Panics
     ///
     /// See [`now`](Self::now).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use aios_agents::prelude::*;
+    ///
+    /// async fn build(context: WorkflowContext, part: String) -> Result<(), WorkflowError> {
+    ///     // Recorded together with the start of the task, so it is visible while the task waits.
+    ///     context.set_status(format!("waiting for a builder of {part}"));
+    ///     context.task("builder", &part).await
+    /// }
+    /// # let _ = build;
+    /// ```
     pub fn set_status(&self, text: impl Into<String>) {
         if self.shared.assert_current() {
             self.request_completed(Request::Status { text: text.into(), progress: None });
@@ -239,6 +264,22 @@ impl WorkflowContext {
     ///
     /// A failure with the code `INVALID_OUTPUT_STREAM`, and with `OPERATION_OUTSIDE_WORKFLOW` outside
     /// of the code of the workflow.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use aios_agents::prelude::*;
+    ///
+    /// async fn print(context: WorkflowContext, pages: Vec<String>) -> Result<(), WorkflowError> {
+    ///     let printed = context.stream("printed")?;
+    ///     for page in &pages {
+    ///         context.task::<()>("printer", page).await?;
+    ///         printed.write(page)?;
+    ///     }
+    ///     Ok(())
+    /// }
+    /// # let _ = print;
+    /// ```
     pub fn stream(&self, name: &str) -> Result<OutputStream, WorkflowError> {
         self.shared.check()?;
         let opened = self.shared.outputs().open(&self.info.run_id, name, || self.shared.key(0));

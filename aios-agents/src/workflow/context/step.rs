@@ -135,6 +135,29 @@ impl StepContext {
     /// # Errors
     ///
     /// [`OutputError::InvalidName`]; [`OutputError::Unavailable`] in a test of a workflow.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use aios_agents::prelude::*;
+    ///
+    /// async fn fetch(context: WorkflowContext, urls: Vec<String>) -> Result<usize, WorkflowError> {
+    ///     context
+    ///         .step_with("fetch", |step| {
+    ///             let urls = urls.clone();
+    ///             async move {
+    ///                 let fetched = step.stream("fetched")?;
+    ///                 for url in &urls {
+    ///                     // Readers of the stream see each address before the step has ended.
+    ///                     fetched.write(url)?;
+    ///                 }
+    ///                 Ok::<_, TaskError>(urls.len())
+    ///             }
+    ///         })
+    ///         .await
+    /// }
+    /// # let _ = fetch;
+    /// ```
     pub fn stream(&self, name: &str) -> Result<OutputStream, OutputError> {
         let mut opened = self.outputs.opened.lock();
         if let Some((_, stream)) = opened.iter().find(|(known, _)| **known == *name) {

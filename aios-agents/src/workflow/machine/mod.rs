@@ -69,6 +69,37 @@ pub(crate) const UNKNOWN_VERSION: &str = "UNKNOWN_VERSION";
 const FIRST_PLACE: u64 = 1 << 32;
 
 /// State of one run, derived from its journal and the requests of its code.
+///
+/// # Examples
+///
+/// A timer, from its request to its outcome:
+///
+/// ```
+/// use std::time::Duration;
+///
+/// use aios_agents::workflow::machine::{Effect, Machine, Request};
+/// use aios_core::event::Timestamp;
+///
+/// let now = Timestamp::UNIX_EPOCH;
+/// let later = now + Duration::from_secs(5);
+/// let mut machine = Machine::new("nap".into(), []);
+/// machine.go_live().unwrap();
+/// let operation = machine.reserve();
+/// machine.ask(operation, Request::Sleep { duration: Duration::from_secs(5) }, now).unwrap();
+///
+/// // The host appends the start to the journal. Once it is durable, it is applied and takes effect.
+/// for entry in machine.take_recording() {
+///     machine.apply(&entry, now).unwrap();
+/// }
+/// assert!(matches!(machine.take_effects()[..], [Effect::Timer { operation: 1, .. }]));
+///
+/// // The timer is due. Its end is recorded and applied in the same way.
+/// machine.timer_due(operation, later);
+/// for entry in machine.take_recording() {
+///     assert_eq!(machine.apply(&entry, later).unwrap(), Some(operation));
+/// }
+/// assert!(machine.take_outcome(operation).unwrap().is_ok());
+/// ```
 #[derive(Debug)]
 pub struct Machine {
     /// Part of the ids of tasks and children.
