@@ -439,13 +439,13 @@ impl Execution {
     }
 
     /// Why the run must be blocked: a version or an operation that does not match the journal, a panic,
-    /// or an await of something that is not recorded. The first of these in that order, because a
-    /// mismatch often makes the code panic.
+    /// or an await of something that is not recorded.
     pub(crate) fn block_reason(&self) -> Option<Failure> {
         if !self.must_block() {
             return None;
         }
         let unfit = self.shared.block_reason();
+        // A mismatch comes first, because it often makes the code panic.
         unfit.or_else(|| self.code.panic().cloned()).or_else(|| self.violation.clone())
     }
 

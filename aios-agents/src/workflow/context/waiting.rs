@@ -58,7 +58,6 @@ pub(super) struct Waiting {
     pub(super) mismatch: Option<Mismatch>,
     /// Set if the journal pins a version of a change that the code does not support.
     pub(super) unknown_version: Option<Failure>,
-    /// Whether the code leaves memory, so that dropped operations are not abandoned.
     pub(super) closed: bool,
 }
 

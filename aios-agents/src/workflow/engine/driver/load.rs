@@ -294,7 +294,6 @@ impl Driver {
         }
     }
 
-    /// Encodes an entry of this run with the metadata of its kind.
     pub(super) fn encode(&self, entry: Entry) -> Result<Record, EventError> {
         let metadata = match &entry {
             Entry::TaskAssigned(task) => Arc::new(self.assignment_metadata(&task.data)),
