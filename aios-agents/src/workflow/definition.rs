@@ -136,11 +136,17 @@ pub trait Workflow: Send + Sync + 'static {
 /// # }
 /// ```
 pub struct FnWorkflow<F, I, O> {
+    /// Checked by `new`.
     name: Name,
+    /// 1, unless it was set.
     version: u32,
+    /// Called once for each time that a run is loaded.
     function: F,
+    /// The schemas of input and result, if they were derived.
     schemas: Option<(Value, Value)>,
+    /// See `with_lookahead`.
     looks_ahead: bool,
+    /// The types that input and result are decoded as and encoded from.
     types: PhantomData<fn(I) -> O>,
 }
 
@@ -258,6 +264,7 @@ where
     ) -> BoxFuture<'static, Result<Payload, WorkflowError>> {
         let input = match decode(&input) {
             Ok(input) => input,
+            // The run fails: its input is recorded, and no retry changes it.
             Err(mut failure) => {
                 let input = format!("the input of workflow {} does not fit", self.name);
                 failure.message = failure.message.replacen("the parameters do not fit", &input, 1);

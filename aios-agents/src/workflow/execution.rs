@@ -409,8 +409,8 @@ impl Execution {
         }
     }
 
-    /// Whether something other than an entry may wake the code. Such a run stays in memory: a wake
-    /// would not find it anywhere else.
+    /// Whether something other than an entry may wake the code. Such a run stays in memory for a
+    /// while: a wake would not find it anywhere else.
     pub(crate) fn is_watched(&self) -> bool {
         self.is_watched && self.code.is_running()
     }

@@ -36,6 +36,7 @@ use super::turn::Turn;
 pub(super) struct WakeFlag {
     /// The flags, which every clone of the waker refers to.
     shared: Arc<Shared>,
+    /// The waker for polls, one of the clones that `wakers` does not count.
     waker: Waker,
     /// Whether a task may be registered. Saves `detach` an atomic operation in most polls.
     is_attached: bool,

@@ -48,7 +48,9 @@ pub struct OperationCall {
     shared: Arc<SharedRun>,
     /// Number of the operation; 0 if it was called outside of the code of its run.
     operation: u64,
+    /// How far the call is.
     state: CallState,
+    /// Names the source of an outcome that can't be decoded.
     subject: Subject,
 }
 
@@ -427,6 +429,7 @@ impl<T> ChildCall<T> {
 pub struct SleepCall(OperationCall);
 
 impl SleepCall {
+    /// Makes a timer of a call that requests one.
     pub(super) fn new(call: OperationCall) -> Self {
         Self(call)
     }

@@ -20,6 +20,7 @@ use crate::{
 /// Validates a request. Rejects durations that are too short or too long, a task for an agent whose id
 /// cannot be part of a mailbox name, and a child with an invalid run id.
 pub(super) fn checked(request: Request) -> Result<Request, WorkflowError> {
+    // A derived id contains a character that is refused here, so only a chosen one is checked.
     if let Request::Child(child) = &request
         && let Some(Err(invalid)) = child.run_id.as_deref().map(run_id::check_chosen)
     {

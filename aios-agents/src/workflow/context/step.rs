@@ -8,16 +8,16 @@
 //!
 //! | the step is woken | by | what happens |
 //! |---|---|---|
-//! | while its own code is polled | itself, as `yield_now` does | it is noted, and polled again once the workflow is idle |
+//! | while its own code is polled | itself | it is noted, and polled again once the workflow is idle |
 //! | while the workflow is polled | another branch | the waker of its call is called at once |
-//! | at any other time, from any thread | a socket, a timer, a spawned task | it is noted, and the task of the driver is woken, which calls the waker of its call |
+//! | at any other time, from any thread | a socket, a timer, a spawned task, `yield_now` | it is noted, and the task of the driver is woken, which calls the waker of its call |
 //!
-//! Only the last way crosses threads. The steps that are woken never count as the workflow waking
-//! itself, and never as foreign.
+//! Only the last way crosses threads. A step that is woken makes the workflow be polled again, and never
+//! counts as a foreign wake.
 //!
 //! The result goes to the machine (`step_ended`), is recorded, comes back as an entry and is released
-//! like every other outcome. Until then the call is pending. If the process dies before that, the code
-//! runs again in the next one. The code of an attempt that timed out is dropped at the next poll.
+//! like every other outcome. Until then the call is pending. If the process dies before the result
+//! is recorded, the code runs again in the next one. The code of an attempt that timed out is dropped at the next poll.
 
 use std::{
     cell::OnceCell,
@@ -173,8 +173,11 @@ impl StepContext {
 
 /// The start of an attempt.
 pub(super) struct AttemptStart<'c> {
+    /// The run that the step belongs to.
     shared: &'c SharedRun,
+    /// Number of the operation.
     operation: u64,
+    /// Number of the attempt, from 1.
     attempt: u32,
     /// Set when the code gets a context, with which it can open output streams.
     outputs: Option<&'c OnceCell<Arc<StepOutputs>>>,
@@ -226,6 +229,7 @@ impl AttemptStart<'_> {
 /// ```
 #[must_use = "a step does nothing unless it is awaited"]
 pub struct StepCall<'a, T> {
+    /// The run that the step belongs to.
     shared: Arc<SharedRun>,
     /// Number of the operation; 0 if it was called outside of the code of its run.
     operation: u64,
@@ -235,6 +239,7 @@ pub struct StepCall<'a, T> {
     code: Box<dyn FnMut(AttemptStart<'_>) -> Attempt<'a> + Send + 'a>,
     /// The attempt that is running.
     running: Option<Running<'a>>,
+    /// The type that the recorded result is decoded as.
     result: PhantomData<fn() -> T>,
 }
 
@@ -265,6 +270,7 @@ struct Running<'a> {
 struct StepWaker {
     /// Weak, because the code may keep its waker for longer than the run is in memory.
     shared: Weak<SharedRun>,
+    /// Number of the operation, to find the waker of its call.
     operation: u64,
     /// Whether the step was woken since its code was last polled.
     woken: AtomicBool,

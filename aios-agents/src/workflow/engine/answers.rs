@@ -108,6 +108,12 @@ impl Engine {
 
     /// Settles an answer that a run does not accept. If the run's shard was lost in the meantime,
     /// the run does not know the progress of its new owner, so the answer is recorded instead.
+    ///
+    /// | the store says | the event is |
+    /// |---|---|
+    /// | nothing, and will not | left to the next reader of the mailbox |
+    /// | the fence is not valid | settled as one for another engine's run |
+    /// | the fence is valid | answered if it is a question, acknowledged if it is late, a dead letter if it is invalid |
     pub(super) fn settle_refused(
         self: &Arc<Self>,
         fence: Fence,
@@ -153,6 +159,9 @@ impl Engine {
 /// Records an answer or settles it otherwise, and retries for as long as the store and the broker
 /// fail. A permanent error of the store stops the engine; the next reader of the mailbox gets the
 /// answer.
+///
+/// It is a task of its own and may take as long as an outage lasts. The delivery is unsettled for that
+/// time, so the broker keeps the event.
 async fn settle(engine: &Arc<Engine>, delivery: Delivery, mut unattributed: Unattributed) {
     let mut backoff = engine.options.backoff.initial_delay;
     loop {
@@ -270,6 +279,8 @@ async fn classify(
 }
 
 /// The task of an event, and the attempt if the event names one.
+///
+/// `None` for an event that is neither an answer nor a heartbeat.
 fn task_of(event: &Event) -> Option<(TaskId, Option<u32>)> {
     if event.event_type.action() == agent::TASK_HEARTBEAT {
         let beat: TaskHeartbeat = event.data().ok()?;
@@ -326,6 +337,8 @@ async fn record(
 }
 
 /// The failure that replaces a result which is too large.
+///
+/// It keeps the id, so that a repetition is recognised.
 fn without_data(answer: &Event, attempt: u32, failure: Failure) -> Option<Event> {
     let Entry::TaskCompleted(task) = decode(answer).ok()? else { return None };
     let data = TaskFailed::new(task.data.task_id, attempt, failure, false);

@@ -21,6 +21,8 @@ impl Engine {
     /// Requests the cancellation of children. A repeated call does not repeat the requests. Returns
     /// once every request is durable or its child has ended; fails if a child can never be
     /// cancelled, after all others were asked.
+    ///
+    /// `why` becomes a part of the reason in the journal of each child, for people who look at it.
     pub(super) async fn cancel_children(
         self: &Arc<Self>,
         parent: &Arc<str>,

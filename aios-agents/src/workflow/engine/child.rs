@@ -28,6 +28,10 @@ use crate::workflow::{
 
 impl Engine {
     /// Starts a child, or checks whether a child that was started before has ended.
+    ///
+    /// Called for each `StartChild` effect: when the start is recorded, after each load of the parent,
+    /// and every `child_poll_interval`. An error that may pass is only logged, because the next call
+    /// tries again.
     pub(super) async fn start_child(
         self: Arc<Self>,
         parent: Arc<str>,
@@ -94,6 +98,8 @@ impl Engine {
     }
 
     /// Appends the start of a run of the latest version.
+    ///
+    /// The version is that of this process: the parent does not choose it.
     pub(super) async fn start_run(
         &self,
         run_id: &str,
@@ -112,6 +118,8 @@ impl Engine {
     }
 
     /// The outcome of a run, or of the last run that it continued as; `None` while that one runs.
+    ///
+    /// A run that has continued and whose successor is not known yet counts as running.
     async fn outcome_of(&self, run_id: Arc<str>) -> Result<Option<Outcome>, JournalError> {
         let mut run_id = run_id;
         loop {

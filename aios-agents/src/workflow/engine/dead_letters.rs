@@ -121,6 +121,8 @@ fn next_pause(
 }
 
 /// Notes which queues of a broker that may have lost tasks are empty.
+///
+/// A queue that can't be counted keeps what was noted before.
 async fn count(engine: &Engine, queued: &BTreeMap<Address, Queue>) {
     for (address, queue) in queued {
         let waiting = match engine.broker.dead_letters(address).await {

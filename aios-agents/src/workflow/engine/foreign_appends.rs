@@ -82,6 +82,8 @@ impl Pace {
 }
 
 /// The head of the log before shards are acquired. Recovery finds the events up to it.
+///
+/// Positions of this process are tracked from here on, before it can append anything.
 pub(super) async fn start_position(engine: &Engine) -> Result<u64, StoreError> {
     engine.store.watch();
     engine.store.head().await
@@ -122,6 +124,8 @@ async fn scan(
 }
 
 /// Wakes the runs that other processes appended events for.
+///
+/// Each run is woken once for a page, however many events it got.
 async fn wake_runs(engine: &Arc<Engine>, found: Vec<RecordedEvent>) {
     let mut woken = HashSet::new();
     let foreign = found.iter().filter(|recorded| !engine.store.is_own(recorded.position));

@@ -39,6 +39,7 @@ pub(super) struct Hosting {
     pub(super) engine: OwnerId,
     /// The owner of its guest lease.
     pub(super) guests: OwnerId,
+    /// Its runs that no engine has code for.
     pub(super) unhosted: Unhosted,
 }
 

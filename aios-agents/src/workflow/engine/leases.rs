@@ -220,6 +220,8 @@ pub(super) async fn watch(engine: Arc<Engine>) {
 }
 
 /// Acquires this engine's share of the free shards.
+///
+/// Called once, when an engine joins. After that, ticks do the same.
 pub(super) async fn balance_now(engine: &Arc<Engine>) -> Result<(), EngineError> {
     let leases = engine.store.leases().await?;
     let members = Members::of(&leases);
@@ -250,6 +252,9 @@ async fn balance(
 
 /// Acquires free shards up to this engine's share, the relay if no engine has it, and the guest
 /// lease of this engine.
+///
+/// The shares are computed from the members at this moment. Two engines that compute at different
+/// moments may both want a shard; the store gives it to one of them.
 async fn take_free(engine: &Arc<Engine>, members: &Members) -> Result<(), EngineError> {
     let Some(slot) = engine.ownership.slot() else { return Ok(()) };
     let _changing = engine.ownership.changing.lock().await;
@@ -292,6 +297,9 @@ async fn take_free(engine: &Arc<Engine>, members: &Members) -> Result<(), Engine
 
 /// Hands over the shards beyond this engine's share: a limited number per minute, and one set of
 /// shards at a time.
+///
+/// A set that is still moving delays the next one, so that a slow step does not make the engine give
+/// away everything else.
 fn give_surplus(engine: &Arc<Engine>, members: &Members, schedule: &mut Schedule) {
     while schedule.moves.try_join_next().is_some() {}
     let Some(slot) = engine.ownership.slot() else { return };

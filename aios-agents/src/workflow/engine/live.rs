@@ -73,6 +73,8 @@ pub(crate) struct Starting {
 
 impl Starting {
     /// Activates the run with the journal that its start produced.
+    ///
+    /// Does nothing if another engine owns the run: that one finds the start in the log.
     pub(crate) fn activate_new(self, journal: Vec<RecordedEvent>) {
         if self.engine.ownership.fence_of(&self.run_id).is_some() {
             self.engine.live.inbox_for(&self.engine, &self.run_id, Some(journal), None);
@@ -257,6 +259,9 @@ impl Engine {
     }
 
     /// Like [`send`](Self::send), but waits while many runs are being activated.
+    ///
+    /// For recovery, timers and appends of others, which may concern thousands of runs. A caller that
+    /// waits for one run uses `send`.
     pub(super) async fn activate(self: &Arc<Self>, run_id: &Arc<str>, message: Message) {
         let permit = match self.live.contains(run_id) {
             true => None,

@@ -43,6 +43,8 @@ impl CountingStore {
     }
 
     /// The runs whose noted wake-up time is at most `up_to`.
+    ///
+    /// In the order of their times, after `beyond`, and at most `limit`.
     pub(super) async fn due_runs(
         &self,
         shards: &[Shard],

@@ -81,6 +81,7 @@ pub(super) struct Parking {
     begun: Notify,
 }
 
+/// The notes and what is known of due runs, which are compared with each other (see `noted`).
 #[derive(Debug, Default)]
 struct State {
     /// The note to write for each run; `None` to delete its note.

@@ -77,6 +77,9 @@ impl Engine {
     }
 
     /// Whether an attempt has ended according to the journal of a run that can't continue.
+    ///
+    /// The journal is read in pages until the answer is known. A run that is blocked is rarely asked
+    /// about.
     pub(super) async fn has_ended(
         &self,
         run_id: &str,

@@ -191,6 +191,8 @@ struct Opened {
 }
 
 /// Records that a slot is about to be acquired.
+///
+/// The event has a derived id, so each slot is recorded once, whichever engine acquires it.
 async fn opened(engine: &Engine, slot: u16) -> Result<Opened, EngineError> {
     let stream = StreamId::new(STREAM)?;
     let invalid = |reason: &dyn std::fmt::Display| {
@@ -212,6 +214,9 @@ async fn opened(engine: &Engine, slot: u16) -> Result<Opened, EngineError> {
 }
 
 /// Starts and stops readers so that exactly the mailboxes assigned to this engine are read.
+///
+/// Called at each tick, with the members of that moment. A reader that has ended, for example because
+/// its broker refused it, is started again.
 pub(super) fn read_mailboxes(engine: &Arc<Engine>, members: &Members) {
     let Some(slot) = engine.ownership.slot() else { return };
     let (wanted, missing) = {

@@ -51,6 +51,7 @@ macro_rules! actions {
     ($($variant:ident = $action:path,)+ ; $($bare:ident = $bare_action:path,)+) => {
         const ACTIONS: &[&str] = &[$($action,)+ $($bare_action,)+];
 
+        // The action and data of an entry of the workflow itself; `None` for all other entries.
         fn encode_own(entry: &Entry) -> Option<Result<(&'static str, Payload), EventError>> {
             let encoded = match entry {
                 $(Entry::$variant(data) => ($action, Payload::encode(data)),)+
@@ -60,6 +61,7 @@ macro_rules! actions {
             Some(encoded.1.map(|payload| (encoded.0, payload)))
         }
 
+        // The entry of an action; `None` for an action that this version does not know.
         fn decode_own(action: &str, data: &Payload) -> Result<Option<Entry>, EventError> {
             Ok(Some(match action {
                 $($action => Entry::$variant(data.decode()?),)+

@@ -85,6 +85,10 @@ impl Journals {
 
     /// Appends the start of a run and the other first events of its journal in one append. Repeating
     /// it fails with [`JournalError::Exists`].
+    ///
+    /// The stream must be empty, so of two callers with the same id one gets `Exists` and can look at the
+    /// run. `others` are events that must not be missing if the run exists; they get the metadata of the
+    /// start where they have none of their own.
     pub(crate) async fn start(
         &self,
         run_id: &str,
@@ -105,6 +109,9 @@ impl Journals {
     }
 
     /// Appends an entry to a run's journal without owning it. Fails if the run has ended.
+    ///
+    /// The row may be outdated when the append is made. The store then refuses it, if the run has
+    /// ended.
     pub(crate) async fn append(
         &self,
         run_id: &str,
@@ -199,6 +206,8 @@ impl Journals {
 
     /// Whether an entry with this id was appended to a run before the run ended. The store reports a
     /// repeated append as a success and rejects a new one.
+    ///
+    /// It asks by appending, because a search of the journal would take longer the longer it is.
     pub(crate) async fn has_received(
         &self,
         run_id: &str,
@@ -403,6 +412,9 @@ impl Journals {
     }
 
     /// How a run ended, or why it is blocked; `None` if it is active.
+    ///
+    /// A blocked run counts here as well: a caller that waits for the result must learn that it will
+    /// not come by itself.
     pub(crate) async fn ended(&self, run_id: &str) -> Result<Option<RunOutcome>, JournalError> {
         let row = self.row(run_id).await?;
         if !row.status.is_final() && row.status != RunStatus::Blocked {

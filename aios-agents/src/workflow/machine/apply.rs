@@ -76,8 +76,8 @@ impl Machine {
     /// The checks come in this order:
     ///
     /// 1. An operation that the code has not requested by now is missing from the code: the code was
-    ///    polled until it was idle before this entry. The error names the first missing operation,
-    ///    which may be an earlier one.
+    ///    polled until it was idle before this entry. The error names what the journal has under its
+    ///    number.
     /// 2. What is over ignores everything: a result that arrives twice, or after the code has dropped
     ///    the call.
     /// 3. An entry of another kind than the request is a mismatch.

@@ -109,11 +109,13 @@ pub struct Machine {
     operations: Vec<Operation>,
     /// Numbers of the requested operations without an outcome.
     active: BTreeSet<u64>,
+    /// Signals that were not taken, and waits for signals.
     signals: Signals,
     /// Distinguishes this run from earlier and later runs with the same id.
     incarnation: Arc<str>,
     /// The version of each change that the run follows.
     versions: BTreeMap<Box<str>, u32>,
+    /// The UUIDs of the run.
     draws: Draws,
     /// The operations that the code must request, by the journal; empty once the run is live.
     expected: JournalIndex,

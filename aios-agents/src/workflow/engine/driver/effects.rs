@@ -51,6 +51,9 @@ impl Driver {
     }
 
     /// Notifies agents that a task is cancelled.
+    ///
+    /// Nothing waits for the notice: an agent that misses it finishes its task, and its answer is
+    /// ignored.
     pub(super) fn cancel_task(&mut self, agent_type: Name, task_id: TaskId) {
         let data = TaskCancelled::new(task_id);
         let entry = Entry::TaskCancelled(AgentEvent { agent_type, data });
@@ -104,6 +107,8 @@ impl Driver {
     }
 
     /// The event of an entry, addressed to an agent type or to one agent.
+    ///
+    /// `require_route` makes the broker refuse an event that has no listener.
     pub(super) fn to_publish(&self, entry: Entry, require_route: bool) -> Result<Publish, Failure> {
         let mut record =
             self.encode(entry).map_err(|error| Failure::from_error(error.code(), &error))?;

@@ -39,6 +39,9 @@ pub(super) fn failed(error: StoreError) -> Exit {
 }
 
 /// The exit of a run whose journal could not be used.
+///
+/// Errors that concern neither the store nor an event, such as an unknown workflow, make a journal
+/// unreadable for this engine.
 pub(super) fn exit(error: JournalError) -> Exit {
     match error {
         JournalError::Store(error) => Exit::Failed(error),

@@ -355,6 +355,8 @@ async fn send_notices(engine: &Engine, run_id: &str, mut outgoing: Outgoing) {
 }
 
 /// Whether a loaded run can't proceed: its start time has not been reached, or it is blocked.
+///
+/// Such a run has no driver that could read its inbox.
 fn is_dormant(exit: &Exit) -> bool {
     match exit {
         Exit::NotDue(_) => true,
@@ -380,6 +382,8 @@ async fn drain_inbox(engine: &Arc<Engine>, exit: &Exit, inbox: &Inbox) -> bool {
 
 /// Settles a message that a run did not read. A run that has ended needs no answers; a blocked one
 /// will need them later.
+///
+/// A question about an attempt of a run that has ended is answered from that end.
 async fn settle_late(engine: &Arc<Engine>, ended: &RunOutcome, message: Message) {
     match message {
         Message::Answer(delivery) if ended.status.is_final() && asks(&delivery.event) => {
@@ -391,6 +395,8 @@ async fn settle_late(engine: &Arc<Engine>, ended: &RunOutcome, message: Message)
 }
 
 /// Records the answers among messages that a run did not read.
+///
+/// Other messages are hints, and the next load finds what they hinted at.
 fn keep_answers(engine: &Arc<Engine>, messages: Vec<Message>) {
     for message in messages {
         if let Message::Answer(delivery) = message {

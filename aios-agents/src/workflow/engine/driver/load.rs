@@ -58,6 +58,11 @@ type Journal = Vec<(Entry, Timestamp)>;
 
 impl Driver {
     /// Reads the journal and replays it.
+    ///
+    /// # Errors
+    ///
+    /// The exit of a run that can't be driven now: it has ended or is blocked, it is not due, this
+    /// engine does not own it, or its journal can't be read.
     pub(super) async fn load(
         engine: &Arc<Engine>,
         run_id: &Arc<str>,
@@ -183,6 +188,8 @@ impl Driver {
 
     /// Attaches the code of the run, unless its start time has not been reached or there is no code
     /// for it.
+    ///
+    /// A run without code is blocked, or moved to an engine that has it, before anything is replayed.
     async fn attach_code(&mut self, started: &Started, entries: &Journal) -> Result<(), Exit> {
         if is_scheduled_later(&self.engine, started, entries) {
             return self.wait_for_start(started);
@@ -224,6 +231,9 @@ impl Driver {
     }
 
     /// Applies the journal in batches and polls the code in between.
+    ///
+    /// Nothing is appended or performed in the meantime: the machine returns neither entries nor
+    /// effects before `go_live`.
     async fn replay(&mut self, journal: Journal) -> Result<(), Exit> {
         let mut entries = journal.into_iter();
         while !entries.as_slice().is_empty() {
@@ -343,6 +353,10 @@ fn begins_at(started: &Started, first: &RecordedEvent) -> Timestamp {
 }
 
 /// Why a run is blocked, if it would be blocked for the same reason by this engine.
+///
+/// Without this, a run that fails in the same way here would be loaded, unblocked and blocked in a
+/// circle, with two entries each time. A run that was blocked by another engine, or for its code, is
+/// tried.
 fn blocked_here(engine: &Engine, journal: &Journal) -> Option<Failure> {
     let failure = blocked(journal.iter().map(|(entry, _)| entry));
     failure.filter(|failure| engine.is_own_failure(failure))
@@ -367,6 +381,8 @@ fn cancel_request(entry: &Entry) -> Option<String> {
 }
 
 /// Whether the start time of a run has not been reached and nothing of it has begun.
+///
+/// A run that has an entry of an operation has begun, whatever the clock of this engine says now.
 fn is_scheduled_later(engine: &Engine, started: &Started, journal: &Journal) -> bool {
     let begun = |(entry, _): &(Entry, Timestamp)| entry.operation().is_some();
     started.start_at.is_some_and(|at| at > engine.clock.now()) && !journal.iter().any(begun)

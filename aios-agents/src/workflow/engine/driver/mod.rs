@@ -14,7 +14,7 @@
 //!
 //! Invariants:
 //!
-//! - The code sees an entry only after the store has it.
+//! - The code sees an entry only after the store has it, unless its workflow looks ahead (`lookahead`).
 //! - One append is in flight at a time. What comes in the meantime goes into the next one.
 //! - An answer of an agent is acknowledged only after its entry is durable.
 //! - A run is not advanced after the engine's leases have ended by its own clock.
