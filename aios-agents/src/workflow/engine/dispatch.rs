@@ -76,6 +76,9 @@ impl Dispatch {
 
 /// Publishes tasks in batches. A task that the broker can't take now is returned to its run, which
 /// retries it later, so neither the broker nor a full queue delays other runs.
+///
+/// The time of the next attempt with parked notices is set once for a series of failures, so that new
+/// notices don't delay those that wait.
 pub(super) async fn run(engine: Arc<Engine>, mut queue: mpsc::Receiver<Dispatch>) {
     let mut batch = Vec::new();
     let mut parked = VecDeque::new();
@@ -120,7 +123,6 @@ pub(super) async fn run(engine: Arc<Engine>, mut queue: mpsc::Receiver<Dispatch>
         } else {
             backoff = engine.options.backoff.initial_delay;
         }
-        // Set once for a series of failures, so that new notices don't delay those that wait.
         if !was_parked && !parked.is_empty() {
             retry_at = engine.clock.now() + backoff;
             backoff = engine.options.backoff.next(backoff);

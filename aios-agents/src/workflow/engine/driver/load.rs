@@ -59,6 +59,8 @@ type Journal = Vec<(Entry, Timestamp)>;
 impl Driver {
     /// Reads the journal and replays it.
     ///
+    /// The end of a run is its last entry, except in logs of earlier versions, whose streams were not closed.
+    ///
     /// # Errors
     ///
     /// The exit of a run that can't be driven now: it has ended or is blocked, it is not due, this
@@ -88,8 +90,6 @@ impl Driver {
             .map_err(unreadable)?;
         Entry::sort_for_replay(&mut entries, |(entry, _)| entry);
         if let Some(ended) =
-            // The end is the last entry, except in logs of earlier versions, whose streams were not
-            // closed.
             entries.iter().rev().find_map(|(entry, _)| RunOutcome::from_entry(entry))
         {
             return Err(Exit::Ended(ended));
@@ -116,6 +116,10 @@ impl Driver {
     }
 
     /// Creates a driver without code that has applied no entries.
+    ///
+    /// The fence is taken here and used for all appends: if the lease changes, the driver ends. Children
+    /// that were started and have not ended are noted from the journal, and not from what the code asks
+    /// for: they must be cancelled with the run, even if its code no longer fits.
     fn new(
         engine: &Arc<Engine>,
         run_id: &Arc<str>,
@@ -124,19 +128,15 @@ impl Driver {
         started: &Started,
         journal: &Journal,
     ) -> Result<Self, Exit> {
-        // Taken here and used for all appends: if the lease changes, the driver ends.
         let fence = engine.ownership.fence_of(run_id).ok_or(Exit::NotOwner)?;
         let workflow = first.event.event_type.entity();
         let codec = engine.journals.codec(workflow).map_err(exit)?;
         let invalid = |_: InvalidName| EventError::InvalidType { text: workflow.to_owned() };
         let workflow: Name = workflow.parse().map_err(invalid).map_err(unreadable)?;
-        // Taken before the replay: its effects ask which attempts were recorded by then.
         let recorded_attempts = recorded_attempts(journal.iter());
         let entries = journal.iter().map(|(entry, _)| entry);
         let declined = place::declined(entries.clone());
         let mut children = Children::default();
-        // Children that were started and have not ended must be cancelled with the run, whether its
-        // code asks for them or not.
         entries.clone().for_each(|entry| children.note(entry));
         let incarnation_text: Arc<str> = first.event.id.to_string().into();
         let execution = execution_of(engine, run_id, &workflow, first, &incarnation_text, journal);

@@ -327,6 +327,10 @@ impl Driver {
     /// The order is that of urgency. Leases come first: nothing may happen after they have ended. The
     /// append comes before messages, whose handling may depend on it. The code comes after everything
     /// that may give it something to do, and what it has requested is looked at last.
+    ///
+    /// Code that has yielded, or waits for a deferred wake, is not idle yet, so nothing follows from its
+    /// state. While an append that the code is ahead of is in flight, messages stay in the inbox and the
+    /// code waits: what it requests then could not be taken back.
     fn poll(&mut self, inbox: &Inbox, context: &mut Context<'_>) -> Poll<DriverEvent> {
         self.turns += 1;
         if !self.engine.ownership.is_valid() {
@@ -344,7 +348,6 @@ impl Driver {
         {
             return Poll::Ready(DriverEvent::AppendFinished(result));
         }
-        // Messages stay in the inbox, and the code waits: what it requests now could not be taken back.
         if self.is_ahead() {
             return self.rest();
         }
@@ -363,8 +366,6 @@ impl Driver {
             self.leave_timer = None;
             return Poll::Ready(DriverEvent::WorkReady);
         }
-        // The code has yielded, or waits for a deferred wake: it is not idle yet, so nothing follows
-        // from its state.
         if self.execution.poll(context).is_pending() {
             return Poll::Pending;
         }

@@ -179,7 +179,6 @@ pub(super) async fn take_over(
     let Some(first) = journal.first() else { return Ok(journal) };
     let Ok(Entry::Started(started)) = decode(&first.event) else { return Ok(journal) };
     let Started { predecessor: Some(predecessor), .. } = *started else { return Ok(journal) };
-    // The common case of a load; nothing else is read.
     if journal.iter().any(|recorded| decode(&recorded.event).is_ok_and(|it| has_begun(&it))) {
         return Ok(journal);
     }
