@@ -254,6 +254,8 @@ impl SharedRun {
         if !waiting.closed {
             self.machine().abandon(operation);
         }
+        // The waker comes last: it may hold the last reference to something whose destructor comes back
+        // here.
         drop(waiting);
         drop(waker);
     }
@@ -322,8 +324,6 @@ impl SharedRun {
         // Outcomes and signals compete by their places in the journal.
         let Some((place, operation)) = ready.into_iter().chain(signal).min() else {
             drop(machine);
-            // The waker is dropped last: it may hold the last reference to something whose destructor
-            // comes back here.
             drop(waiting);
             self.wake_steps();
             return false;

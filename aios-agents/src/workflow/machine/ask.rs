@@ -47,7 +47,6 @@ impl Machine {
         now: Timestamp,
     ) -> Result<(), Mismatch> {
         self.expected.check(operation, &request)?;
-        // The journal records the start of most operations. What it knows must not be recorded again.
         if !self.expected.knows(operation) {
             let entries = self.start_entries(operation, &request, now);
             self.recording.extend(entries);

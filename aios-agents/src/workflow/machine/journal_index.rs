@@ -107,7 +107,6 @@ impl JournalIndex {
         self.versions.get(change).copied()
     }
 
-    /// Whether the journal contains an operation with this number.
     pub(super) fn knows(&self, operation: u64) -> bool {
         self.operations.contains_key(&operation)
     }
