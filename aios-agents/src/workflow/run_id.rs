@@ -95,7 +95,7 @@ fn derive(base: &str, part: &str) -> String {
         return format!("{base}{SEPARATOR}{part}");
     }
     let hash = EventId::derive(base).key().simple().to_string();
-    // The two separators: one before the hash, one for the letter `h`.
+    // Two more bytes, for the separator before the hash and the letter `h`.
     let kept = base.floor_char_boundary(room.saturating_sub(hash.len() + 2));
     let beginning = base.get(..kept).unwrap_or_default();
     format!("{beginning}{SEPARATOR}h{hash}{SEPARATOR}{part}")

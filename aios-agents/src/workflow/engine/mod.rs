@@ -16,8 +16,7 @@
 //!
 //! # Who owns what
 //!
-//! Each row of the following list is one task that runs as long as the engine. They share `Engine` and
-//! communicate through it.
+//! The following tasks run as long as the engine. They share `Engine` and communicate through it.
 //!
 //! | task | waits for | does |
 //! |---|---|---|

@@ -91,8 +91,7 @@ impl Machine {
                 vec![Entry::ChildStarted(self.child_started(operation, child))]
             }
             Request::Emit { event } => {
-                // Derived, so that an append that is repeated after a lost response emits the event
-                // once.
+                // Derived, so that code which runs again requests the same event.
                 let event_id = EventId::derive(&format!("{}/{operation}", self.incarnation));
                 let event = (**event).clone().with_id(event_id.clone()).with_timestamp(now);
                 vec![
