@@ -3,6 +3,18 @@
 //! `tokio::task::yield_now` wakes its task after the scheduler has run other tasks, not immediately.
 //! The code of a workflow is not idle before that wake. Otherwise a replay could apply an entry before
 //! the wake that the live run applied after it.
+//!
+//! The scheduler has no interface that lists what it deferred. `Deferred` finds out with a probe: a
+//! waker of its own that it puts into the same list through `yield_now`. Two properties of the list
+//! make that work:
+//!
+//! - A waker is not added if the last one of the list is the same. So a probe that can be added a
+//!   second time shows that another waker came in between.
+//! - The list is woken as a whole. So when the probe has been woken as often as it was added, the
+//!   wakers in between have been woken too.
+//!
+//! `execution` creates one for a poll of the code only if something outside of the engine may hold a
+//! clone of the code's waker. For all other polls nothing can have been deferred.
 
 use std::{
     future::Future,
@@ -23,15 +35,23 @@ use futures_util::task::AtomicWaker;
 /// between.
 #[derive(Debug)]
 pub(crate) struct Deferred {
+    /// Shared with every waker in the scheduler's list. Its strong count shows whether the list took
+    /// one.
     probe: Arc<Probe>,
+    /// A waker of `probe`, the one that is added.
     waker: Waker,
+    /// Number of times that the probe was added, each of which is followed by one wake.
     added: usize,
+    /// Whether a waker of something else was added, or is assumed to have been.
     found: bool,
 }
 
+/// Counts how often the scheduler has woken the probe, and passes the wake on to the polling task.
 #[derive(Debug, Default)]
 struct Probe {
+    /// Number of wakes, compared with `Deferred::added`.
     woken: AtomicUsize,
+    /// The task that waits in `Deferred::poll`.
     task: AtomicWaker,
 }
 
@@ -74,6 +94,10 @@ impl Deferred {
 
     /// Adds the probe to the list and returns whether it was not already the last one. Outside of a
     /// scheduler the probe is woken immediately, like every other waker.
+    ///
+    /// The future of `yield_now` is polled once and dropped: its first poll adds the waker and returns
+    /// `Pending`. A clone of the waker that stays behind increases the strong count, which is how the
+    /// addition is noticed.
     fn add(&mut self) -> bool {
         let before = Arc::strong_count(&self.probe);
         let yielding = pin!(tokio::task::yield_now());

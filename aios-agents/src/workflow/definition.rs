@@ -1,3 +1,9 @@
+//! Workflows as the engine sees them, and async functions as workflows.
+//!
+//! `Workflow` is object-safe, so that the engine holds Rust functions, coroutines of Python and
+//! definitions given as data in the same registry. Input and result cross it as text (`Payload`); only
+//! `FnWorkflow` decodes and encodes them.
+
 use std::{fmt, future::Future, marker::PhantomData};
 
 use aios_core::{
@@ -130,11 +136,17 @@ pub trait Workflow: Send + Sync + 'static {
 /// # }
 /// ```
 pub struct FnWorkflow<F, I, O> {
+    /// Checked by `new`.
     name: Name,
+    /// 1, unless it was set.
     version: u32,
+    /// Called once for each time that a run is loaded.
     function: F,
+    /// The schemas of input and result, if they were derived.
     schemas: Option<(Value, Value)>,
+    /// See `with_lookahead`.
     looks_ahead: bool,
+    /// The types that input and result are decoded as and encoded from.
     types: PhantomData<fn(I) -> O>,
 }
 
@@ -178,6 +190,27 @@ where
     /// Nothing else is lost, because a run looks ahead only while it has nothing else in progress. Code
     /// that has effects outside of its operations, such as counters or lines of a log that must be exact,
     /// should not look ahead.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::sync::Arc;
+    ///
+    /// use aios_agents::{prelude::*, workflow::FnWorkflow};
+    ///
+    /// async fn article(context: WorkflowContext, topic: String) -> Result<String, WorkflowError> {
+    ///     let draft: String = context.task("writer", &topic).await?;
+    ///     // The draft and the start of this task are recorded by one commit.
+    ///     context.task("editor", &draft).await
+    /// }
+    ///
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let article = FnWorkflow::new("article", article)?.with_lookahead();
+    /// let builder = Runtime::builder().workflow_dyn(Arc::new(article));
+    /// # drop(builder);
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use]
     pub fn with_lookahead(mut self) -> Self {
         self.looks_ahead = true;
@@ -231,6 +264,7 @@ where
     ) -> BoxFuture<'static, Result<Payload, WorkflowError>> {
         let input = match decode(&input) {
             Ok(input) => input,
+            // The run fails: its input is recorded, and no retry changes it.
             Err(mut failure) => {
                 let input = format!("the input of workflow {} does not fit", self.name);
                 failure.message = failure.message.replacen("the parameters do not fit", &input, 1);

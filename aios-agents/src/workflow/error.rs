@@ -1,3 +1,10 @@
+//! The error with which the code of a workflow ends, and the one that its operations return.
+//!
+//! One type serves three ends of a run, which the engine tells apart by `Kind`: a failure, a
+//! cancellation, and the request to continue as a new run. Code sees only the first two, as codes and
+//! messages; the third passes through `?` like an error, so that no helper function of the user has to
+//! know about it.
+
 use std::{error::Error, fmt};
 
 use aios_core::{agent::TaskError, event::Payload, failure::Failure};
@@ -38,10 +45,15 @@ use serde_json::{Map, Value, json};
 #[derive(Clone, Debug)]
 pub struct WorkflowError(Kind);
 
+/// How a run ends that has no result.
 #[derive(Clone, Debug)]
 pub(crate) enum Kind {
+    /// The code returned an error. The run ends with `failed`.
     Failed(Failure),
+    /// A client requested the cancellation. Only the engine creates this. The run ends with
+    /// `cancelled`.
     Cancelled(Failure),
+    /// The run ends with `continued`, and a successor begins with this input.
     ContinueAsNew(Payload),
 }
 
@@ -89,6 +101,7 @@ impl WorkflowError {
         }
     }
 
+    /// The error that replaces the outcome of code whose run was cancelled.
     pub(crate) fn cancelled(failure: Failure) -> Self {
         Self(Kind::Cancelled(failure))
     }
@@ -109,6 +122,8 @@ impl WorkflowError {
     }
 
     /// Adds fields to the details of the failure.
+    ///
+    /// Details that are not an object move to the field `cause`, so that nothing is lost.
     pub(crate) fn with_details(mut self, fields: Map<String, Value>) -> Self {
         if let Kind::Failed(failure) | Kind::Cancelled(failure) = &mut self.0
             && !fields.is_empty()
@@ -125,6 +140,8 @@ impl WorkflowError {
     }
 
     /// Adds the failed compensations to the failure.
+    ///
+    /// The details become an object with the fields `cause` and `failed_compensations`.
     pub(crate) fn with_failed_compensations(mut self, failed: &[Value]) -> Self {
         if let Kind::Failed(failure) | Kind::Cancelled(failure) = &mut self.0 {
             let cause = failure.details.take();
@@ -133,6 +150,7 @@ impl WorkflowError {
         self
     }
 
+    /// How the run ends; see `Execution::ending`.
     pub(crate) fn into_kind(self) -> Kind {
         self.0
     }
@@ -150,6 +168,7 @@ impl fmt::Display for WorkflowError {
 impl<E: Into<Box<dyn Error + Send + Sync>>> From<E> for WorkflowError {
     fn from(error: E) -> Self {
         let failure = TaskError::from(error).failure;
+        // An error without a code of its own gets that of workflows instead of that of tasks.
         if failure.code == TaskError::FAILED {
             return Self::failed(Failure { code: Self::FAILED.to_owned(), ..failure });
         }

@@ -8,6 +8,30 @@
 //! Code that breaks the rules is stopped, and `block_reason` tells why: it asks for something else than
 //! its journal has, panics, awaits something that is not recorded (`FOREIGN_AWAIT`), or wakes itself
 //! without end (`WORKFLOW_BUSY`).
+//!
+//! # The loop
+//!
+//! ```text
+//! poll ──► wake steps that were woken from outside
+//!      ──► run the code until it is idle ◄──────────────┐
+//!      ──► blocked? then drop the queue                 │
+//!      ──► next entry of the queue ──► apply it ────────┘
+//!      ──► nothing left: check that the code waits for an operation, register the task
+//! ```
+//!
+//! "Idle" means: nothing has woken the code, no wake of it is deferred by the scheduler, and no
+//! recorded outcome is left that it waits for. Within `run_until_idle` the sources of a further poll
+//! are tried in this order, and each of them has its reason to come before the next: a foreign wake
+//! blocks the run, deferred wakes have no defined order relative to anything else, wakes of the code
+//! are its reaction to the entry, and an outcome that was recorded earlier is released only to code
+//! that waits.
+//!
+//! # Who calls it
+//!
+//! The driver of a run (`engine/driver`) owns one and polls it together with its inbox and timers.
+//! Tests of workflows and the replay of journals (`testing`) own one without a driver. Everything that
+//! both the code and the driver touch is in `SharedRun`, behind two locks: first that of `waiting`,
+//! then that of the machine.
 
 use std::{
     collections::VecDeque,
@@ -36,10 +60,16 @@ use super::{
 };
 
 /// Maximum number of polls without a new operation or entry.
+///
+/// The count begins again when the code is idle and when it requests an operation, so only code that
+/// does neither reaches the limit.
 const MAX_BUSY_POLLS: u32 = 100_000;
 /// Number of polls that a deferred wake counts for, because it costs a round of the scheduler.
 const DEFERRED_WAKE_COST: u32 = 20;
 /// Maximum number of polls before the task yields.
+///
+/// Other runs of the same thread, and the timers of the runtime, get their turn then. It doesn't matter
+/// to the run where it happens, because no entry is applied in between.
 const MAX_BURST_POLLS: u32 = 1_000;
 
 /// The code of a run and its machine, without any I/O: applies entries and polls the code.
@@ -47,22 +77,28 @@ const MAX_BURST_POLLS: u32 = 1_000;
 /// Live runs, replays and tests share one loop: apply an entry, poll the code until it is idle, apply
 /// the next entry.
 pub(crate) struct Execution {
+    /// State shared by the code and the driver: the machine and the wakers of operations.
     pub(crate) shared: Arc<SharedRun>,
+    /// Shows other threads whether the code is being polled, to notice code that blocks.
     pub(crate) polling: Arc<Polling>,
+    /// The code; none until `attach_code`, and none after the run has left memory.
     code: WorkflowFuture,
     /// Entries to apply.
     queue: VecDeque<(Entry, Timestamp)>,
     /// Entries that arrived while the run was paused.
     held: VecDeque<(Entry, Timestamp)>,
     /// Set while held entries are applied before a cancellation: the number of entries that were to be
-    /// recorded before.
+    /// recorded before. What the code requests during that is forgotten again.
     flushing: Option<usize>,
+    /// The waker that the code is polled with.
     wake_flag: WakeFlag,
     /// Whether something outside of the engine holds a clone of the code's waker.
     is_watched: bool,
-    /// Number of clones of the code's waker that the workflow itself keeps.
+    /// Number of clones of the code's waker that the workflow itself keeps; see
+    /// `Workflow::kept_wakers`.
     kept: usize,
-    /// Wakes of the code that the scheduler has deferred.
+    /// Wakes of the code that the scheduler has deferred. Until they have arrived, the code is not
+    /// polled and nothing is applied.
     deferred: Option<Deferred>,
     /// Polls since the code was idle or reserved an operation.
     polls: u32,
@@ -74,7 +110,8 @@ pub(crate) struct Execution {
     is_idle: bool,
     /// Number of applied entries.
     applied: usize,
-    /// Number of entries of the journal after which the code has run before.
+    /// Number of entries of the journal after which an engine has polled the code before. Up to there,
+    /// what the code logs is a repetition.
     seen: usize,
 }
 
@@ -117,6 +154,9 @@ impl Execution {
     }
 
     /// Creates the future of the run's code.
+    ///
+    /// The closure that creates the future may already use the context, so it runs in the turn of the
+    /// code. `info` names the span in which the code is polled.
     pub(crate) fn attach_code(&mut self, workflow: &dyn Workflow, info: RunInfo, input: Payload) {
         self.shared.set_span(&info);
         let context = WorkflowContext::new(Arc::clone(&self.shared), Arc::new(info));
@@ -140,6 +180,10 @@ impl Execution {
 
     /// Applies all queued entries in order, and polls the code until it is idle after each of them.
     /// Completes when nothing is left to do. Later wakes of the code wake the polling task.
+    ///
+    /// `Pending` means that the task yielded after many polls, or waits for deferred wakes of the code;
+    /// the task is woken in both cases. If the run must be blocked, the rest of the queue is dropped: a
+    /// later load reads those entries from the journal.
     pub(crate) fn poll(&mut self, context: &Context<'_>) -> Poll<()> {
         if self.wake_flag.take_steps() {
             self.wake_flag.detach();
@@ -151,6 +195,7 @@ impl Execution {
         }
         self.is_idle = false;
         loop {
+            // Code that was idle before the first entry need not be polled again to find that out.
             if !std::mem::take(&mut is_settled) {
                 ready!(self.run_until_idle(context));
             }
@@ -161,8 +206,10 @@ impl Execution {
             let Some((entry, at)) = self.next() else { break };
             self.apply(&entry, at);
         }
+        // Only now: between two entries code may wait for an outcome that stands later in the queue.
         self.check_waits();
         self.is_idle = self.violation.is_none();
+        // A wake between the last check and the registration of the task has woken no task.
         if self.wake_flag.attach(context) && self.is_idle {
             context.waker().wake_by_ref();
         }
@@ -205,6 +252,7 @@ impl Execution {
     /// Applies one entry and wakes the code, if the entry concerns it.
     fn apply(&mut self, entry: &Entry, at: Timestamp) {
         self.applied += 1;
+        // The loop polls the code after this anyway, so a wake of the task would be one too many.
         self.wake_flag.detach();
         let applied = self.machine().apply(entry, at);
         match applied {
@@ -259,12 +307,14 @@ impl Execution {
         steps.into_iter().for_each(|operation| self.shared.wake_step(operation));
     }
 
+    /// Wakes the code in the turn of the engine, so that it does not count as foreign.
     fn wake_code(&self) {
         let _turn = Turn::Engine(self.shared.run()).begin();
         self.wake_flag.waker().wake_by_ref();
     }
 
-    /// Polls the code until it is idle and has seen every recorded outcome that it waits for.
+    /// Polls the code until it is idle and has seen every recorded outcome that it waits for. `Pending`
+    /// if it yields or waits for deferred wakes; it then continues where it stopped.
     fn run_until_idle(&mut self, context: &Context<'_>) -> Poll<()> {
         let mut polls = 0;
         while self.violation.is_none() {
@@ -289,7 +339,8 @@ impl Execution {
         Poll::Ready(())
     }
 
-    /// Polls the code once and checks that it makes progress.
+    /// Polls the code once and checks that it makes progress. A new operation counts as progress; an
+    /// entry does too, because `polls` is reset when the code is idle.
     fn run_code(&mut self) {
         self.poll_code();
         let reserved = self.shared.reserved();
@@ -300,6 +351,12 @@ impl Execution {
         }
     }
 
+    /// Polls the code once, within its turn and span, and notes whether a wake of it was deferred.
+    ///
+    /// Watching costs a probe in the scheduler for each poll. It is therefore switched on only if,
+    /// after the previous poll, there were more clones of the code's waker than the engine and the
+    /// workflow keep themselves. The first such poll was not watched, so it assumes a deferred wake and
+    /// waits for one round of the scheduler.
     fn poll_code(&mut self) {
         let watches = self.is_watched;
         if watches {
@@ -329,7 +386,8 @@ impl Execution {
         }
     }
 
-    /// Waits for the deferred wakes of the code.
+    /// Waits for the deferred wakes of the code. They count as wakes of the code itself until they have
+    /// all arrived.
     fn await_deferred(&mut self, context: &Context<'_>) -> Poll<()> {
         if self.deferred.as_ref().is_some_and(|deferred| deferred.poll(context).is_pending()) {
             self.wake_flag.attach(context);
@@ -341,7 +399,8 @@ impl Execution {
         Poll::Ready(())
     }
 
-    /// Reports code that waits without an operation: nothing would ever wake it.
+    /// Reports code that waits without an operation: nothing would ever wake it. During a replay and a
+    /// pause an operation may be missing for another reason, so nothing is reported then.
     fn check_waits(&mut self) {
         let machine = self.shared.machine();
         let waits = machine.waits() || !machine.is_live() || machine.is_paused();
@@ -350,7 +409,8 @@ impl Execution {
         }
     }
 
-    /// Whether something other than an entry may wake the code.
+    /// Whether something other than an entry may wake the code. Such a run stays in memory for a
+    /// while: a wake would not find it anywhere else.
     pub(crate) fn is_watched(&self) -> bool {
         self.is_watched && self.code.is_running()
     }
@@ -362,6 +422,8 @@ impl Execution {
 
     /// The entry that ends the run, once its code has ended. `successor` returns the id of the run that
     /// continues this one.
+    ///
+    /// A successor gets the signals that this run has not taken, by their numbers.
     pub(crate) fn ending(&self, successor: impl FnOnce() -> String) -> Option<Entry> {
         Some(match self.outcome()?.clone() {
             Ok(result) => Entry::Completed(Completed::new(result)),
@@ -383,6 +445,7 @@ impl Execution {
             return None;
         }
         let unfit = self.shared.block_reason();
+        // A mismatch comes first, because it often makes the code panic.
         unfit.or_else(|| self.code.panic().cloned()).or_else(|| self.violation.clone())
     }
 
@@ -391,6 +454,7 @@ impl Execution {
         self.shared.is_mismatched() || self.code.panic().is_some() || self.violation.is_some()
     }
 
+    /// Locks the machine. Never hold the guard across a poll or a wake of the code, which lock it too.
     pub(crate) fn machine(&self) -> MutexGuard<'_, Machine> {
         self.shared.machine()
     }
@@ -398,6 +462,9 @@ impl Execution {
 
 impl Drop for Execution {
     /// Closes the run before its code is dropped, also if its driver is dropped or aborted.
+    ///
+    /// Destructors of the user's code may call the context. In the turn `Leaving` such calls have no
+    /// effect, and no operation is abandoned: the run continues elsewhere, or later.
     fn drop(&mut self) {
         // Nothing is left that a panic of a destructor could block.
         let _ = self.shared.close();
@@ -423,7 +490,8 @@ fn seen<'a>(journal: impl Iterator<Item = &'a Entry>) -> usize {
     own.last().map_or(0, |(index, _)| index + 1)
 }
 
-/// The failure of code that awaits something other than its operations.
+/// The failure of code that awaits something other than its operations. No journal records when such a
+/// thing completed, so a replay could not repeat it.
 fn foreign_await() -> Failure {
     Failure::new(
         "FOREIGN_AWAIT",

@@ -1,11 +1,19 @@
+//! Shows other threads whether the code of a run is being polled, and for how long.
+//!
+//! The engine's check for blocked code runs on a thread of its own. It compares what it sees at
+//! successive checks: the same odd number means that one and the same poll is still in progress.
+//! Nothing is locked and no clock is read by the thread that polls.
+
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Whether the code of a run is being polled, as seen from other threads.
 #[derive(Debug, Default)]
 pub(crate) struct Polling {
     /// Number of times that a poll began or ended: odd while the code is being polled.
+    ///
+    /// A number and not a flag, so that an observer tells one long poll from many short ones.
     changes: AtomicU64,
-    /// Number of operations that the code had requested before.
+    /// Number of operations that the code had requested before the poll, for the line of the log.
     requested: AtomicU64,
 }
 

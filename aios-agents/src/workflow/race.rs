@@ -1,3 +1,11 @@
+//! Choices between branches that are the same in every replay.
+//!
+//! The future and the macros here poll their branches in the order in which they are written. That
+//! alone would not make a choice deterministic. It is, because the engine lets the code see one outcome
+//! at a time: at most one branch can complete in a poll, the one whose outcome stands first in the
+//! journal. The macros expand to those of tokio with `biased;`, which exist under a private path of
+//! this crate so that users need no dependency on tokio's macros.
+
 use std::{
     future::Future,
     pin::Pin,
@@ -33,6 +41,7 @@ pub fn race<F: Future + Unpin>(futures: impl IntoIterator<Item = F>) -> Race<F> 
 #[derive(Debug)]
 #[must_use = "a race does nothing unless it is awaited"]
 pub struct Race<F> {
+    /// The competitors, in the order of their indices; empty once there is a winner.
     futures: Vec<F>,
 }
 
@@ -40,6 +49,7 @@ impl<F: Future + Unpin> Future for Race<F> {
     type Output = (usize, F::Output);
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        // Polls stop at the first winner: a loser that is polled after it could begin an operation.
         let ready =
             self.futures.iter_mut().enumerate().find_map(|(index, future)| {
                 match Pin::new(future).poll(context) {

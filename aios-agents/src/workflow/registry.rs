@@ -1,3 +1,10 @@
+//! The workflows for which an engine has code.
+//!
+//! A registry is complete before the engine starts and never changes afterwards. Versions of one
+//! workflow stand next to each other: a run keeps the version that it began with, and new runs get the
+//! highest one. The engine adds a workflow of its own, `single_task`, which is left out wherever users
+//! see a list.
+
 use std::{collections::BTreeMap, fmt, sync::Arc};
 
 use aios_core::{agent::Name, event::EventError};
@@ -10,7 +17,10 @@ pub(crate) const SINGLE_TASK: &str = "single_task";
 /// A registered workflow, and the codec of its journals.
 #[derive(Clone)]
 pub(crate) struct Registered {
+    /// The code.
     pub(crate) workflow: Arc<dyn Workflow>,
+    /// Encodes and decodes the entries of journals of this workflow, whose names contain that of the
+    /// workflow.
     pub(crate) codec: Arc<Codec>,
 }
 
@@ -32,6 +42,7 @@ impl Registry {
         Ok(versions.insert(version, Registered { workflow, codec }).is_none())
     }
 
+    /// The code for exactly this version; `None` if this engine does not have it.
     pub(crate) fn find(&self, name: &str, version: u32) -> Option<&Registered> {
         self.versions(name)?.get(&version)
     }
@@ -41,6 +52,7 @@ impl Registry {
         self.versions(name)?.last_key_value().map(|(_, latest)| latest)
     }
 
+    /// All versions of all workflows, including that of the engine.
     pub(crate) fn iter(&self) -> impl Iterator<Item = &Registered> {
         self.0.values().flat_map(BTreeMap::values)
     }
@@ -53,6 +65,7 @@ impl Registry {
     }
 
     /// The names of the user's workflows, sorted.
+    /// The engine announces them to other engines.
     pub(crate) fn names(&self) -> Vec<String> {
         let ours = |name: &&Name| name.as_str() != SINGLE_TASK;
         let mut names: Vec<String> = self.0.keys().filter(ours).map(Name::to_string).collect();
@@ -60,6 +73,7 @@ impl Registry {
         names
     }
 
+    /// The versions of a workflow. A name that is not valid has none.
     fn versions(&self, name: &str) -> Option<&BTreeMap<u32, Registered>> {
         self.0.get(&Name::new(name).ok()?)
     }

@@ -1,8 +1,22 @@
 //! Ids of runs: those chosen by users and those derived by the engine.
+//!
+//! | id of | form |
+//! |---|---|
+//! | a run that a user started | as chosen, without `~` |
+//! | the child of operation 3 | `<parent>~3` |
+//! | the second run of a chain | `<first>~r2` |
+//! | either, if the base is too long | `<beginning>~h<hash>~<part>` |
+//!
+//! No id that a user chooses contains the separator, so a derived id never meets one that was chosen.
+//! All successors derive from the first run of their chain, not from each other: their ids do not grow.
+//! An id proves nothing by itself: a child or a successor is recognised by what its journal says about
+//! its origin.
 
 use aios_core::event::EventId;
 
 /// Maximum length of a run id in bytes.
+///
+/// The id becomes part of names of streams and of task ids, which have limits of their own.
 const MAX_BYTES: usize = 200;
 /// Separates the parts of derived ids; no id that a user chooses contains it.
 const SEPARATOR: char = '~';
@@ -47,6 +61,7 @@ pub(crate) fn check_existing(run_id: &str) -> Result<(), InvalidRunId> {
     check(run_id, char::is_control)
 }
 
+/// Checks the length first, so that the message about a very long id names no character of it.
 fn check(run_id: &str, is_forbidden: impl Fn(char) -> bool) -> Result<(), InvalidRunId> {
     if run_id.is_empty() || run_id.len() > MAX_BYTES {
         return Err(InvalidRunId::Length { bytes: run_id.len() });
@@ -80,6 +95,7 @@ fn derive(base: &str, part: &str) -> String {
         return format!("{base}{SEPARATOR}{part}");
     }
     let hash = EventId::derive(base).key().simple().to_string();
+    // Two more bytes, for the separator before the hash and the letter `h`.
     let kept = base.floor_char_boundary(room.saturating_sub(hash.len() + 2));
     let beginning = base.get(..kept).unwrap_or_default();
     format!("{beginning}{SEPARATOR}h{hash}{SEPARATOR}{part}")

@@ -1,4 +1,5 @@
-//! Names of signals.
+//! Names of signals. They are free text, unlike names of agents and workflows, because people choose
+//! them and no topic or stream is named after them.
 
 /// Maximum length of a name in bytes.
 const MAX_BYTES: usize = 200;

@@ -1,5 +1,8 @@
 //! The spans of `tracing` in which the code of runs, steps and tasks is polled, so that every line it
 //! logs names them. They have the level `ERROR`, so that lines of every level get their fields.
+//!
+//! The span of a run is created once, when its code is attached, and entered for each poll. If no
+//! subscriber listens, nothing is entered.
 
 use aios_core::agent::TaskInfo;
 use tracing::{Span, error_span};

@@ -1,12 +1,24 @@
 //! The current activity of the thread: polling or waking the code of a run, or something else.
+//!
+//! It answers two questions that have no other answer, because neither wakers nor the methods of a
+//! context get an argument that says who calls:
+//!
+//! - Is this call of a `WorkflowContext` made by the code of its own run? (`SharedRun::check`)
+//! - Who wakes the code: an entry, a step, the code itself, or something foreign? (`wake_flag`)
+//!
+//! Turns nest: the code of a step is polled within a poll of its workflow. Each turn restores the
+//! previous one when it ends, also while a panic unwinds. No turn is held across an await.
 
 use std::cell::Cell;
 
 thread_local! {
+    /// One cell for each thread: a run is polled by one thread at a time, and a turn ends before its
+    /// poll returns.
     static TURN: Cell<Turn> = const { Cell::new(Turn::External) };
 }
 
-/// The current activity of a thread. A run is identified by the address of its shared state.
+/// The current activity of a thread. A run is identified by the address of its shared state, which is
+/// unique for as long as the run is in memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Turn {
     /// Nothing related to a run.
@@ -24,6 +36,7 @@ pub(super) enum Turn {
 }
 
 impl Turn {
+    /// The activity of this thread.
     pub(super) fn current() -> Self {
         TURN.with(Cell::get)
     }
@@ -36,6 +49,8 @@ impl Turn {
 }
 
 /// Restores the previous turn when dropped, also while unwinding.
+///
+/// It holds the previous turn.
 pub(super) struct TurnGuard(Turn);
 
 impl Drop for TurnGuard {

@@ -3,6 +3,19 @@
 //! A wake by an entry, a step or the code itself makes the loop poll again. A wake by anything else
 //! means that the code awaits something that no journal has, unless the scheduler has deferred a wake
 //! of the code's own.
+//!
+//! | who wakes | flag | consequence |
+//! |---|---|---|
+//! | the code itself, an entry, a step (`Turn::Code`, `Engine`, `Waking`) | `code` | the code is polled again |
+//! | the scheduler, after `yield_now` | `code`, while `deferred` is set | the code is polled again |
+//! | anything else | `foreign` | the run is blocked with `FOREIGN_AWAIT` |
+//!
+//! A step is different: its code has a waker of its own and may wait for anything. When it is woken
+//! from outside of the task, only `has_woken_steps` is set; the task then wakes the step, in a turn of
+//! its own.
+//!
+//! Flags are set before the task is woken, and read after the task has registered its waker (`attach`),
+//! so that no wake is lost between the two.
 
 use std::{
     sync::{
@@ -21,14 +34,17 @@ use super::turn::Turn;
 /// The task of a driver awaits other things too, so a wake of the task does not show whether the code
 /// was woken. The code therefore has a waker of its own, which sets a flag and wakes the task.
 pub(super) struct WakeFlag {
+    /// The flags, which every clone of the waker refers to.
     shared: Arc<Shared>,
+    /// The waker for polls, one of the clones that `wakers` does not count.
     waker: Waker,
-    /// Whether a task may be registered.
+    /// Whether a task may be registered. Saves `detach` an atomic operation in most polls.
     is_attached: bool,
 }
 
+/// The part that wakers refer to.
 struct Shared {
-    /// The run whose code is woken.
+    /// The run whose code is woken, as in a `Turn`.
     run: usize,
     /// Woken by an entry, by a step, or by the code itself. These are not distinguished, because
     /// combinators such as `FuturesUnordered` merge several wakes into one.
@@ -37,12 +53,15 @@ struct Shared {
     foreign: AtomicBool,
     /// Whether wakes from outside are the code's own, deferred by the scheduler.
     deferred: AtomicBool,
+    /// Shared with the signal for steps, which must not keep the flags alive: the number of clones of
+    /// the code's waker is counted by their strong count.
     task: Arc<Task>,
 }
 
 /// The task that polls the code.
 #[derive(Default)]
 struct Task {
+    /// The task, while it waits. None while the code is about to be polled anyway.
     waker: AtomicWaker,
     /// Whether a step was woken from outside of the task.
     has_woken_steps: AtomicBool,
@@ -52,6 +71,7 @@ struct Task {
 pub(crate) struct StepSignal(Arc<Task>);
 
 impl StepSignal {
+    /// Notes that a step must be woken, and wakes the task.
     pub(crate) fn set(&self) {
         self.0.has_woken_steps.store(true, Ordering::Release);
         self.0.waker.wake();
@@ -114,6 +134,7 @@ impl WakeFlag {
 
     /// Number of clones of the code's waker that exist elsewhere.
     pub(super) fn wakers(&self) -> usize {
+        // One of the two belongs to this value, the other one to its own waker.
         Arc::strong_count(&self.shared).saturating_sub(2)
     }
 
@@ -129,6 +150,7 @@ fn take(flag: &AtomicBool) -> bool {
 }
 
 impl Shared {
+    /// The flag that a wake by this thread sets now.
     fn flag(&self) -> &AtomicBool {
         match Turn::current() {
             Turn::Code(run) | Turn::Engine(run) | Turn::Waking(run) if run == self.run => {

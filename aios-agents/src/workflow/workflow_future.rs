@@ -1,3 +1,17 @@
+//! The code of a run as one future: the workflow itself, then the compensations.
+//!
+//! | outcome of the workflow | what follows |
+//! |---|---|
+//! | a result | nothing; the run completes |
+//! | continue as new | nothing; compensations belong to work that is given up |
+//! | a failure | the compensations, the last one first; the run fails |
+//! | cancelled while it ran | the workflow is dropped, then the compensations; the run is cancelled |
+//! | cancelled after it returned a result, before that was recorded | the same, and the result is dropped |
+//! | a panic | nothing; the run is blocked, and continues when the code was corrected |
+//!
+//! Compensations are code of the run like any other: their operations are numbered and recorded, and a
+//! replay repeats them.
+
 use std::{
     future::Future,
     panic::{AssertUnwindSafe, catch_unwind},
@@ -14,14 +28,18 @@ use crate::panic::panic_failure;
 
 /// The code of a run: its workflow, then the compensations if it fails or is cancelled.
 pub(super) struct WorkflowFuture {
+    /// The future while it runs; `None` once it has ended.
     code: Option<BoxFuture<'static, Result<Payload, WorkflowError>>>,
+    /// The outcome, once it has ended.
     outcome: Option<Result<Payload, WorkflowError>>,
+    /// The panic that ended it.
     panic: Option<Failure>,
     /// Context for the compensations, if there is code.
     context: Option<WorkflowContext>,
 }
 
 impl WorkflowFuture {
+    /// Creates the future, and catches a panic of the function that returns it.
     pub(super) fn new(workflow: &dyn Workflow, context: WorkflowContext, input: Payload) -> Self {
         let kept = Some(context.clone());
         // A workflow may panic before it returns its future.
@@ -51,6 +69,7 @@ impl WorkflowFuture {
     /// compensations run, as if the code had been cancelled just before it returned.
     pub(super) fn cancel(&mut self) {
         let Some(context) = &self.context else { return };
+        // Running code notices the cancellation itself, in `compensated`.
         if matches!(self.outcome, Some(Ok(_))) {
             self.outcome = None;
             let context = context.clone();
@@ -62,6 +81,9 @@ impl WorkflowFuture {
     }
 
     /// Polls the code once.
+    ///
+    /// Does nothing once it has ended. A panic ends the code, because a future that panicked may not be
+    /// polled again.
     pub(super) fn poll(&mut self, context: &mut Context<'_>) {
         let Some(code) = &mut self.code else { return };
         // Tokio's budget could end at another point in a replay.
@@ -89,16 +111,21 @@ impl WorkflowFuture {
         self.outcome.as_ref()
     }
 
+    /// The panic that ended the code, as the reason to block the run.
     pub(super) fn panic(&self) -> Option<&Failure> {
         self.panic.as_ref()
     }
 }
 
+/// The failure of code that panicked.
 fn panicked(panic: &(dyn std::any::Any + Send)) -> Failure {
     panic_failure("WORKFLOW_PANICKED", panic)
 }
 
 /// Runs a workflow until it ends or is cancelled. Runs the compensations unless it succeeded.
+///
+/// A cancellation comes first: if both are ready in the same poll, the run was cancelled before it
+/// could record its result.
 async fn compensated(
     context: WorkflowContext,
     mut code: BoxFuture<'static, Result<Payload, WorkflowError>>,
@@ -108,6 +135,8 @@ async fn compensated(
         cancelled = context.cancelled() => Err(cancelled),
         outcome = &mut code => outcome,
     };
+    // Before the compensations: destructors of the workflow abandon its operations, so that what they
+    // undo is not in progress any more.
     drop(code);
     match outcome {
         Err(error) if error.failure().is_some() => Err(compensate(&context, error).await),
@@ -115,7 +144,8 @@ async fn compensated(
     }
 }
 
-/// Runs the compensations, the last one first, and adds failed ones to the run's failure.
+/// Runs the compensations, the last one first, and adds failed ones to the run's failure. One that
+/// fails does not stop the others: each of them undoes something else.
 async fn compensate(context: &WorkflowContext, error: WorkflowError) -> WorkflowError {
     let mut failed = Vec::new();
     while let Some(compensation) = context.take_compensation() {

@@ -1,3 +1,14 @@
+//! The futures that the operations of a context return.
+//!
+//! `OperationCall` is the untyped one, which bindings of other languages use too. The typed calls wrap
+//! it, add the options of their kind and decode the outcome. Steps have a future of their own (`step`),
+//! because it polls the code of the user.
+//!
+//! Options may be set until the first poll: the request is a value in the call (`Fresh`) and becomes an
+//! operation only then (`Asked`). A wrong option therefore can't be reported where it is set; the call
+//! keeps the error and fails when it is polled. The number of the operation is reserved by `new`, at
+//! the place of the call.
+
 use std::{
     future::Future,
     marker::PhantomData,
@@ -33,25 +44,37 @@ use crate::{
 #[derive(Debug)]
 #[must_use = "an operation does nothing unless it is awaited"]
 pub struct OperationCall {
+    /// The run that the operation belongs to.
     shared: Arc<SharedRun>,
+    /// Number of the operation; 0 if it was called outside of the code of its run.
     operation: u64,
+    /// How far the call is.
     state: CallState,
+    /// Names the source of an outcome that can't be decoded.
     subject: Subject,
 }
 
 /// The source of an outcome, named in the error if it cannot be decoded.
 #[derive(Debug)]
 enum Subject {
+    /// A task: the agent type.
     Agent(Name),
+    /// A child: its workflow.
     Workflow(Name),
+    /// A signal: its name.
     Signal(Box<str>),
+    /// Anything else, which is named by its number alone.
     Other,
 }
 
+/// How far a call is.
 #[derive(Debug)]
 enum CallState {
+    /// Not polled yet: what it will request, or why it will fail.
     Fresh(Result<Request, WorkflowError>),
+    /// Requested; the outcome is not taken.
     Asked,
+    /// Ended; nothing is left to abandon.
     Done,
 }
 
@@ -62,10 +85,14 @@ impl OperationCall {
         self.operation
     }
 
+    /// Whether the journal has the start of the operation.
     fn is_started(&self) -> bool {
         self.shared.machine().is_started(self.operation)
     }
 
+    /// Reserves a number for the operation, unless the request is invalid or comes from outside of the
+    /// code of the run: such a call fails when it is polled, and a number without an entry would shift
+    /// those that follow.
     pub(super) fn new(shared: Arc<SharedRun>, request: Result<Request, WorkflowError>) -> Self {
         let request = shared.check().and(request);
         let operation = request.as_ref().map_or(0, |_| shared.reserve());
@@ -117,6 +144,7 @@ impl OperationCall {
         self
     }
 
+    /// Changes a request that was not sent yet.
     fn adjust(mut self, adjust: impl FnOnce(&mut Request)) -> Self {
         if let CallState::Fresh(Ok(request)) = &mut self.state {
             adjust(request);
@@ -139,6 +167,7 @@ impl OperationCall {
 impl Future for OperationCall {
     type Output = Result<Payload, WorkflowError>;
 
+    /// Requests the operation at the first poll, then waits until its outcome is released.
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         self.shared.check()?;
         if let CallState::Fresh(_) = self.state {
@@ -160,6 +189,7 @@ impl Future for OperationCall {
 }
 
 impl Drop for OperationCall {
+    /// Abandons an operation that was requested and whose outcome the code has not taken.
     fn drop(&mut self) {
         if matches!(self.state, CallState::Asked) {
             self.shared.abandon(self.operation);
@@ -330,6 +360,18 @@ impl<T> ChildCall<T> {
     /// Sets the id of the child. Without it, the id is derived from this run's id and the operation. The
     /// call fails with `INVALID_RUN_ID` if the id is invalid, and with `RUN_EXISTS` if a run with this id
     /// exists that this operation did not start.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use aios_agents::prelude::*;
+    ///
+    /// async fn nightly(context: WorkflowContext, day: String) -> Result<(), WorkflowError> {
+    ///     // A second run for the same day fails with `RUN_EXISTS` instead of reporting twice.
+    ///     context.child::<()>("report", &day).id(format!("report-{day}")).await
+    /// }
+    /// # let _ = nightly;
+    /// ```
     pub fn id(self, run_id: impl Into<String>) -> Self {
         let named = self.adjust(|request| {
             if let Request::Child(child) = request {
@@ -349,6 +391,19 @@ impl<T> ChildCall<T> {
 
     /// Leaves the child running if this run is cancelled. By default it is cancelled too, and its
     /// compensations run.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use aios_agents::prelude::*;
+    ///
+    /// async fn deploy(context: WorkflowContext, host: String) -> Result<(), WorkflowError> {
+    ///     context.task::<()>("installer", &host).await?;
+    ///     // Once begun, the clean-up runs to its end, even if this run is cancelled.
+    ///     context.child::<()>("clean_up", &host).leave_running().await
+    /// }
+    /// # let _ = deploy;
+    /// ```
     pub fn leave_running(self) -> Self {
         self.adjust(|request| {
             if let Request::Child(child) = request {
@@ -374,6 +429,7 @@ impl<T> ChildCall<T> {
 pub struct SleepCall(OperationCall);
 
 impl SleepCall {
+    /// Makes a timer of a call that requests one.
     pub(super) fn new(call: OperationCall) -> Self {
         Self(call)
     }

@@ -1,4 +1,7 @@
 //! The validity of requests, which is checked before they become operations.
+//!
+//! A request that is refused here never gets into a journal. `OperationCall` checks again after an
+//! option was set.
 
 use std::time::Duration;
 
@@ -17,6 +20,7 @@ use crate::{
 /// Validates a request. Rejects durations that are too short or too long, a task for an agent whose id
 /// cannot be part of a mailbox name, and a child with an invalid run id.
 pub(super) fn checked(request: Request) -> Result<Request, WorkflowError> {
+    // A derived id contains a character that is refused here, so only a chosen one is checked.
     if let Request::Child(child) = &request
         && let Some(Err(invalid)) = child.run_id.as_deref().map(run_id::check_chosen)
     {

@@ -1,4 +1,7 @@
 //! The compensations of a run that fails or is cancelled.
+//! They are kept in the order of their registration and taken from the end by `workflow_future`. A
+//! replay registers them again, so nothing about them is recorded until they request operations of
+//! their own.
 
 use std::future::Future;
 
@@ -72,6 +75,26 @@ impl WorkflowContext {
     ///
     /// If `value` cannot be serialised to JSON, and with the code `OPERATION_OUTSIDE_WORKFLOW` outside
     /// of the code of the workflow.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use aios_agents::prelude::*;
+    ///
+    /// async fn trip(context: WorkflowContext, city: String) -> Result<(), WorkflowError> {
+    ///     let seat: u32 = context.task("book_flight", &city).await?;
+    ///     context.compensate("cancel the flight", move |context| async move {
+    ///         let cancelled = context.task::<()>("cancel_flight", &seat).await;
+    ///         if cancelled.is_err() {
+    ///             // The failure of the run says which seat remains booked.
+    ///             context.set_failure_detail("booked_seat", &seat)?;
+    ///         }
+    ///         cancelled
+    ///     });
+    ///     context.task::<()>("book_hotel", &city).await
+    /// }
+    /// # let _ = trip;
+    /// ```
     pub fn set_failure_detail(
         &self,
         field: &str,
@@ -82,10 +105,12 @@ impl WorkflowContext {
         Ok(())
     }
 
+    /// The fields that were set, for the failure of the run.
     pub(crate) fn take_failure_details(&self) -> serde_json::Map<String, serde_json::Value> {
         self.shared.take_failure_details()
     }
 
+    /// The compensation that was registered last, if one is left.
     pub(crate) fn take_compensation(&self) -> Option<Compensation> {
         self.shared.pop_compensation()
     }

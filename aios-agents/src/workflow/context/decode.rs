@@ -21,6 +21,8 @@ pub trait Answer: DeserializeOwned {}
 impl<T: DeserializeOwned> Answer for T {}
 
 /// The failure of an outcome that cannot be decoded as a `T`.
+///
+/// The result itself is recorded and stays in the journal.
 pub(super) fn decode_error<T>(whose: &str, error: &EventError) -> WorkflowError {
     let expected = short(std::any::type_name::<T>());
     let reason = error.source().map_or_else(|| error.to_string(), ToString::to_string);
@@ -29,6 +31,8 @@ pub(super) fn decode_error<T>(whose: &str, error: &EventError) -> WorkflowError 
 }
 
 /// A type name without module paths.
+///
+/// `Vec<Plan>` instead of `alloc::vec::Vec<shop::Plan>`: the message is for the author of the workflow.
 fn short(type_name: &str) -> String {
     let mut short = String::new();
     let mut word = String::new();

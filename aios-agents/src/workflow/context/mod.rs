@@ -1,3 +1,17 @@
+//! The context of a workflow: what its code may do.
+//!
+//! | file | what it has |
+//! |---|---|
+//! | `operations`, `values`, `compensation` | the methods of `WorkflowContext` |
+//! | `call`, `step` | the futures that they return |
+//! | `target`, `checked`, `decode` | what goes into a request, whether it is valid, and what comes out |
+//! | `shared_run` | what the code and the driver share |
+//! | `waiting`, `wakes` | the wakers of waiting operations, and how they are woken |
+//!
+//! A context is a handle: it may be cloned into branches and compensations. Every method checks that
+//! this thread is polling the code of this very run, because a call from elsewhere would get a number
+//! that depends on timing. Methods that return a `Result` or a call fail then; the others unwind.
+
 mod call;
 mod checked;
 mod compensation;
@@ -31,6 +45,18 @@ use super::{WorkflowError, machine::Request};
 use crate::output::OutputStream;
 
 /// Information about a run.
+///
+/// # Examples
+///
+/// ```
+/// use aios_agents::prelude::*;
+///
+/// async fn title(context: WorkflowContext, (): ()) -> Result<String, WorkflowError> {
+///     let info = context.info();
+///     Ok(format!("{} {} of version {}", info.workflow, info.run_id, info.version))
+/// }
+/// # let _ = title;
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct RunInfo {
@@ -84,11 +110,14 @@ pub struct RunInfo {
 /// ```
 #[derive(Clone)]
 pub struct WorkflowContext {
+    /// The machine and the wakers of this run.
     shared: Arc<SharedRun>,
+    /// The part that does not change while the run is in memory.
     info: Arc<RunInfo>,
 }
 
 impl WorkflowContext {
+    /// A context of a run that is being loaded.
     pub(crate) fn new(shared: Arc<SharedRun>, info: Arc<RunInfo>) -> Self {
         Self { shared, info }
     }
@@ -147,6 +176,8 @@ impl WorkflowContext {
     /// ```
     pub fn emit(&self, event: Event) -> Result<(), WorkflowError> {
         self.shared.check()?;
+        // Checked here and not when it is recorded: the code gets the error, and the run is not
+        // blocked.
         let refused = |error: EventError| Failure::from_error(error.code(), &error);
         let checked = event.event_type.check_unreserved();
         let checked = checked.and_then(|()| Event::check_source(&event.source)).map_err(refused);
@@ -160,6 +191,19 @@ impl WorkflowContext {
     /// # Panics
     ///
     /// See [`now`](Self::now).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use aios_agents::prelude::*;
+    ///
+    /// async fn build(context: WorkflowContext, part: String) -> Result<(), WorkflowError> {
+    ///     // Recorded together with the start of the task, so it is visible while the task waits.
+    ///     context.set_status(format!("waiting for a builder of {part}"));
+    ///     context.task("builder", &part).await
+    /// }
+    /// # let _ = build;
+    /// ```
     pub fn set_status(&self, text: impl Into<String>) {
         if self.shared.assert_current() {
             self.request_completed(Request::Status { text: text.into(), progress: None });
@@ -220,6 +264,22 @@ impl WorkflowContext {
     ///
     /// A failure with the code `INVALID_OUTPUT_STREAM`, and with `OPERATION_OUTSIDE_WORKFLOW` outside
     /// of the code of the workflow.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use aios_agents::prelude::*;
+    ///
+    /// async fn print(context: WorkflowContext, pages: Vec<String>) -> Result<(), WorkflowError> {
+    ///     let printed = context.stream("printed")?;
+    ///     for page in &pages {
+    ///         context.task::<()>("printer", page).await?;
+    ///         printed.write(page)?;
+    ///     }
+    ///     Ok(())
+    /// }
+    /// # let _ = print;
+    /// ```
     pub fn stream(&self, name: &str) -> Result<OutputStream, WorkflowError> {
         self.shared.check()?;
         let opened = self.shared.outputs().open(&self.info.run_id, name, || self.shared.key(0));

@@ -108,6 +108,18 @@ impl WorkflowContext {
     }
 
     /// Runs a piece of code that cannot fail and records its result, like [`step`](Self::step).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use aios_agents::prelude::*;
+    ///
+    /// async fn label(context: WorkflowContext, item: String) -> Result<String, WorkflowError> {
+    ///     // The id of the process differs in a replay, so it belongs in a step.
+    ///     context.run("label", || async { format!("{item} by {}", std::process::id()) }).await
+    /// }
+    /// # let _ = label;
+    /// ```
     pub fn run<'a, T, F, Fut>(&self, name: impl Into<Box<str>>, mut code: F) -> StepCall<'a, T>
     where
         T: Serialize,
@@ -282,6 +294,7 @@ impl WorkflowContext {
         self.call(checked(request))
     }
 
+    /// Turns a request, or the reason why there is none, into a call.
     fn call(&self, request: Result<Request, WorkflowError>) -> OperationCall {
         OperationCall::new(Arc::clone(&self.shared), request)
     }

@@ -1,3 +1,15 @@
+//! The state that the code of a run and its driver share.
+//!
+//! The code calls it through its context and its futures, within a poll. The driver calls it before and
+//! after, to apply entries and to take what was requested. Both are in the same task, but the wakers of
+//! steps are called from anywhere, and the traits require `Sync`; hence the locks. They are taken in
+//! this order, and neither is held while a waker is called or a future is polled or dropped:
+//!
+//! 1. `waiting`: wakers, the released outcome, compensations
+//! 2. `machine`
+//!
+//! `deferred` is taken alone. What is read in every poll is kept in atomic values beside the locks.
+
 use std::{
     any::Any,
     fmt,
@@ -42,25 +54,30 @@ type Panic = Box<dyn Any + Send>;
 /// therefore never ready together, and a choice between operations always picks the one whose outcome
 /// comes first in the journal.
 pub(crate) struct SharedRun {
+    /// From which deadlines count.
     clock: Arc<dyn Clock>,
+    /// The state of the run.
     machine: Mutex<Machine>,
+    /// Everything about wakers, and what does not belong to the pure machine.
     pub(super) waiting: Mutex<Waiting>,
     /// Detects wakes that the scheduler defers while the code is polled.
     pub(super) deferred: Mutex<Option<Deferred>>,
     /// Whether `deferred` is set. For most runs it is not, because nothing could be deferred.
     pub(super) is_watching: AtomicBool,
-    /// Number of operations that the code has reserved.
+    /// Number of operations that the code has reserved: a copy that is read without the lock.
     reserved: AtomicU64,
-    /// Whether the code does not match the journal.
+    /// Whether the code does not match the journal: a copy that is read without the lock.
     is_mismatched: AtomicBool,
     /// Set when a step is woken from outside of the task that polls the code.
     pub(super) step_signal: OnceLock<StepSignal>,
-    /// The span of the run's code.
+    /// The span of the run's code; unset for a run without code.
     span: OnceLock<Span>,
+    /// The output streams that the code has opened.
     outputs: OnceLock<RunOutputs>,
 }
 
 impl SharedRun {
+    /// The state of a run that has applied nothing.
     pub(crate) fn new(machine: Machine, clock: Arc<dyn Clock>) -> Self {
         Self {
             clock,
@@ -87,6 +104,7 @@ impl SharedRun {
         self.outputs.get_or_init(RunOutputs::default)
     }
 
+    /// Locks the machine.
     pub(crate) fn machine(&self) -> MutexGuard<'_, Machine> {
         self.machine.lock()
     }
@@ -146,6 +164,7 @@ impl SharedRun {
         Turn::current() == Turn::Leaving(self.run())
     }
 
+    /// Reserves the number of the next operation.
     pub(super) fn reserve(&self) -> u64 {
         let operation = self.machine().reserve();
         self.reserved.store(operation, Ordering::Release);
@@ -157,6 +176,8 @@ impl SharedRun {
         self.reserved.load(Ordering::Acquire)
     }
 
+    /// Requests an operation. A request that does not match the journal is kept as the reason to block
+    /// the run; the code runs until it is idle and is then stopped.
     pub(super) fn ask(&self, operation: u64, request: Request) {
         let asked = match request {
             // The time of a step counts from the start of its code.
@@ -172,6 +193,10 @@ impl SharedRun {
         }
     }
 
+    /// Takes the outcome of an operation if it was released to the code; otherwise registers its waker.
+    ///
+    /// An outcome that is recorded and not released is noted in `ready`: the code waits for it now, so
+    /// it may be released once the code is idle.
     pub(super) fn poll_outcome(&self, operation: u64, context: &mut Context<'_>) -> Poll<Outcome> {
         let mut waiting = self.waiting.lock();
         let mut machine = self.machine();
@@ -204,6 +229,7 @@ impl SharedRun {
         self.machine().begin_step(operation, self.clock.now())
     }
 
+    /// Records the end of an attempt of a step.
     pub(super) fn step_ended(&self, operation: u64, outcome: Result<Payload, TaskError>) {
         let mut machine = self.machine();
         // Only the retry of a failed attempt depends on the time.
@@ -211,6 +237,7 @@ impl SharedRun {
         machine.step_ended(operation, outcome, now);
     }
 
+    /// Id of the run.
     pub(super) fn run_id(&self) -> Arc<str> {
         self.machine().run_id()
     }
@@ -227,10 +254,13 @@ impl SharedRun {
         if !waiting.closed {
             self.machine().abandon(operation);
         }
+        // The waker comes last: it may hold the last reference to something whose destructor comes back
+        // here.
         drop(waiting);
         drop(waker);
     }
 
+    /// Ready once the cancellation of the run was requested.
     pub(super) fn poll_cancelled(&self, context: &mut Context<'_>) -> Poll<WorkflowError> {
         if let Some(failure) = self.machine().cancelled() {
             return Poll::Ready(WorkflowError::cancelled(failure.clone()));
@@ -239,10 +269,12 @@ impl SharedRun {
         Poll::Pending
     }
 
+    /// Registers a compensation after all others.
     pub(super) fn push_compensation(&self, compensation: Compensation) {
         self.waiting.lock().compensations.push(compensation);
     }
 
+    /// Takes the compensation that was registered last.
     pub(super) fn pop_compensation(&self) -> Option<Compensation> {
         let compensations = &mut self.waiting.lock().compensations;
         #[cfg(feature = "simulation")]
@@ -252,10 +284,12 @@ impl SharedRun {
         compensations.pop()
     }
 
+    /// Sets a field for the details of the run's failure.
     pub(super) fn set_failure_detail(&self, field: &str, value: Value) {
         self.waiting.lock().failure_details.insert(field.to_owned(), value);
     }
 
+    /// Takes the fields for the details of the run's failure.
     pub(super) fn take_failure_details(&self) -> Map<String, Value> {
         std::mem::take(&mut self.waiting.lock().failure_details)
     }
@@ -274,8 +308,10 @@ impl SharedRun {
     /// steps whose code woke itself, and returns `false`: they come last, so that they delay no entry.
     pub(crate) fn release_next(&self) -> bool {
         let mut waiting = self.waiting.lock();
+        // The code had its chance: it is idle, so it does not wait for that outcome any more.
         waiting.released = None;
         let mut machine = self.machine();
+        // An outcome may have been taken or abandoned since the code polled for it.
         let ready = loop {
             let Some((place, operation)) = waiting.ready.first().copied() else { break None };
             if machine.outcome_place(operation) == Some(place) {
@@ -283,7 +319,9 @@ impl SharedRun {
             }
             waiting.ready.pop_first();
         };
+        // A kept signal that a call waits for now.
         let signal = machine.first_kept_signal();
+        // Outcomes and signals compete by their places in the journal.
         let Some((place, operation)) = ready.into_iter().chain(signal).min() else {
             drop(machine);
             drop(waiting);

@@ -1,3 +1,24 @@
+//! Steps: pieces of the user's code that run within the poll of the workflow and whose result is
+//! recorded once.
+//!
+//! The code of a step may borrow from the workflow, so it can't run in a task of its own. It is polled
+//! by `StepCall::poll`, within a poll of the workflow, and yet may wait for anything: a socket, a
+//! timer, a thread. So it has a waker of its own, and whatever wakes it leads to a poll of the workflow
+//! in an orderly way:
+//!
+//! | the step is woken | by | what happens |
+//! |---|---|---|
+//! | while its own code is polled | itself | it is noted, and polled again once the workflow is idle |
+//! | while the workflow is polled | another branch | the waker of its call is called at once |
+//! | at any other time, from any thread | a socket, a timer, a spawned task, `yield_now` | it is noted, and the task of the driver is woken, which calls the waker of its call |
+//!
+//! Only the last way crosses threads. A step that is woken makes the workflow be polled again, and never
+//! counts as a foreign wake.
+//!
+//! The result goes to the machine (`step_ended`), is recorded, comes back as an entry and is released
+//! like every other outcome. Until then the call is pending. If the process dies before the result
+//! is recorded, the code runs again in the next one. The code of an attempt that timed out is dropped at the next poll.
+
 use std::{
     cell::OnceCell,
     fmt,
@@ -32,6 +53,7 @@ use crate::{
     workflow::{WorkflowError, machine::Request, turn::Turn},
 };
 
+/// The code of one attempt, with its result encoded.
 type Attempt<'a> = BoxFuture<'a, Result<Payload, TaskError>>;
 
 /// Information about an attempt of a step; see
@@ -57,20 +79,27 @@ type Attempt<'a> = BoxFuture<'a, Result<Payload, TaskError>>;
 /// ```
 #[derive(Clone, Debug)]
 pub struct StepContext {
+    /// Number of the attempt, from 1.
     attempt: u32,
+    /// The idempotency key.
     key: Box<str>,
+    /// The run whose output streams it may open.
     run_id: Arc<str>,
+    /// The streams that this attempt has opened, shared by clones.
     outputs: Arc<StepOutputs>,
 }
 
 /// The output streams that an attempt of a step has opened.
 #[derive(Debug, Default)]
 struct StepOutputs {
+    /// Where output is stored; `None` in tests of workflows.
     hub: Option<Hub>,
+    /// The opened streams, by name: opening one again returns the same writer.
     opened: Mutex<Vec<(Box<str>, OutputStream)>>,
 }
 
 impl StepOutputs {
+    /// Waits until what the attempt wrote is stored, within the time limit of the hub.
     async fn flush(&self) {
         let opened = std::mem::take(&mut *self.opened.lock());
         if let Some(hub) = self.hub.as_ref().filter(|_| !opened.is_empty()) {
@@ -106,6 +135,29 @@ impl StepContext {
     /// # Errors
     ///
     /// [`OutputError::InvalidName`]; [`OutputError::Unavailable`] in a test of a workflow.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use aios_agents::prelude::*;
+    ///
+    /// async fn fetch(context: WorkflowContext, urls: Vec<String>) -> Result<usize, WorkflowError> {
+    ///     context
+    ///         .step_with("fetch", |step| {
+    ///             let urls = urls.clone();
+    ///             async move {
+    ///                 let fetched = step.stream("fetched")?;
+    ///                 for url in &urls {
+    ///                     // Readers of the stream see each address before the step has ended.
+    ///                     fetched.write(url)?;
+    ///                 }
+    ///                 Ok::<_, TaskError>(urls.len())
+    ///             }
+    ///         })
+    ///         .await
+    /// }
+    /// # let _ = fetch;
+    /// ```
     pub fn stream(&self, name: &str) -> Result<OutputStream, OutputError> {
         let mut opened = self.outputs.opened.lock();
         if let Some((_, stream)) = opened.iter().find(|(known, _)| **known == *name) {
@@ -121,14 +173,19 @@ impl StepContext {
 
 /// The start of an attempt.
 pub(super) struct AttemptStart<'c> {
+    /// The run that the step belongs to.
     shared: &'c SharedRun,
+    /// Number of the operation.
     operation: u64,
+    /// Number of the attempt, from 1.
     attempt: u32,
     /// Set when the code gets a context, with which it can open output streams.
     outputs: Option<&'c OnceCell<Arc<StepOutputs>>>,
 }
 
 impl AttemptStart<'_> {
+    /// The streams of this attempt, created when the code asks for a context: most steps have no
+    /// output.
     fn outputs(&self) -> Arc<StepOutputs> {
         let hub = self.shared.outputs().hub();
         let new = || Arc::new(StepOutputs { hub: hub.cloned(), opened: Mutex::default() });
@@ -172,14 +229,22 @@ impl AttemptStart<'_> {
 /// ```
 #[must_use = "a step does nothing unless it is awaited"]
 pub struct StepCall<'a, T> {
+    /// The run that the step belongs to.
     shared: Arc<SharedRun>,
+    /// Number of the operation; 0 if it was called outside of the code of its run.
     operation: u64,
+    /// How far the call is.
     state: StepState,
+    /// Creates the code of an attempt. Called once for each.
     code: Box<dyn FnMut(AttemptStart<'_>) -> Attempt<'a> + Send + 'a>,
+    /// The attempt that is running.
     running: Option<Running<'a>>,
+    /// The type that the recorded result is decoded as.
     result: PhantomData<fn() -> T>,
 }
 
+/// How far a step is. The first poll turns `Fresh` into `Asked`; an option that is not valid turns it
+/// into `Refused`, and the call fails when it is polled.
 enum StepState {
     Fresh { name: Box<str>, timeout: Option<Duration>, retry: RetryPolicy },
     Asked,
@@ -189,16 +254,23 @@ enum StepState {
 
 /// A running attempt.
 struct Running<'a> {
+    /// Number of the attempt, from 1.
     number: u32,
+    /// The future that is polled.
     code: Attempt<'a>,
+    /// Tells whether the code was woken.
     step_waker: Arc<StepWaker>,
+    /// The same, as the waker that the code is polled with.
     waker: Waker,
+    /// Entered while the code is polled.
     span: Span,
 }
 
 /// Wakes the code of a step only. The code of the workflow is woken by journal entries.
 struct StepWaker {
+    /// Weak, because the code may keep its waker for longer than the run is in memory.
     shared: Weak<SharedRun>,
+    /// Number of the operation, to find the waker of its call.
     operation: u64,
     /// Whether the step was woken since its code was last polled.
     woken: AtomicBool,
@@ -210,6 +282,7 @@ impl Wake for StepWaker {
     }
 
     fn wake_by_ref(self: &Arc<Self>) {
+        // It is noted already, and will be polled.
         if self.woken.swap(true, Ordering::AcqRel) {
             return;
         }
@@ -229,6 +302,11 @@ impl<'a, T> StepCall<'a, T> {
         self.operation
     }
 
+    /// Reserves the number of a step. Its code runs when the call is polled.
+    ///
+    /// The result is encoded within the attempt, so that a value that can't be serialised fails it like
+    /// an error of the code, but is not retried. What the attempt wrote to output streams is stored
+    /// before it ends.
     pub(super) fn new<E, F, Fut>(shared: Arc<SharedRun>, name: Box<str>, mut code: F) -> Self
     where
         T: Serialize,
@@ -308,6 +386,10 @@ impl<'a, T> StepCall<'a, T> {
     }
 
     /// Polls the code of the step, if it was woken and its attempt may run.
+    ///
+    /// An attempt that is over, for example by its timeout, is dropped first. Then the next one begins
+    /// if the machine allows it. Code that was not woken is left alone: the workflow is polled for
+    /// other reasons too.
     fn poll_attempt(&mut self) {
         let is_over = |running: &Running<'_>| {
             !self.shared.machine().poll_step(self.operation, running.number)
@@ -323,6 +405,8 @@ impl<'a, T> StepCall<'a, T> {
         if !running.step_waker.woken.swap(false, Ordering::AcqRel) {
             return;
         }
+        // Wakes that are deferred up to here are those of the workflow; those of the step's code, from
+        // here to `skip_deferred`, are its own affair.
         self.shared.check_deferred();
         let outcome = {
             let _turn = Turn::Step(self.shared.run()).begin();
@@ -340,6 +424,7 @@ impl<'a, T> StepCall<'a, T> {
         self.shared.step_ended(self.operation, outcome);
     }
 
+    /// Begins an attempt. A panic while its future is created is a failure of the attempt.
     fn begin(&mut self, number: u32) {
         let shared = &*self.shared;
         let operation = self.operation;
@@ -373,6 +458,8 @@ impl<'a, T> StepCall<'a, T> {
     }
 }
 
+/// The failure of a step whose code panicked. It is retried, unless the panic is that of a context that
+/// was used outside of its workflow, which would happen again.
 fn panicked(panic: &(dyn std::any::Any + Send)) -> TaskError {
     let failure = panic_failure("STEP_PANICKED", panic);
     TaskError::retryable(failure).with_retryable(!panic.is::<Refused>())
@@ -409,6 +496,7 @@ impl<T: DeserializeOwned> Future for StepCall<'_, T> {
 }
 
 impl<T> Drop for StepCall<'_, T> {
+    /// Drops the code of the step, then abandons the operation.
     fn drop(&mut self) {
         self.stop();
         if matches!(self.state, StepState::Asked) {

@@ -1,3 +1,5 @@
+//! The addressees of tasks.
+
 use std::sync::Arc;
 
 use aios_core::{
@@ -25,7 +27,9 @@ use crate::agent::mailbox_of;
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Target {
+    /// Not checked yet: a call with an invalid type fails when it is polled.
     pub(super) agent_type: String,
+    /// `None` for any agent of the type.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) agent_id: Option<String>,
 }
@@ -70,6 +74,8 @@ impl Target {
 /// The part of a target that is invalid.
 #[derive(Clone, Debug)]
 pub(crate) enum InvalidTarget {
+    /// The agent type is no valid name.
     Type(InvalidName),
+    /// The id of the agent can't be part of a mailbox name.
     Agent(InvalidAddress),
 }

@@ -1,4 +1,6 @@
 //! Values that are the same in every replay.
+//! None of them is recorded: each follows from the journal, or from the incarnation of the run. Only a
+//! pinned version has an entry of its own.
 
 use aios_core::event::Timestamp;
 
@@ -51,6 +53,20 @@ impl WorkflowContext {
     /// # Panics
     ///
     /// See [`now`](Self::now).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use aios_agents::prelude::*;
+    ///
+    /// async fn order(context: WorkflowContext, item: String) -> Result<String, WorkflowError> {
+    ///     // A replay draws the same value, so the invoice and the result agree.
+    ///     let number = context.uuid().to_string();
+    ///     context.task::<()>("invoice", &(&number, item)).await?;
+    ///     Ok(number)
+    /// }
+    /// # let _ = order;
+    /// ```
     #[must_use]
     pub fn uuid(&self) -> uuid::Uuid {
         if self.shared.assert_current() { self.shared.machine().draw() } else { uuid::Uuid::nil() }
@@ -62,6 +78,22 @@ impl WorkflowContext {
     /// # Panics
     ///
     /// See [`now`](Self::now).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use aios_agents::prelude::*;
+    ///
+    /// async fn audit(context: WorkflowContext, rows: Vec<String>) -> Result<(), WorkflowError> {
+    ///     for row in &rows {
+    ///         if context.random() < 0.01 {
+    ///             context.task::<()>("auditor", row).await?;
+    ///         }
+    ///     }
+    ///     Ok(())
+    /// }
+    /// # let _ = audit;
+    /// ```
     #[must_use]
     pub fn random(&self) -> f64 {
         let bits = u32::try_from(self.uuid().as_u128() & 0xffff_ffff).unwrap_or_default();

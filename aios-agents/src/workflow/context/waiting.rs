@@ -1,4 +1,12 @@
 //! The wakers of the operations that the code of a run waits for.
+//!
+//! A waker is stored for each operation that was polled and has no outcome. Combinators such as
+//! `FuturesUnordered` pass wakers of their own, one for each branch, so an operation wakes its branch
+//! and nothing else.
+//!
+//! The number of stored clones of the code's own waker is counted (`direct`). If more clones exist,
+//! something outside of the engine holds one, and the run can be woken by it; `execution` needs to
+//! know.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -11,21 +19,28 @@ use serde_json::{Map, Value};
 use super::WorkflowContext;
 use crate::workflow::{WorkflowError, machine::Mismatch};
 
+/// The action of a compensation, which gets the context of the run.
 type Undo = Box<
     dyn FnOnce(WorkflowContext) -> BoxFuture<'static, Result<(), WorkflowError>> + Send + 'static,
 >;
 
 /// An action that runs if the run fails or is cancelled.
 pub(crate) struct Compensation {
+    /// For the failure of the run, if the compensation fails.
     pub(crate) name: Box<str>,
+    /// Called at most once.
     pub(crate) undo: Undo,
 }
 
+/// The wakers of the code, and other state that does not belong to the pure machine. Behind the lock
+/// of the same name in `SharedRun`.
 #[derive(Default)]
 pub(super) struct Waiting {
     /// The waker that the code is polled with.
     code: Option<Waker>,
+    /// The waker of each operation that was polled last without an outcome.
     operations: BTreeMap<u64, Waiter>,
+    /// The waker of what waits for a cancellation: the outermost future of the run's code.
     cancel: Option<Waiter>,
     /// Number of stored wakers that are clones of `code`.
     direct: usize,
@@ -35,21 +50,27 @@ pub(super) struct Waiting {
     pub(super) ready: BTreeSet<(u64, u64)>,
     /// Steps whose code was woken, and whose wakers were not.
     pub(super) woken_steps: Vec<u64>,
+    /// Registered compensations, the last one at the end.
     pub(super) compensations: Vec<Compensation>,
     /// Fields that are added to the details of the run's failure.
     pub(super) failure_details: Map<String, Value>,
+    /// The first request that did not match the journal.
     pub(super) mismatch: Option<Mismatch>,
     /// Set if the journal pins a version of a change that the code does not support.
     pub(super) unknown_version: Option<Failure>,
     pub(super) closed: bool,
 }
 
+/// A stored waker.
 struct Waiter {
+    /// The waker of the branch that polled last.
     waker: Waker,
+    /// Whether it is a clone of the code's own waker.
     is_direct: bool,
 }
 
 impl Waiting {
+    /// Sets the code's own waker, to recognise its clones.
     pub(super) fn set_code(&mut self, waker: Waker) {
         self.code = Some(waker);
     }
@@ -76,6 +97,7 @@ impl Waiting {
         self.operations.get(&operation).map(|waiter| waiter.waker.clone())
     }
 
+    /// Removes the waker of an operation.
     pub(super) fn remove(&mut self, operation: u64) -> Option<Waker> {
         let waiter = self.operations.remove(&operation)?;
         self.direct -= usize::from(waiter.is_direct);
@@ -99,12 +121,14 @@ impl Waiting {
         }
     }
 
+    /// Removes the waker of what waits for a cancellation.
     pub(super) fn remove_cancelled(&mut self) -> Option<Waker> {
         let waiter = self.cancel.take()?;
         self.direct -= usize::from(waiter.is_direct);
         Some(waiter.waker)
     }
 
+    /// Clones the waker of a poll, and counts it if it is the code's own.
     fn waiter(&mut self, context: &Context<'_>) -> Waiter {
         let is_direct = self.code.as_ref().is_some_and(|code| code.will_wake(context.waker()));
         self.direct += usize::from(is_direct);

@@ -1,4 +1,8 @@
 //! Wakes of the code of a run and of its steps.
+//!
+//! Every wake is made in a `Turn`, by which the waker of the code tells who it was (`wake_flag`):
+//! `Engine` for entries, pauses and cancellations, `Waking` for steps. Wakers are taken out of the lock
+//! before they are called, since they may poll or drop something that comes back here.
 
 use std::{sync::atomic::Ordering, task::Waker};
 
@@ -62,6 +66,7 @@ impl SharedRun {
         self.wake_each(waker);
     }
 
+    /// Calls wakers in the turn of the engine.
     pub(super) fn wake_each(&self, wakers: impl IntoIterator<Item = Waker>) {
         let _turn = Turn::Engine(self.run()).begin();
         wakers.into_iter().for_each(Waker::wake);
@@ -78,6 +83,8 @@ impl SharedRun {
         std::mem::replace(&mut *self.deferred.lock(), deferred)
     }
 
+    /// Whether deferred wakes are detected now. Read without the lock, because it is false for most
+    /// runs.
     fn is_watching(&self) -> bool {
         self.is_watching.load(Ordering::Acquire)
     }

@@ -1,3 +1,19 @@
+//! The state of the queues of agents, as far as this engine can tell.
+//!
+//! The broker does not tell an engine whether a task that it took still exists, and no agent reports a
+//! task that it does not have. So the engine draws conclusions from what it sees:
+//!
+//! | it sees | it concludes |
+//! |---|---|
+//! | an agent begins or ends a task | the queue has moved up to that task |
+//! | an agent begins a task that was assigned later than another one | the other one may be lost |
+//! | the broker has no tasks in the queue for longer than a process would be silent | the tasks that no process reports are lost |
+//! | the queue does not exist any more | the same, and other queues may have lost tasks too |
+//! | the mailbox of the engine was gone when it joined | all tasks that were dispatched before are lost |
+//!
+//! `dead_letters` counts the queues, `driver/assignment` and `driver/unclaimed` decide for each
+//! attempt. All locks here are held for single look-ups, and none while another one is.
+
 use std::{
     collections::{BTreeMap, HashMap},
     sync::{Arc, OnceLock},
@@ -21,7 +37,9 @@ const SEEKING: Duration = Duration::from_secs(4);
 /// The activity of the agents of each type: how far their queues have moved.
 #[derive(Debug, Default)]
 pub(super) struct Activity {
+    /// How far the queue of each type has moved.
     by_type: Mutex<HashMap<Name, TypeActivity>>,
+    /// The queues that have tasks of this engine which no agent has begun.
     queued: Mutex<BTreeMap<Queue, Waiting>>,
     /// When the log last warned about a queue.
     warned_at: Mutex<HashMap<Queue, Timestamp>>,
@@ -39,6 +57,7 @@ pub(super) type Queue = (Name, Option<Box<str>>);
 /// Tasks of a queue that no agent has begun.
 #[derive(Clone, Copy, Debug, Default)]
 struct Waiting {
+    /// Number of tasks, each of which has a `Queued`.
     count: usize,
     /// When the broker was first and last seen to have none of them, since it last had some.
     empty: Option<(Timestamp, Timestamp)>,
@@ -47,6 +66,7 @@ struct Waiting {
 }
 
 impl Waiting {
+    /// Notes what a check has seen. A queue that has tasks again starts the time over.
     fn note(&mut self, is_empty: bool, at: Timestamp) {
         let first = self.empty.map_or(at, |(first, _)| first);
         self.empty = is_empty.then_some((first, at));
@@ -56,7 +76,9 @@ impl Waiting {
 /// Counts a task among those that no agent has begun, until it is dropped.
 #[derive(Debug)]
 pub(super) struct Queued {
+    /// To count down when it is dropped.
     engine: Arc<Engine>,
+    /// The queue that the task is in.
     queue: Queue,
     /// Whether an agent had begun the task and has fallen silent.
     is_silent: bool,
@@ -90,6 +112,7 @@ impl Activity {
         }
     }
 
+    /// The activity of a type, if an agent of it has been active since this engine started.
     pub(super) fn of(&self, agent_type: &Name) -> Option<TypeActivity> {
         self.by_type.lock().get(agent_type).copied()
     }
@@ -171,6 +194,7 @@ impl Activity {
         is_new
     }
 
+    /// Counts a task of a queue.
     fn increment(&self, queue: &Queue) {
         let mut queued = self.queued.lock();
         match queued.get_mut(queue) {
@@ -179,6 +203,7 @@ impl Activity {
         }
     }
 
+    /// Counts a task of a queue no longer. A queue without tasks is forgotten.
     fn decrement(&self, queue: &Queue) {
         let mut queued = self.queued.lock();
         if let Some(waiting) = queued.get_mut(queue) {
@@ -205,6 +230,7 @@ fn address((agent_type, agent_id): &Queue) -> Option<Address> {
 }
 
 impl Queued {
+    /// A task that was dispatched and that no agent has begun.
     pub(super) fn new(engine: &Arc<Engine>, agent_type: &Name, agent_id: Option<&str>) -> Self {
         engine.durations.queued(agent_type, 1.0);
         let mut queued = Self::silent(engine, agent_type, agent_id);
@@ -220,10 +246,12 @@ impl Queued {
         Self { engine, queue, is_silent: true, is_unclaimed: false, overtaken_at: None }
     }
 
+    /// The queue that the task is in.
     pub(super) fn queue(&self) -> &Queue {
         &self.queue
     }
 
+    /// Whether the task was reported as unclaimed.
     pub(super) fn is_unclaimed(&self) -> bool {
         self.is_unclaimed
     }
@@ -249,6 +277,7 @@ impl Queued {
         let empty = self.engine.activity.empty(&self.queue);
         let is_absent = empty.is_some_and(|(first, last)| first.max(since) + lost_after <= last);
         let activity = self.engine.activity.of(&self.queue.0);
+        // Only for the queue of a type: the tasks of one agent are not ordered with those of others.
         let is_overtaken = self.queue.1.is_none() && activity.is_some_and(|it| it.newest > place);
         if !is_overtaken {
             self.overtaken_at = None;

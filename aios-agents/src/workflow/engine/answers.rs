@@ -2,6 +2,21 @@
 //!
 //! An answer is never acknowledged because this engine assumes that it, or another engine, owns the
 //! run. Either the store has confirmed the ownership, or the answer is in the run's journal.
+//!
+//! ```text
+//! answer ──► which run? ──► its start ──► does its cause fit? ──► append, without a fence ──► acknowledged
+//!                                             │                       │
+//!                                             │                       └── the owner is woken, or finds it
+//!                                             └── only the driver can tell ──► mailbox of the owner
+//! ```
+//!
+//! The journal is not read: a long one would take longer than a lease. The cause names run, operation
+//! and attempt, and the incarnation in the start of the run is enough to check it. Whether the attempt
+//! is still open is decided by the machine of the owner, which ignores what is late.
+//!
+//! A task of its own settles each answer (`Engine::recorders`), so that a store that does not answer
+//! stops neither the mailbox nor a driver. Their number is limited by the unsettled deliveries that the
+//! broker hands out.
 
 use std::{sync::Arc, time::Duration};
 
@@ -31,8 +46,11 @@ use crate::{
 };
 
 /// Attempts at a task that are searched for the one that an answer belongs to.
+///
+/// A result names no attempt, so its cause is compared with that of one attempt after the other.
 const ATTEMPTS: u32 = 10_000;
-/// Metadata field of an event that was forwarded to the mailbox of another engine.
+/// Metadata field of an event that was forwarded to the mailbox of another engine. Prevents a heartbeat
+/// from circulating between two engines that each take the other for the owner.
 const FORWARDED: &str = "passed_on";
 
 /// How to settle a delivery.
@@ -64,10 +82,13 @@ enum Unattributed {
 /// Why a delivery can't be settled now.
 #[derive(Debug, thiserror::Error)]
 enum Unsettled {
+    /// The journal could not be read or appended to.
     #[error(transparent)]
     Journal(#[from] JournalError),
+    /// The mailbox of the owner did not take it.
     #[error("could not forward an answer to the engine that owns the run")]
     Broker(#[from] BrokerError),
+    /// It has to wait until an engine takes the shard.
     #[error("no engine owns the run")]
     Unowned,
 }
@@ -87,6 +108,12 @@ impl Engine {
 
     /// Settles an answer that a run does not accept. If the run's shard was lost in the meantime,
     /// the run does not know the progress of its new owner, so the answer is recorded instead.
+    ///
+    /// | the store says | the event is |
+    /// |---|---|
+    /// | nothing, and will not | left to the next reader of the mailbox |
+    /// | the fence is not valid | settled as one for another engine's run |
+    /// | the fence is valid | answered if it is a question, acknowledged if it is late, a dead letter if it is invalid |
     pub(super) fn settle_refused(
         self: &Arc<Self>,
         fence: Fence,
@@ -95,6 +122,7 @@ impl Engine {
     ) {
         let engine = Arc::clone(self);
         self.recorders.spawn(async move {
+            // The refusal was right only if this engine owned the run when the driver decided.
             match (engine.still_has(fence).await, refusal) {
                 // The next reader of the mailbox gets it.
                 (None, _) => drop(delivery),
@@ -121,6 +149,7 @@ impl Engine {
         }
     }
 
+    /// Sleeps, and lengthens the next pause.
     async fn pause(&self, backoff: &mut Duration) {
         self.clock.sleep(*backoff).await;
         *backoff = self.options.backoff.next(*backoff);
@@ -130,6 +159,9 @@ impl Engine {
 /// Records an answer or settles it otherwise, and retries for as long as the store and the broker
 /// fail. A permanent error of the store stops the engine; the next reader of the mailbox gets the
 /// answer.
+///
+/// It is a task of its own and may take as long as an outage lasts. The delivery is unsettled for that
+/// time, so the broker keeps the event.
 async fn settle(engine: &Arc<Engine>, delivery: Delivery, mut unattributed: Unattributed) {
     let mut backoff = engine.options.backoff.initial_delay;
     loop {
@@ -188,6 +220,7 @@ fn is_unreadable(error: &JournalError) -> bool {
     }
 }
 
+/// Acknowledges an answer that changes nothing.
 async fn ignore(delivery: Delivery, reason: &str) {
     debug!(event = %delivery.event.event_type, reason, "ignored an answer");
     acknowledge(delivery).await;
@@ -211,6 +244,7 @@ async fn classify(
     let Some(started) = engine.journals.first(&run_id).await? else {
         return Ok(Verdict::NotNeeded("there is no such run"));
     };
+    // A heartbeat is never recorded: it says something about now.
     let is_heartbeat = event.event_type.action() == agent::TASK_HEARTBEAT;
     let incarnation = &started.event.id;
     let Some(cause) = &event.metadata.causation_id else {
@@ -223,6 +257,7 @@ async fn classify(
     };
     let is_cause =
         |attempt: &u32| **cause == *assignment_id(incarnation, operation, *attempt).to_string();
+    // From the first on: most tasks have one attempt.
     let attempts = named.map_or(1..=ATTEMPTS, |attempt| attempt..=attempt);
     let Some(attempt) = attempts.into_iter().find(is_cause) else {
         return Ok(Verdict::Refused("it names another assignment as its cause"));
@@ -244,6 +279,8 @@ async fn classify(
 }
 
 /// The task of an event, and the attempt if the event names one.
+///
+/// `None` for an event that is neither an answer nor a heartbeat.
 fn task_of(event: &Event) -> Option<(TaskId, Option<u32>)> {
     if event.event_type.action() == agent::TASK_HEARTBEAT {
         let beat: TaskHeartbeat = event.data().ok()?;
@@ -257,6 +294,9 @@ fn task_of(event: &Event) -> Option<(TaskId, Option<u32>)> {
 }
 
 /// Appends an answer to the journal of its run, where the owner reads it.
+///
+/// The loop ends: each repetition changes the event, and a failure that replaces a result can't be
+/// replaced again.
 async fn record(
     engine: &Arc<Engine>,
     run_id: &Arc<str>,
@@ -271,6 +311,8 @@ async fn record(
             }
             // Another event already has this id.
             Err(JournalError::Store(StoreError::DuplicateEvent { .. })) => {
+                // The derived id is taken, but not by this answer: the store would have answered with
+                // the first result then.
                 answer.id = EventId::generate();
             }
             Err(error) if error.is_retryable() || is_unreadable(&error) => return Err(error.into()),
@@ -287,6 +329,7 @@ async fn record(
         }
     }
     debug!(%run_id, event = %answer.event_type, "recorded an answer to a run of another engine");
+    // Since the check, the run may have come here. Any other owner finds the answer in the log.
     if engine.ownership.fence_of(run_id).is_some() {
         engine.send(run_id, Message::Wake);
     }
@@ -294,6 +337,8 @@ async fn record(
 }
 
 /// The failure that replaces a result which is too large.
+///
+/// It keeps the id, so that a repetition is recognised.
 fn without_data(answer: &Event, attempt: u32, failure: Failure) -> Option<Event> {
     let Entry::TaskCompleted(task) = decode(answer).ok()? else { return None };
     let data = TaskFailed::new(task.data.task_id, attempt, failure, false);
@@ -314,6 +359,9 @@ enum Forwarded {
 
 /// Sends an event to the engine that owns the run. A heartbeat is forwarded once only: the next one
 /// is routed to the right engine.
+///
+/// An answer needs a mailbox that takes it, or it is retried; a heartbeat that is lost is followed by
+/// the next.
 async fn forward(
     engine: &Arc<Engine>,
     run_id: &str,

@@ -1,4 +1,9 @@
 //! Notices runs whose code does not return when it is polled, and so blocks its thread.
+//!
+//! A poll that does not return can't say so itself. Each run shows the beginning and end of its polls
+//! in two atomic numbers (`polling`), and a task of the engine compares them at regular checks. A run
+//! is reported when the same poll was seen at four checks in a row. Nothing is done about it: code
+//! can't be interrupted from outside.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -14,6 +19,7 @@ const CHECKS: u32 = 4;
 /// The code of a run that is being polled.
 #[derive(Clone, Debug)]
 pub(super) struct Polled {
+    /// Name of its workflow, for the log.
     pub(super) workflow: Arc<str>,
     /// Number of operations that the code had requested.
     pub(super) requested: u64,
@@ -56,6 +62,7 @@ impl BlockingRuns {
     }
 }
 
+/// Reports a run whose code blocks, once for each poll.
 fn report(run_id: &str, polled: &Polled, limit: Duration) {
     let Polled { workflow, requested, .. } = polled;
     counter!("aios_runs_blocking_total", "workflow" => workflow.to_string()).increment(1);

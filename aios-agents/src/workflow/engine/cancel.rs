@@ -1,4 +1,9 @@
 //! Propagates the cancellation of a run to its children, on whichever engine they run.
+//!
+//! A request is an entry in the journal of the child, so it is durable before the parent ends, and the
+//! child need not be running. Its id derives from the parent and the operation: repeated after a crash,
+//! or sent by two engines, it is recorded once. A child that has continued as another run is followed
+//! to that one.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -16,6 +21,8 @@ impl Engine {
     /// Requests the cancellation of children. A repeated call does not repeat the requests. Returns
     /// once every request is durable or its child has ended; fails if a child can never be
     /// cancelled, after all others were asked.
+    ///
+    /// `why` becomes a part of the reason in the journal of each child, for people who look at it.
     pub(super) async fn cancel_children(
         self: &Arc<Self>,
         parent: &Arc<str>,
@@ -32,6 +39,7 @@ impl Engine {
         asked.into_iter().collect()
     }
 
+    /// Requests the cancellation of one child, until the request is durable. An error is permanent.
     async fn cancel_child(
         self: &Arc<Self>,
         parent: &Parent,
@@ -54,6 +62,7 @@ impl Engine {
         Ok(())
     }
 
+    /// Appends the request, if the run is the child that this operation started.
     async fn request_cancel(
         self: &Arc<Self>,
         parent: &Parent,

@@ -1,3 +1,14 @@
+//! The start of a child, and the report of its end to its parent.
+//!
+//! Both are idempotent, because each may be repeated after a crash by another engine. A child is
+//! recognised by what its first event says about its parent, workflow and input, and not by its id. The
+//! end is appended to the journal of the parent under an id that derives from the parent and the
+//! operation.
+//!
+//! The report has two ways. The engine that ends the child appends it (`report_child`). If that engine
+//! dies in between, the parent finds the end when it checks the child again (`start_child`, every
+//! `child_poll_interval`).
+
 use std::sync::Arc;
 
 use aios_core::{
@@ -17,6 +28,10 @@ use crate::workflow::{
 
 impl Engine {
     /// Starts a child, or checks whether a child that was started before has ended.
+    ///
+    /// Called for each `StartChild` effect: when the start is recorded, after each load of the parent,
+    /// and every `child_poll_interval`. An error that may pass is only logged, because the next call
+    /// tries again.
     pub(super) async fn start_child(
         self: Arc<Self>,
         parent: Arc<str>,
@@ -37,6 +52,12 @@ impl Engine {
     }
 
     /// The outcome of a child; `None` while it runs. Starts the child if it does not exist.
+    ///
+    /// | the run with this id | then |
+    /// |---|---|
+    /// | does not exist | it is started |
+    /// | is this child | its outcome, or that of the run that it continued as |
+    /// | is another run | the operation fails with `RUN_EXISTS` |
     async fn child_outcome(
         self: &Arc<Self>,
         parent: &Parent,
@@ -44,6 +65,7 @@ impl Engine {
         metadata: Arc<Metadata>,
     ) -> Result<Option<Outcome>, JournalError> {
         let run_id: Arc<str> = (*child.run_id).into();
+        // A start that fails because the run exists leads to one more look at it.
         let mut tried = false;
         loop {
             match self.journals.started(&run_id).await? {
@@ -61,6 +83,7 @@ impl Engine {
             started.input = child.input.clone();
             started.parent = Some(parent.clone());
             let workflow = child.workflow.as_str();
+            // Before the append: see `Starts::is_overtaken`.
             let starting = self.starting(&run_id);
             match self.start_run(&run_id, workflow, started, Arc::clone(&metadata)).await {
                 Ok(first) => {
@@ -75,6 +98,8 @@ impl Engine {
     }
 
     /// Appends the start of a run of the latest version.
+    ///
+    /// The version is that of this process: the parent does not choose it.
     pub(super) async fn start_run(
         &self,
         run_id: &str,
@@ -87,11 +112,14 @@ impl Engine {
             registered: self.journals.registry.names(),
         };
         let registered = self.journals.registry.latest(workflow).ok_or_else(unknown)?;
+        // A run keeps the version that it begins with.
         started.version = registered.workflow.version();
         self.journals.start(run_id, workflow, started, Vec::new(), (*metadata).clone()).await
     }
 
     /// The outcome of a run, or of the last run that it continued as; `None` while that one runs.
+    ///
+    /// A run that has continued and whose successor is not known yet counts as running.
     async fn outcome_of(&self, run_id: Arc<str>) -> Result<Option<Outcome>, JournalError> {
         let mut run_id = run_id;
         loop {
@@ -106,6 +134,9 @@ impl Engine {
     }
 
     /// Appends the end of a child to its parent's journal, once.
+    ///
+    /// An outcome that the journal can't hold is replaced by a failure. A permanent error of the store
+    /// stops the engine, because the parent would wait without end.
     pub(super) async fn report_child(self: &Arc<Self>, parent: &Parent, outcome: Outcome) {
         let Parent { run_id, operation, .. } = parent;
         let ended = |outcome: Outcome| {
@@ -140,6 +171,9 @@ impl Engine {
 
     /// Appends an entry to the journal of a parent. Does nothing if the parent has ended or its id
     /// belongs to a later run.
+    ///
+    /// The incarnation decides: a later run that uses the id of the parent does not wait for this
+    /// child.
     async fn append_to_parent(&self, parent: &Parent, entry: Entry) -> Result<(), JournalError> {
         let Parent { run_id, operation, .. } = parent;
         let Some(first) = self.journals.first(run_id).await? else { return Ok(()) };
@@ -156,6 +190,9 @@ impl Engine {
     }
 
     /// Whether a run is the child that an operation of its parent started.
+    ///
+    /// The input is compared by value: a parent that was replayed by other code, or in another version
+    /// of a language, may write the same value differently.
     async fn is_child(
         &self,
         (workflow, started, _): &(String, Started, EventId),
@@ -169,6 +206,7 @@ impl Engine {
     }
 }
 
+/// The failure with which the operation ends if its child can't be started.
 fn child_failure(error: &JournalError) -> Failure {
     match error {
         JournalError::UnknownWorkflow { .. } => {
@@ -184,6 +222,7 @@ fn child_failure(error: &JournalError) -> Failure {
     }
 }
 
+/// The failure that replaces an outcome which the journal of the parent can't hold.
 fn too_large(bytes: usize, limit: usize) -> Failure {
     let message =
         format!("the end of the child has {bytes} bytes, the store takes at most {limit}");
@@ -191,6 +230,7 @@ fn too_large(bytes: usize, limit: usize) -> Failure {
 }
 
 impl RunOutcome {
+    /// The outcome as the parent sees it: anything but a completed run is a failure.
     pub(super) fn into_outcome(self) -> Outcome {
         match (self.status, self.result, self.failure) {
             (RunStatus::Completed, result, _) => Ok(result.unwrap_or_default()),

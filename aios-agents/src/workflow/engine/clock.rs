@@ -1,4 +1,15 @@
 //! The engine's clock, which follows the clock of the store.
+//!
+//! ```text
+//!    sent            the store reads its clock         now            elapsed time of this machine
+//!     │                          │                      │
+//!     └──────────────────────────┴──────────────────────┘
+//!     read − sent ≥ true origin            read − now ≤ true origin
+//! ```
+//!
+//! An answer gives a lower and an upper bound for the time at which the elapsed time was zero. The
+//! highest lower bound so far is used. An upper bound below it proves that the store's clock was set
+//! back, and the new lower bound takes its place.
 
 use std::{
     sync::{
@@ -24,7 +35,9 @@ const LONGEST_LEASE: Duration = Duration::from_secs(86_400);
 /// timer fires early, and behind it by at most the latency of the fastest answer.
 #[derive(Debug)]
 pub(super) struct StoreClock {
+    /// Measures the elapsed time, which no correction of a wall clock changes.
     machine: Arc<dyn Clock>,
+    /// The origin, to wake sleepers when it changes.
     origin: watch::Sender<Origin>,
     /// The timestamp of `origin`, in microseconds. Every run reads the time at every step, and a
     /// lock that all of them share would cost more than the read.
@@ -41,6 +54,7 @@ enum Origin {
 }
 
 impl Origin {
+    /// The time, whichever clock it comes from.
     fn at(self) -> Timestamp {
         match self {
             Self::Machine(at) | Self::Store(at) => at,
@@ -49,6 +63,7 @@ impl Origin {
 }
 
 impl StoreClock {
+    /// Shows the time of the machine until the store has answered.
     pub(super) fn new(machine: Arc<dyn Clock>) -> Self {
         let at = machine.now() - machine.elapsed();
         let origin = watch::Sender::new(Origin::Machine(at));
@@ -101,6 +116,7 @@ impl Clock for StoreClock {
                 if rest.is_zero() {
                     return;
                 }
+                // Without a sender there are no further corrections.
                 let corrected = async {
                     if origin.changed().await.is_err() {
                         std::future::pending::<()>().await;

@@ -1,4 +1,13 @@
 //! Notifies runs of tasks that became dead letters.
+//!
+//! The message of a task may become a dead letter. No agent answers it then, and the broker does not
+//! tell the engine. So one task looks at the queues that have open tasks of this engine: at each of
+//! them within `dead_letter_check`, then at doubling intervals up to five minutes. It looks again soon
+//! when a queue had a dead letter, and at all of them when the broker may have lost tasks (`suspicion`)
+//! or tasks are sought.
+//!
+//! The same checks count what waits in a queue (`activity`). The dead letters stay in the broker, where
+//! operators find them.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -26,7 +35,9 @@ pub(super) const SEEK: Duration = Duration::from_millis(200);
 /// When to check the dead letters of one agent type or agent again.
 #[derive(Debug)]
 struct Next {
+    /// When it is due.
     at: Timestamp,
+    /// The pause that led to it.
     pause: Duration,
 }
 
@@ -52,9 +63,12 @@ pub(super) async fn run(engine: Arc<Engine>) {
             () = engine.clock.sleep(pause) => {}
         }
         let queued = engine.activity.queued();
+        // At every check, whereas dead letters are listed at increasing intervals: that costs more.
         if is_close {
             count(&engine, &queued).await;
         }
+        // A queue without open tasks of this engine is forgotten, and begins with short pauses the next
+        // time.
         checks.retain(|address, _| queued.contains_key(address));
         for (address, queue) in queued {
             let now = engine.clock.now();
@@ -107,6 +121,8 @@ fn next_pause(
 }
 
 /// Notes which queues of a broker that may have lost tasks are empty.
+///
+/// A queue that can't be counted keeps what was noted before.
 async fn count(engine: &Engine, queued: &BTreeMap<Address, Queue>) {
     for (address, queue) in queued {
         let waiting = match engine.broker.dead_letters(address).await {
@@ -141,6 +157,8 @@ async fn check(
     Ok(notified)
 }
 
+/// Notifies the run of a dead letter, if it is in memory here. Letters of other engines and of direct
+/// calls are left alone.
 fn notify_run(engine: &Arc<Engine>, letter: DeadLetter) -> bool {
     let Ok(task) = letter.event.data::<TaskAssigned>() else { return false };
     let Some((run_id, operation)) = task.task_id.run() else { return false };

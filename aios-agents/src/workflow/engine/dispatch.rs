@@ -1,3 +1,18 @@
+//! The task that publishes tasks for all runs of an engine.
+//!
+//! Runs put tasks into one bounded queue (`driver/outgoing`). The dispatcher takes what has queued up,
+//! publishes it as one batch, and takes the next when the broker has answered. So an idle engine
+//! publishes at once, and a busy one many at a time.
+//!
+//! | the broker answers | a task | a notice or question |
+//! |---|---|---|
+//! | taken | nothing; the agent will answer | a question: its run is told, and counts the time from now |
+//! | not now | returned to its run, which repeats it after a pause | parked here and repeated |
+//! | no queue takes it, or never | the attempt fails in its run | dropped, with a warning |
+//!
+//! Before each batch, tasks of shards that this engine has lost are dropped, as well as those that no
+//! run waits for any more.
+
 use std::{
     collections::VecDeque,
     sync::{Arc, Weak},
@@ -25,6 +40,7 @@ const PARKED: usize = 1024;
 /// A task on its way to the broker.
 #[derive(Clone, Debug)]
 pub(super) struct Dispatch {
+    /// The event and its address.
     pub(super) publish: Publish,
     /// The attempt to notify if the broker refuses the task; `None` for a notice that no run waits
     /// for.
@@ -40,8 +56,11 @@ pub(super) struct Dispatch {
 /// An attempt at a task of a run.
 #[derive(Clone, Debug)]
 pub(super) struct Attempt {
+    /// The run that waits.
     pub(super) run_id: Arc<str>,
+    /// The operation of the task.
     pub(super) operation: u64,
+    /// Number of the attempt, from 1.
     pub(super) number: u32,
     /// Can't be upgraded once the attempt has ended or its run has left memory.
     pub(super) awaited: Weak<()>,
@@ -57,6 +76,9 @@ impl Dispatch {
 
 /// Publishes tasks in batches. A task that the broker can't take now is returned to its run, which
 /// retries it later, so neither the broker nor a full queue delays other runs.
+///
+/// The time of the next attempt with parked notices is set once for a series of failures, so that new
+/// notices don't delay those that wait.
 pub(super) async fn run(engine: Arc<Engine>, mut queue: mpsc::Receiver<Dispatch>) {
     let mut batch = Vec::new();
     let mut parked = VecDeque::new();
@@ -108,6 +130,7 @@ pub(super) async fn run(engine: Arc<Engine>, mut queue: mpsc::Receiver<Dispatch>
     }
 }
 
+/// Tells a run that the broker has its question.
 fn notify_asked(engine: &Arc<Engine>, dispatch: Dispatch) {
     if let Some(Attempt { run_id, operation, number: attempt, .. }) = dispatch.sought {
         engine.send(&run_id, Message::Sought { operation, attempt });
@@ -124,6 +147,8 @@ fn is_transient(error: &BrokerError) -> bool {
     }
 }
 
+/// Handles an event that the broker can't take now. The oldest parked notice is dropped when there are
+/// too many.
 fn defer(engine: &Arc<Engine>, dispatch: Dispatch, parked: &mut VecDeque<Dispatch>) {
     match dispatch.task {
         Some(Attempt { run_id, operation, number: attempt, .. }) => {
@@ -139,6 +164,7 @@ fn defer(engine: &Arc<Engine>, dispatch: Dispatch, parked: &mut VecDeque<Dispatc
     }
 }
 
+/// Fails the attempt of a task that the broker refuses.
 fn report_undeliverable(engine: &Arc<Engine>, dispatch: Dispatch, error: &BrokerError) {
     let event_type = &dispatch.publish.event.event_type;
     let Some(Attempt { run_id, operation, number: attempt, .. }) = dispatch.task else {

@@ -5,6 +5,10 @@
 //! has written. The positions between them are foreign. They are read, without the types that only an
 //! owner appends, and their runs are woken. So a busy engine does not read back its own appends, and
 //! misses none of the others.
+//!
+//! A notification from the store is only a hint. The scan itself is driven by the head of the log, for
+//! which `wait_for` waits, so a lost notification costs time and no event. An error leaves the position
+//! where it is, and the same range is read again.
 
 use std::{collections::HashSet, sync::Arc, time::Duration};
 
@@ -59,11 +63,14 @@ pub(super) async fn run(engine: Arc<Engine>, mut position: u64) {
 
 /// When the next scan may begin, and the pause after it if it finds foreign appends.
 struct Pace {
+    /// The earliest time of the next scan.
     next: Timestamp,
+    /// The pause after the next scan that finds something.
     pause: Duration,
 }
 
 impl Pace {
+    /// Notes the result of a scan. A busy log is scanned less often, with more events at a time.
     fn set(&mut self, now: Timestamp, has_found: bool) {
         if has_found {
             self.next = now + self.pause;
@@ -75,6 +82,8 @@ impl Pace {
 }
 
 /// The head of the log before shards are acquired. Recovery finds the events up to it.
+///
+/// Positions of this process are tracked from here on, before it can append anything.
 pub(super) async fn start_position(engine: &Engine) -> Result<u64, StoreError> {
     engine.store.watch();
     engine.store.head().await
@@ -88,6 +97,7 @@ async fn scan(
     internal: &[Pattern],
 ) -> Result<(), StoreError> {
     let head = engine.store.wait_for(*position).await?;
+    // The delay lets appends of this process be counted as its own, which would otherwise be read.
     let rest = pace.next.duration_since(engine.clock.now()).min(PAUSE.1);
     engine.clock.sleep(rest.max(LANDING_DELAY)).await;
     pace.set(engine.clock.now(), engine.store.foreign(*position, head).is_some());
@@ -105,6 +115,7 @@ async fn scan(
         }
         wake_runs(engine, found.events).await;
         *position = up_to;
+        // Positions up to here are never asked for again.
         engine.store.forget(up_to);
     }
     *position = (*position).max(head);
@@ -113,9 +124,12 @@ async fn scan(
 }
 
 /// Wakes the runs that other processes appended events for.
+///
+/// Each run is woken once for a page, however many events it got.
 async fn wake_runs(engine: &Arc<Engine>, found: Vec<RecordedEvent>) {
     let mut woken = HashSet::new();
     let foreign = found.iter().filter(|recorded| !engine.store.is_own(recorded.position));
+    // A caller here may wait for a run that another engine has ended.
     for run_id in foreign.clone().filter_map(ended) {
         engine.waiters.recheck(run_id);
     }
@@ -159,6 +173,9 @@ fn ended(recorded: &RecordedEvent) -> Option<&str> {
 
 /// The runs that have to react to an event: the run of its journal, or the successor of a run that
 /// continued.
+///
+/// The end of a run concerns its successor, which waits for it. The ends of others need no driver:
+/// waiters are notified apart.
 fn concerned(recorded: &RecordedEvent) -> impl Iterator<Item = Arc<str>> {
     let run_id = recorded.stream.run_id();
     let (own, next) = match (recorded.event.event_type.segments(), run_id) {

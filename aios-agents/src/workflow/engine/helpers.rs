@@ -1,4 +1,9 @@
 //! The tasks beside the loops of an engine: they end on their own, and with the engine.
+//!
+//! They hold the engine, and through it the store and deliveries of the broker. So they are counted,
+//! and the engine has not stopped before they have ended: otherwise a caller could close the store
+//! under them, or start the next engine while deliveries are still held. Finished ones are removed when
+//! the next is spawned.
 
 use parking_lot::Mutex;
 use tokio::task::AbortHandle;
@@ -9,8 +14,10 @@ use crate::task::JoinSet;
 #[derive(Debug, Default)]
 pub(super) struct Helpers(Mutex<Helping>);
 
+/// The tasks, and whether there may be more.
 #[derive(Debug, Default)]
 struct Helping {
+    /// Ended when it is dropped.
     tasks: JoinSet<()>,
     /// Whether no task is spawned any more.
     is_closed: bool,

@@ -1,9 +1,17 @@
+//! An engine as others see it: the fence of its guest lease, and its workflows.
+//!
+//! The owner of a guest lease is a text, `<engine> <workflow>@<version> …`, and leases are read by
+//! every engine anyway. So each engine knows the workflows of all others without a further table. The
+//! text of an engine never changes, because its workflows don't.
+
 use aios_core::store::{Fence, Lease, OwnerId};
 
 /// An engine that can take over runs of other engines.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Host {
+    /// The fence under which it advances guests.
     fence: Fence,
+    /// Its name and workflows.
     owner: OwnerId,
 }
 
@@ -18,10 +26,12 @@ impl Host {
         self.fence
     }
 
+    /// Name of the engine.
     pub(super) fn engine(&self) -> &str {
         self.owner.as_str().split(' ').next().unwrap_or_default()
     }
 
+    /// Whether it has code for this version of a workflow.
     pub(super) fn has(&self, workflow: &str, version: u32) -> bool {
         let matches = |hosted: &str| {
             hosted

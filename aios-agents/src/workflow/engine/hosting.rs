@@ -3,6 +3,15 @@
 //! Every engine lists its workflows in its guest lease. The owner of a run's shard moves the run to
 //! an engine that has its workflow, with a journal entry that names the lease of that engine. The
 //! owner stays responsible: once the lease is gone, it moves the run again.
+//!
+//! ```text
+//! owner of the shard:  no code ──► append `moved` with the fence of a host ──► the run is away
+//! host:                finds `moved` in the log ──► loads the run, appends under its own fence
+//! owner of the shard:  the host's lease is gone ──► raise its epoch ──► append `moved` back, or to another
+//! ```
+//!
+//! Raising the epoch is what makes the last step safe: a host that was only frozen can't append any
+//! more, whatever it believes.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -30,6 +39,7 @@ pub(super) struct Hosting {
     pub(super) engine: OwnerId,
     /// The owner of its guest lease.
     pub(super) guests: OwnerId,
+    /// Its runs that no engine has code for.
     pub(super) unhosted: Unhosted,
 }
 
@@ -57,13 +67,17 @@ fn owner_of_guests(owner: &OwnerId, registry: &Registry) -> OwnerId {
 #[derive(Debug, Default)]
 pub(super) struct Unhosted(Mutex<Runs>);
 
+/// The runs, and their number for each workflow, which the metric shows.
 #[derive(Debug, Default)]
 struct Runs {
+    /// The workflow and version of each run.
     runs: BTreeMap<Arc<str>, (Box<str>, u32)>,
+    /// Number of runs for each workflow and version.
     counts: BTreeMap<(Box<str>, u32), u32>,
 }
 
 impl Runs {
+    /// Removes a run, if it is here.
     fn remove(&mut self, run_id: &str) {
         if let Some(workflow) = self.runs.remove(run_id) {
             self.count(workflow, |count| count.saturating_sub(1));
@@ -101,6 +115,7 @@ impl Unhosted {
         self.0.lock().remove(run_id);
     }
 
+    /// The ids of all these runs.
     fn all(&self) -> Vec<Arc<str>> {
         self.0.lock().runs.keys().cloned().collect()
     }
@@ -121,6 +136,7 @@ impl Engine {
                 is_other && host.has(workflow.0, workflow.1) && !declined.contains(host.engine())
             };
             let fitting: Vec<&Host> = hosts.values().filter(fits).collect();
+            // Spread by the number of the shard, so that the choice is the same when it is repeated.
             let place = usize::from(Shard::of(run_id).number()) % fitting.len().max(1);
             fitting.get(place).map(|host| host.fence())
         };

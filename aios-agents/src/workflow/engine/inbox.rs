@@ -1,3 +1,10 @@
+//! The inbox of a run.
+//!
+//! Everything that concerns a run in memory reaches its driver here, from all tasks of the engine. The
+//! driver reads one message at a time, and none while it looks ahead of its journal. An inbox is closed
+//! when its run leaves memory, in the same step that removes it from the table of `live`, so a sender
+//! that fails to add a message looks the run up again.
+
 use std::{
     collections::{BTreeSet, VecDeque},
     task::{Context, Poll},
@@ -15,15 +22,22 @@ use super::Message;
 /// messages there is one per dispatched task, or as many as the broker delivers unsettled.
 #[derive(Debug, Default)]
 pub(super) struct Inbox {
+    /// Locked for single operations.
     mail: Mutex<Mail>,
+    /// The driver, woken by each new message.
     reader: AtomicWaker,
 }
 
+/// The messages, and which of them are there once only.
 #[derive(Debug, Default)]
 struct Mail {
+    /// In the order of their arrival.
     messages: VecDeque<Message>,
+    /// Whether a `Wake` is among them.
     wake_queued: bool,
+    /// The operations whose `TimerDue` is among them.
     due: BTreeSet<u64>,
+    /// Whether the run has left memory.
     closed: bool,
 }
 
@@ -69,6 +83,7 @@ impl Inbox {
         self.pop().map_or(Poll::Pending, Poll::Ready)
     }
 
+    /// Whether no message waits.
     pub(super) fn is_empty(&self) -> bool {
         self.mail.lock().messages.is_empty()
     }

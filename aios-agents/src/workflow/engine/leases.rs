@@ -10,6 +10,13 @@
 //! sent a renewal with its own monotonic clock, and stops a tenth of the lease time earlier (`watch`).
 //! So it has stopped before another engine can begin, whether or not the store can be reached. If the
 //! process was paused for longer than that, the fences of its appends refuse what it writes.
+//!
+//! | lock | held while |
+//! |---|---|
+//! | `Ownership::changing` | leases are acquired, renewed or released, including the call of the store |
+//! | `Ownership::state` | a single look-up or change in memory |
+//!
+//! The first one orders the calls: otherwise a lease could be renewed while it is being released.
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
@@ -92,6 +99,8 @@ impl Schedule {
     }
 }
 
+/// The next check is set first, and the next renewal before the renewal is sent: a tick that fails is
+/// repeated by the schedule.
 async fn tick(engine: &Arc<Engine>, schedule: &mut Schedule) -> Result<(), EngineError> {
     let period = engine.options.lease_time / 3;
     let now = engine.clock.elapsed();
@@ -112,6 +121,8 @@ async fn tick(engine: &Arc<Engine>, schedule: &mut Schedule) -> Result<(), Engin
     }
     let leases = engine.store.leases().await?;
     if let Some(expiry) = expiry_of_others(engine, &leases) {
+        // An engine that died does not release its leases, so the end of a lease is an event of its
+        // own.
         schedule.check_at = schedule.check_at.min(expiry.max(now + EXPIRY_DELAY));
     }
     balance(engine, &leases, schedule).await
@@ -131,6 +142,7 @@ fn expiry_of_others(engine: &Engine, leases: &[Lease]) -> Option<Duration> {
 
 /// Renews every lease. Lost leases are dropped; an engine that lost its slot drops all of them.
 async fn renew(engine: &Engine) -> Result<(), StoreError> {
+    // Held during the call of the store, so that a release waits for the answer.
     let _changing = engine.ownership.changing.lock().await;
     renew_held(engine).await
 }
@@ -143,6 +155,7 @@ pub(super) async fn confirm(engine: &Engine, fence: Fence) -> Result<bool, Store
     let asked_at = engine.clock.elapsed();
     let _changing = engine.ownership.changing.lock().await;
     let is_held = || engine.ownership.lease(fence).is_some();
+    // A renewal that was sent after the question, while this call waited for the lock, answers it too.
     if is_held() && engine.ownership.confirmed_at().is_none_or(|at| at < asked_at) {
         renew_held(engine).await?;
     }
@@ -160,6 +173,7 @@ async fn renew_held(engine: &Engine) -> Result<(), StoreError> {
     let sent = engine.clock.elapsed();
     let renewed = engine.store.renew(&held, lease_time).await?;
     engine.store_clock.record_leases(&renewed, lease_time, sent);
+    // The store returns what is still ours.
     let is_lost = |lease: &&Lease| !renewed.iter().any(|renewed| renewed.shard == lease.shard);
     let lost: Vec<&Lease> = held.iter().filter(is_lost).collect();
     record_held(&renewed);
@@ -170,6 +184,7 @@ async fn renew_held(engine: &Engine) -> Result<(), StoreError> {
     // The runs that were woken after the leases ended were not advanced, so this engine may only
     // continue as one that takes the shards over.
     let has_ended = !engine.ownership.is_valid();
+    // Without its slot the engine is not a member, and others already share its shards.
     if has_ended || lost.iter().any(|lease| lease.shard.slot_number().is_some()) {
         let rest = engine.drop_leases();
         return engine.store.release(&rest).await;
@@ -177,6 +192,7 @@ async fn renew_held(engine: &Engine) -> Result<(), StoreError> {
     for lease in lost {
         engine.lose(lease);
     }
+    // Counted from before the request: the store cannot have granted the time earlier.
     engine.ownership.set_valid_until(sent + lease_time - margin(lease_time));
     engine.ownership.set_confirmed_at(sent);
     Ok(())
@@ -191,6 +207,7 @@ pub(super) async fn watch(engine: Arc<Engine>) {
         tokio::select! {
             biased;
             () = engine.stopped() => return,
+            // The time may have been extended since; the check below reads it again.
             () = engine.clock.sleep(rest.max(EXPIRY_DELAY)) => {}
         }
         if !engine.ownership.is_valid() && !engine.drop_leases().is_empty() {
@@ -203,6 +220,8 @@ pub(super) async fn watch(engine: Arc<Engine>) {
 }
 
 /// Acquires this engine's share of the free shards.
+///
+/// Called once, when an engine joins. After that, ticks do the same.
 pub(super) async fn balance_now(engine: &Arc<Engine>) -> Result<(), EngineError> {
     let leases = engine.store.leases().await?;
     let members = Members::of(&leases);
@@ -212,6 +231,7 @@ pub(super) async fn balance_now(engine: &Arc<Engine>) -> Result<(), EngineError>
     Ok(())
 }
 
+/// Adapts what this engine owns to the engines that are alive now.
 async fn balance(
     engine: &Arc<Engine>,
     leases: &[Lease],
@@ -232,6 +252,9 @@ async fn balance(
 
 /// Acquires free shards up to this engine's share, the relay if no engine has it, and the guest
 /// lease of this engine.
+///
+/// The shares are computed from the members at this moment. Two engines that compute at different
+/// moments may both want a shard; the store gives it to one of them.
 async fn take_free(engine: &Arc<Engine>, members: &Members) -> Result<(), EngineError> {
     let Some(slot) = engine.ownership.slot() else { return Ok(()) };
     let _changing = engine.ownership.changing.lock().await;
@@ -259,6 +282,7 @@ async fn take_free(engine: &Arc<Engine>, members: &Members) -> Result<(), Engine
     let (shards, others): (Vec<Lease>, Vec<Lease>) =
         taken.into_iter().partition(|lease| lease.shard.is_share());
     others.into_iter().for_each(|lease| engine.ownership.set_relay(lease));
+    // Added before recovery, which activates only runs that this engine owns.
     let numbers: Vec<Shard> = shards.iter().map(|lease| lease.shard).collect();
     engine.ownership.add(shards);
     if !numbers.is_empty() {
@@ -273,6 +297,9 @@ async fn take_free(engine: &Arc<Engine>, members: &Members) -> Result<(), Engine
 
 /// Hands over the shards beyond this engine's share: a limited number per minute, and one set of
 /// shards at a time.
+///
+/// A set that is still moving delays the next one, so that a slow step does not make the engine give
+/// away everything else.
 fn give_surplus(engine: &Arc<Engine>, members: &Members, schedule: &mut Schedule) {
     while schedule.moves.try_join_next().is_some() {}
     let Some(slot) = engine.ownership.slot() else { return };

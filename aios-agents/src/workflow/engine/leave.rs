@@ -1,4 +1,18 @@
 //! Hands shards over to other engines, after their current steps have ended if possible.
+//!
+//! A shard is released when none of its runs is in memory, so that the next owner repeats nothing that
+//! is about to be recorded. The order for each shard:
+//!
+//! 1. It is marked as leaving: its runs are not activated any more, and its fence is no longer given
+//!    out.
+//! 2. Its runs get `Leave`: they begin nothing, and leave memory when their steps have ended, their
+//!    records are durable and the broker has their tasks.
+//! 3. If the engine stops, the notes of waiting runs are written, so that the next owner need not read
+//!    their journals.
+//! 4. The lease is released, which notifies the other engines.
+//!
+//! A step may take longer than the grace. When shards are balanced, its shard stays then. When the
+//! engine stops, the step is dropped, and its next owner begins it again.
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
@@ -81,6 +95,8 @@ impl Engine {
     }
 
     /// Releases the relay once it has finished its current window.
+    ///
+    /// The lock is free when the relay has stopped, which it does once it has no lease any more.
     async fn release_relay(&self, relay: Vec<Lease>) {
         tokio::select! {
             biased;

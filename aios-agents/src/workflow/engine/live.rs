@@ -26,19 +26,25 @@ use crate::{task::JoinSet, workflow::polling::Polling};
 #[derive(Debug, Default)]
 pub(super) struct ActiveRuns(Mutex<Runs>);
 
+/// The table of runs, behind one lock. The lock is never held across an await.
 #[derive(Debug, Default)]
 struct Runs {
+    /// The runs in memory, by id.
     inboxes: HashMap<Arc<str>, Resident>,
+    /// The runs that callers of this process are starting.
     starting: HashMap<Arc<str>, Starts>,
     /// Number of runs per shard that have left memory and whose clean-up is in progress.
     departing: BTreeMap<Shard, usize>,
+    /// The tasks of the drivers.
     tasks: JoinSet<()>,
+    /// Whether no run is activated any more.
     stopped: bool,
 }
 
 /// A run in memory.
 #[derive(Debug)]
 struct Resident {
+    /// The inbox, shared with the driver.
     inbox: Arc<Inbox>,
     /// The shard that it belonged to when it was activated.
     shard: Shard,
@@ -49,6 +55,7 @@ struct Resident {
 /// The callers that are starting a run in this process.
 #[derive(Debug, Default)]
 struct Starts {
+    /// Number of callers.
     count: usize,
     /// Whether another caller found the start of the run and activated it. It may have progressed
     /// since, so the journal that its starter holds may be outdated.
@@ -58,12 +65,16 @@ struct Starts {
 /// Announces that a run is about to be started, until it is dropped.
 #[derive(Debug)]
 pub(crate) struct Starting {
+    /// To unregister when it is dropped.
     engine: Arc<Engine>,
+    /// The run that is being started.
     run_id: Arc<str>,
 }
 
 impl Starting {
     /// Activates the run with the journal that its start produced.
+    ///
+    /// Does nothing if another engine owns the run: that one finds the start in the log.
     pub(crate) fn activate_new(self, journal: Vec<RecordedEvent>) {
         if self.engine.ownership.fence_of(&self.run_id).is_some() {
             self.engine.live.inbox_for(&self.engine, &self.run_id, Some(journal), None);
@@ -85,10 +96,14 @@ impl Drop for Starting {
 
 /// The initial state of a driver.
 pub(super) struct Activation {
+    /// The run to load.
     pub(super) run_id: Arc<str>,
+    /// Its inbox, which may already have messages.
     pub(super) inbox: Arc<Inbox>,
     /// The journal, if it was read already.
     pub(super) journal: Option<Vec<RecordedEvent>>,
+    /// Limits the runs that are loaded at the same time; released when the run waits. `None` for a run
+    /// that must not wait for others.
     pub(super) permit: Option<OwnedSemaphorePermit>,
 }
 
@@ -128,13 +143,16 @@ impl ActiveRuns {
             let shard = engine.ownership.shard_of(run_id).unwrap_or(Shard::of(run_id));
             let resident = Resident { inbox: Arc::clone(&inbox), shard, polling: None };
             runs.inboxes.insert(Arc::clone(run_id), resident);
+            // Drivers that have ended are removed here, so that the set does not grow.
             while runs.tasks.try_join_next().is_some() {}
             let run_id = Arc::clone(run_id);
             let inbox_of_run = Arc::clone(&inbox);
             let activation = Activation { run_id, inbox: inbox_of_run, journal, permit };
+            // Spawned under the lock, so that `stop` finds either no run or its task.
             runs.tasks.spawn(driver::run(Arc::clone(engine), activation));
             inbox
         };
+        // A new run has no note that would be outdated.
         if !is_start {
             engine.parking.on_activated(run_id);
         }
@@ -193,6 +211,7 @@ impl ActiveRuns {
         runs.inboxes.values().map(|resident| resident.shard).chain(departing).collect()
     }
 
+    /// Whether a run is in memory.
     pub(super) fn contains(&self, run_id: &str) -> bool {
         self.0.lock().inboxes.contains_key(run_id)
     }
@@ -240,6 +259,9 @@ impl Engine {
     }
 
     /// Like [`send`](Self::send), but waits while many runs are being activated.
+    ///
+    /// For recovery, timers and appends of others, which may concern thousands of runs. A caller that
+    /// waits for one run uses `send`.
     pub(super) async fn activate(self: &Arc<Self>, run_id: &Arc<str>, message: Message) {
         let permit = match self.live.contains(run_id) {
             true => None,
@@ -255,6 +277,8 @@ impl Engine {
         Starting { engine: Arc::clone(self), run_id: Arc::clone(run_id) }
     }
 
+    /// The loop ends: an inbox that is closed is not in the table any more, so the next look-up
+    /// activates the run.
     fn send_with(
         self: &Arc<Self>,
         run_id: &Arc<str>,
@@ -276,6 +300,7 @@ impl Engine {
         }
     }
 
+    /// Records an answer for the owner of its run; other messages are dropped.
     fn forward_answer(self: &Arc<Self>, message: Message) {
         if let Message::Answer(delivery) = message {
             self.record_for_owner(*delivery);

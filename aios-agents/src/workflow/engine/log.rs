@@ -1,4 +1,8 @@
 //! Reads ranges of the log for the relay, foreign appends and projections.
+//!
+//! One unreadable event must not hide those around it, and a store reports it for the whole query. So
+//! the range is halved until the event is found, which costs a number of queries that grows with the
+//! logarithm of the range.
 
 use aios_core::{
     event::Pattern,
@@ -8,17 +12,22 @@ use aios_core::{
 use super::Engine;
 
 /// Events of one range that are skipped because the files of the database are damaged.
+///
+/// Above it, the error is reported as one of the store: halving would read a damaged database for a
+/// long time.
 const MOST_DAMAGED: usize = 16;
 
 /// The events of a range of the log.
 #[derive(Debug, Default)]
 pub(crate) struct Range {
+    /// In the order of the log.
     pub(crate) events: Vec<RecordedEvent>,
     /// Positions of unreadable events, with the error.
     pub(crate) unreadable: Vec<(u64, StoreError)>,
 }
 
 impl Engine {
+    /// See `read_range`.
     pub(super) async fn read_range(
         &self,
         after: u64,

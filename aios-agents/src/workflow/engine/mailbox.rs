@@ -1,3 +1,13 @@
+//! The mailboxes in which an engine receives the answers of agents.
+//!
+//! A mailbox belongs to a slot and outlives the engine that has it, so answers wait there until the
+//! next engine with that number, or a neighbour, reads them. Its name contains the id of the store,
+//! because several stores may share a broker.
+//!
+//! A reader hands each event on to its run and waits for nothing else. The acknowledgement comes from
+//! whatever settles the event: a driver, after the append, or `answers`. An event that is dropped
+//! without it is delivered again.
+
 use std::{
     borrow::Cow,
     sync::{Arc, atomic::Ordering},
@@ -15,6 +25,7 @@ use super::{Engine, Message};
 /// The part of an answer that identifies its run.
 #[derive(Deserialize)]
 struct Answer<'a> {
+    /// `<run>/<operation>`. Borrowed, unless it has escapes.
     #[serde(borrow)]
     task_id: Cow<'a, str>,
 }
@@ -52,6 +63,7 @@ pub(super) async fn run(engine: Arc<Engine>, slot: u16, mut opened: Option<Deliv
     }
 }
 
+/// Reads until the broker ends the subscription.
 async fn read(engine: &Arc<Engine>, mut deliveries: Deliveries) -> Result<(), BrokerError> {
     while let Some(delivery) = deliveries.next().await {
         deliver(engine, delivery?).await?;
@@ -59,6 +71,7 @@ async fn read(engine: &Arc<Engine>, mut deliveries: Deliveries) -> Result<(), Br
     Ok(())
 }
 
+/// Hands an event to the run that it names. Decodes nothing else, because the driver classifies it.
 async fn deliver(engine: &Arc<Engine>, delivery: Delivery) -> Result<(), BrokerError> {
     let run_id: Option<Arc<str>> = delivery
         .event

@@ -1,4 +1,8 @@
 //! The living engines and what each of them owns, according to the leases at one moment.
+//!
+//! All engines read the same leases and compute the same numbers from them, without talking to each
+//! other. They may read at different moments; the leases themselves then decide, because a shard has
+//! one owner.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -12,9 +16,13 @@ use super::host::Host;
 /// The living engines by slot number, and the owner of each shard.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Members {
+    /// The engines, by slot.
     slots: BTreeMap<u16, OwnerId>,
+    /// The owner of each owned shard.
     shards: BTreeMap<Shard, OwnerId>,
+    /// The engine that relays the log.
     relay: Option<OwnerId>,
+    /// The engines with a guest lease, by slot.
     hosts: BTreeMap<u16, Host>,
 }
 

@@ -1,3 +1,9 @@
+//! The messages to a run in memory.
+//!
+//! Most of them are hints: the journal, the timers of the machine or the leases say what is true, and a
+//! hint that is lost costs time. The exception is an answer, which the broker keeps until it is
+//! acknowledged.
+
 use aios_core::{
     broker::{DeadLetter, Delivery},
     failure::Failure,

@@ -13,6 +13,33 @@
 //! | `foreign_appends`, `log` | notice what other processes append |
 //! | `child`, `cancel`, `host`, `hosting` | children, and runs that move to an engine with their code |
 //! | `relay` | publish events of the log to the broker |
+//!
+//! # Who owns what
+//!
+//! The following tasks run as long as the engine. They share `Engine` and communicate through it.
+//!
+//! | task | waits for | does |
+//! |---|---|---|
+//! | publish tasks | the queue of the dispatcher | publishes to agents |
+//! | read journals | the queue of reads | reads many at once |
+//! | wake runs | the earliest timer | sends `TimerDue` |
+//! | scan the log | the head of the log | wakes runs that others appended to |
+//! | keep shards | a third of the lease time, released leases | renews, takes and hands over leases |
+//! | watch leases | the end of the leases by the own clock | ends all runs |
+//! | note waiting runs, look for due runs | a moment, a time | writes notes, reads those that fall due |
+//! | look for dead letters, watch the broker | intervals, the connection | notices tasks that are lost |
+//! | relay the log | the lease of the relay, the head of the log | publishes to the broker |
+//! | watch runs | an interval | notices code that blocks |
+//!
+//! Beside them there are a task for each run in memory (`live`), for each mailbox that is read
+//! (`slots`), and for what ends on its own (`helpers`). A panic in one of the tasks of the list stops
+//! the engine.
+//!
+//! # Locks
+//!
+//! Synchronous locks guard single structures and are never held across an await. Those that nest are
+//! taken in this order: `parking`, `live`, then `ownership`, an inbox or `timers`. The asynchronous
+//! locks are `Ownership::changing` and `Engine::relaying`.
 
 mod activity;
 mod answers;
@@ -101,21 +128,31 @@ type Queues = (mpsc::Receiver<Dispatch>, mpsc::Receiver<reads::Read>);
 
 /// State shared by the parts of an engine.
 pub(crate) struct Engine {
+    /// Reads and appends without a fence.
     pub(crate) journals: Journals,
+    /// Callers of this process that wait for runs to end.
     pub(crate) waiters: Waiters,
+    /// Transports tasks, answers and what is relayed.
     broker: Arc<dyn Broker>,
+    /// The same store as in `journals`.
     store: Arc<CountingStore>,
     /// Identity of the store, part of the names of mailboxes.
     store_id: StoreId,
+    /// Follows the clock of the store; all deadlines use it.
     clock: Arc<dyn Clock>,
     /// The same clock, to record the time of the store.
     store_clock: Arc<StoreClock>,
+    /// Checked when the runtime was built.
     options: EngineOptions,
     /// Polls the runs; the threads of the runtime do so if `None`.
     executor: Option<Arc<dyn RunExecutor>>,
+    /// The name under which this engine holds its leases. New at each start.
     owner: OwnerId,
+    /// Its workflows as others see them, and runs without code.
     hosting: Hosting,
+    /// Its leases, as far as it knows.
     ownership: Ownership,
+    /// The tasks that read mailboxes.
     readers: Readers,
     /// The tasks that record answers, at most as many as the mailboxes deliver unsettled.
     recorders: Helpers,
@@ -123,22 +160,33 @@ pub(crate) struct Engine {
     helpers: Helpers,
     /// Locked while the log is relayed.
     relaying: tokio::sync::Mutex<()>,
+    /// The runs in memory.
     live: ActiveRuns,
+    /// Runs whose code does not return.
     blocking: BlockingRuns,
+    /// Wake-up times.
     timers: Timers,
+    /// Notes of waiting runs that must be written.
     parking: Parking,
+    /// Journals to be read.
     reads: mpsc::Sender<reads::Read>,
+    /// How far the queues of agents have moved.
     activity: Activity,
+    /// Events for agents.
     dispatches: mpsc::Sender<Dispatch>,
     /// The types of the agents in this process.
     agent_types: Vec<Box<str>>,
+    /// Limits how many runs are loaded at once, if they were not started by a caller.
     activations: Arc<Semaphore>,
     /// Number of answers received.
     answers_received: AtomicU64,
     /// Whether the engine is handing all its shards to other engines.
     leaving: watch::Sender<bool>,
+    /// Whether all tasks must end.
     stopping: watch::Sender<bool>,
+    /// The failure that stopped the engine, once there is one.
     failing: Failing,
+    /// Reports how long operations took.
     durations: Durations,
     /// Whether the last call of the store failed.
     store_is_down: AtomicBool,
@@ -160,6 +208,8 @@ impl Engine {
         let store_id = journals.store.id().await?;
         let (engine, queues) =
             Self::new(store_id, journals, broker, agent_types, options, executor);
+        // Before the shards are acquired: what is appended after this position is scanned, and recovery
+        // finds what came before.
         let position = foreign_appends::start_position(&engine).await?;
         if let Err(error) = Self::join(&engine).await {
             engine.halt().await;
@@ -298,10 +348,12 @@ impl Engine {
         self.live.contains(run_id)
     }
 
+    /// Whether it hands over all of its shards.
     pub(crate) fn is_leaving(&self) -> bool {
         *self.leaving.borrow()
     }
 
+    /// Whether its tasks must end.
     pub(crate) fn is_stopping(&self) -> bool {
         *self.stopping.borrow()
     }

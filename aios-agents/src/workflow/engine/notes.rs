@@ -1,4 +1,7 @@
 //! Access to the notes of waiting runs, with a fallback for stores that do not support them.
+//!
+//! A store without notes loses nothing but time: a new owner reads all runs of its shards, and timers
+//! stay in memory.
 
 use std::sync::Arc;
 
@@ -23,6 +26,7 @@ impl CountingStore {
         self.waits().is_some()
     }
 
+    /// Writes notes.
     pub(super) async fn note_waits(&self, waits: &[Wait]) -> Result<(), StoreError> {
         match self.waits() {
             Some(notes) => notes.note_waits(waits).await,
@@ -30,6 +34,7 @@ impl CountingStore {
         }
     }
 
+    /// Removes the notes of runs.
     pub(super) async fn forget_waits(&self, runs: &[(Arc<str>, Fence)]) -> Result<(), StoreError> {
         match self.waits() {
             Some(notes) => notes.forget_waits(runs).await,
@@ -38,6 +43,8 @@ impl CountingStore {
     }
 
     /// The runs whose noted wake-up time is at most `up_to`.
+    ///
+    /// In the order of their times, after `beyond`, and at most `limit`.
     pub(super) async fn due_runs(
         &self,
         shards: &[Shard],

@@ -1,3 +1,5 @@
+//! The options of an engine, with their defaults and limits.
+
 use std::time::Duration;
 
 use aios_core::retry::Backoff;
@@ -77,6 +79,17 @@ pub struct EngineOptions {
 
 /// How the engine treats an answer that comes from the right agent type but does not name the event
 /// that assigned the task as its cause. Agents that are built with aios always name it.
+///
+/// # Examples
+///
+/// Agents that are all built with aios always name the assignment, so nothing else need be accepted:
+///
+/// ```
+/// use aios_agents::runtime::{AnonymousAnswers, EngineOptions};
+///
+/// let options = EngineOptions::new().with_anonymous_answers(AnonymousAnswers::Refuse);
+/// assert_eq!(options.anonymous_answers, AnonymousAnswers::Refuse);
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum AnonymousAnswers {
@@ -92,6 +105,17 @@ pub enum AnonymousAnswers {
 /// How the relay treats an event of the log that can't be read, or that the broker refuses
 /// permanently because it is too large or was rejected for as long as
 /// [`relay_patience`](EngineOptions::relay_patience).
+///
+/// # Examples
+///
+/// Consumers that must not miss an event need a person when one is refused:
+///
+/// ```
+/// use aios_agents::runtime::{EngineOptions, RefusedEvents};
+///
+/// let options = EngineOptions::new().with_refused_events(RefusedEvents::Stop);
+/// assert_eq!(options.refused_events, RefusedEvents::Stop);
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum RefusedEvents {

@@ -3,8 +3,8 @@
 //!
 //! `leases` acquires, renews and hands over what is in it. Everything that dispatches, appends or reads
 //! for a run asks it first. It never asks the store: it has what the store answered last, and its own
-//! clock says for how long that holds. It is a hint for the engine and no proof. The proof is the fence, which the store checks
-//! in the transaction that appends.
+//! clock says for how long that holds. It is a hint for the engine and no proof. The proof is the fence,
+//! which the store checks in the transaction that appends.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -36,7 +36,9 @@ pub(super) fn margin(lease_time: Duration) -> Duration {
 /// can be reached.
 #[derive(Debug)]
 pub(super) struct Ownership {
+    /// Measures how long the leases last.
     clock: Arc<dyn Clock>,
+    /// Locked for single look-ups and changes.
     state: Mutex<State>,
     /// When the leases end, in microseconds of [`Clock::elapsed`].
     valid_until: AtomicU64,
@@ -47,15 +49,20 @@ pub(super) struct Ownership {
     pub(super) changing: tokio::sync::Mutex<()>,
 }
 
+/// The leases, and where runs are that don't follow their shard.
 #[derive(Debug, Default)]
 struct State {
+    /// The owned shards, with the guest lease among them.
     shards: BTreeMap<Shard, Owned>,
+    /// The membership; without it the engine takes no shards.
     slot: Option<Lease>,
+    /// The lease of the relay, if this engine has it.
     relay: Option<Lease>,
     /// When the last renewal of every lease was sent to the store, by [`Clock::elapsed`].
     confirmed_at: Option<Duration>,
     /// Name of the mailbox that gets the answers of agents.
     mailbox: Option<Arc<str>>,
+    /// The engines as they were seen last.
     members: Members,
     /// Runs that were moved to this engine.
     guests: BTreeSet<Arc<str>>,
@@ -67,10 +74,13 @@ struct State {
 impl State {
     /// The shard of this engine's guest lease.
     fn guest_shard(&self) -> Option<Shard> {
+        // Guest shards follow all others in the order of numbers, except that of the relay, which is
+        // not kept here.
         let first = self.shards.range(Shard::guests(0)..).next()?;
         first.0.guests_number().map(|_| *first.0)
     }
 
+    /// See `Ownership::shard_of`.
     fn shard_of(&self, run_id: &str) -> Option<Shard> {
         match self.guests.contains(run_id) {
             true => self.guest_shard(),
@@ -98,14 +108,17 @@ pub(super) struct MembersDiff {
     pub(super) same_hosts: bool,
 }
 
+/// An owned shard.
 #[derive(Debug)]
 struct Owned {
+    /// As it was acquired. Renewals don't change shard, owner or epoch.
     lease: Lease,
     /// It is about to move to another engine, so none of its runs is loaded any more.
     is_leaving: bool,
 }
 
 impl Ownership {
+    /// Owns nothing yet.
     pub(super) fn new(clock: Arc<dyn Clock>) -> Self {
         Self {
             clock,
@@ -371,6 +384,7 @@ impl Ownership {
     }
 }
 
+/// Microseconds, as an atomic value can hold them.
 fn micros(duration: Duration) -> u64 {
     duration.as_micros().try_into().unwrap_or(u64::MAX)
 }

@@ -3,6 +3,22 @@
 //! Their wake-up times are noted in the store, so this engine need not keep their timers in memory
 //! and the next owner of their shard need not read their journals. Losing a note costs no more than
 //! that.
+//!
+//! ```text
+//! a run waits ──► leaves memory ──► 1 s ──► note written ──► its timers leave memory
+//!                                                                │
+//! shard changes hands ──► runs without a valid note are loaded   │ 60 s before they are due
+//!                                                                ▼
+//!                           look_ahead reads due notes ──► timers in memory ──► the run is loaded
+//! ```
+//!
+//! A note says: "at this version of its journal, the run waits until this time". It is valid as long as
+//! the journal has no later event, which the store compares. So it can be late, lost or refused without
+//! harm, and is never corrected when a run resumes: it is outdated then, and removed in time.
+//!
+//! The timers of a noted run are dropped only if they are due after the time up to which `look_ahead`
+//! has read (`known`). Both are decided under one lock; otherwise a timer could fall between the two
+//! and fire late.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -57,11 +73,15 @@ pub(super) struct Parked {
 /// Notes to be written, and how far the notes of due runs were read.
 #[derive(Debug, Default)]
 pub(super) struct Parking {
+    /// The part that is decided under one lock.
     state: Mutex<State>,
+    /// Wakes the task that writes notes.
     noted: Notify,
+    /// Wakes the task that reads due runs, after shards were acquired.
     begun: Notify,
 }
 
+/// The notes and what is known of due runs, which are compared with each other (see `noted`).
 #[derive(Debug, Default)]
 struct State {
     /// The note to write for each run; `None` to delete its note.
@@ -71,8 +91,10 @@ struct State {
 }
 
 impl Parking {
+    /// Sets the note of a run that will be written; the last one counts.
     fn set(&self, run_id: &Arc<str>, note: Option<Wait>) {
         let mut state = self.state.lock();
+        // Bounded, for a store that does not answer while many runs come and go.
         if state.pending.len() < PENDING || state.pending.contains_key(run_id) {
             state.pending.insert(Arc::clone(run_id), note);
         }
@@ -93,6 +115,7 @@ impl Parking {
         self.begun.notify_one();
     }
 
+    /// Takes some of the notes that must be written.
     fn take(&self, limit: usize) -> Vec<(Arc<str>, Option<Wait>)> {
         let mut state = self.state.lock();
         let taken: Vec<Arc<str>> = state.pending.keys().take(limit).cloned().collect();
@@ -107,6 +130,7 @@ impl Parking {
         }
     }
 
+    /// Whether all notes are written.
     fn is_empty(&self) -> bool {
         self.state.lock().pending.is_empty()
     }
@@ -131,6 +155,7 @@ impl Engine {
     /// Drops the timers of a noted run, which are read again before they fall due.
     fn noted(&self, wait: &Wait) {
         let state = self.parking.state.lock();
+        // Nothing of the shard was read yet, so its timers stay.
         let Some(known) = state.known.get(&wait.fence.shard) else { return };
         let is_known = wait.wake_at.is_some_and(|at| at <= *known);
         if !is_known && !state.pending.contains_key(&wait.run_id) {
@@ -192,6 +217,7 @@ async fn write(engine: &Engine) -> Result<(), StoreError> {
     if !engine.store.takes_notes() {
         return Ok(());
     }
+    // Checked again by the store, under the lock of the lease.
     let owned = |fence: Fence| engine.ownership.has(fence);
     let mut waits = Vec::new();
     let mut forgotten = Vec::new();
@@ -206,6 +232,7 @@ async fn write(engine: &Engine) -> Result<(), StoreError> {
         }
     }
     match save(engine, &waits, &forgotten).await {
+        // Only now: until then the timers here are all that wakes the run.
         Ok(()) => waits.iter().for_each(|wait| engine.noted(wait)),
         Err(error) if error.is_retryable() => {
             engine.parking.put_back(batch);
@@ -224,6 +251,8 @@ async fn write(engine: &Engine) -> Result<(), StoreError> {
     Ok(())
 }
 
+/// Removes outdated notes before it writes new ones: a run that resumed and waits again has one of
+/// each.
 async fn save(
     engine: &Engine,
     waits: &[Wait],
@@ -264,6 +293,7 @@ pub(super) async fn look_ahead(engine: Arc<Engine>) {
 async fn read_due(engine: &Engine) -> Result<bool, StoreError> {
     let up_to = engine.clock.now() + AHEAD;
     let mut is_all = true;
+    // Claimed before they are read: a note that is written in the meantime keeps its timers.
     for (from, shards) in claim(engine, up_to) {
         match read(engine, &shards, from, up_to).await {
             Ok(None) => {}
@@ -319,6 +349,7 @@ async fn read(
     from: Option<Timestamp>,
     up_to: Timestamp,
 ) -> Result<Option<Timestamp>, StoreError> {
+    // After all runs of that time: they were read before.
     let mut last = from.map(|wake_at| DueRun { wake_at, run_id: LAST_ID.to_owned() });
     loop {
         let page = engine.store.due_runs(shards, last.as_ref(), up_to, PAGE).await?;

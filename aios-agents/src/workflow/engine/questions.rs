@@ -1,4 +1,14 @@
 //! Answers to agents that ask whether an attempt is still open.
+//!
+//! A process that receives the message of an attempt a second time does not know whether the attempt
+//! has ended: only the engine that owns the run does. It asks with a heartbeat, and begins only if the
+//! answer confirms the attempt. The answer is an event to all processes of the type, which names the
+//! question as its cause.
+//!
+//! "Ended" is an answer that can't be taken back: the process acknowledges the message. So it is given
+//! only if the journal says so, or if the driver says so and the store has confirmed that this engine
+//! owns the run (`answers`). "Open" is given at once: if it is wrong, an attempt runs twice, which
+//! delivery allows.
 
 use std::sync::Arc;
 
@@ -56,6 +66,7 @@ impl Engine {
         acknowledge(question).await;
     }
 
+    /// The event that answers a question.
     fn answer_to(&self, question: &Event, is_open: bool) -> Result<Event, EventError> {
         let TaskHeartbeat { task_id, attempt, .. } = question.data()?;
         let action = if is_open { agent::ATTEMPT_CONFIRMED } else { agent::ATTEMPT_CANCELLED };
@@ -66,6 +77,9 @@ impl Engine {
     }
 
     /// Whether an attempt has ended according to the journal of a run that can't continue.
+    ///
+    /// The journal is read in pages until the answer is known. A run that is blocked is rarely asked
+    /// about.
     pub(super) async fn has_ended(
         &self,
         run_id: &str,

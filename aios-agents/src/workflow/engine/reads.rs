@@ -1,6 +1,10 @@
 //! Reads of the starts of journals, in batches.
 //!
 //! An engine that takes over many runs would otherwise query the store once for each of them.
+//!
+//! Up to four calls run at once, and what arrives in the meantime is read by the next one. There is no
+//! timer: an idle engine reads at once. Most journals fit in the first events that are read, so a long
+//! one costs further queries and the others none.
 
 use std::sync::Arc;
 
@@ -24,6 +28,7 @@ pub(super) const QUEUE: usize = 1024;
 /// The start of a journal.
 #[derive(Debug)]
 pub(super) struct Start {
+    /// The first events.
     pub(super) events: Vec<RecordedEvent>,
     /// Whether there may be more.
     pub(super) may_have_more: bool,
@@ -32,7 +37,9 @@ pub(super) struct Start {
 /// A request to read the start of a journal.
 #[derive(Debug)]
 pub(super) struct Read {
+    /// The journal to read.
     stream: StreamId,
+    /// Gets the answer.
     reply: oneshot::Sender<Result<Start, StoreError>>,
 }
 
@@ -59,6 +66,7 @@ pub(super) async fn run(engine: Arc<Engine>, mut queue: mpsc::Receiver<Read>) {
         while under_way.try_join_next().is_some() {}
         let engine = Arc::clone(&engine);
         let reads = std::mem::take(&mut reads);
+        // Dropped with this loop, when the engine stops.
         under_way.spawn(async move {
             read(&engine, reads).await;
             drop(call);

@@ -3,6 +3,12 @@
 //! A run whose wait is noted in the store is not loaded: its note says when to wake it. All others are
 //! loaded, and so is a sample of those that wait, so that code which no longer fits is noticed soon
 //! after its deployment. It is repeated until it succeeds; a run that is activated twice is loaded once.
+//!
+//! | run of the shard | then |
+//! |---|---|
+//! | without a note | it was being advanced: it is loaded |
+//! | whose journal is ahead of its note | something happened since: it is loaded |
+//! | with a valid note | it is left alone, and found when it falls due |
 
 use std::{collections::HashSet, sync::Arc};
 
@@ -44,6 +50,7 @@ pub(super) fn look_again(engine: &Arc<Engine>) {
     engine.helpers.spawn(run(Arc::clone(engine), shares));
 }
 
+/// Finds and wakes the runs, once. May be repeated from the start after an error.
 async fn recover(engine: &Arc<Engine>, shards: &[Shard]) -> Result<(), StoreError> {
     let mut woken = HashSet::new();
     for which in [Unsettled::Unnoted, Unsettled::Outdated] {
@@ -78,6 +85,7 @@ async fn wake(
     }
 }
 
+/// Loads some of the runs that wait.
 async fn sample(
     engine: &Arc<Engine>,
     shards: &[Shard],

@@ -1,3 +1,12 @@
+//! A running engine, and how it ends.
+//!
+//! | end | what happens to runs | leases |
+//! |---|---|---|
+//! | `leave`, then `stop` | steps may end, everything is recorded | released, shard by shard |
+//! | `stop` alone | current steps are dropped and begin again elsewhere | released |
+//! | dropped | the same | expire |
+//! | killed | the same | expire |
+
 use std::{
     sync::{Arc, atomic::Ordering},
     time::Duration,
@@ -15,7 +24,9 @@ const QUIESCE_INTERVAL: Duration = Duration::from_millis(25);
 /// A running engine.
 #[derive(Debug)]
 pub(crate) struct RunningEngine {
+    /// Shared with all of its tasks.
     pub(crate) engine: Arc<Engine>,
+    /// The loops, ended when this is dropped.
     pub(super) tasks: JoinSet<()>,
 }
 
@@ -40,6 +51,8 @@ impl RunningEngine {
         self.engine.recorders.stop().await;
         self.engine.helpers.stop().await;
         self.tasks.shutdown().await;
+        // After the loops, which also write notes, and before the leases under whose fences they are
+        // written.
         parking::note_rest(&self.engine).await;
         self.engine.store.unwatch();
         self.engine.release_leases().await;

@@ -1,4 +1,16 @@
 //! The slot number of an engine, and the mailboxes that it reads.
+//!
+//! A slot is a lease on the lowest free number, and makes an engine a member. The steps of joining are
+//! in this order:
+//!
+//! 1. The number is recorded in the log, so that its mailbox is never forgotten.
+//! 2. The mailbox is opened: answers would have nowhere to go otherwise.
+//! 3. The slot is acquired. Another engine may have been faster; then it begins again with the next
+//!    number.
+//! 4. The mailbox is read, and shards are taken.
+//!
+//! Each mailbox is read by one member, also those of engines that are gone (`Members::mailboxes`). For
+//! a moment two may want to read the same one, because they saw the leases at different times.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -25,8 +37,10 @@ const STREAM: &str = "system/engines";
 #[derive(Debug, Default)]
 pub(super) struct Readers(Mutex<Reading>);
 
+/// The readers, and how many mailboxes exist.
 #[derive(Debug, Default)]
 struct Reading {
+    /// The reader of each mailbox, by slot.
     readers: BTreeMap<u16, AbortHandle>,
     /// Number of mailboxes that were ever opened; their slots are below it.
     opened: u16,
@@ -85,16 +99,19 @@ enum Unreachable {
     JoinsAlone,
 }
 
+/// Joins with the lowest free number, or with the one that this engine already has.
 async fn take_slot(engine: &Arc<Engine>, unreachable: Unreachable) -> Result<(), EngineError> {
     let lease_time = engine.options.lease_time;
     loop {
         let members = Members::of(&engine.store.leases().await?);
         let slot = members.number_of(&engine.owner).unwrap_or_else(|| members.lowest_free());
+        // Recorded before the mailbox exists, so that a later engine knows to read it.
         let Opened { count, is_first } = opened(engine, slot).await?;
         let name = mailbox::name(engine.store_id, slot).map_err(BrokerError::from)?;
         let is_alone = members.slots().values().all(|owner| *owner == engine.owner);
         let is_empty = unreachable == Unreachable::Refuses
             && !is_first
+            // Asked before it is opened, which would create it.
             && is_gone(engine, &name.clone().into()).await;
         let deliveries = match unreachable {
             Unreachable::JoinsAlone if is_alone => open_if_reachable(engine, slot).await?,
@@ -105,6 +122,7 @@ async fn take_slot(engine: &Arc<Engine>, unreachable: Unreachable) -> Result<(),
         if engine.is_stopping() {
             return Ok(());
         }
+        // The lease counts from here, as for a renewal.
         let sent = engine.clock.elapsed();
         let mut taken =
             engine.store.acquire(&[Shard::slot(slot)], &engine.owner, lease_time).await?;
@@ -173,6 +191,8 @@ struct Opened {
 }
 
 /// Records that a slot is about to be acquired.
+///
+/// The event has a derived id, so each slot is recorded once, whichever engine acquires it.
 async fn opened(engine: &Engine, slot: u16) -> Result<Opened, EngineError> {
     let stream = StreamId::new(STREAM)?;
     let invalid = |reason: &dyn std::fmt::Display| {
@@ -194,6 +214,9 @@ async fn opened(engine: &Engine, slot: u16) -> Result<Opened, EngineError> {
 }
 
 /// Starts and stops readers so that exactly the mailboxes assigned to this engine are read.
+///
+/// Called at each tick, with the members of that moment. A reader that has ended, for example because
+/// its broker refused it, is started again.
 pub(super) fn read_mailboxes(engine: &Arc<Engine>, members: &Members) {
     let Some(slot) = engine.ownership.slot() else { return };
     let (wanted, missing) = {
@@ -220,6 +243,7 @@ pub(super) fn read_mailboxes(engine: &Arc<Engine>, members: &Members) {
     }
 }
 
+/// Starts the reader of a mailbox.
 fn read(engine: &Arc<Engine>, number: u16, deliveries: Option<Deliveries>) {
     if engine.readers.0.lock().is_closed {
         return;

@@ -1,5 +1,9 @@
 //! Tasks that the broker may have lost: those that it had when its connection broke, or in a queue
 //! that is gone.
+//!
+//! A broker that keeps its data loses nothing when a connection breaks. One in memory, or one that was
+//! replaced, comes back without any of the tasks, and nothing says so. The suspicion makes the engine
+//! look closely for a while; only what is found missing is dispatched again (`driver/unclaimed`).
 
 use std::{sync::Arc, time::Duration};
 
@@ -23,6 +27,7 @@ pub(super) async fn watch(engine: &Arc<Engine>) -> BoxFuture<'static, ()> {
     Box::pin(run(Arc::clone(engine), health))
 }
 
+/// Suspects the broker whenever it is connected after it was not.
 async fn run(engine: Arc<Engine>, mut health: HealthWatch) {
     loop {
         tokio::select! {

@@ -2,6 +2,9 @@
 //!
 //! One task sleeps until the earliest of them, by the injected clock. Timers in memory are a
 //! convenience: the journal of a run has its timers, and a run that is loaded sets them again.
+//!
+//! Two indexes are kept in step under one lock: by time, to find the next one, and by operation, to
+//! replace or clear one. Setting a timer that becomes the first one wakes the sleeping task.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -25,17 +28,23 @@ const WHOLE_RUN: u64 = u64::MAX;
 /// again.
 #[derive(Debug, Default)]
 pub(super) struct Timers {
+    /// Locked for single operations.
     due: Mutex<Due>,
+    /// Notified when a timer becomes the earliest.
     earlier: Notify,
 }
 
+/// The timers, in two orders.
 #[derive(Debug, Default)]
 struct Due {
+    /// The earliest first.
     by_time: BTreeSet<(Timestamp, Arc<str>, u64)>,
+    /// The time of each, by run and operation.
     by_operation: BTreeMap<(Arc<str>, u64), Timestamp>,
 }
 
 impl Timers {
+    /// Sets the timer of an operation, unless it has an earlier one.
     pub(super) fn set(&self, at: Timestamp, run_id: &Arc<str>, operation: u64) {
         let mut due = self.due.lock();
         let key = (Arc::clone(run_id), operation);
@@ -69,6 +78,7 @@ impl Timers {
         self.due.lock().by_operation.range(range).map(|(_, at)| *at).min()
     }
 
+    /// Number of timers.
     pub(super) fn len(&self) -> usize {
         self.due.lock().by_operation.len()
     }
@@ -93,10 +103,12 @@ impl Timers {
         }
     }
 
+    /// When the earliest timer is due.
     fn first(&self) -> Option<Timestamp> {
         self.due.lock().by_time.first().map(|(at, ..)| *at)
     }
 
+    /// Takes a timer that is due.
     fn pop(&self, now: Timestamp) -> Option<(Arc<str>, u64)> {
         let mut due = self.due.lock();
         due.by_time.first().filter(|(at, ..)| *at <= now)?;

@@ -2,6 +2,9 @@
 //!
 //! A driver notifies them of the outcome. If another engine ended the run, they are told to look into
 //! the store instead (`recheck`).
+//!
+//! A waiter is registered before its caller reads the state of the run from the store, so that an end
+//! between the two is not missed.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -15,9 +18,13 @@ use tokio::sync::oneshot;
 /// How a run ended, or why it is blocked.
 #[derive(Clone, Debug)]
 pub(crate) struct RunOutcome {
+    /// The last status, or `Blocked`.
     pub(crate) status: RunStatus,
+    /// The result of a completed run.
     pub(crate) result: Option<Payload>,
+    /// Why it failed, was cancelled or is blocked.
     pub(crate) failure: Option<Failure>,
+    /// The run that it continued as, if that is known.
     pub(crate) continued_as: Option<Arc<str>>,
 }
 
@@ -25,9 +32,12 @@ pub(crate) struct RunOutcome {
 #[derive(Debug, Default)]
 pub(crate) struct Waiters(Mutex<Waiting>);
 
+/// The waiters of each run.
 #[derive(Debug, Default)]
 struct Waiting {
+    /// The key that was given out last. Keys tell waiters of the same run apart.
     last: u64,
+    /// The channel of each waiter, by run and key.
     by_run: HashMap<Arc<str>, BTreeMap<u64, oneshot::Sender<RunOutcome>>>,
 }
 
@@ -42,6 +52,7 @@ impl Waiters {
         Waiter { waiters: self, run_id: Arc::clone(run_id), key, receiver }
     }
 
+    /// Sends the outcome of a run to all of its waiters.
     pub(crate) fn notify(&self, run_id: &str, ended: &RunOutcome) {
         let of_run = self.0.lock().by_run.remove(run_id).unwrap_or_default();
         for waiter in of_run.into_values() {
@@ -55,6 +66,7 @@ impl Waiters {
         drop(self.0.lock().by_run.remove(run_id));
     }
 
+    /// Removes a waiter that was dropped.
     fn remove(&self, run_id: &str, key: u64) {
         let mut waiting = self.0.lock();
         if let Some(of_run) = waiting.by_run.get_mut(run_id) {
@@ -69,9 +81,13 @@ impl Waiters {
 /// Waits for a run to end.
 #[derive(Debug)]
 pub(crate) struct Waiter<'a> {
+    /// Where it is registered.
     waiters: &'a Waiters,
+    /// The run that it waits for.
     run_id: Arc<str>,
+    /// Its key among the waiters of the run.
     key: u64,
+    /// Gets the outcome; closed if the state must be checked.
     receiver: oneshot::Receiver<RunOutcome>,
 }
 

@@ -1,3 +1,13 @@
+//! Entries as events, and events as entries.
+//!
+//! An entry of the workflow itself becomes `workflows.<name>.<action>`, one about a task
+//! `agents.<type>.<action>`. The macro `actions!` lists the pairs of entry and action once, so that the
+//! two directions can't differ. Everything else in a journal, such as an event that the workflow
+//! emitted, is `Entry::Other` and keeps its type, id and data.
+//!
+//! Decoding is tolerant: an action that this version does not know becomes `Entry::Other`, which has no
+//! effect on the run. Data that can't be decoded is an error, because a known entry may not be ignored.
+
 use std::sync::Arc;
 
 use aios_core::{
@@ -12,7 +22,10 @@ use super::{AgentEvent, Entry};
 /// An entry and its event.
 #[derive(Clone, Debug)]
 pub(crate) struct Record {
+    /// The meaning of the event.
     pub(crate) entry: Entry,
+    /// The event as the store gets it. Its id is chosen before the append and stays the same when the
+    /// append is repeated.
     pub(crate) event: Event,
 }
 
@@ -28,6 +41,7 @@ impl Record {
     }
 }
 
+/// The data of events that have none: an empty object.
 #[derive(Serialize)]
 struct Nothing {}
 
@@ -37,6 +51,7 @@ macro_rules! actions {
     ($($variant:ident = $action:path,)+ ; $($bare:ident = $bare_action:path,)+) => {
         const ACTIONS: &[&str] = &[$($action,)+ $($bare_action,)+];
 
+        // The action and data of an entry of the workflow itself; `None` for all other entries.
         fn encode_own(entry: &Entry) -> Option<Result<(&'static str, Payload), EventError>> {
             let encoded = match entry {
                 $(Entry::$variant(data) => ($action, Payload::encode(data)),)+
@@ -46,6 +61,7 @@ macro_rules! actions {
             Some(encoded.1.map(|payload| (encoded.0, payload)))
         }
 
+        // The entry of an action; `None` for an action that this version does not know.
         fn decode_own(action: &str, data: &Payload) -> Result<Option<Entry>, EventError> {
             Ok(Some(match action {
                 $($action => Entry::$variant(data.decode()?),)+
@@ -86,6 +102,7 @@ actions! {
 /// Encodes the entries of one workflow's runs as events.
 #[derive(Debug)]
 pub(crate) struct Codec {
+    /// Shared by all events: the name of the process or service.
     source: Arc<str>,
     /// Event types by action.
     types: Vec<(&'static str, EventType)>,
@@ -94,6 +111,7 @@ pub(crate) struct Codec {
 impl Codec {
     /// Creates a codec for a workflow. `source` becomes the source of every event.
     pub(crate) fn new(name: &Name, source: Arc<str>) -> Result<Self, EventError> {
+        // The types are built once for each workflow, not for each event.
         let of_action =
             |action| Ok((action, EventType::new(workflow::DOMAIN, name.as_str(), action)?));
         let types = ACTIONS.iter().copied().map(of_action).collect::<Result<_, EventError>>()?;
@@ -135,6 +153,7 @@ impl Codec {
         Ok(Record { entry, event })
     }
 
+    /// The type and data of an entry of the workflow itself.
     fn encode_own(&self, entry: &Entry) -> Result<(EventType, Payload), EventError> {
         let unnamed = || EventError::InvalidType { text: format!("{entry:?}") };
         let (action, payload) = encode_own(entry).ok_or_else(unnamed)??;
@@ -143,6 +162,7 @@ impl Codec {
     }
 }
 
+/// The type and data of an entry about a task.
 fn encode_task<T: Serialize>(
     task: &AgentEvent<T>,
     action: &str,
@@ -164,6 +184,7 @@ pub(crate) fn decode(event: &Event) -> Result<Entry, EventError> {
     Ok(entry.unwrap_or_else(|| Entry::Other(Box::new(event.clone()))))
 }
 
+/// Decodes an entry about a task; `None` for actions that are no entries, such as heartbeats.
 fn decode_task(
     agent_type: Name,
     action: &str,

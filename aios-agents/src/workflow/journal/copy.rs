@@ -1,3 +1,10 @@
+//! Copies of journals: a fork of a run, from an operation on.
+//!
+//! The new run gets the entries up to the operation as its own, so that its code replays them and
+//! executes the rest. Ids that contain the id of the forked run are derived again, since a task or
+//! child of the new run must not be mistaken for one of the other. Copies are marked, because the relay
+//! has published the originals before. A fork is the child or successor of no run.
+
 use aios_core::{
     agent::TaskId,
     event::{Event, EventId, Metadata},
@@ -38,6 +45,7 @@ impl Fork<'_> {
     /// run.
     pub(crate) fn copy(&self, mut entry: Entry, seed: &Seed) -> Entry {
         match &mut entry {
+            // The new run reports to no parent and continues no chain.
             Entry::Started(started) => {
                 started.forked_from = Some(self.run_id.to_owned());
                 started.retry_of = self.is_retry.then(|| self.run_id.to_owned());
@@ -79,6 +87,7 @@ impl Fork<'_> {
 
 /// Moves a task id to another run.
 trait MoveTo {
+    /// Replaces the run in a task id. Ids that name no run stay as they are.
     fn move_to(&mut self, run_id: &str);
 }
 

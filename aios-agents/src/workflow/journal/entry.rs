@@ -1,3 +1,13 @@
+//! The entries of a journal.
+//!
+//! | written by | entries |
+//! |---|---|
+//! | any process | start, signals, pause, resume, request to cancel, end of a child, answers of agents |
+//! | the owner of the run | everything else |
+//!
+//! The machine gives entries their meaning (`machine/apply.rs`); here is only what can be said of an
+//! entry alone.
+
 use aios_core::{
     agent::{Name, TaskAssigned, TaskCancelled, TaskCompleted, TaskFailed, TaskId},
     catalog::{
@@ -13,6 +23,17 @@ use aios_core::{
 
 /// One event of a run's journal, decoded. Large data is boxed, because a run that is loaded holds
 /// every entry of its journal.
+///
+/// # Examples
+///
+/// ```
+/// use aios_agents::workflow::journal::{Entry, StepCompleted};
+/// use aios_core::event::Payload;
+///
+/// let entry = Entry::StepCompleted(StepCompleted::new(3, "publish".into(), Payload::null()));
+/// assert_eq!(entry.operation(), Some(3));
+/// assert!(entry.is_outcome() && !entry.is_final());
+/// ```
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub enum Entry {
@@ -134,6 +155,7 @@ impl Entry {
     /// except that the signals inherited from a predecessor directly follow the start: they were sent
     /// first, but a client may have sent a signal to this run before they were copied.
     pub(crate) fn sort_for_replay<T>(journal: &mut [T], entry: impl Fn(&T) -> &Self) {
+        // The sort is stable, so that all other entries keep their order.
         journal.sort_by_key(|item| match entry(item) {
             Self::Started(_) => 0,
             Self::Signaled(Signaled { inherited: true, .. }) => 1,
@@ -162,6 +184,7 @@ impl Entry {
     }
 }
 
+/// The operation of a task, which is part of its id.
 fn operation_of(task_id: &TaskId) -> Option<u64> {
     task_id.run().map(|(_, operation)| operation)
 }

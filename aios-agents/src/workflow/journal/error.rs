@@ -1,3 +1,6 @@
+//! Errors of reading and writing journals, for callers that own no run: clients of the runtime and
+//! other parts of the engine.
+
 use aios_core::{
     event::EventError,
     failure::Failure,
@@ -9,18 +12,25 @@ use crate::{suggest::hint, workflow::InvalidRunId};
 /// Errors of reading or writing a journal.
 #[derive(Clone, Debug, thiserror::Error)]
 pub(crate) enum JournalError {
+    /// No code for the workflow is registered in this process; `registered` has the names that are.
     #[error("no workflow {workflow} is registered{}", hint("registered", workflow, registered))]
     UnknownWorkflow { workflow: String, registered: Vec<String> },
+    /// The read models have no such run.
     #[error("there is no run {run_id}")]
     UnknownRun { run_id: String },
+    /// The run accepts nothing more.
     #[error("run {run_id} has ended: it is {status}")]
     Ended { run_id: String, status: RunStatus },
+    /// A run with this id was started before.
     #[error("run {run_id} exists already")]
     Exists { run_id: String },
+    /// The id can't be that of a run.
     #[error(transparent)]
     InvalidId(#[from] InvalidRunId),
+    /// The store failed or refused.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// An event can't be encoded or decoded.
     #[error(transparent)]
     Event(#[from] EventError),
 }

@@ -1,3 +1,17 @@
+//! Journals as any process may use them, without owning the runs.
+//!
+//! A process that does not own a run may append to its journal what the owner accepts from others: a
+//! start (`Expected::Empty`), signals, commands and answers (`Expected::Any`). No fence is needed,
+//! because none of these depends on what the journal contains: the owner reads them and decides.
+//! Nothing is accepted after the end of a run: the store closes the stream, which decides under the
+//! lock that orders appends, so that no check here has to be right.
+//!
+//! A run may continue as another one at any time. Whatever is addressed to a run is therefore addressed
+//! to its chain, and follows it to the current run (`append_to_current`, `current`).
+//!
+//! An append whose response was lost is repeated by the caller under the same event id, if it chose
+//! one: the store answers with the first result.
+
 use std::sync::Arc;
 
 use aios_core::{
@@ -22,20 +36,27 @@ use crate::{
 /// Failure code of a run that was started as the continuation of a run that then ended differently.
 pub(crate) const NOT_CONTINUED: &str = "NOT_CONTINUED";
 /// Number of events in a page.
+///
+/// A journal of usual length needs one query.
 pub(super) const PAGE: usize = 1000;
 
 /// Reads and writes journals without owning the runs.
 #[derive(Clone, Debug)]
 pub(crate) struct Journals {
+    /// The store, which also knows what this process has appended.
     pub(crate) store: Arc<CountingStore>,
+    /// Gives events their times; the clock of the engine, once there is one.
     pub(crate) clock: Arc<dyn Clock>,
+    /// The workflows of this process.
     pub(crate) registry: Arc<Registry>,
+    /// Source of all events of this process.
     pub(crate) source: Arc<str>,
     /// Stores the output that runs write here.
     pub(crate) outputs: Hub,
 }
 
 impl Journals {
+    /// Journals in a store. The output of runs is stored in the same one.
     pub(crate) fn new(
         store: CountingStore,
         registry: Registry,
@@ -64,6 +85,10 @@ impl Journals {
 
     /// Appends the start of a run and the other first events of its journal in one append. Repeating
     /// it fails with [`JournalError::Exists`].
+    ///
+    /// The stream must be empty, so of two callers with the same id one gets `Exists` and can look at the
+    /// run. `others` are events that must not be missing if the run exists; they get the metadata of the
+    /// start where they have none of their own.
     pub(crate) async fn start(
         &self,
         run_id: &str,
@@ -84,6 +109,9 @@ impl Journals {
     }
 
     /// Appends an entry to a run's journal without owning it. Fails if the run has ended.
+    ///
+    /// The row may be outdated when the append is made. The store then refuses it, if the run has
+    /// ended.
     pub(crate) async fn append(
         &self,
         run_id: &str,
@@ -101,9 +129,12 @@ impl Journals {
         entry: Entry,
         id: Option<EventId>,
     ) -> Result<(), JournalError> {
+        // Saves an append that the store would refuse, and names the status.
         if row.status.is_final() {
             return Err(JournalError::Ended { run_id: row.id.clone(), status: row.status });
         }
+        // Read again for each append: callers outside of the run have no other way to its correlation
+        // id.
         let metadata = Arc::new(self.run_metadata(&row.id).await?);
         let event = self.codec(&row.workflow)?.encode(entry, self.clock.now(), metadata)?.event;
         let event = match id {
@@ -150,6 +181,9 @@ impl Journals {
 
     /// Appends an entry to the current run of the chain of `run_id`, which may continue as another run
     /// at any time. Returns the id of the current run. `known` is its row, if it was just read.
+    ///
+    /// The loop ends: it repeats only if the run has continued since its row was read, and then reads
+    /// the row of the next one.
     pub(crate) async fn append_to_current(
         &self,
         run_id: &str,
@@ -172,6 +206,8 @@ impl Journals {
 
     /// Whether an entry with this id was appended to a run before the run ended. The store reports a
     /// repeated append as a success and rejects a new one.
+    ///
+    /// It asks by appending, because a search of the journal would take longer the longer it is.
     pub(crate) async fn has_received(
         &self,
         run_id: &str,
@@ -198,6 +234,7 @@ impl Journals {
         events: Vec<Event>,
     ) -> Result<Vec<RecordedEvent>, JournalError> {
         let stream = StreamId::of_run(run_id)?;
+        // Of two starts with the same id, the store accepts one.
         let append = Append::new(stream.clone(), events.clone()).with_expected(Expected::Empty);
         let last = match self.store.append_one(append).await {
             Ok(last) => last,
@@ -206,6 +243,7 @@ impl Journals {
             }
             Err(error) => return Err(error.into()),
         };
+        // The events of one append have adjacent positions and versions, and the stream was empty.
         let first = last.position + 1 - last.version;
         let recorded = (1..).zip(events).map(|(version, event)| RecordedEvent {
             position: first + version - 1,
@@ -217,6 +255,8 @@ impl Journals {
     }
 
     /// The row of a run in the read model.
+    ///
+    /// Includes runs that are marked as deleted, so that their ids are not taken for unknown.
     pub(crate) async fn row(&self, run_id: &str) -> Result<RunRecord, JournalError> {
         let filter = RunFilter {
             id: Some(run_id.to_owned()),
@@ -240,6 +280,9 @@ impl Journals {
     }
 
     /// A successor of a run: the last run of the chain, if it is known.
+    ///
+    /// The id of the last run is found at once for chains of this version; older ones are followed step
+    /// by step.
     async fn later(&self, row: &RunRecord) -> Result<Option<RunRecord>, JournalError> {
         match self.last_of_chain(row).await? {
             Some(last) => Ok(Some(last)),
@@ -258,7 +301,11 @@ impl Journals {
     }
 
     /// The last run in the chain of a run.
+    ///
+    /// All runs of a chain name the first one, so one indexed query finds them, however long the chain
+    /// is. Runs that have continued are left out by their status.
     async fn last_of_chain(&self, row: &RunRecord) -> Result<Option<RunRecord>, JournalError> {
+        // All but `Continued`.
         let statuses = [
             RunStatus::Running,
             RunStatus::Paused,
@@ -318,6 +365,7 @@ impl Journals {
             _ => None,
         };
         // The last event that changed the row is the one that ended the run.
+        // A guess that saves reading the whole journal; the loop below is right for every journal.
         let last = self.store.read_log(row.position.saturating_sub(1), 1).await?;
         if let Some(continued) = last.first().and_then(is_it) {
             return Ok(Some(continued));
@@ -335,6 +383,9 @@ impl Journals {
     }
 
     /// The signals in the journal of a run, in the order in which they are applied.
+    ///
+    /// The whole journal is read: only a run that continues with signals that it has not taken needs
+    /// this.
     pub(crate) async fn signals(
         &self,
         run_id: &str,
@@ -361,6 +412,9 @@ impl Journals {
     }
 
     /// How a run ended, or why it is blocked; `None` if it is active.
+    ///
+    /// A blocked run counts here as well: a caller that waits for the result must learn that it will
+    /// not come by itself.
     pub(crate) async fn ended(&self, run_id: &str) -> Result<Option<RunOutcome>, JournalError> {
         let row = self.row(run_id).await?;
         if !row.status.is_final() && row.status != RunStatus::Blocked {
@@ -379,6 +433,8 @@ impl Journals {
 /// lowest number, since its successor may already have been created; else the run that was started
 /// last.
 fn choose(rows: Vec<RunRecord>) -> Option<RunRecord> {
+    // Started as the continuation of a run that then ended in another way: it never belonged to the
+    // chain.
     let is_void =
         |row: &RunRecord| row.failure.as_ref().is_some_and(|failure| failure.code == NOT_CONTINUED);
     let (ended, open): (Vec<_>, Vec<_>) =
@@ -389,6 +445,9 @@ fn choose(rows: Vec<RunRecord>) -> Option<RunRecord> {
 }
 
 /// Metadata of the start of a run. The run id is the default correlation id.
+///
+/// The address for replies and the incarnation of another run belong to the request alone, and are left
+/// out.
 fn start_metadata(given: Metadata, run_id: &str) -> Metadata {
     let run_id: Arc<str> = run_id.into();
     let correlation_id = given.correlation_id.or_else(|| Some(Arc::clone(&run_id)));

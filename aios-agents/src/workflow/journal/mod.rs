@@ -1,4 +1,14 @@
 //! The journal of a run: its stream, read as entries.
+//!
+//! Every event of the stream is an [`Entry`]. A run has no other state: the replay of its entries leads
+//! to the same code, with the same values, at the same place.
+//!
+//! | file | contents |
+//! |---|---|
+//! | `entry`, `codec` | entries, and how they become events |
+//! | `journals`, `parentage`, `waits` | what a process may ask of a journal and append to it without owning the run |
+//! | `copy`, `seed` | forks, and the seed of a run's UUIDs |
+//! | `same` | whether two inputs are the same, to recognise a repeated start |
 
 mod codec;
 mod copy;

@@ -1,3 +1,8 @@
+//! Which run is the parent of another one.
+//!
+//! An id is not enough: retention may have removed the parent, and a later run may use its id. So a
+//! child names the incarnation of its parent as well, the id of the event that started it.
+
 use super::{JournalError, Journals, Parent};
 
 impl Journals {

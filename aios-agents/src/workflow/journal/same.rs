@@ -1,4 +1,9 @@
 //! Comparison of JSON texts by value.
+//!
+//! A client that repeats a start with the same run id gets the existing run, if the input is the same.
+//! The texts differ if another client, or another language, wrote the same value, so texts are not
+//! compared. The values are not parsed as a whole either: an input may be large, and numbers must not
+//! be rounded. Each level is split into its members, and those are compared as texts first.
 
 use std::collections::BTreeMap;
 
@@ -6,6 +11,8 @@ use aios_core::event::Payload;
 use serde_json::value::RawValue;
 
 /// Values nested more deeply than this are compared as texts.
+///
+/// The recursion has a limit, because the input comes from outside and the stack is finite.
 const DEPTH: usize = 64;
 
 /// Whether two payloads are the same JSON value. The order of object members and white space are
@@ -14,10 +21,12 @@ pub(crate) fn is_same(one: &Payload, two: &Payload) -> bool {
     one == two || texts_are_same(one.as_str(), two.as_str(), DEPTH)
 }
 
+/// Whether two JSON texts are the same value, down to `depth` further levels.
 fn texts_are_same(one: &str, two: &str, depth: usize) -> bool {
     if one == two {
         return true;
     }
+    // The first character of a JSON text tells its kind: payloads have no white space around them.
     let (Some(kind), true) = (one.chars().next(), depth > 0) else { return false };
     if !two.starts_with(kind) {
         return false;
@@ -43,22 +52,27 @@ fn texts_are_same(one: &str, two: &str, depth: usize) -> bool {
     }
 }
 
+/// The members of an object, ordered by name. The values are not parsed.
 type Object<'a> = BTreeMap<String, &'a RawValue>;
 
+/// Compares two objects with the same number of members.
 fn members_are_same(one: &Object<'_>, two: &Object<'_>, depth: usize) -> bool {
     one.iter().zip(two).all(|((name, one), (other, two))| {
         name == other && texts_are_same(one.get(), two.get(), depth - 1)
     })
 }
 
+/// The members of an object. If a name is repeated, the last one counts.
 fn object(text: &str) -> Option<Object<'_>> {
     serde_json::from_str(text).ok()
 }
 
+/// The items of an array.
 fn array(text: &str) -> Option<Vec<&RawValue>> {
     serde_json::from_str(text).ok()
 }
 
+/// A string without its escapes.
 fn string(text: &str) -> Option<String> {
     serde_json::from_str(text).ok()
 }

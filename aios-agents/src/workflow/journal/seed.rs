@@ -7,6 +7,9 @@ use aios_core::{
 use uuid::Uuid;
 
 /// The seed of the run that an event started.
+///
+/// Events of earlier versions do not name their run. Runs that were started then have drawn from their
+/// id, and continue to.
 pub(crate) fn seed_of(started: &Event, run_id: &str) -> Seed {
     match started.metadata.run_id {
         Some(_) => Seed::Incarnation(started.id.to_string()),

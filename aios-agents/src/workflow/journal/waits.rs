@@ -1,3 +1,7 @@
+//! The task or child that a waiting run depends on, for people who ask why it does not end.
+//!
+//! The answer comes from the read models: no journal is read, and the run need not be in memory.
+
 use aios_core::store::{
     PageRequest, ReadModels, RunFilter, RunRecord, RunStatus, TaskFilter, TaskStatus,
 };
@@ -26,6 +30,7 @@ impl Journals {
         let unclaimed = tasks.into_iter().filter_map(|task| {
             let failure = task.failure.filter(|failure| failure.code == TASK_UNCLAIMED)?;
             let attempt = failure.details.get("attempt").and_then(serde_json::Value::as_u64);
+            // A later attempt may have begun since the report.
             (attempt == Some(task.attempt.into())).then_some((
                 task.created_at,
                 task.agent_type,
@@ -51,6 +56,7 @@ impl Journals {
     }
 }
 
+/// The message about a child that does not progress.
 fn describe(child: &RunRecord) -> String {
     let RunRecord { workflow, id, .. } = child;
     match &child.failure {

@@ -1,3 +1,12 @@
+//! Entries of the journal, timers and results: everything that moves an operation from outside of the
+//! code.
+//!
+//! `Machine::apply` is the one place where an entry changes state, live and in a replay. The table in
+//! the documentation of the machine lists what each entry does in each state. Entries that arrive in a
+//! state that they do not fit are either late, and ignored, or a sign that the code has changed, and a
+//! `Mismatch`. Nothing here requests anything new, with one exception: `timer_due` begins the next
+//! attempt of a task, because no code of the user takes part in that.
+
 use aios_core::{
     agent::{Name, TaskError},
     event::Timestamp,
@@ -23,9 +32,13 @@ impl Machine {
     pub fn apply(&mut self, entry: &Entry, at: Timestamp) -> Result<Option<u64>, Mismatch> {
         self.place += 1;
         if !is_administrative(entry) {
+            // Entries of different processes may carry times that go backwards; the code's time does
+            // not.
             self.now = self.now.max(at);
         }
         match entry {
+            // A delayed start: the code begins at the time that the run was to begin, not when it was
+            // requested.
             Entry::Started(started) => {
                 self.now = self.now.max(started.start_at.unwrap_or(self.now));
             }
@@ -35,6 +48,7 @@ impl Machine {
             }
             Entry::CancelRequested(request) => {
                 let failure = Failure::new(WorkflowError::CANCELLED, request.reason.clone());
+                // The first reason counts; a second request changes nothing.
                 self.cancelled.get_or_insert(failure);
                 self.unpause();
             }
@@ -50,12 +64,25 @@ impl Machine {
         Ok(None)
     }
 
+    /// Ends a pause. Timers and children that were not set up meanwhile are set up now.
     fn unpause(&mut self) {
         if std::mem::replace(&mut self.paused, false) && self.live && !self.held {
             self.resume();
         }
     }
 
+    /// Applies an entry about an operation. Returns the operation if the entry ends it.
+    ///
+    /// The checks come in this order:
+    ///
+    /// 1. An operation that the code has not requested by now is missing from the code: the code was
+    ///    polled until it was idle before this entry. The error names what the journal has under its
+    ///    number.
+    /// 2. What is over ignores everything: a result that arrives twice, or after the code has dropped
+    ///    the call.
+    /// 3. An entry of another kind than the request is a mismatch.
+    /// 4. An outcome resolves the operation. Everything else changes its state, and live it causes an
+    ///    effect.
     fn apply_to(
         &mut self,
         operation: u64,
@@ -91,6 +118,7 @@ impl Machine {
     }
 
     /// Resolves the operation that waits longest for a signal, or keeps the signal for the next wait.
+    /// Returns the operation.
     fn apply_signal(&mut self, signal: &Signaled) -> Option<u64> {
         let place = match signal.inherited {
             // Inherited signals were sent before all signals to this run, whatever the order of records.
@@ -112,6 +140,16 @@ impl Machine {
     /// Fires the timer of an operation. Returns the operation if it is a step whose next attempt may
     /// begin or whose attempt timed out. Does nothing while the run is paused; its timers are set again
     /// when it is resumed.
+    ///
+    /// | operation | the timer is | what follows |
+    /// |---|---|---|
+    /// | sleep, wait for a signal | its end | `TimerFired` is recorded |
+    /// | task, retrying | the delay before the next attempt | `TaskAssigned` is recorded |
+    /// | step, retrying | the delay before the next attempt | its code may begin again |
+    /// | step, open | the timeout of the attempt | the attempt has failed |
+    ///
+    /// A timer that is set for later than `now`, or that the operation no longer has, is outdated:
+    /// nothing happens.
     pub fn timer_due(&mut self, operation: u64, now: Timestamp) -> Option<u64> {
         if self.is_paused() {
             return None;
@@ -122,6 +160,7 @@ impl Machine {
         }
         match (&found.state, found.request()) {
             (State::Waiting { attempt, .. }, _) => {
+                // Without its timer the operation can't fire twice while the entry is being recorded.
                 found.state = State::Waiting { attempt: *attempt, until: None };
                 let fired = TimerFired::new(operation);
                 self.recording.push(Entry::TimerFired(fired));
@@ -149,6 +188,8 @@ impl Machine {
     }
 
     /// Whether the result of this attempt of a task is still awaited.
+    ///
+    /// Without a number, any attempt counts, also the next one of a task that is retrying.
     #[must_use]
     pub fn awaits_task(&self, operation: u64, attempt: Option<u32>) -> bool {
         let is_task = |found: &&Operation| matches!(found.request(), Some(Request::Task(_)));
@@ -206,7 +247,8 @@ impl Machine {
         }
     }
 
-    /// Notes that the result of a task is being recorded. Later results are ignored.
+    /// Notes that the result of a task is being recorded. Later results are ignored, also one of
+    /// another attempt: the first one that arrives counts.
     pub fn task_answered(&mut self, operation: u64) {
         self.forget_attempt(operation);
         if let Some(found) = self.operation_mut(operation) {
@@ -216,7 +258,8 @@ impl Machine {
 }
 
 impl Machine {
-    /// Discards the next attempt of a task that has an outcome, if the attempt is not recorded yet.
+    /// Discards the next attempt of a task that has an outcome, if the attempt is not recorded yet. The
+    /// first attempt stays, because it is what the journal knows the task by.
     fn forget_attempt(&mut self, operation: u64) {
         let state = self.operation(operation).map(|found| &found.state);
         if matches!(state, Some(State::Waiting { attempt: 2.., .. })) {
@@ -227,13 +270,15 @@ impl Machine {
     }
 }
 
-/// The name of an entry in a [`Mismatch`].
+/// The name of an entry in a [`Mismatch`]: that of its variant.
 fn entry_name(entry: &Entry) -> String {
     let debug = format!("{entry:?}");
     debug.split(['(', ' ']).next().unwrap_or_default().to_owned()
 }
 
-/// The state of an operation after the record of its start or of a failed attempt.
+/// The state of an operation after the record of its start or of a failed attempt. `None` for entries
+/// that change nothing here, such as the failure of an attempt whose retry follows in an entry of its
+/// own.
 fn state_after(entry: &Entry) -> Option<State> {
     Some(match entry {
         Entry::TimerStarted(timer) => State::Waiting { attempt: 1, until: Some(timer.fires_at) },
@@ -245,7 +290,8 @@ fn state_after(entry: &Entry) -> Option<State> {
     })
 }
 
-/// The outcome that an entry records, if it records one.
+/// The outcome that an entry records, if it records one. A timer that fired is the end of a sleep, and
+/// the failure of a wait for a signal.
 fn outcome(entry: &Entry, request: Option<&Request>) -> Option<Outcome> {
     match entry {
         Entry::StepCompleted(step) => Some(Ok(step.result.clone())),
@@ -262,6 +308,7 @@ fn outcome(entry: &Entry, request: Option<&Request>) -> Option<Outcome> {
     }
 }
 
+/// A child that ended without a failure and without a result has the result `null`.
 fn child_outcome(child: &ChildEnded) -> Outcome {
     match &child.failure {
         Some(failure) => Err(failure.clone()),
@@ -269,7 +316,8 @@ fn child_outcome(child: &ChildEnded) -> Outcome {
     }
 }
 
-/// Whether an entry is administrative: it does not advance the run's time.
+/// Whether an entry is administrative: it does not advance the run's time. Operators and engines write
+/// these, and `now()` is the time of what resumed the code.
 fn is_administrative(entry: &Entry) -> bool {
     matches!(
         entry,

@@ -1,3 +1,22 @@
+//! Requests, outcomes and results: everything that the code of a workflow does to the machine.
+//!
+//! The life of an operation as the code sees it:
+//!
+//! ```text
+//! reserve ──► ask ──► (outcome applied) ──► take_outcome
+//!    │         │              │
+//!    │         └──────────────┴──► abandon, if the call is dropped
+//!    └── not asked: the number stays reserved, and nothing is recorded
+//! ```
+//!
+//! A number is reserved where the operation is called and requested where it is first polled, so that
+//! numbers don't depend on the order of polls. During a replay a request is compared with the journal
+//! and adds nothing to record, except for operations that the journal does not have yet: what the code
+//! requested after the last entry is recorded once the run is live.
+//!
+//! Steps have a part of their own, because their code runs here: `begin_step`, `poll_step` and
+//! `step_ended` follow one attempt.
+
 use std::sync::Arc;
 
 use aios_core::{
@@ -35,6 +54,7 @@ impl Machine {
         if let Request::Signal { name, .. } = &request {
             self.signals.add_waiter(name, operation);
         }
+        // These two wait for nothing: the code continues in the same poll.
         let is_over = matches!(request, Request::Emit { .. } | Request::Status { .. });
         if let Some(found) = self.operation_mut(operation) {
             let state = State::Open { attempt: 1, until: None };
@@ -48,6 +68,9 @@ impl Machine {
     }
 
     /// The entries that record the start of an operation.
+    ///
+    /// A step has none: it is recorded when it has ended. A wait for a signal has one only if it has a
+    /// deadline, which must be the same after a crash, and if no signal has arrived before.
     fn start_entries(&self, operation: u64, request: &Request, now: Timestamp) -> Vec<Entry> {
         match request {
             Request::Step { .. } | Request::Signal { timeout: None, .. } => Vec::new(),
@@ -68,6 +91,7 @@ impl Machine {
                 vec![Entry::ChildStarted(self.child_started(operation, child))]
             }
             Request::Emit { event } => {
+                // Derived, so that code which runs again requests the same event.
                 let event_id = EventId::derive(&format!("{}/{operation}", self.incarnation));
                 let event = (**event).clone().with_id(event_id.clone()).with_timestamp(now);
                 vec![
@@ -101,6 +125,9 @@ impl Machine {
 
     /// The first untaken signal in the journal that an operation waits for: its place, and the
     /// operation.
+    ///
+    /// Such a pair exists when a signal was returned by a call that was dropped, or arrived while
+    /// nothing waited for it. The code takes it when it is idle, in the order of the journal.
     pub fn first_kept_signal(&mut self) -> Option<(u64, u64)> {
         self.signals.first_match()
     }
@@ -128,6 +155,9 @@ impl Machine {
     }
 
     /// Number of the attempt, from 1, of a step whose code may run now.
+    ///
+    /// `None` while the journal is replayed, while the run is paused or held, and while outcomes that
+    /// the code has seen are not durable.
     #[must_use]
     pub fn step_attempt(&self, operation: u64) -> Option<u32> {
         match self.operation(operation)?.state {
@@ -139,6 +169,9 @@ impl Machine {
     }
 
     /// Notes that the code polls a step. Returns whether the result of this attempt would be recorded.
+    ///
+    /// A later attempt, a recorded timeout or an abandoned call make it `false`: the code of the old
+    /// attempt is dropped then.
     pub fn poll_step(&mut self, operation: u64, attempt: u32) -> bool {
         let Some(found) = self.operation_mut(operation) else { return false };
         found.unpolled = false;
@@ -150,6 +183,8 @@ impl Machine {
     pub fn begin_step(&mut self, operation: u64, now: Timestamp) -> Option<u32> {
         let attempt = self.step_attempt(operation)?;
         let found = self.operation_mut(operation)?;
+        // The start of a step is not recorded, so its timeout counts from here and begins again after a
+        // crash.
         (found.begun, found.began_at) = (true, Some(now));
         if let (State::Open { until, .. }, Some(Request::Step { timeout: Some(timeout), .. })) =
             (&mut found.state, found.request.as_deref())
@@ -162,6 +197,8 @@ impl Machine {
     }
 
     /// Records the result of a step whose code ended.
+    ///
+    /// Nothing is recorded if no attempt is open any more, for example because it timed out.
     pub fn step_ended(
         &mut self,
         operation: u64,
@@ -189,6 +226,13 @@ impl Machine {
     ///
     /// The jitter derives from the run's incarnation and the operation, so a repeated simulation gets
     /// the same delay.
+    ///
+    /// | the error | what is recorded |
+    /// |---|---|
+    /// | is not retryable, or its code is excluded by the policy | the operation has failed |
+    /// | comes from the last attempt | the operation has failed |
+    /// | leaves no time for the delay before the total timeout of the task | the operation has failed |
+    /// | else | a retry, with its time |
     #[must_use]
     pub fn after_failure(
         &self,
@@ -224,12 +268,22 @@ impl Machine {
 
     /// Abandons an operation: the code no longer waits for it. Entries about it that are not in the
     /// journal yet are discarded.
+    ///
+    /// | operation | what else happens |
+    /// |---|---|
+    /// | whose start is not recorded yet | its start is discarded, as if it had never been requested |
+    /// | task | its agents are told that nothing awaits it |
+    /// | timer | it is cleared |
+    /// | wait whose signal has arrived | the signal is kept for the next wait, at its former place |
+    /// | child that was to be cancelled when dropped | it is cancelled, unless it has ended |
+    /// | step | its code was dropped by the caller |
     pub fn abandon(&mut self, operation: u64) {
         self.active.remove(&operation);
         let Some(found) = self.operation_mut(operation) else { return };
         if matches!(found.state, State::Reserved | State::Taken | State::Abandoned) {
             return;
         }
+        // Before the request is taken, on which it depends.
         let was_waiting = found.waits_externally();
         let has_ended = matches!(found.state, State::Resolved { .. });
         let state = std::mem::replace(&mut found.state, State::Abandoned);
@@ -244,6 +298,7 @@ impl Machine {
         let begins = |entry: &Entry| entry.operation() == Some(operation) && entry.is_beginning();
         let before = self.recording.len();
         self.recording.retain(|entry| !begins(entry));
+        // If the start was still here, nothing outside has heard of the operation.
         let is_known = self.recording.len() == before;
         if let Some(Request::Child(child)) = request.as_deref()
             && child.cancel_when_dropped
@@ -278,6 +333,9 @@ impl Machine {
 
     /// Discards all entries to record after the first `recorded`, except the pinned versions of
     /// changes.
+    ///
+    /// Used for what the code requests while held entries are applied before a cancellation. A pinned
+    /// version stays, because the code has already followed it.
     pub fn forget_after(&mut self, recorded: usize) {
         let later = self.recording.split_off(recorded.min(self.recording.len()));
         let stays = |entry: &Entry| matches!(entry, Entry::VersionMarked(_));
@@ -291,6 +349,10 @@ impl Machine {
     /// # Errors
     ///
     /// A failure with the code `UNKNOWN_VERSION` if the journal pins a version outside the range.
+    ///
+    /// An entry beyond the operations that the code has reserved shows that the run has been at a later
+    /// place before. A version that is followed without a record is remembered here, so that a second
+    /// call in the same run follows it too.
     pub fn version(&mut self, change: &str, oldest: u32, newest: u32) -> Result<u32, Failure> {
         let known = self.versions.get(change).copied().or_else(|| self.expected.version(change));
         // Only entries about operations show how far the code got; signals, for example, do not.
@@ -313,6 +375,9 @@ impl Machine {
     }
 
     /// The next UUID. It is the same in every replay.
+    ///
+    /// The number of reserved operations decides whether a fork still draws from the seed of the run
+    /// that it was forked from.
     pub fn draw(&mut self) -> uuid::Uuid {
         let reserved = self.reserved();
         self.draws.next_uuid(reserved)
@@ -335,6 +400,7 @@ impl Machine {
     /// A number from 0 to 1, derived from the run's incarnation and `label`.
     fn jitter(&self, label: &str) -> f64 {
         let key = EventId::derive(&format!("{}/{label}", self.incarnation)).key();
+        // The lowest 32 bits of the hash: evenly distributed, and exact as an `f64`.
         let bits = u32::try_from(key.as_u128() & 0xffff_ffff).unwrap_or_default();
         f64::from(bits) / f64::from(u32::MAX)
     }

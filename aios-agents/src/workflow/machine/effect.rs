@@ -1,3 +1,11 @@
+//! Effects: what the host of a run must do once an entry is durable.
+//!
+//! An effect follows from the state of an operation and not from the entry that led to it. So the same
+//! function gives the effects of a new entry, of a run that was loaded (all its waiting operations),
+//! and of a run that was resumed. A crash between an append and its effects therefore loses nothing:
+//! the next load requests them again, which is why all of them are idempotent. Only `CancelTask` and
+//! `Settled` are requested once: they save work, and nothing depends on them.
+
 use aios_core::{
     agent::{Name, TaskAssigned, TaskId},
     event::Timestamp,
@@ -40,6 +48,8 @@ pub enum Effect {
 
 impl Machine {
     /// Adds the effect that a waiting operation requires.
+    ///
+    /// A timer comes first: a task that is retrying has one and is not dispatched before it.
     pub(super) fn push_effect(&mut self, operation: u64) {
         let Some(found) = self.operation(operation) else { return };
         let effect = match (found.request(), &found.state) {
@@ -68,6 +78,9 @@ impl Machine {
     }
 
     /// Dispatches a task again that reached no agent, if the operation waits for one.
+    ///
+    /// Called for a message that the broker did not take or may have lost. It does not begin another
+    /// attempt.
     pub fn repeat_task(&mut self, operation: u64) {
         if self.awaits_task(operation, self.task_attempt(operation)) && self.live {
             self.push_effect(operation);
@@ -79,6 +92,7 @@ impl Machine {
         let waits = |found: &Operation| {
             found.timer().is_some() || matches!(found.request(), Some(Request::Child(_)))
         };
+        // Tasks are not among them: a dispatch that was not taken before the pause is still in the list.
         let waiting: Vec<u64> = self.active.iter().copied().collect();
         for operation in waiting {
             if self.operation(operation).is_some_and(waits) {
@@ -93,6 +107,7 @@ impl Machine {
         TaskId::of_run(&self.run_id, operation)
     }
 
+    /// The data of the event that assigns an attempt of a task.
     pub(super) fn assignment(
         &self,
         operation: u64,
@@ -107,6 +122,8 @@ impl Machine {
         AgentEvent { agent_type: task.agent_type.clone(), data }
     }
 
+    /// The data of the entry that starts a child. Its id is derived from the run and the operation
+    /// unless the code chose one.
     pub(super) fn child_started(&self, operation: u64, child: &ChildRequest) -> ChildStarted {
         let derived = || run_id::of_child(&self.run_id, operation);
         ChildStarted::new(

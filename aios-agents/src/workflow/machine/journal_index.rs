@@ -1,3 +1,14 @@
+//! The operations of a journal, to compare with what the code requests.
+//!
+//! The index is built before the replay from the whole journal. It exists because requests come before
+//! their entries: the code requests several operations in one poll, whose entries follow later. Without
+//! it, a mismatch would be noticed only at the entry, when the code has gone on. It also answers
+//! whether the journal has an operation after a given point, on which `context.version` depends. It is
+//! dropped when the run goes live.
+//!
+//! Only the kind and the name of an operation are compared. Parameters, timeouts and policies may
+//! change with the code: the recorded outcome counts.
+
 use std::{collections::BTreeMap, fmt};
 
 use aios_core::failure::Failure;
@@ -22,6 +33,7 @@ impl Mismatch {
     /// Failure code of a mismatch.
     pub const CODE: &'static str = "JOURNAL_MISMATCH";
 
+    /// The journal has an operation that the code never requested.
     pub(super) fn not_requested(operation: u64, recorded: String) -> Self {
         Self { operation, recorded, asked: "nothing".to_owned() }
     }
@@ -50,10 +62,14 @@ impl fmt::Display for Mismatch {
 /// The operations and pinned versions of a journal, collected before it is replayed.
 #[derive(Debug, Default)]
 pub(super) struct JournalIndex {
+    /// The kind of each operation, by its number.
     operations: BTreeMap<u64, Recorded>,
+    /// The pinned version of each change.
     versions: BTreeMap<Box<str>, u32>,
 }
 
+/// The kind of an operation, with the name that must match, if it has one: that of a step, an agent
+/// type, a signal or the workflow of a child.
 #[derive(Debug, PartialEq, Eq)]
 enum Recorded {
     Step(Box<str>),
@@ -74,6 +90,7 @@ impl JournalIndex {
                 expected.versions.insert(mark.change.clone(), mark.version);
             }
             if let (Some(operation), Some(recorded)) = (entry.operation(), Recorded::of(entry)) {
+                // The first entry of an operation tells its kind; later ones say less.
                 expected.operations.entry(operation).or_insert(recorded);
             }
         }
@@ -116,9 +133,13 @@ impl JournalIndex {
 
 impl Recorded {
     /// The kind of operation that an entry is about, if the entry determines it.
+    ///
+    /// The failure or retry of an operation without a name is that of a task or child, whose start has
+    /// come before.
     fn of(entry: &Entry) -> Option<Self> {
         Some(match entry {
             Entry::StepCompleted(entry) => Self::Step(entry.name.clone()),
+            // With a name it is a step; without, its start has told the kind.
             Entry::OperationFailed(entry) => Self::Step(entry.name.clone()?),
             Entry::RetryScheduled(entry) => Self::Step(entry.name.clone()?),
             Entry::TimerStarted(_) => Self::Timer,
@@ -131,6 +152,7 @@ impl Recorded {
         })
     }
 
+    /// Whether a request is the recorded operation.
     fn fits(&self, request: &Request) -> bool {
         match (self, request) {
             (Self::Step(recorded), Request::Step { name, .. })

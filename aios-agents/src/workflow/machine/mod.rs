@@ -16,6 +16,21 @@
 //! | retrying | [`Mismatch`] | waiting, next attempt | retrying | resolved |
 //! | resolved | [`Mismatch`] | ignored | ignored | ignored |
 //! | abandoned | [`Mismatch`] | ignored | ignored | ignored |
+//!
+//! # Time
+//!
+//! `now` is the time that the code sees: that of the entry that resumed it. Deadlines count from the
+//! time that the host passes in, and are recorded. Nothing else depends on time.
+//!
+//! # When something is recorded, and when it takes effect
+//!
+//! | run | `take_recording` | `take_effects` | steps begin |
+//! |---|---|---|---|
+//! | replayed | nothing | nothing | no |
+//! | live | everything | everything | yes |
+//! | paused by a client, or held by its host | outcomes of what had begun, and pinned versions | nothing | no |
+//! | held by its host | the same | dispatches only (`take_dispatches`) | no |
+//! | ahead of its journal | everything | withheld by the driver | no |
 
 mod apply;
 mod ask;
@@ -54,34 +69,79 @@ pub(crate) const UNKNOWN_VERSION: &str = "UNKNOWN_VERSION";
 const FIRST_PLACE: u64 = 1 << 32;
 
 /// State of one run, derived from its journal and the requests of its code.
+///
+/// # Examples
+///
+/// A timer, from its request to its outcome:
+///
+/// ```
+/// use std::time::Duration;
+///
+/// use aios_agents::workflow::machine::{Effect, Machine, Request};
+/// use aios_core::event::Timestamp;
+///
+/// let now = Timestamp::UNIX_EPOCH;
+/// let later = now + Duration::from_secs(5);
+/// let mut machine = Machine::new("nap".into(), []);
+/// machine.go_live().unwrap();
+/// let operation = machine.reserve();
+/// machine.ask(operation, Request::Sleep { duration: Duration::from_secs(5) }, now).unwrap();
+///
+/// // The host appends the start to the journal. Once it is durable, it is applied and takes effect.
+/// for entry in machine.take_recording() {
+///     machine.apply(&entry, now).unwrap();
+/// }
+/// assert!(matches!(machine.take_effects()[..], [Effect::Timer { operation: 1, .. }]));
+///
+/// // The timer is due. Its end is recorded and applied in the same way.
+/// machine.timer_due(operation, later);
+/// for entry in machine.take_recording() {
+///     assert_eq!(machine.apply(&entry, later).unwrap(), Some(operation));
+/// }
+/// assert!(machine.take_outcome(operation).unwrap().is_ok());
+/// ```
 #[derive(Debug)]
 pub struct Machine {
+    /// Part of the ids of tasks and children.
     run_id: Arc<str>,
+    /// All operations, in the order of their numbers, also those that are over: an entry about any of
+    /// them may still arrive.
     operations: Vec<Operation>,
+    /// Numbers of the requested operations without an outcome.
     active: BTreeSet<u64>,
+    /// Signals that were not taken, and waits for signals.
     signals: Signals,
     /// Distinguishes this run from earlier and later runs with the same id.
     incarnation: Arc<str>,
+    /// The version of each change that the run follows.
     versions: BTreeMap<Box<str>, u32>,
+    /// The UUIDs of the run.
     draws: Draws,
+    /// The operations that the code must request, by the journal; empty once the run is live.
     expected: JournalIndex,
+    /// Entries to record, in the order in which they arose.
     recording: Vec<Entry>,
+    /// Effects that were not taken yet.
     effects: Vec<Effect>,
     /// Operations of children that the code no longer wants, to be cancelled.
     unwanted: BTreeSet<u64>,
+    /// The time as the code sees it. Never goes back.
     now: Timestamp,
     /// Number of the last applied entry. Inherited signals are numbered before all other entries.
     place: u64,
     /// Number of inherited signals applied so far.
     inherited: u64,
+    /// Whether the replay has ended.
     live: bool,
     /// Whether the effects of all active operations are due once the run is no longer paused.
     effects_deferred: bool,
+    /// Whether a client paused the run.
     paused: bool,
     /// Whether the host holds the run, with the same effect as a pause.
     held: bool,
     /// Whether the code has seen outcomes that are not durable, so that no step may begin.
     ahead: bool,
+    /// The failure with which the run ends, since its cancellation was requested.
     cancelled: Option<Failure>,
 }
 
@@ -202,6 +262,8 @@ impl Machine {
     }
 
     /// Puts back taken entries that could not be recorded because the run was paused.
+    ///
+    /// They come before what was requested since, as in the order in which the code requested them.
     pub fn put_back(&mut self, entries: impl IntoIterator<Item = Entry>) {
         self.recording.splice(..0, entries);
     }
@@ -252,6 +314,7 @@ impl Machine {
         }
     }
 
+    /// Adds the effects of all active operations, when the run goes live.
     fn push_effects(&mut self) {
         let active: Vec<u64> = self.active.iter().copied().collect();
         active.into_iter().for_each(|operation| self.push_effect(operation));
@@ -356,15 +419,20 @@ impl Machine {
         self.active.iter().any(|&operation| self.operation(operation).is_some_and(runs))
     }
 
+    /// An operation, if its number was reserved.
     fn operation(&self, operation: u64) -> Option<&Operation> {
         self.operations.get(index(operation))
     }
 
+    /// An operation to change, if its number was reserved.
     fn operation_mut(&mut self, operation: u64) -> Option<&mut Operation> {
         self.operations.get_mut(index(operation))
     }
 
     /// Resolves an operation with an outcome recorded at `place` in the journal.
+    ///
+    /// The code sees it only when the host releases it. `place` decides which of several outcomes is
+    /// released first.
     fn resolve(&mut self, operation: u64, outcome: Outcome, place: u64) {
         self.active.remove(&operation);
         let Some(found) = self.operation_mut(operation) else { return };

@@ -1,3 +1,30 @@
+//! The operations of a run: what the code may request, and the state of each.
+//!
+//! | kind | start recorded as | outcome recorded as | waits for |
+//! |---|---|---|---|
+//! | step | – | `StepCompleted`, `OperationFailed` | its own code |
+//! | task | `TaskAssigned` | `TaskCompleted`, `OperationFailed` | an agent |
+//! | sleep | `TimerStarted` | `TimerFired` | a timer |
+//! | signal | `SignalAwaited`, with a deadline only | `Signaled`, `TimerFired` | any process |
+//! | child | `ChildStarted` | `ChildEnded`, `OperationFailed` | another run |
+//! | emit | `EventEmitted` and the event | – | nothing |
+//! | status | `StatusSet` | – | nothing |
+//!
+//! The states of a live run. A call that is dropped leads to `Abandoned`, unless nothing was requested
+//! or its outcome was taken. In a replay an outcome may also come before its operation has left `Open`.
+//!
+//! ```text
+//! timer, signal, child   Reserved ──► Open ──► Waiting ──► Resolved ──► Taken
+//! task                   Reserved ──► Open ──► Waiting ──► Recording ──► Resolved ──► Taken
+//!                                                 ▲            │
+//!                                                 └─ Retrying ◄┘
+//! step                   Reserved ──► Open ──► Recording ──► Resolved ──► Taken
+//!                                       ▲          │
+//!                                       └ Retrying ◄
+//! signal, no deadline    Reserved ──► Open ──► Resolved ──► Taken
+//! emit, status           Reserved ──► Resolved
+//! ```
+
 use std::time::Duration;
 
 use aios_core::{
@@ -90,8 +117,10 @@ pub struct ChildRequest {
 /// One operation of a run.
 #[derive(Debug, Default)]
 pub(super) struct Operation {
-    /// Boxed, like the failure of an outcome, because a run keeps all of its operations.
+    /// The request; `None` before there is one, and once there is an outcome. Boxed, like the failure of
+    /// an outcome, because a run keeps all of its operations.
     pub(super) request: Option<Box<Request>>,
+    /// Where the operation is.
     pub(super) state: State,
     /// Whether the code of the current attempt of a step has begun.
     pub(super) begun: bool,
@@ -146,6 +175,7 @@ pub(super) enum State {
 }
 
 impl Operation {
+    /// The request, while it has no outcome.
     pub(super) fn request(&self) -> Option<&Request> {
         self.request.as_deref()
     }
@@ -164,6 +194,7 @@ impl Operation {
         self.begun && matches!(self.state, State::Open { .. })
     }
 
+    /// Whether the code has requested it, even if it is over.
     pub(super) fn is_requested(&self) -> bool {
         !matches!(self.state, State::Reserved)
     }
@@ -204,6 +235,8 @@ impl Operation {
         Some(self.began_at? + task.total_timeout?)
     }
 
+    /// When its timer is due: a sleep, the deadline of a wait, the timeout of a running step, or the
+    /// delay before the next attempt.
     pub(super) fn timer(&self) -> Option<Timestamp> {
         match self.state {
             State::Open { until, .. } | State::Waiting { until, .. } => until,
@@ -215,6 +248,9 @@ impl Operation {
 
 impl Request {
     /// Whether an entry can be about an operation of this kind.
+    ///
+    /// An outcome of a step and one of a task have the same entry for a failure, so that entry fits
+    /// every kind.
     pub(super) fn accepts(&self, entry: &Entry) -> bool {
         match entry {
             Entry::OperationFailed(_) => true,

@@ -1,3 +1,10 @@
+//! Signals that no operation has taken, and operations that wait for signals.
+//!
+//! Signals arrive at any time, also before the code waits for them. Two rules make the choice the same
+//! in every replay: signals of a name are taken in the order of their places in the journal, and the
+//! operation with the lowest number takes the next one. A signal whose call is dropped before the code
+//! has seen it returns to its former place.
+
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use aios_core::event::Payload;
@@ -10,10 +17,13 @@ use aios_core::event::Payload;
 pub(super) struct Signals {
     /// Untaken signals by name, each with its place in the journal.
     kept: BTreeMap<Box<str>, VecDeque<(u64, Payload)>>,
+    /// Operations that wait, by the name of the signal. The lowest number has waited longest.
     waiting: BTreeMap<Box<str>, BTreeSet<u64>>,
-    /// Names that may have both untaken signals and waiting operations.
+    /// Names that may have both untaken signals and waiting operations. Saves looking at all names each
+    /// time the code is idle; outdated names are removed by `first_match`.
     matching: BTreeSet<Box<str>>,
-    /// Places of all signals, in the order of their arrival.
+    /// Places of all signals, in the order of their arrival. Their indices are the numbers by which a
+    /// successor names those that it inherits.
     places: Vec<u64>,
 }
 
@@ -29,6 +39,8 @@ impl Signals {
     }
 
     /// Whether there are more untaken signals than operations that wait for them.
+    ///
+    /// If so, a new wait gets one without waiting, and needs no deadline in the journal.
     pub(super) fn has_surplus(&self, name: &str) -> bool {
         let kept = self.kept.get(name).map_or(0, VecDeque::len);
         kept > self.waiting.get(name).map_or(0, BTreeSet::len)

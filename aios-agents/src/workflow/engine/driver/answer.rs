@@ -1,3 +1,20 @@
+//! The messages in the inbox of a run, above all the answers of agents.
+//!
+//! The order that no answer may break:
+//!
+//! ```text
+//! delivery ──► classify ──► outbox ──► append ──► applied ──► acknowledged
+//!                  │
+//!                  ├── no attempt awaits it ──► confirmed by the store that the run is ours ──► acknowledged
+//!                  └── it is not a valid answer ──► confirmed in the same way ──► dead letter
+//! ```
+//!
+//! If the process dies before the acknowledgement, the broker delivers the answer again, to this engine
+//! or its successor. If the append was durable by then, no attempt awaits the second copy.
+//!
+//! The belief of a driver about its ownership may be outdated, so a refusal is never final before the
+//! store has confirmed the fence (`Engine::settle_refused`).
+
 use std::future::poll_fn;
 
 use aios_core::{
@@ -11,6 +28,7 @@ use super::{
 use crate::workflow::journal::{AgentEvent, Entry, Record};
 
 impl Driver {
+    /// Handles one message. An exit means that the run leaves memory.
     pub(super) async fn on_message(&mut self, message: Message) -> Option<Exit> {
         match message {
             // The next owner reads the journal.
@@ -45,9 +63,16 @@ impl Driver {
 
     /// Handles a due timer. A task is dispatched again only after the journal has been read, because
     /// another engine may have recorded its answer.
+    ///
+    /// | before the check | then |
+    /// |---|---|
+    /// | the timer dispatches nothing | it is handled at once |
+    /// | the journal can be read now | it is read, and the task is left alone if it has an outcome now |
+    /// | an append is in flight, or the store does not answer | the timer is set again, for a moment later |
     pub(super) async fn on_timer(&mut self, operation: u64) -> Option<Exit> {
         let is_read = self.may_repeat(operation);
         if is_read {
+            // The append in flight would be read back and applied twice.
             if self.append.is_none()
                 && let Some(exit) = self.reread().await
             {
@@ -69,6 +94,8 @@ impl Driver {
     }
 
     /// Whether a due timer may dispatch a task again.
+    ///
+    /// Two reasons: the broker did not take it, or has probably lost it.
     fn may_repeat(&mut self, operation: u64) -> bool {
         let is_put_off = self.deferred.contains_key(&operation);
         is_put_off || self.is_lost(operation, self.engine.clock.now())
@@ -84,6 +111,7 @@ impl Driver {
         let (again, not_due) = {
             let mut machine = self.execution.machine();
             let again = machine.timer_due(operation, now);
+            // The check of a child sets a timer of its own. Without one, this timer was that check.
             if !self.engine.timers.is_set(&self.run_id, operation) {
                 machine.repeat_child(operation);
             }
@@ -143,6 +171,9 @@ impl Driver {
 
     /// Settles an answer that no attempt awaits, once nothing is being recorded: it may be a second copy
     /// of an answer that is, or a result that comes while the timeout of its attempt is.
+    ///
+    /// A second copy that is acknowledged before the first is durable would be missing if the append
+    /// failed and the run moved.
     fn ignore(&mut self, delivery: Delivery) {
         if self.append.is_some() || !self.outbox.is_empty() {
             self.postponed.push(delivery);
@@ -166,11 +197,14 @@ impl Driver {
         entry: Entry,
         delivery: Delivery,
     ) {
+        // Under an id that every engine derives in the same way, so that two of them record it once.
         let event = self.recorded(&delivery.event, operation, attempt);
         self.outbox.push(Record { entry: entry.clone(), event });
         self.answers.push(delivery);
         self.end_assignment(operation);
         self.execution.machine().task_answered(operation);
+        // The failure and what follows from it are appended together, so that no crash can come
+        // between.
         if let Entry::TaskFailed(AgentEvent { data, .. }) = entry {
             let TaskFailed { attempt, failure, retryable, .. } = data;
             let error = TaskError::retryable(failure).with_retryable(retryable);
@@ -179,6 +213,9 @@ impl Driver {
     }
 
     /// Records what follows a failed attempt that another engine recorded.
+    ///
+    /// The other engine could record the answer and not what follows: that depends on the retry policy,
+    /// which only the code of the run knows.
     pub(super) fn on_failed_elsewhere(&mut self, failed: TaskFailed, operation: u64) {
         let TaskFailed { attempt, failure, retryable, .. } = failed;
         if self.execution.machine().awaits_task(operation, Some(attempt)) {
@@ -194,6 +231,8 @@ impl Driver {
         self.is_leaving = is_leaving;
         if is_leaving {
             self.execution.hold();
+            // Shows which steps the code still polls; those that it does not can't end, and are not
+            // waited for.
             poll_fn(|context| self.execution.poll(context)).await;
             self.outgoing.release_slot();
         } else {

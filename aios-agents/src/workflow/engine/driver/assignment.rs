@@ -1,4 +1,24 @@
 //! The open attempts at tasks: which agents may answer them, and by when.
+//!
+//! The engine alone ends attempts: neither agents nor brokers repeat a task on their own. For that it
+//! has an `Assignment` for each open attempt, and these deadlines, all of which are timers of the
+//! operation:
+//!
+//! | deadline | counts from | what follows |
+//! |---|---|---|
+//! | timeout, plus `task_grace` | the first heartbeat; before that, the last activity of the agents of the type | the attempt fails with `TASK_TIMEOUT` |
+//! | `heartbeat_timeout` | the last heartbeat | the attempt fails with `HEARTBEAT_MISSED` |
+//! | half of it | the last heartbeat | the engine looks for its dead letter |
+//! | total timeout | the first assignment of the task | the task fails for good |
+//! | `unclaimed_after` | the last activity of the agents | it is reported as unclaimed |
+//! | `redispatch_after` | the last dispatch or report | it is dispatched again if it seems to be lost (`unclaimed`) |
+//!
+//! None of this is recorded, except the ends of attempts. An engine that takes the run over counts
+//! again from the takeover, and asks the agents first (`seek`).
+//!
+//! Heartbeats are not recorded either. An answer names the event that assigned the attempt as its
+//! cause, by which it is told apart from answers to other attempts, to an earlier run with the same id,
+//! and to a run of another store.
 
 use std::{sync::Arc, time::Duration};
 
@@ -29,15 +49,21 @@ use crate::{
 /// An attempt that was published to its agents.
 #[derive(Debug)]
 pub(super) struct Assignment {
+    /// Type of the agents that may answer.
     agent_type: Name,
+    /// The agent that has to perform it; any agent of the type if `None`.
     agent_id: Option<Box<str>>,
+    /// Number of the attempt, from 1.
     pub(super) attempt: u32,
+    /// Time that the agent's code may take.
     timeout: Option<Duration>,
+    /// When this engine began to wait for an answer.
     pub(super) assigned_at: Timestamp,
     /// When it was recorded, which is about its place in the queue of its agents.
     pub(super) recorded_at: Timestamp,
     /// When it was last dispatched, and how often it was repeated.
     pub(super) dispatched_at: Timestamp,
+    /// Number of repeated dispatches, from which the pause before the next one follows.
     pub(super) repeated: u32,
     /// When an agent's process last reported that it holds the attempt and has not begun it.
     pub(super) held_at: Option<Timestamp>,
@@ -57,13 +83,16 @@ pub(super) struct Assignment {
     /// Makes the engine look for its dead letter: it was begun, and its agent may have abandoned
     /// it.
     silent: Option<Queued>,
-    /// An answer that names no assignment, and when it arrived.
+    /// An answer that names no assignment, and when it arrived. It is not acknowledged while it is
+    /// here.
     held: Option<(Held, Timestamp)>,
-    /// Alive while the run waits for this attempt.
+    /// Alive while the run waits for this attempt. The dispatcher has a weak reference, and drops a
+    /// task that no run waits for.
     awaited: Arc<()>,
 }
 
 impl Assignment {
+    /// Type of the agents that may answer.
     pub(super) fn agent_type(&self) -> &Name {
         &self.agent_type
     }
@@ -79,8 +108,11 @@ impl Assignment {
 /// An answer that names no assignment.
 #[derive(Debug)]
 pub(super) struct Held {
+    /// The attempt that it is taken to answer.
     pub(super) attempt: u32,
+    /// The answer as an entry.
     pub(super) entry: Entry,
+    /// To be acknowledged once it is accepted.
     pub(super) delivery: Delivery,
 }
 
@@ -108,6 +140,9 @@ impl Driver {
     }
 
     /// Registers an attempt that is passed to the dispatcher, and sets its timers.
+    ///
+    /// A repeated dispatch of an attempt that is registered already changes nothing but the time of the
+    /// last dispatch.
     pub(super) fn expect_answer(
         &mut self,
         operation: u64,
@@ -163,6 +198,7 @@ impl Driver {
     pub(super) async fn on_heartbeat(&mut self, operation: u64) {
         let now = self.engine.clock.now();
         let Some(assignment) = self.assigned.get_mut(&operation) else { return };
+        // The first heartbeat shows that the queue has moved up to this task.
         if assignment.started_at.replace(assignment.started_at.unwrap_or(now)).is_none() {
             self.engine.activity.record(&assignment.agent_type, now, assignment.recorded_at);
         }
@@ -170,6 +206,7 @@ impl Driver {
         assignment.silent = None;
         let queued = assignment.queued.take();
         let attempt = assignment.attempt;
+        // The first of the two deadlines of silence; the check of this timer sets the second.
         let silence = now + self.engine.options.heartbeat_timeout / 2;
         self.engine.timers.set(silence, &self.run_id, operation);
         let held = assignment.held.take();
@@ -207,6 +244,8 @@ impl Driver {
     }
 
     /// Accepts an answer that was held long enough; otherwise returns when to accept it.
+    ///
+    /// An agent that names the assignment had the whole grace to be heard of, and was not.
     fn release_held(&mut self, operation: u64, now: Timestamp) -> Option<Timestamp> {
         let assignment = self.assigned.get_mut(&operation)?;
         let (held, since) = assignment.held.take()?;
@@ -225,6 +264,8 @@ impl Driver {
 
     /// Ends the current attempt if its agent is silent or its time is over; otherwise sets the
     /// timer of the next check.
+    ///
+    /// `is_read` says that the journal was just read, so that a task may be dispatched again.
     pub(super) fn check_assignment(&mut self, operation: u64, now: Timestamp, is_read: bool) {
         if let Some(until) = self.release_held(operation, now) {
             return self.engine.timers.set(until, &self.run_id, operation);
@@ -250,6 +291,7 @@ impl Driver {
                 return;
             }
         };
+        // Before the failure is recorded: what arrives from now on is too late for this attempt.
         self.assigned.remove(&operation);
         self.on_undeliverable(operation, attempt, TaskError::retryable(failure));
     }
@@ -285,6 +327,8 @@ impl Driver {
         self.deferred.remove(&operation);
         let message = format!("task {operation} of agent {agent_type} has not succeeded in time");
         let failure = Failure::new(codes::TASK_TIMEOUT, message);
+        // First, while the machine still knows the attempt; then later answers are ignored, and agents
+        // are told.
         self.record_failure(operation, attempt, TaskError::terminal(failure));
         self.execution.machine().task_answered(operation);
         self.cancel_task(agent_type, TaskId::of_run(&self.run_id, operation));
@@ -293,6 +337,7 @@ impl Driver {
 
     /// The message of an attempt became a dead letter: no agent will answer it.
     pub(super) fn on_dead_letter(&mut self, operation: u64, attempt: u32, letter: &DeadLetter) {
+        // A letter of an earlier run with the same id, or of another store.
         if letter.event.id != self.assignment_id(operation, attempt) {
             return;
         }
@@ -357,6 +402,7 @@ pub(in super::super) fn recorded(
     answer
 }
 
+/// The failure of an attempt whose time is over, which says whether an agent had begun it.
 fn timed_out(assignment: &Assignment) -> Failure {
     let timeout = assignment.timeout.unwrap_or_default();
     let message = match assignment.started_at {

@@ -1,4 +1,11 @@
 //! Blocking a run for a reason other than its code.
+//!
+//! A blocked run is not lost and not ended: it waits for code, configuration or a person. The entry
+//! `blocked` tells clients why, and the run continues when it is loaded again and fits. Here are the
+//! blocks of runs that have no driver any more, or never had one. A block that a driver decides on is
+//! in `load`, because the driver may append it with its fence and what was in its outbox.
+//!
+//! The append has no fence. Instead, this engine checks before each attempt that it owns the run.
 
 use std::sync::Arc;
 
@@ -27,6 +34,7 @@ pub(super) async fn block_unreadable(
     error: &EventError,
 ) -> Exit {
     let failure = Failure::from_error("JOURNAL_UNREADABLE", error);
+    // Derived, so that each load of the same unreadable journal does not add another entry.
     let id = EventId::derive(&format!("{run_id}/unreadable/{}", failure.message));
     block(engine, run_id, failure, Some(id)).await
 }
@@ -53,6 +61,14 @@ pub(super) async fn block_external(engine: &Engine, run_id: &Arc<str>, failure: 
 /// Records in the journal that a run is blocked, and retries until the store accepts it. If the
 /// store refuses it permanently, the engine stops, because otherwise the run would stay idle
 /// without being reported.
+///
+/// | the answer | then |
+/// |---|---|
+/// | recorded | the run counts as blocked |
+/// | the run has ended, or does not exist | that is reported instead |
+/// | not now | again, after a pause |
+/// | the failure is too large | once more, with a shorter one |
+/// | never | the engine stops |
 async fn block(
     engine: &Engine,
     run_id: &Arc<str>,
@@ -98,6 +114,7 @@ async fn block(
 }
 
 impl RunOutcome {
+    /// The outcome of a blocked run.
     pub(in super::super) fn blocked(failure: Failure) -> Self {
         let status = RunStatus::Blocked;
         Self { status, result: None, failure: Some(failure), continued_as: None }

@@ -1,3 +1,19 @@
+//! The children of a run: how they are started, and cancelled with it.
+//!
+//! A child is a run of its own, on whichever engine owns its shard. The order on each side leaves no
+//! gap for a crash:
+//!
+//! 1. `ChildStarted` is durable in the journal of the parent.
+//! 2. The child is started with its parent in its first event. If that was done before, the existing
+//!    child is recognised by it.
+//! 3. The child ends, and its engine appends `ChildEnded` to the journal of the parent, once.
+//! 4. In case 3 was missed, the parent checks the child every `child_poll_interval`.
+//!
+//! Starting and cancelling are tasks beside the driver. A start activates another driver, which may
+//! wait for what this one has, and both read the store through the same queue. The two are also kept
+//! apart from each other: a cancellation waits for all starts, or it would miss a child that is about
+//! to exist.
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     future::poll_fn,
@@ -30,10 +46,12 @@ pub(super) struct Children {
     /// Whether the cancellation of the run was requested. Children started afterwards belong to its
     /// compensations.
     cancel_requested: bool,
+    /// The starts in progress.
     starting: Starts,
     /// A separate task, since it reads the store as the run does: reads that wait for each other
     /// must not be polled by one task.
     cancelling: JoinSet<Result<(), Failure>>,
+    /// Whether the children were cancelled because of the run's cancellation, since it was loaded.
     cancel_begun: bool,
     /// Why a child can never be cancelled, if there is one.
     uncancelled: Option<Failure>,
@@ -54,6 +72,8 @@ impl Children {
     /// Applies an entry of the journal that concerns a child.
     pub(super) fn note(&mut self, entry: &Entry) {
         match entry {
+            // What is started after the request to cancel belongs to the compensations, which have to
+            // finish.
             Entry::ChildStarted(child) if !self.cancel_requested && !child.leave_running => {
                 self.running.insert(child.operation, child.run_id.clone());
             }
@@ -64,6 +84,7 @@ impl Children {
         }
     }
 
+    /// Forgets a child that has ended.
     fn ended(&mut self, operation: u64) {
         self.running.remove(&operation);
         self.unwanted.remove(&operation);
@@ -161,6 +182,7 @@ impl Driver {
         self.begin_cancelling(started, "no longer needs it");
     }
 
+    /// Begins to cancel children, after all starts in progress have ended.
     fn begin_cancelling(&mut self, running: BTreeMap<u64, Box<str>>, why: &'static str) {
         if running.is_empty() {
             return;
@@ -182,6 +204,7 @@ impl Driver {
     }
 }
 
+/// Waits for the starts, then requests the cancellation of each child.
 async fn cancel(
     engine: Arc<Engine>,
     run_id: Arc<str>,

@@ -1,4 +1,12 @@
 //! The classification of events in the mailbox of a run.
+//!
+//! A mailbox belongs to an engine and anyone may publish to it, so nothing in an event is trusted. An
+//! answer counts for an attempt if all of this holds: the run awaits the task, the event comes from
+//! agents of the assigned type, and its cause is the event that assigned the attempt. Agents that are
+//! not built with aios may leave out the cause; their answers are held for a while (`assignment`).
+//!
+//! A result is also accepted from an earlier attempt that was given up: the work is done, and a
+//! repetition may do it twice. A failure of an earlier attempt says nothing about the current one.
 
 use aios_core::{agent::TaskHeartbeat, catalog::agent, event::Event};
 
@@ -38,6 +46,7 @@ impl Driver {
             let entry = decode(event).map_err(unreadable)?;
             let attempt = match &entry {
                 Entry::TaskFailed(task) => Some(task.data.attempt),
+                // A result names no attempt.
                 Entry::TaskCompleted(_) => None,
                 _ => return Err(Refusal::Foreign("it is not the answer of an agent")),
             };
@@ -77,6 +86,7 @@ impl Driver {
             return Err(Refusal::Foreign("the task was assigned to agents of another type"));
         }
         let Some(cause) = &event.metadata.causation_id else { return Ok(None) };
+        // The latest first, since it is the usual one.
         let mut attempts = named.map_or(1..=current, |attempt| attempt..=attempt).rev();
         attempts
             .find(|&attempt| **cause == *self.assignment_id(operation, attempt).to_string())

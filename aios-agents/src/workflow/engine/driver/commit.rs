@@ -13,6 +13,17 @@
 //! | another error | the run leaves memory |
 //!
 //! An append whose response was lost is repeated with the same ids, so the store finds the first one.
+//!
+//! # Why the version is exact
+//!
+//! The expected version is what makes one writer's view of the journal certain: a signal that arrived
+//! first changes what the code does next, and must be applied first. After a conflict the driver reads
+//! what it missed and appends again what is still valid; the end of the run is decided again.
+//!
+//! # What the fence adds
+//!
+//! A version alone would not stop an engine that lost its shard and has missed nothing. The store
+//! compares the fence with the lease in the same transaction, so a former owner is always refused.
 
 use std::{future::poll_fn, sync::Arc};
 
@@ -43,11 +54,15 @@ const PAGE: usize = 1000;
 
 impl Driver {
     /// Whether there are records that should be appended now instead of together with later ones.
+    ///
+    /// Status texts, pinned versions and cancelled tasks wait for the next durable entry while a step
+    /// is running, whose result brings one. Otherwise they are appended by themselves.
     pub(super) fn has_records(&self) -> bool {
         if !self.outbox.is_empty() {
             return true;
         }
         let machine = self.execution.machine();
+        // The end of a run waits until its children have been asked to end.
         let may_end = !machine.is_paused() && !self.children.is_cancelling();
         if may_end && self.execution.outcome().is_some() {
             return true;
@@ -62,6 +77,7 @@ impl Driver {
         if !self.has_records() {
             return Ok(());
         }
+        // May add to the outbox, and to what the code has requested.
         let mut position = self.look_ahead().await;
         if let Some(failure) = self.write_failure.take() {
             return Err(failure);
@@ -72,6 +88,7 @@ impl Driver {
             // The outcomes are recorded first. The run is blocked when it requests this again.
             (Err(_), _) => position = Position::Diverged,
         }
+        // Everything that was collected since the last append goes into one.
         let records = std::mem::take(&mut self.outbox);
         let answers = std::mem::take(&mut self.answers);
         self.submit(records, answers, position);
@@ -86,6 +103,7 @@ impl Driver {
         }
         let entries = self.execution.machine().take_recording();
         // A successor is started, and output is stored, before the end of the run is recorded.
+        // Both take appends of their own, which can't be part of this one.
         let is_prepared = |ending: &Entry| {
             !matches!(ending, Entry::Continued(_)) && !self.execution.shared.outputs().is_held()
         };
@@ -95,6 +113,7 @@ impl Driver {
         entries.map(|entry| self.encode(entry).map_err(failed)).collect()
     }
 
+    /// Begins an append. `answers` are acknowledged when it is durable.
     pub(super) fn submit(
         &mut self,
         records: Vec<Record>,
@@ -104,6 +123,7 @@ impl Driver {
         let append = self.append_of(&records, position);
         let store = Arc::clone(&self.engine.store);
         // Readers of output read no further once the run has ended.
+        // Only the last record can be the end, because nothing is requested after it.
         let ends = records.last().is_some_and(|record| record.entry.is_final());
         let output = if ends { self.execution.shared.outputs().flush() } else { None };
         let appending = Box::pin(async move {
@@ -119,6 +139,7 @@ impl Driver {
     fn submit_again(&mut self, in_flight: InFlight) {
         let InFlight { records, answers, position, failures, .. } = in_flight;
         let Backoff { initial_delay, max_delay, .. } = self.engine.options.backoff;
+        // The exponent has a limit, because a multiplication of a `Duration` panics when it overflows.
         let pause = (initial_delay * 2_u32.saturating_pow(failures.min(16))).min(max_delay);
         let append = self.append_of(&records, position);
         let store = Arc::clone(&self.engine.store);
@@ -131,6 +152,8 @@ impl Driver {
             Some(InFlight { records, answers, position, failures: failures + 1, appending });
     }
 
+    /// The append of records. One that diverged has no expected version: what it records is right
+    /// wherever it stands.
     fn append_of(&self, records: &[Record], position: Position) -> Append {
         let events = records.iter().map(|record| record.event.clone()).collect();
         let expected = match position {
@@ -140,6 +163,7 @@ impl Driver {
         self.journal_append(events, expected)
     }
 
+    /// An append to the journal under the fence of this driver.
     pub(super) fn journal_append(&self, events: Vec<Event>, expected: Expected) -> Append {
         Append { stream: self.stream.clone(), expected, events, fence: Some(self.fence) }
     }
@@ -157,6 +181,8 @@ impl Driver {
     /// Handles the result of the append in flight.
     pub(super) async fn appended(&mut self, result: Result<Appended, StoreError>) -> Option<Exit> {
         let in_flight = self.append.take()?;
+        // First, because a refused lookahead must not be treated as an ordinary append: the code has
+        // seen what is not in the journal.
         if let (Position::Ahead(seen), Err(error)) = (in_flight.position, &result)
             && is_refuted(error)
         {
@@ -177,6 +203,7 @@ impl Driver {
                 self.engine.lost(self.fence);
                 Some(Exit::NotOwner)
             }
+            // The outcome becomes a failure, which the code of the run can handle.
             Err(StoreError::TooLarge { id, bytes, limit }) => {
                 let failure = too_large(bytes, limit);
                 match self.replace_oversized(in_flight.records, &id, &failure) {
@@ -188,6 +215,8 @@ impl Driver {
             Err(StoreError::DuplicateEvent { id }) => {
                 self.rename_answers(in_flight, |event| event.id == id).await
             }
+            // The outcome is unknown: the append may be durable. Repeated with the same ids, it is
+            // stored once.
             Err(error) if error.is_retryable() => {
                 self.engine.store_failed(&error);
                 self.submit_again(in_flight);
@@ -206,6 +235,7 @@ impl Driver {
             return false;
         }
         let length: u64 = in_flight.records.len().try_into().unwrap_or(u64::MAX);
+        // A repetition that was stored by an earlier attempt stands directly after what was applied.
         appended.repeated && appended.version != self.version + length
     }
 
@@ -241,7 +271,11 @@ impl Driver {
         Some(self.block(failure).await)
     }
 
+    /// The append is durable: applies its entries, then acknowledges the answers among them. The order
+    /// is the promise of `driver`: an outcome is durable before the code sees it, and an answer is
+    /// acknowledged after that.
     async fn committed(&mut self, appended: Appended, in_flight: InFlight) -> Option<Exit> {
+        // Set before anything is applied, so that what is recorded next expects it.
         self.version = appended.version;
         let InFlight { records, answers, position, .. } = in_flight;
         let ended = records.last().and_then(|record| RunOutcome::from_entry(&record.entry));
@@ -253,6 +287,7 @@ impl Driver {
             Position::Behind => self.apply_all(records.into_iter().map(Record::into_applied)).await,
             Position::Ahead(seen) => {
                 self.execution.end_lookahead();
+                // The code has seen the first ones ahead.
                 let followers = records.into_iter().skip(seen);
                 self.apply_all(followers.map(Record::into_applied)).await;
             }
@@ -277,6 +312,8 @@ impl Driver {
     }
 
     /// The journal has foreign appends: applies them, then repeats the append.
+    ///
+    /// If nothing is left to append, the answers are acknowledged with the next append.
     async fn catch_up(&mut self, in_flight: InFlight) -> Option<Exit> {
         match self.read_ahead().await {
             Ok(()) => {}
@@ -290,8 +327,10 @@ impl Driver {
         }
         // The outcome may have changed, for example because the run was cancelled.
         let mut records = in_flight.records;
+        // What was read may have ended an operation that these records continue.
         self.drop_obsolete(&mut records);
         if records.last().is_some_and(|record| record.entry.is_final()) {
+            // The end is decided again, with what was just read.
             records.pop();
         }
         if self.is_paused() {
@@ -340,6 +379,9 @@ impl Driver {
     }
 
     /// Applies foreign appends.
+    ///
+    /// Everything is read, page by page. The end of the run in a page is an exit at once: what stands
+    /// before it can't change anything any more.
     async fn read_ahead(&mut self) -> Result<(), Exit> {
         loop {
             let page = self.engine.store.read_stream(&self.stream, self.version, PAGE).await;
@@ -360,7 +402,9 @@ impl Driver {
             {
                 return Err(Exit::Ended(ended));
             }
+            // Before they are applied: the code may end because of them.
             self.note_requests(&entries);
+            // Collected before the entries are consumed, and recorded after the machine knows them.
             let failed = failures(entries.iter().map(|(entry, _)| entry));
             self.apply_all(entries).await;
             self.record_failures(failed);
@@ -377,6 +421,7 @@ impl Driver {
         }
     }
 
+    /// Keeps the reason of a cancellation, which decides how the run ends if its code no longer fits.
     fn note_requests(&mut self, entries: &[(Entry, Timestamp)]) {
         for (entry, _) in entries {
             if let Entry::CancelRequested(request) = entry {
@@ -385,6 +430,8 @@ impl Driver {
         }
     }
 
+    /// Feeds durable entries to the execution and polls the code until it has seen them. Also notes
+    /// what the driver itself needs of them: children and durations.
     pub(super) async fn apply_all<I>(&mut self, entries: I)
     where
         I: IntoIterator<Item = (Entry, Timestamp), IntoIter: Send> + Send,
@@ -413,6 +460,7 @@ impl Driver {
     }
 }
 
+/// Whether an agent, and not this engine, chose the id of the event.
 fn is_answer(record: &Record) -> bool {
     matches!(record.entry, Entry::TaskCompleted(_) | Entry::TaskFailed(_))
 }

@@ -1,4 +1,8 @@
 //! The effects that the machine of a run requests.
+//!
+//! An effect is requested when its entry is durable, and again whenever the run is loaded or resumed.
+//! None of them waits here: timers are set in memory, tasks are put into a queue, children are started
+//! by tasks of their own. So a slow broker delays no run.
 
 use std::sync::Arc;
 
@@ -19,6 +23,8 @@ use crate::{
 };
 
 impl Driver {
+    /// Performs the effects that are due. A run that is about to leave only dispatches what was
+    /// recorded before: its successor would have to seek those tasks.
     pub(super) fn perform_effects(&mut self) {
         let effects = match self.is_leaving {
             true => self.execution.machine().take_dispatches(),
@@ -45,9 +51,13 @@ impl Driver {
     }
 
     /// Notifies agents that a task is cancelled.
+    ///
+    /// Nothing waits for the notice: an agent that misses it finishes its task, and its answer is
+    /// ignored.
     pub(super) fn cancel_task(&mut self, agent_type: Name, task_id: TaskId) {
         let data = TaskCancelled::new(task_id);
         let entry = Entry::TaskCancelled(AgentEvent { agent_type, data });
+        // A cancelled task needs no listener: its agents may be gone.
         match self.to_publish(entry, false) {
             Ok(publish) => self.send(publish, None),
             Err(failure) => self.write_failure = Some(failure),
@@ -55,26 +65,34 @@ impl Driver {
     }
 
     /// Passes a task to the dispatcher. A task with an invalid address fails.
+    ///
+    /// The attempt is registered before it is published, so that even the fastest answer finds it. One
+    /// that was recorded before the run was loaded is sought instead.
     pub(super) fn dispatch(&mut self, assignment: AgentEvent<TaskAssigned>) {
         let attempt = assignment.data.attempt;
         let operation = assignment.data.task_id.run().map_or(0, |run| run.1);
+        // The effect may be outdated: the attempt has ended since it was requested.
         if !self.execution.machine().awaits_task(operation, Some(attempt)) {
             return;
         }
+        // It was recorded before the run was loaded, so it may already be with an agent.
         if self.seek(operation, &assignment) {
             return;
         }
         let expected = self.expect_answer(operation, &assignment);
+        // A task that no queue takes must fail, and not vanish.
         match self.to_publish(Entry::TaskAssigned(assignment), true) {
             Ok(publish) => self.send(publish, Some(expected)),
             Err(failure) => self.on_undeliverable(operation, attempt, TaskError::terminal(failure)),
         }
     }
 
+    /// Puts an event into the queue of the dispatcher.
     pub(super) fn send(&mut self, publish: Publish, task: Option<Attempt>) {
         self.enqueue(publish, task, None);
     }
 
+    /// Like `send`, also for questions. `sought` is the attempt that a question is about.
     pub(super) fn enqueue(
         &mut self,
         publish: Publish,
@@ -82,16 +100,20 @@ impl Driver {
         sought: Option<Attempt>,
     ) {
         let fence = self.fence;
+        // Dropped when the broker has answered, which a leaving run waits for.
         let _pending = Arc::clone(&self.dispatching);
         let dispatch = Dispatch { publish, task, sought, fence, _pending };
         self.outgoing.push(dispatch, &self.engine.dispatches);
     }
 
     /// The event of an entry, addressed to an agent type or to one agent.
+    ///
+    /// `require_route` makes the broker refuse an event that has no listener.
     pub(super) fn to_publish(&self, entry: Entry, require_route: bool) -> Result<Publish, Failure> {
         let mut record =
             self.encode(entry).map_err(|error| Failure::from_error(error.code(), &error))?;
         if let Entry::TaskAssigned(_) = &record.entry {
+            // Agents pass it to systems that accept only the latest owner.
             let fence = serde_json::json!(self.fence);
             record.event.metadata_mut().extra.insert("fence".to_owned(), fence);
         }

@@ -19,6 +19,8 @@ use crate::workflow::{
 /// Events read at once.
 const PAGE: usize = 1000;
 
+/// Reads a whole journal. The first part comes through the shared queue, where the reads of many runs
+/// are batched.
 pub(super) async fn read(engine: &Engine, stream: &StreamId) -> Result<Vec<RecordedEvent>, Exit> {
     let Start { mut events, mut may_have_more } =
         engine.read_start(stream).await.map_err(failed)?;
@@ -31,11 +33,15 @@ pub(super) async fn read(engine: &Engine, stream: &StreamId) -> Result<Vec<Recor
     Ok(events)
 }
 
+/// The exit of a run whose store failed.
 pub(super) fn failed(error: StoreError) -> Exit {
     Exit::Failed(error)
 }
 
 /// The exit of a run whose journal could not be used.
+///
+/// Errors that concern neither the store nor an event, such as an unknown workflow, make a journal
+/// unreadable for this engine.
 pub(super) fn exit(error: JournalError) -> Exit {
     match error {
         JournalError::Store(error) => Exit::Failed(error),
@@ -52,11 +58,15 @@ pub(super) fn read_entry(workflow: &str, event: &Event) -> Result<Entry, EventEr
     }
 }
 
+/// The exit of a run whose journal can't be decoded.
 pub(super) fn unreadable(error: EventError) -> Exit {
     Exit::Unreadable(error)
 }
 
 /// The failed attempts in a part of a journal.
+///
+/// The consequence of each may not be recorded: another engine recorded the failure, or this one died in
+/// between.
 pub(super) fn failures<'a>(entries: impl Iterator<Item = &'a Entry>) -> Vec<(u64, TaskFailed)> {
     let failed = entries.filter_map(|entry| match entry {
         Entry::TaskFailed(task) => Some((entry.operation()?, task.data.clone())),
@@ -91,6 +101,7 @@ pub(in super::super) fn run_metadata(started: &Event, run_id: &Arc<str>) -> Meta
     let theirs = &started.metadata;
     Metadata {
         correlation_id: theirs.correlation_id.clone().or_else(|| Some(Arc::clone(run_id))),
+        // The metadata is shared by all events of the run, so none of them names a nearer cause.
         causation_id: Some(started.id.to_string().into()),
         user_id: theirs.user_id.clone(),
         traceparent: theirs.traceparent.clone(),

@@ -1,4 +1,19 @@
 //! The in-memory lifetime of a run, from loading to eviction.
+//!
+//! ```text
+//! Engine::send ──► activation ──► load ──► drive ──► exit ──► finish
+//!                                   ▲                  │
+//!                                   └── store failed, ─┘
+//!                                       or the lookahead diverged
+//! ```
+//!
+//! The order at the end is what makes it safe to send a message at any time: the driver is dropped,
+//! then the inbox is closed and removed from the table in one step, and the messages that it still had
+//! are handled according to the exit. A message that is sent after that activates the run again.
+//!
+//! A panic, wherever it comes from, blocks the run and nothing else: the poll of the run and each of
+//! its destructors are caught. The shard counts as busy until `finish` is done, so that it is not
+//! handed over before the answers of its runs are recorded.
 
 use std::{
     future::poll_fn,
@@ -37,8 +52,11 @@ const NOTICE_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The remaining work for a run that leaves memory.
 struct Departure {
+    /// Why the run leaves memory.
     exit: Exit,
+    /// The run that waits for this one, to report its end to.
     parent: Option<Parent>,
+    /// Events that were not passed to the dispatcher.
     outgoing: Outgoing,
     /// The run that it continues as, or was about to.
     successor: Option<Successor>,
@@ -59,11 +77,14 @@ pub(in super::super) async fn run(engine: Arc<Engine>, activation: Activation) {
     let run = Box::pin(run_to_exit(Arc::clone(&engine), activation));
     let departure = match guarded(&engine, run).await {
         Ok(departure) => departure,
+        // An executor drops its runs when the engine stops.
         Err(_) if engine.is_stopping() => return,
         Err(failure) => Box::pin(block_external(&engine, &run_id, failure)).await.into(),
     };
+    // From here on a message activates the run again.
     let (shard, unprocessed) = engine.live.remove(&run_id, &inbox);
     let outgoing = finish(&engine, &run_id, departure, unprocessed.into()).await;
+    // The answers are recorded, or in the hands of tasks that the engine waits for.
     engine.live.departed(shard);
     if let Some(outgoing) = outgoing {
         send_notices(&engine, &run_id, outgoing).await;
@@ -71,12 +92,16 @@ pub(in super::super) async fn run(engine: Arc<Engine>, activation: Activation) {
 }
 
 /// Polls a run, or lets its executor do so. An error means that the run panicked or was dropped.
+///
+/// The executor gets the whole run as a future without an output. The result comes back through a
+/// channel, and the executor's own future tells whether it dropped or lost the run.
 async fn guarded(
     engine: &Engine,
     future: BoxFuture<'static, Departure>,
 ) -> Result<Departure, Failure> {
     let panicked = |panic: Box<dyn std::any::Any + Send>| panic_failure(PANICKED, &*panic);
     let future = AssertUnwindSafe(future).catch_unwind();
+    // Without an executor, the task of the run polls it directly.
     let Some(executor) = &engine.executor else { return future.await.map_err(panicked) };
     let (sender, mut departed) = oneshot::channel();
     let run = Box::pin(async move {
@@ -86,6 +111,8 @@ async fn guarded(
     let driven = catch_unwind(AssertUnwindSafe(|| executor.drive(run))).map_err(panicked)?;
     tokio::select! {
         biased;
+        // Before the executor's future: a run that is complete is no failure, even if its executor ends
+        // with it.
         departed = &mut departed => if let Ok(departed) = departed {
             return departed.map_err(panicked);
         },
@@ -100,6 +127,9 @@ async fn guarded(
 
 /// Loads and drives a run. Loads it again while the store does not answer, and after a lookahead that
 /// the journal refuted.
+///
+/// The inbox stays open between two loads, so that the run is not activated a second time. The permit
+/// and the journal that came with the activation are good for the first load only.
 async fn run_to_exit(engine: Arc<Engine>, activation: Activation) -> Departure {
     let Activation { run_id, inbox, journal, permit } = activation;
     let mut departure = load_and_drive(&engine, &run_id, &inbox, journal, permit, None).await;
@@ -124,6 +154,9 @@ async fn run_to_exit(engine: Arc<Engine>, activation: Activation) -> Departure {
 
 /// Loads a run and drives it, once. `diverged` has the notices of a driver whose lookahead was refuted;
 /// the next driver does not look ahead.
+///
+/// A run that can't proceed may have got a message since its journal was read, such as a request to
+/// cancel. It is loaded again until there was none.
 async fn load_and_drive(
     engine: &Arc<Engine>,
     run_id: &Arc<str>,
@@ -161,6 +194,9 @@ async fn load_and_drive(
 
 /// Drops a driver. The destructors of a workflow may panic, which blocks the run if it has not
 /// ended.
+///
+/// The parts that must survive are taken out first. Compensations are dropped one by one in `close`, then
+/// the code with the rest.
 async fn drop_driver(
     engine: &Arc<Engine>,
     run_id: &Arc<str>,
@@ -169,8 +205,10 @@ async fn drop_driver(
 ) -> Departure {
     let parent = driver.parent.take();
     let mut outgoing = std::mem::take(&mut driver.outgoing);
+    // A reserved place that is not used would block the runs that wait for one.
     outgoing.release_slot();
     let successor = driver.succession.take_successor();
+    // Before the driver is dropped: from now on, dropped operations are not abandoned.
     let closed = driver.execution.shared.close();
     let dropped = catch_unwind(AssertUnwindSafe(|| drop(driver)));
     let panic = closed.and(dropped).map_err(|panic| panic_failure(PANICKED, &*panic));
@@ -183,6 +221,8 @@ async fn drop_driver(
         }
         (exit, Ok(())) => exit,
         (
+            // A run that would continue must not be loaded again and again only to panic when it leaves
+            // memory.
             exit @ (Exit::Waiting(_) | Exit::NotDue(_) | Exit::Failed(_) | Exit::Diverged),
             Err(failure),
         ) => {
@@ -198,6 +238,13 @@ async fn drop_driver(
 }
 
 /// Cleans up after a run that has left memory. Returns the notices that its agents must still get.
+///
+/// | exit | timers | unread messages |
+/// |---|---|---|
+/// | ended or blocked | removed | settled, or recorded for later |
+/// | another engine owns it | removed | recorded for the owner |
+/// | waits | kept, and its note is written | sent again, which loads it |
+/// | unreadable, or the store refuses | kept | answers are recorded |
 async fn finish(
     engine: &Arc<Engine>,
     run_id: &Arc<str>,
@@ -222,6 +269,7 @@ async fn finish(
             return None;
         }
         Exit::Waiting(parked) | Exit::NotDue(parked) => {
+            // A note would be outdated at once.
             if let Some(parked) = parked.filter(|_| unprocessed.is_empty()) {
                 engine.park(run_id, parked);
             }
@@ -237,6 +285,9 @@ async fn finish(
 }
 
 /// Reports the end of a run, or that it is blocked, to everyone who waits for it.
+///
+/// Callers in this process are told first, then the successor begins, then the parent gets the outcome.
+/// The end itself is durable, so a crash here loses none of these: others find it in the log.
 async fn finish_ended(
     engine: &Arc<Engine>,
     run_id: &Arc<str>,
@@ -263,12 +314,15 @@ async fn finish_ended(
         woken |= matches!(message, Message::Wake);
         settle_late(engine, ended, message).await;
     }
+    // It may be the command that unblocks it.
     if woken && ended.status == RunStatus::Blocked {
         engine.send(run_id, Message::Wake);
     }
 }
 
 /// Starts a run that waited for its predecessor to end.
+///
+/// With the journal of its start, unless it was activated in another way since.
 fn release(engine: &Arc<Engine>, Successor { run_id, begun }: Successor) {
     match begun {
         Some((starting, journal)) if !engine.holds(&run_id) => starting.activate_new(journal),
@@ -276,6 +330,7 @@ fn release(engine: &Arc<Engine>, Successor { run_id, begun }: Successor) {
     }
 }
 
+/// Logs the end of a run, or the reason why it is blocked.
 fn log_end(run_id: &str, ended: &RunOutcome) {
     let failure = ended.failure.as_ref().map(tracing::field::display);
     match ended.status {
@@ -285,6 +340,8 @@ fn log_end(run_id: &str, ended: &RunOutcome) {
 }
 
 /// Sends the notices that agents must get of a run that has left memory.
+///
+/// For notices only: tasks that were not published are sought or dispatched by the next load.
 async fn send_notices(engine: &Engine, run_id: &str, mut outgoing: Outgoing) {
     outgoing.keep_notices();
     let sent = poll_fn(|context| outgoing.poll(&engine.dispatches, context));
@@ -298,6 +355,8 @@ async fn send_notices(engine: &Engine, run_id: &str, mut outgoing: Outgoing) {
 }
 
 /// Whether a loaded run can't proceed: its start time has not been reached, or it is blocked.
+///
+/// Such a run has no driver that could read its inbox.
 fn is_dormant(exit: &Exit) -> bool {
     match exit {
         Exit::NotDue(_) => true,
@@ -323,6 +382,8 @@ async fn drain_inbox(engine: &Arc<Engine>, exit: &Exit, inbox: &Inbox) -> bool {
 
 /// Settles a message that a run did not read. A run that has ended needs no answers; a blocked one
 /// will need them later.
+///
+/// A question about an attempt of a run that has ended is answered from that end.
 async fn settle_late(engine: &Arc<Engine>, ended: &RunOutcome, message: Message) {
     match message {
         Message::Answer(delivery) if ended.status.is_final() && asks(&delivery.event) => {
@@ -334,6 +395,8 @@ async fn settle_late(engine: &Arc<Engine>, ended: &RunOutcome, message: Message)
 }
 
 /// Records the answers among messages that a run did not read.
+///
+/// Other messages are hints, and the next load finds what they hinted at.
 fn keep_answers(engine: &Arc<Engine>, messages: Vec<Message>) {
     for message in messages {
         if let Message::Answer(delivery) = message {
@@ -343,6 +406,9 @@ fn keep_answers(engine: &Arc<Engine>, messages: Vec<Message>) {
 }
 
 /// Reports the end of a run to its parent.
+///
+/// A run that continued reports nothing: its successor has the same parent. A blocked run has not
+/// ended.
 fn notify_parent(engine: &Arc<Engine>, parent: Parent, ended: RunOutcome) {
     if !ended.status.is_final() || ended.status == RunStatus::Continued {
         return;

@@ -4,6 +4,19 @@
 //! neither appends nor performs anything until `go_live`. If it asks for something else, the run is
 //! blocked, and the journal says why. The start of a run that was just created in this process comes
 //! with its journal, so it is not read.
+//!
+//! The order of the steps, each of which may be the last:
+//!
+//! 1. The journal is read, unless the activation brought it.
+//! 2. Its last placement says whether this engine advances the run (`place`).
+//! 3. A run that continues another one waits for the end of that one and takes over its signals
+//!    (`successor`).
+//! 4. The entries are decoded and sorted. A run that has ended, or that this engine has blocked for a
+//!    reason that still holds, is left alone.
+//! 5. The code is found, and its future created, unless the start is due later.
+//! 6. The entries are applied, one at a time, with a poll of the code after each.
+//! 7. The run goes live: the code has requested every operation of the journal, and effects are due.
+//! 8. What follows failed attempts that other engines recorded is recorded now.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -36,12 +49,22 @@ use crate::workflow::{
 use crate::{suggest::hint, trace::TraceParent};
 
 /// Entries replayed before the task yields.
+///
+/// A replay of a long journal must not keep its thread from other runs.
 const BURST: usize = 256;
 
+/// The entries of a journal with their times, in the order in which they are applied.
 type Journal = Vec<(Entry, Timestamp)>;
 
 impl Driver {
     /// Reads the journal and replays it.
+    ///
+    /// The end of a run is its last entry, except in logs of earlier versions, whose streams were not closed.
+    ///
+    /// # Errors
+    ///
+    /// The exit of a run that can't be driven now: it has ended or is blocked, it is not due, this
+    /// engine does not own it, or its journal can't be read.
     pub(super) async fn load(
         engine: &Arc<Engine>,
         run_id: &Arc<str>,
@@ -79,6 +102,7 @@ impl Driver {
         }
         let started = started.clone();
         let mut driver = Self::new(engine, run_id, stream, first, &started, &entries)?;
+        // Of the journal as it was read: sorting has changed the order of the entries.
         driver.version = events.last().map_or(0, |last| last.version);
         driver.permit = permit;
         driver.attach_code(&started, &entries).await?;
@@ -92,6 +116,10 @@ impl Driver {
     }
 
     /// Creates a driver without code that has applied no entries.
+    ///
+    /// The fence is taken here and used for all appends: if the lease changes, the driver ends. Children
+    /// that were started and have not ended are noted from the journal, and not from what the code asks
+    /// for: they must be cancelled with the run, even if its code no longer fits.
     fn new(
         engine: &Arc<Engine>,
         run_id: &Arc<str>,
@@ -160,6 +188,8 @@ impl Driver {
 
     /// Attaches the code of the run, unless its start time has not been reached or there is no code
     /// for it.
+    ///
+    /// A run without code is blocked, or moved to an engine that has it, before anything is replayed.
     async fn attach_code(&mut self, started: &Started, entries: &Journal) -> Result<(), Exit> {
         if is_scheduled_later(&self.engine, started, entries) {
             return self.wait_for_start(started);
@@ -167,6 +197,7 @@ impl Driver {
         let workflow = self.workflow.clone();
         let version = started.version;
         let registry = Arc::clone(&self.engine.journals.registry);
+        // The exact version: a later one may ask for something else.
         let Some(registered) = registry.find(workflow.as_str(), version) else {
             let message = format!(
                 "no workflow {workflow} of version {version} is registered{}",
@@ -185,6 +216,8 @@ impl Driver {
     }
 
     /// Waits for the start time of the run, unless it was cancelled.
+    ///
+    /// A cancelled one ends at once, without code and compensations: nothing has begun.
     fn wait_for_start(&mut self, started: &Started) -> Result<(), Exit> {
         match (self.cancel_requested.clone(), started.start_at) {
             (Some(reason), _) => self.execution.cancel(reason),
@@ -198,13 +231,19 @@ impl Driver {
     }
 
     /// Applies the journal in batches and polls the code in between.
+    ///
+    /// Nothing is appended or performed in the meantime: the machine returns neither entries nor
+    /// effects before `go_live`.
     async fn replay(&mut self, journal: Journal) -> Result<(), Exit> {
         let mut entries = journal.into_iter();
         while !entries.as_slice().is_empty() {
+            // `Execution::poll` applies them one at a time; the batch is only for yielding.
             for (entry, at) in entries.by_ref().take(BURST) {
                 self.execution.feed(entry, at);
             }
             poll_fn(|context| self.execution.poll(context)).await;
+            // Checked after each batch, so that code which no longer fits is not run through a long
+            // journal.
             if let Some(failure) = self.execution.block_reason() {
                 return Err(self.block(failure).await);
             }
@@ -212,9 +251,11 @@ impl Driver {
                 tokio::task::yield_now().await;
             }
         }
+        // Code that requests less than the journal has is noticed only here.
         if let Err(failure) = self.execution.go_live() {
             return Err(self.block(failure).await);
         }
+        // It was blocked and fits now; the journal says so with the next append.
         self.unblock_pending = self.blocked.is_some();
         self.engine.hosting.unhosted.remove(&self.run_id);
         Ok(())
@@ -223,10 +264,15 @@ impl Driver {
     /// Blocks a run, and records that in the journal unless it is recorded already. A run whose
     /// cancellation was requested ends without the compensations that its code does not know,
     /// unless its children can't be cancelled.
+    ///
+    /// Before that, children are cancelled that the run's cancellation concerns, and the run may move
+    /// to an engine that has its code. A block that the journal has already is not repeated.
     pub(super) async fn block(&mut self, failure: Failure) -> Exit {
         // Lets other runs be loaded.
         self.permit = None;
         self.outgoing.release_slot();
+        // A run that is blocked can't cancel its children later, and one that ends must not leave them
+        // running.
         self.children_cancelled().await;
         let (failure, cancelled) = match self.children.uncancelled() {
             // Its end would hide that its children are still running.
@@ -269,6 +315,7 @@ impl Driver {
         match &record.entry {
             Entry::TaskAssigned(task) => {
                 let operation = task.data.task_id.run().map_or(0, |(_, operation)| operation);
+                // Answers name this id as their cause, so it must be the same in every engine.
                 record.event.id = self.assignment_id(operation, task.data.attempt);
             }
             Entry::Other(_) => record.event.metadata_mut().fill_from(&self.metadata),
@@ -279,6 +326,8 @@ impl Driver {
 }
 
 /// An execution that expects this journal, and is watched for code that blocks the thread.
+///
+/// The whole journal is indexed first, so that a request is compared with its record at once.
 fn execution_of(
     engine: &Engine,
     run_id: &Arc<str>,
@@ -297,11 +346,17 @@ fn execution_of(
 }
 
 /// When a run began, or is to begin if it was started for later.
+///
+/// The later of the two: a start time in the past begins the run at once.
 fn begins_at(started: &Started, first: &RecordedEvent) -> Timestamp {
     started.start_at.map_or(first.event.timestamp, |at| at.max(first.event.timestamp))
 }
 
 /// Why a run is blocked, if it would be blocked for the same reason by this engine.
+///
+/// Without this, a run that fails in the same way here would be loaded, unblocked and blocked in a
+/// circle, with two entries each time. A run that was blocked by another engine, or for its code, is
+/// tried.
 fn blocked_here(engine: &Engine, journal: &Journal) -> Option<Failure> {
     let failure = blocked(journal.iter().map(|(entry, _)| entry));
     failure.filter(|failure| engine.is_own_failure(failure))
@@ -317,6 +372,7 @@ fn blocked<'a>(journal: impl Iterator<Item = &'a Entry>) -> Option<Failure> {
     })
 }
 
+/// The reason of a request to cancel.
 fn cancel_request(entry: &Entry) -> Option<String> {
     match entry {
         Entry::CancelRequested(request) => Some(request.reason.clone()),
@@ -325,6 +381,8 @@ fn cancel_request(entry: &Entry) -> Option<String> {
 }
 
 /// Whether the start time of a run has not been reached and nothing of it has begun.
+///
+/// A run that has an entry of an operation has begun, whatever the clock of this engine says now.
 fn is_scheduled_later(engine: &Engine, started: &Started, journal: &Journal) -> bool {
     let begun = |(entry, _): &(Entry, Timestamp)| entry.operation().is_some();
     started.start_at.is_some_and(|at| at > engine.clock.now()) && !journal.iter().any(begun)

@@ -56,6 +56,8 @@ impl Driver {
             return Position::Behind;
         }
         let entries = self.execution.machine().take_recording();
+        // Timers that have fired are recorded with the answers, in the order in which the code sees
+        // them.
         entries.into_iter().for_each(|entry| self.write(entry));
         if self.write_failure.is_some() {
             return Position::Behind;
@@ -77,6 +79,7 @@ impl Driver {
         if machine.is_paused() {
             return false;
         }
+        // An operation that is ending must not count as one in progress.
         let mut ended = Vec::new();
         let recorded = self.outbox.iter().map(|record| &record.entry).chain(machine.recording());
         for entry in recorded {
@@ -94,6 +97,8 @@ impl Driver {
 
     /// Records what the code has seen ahead without what it requested then, which the journal refuses.
     /// Once that is durable, the run is loaded again.
+    ///
+    /// The answers among them stay unacknowledged until then.
     pub(super) fn retreat(
         &mut self,
         mut records: Vec<Record>,

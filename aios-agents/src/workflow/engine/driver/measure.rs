@@ -1,4 +1,7 @@
 //! Reports what a run did, once it is recorded. Nothing is reported while a journal is replayed.
+//!
+//! A duration is reported when the driver applies the entry that ends the operation. An entry whose
+//! engine dies before that is not reported: these are measurements, not records.
 
 use aios_core::event::Timestamp;
 use metrics::counter;

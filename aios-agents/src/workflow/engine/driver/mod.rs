@@ -14,12 +14,37 @@
 //!
 //! Invariants:
 //!
-//! - The code sees an entry only after the store has it.
+//! - The code sees an entry only after the store has it, unless its workflow looks ahead (`lookahead`).
 //! - One append is in flight at a time. What comes in the meantime goes into the next one.
 //! - An answer of an agent is acknowledged only after its entry is durable.
 //! - A run is not advanced after the engine's leases have ended by its own clock.
 //! - Every way out of memory is an `Exit`. A run that waits leaves memory; nothing is lost, because
 //!   its journal is the whole state.
+//!
+//! # One turn of the loop
+//!
+//! | order | what happens | why then |
+//! |---|---|---|
+//! | 1 | timers that were missed during a pause fire | their entries belong to the next append |
+//! | 2 | effects of applied entries are performed | everything that was applied is durable |
+//! | 3 | an append begins, if none is in flight | it takes what all of the above has added |
+//! | 4 | a run that leaves, or waits, returns its exit | nothing is left to record or to perform |
+//! | 5 | the driver waits for the first of: the append, a message, a timer of its own, the code | |
+//!
+//! While the code is ahead of its journal, 1 and 2 are left out, and in 5 only the append is awaited.
+//! Nothing that follows from outcomes which are not durable may be seen outside.
+//!
+//! # Who else touches the run
+//!
+//! Nothing does. Other tasks put messages into its inbox, other processes append to its stream, and
+//! both are noticed here. The machine and the code are reached by this task only, apart from wakes of
+//! steps.
+//!
+//! # If the process dies
+//!
+//! Before an append is durable, its outcomes did not happen: steps run again, and agents send their
+//! answers again. After it, the next owner finds the entries and requests their effects again, all of
+//! which are idempotent.
 
 mod answer;
 mod assignment;
@@ -89,6 +114,14 @@ const LEAVE_CHECK: Duration = Duration::from_millis(10);
 const WATCH: Duration = Duration::from_secs(10);
 
 /// Why a run leaves memory.
+///
+/// | exit | the run is loaded again |
+/// |---|---|
+/// | `Ended`, `Unknown` | never, or when it is unblocked |
+/// | `Waiting`, `NotDue` | by a message or a timer |
+/// | `NotOwner` | by another engine |
+/// | `Diverged`, `Failed` (retryable) | by the same task (`lifecycle`), after a pause if the store failed |
+/// | `Unreadable`, `Failed` | not here: it is blocked |
 #[derive(Debug)]
 enum Exit {
     /// It has ended, or it is blocked until its code changes.
@@ -112,12 +145,19 @@ enum Exit {
 
 /// A run in memory.
 struct Driver {
+    /// The engine that owns the run.
     engine: Arc<Engine>,
+    /// Id of the run.
     run_id: Arc<str>,
+    /// The stream of its journal.
     stream: StreamId,
+    /// Name of its workflow.
     workflow: Name,
+    /// The version that the run began with.
     workflow_version: u32,
+    /// Encodes its entries.
     codec: Arc<Codec>,
+    /// Its code and its machine.
     execution: Execution,
     /// The fence under which this engine owned the run when it was loaded.
     fence: Fence,
@@ -134,8 +174,11 @@ struct Driver {
     started_at: Timestamp,
     /// Id of the event that started the run.
     incarnation: EventId,
+    /// The same as text, for metadata.
     incarnation_text: Arc<str>,
+    /// The run that waits for this one.
     parent: Option<Parent>,
+    /// The runs that this one has started.
     children: Children,
     /// The run that this one continues as.
     succession: Succession,
@@ -145,6 +188,8 @@ struct Driver {
     answers: Vec<Delivery>,
     /// Answers that no attempt awaited when they came, while something was being recorded.
     postponed: Vec<Delivery>,
+    /// The append in flight, if there is one. There is never a second one: its expected version would
+    /// not be known.
     append: Option<InFlight>,
     /// Whether the code may see outcomes before they are durable.
     looks_ahead: bool,
@@ -183,27 +228,36 @@ struct Driver {
     turns: u32,
     /// How long the run stays in memory although it is idle.
     watched_until: Option<Timestamp>,
+    /// Held while the run is loaded and busy for the first time; limits how many are.
     permit: Option<OwnedSemaphorePermit>,
 }
 
 /// Records on their way into the journal.
 struct InFlight {
+    /// The records, in the order of the append.
     records: Vec<Record>,
+    /// The answers among them, acknowledged when they are durable.
     answers: Vec<Delivery>,
+    /// Whether the code has seen some of them.
     position: Position,
     /// Number of failed attempts.
     failures: u32,
+    /// The call of the store, which goes ahead only while it is polled here.
     appending: BoxFuture<'static, Result<Appended, StoreError>>,
 }
 
 /// An event that a driver reacts to.
 enum DriverEvent {
+    /// The store has answered.
     AppendFinished(Result<Appended, StoreError>),
+    /// Another task of the engine has sent something.
     MessageReceived(Message),
+    /// There is something to record or to perform.
     WorkReady,
 }
 
 impl Driver {
+    /// Advances the run until it leaves memory.
     async fn drive(&mut self, inbox: &Inbox) -> Exit {
         loop {
             if !self.is_ahead() {
@@ -225,6 +279,7 @@ impl Driver {
             if !self.is_leaving && self.is_idle() && inbox.is_empty() {
                 return Exit::Waiting(self.parked());
             }
+            // A run whose store answers at once would never let others run.
             if self.turns >= TURNS {
                 self.turns = 0;
                 self.permit = None;
@@ -267,6 +322,15 @@ impl Driver {
         }
     }
 
+    /// Polls everything that the run waits for, and returns the first event.
+    ///
+    /// The order is that of urgency. Leases come first: nothing may happen after they have ended. The
+    /// append comes before messages, whose handling may depend on it. The code comes after everything
+    /// that may give it something to do, and what it has requested is looked at last.
+    ///
+    /// Code that has yielded, or waits for a deferred wake, is not idle yet, so nothing follows from its
+    /// state. While an append that the code is ahead of is in flight, messages stay in the inbox and the
+    /// code waits: what it requests then could not be taken back.
     fn poll(&mut self, inbox: &Inbox, context: &mut Context<'_>) -> Poll<DriverEvent> {
         self.turns += 1;
         if !self.engine.ownership.is_valid() {
@@ -332,6 +396,7 @@ impl Driver {
         if !self.is_leaving || !is_recorded() || self.execution.machine().runs_step() {
             return false;
         }
+        // Every event on its way to the broker holds a clone.
         let is_dispatched = Arc::strong_count(&self.dispatching) == 1;
         self.leave_timer = (!is_dispatched).then(|| {
             let clock = Arc::clone(&self.engine.clock);
@@ -348,6 +413,7 @@ impl Driver {
             return false;
         }
         let machine = self.execution.machine();
+        // Only a message can end a pause, so timers don't keep the run in memory.
         if machine.is_paused() {
             return !machine.runs_step();
         }
@@ -366,6 +432,7 @@ impl Driver {
         only_waits.then(|| self.as_parked())
     }
 
+    /// The note of the run at its current version.
     fn as_parked(&self) -> Parked {
         Parked { fence: self.fence, version: self.version }
     }
@@ -401,6 +468,7 @@ impl Driver {
         }
     }
 
+    /// Whether a client paused the run, or the engine holds it.
     fn is_paused(&self) -> bool {
         self.execution.machine().is_paused()
     }
@@ -422,6 +490,8 @@ fn waits(request: &Request) -> bool {
     matches!(request, Request::Sleep { .. } | Request::Signal { .. } | Request::Child(_))
 }
 
+/// Acknowledges an event. If that fails, the broker delivers it again, which is handled like any
+/// repetition.
 pub(super) async fn acknowledge(delivery: Delivery) {
     if let Err(error) = delivery.ack().await {
         warn!(error = %Chain(&error), "could not acknowledge an answer; it will be delivered again");

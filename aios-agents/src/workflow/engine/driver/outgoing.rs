@@ -1,3 +1,9 @@
+//! The queue between one run and the dispatcher of the engine.
+//!
+//! The dispatcher has one bounded queue for all runs. A run must not wait for it: it has answers to
+//! record. So a task that finds no place stays with its run, and the driver polls for a place beside
+//! its other work. Tasks of one run keep their order.
+
 use std::{
     collections::VecDeque,
     task::{Context, Poll},
@@ -8,17 +14,21 @@ use tokio::sync::mpsc::{OwnedPermit, Sender, error::TrySendError};
 
 use crate::workflow::engine::dispatch::Dispatch;
 
+/// A place in the dispatcher's queue; `None` if the dispatcher has ended.
 type Slot = Option<OwnedPermit<Dispatch>>;
 
 /// Tasks of a run that wait for the dispatcher. The run polls for a place in the dispatcher's queue
 /// itself, concurrently with its other work.
 #[derive(Default)]
 pub(super) struct Outgoing {
+    /// Events that found no place, the oldest first.
     waiting: VecDeque<Dispatch>,
+    /// The reservation of a place for the first of them.
     slot: Option<BoxFuture<'static, Slot>>,
 }
 
 impl Outgoing {
+    /// Passes an event on, or keeps it. None overtakes one that waits.
     pub(super) fn push(&mut self, dispatch: Dispatch, dispatcher: &Sender<Dispatch>) {
         if !self.waiting.is_empty() {
             return self.waiting.push_back(dispatch);
@@ -29,6 +39,7 @@ impl Outgoing {
         }
     }
 
+    /// Whether nothing waits.
     pub(super) fn is_empty(&self) -> bool {
         self.waiting.is_empty()
     }

@@ -1,4 +1,9 @@
 //! Entries that are larger than the store accepts.
+//!
+//! The store has a limit for one event. An outcome above it can't be recorded, and a run that tried
+//! again would try forever. The failure `EVENT_TOO_LARGE` takes its place: the code of the run handles
+//! it like any other. An entry that the code itself wrote, such as a status or the parameters of a
+//! task, has no such substitute and blocks the run.
 
 use aios_core::{event::EventId, failure::Failure};
 
@@ -27,6 +32,8 @@ impl Driver {
             if is_replaced(&record.entry) {
                 return None;
             }
+            // By kind: the outcome of an operation, the end of the run, or something that only other
+            // code can make smaller.
             let entry = match record.entry {
                 Entry::StepCompleted(step) => Entry::OperationFailed(OperationFailed::new(
                     step.operation,
@@ -61,6 +68,7 @@ fn is_replaced(entry: &Entry) -> bool {
     }
 }
 
+/// The failure that replaces a result.
 pub(in super::super) fn too_large(bytes: usize, limit: usize) -> Failure {
     let message = format!("the result has {bytes} bytes, the store takes at most {limit}");
     Failure::new(TOO_LARGE, message)

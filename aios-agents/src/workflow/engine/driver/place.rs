@@ -1,5 +1,16 @@
 //! Decides which engine advances a run: the owner of its shard, or another one that has code for
 //! it.
+//!
+//! The journal decides: its last `moved` entry names the fence of the guest lease under which the run
+//! is advanced, or none for the owner of the shard. Memory (`Ownership`) is a copy that may be behind,
+//! and the fence of each append settles it.
+//!
+//! | the last entry names | this engine owns | then |
+//! |---|---|---|
+//! | no engine, or a lease of this engine | – | it advances the run |
+//! | another engine that is alive | the shard | it notes where the run is and leaves it alone |
+//! | an engine that is gone | the shard | it takes the run back, and records that |
+//! | another engine | only guests | the run is not, or no longer, a guest here |
 
 use std::{collections::BTreeSet, sync::Arc};
 
@@ -28,6 +39,7 @@ pub(super) async fn check(
     run_id: &Arc<str>,
     journal: &[RecordedEvent],
 ) -> Result<bool, Exit> {
+    // A run that was never moved belongs to the owner of its shard.
     let to = journal.iter().rev().find_map(moved).and_then(|moved| moved.to);
     let Some(host) = to.filter(|host| engine.ownership.lease(*host).is_none()) else {
         // A change also changes the shard that the run belongs to here, so it is loaded again.
@@ -94,6 +106,8 @@ impl Driver {
         }
     }
 
+    /// Records the move. This engine appends nothing to the run afterwards, because the run leaves
+    /// memory.
     async fn move_to(&mut self, host: Fence, failure: Failure) -> Exit {
         let by = self.engine.owner.as_str().into();
         let reason = failure.message.clone();
@@ -114,6 +128,8 @@ impl Driver {
 
     /// Appends an entry after which the run leaves memory, together with the answers that arrived
     /// in the meantime: they are kept for code that fits.
+    ///
+    /// The expected version is `Any`: what others have appended does not change what this entry says.
     pub(super) async fn append_last(&mut self, entry: Entry) -> Result<(), Exit> {
         let record = self.encode(entry).map_err(Exit::Unreadable)?;
         let kept = std::mem::take(&mut self.outbox).into_iter().map(|record| record.event);

@@ -1,4 +1,7 @@
 //! Answers that are not accepted.
+//!
+//! An event in the mailbox of an engine may come from anywhere. If it is not an answer, it becomes a dead
+//! letter, with a reason for the author of the agent, and is not dropped silently.
 
 use aios_core::{Chain, broker::Delivery};
 use tracing::warn;

@@ -1,6 +1,17 @@
 //! Open attempts of a run that was loaded from its journal. Another engine, or this one earlier, has
 //! dispatched them, unless it died first. They are sought among the agents and in the queue, and
 //! dispatched only if they are in neither.
+//!
+//! ```text
+//! recorded attempt ──► question to all processes of the type ──► the broker has it
+//!                                                                     │
+//!              heartbeat or answer arrives ◄── within 1 s ────────────┤
+//!              the queue of the type has tasks ◄──────────────────────┤ it waits there
+//!              neither ──► the journal is read ──► dispatched again ◄─┘
+//! ```
+//!
+//! Dispatching at once would run a task twice whenever an engine joins or leaves. Not dispatching would
+//! lose the tasks that the predecessor recorded and did not publish before it died.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -39,6 +50,7 @@ impl Driver {
     /// Seeks an attempt that was recorded before the run was loaded, instead of dispatching it.
     /// Returns whether it did.
     pub(super) fn seek(&mut self, operation: u64, task: &AgentEvent<TaskAssigned>) -> bool {
+        // Once for each load: a repeated dispatch is decided on by `unclaimed`.
         let Some((attempt, recorded_at)) = self.recorded_attempts.remove(&operation) else {
             return false;
         };
@@ -58,6 +70,7 @@ impl Driver {
             assignment.seek(recorded_at, now);
         }
         self.engine.activity.seek(now);
+        // In case the broker does not take the question: the task is looked at nevertheless.
         let look_at = now + lost_after(&self.engine.options) + dead_letters::CLOSE;
         self.engine.timers.set(look_at, &self.run_id, operation);
         self.enqueue(Publish::new(question), None, Some(sought));
@@ -72,6 +85,7 @@ impl Driver {
         let Some(assignment) = current.filter(|it| it.sought_at.is_some()) else { return };
         assignment.sought_at = Some(now);
         assignment.suspected_at = Some(now);
+        // From now on the answer can be expected soon.
         assignment.report_within = REPORT;
         self.engine.activity.seek(now);
         self.engine.timers.set(now + dead_letters::SEEK, &self.run_id, operation);

@@ -3,6 +3,15 @@
 //! The successor is started first, so that no crash loses it, and waits. The end of its predecessor
 //! closes the predecessor's journal and lists the signals that were not taken. Only then does the
 //! successor copy those signals into its own journal, atomically, and begin.
+//!
+//! | the process dies after | what the journals say | who continues |
+//! |---|---|---|
+//! | the start of the successor | the predecessor is open | its owner, which finds the successor by its predecessor and ends the run |
+//! | the end of the predecessor | the successor has not begun | the owner of the successor, which reads that end |
+//! | the copy of the signals | the successor has inherited signals | the owner of the successor, which does not copy again |
+//!
+//! A successor that waits checks at half of the lease time. One whose predecessor ends in another way,
+//! such as by a cancellation that came first, is cancelled with `NOT_CONTINUED`.
 
 use std::{collections::BTreeSet, sync::Arc};
 
@@ -30,6 +39,7 @@ use crate::workflow::{
 /// The place of a run in its chain, and the run that follows it.
 #[derive(Debug)]
 pub(super) struct Succession {
+    /// The first run of the chain, from whose id those of all successors derive.
     first: Arc<str>,
     /// Number of the run that this one continues as.
     next: u64,
@@ -45,11 +55,14 @@ type Begun = Option<(Starting, Vec<RecordedEvent>)>;
 /// A run that was started to continue another one.
 #[derive(Debug)]
 pub(super) struct Successor {
+    /// Id of the successor.
     pub(super) run_id: Arc<str>,
+    /// Its journal, if it may be activated with it.
     pub(super) begun: Begun,
 }
 
 impl Succession {
+    /// The place of a run in its chain, according to its start.
     pub(super) fn new(run_id: &Arc<str>, started: &Started) -> Self {
         let (first, number) = match (&started.predecessor, &started.first_run_id) {
             (Some(_), Some(first)) => {
@@ -60,6 +73,7 @@ impl Succession {
         Self { first, next: number.saturating_add(1), started: None, may_begin: false }
     }
 
+    /// Id of the run that follows.
     fn successor_id(&self) -> String {
         run_id::of_successor(&self.first, self.next)
     }
@@ -101,14 +115,18 @@ impl Driver {
             let run_id = self.successor_id();
             let mut started = Started::default();
             started.input = next.input.clone();
+            // The parent waits for the end of the chain.
             started.parent = self.parent.clone();
             started.predecessor = Some(self.as_predecessor());
             started.first_run_id = Some(self.succession.first.to_string());
             let workflow = self.workflow.as_str();
             let metadata = Arc::clone(&self.metadata);
+            // Announced before the append: if another task finds the start and activates the run, the
+            // journal that this append returns is outdated.
             let starting = self.engine.starting(&run_id.as_str().into());
             match self.engine.start_run(&run_id, workflow, started, metadata).await {
                 Ok(journal) => self.succession.started = Some(Some((starting, journal))),
+                // Either this run started it before a crash, or the id is taken.
                 Err(JournalError::Exists { .. }) => {
                     let found = self.engine.journals.started(&run_id).await.map_err(exit)?;
                     let found = found.map(|(_, started, _)| started).unwrap_or_default();
@@ -135,11 +153,13 @@ impl Driver {
         }
     }
 
+    /// How the successor names this run.
     fn as_predecessor(&self) -> Predecessor {
         Predecessor::new(self.run_id.to_string(), self.incarnation.clone())
     }
 }
 
+/// The failure of a run whose successor's id belongs to another run.
 fn taken(run_id: &str) -> Failure {
     let message = format!("run {run_id} already exists and does not continue this one");
     Failure::new("RUN_EXISTS", message)
@@ -147,6 +167,9 @@ fn taken(run_id: &str) -> Failure {
 
 /// Lets a run that continues another one begin only once that one has ended, with the signals that
 /// it did not take. Returns the journal including them.
+///
+/// Each check reads one thing and may end here: a run that is not a successor, one that has begun, one
+/// whose predecessor has not ended.
 pub(super) async fn take_over(
     engine: &Arc<Engine>,
     run_id: &Arc<str>,
@@ -163,6 +186,7 @@ pub(super) async fn take_over(
     let end = end_of(engine, &predecessor).await.map_err(exit)?;
     let signals = match end {
         End::None => {
+            // The end of the predecessor usually wakes this run; the timer is for a wake that was lost.
             let later = engine.clock.now() + engine.options.lease_time / 2;
             engine.timers.set(later, run_id, 0);
             return Err(Exit::NotDue(None));
@@ -198,6 +222,8 @@ pub(super) async fn take_over(
 }
 
 /// Whether an entry shows that a run has inherited its signals, has begun, or has ended.
+///
+/// From then on the signals are settled, and must not be copied again.
 fn has_begun(entry: &Entry) -> bool {
     let is_inherited = matches!(entry, Entry::Signaled(Signaled { inherited: true, .. }));
     is_inherited
@@ -210,6 +236,7 @@ fn has_begun(entry: &Entry) -> bool {
 enum End {
     /// It has not ended.
     None,
+    /// It continued, perhaps as another run than this one.
     Continued(Continued),
     /// It ended without continuing.
     Otherwise(RunStatus),
@@ -217,6 +244,8 @@ enum End {
     Gone,
 }
 
+/// How the predecessor ended. A run that has its id and another incarnation is a later one, so the
+/// predecessor is gone.
 async fn end_of(engine: &Engine, predecessor: &Predecessor) -> Result<End, JournalError> {
     let journals = &engine.journals;
     let first = journals.first(&predecessor.run_id).await?;
@@ -247,10 +276,12 @@ async fn inherited(
     let codec = engine.journals.codec(workflow)?;
     let numbers: BTreeSet<u64> = numbers.iter().copied().collect();
     let signals = engine.journals.signals(&predecessor.run_id, workflow).await?;
+    // Numbered as the predecessor has applied them.
     let untaken = (1..).zip(signals).filter(|(number, _)| numbers.contains(number));
     let copy = |(mut signal, event): (Signaled, Event)| {
         signal.inherited = true;
         let entry = Entry::Signaled(signal);
+        // Derived, so that a repeated append copies each signal once.
         let id = EventId::derive(&format!("{}/inherited/{}", first.event.id, event.id));
         let run_id = first.stream.run_id().map(Arc::from);
         let metadata = Metadata { run_id, ..Arc::unwrap_or_clone(event.metadata) };
@@ -260,6 +291,8 @@ async fn inherited(
 }
 
 /// Cancels a run whose predecessor did not continue.
+///
+/// It has not begun, so there is nothing to compensate.
 async fn cancel_orphan(
     engine: &Engine,
     run_id: &Arc<str>,

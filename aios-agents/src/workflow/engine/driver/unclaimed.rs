@@ -1,4 +1,15 @@
 //! Tasks that no agent begins.
+//!
+//! Two things are decided here, from what the queue and the agents of the type do:
+//!
+//! - **Unclaimed** is a report for people: no agent has begun the task for `unclaimed_after`, although
+//!   agents of the type are not busy with others. Nothing about the task changes.
+//! - **Lost** is a conclusion about the broker: the message is not in the queue, and no process that
+//!   had it would be silent for so long. The task is dispatched again, at the same attempt, and a
+//!   process that has it after all recognises it.
+//!
+//! A conclusion of the second kind is checked against the journal first: another engine may have
+//! recorded the answer.
 
 use std::{sync::Arc, time::Duration};
 
@@ -38,6 +49,7 @@ impl Driver {
         now: Timestamp,
         is_read: bool,
     ) -> Option<Timestamp> {
+        // `None`: an agent has begun it, and the deadlines of `assignment` apply.
         self.report_unclaimed(operation, now)?;
         if self.is_lost(operation, now) {
             if !is_read {
@@ -81,6 +93,10 @@ impl Driver {
     }
 
     /// Whether the message of a task that no agent has begun seems to be lost.
+    ///
+    /// It is due if the broker is suspected to have lost tasks in the last `WINDOW`, or if the pause
+    /// since the last dispatch, report or question is over. The pause doubles with each repeated
+    /// dispatch. A process that reported it within the heartbeat timeout holds it.
     pub(super) fn is_lost(&mut self, operation: u64, now: Timestamp) -> bool {
         let options = &self.engine.options;
         let patience = options.heartbeat_timeout;
@@ -88,8 +104,10 @@ impl Driver {
         let Some(assignment) = self.assigned.get_mut(&operation) else { return false };
         let held_at = assignment.held_at;
         let dispatched_at = assignment.dispatched_at;
+        // When the broker last got the message, or a process last reported it.
         let known_at = held_at.map_or(dispatched_at, |at| at.max(dispatched_at));
         let sought_at = assignment.sought_at;
+        // A process that has it has got it, or was asked for it, by then.
         let silent_since = sought_at.map_or(known_at, |at| at.max(known_at));
         let suspected_at = assignment.suspected_at.filter(|at| *at + WINDOW > now);
         let pause = first_pause.map(|first| {
@@ -111,6 +129,9 @@ impl Driver {
     }
 
     /// Dispatches a task again whose message seems to be lost.
+    ///
+    /// Everything that was noted about its former message is reset; the deadlines of the attempt are
+    /// not.
     fn repeat_lost(&mut self, operation: u64) {
         let Some(assignment) = self.assigned.get_mut(&operation) else { return };
         assignment.repeated += 1;
@@ -132,6 +153,7 @@ impl Driver {
         Some(match assignment.suspected_at.filter(|at| *at + WINDOW > now) {
             Some(at) => {
                 let least = if assignment.sought_at.is_some() { SEEK } else { FIRST_BEAT };
+                // Half of the time since the suspicion: often at first, then less.
                 (now.duration_since(at) / 2).clamp(least, unclaimed_after.max(least))
             }
             None => unclaimed_after,
@@ -166,6 +188,8 @@ impl Driver {
     }
 
     /// Records whether an agent has begun a task, for readers of the run's status.
+    ///
+    /// The event has no meaning for the machine: it changes the read model, and nothing in the run.
     fn record_claim_status(
         &mut self,
         operation: u64,

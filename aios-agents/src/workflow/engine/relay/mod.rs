@@ -8,6 +8,16 @@
 //!   each event. Events that workflows emit are published.
 //! - An event that cannot be read, or that the broker refuses, is skipped or stops the engine, as
 //!   `RefusedEvents` says.
+//!
+//! ```text
+//! load the checkpoint ──► read a range ──► publish it, window by window ──► save the checkpoint ─┐
+//!                              ▲                                                                 │
+//!                              └──────────── the head of the log grows ──────────────────────────┘
+//! ```
+//!
+//! A former relay that is still publishing does no harm: consumers get repetitions, which delivery
+//! allows. `Engine::relaying` is locked while the log is relayed, so that an engine that leaves can
+//! wait for the last window.
 
 mod window;
 
@@ -123,7 +133,9 @@ async fn relay(
 
 /// The position that a new owner of the relay begins at.
 struct Checkpoint {
+    /// The position that was saved last.
     saved: u64,
+    /// Whether the position has changed by something worth a commit.
     is_due: bool,
     /// The delay before the next attempt to save it.
     backoff: Duration,

@@ -5,6 +5,9 @@
 //! broker before an earlier one of its stream, whatever fails. When an event of a window fails,
 //! those after it are published again with it: a consumer that keeps the last copy of each event
 //! has the order of the log.
+//!
+//! The width of a window therefore follows the number of streams that are active: a single busy stream
+//! is relayed at one event for each confirmation of the broker.
 
 use std::{
     collections::{HashSet, VecDeque},
@@ -80,6 +83,7 @@ pub(super) async fn publish(
             skip(recorded, error);
         }
         waiting.drain(..done);
+        // The patience is that of the first event; progress gives the next one its own.
         let since = rejected_since.filter(|_| done == 0);
         (backoff, rejected_since) = match failed {
             None => (first, None),
@@ -101,6 +105,8 @@ pub(super) async fn publish(
 }
 
 /// The number of events at the front that belong to different streams.
+///
+/// A repeated stream ends the window, so that two events of it are never in flight together.
 fn window(waiting: &VecDeque<RecordedEvent>) -> usize {
     let mut streams: HashSet<&StreamId> = HashSet::new();
     waiting.iter().take(WINDOW).take_while(|recorded| streams.insert(&recorded.stream)).count()
@@ -112,10 +118,13 @@ fn gives_up(engine: &Engine, rejected_since: Option<Timestamp>) -> bool {
     rejected_since.is_some_and(|since| since + patience <= engine.clock.now())
 }
 
+/// Publishes one window, and finds the events at its front that are done. Those after the first failure
+/// count as not published, even if the broker has them.
 async fn attempt(engine: &Engine, waiting: &VecDeque<RecordedEvent>, gives_up: bool) -> Attempt {
     let events = waiting.iter().take(window(waiting));
     let batch = events.map(|recorded| Publish::new(recorded.event.clone())).collect();
     let mut results = engine.broker.publish(batch).await;
+    // A broker that answers nothing must not make the relay skip an event.
     if results.is_empty() {
         results.push(Err(BrokerError::Uncertain));
     }
