@@ -13,7 +13,7 @@
 //!
 //! The epoch is what makes a lease safe. It grows whenever the owner changes, and an append under a
 //! fence is refused if the epoch of the shard differs. Expiry is only a hint for others that they
-//! may take the shard: an owner that is late, but that nobody replaced, has lost nothing and can
+//! may take the shard: an owner that is late, but that was not replaced, has lost nothing and can
 //! still renew and append. A release therefore only sets the expiry into the past, and no method
 //! removes a row: a shard that began again with epoch 1 would let an append of an old owner pass.
 

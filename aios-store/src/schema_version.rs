@@ -1,4 +1,4 @@
-//! What tools need to know before they open a store: whether opening it migrates it, and whether
+//! The facts that tools need before they open a store: whether opening it migrates it, and whether
 //! this version can open it at all.
 
 /// The version of a database's schema, and the one that this version of aios needs.

@@ -177,7 +177,7 @@ pub async fn verify(
     Ok(verification)
 }
 
-/// What the events read so far imply.
+/// The state that the events read so far imply.
 #[derive(Default)]
 struct Log {
     /// The rows that a rebuild would make of them.

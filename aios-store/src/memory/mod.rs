@@ -64,7 +64,7 @@ pub use crate::retention::{ExpiredEvents, Retention};
 #[derive(Clone)]
 pub struct MemoryStore(Arc<Inner>);
 
-/// What the clones of a store share.
+/// The state that the clones of a store share.
 struct Inner {
     /// Never locked across an await, and never together with another lock.
     state: Mutex<State>,
@@ -91,7 +91,7 @@ struct State {
     leases: LeaseTable,
     /// Position of each reader.
     checkpoints: HashMap<String, u64>,
-    /// What evicted runs wait for.
+    /// The waits of evicted runs.
     waits: WaitTable,
 }
 

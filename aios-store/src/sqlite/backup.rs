@@ -2,7 +2,7 @@
 //!
 //! `VACUUM INTO` reads the database in one read transaction, so the copy is the state at one
 //! moment, and the process that has the database open continues to append. The copy is written
-//! under another name, synced, and renamed: whoever sees a file with the name of the backup sees a
+//! under another name, synced, and renamed: a program that sees a file with the name of the backup sees a
 //! complete one. A copy that a crash left behind under the partial name is removed by the next one.
 //!
 //! Neither function takes the lock of the database, which is why they work while another process

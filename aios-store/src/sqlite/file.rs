@@ -56,7 +56,7 @@ pub(super) struct FileWatch {
 #[derive(Debug)]
 struct WatchedFile {
     path: PathBuf,
-    /// What the path referred to when the watch began.
+    /// The file that the path referred to when the watch began.
     identity: Option<Identity>,
 }
 

@@ -5,7 +5,7 @@
 //! is rolled back, the table is read again.
 //!
 //! Only one process has the database open, so a release wakes waiting tasks through a watch
-//! channel; nobody else can wait.
+//! channel; no other process can wait.
 
 use std::time::Duration;
 

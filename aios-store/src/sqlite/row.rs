@@ -10,7 +10,7 @@ use crate::validation::validate_append;
 
 /// Weight of a call in addition to the bytes of its events.
 ///
-/// It stands for what a call costs besides its payloads, so that many small calls fill a
+/// It stands for what a call costs in addition to its payloads, so that many small calls fill a
 /// transaction too.
 pub(super) const CALL_WEIGHT: usize = 1024;
 

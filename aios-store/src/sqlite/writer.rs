@@ -1,4 +1,4 @@
-//! What the writer thread works with: the connection, its prepared statements, and copies of what
+//! The tools of the writer thread: the connection, its prepared statements, and copies of what
 //! only this connection changes.
 //!
 //! A `Writer` borrows the connection, because the prepared statements do. When the database has to
