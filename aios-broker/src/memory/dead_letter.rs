@@ -1,3 +1,5 @@
+//! The dead letters of a group or mailbox, which live in its queue.
+
 use std::sync::Arc;
 
 use aios_core::broker::{BrokerError, DeadLetter, DeadLetterFilter, DeadLetters};

@@ -2,6 +2,22 @@
 //!
 //! It implements the whole [port](aios_core::broker) on an injected clock. All events are lost when
 //! the process ends.
+//!
+//! # How it works
+//!
+//! There is no task. Publishing appends to queues on the caller's thread, and a subscription takes
+//! events when it is polled.
+//!
+//! ```text
+//! MemoryBroker ─► Connection ─► Exchange (shared by all connections)
+//!                     │             ├─ bindings: pattern ─► Queue
+//!                     │             └─ mailboxes: name ───► Queue ── ready, delayed, dead
+//!                     └─ Consumer ── takes up to its prefetch from its queue
+//! ```
+//!
+//! Locks are taken in this order, and none is held across an await: the state of a connection, the
+//! hand of a consumer, the topology of the exchange, the state of a queue. A queue unlocks its
+//! state before it calls the wakers of consumers.
 
 mod connection;
 mod consumer;
@@ -51,6 +67,7 @@ use self::{connection::Connection, dead_letter::MemoryDeadLetters, exchange::Exc
 /// # }
 /// ```
 pub struct MemoryBroker {
+    /// Also held by the dead letters that it opened.
     connection: Arc<Connection>,
 }
 
@@ -100,6 +117,7 @@ impl MemoryBroker {
         Self::connect(Arc::clone(&self.connection.exchange))
     }
 
+    /// Creates a connection to an exchange.
     fn connect(exchange: Arc<Exchange>) -> Self {
         Self { connection: Arc::new(Connection::new(exchange)) }
     }

@@ -1,3 +1,5 @@
+//! Options of the broker in memory.
+
 use std::sync::Arc;
 
 use aios_core::{
@@ -74,6 +76,7 @@ impl MemoryOptions {
         self
     }
 
+    /// Refuses options that are out of range.
     pub(super) fn validate(&self) -> Result<(), BrokerError> {
         for (name, value, most) in [
             ("max_events", self.max_events, MOST_EVENTS),

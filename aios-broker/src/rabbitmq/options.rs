@@ -1,3 +1,9 @@
+//! Options of the broker on RabbitMQ.
+//!
+//! Setters cannot fail; `resolve` checks everything before the first connection. Parameters of the
+//! URL are applied before that, so they are checked by the same rules. No error and no `Debug`
+//! output shows the credentials.
+
 use std::{fmt, sync::Arc, time::Duration};
 
 use aios_core::{
@@ -51,8 +57,11 @@ const MAX_PREFIX: usize = 20;
 /// ```
 #[derive(Clone)]
 pub struct RabbitMqOptions {
+    /// As it was passed in.
     url: String,
+    /// Certificates in addition to those of the system.
     tls: OwnedTLSConfig,
+    /// Name of the connections on the server.
     name: String,
     heartbeat: Duration,
     pub(super) clock: Arc<dyn Clock>,
@@ -243,6 +252,7 @@ impl RabbitMqOptions {
         policy.delay_after(attempt, chance).unwrap_or(max_delay)
     }
 
+    /// The URL, with its password.
     pub(super) fn url(&self) -> &str {
         &self.url
     }
@@ -308,8 +318,11 @@ impl RabbitMqOptions {
 /// A validated connection target.
 #[derive(Clone)]
 pub(super) struct Target {
+    /// Address, credentials and parameters.
     pub(super) uri: AMQPUri,
+    /// Certificates.
     pub(super) tls: OwnedTLSConfig,
+    /// Name of the connections on the server, without the part.
     pub(super) name: String,
 }
 
@@ -320,6 +333,7 @@ impl Target {
     }
 }
 
+/// The address of a server, without credentials.
 fn server(uri: &AMQPUri) -> String {
     let AMQPUri { scheme, authority, vhost, .. } = uri;
     format!("{scheme}://{}:{}, virtual host {vhost:?}", authority.host, authority.port)
