@@ -115,6 +115,8 @@ pub(crate) struct ErrorDocument {
 }
 
 /// Writes a body as JSON.
+///
+/// A body that can't be written becomes an internal error, with its cause in the log.
 pub(crate) fn json<T: Serialize>(status: StatusCode, body: &T) -> Response {
     match serde_json::to_vec(body) {
         Ok(text) => {
