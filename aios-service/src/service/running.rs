@@ -1,3 +1,15 @@
+//! A running service, and its end.
+//!
+//! The end has a fixed order. Each part is ended before the parts that it uses:
+//!
+//! ```text
+//! shutdown begins ─► requests end ─► spans are sent ─► metrics let go of the runtime
+//!   ─► tasks and steps end ─► broker closes, last metrics are sent ─► store closes
+//! ```
+//!
+//! A failure of one step does not skip the next ones: each is logged, and the first one is returned
+//! at the end. All steps have a time limit.
+
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use aios_agents::Runtime;
