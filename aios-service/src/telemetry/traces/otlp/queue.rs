@@ -91,6 +91,8 @@ impl Drop for SpanQueue {
     }
 }
 
+/// Gathers spans for a moment, and delivers them in batches, until the queue is dropped or the
+/// delivery ends. A flush cuts the gathering short.
 async fn work(mut queue: Receiver<Item>, delivery: Delivery) {
     let mut items = Vec::new();
     while queue.recv_many(&mut items, BATCH).await > 0 {
