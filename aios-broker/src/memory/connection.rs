@@ -25,10 +25,13 @@ use crate::health::HealthState;
 
 /// One user's access to an exchange.
 pub(super) struct Connection {
+    /// The exchange, shared by all connections to the same broker.
     pub(super) exchange: Arc<Exchange>,
+    /// Connected until this connection is closed.
     pub(super) health: HealthState,
     /// Notified when a stopped consumer has no unsettled deliveries left.
     pub(super) idle: Arc<Notify>,
+    /// Locked before all other locks.
     state: Mutex<State>,
 }
 

@@ -82,6 +82,7 @@ pub(super) struct Taken {
 
 /// There is nothing to deliver: wait to be woken, at the latest at this time.
 pub(super) struct Wait {
+    /// When the first delayed event is due; `None` if there is none.
     pub(super) until: Option<Timestamp>,
 }
 

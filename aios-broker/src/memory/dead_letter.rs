@@ -9,7 +9,9 @@ use super::{connection::Connection, queue::Queue};
 
 /// The dead letters of one queue.
 pub(super) struct MemoryDeadLetters {
+    /// Refuses the operations once it is closed.
     pub(super) connection: Arc<Connection>,
+    /// The queue that has the letters.
     pub(super) queue: Arc<Queue>,
 }
 

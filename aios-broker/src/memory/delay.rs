@@ -17,6 +17,7 @@ pub(super) struct Delayed(BinaryHeap<Reverse<Entry>>);
 struct Entry {
     /// When it may be delivered.
     due: Timestamp,
+    /// The event.
     item: Item,
 }
 

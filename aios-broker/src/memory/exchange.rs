@@ -39,6 +39,8 @@ pub(super) struct Exchange {
     pub(super) rng: SplitMix64,
     /// Ids of consumers. Never used again.
     next_consumer: AtomicU64,
+    /// Locked for writing to add or remove queues, and to find the groups of an event type for the
+    /// first time. Otherwise publishers do not wait for each other.
     topology: RwLock<Topology>,
 }
 

@@ -66,6 +66,33 @@ use self::{connection::Connection, dead_letter::MemoryDeadLetters, exchange::Exc
 /// # Ok(())
 /// # }
 /// ```
+///
+/// A test of events that a handler gave up:
+///
+/// ```
+/// use aios_broker::memory::MemoryBroker;
+/// use aios_core::{
+///     broker::{Address, Broker, BrokerExt, DeadLetterFilter, Group, Subscription},
+///     event::Event,
+/// };
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let broker = MemoryBroker::new();
+/// let billing = Group::new("billing")?;
+/// let orders = Subscription::group(billing.clone(), ["shop.order.*".parse()?]);
+/// let mut deliveries = broker.subscribe(orders).await?;
+///
+/// broker.publish_event(Event::new("shop.order.placed".parse()?, "shop", &7)?).await?;
+/// deliveries.next().await.ok_or("closed")??.dead_letter("no price").await?;
+///
+/// let letters = broker.dead_letters(&Address::Group(billing)).await?;
+/// assert_eq!(letters.list(10).await?[0].reason, "no price");
+/// assert_eq!(letters.redrive(DeadLetterFilter::All).await?, 1);
+/// deliveries.next().await.ok_or("closed")??.ack().await?;
+/// # Ok(())
+/// # }
+/// ```
 pub struct MemoryBroker {
     /// Also held by the dead letters that it opened.
     connection: Arc<Connection>,

@@ -29,6 +29,7 @@ pub(super) fn publish(exchange: &Exchange, batch: Vec<Publish>) -> Vec<Result<()
 
 /// A batch in progress.
 struct Publishing<'a> {
+    /// Where the events go.
     exchange: &'a Exchange,
     /// Events of a batch are often of one type.
     last: Option<(EventType, Routes)>,

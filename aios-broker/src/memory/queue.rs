@@ -32,11 +32,14 @@ use super::{delay::Delayed, item::Item};
 
 /// The events of a group or mailbox.
 pub(super) struct Queue {
+    /// The group or the mailbox.
     pub(super) address: Address,
+    /// Whether it remains without consumers.
     pub(super) lifetime: Lifetime,
     /// Number of waiting, delayed and dead events. Kept outside the state, so that a publisher can
     /// reserve capacity in several queues before it appends to any.
     load: AtomicUsize,
+    /// The last lock to be taken. It is released before a waker is called.
     state: Mutex<State>,
 }
 

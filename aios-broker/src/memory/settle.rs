@@ -10,6 +10,7 @@ use super::consumer::Consumer;
 
 /// A delivery that a handler has not settled yet.
 pub(super) struct UnsettledDelivery {
+    /// The consumer that received it.
     consumer: Arc<Consumer>,
     /// The delivery's place in the hand of its consumer.
     key: usize,

@@ -39,6 +39,7 @@ pub(super) fn subscribe(
 
 /// The stream of a subscription. Dropping it ends the subscription.
 struct Subscribed {
+    /// Stopped when the subscription is dropped.
     consumer: Arc<Consumer>,
     /// Completes when the next delayed event is due.
     alarm: Option<(Timestamp, BoxFuture<'static, ()>)>,

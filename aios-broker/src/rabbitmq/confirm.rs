@@ -246,6 +246,7 @@ struct Ticket {
 
 /// The end of sending an event.
 struct Sent {
+    /// The number under which the event waited.
     number: u64,
     /// The confirm, or the error that ended the channel together with the event, which may be sent
     /// again.
@@ -253,6 +254,7 @@ struct Sent {
 }
 
 impl<'a> InFlight<'a> {
+    /// Nothing is in flight on a new channel.
     fn new(channel: &'a Channel) -> Self {
         Self {
             channel,

@@ -18,6 +18,7 @@ use super::{session::Session, settle::RawDelivery};
 /// Deliveries that a subscription has received and its reader has not taken, at most its prefetch.
 #[derive(Debug, Default)]
 pub(super) struct Inbox {
+    /// Never held while a waker is called.
     state: Mutex<State>,
     /// Notified when the reader drops the subscription.
     dropped: Notify,

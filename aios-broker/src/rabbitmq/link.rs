@@ -43,6 +43,7 @@ const POLL_INTERVAL: Duration = Duration::from_secs(1);
 /// lapin's own recovery is off: it can leave a consumer silent.
 #[derive(Debug)]
 pub(super) struct Link {
+    /// The options of the broker.
     pub(super) options: Arc<RabbitMqOptions>,
     /// Set to `Up` by `connect` and by the supervisor only.
     state: watch::Sender<State>,

@@ -63,18 +63,31 @@ pub struct RabbitMqOptions {
     tls: OwnedTLSConfig,
     /// Name of the connections on the server.
     name: String,
+    /// Between two heartbeats.
     heartbeat: Duration,
+    /// The clock of all delays and time limits.
     pub(super) clock: Arc<dyn Clock>,
+    /// Begins the names of queues and exchanges.
     pub(super) prefix: String,
+    /// Until connecting gives up.
     pub(super) connect_deadline: Duration,
+    /// Until publishing gives up.
     pub(super) publish_timeout: Duration,
+    /// Until any other answer of the server is late.
     pub(super) operation_timeout: Duration,
+    /// How often a quiet connection is checked.
     pub(super) watchdog: Duration,
+    /// The pauses between attempts to connect.
     reconnect: Backoff,
+    /// How many events may wait for their confirm.
     pub(super) confirm_window: usize,
+    /// The most bytes of an event.
     pub(super) max_event_bytes: usize,
+    /// How often the server delivers an event that is not settled.
     pub(super) delivery_limit: u32,
+    /// How long a temporary group without consumers remains.
     pub(super) temporary_expiry: Duration,
+    /// The most bytes of a frame; `None` for the server's limit.
     frame_max: Option<u32>,
 }
 

@@ -51,6 +51,7 @@ impl SettlementContext {
 /// A delivery that a handler has not settled yet.
 #[derive(Debug)]
 pub(super) struct UnsettledDelivery {
+    /// Shared by all deliveries of the subscription.
     context: Arc<SettlementContext>,
     /// The channel that it came on.
     session: Arc<Session>,
@@ -89,6 +90,7 @@ impl RawDelivery {
 }
 
 impl UnsettledDelivery {
+    /// Counts the delivery as unsettled on its channel, which stays open until it is settled.
     pub(super) fn new(
         context: Arc<SettlementContext>,
         session: Arc<Session>,
