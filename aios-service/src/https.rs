@@ -22,6 +22,7 @@ pub(crate) fn http_client() -> Result<reqwest::Client, String> {
 /// next request gets a new one.
 #[cfg(feature = "otlp-grpc")]
 pub(crate) fn http2_client() -> Result<reqwest::Client, String> {
+    /// How often the other side is asked, and how long it may take to answer.
     const PING: Duration = Duration::from_secs(4);
 
     let mut tls = tls()?;

@@ -120,6 +120,7 @@ fn other_child<'s>(schema: &'s Value, key: &str) -> Option<&'s Value> {
 
 /// Whether a schema says nothing about its values.
 fn is_any(schema: &Value) -> bool {
+    /// Keywords that restrict a value.
     const RESTRICTIONS: [&str; 7] =
         ["type", "properties", "enum", "const", "items", "additionalProperties", "pattern"];
     match schema {

@@ -30,6 +30,7 @@ pub(crate) struct Resource<A> {
 }
 
 impl<A> Resource<A> {
+    /// A resource of a kind.
     pub(crate) fn new(
         kind: impl Into<Cow<'static, str>>,
         id: impl Into<String>,

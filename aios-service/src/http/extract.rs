@@ -240,6 +240,7 @@ pub(crate) fn integer<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64,
 /// The integer that is written as a floating-point number, if it is one that no rounding has changed.
 #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "the range is checked")]
 fn whole(number: f64) -> Option<u64> {
+    /// Up to here, 2⁵³, a double represents every integer.
     const EXACT: f64 = 9_007_199_254_740_992.0;
     let is_whole = number.fract() == 0.0 && (0.0..=EXACT).contains(&number);
     is_whole.then_some(number as u64)

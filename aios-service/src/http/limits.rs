@@ -45,6 +45,7 @@ impl Limits {
         Self::of(Values { max_body_bytes, request_timeout, rate_limit: None })
     }
 
+    /// Limits with these values.
     fn of(values: Values) -> Self {
         Self(Arc::new(RwLock::new(values)))
     }
@@ -84,10 +85,12 @@ impl Limits {
         self.values().rate_limit
     }
 
+    /// A copy of the present values.
     fn values(&self) -> Values {
         *self.0.read()
     }
 
+    /// Changes one of the values, for all clones.
     fn change(&self, change: impl FnOnce(&mut Values)) {
         change(&mut self.0.write());
     }

@@ -306,6 +306,8 @@ struct Follow {
 }
 
 impl Follow {
+    /// Follows a source after a position, until the identity of the caller ends or the stream has
+    /// lived long enough.
     fn new(api: &Api, identity: &Identity, source: Source, filter: Filter, after: u64) -> Self {
         let end = api.stream_end(identity);
         let shutdown = api.options.shutdown.clone();
@@ -313,6 +315,7 @@ impl Follow {
         Self { source, filter, after, has_begun, skipped: 0, end, shutdown }
     }
 
+    /// The messages of the stream.
     fn into_stream(self) -> impl Stream<Item = Result<Event, Infallible>> {
         stream::unfold(self, |mut follow| async move {
             let event = follow.next().await?;
@@ -368,6 +371,7 @@ impl Follow {
     }
 }
 
+/// The message of an event.
 fn message(event: RecordedEvent) -> Option<Event> {
     let position = event.position;
     match serde_json::to_string(&recorded(event)) {

@@ -59,6 +59,7 @@ impl State {
         append.events.iter().map(|event| (&event.id, self.location(&event.id))).collect()
     }
 
+    /// Where the event with this id is stored, if it is.
     fn location(&self, id: &EventId) -> Option<Location> {
         let recorded = self.recorded(*self.ids.get(&id.key())?)?;
         Some(Location {

@@ -89,6 +89,7 @@ impl ReadModels for MemoryStore {
 }
 
 impl MemoryStore {
+    /// A page of a table.
     fn page<R: Record>(&self, query: &Query) -> Result<Page<R>, StoreError> {
         let rows = self.0.state.lock().tables.find(query)?;
         rows::page(rows, query, "memory")

@@ -50,6 +50,7 @@ const MAX_NAME: usize = 48;
 pub(super) struct Schema(Arc<str>);
 
 impl Schema {
+    /// The name, for statements and errors.
     pub(super) fn name(&self) -> &str {
         &self.0
     }

@@ -61,6 +61,7 @@ struct WatchedFile {
 }
 
 impl WatchedFile {
+    /// Begins to watch the file that the path refers to now.
     fn new(path: PathBuf) -> Self {
         Self { identity: Identity::at(&path), path }
     }

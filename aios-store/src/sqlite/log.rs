@@ -88,6 +88,7 @@ pub(super) struct Log<'c> {
 }
 
 impl<'c> Log<'c> {
+    /// Prepares the statements.
     pub(super) fn new(connection: &'c Connection) -> rusqlite::Result<Self> {
         Ok(Self {
             connection,

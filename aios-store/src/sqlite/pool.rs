@@ -25,6 +25,7 @@ use super::{error::store_error, lock::DatabaseLock, schema};
 #[derive(Clone, Debug)]
 pub(super) struct ReadPool(Arc<Inner>);
 
+/// The shared part of the clones of a pool.
 #[derive(Debug)]
 struct Inner {
     /// The name of the database in errors.
@@ -41,6 +42,7 @@ struct Inner {
 }
 
 impl ReadPool {
+    /// A pool without open connections, which owns the lock of the database.
     pub(super) fn new(database: String, connections: usize, lock: DatabaseLock) -> Self {
         Self(Arc::new(Inner {
             database,

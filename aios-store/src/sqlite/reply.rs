@@ -35,6 +35,7 @@ pub(super) struct ReplyThread {
 }
 
 impl ReplyThread {
+    /// Starts the thread.
     pub(super) fn start() -> Self {
         let (queue, batches) = sync_channel(QUEUE);
         let thread = std::thread::Builder::new()

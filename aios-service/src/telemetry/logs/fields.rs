@@ -44,6 +44,7 @@ pub(super) struct Fields {
 }
 
 impl Fields {
+    /// No fields.
     pub(super) fn new(redaction: &Redaction) -> Self {
         Self { redaction: redaction.clone(), message: String::new(), values: Vec::new() }
     }

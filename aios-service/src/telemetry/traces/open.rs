@@ -24,6 +24,7 @@ pub(super) struct Open {
 pub(super) struct Attempt {
     /// From 1.
     pub(super) number: u32,
+    /// Of the attempt; its parent is the operation.
     pub(super) span: Span,
     /// The id of the event that assigned it.
     pub(super) assignment: Option<Box<str>>,
@@ -135,6 +136,7 @@ impl Requests {
         self.times.range(operation..).next().map_or(self.last, |(_, time)| *time)
     }
 
+    /// How many changes are remembered.
     #[cfg_attr(not(feature = "otlp"), allow(dead_code, reason = "the exporter uses it"))]
     pub(super) fn len(&self) -> usize {
         self.times.len()

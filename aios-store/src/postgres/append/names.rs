@@ -136,10 +136,12 @@ impl BatchNames {
         self.indexes.push(index);
     }
 
+    /// A distinct name.
     fn name(&self, index: usize) -> Option<&str> {
         self.names.get(index).map(|name| &**name)
     }
 
+    /// Adds a distinct name. Returns its index.
     fn add(&mut self, name: Arc<str>) -> usize {
         let index = self.names.len();
         self.names.push(Arc::clone(&name));

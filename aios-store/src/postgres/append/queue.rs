@@ -129,6 +129,7 @@ pub(crate) struct BatchBuilder {
 }
 
 impl BatchBuilder {
+    /// A builder whose batch is empty.
     pub(crate) fn new(
         queue: mpsc::Receiver<Pending>,
         clock: Arc<dyn Clock>,
