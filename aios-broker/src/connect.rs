@@ -1,3 +1,9 @@
+//! From a URL to an opened broker.
+//!
+//! The scheme selects the adapter. An error about a scheme has to help without repeating a secret:
+//! a text before the first colon may be a password that was pasted into the wrong variable. It is
+//! repeated only if it is a known scheme of another system or a near misspelling of a known one.
+
 use std::sync::Arc;
 
 use aios_core::broker::{Broker, BrokerError};
@@ -85,6 +91,9 @@ fn unknown(scheme: Option<&str>) -> String {
 }
 
 /// Whether the names differ by one inserted, deleted or replaced letter, or by two swapped letters.
+///
+/// Skips the common beginning, and then compares the rests after skipping one letter of either, of
+/// both, or two of both.
 fn is_near(text: &str, word: &str) -> bool {
     let (text, word): (Vec<char>, Vec<char>) = (text.chars().collect(), word.chars().collect());
     let same = text.iter().zip(&word).take_while(|(one, other)| one == other).count();
@@ -103,16 +112,19 @@ fn is_near(text: &str, word: &str) -> bool {
         || swapped
 }
 
+/// Connects to the server that the URL names.
 #[cfg(feature = "rabbitmq")]
 async fn rabbitmq(url: &str) -> Result<Arc<dyn Broker>, BrokerError> {
     Ok(Arc::new(crate::rabbitmq::RabbitMqBroker::connect(url).await?))
 }
 
+/// Refuses the URL, because this build has no client for RabbitMQ.
 #[cfg(not(feature = "rabbitmq"))]
 async fn rabbitmq(_url: &str) -> Result<Arc<dyn Broker>, BrokerError> {
     Err(invalid("amqp needs the feature `rabbitmq` of aios-broker".to_owned()))
 }
 
+/// The error for a URL that can't be used.
 fn invalid(reason: String) -> BrokerError {
     BrokerError::InvalidConfiguration { reason }
 }

@@ -1,3 +1,8 @@
+//! The health of a connection, for any number of watchers.
+//!
+//! A watcher gets the state of the moment first, and then every change. A watcher that is slow
+//! misses states in between and gets the newest one: the state is what matters, not its history.
+
 use aios_core::broker::{Health, HealthWatch};
 use futures_util::stream::unfold;
 use tokio::sync::watch;
@@ -7,10 +12,12 @@ use tokio::sync::watch;
 pub(crate) struct HealthState(watch::Sender<Health>);
 
 impl HealthState {
+    /// Begins in this state.
     pub(crate) fn new(health: Health) -> Self {
         Self(watch::Sender::new(health))
     }
 
+    /// Changes the state and wakes the watchers.
     pub(crate) fn set(&self, health: Health) {
         self.0.send_replace(health);
     }

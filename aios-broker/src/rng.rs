@@ -1,11 +1,19 @@
+//! Random numbers for jitter.
+//!
+//! They spread the attempts of many processes over time. They protect nothing, so a small generator
+//! without a dependency is enough. In memory it is seeded by an option, so that a simulation draws
+//! the same numbers again.
+
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Random numbers for jitter: SplitMix64 (Steele, Lea and Flood, "Fast Splittable Pseudorandom
-/// Number Generators", OOPSLA 2014). The same seed gives the same numbers.
+/// Number Generators", OOPSLA 2014). The same seed gives the same numbers. The state only ever
+/// grows by a constant, so an atomic addition is enough to share it between threads.
 #[derive(Debug)]
 pub(crate) struct SplitMix64(AtomicU64);
 
 impl SplitMix64 {
+    /// Creates a generator with this seed.
     pub(crate) fn new(seed: u64) -> Self {
         Self(AtomicU64::new(seed))
     }
@@ -19,6 +27,8 @@ impl SplitMix64 {
 
     /// Returns a number from 0 to 1.
     pub(crate) fn next(&self) -> f64 {
+        // The constants are those of Vigna's `splitmix64.c`: the golden ratio, and Stafford's mix
+        // 13.
         const GAMMA: u64 = 0x9e37_79b9_7f4a_7c15;
         let state = self.0.fetch_add(GAMMA, Ordering::Relaxed).wrapping_add(GAMMA);
         let mixed = (state ^ (state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);

@@ -20,6 +20,7 @@ use crate::{
 /// How long running tasks may take to end afterwards.
 const DRAIN: Duration = Duration::from_secs(10);
 
+/// An agent that returns its parameter.
 struct Echo;
 
 impl Agent for Echo {
@@ -47,6 +48,8 @@ pub(crate) fn rust_tasks_per_second<'py>(
     })
 }
 
+/// Hosts the agent with a broker in memory, calls it until the time is over, and counts the
+/// answers.
 async fn measure(duration: Duration, concurrent: usize) -> Result<f64, ErrorInfo> {
     let broker = aios_broker::connect("memory://").await?;
     let host = Runtime::builder().broker(Arc::clone(&broker)).agent("echo", Echo);
@@ -70,6 +73,7 @@ async fn measure(duration: Duration, concurrent: usize) -> Result<f64, ErrorInfo
     Ok(f64::from(count) / taken.as_secs_f64())
 }
 
+/// Makes one call after the other. Returns how many were answered.
 async fn call_until(end: Timestamp, caller: TaskClient) -> Result<u32, ErrorInfo> {
     let mut count = 0;
     while SystemClock.now() < end {

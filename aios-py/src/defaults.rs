@@ -1,4 +1,7 @@
 //! Default values and limits, which Python reads from here.
+//!
+//! Python has no copies of them, so its signatures and its documentation can't differ from the
+//! native code.
 
 use std::time::Duration;
 

@@ -1,4 +1,18 @@
 //! Forwards native logs to Python's `logging`.
+//!
+//! A native thread must not call `logging`, because it would wait for the interpreter's lock, and
+//! the code that holds it may wait for the native thread. So an event is formatted where it happens
+//! and put into a bounded queue, and a Python thread, which `aios._logging` runs, takes it out and
+//! logs it. That thread releases the interpreter's lock while it waits.
+//!
+//! A full queue does not block: the record is dropped and counted, and the text of the next one
+//! that is logged tells how many were lost.
+//!
+//! The level is checked before an event is formatted, in an atomic that Python sets. Only the
+//! crates of aios are forwarded, and only events; spans have no effect.
+//!
+//! A forked child has its own queue; see [`Queue`]. Queues are never freed: the subscriber is
+//! global and may use one at any time.
 
 use std::{
     fmt::{self, Write},
@@ -37,12 +51,14 @@ static FIRST: OnceLock<Queue> = OnceLock::new();
 /// exists only in the parent, and may have held the locks of the queue at the fork.
 struct Queue {
     process: u32,
+    /// The end that native threads write.
     records: SyncSender<Record>,
     /// The queue of the child.
     next: OnceLock<Box<Self>>,
 }
 
 impl Queue {
+    /// A queue of this process, and its other end for Python.
     fn new() -> (Self, LogRecords) {
         let (records, receiver) = sync_channel(QUEUE_CAPACITY);
         let queue = Self { process: std::process::id(), records, next: OnceLock::new() };
@@ -58,6 +74,7 @@ impl Queue {
         Some(queue)
     }
 
+    /// Whether the queue belongs to this process.
     fn is_own(&self) -> bool {
         self.process == std::process::id()
     }
@@ -131,8 +148,10 @@ fn logger(target: &str) -> String {
     target.trim_start_matches('_').replace("::", ".").replacen("aios_", "aios.", 1)
 }
 
+/// Sends events to the queue of the process. The only subscriber of the process.
 struct ForwardingSubscriber;
 
+/// The number of a level in `logging`, which has none for traces: 5 is below its `DEBUG`.
 fn number(level: Level) -> u8 {
     match level {
         Level::ERROR => 40,

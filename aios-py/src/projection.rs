@@ -1,4 +1,13 @@
 //! Projections written in Python.
+//!
+//! A projection applies batches of events with a Python function. Its position is in the store of
+//! the runtime, or, for a projection that writes to a database of its own, where the function
+//! `position` reads it.
+//!
+//! The executors of a projection are those of the client with one difference: plain functions run
+//! in a pool of one thread that belongs to the projection. A batch that timed out is tried again,
+//! and the thread that still runs the first attempt can't be stopped; with a single thread the
+//! second attempt waits for it, and two attempts never write at the same time.
 
 use std::sync::Arc;
 
@@ -20,13 +29,18 @@ use crate::{
 /// `aios._projection.NativeProjection`.
 #[derive(FromPyObject)]
 pub(crate) struct ProjectionArg {
+    /// The name under which the position is stored.
     name: String,
     /// Called with a reply, the events, the position, the attempt, and whether it is a redrive.
     apply: Py<PyAny>,
+    /// Whether `apply` runs on the event loop.
     is_async: bool,
+    /// The events to apply; all without patterns.
     patterns: Option<Vec<String>>,
+    /// Most events in a batch.
     batch_size: usize,
     retry: Option<RetryArg>,
+    /// How long a lease of the projection lasts without renewal, in seconds.
     lease_time: f64,
     /// Called with a reply, to which it passes the position that the projection stores.
     position: Option<Py<PyAny>>,
@@ -128,6 +142,7 @@ pub(crate) fn projection(client: Py<NativeClient>, name: String) -> NativeProjec
 /// current session.
 #[pyclass(frozen, module = "aios._aios")]
 pub(crate) struct NativeProjectionHandle {
+    /// The client, whose session each call uses.
     client: Py<NativeClient>,
     name: String,
 }
@@ -143,6 +158,7 @@ impl NativeProjectionHandle {
     }
 }
 
+/// A handle in the current session.
 async fn handle(slot: &SessionSlot, name: &str) -> Result<ProjectionHandle, ErrorInfo> {
     Ok(open_session(slot.read().await.as_ref())?.runtime.projection_handle(name)?)
 }

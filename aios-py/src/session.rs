@@ -1,4 +1,33 @@
 //! The session of a client: exists between `NativeClient.open` and `NativeClient.shutdown`.
+//!
+//! A client is created once, with its threads and its event loop. What it connects to is in the
+//! [`Session`], in a slot that calls read-lock: a call takes what it needs from the session, such
+//! as the store or the runtime, and fails with `RUNTIME_CLOSED` if the slot is empty. Opening fills
+//! the slot, and closing takes the session out, for both of which the lock is a write lock.
+//!
+//! # The order of the end
+//!
+//! Each part ends before those that it uses:
+//!
+//! 1. HTTP requests of the API end, within half of the deadline. Waiting ones and streams end at
+//!    once.
+//! 2. Traces that are left are sent, while the store can still be read.
+//! 3. The exporter of metrics stops reading the state of the runtime.
+//! 4. The runtime shuts down with the rest of the deadline: running tasks may end, then leases are
+//!    released.
+//! 5. The caller is dropped. Until here its mailbox receives the answers of calls that are being
+//!    cancelled.
+//! 6. The broker closes, then the store.
+//! 7. The last values of the metrics are sent.
+//!
+//! An error does not stop the sequence. The first one is reported: that of the runtime, of the
+//! broker, or of the store.
+//!
+//! # Two who close
+//!
+//! Python's `shutdown` and the [`Terminator`](crate::terminator::Terminator) may both close the
+//! session. The [`SessionCloser`] lets the first one do it and the second one wait for the same
+//! end.
 
 use std::{sync::Arc, time::Duration};
 
@@ -27,16 +56,24 @@ use crate::{
 
 /// The open runtime, with its store and broker.
 pub(crate) struct Session {
+    /// The runtime. Shared with the routers of the API, which release it before it is shut down.
     pub(crate) runtime: Arc<Runtime>,
+    /// The requests of the API in progress.
     #[cfg(feature = "service")]
     pub(crate) requests: crate::service::Requests,
+    /// Sends the spans of runs, if a collector is configured.
     #[cfg(feature = "service")]
     traces: Option<crate::service::Traces>,
+    /// Sends the metrics of the process, if a collector is configured.
     #[cfg(feature = "service")]
     metrics: Option<MetricsExport>,
+    /// The broker, to publish and to subscribe.
     pub(crate) broker: Arc<dyn Broker>,
+    /// The store; `None` for a process that only executes tasks.
     store: Option<AnyStore>,
+    /// Calls agents without a journal. Created by the first call, because it needs a mailbox.
     caller: Option<TaskClient>,
+    /// The source of the events that this client publishes.
     source: Arc<str>,
 }
 
@@ -50,6 +87,7 @@ pub(crate) type SessionSlot = Arc<RwLock<Option<Session>>>;
 /// Closes the session once, on the first request.
 #[derive(Clone)]
 pub(crate) struct SessionCloser {
+    /// The session to close.
     slot: SessionSlot,
     calls: Arc<Calls>,
     /// Locked while the session is being closed. Holds an error that no caller has received yet.
@@ -70,7 +108,8 @@ impl SessionCloser {
         }
     }
 
-    /// Same as [`close`](Self::close), and reports the error to the next caller of `close` too.
+    /// Same as [`close`](Self::close), and reports the error to the next caller of `close` too. For
+    /// the terminator, which closes the session while Python may call `shutdown` later.
     pub(crate) async fn close_in_background(&self, deadline: Duration) -> Result<(), ErrorInfo> {
         let mut unreported = self.unreported.lock().await;
         let closed = self.close_now(deadline).await;
@@ -78,6 +117,8 @@ impl SessionCloser {
         closed
     }
 
+    /// Takes the session out of the slot and closes it. Deliveries that Python has not acknowledged
+    /// are released first: the broker would wait for them.
     async fn close_now(&self, deadline: Duration) -> Result<(), ErrorInfo> {
         let Some(session) = self.slot.write().await.take() else { return Ok(()) };
         self.calls.release_deliveries();
@@ -91,6 +132,8 @@ pub(crate) fn open_session(session: Option<&Session>) -> Result<&Session, ErrorI
 }
 
 impl Session {
+    /// Connects to the broker and the store, adds the agents that need a store, and starts the
+    /// runtime and the exporters. The collectors are checked before anything is connected.
     pub(crate) async fn connect(
         builder: RuntimeBuilder,
         llm_agents: Vec<PreparedAgent>,
@@ -140,6 +183,7 @@ impl Session {
         })
     }
 
+    /// The store, or the error that the client has none.
     pub(crate) fn store(&self) -> Result<Arc<dyn Store>, ErrorInfo> {
         Ok(self.any_store()?.store())
     }
@@ -152,6 +196,7 @@ impl Session {
         })
     }
 
+    /// Ends all parts in order; see the module.
     async fn close(self, deadline: Duration) -> Result<(), ErrorInfo> {
         #[cfg(feature = "service")]
         let (deadline, flush_timeout) = {
@@ -301,6 +346,7 @@ pub(crate) async fn caller(slot: &SessionSlot) -> Result<TaskClient, ErrorInfo> 
     Box::pin(create_caller(slot)).await
 }
 
+/// Creates the caller, unless another call did so while this one waited for the lock.
 async fn create_caller(slot: &SessionSlot) -> Result<TaskClient, ErrorInfo> {
     let mut guard = slot.write().await;
     let session = guard.as_mut().ok_or_else(ErrorInfo::closed)?;

@@ -3,6 +3,28 @@
 //! Python's signal handlers run between two bytecode instructions of the main thread, which may be
 //! blocked. A native thread therefore reads the descriptor to which the interpreter writes every
 //! signal, without the interpreter's lock.
+//!
+//! # The thread
+//!
+//! The interpreter's own C handler of a signal writes its number to the descriptor of
+//! `signal.set_wakeup_fd`, which is one end of a socket pair here. The thread reads the other end,
+//! with a timeout of a second, after which it checks that the parent process is alive. A worker
+//! whose parent has died has no one to stop it, so that counts as a stop signal.
+//!
+//! A socket pair can have one reader, so the event loop no longer learns of signals from the
+//! descriptor. For every other signal the thread pushes an empty job: the loop wakes up, and the
+//! interpreter runs its handler.
+//!
+//! # A stop
+//!
+//! 1. A job calls `stop` on the event loop, which ends the application in the usual way if the loop
+//!    runs.
+//! 2. The session is closed on the native threads, whether or not the loop runs: tasks get the
+//!    deadline, then leases are released, and other processes take the shards over at once. If the
+//!    client is not open yet, this happens when it is.
+//! 3. If Python does not call `done` within the deadline and [`MARGIN`], the process exits with
+//!    [`EXIT_STATUS`]. Exit handlers are skipped: they need the interpreter, which the blocked code
+//!    may hold.
 
 use std::{
     fmt,
@@ -42,24 +64,32 @@ const STOP_NOW: u8 = 0;
 /// Stops the runtime of a process on a signal, and ends the process after the deadline.
 #[pyclass(frozen, module = "aios._aios")]
 pub(crate) struct Terminator {
+    /// Shared with the thread.
     shared: Arc<Shared>,
     /// The end to which the interpreter writes signal numbers.
     waker: UnixStream,
 }
 
+/// Shared by the object in Python, the thread, and the task that closes the session.
 struct Shared {
+    /// The event loop that is woken and told to stop.
     bridge: Arc<Bridge>,
     /// Called on the event loop when the process should stop.
     stop: Py<PyAny>,
+    /// How long running tasks may take to end.
     deadline: Duration,
+    /// Locked for moments only; waiting for `changed` releases it.
     state: Mutex<State>,
+    /// Notified when the client is attached, and at the end.
     changed: Condvar,
 }
 
+/// How far the process is.
 #[derive(Default)]
 struct State {
     /// The closer of the session once it is open, and the threads on which to run it.
     session: Option<(SessionCloser, Handle)>,
+    /// Whether the runtime has stopped, so that the process may continue.
     is_done: bool,
     /// Why closing the session failed.
     error: Option<String>,
@@ -164,6 +194,7 @@ impl Shared {
         }
     }
 
+    /// Begins to close the session if it is known. Called again when the client is attached.
     fn close_when_open(self: &Arc<Self>, state: &mut State) {
         let Some((closer, tokio)) = state.session.take() else { return };
         let shared = Arc::clone(self);

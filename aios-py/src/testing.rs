@@ -1,4 +1,12 @@
 //! Workflow tests with virtual time; see `aios.testing`.
+//!
+//! The harness is that of `aios-agents`, which simulates the store, the broker, the agents and the
+//! clock for one run. It runs on the native threads of a client, and so does the workflow code:
+//! there is no [`LoopExecutor`](crate::python::LoopExecutor) here, and a poll attaches a native
+//! thread to the interpreter. The test waits in an `await` on the event loop meanwhile, so the lock
+//! is free.
+//!
+//! Agents and children are Python functions, called scripts, which run in place.
 
 use std::sync::Arc;
 

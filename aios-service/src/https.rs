@@ -1,4 +1,9 @@
 //! The HTTP client of this crate: rustls with ring.
+//!
+//! The client of the API and the exporters of telemetry share it. Redirects, retries and proxies of
+//! the library are off: each of them could send a request, with its credentials, to a place or at a
+//! time that the caller does not know of. What has to be repeated is repeated by the code that
+//! knows whether it may be.
 
 use std::{fmt::Display, sync::Arc, time::Duration};
 
@@ -17,6 +22,7 @@ pub(crate) fn http_client() -> Result<reqwest::Client, String> {
 /// next request gets a new one.
 #[cfg(feature = "otlp-grpc")]
 pub(crate) fn http2_client() -> Result<reqwest::Client, String> {
+    /// How often the other side is asked, and how long it may take to answer.
     const PING: Duration = Duration::from_secs(4);
 
     let mut tls = tls()?;
@@ -28,6 +34,8 @@ pub(crate) fn http2_client() -> Result<reqwest::Client, String> {
     client(builder, tls)
 }
 
+/// The configuration of TLS, which trusts what the system trusts. A certificate of the system that
+/// can't be read is left out.
 fn tls() -> Result<rustls::ClientConfig, String> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let mut roots = rustls::RootCertStore::empty();
@@ -39,6 +47,7 @@ fn tls() -> Result<rustls::ClientConfig, String> {
         .with_no_client_auth())
 }
 
+/// Completes a client.
 fn client(
     builder: reqwest::ClientBuilder,
     tls: rustls::ClientConfig,
@@ -53,6 +62,7 @@ fn client(
         .map_err(|error| invalid(&Chain(&error)))
 }
 
+/// The reason as a sentence.
 fn invalid(error: &dyn Display) -> String {
     format!("the HTTP client cannot be created: {error}")
 }

@@ -1,3 +1,14 @@
+//! A store behind its concrete adapter.
+//!
+//! `Arc<dyn Store>` is what a runtime needs, but it hides the operations that are not part of the
+//! port because not every store can do them: retention with an archive, and compaction of a file.
+//! The CLI and the Python bindings open stores by URL and offer these operations, so they keep an
+//! [`AnyStore`] and pass `store()` on to the runtime.
+//!
+//! Each operation is one `match` without a wildcard arm. A new adapter does not compile until every
+//! operation says what it does there. An operation that an adapter can't do fails with
+//! `InvalidConfiguration`; it never succeeds without an effect.
+
 use std::sync::Arc;
 
 use aios_core::store::{Expirable, Store, StoreError};
@@ -135,6 +146,7 @@ impl AnyStore {
     }
 }
 
+/// The error for an operation that the opened adapter does not have.
 fn invalid(reason: &str) -> StoreError {
     StoreError::InvalidConfiguration { reason: reason.to_owned() }
 }

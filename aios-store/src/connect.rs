@@ -1,3 +1,13 @@
+//! From a URL to an opened store.
+//!
+//! The scheme selects the adapter, and the rest of the URL belongs to that adapter: this module
+//! never parses it. An adapter whose feature is not compiled in is still known by its scheme, so
+//! that the error names the missing feature and not an unknown scheme.
+//!
+//! URLs hold passwords, and a user may paste a URL of another system by mistake. No error of this
+//! module repeats what follows the scheme, except for a text without `@` and without a scheme,
+//! which is probably the path of a file.
+
 use std::sync::Arc;
 
 use aios_core::store::{Store, StoreError};
@@ -87,26 +97,31 @@ fn is_scheme(text: &str) -> bool {
     text.len() > 1 && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'+')
 }
 
+/// Opens the SQLite file that the URL names.
 #[cfg(feature = "sqlite")]
 async fn sqlite(url: &str) -> Result<AnyStore, StoreError> {
     Ok(AnyStore::Sqlite(Arc::new(crate::sqlite::SqliteStore::connect(url).await?)))
 }
 
+/// Refuses the URL, because this build has no SQLite.
 #[cfg(not(feature = "sqlite"))]
 async fn sqlite(_url: &str) -> Result<AnyStore, StoreError> {
     Err(not_compiled_in("sqlite"))
 }
 
+/// Connects to the PostgreSQL server that the URL names.
 #[cfg(feature = "postgres")]
 async fn postgres(url: &str) -> Result<AnyStore, StoreError> {
     Ok(AnyStore::Postgres(Arc::new(crate::postgres::PostgresStore::connect(url).await?)))
 }
 
+/// Refuses the URL, because this build has no client for PostgreSQL.
 #[cfg(not(feature = "postgres"))]
 async fn postgres(_url: &str) -> Result<AnyStore, StoreError> {
     Err(not_compiled_in("postgres"))
 }
 
+/// The error for a known scheme whose adapter is not in this build.
 #[cfg(not(all(feature = "sqlite", feature = "postgres")))]
 fn not_compiled_in(feature: &str) -> StoreError {
     StoreError::InvalidConfiguration {

@@ -1,5 +1,21 @@
-//! The rules of leases, as a table in memory. An adapter that stores leases elsewhere saves the leases
-//! that a method returns.
+//! The rules of leases, as a table in memory. An adapter that stores leases elsewhere saves the
+//! leases that a method returns.
+//!
+//! The memory store and SQLite use this table. PostgreSQL has the same rules in its function
+//! `acquire` and in the statements of its module `lease`; the conformance suite runs the same cases
+//! against all of them.
+//!
+//! | the shard is | its last owner acquires | its last owner renews | another owner acquires |
+//! |---|---|---|---|
+//! | never leased | – | – | epoch 1 |
+//! | held | same epoch, later expiry | same epoch, later expiry | refused |
+//! | expired or released | same epoch | same epoch | epoch + 1 |
+//!
+//! The epoch is what makes a lease safe. It grows whenever the owner changes, and an append under a
+//! fence is refused if the epoch of the shard differs. Expiry is only a hint for others that they
+//! may take the shard: an owner that is late, but that was not replaced, has lost nothing and can
+//! still renew and append. A release therefore only sets the expiry into the past, and no method
+//! removes a row: a shard that began again with epoch 1 would let an append of an old owner pass.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -29,6 +45,8 @@ impl LeaseTable {
         shards.into_iter().filter_map(|shard| self.take(shard, owner, now, expires_at)).collect()
     }
 
+    /// Takes one shard, or returns `None` if another owner holds it. The same owner keeps its
+    /// epoch, even after its lease has expired, so that its appends in flight stay valid.
     fn take(
         &mut self,
         shard: Shard,
@@ -62,6 +80,8 @@ impl LeaseTable {
         self.set_expiry(leases, Timestamp::UNIX_EPOCH)
     }
 
+    /// Sets the expiry of the leases that their owner still holds. The others are left out of the
+    /// result, which is how a caller learns that it lost them.
     fn set_expiry(&mut self, leases: &[Lease], expires_at: Timestamp) -> Vec<Lease> {
         let mut changed = Vec::with_capacity(leases.len());
         for lease in leases {
@@ -80,6 +100,8 @@ impl LeaseTable {
     }
 
     /// Checks that no other owner took the shard since the fence was issued.
+    ///
+    /// The expiry does not matter here; see the module. Fails for a shard that was never leased.
     pub(crate) fn check(&self, fence: Option<Fence>) -> Result<(), StoreError> {
         let Some(Fence { shard, epoch }) = fence else { return Ok(()) };
         match self.0.get(&shard) {
@@ -89,6 +111,7 @@ impl LeaseTable {
     }
 }
 
+/// Whether a lease is the one that the table has, whatever its expiry.
 fn is_same(held: &Lease, claimed: &Lease) -> bool {
     held.owner == claimed.owner && held.epoch == claimed.epoch
 }

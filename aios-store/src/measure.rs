@@ -1,4 +1,8 @@
 //! Metrics of the transactions and connections of a store.
+//!
+//! They are recorded through the `metrics` facade, which discards them while the program has not
+//! installed a recorder. The names are part of the documented metrics; the alert rules and the
+//! dashboard in `deploy/` use them.
 
 use std::time::Duration;
 

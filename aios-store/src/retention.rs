@@ -1,3 +1,13 @@
+//! The policy of retention, and the loop over pages that the stores share.
+//!
+//! Retention works in small transactions with pauses between them, because every transaction holds
+//! what appends need: the writer of SQLite, the append lock of PostgreSQL, or the mutex of the
+//! memory store. The batch size limits how long appends wait, and the pause lets them through.
+//!
+//! A run is judged and removed in the same transaction, so nothing can make it needed again in
+//! between. If the process dies, what was committed stays removed, and the next call continues: no
+//! progress is stored, because an expired run that is left over is found again.
+
 use std::time::Duration;
 
 use aios_core::{
@@ -63,9 +73,13 @@ pub enum ExpiredEvents {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[must_use]
 pub struct Retention {
+    /// Age since the end of a run, or since the last event of a stream.
     pub(crate) older_than: Duration,
+    /// Applies to runs only.
     pub(crate) expired: ExpiredEvents,
+    /// Runs that a transaction removes, or streams that it examines.
     pub(crate) batch_size: u16,
+    /// Pause between two transactions, on the clock of the store.
     pub(crate) pause: Duration,
 }
 
@@ -106,7 +120,10 @@ impl Retention {
         self
     }
 
-    /// Removes the expired streams of a kind, page by page.
+    /// Removes the expired streams of a kind, page by page, and returns their number.
+    ///
+    /// A page is a number of examined streams, not of removed ones. A page without an expired
+    /// stream is therefore not the end; the end is a page without a next name.
     pub(crate) async fn expire(
         &self,
         store: &dyn Maintenance,
@@ -150,7 +167,9 @@ impl Retention {
     }
 }
 
-/// The names between which those of a page of streams are.
+/// Returns the names between which those of a page of streams are, both exclusive. A range of names
+/// can be read from the unique index on names; a condition with `LIKE` could not in every
+/// collation.
 #[cfg(any(feature = "sqlite", feature = "postgres"))]
 pub(crate) fn names(page: &ExpirePage) -> (String, String) {
     let prefix = page.what.prefix();
@@ -160,6 +179,7 @@ pub(crate) fn names(page: &ExpirePage) -> (String, String) {
     (after, end)
 }
 
+/// The error for an option that is out of range.
 fn invalid(reason: String) -> StoreError {
     StoreError::InvalidConfiguration { reason }
 }

@@ -1,3 +1,6 @@
+//! The facts that tools need before they open a store: whether opening it migrates it, and whether
+//! this version can open it at all.
+
 /// The version of a database's schema, and the one that this version of aios needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]

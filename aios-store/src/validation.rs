@@ -1,4 +1,13 @@
 //! The checks that every store makes before it writes an append.
+//!
+//! They need no access to the log, so an append that fails one never reaches the queue of a writer,
+//! never holds a lock and never occupies a connection. What depends on the log (the fence, the
+//! expected version, stored ids, closed streams) is checked by each store in the transaction that
+//! writes.
+//!
+//! The checks make two assumptions of the writers true: an append has at least one event, and an
+//! event that may end a run is the last one of its append. A writer therefore only looks at the
+//! last event of an append to decide whether the stream is closed afterwards.
 
 use std::collections::HashSet;
 
@@ -30,6 +39,8 @@ pub(crate) fn validate_append(
     append.events.iter().map(|event| sized_metadata(&append.stream, event, limit)).collect()
 }
 
+/// Encodes the metadata of an event, and checks the size of payload and metadata together. The size
+/// counts what is written: default metadata is not.
 fn sized_metadata(
     stream: &StreamId,
     event: &Event,
@@ -43,6 +54,8 @@ fn sized_metadata(
     Ok(metadata)
 }
 
+/// Refuses an append that has an event twice. Compares keys and not texts, because the keys are
+/// what the unique index of a store compares. An append of one event, the usual case, needs no set.
 fn reject_duplicates(events: &[Event]) -> Result<(), StoreError> {
     if events.len() == 1 {
         return Ok(());
@@ -54,6 +67,8 @@ fn reject_duplicates(events: &[Event]) -> Result<(), StoreError> {
     }
 }
 
+/// Refuses an append that has an event after one that ends its run. `ending` decides by the type
+/// alone, without the first event of the stream, which is not known here.
 fn reject_after_end(append: &Append) -> Result<(), StoreError> {
     let Append { stream, events, .. } = append;
     let Some((_, before)) = events.split_last() else { return Ok(()) };
@@ -64,6 +79,9 @@ fn reject_after_end(append: &Append) -> Result<(), StoreError> {
 }
 
 /// Compares the expected version of a stream with its actual version.
+///
+/// Used by the memory store and by SQLite. In PostgreSQL, the function `judge` of the migrations
+/// decides.
 pub(crate) fn check_expected(
     stream: &StreamId,
     expected: Expected,

@@ -1,4 +1,24 @@
 //! Checks a store: positions, versions, and read models against the log.
+//!
+//! The check uses only the ports, so it works for every adapter. It reads the log once from the
+//! beginning and projects every event into tables in memory, the same [`Tables`] that the memory
+//! store uses. Then it pages through the read models of the store and through its own tables with
+//! the same queries, and compares the pages row by row.
+//!
+//! ```text
+//! read_log ──► Log ──► gaps in positions, gaps in versions ──► faults
+//!               └─project──► Tables ─┐
+//!                                    ├─ same query, same page ──► equal?
+//! read models of the store ──────────┘
+//! ```
+//!
+//! The comparison is meaningful only if nothing is appended between the last page of the log and
+//! the last page of the tables. The head is read before and after. If it moved, all findings about
+//! read models are dropped and replaced by `Changed`; gaps found in the log remain, because events
+//! never change.
+//!
+//! A table is compared up to its first difference. One fault per table is enough: the remedy is a
+//! rebuild of all tables, whatever the number of rows that differ.
 
 use std::{collections::HashMap, fmt};
 
@@ -157,16 +177,25 @@ pub async fn verify(
     Ok(verification)
 }
 
-/// The log, read in order.
+/// The state that the events read so far imply.
 #[derive(Default)]
 struct Log {
+    /// The rows that a rebuild would make of them.
     tables: Tables,
+    /// The version of the last event of each stream.
     versions: HashMap<StreamId, u64>,
+    /// Position of the last event; 0 before the first one.
     position: u64,
+    /// The report so far. The faults of the read models are added at the end.
     verification: Verification,
 }
 
 impl Log {
+    /// Adds the next event of the log: notes a gap before it, a missing version of its stream, and
+    /// its changes of the tables.
+    ///
+    /// After a wrong version, the stream continues from the version that was found. Otherwise one
+    /// missing event would be reported again for every later event of the stream.
     fn add(&mut self, recorded: &RecordedEvent) {
         self.gap(recorded.position - 1);
         self.position = recorded.position;
@@ -190,6 +219,8 @@ impl Log {
         }
     }
 
+    /// Notes a fault, unless the report is full. A damaged log of millions of events would
+    /// otherwise fill the memory with faults.
     fn fault(&mut self, fault: VerifyFault) {
         let faults = &mut self.verification.faults;
         if faults.len() < MAX_FAULTS {
@@ -201,12 +232,18 @@ impl Log {
 /// The comparison of one table.
 #[derive(Default)]
 struct Compared {
+    /// Rows of the store that were looked at.
     rows: u64,
+    /// The first difference. Set at most once: the comparison stops there.
     fault: Option<VerifyFault>,
 }
 
 impl Compared {
-    /// Compares a page with its counterpart; returns the next page to compare, if there is one.
+    /// Compares a page with its counterpart. Returns the next page to compare, or `None` after a
+    /// difference or the last page.
+    ///
+    /// In this order, the fault is the first row that the store could not decode, the first row
+    /// that differs, or the first row that one of the pages has beyond the other.
     fn page<R: PartialEq>(
         &mut self,
         found: Page<R>,
@@ -228,10 +265,12 @@ impl Compared {
     }
 }
 
+/// Returns the page that the tables in memory have for a query.
 fn expected<R: Record>(tables: &Tables, query: &Query) -> Result<Page<R>, StoreError> {
     rows::page(tables.find(query)?, query, "the log")
 }
 
+/// Compares the table `agents`, with deleted rows but without the columns of heartbeats.
 async fn agents(store: &dyn ReadModels, tables: &Tables) -> Result<Compared, StoreError> {
     let filter = AgentFilter { include_deleted: true, ..AgentFilter::default() };
     let mut compared = Compared::default();
@@ -252,6 +291,7 @@ fn unseen(mut page: Page<AgentRecord>) -> Page<AgentRecord> {
     page
 }
 
+/// Compares the table `agent_tasks`, with deleted rows.
 async fn tasks(store: &dyn ReadModels, tables: &Tables) -> Result<Compared, StoreError> {
     let filter = TaskFilter { include_deleted: true, ..TaskFilter::default() };
     let mut compared = Compared::default();
@@ -264,6 +304,7 @@ async fn tasks(store: &dyn ReadModels, tables: &Tables) -> Result<Compared, Stor
     Ok(compared)
 }
 
+/// Compares the table `workflows`.
 async fn workflows(store: &dyn ReadModels, tables: &Tables) -> Result<Compared, StoreError> {
     let mut compared = Compared::default();
     let mut next = Some(PageRequest::first(ROWS));
@@ -275,6 +316,7 @@ async fn workflows(store: &dyn ReadModels, tables: &Tables) -> Result<Compared, 
     Ok(compared)
 }
 
+/// Compares the table `workflow_runs`, with deleted rows.
 async fn runs(store: &dyn ReadModels, tables: &Tables) -> Result<Compared, StoreError> {
     let filter = RunFilter { include_deleted: true, ..RunFilter::default() };
     let mut compared = Compared::default();

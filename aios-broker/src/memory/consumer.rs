@@ -1,3 +1,19 @@
+//! A subscription as the queue sees it: what it has fetched, what it has delivered, and what
+//! becomes of a delivery.
+//!
+//! Events move in one direction until they are settled:
+//!
+//! ```text
+//! queue ── fetch ──► fetched ── poll ──► delivered ── ack ──────────► gone
+//!   ▲                  │ stop              │  │  └─── retry ────────► queue, delayed
+//!   └──────────────────┴───────────────────┘  └────── dead_letter ──► queue, dead letters
+//!                         release, abandon
+//! ```
+//!
+//! Events are fetched in batches, up to the prefetch, so that a queue is not locked for each of
+//! them. An event that is fetched or delivered does not count in the load of its queue. It counts
+//! again when it returns.
+
 use std::{
     collections::VecDeque,
     sync::Arc,
@@ -21,18 +37,25 @@ use super::{
 
 /// A subscription and its deliveries.
 pub(super) struct Consumer {
+    /// Identifies the consumer in its queue.
     id: u64,
+    /// Where events come from and return to.
     queue: Arc<Queue>,
+    /// Has the clock and the random numbers.
     exchange: Arc<Exchange>,
     /// Notified when it has stopped and has no unsettled deliveries left.
     idle: Arc<Notify>,
+    /// The most deliveries without a settlement.
     prefetch: usize,
+    /// Decides whether and when a failed event is delivered again.
     retry: RetryPolicy,
+    /// Decides what happens to an event after its last attempt.
     on_exhausted: OnExhausted,
     /// Locked before the queue, never after it.
     hand: Mutex<Hand>,
 }
 
+/// The events that a consumer has, and its state.
 #[derive(Default)]
 struct Hand {
     /// Taken from the queue, not yet delivered.
@@ -47,9 +70,11 @@ struct Hand {
 
 /// An event that is delivered now.
 pub(super) struct Taken {
+    /// The event.
     pub(super) event: Event,
     /// Number of the attempt, from 1.
     pub(super) attempt: u32,
+    /// Whether a handler may have seen it before.
     pub(super) redelivered: bool,
     /// Identifies the delivery when it is settled.
     pub(super) key: usize,
@@ -57,10 +82,12 @@ pub(super) struct Taken {
 
 /// There is nothing to deliver: wait to be woken, at the latest at this time.
 pub(super) struct Wait {
+    /// When the first delayed event is due; `None` if there is none.
     pub(super) until: Option<Timestamp>,
 }
 
 impl Consumer {
+    /// Makes the consumer that was added to the queue under this id.
     pub(super) fn new(
         (queue, id): (Arc<Queue>, u64),
         exchange: Arc<Exchange>,
@@ -132,6 +159,7 @@ impl Consumer {
         if hand.stopped && hand.delivered.is_empty() {
             self.idle.notify_waiters();
         }
+        // There is room for another delivery now.
         let waker = hand.waker.take();
         drop(hand);
         if let Some(waker) = waker {
@@ -140,6 +168,7 @@ impl Consumer {
         Ok(())
     }
 
+    /// Counts a failed attempt, and returns the event to the queue with a delay.
     fn delay(&self, mut item: Item, delay: std::time::Duration) {
         let now = self.now();
         item.failures = item.failures.saturating_add(1);
@@ -147,6 +176,7 @@ impl Consumer {
         self.queue.delay(item, now + delay);
     }
 
+    /// Discards an event, or makes it a dead letter, as the subscription says.
     fn give_up(&self, item: Item, reason: String) {
         if self.on_exhausted == OnExhausted::Discard {
             return;
@@ -180,18 +210,22 @@ impl Consumer {
         self.queue.give_back(delivered.into_iter().map(|(_, item)| item));
     }
 
+    /// Whether every delivery is settled.
     pub(super) fn is_idle(&self) -> bool {
         self.hand.lock().delivered.is_empty()
     }
 
+    /// Sleeps on the clock of the broker.
     pub(super) fn sleep_until(&self, deadline: Timestamp) -> aios_core::BoxFuture<'static, ()> {
         self.exchange.options.clock.sleep_until(deadline)
     }
 
+    /// The time of the broker's clock.
     fn now(&self) -> Timestamp {
         self.exchange.options.clock.now()
     }
 
+    /// A random number from 0 to 1.
     fn jitter(&self) -> f64 {
         self.exchange.rng.next()
     }

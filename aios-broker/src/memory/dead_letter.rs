@@ -1,3 +1,5 @@
+//! The dead letters of a group or mailbox, which live in its queue.
+
 use std::sync::Arc;
 
 use aios_core::broker::{BrokerError, DeadLetter, DeadLetterFilter, DeadLetters};
@@ -7,7 +9,9 @@ use super::{connection::Connection, queue::Queue};
 
 /// The dead letters of one queue.
 pub(super) struct MemoryDeadLetters {
+    /// Refuses the operations once it is closed.
     pub(super) connection: Arc<Connection>,
+    /// The queue that has the letters.
     pub(super) queue: Arc<Queue>,
 }
 

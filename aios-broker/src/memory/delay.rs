@@ -1,3 +1,5 @@
+//! Events that wait for their next attempt.
+
 use std::{cmp::Reverse, collections::BinaryHeap};
 
 use aios_core::event::Timestamp;
@@ -11,20 +13,26 @@ use super::item::Item;
 #[derive(Default)]
 pub(super) struct Delayed(BinaryHeap<Reverse<Entry>>);
 
+/// A delayed event. Ordered by time, and then by its place in the queue.
 struct Entry {
+    /// When it may be delivered.
     due: Timestamp,
+    /// The event.
     item: Item,
 }
 
 impl Delayed {
+    /// Adds an event.
     pub(super) fn push(&mut self, due: Timestamp, item: Item) {
         self.0.push(Reverse(Entry { due, item }));
     }
 
+    /// Number of events.
     pub(super) fn len(&self) -> usize {
         self.0.len()
     }
 
+    /// When the next event is due.
     pub(super) fn earliest(&self) -> Option<Timestamp> {
         self.0.peek().map(|Reverse(entry)| entry.due)
     }
@@ -35,6 +43,7 @@ impl Delayed {
         due.then(|| self.0.pop()).flatten().map(|Reverse(entry)| entry.item)
     }
 
+    /// Removes all events.
     pub(super) fn clear(&mut self) {
         self.0.clear();
     }

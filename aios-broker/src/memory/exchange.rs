@@ -1,3 +1,13 @@
+//! The exchange: which queues there are, and which of them take an event.
+//!
+//! A type of event resolves to a fixed list of queues until the bindings change. The list is cached
+//! by type, so that publishing usually takes a read lock and clones an `Arc`. Any change of the
+//! bindings clears the cache.
+//!
+//! Group queues stay for as long as the exchange. A temporary queue is removed with its last
+//! consumer, in one critical section with the check that it has none: a subscription that arrives
+//! at the same time either finds the queue with its consumer or makes a new one.
+
 use std::{
     collections::HashMap,
     sync::{
@@ -23,22 +33,32 @@ pub(super) type Routes = Arc<[Arc<Queue>]>;
 
 /// The state that all connections to one broker share.
 pub(super) struct Exchange {
+    /// The options of the first connection.
     pub(super) options: MemoryOptions,
+    /// Jitter of all delays.
     pub(super) rng: SplitMix64,
+    /// Ids of consumers. Never used again.
     next_consumer: AtomicU64,
+    /// Locked for writing to add or remove queues, and to find the groups of an event type for the
+    /// first time. Otherwise publishers do not wait for each other.
     topology: RwLock<Topology>,
 }
 
+/// The queues and how events find them.
 #[derive(Default)]
 struct Topology {
+    /// All queues.
     queues: HashMap<Address, Arc<Queue>>,
+    /// Those of mailboxes, so that publishing need not build an address.
     mailboxes: HashMap<Mailbox, Arc<Queue>>,
+    /// The patterns of groups, each once per queue.
     bindings: Vec<(Pattern, Arc<Queue>)>,
     /// Answers of `bindings`, forgotten whenever they change.
     routes: HashMap<EventType, Routes>,
 }
 
 impl Exchange {
+    /// Creates an exchange without queues.
     pub(super) fn new(options: MemoryOptions) -> Self {
         let rng = SplitMix64::new(options.seed);
         Self { options, rng, next_consumer: AtomicU64::new(0), topology: RwLock::default() }
@@ -52,10 +72,12 @@ impl Exchange {
         self.topology.write().resolve(event_type)
     }
 
+    /// The queue of a mailbox, if it was ever read.
     pub(super) fn mailbox(&self, mailbox: &Mailbox) -> Option<Arc<Queue>> {
         self.topology.read().mailboxes.get(mailbox).cloned()
     }
 
+    /// The queue of a group or mailbox.
     pub(super) fn queue(&self, address: &Address) -> Result<Arc<Queue>, BrokerError> {
         let unknown = || BrokerError::UnknownAddress { address: address.clone() };
         self.topology.read().queues.get(address).cloned().ok_or_else(unknown)
@@ -84,6 +106,7 @@ impl Exchange {
 }
 
 impl Topology {
+    /// Finds the queues that take a type, each once, and caches them.
     fn resolve(&mut self, event_type: &EventType) -> Routes {
         let mut found: Vec<Arc<Queue>> = Vec::new();
         for (pattern, queue) in &self.bindings {
@@ -100,6 +123,11 @@ impl Topology {
         routes
     }
 
+    /// Returns the queue of an address, and creates it if there is none.
+    ///
+    /// # Errors
+    ///
+    /// [`BrokerError::Incompatible`] if the queue exists with the other lifetime.
     fn declare(
         &mut self,
         address: &Address,
@@ -122,6 +150,8 @@ impl Topology {
         Ok(queue)
     }
 
+    /// Adds the patterns that the queue does not have yet. Patterns are never removed: another
+    /// consumer of the group may rely on them.
     fn bind(&mut self, queue: &Arc<Queue>, patterns: &[Pattern]) {
         for pattern in patterns {
             let known = self

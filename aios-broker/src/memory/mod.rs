@@ -2,6 +2,22 @@
 //!
 //! It implements the whole [port](aios_core::broker) on an injected clock. All events are lost when
 //! the process ends.
+//!
+//! # How it works
+//!
+//! There is no task. Publishing appends to queues on the caller's thread, and a subscription takes
+//! events when it is polled.
+//!
+//! ```text
+//! MemoryBroker ─► Connection ─► Exchange (shared by all connections)
+//!                     │             ├─ bindings: pattern ─► Queue
+//!                     │             └─ mailboxes: name ───► Queue ── ready, delayed, dead
+//!                     └─ Consumer ── takes up to its prefetch from its queue
+//! ```
+//!
+//! Locks are taken in this order, and none is held across an await: the state of a connection, the
+//! hand of a consumer, the topology of the exchange, the state of a queue. A queue unlocks its
+//! state before it calls the wakers of consumers.
 
 mod connection;
 mod consumer;
@@ -50,7 +66,35 @@ use self::{connection::Connection, dead_letter::MemoryDeadLetters, exchange::Exc
 /// # Ok(())
 /// # }
 /// ```
+///
+/// A test of events that a handler gave up:
+///
+/// ```
+/// use aios_broker::memory::MemoryBroker;
+/// use aios_core::{
+///     broker::{Address, Broker, BrokerExt, DeadLetterFilter, Group, Subscription},
+///     event::Event,
+/// };
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let broker = MemoryBroker::new();
+/// let billing = Group::new("billing")?;
+/// let orders = Subscription::group(billing.clone(), ["shop.order.*".parse()?]);
+/// let mut deliveries = broker.subscribe(orders).await?;
+///
+/// broker.publish_event(Event::new("shop.order.placed".parse()?, "shop", &7)?).await?;
+/// deliveries.next().await.ok_or("closed")??.dead_letter("no price").await?;
+///
+/// let letters = broker.dead_letters(&Address::Group(billing)).await?;
+/// assert_eq!(letters.list(10).await?[0].reason, "no price");
+/// assert_eq!(letters.redrive(DeadLetterFilter::All).await?, 1);
+/// deliveries.next().await.ok_or("closed")??.ack().await?;
+/// # Ok(())
+/// # }
+/// ```
 pub struct MemoryBroker {
+    /// Also held by the dead letters that it opened.
     connection: Arc<Connection>,
 }
 
@@ -100,6 +144,7 @@ impl MemoryBroker {
         Self::connect(Arc::clone(&self.connection.exchange))
     }
 
+    /// Creates a connection to an exchange.
     fn connect(exchange: Arc<Exchange>) -> Self {
         Self { connection: Arc::new(Connection::new(exchange)) }
     }

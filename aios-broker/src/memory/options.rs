@@ -1,3 +1,5 @@
+//! Options of the broker in memory.
+
 use std::sync::Arc;
 
 use aios_core::{
@@ -24,9 +26,13 @@ const MOST_BYTES: usize = 1 << 30;
 /// ```
 #[derive(Clone, Debug)]
 pub struct MemoryOptions {
+    /// The clock of delays and deadlines.
     pub(super) clock: Arc<dyn Clock>,
+    /// The most events of a group or a mailbox, with delayed and dead ones.
     pub(super) max_events: usize,
+    /// The most bytes of an event.
     pub(super) max_event_bytes: usize,
+    /// Begins the random numbers of the jitter of delays, so that a simulation can be repeated.
     pub(super) seed: u64,
 }
 
@@ -74,6 +80,7 @@ impl MemoryOptions {
         self
     }
 
+    /// Refuses options that are out of range.
     pub(super) fn validate(&self) -> Result<(), BrokerError> {
         for (name, value, most) in [
             ("max_events", self.max_events, MOST_EVENTS),

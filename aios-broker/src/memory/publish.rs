@@ -1,3 +1,10 @@
+//! Publishing a batch.
+//!
+//! Each event is added to the lists of its queues, and the lists are appended at the end, so that a
+//! batch locks each queue once and wakes its consumers once. The capacity is reserved while the
+//! events are added, in all queues of an event or in none. An event therefore goes to all of its
+//! queues or to none, and a full queue refuses only the events that would go there.
+
 use std::sync::Arc;
 
 use aios_core::{
@@ -20,16 +27,21 @@ pub(super) fn publish(exchange: &Exchange, batch: Vec<Publish>) -> Vec<Result<()
     answers
 }
 
+/// A batch in progress.
 struct Publishing<'a> {
+    /// Where the events go.
     exchange: &'a Exchange,
     /// Events of a batch are often of one type.
     last: Option<(EventType, Routes)>,
     /// How many events one queue may get.
     room: usize,
+    /// The items for each queue. Few queues, so they are searched in order.
     outgoing: Vec<(Arc<Queue>, Vec<Item>)>,
 }
 
 impl Publishing<'_> {
+    /// Adds an event to the lists of its queues, or returns why it is refused. One queue gets the
+    /// event itself, the others get clones.
     fn add(&mut self, publish: Publish) -> Result<(), BrokerError> {
         self.check_size(&publish.event)?;
         let routes = self.routes(&publish.event.event_type);
@@ -49,12 +61,14 @@ impl Publishing<'_> {
         Ok(())
     }
 
+    /// Appends the lists to their queues.
     fn flush(self) {
         for (queue, items) in self.outgoing {
             queue.append(items);
         }
     }
 
+    /// Refuses an event that is larger than the limit.
     fn check_size(&self, event: &Event) -> Result<(), BrokerError> {
         let bytes = size(event);
         let limit = self.exchange.options.max_event_bytes;
@@ -64,6 +78,7 @@ impl Publishing<'_> {
         Ok(())
     }
 
+    /// The groups that take this type.
     fn routes(&mut self, event_type: &EventType) -> Routes {
         match &self.last {
             Some((last, routes)) if last == event_type => Arc::clone(routes),
@@ -93,6 +108,7 @@ impl Publishing<'_> {
         Ok(())
     }
 
+    /// Adds an event to the list of a queue. A new list has room for the rest of the batch.
     fn send(&mut self, queue: &Arc<Queue>, event: Event) {
         match self.outgoing.iter_mut().find(|(other, _)| Arc::ptr_eq(other, queue)) {
             Some((_, items)) => items.push(Item::new(event)),
@@ -105,6 +121,7 @@ impl Publishing<'_> {
     }
 }
 
+/// The answer for an event that no queue takes: an error only if a route is required.
 fn unrouted(publish: &Publish) -> Result<(), BrokerError> {
     if publish.require_route {
         let event_type = publish.event.event_type.to_string();
@@ -124,6 +141,8 @@ fn size(event: &Event) -> usize {
         .saturating_add(metadata_size(&event.metadata))
 }
 
+/// Size of the texts of the metadata. Avoids encoding it, except for unknown fields, which are
+/// rare.
 fn metadata_size(metadata: &Metadata) -> usize {
     let Metadata {
         correlation_id,

@@ -1,3 +1,21 @@
+//! The queue of a group or mailbox.
+//!
+//! It holds three kinds of events: ready ones in the order of their sequence, delayed ones, and
+//! dead letters. All of them count in the load, which is limited by the option `max_events`. The
+//! load is an atomic outside the lock, because a publisher reserves room in several queues before
+//! it appends to any of them.
+//!
+//! **Order.** An event gets its sequence when it is appended. A released event is inserted at its
+//! old place; a retried or redriven one is appended at the end.
+//!
+//! **Who may read.** Every consumer of a group takes a share of the ready events, so that the first
+//! one to be polled does not take everything. Of a mailbox, only the consumer that subscribed first
+//! takes events; when it ends, the next one takes over.
+//!
+//! **Waking.** A consumer that finds nothing leaves its waker. Every change that may give a
+//! consumer something to do wakes all of them. Delays have no timer of their own: a consumer sleeps
+//! until the earliest one is due.
+
 use std::{
     collections::VecDeque,
     sync::atomic::{AtomicUsize, Ordering},
@@ -14,23 +32,31 @@ use super::{delay::Delayed, item::Item};
 
 /// The events of a group or mailbox.
 pub(super) struct Queue {
+    /// The group or the mailbox.
     pub(super) address: Address,
+    /// Whether it remains without consumers.
     pub(super) lifetime: Lifetime,
     /// Number of waiting, delayed and dead events. Kept outside the state, so that a publisher can
     /// reserve capacity in several queues before it appends to any.
     load: AtomicUsize,
+    /// The last lock to be taken. It is released before a waker is called.
     state: Mutex<State>,
 }
 
+/// The events and the consumers of a queue.
 #[derive(Default)]
 struct State {
     /// Sorted by sequence.
     ready: VecDeque<Item>,
+    /// Events that wait for their next attempt.
     delayed: Delayed,
+    /// Oldest first.
     dead: VecDeque<DeadLetter>,
+    /// Sequence of the next appended event.
     next_sequence: u64,
     /// In the order in which they subscribed. Only the first consumer of a mailbox reads.
     consumers: VecDeque<u64>,
+    /// Wakers of the consumers that found nothing, one for each consumer.
     waiting: Vec<(u64, Waker)>,
     /// Whether a temporary queue has expired.
     gone: bool,
@@ -45,11 +71,14 @@ pub(super) enum TakeOutcome {
 }
 
 impl Queue {
+    /// Creates an empty queue without consumers.
     pub(super) fn new(address: Address, lifetime: Lifetime) -> Self {
         Self { address, lifetime, load: AtomicUsize::new(0), state: Mutex::default() }
     }
 
     /// Reserves capacity for one event, unless `limit` is reached.
+    ///
+    /// Counts first and looks then, so that two publishers can't both take the last place.
     pub(super) fn reserve(&self, limit: usize) -> bool {
         let full = self.load.fetch_add(1, Ordering::Relaxed) >= limit;
         if full {
@@ -64,6 +93,9 @@ impl Queue {
     }
 
     /// Appends events for which capacity is reserved.
+    ///
+    /// A queue that has expired in the meantime drops them, like a queue that was deleted before
+    /// they were published.
     pub(super) fn append(&self, items: Vec<Item>) {
         let mut state = self.state.lock();
         if !state.gone {
@@ -73,6 +105,8 @@ impl Queue {
     }
 
     /// Returns events to their previous positions.
+    ///
+    /// They may exceed the limit: an event that was accepted is never refused later.
     pub(super) fn give_back(&self, items: impl IntoIterator<Item = Item>) {
         let mut state = self.state.lock();
         for item in items {
@@ -134,6 +168,9 @@ impl Queue {
     }
 
     /// Moves events to a consumer, or registers its waker.
+    ///
+    /// Takes a share of at most `room` events. The caller's clock is read only if events are
+    /// delayed.
     pub(super) fn take(
         &self,
         consumer: u64,
@@ -161,6 +198,7 @@ impl Queue {
         TakeOutcome::Nothing { until: state.delayed.earliest().filter(|_| may_read) }
     }
 
+    /// Adds a consumer behind the others.
     pub(super) fn add_consumer(&self, consumer: u64) {
         self.state.lock().consumers.push_back(consumer);
     }
@@ -209,12 +247,14 @@ impl State {
         }
     }
 
+    /// Appends an item as the newest one.
     fn push(&mut self, mut item: Item) {
         item.sequence = self.next_sequence;
         self.next_sequence += 1;
         self.ready.push_back(item);
     }
 
+    /// Inserts an item at the place of its sequence.
     fn insert(&mut self, item: Item) {
         let place = self.ready.partition_point(|other| other.sequence < item.sequence);
         self.ready.insert(place, item);
@@ -243,6 +283,7 @@ impl State {
         share
     }
 
+    /// Leaves the waker of a consumer, replacing its previous one.
     fn wait(&mut self, consumer: u64, waker: &Waker) {
         match self.waiting.iter_mut().find(|(other, _)| *other == consumer) {
             Some((_, known)) => known.clone_from(waker),

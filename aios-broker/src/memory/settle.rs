@@ -1,3 +1,6 @@
+//! The settlement of a delivery in memory: nothing is awaited, and it fails only after the
+//! connection was closed.
+
 use std::sync::Arc;
 
 use aios_core::broker::{Acknowledger, BrokerError, Settlement};
@@ -7,11 +10,14 @@ use super::consumer::Consumer;
 
 /// A delivery that a handler has not settled yet.
 pub(super) struct UnsettledDelivery {
+    /// The consumer that received it.
     consumer: Arc<Consumer>,
+    /// The delivery's place in the hand of its consumer.
     key: usize,
 }
 
 impl UnsettledDelivery {
+    /// The delivery with this key.
     pub(super) fn new(consumer: Arc<Consumer>, key: usize) -> Self {
         Self { consumer, key }
     }

@@ -1,3 +1,8 @@
+//! The stream of a subscription.
+//!
+//! It is woken by the queue (events, a change of the reader), by the consumer (room for another
+//! delivery), or by its own alarm (a delayed event is due).
+
 use std::{
     pin::Pin,
     sync::Arc,
@@ -34,6 +39,7 @@ pub(super) fn subscribe(
 
 /// The stream of a subscription. Dropping it ends the subscription.
 struct Subscribed {
+    /// Stopped when the subscription is dropped.
     consumer: Arc<Consumer>,
     /// Completes when the next delayed event is due.
     alarm: Option<(Timestamp, BoxFuture<'static, ()>)>,
@@ -56,12 +62,14 @@ impl Stream for Subscribed {
 }
 
 impl Subscribed {
+    /// Wraps a taken event, so that it can be settled.
     fn deliver(&self, taken: Taken) -> Delivery {
         let Taken { event, attempt, redelivered, key } = taken;
         let unsettled = Box::new(UnsettledDelivery::new(Arc::clone(&self.consumer), key));
         Delivery::new(event, attempt, unsettled).with_redelivered(redelivered)
     }
 
+    /// Polls the alarm for this time, and sets it again if the time has changed.
     fn poll_alarm(&mut self, deadline: Timestamp, context: &mut Context<'_>) -> Poll<()> {
         let alarm = match &mut self.alarm {
             Some((set, alarm)) if *set == deadline => alarm,

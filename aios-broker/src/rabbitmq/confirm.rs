@@ -1,3 +1,21 @@
+//! The publishing channel, and who learns what became of an event.
+//!
+//! One task owns the channel. It takes jobs from the queue of the publisher, sends each event with
+//! a number of its own, and keeps a ticket for each event until the answer is known.
+//!
+//! | the server | the publisher gets |
+//! |---|---|
+//! | confirms the event | `Ok` |
+//! | returns it, because no queue took it, and confirms it | `Unroutable`, if a route is required |
+//! | refuses it with a negative confirm | `Rejected` |
+//! | closes the channel because of a larger event | the event is sent again on the next channel |
+//! | closes the channel because of this event's size | `TooLarge` |
+//! | loses the connection or the channel | `Uncertain`, at once |
+//! | is silent | `Timeout` of the publisher; the watchdog replaces the connection |
+//!
+//! The task ends when the link is closed or the last publisher is dropped. When the link is closed,
+//! everything in the queue is answered with `Closed`, so that no caller waits for its timeout.
+
 use std::{
     collections::{HashMap, HashSet},
     pin::pin,
@@ -32,17 +50,25 @@ const PAUSE: Duration = Duration::from_millis(100);
 /// confirms of a channel, identifies each event by its number, and settles none before it has seen
 /// all confirms that arrived with it.
 pub(super) struct ConfirmTask {
+    /// The publishing connection.
     link: Arc<Link>,
+    /// Where events come from. Bounded by the window.
     jobs: mpsc::Receiver<Job>,
+    /// The number of the last event. It grows over all channels, so a late confirm of an old
+    /// channel never meets an event of a new one.
     next_number: u64,
+    /// Jitter of the pauses.
     rng: SplitMix64,
+    /// Shared with the publisher, which refuses larger events before they are sent.
     size_limit: Arc<SizeLimit>,
     /// Events left by a channel that was closed because another event was too large.
     again: Vec<Unsent>,
+    /// See `closures`.
     closures: watch::Sender<u64>,
 }
 
 impl ConfirmTask {
+    /// Creates the task, without a channel.
     pub(super) fn new(
         link: Arc<Link>,
         jobs: mpsc::Receiver<Job>,
@@ -58,6 +84,9 @@ impl ConfirmTask {
         self.closures.subscribe()
     }
 
+    /// Publishes on one channel after the other until the link is closed or no publisher is left.
+    /// The size limit that a server taught is kept for its next channel, and forgotten with its
+    /// connection.
     pub(super) async fn run(mut self) {
         let mut attempt = 0;
         let mut server = None;
@@ -108,6 +137,8 @@ impl ConfirmTask {
         options.clock.sleep(pause.max(PAUSE)).await;
     }
 
+    /// Opens a channel that confirms, and declares the exchange on it. Waits for a connection
+    /// without a limit; publishers have their own timeout.
     async fn open(&self) -> Result<(Arc<Connection>, Channel), BrokerError> {
         let connection = self.link.connection().await?;
         let clock = &*self.link.options.clock;
@@ -161,12 +192,14 @@ impl ConfirmTask {
 /// alone: RabbitMQ 3.10 does so when a quorum queue is deleted and declared again.
 #[derive(Default)]
 struct ConfirmWatchdog {
+    /// A confirm came since the last check.
     confirmed: bool,
     /// Events were waiting at the last check, too.
     suspicious: bool,
 }
 
 impl ConfirmWatchdog {
+    /// Whether two checks in a row found events waiting and none confirmed.
     fn is_silent(&mut self, connection: &Connection, in_flight: &InFlight<'_>) -> bool {
         let quiet = !std::mem::take(&mut self.confirmed);
         // A server that blocks publishers announces it.
@@ -179,8 +212,11 @@ impl ConfirmWatchdog {
 
 /// The unconfirmed events of one channel.
 struct InFlight<'a> {
+    /// The channel that all of them were sent on.
     channel: &'a Channel,
+    /// One future per event. It completes when the event is confirmed, or fails with the channel.
     confirms: FuturesUnordered<BoxFuture<'static, Sent>>,
+    /// The publishers that wait, by the number of their event.
     waiting: HashMap<u64, Ticket>,
     /// Numbers of events that were routed nowhere and whose confirm has not come.
     returned: HashSet<u64>,
@@ -196,19 +232,29 @@ struct Unsent {
 
 /// The publisher that waits for the confirm of an event.
 struct Ticket {
+    /// Whether it is an error that no queue takes the event.
     require_route: bool,
+    /// Shown in that error.
     event_type: String,
+    /// The answers of the call that the event belongs to.
     answers: Arc<Answers>,
+    /// Its place in them.
     index: usize,
+    /// Its room in the window, released with the ticket.
     _room: Option<OwnedSemaphorePermit>,
 }
 
+/// The end of sending an event.
 struct Sent {
+    /// The number under which the event waited.
     number: u64,
+    /// The confirm, or the error that ended the channel together with the event, which may be sent
+    /// again.
     confirmation: Result<Confirmation, (lapin::Error, Outgoing)>,
 }
 
 impl<'a> InFlight<'a> {
+    /// Nothing is in flight on a new channel.
     fn new(channel: &'a Channel) -> Self {
         Self {
             channel,
@@ -219,6 +265,7 @@ impl<'a> InFlight<'a> {
         }
     }
 
+    /// Sends the events of a job, unless its caller has given up.
     fn begin(&mut self, job: Job, next_number: &mut u64) {
         let Job { items, mut permits, answers } = job;
         if !answers.are_awaited() {
@@ -237,12 +284,18 @@ impl<'a> InFlight<'a> {
         }
     }
 
+    /// Sends an event under the next number. The frame is written when the future is polled.
     fn send(&mut self, Unsent { ticket, outgoing }: Unsent, next_number: &mut u64) {
         *next_number += 1;
         self.waiting.insert(*next_number, ticket);
         self.confirms.push(Box::pin(send(self.channel.clone(), outgoing, *next_number)));
     }
 
+    /// Answers the publishers of confirmed events.
+    ///
+    /// All confirms that arrived together are taken first, and the numbers of returned events are
+    /// noted from all of them. lapin attaches a returned event to the confirm that it handles next,
+    /// so it may come with the confirm of another event.
     fn settle(&mut self, first: Sent) {
         let mut sent = vec![first];
         self.take_ready(&mut sent);
@@ -265,6 +318,7 @@ impl<'a> InFlight<'a> {
         }
     }
 
+    /// Takes the futures that are complete, without waiting.
     fn take_ready(&mut self, sent: &mut Vec<Sent>) {
         while let Some(Some(next)) = self.confirms.next().now_or_never() {
             sent.push(next);
@@ -306,6 +360,7 @@ impl<'a> InFlight<'a> {
 }
 
 impl Ticket {
+    /// Answers the publisher.
     fn answer(self, answer: Result<(), BrokerError>) {
         self.answers.set(self.index, answer);
     }
@@ -323,6 +378,7 @@ impl Sent {
     }
 }
 
+/// Converts a confirm to the answer of its publisher.
 fn answer(
     ticket: &Ticket,
     confirmation: &Confirmation,
@@ -340,6 +396,8 @@ fn answer(
     }
 }
 
+/// Publishes an event and waits for its confirm. The number travels as the correlation id, by which
+/// a returned event is recognised.
 async fn send(channel: Channel, outgoing: Outgoing, number: u64) -> Sent {
     let Outgoing { exchange, routing_key, body, properties, require_route, .. } = &outgoing;
     let properties = properties.clone().with_correlation_id(short(&number.to_string()));

@@ -1,3 +1,29 @@
+//! The task of a subscription.
+//!
+//! ```text
+//!             ┌──────────────── reopen, with pauses ◄──────────────┐
+//!             ▼                                                    │
+//! Session ──► forward ── the channel or connection died ── Lost ───┤ the server delivers again
+//!                │ ───── silent although events wait ── Silent ────┘ after its channel has ended
+//!                └────── dropped, or the broker closes ── Unwanted ──► finish ──► end
+//! ```
+//!
+//! The task moves deliveries from the channel into the inbox, from which the subscription's stream
+//! takes them. It never waits for the reader: the server sends at most the prefetch, so the inbox
+//! is bounded by it.
+//!
+//! **A session that died.** The server gives the deliveries of a dead channel to the next consumer.
+//! Arrivals that the reader has not taken are dropped; those that it has can't be acknowledged
+//! any more and will be redelivered.
+//!
+//! **A consumer that is silent.** A consumer can stop receiving although its channel is open and
+//! its queue has events. The watchdog asks for the state of the queue when nothing was delivered
+//! for one interval; if events wait at two checks in a row, the consumer is replaced.
+//!
+//! **The end.** The consumer is cancelled first, then the unread deliveries are returned, then the
+//! task waits for the last settlement and closes the channel. Closing the broker waits for this
+//! task.
+
 use std::{pin::pin, sync::Arc};
 
 use aios_core::{
@@ -23,7 +49,9 @@ const CHUNK: usize = 256;
 
 /// The task of one subscription: keeps it consuming across channel and connection failures.
 pub(super) struct ConsumeTask {
+    /// The subscription, and what its settlements need.
     pub(super) context: Arc<SettlementContext>,
+    /// Shared with the stream.
     pub(super) inbox: Arc<Inbox>,
     /// `true` when consuming must end.
     pub(super) draining: watch::Receiver<bool>,
@@ -42,6 +70,7 @@ enum End {
 }
 
 impl ConsumeTask {
+    /// Runs until the subscription is dropped, the broker closes, or an error is permanent.
     pub(super) async fn run(self, first: (Arc<Session>, Consumer)) {
         let mut next = Some(first);
         while let Some((session, consumer)) = next {
@@ -126,6 +155,7 @@ impl ConsumeTask {
         }
     }
 
+    /// Decodes a delivery.
     fn arrived(&self, session: &Arc<Session>, delivery: Delivery, arrivals: &mut Vec<Arrival>) {
         let raw = RawDelivery::new(delivery);
         let event = std::str::from_utf8(&raw.body)
@@ -137,7 +167,8 @@ impl ConsumeTask {
         }
     }
 
-    /// A message that is not an event would be redelivered indefinitely.
+    /// Makes a message that is not an event a dead letter. It would be redelivered indefinitely
+    /// otherwise.
     fn refuse(&self, session: &Arc<Session>, raw: RawDelivery, reason: String) {
         let context = Arc::clone(&self.context);
         let session = Arc::clone(session);
@@ -253,12 +284,15 @@ async fn begun(draining: &mut watch::Receiver<bool>) {
 /// another process may have found the exchange deleted.
 #[derive(Default)]
 struct DeliveryWatchdog {
+    /// Something was delivered since the last check.
     delivered: bool,
     /// Events were waiting at the last check, too.
     suspicious: bool,
 }
 
 impl DeliveryWatchdog {
+    /// Checks once. A queue that is gone counts at once; a queue with events only if it had some at
+    /// the last check too, because they may be on their way.
     async fn is_silent(&mut self, task: &ConsumeTask, session: &Session) -> bool {
         let ConsumeTask { context, inbox, .. } = task;
         let quiet = !std::mem::take(&mut self.delivered);
@@ -283,7 +317,9 @@ impl DeliveryWatchdog {
 
 /// The state of a queue.
 enum QueueState {
+    /// No event waits, or it is unknown.
     Nothing,
+    /// Events wait that no consumer has.
     Events,
     /// The queue no longer exists. A server does not always notify the consumer: RabbitMQ 4.3 does
     /// not if the queue is deleted while it is being published to.
@@ -303,6 +339,7 @@ async fn queue_state(context: &SettlementContext) -> QueueState {
     }
 }
 
+/// The error with its causes, for a dead letter.
 fn reason(error: &(dyn std::error::Error + 'static)) -> String {
     Chain(error).to_string()
 }

@@ -1,3 +1,11 @@
+//! The dead letters of a group or mailbox.
+//!
+//! AMQP can't look at a queue without taking from it. Listing, redriving and purging by id
+//! therefore take all letters on a channel of their own, act on the chosen ones, and close the
+//! channel, upon which the server requeues the others. If the process dies in the middle, the
+//! server does the same. A letter that is redriven is published to its queue before it is removed
+//! here: a crash in between leaves it in both.
+
 use std::{sync::Arc, time::Duration};
 
 use aios_core::{
@@ -28,14 +36,20 @@ const PAUSE: Duration = Duration::from_millis(10);
 /// The dead letters of one queue. Reading temporarily takes all of them from the queue, regardless
 /// of the limit, so two concurrent readers each see a part.
 pub(super) struct RabbitMqDeadLetters {
+    /// The consuming connection.
     link: Arc<Link>,
+    /// Publishes redriven letters.
     publisher: Arc<Publisher>,
+    /// The group or mailbox, for errors.
     address: Address,
+    /// The queue that redriven letters return to.
     queue: String,
+    /// The queue of the letters.
     dead_queue: String,
 }
 
 impl RabbitMqDeadLetters {
+    /// Checks that the group or mailbox has a queue of dead letters.
     pub(super) async fn open(
         link: &Arc<Link>,
         publisher: &Arc<Publisher>,
@@ -53,6 +67,7 @@ impl RabbitMqDeadLetters {
         Ok(letters)
     }
 
+    /// Begins to take letters, on a new channel.
     async fn visit(&self) -> Result<Visit<'_>, BrokerError> {
         let (connection, channel) = self.link.channel().await?;
         let queue = topology::inspect(&self.link, &channel, &self.dead_queue).await?;
@@ -70,15 +85,21 @@ impl RabbitMqDeadLetters {
 /// A view of the current letters. Letters that are not removed are requeued when it ends.
 struct Visit<'a> {
     letters: &'a RabbitMqDeadLetters,
+    /// Keeps the connection of the channel.
     _connection: Arc<Connection>,
+    /// Closing it requeues what was not acknowledged.
     channel: Channel,
     /// How many letters there were.
     total: u32,
+    /// How many were taken.
     taken: u32,
+    /// How many of them will not be requeued.
     removed: u32,
 }
 
 impl Visit<'_> {
+    /// Takes the next letter. Ends after as many as there were at the beginning: letters that
+    /// arrive in the meantime are left alone.
     async fn next(&mut self) -> Result<Option<BasicGetMessage>, BrokerError> {
         if self.taken == self.total {
             return Ok(None);
@@ -92,6 +113,7 @@ impl Visit<'_> {
         Ok(letter)
     }
 
+    /// Removes a letter for good.
     async fn remove(&mut self, letter: &BasicGetMessage) -> Result<(), BrokerError> {
         self.removed += 1;
         let ack = self.channel.basic_ack(letter.delivery_tag, BasicAckOptions::default());
@@ -115,6 +137,7 @@ impl Visit<'_> {
         Ok(())
     }
 
+    /// Awaits a response of the server, with the operation timeout.
     async fn within<T>(
         &self,
         operation: &'static str,

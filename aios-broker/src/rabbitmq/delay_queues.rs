@@ -1,3 +1,10 @@
+//! Delays between attempts, on any version of RabbitMQ.
+//!
+//! A copy of a failed event is published to the exchange of its delay class, with the name of its
+//! own queue as routing key. The exchange is a fanout with one queue, so the routing key is kept
+//! for later. When the event expires there, the server dead-letters it to the default exchange,
+//! which delivers it to the queue that the key names.
+
 use std::{collections::HashSet, time::Duration};
 
 use aios_core::broker::{BrokerError, Lifetime};
@@ -24,6 +31,10 @@ const LONGEST: u64 = 30 * 24 * 3600 * 1000;
 /// Events of a queue expire in order, so all events of a queue must have the same time to live.
 /// There is one queue per class of delay, with eight classes per doubling. When an event expires,
 /// the server moves it to the queue that its routing key names.
+///
+/// With eight classes per doubling, a class is at most an eighth longer than the delay that was
+/// asked for, and the delays from 8 ms to 30 days have fewer than 260 classes. Only those that are
+/// used are declared.
 #[derive(Debug, Default)]
 pub(super) struct DelayQueues {
     /// Names of exchanges.
@@ -56,6 +67,7 @@ impl DelayQueues {
     }
 }
 
+/// Declares the exchange and the queue of a class, and binds them.
 async fn declare(
     link: &Link,
     name: &str,
@@ -74,6 +86,8 @@ async fn declare(
     bind(link, &channel, name, name, "").await
 }
 
+/// The arguments of a delay queue. Expired events go to the default exchange, under the routing key
+/// with which they were published, which is the name of their queue.
 fn arguments(class: u64, lifetime: Lifetime) -> FieldTable {
     let millis = AMQPValue::LongLongInt(i64::try_from(class).unwrap_or(i64::MAX));
     match lifetime {

@@ -1,3 +1,12 @@
+//! Timeouts and the mapping of errors of lapin, in one place.
+//!
+//! Every request to the server goes through [`within`]: a connection that swallows packets would
+//! otherwise block its caller until the heartbeat notices.
+//!
+//! An error is retryable if lapin says that it can be recovered from, or if the server had an
+//! internal error, unless the server refused the user or the virtual host. The text of the reply
+//! has to be examined for some of these, because AMQP has one code for several causes.
+
 use std::time::Duration;
 
 use aios_core::{
@@ -24,11 +33,13 @@ pub(super) async fn within<T>(
     }
 }
 
+/// Maps an error of lapin during `operation`.
 pub(super) fn backend(operation: &'static str, error: lapin::Error) -> BrokerError {
     let retryable = (error.can_be_recovered() || is_internal(&error)) && !is_refused(&error);
     BrokerError::Backend { backend: "RabbitMQ", operation, retryable, source: Cause::new(error) }
 }
 
+/// Logs an error that the adapter handles by itself.
 pub(super) fn warn(error: &BrokerError, what: &'static str) {
     tracing::warn!(code = error.code(), error = %Chain(error), "{what}");
 }
@@ -59,6 +70,9 @@ fn is_refused(error: &lapin::Error) -> bool {
 }
 
 /// Names what was declared differently, or does not exist.
+///
+/// The server closes a channel with the same codes for every object, so the caller says which one
+/// it asked for.
 pub(super) fn about(address: &Address, error: BrokerError) -> BrokerError {
     let address = address.clone();
     match reply(&error) {

@@ -1,3 +1,9 @@
+//! Headers of messages, and values of AMQP.
+//!
+//! The adapter counts attempts in headers of its own, because the counters of the server mean other
+//! things in other versions. They travel with the copy that replaces a failed event. The body is
+//! never changed, so the event that a handler sees is byte for byte the one that was published.
+
 use aios_core::event::Timestamp;
 use lapin::{
     BasicProperties,
@@ -22,8 +28,11 @@ const FURTHER_KEYS: &str = "BCC";
 /// The delivery history of an event.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct DeliveryHistory {
+    /// Attempts that failed.
     pub(super) failures: u32,
+    /// When the first one failed.
     pub(super) first_failure: Option<Timestamp>,
+    /// Why it is a dead letter; `None` before.
     pub(super) reason: Option<String>,
     /// Deliveries of this copy that were not settled.
     pub(super) returns: u32,
@@ -32,6 +41,7 @@ pub(super) struct DeliveryHistory {
 }
 
 impl DeliveryHistory {
+    /// Reads the headers. A missing or unreadable one counts as if nothing had happened yet.
     pub(super) fn read(properties: &BasicProperties) -> Self {
         let Some(headers) = properties.headers() else { return Self::default() };
         let value = |name: &str| headers.inner().get(name);
@@ -44,6 +54,8 @@ impl DeliveryHistory {
         }
     }
 
+    /// Writes the headers of a copy. The count of returns is the server's and begins again with the
+    /// copy.
     pub(super) fn write(&self, headers: &mut FieldTable) {
         if self.delivered {
             headers.insert(DELIVERED.into(), AMQPValue::Boolean(true));
@@ -76,10 +88,12 @@ fn truncate(text: &str, bytes: usize) -> &str {
     text.get(..end.unwrap_or_default()).unwrap_or_default()
 }
 
+/// A text value.
 pub(super) fn long(text: impl Into<String>) -> AMQPValue {
     AMQPValue::LongString(LongString::from(text.into()))
 }
 
+/// The text of a value.
 fn text(value: &AMQPValue) -> Option<String> {
     match value {
         AMQPValue::LongString(text) => String::from_utf8(text.as_bytes().to_vec()).ok(),
@@ -88,6 +102,8 @@ fn text(value: &AMQPValue) -> Option<String> {
     }
 }
 
+/// The number of a value. Servers and clients choose different types of integers for the same
+/// header.
 fn number(value: &AMQPValue) -> Option<u32> {
     match value {
         AMQPValue::LongLongInt(number) => u32::try_from(*number).ok(),

@@ -1,3 +1,9 @@
+//! The health of the broker: two connections, reported as one.
+//!
+//! The worse state wins: closed, then reconnecting, then blocked, then connected. Only the
+//! publishing connection can be blocked. Publishing is refused at once while it is, instead of
+//! waiting for the timeout.
+
 use aios_core::{
     broker::{BrokerError, Health, HealthWatch},
     event::Timestamp,
@@ -16,6 +22,7 @@ pub(super) enum Part {
 }
 
 impl Part {
+    /// The name in logs, and in the name of the connection on the server.
     pub(super) fn name(self) -> &'static str {
         match self {
             Self::Publishing => "publishing",
@@ -27,20 +34,26 @@ impl Part {
 /// Combines the health of two connections.
 #[derive(Debug)]
 pub(super) struct Reporter {
+    /// The state that watchers see.
     overall: HealthState,
+    /// The states of the publishing and of the consuming connection. Held while `overall` is set,
+    /// so that two supervisors can't report in the wrong order.
     parts: Mutex<[Health; 2]>,
 }
 
 impl Reporter {
+    /// Begins with both connected.
     pub(super) fn new() -> Self {
         let parts = Mutex::new([Health::Connected, Health::Connected]);
         Self { overall: HealthState::new(Health::Connected), parts }
     }
 
+    /// Records that a connection works.
     pub(super) fn up(&self, part: Part) {
         self.set(part, Health::Connected);
     }
 
+    /// Records that a connection was lost.
     pub(super) fn down(&self, part: Part, since: Timestamp, cause: &str) {
         self.set(part, Health::Reconnecting { since, cause: cause.into() });
     }
@@ -58,10 +71,12 @@ impl Reporter {
         self.down(part, since, cause);
     }
 
+    /// Records that the server blocks publishers.
     pub(super) fn blocked(&self, part: Part, since: Timestamp, reason: &str) {
         self.set(part, Health::Blocked { since, reason: reason.into() });
     }
 
+    /// Records that the broker was closed by this process.
     pub(super) fn closed(&self) {
         self.set(Part::Publishing, Health::Closed);
     }
@@ -77,6 +92,7 @@ impl Reporter {
         }
     }
 
+    /// Watches the combined state.
     pub(super) fn watch(&self) -> HealthWatch {
         self.overall.watch()
     }

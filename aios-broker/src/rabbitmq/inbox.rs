@@ -1,3 +1,8 @@
+//! The deliveries between the task of a subscription and its stream.
+//!
+//! The task pushes, and the stream polls. One waker is enough, because a stream has one reader. The
+//! lock is released before the waker is called.
+
 use std::{
     collections::VecDeque,
     sync::Arc,
@@ -13,6 +18,7 @@ use super::{session::Session, settle::RawDelivery};
 /// Deliveries that a subscription has received and its reader has not taken, at most its prefetch.
 #[derive(Debug, Default)]
 pub(super) struct Inbox {
+    /// Never held while a waker is called.
     state: Mutex<State>,
     /// Notified when the reader drops the subscription.
     dropped: Notify,
@@ -21,15 +27,21 @@ pub(super) struct Inbox {
 /// An event that arrived on a session.
 #[derive(Debug)]
 pub(super) struct Arrival {
+    /// The decoded event.
     pub(super) event: Event,
+    /// Where it has to be settled.
     pub(super) session: Arc<Session>,
+    /// The rest of the delivery.
     pub(super) raw: RawDelivery,
 }
 
 #[derive(Debug, Default)]
 struct State {
+    /// Events in the order of their arrival, or one error.
     arrivals: VecDeque<Result<Arrival, BrokerError>>,
+    /// The reader, if it waits.
     waker: Option<Waker>,
+    /// Whether the stream ends when it is empty.
     ended: bool,
 }
 
@@ -45,6 +57,8 @@ impl Inbox {
     }
 
     /// Reports an error to the reader.
+    ///
+    /// Does nothing if arrivals wait to be taken, or if the stream has ended.
     pub(super) fn report(&self, error: BrokerError) {
         let mut state = self.state.lock();
         if !state.ended && state.arrivals.is_empty() {
@@ -72,6 +86,7 @@ impl Inbox {
         rest
     }
 
+    /// Takes the next arrival, or leaves the reader's waker.
     pub(super) fn poll(
         &self,
         context: &mut Context<'_>,
@@ -98,6 +113,7 @@ impl Inbox {
     }
 }
 
+/// Unlocks the state and wakes the reader.
 fn wake(mut state: MutexGuard<'_, State>) {
     let waker = state.waker.take();
     drop(state);

@@ -1,3 +1,21 @@
+//! One connection to the server, and its supervisor.
+//!
+//! ```text
+//!         ┌──────────────── reconnect, with pauses ────────────────┐
+//!         ▼                                                        │
+//!   Up(connection) ── lost, or a user of it calls replace ──► Down ┘
+//!         │                                                    │
+//!         └───────────────── close, abort ──► Closed ◄─────────┘
+//! ```
+//!
+//! Users of the link ask for the current connection and get notified when it is no longer the
+//! current one. They compare connections by identity, so a report about an old connection never
+//! takes down its successor.
+//!
+//! The supervisor is the only one that connects. It watches the events of lapin and also looks at
+//! the state of the connection once a second, because an event may be missed. Pauses between
+//! attempts grow up to the option `reconnect`, with jitter, without a limit on the attempts.
+
 use std::{sync::Arc, time::Duration};
 
 use aios_core::{Chain, broker::BrokerError};
@@ -25,14 +43,20 @@ const POLL_INTERVAL: Duration = Duration::from_secs(1);
 /// lapin's own recovery is off: it can leave a consumer silent.
 #[derive(Debug)]
 pub(super) struct Link {
+    /// The options of the broker.
     pub(super) options: Arc<RabbitMqOptions>,
+    /// Set to `Up` by `connect` and by the supervisor only.
     state: watch::Sender<State>,
 }
 
+/// The state of a link.
 #[derive(Clone, Debug)]
 enum State {
+    /// There is no connection; the supervisor is connecting.
     Down,
+    /// This is the connection.
     Up(Arc<Connection>),
+    /// Closed by this process. Final.
     Closed,
 }
 
@@ -88,6 +112,9 @@ impl Link {
     }
 
     /// Replaces a connection that no longer works.
+    ///
+    /// Returns at once. The old connection is closed in the background, so that the server requeues
+    /// what it delivered there.
     pub(super) fn replace(&self, connection: &Arc<Connection>) {
         self.state.send_if_modified(|state| {
             let current = matches!(state, State::Up(current) if Arc::ptr_eq(current, connection));
@@ -129,19 +156,28 @@ impl Link {
     }
 }
 
+/// The task that keeps a link connected.
 struct Supervisor {
+    /// The link that it serves.
     link: Arc<Link>,
+    /// Where to connect.
     target: Target,
+    /// Which connection of the broker this is.
     part: Part,
+    /// Where its health is reported.
     reporter: Arc<Reporter>,
+    /// Jitter of the pauses.
     rng: SplitMix64,
 }
 
 impl Supervisor {
+    /// Creates a supervisor for a link without a connection.
     fn new(link: Arc<Link>, target: Target, part: Part, reporter: Arc<Reporter>) -> Self {
         Self { link, target, part, reporter, rng: SplitMix64::seeded() }
     }
 
+    /// Connects for the first time. A server that is starting is asked again until the connect
+    /// deadline; a server that refuses the user is not.
     async fn first_connection(&self) -> Result<Arc<Connection>, BrokerError> {
         let clock = &self.link.options.clock;
         let after = self.link.options.connect_deadline;
@@ -161,6 +197,7 @@ impl Supervisor {
         Err(BrokerError::Timeout { operation: "accept a connection", after })
     }
 
+    /// Watches the connection and replaces it, until the link is closed.
     async fn run(self, mut connection: Arc<Connection>) {
         loop {
             self.reporter.up(self.part);
@@ -239,6 +276,7 @@ impl Supervisor {
         None
     }
 
+    /// Connects once.
     async fn attempt(&self) -> Result<Arc<Connection>, BrokerError> {
         let options = &self.link.options;
         let name = format!("{} ({})", self.target.name, self.part.name());
@@ -252,6 +290,7 @@ impl Supervisor {
         within(clock, after, "accept a connection", builder.connect()).await.map(Arc::new)
     }
 
+    /// Logs a failed attempt, without credentials.
     fn warn(&self, error: &BrokerError, attempt: u32) {
         tracing::warn!(
             code = error.code(),
@@ -263,6 +302,7 @@ impl Supervisor {
         );
     }
 
+    /// The pause after a failed attempt.
     fn pause(&self, attempt: u32) -> Duration {
         self.link.options.reconnect_pause(attempt, self.rng.next())
     }

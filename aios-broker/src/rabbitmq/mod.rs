@@ -104,11 +104,18 @@ use crate::rng::SplitMix64;
 /// # }
 /// ```
 pub struct RabbitMqBroker {
+    /// The connection that publishes.
     publishing: Arc<Link>,
+    /// The connection that consumes. A server that blocks publishers blocks their whole connection,
+    /// and acknowledgements must still get through.
     consuming: Arc<Link>,
+    /// The front of the task that owns the publishing channel.
     publisher: Arc<Publisher>,
+    /// The delay queues that are declared.
     delay_queues: Arc<DelayQueues>,
+    /// The health of both connections as one.
     reporter: Arc<Reporter>,
+    /// `true` from the beginning of `close`.
     draining: watch::Sender<bool>,
     /// Each subscription's task has a receiver.
     subscriptions: watch::Sender<()>,

@@ -1,3 +1,9 @@
+//! Options of the broker on RabbitMQ.
+//!
+//! Setters cannot fail; `resolve` checks everything before the first connection. Parameters of the
+//! URL are applied before that, so they are checked by the same rules. No error and no `Debug`
+//! output shows the credentials.
+
 use std::{fmt, sync::Arc, time::Duration};
 
 use aios_core::{
@@ -51,21 +57,37 @@ const MAX_PREFIX: usize = 20;
 /// ```
 #[derive(Clone)]
 pub struct RabbitMqOptions {
+    /// As it was passed in.
     url: String,
+    /// Certificates in addition to those of the system.
     tls: OwnedTLSConfig,
+    /// Name of the connections on the server.
     name: String,
+    /// Between two heartbeats.
     heartbeat: Duration,
+    /// The clock of all delays and time limits.
     pub(super) clock: Arc<dyn Clock>,
+    /// Begins the names of queues and exchanges.
     pub(super) prefix: String,
+    /// Until connecting gives up.
     pub(super) connect_deadline: Duration,
+    /// Until publishing gives up.
     pub(super) publish_timeout: Duration,
+    /// Until any other answer of the server is late.
     pub(super) operation_timeout: Duration,
+    /// How often a quiet connection is checked.
     pub(super) watchdog: Duration,
+    /// The pauses between attempts to connect.
     reconnect: Backoff,
+    /// How many events may wait for their confirm.
     pub(super) confirm_window: usize,
+    /// The most bytes of an event.
     pub(super) max_event_bytes: usize,
+    /// How often the server delivers an event that is not settled.
     pub(super) delivery_limit: u32,
+    /// How long a temporary group without consumers remains.
     pub(super) temporary_expiry: Duration,
+    /// The most bytes of a frame; `None` for the server's limit.
     frame_max: Option<u32>,
 }
 
@@ -243,6 +265,7 @@ impl RabbitMqOptions {
         policy.delay_after(attempt, chance).unwrap_or(max_delay)
     }
 
+    /// The URL, with its password.
     pub(super) fn url(&self) -> &str {
         &self.url
     }
@@ -308,8 +331,11 @@ impl RabbitMqOptions {
 /// A validated connection target.
 #[derive(Clone)]
 pub(super) struct Target {
+    /// Address, credentials and parameters.
     pub(super) uri: AMQPUri,
+    /// Certificates.
     pub(super) tls: OwnedTLSConfig,
+    /// Name of the connections on the server, without the part.
     pub(super) name: String,
 }
 
@@ -320,6 +346,7 @@ impl Target {
     }
 }
 
+/// The address of a server, without credentials.
 fn server(uri: &AMQPUri) -> String {
     let AMQPUri { scheme, authority, vhost, .. } = uri;
     format!("{scheme}://{}:{}, virtual host {vhost:?}", authority.host, authority.port)

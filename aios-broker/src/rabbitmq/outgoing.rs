@@ -1,3 +1,9 @@
+//! Events on their way to the server, and the answers on their way back.
+//!
+//! A call of `publish` has one `Answers` and one or more jobs. The task of the publishing channel
+//! sets each answer once; the caller awaits the last one, or gives up. After that, late answers are
+//! ignored.
+
 use std::sync::{
     Arc,
     atomic::{AtomicUsize, Ordering},
@@ -16,9 +22,13 @@ const PERSISTENT: u8 = 2;
 /// An event on its way to the server.
 #[derive(Debug)]
 pub(super) struct Outgoing {
+    /// Empty for the default exchange, which routes by the name of a queue.
     pub(super) exchange: String,
+    /// Type of the event, address of a mailbox, or name of a queue.
     pub(super) routing_key: String,
+    /// The envelope as JSON.
     pub(super) body: Vec<u8>,
+    /// Content type, persistence, id and headers.
     pub(super) properties: BasicProperties,
     /// Type of the event, if it differs from the routing key.
     pub(super) event_type: Option<String>,
@@ -43,8 +53,11 @@ impl Outgoing {
 /// Events of one call that share one room in the window, and their answers.
 #[derive(Debug)]
 pub(super) struct Job {
+    /// The events, each with its place in the answers.
     pub(super) items: Vec<(usize, Outgoing)>,
+    /// Room in the window, one permit for each event.
     pub(super) permits: OwnedSemaphorePermit,
+    /// Where the answers go.
     pub(super) answers: Arc<Answers>,
 }
 
@@ -53,14 +66,17 @@ pub(super) struct Job {
 pub(super) struct SizeLimit(AtomicUsize);
 
 impl SizeLimit {
+    /// No limit is known.
     pub(super) fn unknown() -> Self {
         Self(AtomicUsize::new(usize::MAX))
     }
 
+    /// The limit; `usize::MAX` if it is unknown.
     pub(super) fn bytes(&self) -> usize {
         self.0.load(Ordering::Relaxed)
     }
 
+    /// Records the limit that the server has named.
     pub(super) fn learn(&self, bytes: usize) {
         self.0.store(bytes, Ordering::Relaxed);
     }
@@ -83,17 +99,22 @@ impl Job {
 /// The answers of one call, as they arrive.
 #[derive(Debug)]
 pub(super) struct Answers {
+    /// One answer per event.
     list: Mutex<Vec<Option<Result<(), BrokerError>>>>,
+    /// How many are missing; 0 also after the caller has given up.
     missing: AtomicUsize,
+    /// Notified with the last answer. Keeps a permit, so the caller may come later.
     complete: Notify,
 }
 
 impl Answers {
+    /// No answer yet, for this many events.
     pub(super) fn new(count: usize) -> Self {
         let list = Mutex::new(vec![None; count]);
         Self { list, missing: AtomicUsize::new(count), complete: Notify::new() }
     }
 
+    /// Sets an answer. The first one counts.
     pub(super) fn set(&self, index: usize, answer: Result<(), BrokerError>) {
         let mut list = self.list.lock();
         if let Some(slot @ None) = list.get_mut(index) {
@@ -116,6 +137,7 @@ impl Answers {
         self.missing.load(Ordering::Acquire) > 0
     }
 
+    /// Completes with the last answer.
     pub(super) async fn completed(&self) {
         while self.are_awaited() {
             self.complete.notified().await;
@@ -123,6 +145,7 @@ impl Answers {
     }
 }
 
+/// The properties of a message. It survives a restart of the server.
 pub(super) fn properties(id: &str, headers: FieldTable) -> BasicProperties {
     BasicProperties::default()
         .with_content_type("application/json".into())

@@ -1,3 +1,16 @@
+//! The front of publishing: encodes events, waits for room in the window, and waits for the
+//! answers.
+//!
+//! ```text
+//! publish ──► encode ──► window (semaphore) ──► jobs ──► ConfirmTask ──► server
+//!    ▲                                                       │
+//!    └────────────── Answers, or the publish timeout ◄───────┘
+//! ```
+//!
+//! The window limits the unconfirmed events of all callers. A call with many events is cut into
+//! jobs of a quarter of the window at most, so that it does not keep others waiting until its last
+//! event is confirmed.
+
 use std::{sync::Arc, time::Duration};
 
 use aios_core::{
@@ -20,14 +33,20 @@ use super::{
 /// Publishes with confirms, many at a time.
 #[derive(Debug)]
 pub(super) struct Publisher {
+    /// The publishing connection.
     link: Arc<Link>,
+    /// One permit for each event that may be unconfirmed.
     window: Arc<Semaphore>,
+    /// To the task that owns the channel.
     jobs: mpsc::Sender<Job>,
+    /// The server's limit, once it is known.
     size_limit: Arc<SizeLimit>,
+    /// How often the channel was closed.
     closures: watch::Receiver<u64>,
 }
 
 impl Publisher {
+    /// Starts the task of the publishing channel. It ends when this is dropped.
     pub(super) fn start(link: Arc<Link>) -> Self {
         let window = link.options.confirm_window.min(Semaphore::MAX_PERMITS);
         let (jobs, receiver) = mpsc::channel(window);
@@ -45,6 +64,9 @@ impl Publisher {
     }
 
     /// Publishes the events of a caller.
+    ///
+    /// An event may need two messages; see `encode`. Both are sent together, and its answer is `Ok`
+    /// only if both are confirmed.
     pub(super) async fn publish(&self, batch: Vec<Publish>) -> Vec<Result<(), BrokerError>> {
         let mut copies = Vec::new();
         let mut encoded = Vec::with_capacity(batch.len());
@@ -71,6 +93,8 @@ impl Publisher {
         self.send(vec![Ok(outgoing)]).await.pop().unwrap_or(Err(BrokerError::Uncertain))
     }
 
+    /// Sends encoded events and waits for their answers, at most for the publish timeout. Events
+    /// that could not be encoded have their answer already.
     async fn send(
         &self,
         encoded: Vec<Result<Outgoing, BrokerError>>,
@@ -149,6 +173,8 @@ impl Publisher {
         (Ok(outgoing(group_key, body, headers, require_route)), None)
     }
 
+    /// Encodes an event, and checks its size against the option and against the limit of the
+    /// server, if it is known.
     fn body(&self, event: &Event) -> Result<Vec<u8>, BrokerError> {
         let body = event.to_json().map_err(|source| BrokerError::Backend {
             backend: "RabbitMQ",
@@ -165,6 +191,7 @@ impl Publisher {
     }
 }
 
+/// The answer for events that were not confirmed in time. Whether the server has them is unknown.
 fn timeout(after: Duration) -> BrokerError {
     BrokerError::Timeout { operation: "confirm the event", after }
 }

@@ -1,3 +1,10 @@
+//! The refusal of an event that is larger than the server accepts.
+//!
+//! The limit is an option of the server that a client can't ask for. The server closes the whole
+//! channel when it is exceeded, so one large event would make the outcome of all events in flight
+//! uncertain. The text of the error names the limit. The events that fit are sent again, and later
+//! ones that do not fit are refused without the server.
+
 use lapin::{
     ErrorKind,
     protocol::{AMQPErrorKind, AMQPSoftError},
@@ -6,6 +13,7 @@ use lapin::{
 /// The error with which a server closes the channel after an oversized event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Oversize {
+    /// The limit in bytes.
     pub(super) limit: usize,
 }
 
@@ -19,8 +27,10 @@ impl Oversize {
         Self::parse(error.get_message().as_str())
     }
 
-    /// `message size 20000000 is larger than configured max size 16777216`, in every version since
-    /// 3.8; older texts lack `configured`.
+    /// Reads the limit from the text, its last number.
+    ///
+    /// The text is `message size 20000000 is larger than configured max size 16777216` in every
+    /// version since 3.8; older texts lack `configured`.
     fn parse(text: &str) -> Option<Self> {
         let (_, sizes) = text.split_once("message size ")?;
         let (_, limit) = sizes.split_once(" is larger than ")?;

@@ -1,3 +1,5 @@
+//! The runtime of the program, as lapin uses it.
+
 use std::{
     future::Future,
     pin::Pin,
@@ -19,6 +21,7 @@ pub(super) fn current() -> LapinRuntime {
     on(Tokio::current())
 }
 
+/// The runtime for lapin on this tokio runtime.
 fn on(tokio: Tokio) -> LapinRuntime {
     Runtime::new(RuntimeParts::new(LapinExecutor(tokio.clone()), tokio))
 }

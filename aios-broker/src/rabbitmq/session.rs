@@ -1,3 +1,14 @@
+//! A consumer on its own channel.
+//!
+//! Each subscription has a channel of its own: an error closes only this subscription's channel,
+//! and the order of settlements is that of one channel. A delivery can be settled only on the
+//! channel that it came on, so each delivery keeps its session.
+//!
+//! **Settling.** AMQP does not answer acknowledgements. `ack` and `nack` return as soon as the
+//! frame is in the queue of lapin. `close` sends a request after them and waits for its answer; the
+//! server handles a channel's methods in order, so the settlements before it have been handled
+//! then.
+
 use std::sync::{
     Arc,
     atomic::{AtomicUsize, Ordering},
@@ -25,12 +36,17 @@ use crate::rng::SplitMix64;
 /// A consumer on its own channel, until one of them fails.
 #[derive(Debug)]
 pub(super) struct Session {
+    /// The consuming connection's link.
     link: Arc<Link>,
+    /// The connection of the channel.
     pub(super) connection: Arc<Connection>,
+    /// The channel of this consumer alone.
     channel: Channel,
+    /// The name that the server gave the consumer.
     tag: String,
     /// How many deliveries handlers have not settled.
     unsettled: AtomicUsize,
+    /// Notified when the last delivery is settled.
     idle: Notify,
 }
 
@@ -90,10 +106,12 @@ impl Session {
         Ok((Arc::new(session), consumer))
     }
 
+    /// Whether the channel is open, as far as lapin knows.
     pub(super) fn is_alive(&self) -> bool {
         self.channel.status().connected()
     }
 
+    /// Counts a delivery that was handed to a handler.
     pub(super) fn add_unsettled(&self) {
         self.unsettled.fetch_add(1, Ordering::AcqRel);
     }
@@ -103,6 +121,7 @@ impl Session {
         self.unsettled.load(Ordering::Acquire)
     }
 
+    /// Counts a delivery as settled or dropped.
     pub(super) fn remove_unsettled(&self) {
         if self.unsettled.fetch_sub(1, Ordering::AcqRel) == 1 {
             self.idle.notify_waiters();

@@ -1,3 +1,13 @@
+//! Settling a delivery.
+//!
+//! A retry and a dead letter are a copy in another queue, and then the acknowledgement of the
+//! original. The order makes an event survive a crash at any point; what may happen is that both
+//! exist. If the copy can't be published, the original is requeued after a short delay, and the
+//! caller of the settlement gets the error.
+//!
+//! An `UnsettledDelivery` that is dropped is returned to its queue. That also covers a handler that
+//! panics, and a settlement whose future is dropped in the middle.
+
 use std::{sync::Arc, time::Duration};
 
 use aios_core::broker::{Acknowledger, BrokerError, OnExhausted, Settlement, Subscription};
@@ -16,15 +26,22 @@ const SETTLE_RETRY_DELAY: Duration = Duration::from_millis(200);
 /// The shared state for the settlements of one subscription.
 #[derive(Debug)]
 pub(super) struct SettlementContext {
+    /// The consuming connection.
     pub(super) link: Arc<Link>,
+    /// Publishes copies.
     pub(super) publisher: Arc<Publisher>,
+    /// Where copies wait for the next attempt.
     pub(super) delay_queues: Arc<DelayQueues>,
+    /// Jitter of the delays.
     pub(super) rng: SplitMix64,
+    /// Has the retry policy.
     pub(super) subscription: Subscription,
+    /// Knows whether publishing is possible.
     pub(super) reporter: Arc<Reporter>,
 }
 
 impl SettlementContext {
+    /// Publishes a copy, unless publishing is blocked or closed.
     async fn publish(&self, outgoing: Outgoing) -> Result<(), BrokerError> {
         self.reporter.check_publishing()?;
         self.publisher.publish_one(outgoing).await
@@ -34,22 +51,31 @@ impl SettlementContext {
 /// A delivery that a handler has not settled yet.
 #[derive(Debug)]
 pub(super) struct UnsettledDelivery {
+    /// Shared by all deliveries of the subscription.
     context: Arc<SettlementContext>,
+    /// The channel that it came on.
     session: Arc<Session>,
+    /// Everything that a copy needs.
     raw: RawDelivery,
+    /// Whether the server has been told what to do.
     settled: bool,
 }
 
 /// The event as the server sent it.
 #[derive(Debug)]
 pub(super) struct RawDelivery {
+    /// Identifies the delivery on its channel.
     pub(super) tag: u64,
+    /// The id of the event; empty if the message has none.
     pub(super) id: String,
+    /// The event as it was published.
     pub(super) body: Vec<u8>,
+    /// Its earlier deliveries.
     pub(super) history: DeliveryHistory,
 }
 
 impl RawDelivery {
+    /// Takes a delivery of lapin apart.
     pub(super) fn new(delivery: Delivery) -> Self {
         let id = delivery.properties.message_id().as_ref().map(ToString::to_string);
         let mut history = DeliveryHistory::read(&delivery.properties);
@@ -64,6 +90,7 @@ impl RawDelivery {
 }
 
 impl UnsettledDelivery {
+    /// Counts the delivery as unsettled on its channel, which stays open until it is settled.
     pub(super) fn new(
         context: Arc<SettlementContext>,
         session: Arc<Session>,
@@ -73,6 +100,7 @@ impl UnsettledDelivery {
         Self { context, session, raw, settled: false }
     }
 
+    /// Does what the settlement says.
     async fn apply(&mut self, settlement: Settlement) -> Result<(), BrokerError> {
         match settlement {
             Settlement::Ack => self.session.ack(self.raw.tag),
@@ -101,6 +129,7 @@ impl UnsettledDelivery {
         self.replace(String::new(), self.queue()).await
     }
 
+    /// Publishes a copy that returns to the queue after the delay, with one more failed attempt.
     async fn retry(&mut self, delay: Duration) -> Result<(), BrokerError> {
         let now = self.context.link.options.clock.now();
         self.raw.history.failures = self.raw.history.failures.saturating_add(1);
@@ -119,6 +148,8 @@ impl UnsettledDelivery {
         }
     }
 
+    /// Publishes a copy to the queue of dead letters, or only acknowledges the event if the
+    /// subscription discards it.
     async fn dead_letter(&mut self, reason: String) -> Result<(), BrokerError> {
         if self.context.subscription.on_exhausted == OnExhausted::Discard {
             return self.session.ack(self.raw.tag);
@@ -157,12 +188,16 @@ impl UnsettledDelivery {
     }
 
     /// Requeues an event that could not be settled, after a delay.
+    ///
+    /// Without the delay, an event that can't be settled would be delivered and fail as fast as the
+    /// server can send it.
     async fn requeue(&self, cause: BrokerError) -> Result<(), BrokerError> {
         self.context.link.options.clock.sleep(SETTLE_RETRY_DELAY).await;
         self.session.nack(self.raw.tag)?;
         Err(cause)
     }
 
+    /// The queue that the delivery came from.
     fn queue(&self) -> String {
         let SettlementContext { link, subscription, .. } = &*self.context;
         topology::queue(&link.options.prefix, &subscription.address)

@@ -1,3 +1,9 @@
+//! The stream of a subscription.
+//!
+//! An arrival counts as unsettled from the moment in which the stream yields it. Before that it is
+//! in the inbox, and the task of the subscription returns it to the server when the stream is
+//! dropped.
+
 use std::{
     pin::Pin,
     sync::Arc,
@@ -15,7 +21,9 @@ use super::{
 
 /// The stream of a subscription. Dropping it ends the subscription.
 pub(super) struct Subscribed {
+    /// Where the task of the subscription puts arrivals.
     pub(super) inbox: Arc<Inbox>,
+    /// Shared by the settlements of the subscription.
     pub(super) settlement: Arc<SettlementContext>,
 }
 
@@ -31,6 +39,7 @@ impl Stream for Subscribed {
 }
 
 impl Subscribed {
+    /// Wraps an arrival, so that it can be settled.
     fn deliver(&self, Arrival { event, session, raw }: Arrival) -> Delivery {
         let attempt = raw.history.failures.saturating_add(1);
         let redelivered = raw.history.delivered;

@@ -1,3 +1,22 @@
+//! The objects on the server, and their names.
+//!
+//! Declaring is idempotent, so every subscription declares what it needs, on a channel of its own
+//! that may be closed by an error. A group that exists with other properties is an error and is
+//! never replaced: its events would be lost. Only another expiry of a temporary group is accepted,
+//! and the existing one is kept.
+//!
+//! The arguments of a queue are part of its identity. Changing one here makes the queues of older
+//! versions incompatible.
+//!
+//! | queue | kind | because |
+//! |---|---|---|
+//! | durable group or mailbox | quorum | replicated; has a delivery limit |
+//! | temporary group or mailbox | classic, deleted with its last consumer | quorum queues can't be |
+//! | dead letters | quorum or classic, as the group | kept until they are redriven or purged; those of a temporary group expire when they were not read for an hour |
+//!
+//! A mailbox has a single active consumer: the server delivers to one reader at a time, and to the
+//! next one when it ends.
+
 use std::{sync::Arc, time::Duration};
 
 use aios_core::{
@@ -109,6 +128,7 @@ pub(super) async fn restore_bindings(
     bind_all(link, &channel, subscription).await
 }
 
+/// Binds the queue of a subscription to its patterns, or to the key of its mailbox.
 async fn bind_all(
     link: &Link,
     channel: &Channel,
@@ -175,6 +195,7 @@ pub(super) async fn inspect(
     within(clock, after, "inspect a queue", declared).await
 }
 
+/// Binds a queue to an exchange.
 pub(super) async fn bind(
     link: &Link,
     channel: &Channel,
@@ -195,6 +216,7 @@ pub(super) async fn bind(
     within(clock, after, "bind a queue", bound).await
 }
 
+/// Declares a queue that survives a restart of the server.
 pub(super) async fn declare_queue(
     link: &Link,
     channel: &Channel,
@@ -213,6 +235,8 @@ pub(super) async fn declare_queue(
     within(clock, after, "declare a queue", declared).await
 }
 
+/// The keys that a queue is bound to. Patterns have the syntax and meaning of AMQP's topic
+/// exchanges.
 fn binding_keys(address: &Address, patterns: &[Pattern]) -> Vec<String> {
     match address {
         Address::Group(_) => patterns.iter().map(|pattern| pattern.as_str().to_owned()).collect(),
@@ -220,6 +244,7 @@ fn binding_keys(address: &Address, patterns: &[Pattern]) -> Vec<String> {
     }
 }
 
+/// The arguments of the queue of a group or mailbox.
 fn arguments(link: &Link, address: &Address, lifetime: Lifetime, dead: &str) -> FieldTable {
     let mut arguments = match lifetime {
         Lifetime::Durable => table([
@@ -257,6 +282,7 @@ fn dead_arguments(lifetime: Lifetime) -> FieldTable {
     }
 }
 
+/// A duration in milliseconds.
 fn millis(duration: Duration) -> AMQPValue {
     AMQPValue::LongLongInt(i64::try_from(duration.as_millis()).unwrap_or(i64::MAX))
 }

@@ -1,3 +1,8 @@
+//! Parameters of the URL.
+//!
+//! A program that takes only a URL, such as the CLI, can set the options that a deployment needs.
+//! Parameters that lapin knows stay in the URL, and any other name is an error.
+
 use std::time::Duration;
 
 use aios_core::broker::BrokerError;
@@ -56,11 +61,13 @@ impl RabbitMqOptions {
     }
 }
 
+/// Reads the file that a parameter names.
 fn file(name: &str, path: &str) -> Result<String, BrokerError> {
     std::fs::read_to_string(path)
         .map_err(|error| invalid(format!("the URL: {name}: can't read {path}: {error}")))
 }
 
+/// Parses a number of seconds, which may have a fraction.
 fn seconds(name: &str, value: &str) -> Result<Duration, BrokerError> {
     let seconds = value.parse().ok().and_then(|value| Duration::try_from_secs_f64(value).ok());
     seconds.ok_or_else(|| {
@@ -68,10 +75,12 @@ fn seconds(name: &str, value: &str) -> Result<Duration, BrokerError> {
     })
 }
 
+/// Parses a number.
 fn number<T: std::str::FromStr>(name: &str, value: &str) -> Result<T, BrokerError> {
     value.parse().map_err(|_| invalid(format!("the URL: {name} must be a number, not {value:?}")))
 }
 
+/// The error for an invalid parameter.
 fn invalid(reason: String) -> BrokerError {
     BrokerError::InvalidConfiguration { reason }
 }

@@ -1,4 +1,10 @@
 //! Agents that a Python class creates from their configs.
+//!
+//! The objects stay in Python, in a table under a number. Rust has an [`Instance`] with that
+//! number, and passes it to the function of a task, which looks the object up. So no thread of Rust
+//! owns a reference to an object of the application, whose release might run arbitrary code on it:
+//! the drop of the instance pushes a job that makes Python forget the number, and the object is
+//! released on the event loop.
 
 use std::sync::Arc;
 
@@ -21,22 +27,27 @@ use crate::{
 pub(crate) struct PyFactory {
     /// An agent without an object.
     blank: Arc<PyAgent>,
+    /// Creates an object from a config, and returns its number.
     make: Arc<PyFunction>,
+    /// Forgets the object with a number.
     release: Arc<Py<PyAny>>,
 }
 
 /// An object that Python keeps until it is dropped here.
 pub(crate) struct Instance {
+    /// The number of the object in Python.
     pub(super) key: u64,
     release: Arc<Py<PyAny>>,
     executors: Arc<PythonExecutors>,
 }
 
 impl PyFactory {
+    /// Agents like `blank`, each with an object of its own.
     pub(crate) fn new(blank: PyAgent, make: PyFunction, release: Py<PyAny>) -> Self {
         Self { blank: Arc::new(blank), make: Arc::new(make), release: Arc::new(release) }
     }
 
+    /// The definition of the type, which creates an agent for each config.
     pub(crate) fn into_definition(
         self,
         agent_type: String,
@@ -49,6 +60,7 @@ impl PyFactory {
         })
     }
 
+    /// Creates the object, on the event loop or a thread as the tasks, and the agent around it.
     async fn create(self, config: Payload) -> Result<Arc<dyn DynAgent>, TaskError> {
         let arguments: MakeArguments =
             Box::new(move |py| Ok(vec![json::read(py, config.as_str())?]));

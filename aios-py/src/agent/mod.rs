@@ -1,4 +1,20 @@
 //! Agents written in Python.
+//!
+//! A task of such an agent is a call of a Python function; see [`PythonExecutors`]. The host of
+//! agents sees an ordinary agent, [`PyAgent`], whose future waits for the outcome.
+//!
+//! While the function runs, Python and the host exchange information without waiting for each
+//! other:
+//!
+//! - Progress and events from Python are put into an outbox, under a lock that is held for a
+//!   moment, and the future of the task is notified. It forwards them to the host from a native
+//!   thread. Of progress only the latest is kept.
+//! - Cancellation from the host sets a flag that Python reads with `is_cancelled`. An `async def`
+//!   function is cancelled too when the future is dropped; a plain function has only the flag.
+//!
+//! A plain function continues after its attempt was cancelled or timed out. [`TaskState`] therefore
+//! belongs to both sides: what the function reports after the end of its attempt stays in the
+//! outbox and is dropped with it.
 
 mod factory;
 
@@ -27,10 +43,15 @@ use crate::{
 
 /// An agent whose code is a Python function.
 pub(crate) struct PyAgent {
+    /// The function that executes a task.
     pub(crate) function: Arc<PyFunction>,
+    /// JSON Schema of the parameters.
     pub(crate) parameters_schema: Value,
+    /// JSON Schema of the result.
     pub(crate) output_schema: Value,
+    /// The event loop, and the threads of a plain function.
     pub(crate) executors: Arc<PythonExecutors>,
+    /// The source of events that tasks emit.
     pub(crate) source: Arc<str>,
     /// The object that a factory has created.
     pub(crate) instance: Option<Instance>,
@@ -89,21 +110,29 @@ impl DynAgent for PyAgent {
 
 /// The state of a task that Python code sees. May outlive the attempt.
 struct TaskState {
+    /// The task.
     info: TaskInfo,
     /// Set if it differs from the task's id.
     idempotency_key: Option<Box<str>>,
+    /// Shard and epoch under which the task was assigned.
     fence: Option<Fence>,
     source: Arc<str>,
+    /// Whether the attempt was cancelled, or has ended otherwise.
     cancelled: AtomicBool,
+    /// Notified when the outbox has something.
     changed: Notify,
+    /// From Python to the host.
     outbox: Mutex<Outbox>,
+    /// The output streams of the run.
     streams: TaskStreams,
 }
 
 /// Progress and events that have not been forwarded yet.
 #[derive(Default)]
 struct Outbox {
+    /// The latest progress.
     progress: Option<Payload>,
+    /// Events in the order in which they were emitted.
     events: Vec<Event>,
 }
 
@@ -123,11 +152,13 @@ impl TaskState {
         }
     }
 
+    /// Changes the outbox, and notifies the future of the task.
     fn update(&self, update: impl FnOnce(&mut Outbox)) {
         update(&mut self.outbox.lock());
         self.changed.notify_one();
     }
 
+    /// Hands the outbox over to the host.
     fn forward(&self, context: &TaskContext) {
         let outbox = std::mem::take(&mut *self.outbox.lock());
         if let Some(progress) = outbox.progress {
@@ -145,6 +176,7 @@ impl TaskState {
 struct CancelOnDrop(Arc<TaskState>);
 
 impl CancelOnDrop {
+    /// Sets the flag that Python reads.
     fn cancel(&mut self) {
         self.0.cancelled.store(true, Ordering::Release);
     }

@@ -1,4 +1,13 @@
 //! Subscriptions of a client.
+//!
+//! Python handles one event at a time: asking for the next one acknowledges the one before. The
+//! delivery that Python is handling is kept here until then, so that the broker delivers it again
+//! if the process ends.
+//!
+//! A wait for the next event may be cancelled at any point, by `asyncio.wait_for` for example. A
+//! delivery therefore becomes the current one in the job that hands its event to Python, and not
+//! when the broker delivers it: if the wait was cancelled before, the delivery is dropped, and the
+//! broker delivers the event again.
 
 use std::sync::Arc;
 
@@ -16,17 +25,20 @@ use crate::convert::{errors::ErrorInfo, json};
 
 /// A subscription, and the delivery that Python is handling.
 pub(crate) struct Reader {
+    /// Locked while a call waits for the next delivery.
     deliveries: tokio::sync::Mutex<Deliveries>,
+    /// The delivery that Python is handling. Never locked across an `await`.
     unacknowledged: Mutex<Option<Delivery>>,
 }
 
 impl Reader {
-    /// Releases the unacknowledged delivery.
+    /// Releases the unacknowledged delivery. Dropping it lets the broker deliver the event again.
     pub(crate) fn release(&self) {
         let delivery = self.unacknowledged.lock().take();
         drop(delivery);
     }
 
+    /// Acknowledges the delivery that Python was handling, if there is one.
     async fn ack(&self) -> Result<(), BrokerError> {
         let delivery = self.unacknowledged.lock().take();
         match delivery {

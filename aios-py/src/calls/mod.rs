@@ -1,4 +1,30 @@
 //! Calls from Python to Rust: Rust futures as `asyncio` futures.
+//!
+//! [`Calls::call`] is the way of every method that waits. It runs on the thread of the event loop:
+//!
+//! 1. It creates an `asyncio` future, and keeps it in a table under a number.
+//! 2. It spawns the Rust future on the native threads, and returns the `asyncio` future to Python.
+//! 3. When the Rust future is ready, a native thread pushes a job to the [`Bridge`]. It does not
+//!    touch Python: the result is JSON text, or a closure that creates an object.
+//! 4. The job takes the `asyncio` future out of the table, builds the Python value on the loop's
+//!    thread, and resolves it.
+//!
+//! If Python cancels the `asyncio` future, its callback removes it from the table and aborts the
+//! Rust task, which drops the Rust future at its next `await`.
+//!
+//! # Ownership
+//!
+//! Python decides when its objects are collected, and a reference to a run handle may live longer
+//! than the client. So Python objects own no part of the store: handles and readers of output
+//! streams are in tables here, the objects have their number, and closing the client empties the
+//! tables. A later use finds nothing, and fails with `RUNTIME_CLOSED`.
+//!
+//! # Forks
+//!
+//! The native threads exist only in the process that created the client. In a forked child a call
+//! would wait without end, so it is refused with `FORKED`. Locks that a native thread held at the
+//! moment of the fork stay locked in the child; see [`Calls::is_own_process`]. The drops of the
+//! Python objects check it too.
 
 mod event_stream;
 mod output_stream;
@@ -30,10 +56,13 @@ use crate::{
     python::{Bridge, LoopExecutor, PythonExecutors},
 };
 
-/// The result of a call.
+/// The result of a call, made on a native thread and converted on the loop's thread.
 pub(crate) enum Answer {
+    /// `None`.
     Nothing,
+    /// A value that Python receives as `None`, `bool`, `int`, `float`, `str`, `list` or `dict`.
     Json(Payload),
+    /// A value that is not JSON.
     Object(MakeObject),
 }
 
@@ -41,6 +70,7 @@ pub(crate) enum Answer {
 type MakeObject = Box<dyn FnOnce(Python<'_>) -> PyResult<Py<PyAny>> + Send>;
 
 impl Answer {
+    /// The Python value. Called on the loop's thread.
     fn into_object(self, py: Python<'_>) -> PyResult<Py<PyAny>> {
         match self {
             Self::Nothing => Ok(py.None()),
@@ -52,26 +82,35 @@ impl Answer {
 
 /// The calls of a client: runs them on native threads, and resolves their futures on the event loop.
 pub(crate) struct Calls {
+    /// The process that created the client.
     process: u32,
+    /// Whether further calls are rejected.
     closed: AtomicBool,
+    /// The native threads on which futures run.
     tokio: Handle,
     pub(crate) executors: Arc<PythonExecutors>,
+    /// The `asyncio` futures that wait for an answer.
     pending: Arc<PendingFutures>,
     /// The handles that Python objects refer to. They are owned here, so that no object keeps a closed
     /// store open.
     handles: Mutex<HashMap<u64, RunHandle>>,
     /// The readers of output streams that Python objects refer to.
     outputs: Mutex<HashMap<u64, Arc<SharedOutput>>>,
+    /// Subscriptions. Weak, because a subscription ends when Python drops its stream.
     readers: Mutex<Vec<Weak<Reader>>>,
 }
 
+/// The `asyncio` futures of calls in progress. Jobs, callbacks and the client refer to it.
 #[derive(Default)]
 struct PendingFutures {
+    /// The last number of a future, a handle or a reader of an output stream.
     serial: AtomicU64,
+    /// By number. The lock is never held while Python code runs.
     futures: Mutex<HashMap<u64, Py<PyAny>>>,
 }
 
 impl Calls {
+    /// The calls of a new client of this process.
     pub(crate) fn new(tokio: Handle, executors: Arc<PythonExecutors>) -> Self {
         Self {
             process: std::process::id(),
@@ -103,8 +142,12 @@ impl Calls {
         LoopExecutor { bridge: Arc::clone(&self.executors.bridge), tokio: self.tokio.clone() }
     }
 
-    /// Runs a future on the native threads, and returns an `asyncio` future. Cancelling that drops the
-    /// Rust future.
+    /// Runs a future on the native threads, and returns an `asyncio` future. Cancelling that drops
+    /// the Rust future.
+    ///
+    /// Raises at once, before anything runs, if the process is a fork (`FORKED`), if the client is
+    /// closed (`RUNTIME_CLOSED`), or if this thread does not run the client's loop (`WRONG_LOOP`):
+    /// `asyncio` futures must be created and resolved on the thread of their loop.
     pub(crate) fn call<'py, F>(&self, py: Python<'py>, future: F) -> PyResult<Bound<'py, PyAny>>
     where
         F: Future<Output = Result<Answer, ErrorInfo>> + Send + 'static,
@@ -155,10 +198,12 @@ impl Calls {
         key
     }
 
+    /// The handle with this number, unless the client was closed.
     fn handle(&self, key: u64) -> Result<RunHandle, ErrorInfo> {
         self.handles.lock().get(&key).cloned().ok_or_else(ErrorInfo::closed)
     }
 
+    /// Forgets a handle, because its Python object was collected.
     fn drop_handle(&self, key: u64) {
         self.handles.lock().remove(&key);
     }
@@ -201,6 +246,8 @@ impl Calls {
     }
 }
 
+/// Awaits the future of a call on a native thread, and hands the answer to the loop. The `asyncio`
+/// future may have been cancelled before; then the answer is dropped.
 async fn answer<F>(future: F, key: u64, bridge: Arc<Bridge>, pending: Arc<PendingFutures>)
 where
     F: Future<Output = Result<Answer, ErrorInfo>> + Send + 'static,
@@ -237,9 +284,12 @@ fn resolve(waiter: &Bound<'_, PyAny>, result: PyResult<Py<PyAny>>) -> PyResult<(
 /// Aborts a call when its future is cancelled.
 #[pyclass(frozen, module = "aios._aios")]
 struct DoneCallback {
+    /// The process that started the call.
     process: u32,
+    /// The number of its future.
     key: u64,
     pending: Arc<PendingFutures>,
+    /// The Rust task.
     running: AbortHandle,
 }
 

@@ -1,4 +1,11 @@
 //! Output streams of runs: readers, and the writers of tasks.
+//!
+//! A reader hands over pages: it waits for the first item, and adds those that are ready without
+//! waiting. Text that a model produces token by token so costs one crossing of the border for
+//! several tokens when Python is slower than the model, and none is delayed when it is faster.
+//!
+//! Writing needs no call: an item is queued on the thread that writes it, and the native threads
+//! send it.
 
 use std::sync::{Arc, atomic::Ordering};
 
@@ -27,6 +34,7 @@ pub(crate) struct NativeOutputStream {
 }
 
 impl NativeOutputStream {
+    /// Opens a reader after an offset. The client owns the reader.
     pub(super) fn open(calls: &Arc<Calls>, handle: &RunHandle, name: &str, after: u64) -> Self {
         let reader = Arc::new(SharedOutput::new(handle.stream(name).read_from(after)));
         let key = calls.pending.serial.fetch_add(1, Ordering::Relaxed);
@@ -64,6 +72,7 @@ impl NativeOutputStream {
     }
 }
 
+/// An item as Python takes it. A reset, after which a writer begins again, has no value.
 fn row(item: OutputItem) -> (u64, Arc<str>, bool, Option<Payload>) {
     match item.content {
         OutputContent::Item(value) => (item.offset, item.writer, true, Some(value)),

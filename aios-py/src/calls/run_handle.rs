@@ -1,4 +1,8 @@
 //! Handles of runs.
+//!
+//! The Python object has the id of the run and the number of the handle, which the client owns; see
+//! [`Calls`]. Each method takes the handle out of the table first, and so fails once the client was
+//! closed, and then makes a call.
 
 use std::sync::Arc;
 
@@ -17,7 +21,9 @@ const PAGE: usize = 500;
 #[pyclass(frozen, module = "aios._aios")]
 pub(crate) struct NativeRunHandle {
     calls: Arc<Calls>,
+    /// The id of the run, which is known without a call.
     id: String,
+    /// The number of the handle.
     key: u64,
 }
 
@@ -29,6 +35,7 @@ impl NativeRunHandle {
         Answer::Object(Box::new(move |py| Ok(Py::new(py, handle)?.into_any())))
     }
 
+    /// The handle, or the exception that the client was closed.
     fn handle(&self, py: Python<'_>) -> PyResult<RunHandle> {
         self.calls.handle(self.key).map_err(|error| error.into_error(py))
     }

@@ -1,4 +1,26 @@
 //! The native part of `aios.Client` and `aios.Runtime`.
+//!
+//! A [`NativeClient`] owns the native threads, and everything that Python calls goes through it.
+//! Its methods convert their arguments on the thread of the event loop, where an error is raised at
+//! once, and run the rest on the native threads: [`NativeClient::with`] passes the slot of the
+//! session to a future of `start` or `read`.
+//!
+//! | module | contents |
+//! |---|---|
+//! | `open` | the agents, workflows and engine of a session |
+//! | `start` | runs, tasks, calls, subscriptions, and publishing |
+//! | `read` | the log and the tables |
+//! | `maintenance` | removal of old runs, and compaction |
+//! | `subject` | sums of the budgets of subjects |
+//!
+//! # Life of a client
+//!
+//! `new` starts the threads, `open` connects, `shutdown` closes the session, `dispose` ends the
+//! threads. `dispose` releases the interpreter's lock while it waits: a native thread may be
+//! waiting for that lock to poll or drop workflow code, and neither would get on.
+//!
+//! A client that is collected without `dispose` ends its threads in the background. In a forked
+//! child nothing is dropped that the threads of the parent use; see [`Calls::is_own_process`].
 
 pub(crate) mod maintenance;
 mod open;
@@ -37,18 +59,25 @@ use crate::{
 /// A runtime or client: its threads, its event loop, and the session while it is open.
 #[pyclass(frozen, module = "aios._aios")]
 pub(crate) struct NativeClient {
+    /// The native threads; `None` once they were ended.
     tokio: Mutex<Option<tokio::runtime::Runtime>>,
+    /// Calls from Python, and the executors of Python code.
     calls: Arc<Calls>,
+    /// Detects that the event loop is blocked.
     pulse: Arc<LoopPulse>,
+    /// The session while it is open.
     slot: SessionSlot,
+    /// Closes the session once, for Python and for the terminator.
     closer: SessionCloser,
 }
 
 impl NativeClient {
+    /// The event loop and the threads for plain functions.
     pub(crate) fn executors(&self) -> &Arc<PythonExecutors> {
         &self.calls.executors
     }
 
+    /// The calls of this client.
     pub(crate) fn calls(&self) -> &Calls {
         &self.calls
     }
@@ -63,7 +92,7 @@ impl NativeClient {
         Arc::clone(&self.slot)
     }
 
-    /// Runs a future with the session.
+    /// Runs a future with the session, and returns an `asyncio` future.
     pub(crate) fn with<'py, F, Fut>(&self, py: Python<'py>, run: F) -> PyResult<Bound<'py, PyAny>>
     where
         F: FnOnce(SessionSlot, Arc<Calls>) -> Fut,
@@ -84,6 +113,7 @@ pub(crate) fn parameters_of(agent_type: &str) -> String {
     format!("the parameters for agent {agent_type:?}")
 }
 
+/// The metadata of work that Python code starts: the trace and the correlation id of its context.
 fn origin(traceparent: Option<String>, correlation_id: Option<String>) -> Metadata {
     Metadata {
         traceparent: traceparent.map(Into::into),
@@ -407,6 +437,10 @@ impl Drop for NativeClient {
 }
 
 /// Stops the threads. Does not wait on one of them, on which Python may collect its garbage.
+///
+/// Any thread that is attached to the interpreter may run the garbage collector, and so drop a
+/// client: also a native thread that polls workflow code. Waiting there for the end of all native
+/// threads would be waiting for itself.
 fn stop(tokio: tokio::runtime::Runtime, wait: Duration) {
     match tokio::runtime::Handle::try_current() {
         Ok(_) => tokio.shutdown_background(),

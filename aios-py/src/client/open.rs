@@ -15,11 +15,16 @@ use crate::{
 
 /// The agents and workflows of a runtime in Python, and the options of its engine.
 pub(super) struct RuntimeParts {
+    /// Agents written in Python.
     pub(super) agents: Vec<AgentArg>,
+    /// Workflows written in Python.
     pub(super) workflows: Vec<WorkflowArg>,
+    /// Whether runs are executed here; a client only starts and reads them.
     pub(super) has_engine: bool,
+    /// How long a shard is leased.
     pub(super) lease_time: Duration,
     pub(super) relay: bool,
+    /// After how long a blocked event loop is reported.
     pub(super) blocked_after: Option<Duration>,
 }
 

@@ -47,10 +47,13 @@ pub(super) struct TaskCall {
     pub(super) metadata: Metadata,
 }
 
+/// An agent of the type, or exactly the one with the id.
 pub(super) fn target(agent_type: &str, agent_id: Option<String>) -> Target {
     agent_id.map_or_else(|| agent_type.into(), |id| Target::agent(agent_type, id))
 }
 
+/// Starts a run. A workflow that is not registered in this process is started by a runtime that
+/// knows only its name and version, of which other processes have the code.
 pub(super) async fn start_run(
     slot: SessionSlot,
     calls: Arc<Calls>,
@@ -83,6 +86,7 @@ pub(super) async fn start_run(
     Ok(NativeRunHandle::answer(&calls, start.metadata(request.metadata).await?))
 }
 
+/// Starts a run of one task.
 pub(super) async fn start_task(
     slot: SessionSlot,
     calls: Arc<Calls>,
@@ -106,6 +110,7 @@ pub(super) async fn start_task(
     Ok(NativeRunHandle::answer(&calls, task.await?))
 }
 
+/// Calls an agent, and waits for its answer. Nothing of it is stored.
 pub(super) async fn call_agent(slot: SessionSlot, request: TaskCall) -> Result<Answer, ErrorInfo> {
     let caller = caller(&slot).await?;
     let call = caller.task(&request.agent_type, &request.parameters);
@@ -117,6 +122,7 @@ pub(super) async fn call_agent(slot: SessionSlot, request: TaskCall) -> Result<A
     Ok(Answer::Json(call.await?))
 }
 
+/// The handle of a run.
 pub(super) async fn find_run(
     slot: SessionSlot,
     calls: Arc<Calls>,
@@ -126,6 +132,7 @@ pub(super) async fn find_run(
     Ok(NativeRunHandle::answer(&calls, handle))
 }
 
+/// Publishes an event with the broker. Returns its id.
 pub(super) async fn publish(slot: SessionSlot, event: Event) -> Result<Answer, ErrorInfo> {
     let broker = Arc::clone(&open_session(slot.read().await.as_ref())?.broker);
     let id = event.id.to_string();
@@ -133,6 +140,7 @@ pub(super) async fn publish(slot: SessionSlot, event: Event) -> Result<Answer, E
     Ok(Answer::Json(Payload::encode(&id)?))
 }
 
+/// Subscribes with the broker.
 pub(super) async fn subscribe(
     slot: SessionSlot,
     calls: Arc<Calls>,

@@ -1,4 +1,8 @@
 //! Arguments that Python passes: agents, workflows, retry policies and events.
+//!
+//! Each type is a tuple, or the Rust side of a class in a private module of the package, whose
+//! attributes `FromPyObject` reads by name. Python has checked most of them before, so that errors
+//! name the argument of the public function.
 
 use std::sync::Arc;
 
@@ -23,6 +27,7 @@ use crate::{
 pub(crate) struct RetryArg(u32, f64, f64, f64, f64, Vec<String>);
 
 impl RetryArg {
+    /// The policy.
     pub(crate) fn into_policy(self, py: Python<'_>) -> PyResult<RetryPolicy> {
         let Self(max_attempts, initial, factor, max, jitter, non_retryable) = self;
         let initial = seconds(py, initial)?;
@@ -47,10 +52,12 @@ impl RetryArg {
 pub(crate) struct Created(Option<i64>, Option<i64>);
 
 impl Created {
+    /// The earliest time, if there is one.
     pub(crate) fn after(self) -> Option<Timestamp> {
         self.0.map(Timestamp::from_micros)
     }
 
+    /// The time before which it was created, if there is one.
     pub(crate) fn before(self) -> Option<Timestamp> {
         self.1.map(Timestamp::from_micros)
     }
@@ -59,11 +66,15 @@ impl Created {
 /// `aios._agent.BoundAgent`.
 #[derive(FromPyObject)]
 pub(crate) struct AgentArg {
+    /// The type of the agents.
     agent_type: String,
+    /// Executes a task.
     invoke: Py<PyAny>,
+    /// Whether it runs on the event loop.
     is_async: bool,
     parameters_schema: String,
     output_schema: String,
+    /// How many tasks run at the same time.
     concurrency: u16,
     /// The threads of a plain function.
     pool: Option<Py<ThreadPool>>,
@@ -82,6 +93,7 @@ struct FactoryArg {
 }
 
 impl AgentArg {
+    /// The definition of the agents, for the host.
     pub(crate) fn into_definition(
         self,
         executors: &Arc<PythonExecutors>,
@@ -137,6 +149,7 @@ pub(crate) struct WorkflowArg {
 }
 
 impl WorkflowArg {
+    /// The workflow, which this process can execute.
     pub(crate) fn into_workflow(
         self,
         py: Python<'_>,

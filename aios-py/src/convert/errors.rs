@@ -1,4 +1,23 @@
 //! Rust errors as Python exceptions, and Python exceptions as failures.
+//!
+//! An error of Rust becomes an [`ErrorInfo`] on the native thread where it occurs: plain data with
+//! the code, the message with all causes, the details, and whether trying again may help. It
+//! becomes an exception later, on a thread that has the interpreter; `aios._errors.build` chooses
+//! the class from `kind` and `code`.
+//!
+//! In the other direction, `aios._errors.describe` takes an exception apart. An `AiosError` keeps
+//! its code, and so a failure that passes through several runs and processes keeps the code of its
+//! origin.
+//!
+//! | `kind` | origin |
+//! |---|---|
+//! | `runtime` | the runtime or client, and its configuration |
+//! | `store`, `broker` | the adapter |
+//! | `event` | events, values that are not JSON, output streams |
+//! | `agent`, `task` | agents, and the failure of a task or an operation |
+//! | `workflow_code`, `replay` | code that a workflow must not contain, or that does not match its journal |
+//! | `run_failed`, `run_cancelled`, `run_blocked` | the end of a run that was waited for |
+//! | `service` | the HTTP API of a service |
 
 use aios_agents::{RunError, RuntimeError, agent::AgentError, workflow::WorkflowError};
 use aios_core::{
@@ -21,16 +40,22 @@ const INVALID_OUTPUT: &str = "INVALID_OUTPUT";
 pub(crate) struct ErrorInfo {
     /// The origin of the error; see `aios._errors.build`.
     kind: &'static str,
+    /// The code, which programs compare.
     code: Box<str>,
+    /// The description for people.
     message: String,
+    /// Further data; `null` if there is none.
     details: serde_json::Value,
+    /// Whether the same call may succeed later.
     retryable: bool,
+    /// The failure of the run that was waited for.
     cause: Option<Box<Failure>>,
     /// Name of the workflow operation that failed.
     operation: Option<Box<str>>,
 }
 
 impl ErrorInfo {
+    /// An error that is not retryable, without details.
     pub(crate) fn new(kind: &'static str, code: &str, message: impl Into<String>) -> Self {
         Self {
             kind,
@@ -99,10 +124,12 @@ impl ErrorInfo {
         &self.message
     }
 
+    /// The exception. If it can't be built, the exception of that.
     pub(crate) fn into_error(self, py: Python<'_>) -> PyErr {
         self.build(py).unwrap_or_else(|error| error)
     }
 
+    /// Calls `aios._errors.build`.
     fn build(self, py: Python<'_>) -> PyResult<PyErr> {
         static BUILD: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
         let build = BUILD.get_or_try_init(py, || {
@@ -135,6 +162,7 @@ pub(crate) fn task_error(py: Python<'_>, error: &PyErr, default_code: &str) -> T
     }
 }
 
+/// Calls `aios._errors.describe`.
 fn describe(py: Python<'_>, error: &PyErr, default_code: &str) -> PyResult<TaskError> {
     static DESCRIBE: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
     let describe = DESCRIBE.get_or_try_init(py, || {
@@ -189,6 +217,7 @@ fn runtime_kind(error: &RuntimeError) -> &'static str {
     }
 }
 
+/// The port that an error of agents comes from.
 fn agent_kind(error: &AgentError) -> &'static str {
     match error {
         AgentError::Store(_) => "store",

@@ -1,3 +1,5 @@
+//! Events from Python data.
+
 use std::sync::Arc;
 
 use aios_core::event::Event;
@@ -5,7 +7,8 @@ use pyo3::prelude::*;
 
 use super::{errors::ErrorInfo, json};
 
-/// Builds an event from its type and Python data.
+/// Builds an event from its type and Python data. The data is converted here, so that an error is
+/// raised where the code passes it.
 pub(crate) fn build_event(
     data: &Bound<'_, PyAny>,
     event_type: &str,

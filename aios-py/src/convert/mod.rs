@@ -1,4 +1,16 @@
 //! Conversions between Rust and Python.
+//!
+//! JSON text is the form in which values cross the border: native threads handle
+//! [`Payload`](aios_core::event::Payload)s without the interpreter, and the Python values are built
+//! or read on a thread that has it.
+//!
+//! | module | contents |
+//! |---|---|
+//! | `json` | JSON text from and to Python values |
+//! | `errors` | Rust errors as exceptions, and exceptions as failures |
+//! | `arguments` | agents, workflows and retry policies as Python passes them |
+//! | `records` | table rows and events as JSON for Python |
+//! | `event` | events from Python data |
 
 pub(crate) mod arguments;
 pub(crate) mod errors;

@@ -1,4 +1,7 @@
 //! Table rows and events as JSON for Python.
+//!
+//! The fields are those of the classes in Python, and times are microseconds since the Unix epoch.
+//! Rows of a store and of a service have the same form, so that Python has one set of classes.
 
 use aios_core::{
     event::{EventError, Payload, Timestamp},
@@ -7,6 +10,7 @@ use aios_core::{
 };
 use serde::Serialize;
 
+/// Microseconds since the Unix epoch.
 pub(crate) fn micros(at: Option<Timestamp>) -> Option<i64> {
     at.map(Timestamp::as_micros)
 }
@@ -28,6 +32,7 @@ pub(crate) struct Run<'a> {
     pub(crate) updated_at: Option<i64>,
 }
 
+/// A run of a store.
 pub(crate) fn run(row: &RunRecord) -> Run<'_> {
     Run {
         id: &row.id,
@@ -58,6 +63,7 @@ pub(crate) struct Agent<'a> {
     pub(crate) updated_at: Option<i64>,
 }
 
+/// An agent of a store.
 pub(crate) fn agent(row: &AgentRecord) -> Agent<'_> {
     Agent {
         id: &row.id,
@@ -85,6 +91,7 @@ pub(crate) struct Task<'a> {
     pub(crate) updated_at: Option<i64>,
 }
 
+/// A task of a store.
 pub(crate) fn task(row: &TaskRecord) -> Task<'_> {
     Task {
         id: &row.id,
@@ -109,6 +116,7 @@ pub(crate) struct Workflow<'a> {
     pub(crate) updated_at: Option<i64>,
 }
 
+/// A workflow of a store.
 pub(crate) fn workflow(row: &WorkflowRecord) -> Workflow<'_> {
     Workflow {
         id: &row.id,

@@ -1,4 +1,8 @@
 //! Agents as Python passes them.
+//!
+//! Options that are plain data come as one JSON text, so that a new option needs a field in
+//! [`Options`] and one in Python. Unknown fields are errors: a package and a native module that do
+//! not match fail when the agent is opened, and do not ignore an option.
 
 use std::sync::Arc;
 
@@ -26,6 +30,7 @@ pub(crate) struct PreparedAgent {
     pub(crate) name: String,
     /// Whether another process makes its model calls and tool calls.
     pub(crate) is_workflow_only: bool,
+    /// The agent itself.
     parts: Parts,
     /// The probe of the event loop, if code of the agent runs there.
     pub(crate) pulse: Option<Arc<LoopPulse>>,
@@ -33,12 +38,17 @@ pub(crate) struct PreparedAgent {
 
 /// An agent without what needs a store, and without the agents that can take over from it.
 struct Parts {
+    /// Without write log, subject budget and handovers.
     agent: LlmAgent<Value>,
+    /// Whether a tool has effects that a log of writes must know.
     has_write_tool: bool,
+    /// The sums are in the store.
     subject_budget: Option<PreparedSubjectBudget>,
+    /// The agents that can take over, each of which may need the store itself.
     handovers: Vec<PreparedHandover>,
 }
 
+/// An agent that can take over from another one.
 struct PreparedHandover {
     name: String,
     description: String,
@@ -110,6 +120,8 @@ impl PreparedAgent {
 }
 
 impl Parts {
+    /// The agent with its handovers. Without a store, it makes only model calls and tool calls, and
+    /// needs neither log nor budget.
     fn open(self, store: Option<&Arc<dyn Store>>) -> LlmAgent<Value> {
         let Self { mut agent, has_write_tool, subject_budget, handovers } = self;
         if let Some(store) = store {
@@ -130,6 +142,7 @@ impl Parts {
 }
 
 impl LlmAgentArg {
+    /// The agent without what needs a store.
     pub(crate) fn prepare(
         self,
         py: Python<'_>,
@@ -152,6 +165,7 @@ impl LlmAgentArg {
             || self.handovers.iter().any(|handover| handover.agent.uses_loop())
     }
 
+    /// The name and the parts of an agent, and of those that can take over.
     fn into_parts(
         self,
         py: Python<'_>,
@@ -190,6 +204,7 @@ impl LlmAgentArg {
 }
 
 impl Options {
+    /// Sets the options.
     fn apply(self, py: Python<'_>, mut agent: LlmAgent<Value>) -> PyResult<LlmAgent<Value>> {
         if let Some(instructions) = self.instructions {
             agent = agent.instructions(instructions);
@@ -225,6 +240,7 @@ impl Options {
 }
 
 impl CompactionArg {
+    /// The compaction.
     fn into_compaction(self) -> Compaction {
         let compaction = Compaction::above(self.above).with_kept_messages(self.keep_messages);
         match self.instructions {

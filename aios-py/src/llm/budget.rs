@@ -1,4 +1,7 @@
 //! Budgets of agents.
+//!
+//! Limits have the same form in JSON as in `aios-llm`, which reads them; the other types here are
+//! the JSON of the Python classes.
 
 use std::{sync::Arc, time::Duration};
 
@@ -14,6 +17,7 @@ use crate::convert::seconds;
 struct PriceArg(f64, f64, Option<f64>);
 
 impl PriceArg {
+    /// The price.
     fn into_price(self) -> Price {
         let Self(input, output, cached) = self;
         let price = Price::per_million_dollars(input, output);
@@ -21,6 +25,7 @@ impl PriceArg {
     }
 }
 
+/// The action at a limit.
 #[derive(Deserialize)]
 #[serde(rename_all = "snake_case")]
 enum AtLimitArg {
@@ -29,6 +34,7 @@ enum AtLimitArg {
     CheaperModel,
 }
 
+/// The price of a model that is not in the table.
 #[derive(Deserialize)]
 #[serde(rename_all = "snake_case")]
 enum UnknownPriceArg {
@@ -49,6 +55,7 @@ pub(super) struct BudgetArg {
 }
 
 impl BudgetArg {
+    /// The budget.
     pub(super) fn into_budget(self) -> Budget {
         let prices = self.prices.into_iter().fold(PriceTable::new(), |table, (model, price)| {
             table.with_price(model, price.into_price())
@@ -85,12 +92,14 @@ pub(super) struct PreparedSubjectBudget {
 }
 
 impl SubjectBudgetArg {
+    /// The budget without its store.
     pub(super) fn prepare(self, py: Python<'_>) -> PyResult<PreparedSubjectBudget> {
         Ok(PreparedSubjectBudget { window: seconds(py, self.window)?, limits: self.limits })
     }
 }
 
 impl PreparedSubjectBudget {
+    /// The budget with the store that has its sums.
     pub(super) fn open(self, store: Arc<dyn Store>) -> SubjectBudget {
         SubjectBudget::new(store, self.window, self.limits)
     }

@@ -1,4 +1,8 @@
 //! Requests and responses of the clients that providers publish.
+//!
+//! A model in Python may use the client of a provider instead of the native one. The translation of
+//! messages, tools and errors is the same then: these functions write the body of a request and
+//! read the body of a response, and Python only passes them to the client.
 
 use aios_core::event::Payload;
 use aios_llm::{
@@ -19,6 +23,7 @@ enum Format {
 }
 
 impl Format {
+    /// A model of a protocol, which makes no requests itself.
     fn new(py: Python<'_>, protocol: &str, model: &str, name: Option<&str>) -> PyResult<Self> {
         let mut options = ProviderOptions::new(model);
         if let Some(name) = name {
@@ -31,6 +36,7 @@ impl Format {
         })
     }
 
+    /// The body of a request.
     fn body(&self, request: &ModelRequest) -> Value {
         match self {
             Self::OpenAi(model) => model.request_body(request),
@@ -38,6 +44,7 @@ impl Format {
         }
     }
 
+    /// The response in a body.
     fn read(&self, body: &Value) -> Result<ModelResponse, ModelError> {
         match self {
             Self::OpenAi(model) => model.read_response(body),
@@ -46,6 +53,7 @@ impl Format {
     }
 }
 
+/// A value as Python data.
 fn to_python<'py>(py: Python<'py>, value: &impl Serialize) -> PyResult<Bound<'py, PyAny>> {
     let text = Payload::encode(value).map_err(|error| ErrorInfo::from(error).into_error(py))?;
     json::read(py, text.as_str())

@@ -7,10 +7,13 @@ use serde::Serialize;
 
 use crate::convert::{errors::ErrorInfo, json};
 
+/// A conversation as Python takes it.
 #[derive(Serialize)]
 struct Row<'a> {
     turns: Vec<(&'a [Message], &'a ModelResponse)>,
+    /// See [`Conversation::messages`].
     messages: Vec<Message>,
+    /// See [`Conversation::transcript`].
     transcript: Vec<Message>,
     spent: &'a Spent,
     /// The results of calls of the last response: a message, or none.

@@ -1,4 +1,8 @@
 //! A provider on this machine for tests, and the switch that forbids requests to others.
+//!
+//! The server has a thread of its own, so it needs neither a client nor the event loop. A function
+//! that chooses the reply is called on that thread, attached to the interpreter. The interpreter's
+//! lock is therefore released where this module waits for the server: at its start and its end.
 
 use std::time::Duration;
 
@@ -47,6 +51,7 @@ impl From<Reply> for FakeReply {
     }
 }
 
+/// A reply from Python.
 fn read_reply(reply: &Bound<'_, PyAny>) -> PyResult<FakeReply> {
     Ok(parse::<Reply>(json::write(reply)?.as_str())?.into())
 }
@@ -62,6 +67,7 @@ fn respond(function: &Py<PyAny>, request: &FakeRequest) -> FakeReply {
     answer.unwrap_or_else(|error| FakeReply::status(500, format!("the function failed: {error}")))
 }
 
+/// A request as Python takes it.
 fn row(request: &FakeRequest) -> serde_json::Value {
     let FakeRequest { path, headers, body, .. } = request;
     json!({"path": path, "headers": headers, "body": body})
@@ -75,6 +81,7 @@ pub(crate) struct NativeFakeProvider {
 }
 
 impl NativeFakeProvider {
+    /// Uses the server, or raises that it is closed.
     fn with<T>(&self, py: Python<'_>, read: impl FnOnce(&FakeProvider) -> T) -> PyResult<T> {
         let running = self.running.lock();
         let provider = running.as_ref().map(|(provider, _)| read(provider));

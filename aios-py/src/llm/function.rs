@@ -1,4 +1,14 @@
 //! Models and tools that are Python functions.
+//!
+//! # Responses in pieces
+//!
+//! A model that is a generator passes its text in pieces. The pieces go through a channel from the
+//! thread of the function to the stream of the agent; the response that the function returns at its
+//! end comes after them. The stream takes pieces first and the outcome only when none is ready, and
+//! drains the channel after it, so the order of the text is kept.
+//!
+//! The channel has no bound, because a function in Python must not be blocked on the event loop.
+//! The length of the whole text is bounded by [`MAX_TEXT_BYTES`] instead.
 
 use std::sync::{
     Arc,
@@ -26,13 +36,16 @@ const MAX_TEXT_BYTES: usize = 16 * 1024 * 1024;
 /// `aios._functions.BoundFunction`.
 #[derive(FromPyObject)]
 pub(super) struct FunctionArg {
+    /// The function of the package that calls the function of the user.
     invoke: Py<PyAny>,
+    /// Whether it runs on the event loop.
     pub(super) is_async: bool,
     /// The threads of a plain function.
     pool: Option<Py<ThreadPool>>,
 }
 
 impl FunctionArg {
+    /// The function, with the threads on which it runs. `name` names it in errors.
     pub(super) fn into_call(self, name: String, executors: &Arc<PythonExecutors>) -> PythonCall {
         let executors = match &self.pool {
             None => Arc::clone(executors),
@@ -54,6 +67,7 @@ pub(super) struct PythonCall {
 }
 
 impl PythonCall {
+    /// Calls the function. Dropping the future cancels an async function.
     pub(super) async fn run(&self, arguments: MakeArguments) -> Result<Payload, TaskError> {
         let function = Arc::clone(&self.function);
         self.executors.run(function, TaskError::FAILED, arguments).await
@@ -62,8 +76,11 @@ impl PythonCall {
 
 /// A model that is a Python function.
 pub(super) struct PyModel {
+    /// The name of the model, as prices and traces have it.
     pub(super) name: String,
+    /// The abilities that the function declares.
     pub(super) capabilities: Capabilities,
+    /// The function.
     pub(super) call: PythonCall,
     /// Whether the function takes a [`NativePieces`] too.
     pub(super) in_pieces: bool,
@@ -91,11 +108,14 @@ impl PyModel {
     }
 }
 
+/// The error of a function whose result is no response.
 fn invalid_response(reason: &str) -> ModelError {
     let reason = format!("the function returned no response of a model: {reason}");
     ModelError::new(ModelErrorKind::InvalidResponse, reason)
 }
 
+/// The response, or the error of the model. An exception of a model error keeps its kind; any other
+/// one is an error of the backend.
 fn read(ended: Result<Payload, TaskError>) -> Result<ModelResponse, ModelError> {
     let response = ended.map_err(|error| {
         ModelError::from_failure(&error.failure).unwrap_or_else(|| {
@@ -142,6 +162,7 @@ type Ended = Option<Result<ModelResponse, ModelError>>;
 struct Running {
     /// `None` after its end.
     response: Option<BoxFuture<'static, Result<ModelResponse, ModelError>>>,
+    /// The pieces that the function has passed.
     pieces: UnboundedReceiver<String>,
 }
 
@@ -171,6 +192,7 @@ impl Running {
 pub(crate) struct NativePieces {
     /// `None` if the response is wanted as a whole.
     sender: Option<UnboundedSender<String>>,
+    /// The length of the text so far.
     bytes: AtomicUsize,
 }
 

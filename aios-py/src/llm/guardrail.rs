@@ -1,4 +1,7 @@
 //! Guardrails whose checks are Python functions.
+//!
+//! A check of the input takes the messages, one of the output the output; both return `None` or a
+//! reason.
 
 use std::sync::Arc;
 
@@ -24,7 +27,9 @@ use crate::{
 #[derive(FromPyObject)]
 pub(super) struct GuardrailArg {
     name: String,
+    /// Whether it checks the messages, and not the output.
     is_input: bool,
+    /// How long a check may take, in seconds.
     timeout: f64,
     invoke: FunctionArg,
 }
@@ -35,6 +40,7 @@ impl GuardrailArg {
         self.invoke.is_async
     }
 
+    /// The guardrail.
     pub(super) fn into_guardrail(
         self,
         py: Python<'_>,

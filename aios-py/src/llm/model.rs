@@ -1,4 +1,8 @@
 //! Models as Python passes them: those of providers, Python functions, and wrappers around models.
+//!
+//! A wrapper contains the models that it wraps, so a model is a tree. Its nodes are converted once
+//! for each Python object: a model that occurs in two agents, or twice in one, is one model, and
+//! shares its cache, its circuit breaker or its rate.
 
 use std::sync::Arc;
 
@@ -30,12 +34,15 @@ type Wrapped = Vec<ModelArg>;
 pub(super) struct ModelArg {
     /// Identity of the Python object, which agents may share.
     key: usize,
+    /// The name in prices, traces and errors.
     name: String,
+    /// Selects the type of the settings.
     kind: String,
     /// The settings of its kind, as JSON.
     settings: String,
     /// The wrapped models.
     models: Wrapped,
+    /// The function, if the model is one.
     invoke: Option<FunctionArg>,
 }
 
@@ -62,6 +69,7 @@ struct FunctionSettings {
     in_pieces: bool,
 }
 
+/// The settings of a model that falls back to others.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct FallbackSettings {
@@ -69,6 +77,7 @@ struct FallbackSettings {
     on: Option<Vec<String>>,
 }
 
+/// The settings of a circuit breaker.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct CircuitBreakerSettings {
@@ -76,12 +85,14 @@ struct CircuitBreakerSettings {
     open_for: f64,
 }
 
+/// The settings of a cache.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct CacheSettings {
     capacity: usize,
 }
 
+/// The settings of a rate limit.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct RateLimitSettings {
@@ -99,6 +110,7 @@ struct RecordedSettings {
     journal: Vec<String>,
 }
 
+/// A model that agents share.
 type Model = Arc<dyn LanguageModel>;
 
 /// An invalid option of a model.
@@ -148,6 +160,7 @@ impl ModelArg {
     }
 }
 
+/// A model of a provider.
 fn provider(py: Python<'_>, name: String, settings: ProviderSettings) -> PyResult<Model> {
     let mut options =
         ProviderOptions::new(settings.model).with_api_key(settings.api_key).with_name(name);
@@ -171,6 +184,7 @@ fn provider(py: Python<'_>, name: String, settings: ProviderSettings) -> PyResul
     connect(&settings.protocol, options).map_err(|error| refused(py, &error))
 }
 
+/// A model with a rate, which may have other models too.
 fn rate_limit(
     py: Python<'_>,
     settings: &RateLimitSettings,

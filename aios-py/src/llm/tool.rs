@@ -1,4 +1,8 @@
 //! Tools: Python functions, and child runs of agents and workflows.
+//!
+//! A tool that is a function runs like a task: on the event loop or on a thread. A tool that starts
+//! a child run needs no Python code at all. The effect of a tool decides what happens when it is
+//! unknown whether a call was executed; see [`Effect`].
 
 use std::sync::Arc;
 
@@ -25,12 +29,16 @@ use crate::{
 pub(super) struct ToolArg {
     name: String,
     description: String,
+    /// JSON Schema of the arguments.
     parameters: String,
+    /// `read`, `idempotent` or `write`.
     effect: String,
+    /// Whether a person must approve each call.
     approval: bool,
     timeout: f64,
     retry: Option<RetryArg>,
     max_result_bytes: usize,
+    /// How many calls run at the same time, if that is limited.
     concurrency: Option<usize>,
     invoke: Option<FunctionArg>,
     /// The child run that a call starts, as JSON, if it does.
@@ -41,9 +49,12 @@ pub(super) struct ToolArg {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct ChildArg {
+    /// The workflow, or the agent if `is_agent`.
     workflow: String,
     is_agent: bool,
+    /// The limits of the child.
     limits: Limits,
+    /// How the failure of the child affects the run.
     on_failure: OnFailure,
 }
 
@@ -53,10 +64,12 @@ impl ToolArg {
         self.invoke.as_ref().is_some_and(|function| function.is_async)
     }
 
+    /// Whether the tool has effects that must not happen twice.
     pub(super) fn is_write(&self) -> bool {
         self.effect == "write"
     }
 
+    /// The tool.
     pub(super) fn into_tool(
         self,
         py: Python<'_>,
@@ -94,6 +107,7 @@ impl ToolArg {
     }
 }
 
+/// The effect with this name.
 fn effect_of(effect: &str) -> Effect {
     match effect {
         "idempotent" => Effect::Idempotent,
@@ -102,6 +116,7 @@ fn effect_of(effect: &str) -> Effect {
     }
 }
 
+/// A tool whose work is a child run.
 fn child_tool(
     name: String,
     description: String,

@@ -1,7 +1,34 @@
 //! Runs jobs on the thread of a Python event loop.
 //!
-//! Native threads submit jobs without the interpreter's lock: a job is queued, and a byte in a socket
-//! pair wakes the loop, which runs the jobs on its own thread. A busy interpreter delays only Python.
+//! Native threads submit jobs without the interpreter's lock: a job is queued, and a byte in a
+//! socket pair wakes the loop, which runs the jobs on its own thread. A busy interpreter delays
+//! only Python.
+//!
+//! # How the loop is woken
+//!
+//! The loop watches one end of the socket pair as a reader (`loop.add_reader`), and calls
+//! [`LoopBridge::run_jobs`] when there is a byte. A byte per job would cost a system call per job,
+//! so a flag, `signalled`, tells whether the loop knows already that there is work:
+//!
+//! 1. A thread that submits a job queues it, and then sets the flag. Only the thread that finds the
+//!    flag unset writes a byte.
+//! 2. `run_jobs` reads the bytes, sets the flag itself, and runs jobs. Jobs that are submitted
+//!    while it runs are queued without a byte; it takes them in the same turn.
+//! 3. At the end of the turn it unsets the flag, and then looks at the queue again. A job that was
+//!    submitted before the flag was unset did not write a byte, so it is signalled here.
+//!
+//! The order in the third step matters: if the queue were looked at first, a job that comes between
+//! the look and the store would have neither a byte nor a turn, and would wait until the next job.
+//!
+//! A turn runs at most [`JOBS_PER_TURN`] jobs. After that, the loop serves its timers and its other
+//! sockets before it comes back; otherwise a busy runtime could keep the code of the application
+//! from running.
+//!
+//! # The end
+//!
+//! `close` drops the queued jobs and all later ones. A job owns what it would have answered, so
+//! dropping it tells the other side: the receiver of a dropped [`Reply`](super::Reply) sees that
+//! its function will not run.
 
 use std::{
     collections::VecDeque,
@@ -28,22 +55,31 @@ const MAX_FRAMES: usize = 16;
 pub(crate) type Job = Box<dyn FnOnce(Python<'_>) -> PyResult<()> + Send>;
 
 /// Jobs of one loop. Bounded by the number of tasks and calls in progress.
+///
+/// There is no limit of its own: a job belongs to a task, a call or a run, and those have limits.
 #[derive(Default)]
 struct JobQueue {
+    /// The jobs, oldest first.
     jobs: VecDeque<Job>,
+    /// Whether further jobs are dropped.
     closed: bool,
 }
 
-/// Submits jobs to a loop.
+/// Submits jobs to a loop. Shared by the native threads; [`LoopBridge`] runs the jobs.
 pub(crate) struct Bridge {
+    /// The lock is held only to add or take jobs, never while one runs or is dropped.
     queue: Mutex<JobQueue>,
     /// Whether the loop will see new jobs: a byte is in the socket, or the loop is running jobs.
     signalled: AtomicBool,
+    /// The end of the socket pair to which the byte is written.
     waker: UnixStream,
 }
 
 impl Bridge {
     /// Submits a job. It is dropped if the bridge is closed.
+    ///
+    /// Does not need the interpreter's lock, and does not wait for the loop. A job that is dropped
+    /// here is dropped outside the lock of the queue, because its drop may submit another job.
     pub(crate) fn push(&self, job: Job) {
         let mut queue = self.queue.lock();
         if queue.closed {
@@ -62,10 +98,12 @@ impl Bridge {
         queue.jobs.drain(..count).collect()
     }
 
+    /// Whether no job waits.
     fn is_empty(&self) -> bool {
         self.queue.lock().jobs.is_empty()
     }
 
+    /// Makes sure that the loop will look at the queue.
     fn signal(&self) {
         if !self.signalled.swap(true, Ordering::AcqRel) {
             // A full socket wakes the loop too; a broken one belongs to a closed loop.
@@ -75,8 +113,13 @@ impl Bridge {
 }
 
 /// How the host of agents detects that their loop is blocked.
+///
+/// The host asks for a beat now and then. It is a job like every other, so it comes late exactly if
+/// the loop is late. Once the loop has been blocked for too long, the host asks for the stack of
+/// its thread, to say in a warning which code blocks it.
 pub(crate) struct LoopPulse {
     bridge: Arc<Bridge>,
+    /// Python's identifier of the loop's thread, under which `sys._current_frames` lists its stack.
     thread: u64,
 }
 
@@ -88,6 +131,9 @@ impl Pulse for LoopPulse {
         }));
     }
 
+    /// Waits for the interpreter's lock, which code that blocks the loop usually releases: the
+    /// interpreter switches threads every few milliseconds, and blocking calls release it. `None`
+    /// if the interpreter is not running.
     fn stack(&self) -> Option<String> {
         Python::try_attach(|py| stack(py, self.thread).ok())?
     }
@@ -99,7 +145,8 @@ impl fmt::Debug for LoopPulse {
     }
 }
 
-/// The stack of a Python thread in one line, innermost call first.
+/// The stack of a Python thread in one line, innermost call first, at most [`MAX_FRAMES`] calls.
+/// Uses `sys._current_frames`, which does not stop the thread.
 fn stack(py: Python<'_>, thread: u64) -> PyResult<String> {
     let frames = py.import("sys")?.call_method0("_current_frames")?;
     let mut frame = frames.get_item(thread)?;
@@ -132,6 +179,7 @@ impl Drop for TurnEnd<'_> {
 #[pyclass(frozen, module = "aios._aios")]
 pub(crate) struct LoopBridge {
     pub(crate) bridge: Arc<Bridge>,
+    /// The end of the socket pair that the loop watches.
     reader: UnixStream,
     pub(crate) event_loop: Py<PyAny>,
     /// Python's identifier of the loop's thread, which creates this object.
@@ -139,6 +187,7 @@ pub(crate) struct LoopBridge {
 }
 
 impl LoopBridge {
+    /// The pulse of the loop, for the host of agents.
     pub(crate) fn pulse(&self) -> Arc<LoopPulse> {
         Arc::new(LoopPulse { bridge: Arc::clone(&self.bridge), thread: self.thread })
     }

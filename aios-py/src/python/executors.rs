@@ -1,4 +1,24 @@
-//! Calls of Python functions from Rust: async functions on the event loop, plain functions in threads.
+//! Calls of Python functions from Rust: async functions on the event loop, plain functions in
+//! threads.
+//!
+//! A call is a Rust future. It hands a [`Call`] over to a queue and waits for a channel; the Python
+//! side gets a [`Reply`], which sends the outcome into the channel. The native thread that polls
+//! the future never needs the interpreter's lock.
+//!
+//! | | `async def` | `def` |
+//! |---|---|---|
+//! | queue | [`Bridge`]: a job on the loop's thread | [`CallQueue`]: a thread of the pool |
+//! | what the job does | creates an `asyncio` task | returns the function to the Python thread, which calls it |
+//! | dropping the future before the start | the call does not start | the call does not start |
+//! | dropping the future later | `cancel()` of the `asyncio` task, by another job | no effect: the function runs to its end, and its result is discarded |
+//! | the slot of the task | free when the host drops the future | held until the function has ended |
+//!
+//! A Python thread can't be stopped from outside, which is why plain functions differ in the last
+//! two rows.
+//!
+//! The outcome is sent once. If the `Reply` is dropped without an outcome, because the loop was
+//! closed or the interpreter ends, the future resolves to a retryable failure with the code
+//! `INTERRUPTED`.
 
 use std::sync::Arc;
 
@@ -23,29 +43,41 @@ const INTERRUPTED: &str = "INTERRUPTED";
 /// The event loop and the threads that execute Python functions.
 #[derive(Clone)]
 pub(crate) struct PythonExecutors {
+    /// Runs jobs on the thread of the loop.
     pub(crate) bridge: Arc<Bridge>,
+    /// The `asyncio` loop that the bridge belongs to.
     pub(crate) event_loop: Arc<Py<PyAny>>,
+    /// Plain functions that wait for a thread.
     pub(crate) threads: Arc<CallQueue>,
 }
 
-/// A Python function that takes a [`Reply`] and arguments. On the event loop it returns an `asyncio`
-/// task that does the work; in a thread it does the work itself.
+/// A Python function that takes a [`Reply`] and arguments. On the event loop it returns an
+/// `asyncio` task that does the work; in a thread it does the work itself.
+///
+/// It is not the function of the user but one of the package, which calls that, converts the
+/// result, and reports it to the reply.
 #[derive(Debug)]
 pub(crate) struct PyFunction {
+    /// The function.
     pub(crate) code: Py<PyAny>,
+    /// Whether it runs on the event loop.
     pub(crate) is_async: bool,
     /// Names the function in errors.
     pub(crate) name: Arc<str>,
 }
 
+/// The result of a function as JSON, or why the attempt failed.
 type Outcome = Result<Payload, TaskError>;
 
-/// Builds the arguments of a call, with the interpreter attached.
+/// Builds the arguments of a call, with the interpreter attached. Called when the function is about
+/// to start, so that the parameters of calls that wait stay JSON text.
 pub(crate) type MakeArguments =
     Box<dyn for<'py> FnOnce(Python<'py>) -> PyResult<Vec<Bound<'py, PyAny>>> + Send>;
 
 impl PythonExecutors {
     /// Calls `function(reply, *arguments)` and waits for the outcome that it passes to the reply.
+    /// `code` is the code of the failure if the function raises an exception that has no code of
+    /// its own.
     ///
     /// Dropping the future cancels an async function; a plain function runs to completion, and its
     /// result is discarded.
@@ -81,6 +113,7 @@ impl PythonExecutors {
         receiver.await.unwrap_or_else(|_| Err(TaskError::retryable(interrupted)))
     }
 
+    /// Starts a call on the event loop. The guard cancels it.
     fn on_loop(&self, call: Call) -> CoroutineGuard {
         let state = Arc::new(Mutex::new(CoroutineState::Waiting));
         let guard = CoroutineGuard { state: Arc::clone(&state), bridge: Arc::clone(&self.bridge) };
@@ -92,15 +125,19 @@ impl PythonExecutors {
 /// How a call reports to the host of its task.
 #[derive(Default)]
 pub(crate) struct TaskHooks {
+    /// Frees a place for another task of the agent when it is dropped.
     pub(crate) slot: TaskSlot,
+    /// Begins the attempt when the function starts, unless the attempt has ended before.
     pub(crate) queued: TaskQueued,
 }
 
-/// A call that has not started.
+/// A call that has not started. It waits in one of the queues; the future that waits for its
+/// outcome holds only the receiver of the channel.
 struct Call {
     function: Arc<PyFunction>,
     code: &'static str,
     arguments: MakeArguments,
+    /// Closed once the future was dropped: the call does not have to start then.
     sender: oneshot::Sender<Outcome>,
     hooks: TaskHooks,
 }
@@ -128,6 +165,10 @@ impl Call {
         }
     }
 
+    /// Creates the `asyncio` task. Called on the loop's thread.
+    ///
+    /// The guard may have been dropped while this ran, on a native thread: it left `Cancelled` in
+    /// the state, and could not cancel a task that it did not know. So the task is cancelled here.
     fn start_task(self, py: Python<'_>, state: &Mutex<CoroutineState>) -> PyResult<()> {
         let Some((function, arguments)) = self.prepare(py) else { return Ok(()) };
         let task = function.call1(py, arguments.bind(py))?;
@@ -140,14 +181,19 @@ impl Call {
     }
 }
 
+/// How far a coroutine is. Both the loop's thread and the guard exchange the state under its lock,
+/// so that exactly one of them sees the task together with the cancellation.
 enum CoroutineState {
+    /// The job has not created the task yet.
     Waiting,
     /// The `asyncio` task.
     Running(Py<PyAny>),
+    /// The guard was dropped. Also the state after the end, because the guard is dropped then too.
     Cancelled,
 }
 
-/// Cancels a coroutine when it is dropped.
+/// Cancels a coroutine when it is dropped, which may happen on any thread: the cancellation is a
+/// job of the loop.
 struct CoroutineGuard {
     state: Arc<Mutex<CoroutineState>>,
     bridge: Arc<Bridge>,
@@ -172,6 +218,8 @@ pub(crate) struct Reply {
 }
 
 impl Reply {
+    /// Sends the outcome, if none was sent. The slot is freed first, so that the host which
+    /// receives the outcome can start the next task at once.
     fn send(&self, outcome: Outcome) {
         let receiver = self.receiver.lock().take();
         if let Some((sender, slot)) = receiver {

@@ -2,6 +2,20 @@
 //!
 //! Workflow code needs the interpreter's lock, which the loop's thread already holds. On any other
 //! thread, every poll would wait for the lock, and the loop would wait for every poll.
+//!
+//! The engine hands each run over as a future, and waits for the future that [`LoopExecutor`]
+//! returns. Between the two is a [`RunTask`], a small executor for one future:
+//!
+//! - Its waker queues one job on the loop. Further wakes have no effect until that job begins, so
+//!   that a run which is woken by many outcomes is polled once.
+//! - The job polls the run inside the context of the native runtime, because the future may use its
+//!   timers and spawn its tasks.
+//! - A panic of the poll ends the run as if it had finished. The engine catches panics of workflow
+//!   code itself; this guard only keeps a panic from passing through the loop into Python.
+//!
+//! If the engine drops its future, because the shard moved to another process or the runtime stops,
+//! [`RunGuard`] drops the run. It may do so on a native thread; dropping the coroutine attaches to
+//! the interpreter there.
 
 use std::{
     fmt,
@@ -22,7 +36,9 @@ use super::Bridge;
 
 /// Executes runs on an event loop.
 pub(crate) struct LoopExecutor {
+    /// Queues the polls.
     pub(crate) bridge: Arc<Bridge>,
+    /// The native threads, whose timers the runs use.
     pub(crate) tokio: Handle,
 }
 
@@ -51,10 +67,13 @@ impl fmt::Debug for LoopExecutor {
     }
 }
 
+/// A run, and the channel that reports its end.
 type Run = (BoxFuture<'static, ()>, oneshot::Sender<()>);
 
 /// A run that the loop polls.
 struct RunTask {
+    /// `None` once the run has ended. Locked while the run is polled, so that it is not dropped
+    /// under the poll.
     run: Mutex<Option<Run>>,
     /// Whether a job to poll the run is queued.
     queued: AtomicBool,
@@ -64,6 +83,8 @@ struct RunTask {
 
 impl RunTask {
     /// Polls the run once. Called on the loop's thread.
+    ///
+    /// `queued` is unset before the poll: a wake that comes in the middle of it queues another one.
     fn poll(self: &Arc<Self>) {
         self.queued.store(false, Ordering::Release);
         let waker = Waker::from(Arc::clone(self));

@@ -1,4 +1,18 @@
 //! The queue of plain Python functions, and the threads that call them.
+//!
+//! The threads are Python threads: `aios._threads` starts them, and each calls [`ThreadPool::next`]
+//! in a loop. `next` releases the interpreter's lock while it waits, so idle threads cost the
+//! interpreter nothing. A native thread that queues a call needs only the lock of the queue.
+//!
+//! Threads are started on demand, and by each other: the first is started with the pool, and a
+//! thread that got a call starts another one if no idle thread would be left for the next call, up
+//! to a limit. So a native thread never has to start a Python thread. `reserve_thread` counts the
+//! new thread before it exists, so that two threads do not both start the last one; the reservation
+//! is undone if the system refuses a thread.
+//!
+//! A thread that got a call prepares it with the interpreter attached, outside the lock of the
+//! queue. A call that nothing waits for any more prepares to nothing, and the thread takes the
+//! next.
 
 use std::{collections::VecDeque, sync::Arc};
 
@@ -13,19 +27,28 @@ pub(super) type PrepareCall =
 /// Calls that wait for a thread. Bounded by the number of tasks and steps in progress.
 #[derive(Default)]
 pub(crate) struct CallQueue {
+    /// Never held while a call is prepared or dropped: both may need the interpreter.
     state: Mutex<State>,
+    /// Notified of a new call, and of the end.
     changed: Condvar,
 }
 
+/// The state of a queue. `idle` counts the threads that wait in `pop`, `threads` those that were
+/// reserved.
 #[derive(Default)]
 struct State {
+    /// The calls, oldest first.
     calls: VecDeque<PrepareCall>,
+    /// Whether the threads end. Further calls are dropped.
     closed: bool,
+    /// The number of threads that run or are about to start.
     threads: usize,
+    /// How many threads wait for a call.
     idle: usize,
 }
 
 impl CallQueue {
+    /// Queues a call, and wakes a thread. The call is dropped if the queue is closed.
     pub(super) fn push(&self, call: PrepareCall) {
         let mut state = self.state.lock();
         if !state.closed {
@@ -34,6 +57,8 @@ impl CallQueue {
         }
     }
 
+    /// Waits for the next call; `None` once the queue is closed. Must not be called with the
+    /// interpreter attached, because it blocks.
     fn pop(&self) -> Option<PrepareCall> {
         let mut state = self.state.lock();
         loop {
@@ -49,7 +74,8 @@ impl CallQueue {
         }
     }
 
-    /// Reserves the next thread if every thread is busy and there are fewer than `limit`.
+    /// Reserves the next thread unless there are idle ones for more than the calls that wait, or
+    /// there are `limit` threads.
     fn reserve_thread(&self, limit: usize) -> Option<usize> {
         let mut state = self.state.lock();
         let grows = !state.closed && state.idle <= state.calls.len() && state.threads < limit;
@@ -65,6 +91,8 @@ impl CallQueue {
         state.threads = state.threads.saturating_sub(1);
     }
 
+    /// Ends the threads once they have finished their calls, and drops the calls that wait. They
+    /// are dropped outside the lock: the drop of a call reports to the host of its task.
     pub(crate) fn close(&self) {
         let mut state = self.state.lock();
         state.closed = true;

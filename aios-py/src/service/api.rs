@@ -1,3 +1,5 @@
+//! The API of a client, as `aios.asgi` creates it.
+
 use std::sync::Arc;
 
 use pyo3::prelude::*;
@@ -12,6 +14,7 @@ use crate::client::NativeClient;
 /// The native part of `aios.asgi`.
 #[pyclass(frozen, module = "aios._aios")]
 pub(crate) struct NativeApi {
+    /// The options, which were checked when the API was created.
     arguments: Arc<ApiArguments>,
 }
 

@@ -1,4 +1,28 @@
 //! One request of an ASGI server, and its response.
+//!
+//! The router runs on the native threads, and the ASGI application on the event loop. Between them
+//! is a [`NativeExchange`] with three channels:
+//!
+//! | channel | from | to |
+//! |---|---|---|
+//! | body of the request | `feed` | the router |
+//! | head of the response | the router | `head` |
+//! | body of the response | the router | `next` |
+//!
+//! The body channels hold [`PARTS`] parts, so a side that is slow holds the other one back: `feed`
+//! waits while the router does not read, and the router waits while the client of the server does
+//! not. A request whose body is complete at once, and a response whose length is known, need no
+//! body channel. `next` passes parts that are ready on together, up to [`TOGETHER`] bytes, because
+//! each call from Python has a cost.
+//!
+//! # The end
+//!
+//! - The application drops the exchange, because the client is gone: the receivers close, and the
+//!   task that answers ends.
+//! - The application stops before the body is complete: the task has a sender of the body too, so
+//!   the body does not end there, and the router does not take a part of a body for a whole one.
+//! - The session closes: the response is cut off where it is. `head` fails with `RUNTIME_CLOSED` if
+//!   there was no response yet.
 
 use std::{
     convert::Infallible,
@@ -41,14 +65,19 @@ type Part = Option<Bytes>;
 
 /// The beginning of a response, with its body if that is complete.
 struct Head {
+    /// The status code.
     status: u16,
+    /// Names and values, as ASGI has them.
     headers: Vec<(Vec<u8>, Vec<u8>)>,
+    /// The whole body, if its length was known.
     body: Option<Vec<u8>>,
 }
 
 /// The end of a response that Python reads.
 struct Reader {
+    /// `None` once the head was read.
     head: Option<oneshot::Receiver<Head>>,
+    /// The body.
     parts: mpsc::Receiver<Bytes>,
 }
 
@@ -62,10 +91,15 @@ pub(crate) struct NativeExchange {
 
 /// A request as an ASGI server passes it.
 pub(super) struct Incoming {
+    /// The method.
     pub(super) method: String,
+    /// Path and query.
     pub(super) target: String,
+    /// Names and values.
     pub(super) headers: Vec<(Vec<u8>, Vec<u8>)>,
+    /// Host and port of the client, if the server knows them.
     pub(super) peer: Option<(String, u16)>,
+    /// The path at which the server has mounted the API.
     pub(super) root: String,
     /// The first part of the body.
     pub(super) body: Vec<u8>,
@@ -111,8 +145,11 @@ pub(super) fn begin(
 
 /// The end of a response that Rust writes.
 struct Outgoing {
+    /// Closed once the exchange was dropped.
     head: oneshot::Sender<Head>,
+    /// The body.
     parts: mpsc::Sender<Bytes>,
+    /// Put before paths in the header `Location`.
     root: String,
 }
 
@@ -185,10 +222,13 @@ fn build(incoming: Incoming, body: Body) -> Option<Request> {
     Some(request)
 }
 
+/// The answer to a request that is not valid HTTP.
 fn malformed() -> Response {
     refusal(StatusCode::BAD_REQUEST, "MALFORMED_REQUEST", "the request cannot be read")
 }
 
+/// The head as Python takes it. A body of known length gets the header `content-length`, except
+/// where a status has no body.
 fn head_of<B>(response: &Response<B>, root: &str, body: Option<Vec<u8>>) -> Head {
     let headers = response.headers().iter().map(|(name, value)| {
         let value = match *name == header::LOCATION && value.as_bytes().starts_with(b"/") {
@@ -263,12 +303,14 @@ impl NativeExchange {
     }
 }
 
+/// The error of a request without a response.
 fn ended() -> ErrorInfo {
     let message = "the runtime was closed before the request was answered";
     ErrorInfo::new("runtime", "RUNTIME_CLOSED", message)
 }
 
 impl Head {
+    /// The head as a tuple. Called on the loop's thread.
     fn into_object(self, py: Python<'_>) -> PyResult<Py<PyAny>> {
         let headers = PyList::empty(py);
         for (name, value) in &self.headers {

@@ -1,4 +1,12 @@
 //! Answers the requests of a session.
+//!
+//! A request enters the session and gets an [`Entry`]: the router, and a receiver that counts it as
+//! in progress. When the session closes, requests that do not end in time are cut off by that
+//! receiver. A response with a body of unknown length keeps the receiver until its body has ended,
+//! so it counts as in progress as long as it is being read.
+//!
+//! A request that finds no open session is answered with 503 and `Retry-After`, so that a client of
+//! a process that restarts tries again.
 
 use std::sync::Arc;
 

@@ -1,4 +1,7 @@
 //! The API on a socket of this process.
+//!
+//! The server keeps the slot and not the session: it is given to the session, which ends it when it
+//! is closed. Requests in between find no session and get the answer of [`gate::serve`] for that.
 
 use std::{convert::Infallible, sync::Arc};
 

@@ -1,4 +1,10 @@
 //! Export of the metrics of this process to a collector.
+//!
+//! Metrics belong to the process: the crates record into one global recorder, which can be
+//! installed once and stays. A runtime that is configured to export metrics installs it and starts
+//! an exporter. While it is open, another runtime of the process is refused the same, because each
+//! would send the values of both. The guard [`Only`] makes the place free again, also when opening
+//! the runtime fails.
 
 use std::{
     sync::{
@@ -22,9 +28,13 @@ static IS_EXPORTED: AtomicBool = AtomicBool::new(false);
 
 /// Sends metrics. One runtime of a process does.
 pub(crate) struct MetricsExport {
+    /// Where the metrics are sent.
     collector: Collector,
+    /// How often.
     interval: Duration,
+    /// The recorder of the process.
     metrics: Metrics,
+    /// `None` until the runtime has started.
     exporter: Option<MetricsExporter>,
     _only: Only,
 }
@@ -64,6 +74,7 @@ impl MetricsExport {
         Ok(Self { collector, interval, metrics: metrics.clone(), exporter: None, _only: only })
     }
 
+    /// Starts the exporter.
     pub(crate) fn start(&mut self, runtime: &Arc<Runtime>) -> Result<(), ErrorInfo> {
         let collector = self.collector.clone();
         let started = MetricsExporter::start(&self.metrics, runtime, collector, self.interval);

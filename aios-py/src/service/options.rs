@@ -1,4 +1,11 @@
 //! The options of the API, from Python.
+//!
+//! `aios.asgi` creates an API before a runtime is open, and errors of options should be raised
+//! there. So the options are checked and kept as [`ApiArguments`]; each session makes its own
+//! router of them.
+//!
+//! Without keys, issuers and access from this machine, an authenticator without keys is added: an
+//! API with no authenticator at all would let callers on this machine in.
 
 use std::{
     collections::HashMap,
@@ -17,11 +24,17 @@ use crate::convert::{errors::ErrorInfo, seconds};
 
 /// The options of an API. A runtime that is opened again gets a new router with the same options.
 pub(crate) struct ApiArguments {
+    /// Distinguishes the options of a process.
     pub(super) serial: u64,
+    /// The path before the routes.
     pub(super) prefix: String,
+    /// Whether the routes of health checks are served too.
     pub(super) has_health: bool,
+    /// Callers with API keys.
     keys: Vec<ApiKey>,
+    /// Callers with tokens.
     issuers: Vec<Issuer>,
+    /// Whether callers on this machine need no credentials.
     allows_loopback: bool,
     max_body_bytes: usize,
     request_timeout: Duration,
@@ -29,11 +42,16 @@ pub(crate) struct ApiArguments {
     rate_limit: Option<RateLimit>,
 }
 
+/// An issuer of tokens, from which an authenticator is created for each router.
 struct Issuer {
+    /// The issuer that tokens name.
     issuer: String,
+    /// The audience that tokens name.
     audience: String,
     keys: String,
+    /// How much clocks may differ.
     leeway: Duration,
+    /// The permissions of roles.
     roles: Vec<(String, Permissions)>,
 }
 
@@ -58,6 +76,7 @@ pub(super) struct IssuerArg {
 }
 
 impl ApiArguments {
+    /// The options of a router.
     pub(super) fn options(&self) -> ApiOptions {
         let mut options = ApiOptions::new()
             .with_max_body_bytes(self.max_body_bytes)
@@ -83,6 +102,7 @@ impl ApiArguments {
 }
 
 impl Issuer {
+    /// The issuer for an authenticator.
     fn create(&self) -> JwtIssuer {
         let issuer = JwtIssuer::new(&self.issuer, &self.audience, FileKeys::new(&self.keys));
         let issuer = issuer.with_leeway(self.leeway);
@@ -106,6 +126,7 @@ pub(super) struct RawOptions {
 }
 
 impl RawOptions {
+    /// Checks the options. An error names the option.
     pub(super) fn check(self, py: Python<'_>) -> PyResult<ApiArguments> {
         static SERIAL: AtomicU64 = AtomicU64::new(0);
         let rate_limit = self.rate_limit.map(|(requests, per)| {
@@ -156,6 +177,7 @@ impl IssuerArg {
     }
 }
 
+/// Permissions from their texts.
 fn permissions(py: Python<'_>, texts: &[String]) -> PyResult<Permissions> {
     Permissions::parse(texts.iter().map(String::as_str))
         .map_err(|error| invalid(py, "a permission", &error))
@@ -175,6 +197,7 @@ fn checked_prefix(py: Python<'_>, prefix: String) -> PyResult<String> {
     Err(ErrorInfo::new("runtime", "INVALID_CONFIGURATION", message).into_error(py))
 }
 
+/// The error of an option.
 fn invalid(py: Python<'_>, name: &str, error: &dyn std::error::Error) -> PyErr {
     let message = format!("{name}: {error}");
     ErrorInfo::new("runtime", "INVALID_CONFIGURATION", message).into_error(py)

@@ -1,4 +1,14 @@
 //! The requests of a session, which end before its runtime does.
+//!
+//! A router has a reference to the runtime, and a runtime can be shut down only by its only owner.
+//! So the session drops its routers first, and waits until the requests in progress have dropped
+//! theirs. Requests in progress are counted by the receivers of a channel: the sender knows how
+//! many there are, learns when the last one is dropped, and can tell all of them to end. There is
+//! no count that could be wrong after a panic or a cancellation.
+//!
+//! The end has three stages: waiting requests and streams end at once, because the API is told that
+//! it shuts down; the others have until the limit; what is left is cut off and has [`GRACE`] to be
+//! dropped.
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
@@ -17,20 +27,26 @@ const GRACE: Duration = Duration::from_secs(1);
 
 /// The routers of a session, and the requests in progress.
 pub(crate) struct Requests {
+    /// Tells waiting requests and streams to end.
     shutdown: Shutdown,
     /// Each request in progress has a receiver; `true` ends them.
     cut: watch::Sender<bool>,
+    /// One for each API of the client, by the serial number of its options.
     routers: Mutex<HashMap<u64, Router>>,
+    /// The servers with a socket.
     servers: Mutex<Vec<JoinHandle<()>>>,
 }
 
 /// A request in progress.
 pub(super) struct Entry {
+    /// Answers the request.
     pub(super) router: Router,
+    /// Counts the request as in progress, and ends it.
     pub(super) cut: watch::Receiver<bool>,
 }
 
 impl Requests {
+    /// No requests.
     pub(crate) fn new() -> Self {
         let cut = watch::Sender::new(false);
         Self {
@@ -41,10 +57,12 @@ impl Requests {
         }
     }
 
+    /// The signal by which servers accept no further connections.
     pub(super) fn shutdown(&self) -> Shutdown {
         self.shutdown.clone()
     }
 
+    /// Waits for a server when the session is closed.
     pub(super) fn add_server(&self, server: JoinHandle<()>) {
         self.servers.lock().push(server);
     }
@@ -60,6 +78,7 @@ impl Requests {
         self.cut.receiver_count()
     }
 
+    /// The router for these options, created by the first request.
     fn router(&self, runtime: &Arc<Runtime>, arguments: &ApiArguments) -> Router {
         let create = || {
             let options = arguments.options().with_shutdown(self.shutdown.clone());

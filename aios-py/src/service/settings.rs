@@ -1,4 +1,9 @@
 //! Settings of a service, for `aios.Settings`.
+//!
+//! The layers, from the defaults to the environment, are read and merged by `aios-service`, so that
+//! services in both languages have the same rules. Python passes the names and JSON Schemas of its
+//! own sections, and receives the values as plain data, with the secrets: a URL comes as it is and
+//! as it may be shown. The files are read without the interpreter's lock.
 
 use std::collections::BTreeMap;
 
@@ -16,15 +21,20 @@ use crate::convert::{errors::ErrorInfo, json as convert};
 struct Sources {
     /// The names of sections with their JSON Schemas.
     sections: Vec<(String, Value)>,
+    /// The folder with the files.
     folder: Option<String>,
     /// The variables instead of those of the process.
     environment: Option<Vec<(String, String)>>,
+    /// Values below all other layers.
     defaults: Vec<(String, Value)>,
+    /// Values above all other layers.
     values: Vec<(String, Value)>,
+    /// Whether sections that Python does not name are allowed.
     other_sections: bool,
 }
 
 impl Sources {
+    /// Reads and merges the layers.
     fn load(self) -> Result<Value, SettingsError> {
         let mut builder = Settings::builder();
         let names: Vec<_> = self.sections.iter().map(|(name, _)| name.clone()).collect();
@@ -126,6 +136,7 @@ fn common(settings: &Settings) -> Value {
     })
 }
 
+/// The error, with its faults as details.
 fn refused(error: &SettingsError) -> ErrorInfo {
     let fault = |fault: &Fault| {
         json!({

@@ -1,4 +1,10 @@
 //! Export of the traces of runs to a collector.
+//!
+//! At the end, spans and metrics share [`FLUSH_TIMEOUT`]. Traces come first, because they are read
+//! from the store; the metrics include what happens until the runtime has stopped, and always have
+//! [`METRICS_FLUSH_TIMEOUT`] left.
+//!
+//! Spans that are not sent in time are not lost: the exporter sends them after the next start.
 
 use std::time::Duration;
 
@@ -21,6 +27,7 @@ const METRICS_FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 pub(crate) struct Traces(TraceExporter);
 
 impl Traces {
+    /// Starts the exporter.
     pub(crate) async fn start(runtime: &Runtime, collector: Collector) -> Result<Self, ErrorInfo> {
         Ok(Self(TraceExporter::start(runtime, collector).await?))
     }

@@ -1,3 +1,18 @@
+//! The methods of `aios.WorkflowContext`.
+//!
+//! A method that requests an operation converts its arguments to JSON, checks that the code of the
+//! workflow is running, and returns an [`Operation`] without starting it; the first `await` does
+//! that. Errors of arguments are raised at the call, before the operation exists, so they leave no
+//! trace in the journal.
+//!
+//! While the coroutine is being closed, requests return an operation that has no effect and no
+//! outcome. Code that catches every exception in a loop then yields at its next `await`, where it
+//! is left.
+//!
+//! A step is the only operation that runs Python code outside the coroutine: as a call of
+//! `aios._steps`, on the event loop or a thread for plain functions, with the context variables of
+//! the place where it was requested.
+
 use std::sync::Arc;
 
 use aios_agents::workflow::{
@@ -33,12 +48,16 @@ use crate::{
 #[pyclass(frozen, module = "aios._aios")]
 #[derive(Clone)]
 pub(crate) struct NativeWorkflowContext {
+    /// The run.
     context: WorkflowContext,
+    /// The pending operations of this coroutine.
     operations: Arc<Operations>,
+    /// Where steps are executed.
     executors: Option<Arc<PythonExecutors>>,
 }
 
 impl NativeWorkflowContext {
+    /// The context of a coroutine: of a run, or of a compensation, which has its own operations.
     pub(super) fn new(
         context: WorkflowContext,
         operations: Arc<Operations>,
@@ -53,6 +72,7 @@ impl NativeWorkflowContext {
         Box::new(move |py| Ok(Py::new(py, self)?.into_any()))
     }
 
+    /// An operation of the engine that is not a step.
     fn request(
         &self,
         py: Python<'_>,
@@ -289,8 +309,11 @@ fn step_code(py: Python<'_>, is_async: bool) -> PyResult<Py<PyAny>> {
 
 /// The arguments of `aios._steps`.
 struct StepArguments {
+    /// The function of the step.
     function: Py<PyAny>,
+    /// Its positional arguments.
     args: Py<PyTuple>,
+    /// Its keyword arguments.
     kwargs: Py<PyDict>,
     /// The context variables that the step sees.
     context: Py<PyAny>,
@@ -299,6 +322,7 @@ struct StepArguments {
 }
 
 impl StepArguments {
+    /// The arguments for one attempt.
     fn build<'py>(&self, py: Python<'py>, step: &StepContext) -> PyResult<Vec<Bound<'py, PyAny>>> {
         let step = (step.attempt(), step.idempotency_key(), self.fence);
         Ok(vec![
@@ -311,12 +335,14 @@ impl StepArguments {
     }
 }
 
+/// The failure of a step in a process that only starts runs.
 fn no_executors() -> TaskError {
     let message = "this client can't execute steps";
     let failure = Failure::new("NO_EVENT_LOOP", message);
     TaskError::terminal(failure)
 }
 
+/// The name of an agent type or a workflow.
 fn segment(py: Python<'_>, name: &str) -> PyResult<Name> {
     Name::new(name).map_err(|error| ErrorInfo::from(WorkflowError::from(error)).into_error(py))
 }

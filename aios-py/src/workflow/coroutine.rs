@@ -1,3 +1,5 @@
+//! A Python coroutine as a Rust future.
+
 use std::{
     future::Future,
     panic::resume_unwind,
@@ -24,10 +26,14 @@ use crate::convert::{
 /// in between. Polls usually happen on the loop's thread, which holds the interpreter's lock; other
 /// threads, which tests use, may wait for the lock and are marked as blocking.
 pub(super) struct CoroutineFuture {
+    /// How far the coroutine is.
     state: State,
+    /// The operations that it waits for.
     operations: Arc<Operations>,
 }
 
+/// How far a coroutine is. It is created by the first poll, because creating it needs the
+/// interpreter.
 enum State {
     New {
         begin: Py<PyAny>,
@@ -36,12 +42,14 @@ enum State {
     },
     /// `aios._driver.Driver` around the coroutine.
     Running(Py<PyAny>),
+    /// It has ended, or could not be created.
     Done,
 }
 
 /// Creates the native context that the coroutine gets.
 pub(super) type MakeNative = Box<dyn FnOnce(Python<'_>) -> PyResult<Py<PyAny>> + Send>;
 
+/// The result of the coroutine as JSON, or why the run fails.
 type Outcome = Result<Payload, WorkflowError>;
 
 impl CoroutineFuture {
@@ -70,6 +78,7 @@ impl CoroutineFuture {
         Poll::Ready(Err(raised_error(py, &error)))
     }
 
+    /// The driver. The first call creates it, and the coroutine with it.
     fn driver<'py>(&mut self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
         static DRIVER: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
         if let State::Running(driver) = &self.state {
@@ -115,6 +124,9 @@ fn raised_error(py: Python<'_>, error: &PyErr) -> WorkflowError {
     WorkflowError::failed(failure)
 }
 
+/// The interpreter is attached for each outcome and not for all of them, and `running` is set only
+/// for that time: dropping an operation elsewhere, while the interpreter frees objects, then does
+/// not count as an action of the code.
 impl Future for CoroutineFuture {
     type Output = Outcome;
 

@@ -1,4 +1,34 @@
 //! Workflows written in Python: the engine drives the coroutine itself.
+//!
+//! `asyncio` takes no part. A workflow is a Python coroutine, and a [`CoroutineFuture`] sends
+//! values into it as an event loop would, with the engine in its place: an `await` in the code
+//! yields an operation of the engine, and the coroutine continues when the journal has its outcome.
+//! So the order in which code continues is the order of the journal, and the same in a replay.
+//!
+//! | module | contents |
+//! |---|---|
+//! | `context` | the methods of `aios.WorkflowContext`, each of which makes an operation |
+//! | `operation` | the operations that have no outcome yet, and the object that code awaits |
+//! | `coroutine` | the coroutine as a Rust future |
+//!
+//! # A poll
+//!
+//! 1. Outcomes wake operations, and with them the run. The
+//!    [`LoopExecutor`](crate::python::LoopExecutor) polls the future on the thread of the event
+//!    loop; in tests with virtual time, a native thread does.
+//! 2. The woken operations are advanced without the interpreter. If none of them has an outcome,
+//!    the poll ends here.
+//! 3. For each operation that has an outcome, the interpreter is attached, and the driver resumes
+//!    the coroutine with the number of that operation, until it awaits something that has none.
+//! 4. The run ends when the coroutine returns or raises.
+//!
+//! # Who owns an operation
+//!
+//! A Python object may be freed at any time by the garbage collector, on any thread, and two
+//! replays may differ in that. Cancelling an operation is an action of the workflow, though, and
+//! must happen at the same place in each replay. So the objects own nothing: the operations are in
+//! [`Operations`], by number, and an object that is dropped cancels its operation only on the
+//! thread and at the time at which the coroutine itself runs.
 
 mod context;
 mod coroutine;
@@ -19,11 +49,15 @@ use crate::python::PythonExecutors;
 
 /// A workflow whose code is a Python coroutine function.
 pub(crate) struct PyWorkflow {
+    /// The name under which runs are started.
     pub(crate) name: Name,
+    /// The version of the code.
     pub(crate) version: u32,
+    /// See [`Workflow::looks_ahead`].
     pub(crate) looks_ahead: bool,
     /// `begin(context, input)` creates the coroutine; `None` if this process does not execute runs.
     pub(crate) begin: Py<PyAny>,
+    /// Where steps are executed; `None` if this process does not execute runs.
     pub(crate) executors: Option<Arc<PythonExecutors>>,
 }
 

@@ -1,3 +1,26 @@
+//! The pending operations of a run, and the Python object that code awaits.
+//!
+//! # States of an operation
+//!
+//! | state | in the table | the object |
+//! |---|---|---|
+//! | requested | yes, without a waker | not awaited |
+//! | awaited | yes, with a waker | yields itself |
+//! | outcome received | no | has the outcome, and raises or returns it at every `await` |
+//! | cancelled | no | has no outcome; awaiting it is an error |
+//!
+//! # Waking
+//!
+//! Each operation has a waker of its own, which notes its number in the [`WakeList`] and wakes the
+//! run. The list tells a poll which operations to look at, so that a run with a thousand pending
+//! operations does not look at all of them for one outcome.
+//!
+//! # Locks
+//!
+//! The table is never locked while an operation is polled, advanced or dropped: each of these may
+//! wake other operations or drop them. An operation is taken out of the table for that time and put
+//! back.
+
 use std::{
     collections::BTreeMap,
     ffi::CString,
@@ -21,15 +44,18 @@ use pyo3::{
 
 use crate::convert::{errors::ErrorInfo, json};
 
+/// The result of an operation as JSON, or its failure.
 type Outcome = Result<Payload, WorkflowError>;
 
-/// An operation that has no outcome yet.
+/// An operation that has no outcome yet. A step is a call of its own kind, because the engine
+/// executes it with a closure.
 pub(super) enum Call {
     Operation(OperationCall),
     Step(StepCall<'static, Payload>),
 }
 
 impl Call {
+    /// Polls the call. The first poll starts the operation.
     fn poll(&mut self, context: &mut Context<'_>) -> Poll<Outcome> {
         match self {
             Self::Operation(call) => Future::poll(Pin::new(call), context),
@@ -37,6 +63,7 @@ impl Call {
         }
     }
 
+    /// Makes progress that needs no code of the workflow.
     fn advance(&mut self, context: &Context<'_>) {
         match self {
             Self::Operation(call) => call.advance(context),
@@ -44,6 +71,7 @@ impl Call {
         }
     }
 
+    /// The number of the operation in the run.
     fn number(&self) -> u64 {
         match self {
             Self::Operation(call) => call.number(),
@@ -51,6 +79,7 @@ impl Call {
         }
     }
 
+    /// Whether a poll would return an outcome.
     fn is_ready(&self) -> bool {
         match self {
             Self::Operation(call) => call.is_ready(),
@@ -64,7 +93,9 @@ impl Call {
 /// its operation only in the coroutine itself, which runs while collection is disabled.
 #[derive(Default)]
 pub(crate) struct Operations {
+    /// The operations by number.
     state: Mutex<State>,
+    /// Shared with the wakers.
     wake_list: Arc<WakeList>,
     /// The context of the run.
     context: OnceLock<WorkflowContext>,
@@ -76,12 +107,16 @@ pub(crate) struct Operations {
     closing: AtomicBool,
 }
 
+/// The pending operations of a run. A `BTreeMap`, so that they are cancelled in the order in which
+/// they were requested.
 #[derive(Default)]
 struct State {
+    /// The number of the last operation.
     last: u64,
     calls: BTreeMap<u64, PendingCall>,
 }
 
+/// An operation in the table.
 struct PendingCall {
     call: Call,
     /// Set when the operation is first polled.
@@ -91,7 +126,9 @@ struct PendingCall {
 /// The woken operations, and the waker of the run.
 #[derive(Default)]
 struct WakeList {
+    /// The numbers of woken operations, in the order of their outcomes.
     woken: Mutex<Vec<u64>>,
+    /// Wakes the future of the run.
     run: AtomicWaker,
 }
 
@@ -113,6 +150,7 @@ impl Wake for OperationWaker {
 }
 
 impl Operations {
+    /// Adds an operation. Returns its number in the table.
     pub(super) fn add(&self, call: Call) -> u64 {
         let mut state = self.state.lock();
         state.last += 1;
@@ -154,6 +192,7 @@ impl Operations {
         self.closing.store(closing, Ordering::Release);
     }
 
+    /// Whether the coroutine is being closed.
     pub(super) fn is_closing(&self) -> bool {
         self.closing.load(Ordering::Acquire)
     }
@@ -165,6 +204,7 @@ impl Operations {
         woken.into_iter().filter(|key| self.advance(*key)).collect()
     }
 
+    /// Advances an operation. Returns whether it has an outcome.
     fn advance(&self, key: u64) -> bool {
         // Unlocked meanwhile, because the call may wake other operations.
         let Some(mut pending) = self.state.lock().calls.remove(&key) else { return false };
@@ -193,6 +233,7 @@ impl Operations {
         Some(polled)
     }
 
+    /// Cancels an operation. It is dropped outside the lock.
     fn remove(&self, key: u64) {
         let removed = self.state.lock().calls.remove(&key);
         drop(removed);
@@ -220,6 +261,7 @@ impl Pending {
 /// An operation of a workflow. Only its run can await it.
 #[pyclass(frozen, module = "aios._aios")]
 pub(crate) struct Operation {
+    /// The operations of its run.
     operations: Arc<Operations>,
     key: u64,
     /// Its name and its number in the run, for errors.
@@ -263,6 +305,8 @@ impl Operation {
         }
     }
 
+    /// The value of an outcome, or the exception that names the operation. Called at every `await`,
+    /// so that each gets an exception of its own.
     fn value(&self, py: Python<'_>, outcome: Result<Payload, ErrorInfo>) -> PyResult<Py<PyAny>> {
         let payload = outcome.map_err(|error| {
             let name = match self.number {
@@ -362,6 +406,7 @@ fn warn_never_awaited(py: Python<'_>, name: &str) {
     }
 }
 
+/// The error of an operation that is not in the table of the running coroutine.
 fn wrong_run(py: Python<'_>) -> PyErr {
     let message = "an operation can only be awaited by the workflow run that created it, and not \
                    after it was cancelled";

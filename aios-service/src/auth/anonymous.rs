@@ -1,3 +1,10 @@
+//! Callers without credentials.
+//!
+//! The address of the peer alone does not tell whether a person on this machine sent a request: a
+//! web page in a browser on this machine can send one too. Therefore the request has to name a
+//! loopback host, which a page that was rebound by DNS does not, and its `Origin`, if it has one,
+//! has to be loopback.
+
 use std::net::IpAddr;
 
 use async_trait::async_trait;
@@ -37,7 +44,9 @@ const SUBJECT: &str = "anonymous";
 /// ```
 #[derive(Clone, Debug)]
 pub struct Anonymous {
+    /// The permissions of every caller that is let in.
     permissions: Permissions,
+    /// Whether the address does not matter.
     is_anywhere: bool,
 }
 

@@ -1,3 +1,8 @@
+//! API keys, known by their hashes.
+//!
+//! A key is random and long, so a plain SHA-256 is enough: there is nothing to guess, and the check
+//! of a request stays cheap. For passwords, which people choose, this would be wrong.
+
 use std::{collections::HashMap, fmt, str::FromStr, sync::Arc};
 
 use aios_core::event::Timestamp;
@@ -65,7 +70,9 @@ impl fmt::Debug for ApiKeyHash {
 /// An API key: its hash, whose it is, and what its owner may do.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ApiKey {
+    /// The key itself is not kept.
     hash: ApiKeyHash,
+    /// The owner, as requests with the key are known.
     identity: Identity,
 }
 

@@ -2,6 +2,7 @@
 
 use std::fmt::Write;
 
+/// Writes bytes.
 pub(crate) fn encode(bytes: &[u8]) -> String {
     let mut text = String::with_capacity(bytes.len() * 2);
     for byte in bytes {
@@ -11,6 +12,7 @@ pub(crate) fn encode(bytes: &[u8]) -> String {
     text
 }
 
+/// Reads exactly `N` bytes, in lower or upper case; `None` for any other text.
 pub(crate) fn decode<const N: usize>(text: &str) -> Option<[u8; N]> {
     if text.len() != N * 2 || !text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
         return None;

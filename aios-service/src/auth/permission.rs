@@ -1,3 +1,5 @@
+//! Permissions as texts, and what they include.
+
 use std::{collections::BTreeSet, fmt, str::FromStr, sync::Arc};
 
 /// A permission `resource:action`, for example `runs:cancel`. `runs:*` stands for every action on
@@ -48,6 +50,7 @@ impl FromStr for Permission {
     }
 }
 
+/// Whether a text is the name of a resource or an action.
 fn is_name(text: &str) -> bool {
     text.starts_with(|first: char| first.is_ascii_lowercase())
         && text.bytes().all(|it| it.is_ascii_lowercase() || it.is_ascii_digit() || it == b'_')

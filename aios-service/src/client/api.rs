@@ -1,3 +1,5 @@
+//! The methods of the client: one request each, or a builder that is awaited.
+
 use std::sync::Arc;
 
 use aios_core::{broker::Address, store::RecordedEvent};

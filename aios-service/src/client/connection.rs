@@ -1,4 +1,16 @@
 //! Requests, and what comes back.
+//!
+//! ```text
+//! Request ─► attempt ─► answer
+//!               │ failed
+//!               ├ may be repeated? (retryable, and repeatable or certainly without effect)
+//!               │    yes ─► pause: the policy, or Retry-After if it is longer ─► attempt
+//!               └    no  ─► error
+//! ```
+//!
+//! Every POST has an idempotency key, which is the same in all attempts, so most requests may be
+//! repeated after any failure. A request that is marked `once` is repeated only if it certainly had
+//! no effect: it was not sent, or was refused for its rate.
 
 use std::{
     fmt,
@@ -29,17 +41,22 @@ const MAX_RETRY_AFTER: Duration = Duration::from_secs(60);
 /// A request.
 #[derive(Clone, Debug)]
 pub(super) struct Request {
+    /// The method.
     method: Method,
+    /// With the path and the query.
     url: Url,
+    /// JSON.
     body: Option<String>,
     /// Whether a second attempt has no second effect.
     is_repeatable: bool,
+    /// In addition to those of the connection.
     headers: HeaderMap,
     /// How long the service is asked to wait.
     wait: Duration,
 }
 
 impl Request {
+    /// Adds parameters.
     pub(super) fn with_query(mut self, parameters: Parameters) -> Self {
         if !parameters.is_empty() {
             self.url.query_pairs_mut().extend_pairs(parameters);
@@ -47,16 +64,19 @@ impl Request {
         self
     }
 
+    /// Asks the service to wait, and gives the attempt as much more time.
     pub(super) fn with_wait(mut self, wait: Duration) -> Self {
         self.wait = wait;
         self.with_query(vec![("wait", format!("{}ms", wait.as_millis()))])
     }
 
+    /// Adds a header.
     pub(super) fn with_header(mut self, name: impl IntoHeaderName, value: HeaderValue) -> Self {
         self.headers.insert(name, value);
         self
     }
 
+    /// Sets the body.
     pub(super) fn with_json<T: Serialize + ?Sized>(
         mut self,
         body: &T,
@@ -75,16 +95,23 @@ impl Request {
 
 /// Sends requests to one service.
 pub(super) struct Connection {
+    /// Pools the connections.
     http: reqwest::Client,
+    /// Where the API is mounted.
     base: Url,
     headers: HeaderMap,
+    /// Tokens that are renewed; they replace a token among the headers.
     tokens: Option<Tokens>,
+    /// Of each attempt.
     pub(super) timeout: Duration,
+    /// How often and with what pauses requests are repeated.
     pub(super) retry: RetryPolicy,
+    /// Timeouts and pauses.
     pub(super) clock: Arc<dyn Clock>,
 }
 
 impl Connection {
+    /// Checks the URL and the options. Nothing is sent.
     pub(super) fn new(url: &str, options: ClientOptions) -> Result<Self, ClientError> {
         let invalid = |reason: String| ClientError::InvalidConfiguration { reason };
         let mut base = Url::parse(url).map_err(|error| invalid(format!("the URL: {error}")))?;
@@ -129,6 +156,7 @@ impl Connection {
         })
     }
 
+    /// A GET of a path with these parts.
     pub(super) fn get(&self, path: &[&str]) -> Result<Request, ClientError> {
         self.request(Method::GET, path)
     }
@@ -212,6 +240,7 @@ impl Connection {
         (asked <= MAX_RETRY_AFTER).then(|| delay.max(asked))
     }
 
+    /// Sends a request, and reads the body of a success.
     async fn attempt(&self, request: &Request) -> Result<Answer, ClientError> {
         let response = self.send(request).await?;
         let request_id = request_id(&response);
@@ -235,6 +264,7 @@ impl Connection {
         }
     }
 
+    /// Sends a request once, with this token.
     async fn send_with(
         &self,
         request: &Request,
@@ -261,8 +291,11 @@ impl Connection {
 
 /// An answer that is a success.
 struct Answer {
+    /// JSON.
     body: Vec<u8>,
+    /// As the service logs it.
     request_id: Option<String>,
+    /// The `ETag`.
     tag: Option<String>,
 }
 
@@ -283,6 +316,7 @@ fn chance() -> f64 {
     f64::from(u32::try_from(random >> 32).unwrap_or_default()) / f64::from(u32::MAX)
 }
 
+/// Reads a body.
 fn parse<'a, T: Deserialize<'a>>(body: &'a [u8], id: &Option<String>) -> Result<T, ClientError> {
     serde_json::from_slice(body).map_err(|error| ClientError::InvalidResponse {
         reason: error.to_string(),
@@ -300,12 +334,14 @@ pub(super) fn attributes<A: Attributes>(
     Ok(attributes)
 }
 
+/// An answer with one resource.
 #[derive(Deserialize)]
 struct Document<'a> {
     #[serde(borrow)]
     data: Resource<'a>,
 }
 
+/// An answer with a page.
 #[derive(Deserialize)]
 struct Listing<'a> {
     #[serde(borrow)]
@@ -313,6 +349,7 @@ struct Listing<'a> {
     meta: ListMeta,
 }
 
+/// The parts of `meta` that a client needs.
 #[derive(Deserialize)]
 struct ListMeta {
     next: Option<String>,

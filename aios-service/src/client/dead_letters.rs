@@ -1,3 +1,6 @@
+//! Dead letters over the API. Redriving and purging are not repeated after a failure: a second
+//! attempt would act on letters that have arrived since.
+
 use aios_core::broker::{Address, DeadLetterFilter};
 use serde_json::{Value, json};
 
@@ -26,11 +29,14 @@ use super::{
 #[derive(Clone, Debug)]
 pub struct DeadLetters {
     client: Client,
+    /// Part of the path.
     kind: &'static str,
+    /// Of the group or mailbox.
     name: String,
 }
 
 impl DeadLetters {
+    /// The letters of an address. Sends nothing.
     pub(super) fn new(client: Client, address: &Address) -> Self {
         let (kind, name) = match address {
             Address::Group(group) => ("groups", group.as_str().to_owned()),
@@ -82,6 +88,7 @@ impl DeadLetters {
         self.act("purge", filter).await
     }
 
+    /// Acts on the selected letters, once.
     async fn act(&self, action: &str, filter: &DeadLetterFilter) -> Result<u64, ClientError> {
         let path = ["dead-letters", self.kind, &self.name, "actions", action];
         let request = self.client.connection.post(&path, &selection(filter))?.once();
@@ -89,6 +96,7 @@ impl DeadLetters {
     }
 }
 
+/// The body of an action.
 fn selection(filter: &DeadLetterFilter) -> Value {
     match filter {
         DeadLetterFilter::All => json!({ "all": true }),

@@ -1,3 +1,6 @@
+//! Errors of the client. An error of the service keeps its code, so that a program can decide in
+//! the same way whether it uses a runtime or a client.
+
 use std::time::Duration;
 
 use aios_core::{catalog::codes, event::EventError, failure::Failure};
@@ -67,6 +70,7 @@ pub enum ClientError {
     Data(#[from] EventError),
 }
 
+/// The id of the request in a message.
 fn request(id: &Option<String>) -> String {
     id.as_ref().map(|id| format!(" (request {id})")).unwrap_or_default()
 }
@@ -122,6 +126,7 @@ impl ClientError {
         }
     }
 
+    /// How long the service asks to wait.
     pub(super) fn retry_after(&self) -> Option<Duration> {
         match self {
             Self::Service { retry_after, .. } => *retry_after,

@@ -45,6 +45,7 @@ use super::{
 pub struct EventStream(Messages);
 
 impl EventStream {
+    /// Follows a path of the service, after a position if one is given.
     pub(super) fn new(
         client: Client,
         path: Vec<String>,
@@ -122,6 +123,7 @@ impl fmt::Debug for EventStream {
     }
 }
 
+/// Reads the event of a message.
 fn event(data: &str) -> Result<RecordedEvent, ClientError> {
     let invalid = |reason| ClientError::InvalidResponse { reason, request_id: None };
     let resource: Resource<'_> =
@@ -134,13 +136,16 @@ fn event(data: &str) -> Result<RecordedEvent, ClientError> {
 #[must_use = "nothing is published until it is awaited"]
 pub struct Publish {
     client: Client,
+    /// Checked by the service.
     event_type: String,
+    /// An error of encoding is returned when the call is awaited.
     data: Result<Payload, EventError>,
     id: Option<String>,
     correlation_id: Option<String>,
     traceparent: Option<String>,
 }
 
+/// The body of the request.
 #[derive(Serialize)]
 struct PublishBody {
     #[serde(rename = "type")]

@@ -32,6 +32,7 @@ pub struct CreateAgent {
     id: Option<String>,
 }
 
+/// The body of a new agent.
 #[derive(Serialize)]
 struct CreateBody {
     agent_type: String,
@@ -41,6 +42,7 @@ struct CreateBody {
     id: Option<String>,
 }
 
+/// The body of a changed agent.
 #[derive(Serialize)]
 struct ReplaceBody<'a> {
     name: &'a str,
@@ -167,6 +169,7 @@ impl Client {
     }
 }
 
+/// An agent with its tag, which the service always sends.
 fn versioned((agent, tag): (Agent, Option<String>)) -> Result<VersionedAgent, ClientError> {
     let version = tag.ok_or_else(|| ClientError::InvalidResponse {
         reason: "an agent has no ETag".to_owned(),
@@ -175,6 +178,7 @@ fn versioned((agent, tag): (Agent, Option<String>)) -> Result<VersionedAgent, Cl
     Ok(VersionedAgent { agent, version })
 }
 
+/// The header of a condition.
 fn expected(version: &str) -> Result<HeaderValue, ClientError> {
     HeaderValue::try_from(version).map_err(|error| ClientError::InvalidArgument {
         name: "the version of an agent",

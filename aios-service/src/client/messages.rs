@@ -1,4 +1,18 @@
 //! Messages of a stream of the service, over any number of connections.
+//!
+//! The client keeps the id of the last message and sends it when it connects again, so that every
+//! event comes once and in order, also when a process of the service ends. A message may come twice
+//! at the border between two connections; its data is then left out.
+//!
+//! | the stream | the client |
+//! |---|---|
+//! | was ended by the service after messages | connects again at once |
+//! | was ended without a message | connects again after a growing pause, without a limit of attempts |
+//! | broke, or was silent for 45 s | connects again, as often as the retry policy allows |
+//! | was answered with 204 | ends |
+//! | was refused | ends with the error |
+//!
+//! Nothing is read ahead: the connection is read when the caller asks for the next message.
 
 use std::{fmt, time::Duration};
 
@@ -20,27 +34,36 @@ const SILENCE: Duration = Duration::from_secs(45);
 /// Messages in order. When the connection breaks or the service ends the stream, it connects again after
 /// the last message. It holds one message and one chunk of the connection in memory.
 pub(super) struct Messages {
+    /// The service.
     client: Client,
+    /// The path of the stream.
     path: Vec<String>,
+    /// The query, without the position.
     filter: Parameters,
     /// Id of the last message; `None` until the service has sent where the stream begins.
     pub(super) after: Option<u64>,
+    /// The connection, if there is one.
     open: Option<Open>,
     /// How often connecting has failed since the last message.
     failures: u32,
     /// How long to wait before the next attempt.
     pause: Option<Duration>,
+    /// Whether nothing comes any more.
     is_over: bool,
 }
 
 /// An open connection.
 struct Open {
+    /// Read in chunks.
     response: Response,
+    /// Splits the chunks into messages.
     parser: Parser,
+    /// Whether this connection has brought an event.
     has_events: bool,
 }
 
 impl Messages {
+    /// A stream that connects when the first message is asked for.
     pub(super) fn new(
         client: Client,
         path: Vec<String>,
@@ -69,6 +92,7 @@ impl Messages {
         (self.open, self.is_over) = (None, true);
     }
 
+    /// The state for `Debug`.
     pub(super) fn describe(&self, mut debug: fmt::DebugStruct<'_, '_>) -> fmt::Result {
         debug
             .field("path", &self.path)

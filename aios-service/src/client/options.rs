@@ -1,3 +1,5 @@
+//! Options of the client.
+
 use std::{fmt, sync::Arc, time::Duration};
 
 use aios_core::{
@@ -28,11 +30,17 @@ use super::{ClientError, TokenGrant};
 /// ```
 #[derive(Clone)]
 pub struct ClientOptions {
+    /// A bearer token that does not change.
     token: Option<String>,
+    /// An API key.
     api_key: Option<String>,
+    /// How tokens are obtained; overrides `token`.
     pub(super) grant: Option<TokenGrant>,
+    /// Of each attempt.
     pub(super) timeout: Duration,
+    /// How often requests are repeated.
     pub(super) retry: RetryPolicy,
+    /// The clock of timeouts and pauses.
     pub(super) clock: Arc<dyn Clock>,
 }
 

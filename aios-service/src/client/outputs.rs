@@ -24,6 +24,7 @@ pub struct OutputItem {
 /// ones. It connects again after the last item when the connection breaks.
 pub struct OutputStream(Messages);
 
+/// The data of a message.
 #[derive(Deserialize)]
 struct Data {
     writer: String,
@@ -32,6 +33,7 @@ struct Data {
 }
 
 impl OutputStream {
+    /// Follows a stream after an offset.
     pub(super) fn new(client: Client, path: Vec<String>, after: u64) -> Self {
         Self(Messages::new(client, path, Vec::new(), Some(after)))
     }
@@ -75,6 +77,7 @@ impl fmt::Debug for OutputStream {
     }
 }
 
+/// Reads the item of a message.
 fn item(offset: u64, kind: Option<&str>, data: &str) -> Result<OutputItem, ClientError> {
     let Data { writer, item } = serde_json::from_str(data).map_err(|error| {
         ClientError::InvalidResponse { reason: error.to_string(), request_id: None }

@@ -57,6 +57,7 @@ impl PageQuery {
         self
     }
 
+    /// The parameters of the request.
     pub(super) fn parameters(&self) -> Parameters {
         let limit = self.limit.map(|limit| ("limit", limit.to_string()));
         let after = self.after.clone().map(|after| ("after", after));
@@ -72,6 +73,7 @@ struct Times {
 }
 
 impl Times {
+    /// The parameters of the request.
     fn parameters(&self) -> Parameters {
         let after = self.after.map(|at| ("created_after", at.to_string()));
         let before = self.before.map(|at| ("created_before", at.to_string()));
@@ -79,6 +81,7 @@ impl Times {
     }
 }
 
+/// The constructor and the page that every query has.
 macro_rules! paged {
     ($($name:ident)+) => {
         $(impl $name {
@@ -331,10 +334,12 @@ impl EventQuery {
         self
     }
 
+    /// The position after which events are asked for.
     pub(super) fn after(&self) -> Option<u64> {
         self.after
     }
 
+    /// The parameters of the times.
     pub(super) fn times(&self) -> Parameters {
         self.times.parameters()
     }
@@ -345,6 +350,7 @@ impl EventQuery {
     }
 }
 
+/// The parameter that includes deleted resources.
 fn deleted(include: bool) -> Option<(&'static str, String)> {
     include.then(|| ("include_deleted", "true".to_owned()))
 }

@@ -20,6 +20,7 @@ pub struct Page<T> {
 }
 
 impl<T> Page<T> {
+    /// Converts the items.
     pub(super) fn map<U>(self, convert: impl FnMut(T) -> U) -> Page<U> {
         let Self { items, next, unreadable } = self;
         Page { items: items.into_iter().map(convert).collect(), next, unreadable }
@@ -28,9 +29,11 @@ impl<T> Page<T> {
 
 /// The attributes of a resource, which get its id.
 pub(super) trait Attributes: DeserializeOwned {
+    /// Sets the id, which is beside the attributes in an answer.
     fn identify(&mut self, id: String);
 }
 
+/// Sets the field `id`.
 macro_rules! resources {
     ($($name:ident)+) => {
         $(impl Attributes for $name {

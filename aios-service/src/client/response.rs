@@ -1,4 +1,8 @@
 //! Answers to requests.
+//!
+//! An error without the shape of the API did not come from the service. If its status is one that
+//! proxies send while a service is away, the request may be repeated; any other one means that the
+//! URL is wrong.
 
 use std::time::Duration;
 
@@ -13,15 +17,18 @@ use super::ClientError;
 /// Largest body that is read, in bytes.
 pub(super) const MAX_BODY_BYTES: usize = 64 * 1024 * 1024;
 
+/// The error of a request without an answer. A connection that was never made has sent nothing.
 pub(super) fn unreachable(error: &reqwest::Error) -> ClientError {
     ClientError::Unreachable { reason: Chain(error).to_string(), is_unsent: error.is_connect() }
 }
 
+/// The id under which the service logs the request.
 pub(super) fn request_id(response: &Response) -> Option<String> {
     let value = response.headers().get("x-request-id")?;
     value.to_str().ok().map(ToOwned::to_owned)
 }
 
+/// Reads a body, up to the limit.
 pub(super) async fn read(
     mut response: Response,
     id: &Option<String>,
@@ -66,11 +73,13 @@ pub(super) async fn refusal(response: Response) -> ClientError {
     ClientError::Service { status, code, message, details, request_id, retry_after }
 }
 
+/// An error of the API.
 #[derive(Deserialize)]
 struct ErrorDocument {
     error: ErrorBody,
 }
 
+/// The parts of an error.
 #[derive(Deserialize)]
 struct ErrorBody {
     code: String,

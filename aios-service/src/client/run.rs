@@ -1,3 +1,8 @@
+//! A handle of a run over the API.
+//!
+//! Waiting for a result is a loop of requests in which the service waits, each for some seconds.
+//! The run may move between processes in the meantime; every process of the service can answer.
+
 use std::{fmt, time::Duration};
 
 use aios_core::{
@@ -23,11 +28,14 @@ const PAUSE: Duration = Duration::from_millis(100);
 /// A run of the service, whichever process executes it.
 #[derive(Clone)]
 pub struct RunHandle {
+    /// The service.
     client: Client,
+    /// Of the run.
     id: String,
 }
 
 impl RunHandle {
+    /// A handle. Sends nothing.
     pub(super) fn new(client: Client, id: String) -> Self {
         Self { client, id }
     }
@@ -259,6 +267,7 @@ impl RunHandle {
         Ok(self.client.run(run.id))
     }
 
+    /// The path of an action.
     fn action<'a>(&'a self, name: &'a str) -> [&'a str; 4] {
         ["runs", &self.id, "actions", name]
     }

@@ -1,4 +1,7 @@
-//! The text of server-sent events.
+//! The text of server-sent events (WHATWG HTML, section 9.2), as far as the service uses it.
+//!
+//! A chunk of the connection may end anywhere, also inside a character, so bytes are kept until a
+//! line is complete.
 
 /// A message of a stream.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -14,13 +17,16 @@ pub(super) struct Message {
 /// Splits a stream into messages. A message counts once its last line is complete.
 #[derive(Debug, Default)]
 pub(super) struct Parser {
+    /// Bytes that belong to no complete line.
     buffer: Vec<u8>,
     /// The buffer was searched up to here.
     searched: usize,
+    /// The fields of the message so far.
     message: Message,
 }
 
 impl Parser {
+    /// Adds a chunk.
     pub(super) fn push(&mut self, bytes: &[u8]) {
         self.buffer.extend_from_slice(bytes);
     }
@@ -59,6 +65,7 @@ impl Parser {
         None
     }
 
+    /// The next complete line, without its end.
     fn line(&mut self) -> Option<String> {
         let unread = self.buffer.get(self.searched..).unwrap_or_default();
         let Some(length) = unread.iter().position(|byte| *byte == b'\n') else {

@@ -1,4 +1,7 @@
 //! Requests that start runs.
+//!
+//! The id of the run is chosen here, before the first attempt. A repeated attempt then finds the
+//! run that an earlier one has started, even after the service has forgotten the idempotency key.
 
 use std::{future::IntoFuture, time::Duration};
 
@@ -24,6 +27,7 @@ pub struct StartRun {
     traceparent: Option<String>,
 }
 
+/// The body of a start.
 #[derive(Serialize)]
 struct ExecuteBody {
     input: Payload,
@@ -117,6 +121,7 @@ pub struct SignalWithStart {
     traceparent: Option<String>,
 }
 
+/// The body of a start with a signal.
 #[derive(Serialize)]
 struct SignalWithStartBody {
     run_id: String,
@@ -126,6 +131,7 @@ struct SignalWithStartBody {
     correlation_id: Option<String>,
 }
 
+/// The signal in that body.
 #[derive(Serialize)]
 struct SignalBody {
     name: String,
@@ -206,6 +212,7 @@ pub struct StartTask {
     run_id: Option<String>,
 }
 
+/// The body of a task.
 #[derive(Serialize)]
 struct TaskBody {
     agent_type: String,
@@ -287,6 +294,7 @@ fn id(given: Option<String>) -> String {
     given.unwrap_or_else(|| EventId::generate().to_string())
 }
 
+/// Sends a request that starts a run, and returns its handle.
 async fn started(client: &Client, request: Request) -> Result<RunHandle, ClientError> {
     let run: Run = client.connection.one(&request).await?;
     Ok(client.run(run.id))

@@ -20,7 +20,9 @@ const LIFETIME: Duration = Duration::from_secs(60);
 /// [`ClientOptions::with_token_grant`](super::ClientOptions::with_token_grant).
 #[derive(Clone)]
 pub struct TokenGrant {
+    /// Of the token endpoint.
     url: String,
+    /// The fields of the request, with the secret.
     form: Vec<(&'static str, String)>,
 }
 
@@ -78,23 +80,29 @@ impl fmt::Debug for TokenGrant {
 
 /// The latest token of a grant.
 pub(super) struct Tokens {
+    /// Of the token endpoint.
     url: Url,
     form: Vec<(&'static str, String)>,
+    /// Locked while a token is requested, so that many callers cause one request.
     latest: Mutex<Option<Token>>,
 }
 
+/// A token that was granted.
 struct Token {
+    /// The value of `Authorization`, marked as sensitive.
     header: HeaderValue,
     /// When another one is asked for, on the clock of the client.
     renew_at: Duration,
 }
 
+/// The answer of a token endpoint.
 #[derive(Deserialize)]
 struct Granted {
     access_token: String,
     expires_in: Option<u64>,
 }
 
+/// An error of a token endpoint.
 #[derive(Deserialize)]
 struct Refused {
     error: String,
@@ -103,6 +111,7 @@ struct Refused {
 }
 
 impl Tokens {
+    /// No token yet.
     pub(super) fn new(grant: TokenGrant) -> Result<Self, ClientError> {
         let url = Url::parse(&grant.url).map_err(|error| ClientError::InvalidConfiguration {
             reason: format!("the URL of the token endpoint: {error}"),
@@ -132,6 +141,7 @@ impl Tokens {
         }
     }
 
+    /// Asks for a token.
     async fn request(&self, http: &reqwest::Client, now: Duration) -> Result<Token, ClientError> {
         let mut form = Url::parse("x:").map_err(|error| invalid(&error))?;
         form.query_pairs_mut().extend_pairs(&self.form);
@@ -157,6 +167,7 @@ impl Tokens {
     }
 }
 
+/// The error of a refused grant. A failure of the endpoint may be repeated, a refusal not.
 fn refused(status: u16, body: &[u8]) -> ClientError {
     let refused = serde_json::from_slice::<Refused>(body);
     let message = match refused {
@@ -171,6 +182,7 @@ fn refused(status: u16, body: &[u8]) -> ClientError {
     ClientError::Service { status, code, message, details, request_id: None, retry_after: None }
 }
 
+/// The error of an answer that is not one of a token endpoint.
 fn invalid(error: &dyn fmt::Display) -> ClientError {
     let reason = format!("the answer of the token endpoint: {error}");
     ClientError::InvalidResponse { reason, request_id: None }

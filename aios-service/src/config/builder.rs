@@ -1,3 +1,19 @@
+//! Loading: from layers to typed sections.
+//!
+//! ```text
+//! types ──► JSON Schema ────────┬────────────────┬──────────────┐
+//! files, variables, code ─► layers ─► check ─► merge ─► resolve ─► validate ─► types
+//!                               │ unknown keys,      │ references,  │ missing,   │ refusals
+//!                               │ secrets in files   │ types        │ unexpected │ of types
+//!                               └──────────────► one list of faults ◄────────────┘
+//! ```
+//!
+//! No step ends at its first fault. Each one continues with what it could read, so that one report
+//! has all faults. A section that is known to be invalid is not read into its type, whose error
+//! would repeat the fault in other words.
+//!
+//! Everything is read at one moment: the variables are copied first, and files are read once.
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     ffi::OsString,
@@ -33,12 +49,19 @@ const FOLDER: &str = "config";
 /// `Debug` writes the values with their origins, without secrets.
 #[derive(Clone)]
 pub struct Settings {
+    /// The value of `AIOS_ENV`.
     pub(super) environment: Option<String>,
+    /// The sections that every service has.
     pub(super) common: Common,
+    /// The sections of the program, by name.
     pub(super) sections: BTreeMap<String, AnySection>,
+    /// The values with their origins, sorted by key.
     pub(super) entries: Vec<Entry>,
+    /// Variables with our prefix that set nothing.
     pub(super) ignored: Vec<String>,
+    /// Sections of files that were left unread.
     pub(super) others: Vec<String>,
+    /// How to load them again.
     pub(super) source: Arc<SettingsBuilder>,
 }
 
@@ -89,11 +112,17 @@ impl Settings {
 #[derive(Clone, Debug, Default)]
 #[must_use]
 pub struct SettingsBuilder {
+    /// Sections of the program.
     sections: Vec<Section>,
+    /// `None` for the default, which need not exist.
     folder: Option<PathBuf>,
+    /// `None` for the variables of the process at the time of loading.
     environment: Option<Values<OsString, OsString>>,
+    /// The first layer.
     defaults: Values<String, Value>,
+    /// The last layer.
     values: Values<String, Value>,
+    /// Whether unknown sections are left unread.
     has_other_sections: bool,
 }
 
@@ -263,6 +292,7 @@ impl SettingsBuilder {
         schema
     }
 
+    /// The layers, from the first to the last. A fault in one leaves out what it concerns.
     fn layers(
         &self,
         schema: &Schema,
@@ -349,20 +379,25 @@ fn secret_file(variable: &str, file: &str, path: &[String]) -> Result<Node, Faul
 
 /// Reads the values into types.
 struct Typed<'t> {
+    /// Where each value comes from.
     tree: &'t Node,
+    /// The values.
     resolved: &'t Resolved,
     /// The sections whose values are known to be invalid.
     faulty: BTreeSet<String>,
+    /// All faults so far.
     faults: Vec<Fault>,
 }
 
 impl Typed<'_> {
+    /// Reads the sections that every service has.
     fn common(&mut self) -> Option<Common> {
         let Value::Object(mut sections) = self.resolved.value.clone() else { return None };
         sections.retain(|name, _| !self.faulty.contains(name));
         read(&Value::Object(sections)).map_err(|refusal| self.refuse(&refusal)).ok()
     }
 
+    /// Reads a section of the program.
     fn section(&mut self, section: &Section) -> Option<(String, AnySection)> {
         if self.faulty.contains(&section.name) {
             return None;
@@ -375,6 +410,8 @@ impl Typed<'_> {
         read.ok().map(|value| (section.name.clone(), value))
     }
 
+    /// Reports that a type refuses a value. The text of the type may repeat the value, so secrets
+    /// are masked in it.
     fn refuse(&mut self, refusal: &Refusal) {
         let kind = FaultKind::Refused { reason: self.resolved.masked(&refusal.reason) };
         let origin = self.tree.origin_of(&refusal.path).clone();

@@ -1,3 +1,5 @@
+//! Changes between two loads, for the log of a reload.
+
 use std::collections::BTreeMap;
 
 use super::{Entry, Origin};

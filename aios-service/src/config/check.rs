@@ -1,4 +1,7 @@
 //! Faults of one layer, which the other layers do not change: unknown keys, and secrets in files.
+//!
+//! They are looked for before the layers are merged. A later layer that overrides a secret in a
+//! file, or that does not have a misspelt key, must not hide the fault.
 
 use serde_json::Value;
 
@@ -12,6 +15,7 @@ use super::{
     shape::Shape,
 };
 
+/// Checks a node and what is below it. `path` is the path of the node, and is restored.
 pub(super) fn check(
     node: &Node,
     shape: &Shape<'_>,
@@ -46,6 +50,7 @@ pub(super) fn check(
     }
 }
 
+/// The fault of a key that no section has, with the one that was probably meant.
 fn unknown(node: &Node, shape: &Shape<'_>, path: &[String]) -> Fault {
     let (key, parents) = path.split_last().map_or(("", path), |(key, rest)| (key.as_str(), rest));
     let near = nearest(key, shape.names()).map(|near| {

@@ -1,4 +1,7 @@
 //! Descriptions of expected and of found values.
+//!
+//! The descriptions come from the JSON Schema, in words for people who edit files and who may not
+//! know JSON Schema. A type can bring its own words in `x-aios-expected`.
 
 use serde_json::Value;
 
@@ -29,6 +32,7 @@ pub(super) fn describe(shape: &Shape<'_>) -> String {
     }
 }
 
+/// Describes one alternative: one text for each type that it allows.
 fn describe_schema(schema: &Value) -> Vec<String> {
     if let Some(expected) = schema.get("x-aios-expected").and_then(Value::as_str) {
         return vec![expected.to_owned()];
@@ -48,6 +52,7 @@ fn describe_schema(schema: &Value) -> Vec<String> {
     types.into_iter().map(|name| describe_type(name, schema)).collect()
 }
 
+/// Describes a type with its limits.
 fn describe_type(name: &str, schema: &Value) -> String {
     match name {
         "integer" => format!("an integer{}", range(schema, ["minimum", "maximum"], "")),
@@ -64,6 +69,7 @@ fn describe_type(name: &str, schema: &Value) -> String {
     }
 }
 
+/// Describes a range, with a space before it; nothing if there is none.
 fn range(schema: &Value, [minimum, maximum]: [&str; 2], unit: &str) -> String {
     let limit = |keyword| schema.get(keyword).map(plain);
     let inclusive = match (limit(minimum), limit(maximum)) {
@@ -92,6 +98,7 @@ pub(super) fn found(value: &Value) -> String {
     }
 }
 
+/// The beginning of a text.
 fn shortened(text: &str) -> String {
     match text.char_indices().nth(SHOWN) {
         Some((end, _)) => format!("{}…", text.get(..end).unwrap_or_default()),

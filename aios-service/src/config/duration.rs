@@ -1,3 +1,5 @@
+//! Durations as people write them.
+
 use std::{borrow::Cow, fmt, str::FromStr, time::Duration};
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
@@ -51,10 +53,12 @@ impl HumanDuration {
         self.0
     }
 
+    /// A number of seconds, for defaults.
     pub(super) const fn seconds(seconds: u16) -> Self {
         Self(Duration::from_secs(seconds as u64))
     }
 
+    /// Checks the limit; `None` is a number that has overflowed.
     fn from_millis(millis: Option<u64>) -> Result<Self, InvalidDuration> {
         let duration = Self(Duration::from_millis(millis.ok_or(InvalidDuration)?));
         if duration > Self::MAX { Err(InvalidDuration) } else { Ok(duration) }
@@ -89,6 +93,7 @@ impl FromStr for HumanDuration {
     }
 }
 
+/// Splits a text after the characters that belong to its first part.
 fn split_while(text: &str, is_part: impl Fn(char) -> bool) -> (&str, &str) {
     text.split_at(text.find(|character| !is_part(character)).unwrap_or(text.len()))
 }

@@ -1,4 +1,7 @@
 //! The values as people may see them, each with its origin.
+//!
+//! The walk follows the schema, the values and the defaults at the same time, so that defaults
+//! which no layer sets are listed too. A secret is recognised by its schema and not by its name.
 
 use std::collections::BTreeSet;
 
@@ -39,13 +42,19 @@ pub(super) fn entries(schema: &Schema, tree: &Node, resolved: &Resolved) -> Vec<
     walk.entries
 }
 
+/// The walk through the schema.
 struct Walk<'w> {
+    /// Where each value comes from.
     tree: &'w Node,
+    /// The values.
     resolved: &'w Resolved,
+    /// The leaves so far.
     entries: Vec<Entry>,
 }
 
 impl Walk<'_> {
+    /// Visits a value and what is below it. `default` is the part of the default of a key above
+    /// that belongs here.
     fn visit(
         &mut self,
         shape: &Shape<'_>,
@@ -75,6 +84,7 @@ impl Walk<'_> {
         }
     }
 
+    /// The entry of a value without keys; none if it is not set.
     fn leaf(
         &self,
         shape: &Shape<'_>,
@@ -95,6 +105,7 @@ impl Walk<'_> {
     }
 }
 
+/// A value without its secrets.
 fn shown(value: &Value, shape: &Shape<'_>) -> String {
     match value {
         _ if shape.is_secret() => MASK.to_owned(),

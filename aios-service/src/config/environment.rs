@@ -1,4 +1,12 @@
 //! Environment variables, and the keys that they set.
+//!
+//! The name of a variable does not say where the section ends: `AIOS_A_B_C` may be `a.b_c` or
+//! `a_b.c`. The schema decides, by the sections and keys that exist. If two fit, the program has to
+//! rename a section; guessing would set the wrong one.
+//!
+//! A misspelt variable would be ignored without a word, so an unknown name in a known section, or
+//! one that is nearly known, is a fault. Any other variable with the prefix may belong to another
+//! program. Kubernetes sets variables for each service, which are recognised by their form.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -13,6 +21,7 @@ use super::{
     shape::Shape,
 };
 
+/// Begins the name of every variable of ours.
 pub(super) const PREFIX: &str = "AIOS_";
 /// Name of the environment, which is that of a file in the folder.
 pub(super) const ENV: &str = "AIOS_ENV";
@@ -65,6 +74,7 @@ impl Environment {
         Self(known)
     }
 
+    /// The value of a variable.
     pub(super) fn value(&self, name: &str) -> Option<&str> {
         self.0.get(name).map(String::as_str)
     }
@@ -89,6 +99,7 @@ pub(super) fn variable(path: &[String]) -> String {
     format!("{PREFIX}{}_{}", upper(section), upper(&keys.join("__")))
 }
 
+/// A key as a part of the name of a variable.
 fn upper(key: &str) -> String {
     key.to_uppercase().replace('-', "_")
 }
@@ -115,6 +126,7 @@ pub(super) fn meaning(schema: &Schema, name: &str, value: &str) -> Meaning {
     }
 }
 
+/// The meaning of a variable that sets no key.
 fn unknown(schema: &Schema, name: &str) -> Meaning {
     let mut known = BTreeSet::from([ENV.to_owned(), CONFIG_DIR.to_owned()]);
     collect_variables(&schema.shape(), &mut Vec::new(), &mut known);
@@ -163,6 +175,7 @@ fn key_of(shape: &Shape<'_>, segment: &str) -> Option<String> {
     known.or_else(|| (!segment.is_empty() && shape.child(&other()).is_some()).then(other))
 }
 
+/// Collects the variables of all keys below a shape, to suggest one of them.
 fn collect_variables(shape: &Shape<'_>, path: &mut Vec<String>, known: &mut BTreeSet<String>) {
     let names: BTreeSet<_> = shape.names().collect();
     if names.is_empty() && path.len() > 1 {

@@ -1,3 +1,8 @@
+//! Faults of a configuration, and the report of all of them.
+//!
+//! A fault is a value, so that programs can act on its kind; its text is for people and names the
+//! remedy.
+
 use std::fmt;
 
 use super::Origin;
@@ -76,10 +81,12 @@ pub enum FaultKind {
 }
 
 impl Fault {
+    /// A fault of a key.
     pub(super) fn new(origin: Origin, key: impl Into<String>, kind: FaultKind) -> Self {
         Self { origin, key: key.into(), kind }
     }
 
+    /// A fault of a whole file or variable.
     pub(super) fn unreadable(origin: Origin, reason: impl Into<String>) -> Self {
         Self::new(origin, "", FaultKind::Unreadable { reason: reason.into() })
     }
@@ -152,10 +159,12 @@ impl fmt::Display for FaultKind {
 /// ```
 #[derive(Clone, PartialEq, Eq)]
 pub struct SettingsError {
+    /// Sorted by origin and key.
     faults: Vec<Fault>,
 }
 
 impl SettingsError {
+    /// The report of at least one fault.
     pub(super) fn new(mut faults: Vec<Fault>) -> Self {
         faults.sort_by(|one, other| (&one.origin, &one.key).cmp(&(&other.origin, &other.key)));
         Self { faults }

@@ -1,4 +1,7 @@
 //! The files of a configuration.
+//!
+//! Reading is bounded in size and number. A file with a name that looks right and is not read
+//! (`base.yml`) is a fault, and so is an environment without a file.
 
 use std::{
     fs::File,
@@ -58,6 +61,8 @@ pub(super) fn of_folder(
     layers
 }
 
+/// The layer of the environment. Its name becomes a part of a path, so only plain names are
+/// allowed.
 fn of_environment(folder: &Path, name: &str, faults: &mut Vec<Fault>) -> Option<Node> {
     let origin = Origin::variable(ENV);
     let is_part = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-';
@@ -129,6 +134,7 @@ fn yaml_files(folder: &Path) -> std::io::Result<Vec<PathBuf>> {
     Ok(files)
 }
 
+/// Reads and parses a file; `None` if it does not exist or has a fault.
 fn load(path: &Path, faults: &mut Vec<Fault>) -> Option<Node> {
     let text = match read(path) {
         Ok(text) => text?,

@@ -1,4 +1,6 @@
 //! The known name that is nearest to a misspelt one.
+//!
+//! It is used for suggestions, and never to accept a name.
 
 /// Number of characters to insert, remove, replace or swap.
 pub(super) fn distance(one: &str, other: &str) -> usize {

@@ -9,13 +9,18 @@ use super::Origin;
 /// A value and where it comes from.
 #[derive(Clone, Debug)]
 pub(super) struct Node {
+    /// The place of the value.
     pub(super) origin: Origin,
+    /// The value.
     pub(super) content: Content,
 }
 
+/// The content of a node.
 #[derive(Clone, Debug)]
 pub(super) enum Content {
+    /// Keys with their values, which may come from several layers.
     Mapping(BTreeMap<String, Node>),
+    /// A list, which is replaced as a whole.
     Sequence(Vec<Node>),
     /// A null, boolean, number or text of a file or of code, which has its type.
     Scalar(Value),
@@ -24,14 +29,17 @@ pub(super) enum Content {
 }
 
 impl Node {
+    /// A node.
     pub(super) fn new(origin: Origin, content: Content) -> Self {
         Self { origin, content }
     }
 
+    /// An empty mapping.
     pub(super) fn mapping(origin: Origin) -> Self {
         Self::new(origin, Content::Mapping(BTreeMap::new()))
     }
 
+    /// A tree in which everything has the same origin.
     pub(super) fn from_value(origin: &Origin, value: Value) -> Self {
         let content = match value {
             Value::Array(items) => Content::Sequence(
@@ -71,6 +79,7 @@ impl Node {
         }
     }
 
+    /// The node at a key or index.
     fn child(&self, key: &str) -> Option<&Self> {
         match &self.content {
             Content::Mapping(fields) => fields.get(key),

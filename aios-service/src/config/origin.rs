@@ -1,3 +1,6 @@
+//! The places that values and faults come from. Their order is that of the report: missing values,
+//! files, variables, code.
+
 use std::{fmt, path::Path, sync::Arc};
 
 /// A place in a file.
@@ -45,10 +48,12 @@ pub enum Origin {
 }
 
 impl Origin {
+    /// A whole file.
     pub(super) fn file(path: &Path) -> Self {
         Self::File { path: path.into(), position: None }
     }
 
+    /// A variable.
     pub(super) fn variable(name: &str) -> Self {
         Self::Environment { variable: name.into() }
     }

@@ -3,14 +3,18 @@
 /// A part of a text.
 #[derive(Debug, PartialEq, Eq)]
 enum Part<'t> {
+    /// A text as it is.
     Literal(&'t str),
+    /// A reference, with what follows `:-`.
     Variable { name: &'t str, default: Option<&'t str> },
 }
 
 /// Why a text has no value.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum ReferenceError {
+    /// A `${` does not begin a reference.
     Malformed,
+    /// The variable is not set, and there is no default.
     Undefined(String),
 }
 
@@ -47,6 +51,7 @@ pub(super) fn literal(text: &str) -> String {
     literals.collect()
 }
 
+/// Takes a text apart. References are not nested.
 fn parse(text: &str) -> Result<Vec<Part<'_>>, ReferenceError> {
     let mut parts = Vec::new();
     let mut rest = text;
@@ -72,6 +77,7 @@ fn parse(text: &str) -> Result<Vec<Part<'_>>, ReferenceError> {
     Ok(parts)
 }
 
+/// Whether a text can be the name of a variable.
 fn is_name(name: &str) -> bool {
     name.starts_with(|first: char| first.is_ascii_alphabetic() || first == '_')
         && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')

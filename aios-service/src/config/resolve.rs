@@ -1,5 +1,11 @@
 //! Turns the merged layers into values: replaces references, and gives texts of the environment the
 //! types of the schema.
+//!
+//! Values of files have types, and those of variables are texts. A text of a variable is read as
+//! the type of its key; if it can't be, it stays a text, and the validation reports it with what is
+//! expected. Only texts of files have references: a variable may contain a `$` that means nothing.
+//!
+//! On the way, all secrets are noted, so that later texts can be masked.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -18,11 +24,13 @@ use super::{
 /// The values, and what must be known about them to report faults.
 #[derive(Default)]
 pub(super) struct Resolved {
+    /// The values of all sections.
     pub(super) value: Value,
     /// The texts of files that have references, as they are written.
     pub(super) written: BTreeMap<Vec<String>, String>,
     /// The paths that have no value because of a fault.
     pub(super) failed: BTreeSet<Vec<String>>,
+    /// Texts that no report may have.
     secrets: BTreeSet<String>,
 }
 
@@ -36,6 +44,7 @@ impl Resolved {
     }
 }
 
+/// Resolves the tree. Every known section exists afterwards, also without values.
 pub(super) fn resolve(
     tree: &Node,
     shape: &Shape<'_>,
@@ -53,9 +62,13 @@ pub(super) fn resolve(
     Resolved { value, ..resolver.resolved }
 }
 
+/// The walk through the tree.
 struct Resolver<'r> {
+    /// For references.
     environment: &'r Environment,
+    /// The report so far.
     faults: &'r mut Vec<Fault>,
+    /// The result so far.
     resolved: Resolved,
 }
 
@@ -93,6 +106,7 @@ impl Resolver<'_> {
         }
     }
 
+    /// The value of a key or item.
     fn child(
         &mut self,
         node: &Node,
@@ -110,6 +124,7 @@ impl Resolver<'_> {
         value
     }
 
+    /// The value of a text, with its references replaced if it is from a file.
     fn text(
         &mut self,
         node: &Node,
@@ -140,6 +155,8 @@ impl Resolver<'_> {
         None
     }
 
+    /// Notes the secrets in a text: the text itself, the items of a list, or the passwords of a
+    /// URL.
     fn note_secret(&mut self, text: &str, shape: &Shape<'_>) {
         if shape.is_secret() && !text.is_empty() {
             self.resolved.secrets.insert(text.to_owned());
@@ -182,6 +199,7 @@ fn typed(text: &str, shape: &Shape<'_>) -> Value {
     as_text()
 }
 
+/// Reads a number, as an integer if it is one.
 fn number(text: &str, shape: &Shape<'_>) -> Option<Number> {
     let integer = text.parse::<u64>().map(Number::from);
     let integer = integer.or_else(|_| text.parse::<i64>().map(Number::from)).ok();

@@ -1,4 +1,7 @@
 //! The JSON Schema of the settings, by which keys and texts are read.
+//!
+//! It is generated from the types, so that a type is the only place that describes a section: its
+//! keys, their types and limits, their defaults, and which of them are secret.
 
 use serde_json::{Map, Value};
 
@@ -23,6 +26,7 @@ impl Schema {
         Self(root)
     }
 
+    /// The schema as JSON, for the validator and for editors.
     pub(super) fn as_value(&self) -> &Value {
         &self.0
     }
@@ -34,10 +38,12 @@ impl Schema {
         }
     }
 
+    /// The shape of the mapping of sections.
     pub(super) fn shape(&self) -> Shape<'_> {
         Shape::new(&self.0, [&self.0])
     }
 
+    /// The shape at a path; `None` if there is no such key.
     pub(super) fn shape_at(&self, path: &[String]) -> Option<Shape<'_>> {
         path.iter().try_fold(self.shape(), |shape, key| shape.child(key))
     }
@@ -71,6 +77,7 @@ fn remove_null(schema: &mut Value) {
     }
 }
 
+/// Removes null from a list of types; a list of one type becomes that type.
 fn remove_null_type(types: &mut Value) {
     let Value::Array(names) = types else { return };
     names.retain(|name| name != "null");

@@ -1,3 +1,5 @@
+//! Secrets that are not printed.
+
 use std::{borrow::Cow, fmt};
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};

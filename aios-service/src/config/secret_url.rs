@@ -1,3 +1,9 @@
+//! URLs with passwords that are not printed.
+//!
+//! The text is searched for passwords without being parsed. A URL that is wrong is the one that
+//! ends in an error message, so the search has to find the password of a text that no parser
+//! accepts.
+
 use std::{borrow::Cow, fmt, str::FromStr};
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};

@@ -1,4 +1,7 @@
 //! A section of the user's own type, without its type.
+//!
+//! The builder keeps sections of many types in one list. A section carries two function pointers
+//! for its type: one generates the schema, and one reads a value.
 
 use std::{any::Any, fmt, sync::Arc};
 
@@ -7,6 +10,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 use serde_path_to_error::Segment;
 
+/// A value of the type of a section.
 pub(super) type AnySection = Arc<dyn Any + Send + Sync>;
 
 /// Why a type refuses a value.
@@ -14,18 +18,23 @@ pub(super) type AnySection = Arc<dyn Any + Send + Sync>;
 pub(super) struct Refusal {
     /// Path below the section.
     pub(super) path: Vec<String>,
+    /// As the type gives it; it may repeat the value.
     pub(super) reason: String,
 }
 
+/// A section of the program.
 #[derive(Clone)]
 pub(super) struct Section {
+    /// Its key.
     pub(super) name: String,
+    /// How it is described and read.
     kind: Kind,
 }
 
 /// The type of a section.
 #[derive(Clone)]
 enum Kind {
+    /// A type of Rust.
     Typed {
         schema: fn(&mut SchemaGenerator) -> Schema,
         read: fn(&Value) -> Result<AnySection, Refusal>,
@@ -38,6 +47,7 @@ enum Kind {
 const DEFINITION: &str = "#/$defs/";
 
 impl Section {
+    /// A section of this type.
     pub(super) fn new<T>(name: String) -> Self
     where
         T: DeserializeOwned + JsonSchema + Send + Sync + 'static,
@@ -46,6 +56,7 @@ impl Section {
         Self { name, kind: Kind::Typed { schema, read: |value| Ok(Arc::new(read::<T>(value)?)) } }
     }
 
+    /// A section that stays JSON.
     pub(super) fn described(name: String, schema: Value) -> Self {
         Self { name, kind: Kind::Described(schema) }
     }
@@ -74,6 +85,7 @@ impl Section {
         }
     }
 
+    /// Whether the name is a single part of the name of a variable.
     pub(super) fn has_valid_name(&self) -> bool {
         let is_part = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_';
         self.name.starts_with(|first: char| first.is_ascii_lowercase())

@@ -1,3 +1,8 @@
+//! The sections that every service has.
+//!
+//! The comments of the fields are a part of the JSON Schema for editors, so they are written for
+//! people who edit files.
+
 use std::collections::BTreeMap;
 
 use schemars::JsonSchema;
@@ -219,6 +224,7 @@ pub struct RateLimitSettings {
     pub per: HumanDuration,
 }
 
+/// The default time of a rate.
 fn a_second() -> HumanDuration {
     HumanDuration::seconds(1)
 }

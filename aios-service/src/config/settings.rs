@@ -1,3 +1,5 @@
+//! Access to loaded settings.
+
 use std::fmt;
 
 use super::{

@@ -1,4 +1,10 @@
 //! The part of a schema that describes one value.
+//!
+//! A JSON Schema describes a value in several places: references, alternatives, combinations. A
+//! shape is the list of the plain schemas that one value may have to fulfil, with references
+//! followed. It answers the questions of this module, such as which keys there are and whether a
+//! value is secret, and is not a validator: a question is answered with yes if any of the schemas
+//! says so.
 
 use serde_json::Value;
 
@@ -8,11 +14,14 @@ const MAX_DEPTH: usize = 32;
 /// The schemas of a value: more than one if there are alternatives, none if nothing is valid.
 #[derive(Clone, Debug)]
 pub(super) struct Shape<'s> {
+    /// The whole schema, for references.
     root: &'s Value,
+    /// The plain schemas.
     alternatives: Vec<&'s Value>,
 }
 
 impl<'s> Shape<'s> {
+    /// The shape of a value that these schemas describe.
     pub(super) fn new(root: &'s Value, schemas: impl IntoIterator<Item = &'s Value>) -> Self {
         let mut alternatives = Vec::new();
         for schema in schemas {
@@ -21,6 +30,7 @@ impl<'s> Shape<'s> {
         Self { root, alternatives }
     }
 
+    /// The plain schemas.
     pub(super) fn alternatives(&self) -> impl Iterator<Item = &'s Value> {
         self.alternatives.iter().copied()
     }
@@ -110,6 +120,7 @@ fn other_child<'s>(schema: &'s Value, key: &str) -> Option<&'s Value> {
 
 /// Whether a schema says nothing about its values.
 fn is_any(schema: &Value) -> bool {
+    /// Keywords that restrict a value.
     const RESTRICTIONS: [&str; 7] =
         ["type", "properties", "enum", "const", "items", "additionalProperties", "pattern"];
     match schema {

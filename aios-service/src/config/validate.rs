@@ -1,4 +1,8 @@
 //! Faults of the merged values, by the schema.
+//!
+//! One path gets one fault: a value that does not fit often violates several keywords. An object
+//! with alternatives is reported by the faults of the alternative that fits best, because "does not
+//! match any alternative" helps no reader.
 
 use std::collections::BTreeSet;
 
@@ -36,9 +40,13 @@ pub(super) fn validate(
     report.paths.into_iter().filter_map(|path| path.into_iter().next()).collect()
 }
 
+/// The report in progress.
 struct Report<'r> {
+    /// Describes the expected values.
     schema: &'r Schema,
+    /// Where values come from.
     tree: &'r Node,
+    /// The values, and which texts have references.
     resolved: &'r Resolved,
     faults: &'r mut Vec<Fault>,
     /// The paths that have a fault.
@@ -46,6 +54,7 @@ struct Report<'r> {
 }
 
 impl Report<'_> {
+    /// Adds the fault of an error of the validator.
     fn add(&mut self, error: &ValidationError<'_>) {
         let mut path: Vec<String> =
             error.instance_path().segments().map(|segment| segment.to_string()).collect();
@@ -76,6 +85,7 @@ impl Report<'_> {
         }
     }
 
+    /// Adds a fault, unless its path has one.
     fn push(&mut self, origin: &Origin, path: Vec<String>, kind: FaultKind) {
         let key = display(&path);
         if self.paths.insert(path) {
@@ -83,6 +93,8 @@ impl Report<'_> {
         }
     }
 
+    /// The kind of a fault: expected and found, or the reason of a keyword that has no short
+    /// description.
     fn kind(
         &self,
         kind: &ValidationErrorKind,

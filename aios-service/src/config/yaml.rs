@@ -1,4 +1,8 @@
 //! Reads YAML with the place of each value, within limits.
+//!
+//! YAML lets a small file describe a huge value, by aliases that repeat aliases. All counts are
+//! limited, those after expansion too. Only what JSON can express is accepted, and only `true` and
+//! `false` are booleans.
 
 use std::{borrow::Cow, collections::BTreeMap, fmt, path::Path, sync::Arc};
 
@@ -42,6 +46,7 @@ pub(super) fn parse(path: &Path, text: &str) -> Result<Node, Fault> {
     }
 }
 
+/// Whether a file has nothing but comments.
 fn is_empty(text: &str) -> bool {
     let text = text.trim_start_matches('\u{feff}');
     text.lines().all(|line| {
@@ -50,6 +55,7 @@ fn is_empty(text: &str) -> bool {
     })
 }
 
+/// The limits of the parser.
 fn options() -> Options {
     serde_saphyr::options! {
         budget: serde_saphyr::budget! {
@@ -90,6 +96,7 @@ fn syntax_fault(file: &Arc<Path>, error: &Error) -> Fault {
     Fault::unreadable(Origin::File { path: Arc::clone(file), position }, reason)
 }
 
+/// The place of a value, if the parser knows it.
 fn position(location: Location) -> Option<Position> {
     let position = Position { line: location.line(), column: location.column() };
     (location != Location::UNKNOWN).then_some(position)
@@ -97,12 +104,16 @@ fn position(location: Location) -> Option<Position> {
 
 /// Content of a file, before the origins are known.
 enum Yaml {
+    /// Keys and values with their places.
     Mapping(Vec<(Spanned<String>, Spanned<Self>)>),
+    /// Items with their places.
     Sequence(Vec<Spanned<Self>>),
+    /// Anything else.
     Scalar(Value),
 }
 
 impl Yaml {
+    /// Converts the content to a tree. The origin of a value in a mapping is the place of its key.
     fn into_node(self, origin: Origin, file: &Arc<Path>) -> Node {
         let at = |location| Origin::File { path: Arc::clone(file), position: position(location) };
         let content = match self {
@@ -130,6 +141,7 @@ impl<'de> Deserialize<'de> for Yaml {
     }
 }
 
+/// Reads any value that JSON can express.
 struct YamlVisitor;
 
 impl<'de> Visitor<'de> for YamlVisitor {

@@ -1,4 +1,7 @@
 //! Types of agents: `/agent-types`.
+//!
+//! A type is known because a process hosts or has hosted agents of it. The types are few, so there
+//! are no pages.
 
 use aios_agents::agent::AgentType as Known;
 use aios_core::event::Payload;
@@ -21,8 +24,10 @@ use super::{
     state::Api,
 };
 
+/// Type of the resource.
 const KIND: &str = "agent_type";
 
+/// The routes of this module.
 pub(super) fn routes() -> OpenApiRouter<Api> {
     OpenApiRouter::new().routes(routes!(list_agent_types)).routes(routes!(get_agent_type))
 }
@@ -41,6 +46,7 @@ struct AgentType {
     output_schema: Option<Payload>,
 }
 
+/// Converts a known type to its resource.
 fn resource(known: Known) -> Resource<AgentType> {
     let Known { agent_type, config_schema, parameters_schema, output_schema, .. } = known;
     Resource::new(KIND, agent_type, AgentType { config_schema, parameters_schema, output_schema })

@@ -1,4 +1,12 @@
 //! Authentication and authorisation of requests.
+//!
+//! **Authentication** happens once per request, in the guard. The authenticators are asked in
+//! order; the first one that recognises the credentials decides. An authenticator that can't decide
+//! for now, for example because the keys of an issuer are unreachable, ends the request with 503
+//! and not with 401, because a client would throw away good credentials otherwise.
+//!
+//! **Authorisation** is a part of the signature of each handler: it takes a [`Caller`] of the
+//! permission that it requires. The refusal names the permission.
 
 use std::{marker::PhantomData, net::SocketAddr};
 
@@ -24,6 +32,7 @@ pub(crate) async fn authenticate(api: &Api, request: Request) -> Result<Request,
 /// Headers with credentials, and the one that names the host that the request is for.
 const GIVEN_ONCE: [&str; 3] = ["authorization", "x-api-key", "host"];
 
+/// Asks the authenticators who calls.
 async fn identify(api: &Api, parts: &Parts) -> Result<Identity, ApiError> {
     // A proxy before this server may have looked at another one of them.
     let is_repeated = |name: &&str| parts.headers.get_all(*name).iter().nth(1).is_some();
@@ -53,6 +62,7 @@ async fn identify(api: &Api, parts: &Parts) -> Result<Identity, ApiError> {
     Err(unauthenticated(&credentials))
 }
 
+/// The refusal. It does not say why credentials are invalid, which is in the log.
 fn unauthenticated(credentials: &Credentials<'_>) -> ApiError {
     let is_token = credentials.bearer().is_some();
     let message = match is_token || credentials.api_key().is_some() {
@@ -65,9 +75,11 @@ fn unauthenticated(credentials: &Credentials<'_>) -> ApiError {
 
 /// A permission that a route requires.
 pub(crate) trait Required: Send + Sync + 'static {
+    /// Name of the permission, `resource:action`.
     const PERMISSION: &'static str;
 }
 
+/// Defines a type for each permission, so that a handler can require it in its signature.
 macro_rules! permissions {
     ($($name:ident = $text:literal,)+) => {
         $(
@@ -110,7 +122,9 @@ permissions! {
 /// The caller of a route, who has the permission that the route requires.
 #[derive(Debug)]
 pub(crate) struct Caller<P> {
+    /// The caller, as the authenticator described it.
     pub(crate) identity: Identity,
+    /// The permission that was checked.
     required: PhantomData<P>,
 }
 

@@ -1,4 +1,9 @@
 //! Requests of web pages: cross-origin resource sharing.
+//!
+//! A browser that has a page of another origin sends the `Origin` of the page with its requests.
+//! The check is therefore on the server: a request of another origin is refused before anything is
+//! read from it, whether or not the browser asked first. Credentials are never cookies, so a page
+//! can't use those of its visitor.
 
 use std::{sync::Arc, time::Duration};
 
@@ -40,7 +45,9 @@ const RESPONSE_HEADERS: &str =
 /// ```
 #[derive(Clone, Debug)]
 pub struct Cors {
+    /// As browsers send them.
     origins: Arc<[HeaderValue]>,
+    /// How long a browser keeps the answer to its question.
     max_age: Duration,
 }
 
@@ -162,6 +169,7 @@ fn is_same_origin(origin: &HeaderValue, request: &Request) -> bool {
     page.zip(host).is_some_and(|(page, host)| page.eq_ignore_ascii_case(host))
 }
 
+/// Checks that a text is an origin, in the form in which browsers send it.
 fn origin(text: &str) -> Result<HeaderValue, InvalidOrigin> {
     let invalid = || InvalidOrigin { text: text.chars().take(100).collect() };
     let uri: Uri = text.parse().map_err(|_| invalid())?;

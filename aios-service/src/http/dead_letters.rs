@@ -1,4 +1,7 @@
 //! Dead letters: `/dead-letters`.
+//!
+//! They are in the broker and not in the store, so the audit event of a redrive or a purge can't
+//! share a commit with the effect. The handlers wait for it first ([`Requested`]).
 
 use std::sync::Arc;
 
@@ -21,8 +24,10 @@ use super::{
     state::Api,
 };
 
+/// Type of the resource.
 const KIND: &str = "dead_letter";
 
+/// The routes of this module.
 pub(super) fn routes() -> OpenApiRouter<Api> {
     OpenApiRouter::new()
         .routes(routes!(list_dead_letters))
@@ -50,6 +55,7 @@ struct Letter {
     first_failure: Timestamp,
 }
 
+/// Converts a dead letter to its resource. Its id is that of the event.
 fn resource(letter: DeadLetter) -> Resource<Letter> {
     let DeadLetter { event, reason, attempts, first_failure, .. } = letter;
     let attributes = Letter {
@@ -74,6 +80,7 @@ enum AddressKind {
     Mailboxes,
 }
 
+/// The dead letters of a group or mailbox.
 async fn letters(
     api: &Api,
     (kind, name): (AddressKind, String),
@@ -140,6 +147,7 @@ struct SelectionBody {
 }
 
 impl SelectionBody {
+    /// Exactly one of both has to be given, so that an empty body never means all.
     fn filter(self) -> Result<DeadLetterFilter, ApiError> {
         match (self.ids, self.all) {
             (None, true) => Ok(DeadLetterFilter::All),

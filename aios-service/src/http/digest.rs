@@ -1,3 +1,5 @@
+//! Digests of lists of texts, for cursors and for idempotency keys.
+
 use ring::digest::{Context, SHA256};
 
 use crate::auth::hex;

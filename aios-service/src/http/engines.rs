@@ -1,4 +1,8 @@
 //! Engines and the shards of the runs: `/engines`, `/shards`.
+//!
+//! Both are views of the leases in the store. An engine is known by the lease of its slot; what
+//! else its owner holds are its shards and the relay. There is no other registry of engines, so an
+//! engine that died is gone from the list when its leases expire.
 
 use std::collections::BTreeMap;
 
@@ -20,8 +24,10 @@ use super::{
     state::Api,
 };
 
+/// Name of the list in cursors.
 const LIST: &str = "engines";
 
+/// The routes of this module.
 pub(super) fn routes() -> OpenApiRouter<Api> {
     OpenApiRouter::new().routes(routes!(list_engines)).routes(routes!(list_shards))
 }
@@ -98,6 +104,7 @@ fn engines(leases: &[Lease]) -> BTreeMap<String, Engine> {
     engines
 }
 
+/// Takes a page out of all engines, which are few.
 fn page_of(engines: BTreeMap<String, Engine>, request: &PageRequest) -> Page<(String, Engine)> {
     let PageRequest { after, limit } = request;
     let is_later = |id: &str| after.as_deref().is_none_or(|after| id > after);

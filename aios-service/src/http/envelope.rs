@@ -30,6 +30,7 @@ pub(crate) struct Resource<A> {
 }
 
 impl<A> Resource<A> {
+    /// A resource of a kind.
     pub(crate) fn new(
         kind: impl Into<Cow<'static, str>>,
         id: impl Into<String>,
@@ -115,6 +116,8 @@ pub(crate) struct ErrorDocument {
 }
 
 /// Writes a body as JSON.
+///
+/// A body that can't be written becomes an internal error, with its cause in the log.
 pub(crate) fn json<T: Serialize>(status: StatusCode, body: &T) -> Response {
     match serde_json::to_vec(body) {
         Ok(text) => {

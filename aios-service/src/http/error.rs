@@ -1,3 +1,13 @@
+//! Errors of the API, and the mapping of the errors of other crates.
+//!
+//! An error has three texts. The **message** is for the client. The **details** are for its
+//! program. The **cause** is for the log and is never sent. An error whose status is 5xx shows the
+//! client only the meaning of its code, because its own text may name servers, files or queries; an
+//! error of the client is shown with all its causes.
+//!
+//! The status follows from the code alone ([`status::of`]), so the same failure has the same status
+//! on every route.
+
 use std::{borrow::Cow, time::Duration};
 
 use aios_agents::{
@@ -24,7 +34,9 @@ use super::status;
 /// [`finish`](super::finish), which knows the id of the request.
 #[derive(Clone, Debug)]
 pub(crate) struct ApiError {
+    /// Follows from the code.
     pub(crate) status: StatusCode,
+    /// Stable name of the kind of error.
     pub(crate) code: Cow<'static, str>,
     /// For the client.
     pub(crate) message: Box<str>,
@@ -61,27 +73,32 @@ impl Challenge {
 }
 
 impl ApiError {
+    /// An error with a code of the catalogue.
     pub(crate) fn new(code: &'static str, message: impl Into<String>) -> Self {
         let status = status::of(code);
         let message = message.into();
         Self::of(status, code.into(), message, json!({}))
     }
 
+    /// An error without a cause and a challenge.
     fn of(status: StatusCode, code: Cow<'static, str>, message: String, details: Value) -> Self {
         let message = message.into();
         Self { status, code, message, details, cause: None, retry_after: None, challenge: None }
     }
 
+    /// Sets the fault of the token.
     pub(crate) fn with_challenge(mut self, challenge: Challenge) -> Self {
         self.challenge = Some(Box::new(challenge));
         self
     }
 
+    /// Sets the details for programs.
     pub(crate) fn with_details(mut self, details: Value) -> Self {
         self.details = details;
         self
     }
 
+    /// Sets the text for the log.
     pub(crate) fn with_cause(mut self, cause: impl Into<String>) -> Self {
         self.cause = Some(cause.into().into());
         self
@@ -96,6 +113,7 @@ impl ApiError {
         }
     }
 
+    /// An error of this program.
     pub(crate) fn panicked() -> Self {
         Self::new("INTERNAL_ERROR", meaning("INTERNAL_ERROR"))
     }
@@ -106,6 +124,8 @@ impl ApiError {
         Self::new(code, message).with_details(json!({ "id": id }))
     }
 
+    /// The caller has to wait. `Retry-After` is rounded up to whole seconds; the details have the
+    /// exact time.
     pub(crate) fn rate_limited(wait: Duration) -> Self {
         let seconds = u32::try_from(wait.as_micros().div_ceil(1_000_000)).unwrap_or(u32::MAX);
         let message =
@@ -142,6 +162,7 @@ impl ApiError {
     }
 }
 
+/// The meaning of a code in the catalogue.
 fn meaning(code: &str) -> &'static str {
     codes::find(code).map_or("the request failed", |code| code.meaning)
 }

@@ -17,6 +17,8 @@ use crate::auth::hex;
 const TAG_BYTES: usize = 16;
 
 /// The tag of a representation.
+///
+/// The first bytes of a SHA-256 of its JSON, in quotes.
 pub(crate) fn of<T: Serialize>(representation: &T) -> String {
     let text = serde_json::to_vec(representation).unwrap_or_default();
     let digest = digest(&SHA256, &text);
@@ -24,6 +26,8 @@ pub(crate) fn of<T: Serialize>(representation: &T) -> String {
 }
 
 /// The answer to a GET: the response with its tag, or 304 if the client has it already.
+///
+/// The response is made only if it is sent.
 pub(crate) fn answer(
     headers: &HeaderMap,
     tag: &str,
@@ -132,6 +136,7 @@ pub(crate) fn condition_of_read(request: &Request) -> Option<IfMatch> {
     is_read.then(|| IfMatch::of(request.headers())).flatten()
 }
 
+/// The error of a condition that does not hold, with the current tag if there is one.
 fn failed(message: impl Into<String>, tag: Option<&str>) -> ApiError {
     let details = tag.map_or_else(|| json!({}), |tag| json!({ "etag": tag }));
     ApiError::new("PRECONDITION_FAILED", message).with_details(details)

@@ -1,4 +1,12 @@
 //! The log: `/events`.
+//!
+//! A page is filtered while the log is read. A pattern that matches nothing could otherwise read
+//! the whole log in one request, so a request reads at most [`SCAN`] events and returns what it has
+//! found, with the position where the next page continues. A filter by time is turned into a range
+//! of positions first.
+//!
+//! Publishing goes to the broker and not into the log. The types of aios's own domains are refused,
+//! because a forged event could end a task.
 
 use std::sync::Arc;
 
@@ -29,12 +37,14 @@ use super::{
     trace::metadata,
 };
 
+/// Type of the resource.
 const KIND: &str = "event";
 /// Events that one request reads at most to find those that match.
 const SCAN: usize = 10_000;
 /// Events that are read from the store at once.
 const READ: usize = 1000;
 
+/// The routes of this module.
 pub(super) fn routes() -> OpenApiRouter<Api> {
     OpenApiRouter::new().routes(routes!(list_events, publish_event))
 }
@@ -71,6 +81,7 @@ pub(super) struct Event {
     version: Option<u64>,
 }
 
+/// Converts an event that is not in the log.
 fn resource(event: event::Event) -> Resource<Event> {
     let attributes = Event {
         event_type: event.event_type,
@@ -85,6 +96,7 @@ fn resource(event: event::Event) -> Resource<Event> {
     Resource::new(KIND, event.id.to_string(), attributes)
 }
 
+/// Converts an event of the log, with its places.
 pub(super) fn recorded(recorded: RecordedEvent) -> Resource<Event> {
     let mut resource = resource(recorded.event);
     let attributes = &mut resource.attributes;

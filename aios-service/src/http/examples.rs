@@ -1,4 +1,7 @@
 //! Examples of bodies in the OpenAPI document.
+//!
+//! Generated pages and generated tests show and send them, so they are requests that the API
+//! accepts.
 
 use serde_json::{Value, json};
 
@@ -14,12 +17,14 @@ pub(super) fn add(document: &mut Value) {
     }
 }
 
+/// All examples, by the name of their schema.
 fn examples() -> Vec<(&'static str, Value)> {
     let mut all = of_bodies();
     all.extend(of_answers());
     all
 }
 
+/// Examples of requests.
 fn of_bodies() -> Vec<(&'static str, Value)> {
     let config = json!({ "model": "small" });
     vec![
@@ -51,6 +56,7 @@ fn of_bodies() -> Vec<(&'static str, Value)> {
     ]
 }
 
+/// Examples of answers.
 fn of_answers() -> Vec<(&'static str, Value)> {
     let at = "2026-01-01T00:00:00Z";
     let meta = json!({ "timestamp": at, "version": "1.0.0" });

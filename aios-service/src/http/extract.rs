@@ -1,4 +1,8 @@
 //! Reads the parts of requests, with errors in the shape of the API.
+//!
+//! The extractors of axum answer with texts of their own and accept more than the API documents:
+//! arrays for structs, unknown charsets, numbers with signs. These extractors accept what the
+//! OpenAPI document says and nothing else, and name the JSON path of a fault.
 
 use std::{borrow::Cow, fmt, marker::PhantomData};
 
@@ -56,6 +60,7 @@ impl<T: DeserializeOwned + Default> FromRequest<Api> for OptionalJson<T> {
 #[derive(Debug)]
 pub(crate) struct EmptyBody;
 
+/// An object without fields.
 #[derive(Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct NoFields {}
@@ -68,6 +73,7 @@ impl FromRequest<Api> for EmptyBody {
     }
 }
 
+/// Reads a body, up to the limit of the options.
 async fn bytes(request: Request, api: &Api) -> Result<Bytes, ApiError> {
     let body = Bytes::from_request(request, api).await;
     body.map_err(|rejection| unreadable_body(api, &rejection))
@@ -111,16 +117,19 @@ fn is_utf_8(parameter: &str) -> bool {
         || ["utf-8", "utf8", "us-ascii"].iter().any(|it| charset.eq_ignore_ascii_case(it))
 }
 
+/// Whether a body is sent as it is.
 fn is_identity(encoding: &[u8]) -> bool {
     encoding.trim_ascii().is_empty() || encoding.trim_ascii().eq_ignore_ascii_case(b"identity")
 }
 
+/// The refusal of a body above the limit.
 fn too_large(api: &Api) -> ApiError {
     let limit = api.options.limits.max_body_bytes();
     ApiError::new("BODY_TOO_LARGE", format!("the body has more than {limit} bytes"))
         .with_details(json!({ "limit": limit }))
 }
 
+/// The refusal of a part that can't be read.
 fn malformed(part: &str, reason: &str) -> ApiError {
     ApiError::new(
         "MALFORMED_REQUEST",
@@ -129,6 +138,8 @@ fn malformed(part: &str, reason: &str) -> ApiError {
 }
 
 /// Whether brackets are nested too deep. Those in strings do not count.
+///
+/// Checked on the bytes, before anything is parsed.
 fn is_too_deep(body: &[u8]) -> bool {
     let mut depth = 0_usize;
     let mut in_string = false;
@@ -149,6 +160,8 @@ fn is_too_deep(body: &[u8]) -> bool {
     false
 }
 
+/// Reads a body. A body that is not JSON is malformed (400); one that does not fit the type is
+/// invalid (422), with the path of the fault.
 fn read<T: DeserializeOwned>(body: &[u8]) -> Result<T, ApiError> {
     if is_too_deep(body) {
         let message = format!("the body is nested more than {MAX_DEPTH} levels deep");
@@ -200,6 +213,7 @@ pub(crate) fn count<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option
     text.map(|text| count(&text).ok_or_else(|| not_a_number::<D>(&text))).transpose()
 }
 
+/// The fault of a text that is not a number of the API.
 fn not_a_number<'de, D: Deserializer<'de>>(text: &str) -> D::Error {
     let shown: String = text.chars().take(50).collect();
     D::Error::custom(format!("{shown:?} is not a number from 0 to {} in digits", i64::MAX))
@@ -226,11 +240,13 @@ pub(crate) fn integer<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64,
 /// The integer that is written as a floating-point number, if it is one that no rounding has changed.
 #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "the range is checked")]
 fn whole(number: f64) -> Option<u64> {
+    /// Up to here, 2⁵³, a double represents every integer.
     const EXACT: f64 = 9_007_199_254_740_992.0;
     let is_whole = number.fract() == 0.0 && (0.0..=EXACT).contains(&number);
     is_whole.then_some(number as u64)
 }
 
+/// Accepts an object and nothing else.
 struct ObjectVisitor<T>(PhantomData<T>);
 
 impl<'de, T: Deserialize<'de>> Visitor<'de> for ObjectVisitor<T> {

@@ -1,4 +1,16 @@
 //! The outermost layer: ids of requests, timeouts, panics, and the shape of every error.
+//!
+//! ```text
+//! request ─► finish ─► guard ─► route
+//!              │         └ credentials, rate limit, audit, conditions, idempotency
+//!              ├ refuses foreign pages, before anything is read
+//!              ├ catches panics, ends requests that take too long
+//!              └ writes the body of every error, and the headers of every answer
+//! ```
+//!
+//! An error travels inwards to outwards as an extension of an empty response. Here it gets its
+//! body, because only this layer knows the id of the request. An error response without that
+//! extension was made by axum, and gets the code that fits its status.
 
 use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
@@ -29,6 +41,7 @@ use super::{
 /// Tells browsers to take the content type as it is.
 const NO_SNIFF: HeaderValue = HeaderValue::from_static("nosniff");
 
+/// Passes a request inwards, and completes its answer.
 pub(crate) async fn finish(State(api): State<Api>, mut request: Request, next: Next) -> Response {
     let id = RequestId::of(request.headers());
     let method = request.method().clone();
@@ -76,11 +89,13 @@ pub(crate) async fn answer(api: &Api, request: Request, next: Next) -> Response 
     }
 }
 
+/// The error of a request that took too long. What it has begun may still take effect.
 fn timed_out(timeout: Duration) -> ApiError {
     let message = format!("the request took longer than {timeout:?}");
     ApiError::new("REQUEST_TIMEOUT", message)
 }
 
+/// The text of a panic, for the log.
 fn message(panic: &(dyn std::any::Any + Send)) -> String {
     let text = panic.downcast_ref::<&str>().map(ToString::to_string);
     let text = text.or_else(|| panic.downcast_ref::<String>().cloned());
@@ -140,6 +155,8 @@ pub fn answer_unrouted(router: Router, api_path: Option<&str>) -> Router {
     router.layer(from_fn_with_state(api_path.map(Arc::from), unrouted))
 }
 
+/// Gives an empty refusal of the router a body. Answers of handlers are not changed, whatever their
+/// status.
 async fn unrouted(
     State(api_path): State<Option<Arc<str>>>,
     request: Request,
@@ -165,6 +182,7 @@ async fn unrouted(
     response
 }
 
+/// The error of a path that no route takes.
 fn no_path(path: &str, api_path: Option<&str>) -> ApiError {
     let (message, details) = match api_path {
         Some(api) => {
@@ -191,6 +209,7 @@ fn foreign(status: StatusCode) -> ApiError {
     }
 }
 
+/// The error of a method that a path does not take.
 fn method_not_allowed() -> ApiError {
     ApiError::new(
         "METHOD_NOT_ALLOWED",

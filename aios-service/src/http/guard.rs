@@ -1,5 +1,10 @@
-//! The layer before every route: credentials, audit, checks of the request, and answers that
-//! were given before. Each layer of a router copies all those below it for each request.
+//! The layer before every route: credentials, audit, checks of the request, and answers that were
+//! given before. Each layer of a router copies all those below it for each request.
+//!
+//! The order is fixed. Without valid credentials nothing else happens, not even an audit event, so
+//! that no caller without them can fill the log. The audit event is handed to the store before the
+//! checks, so that a refused call is recorded with its refusal. A repeated request is recognised
+//! last, after its query and its conditions were found valid.
 
 use axum::{
     extract::{Request, State},

@@ -1,4 +1,8 @@
 //! Health of the process.
+//!
+//! The three probes answer different questions, and an orchestrator acts differently on each: it
+//! restarts a process that is not live, and sends no requests to one that is not ready. A check
+//! that depends on a server therefore belongs to readiness only.
 
 use std::{sync::Arc, time::Duration};
 
@@ -22,10 +26,14 @@ use super::Shutdown;
 /// How long the store may take to answer.
 const STORE_TIMEOUT: Duration = Duration::from_secs(2);
 
+/// The state of the probes.
 #[derive(Clone, Debug)]
 struct Checks {
+    /// Knows its own faults, its broker and its store.
     runtime: Arc<Runtime>,
+    /// A process that shuts down is not ready.
     shutdown: Shutdown,
+    /// Limits the time of the store.
     clock: Arc<dyn Clock>,
 }
 
@@ -65,6 +73,7 @@ pub fn health(runtime: Arc<Runtime>, shutdown: Shutdown) -> Router {
         .with_state(Checks { runtime, shutdown, clock })
 }
 
+/// Answers from what this process knows about itself.
 async fn live(State(checks): State<Checks>) -> Response {
     let blocked = checks.runtime.blocked_agent_types();
     let blocked = blocked.iter().map(Name::as_str).collect::<Vec<_>>().join(", ");
@@ -75,10 +84,12 @@ async fn live(State(checks): State<Checks>) -> Response {
     answer(&[("runtime", runtime), ("agents", agents), ("runs", runs)])
 }
 
+/// Answers that the process has started.
 async fn startup() -> Response {
     answer(&[("runtime", None)])
 }
 
+/// Answers from the state of the process and of its servers.
 async fn ready(State(checks): State<Checks>) -> Response {
     let draining = checks.shutdown.has_begun().then(|| "shutting down".to_owned());
     let broker = match checks.runtime.broker().health_now() {
@@ -92,6 +103,7 @@ async fn ready(State(checks): State<Checks>) -> Response {
     answer(&[("process", draining), ("runtime", runtime), ("broker", broker), ("store", store)])
 }
 
+/// Asks the store for its head; returns the fault.
 async fn store(checks: &Checks) -> Option<String> {
     let store = checks.runtime.store()?;
     tokio::select! {

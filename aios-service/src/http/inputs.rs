@@ -1,5 +1,9 @@
-//! Constraints on the inputs of requests in the OpenAPI document: patterns and limits that the code checks
-//! and that types alone do not tell.
+//! Constraints on the inputs of requests in the OpenAPI document: patterns and limits that the code
+//! checks and that types alone do not tell.
+//!
+//! Generated clients and generated tests rely on them: what fulfils the document must not be
+//! refused as malformed. The names of parameters and fields decide, because the same name has the
+//! same meaning everywhere.
 
 use aios_core::store::RunStatus;
 use serde_json::{Map, Value, json};
@@ -48,6 +52,7 @@ pub(super) fn constrain(document: &mut Value) {
     }
 }
 
+/// Constrains a parameter by its place and name.
 fn of_parameter(path: &str, parameter: &mut Value) {
     let field = |key: &str| parameter.get(key).and_then(Value::as_str).unwrap_or_default();
     let constraints = match (field("in"), field("name")) {
@@ -69,6 +74,7 @@ fn of_parameter(path: &str, parameter: &mut Value) {
     }
 }
 
+/// Whether the parameter is a text; a position of the same name is a number.
 fn is_text(parameter: &Value) -> bool {
     parameter.pointer("/schema/type").is_some_and(|it| it == "string")
 }
@@ -78,12 +84,14 @@ fn list(path: &str) -> &str {
     path.rsplit('/').next().unwrap_or_default()
 }
 
+/// The pattern of a list of statuses of runs.
 fn statuses() -> String {
     let all: Vec<_> = RunStatus::ALL.iter().map(|status| status.as_str()).collect();
     let one = format!("({})", all.join("|"));
     format!("^{one}(,{one})*$")
 }
 
+/// Constrains the fields of a body.
 fn of_body(name: &str, schema: &mut Value) {
     let properties = schema.pointer_mut("/properties").and_then(Value::as_object_mut);
     for (field, property) in properties.into_iter().flatten() {
@@ -118,6 +126,7 @@ fn undotted(mut schema: Value) -> Value {
     schema
 }
 
+/// Adds a description.
 fn described(mut schema: Value, description: &str) -> Value {
     set(&mut schema, &["description"], json!(description));
     schema
@@ -157,6 +166,7 @@ fn bytes(characters: &Characters, max: usize) -> Value {
     json!({ "pattern": pattern, "minLength": 1, "maxLength": max })
 }
 
+/// The schema of an id of an event.
 fn event_id() -> Value {
     let mut schema = bytes(&ANY, 255);
     set(&mut schema, &["type"], json!("string"));
@@ -183,6 +193,7 @@ fn both_or_nothing() -> Value {
     json!({ "anyOf": [both, nothing] })
 }
 
+/// Adds constraints to a schema.
 fn add(schema: &mut Value, constraints: Value) {
     if let (Some(schema), Value::Object(constraints)) = (schema.as_object_mut(), constraints) {
         schema.extend(constraints);

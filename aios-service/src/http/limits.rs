@@ -1,3 +1,5 @@
+//! Limits that may change while the API runs, for example by a reload of the configuration.
+
 use std::{sync::Arc, time::Duration};
 
 use parking_lot::RwLock;
@@ -26,18 +28,24 @@ use super::RateLimit;
 #[derive(Clone, Debug)]
 pub struct Limits(Arc<RwLock<Values>>);
 
+/// The values of one moment. Small, so a reader copies them and holds no lock.
 #[derive(Clone, Copy, Debug)]
 struct Values {
+    /// Largest body of a request.
     max_body_bytes: usize,
+    /// Time in which a request has to be answered.
     request_timeout: Duration,
+    /// Per caller; `None` for no limit.
     rate_limit: Option<RateLimit>,
 }
 
 impl Limits {
+    /// Limits without a rate.
     pub(super) fn new(max_body_bytes: usize, request_timeout: Duration) -> Self {
         Self::of(Values { max_body_bytes, request_timeout, rate_limit: None })
     }
 
+    /// Limits with these values.
     fn of(values: Values) -> Self {
         Self(Arc::new(RwLock::new(values)))
     }
@@ -62,22 +70,27 @@ impl Limits {
         self.change(|values| values.rate_limit = limit);
     }
 
+    /// Largest body of a request, in bytes.
     pub(crate) fn max_body_bytes(&self) -> usize {
         self.values().max_body_bytes
     }
 
+    /// Time in which a request has to be answered.
     pub(crate) fn request_timeout(&self) -> Duration {
         self.values().request_timeout
     }
 
+    /// How many requests each caller may send.
     pub(crate) fn rate_limit(&self) -> Option<RateLimit> {
         self.values().rate_limit
     }
 
+    /// A copy of the present values.
     fn values(&self) -> Values {
         *self.0.read()
     }
 
+    /// Changes one of the values, for all clones.
     fn change(&self, change: impl FnOnce(&mut Values)) {
         change(&mut self.0.write());
     }

@@ -1,4 +1,8 @@
 //! The part of the log that has the events of a time.
+//!
+//! The log is ordered by position. Timestamps grow with it except for the skew of clocks, so a
+//! binary search finds both ends, widened by [`SKEW`], and the events between them are then
+//! filtered exactly.
 
 use std::time::Duration;
 
@@ -39,6 +43,7 @@ impl Range {
         Ok((first, last))
     }
 
+    /// Whether the timestamp of an event is in the range.
     pub(super) fn has(self, recorded: &RecordedEvent) -> bool {
         let at = recorded.event.timestamp;
         self.from.is_none_or(|from| at >= from) && self.before.is_none_or(|before| at < before)

@@ -1,4 +1,6 @@
 //! The caller: `/me`.
+//!
+//! It needs no permission, so that any valid credentials can be tried.
 
 use aios_core::event::Timestamp;
 use axum::{Extension, extract::State, http::StatusCode, response::Response};
@@ -13,6 +15,7 @@ use super::{
 };
 use crate::auth::Identity;
 
+/// The routes of this module.
 pub(super) fn routes() -> OpenApiRouter<Api> {
     OpenApiRouter::new().routes(routes!(get_me))
 }

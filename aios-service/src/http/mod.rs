@@ -150,6 +150,7 @@ pub fn openapi() -> String {
     Documents::new(&document).v31()
 }
 
+/// All routes, with their descriptions.
 fn resources() -> OpenApiRouter<Api> {
     OpenApiRouter::with_openapi(openapi::Document::openapi())
         .merge(runs::routes())

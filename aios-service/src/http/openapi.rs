@@ -1,4 +1,13 @@
 //! The description of the API as OpenAPI.
+//!
+//! The handlers carry most of it in their attributes. This module adds what no single handler can
+//! know: the errors of each status with their codes, the headers of every answer, and the security
+//! schemes. The modules `inputs`, `examples` and `registered` add constraints, examples and the
+//! schemas of registered types.
+//!
+//! The document is committed as a file, and a test compares both, so that a change of the contract
+//! is seen in a review. It is also read at run time: the query parameters that a route accepts are
+//! those that it documents.
 
 use std::sync::Arc;
 
@@ -31,6 +40,7 @@ use super::{
 #[openapi(components(schemas(ErrorDocument)))]
 pub(super) struct Document;
 
+/// The routes of this module.
 pub(super) fn routes() -> OpenApiRouter<Api> {
     OpenApiRouter::new().routes(routes!(get_openapi))
 }
@@ -55,6 +65,7 @@ impl Documents {
     }
 }
 
+/// The document as indented JSON with a line end, as the file has it.
 fn text(document: &Value) -> String {
     format!("{document:#}\n")
 }
@@ -172,6 +183,7 @@ fn add_errors(path: &str, method: &str, operation: &mut Value) {
     }
 }
 
+/// Documents `location` and the header of a replayed answer.
 fn add_headers_of_post(responses: &mut Map<String, Value>) {
     let location = json!({
         "description": "Where the resource is, if it can be found.",
@@ -205,6 +217,7 @@ const TAGGED: [(&str, &str); 7] = [
     ("get", "/workflows/{workflow}"),
 ];
 
+/// Documents the tag of a resource, and 304 for a GET.
 fn add_etag(method: &str, responses: &mut Map<String, Value>) {
     let etag = json!({
         "description": "Version of the resource, for `If-Match` and `If-None-Match`.",
@@ -222,6 +235,7 @@ fn add_etag(method: &str, responses: &mut Map<String, Value>) {
     }
 }
 
+/// The parameter `If-Match`.
 fn if_match() -> Value {
     json!({
         "name": "If-Match",
@@ -232,6 +246,7 @@ fn if_match() -> Value {
     })
 }
 
+/// Documents `Idempotency-Key`.
 fn add_idempotency_key(operation: &mut Value) {
     let parameter = json!({
         "name": "Idempotency-Key",
@@ -244,6 +259,7 @@ fn add_idempotency_key(operation: &mut Value) {
     add_parameter(operation, parameter);
 }
 
+/// Adds a parameter to an operation.
 fn add_parameter(operation: &mut Value, parameter: Value) {
     let Some(operation) = operation.as_object_mut() else { return };
     let parameters = operation.entry("parameters").or_insert_with(|| json!([]));
@@ -252,6 +268,7 @@ fn add_parameter(operation: &mut Value, parameter: Value) {
     }
 }
 
+/// The headers that every answer may have.
 fn headers() -> Value {
     json!({
         "x-request-id": {
@@ -265,6 +282,7 @@ fn headers() -> Value {
     })
 }
 
+/// The description of an error status, with its codes.
 fn error_response(status: u16) -> Value {
     let codes: Vec<_> = status::codes_of(status).map(|code| format!("`{code}`")).collect();
     let mut headers = headers();

@@ -1,4 +1,7 @@
 //! OpenAPI 3.0 from 3.1.
+//!
+//! Some generators of clients read 3.0 only. The API is described once, in 3.1, and the older form
+//! is derived when it is asked for, so that both never differ.
 
 use std::collections::HashMap;
 
@@ -24,6 +27,7 @@ pub(super) fn downgrade(document: &Value) -> Value {
     document
 }
 
+/// Moves the scopes of an operation, which 3.0 allows for OAuth2 only.
 fn move_scopes(operation: &mut Value) {
     let mut scopes = Vec::new();
     let security = operation.pointer_mut("/security").and_then(Value::as_array_mut);
@@ -43,6 +47,7 @@ fn move_scopes(operation: &mut Value) {
 /// The types of the schemas that can be referred to, by their references.
 type Types = HashMap<String, Value>;
 
+/// Collects the types that references lead to.
 fn types(document: &Value) -> Types {
     let schemas = document.pointer("/components/schemas").and_then(Value::as_object);
     let types = schemas.into_iter().flatten().filter_map(|(name, schema)| {
@@ -52,6 +57,7 @@ fn types(document: &Value) -> Types {
     types.collect()
 }
 
+/// Rewrites every schema below a value.
 fn rewrite(value: &mut Value, types: &Types) {
     match value {
         Value::Array(values) => values.iter_mut().for_each(|value| rewrite(value, types)),
@@ -68,6 +74,7 @@ fn is_null(schema: &Value) -> bool {
     schema.get("type").is_some_and(|it| it == "null")
 }
 
+/// Rewrites one schema.
 fn rewrite_schema(fields: &mut Map<String, Value>, types: &Types) {
     if let Some(Value::Array(types)) = fields.get("type").cloned() {
         let others: Vec<_> = types.iter().filter(|it| **it != "null").cloned().collect();

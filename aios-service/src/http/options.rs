@@ -1,3 +1,5 @@
+//! Options of the API.
+
 use std::{sync::Arc, time::Duration};
 
 use aios_core::clock::{Clock, SystemClock};
@@ -48,12 +50,19 @@ pub enum Audit {
 /// ```
 #[derive(Clone, Debug)]
 pub struct ApiOptions {
+    /// Asked in this order.
     pub(crate) authenticators: Vec<Arc<dyn Authenticator>>,
+    /// Where the audit events go.
     pub(crate) audit: Audit,
+    /// Timestamps, timeouts and expiry.
     pub(crate) clock: Arc<dyn Clock>,
+    /// Origins of pages that may use the API.
     pub(crate) cors: Cors,
+    /// Shared with the callers of `limits`, unless a setter replaces them.
     pub(crate) limits: Limits,
+    /// After which time a client of a stream connects again.
     pub(crate) stream_lifetime: Duration,
+    /// Ends streams and waits.
     pub(crate) shutdown: Shutdown,
 }
 
@@ -163,6 +172,7 @@ impl ApiOptions {
         self
     }
 
+    /// Completes the options: without an authenticator, callers on this machine may do everything.
     pub(crate) fn finished(mut self) -> Self {
         if self.authenticators.is_empty() {
             self.authenticators.push(Arc::new(Anonymous::on_loopback()));

@@ -1,4 +1,8 @@
 //! Output streams of runs as server-sent events: `/runs/{run_id}/streams/{name}`.
+//!
+//! An output stream is a stream of the log, and the id of a message is the offset of its item. A
+//! client that connects again sends the last id and gets every later item once. Nothing is
+//! buffered: the next item is read when the client has taken the one before.
 
 use std::convert::Infallible;
 
@@ -24,6 +28,7 @@ use super::{
 };
 use crate::auth::Identity;
 
+/// The routes of this module.
 pub(super) fn routes() -> OpenApiRouter<Api> {
     OpenApiRouter::new().routes(routes!(stream_output))
 }
@@ -74,27 +79,36 @@ async fn stream_output(
 /// The data of a message.
 #[derive(Serialize)]
 struct Message<'a> {
+    /// The attempt that wrote the item.
     writer: &'a str,
+    /// The item; none for a reset.
     #[serde(skip_serializing_if = "Option::is_none")]
     item: Option<Payload>,
 }
 
 /// Reads no faster than the client.
 struct Follow {
+    /// Where items come from.
     reader: OutputReader,
+    /// Offset of the last item that was sent.
     after: u64,
+    /// Whether the message `end` was sent.
     has_ended: bool,
+    /// When the stream ends: with its lifetime or the credentials of the caller.
     end: BoxFuture<'static, ()>,
+    /// Ends the stream at once.
     shutdown: Shutdown,
 }
 
 impl Follow {
+    /// Follows a stream for this caller.
     fn new(api: &Api, identity: &Identity, reader: OutputReader, after: u64) -> Self {
         let end = api.stream_end(identity);
         let shutdown = api.options.shutdown.clone();
         Self { reader, after, has_ended: false, end, shutdown }
     }
 
+    /// The messages.
     fn into_stream(self) -> impl Stream<Item = Result<Event, Infallible>> {
         stream::unfold(self, |mut follow| async move {
             let event = follow.next().await?;
@@ -128,6 +142,7 @@ impl Follow {
         }
     }
 
+    /// The message of an item.
     fn message(&mut self, item: OutputItem) -> Option<Event> {
         let OutputItem { offset, writer, content, .. } = item;
         self.after = offset;

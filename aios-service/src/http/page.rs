@@ -59,8 +59,11 @@ impl FromRequestParts<Api> for Filters {
 /// A list in one of its orders.
 #[derive(Debug)]
 pub(crate) struct List {
+    /// Name of the list, with its order.
     name: String,
+    /// Whether it is in the order of time.
     is_by_time: bool,
+    /// The subject of the list.
     filters: Filters,
 }
 
@@ -87,6 +90,8 @@ impl List {
         Ok(PageRequest { limit: limit(asked)?, after: after.map(|it| self.read(it)).transpose()? })
     }
 
+    /// Reads the row of a cursor. The cursor has to be what this list would write for that row,
+    /// which covers the digest.
     fn read(&self, cursor: &str) -> Result<String, ApiError> {
         let escaped = cursor
             .strip_prefix(&self.name)
@@ -171,6 +176,8 @@ fn unescape(escaped: &str) -> Option<String> {
     (!id.is_empty()).then_some(id)
 }
 
+/// The character with a number, in the only form that cursors have: lower-case, without zeros
+/// before it.
 fn numbered(number: &str) -> Option<char> {
     let is_number = number.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
     let value = u32::from_str_radix(number, 16).ok().filter(|_| is_number)?;

@@ -1,4 +1,7 @@
 //! The query parameters that each route takes. A request with another one is refused.
+//!
+//! A misspelt filter that is ignored returns too much, and a client would act on it. The names come
+//! from the OpenAPI document, so that the document and the check can't differ.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -52,6 +55,7 @@ impl QueryNames {
         }
     }
 
+    /// The names that the route of a request takes. A HEAD takes those of GET.
     fn of_request(&self, request: &Request) -> Option<&[String]> {
         let path = request.extensions().get::<MatchedPath>()?.as_str();
         let nested = request.extensions().get::<NestedPath>().map(NestedPath::as_str);
@@ -64,6 +68,7 @@ impl QueryNames {
     }
 }
 
+/// The names of the query parameters of an operation.
 fn names(operation: &Value) -> Vec<String> {
     let parameters = operation.pointer("/parameters").and_then(Value::as_array);
     let is_query = |it: &&Value| it.get("in").is_some_and(|place| place == "query");
@@ -71,6 +76,7 @@ fn names(operation: &Value) -> Vec<String> {
     of_query.filter_map(|it| Some(it.get("name")?.as_str()?.to_owned())).collect()
 }
 
+/// The refusal, with the names that the route takes and the one that was probably meant.
 fn unknown(name: &str, known: &[String]) -> ApiError {
     let shown: String = name.chars().take(100).collect();
     let nearest = nearest(&shown, known.iter().map(String::as_str));

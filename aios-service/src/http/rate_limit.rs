@@ -1,3 +1,9 @@
+//! The rate limit of callers.
+//!
+//! The state of a caller is a single time: when its bucket will be full. A request moves it by one
+//! interval; if it would be more than a period ahead, the request is refused. No task fills
+//! buckets, and no timer runs.
+
 use std::{
     collections::HashMap,
     hash::{BuildHasher, RandomState},
@@ -79,12 +85,17 @@ impl RateLimit {
 /// Applies a limit to each caller.
 #[derive(Debug)]
 pub(crate) struct Limiter {
+    /// Monotonic time.
     clock: Arc<dyn Clock>,
+    /// Random per process, so that a caller can't choose a subject that shares the bucket of
+    /// another one.
     hasher: RandomState,
+    /// The buckets.
     callers: Mutex<Callers>,
 }
 
 impl Limiter {
+    /// No caller is known.
     pub(crate) fn new(clock: Arc<dyn Clock>) -> Self {
         Self { clock, hasher: RandomState::new(), callers: Mutex::default() }
     }
@@ -110,12 +121,16 @@ impl Limiter {
 /// caller is; or when it has too many callers.
 #[derive(Debug, Default)]
 struct Callers {
+    /// Callers of the current generation.
     recent: HashMap<u64, Duration>,
+    /// Those of the one before, which are looked up but not added to.
     earlier: HashMap<u64, Duration>,
+    /// When the current generation began.
     began_at: Duration,
 }
 
 impl Callers {
+    /// Begins a new generation if the current one is over or full.
     fn forget(&mut self, now: Duration, period: Duration) {
         let is_over = now.saturating_sub(self.began_at) >= period;
         if is_over || self.recent.len() >= MAX_CALLERS {
@@ -124,6 +139,7 @@ impl Callers {
         }
     }
 
+    /// When the bucket of a caller is full; the past for an unknown one.
     fn full_at(&self, caller: u64) -> Duration {
         let known = self.recent.get(&caller).or_else(|| self.earlier.get(&caller));
         known.copied().unwrap_or_default()

@@ -1,4 +1,8 @@
 //! The JSON Schemas of registered agent types and workflows, as schemas of the OpenAPI document.
+//!
+//! They are added when the document is asked for, because registrations of other processes change
+//! while this one runs. JSON Schema keeps its definitions inside a schema, OpenAPI keeps them all
+//! in one place, so definitions are moved and references are rewritten.
 
 use serde_json::{Map, Value};
 
@@ -67,6 +71,7 @@ fn refer(schema: &mut Value, name: &str) {
     }
 }
 
+/// Rewrites the reference of one schema, if it leads into the schema itself.
 fn refer_field(fields: &mut Map<String, Value>, name: &str) {
     let Some(reference) = fields.get("$ref").and_then(Value::as_str) else { return };
     let led = match reference.strip_prefix(DEFINITIONS) {

@@ -1,8 +1,14 @@
+//! The id of a request, which connects an answer, the log lines and the audit event.
+//!
+//! An id of the client is taken if it is short and plain, because it is written into log lines and
+//! headers.
+
 use std::sync::Arc;
 
 use aios_core::event::EventId;
 use axum::http::HeaderMap;
 
+/// Name of the header.
 pub(super) const REQUEST_ID: &str = "x-request-id";
 /// Longest id of a request that is taken from the client.
 const MAX_ID_BYTES: usize = 100;
@@ -12,6 +18,7 @@ const MAX_ID_BYTES: usize = 100;
 pub(crate) struct RequestId(pub(crate) Arc<str>);
 
 impl RequestId {
+    /// The id of the client, or a new one.
     pub(super) fn of(headers: &HeaderMap) -> Self {
         let given = headers.get(REQUEST_ID).and_then(|value| value.to_str().ok());
         let is_usable = |id: &&str| {

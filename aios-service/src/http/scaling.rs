@@ -1,4 +1,8 @@
 //! Load of agents, for autoscalers: `/metrics/scaling`.
+//!
+//! The number of open tasks comes from the store, because it includes tasks that no process has
+//! taken, and because every process gives the same answer. Counting stops at [`TASKS`]: an
+//! autoscaler only needs to know that there are many.
 
 use aios_core::{
     event::Timestamp,
@@ -18,12 +22,14 @@ use super::{
     state::Api,
 };
 
+/// Type of the resource.
 const KIND: &str = "agent_load";
 /// Most types of agents that one answer has.
 const TYPES: usize = 100;
 /// How many tasks are counted.
 const TASKS: usize = 1000;
 
+/// The routes of this module.
 pub(super) fn routes() -> OpenApiRouter<Api> {
     OpenApiRouter::new().routes(routes!(get_scaling))
 }
@@ -84,6 +90,7 @@ async fn get_scaling(
     Ok(api.listing(loads, None, Vec::new()))
 }
 
+/// Counts the open tasks of a type.
 async fn load(store: &dyn Store, agent_type: &str) -> Result<AgentLoad, ApiError> {
     let filter = TaskFilter {
         agent_type: Some(agent_type.to_owned()),

@@ -1,4 +1,5 @@
-//! Schemas of types of other crates.
+//! Schemas of types of other crates, which do not depend on utoipa. The values of statuses are
+//! taken from those types, so that a new one is documented by itself.
 
 use aios_core::store;
 use serde::Serialize;

@@ -1,3 +1,8 @@
+//! The shutdown of a service, as a signal that many parts wait for.
+//!
+//! The parts end in this order: readiness fails, then the server takes no more connections, streams
+//! and waits end, requests end, and last the runtime.
+
 use std::{sync::Arc, time::Duration};
 
 use tokio::sync::watch;
@@ -29,7 +34,9 @@ use tokio::sync::watch;
 /// ```
 #[derive(Clone, Debug)]
 pub struct Shutdown {
+    /// `true` from the beginning on.
     begun: Arc<watch::Sender<bool>>,
+    /// For how long connections are still accepted.
     accept_delay: Duration,
 }
 
@@ -69,6 +76,7 @@ impl Shutdown {
         self
     }
 
+    /// For how long connections are still accepted.
     pub(super) fn accept_delay(&self) -> Duration {
         self.accept_delay
     }
@@ -101,6 +109,8 @@ impl Default for Shutdown {
     }
 }
 
+/// Registers the handlers at once, so that a signal right after the start is not missed. Completes
+/// at the first signal.
 #[cfg(unix)]
 fn signals() -> std::io::Result<impl Future<Output = ()> + Send> {
     use tokio::signal::unix::{SignalKind, signal};

@@ -1,3 +1,5 @@
+//! The state of every handler, and the answers that they give.
+
 use std::{ops::Deref, sync::Arc};
 
 use aios_agents::Runtime;
@@ -21,14 +23,18 @@ use crate::auth::Identity;
 #[derive(Clone, Debug)]
 pub(crate) struct Api(Arc<Parts>);
 
+/// The parts of the state.
 #[derive(Debug)]
 pub(crate) struct Parts {
+    /// Starts and changes runs, tasks and agents.
     pub(crate) runtime: Arc<Runtime>,
+    /// The options, completed.
     pub(crate) options: ApiOptions,
     /// Stores the audit events, if the process has a store.
     pub(crate) audit_log: Option<Arc<AuditLog>>,
     /// The query parameters of each route.
     pub(crate) query_names: QueryNames,
+    /// Counts the requests of callers.
     limiter: Limiter,
 }
 
@@ -41,6 +47,7 @@ impl Deref for Api {
 }
 
 impl Api {
+    /// Builds the state.
     pub(crate) fn new(runtime: Arc<Runtime>, options: ApiOptions, query_names: QueryNames) -> Self {
         let options = options.finished();
         let clock = || Arc::clone(&options.clock);
@@ -55,6 +62,7 @@ impl Api {
         self.limiter.admit(limit, &identity.subject).map_err(ApiError::rate_limited)
     }
 
+    /// The time of the API.
     pub(crate) fn now(&self) -> Timestamp {
         self.options.clock.now()
     }
@@ -66,11 +74,13 @@ impl Api {
         self.options.clock.sleep(rest.map_or(lifetime, |rest| rest.min(lifetime)))
     }
 
+    /// The store; fails with `NO_STORE` in a process without one.
     pub(crate) fn store(&self) -> Result<&Arc<dyn Store>, ApiError> {
         let missing = || ApiError::new("NO_STORE", "the process that answers has no store");
         self.runtime.store().ok_or_else(missing)
     }
 
+    /// An answer with one resource.
     pub(crate) fn document<A: Serialize>(&self, status: StatusCode, data: Resource<A>) -> Response {
         let meta = Meta { timestamp: self.now(), version: VERSION };
         json(status, &Document { data, meta })
@@ -86,6 +96,7 @@ impl Api {
         self.located(StatusCode::CREATED, data, location)
     }
 
+    /// A document with the header `location`.
     fn located<A: Serialize>(
         &self,
         status: StatusCode,
@@ -102,6 +113,7 @@ impl Api {
         }
     }
 
+    /// An answer with a page of resources.
     pub(crate) fn listing<A: Serialize>(
         &self,
         data: Vec<Resource<A>>,

@@ -1,4 +1,12 @@
 //! Live events: server-sent events of the log, of a run and of an agent.
+//!
+//! The id of a message is a position of the log. A client that connects again sends the last id and
+//! gets every later event once, from any process. Streams end by themselves after some minutes,
+//! with the credentials of their caller, and when the process shuts down; clients connect again, to
+//! this process or another one. That is also how they move away from a process that drains.
+//!
+//! Nothing is buffered for a slow client: the next event is read when the one before was taken. A
+//! filter may skip many events, so the position is sent from time to time without data.
 
 use std::{convert::Infallible, sync::Arc, time::Duration};
 
@@ -42,6 +50,7 @@ const KEEP_ALIVE: Duration = Duration::from_secs(15);
 /// begin before them when it connects again.
 const SKIPPED: u64 = 500;
 
+/// The routes of this module.
 pub(super) fn routes() -> OpenApiRouter<Api> {
     OpenApiRouter::new()
         .routes(routes!(stream_events))
@@ -198,6 +207,8 @@ async fn begin(store: &dyn Store, after: Option<u64>) -> Result<u64, ApiError> {
     Err(ApiError::new("INVALID_CURSOR", message).with_details(details))
 }
 
+/// Reads the position of the last event that the client has. It overrides the query, because a
+/// browser sends it with the URL of the first request.
 pub(super) fn last_event_id(headers: &HeaderMap) -> Result<Option<u64>, ApiError> {
     let mut values = headers.get_all("last-event-id").iter();
     let Some(value) = values.next() else { return Ok(None) };
@@ -207,6 +218,7 @@ pub(super) fn last_event_id(headers: &HeaderMap) -> Result<Option<u64>, ApiError
     position.map(Some).ok_or_else(|| ApiError::new("MALFORMED_REQUEST", message))
 }
 
+/// The answer with the events.
 fn answer(follow: Follow) -> Response {
     events(follow.into_stream())
 }
@@ -224,7 +236,9 @@ pub(super) fn events(
 
 /// Where the events of a stream come from.
 enum Source {
+    /// The whole log, from a position.
     Log(LogSubscription<dyn Store>),
+    /// The journal of a run, up to its end.
     Run(Box<RunEvents>),
 }
 
@@ -292,6 +306,8 @@ struct Follow {
 }
 
 impl Follow {
+    /// Follows a source after a position, until the identity of the caller ends or the stream has
+    /// lived long enough.
     fn new(api: &Api, identity: &Identity, source: Source, filter: Filter, after: u64) -> Self {
         let end = api.stream_end(identity);
         let shutdown = api.options.shutdown.clone();
@@ -299,6 +315,7 @@ impl Follow {
         Self { source, filter, after, has_begun, skipped: 0, end, shutdown }
     }
 
+    /// The messages of the stream.
     fn into_stream(self) -> impl Stream<Item = Result<Event, Infallible>> {
         stream::unfold(self, |mut follow| async move {
             let event = follow.next().await?;
@@ -354,6 +371,7 @@ impl Follow {
     }
 }
 
+/// The message of an event.
 fn message(event: RecordedEvent) -> Option<Event> {
     let position = event.position;
     match serde_json::to_string(&recorded(event)) {

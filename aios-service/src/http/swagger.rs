@@ -30,10 +30,12 @@ pub(super) fn routes() -> Router<Api> {
         .route("/docs/{*file}", get(async |Path(path): Path<String>| file(&path)))
 }
 
+/// The document of the API, for the page.
 async fn document(Extension(documents): Extension<Arc<Documents>>) -> Response {
     ([(header::CONTENT_TYPE, "application/json")], documents.v31()).into_response()
 }
 
+/// A file of the page, with a policy that lets it load nothing from elsewhere.
 fn file(path: &str) -> Response {
     match serve(path, Arc::clone(&CONFIG)) {
         Ok(Some(file)) => {

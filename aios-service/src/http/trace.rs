@@ -8,6 +8,7 @@ use axum::http::{HeaderMap, HeaderValue};
 
 use crate::auth::Identity;
 
+/// Header of an answer with the trace of its request.
 pub(crate) const TRACE_RESPONSE: &str = "traceresponse";
 /// Longest `tracestate` that is passed on. The standard asks for no more.
 const MAX_STATE_BYTES: usize = 512;
@@ -15,7 +16,9 @@ const MAX_STATE_BYTES: usize = 512;
 /// A trace, from the headers `traceparent` and `tracestate`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Trace {
+    /// The span of the client.
     parent: TraceParent,
+    /// Opaque, and passed on unchanged.
     state: Option<Arc<str>>,
 }
 
@@ -64,6 +67,7 @@ pub(crate) fn metadata(
     }
 }
 
+/// The joined `tracestate`; dropped as a whole if it is too long.
 fn state(headers: &HeaderMap) -> Option<Arc<str>> {
     let values = headers.get_all("tracestate").iter().map(|value| value.to_str().ok());
     let state = values.collect::<Option<Vec<_>>>()?.join(",");

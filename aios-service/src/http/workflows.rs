@@ -1,4 +1,6 @@
 //! Workflows: `/workflows`.
+//!
+//! The list has the versions that processes have registered.
 
 use std::time::Duration;
 
@@ -29,11 +31,14 @@ use super::{
     trace::metadata,
 };
 
+/// Type of the resource.
 const KIND: &str = "workflow";
+/// Name of the list in cursors.
 const LIST: &str = "workflows";
 /// Rows that are read at once to find the versions of a workflow.
 const SEARCH: usize = 1000;
 
+/// The routes of this module.
 pub(super) fn routes() -> OpenApiRouter<Api> {
     OpenApiRouter::new()
         .routes(routes!(list_workflows))
@@ -57,6 +62,7 @@ struct Workflow {
     updated_at: Timestamp,
 }
 
+/// Converts a row to its resource.
 fn resource(row: WorkflowRecord) -> Resource<Workflow> {
     let WorkflowRecord { id, name, version, created_at, updated_at, .. } = row;
     Resource::new(KIND, id, Workflow { name, version, created_at, updated_at })
@@ -268,6 +274,7 @@ async fn signal_with_start(
     started(&api, &prefix, &run).await
 }
 
+/// The answer to a start: the run, and where it is.
 async fn started(api: &Api, prefix: &Prefix, run: &RunHandle) -> Result<Response, ApiError> {
     let location = prefix.location(&["runs", run.id()]);
     Ok(api.accepted(runs::started(api, run).await?, &location))

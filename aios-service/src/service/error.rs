@@ -1,3 +1,5 @@
+//! Why a service does not start or end. Each variant tells what the operator of the service can do.
+
 use aios_agents::RuntimeError;
 use aios_core::{broker::BrokerError, store::StoreError};
 

@@ -1,3 +1,8 @@
+//! The health check of a container without other programs.
+//!
+//! It speaks plain HTTP over a socket, with a time limit and a limit of the size. A client library
+//! would make the program larger for one request.
+
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     time::Duration,
@@ -90,6 +95,7 @@ pub async fn check_health(settings: &Settings) -> Result<(), HealthCheckError> {
     }
 }
 
+/// Asks for readiness, and returns the whole answer.
 async fn ask(address: &str) -> std::io::Result<String> {
     let mut stream = TcpStream::connect(address).await?;
     let request = "GET /health/ready HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";

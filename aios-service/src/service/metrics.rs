@@ -1,4 +1,11 @@
 //! The metrics of a service.
+//!
+//! There is one recorder per process (the `metrics` facade allows one). If the program has
+//! installed its own, the service records into that one and serves no `/metrics`.
+//!
+//! The type `MetricsExport` exists with and without the feature `otlp`. Without it, the type has no
+//! values, so that the code that uses it compiles and can never run; a setting that asks for an
+//! export is then an error and not ignored.
 
 use tracing::debug;
 
@@ -86,10 +93,12 @@ mod sending {
         }
     }
 
+    /// The error of a collector that can't be used.
     fn invalid(error: &CollectorError) -> ServiceError {
         ServiceError::Metrics { reason: error.to_string() }
     }
 
+    /// The error of an export without metrics.
     fn no_metrics(settings: &Settings) -> ServiceError {
         let reason = match settings.metrics().enabled {
             false => "metrics.enabled is false",

@@ -40,7 +40,9 @@ use crate::{
     telemetry::{LogControl, Metrics, Telemetry},
 };
 
+/// Makes the routes of the program, once the runtime has started.
 type Routes = Box<dyn FnOnce(Arc<Runtime>) -> Router + Send>;
+/// Changes the runtime before it starts.
 type Configure = Box<dyn FnOnce(RuntimeBuilder) -> RuntimeBuilder + Send>;
 
 /// A service made from [`Settings`]: it connects to its store and broker, starts the runtime, serves
@@ -117,12 +119,16 @@ type Configure = Box<dyn FnOnce(RuntimeBuilder) -> RuntimeBuilder + Send>;
 /// [`run`](Self::run) returns the failure.
 #[must_use]
 pub struct Service {
+    /// The settings at the start; a reload compares with them.
     settings: Settings,
     store: Option<Part<dyn Store, StoreError>>,
     broker: Option<Part<dyn Broker, BrokerError>>,
     runtime: RuntimeBuilder,
+    /// Called in this order.
     configure: Vec<Configure>,
+    /// Without the limits of the settings, which are applied at the start.
     options: ApiOptions,
+    /// Whether the API is served.
     has_api: bool,
     routes: Vec<Routes>,
     serving: ServeOptions,

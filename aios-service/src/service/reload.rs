@@ -1,4 +1,11 @@
 //! New values of settings while the service runs.
+//!
+//! A reload reads all layers again, as the start did. If one of them is invalid, all old values
+//! stay. Otherwise the settings in [`RELOADED`] take effect at once, and every other change is
+//! logged with a warning that it needs a restart; connections and agents keep what they were
+//! created with.
+//!
+//! The files are read on a thread for blocking work, so that requests are still served.
 
 use std::sync::Arc;
 
@@ -24,12 +31,16 @@ const RELOADED: [&str; 5] = [
 /// The settings that a service uses, and what takes new values.
 #[derive(Debug)]
 pub(super) struct Reload {
+    /// The values that are in use, from which changes are computed.
     pub(super) settings: Mutex<Settings>,
+    /// The limits that the API reads for each request.
     pub(super) limits: Limits,
+    /// The levels of the log, if this service writes it.
     pub(super) log: Option<LogControl>,
 }
 
 impl Reload {
+    /// The settings at the start.
     pub(super) fn new(settings: Settings, limits: Limits, log: Option<LogControl>) -> Self {
         Self { settings: Mutex::new(settings), limits, log }
     }
@@ -53,10 +64,13 @@ impl Reload {
         result
     }
 
+    /// The values that are in use.
     fn current(&self) -> Settings {
         self.settings.lock().clone()
     }
 
+    /// Takes new values. A rate limit that has not changed keeps its counters. Changes are logged
+    /// at the level that shows more of them: before the new level is set, or after.
     fn take(&self, old: &Settings, new: Settings) -> Result<Vec<Change>, SettingsError> {
         let limit = rate_limit(&new)?;
         let http = new.http();
@@ -82,6 +96,7 @@ impl Reload {
     }
 }
 
+/// Logs a change. Values of secrets come hidden from [`Change`].
 fn report(change: &Change) {
     let Change { key, before, after, origin } = change;
     let before = before.as_deref();
@@ -129,6 +144,7 @@ pub(super) fn on_signal(_: &Arc<Reload>) -> std::io::Result<Option<Task>> {
     Ok(None)
 }
 
+/// The rate limit of the settings, if there is one.
 pub(super) fn rate_limit(settings: &Settings) -> Result<Option<RateLimit>, SettingsError> {
     let key = "http.rate_limit";
     let limit = settings.http().rate_limit.map(|it| RateLimit::new(it.requests, it.per.get()));

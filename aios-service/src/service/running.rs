@@ -1,3 +1,15 @@
+//! A running service, and its end.
+//!
+//! The end has a fixed order. Each part is ended before the parts that it uses:
+//!
+//! ```text
+//! shutdown begins ─► requests end ─► spans are sent ─► metrics let go of the runtime
+//!   ─► tasks and steps end ─► broker closes, last metrics are sent ─► store closes
+//! ```
+//!
+//! A failure of one step does not skip the next ones: each is logged, and the first one is returned
+//! at the end.
+
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use aios_agents::Runtime;
@@ -74,13 +86,21 @@ pub struct RunningService {
     pub(super) store: Option<Arc<dyn Store>>,
     /// The broker, if this service connected to it.
     pub(super) broker: Option<Arc<dyn Broker>>,
+    /// Where requests are taken; the port is known here even if 0 was configured.
     pub(super) address: SocketAddr,
+    /// Begins the end, and tells the API of it.
     pub(super) shutdown: Shutdown,
+    /// The server.
     pub(super) serving: Serving,
+    /// The exporter of traces, if there is a collector.
     pub(super) traces: Option<Traces>,
+    /// The exporter of metrics, if there is a collector.
     pub(super) metrics: Option<MetricsExport>,
+    /// How long tasks and steps in progress may take to end.
     pub(super) deadline: Duration,
+    /// The settings, and what takes new values.
     pub(super) reload: Arc<Reload>,
+    /// Reloads at SIGHUP.
     pub(super) _reloading: Option<Task>,
     /// Dropped last, so that the log has the end of everything else.
     pub(super) _telemetry: Option<TelemetryGuard>,

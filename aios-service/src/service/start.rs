@@ -1,3 +1,11 @@
+//! The start of a service.
+//!
+//! The order is such that a fault is found before anything is visible outside. Settings are checked
+//! first, then the address is taken, so that a second instance on the same port fails before it
+//! opens a store. The store and the broker are opened next, then the runtime starts, and only then
+//! are connections accepted. If a step fails, the values that were made so far are dropped, which
+//! closes them.
+
 use std::{net::SocketAddr, sync::Arc};
 
 use aios_agents::{Runtime, RuntimeBuilder};
@@ -105,6 +113,7 @@ fn shutdown(given: Option<Shutdown>, settings: &Settings) -> Result<Shutdown, Se
     }
 }
 
+/// Starts the runtime with the changes of the program.
 async fn start_runtime(
     builder: RuntimeBuilder,
     configure: Vec<Configure>,
@@ -119,6 +128,7 @@ async fn start_runtime(
     Ok(Arc::new(builder.start().await?))
 }
 
+/// Reloads the settings at SIGHUP, where there is one.
 fn reload_on_signal(reload: &Arc<Reload>) -> Result<Option<Task>, ServiceError> {
     reload::on_signal(reload).map_err(|source| ServiceError::Signals { source })
 }
@@ -169,6 +179,7 @@ fn with_settings(
     }
 }
 
+/// Takes the address, and returns the one that was taken: port 0 is any free one.
 async fn listen(http: &HttpSettings) -> Result<(TcpListener, SocketAddr), ServiceError> {
     let failed = |source| ServiceError::Listen { address: http.listen.clone(), source };
     let listener = TcpListener::bind(&http.listen).await.map_err(failed)?;
@@ -209,6 +220,7 @@ async fn open_broker(
     }
 }
 
+/// The URL of a part that the service opens, which has to be set then.
 fn url(url: Option<&SecretUrl>, key: &str, variable: &str) -> Result<String, SettingsError> {
     let missing = || SettingsError::missing(key, "a URL such as memory://", variable);
     url.map(|url| url.expose().to_owned()).ok_or_else(missing)

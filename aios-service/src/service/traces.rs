@@ -1,4 +1,10 @@
 //! The traces of a service.
+//!
+//! Spans of runs come from the log, and one engine of all processes sends them. Spans of requests
+//! exist only in the process that handles the request, and wait in its own queue.
+//!
+//! As with the metrics, the type exists with and without the feature `otlp`; without it, it has no
+//! values.
 
 #[cfg(feature = "otlp")]
 pub(super) use self::sending::Traces;

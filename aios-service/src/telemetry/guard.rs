@@ -1,3 +1,5 @@
+//! The guard of the telemetry, and the control of the log.
+
 use std::time::Duration;
 
 use super::logs::Logs;
@@ -10,10 +12,12 @@ const FLUSH_TIMEOUT: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 #[must_use = "dropping it ends the telemetry"]
 pub struct TelemetryGuard {
+    /// `None` if the program has a subscriber of its own.
     logs: Option<Logs>,
 }
 
 impl TelemetryGuard {
+    /// The guard of a log that is in use.
     pub(super) fn new(logs: Logs) -> Self {
         Self { logs: Some(logs) }
     }

@@ -109,7 +109,9 @@ use crate::config::{LogFormat, LogOutput, LogSettings, Settings};
 /// ```
 #[must_use]
 pub struct Telemetry {
+    /// The section of the settings.
     log: LogSettings,
+    /// Overrides the output of the settings.
     output: Option<Box<dyn Write + Send>>,
 }
 

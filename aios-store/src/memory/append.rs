@@ -1,3 +1,12 @@
+//! Appends, in one critical section for each call.
+//!
+//! The order of the checks is part of the contract: ids first, then the fence, the expected
+//! version, and whether the stream is closed. A repeated append has to return its first result
+//! although a newer owner holds the shard, the version has moved on, or the run has ended since.
+//! The ids are therefore looked up before anything can refuse the append.
+//!
+//! An append that is refused has changed nothing, and its neighbours in the batch are not affected.
+
 use aios_core::{
     catalog::{closes, ending},
     event::EventId,
@@ -16,16 +25,19 @@ use crate::{
 // longer holds, so the ids are looked up first.
 
 impl MemoryStore {
+    /// Appends a batch, one append after the other, and then wakes the readers once.
     pub(super) fn append_all(&self, batch: Vec<Append>) -> Vec<Result<Appended, StoreError>> {
         let mut state = self.0.state.lock();
         let limit = self.0.max_event_bytes;
         let answers = batch.into_iter().map(|append| state.append(append, limit)).collect();
+        // Sent under the lock. Otherwise two calls could send their heads in the wrong order.
         self.0.head.send_replace(state.head());
         answers
     }
 }
 
 impl State {
+    /// Checks and stores one append.
     fn append(&mut self, append: Append, limit: usize) -> Result<Appended, StoreError> {
         validate_append(&append, limit)?;
         match Lookup::of(&append.stream, &self.locations(&append)) {
@@ -42,10 +54,12 @@ impl State {
         Ok(self.insert(append))
     }
 
+    /// Returns where each event of the append is stored, if it is.
     fn locations<'a>(&self, append: &'a Append) -> Vec<(&'a EventId, Option<Location>)> {
         append.events.iter().map(|event| (&event.id, self.location(&event.id))).collect()
     }
 
+    /// Where the event with this id is stored, if it is.
     fn location(&self, id: &EventId) -> Option<Location> {
         let recorded = self.recorded(*self.ids.get(&id.key())?)?;
         Some(Location {
@@ -55,6 +69,8 @@ impl State {
         })
     }
 
+    /// Stores the events of an append that passed all checks, and applies their changes to the read
+    /// models.
     fn insert(&mut self, append: Append) -> Appended {
         let Append { stream: id, events, .. } = append;
         let mut position = self.head();
@@ -81,6 +97,9 @@ impl State {
     }
 
     /// Closes a stream if its last event ends the run.
+    ///
+    /// Whether the last event closes the stream also depends on the first one: see `closes` of the
+    /// catalogue.
     fn close_if_ended(&mut self, id: &StreamId) {
         let Some(stream) = self.streams.get_mut(id) else { return };
         let event_type = |position: Option<&u64>| Some(&self.log.get(position?)?.event.event_type);
@@ -89,14 +108,18 @@ impl State {
         stream.is_closed = first.zip(last).is_some_and(|(first, last)| closes(id, first, last));
     }
 
+    /// Returns the version of a stream; 0 if it has no event.
     pub(super) fn version(&self, stream: &StreamId) -> u64 {
         self.streams.get(stream).map_or(0, Stream::version)
     }
 
+    /// Returns the position of the last event; 0 if there is none. Retention never removes the last
+    /// event, so the next position is never one that was used.
     pub(super) fn head(&self) -> u64 {
         self.log.last_key_value().map_or(0, |(position, _)| *position)
     }
 
+    /// Returns the event at a position, unless retention has removed it.
     pub(super) fn recorded(&self, position: u64) -> Option<&RecordedEvent> {
         self.log.get(&position).map(Box::as_ref)
     }

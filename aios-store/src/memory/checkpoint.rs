@@ -1,3 +1,6 @@
+//! Checkpoints of readers. A checkpoint never moves back: of two readers with the same name, the
+//! slower one does not undo the progress of the other.
+
 use aios_core::store::{Checkpoints, StoreError};
 use async_trait::async_trait;
 

@@ -1,3 +1,8 @@
+//! Leases, by the rules of `LeaseTable`, under the same lock as appends.
+//!
+//! An append checks its fence in the critical section in which it is stored. After `acquire` has
+//! returned, no append under the earlier epoch can therefore be stored.
+
 use std::time::Duration;
 
 use aios_core::store::{Lease, Leases, OwnerId, Shard, StoreError};

@@ -1,5 +1,19 @@
-//! A store in memory, for tests, experiments, and runs that need not survive the process. It matches the
-//! same contract as the durable stores.
+//! A store in memory, for tests, experiments, and runs that need not survive the process. It
+//! matches the same contract as the durable stores.
+//!
+//! # How it works
+//!
+//! One mutex guards the whole state: the log, the ids, the streams, the read models, the leases,
+//! the checkpoints and the waits. A call locks it once, does all its work, and unlocks it before
+//! anything is awaited. A batch of appends is therefore atomic for readers, its read models change
+//! with it, and positions are in the order in which the calls took the lock.
+//!
+//! Waiting tasks are woken by two watch channels that live outside the mutex: one carries the head
+//! of the log, the other the number of lease releases. A new value is sent after the state has
+//! changed, so a woken task always finds what it was woken for.
+//!
+//! Nothing survives the last clone, and no call fails because of a backend. The store is also the
+//! model that [`verify`](crate::verify()) compares other stores with.
 
 mod append;
 mod checkpoint;
@@ -50,25 +64,34 @@ pub use crate::retention::{ExpiredEvents, Retention};
 #[derive(Clone)]
 pub struct MemoryStore(Arc<Inner>);
 
+/// The state that the clones of a store share.
 struct Inner {
+    /// Never locked across an await, and never together with another lock.
     state: Mutex<State>,
+    /// The position of the last event; wakes `wait_for`.
     head: watch::Sender<u64>,
     /// Number of lease releases so far; wakes `wait_for_release`.
     releases: watch::Sender<u64>,
+    /// Decides when leases expire and how old events are.
     clock: Arc<dyn Clock>,
     max_event_bytes: usize,
 }
 
+/// The data of a store.
 #[derive(Default)]
 struct State {
     /// Events by position. Retention leaves gaps. Boxed, so that inserting does not move whole events.
     log: BTreeMap<u64, Box<RecordedEvent>>,
+    /// The streams that have at least one event.
     streams: HashMap<StreamId, Stream>,
     /// Position of each event, by key.
     ids: HashMap<Uuid, u64>,
+    /// The read models.
     tables: Tables,
     leases: LeaseTable,
+    /// Position of each reader.
     checkpoints: HashMap<String, u64>,
+    /// The waits of evicted runs.
     waits: WaitTable,
 }
 
@@ -82,6 +105,7 @@ struct Stream {
 }
 
 impl Stream {
+    /// The version of the last event. Versions are dense, so it is the number of events.
     fn version(&self) -> u64 {
         self.positions.len() as u64
     }
@@ -110,6 +134,7 @@ impl MemoryStore {
         Ok(Self::open(options))
     }
 
+    /// Creates an empty store from options that were checked.
     fn open(options: MemoryOptions) -> Self {
         Self(Arc::new(Inner {
             state: Mutex::default(),

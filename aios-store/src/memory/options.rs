@@ -1,3 +1,5 @@
+//! Options of the store in memory.
+
 use std::sync::Arc;
 
 use aios_core::{
@@ -47,6 +49,7 @@ impl MemoryOptions {
         self
     }
 
+    /// Refuses options that are out of range.
     pub(super) fn check(&self) -> Result<(), StoreError> {
         let bytes = self.max_event_bytes;
         if !(1..=LARGEST_EVENT).contains(&bytes) {

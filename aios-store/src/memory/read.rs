@@ -1,3 +1,8 @@
+//! Reads of the log and of streams.
+//!
+//! Each read is one critical section and returns clones. Cloning an event is cheap: its payload is
+//! shared. `wait_for` does not take the lock: it waits on the watch channel of the head.
+
 use std::{collections::HashMap, ops::Bound};
 
 use aios_core::{

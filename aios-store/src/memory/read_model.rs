@@ -1,3 +1,10 @@
+//! The read models, as rows in ordered maps.
+//!
+//! Queries and changes are the same data that the SQL stores translate into statements (`Query` and
+//! `Change` of `aios_core::projection`). Here they are interpreted row by row. There is no index: a
+//! list reads the rows of its table in the order of their keys, except that a query for one id
+//! looks at that row alone.
+
 use std::collections::{BTreeMap, HashMap, btree_map::Entry};
 
 use aios_core::{
@@ -82,6 +89,7 @@ impl ReadModels for MemoryStore {
 }
 
 impl MemoryStore {
+    /// A page of a table.
     fn page<R: Record>(&self, query: &Query) -> Result<Page<R>, StoreError> {
         let rows = self.0.state.lock().tables.find(query)?;
         rows::page(rows, query, "memory")
@@ -89,14 +97,19 @@ impl MemoryStore {
 }
 
 impl Tables {
+    /// Applies the changes of one event, in order.
     pub(crate) fn apply(&mut self, changes: Vec<Change>) {
         changes.into_iter().for_each(|change| self.apply_one(change));
     }
 
+    /// Applies a change, or ignores it. A change is ignored if its id can't be a key, if there is a
+    /// row and it does not update, if there is none and it does not create, or if the row does not
+    /// accept it.
     fn apply_one(&mut self, change: Change) {
         let Some(key) = Key::of_change(&change) else { return };
         let rows = self.0.entry(change.table).or_default();
         let row = match rows.entry(key.uuid) {
+            // A new row ignores `only`: that condition is about an existing row.
             Entry::Vacant(entry) if change.effect.creates() => entry.insert(Row::empty(&change)),
             Entry::Occupied(entry) if accepts(entry.get(), &change) => entry.into_mut(),
             _ => return,
@@ -172,10 +185,12 @@ impl Tables {
         .map(|(key, row)| (key, row.id.as_str()))
     }
 
+    /// All rows of runs, in the order of their keys.
     fn runs(&self) -> impl Iterator<Item = &Row> {
         self.0.get(&Table::WorkflowRuns).into_iter().flat_map(BTreeMap::values)
     }
 
+    /// The row of a run.
     fn run(&self, run_id: &str) -> Option<&Row> {
         self.0.get(&Table::WorkflowRuns)?.get(&Key::of(run_id)?.uuid)
     }
@@ -218,13 +233,16 @@ fn id_of(query: &Query) -> Option<&str> {
     })
 }
 
-/// Whether a change applies to an existing row.
+/// Whether a change applies to an existing row. A row in a final status accepts nothing: what a
+/// process reports late does not bring a finished run or task back.
 fn accepts(row: &Row, change: &Change) -> bool {
     change.effect.updates()
         && !is_final(row, change.table)
         && change.only.iter().all(|(name, wanted)| has(row, change.table, name, wanted))
 }
 
+/// Whether a column of a row has a value. `deleted_at` is not among the cells of a table, but
+/// changes may ask for it.
 fn has(row: &Row, table: Table, name: &str, wanted: &Cell) -> bool {
     match name {
         "deleted_at" => row.deleted_at.map_or(Cell::Null, Cell::Timestamp) == *wanted,
@@ -232,6 +250,7 @@ fn has(row: &Row, table: Table, name: &str, wanted: &Cell) -> bool {
     }
 }
 
+/// Whether the status of a row never changes again.
 fn is_final(row: &Row, table: Table) -> bool {
     match cell(row, table, "status") {
         Some(Cell::Text(status)) => table.final_statuses().contains(&status.as_str()),
@@ -239,10 +258,12 @@ fn is_final(row: &Row, table: Table) -> bool {
     }
 }
 
+/// Whether a run completed, failed, was cancelled, or continued as another run.
 fn has_ended(run: &Row) -> bool {
     is_final(run, Table::WorkflowRuns)
 }
 
+/// Whether a run ended by continuing as another run of the same chain.
 fn is_continued(run: &Row) -> bool {
     text(run, "status") == Some(RunStatus::Continued.as_str())
 }
@@ -262,10 +283,12 @@ fn select_columns(row: &Row, query: &Query) -> Row {
     Row { cells, id: row.id.clone(), ..*row }
 }
 
+/// Returns the cell of a column by its name.
 fn cell<'r>(row: &'r Row, table: Table, name: &str) -> Option<&'r Cell> {
     row.cells.get(table.index(name)?)
 }
 
+/// Whether a row fulfils all conditions of a query.
 fn matches_query(row: &Row, query: &Query) -> bool {
     query.conditions.iter().all(|condition| match condition {
         Predicate::Id(id) => row.id == *id,

@@ -1,3 +1,6 @@
+//! Retention in memory: the same conditions as in the SQL stores, evaluated under the lock of
+//! appends.
+
 use std::time::Duration;
 
 use aios_core::{
@@ -63,6 +66,8 @@ impl Maintenance for MemoryStore {
 }
 
 impl State {
+    /// Removes one batch of expired runs, oldest first, and returns their number. Fewer than the
+    /// batch size means that no expired run is left.
     fn expire(&mut self, policy: &Retention, now: Timestamp) -> u64 {
         let passed = self.passed();
         let before = older(policy.older_than, now);
@@ -79,13 +84,15 @@ impl State {
         expired.len().try_into().unwrap_or(u64::MAX)
     }
 
-    /// The position up to which events can be removed: passed by every checkpoint, and before the last
-    /// event of the log, because the next position is derived from it.
+    /// The position up to which events can be removed: passed by every checkpoint, and before the
+    /// last event of the log, because the next position is derived from it. Without a checkpoint,
+    /// only the latter limits it.
     fn passed(&self) -> u64 {
         let passed = self.checkpoints.values().min().copied().unwrap_or(u64::MAX);
         passed.min(self.head().saturating_sub(1))
     }
 
+    /// Examines a page of streams in the order of their names, and removes the expired ones.
     fn expire_streams(&mut self, page: &ExpirePage, now: Timestamp) -> Expired {
         let passed = self.passed();
         let before = older(page.older_than, now);
@@ -103,6 +110,8 @@ impl State {
         Expired { removed: names.len().try_into().unwrap_or(u64::MAX), next }
     }
 
+    /// Whether the last event of a stream is old enough and passed by all readers, and the run that
+    /// the stream belongs to, if there is one, has ended.
     fn is_expired(&self, what: Expirable, id: &StreamId, passed: u64, before: Timestamp) -> bool {
         let last = self.streams.get(id).and_then(|stream| stream.positions.last());
         let last = last.filter(|last| **last <= passed).and_then(|last| self.log.get(last));
@@ -111,12 +120,15 @@ impl State {
             && !run.is_some_and(|run| self.tables.is_open(run))
     }
 
+    /// Removes a run from the log, the read models and the waits.
     fn remove_run(&mut self, run_id: &str, stream: &StreamId) {
         self.remove_stream(stream);
         self.tables.remove_run(run_id);
         self.waits.remove(run_id);
     }
 
+    /// Removes a stream, its events and their ids. The ids can be used again, which is why
+    /// repeating an append to a removed run stores its events again.
     fn remove_stream(&mut self, stream: &StreamId) {
         for position in self.streams.remove(stream).unwrap_or_default().positions {
             if let Some(recorded) = self.log.remove(&position) {

@@ -1,3 +1,16 @@
+//! Waits of runs that an engine has evicted from its memory.
+//!
+//! An engine that evicts a run notes up to which version it has seen the journal, and when the run
+//! has to be woken at the latest. From that, an engine finds without loading any run:
+//!
+//! - **due** runs, whose wake-up time has passed,
+//! - **outdated** runs, whose journal has grown since the note,
+//! - **unnoted** runs, which are open but have no note, because their engine died before it could
+//!   write one.
+//!
+//! A note is not an event and is not derived from the log. It may be lost; the run is then unnoted
+//! and is loaded.
+
 use std::{
     collections::{BTreeSet, HashMap},
     sync::Arc,
@@ -25,11 +38,16 @@ pub(super) struct WaitTable {
     by_time: BTreeSet<(Timestamp, Uuid)>,
 }
 
+/// The note of one run.
 #[derive(Debug)]
 struct RecordedWait {
+    /// The id as it was written; the maps are by key.
     run_id: Arc<str>,
+    /// The shard under whose fence it was noted.
     shard: Shard,
+    /// Version of the journal that the run has seen.
     version: u64,
+    /// `None` if the run waits for an event only.
     wake_at: Option<Timestamp>,
 }
 
@@ -75,6 +93,7 @@ impl Waits for MemoryStore {
 }
 
 impl WaitTable {
+    /// Replaces the note of a run, in both maps.
     fn insert(&mut self, key: Uuid, wait: RecordedWait) {
         self.remove_key(key);
         self.by_time.extend(wait.wake_at.map(|at| (at, key)));
@@ -88,6 +107,7 @@ impl WaitTable {
         }
     }
 
+    /// Removes a note from both maps.
     fn remove_key(&mut self, key: Uuid) {
         if let Some(at) = self.by_run.remove(&key).and_then(|wait| wait.wake_at) {
             self.by_time.remove(&(at, key));
@@ -114,6 +134,7 @@ impl State {
         }
     }
 
+    /// Returns the due runs after `beyond`, earliest first, and by key at the same time.
     fn due_runs(
         &self,
         shards: &[Shard],

@@ -1,11 +1,16 @@
+//! Checkpoints of readers. Saving is idempotent and never moves a checkpoint back, so it is safe to
+//! repeat it after a lost connection.
+
 use aios_core::store::{Checkpoints, StoreError};
 use async_trait::async_trait;
 use sqlx::Row;
 
 use super::{PostgresStore, connection::Statement};
 
+/// The checkpoint of a reader.
 const LOAD: &str = "SELECT position FROM {schema}.checkpoints WHERE reader = $1";
 
+/// Saves a checkpoint, unless a later one is saved.
 const SAVE: &str = "\
     INSERT INTO {schema}.checkpoints AS c (reader, position) VALUES ($1, $2)
     ON CONFLICT (reader) DO UPDATE SET position = excluded.position

@@ -1,3 +1,16 @@
+//! The mapping of errors of PostgreSQL and of the driver, in one place.
+//!
+//! In addition to the mapping, the module answers the questions that decide what to do with a failed
+//! statement. They are not the same:
+//!
+//! | question | decides |
+//! |---|---|
+//! | `is_lost` | is it unknown whether the statement took effect? |
+//! | `is_transient` | may it succeed if it is sent again? |
+//! | `is_bad_data` | would the server refuse the same data again? |
+//! | `is_read_only` | is the server a former primary? |
+//! | `is_unique_violation` | was a cached end or an id refused? |
+
 use std::{fmt, io::ErrorKind, time::Duration};
 
 use aios_core::{Cause, store::StoreError};
@@ -117,14 +130,18 @@ fn is_tls_failure(error: &Error) -> bool {
     matches!(error, Error::Io(cause) if cause.kind() == ErrorKind::InvalidData)
 }
 
+/// Whether the server ends the session: shutdown by an administrator, a crash, starting up, or a
+/// timeout of the idle session. The statement may have been committed before.
 fn is_shutting_down(error: &Error) -> bool {
     matches!(code(error), Some("57P01" | "57P02" | "57P03" | "57P05"))
 }
 
+/// The first two characters of the SQLSTATE.
 fn class(error: &Error) -> Option<&str> {
     code(error)?.get(..2)
 }
 
+/// The SQLSTATE of an error that the server reported.
 fn code(error: &Error) -> Option<&str> {
     let Error::Database(cause) = error else { return None };
     let cause = cause.try_downcast_ref::<sqlx::postgres::PgDatabaseError>()?;

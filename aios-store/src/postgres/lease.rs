@@ -1,3 +1,15 @@
+//! Leases, with the rules in SQL and the clock of the server.
+//!
+//! `acquire` is a function of the migrations. If a shard changes its owner, it takes the append
+//! lock. After it has returned, no append under an earlier epoch can commit, because an append
+//! checks its fence under the same lock. `renew` and `release` do not change an epoch, so they lock
+//! only the rows.
+//!
+//! Leases expire by `clock_timestamp()` of the server. The clocks of the processes may differ by
+//! more than a lease lasts.
+//!
+//! All calls may be repeated on another connection: acquiring what the owner has keeps its epoch.
+
 use std::time::Duration;
 
 use aios_core::store::{Epoch, Lease, Leases, OwnerId, Shard, StoreError};
@@ -11,6 +23,7 @@ use super::{
     timestamp::PgTimestamp,
 };
 
+/// Takes the shards that are free, expired, or the owner's.
 const ACQUIRE: &str =
     "SELECT shard, epoch, owner, expires_at FROM {schema}.acquire($1, $2, $3) ORDER BY shard";
 
@@ -33,6 +46,7 @@ const EXTEND: &str = "\
     )
     SELECT shard, epoch, owner, expires_at FROM extended ORDER BY shard";
 
+/// The leases that have not expired.
 const LIVE: &str = "\
     SELECT shard, epoch, owner, expires_at FROM {schema}.leases
     WHERE expires_at > clock_timestamp() ORDER BY shard";
@@ -100,6 +114,7 @@ impl PostgresStore {
     }
 }
 
+/// Runs a statement that returns leases.
 async fn fetch(
     database: &Database,
     operation: &'static str,
@@ -109,6 +124,7 @@ async fn fetch(
     rows.iter().map(|row| lease(row).map_err(|error| database.error(operation, error))).collect()
 }
 
+/// Decodes a row.
 fn lease(row: &PgRow) -> sqlx::Result<Lease> {
     let corrupt = |error: std::num::TryFromIntError| sqlx::Error::Decode(Box::new(error));
     let number = u16::try_from(row.try_get::<i32, _>(0)?).map_err(corrupt)?;

@@ -95,15 +95,23 @@ use crate::{measure, schema_version::SchemaVersion};
 #[derive(Clone)]
 pub struct PostgresStore(Arc<Inner>);
 
+/// The state that the clones of a store share.
 struct Inner {
+    /// The pool, with a time limit on every wait.
     database: Database,
+    /// The head of the log as far as this process knows, and what waits for it.
     head: Head,
+    /// The last events that this process appended.
     tail: Tail,
+    /// Limit of payload and metadata together.
     max_event_bytes: usize,
     /// `None` after the store was closed.
     queue: Mutex<Option<mpsc::Sender<Pending>>>,
+    /// The task that commits. Taken by the first `close` that waits for it.
     writer: Mutex<Option<JoinHandle<()>>>,
+    /// How long an append may wait and be retried, counted from the call.
     append_timeout: Duration,
+    /// The tasks of `read::notifications`. They never end by themselves.
     background_tasks: Vec<AbortHandle>,
 }
 
@@ -194,11 +202,15 @@ impl PostgresStore {
         }
     }
 
+    /// The queue of the writer; `None` after the store was closed. The sender is cloned, so that
+    /// the lock is not held while a caller waits for room.
     fn queue(&self) -> Option<mpsc::Sender<Pending>> {
         self.0.queue.lock().clone()
     }
 }
 
+/// Starts the tasks that query the head, send hints, and receive hints. They share `Database` and
+/// `Head` and not `Inner`, so they do not keep a dropped store alive.
 fn spawn_background_tasks(database: &Database, head: &Head) -> Vec<AbortHandle> {
     let poll = tokio::spawn(read::poll(database.clone(), head.clone()));
     let notify = tokio::spawn(read::notify(database.clone(), head.clone()));
@@ -246,6 +258,7 @@ impl EventStore for PostgresStore {
     }
 
     async fn read_log(&self, after: u64, limit: usize) -> Result<Vec<RecordedEvent>, StoreError> {
+        // A page from memory is complete or not served at all, so no event can be missed here.
         let now = self.0.database.clock().now();
         match self.0.tail.page(after, limit.min(MAX_PAGE), now) {
             Some(page) => Ok(page),

@@ -1,3 +1,9 @@
+//! Options of the PostgreSQL store.
+//!
+//! Setters cannot fail. A URL or a schema that does not parse is kept as the first fault and is
+//! reported by `connect_with`. No error and no `Debug` output shows a URL, because it has a
+//! password.
+
 use std::{fmt, path::Path, str::FromStr, sync::Arc, time::Duration};
 
 use aios_core::{
@@ -23,6 +29,7 @@ const MAX_CONNECTIONS: u32 = 262_143;
 /// Upper limit of `max_event_bytes`: half of the longest message that PostgreSQL accepts.
 const LARGEST_EVENT: usize = 1 << 29;
 
+/// The error for an invalid option.
 fn invalid(reason: String) -> StoreError {
     StoreError::InvalidConfiguration { reason }
 }
@@ -59,7 +66,9 @@ impl Pooler {
 /// The source of connections.
 #[derive(Clone)]
 pub(super) enum Source {
+    /// The store opens its own pool.
     Connect(Box<PgConnectOptions>),
+    /// A pool of the program, with its own settings, which the store does not close.
     Pool(PgPool),
 }
 
@@ -91,10 +100,13 @@ pub(super) enum Source {
 #[derive(Clone)]
 #[must_use]
 pub struct PostgresOptions {
+    /// Where connections come from.
     pub(super) source: Source,
     /// The first URL or schema that is invalid.
     fault: Option<StoreError>,
+    /// A URL of its own for the listening connection.
     listen: Option<Box<PgConnectOptions>>,
+    /// Overrides the URLs.
     encryption: Encryption,
     pub(super) schema: Schema,
     pub(super) pooler: Pooler,
@@ -150,6 +162,7 @@ impl PostgresOptions {
         Self::from_source(Source::Pool(pool))
     }
 
+    /// The defaults.
     fn from_source(source: Source) -> Self {
         Self {
             source,
@@ -264,6 +277,7 @@ impl PostgresOptions {
         self
     }
 
+    /// Keeps the first fault.
     fn refuse(&mut self, fault: StoreError) {
         self.fault.get_or_insert(fault);
     }
@@ -311,6 +325,8 @@ impl PostgresOptions {
         self.check_encryption()
     }
 
+    /// Refuses encryption options that a pool would ignore. A connection that is not encrypted
+    /// although the program asked for it must not go unnoticed.
     fn check_encryption(&self) -> Result<(), StoreError> {
         if matches!(self.source, Source::Connect(_)) || self.encryption.is_unset() {
             return Ok(());
@@ -320,6 +336,7 @@ impl PostgresOptions {
         Err(invalid(reason.to_owned()))
     }
 
+    /// How to connect, with the encryption applied.
     pub(super) fn connect_options(&self) -> PgConnectOptions {
         match &self.source {
             Source::Connect(options) => self.encryption.apply((**options).clone()),

@@ -1,3 +1,15 @@
+//! The schema: its name in statements, its locks, and its migrations.
+//!
+//! All migrations run in one transaction under an advisory lock. Any number of processes may start
+//! at once: one migrates, the others wait for the lock and then find nothing to do. If the process
+//! dies in the middle, PostgreSQL rolls everything back.
+//!
+//! During a rolling upgrade, processes of the older version continue on the newer schema, and a
+//! restart of one of them is refused with `NewerSchema`.
+//!
+//! Statements of this module use the simple query protocol, which needs no prepared statements and
+//! allows several statements in one message. It returns all values as text, hence the casts.
+
 use std::{str::FromStr, sync::Arc, time::Duration};
 
 use aios_core::store::StoreError;
@@ -38,6 +50,7 @@ const MAX_NAME: usize = 48;
 pub(super) struct Schema(Arc<str>);
 
 impl Schema {
+    /// The name, for statements and errors.
     pub(super) fn name(&self) -> &str {
         &self.0
     }
@@ -82,6 +95,7 @@ impl FromStr for Schema {
     }
 }
 
+/// Whether a name needs no quotes in SQL.
 fn is_valid_name(name: &str) -> bool {
     !name.is_empty()
         && name.len() <= MAX_NAME
@@ -94,7 +108,9 @@ fn is_valid_name(name: &str) -> bool {
 
 /// Why the schema could not be migrated.
 pub(super) enum MigrateError {
+    /// A newer version of aios has migrated it.
     Newer { found: u32, known: u32 },
+    /// A statement failed. The transaction is rolled back.
     Driver(sqlx::Error),
 }
 
@@ -144,11 +160,14 @@ fn known() -> u32 {
     u32::try_from(MIGRATIONS.len()).unwrap_or(u32::MAX)
 }
 
+/// Refuses a version that this version of aios does not know.
 fn refuse_newer(found: u32) -> Result<u32, MigrateError> {
     let known = known();
     if found > known { Err(MigrateError::Newer { found, known }) } else { Ok(found) }
 }
 
+/// Takes the lock of migrations, and creates the schema and the table of migrations. The time
+/// limits are set for this transaction only.
 async fn prepare(connection: &mut PgConnection, schema: &Schema) -> sqlx::Result<()> {
     let limit = MIGRATION_LIMIT.as_millis();
     let lock = schema.lock("migrate");
@@ -176,6 +195,7 @@ async fn exists(connection: &mut PgConnection, schema: &Schema) -> sqlx::Result<
     Ok(sqlx::Row::try_get::<String, _>(&row, 0)? == "true")
 }
 
+/// The version of the schema; 0 if there is none.
 async fn version(connection: &mut PgConnection, schema: &Schema) -> sqlx::Result<u32> {
     let sql = "SELECT coalesce(max(version), 0)::text FROM {schema}.migrations";
     match connection.fetch_one(&*schema.fill(sql)).await {
@@ -185,11 +205,13 @@ async fn version(connection: &mut PgConnection, schema: &Schema) -> sqlx::Result
     }
 }
 
+/// Parses the text of a version.
 fn parse_version(row: &sqlx::postgres::PgRow) -> sqlx::Result<u32> {
     let text: String = sqlx::Row::try_get(row, 0)?;
     text.parse().map_err(|error| sqlx::Error::Decode(Box::new(error)))
 }
 
+/// Notes a migration, in the transaction that applies it.
 async fn record(
     connection: &mut PgConnection,
     schema: &Schema,

@@ -1,3 +1,5 @@
+//! Timestamps of the server, without a date library.
+
 use aios_core::event::Timestamp;
 use sqlx::{
     Decode, Postgres, Type,

@@ -1,3 +1,9 @@
+//! Metadata in the rows of events, with the usual metadata left out.
+//!
+//! The rule is part of the format of the log. `encode_metadata` and `decode_metadata` have to agree
+//! for every stream: what is left out in writing is added in reading, and anything else is written
+//! in full, even if only one field differs from the default.
+
 use std::sync::Arc;
 
 use aios_core::{
@@ -51,7 +57,9 @@ fn default_metadata(run_id: Option<Arc<str>>) -> Metadata {
     Metadata { correlation_id: run_id.clone(), run_id, ..Metadata::default() }
 }
 
-/// Whether the metadata equals [`default_metadata`] of the stream.
+/// Whether the metadata equals [`default_metadata`] of the stream. The pattern names every field,
+/// so that a new field does not compile until it is decided whether it can be left out. Comparing
+/// the fields avoids building the default for each event.
 fn is_default(stream: &StreamId, metadata: &Metadata) -> bool {
     let Metadata {
         run_id,

@@ -1,4 +1,14 @@
 //! The partial indexes of lists by status, each for statuses in which few rows are.
+//!
+//! By far most runs are completed or running, and most tasks are completed. An index on the status
+//! of every row would be written for each of them and would help no list of them. The migrations
+//! therefore create partial indexes of the other statuses. A database uses a partial index only if
+//! the query implies its condition, and the planners of SQLite and PostgreSQL recognise that most
+//! reliably if the query repeats the condition word for word. This module knows the conditions, and
+//! the stores append them to their statements.
+//!
+//! The statuses of [`RARE_RUNS`] and [`RARE_TASKS`] and their order have to be those of the
+//! migrations.
 
 use aios_core::{
     projection::{Cell, Order, Predicate, Query, Table},
@@ -24,6 +34,7 @@ const OPEN_TASKS: [&str; 1] = [TaskStatus::Assigned.as_str()];
 /// A partial index that has all rows of a query in its order.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct PartialIndex {
+    /// Name of the index, which SQLite is told to use.
     pub(crate) name: &'static str,
     /// The condition of the index, as the migrations write it.
     pub(crate) condition: String,
@@ -31,6 +42,10 @@ pub(crate) struct PartialIndex {
 
 impl PartialIndex {
     /// Returns the index of a query, if there is one.
+    ///
+    /// The order of the query selects the index, because the rows have to come out of it sorted.
+    /// The query has to be restricted to the statuses of the index; one further status would need
+    /// rows that the index does not have.
     pub(crate) fn of(query: &Query) -> Option<Self> {
         let (name, statuses): (_, &[&str]) = match (query.table, query.order) {
             (Table::WorkflowRuns, Order::Key) => ("idx_workflow_runs_rare", &RARE_RUNS),
@@ -48,12 +63,13 @@ impl PartialIndex {
     }
 }
 
+/// Whether the query is the one of autoscalers: the open tasks of some agent types.
 fn is_of_open_tasks(query: &Query) -> bool {
     let is_type = |condition: &Predicate| matches!(condition, Predicate::In("agent_type", _));
     query.conditions.iter().any(is_type) && is_among(query, &OPEN_TASKS)
 }
 
-/// Whether the query asks for rows in some of these statuses alone.
+/// Whether the query asks for rows in some of these statuses and in no other status.
 pub(crate) fn is_among(query: &Query, statuses: &[&str]) -> bool {
     let is_one =
         |cell: &Cell| matches!(cell, Cell::Text(text) if statuses.contains(&text.as_str()));

@@ -1,3 +1,14 @@
+//! Appends as jobs of the writer.
+//!
+//! ```text
+//! caller: validate, encode ──► AppendJob ──► queue ──► writer: append each ──► commit ──► reply
+//! ```
+//!
+//! An append can end in three ways. It is *stored*; it is *refused* (fence, version, closed stream,
+//! id), which concerns only itself; or the driver *fails*, which undoes the whole transaction, so
+//! that every call of the batch gets the error. A refused append leaves no rows behind, although it
+//! ran inside the transaction of its neighbours.
+
 use aios_core::{
     catalog::is_projected,
     projection::project,
@@ -22,8 +33,11 @@ pub(super) struct Reply {
 
 /// A job that runs one call of `append`.
 pub(super) struct AppendJob {
+    /// Appends that failed validation keep their place with their refusal.
     appends: Vec<Result<Prepared, StoreError>>,
+    /// One answer for each append, in the order of the call.
     answers: Vec<Answer>,
+    /// Approximate bytes, for the limit of a transaction.
     weight: usize,
     reply: oneshot::Sender<Reply>,
 }
@@ -65,6 +79,7 @@ impl Job for AppendJob {
     }
 }
 
+/// Refuses an append to a stream that has ended.
 fn check_open(stream: &StreamId, end: Option<End>) -> Result<(), StoreError> {
     match end.is_some_and(|end| end.is_closed) {
         true => Err(StoreError::StreamClosed { stream: stream.clone() }),
@@ -104,6 +119,8 @@ impl Writer<'_> {
         })
     }
 
+    /// Applies the changes of the read models, in the transaction of the events. Most events of a
+    /// journal change none; their types are skipped before the projection clones anything.
     fn project(&self, prepared: &Prepared) -> rusqlite::Result<()> {
         let rows = prepared.rows.iter();
         let mut projected = rows.filter(|row| is_projected(&row.recorded.event.event_type));

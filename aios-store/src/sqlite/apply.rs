@@ -1,4 +1,14 @@
 //! Writes the changes of a projection to the tables.
+//!
+//! A `Change` is translated to one statement. Its text depends only on the table, the names of the
+//! columns and the effect, so the statements of all events of a type are equal and are compiled
+//! once for each connection. Values are always parameters.
+//!
+//! | effect | statement |
+//! |---|---|
+//! | creates | `INSERT … ON CONFLICT DO NOTHING` |
+//! | creates or updates | `INSERT … ON CONFLICT DO UPDATE … WHERE` conditions |
+//! | updates | `UPDATE … WHERE id = ? AND` conditions |
 
 use aios_core::projection::{Cell, Change};
 use rusqlite::{Connection, ToSql, types::Value};
@@ -10,6 +20,8 @@ pub(super) fn apply_all(connection: &Connection, changes: &[Change]) -> rusqlite
     changes.iter().try_for_each(|change| apply(connection, change))
 }
 
+/// Applies one change. A change whose id can't be a key is ignored, and so is one whose conditions
+/// no row fulfils.
 fn apply(connection: &Connection, change: &Change) -> rusqlite::Result<()> {
     let Some(key) = Key::of_change(change) else { return Ok(()) };
     let creates = change.effect.creates();
@@ -28,6 +40,8 @@ fn apply(connection: &Connection, change: &Change) -> rusqlite::Result<()> {
 }
 
 /// The parameters are the key, the timestamp, the text of the id, the cells, and the required values.
+///
+/// `WHERE true` lets every condition after it begin with `AND`.
 fn insert(change: &Change) -> String {
     let mut names = String::new();
     let mut placeholders = String::new();
@@ -78,10 +92,13 @@ fn update_conditions(change: &Change) -> String {
     conditions
 }
 
+/// Appends the parts to a text without formatting, which this is called too often for.
 pub(super) fn push(text: &mut String, parts: &[&str]) {
     parts.iter().for_each(|part| text.push_str(part));
 }
 
+/// Converts a cell to a value of SQLite. Timestamps are microseconds, and JSON is text as it was
+/// written.
 pub(super) fn value(cell: &Cell) -> Value {
     match cell {
         // A projection never writes an unreadable cell.

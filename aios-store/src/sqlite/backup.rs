@@ -1,4 +1,12 @@
 //! Copies of a database that is in use.
+//!
+//! `VACUUM INTO` reads the database in one read transaction, so the copy is the state at one
+//! moment, and the process that has the database open continues to append. The copy is written
+//! under another name, synced, and renamed: a program that sees a file with the name of the backup sees a
+//! complete one. A copy that a crash left behind under the partial name is removed by the next one.
+//!
+//! Neither function takes the lock of the database, which is why they work while another process
+//! has it open.
 
 use std::{
     fs::{self, File},
@@ -67,6 +75,8 @@ pub(crate) async fn schema_version(options: &SqliteOptions) -> Result<SchemaVers
     .await
 }
 
+/// Returns the path of the database, if it is a file that exists. Opening it would otherwise create
+/// an empty database.
 fn existing(options: &SqliteOptions) -> Result<PathBuf, StoreError> {
     match &options.location {
         Location::File(path) if path.is_file() => Ok(path.clone()),
@@ -75,6 +85,7 @@ fn existing(options: &SqliteOptions) -> Result<PathBuf, StoreError> {
     }
 }
 
+/// Runs work that blocks on files, on a blocking thread of tokio. A panic in it becomes an error.
 async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, StoreError> + Send + 'static,
 ) -> Result<T, StoreError> {
@@ -83,6 +94,8 @@ async fn blocking<T: Send + 'static>(
     tokio::task::spawn_blocking(work).await.map_err(failed)?
 }
 
+/// Copies the database, and returns the size of the copy. The folder is synced last, so that the
+/// new name survives a loss of power too.
 fn copy(source: &Path, target: &Path) -> Result<u64, StoreError> {
     if target.exists() {
         return Err(invalid(format!("{} exists already", target.display())));
@@ -142,6 +155,7 @@ fn uncreated(target: &Path, error: &io::Error) -> StoreError {
     }
 }
 
+/// The error for what the caller has to change.
 fn invalid(reason: String) -> StoreError {
     StoreError::InvalidConfiguration { reason }
 }

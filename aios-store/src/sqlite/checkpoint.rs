@@ -1,3 +1,8 @@
+//! Checkpoints of readers, in a table of their own.
+//!
+//! They are read from the pool and written by the writer, in the same transaction as the appends
+//! that are queued at that time. The condition of the update keeps a checkpoint from moving back.
+
 use aios_core::store::{Checkpoints, StoreError};
 use async_trait::async_trait;
 use rusqlite::OptionalExtension;

@@ -1,3 +1,8 @@
+//! Compaction of the file.
+//!
+//! `VACUUM` can't run inside a transaction, so the job runs alone: the writer ends the batch before
+//! it and begins none until it is done.
+
 use aios_core::store::StoreError;
 
 use super::{SqliteStore, writer::Writer};
@@ -23,6 +28,7 @@ impl SqliteStore {
 }
 
 impl Writer<'_> {
+    /// Rewrites the database, and returns by how many bytes it shrank.
     fn compact(&self) -> rusqlite::Result<u64> {
         let before = self.bytes()?;
         // `VACUUM` writes the new database to the write-ahead log. Emptying the log first keeps it from
@@ -38,12 +44,14 @@ impl Writer<'_> {
         self.connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))
     }
 
+    /// The size of the database, without the write-ahead log.
     fn bytes(&self) -> rusqlite::Result<u64> {
         let pages = self.pragma("page_count")?;
         let page_size = self.pragma("page_size")?;
         Ok(u64::try_from(pages.saturating_mul(page_size)).unwrap_or_default())
     }
 
+    /// Reads a number of SQLite about the database.
     fn pragma(&self, name: &str) -> rusqlite::Result<i64> {
         self.connection.pragma_query_value(None, name, |row| row.get(0))
     }

@@ -1,3 +1,9 @@
+//! The mapping of errors of SQLite, in one place.
+//!
+//! Variants of the port are for cases that a caller or an operator can act on: a damaged file, a
+//! full disk, a file that can't be written. Everything else is `Backend`, with the answer to
+//! whether the next call may succeed.
+
 use aios_core::{Cause, store::StoreError};
 use rusqlite::{Error, ErrorCode, ffi};
 
@@ -8,6 +14,9 @@ pub(super) const BACKEND: &str = "sqlite";
 pub(super) const OPEN: &str = "open the database";
 
 /// Maps an error of the driver during `operation` to an error of the port.
+///
+/// An error without a code of SQLite comes from the driver, which could not convert a value: the
+/// row is invalid.
 pub(super) fn store_error(operation: &'static str, database: &str, error: Error) -> StoreError {
     let database = database.to_owned();
     let error = without_sql(error);

@@ -1,3 +1,10 @@
+//! Which file a name refers to.
+//!
+//! A path is not an identity: the same file may have several names, and a name may refer to another
+//! file later. On Unix, the device and the inode identify a file for as long as it exists.
+//! Elsewhere, `Identity` is never known, all comparisons are between `None` and `None`, and the
+//! watch finds nothing.
+
 use std::{
     ffi::OsString,
     fs::{self, Metadata},
@@ -39,7 +46,9 @@ impl Identity {
 pub(super) struct FileWatch {
     /// The database and its write-ahead log. `None` for a database in memory.
     files: Option<(WatchedFile, WatchedFile)>,
+    /// Never reset: what was committed since is lost anyway.
     is_gone: bool,
+    /// Never reset here. The writer opens the database again with a new watch.
     has_lost_the_log: bool,
 }
 
@@ -47,14 +56,17 @@ pub(super) struct FileWatch {
 #[derive(Debug)]
 struct WatchedFile {
     path: PathBuf,
+    /// The file that the path referred to when the watch began.
     identity: Option<Identity>,
 }
 
 impl WatchedFile {
+    /// Begins to watch the file that the path refers to now.
     fn new(path: PathBuf) -> Self {
         Self { identity: Identity::at(&path), path }
     }
 
+    /// Whether the path still refers to that file.
     fn is_in_place(&self) -> bool {
         self.identity == Identity::at(&self.path)
     }

@@ -1,3 +1,12 @@
+//! Leases, as calls of the writer.
+//!
+//! The writer keeps the table of leases in memory and checks fences against it without a query. A
+//! call changes that table and writes the changed rows in the same transaction. If the transaction
+//! is rolled back, the table is read again.
+//!
+//! Only one process has the database open, so a release wakes waiting tasks through a watch
+//! channel; no other process can wait.
+
 use std::time::Duration;
 
 use aios_core::store::{Lease, Leases, OwnerId, Shard, StoreError};

@@ -27,11 +27,13 @@ pub(super) fn expire_all(connection: &Connection) -> rusqlite::Result<()> {
     connection.execute(sql, [Timestamp::UNIX_EPOCH.as_micros()]).map(drop)
 }
 
+/// Reads all leases, expired ones too, because they hold the last epochs.
 pub(super) fn load(connection: &Connection) -> rusqlite::Result<LeaseTable> {
     let sql = "SELECT shard, epoch, owner, expires_at FROM leases";
     connection.prepare_cached(sql)?.query_map([], lease)?.collect()
 }
 
+/// Decodes a row.
 fn lease(row: &rusqlite::Row<'_>) -> rusqlite::Result<Lease> {
     let epoch: i64 = row.get(1)?;
     let owner: String = row.get(2)?;

@@ -1,3 +1,12 @@
+//! Exclusive access to a database file, before SQLite opens it.
+//!
+//! SQLite's own locks let several processes share a file. This store needs more: it keeps copies of
+//! what the file holds, and it expires all leases when it opens. A second process has to be kept
+//! out for as long as the store is open, not only during a transaction.
+//!
+//! The lock is taken before the file is opened by SQLite, and released after SQLite has closed it.
+//! It is a lock of the operating system, so the death of the process releases it.
+
 use std::{
     collections::BTreeSet,
     fs::{self, File, TryLockError},
@@ -34,6 +43,8 @@ static OPEN: Mutex<BTreeSet<Identity>> = Mutex::new(BTreeSet::new());
 /// - an entry in [`OPEN`], which covers this process.
 #[derive(Debug)]
 pub(super) struct DatabaseLock {
+    /// Canonical, so that later looks at the name do not depend on the working directory or on
+    /// links.
     path: PathBuf,
     _lock_file: File,
     _database: File,
@@ -72,6 +83,10 @@ impl DatabaseLock {
     }
 
     /// Tries once. Returns `None` if the database is locked.
+    ///
+    /// The order matters. The registry of this process is checked before any handle is opened,
+    /// because closing a handle would drop the locks of SQLite in this process. It stays locked
+    /// until the entry is made, so that two stores of this process can't both pass the check.
     fn attempt(database: &Path) -> Result<Option<Self>, StoreError> {
         let mut open = OPEN.lock();
         if Identity::at(database).is_some_and(|identity| open.contains(&identity)) {
@@ -90,6 +105,7 @@ impl DatabaseLock {
     }
 }
 
+/// Opens a file for writing, and creates it if it does not exist. Never truncates.
 fn create(path: &Path) -> io::Result<File> {
     File::options().create(true).truncate(false).write(true).open(path)
 }
@@ -103,6 +119,7 @@ fn try_lock(file: &File) -> Result<bool, StoreError> {
     }
 }
 
+/// Explains why a file can't be opened, in terms of what to change.
 fn open_error(path: &Path, source: &io::Error) -> StoreError {
     let shown = path.display();
     let reason = match (source.kind(), path.parent()) {
@@ -128,6 +145,7 @@ fn open_error(path: &Path, source: &io::Error) -> StoreError {
 struct OpenEntry(Identity);
 
 impl OpenEntry {
+    /// Adds an entry to the set, which the caller has locked.
     fn new(open: &mut BTreeSet<Identity>, identity: Identity) -> Self {
         open.insert(identity);
         Self(identity)

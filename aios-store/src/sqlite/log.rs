@@ -1,3 +1,14 @@
+//! The writer's view of the event log.
+//!
+//! The tables are normalised: a row of `events` refers to its stream, its type and its source by
+//! numbers. For each append, the writer needs the end of the stream (its number, its last version,
+//! whether it is closed) and the numbers of the names. All three come from bounded caches, so that
+//! the usual append of a running process is one `INSERT` per event and the changes of read models.
+//!
+//! The order of a failed insert is worth knowing: SQLite reports a stored id when the row is
+//! inserted, possibly after earlier rows of the same append. `undo_insert` removes those, so that
+//! the append leaves nothing in the transaction.
+
 use std::sync::Arc;
 
 use aios_core::{
@@ -20,11 +31,13 @@ const STREAMS: usize = 4096;
 /// Number of event types whose id is cached, and of event sources.
 const NAMES: usize = 1024;
 
+/// Inserts an event. The unique index on `id` refuses a stored one.
 const INSERT_EVENT: &str = "\
     INSERT INTO events (position, id, stream_id, version, type_id, source_id, created_at,
                         external_id, metadata, payload)
     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)";
 
+/// Finds where an event is stored, by its key.
 const FIND_EVENT: &str = "\
     SELECT streams.name, events.version, events.position
     FROM events JOIN streams ON streams.id = events.stream_id WHERE events.id = ?1";
@@ -39,6 +52,8 @@ const FIND_STREAM: &str = "\
     WHERE streams.name = ?1";
 
 /// Finds the type of a stream's first event.
+///
+/// Only needed for a stream whose last event may have closed it.
 const FIND_FIRST_TYPE: &str = "\
     SELECT event_types.name FROM events JOIN event_types ON event_types.id = events.type_id
     WHERE events.stream_id = ?1 AND events.version = 1";
@@ -46,6 +61,7 @@ const FIND_FIRST_TYPE: &str = "\
 /// The end of a stream.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct End {
+    /// The number of the stream in its table.
     id: i64,
     pub(super) version: i64,
     /// Whether the stream accepts no more events.
@@ -61,6 +77,7 @@ pub(super) struct Log<'c> {
     connection: &'c Connection,
     /// Position of the last event.
     pub(super) head: i64,
+    /// Ends of the streams that were appended to last.
     streams: LruCache<StreamId, End>,
     types: LruCache<EventType, i64>,
     sources: LruCache<Arc<str>, i64>,
@@ -71,6 +88,7 @@ pub(super) struct Log<'c> {
 }
 
 impl<'c> Log<'c> {
+    /// Prepares the statements.
     pub(super) fn new(connection: &'c Connection) -> rusqlite::Result<Self> {
         Ok(Self {
             connection,
@@ -108,6 +126,8 @@ impl<'c> Log<'c> {
         Ok(Some(end))
     }
 
+    /// Whether a stream whose last event has the type `last` accepts no more events. The first
+    /// event is looked up only if the last one may have closed the stream.
     fn is_closed(
         &self,
         stream: &StreamId,
@@ -155,6 +175,7 @@ impl<'c> Log<'c> {
         Ok(Some(Appended { version, position: position.cast_unsigned(), repeated: false }))
     }
 
+    /// Inserts a stream without events.
     fn create(&mut self, stream: &StreamId) -> rusqlite::Result<End> {
         let id = self.insert_stream.insert([stream.as_str()])?;
         Ok(End { id, version: 0, is_closed: false })
@@ -170,6 +191,7 @@ impl<'c> Log<'c> {
         }
     }
 
+    /// Inserts the row of an event at this position and as this version.
     fn insert_one(&mut self, row: &EventRow, end: End, position: i64) -> rusqlite::Result<()> {
         let event = &row.recorded.event;
         let type_id = self.type_id(&event.event_type)?;
@@ -190,6 +212,9 @@ impl<'c> Log<'c> {
     }
 
     /// Deletes the rows that an append inserted before one of its ids turned out to be stored.
+    ///
+    /// Their positions are the highest ones, because nothing else writes. A stream that this append
+    /// created goes too.
     fn undo_insert(&self, created_stream: Option<i64>) -> rusqlite::Result<()> {
         let connection = self.connection;
         connection
@@ -212,6 +237,7 @@ impl<'c> Log<'c> {
         Ok(Lookup::of(&prepared.stream, &found))
     }
 
+    /// Returns the number of an event type.
     fn type_id(&mut self, event_type: &EventType) -> rusqlite::Result<i64> {
         if let Some(id) = self.types.get(event_type) {
             return Ok(*id);
@@ -221,6 +247,7 @@ impl<'c> Log<'c> {
         Ok(id)
     }
 
+    /// Returns the number of a source.
     fn source_id(&mut self, source: &Arc<str>) -> rusqlite::Result<i64> {
         if let Some(id) = self.sources.get(source) {
             return Ok(*id);
@@ -248,6 +275,7 @@ impl<'c> Log<'c> {
     }
 }
 
+/// Decodes a row of [`FIND_EVENT`].
 fn location(row: &rusqlite::Row<'_>) -> rusqlite::Result<Location> {
     let stream: String = row.get(0)?;
     let version: i64 = row.get(1)?;

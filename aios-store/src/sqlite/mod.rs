@@ -1,7 +1,33 @@
 //! A store in one SQLite file, for one process without a server.
 //!
-//! One thread owns the only writing connection. It commits all queued calls together as one transaction.
-//! A pool of connections reads at the same time. Only one process can have the database open.
+//! One thread owns the only writing connection. It commits all queued calls together as one
+//! transaction. A pool of connections reads at the same time. Only one process can have the
+//! database open.
+//!
+//! # Threads and locks
+//!
+//! | what | owns | blocks on |
+//! |---|---|---|
+//! | caller's task | validates and encodes its appends | room in the queue, then its reply |
+//! | thread `aios-sqlite` | the writing connection, and copies of leases, head and ends of streams | the queue, then the disk |
+//! | thread `aios-replies` | nothing | the queue of committed batches |
+//! | blocking threads of tokio | one reading connection each, at most `readers` | the disk |
+//!
+//! SQLite in WAL mode lets readers continue during a commit. Only the writing connection writes, so
+//! a transaction never waits for another one and never fails because of a conflict, and what the
+//! writer remembers of the database is correct until a rollback.
+//!
+//! # Failures
+//!
+//! - **The process is killed.** The operating system releases the lock of the file. SQLite replays
+//!   the write-ahead log when the file is opened again; a transaction that was not committed is
+//!   gone, and its callers got no reply.
+//! - **A statement fails**, for example because the disk is full. The whole transaction is rolled
+//!   back, every call of the batch gets the error, and the writer reads its copies again before the
+//!   next batch.
+//! - **The file is deleted, moved or replaced.** The writer compares the names with the files that
+//!   it has open after every commit. From then on, every call of the writer fails with `Gone`: a
+//!   commit into a file without a name would be lost.
 
 mod append;
 mod apply;
@@ -75,9 +101,13 @@ pub use crate::retention::{ExpiredEvents, Retention};
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub struct SqliteStore {
+    /// The name of the database in errors.
     database: String,
+    /// Limit of payload and metadata together.
     max_event_bytes: usize,
     clock: Arc<dyn Clock>,
+    /// The position of the last event. The writer owns the sender and drops it when it has closed
+    /// the database.
     head: watch::Receiver<u64>,
     /// Number of lease releases so far, or [`CLOSED`](lease::CLOSED); wakes `wait_for_release`.
     releases: watch::Sender<u64>,
@@ -137,6 +167,10 @@ impl SqliteStore {
         Ok(Self { database, max_event_bytes, clock, head, releases, readers, writer })
     }
 
+    /// Runs a read on a connection of the pool, or on the writing one if the database is in memory.
+    ///
+    /// The error of a read in memory is passed through the writer as a value, because an `Err` of a
+    /// job would undo its neighbours in the batch.
     async fn read<T, F>(&self, operation: &'static str, read: F) -> Result<T, StoreError>
     where
         T: Send + 'static,

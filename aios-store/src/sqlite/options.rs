@@ -1,3 +1,7 @@
+//! Options of the SQLite store, and its URLs.
+//!
+//! Setters only store a value. `connect_with` checks them all before it touches the file system.
+
 use std::{
     fmt,
     path::{Path, PathBuf},
@@ -16,7 +20,9 @@ use crate::validation::MAX_EVENT_BYTES;
 /// The location of a database.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Location {
+    /// A file, which is created if it does not exist.
     File(PathBuf),
+    /// A private database, which only the writing connection sees.
     Memory,
 }
 
@@ -45,6 +51,7 @@ pub enum Synchronous {
 }
 
 impl Synchronous {
+    /// The value of SQLite's setting `synchronous`.
     pub(super) fn as_str(self) -> &'static str {
         match self {
             Self::Full => "FULL",
@@ -97,6 +104,7 @@ impl SqliteOptions {
         Self::at(Location::Memory)
     }
 
+    /// The defaults.
     fn at(location: Location) -> Self {
         Self {
             location,
@@ -170,10 +178,12 @@ impl SqliteOptions {
     }
 }
 
+/// The error for an invalid option or URL.
 fn invalid(reason: String) -> StoreError {
     StoreError::InvalidConfiguration { reason }
 }
 
+/// Refuses a value outside a range, both ends included.
 fn check_range<T: Copy + PartialOrd + fmt::Display>(
     name: &str,
     value: T,
@@ -208,7 +218,8 @@ impl FromStr for SqliteOptions {
     }
 }
 
-/// Replaces the escapes of a path.
+/// Replaces the escapes of a path. A `%` that begins none of [`ESCAPES`] stays as it is, so that
+/// most file names need no escaping.
 fn unescape(path: &str) -> String {
     let mut pieces = path.split('%');
     let mut unescaped = pieces.next().unwrap_or_default().to_owned();

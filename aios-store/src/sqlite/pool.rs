@@ -1,3 +1,14 @@
+//! The reading connections.
+//!
+//! A read takes a permit, runs on a blocking thread of tokio, and takes an idle connection or opens
+//! one. Permits are what bounds both the connections and the blocking threads; a read that finds
+//! none waits in order.
+//!
+//! The lock of the database file lives in this pool, because SQLite's locks would be lost if it
+//! were released while a connection is open. It is behind a reader-writer lock that works as a
+//! gate: every read holds it for reading, and the writer thread takes it for writing when no
+//! reading connection may exist. Locks are taken in the order `lock`, then `idle`.
+
 use std::{
     path::{Path, PathBuf},
     sync::Arc,
@@ -14,11 +25,16 @@ use super::{error::store_error, lock::DatabaseLock, schema};
 #[derive(Clone, Debug)]
 pub(super) struct ReadPool(Arc<Inner>);
 
+/// The shared part of the clones of a pool.
 #[derive(Debug)]
 struct Inner {
+    /// The name of the database in errors.
     database: String,
+    /// As many as there may be connections.
     permits: Arc<Semaphore>,
+    /// Open connections that no read uses. Locked only to push or pop.
     idle: Mutex<Vec<Connection>>,
+    /// Canonical.
     path: PathBuf,
     /// The lock of the database, held as long as a connection may be open; none if the pool is closed.
     /// Locked for reading while a connection is in use, and for writing while none may be open.
@@ -26,6 +42,7 @@ struct Inner {
 }
 
 impl ReadPool {
+    /// A pool without open connections, which owns the lock of the database.
     pub(super) fn new(database: String, connections: usize, lock: DatabaseLock) -> Self {
         Self(Arc::new(Inner {
             database,
@@ -68,6 +85,8 @@ impl ReadPool {
 }
 
 impl Inner {
+    /// Runs a read. After an error the connection is kept too: a failed read leaves no transaction
+    /// open.
     fn read<T>(
         &self,
         operation: &'static str,

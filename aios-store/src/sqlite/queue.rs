@@ -1,4 +1,9 @@
 //! The jobs that are sent to the writer thread.
+//!
+//! A job passes through three steps: it is queued, `run` is called once inside a transaction, and
+//! `reply` is called with the outcome of that transaction. Between `run` and `reply`, the job keeps
+//! its own result. A job is never run twice: after a rollback, its caller gets the error and
+//! decides.
 
 use aios_core::store::StoreError;
 use tokio::sync::{mpsc, oneshot};
@@ -20,15 +25,21 @@ pub(super) trait Job: Send {
     fn is_last(&self) -> bool {
         false
     }
+    /// Does the work. An error rolls the transaction back.
     fn run(&mut self, writer: &mut Writer<'_>) -> rusqlite::Result<()>;
     /// Sends the result to the caller. `outcome` is the outcome of the transaction.
     fn reply(self: Box<Self>, outcome: Result<(), StoreError>);
 }
 
+/// The jobs of one transaction, in the order of the queue.
 pub(super) type Batch = Vec<Box<dyn Job>>;
+/// The receiving end of the queue.
 pub(super) type Calls = mpsc::Receiver<Box<dyn Job>>;
 
 /// Ends the thread.
+///
+/// Sent by `close`, so that the calls queued before it are still served. Calls after it fail with
+/// `Closed`, because the thread drops the queue.
 pub(super) struct Last;
 
 impl Job for Last {
@@ -53,7 +64,9 @@ impl Job for Last {
 
 /// A closure as a job.
 pub(super) struct Call<T, F> {
+    /// Returns the result.
     pub(super) run: F,
+    /// Set by `run`, and sent only after the commit.
     pub(super) result: Option<T>,
     pub(super) reply: oneshot::Sender<Result<T, StoreError>>,
     pub(super) is_alone: bool,

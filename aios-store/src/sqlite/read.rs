@@ -1,3 +1,9 @@
+//! Reads of the log and of streams, and the port of the event log.
+//!
+//! All reads select the same columns and join the names back in. They go through one of two
+//! indexes: the primary key of positions, or the unique index on stream and version. A page has at
+//! most `MAX_PAGE` events.
+
 use aios_core::{
     event::Pattern,
     store::{
@@ -28,6 +34,7 @@ macro_rules! select_events {
     };
 }
 
+/// A page of the log, in the order of positions.
 pub(super) const LOG_PAGE: &str =
     select_events!("WHERE events.position > ?1 ORDER BY events.position LIMIT ?2");
 
@@ -38,6 +45,7 @@ const LOG_RANGE: &str = select_events!(
      ORDER BY events.position"
 );
 
+/// A page of a stream, in the order of versions.
 const STREAM_PAGE: &str = select_events!(
     "WHERE events.stream_id = (SELECT id FROM streams WHERE name = ?1) AND events.version > ?2
      ORDER BY events.version LIMIT ?3"
@@ -112,6 +120,7 @@ impl EventStore for SqliteStore {
     async fn close(&self) -> Result<(), StoreError> {
         self.writer().end().await;
         let mut head = self.head_watch().clone();
+        // The writer drops the sender after it has closed the file.
         while head.changed().await.is_ok() {}
         self.releases().send_replace(CLOSED);
         Ok(())
@@ -123,6 +132,7 @@ impl EventStore for SqliteStore {
 }
 
 impl SqliteStore {
+    /// Decodes the rows, on the caller's task and not on the thread that read them.
     fn recorded(&self, events: Vec<StoredEvent>) -> Result<Vec<RecordedEvent>, StoreError> {
         events.into_iter().map(|event| event.into_recorded(self.database())).collect()
     }
@@ -145,6 +155,7 @@ fn matching_types(connection: &Connection, patterns: &[Pattern]) -> rusqlite::Re
     Ok(format!("[{}]", ids.join(",")))
 }
 
+/// Runs one of the statements that select events.
 pub(super) fn stored_events(
     connection: &Connection,
     sql: &str,
@@ -153,6 +164,7 @@ pub(super) fn stored_events(
     connection.prepare_cached(sql)?.query_map(parameters, stored_event)?.collect()
 }
 
+/// Takes the columns in the order of `select_events`.
 fn stored_event(row: &Row<'_>) -> rusqlite::Result<StoredEvent> {
     Ok(StoredEvent {
         position: row.get(0)?,
@@ -173,6 +185,7 @@ fn signed(after: u64) -> i64 {
     i64::try_from(after).unwrap_or(i64::MAX)
 }
 
+/// The number of rows of a page, at most `MAX_PAGE`.
 fn page_limit(limit: usize) -> i64 {
     i64::try_from(limit.min(MAX_PAGE)).unwrap_or(i64::MAX)
 }

@@ -1,3 +1,8 @@
+//! The read models: pages of rows, heartbeats, and the rebuild.
+//!
+//! A page is one statement on a reading connection. The heartbeats of agents change rows without an
+//! event, so they are the only part of the tables that a rebuild does not bring back.
+
 use aios_core::{
     event::{EventId, Payload, Timestamp},
     projection::{Cell, Column, Kind, Query, Record, Row, Table, project},
@@ -83,6 +88,11 @@ impl ReadModels for SqliteStore {
 }
 
 impl SqliteStore {
+    /// Reads a page.
+    ///
+    /// For a list of open runs there are two statements, and which one is faster depends on how
+    /// many open runs there are. The count is limited, and taken on the same connection right
+    /// before.
     async fn page<R: Record>(&self, query: Query) -> Result<Page<R>, StoreError> {
         let (sql, values) = select(&query, Path::of(&query))?;
         let of_open_runs = match asks_for_open_runs(&query) {
@@ -106,6 +116,8 @@ impl SqliteStore {
 }
 
 impl Writer<'_> {
+    /// Records that running agents were seen, and returns the ids of those that are not running or
+    /// do not exist.
     fn touch_agents(&self, agent_ids: &[String], at: Timestamp) -> rusqlite::Result<Vec<String>> {
         let sql = "UPDATE agents SET last_seen_at = ?2, updated_at = ?2
                    WHERE id = ?1 AND status = 'running' AND deleted_at IS NULL";
@@ -120,6 +132,8 @@ impl Writer<'_> {
         Ok(unknown)
     }
 
+    /// Empties the tables and projects the log again, page by page, in one transaction. Readers see
+    /// the old rows until the commit, and appends wait.
     fn rebuild(&self, database: &str) -> rusqlite::Result<()> {
         for table in Table::ALL {
             self.connection.execute(&format!("DELETE FROM {}", table.name()), [])?;
@@ -138,6 +152,10 @@ impl Writer<'_> {
     }
 }
 
+/// Decodes a row: the five common columns, then those of the query.
+///
+/// A cell that can't be decoded becomes `Unreadable`, and `rows::page` decides what that means. An
+/// invalid common column fails the read.
 fn read_row(row: &rusqlite::Row<'_>, columns: &[Column]) -> rusqlite::Result<Row> {
     let key = Uuid::from_bytes(row.get(0)?);
     let external_id: Option<String> = row.get(1)?;
@@ -154,6 +172,7 @@ fn read_row(row: &rusqlite::Row<'_>, columns: &[Column]) -> rusqlite::Result<Row
     })
 }
 
+/// Decodes a cell of this kind.
 fn read_cell(row: &rusqlite::Row<'_>, index: usize, kind: Kind) -> rusqlite::Result<Cell> {
     let cell = match kind {
         Kind::Text => row.get::<_, Option<String>>(index)?.map(Cell::Text),

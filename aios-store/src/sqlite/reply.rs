@@ -1,3 +1,12 @@
+//! Replies after a commit.
+//!
+//! Waking a task takes longer than inserting an event. If the writer woke hundreds of callers
+//! itself, the disk would be idle meanwhile. A second thread does it, and the writer begins the
+//! next transaction. For a few callers, handing the batch over costs more than waking them.
+//!
+//! Both ways reply only after the commit. The writer may answer a small batch before the thread has
+//! answered an earlier one. Nothing depends on that order: each caller waits for its own reply.
+
 use std::{
     sync::mpsc::{SyncSender, sync_channel},
     thread::JoinHandle,
@@ -13,16 +22,20 @@ const QUEUE: usize = 16;
 /// The writer thread replies to a batch of at most this many calls itself.
 const INLINE_LIMIT: usize = 4;
 
+/// A batch, and the outcome of its transaction.
 type Done = (Batch, Result<(), StoreError>);
 
 /// A thread that replies to callers, so that the next transaction does not wait until hundreds of tasks
 /// are woken.
 pub(super) struct ReplyThread {
+    /// `None` while the handle is being dropped.
     queue: Option<SyncSender<Done>>,
+    /// `None` if the thread could not be started, or was joined.
     thread: Option<JoinHandle<()>>,
 }
 
 impl ReplyThread {
+    /// Starts the thread.
     pub(super) fn start() -> Self {
         let (queue, batches) = sync_channel(QUEUE);
         let thread = std::thread::Builder::new()
@@ -46,6 +59,7 @@ impl ReplyThread {
     }
 }
 
+/// Replies to each call of a batch.
 fn reply_all((batch, outcome): Done) {
     for job in batch {
         job.reply(outcome.clone());

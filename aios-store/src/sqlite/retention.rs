@@ -1,3 +1,14 @@
+//! Retention: each batch is one job of the writer, and so one transaction with whatever else is
+//! queued.
+//!
+//! Finding expired runs walks the runs that have ended, oldest first, through an index on
+//! `updated_at`, and checks each one: that every reader has passed its last event, that its parent
+//! has ended, and that its chain is over. It stops at the batch size, so a call does not read runs
+//! that it will not remove.
+//!
+//! After a removal, the writer clears its caches: the number of a removed stream may be given to
+//! another one.
+
 use aios_core::{
     event::{EventId, Timestamp},
     store::{Expirable, ExpirePage, Expired, Maintenance, RunStatus, StoreError},
@@ -27,6 +38,7 @@ const PASSED: &str = "\
         coalesce((SELECT min(position) FROM checkpoints), 9223372036854775807)
     )";
 
+/// The number of a stream, and the position of its last event.
 const STREAM: &str = "\
     SELECT id, (SELECT max(position) FROM events WHERE stream_id = streams.id)
     FROM streams WHERE name = ?1";
@@ -41,17 +53,23 @@ const STREAMS_PAGE: &str = "\
     ORDER BY s.name
     LIMIT ?3";
 
+/// Whether a run exists and has not ended.
 const IS_OPEN: &str = "\
     SELECT count(*) > 0 FROM workflow_runs
     WHERE id = ?1 AND status NOT IN ('completed', 'failed', 'cancelled', 'continued')";
 
+/// Whether the last run of a chain exists: the only one that did not end by continuing.
 const HAS_CHAIN: &str =
     "SELECT count(*) > 0 FROM workflow_runs WHERE first_run_id = ?1 AND status <> 'continued'";
 
+/// Removes the recorded wait of a run. Runs before the row of the run is deleted, which names the
+/// shard.
 const FORGET: &str = "\
     DELETE FROM run_waits
     WHERE id = ?1 AND shard = (SELECT shard FROM workflow_runs WHERE id = ?1)";
 
+/// Copies a stream to the archive, with names instead of numbers. `incarnation` is the id of the
+/// first event, which tells runs apart that used the same id one after the other.
 const ARCHIVE: &str = "\
     INSERT INTO archived_events
         (position, id, stream, created_at, version, type, source, external_id, payload, metadata,
@@ -129,12 +147,16 @@ impl Maintenance for SqliteStore {
 /// A finished run that is old enough to be removed.
 struct EndedRun {
     key: Uuid,
+    /// The id as text, which names the stream.
     run_id: String,
+    /// The parent run, which may still need the result.
     parent: Option<String>,
+    /// Whether the run ended by continuing as another run.
     is_continued: bool,
 }
 
 impl Writer<'_> {
+    /// Removes one batch of runs, and returns their number.
     fn expire(&mut self, policy: &Retention, now: Timestamp) -> rusqlite::Result<u64> {
         let before = now.as_micros().saturating_sub(micros(policy.older_than));
         let expired = find_expired(self.connection, before, usize::from(policy.batch_size))?;
@@ -210,6 +232,7 @@ fn find_expired(
     Ok(found)
 }
 
+/// Decodes a row of [`ENDED`].
 fn ended_run(row: &Row<'_>) -> rusqlite::Result<EndedRun> {
     let key = Uuid::from_bytes(row.get(0)?);
     let external_id: Option<String> = row.get(1)?;
@@ -240,12 +263,14 @@ fn is_open(connection: &Connection, run_id: Option<&str>) -> rusqlite::Result<bo
     connection.prepare_cached(IS_OPEN)?.query_row([key], |row| row.get(0))
 }
 
+/// Deletes a stream and its events.
 fn remove_stream(connection: &Connection, stream_id: i64) -> rusqlite::Result<()> {
     connection.prepare_cached("DELETE FROM events WHERE stream_id = ?1")?.execute([stream_id])?;
     connection.prepare_cached("DELETE FROM streams WHERE id = ?1")?.execute([stream_id])?;
     Ok(())
 }
 
+/// Deletes a run: its stream, its tasks, its wait, and its row.
 fn remove_run(connection: &Connection, run: &EndedRun, stream_id: i64) -> rusqlite::Result<()> {
     remove_stream(connection, stream_id)?;
     connection
@@ -257,6 +282,7 @@ fn remove_run(connection: &Connection, run: &EndedRun, stream_id: i64) -> rusqli
     Ok(())
 }
 
+/// A duration in the unit of the timestamps.
 fn micros(duration: std::time::Duration) -> i64 {
     i64::try_from(duration.as_micros()).unwrap_or(i64::MAX)
 }

@@ -1,4 +1,7 @@
 //! The rows of an append, prepared on the caller's thread.
+//!
+//! Callers run on many threads and the writer on one, so whatever does not need the database is
+//! done here: validation, the encoding of metadata, and the keys.
 
 use aios_core::store::{Append, Expected, Fence, RecordedEvent, StoreError, StreamId};
 use uuid::Uuid;
@@ -6,6 +9,9 @@ use uuid::Uuid;
 use crate::validation::validate_append;
 
 /// Weight of a call in addition to the bytes of its events.
+///
+/// It stands for what a call costs in addition to its payloads, so that many small calls fill a
+/// transaction too.
 pub(super) const CALL_WEIGHT: usize = 1024;
 
 /// A validated append, ready to be inserted.
@@ -19,11 +25,15 @@ pub(super) struct Prepared {
 /// The row of an event to insert. The writer sets its version and its position.
 pub(super) struct EventRow {
     pub(super) key: Uuid,
+    /// `None` for the default metadata of the stream.
     pub(super) metadata: Option<String>,
+    /// Version and position are 0 until the writer sets them. The projection needs the event in
+    /// this form.
     pub(super) recorded: RecordedEvent,
 }
 
 impl Prepared {
+    /// Validates an append whose events have at most `limit` bytes each, and builds its rows.
     pub(super) fn new(append: Append, limit: usize) -> Result<Self, StoreError> {
         let metadata = validate_append(&append, limit)?;
         let Append { stream, expected, events, fence } = append;
@@ -39,6 +49,7 @@ impl Prepared {
         Ok(Self { stream, rows, expected, fence })
     }
 
+    /// Approximate size in bytes.
     pub(super) fn weight(&self) -> usize {
         let payloads = self.rows.iter().map(|row| row.recorded.event.payload.as_str().len());
         CALL_WEIGHT + payloads.sum::<usize>()

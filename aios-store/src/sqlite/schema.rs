@@ -1,3 +1,10 @@
+//! Connections with their settings, and the migrations.
+//!
+//! All migrations run in one immediate transaction: a database has the old schema or the new one,
+//! and never a part. A migration that was released is never changed; what it got wrong, a later one
+//! repairs. A database with a newer schema is refused, because this version does not know what its
+//! rows mean.
+
 use std::path::Path;
 
 use aios_core::{event::Timestamp, store::StoreError};
@@ -56,15 +63,19 @@ pub(super) fn open_reader(path: &Path) -> rusqlite::Result<Connection> {
     Ok(connection)
 }
 
+/// Settings of every connection.
 fn configure(connection: &Connection, cache_kibibytes: i64) -> rusqlite::Result<()> {
     connection.busy_timeout(BUSY_TIMEOUT)?;
     connection.set_prepared_statement_cache_capacity(STATEMENTS);
     // Otherwise SQLite plans by the values of some parameters, such as a limit, and compiles a cached
     // statement again each time they are bound.
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
+    // SQLite takes a negative number as KiB, and a positive one as pages.
     connection.pragma_update(None, "cache_size", -cache_kibibytes)
 }
 
+/// Settings of the writing connection. The page size comes before the journal mode, because it
+/// can't be changed in WAL mode.
 fn configure_writer(connection: &Connection, options: &SqliteOptions) -> rusqlite::Result<()> {
     configure(connection, WRITER_CACHE)?;
     // The writer takes every id that it refers to from the referenced table, so checks cannot fail.
@@ -79,6 +90,7 @@ fn configure_writer(connection: &Connection, options: &SqliteOptions) -> rusqlit
     Ok(())
 }
 
+/// Applies the migrations that the database does not have.
 fn migrate(connection: &mut Connection, database: &str, now: Timestamp) -> Result<(), StoreError> {
     let fail = |error| store_error("migrate the database", database, error);
     let known = known();
@@ -112,6 +124,7 @@ pub(super) fn known() -> u32 {
     u32::try_from(MIGRATIONS.len()).unwrap_or(u32::MAX)
 }
 
+/// The version of the schema; 0 for a new database. Creates the table of migrations.
 fn version(connection: &Connection) -> rusqlite::Result<u32> {
     connection.execute_batch(
         "CREATE TABLE IF NOT EXISTS aios_migrations (
@@ -124,6 +137,7 @@ fn version(connection: &Connection) -> rusqlite::Result<u32> {
     connection.query_row(sql, [], |row| row.get(0))
 }
 
+/// Notes a migration, in the transaction that applies it.
 fn record(
     connection: &Connection,
     version: u32,

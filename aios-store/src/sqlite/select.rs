@@ -1,4 +1,13 @@
 //! Statements that read the tables, and the indexes that they use.
+//!
+//! SQLite chooses an index by rules and by statistics. There are no statistics, because nothing
+//! runs `ANALYZE`, so the rules decide, and they do not know that most runs are completed. For the
+//! lists that matter, the statement names its index with `INDEXED BY`. If that index did not exist,
+//! the statement would fail instead of becoming slow.
+//!
+//! Every list ends with `LIMIT`, and the index returns the rows in the order of the list, so a page
+//! costs as much as it has rows, whatever the size of the table. The exception is the list of few
+//! open runs, which is sorted.
 
 use aios_core::{
     projection::{Cell, Order, Predicate, Query, Table},
@@ -14,6 +23,11 @@ use crate::rows::{self, Key, PartialIndex};
 /// [`conditional`].
 const INLINE_LIMIT: usize = 8;
 
+/// Returns the statement of a page, which has one row more than the page, and its parameters.
+///
+/// # Errors
+///
+/// [`StoreError::InvalidConfiguration`] if the start of the page is invalid.
 pub(super) fn select(query: &Query, path: Path) -> Result<(String, Vec<Value>), StoreError> {
     let mut values = Vec::new();
     let mut conditions = Vec::new();
@@ -64,6 +78,8 @@ pub(super) enum Path {
 }
 
 impl Path {
+    /// A condition that few rows fulfil comes first: SQLite finds those by an index of its own
+    /// choice, and sorting them is cheap.
     pub(super) fn of(query: &Query) -> Self {
         if query.conditions.iter().any(is_selective) {
             Self::Any
@@ -119,6 +135,7 @@ const OPEN: [&str; 4] = [
 /// to sort.
 const FEW_OPEN_RUNS: usize = 2_000;
 
+/// Whether the query lists runs that have not ended, and would read all runs otherwise.
 pub(super) fn asks_for_open_runs(query: &Query) -> bool {
     query.table == Table::WorkflowRuns
         && matches!(Path::of(query), Path::Any | Path::Created)
@@ -126,6 +143,7 @@ pub(super) fn asks_for_open_runs(query: &Query) -> bool {
         && rows::is_among(query, &OPEN)
 }
 
+/// Whether the open runs are few enough to be sorted. Counts at most one more than that.
 pub(super) fn has_few_open_runs(connection: &Connection) -> rusqlite::Result<bool> {
     let sql = format!(
         "SELECT count(*) <= {FEW_OPEN_RUNS} FROM
@@ -142,6 +160,7 @@ fn plain_text(cell: &Cell) -> Option<&str> {
     is_plain.then_some(text.as_str())
 }
 
+/// Returns the SQL of a condition, and appends its parameters in the order of their placeholders.
 fn conditional(condition: &Predicate, values: &mut Vec<Value>) -> String {
     match condition {
         Predicate::Id(id) => {
@@ -186,6 +205,7 @@ fn conditional(condition: &Predicate, values: &mut Vec<Value>) -> String {
     }
 }
 
+/// Keys are stored as 16 bytes, which sort like the UUIDs.
 fn blob(key: Uuid) -> Value {
     Value::Blob(key.into_bytes().to_vec())
 }

@@ -1,12 +1,23 @@
 //! The writer: one thread that owns the only writing connection.
 //!
-//! The thread takes all queued calls, runs them in one transaction, and commits. Callers are answered
-//! after the commit. Calls that arrive during a commit form the next transaction, so throughput grows
-//! with the number of concurrent callers while a single call never waits for a timer.
+//! The thread takes all queued calls, runs them in one transaction, and commits. Callers are
+//! answered after the commit. Calls that arrive during a commit form the next transaction, so
+//! throughput grows with the number of concurrent callers while a single call never waits for a
+//! timer.
 //!
-//! The thread keeps copies of some data of the database: the leases, the head of the log, the ends of
-//! streams. No other connection writes, so the copies are correct until a transaction is rolled back.
-//! Then they are marked as stale and are read again at the beginning of the next transaction.
+//! ```text
+//! wait for a call ─► BEGIN IMMEDIATE ─► run it ─► another one queued? ─► run it … ─► COMMIT
+//!       ▲                                                                              │
+//!       └── reply to all ◄── publish the head ◄── are the files still in place? ◄──────┘
+//! ```
+//!
+//! The thread keeps copies of some data of the database: the leases, the head of the log, the ends
+//! of streams. No other connection writes, so the copies are correct until a transaction is rolled
+//! back. Then they are marked as stale and are read again at the beginning of the next transaction.
+//!
+//! The thread ends when the handle is dropped and the queue is empty, or at the job `Last`. It
+//! closes the readers, then its own connection, and then releases the lock of the file, in this
+//! order.
 
 use std::{fmt, thread::JoinHandle};
 
@@ -39,7 +50,9 @@ const BATCH_WEIGHT: usize = 16 * 1024 * 1024;
 
 /// A handle to the writer thread. Dropping it blocks until the thread has closed the database.
 pub(super) struct WriterHandle {
+    /// `None` while the handle is being dropped.
     queue: Option<mpsc::Sender<Box<dyn Job>>>,
+    /// `None` after it was joined.
     thread: Option<JoinHandle<()>>,
 }
 
@@ -86,6 +99,8 @@ impl WriterHandle {
     }
 
     /// Runs a closure between two transactions, and returns its result.
+    ///
+    /// For statements that can't run inside a transaction, such as `VACUUM`.
     pub(super) async fn call_alone<T, F>(&self, run: F) -> Result<T, StoreError>
     where
         T: Send + 'static,
@@ -187,8 +202,11 @@ impl Writer<'_> {
         End::Closed
     }
 
-    /// Commits a batch of calls as one transaction. Calls that are queued before the commit join the
-    /// batch, up to a call that runs alone. That call is stored in `next`.
+    /// Commits a batch of calls as one transaction. Calls that are queued before the commit join
+    /// the batch, up to a call that runs alone. That call is stored in `next`.
+    ///
+    /// The files are looked at after the commit and before the replies: a caller gets `Ok` only if
+    /// its commit will be found when the database is opened again.
     fn commit(
         &mut self,
         batch: &mut Batch,
@@ -216,6 +234,8 @@ impl Writer<'_> {
         outcome
     }
 
+    /// Runs the calls of a batch in a transaction, and takes further calls from the queue until it
+    /// is empty or the transaction is full.
     fn transact(
         &mut self,
         batch: &mut Batch,

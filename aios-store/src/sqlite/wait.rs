@@ -1,3 +1,11 @@
+//! Waits of runs that an engine has evicted from its memory; the memory store explains what they
+//! are for.
+//!
+//! Notes are written by the writer, which checks the fence against its own copy of the leases. The
+//! three queries of an engine run on reading connections. They have to stay fast while most runs
+//! wait, so each of them is written around the index that it should use: `CROSS JOIN` fixes the
+//! order of a join in SQLite, and a unary plus hides a column from the choice of an index.
+
 use std::sync::Arc;
 
 use aios_core::{
@@ -22,9 +30,11 @@ const NOTE: &str = "\
     SET stream_id = excluded.stream_id, version = excluded.version, wake_at = excluded.wake_at
     WHERE stream_id <> excluded.stream_id OR version <= excluded.version";
 
+/// Deletes a wait of one shard. A wait that was noted under another shard stays.
 const FORGET: &str = "DELETE FROM run_waits WHERE shard = ?1 AND id = ?2";
 
-/// `?1` is a JSON array of shards, here and in the following statements.
+/// Finds open runs whose wake-up time has passed, after the last one of the page before. `?1` is a
+/// JSON array of shards, here and in the following statements.
 const DUE: &str = "\
     SELECT r.id, r.external_id, w.wake_at
     FROM run_waits w CROSS JOIN workflow_runs r ON r.id = w.id
@@ -34,7 +44,8 @@ const DUE: &str = "\
             OR r.status = 'paused' OR r.status = 'running')
     ORDER BY w.wake_at, w.id LIMIT ?5";
 
-/// The unary plus keeps SQLite from scanning all runs in the order of their keys.
+/// Finds open runs without a wait. The unary plus keeps SQLite from scanning all runs in the order
+/// of their keys.
 const UNNOTED: &str = "\
     SELECT r.id, r.external_id
     FROM workflow_runs r
@@ -46,6 +57,8 @@ const UNNOTED: &str = "\
         AND NOT EXISTS (SELECT 1 FROM run_waits w WHERE w.shard = r.shard AND w.id = r.id)
     ORDER BY +r.id LIMIT ?3";
 
+/// Finds open runs whose journal has an event after the version of their wait. Versions are dense,
+/// so it is enough to look for the next one.
 const OUTDATED: &str = "\
     SELECT r.id, r.external_id
     FROM run_waits w CROSS JOIN workflow_runs r ON r.id = w.id
@@ -118,6 +131,8 @@ impl Waits for SqliteStore {
 }
 
 impl Writer<'_> {
+    /// Records a wait. Ignores it if the fence is outdated: the shard has a new owner, and its
+    /// notes count.
     fn note(&self, wait: &Wait) -> rusqlite::Result<()> {
         let (Some(key), Ok(stream)) = (Key::of(&wait.run_id), StreamId::of_run(&wait.run_id))
         else {
@@ -136,6 +151,7 @@ impl Writer<'_> {
         self.connection.prepare_cached(NOTE)?.execute(parameters).map(drop)
     }
 
+    /// Deletes a wait, unless the fence is outdated.
     fn forget(&self, run_id: &str, fence: Fence) -> rusqlite::Result<()> {
         let Some(key) = Key::of(run_id) else { return Ok(()) };
         if self.leases.check(Some(fence)).is_err() {
@@ -146,6 +162,7 @@ impl Writer<'_> {
     }
 }
 
+/// Runs a read and decodes its rows.
 fn query<T>(
     connection: &Connection,
     sql: &str,
@@ -162,11 +179,14 @@ fn run_id(row: &Row<'_>) -> rusqlite::Result<String> {
     Ok(external_id.unwrap_or_else(|| EventId::from(key).to_string()))
 }
 
+/// The shards as one parameter. The text of the statement is then the same for any number of
+/// shards, and is compiled once.
 fn json_array(shards: &[Shard]) -> String {
     let shards: Vec<String> = shards.iter().map(ToString::to_string).collect();
     format!("[{}]", shards.join(","))
 }
 
+/// The number of rows of a page, at most `MAX_PAGE`.
 fn page_limit(limit: usize) -> i64 {
     i64::try_from(limit.min(MAX_PAGE)).unwrap_or(i64::MAX)
 }

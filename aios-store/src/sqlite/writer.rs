@@ -1,3 +1,9 @@
+//! The tools of the writer thread: the connection, its prepared statements, and copies of what
+//! only this connection changes.
+//!
+//! A `Writer` borrows the connection, because the prepared statements do. When the database has to
+//! be opened again, the thread drops the writer and makes a new one.
+
 use std::path::Path;
 
 use aios_core::store::StoreError;
@@ -10,18 +16,25 @@ use crate::leases::LeaseTable;
 /// The writing connection, and copies of the data that only this connection changes.
 pub(super) struct Writer<'c> {
     pub(super) connection: &'c Connection,
+    /// The head and the ends of streams.
     pub(super) log: Log<'c>,
+    /// All leases; checked by every append under a fence.
     pub(super) leases: LeaseTable,
     pub(super) begin: Statement<'c>,
     pub(super) commit: Statement<'c>,
+    /// Wakes the readers of the log.
     head: watch::Sender<u64>,
     pub(super) database: String,
+    /// Notices that the file was deleted, moved or replaced.
     pub(super) files: FileWatch,
     /// Whether the copies may differ from the database, because a transaction was rolled back.
     pub(super) stale: bool,
 }
 
 impl<'c> Writer<'c> {
+    /// Prepares the statements and reads the copies. The first writer of a store expires all
+    /// leases; one that opens the database again after its log was deleted does not, because the
+    /// owners of this process are alive.
     pub(super) fn open(
         connection: &'c Connection,
         options: &SqliteOptions,
@@ -71,6 +84,7 @@ impl<'c> Writer<'c> {
         }
     }
 
+    /// Undoes the transaction, if there is one, and marks the copies as stale.
     pub(super) fn roll_back(&mut self) {
         self.stale = true;
         if !self.connection.is_autocommit() {
@@ -79,6 +93,7 @@ impl<'c> Writer<'c> {
         }
     }
 
+    /// Reads the copies from the database.
     pub(super) fn reload(&mut self) -> rusqlite::Result<()> {
         self.log.reload()?;
         self.leases = lease_rows::load(self.connection)?;
@@ -86,6 +101,7 @@ impl<'c> Writer<'c> {
         Ok(())
     }
 
+    /// Wakes the readers of the log, if it has grown. Called only after a commit.
     pub(super) fn publish_head(&self) {
         let head = self.log.head.cast_unsigned();
         self.head.send_if_modified(|published| std::mem::replace(published, head) != head);

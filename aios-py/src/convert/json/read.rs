@@ -1,3 +1,5 @@
+//! JSON text to Python values.
+
 use std::fmt;
 
 use pyo3::{
@@ -36,6 +38,8 @@ fn has_long_number(text: &str) -> bool {
     })
 }
 
+/// Builds the Python value of the next JSON value. Also the visitor, because it has no state but
+/// the interpreter.
 #[derive(Clone, Copy)]
 struct Seed<'py>(Python<'py>);
 
@@ -48,6 +52,7 @@ impl<'de, 'py> DeserializeSeed<'de> for Seed<'py> {
 }
 
 impl<'py> Seed<'py> {
+    /// A Python value of a scalar.
     fn convert<T: IntoPyObject<'py>, E: Error>(self, value: T) -> Result<Bound<'py, PyAny>, E> {
         let object = value.into_pyobject(self.0).map_err(|error| E::custom(error.into()))?;
         Ok(pyo3::BoundObject::into_bound(object).into_any())

@@ -1,3 +1,5 @@
+//! Python values to JSON text.
+
 use std::fmt;
 
 use aios_core::event::Payload;
@@ -36,20 +38,29 @@ pub(crate) fn write_as(
     })
 }
 
+/// A Python value while it is serialised. The interpreter is attached, and the value is not copied.
 struct Plain<'a, 'py> {
+    /// The value.
     value: &'a Bound<'py, PyAny>,
+    /// How many values it is in.
     depth: usize,
+    /// Where it is, for errors.
     path: &'a Path<'a>,
 }
 
-/// The location of a value, displayed as a JSON pointer.
+/// The location of a value, displayed as a JSON pointer. A list on the stack: it costs nothing
+/// unless there is an error.
 enum Path<'a> {
+    /// The value itself.
     Root,
+    /// A field of an object.
     Field(&'a Self, &'a str),
+    /// An item of an array.
     Item(&'a Self, usize),
 }
 
 impl Path<'_> {
+    /// An error that begins with the location.
     fn error<E: Error>(&self, message: impl fmt::Display) -> E {
         match self {
             Self::Root => E::custom(message),
@@ -108,6 +119,7 @@ impl Serialize for Plain<'_, '_> {
 }
 
 impl<'py> Plain<'_, 'py> {
+    /// Serialises a `dict`, whose keys must be strings.
     fn dict<S: Serializer>(&self, dict: &Bound<'py, PyDict>, to: S) -> Result<S::Ok, S::Error> {
         let mut map = to.serialize_map(Some(dict.len()))?;
         for (key, value) in dict.iter() {
@@ -122,6 +134,7 @@ impl<'py> Plain<'_, 'py> {
         map.end()
     }
 
+    /// Serialises a list or a tuple.
     fn sequence<S: Serializer>(
         &self,
         length: usize,
@@ -137,6 +150,7 @@ impl<'py> Plain<'_, 'py> {
     }
 }
 
+/// Serialises an integer. One beyond 64 bits is written by its digits.
 fn integer<S: Serializer>(
     value: &Bound<'_, PyAny>,
     path: &Path<'_>,
@@ -155,6 +169,7 @@ fn integer<S: Serializer>(
     RawValue::from_string(digits).map_err(S::Error::custom)?.serialize(to)
 }
 
+/// Serialises a float. JSON has no infinity and no NaN.
 fn float<S: Serializer>(number: f64, path: &Path<'_>, to: S) -> Result<S::Ok, S::Error> {
     match number.is_finite() {
         true => to.serialize_f64(number),
@@ -170,10 +185,12 @@ fn message(py: Python<'_>, error: &PyErr) -> String {
     }
 }
 
+/// The name of the type of a value, for errors.
 fn type_name(value: &Bound<'_, PyAny>) -> String {
     value.get_type().qualname().map_or_else(|_| "?".to_owned(), |name| name.to_string())
 }
 
+/// A value of JSON types for another one.
 fn to_plain<'py>(value: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
     static TO_PLAIN: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
     let py = value.py();

@@ -1,4 +1,16 @@
 //! Events of a service.
+//!
+//! Python reads the log and the events of a run in pages, and asks for each page by the place where
+//! the last one ended, because a client of a store works like that. A service has streams. The
+//! [`Follower`] connects the two: it keeps the stream between two pages, and opens another one only
+//! if the reader asks for a different place.
+//!
+//! A page has the first event that comes and those that are ready. If an error comes after some
+//! events, the page ends before it, and the next call reports it, so that no event is lost.
+//!
+//! A wait that is cancelled drops the stream with the events that it had read for the page. The
+//! next call finds no stream and opens one after the place for which it asks, so these events come
+//! again.
 
 use std::sync::Arc;
 
@@ -20,7 +32,9 @@ use crate::{
 #[derive(Clone, Default)]
 pub(super) struct Follower(Arc<tokio::sync::Mutex<Option<Following>>>);
 
+/// A stream between two pages.
 struct Following {
+    /// The stream, which is where the last page ended.
     stream: EventStream,
     /// Where the last page ended, as the reader counts.
     after: u64,
@@ -89,8 +103,12 @@ pub(crate) struct RemoteEventStream {
     reading: Arc<Reading>,
 }
 
+/// A subscription.
 struct Reading {
+    /// Locked while a call waits for an event.
     stream: tokio::sync::Mutex<EventStream>,
+    /// The events to pass on; none for all. A service filters by one pattern at most, so the others
+    /// are applied here.
     patterns: Vec<Pattern>,
     /// The event that Python has not received yet.
     current: Mutex<Option<Payload>>,
@@ -119,6 +137,7 @@ impl RemoteEventStream {
 }
 
 impl Reading {
+    /// Whether one of the patterns matches.
     fn matches(&self, event: &RecordedEvent) -> bool {
         let matches = |pattern: &Pattern| pattern.matches(&event.event.event_type);
         self.patterns.is_empty() || self.patterns.iter().any(matches)

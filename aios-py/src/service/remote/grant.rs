@@ -16,6 +16,7 @@ pub(super) struct GrantArg {
 }
 
 impl GrantArg {
+    /// The grant for the client, which gets a token when it needs one.
     pub(super) fn into_grant(self) -> TokenGrant {
         let grant = match self.is_user {
             true => TokenGrant::password(self.url, self.subject, self.secret),

@@ -1,4 +1,26 @@
 //! Clients of a service, with the methods of clients of a store and a broker.
+//!
+//! `aios.RemoteClient` has the same methods as `aios.Client`, so that code can use either.
+//! [`NativeRemoteClient`] therefore has the signatures of [`NativeClient`], and makes HTTP requests
+//! instead of using a store. An argument that the API does not have is refused with
+//! `INVALID_CONFIGURATION` where leaving it out would change what happens, such as the version of a
+//! workflow; the source of an event and the trace of a task are left out.
+//!
+//! The differences that remain:
+//!
+//! - A call of an agent is a run here, whose result is waited for, and so has a journal.
+//! - A subscription reads the log from now on. It belongs to no group, and its events need no
+//!   acknowledgement.
+//!
+//! It uses the native threads and the event loop of a `NativeClient` without a session.
+//!
+//! | module | contents |
+//! |---|---|
+//! | `events`, `output` | streams of events and of output |
+//! | `run_handle` | handles of runs |
+//! | `pages`, `rows` | pages of any size, with the rows that a store has |
+//! | `resources` | agents as resources, types of agents, dead letters |
+//! | `grant` | how the client gets tokens |
 
 mod events;
 mod grant;
@@ -44,8 +66,11 @@ use crate::{
 /// The native part of `aios.RemoteClient`.
 #[pyclass(frozen, module = "aios._aios")]
 pub(crate) struct NativeRemoteClient {
+    /// Calls from Python.
     calls: Arc<Calls>,
+    /// Makes the requests.
     client: Client,
+    /// Reads the log for `read_log` with `wait`.
     log: Follower,
 }
 

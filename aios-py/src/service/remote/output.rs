@@ -23,6 +23,7 @@ pub(crate) struct RemoteOutputStream {
 }
 
 impl RemoteOutputStream {
+    /// A reader of the stream.
     pub(super) fn new(calls: &Arc<Calls>, stream: OutputStream) -> Self {
         Self { calls: Arc::clone(calls), stream: Arc::new(tokio::sync::Mutex::new(stream)) }
     }
@@ -47,6 +48,7 @@ impl RemoteOutputStream {
     }
 }
 
+/// An item as Python takes it, in the form of a client of a store.
 fn row(item: OutputItem) -> (u64, String, bool, Option<Payload>) {
     let OutputItem { offset, writer, item, .. } = item;
     (offset, writer, item.is_some(), item)

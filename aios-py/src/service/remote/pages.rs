@@ -1,4 +1,7 @@
 //! Pages of a service, which has a limit of items in each.
+//!
+//! A client of a store returns as many rows as are asked for, up to the limit of a store. To return
+//! the same from a service, pages are requested until there are enough items.
 
 use aios_service::client::{ClientError, Page, PageQuery};
 

@@ -13,9 +13,11 @@ use crate::{
     convert::{errors::ErrorInfo, json},
 };
 
+/// The `asyncio` future of a request.
 type Called<'py> = PyResult<Bound<'py, PyAny>>;
 
 impl NativeRemoteClient {
+    /// Makes a request with the client.
     fn ask<'py, F>(&self, py: Python<'py>, ask: impl FnOnce(Client) -> F) -> Called<'py>
     where
         F: Future<Output = Result<Answer, ErrorInfo>> + Send + 'static,

@@ -1,9 +1,13 @@
 //! Resources of a service as rows for Python.
+//!
+//! They have the form of the rows of a store; see [`records`]. `NativeClient` and
+//! `NativeRemoteClient` so return the same to Python.
 
 use aios_service::client::{Agent, Run, Task, Workflow};
 
 use crate::convert::records::{self, micros};
 
+/// A run of a service.
 pub(super) fn run(run: &Run) -> records::Run<'_> {
     records::Run {
         id: &run.id,
@@ -21,6 +25,7 @@ pub(super) fn run(run: &Run) -> records::Run<'_> {
     }
 }
 
+/// An agent of a service.
 pub(super) fn agent(agent: &Agent) -> records::Agent<'_> {
     records::Agent {
         id: &agent.id,
@@ -34,6 +39,7 @@ pub(super) fn agent(agent: &Agent) -> records::Agent<'_> {
     }
 }
 
+/// A task of a service.
 pub(super) fn task(task: &Task) -> records::Task<'_> {
     records::Task {
         id: &task.id,
@@ -48,6 +54,7 @@ pub(super) fn task(task: &Task) -> records::Task<'_> {
     }
 }
 
+/// A workflow of a service.
 pub(super) fn workflow(workflow: &Workflow) -> records::Workflow<'_> {
     records::Workflow {
         id: &workflow.id,

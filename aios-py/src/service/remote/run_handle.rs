@@ -19,7 +19,9 @@ const PAGE: usize = 500;
 #[pyclass(frozen, module = "aios._aios")]
 pub(crate) struct RemoteRunHandle {
     calls: Arc<Calls>,
+    /// The handle, which has the id of the run and the client.
     run: RunHandle,
+    /// The stream of events that `events` reads in pages.
     followed: Follower,
 }
 

@@ -1,4 +1,17 @@
 //! The keys of an issuer, as they were fetched last.
+//!
+//! | the keys are | a token with a known key | a token with an unknown key |
+//! |---|---|---|
+//! | younger than their lifetime | is verified at once | waits for a fetch, if one is allowed |
+//! | due | is verified at once, and a fetch begins in the background | the same |
+//! | beyond the stale time, or never fetched | waits for a fetch | the same |
+//!
+//! A fetch is allowed once per refresh interval, whatever its result. Tokens with invented keys
+//! therefore can't make this process flood the issuer. One fetch runs at a time: others wait for
+//! the lock of the fetch and then find that it was done.
+//!
+//! A fetch runs in a task of its own, so that it survives the request that caused it. A failed
+//! fetch leaves the known keys in use.
 
 use std::{sync::Arc, time::Duration};
 
@@ -13,32 +26,44 @@ use crate::auth::AuthError;
 /// When keys are fetched, and how long they are used.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Policy {
+    /// How long the source may take.
     pub(super) fetch_timeout: Duration,
+    /// The least time between the beginnings of two fetches.
     pub(super) refresh_interval: Duration,
+    /// After which time keys are due.
     pub(super) key_lifetime: Duration,
+    /// How long they are used beyond that, while they can't be fetched.
     pub(super) stale_if_error: Duration,
 }
 
 /// Fetches keys, at most one fetch at a time, and keeps them.
 #[derive(Debug)]
 pub(super) struct KeyCache {
+    /// The value of `iss`.
     issuer: String,
+    /// Where keys come from.
     source: Box<dyn KeySource>,
+    /// The keys. Locked only to clone or replace.
     state: RwLock<State>,
     /// When the last fetch began. Held while fetching.
     fetching: Mutex<Option<Timestamp>>,
 }
 
+/// The result of the last fetches.
 #[derive(Clone, Debug, Default)]
 struct State {
+    /// The keys of the last fetch that succeeded; empty before.
     keys: Arc<KeySet>,
+    /// When it began.
     fetched_at: Option<Timestamp>,
+    /// The lifetime that the issuer asks for.
     max_age: Option<Duration>,
     /// Why the last fetch failed.
     failure: Option<String>,
 }
 
 impl State {
+    /// The age of the keys.
     fn age(&self, now: Timestamp) -> Option<Duration> {
         self.fetched_at.map(|at| now.duration_since(at))
     }
@@ -49,6 +74,7 @@ impl State {
         !self.keys.is_empty() && self.age(now).is_some_and(|age| age < limit)
     }
 
+    /// Whether the keys should be fetched again.
     fn is_due(&self, now: Timestamp, policy: Policy) -> bool {
         let lifetime = self.max_age.map_or(policy.key_lifetime, |age| age.min(policy.key_lifetime));
         self.age(now).is_none_or(|age| age >= lifetime)
@@ -56,6 +82,7 @@ impl State {
 }
 
 impl KeyCache {
+    /// No key is known. Nothing is fetched before the first token.
     pub(super) fn new(issuer: String, source: impl KeySource) -> Self {
         Self {
             issuer,
@@ -65,6 +92,7 @@ impl KeyCache {
         }
     }
 
+    /// The value of `iss`.
     pub(super) fn issuer(&self) -> &str {
         &self.issuer
     }
@@ -97,6 +125,7 @@ impl KeyCache {
         }
     }
 
+    /// A copy of the state, so that no lock is held while a token is verified.
     fn state(&self) -> State {
         self.state.read().clone()
     }
@@ -120,6 +149,8 @@ impl KeyCache {
         })
     }
 
+    /// Fetches the keys once. A set without a usable key counts as a failure: it would lock every
+    /// caller out.
     async fn fetch(&self, timeout: Duration) -> Result<(KeySet, Option<Duration>), AuthError> {
         let late = |_| self.unavailable(&format!("the keys did not come within {timeout:?}"));
         let document = tokio::time::timeout(timeout, self.source.fetch()).await.map_err(late)??;
@@ -130,6 +161,7 @@ impl KeyCache {
         }
     }
 
+    /// Keeps the result of a fetch.
     fn store(&self, fetched: Result<(KeySet, Option<Duration>), AuthError>, now: Timestamp) {
         let mut state = self.state.write();
         match fetched {
@@ -150,11 +182,13 @@ impl KeyCache {
         }
     }
 
+    /// The error of a token that can't be verified for now.
     fn unavailable(&self, reason: &str) -> AuthError {
         AuthError::Unavailable { reason: format!("keys of {}: {reason}", self.issuer) }
     }
 }
 
+/// Whether the refresh interval has passed.
 fn is_allowed(began: Option<Timestamp>, now: Timestamp, policy: Policy) -> bool {
     began.is_none_or(|at| now.duration_since(at) >= policy.refresh_interval)
 }

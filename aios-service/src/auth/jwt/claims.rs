@@ -1,3 +1,8 @@
+//! The claims of a token: whose it is, for whom, and when it is valid.
+//!
+//! Issuers differ in how they write lists: one text, several, or one text separated by spaces. All
+//! of these are read. Claims that are not known are ignored.
+
 use std::time::Duration;
 
 use aios_core::event::Timestamp;
@@ -12,18 +17,27 @@ const MAX_SUBJECT: usize = 200;
 /// The claims that matter here.
 #[derive(Debug, Deserialize)]
 pub(super) struct Claims {
+    /// The issuer.
     iss: Option<String>,
+    /// The caller.
     sub: Option<String>,
+    /// For whom the token is.
     #[serde(default)]
     aud: Texts,
+    /// Seconds since the Unix epoch, possibly with a fraction.
     exp: Option<f64>,
+    /// From when it is valid.
     nbf: Option<f64>,
+    /// Permissions, by OAuth2.
     #[serde(default)]
     scope: Texts,
+    /// Permissions, as some issuers name them.
     #[serde(default)]
     scp: Texts,
+    /// Permissions, as other issuers name them.
     #[serde(default)]
     permissions: Texts,
+    /// Names of roles.
     #[serde(default)]
     roles: Texts,
 }
@@ -43,6 +57,7 @@ impl Default for Texts {
 }
 
 impl Texts {
+    /// The texts.
     fn iter(&self) -> impl Iterator<Item = &str> {
         let (one, several) = match self {
             Self::One(text) => (Some(text), &[][..]),
@@ -53,10 +68,12 @@ impl Texts {
 }
 
 impl Claims {
+    /// Whether the token names this issuer.
     pub(super) fn is_from(&self, issuer: &str) -> bool {
         self.iss.as_deref() == Some(issuer)
     }
 
+    /// Checks the audience and the times. A token without an end is refused.
     pub(super) fn check(
         &self,
         audience: &str,
@@ -76,10 +93,12 @@ impl Claims {
         Ok(())
     }
 
+    /// When the token ends.
     pub(super) fn expires_at(&self) -> Option<Timestamp> {
         self.exp.map(timestamp)
     }
 
+    /// The caller, if it is usable as the name of one.
     pub(super) fn subject(&self) -> Result<&str, AuthError> {
         let is_usable = |sub: &&str| {
             !sub.is_empty() && sub.len() <= MAX_SUBJECT && !sub.chars().any(char::is_control)
@@ -88,11 +107,13 @@ impl Claims {
         subject.ok_or_else(|| invalid("the token has no usable subject"))
     }
 
+    /// All texts that may be permissions.
     pub(super) fn scopes(&self) -> impl Iterator<Item = &str> {
         let all = self.scope.iter().chain(self.scp.iter()).chain(self.permissions.iter());
         all.flat_map(str::split_ascii_whitespace)
     }
 
+    /// The roles.
     pub(super) fn roles(&self) -> impl Iterator<Item = &str> {
         self.roles.iter()
     }

@@ -32,11 +32,14 @@ pub(super) struct HttpsClient(Client<HttpsConnector<HttpConnector>, Empty<Bytes>
 
 /// A document of an issuer.
 pub(super) struct Document {
+    /// The body.
     pub(super) json: String,
+    /// How long it may be used, as its headers say.
     pub(super) max_age: Option<Duration>,
 }
 
 impl HttpsClient {
+    /// Creates a client. Connections are not kept.
     pub(super) fn new() -> Result<Self, InvalidIssuerUrl> {
         let mut roots = RootCertStore::empty();
         roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);

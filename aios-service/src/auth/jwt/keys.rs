@@ -1,3 +1,9 @@
+//! Public keys of an issuer (RFC 7517), and the verification of signatures.
+//!
+//! A key has one algorithm: the one that it names, or the one that its type implies. A token can't
+//! choose another one, which is what most attacks on JSON Web Tokens rely on. Shared secrets are
+//! not read at all, so a public key can never be used as one.
+
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use ring::signature::{self, RsaParameters, RsaPublicKeyComponents, UnparsedPublicKey};
 use serde::Deserialize;
@@ -11,22 +17,30 @@ pub(super) struct KeySet(Vec<Key>);
 /// A public key, with the only algorithm that it is used with.
 #[derive(Debug)]
 pub(super) struct Key {
+    /// The `kid`.
     id: Option<String>,
+    /// Name of the algorithm, as tokens write it.
     algorithm: &'static str,
+    /// The key.
     material: Material,
 }
 
+/// A key in the form that the verification needs.
 #[derive(Debug)]
 enum Material {
+    /// The numbers of an RSA key, of 2048 to 8192 bits.
     Rsa { modulus: Vec<u8>, exponent: Vec<u8>, parameters: &'static RsaParameters },
+    /// A point of an elliptic curve.
     Point { bytes: Vec<u8>, verification: &'static dyn signature::VerificationAlgorithm },
 }
 
+/// A key set in JSON.
 #[derive(Deserialize)]
 struct JwkSet {
     keys: Vec<Jwk>,
 }
 
+/// A key in JSON. Members of other kinds of keys are missing.
 #[derive(Deserialize)]
 struct Jwk {
     kty: String,
@@ -50,10 +64,12 @@ impl KeySet {
         Ok(Self(set.keys.into_iter().filter_map(Key::new).collect()))
     }
 
+    /// Whether no key can verify a token.
     pub(super) fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
+    /// Number of usable keys.
     pub(super) fn len(&self) -> usize {
         self.0.len()
     }
@@ -69,6 +85,8 @@ impl KeySet {
 }
 
 impl Key {
+    /// Reads a key; `None` if it is for encryption, of another kind, or names an algorithm that
+    /// does not fit its type.
     fn new(jwk: Jwk) -> Option<Self> {
         if jwk.usage.as_deref().is_some_and(|usage| usage != "sig") {
             return None;
@@ -93,10 +111,12 @@ impl Key {
         Some(Self { id: jwk.kid, algorithm, material })
     }
 
+    /// The only algorithm that the key is used with.
     pub(super) fn algorithm(&self) -> &'static str {
         self.algorithm
     }
 
+    /// Whether the signature of a message is from the owner of the key.
     pub(super) fn verifies(&self, message: &[u8], signature: &[u8]) -> bool {
         let verified = match &self.material {
             Material::Rsa { modulus, exponent, parameters } => {
@@ -139,6 +159,7 @@ fn point(
     is_point.then(|| Material::Point { bytes: [vec![4], x, y].concat(), verification })
 }
 
+/// Reads base64url without padding.
 fn decode(text: Option<&str>) -> Option<Vec<u8>> {
     URL_SAFE_NO_PAD.decode(text?).ok()
 }

@@ -1,4 +1,12 @@
 //! Bearer tokens: JSON Web Tokens that an OAuth2 or OpenID Connect issuer has signed.
+//!
+//! The steps are ordered so that nothing in a token is believed before its signature is verified,
+//! except the issuer that it names, which only selects the keys:
+//!
+//! ```text
+//! parse ─► issuer by `iss` ─► keys of that issuer ─► key by `kid` ─► algorithm ─► signature
+//!       ─► audience, times ─► subject, permissions
+//! ```
 
 mod cache;
 mod claims;
@@ -48,10 +56,15 @@ use super::{AuthError, Authenticator, Credentials, Identity, Permission, Permiss
 /// unknown key is then answered with `AUTHENTICATION_UNAVAILABLE`.
 #[derive(Debug)]
 pub struct JwtIssuer {
+    /// The value that `aud` must contain.
     audience: String,
+    /// Tolerated difference between clocks.
     leeway: Duration,
+    /// Permissions of each role; other roles grant nothing.
     roles: HashMap<String, Permissions>,
+    /// The keys, shared with the tasks that fetch them.
     keys: Arc<KeyCache>,
+    /// When keys are fetched.
     policy: Policy,
 }
 
@@ -134,6 +147,7 @@ impl JwtIssuer {
         self
     }
 
+    /// Verifies a token that names this issuer.
     async fn check(&self, token: &Token<'_>, now: Timestamp) -> Result<Identity, AuthError> {
         let keys = self.keys.keys(token.key_id(), now, self.policy).await?;
         let key = keys.find(token.key_id()).ok_or_else(|| invalid("the key is unknown"))?;
@@ -147,6 +161,8 @@ impl JwtIssuer {
         })
     }
 
+    /// The permissions that the claims grant. Texts that are not permissions, such as `openid`,
+    /// grant nothing.
     fn permissions(&self, claims: &Claims) -> Permissions {
         let direct = claims.scopes().filter_map(|scope| scope.parse::<Permission>().ok());
         let roles = claims.roles().filter_map(|role| self.roles.get(role));
@@ -199,6 +215,7 @@ impl Authenticator for JwtTokens {
     }
 }
 
+/// The error of a token that is not accepted.
 fn invalid(reason: &str) -> AuthError {
     AuthError::Invalid { reason: reason.to_owned() }
 }

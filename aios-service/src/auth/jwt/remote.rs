@@ -21,7 +21,9 @@ const DISCOVERY: &str = "/.well-known/openid-configuration";
 #[derive(Clone, Debug)]
 #[cfg_attr(docsrs, doc(cfg(feature = "oidc")))]
 pub struct UrlKeys {
+    /// Where the keys are.
     url: Uri,
+    /// Shared by clones.
     client: HttpsClient,
 }
 
@@ -62,6 +64,7 @@ impl KeySource for UrlKeys {
 #[derive(Clone, Debug)]
 #[cfg_attr(docsrs, doc(cfg(feature = "oidc")))]
 pub struct OidcKeys {
+    /// As it is written in `iss`.
     issuer: String,
     url: Uri,
     client: HttpsClient,
@@ -91,6 +94,8 @@ impl OidcKeys {
         Ok(Self { issuer: issuer.to_owned(), url, client: HttpsClient::new()? })
     }
 
+    /// Reads where the keys are. The document has to name the issuer that was asked for, so that no
+    /// other issuer can vouch for its tokens.
     async fn discover(&self) -> Result<Uri, AuthError> {
         let failed =
             |reason: String| AuthError::Unavailable { reason: format!("{}: {reason}", self.url) };
@@ -113,6 +118,7 @@ impl KeySource for OidcKeys {
     }
 }
 
+/// Fetches a key set.
 async fn fetch(client: &HttpsClient, url: &Uri) -> Result<KeySetDocument, AuthError> {
     let document = client.get(url).await?;
     let keys = KeySetDocument::new(document.json);

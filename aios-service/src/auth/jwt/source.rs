@@ -1,3 +1,5 @@
+//! Where keys come from, as a port.
+
 use std::{fmt::Debug, path::PathBuf, time::Duration};
 
 use async_trait::async_trait;

@@ -1,3 +1,5 @@
+//! The compact form of a token.
+
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::Value;
@@ -11,12 +13,17 @@ const MAX_BYTES: usize = 16 * 1024;
 /// A token in its compact form (RFC 7515), not verified yet.
 #[derive(Debug)]
 pub(super) struct Token<'a> {
+    /// Names the key and the algorithm.
     header: Header,
+    /// The claims, which nothing has verified yet.
     claims: Claims,
+    /// The signed part: header and claims, as they were sent.
     message: &'a str,
+    /// Over the message.
     signature: Vec<u8>,
 }
 
+/// The protected header. `crit` names extensions that have to be understood; none is.
 #[derive(Debug, Deserialize)]
 struct Header {
     alg: String,
@@ -26,6 +33,7 @@ struct Header {
 }
 
 impl<'a> Token<'a> {
+    /// Takes a token apart. Nothing in it is verified.
     pub(super) fn parse(text: &'a str) -> Result<Self, AuthError> {
         if text.len() > MAX_BYTES {
             return Err(invalid("the token is too long"));
@@ -52,6 +60,7 @@ impl<'a> Token<'a> {
         Ok(Self { header, claims: json(claims)?, message, signature })
     }
 
+    /// The id of the key that the token was signed with.
     pub(super) fn key_id(&self) -> Option<&str> {
         self.header.kid.as_deref()
     }
@@ -73,6 +82,7 @@ impl<'a> Token<'a> {
     }
 }
 
+/// Reads a part: base64url of JSON.
 fn json<T: DeserializeOwned>(part: &str) -> Result<T, AuthError> {
     let bytes = URL_SAFE_NO_PAD.decode(part).ok();
     let value = bytes.and_then(|bytes| serde_json::from_slice(&bytes).ok());

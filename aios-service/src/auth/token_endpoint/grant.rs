@@ -1,4 +1,7 @@
 //! Requests for tokens (RFC 6749).
+//!
+//! Two grants are supported: client credentials, and the password of a user. Errors have the shape
+//! and the codes of the standard and not those of the API, because OAuth2 clients read them.
 
 use aios_core::event::{EventId, Timestamp};
 use axum::{
@@ -26,12 +29,19 @@ struct Form {
 /// Why no token is granted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Refusal {
+    /// The caller is on another machine.
     Stranger,
+    /// The body is not a form.
     MediaType,
+    /// A field is missing or unreadable.
     Form,
+    /// Another grant was asked for.
     GrantType,
+    /// The client is not known, or its secret is wrong.
     Client,
+    /// The user is not known, or the password is wrong.
     User,
+    /// A permission was asked for that the account does not have.
     Scope,
 }
 
@@ -90,6 +100,8 @@ impl TokenEndpoint {
         }))
     }
 
+    /// The account that gets the token. A client that authenticates has to be right, also with the
+    /// grant of a password.
     fn account(&self, headers: &HeaderMap, form: &Form) -> Result<(String, &Permissions), Refusal> {
         let client = client(headers, form)?;
         let permissions = client
@@ -113,6 +125,7 @@ impl TokenEndpoint {
     }
 }
 
+/// Reads the form.
 fn form(headers: &HeaderMap, body: &[u8]) -> Result<Form, Refusal> {
     let media_type = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
     let essence = media_type.and_then(|value| value.split(';').next()).unwrap_or_default();
@@ -149,6 +162,7 @@ fn client(headers: &HeaderMap, form: &Form) -> Result<Option<(String, String)>, 
     Ok(Some(decoded.unwrap_or_else(|_| (id.to_owned(), secret.to_owned()))))
 }
 
+/// The two parts of `Authorization: Basic`, encoded as a form.
 #[derive(Deserialize)]
 struct Basic {
     id: String,
@@ -168,6 +182,7 @@ fn scope(permissions: &Permissions, asked: Option<&str>) -> Result<String, Refus
     }
 }
 
+/// A time in the unit of claims.
 fn seconds(at: Timestamp) -> i64 {
     at.as_micros() / 1_000_000
 }

@@ -61,13 +61,21 @@ const MAX_BODY: usize = 8 * 1024;
 #[derive(Clone, Debug)]
 #[cfg_attr(docsrs, doc(cfg(feature = "token-endpoint")))]
 pub struct TokenEndpoint {
+    /// The value of `iss`.
     issuer: String,
+    /// The value of `aud`.
     audience: String,
+    /// 1 s to 1 h.
     lifetime: Duration,
+    /// Programs.
     clients: Accounts,
+    /// People.
     users: Accounts,
+    /// The key.
     signer: Arc<Signer>,
+    /// Times of tokens.
     clock: Arc<dyn Clock>,
+    /// Whether callers on other machines are answered.
     is_anywhere: bool,
 }
 
@@ -179,13 +187,16 @@ impl TokenEndpoint {
             .with_state(endpoint)
     }
 
+    /// The public key, as a key set.
     fn key_set(&self) -> Value {
         json!({ "keys": [self.signer.jwk()] })
     }
 }
 
+/// The state of the routes.
 type Endpoint = State<Arc<TokenEndpoint>>;
 
+/// `/token`.
 async fn token(State(endpoint): Endpoint, headers: HeaderMap, body: Bytes) -> Response {
     match endpoint.grant(&headers, &body) {
         Ok(token) => json(StatusCode::OK, &token),
@@ -193,10 +204,12 @@ async fn token(State(endpoint): Endpoint, headers: HeaderMap, body: Bytes) -> Re
     }
 }
 
+/// `/jwks.json`.
 async fn key_set(State(endpoint): Endpoint) -> Response {
     json(StatusCode::OK, &endpoint.key_set())
 }
 
+/// The discovery document of OpenID Connect.
 async fn discovery(State(endpoint): Endpoint) -> Response {
     let issuer = &endpoint.issuer;
     let base = issuer.trim_end_matches('/');
@@ -228,6 +241,7 @@ async fn refuse_strangers(State(endpoint): Endpoint, request: Request, next: Nex
     }
 }
 
+/// A JSON answer that no cache keeps.
 fn json(status: StatusCode, body: &Value) -> Response {
     let headers = [
         (header::CONTENT_TYPE, "application/json"),

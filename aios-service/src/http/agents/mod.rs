@@ -1,4 +1,9 @@
 //! Agents: `/agents`.
+//!
+//! The API changes the desired state of an agent, which is in the log; processes with a factory of
+//! its type converge to it. Status and `last_seen_at` are what those processes report. The two
+//! change independently, so the tag of an agent covers its desired state only: a heartbeat must not
+//! make a PUT with `If-Match` fail.
 
 mod write;
 
@@ -27,8 +32,10 @@ use super::{
     state::Api,
 };
 
+/// Name of the list in cursors.
 const LIST: &str = "agents";
 
+/// The routes of this module.
 pub(super) fn routes() -> OpenApiRouter<Api> {
     OpenApiRouter::new()
         .routes(routes!(list_agents, write::create_agent))
@@ -136,6 +143,7 @@ async fn list_agents(
     Ok(list.answer(&api, rows, resource))
 }
 
+/// Reads the filter by status.
 fn status(text: &str) -> Result<AgentStatus, ApiError> {
     page::status(text, AgentStatus::parse, AgentStatus::ALL.iter().map(|it| it.as_str()))
 }
@@ -180,7 +188,7 @@ pub(super) fn check_not_deleted(agent: &AgentRecord) -> Result<(), ApiError> {
     }
 }
 
-/// The agents that can be changed.
+/// The agents that can be changed. Fails with `NO_STORE` in a process without a store.
 pub(super) fn managed(api: &Api) -> Result<ManagedAgents, ApiError> {
     api.store()?;
     Ok(api.runtime.managed_agents()?)

@@ -1,3 +1,11 @@
+//! Changes of agents: create, replace, delete, restart.
+//!
+//! A change is one event in the stream of the agent. Its id derives from the `Idempotency-Key`, if
+//! there is one, so a request that is handled again after a crash appends nothing twice. A PUT and
+//! a DELETE need `If-Match`. The tag is compared with the agent as it is read, and the version that
+//! was read becomes the expected version of the append: a change between the reading and the append
+//! is a conflict and not lost.
+
 use aios_agents::agent::{Change, ManagedAgents};
 use aios_core::event::Payload;
 use axum::{
@@ -163,6 +171,7 @@ pub(super) async fn restart_agent(
     Ok(api.accepted(resource(agent.record), &location))
 }
 
+/// A change by this caller, without a condition.
 fn change(identity: &Identity, headers: &HeaderMap, ids: &RequestIds) -> Change {
     let metadata = metadata(identity, headers, None);
     let event_id = ids.request().map(|_| ids.id_of("agent"));

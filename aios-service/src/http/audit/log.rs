@@ -1,4 +1,18 @@
 //! Stores audit events. Those with the outcomes of calls share appends.
+//!
+//! ```text
+//! call ends ──► waiting list ──► (yield once) ──► batches of one day, at most 256 ──► append
+//!                                                                                       │
+//!    the answer is sent ◄── oneshot ◄── stored, or reported as lost in the log lines ◄──┘
+//! ```
+//!
+//! The first call that enters an empty list spawns the task that empties it. The task yields once,
+//! so that the calls that a commit of the store has just ended get into the same batch. A batch
+//! that is refused as a whole is repeated event by event.
+//!
+//! Events wait at most 5 s. Nothing is lost silently: an event that can't be stored is written to
+//! the log lines of the process with all its data. The list is bounded; beyond the bound, events
+//! are reported in the same way.
 
 use std::{sync::Arc, time::Duration};
 
@@ -26,17 +40,24 @@ const MAX_WAITING: usize = 16_384;
 /// Stores audit events. Calls that end at the same time share an append.
 #[derive(Debug)]
 pub(crate) struct AuditLog {
+    /// Where the events go.
     store: Arc<dyn Store>,
+    /// Timestamps, and the time limit.
     clock: Arc<dyn Clock>,
+    /// Events that no append has taken. Never locked across an await.
     waiting: Mutex<Vec<Waiting>>,
 }
 
 /// A call whose event is not stored yet.
 #[derive(Debug)]
 struct Waiting {
+    /// The call, for the report if it is lost.
     call: ApiCalled,
+    /// The stream of its day.
     stream: StreamId,
+    /// The event to append.
     event: Event,
+    /// Completed when the event is stored or reported.
     done: oneshot::Sender<()>,
 }
 
@@ -51,6 +72,7 @@ impl Waiting {
     }
 }
 
+/// An event that can't be made.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum InvalidAudit {
     #[error(transparent)]
@@ -62,13 +84,16 @@ pub(super) enum InvalidAudit {
 /// Why an event is not stored.
 #[derive(Debug, thiserror::Error)]
 enum Unstored {
+    /// The store refused it, or failed permanently.
     #[error(transparent)]
     Refused(StoreError),
+    /// The time limit passed. The event may still be stored.
     #[error("it took longer than {TIMEOUT:?}")]
     Late,
 }
 
 impl AuditLog {
+    /// Creates a log without waiting events.
     pub(crate) fn new(store: Arc<dyn Store>, clock: Arc<dyn Clock>) -> Self {
         Self { store, clock, waiting: Mutex::default() }
     }
@@ -106,6 +131,7 @@ impl AuditLog {
         stored
     }
 
+    /// Adds an event to the list, and starts the task that empties it if the list was empty.
     fn enqueue(self: &Arc<Self>, call: Waiting) {
         let mut waiting = self.waiting.lock();
         if waiting.len() >= MAX_WAITING {
@@ -154,6 +180,7 @@ impl AuditLog {
         }
     }
 
+    /// Appends the events of a batch, within the time limit.
     async fn append(&self, batch: &[Waiting]) -> Result<(), Unstored> {
         tokio::select! {
             biased;
@@ -162,6 +189,7 @@ impl AuditLog {
         }
     }
 
+    /// Appends the events, and repeats the append after retryable errors.
     async fn append_until_taken(&self, batch: &[Waiting]) -> Result<(), StoreError> {
         let Some(first) = batch.first() else { return Ok(()) };
         loop {
@@ -181,10 +209,12 @@ fn is_same(batch: &[Waiting], next: &Waiting) -> bool {
     batch.first().is_some_and(|first| first.stream == next.stream)
 }
 
+/// Reports an event that is not stored, with its data.
 fn lost(call: &ApiCalled, error: &str) {
     error!(target: "aios_service::audit", error, ?call, "failed to store an audit event");
 }
 
+/// Makes the event of a call, and the id of its stream: one stream for each day in UTC.
 fn event(
     clock: &dyn Clock,
     action: &str,

@@ -46,7 +46,9 @@ pub(crate) type Announcement = Shared<BoxFuture<'static, ()>>;
 /// recorded that there is none.
 #[derive(Clone)]
 pub(crate) struct AuditedCall {
+    /// Shared with the request, in whose extensions a clone is.
     call: Arc<Mutex<Call>>,
+    /// The first event of the call; `None` if audit events go to the log lines.
     announcement: Option<Announcement>,
 }
 
@@ -85,14 +87,20 @@ impl AuditedCall {
 
 /// A call that has begun. Dropping it records it.
 struct Call {
+    /// The caller, the request and its origin; later the outcome.
     data: ApiCalled,
+    /// User and trace, and the first event as the cause of the second one.
     metadata: Metadata,
     /// Where it is recorded; a line of the log without it.
     log: Option<Arc<AuditLog>>,
+    /// Whether the outcome was recorded. It is recorded once, by whichever comes first: the handler
+    /// with an idempotency key, the guard, or the drop.
     is_recorded: bool,
 }
 
 impl Call {
+    /// Describes the call that a request makes; `None` without a caller. Texts of the client are
+    /// shortened.
     fn new(api: &Api, request: &Request) -> Option<Self> {
         let extensions = request.extensions();
         let identity = extensions.get::<Identity>()?;
@@ -187,6 +195,7 @@ impl FromRequestParts<Api> for Requested {
     }
 }
 
+/// The beginning of a header.
 fn text(headers: &HeaderMap, name: &str) -> Option<String> {
     let value = headers.get(name)?.to_str().ok()?;
     Some(value.chars().take(MAX_TEXT).collect())

@@ -1,3 +1,5 @@
+//! Ids that a repeated request derives again.
+
 use std::{convert::Infallible, sync::Arc};
 
 use aios_core::event::EventId;
@@ -10,6 +12,7 @@ use crate::http::state::Api;
 pub(crate) struct RequestIds(Option<Arc<str>>);
 
 impl RequestIds {
+    /// Ids of a request with a key.
     pub(crate) fn derived(digest: &str) -> Self {
         Self(Some(digest.into()))
     }

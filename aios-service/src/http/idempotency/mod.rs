@@ -3,6 +3,20 @@
 //! The stream `system/requests/<digest of subject and key>` has an event when a process begins to
 //! handle the request, and one with the answer. The ids of what the request creates derive from the
 //! digest, so a request that is handled again after a crash finds what it has created.
+//!
+//! ```text
+//! (no events) ── received ──► open, until a time ── answered ──► final: replayed from now on
+//!                                   │  ▲
+//!                                   │  └── received, by a later request
+//!                                   └───── abandoned, or the time passes ──► open to others
+//! ```
+//!
+//! All appends expect the version that was read, so of two processes with the same request, one
+//! gets a conflict. A claim ends by itself: if its process dies, the next repetition after the time
+//! of the claim handles the request again.
+//!
+//! A key is bound to its caller: the digest has the subject, so two callers never meet. It is bound
+//! to its request by a fingerprint of method, path and body.
 
 mod ids;
 mod record;
@@ -46,11 +60,15 @@ pub(crate) async fn idempotent(api: &Api, request: Request, next: Next) -> Respo
     }
 }
 
+/// The beginning of a request with a key.
 enum Begun {
+    /// It was answered before.
     Answered(Response),
+    /// This process handles it.
     Claimed(Box<(Claim, Request)>),
 }
 
+/// Reads the body, which the fingerprint needs, and claims the request.
 async fn begin(api: &Api, request: Request) -> Result<Begun, ApiError> {
     let key = key(request.headers())?;
     let identity = request.extensions().get::<Identity>().cloned();
@@ -106,6 +124,7 @@ fn key(headers: &HeaderMap) -> Result<String, ApiError> {
     }
 }
 
+/// The fingerprint of a request.
 fn digest_of_request(method: &Method, path: &str, body: &[u8]) -> String {
     digest(&[method.as_str().as_bytes(), path.as_bytes(), body])
 }

@@ -1,3 +1,5 @@
+//! The record of a request with a key: its claim and its answer.
+
 use std::{sync::Arc, time::Duration};
 
 use aios_core::{
@@ -34,19 +36,28 @@ const SOURCE: &str = "http";
 /// The record of a request in the log.
 #[derive(Clone, Debug)]
 pub(super) struct Record {
+    /// Clock and limits.
     api: Api,
+    /// Where the record is.
     store: Arc<dyn Store>,
+    /// The stream of the key.
     stream: StreamId,
+    /// Digest of the method, the path and the body.
     fingerprint: String,
+    /// The user, for all events of the record.
     metadata: Metadata,
 }
 
 /// The state of a request, from its events.
 #[derive(Debug, Default)]
 struct State {
+    /// Version of the last event that was read; the next append expects it.
     version: u64,
+    /// That of the first request with the key.
     fingerprint: Option<String>,
+    /// Until when another process may be handling it.
     open_until: Option<Timestamp>,
+    /// The final answer, if there is one.
     answer: Option<RequestAnswered>,
 }
 
@@ -54,16 +65,19 @@ struct State {
 pub(super) enum Claimed {
     /// It was answered before.
     Before(Response),
+    /// This process handles it.
     Now(Claim),
 }
 
 /// The right to handle a request.
 pub(super) struct Claim {
+    /// Where the answer goes.
     record: Record,
     version: u64,
 }
 
 impl Record {
+    /// The record of a request. Nothing is read yet.
     pub(super) fn new(
         api: &Api,
         digest: &str,
@@ -103,6 +117,7 @@ impl Record {
         }
     }
 
+    /// Reads the state from all events of the stream.
     async fn read(&self) -> Result<State, ApiError> {
         let mut state = State::default();
         loop {
@@ -117,6 +132,7 @@ impl Record {
         }
     }
 
+    /// Appends an event at the expected version, and returns the version after it.
     async fn append<T: Serialize + Sync>(
         &self,
         action: &str,
@@ -143,6 +159,8 @@ impl Record {
 }
 
 impl State {
+    /// Applies an event. An unknown one, of a later version of aios, changes nothing but the
+    /// version.
     fn apply(&mut self, recorded: &RecordedEvent) -> Result<(), ApiError> {
         self.version = recorded.version;
         match recorded.event.event_type.segments().2 {
@@ -217,6 +235,7 @@ async fn final_answer(response: Response) -> (Response, Option<RequestAnswered>)
     (Response::from_parts(parts, bytes.into()), Some(answer))
 }
 
+/// The text of a header.
 fn text(headers: &HeaderMap, name: &HeaderName) -> Option<String> {
     headers.get(name).and_then(|value| value.to_str().ok()).map(str::to_owned)
 }

@@ -1,3 +1,9 @@
+//! Commands for runs: signal, cancel, pause, resume, fork, retry.
+//!
+//! A command is an event in the journal of the run, appended whether or not an engine owns the run
+//! at this moment. The answer is therefore 202: the command is recorded, and its effect comes
+//! later. Commands derive their ids from the `Idempotency-Key`, if there is one.
+
 use aios_agents::RunHandle;
 use aios_core::event::Payload;
 use axum::{extract::State, response::Response};
@@ -231,6 +237,7 @@ pub(in crate::http) fn handle(
     })
 }
 
+/// The answer to a command: the run as it is now, and where it is.
 async fn accepted(api: &Api, prefix: &Prefix, id: &str) -> Result<Response, ApiError> {
     let location = prefix.location(&["runs", id]);
     Ok(api.accepted(current(api, id).await?, &location))

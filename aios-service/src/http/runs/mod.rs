@@ -1,4 +1,6 @@
 //! Runs: `/runs`.
+//!
+//! Reads come from the read models of the store, and commands go to the journal.
 
 mod commands;
 mod read;
@@ -19,8 +21,10 @@ pub(super) use self::{
 };
 use super::{ApiError, envelope::Resource, schema, state::Api};
 
+/// Type of the resource.
 const KIND: &str = "run";
 
+/// The routes of this module.
 pub(super) fn routes() -> OpenApiRouter<Api> {
     OpenApiRouter::new()
         .routes(routes!(read::list_runs))
@@ -76,6 +80,7 @@ pub(super) struct Run {
     deleted_at: Option<Timestamp>,
 }
 
+/// Converts a row to its resource.
 fn resource(row: RunRecord) -> Resource<Run> {
     let run = Run {
         workflow: row.workflow,

@@ -1,3 +1,8 @@
+//! Reading runs: lists, journals, and waiting for results.
+//!
+//! Waiting is bounded by 4/5 of the time that a request may take, so that the answer 202 still
+//! arrives, and ends with the shutdown of the process. A client asks again.
+
 use std::time::Duration;
 
 use aios_agents::RunError;
@@ -27,6 +32,7 @@ use crate::http::{
     state::Api,
 };
 
+/// Name of the list in cursors.
 const LIST: &str = "runs";
 
 #[derive(Debug, Deserialize, IntoParams)]
@@ -93,6 +99,7 @@ pub(super) async fn list_runs(
     Ok(list.answer(&api, rows, resource))
 }
 
+/// Reads the filter by statuses.
 fn statuses(text: &str) -> Result<Vec<RunStatus>, ApiError> {
     let all = || RunStatus::ALL.iter().map(|status| status.as_str());
     text.split(',').map(|part| page::status(part, RunStatus::parse, all())).collect()
@@ -235,6 +242,7 @@ pub(super) async fn get_result(
     Ok(api.document(status, Resource::new(KIND, id, result)))
 }
 
+/// The outcome of a run that has ended. A failed run is data here, and not an error of the request.
 fn outcome(ended: Result<Payload, RunError>) -> Result<RunResult, ApiError> {
     let (status, failure) = match ended {
         Ok(result) => {

@@ -1,4 +1,7 @@
 //! Bodies of requests that may not stall, and of answers that are counted until they were sent.
+//!
+//! The clock of a body runs only while a handler waits for the client. A handler that takes its
+//! time between two reads does not use up the time of its client.
 
 use std::{
     io,
@@ -16,14 +19,18 @@ use super::connections::Request;
 
 /// The body of a request. Reading it fails if the client sends nothing for some time.
 pub(super) struct TimedBody {
+    /// The body, as hyper reads it.
     body: Incoming,
+    /// The longest wait for one part.
     timeout: Duration,
+    /// The clock of the server.
     clock: Arc<dyn Clock>,
     /// While the client is waited for.
     late: Option<BoxFuture<'static, ()>>,
 }
 
 impl TimedBody {
+    /// Limits the waits of a body.
     pub(super) fn new(body: Incoming, timeout: Duration, clock: Arc<dyn Clock>) -> Self {
         Self { body, timeout, clock, late: None }
     }
@@ -58,11 +65,14 @@ impl HttpBody for TimedBody {
 
 /// The body of an answer. Its request is counted until it is dropped.
 pub(super) struct CountedBody {
+    /// The body of the handler.
     body: Body,
+    /// Counts the request until the last byte was taken.
     _request: Request,
 }
 
 impl CountedBody {
+    /// Counts a request for as long as its answer is sent.
     pub(super) fn new(body: Body, request: Request) -> Self {
         Self { body, _request: request }
     }

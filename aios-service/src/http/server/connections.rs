@@ -1,4 +1,18 @@
 //! The open connections, and which of them have no request.
+//!
+//! The number of connections is limited, and idle clients must not keep others out. A connection
+//! moves between two states:
+//!
+//! ```text
+//! add ──► idle ◄──── the last answer was sent ────┐
+//!           │                                     │
+//!           ├── a request begins ──► busy ────────┘
+//!           └── the oldest, when there is no room, or idle too long ──► told to close ──► dropped
+//! ```
+//!
+//! Locks are taken in the order `activity` of a connection, then `state` of all. A connection that
+//! was told to close may get a request at the same moment. It then stays open, and `remove_idle`
+//! corrects the count of closing ones, so that another one is chosen.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -9,30 +23,40 @@ use tokio::sync::Notify;
 /// At most a number of connections. Clones share them.
 #[derive(Clone, Debug)]
 pub(super) struct Connections {
+    /// The most open connections.
     limit: usize,
+    /// Monotonic time.
     clock: Arc<dyn Clock>,
+    /// Shared by all clones and connections.
     state: Arc<Mutex<State>>,
     /// A connection was closed, or has no request any more.
     changed: Arc<Notify>,
 }
 
+/// The connections, as the accepting task sees them.
 #[derive(Debug, Default)]
 struct State {
+    /// Accepted and not dropped.
     open: usize,
     /// Connections that were told to close, and have not done so yet.
     closing: usize,
+    /// The last number of an idle entry. Numbers grow, so the first entry is the oldest one.
     next: u64,
     /// The connections without a request, those that have been so for the longest time first.
     idle: BTreeMap<u64, Idle>,
 }
 
+/// A connection without a request.
 #[derive(Debug)]
 struct Idle {
+    /// Since when.
     since: Duration,
+    /// Tells it to close.
     close: Arc<Notify>,
 }
 
 impl State {
+    /// Adds a connection that has no request, and returns its number.
     fn add_idle(&mut self, since: Duration, close: &Arc<Notify>) -> u64 {
         self.next += 1;
         self.idle.insert(self.next, Idle { since, close: Arc::clone(close) });
@@ -56,6 +80,7 @@ impl State {
 }
 
 impl Connections {
+    /// No connection is open.
     pub(super) fn new(limit: usize, clock: Arc<dyn Clock>) -> Self {
         Self { limit, clock, state: Arc::default(), changed: Arc::default() }
     }
@@ -96,14 +121,19 @@ impl Connections {
 /// An open connection.
 #[derive(Debug)]
 pub(super) struct Connection {
+    /// The others.
     all: Connections,
     close: Arc<Notify>,
+    /// Locked before the state of all.
     activity: Mutex<Activity>,
 }
 
+/// The requests of a connection.
 #[derive(Debug)]
 struct Activity {
+    /// Requests whose answer was not sent completely. HTTP/2 has several.
     requests: usize,
+    /// Its number among the idle ones; `None` while it has a request.
     idle: Option<u64>,
 }
 

@@ -1,4 +1,12 @@
 //! A server for routers.
+//!
+//! `axum::serve` has no limits for slow clients and for the number of connections, so this server
+//! has its own loop over hyper's connections. One task accepts; each connection has a task.
+//!
+//! **The end.** After the shutdown has begun, connections are still accepted for its delay, while
+//! readiness reports that the process is draining. Then the listener is closed, idle connections
+//! end at once, busy ones after their request, and after the drain timeout the rest is left to end
+//! with the process.
 
 mod body;
 mod connections;

@@ -1,3 +1,5 @@
+//! Options of the server.
+
 use std::time::Duration;
 
 #[cfg(feature = "tls")]
@@ -19,12 +21,19 @@ use super::Tls;
 /// ```
 #[derive(Clone, Debug)]
 pub struct ServeOptions {
+    /// At least 1.
     pub(super) max_connections: usize,
+    /// 8 KiB to 16 MiB.
     pub(super) max_header_bytes: usize,
+    /// For the TLS handshake and the headers of a request.
     pub(super) header_timeout: Duration,
+    /// For each part of a body.
     pub(super) body_timeout: Duration,
+    /// Without a byte that the client takes.
     pub(super) write_timeout: Duration,
+    /// Without a request.
     pub(super) idle_timeout: Duration,
+    /// For requests in progress at the end.
     pub(super) drain_timeout: Duration,
     #[cfg(feature = "tls")]
     pub(super) tls: Option<Tls>,

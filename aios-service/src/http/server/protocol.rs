@@ -1,4 +1,8 @@
-//! Serves one connection.
+//! Serves one connection: TLS if configured, then HTTP/1.1 or HTTP/2.
+//!
+//! Each connection is raced against the order to close it, which comes only while it has no
+//! request. Limits of HTTP/2 are far below the defaults of hyper: its streams multiply what one
+//! connection may keep in memory, and cheap resets are a known attack.
 
 use std::{convert::Infallible, net::SocketAddr, sync::Arc};
 
@@ -37,17 +41,23 @@ use super::{
 #[derive(Clone)]
 pub(super) struct Server(Arc<Parts>);
 
+/// The router, the limits and the clock.
 struct Parts {
+    /// Cloned for each request.
     router: Router,
+    /// The limits.
     options: ServeOptions,
+    /// The clock of the limits.
     clock: Arc<dyn Clock>,
 }
 
 impl Server {
+    /// Serves this router.
     pub(super) fn new(router: Router, options: ServeOptions, clock: Arc<dyn Clock>) -> Self {
         Self(Arc::new(Parts { router, options, clock }))
     }
 
+    /// Serves a connection until it ends or is told to close.
     pub(super) fn connection(
         &self,
         stream: TcpStream,
@@ -110,6 +120,7 @@ impl Server {
         self.http1(stream, peer, connection, watcher).await;
     }
 
+    /// Serves HTTP/1.1.
     async fn http1(
         &self,
         stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
@@ -126,6 +137,7 @@ impl Server {
         finish(watcher, serving, peer).await;
     }
 
+    /// Serves HTTP/2. Pings find a client that is gone.
     #[cfg(feature = "tls")]
     async fn http2(
         &self,
@@ -206,6 +218,8 @@ const MAX_SEND_BYTES: usize = 64 * 1024;
 #[cfg(feature = "tls")]
 const PING_INTERVAL: std::time::Duration = std::time::Duration::from_secs(20);
 
+/// Serves until the connection ends, or gracefully until its request is answered once the shutdown
+/// has begun. Errors of clients are not errors of this program, so they are logged at debug level.
 async fn finish<C>(watcher: Watcher, serving: C, peer: SocketAddr)
 where
     C: GracefulConnection<Error: std::fmt::Display>,

@@ -1,3 +1,8 @@
+//! A connection whose client has to take what it asked for.
+//!
+//! A client that asks for much and reads nothing would keep the answer in memory. The clock runs
+//! while the socket accepts nothing.
+
 use std::{
     io::{self, IoSlice},
     pin::Pin,
@@ -14,18 +19,23 @@ use tokio::{
 
 /// A connection that fails if the client takes no bytes for some time.
 pub(super) struct TimedStream {
+    /// The socket.
     stream: TcpStream,
+    /// The longest wait for the client.
     timeout: Duration,
+    /// The clock of the server.
     clock: Arc<dyn Clock>,
     /// While the client is waited for.
     late: Option<BoxFuture<'static, ()>>,
 }
 
 impl TimedStream {
+    /// Limits the waits of a socket.
     pub(super) fn new(stream: TcpStream, timeout: Duration, clock: Arc<dyn Clock>) -> Self {
         Self { stream, timeout, clock, late: None }
     }
 
+    /// Resets the clock after progress, and fails when it has run out.
     fn timed<T>(
         &mut self,
         context: &mut Context<'_>,

@@ -1,4 +1,9 @@
 //! Certificates of a server, which are read again when their files change.
+//!
+//! Certificates are renewed by other programs, several times a year. The files are read on a
+//! schedule and compared with what was read last, which works on every file system and with the
+//! symbolic links of Kubernetes. Two files can't be replaced at once: a certificate that does not
+//! fit its key is refused, and the old pair stays until the other file has changed too.
 
 use std::{
     fmt,
@@ -48,7 +53,9 @@ const CHECK_INTERVAL: Duration = Duration::from_secs(10);
 #[derive(Clone)]
 #[cfg_attr(docsrs, doc(cfg(feature = "tls")))]
 pub struct Tls {
+    /// The files, and what was read from them.
     files: Arc<Files>,
+    /// Asks for the current certificate at each handshake.
     config: Arc<ServerConfig>,
 }
 
@@ -64,17 +71,24 @@ pub struct InvalidCertificate {
     pub reason: String,
 }
 
+/// The files of a certificate.
 struct Files {
+    /// The chain, in PEM.
     certificates: PathBuf,
+    /// The private key, in PEM.
     key: PathBuf,
+    /// rustls with ring.
     provider: Arc<CryptoProvider>,
+    /// The pair that new connections get.
     current: Arc<Current>,
     /// The contents that were read last, good or bad. Held while reading.
     seen: Mutex<Contents>,
 }
 
+/// The bytes of both files.
 type Contents = (Vec<u8>, Vec<u8>);
 
+/// The certificate in use. Locked only to copy or to replace the pointer.
 #[derive(Debug)]
 struct Current(RwLock<Arc<CertifiedKey>>);
 
@@ -139,6 +153,7 @@ impl Tls {
         Ok(true)
     }
 
+    /// The configuration of handshakes.
     pub(super) fn config(&self) -> Arc<ServerConfig> {
         Arc::clone(&self.config)
     }
@@ -175,12 +190,14 @@ impl fmt::Debug for Tls {
     }
 }
 
+/// Reads both files.
 async fn read(certificates: &Path, key: &Path) -> Result<Contents, InvalidCertificate> {
     let read =
         async |path: &Path| tokio::fs::read(path).await.map_err(|error| invalid(path, error));
     Ok((read(certificates).await?, read(key).await?))
 }
 
+/// Parses the pair, and checks that the key is that of the certificate.
 fn certified(
     (chain, private): &Contents,
     certificates: &Path,
@@ -198,6 +215,7 @@ fn certified(
     CertifiedKey::from_der(chain, private, provider).map_err(|error| invalid(key, error))
 }
 
+/// The fault of a file.
 fn invalid(path: &Path, reason: impl fmt::Display) -> InvalidCertificate {
     InvalidCertificate { path: path.to_owned(), reason: reason.to_string() }
 }

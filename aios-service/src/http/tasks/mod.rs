@@ -1,4 +1,10 @@
 //! Tasks: `/tasks`.
+//!
+//! A task of the API is a run with a single task, so its result is that of the run, and it survives
+//! a crash like every run. The two routes that assign one differ only in who is named: agents of a
+//! type, or one agent, whose row is read first to find its type and whether it was deleted.
+//!
+//! The list of the tasks of an agent is the list of tasks with one filter.
 
 mod actions;
 
@@ -35,9 +41,12 @@ use super::{
     workflows::seconds,
 };
 
+/// The kind of the resource in answers.
 const KIND: &str = "task";
+/// The list that a cursor belongs to, so that it can't be used for another one.
 const LIST: &str = "tasks";
 
+/// The routes, with those of single tasks in `actions`.
 pub(super) fn routes() -> OpenApiRouter<Api> {
     OpenApiRouter::new()
         .routes(routes!(list_tasks, create_task))
@@ -75,6 +84,7 @@ pub(super) struct Task {
     deleted_at: Option<Timestamp>,
 }
 
+/// The resource of a row.
 fn resource(row: TaskRecord) -> Resource<Task> {
     let task = Task {
         run_id: row.run_id,
@@ -139,6 +149,7 @@ async fn list_tasks(
     page_of(&api, filters, query).await
 }
 
+/// A page of tasks. With a filter by time, the order is that of time.
 async fn page_of(api: &Api, filters: Filters, query: TaskQuery) -> Result<Response, ApiError> {
     let list = List::new(LIST, filters)
         .by_time(query.created_after.is_some() || query.created_before.is_some());
@@ -157,6 +168,7 @@ async fn page_of(api: &Api, filters: Filters, query: TaskQuery) -> Result<Respon
     Ok(list.answer(api, rows, resource))
 }
 
+/// The status with this name; the error lists all of them.
 fn status(text: &str) -> Result<TaskStatus, ApiError> {
     page::status(text, TaskStatus::parse, TaskStatus::ALL.iter().map(|it| it.as_str()))
 }
@@ -361,6 +373,8 @@ async fn create_task_of_agent(
     start(&api, &ids, &prefix, metadata, body).await
 }
 
+/// Starts the run of a task. Without an id in the body, the id comes from the idempotency key if
+/// the request has one, so that a repeated request finds the run of the first.
 async fn start(
     api: &Api,
     ids: &RequestIds,

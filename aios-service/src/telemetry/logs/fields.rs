@@ -1,4 +1,8 @@
 //! The fields of events and spans.
+//!
+//! A value is masked when it is recorded, so that no later step can write it. The name decides: a
+//! field whose name contains a word for secrets is masked, whatever it holds. A secret inside a
+//! message can't be recognised, which is why secrets have a type that does not print them.
 
 use std::{error::Error, fmt, sync::Arc};
 
@@ -8,6 +12,7 @@ use tracing::field::{Field, Visit};
 
 /// Parts of names of fields whose values are never written.
 const SECRET: [&str; 6] = ["password", "secret", "token", "api_key", "authorization", "cookie"];
+/// Written instead of a value.
 const MASK: &str = "***";
 
 /// The fields whose values are not written.
@@ -15,10 +20,12 @@ const MASK: &str = "***";
 pub(super) struct Redaction(Arc<[String]>);
 
 impl Redaction {
+    /// The names of the settings, in addition to those that look like secrets.
     pub(super) fn new(names: &[String]) -> Self {
         Self(names.iter().map(|name| name.to_ascii_lowercase()).collect())
     }
 
+    /// Whether the value of a field is masked.
     fn covers(&self, name: &str) -> bool {
         let name = name.to_ascii_lowercase();
         SECRET.iter().any(|part| name.contains(part)) || self.0.contains(&name)
@@ -28,16 +35,21 @@ impl Redaction {
 /// The fields of an event or a span.
 #[derive(Clone, Debug)]
 pub(super) struct Fields {
+    /// Applied to every value.
     redaction: Redaction,
+    /// The field `message`, which is never masked.
     pub(super) message: String,
+    /// The other fields, in the order in which they were recorded.
     pub(super) values: Vec<(&'static str, Value)>,
 }
 
 impl Fields {
+    /// No fields.
     pub(super) fn new(redaction: &Redaction) -> Self {
         Self { redaction: redaction.clone(), message: String::new(), values: Vec::new() }
     }
 
+    /// Sets a field. A later value replaces an earlier one.
     fn put(&mut self, field: &Field, value: impl Into<Value>) {
         let name = field.name();
         let value = match self.redaction.covers(name) {

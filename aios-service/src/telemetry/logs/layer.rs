@@ -1,3 +1,10 @@
+//! From events to lines.
+//!
+//! Fields of a span are recorded once, when it is created, and kept with the span. An event
+//! collects the fields of all spans around it, from the innermost outwards; a name that is already
+//! set is not overwritten. Events inside the replay of a run are dropped: the run wrote them when
+//! it did the work.
+
 use aios_core::clock::{Clock, SystemClock};
 use serde_json::Value;
 use tracing::{
@@ -23,12 +30,16 @@ const MISSING_QUEUE: [&str; 3] = ["reply_code: 404", "class_id: 50,", "method_id
 
 /// Turns events into lines, with the fields of the spans around them.
 pub(super) struct LogLayer {
+    /// Whether lines are JSON.
     is_json: bool,
+    /// Which values are masked.
     redaction: Redaction,
+    /// Where lines go.
     sink: Sink,
 }
 
 impl LogLayer {
+    /// A layer that writes to a sink.
     pub(super) fn new(is_json: bool, redaction: Redaction, sink: Sink) -> Self {
         Self { is_json, redaction, sink }
     }
@@ -104,6 +115,7 @@ fn merge(values: &mut Vec<(&'static str, Value)>, fields: &[(&'static str, Value
     }
 }
 
+/// Adds a field, unless its name is set.
 fn put(values: &mut Vec<(&'static str, Value)>, name: &'static str, value: &Value) {
     if !values.iter().any(|(known, _)| *known == name) {
         values.push((name, value.clone()));

@@ -1,3 +1,8 @@
+//! The forms of a line: JSON for programs, text for people.
+//!
+//! Every event becomes exactly one line. Control characters are escaped in both forms, so that a
+//! text from outside can neither forge a line nor move the cursor of a terminal.
+
 use std::fmt::Write;
 
 use aios_core::{
@@ -25,18 +30,25 @@ const FIRST: [&str; 10] = [
 
 /// A line of the log.
 pub(super) struct Line<'l> {
+    /// When the event happened.
     pub(super) time: Timestamp,
+    /// How important it is.
     pub(super) level: Level,
+    /// The text of the event.
     pub(super) message: &'l str,
+    /// The module, usually.
     pub(super) target: &'l str,
+    /// The fields, masked already.
     pub(super) values: &'l [(&'static str, Value)],
 }
 
 impl Line<'_> {
+    /// Writes the line with its line end.
     pub(super) fn format(&self, is_json: bool) -> String {
         if is_json { self.json() } else { self.text() }
     }
 
+    /// A JSON object.
     fn json(&self) -> String {
         let mut line = String::with_capacity(256);
         let time = self.time.to_string();
@@ -58,6 +70,7 @@ impl Line<'_> {
         line + "}\n"
     }
 
+    /// Text, with `name=value` for each field.
     fn text(&self) -> String {
         let mut line = String::with_capacity(256);
         let time = self.time;
@@ -77,6 +90,7 @@ impl Line<'_> {
         line + "\n"
     }
 
+    /// The fields: first those that connect lines, then the rest.
     fn sorted(&self) -> impl Iterator<Item = (&'static str, &Value)> {
         let first = FIRST.iter().filter_map(|name| self.values.iter().find(|it| it.0 == *name));
         let rest = self.values.iter().filter(|it| !FIRST.contains(&it.0));
@@ -84,6 +98,7 @@ impl Line<'_> {
     }
 }
 
+/// Whether a text needs no quotes.
 fn is_word(text: &str) -> bool {
     !text.is_empty() && text.chars().all(|it| it.is_ascii_graphic() && it != '"')
 }

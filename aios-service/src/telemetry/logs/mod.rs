@@ -1,4 +1,8 @@
 //! Lines of the log: collected from events and their spans, formatted, and written by a thread.
+//!
+//! ```text
+//! event ─► filter (levels, can be replaced) ─► LogLayer: fields, spans, line ─► Sink ─► thread ─► output
+//! ```
 
 mod fields;
 mod layer;
@@ -24,7 +28,9 @@ const TARGETS_WITH_DATA: [&str; 1] = ["lapin::returned_messages"];
 /// The log of a process.
 #[derive(Clone, Debug)]
 pub(super) struct Logs {
+    /// Replaces the levels while the program runs.
     filter: reload::Handle<Targets, Registry>,
+    /// Flushed at the end.
     sink: Sink,
 }
 
@@ -42,16 +48,19 @@ pub(super) fn logs(
 }
 
 impl Logs {
+    /// Applies the levels of these settings.
     pub(super) fn set_filter(&self, settings: &LogSettings) {
         // Fails only if the subscriber is gone, and its lines with it.
         let _ = self.filter.reload(targets(settings));
     }
 
+    /// Waits until every line is written.
     pub(super) fn flush(&self, timeout: Duration) -> bool {
         self.sink.flush(timeout)
     }
 }
 
+/// The levels of the settings.
 fn targets(settings: &LogSettings) -> Targets {
     let silent = TARGETS_WITH_DATA.map(|target| (target, LevelFilter::OFF));
     let targets = settings.targets.iter().map(|(target, level)| (target.clone(), filter(*level)));
@@ -59,6 +68,7 @@ fn targets(settings: &LogSettings) -> Targets {
     Targets::new().with_default(filter(settings.level)).with_targets(silent).with_targets(targets)
 }
 
+/// The level as the filter knows it.
 fn filter(level: LogLevel) -> LevelFilter {
     match level {
         LogLevel::Off => LevelFilter::OFF,

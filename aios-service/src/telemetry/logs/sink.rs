@@ -1,4 +1,9 @@
 //! The thread that writes the lines.
+//!
+//! The code that logs never waits for the output. Lines go through a bounded channel, and their
+//! bytes are counted, because a few long lines could fill the memory too. A line that finds no room
+//! is dropped and counted, and the thread writes the number before the next line that it writes.
+//! The thread ends when the last sender is gone.
 
 use std::{
     io::{self, Write},
@@ -23,7 +28,9 @@ const MAX_BYTES: usize = 16 * 1024 * 1024;
 /// Pause before a full queue is tried again, to flush it.
 const PAUSE: Duration = Duration::from_millis(5);
 
+/// Work of the thread.
 enum Job {
+    /// A line to write, with its line end.
     Line(String),
     /// Answers once all lines before it are written.
     Flush(SyncSender<()>),
@@ -32,18 +39,23 @@ enum Job {
 /// Where lines go. Writing never waits: lines that find the queue full are dropped and counted.
 #[derive(Clone, Debug)]
 pub(super) struct Sink {
+    /// To the thread.
     jobs: SyncSender<Job>,
+    /// Shared with the thread.
     waiting: Arc<Waiting>,
 }
 
+/// The counters of the queue.
 #[derive(Debug, Default)]
 struct Waiting {
+    /// Bytes of the lines that wait.
     bytes: AtomicUsize,
     /// Lines that were dropped and not reported.
     dropped: AtomicU64,
 }
 
 impl Sink {
+    /// Starts the thread.
     pub(super) fn start(output: Box<dyn Write + Send>, is_json: bool) -> io::Result<Self> {
         let (jobs, queue) = sync_channel(MAX_LINES);
         let waiting = Arc::<Waiting>::default();
@@ -52,6 +64,7 @@ impl Sink {
         Ok(Self { jobs, waiting })
     }
 
+    /// Queues a line, or counts it as dropped.
     pub(super) fn write(&self, line: String) {
         let bytes = line.len();
         let before = self.waiting.bytes.fetch_add(bytes, Ordering::Relaxed);
@@ -81,7 +94,9 @@ impl Sink {
     }
 }
 
+/// The state of the thread.
 struct Writer {
+    /// Where lines are written.
     output: Box<dyn Write + Send>,
     is_json: bool,
     waiting: Arc<Waiting>,
@@ -106,6 +121,7 @@ impl Writer {
         }
     }
 
+    /// Writes a line. One that fails is reported before the next one.
     fn put(&mut self, line: &str) {
         self.report();
         if self.output.write_all(line.as_bytes()).is_err() {

@@ -1,4 +1,8 @@
 //! Meanings and units of the metrics of aios.
+//!
+//! The metrics are recorded in all crates. Their meanings are in one place, because the text of
+//! OpenMetrics and the messages of OTLP show them, and because tests compare this list with what
+//! the code records and what the documentation says.
 
 /// Name and meaning.
 const METRICS: &[(&str, &str)] = &[
@@ -69,6 +73,7 @@ const METRICS: &[(&str, &str)] = &[
     ("process_threads", "Threads of this process"),
 ];
 
+/// The meaning of a metric.
 pub(super) fn help(name: &str) -> Option<&'static str> {
     METRICS.iter().find(|(known, _)| *known == name).map(|(_, help)| *help)
 }

@@ -1,3 +1,10 @@
+//! Histograms with fixed buckets.
+//!
+//! The bounds are fixed, so that histograms of several processes can be added. They are chosen by
+//! the unit in the name: from a millisecond to a day for durations, powers of two for counts.
+//! Recording is one atomic addition; only a value in a sampled trace takes a lock, that of the
+//! exemplar of its bucket.
+
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use aios_agents::trace::TraceParent;
@@ -19,23 +26,31 @@ const COUNTS: &[f64] = &[1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512
 /// How many values are in each bucket, and their sum.
 #[derive(Debug)]
 pub(super) struct Buckets {
+    /// Upper bounds, sorted, inclusive.
     bounds: &'static [f64],
     /// One more than bounds: the last has the values above all of them.
     buckets: Box<[Bucket]>,
+    /// The bits of a floating-point number.
     sum: AtomicU64,
 }
 
+/// The values between two bounds.
 #[derive(Debug, Default)]
 struct Bucket {
+    /// Values of this bucket alone; the sums up to a bound are made when it is read.
     count: AtomicU64,
+    /// Locked only to copy or replace.
     exemplar: Mutex<Option<Exemplar>>,
 }
 
 /// The last value of a bucket that was measured in a sampled trace.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Exemplar {
+    /// The trace of the value.
     pub(super) trace: TraceParent,
+    /// The value.
     pub(super) value: f64,
+    /// When it was recorded.
     pub(super) at: Timestamp,
 }
 
@@ -46,7 +61,9 @@ pub(super) struct Snapshot {
     pub(super) buckets: Vec<(f64, u64)>,
     /// The exemplar of each bucket.
     pub(super) exemplars: Vec<Option<Exemplar>>,
+    /// Of all values.
     pub(super) sum: f64,
+    /// Number of all values.
     pub(super) count: u64,
 }
 
@@ -58,6 +75,8 @@ impl Buckets {
         Self { bounds, buckets, sum: AtomicU64::default() }
     }
 
+    /// Reads the buckets, one after the other. A value that is recorded in the meantime may be in
+    /// the sum and not in the count.
     pub(super) fn snapshot(&self) -> Snapshot {
         let mut count = 0;
         let bounds = self.bounds.iter().copied().chain([f64::INFINITY]);

@@ -1,3 +1,9 @@
+//! Metrics of requests, as the outermost layer of a service.
+//!
+//! A request is measured in every case: when it is answered, when its client has left, and when its
+//! handler has panicked. The labels have a bounded number of values: unknown methods and paths
+//! without a route are counted together.
+
 use std::{thread, time::Duration};
 
 use aios_agents::trace::TraceParent;
@@ -46,13 +52,18 @@ fn known(method: &Method) -> &'static str {
 
 /// Counts a request as running until dropped. One that is dropped before its answer is measured as well.
 struct Running {
+    /// The label `method`.
     method: &'static str,
+    /// The label `route`.
     route: String,
+    /// On the monotonic clock.
     begun: Duration,
+    /// Whether it was measured with its answer.
     is_answered: bool,
 }
 
 impl Running {
+    /// Counts a request.
     fn begin(request: &Request) -> Self {
         metrics::gauge!("aios_http_requests_running").increment(1.0);
         let path = request.extensions().get::<MatchedPath>();
@@ -64,6 +75,7 @@ impl Running {
         }
     }
 
+    /// Measures a request with its answer, in its trace, so that it may become an exemplar.
     fn end(mut self, response: &Response) {
         self.is_answered = true;
         let record = || self.record(response.status().as_u16());
@@ -73,6 +85,7 @@ impl Running {
         }
     }
 
+    /// Records how long the request took.
     fn record(&self, status: u16) {
         let seconds = SystemClock.elapsed().saturating_sub(self.begun).as_secs_f64();
         let (route, status) = (self.route.clone(), status.to_string());

@@ -81,6 +81,7 @@ impl Metrics {
         Router::new().route("/metrics", get(scrape))
     }
 
+    /// Answers a scrape with the values of this moment.
     fn scrape(&self, runtime: &Runtime) -> Response {
         self.observe(Some(runtime));
         let headers =

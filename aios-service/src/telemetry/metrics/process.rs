@@ -8,6 +8,7 @@ use aios_core::event::Timestamp;
 /// Ticks of a second in `/proc/self/stat`, on every architecture of Linux.
 const TICKS: u64 = 100;
 
+/// Reads the state of this process into the recorder.
 pub(super) fn observe() {
     if let Some(ticks) = fs::read_to_string("/proc/self/stat").ok().as_deref().and_then(ticks) {
         metrics::counter!("process_cpu_seconds_total").absolute(ticks / TICKS);
@@ -57,6 +58,7 @@ fn ticks(stat: &str) -> Option<u64> {
     user.checked_add(kernel)
 }
 
+/// The number of a line of `/proc/self/status`.
 fn field(status: &str, name: &str) -> Option<f64> {
     let line = status.lines().find_map(|line| line.strip_prefix(name))?;
     line.split_whitespace().next()?.parse().ok()

@@ -1,3 +1,12 @@
+//! The recorder of the `metrics` facade.
+//!
+//! Values are atomics behind `Arc`s. A caller that keeps its handle records without a look-up. The
+//! tables are locked only to find or add a series, and to list them.
+//!
+//! The number of series of a metric is limited, because a label with values from outside, such as a
+//! path, would otherwise fill the memory. What is beyond is counted under `other`, so that sums
+//! stay right.
+
 use std::{
     collections::HashMap,
     sync::{
@@ -29,10 +38,13 @@ pub(super) struct Series {
     /// When every counter and histogram was 0.
     #[cfg(feature = "otlp")]
     pub(super) since: Timestamp,
+    /// Values that only grow.
     counters: Table<AtomicU64>,
     /// The bits of floating-point numbers.
     gauges: Table<AtomicU64>,
+    /// Distributions.
     histograms: Table<Buckets>,
+    /// As the program describes its own metrics.
     descriptions: RwLock<HashMap<KeyName, SharedString>>,
 }
 
@@ -52,12 +64,16 @@ impl Default for Series {
 /// A value of any kind.
 #[derive(Clone, Debug)]
 pub(super) enum Value {
+    /// A number that only grows.
     Counter(u64),
+    /// The state at one time.
     Gauge(f64),
+    /// A distribution.
     Histogram(Arc<Buckets>),
 }
 
 impl Value {
+    /// The kind, as OpenMetrics names it.
     pub(super) fn kind(&self) -> &'static str {
         match self {
             Self::Counter(_) => "counter",
@@ -81,11 +97,13 @@ impl Series {
         counters.chain(gauges).chain(histograms)
     }
 
+    /// The description of a metric of the program.
     pub(super) fn description(&self, name: &str) -> Option<SharedString> {
         let descriptions = self.descriptions.read();
         descriptions.get(name).cloned()
     }
 
+    /// Keeps a description.
     fn describe(&self, name: KeyName, description: SharedString) {
         let mut descriptions = self.descriptions.write();
         descriptions.insert(name, description);
@@ -103,11 +121,13 @@ impl<T> Default for Table<T> {
 }
 
 impl<T> Table<T> {
+    /// All series.
     fn all(&self) -> Vec<(Key, Arc<T>)> {
         let values = self.0.read();
         values.iter().map(|(key, value)| (key.clone(), Arc::clone(value))).collect()
     }
 
+    /// The value of a series, which is added if it is new.
     fn find(&self, key: &Key, make: impl FnOnce() -> T) -> Arc<T> {
         if let Some(known) = self.0.read().get(key) {
             return Arc::clone(known);
@@ -123,6 +143,7 @@ impl<T> Table<T> {
     }
 }
 
+/// The series of the combinations beyond the limit.
 fn other(key: &Key) -> Key {
     let labels: Vec<_> =
         key.labels().map(|label| Label::new(label.key().to_owned(), OTHER)).collect();

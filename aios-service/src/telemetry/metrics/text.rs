@@ -1,4 +1,6 @@
 //! OpenMetrics text, version 1.0.
+//!
+//! Families are sorted by name and values by labels, so that two texts can be compared.
 
 use std::{
     collections::BTreeMap,
@@ -16,6 +18,7 @@ use super::{
 /// Values of one metric, by their labels as text.
 type Family = BTreeMap<String, Value>;
 
+/// Writes all values, and the end that the format requires.
 pub(super) fn render(series: &Series) -> String {
     let mut families: BTreeMap<String, Family> = BTreeMap::new();
     for (key, value) in series.values() {
@@ -29,6 +32,7 @@ pub(super) fn render(series: &Series) -> String {
     text + "# EOF\n"
 }
 
+/// Writes a metric: type, unit, meaning, and values.
 fn write_family(text: &mut String, name: &str, family: &Family, series: &Series) {
     let Some(kind) = family.values().next().map(Value::kind) else { return };
     let base = match kind {
@@ -58,6 +62,7 @@ fn write_family(text: &mut String, name: &str, family: &Family, series: &Series)
     }
 }
 
+/// Writes the buckets of a histogram, each with the number of values up to its bound.
 fn write_histogram(text: &mut String, base: &str, labels: &str, buckets: &Buckets) {
     let snapshot = buckets.snapshot();
     for ((bound, count), exemplar) in snapshot.buckets.iter().zip(&snapshot.exemplars) {
@@ -73,6 +78,7 @@ fn write_histogram(text: &mut String, base: &str, labels: &str, buckets: &Bucket
     let _ = writeln!(text, "{base}_sum{labels} {}", number(snapshot.sum));
 }
 
+/// Writes the exemplar after its bucket.
 fn write_exemplar(text: &mut String, exemplar: &Exemplar) -> fmt::Result {
     let Exemplar { trace, value, at } = exemplar;
     let trace_id = trace.trace_id;
@@ -82,6 +88,7 @@ fn write_exemplar(text: &mut String, exemplar: &Exemplar) -> fmt::Result {
     writeln!(text, " # {{trace_id=\"{trace_id}\"}} {} {seconds}.{fraction:06}", number(*value))
 }
 
+/// The labels in braces, with the bound of a bucket as the last one.
 fn braces(labels: &str, bound: Option<&str>) -> String {
     match (labels, bound) {
         ("", None) => String::new(),
@@ -106,10 +113,12 @@ fn name(text: &str) -> String {
     text.chars().map(|it| if it.is_ascii_alphanumeric() || it == '_' { it } else { '_' }).collect()
 }
 
+/// Escapes a text.
 fn escape(text: &str) -> String {
     text.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
 }
 
+/// A number, as the format writes it.
 fn number(value: f64) -> String {
     match value {
         value if value.is_nan() => "NaN".to_owned(),

@@ -1,3 +1,5 @@
+//! A collector: its address, its protocol, and the requests to it.
+
 use std::{collections::BTreeMap, fmt};
 
 use axum::http::{HeaderMap, HeaderName, HeaderValue};
@@ -29,17 +31,24 @@ const RESERVED: [&str; 6] =
 /// ```
 #[derive(Clone)]
 pub struct Collector {
+    /// Speaks HTTP/2 only if the protocol is gRPC.
     http: reqwest::Client,
+    /// Without a path, the one of the signal is added.
     url: Url,
+    /// Of the user; marked as sensitive.
     headers: HeaderMap,
+    /// Name of the service.
     service: String,
+    /// How messages are sent.
     protocol: Protocol,
 }
 
 /// The kind of data that is sent to a collector.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::telemetry) enum Signal {
+    /// Spans.
     Traces,
+    /// Values.
     Metrics,
 }
 

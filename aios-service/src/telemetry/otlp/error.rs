@@ -1,3 +1,6 @@
+//! Why a collector did not accept what was sent, and whether it may accept it later. The rules are
+//! those of the specification of OTLP.
+
 use std::time::Duration;
 
 /// Longest pause that a collector may ask for.

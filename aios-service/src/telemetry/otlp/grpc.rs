@@ -1,4 +1,8 @@
 //! Calls of OTLP over gRPC, which are requests of HTTP/2.
+//!
+//! OTLP needs one kind of call with one message in each direction. That is a POST whose body is the
+//! message with a prefix of five bytes, and whose outcome is in the trailers, so no library for
+//! gRPC is needed.
 
 use std::time::Duration;
 
@@ -84,6 +88,7 @@ fn unframed<A: Message + Default>(body: &[u8]) -> Option<A> {
     A::decode(message).ok()
 }
 
+/// The error of a call, with the message and the pause of the collector.
 fn refused(url: &Url, status: u32, headers: &HeaderMap) -> CollectorError {
     let text = headers.get("grpc-message").map(|text| percent_decoded(text.as_bytes()));
     CollectorError::GrpcStatus {

@@ -53,6 +53,7 @@ pub(super) async fn post<A: Message + Default>(
 
 /// Form of the body of an answer.
 enum Form {
+    /// The message of the protocol.
     Protobuf,
     /// A page for people: the server is not a collector.
     Page,
@@ -61,6 +62,7 @@ enum Form {
 }
 
 impl Form {
+    /// The form that the headers name; without one, that of the protocol.
     fn of(headers: &HeaderMap) -> Self {
         let Some(form) = headers.get(header::CONTENT_TYPE) else { return Self::Protobuf };
         let form = form.to_str().unwrap_or_default().to_ascii_lowercase();

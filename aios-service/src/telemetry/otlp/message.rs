@@ -6,6 +6,7 @@ use opentelemetry_proto::tonic::{
     resource::v1::Resource,
 };
 
+/// The process that sends.
 pub(in crate::telemetry) fn resource(attributes: Vec<KeyValue>) -> Resource {
     Resource { attributes, ..Resource::default() }
 }
@@ -19,6 +20,7 @@ pub(in crate::telemetry) fn scope() -> InstrumentationScope {
     }
 }
 
+/// A name with a value.
 pub(in crate::telemetry) fn attribute(name: &str, value: Value) -> KeyValue {
     let value = Some(AnyValue { value: Some(value) });
     KeyValue { key: name.to_owned(), value, ..KeyValue::default() }

@@ -13,20 +13,25 @@ const REQUESTS: usize = 10_000;
 /// An operation.
 #[derive(Debug)]
 pub(super) struct Open {
+    /// Of the whole operation.
     pub(super) span: Span,
+    /// The attempt in progress; none for operations without attempts.
     pub(super) attempt: Option<Attempt>,
 }
 
 /// An attempt at an operation.
 #[derive(Debug)]
 pub(super) struct Attempt {
+    /// From 1.
     pub(super) number: u32,
+    /// Of the attempt; its parent is the operation.
     pub(super) span: Span,
     /// The id of the event that assigned it.
     pub(super) assignment: Option<Box<str>>,
 }
 
 impl Open {
+    /// The spans that have not ended.
     pub(super) fn spans(&self) -> impl Iterator<Item = &Span> {
         std::iter::once(&self.span).chain(self.attempt.iter().map(|attempt| &attempt.span))
     }
@@ -59,6 +64,8 @@ impl Open {
         })
     }
 
+    /// Ends the operation and its attempt with the same status. The attempt comes first: spans are
+    /// listed in the order in which they end.
     pub(super) fn end(self, at: Timestamp, status: &SpanStatus, spans: &mut Vec<Span>) {
         let Self { span, attempt } = self;
         spans.extend(attempt.map(|attempt| attempt.ended(at, status.clone())));
@@ -74,6 +81,7 @@ impl Open {
 }
 
 impl Attempt {
+    /// Ends it with an outcome.
     pub(super) fn ended(self, at: Timestamp, status: SpanStatus) -> Span {
         ended(self.span, at, status)
     }
@@ -84,10 +92,12 @@ impl Attempt {
     }
 }
 
+/// Ends a span, not before it began: clocks of engines differ.
 fn ended(span: Span, at: Timestamp, status: SpanStatus) -> Span {
     Span { end: Some(at.max(span.start)), status, ..span }
 }
 
+/// Ends a span without an outcome.
 fn abandoned(mut span: Span, at: Timestamp) -> Span {
     span.attributes.push(("aios.abandoned", true.into()));
     ended(span, at, SpanStatus::Unset)
@@ -126,6 +136,7 @@ impl Requests {
         self.times.range(operation..).next().map_or(self.last, |(_, time)| *time)
     }
 
+    /// How many changes are remembered.
     #[cfg_attr(not(feature = "otlp"), allow(dead_code, reason = "the exporter uses it"))]
     pub(super) fn len(&self) -> usize {
         self.times.len()
@@ -137,10 +148,12 @@ impl Requests {
 pub(super) struct Numbers(BTreeMap<u64, u64>);
 
 impl Numbers {
+    /// Whether a number was inserted.
     pub(super) fn contains(&self, number: u64) -> bool {
         self.0.range(..=number).next_back().is_some_and(|(_, last)| *last >= number)
     }
 
+    /// Inserts a number, and joins it with the sequences before and after it.
     pub(super) fn insert(&mut self, number: u64) {
         if self.contains(number) {
             return;

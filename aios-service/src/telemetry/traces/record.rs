@@ -1,4 +1,9 @@
 //! The events of a journal, as far as spans need them. Results and parameters are not read.
+//!
+//! A journal has events of the engine and of agents. Each is reduced to a [`Record`], which has
+//! what a span needs: the operation, a name, the number of the attempt, and the code of a failure.
+//! The type of an event selects the record, and a record without one of its fields does not exist:
+//! an event of a later version that lacks it says nothing about spans.
 
 use std::borrow::Cow;
 
@@ -29,11 +34,13 @@ pub(super) struct Data<'e> {
     failure: Option<Failed>,
 }
 
+/// The run that continued as this one.
 #[derive(Debug, Deserialize)]
 struct Predecessor {
     incarnation: EventId,
 }
 
+/// A failure, of which only the code is in spans: messages may have contents of the application.
 #[derive(Debug, Deserialize)]
 struct Failed {
     code: Box<str>,
@@ -42,7 +49,9 @@ struct Failed {
 /// Meaning of an event for the spans of its run.
 #[derive(Debug)]
 pub(super) enum Record {
+    /// The run was started.
     Started(Start),
+    /// A step ended with a result.
     StepCompleted {
         operation: u64,
         name: Box<str>,
@@ -52,6 +61,7 @@ pub(super) enum Record {
         name: Option<Box<str>>,
         code: Box<str>,
     },
+    /// An attempt of a step or a task failed, and another one follows.
     RetryScheduled(Retry),
     TimerStarted {
         operation: u64,
@@ -71,6 +81,7 @@ pub(super) enum Record {
         run_id: Box<str>,
         workflow: Box<str>,
     },
+    /// A child ended; with a code if it failed.
     ChildEnded {
         operation: u64,
         code: Option<Box<str>>,
@@ -80,6 +91,8 @@ pub(super) enum Record {
         attempt: u32,
         agent_id: Option<Box<str>>,
     },
+    /// A task ended with a result. `assignment` is the id of the event that assigned the attempt,
+    /// which may not be the latest.
     TaskCompleted {
         task: Task,
         assignment: Option<Box<str>>,
@@ -92,6 +105,7 @@ pub(super) enum Record {
     TaskCancelled {
         task: Task,
     },
+    /// The run ended.
     Ended {
         status: &'static str,
         code: Option<Box<str>>,
@@ -105,10 +119,13 @@ pub(super) enum Record {
 /// The start of a run.
 #[derive(Debug)]
 pub(super) struct Start {
+    /// The version of the workflow.
     pub(super) version: u32,
+    /// When a delayed run begins.
     pub(super) start_at: Option<Timestamp>,
     /// The incarnation of the run that continues as this one.
     pub(super) predecessor: Option<EventId>,
+    /// The run whose beginning was copied.
     pub(super) forked_from: Option<Box<str>>,
 }
 
@@ -116,17 +133,22 @@ pub(super) struct Start {
 #[derive(Debug)]
 pub(super) struct Retry {
     pub(super) operation: u64,
+    /// The name of the step; `None` for a task.
     pub(super) name: Option<Box<str>>,
     /// Number of the next attempt.
     pub(super) attempt: u32,
+    /// When the next attempt begins.
     pub(super) at: Timestamp,
+    /// The code of the failure.
     pub(super) code: Box<str>,
 }
 
 /// A task of a run.
 #[derive(Debug)]
 pub(super) struct Task {
+    /// The number of the operation.
     pub(super) operation: u64,
+    /// The type of the agents that do it.
     pub(super) agent_type: Box<str>,
 }
 
@@ -167,6 +189,7 @@ fn data(event: &Event) -> Option<Data<'_>> {
     serde_json::from_str(event.payload.as_str()).ok()
 }
 
+/// The record of an event of the engine.
 fn of_run(action: &str, data: &Data<'_>) -> Option<Record> {
     let name = || data.name.as_deref().map(Box::from);
     let code = || data.failure.as_ref().map(|failure| failure.code.clone());
@@ -209,6 +232,8 @@ fn of_run(action: &str, data: &Data<'_>) -> Option<Record> {
     })
 }
 
+/// The record of an event of an agent. Tasks without a run, which are called without a journal,
+/// have none.
 fn of_task(agent_type: &str, action: &str, data: Data<'_>, event: &Event) -> Option<Record> {
     let (_, operation) = data.task_id.as_ref()?.run()?;
     let task = Task { operation, agent_type: agent_type.into() };

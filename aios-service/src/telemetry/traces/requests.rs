@@ -1,4 +1,11 @@
 //! Spans of requests.
+//!
+//! A request gets a span of its own between the caller's span and what the request starts: the
+//! header `traceparent` of the caller is replaced by one that names the new span, so that handlers
+//! pass that on. The answer names it too, so that the caller can find the trace.
+//!
+//! A caller whose trace is not recorded decides for the whole trace: the context is passed on, and
+//! no span is made. A request without a valid context begins a trace, which is recorded.
 
 use std::{fmt, sync::Arc};
 
@@ -23,6 +30,7 @@ const SAMPLED: u8 = 1;
 pub(crate) struct RequestSpans(Arc<dyn Fn(Span) + Send + Sync>);
 
 impl RequestSpans {
+    /// Passes each span to a function, which must not wait.
     #[cfg_attr(not(feature = "otlp"), allow(dead_code, reason = "the exporter uses it"))]
     pub(crate) fn new(take: impl Fn(Span) + Send + Sync + 'static) -> Self {
         Self(Arc::new(take))
@@ -76,12 +84,15 @@ fn begin(caller: Option<TraceParent>) -> Option<TraceParent> {
     })
 }
 
+/// Random bytes; `None` if the system has none, in which case the request has no span.
 fn random<const N: usize>() -> Option<[u8; N]> {
     let mut bytes = [0; N];
     SystemRandom::new().fill(&mut bytes).ok()?;
     Some(bytes)
 }
 
+/// The span of an answered request. Its name has the route and not the path, so that requests for
+/// many resources have one name. Only errors of the server are failures.
 fn span(
     context: TraceParent,
     parent: Option<SpanId>,

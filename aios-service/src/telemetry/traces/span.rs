@@ -1,3 +1,5 @@
+//! Spans, in the terms of OpenTelemetry.
+
 use aios_agents::trace::{SpanId, TraceId};
 use aios_core::event::Timestamp;
 use serde::{Serialize, Serializer};
@@ -39,6 +41,7 @@ impl Span {
     }
 }
 
+/// Attributes as an object.
 fn as_map<S: Serializer>(
     attributes: &[(&'static str, AttributeValue)],
     serializer: S,

@@ -1,4 +1,26 @@
 //! Makes the spans of one run from its events, one after the other.
+//!
+//! The spans of a run are not recorded while it is executed: they are computed from its journal.
+//! The result is the same in every process and after every restart, because ids are derived from
+//! the incarnation of the run and times are those of the events. So a collector that gets a span
+//! twice gets the same span.
+//!
+//! ```text
+//! workflow checkout                    the run
+//! ├─ step price                        an operation
+//! │  ├─ step price attempt             only if it was retried
+//! │  └─ step price attempt
+//! ├─ task summarizer                   an operation that others execute
+//! │  └─ task summarizer attempt        on the agent
+//! └─ timer
+//! ```
+//!
+//! An event that begins something adds it to the state, and one that ends it removes it and returns
+//! the span. A step is recorded only when it ends or is retried; the start of its span is estimated
+//! from the records around its request.
+//!
+//! The beginning of a forked run is a copy of another journal. Its events are skipped, because what
+//! they tell is in the trace of that run.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -24,22 +46,30 @@ const COPY_OF: &str = "copy_of";
 /// follow from the events up to then.
 #[derive(Debug, Default)]
 pub(super) struct Tracer {
+    /// `None` before the event that starts the run.
     run: Option<Run>,
+    /// The operations in progress.
     operations: BTreeMap<u64, Open>,
     /// Steps that have ended; their spans are made when they end.
     ended: Numbers,
     /// Operations that wait for a signal, the first one first.
     waiting: BTreeMap<Box<str>, VecDeque<u64>>,
+    /// The times at which operations were requested, as far as events tell.
     requests: Requests,
+    /// The version of the last event.
     version: u64,
+    /// Whether the run has ended. Later events have no spans.
     has_ended: bool,
 }
 
 /// The run.
 #[derive(Debug)]
 struct Run {
+    /// The event that started the run, from which ids are derived.
     incarnation: EventId,
+    /// The trace, and the span of the run.
     context: TraceParent,
+    /// The span of the run, while it is in progress.
     span: Span,
 }
 
@@ -97,6 +127,7 @@ impl Tracer {
         spans
     }
 
+    /// Begins the span of the run. A delayed run begins when it is due.
     fn start(&mut self, recorded: &RecordedEvent, begun: &Start) {
         let event = &recorded.event;
         let metadata = &recorded.event.metadata;
@@ -135,6 +166,7 @@ impl Tracer {
         self.run = Some(Run { incarnation: event.id.clone(), context, span });
     }
 
+    /// Begins or ends an operation or an attempt.
     fn apply_record(&mut self, record: Record, event: &Event, spans: &mut Vec<Span>) {
         let at = event.timestamp;
         match record {
@@ -213,6 +245,7 @@ impl Tracer {
         Some(self.operations.entry(operation).or_insert_with(|| Open { span, attempt: None }))
     }
 
+    /// Begins an attempt of an operation in progress.
     fn begin_attempt(
         &mut self,
         operation: u64,
@@ -234,6 +267,7 @@ impl Tracer {
         self.begin(operation, &format!("step {name}"), SpanKind::Internal, start)
     }
 
+    /// Ends a step, unless it has ended before.
     fn end_step(
         &mut self,
         operation: u64,
@@ -266,6 +300,7 @@ impl Tracer {
         }
     }
 
+    /// An attempt of a task was assigned; the first one begins the operation.
     fn assign(&mut self, task: &Task, attempt: u32, agent_id: Option<&str>, event: &Event) {
         let operation = task.operation;
         let at = event.timestamp;
@@ -280,6 +315,7 @@ impl Tracer {
         }
     }
 
+    /// A task has a result.
     fn complete(
         &mut self,
         task: &Task,
@@ -297,6 +333,7 @@ impl Tracer {
         self.end(task.operation, at, &SpanStatus::Ok, spans);
     }
 
+    /// Ends an attempt if it is the one in progress.
     fn end_attempt(
         &mut self,
         operation: u64,
@@ -317,6 +354,7 @@ impl Tracer {
         }
     }
 
+    /// A signal came: it ends the wait that began first among those in progress.
     fn signal(&mut self, name: &str, at: Timestamp, spans: &mut Vec<Span>) {
         let Some(waiting) = self.waiting.get_mut(name) else { return };
         while let Some(operation) = waiting.pop_front() {

@@ -1,3 +1,9 @@
+//! The columns of a batch, in the form in which they are sent.
+//!
+//! A batch is sent as one array per column, and the SQL function unnests them side by side.
+//! Encoding them is work that does not need the server, so it is done while the previous batch
+//! commits: every append is added to the arrays as it is taken from the queue.
+
 use aios_core::event::Event;
 use sqlx::{
     Encode, Postgres, Type,
@@ -15,34 +21,52 @@ use super::{changes::ChangeSets, names::BatchNames, valid::ValidAppend};
 /// previous commit is done. Arrays refer to each other by numbers that count from 1; 0 means none.
 #[derive(Debug, Default)]
 pub(crate) struct AppendArguments {
+    /// For each append, the number of its stream.
     pub(super) append_streams: Vec<i32>,
+    /// For each append, how many events it has.
     pub(super) append_sizes: Vec<i32>,
+    /// For each append, the number of its fence, or 0.
     pub(super) append_fences: Vec<i32>,
+    /// For each event, the number of its stream. This and the following columns have one element
+    /// per event.
     pub(super) event_streams: Vec<i32>,
+    /// The number of the event among those of its stream in the batch. The version is the head of
+    /// the stream plus this number.
     pub(super) offsets: Vec<i32>,
+    /// Keys of the ids.
     pub(super) ids: Vec<Uuid>,
+    /// Texts of the ids that are not UUIDs.
     pub(super) foreign_ids: SparseTexts,
+    /// Names, because the numbers are known only when the statement is sent.
     pub(crate) types: BatchNames,
     pub(crate) sources: BatchNames,
+    /// Microseconds since the Unix epoch.
     pub(super) timestamps: Vec<i64>,
+    /// JSON, as it was given.
     pub(super) payloads: PgTextArray,
+    /// Metadata that differs from the default of the stream.
     pub(super) metadata: SparseTexts,
+    /// Changes of the read models, one JSON text for the batch.
     pub(super) changes: ChangeSets,
 }
 
 /// Optional texts, one per event. Usually all are `None`, and NULL is sent instead of an array.
 #[derive(Debug, Default)]
 pub(super) struct SparseTexts {
+    /// One element per event.
     texts: Vec<Option<String>>,
+    /// Whether any of them is a text.
     any: bool,
 }
 
 impl SparseTexts {
+    /// Adds the text of the next event.
     fn push(&mut self, text: Option<&str>) {
         self.any |= text.is_some();
         self.texts.push(text.map(ToOwned::to_owned));
     }
 
+    /// Returns the array, or `None` if it would hold nothing but NULL.
     pub(super) fn column(&self) -> Option<&[Option<String>]> {
         self.any.then_some(&self.texts)
     }
@@ -69,6 +93,7 @@ impl AppendArguments {
         }
     }
 
+    /// Adds the columns of an event that do not depend on its append.
     fn push_event(&mut self, event: &Event) {
         self.ids.push(event.id.key());
         self.foreign_ids.push(event.id.foreign());
@@ -89,6 +114,7 @@ fn sql_index(index: usize) -> i32 {
     to_i32(index).saturating_add(1)
 }
 
+/// Converts a count. A batch is far below the limit.
 fn to_i32(number: usize) -> i32 {
     i32::try_from(number).unwrap_or(i32::MAX)
 }
@@ -107,6 +133,7 @@ const TEXT: u32 = 25;
 /// Texts are copied while the batch is built, so that encoding the statement does not chase pointers.
 #[derive(Debug, Default)]
 pub(crate) struct PgTextArray {
+    /// Number of elements.
     count: u32,
     /// The elements of the array, each as its length and its bytes.
     elements: Vec<u8>,

@@ -1,3 +1,10 @@
+//! Which appends may share a statement.
+//!
+//! The general SQL function judges all appends of a batch at once, each against the state before
+//! the batch. That is correct only if no append of the batch could change the verdict on another
+//! one. The rules of [`Batch`] exclude every such pair. An append that they exclude begins the next
+//! batch.
+
 use std::collections::{HashMap, HashSet};
 
 use aios_core::{
@@ -27,15 +34,22 @@ const EVENT_WEIGHT: usize = 256;
 /// Appends keep their order: one that does not fit begins the next batch.
 #[derive(Debug, Default)]
 pub(crate) struct Batch {
+    /// In the order of the queue.
     appends: Vec<ValidAppend>,
     /// For each append, the indexes of its stream in [`streams`](Self::streams) and of its fence in
     /// [`fences`](Self::fences).
     indexes: Vec<(usize, Option<usize>)>,
+    /// The distinct streams, in the order of their first append.
     streams: Vec<Stream>,
+    /// Index of each stream in `streams`.
     by_stream: HashMap<StreamId, usize, DefaultHashBuilder>,
+    /// The distinct fences. Few, because an engine owns few shards, so they are searched in order.
     fences: Vec<Fence>,
+    /// Keys of all events.
     ids: HashSet<Uuid, DefaultHashBuilder>,
+    /// Approximate bytes.
     weight: usize,
+    /// The columns of the statement, which grow with each append.
     arguments: AppendArguments,
 }
 
@@ -53,6 +67,9 @@ pub(crate) struct Stream {
 
 impl Batch {
     /// Whether the append can be added.
+    ///
+    /// An empty batch accepts every append, also one above the limit of weight: it has to be sent
+    /// somehow.
     pub(crate) fn accepts(&self, append: &Append) -> bool {
         if self.appends.is_empty() {
             return true;
@@ -87,6 +104,8 @@ impl Batch {
         self.appends.push(valid);
     }
 
+    /// Returns the index of the append's stream. The first append to a stream adds it, with the
+    /// version that it expects.
     fn stream_index(&mut self, append: &Append) -> usize {
         if let Some(index) = self.by_stream.get(&append.stream) {
             return *index;
@@ -102,6 +121,7 @@ impl Batch {
         self.streams.len() - 1
     }
 
+    /// Returns the index of a fence, which is added if it is new.
     fn fence_index(&mut self, fence: Fence) -> usize {
         let index = self.fences.iter().position(|other| *other == fence);
         index.unwrap_or_else(|| {
@@ -110,22 +130,27 @@ impl Batch {
         })
     }
 
+    /// Number of appends.
     pub(crate) fn len(&self) -> usize {
         self.appends.len()
     }
 
+    /// The distinct streams.
     pub(crate) fn streams(&self) -> &[Stream] {
         &self.streams
     }
 
+    /// The distinct fences.
     pub(crate) fn fences(&self) -> &[Fence] {
         &self.fences
     }
 
+    /// The appends, with their encoded metadata.
     pub(crate) fn valid(&self) -> &[ValidAppend] {
         &self.appends
     }
 
+    /// The columns of the statement.
     pub(crate) fn arguments(&self) -> &AppendArguments {
         &self.arguments
     }
@@ -137,6 +162,8 @@ impl Batch {
     }
 
     /// Keeps the appends whose flag in `keep` is set.
+    ///
+    /// Builds the arguments again. It is used when a caller gave up, which is rare.
     pub(crate) fn retain(self, keep: &[bool]) -> Self {
         let mut retained = Self::default();
         let appends = self.appends.into_iter().zip(keep).filter(|(_, keep)| **keep);
@@ -154,6 +181,7 @@ impl Batch {
     }
 }
 
+/// Approximate bytes of an append in the statement.
 fn weight(append: &Append) -> usize {
     let payloads = append.events.iter().map(|event| event.payload.as_str().len());
     payloads.fold(0, |sum, bytes| sum.saturating_add(bytes).saturating_add(EVENT_WEIGHT))

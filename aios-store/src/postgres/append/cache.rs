@@ -1,3 +1,17 @@
+//! The ends of the streams that the writer appended to.
+//!
+//! With a remembered end, an append needs no look-up: the writer sends the number of the stream and
+//! the versions of the events. The memory is only a hint. It is outdated when another process
+//! appended to the stream, and then the unique index on stream and version refuses the batch.
+//! Nothing is stored in that case, and the batch is sent again without hints.
+//!
+//! Two things could make a wrong hint pass, and both are excluded:
+//!
+//! - retention removed the stream, and its number belongs to another one. The server counts
+//!   retention runs in `expirations` and ignores hints from before the last one.
+//! - after a failover, the server lost commits, so that a version is free that this process has
+//!   used. The cache is cleared when the connection is lost.
+
 use aios_core::store::{StoreError, StreamId};
 use hashlink::LruCache;
 
@@ -18,14 +32,20 @@ const COOLDOWN: u8 = 16;
 /// without hints. If another process appended to a stream, it will probably do so again, so the entry is
 /// not used for a while ([`COOLDOWN`]): a refused batch costs more than a look-up.
 pub(crate) struct StreamCache {
+    /// Open streams only.
     ends: LruCache<StreamId, End>,
+    /// Number of retention runs when the ends were learnt.
     expirations: i64,
 }
 
+/// The end of a stream after the last append of this process.
 #[derive(Clone, Copy)]
 struct End {
+    /// The number of the stream in its table.
     id: i64,
+    /// The version of its last event.
     head: i64,
+    /// Batches that still do not use this end.
     cooldown: u8,
 }
 
@@ -67,6 +87,7 @@ impl StreamHints {
 }
 
 impl StreamCache {
+    /// Creates an empty cache.
     pub(crate) fn new() -> Self {
         Self { ends: LruCache::new(CAPACITY), expirations: 0 }
     }
@@ -84,6 +105,8 @@ impl StreamCache {
         }
     }
 
+    /// Returns the end of a stream, unless it is unknown, cooling down, or contradicts what the
+    /// append expects.
     fn use_cached(&mut self, stream: &Stream) -> Option<End> {
         let end = self.ends.get_mut(&stream.id)?;
         if end.cooldown > 0 {
@@ -136,6 +159,8 @@ impl StreamCache {
         }
     }
 
+    /// Updates the end of one stream. If the version before the batch is not the remembered one,
+    /// another process has appended in between.
     fn update_end(&mut self, stream: &StreamId, id: i64, (before, after): (i64, i64)) {
         let has_grown = after > before;
         match self.ends.get_mut(stream) {

@@ -1,3 +1,13 @@
+//! The changes of read models in a batch.
+//!
+//! The projection is a pure function in `aios-core`, and runs here, before the events have
+//! positions. Its result travels as JSON in the same statement as the events, and the function
+//! `apply_changes` applies it in the same transaction. A row that records a position gets it on the
+//! server, which knows the number of each event in the batch.
+//!
+//! Changes of refused appends are sent too. Each change names its event, and the server applies
+//! those of the accepted ones.
+
 use std::collections::{BTreeMap, HashMap};
 
 use aios_core::{
@@ -51,6 +61,9 @@ impl ChangeSets {
         project(recorded).into_iter().for_each(|change| self.push(0, change));
     }
 
+    /// Adds a change to the first set that does not have its row yet. Changes of the same row keep
+    /// their order, because later sets are applied later. A change whose id can't be a key is
+    /// ignored.
     fn push(&mut self, number: i32, change: Change) {
         let Some(key) = Key::of_change(&change) else { return };
         let count = self.counts.entry((change.table, key.uuid)).or_default();
@@ -73,10 +86,14 @@ impl ChangeSets {
 /// A set in the form that the SQL function reads.
 #[derive(Serialize)]
 struct ChangeSet<'a> {
+    /// Name of the table.
     table: &'static str,
+    /// At most one change of each row.
     changes: &'a [Value],
 }
 
+/// Converts a change to the form that the SQL function reads. The cell that holds the unknown
+/// position is replaced by the name of its column.
 fn change_to_json(number: i32, key: &Key, change: Change) -> Value {
     let mut cells = Map::new();
     let mut positioned = None;
@@ -122,6 +139,9 @@ fn value(cell: Cell) -> Value {
 }
 
 /// A timestamp as text, within the range of the read models.
+///
+/// Filters of lists convert their bounds in the same way, so that a bound and a stored value
+/// compare as they did before.
 pub(crate) fn timestamp(at: Timestamp) -> String {
     at.max(Timestamp::from_micros(MIN_MICROS)).to_string()
 }

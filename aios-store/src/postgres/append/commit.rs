@@ -1,8 +1,21 @@
 //! The commit of a batch in one round trip.
 //!
-//! The fast calls trust what this process remembers about streams, event types and sources. The server
-//! checks it in the same transaction. A memory that is outdated costs one more round trip, and never a
-//! wrong result.
+//! The fast calls trust what this process remembers about streams, event types and sources. The
+//! server checks it in the same transaction. A memory that is outdated costs one more round trip,
+//! and never a wrong result.
+//!
+//! ```text
+//! verify? ── yes ──────────────────────────────────────────────► append, looks everything up
+//!    │ no                                                           ▲        ▲
+//!    ├─ one event, stream cached ──► append_one ────┐ outdated      │        │
+//!    ├─ all streams cached ────────► append_known ──┴───────────────┤        │
+//!    └─ otherwise ─────────────────► append with hints ─────────────┴────────┘
+//!                                         a unique index refused the batch
+//! ```
+//!
+//! An outdated fence or retention makes a fast call return NULL, and the batch goes to `append`
+//! with the same hints. A unique index that refuses the batch, because of another process or a
+//! stored id, makes it go to `append` without hints.
 
 use sqlx::{PgConnection, Row};
 
@@ -33,16 +46,23 @@ pub(crate) struct Committed {
 /// cache is outdated, they change nothing, and the batch is sent again by `append`, which finds out the
 /// results.
 pub(crate) struct Committer {
+    /// The statement of `append`.
     call: Sql,
+    /// The statement of `append_known`.
     call_known: Sql,
+    /// The statement of `append_one`.
     call_one: Sql,
     database: Database,
+    /// Numbers of event types.
     types: NameCache,
+    /// Numbers of event sources.
     sources: NameCache,
+    /// Ends of streams.
     streams: StreamCache,
 }
 
 impl Committer {
+    /// Creates a committer with empty caches.
     pub(crate) fn new(database: &Database) -> Self {
         let schema = database.schema();
         Self {
@@ -145,6 +165,7 @@ impl Committer {
         Ok(Some(Committed { results, is_as_sent: true }))
     }
 
+    /// Returns the numbers of the batch's types and sources. Only a new name costs a round trip.
     async fn ids(&self, connection: &mut PgConnection, batch: &Batch) -> sqlx::Result<NameIds> {
         let arguments = batch.arguments();
         let types = self.types.ids(connection, &self.database, &arguments.types).await?;
@@ -152,7 +173,7 @@ impl Committer {
         Ok(NameIds { types, sources })
     }
 
-    /// Calls `append`.
+    /// Calls `append`, which finds out the result of every append.
     async fn call(
         &mut self,
         connection: &mut PgConnection,

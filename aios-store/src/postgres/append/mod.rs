@@ -8,8 +8,38 @@
 //!       └───────────────────── Replier ◀──────────────────────┘
 //! ```
 //!
-//! Positions are assigned under one advisory lock, so appends cannot run in parallel anyway. One writer
-//! per process turns concurrent appends into one transaction, which holds the lock for one round trip.
+//! Positions are assigned under one advisory lock, so appends cannot run in parallel anyway. One
+//! writer per process turns concurrent appends into one transaction, which holds the lock for one
+//! round trip.
+//!
+//! # What the transaction does
+//!
+//! The SQL functions of the migrations do the whole batch in one statement, in this order:
+//!
+//! 1. refuse an isolation level other than `read committed`: a snapshot from before the lock would
+//!    not include appends that committed in the meantime
+//! 2. take the advisory lock, which all writers of the schema share until their commit
+//! 3. compare the epoch of each fence with the table of leases; `acquire` takes the same lock, so
+//!    no append of an earlier epoch can commit after a takeover
+//! 4. find the ends of the streams, and the ids that are stored, unless the writer trusts what it
+//!    remembers
+//! 5. if anything is refused, judge each append, and keep the accepted ones
+//! 6. insert the events with the next positions and versions, and apply the changes of the read
+//!    models
+//!
+//! # What a caller learns
+//!
+//! | outcome | answer |
+//! |---|---|
+//! | stored | its version and position |
+//! | stored before, by the same ids | the first result, with `repeated` |
+//! | refused | the reason; its neighbours are not affected |
+//! | the server refused the data | `InvalidText`, or the error of the server, for this append only |
+//! | not sent before the deadline | `Timeout` of `append`, or the last error: it is not stored |
+//! | sent, and the connection was lost | retried until the result is known; after the deadline `Timeout` of `learn what became of an append` |
+//!
+//! A caller whose future is dropped while its append is queued takes it back: the writer leaves out
+//! appends that no caller waits for. After it was sent, it may be stored.
 
 mod arguments;
 mod batch;
@@ -40,6 +70,7 @@ pub(super) use self::{
 };
 use super::PostgresStore;
 
+/// The writer's answer. If it is dropped without one, the store was closed.
 type AppendReply = oneshot::Receiver<Result<Appended, StoreError>>;
 
 impl PostgresStore {

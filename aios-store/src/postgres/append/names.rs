@@ -1,3 +1,10 @@
+//! Numbers of event types and sources.
+//!
+//! The names of events repeat, so the log stores numbers. A new name is inserted in a transaction
+//! of its own, before the batch that uses it. If the batch inserted it and were rolled back, the
+//! cache would have a number that the database does not have or has given to another name. A name
+//! whose batch is refused afterwards does no harm.
+
 use std::{collections::HashMap, sync::Arc};
 
 use parking_lot::RwLock;
@@ -15,12 +22,16 @@ const CAPACITY: usize = 16_384;
 ///
 /// Names are committed before they are cached, so the cache is correct as long as the server is the same.
 pub(crate) struct NameCache {
+    /// Number of each name. The writer is its only user; the lock lets it be shared by reference.
     cached: RwLock<HashMap<Arc<str>, i32>>,
+    /// Finds the numbers of names.
     find: Sql,
+    /// Inserts names, unless they exist.
     insert: Sql,
 }
 
 impl NameCache {
+    /// Creates an empty cache of the names in this table.
     pub(crate) fn new(schema: &Schema, table: &str) -> Self {
         let find = format!("SELECT id, name FROM {{schema}}.{table} WHERE name = ANY ($1)");
         let insert = format!(
@@ -55,11 +66,14 @@ impl NameCache {
         self.cached.write().clear();
     }
 
+    /// Returns the cached number of each name.
     fn cached(&self, names: &[Arc<str>]) -> Vec<Option<i32>> {
         let cached = self.cached.read();
         names.iter().map(|name| cached.get(name).copied()).collect()
     }
 
+    /// Caches numbers. A full cache is cleared, because it takes a program that invents names to
+    /// fill it.
     fn remember(&self, found: HashMap<Arc<str>, i32>) {
         let mut cached = self.cached.write();
         if cached.len() + found.len() > CAPACITY {
@@ -68,6 +82,9 @@ impl NameCache {
         cached.extend(found);
     }
 
+    /// Returns the numbers of names that are not cached. Inserts those that do not exist, and then
+    /// reads again: another process may have inserted one at the same time, and `DO NOTHING`
+    /// returns no row for it.
     async fn intern(
         &self,
         connection: &mut PgConnection,
@@ -85,6 +102,7 @@ impl NameCache {
         self.find(connection, database, names).await
     }
 
+    /// Returns the numbers of the names that exist.
     async fn find(
         &self,
         connection: &mut PgConnection,
@@ -100,7 +118,9 @@ impl NameCache {
 /// The names of a batch's events, each once.
 #[derive(Debug, Default)]
 pub(crate) struct BatchNames {
+    /// The distinct names.
     names: Vec<Arc<str>>,
+    /// Index of each name in `names`.
     by_name: HashMap<Arc<str>, usize>,
     /// For each event, the index of its name in [`names`](Self::names).
     indexes: Vec<usize>,
@@ -116,10 +136,12 @@ impl BatchNames {
         self.indexes.push(index);
     }
 
+    /// A distinct name.
     fn name(&self, index: usize) -> Option<&str> {
         self.names.get(index).map(|name| &**name)
     }
 
+    /// Adds a distinct name. Returns its index.
     fn add(&mut self, name: Arc<str>) -> usize {
         let index = self.names.len();
         self.names.push(Arc::clone(&name));
@@ -128,6 +150,7 @@ impl BatchNames {
     }
 }
 
+/// Returns the names without a number.
 fn unknown<'a>(names: &'a [Arc<str>], ids: &[Option<i32>]) -> Vec<&'a str> {
     let pairs = names.iter().zip(ids);
     pairs.filter(|(_, id)| id.is_none()).map(|(name, _)| &**name).collect()

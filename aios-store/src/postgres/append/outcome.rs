@@ -1,3 +1,17 @@
+//! From the row of a call to the result of each append.
+//!
+//! | code | meaning | result |
+//! |---|---|---|
+//! | 0 | accepted | version and position, counted from the heads before the batch |
+//! | 1 | all events were stored before | the first result |
+//! | 2 | another version than expected | `Conflict` with the actual version |
+//! | 3 | the shard has another epoch | `Fenced` |
+//! | 4 | an id is stored elsewhere | `DuplicateEvent` |
+//! | 5 | the run has ended | `StreamClosed` |
+//!
+//! An answer that does not fit the batch, such as an unknown code, is an error of the whole batch
+//! and not of one append: nothing can be said about any of them.
+
 use aios_core::{
     Cause,
     store::{Append, Appended, StoreError},
@@ -20,7 +34,8 @@ pub(crate) struct AppendOutcomes {
     /// by each accepted append.
     head: i64,
     pub(crate) heads: Vec<i64>,
-    /// A code for each append. `None` if all were accepted; the following columns are then `None` too.
+    /// A code for each append. `None` if all were accepted; the following columns are then `None`
+    /// too.
     outcomes: Option<Vec<i16>>,
     versions: Option<Vec<Option<i64>>>,
     positions: Option<Vec<Option<i64>>>,
@@ -56,6 +71,8 @@ impl AppendOutcomes {
         self.outcomes.is_none()
     }
 
+    /// Only the first append to a stream can be a conflict, so the head of its stream is still the
+    /// one from before the batch.
     fn result(
         &mut self,
         index: usize,
@@ -91,6 +108,7 @@ impl AppendOutcomes {
         })
     }
 
+    /// The first result of an append that was stored before.
     fn stored(&self, index: usize) -> sqlx::Result<Appended> {
         Ok(Appended {
             version: unsigned(at(self.versions.as_ref(), index).flatten())?,
@@ -99,6 +117,8 @@ impl AppendOutcomes {
         })
     }
 
+    /// The error for an append with a stored id. The server names the key; the error shows the id
+    /// as it was written.
     fn duplicate(&self, index: usize, append: &Append) -> sqlx::Result<StoreError> {
         let key = at(self.duplicates.as_ref(), index).flatten();
         let event = append.events.iter().find(|event| Some(event.id.key()) == key);
@@ -107,6 +127,7 @@ impl AppendOutcomes {
     }
 }
 
+/// The error for an append whose shard has another epoch.
 fn fenced(append: &Append) -> StoreError {
     match append.fence {
         Some(fence) => StoreError::Fenced { shard: fence.shard, epoch: fence.epoch },
@@ -119,15 +140,18 @@ fn fenced(append: &Append) -> StoreError {
     }
 }
 
+/// The element of a column, if there is such a column.
 fn at<T: Copy>(column: Option<&Vec<T>>, index: usize) -> Option<T> {
     column?.get(index).copied()
 }
 
+/// Converts a version or position of the server.
 fn unsigned(number: Option<i64>) -> sqlx::Result<u64> {
     let number = number.ok_or_else(|| corrupt("missing version or position"))?;
     u64::try_from(number).map_err(corrupt)
 }
 
+/// The error for an answer that this version of the SQL functions can't give.
 fn corrupt(cause: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> sqlx::Error {
     sqlx::Error::Decode(cause.into())
 }

@@ -18,6 +18,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::{batch::Batch, valid::ValidAppend};
 
+/// The answer to a caller.
 type AppendResult = Result<Appended, StoreError>;
 
 /// An append in the queue.
@@ -30,10 +31,12 @@ pub(crate) struct Pending {
 pub(crate) struct Waiter {
     /// `None` after a reply was sent.
     reply: Option<oneshot::Sender<AppendResult>>,
+    /// When the caller stops waiting for an append that has not been sent.
     deadline: Timestamp,
 }
 
 impl Waiter {
+    /// Creates a waiter, and the end that the caller awaits.
     pub(crate) fn new(deadline: Timestamp) -> (Self, oneshot::Receiver<AppendResult>) {
         let (reply, result) = oneshot::channel();
         (Self { reply: Some(reply), deadline }, result)
@@ -76,6 +79,8 @@ pub(crate) fn timed_out(after: Duration) -> StoreError {
 }
 
 /// A batch of appends, with the callers that wait for them.
+///
+/// Both have the same length and order.
 #[derive(Default)]
 pub(crate) struct PendingBatch {
     pub(crate) batch: Batch,
@@ -99,6 +104,7 @@ impl PendingBatch {
         }
     }
 
+    /// Adds an append that the batch accepts.
     pub(crate) fn push(&mut self, Pending { valid, waiter }: Pending) {
         self.batch.push(valid);
         self.waiters.push(waiter);
@@ -110,15 +116,20 @@ impl PendingBatch {
 /// Building a batch early matters because its arguments are encoded as appends are added: the next
 /// statement is ready as soon as the commit is done.
 pub(crate) struct BatchBuilder {
+    /// Where appends come from, in order.
     queue: mpsc::Receiver<Pending>,
+    /// The batch so far.
     pending: PendingBatch,
     /// The append that did not fit into the batch. It begins the next batch, which keeps the order.
     next: Option<Pending>,
+    /// Decides which deadlines have passed.
     clock: Arc<dyn Clock>,
+    /// Shown in the error of an append that was not sent in time.
     append_timeout: Duration,
 }
 
 impl BatchBuilder {
+    /// A builder whose batch is empty.
     pub(crate) fn new(
         queue: mpsc::Receiver<Pending>,
         clock: Arc<dyn Clock>,
@@ -146,6 +157,9 @@ impl BatchBuilder {
     }
 
     /// Builds the batch until `work` is done.
+    ///
+    /// `work` is polled first. When it is ready, its result is handled before further appends are
+    /// taken.
     pub(crate) async fn during<T>(&mut self, work: impl Future<Output = T>) -> T {
         let mut work = pin!(work);
         poll_fn(|context| {
@@ -158,6 +172,8 @@ impl BatchBuilder {
         .await
     }
 
+    /// Takes what is queued, or registers to be woken by the next append. A full batch registers
+    /// for nothing: only the end of the commit matters then.
     fn poll_queue(&mut self, context: &mut Context<'_>) {
         if self.take_queued() {
             // Yields to the tasks that are about to append before the queue is polled. Otherwise each of
@@ -183,6 +199,7 @@ impl BatchBuilder {
         self.pending.waiters.len() > before
     }
 
+    /// Adds an append to the batch, or keeps it for the next one.
     fn add(&mut self, append: Pending) {
         if self.pending.batch.accepts(&append.valid.append) {
             self.pending.push(append);

@@ -1,3 +1,19 @@
+//! Retries of a commit, until its outcome is known.
+//!
+//! ```text
+//!             committed ──────────────────────────────────────────► results
+//!            ╱
+//!   attempt ── bad data ──► alone? ── no ──► each append on its own
+//!            ╲              └─ yes ─────────────────────────────► its error
+//!             ╲── failed, not transient, certain ───────────────► the error
+//!              ╲─ failed, transient ──► pause ──► attempt again
+//!               ╲ unknown ──► uncertain from now on ──► pause ──► attempt again, with verify
+//! ```
+//!
+//! Pauses double from 20 ms to 1 s. Between attempts, callers whose deadline passes before the next
+//! one get an answer, and the loop ends when no caller waits. While one batch is retried, the
+//! next ones wait: their appends may depend on it, and the order of the queue is kept.
+
 use std::{sync::Arc, time::Duration};
 
 use aios_core::{event::Event, store::StoreError};
@@ -27,15 +43,20 @@ const PAUSES: (Duration, Duration) = (Duration::from_millis(20), Duration::from_
 /// `verify`, so that stored events are found by their ids. Its callers never get an error that says that
 /// the append is not stored.
 pub(crate) struct Appender {
+    /// Where connections come from.
     database: Database,
+    /// Statements and caches.
     committer: Committer,
     /// Kept between batches, because returning a connection to the pool costs a round trip.
     connection: Option<ConnectionGuard>,
+    /// Replies to the appends of a batch that was split.
     replier: Replier,
+    /// Shown in errors.
     append_timeout: Duration,
 }
 
 impl Appender {
+    /// Creates an appender without a connection.
     pub(crate) fn new(replier: Replier, append_timeout: Duration) -> Self {
         let database = replier.database.clone();
         let committer = Committer::new(&database);
@@ -67,6 +88,8 @@ impl Appender {
         None
     }
 
+    /// Commits one append of a batch that was split, unless its deadline has passed. An
+    /// append of an uncertain batch stays uncertain.
     async fn commit_single(&mut self, mut single: PendingBatch, mut is_uncertain: bool) {
         let late = self.deadline_error((!is_uncertain).then(|| timed_out(self.append_timeout)));
         if !expire_waiters(&mut single.waiters, self.database.clock().now(), || late.clone()) {
@@ -132,6 +155,8 @@ impl Appender {
                 self.connection = Some(connection);
                 Attempt::Committed(committed)
             }
+            // A former primary. The statement had no effect, but the next server may lack commits
+            // of this one.
             Some(Err(error)) if is_read_only(&error) => {
                 self.database.discard_idle();
                 self.clear_caches();
@@ -155,6 +180,8 @@ impl Appender {
         self.replier.tail.clear();
     }
 
+    /// Takes the kept connection, or one of the pool that answers a ping. After a failover, the
+    /// pool is full of connections to the old server.
     async fn connect(&mut self) -> sqlx::Result<ConnectionGuard> {
         match self.connection.take() {
             Some(connection) => Ok(connection),
@@ -172,6 +199,7 @@ impl Appender {
     }
 }
 
+/// Sends the error to the callers that have no answer yet.
 fn reject(waiters: &mut [Waiter], rejected: &Rejected) {
     let (Rejected::BadData(error) | Rejected::Other(error)) = rejected;
     for waiter in waiters {
@@ -181,6 +209,7 @@ fn reject(waiters: &mut [Waiter], rejected: &Rejected) {
 
 /// The outcome of one attempt.
 enum Attempt {
+    /// The result of every append is known.
     Committed(Committed),
     /// This attempt did not store the batch. An earlier one may have.
     Failed(sqlx::Error),
@@ -192,6 +221,7 @@ enum Attempt {
 enum Rejected {
     /// The server refuses the data of at least one append.
     BadData(StoreError),
+    /// Any other error, or the deadlines have passed.
     Other(StoreError),
 }
 

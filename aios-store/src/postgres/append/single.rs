@@ -1,3 +1,5 @@
+//! The fast call for one event.
+
 use aios_core::{catalog::is_projected, event::Event, store::Fence};
 
 use super::{arguments::signed, batch::Batch, cache::StreamHints};
@@ -8,16 +10,24 @@ use crate::postgres::connection::{Sql, Statement};
 /// This is the usual append of a process that is not busy, for which latency matters most, so it has a SQL
 /// function of its own with scalar arguments.
 pub(crate) struct SingleAppend<'q> {
+    /// The event.
     event: &'q Event,
+    /// `None` for the default metadata of the stream.
     metadata: Option<&'q str>,
+    /// Checked by the server.
     fence: Option<Fence>,
+    /// The number of the stream in its table.
     pub(crate) stream_id: i64,
+    /// The version of the last event of the stream, as this process knows it.
     pub(crate) head: i64,
+    /// Number of retention runs when the end of the stream was learnt.
     pub(crate) expirations: i64,
 }
 
 impl<'q> SingleAppend<'q> {
     /// Returns the append if the batch is such a batch.
+    ///
+    /// Hints that have to be verified have no ends, so an uncertain batch is never such a batch.
     pub(crate) fn of(batch: &'q Batch, hints: &StreamHints) -> Option<Self> {
         let [valid] = batch.valid() else { return None };
         let ([event], [metadata]) = (&*valid.append.events, &*valid.metadata) else {

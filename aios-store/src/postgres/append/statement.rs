@@ -19,6 +19,8 @@ impl AppendArguments {
     /// # Errors
     ///
     /// If the changes of the read models cannot be serialised to JSON.
+    ///
+    /// The versions of the events are computed here, from the cached heads.
     pub(crate) fn known_statement(
         &self,
         sql: Sql,
@@ -97,6 +99,7 @@ impl AppendArguments {
             .bind(hints.verify))
     }
 
+    /// The changes of the read models as JSON; `None` if there are none.
     fn changes(&self) -> sqlx::Result<Option<String>> {
         self.changes.to_json().map_err(|error| sqlx::Error::Encode(error.into()))
     }

@@ -1,3 +1,5 @@
+//! An append that passed the checks that do not need the log.
+
 use aios_core::store::{Append, StoreError};
 
 use crate::validation::validate_append;
@@ -6,6 +8,7 @@ use crate::validation::validate_append;
 #[derive(Clone, Debug)]
 pub(crate) struct ValidAppend {
     pub(crate) append: Append,
+    /// One element per event; `None` for the default metadata of the stream.
     pub(crate) metadata: Vec<Option<String>>,
 }
 

@@ -1,7 +1,21 @@
 //! The writer of the process: group commit without a timer.
 //!
-//! An idle writer sends an append at once. A busy one gathers what comes during a commit, so the batches
-//! grow with the load: one append in a batch at low load, hundreds at high load.
+//! An idle writer sends an append at once. A busy one gathers what comes during a commit, so the
+//! batches grow with the load: one append in a batch at low load, hundreds at high load.
+//!
+//! ```text
+//! batch 1   ── send ─────────── server commits ────────┐
+//! callers of batch 0:  reply                           │
+//! batch 2              └── build from the queue ───────┤
+//!                                                      ▼
+//! batch 2   ── send ─────────── server commits ────────┐
+//! callers of batch 1:  reply
+//! ```
+//!
+//! There is one task for each store. It owns the connection, the caches and the batch that is being
+//! built, so none of them needs a lock. It ends when the queue is closed and empty. A store that is
+//! dropped without `close` drops the queue too, and the appends that are queued are still
+//! committed.
 
 use std::{future::poll_fn, pin::pin, task::Poll, time::Duration};
 
@@ -26,12 +40,15 @@ pub(crate) const QUEUE: usize = 4096;
 /// only then do the callers of the first batch get their results. In this order, the server does not sit
 /// idle while hundreds of tasks are woken.
 pub(crate) struct Writer {
+    /// The queue, and the next batch.
     builder: BatchBuilder,
+    /// The connection, and the retries.
     appender: Appender,
     replier: Replier,
 }
 
 impl Writer {
+    /// Creates a writer with an empty batch.
     pub(crate) fn new(
         database: Database,
         queue: mpsc::Receiver<Pending>,
@@ -47,6 +64,8 @@ impl Writer {
 
     /// Writes until the queue is closed and empty.
     pub(crate) async fn run(mut self) {
+        // The batch whose callers have no results yet. At most one: it is answered before the next
+        // is awaited.
         let mut committed = None;
         loop {
             if self.builder.is_empty() {
@@ -84,6 +103,7 @@ impl Writer {
         }
     }
 
+    /// Replies to the callers of a batch, if there is one.
     fn reply(&self, committed: Option<CommittedBatch>) {
         if let Some(committed) = committed {
             self.replier.reply(committed);

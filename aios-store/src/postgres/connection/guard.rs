@@ -1,3 +1,9 @@
+//! A connection that is closed unless it is returned on purpose.
+//!
+//! A future that is dropped in the middle of a statement leaves a connection on which the answer is
+//! still to come. The next user of such a connection would read the wrong answer, so the safe
+//! default is to close.
+
 use std::{
     ops::{Deref, DerefMut},
     time::Duration,
@@ -12,10 +18,12 @@ const RETURN_TIMEOUT: Duration = Duration::from_secs(5);
 /// it is closed instead: after a statement that was cancelled or lost, its state is unknown.
 pub(crate) struct ConnectionGuard {
     connection: PoolConnection<Postgres>,
+    /// Whether the connection goes back to the pool.
     is_released: bool,
 }
 
 impl ConnectionGuard {
+    /// Guards a connection of the pool.
     pub(crate) fn new(connection: PoolConnection<Postgres>) -> Self {
         Self { connection, is_released: false }
     }

@@ -1,3 +1,24 @@
+//! Connections to the server, with a time limit on every wait.
+//!
+//! The time limits work in layers. The server enforces `statement_timeout` and `lock_timeout` and
+//! reports an error that names the reason. The client waits a little longer ([`GRACE`]) and gives
+//! up by itself, because a network that swallows packets never reports anything. Every `await` on
+//! the driver goes through `within`, except the return of a connection, which has a limit of its
+//! own.
+//!
+//! A connection returns to the pool only after its statement has finished. In all other cases
+//! (timeout, lost connection, dropped future) the guard closes it.
+//!
+//! | pooler | settings of the session | prepared statements | a statement is |
+//! |---|---|---|---|
+//! | `Session` | startup parameters | yes | one message |
+//! | `Transaction` | those of the role | yes | one message |
+//! | `TransactionUnprepared` | `SET LOCAL` in each transaction | no | a transaction of its own |
+//!
+//! The pool does not test connections before use, which would cost a round trip for every
+//! statement. A dead connection is found by the statement that fails on it. Statements that may be
+//! repeated are repeated once on a connection that answered a ping.
+
 mod guard;
 mod statement;
 mod tls;
@@ -53,18 +74,27 @@ const STATEMENTS: usize = 64;
 #[derive(Clone)]
 pub(crate) struct Database(Arc<Inner>);
 
+/// The state that the clones share.
 struct Inner {
+    /// All connections but the listening one.
     pool: PgPool,
+    /// Whether `close` closes the pool.
     owns_pool: bool,
+    /// Whether `close` was called. A pool that was passed in stays open, so it can't tell.
     is_closed: AtomicBool,
+    /// `None` if the pooler does not support `LISTEN`.
     listen: Option<PgConnectOptions>,
     schema: Schema,
+    /// Host, port, database and schema, for errors. Never a password.
     name: String,
     pooler: Pooler,
     /// The statement that begins a transaction.
     begin: Cow<'static, str>,
+    /// How long to wait for a connection.
     connect_timeout: Duration,
+    /// How long the server may work on a statement.
     statement_timeout: Duration,
+    /// The clock of all time limits.
     clock: Arc<dyn Clock>,
 }
 
@@ -108,6 +138,8 @@ impl Database {
         found
     }
 
+    /// Migrates the schema if it is outdated. Reading the version first spares the lock of
+    /// migrations in the usual case.
     async fn migrate(&self) -> Result<(), StoreError> {
         let mut connection = self.acquire().await?;
         let work = async { Ok(outdated(&mut connection, self.schema()).await) };
@@ -128,6 +160,7 @@ impl Database {
         Ok(())
     }
 
+    /// Maps an error of a migration.
     fn not_migrated(&self, error: MigrateError) -> StoreError {
         match error {
             MigrateError::Newer { found, known } => {
@@ -137,22 +170,27 @@ impl Database {
         }
     }
 
+    /// The schema of all tables and functions.
     pub(crate) fn schema(&self) -> &Schema {
         &self.0.schema
     }
 
+    /// The name of the database in errors.
     pub(crate) fn name(&self) -> &str {
         &self.0.name
     }
 
+    /// The clock of all time limits.
     pub(crate) fn clock(&self) -> &Arc<dyn Clock> {
         &self.0.clock
     }
 
+    /// The pooler between this process and the server.
     pub(crate) fn pooler(&self) -> Pooler {
         self.0.pooler
     }
 
+    /// How long to wait for a connection.
     pub(crate) fn connect_timeout(&self) -> Duration {
         self.0.connect_timeout
     }
@@ -167,6 +205,7 @@ impl Database {
         self.0.listen.as_ref()
     }
 
+    /// Maps an error of the driver during `operation`.
     pub(crate) fn error(&self, operation: &'static str, error: sqlx::Error) -> StoreError {
         store_error(operation, self.name(), error)
     }
@@ -177,6 +216,7 @@ impl Database {
         self.acquired(connection).await
     }
 
+    /// Converts a result of `try_acquire`, and finds out the cause of a timeout.
     async fn acquired(
         &self,
         connection: Option<sqlx::Result<ConnectionGuard>>,
@@ -262,6 +302,8 @@ impl Database {
         self.finished(operation, self.limit(), rows)
     }
 
+    /// Runs one statement on a connection, and returns `None` after the time limit. The connection
+    /// is kept unless it was lost or its server is read-only.
     async fn fetch(
         &self,
         mut connection: ConnectionGuard,
@@ -361,6 +403,8 @@ fn begin(options: &PostgresOptions) -> Cow<'static, str> {
     .into()
 }
 
+/// The pool. It opens connections when they are needed, and waits longer than this module does, so
+/// that the time limit of this module applies.
 fn pool(options: &PostgresOptions) -> PgPool {
     match &options.source {
         Source::Pool(pool) => pool.clone(),
@@ -387,6 +431,8 @@ fn session(connect: PgConnectOptions, options: &PostgresOptions) -> PgConnectOpt
 }
 
 /// Leaves out a startup parameter that poolers refuse, and disables the logging of statements.
+///
+/// The log of statements would hold payloads.
 fn quiet(connect: PgConnectOptions) -> PgConnectOptions {
     connect.extra_float_digits(None).disable_statement_logging()
 }

@@ -1,3 +1,9 @@
+//! Statements that can be sent again.
+//!
+//! A query of the driver borrows its text and is consumed when it runs. A statement that is
+//! repeated on another connection has to outlive the first attempt, so this type owns the text and
+//! the encoded arguments.
+
 use std::sync::Arc;
 
 use sqlx::{
@@ -12,14 +18,18 @@ pub(crate) type Sql = Arc<str>;
 /// A statement that owns its text and its encoded arguments, so that it can be sent more than once.
 #[derive(Clone)]
 pub(crate) struct Statement {
+    /// The text.
     sql: Sql,
+    /// Encoded in the binary format.
     arguments: PgArguments,
     /// The error of the first argument that could not be encoded. Reported when the statement runs.
     encode_error: Option<Arc<dyn std::error::Error + Send + Sync>>,
+    /// Whether the connection keeps the statement prepared.
     is_prepared: bool,
 }
 
 impl Statement {
+    /// Creates a statement without arguments.
     pub(crate) fn new(sql: impl Into<Sql>) -> Self {
         let arguments = PgArguments::default();
         Self { sql: sql.into(), arguments, encode_error: None, is_prepared: true }

@@ -1,3 +1,5 @@
+//! Encryption of connections, as an override of what the URL says.
+
 use std::path::PathBuf;
 
 use sqlx::postgres::{PgConnectOptions, PgSslMode};
@@ -29,10 +31,12 @@ pub(crate) struct Encryption {
 }
 
 impl Encryption {
+    /// Whether everything is left to the URL.
     pub(crate) fn is_unset(&self) -> bool {
         self.tls.is_none() && self.client.is_none()
     }
 
+    /// Overrides the encryption of a URL.
     pub(crate) fn apply(&self, options: PgConnectOptions) -> PgConnectOptions {
         let options = match &self.tls {
             None => options,
@@ -49,6 +53,7 @@ impl Encryption {
     }
 }
 
+/// Sets the file of trusted authorities, if there is one.
 fn with_root(options: PgConnectOptions, root: &Option<PathBuf>) -> PgConnectOptions {
     match root {
         Some(root) => options.ssl_root_cert(root),

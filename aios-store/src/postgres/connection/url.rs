@@ -1,3 +1,14 @@
+//! URLs of PostgreSQL, with nothing taken from the environment.
+//!
+//! The driver fills in whatever a URL leaves out: from `PGHOST` and its relatives, from a password
+//! file, and from the name of the operating system's user. A library that behaves differently in
+//! another shell is hard to reason about, and may connect to the wrong server. So this module adds
+//! an explicit default for each part that a URL can leave out, and then lets the driver parse the
+//! result.
+//!
+//! Unknown parameters are refused, because a misspelt `sslmode` would otherwise be ignored. The
+//! messages never repeat a value, and repeat a name only if it can't be a piece of a password.
+
 use aios_core::store::StoreError;
 use sqlx::postgres::PgConnectOptions;
 
@@ -75,6 +86,7 @@ pub(crate) fn parse(url: &str) -> Result<PgConnectOptions, StoreError> {
     })
 }
 
+/// The error for a URL that can't be used. The reason has no part of the URL but a name.
 fn invalid(reason: &str) -> StoreError {
     StoreError::InvalidConfiguration { reason: reason.to_owned() }
 }
@@ -88,6 +100,8 @@ struct UrlParts<'a> {
 }
 
 impl<'a> UrlParts<'a> {
+    /// Splits what follows the scheme. The last `@` ends the credentials, because a password may
+    /// have one.
     fn of(rest: &'a str) -> Self {
         let (rest, parameters) = rest.split_once('?').unwrap_or((rest, ""));
         let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
@@ -116,19 +130,23 @@ impl<'a> UrlParts<'a> {
         }
     }
 
+    /// Whether one of these parameters is set.
     fn has_parameter(&self, names: &[&str]) -> bool {
         self.parameters.split('&').any(|pair| names.contains(&name_of(pair)))
     }
 
+    /// Whether the URL names a user, before the host or as a parameter.
     fn has_user(&self) -> bool {
         let user = self.credentials.split(':').next();
         user.is_some_and(|user| !user.is_empty()) || self.has_parameter(&["user"])
     }
 
+    /// Whether the URL has a password, even an empty one.
     fn has_password(&self) -> bool {
         self.credentials.contains(':') || self.has_parameter(&["password"])
     }
 
+    /// Whether the URL names a host.
     fn has_host(&self) -> bool {
         self.host.starts_with(|first| first != ':') || self.has_parameter(&["host", "hostaddr"])
     }
@@ -139,6 +157,7 @@ impl<'a> UrlParts<'a> {
         end.is_some_and(|end| end.contains(':')) || self.has_parameter(&["port"])
     }
 
+    /// Whether the URL names a database.
     fn has_database(&self) -> bool {
         !self.path.is_empty() || self.has_parameter(&["dbname"])
     }
@@ -168,6 +187,7 @@ fn name_of(pair: &str) -> &str {
     pair.split('=').next().unwrap_or_default()
 }
 
+/// Whether a parameter is supported or ignored.
 fn is_known(name: &str) -> bool {
     name.is_empty()
         || name.starts_with("options[")

@@ -1,3 +1,13 @@
+//! The read models: pages of rows, and heartbeats.
+//!
+//! The appending functions write the rows; this module reads them. Column names come from the
+//! catalogue of `aios-core` and are written into the text, values are always bound. A page needs no
+//! transaction: one statement sees one snapshot.
+//!
+//! A timestamp is bound as text with a cast, in the same form in which the projection sends it. The
+//! rows of a list come out of an index in the order of the page, so its cost does not depend on the
+//! size of the table.
+
 mod rebuild;
 mod retention;
 mod wait;
@@ -30,6 +40,7 @@ use crate::rows::{self, Key, PartialIndex};
 /// Number of columns that every table has before its own columns.
 const COMMON_COLUMNS: usize = 5;
 
+/// Records that running agents were seen, and returns the keys of those.
 const TOUCH: &str = "\
     UPDATE {schema}.agents SET last_seen_at = at, updated_at = at
     FROM (SELECT timestamptz 'epoch' + $2 * interval '1 microsecond' AS at) AS now
@@ -91,6 +102,8 @@ impl ReadModels for PostgresStore {
 }
 
 impl PostgresStore {
+    /// Records that agents were seen, and returns the ids of those that are not running or do not
+    /// exist.
     async fn touch(&self, agent_ids: &[String], at: Timestamp) -> Result<Vec<String>, StoreError> {
         let database = &self.0.database;
         let operation = "record that agents were seen";
@@ -105,6 +118,7 @@ impl PostgresStore {
         Ok(unknown.cloned().collect())
     }
 
+    /// Reads a page in one statement.
     async fn page<R: Record>(&self, query: &Query) -> Result<Page<R>, StoreError> {
         let database = &self.0.database;
         let mut builder = select(database.schema(), query)?;
@@ -146,6 +160,7 @@ fn select(schema: &Schema, query: &Query) -> Result<QueryBuilder<'static, Postgr
     Ok(builder)
 }
 
+/// Adds a condition. An id that can't be a key is bound as NULL, which equals nothing.
 fn restrict(builder: &mut QueryBuilder<'static, Postgres>, condition: &Predicate) {
     match condition {
         Predicate::Id(id) => {
@@ -201,14 +216,18 @@ fn any_of(builder: &mut QueryBuilder<'static, Postgres>, cells: &[Cell]) {
     }
 }
 
+/// The integer of a cell.
 fn integer(cell: &Cell) -> Option<i64> {
     if let Cell::Integer(number) = cell { Some(*number) } else { None }
 }
 
+/// The text of a cell, as it is stored.
 fn text(cell: &Cell) -> Option<String> {
     if let Cell::Text(text) = cell { Some(escape(text.clone())) } else { None }
 }
 
+/// Decodes a row: the five common columns, then those of the query. A cell that can't be decoded
+/// becomes `Unreadable`.
 fn read_row(columns: &[Column], row: &PgRow) -> sqlx::Result<Row> {
     let key: Uuid = row.try_get(0)?;
     let external_id: Option<String> = row.try_get(1)?;
@@ -226,6 +245,7 @@ fn read_row(columns: &[Column], row: &PgRow) -> sqlx::Result<Row> {
     })
 }
 
+/// Decodes a cell.
 fn read_cell(column: Column, row: &PgRow, index: usize) -> sqlx::Result<Cell> {
     let cell = match column.kind {
         Kind::Text => {
@@ -240,6 +260,7 @@ fn read_cell(column: Column, row: &PgRow, index: usize) -> sqlx::Result<Cell> {
     Ok(cell.unwrap_or(Cell::Null))
 }
 
+/// Decodes JSON, which is stored as text.
 fn json(text: String) -> sqlx::Result<Cell> {
     let payload = Payload::from_text(text);
     payload.map(Cell::Json).map_err(|error| sqlx::Error::Decode(Box::new(error)))

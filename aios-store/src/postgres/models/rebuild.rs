@@ -1,3 +1,10 @@
+//! The rebuild of the read models from the log.
+//!
+//! It runs in one transaction under the append lock. Appends of all processes wait, because an
+//! append that changed a row in between would be overwritten or lost. The time limit applies to
+//! each statement and not to the whole. If the process dies, the server rolls back, and the old
+//! rows stay.
+
 use aios_core::{
     projection::Table,
     store::{RecordedEvent, StoreError},
@@ -22,6 +29,7 @@ pub(crate) async fn rebuild(database: &Database) -> Result<(), StoreError> {
     Ok(())
 }
 
+/// Runs the transaction on a connection.
 async fn rebuild_on(database: &Database, connection: &mut PgConnection) -> Result<(), StoreError> {
     let limit = database.limit();
     let begin = database.bounded(OPERATION, limit, connection.begin_with(database.begin()));
@@ -39,8 +47,10 @@ async fn rebuild_on(database: &Database, connection: &mut PgConnection) -> Resul
     database.bounded(OPERATION, limit, transaction.commit()).await
 }
 
+/// The name in errors.
 const OPERATION: &str = "rebuild the read models";
 
+/// Takes the append lock and deletes all rows. Not `TRUNCATE`, which would lock out readers.
 async fn empty(database: &Database, connection: &mut PgConnection) -> sqlx::Result<()> {
     let schema = database.schema();
     let lock = schema.fill("SELECT pg_advisory_xact_lock({lock})");
@@ -52,6 +62,7 @@ async fn empty(database: &Database, connection: &mut PgConnection) -> sqlx::Resu
     Ok(())
 }
 
+/// Reads a page of the log inside the transaction.
 async fn page(
     database: &Database,
     connection: &mut PgConnection,
@@ -65,6 +76,8 @@ async fn page(
         .await
 }
 
+/// Applies the changes of a page. The events have their positions, so the function gets neither a
+/// head nor a list of accepted events.
 async fn apply(
     database: &Database,
     connection: &mut PgConnection,

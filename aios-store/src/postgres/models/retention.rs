@@ -1,3 +1,12 @@
+//! Retention: the conditions are in SQL functions, and each call is one transaction.
+//!
+//! The function finds the candidates first, then takes the append lock and checks them again, so
+//! that appends wait only for the removal. It also counts the retention runs, by which writers
+//! notice that their remembered streams may be gone.
+//!
+//! The statements are never repeated on another connection: a repetition would remove a second
+//! batch and report only that one.
+
 use aios_core::store::{Expirable, ExpirePage, Expired, Maintenance, StoreError};
 use async_trait::async_trait;
 use sqlx::Row;
@@ -13,8 +22,11 @@ use crate::{
     rows::Key,
 };
 
+/// Removes a batch of runs.
 const EXPIRE: &str = "SELECT {schema}.expire($1, $2, $3)";
+/// Removes the expired ones of the named streams.
 const EXPIRE_STREAMS: &str = "SELECT {schema}.expire_streams($1, $2, $3)";
+/// The names of a page of streams.
 const STREAMS_PAGE: &str = "\
     SELECT name FROM {schema}.streams WHERE name > $1 AND name < $2 ORDER BY name LIMIT $3";
 
@@ -77,6 +89,8 @@ impl PostgresStore {
         names.map_err(|error| database.error(operation, error))
     }
 
+    /// Removes the expired ones of these streams. Passes the run that each belongs to, which the
+    /// server can't derive from the name.
     async fn expire_named(&self, page: &ExpirePage, names: Vec<String>) -> Result<u64, StoreError> {
         let run = |name: &String| {
             let name = unescape(name.clone());
@@ -91,6 +105,7 @@ impl PostgresStore {
         self.remove("expire streams", query).await
     }
 
+    /// Removes a batch of expired runs.
     async fn expire_batch(&self, policy: &Retention) -> Result<u64, StoreError> {
         let query = Statement::new(self.0.database.schema().fill(EXPIRE))
             .bind(crate::postgres::lease::micros(policy.older_than))

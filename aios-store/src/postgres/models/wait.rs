@@ -1,3 +1,11 @@
+//! Waits of runs that an engine has evicted from its memory; the memory store explains what they
+//! are for.
+//!
+//! The statements are SQL functions of the migrations. Those that write lock the leases of the
+//! shards for the transaction, so that no shard changes its owner between the check of the fence
+//! and the commit. Those that read are written so that they are fast before PostgreSQL has gathered
+//! statistics.
+
 use std::sync::Arc;
 
 use aios_core::{
@@ -16,10 +24,15 @@ use crate::{
     rows::{self, Key},
 };
 
+/// Records waits under their fences.
 const NOTE: &str = "SELECT {schema}.note_waits($1, $2, $3, $4, $5, $6)";
+/// Deletes waits under their fences.
 const FORGET: &str = "SELECT {schema}.forget_waits($1, $2, $3)";
+/// The runs whose wake-up time has passed.
 const DUE: &str = "SELECT wake_at, id, external_id FROM {schema}.due_runs($1, $2, $3, $4, $5)";
+/// The open runs without a wait.
 const UNNOTED: &str = "SELECT id, external_id FROM {schema}.unnoted_runs($1, $2, $3)";
+/// The open runs whose journal has grown since their wait.
 const OUTDATED: &str = "SELECT id, external_id FROM {schema}.outdated_runs($1, $2, $3)";
 
 /// Waits as arguments of the SQL functions, one array per field.
@@ -34,6 +47,7 @@ struct WaitArguments {
 }
 
 impl WaitArguments {
+    /// Adds the columns that both functions have.
     fn push_run(&mut self, key: Uuid, fence: Fence) {
         self.ids.push(key);
         self.shards.push(fence.shard.number().into());
@@ -129,6 +143,7 @@ impl Waits for PostgresStore {
 }
 
 impl PostgresStore {
+    /// Runs a read and decodes its rows.
     async fn fetch<T>(
         &self,
         operation: &'static str,
@@ -149,6 +164,7 @@ fn run_id(row: &PgRow, index: usize) -> sqlx::Result<String> {
     Ok(external_id.map(unescape).unwrap_or_else(|| EventId::from(key).to_string()))
 }
 
+/// The number of rows of a page, at most `MAX_PAGE`.
 fn page_limit(limit: usize) -> i64 {
     i64::try_from(limit.min(MAX_PAGE)).unwrap_or(i64::MAX)
 }

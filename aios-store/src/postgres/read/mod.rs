@@ -1,3 +1,9 @@
+//! Reads of the log and of streams.
+//!
+//! Every read is one statement without a transaction, so it may be repeated on another connection.
+//! `READ` joins the names to the events of a page, and the page selects the events through one of
+//! two unique indexes: on the position, or on stream and version.
+
 mod notifications;
 mod tail;
 
@@ -32,6 +38,7 @@ const READ: &str = "\
     FROM ({page}) e
     ORDER BY e.position";
 
+/// A page of the log.
 const LOG_PAGE: &str =
     "SELECT * FROM {schema}.events WHERE position > $1 ORDER BY position LIMIT $2";
 
@@ -42,12 +49,15 @@ const LOG_RANGE: &str = "\
         ARRAY(SELECT id FROM {schema}.event_types WHERE name || '.' ~ $3))
     ORDER BY position";
 
+/// A page of a stream.
 const STREAM_PAGE: &str = "\
     SELECT * FROM {schema}.events
     WHERE stream_id = (SELECT id FROM {schema}.streams WHERE name = $3) AND version > $1
     ORDER BY version LIMIT $2";
 
 /// The first `$2` events of each of the streams `$1`.
+///
+/// `OFFSET 0` keeps the planner from merging the subquery, so that each stream is looked up once.
 const STREAM_STARTS: &str = "\
     SELECT b.* FROM (
         SELECT (SELECT s.id FROM {schema}.streams s WHERE s.name = n.name) AS id
@@ -60,6 +70,7 @@ const STREAM_STARTS: &str = "\
         ORDER BY version LIMIT $2
     ) b";
 
+/// The position of the last event.
 const HEAD: &str = "SELECT coalesce(max(position), 0) FROM {schema}.events";
 
 /// Returns the statement that reads a page of the log: at most `$2` events after position `$1`.
@@ -83,6 +94,7 @@ pub(crate) fn stream_page(schema: &Schema) -> Sql {
     schema.fill(&READ.replace("{page}", STREAM_PAGE))
 }
 
+/// Reads a page of the log after a position.
 pub(crate) async fn read_log(
     database: &Database,
     after: u64,
@@ -92,6 +104,7 @@ pub(crate) async fn read_log(
     recorded(database, &database.fetch_all("read the log", query).await?)
 }
 
+/// Reads a range of the log without the events of some types.
 pub(crate) async fn read_log_except(
     database: &Database,
     after: u64,
@@ -116,6 +129,7 @@ fn excluded(patterns: &[Pattern]) -> String {
     format!("^(?:{})$", alternatives.join("|"))
 }
 
+/// Converts a pattern. Names of segments have no character with a meaning in regular expressions.
 fn segments(pattern: &Pattern) -> String {
     let segments = pattern.as_str().split('.').map(|segment| match segment {
         "#" => r"(?:[^.]+\.)*".to_owned(),
@@ -125,6 +139,7 @@ fn segments(pattern: &Pattern) -> String {
     segments.collect()
 }
 
+/// Reads a page of a stream after a version.
 pub(crate) async fn read_stream(
     database: &Database,
     stream: &StreamId,
@@ -135,6 +150,8 @@ pub(crate) async fn read_stream(
     recorded(database, &database.fetch_all("read a stream", query).await?)
 }
 
+/// Reads the first events of several streams in one round trip, and returns them in the order of
+/// `streams`. A name with NUL can't be sent and has no events.
 pub(crate) async fn read_streams(
     database: &Database,
     streams: &[StreamId],
@@ -152,6 +169,7 @@ pub(crate) async fn read_streams(
     Ok(streams.iter().map(|stream| by_stream.get(stream).cloned().unwrap_or_default()).collect())
 }
 
+/// Reads the position of the last event; 0 if there is none.
 pub(crate) async fn head(database: &Database) -> Result<u64, StoreError> {
     let operation = "read the head of the log";
     let query = Statement::new(database.schema().fill(HEAD));
@@ -163,6 +181,7 @@ pub(crate) async fn head(database: &Database) -> Result<u64, StoreError> {
     Ok(head.and_then(|head| u64::try_from(head).ok()).unwrap_or_default())
 }
 
+/// Binds the parameters that all pages have.
 fn page(sql: Sql, after: u64, limit: usize) -> Statement {
     let limit = i64::try_from(limit.min(MAX_PAGE)).unwrap_or(i64::MAX);
     Statement::new(sql).bind(signed(after)).bind(limit)
@@ -173,6 +192,7 @@ fn signed(after: u64) -> i64 {
     i64::try_from(after).unwrap_or(i64::MAX)
 }
 
+/// Decodes rows of `READ`.
 pub(crate) fn recorded(
     database: &Database,
     rows: &[PgRow],
@@ -185,6 +205,7 @@ pub(crate) fn recorded(
         .collect()
 }
 
+/// Takes the columns of a row in the order of `READ`.
 fn stored(row: &PgRow) -> sqlx::Result<StoredEvent> {
     Ok(StoredEvent {
         position: row.try_get(0)?,

@@ -57,6 +57,7 @@ const NOTIFY: &str = "SELECT set_config('synchronous_commit', 'off', true), pg_n
 #[derive(Clone)]
 pub(crate) struct Head(Arc<Inner>);
 
+/// Each field is a channel between tasks; none of them is locked across an await.
 struct Inner {
     /// Identifies this process in its own hints, which it also receives.
     sender: String,
@@ -69,20 +70,25 @@ struct Inner {
     waiting: watch::Sender<usize>,
     /// Signalled if another process appended, or if hints may have been missed.
     hinted: Notify,
+    /// Whether hints of other processes arrive, which lets `poll` pause longer.
     listens: AtomicBool,
 }
 
+/// The state that tasks look at while they wait for the log to grow.
 #[derive(Clone, Debug, Default)]
 struct HeadState {
+    /// The highest position that is known to be committed. Never moves back.
     position: u64,
     /// Number of failed polls.
     failures: u64,
     /// The error of the last failed poll.
     error: Option<StoreError>,
+    /// Whether the store was closed.
     is_closed: bool,
 }
 
 impl Head {
+    /// Begins at a position that was read from the database.
     pub(crate) fn new(position: u64) -> Self {
         Self(Arc::new(Inner {
             sender: EventId::generate().to_string(),
@@ -115,6 +121,8 @@ impl Head {
         })
     }
 
+    /// Fails the tasks that wait at this time. They learn of an error by the number of failures,
+    /// which has grown since they began.
     fn on_poll_error(&self, error: StoreError) {
         self.0.state.send_modify(|state| {
             state.failures += 1;
@@ -165,6 +173,7 @@ impl Head {
 struct Waiting<'a>(&'a watch::Sender<usize>);
 
 impl<'a> Waiting<'a> {
+    /// Counts a task. The first one starts the polling.
     fn new(waiting: &'a watch::Sender<usize>) -> Self {
         waiting.send_modify(|count| *count += 1);
         Self(waiting)
@@ -207,10 +216,13 @@ fn restore_hint(head: &Head, hint: Option<()>) {
 }
 
 impl Head {
+    /// Whether hints of other processes arrive.
     fn listens(&self) -> bool {
         self.0.listens.load(Ordering::Relaxed)
     }
 
+    /// Notes whether hints arrive from now on. Counts as a hint itself: some may have been missed
+    /// while they did not.
     fn set_listens(&self, listens: bool) {
         self.0.listens.store(listens, Ordering::Relaxed);
         self.0.hinted.notify_one();
@@ -281,6 +293,8 @@ async fn is_alive(listener: &mut PgListener, database: &Database) -> bool {
 }
 
 impl Head {
+    /// Handles a hint. A position that is already known, such as one of this process, causes no
+    /// query.
     fn on_notification(&self, hint: &PgNotification) {
         if let Some(sender) = hint.payload().strip_prefix(RELEASED) {
             // A release of this process was counted when it happened.

@@ -1,3 +1,10 @@
+//! The end of the log in memory.
+//!
+//! A process whose engine appends usually also has readers that follow the log: the relay and
+//! subscriptions. Without this cache, each batch would be read back from the database right after
+//! it was written. The writer pushes committed batches; `read_log` asks for a page and falls back
+//! to the database.
+
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use aios_core::{
@@ -27,11 +34,15 @@ const TIME_TO_LIVE: Duration = Duration::from_secs(1);
 #[derive(Clone, Default)]
 pub(crate) struct Tail(Arc<Mutex<Events>>);
 
+/// The cached events, with consecutive positions.
 #[derive(Default)]
 struct Events {
     events: VecDeque<RecordedEvent>,
+    /// Sum of the payloads.
     bytes: usize,
+    /// When the last batch came.
     pushed_at: Option<Timestamp>,
+    /// When a page was last asked for, whether or not it was served.
     read_at: Option<Timestamp>,
 }
 
@@ -77,6 +88,8 @@ impl Tail {
 }
 
 impl Events {
+    /// Adds the next event. A gap before it empties the cache; the oldest events leave when it is
+    /// full.
     fn push(&mut self, event: RecordedEvent) {
         if self.events.back().is_some_and(|last| last.position + 1 != event.position) {
             self.clear();
@@ -89,16 +102,19 @@ impl Events {
         }
     }
 
+    /// Removes all events.
     fn clear(&mut self) {
         self.events.clear();
         self.bytes = 0;
     }
 }
 
+/// Whether a time is recent enough for the cache to be used.
 fn is_fresh(at: Option<Timestamp>, now: Timestamp) -> bool {
     at.is_some_and(|at| now <= at + TIME_TO_LIVE)
 }
 
+/// Size of a payload.
 fn bytes(recorded: &RecordedEvent) -> usize {
     recorded.event.payload.as_str().len()
 }

@@ -55,6 +55,7 @@ fn take_half(data: &mut Data) -> Option<Data> {
     })
 }
 
+/// Takes the second half of a list, unless it has one element.
 fn split<T>(points: &mut Vec<T>) -> Option<Vec<T>> {
     (points.len() > 1).then(|| points.split_off(points.len() / 2))
 }

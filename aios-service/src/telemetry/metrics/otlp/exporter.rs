@@ -1,3 +1,5 @@
+//! The handle of the export of metrics.
+
 use std::{fmt, sync::Arc, time::Duration};
 
 use aios_agents::Runtime;
@@ -49,8 +51,11 @@ use crate::{
 /// - The resource has `service.name` and a random `service.instance.id`, which changes with each
 ///   start.
 pub struct MetricsExporter {
+    /// Requests to send at once; at most one waits.
     flushes: mpsc::Sender<Flush>,
+    /// Shared with the worker.
     runtime: Arc<Observed>,
+    /// Aborted when this is dropped.
     worker: JoinHandle<()>,
 }
 

@@ -43,6 +43,7 @@ pub(super) fn requests(
     batches.map(|metrics| request(resource.clone(), metrics)).collect()
 }
 
+/// A request with a batch of metrics.
 fn request(resource: Resource, metrics: Vec<Metric>) -> ExportMetricsServiceRequest {
     let scope = Some(scope());
     let scope_metrics = vec![ScopeMetrics { scope, metrics, ..ScopeMetrics::default() }];
@@ -75,10 +76,13 @@ fn metrics(series: &Series, now: Timestamp) -> impl Iterator<Item = Metric> {
 /// The time in which cumulative values were counted, in nanoseconds since 1970.
 #[derive(Clone, Copy)]
 struct Window {
+    /// When they were 0.
     start: u64,
+    /// When they were read.
     end: u64,
 }
 
+/// The meaning of a metric: ours, or the one that the program has described.
 fn description(series: &Series, name: &str) -> String {
     let known = catalog::help(name).map(Into::into).or_else(|| series.description(name));
     known.map(|text| text.to_string()).unwrap_or_default()
@@ -113,6 +117,7 @@ fn data(values: &[(Key, Value)], window: Window) -> Option<Data> {
     })
 }
 
+/// The value of a counter.
 fn count((key, value): &(Key, Value), window: Window) -> Option<NumberDataPoint> {
     let Value::Counter(count) = value else { return None };
     Some(NumberDataPoint {
@@ -124,6 +129,7 @@ fn count((key, value): &(Key, Value), window: Window) -> Option<NumberDataPoint>
     })
 }
 
+/// The value of a gauge.
 fn state((key, value): &(Key, Value), window: Window) -> Option<NumberDataPoint> {
     let Value::Gauge(state) = value else { return None };
     Some(NumberDataPoint {
@@ -134,6 +140,7 @@ fn state((key, value): &(Key, Value), window: Window) -> Option<NumberDataPoint>
     })
 }
 
+/// The value of a histogram. OTLP counts each bucket by itself.
 fn distribution((key, value): &(Key, Value), window: Window) -> Option<HistogramDataPoint> {
     let Value::Histogram(buckets) = value else { return None };
     let snapshot = Buckets::snapshot(buckets);
@@ -157,6 +164,7 @@ fn distribution((key, value): &(Key, Value), window: Window) -> Option<Histogram
     })
 }
 
+/// The exemplar of a bucket.
 fn exemplar(exemplar: &Exemplar) -> ExemplarMessage {
     ExemplarMessage {
         time_unix_nano: nanoseconds(exemplar.at),
@@ -173,6 +181,7 @@ fn attributes(key: &Key) -> Vec<KeyValue> {
     labels.into_iter().map(|(name, value)| text(name, value)).collect()
 }
 
+/// A text attribute.
 fn text(name: &str, value: &str) -> KeyValue {
     attribute(name, Text::StringValue(value.to_owned()))
 }

@@ -1,4 +1,9 @@
 //! The task that exports metrics.
+//!
+//! It exports at the interval, counted from the beginning of an export, and at once for a flush.
+//! Values are cumulative, so an export that failed is not repeated: the next one has its values
+//! too. The runtime is held weakly, and only while its state is read, so that the export never
+//! delays its shutdown.
 
 use std::{
     sync::{Arc, Weak},
@@ -26,10 +31,12 @@ pub(super) type Flush = oneshot::Sender<bool>;
 pub(super) struct Observed(Mutex<Weak<Runtime>>);
 
 impl Observed {
+    /// Observes a runtime without keeping it alive.
     pub(super) fn new(runtime: &Arc<Runtime>) -> Self {
         Self(Mutex::new(Arc::downgrade(runtime)))
     }
 
+    /// Stops observing.
     pub(super) fn detach(&self) {
         *self.0.lock() = Weak::new();
     }
@@ -44,13 +51,18 @@ impl Observed {
 /// How an export ended. The value of a label.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Outcome {
+    /// Everything was taken.
     Sent,
+    /// Some values were rejected.
     Partial,
+    /// The collector refused the request.
     Refused,
+    /// There was no answer.
     Unreachable,
 }
 
 impl Outcome {
+    /// The value of the label.
     fn as_str(self) -> &'static str {
         match self {
             Self::Sent => "sent",
@@ -61,11 +73,17 @@ impl Outcome {
     }
 }
 
+/// The state of the task.
 pub(super) struct Worker {
+    /// The values to export.
     pub(super) metrics: Metrics,
+    /// Read before each export.
     pub(super) runtime: Arc<Observed>,
+    /// Where values are sent.
     pub(super) collector: Collector,
+    /// Random per start.
     pub(super) instance: String,
+    /// Between the beginnings of two exports.
     pub(super) interval: Duration,
     pub(super) clock: Arc<dyn Clock>,
     /// The outcome of the last export.
@@ -73,6 +91,7 @@ pub(super) struct Worker {
 }
 
 impl Worker {
+    /// Exports until the handle is dropped.
     pub(super) async fn work(mut self, mut flushes: mpsc::Receiver<Flush>) {
         let mut pause = Duration::ZERO;
         loop {
@@ -105,6 +124,7 @@ impl Worker {
         self.interval.saturating_sub(took).max(wanted.unwrap_or_default().min(MAX_WANTED_PAUSE))
     }
 
+    /// Reads the state of the process, sends all values, and reports the outcome.
     async fn export(&mut self) -> Result<(), CollectorError> {
         self.runtime.observe(&self.metrics);
         let receipt = self.send().await;

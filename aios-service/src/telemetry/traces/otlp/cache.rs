@@ -1,3 +1,9 @@
+//! The runs whose spans are being made.
+//!
+//! A tracer needs all earlier events of a run. Those of active runs stay in memory; a run that is
+//! not there, or whose tracer has missed an event, is read again from its journal. The memory is
+//! bounded by the number of parts, and emptied when it is full: every run can be read again.
+
 use std::{collections::HashMap, sync::Arc};
 
 use aios_core::{
@@ -15,12 +21,16 @@ const CAPACITY: usize = 50_000;
 
 /// The runs whose spans are being made. A run that is not here is read from its journal.
 pub(super) struct Cache {
+    /// Has the journals.
     store: Arc<dyn Store>,
+    /// Tracers of runs that have not ended.
     runs: HashMap<Box<str>, Tracer>,
+    /// Parts of all tracers.
     weight: usize,
 }
 
 impl Cache {
+    /// No run is in memory.
     pub(super) fn new(store: Arc<dyn Store>) -> Self {
         Self { store, runs: HashMap::new(), weight: 0 }
     }
@@ -57,6 +67,7 @@ impl Cache {
         Ok(if is_sampled { spans } else { Vec::new() })
     }
 
+    /// Keeps a tracer. If that exceeds the limit, all others are forgotten.
     fn keep(&mut self, run_id: Box<str>, tracer: Tracer) {
         self.weight += tracer.weight();
         if self.weight > CAPACITY {

@@ -1,4 +1,12 @@
 //! Sends spans until the collector takes them, they are too old, or the process ends.
+//!
+//! ```text
+//! Running ── flush ──► Flushing ── done ──► Running
+//!    └────────── stop ──┴─────► Stopped (final)
+//! ```
+//!
+//! While it runs, spans are gathered for a moment, so that requests are large. A flush ends the
+//! gathering; a stop ends everything, also an attempt in progress.
 
 use std::{sync::Arc, time::Duration};
 
@@ -39,14 +47,18 @@ pub(crate) struct Stopped;
 
 /// Sends spans.
 pub(crate) struct Delivery {
+    /// Where spans go.
     collector: Collector,
+    /// Pauses and ages.
     clock: Arc<dyn Clock>,
+    /// Set by the owner of the exporter.
     phase: watch::Receiver<Phase>,
     /// Spans that ended longer ago are dropped if the collector does not take them.
     max_age: Duration,
 }
 
 impl Delivery {
+    /// A delivery to a collector.
     pub(crate) fn new(
         collector: Collector,
         clock: Arc<dyn Clock>,
@@ -85,6 +97,7 @@ impl Delivery {
         }
     }
 
+    /// Sends a batch until it is taken or has to be dropped.
     async fn deliver_batch(&self, batch: &[Span]) {
         let mut pause = PAUSE.0;
         let mut reported = None;
@@ -112,6 +125,7 @@ impl Delivery {
         }
     }
 
+    /// Whether even the newest span of a batch ended too long ago.
     fn is_too_old(&self, batch: &[Span]) -> bool {
         let newest = batch.iter().filter_map(|span| span.end).max();
         let newest = newest.unwrap_or(Timestamp::UNIX_EPOCH);
@@ -119,6 +133,7 @@ impl Delivery {
     }
 }
 
+/// Counts what the collector has taken and rejected.
 fn taken(spans: usize, receipt: &Receipt) {
     let Receipt { rejected, message } = receipt;
     let spans = u64::try_from(spans).unwrap_or(u64::MAX);
@@ -133,6 +148,7 @@ fn taken(spans: usize, receipt: &Receipt) {
     }
 }
 
+/// Counts and reports spans that are not sent.
 fn dropped(spans: usize, error: &CollectorError) {
     warn!(
         error = %Chain(error), code = error.code(), spans,

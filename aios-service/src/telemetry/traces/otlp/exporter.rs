@@ -1,3 +1,5 @@
+//! The export of the spans of runs, as a projection of the log.
+
 use std::{fmt, sync::Arc, time::Duration};
 
 use aios_agents::{
@@ -59,8 +61,11 @@ const PAUSE: Duration = Duration::from_millis(20);
 /// # }
 /// ```
 pub struct TraceExporter {
+    /// Tells the delivery what to do.
     phase: watch::Sender<Phase>,
+    /// Of the projection that follows the log.
     handle: ProjectionHandle,
+    /// The clock of time limits.
     clock: Arc<dyn Clock>,
 }
 
@@ -145,7 +150,9 @@ impl fmt::Debug for TraceExporter {
 
 /// The projection.
 struct Exporting {
+    /// Sends the spans.
     delivery: Delivery,
+    /// The runs in memory. Locked by one batch at a time.
     cache: Mutex<Cache>,
 }
 

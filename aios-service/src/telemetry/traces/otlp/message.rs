@@ -45,6 +45,7 @@ fn request(service: &str, spans: &[Span]) -> ExportTraceServiceRequest {
     ExportTraceServiceRequest { resource_spans }
 }
 
+/// A span of OTLP. The code of an error is also an attribute, by which backends group.
 fn message(span: &Span) -> Message {
     let kind = match span.kind {
         SpanKind::Internal => Kind::Internal,
@@ -77,6 +78,7 @@ fn message(span: &Span) -> Message {
     }
 }
 
+/// The status of a span.
 fn status(status: &SpanStatus) -> Status {
     let (code, message) = match status {
         SpanStatus::Unset => (StatusCode::Unset, ""),
@@ -86,6 +88,7 @@ fn status(status: &SpanStatus) -> Status {
     Status { code: code.into(), message: message.to_owned() }
 }
 
+/// The value of an attribute.
 fn value(value: &AttributeValue) -> Value {
     match value {
         AttributeValue::Text(text) => Value::StringValue(text.to_string()),

@@ -1,4 +1,7 @@
 //! A bounded queue of spans that are not in any journal.
+//!
+//! Spans of requests can't be made again, so they are sent as soon as possible and for a short time
+//! only. A request never waits for the queue: a span that finds it full is dropped and counted.
 
 use std::{sync::Arc, time::Duration};
 
@@ -29,13 +32,18 @@ const MAX_AGE: Duration = Duration::from_secs(120);
 /// Sends spans to a collector in the background. Dropping it ends that.
 #[derive(Debug)]
 pub(crate) struct SpanQueue {
+    /// To the worker.
     spans: Sender<Item>,
+    /// Tells the delivery what to do.
     phase: watch::Sender<Phase>,
+    /// Aborted when the queue is dropped.
     worker: JoinHandle<()>,
 }
 
+/// Work of the worker.
 #[derive(Debug)]
 enum Item {
+    /// A span to send.
     Span(Box<Span>),
     /// Answered once all spans before it were sent or dropped.
     Flush(oneshot::Sender<()>),
@@ -83,6 +91,8 @@ impl Drop for SpanQueue {
     }
 }
 
+/// Gathers spans for a moment, and delivers them in batches, until the queue is dropped or the
+/// delivery ends. A flush cuts the gathering short.
 async fn work(mut queue: Receiver<Item>, delivery: Delivery) {
     let mut items = Vec::new();
     while queue.recv_many(&mut items, BATCH).await > 0 {
