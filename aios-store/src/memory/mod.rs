@@ -17,9 +17,9 @@
 
 mod append;
 mod checkpoint;
+mod event_store;
 mod lease;
 mod options;
-mod read;
 mod read_model;
 mod retention;
 mod wait;

@@ -29,29 +29,15 @@
 //!   it has open after every commit. From then on, every call of the writer fails with `Gone`: a
 //!   commit into a file without a name would be lost.
 
-mod append;
-mod apply;
-mod backup;
 mod checkpoint;
-mod compact;
 mod error;
+mod event_store;
 mod file;
 mod lease;
-mod lease_rows;
-mod lock;
-mod log;
+mod models;
 mod options;
-mod pool;
-mod queue;
 mod read;
-mod read_model;
-mod reply;
-mod retention;
-mod row;
 mod schema;
-mod select;
-mod thread;
-mod wait;
 mod writer;
 
 use std::{fmt, sync::Arc};
@@ -60,13 +46,13 @@ use aios_core::{clock::Clock, store::StoreError};
 use rusqlite::Connection;
 use tokio::sync::watch;
 
-pub(crate) use self::backup::schema_version;
-pub use self::{
-    backup::backup,
-    options::{SqliteOptions, Synchronous},
-};
+pub(crate) use self::file::schema_version;
 use self::{
-    error::store_error, lock::DatabaseLock, options::Location, pool::ReadPool, thread::WriterHandle,
+    error::store_error, file::DatabaseLock, options::Location, read::ReadPool, writer::WriterHandle,
+};
+pub use self::{
+    file::backup,
+    options::{SqliteOptions, Synchronous},
 };
 use crate::measure;
 pub use crate::retention::{ExpiredEvents, Retention};

@@ -5,6 +5,10 @@
 //! Elsewhere, `Identity` is never known, all comparisons are between `None` and `None`, and the
 //! watch finds nothing.
 
+mod backup;
+mod compact;
+mod lock;
+
 use std::{
     ffi::OsString,
     fs::{self, Metadata},
@@ -12,6 +16,9 @@ use std::{
 };
 
 use aios_core::store::StoreError;
+
+pub use self::backup::backup;
+pub(crate) use self::{backup::schema_version, lock::DatabaseLock};
 
 /// Identifies a file independently of its name. Available on Unix only.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

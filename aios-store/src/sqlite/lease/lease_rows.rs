@@ -9,7 +9,7 @@ use rusqlite::{Connection, types::Type};
 use crate::leases::LeaseTable;
 
 /// Writes leases, replacing the earlier ones of their shards, and returns them.
-pub(super) fn save(connection: &Connection, leases: Vec<Lease>) -> rusqlite::Result<Vec<Lease>> {
+pub(crate) fn save(connection: &Connection, leases: Vec<Lease>) -> rusqlite::Result<Vec<Lease>> {
     let sql = "REPLACE INTO leases (shard, epoch, owner, expires_at) VALUES (?1, ?2, ?3, ?4)";
     let mut replace = connection.prepare_cached(sql)?;
     for lease in &leases {
@@ -22,13 +22,13 @@ pub(super) fn save(connection: &Connection, leases: Vec<Lease>) -> rusqlite::Res
 
 /// Expires every lease. The process that opens the database holds its lock, so every earlier owner is
 /// dead.
-pub(super) fn expire_all(connection: &Connection) -> rusqlite::Result<()> {
+pub(crate) fn expire_all(connection: &Connection) -> rusqlite::Result<()> {
     let sql = "UPDATE leases SET expires_at = ?1 WHERE expires_at > ?1";
     connection.execute(sql, [Timestamp::UNIX_EPOCH.as_micros()]).map(drop)
 }
 
 /// Reads all leases, expired ones too, because they hold the last epochs.
-pub(super) fn load(connection: &Connection) -> rusqlite::Result<LeaseTable> {
+pub(crate) fn load(connection: &Connection) -> rusqlite::Result<LeaseTable> {
     let sql = "SELECT shard, epoch, owner, expires_at FROM leases";
     connection.prepare_cached(sql)?.query_map([], lease)?.collect()
 }

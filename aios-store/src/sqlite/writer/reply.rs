@@ -36,7 +36,7 @@ pub(super) struct ReplyThread {
 
 impl ReplyThread {
     /// Starts the thread.
-    pub(super) fn start() -> Self {
+    pub(crate) fn start() -> Self {
         let (queue, batches) = sync_channel(QUEUE);
         let thread = std::thread::Builder::new()
             .name("aios-replies".to_owned())
@@ -46,7 +46,7 @@ impl ReplyThread {
     }
 
     /// Replies to the calls of a transaction with the outcome of the transaction.
-    pub(super) fn send(&self, batch: Batch, outcome: Result<(), StoreError>) {
+    pub(crate) fn send(&self, batch: Batch, outcome: Result<(), StoreError>) {
         let queue = self.queue.as_ref().filter(|_| batch.len() > INLINE_LIMIT);
         match queue {
             None => reply_all((batch, outcome)),

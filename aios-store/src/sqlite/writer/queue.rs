@@ -8,13 +8,13 @@
 use aios_core::store::StoreError;
 use tokio::sync::{mpsc, oneshot};
 
-use super::{row::CALL_WEIGHT, writer::Writer};
+use super::{Writer, row::CALL_WEIGHT};
 
 /// Work that the writer does inside a transaction, and whose result is sent after the commit.
 ///
 /// An error from `run` rolls the whole transaction back. A failure that concerns only this job is stored
 /// in the job until `reply`.
-pub(super) trait Job: Send {
+pub(crate) trait Job: Send {
     /// Approximate size in bytes, which limits the size of a transaction.
     fn weight(&self) -> usize;
     /// Whether the job runs alone, outside a transaction.
@@ -32,7 +32,7 @@ pub(super) trait Job: Send {
 }
 
 /// The jobs of one transaction, in the order of the queue.
-pub(super) type Batch = Vec<Box<dyn Job>>;
+pub(crate) type Batch = Vec<Box<dyn Job>>;
 /// The receiving end of the queue.
 pub(super) type Calls = mpsc::Receiver<Box<dyn Job>>;
 
@@ -65,10 +65,10 @@ impl Job for Last {
 /// A closure as a job.
 pub(super) struct Call<T, F> {
     /// Returns the result.
-    pub(super) run: F,
+    pub(crate) run: F,
     /// Set by `run`, and sent only after the commit.
-    pub(super) result: Option<T>,
-    pub(super) reply: oneshot::Sender<Result<T, StoreError>>,
+    pub(crate) result: Option<T>,
+    pub(crate) reply: oneshot::Sender<Result<T, StoreError>>,
     pub(super) is_alone: bool,
 }
 

@@ -7,12 +7,15 @@
 //! Only one process has the database open, so a release wakes waiting tasks through a watch
 //! channel; no other process can wait.
 
+pub(super) mod lease_rows;
+
 use std::time::Duration;
 
 use aios_core::store::{Lease, Leases, OwnerId, Shard, StoreError};
 use async_trait::async_trait;
 
-use super::{SqliteStore, lease_rows::save};
+use self::lease_rows::save;
+use super::SqliteStore;
 
 /// Number of lease releases of a store that is closed.
 pub(super) const CLOSED: u64 = u64::MAX;

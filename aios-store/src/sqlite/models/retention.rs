@@ -17,10 +17,10 @@ use async_trait::async_trait;
 use rusqlite::{Connection, OptionalExtension, Row};
 use uuid::Uuid;
 
-use super::{SqliteStore, writer::Writer};
 use crate::{
     retention::{ExpiredEvents, Retention, names},
     rows::Key,
+    sqlite::{SqliteStore, writer::Writer},
 };
 
 /// Finds the runs that ended before a time, oldest first.

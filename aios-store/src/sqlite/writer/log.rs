@@ -19,11 +19,11 @@ use aios_core::{
 use hashlink::LruCache;
 use rusqlite::{Connection, OptionalExtension, Statement, params};
 
-use super::{
-    error::is_unique_violation,
-    row::{EventRow, Prepared},
+use super::row::{EventRow, Prepared};
+use crate::{
+    repeat::{Location, Lookup},
+    sqlite::error::is_unique_violation,
 };
-use crate::repeat::{Location, Lookup};
 
 /// Number of streams whose end is cached.
 const STREAMS: usize = 4096;
@@ -60,12 +60,12 @@ const FIND_FIRST_TYPE: &str = "\
 
 /// The end of a stream.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct End {
+pub(crate) struct End {
     /// The number of the stream in its table.
     id: i64,
-    pub(super) version: i64,
+    pub(crate) version: i64,
     /// Whether the stream accepts no more events.
-    pub(super) is_closed: bool,
+    pub(crate) is_closed: bool,
 }
 
 /// Access to the event log for the writer: prepared statements, and bounded caches of what it looks up
@@ -73,10 +73,10 @@ pub(super) struct End {
 ///
 /// No other connection writes, so the caches are always correct, except after a rollback. Call
 /// [`reload`](Self::reload) then.
-pub(super) struct Log<'c> {
+pub(crate) struct Log<'c> {
     connection: &'c Connection,
     /// Position of the last event.
-    pub(super) head: i64,
+    pub(crate) head: i64,
     /// Ends of the streams that were appended to last.
     streams: LruCache<StreamId, End>,
     types: LruCache<EventType, i64>,
@@ -89,7 +89,7 @@ pub(super) struct Log<'c> {
 
 impl<'c> Log<'c> {
     /// Prepares the statements.
-    pub(super) fn new(connection: &'c Connection) -> rusqlite::Result<Self> {
+    pub(crate) fn new(connection: &'c Connection) -> rusqlite::Result<Self> {
         Ok(Self {
             connection,
             head: 0,
@@ -104,7 +104,7 @@ impl<'c> Log<'c> {
     }
 
     /// Clears the caches and reads the head of the log from the database.
-    pub(super) fn reload(&mut self) -> rusqlite::Result<()> {
+    pub(crate) fn reload(&mut self) -> rusqlite::Result<()> {
         self.streams.clear();
         self.types.clear();
         self.sources.clear();

@@ -15,14 +15,14 @@ use async_trait::async_trait;
 use rusqlite::{Connection, params_from_iter, types::Type};
 use uuid::Uuid;
 
-use super::{
-    SqliteStore,
-    apply::apply_all,
-    read::{LOG_PAGE, stored_events},
-    select::{Path, asks_for_open_runs, has_few_open_runs, select},
-    writer::Writer,
+use crate::{
+    rows::{self, Key},
+    sqlite::{
+        SqliteStore,
+        read::{LOG_PAGE, Path, asks_for_open_runs, has_few_open_runs, select, stored_events},
+        writer::{Writer, apply_all},
+    },
 };
-use crate::rows::{self, Key};
 
 /// Number of columns that every table has before its own columns.
 const COMMON_COLUMNS: usize = 5;

@@ -4,14 +4,29 @@
 //! A `Writer` borrows the connection, because the prepared statements do. When the database has to
 //! be opened again, the thread drops the writer and makes a new one.
 
+mod append;
+mod apply;
+mod log;
+mod queue;
+mod reply;
+mod row;
+mod thread;
+
 use std::path::Path;
 
 use aios_core::store::StoreError;
 use rusqlite::{Connection, Statement};
 use tokio::sync::watch;
 
-use super::{error::store_error, file::FileWatch, lease_rows, log::Log, options::SqliteOptions};
+use self::log::Log;
+use super::{error::store_error, file::FileWatch, lease::lease_rows, options::SqliteOptions};
 use crate::leases::LeaseTable;
+
+pub(crate) use self::{
+    append::AppendJob,
+    apply::{apply_all, push, value},
+    thread::WriterHandle,
+};
 
 /// The writing connection, and copies of the data that only this connection changes.
 pub(super) struct Writer<'c> {

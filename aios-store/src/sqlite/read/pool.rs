@@ -19,11 +19,11 @@ use parking_lot::{Mutex, RwLock, RwLockWriteGuard};
 use rusqlite::Connection;
 use tokio::sync::Semaphore;
 
-use super::{error::store_error, lock::DatabaseLock, schema};
+use crate::sqlite::{error::store_error, file::DatabaseLock, schema};
 
 /// A bounded pool of read-only connections, which are opened when needed. Clones share the connections.
 #[derive(Clone, Debug)]
-pub(super) struct ReadPool(Arc<Inner>);
+pub(crate) struct ReadPool(Arc<Inner>);
 
 /// The shared part of the clones of a pool.
 #[derive(Debug)]
@@ -43,7 +43,7 @@ struct Inner {
 
 impl ReadPool {
     /// A pool without open connections, which owns the lock of the database.
-    pub(super) fn new(database: String, connections: usize, lock: DatabaseLock) -> Self {
+    pub(crate) fn new(database: String, connections: usize, lock: DatabaseLock) -> Self {
         Self(Arc::new(Inner {
             database,
             permits: Arc::new(Semaphore::new(connections)),
@@ -54,20 +54,20 @@ impl ReadPool {
     }
 
     /// The path of the database.
-    pub(super) fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         &self.0.path
     }
 
     /// Closes every connection, and keeps new ones from being opened until the guard is dropped, or for
     /// ever if the lock is taken out of it. Blocks until the reads in progress are done.
-    pub(super) fn close(&self) -> RwLockWriteGuard<'_, Option<DatabaseLock>> {
+    pub(crate) fn close(&self) -> RwLockWriteGuard<'_, Option<DatabaseLock>> {
         let lock = self.0.lock.write();
         self.0.idle.lock().clear();
         lock
     }
 
     /// Runs a closure with a connection, on a blocking thread.
-    pub(super) async fn read<T, F>(&self, operation: &'static str, read: F) -> Result<T, StoreError>
+    pub(crate) async fn read<T, F>(&self, operation: &'static str, read: F) -> Result<T, StoreError>
     where
         T: Send + 'static,
         F: FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,

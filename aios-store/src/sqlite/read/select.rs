@@ -16,8 +16,10 @@ use aios_core::{
 use rusqlite::{Connection, types::Value};
 use uuid::Uuid;
 
-use super::apply::{push, value};
-use crate::rows::{self, Key, PartialIndex};
+use crate::{
+    rows::{self, Key, PartialIndex},
+    sqlite::writer::{push, value},
+};
 
 /// A condition with at most this many values is written as comparisons joined by `OR`. See
 /// [`conditional`].
@@ -28,7 +30,7 @@ const INLINE_LIMIT: usize = 8;
 /// # Errors
 ///
 /// [`StoreError::InvalidConfiguration`] if the start of the page is invalid.
-pub(super) fn select(query: &Query, path: Path) -> Result<(String, Vec<Value>), StoreError> {
+pub(crate) fn select(query: &Query, path: Path) -> Result<(String, Vec<Value>), StoreError> {
     let mut values = Vec::new();
     let mut conditions = Vec::new();
     if let Some(start) = rows::page_start(query)? {
@@ -66,7 +68,7 @@ pub(super) fn select(query: &Query, path: Path) -> Result<(String, Vec<Value>), 
 /// How the rows of a query are found. SQLite has no statistics, and would rather find all rows in a
 /// status and sort them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Path {
+pub(crate) enum Path {
     /// As SQLite chooses.
     Any,
     /// In the order of time.
@@ -80,7 +82,7 @@ pub(super) enum Path {
 impl Path {
     /// A condition that few rows fulfil comes first: SQLite finds those by an index of its own
     /// choice, and sorting them is cheap.
-    pub(super) fn of(query: &Query) -> Self {
+    pub(crate) fn of(query: &Query) -> Self {
         if query.conditions.iter().any(is_selective) {
             Self::Any
         } else if PartialIndex::of(query).is_some() {
@@ -136,7 +138,7 @@ const OPEN: [&str; 4] = [
 const FEW_OPEN_RUNS: usize = 2_000;
 
 /// Whether the query lists runs that have not ended, and would read all runs otherwise.
-pub(super) fn asks_for_open_runs(query: &Query) -> bool {
+pub(crate) fn asks_for_open_runs(query: &Query) -> bool {
     query.table == Table::WorkflowRuns
         && matches!(Path::of(query), Path::Any | Path::Created)
         && !query.conditions.iter().any(is_selective)
@@ -144,7 +146,7 @@ pub(super) fn asks_for_open_runs(query: &Query) -> bool {
 }
 
 /// Whether the open runs are few enough to be sorted. Counts at most one more than that.
-pub(super) fn has_few_open_runs(connection: &Connection) -> rusqlite::Result<bool> {
+pub(crate) fn has_few_open_runs(connection: &Connection) -> rusqlite::Result<bool> {
     let sql = format!(
         "SELECT count(*) <= {FEW_OPEN_RUNS} FROM
              (SELECT 1 FROM workflow_runs WHERE {} LIMIT {FEW_OPEN_RUNS} + 1)",

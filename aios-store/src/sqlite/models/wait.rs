@@ -19,8 +19,10 @@ use async_trait::async_trait;
 use rusqlite::{Connection, Params, Row};
 use uuid::Uuid;
 
-use super::{SqliteStore, writer::Writer};
-use crate::rows::{self, Key};
+use crate::{
+    rows::{self, Key},
+    sqlite::{SqliteStore, writer::Writer},
+};
 
 /// Records a wait. Does nothing if the run has no journal, or if a wait at a higher version is recorded.
 const NOTE: &str = "\

@@ -16,25 +16,25 @@ pub(super) const CALL_WEIGHT: usize = 1024;
 
 /// A validated append, ready to be inserted.
 pub(super) struct Prepared {
-    pub(super) stream: StreamId,
-    pub(super) rows: Vec<EventRow>,
-    pub(super) expected: Expected,
-    pub(super) fence: Option<Fence>,
+    pub(crate) stream: StreamId,
+    pub(crate) rows: Vec<EventRow>,
+    pub(crate) expected: Expected,
+    pub(crate) fence: Option<Fence>,
 }
 
 /// The row of an event to insert. The writer sets its version and its position.
 pub(super) struct EventRow {
-    pub(super) key: Uuid,
+    pub(crate) key: Uuid,
     /// `None` for the default metadata of the stream.
-    pub(super) metadata: Option<String>,
+    pub(crate) metadata: Option<String>,
     /// Version and position are 0 until the writer sets them. The projection needs the event in
     /// this form.
-    pub(super) recorded: RecordedEvent,
+    pub(crate) recorded: RecordedEvent,
 }
 
 impl Prepared {
     /// Validates an append whose events have at most `limit` bytes each, and builds its rows.
-    pub(super) fn new(append: Append, limit: usize) -> Result<Self, StoreError> {
+    pub(crate) fn new(append: Append, limit: usize) -> Result<Self, StoreError> {
         let metadata = validate_append(&append, limit)?;
         let Append { stream, expected, events, fence } = append;
         let rows = events
@@ -50,7 +50,7 @@ impl Prepared {
     }
 
     /// Approximate size in bytes.
-    pub(super) fn weight(&self) -> usize {
+    pub(crate) fn weight(&self) -> usize {
         let payloads = self.rows.iter().map(|row| row.recorded.event.payload.as_str().len());
         CALL_WEIGHT + payloads.sum::<usize>()
     }

@@ -16,7 +16,7 @@ use aios_core::{
 };
 use tokio::sync::oneshot;
 
-use super::{apply::apply_all, log::End, queue::Job, row::Prepared, writer::Writer};
+use super::{Writer, apply::apply_all, log::End, queue::Job, row::Prepared};
 use crate::{repeat::Lookup, validation::check_expected};
 
 /// The result of one append, unless the whole transaction fails.
@@ -26,13 +26,13 @@ pub(super) type Answer = Result<Appended, StoreError>;
 ///
 /// The rows return to the caller, whose thread frees them. The reply thread would compete with all
 /// callers for the locks of the allocator.
-pub(super) struct Reply {
-    pub(super) answers: Vec<Answer>,
+pub(crate) struct Reply {
+    pub(crate) answers: Vec<Answer>,
     _appends: Vec<Result<Prepared, StoreError>>,
 }
 
 /// A job that runs one call of `append`.
-pub(super) struct AppendJob {
+pub(crate) struct AppendJob {
     /// Appends that failed validation keep their place with their refusal.
     appends: Vec<Result<Prepared, StoreError>>,
     /// One answer for each append, in the order of the call.
@@ -44,7 +44,7 @@ pub(super) struct AppendJob {
 
 impl AppendJob {
     /// Validates and encodes the appends on the caller's thread, to keep the writer thread short.
-    pub(super) fn new(batch: Vec<Append>, limit: usize, reply: oneshot::Sender<Reply>) -> Self {
+    pub(crate) fn new(batch: Vec<Append>, limit: usize, reply: oneshot::Sender<Reply>) -> Self {
         let answers = Vec::with_capacity(batch.len());
         let appends: Vec<_> =
             batch.into_iter().map(|append| Prepared::new(append, limit)).collect();

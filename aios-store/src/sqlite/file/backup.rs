@@ -16,14 +16,16 @@ use std::{
 
 use aios_core::store::StoreError;
 
-use super::{
-    SqliteOptions,
-    error::{backend, store_error},
-    file::with_suffix,
-    options::Location,
-    schema::{known, open_reader, versions},
+use super::with_suffix;
+use crate::{
+    schema_version::SchemaVersion,
+    sqlite::{
+        SqliteOptions,
+        error::{backend, store_error},
+        options::Location,
+        schema::{known, open_reader, versions},
+    },
 };
-use crate::schema_version::SchemaVersion;
 
 /// Writes a copy of a database to a new file, and returns its size in bytes. The copy is the database at
 /// one moment; another process may have it open and may append in the meantime. The copy appears under

@@ -18,10 +18,8 @@ use std::{
 use aios_core::{clock::Clock, store::StoreError};
 use parking_lot::Mutex;
 
-use super::{
-    error::backend,
-    file::{Identity, with_suffix},
-};
+use super::{Identity, with_suffix};
+use crate::sqlite::error::backend;
 
 /// Interval between attempts to take a lock that another process holds.
 const RETRY_INTERVAL: Duration = Duration::from_millis(50);
@@ -42,7 +40,7 @@ static OPEN: Mutex<BTreeSet<Identity>> = Mutex::new(BTreeSet::new());
 ///   does not interfere with SQLite's own locks;
 /// - an entry in [`OPEN`], which covers this process.
 #[derive(Debug)]
-pub(super) struct DatabaseLock {
+pub(crate) struct DatabaseLock {
     /// Canonical, so that later looks at the name do not depend on the working directory or on
     /// links.
     path: PathBuf,
@@ -55,7 +53,7 @@ pub(super) struct DatabaseLock {
 impl DatabaseLock {
     /// Takes the lock. Retries for `wait` while another process holds it. Creates the database file if
     /// it does not exist.
-    pub(super) async fn take(
+    pub(crate) async fn take(
         database: &Path,
         wait: Duration,
         clock: &dyn Clock,
@@ -73,12 +71,12 @@ impl DatabaseLock {
     }
 
     /// The path of the database, without symbolic links.
-    pub(super) fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 
     /// Whether the path still refers to the locked file.
-    pub(super) fn is_in_place(&self) -> bool {
+    pub(crate) fn is_in_place(&self) -> bool {
         self.entry.as_ref().is_none_or(|entry| Identity::at(&self.path) == Some(entry.0))
     }
 

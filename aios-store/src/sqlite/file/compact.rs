@@ -5,7 +5,7 @@
 
 use aios_core::store::StoreError;
 
-use super::{SqliteStore, writer::Writer};
+use crate::sqlite::{SqliteStore, writer::Writer};
 
 impl SqliteStore {
     /// Returns the free space of the file to the operating system, and returns the number of bytes by

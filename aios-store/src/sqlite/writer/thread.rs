@@ -28,15 +28,19 @@ use aios_core::{
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::{
-    error::{backend, store_error},
-    options::SqliteOptions,
-    pool::ReadPool,
+    Writer,
     queue::{Batch, Call, Calls, Job, Last},
     reply::ReplyThread,
-    schema,
-    writer::Writer,
 };
-use crate::measure;
+use crate::{
+    measure,
+    sqlite::{
+        error::{backend, store_error},
+        options::SqliteOptions,
+        read::ReadPool,
+        schema,
+    },
+};
 
 /// Capacity of the queue. Further callers wait for room.
 const QUEUE: usize = 4096;
@@ -49,7 +53,7 @@ const BATCH: usize = 512;
 const BATCH_WEIGHT: usize = 16 * 1024 * 1024;
 
 /// A handle to the writer thread. Dropping it blocks until the thread has closed the database.
-pub(super) struct WriterHandle {
+pub(crate) struct WriterHandle {
     /// `None` while the handle is being dropped.
     queue: Option<mpsc::Sender<Box<dyn Job>>>,
     /// `None` after it was joined.
@@ -58,7 +62,7 @@ pub(super) struct WriterHandle {
 
 impl WriterHandle {
     /// Starts the thread and waits until it has opened the database.
-    pub(super) async fn start(
+    pub(crate) async fn start(
         options: SqliteOptions,
         readers: Option<ReadPool>,
         head: watch::Sender<u64>,
@@ -76,19 +80,19 @@ impl WriterHandle {
 
     /// Ends the thread after the queued calls. It has closed the database when it drops its sender of the
     /// head.
-    pub(super) async fn end(&self) {
+    pub(crate) async fn end(&self) {
         // Sending fails if the thread has ended.
         let _ = self.send(Box::new(Last)).await;
     }
 
     /// Queues a job. Waits for room if the queue is full.
-    pub(super) async fn send(&self, job: Box<dyn Job>) -> Result<(), StoreError> {
+    pub(crate) async fn send(&self, job: Box<dyn Job>) -> Result<(), StoreError> {
         let queue = self.queue.as_ref().ok_or(StoreError::Closed)?;
         queue.send(job).await.map_err(|_| StoreError::Closed)
     }
 
     /// Runs a closure in the next transaction, and returns its result after the commit.
-    pub(super) async fn call<T, F>(&self, run: F) -> Result<T, StoreError>
+    pub(crate) async fn call<T, F>(&self, run: F) -> Result<T, StoreError>
     where
         T: Send + 'static,
         F: FnMut(&mut Writer<'_>) -> rusqlite::Result<T> + Send + 'static,
@@ -101,7 +105,7 @@ impl WriterHandle {
     /// Runs a closure between two transactions, and returns its result.
     ///
     /// For statements that can't run inside a transaction, such as `VACUUM`.
-    pub(super) async fn call_alone<T, F>(&self, run: F) -> Result<T, StoreError>
+    pub(crate) async fn call_alone<T, F>(&self, run: F) -> Result<T, StoreError>
     where
         T: Send + 'static,
         F: FnMut(&mut Writer<'_>) -> rusqlite::Result<T> + Send + 'static,

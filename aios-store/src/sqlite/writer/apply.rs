@@ -16,7 +16,7 @@ use rusqlite::{Connection, ToSql, types::Value};
 use crate::rows::Key;
 
 /// Applies the changes of a projection to the tables.
-pub(super) fn apply_all(connection: &Connection, changes: &[Change]) -> rusqlite::Result<()> {
+pub(crate) fn apply_all(connection: &Connection, changes: &[Change]) -> rusqlite::Result<()> {
     changes.iter().try_for_each(|change| apply(connection, change))
 }
 
@@ -93,13 +93,13 @@ fn update_conditions(change: &Change) -> String {
 }
 
 /// Appends the parts to a text without formatting, which this is called too often for.
-pub(super) fn push(text: &mut String, parts: &[&str]) {
+pub(crate) fn push(text: &mut String, parts: &[&str]) {
     parts.iter().for_each(|part| text.push_str(part));
 }
 
 /// Converts a cell to a value of SQLite. Timestamps are microseconds, and JSON is text as it was
 /// written.
-pub(super) fn value(cell: &Cell) -> Value {
+pub(crate) fn value(cell: &Cell) -> Value {
     match cell {
         // A projection never writes an unreadable cell.
         Cell::Null | Cell::Unreadable => Value::Null,
