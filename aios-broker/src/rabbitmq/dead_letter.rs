@@ -21,11 +21,10 @@ use lapin::{
 };
 
 use super::{
+    connection::Link,
     error::{about, within},
     headers::{DeliveryHistory, short},
-    link::Link,
-    outgoing::Outgoing,
-    publish::Publisher,
+    publish::{Outgoing, Publisher},
     topology,
 };
 

@@ -16,9 +16,9 @@ use lapin::{
 use parking_lot::Mutex;
 
 use super::{
+    connection::Link,
     error::within,
     headers::{long, short, table},
-    link::Link,
     topology::{bind, declare_queue},
 };
 

@@ -28,25 +28,15 @@
 //! A copy is confirmed before the original is acknowledged. A crash in between leaves both, so an event
 //! may come twice, and is never lost.
 
-mod confirm;
+mod connection;
 mod consume;
 mod dead_letter;
 mod delay_queues;
 mod error;
 mod headers;
-mod health;
-mod inbox;
-mod link;
 mod options;
-mod outgoing;
 mod publish;
-mod refusal;
-mod runtime_kit;
-mod session;
-mod settle;
-mod subscribe;
 mod topology;
-mod url;
 
 use std::{fmt, sync::Arc, time::Duration};
 
@@ -59,16 +49,11 @@ use tokio::sync::watch;
 
 pub use self::options::RabbitMqOptions;
 use self::{
-    consume::ConsumeTask,
+    connection::{Link, Part, Reporter},
+    consume::{ConsumeTask, Inbox, Session, SettlementContext, Subscribed},
     dead_letter::RabbitMqDeadLetters,
     delay_queues::DelayQueues,
-    health::{Part, Reporter},
-    inbox::Inbox,
-    link::Link,
     publish::Publisher,
-    session::Session,
-    settle::SettlementContext,
-    subscribe::Subscribed,
 };
 use crate::rng::SplitMix64;
 

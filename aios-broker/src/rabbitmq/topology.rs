@@ -30,9 +30,9 @@ use lapin::{
 };
 
 use super::{
+    connection::Link,
     error::{about, within},
     headers::{long, short, table},
-    link::Link,
 };
 
 /// Time between two attempts to declare.

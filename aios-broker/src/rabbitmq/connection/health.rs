@@ -14,7 +14,7 @@ use crate::health::HealthState;
 
 /// Which of a broker's connections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Part {
+pub(crate) enum Part {
     /// Publishes; the server may block it.
     Publishing,
     /// Consumes; never blocked, because it does not publish.
@@ -23,7 +23,7 @@ pub(super) enum Part {
 
 impl Part {
     /// The name in logs, and in the name of the connection on the server.
-    pub(super) fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Publishing => "publishing",
             Self::Consuming => "consuming",
@@ -33,7 +33,7 @@ impl Part {
 
 /// Combines the health of two connections.
 #[derive(Debug)]
-pub(super) struct Reporter {
+pub(crate) struct Reporter {
     /// The state that watchers see.
     overall: HealthState,
     /// The states of the publishing and of the consuming connection. Held while `overall` is set,
@@ -43,7 +43,7 @@ pub(super) struct Reporter {
 
 impl Reporter {
     /// Begins with both connected.
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let parts = Mutex::new([Health::Connected, Health::Connected]);
         Self { overall: HealthState::new(Health::Connected), parts }
     }
@@ -72,17 +72,17 @@ impl Reporter {
     }
 
     /// Records that the server blocks publishers.
-    pub(super) fn blocked(&self, part: Part, since: Timestamp, reason: &str) {
+    pub(crate) fn blocked(&self, part: Part, since: Timestamp, reason: &str) {
         self.set(part, Health::Blocked { since, reason: reason.into() });
     }
 
     /// Records that the broker was closed by this process.
-    pub(super) fn closed(&self) {
+    pub(crate) fn closed(&self) {
         self.set(Part::Publishing, Health::Closed);
     }
 
     /// Fails if the server blocks publishers, or the broker is closed.
-    pub(super) fn check_publishing(&self) -> Result<(), BrokerError> {
+    pub(crate) fn check_publishing(&self) -> Result<(), BrokerError> {
         match &*self.parts.lock() {
             [Health::Closed, _] => Err(BrokerError::Closed),
             [Health::Blocked { reason, .. }, _] => {
@@ -93,7 +93,7 @@ impl Reporter {
     }
 
     /// Watches the combined state.
-    pub(super) fn watch(&self) -> HealthWatch {
+    pub(crate) fn watch(&self) -> HealthWatch {
         self.overall.watch()
     }
 

@@ -14,31 +14,31 @@ use lapin::{BasicProperties, types::FieldTable};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, OwnedSemaphorePermit};
 
-use super::headers::short;
+use crate::rabbitmq::headers::short;
 
 /// Persistent delivery (AMQP 0-9-1, basic properties).
 const PERSISTENT: u8 = 2;
 
 /// An event on its way to the server.
 #[derive(Debug)]
-pub(super) struct Outgoing {
+pub(crate) struct Outgoing {
     /// Empty for the default exchange, which routes by the name of a queue.
-    pub(super) exchange: String,
+    pub(crate) exchange: String,
     /// Type of the event, address of a mailbox, or name of a queue.
     pub(super) routing_key: String,
     /// The envelope as JSON.
-    pub(super) body: Vec<u8>,
+    pub(crate) body: Vec<u8>,
     /// Content type, persistence, id and headers.
-    pub(super) properties: BasicProperties,
+    pub(crate) properties: BasicProperties,
     /// Type of the event, if it differs from the routing key.
-    pub(super) event_type: Option<String>,
+    pub(crate) event_type: Option<String>,
     /// Whether it is an error if no queue receives the event.
-    pub(super) require_route: bool,
+    pub(crate) require_route: bool,
 }
 
 impl Outgoing {
     /// An event for the queue with this name.
-    pub(super) fn to_queue(queue: &str, body: Vec<u8>, id: &str, headers: FieldTable) -> Self {
+    pub(crate) fn to_queue(queue: &str, body: Vec<u8>, id: &str, headers: FieldTable) -> Self {
         Self {
             exchange: String::new(),
             routing_key: queue.to_owned(),
@@ -54,11 +54,11 @@ impl Outgoing {
 #[derive(Debug)]
 pub(super) struct Job {
     /// The events, each with its place in the answers.
-    pub(super) items: Vec<(usize, Outgoing)>,
+    pub(crate) items: Vec<(usize, Outgoing)>,
     /// Room in the window, one permit for each event.
     pub(super) permits: OwnedSemaphorePermit,
     /// Where the answers go.
-    pub(super) answers: Arc<Answers>,
+    pub(crate) answers: Arc<Answers>,
 }
 
 /// The server's size limit of events, if it is known.
@@ -67,12 +67,12 @@ pub(super) struct SizeLimit(AtomicUsize);
 
 impl SizeLimit {
     /// No limit is known.
-    pub(super) fn unknown() -> Self {
+    pub(crate) fn unknown() -> Self {
         Self(AtomicUsize::new(usize::MAX))
     }
 
     /// The limit; `usize::MAX` if it is unknown.
-    pub(super) fn bytes(&self) -> usize {
+    pub(crate) fn bytes(&self) -> usize {
         self.0.load(Ordering::Relaxed)
     }
 
@@ -82,14 +82,14 @@ impl SizeLimit {
     }
 
     /// Forgets the limit, because another server may have a larger one.
-    pub(super) fn forget(&self) {
+    pub(crate) fn forget(&self) {
         self.learn(usize::MAX);
     }
 }
 
 impl Job {
     /// Answers every event of the job with the same error.
-    pub(super) fn answer(self, error: &BrokerError) {
+    pub(crate) fn answer(self, error: &BrokerError) {
         for (index, _) in self.items {
             self.answers.set(index, Err(error.clone()));
         }
@@ -109,13 +109,13 @@ pub(super) struct Answers {
 
 impl Answers {
     /// No answer yet, for this many events.
-    pub(super) fn new(count: usize) -> Self {
+    pub(crate) fn new(count: usize) -> Self {
         let list = Mutex::new(vec![None; count]);
         Self { list, missing: AtomicUsize::new(count), complete: Notify::new() }
     }
 
     /// Sets an answer. The first one counts.
-    pub(super) fn set(&self, index: usize, answer: Result<(), BrokerError>) {
+    pub(crate) fn set(&self, index: usize, answer: Result<(), BrokerError>) {
         let mut list = self.list.lock();
         if let Some(slot @ None) = list.get_mut(index) {
             *slot = Some(answer);
@@ -126,7 +126,7 @@ impl Answers {
     }
 
     /// Answers all unanswered events. Later answers are ignored.
-    pub(super) fn finish(&self, rest: &BrokerError) -> Vec<Result<(), BrokerError>> {
+    pub(crate) fn finish(&self, rest: &BrokerError) -> Vec<Result<(), BrokerError>> {
         let mut list = self.list.lock();
         self.missing.store(0, Ordering::Release);
         list.iter_mut().map(|slot| slot.get_or_insert_with(|| Err(rest.clone())).clone()).collect()
@@ -146,7 +146,7 @@ impl Answers {
 }
 
 /// The properties of a message. It survives a restart of the server.
-pub(super) fn properties(id: &str, headers: FieldTable) -> BasicProperties {
+pub(crate) fn properties(id: &str, headers: FieldTable) -> BasicProperties {
     BasicProperties::default()
         .with_content_type("application/json".into())
         .with_delivery_mode(PERSISTENT)

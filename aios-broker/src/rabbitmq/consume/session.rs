@@ -25,21 +25,23 @@ use lapin::{
 };
 use tokio::sync::Notify;
 
-use super::{
-    error::{backend, warn, within},
-    headers::short,
-    link::Link,
-    topology,
+use crate::{
+    rabbitmq::{
+        connection::Link,
+        error::{backend, warn, within},
+        headers::short,
+        topology,
+    },
+    rng::SplitMix64,
 };
-use crate::rng::SplitMix64;
 
 /// A consumer on its own channel, until one of them fails.
 #[derive(Debug)]
-pub(super) struct Session {
+pub(crate) struct Session {
     /// The consuming connection's link.
     link: Arc<Link>,
     /// The connection of the channel.
-    pub(super) connection: Arc<Connection>,
+    pub(crate) connection: Arc<Connection>,
     /// The channel of this consumer alone.
     channel: Channel,
     /// The name that the server gave the consumer.
@@ -54,7 +56,7 @@ impl Session {
     /// Calls [`open`](Self::open) with retries until the connect deadline. When many clients
     /// declare the same objects concurrently on a new virtual host, the server may answer with an
     /// internal error (541) and close the connection.
-    pub(super) async fn open_with_retries(
+    pub(crate) async fn open_with_retries(
         link: &Arc<Link>,
         subscription: &Subscription,
         rng: &SplitMix64,
@@ -77,7 +79,7 @@ impl Session {
     }
 
     /// Declares what the subscription needs and begins to consume.
-    pub(super) async fn open(
+    pub(crate) async fn open(
         link: &Arc<Link>,
         subscription: &Subscription,
     ) -> Result<(Arc<Self>, Consumer), BrokerError> {
@@ -117,7 +119,7 @@ impl Session {
     }
 
     /// How many deliveries handlers have not settled.
-    pub(super) fn unsettled(&self) -> usize {
+    pub(crate) fn unsettled(&self) -> usize {
         self.unsettled.load(Ordering::Acquire)
     }
 
@@ -129,7 +131,7 @@ impl Session {
     }
 
     /// Acknowledges a delivery. AMQP has no response to this.
-    pub(super) fn ack(&self, tag: u64) -> Result<(), BrokerError> {
+    pub(crate) fn ack(&self, tag: u64) -> Result<(), BrokerError> {
         let acked = self.channel.basic_ack(tag, BasicAckOptions::default());
         Self::submitted("acknowledge", acked.now_or_never())
     }
@@ -154,7 +156,7 @@ impl Session {
     }
 
     /// Stops the consumer. Deliveries that were already sent stay on the channel.
-    pub(super) async fn cancel(&self) -> Result<(), BrokerError> {
+    pub(crate) async fn cancel(&self) -> Result<(), BrokerError> {
         let cancel = self.channel.basic_cancel(short(&self.tag), BasicCancelOptions::default());
         let clock = &*self.link.options.clock;
         let after = self.link.options.operation_timeout;
@@ -162,7 +164,7 @@ impl Session {
     }
 
     /// Completes when all deliveries are settled, or the channel is dead.
-    pub(super) async fn settled(&self) {
+    pub(crate) async fn settled(&self) {
         loop {
             let mut idle = std::pin::pin!(self.idle.notified());
             idle.as_mut().enable();
@@ -180,7 +182,7 @@ impl Session {
     ///
     /// The server handles the methods of a channel in order, so its response to a later method
     /// means that it has passed the settlements to the queue.
-    pub(super) async fn close(&self) -> Result<(), BrokerError> {
+    pub(crate) async fn close(&self) -> Result<(), BrokerError> {
         let clock = &*self.link.options.clock;
         let after = self.link.options.operation_timeout;
         let barrier = self.channel.basic_qos(1, BasicQosOptions::default());

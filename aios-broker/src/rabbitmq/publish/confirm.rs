@@ -32,14 +32,13 @@ use lapin::{
 use tokio::sync::{OwnedSemaphorePermit, mpsc, watch};
 
 use super::{
-    error::within,
-    headers::short,
-    link::Link,
     outgoing::{Answers, Job, Outgoing, SizeLimit},
     refusal::Oversize,
-    topology::declare_exchange,
 };
-use crate::rng::SplitMix64;
+use crate::{
+    rabbitmq::{connection::Link, error::within, headers::short, topology::declare_exchange},
+    rng::SplitMix64,
+};
 
 /// Minimum pause between two attempts to open a channel.
 const PAUSE: Duration = Duration::from_millis(100);
@@ -69,7 +68,7 @@ pub(super) struct ConfirmTask {
 
 impl ConfirmTask {
     /// Creates the task, without a channel.
-    pub(super) fn new(
+    pub(crate) fn new(
         link: Arc<Link>,
         jobs: mpsc::Receiver<Job>,
         size_limit: Arc<SizeLimit>,
@@ -80,14 +79,14 @@ impl ConfirmTask {
     }
 
     /// How often the server has closed the channel, but not its connection.
-    pub(super) fn closures(&self) -> watch::Receiver<u64> {
+    pub(crate) fn closures(&self) -> watch::Receiver<u64> {
         self.closures.subscribe()
     }
 
     /// Publishes on one channel after the other until the link is closed or no publisher is left.
     /// The size limit that a server taught is kept for its next channel, and forgotten with its
     /// connection.
-    pub(super) async fn run(mut self) {
+    pub(crate) async fn run(mut self) {
         let mut attempt = 0;
         let mut server = None;
         loop {

@@ -20,11 +20,11 @@ use super::{
 };
 
 /// The stream of a subscription. Dropping it ends the subscription.
-pub(super) struct Subscribed {
+pub(crate) struct Subscribed {
     /// Where the task of the subscription puts arrivals.
-    pub(super) inbox: Arc<Inbox>,
+    pub(crate) inbox: Arc<Inbox>,
     /// Shared by the settlements of the subscription.
-    pub(super) settlement: Arc<SettlementContext>,
+    pub(crate) settlement: Arc<SettlementContext>,
 }
 
 impl Stream for Subscribed {

@@ -14,30 +14,36 @@ use aios_core::broker::{Acknowledger, BrokerError, OnExhausted, Settlement, Subs
 use async_trait::async_trait;
 use lapin::{message::Delivery, types::FieldTable};
 
-use super::{
-    delay_queues::DelayQueues, headers::DeliveryHistory, health::Reporter, link::Link,
-    outgoing::Outgoing, publish::Publisher, session::Session, topology,
+use super::session::Session;
+use crate::{
+    rabbitmq::{
+        connection::{Link, Reporter},
+        delay_queues::DelayQueues,
+        headers::DeliveryHistory,
+        publish::{Outgoing, Publisher},
+        topology,
+    },
+    rng::SplitMix64,
 };
-use crate::rng::SplitMix64;
 
 /// Delay before an event that could not be settled is requeued.
 const SETTLE_RETRY_DELAY: Duration = Duration::from_millis(200);
 
 /// The shared state for the settlements of one subscription.
 #[derive(Debug)]
-pub(super) struct SettlementContext {
+pub(crate) struct SettlementContext {
     /// The consuming connection.
-    pub(super) link: Arc<Link>,
+    pub(crate) link: Arc<Link>,
     /// Publishes copies.
-    pub(super) publisher: Arc<Publisher>,
+    pub(crate) publisher: Arc<Publisher>,
     /// Where copies wait for the next attempt.
-    pub(super) delay_queues: Arc<DelayQueues>,
+    pub(crate) delay_queues: Arc<DelayQueues>,
     /// Jitter of the delays.
-    pub(super) rng: SplitMix64,
+    pub(crate) rng: SplitMix64,
     /// Has the retry policy.
-    pub(super) subscription: Subscription,
+    pub(crate) subscription: Subscription,
     /// Knows whether publishing is possible.
-    pub(super) reporter: Arc<Reporter>,
+    pub(crate) reporter: Arc<Reporter>,
 }
 
 impl SettlementContext {
@@ -50,7 +56,7 @@ impl SettlementContext {
 
 /// A delivery that a handler has not settled yet.
 #[derive(Debug)]
-pub(super) struct UnsettledDelivery {
+pub(crate) struct UnsettledDelivery {
     /// Shared by all deliveries of the subscription.
     context: Arc<SettlementContext>,
     /// The channel that it came on.
@@ -65,18 +71,18 @@ pub(super) struct UnsettledDelivery {
 #[derive(Debug)]
 pub(super) struct RawDelivery {
     /// Identifies the delivery on its channel.
-    pub(super) tag: u64,
+    pub(crate) tag: u64,
     /// The id of the event; empty if the message has none.
-    pub(super) id: String,
+    pub(crate) id: String,
     /// The event as it was published.
-    pub(super) body: Vec<u8>,
+    pub(crate) body: Vec<u8>,
     /// Its earlier deliveries.
-    pub(super) history: DeliveryHistory,
+    pub(crate) history: DeliveryHistory,
 }
 
 impl RawDelivery {
     /// Takes a delivery of lapin apart.
-    pub(super) fn new(delivery: Delivery) -> Self {
+    pub(crate) fn new(delivery: Delivery) -> Self {
         let id = delivery.properties.message_id().as_ref().map(ToString::to_string);
         let mut history = DeliveryHistory::read(&delivery.properties);
         history.delivered |= delivery.redelivered || history.returns > 0;
@@ -91,7 +97,7 @@ impl RawDelivery {
 
 impl UnsettledDelivery {
     /// Counts the delivery as unsettled on its channel, which stays open until it is settled.
-    pub(super) fn new(
+    pub(crate) fn new(
         context: Arc<SettlementContext>,
         session: Arc<Session>,
         raw: RawDelivery,

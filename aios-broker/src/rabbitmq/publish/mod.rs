@@ -11,6 +11,10 @@
 //! jobs of a quarter of the window at most, so that it does not keep others waiting until its last
 //! event is confirmed.
 
+mod confirm;
+mod outgoing;
+mod refusal;
+
 use std::{sync::Arc, time::Duration};
 
 use aios_core::{
@@ -22,13 +26,13 @@ use futures_util::future::{Either, select};
 use lapin::types::FieldTable;
 use tokio::sync::{Semaphore, mpsc, watch};
 
-use super::{
+use self::{
     confirm::ConfirmTask,
-    headers::add_key,
-    link::Link,
-    outgoing::{Answers, Job, Outgoing, SizeLimit, properties},
-    topology,
+    outgoing::{Answers, Job, SizeLimit, properties},
 };
+use super::{connection::Link, headers::add_key, topology};
+
+pub(crate) use self::outgoing::Outgoing;
 
 /// Publishes with confirms, many at a time.
 #[derive(Debug)]

@@ -17,7 +17,7 @@ use super::{session::Session, settle::RawDelivery};
 
 /// Deliveries that a subscription has received and its reader has not taken, at most its prefetch.
 #[derive(Debug, Default)]
-pub(super) struct Inbox {
+pub(crate) struct Inbox {
     /// Never held while a waker is called.
     state: Mutex<State>,
     /// Notified when the reader drops the subscription.
@@ -26,9 +26,9 @@ pub(super) struct Inbox {
 
 /// An event that arrived on a session.
 #[derive(Debug)]
-pub(super) struct Arrival {
+pub(crate) struct Arrival {
     /// The decoded event.
-    pub(super) event: Event,
+    pub(crate) event: Event,
     /// Where it has to be settled.
     pub(super) session: Arc<Session>,
     /// The rest of the delivery.
@@ -47,7 +47,7 @@ struct State {
 
 impl Inbox {
     /// Adds arrivals, unless the inbox has ended.
-    pub(super) fn push(&self, arrivals: &mut Vec<Arrival>) {
+    pub(crate) fn push(&self, arrivals: &mut Vec<Arrival>) {
         let mut state = self.state.lock();
         if state.ended {
             return;
@@ -68,17 +68,17 @@ impl Inbox {
     }
 
     /// How many arrivals the reader has not taken.
-    pub(super) fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.state.lock().arrivals.len()
     }
 
     /// Takes the arrivals of a session that has ended. The server delivers them again.
-    pub(super) fn take(&self) -> Vec<Arrival> {
+    pub(crate) fn take(&self) -> Vec<Arrival> {
         self.state.lock().arrivals.drain(..).filter_map(Result::ok).collect()
     }
 
     /// Ends the stream and returns the deliveries that were not taken.
-    pub(super) fn end(&self) -> Vec<Arrival> {
+    pub(crate) fn end(&self) -> Vec<Arrival> {
         let mut state = self.state.lock();
         state.ended = true;
         let rest = state.arrivals.drain(..).filter_map(Result::ok).collect();
@@ -87,7 +87,7 @@ impl Inbox {
     }
 
     /// Takes the next arrival, or leaves the reader's waker.
-    pub(super) fn poll(
+    pub(crate) fn poll(
         &self,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Arrival, BrokerError>>> {
@@ -103,7 +103,7 @@ impl Inbox {
     }
 
     /// Called when the reader drops the subscription.
-    pub(super) fn close(&self) {
+    pub(crate) fn close(&self) {
         self.dropped.notify_one();
     }
 

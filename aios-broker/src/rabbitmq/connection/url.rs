@@ -8,7 +8,7 @@ use std::time::Duration;
 use aios_core::broker::BrokerError;
 use url::Url;
 
-use super::RabbitMqOptions;
+use crate::rabbitmq::RabbitMqOptions;
 
 /// Parameters that lapin reads itself.
 const OF_LAPIN: [&str; 5] =
@@ -21,8 +21,8 @@ impl RabbitMqOptions {
     ///
     /// [`BrokerError::InvalidConfiguration`] for a parameter that is unknown or has an invalid
     /// value, or a file that can't be read.
-    pub(super) fn with_url_parameters(mut self) -> Result<Self, BrokerError> {
-        super::options::uri(self.url())?;
+    pub(crate) fn with_url_parameters(mut self) -> Result<Self, BrokerError> {
+        crate::rabbitmq::options::uri(self.url())?;
         let url = Url::parse(self.url()).map_err(|error| invalid(format!("the URL: {error}")))?;
         let mut certificate = None;
         let mut key = None;

@@ -27,13 +27,13 @@ use lapin::{Channel, Connection, ConnectionBuilder, ConnectionProperties, Event}
 use tokio::sync::watch;
 
 use super::{
-    RabbitMqOptions,
-    error::within,
     health::{Part, Reporter},
-    options::Target,
     runtime_kit,
 };
-use crate::rng::SplitMix64;
+use crate::{
+    rabbitmq::{RabbitMqOptions, error::within, options::Target},
+    rng::SplitMix64,
+};
 
 /// How often a connection's state is looked at even if nothing was reported.
 const POLL_INTERVAL: Duration = Duration::from_secs(1);
@@ -42,9 +42,9 @@ const POLL_INTERVAL: Duration = Duration::from_secs(1);
 ///
 /// lapin's own recovery is off: it can leave a consumer silent.
 #[derive(Debug)]
-pub(super) struct Link {
+pub(crate) struct Link {
     /// The options of the broker.
-    pub(super) options: Arc<RabbitMqOptions>,
+    pub(crate) options: Arc<RabbitMqOptions>,
     /// Set to `Up` by `connect` and by the supervisor only.
     state: watch::Sender<State>,
 }
@@ -62,7 +62,7 @@ enum State {
 
 impl Link {
     /// Connects, with retries until the connect deadline, and then supervises the connection.
-    pub(super) async fn connect(
+    pub(crate) async fn connect(
         options: Arc<RabbitMqOptions>,
         target: Target,
         part: Part,
@@ -77,7 +77,7 @@ impl Link {
     }
 
     /// Returns the current connection, waiting for one if necessary.
-    pub(super) async fn connection(&self) -> Result<Arc<Connection>, BrokerError> {
+    pub(crate) async fn connection(&self) -> Result<Arc<Connection>, BrokerError> {
         let mut state = self.state.subscribe();
         let current = state.wait_for(|state| !matches!(state, State::Down)).await;
         match current.as_deref() {
@@ -87,7 +87,7 @@ impl Link {
     }
 
     /// Opens a channel. Waits for a connection for at most the operation timeout.
-    pub(super) async fn channel(&self) -> Result<(Arc<Connection>, Channel), BrokerError> {
+    pub(crate) async fn channel(&self) -> Result<(Arc<Connection>, Channel), BrokerError> {
         let clock = &*self.options.clock;
         let after = self.options.operation_timeout;
         let connection = match select(std::pin::pin!(self.connection()), clock.sleep(after)).await {
@@ -101,7 +101,7 @@ impl Link {
     }
 
     /// Completes when this connection is no longer the current one.
-    pub(super) async fn lost(&self, connection: &Arc<Connection>) {
+    pub(crate) async fn lost(&self, connection: &Arc<Connection>) {
         let mut state = self.state.subscribe();
         let other = |state: &State| match state {
             State::Up(current) => !Arc::ptr_eq(current, connection),
@@ -115,7 +115,7 @@ impl Link {
     ///
     /// Returns at once. The old connection is closed in the background, so that the server requeues
     /// what it delivered there.
-    pub(super) fn replace(&self, connection: &Arc<Connection>) {
+    pub(crate) fn replace(&self, connection: &Arc<Connection>) {
         self.state.send_if_modified(|state| {
             let current = matches!(state, State::Up(current) if Arc::ptr_eq(current, connection));
             if current {
@@ -134,7 +134,7 @@ impl Link {
     }
 
     /// Disconnects permanently, without waiting.
-    pub(super) fn abort(&self) {
+    pub(crate) fn abort(&self) {
         self.state.send_replace(State::Closed);
     }
 
@@ -146,7 +146,7 @@ impl Link {
     }
 
     /// Disconnects permanently.
-    pub(super) async fn close(&self) {
+    pub(crate) async fn close(&self) {
         let State::Up(connection) = self.state.send_replace(State::Closed) else { return };
         let clock = &*self.options.clock;
         let after = self.options.operation_timeout;

@@ -14,12 +14,12 @@ use lapin::{
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Oversize {
     /// The limit in bytes.
-    pub(super) limit: usize,
+    pub(crate) limit: usize,
 }
 
 impl Oversize {
     /// The reply text of the server, if there is one.
-    pub(super) fn of(error: &lapin::Error) -> Option<Self> {
+    pub(crate) fn of(error: &lapin::Error) -> Option<Self> {
         let ErrorKind::ProtocolError(error) = error.kind() else { return None };
         if *error.kind() != AMQPErrorKind::Soft(AMQPSoftError::PRECONDITIONFAILED) {
             return None;

@@ -24,6 +24,11 @@
 //! task waits for the last settlement and closes the channel. Closing the broker waits for this
 //! task.
 
+mod inbox;
+mod session;
+mod settle;
+mod subscribe;
+
 use std::{pin::pin, sync::Arc};
 
 use aios_core::{
@@ -36,12 +41,17 @@ use lapin::{Consumer, message::Delivery};
 use metrics::counter;
 use tokio::sync::watch;
 
+use self::{
+    inbox::Arrival,
+    settle::{RawDelivery, UnsettledDelivery},
+};
 use super::{
     error::{about, warn},
-    inbox::{Arrival, Inbox},
-    session::Session,
-    settle::{RawDelivery, SettlementContext, UnsettledDelivery},
     topology,
+};
+
+pub(crate) use self::{
+    inbox::Inbox, session::Session, settle::SettlementContext, subscribe::Subscribed,
 };
 
 /// Maximum number of deliveries that are passed on at once.
