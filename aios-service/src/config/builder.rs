@@ -28,17 +28,13 @@ use serde_json::Value;
 
 use super::{
     Entry, Fault, FaultKind, Origin, SettingsError,
-    check::check,
+    check::{check, nearest, validate},
     entries::entries,
-    environment::{CONFIG_DIR, ENV, Environment, Meaning, meaning},
-    files,
-    nearest::nearest,
-    node::{Content, Node, display},
     resolve::{Resolved, resolve},
     schema::Schema,
     section::{AnySection, Refusal, Section, read},
     sections::Common,
-    validate::validate,
+    sources::{CONFIG_DIR, Content, ENV, Environment, Meaning, Node, display, files, meaning},
 };
 
 /// The folder of the files, relative to the current one.

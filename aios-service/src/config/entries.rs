@@ -9,13 +9,12 @@ use serde_json::Value;
 
 use super::{
     Origin,
-    describe::plain,
-    node::{Node, display},
+    check::{Shape, plain},
     resolve::Resolved,
     schema::Schema,
     secret::MASK,
     secret_url::SecretUrl,
-    shape::Shape,
+    sources::{Node, display},
 };
 
 /// How deep defaults are looked for.

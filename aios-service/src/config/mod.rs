@@ -114,16 +114,8 @@
 mod builder;
 mod change;
 mod check;
-mod describe;
 mod duration;
 mod entries;
-mod environment;
-mod fault;
-mod files;
-mod nearest;
-mod node;
-mod origin;
-mod reference;
 mod resolve;
 mod schema;
 mod secret;
@@ -131,21 +123,18 @@ mod secret_url;
 mod section;
 mod sections;
 mod settings;
-mod shape;
+mod sources;
 mod telemetry;
-mod validate;
-mod yaml;
 
-pub(crate) use self::nearest::nearest;
+pub(crate) use self::check::nearest;
 #[cfg(feature = "otlp")]
 pub(crate) use self::telemetry::EXPORT_INTERVALS;
 pub use self::{
     builder::{Settings, SettingsBuilder},
     change::Change,
+    check::{Fault, FaultKind, SettingsError},
     duration::{HumanDuration, InvalidDuration},
     entries::Entry,
-    fault::{Fault, FaultKind, SettingsError},
-    origin::{Origin, Position},
     secret::Secret,
     secret_url::{InvalidUrl, SecretUrl},
     sections::{
@@ -153,5 +142,6 @@ pub use self::{
         LogFormat, LogLevel, LogOutput, LogSettings, MetricsSettings, OpenAiSettings,
         ProcessSettings, RateLimitSettings, RedisSettings, Role, ShutdownSettings,
     },
+    sources::{Origin, Position},
     telemetry::{MetricsExportSettings, Protocol, TelemetrySettings, TracesSettings},
 };

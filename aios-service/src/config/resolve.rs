@@ -13,12 +13,10 @@ use serde_json::{Map, Number, Value};
 
 use super::{
     Fault, FaultKind, Origin,
-    environment::Environment,
-    node::{Content, Node, display},
-    reference::{ReferenceError, substitute},
+    check::Shape,
     secret::MASK,
     secret_url,
-    shape::Shape,
+    sources::{Content, Environment, Node, ReferenceError, display, substitute},
 };
 
 /// The values, and what must be known about them to report faults.

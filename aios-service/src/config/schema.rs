@@ -5,7 +5,7 @@
 
 use serde_json::{Map, Value};
 
-use super::{describe::describe, shape::Shape};
+use super::check::{Shape, describe};
 
 /// The schema of a mapping of sections.
 #[derive(Debug)]

@@ -27,50 +27,15 @@
 //! Answers are kept in the log until `expire_streams` of the store removes those that are old. Call it from
 //! a timer, with an age for which clients repeat requests, for example a day.
 
-mod agent_types;
-mod agents;
-mod audit;
-mod authorize;
-mod cors;
-mod dead_letters;
-mod digest;
-mod engines;
-mod envelope;
-mod error;
-mod etag;
-mod events;
-mod examples;
-mod extract;
-mod finish;
-mod guard;
 mod health;
-mod idempotency;
-mod inputs;
-mod limits;
-mod log_range;
-mod me;
+mod layers;
 mod openapi;
-mod openapi_3_0;
 mod options;
-mod outputs;
-mod page;
-mod query_names;
-mod rate_limit;
-mod registered;
-mod request_id;
-mod runs;
-mod scaling;
-mod schema;
+mod protocol;
+mod resources;
 mod server;
 mod shutdown;
 mod state;
-mod status;
-mod stream;
-#[cfg(feature = "swagger")]
-mod swagger;
-mod tasks;
-mod trace;
-mod workflows;
 
 use std::sync::Arc;
 
@@ -79,23 +44,19 @@ use axum::{Extension, Router, middleware::from_fn_with_state};
 use utoipa::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 
-pub(crate) use self::error::{ApiError, Challenge};
+pub(crate) use self::layers::{TRACE_RESPONSE, parent_of};
+pub(crate) use self::protocol::{ApiError, Challenge};
 #[cfg(feature = "tls")]
 pub use self::server::{InvalidCertificate, Tls};
-pub(crate) use self::trace::{TRACE_RESPONSE, parent_of};
 pub use self::{
-    cors::{Cors, InvalidOrigin},
-    finish::answer_unrouted,
     health::health,
-    limits::Limits,
+    layers::{Cors, InvalidOrigin, InvalidRateLimit, Limits, RateLimit, answer_unrouted},
     options::{ApiOptions, Audit},
-    rate_limit::{InvalidRateLimit, RateLimit},
     server::{ServeOptions, serve, serve_with},
     shutdown::Shutdown,
 };
 use self::{
-    finish::{finish, not_found},
-    guard::guard,
+    layers::{finish, guard, not_found},
     openapi::Documents,
     state::Api,
 };
@@ -124,7 +85,7 @@ pub fn api(runtime: Arc<Runtime>, options: ApiOptions) -> Router {
     let api = Api::new(runtime, options, documents.query_names());
     let router = router.layer(from_fn_with_state(api.clone(), guard));
     #[cfg(feature = "swagger")]
-    let router = router.merge(swagger::routes());
+    let router = router.merge(openapi::swagger::routes());
     router
         .layer(Extension(documents))
         .fallback(not_found)
@@ -153,17 +114,17 @@ pub fn openapi() -> String {
 /// All routes, with their descriptions.
 fn resources() -> OpenApiRouter<Api> {
     OpenApiRouter::with_openapi(openapi::Document::openapi())
-        .merge(runs::routes())
-        .merge(workflows::routes())
-        .merge(tasks::routes())
-        .merge(agents::routes())
-        .merge(agent_types::routes())
-        .merge(events::routes())
-        .merge(stream::routes())
-        .merge(outputs::routes())
-        .merge(dead_letters::routes())
-        .merge(engines::routes())
-        .merge(scaling::routes())
-        .merge(me::routes())
+        .merge(resources::runs::routes())
+        .merge(resources::workflows::routes())
+        .merge(resources::tasks::routes())
+        .merge(resources::agents::routes())
+        .merge(resources::agent_types::routes())
+        .merge(resources::events::routes())
+        .merge(protocol::stream::routes())
+        .merge(resources::outputs::routes())
+        .merge(resources::dead_letters::routes())
+        .merge(resources::engines::routes())
+        .merge(resources::scaling::routes())
+        .merge(resources::me::routes())
         .merge(openapi::routes())
 }

@@ -12,10 +12,8 @@ use serde::Serialize;
 
 use super::{
     ApiError, ApiOptions,
-    audit::AuditLog,
-    envelope::{Document, ListMeta, Listing, Meta, Resource, VERSION, json},
-    query_names::QueryNames,
-    rate_limit::Limiter,
+    layers::{AuditLog, Limiter},
+    protocol::{Document, ListMeta, Listing, Meta, QueryNames, Resource, VERSION, json},
 };
 use crate::auth::Identity;
 

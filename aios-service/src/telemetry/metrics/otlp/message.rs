@@ -15,16 +15,16 @@ use opentelemetry_proto::tonic::{
     resource::v1::Resource,
 };
 
-use super::{
-    super::{
+use super::batch::batches;
+use crate::telemetry::{
+    metrics::{
         catalog,
         histogram::{Buckets, Exemplar},
         process,
         recorder::{Series, Value},
     },
-    batch::batches,
+    otlp::{attribute, nanoseconds, resource, scope},
 };
-use crate::telemetry::otlp::{attribute, nanoseconds, resource, scope};
 
 /// Requests with all values at a time, none of which is larger than collectors take. `service` and
 /// `instance` name the process.

@@ -1,0 +1,149 @@
+//! Authentication and authorisation of requests.
+//!
+//! **Authentication** happens once per request, in the guard. The authenticators are asked in
+//! order; the first one that recognises the credentials decides. An authenticator that can't decide
+//! for now, for example because the keys of an issuer are unreachable, ends the request with 503
+//! and not with 401, because a client would throw away good credentials otherwise.
+//!
+//! **Authorisation** is a part of the signature of each handler: it takes a [`Caller`] of the
+//! permission that it requires. The refusal names the permission.
+
+use std::{marker::PhantomData, net::SocketAddr};
+
+use axum::{
+    extract::{ConnectInfo, FromRequestParts, Request, connect_info::MockConnectInfo},
+    http::request::Parts,
+};
+use serde_json::json;
+
+use crate::{
+    auth::{AuthError, Credentials, Identity},
+    http::{ApiError, Challenge, state::Api},
+};
+
+/// Finds out who calls, and adds the caller to the request. Fails without valid credentials, and above
+/// the rate limit of the caller.
+pub(crate) async fn authenticate(api: &Api, request: Request) -> Result<Request, ApiError> {
+    let (mut parts, body) = request.into_parts();
+    let identity = identify(api, &parts).await?;
+    api.admit(&identity)?;
+    parts.extensions.insert(identity);
+    Ok(Request::from_parts(parts, body))
+}
+
+/// Headers with credentials, and the one that names the host that the request is for.
+const GIVEN_ONCE: [&str; 3] = ["authorization", "x-api-key", "host"];
+
+/// Asks the authenticators who calls.
+async fn identify(api: &Api, parts: &Parts) -> Result<Identity, ApiError> {
+    // A proxy before this server may have looked at another one of them.
+    let is_repeated = |name: &&str| parts.headers.get_all(*name).iter().nth(1).is_some();
+    if let Some(name) = GIVEN_ONCE.into_iter().find(is_repeated) {
+        let message = format!("the request has the header `{name}` more than once");
+        return Err(ApiError::new("MALFORMED_REQUEST", message));
+    }
+    let extensions = &parts.extensions;
+    let connected = extensions.get::<ConnectInfo<SocketAddr>>().map(|peer| peer.0);
+    let peer =
+        connected.or_else(|| extensions.get::<MockConnectInfo<SocketAddr>>().map(|peer| peer.0));
+    let credentials = Credentials { headers: &parts.headers, peer, now: api.now() };
+    for authenticator in &api.options.authenticators {
+        match authenticator.authenticate(credentials).await {
+            Ok(Some(identity)) => return Ok(identity),
+            Ok(None) => {}
+            Err(AuthError::Unavailable { reason }) => {
+                let message = "the credentials cannot be checked for now";
+                return Err(ApiError::new("AUTHENTICATION_UNAVAILABLE", message).with_cause(reason));
+            }
+            Err(error @ AuthError::Invalid { .. }) => {
+                tracing::debug!(%error, "refused a request");
+                return Err(unauthenticated(&credentials));
+            }
+        }
+    }
+    Err(unauthenticated(&credentials))
+}
+
+/// The refusal. It does not say why credentials are invalid, which is in the log.
+fn unauthenticated(credentials: &Credentials<'_>) -> ApiError {
+    let is_token = credentials.bearer().is_some();
+    let message = match is_token || credentials.api_key().is_some() {
+        true => "the credentials of the request are not valid",
+        false => "the request has no credentials; send `Authorization: Bearer …` or `X-API-Key`",
+    };
+    let error = ApiError::new("UNAUTHENTICATED", message);
+    if is_token { error.with_challenge(Challenge::InvalidToken) } else { error }
+}
+
+/// A permission that a route requires.
+pub(crate) trait Required: Send + Sync + 'static {
+    /// Name of the permission, `resource:action`.
+    const PERMISSION: &'static str;
+}
+
+/// Defines a type for each permission, so that a handler can require it in its signature.
+macro_rules! permissions {
+    ($($name:ident = $text:literal,)+) => {
+        $(
+            #[derive(Debug)]
+            pub(crate) struct $name;
+
+            impl Required for $name {
+                const PERMISSION: &'static str = $text;
+            }
+        )+
+    };
+}
+
+permissions! {
+    RunsRead = "runs:read",
+    RunsStart = "runs:start",
+    RunsSignal = "runs:signal",
+    RunsCancel = "runs:cancel",
+    RunsPause = "runs:pause",
+    RunsResume = "runs:resume",
+    RunsFork = "runs:fork",
+    RunsRetry = "runs:retry",
+    WorkflowsRead = "workflows:read",
+    TasksRead = "tasks:read",
+    TasksCreate = "tasks:create",
+    TasksCancel = "tasks:cancel",
+    AgentsRead = "agents:read",
+    AgentsCreate = "agents:create",
+    AgentsReplace = "agents:replace",
+    AgentsDelete = "agents:delete",
+    AgentsRestart = "agents:restart",
+    EventsRead = "events:read",
+    EventsPublish = "events:publish",
+    EnginesRead = "engines:read",
+    DeadLettersRead = "dead_letters:read",
+    DeadLettersRedrive = "dead_letters:redrive",
+    DeadLettersPurge = "dead_letters:purge",
+}
+
+/// The caller of a route, who has the permission that the route requires.
+#[derive(Debug)]
+pub(crate) struct Caller<P> {
+    /// The caller, as the authenticator described it.
+    pub(crate) identity: Identity,
+    /// The permission that was checked.
+    required: PhantomData<P>,
+}
+
+impl<P: Required> FromRequestParts<Api> for Caller<P> {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, _: &Api) -> Result<Self, ApiError> {
+        let identity = parts.extensions.get::<Identity>().cloned();
+        let identity = identity
+            .ok_or_else(|| ApiError::panicked().with_cause("a route without authentication"))?;
+        if !identity.permissions.allow(P::PERMISSION) {
+            let message = format!("the caller lacks the permission {}", P::PERMISSION);
+            let details = json!({ "required": P::PERMISSION });
+            let challenge = Challenge::InsufficientScope(P::PERMISSION);
+            let error = ApiError::new("PERMISSION_DENIED", message).with_details(details);
+            return Err(error.with_challenge(challenge));
+        }
+        Ok(Self { identity, required: PhantomData })
+    }
+}

@@ -1,0 +1,161 @@
+//! `Idempotency-Key`: a repeated request is done once, and gets the same answer.
+//!
+//! The stream `system/requests/<digest of subject and key>` has an event when a process begins to
+//! handle the request, and one with the answer. The ids of what the request creates derive from the
+//! digest, so a request that is handled again after a crash finds what it has created.
+//!
+//! ```text
+//! (no events) ── received ──► open, until a time ── answered ──► final: replayed from now on
+//!                                   │  ▲
+//!                                   │  └── received, by a later request
+//!                                   └───── abandoned, or the time passes ──► open to others
+//! ```
+//!
+//! All appends expect the version that was read, so of two processes with the same request, one
+//! gets a conflict. A claim ends by itself: if its process dies, the next repetition after the time
+//! of the claim handles the request again.
+//!
+//! A key is bound to its caller: the digest has the subject, so two callers never meet. It is bound
+//! to its request by a fingerprint of method, path and body.
+
+mod ids;
+mod record;
+
+use axum::{
+    body::Bytes,
+    extract::{FromRequest, Request},
+    http::{HeaderMap, HeaderValue, Method},
+    middleware::Next,
+    response::{IntoResponse, Response},
+};
+
+pub(crate) use self::ids::RequestIds;
+use self::record::{Claim, Claimed, Record};
+use super::{audit::AuditedCall, finish};
+use crate::{
+    auth::Identity,
+    http::{
+        ApiError,
+        protocol::{digest, extract},
+        state::Api,
+    },
+};
+
+/// The header with the key.
+pub(crate) const KEY: &str = "idempotency-key";
+/// The header of an answer that was given before.
+pub(crate) const REPLAYED: &str = "idempotent-replayed";
+/// Longest key, in bytes.
+pub(crate) const MAX_KEY_BYTES: usize = 255;
+
+/// Answers a repeated request as it was answered first.
+pub(crate) async fn idempotent(api: &Api, request: Request, next: Next) -> Response {
+    if request.method() != Method::POST || !request.headers().contains_key(KEY) {
+        return next.run(request).await;
+    }
+    match begin(api, request).await {
+        Ok(Begun::Answered(response)) => response,
+        Ok(Begun::Claimed(claimed)) => {
+            let (claim, request) = *claimed;
+            // A client that hangs up does not end the request, because it will ask for the answer.
+            let handled = tokio::spawn(handle(api.clone(), claim, request, next));
+            handled.await.unwrap_or_else(|error| {
+                ApiError::panicked().with_cause(error.to_string()).into_response()
+            })
+        }
+        Err(error) => error.into_response(),
+    }
+}
+
+/// The beginning of a request with a key.
+enum Begun {
+    /// It was answered before.
+    Answered(Response),
+    /// This process handles it.
+    Claimed(Box<(Claim, Request)>),
+}
+
+/// Reads the body, which the fingerprint needs, and claims the request.
+async fn begin(api: &Api, request: Request) -> Result<Begun, ApiError> {
+    let key = key(request.headers())?;
+    let identity = request.extensions().get::<Identity>().cloned();
+    let identity = identity
+        .ok_or_else(|| ApiError::panicked().with_cause("a route without authentication"))?;
+    let digest = digest(&[identity.subject.as_bytes(), key.as_bytes()]);
+    let (mut parts, body) = request.into_parts();
+    let path = parts.uri.path_and_query().map_or("", |path| path.as_str()).to_owned();
+    let body = Bytes::from_request(Request::from_parts(parts.clone(), body), api).await;
+    let body = body.map_err(|rejection| extract::unreadable_body(api, &rejection))?;
+    let fingerprint = digest_of_request(&parts.method, &path, &body);
+    let ids = crate::http::protocol::digest(&[digest.as_bytes(), fingerprint.as_bytes()]);
+    let record = Record::new(api, &digest, &fingerprint, &identity)?;
+    match record.claim().await? {
+        Claimed::Before(response) => Ok(Begun::Answered(response)),
+        Claimed::Now(claim) => {
+            parts.extensions.insert(RequestIds::derived(&ids));
+            Ok(Begun::Claimed(Box::new((claim, Request::from_parts(parts, body.into())))))
+        }
+    }
+}
+
+/// Handles a request, and records its answer and its audit event together, which then share a commit.
+async fn handle(api: Api, claim: Claim, request: Request, next: Next) -> Response {
+    let call = request.extensions().get::<AuditedCall>().cloned();
+    let response = finish::answer(&api, request, next).await;
+    let stored = call.and_then(|call| call.record(&response));
+    let response = claim.answer(response).await;
+    if let Some(stored) = stored {
+        // It fails if the event is lost, which is reported.
+        let _ = stored.await;
+    }
+    response
+}
+
+/// Reads the key. The draft of the IETF has it in quotes, most clients don't.
+fn key(headers: &HeaderMap) -> Result<String, ApiError> {
+    let mut values = headers.get_all(KEY).iter();
+    let key = match (values.next().map(HeaderValue::to_str), values.next()) {
+        (Some(Ok(value)), None) => value.trim(),
+        _ => "",
+    };
+    let quoted = key.strip_prefix('"').and_then(|key| key.strip_suffix('"'));
+    let key = quoted.unwrap_or(key);
+    match (1..=MAX_KEY_BYTES).contains(&key.len()) {
+        true => Ok(key.to_owned()),
+        false => {
+            let message = format!(
+                "`Idempotency-Key` is given once, with 1 to {MAX_KEY_BYTES} printable ASCII characters"
+            );
+            Err(ApiError::new("INVALID_IDEMPOTENCY_KEY", message))
+        }
+    }
+}
+
+/// The fingerprint of a request.
+fn digest_of_request(method: &Method, path: &str, body: &[u8]) -> String {
+    digest(&[method.as_str().as_bytes(), path.as_bytes(), body])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(values: &[&str]) -> Result<String, ApiError> {
+        let mut headers = HeaderMap::new();
+        for value in values {
+            headers.append(KEY, HeaderValue::from_bytes(value.as_bytes()).unwrap());
+        }
+        key(&headers)
+    }
+
+    #[test]
+    fn should_read_keys_with_and_without_quotes() {
+        for value in ["order-7", "\"order-7\"", " order-7 "] {
+            assert_eq!(read(&[value]).unwrap(), "order-7", "{value}");
+        }
+        let long = "x".repeat(MAX_KEY_BYTES + 1);
+        for values in [&[""][..], &["\"\""], &["ä"], &["a", "b"], &[long.as_str()]] {
+            assert_eq!(read(values).unwrap_err().code, "INVALID_IDEMPOTENCY_KEY", "{values:?}");
+        }
+    }
+}

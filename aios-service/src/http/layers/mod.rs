@@ -1,0 +1,33 @@
+//! The layers of every request: ids, limits, origins, credentials, audit and idempotency.
+
+mod audit;
+mod authorize;
+mod cors;
+pub(super) mod finish;
+mod guard;
+pub(super) mod idempotency;
+mod limits;
+mod rate_limit;
+mod request_id;
+mod trace;
+
+pub(crate) use self::{
+    audit::{AuditLog, Requested},
+    authorize::{
+        AgentsCreate, AgentsDelete, AgentsRead, AgentsReplace, AgentsRestart, Caller,
+        DeadLettersPurge, DeadLettersRead, DeadLettersRedrive, EnginesRead, EventsPublish,
+        EventsRead, RunsCancel, RunsFork, RunsPause, RunsRead, RunsResume, RunsRetry, RunsSignal,
+        RunsStart, TasksCancel, TasksCreate, TasksRead, WorkflowsRead,
+    },
+    finish::{finish, not_found},
+    guard::guard,
+    idempotency::RequestIds,
+    rate_limit::Limiter,
+    trace::{TRACE_RESPONSE, metadata, parent_of},
+};
+pub use self::{
+    cors::{Cors, InvalidOrigin},
+    finish::answer_unrouted,
+    limits::Limits,
+    rate_limit::{InvalidRateLimit, RateLimit},
+};

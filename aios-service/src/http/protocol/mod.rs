@@ -1,0 +1,30 @@
+//! The shapes of requests and answers: reading parts of requests, errors, pages, entity tags and streams.
+
+mod digest;
+pub(super) mod envelope;
+mod error;
+pub(super) mod etag;
+pub(super) mod extract;
+mod log_range;
+pub(super) mod page;
+mod query_names;
+pub(super) mod status;
+pub(super) mod stream;
+
+pub(crate) use self::{
+    digest::digest,
+    envelope::{
+        Document, ErrorBody, ErrorDocument, ErrorMeta, ListMeta, Listing, Meta, Resource, VERSION,
+        json,
+    },
+    error::{ApiError, Challenge},
+    etag::IfMatch,
+    extract::{
+        EmptyBody, Json, OptionalJson, Path, Prefix, Query, count, integer, number, object,
+        position,
+    },
+    log_range::Range,
+    page::{Filters, List},
+    query_names::QueryNames,
+    stream::{events, last_event_id},
+};
