@@ -155,7 +155,7 @@ fn sources(folder: &Path, texts: &mut Vec<String>) {
         // The table of HTTP statuses names every code.
         let is_suite = path.ends_with("conformance")
             || path.ends_with("tests.rs")
-            || path.ends_with("http/status.rs");
+            || path.ends_with("protocol/status.rs");
         if path.is_dir() && !is_suite {
             sources(&path, texts);
         } else if path.extension().is_some_and(|extension| extension == "rs") && !is_suite {

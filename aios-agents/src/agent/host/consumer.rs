@@ -22,9 +22,9 @@
 use std::{pin::pin, sync::Arc, time::Duration};
 
 use super::{
-    held::Held,
     hosted::{HostedAgent, HostedType},
     slot::Occupied,
+    task::Held,
 };
 use crate::{
     agent::{AgentError, backoff::BackoffTimer},

@@ -19,7 +19,7 @@ use aios_core::{
 };
 use futures_util::{FutureExt, future::join_all};
 
-use super::{attempt::panicked, consumer::Consumer, hosted::HostedType};
+use super::{consumer::Consumer, hosted::HostedType, task::panicked};
 use crate::{
     agent::{
         AgentError, RegisteredAgent,

@@ -7,13 +7,11 @@
 //! | modules | contents |
 //! |---|---|
 //! | `builder`, `options` | start a host |
-//! | `consumer`, `slot`, `held` | take tasks from the broker while slots are free |
-//! | `questions`, `attempt_cache`, `sought` | recognise attempts that have ended or were delivered before |
-//! | `attempt`, `supervisor`, `task_state` | run one attempt: its timeout, heartbeats and cancellation |
-//! | `answer`, `publish`, `cancel` | publish the answer; receive cancellations |
+//! | `consumer`, `slot` | take tasks from the broker while slots are free |
+//! | `task` | the life of a task: received, recognised, run, cancelled, answered |
 //! | `hosted`, `create`, `reconcile` | the agents of one type: created by factories, or as resources |
 //! | `announcement`, `presence`, `missing` | tell which agents are running, and notice those that vanish |
-//! | `place`, `watchdog` | notice code that blocks its thread or event loop |
+//! | `place` | where code of agents runs; `task/watchdog.rs` notices code that blocks it |
 //!
 //! The tasks of a host, and what they own:
 //!
@@ -21,7 +19,7 @@
 //! |---|---|---|
 //! | consumer | one per type, one per agent | a subscription, and the deliveries that wait for a slot |
 //! | attempt | one per task that runs | a slot, a delivery, the entry in the cache |
-//! | listener (`cancel`) | one | the subscription to cancellations and answers about attempts |
+//! | listener (`task/cancel.rs`) | one | the subscription to cancellations and answers about attempts |
 //! | presence | one | the announcement interval, and the suspects of `missing` |
 //! | reconciler | one, if a type has resources | the agents that are resources |
 //! | watchdog | one thread | the probes of the places |
@@ -30,27 +28,17 @@
 //! delivers its tasks to others, and the announcement of its agents stops.
 
 mod announcement;
-mod answer;
-mod attempt;
-mod attempt_cache;
 mod builder;
-mod cancel;
 mod consumer;
 mod create;
-mod held;
 mod hosted;
 mod missing;
 mod options;
 mod place;
 mod presence;
-mod publish;
-mod questions;
 mod reconcile;
 mod slot;
-mod sought;
-mod supervisor;
-mod task_state;
-mod watchdog;
+mod task;
 
 use std::{collections::BTreeSet, fmt, sync::Arc, time::Duration};
 
@@ -65,20 +53,17 @@ use aios_core::{
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
-pub(crate) use self::supervisor::FIRST_BEAT;
-use self::{
-    attempt_cache::AttemptCache,
-    hosted::HostedType,
-    place::{Place, RuntimePulse},
-    questions::Questions,
-    reconcile::Reconciler,
-    sought::{HeldAssignments, NewMailboxes},
-    watchdog::Watchdog,
-};
+pub(crate) use self::task::FIRST_BEAT;
 pub use self::{
     builder::AgentHostBuilder,
     options::HostOptions,
     place::{Beat, Pulse},
+};
+use self::{
+    hosted::HostedType,
+    place::{Place, RuntimePulse},
+    reconcile::Reconciler,
+    task::{AttemptCache, HeldAssignments, NewMailboxes, Questions, Watchdog},
 };
 use super::{AgentDefinition, AgentError, AgentSet, managed};
 use crate::{failing::Failing, measure::Waits, output::Hub, task::JoinSet};
@@ -278,7 +263,7 @@ impl AgentHost {
         // The rows must exist before a status of the agents is announced.
         host.announce_registered().await?;
         host.register_types().await?;
-        host.helpers.spawn(cancel::listen(&host.shared, &host.types).await?);
+        host.helpers.spawn(task::cancel::listen(&host.shared, &host.types).await?);
         for hosted in &host.types {
             hosted.start(&mut host.consumers).await?;
         }

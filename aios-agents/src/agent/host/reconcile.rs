@@ -24,7 +24,7 @@ use aios_core::{
 
 use tokio::sync::oneshot;
 
-use super::{Shared, answer::log_unsettled, hosted::HostedType};
+use super::{Shared, hosted::HostedType, task::log_unsettled};
 use crate::{
     agent::{AgentError, RegisteredAgent, backoff::BackoffTimer, managed},
     task::JoinSet,

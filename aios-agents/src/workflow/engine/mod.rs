@@ -3,15 +3,16 @@
 //! | modules | contents |
 //! |---|---|
 //! | `running`, `options`, `helpers`, `failing`, `error` | start, tasks, stop and permanent failures of an engine |
-//! | `leases`, `ownership`, `members`, `leave`, `clock` | own a share of the shards, renew it, hand it over |
-//! | `recover`, `reads`, `notes`, `parking`, `live` | find the runs of a shard; load and evict them |
-//! | `driver` | advance one run: journal, effects, attempts, deadlines (`driver/assignment.rs`) |
-//! | `executor`, `blocked` | poll runs on a thread of another language; notice code that blocks its thread |
-//! | `timers`, `waiters`, `inbox`, `message` | wake runs, and tasks of this process that wait for their ends |
-//! | `dispatch`, `activity`, `suspicion`, `dead_letters` | publish tasks, and notice those that got lost |
-//! | `mailbox`, `slots`, `answers`, `questions` | receive answers, and questions of agents about attempts |
-//! | `foreign_appends`, `log` | notice what other processes append |
-//! | `child`, `cancel`, `host`, `hosting` | children, and runs that move to an engine with their code |
+//! | `ownership` | own a share of the shards, renew it, hand it over |
+//! | `recovery` | find the runs of a shard, park those that wait, load those that continue |
+//! | `runs` | the runs in memory, their inboxes and timers, and what other processes append to them |
+//! | `driver` | advance one run: journal, effects, attempts, deadlines |
+//! | `executor` | poll runs on a thread of another language |
+//! | `tasks` | publish tasks, and notice those that got lost |
+//! | `answers` | receive answers, and questions of agents about attempts |
+//! | `children` | start child runs, learn of their ends, cancel them |
+//! | `hosting` | runs that move to an engine that has their code |
+//! | `log` | read ranges of the log |
 //! | `relay` | publish events of the log to the broker |
 //!
 //! # Who owns what
@@ -31,53 +32,32 @@
 //! | relay the log | the lease of the relay, the head of the log | publishes to the broker |
 //! | watch runs | an interval | notices code that blocks |
 //!
-//! Beside them there are a task for each run in memory (`live`), for each mailbox that is read
-//! (`slots`), and for what ends on its own (`helpers`). A panic in one of the tasks of the list stops
-//! the engine.
+//! Beside them there are a task for each run in memory (`runs/live.rs`), for each mailbox that is read
+//! (`ownership/slots.rs`), and for what ends on its own (`helpers`). A panic in one of the tasks of the
+//! list stops the engine.
 //!
 //! # Locks
 //!
 //! Synchronous locks guard single structures and are never held across an await. Those that nest are
-//! taken in this order: `parking`, `live`, then `ownership`, an inbox or `timers`. The asynchronous
+//! taken in this order: `Parking`, `ActiveRuns`, then `Ownership`, an `Inbox` or `Timers`. The asynchronous
 //! locks are `Ownership::changing` and `Engine::relaying`.
 
-mod activity;
 mod answers;
-mod blocked;
-mod cancel;
-mod child;
-mod clock;
-mod dead_letters;
-mod dispatch;
+mod children;
 mod driver;
 mod error;
 mod executor;
 mod failing;
-mod foreign_appends;
 mod helpers;
-mod host;
 mod hosting;
-mod inbox;
-mod leases;
-mod leave;
-mod live;
 mod log;
-mod mailbox;
-mod members;
-mod message;
-mod notes;
 mod options;
 mod ownership;
-mod parking;
-mod questions;
-mod reads;
-mod recover;
+mod recovery;
 mod relay;
 mod running;
-mod slots;
-mod suspicion;
-mod timers;
-mod waiters;
+mod runs;
+mod tasks;
 
 use std::sync::{
     Arc,
@@ -93,29 +73,30 @@ use aios_core::{
 };
 use serde_json::json;
 use tokio::sync::{Semaphore, mpsc, watch};
-
 use tracing::{info, warn};
 
-use self::{
-    activity::Activity, blocked::BlockingRuns, clock::StoreClock, dispatch::Dispatch,
-    helpers::Helpers, hosting::Hosting, live::ActiveRuns, ownership::Ownership, parking::Parking,
-    slots::Readers, timers::Timers,
-};
 pub(crate) use self::{
     error::EngineError,
-    live::Starting,
     log::{Range, is_unreadable, read_range},
-    message::Message,
     running::RunningEngine,
-    waiters::{RunOutcome, Waiter, Waiters},
+    runs::{Message, RunOutcome, Starting, Waiter, Waiters},
 };
 pub use self::{
     executor::RunExecutor,
     options::{AnonymousAnswers, EngineOptions, RefusedEvents},
 };
+use self::{
+    helpers::Helpers,
+    hosting::Hosting,
+    ownership::{Ownership, Readers, StoreClock},
+    recovery::Parking,
+    runs::{ActiveRuns, BlockingRuns, Timers},
+    tasks::{Activity, Dispatch},
+};
+use super::journal::Journals;
 use crate::{
     agent::is_simulated, counting_store::CountingStore, failing::Failing, measure::Durations,
-    task::JoinSet, workflow::journal::Journals,
+    task::JoinSet,
 };
 
 /// Runs that may be loading or bursting at once because of timers and recovery.
@@ -124,7 +105,7 @@ const ACTIVATIONS: usize = 512;
 const DISPATCHES: usize = 1024;
 
 /// Tasks to publish, and journals to read.
-type Queues = (mpsc::Receiver<Dispatch>, mpsc::Receiver<reads::Read>);
+type Queues = (mpsc::Receiver<Dispatch>, mpsc::Receiver<recovery::reads::Read>);
 
 /// State shared by the parts of an engine.
 pub(crate) struct Engine {
@@ -169,7 +150,7 @@ pub(crate) struct Engine {
     /// Notes of waiting runs that must be written.
     parking: Parking,
     /// Journals to be read.
-    reads: mpsc::Sender<reads::Read>,
+    reads: mpsc::Sender<recovery::reads::Read>,
     /// How far the queues of agents have moved.
     activity: Activity,
     /// Events for agents.
@@ -210,7 +191,7 @@ impl Engine {
             Self::new(store_id, journals, broker, agent_types, options, executor);
         // Before the shards are acquired: what is appended after this position is scanned, and recovery
         // finds what came before.
-        let position = foreign_appends::start_position(&engine).await?;
+        let position = runs::foreign_appends::start_position(&engine).await?;
         if let Err(error) = Self::join(&engine).await {
             engine.halt().await;
             return Err(error);
@@ -229,7 +210,7 @@ impl Engine {
         executor: Option<Arc<dyn RunExecutor>>,
     ) -> (Arc<Self>, Queues) {
         let (dispatches, dispatch_queue) = mpsc::channel(DISPATCHES);
-        let (reads, read_queue) = mpsc::channel(reads::QUEUE);
+        let (reads, read_queue) = mpsc::channel(recovery::reads::QUEUE);
         let store_clock = Arc::new(StoreClock::new(Arc::clone(&journals.clock)));
         let clock: Arc<dyn Clock> = Arc::<StoreClock>::clone(&store_clock);
         let journals = Journals { clock: Arc::clone(&clock), ..journals };
@@ -273,8 +254,8 @@ impl Engine {
 
     /// Becomes a member of the engines, and acquires its share of the free shards.
     async fn join(engine: &Arc<Self>) -> Result<(), EngineError> {
-        slots::join(engine).await?;
-        leases::balance_now(engine).await
+        ownership::slots::join(engine).await?;
+        ownership::leases::balance_now(engine).await
     }
 
     /// Spawns the tasks of an engine.
@@ -287,18 +268,18 @@ impl Engine {
         let mut spawn = |what: &'static str, part: BoxFuture<'static, ()>| {
             tasks.spawn(failing::guard(Arc::clone(engine), what, part));
         };
-        spawn("publish tasks", Box::pin(dispatch::run(Arc::clone(engine), dispatches)));
-        spawn("read journals", Box::pin(reads::run(Arc::clone(engine), reads)));
-        spawn("note waiting runs", Box::pin(parking::note(Arc::clone(engine))));
-        spawn("look for due runs", Box::pin(parking::look_ahead(Arc::clone(engine))));
-        spawn("wake runs", Box::pin(timers::run(Arc::clone(engine))));
-        spawn("look for dead letters", Box::pin(dead_letters::run(Arc::clone(engine))));
-        spawn("watch the broker", suspicion::watch(engine).await);
-        spawn("watch leases", Box::pin(leases::watch(Arc::clone(engine))));
-        spawn("keep shards", Box::pin(leases::run(Arc::clone(engine))));
-        spawn("scan the log", Box::pin(foreign_appends::run(Arc::clone(engine), position)));
+        spawn("publish tasks", Box::pin(tasks::dispatch::run(Arc::clone(engine), dispatches)));
+        spawn("read journals", Box::pin(recovery::reads::run(Arc::clone(engine), reads)));
+        spawn("note waiting runs", Box::pin(recovery::parking::note(Arc::clone(engine))));
+        spawn("look for due runs", Box::pin(recovery::parking::look_ahead(Arc::clone(engine))));
+        spawn("wake runs", Box::pin(runs::timers::run(Arc::clone(engine))));
+        spawn("look for dead letters", Box::pin(tasks::dead_letters::run(Arc::clone(engine))));
+        spawn("watch the broker", tasks::suspicion::watch(engine).await);
+        spawn("watch leases", Box::pin(ownership::leases::watch(Arc::clone(engine))));
+        spawn("keep shards", Box::pin(ownership::leases::run(Arc::clone(engine))));
+        spawn("scan the log", Box::pin(runs::foreign_appends::run(Arc::clone(engine), position)));
         if let Some(limit) = engine.options.blocked_after.filter(|_| !is_simulated()) {
-            spawn("watch runs", Box::pin(blocked::watch(Arc::clone(engine), limit)));
+            spawn("watch runs", Box::pin(runs::blocked::watch(Arc::clone(engine), limit)));
         }
         if engine.options.relay {
             spawn("relay the log", Box::pin(relay::run(Arc::clone(engine))));

@@ -14,7 +14,7 @@ use std::{
 
 use aios_core::failure::Failure;
 
-use super::{Engine, parking};
+use super::{Engine, recovery::parking};
 use crate::task::JoinSet;
 
 /// How often, and at which interval, the engine checks for in-flight work before it stops.

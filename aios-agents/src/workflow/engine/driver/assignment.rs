@@ -38,10 +38,7 @@ use crate::{
     runtime::AnonymousAnswers,
     trace::SpanId,
     workflow::{
-        engine::{
-            activity::{Queued, lost_after},
-            dispatch::Attempt,
-        },
+        engine::tasks::{Attempt, Queued, lost_after},
         journal::{AgentEvent, Entry},
     },
 };

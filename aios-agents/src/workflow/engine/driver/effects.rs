@@ -16,7 +16,7 @@ use super::Driver;
 use crate::{
     agent::{codes::AGENT_NOT_FOUND, mailbox_of},
     workflow::{
-        engine::dispatch::{Attempt, Dispatch},
+        engine::tasks::{Attempt, Dispatch},
         journal::{AgentEvent, Entry},
         machine::Effect,
     },

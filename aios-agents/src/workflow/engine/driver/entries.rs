@@ -12,7 +12,7 @@ use aios_core::{
 
 use super::Exit;
 use crate::workflow::{
-    engine::{Engine, RunOutcome, reads::Start},
+    engine::{Engine, RunOutcome, recovery::Start},
     journal::{Entry, JournalError, decode},
 };
 

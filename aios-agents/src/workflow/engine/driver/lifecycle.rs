@@ -39,7 +39,11 @@ use super::{
 use crate::{
     panic::panic_failure,
     workflow::{
-        engine::{Engine, Message, RunOutcome, inbox::Inbox, live::Activation, questions::asks},
+        engine::{
+            Engine, Message, RunOutcome,
+            answers::asks,
+            runs::{Activation, Inbox},
+        },
         journal::Parent,
     },
 };

@@ -96,7 +96,7 @@ pub(super) use self::{
     oversize::too_large,
     refusal::{ANONYMOUS, Refusal, refuse},
 };
-use super::{Engine, Message, RunOutcome, inbox::Inbox, parking::Parked};
+use super::{Engine, Message, RunOutcome, recovery::Parked, runs::Inbox};
 use crate::{
     trace::TraceParent,
     workflow::{

@@ -12,7 +12,7 @@ use std::{
 use aios_core::BoxFuture;
 use tokio::sync::mpsc::{OwnedPermit, Sender, error::TrySendError};
 
-use crate::workflow::engine::dispatch::Dispatch;
+use crate::workflow::engine::tasks::Dispatch;
 
 /// A place in the dispatcher's queue; `None` if the dispatcher has ended.
 type Slot = Option<OwnedPermit<Dispatch>>;

@@ -25,7 +25,10 @@ use aios_core::{
 
 use super::{Driver, assignment::Assignment};
 use crate::workflow::{
-    engine::{Engine, activity::lost_after, dead_letters},
+    engine::{
+        Engine,
+        tasks::{dead_letters, lost_after},
+    },
     journal::{AgentEvent, Entry},
 };
 

@@ -27,11 +27,7 @@ use super::Driver;
 use crate::{
     agent::{FIRST_BEAT, codes},
     workflow::{
-        engine::{
-            activity::{Queued, lost_after},
-            dead_letters::SEEK,
-            suspicion::WINDOW,
-        },
+        engine::tasks::{Queued, SEEK, WINDOW, lost_after},
         journal::Entry,
     },
 };

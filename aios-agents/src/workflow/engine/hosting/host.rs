@@ -1,0 +1,69 @@
+//! An engine as others see it: the fence of its guest lease, and its workflows.
+//!
+//! The owner of a guest lease is a text, `<engine> <workflow>@<version> …`, and leases are read by
+//! every engine anyway. So each engine knows the workflows of all others without a further table. The
+//! text of an engine never changes, because its workflows don't.
+
+use aios_core::store::{Fence, Lease, OwnerId};
+
+/// An engine that can take over runs of other engines.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Host {
+    /// The fence under which it advances guests.
+    fence: Fence,
+    /// Its name and workflows.
+    owner: OwnerId,
+}
+
+impl Host {
+    /// Reads a guest lease.
+    pub(crate) fn of(lease: &Lease) -> Self {
+        Self { fence: lease.fence(), owner: lease.owner.clone() }
+    }
+
+    /// The fence under which it advances the runs that were moved to it.
+    pub(crate) fn fence(&self) -> Fence {
+        self.fence
+    }
+
+    /// Name of the engine.
+    pub(crate) fn engine(&self) -> &str {
+        self.owner.as_str().split(' ').next().unwrap_or_default()
+    }
+
+    /// Whether it has code for this version of a workflow.
+    pub(crate) fn has(&self, workflow: &str, version: u32) -> bool {
+        let matches = |hosted: &str| {
+            hosted
+                .rsplit_once('@')
+                .is_some_and(|(name, number)| name == workflow && number.parse() == Ok(version))
+        };
+        self.owner.as_str().split(' ').skip(1).any(matches)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use aios_core::store::{Epoch, Shard};
+
+    use super::*;
+
+    #[test]
+    fn should_say_who_has_which_workflow() {
+        let fence = Fence { shard: Shard::guests(3), epoch: Epoch(2) };
+        let host = |owner: &str| Host { fence, owner: OwnerId::new(owner) };
+        let both = host("e1 deploy@1 deploy@12 review@2");
+        for (workflow, version, is_there) in [
+            ("deploy", 1, true),
+            ("deploy", 12, true),
+            ("deploy", 2, false),
+            ("review", 2, true),
+            ("view", 2, false),
+            ("e1", 1, false),
+        ] {
+            assert_eq!(both.has(workflow, version), is_there, "{workflow}@{version}");
+        }
+        assert_eq!((both.engine(), host("e2").engine()), ("e1", "e2"));
+        assert!(!host("e2").has("deploy", 1));
+    }
+}
