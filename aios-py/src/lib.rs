@@ -1,7 +1,7 @@
 //! Python bindings of aios: the extension module `aios._aios`.
 //!
 //! Native parts only; the public API is in `python/aios`, and so is what combines operations: `gather` and
-//! `race` resume in `_combinators.py`. Native threads never wait for the
+//! `race` resume in `_workflows/combinators.py`. Native threads never wait for the
 //! interpreter's lock, except to execute workflow code.
 //!
 //! | module | contents |

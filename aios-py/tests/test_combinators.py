@@ -10,7 +10,7 @@ from typing import Any
 
 import aios
 import pytest
-from aios._combinators import _Branch
+from aios._workflows.combinators import _Branch
 from aios.testing import WorkflowTest, replay
 
 

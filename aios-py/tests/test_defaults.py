@@ -11,7 +11,7 @@ import aios
 import aios.sync
 import pytest
 from aios._aios import DEFAULTS
-from aios._records import RunState
+from aios._clients.records import RunState
 
 
 def default(function: Callable[..., Any], parameter: str) -> Any:

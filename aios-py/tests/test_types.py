@@ -14,7 +14,7 @@ from typing import Annotated, Any, Generic, Literal, NamedTuple, NewType, TypeVa
 import aios
 import pytest
 from aios._aios import dumps, loads
-from aios._convert import Converter
+from aios._types.convert import Converter
 from aios.testing import WorkflowTest
 
 

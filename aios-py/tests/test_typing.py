@@ -20,13 +20,13 @@ PACKAGE = Path(aios.__file__).parent
 #: functions wrapped by `functools.cache`; and functions that only wheels with the feature `bench` have.
 STUBTEST_ALLOWS = """
 aios._aios.rust_tasks_per_second
-aios._tool.Effect
-aios._tool.OnFailure
-aios._model.AnyModel
-aios._model.ModelFunction
-aios._records.Page.__class_getitem__
-aios._records.RunState
-aios._steps._get_running_loop
+aios._llm.tool.Effect
+aios._llm.tool.OnFailure
+aios._llm.model.AnyModel
+aios._llm.model.ModelFunction
+aios._clients.records.Page.__class_getitem__
+aios._clients.records.RunState
+aios._workflows.steps._get_running_loop
 """
 
 

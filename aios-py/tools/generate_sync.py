@@ -36,18 +36,20 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
-from . import _client, _handle, _projection, _remote, _runtime
+from . import _projection, _runtime
 from ._aios import DEFAULTS
-from ._blocking import (
+from ._clients import client as _client
+from ._clients import handle as _handle
+from ._clients import remote as _remote
+from ._clients.blocking import (
     BlockingConnection,
     EventLoopThread,
     EventStream,
     conversation_of,
     spent_of,
 )
-from ._output import OutputItem
-from ._projection import ProjectionDeadLetter
-from ._records import (
+from ._clients.output import OutputItem
+from ._clients.records import (
     AgentStatus,
     Page,
     RecordedEvent,
@@ -56,16 +58,17 @@ from ._records import (
     TaskStatus,
     WorkflowStatus,
 )
-from ._resources import AgentType, DeadLetter, ManagedAgent, TokenGrant
-from ._workflow import MISSING, Workflow
+from ._clients.resources import AgentType, DeadLetter, ManagedAgent, TokenGrant
+from ._projection import ProjectionDeadLetter
+from ._workflows.definition import MISSING, Workflow
 
 if TYPE_CHECKING:
     import datetime
 
-    from ._collector import MetricsCollector, TraceCollector
     from ._projection import Apply, Load
     from ._retry import RetryPolicy
     from ._secret import Secret
+    from ._service.collector import MetricsCollector, TraceCollector
 
 I = TypeVar("I")
 O = TypeVar("O")
@@ -113,17 +116,17 @@ class Source:
     """An async class and what is generated from it."""
 
     name: str
-    #: Modules and classes whose public methods it has.
+    #: Modules, as paths without suffix, and classes whose public methods it has.
     parts: tuple[tuple[str, str], ...]
     #: Attribute that holds the async object.
     target: str
 
 
 SOURCES = (
-    Source("RunHandle", (("_handle", "RunHandle"),), "_handle"),
+    Source("RunHandle", (("_clients/handle", "RunHandle"),), "_handle"),
     Source("ProjectionHandle", (("_projection", "ProjectionHandle"),), "_handle"),
-    Source("Client", (("_client", "Client"), ("_queries", "Queries")), "_client"),
-    Source("RemoteClient", (("_remote", "RemoteClient"),), "_remote"),
+    Source("Client", (("_clients/client", "Client"), ("_clients/queries", "Queries")), "_client"),
+    Source("RemoteClient", (("_clients/remote", "RemoteClient"),), "_remote"),
     Source("Runtime", (("_runtime", "Runtime"),), "_runtime"),
 )
 

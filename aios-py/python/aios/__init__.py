@@ -20,13 +20,23 @@ Example::
 from . import team
 from ._agent import TaskContext, agent
 from ._aios import __version__
-from ._asgi import ApiKey, Asgi, TokenIssuer, asgi
-from ._budget import BUDGET_SIGNAL, Budget, BudgetDecision, Limits, Price, SubjectBudget
-from ._client import Client
-from ._collector import MetricsCollector, TraceCollector
-from ._context import WorkflowContext
-from ._conversation import Conversation, Turn
-from ._decisions import PendingDecision, pending_decisions
+from ._clients.client import Client
+from ._clients.handle import RunHandle
+from ._clients.output import OutputItem, OutputStream
+from ._clients.records import (
+    AgentStatus,
+    Event,
+    Failure,
+    Page,
+    RecordedEvent,
+    RunState,
+    RunStatus,
+    TaskStatus,
+    WorkflowStatus,
+)
+from ._clients.remote import RemoteClient
+from ._clients.resources import AgentType, DeadLetter, ManagedAgent, TokenGrant
+from ._clients.stream import EventStream
 from ._errors import (
     AgentNotFoundError,
     AiosError,
@@ -65,12 +75,13 @@ from ._errors import (
     WrongLoopError,
 )
 from ._factory import AgentFactory
-from ._fence import Fence
-from ._guardrail import Guardrail, input_guardrail, output_guardrail
-from ._handle import RunHandle
-from ._llm import Compaction, Handover, LlmAgent, Prompt
-from ._model import AwsCredentials, ModelResponse, Provider, ToolCall
-from ._models import (
+from ._llm.agent import Compaction, Handover, LlmAgent, Prompt
+from ._llm.budget import BUDGET_SIGNAL, Budget, BudgetDecision, Limits, Price, SubjectBudget
+from ._llm.conversation import Conversation, Turn
+from ._llm.decisions import PendingDecision, pending_decisions
+from ._llm.guardrail import Guardrail, input_guardrail, output_guardrail
+from ._llm.model import AwsCredentials, ModelResponse, Provider, ToolCall
+from ._llm.models import (
     CachedModel,
     CircuitBreakerModel,
     ClientModel,
@@ -78,31 +89,20 @@ from ._models import (
     Rate,
     RateLimitModel,
 )
-from ._output import OutputItem, OutputStream
+from ._llm.tool import Tool, ToolContext, tool
 from ._projection import Batch, ProjectionDeadLetter, ProjectionHandle
-from ._records import (
-    AgentStatus,
-    Event,
-    Failure,
-    Page,
-    RecordedEvent,
-    RunState,
-    RunStatus,
-    TaskStatus,
-    WorkflowStatus,
-)
-from ._remote import RemoteClient
-from ._resources import AgentType, DeadLetter, ManagedAgent, TokenGrant
 from ._retry import RetryPolicy
 from ._runtime import Runtime
 from ._secret import Secret
-from ._serve import serve
-from ._settings import Settings, SettingsEntry
-from ._steps import StepContext, current_step
-from ._stream import EventStream
-from ._tool import Tool, ToolContext, tool
+from ._service.asgi import ApiKey, Asgi, TokenIssuer, asgi
+from ._service.collector import MetricsCollector, TraceCollector
+from ._service.serve import serve
+from ._service.settings import Settings, SettingsEntry
 from ._trace import traceparent
-from ._workflow import ContinueAsNew, Workflow, workflow
+from ._workflows.context import WorkflowContext
+from ._workflows.definition import ContinueAsNew, Workflow, workflow
+from ._workflows.fence import Fence
+from ._workflows.steps import StepContext, current_step
 
 __all__ = [
     "BUDGET_SIGNAL",

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 
 from . import __version__
 from ._errors import ConfigurationError
-from ._log_format import configure
-from ._serve import API_PREFIX, serve
-from ._worker import load_app, load_settings, supervise
+from ._service.log_format import configure
+from ._service.serve import API_PREFIX, serve
+from ._service.worker import load_app, load_settings, supervise
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 from . import _trace
 from ._aios import DEFAULTS
 from ._errors import ConfigurationError
-from ._fence import Fence, as_fence
+from ._workflows.fence import Fence, as_fence
 
 if TYPE_CHECKING:
     import asyncio
     import datetime
 
     from ._aios import NativeTaskContext, Reply, ThreadPool
-    from ._output import OutputStream
+    from ._clients.output import OutputStream
 
 A = TypeVar("A", bound=Callable[..., Any])
 
@@ -62,7 +62,7 @@ class TaskContext:
     @property
     def deadline(self) -> datetime.datetime | None:
         """When this attempt times out, in UTC; ``None`` means never."""
-        from ._records import moment
+        from ._clients.records import moment
 
         micros = self._native.deadline_micros
         return None if micros is None else moment(micros)
@@ -120,7 +120,7 @@ class TaskContext:
             InvalidDataError: The name is invalid, the process has no store, or the task does not
                 belong to a run.
         """
-        from ._output import OutputStream
+        from ._clients.output import OutputStream
 
         return OutputStream(self._native.stream(name))
 
@@ -188,14 +188,14 @@ def agent(agent_type: str, *, concurrency: int | None = None) -> Callable[[A], A
     """
     if not isinstance(agent_type, str):
         raise TypeError('an agent needs a type: write @aios.agent("type") instead of @aios.agent')
-    from ._validation import check_name, check_range
+    from ._types.validation import check_name, check_range
 
     check_name(agent_type, "the type of an agent")
     if concurrency is not None:
         check_range(concurrency, "concurrency", DEFAULTS.max_concurrency)
 
     def decorate(decorated: A) -> A:
-        from ._signature import caller_namespace
+        from ._types.signature import caller_namespace
 
         setattr(decorated, _MARKER, AgentMarker(agent_type, concurrency, caller_namespace(1)))
         return decorated
@@ -270,7 +270,7 @@ def bind_code(
         find: Returns the code of the agent with a key, or of the only one.
     """
     from ._aios import dumps
-    from ._signature import is_async, signature
+    from ._types.signature import is_async, signature
 
     found = signature(code, marker.names, f"agent {marker.agent_type}")
     read = None

@@ -50,8 +50,8 @@ class AgentFactory:
     def bind(self) -> BoundAgent:
         """Converts the factory for the native module."""
         from ._aios import dumps
-        from ._convert import root_schema
-        from ._functions import bind_function
+        from ._llm.functions import bind_function
+        from ._types.convert import root_schema
 
         objects: dict[int, Any] = {}
         keys = itertools.count(1)
@@ -90,8 +90,8 @@ def _config_of(kind: type[Any], marker: AgentMarker) -> Any:
     Raises:
         ConfigurationError: The class takes other parameters, or a type that can't be read from JSON.
     """
-    from ._convert import Converter
-    from ._signature import hints
+    from ._types.convert import Converter
+    from ._types.signature import hints
 
     parameters = list(inspect.signature(kind).parameters.values())
     positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)

@@ -8,9 +8,9 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from ._aios import DEFAULTS, ThreadPool
+from ._clients.records import Failure, RecordedEvent, failure
 from ._errors import ConfigurationError, TaskError
-from ._records import Failure, RecordedEvent, failure
-from ._validation import check_limit, check_name, check_position
+from ._types.validation import check_limit, check_name, check_position
 
 if TYPE_CHECKING:
     import asyncio
@@ -143,7 +143,7 @@ def to_native(
     Raises:
         ConfigurationError: An argument is invalid.
     """
-    from ._signature import is_async
+    from ._types.signature import is_async
 
     check_name(name, "the name of a projection")
     _check_callable(apply, 1, f"projection {name} must be a function of a batch")
@@ -213,7 +213,7 @@ def _runner(
 ) -> Callable[..., Any]:
     """Returns what the native module calls: on the event loop for an async function, in a thread for
     a plain function."""
-    from ._signature import is_async
+    from ._types.signature import is_async
 
     base = contextvars.copy_context()
 

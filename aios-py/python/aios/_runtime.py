@@ -8,20 +8,20 @@ from typing import TYPE_CHECKING, Any
 from . import _aios
 from ._agent import agent_type
 from ._aios import DEFAULTS
-from ._client import Client
+from ._clients.client import Client
 from ._errors import ConfigurationError
 from ._projection import ProjectionHandle
 from ._threads import start_threads
-from ._validation import as_list, as_workflows, check_at_least, find_duplicate
+from ._types.validation import as_list, as_workflows, check_at_least, find_duplicate
 
 if TYPE_CHECKING:
     from ._agent import BoundAgent
-    from ._collector import MetricsCollector, TraceCollector
-    from ._llm import BoundLlmAgent, LlmAgent
+    from ._llm.agent import BoundLlmAgent, LlmAgent
     from ._projection import Apply, Load
     from ._retry import RetryPolicy
     from ._secret import Secret
-    from ._workflow import Workflow
+    from ._service.collector import MetricsCollector, TraceCollector
+    from ._workflows.definition import Workflow
 
 
 class Runtime(Client):
@@ -73,7 +73,7 @@ class Runtime(Client):
         metrics: MetricsCollector | None = None,
     ) -> None:
         super().__init__(store, broker, source=source, workflows=workflows, workers=workers)
-        from ._llm import LlmAgent
+        from ._llm.agent import LlmAgent
 
         given = as_list(agents, "agents")
         self._agent_objects = [agent for agent in given if not isinstance(agent, LlmAgent)]

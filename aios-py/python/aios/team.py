@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from ._errors import AiosError, InvalidParametersError, WorkflowCodeError
 
 if TYPE_CHECKING:
-    from ._context import WorkflowContext
-    from ._llm import LlmAgent
+    from ._llm.agent import LlmAgent
+    from ._workflows.context import WorkflowContext
 
 T = TypeVar("T")
 

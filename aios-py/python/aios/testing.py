@@ -18,10 +18,11 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from . import _aios
-from ._connection import to_native
-from ._conversation import envelopes
+from ._clients.connection import to_native
+from ._clients.records import Event, Failure, RecordedEvent, failure
 from ._errors import build
-from ._fakes import (
+from ._llm.conversation import envelopes
+from ._llm.fakes import (
     FakeProvider,
     FakeReply,
     FakeRequest,
@@ -31,9 +32,8 @@ from ._fakes import (
     ScriptedModel,
     forbid_real_requests,
 )
-from ._records import Event, Failure, RecordedEvent, failure
 from ._runtime import Runtime
-from ._workflow import MISSING, Workflow
+from ._workflows.definition import MISSING, Workflow
 
 if TYPE_CHECKING:
     from typing import Self

@@ -150,7 +150,7 @@ impl NativeClient {
     }
 
     /// Connects, and starts agents and the engine.
-    #[allow(clippy::too_many_arguments, reason = "called only by aios._connection")]
+    #[allow(clippy::too_many_arguments, reason = "called only by aios._clients.connection")]
     #[pyo3(signature = (store, broker, source, agents, llm_agents, workflows, engine, lease_time, relay, blocked_after, collectors))]
     fn open<'py>(
         &self,
@@ -219,7 +219,7 @@ impl NativeClient {
     }
 
     /// Starts a run, and sends it a signal if there is one.
-    #[allow(clippy::too_many_arguments, reason = "called only by aios._client")]
+    #[allow(clippy::too_many_arguments, reason = "called only by aios._clients.client")]
     #[pyo3(signature = (workflow, input, run_id, delay, is_registered, version, traceparent, correlation_id, signal))]
     fn start<'py>(
         &self,
@@ -253,7 +253,7 @@ impl NativeClient {
     }
 
     /// Assigns a task, as a run of one step.
-    #[allow(clippy::too_many_arguments, reason = "called only by aios._client")]
+    #[allow(clippy::too_many_arguments, reason = "called only by aios._clients.client")]
     #[pyo3(signature = (agent_type, parameters, agent_id, run_id, timeout, total_timeout, retry))]
     fn task<'py>(
         &self,
@@ -278,7 +278,7 @@ impl NativeClient {
     }
 
     /// Assigns a task without a journal.
-    #[allow(clippy::too_many_arguments, reason = "called only by aios._client")]
+    #[allow(clippy::too_many_arguments, reason = "called only by aios._clients.client")]
     #[pyo3(signature = (agent_type, parameters, agent_id, timeout, traceparent, correlation_id))]
     fn call<'py>(
         &self,
@@ -306,7 +306,7 @@ impl NativeClient {
     }
 
     /// Publishes an event; returns its id.
-    #[allow(clippy::too_many_arguments, reason = "called only by aios._client")]
+    #[allow(clippy::too_many_arguments, reason = "called only by aios._clients.client")]
     #[pyo3(signature = (event_type, data, event_id, traceparent, correlation_id, source))]
     fn publish<'py>(
         &self,

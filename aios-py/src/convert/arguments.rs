@@ -139,7 +139,7 @@ impl AgentArg {
     }
 }
 
-/// `aios._connection.NativeWorkflow`.
+/// `aios._clients.connection.NativeWorkflow`.
 #[derive(FromPyObject)]
 pub(crate) struct WorkflowArg {
     pub(crate) name: String,

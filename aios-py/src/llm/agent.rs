@@ -57,7 +57,7 @@ struct PreparedHandover {
 
 type Handovers = Vec<HandoverArg>;
 
-/// `aios._llm.BoundLlmAgent`.
+/// `aios._llm.agent.BoundLlmAgent`.
 #[derive(FromPyObject)]
 pub(crate) struct LlmAgentArg {
     name: String,
@@ -73,7 +73,7 @@ pub(crate) struct LlmAgentArg {
     options: String,
 }
 
-/// `aios._llm.BoundHandover`.
+/// `aios._llm.agent.BoundHandover`.
 #[derive(FromPyObject)]
 struct HandoverArg {
     name: String,

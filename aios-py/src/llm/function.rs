@@ -33,7 +33,7 @@ use crate::{
 /// Longest text of a response in pieces, in bytes. It bounds what waits to be written.
 const MAX_TEXT_BYTES: usize = 16 * 1024 * 1024;
 
-/// `aios._functions.BoundFunction`.
+/// `aios._llm.functions.BoundFunction`.
 #[derive(FromPyObject)]
 pub(super) struct FunctionArg {
     /// The function of the package that calls the function of the user.

@@ -23,7 +23,7 @@ use crate::{
     python::{MakeArguments, PythonExecutors},
 };
 
-/// `aios._guardrail.BoundGuardrail`.
+/// `aios._llm.guardrail.BoundGuardrail`.
 #[derive(FromPyObject)]
 pub(super) struct GuardrailArg {
     name: String,

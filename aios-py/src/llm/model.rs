@@ -29,7 +29,7 @@ use crate::{
 
 type Wrapped = Vec<ModelArg>;
 
-/// `aios._model.BoundModel`.
+/// `aios._llm.model.BoundModel`.
 #[derive(FromPyObject)]
 pub(super) struct ModelArg {
     /// Identity of the Python object, which agents may share.

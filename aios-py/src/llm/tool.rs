@@ -24,7 +24,7 @@ use crate::{
     python::{MakeArguments, PythonExecutors},
 };
 
-/// `aios._tool.BoundTool`.
+/// `aios._llm.tool.BoundTool`.
 #[derive(FromPyObject)]
 pub(super) struct ToolArg {
     name: String,

@@ -21,7 +21,7 @@ pub(crate) struct NativeApi {
 #[pymethods]
 impl NativeApi {
     #[new]
-    #[allow(clippy::too_many_arguments, reason = "called only by aios._asgi")]
+    #[allow(clippy::too_many_arguments, reason = "called only by aios._service.asgi")]
     #[pyo3(signature = (prefix, health, keys, issuers, loopback, max_body_bytes, request_timeout, stream_lifetime, rate_limit))]
     fn new(
         py: Python<'_>,
@@ -51,7 +51,7 @@ impl NativeApi {
 
     /// Begins a request of an ASGI server. `body` is its first part; `more` says whether others follow.
     /// `root` is the path at which the server has mounted the API.
-    #[allow(clippy::too_many_arguments, reason = "called only by aios._asgi")]
+    #[allow(clippy::too_many_arguments, reason = "called only by aios._service.asgi")]
     #[pyo3(signature = (client, method, target, headers, peer, root, body, more))]
     fn request(
         &self,

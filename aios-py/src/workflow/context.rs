@@ -122,7 +122,7 @@ impl NativeWorkflowContext {
         self.context.fence().map(fence_pair)
     }
 
-    #[allow(clippy::too_many_arguments, reason = "called only by aios._context")]
+    #[allow(clippy::too_many_arguments, reason = "called only by aios._workflows.context")]
     #[pyo3(signature = (agent_type, parameters, agent_id, timeout, total_timeout, retry, decode))]
     fn task(
         &self,
@@ -147,7 +147,7 @@ impl NativeWorkflowContext {
     }
 
     #[pyo3(signature = (name, function, is_async, args, kwargs, context, timeout, retry, decode))]
-    #[allow(clippy::too_many_arguments, reason = "called only by aios._context")]
+    #[allow(clippy::too_many_arguments, reason = "called only by aios._workflows.context")]
     fn step(
         &self,
         py: Python<'_>,
@@ -294,7 +294,7 @@ impl NativeWorkflowContext {
     }
 }
 
-/// The function of `aios._steps` that executes a step.
+/// The function of `aios._workflows.steps` that executes a step.
 fn step_code(py: Python<'_>, is_async: bool) -> PyResult<Py<PyAny>> {
     static ASYNC: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
     static PLAIN: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
@@ -302,12 +302,13 @@ fn step_code(py: Python<'_>, is_async: bool) -> PyResult<Py<PyAny>> {
         true => (&ASYNC, "start_async_step"),
         false => (&PLAIN, "run_plain_step"),
     };
-    let found = code
-        .get_or_try_init(py, || PyResult::Ok(py.import("aios._steps")?.getattr(name)?.unbind()))?;
+    let found = code.get_or_try_init(py, || {
+        PyResult::Ok(py.import("aios._workflows.steps")?.getattr(name)?.unbind())
+    })?;
     Ok(found.clone_ref(py))
 }
 
-/// The arguments of `aios._steps`.
+/// The arguments of `aios._workflows.steps`.
 struct StepArguments {
     /// The function of the step.
     function: Py<PyAny>,

@@ -19,8 +19,8 @@ use crate::convert::{
 };
 
 /// A Python coroutine as a future. A poll advances it once for every operation that got an outcome:
-/// `Driver.advance` in `_driver.py` sends the outcome into the coroutine, and a `gather` or `race` that
-/// waits for it resumes in `_Group.__await__` in `_combinators.py`.
+/// `Driver.advance` in `_workflows/driver.py` sends the outcome into the coroutine, and a `gather` or `race` that
+/// waits for it resumes in `_Group.__await__` in `_workflows/combinators.py`.
 ///
 /// Polls are synchronous, as the engine requires: outcomes are sent one at a time, and the code runs
 /// in between. Polls usually happen on the loop's thread, which holds the interpreter's lock; other
@@ -40,7 +40,7 @@ enum State {
         native: MakeNative,
         input: Payload,
     },
-    /// `aios._driver.Driver` around the coroutine.
+    /// `aios._workflows.driver.Driver` around the coroutine.
     Running(Py<PyAny>),
     /// It has ended, or could not be created.
     Done,
@@ -85,7 +85,7 @@ impl CoroutineFuture {
             return Ok(driver.bind(py).clone());
         }
         let make = DRIVER.get_or_try_init(py, || {
-            PyResult::Ok(py.import("aios._driver")?.getattr("Driver")?.unbind())
+            PyResult::Ok(py.import("aios._workflows.driver")?.getattr("Driver")?.unbind())
         })?;
         match std::mem::replace(&mut self.state, State::Done) {
             State::New { begin, native, input } => {

@@ -24,7 +24,7 @@ pub(crate) fn read<'py>(py: Python<'py>, text: &str) -> PyResult<Bound<'py, PyAn
     // Numbers beyond 64 bits or the range of a double, and deep nesting.
     static LOADS: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
     let loads = LOADS.get_or_try_init(py, || {
-        PyResult::Ok(py.import("aios._convert")?.getattr("loads")?.unbind())
+        PyResult::Ok(py.import("aios._types.convert")?.getattr("loads")?.unbind())
     })?;
     loads.bind(py).call1((text,))
 }

@@ -20,7 +20,7 @@ use crate::convert::errors::ErrorInfo;
 /// Maximum nesting, which serde_json can read back. A deeper value probably contains itself.
 const DEPTH: usize = 120;
 
-/// Serialises a Python value. `aios._convert.to_plain` converts values that are not JSON types.
+/// Serialises a Python value. `aios._types.convert.to_plain` converts values that are not JSON types.
 pub(crate) fn write(value: &Bound<'_, PyAny>) -> PyResult<Payload> {
     write_as(value, || "the value".to_owned())
 }
@@ -162,7 +162,7 @@ fn integer<S: Serializer>(
     static DIGITS: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
     let py = value.py();
     let digits = DIGITS.get_or_try_init(py, || {
-        PyResult::Ok(py.import("aios._convert")?.getattr("digits")?.unbind())
+        PyResult::Ok(py.import("aios._types.convert")?.getattr("digits")?.unbind())
     });
     let digits = digits.and_then(|digits| digits.bind(py).call1((value,))?.extract::<String>());
     let digits = digits.map_err(|error| path.error(error))?;
@@ -195,7 +195,7 @@ fn to_plain<'py>(value: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
     static TO_PLAIN: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
     let py = value.py();
     let to_plain = TO_PLAIN.get_or_try_init(py, || {
-        PyResult::Ok(py.import("aios._convert")?.getattr("to_plain")?.unbind())
+        PyResult::Ok(py.import("aios._types.convert")?.getattr("to_plain")?.unbind())
     })?;
     to_plain.bind(py).call1((value,))
 }

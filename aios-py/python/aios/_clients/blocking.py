@@ -1,0 +1,220 @@
+"""The base of :mod:`aios.sync`: an event loop in a thread."""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import os
+import threading
+from collections.abc import AsyncIterator, Coroutine, Iterator
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, TypeVar, cast
+
+from .._errors import ForkedError, RuntimeClosedError
+from .records import Event
+
+if TYPE_CHECKING:
+    from typing import Self
+
+    from .. import sync
+    from .._llm.budget import SubjectBudget
+    from .._llm.conversation import Conversation
+    from . import stream as _stream
+    from .connection import Connection
+
+T = TypeVar("T")
+
+
+class EventLoopThread:
+    """An event loop that runs in its own thread."""
+
+    def __init__(self) -> None:
+        self._process = os.getpid()
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._run, name="aios-loop", daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        asyncio.set_event_loop(self._loop)
+        try:
+            self._loop.run_forever()
+        finally:
+            self._loop.close()
+
+    def call(self, coroutine: Coroutine[Any, Any, T], timeout: float | None = None) -> T:
+        """Runs a coroutine on the loop and waits for its result. An interrupt cancels it.
+
+        Raises:
+            TimeoutError: It did not end within ``timeout`` seconds, and was cancelled.
+            ForkedError: The process has forked since the loop was started.
+            RuntimeClosedError: The loop is closed.
+        """
+        if self._process != os.getpid():
+            coroutine.close()
+            raise ForkedError(
+                "the client was opened before the process forked; open another one in the child"
+            )
+        if self._loop.is_closed():
+            coroutine.close()
+            raise RuntimeClosedError("the runtime or client was closed")
+        future = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
+        try:
+            return future.result(timeout)
+        except (KeyboardInterrupt, concurrent.futures.TimeoutError):
+            future.cancel()
+            raise
+
+    def iterate(self, events: AsyncIterator[T]) -> Iterator[T]:
+        """Yields the items of an async iterator, which are never ``None``."""
+
+        async def next_event() -> T | None:
+            return await anext(events, None)
+
+        while (event := self.call(next_event())) is not None:
+            yield event
+
+    def stop(self) -> None:
+        """Stops the loop and waits for its thread."""
+        if self._process != os.getpid():
+            return
+        if not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._loop.stop)
+        # Garbage may be collected on any thread, also on the loop's own.
+        if self._thread is not threading.current_thread():
+            self._thread.join()
+
+
+class EventStream:
+    """A subscription: ``for event in stream``. See :class:`aios.EventStream`.
+
+    An event is acknowledged when the next one is requested, or when the ``with`` block ends without
+    an exception. If the stream is dropped without ``with``, its last event is delivered again if its
+    group still exists.
+    """
+
+    def __init__(self, loop: EventLoopThread, stream: _stream.EventStream) -> None:
+        self._loop = loop
+        self._stream = stream
+
+    @classmethod
+    def subscribe(cls, loop: EventLoopThread, stream: _stream.EventStream) -> Self:
+        """Subscribes, and returns the stream."""
+        loop.call(stream.__aenter__())
+        return cls(loop, stream)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._loop.call(self._stream.__aexit__(kind, error, traceback))
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> Event:
+        async def next_event() -> Event | None:
+            return await anext(self._stream, None)
+
+        event = self._loop.call(next_event())
+        if event is None:
+            raise StopIteration
+        return event
+
+
+class BlockingConnection:
+    """Opening and closing of a blocking runtime or client."""
+
+    _running: EventLoopThread | None = None
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    def __del__(self) -> None:
+        running, self._running = self._running, None
+        if running is not None:
+            # The end of its loop closes the connection, which warns that it was not closed.
+            running.stop()
+
+    def __enter__(self) -> Self:
+        self.open()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def open(self) -> None:
+        """Connects to the store and the broker, and starts agents and the engine if there are any.
+
+        Raises:
+            ConfigurationError: An option is invalid, or the client is already open.
+            StoreError: The store can't be opened.
+            BrokerError: The broker can't be reached.
+        """
+        loop = EventLoopThread()
+        try:
+            loop.call(self._connection.open())
+        except BaseException:
+            loop.stop()
+            raise
+        self._running = loop
+
+    def close(self) -> None:
+        """Stops taking tasks, waits at most ``shutdown_timeout`` for running tasks, and closes.
+
+        Raises:
+            ShutdownTimeoutError: Tasks were still running at the deadline. They are reassigned; the
+                client is closed.
+        """
+        loop, self._running = self._running, None
+        if loop is None:
+            return
+        if not self._connection._is_own_process():
+            self._connection._dispose()
+            return
+        try:
+            loop.call(self._connection.close())
+        finally:
+            loop.stop()
+
+    @property
+    def _loop(self) -> EventLoopThread:
+        if self._running is None:
+            # Raises that the connection is not open.
+            self._connection._opened()
+        return cast("EventLoopThread", self._running)
+
+
+def conversation_of(run: sync.RunHandle[Any]) -> Conversation:
+    """Reads the conversation of a run. See :meth:`aios.Conversation.of` for the async version.
+
+    Raises:
+        StoreError: The store failed.
+    """
+    from .._llm.conversation import Conversation
+
+    loop = run._loop
+    return loop.call(Conversation.of(run._handle))
+
+
+def spent_of(
+    budget: SubjectBudget, client: sync.Client | sync.Runtime, subject: str
+) -> dict[str, Any]:
+    """The sums of a subject in the present window. See :meth:`aios.SubjectBudget.spent` for the async
+    version.
+
+    Args:
+        budget: The budget.
+        client: An open client or runtime with the store.
+        subject: The subject.
+
+    Raises:
+        ConfigurationError: The client has no store.
+        StoreError: The store failed.
+    """
+    loop = client._loop
+    return loop.call(budget.spent(client._client, subject))

@@ -1,0 +1,176 @@
+"""Handles of runs."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from .._types.validation import check_limit, check_position, check_text
+from .output import OutputItem
+from .records import RecordedEvent, RunStatus
+
+if TYPE_CHECKING:
+    from .._aios import NativeRunHandle
+    from .._workflows.definition import Workflow
+
+O = TypeVar("O")
+
+
+class RunHandle(Generic[O]):
+    """A run, whichever process executes it. Dropping the handle does not affect the run."""
+
+    __slots__ = ("_native", "_workflow")
+
+    def __init__(self, native: NativeRunHandle, workflow: Workflow[Any, O] | None) -> None:
+        self._native = native
+        self._workflow = workflow
+
+    @property
+    def id(self) -> str:
+        """Id of the run."""
+        return self._native.id
+
+    async def result(self) -> O:
+        """Waits until the run ends and returns its result. Follows a run that continued as new.
+
+        Raises:
+            RunFailedError: The run failed; ``__cause__`` is its failure.
+            RunCancelledError: The run was cancelled.
+            RunBlockedError: The current code does not match the run's journal. The run can resume
+                later.
+        """
+        value = await self._native.result()
+        return value if self._workflow is None else self._workflow.read_result(value)
+
+    async def status(self) -> RunStatus:
+        """The status of the run, and what its workflow last reported."""
+        return RunStatus.from_row(await self._native.status())
+
+    async def signal(self, name: str, payload: Any = None) -> None:
+        """Sends a signal. It is kept until the workflow waits for it.
+
+        Args:
+            name: Name of the signal.
+            payload: Its payload; anything that can be serialised to JSON.
+
+        Raises:
+            RunEndedError: The run has ended.
+            InvalidDataError: ``payload`` cannot be serialised to JSON.
+        """
+        check_text("the name of a signal", name)
+        await self._native.signal(name, payload)
+
+    async def cancel(self, reason: str = "") -> None:
+        """Requests cancellation: the workflow is stopped at its current ``await``, and its
+        compensations run.
+
+        Raises:
+            RunEndedError: The run has ended.
+        """
+        check_text("a reason", reason)
+        await self._native.cancel(reason)
+
+    async def pause(self) -> None:
+        """Pauses the run. Tasks already in flight continue, and their results are recorded.
+
+        Raises:
+            RunEndedError: The run has ended.
+        """
+        await self._native.pause()
+
+    async def resume(self) -> None:
+        """Resumes a paused run.
+
+        Raises:
+            RunEndedError: The run has ended.
+        """
+        await self._native.resume()
+
+    async def journal(self, after: int = 0, limit: int = 1000) -> list[RecordedEvent]:
+        """The run's events with a version above ``after``, at most ``limit``.
+
+        Raises:
+            ConfigurationError: ``after`` or ``limit`` is out of range.
+        """
+        check_position(after, "after")
+        rows = await self._native.journal(after, check_limit(limit))
+        return [RecordedEvent.from_row(row) for row in rows]
+
+    async def events(self, after: int = 0) -> AsyncIterator[RecordedEvent]:
+        """Yields the run's events with a version above ``after``: first the existing ones, then new
+        ones, up to the event that ends the run.
+
+        Only the run with this id is followed, not the run that it continues as.
+
+        Raises:
+            RunNotFoundError: There is no such run.
+            ConfigurationError: ``after`` is out of range.
+        """
+        check_position(after, "after")
+        while (rows := await self._native.events(after)) is not None:
+            for row in rows:
+                recorded = RecordedEvent.from_row(row)
+                after = recorded.version
+                yield recorded
+
+    async def stream(self, name: str, after: int = 0) -> AsyncIterator[OutputItem]:
+        """Yields the items of an output stream of the run with an offset above ``after``: first the
+        existing ones, then new ones, up to the end of the stream or of the run.
+
+        A reader that continues with the offset of the last item that it has handled misses none.
+
+        The items are those of the run with exactly this id, and end with it. A run that it continues as
+        has its own streams; its id is that of :meth:`status`.
+
+        Args:
+            name: Name of the stream; ``"tokens"`` for what an :class:`LlmAgent` streams.
+            after: Offset of the last item that was handled.
+
+        Raises:
+            RunNotFoundError: There is no such run.
+            InvalidDataError: The name of the stream is invalid.
+            ConfigurationError: ``after`` is out of range.
+        """
+        check_text("the name of a stream", name)
+        check_position(after, "after")
+        native = self._native.stream(name, after)
+        while (rows := await native.next()) is not None:
+            for offset, writer, is_item, value in rows:
+                yield OutputItem(offset, writer, value, not is_item)
+
+    async def fork(self, operation: int, new_id: str) -> RunHandle[O]:
+        """Starts a new run that copies this run's journal up to an operation, and executes the
+        current code from there.
+
+        Args:
+            operation: Number of the first operation that is not copied.
+            new_id: Id of the new run.
+
+        Raises:
+            OperationNotFoundError: The journal has no such operation.
+            RunExistsError: A run with the new id exists.
+            ConfigurationError: ``operation`` is out of range.
+        """
+        check_text("a run id", new_id)
+        check_position(operation, "operation")
+        return RunHandle(await self._native.fork(operation, new_id), self._workflow)
+
+    async def retry(self, new_id: str) -> RunHandle[O]:
+        """Starts a new run that does the failed operation of this run again, with the current code.
+
+        Results of earlier operations and all signals are kept; the failed operation and those with a
+        higher number are done again. Compensations that this run has made are not undone.
+
+        Args:
+            new_id: Id of the new run.
+
+        Raises:
+            RunNotFailedError: The run has not failed.
+            NoFailedOperationError: The run failed by its own code.
+            RunExistsError: A run with the new id exists.
+        """
+        check_text("a run id", new_id)
+        return RunHandle(await self._native.retry(new_id), self._workflow)
+
+    def __repr__(self) -> str:
+        return f"<aios.RunHandle {self.id}>"

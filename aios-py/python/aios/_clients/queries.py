@@ -1,0 +1,237 @@
+"""Reads of the log and the tables, and maintenance of the store."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from typing import TYPE_CHECKING, cast
+
+from .. import _aios
+from .._aios import DEFAULTS
+from .._errors import ConfigurationError
+from .._projection import ProjectionHandle
+from .._types.validation import check_limit, check_name, check_position, check_range, check_statuses
+from .connection import Connection
+from .records import (
+    AgentStatus,
+    Page,
+    RecordedEvent,
+    RunState,
+    RunStatus,
+    TaskStatus,
+    WorkflowStatus,
+)
+
+if TYPE_CHECKING:
+    import datetime
+
+#: How many events are read from the log at once.
+_LOG_PAGE = 500
+
+
+class Queries(Connection):
+    """The part of :class:`Client` that reads and maintains the store."""
+
+    async def log(self, after: int = 0, *, follow: bool = False) -> AsyncIterator[RecordedEvent]:
+        """Yields the events of the log with a position above ``after``, in order.
+
+        Args:
+            after: Position after which to begin.
+            follow: Whether to wait for new events instead of ending after the last one.
+
+        Raises:
+            StoreError: The store failed.
+            ConfigurationError: ``after`` is out of range.
+        """
+        check_position(after, "after")
+        while True:
+            rows = await self._opened().read_log(after, _LOG_PAGE, follow)
+            for row in rows:
+                recorded = RecordedEvent.from_row(row)
+                after = recorded.position
+                yield recorded
+            if not rows and not follow:
+                return
+
+    async def head(self) -> int:
+        """Position of the last event of the log; 0 if the log is empty."""
+        return cast("int", await self._opened().head())
+
+    async def runs(
+        self,
+        workflow: str | None = None,
+        *,
+        statuses: Sequence[RunState] = (),
+        created_after: datetime.datetime | None = None,
+        created_before: datetime.datetime | None = None,
+        after: str | None = None,
+        limit: int = DEFAULTS.page_limit,
+    ) -> Page[RunStatus]:
+        """A page of runs.
+
+        Args:
+            workflow: Only runs of this workflow.
+            statuses: Only runs in one of these statuses.
+            created_after: Only runs that were started at this time or later. With a time, the rows
+                are in the order of their creation.
+            created_before: Only runs that were started before this time.
+            after: Where the page begins: ``next`` of the previous page.
+            limit: Maximum number of rows, 1 to 10,000.
+
+        Raises:
+            ConfigurationError: A status is unknown, or ``limit`` is out of range.
+        """
+        rows, following = await self._opened().runs(
+            workflow,
+            check_statuses(statuses),
+            _range(created_after, created_before),
+            after,
+            check_limit(limit),
+        )
+        return Page([RunStatus.from_row(row) for row in rows], following)
+
+    async def tasks(
+        self,
+        *,
+        run_id: str | None = None,
+        agent: str | None = None,
+        created_after: datetime.datetime | None = None,
+        created_before: datetime.datetime | None = None,
+        after: str | None = None,
+        limit: int = DEFAULTS.page_limit,
+    ) -> Page[TaskStatus]:
+        """A page of tasks.
+
+        Args:
+            run_id: Only tasks of this run.
+            agent: Only tasks of this agent type.
+            created_after: Only tasks that were first assigned at this time or later. With a time, the
+                rows are in the order of their creation.
+            created_before: Only tasks that were first assigned before this time.
+            after: Where the page begins: ``next`` of the previous page.
+            limit: Maximum number of rows, 1 to 10,000.
+
+        Raises:
+            ConfigurationError: ``limit`` is out of range.
+        """
+        created = _range(created_after, created_before)
+        rows, following = await self._opened().tasks(
+            run_id, agent, created, after, check_limit(limit)
+        )
+        return Page([TaskStatus.from_row(row) for row in rows], following)
+
+    async def agents(
+        self,
+        agent: str | None = None,
+        *,
+        after: str | None = None,
+        limit: int = DEFAULTS.page_limit,
+    ) -> Page[AgentStatus]:
+        """A page of registered agents.
+
+        Args:
+            agent: Only agents of this type.
+            after: Where the page begins: ``next`` of the previous page.
+            limit: Maximum number of rows, 1 to 10,000.
+
+        Raises:
+            ConfigurationError: ``limit`` is out of range.
+        """
+        rows, following = await self._opened().agents(agent, after, check_limit(limit))
+        return Page([AgentStatus.from_row(row) for row in rows], following)
+
+    async def workflows(
+        self, *, after: str | None = None, limit: int = DEFAULTS.page_limit
+    ) -> Page[WorkflowStatus]:
+        """A page of registered workflows.
+
+        Args:
+            after: Where the page begins: ``next`` of the previous page.
+            limit: Maximum number of rows, 1 to 10,000.
+
+        Raises:
+            ConfigurationError: ``limit`` is out of range.
+        """
+        rows, following = await self._opened().workflows(after, check_limit(limit))
+        return Page([WorkflowStatus.from_row(row) for row in rows], following)
+
+    def projection_handle(self, name: str) -> ProjectionHandle:
+        """A handle of a projection, whichever process runs it; see :meth:`Runtime.projection`.
+
+        Raises:
+            ConfigurationError: The name is invalid.
+        """
+        check_name(name, "the name of a projection")
+        return ProjectionHandle(_aios.projection(self._opened(), name))
+
+    async def expire_runs(
+        self,
+        older_than: float,
+        *,
+        archive: bool = False,
+        batch_size: int = DEFAULTS.expire_batch_size,
+        pause: float = DEFAULTS.expire_pause,
+    ) -> int:
+        """Removes old finished runs and their tasks from the log and the read models, in small
+        transactions. If the call fails or is cancelled, the runs removed so far stay removed; call it
+        again for the rest.
+
+        A run is kept while something may still refer to it: until its parent and the last run of its
+        continue-as-new chain have ended, and until every projection and every other reader with a
+        checkpoint has passed its last event. Positions are never reused; the id of a removed run can
+        be.
+
+        Args:
+            older_than: Removes runs that ended at least this many seconds ago.
+            archive: Moves the events to the table ``archived_events`` instead of deleting them.
+            batch_size: Number of runs per transaction, 1 to 65,535. Appends wait for each
+                transaction.
+            pause: Seconds between two transactions, in which appends proceed.
+
+        Returns:
+            How many runs were removed.
+
+        Raises:
+            ConfigurationError: An option is out of range, or the store (``memory:``) has no archive.
+            StoreError: The store failed.
+        """
+        check_range(batch_size, "batch_size", DEFAULTS.max_expire_batch_size)
+        native = self._opened()
+        return await _aios.expire_runs(native, older_than, archive, batch_size, pause)
+
+    async def compact(self) -> int:
+        """Returns the free space of a SQLite file, for example after :meth:`expire_runs`, to the file
+        system. Rewrites the file; appends wait until that is done.
+
+        Returns:
+            By how many bytes the file has shrunk.
+
+        Raises:
+            ConfigurationError: The store is not a SQLite file.
+            StoreError: The store failed; the file is unchanged.
+        """
+        return await _aios.compact(self._opened())
+
+
+def _range(
+    after: datetime.datetime | None, before: datetime.datetime | None
+) -> tuple[int | None, int | None]:
+    """Two times as microseconds since the Unix epoch.
+
+    Raises:
+        TypeError: A time is not a ``datetime``.
+        ConfigurationError: A time has no time zone.
+    """
+    return _micros(after, "created_after"), _micros(before, "created_before")
+
+
+def _micros(time: datetime.datetime | None, name: str) -> int | None:
+    import datetime
+
+    if time is None:
+        return None
+    if not isinstance(time, datetime.datetime):
+        raise TypeError(f"{name} must be a datetime, not {time!r}")
+    if time.tzinfo is None:
+        raise ConfigurationError(f"{name} needs a time zone, such as datetime.now(datetime.UTC)")
+    epoch = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
+    return (time - epoch) // datetime.timedelta(microseconds=1)

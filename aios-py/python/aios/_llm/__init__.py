@@ -1,0 +1,1 @@
+"""Agents over language models: models, tools, guardrails, budgets and the loop."""

@@ -1,0 +1,78 @@
+"""Functions of tools, guardrails and models, as the native module takes them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    import asyncio
+
+    from .._aios import Reply, ThreadPool
+
+
+class BoundFunction(NamedTuple):
+    """A function as the native module takes it."""
+
+    invoke: Callable[..., Any]
+    is_async: bool
+    pool: ThreadPool | None = None
+
+
+def bind_function(
+    function: Callable[..., Any],
+    arguments: Callable[..., dict[str, Any]] | None,
+) -> BoundFunction:
+    """Converts a function for the native module. ``arguments`` makes its keyword arguments; without
+    it, the function takes the values as they are."""
+    from .. import _aios
+    from .._types.signature import is_async
+
+    if is_async(function):
+        return BoundFunction(_async_invoke(function, arguments), True)
+    return BoundFunction(_plain_invoke(function, arguments), False, _aios.ThreadPool())
+
+
+def _async_invoke(
+    function: Callable[..., Any], arguments: Callable[..., dict[str, Any]] | None
+) -> Callable[..., Any]:
+    from asyncio import get_running_loop
+
+    async def work(reply: Reply, *values: Any) -> None:
+        try:
+            if arguments is None:
+                value = await function(*values)
+            else:
+                value = await function(**arguments(*values))
+        except BaseException as error:
+            reply.fail(error)
+            if not isinstance(error, Exception):
+                raise
+        else:
+            reply.succeed(value)
+
+    def invoke(reply: Reply, *values: Any) -> asyncio.Task[None]:
+        return get_running_loop().create_task(work(reply, *values))
+
+    return invoke
+
+
+def _plain_invoke(
+    function: Callable[..., Any], arguments: Callable[..., dict[str, Any]] | None
+) -> Callable[..., Any]:
+    import contextvars
+
+    base = contextvars.copy_context()
+
+    def work(reply: Reply, *values: Any) -> None:
+        try:
+            value = function(*values) if arguments is None else function(**arguments(*values))
+        except BaseException as error:
+            reply.fail(error)
+        else:
+            reply.succeed(value)
+
+    def invoke(reply: Reply, *values: Any) -> None:
+        base.copy().run(work, reply, *values)
+
+    return invoke

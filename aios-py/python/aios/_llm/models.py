@@ -1,0 +1,258 @@
+"""Models around other models, and models that an official client asks."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from .._errors import ConfigurationError, ModelError
+from .._types.validation import check_at_least, check_range
+from .model import AnyModel, BoundModel, bind_model, bind_model_function
+
+
+def _wrapped(model: object, kind: str, inner: list[BoundModel], settings: Any) -> BoundModel:
+    from .._aios import dumps
+
+    return BoundModel(model, inner[0].name, kind, dumps(settings), inner, None)
+
+
+class FallbackModel:
+    """Asks another model when one fails, times out, refuses, or has a context that is too short.
+
+    A model that asks to wait is left out until then, as long as there is another one. A stream that
+    fails after its first piece begins again with a reset. Its name is that of the first model; a
+    budget reserves the cost of the dearest one, and each needs a price.
+    """
+
+    def __init__(self, *models: AnyModel, on: Iterable[str] | None = None) -> None:
+        """
+        Args:
+            models: The models, in the order in which they are asked.
+            on: Codes of the errors after which the next model is asked, such as
+                ``"MODEL_OVERLOADED"``; by default all that another model may not have.
+
+        Raises:
+            ConfigurationError: There is no model, or a code is unknown.
+        """
+        from .._aios import DEFAULTS
+
+        if not models:
+            raise ConfigurationError("a FallbackModel has at least one model")
+        self._models = models
+        self._on = None if on is None else list(on)
+        unknown = set(self._on or ()) - set(DEFAULTS.model_errors)
+        if unknown:
+            raise ConfigurationError(f"no model fails with {', '.join(sorted(unknown))}")
+
+    def bind(self) -> BoundModel:
+        """Converts the model for the native module."""
+        return _wrapped(self, "fallback", [bind_model(it) for it in self._models], {"on": self._on})
+
+
+class CircuitBreakerModel:
+    """Makes no requests for a while after several failures in a row: they fail with
+    ``MODEL_CIRCUIT_OPEN``. Agents with the same object share its state."""
+
+    def __init__(self, model: AnyModel, *, failures: int = 5, open_for: float = 30.0) -> None:
+        """
+        Args:
+            model: The model.
+            failures: Number of failures in a row, at least 1.
+            open_for: For how many seconds no requests are made.
+
+        Raises:
+            ConfigurationError: An argument is out of range.
+        """
+        self._model = model
+        self._failures = check_at_least(failures, "failures", 1)
+        if open_for < 0:
+            raise ConfigurationError(f"open_for must be at least 0, not {open_for}")
+        self._open_for = open_for
+
+    def bind(self) -> BoundModel:
+        """Converts the model for the native module."""
+        settings = {"failures": self._failures, "open_for": float(self._open_for)}
+        return _wrapped(self, "circuit_breaker", [bind_model(self._model)], settings)
+
+
+class Rate:
+    """The rate of requests that a provider accepts from this process: at most ``requests`` in each
+    period of ``per`` seconds, all of which may come at once. Models with the same object share it."""
+
+    def __init__(self, requests: int, per: float) -> None:
+        """
+        Raises:
+            ConfigurationError: An argument is out of range.
+        """
+        self.requests = check_range(requests, "requests", 1_000_000)
+        if not 0 < per < math.inf:
+            raise ConfigurationError(f"per must be more than 0 seconds, not {per}")
+        self.per = float(per)
+
+    def __repr__(self) -> str:
+        return f"aios.Rate({self.requests}, {self.per})"
+
+
+class RateLimitModel:
+    """Makes the requests to a model at a rate: each waits for its turn.
+
+    A request that would wait too long fails with ``MODEL_RATE_LIMITED`` and the time after which it
+    may be made again, so that the agent waits on a durable timer, and a :class:`FallbackModel` asks
+    another model.
+    """
+
+    def __init__(self, model: AnyModel, rate: Rate, *, longest_wait: float = 10.0) -> None:
+        """
+        Args:
+            model: The model.
+            rate: The rate, which several models of a provider may share.
+            longest_wait: How many seconds a request waits before it fails; less than the
+                ``model_timeout`` of the agent.
+
+        Raises:
+            ConfigurationError: An argument is invalid.
+        """
+        if not isinstance(rate, Rate):
+            raise ConfigurationError(f"rate is an aios.Rate, not {rate!r}")
+        if not 0 <= longest_wait < math.inf:
+            raise ConfigurationError(f"longest_wait must be at least 0, not {longest_wait}")
+        self._model = model
+        self._rate = rate
+        self._longest_wait = float(longest_wait)
+
+    def bind(self) -> BoundModel:
+        """Converts the model for the native module."""
+        settings = {
+            "rate": id(self._rate),
+            "requests": self._rate.requests,
+            "per": self._rate.per,
+            "longest_wait": self._longest_wait,
+        }
+        return _wrapped(self, "rate_limit", [bind_model(self._model)], settings)
+
+
+class CachedModel:
+    """Answers equal requests with the response to the first one, without usage.
+
+    It keeps the latest complete responses in memory, up to its capacity. Agents with the same object
+    share them.
+    """
+
+    def __init__(self, model: AnyModel, *, capacity: int = 1000) -> None:
+        """
+        Args:
+            model: The model.
+            capacity: Maximum number of responses that are kept, at least 1.
+
+        Raises:
+            ConfigurationError: ``capacity`` is out of range.
+        """
+        self._model = model
+        self._capacity = check_at_least(capacity, "capacity", 1)
+
+    def bind(self) -> BoundModel:
+        """Converts the model for the native module."""
+        return _wrapped(self, "cache", [bind_model(self._model)], {"capacity": self._capacity})
+
+
+class ClientModel:
+    """A model that an official client asks: ``openai.OpenAI``, ``anthropic.Anthropic``, their async
+    versions, and those for clouds, such as ``openai.AsyncAzureOpenAI``.
+
+    The client keeps its settings, apart from retries: the agent decides and records them. Responses
+    are requested as a whole.
+    """
+
+    def __init__(self, client: Any, model: str, *, name: str | None = None) -> None:
+        """
+        Args:
+            client: The client.
+            model: The provider's name of the model.
+            name: Name of the model in price tables; the provider and the model by default.
+
+        Raises:
+            ConfigurationError: The client is neither one of ``openai`` nor of ``anthropic``.
+        """
+        packages = [kind.__module__.partition(".")[0] for kind in type(client).__mro__]
+        known = [package for package in packages if package in ("openai", "anthropic")]
+        if not known:
+            raise ConfigurationError(
+                f"{type(client).__qualname__} is no client of openai or anthropic; write a function "
+                "that asks it"
+            )
+        self._protocol = known[0]
+        self._model = model
+        self._client = client.with_options(max_retries=0)
+        self.name = name or f"{self._protocol}:{model}"
+
+    def bind(self) -> BoundModel:
+        """Converts the model for the native module."""
+        is_async = any(kind.__name__.startswith("Async") for kind in type(self._client).__mro__)
+        ask = self._ask_async if is_async else self._ask
+        native_output = self._protocol == "openai"
+        return bind_model_function(ask, self, name=self.name, native_output=native_output)
+
+    def _ask(self, request: dict[str, Any]) -> Any:
+        try:
+            return self._read(self._create(request))
+        except Exception as error:
+            raise self._error(error) from error
+
+    async def _ask_async(self, request: dict[str, Any]) -> Any:
+        try:
+            created = self._create(request)
+            return self._read(await created if inspect.isawaitable(created) else created)
+        except Exception as error:
+            raise self._error(error) from error
+
+    def _create(self, request: dict[str, Any]) -> Any:
+        from .. import _aios
+
+        if self._client.base_url.host not in ("localhost", "127.0.0.1", "::1"):
+            _aios.check_real_requests(self.name)
+        body = _aios.model_request_body(self._protocol, self._model, request)
+        if self._protocol == "openai":
+            return self._client.chat.completions.create(**body)
+        return self._client.messages.create(**body)
+
+    def _read(self, response: Any) -> Any:
+        from .. import _aios
+
+        body = response.model_dump(mode="json", warnings=False)
+        return _aios.model_response(self._protocol, self.name, body)
+
+    def _error(self, error: Exception) -> Exception:
+        """The error of the client as one of a model."""
+        from .. import _aios
+
+        response = getattr(error, "response", None)
+        status = getattr(error, "status_code", None)
+        if isinstance(status, int) and response is not None:
+            delay = _delay(response.headers)
+            return _aios.model_status_error(self.name, status, delay, response.text)
+        kinds = _kinds(error)
+        if kinds & {"APIResponseValidationError", "JSONDecodeError", "RemoteProtocolError"}:
+            message = f"the response of {self.name} is malformed or cut off"
+            return ModelError(message, code="MODEL_INVALID_RESPONSE")
+        if "APITimeoutError" in kinds:
+            return ModelError(f"{self.name} did not answer in time", code="MODEL_TIMEOUT")
+        if "APIConnectionError" in kinds:
+            return ModelError(f"{self.name} cannot be reached", code="MODEL_UNAVAILABLE")
+        return error
+
+
+def _delay(headers: Mapping[str, str]) -> str | None:
+    """The delay that a provider asks for, as in a header ``Retry-After``."""
+    try:
+        return str(float(headers["retry-after-ms"]) / 1000)
+    except (KeyError, ValueError):
+        return headers.get("retry-after")
+
+
+def _kinds(error: BaseException) -> set[str]:
+    """The names of the classes of an error and of its causes."""
+    kinds = {kind.__name__ for kind in type(error).__mro__}
+    cause = error.__cause__
+    return kinds if cause is None else kinds | _kinds(cause)

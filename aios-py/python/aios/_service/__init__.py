@@ -1,0 +1,1 @@
+"""Programs and services: settings, logs, the HTTP API and worker processes."""

@@ -1,0 +1,65 @@
+"""Forwards the logs of the native module to ``logging``: ``aios.core``, ``aios.agents`` and so on."""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import os
+import threading
+
+from .. import _aios
+
+_lock = threading.Lock()
+_installed = False
+_stopping = False
+
+
+def install() -> None:
+    """Starts forwarding, and reads the level of the logger ``aios``. Called when a runtime opens."""
+    global _installed
+    _aios.set_log_level(_level())
+    with _lock:
+        if _installed:
+            return
+        _installed = True
+        records = _aios.capture_logs()
+    if records is not None:
+        thread = threading.Thread(target=_forward, args=(records,), name="aios-log", daemon=True)
+        thread.start()
+        atexit.register(_stop, thread, os.getpid())
+
+
+def _forget() -> None:
+    """In a forked child, the thread does not exist, and nothing would release the lock."""
+    global _lock, _installed
+    _lock = threading.Lock()
+    _installed = False
+
+
+os.register_at_fork(after_in_child=_forget)
+
+
+def _stop(thread: threading.Thread, process: int) -> None:
+    """Ends the thread before the interpreter is finalised, when it could no longer run Python."""
+    global _stopping
+    if process == os.getpid():
+        _stopping = True
+        _aios.wake_log()
+        thread.join(5.0)
+
+
+def _level() -> int:
+    return min(max(logging.getLogger("aios").getEffectiveLevel(), 5), 50)
+
+
+def _forward(records: _aios.LogRecords) -> None:
+    while True:
+        record = records.next(1.0)
+        if record is None:
+            _aios.set_log_level(_level())
+        elif record[0]:
+            level, name, text = record
+            logging.getLogger(name).log(level, "%s", text)
+        # Records that were logged before the exit are still forwarded.
+        if _stopping and (record is None or not record[0]):
+            return

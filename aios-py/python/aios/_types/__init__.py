@@ -1,0 +1,1 @@
+"""Types: conversion between Python and JSON, JSON Schemas, and checks of arguments."""

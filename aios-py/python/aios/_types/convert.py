@@ -1,0 +1,183 @@
+"""Conversion between JSON and Python types, and JSON Schemas of annotations.
+
+Supported are ``Any``, ``None``, ``bool``, ``int``, ``float``, ``str``, ``list``, ``tuple``, ``set``,
+``dict``, ``deque``, ``OrderedDict``, ``Counter``, unions, ``Literal``, enums, dataclasses, ``TypedDict``
+and ``NamedTuple``, also generic ones, ``datetime``, ``date``, ``time``, ``timedelta`` (seconds),
+``UUID``, ``Decimal``, ``Path``, ``bytes`` and ``bytearray`` (base64), and models of pydantic and msgspec
+if these are installed.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from .._errors import InvalidParametersError
+
+
+class Converter:
+    """Converts JSON values to one type.
+
+    Attributes:
+        schema: JSON Schema (2020-12) of the type.
+        is_trivial: Whether every JSON value matches and needs no conversion.
+    """
+
+    __slots__ = ("_read", "is_trivial", "schema")
+
+    def __init__(self, annotation: Any) -> None:
+        from .schema import Compiler
+
+        compiler = Compiler()
+        read, schema = compiler.compile(annotation)
+        if compiler.definitions:
+            schema = {**schema, "$defs": compiler.definitions}
+        self._read = read
+        self.schema: dict[str, Any] = schema
+        self.is_trivial = read is None
+
+    def accepts(self, value: Any) -> bool:
+        """Whether the value matches the type."""
+        violations: list[tuple[str, str]] = []
+        if self._read is not None:
+            self._read(value, "", violations)
+        return not violations
+
+    def read(self, value: Any, what: str = "the parameters") -> Any:
+        """Converts a value.
+
+        Raises:
+            InvalidParametersError: It does not match the type; ``details`` lists every violation with
+                its path.
+        """
+        if self._read is None:
+            return value
+        violations: list[tuple[str, str]] = []
+        converted = self._read(value, "", violations)
+        if violations:
+            text = "; ".join(f"{path or '/'}: {message}" for path, message in violations)
+            raise InvalidParametersError(
+                f"{what} {'do' if what.endswith('s') else 'does'} not match: {text}",
+                details=[{"path": path, "fault": message} for path, message in violations],
+                retryable=False,
+            )
+        return converted
+
+
+def root_schema(schema: dict[str, Any]) -> dict[str, Any]:
+    """The schema with the definition that it refers to at its root, because providers want an object
+    there."""
+    reference = schema.get("$ref")
+    if not isinstance(reference, str):
+        return schema
+    definitions = schema.get("$defs", {})
+    name = reference.rpartition("/")[2]
+    return {**definitions[name], "$defs": definitions}
+
+
+def to_plain(value: Any) -> Any:
+    """Converts a value that is not a JSON type to one that is. Called by the native module."""
+    kind = type(value)
+    fields = getattr(kind, "__dataclass_fields__", None)
+    if hasattr(kind, "__pydantic_serializer__"):
+        if hasattr(value, "model_dump"):
+            return value.model_dump(mode="json")
+        return sys.modules["pydantic"].TypeAdapter(kind).dump_python(value, mode="json")
+    if fields is not None:
+        return {name: getattr(value, name) for name in fields}
+    if hasattr(kind, "__struct_fields__"):
+        return sys.modules["msgspec"].to_builtins(value)
+    return _to_plain_standard(value)
+
+
+def _to_plain_standard(value: Any) -> Any:
+    import base64
+    import datetime
+    import decimal
+    import enum
+    import pathlib
+    import uuid
+
+    if isinstance(value, enum.Enum):
+        return value.value
+    if isinstance(value, (datetime.datetime, datetime.date, datetime.time)):
+        return value.isoformat()
+    if isinstance(value, datetime.timedelta):
+        return value.total_seconds()
+    if isinstance(value, (uuid.UUID, decimal.Decimal, pathlib.PurePath)):
+        return str(value)
+    if isinstance(value, (bytes, bytearray)):
+        return base64.b64encode(value).decode("ascii")
+    if isinstance(value, Mapping):
+        return dict(value)
+    if isinstance(value, (set, frozenset)):
+        return _in_order(value)
+    plain = _to_plain_array(value)
+    if plain is not None:
+        return plain
+    if isinstance(value, Iterable):
+        return list(value)
+    raise TypeError(f"{type(value).__qualname__} is not JSON-serialisable")
+
+
+def _in_order(values: Iterable[Any]) -> list[Any]:
+    """Sorts a set: equal sets give equal lists in every process."""
+    try:
+        return sorted(values)
+    except TypeError:
+        from .._aios import dumps
+
+        return sorted(values, key=dumps)
+
+
+def _to_plain_array(value: Any) -> Any:
+    """Converts arrays and numbers of numpy and similar libraries, without importing them."""
+    if hasattr(value, "dtype") and callable(getattr(value, "tolist", None)):
+        return value.tolist()
+    if hasattr(value, "__index__"):
+        return int(value)
+    return None
+
+
+def digits(number: int) -> str:
+    """Decimal digits of an integer of any size; ``str`` is limited to 4,300."""
+    import decimal
+
+    return f"{decimal.Decimal(int(number)):f}"
+
+
+def loads(text: str) -> Any:
+    """Reads JSON with numbers beyond 64 bits, or that is nested too deeply for the native reader."""
+    import json
+
+    return json.loads(text, parse_int=_integer, parse_float=_number, parse_constant=_no_number)
+
+
+def _integer(text: str) -> int:
+    import decimal
+
+    try:
+        return int(text)
+    except ValueError:
+        # Longer than `int` accepts.
+        return int(decimal.Decimal(text))
+
+
+def _number(text: str) -> Any:
+    """A ``float``, or a ``Decimal`` if a float would overflow."""
+    import decimal
+    import math
+
+    number = float(text)
+    if math.isfinite(number):
+        return number
+    try:
+        return decimal.Decimal(text)
+    except decimal.InvalidOperation:
+        # Out of range for a Decimal too.
+        return number
+
+
+def _no_number(text: str) -> Any:
+    raise ValueError(f"{text} is not valid JSON")

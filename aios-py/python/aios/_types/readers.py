@@ -1,0 +1,178 @@
+"""Converters from JSON to types without parts, and to models of other libraries."""
+
+from __future__ import annotations
+
+import base64
+import datetime
+import decimal
+import enum
+import sys
+import uuid
+from collections.abc import Callable
+from typing import Any
+
+Violations = list[tuple[str, str]]
+#: Converts the value at a path. On violations, appends them and returns :data:`INVALID`.
+Read = Callable[[Any, str, Violations], Any]
+Schema = dict[str, Any]
+Compiled = tuple[Read | None, Schema]
+
+INVALID: Any = object()
+
+
+def escape(name: str) -> str:
+    """Escapes a segment of a JSON pointer (RFC 6901)."""
+    return name.replace("~", "~0").replace("/", "~1")
+
+
+def json_type(value: Any) -> str:
+    names = {dict: "object", list: "array", str: "string", bool: "boolean", int: "integer"}
+    return "null" if value is None else names.get(type(value), "number")
+
+
+def mismatch(value: Any, path: str, violations: Violations, expected: str) -> Any:
+    violations.append((path, f"is {json_type(value)} instead of {expected}"))
+    return INVALID
+
+
+def construct(make: Callable[..., Any], value: Any, path: str, violations: Violations) -> Any:
+    """Calls a constructor. An exception is a violation."""
+    try:
+        return make(**value) if isinstance(value, dict) else make(value)
+    except (TypeError, ValueError) as error:
+        violations.append((path, str(error) or type(error).__name__))
+        return INVALID
+
+
+def exactly(fits: Callable[[Any], bool], expected: str) -> Read:
+    def read(value: Any, path: str, violations: Violations) -> Any:
+        return value if fits(value) else mismatch(value, path, violations, expected)
+
+    return read
+
+
+def read_float(value: Any, path: str, violations: Violations) -> Any:
+    if type(value) is float:
+        return value
+    return float(value) if type(value) is int else mismatch(value, path, violations, "number")
+
+
+def converted(takes: type | tuple[type, ...], make: Callable[[Any], Any], name: str) -> Read:
+    """Reads a value that is constructed from a string or a number."""
+
+    def read(value: Any, path: str, violations: Violations) -> Any:
+        if not isinstance(value, takes) or isinstance(value, bool):
+            return mismatch(value, path, violations, name)
+        try:
+            return make(value)
+        except (ValueError, TypeError, ArithmeticError):
+            violations.append((path, f"is not a valid {name}: {value!r}"))
+            return INVALID
+
+    return read
+
+
+def literal(values: tuple[Any, ...]) -> Compiled:
+    def read(value: Any, path: str, violations: Violations) -> Any:
+        for known in values:
+            if value == known and type(value) is type(known):
+                return known
+        violations.append((path, f"is {value!r} instead of one of {list(values)!r}"))
+        return INVALID
+
+    return read, {"enum": list(values)}
+
+
+def enumeration(kind: type[enum.Enum]) -> Compiled:
+    from .._aios import dumps
+
+    # Values may be tuples or times, say, which are arrays and strings in JSON.
+    members = {dumps(member.value): member for member in kind}
+    is_flag = issubclass(kind, enum.Flag)
+
+    def read(value: Any, path: str, violations: Violations) -> Any:
+        member = members.get(dumps(value))
+        if member is not None:
+            return member
+        try:
+            if not is_flag or type(value) is not int:
+                raise ValueError
+            return kind(value)
+        except ValueError:
+            known = [member.value for member in kind]
+            violations.append((path, f"is {value!r} instead of one of {known!r}"))
+            return INVALID
+
+    return read, {"title": kind.__name__, "enum": [member.value for member in kind]}
+
+
+def is_pydantic(kind: Any) -> bool:
+    return hasattr(kind, "__pydantic_core_schema__") or hasattr(kind, "__pydantic_validator__")
+
+
+def pydantic_model(kind: Any) -> Compiled:
+    pydantic = sys.modules["pydantic"]
+    try:
+        adapter = pydantic.TypeAdapter(kind)
+        schema = adapter.json_schema()
+    except pydantic.errors.PydanticUserError as error:
+        raise TypeError(f"{kind!r} can't be read from JSON: {error.message}") from error
+
+    def read(value: Any, path: str, violations: Violations) -> Any:
+        try:
+            return adapter.validate_python(value)
+        except pydantic.ValidationError as error:
+            for problem in error.errors(include_url=False):
+                below = "".join(f"/{escape(str(part))}" for part in problem["loc"])
+                missing = problem["type"] == "missing"
+                violations.append((path + below, "is missing" if missing else problem["msg"]))
+            return INVALID
+
+    return read, schema
+
+
+def msgspec_struct(kind: Any) -> Compiled:
+    msgspec = sys.modules["msgspec"]
+
+    def read(value: Any, path: str, violations: Violations) -> Any:
+        try:
+            return msgspec.convert(value, kind)
+        except msgspec.ValidationError as error:
+            text, _, where = str(error).partition(" - at `$")
+            below = where.rstrip("`").replace("[", "/").replace("]", "").replace(".", "/")
+            violations.append((path + below, text))
+            return INVALID
+
+    return read, msgspec.json.schema(kind)
+
+
+def text_of(form: str) -> Schema:
+    return {"type": "string", "format": form}
+
+
+SCALARS: dict[Any, Compiled] = {
+    bool: (exactly(lambda value: type(value) is bool, "boolean"), {"type": "boolean"}),
+    int: (exactly(lambda value: type(value) is int, "integer"), {"type": "integer"}),
+    float: (read_float, {"type": "number"}),
+    str: (exactly(lambda value: type(value) is str, "string"), {"type": "string"}),
+    datetime.datetime: (
+        converted(str, datetime.datetime.fromisoformat, "date-time"),
+        text_of("date-time"),
+    ),
+    datetime.date: (converted(str, datetime.date.fromisoformat, "date"), text_of("date")),
+    datetime.time: (converted(str, datetime.time.fromisoformat, "time"), text_of("time")),
+    datetime.timedelta: (
+        converted((int, float), lambda value: datetime.timedelta(seconds=value), "seconds"),
+        {"type": "number"},
+    ),
+    uuid.UUID: (converted(str, uuid.UUID, "uuid"), text_of("uuid")),
+    decimal.Decimal: (converted((str, int), decimal.Decimal, "decimal"), {"type": "string"}),
+    bytearray: (
+        converted(str, lambda value: bytearray(base64.b64decode(value, validate=True)), "base64"),
+        {"type": "string", "contentEncoding": "base64"},
+    ),
+    bytes: (
+        converted(str, lambda value: base64.b64decode(value, validate=True), "base64"),
+        {"type": "string", "contentEncoding": "base64"},
+    ),
+}

@@ -1,0 +1,148 @@
+"""Signatures of the functions that users pass."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import typing
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from .._errors import ConfigurationError
+from .convert import Converter
+
+
+def is_async(function: Callable[..., Any]) -> bool:
+    """Whether calling it returns a coroutine."""
+    while isinstance(function, functools.partial):
+        function = function.func
+    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(
+        getattr(function, "__call__", None)  # noqa: B004
+    )
+
+
+def bound_keywords(function: Callable[..., Any]) -> set[str]:
+    """Names of the parameters that ``functools.partial`` has set by name. They are still in the
+    signature, with their values as defaults."""
+    bound: set[str] = set()
+    while isinstance(function, functools.partial):
+        bound.update(function.keywords)
+        function = function.func
+    return bound
+
+
+def name_of(function: Callable[..., Any]) -> str:
+    """The name of a function; that of its class for an object with ``__call__``."""
+    function = _whole(function)
+    return getattr(function, "__name__", None) or type(function).__name__
+
+
+def doc_of(function: Callable[..., Any]) -> str:
+    """The docstring of a function; for an object with ``__call__``, that of the method or else of its
+    class."""
+    function = _whole(function)
+    is_object = not inspect.isroutine(function) and not inspect.isclass(function)
+    # Without those that are inherited: objects without one would get that of `type`.
+    of_call = type(function).__call__.__doc__ if is_object else None
+    return inspect.cleandoc(of_call) if of_call else inspect.getdoc(function) or ""
+
+
+def _whole(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function without the arguments that ``functools.partial`` has set."""
+    while isinstance(function, functools.partial):
+        function = function.func
+    return function
+
+
+def is_async_generator(function: Callable[..., Any]) -> bool:
+    """Whether calling it returns an async generator."""
+    return _is(inspect.isasyncgenfunction, function)
+
+
+def is_generator(function: Callable[..., Any]) -> bool:
+    """Whether calling it returns a generator."""
+    return _is(inspect.isgeneratorfunction, function)
+
+
+def _is(check: Callable[[Any], bool], function: Callable[..., Any]) -> bool:
+    while isinstance(function, functools.partial):
+        function = function.func
+    return check(function) or check(getattr(function, "__call__", None))  # noqa: B004
+
+
+def hints(function: Any, names: Mapping[str, Any]) -> dict[str, Any]:
+    """Annotations of a function.
+
+    Args:
+        function: The function.
+        names: Local names where it is defined.
+
+    Raises:
+        ConfigurationError: An annotation refers to an unknown name.
+    """
+    while isinstance(function, functools.partial):
+        function = function.func
+    if not inspect.isroutine(function) and not inspect.isclass(function):
+        function = type(function).__call__
+    try:
+        return typing.get_type_hints(function, localns=dict(names), include_extras=True)
+    except NameError as error:
+        raise ConfigurationError(
+            f"an annotation of {function.__qualname__} can't be resolved: {error}"
+        ) from error
+
+
+class Signature(typing.NamedTuple):
+    """The signature of a function that takes a context and at most one value.
+
+    Attributes:
+        input: Converts the value; ``None`` if the function takes only the context.
+        output: Converts the result back from JSON.
+        name: Name and annotation of the value, for errors.
+        default: Default of the value; ``MISSING`` if it has none.
+    """
+
+    input: Converter | None
+    output: Converter
+    name: str
+    default: Any
+
+
+def signature(function: Callable[..., Any], names: Mapping[str, Any], what: str) -> Signature:
+    """Reads the annotations of ``(context, value) -> result``.
+
+    Raises:
+        ConfigurationError: The function takes other parameters, or a type that can't be read from
+            JSON.
+    """
+    parameters = list(inspect.signature(function).parameters.values())
+    positional = [
+        parameter
+        for parameter in parameters
+        if parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD)
+    ]
+    required = [parameter for parameter in parameters if parameter.default is parameter.empty]
+    if not 1 <= len(positional) <= 2 or any(parameter not in positional for parameter in required):
+        raise ConfigurationError(f"{what} must take a context and at most one value")
+    found = hints(function, names)
+    from .._workflows.definition import MISSING
+
+    try:
+        value = Converter(found.get(positional[1].name, Any)) if len(positional) == 2 else None
+        last = positional[-1]
+        return Signature(
+            value,
+            Converter(found.get("return", Any)),
+            str(last).partition(" = ")[0],
+            MISSING if value is None or last.default is last.empty else last.default,
+        )
+    except TypeError as error:
+        raise ConfigurationError(f"{what}: {error}") from error
+
+
+def caller_namespace(depth: int) -> dict[str, Any]:
+    """Local names of the function ``depth`` calls above the caller."""
+    frame = inspect.currentframe()
+    for _ in range(depth + 1):
+        frame = frame.f_back if frame is not None else None
+    return dict(frame.f_locals) if frame is not None else {}

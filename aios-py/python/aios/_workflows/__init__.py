@@ -1,0 +1,1 @@
+"""Workflows: their definition, their context, and the driver of their coroutines."""

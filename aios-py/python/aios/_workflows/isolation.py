@@ -1,0 +1,126 @@
+"""Keeps asyncio out of the code of a run, and closes its async generators at the same moment in every replay."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Coroutine
+from types import AsyncGeneratorType
+from typing import Any, NoReturn
+
+from .._errors import WorkflowCodeError
+
+UNSUPPORTED_AWAIT = (
+    "a workflow can only await operations of its context (task, step, sleep, signal, child, gather, "
+    "race); instead of asyncio.sleep use `await context.sleep(seconds)`, instead of asyncio.gather "
+    "`await context.gather(...)`, and put everything else into an async function and "
+    '`await context.step("name", function)`'
+)
+
+
+class Isolation:
+    """Installed as the running loop while the code of a run executes: every use raises an explanation.
+
+    It keeps the first violation, so that the run is blocked even if its code catches the error.
+    """
+
+    __slots__ = ("_violation",)
+
+    def __init__(self) -> None:
+        self._violation: WorkflowCodeError | None = None
+
+    def __getattr__(self, name: str) -> NoReturn:
+        raise self.violate(f"asyncio can't be used in a workflow: {UNSUPPORTED_AWAIT}")
+
+    def __hash__(self) -> int:
+        # Not a violation: `logging` asks for the current task in this way, and ignores the error.
+        raise WorkflowCodeError(f"asyncio can't be used in a workflow: {UNSUPPORTED_AWAIT}")
+
+    def violate(self, message: str) -> WorkflowCodeError:
+        """Records a violation of the rules for workflows. Returns the error to raise."""
+        error = WorkflowCodeError(message)
+        if self._violation is None:
+            self._violation = error
+        return error
+
+    def take_violation(self) -> WorkflowCodeError | None:
+        """The first violation since the last call."""
+        violation, self._violation = self._violation, None
+        return violation
+
+    def close_generator(self, generator: AsyncGeneratorType[Any, Any]) -> None:
+        """Closes an async generator to which the code refers no longer.
+
+        The hook of the event loop would close it later, outside of the run.
+        """
+        if generator.ag_running:
+            # Python before 3.13 can't close a generator whose own await was closed.
+            return
+        closing: Any = generator.aclose()
+        try:
+            closing.send(None)
+        except StopIteration:
+            return
+        name = getattr(generator, "__name__", repr(generator))
+        error = WorkflowCodeError(
+            f"the async generator {name} awaits in its `finally`, and was not closed: iterate in "
+            f"`async with contextlib.aclosing({name}(...)) as items:`"
+        )
+        if running_isolation() is self:
+            self._violation = self._violation or error
+        with contextlib.suppress(BaseException):
+            closing.throw(error)
+
+
+def running_isolation() -> Isolation | None:
+    """The isolation of the run whose code is executing in this thread."""
+    from asyncio import _get_running_loop
+
+    loop: Any = _get_running_loop()
+    return loop if type(loop) is Isolation else None
+
+
+def violation(message: str) -> WorkflowCodeError:
+    """Records a violation of the code that is executing. Returns the error to raise."""
+    isolation = running_isolation()
+    return WorkflowCodeError(message) if isolation is None else isolation.violate(message)
+
+
+def started_loop(error: BaseException) -> WorkflowCodeError | None:
+    """The violation of code that starts an event loop, as ``asyncio.run`` does, if that raised ``error``."""
+    if type(error) is not RuntimeError:
+        return None
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    module = "" if trace is None else str(trace.tb_frame.f_globals.get("__name__"))
+    if not module.startswith("asyncio."):
+        return None
+    return WorkflowCodeError(f"a workflow can't start an event loop: {error}; {UNSUPPORTED_AWAIT}")
+
+
+def foreign_await(yielded: Any) -> WorkflowCodeError:
+    """Records that something else than an operation was awaited. Returns the error to raise."""
+    return violation(f"{yielded!r} was awaited: {UNSUPPORTED_AWAIT}")
+
+
+def close_branch(coroutine: Coroutine[Any, Any, Any]) -> None:
+    """Closes a coroutine that its run no longer waits for.
+
+    Raises:
+        WorkflowCodeError: It awaits in a ``finally`` or ``except`` block.
+    """
+    try:
+        coroutine.throw(GeneratorExit)
+    except (GeneratorExit, StopIteration):
+        return
+    name = getattr(coroutine, "__name__", repr(coroutine))
+    raise violation(
+        f"{name} awaits in a `finally` or `except` block after it lost a race or another branch "
+        "failed: it can't wait there; await after the race or gather instead"
+    )
+
+
+# Read once: they are called twice for each operation.
+get_generator_hooks = sys.get_asyncgen_hooks
+set_generator_hooks = sys.set_asyncgen_hooks

@@ -1,0 +1,118 @@
+"""Execution of steps, and what a step knows about its attempt."""
+
+from __future__ import annotations
+
+import contextvars
+import functools
+from collections.abc import Callable
+from types import FunctionType
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from .fence import Fence, as_fence
+
+if TYPE_CHECKING:
+    import asyncio
+
+    from .._aios import Reply
+
+#: Flag of the code object of an ``async def`` (``inspect.CO_COROUTINE``).
+_COROUTINE = 0x80
+
+
+class StepContext(NamedTuple):
+    """Information about the attempt of a step.
+
+    Attributes:
+        attempt: Number of the attempt, from 1.
+        idempotency_key: The same string in every attempt of this step and in no other step, even if a
+            later run reuses the id of this run. Pass it to external systems, so that they recognise
+            a repeated attempt.
+        fence: Proof that the engine which executes the step owns its run; ``None`` in tests.
+    """
+
+    attempt: int
+    idempotency_key: str
+    fence: Fence | None = None
+
+
+#: Attempt, idempotency key and fence of the running step, as the native module passes them.
+_Step = tuple[int, str, tuple[int, int] | None]
+
+_current: contextvars.ContextVar[_Step] = contextvars.ContextVar("aios_step")
+
+
+def current_step() -> StepContext:
+    """Returns information about the attempt of the running step.
+
+    Raises:
+        LookupError: No step is running in this context.
+    """
+    attempt, key, fence = _current.get()
+    return StepContext(attempt, key, as_fence(fence))
+
+
+def is_async_function(function: Callable[..., Any]) -> bool:
+    """Whether calling it returns a coroutine; fast for plain ``async def`` and ``def``."""
+    if type(function) is FunctionType:
+        if function.__code__.co_flags & _COROUTINE:
+            return True
+        if not function.__dict__:
+            # Nothing can have marked it as a coroutine function.
+            return False
+    from .._types.signature import is_async
+
+    return is_async(function)
+
+
+def start_async_step(
+    reply: Reply,
+    function: Callable[..., Any],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    context: contextvars.Context,
+    step: _Step,
+) -> asyncio.Task[None]:
+    """Starts an async step on the event loop. Called by the native module."""
+    context.run(_current.set, step)
+    # A task copies the context in which it is created.
+    create = _get_running_loop()().create_task
+    return context.run(create, _run_async_step(reply, function, args, kwargs))
+
+
+def run_plain_step(
+    reply: Reply,
+    function: Callable[..., Any],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    context: contextvars.Context,
+    step: _Step,
+) -> None:
+    """Runs a plain step in the current thread. Called by the native module."""
+    try:
+        copied = context.copy()
+        copied.run(_current.set, step)
+        value = copied.run(function, *args, **kwargs)
+    except BaseException as error:
+        reply.fail(error)
+    else:
+        reply.succeed(value)
+
+
+@functools.cache
+def _get_running_loop() -> Callable[[], asyncio.AbstractEventLoop]:
+    from asyncio import get_running_loop
+
+    return get_running_loop
+
+
+async def _run_async_step(
+    reply: Reply, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> None:
+    try:
+        value = await function(*args, **kwargs)
+    except BaseException as error:
+        reply.fail(error)
+        if not isinstance(error, Exception):
+            raise
+    else:
+        reply.succeed(value)
