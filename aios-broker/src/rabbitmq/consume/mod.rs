@@ -196,7 +196,8 @@ impl ConsumeTask {
     /// Ends the consumer, and then requeues deliveries that the reader has not taken.
     async fn cancel(&self, session: &Session, consumer: Consumer) -> End {
         if let Err(error) = self.requeue(session, consumer, self.inbox.end()).await {
-            self.inbox.report(error);
+            // No reader is left that could be told.
+            warn(&error, "failed to end a consumer; the server requeues its deliveries");
         }
         End::Unwanted
     }
@@ -226,7 +227,7 @@ impl ConsumeTask {
         if session.is_alive()
             && let Err(error) = session.close().await
         {
-            self.inbox.report(error);
+            warn(&error, "failed to close the channel of a consumer");
         }
     }
 
