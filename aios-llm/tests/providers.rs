@@ -270,6 +270,41 @@ async fn should_send_reasoning_back_to_its_provider_only() {
     }
 }
 
+/// Anthropic encrypts some reasoning. It is sent back as it came, and to no other provider.
+#[tokio::test]
+async fn should_send_redacted_reasoning_back_as_it_came() {
+    let block = json!({"type": "redacted_thinking", "data": "ZW5jcnlwdGVk"});
+    let events = [
+        json!({"type": "message_start", "message": {"usage": {"input_tokens": 1}}}),
+        json!({"type": "content_block_start", "index": 0, "content_block": block}),
+        json!({"type": "content_block_stop", "index": 0}),
+        json!({"type": "content_block_start", "index": 1, "content_block": {"type": "text", "text": "ok"}}),
+        json!({"type": "content_block_stop", "index": 1}),
+        json!({"type": "message_delta", "delta": {"stop_reason": "end_turn"}}),
+        json!({"type": "message_stop"}),
+    ];
+    let events: String = events.iter().map(|event| format!("data: {event}\n\n")).collect();
+    let url = raw(vec![STREAM.into(), events.into_bytes()]).await;
+    let options = ProviderOptions::new("m").with_api_key("key").with_base_url(url);
+    let model = AnthropicModel::new(options).unwrap();
+    let streamed = in_time(collect(model.stream(&request()).await.unwrap())).await.unwrap();
+    let body =
+        json!({"content": [block, {"type": "text", "text": "ok"}], "stop_reason": "end_turn"});
+    let whole = model.read_response(&body).unwrap();
+    assert_eq!(streamed.output_text(), "ok");
+    assert_eq!(streamed.content, whole.content);
+
+    let again = ModelRequest::new("again").with_message(whole.to_message());
+    assert_eq!(model.request_body(&again)["messages"][1]["content"][0], block);
+    let provider = FakeProvider::start([]).await.unwrap();
+    for other in models(&provider).iter().filter(|model| !model.name().starts_with("anthropic")) {
+        provider.push(FakeReply::response(text("ok")));
+        in_time(other.complete(&again)).await.unwrap();
+        let sent = provider.requests().pop().unwrap().body.to_string();
+        assert!(!sent.contains("ZW5jcnlwdGVk"), "{}: {sent}", other.name());
+    }
+}
+
 /// Gemini signs the parts that follow hidden reasoning.
 #[tokio::test]
 async fn should_sign_the_part_that_gemini_has_signed() {

@@ -37,9 +37,9 @@ use crate::model::{ImageSource, Message, ModelRequest, Part};
 pub(super) const MISSING: &str = "CONVERSATION_MISSING";
 /// Conversations that a process remembers, and their size.
 const REMEMBERED: usize = 4096;
+const REMEMBERED_BYTES: usize = 64 * 1024 * 1024;
 /// Number of hexadecimal digits of a digest that tells settings apart.
 const DIGEST: usize = 16;
-const REMEMBERED_BYTES: usize = 64 * 1024 * 1024;
 
 /// The parameters of a model call.
 ///
@@ -49,7 +49,7 @@ const REMEMBERED_BYTES: usize = 64 * 1024 * 1024;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[non_exhaustive]
 pub struct ModelTask {
-    /// Number of times that messages before the latest ones were replaced.
+    /// Grows whenever earlier messages are replaced. Calls with another epoch have other messages.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub epoch: u32,
     /// Number of messages that are known from earlier calls.

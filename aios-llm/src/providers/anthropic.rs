@@ -11,7 +11,9 @@
 //!
 //! The reason why the response ended comes with `message_delta`. A stream or a body without it is
 //! not complete. Input tokens are reported without cached ones, so the three numbers are added.
-//! Reasoning is signed and has to be sent back with its signature, or not at all.
+//! Reasoning is signed and has to be sent back with its signature, or not at all. Redacted reasoning is
+//! encrypted as a whole: it becomes reasoning without text whose signature is the encrypted data, with a
+//! mark.
 
 use async_trait::async_trait;
 use serde_json::{Map, Value, json};
@@ -33,6 +35,8 @@ use crate::model::{
 const URL: &str = "https://api.anthropic.com";
 /// The only path that is used.
 const PATH: &str = "v1/messages";
+/// Marks the data of redacted reasoning among signatures.
+const REDACTED: &str = "anthropic-redacted";
 /// Sent with each request, as the protocol requires.
 const VERSION: &str = "2023-06-01";
 
@@ -185,8 +189,12 @@ fn part(part: &Part) -> Option<Value> {
         }
         // Reasoning without a signature of this provider is rejected.
         Part::Reasoning { text, signature } => {
-            let signature = signature.as_deref().filter(|it| !signature::is_of_other(it))?;
-            json!({"type": "thinking", "thinking": text, "signature": signature})
+            let signature = signature.as_deref()?;
+            match signature::of(REDACTED, signature) {
+                Some(data) => json!({"type": "redacted_thinking", "data": data}),
+                None if signature::is_of_other(signature) => return None,
+                None => json!({"type": "thinking", "thinking": text, "signature": signature}),
+            }
         }
         Part::ToolCall(call) => {
             // Only objects are accepted; the result of the call says that others were invalid.
@@ -233,6 +241,10 @@ fn block(block: &Value) -> Option<Part> {
         "thinking" => {
             let signature = Some(text("signature")).filter(|text| !text.is_empty());
             Part::Reasoning { text: text("thinking"), signature }
+        }
+        "redacted_thinking" => {
+            let signature = Some(signature::mark(REDACTED, &text("data")));
+            Part::Reasoning { text: String::new(), signature }
         }
         "tool_use" => {
             let input = block.get("input").map(Value::to_string).unwrap_or_default();

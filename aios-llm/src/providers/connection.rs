@@ -80,7 +80,7 @@ impl Connection {
         self
     }
 
-    /// Posts a request to a path. A response whose status is not 200 is an error.
+    /// Posts a request to a path. A response whose status is no success is an error.
     pub(super) async fn post(&self, path: &str, body: &Value) -> Result<Response, ModelError> {
         if !self.is_local {
             check_real_requests(&self.name)?;

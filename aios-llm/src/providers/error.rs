@@ -48,12 +48,12 @@ pub(super) fn of_transport(name: &str, error: reqwest::Error) -> ModelError {
     ModelError::new(kind, format!("{name} {what}")).with_source(error.without_url())
 }
 
-/// The error of a response whose status is not 200.
+/// The error of a response whose status is no success.
 pub(super) fn of_status(name: &str, status: u16, headers: &HeaderMap, body: &str) -> ModelError {
     status_error(name, status, retry_after(headers).or_else(|| retry_delay(body)), body)
 }
 
-/// The error of a response whose status is not 200, for adapters of other clients: its kind from the
+/// The error of a response whose status is no success, for adapters of other clients: its kind from the
 /// status and the body, and the message of the provider from a body as `OpenAI`, Anthropic and Gemini
 /// send it.
 ///

@@ -4,7 +4,7 @@
 //! reasoning then has signatures of both. A mark in front of the signature shows which provider it
 //! is for; adapters leave out what is not theirs.
 
-/// Marks a signature of a provider. Those of Anthropic are not marked.
+/// Marks a signature of a provider. Those of Anthropic's readable reasoning are not marked.
 pub(super) fn mark(provider: &str, signature: &str) -> String {
     format!("{provider}:{signature}")
 }

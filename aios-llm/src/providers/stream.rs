@@ -65,6 +65,8 @@ struct Reading<A> {
     assemble: A,
     /// The part of the next frame that has arrived.
     buffer: Vec<u8>,
+    /// How many bytes of `buffer` are known to have no end of a line, so that a long line is searched once.
+    searched: usize,
     /// Bytes of the body so far.
     read: usize,
     /// Pieces of the last event that were not taken yet.
@@ -86,6 +88,7 @@ pub(super) fn read(
         framing,
         assemble,
         buffer: Vec::new(),
+        searched: 0,
         read: 0,
         ready: VecDeque::new(),
         is_over: false,
@@ -157,9 +160,13 @@ impl<A: Assemble> Reading<A> {
 
     /// The next line. Providers put the data of each event on one.
     fn line(&mut self) -> Result<Option<Frame>, ModelError> {
-        let Some(end) = self.buffer.iter().position(|byte| *byte == b'\n') else {
+        let mut rest = self.buffer.iter().skip(self.searched);
+        let Some(found) = rest.position(|byte| *byte == b'\n') else {
+            self.searched = self.buffer.len();
             return Ok(None);
         };
+        let end = self.searched + found;
+        self.searched = 0;
         let line: Vec<u8> = self.buffer.drain(..=end).collect();
         let line = String::from_utf8_lossy(&line);
         let data = match line.strip_prefix("data:").map(str::trim) {
