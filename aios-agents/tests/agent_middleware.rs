@@ -16,7 +16,7 @@ use aios_agents::{
 use aios_core::{
     agent::{DynAgent, TaskError},
     clock::{Clock, VirtualClock},
-    event::{Event, Payload},
+    event::{Event, Metadata, Payload},
     failure::Failure,
     retry::RetryPolicy,
 };
@@ -24,7 +24,7 @@ use futures_util::future::join_all;
 use metrics_util::debugging::{DebugValue, DebuggingRecorder};
 use serde_json::{Value, json};
 
-use crate::agent_support::{Scripted, World, context, process};
+use crate::agent_support::{Scripted, World, context, context_of, process};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -194,6 +194,21 @@ async fn should_do_a_task_once_and_keep_no_failure() {
         process(&*wrapped, task, json!(1)).await.unwrap();
     }
     assert_eq!(agent.calls(), 5, "the oldest was forgotten");
+}
+
+/// After retention, a run may have the id of an earlier one, and so may its tasks.
+#[tokio::test]
+async fn should_not_take_a_task_for_one_of_an_earlier_run_with_the_same_id() {
+    let agent = Scripted::echo();
+    let wrapped = wrap(&Deduplicate::new(8), &agent);
+    for (incarnation, number) in [("first", 1), ("second", 2), ("first", 1)] {
+        let metadata = Metadata { incarnation: Some(incarnation.into()), ..Metadata::default() };
+        let context = context_of("r/1", Arc::new(metadata));
+        let parameters = Payload::encode(&number).unwrap();
+        let output = wrapped.process_task(&context, parameters).await.unwrap();
+        assert_eq!(output.decode::<u32>().unwrap(), number);
+    }
+    assert_eq!(agent.calls(), 2);
 }
 
 #[tokio::test]

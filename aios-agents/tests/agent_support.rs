@@ -258,13 +258,17 @@ impl TaskControl for Alone {
 }
 
 pub(crate) fn context(task_id: &str) -> TaskContext {
+    context_of(task_id, Metadata::empty())
+}
+
+pub(crate) fn context_of(task_id: &str, metadata: Arc<Metadata>) -> TaskContext {
     let info = TaskInfo {
         task_id: TaskId::new(task_id),
         agent_type: "test".into(),
         agent_id: "test-1".into(),
         attempt: 1,
         deadline: None,
-        metadata: Metadata::empty(),
+        metadata,
     };
     TaskContext::new(info, Arc::new(Alone))
 }

@@ -11,7 +11,7 @@ use std::{
 };
 
 use aios_core::{
-    agent::{DynAgent, TaskContext, TaskError, TaskId},
+    agent::{DynAgent, TaskContext, TaskError},
     event::Payload,
 };
 use parking_lot::Mutex;
@@ -60,10 +60,11 @@ struct Inner {
 /// The tasks that are known, and the order in which they became known.
 #[derive(Debug, Default)]
 struct Known {
-    /// An empty cell means that no call has succeeded yet.
-    tasks: HashMap<TaskId, Arc<OnceCell<Payload>>>,
+    /// By idempotency key: the id of a task alone would also match one of a later run that uses the id of an
+    /// earlier run again. An empty cell means that no call has succeeded yet.
+    tasks: HashMap<Arc<str>, Arc<OnceCell<Payload>>>,
     /// The oldest first.
-    order: VecDeque<TaskId>,
+    order: VecDeque<Arc<str>>,
 }
 
 impl Deduplicate {
@@ -76,14 +77,14 @@ impl Deduplicate {
     }
 
     /// The cell of a task, which becomes known by this.
-    fn cell(&self, task_id: &TaskId) -> Arc<OnceCell<Payload>> {
+    fn cell(&self, key: &str) -> Arc<OnceCell<Payload>> {
         let mut known = self.0.known.lock();
-        if let Some(cell) = known.tasks.get(task_id) {
+        if let Some(cell) = known.tasks.get(key) {
             return Arc::clone(cell);
         }
-        let cell = Arc::new(OnceCell::new());
-        known.tasks.insert(task_id.clone(), Arc::clone(&cell));
-        known.order.push_back(task_id.clone());
+        let (key, cell) = (Arc::from(key), Arc::new(OnceCell::new()));
+        known.tasks.insert(Arc::clone(&key), Arc::clone(&cell));
+        known.order.push_back(key);
         if known.order.len() > self.0.capacity
             && let Some(oldest) = known.order.pop_front()
         {
@@ -100,7 +101,7 @@ impl Middleware for Deduplicate {
         context: &TaskContext,
         parameters: Payload,
     ) -> Result<Payload, TaskError> {
-        let cell = self.cell(context.task_id());
+        let cell = self.cell(context.idempotency_key());
         let output = cell.get_or_try_init(|| agent.process_task(context, parameters)).await?;
         Ok(output.clone())
     }
