@@ -21,8 +21,8 @@ use aios_core::{
     clock::Clock,
     event::{Event, EventId, Metadata},
     store::{
-        Append, EventStore, Expected, PageRequest, ReadModels, RecordedEvent, RunFilter, RunRecord,
-        RunStatus, Store, StoreError, StreamId,
+        Append, EventStore, Expected, Fence, PageRequest, ReadModels, RecordedEvent, RunFilter,
+        RunRecord, RunStatus, Store, StoreError, StreamId,
     },
 };
 
@@ -122,6 +122,20 @@ impl Journals {
         self.append_to(&row, entry, id).await
     }
 
+    /// Like [`append`](Self::append), for the owner of the run's shard. Fails with
+    /// [`StoreError::Fenced`] if the shard has another owner.
+    pub(crate) async fn append_fenced(
+        &self,
+        run_id: &str,
+        entry: Entry,
+        id: Option<EventId>,
+        fence: Fence,
+    ) -> Result<(), JournalError> {
+        let event = self.event_for(&self.row(run_id).await?, entry, id).await?;
+        let append = Append::new(StreamId::of_run(run_id)?, vec![event]).with_fence(fence);
+        self.append_one(run_id, append).await
+    }
+
     /// Like [`append`](Self::append), for a run whose row was just read.
     pub(crate) async fn append_to(
         &self,
@@ -129,6 +143,17 @@ impl Journals {
         entry: Entry,
         id: Option<EventId>,
     ) -> Result<(), JournalError> {
+        let event = self.event_for(row, entry, id).await?;
+        self.append_event(&row.id, event).await
+    }
+
+    /// The event of an entry that this process appends to the journal of a run that has not ended.
+    async fn event_for(
+        &self,
+        row: &RunRecord,
+        entry: Entry,
+        id: Option<EventId>,
+    ) -> Result<Event, JournalError> {
         // Saves an append that the store would refuse, and names the status.
         if row.status.is_final() {
             return Err(JournalError::Ended { run_id: row.id.clone(), status: row.status });
@@ -137,11 +162,10 @@ impl Journals {
         // id.
         let metadata = Arc::new(self.run_metadata(&row.id).await?);
         let event = self.codec(&row.workflow)?.encode(entry, self.clock.now(), metadata)?.event;
-        let event = match id {
+        Ok(match id {
             Some(id) => event.with_id(id),
             None => event,
-        };
-        self.append_event(&row.id, event).await
+        })
     }
 
     /// Metadata of events that other processes append to a run: that of its start, with the start as the
@@ -169,7 +193,12 @@ impl Journals {
         run_id: &str,
         event: Event,
     ) -> Result<(), JournalError> {
-        match self.store.append_one(Append::new(StreamId::of_run(run_id)?, vec![event])).await {
+        self.append_one(run_id, Append::new(StreamId::of_run(run_id)?, vec![event])).await
+    }
+
+    /// Appends to the journal of a run. Fails if the run has ended.
+    async fn append_one(&self, run_id: &str, append: Append) -> Result<(), JournalError> {
+        match self.store.append_one(append).await {
             Ok(_) => Ok(()),
             Err(StoreError::StreamClosed { .. }) => {
                 let status = self.row(run_id).await?.status;

@@ -5,7 +5,7 @@
 //! blocks of runs that have no driver any more, or never had one. A block that a driver decides on is
 //! in `load`, because the driver may append it with its fence and what was in its outbox.
 //!
-//! The append has no fence. Instead, this engine checks before each attempt that it owns the run.
+//! The append has the fence of the run's shard: under a new owner the run may continue already.
 
 use std::sync::Arc;
 
@@ -66,6 +66,7 @@ pub(super) async fn block_external(engine: &Engine, run_id: &Arc<str>, failure: 
 /// |---|---|
 /// | recorded | the run counts as blocked |
 /// | the run has ended, or does not exist | that is reported instead |
+/// | the shard has another owner | the run leaves memory |
 /// | not now | again, after a pause |
 /// | the failure is too large | once more, with a shorter one |
 /// | never | the engine stops |
@@ -78,11 +79,10 @@ async fn block(
     let mut backoff = engine.options.backoff.initial_delay;
     let mut is_truncated = false;
     loop {
-        if engine.ownership.fence_of(run_id).is_none() {
-            return Exit::NotOwner;
-        }
+        let Some(fence) = engine.ownership.fence_of(run_id) else { return Exit::NotOwner };
         let entry = Entry::Blocked(Blocked::new(failure.clone()));
-        let Err(error) = engine.journals.append(run_id, entry, id.clone()).await else {
+        let appended = engine.journals.append_fenced(run_id, entry, id.clone(), fence).await;
+        let Err(error) = appended else {
             count_end(RunStatus::Blocked.as_str());
             return Exit::Ended(RunOutcome::blocked(failure));
         };
@@ -94,6 +94,7 @@ async fn block(
                 };
             }
             JournalError::UnknownRun { .. } => return Exit::Unknown,
+            JournalError::Store(StoreError::Fenced { .. }) => return Exit::NotOwner,
             error if error.is_retryable() => {
                 warn!(error = %Chain(&error), %run_id, %failure, "could not block a run; trying again");
             }
