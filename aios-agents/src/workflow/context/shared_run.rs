@@ -210,13 +210,16 @@ impl SharedRun {
             waiting.ready.insert((place, operation));
         }
         drop(machine);
-        waiting.wait(operation, context);
+        let replaced = waiting.wait(operation, context);
+        drop(waiting);
+        drop(replaced);
         Poll::Pending
     }
 
     /// Registers the waker of an operation.
     pub(super) fn wait(&self, operation: u64, context: &Context<'_>) {
-        self.waiting.lock().wait(operation, context);
+        let replaced = self.waiting.lock().wait(operation, context);
+        drop(replaced);
     }
 
     /// Whether the outcome of an operation may be taken.
@@ -265,7 +268,8 @@ impl SharedRun {
         if let Some(failure) = self.machine().cancelled() {
             return Poll::Ready(WorkflowError::cancelled(failure.clone()));
         }
-        self.waiting.lock().wait_cancelled(context);
+        let replaced = self.waiting.lock().wait_cancelled(context);
+        drop(replaced);
         Poll::Pending
     }
 

@@ -80,14 +80,17 @@ impl Waiting {
         self.direct + usize::from(self.code.is_some())
     }
 
-    /// Registers the waker of an operation.
-    pub(super) fn wait(&mut self, operation: u64, context: &Context<'_>) {
-        match self.operations.get_mut(&operation) {
-            Some(waiter) if waiter.waker.will_wake(context.waker()) => {}
+    /// Registers the waker of an operation, and returns the one that it replaces. Drop that one only after
+    /// the lock is released: it may hold the last reference to something whose destructor comes back here.
+    #[must_use]
+    pub(super) fn wait(&mut self, operation: u64, context: &Context<'_>) -> Option<Waker> {
+        match self.operations.get(&operation) {
+            Some(waiter) if waiter.waker.will_wake(context.waker()) => None,
             _ => {
-                self.remove(operation);
+                let replaced = self.remove(operation);
                 let waiter = self.waiter(context);
                 self.operations.insert(operation, waiter);
+                replaced
             }
         }
     }
@@ -110,13 +113,16 @@ impl Waiting {
         std::mem::take(&mut self.operations).into_values().map(|waiter| waiter.waker)
     }
 
-    /// Registers the waker of code that waits for a cancellation.
-    pub(super) fn wait_cancelled(&mut self, context: &Context<'_>) {
+    /// Registers the waker of code that waits for a cancellation, and returns the one that it replaces, as
+    /// [`wait`](Self::wait) does.
+    #[must_use]
+    pub(super) fn wait_cancelled(&mut self, context: &Context<'_>) -> Option<Waker> {
         match &self.cancel {
-            Some(waiter) if waiter.waker.will_wake(context.waker()) => {}
+            Some(waiter) if waiter.waker.will_wake(context.waker()) => None,
             _ => {
-                self.remove_cancelled();
+                let replaced = self.remove_cancelled();
                 self.cancel = Some(self.waiter(context));
+                replaced
             }
         }
     }
