@@ -2,6 +2,8 @@
 //!
 //! Errors about unknown names use them, so that a developer sees the typing mistake at once.
 
+use strsim::damerau_levenshtein;
+
 /// Maximum number of names in a hint.
 const SHOWN: usize = 10;
 
@@ -21,28 +23,13 @@ pub(crate) fn hint<S: AsRef<str>>(what: &str, given: &str, names: &[S]) -> Strin
 }
 
 /// The name that is most similar to `given`, if one is similar enough.
-fn closest<'n, S: AsRef<str>>(given: &str, names: &'n [S]) -> Option<&'n str> {
+pub(crate) fn closest<'n, S: AsRef<str>>(given: &str, names: &'n [S]) -> Option<&'n str> {
     // A third of the characters may differ, and at least one.
     let limit = given.chars().count() / 3 + 1;
     // Ties are broken by name, so the suggestion is always the same.
-    let distances = names.iter().map(AsRef::as_ref).map(|name| (distance(given, name), name));
+    let distances =
+        names.iter().map(AsRef::as_ref).map(|name| (damerau_levenshtein(given, name), name));
     distances.filter(|(distance, _)| *distance <= limit).min().map(|(_, name)| name)
-}
-
-/// The Levenshtein distance of two texts.
-fn distance(one: &str, other: &str) -> usize {
-    let other: Vec<char> = other.chars().collect();
-    let mut row: Vec<usize> = (0..=other.len()).collect();
-    for (index, letter) in one.chars().enumerate() {
-        let mut next = vec![index + 1];
-        // One row of the matrix at a time: the entry above, the one before that, and the character.
-        for ((above, before), theirs) in row.iter().skip(1).zip(&row).zip(&other) {
-            let left = next.last().copied().unwrap_or_default();
-            next.push((before + usize::from(letter != *theirs)).min(above + 1).min(left + 1));
-        }
-        row = next;
-    }
-    row.last().copied().unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -50,16 +37,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn should_count_what_has_to_change() {
-        for (one, other, changes) in [
-            ("", "", 0),
-            ("a", "", 1),
-            ("", "ab", 2),
-            ("welcome", "wellcome", 1),
-            ("kitten", "sitting", 3),
+    fn should_find_the_intended_name() {
+        let names = ["greeter", "grader", "ok"];
+        for (name, meant) in [
+            ("greter", Some("greeter")),
+            ("gretere", Some("greeter")),
+            ("okk", Some("ok")),
+            ("grader", Some("grader")),
+            ("unrelated", None),
+            ("", None),
         ] {
-            assert_eq!(distance(one, other), changes, "{one} {other}");
+            assert_eq!(closest(name, &names), meant, "{name}");
         }
+        assert_eq!(closest::<&str>("greeter", &[]), None);
     }
 
     #[test]

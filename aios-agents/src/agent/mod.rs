@@ -52,7 +52,6 @@ pub(crate) mod letters;
 pub(crate) mod managed;
 mod names;
 mod registry;
-mod similar;
 mod typed;
 mod validation;
 
@@ -70,5 +69,4 @@ pub use self::{
 pub(crate) use self::{
     host::{FIRST_BEAT, is_simulated},
     names::{group_of, mailbox_of, no_agent},
-    similar::most_similar,
 };

@@ -30,7 +30,8 @@ use tokio::sync::mpsc;
 use tracing::warn;
 
 use crate::{
-    agent::{most_similar, no_agent},
+    agent::no_agent,
+    suggest::closest,
     workflow::engine::{Engine, Message},
 };
 
@@ -196,7 +197,7 @@ fn hint(agent_type: &str, hosted: &[Box<str>]) -> String {
     if hosted.is_empty() {
         return "; is its process running?".to_owned();
     }
-    let question = match most_similar(agent_type, hosted) {
+    let question = match closest(agent_type, hosted) {
         Some(meant) if meant != agent_type => format!(". Did you mean {meant}?"),
         _ => String::new(),
     };
