@@ -16,8 +16,6 @@ use tracing::{
 pub(crate) struct Logged {
     lines: Arc<Mutex<Vec<String>>>,
     _guard: DefaultGuard,
-    /// While there is just one subscriber, tracing asks the thread that first reaches a log
-    /// statement, even if it belongs to another test, and caches the answer for all threads.
     _second: Dispatch,
 }
 
@@ -25,7 +23,7 @@ impl Logged {
     /// Captures only this thread: the test needs a single-threaded runtime.
     pub(crate) fn here() -> Self {
         let lines: Arc<Mutex<Vec<String>>> = Arc::default();
-        let second = Dispatch::new(Keeper(Arc::default()));
+        let second = aios_tests::log::second_subscriber();
         let guard = tracing::subscriber::set_default(Keeper(Arc::clone(&lines)));
         Self { lines, _guard: guard, _second: second }
     }

@@ -115,6 +115,7 @@ fn should_be_in_no_log_no_span_and_no_error() {
         .finish();
     // One thread, whose subscriber sees everything that happens.
     let tokio = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let _second = aios_tests::log::second_subscriber();
     tracing::subscriber::with_default(subscriber, || {
         tokio.block_on(async {
             for provider in aios_llm::providers::PROVIDERS {

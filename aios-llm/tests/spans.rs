@@ -71,6 +71,7 @@ impl Subscriber for Spans {
 
 async fn spans_of_a_run(content: TraceContent) -> Vec<Fields> {
     let spans = Spans::default();
+    let _second = aios_tests::log::second_subscriber();
     let guard = tracing::subscriber::set_default(spans.clone());
     let model = scripted([search_call("a secret").with_model("acme:large"), text("done")]);
     let agent = LlmAgent::new(model).tool(search_tool()).max_output_tokens(9);

@@ -8,6 +8,7 @@
     reason = "a harness fails by panicking, as a test does"
 )]
 
+pub mod log;
 pub mod otlp;
 pub mod postgres;
 pub mod program;

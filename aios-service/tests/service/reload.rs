@@ -90,6 +90,7 @@ async fn should_log_the_difference_and_use_the_new_level() {
     let output = Output::default();
     let (dispatch, guard) =
         Telemetry::from_settings(&settings).log_output(output.clone()).build().unwrap();
+    let _second = aios_tests::log::second_subscriber();
     let _default = tracing::dispatcher::set_default(&dispatch);
     let control = guard.log_control().unwrap();
     let running = super::service(&settings).log_control(control).start().await.unwrap();

@@ -224,9 +224,7 @@ async fn should_log_and_count_an_outcome_when_it_changes() {
     let collector = Collector::start(Answer::Status(503));
     let log = Output::default();
     let all = settings(&collector).load().unwrap();
-    // With a single subscriber, `tracing` asks that of the thread that reaches a line first, which may be
-    // one of another test that has none.
-    let _second = Telemetry::from_settings(&all).log_output(std::io::sink()).build().unwrap();
+    let _second = aios_tests::log::second_subscriber();
     let (dispatch, guard) = Telemetry::from_settings(&all).log_output(log.clone()).build().unwrap();
     let _subscriber = tracing::dispatcher::set_default(&dispatch);
     let service = service(settings(&collector)).metrics(Metrics::new()).start().await.unwrap();

@@ -36,6 +36,7 @@ fn build(
 fn logged(settings: SettingsBuilder, code: impl FnOnce(&TelemetryGuard)) -> Vec<Value> {
     let output = Output::default();
     let (dispatch, guard) = build(settings, output.clone());
+    let _second = aios_tests::log::second_subscriber();
     with_default(&dispatch, || code(&guard));
     assert!(guard.flush());
     output.lines()
@@ -256,6 +257,7 @@ async fn work(context: WorkflowContext, number: u32) -> Result<u32, WorkflowErro
 async fn should_name_the_run_in_every_line_of_agents_steps_and_workflows() {
     let output = Output::default();
     let (dispatch, guard) = build(settings(), output.clone());
+    let _second = aios_tests::log::second_subscriber();
     let _default = tracing::dispatcher::set_default(&dispatch);
     let store = aios_store::connect("memory://").await.unwrap();
     let start = async || {
