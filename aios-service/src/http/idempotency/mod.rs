@@ -17,7 +17,13 @@ use axum::{
 
 pub(crate) use self::ids::RequestIds;
 use self::record::{Claim, Claimed, Record};
-use super::{ApiError, audit::AuditedCall, digest::digest, extract, finish, state::Api};
+use super::{
+    ApiError,
+    audit::{AuditedCall, beside},
+    digest::digest,
+    extract, finish,
+    state::Api,
+};
 use crate::auth::Identity;
 
 /// The header with the key.
@@ -76,7 +82,9 @@ async fn begin(api: &Api, request: Request) -> Result<Begun, ApiError> {
 /// Handles a request, and records its answer and its audit event together, which then share a commit.
 async fn handle(api: Api, claim: Claim, request: Request, next: Next) -> Response {
     let call = request.extensions().get::<AuditedCall>().cloned();
-    let response = finish::answer(&api, request, next).await;
+    // The layer before may be gone with its client.
+    let announcement = call.as_ref().and_then(AuditedCall::announcement);
+    let response = beside(announcement, finish::answer(&api, request, next)).await;
     let stored = call.and_then(|call| call.record(&response));
     let response = claim.answer(response).await;
     if let Some(stored) = stored {
