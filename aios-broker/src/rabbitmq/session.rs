@@ -28,6 +28,8 @@ pub(super) struct Session {
     link: Arc<Link>,
     pub(super) connection: Arc<Connection>,
     channel: Channel,
+    /// The queue from which it consumes.
+    pub(super) queue: String,
     tag: String,
     /// How many deliveries handlers have not settled.
     unsettled: AtomicUsize,
@@ -65,13 +67,12 @@ impl Session {
         link: &Arc<Link>,
         subscription: &Subscription,
     ) -> Result<(Arc<Self>, Consumer), BrokerError> {
-        topology::declare(link, subscription).await?;
+        let queue = topology::declare(link, subscription).await?;
         let (connection, channel) = link.channel().await?;
         let clock = &*link.options.clock;
         let after = link.options.operation_timeout;
         let qos = channel.basic_qos(subscription.prefetch, BasicQosOptions::default());
         within(clock, after, "set the prefetch", qos).await?;
-        let queue = topology::queue(&link.options.prefix, &subscription.address);
         let consuming = channel.basic_consume(
             short(&queue),
             short(""),
@@ -83,6 +84,7 @@ impl Session {
             link: Arc::clone(link),
             connection,
             channel,
+            queue,
             tag: consumer.tag().to_string(),
             unsettled: AtomicUsize::new(0),
             idle: Notify::new(),

@@ -98,7 +98,7 @@ impl UnsettledDelivery {
 
     /// Publishes a copy, with a delivery count of 0, to the end of the queue.
     async fn requeue_fresh(&mut self) -> Result<(), BrokerError> {
-        self.replace(String::new(), self.queue()).await
+        self.replace(String::new(), self.session.queue.clone()).await
     }
 
     async fn retry(&mut self, delay: Duration) -> Result<(), BrokerError> {
@@ -108,7 +108,7 @@ impl UnsettledDelivery {
         let SettlementContext { delay_queues, link, subscription, .. } = &*self.context;
         match delay_queues.exchange(link, delay, subscription.lifetime).await {
             Ok(exchange) => {
-                let replaced = self.replace(exchange, self.queue()).await;
+                let replaced = self.replace(exchange, self.session.queue.clone()).await;
                 if replaced.is_err() {
                     // The exchange may have been deleted.
                     self.context.delay_queues.forget();
@@ -133,7 +133,7 @@ impl UnsettledDelivery {
         let dead_lettered = self.replace(String::new(), dead).await;
         if matches!(dead_lettered, Err(BrokerError::Unroutable { .. })) {
             // The queue was deleted or has expired. Declare it before the event is redelivered.
-            topology::declare(link, subscription).await?;
+            topology::restore_dead_queue(link, subscription).await?;
         }
         if dead_lettered.is_ok() {
             metrics::counter!("aios_dead_letters_total").increment(1);
@@ -161,11 +161,6 @@ impl UnsettledDelivery {
         self.context.link.options.clock.sleep(SETTLE_RETRY_DELAY).await;
         self.session.nack(self.raw.tag)?;
         Err(cause)
-    }
-
-    fn queue(&self) -> String {
-        let SettlementContext { link, subscription, .. } = &*self.context;
-        topology::queue(&link.options.prefix, &subscription.address)
     }
 }
 
