@@ -11,6 +11,7 @@ use std::{
 use aios_core::{
     broker::{Group, Subscription},
     catalog::system::ApiCalled,
+    clock::{Clock, SystemClock, VirtualClock},
     event::Pattern,
     store::{EventStore, RecordedEvent},
 };
@@ -19,6 +20,7 @@ use aios_service::{
     http::{ApiOptions, Audit},
 };
 use aios_store::memory::MemoryStore;
+use aios_tests::postgres::PostgresServer;
 use axum::{
     body::Body,
     http::{HeaderValue, Method, Request},
@@ -26,7 +28,7 @@ use axum::{
 use serde_json::json;
 use tower::ServiceExt;
 
-use crate::support::{Answer, Service, request};
+use crate::support::{Answer, Service, pause, request};
 
 const KEY: &str = "5f0f3a0c1b5d4f6e8a7b9c0d1e2f3a4b";
 
@@ -246,6 +248,54 @@ async fn should_record_each_of_many_concurrent_calls_before_its_answer() {
     });
     futures_util::future::join_all(calls).await;
     assert_eq!(events(&service).await.len(), 300);
+}
+
+/// The writer of PostgreSQL does not send appends whose callers have gone.
+#[tokio::test(flavor = "multi_thread")]
+async fn should_announce_every_call_that_was_cut_off_before_its_outcome() {
+    let Some(server) = PostgresServer::start() else { return };
+    let clock = VirtualClock::new(SystemClock.now());
+    let store = aios_store::connect(&server.url()).await.unwrap();
+    let options = options().with_clock(Arc::new(clock.clone()));
+    let service = Service::on(store, None, options).await;
+    let cancel = |run: &str| call(Method::POST, &format!("/runs/{run}/actions/cancel"), "{}");
+    let start = |run: &str| {
+        let start = json!({ "run_id": run }).to_string();
+        call(Method::POST, "/workflows/approval/actions/execute", &start)
+    };
+    send(&service, Method::POST, "/runs/unknown/actions/cancel", "{}").await;
+
+    let lock = server.lock("aios.events");
+    // The writer sends the first event, which waits for the lock, and the others wait for the writer.
+    let mut calls = vec![Box::pin(service.router.clone().oneshot(cancel("r0")))];
+    assert!(futures_util::poll!(&mut calls[0]).is_pending());
+    while !server.has_waiting_session() {
+        pause().await;
+    }
+    let mut keyed = start("r1");
+    keyed.headers_mut().insert("idempotency-key", HeaderValue::from_static("k1"));
+    for request in [keyed, start("r2"), start("r3")] {
+        let mut call = Box::pin(service.router.clone().oneshot(request));
+        assert!(futures_util::poll!(&mut call).is_pending());
+        calls.push(call);
+    }
+    // The client of one goes, and the others take too long.
+    let gone = calls.pop();
+    clock.advance(Duration::from_secs(60));
+    for answer in futures_util::future::join_all(calls).await {
+        assert_eq!(answer.unwrap().status(), 503);
+    }
+    drop((gone, lock));
+    while events(&service).await.len() < 5 {
+        pause().await;
+    }
+    let log = service.runtime.store().unwrap().read_log(0, 1000).await.unwrap();
+    for (called, data) in events(&service).await {
+        let cause = called.event.metadata.causation_id.as_deref().unwrap();
+        let requested = log.iter().find(|it| it.event.id.to_string() == cause);
+        let position = requested.map(|it| it.position);
+        assert!(position.is_some_and(|it| it < called.position), "{}: {position:?}", data.path);
+    }
 }
 
 /// Holds the lock of a SQLite database until it is dropped.

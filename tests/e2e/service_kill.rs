@@ -28,9 +28,37 @@ const PAUSE: Duration = Duration::from_millis(20);
 const TRIES: usize = 15_000;
 /// Type of the events that every second stream follows.
 const STARTED: &str = "workflows.welcome.started";
+/// Types of the audit events.
+const REQUESTED: &str = "system.api.requested";
+const CALLED: &str = "system.api.called";
 
-/// The types and streams of events, by position.
-type Log = BTreeMap<u64, (String, String)>;
+/// Events by position.
+type Log = BTreeMap<u64, Logged>;
+
+/// An event of the log.
+struct Logged {
+    event_type: String,
+    stream: String,
+    id: String,
+    /// The event that caused it.
+    cause: Option<String>,
+    /// The request of which an audit event tells.
+    request: Option<String>,
+}
+
+impl Logged {
+    fn of(resource: &Value) -> Self {
+        let attributes = &resource["attributes"];
+        let text = |value: &Value| value.as_str().map(ToOwned::to_owned);
+        Self {
+            event_type: text(&attributes["type"]).unwrap(),
+            stream: text(&attributes["stream"]).unwrap(),
+            id: text(&resource["id"]).unwrap(),
+            cause: text(&attributes["metadata"]["causation_id"]),
+            request: text(&attributes["data"]["request_id"]),
+        }
+    }
+}
 
 /// The service, on an address that stays the same when it is started again.
 struct Site<'a> {
@@ -90,10 +118,12 @@ impl Site<'_> {
         panic!("{path} is not answered");
     }
 
-    /// Starts a run until that is answered, and returns its id. The id derives from the key.
+    /// Starts a run until that is answered, and returns its id. The id derives from the key, which is the id
+    /// of each request, too.
     fn start_run(&self, key: usize) -> String {
         let request = format!(
-            "POST /api/v1/workflows/welcome/actions/execute\nidempotency-key: key-{key}\r\n"
+            "POST /api/v1/workflows/welcome/actions/execute\nidempotency-key: key-{key}\r\n\
+             x-request-id: key-{key}\r\n"
         );
         for _ in 0..TRIES {
             match self.ask(&request, &json!({ "input": "Ada" }).to_string()) {
@@ -170,12 +200,7 @@ impl Site<'_> {
         loop {
             let page = self.get(&format!("/events?limit=1000&after={after}"));
             for event in page["data"].as_array().unwrap() {
-                let attributes = &event["attributes"];
-                let text = |name: &str| attributes[name].as_str().unwrap().to_owned();
-                log.insert(
-                    attributes["position"].as_u64().unwrap(),
-                    (text("type"), text("stream")),
-                );
+                log.insert(event["attributes"]["position"].as_u64().unwrap(), Logged::of(event));
             }
             match page["meta"]["next"].as_str() {
                 Some(next) => after = next.to_owned(),
@@ -252,8 +277,7 @@ fn check(store: impl Fn(&Path) -> String, starts: usize, streams: usize, kills: 
             site.get("/runs?status=running&limit=1")["data"].as_array().unwrap().is_empty()
         });
         let log = site.log();
-        let last_started =
-            log.iter().rfind(|(_, (event_type, _))| event_type == STARTED).unwrap().0;
+        let last_started = log.iter().rfind(|(_, event)| event.event_type == STARTED).unwrap().0;
         let last = log.keys().next_back().unwrap();
         for (number, seen) in seen.iter().enumerate() {
             let wanted = if number % 2 == 0 { last } else { last_started };
@@ -270,13 +294,15 @@ fn check(store: impl Fn(&Path) -> String, starts: usize, streams: usize, kills: 
     }
     drop(process);
     compare(&log, &started, &seen);
+    check_audit(&log, &started);
     println!("{starts} starts, {kills} kills, {} events, {connections} connections", log.len());
     assert!(connections >= streams * (kills + 1) / 2, "the streams have connected again");
 }
 
 /// Every key has started one run, and every stream has had every event once.
 fn compare(log: &Log, started: &BTreeMap<usize, String>, seen: &[Mutex<Vec<u64>>]) {
-    let of_runs: Vec<_> = log.values().filter(|it| it.0 == STARTED).map(|it| &it.1).collect();
+    let of_runs = log.values().filter(|it| it.event_type == STARTED);
+    let of_runs: Vec<_> = of_runs.map(|it| &it.stream).collect();
     let answered: BTreeSet<String> = started.values().map(|id| format!("runs/{id}")).collect();
     let count = started.len();
     assert_eq!((of_runs.len(), answered.len()), (count, count), "a run is started twice");
@@ -284,11 +310,41 @@ fn compare(log: &Log, started: &BTreeMap<usize, String>, seen: &[Mutex<Vec<u64>>
     let last = log.keys().next_back().unwrap();
     for (number, seen) in seen.iter().enumerate() {
         let is_wanted = |event_type: &str| number % 2 == 0 || event_type == STARTED;
-        let wanted = log.iter().filter(|(_, it)| is_wanted(&it.0)).map(|(position, _)| *position);
+        let wanted =
+            log.iter().filter(|(_, it)| is_wanted(&it.event_type)).map(|(position, _)| *position);
         let seen = seen.lock().unwrap();
         let seen: Vec<u64> = seen.iter().copied().take_while(|it| it <= last).collect();
         assert_eq!(seen, wanted.collect::<Vec<_>>(), "stream {number} has a gap or a repetition");
     }
+}
+
+/// Every call whose outcome is in the log was announced there before, and so was a call for every run.
+fn check_audit(log: &Log, started: &BTreeMap<usize, String>) {
+    let (mut announced, mut outcomes) = (BTreeSet::new(), 0);
+    let mut requests = BTreeSet::new();
+    let keys: BTreeMap<_, _> =
+        started.iter().map(|(key, id)| (format!("runs/{id}"), format!("key-{key}"))).collect();
+    for (position, event) in log {
+        match &*event.event_type {
+            REQUESTED => {
+                announced.insert(&event.id);
+                requests.extend(&event.request);
+            }
+            CALLED => {
+                let cause = event.cause.as_ref().unwrap();
+                let request = &event.request;
+                assert!(announced.contains(cause), "{request:?} at {position} was not announced");
+                outcomes += 1;
+            }
+            STARTED => {
+                let key = &keys[&event.stream];
+                assert!(requests.contains(key), "{key} has started a run before it was announced");
+            }
+            _ => {}
+        }
+    }
+    println!("{} calls were announced, {outcomes} have an outcome", announced.len());
+    assert!(outcomes > 0, "calls have outcomes");
 }
 
 fn file(folder: &Path) -> String {

@@ -1,6 +1,7 @@
 //! Private PostgreSQL servers, started from the installed programs on a free port. They and their
 //! files are removed when the test's process ends, even if it is killed.
 
+mod lock;
 mod standby;
 
 use std::{
@@ -15,6 +16,8 @@ use std::{
     thread,
     time::Duration,
 };
+
+pub use self::lock::TableLock;
 
 /// Where Debian and Red Hat install the server's programs, one folder per version.
 const FOLDERS: [&str; 2] = ["/usr/lib/postgresql", "/usr"];

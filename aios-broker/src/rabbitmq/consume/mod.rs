@@ -73,7 +73,7 @@ pub(super) struct ConsumeTask {
 enum End {
     /// The channel or connection died.
     Lost,
-    /// The consumer receives nothing although events are waiting.
+    /// The consumer receives nothing although events are waiting, or the server has none.
     Silent(Consumer),
     /// The subscription was dropped or the broker is closing.
     Unwanted,
@@ -93,7 +93,8 @@ impl ConsumeTask {
                 End::Silent(consumer) => {
                     tracing::warn!(
                         address = %self.context.subscription.address,
-                        "a consumer received nothing although events are waiting; replacing it"
+                        "a consumer received nothing although events are waiting, or the server has lost it; \
+                         replacing it"
                     );
                     counter!("aios_consumers_replaced_total", "reason" => "silent").increment(1);
                     if self.requeue(&session, consumer, self.inbox.take()).await.is_err() {
@@ -125,7 +126,7 @@ impl ConsumeTask {
                 () = &mut lost => return End::Lost,
                 () = self.inbox.dropped() => break,
                 () = begun(&mut draining) => break,
-                Ok(()) = closures.changed() => self.restore_bindings().await,
+                Ok(()) = closures.changed() => self.restore_bindings(session).await,
                 () = check => if watchdog.is_silent(self, session).await {
                     return End::Silent(consumer);
                 },
@@ -143,9 +144,9 @@ impl ConsumeTask {
 
     /// Binds the queue again, in case the exchange was deleted. If the queue is gone as well, the
     /// watchdog notices.
-    async fn restore_bindings(&self) {
+    async fn restore_bindings(&self, session: &Session) {
         let SettlementContext { link, subscription, .. } = &*self.context;
-        match topology::restore_bindings(link, subscription).await {
+        match topology::restore_bindings(link, subscription, &session.queue).await {
             Ok(()) | Err(BrokerError::UnknownAddress { .. } | BrokerError::Closed) => {}
             Err(error) => warn(&error, "failed to bind a queue again; it is tried again later"),
         }
@@ -273,7 +274,8 @@ impl ConsumeTask {
         if *lifetime != Lifetime::Temporary {
             return false;
         }
-        let is_gone = matches!(queue_state(&self.context).await, QueueState::Gone);
+        let queue = topology::queue(&self.context.link.options.prefix, address);
+        let is_gone = matches!(queue_state(&self.context, &queue).await, QueueState::Gone);
         if is_gone {
             tracing::warn!(
                 %address,
@@ -290,14 +292,15 @@ async fn begun(draining: &mut watch::Receiver<bool>) {
     draining.wait_for(|draining| *draining).await.map(drop).unwrap_or_default();
 }
 
-/// Detects a consumer that receives nothing although its queue has events, or was deleted.
+/// Detects a consumer that receives nothing although its queue has events, that the server has forgotten, or
+/// whose queue was deleted.
 /// Consumers of any AMQP library can become silent in this way. Also binds the queue again, because
 /// another process may have found the exchange deleted.
 #[derive(Default)]
 struct DeliveryWatchdog {
     /// Something was delivered since the last check.
     delivered: bool,
-    /// Events were waiting at the last check, too.
+    /// The queue was not served at the last check, either.
     suspicious: bool,
 }
 
@@ -311,40 +314,41 @@ impl DeliveryWatchdog {
         let unsettled = session.unsettled() + inbox.len();
         let hungry = unsettled < usize::from(context.subscription.prefetch);
         let state = if quiet && hungry {
-            task.restore_bindings().await;
-            queue_state(context).await
+            task.restore_bindings(session).await;
+            queue_state(context, &session.queue).await
         } else {
             QueueState::Nothing
         };
         let silent = match state {
             QueueState::Gone => true,
-            QueueState::Events => self.suspicious,
+            QueueState::Unserved => self.suspicious,
             QueueState::Nothing => false,
         };
-        self.suspicious = matches!(state, QueueState::Events);
+        self.suspicious = matches!(state, QueueState::Unserved);
         silent
     }
 }
 
 /// The state of a queue.
 enum QueueState {
-    /// No event waits, or it is unknown.
+    /// No event waits and the queue has a consumer, or it is unknown.
     Nothing,
-    /// Events wait that no consumer has.
-    Events,
+    /// Events are waiting, or the server has no consumer of the queue.
+    Unserved,
     /// The queue no longer exists. A server does not always notify the consumer: RabbitMQ 4.3 does
     /// not if the queue is deleted while it is being published to.
     Gone,
 }
 
-/// Returns the state of the subscription's queue. A failure to inspect it counts as `Nothing`.
-async fn queue_state(context: &SettlementContext) -> QueueState {
+/// Returns the state of a queue of the subscription. A failure to inspect it counts as `Nothing`.
+async fn queue_state(context: &SettlementContext, name: &str) -> QueueState {
     let SettlementContext { link, subscription, .. } = context;
-    let name = topology::queue(&link.options.prefix, &subscription.address);
     let Ok((_connection, channel)) = link.channel().await else { return QueueState::Nothing };
-    let queue = topology::inspect(link, &channel, &name).await;
+    let queue = topology::inspect(link, &channel, name).await;
     match queue.map_err(|error| about(&subscription.address, error)) {
-        Ok(queue) if queue.message_count() > 0 => QueueState::Events,
+        Ok(queue) if queue.message_count() > 0 || queue.consumer_count() == 0 => {
+            QueueState::Unserved
+        }
         Err(BrokerError::UnknownAddress { .. }) => QueueState::Gone,
         Ok(_) | Err(_) => QueueState::Nothing,
     }

@@ -23,7 +23,10 @@ use aios_core::{
     event::{Event, EventError, EventId, EventType, Metadata},
     store::{Append, EventStoreExt, Store, StoreError, StreamId},
 };
-use futures_util::future::join_all;
+use futures_util::{
+    FutureExt,
+    future::{Shared, join_all},
+};
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 use tracing::{error, warn};
@@ -36,6 +39,13 @@ const PAUSE: Duration = Duration::from_millis(100);
 const BATCH: usize = 256;
 /// Most events that wait for an append. A call has at most one.
 const MAX_WAITING: usize = 16_384;
+
+/// The event that a call is made, on its way into the store: completes when it is stored, or with the reason
+/// why the store refuses it. The first poll hands the event to the store.
+///
+/// A store may drop an append whose future is dropped before the commit. So the call keeps a clone, which
+/// the event with its outcome waits for, and a request that is cut off takes no event with it.
+pub(crate) type Announcement = Shared<BoxFuture<'static, Result<(), StoreError>>>;
 
 /// Stores audit events. Calls that end at the same time share an append.
 #[derive(Debug)]
@@ -57,6 +67,8 @@ struct Waiting {
     stream: StreamId,
     /// The event to append.
     event: Event,
+    /// The event that caused this one.
+    announcement: Option<Announcement>,
     /// Completed when the event is stored or reported.
     done: oneshot::Sender<()>,
 }
@@ -64,11 +76,14 @@ struct Waiting {
 impl Waiting {
     /// Reports an event that is not stored, and ends the wait for it.
     fn end(self, appended: &Result<(), Unstored>) {
+        let Self { call, announcement, done, .. } = self;
         if let Err(error) = appended {
-            lost(&self.call, &Chain(error).to_string());
+            lost(&call, &Chain(error).to_string());
         }
+        // The call that waits may be the last one, and its store be opened again.
+        drop(announcement);
         // Sending fails if the request was cancelled.
-        let _ = self.done.send(());
+        let _ = done.send(());
     }
 }
 
@@ -98,34 +113,39 @@ impl AuditLog {
         Self { store, clock, waiting: Mutex::default() }
     }
 
-    /// The event that a call is made, and its id. The first poll of the future hands the event to the store.
+    /// The event that a call is made, and its id.
     pub(super) fn announce(
         &self,
         call: &ApiCalled,
         metadata: Metadata,
-    ) -> Result<(EventId, BoxFuture<'static, ()>), InvalidAudit> {
+    ) -> Result<(EventId, Announcement), InvalidAudit> {
         let (stream, event) = event(&*self.clock, API_REQUESTED, call, metadata)?;
         let id = event.id.clone();
-        let store = Arc::clone(&self.store);
+        let (store, clock) = (Arc::clone(&self.store), Arc::clone(&self.clock));
         let announcement = async move {
-            if let Err(error) = store.append_one(Append::new(stream, vec![event])).await {
-                let error = Chain(&error).to_string();
+            let append = Append::new(stream, vec![event]);
+            append_until_taken(&*store, &*clock, &append).await.inspect_err(|error| {
+                let error = Chain(error).to_string();
                 warn!(target: "aios_service::audit", error, "failed to store that a call is made");
-            }
+            })
         };
-        Ok((id, Box::pin(announcement)))
+        Ok((id, announcement.boxed().shared()))
     }
 
-    /// Begins to store the outcome of a call. The returned receiver completes once the event is stored or
-    /// reported as lost; the event is stored even if the receiver is dropped. Requires a runtime of tokio.
+    /// Begins to store the outcome of a call, after the event that it is made. The returned receiver completes
+    /// once the event is stored or reported as lost; the event is stored even if the receiver is dropped.
+    /// Requires a runtime of tokio.
     pub(super) fn record(
         self: &Arc<Self>,
         call: ApiCalled,
         metadata: Metadata,
+        announcement: Option<Announcement>,
     ) -> oneshot::Receiver<()> {
         let (done, stored) = oneshot::channel();
         match event(&*self.clock, API_CALLED, &call, metadata) {
-            Ok((stream, event)) => self.enqueue(Waiting { call, stream, event, done }),
+            Ok((stream, event)) => {
+                self.enqueue(Waiting { call, stream, event, announcement, done });
+            }
             Err(error) => lost(&call, &Chain(&error).to_string()),
         }
         stored
@@ -184,22 +204,34 @@ impl AuditLog {
     async fn append(&self, batch: &[Waiting]) -> Result<(), Unstored> {
         tokio::select! {
             biased;
-            appended = self.append_until_taken(batch) => appended.map_err(Unstored::Refused),
+            appended = self.append_in_order(batch) => appended.map_err(Unstored::Refused),
             () = self.clock.sleep(TIMEOUT) => Err(Unstored::Late),
         }
     }
 
-    /// Appends the events, and repeats the append after retryable errors.
-    async fn append_until_taken(&self, batch: &[Waiting]) -> Result<(), StoreError> {
+    /// Appends after the events that the calls are made, so that no outcome is in the log without its cause.
+    async fn append_in_order(&self, batch: &[Waiting]) -> Result<(), StoreError> {
         let Some(first) = batch.first() else { return Ok(()) };
-        loop {
-            // Repeating an append is safe: its events have ids.
-            let events = batch.iter().map(|call| call.event.clone()).collect();
-            match self.store.append_one(Append::new(first.stream.clone(), events)).await {
-                Ok(_) => return Ok(()),
-                Err(error) if error.is_retryable() => self.clock.sleep(PAUSE).await,
-                Err(error) => return Err(error),
-            }
+        for announcement in batch.iter().filter_map(|call| call.announcement.clone()) {
+            announcement.await?;
+        }
+        let events = batch.iter().map(|call| call.event.clone()).collect();
+        let append = Append::new(first.stream.clone(), events);
+        append_until_taken(&*self.store, &*self.clock, &append).await
+    }
+}
+
+/// Appends until the store takes or refuses it. Repeating an append is safe: its events have ids.
+async fn append_until_taken(
+    store: &dyn Store,
+    clock: &dyn Clock,
+    append: &Append,
+) -> Result<(), StoreError> {
+    loop {
+        match store.append_one(append.clone()).await {
+            Ok(_) => return Ok(()),
+            Err(error) if error.is_retryable() => clock.sleep(PAUSE).await,
+            Err(error) => return Err(error),
         }
     }
 }
@@ -258,7 +290,7 @@ mod tests {
         let store = MemoryStore::new();
         let log = log_on(&store);
         let mut stored: Vec<_> =
-            ["/a", "/b", "/c"].map(|path| log.record(call(path), Metadata::default())).into();
+            ["/a", "/b", "/c"].map(|path| log.record(call(path), Metadata::default(), None)).into();
         // The task that stores them begins once; a second one would find nothing that waits.
         assert_eq!(log.waiting.lock().len(), 3);
         let last = stored.pop().unwrap();
@@ -274,7 +306,8 @@ mod tests {
         let store = store.unwrap();
         let log = log_on(&store);
         let long = "x".repeat(1000);
-        let recorded = ["/a", &long, "/c"].map(|path| log.record(call(path), Metadata::default()));
+        let recorded =
+            ["/a", &long, "/c"].map(|path| log.record(call(path), Metadata::default(), None));
         for stored in recorded {
             stored.await.unwrap();
         }
@@ -285,7 +318,7 @@ mod tests {
     async fn should_take_no_more_calls_than_it_may_hold() {
         let store = MemoryStore::new();
         let log = log_on(&store);
-        let begun = (0..=MAX_WAITING).map(|_| log.record(call("/a"), Metadata::default()));
+        let begun = (0..=MAX_WAITING).map(|_| log.record(call("/a"), Metadata::default(), None));
         let mut begun: Vec<_> = begun.collect();
         let refused = begun.pop().unwrap().try_recv();
         assert_eq!(refused, Err(TryRecvError::Closed), "it is reported as lost at once");

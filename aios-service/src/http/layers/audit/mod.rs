@@ -7,7 +7,8 @@
 //! No call waits for the first event, which would cost a commit before the one of the effect. It is handed
 //! to the store before the effect instead ([`beside`]), and a store commits appends in the order in which
 //! it gets them from a task ([`EventStore`](aios_core::store::EventStore)): in the commit of the effect, or
-//! in an earlier one. A route whose effect is not in the store waits for the event ([`Requested`]).
+//! in an earlier one. A route whose effect is not in the store waits for the event ([`Requested`]). The second
+//! event is appended when the first one is stored, also if the request was cut off before ([`Announcement`]).
 //!
 //! The other designs cost more. An event in the transaction of the effect would need appends to several
 //! streams, and a way for every call of the runtime to take one along. Events that are derived from the
@@ -18,7 +19,7 @@ mod log;
 
 use std::{convert::Infallible, net::SocketAddr, pin::pin, sync::Arc};
 
-use aios_core::{BoxFuture, catalog::system::ApiCalled, event::Metadata};
+use aios_core::{catalog::system::ApiCalled, event::Metadata};
 use axum::{
     extract::{
         ConnectInfo, FromRequestParts, MatchedPath, OriginalUri, Request,
@@ -27,11 +28,11 @@ use axum::{
     http::{HeaderMap, header, request::Parts},
     response::Response,
 };
-use futures_util::{FutureExt, future::Shared};
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 use tracing::info;
 
+use self::log::Announcement;
 pub(crate) use self::log::AuditLog;
 use super::{request_id::RequestId, trace::metadata};
 use crate::{
@@ -42,18 +43,10 @@ use crate::{
 /// Longest text that is taken from a request, in characters.
 const MAX_TEXT: usize = 500;
 
-/// Completes when it is stored that a call is made, or when that has failed.
-pub(crate) type Announcement = Shared<BoxFuture<'static, ()>>;
-
 /// The call that a request makes. Its outcome is recorded once; when the last clone is dropped, it is
 /// recorded that there is none.
 #[derive(Clone)]
-pub(crate) struct AuditedCall {
-    /// Shared with the request, in whose extensions a clone is.
-    call: Arc<Mutex<Call>>,
-    /// The first event of the call; `None` if audit events go to the log lines.
-    announcement: Option<Announcement>,
-}
+pub(crate) struct AuditedCall(Arc<Mutex<Call>>);
 
 impl AuditedCall {
     /// Begins the call of a request that may change something. It is recorded also if its client or the
@@ -63,21 +56,21 @@ impl AuditedCall {
             return None;
         }
         let mut call = Call::new(api, request)?;
-        let announcement = call.announce().map(FutureExt::shared);
-        let call = Self { call: Arc::new(Mutex::new(call)), announcement };
+        call.announce();
+        let call = Self(Arc::new(Mutex::new(call)));
         request.extensions_mut().insert(call.clone());
         Some(call)
     }
 
     /// The event that is stored before the call has an effect, if audit events are stored.
     pub(crate) fn announcement(&self) -> Option<Announcement> {
-        self.announcement.clone()
+        self.0.lock().announcement.clone()
     }
 
     /// Begins to record the call with its outcome, unless that has begun before. The returned receiver
     /// completes when the event is stored.
     pub(crate) fn record(&self, response: &Response) -> Option<oneshot::Receiver<()>> {
-        let mut call = self.call.lock();
+        let mut call = self.0.lock();
         if call.is_recorded {
             return None;
         }
@@ -96,6 +89,8 @@ struct Call {
     metadata: Metadata,
     /// Where it is recorded; a line of the log without it.
     log: Option<Arc<AuditLog>>,
+    /// The first event of the call; `None` if audit events go to the log lines.
+    announcement: Option<Announcement>,
     /// Whether the outcome was recorded. It is recorded once, by whichever comes first: the handler
     /// with an idempotency key, the guard, or the drop.
     is_recorded: bool,
@@ -127,17 +122,20 @@ impl Call {
             data,
             metadata: metadata(identity, headers, None),
             log: api.audit_log.clone().filter(|_| api.options.audit == Audit::Events),
+            announcement: None,
             is_recorded: false,
         })
     }
 
-    /// The event that the call is made, which causes the one with its outcome. The event with the outcome
-    /// has the same data, so a call without this one is recorded nevertheless.
-    fn announce(&mut self) -> Option<BoxFuture<'static, ()>> {
-        let (id, announcement) =
-            self.log.as_ref()?.announce(&self.data, self.metadata.clone()).ok()?;
-        self.metadata.causation_id = Some(id.to_string().into());
-        Some(announcement)
+    /// Prepares the event that the call is made, which causes the one with its outcome. Both have the same data
+    /// apart from the outcome, so an event that cannot be made would not have been of more use.
+    fn announce(&mut self) {
+        let announced =
+            self.log.as_ref().map(|log| log.announce(&self.data, self.metadata.clone()));
+        if let Some(Ok((id, announcement))) = announced {
+            self.metadata.causation_id = Some(id.to_string().into());
+            self.announcement = Some(announcement);
+        }
     }
 
     /// Begins to record the call. It is recorded even if its request is cancelled.
@@ -147,7 +145,7 @@ impl Call {
             info!(target: "aios_service::audit", call = ?self.data, "the API was called");
             return None;
         };
-        Some(log.record(self.data.clone(), self.metadata.clone()))
+        Some(log.record(self.data.clone(), self.metadata.clone(), self.announcement.clone()))
     }
 }
 
@@ -170,7 +168,7 @@ pub(crate) async fn beside<T>(
     if let Some(announcement) = announcement {
         tokio::select! {
             biased;
-            () = announcement => {}
+            _ = announcement => {}
             done = &mut work => return done,
         }
     }
@@ -190,7 +188,7 @@ impl FromRequestParts<Api> for Requested {
         if let Some(announcement) = call.and_then(AuditedCall::announcement) {
             tokio::select! {
                 biased;
-                () = announcement => {}
+                _ = announcement => {}
                 () = api.options.clock.sleep(log::TIMEOUT) => {}
             }
         }

@@ -31,7 +31,10 @@ use axum::{
 
 pub(crate) use self::ids::RequestIds;
 use self::record::{Claim, Claimed, Record};
-use super::{audit::AuditedCall, finish};
+use super::{
+    audit::{AuditedCall, beside},
+    finish,
+};
 use crate::{
     auth::Identity,
     http::{
@@ -101,7 +104,9 @@ async fn begin(api: &Api, request: Request) -> Result<Begun, ApiError> {
 /// Handles a request, and records its answer and its audit event together, which then share a commit.
 async fn handle(api: Api, claim: Claim, request: Request, next: Next) -> Response {
     let call = request.extensions().get::<AuditedCall>().cloned();
-    let response = finish::answer(&api, request, next).await;
+    // The layer before may be gone with its client.
+    let announcement = call.as_ref().and_then(AuditedCall::announcement);
+    let response = beside(announcement, finish::answer(&api, request, next)).await;
     let stored = call.and_then(|call| call.record(&response));
     let response = claim.answer(response).await;
     if let Some(stored) = stored {
