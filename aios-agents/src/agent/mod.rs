@@ -71,4 +71,5 @@ pub(crate) use self::{
     host::{FIRST_BEAT, is_simulated},
     names::{group_of, mailbox_of, no_agent},
     similar::most_similar,
+    validation::decode,
 };
