@@ -7,19 +7,19 @@ use strsim::damerau_levenshtein;
 /// Maximum number of names in a hint.
 const SHOWN: usize = 10;
 
-/// A hint that begins with a semicolon: the name closest to `given`, and the existing names. Empty if
-/// there are no names.
+/// A hint to append to a message: the name closest to `given`, and the existing names. Empty if there are
+/// no names.
 pub(crate) fn hint<S: AsRef<str>>(what: &str, given: &str, names: &[S]) -> String {
     if names.is_empty() {
         return String::new();
     }
     let shown: Vec<_> = names.iter().take(SHOWN).map(AsRef::as_ref).collect();
     let rest = if names.len() > SHOWN { ", ..." } else { "" };
-    let meant = match closest(given, names) {
-        Some(name) => format!("; did you mean {name}?"),
-        None => String::new(),
-    };
-    format!("{meant}; {what}: {}{rest}", shown.join(", "))
+    let listed = format!("{what}: {}{rest}", shown.join(", "));
+    match closest(given, names) {
+        Some(name) => format!("; did you mean {name}? ({listed})"),
+        None => format!("; {listed}"),
+    }
 }
 
 /// The name that is most similar to `given`, if one is similar enough.
@@ -57,7 +57,7 @@ mod tests {
         let names = ["deploy", "welcome"];
         assert_eq!(
             hint("registered", "wellcome", &names),
-            "; did you mean welcome?; registered: deploy, welcome"
+            "; did you mean welcome? (registered: deploy, welcome)"
         );
         assert_eq!(hint("registered", "x", &names), "; registered: deploy, welcome");
         assert_eq!(hint::<&str>("registered", "x", &[]), "");

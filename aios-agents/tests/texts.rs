@@ -44,7 +44,13 @@ async fn should_name_agent_operation_and_direction() {
             ],
         ),
         (3, ["the parameters do not fit agent doubler", "INVALID_PARAMETERS"]),
-        (4, ["the input of workflow leaf does not fit", "INVALID_PARAMETERS"]),
+        (
+            4,
+            [
+                "the input of workflow leaf does not fit: invalid type: string \"text\"",
+                "expected u64 (INVALID_PARAMETERS)",
+            ],
+        ),
         (5, ["no workflow leave is registered", "did you mean leaf?"]),
     ] {
         let run = runtime.start("misread", &which).id(format!("run-{which}")).await.unwrap();
@@ -74,7 +80,7 @@ async fn should_suggest_the_workflow_that_was_meant() {
     let error = runtime.start("misraed", &1_u64).await.unwrap_err();
     assert_eq!(
         error.to_string(),
-        "no workflow misraed is registered; did you mean misread?; registered: leaf, misread"
+        "no workflow misraed is registered; did you mean misread? (registered: leaf, misread)"
     );
     assert_eq!(error.code(), "WORKFLOW_NOT_FOUND");
 }

@@ -46,9 +46,12 @@ pub async fn connect(url: &str) -> Result<Arc<dyn Broker>, BrokerError> {
         Some(("memory", "" | "//")) => Ok(Arc::new(MemoryBroker::new())),
         Some(("memory", _)) => Err(invalid("memory:// takes no host, path or query".to_owned())),
         Some(("amqp" | "amqps", _)) => rabbitmq(url).await,
+        None if url == "memory" => Err(invalid(format!("{BEGINS}; did you mean memory:?"))),
         scheme => Err(invalid(unknown(scheme.map(|(scheme, _)| scheme)))),
     }
 }
+
+const BEGINS: &str = "a broker URL begins with memory:, amqp: or amqps:";
 
 /// Schemes that may be repeated in an error without showing a misplaced secret.
 const EXPECTED: [&str; 20] = [
@@ -76,18 +79,17 @@ const EXPECTED: [&str; 20] = [
 
 /// Builds the error for an unknown scheme, with a suggestion.
 fn unknown(scheme: Option<&str>) -> String {
-    let begins = "a broker URL begins with memory:, amqp: or amqps:";
-    let Some(scheme) = scheme.map(str::to_ascii_lowercase) else { return begins.to_owned() };
+    let Some(scheme) = scheme.map(str::to_ascii_lowercase) else { return BEGINS.to_owned() };
     let meant = match scheme.as_str() {
         "rabbit" | "rabbitmq" | "pyamqp" => "amqp:",
         "mem" | "inmemory" | "in-memory" => "memory:",
         near if is_near(near, "amqps") && near.ends_with('s') => "amqps:",
         near if is_near(near, "amqp") => "amqp:",
         near if is_near(near, "memory") => "memory:",
-        scheme if EXPECTED.contains(&scheme) => return format!("{begins}, not with {scheme}:"),
-        _ => return begins.to_owned(),
+        scheme if EXPECTED.contains(&scheme) => return format!("{BEGINS}, not with {scheme}:"),
+        _ => return BEGINS.to_owned(),
     };
-    format!("{begins}, not with {scheme}:; did you mean {meant}?")
+    format!("{BEGINS}, not with {scheme}:; did you mean {meant}?")
 }
 
 /// Whether the names differ by one inserted, deleted or replaced letter, or by two swapped letters.
@@ -132,6 +134,12 @@ fn invalid(reason: String) -> BrokerError {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn should_suggest_the_missing_colon() {
+        let error = connect("memory").await.unwrap_err().to_string();
+        assert!(error.ends_with("did you mean memory:?"), "{error}");
+    }
 
     #[tokio::test]
     async fn should_connect_to_memory() {

@@ -11,7 +11,7 @@ pub(crate) async fn ask(consent: Consent, will: &str) -> Result<(), CliError> {
         return Ok(());
     }
     if !io::stdin().is_terminal() {
-        let reason = format!("not done: this will {will}; give --yes to do it without a question");
+        let reason = format!("not done: this will {will}; pass --yes to confirm");
         return Err(CliError::Refused(reason));
     }
     // The standard error may be closed; the question is then not answered either.

@@ -87,7 +87,10 @@ fn report(error: &CliError, is_json: bool) -> io::Result<()> {
     let message = Chain(error).to_string();
     let remedy = error.remedy();
     if is_json {
-        return write_json(&mut stderr, error.code(), &message, remedy);
+        // The code has a field of its own.
+        let code = error.code();
+        let rest = message.strip_prefix(code).and_then(|rest| rest.strip_prefix(": "));
+        return write_json(&mut stderr, code, rest.unwrap_or(&message), remedy);
     }
     writeln!(stderr, "error: {message}")?;
     remedy.map_or(Ok(()), |remedy| writeln!(stderr, "  {remedy}"))

@@ -32,6 +32,8 @@ fn should_name_what_does_not_exist() {
     let error = program.fails(&["run", "nothing", "--json"], 3);
     let error: Value = serde_json::from_str(&error).unwrap();
     assert_eq!(error["error"]["code"], "RUN_NOT_FOUND");
+    let message = error["error"]["message"].as_str().unwrap();
+    assert!(message.starts_with("there is no run nothing"), "{message}");
     program.done(&["start", "approval", "\"a\"", "--id", "a"]);
     assert!(program.fails(&["retry", "a"], 1).contains("RUN_NOT_FAILED"));
     assert!(program.fails(&["start", "welcome", "\"b\"", "--id", "a"], 1).contains("RUN_EXISTS"));
@@ -60,6 +62,7 @@ fn should_refuse_arguments_that_are_invalid() {
         &["runs", "--store", "mysql://a"],
         &["runs", "--store", "memory://"],
         &["runs", "--store", "sqlite://missing/a.db"],
+        &["dead-letters", "list", "a", "--broker", "localhost"],
         &["events", "tail", "--pattern", "a b"],
         &["agents", "--status", "unknown"],
         &["tasks", "--status", "unknown"],
@@ -91,6 +94,19 @@ fn should_refuse_arguments_that_are_invalid() {
     assert!(error.contains("two pairs of quotes"), "{error}");
     let error = program.fails(&[&["start", "welcome", "@missing.json"][..], &url].concat(), 2);
     assert!(error.contains("missing.json") && error.contains("name a file"), "{error}");
+}
+
+#[test]
+fn should_say_what_is_wrong_with_a_store() {
+    let program = Program::new();
+    let error = program.fails(&["runs", "--store", "a.db"], 2);
+    assert!(error.contains("'--store <URL>'") && error.contains("sqlite://a.db"), "{error}");
+    let error = program.fails(&["runs", "--store", "sqlite://missing/a.db"], 2);
+    assert!(error.contains("no store missing/a.db") && error.contains("aios migrate"), "{error}");
+    fs::write(program.folder().join("text.db"), "a text that is longer than a header ".repeat(20))
+        .unwrap();
+    let found = program.ended(&["doctor", "--store", "sqlite://text.db"]).stdout;
+    assert!(found.contains("restore a backup") && !found.contains("start the"), "{found}");
 }
 
 /// `--json` also holds for arguments that cannot be parsed, and for what the service refuses.

@@ -31,7 +31,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use aios_agents::{Runtime, RuntimeBuilder, agent::TaskClient};
+use aios_agents::{Runtime, RuntimeBuilder, RuntimeError, agent::TaskClient};
 use aios_core::{
     agent::Name,
     broker::Broker,
@@ -76,6 +76,9 @@ pub(crate) struct Session {
     /// The source of the events that this client publishes.
     source: Arc<str>,
 }
+
+/// The workflow of tasks outside of workflows, which no caller starts by its name.
+const SINGLE_TASK: &str = "single_task";
 
 /// Why a runtime is dropped instead of shut down.
 const STILL_REFERRED: &str = "an HTTP request still uses the runtime, which therefore ends without \
@@ -327,14 +330,10 @@ fn add(
 fn unknown_workflow(workflow: &str, mut known: Vec<String>) -> ErrorInfo {
     known.sort_unstable();
     known.dedup();
-    let listed = match known.is_empty() {
-        true => "none".to_owned(),
-        false => known.join(", "),
-    };
-    let message = format!(
-        "no workflow {workflow:?} is registered in this store (registered: {listed}); pass \
-         `version=` if a process that has it starts later"
-    );
+    known.retain(|name| name != SINGLE_TASK);
+    let unknown =
+        RuntimeError::UnknownWorkflow { workflow: workflow.to_owned(), registered: known };
+    let message = format!("{unknown}; pass `version=` if a process that has it starts later");
     ErrorInfo::new("runtime", "WORKFLOW_NOT_FOUND", message)
 }
 

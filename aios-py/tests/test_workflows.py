@@ -7,7 +7,7 @@ import datetime
 import gc
 import weakref
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import aios
 import pytest
@@ -571,3 +571,17 @@ async def test_should_reject_functions_that_can_not_be_workflows() -> None:
     async with aios.Runtime() as runtime:
         with pytest.raises(aios.WorkflowNotFoundError):
             await runtime.start(shop, Order("a", 1))
+
+
+async def test_should_block_a_step_that_gets_the_result_of_a_call() -> None:
+    def count() -> int:
+        return 1
+
+    @aios.workflow("called")
+    async def called(context: aios.WorkflowContext) -> Any:
+        return await context.step("count", cast("Any", count()))
+
+    async with aios.Runtime(workflows=[called]) as runtime:
+        run = await runtime.start(called)
+        with pytest.raises(aios.RunBlockedError, match="takes a function and its arguments"):
+            await run.result()

@@ -88,7 +88,17 @@ fn unknown_scheme(url: &str, scheme: Option<&str>) -> String {
             format!("{begins}, not with {scheme}:{meant}")
         }
         None if url.is_empty() || url.contains('@') => begins.to_owned(),
-        None => format!("{begins}, not with {url:?}; did you mean \"sqlite:{url}\"?"),
+        None => {
+            let meant = match url {
+                "memory" => "memory:".to_owned(),
+                // The colon is missing.
+                _ => match url.strip_prefix("sqlite").filter(|path| path.starts_with("//")) {
+                    Some(path) => format!("sqlite:{path}"),
+                    None => format!("sqlite:{url}"),
+                },
+            };
+            format!("{begins}, not with {url:?}; did you mean {meant:?}?")
+        }
     }
 }
 
@@ -195,6 +205,8 @@ mod tests {
             ("mem://", "not with mem:; did you mean memory:?"),
             ("redis://me:secret@h", "not with redis:"),
             ("a.db", "not with \"a.db\"; did you mean \"sqlite:a.db\"?"),
+            ("sqlite//a.db", "not with \"sqlite//a.db\"; did you mean \"sqlite://a.db\"?"),
+            ("memory", "not with \"memory\"; did you mean \"memory:\"?"),
             ("C:\\a.db", "did you mean \"sqlite:C:\\a.db\"?"),
             ("me:secret@h/d", "sqlite: or postgres:"),
             ("secret@h/d", "sqlite: or postgres:"),

@@ -117,6 +117,10 @@ fn resume_after_a_kill(arguments: &[&str]) {
     let done: usize = done.parse().unwrap();
     assert!(done > 0 && done <= before, "{done} of {before}");
     assert!(rest.starts_with(&format!("of {FILES} files were done\n")), "{printed}");
+    let later = rest.lines().filter_map(|line| line.strip_suffix(" files are done"));
+    let later: Vec<_> =
+        later.filter_map(|line| line.split(' ').next()?.parse::<usize>().ok()).collect();
+    assert!(later.iter().all(|shown| *shown >= done), "{printed}");
     assert_eq!(review.executions().len() - before, FILES - done);
     assert_eq!(review.report_text(), uninterrupted.report_text());
 }

@@ -69,4 +69,5 @@ pub use self::{
 pub(crate) use self::{
     host::{FIRST_BEAT, is_simulated},
     names::{group_of, mailbox_of, no_agent},
+    validation::decode,
 };

@@ -116,9 +116,9 @@ pub mod marker {
 
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not an agent",
-    label = "implement `Agent` for this type",
-    note = "an agent is a value of a type that implements `Agent`, or `DynAgent` for JSON without \
-            types, or an `Arc<dyn DynAgent>`"
+    note = "an agent is a value of a type, such as `struct Greeter;`, that implements `Agent`; a function \
+            is not one",
+    note = "types that implement `DynAgent`, for JSON without types, are agents too"
 )]
 /// Values that can run as an agent: every [`Agent`] and every [`DynAgent`]. The marker `M`
 /// distinguishes the two and is always inferred.

@@ -113,7 +113,7 @@ fn join_pointer(path: &str, name: &str) -> String {
 
 /// Decodes JSON. An error names the path of the invalid value. The path is determined only after
 /// decoding has failed, because tracking it is slow.
-pub(super) fn decode<T: DeserializeOwned>(parameters: &Payload) -> Result<T, TaskError> {
+pub(crate) fn decode<T: DeserializeOwned>(parameters: &Payload) -> Result<T, TaskError> {
     serde_json::from_str(parameters.as_str()).map_err(|error| locate_error::<T>(parameters, &error))
 }
 
@@ -121,10 +121,21 @@ pub(super) fn decode<T: DeserializeOwned>(parameters: &Payload) -> Result<T, Tas
 fn locate_error<T: DeserializeOwned>(parameters: &Payload, first: &serde_json::Error) -> TaskError {
     let mut deserializer = serde_json::Deserializer::from_str(parameters.as_str());
     let violation = match serde_path_to_error::deserialize::<_, T>(&mut deserializer) {
-        Ok(_) => (String::new(), first.to_string()),
-        Err(error) => (pointer(error.path()), error.inner().to_string()),
+        Ok(_) => (String::new(), description(first)),
+        Err(error) => (pointer(error.path()), description(error.inner())),
     };
     TaskError::invalid_parameters(&[violation])
+}
+
+/// The text of an error. The path says where an invalid value is, so line and column are left out; they
+/// remain for text that is not JSON.
+fn description(error: &serde_json::Error) -> String {
+    let text = error.to_string();
+    let place = format!(" at line {} column {}", error.line(), error.column());
+    match text.strip_suffix(&place) {
+        Some(shorter) if error.is_data() => shorter.to_owned(),
+        _ => text,
+    }
 }
 
 /// The JSON pointer of a path of serde.

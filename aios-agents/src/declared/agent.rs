@@ -112,6 +112,7 @@ pub trait StartAgentTask<P: ?Sized> {
     fn into_start(self, start: impl FnOnce(Target) -> StartTask) -> Self::Start;
 }
 
+#[diagnostic::do_not_recommend]
 impl<A: Into<Target>, P: ?Sized> StartAgentTask<P> for A {
     type Start = StartTask;
 
@@ -120,6 +121,7 @@ impl<A: Into<Target>, P: ?Sized> StartAgentTask<P> for A {
     }
 }
 
+#[diagnostic::do_not_recommend]
 impl<P: Borrow<Q>, O, Q: ?Sized> StartAgentTask<Q> for AgentRef<P, O> {
     type Start = StartTyped<StartTask, O>;
 

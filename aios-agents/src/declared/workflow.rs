@@ -105,6 +105,7 @@ pub trait WorkflowName<I, O> {
     fn into_name(self) -> String;
 }
 
+#[diagnostic::do_not_recommend]
 impl<N: AsRef<str>, I, O> WorkflowName<I, O> for N {
     fn into_name(self) -> String {
         self.as_ref().to_owned()
@@ -117,6 +118,7 @@ impl<I, O> WorkflowName<I, O> for WorkflowRef<I, O> {
     }
 }
 
+#[diagnostic::do_not_recommend]
 impl<I: Borrow<Q>, O, Q: ?Sized> StartWorkflow<Q> for WorkflowRef<I, O> {
     type Start = StartTyped<StartRun, O>;
 

@@ -326,6 +326,7 @@ pub trait StartWorkflow<I: ?Sized> {
     fn into_start(self, start: impl FnOnce(&str) -> StartRun) -> Self::Start;
 }
 
+#[diagnostic::do_not_recommend]
 impl<N: AsRef<str>, I: ?Sized> StartWorkflow<I> for N {
     type Start = StartRun;
 

@@ -10,14 +10,13 @@ use aios_core::{
     BoxFuture,
     agent::{InvalidName, Name, TaskError},
     event::Payload,
-    failure::Failure,
 };
 use schemars::JsonSchema;
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::Value;
 
 use super::{WorkflowContext, WorkflowError};
-use crate::schema::schema_of;
+use crate::{agent::decode, schema::schema_of};
 
 /// A workflow that the engine can run: a Rust function, a coroutine of another language, or a
 /// definition given as data.
@@ -265,7 +264,7 @@ where
         let input = match decode(&input) {
             Ok(input) => input,
             // The run fails: its input is recorded, and no retry changes it.
-            Err(mut failure) => {
+            Err(TaskError { mut failure, .. }) => {
                 let input = format!("the input of workflow {} does not fit", self.name);
                 failure.message = failure.message.replacen("the parameters do not fit", &input, 1);
                 return Box::pin(std::future::ready(Err(WorkflowError::failed(failure))));
@@ -274,15 +273,6 @@ where
         let running = (self.function)(context, input);
         Box::pin(async move { Ok(Payload::encode(&running.await?)?) })
     }
-}
-
-/// Decodes the input. An error names the JSON path of the invalid value.
-fn decode<I: DeserializeOwned>(input: &Payload) -> Result<I, Failure> {
-    let mut json = serde_json::Deserializer::from_str(input.as_str());
-    serde_path_to_error::deserialize(&mut json).map_err(|error| {
-        let path = error.path().to_string();
-        TaskError::invalid_parameters(&[(path, error.into_inner().to_string())]).failure
-    })
 }
 
 impl<F, I, O> fmt::Debug for FnWorkflow<F, I, O> {

@@ -46,20 +46,35 @@ pub(crate) struct Connection {
 
     /// URL of a store, sqlite://FILE or postgres://…, to work without a service. Other users of this
     /// machine can see arguments: pass a password in AIOS_DATABASE_URL instead.
-    #[arg(long, global = true, value_name = "URL")]
+    #[arg(long, global = true, value_name = "URL", value_parser = store_url)]
     pub(crate) store: Option<String>,
 
     /// URL of the broker, amqp://…, for commands about dead letters that work on a store. Pass a password
     /// in AIOS_BROKER_URL instead.
-    #[arg(long, global = true, value_name = "URL")]
+    #[arg(long, global = true, value_name = "URL", value_parser = broker_url)]
     pub(crate) broker: Option<String>,
+}
+
+/// Refuses what is no URL at all, such as the path of a file. Adapters check the rest.
+fn store_url(text: &str) -> Result<String, String> {
+    match text.contains(':') {
+        true => Ok(text.to_owned()),
+        false => Err(format!("not a URL; for a SQLite file, write sqlite://{text}")),
+    }
+}
+
+fn broker_url(text: &str) -> Result<String, String> {
+    match text.contains(':') {
+        true => Ok(text.to_owned()),
+        false => Err("not a URL, such as amqp://user@host/%2f".to_owned()),
+    }
 }
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Serve for development: a SQLite file, a broker in memory, the HTTP API, and two workflows to try.
     ///
-    /// The settings AIOS_… and the files in the folder `config` apply, as to every service.
+    /// The settings AIOS_… and the files in the folder `config` apply, as they do to every service.
     Dev(Dev),
     /// List runs.
     Runs(Runs),
@@ -73,15 +88,15 @@ pub(crate) enum Command {
     Cancel(Cancel),
     /// Pause a run. Tasks in progress continue.
     Pause(RunId),
-    /// Resume a paused run, or try a blocked one again.
+    /// Resume a paused run, or retry a blocked one.
     Resume(RunId),
     /// Retry a failed run from its failed operation, as a new run.
     Retry(Retry),
-    /// Start a new run with a copy of the journal up to an operation.
+    /// Start a new run from a copy of another run's journal up to an operation.
     Fork(Fork),
     /// Show the journal of a run.
     Journal(Journal),
-    /// Show where the time of a run and its children went, or send their trace to a collector.
+    /// Show where a run and its children spent their time, or send their trace to a collector.
     Trace(Trace),
     /// Follow the events of the log.
     #[command(subcommand)]
@@ -95,15 +110,15 @@ pub(crate) enum Command {
     DeadLetters(DeadLetters),
     /// List the engines that are alive, and the shards of the runs that each owns.
     Engines,
-    /// Find what is wrong here: settings, store, schema, broker, engines, agents, runs, dead letters.
+    /// Find what is wrong, in this order: settings, store, schema, broker, engines, agents, runs, dead letters.
     Doctor,
     /// Create or migrate the schema of a store.
     Migrate,
-    /// Make the read models of a store again from its log.
+    /// Rebuild the read models of a store from its log.
     Rebuild(Consent),
-    /// Remove finished runs that are old.
+    /// Remove runs that ended long ago.
     Retain(Retain),
-    /// Copy a SQLite store to a new file, also while it is in use. For PostgreSQL, use pg_dump.
+    /// Copy a SQLite store to a new file, even while it is in use. For PostgreSQL, use pg_dump.
     Backup(Backup),
     /// Check a store that is not in use: dense positions, complete streams, read models equal to a rebuild.
     Verify(Verify),
@@ -134,7 +149,7 @@ impl Command {
 /// Arguments of `dev`.
 #[derive(Debug, Args)]
 pub(crate) struct Dev {
-    /// Address and port of the API; port 0 takes a free one. Default 127.0.0.1:8080.
+    /// Address and port of the API; port 0 picks a free one. Default 127.0.0.1:8080.
     #[arg(long, value_name = "ADDRESS")]
     pub(crate) listen: Option<String>,
 }
@@ -142,13 +157,13 @@ pub(crate) struct Dev {
 /// Which items a list has.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct Listed {
-    /// Most items that are listed.
+    /// Maximum number of items to list.
     #[arg(long, value_name = "COUNT", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) limit: u32,
     /// List all items.
     #[arg(long, conflicts_with = "limit")]
     pub(crate) all: bool,
-    /// Continue the list after a cursor, which the end of an incomplete list names.
+    /// Continue a list after this cursor, which an incomplete list prints at its end.
     #[arg(long, value_name = "CURSOR")]
     pub(crate) after: Option<String>,
 }

@@ -18,7 +18,7 @@ pub(crate) enum Events {
         /// Only events whose type matches: * stands for one segment, # for any number.
         #[arg(long, value_parser = pattern)]
         pattern: Option<String>,
-        /// Begin after this position of the log, 0 for all events. Only new events unless given.
+        /// Start after this position of the log; 0 shows all events. Without it, only new events are shown.
         #[arg(long, value_name = "POSITION")]
         after: Option<u64>,
     },
@@ -75,7 +75,7 @@ pub(crate) enum DeadLetters {
     List {
         #[command(flatten)]
         of: Of,
-        /// Most dead letters that are listed, 1 to 1,000.
+        /// Maximum number of dead letters to list, 1 to 1,000.
         #[arg(long, default_value_t = 50, value_name = "COUNT", value_parser = clap::value_parser!(u16).range(1..=1000))]
         limit: u16,
     },
@@ -86,7 +86,7 @@ pub(crate) enum DeadLetters {
         /// Id of the event.
         id: String,
     },
-    /// Send dead letters back to where they came from, with a fresh count of attempts.
+    /// Send dead letters back to where they came from, and count their attempts from zero.
     Redrive(Chosen),
     /// Delete dead letters. They can't be restored.
     Purge(Chosen),
@@ -129,7 +129,7 @@ impl Of {
 /// Whether a person has agreed.
 #[derive(Clone, Copy, Debug, Args)]
 pub(crate) struct Consent {
-    /// Do it without a question.
+    /// Do not ask for confirmation.
     #[arg(long, short)]
     pub(crate) yes: bool,
 }
@@ -137,13 +137,13 @@ pub(crate) struct Consent {
 /// Arguments of `retain`.
 #[derive(Debug, Args)]
 pub(crate) struct Retain {
-    /// Age of the runs that are removed, counted from their end, such as 720h.
+    /// Remove runs that ended longer ago than this, such as 720h.
     #[arg(long, value_name = "DURATION")]
     pub(crate) older_than: HumanDuration,
-    /// Age of the output streams of ended runs that are removed; that of the runs unless given.
+    /// Remove output streams of runs that ended longer ago than this. Default: as for runs.
     #[arg(long, value_name = "DURATION")]
     pub(crate) outputs_older_than: Option<HumanDuration>,
-    /// Age of the idempotency keys of the HTTP API that are removed; that of the runs unless given.
+    /// Remove idempotency keys of the HTTP API that are older than this. Default: as for runs.
     #[arg(long, value_name = "DURATION")]
     pub(crate) requests_older_than: Option<HumanDuration>,
     /// Keep the events in the archive table. SQLite and PostgreSQL only.
@@ -166,7 +166,7 @@ pub(crate) struct Backup {
 /// Arguments of `verify`.
 #[derive(Debug, Args)]
 pub(crate) struct Verify {
-    /// Accept positions without an event, because `aios retain` or a retention policy has removed runs.
+    /// Accept gaps in positions, which `aios retain` or a retention policy leaves behind.
     #[arg(long)]
     pub(crate) retained: bool,
 }

@@ -24,7 +24,7 @@ pub(crate) struct Runs {
     /// Only runs of this workflow.
     #[arg(long)]
     pub(crate) workflow: Option<String>,
-    /// Deleted runs too.
+    /// Include deleted runs.
     #[arg(long)]
     pub(crate) deleted: bool,
     #[command(flatten)]
@@ -61,14 +61,14 @@ pub(crate) struct Start {
     /// Input: JSON such as '"Ada"' or '{"name": "Ada"}', @FILE, or - for the standard input.
     #[arg(default_value = "null")]
     pub(crate) input: String,
-    /// Id of the run; a new UUID unless given. Starting again with the same id and input returns the
+    /// Id of the run; a new UUID by default. Starting again with the same id and input returns the
     /// existing run.
     #[arg(long)]
     pub(crate) id: Option<String>,
-    /// When the run begins, such as 2030-01-31T08:00:00Z.
+    /// Time at which the run starts, such as 2030-01-31T08:00:00Z.
     #[arg(long, value_name = "TIME", conflicts_with = "after")]
     pub(crate) at: Option<Timestamp>,
-    /// After which time the run begins, such as 90s, 5m or 2h.
+    /// Delay after which the run starts, such as 90s, 5m or 2h.
     #[arg(long, value_name = "DURATION")]
     pub(crate) after: Option<HumanDuration>,
     /// Correlation id of all events that the run causes.
@@ -96,7 +96,7 @@ pub(crate) struct Signal {
 pub(crate) struct Cancel {
     /// Id of the run.
     pub(crate) run: String,
-    /// Reason, which the journal keeps.
+    /// Reason, recorded in the journal.
     #[arg(long, default_value = "cancelled by an operator")]
     pub(crate) reason: String,
 }
@@ -106,7 +106,7 @@ pub(crate) struct Cancel {
 pub(crate) struct Retry {
     /// Id of the failed run.
     pub(crate) run: String,
-    /// Id of the new run; a new UUID unless given.
+    /// Id of the new run; a new UUID by default.
     #[arg(long, value_name = "ID")]
     pub(crate) new_id: Option<String>,
 }
@@ -116,9 +116,9 @@ pub(crate) struct Retry {
 pub(crate) struct Fork {
     /// Id of the run.
     pub(crate) run: String,
-    /// Number of the first operation that the new run does itself; see `aios journal`.
+    /// Number of the first operation that the new run executes itself; see `aios journal`.
     pub(crate) operation: u64,
-    /// Id of the new run; a new UUID unless given.
+    /// Id of the new run; a new UUID by default.
     #[arg(long, value_name = "ID")]
     pub(crate) new_id: Option<String>,
 }
@@ -128,7 +128,7 @@ pub(crate) struct Fork {
 pub(crate) struct Journal {
     /// Id of the run.
     pub(crate) run: String,
-    /// Continue with new events until the run has ended.
+    /// Follow new events until the run has ended.
     #[arg(long, short)]
     pub(crate) follow: bool,
 }
@@ -138,8 +138,8 @@ pub(crate) struct Journal {
 pub(crate) struct Trace {
     /// Id of the run.
     pub(crate) run: String,
-    /// Send the trace by OTLP over HTTP, such as to http://localhost:4318. Spans that were sent before
-    /// have the same ids.
+    /// Send the trace by OTLP over HTTP, for example to http://localhost:4318. Sending it again produces
+    /// the same span ids.
     #[arg(long, value_name = "URL")]
     pub(crate) export: Option<String>,
 }
@@ -172,7 +172,7 @@ fn json(argument: &'static str, text: String) -> Result<Payload, CliError> {
         // The error itself names events.
         let reason = error.source().map_or_else(|| error.to_string(), ToString::to_string);
         let hint =
-            if is_word { "; write a text in two pairs of quotes, as '\"text\"'" } else { "" };
+            if is_word { "; a string needs two pairs of quotes, as in '\"text\"'" } else { "" };
         CliError::argument(argument, format!("it is not JSON: {reason}{hint}"))
     })
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use aios_core::{
     Chain,
     broker::Group,
-    store::{AgentStatus, RunStatus},
+    store::{AgentStatus, RunStatus, StoreError},
 };
 use aios_service::{
     client::{AgentQuery, Client, ClientError, PageQuery, RunQuery},
@@ -119,8 +119,7 @@ async fn schema(url: &str, found: &mut Examination<'_>) -> Result<bool, CliError
     let version = match schema_version(url).await {
         Ok(version) => version,
         Err(error) => {
-            let remedy = "start the database, and check database.url (AIOS_DATABASE_URL)";
-            found.fault("store", &Chain(&error).to_string(), remedy)?;
+            found.fault("store", &Chain(&error).to_string(), store_remedy(&error))?;
             return Ok(false);
         }
     };
@@ -135,6 +134,19 @@ async fn schema(url: &str, found: &mut Examination<'_>) -> Result<bool, CliError
         found.ok("schema", &text)?;
     }
     Ok(version.found == version.known)
+}
+
+fn store_remedy(error: &StoreError) -> &'static str {
+    match error {
+        StoreError::Corrupt { .. } => {
+            "check that database.url (AIOS_DATABASE_URL) names a store of aios; if it does, restore a backup"
+        }
+        StoreError::InvalidConfiguration { .. } => "correct database.url (AIOS_DATABASE_URL)",
+        StoreError::Locked { .. } => {
+            "check the service that has it open with --url, or stop that process first"
+        }
+        _ => "start the database, and check database.url (AIOS_DATABASE_URL)",
+    }
 }
 
 /// Checks the broker. Returns what later checks may use.

@@ -37,7 +37,7 @@ pub(super) async fn rebuild(
     output: &mut Output,
 ) -> Result<(), CliError> {
     let url = store_url(connection)?;
-    let will = "make the read models again from the log; appends wait until it has ended";
+    let will = "rebuild the read models from the log; appends wait until it has finished";
     ask(consent, will).await?;
     let opened = open_store(&url).await?;
     output.progress("rebuilding the read models …");

@@ -17,6 +17,12 @@ fn of_settings(settings: &Settings) -> Option<String> {
     settings.database().url.as_ref().map(|url| url.expose().to_owned())
 }
 
+/// The part of the URL of a store that a message may show: the path of a file, and nothing of a database.
+fn shown(url: &str) -> &str {
+    let path = url.strip_prefix("sqlite:").map(|path| path.strip_prefix("//").unwrap_or(path));
+    path.unwrap_or("in this database")
+}
+
 /// Opens a store that exists and has the schema of this program. Nothing is migrated.
 pub(crate) async fn open_store(url: &str) -> Result<AnyStore, CliError> {
     if url.starts_with("memory:") || url.ends_with(":memory:") {
@@ -26,7 +32,7 @@ pub(crate) async fn open_store(url: &str) -> Result<AnyStore, CliError> {
     let version = schema_version(url).await?;
     if version.is_outdated() {
         let reason = match version.found {
-            0 => "there is no store of aios; create it with `aios migrate`".to_owned(),
+            0 => format!("there is no store {}; create it with `aios migrate`", shown(url)),
             found => format!(
                 "the store has schema version {found}, this program needs {}; migrate it with `aios \
                  migrate`",

@@ -14,7 +14,7 @@ pub enum ServiceError {
     Settings(#[from] SettingsError),
     /// The operating system refuses the address: another program has the port, or it needs privileges.
     /// Set another one as `http.listen`.
-    #[error("can't listen on {address}; set another one as AIOS_HTTP_LISTEN")]
+    #[error("can't listen on {address}; choose another address with AIOS_HTTP_LISTEN")]
     #[non_exhaustive]
     Listen {
         /// The address.

@@ -17,7 +17,7 @@ async fn report(context: WorkflowContext, month: u32) -> Result<String, Workflow
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let url = std::env::args().nth(1).ok_or("postgres URL")?;
+    let url = std::env::args().nth(1).ok_or("usage: postgres URL")?;
     // Several installations can share a database if each has its own schema.
     let options = PostgresOptions::new(&url)
         .with_schema("reports")

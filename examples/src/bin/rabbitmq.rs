@@ -31,7 +31,7 @@ async fn shout(context: WorkflowContext, words: Vec<String>) -> Result<String, W
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let usage = "rabbitmq agent BROKER | rabbitmq run BROKER STORE";
+    let usage = "usage: rabbitmq agent BROKER, or rabbitmq run BROKER STORE";
     let role = std::env::args().nth(1).ok_or(usage)?;
     let broker = aios_broker::connect(&std::env::args().nth(2).ok_or(usage)?).await?;
     match role.as_str() {

@@ -123,8 +123,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
         [listen, hash, keys] => (listen, hash, keys, AUDIENCE),
         [listen, hash, keys, audience] => (listen, hash, keys, audience.as_str()),
         _ => {
-            let usage =
-                "rest-service LISTEN SHA256_OF_THE_API_KEY ISSUER_URL|KEY_SET_FILE [AUDIENCE]";
+            let usage = "usage: rest-service LISTEN SHA256_OF_THE_API_KEY ISSUER_URL|KEY_SET_FILE [AUDIENCE]";
             return Err(usage.into());
         }
     };

@@ -19,7 +19,7 @@ async fn order(context: WorkflowContext, item: String) -> Result<String, Workflo
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let usage = "signals wait|send STORE";
+    let usage = "usage: signals wait|send STORE";
     let role = std::env::args().nth(1).ok_or(usage)?;
     let store = aios_store::connect(&std::env::args().nth(2).ok_or(usage)?).await?;
     let builder = Runtime::builder()

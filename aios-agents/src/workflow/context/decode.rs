@@ -11,13 +11,14 @@ use crate::workflow::WorkflowError;
 /// without borrowing.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be the result type of an operation",
-    label = "this type cannot be deserialised from JSON",
     note = "name the type, as in `let answer: Plan = ...` or `context.task::<Plan>(...)`; use `()` if \
             there is no result or `serde_json::Value` for any result",
-    note = "the type must implement `serde::Deserialize` and own its data: `String`, not `&str`"
+    note = "the type must implement `serde::Deserialize` (`#[derive(serde::Deserialize)]`) and own its \
+            data: `String`, not `&str`"
 )]
 pub trait Answer: DeserializeOwned {}
 
+#[diagnostic::do_not_recommend]
 impl<T: DeserializeOwned> Answer for T {}
 
 /// The failure of an outcome that cannot be decoded as a `T`.

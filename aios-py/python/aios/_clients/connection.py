@@ -285,5 +285,5 @@ class Connection:
 
     def _opened(self) -> NativeClient:
         if self._native is None:
-            raise RuntimeClosedError("the client is not open; use `async with`")
+            raise RuntimeClosedError(f"this {type(self).__name__} is not open; use `async with`")
         return self._native

@@ -98,7 +98,7 @@ class RemoteClient(Client):
 
     def _opened(self) -> NativeClient:
         if self._remote is None:
-            raise RuntimeClosedError("the client is not open; use `async with`")
+            raise RuntimeClosedError("this RemoteClient is not open; use `async with`")
         # It has the methods that a client calls.
         return cast("NativeClient", self._remote)
 

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from .._retry import RetryPolicy
 
 T = TypeVar("T")
+T2 = TypeVar("T2")
+T3 = TypeVar("T3")
 I = TypeVar("I")
 O = TypeVar("O")
 P = ParamSpec("P")
@@ -187,7 +189,13 @@ class WorkflowContext:
         Raises:
             TaskError: The function raised an exception in its last attempt. The code of an
                 :class:`AiosError` is kept.
+            WorkflowCodeError: ``function`` can't be called.
         """
+        if not callable(function):
+            raise WorkflowCodeError(
+                f"step {name!r} takes a function and its arguments, not the result of a call: write "
+                f"`context.step({name!r}, function, argument)`, not `function(argument)`"
+            )
         return self._native.step(
             name,
             function,
@@ -301,7 +309,20 @@ class WorkflowContext:
         """
         return cast("Awaitable[list[T]]", Gather(awaitables, return_exceptions))
 
-    def race(self, *awaitables: Awaitable[T]) -> Awaitable[tuple[int, T]]:
+    @overload
+    def race(
+        self, first: Awaitable[T], second: Awaitable[T2], /
+    ) -> Awaitable[tuple[int, T | T2]]: ...
+
+    @overload
+    def race(
+        self, first: Awaitable[T], second: Awaitable[T2], third: Awaitable[T3], /
+    ) -> Awaitable[tuple[int, T | T2 | T3]]: ...
+
+    @overload
+    def race(self, *awaitables: Awaitable[T]) -> Awaitable[tuple[int, T]]: ...
+
+    def race(self, *awaitables: Awaitable[Any]) -> Awaitable[tuple[int, Any]]:
         """Waits for the first awaitable: in every replay, the one whose outcome is first in the
         journal.
 
@@ -318,7 +339,7 @@ class WorkflowContext:
         """
         if not awaitables:
             raise WorkflowCodeError("race needs at least one awaitable")
-        return cast("Awaitable[tuple[int, T]]", Race(awaitables))
+        return cast("Awaitable[tuple[int, Any]]", Race(awaitables))
 
     def emit(self, event_type: str, data: Any = None) -> None:
         """Appends an event to the log once. The relay then publishes it to the broker.

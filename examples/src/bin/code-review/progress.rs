@@ -19,8 +19,9 @@ const PERIOD: Duration = Duration::from_millis(100);
 /// The most lines that are printed without a bar.
 const LINES: usize = 10;
 
-/// Waits for a run to end, and shows its progress.
-pub(crate) async fn watch(run: &RunHandle) -> Result<Outcome, Box<dyn Error>> {
+/// Waits for a run to end, and shows its progress beyond the files that were done `before`. The progress of
+/// a run that resumes lags behind its journal at first.
+pub(crate) async fn watch(run: &RunHandle, before: usize) -> Result<Outcome, Box<dyn Error>> {
     let mut shown = Shown::new();
     let mut ticks = tokio::time::interval(PERIOD);
     let mut result = std::pin::pin!(run.result::<Outcome>());
@@ -29,7 +30,8 @@ pub(crate) async fn watch(run: &RunHandle) -> Result<Outcome, Box<dyn Error>> {
             biased;
             outcome = &mut result => return Ok(outcome?),
             _ = ticks.tick() => {
-                if let Some(progress) = runs::progress(&run.status().await?) {
+                let progress = runs::progress(&run.status().await?);
+                if let Some(progress) = progress.filter(|progress| progress.done >= before) {
                     shown.show(progress);
                 }
             }

@@ -121,8 +121,12 @@ async fn attend(
         Before::Unfinished { .. } => runtime.handle(&choice.run_id).await?,
         _ => runtime.start(workflow::NAME, request).id(&choice.run_id).await?,
     };
+    let before = match choice.before {
+        Before::Unfinished { done, .. } => done,
+        _ => 0,
+    };
     tokio::select! {
-        outcome = progress::watch(&run) => outcome.map(Ended::Done),
+        outcome = progress::watch(&run, before) => outcome.map(Ended::Done),
         signal = interrupts.next() => Ok(Ended::Stopped(signal)),
     }
 }
