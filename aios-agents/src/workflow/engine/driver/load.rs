@@ -209,7 +209,7 @@ impl Driver {
                 return Err(self.block(failure).await);
             }
             if !entries.as_slice().is_empty() {
-                tokio::task::yield_now().await;
+                aios_core::yield_now().await;
             }
         }
         if let Err(failure) = self.execution.go_live() {
