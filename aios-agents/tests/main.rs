@@ -75,6 +75,7 @@ mod workflow_forks;
 mod workflow_identity;
 #[cfg(feature = "testing")]
 mod workflow_journals;
+mod workflow_names;
 mod workflow_nudges;
 mod workflow_odd;
 mod workflow_polled;
