@@ -68,6 +68,7 @@ mod workflow_answers;
 mod workflow_attempts;
 mod workflow_basic;
 mod workflow_chain;
+mod workflow_dropped;
 mod workflow_durable;
 mod workflow_executor;
 mod workflow_faults;

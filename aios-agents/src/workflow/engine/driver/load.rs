@@ -232,7 +232,7 @@ impl Driver {
             // Its end would hide that its children are still running.
             Some(uncancelled) => (self.engine.own_failure(uncancelled.clone()), None),
             None => match self.move_if_no_code(failure).await {
-                Ok(failure) => (failure, self.cancel_requested.take()),
+                Ok(failure) => (self.marked(failure), self.cancel_requested.take()),
                 Err(exit) => return exit,
             },
         };
@@ -255,6 +255,15 @@ impl Driver {
             }
             Err(Exit::Unreadable(_)) => Exit::Ended(ended),
             Err(exit) => exit,
+        }
+    }
+
+    /// Marks a failure that no replay shows: if the run were loaded again here, it would be unblocked,
+    /// fail in the same way, and be blocked again.
+    fn marked(&self, failure: Failure) -> Failure {
+        match failure.code == WorkflowError::OUTSIDE {
+            true => self.engine.own_failure(failure),
+            false => failure,
         }
     }
 
