@@ -136,6 +136,9 @@ mod tests {
                 || text.contains("tokio::task::JoinSet")
                 || imports.into_iter().any(|import| import.contains("JoinSet"));
             assert!(!is_foreign, "{path} spawns without `crate::task`");
+            // Detects what tokio's own function does.
+            let yields = text.contains("tokio::task::yield_now") && !path.ends_with("deferred.rs");
+            assert!(!yields || path.contains("/testing/"), "{path} yields without `aios_core`");
             let is_random = text.contains("tokio::select! {")
                 && text
                     .split("tokio::select! {")

@@ -17,7 +17,7 @@ use tokio::{runtime::Handle, task::JoinSet};
 
 use crate::{
     logged::Logged,
-    workflow_support::{eventually, result, runtime, store},
+    workflow_support::{PATIENCE, eventually, result, runtime, sqlite, store},
 };
 
 /// Polls all runs on one thread, as the event loop of another language does.
@@ -71,4 +71,39 @@ async fn should_name_a_run_that_blocks_its_event_loop() {
     eventually("it is not reported any more", || async { runtime.blocking_runs().is_empty() })
         .await;
     assert_eq!(logged.lines(&["WARN", "has returned", "workflow=block"]).len(), 1);
+}
+
+/// The callers of starts, on as few threads as possible: as many as block, and one that works.
+#[tokio::test(flavor = "multi_thread", worker_threads = 3)]
+async fn should_return_from_starts_of_runs_that_block_their_thread_at_once() {
+    async fn block_at_once(
+        _: WorkflowContext,
+        until: Arc<Mutex<Receiver<()>>>,
+    ) -> Result<u32, WorkflowError> {
+        until.lock().unwrap().recv().ok();
+        Ok(1)
+    }
+    for store in [store(), sqlite().await] {
+        let (release, until) = channel();
+        let until = Arc::new(Mutex::new(until));
+        let code = move |context, (): ()| block_at_once(context, Arc::clone(&until));
+        let runtime = runtime(&store).workflow("block", code).start().await.unwrap();
+        let runtime = Arc::new(runtime);
+        let mut starts = JoinSet::new();
+        for number in 0..2 {
+            let runtime = Arc::clone(&runtime);
+            starts.spawn(async move {
+                let run = runtime.start("block", &()).id(format!("b{number}")).await.unwrap();
+                // A caller may yield before it tells that the run was started.
+                aios_core::yield_now().await;
+                run
+            });
+        }
+        let runs = tokio::time::timeout(PATIENCE, starts.join_all()).await.unwrap();
+        release.send(()).unwrap();
+        release.send(()).unwrap();
+        for run in runs {
+            assert_eq!(result::<u32>(&run).await.unwrap(), 1);
+        }
+    }
 }

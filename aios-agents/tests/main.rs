@@ -68,6 +68,7 @@ mod workflow_answers;
 mod workflow_attempts;
 mod workflow_basic;
 mod workflow_chain;
+mod workflow_dropped;
 mod workflow_durable;
 mod workflow_executor;
 mod workflow_faults;
@@ -75,6 +76,7 @@ mod workflow_forks;
 mod workflow_identity;
 #[cfg(feature = "testing")]
 mod workflow_journals;
+mod workflow_names;
 mod workflow_nudges;
 mod workflow_odd;
 mod workflow_polled;

@@ -98,10 +98,11 @@ pub mod retry;
 #[cfg(feature = "simulation")]
 pub mod simulation;
 pub mod store;
+mod yielding;
 
 use std::{future::Future, pin::Pin};
 
-pub use self::{cause::Cause, chain::Chain};
+pub use self::{cause::Cause, chain::Chain, yielding::yield_now};
 
 /// A boxed, sendable future, as returned by object-safe ports.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;

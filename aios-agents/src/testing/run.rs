@@ -29,7 +29,7 @@ use serde::{Serialize, de::DeserializeOwned};
 
 use super::{WorkflowTest, scheduled::scheduled, script::ExternalEvent};
 use crate::workflow::{
-    Execution, RunInfo, WorkflowError,
+    Execution, RunInfo, Workflow, WorkflowError,
     journal::{AgentEvent, CancelRequested, ChildEnded, Codec, Entry, Seed, Signaled, Started},
     machine::{Effect, Request},
 };
@@ -47,6 +47,9 @@ impl WorkflowTest {
     ///
     /// Cancelling drops the run.
     pub async fn run<T: Serialize + ?Sized>(self, input: &T) -> TestedRun {
+        if let Some(invalid) = self.invalid {
+            return TestedRun::refused(&*self.workflow, invalid);
+        }
         let input = Payload::encode(input).unwrap_or_default();
         scheduled(Simulation::new(self, input).run()).await
     }
@@ -90,6 +93,17 @@ pub struct TestedRun {
 }
 
 impl TestedRun {
+    /// A run that did not begin, because its script is invalid.
+    fn refused(workflow: &dyn Workflow, invalid: Failure) -> Self {
+        Self {
+            outcome: None,
+            blocked: Some(invalid),
+            journal: Vec::new(),
+            elapsed: Duration::ZERO,
+            workflow: workflow.name().clone(),
+        }
+    }
+
     /// The result of the workflow.
     ///
     /// # Errors

@@ -5,10 +5,13 @@ use std::{collections::HashMap, fmt, future::Future, sync::Arc, time::Duration};
 use aios_core::{
     agent::{InvalidName, TaskError},
     event::Payload,
+    failure::Failure,
 };
 use serde::{Serialize, de::DeserializeOwned};
 
-use crate::workflow::{FnWorkflow, Workflow, WorkflowContext, WorkflowError, machine::Outcome};
+use crate::workflow::{
+    FnWorkflow, InvalidSignalName, Workflow, WorkflowContext, WorkflowError, machine::Outcome,
+};
 
 /// Answers a task or a child from its JSON input.
 type Script = Box<dyn Fn(&Payload) -> Result<Payload, TaskError> + Send + Sync>;
@@ -64,6 +67,8 @@ pub struct WorkflowTest {
     pub(super) children: HashMap<String, Script>,
     /// With the time after the start.
     pub(super) external: Vec<(Duration, ExternalEvent)>,
+    /// Why the script is invalid, if it is.
+    pub(super) invalid: Option<Failure>,
 }
 
 impl WorkflowTest {
@@ -88,7 +93,13 @@ impl WorkflowTest {
     /// `WORKFLOW_NOT_FOUND`; both are terminal.
     #[must_use]
     pub fn of(workflow: Arc<dyn Workflow>) -> Self {
-        Self { workflow, agents: HashMap::new(), children: HashMap::new(), external: Vec::new() }
+        Self {
+            workflow,
+            agents: HashMap::new(),
+            children: HashMap::new(),
+            external: Vec::new(),
+            invalid: None,
+        }
     }
 
     /// Scripts the agents of a type: this function processes every task.
@@ -122,7 +133,8 @@ impl WorkflowTest {
     }
 
     /// Sends a signal at a time after the start. A payload that cannot be serialised to JSON is sent as
-    /// null.
+    /// null. With a name that no signal can have, the run ends with `INVALID_SIGNAL_NAME` before it
+    /// begins.
     #[must_use]
     pub fn signal<T: Serialize + ?Sized>(
         mut self,
@@ -130,6 +142,10 @@ impl WorkflowTest {
         name: &str,
         payload: &T,
     ) -> Self {
+        if let Err(invalid) = InvalidSignalName::check(name) {
+            let failure = Failure::from_error(InvalidSignalName::CODE, &invalid);
+            self.invalid.get_or_insert(failure);
+        }
         let payload = Payload::encode(payload).unwrap_or_default();
         self.external.push((after, ExternalEvent::Signal(name.into(), payload)));
         self
@@ -164,7 +180,7 @@ impl WorkflowTest {
     ) -> Result<Payload, TaskError> {
         match self.agents.get(agent_type) {
             Some(script) => script(parameters),
-            None => Err(TaskError::terminal(aios_core::failure::Failure::new(
+            None => Err(TaskError::terminal(Failure::new(
                 "AGENT_NOT_FOUND",
                 format!("no agent of type {agent_type} is scripted"),
             ))),
@@ -175,7 +191,7 @@ impl WorkflowTest {
     pub(super) fn child_outcome(&self, workflow: &str, input: &Payload) -> Outcome {
         match self.children.get(workflow) {
             Some(script) => script(input).map_err(|error| error.failure),
-            None => Err(aios_core::failure::Failure::new(
+            None => Err(Failure::new(
                 "WORKFLOW_NOT_FOUND",
                 format!("no child of workflow {workflow} is scripted"),
             )),

@@ -262,6 +262,7 @@ impl Execution {
                 Entry::CancelRequested(_) => {
                     // A result that is not in the journal yet is dropped.
                     self.code.cancel();
+                    self.shared.set_ended(!self.code.is_running());
                     self.shared.wake_cancelled();
                 }
                 Entry::Resumed => self.shared.wake_all(),
@@ -370,6 +371,9 @@ impl Execution {
             let is_seen = self.applied <= self.seen;
             self.shared.in_span(is_seen, || code.poll(&mut Context::from_waker(waker)));
         }
+        if !self.code.is_running() {
+            self.shared.set_ended(true);
+        }
         let deferred = if watches { self.shared.watch(None) } else { None };
         // A waker that the engine does not hold may be in the scheduler's list of deferred wakes.
         self.is_watched = self.wake_flag.wakers() > self.shared.wakers() + self.kept;
@@ -438,8 +442,9 @@ impl Execution {
         })
     }
 
-    /// Why the run must be blocked: a version or an operation that does not match the journal, a panic,
-    /// or an await of something that is not recorded.
+    /// Why the run must be blocked: a version or an operation that does not match the journal, an
+    /// operation that was dropped outside of the code, a panic, or an await of something that is not
+    /// recorded.
     pub(crate) fn block_reason(&self) -> Option<Failure> {
         if !self.must_block() {
             return None;

@@ -18,7 +18,8 @@
 //! order, so branches that begin operations of their own do not replay.
 //!
 //! Only the code of the run may use its context: not a step, a spawned task or another run, where
-//! every call fails with `OPERATION_OUTSIDE_WORKFLOW`. The code may await nothing that is not
+//! every call fails with `OPERATION_OUTSIDE_WORKFLOW`. An operation that has begun must not be dropped
+//! there either: the run is blocked then with the same code. The code may await nothing that is not
 //! recorded, as a timer of tokio: the run is blocked then with `FOREIGN_AWAIT`. Code that wakes
 //! itself without end is blocked with `WORKFLOW_BUSY`.
 

@@ -270,7 +270,7 @@ pub const CODES: &[Code] = &[
     ),
     code(
         "INVALID_AGENT_TYPE",
-        "agent host",
+        "agent host, runtime, engine",
         Retry::No,
         "an agent type is not `[a-z][a-z0-9_]*`, or is too long",
     ),
@@ -363,7 +363,7 @@ pub const CODES: &[Code] = &[
         "OPERATION_OUTSIDE_WORKFLOW",
         "engine",
         Retry::No,
-        "a context was used outside the code of its run",
+        "a context or an operation was used outside the code of its run",
     ),
     code("STEP_PANICKED", "engine", Retry::Yes, "the code of a step panicked"),
     code("STEP_TIMEOUT", "engine", Retry::Yes, "a step took longer than its timeout"),
@@ -371,7 +371,7 @@ pub const CODES: &[Code] = &[
     code("INVALID_OPTIONS", "engine", Retry::No, "an option of an operation is invalid"),
     code(
         "INVALID_WORKFLOW_NAME",
-        "runtime",
+        "runtime, engine",
         Retry::No,
         "a workflow name is not `[a-z][a-z0-9_]*`, or is too long",
     ),

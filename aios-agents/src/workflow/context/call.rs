@@ -40,7 +40,8 @@ use crate::{
 /// # Cancel safety
 ///
 /// Dropping it abandons the operation: a timer is removed, a task is cancelled. A replay drops it at
-/// the same point.
+/// the same point. An operation that has begun and is dropped in a step, a spawned task or another run,
+/// where a replay would not drop it, blocks the run with `OPERATION_OUTSIDE_WORKFLOW`.
 #[derive(Debug)]
 #[must_use = "an operation does nothing unless it is awaited"]
 pub struct OperationCall {

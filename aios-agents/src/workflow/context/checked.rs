@@ -11,14 +11,15 @@ use crate::{
     agent::{codes::AGENT_NOT_FOUND, mailbox_of},
     options::{check_named, check_retry, check_span, check_timeout, refused},
     workflow::{
-        WorkflowError,
+        InvalidSignalName, WorkflowError,
         machine::Request,
         run_id::{self, InvalidRunId},
     },
 };
 
 /// Validates a request. Rejects durations that are too short or too long, a task for an agent whose id
-/// cannot be part of a mailbox name, and a child with an invalid run id.
+/// cannot be part of a mailbox name, a child with an invalid run id, and a wait for a signal that no
+/// caller can send.
 pub(super) fn checked(request: Request) -> Result<Request, WorkflowError> {
     // A derived id contains a character that is refused here, so only a chosen one is checked.
     if let Request::Child(child) = &request
@@ -31,6 +32,11 @@ pub(super) fn checked(request: Request) -> Result<Request, WorkflowError> {
         && let Err(invalid) = mailbox_of(&task.agent_type, agent_id)
     {
         return Err(WorkflowError::failed(Failure::from_error(AGENT_NOT_FOUND, &invalid)));
+    }
+    if let Request::Signal { name, .. } = &request
+        && let Err(invalid) = InvalidSignalName::check(name)
+    {
+        return Err(WorkflowError::failed(Failure::from_error(InvalidSignalName::CODE, &invalid)));
     }
     let spans = match &request {
         Request::Task(task) => check_timeout(task.timeout)

@@ -5,6 +5,7 @@ use std::{future::Future, sync::Arc, time::Duration};
 use aios_core::{
     agent::{Name, TaskError},
     event::Payload,
+    failure::Failure,
 };
 use serde::Serialize;
 
@@ -19,6 +20,8 @@ use crate::workflow::{
 
 impl WorkflowContext {
     /// Assigns a task to an agent and waits for its result.
+    ///
+    /// The call fails with `INVALID_AGENT_TYPE` if the type is not a valid name.
     ///
     /// # Examples
     ///
@@ -52,7 +55,9 @@ impl WorkflowContext {
         parameters: &(impl Serialize + ?Sized),
     ) -> TaskCall<T> {
         let target = agent.into();
-        let agent_type = Name::new(&target.agent_type).map_err(WorkflowError::from);
+        let agent_type = Name::new(&target.agent_type).map_err(|invalid| {
+            WorkflowError::failed(Failure::from_error("INVALID_AGENT_TYPE", &invalid))
+        });
         let request = agent_type.and_then(|agent_type| {
             checked(Request::Task(Box::new(TaskRequest {
                 agent_type,
@@ -211,6 +216,9 @@ impl WorkflowContext {
     /// Waits for a signal with this name. A signal that arrived earlier is taken as soon as the code is
     /// idle. Each signal is taken by one wait, in the order of arrival.
     ///
+    /// The call fails with `INVALID_SIGNAL_NAME` if no signal can have the name, which has 1 to 200
+    /// bytes without control characters.
+    ///
     /// # Examples
     ///
     /// A wait that ends with a decision, or with a default if no person decides in time:
@@ -242,11 +250,13 @@ impl WorkflowContext {
     /// # }
     /// ```
     pub fn signal<T>(&self, name: impl Into<Box<str>>) -> SignalCall<T> {
-        SignalCall::new(self.call(Ok(Request::Signal { name: name.into(), timeout: None })))
+        SignalCall::new(self.call(checked(Request::Signal { name: name.into(), timeout: None })))
     }
 
     /// Starts a run of another workflow and waits for its end. If this run is cancelled, so is the
     /// child, unless it is [left running](ChildCall::leave_running).
+    ///
+    /// The call fails with `INVALID_WORKFLOW_NAME` if the workflow is not a valid name.
     ///
     /// # Examples
     ///
@@ -276,7 +286,10 @@ impl WorkflowContext {
         workflow: impl AsRef<str>,
         input: &(impl Serialize + ?Sized),
     ) -> ChildCall<T> {
-        let request = Name::new(workflow).map_err(WorkflowError::from).and_then(|workflow| {
+        let workflow = Name::new(workflow).map_err(|invalid| {
+            WorkflowError::failed(Failure::from_error("INVALID_WORKFLOW_NAME", &invalid))
+        });
+        let request = workflow.and_then(|workflow| {
             let input = Payload::encode(input)?;
             Ok(Request::Child(Box::new(ChildRequest {
                 workflow,

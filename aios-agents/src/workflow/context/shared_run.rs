@@ -68,6 +68,8 @@ pub(crate) struct SharedRun {
     reserved: AtomicU64,
     /// Whether the code does not match the journal: a copy that is read without the lock.
     is_mismatched: AtomicBool,
+    /// Whether the code has ended, so that nothing depends on its operations any more.
+    has_ended: AtomicBool,
     /// Set when a step is woken from outside of the task that polls the code.
     pub(super) step_signal: OnceLock<StepSignal>,
     /// The span of the run's code; unset for a run without code.
@@ -87,6 +89,7 @@ impl SharedRun {
             is_watching: AtomicBool::default(),
             reserved: AtomicU64::default(),
             is_mismatched: AtomicBool::default(),
+            has_ended: AtomicBool::default(),
             step_signal: OnceLock::new(),
             span: OnceLock::new(),
             outputs: OnceLock::new(),
@@ -251,16 +254,36 @@ impl SharedRun {
     }
 
     /// Abandons an operation whose future was dropped. Has no effect after [`close`](Self::close).
+    ///
+    /// Outside of the code, a replay would not drop it, or not at the same point, so the run can't
+    /// continue.
     pub(super) fn abandon(&self, operation: u64) {
+        let is_current = Turn::current() == Turn::Code(self.run());
         let mut waiting = self.waiting.lock();
         let waker = waiting.remove(operation);
-        if !waiting.closed {
+        let is_misplaced = !waiting.closed && !is_current && !self.has_ended();
+        if is_misplaced {
+            waiting.misplaced.get_or_insert_with(|| dropped_outside(operation));
+        } else if !waiting.closed {
             self.machine().abandon(operation);
         }
         // The waker comes last: it may hold the last reference to something whose destructor comes back
         // here.
         drop(waiting);
         drop(waker);
+        if is_misplaced {
+            self.is_mismatched.store(true, Ordering::Release);
+            self.signal_task();
+        }
+    }
+
+    /// Sets whether the code has ended.
+    pub(crate) fn set_ended(&self, has_ended: bool) {
+        self.has_ended.store(has_ended, Ordering::Release);
+    }
+
+    fn has_ended(&self) -> bool {
+        self.has_ended.load(Ordering::Acquire)
     }
 
     /// Ready once the cancellation of the run was requested.
@@ -360,11 +383,12 @@ impl SharedRun {
         self.is_mismatched.load(Ordering::Acquire)
     }
 
-    /// Why the code does not match the journal: an unsupported version, or a different operation.
+    /// Why the code does not match the journal, or would not in a replay: an unsupported version, a
+    /// different operation, or one that was dropped outside of the code.
     pub(crate) fn block_reason(&self) -> Option<Failure> {
         let waiting = self.waiting.lock();
         let mismatch = || waiting.mismatch.as_ref().map(Mismatch::to_failure);
-        waiting.unknown_version.clone().or_else(mismatch)
+        waiting.unknown_version.clone().or_else(mismatch).or_else(|| waiting.misplaced.clone())
     }
 
     /// Evicts the code: operations that are dropped from now on are not abandoned. Drops the registered
@@ -391,6 +415,17 @@ fn outside_workflow() -> Failure {
         WorkflowError::OUTSIDE,
         "a workflow context can only be used by the code of its own workflow, not in a step, a \
          spawned task or another run",
+    )
+}
+
+/// The failure of an operation that was dropped outside of the code of its workflow.
+fn dropped_outside(operation: u64) -> Failure {
+    Failure::new(
+        WorkflowError::OUTSIDE,
+        format!(
+            "operation {operation} had begun and was dropped in a step, a spawned task or another \
+             run, where a replay would not drop it; only the code of its own workflow can drop it"
+        ),
     )
 }
 

@@ -58,6 +58,8 @@ pub(super) struct Waiting {
     pub(super) mismatch: Option<Mismatch>,
     /// Set if the journal pins a version of a change that the code does not support.
     pub(super) unknown_version: Option<Failure>,
+    /// Set if an operation was dropped outside of the code.
+    pub(super) misplaced: Option<Failure>,
     pub(super) closed: bool,
 }
 

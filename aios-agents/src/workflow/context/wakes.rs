@@ -34,6 +34,11 @@ impl SharedRun {
     /// the code would not be polled before the next entry.
     pub(super) fn signal_step(&self, operation: u64) {
         self.defer_step(operation);
+        self.signal_task();
+    }
+
+    /// Wakes the task that polls the code, which wakes the steps that were noted.
+    pub(super) fn signal_task(&self) {
         if let Some(signal) = self.step_signal.get() {
             signal.set();
         }

@@ -248,7 +248,7 @@ impl Driver {
                 return Err(self.block(failure).await);
             }
             if !entries.as_slice().is_empty() {
-                tokio::task::yield_now().await;
+                aios_core::yield_now().await;
             }
         }
         // Code that requests less than the journal has is noticed only here.
@@ -278,7 +278,7 @@ impl Driver {
             // Its end would hide that its children are still running.
             Some(uncancelled) => (self.engine.own_failure(uncancelled.clone()), None),
             None => match self.move_if_no_code(failure).await {
-                Ok(failure) => (failure, self.cancel_requested.take()),
+                Ok(failure) => (self.marked(failure), self.cancel_requested.take()),
                 Err(exit) => return exit,
             },
         };
@@ -301,6 +301,15 @@ impl Driver {
             }
             Err(Exit::Unreadable(_)) => Exit::Ended(ended),
             Err(exit) => exit,
+        }
+    }
+
+    /// Marks a failure that no replay shows: if the run were loaded again here, it would be unblocked,
+    /// fail in the same way, and be blocked again.
+    fn marked(&self, failure: Failure) -> Failure {
+        match failure.code == WorkflowError::OUTSIDE {
+            true => self.engine.own_failure(failure),
+            false => failure,
         }
     }
 

@@ -283,7 +283,7 @@ impl Driver {
             if self.turns >= TURNS {
                 self.turns = 0;
                 self.permit = None;
-                tokio::task::yield_now().await;
+                aios_core::yield_now().await;
             }
             let event = poll_fn(|context| self.poll(inbox, context)).await;
             let exit = match event {

@@ -167,8 +167,9 @@ impl AuditLog {
     /// Stores what waits. Events that are added from now on wait for the next append, which does not wait
     /// for this one.
     async fn store_waiting(self: Arc<Self>) {
-        // A commit ends many calls. All that are ready now get the same append.
-        tokio::task::yield_now().await;
+        // A commit ends many calls. All that are ready now get the same append. A run that one of them
+        // has started may block this thread in the meantime.
+        aios_core::yield_now().await;
         let mut waiting = std::mem::take(&mut *self.waiting.lock()).into_iter().peekable();
         while let Some(first) = waiting.next() {
             let mut batch = vec![first];
