@@ -357,6 +357,13 @@ fn should_start_each_run_once_and_resume_every_stream_when_the_service_is_killed
 }
 
 #[test]
+fn should_start_each_run_once_and_resume_every_stream_when_the_service_on_postgresql_is_killed() {
+    if let Some(postgres) = PostgresServer::start() {
+        check(|_| postgres.url(), 60, 20, 2);
+    }
+}
+
+#[test]
 #[ignore = "the full size takes minutes"]
 fn should_survive_many_kills_with_a_thousand_starts() {
     check(file, 1000, 20, 10);
