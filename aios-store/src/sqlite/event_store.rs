@@ -47,6 +47,22 @@ impl EventStore for SqliteStore {
         self.recorded(self.read("read a stream", read).await?)
     }
 
+    async fn read_streams(
+        &self,
+        streams: &[StreamId],
+        limit: usize,
+    ) -> Result<Vec<Vec<RecordedEvent>>, StoreError> {
+        let parameters = (streams.to_vec(), page_limit(limit));
+        let read = move |connection: &Connection| {
+            let (streams, limit) = &parameters;
+            let read =
+                |name: &StreamId| stored_events(connection, STREAM_PAGE, (name.as_str(), 0, limit));
+            streams.iter().map(read).collect::<rusqlite::Result<Vec<_>>>()
+        };
+        let found = self.read("read streams", read).await?;
+        found.into_iter().map(|events| self.recorded(events)).collect()
+    }
+
     async fn read_log(&self, after: u64, limit: usize) -> Result<Vec<RecordedEvent>, StoreError> {
         let parameters = (signed(after), page_limit(limit));
         let read = move |connection: &Connection| stored_events(connection, LOG_PAGE, parameters);
