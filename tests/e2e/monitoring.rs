@@ -27,6 +27,10 @@ use crate::process::{PAUSE, Process, Servers, request, until};
 const TIMEOUT: Duration = Duration::from_secs(10);
 const MONITORING: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/monitoring");
 
+/// The windows of alerts that end with their cause, and the window that they have here.
+const WINDOWS: [&str; 2] = ["[3m]", "[5m]"];
+const SHORT_WINDOW: &str = "[15s]";
+
 /// A Prometheus, which is killed when dropped. It scrapes and evaluates every second, and the conditions of
 /// alerts need to hold for a second only.
 struct Prometheus {
@@ -107,11 +111,7 @@ impl Drop for Prometheus {
 
 fn write_settings(folder: &Path, targets: &[SocketAddr]) {
     let rules = fs::read_to_string(format!("{MONITORING}/alerts.yaml")).unwrap();
-    let shortened = rules.lines().map(|line| match line.trim_start().starts_with("for: ") {
-        true => "        for: 1s\n".to_owned(),
-        false => format!("{line}\n"),
-    });
-    fs::write(folder.join("alerts.yaml"), shortened.collect::<String>()).unwrap();
+    fs::write(folder.join("alerts.yaml"), shortened(&rules)).unwrap();
     let targets: Vec<_> = targets.iter().map(ToString::to_string).collect();
     let settings = format!(
         "global: {{ scrape_interval: 1s, evaluation_interval: 1s }}\n\
@@ -119,6 +119,16 @@ fn write_settings(folder: &Path, targets: &[SocketAddr]) {
          scrape_configs: [{{ job_name: aios, static_configs: [{{ targets: {targets:?} }}] }}]\n"
     );
     fs::write(folder.join("prometheus.yaml"), settings).unwrap();
+}
+
+/// The rules for a test, which does not wait for minutes.
+fn shortened(rules: &str) -> String {
+    let line = |line: &str| match line.trim_start().starts_with("for: ") {
+        true => "        for: 1s\n".to_owned(),
+        false => format!("{line}\n"),
+    };
+    let rules = rules.lines().map(line).collect::<String>();
+    WINDOWS.iter().fold(rules, |rules, window| rules.replace(window, SHORT_WINDOW))
 }
 
 /// The text for the query of a URL.
@@ -168,6 +178,8 @@ fn process(servers: &Servers, roles: &str, address: Option<SocketAddr>) -> Proce
     let mut command = servers.command(roles);
     let broker = format!("{}?watchdog=1&operation_timeout=2", servers.rabbitmq.url());
     command.env("AIOS_BROKER_URL", broker).stderr(Stdio::null());
+    // Less than the client waits.
+    command.env("AIOS_HTTP_REQUEST_TIMEOUT", "2s");
     if let Some(address) = address {
         command.env("AIOS_HTTP_LISTEN", address.to_string());
     }
@@ -238,6 +250,13 @@ fn should_have_data_for_the_board_and_fire_alerts_for_real_faults() {
     prometheus.expect(&["AiosBrokerDisconnected"], "RabbitMQ is stopped");
     servers.rabbitmq.revive();
     prometheus.expect_end(&["AiosBrokerDisconnected"], "RabbitMQ is back");
+
+    let accepted = client.accepted.load(Ordering::Acquire);
+    servers.postgres.stop("fast");
+    prometheus.expect(&["AiosStoreFails", "AiosRequestsFail"], "PostgreSQL is stopped");
+    servers.postgres.revive();
+    prometheus.expect_end(&["AiosStoreFails", "AiosRequestsFail"], "PostgreSQL is back");
+    until("runs are started again", || client.accepted.load(Ordering::Acquire) > accepted);
 
     let address = engine.address;
     drop(engine);
