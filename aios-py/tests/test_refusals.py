@@ -168,7 +168,8 @@ async def test_should_reject_a_start_without_a_required_input() -> None:
 async def test_should_reject_an_unknown_workflow_name() -> None:
     async with aios.Runtime(workflows=[welcome]) as runtime:
         with pytest.raises(
-            aios.WorkflowNotFoundError, match=r"nothere is registered; registered: welcome; pass `version=`"
+            aios.WorkflowNotFoundError,
+            match=r"nothere is registered; registered: welcome; pass `version=`",
         ) as raised:
             await runtime.start("nothere", 1)
         assert raised.value.code == "WORKFLOW_NOT_FOUND"
