@@ -107,19 +107,15 @@ impl JournalIndex {
         self.versions.get(change).copied()
     }
 
-    pub(super) fn knows(&self, operation: u64) -> bool {
-        self.operations.contains_key(&operation)
-    }
-
-    /// Checks a request against the journal, if the journal contains the operation.
-    pub(super) fn check(&self, operation: u64, request: &Request) -> Result<(), Mismatch> {
+    /// Checks a request against the journal. Returns whether the journal contains the operation.
+    pub(super) fn check(&self, operation: u64, request: &Request) -> Result<bool, Mismatch> {
         match self.operations.get(&operation) {
             Some(recorded) if !recorded.fits(request) => Err(Mismatch {
                 operation,
                 recorded: recorded.to_string(),
                 asked: request.describe(),
             }),
-            _ => Ok(()),
+            recorded => Ok(recorded.is_some()),
         }
     }
 
