@@ -196,6 +196,45 @@ async def test_should_reject_the_context_in_a_step(use: str, tmp_path: Path) -> 
             assert (await run.status()).status == "failed"
 
 
+@pytest.mark.parametrize("is_async", [False, True])
+async def test_should_keep_an_operation_that_a_step_uses_and_drops(
+    is_async: bool, tmp_path: Path
+) -> None:
+    """A replay does not run the step, so nothing that it does to an operation has an effect."""
+    refused: list[str] = []
+
+    def use(held: list[Any]) -> None:
+        for operation in held:
+            try:
+                operation.send(None)
+            except aios.WorkflowCodeError as error:
+                refused.append(error.message)
+            operation.close()
+        held.clear()
+
+    async def use_on_the_loop(held: list[Any]) -> None:
+        use(held)
+
+    @aios.workflow("dropping")
+    async def dropping(context: aios.WorkflowContext) -> Any:
+        begun, later = context.signal("go"), context.signal("later")
+        await context.race(begun, context.sleep(0.01))
+        await context.step("uses", use_on_the_loop if is_async else use, [begun, later])
+        return [await begun, await later]
+
+    store = f"sqlite://{tmp_path}/dropping.db"
+    async with aios.Runtime(store, workflows=[dropping]) as runtime:
+        run = await runtime.start(dropping, id="d")
+        while not any("step_completed" in found.event.type for found in await run.journal()):
+            await asyncio.sleep(0.01)
+    async with aios.Runtime(store, workflows=[dropping]) as runtime:
+        run = await runtime.handle("d")
+        await run.signal("go", 1)
+        await run.signal("later", 2)
+        assert await run.result() == [1, 2]
+    assert len(refused) == 2
+
+
 async def test_should_pass_attempt_and_key_to_a_step_and_apply_its_timeout() -> None:
     seen: list[aios.StepContext] = []
 

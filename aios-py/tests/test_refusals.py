@@ -17,6 +17,7 @@ import aios
 import aios.sync
 import pytest
 from aios._errors import _BY_CODE
+from aios.testing import WorkflowTest
 
 ROOT = Path(__file__).parents[2]
 
@@ -545,6 +546,67 @@ async def test_should_reject_names_that_no_signal_can_have() -> None:
             assert raised.value.code == "INVALID_SIGNAL_NAME"
         await run.signal("go", 7)
         assert await run.result() == 7
+
+
+#: Names that are refused: of every operation, of types and workflows, and of runs.
+NO_NAME = ("", "a\0b", "\n", "x" * 10_000)
+NO_TYPE = (*NO_NAME, "A", "a b", "1", "a.b", "a~b", "x" * 201)
+NO_ID = (*NO_NAME, "a~b", ".", "..", "x" * 201)
+
+#: Operations that take a name, with names and the code with which these are refused.
+NAMED: dict[str, tuple[tuple[str, ...], str]] = {
+    "signal": ((*NO_NAME, "a\x85", "x" * 201), "INVALID_SIGNAL_NAME"),
+    "signal in time": ((*NO_NAME, "a\x85", "x" * 201), "INVALID_SIGNAL_NAME"),
+    "task": (NO_TYPE, "INVALID_AGENT_TYPE"),
+    "agent": ((*NO_NAME, "a b", "a.#", ".", "..", "x" * 256), "AGENT_NOT_FOUND"),
+    "child": (NO_TYPE, "INVALID_WORKFLOW_NAME"),
+    "child id": (NO_ID, "INVALID_RUN_ID"),
+    "emit": ((*NO_NAME, "a.b", "a.b.C", "a.b.c.d"), "INVALID_EVENT_TYPE"),
+    "emit for aios": (("agents.a.b", "workflows.a.b", "system.a.b"), "RESERVED_EVENT_TYPE"),
+}
+
+
+@aios.workflow("naming")
+async def naming(context: aios.WorkflowContext, use: tuple[str, str]) -> Any:
+    verb, name = use
+    if verb == "signal":
+        return await context.signal(name)
+    if verb == "signal in time":
+        return await context.signal(name, timeout=60)
+    if verb == "task":
+        return await context.task(name)
+    if verb == "agent":
+        return await context.task("echo", agent_id=name)
+    if verb == "child":
+        return await context.child(name)
+    if verb == "child id":
+        return await context.child(naming, use, id=name)
+    context.emit(name)
+    return None
+
+
+async def test_should_reject_names_in_a_workflow_that_have_no_counterpart() -> None:
+    async with aios.Runtime(workflows=[naming], agents=[echo]) as runtime:
+        for verb, (names, code) in NAMED.items():
+            for name in names:
+                run = await runtime.start(naming, (verb, name))
+                with pytest.raises(aios.RunFailedError) as raised:
+                    await run.result()
+                assert raised.value.code == code, (verb, name)
+        for name in ("a", "Freigabe erteilt", "approval-3/1", "~", "ü" * 100):
+            run = await runtime.start(naming, ("signal", name))
+            await run.signal(name, 7)
+            assert await run.result() == 7
+
+
+async def test_should_reject_the_same_names_in_a_test_of_a_workflow() -> None:
+    for verb, (names, code) in NAMED.items():
+        for name in names:
+            tested = await WorkflowTest(naming).run((verb, name))
+            assert tested.failure is not None and tested.failure.code == code, (verb, name)
+            if verb == "signal":
+                tested = await WorkflowTest(naming).signal(1, name, 7).run((verb, "go"))
+                assert tested.failure is not None and tested.failure.code == code, name
 
 
 @aios.workflow("wrong_result")

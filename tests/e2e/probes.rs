@@ -144,9 +144,8 @@ fn block_until(path: &str) {
     }
 }
 
-/// Blocks after its start was answered: a thread that blocks keeps what it would run next.
-async fn blocking_workflow(context: WorkflowContext, path: String) -> Result<(), WorkflowError> {
-    context.sleep(PAUSE).await?;
+/// Blocks its thread at once.
+async fn blocking_workflow(_: WorkflowContext, path: String) -> Result<(), WorkflowError> {
     block_until(&path);
     Ok(())
 }

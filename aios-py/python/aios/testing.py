@@ -117,7 +117,8 @@ class WorkflowTest(Generic[I, O]):
         return self
 
     def signal(self, after: float, name: str, payload: Any = None) -> Self:
-        """Sends a signal ``after`` seconds after the start."""
+        """Sends a signal ``after`` seconds after the start. If no signal can have the name, the run
+        fails with ``INVALID_SIGNAL_NAME`` before it begins."""
         self._external.append((after, "signal", name, payload))
         return self
 

@@ -135,7 +135,7 @@ impl NativeWorkflowContext {
         decode: Option<Py<PyAny>>,
     ) -> PyResult<Operation> {
         let request = TaskRequest {
-            agent_type: segment(parameters.py(), agent_type)?,
+            agent_type: checked_name(parameters.py(), agent_type, "INVALID_AGENT_TYPE")?,
             agent_id,
             parameters: json::write_as(parameters, || parameters_of(agent_type))?,
             timeout: optional_seconds(parameters.py(), timeout)?,
@@ -221,7 +221,7 @@ impl NativeWorkflowContext {
     ) -> PyResult<Operation> {
         let name = format!("child {workflow:?}");
         let written = json::write_as(input, || format!("the input of {name}"))?;
-        let workflow = segment(input.py(), workflow)?;
+        let workflow = checked_name(input.py(), workflow, "INVALID_WORKFLOW_NAME")?;
         let request =
             ChildRequest { workflow, run_id, input: written, leave_running, cancel_when_dropped };
         self.request(input.py(), Request::Child(Box::new(request)), name, decode)
@@ -343,7 +343,10 @@ fn no_executors() -> TaskError {
     TaskError::terminal(failure)
 }
 
-/// The name of an agent type or a workflow.
-fn segment(py: Python<'_>, name: &str) -> PyResult<Name> {
-    Name::new(name).map_err(|error| ErrorInfo::from(WorkflowError::from(error)).into_error(py))
+/// The name of an agent type or a workflow. `code` is the code of the error if it is none.
+fn checked_name(py: Python<'_>, name: &str, code: &str) -> PyResult<Name> {
+    Name::new(name).map_err(|invalid| {
+        let failure = Failure::from_error(code, &invalid);
+        ErrorInfo::from(WorkflowError::failed(failure)).into_error(py)
+    })
 }

@@ -216,9 +216,10 @@ impl Operations {
         is_ready
     }
 
-    /// Polls an operation. `None` if it is unknown or the coroutine is not running.
+    /// Polls an operation. `None` if it is unknown or this thread does not execute the coroutine.
     fn poll(&self, key: u64) -> Option<Poll<Outcome>> {
-        if !self.running.load(Ordering::Acquire) {
+        // A step in another thread may run in between, and an outcome that it gets would be lost.
+        if !self.is_current() {
             return None;
         }
         let mut pending = self.state.lock().calls.remove(&key)?;

@@ -143,6 +143,7 @@ class WorkflowContext:
             TaskError: The last attempt failed; the subclass says how.
             InvalidResultError: The answer does not match ``result``.
             InvalidDataError: ``parameters`` cannot be serialised to JSON.
+            ConfigurationError: The type of the agent is not a valid name.
         """
         retry = retry if retry is not None else self._retry
         timeout = timeout if timeout is not None else self._timeout
@@ -235,6 +236,8 @@ class WorkflowContext:
 
         Raises:
             SignalTimeoutError: No signal arrived in time.
+            ConfigurationError: No signal can have this name: it has 1 to 200 bytes, without control
+                characters.
             InvalidResultError: The payload does not match ``result``.
         """
         return self._native.signal(name, timeout, result_reader(result, "signal", name))
@@ -284,6 +287,7 @@ class WorkflowContext:
         Raises:
             TaskError: The child failed; ``code`` is the code of its failure.
             InvalidParametersError: The workflow requires an input.
+            ConfigurationError: The name of the workflow, or the id, is invalid.
         """
         if isinstance(workflow, Workflow):
             read, input = workflow.read_result, workflow.input(input)
