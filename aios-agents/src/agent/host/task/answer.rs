@@ -288,8 +288,8 @@ mod tests {
         AgentDefinition, HostOptions,
         host::{
             Parts, Shared,
-            attempt_cache::{Key, Lookup},
             place::{Place, RuntimePulse},
+            task::attempt_cache::{Key, Lookup},
         },
     };
 

@@ -30,9 +30,7 @@ use tokio::sync::watch;
 
 use super::hosting::Host;
 
-pub(crate) use self::clock::StoreClock;
-pub(crate) use self::members::Members;
-pub(crate) use self::slots::Readers;
+pub(crate) use self::{clock::StoreClock, members::Members, slots::Readers};
 
 /// How long before the expiry of its leases an engine stops.
 pub(super) fn margin(lease_time: Duration) -> Duration {
