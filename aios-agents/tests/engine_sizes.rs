@@ -45,7 +45,6 @@ const PLACES: [&str; 17] = [
     "status",
     "progress",
     "version",
-    "signal_name",
     "child",
     "child_result",
     "child_error",
@@ -91,13 +90,6 @@ async fn handles(context: WorkflowContext, order: Order) -> Result<String, Workf
         "status" => context.set_status(text(size)),
         "progress" => context.set_progress("half", &text(size))?,
         "version" => drop(context.version(text(size), 1..=1)?),
-        "signal_name" => {
-            let never = context.signal::<()>(text(size)).timeout(Duration::from_millis(1));
-            let ended = never.await.map_err(|error| error.code().to_owned());
-            if ended != Err("SIGNAL_TIMEOUT".to_owned()) {
-                return Err(WorkflowError::failed(Failure::new(ended.unwrap_err(), "")));
-            }
-        }
         "child" => drop(context.child::<String>("echo", &text(size)).await?),
         "child_result" | "child_error" => {
             let place = place.trim_start_matches("child_").to_owned();

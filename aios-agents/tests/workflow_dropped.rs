@@ -48,8 +48,8 @@ async fn drop_in(
     match place {
         "a step" => {
             let held = Mutex::new(Some(operation));
-            let drops = || drop(held.lock().unwrap().take());
-            context.run("drops", || std::future::ready(drops())).await
+            let drops = async || drop(held.lock().unwrap().take());
+            context.run("drops", drops).await
         }
         "an attempt" => {
             let mut held = Some(operation);
