@@ -33,7 +33,7 @@ const SIZES: [usize; 7] =
 const TOO_LARGE: &str = "EVENT_TOO_LARGE";
 
 /// Where a text enters a run.
-const PLACES: [&str; 17] = [
+const PLACES: [&str; 16] = [
     "step",
     "step_name",
     "step_error",

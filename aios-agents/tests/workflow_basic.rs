@@ -162,7 +162,7 @@ async fn should_name_the_path_of_an_input_that_does_not_fit() {
     let run = runtime.start("build", &input).await.unwrap();
     let error = result::<usize>(&run).await.unwrap_err();
     assert_eq!(error.code(), "INVALID_PARAMETERS");
-    assert!(error.failure().unwrap().message.contains("parts[1]"), "{error:?}");
+    assert!(error.failure().unwrap().message.contains("/parts/1"), "{error:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
