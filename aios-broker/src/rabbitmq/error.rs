@@ -84,23 +84,6 @@ pub(super) fn about(address: &Address, error: BrokerError) -> BrokerError {
     }
 }
 
-/// Like [`about`], for a declaration. What is not found is there again later: a queue whose node is down, or
-/// one that was deleted between two requests.
-pub(super) fn about_declared(address: &Address, error: BrokerError) -> BrokerError {
-    let is_not_found = is_not_found(&error);
-    match error {
-        BrokerError::Backend { backend, operation, source, .. } if is_not_found => {
-            BrokerError::Backend { backend, operation, retryable: true, source }
-        }
-        error => about(address, error),
-    }
-}
-
-/// Whether the server closed a channel because something does not exist or cannot be reached.
-pub(super) fn is_not_found(error: &BrokerError) -> bool {
-    matches!(reply(error), Some((AMQPSoftError::NOTFOUND, _)))
-}
-
 /// The code and text with which the server closed a channel.
 fn reply(error: &BrokerError) -> Option<(AMQPSoftError, String)> {
     let BrokerError::Backend { source, .. } = error else { return None };

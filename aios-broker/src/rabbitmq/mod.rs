@@ -13,17 +13,8 @@
 //! |---|---|
 //! | `aios.events` | the topic exchange; the type of an event is its routing key |
 //! | `aios.group.<group>`, `aios.mailbox.<mailbox>` | the events that wait for consumers |
-//! | `aios.group.<group>@<number>`, `aios.mailbox.<mailbox>@<number>` | the same of a temporary group or mailbox, while the node of its other queue is down |
 //! | `aios.dead.group.<group>`, `aios.dead.mailbox.<mailbox>` | dead letters |
 //! | `aios.hold.<milliseconds>` | an exchange with its queue: events that wait this long for their next attempt |
-//!
-//! # In a cluster
-//!
-//! Groups and mailboxes are replicated, and so are their dead letters. A temporary one is on the node to which
-//! its process is connected: if that node dies, its events are lost, and it is declared again on another
-//! node. When the node is back, the old queue collects events until it [expires].
-//!
-//! [expires]: RabbitMqOptions::with_temporary_expiry
 //!
 //! # How a delivery is settled
 //!

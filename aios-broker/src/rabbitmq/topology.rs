@@ -31,7 +31,7 @@ use lapin::{
 
 use super::{
     connection::Link,
-    error::{about, about_declared, is_not_found, warn, within},
+    error::{about, within},
     headers::{long, short, table},
 };
 
@@ -40,9 +40,6 @@ const PAUSE: Duration = Duration::from_millis(250);
 
 /// Dead letters of a temporary group expire when they were not read for this long.
 const FORGET: Duration = Duration::from_secs(3600);
-
-/// How many other names a temporary queue can have while nodes are down.
-const OTHER_NAMES: u8 = 4;
 
 /// The argument with the time after which an unused queue is deleted.
 const EXPIRES: &str = "x-expires";
@@ -85,17 +82,14 @@ pub(super) async fn declare_exchange(link: &Link, channel: &Channel) -> Result<(
     within(clock, after, "declare the exchange", declared).await
 }
 
-/// Declares what a subscription needs, and returns the name of its queue. A server that is not ready, for
-/// example because a quorum queue has no leader yet, is asked again until the operation's timeout.
-pub(super) async fn declare(
-    link: &Link,
-    subscription: &Subscription,
-) -> Result<String, BrokerError> {
+/// Declares what a subscription needs. A server that is not ready, for example because a quorum
+/// queue has no leader yet, is asked again until the operation's timeout.
+pub(super) async fn declare(link: &Link, subscription: &Subscription) -> Result<(), BrokerError> {
     let clock = &link.options.clock;
     let deadline = clock.now() + link.options.operation_timeout;
     loop {
         match declare_once(link, subscription).await {
-            Err(error) if error.is_retryable() && clock.now() + PAUSE < deadline => {
+            Err(error) if is_transient(&error) && clock.now() + PAUSE < deadline => {
                 clock.sleep(PAUSE).await;
             }
             result => return result,
@@ -103,57 +97,35 @@ pub(super) async fn declare(
     }
 }
 
+/// Whether declaring again may succeed. An address is unknown if its queue was deleted between two
+/// requests.
+fn is_transient(error: &BrokerError) -> bool {
+    error.is_retryable() || matches!(error, BrokerError::UnknownAddress { .. })
+}
+
 /// Declares on a separate channel, because the server closes the channel if an object exists with
 /// other properties.
-async fn declare_once(link: &Link, subscription: &Subscription) -> Result<String, BrokerError> {
+async fn declare_once(link: &Link, subscription: &Subscription) -> Result<(), BrokerError> {
+    let (_connection, channel) = declare_address(link, subscription).await?;
     let address = &subscription.address;
-    let (_connection, channel, queue) = declare_address(link, subscription).await?;
-    bind_all(link, &channel, subscription, &queue)
+    let prefix = &link.options.prefix;
+    let dead = dead_queue(prefix, address);
+    let lifetime = subscription.lifetime;
+    declare_queue(link, &channel, &dead, Lifetime::Durable, dead_arguments(lifetime))
         .await
-        .map_err(|error| about_declared(address, error))?;
-    match declare_dead_queue(link, &channel, subscription).await {
-        // The node that has the dead letters of a temporary group is down. They have to wait for it,
-        // but what is delivered does not.
-        Err(error) if subscription.lifetime == Lifetime::Temporary && is_not_found(&error) => {
-            warn(&error, "the dead letters of a temporary group or mailbox cannot be reached");
-        }
-        declared => declared.map_err(|error| about_declared(address, error))?,
-    }
-    Ok(queue)
+        .map_err(|error| about(address, error))?;
+    bind_all(link, &channel, subscription).await
 }
 
-/// Declares the queue of the dead letters of a group or mailbox.
-async fn declare_dead_queue(
-    link: &Link,
-    channel: &Channel,
-    subscription: &Subscription,
-) -> Result<(), BrokerError> {
-    let dead = dead_queue(&link.options.prefix, &subscription.address);
-    let arguments = dead_arguments(subscription.lifetime);
-    declare_queue(link, channel, &dead, Lifetime::Durable, arguments).await.map(drop)
-}
-
-/// Declares the queue of the dead letters of a group or mailbox again, after it was deleted.
-pub(super) async fn restore_dead_queue(
-    link: &Link,
-    subscription: &Subscription,
-) -> Result<(), BrokerError> {
-    let (_connection, channel) = link.channel().await?;
-    let declared = declare_dead_queue(link, &channel, subscription).await;
-    declared.map_err(|error| about_declared(&subscription.address, error))
-}
-
-/// Declares the exchange and binds an existing queue of a subscription again. An exchange that was
+/// Declares the exchange and binds the existing queue of a subscription again. An exchange that was
 /// deleted has taken the bindings of its queues with it.
 pub(super) async fn restore_bindings(
     link: &Link,
     subscription: &Subscription,
-    queue: &str,
 ) -> Result<(), BrokerError> {
     let (_connection, channel) = link.channel().await?;
     declare_exchange(link, &channel).await?;
-    let bound = bind_all(link, &channel, subscription, queue).await;
-    bound.map_err(|error| about(&subscription.address, error))
+    bind_all(link, &channel, subscription).await
 }
 
 /// Binds the queue of a subscription to its patterns, or to the key of its mailbox.
@@ -161,68 +133,46 @@ async fn bind_all(
     link: &Link,
     channel: &Channel,
     subscription: &Subscription,
-    queue: &str,
 ) -> Result<(), BrokerError> {
-    let exchange = exchange(&link.options.prefix);
-    for key in binding_keys(&subscription.address, &subscription.patterns) {
-        bind(link, channel, queue, &exchange, &key).await?;
+    let address = &subscription.address;
+    let prefix = &link.options.prefix;
+    let queue = queue(prefix, address);
+    let exchange = exchange(prefix);
+    for key in binding_keys(address, &subscription.patterns) {
+        let bound = bind(link, channel, &queue, &exchange, &key).await;
+        bound.map_err(|error| about(address, error))?;
     }
     Ok(())
 }
 
-/// Declares the exchange and the queue of a group or mailbox. Returns an open channel and the name of
-/// the queue.
-///
-/// In a cluster, a temporary queue is on one node. While that node is down, no client can declare or
-/// delete the queue, so it gets another name.
+/// Declares the exchange and the queue of a group or mailbox. A temporary queue that exists with
+/// another expiry, or was declared by a version without one, is used as it is. Returns an open
+/// channel.
 async fn declare_address(
     link: &Link,
     subscription: &Subscription,
-) -> Result<(Arc<Connection>, Channel, String), BrokerError> {
-    let address = &subscription.address;
-    let queue = queue(&link.options.prefix, address);
-    let others = match subscription.lifetime {
-        Lifetime::Durable => 0,
-        Lifetime::Temporary => OTHER_NAMES,
-    };
-    let mut number = 0;
-    loop {
-        let name = match number {
-            0 => queue.clone(),
-            number => format!("{queue}@{number}"),
-        };
-        match declare_named(link, subscription, &name).await {
-            Ok((connection, channel)) => return Ok((connection, channel, name)),
-            Err(error) if number < others && is_not_found(&error) => number += 1,
-            Err(error) => return Err(about_declared(address, error)),
-        }
-    }
-}
-
-/// Declares the exchange and a queue. A temporary queue that exists with another expiry, or was declared
-/// by a version without one, is used as it is.
-async fn declare_named(
-    link: &Link,
-    subscription: &Subscription,
-    queue: &str,
 ) -> Result<(Arc<Connection>, Channel), BrokerError> {
     let (connection, channel) = link.channel().await?;
-    let Subscription { address, lifetime, .. } = subscription;
+    let address = &subscription.address;
+    let lifetime = subscription.lifetime;
+    let prefix = &link.options.prefix;
     declare_exchange(link, &channel).await?;
-    let dead = dead_queue(&link.options.prefix, address);
-    let arguments = arguments(link, address, *lifetime, &dead);
-    let declared = declare_queue(link, &channel, queue, *lifetime, arguments).await;
-    let Err(error) = declared else { return Ok((connection, channel)) };
-    match about(address, error.clone()) {
-        BrokerError::Incompatible { difference, .. } if is_expiry(&difference) => {
+    let dead = dead_queue(prefix, address);
+    let queue = queue(prefix, address);
+    let arguments = arguments(link, address, lifetime, &dead);
+    let declared = declare_queue(link, &channel, &queue, lifetime, arguments).await;
+    match declared.map_err(|error| about(address, error)) {
+        Ok(_) => Ok((connection, channel)),
+        Err(BrokerError::Incompatible { difference, .. }) if is_expiry(&difference) => {
             tracing::warn!(
                 %address, difference,
                 "a temporary group or mailbox exists with another expiry, which is kept"
             );
             let (connection, channel) = link.channel().await?;
-            inspect(link, &channel, queue).await.map(|_| (connection, channel))
+            let found = inspect(link, &channel, &queue).await;
+            found.map(|_| (connection, channel)).map_err(|error| about(address, error))
         }
-        _ => Err(error),
+        Err(error) => Err(error),
     }
 }
 
@@ -346,7 +296,6 @@ mod tests {
         let longest = Mailbox::new("m".repeat(200)).unwrap();
         let prefix = "p".repeat(20);
         assert!(dead_queue(&prefix, &longest.clone().into()).len() <= 255);
-        assert!(queue(&prefix, &longest.clone().into()).len() + "@4".len() <= 255);
         assert!(mailbox_key(&longest).len() <= 255);
     }
 }

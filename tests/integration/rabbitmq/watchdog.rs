@@ -148,55 +148,6 @@ async fn should_declare_a_queue_again_that_is_gone() {
     assert_eq!(take(&mut deliveries).await, 1);
 }
 
-/// The mailbox of a client for its answers, whose consumer is not notified.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn should_declare_a_temporary_mailbox_again_that_is_gone() {
-    let Some(server) = RabbitMqServer::start() else { return };
-    let (broker, other) = (connect(&server).await, connect(&server).await);
-    let mailbox = Mailbox::new("answers").unwrap();
-    let subscription = Subscription::mailbox(mailbox.clone()).temporary();
-    let mut deliveries = broker.subscribe(subscription).await.unwrap();
-    let answer = async |number: u32| {
-        let event = Event::new("gone.thing.happened".parse().unwrap(), "test", &number).unwrap();
-        let answer = Publish::new(event).with_mailbox(mailbox.clone()).with_required_route();
-        timeout(REPLACED, async { while other.publish_one(answer.clone()).await.is_err() {} }).await
-    };
-    answer(0).await.unwrap();
-    assert_eq!(take(&mut deliveries).await, 0);
-
-    server.on_channels("Info(consumer_count) > 0", "sys:suspend(Channel)");
-    let _ = server.ctl(&["delete_queue", "aios.mailbox.answers"]);
-    answer(1).await.unwrap();
-    assert_eq!(take(&mut deliveries).await, 1);
-}
-
-/// Its queue is there, as another client has declared it again.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn should_replace_a_consumer_that_the_server_has_forgotten() {
-    let Some(server) = RabbitMqServer::start() else { return };
-    let broker = connect(&server).await;
-    let patterns = ["forgotten.*.*".parse().unwrap()];
-    let group = Subscription::group("forgotten".parse().unwrap(), patterns).temporary();
-    let mut deliveries = broker.subscribe(group).await.unwrap();
-    publish(&broker, "forgotten", 0..1).await;
-    assert_eq!(take(&mut deliveries).await, 0);
-
-    server.on_channels("Info(consumer_count) > 0", "sys:suspend(Channel)");
-    let _ = server.ctl(&["delete_queue", "aios.group.forgotten"]);
-    let _ = server.ctl(&[
-        "eval",
-        r#"rabbit_amqqueue:declare(rabbit_misc:r(<<"/">>, queue, <<"aios.group.forgotten">>), true, true,
-            [{<<"x-queue-type">>, longstr, <<"classic">>}], none, <<"guest">>)."#,
-    ]);
-    let served = async {
-        let listed = ["list_queues", "--quiet", "--no-table-headers", "name", "consumers"];
-        while !server.ctl(&listed).contains("aios.group.forgotten\t1") {}
-    };
-    timeout(REPLACED, served).await.unwrap();
-    publish(&broker, "forgotten", 1..2).await;
-    assert_eq!(take(&mut deliveries).await, 1);
-}
-
 /// Deletes the exchange, and with it every binding.
 fn delete_exchange(server: &RabbitMqServer) {
     let exchange = r#"rabbit_misc:r(<<"/">>, exchange, <<"aios.events">>)"#;

@@ -73,7 +73,7 @@ pub(super) struct ConsumeTask {
 enum End {
     /// The channel or connection died.
     Lost,
-    /// The consumer receives nothing although events are waiting, or the server has none.
+    /// The consumer receives nothing although events are waiting.
     Silent(Consumer),
     /// The subscription was dropped or the broker is closing.
     Unwanted,
@@ -93,8 +93,7 @@ impl ConsumeTask {
                 End::Silent(consumer) => {
                     tracing::warn!(
                         address = %self.context.subscription.address,
-                        "a consumer received nothing although events are waiting, or the server has lost it; \
-                         replacing it"
+                        "a consumer received nothing although events are waiting; replacing it"
                     );
                     counter!("aios_consumers_replaced_total", "reason" => "silent").increment(1);
                     if self.requeue(&session, consumer, self.inbox.take()).await.is_err() {
@@ -126,7 +125,7 @@ impl ConsumeTask {
                 () = &mut lost => return End::Lost,
                 () = self.inbox.dropped() => break,
                 () = begun(&mut draining) => break,
-                Ok(()) = closures.changed() => self.restore_bindings(session).await,
+                Ok(()) = closures.changed() => self.restore_bindings().await,
                 () = check => if watchdog.is_silent(self, session).await {
                     return End::Silent(consumer);
                 },
@@ -144,9 +143,9 @@ impl ConsumeTask {
 
     /// Binds the queue again, in case the exchange was deleted. If the queue is gone as well, the
     /// watchdog notices.
-    async fn restore_bindings(&self, session: &Session) {
+    async fn restore_bindings(&self) {
         let SettlementContext { link, subscription, .. } = &*self.context;
-        match topology::restore_bindings(link, subscription, &session.queue).await {
+        match topology::restore_bindings(link, subscription).await {
             Ok(()) | Err(BrokerError::UnknownAddress { .. } | BrokerError::Closed) => {}
             Err(error) => warn(&error, "failed to bind a queue again; it is tried again later"),
         }
@@ -274,8 +273,7 @@ impl ConsumeTask {
         if *lifetime != Lifetime::Temporary {
             return false;
         }
-        let queue = topology::queue(&self.context.link.options.prefix, address);
-        let is_gone = matches!(queue_state(&self.context, &queue).await, QueueState::Gone);
+        let is_gone = matches!(queue_state(&self.context).await, QueueState::Gone);
         if is_gone {
             tracing::warn!(
                 %address,
@@ -292,15 +290,14 @@ async fn begun(draining: &mut watch::Receiver<bool>) {
     draining.wait_for(|draining| *draining).await.map(drop).unwrap_or_default();
 }
 
-/// Detects a consumer that receives nothing although its queue has events, that the server has forgotten, or
-/// whose queue was deleted.
+/// Detects a consumer that receives nothing although its queue has events, or was deleted.
 /// Consumers of any AMQP library can become silent in this way. Also binds the queue again, because
 /// another process may have found the exchange deleted.
 #[derive(Default)]
 struct DeliveryWatchdog {
     /// Something was delivered since the last check.
     delivered: bool,
-    /// The queue was not served at the last check, either.
+    /// Events were waiting at the last check, too.
     suspicious: bool,
 }
 
@@ -314,41 +311,40 @@ impl DeliveryWatchdog {
         let unsettled = session.unsettled() + inbox.len();
         let hungry = unsettled < usize::from(context.subscription.prefetch);
         let state = if quiet && hungry {
-            task.restore_bindings(session).await;
-            queue_state(context, &session.queue).await
+            task.restore_bindings().await;
+            queue_state(context).await
         } else {
             QueueState::Nothing
         };
         let silent = match state {
             QueueState::Gone => true,
-            QueueState::Unserved => self.suspicious,
+            QueueState::Events => self.suspicious,
             QueueState::Nothing => false,
         };
-        self.suspicious = matches!(state, QueueState::Unserved);
+        self.suspicious = matches!(state, QueueState::Events);
         silent
     }
 }
 
 /// The state of a queue.
 enum QueueState {
-    /// No event waits and the queue has a consumer, or it is unknown.
+    /// No event waits, or it is unknown.
     Nothing,
-    /// Events are waiting, or the server has no consumer of the queue.
-    Unserved,
+    /// Events wait that no consumer has.
+    Events,
     /// The queue no longer exists. A server does not always notify the consumer: RabbitMQ 4.3 does
     /// not if the queue is deleted while it is being published to.
     Gone,
 }
 
-/// Returns the state of a queue of the subscription. A failure to inspect it counts as `Nothing`.
-async fn queue_state(context: &SettlementContext, name: &str) -> QueueState {
+/// Returns the state of the subscription's queue. A failure to inspect it counts as `Nothing`.
+async fn queue_state(context: &SettlementContext) -> QueueState {
     let SettlementContext { link, subscription, .. } = context;
+    let name = topology::queue(&link.options.prefix, &subscription.address);
     let Ok((_connection, channel)) = link.channel().await else { return QueueState::Nothing };
-    let queue = topology::inspect(link, &channel, name).await;
+    let queue = topology::inspect(link, &channel, &name).await;
     match queue.map_err(|error| about(&subscription.address, error)) {
-        Ok(queue) if queue.message_count() > 0 || queue.consumer_count() == 0 => {
-            QueueState::Unserved
-        }
+        Ok(queue) if queue.message_count() > 0 => QueueState::Events,
         Err(BrokerError::UnknownAddress { .. }) => QueueState::Gone,
         Ok(_) | Err(_) => QueueState::Nothing,
     }

@@ -44,8 +44,6 @@ pub(crate) struct Session {
     pub(crate) connection: Arc<Connection>,
     /// The channel of this consumer alone.
     channel: Channel,
-    /// The queue from which it consumes.
-    pub(super) queue: String,
     /// The name that the server gave the consumer.
     tag: String,
     /// How many deliveries handlers have not settled.
@@ -85,12 +83,13 @@ impl Session {
         link: &Arc<Link>,
         subscription: &Subscription,
     ) -> Result<(Arc<Self>, Consumer), BrokerError> {
-        let queue = topology::declare(link, subscription).await?;
+        topology::declare(link, subscription).await?;
         let (connection, channel) = link.channel().await?;
         let clock = &*link.options.clock;
         let after = link.options.operation_timeout;
         let qos = channel.basic_qos(subscription.prefetch, BasicQosOptions::default());
         within(clock, after, "set the prefetch", qos).await?;
+        let queue = topology::queue(&link.options.prefix, &subscription.address);
         let consuming = channel.basic_consume(
             short(&queue),
             short(""),
@@ -102,7 +101,6 @@ impl Session {
             link: Arc::clone(link),
             connection,
             channel,
-            queue,
             tag: consumer.tag().to_string(),
             unsettled: AtomicUsize::new(0),
             idle: Notify::new(),

@@ -132,7 +132,7 @@ impl UnsettledDelivery {
 
     /// Publishes a copy, with a delivery count of 0, to the end of the queue.
     async fn requeue_fresh(&mut self) -> Result<(), BrokerError> {
-        self.replace(String::new(), self.session.queue.clone()).await
+        self.replace(String::new(), self.queue()).await
     }
 
     /// Publishes a copy that returns to the queue after the delay, with one more failed attempt.
@@ -143,7 +143,7 @@ impl UnsettledDelivery {
         let SettlementContext { delay_queues, link, subscription, .. } = &*self.context;
         match delay_queues.exchange(link, delay, subscription.lifetime).await {
             Ok(exchange) => {
-                let replaced = self.replace(exchange, self.session.queue.clone()).await;
+                let replaced = self.replace(exchange, self.queue()).await;
                 if replaced.is_err() {
                     // The exchange may have been deleted.
                     self.context.delay_queues.forget();
@@ -170,7 +170,7 @@ impl UnsettledDelivery {
         let dead_lettered = self.replace(String::new(), dead).await;
         if matches!(dead_lettered, Err(BrokerError::Unroutable { .. })) {
             // The queue was deleted or has expired. Declare it before the event is redelivered.
-            topology::restore_dead_queue(link, subscription).await?;
+            topology::declare(link, subscription).await?;
         }
         if dead_lettered.is_ok() {
             metrics::counter!("aios_dead_letters_total").increment(1);
@@ -201,6 +201,11 @@ impl UnsettledDelivery {
         self.context.link.options.clock.sleep(SETTLE_RETRY_DELAY).await;
         self.session.nack(self.raw.tag)?;
         Err(cause)
+    }
+
+    fn queue(&self) -> String {
+        let SettlementContext { link, subscription, .. } = &*self.context;
+        topology::queue(&link.options.prefix, &subscription.address)
     }
 }
 
