@@ -1,20 +1,13 @@
 //! Before a host begins an attempt that may have begun elsewhere, it asks the engine.
 
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
-    time::Duration,
-};
+use std::time::Duration;
 
 use aios_agents::agent::{AgentDefinition, AgentSet, HostOptions};
-use aios_core::{agent::TaskHeartbeat, broker::Lifetime, clock::Clock, event::Event};
+use aios_core::{agent::TaskHeartbeat, clock::Clock, event::Event};
 use serde_json::json;
 
 use crate::{
     agent_support::{Inbox, Scripted, World, assigned},
-    faulty::FaultyBroker,
     logged::Logged,
 };
 
@@ -33,11 +26,6 @@ fn task(id: &str, timeout: Option<Duration>) -> Event {
     let mut task = assigned("backend", id, 1, json!(id), timeout);
     task.metadata_mut().incarnation = Some("start".into());
     task
-}
-
-/// A task about which a host asks: in 10 s, it is older than its timeout.
-fn old(world: &World, id: &str) -> Event {
-    task(id, Some(10 * SECOND)).with_timestamp(world.clock.now())
 }
 
 /// Assigns a task and releases it once, as if the process that held it had died.
@@ -171,71 +159,6 @@ async fn should_give_back_a_task_when_no_engine_answers() {
     let (questions, _) = hear(&mut engine).await;
     world.publish(answer("attempt_confirmed", questions.last().unwrap())).await;
     assert_eq!(hear(&mut engine).await.1, ["task_completed"]);
-}
-
-/// The broker does not notice that nothing arrives any more. The answer to the first question is lost.
-#[tokio::test]
-async fn should_ask_again_on_a_new_subscription_when_nothing_arrives_on_the_old_one() {
-    let (world, agent) = (World::new(), Scripted::echo());
-    let broker = FaultyBroker::new(world.broker.clone());
-    let mut engine = world.mailbox("engine").await;
-    let _host = world.start_on(broker.clone(), agents(&agent), confirming()).await.unwrap();
-    world.idle().await;
-    broker.lose_temporary_subscriptions();
-    for number in 0..3 {
-        let old = old(&world, &format!("t{number}"));
-        world.pass(30 * SECOND).await;
-        if number == 1 {
-            broker.lose_temporary_subscriptions();
-        }
-        world.publish(old).await;
-        let begun = world.clock.elapsed();
-        let mut results = 0;
-        while results == 0 {
-            let (questions, others) = hear(&mut engine).await;
-            results += others.iter().filter(|action| *action == "task_completed").count();
-            for question in questions {
-                world.publish(answer("attempt_confirmed", &question)).await;
-            }
-            world.pass(SECOND).await;
-            let waited = world.clock.elapsed() - begun;
-            assert!(waited < 10 * SECOND, "{waited:?} on the clock of the test");
-        }
-    }
-    assert_eq!(agent.calls(), 3);
-}
-
-/// A slow engine is not a reason to subscribe again and again.
-#[tokio::test]
-async fn should_subscribe_again_less_and_less_often_while_no_engine_answers() {
-    let (world, agent) = (World::new(), Scripted::echo());
-    let broker = FaultyBroker::new(world.broker.clone());
-    let _engine = world.mailbox("engine").await;
-    let (asked, count) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
-    let counted = Arc::clone(&count);
-    broker.on_subscribe(move |subscription| {
-        if subscription.lifetime == Lifetime::Temporary {
-            counted.fetch_add(1, Ordering::SeqCst);
-        }
-        None
-    });
-    let questions = Arc::clone(&asked);
-    broker.on_publish(move |publish| {
-        if publish.event.event_type.action() == "task_heartbeat" {
-            questions.fetch_add(1, Ordering::SeqCst);
-        }
-        None
-    });
-    let _host = world.start_on(broker.clone(), agents(&agent), confirming()).await.unwrap();
-    let tasks: Vec<_> = (0..10).map(|number| old(&world, &format!("t{number}"))).collect();
-    world.pass(30 * SECOND).await;
-    let before = count.load(Ordering::SeqCst);
-    for task in tasks {
-        world.publish(task).await;
-    }
-    world.pass(55 * SECOND).await;
-    let renewed = count.load(Ordering::SeqCst) - before;
-    assert!((1..=5).contains(&renewed), "{renewed} subscriptions, {asked:?} questions");
 }
 
 /// A host that stops releases the task at once.

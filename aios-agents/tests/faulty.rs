@@ -11,7 +11,7 @@ use aios_core::{
     BoxFuture,
     broker::{
         Acknowledger, Address, Broker, BrokerError, DeadLetters, Deliveries, Delivery, Health,
-        HealthWatch, Lifetime, Publish, Settlement, Subscription,
+        HealthWatch, Publish, Settlement, Subscription,
     },
     event::{Event, Pattern, Timestamp},
     store::{
@@ -391,8 +391,6 @@ pub(crate) struct FaultyBroker {
     settled: Arc<Mutex<Vec<(Event, Settlement)>>>,
     batches: Mutex<Vec<usize>>,
     breaks: watch::Sender<Option<BrokerError>>,
-    /// How often all subscriptions so far have been lost without notice.
-    losses: watch::Sender<u32>,
     health: watch::Sender<Health>,
 }
 
@@ -400,9 +398,9 @@ impl FaultyBroker {
     pub(crate) fn new(inner: Arc<dyn Broker>) -> Arc<Self> {
         let (publishes, subscribes) = (Rules::default(), Rules::default());
         let (settled, batches) = (Arc::default(), Mutex::default());
-        let (breaks, losses) = (watch::Sender::new(None), watch::Sender::new(0));
+        let breaks = watch::Sender::new(None);
         let health = watch::Sender::new(Health::Connected);
-        Arc::new(Self { inner, publishes, subscribes, settled, batches, breaks, losses, health })
+        Arc::new(Self { inner, publishes, subscribes, settled, batches, breaks, health })
     }
 
     /// Sets the state that the broker reports from now on.
@@ -429,11 +427,6 @@ impl FaultyBroker {
     /// Ends every existing subscription with an error.
     pub(crate) fn break_subscriptions(&self, error: &BrokerError) {
         self.breaks.send_replace(Some(error.clone()));
-    }
-
-    /// Loses every existing temporary subscription without notice: nothing arrives any more.
-    pub(crate) fn lose_temporary_subscriptions(&self) {
-        self.losses.send_modify(|losses| *losses += 1);
     }
 
     /// Lets everything pass again.
@@ -475,15 +468,7 @@ impl Broker for FaultyBroker {
 
     async fn subscribe(&self, subscription: Subscription) -> Result<Deliveries, BrokerError> {
         let fault = self.subscribes.ask(&subscription);
-        let mut losses = self.losses.subscribe();
-        let is_temporary = subscription.lifetime == Lifetime::Temporary;
         let deliveries = faulty(fault, self.inner.subscribe(subscription)).await?;
-        let lost = async move {
-            if !is_temporary || losses.changed().await.is_err() {
-                std::future::pending().await
-            }
-        };
-        let deliveries = deliveries.take_until(lost).chain(stream::pending());
         let settled = Arc::clone(&self.settled);
         let deliveries = deliveries.map(move |delivery| Ok(watched(delivery?, &settled)));
         let mut breaks = self.breaks.subscribe();

@@ -203,6 +203,7 @@ impl UnsettledDelivery {
         Err(cause)
     }
 
+    /// The queue that the delivery came from.
     fn queue(&self) -> String {
         let SettlementContext { link, subscription, .. } = &*self.context;
         topology::queue(&link.options.prefix, &subscription.address)

@@ -22,14 +22,13 @@ use std::{collections::HashMap, pin::pin, sync::Arc, time::Duration};
 use aios_core::{
     agent::{TaskAssigned, TaskControl, TaskHeartbeat},
     broker::Delivery,
-    clock::Clock,
     event::Event,
 };
 use parking_lot::Mutex;
-use tokio::sync::{Notify, oneshot, watch};
+use tokio::sync::oneshot;
 
-use super::{FIRST_BEAT, answer::log_unsettled, task_state::TaskState};
-use crate::agent::host::{HostOptions, Shared, hosted::HostedType};
+use super::{answer::log_unsettled, task_state::TaskState};
+use crate::agent::host::{FIRST_BEAT, hosted::HostedType};
 
 /// How long a task waits for an answer before it is released to the broker.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -37,7 +36,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// doubles while no answer comes, so that questions never arrive faster than they are answered.
 const FIRST_PAUSE: Duration = Duration::from_secs(5);
 /// The longest pause between two questions, and the greatest age of an answer.
-pub(super) const LONGEST_PAUSE: Duration = Duration::from_secs(20);
+const LONGEST_PAUSE: Duration = Duration::from_secs(20);
 
 /// Whether an attempt is still open.
 enum Standing {
@@ -50,61 +49,15 @@ enum Standing {
     Stopped,
 }
 
-/// The first pause between two questions.
-pub(super) fn first_pause(options: &HostOptions) -> Duration {
-    (options.heartbeat_interval / 2).clamp(FIRST_BEAT, FIRST_PAUSE)
-}
-
-/// The questions that wait for an answer.
+/// The questions that wait for an answer, by the id of the event that asks.
 #[derive(Debug, Default)]
-pub(crate) struct Questions {
-    /// By the id of the event that asks.
-    waiting: Mutex<HashMap<Arc<str>, oneshot::Sender<bool>>>,
-    /// Notified when a question has had no answer in time.
-    unanswered: Notify,
-    /// How often the subscription to the answers has been checked because of that.
-    checks: watch::Sender<u64>,
-    /// How often it has been replaced.
-    renewals: watch::Sender<u64>,
-}
+pub(crate) struct Questions(Mutex<HashMap<Arc<str>, oneshot::Sender<bool>>>);
 
 impl Questions {
-    /// Completes when a question has had no answer in time.
-    ///
-    /// # Cancel safety
-    ///
-    /// Cancel safe.
-    pub(super) async fn unanswered(&self) {
-        self.unanswered.notified().await;
-    }
-
-    /// Lets every attempt ask again, because answers now reach this process that did not before.
-    pub(super) fn renewed(&self) {
-        self.renewals.send_modify(|count| *count += 1);
-    }
-
-    /// Lets the attempts go on that wait until the subscription is checked.
-    pub(super) fn checked(&self) {
-        self.checks.send_modify(|count| *count += 1);
-    }
-
-    /// Lets the subscription to the answers be checked, and replaced if it is silent. Does not wait long for
-    /// it: the broker may be down.
-    async fn check(&self, clock: &dyn Clock) {
-        let mut checks = self.checks.subscribe();
-        self.unanswered.notify_one();
-        tokio::select! {
-            biased;
-            // An error means that the host is gone.
-            _ = checks.changed() => {}
-            () = clock.sleep(FIRST_BEAT) => {}
-        }
-    }
-
     /// Passes an answer to the attempt that waits for it. Ignores late answers.
     pub(crate) fn answer(&self, answer: &Event, is_open: bool) {
         let Some(question) = &answer.metadata.causation_id else { return };
-        if let Some(asked) = self.waiting.lock().remove(question) {
+        if let Some(asked) = self.0.lock().remove(question) {
             // The receiver may have been dropped just now.
             let _ = asked.send(is_open);
         }
@@ -114,7 +67,7 @@ impl Questions {
     fn ask(&self, question: &Event) -> Asked<'_> {
         let id: Arc<str> = question.id.to_string().into();
         let (sender, answer) = oneshot::channel();
-        self.waiting.lock().insert(Arc::clone(&id), sender);
+        self.0.lock().insert(Arc::clone(&id), sender);
         Asked { questions: self, id, answer }
     }
 }
@@ -130,7 +83,7 @@ struct Asked<'a> {
 
 impl Drop for Asked<'_> {
     fn drop(&mut self) {
-        self.questions.waiting.lock().remove(&self.id);
+        self.questions.0.lock().remove(&self.id);
     }
 }
 
@@ -203,10 +156,10 @@ impl HostedType {
         task: &Event,
         running: &TaskState,
     ) -> Standing {
-        let Shared { clock, options, questions, .. } = &*self.shared;
-        let mut pause = first_pause(options);
+        let clock = &self.shared.clock;
+        let options = &self.shared.options;
+        let mut pause = (options.heartbeat_interval / 2).clamp(FIRST_BEAT, FIRST_PAUSE);
         let mut stopped = pin!(running.cancelled());
-        let mut renewals = questions.renewals.subscribe();
         let deadline = clock.elapsed() + PATIENCE;
         loop {
             let asked_at = clock.elapsed();
@@ -220,19 +173,11 @@ impl HostedType {
                     Some(is_open) => Some(is_open),
                     None => return Standing::Unknown,
                 },
-                Ok(()) = renewals.changed() => continue,
                 () = clock.sleep(pause.min(deadline - asked_at)) => None,
             };
             // Late answers are dropped and asked for again.
             if let Some(is_open) = is_open.filter(|_| clock.elapsed() <= asked_at + pause) {
                 return if is_open { Standing::Open } else { Standing::Ended };
-            }
-            if is_open.is_none() {
-                tokio::select! {
-                    biased;
-                    () = &mut stopped => return Standing::Stopped,
-                    () = questions.check(&**clock) => renewals.mark_unchanged(),
-                }
             }
             pause = (pause * 2).min(LONGEST_PAUSE);
         }
