@@ -97,7 +97,7 @@ fn unknown_scheme(url: &str, scheme: Option<&str>) -> String {
                     None => format!("sqlite:{url}"),
                 },
             };
-            format!("{begins}, not with {url:?}; did you mean {meant:?}?")
+            format!("{begins}, not with {url:?}; did you mean \"{meant}\"?")
         }
     }
 }
