@@ -14,6 +14,7 @@ mod inputs;
 mod openapi_3_0;
 mod registered;
 pub(super) mod schema;
+#[cfg(feature = "swagger")]
 pub(super) mod swagger;
 
 use std::sync::Arc;
