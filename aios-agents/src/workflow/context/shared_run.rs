@@ -232,10 +232,7 @@ impl SharedRun {
 
     /// Begins an attempt of a step, if its code may run now, and returns the number of the attempt.
     pub(super) fn begin_step(&self, operation: u64) -> Option<u32> {
-        let mut machine = self.machine();
-        // Most polls of a step come when it has ended, or in a replay, and need no time.
-        machine.step_attempt(operation)?;
-        machine.begin_step(operation, self.clock.now())
+        self.machine().begin_step(operation, self.clock.now())
     }
 
     /// Records the end of an attempt of a step.
@@ -354,9 +351,8 @@ impl SharedRun {
         // Outcomes and signals compete by their places in the journal.
         let Some((place, operation)) = ready.into_iter().chain(signal).min() else {
             drop(machine);
-            let woken = std::mem::take(&mut waiting.woken_steps);
             drop(waiting);
-            woken.into_iter().for_each(|operation| self.wake_step(operation));
+            self.wake_steps();
             return false;
         };
         if ready == Some((place, operation)) {

@@ -46,8 +46,8 @@ impl Machine {
         request: Request,
         now: Timestamp,
     ) -> Result<(), Mismatch> {
-        let is_recorded = self.expected.check(operation, &request)?;
-        if !is_recorded {
+        self.expected.check(operation, &request)?;
+        if !self.expected.knows(operation) {
             let entries = self.start_entries(operation, &request, now);
             self.recording.extend(entries);
         }

@@ -107,15 +107,19 @@ impl JournalIndex {
         self.versions.get(change).copied()
     }
 
-    /// Checks a request against the journal. Returns whether the journal contains the operation.
-    pub(super) fn check(&self, operation: u64, request: &Request) -> Result<bool, Mismatch> {
+    pub(super) fn knows(&self, operation: u64) -> bool {
+        self.operations.contains_key(&operation)
+    }
+
+    /// Checks a request against the journal, if the journal contains the operation.
+    pub(super) fn check(&self, operation: u64, request: &Request) -> Result<(), Mismatch> {
         match self.operations.get(&operation) {
             Some(recorded) if !recorded.fits(request) => Err(Mismatch {
                 operation,
                 recorded: recorded.to_string(),
                 asked: request.describe(),
             }),
-            recorded => Ok(recorded.is_some()),
+            _ => Ok(()),
         }
     }
 

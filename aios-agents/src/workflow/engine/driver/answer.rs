@@ -38,7 +38,7 @@ impl Driver {
             Message::Wake if self.append.is_some() => self.reread_pending = true,
             Message::Wake => return self.reread().await,
             Message::TimerDue(operation) if self.is_paused() => {
-                self.due.insert(operation);
+                self.missed.insert(operation);
             }
             Message::TimerDue(operation) => return self.on_timer(operation).await,
             Message::Answer(delivery) => self.on_answer(*delivery).await,

@@ -9,7 +9,6 @@ use std::sync::Arc;
 use aios_core::{
     agent::{Name, TaskAssigned, TaskCancelled, TaskError, TaskId},
     broker::Publish,
-    event::Timestamp,
     failure::Failure,
 };
 
@@ -17,10 +16,7 @@ use super::Driver;
 use crate::{
     agent::{codes::AGENT_NOT_FOUND, mailbox_of},
     workflow::{
-        engine::{
-            runs::measure_lateness,
-            tasks::{Attempt, Dispatch},
-        },
+        engine::tasks::{Attempt, Dispatch},
         journal::{AgentEvent, Entry},
         machine::Effect,
     },
@@ -36,7 +32,9 @@ impl Driver {
         };
         for effect in effects {
             match effect {
-                Effect::Timer { operation, at } => self.set_timer(operation, at),
+                Effect::Timer { operation, at } => {
+                    self.engine.timers.set(at, &self.run_id, operation);
+                }
                 Effect::Dispatch(assignment) => self.dispatch(assignment),
                 Effect::CancelTask { agent_type, task_id } => {
                     self.cancel_task(agent_type, task_id);
@@ -46,20 +44,9 @@ impl Driver {
                     self.engine.timers.clear(&self.run_id, operation);
                     self.assigned.remove(&operation);
                     self.deferred.remove(&operation);
-                    self.due.remove(&operation);
+                    self.missed.remove(&operation);
                 }
             }
-        }
-    }
-
-    /// Sets the timer of an operation. If it is due already, for example because it woke the run, it
-    /// fires without the detour over the timers of all runs.
-    fn set_timer(&mut self, operation: u64, at: Timestamp) {
-        let now = self.engine.clock.now();
-        if at > now {
-            self.engine.timers.set(at, &self.run_id, operation);
-        } else if self.due.insert(operation) {
-            measure_lateness(at, now);
         }
     }
 

@@ -167,7 +167,7 @@ impl Driver {
             looks_ahead: false,
             outgoing: Outgoing::default(),
             deferred: BTreeMap::new(),
-            due: BTreeSet::new(),
+            missed: BTreeSet::new(),
             reread_pending: false,
             reread_timer: None,
             blocked: blocked(entries.clone()),

@@ -197,9 +197,8 @@ struct Driver {
     outgoing: Outgoing,
     /// Tasks that the broker did not take, and the pause before their next dispatch.
     deferred: BTreeMap<u64, Duration>,
-    /// Timers that are due and have not fired: they were due before the run was loaded, or while it was
-    /// paused.
-    due: BTreeSet<u64>,
+    /// Timers that were due while the run was paused.
+    missed: BTreeSet<u64>,
     /// Whether to reread the journal for foreign appends once the append in flight has finished.
     reread_pending: bool,
     /// Completes when the journal should be reread after the store failed.
@@ -262,10 +261,10 @@ impl Driver {
     async fn drive(&mut self, inbox: &Inbox) -> Exit {
         loop {
             if !self.is_ahead() {
-                self.perform_effects();
-                if let Some(exit) = self.fire_due_timers().await {
+                if let Some(exit) = self.catch_up_on_timers().await {
                     return exit;
                 }
+                self.perform_effects();
                 self.cancel_children();
                 self.cancel_unwanted();
             }
@@ -474,10 +473,10 @@ impl Driver {
         self.execution.machine().is_paused()
     }
 
-    /// Fires the timers that are due, unless the run is paused.
-    async fn fire_due_timers(&mut self) -> Option<Exit> {
+    /// Fires the timers that were due while the run was paused.
+    async fn catch_up_on_timers(&mut self) -> Option<Exit> {
         while !self.is_paused() {
-            let operation = self.due.pop_first()?;
+            let operation = self.missed.pop_first()?;
             if let Some(exit) = self.on_timer(operation).await {
                 return Some(exit);
             }

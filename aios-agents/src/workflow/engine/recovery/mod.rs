@@ -6,7 +6,5 @@ pub(super) mod parking;
 pub(super) mod reads;
 pub(super) mod recover;
 
-pub(crate) use self::{
-    parking::{Parked, Parking},
-    reads::Start,
-};
+pub(crate) use self::parking::{Parked, Parking};
+pub(crate) use self::reads::Start;

@@ -8,11 +8,9 @@ mod message;
 pub(super) mod timers;
 mod waiters;
 
-pub(crate) use self::{
-    blocked::BlockingRuns,
-    inbox::Inbox,
-    live::{Activation, ActiveRuns, Starting},
-    message::Message,
-    timers::{Timers, measure_lateness},
-    waiters::{RunOutcome, Waiter, Waiters},
-};
+pub(crate) use self::blocked::BlockingRuns;
+pub(crate) use self::inbox::Inbox;
+pub(crate) use self::live::{Activation, ActiveRuns, Starting};
+pub(crate) use self::message::Message;
+pub(crate) use self::timers::Timers;
+pub(crate) use self::waiters::{RunOutcome, Waiter, Waiters};

@@ -113,15 +113,10 @@ impl Timers {
         let mut due = self.due.lock();
         due.by_time.first().filter(|(at, ..)| *at <= now)?;
         let (at, run_id, operation) = due.by_time.pop_first()?;
-        measure_lateness(at, now);
+        histogram!("aios_timer_late_seconds").record(now.duration_since(at).as_secs_f64());
         due.by_operation.remove(&(Arc::clone(&run_id), operation));
         Some((run_id, operation))
     }
-}
-
-/// Reports how late a timer that was due at a time fires.
-pub(crate) fn measure_lateness(at: Timestamp, now: Timestamp) {
-    histogram!("aios_timer_late_seconds").record(now.duration_since(at).as_secs_f64());
 }
 
 /// Wakes runs when their timers are due.

@@ -5,9 +5,7 @@ pub(super) mod dead_letters;
 pub(super) mod dispatch;
 pub(super) mod suspicion;
 
-pub(crate) use self::{
-    activity::{Activity, Queued, lost_after},
-    dead_letters::SEEK,
-    dispatch::{Attempt, Dispatch},
-    suspicion::WINDOW,
-};
+pub(crate) use self::activity::{Activity, Queued, lost_after};
+pub(crate) use self::dead_letters::SEEK;
+pub(crate) use self::dispatch::{Attempt, Dispatch};
+pub(crate) use self::suspicion::WINDOW;
