@@ -28,7 +28,7 @@ fn should_name_what_does_not_exist() {
     }
     let outside = dev.url.replace("/api/v1", "");
     assert!(program.fails(&["--url", &outside, "runs"], 1).contains("such as /api/v1?"));
-    assert!(program.fails(&["start", "welcom"], 3).contains("welcome"));
+    assert!(program.fails(&["start", "welcomes"], 3).contains("welcome"));
     let error = program.fails(&["run", "nothing", "--json"], 3);
     let error: Value = serde_json::from_str(&error).unwrap();
     assert_eq!(error["error"]["code"], "RUN_NOT_FOUND");

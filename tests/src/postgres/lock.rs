@@ -10,7 +10,7 @@ use super::PostgresServer;
 pub struct TableLock(Child);
 
 impl PostgresServer {
-    /// Locks a table, so that nobody else reads or writes it.
+    /// Locks a table, so that no other session reads or writes it.
     ///
     /// # Panics
     ///
