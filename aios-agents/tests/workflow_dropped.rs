@@ -2,11 +2,13 @@
 //! them there.
 
 use std::{
+    future::poll_fn,
     pin::Pin,
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, AtomicU32, Ordering},
     },
+    task::{Context, Poll, Wake, Waker},
     time::Duration,
 };
 
@@ -222,9 +224,9 @@ async fn should_keep_an_operation_that_begins_after_a_step_has_polled_it() {
             let polled = || {
                 polls.fetch_add(1, Ordering::SeqCst);
                 let mut signal = signal.lock().unwrap();
-                let mut polled = std::task::Context::from_waker(std::task::Waker::noop());
+                let mut polled = Context::from_waker(Waker::noop());
                 let refused = Pin::new(&mut *signal).poll(&mut polled);
-                std::future::ready(matches!(refused, std::task::Poll::Ready(Err(_))))
+                std::future::ready(matches!(refused, Poll::Ready(Err(_))))
             };
             assert!(context.run("polls", polled).await?);
             signal.into_inner().unwrap().await
@@ -240,4 +242,40 @@ async fn should_keep_an_operation_that_begins_after_a_step_has_polled_it() {
     run.signal("go", &7).await.unwrap();
     assert_eq!(result::<u64>(&run).await.unwrap(), 7);
     assert_eq!(polls.load(Ordering::SeqCst), 1);
+}
+
+/// A waker that holds an operation, whose destructor comes back to the run.
+struct Holding {
+    code: Waker,
+    _operation: Mutex<Call>,
+}
+
+impl Wake for Holding {
+    fn wake(self: Arc<Self>) {
+        self.code.wake_by_ref();
+    }
+}
+
+/// The code replaces the waker, so the operation is dropped in its turn, after the locks of the run.
+#[tokio::test(flavor = "multi_thread")]
+async fn should_drop_an_operation_that_a_replaced_waker_holds() {
+    let code = |context: WorkflowContext, ()| async move {
+        let mut signal = context.signal::<u64>("go");
+        let mut held = Some(begun(&context, "sleep").await);
+        poll_fn(|context| {
+            if let Some(operation) = held.take() {
+                let code = context.waker().clone();
+                let holding = Holding { code, _operation: Mutex::new(operation) };
+                let waker = Waker::from(Arc::new(holding));
+                let polled = Pin::new(&mut signal).poll(&mut Context::from_waker(&waker));
+                assert!(polled.is_pending());
+            }
+            Pin::new(&mut signal).poll(context)
+        })
+        .await
+    };
+    let runtime = runtime(&store()).workflow("holds", code).start().await.unwrap();
+    let run = runtime.start("holds", &()).await.unwrap();
+    run.signal("go", &7).await.unwrap();
+    assert_eq!(result::<u64>(&run).await.unwrap(), 7);
 }

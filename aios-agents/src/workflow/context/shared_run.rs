@@ -206,7 +206,9 @@ impl SharedRun {
         if waiting.released == Some(operation) {
             if let Some(outcome) = machine.take_outcome(operation) {
                 waiting.released = None;
-                waiting.remove(operation);
+                let waker = waiting.remove(operation);
+                drop((machine, waiting));
+                drop(waker);
                 return Poll::Ready(outcome);
             }
         } else if let Some(place) = machine.outcome_place(operation) {

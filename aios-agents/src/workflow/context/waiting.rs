@@ -102,7 +102,8 @@ impl Waiting {
         self.operations.get(&operation).map(|waiter| waiter.waker.clone())
     }
 
-    /// Removes the waker of an operation.
+    /// Removes the waker of an operation. It is dropped like one that is replaced.
+    #[must_use]
     pub(super) fn remove(&mut self, operation: u64) -> Option<Waker> {
         let waiter = self.operations.remove(&operation)?;
         self.direct -= usize::from(waiter.is_direct);
