@@ -1,8 +1,8 @@
 //! Python bindings of aios: the extension module `aios._aios`.
 //!
 //! Native parts only; the public API is in `python/aios`, and so is what combines operations: `gather` and
-//! `race` resume in `_workflows/combinators.py`. Native threads never wait for the
-//! interpreter's lock, except to execute workflow code.
+//! `race` resume in `_workflows/combinators.py`. Native threads hand work to the
+//! event loop instead of waiting for the interpreter's lock, except to execute code of workflows and tests.
 //!
 //! | module | contents |
 //! |---|---|
@@ -14,7 +14,7 @@
 //! | `workflow`, `agent`, `projection` | workflows, agents and projections written in Python |
 //! | `convert` | JSON, errors, arguments and table rows |
 //! | `logging` | log lines of the native parts, as records of Python's `logging` |
-//! | `terminator` | the end of native threads at the end of the interpreter |
+//! | `terminator` | the end of a process that has received a stop signal and does not end |
 //! | `testing` | the harness and the models for tests |
 //! | `service` | the HTTP API, for ASGI servers and on a socket; clients of a service |
 //! | `program` | the program of operators, `aios` |

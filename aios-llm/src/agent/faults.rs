@@ -1,7 +1,7 @@
 //! Finds faults of a model, and ends a run whose model does not recover from them.
 //!
 //! A fault is something that the model can correct: an unknown tool, invalid arguments, a repeated
-//! call, invalid output. It is told to the model as the result of the call. Only faults in a row
+//! call, invalid output. The model gets it as the result of the call. Only faults in a row
 //! count, so a long run may have any number of them. The calls that are counted as identical are
 //! compared in canonical JSON, so the order of properties does not matter.
 

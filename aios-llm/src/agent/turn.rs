@@ -4,7 +4,7 @@
 //! |---|---|
 //! | refusal | the run fails |
 //! | no calls, valid output | the output |
-//! | no calls, otherwise | a fault; the model is told, and asked again |
+//! | no calls, otherwise | a fault, with which the model is asked again |
 //! | a valid result among the calls, strategy `Early` | the output; the other calls are refused |
 //! | a valid result among the calls, strategy `Exhaustive` | the others run; the output if all succeed, else the model is asked again |
 //! | other calls | they run; their results follow in the conversation |
@@ -78,7 +78,7 @@ struct Sorted {
     results: Vec<Option<ToolResult>>,
     /// The calls that run, in the order of the response.
     checked: Vec<Checked>,
-    /// Why a call does not run; the latest one is told if the run fails of it.
+    /// Why a call did not run: the latest reason, for the failure of the run.
     last_fault: Option<String>,
     /// The agent that continues, and whether it gets the conversation back.
     next: Option<(bool, Arc<Compiled>)>,

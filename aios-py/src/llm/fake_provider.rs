@@ -92,7 +92,7 @@ impl NativeFakeProvider {
     }
 }
 
-/// Drops what runs without holding the interpreter's lock, for which the server may wait.
+/// Ends the server without waiting for it: it may wait for the interpreter's lock, which the caller holds.
 impl Drop for NativeFakeProvider {
     fn drop(&mut self) {
         let running = self.running.lock().take();

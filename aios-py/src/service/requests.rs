@@ -6,8 +6,8 @@
 //! many there are, learns when the last one is dropped, and can tell all of them to end. There is
 //! no count that could be wrong after a panic or a cancellation.
 //!
-//! The end has three stages: waiting requests and streams end at once, because the API is told that
-//! it shuts down; the others have until the limit; what is left is cut off and has [`GRACE`] to be
+//! The end has three stages: waiting requests and streams end at once, because the API shuts
+//! down; the others have until the limit; what is left is cut off and has [`GRACE`] to be
 //! dropped.
 
 use std::{collections::HashMap, sync::Arc, time::Duration};

@@ -34,7 +34,7 @@ const OPEN_TASKS: [&str; 1] = [TaskStatus::Assigned.as_str()];
 /// A partial index that has all rows of a query in its order.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct PartialIndex {
-    /// Name of the index, which SQLite is told to use.
+    /// Name of the index, for `INDEXED BY` in statements of SQLite.
     pub(crate) name: &'static str,
     /// The condition of the index, as the migrations write it.
     pub(crate) condition: String,

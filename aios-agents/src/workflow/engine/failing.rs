@@ -51,7 +51,7 @@ impl Engine {
 
     /// Stops all activity and releases the shards.
     ///
-    /// The order matters: loops are told first, so that they start nothing; then readers of mailboxes,
+    /// The order matters: loops are stopped first, so that they start nothing; then readers of mailboxes,
     /// drivers and helpers end; the leases come last, when nothing works under them any more.
     pub(super) async fn halt(&self) {
         self.stopping.send_replace(true);

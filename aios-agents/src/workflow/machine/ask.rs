@@ -272,7 +272,7 @@ impl Machine {
     /// | operation | what else happens |
     /// |---|---|
     /// | whose start is not recorded yet | its start is discarded, as if it had never been requested |
-    /// | task | its agents are told that nothing awaits it |
+    /// | task | its agents are notified that nothing awaits it |
     /// | timer | it is cleared |
     /// | wait whose signal has arrived | the signal is kept for the next wait, at its former place |
     /// | child that was to be cancelled when dropped | it is cancelled, unless it has ended |

@@ -196,7 +196,7 @@ impl ConsumeTask {
     /// Ends the consumer, and then requeues deliveries that the reader has not taken.
     async fn cancel(&self, session: &Session, consumer: Consumer) -> End {
         if let Err(error) = self.requeue(session, consumer, self.inbox.end()).await {
-            // No reader is left that could be told.
+            // No reader is left to report it to.
             warn(&error, "failed to end a consumer; the server requeues its deliveries");
         }
         End::Unwanted

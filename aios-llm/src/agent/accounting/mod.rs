@@ -46,7 +46,7 @@ pub(super) struct Accounting {
     started: Timestamp,
     /// The behaviour at a limit.
     at_limit: AtLimit,
-    /// The part of a limit, in percent, from which on the model is told.
+    /// The percentage of a limit at which the model is warned.
     soft_percent: u8,
     /// The subject that is charged, if the agent has a budget for subjects.
     subject: Option<Subject>,

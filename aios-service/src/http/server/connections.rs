@@ -11,7 +11,7 @@
 //! ```
 //!
 //! Locks are taken in the order `activity` of a connection, then `state` of all. A connection that
-//! was told to close may get a request at the same moment. It then stays open, and `remove_idle`
+//! was asked to close may get a request at the same moment. It then stays open, and `remove_idle`
 //! corrects the count of closing ones, so that another one is chosen.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};

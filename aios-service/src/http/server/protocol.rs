@@ -57,7 +57,7 @@ impl Server {
         Self(Arc::new(Parts { router, options, clock }))
     }
 
-    /// Serves a connection until it ends or is told to close.
+    /// Serves a connection until it ends or is asked to close.
     pub(super) fn connection(
         &self,
         stream: TcpStream,

@@ -2,7 +2,7 @@
 //!
 //! A broker delivers at least once, and an engine dispatches a task again when its message seems to be
 //! lost. An attempt that is delivered again is therefore looked up here: it joins the one in progress,
-//! or its answer is published again without the work. Attempts are told apart by the task, the
+//! or its answer is published again without the work. Attempts are distinguished by the task, the
 //! incarnation of its run and their number, so a later run with the same id is not confused with it.
 //!
 //! The memory is bounded by 4,096 attempts and 64 MiB of answers. What it has forgotten, or what another

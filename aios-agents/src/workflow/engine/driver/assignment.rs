@@ -17,8 +17,8 @@
 //! again from the takeover, and asks the agents first (`seek`).
 //!
 //! Heartbeats are not recorded either. An answer names the event that assigned the attempt as its
-//! cause, by which it is told apart from answers to other attempts, to an earlier run with the same id,
-//! and to a run of another store.
+//! cause. This distinguishes it from answers to other attempts, to an earlier run with the same id, and to
+//! a run of another store.
 
 use std::{sync::Arc, time::Duration};
 
@@ -325,7 +325,7 @@ impl Driver {
         let message = format!("task {operation} of agent {agent_type} has not succeeded in time");
         let failure = Failure::new(codes::TASK_TIMEOUT, message);
         // First, while the machine still knows the attempt; then later answers are ignored, and agents
-        // are told.
+        // learn of it.
         self.record_failure(operation, attempt, TaskError::terminal(failure));
         self.execution.machine().task_answered(operation);
         self.cancel_task(agent_type, TaskId::of_run(&self.run_id, operation));

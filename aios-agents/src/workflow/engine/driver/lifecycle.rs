@@ -290,7 +290,7 @@ async fn finish(
 
 /// Reports the end of a run, or that it is blocked, to everyone who waits for it.
 ///
-/// Callers in this process are told first, then the successor begins, then the parent gets the outcome.
+/// Callers in this process are notified first, then the successor begins, then the parent gets the outcome.
 /// The end itself is durable, so a crash here loses none of these: others find it in the log.
 async fn finish_ended(
     engine: &Arc<Engine>,

@@ -44,6 +44,7 @@ const RANGE: u64 = 2048;
 const UNSAVED: u64 = 10_000;
 /// How long to wait for more events before they are read.
 const PAUSE: Duration = Duration::from_millis(20);
+
 /// Publishes the log's lifecycle events and what workflows emit, at least once and in order (see
 /// [`window`]). One engine at a time does so, under a lease.
 pub(super) async fn run(engine: Arc<Engine>) {

@@ -1,6 +1,6 @@
 //! The tasks of this process that wait for runs to end.
 //!
-//! A driver notifies them of the outcome. If another engine ended the run, they are told to look into
+//! A driver notifies them of the outcome. If another engine ended the run, it makes them read
 //! the store instead (`recheck`).
 //!
 //! A waiter is registered before its caller reads the state of the run from the store, so that an end

@@ -6,7 +6,7 @@
 //!
 //! | the broker answers | a task | a notice or question |
 //! |---|---|---|
-//! | taken | nothing; the agent will answer | a question: its run is told, and counts the time from now |
+//! | taken | nothing; the agent will answer | a question: its run counts the time from now |
 //! | not now | returned to its run, which repeats it after a pause | parked here and repeated |
 //! | no queue takes it, or never | the attempt fails in its run | dropped, with a warning |
 //!
