@@ -1,4 +1,5 @@
-//! Integration tests of the crate, in one binary.
+//! Integration tests of the crate, in one binary. Each folder has one subject: the host of agents, tasks,
+//! runs, the code of workflows, one engine, a fleet of engines, and the runtime as a whole.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -7,82 +8,104 @@
     reason = "a test fails by panicking, in its helpers too"
 )]
 
-mod agent_answers;
-mod agent_blocked;
-mod agent_caller;
-mod agent_faults;
-mod agent_held;
-mod agent_host;
-mod agent_middleware;
-mod agent_questions;
-mod agent_refusals;
-mod agent_slots;
-mod agent_supervision;
-mod agent_support;
-mod agent_typed;
-mod declared;
-mod engine_blocked;
-mod engine_chains;
-mod engine_children;
-mod engine_clock;
-mod engine_commands;
-mod engine_discovery;
-mod engine_dispatch;
-mod engine_faults;
-mod engine_fleet;
-mod engine_guards;
-mod engine_hosting;
-mod engine_idle;
-mod engine_lean;
-mod engine_leases;
-mod engine_lookahead;
-mod engine_lookahead_faults;
-mod engine_measures;
-mod engine_pause;
-mod engine_postgres;
-mod engine_promotion;
-mod engine_questions;
-mod engine_races;
-mod engine_refusals;
-mod engine_relay;
-mod engine_sizes;
-mod engine_stops;
-mod engine_takeover;
-mod engine_unclaimed;
-mod engine_waits;
-#[allow(dead_code, reason = "a fixture offers more than every test needs")]
-mod faulty;
-mod logged;
-mod options;
-mod outputs;
-mod panics;
-mod projection;
-mod reference;
-mod run_ends;
-mod run_events;
-mod run_metadata;
-mod texts;
-mod upgrade;
-mod workflow_agents;
-mod workflow_answers;
-mod workflow_attempts;
-mod workflow_basic;
-mod workflow_chain;
-mod workflow_dropped;
-mod workflow_durable;
-mod workflow_executor;
-mod workflow_faults;
-mod workflow_forks;
-mod workflow_identity;
-#[cfg(feature = "testing")]
-mod workflow_journals;
-mod workflow_names;
-mod workflow_nudges;
-mod workflow_odd;
-mod workflow_polled;
-#[cfg(feature = "testing")]
-mod workflow_replay;
-mod workflow_start;
-mod workflow_support;
-#[cfg(feature = "testing")]
-mod workflow_testing;
+mod support {
+    pub(crate) mod agents;
+    #[allow(dead_code, reason = "a fixture offers more than every test needs")]
+    pub(crate) mod faulty;
+    pub(crate) mod workflows;
+}
+
+mod agent {
+    mod answers;
+    mod blocked;
+    mod caller;
+    mod faults;
+    mod held;
+    mod host;
+    mod middleware;
+    mod questions;
+    mod refusals;
+    mod slots;
+    mod supervision;
+    mod typed;
+}
+
+mod task {
+    mod answers;
+    mod attempts;
+    mod dispatch;
+    mod misbehaving;
+    mod questions;
+    mod unclaimed;
+}
+
+mod run {
+    mod children;
+    mod commands;
+    mod continued;
+    mod ends;
+    mod events;
+    mod forks;
+    mod identity;
+    mod last_moment;
+    mod metadata;
+    mod pause;
+    pub(crate) mod races;
+    mod start;
+}
+
+mod workflow {
+    mod basic;
+    mod blocked;
+    mod dropped;
+    mod durable;
+    mod executor;
+    mod faults;
+    mod guards;
+    #[cfg(feature = "testing")]
+    mod journals;
+    mod names;
+    mod odd;
+    mod polled;
+    #[cfg(feature = "testing")]
+    mod replay;
+    #[cfg(feature = "testing")]
+    mod testing;
+}
+
+mod engine {
+    mod clock;
+    mod faults;
+    mod idle;
+    mod lean;
+    pub(crate) mod lookahead;
+    mod lookahead_faults;
+    mod measures;
+    mod nudges;
+    mod postgres;
+    mod promotion;
+    mod refusals;
+    mod relay;
+    pub(crate) mod sizes;
+    mod stops;
+    mod waits;
+}
+
+mod fleet {
+    pub(crate) mod discovery;
+    mod hosting;
+    mod leases;
+    mod shards;
+    mod takeover;
+}
+
+mod runtime {
+    mod declared;
+    mod options;
+    mod outputs;
+    mod panics;
+    pub(crate) mod projection;
+    mod reference;
+    mod texts;
+    mod upgrade;
+}

@@ -7,11 +7,10 @@ use aios_core::{
     broker::{Broker, BrokerExt, Deliveries, Group, Publish, Subscription},
     event::{Event, EventId},
 };
-use aios_tests::rabbitmq::RabbitMqServer;
+use aios_tests::{log::Logged, rabbitmq::RabbitMqServer};
 use tokio::time::timeout;
 
 use super::traffic::rest;
-use crate::logged::Logged;
 
 const EXPIRY: Duration = Duration::from_secs(4);
 const SOON: Duration = Duration::from_secs(60);

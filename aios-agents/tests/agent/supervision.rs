@@ -1,0 +1,199 @@
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::Duration,
+};
+
+use aios_agents::agent::{AgentDefinition, AgentSet, HostOptions};
+use aios_core::{
+    agent::{ResultExt, TaskError},
+    event::Event,
+    failure::Failure,
+    store::{
+        AgentFilter, AgentRecord, AgentStatus, Append, EventStore, EventStoreExt, PageRequest,
+        ReadModels,
+    },
+};
+use serde_json::{Value, json};
+
+use crate::support::agents::{Scripted, World};
+
+const INTERVAL: Duration = Duration::from_secs(30);
+
+async fn rows(world: &World) -> Vec<AgentRecord> {
+    let page = PageRequest::first(10);
+    world.store.agents(&AgentFilter::default(), &page).await.unwrap().rows
+}
+
+async fn status(world: &World) -> AgentStatus {
+    rows(world).await[0].status
+}
+
+fn failing(times: u32, tries: &Arc<AtomicU32>) -> AgentDefinition {
+    let tries = Arc::clone(tries);
+    AgentDefinition::factory("flaky", move |_: Value| {
+        if tries.fetch_add(1, Ordering::SeqCst) < times {
+            return Err(Failure::new("NOT_YET", "not yet"));
+        }
+        Ok(Scripted::echo())
+    })
+    .register("one", &Value::Null)
+}
+
+#[tokio::test]
+async fn should_recreate_an_agent_until_it_succeeds() {
+    let (world, tries) = (World::new(), Arc::new(AtomicU32::new(0)));
+    let _host = world.start(AgentSet::new().definition(failing(2, &tries))).await;
+    assert_eq!(tries.load(Ordering::SeqCst), 1);
+    world.idle().await;
+    assert_eq!(status(&world).await, AgentStatus::Failed);
+    let caller = world.caller().await;
+    assert!(caller.task("flaky", &1).await.unwrap_err().has_code("AGENT_NOT_FOUND"));
+    world.pass(Duration::from_secs(5)).await;
+    assert_eq!(tries.load(Ordering::SeqCst), 3);
+    assert_eq!(status(&world).await, AgentStatus::Running);
+    assert_eq!(caller.task("flaky", &1).await.unwrap().as_str(), "1");
+    let id = rows(&world).await[0].id.clone();
+    assert_eq!(caller.task("flaky", &2).to_agent(id).await.unwrap().as_str(), "2");
+}
+
+#[tokio::test]
+async fn should_not_recreate_an_agent_after_a_final_failure() {
+    let (world, tries) = (World::new(), Arc::new(AtomicU32::new(0)));
+    let count = Arc::clone(&tries);
+    let agents = AgentSet::new()
+        .factory("broken", move |_: Value| {
+            count.fetch_add(1, Ordering::SeqCst);
+            Err::<Scripted, _>(Failure::new("NEVER", "never")).terminal()
+        })
+        .register("broken", "one", &Value::Null);
+    let _host = world.start(agents).await;
+    world.pass(Duration::from_secs(100)).await;
+    assert_eq!((tries.load(Ordering::SeqCst), status(&world).await), (1, AgentStatus::Failed));
+}
+
+#[tokio::test]
+async fn should_treat_a_factory_that_panics_or_hangs_as_failed() {
+    for hangs in [true, false] {
+        let (world, tries) = (World::new(), Arc::new(AtomicU32::new(0)));
+        let count = Arc::clone(&tries);
+        let definition = AgentDefinition::async_factory("odd", move |(): ()| {
+            let first = count.fetch_add(1, Ordering::SeqCst) == 0;
+            async move {
+                if first && hangs {
+                    std::future::pending::<()>().await;
+                }
+                assert!(!first, "the factory exploded");
+                Ok::<_, TaskError>(Scripted::echo())
+            }
+        });
+        let _host = world.start(AgentSet::new().definition(definition.register("one", &()))).await;
+        world.pass(Duration::from_secs(5)).await;
+        assert_eq!(world.caller().await.task("odd", &1).await.unwrap().as_str(), "1");
+    }
+}
+
+#[tokio::test]
+async fn should_keep_agents_in_the_read_model() {
+    let world = World::new();
+    let agents = AgentSet::new()
+        .factory("backend", |_: Value| Ok::<_, TaskError>(Scripted::echo()))
+        .register("backend", "fast", &json!({"speed": 9}));
+    let host = world.start(agents.clone()).await;
+    let row = rows(&world).await.remove(0);
+    assert_eq!((row.agent_type.as_str(), row.name.as_str()), ("backend", "fast"));
+    assert_eq!((row.config.as_str(), row.status), (r#"{"speed":9}"#, AgentStatus::Running));
+    let registered = row.last_seen_at.unwrap();
+    world.pass(INTERVAL + Duration::from_secs(2)).await;
+    assert!(rows(&world).await[0].last_seen_at.unwrap() >= registered + INTERVAL);
+    world.drive(host.shutdown(INTERVAL)).await.unwrap();
+    assert_eq!(status(&world).await, AgentStatus::Stopped);
+    let _again = world.start(agents).await;
+    let again = rows(&world).await;
+    assert_eq!((again.len(), &again[0].id, again[0].status), (1, &row.id, AgentStatus::Running));
+}
+
+#[tokio::test]
+async fn should_report_an_agent_that_was_not_seen_once() {
+    let world = World::new();
+    let mut missed = world.subscribe("watch", &["system.agent.heartbeat_missed"]).await;
+    drop(world.start(AgentSet::new().agent("lost", Scripted::echo())).await);
+    let _watchers = [
+        world.start(AgentSet::new().agent("other", Scripted::echo())).await,
+        world.start(AgentSet::new().agent("another", Scripted::echo())).await,
+    ];
+    world.pass(INTERVAL * 2).await;
+    assert!(missed.try_next().await.is_none());
+    world.pass(INTERVAL * 5).await;
+    let event = missed.next().await;
+    assert_eq!(event.data::<Value>().unwrap()["agent_type"], "lost");
+    while let Some(repeated) = missed.try_next().await {
+        assert_eq!(repeated.id, event.id, "watchers agree on one event");
+    }
+    let rows = rows(&world).await;
+    let of = |name: &str| rows.iter().find(|row| row.name == name).unwrap().status;
+    assert_eq!((of("lost"), of("other")), (AgentStatus::Missing, AgentStatus::Running));
+}
+
+#[tokio::test]
+async fn should_not_fill_the_log_while_nothing_happens() {
+    let world = World::new();
+    let mut seen = world.subscribe("watch", &["agents.*.seen"]).await;
+    let _host = world.start(AgentSet::new().agent("backend", Scripted::echo())).await;
+    let (head, before) = (world.store.head().await.unwrap(), rows(&world).await.remove(0));
+    world.pass(INTERVAL * 10).await;
+    assert_eq!(world.store.head().await.unwrap(), head);
+    let row = rows(&world).await.remove(0);
+    assert!(row.last_seen_at >= before.last_seen_at.map(|at| at + INTERVAL * 9), "{row:?}");
+    assert!(seen.try_next().await.is_some(), "other processes hear of it all the same");
+}
+
+#[tokio::test]
+async fn should_note_in_the_log_that_an_agent_is_there_again() {
+    let world = World::new();
+    let _host = world.start(AgentSet::new().agent("backend", Scripted::echo())).await;
+    let id = rows(&world).await.remove(0).id;
+    let missing = json!({ "agent_id": id, "status": "missing" });
+    let event_type = "agents.backend.status_changed".parse().unwrap();
+    let event = Event::new(event_type, "watcher", &missing).unwrap();
+    let append = Append::new(format!("agents/{id}").parse().unwrap(), vec![event]);
+    world.store.append_one(append).await.unwrap();
+    assert_eq!(status(&world).await, AgentStatus::Missing);
+    world.pass(INTERVAL * 2).await;
+    assert_eq!(status(&world).await, AgentStatus::Running);
+}
+
+#[tokio::test]
+async fn should_miss_no_agent_after_the_tables_were_rebuilt() {
+    let world = World::new();
+    let mut missed = world.subscribe("watch", &["system.agent.heartbeat_missed"]).await;
+    let _hosts = [
+        world.start(AgentSet::new().agent("backend", Scripted::echo())).await,
+        world.start(AgentSet::new().agent("frontend", Scripted::echo())).await,
+    ];
+    for _ in 0..5 {
+        world.pass(INTERVAL * 4 + INTERVAL / 3).await;
+        world.store.rebuild().await.unwrap();
+    }
+    assert!(missed.try_next().await.is_none());
+}
+
+#[tokio::test]
+async fn should_refuse_invalid_definitions() {
+    let echo = || AgentDefinition::instance("echo", Scripted::echo());
+    let none = || AgentDefinition::factory("none", |_: Value| Ok::<_, TaskError>(Scripted::echo()));
+    for (agents, code) in [
+        (AgentSet::new().agent("No Type", Scripted::echo()), "INVALID_AGENT_TYPE"),
+        (AgentSet::new().definition(echo()).definition(echo()), "DUPLICATE_AGENT_TYPE"),
+        (AgentSet::new().register("unknown", "one", &1), "UNKNOWN_AGENT_TYPE"),
+        (AgentSet::new().definition(none()), "INVALID_AGENT_CONFIGURATION"),
+        (AgentSet::new().definition(echo().with_concurrency(0)), "INVALID_AGENT_CONFIGURATION"),
+        (AgentSet::new().definition(none().register("a", &1).register("a", &2)), "DUPLICATE_AGENT"),
+    ] {
+        let world = World::new();
+        let error = world.start_with(agents, HostOptions::new()).await.unwrap_err();
+        assert_eq!(error.code(), code);
+    }
+}

@@ -1,0 +1,294 @@
+//! Signals follow a run that continues as another one, wherever the engine crashes.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use aios_agents::prelude::*;
+use aios_core::{
+    event::Event,
+    store::{Append, EventStoreExt},
+};
+use futures_util::future::join_all;
+use serde_json::json;
+
+use crate::support::{
+    faulty::{Fault, FaultyStore, holds, store_unavailable},
+    workflows::{eventually, result, runtime, sqlite, store},
+};
+
+/// The number of signals that are sent, and of rounds.
+const ROUNDS: u32 = 5;
+
+/// Takes one signal in each round, and continues as new after it.
+async fn collect(context: WorkflowContext, mut taken: Vec<u32>) -> Result<Vec<u32>, WorkflowError> {
+    taken.push(context.signal("number").await?);
+    match taken.len() == ROUNDS as usize {
+        true => Ok(taken),
+        false => Err(WorkflowError::continue_as_new(&taken)),
+    }
+}
+
+fn in_order() -> Vec<u32> {
+    (1..=ROUNDS).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn should_carry_signals_that_were_not_taken_to_the_next_run() {
+    for store in [store(), sqlite().await] {
+        let runtime = runtime(&store).workflow("collect", collect).start().await.unwrap();
+        let mut start = runtime.start("collect", &Vec::<u32>::new()).id("c");
+        for number in in_order() {
+            start = start.signal("number", &number);
+        }
+        assert_eq!(result::<Vec<u32>>(&start.await.unwrap()).await.unwrap(), in_order());
+    }
+}
+
+/// Signals are sent while the run continues again and again.
+#[tokio::test(flavor = "multi_thread")]
+async fn should_lose_no_signal_that_is_sent_while_a_run_continues() {
+    async fn sum(context: WorkflowContext, so_far: (u32, u32)) -> Result<u32, WorkflowError> {
+        let (mut count, mut sum) = so_far;
+        for _ in 0..3 {
+            sum += context.signal::<u32>("number").await?;
+            count += 1;
+            if count == 200 {
+                return Ok(sum);
+            }
+        }
+        Err(WorkflowError::continue_as_new(&(count, sum)))
+    }
+    for store in [store(), sqlite().await] {
+        let runtime = runtime(&store).workflow("sum", sum).start().await.unwrap();
+        let run = runtime.start("sum", &(0, 0)).id("s").await.unwrap();
+        let senders = (0..4).map(|sender| {
+            let run = run.clone();
+            async move {
+                for number in 1..=50 {
+                    run.signal("number", &(sender * 50 + number)).await.unwrap();
+                }
+            }
+        });
+        join_all(senders).await;
+        assert_eq!(result::<u32>(&run).await.unwrap(), 200 * 201 / 2);
+    }
+}
+
+/// The engine's process is gone before or after its n-th append; the next one finishes the work.
+async fn crash_at(point: usize, after: bool) {
+    let faulty = FaultyStore::new(store());
+    let shared: Arc<dyn Store> = faulty.clone();
+    let client = runtime(&shared).client_only().workflow("collect", collect).start().await;
+    let client = client.unwrap();
+    let mut start = client.start("collect", &Vec::<u32>::new()).id("c");
+    for number in in_order() {
+        start = start.signal("number", &number);
+    }
+    let run = start.await.unwrap();
+
+    let (appends, crashed) = (AtomicUsize::new(0), Arc::new(AtomicBool::new(false)));
+    let seen = Arc::clone(&crashed);
+    faulty.on_append(move |append| {
+        append.stream.run_id()?;
+        if seen.load(Ordering::SeqCst) {
+            return Some(Fault::Hang);
+        }
+        if appends.fetch_add(1, Ordering::SeqCst) + 1 != point {
+            return None;
+        }
+        seen.store(true, Ordering::SeqCst);
+        match after {
+            true => Some(Fault::LoseResponse(store_unavailable())),
+            false => Some(Fault::Hang),
+        }
+    });
+    let first = runtime(&shared).workflow("collect", collect).start().await.unwrap();
+    let crashed_or_ended = || async {
+        crashed.load(Ordering::SeqCst) || run.status().await.unwrap().status.is_final()
+    };
+    eventually("the engine crashes", crashed_or_ended).await;
+    drop(first);
+    faulty.heal();
+
+    let second = runtime(&shared).workflow("collect", collect).start().await.unwrap();
+    let run = second.handle("c").await.unwrap();
+    let taken = result::<Vec<u32>>(&run).await;
+    assert_eq!(taken.unwrap(), in_order(), "crashed at append {point}, after it: {after}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn should_lose_and_repeat_no_signal_wherever_the_engine_crashes() {
+    let points = (1..=14).flat_map(|point| [(point, false), (point, true)]);
+    join_all(points.map(|(point, after)| crash_at(point, after))).await;
+}
+
+/// The run that should follow has started, then something else ends its predecessor.
+#[tokio::test(flavor = "multi_thread")]
+async fn should_not_begin_a_run_whose_predecessor_did_not_continue() {
+    static BEGUN: AtomicBool = AtomicBool::new(false);
+    async fn twice(_: WorkflowContext, round: u32) -> Result<u32, WorkflowError> {
+        if round == 0 {
+            return Err(WorkflowError::continue_as_new(&1));
+        }
+        BEGUN.store(true, Ordering::SeqCst);
+        Ok(round)
+    }
+    let inner = store();
+    let faulty = FaultyStore::new(Arc::clone(&inner));
+    let shared: Arc<dyn Store> = faulty.clone();
+    let is_over = AtomicBool::new(false);
+    faulty.on_append(move |append| {
+        if !holds(append, "continued") || is_over.swap(true, Ordering::SeqCst) {
+            return None;
+        }
+        let (store, stream) = (Arc::clone(&inner), append.stream.clone());
+        Some(Fault::After(Box::pin(async move {
+            let failure = json!({ "failure": { "code": "ENDED", "message": "from outside" } });
+            let failed = "workflows.twice.failed".parse().unwrap();
+            let event = Event::new(failed, "test", &failure).unwrap();
+            store.append_one(Append::new(stream, vec![event])).await.unwrap();
+        })))
+    });
+    let runtime = runtime(&shared).workflow("twice", twice).start().await.unwrap();
+    let run = runtime.start("twice", &0).id("t").await.unwrap();
+    assert_eq!(result::<u32>(&run).await.unwrap_err().code(), "ENDED");
+    let void = runtime.handle("t~r2").await.unwrap();
+    let error = result::<u32>(&void).await.unwrap_err();
+    assert_eq!(error.failure().unwrap().code, "NOT_CONTINUED");
+    assert!(!BEGUN.load(Ordering::SeqCst));
+    assert_eq!(run.status().await.unwrap().id, "t");
+    assert_names_its_run(&void, "t~r2").await;
+}
+
+/// Every event in the journal of a run names the run.
+async fn assert_names_its_run(run: &RunHandle, id: &str) {
+    for recorded in run.journal(0, 100).await.unwrap() {
+        let event = recorded.event;
+        assert_eq!(event.metadata.run_id.as_deref(), Some(id), "{}", event.event_type);
+        assert!(event.metadata.correlation_id.is_some(), "{}", event.event_type);
+    }
+}
+
+/// A signal that arrives between the two appends of a continuation is taken once.
+#[tokio::test(flavor = "multi_thread")]
+async fn should_take_each_signal_once_that_races_with_the_end_of_a_run() {
+    let inner = store();
+    let faulty = FaultyStore::new(Arc::clone(&inner));
+    let shared: Arc<dyn Store> = faulty.clone();
+    let outside = runtime(&inner).client_only().workflow("collect", collect).start().await;
+    let (outside, next) = (Arc::new(outside.unwrap()), Arc::new(AtomicUsize::new(2)));
+    let (racing, sent) = (Arc::clone(&outside), Arc::clone(&next));
+    faulty.on_append(move |append| {
+        if !holds(append, "continued") {
+            return None;
+        }
+        let (outside, next) = (Arc::clone(&racing), Arc::clone(&sent));
+        Some(Fault::After(Box::pin(async move {
+            let number = next.fetch_add(1, Ordering::SeqCst);
+            if number <= ROUNDS as usize {
+                outside.handle("c").await.unwrap().signal("number", &number).await.unwrap();
+            }
+        })))
+    });
+    let runtime = runtime(&shared).workflow("collect", collect).start().await.unwrap();
+    let start = runtime.start("collect", &Vec::<u32>::new()).id("c").signal("number", &1);
+    let run = start.await.unwrap();
+    assert_eq!(result::<Vec<u32>>(&run).await.unwrap(), in_order());
+    tokio::time::timeout(Duration::from_secs(20), runtime.shutdown(Duration::from_secs(1)))
+        .await
+        .unwrap()
+        .unwrap();
+}
+
+/// A client that has seen the end of a run sends a signal to its successor, before the successor has
+/// copied the signals that its predecessor did not take.
+#[tokio::test(flavor = "multi_thread")]
+async fn should_take_inherited_signals_before_later_ones() {
+    let inner = store();
+    let faulty = FaultyStore::new(Arc::clone(&inner));
+    let shared: Arc<dyn Store> = faulty.clone();
+    let outside = runtime(&inner).client_only().workflow("collect", collect).start().await;
+    let (outside, is_sent) = (Arc::new(outside.unwrap()), AtomicBool::new(false));
+    faulty.on_append(move |append| {
+        if !holds(append, "continued") || is_sent.swap(true, Ordering::SeqCst) {
+            return None;
+        }
+        let outside = Arc::clone(&outside);
+        Some(Fault::Until(Box::pin(async move {
+            outside.handle("c").await.unwrap().signal("number", &ROUNDS).await.unwrap();
+        })))
+    });
+    let runtime = runtime(&shared).workflow("collect", collect).start().await.unwrap();
+    let mut start = runtime.start("collect", &Vec::<u32>::new()).id("c");
+    for number in 1..ROUNDS {
+        start = start.signal("number", &number);
+    }
+    let run = start.await.unwrap();
+    assert_eq!(result::<Vec<u32>>(&run).await.unwrap(), in_order());
+    assert_names_its_run(&run, "c~r5").await;
+}
+
+/// Runs of an earlier chain under the same first id still exist: the next free number follows.
+#[tokio::test(flavor = "multi_thread")]
+async fn should_not_continue_as_a_run_of_an_earlier_chain() {
+    async fn twice(_: WorkflowContext, round: u32) -> Result<u32, WorkflowError> {
+        match round {
+            0 => Err(WorkflowError::continue_as_new(&1)),
+            _ => Ok(round),
+        }
+    }
+    for store in [store(), sqlite().await] {
+        let data = json!({
+            "version": 1,
+            "input": 7,
+            "predecessor": { "run_id": "t", "incarnation": "of-an-earlier-run" },
+            "first_run_id": "t",
+        });
+        let started = Event::new("workflows.twice.started".parse().unwrap(), "test", &data);
+        let end = json!({ "result": 9 });
+        let ended = Event::new("workflows.twice.completed".parse().unwrap(), "test", &end);
+        let stream = aios_core::store::StreamId::of_run("t~r2").unwrap();
+        let events = vec![started.unwrap(), ended.unwrap()];
+        store.append_one(Append::new(stream, events)).await.unwrap();
+        let runtime = runtime(&store).workflow("twice", twice).start().await.unwrap();
+        let run = runtime.start("twice", &0).id("t").await.unwrap();
+        assert_eq!(result::<u32>(&run).await.unwrap(), 1);
+        assert_eq!(run.status().await.unwrap().id, "t~r3");
+    }
+}
+
+/// The code has ended in order to continue as another run when the cancellation arrives: it applies
+/// to that run.
+#[tokio::test(flavor = "multi_thread")]
+async fn should_cancel_the_run_that_a_run_is_about_to_continue_as() {
+    async fn wait(context: WorkflowContext, round: u32) -> Result<u32, WorkflowError> {
+        match round {
+            0 => Err(WorkflowError::continue_as_new(&1)),
+            _ => context.signal("never").await,
+        }
+    }
+    let inner = store();
+    let faulty = FaultyStore::new(Arc::clone(&inner));
+    let shared: Arc<dyn Store> = faulty.clone();
+    let outside = runtime(&inner).client_only().workflow("wait", wait).start().await;
+    let (outside, is_over) = (Arc::new(outside.unwrap()), AtomicBool::new(false));
+    faulty.on_append(move |append| {
+        if !holds(append, "continued") || is_over.swap(true, Ordering::SeqCst) {
+            return None;
+        }
+        let outside = Arc::clone(&outside);
+        Some(Fault::After(Box::pin(async move {
+            outside.handle("w").await.unwrap().cancel("enough").await.unwrap();
+        })))
+    });
+    let runtime = runtime(&shared).workflow("wait", wait).start().await.unwrap();
+    let run = runtime.start("wait", &0).id("w").await.unwrap();
+    let error = result::<u32>(&run).await.unwrap_err();
+    assert!(matches!(error, RunError::Cancelled { .. }), "{error:?}");
+    assert_eq!(error.failure().unwrap().message, "enough");
+}

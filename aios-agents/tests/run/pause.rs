@@ -1,0 +1,197 @@
+//! A paused run begins nothing until it is resumed, in memory and after a reload.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::Duration,
+};
+
+use aios_agents::prelude::*;
+use aios_core::event::Event;
+use serde_json::json;
+
+use crate::{
+    run::races::sneak_in,
+    support::{
+        faulty::FaultyStore,
+        workflows::{Doubler, actions, eventually, result, runtime, sqlite, store},
+    },
+};
+
+const WHILE: Duration = Duration::from_millis(300);
+
+/// After a signal: emits an event, sets its progress, sets a timer, starts a child and assigns a
+/// task.
+async fn everything(context: WorkflowContext, undone: u32) -> Result<u64, WorkflowError> {
+    let number: u64 = context.signal("go").await?;
+    context.compensate("undo", move |context| async move {
+        context.step("undo", || async { Ok::<_, TaskError>(undone) }).await.map(drop)
+    });
+    context.emit(Event::new("shop.order.placed".parse()?, "test", &number)?)?;
+    context.set_status("working");
+    context.sleep(Duration::from_millis(1)).await?;
+    let child: u64 = context.child("child", &number).await?;
+    context.task("doubler", &child).await
+}
+
+async fn child(_: WorkflowContext, number: u64) -> Result<u64, WorkflowError> {
+    Ok(number + 1)
+}
+
+async fn engine(store: &Arc<dyn Store>, doubler: &Doubler) -> Runtime {
+    let builder = runtime(store).agent("doubler", doubler.clone());
+    builder.workflow("everything", everything).workflow("child", child).start().await.unwrap()
+}
+
+#[allow(clippy::disallowed_methods, reason = "nothing must happen meanwhile")]
+async fn pass(time: Duration) {
+    tokio::time::sleep(time).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn should_begin_nothing_while_paused_live_and_after_reloads() {
+    for store in [store(), sqlite().await] {
+        let doubler = Doubler::default();
+        let mut runtime = engine(&store, &doubler).await;
+        let run = runtime.start("everything", &1).id("r").await.unwrap();
+        run.pause().await.unwrap();
+        run.signal("go", &20).await.unwrap();
+        for _ in 0..3 {
+            pass(WHILE).await;
+            let run = runtime.handle("r").await.unwrap();
+            assert_eq!(actions(&run).await, ["started", "paused", "signaled"]);
+            assert_eq!(run.status().await.unwrap().status.as_str(), "paused");
+            assert_eq!(doubler.0.load(Ordering::SeqCst), 0);
+            runtime.shutdown(Duration::from_secs(5)).await.unwrap();
+            runtime = engine(&store, &doubler).await;
+        }
+        let run = runtime.handle("r").await.unwrap();
+        run.resume().await.unwrap();
+        assert_eq!(result::<u64>(&run).await.unwrap(), 42);
+        assert_eq!(doubler.0.load(Ordering::SeqCst), 1);
+        assert_eq!(actions(&run).await.iter().filter(|it| **it == "placed").count(), 1);
+    }
+}
+
+/// Cancels a paused run, in the same engine or in the next, and returns its journal.
+async fn cancelled(store: Arc<dyn Store>, reload: bool) -> Vec<String> {
+    let doubler = Doubler::default();
+    let mut runtime = engine(&store, &doubler).await;
+    let run = runtime.start("everything", &1).id("r").await.unwrap();
+    run.pause().await.unwrap();
+    run.signal("go", &20).await.unwrap();
+    pass(WHILE / 3).await;
+    if reload {
+        runtime.shutdown(Duration::from_secs(5)).await.unwrap();
+        runtime = engine(&store, &doubler).await;
+    }
+    let run = runtime.handle("r").await.unwrap();
+    run.cancel("enough").await.unwrap();
+    let error = result::<u64>(&run).await.unwrap_err();
+    assert!(matches!(error, RunError::Cancelled { .. }), "{error:?}");
+    assert_eq!(doubler.0.load(Ordering::SeqCst), 0);
+    actions(&run).await
+}
+
+/// The code has seen the signal, so it compensates; what it requested during the pause has no
+/// effect.
+#[tokio::test(flavor = "multi_thread")]
+async fn should_cancel_a_paused_run_alike_live_and_after_a_reload() {
+    let expected =
+        ["started", "paused", "signaled", "cancel_requested", "step_completed", "cancelled"];
+    for reload in [false, true] {
+        assert_eq!(cancelled(store(), reload).await, expected, "memory, reload: {reload}");
+        assert_eq!(cancelled(sqlite().await, reload).await, expected, "sqlite, reload: {reload}");
+    }
+}
+
+/// The pause arrives after the code has requested a task and before the task is recorded.
+#[tokio::test(flavor = "multi_thread")]
+async fn should_not_begin_operations_requested_before_the_pause_but_not_recorded() {
+    async fn one(context: WorkflowContext, (): ()) -> Result<u64, WorkflowError> {
+        context.task("doubler", &21).await
+    }
+    for (resumes, end) in [(true, "completed"), (false, "cancelled")] {
+        let inner = store();
+        let faulty = FaultyStore::new(Arc::clone(&inner));
+        sneak_in(&faulty, &inner, "task_assigned", "workflows.one.paused", json!({}));
+        let (store, doubler): (Arc<dyn Store>, _) = (faulty, Doubler::default());
+        let build = || runtime(&store).agent("doubler", doubler.clone()).workflow("one", one);
+        let before = build().start().await.unwrap();
+        let run = before.start("one", &()).id("r").await.unwrap();
+        eventually("it is paused", || async { actions(&run).await.len() == 2 }).await;
+        pass(WHILE).await;
+        assert_eq!(actions(&run).await, ["started", "paused"]);
+        before.shutdown(Duration::from_secs(5)).await.unwrap();
+
+        let after = build().start().await.unwrap();
+        let run = after.handle("r").await.unwrap();
+        pass(WHILE).await;
+        assert_eq!(actions(&run).await, ["started", "paused"]);
+        match resumes {
+            true => run.resume().await.unwrap(),
+            false => run.cancel("enough").await.unwrap(),
+        }
+        drop(result::<u64>(&run).await);
+        let actions = actions(&run).await;
+        assert_eq!(actions.last().unwrap(), end);
+        assert_eq!(actions.contains(&"task_assigned".to_owned()), resumes, "{actions:?}");
+        assert_eq!(doubler.0.load(Ordering::SeqCst), u32::from(resumes));
+    }
+}
+
+/// A step that has begun ends, and its result is kept; the next one does not begin.
+#[tokio::test(flavor = "multi_thread")]
+async fn should_let_a_step_end_that_was_begun_before_it_was_paused() {
+    let (begun, released) = (Arc::new(AtomicU32::new(0)), Arc::new(tokio::sync::Notify::new()));
+    let (counted, release) = (Arc::clone(&begun), Arc::clone(&released));
+    let workflow = move |context: WorkflowContext, (): ()| {
+        let (begun, released) = (Arc::clone(&counted), Arc::clone(&release));
+        async move {
+            for _ in 0..2 {
+                let step = || async {
+                    begun.fetch_add(1, Ordering::SeqCst);
+                    released.notified().await;
+                    Ok::<_, TaskError>(())
+                };
+                context.step("slow", step).await?;
+            }
+            Ok(2)
+        }
+    };
+    let runtime = runtime(&store()).workflow("steps", workflow).start().await.unwrap();
+    let run = runtime.start("steps", &()).await.unwrap();
+    eventually("the step begins", || async { begun.load(Ordering::SeqCst) == 1 }).await;
+    run.pause().await.unwrap();
+    pass(WHILE).await;
+    released.notify_one();
+    eventually("it is recorded", || async { actions(&run).await.len() == 3 }).await;
+    pass(WHILE).await;
+    assert_eq!(actions(&run).await, ["started", "paused", "step_completed"]);
+    assert_eq!(begun.load(Ordering::SeqCst), 1);
+    run.resume().await.unwrap();
+    released.notify_one();
+    assert_eq!(result::<u32>(&run).await.unwrap(), 2);
+    assert_eq!(begun.load(Ordering::SeqCst), 2);
+}
+
+/// Timers that became due during the pause fire once the run is resumed.
+#[tokio::test(flavor = "multi_thread")]
+async fn should_keep_the_timers_of_a_paused_run() {
+    async fn nap(context: WorkflowContext, (): ()) -> Result<u32, WorkflowError> {
+        context.sleep(Duration::from_millis(100)).await?;
+        Ok(1)
+    }
+    for store in [store(), sqlite().await] {
+        let runtime = runtime(&store).workflow("nap", nap).start().await.unwrap();
+        let run = runtime.start("nap", &()).await.unwrap();
+        eventually("it sleeps", || async { actions(&run).await.len() == 2 }).await;
+        run.pause().await.unwrap();
+        pass(WHILE).await;
+        assert_eq!(actions(&run).await, ["started", "timer_started", "paused"]);
+        run.resume().await.unwrap();
+        assert_eq!(result::<u32>(&run).await.unwrap(), 1);
+    }
+}

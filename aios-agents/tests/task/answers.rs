@@ -1,0 +1,317 @@
+//! Which agents may answer a task, and how a task ends that no agent answers.
+
+use std::{sync::Arc, time::Duration};
+
+use aios_agents::{
+    prelude::*,
+    runtime::{AnonymousAnswers, EngineOptions},
+    workflow::Target,
+};
+use aios_core::{
+    agent::{TaskAssigned, TaskCompleted, TaskHeartbeat, TaskId},
+    broker::{Deliveries, Delivery, Group, Mailbox, Publish, Subscription},
+    store::{Append, EventStoreExt, PageRequest, Store, TaskFilter, TaskStatus},
+};
+use tokio::sync::Semaphore;
+
+use crate::support::{
+    faulty::{Fault, FaultyStore, holds},
+    workflows::{PATIENCE, actions, eventually, quick, result, runtime, store},
+};
+
+async fn ask(context: WorkflowContext, (): ()) -> Result<u32, WorkflowError> {
+    context.task("ghost", &1).retry(quick(3)).await
+}
+
+async fn ask_in_time(context: WorkflowContext, (): ()) -> Result<u32, WorkflowError> {
+    context.task("ghost", &1).timeout(Duration::from_millis(50)).retry(quick(2)).await
+}
+
+fn impatient() -> EngineOptions {
+    EngineOptions::new().with_task_grace(Duration::from_millis(20))
+}
+
+/// Takes the tasks of a type in place of an agent.
+async fn tasks_of(runtime: &Runtime) -> Deliveries {
+    let group = Group::new("agents.ghost").unwrap();
+    let pattern = "agents.ghost.task_assigned".parse().unwrap();
+    runtime.broker().subscribe(Subscription::group(group, [pattern])).await.unwrap()
+}
+
+async fn next(deliveries: &mut Deliveries) -> (Delivery, TaskAssigned) {
+    let delivery = tokio::time::timeout(PATIENCE, deliveries.next()).await.unwrap();
+    let delivery = delivery.unwrap().unwrap();
+    let task = delivery.event.data().unwrap();
+    (delivery, task)
+}
+
+/// The event that answers a task, as the agent type `agent_type` would publish it.
+fn answer(task: &TaskAssigned, agent_type: &str, output: u32) -> Event {
+    let data = TaskCompleted::new(task.task_id.clone(), Payload::encode(&output).unwrap());
+    let event_type = format!("agents.{agent_type}.task_completed").parse().unwrap();
+    Event::new(event_type, "ghost-1", &data).unwrap()
+}
+
+fn mailbox(assignment: &Delivery) -> Mailbox {
+    assignment.event.metadata.reply_to.as_deref().unwrap().parse().unwrap()
+}
+
+async fn send(runtime: &Runtime, assignment: &Delivery, answer: Event) {
+    let publish = Publish::new(answer).with_mailbox(mailbox(assignment));
+    runtime.broker().publish_one(publish).await.unwrap();
+}
+
+/// The reasons for which answers in a mailbox were refused.
+async fn refusals(runtime: &Runtime, assignment: &Delivery) -> Vec<String> {
+    let letters = runtime.broker().dead_letters(&mailbox(assignment).into()).await.unwrap();
+    let letters = letters.list(10).await.unwrap();
+    letters.into_iter().map(|letter| letter.reason).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn should_take_an_answer_only_from_the_assigned_agents() {
+    let runtime = runtime(&store()).workflow("ask", ask).start().await.unwrap();
+    let mut tasks = tasks_of(&runtime).await;
+    let run = runtime.start("ask", &()).await.unwrap();
+    let other = runtime.start("ask", &()).await.unwrap();
+    let ((first, task), (second, _)) = (next(&mut tasks).await, next(&mut tasks).await);
+
+    send(&runtime, &first, answer(&task, "stranger", 666).caused_by(&first.event)).await;
+    send(&runtime, &first, answer(&task, "ghost", 667).caused_by(&second.event)).await;
+    eventually("both are refused", || async { refusals(&runtime, &first).await.len() == 2 }).await;
+    let refusals = refusals(&runtime, &first).await;
+    assert!(refusals.iter().any(|reason| reason.contains("another type")), "{refusals:?}");
+    assert!(refusals.iter().any(|reason| reason.contains("another assignment")), "{refusals:?}");
+
+    send(&runtime, &first, answer(&task, "ghost", 7).caused_by(&first.event)).await;
+    first.ack().await.unwrap();
+    let task_id = task.task_id.run().unwrap().0.to_owned();
+    let answered = if run.id() == task_id { &run } else { &other };
+    assert_eq!(result::<u32>(answered).await.unwrap(), 7);
+}
+
+/// The first heartbeat of an agent that works on a task.
+fn heartbeat(task: &TaskAssigned) -> Event {
+    let (task_id, attempt) = (task.task_id.clone(), task.attempt);
+    let data = TaskHeartbeat::new(task_id, attempt);
+    Event::new("agents.ghost.task_heartbeat".parse().unwrap(), "ghost-1", &data).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn should_accept_an_answer_that_names_no_assignment_if_no_other_agent_answers() {
+    let builder = runtime(&store()).workflow("ask", ask).engine_options(impatient());
+    let runtime = builder.start().await.unwrap();
+    let mut tasks = tasks_of(&runtime).await;
+    let run = runtime.start("ask", &()).await.unwrap();
+    let (delivery, task) = next(&mut tasks).await;
+    send(&runtime, &delivery, answer(&task, "ghost", 7)).await;
+    assert_eq!(result::<u32>(&run).await.unwrap(), 7);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn should_refuse_an_answer_that_names_no_assignment_if_an_agent_works_on_the_task() {
+    for works_before in [true, false] {
+        let runtime = runtime(&store()).workflow("ask", ask).start().await.unwrap();
+        let mut tasks = tasks_of(&runtime).await;
+        let run = runtime.start("ask", &()).await.unwrap();
+        let (delivery, task) = next(&mut tasks).await;
+        let beat = heartbeat(&task).caused_by(&delivery.event);
+        let forged = answer(&task, "ghost", 666);
+        for event in if works_before { [beat, forged] } else { [forged, beat] } {
+            send(&runtime, &delivery, event).await;
+        }
+        eventually("the forged answer is refused", || async {
+            let refusals = refusals(&runtime, &delivery).await;
+            refusals.iter().any(|reason| reason.contains("causation_id"))
+        })
+        .await;
+        send(&runtime, &delivery, answer(&task, "ghost", 7).caused_by(&delivery.event)).await;
+        assert_eq!(result::<u32>(&run).await.unwrap(), 7);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn should_refuse_an_answer_that_names_no_assignment_if_the_options_say_so() {
+    let options = EngineOptions::new().with_anonymous_answers(AnonymousAnswers::Refuse);
+    let builder = runtime(&store()).workflow("ask", ask).engine_options(options);
+    let runtime = builder.start().await.unwrap();
+    let mut tasks = tasks_of(&runtime).await;
+    runtime.start("ask", &()).await.unwrap();
+    let (delivery, task) = next(&mut tasks).await;
+    send(&runtime, &delivery, answer(&task, "ghost", 666)).await;
+    eventually("it is refused", || async { refusals(&runtime, &delivery).await.len() == 1 }).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn should_record_an_answer_whose_id_is_stored_already() {
+    let store = store();
+    let elsewhere = Event::new("shop.order.placed".parse().unwrap(), "shop", &1).unwrap();
+    let elsewhere = elsewhere.with_id("taken".parse().unwrap());
+    store.append_one(Append::new("orders/1".parse().unwrap(), vec![elsewhere])).await.unwrap();
+    let runtime = runtime(&store).workflow("ask", ask).start().await.unwrap();
+    let mut tasks = tasks_of(&runtime).await;
+    for own_id in [false, true] {
+        let run = runtime.start("ask", &()).await.unwrap();
+        let (delivery, task) = next(&mut tasks).await;
+        let id = if own_id { delivery.event.id.clone() } else { "taken".parse().unwrap() };
+        let answer = answer(&task, "ghost", 7).caused_by(&delivery.event).with_id(id);
+        send(&runtime, &delivery, answer).await;
+        delivery.ack().await.unwrap();
+        assert_eq!(result::<u32>(&run).await.unwrap(), 7);
+        let expected = ["started", "task_assigned", "task_completed", "completed"];
+        assert_eq!(actions(&run).await, expected);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn should_time_out_a_task_that_no_agent_begins() {
+    let builder = runtime(&store()).workflow("ask_in_time", ask_in_time);
+    let runtime = builder.engine_options(impatient()).start().await.unwrap();
+    // The queue exists, but its tasks are never answered.
+    let _tasks = tasks_of(&runtime).await;
+    let run = runtime.start("ask_in_time", &()).await.unwrap();
+    let error = result::<u32>(&run).await.unwrap_err();
+    let failure = error.failure().unwrap();
+    assert_eq!(failure.code, "TASK_TIMEOUT");
+    assert!(failure.message.contains("no agent began"), "{failure}");
+    let (filter, page) = (TaskFilter::default(), PageRequest::first(9));
+    let mut tasks = runtime.store().unwrap().tasks(&filter, &page).await.unwrap();
+    let row = tasks.rows.pop().unwrap();
+    assert_eq!(row.status, TaskStatus::Failed, "the task fails with its operation");
+    assert_eq!(actions(&run).await.iter().filter(|it| *it == "task_assigned").count(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn should_assign_a_task_again_whose_answer_was_lost_and_accept_only_one() {
+    let builder = runtime(&store()).workflow("ask_in_time", ask_in_time);
+    let runtime = builder.engine_options(impatient()).start().await.unwrap();
+    let mut tasks = tasks_of(&runtime).await;
+    let run = runtime.start("ask_in_time", &()).await.unwrap();
+    let (first, task) = next(&mut tasks).await;
+    assert_eq!(task.attempt, 1);
+    let (second, again) = next(&mut tasks).await;
+    assert_eq!(again.attempt, 2);
+    assert_ne!(first.event.id, second.event.id);
+    // The result of the first attempt is accepted although it arrives late.
+    send(&runtime, &first, answer(&task, "ghost", 1).caused_by(&first.event)).await;
+    send(&runtime, &second, answer(&again, "ghost", 2).caused_by(&second.event)).await;
+    assert_eq!(result::<u32>(&run).await.unwrap(), 1);
+    assert_eq!(actions(&run).await.iter().filter(|it| *it == "task_completed").count(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn should_accept_a_result_that_comes_while_its_timeout_is_recorded() {
+    let faulty = FaultyStore::new(store());
+    let (recording, is_recording) = (Arc::new(Semaphore::new(0)), Arc::new(Semaphore::new(0)));
+    let (may_record, begun) = (Arc::clone(&recording), Arc::clone(&is_recording));
+    faulty.on_append(move |append| {
+        let may_record = Arc::clone(&may_record);
+        let begun = holds(append, "retry_scheduled").then(|| begun.add_permits(1));
+        begun.map(|()| {
+            Fault::After(Box::pin(async move { may_record.acquire().await.unwrap().forget() }))
+        })
+    });
+    let store: Arc<dyn Store> = faulty;
+    let builder = runtime(&store).workflow("ask_in_time", ask_in_time);
+    let runtime = builder.engine_options(impatient()).start().await.unwrap();
+    let mut tasks = tasks_of(&runtime).await;
+    let run = runtime.start("ask_in_time", &()).await.unwrap();
+    let (delivery, task) = next(&mut tasks).await;
+    is_recording.acquire().await.unwrap().forget();
+    send(&runtime, &delivery, answer(&task, "ghost", 1).caused_by(&delivery.event)).await;
+    #[allow(clippy::disallowed_methods, reason = "the engine takes the answer in this time")]
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    recording.add_permits(1);
+    assert_eq!(result::<u32>(&run).await.unwrap(), 1);
+    let expected = ["started", "task_assigned", "retry_scheduled", "task_completed", "completed"];
+    assert_eq!(actions(&run).await, expected);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn should_wait_for_a_task_in_a_queue_that_moves() {
+    async fn one(context: WorkflowContext, (): ()) -> Result<u32, WorkflowError> {
+        let call = context.task("ghost", &1).timeout(Duration::from_millis(150));
+        call.retry(RetryPolicy::never()).await
+    }
+    let builder = runtime(&store()).workflow("one", one);
+    let runtime = builder.engine_options(impatient()).start().await.unwrap();
+    let mut tasks = tasks_of(&runtime).await;
+    let mut runs = Vec::new();
+    for _ in 0..8 {
+        runs.push(runtime.start("one", &()).await.unwrap());
+    }
+    // One at a time, so that the last waits several timeouts long.
+    for _ in &runs {
+        let (delivery, task) = next(&mut tasks).await;
+        #[allow(clippy::disallowed_methods, reason = "a test plays a slow agent")]
+        tokio::time::sleep(Duration::from_millis(60)).await;
+        send(&runtime, &delivery, answer(&task, "ghost", 7).caused_by(&delivery.event)).await;
+        delivery.ack().await.unwrap();
+    }
+    for run in runs {
+        assert_eq!(result::<u32>(&run).await.unwrap(), 7);
+    }
+}
+
+/// Agents that discard redelivered attempts move their queue, too.
+#[tokio::test(flavor = "multi_thread")]
+async fn should_wait_for_a_task_behind_attempts_that_have_ended() {
+    async fn one(context: WorkflowContext, (): ()) -> Result<u32, WorkflowError> {
+        let call = context.task("ghost", &1).timeout(Duration::from_secs(2));
+        call.retry(RetryPolicy::never()).await
+    }
+    let builder = runtime(&store()).workflow("one", one);
+    let runtime = builder.engine_options(impatient()).start().await.unwrap();
+    let mut tasks = tasks_of(&runtime).await;
+    let run = runtime.start("one", &()).await.unwrap();
+    let (delivery, task) = next(&mut tasks).await;
+    for _ in 0..20 {
+        let mut question = TaskHeartbeat::new(TaskId::new("unknown/1"), 1);
+        question.waits = true;
+        question.asks = true;
+        let event_type = "agents.ghost.task_heartbeat".parse().unwrap();
+        let question = Event::new(event_type, "ghost-1", &question).unwrap();
+        send(&runtime, &delivery, question).await;
+        #[allow(clippy::disallowed_methods, reason = "a test plays a slow agent")]
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    send(&runtime, &delivery, answer(&task, "ghost", 7).caused_by(&delivery.event)).await;
+    assert_eq!(result::<u32>(&run).await.unwrap(), 7);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn should_refuse_an_agent_id_that_no_agent_can_have() {
+    async fn directed(context: WorkflowContext, id: String) -> Result<u32, WorkflowError> {
+        context.task(Target::agent("ghost", id), &1).await
+    }
+    let runtime = runtime(&store()).workflow("directed", directed).start().await.unwrap();
+    let long = "x".repeat(300);
+    for id in ["Agent 7", "Zoë", "team/agent", "", "a\0b", long.as_str()] {
+        let run = runtime.start("directed", id).await.unwrap();
+        let error = result::<u32>(&run).await.unwrap_err();
+        assert_eq!(error.failure().unwrap().code, "AGENT_NOT_FOUND", "{id:?}");
+        assert_eq!(actions(&run).await, ["started", "failed"]);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn should_take_a_task_of_a_later_run_with_the_same_id_for_another_task() {
+    use crate::support::workflows::Doubler;
+    async fn double(context: WorkflowContext, number: u64) -> Result<u64, WorkflowError> {
+        context.task("doubler", &number).await
+    }
+    // One agent process, which remembers what it answered; two stores, one after the other.
+    let broker: std::sync::Arc<dyn Broker> =
+        std::sync::Arc::new(aios_broker::memory::MemoryBroker::new());
+    let agent = Doubler::default();
+    let agents = Runtime::builder().broker(broker.clone()).agent("doubler", agent.clone());
+    let agents = agents.start().await.unwrap();
+    for (number, expected) in [(1, 2), (2, 4)] {
+        let builder = runtime(&store()).broker(broker.clone()).workflow("double", double);
+        let engine = builder.start().await.unwrap();
+        let run = engine.start("double", &number).id("daily").await.unwrap();
+        assert_eq!(result::<u64>(&run).await.unwrap(), expected);
+        engine.shutdown(PATIENCE).await.unwrap();
+    }
+    agents.shutdown(PATIENCE).await.unwrap();
+}
