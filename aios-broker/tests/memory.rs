@@ -5,7 +5,7 @@ use aios_core::{
     broker::{Broker, BrokerError, Deliveries, Delivery, Publish, Subscription},
     clock::VirtualClock,
     conformance::broker::{BrokerFixture, Capability},
-    event::Event,
+    event::{Event, Timestamp},
 };
 use async_trait::async_trait;
 use futures_util::FutureExt;
@@ -140,6 +140,22 @@ async fn should_wake_a_waiting_consumer_when_a_delay_is_over() {
     tokio::task::yield_now().await;
     assert!(clock.advance_to_next());
     assert_eq!(waiting.await.unwrap(), 2);
+}
+
+#[tokio::test]
+async fn should_end_a_delay_in_time_when_the_clock_is_set_back() {
+    let clock = VirtualClock::new(Timestamp::UNIX_EPOCH + Duration::from_secs(3600));
+    let options = MemoryOptions::new().with_clock(Arc::new(clock.clone()));
+    let broker = MemoryBroker::connect_with(options).unwrap();
+    let mut deliveries = broker.subscribe(group("g")).await.unwrap();
+    broker.publish(events(0..1)).await;
+    let second = Duration::from_secs(1);
+    next(&mut deliveries).await.retry(Some(second), "soon").await.unwrap();
+    clock.set(Timestamp::UNIX_EPOCH);
+    assert!(deliveries.next().now_or_never().is_none());
+    clock.advance(second);
+    let delivered = deliveries.next().now_or_never().expect("the delay is over");
+    assert_eq!(delivered.unwrap().unwrap().attempt, 2);
 }
 
 #[tokio::test]

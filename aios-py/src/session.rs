@@ -205,14 +205,14 @@ impl Session {
         let (deadline, flush_timeout) = {
             use aios_core::clock::Clock;
 
-            let started = SystemClock.now();
+            let begun = SystemClock.elapsed();
             self.requests.close(deadline / 2).await;
             drop(self.requests);
             let flush_timeout = crate::service::end_traces(self.traces, deadline).await;
             if let Some(metrics) = &self.metrics {
                 metrics.detach();
             }
-            let deadline = deadline.saturating_sub(SystemClock.now().duration_since(started));
+            let deadline = deadline.saturating_sub(SystemClock.elapsed().saturating_sub(begun));
             (deadline, flush_timeout)
         };
         let stopped = match Arc::into_inner(self.runtime) {

@@ -272,3 +272,22 @@ async fn should_take_new_keys_from_a_file_and_forget_old_ones() {
     assert_eq!(ask(&service, "/me", &token(&new, "new")).await.status, 200);
     assert_eq!(ask(&service, "/me", &token(&old, "old")).await.fault().0, 401);
 }
+
+#[tokio::test]
+async fn should_take_new_keys_in_time_when_the_clock_is_set_back() {
+    let now = Timestamp::now();
+    let clock = VirtualClock::new(now + Duration::from_secs(3600));
+    let (old, new) = (Signer::ed25519(), Signer::ed25519());
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("keys.json");
+    std::fs::write(&path, keys(&[old.jwk("old", "EdDSA")])).unwrap();
+    let service = service(&clock, [JwtIssuer::new(ISSUER, AUDIENCE, FileKeys::new(&path))]).await;
+    let token = |signer: &Signer, id: &str| {
+        signer.token(&json!({ "alg": "EdDSA", "kid": id }), &claims(&clock))
+    };
+    assert_eq!(ask(&service, "/me", &token(&old, "old")).await.status, 200);
+    std::fs::write(&path, keys(&[new.jwk("new", "EdDSA")])).unwrap();
+    clock.set(now);
+    clock.advance(JwtIssuer::DEFAULT_REFRESH_INTERVAL);
+    assert_eq!(ask(&service, "/me", &token(&new, "new")).await.status, 200);
+}

@@ -17,7 +17,7 @@ use std::{sync::Arc, time::Duration};
 use aios_core::{
     agent::{DynAgent, TaskContext, TaskError},
     clock::Clock,
-    event::{Payload, Timestamp},
+    event::Payload,
     failure::Failure,
 };
 use parking_lot::Mutex;
@@ -50,7 +50,7 @@ use crate::{
 /// ```
 #[derive(Clone, Debug)]
 pub struct CircuitBreaker {
-    /// Decides when the circuit may be probed.
+    /// Decides when the circuit may be probed. Only its monotonic time is used.
     clock: Arc<dyn Clock>,
     threshold: u32,
     open_for: Duration,
@@ -69,7 +69,7 @@ enum Circuit {
     /// Tasks are rejected.
     Open {
         /// The first task from then on is the probe.
-        until: Timestamp,
+        until: Duration,
     },
     /// One task is running as a probe.
     Probing,
@@ -100,12 +100,12 @@ impl CircuitBreaker {
 
     /// Admits a task, or returns how long the circuit stays open.
     fn acquire<'a>(&'a self, context: &'a TaskContext) -> Result<Permit<'a>, Duration> {
-        let now = self.clock.now();
+        let now = self.clock.elapsed();
         let mut circuit = self.circuit.lock();
         let is_probe = match *circuit {
             Circuit::Closed { .. } => false,
             Circuit::Open { until } if now >= until => true,
-            Circuit::Open { until } => return Err(until.duration_since(now)),
+            Circuit::Open { until } => return Err(until.saturating_sub(now)),
             Circuit::Probing => return Err(Duration::ZERO),
         };
         if is_probe {
@@ -149,7 +149,7 @@ impl Verdict {
 
 impl Circuit {
     /// Counts the outcome of a task that was admitted while the circuit was closed.
-    fn count(&mut self, verdict: Verdict, threshold: u32, until: Timestamp) {
+    fn count(&mut self, verdict: Verdict, threshold: u32, until: Duration) {
         let Self::Closed { failures } = self else { return };
         match verdict {
             Verdict::Success => *failures = 0,
@@ -163,7 +163,7 @@ impl Circuit {
 
     /// Opens or closes the circuit after a probe. If its outcome is ignored, the next task is a
     /// probe.
-    fn on_probe_result(&mut self, verdict: Verdict, now: Timestamp, until: Timestamp) {
+    fn on_probe_result(&mut self, verdict: Verdict, now: Duration, until: Duration) {
         *self = match verdict {
             Verdict::Success => Self::Closed { failures: 0 },
             Verdict::Failure => Self::Open { until },
@@ -179,9 +179,9 @@ impl Drop for Permit<'_> {
             true => Verdict::Ignored,
             false => Verdict::Failure,
         });
-        let now = self.breaker.clock.now();
+        let now = self.breaker.clock.elapsed();
         let mut circuit = self.breaker.circuit.lock();
-        let until = now + self.breaker.open_for;
+        let until = now.saturating_add(self.breaker.open_for);
         if self.is_probe {
             circuit.on_probe_result(verdict, now, until);
         } else {

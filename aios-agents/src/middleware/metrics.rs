@@ -3,12 +3,12 @@
 //! The outcome is reported when a guard is dropped, so a task whose future is dropped is counted,
 //! too.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use aios_core::{
     agent::{DynAgent, TaskContext, TaskError},
     clock::Clock,
-    event::{Payload, Timestamp},
+    event::Payload,
 };
 
 use super::Middleware;
@@ -74,8 +74,8 @@ impl Middleware for Metrics {
 struct Measured<'a> {
     /// The clock of the layer.
     clock: &'a dyn Clock,
-    /// When the task reached this layer. Layers further out do not count.
-    started: Timestamp,
+    /// When the task reached this layer, by the monotonic time of the clock. Layers further out do not count.
+    started: Duration,
     agent_type: String,
     /// The trace of the task, as the example of the histogram.
     trace: Option<TraceParent>,
@@ -89,13 +89,13 @@ impl<'a> Measured<'a> {
         let agent_type = agent_type.to_owned();
         metrics::gauge!("aios_agent_tasks_running", "agent_type" => agent_type.clone())
             .increment(1.0);
-        Self { clock, started: clock.now(), agent_type, trace, outcome: "dropped" }
+        Self { clock, started: clock.elapsed(), agent_type, trace, outcome: "dropped" }
     }
 }
 
 impl Drop for Measured<'_> {
     fn drop(&mut self) {
-        let seconds = self.clock.now().duration_since(self.started).as_secs_f64();
+        let seconds = self.clock.elapsed().saturating_sub(self.started).as_secs_f64();
         let agent_type = || self.agent_type.clone();
         let outcome = self.outcome;
         metrics::gauge!("aios_agent_tasks_running", "agent_type" => agent_type()).decrement(1.0);

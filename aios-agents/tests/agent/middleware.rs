@@ -16,7 +16,7 @@ use aios_agents::{
 use aios_core::{
     agent::{DynAgent, TaskError},
     clock::{Clock, VirtualClock},
-    event::{Event, Metadata, Payload},
+    event::{Event, Metadata, Payload, Timestamp},
     failure::Failure,
     retry::RetryPolicy,
 };
@@ -156,6 +156,20 @@ async fn should_open_probe_and_close_the_circuit() {
         assert_eq!(code().await, expected);
     }
     assert_eq!(agent.calls(), 6);
+}
+
+#[tokio::test]
+async fn should_probe_in_time_when_the_clock_is_set_back() {
+    let (world, sick) = (World::new(), Arc::new(AtomicUsize::new(1)));
+    let layer = CircuitBreaker::new(clock(&world)).with_threshold(1).with_open_for(SECOND);
+    let wrapped = wrap(&layer, &recovering(&sick, true));
+    world.clock.set(Timestamp::UNIX_EPOCH + SECOND * 3600);
+    process(&*wrapped, "t", json!(1)).await.unwrap_err();
+    world.clock.set(Timestamp::UNIX_EPOCH);
+    let refused = process(&*wrapped, "t", json!(1)).await.unwrap_err();
+    assert_eq!(refused.failure.code, "CIRCUIT_OPEN");
+    world.clock.advance(SECOND);
+    process(&*wrapped, "t", json!(1)).await.unwrap();
 }
 
 #[tokio::test]

@@ -18,6 +18,7 @@ use std::{
     collections::VecDeque,
     sync::Arc,
     task::{Context, Poll, Waker},
+    time::Duration,
 };
 
 use aios_core::{
@@ -83,7 +84,7 @@ pub(super) struct Taken {
 /// There is nothing to deliver: wait to be woken, at the latest at this time.
 pub(super) struct Wait {
     /// When the first delayed event is due; `None` if there is none.
-    pub(super) until: Option<Timestamp>,
+    pub(super) until: Option<Duration>,
 }
 
 impl Consumer {
@@ -132,7 +133,8 @@ impl Consumer {
             hand.waker = Some(context.waker().clone());
             return Err(Wait { until: None });
         }
-        match self.queue.take(self.id, room, || self.now(), context.waker(), &mut hand.fetched) {
+        match self.queue.take(self.id, room, || self.elapsed(), context.waker(), &mut hand.fetched)
+        {
             TakeOutcome::Events => {
                 budget.made_progress();
                 Ok(())
@@ -169,11 +171,10 @@ impl Consumer {
     }
 
     /// Counts a failed attempt, and returns the event to the queue with a delay.
-    fn delay(&self, mut item: Item, delay: std::time::Duration) {
-        let now = self.now();
+    fn delay(&self, mut item: Item, delay: Duration) {
         item.failures = item.failures.saturating_add(1);
-        item.first_failure.get_or_insert(now);
-        self.queue.delay(item, now + delay);
+        item.first_failure.get_or_insert_with(|| self.now());
+        self.queue.delay(item, self.elapsed().saturating_add(delay));
     }
 
     /// Discards an event, or makes it a dead letter, as the subscription says.
@@ -215,9 +216,14 @@ impl Consumer {
         self.hand.lock().delivered.is_empty()
     }
 
-    /// Sleeps on the clock of the broker.
-    pub(super) fn sleep_until(&self, deadline: Timestamp) -> aios_core::BoxFuture<'static, ()> {
-        self.exchange.options.clock.sleep_until(deadline)
+    /// Sleeps until a moment of the monotonic time of the broker's clock.
+    pub(super) fn sleep_until(&self, deadline: Duration) -> aios_core::BoxFuture<'static, ()> {
+        self.exchange.options.clock.sleep(deadline.saturating_sub(self.elapsed()))
+    }
+
+    /// The monotonic time of the broker's clock, by which delays end.
+    fn elapsed(&self) -> Duration {
+        self.exchange.options.clock.elapsed()
     }
 
     /// The time of the broker's clock.

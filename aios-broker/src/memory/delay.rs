@@ -1,8 +1,6 @@
 //! Events that wait for their next attempt.
 
-use std::{cmp::Reverse, collections::BinaryHeap};
-
-use aios_core::event::Timestamp;
+use std::{cmp::Reverse, collections::BinaryHeap, time::Duration};
 
 use super::item::Item;
 
@@ -15,15 +13,15 @@ pub(super) struct Delayed(BinaryHeap<Reverse<Entry>>);
 
 /// A delayed event. Ordered by time, and then by its place in the queue.
 struct Entry {
-    /// When it may be delivered.
-    due: Timestamp,
+    /// When it may be delivered, by the monotonic time of the clock.
+    due: Duration,
     /// The event.
     item: Item,
 }
 
 impl Delayed {
     /// Adds an event.
-    pub(super) fn push(&mut self, due: Timestamp, item: Item) {
+    pub(super) fn push(&mut self, due: Duration, item: Item) {
         self.0.push(Reverse(Entry { due, item }));
     }
 
@@ -33,12 +31,12 @@ impl Delayed {
     }
 
     /// When the next event is due.
-    pub(super) fn earliest(&self) -> Option<Timestamp> {
+    pub(super) fn earliest(&self) -> Option<Duration> {
         self.0.peek().map(|Reverse(entry)| entry.due)
     }
 
     /// Takes one event that is due.
-    pub(super) fn pop_due(&mut self, now: Timestamp) -> Option<Item> {
+    pub(super) fn pop_due(&mut self, now: Duration) -> Option<Item> {
         let due = self.earliest().is_some_and(|earliest| earliest <= now);
         due.then(|| self.0.pop()).flatten().map(|Reverse(entry)| entry.item)
     }

@@ -20,12 +20,10 @@ use std::{
     collections::VecDeque,
     sync::atomic::{AtomicUsize, Ordering},
     task::Waker,
+    time::Duration,
 };
 
-use aios_core::{
-    broker::{Address, DeadLetter, DeadLetterFilter, Lifetime},
-    event::Timestamp,
-};
+use aios_core::broker::{Address, DeadLetter, DeadLetterFilter, Lifetime};
 use parking_lot::{Mutex, MutexGuard};
 
 use super::{delay::Delayed, item::Item};
@@ -67,7 +65,7 @@ pub(super) enum TakeOutcome {
     /// At least one event.
     Events,
     /// No events. The next delayed one is due at this time.
-    Nothing { until: Option<Timestamp> },
+    Nothing { until: Option<Duration> },
 }
 
 impl Queue {
@@ -119,7 +117,7 @@ impl Queue {
     }
 
     /// Delays an event until `due`; then it is appended to the queue.
-    pub(super) fn delay(&self, item: Item, due: Timestamp) {
+    pub(super) fn delay(&self, item: Item, due: Duration) {
         let mut state = self.state.lock();
         if !state.gone {
             self.load.fetch_add(1, Ordering::Relaxed);
@@ -175,7 +173,7 @@ impl Queue {
         &self,
         consumer: u64,
         room: usize,
-        now: impl FnOnce() -> Timestamp,
+        now: impl FnOnce() -> Duration,
         waker: &Waker,
         taken: &mut VecDeque<Item>,
     ) -> TakeOutcome {
@@ -262,7 +260,7 @@ impl State {
 
     /// Appends due events to the queue, so that an event that keeps failing does not block the
     /// others.
-    fn release_due(&mut self, now: impl FnOnce() -> Timestamp) {
+    fn release_due(&mut self, now: impl FnOnce() -> Duration) {
         if self.delayed.earliest().is_none() {
             return;
         }

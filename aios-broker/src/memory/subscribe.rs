@@ -7,12 +7,12 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
+    time::Duration,
 };
 
 use aios_core::{
     BoxFuture,
     broker::{BrokerError, Deliveries, Delivery, Subscription},
-    event::Timestamp,
 };
 use futures_core::Stream;
 
@@ -42,7 +42,7 @@ struct Subscribed {
     /// Stopped when the subscription is dropped.
     consumer: Arc<Consumer>,
     /// Completes when the next delayed event is due.
-    alarm: Option<(Timestamp, BoxFuture<'static, ()>)>,
+    alarm: Option<(Duration, BoxFuture<'static, ()>)>,
 }
 
 impl Stream for Subscribed {
@@ -70,7 +70,7 @@ impl Subscribed {
     }
 
     /// Polls the alarm for this time, and sets it again if the time has changed.
-    fn poll_alarm(&mut self, deadline: Timestamp, context: &mut Context<'_>) -> Poll<()> {
+    fn poll_alarm(&mut self, deadline: Duration, context: &mut Context<'_>) -> Poll<()> {
         let alarm = match &mut self.alarm {
             Some((set, alarm)) if *set == deadline => alarm,
             _ => &mut self.alarm.insert((deadline, self.consumer.sleep_until(deadline))).1,

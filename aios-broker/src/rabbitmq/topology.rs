@@ -86,10 +86,10 @@ pub(super) async fn declare_exchange(link: &Link, channel: &Channel) -> Result<(
 /// queue has no leader yet, is asked again until the operation's timeout.
 pub(super) async fn declare(link: &Link, subscription: &Subscription) -> Result<(), BrokerError> {
     let clock = &link.options.clock;
-    let deadline = clock.now() + link.options.operation_timeout;
+    let deadline = clock.elapsed().saturating_add(link.options.operation_timeout);
     loop {
         match declare_once(link, subscription).await {
-            Err(error) if is_transient(&error) && clock.now() + PAUSE < deadline => {
+            Err(error) if is_transient(&error) && clock.elapsed() + PAUSE < deadline => {
                 clock.sleep(PAUSE).await;
             }
             result => return result,

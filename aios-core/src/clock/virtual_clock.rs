@@ -12,7 +12,8 @@ use crate::{BoxFuture, event::Timestamp};
 
 /// A clock that is stopped until a test advances it.
 ///
-/// Clones share the time.
+/// Clones share the time. [`advance`](Self::advance) lets time pass. [`set`](Self::set) sets the time
+/// forward or back, as an operator or a time server does, without time passing.
 ///
 /// # Examples
 ///
@@ -35,15 +36,57 @@ pub struct VirtualClock(Arc<Mutex<State>>);
 #[derive(Debug)]
 struct State {
     now: Timestamp,
+    elapsed: Duration,
     next_sleeper: u64,
-    sleepers: BTreeMap<(Timestamp, u64), Waker>,
+    /// Those that wait until time has passed.
+    sleepers: BTreeMap<(Duration, u64), Waker>,
+    /// Those that wait until it is a certain time.
+    waiters: BTreeMap<(Timestamp, u64), Waker>,
+}
+
+/// When a sleep ends.
+#[derive(Clone, Copy, Debug)]
+enum End {
+    Elapsed(Duration),
+    Time(Timestamp),
+}
+
+impl State {
+    fn has_reached(&self, end: End) -> bool {
+        match end {
+            End::Elapsed(elapsed) => self.elapsed >= elapsed,
+            End::Time(time) => self.now >= time,
+        }
+    }
+
+    /// Takes the wakers of all sleeps that have ended.
+    fn due(&mut self) -> Vec<Waker> {
+        let later = self.sleepers.split_off(&(self.elapsed, u64::MAX));
+        let slept = std::mem::replace(&mut self.sleepers, later);
+        let later = self.waiters.split_off(&(self.now, u64::MAX));
+        let waited = std::mem::replace(&mut self.waiters, later);
+        slept.into_values().chain(waited.into_values()).collect()
+    }
+
+    /// The time that passes until the next sleep ends.
+    fn next(&self) -> Option<Duration> {
+        let sleeper = self.sleepers.keys().next().map(|(end, _)| end.saturating_sub(self.elapsed));
+        let waiter = self.waiters.keys().next().map(|(end, _)| end.duration_since(self.now));
+        sleeper.into_iter().chain(waiter).min()
+    }
 }
 
 impl VirtualClock {
     /// A clock that is stopped at `now`.
     #[must_use]
     pub fn new(now: Timestamp) -> Self {
-        let state = State { now, next_sleeper: 0, sleepers: BTreeMap::new() };
+        let state = State {
+            now,
+            elapsed: now.duration_since(Timestamp::UNIX_EPOCH),
+            next_sleeper: 0,
+            sleepers: BTreeMap::new(),
+            waiters: BTreeMap::new(),
+        };
         Self(Arc::new(Mutex::new(state)))
     }
 
@@ -52,23 +95,40 @@ impl VirtualClock {
         let due = {
             let mut state = self.state();
             state.now = state.now + duration;
-            let now = state.now;
-            let later = state.sleepers.split_off(&(now, u64::MAX));
-            std::mem::replace(&mut state.sleepers, later)
+            state.elapsed = state.elapsed.saturating_add(duration);
+            state.due()
         };
-        due.into_values().for_each(Waker::wake);
+        due.into_iter().for_each(Waker::wake);
+    }
+
+    /// Sets the time, forward or back. [`elapsed`](Clock::elapsed) stays, and so does the rest of every
+    /// [`sleep`](Clock::sleep). A [`sleep_until`](Clock::sleep_until) ends when its time is shown.
+    pub fn set(&self, now: Timestamp) {
+        let due = {
+            let mut state = self.state();
+            state.now = now;
+            state.due()
+        };
+        due.into_iter().for_each(Waker::wake);
     }
 
     /// Advances the time to the earliest deadline of all sleepers; `false` if there are none.
     pub fn advance_to_next(&self) -> bool {
-        let (now, next) = {
-            let state = self.state();
-            (state.now, state.sleepers.keys().next().map(|(deadline, _)| *deadline))
-        };
-        if let Some(deadline) = next {
-            self.advance(deadline.duration_since(now));
+        let next = self.state().next();
+        if let Some(rest) = next {
+            self.advance(rest);
         }
         next.is_some()
+    }
+
+    /// A sleep that ends then.
+    fn sleep_to(&self, end: impl FnOnce(&State) -> End) -> BoxFuture<'static, ()> {
+        let (end, number) = {
+            let mut state = self.state();
+            state.next_sleeper += 1;
+            (end(&state), state.next_sleeper)
+        };
+        Box::pin(Sleep { clock: self.clone(), end, number })
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -89,28 +149,26 @@ impl Clock for VirtualClock {
     }
 
     fn elapsed(&self) -> Duration {
-        self.now().duration_since(Timestamp::UNIX_EPOCH)
+        self.state().elapsed
     }
 
     /// Rounded up to microseconds: it never ends early.
     fn sleep(&self, duration: Duration) -> BoxFuture<'static, ()> {
-        let rest = Duration::from_nanos(999);
-        self.sleep_until(self.now() + duration.saturating_add(rest))
+        let micros = u64::try_from(duration.as_nanos().div_ceil(1000)).unwrap_or(u64::MAX);
+        let duration = Duration::from_micros(micros);
+        self.sleep_to(|state| End::Elapsed(state.elapsed.saturating_add(duration)))
     }
 
     fn sleep_until(&self, deadline: Timestamp) -> BoxFuture<'static, ()> {
-        let sleeper = {
-            let mut state = self.state();
-            state.next_sleeper += 1;
-            state.next_sleeper
-        };
-        Box::pin(Sleep { clock: self.clone(), key: (deadline, sleeper) })
+        self.sleep_to(|_| End::Time(deadline))
     }
 }
 
 struct Sleep {
     clock: VirtualClock,
-    key: (Timestamp, u64),
+    end: End,
+    /// Distinguishes sleeps with the same end.
+    number: u64,
 }
 
 impl Future for Sleep {
@@ -118,17 +176,30 @@ impl Future for Sleep {
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
         let mut state = self.clock.state();
-        if state.now >= self.key.0 {
+        if state.has_reached(self.end) {
             return Poll::Ready(());
         }
-        state.sleepers.insert(self.key, context.waker().clone());
+        let waker = context.waker().clone();
+        let replaced = match self.end {
+            End::Elapsed(elapsed) => state.sleepers.insert((elapsed, self.number), waker),
+            End::Time(time) => state.waiters.insert((time, self.number), waker),
+        };
+        // A waker may own another sleep, which takes the lock when it is dropped.
+        drop(state);
+        drop(replaced);
         Poll::Pending
     }
 }
 
 impl Drop for Sleep {
     fn drop(&mut self) {
-        self.clock.state().sleepers.remove(&self.key);
+        let mut state = self.clock.state();
+        let waker = match self.end {
+            End::Elapsed(elapsed) => state.sleepers.remove(&(elapsed, self.number)),
+            End::Time(time) => state.waiters.remove(&(time, self.number)),
+        };
+        drop(state);
+        drop(waker);
     }
 }
 
@@ -156,6 +227,20 @@ mod tests {
         assert!((&mut sleep).now_or_never().is_none(), "who sleeps in a loop would spin");
         assert!(clock.advance_to_next() && (&mut sleep).now_or_never().is_some());
         assert!(clock.sleep(Duration::ZERO).now_or_never().is_some());
+    }
+
+    #[test]
+    fn should_let_no_time_pass_when_it_is_set() {
+        let clock = VirtualClock::default();
+        let hour = Duration::from_secs(3600);
+        let (mut sleep, mut early) = (clock.sleep(hour), clock.sleep_until(clock.now() + hour));
+        assert!((&mut sleep).now_or_never().is_none() && (&mut early).now_or_never().is_none());
+        clock.set(clock.now() + hour);
+        assert!((&mut sleep).now_or_never().is_none() && (&mut early).now_or_never().is_some());
+        assert_eq!(clock.elapsed(), Duration::ZERO);
+        clock.set(Timestamp::UNIX_EPOCH);
+        assert!(clock.advance_to_next() && (&mut sleep).now_or_never().is_some());
+        assert_eq!((clock.now(), clock.elapsed()), (Timestamp::UNIX_EPOCH + hour, hour));
     }
 
     #[test]

@@ -12,7 +12,7 @@ mod permission;
 #[cfg(feature = "token-endpoint")]
 mod token_endpoint;
 
-use std::{fmt::Debug, net::SocketAddr, sync::Arc};
+use std::{fmt::Debug, net::SocketAddr, sync::Arc, time::Duration};
 
 use aios_core::event::Timestamp;
 use async_trait::async_trait;
@@ -52,8 +52,10 @@ pub struct Credentials<'a> {
     /// Address of the other end of the connection. `None` if the server does not tell: see
     /// [`serve`](crate::http::serve).
     pub peer: Option<SocketAddr>,
-    /// The time now.
+    /// The time now, by which credentials expire.
     pub now: Timestamp,
+    /// The monotonic time of the same clock, for the age of what an authenticator keeps.
+    pub elapsed: Duration,
 }
 
 impl<'a> Credentials<'a> {

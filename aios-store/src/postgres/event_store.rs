@@ -34,7 +34,7 @@ impl EventStore for PostgresStore {
 
     async fn read_log(&self, after: u64, limit: usize) -> Result<Vec<RecordedEvent>, StoreError> {
         // A page from memory is complete or not served at all, so no event can be missed here.
-        let now = self.0.database.clock().now();
+        let now = self.0.database.clock().elapsed();
         match self.0.tail.page(after, limit.min(MAX_PAGE), now) {
             Some(page) => Ok(page),
             None => read::read_log(&self.0.database, after, limit).await,

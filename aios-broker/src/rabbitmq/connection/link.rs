@@ -181,7 +181,7 @@ impl Supervisor {
     async fn first_connection(&self) -> Result<Arc<Connection>, BrokerError> {
         let clock = &self.link.options.clock;
         let after = self.link.options.connect_deadline;
-        let deadline = clock.now() + after;
+        let deadline = clock.elapsed().saturating_add(after);
         for attempt in 1.. {
             let error = match self.attempt().await {
                 Ok(connection) => return Ok(connection),
@@ -189,7 +189,7 @@ impl Supervisor {
             };
             let pause = self.pause(attempt);
             self.warn(&error, attempt);
-            if clock.now() + pause >= deadline || is_final(&error) {
+            if clock.elapsed().saturating_add(pause) >= deadline || is_final(&error) {
                 return Err(error);
             }
             clock.sleep(pause).await;

@@ -62,14 +62,14 @@ impl Session {
         rng: &SplitMix64,
     ) -> Result<(Arc<Self>, Consumer), BrokerError> {
         let options = &link.options;
-        let deadline = options.clock.now() + options.connect_deadline;
+        let deadline = options.clock.elapsed().saturating_add(options.connect_deadline);
         for attempt in 1.. {
             let error = match Self::open(link, subscription).await {
                 Err(error) if error.is_retryable() => error,
                 result => return result,
             };
             let pause = options.reconnect_pause(attempt, rng.next());
-            if options.clock.now() + pause >= deadline {
+            if options.clock.elapsed().saturating_add(pause) >= deadline {
                 return Err(error);
             }
             warn(&error, "failed to subscribe; retrying");

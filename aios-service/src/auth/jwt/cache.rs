@@ -15,7 +15,6 @@
 
 use std::{sync::Arc, time::Duration};
 
-use aios_core::event::Timestamp;
 use parking_lot::RwLock;
 use tokio::sync::Mutex;
 use tracing::{info, warn};
@@ -46,7 +45,7 @@ pub(super) struct KeyCache {
     /// The keys. Locked only to clone or replace.
     state: RwLock<State>,
     /// When the last fetch began. Held while fetching.
-    fetching: Mutex<Option<Timestamp>>,
+    fetching: Mutex<Option<Duration>>,
 }
 
 /// The result of the last fetches.
@@ -55,7 +54,7 @@ struct State {
     /// The keys of the last fetch that succeeded; empty before.
     keys: Arc<KeySet>,
     /// When it began.
-    fetched_at: Option<Timestamp>,
+    fetched_at: Option<Duration>,
     /// The lifetime that the issuer asks for.
     max_age: Option<Duration>,
     /// Why the last fetch failed.
@@ -64,18 +63,18 @@ struct State {
 
 impl State {
     /// The age of the keys.
-    fn age(&self, now: Timestamp) -> Option<Duration> {
-        self.fetched_at.map(|at| now.duration_since(at))
+    fn age(&self, now: Duration) -> Option<Duration> {
+        self.fetched_at.map(|at| now.saturating_sub(at))
     }
 
     /// Whether the keys may still be used if they cannot be fetched.
-    fn is_usable(&self, now: Timestamp, policy: Policy) -> bool {
+    fn is_usable(&self, now: Duration, policy: Policy) -> bool {
         let limit = policy.key_lifetime.saturating_add(policy.stale_if_error);
         !self.keys.is_empty() && self.age(now).is_some_and(|age| age < limit)
     }
 
     /// Whether the keys should be fetched again.
-    fn is_due(&self, now: Timestamp, policy: Policy) -> bool {
+    fn is_due(&self, now: Duration, policy: Policy) -> bool {
         let lifetime = self.max_age.map_or(policy.key_lifetime, |age| age.min(policy.key_lifetime));
         self.age(now).is_none_or(|age| age >= lifetime)
     }
@@ -102,7 +101,7 @@ impl KeyCache {
     pub(super) async fn keys(
         self: &Arc<Self>,
         id: Option<&str>,
-        now: Timestamp,
+        now: Duration,
         policy: Policy,
     ) -> Result<Arc<KeySet>, AuthError> {
         let known = self.state();
@@ -131,12 +130,12 @@ impl KeyCache {
     }
 
     /// Whether no fetch runs and the last one began long enough ago.
-    fn may_fetch(&self, now: Timestamp, policy: Policy) -> bool {
+    fn may_fetch(&self, now: Duration, policy: Policy) -> bool {
         self.fetching.try_lock().is_ok_and(|at| is_allowed(*at, now, policy))
     }
 
     /// Fetches the keys, unless that was done a short time ago.
-    fn refresh(self: &Arc<Self>, now: Timestamp, policy: Policy) -> tokio::task::JoinHandle<()> {
+    fn refresh(self: &Arc<Self>, now: Duration, policy: Policy) -> tokio::task::JoinHandle<()> {
         let cache = Arc::clone(self);
         tokio::spawn(async move {
             // Many requests cause one fetch: the others find that it was done.
@@ -162,7 +161,7 @@ impl KeyCache {
     }
 
     /// Keeps the result of a fetch.
-    fn store(&self, fetched: Result<(KeySet, Option<Duration>), AuthError>, now: Timestamp) {
+    fn store(&self, fetched: Result<(KeySet, Option<Duration>), AuthError>, now: Duration) {
         let mut state = self.state.write();
         match fetched {
             Ok((keys, max_age)) => {
@@ -189,6 +188,6 @@ impl KeyCache {
 }
 
 /// Whether the refresh interval has passed.
-fn is_allowed(began: Option<Timestamp>, now: Timestamp, policy: Policy) -> bool {
-    began.is_none_or(|at| now.duration_since(at) >= policy.refresh_interval)
+fn is_allowed(began: Option<Duration>, now: Duration, policy: Policy) -> bool {
+    began.is_none_or(|at| now.saturating_sub(at) >= policy.refresh_interval)
 }

@@ -148,8 +148,13 @@ impl JwtIssuer {
     }
 
     /// Verifies a token that names this issuer.
-    async fn check(&self, token: &Token<'_>, now: Timestamp) -> Result<Identity, AuthError> {
-        let keys = self.keys.keys(token.key_id(), now, self.policy).await?;
+    async fn check(
+        &self,
+        token: &Token<'_>,
+        now: Timestamp,
+        elapsed: Duration,
+    ) -> Result<Identity, AuthError> {
+        let keys = self.keys.keys(token.key_id(), elapsed, self.policy).await?;
         let key = keys.find(token.key_id()).ok_or_else(|| invalid("the key is unknown"))?;
         token.verify(key)?;
         let claims = token.claims();
@@ -211,7 +216,7 @@ impl Authenticator for JwtTokens {
         // The issuer is only looked up by what the token says; its keys decide.
         let issuer = self.0.iter().find(|it| token.claims().is_from(it.keys.issuer()));
         let issuer = issuer.ok_or_else(|| invalid("the issuer is unknown"))?;
-        issuer.check(&token, credentials.now).await.map(Some)
+        issuer.check(&token, credentials.now, credentials.elapsed).await.map(Some)
     }
 }
 

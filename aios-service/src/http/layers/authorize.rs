@@ -46,7 +46,8 @@ async fn identify(api: &Api, parts: &Parts) -> Result<Identity, ApiError> {
     let connected = extensions.get::<ConnectInfo<SocketAddr>>().map(|peer| peer.0);
     let peer =
         connected.or_else(|| extensions.get::<MockConnectInfo<SocketAddr>>().map(|peer| peer.0));
-    let credentials = Credentials { headers: &parts.headers, peer, now: api.now() };
+    let (now, elapsed) = (api.now(), api.options.clock.elapsed());
+    let credentials = Credentials { headers: &parts.headers, peer, now, elapsed };
     for authenticator in &api.options.authenticators {
         match authenticator.authenticate(credentials).await {
             Ok(Some(identity)) => return Ok(identity),

@@ -96,7 +96,8 @@ impl PostgresStore {
         let valid = ValidAppend::new(append, self.0.max_event_bytes)?;
         let queue = self.queue().ok_or(StoreError::Closed)?;
         let timeout = self.0.append_timeout;
-        let (waiter, reply) = Waiter::new(self.0.database.clock().now() + timeout);
+        let (waiter, reply) =
+            Waiter::new(self.0.database.clock().elapsed().saturating_add(timeout));
         match queue.try_send(Pending { valid, waiter }) {
             Ok(()) => Ok(reply),
             Err(TrySendError::Closed(_)) => Err(StoreError::Closed),

@@ -11,7 +11,6 @@ use std::{
 
 use aios_core::{
     clock::Clock,
-    event::Timestamp,
     store::{Appended, StoreError},
 };
 use tokio::sync::{mpsc, oneshot};
@@ -31,13 +30,14 @@ pub(crate) struct Pending {
 pub(crate) struct Waiter {
     /// `None` after a reply was sent.
     reply: Option<oneshot::Sender<AppendResult>>,
-    /// When the caller stops waiting for an append that has not been sent.
-    deadline: Timestamp,
+    /// When the caller stops waiting for an append that has not been sent, by the monotonic time of the
+    /// clock.
+    deadline: Duration,
 }
 
 impl Waiter {
     /// Creates a waiter, and the end that the caller awaits.
-    pub(crate) fn new(deadline: Timestamp) -> (Self, oneshot::Receiver<AppendResult>) {
+    pub(crate) fn new(deadline: Duration) -> (Self, oneshot::Receiver<AppendResult>) {
         let (reply, result) = oneshot::channel();
         (Self { reply: Some(reply), deadline }, result)
     }
@@ -52,7 +52,7 @@ impl Waiter {
 
     /// Whether the caller still waits. If the deadline is not after `by`, the caller gets the error and no
     /// longer waits.
-    pub(crate) fn is_waiting(&mut self, by: Timestamp, error: impl Fn() -> StoreError) -> bool {
+    pub(crate) fn is_waiting(&mut self, by: Duration, error: impl Fn() -> StoreError) -> bool {
         if self.deadline <= by {
             self.reply(Err(error()));
         }
@@ -63,7 +63,7 @@ impl Waiter {
 /// Replies to the callers whose deadline is not after `by`, and returns whether any caller still waits.
 pub(crate) fn expire_waiters(
     waiters: &mut [Waiter],
-    by: Timestamp,
+    by: Duration,
     error: impl Fn() -> StoreError,
 ) -> bool {
     let mut any_waits = false;
@@ -210,7 +210,7 @@ impl BatchBuilder {
 
     /// Removes the appends whose deadline has passed or whose caller was cancelled.
     fn without_abandoned(&self, mut pending: PendingBatch) -> PendingBatch {
-        let now = self.clock.now();
+        let now = self.clock.elapsed();
         let keep: Vec<bool> = pending
             .waiters
             .iter_mut()
@@ -234,18 +234,25 @@ mod tests {
 
     /// A builder whose queue has an append to the stream `a` for each of the expected versions.
     fn builder(expected: &[Expected]) -> (BatchBuilder, Vec<impl Drop + use<>>) {
-        let clock = VirtualClock::default();
+        builder_with(&VirtualClock::default(), expected)
+    }
+
+    /// The same, with a clock of the test.
+    fn builder_with(
+        clock: &VirtualClock,
+        expected: &[Expected],
+    ) -> (BatchBuilder, Vec<impl Drop + use<>>) {
         let (queue, receiver) = mpsc::channel(10);
         let mut results = Vec::new();
         for expected in expected {
             let event = Event::new("orders.order.placed".parse().unwrap(), "test", &1).unwrap();
             let append = Append::new("a".parse().unwrap(), vec![event]).with_expected(*expected);
-            let (waiter, result) = Waiter::new(clock.now() + TIMEOUT);
+            let (waiter, result) = Waiter::new(clock.elapsed() + TIMEOUT);
             let valid = ValidAppend::new(append, 100).unwrap();
             queue.try_send(Pending { valid, waiter }).unwrap();
             results.push(result);
         }
-        (BatchBuilder::new(receiver, Arc::new(clock), TIMEOUT), results)
+        (BatchBuilder::new(receiver, Arc::new(clock.clone()), TIMEOUT), results)
     }
 
     fn expected(pending: &PendingBatch) -> Vec<Expected> {
@@ -271,8 +278,16 @@ mod tests {
     }
 
     #[test]
+    fn should_keep_appends_when_the_clock_is_set_forward() {
+        let clock = VirtualClock::default();
+        let (mut builder, _results) = builder_with(&clock, &[Expected::Any]);
+        clock.set(clock.now() + TIMEOUT * 3600);
+        assert_eq!(expected(&builder.take()), [Expected::Any]);
+    }
+
+    #[test]
     fn should_expire_waiters_past_their_deadline_and_keep_the_others() {
-        let at = Timestamp::from_micros;
+        let at = Duration::from_micros;
         let (early, mut early_result) = Waiter::new(at(1));
         let (late, late_result) = Waiter::new(at(3));
         let mut waiters = [early, late];

@@ -33,7 +33,7 @@ impl Replier {
     pub(crate) fn reply(&self, batch: CommittedBatch) {
         let CommittedBatch { pending: PendingBatch { batch, waiters }, committed } = batch;
         if committed.is_as_sent {
-            self.tail.push(&batch, &committed.results, self.database.clock().now());
+            self.tail.push(&batch, &committed.results, self.database.clock().elapsed());
         } else {
             self.tail.clear();
         }

@@ -92,7 +92,7 @@ impl Appender {
     /// append of an uncertain batch stays uncertain.
     async fn commit_single(&mut self, mut single: PendingBatch, mut is_uncertain: bool) {
         let late = self.deadline_error((!is_uncertain).then(|| timed_out(self.append_timeout)));
-        if !expire_waiters(&mut single.waiters, self.database.clock().now(), || late.clone()) {
+        if !expire_waiters(&mut single.waiters, self.database.clock().elapsed(), || late.clone()) {
             return;
         }
         let result =
@@ -132,7 +132,7 @@ impl Appender {
                 }
             };
             let error = self.deadline_error(error.filter(|_| !*is_uncertain));
-            if !expire_waiters(waiters, clock.now() + pause, || error.clone()) {
+            if !expire_waiters(waiters, clock.elapsed() + pause, || error.clone()) {
                 return Err(Rejected::Other(error));
             }
             clock.sleep(pause).await;

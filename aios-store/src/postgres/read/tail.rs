@@ -7,10 +7,7 @@
 
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
-use aios_core::{
-    event::Timestamp,
-    store::{Append, Appended, RecordedEvent},
-};
+use aios_core::store::{Append, Appended, RecordedEvent};
 use parking_lot::Mutex;
 
 use crate::postgres::append::{AppendResults, Batch};
@@ -41,14 +38,14 @@ struct Events {
     /// Sum of the payloads.
     bytes: usize,
     /// When the last batch came.
-    pushed_at: Option<Timestamp>,
+    pushed_at: Option<Duration>,
     /// When a page was last asked for, whether or not it was served.
-    read_at: Option<Timestamp>,
+    read_at: Option<Duration>,
 }
 
 impl Tail {
     /// Adds a committed batch. None of its appends may have been refused or stored before.
-    pub(crate) fn push(&self, batch: &Batch, results: &AppendResults, now: Timestamp) {
+    pub(crate) fn push(&self, batch: &Batch, results: &AppendResults, now: Duration) {
         let mut tail = self.0.lock();
         if !is_fresh(tail.read_at, now) {
             tail.clear();
@@ -73,7 +70,7 @@ impl Tail {
         &self,
         after: u64,
         limit: usize,
-        now: Timestamp,
+        now: Duration,
     ) -> Option<Vec<RecordedEvent>> {
         let mut tail = self.0.lock();
         tail.read_at = Some(now);
@@ -110,7 +107,7 @@ impl Events {
 }
 
 /// Whether a time is recent enough for the cache to be used.
-fn is_fresh(at: Option<Timestamp>, now: Timestamp) -> bool {
+fn is_fresh(at: Option<Duration>, now: Duration) -> bool {
     at.is_some_and(|at| now <= at + TIME_TO_LIVE)
 }
 
@@ -139,8 +136,8 @@ mod tests {
     use super::*;
     use crate::postgres::append::ValidAppend;
 
-    fn now() -> Timestamp {
-        Timestamp::from_micros(1_000_000)
+    fn now() -> Duration {
+        Duration::from_secs(1)
     }
 
     fn push(tail: &Tail, events: usize, last: u64) {

@@ -58,12 +58,12 @@ impl DatabaseLock {
         wait: Duration,
         clock: &dyn Clock,
     ) -> Result<Self, StoreError> {
-        let deadline = clock.now() + wait;
+        let deadline = clock.elapsed().saturating_add(wait);
         loop {
             if let Some(lock) = Self::attempt(database)? {
                 return Ok(lock);
             }
-            if clock.now() >= deadline {
+            if clock.elapsed() >= deadline {
                 return Err(StoreError::Locked { database: database.display().to_string() });
             }
             clock.sleep(RETRY_INTERVAL).await;
