@@ -341,6 +341,23 @@ async fn should_answer_when_an_audit_event_cannot_be_stored() {
     assert!(paths.contains(&"/api/v1/runs/other/actions/cancel".to_owned()), "{paths:?}");
 }
 
+/// Publishing has no other trace in the store.
+#[tokio::test(flavor = "multi_thread")]
+async fn should_publish_no_event_if_the_audit_event_cannot_be_stored() {
+    let service = Service::on_sqlite().await;
+    let group = Group::new("orders").unwrap();
+    let subscription = Subscription::group(group, ["orders.#".parse::<Pattern>().unwrap()]);
+    let mut deliveries = service.runtime.broker().subscribe(subscription).await.unwrap();
+    let Some(lock) = Lock::new(&service.database()) else { return };
+    let refused = service.post("/events", &json!({ "type": "orders.order.placed" })).await;
+    assert_eq!(refused.fault(), (503, "STORE_TIMEOUT"));
+    drop(lock);
+    let answer = service.post("/events", &json!({ "type": "orders.order.paid" })).await;
+    assert_eq!(answer.status, 202);
+    let delivered = deliveries.next().await.unwrap().unwrap();
+    assert_eq!(delivered.event.event_type.as_str(), "orders.order.paid");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn should_write_no_event_when_log_lines_are_enough() {
     let service = Service::with(options().with_audit(Audit::LogLines)).await;

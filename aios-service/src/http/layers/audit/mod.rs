@@ -17,9 +17,9 @@
 
 mod log;
 
-use std::{convert::Infallible, net::SocketAddr, pin::pin, sync::Arc};
+use std::{net::SocketAddr, pin::pin, sync::Arc};
 
-use aios_core::{catalog::system::ApiCalled, event::Metadata};
+use aios_core::{catalog::system::ApiCalled, event::Metadata, store::StoreError};
 use axum::{
     extract::{
         ConnectInfo, FromRequestParts, MatchedPath, OriginalUri, Request,
@@ -175,24 +175,29 @@ pub(crate) async fn beside<T>(
     work.await
 }
 
-/// It is stored that the call is made, if it can be stored in time. For routes whose effect is not in the
-/// store.
+/// It is stored that the call is made. For routes whose effect is not in the store.
+///
+/// A call that can't be announced is refused, because it would have an effect that nothing accounts for.
 #[derive(Debug)]
 pub(crate) struct Requested;
 
 impl FromRequestParts<Api> for Requested {
-    type Rejection = Infallible;
+    type Rejection = ApiError;
 
-    async fn from_request_parts(parts: &mut Parts, api: &Api) -> Result<Self, Infallible> {
+    async fn from_request_parts(parts: &mut Parts, api: &Api) -> Result<Self, ApiError> {
         let call = parts.extensions.get::<AuditedCall>();
-        if let Some(announcement) = call.and_then(AuditedCall::announcement) {
-            tokio::select! {
-                biased;
-                _ = announcement => {}
-                () = api.options.clock.sleep(log::TIMEOUT) => {}
+        let Some(announcement) = call.and_then(AuditedCall::announcement) else {
+            return Ok(Self);
+        };
+        let stored = tokio::select! {
+            biased;
+            stored = announcement => stored,
+            () = api.options.clock.sleep(log::TIMEOUT) => {
+                let operation = "append the audit event of the call";
+                Err(StoreError::Timeout { operation, after: log::TIMEOUT })
             }
-        }
-        Ok(Self)
+        };
+        Ok(stored.map(|()| Self)?)
     }
 }
 
