@@ -8,7 +8,7 @@ use aios_tests::rabbitmq::RabbitMqServer;
 
 /// Applications, each with a process that advances runs and another one that hosts agents.
 const APPLICATIONS: usize = 4;
-/// Files and sockets that a server may have open where nobody raised the limit of the system.
+/// Files and sockets that a server may have open under the default limit of Linux.
 const FILES: usize = 1024;
 
 struct Double;
