@@ -43,7 +43,11 @@ use serde_json::{Map, Value, json};
 /// # }
 /// ```
 #[derive(Clone, Debug)]
-pub struct WorkflowError(Kind);
+pub struct WorkflowError {
+    kind: Kind,
+    /// The operation that failed, as the failure of the run names it; `None` if the code itself did.
+    operation: Option<Box<str>>,
+}
 
 /// How a run ends that has no result.
 #[derive(Clone, Debug)]
@@ -69,7 +73,12 @@ impl WorkflowError {
     /// The workflow failed.
     #[must_use]
     pub fn failed(failure: Failure) -> Self {
-        Self(Kind::Failed(failure))
+        Kind::Failed(failure).into()
+    }
+
+    /// An operation failed. `operation` names it for people.
+    pub(crate) fn of_operation(failure: Failure, operation: String) -> Self {
+        Self { kind: Kind::Failed(failure), operation: Some(operation.into()) }
     }
 
     /// Ends this run and continues as a new one with an empty journal. Return it from the workflow.
@@ -96,20 +105,20 @@ impl WorkflowError {
     #[must_use]
     pub fn continue_as_new<T: Serialize + ?Sized>(input: &T) -> Self {
         match Payload::encode(input) {
-            Ok(input) => Self(Kind::ContinueAsNew(input)),
+            Ok(input) => Kind::ContinueAsNew(input).into(),
             Err(error) => error.into(),
         }
     }
 
     /// The error that replaces the outcome of code whose run was cancelled.
     pub(crate) fn cancelled(failure: Failure) -> Self {
-        Self(Kind::Cancelled(failure))
+        Kind::Cancelled(failure).into()
     }
 
-    /// The failure; `None` if the run continues as a new one.
+    /// The failure, as the operation or the code reported it; `None` if the run continues as a new one.
     #[must_use]
     pub fn failure(&self) -> Option<&Failure> {
-        match &self.0 {
+        match &self.kind {
             Kind::Failed(failure) | Kind::Cancelled(failure) => Some(failure),
             Kind::ContinueAsNew(_) => None,
         }
@@ -125,7 +134,7 @@ impl WorkflowError {
     ///
     /// Details that are not an object move to the field `cause`, so that nothing is lost.
     pub(crate) fn with_details(mut self, fields: Map<String, Value>) -> Self {
-        if let Kind::Failed(failure) | Kind::Cancelled(failure) = &mut self.0
+        if let Kind::Failed(failure) | Kind::Cancelled(failure) = &mut self.kind
             && !fields.is_empty()
         {
             let mut details = match failure.details.take() {
@@ -143,23 +152,40 @@ impl WorkflowError {
     ///
     /// The details become an object with the fields `cause` and `failed_compensations`.
     pub(crate) fn with_failed_compensations(mut self, failed: &[Value]) -> Self {
-        if let Kind::Failed(failure) | Kind::Cancelled(failure) = &mut self.0 {
+        if let Kind::Failed(failure) | Kind::Cancelled(failure) = &mut self.kind {
             let cause = failure.details.take();
             failure.details = json!({"cause": cause, "failed_compensations": failed});
         }
         self
     }
 
-    /// How the run ends; see `Execution::ending`.
+    /// How the run ends; see `Execution::ending`. The message names the operation that failed.
     pub(crate) fn into_kind(self) -> Kind {
-        self.0
+        match (self.kind, self.operation) {
+            (Kind::Failed(failure), Some(operation)) => {
+                let message = format!("{operation} failed: {}", failure.message);
+                Kind::Failed(Failure { message, ..failure })
+            }
+            (kind, _) => kind,
+        }
+    }
+}
+
+impl From<Kind> for WorkflowError {
+    fn from(kind: Kind) -> Self {
+        Self { kind, operation: None }
     }
 }
 
 impl fmt::Display for WorkflowError {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.0 {
-            Kind::Failed(failure) | Kind::Cancelled(failure) => failure.fmt(formatter),
+        match &self.kind {
+            Kind::Failed(failure) | Kind::Cancelled(failure) => {
+                if let Some(operation) = &self.operation {
+                    write!(formatter, "{operation} failed: ")?;
+                }
+                failure.fmt(formatter)
+            }
             Kind::ContinueAsNew(_) => formatter.write_str("the run continues as a new one"),
         }
     }

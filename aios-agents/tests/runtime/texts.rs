@@ -1,5 +1,7 @@
 //! Errors name what happened, to what, and the remedy.
 
+use std::time::Duration;
+
 use aios_agents::{prelude::*, workflow::Answer};
 
 use crate::support::workflows::{Doubler, result, runtime, store};
@@ -60,6 +62,56 @@ async fn should_name_agent_operation_and_direction() {
         let text = result::<Vec<String>>(&run).await.unwrap_err().to_string();
         assert!(text.starts_with(&format!("run run-{which} failed: ")), "{text}");
         parts.iter().for_each(|part| assert!(text.contains(part), "{text:?} lacks {part:?}"));
+    }
+}
+
+struct Broken;
+
+impl Agent for Broken {
+    type Parameters = u64;
+    type Output = u64;
+
+    async fn process_task(&self, _: &TaskContext, _: u64) -> Result<u64, TaskError> {
+        Err(TaskError::terminal(Failure::new("MINE", "no")))
+    }
+}
+
+async fn broken(context: WorkflowContext, which: String) -> Result<u64, WorkflowError> {
+    context.sleep(Duration::ZERO).await?;
+    match which.as_str() {
+        "step" => {
+            let bad = async || Err::<u64, _>(TaskError::terminal(Failure::new("MINE", "bad")));
+            context.step("build", bad).await
+        }
+        "task" => {
+            let error = context.task::<u64>("broken", &1).await.unwrap_err();
+            // The code sees what the agent reported.
+            assert_eq!(error.failure().map(|failure| &*failure.message), Some("no"));
+            Err(error)
+        }
+        "child" => context.child("broken", "step").await,
+        "signal" => context.signal("go").timeout(Duration::from_millis(1)).await,
+        _ => Err(WorkflowError::failed(Failure::new("MINE", "mine"))),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn should_name_the_operation_that_failed() {
+    let runtime = runtime(&store()).agent("broken", Broken).workflow("broken", broken);
+    let runtime = runtime.start().await.unwrap();
+    for (which, text) in [
+        ("step", "step \"build\" (operation 2) failed: bad (MINE)"),
+        ("task", "task of agent \"broken\" (operation 2) failed: no (MINE)"),
+        (
+            "child",
+            "child \"broken\" (operation 2) failed: step \"build\" (operation 2) failed: bad (MINE)",
+        ),
+        ("signal", "signal \"go\" (operation 2) failed: "),
+        ("code", "mine (MINE)"),
+    ] {
+        let run = runtime.start("broken", which).id(which).await.unwrap();
+        let error = result::<u64>(&run).await.unwrap_err().to_string();
+        assert!(error.starts_with(&format!("run {which} failed: {text}")), "{error}");
     }
 }
 

@@ -323,7 +323,7 @@ async fn should_name_the_agent_that_does_not_exist() {
         let error = result::<u32>(&run).await.unwrap_err();
         let failure = error.failure().unwrap();
         assert_eq!(failure.code, "AGENT_NOT_FOUND");
-        assert!(failure.message.starts_with(text), "{failure}");
+        assert!(failure.message.contains(text), "{failure}");
     }
 }
 

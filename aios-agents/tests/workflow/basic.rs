@@ -109,7 +109,7 @@ async fn should_fail_with_the_failure_of_the_last_attempt() {
     let error = result::<u32>(&run).await.unwrap_err();
     assert_eq!(
         (error.code(), error.failure().unwrap().message.as_str()),
-        ("TASK_FAILED", "broken")
+        ("TASK_FAILED", "step \"doomed\" (operation 1) failed: broken")
     );
     assert_eq!(run.status().await.unwrap().status.as_str(), "failed");
 }

@@ -139,7 +139,7 @@ async fn should_compensate_in_reverse_order_when_it_fails() {
     let runtime = runtime(&store()).workflow("saga", saga).start().await.unwrap();
     let run = runtime.start("saga", &()).await.unwrap();
     let error = result::<u32>(&run).await.unwrap_err();
-    assert_eq!(error.failure().unwrap().message, "no cars");
+    assert_eq!(error.failure().unwrap().message, "step \"car\" (operation 3) failed: no cars");
     assert_eq!(*undone.lock().unwrap(), ["hotel", "flight"]);
 }
 
@@ -208,7 +208,10 @@ async fn should_run_children_and_see_their_failures() {
         .unwrap();
     let run = runtime.start("parent", &()).id("family").await.unwrap();
     let (good, errors) = result::<(u32, String)>(&run).await.unwrap();
-    assert_eq!((good, &*errors), (8, "too large (WORKFLOW_FAILED) WORKFLOW_NOT_FOUND"));
+    assert_eq!(
+        (good, &*errors),
+        (8, "child \"child\" (operation 2) failed: too large (WORKFLOW_FAILED) WORKFLOW_NOT_FOUND")
+    );
     let child = runtime.handle("family~1").await.unwrap().status().await.unwrap();
     assert_eq!(child.parent_run_id.as_deref(), Some("family"));
 }

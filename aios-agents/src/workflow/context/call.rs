@@ -51,11 +51,11 @@ pub struct OperationCall {
     operation: u64,
     /// How far the call is.
     state: CallState,
-    /// Names the source of an outcome that can't be decoded.
+    /// Names the operation in errors.
     subject: Subject,
 }
 
-/// The source of an outcome, named in the error if it cannot be decoded.
+/// What an error of the operation names.
 #[derive(Debug)]
 enum Subject {
     /// A task: the agent type.
@@ -117,6 +117,17 @@ impl OperationCall {
     #[must_use]
     pub fn is_ready(&self) -> bool {
         self.shared.is_released(self.operation)
+    }
+
+    /// Names the operation in the failure of the run.
+    fn label(&self) -> String {
+        let operation = self.operation;
+        match &self.subject {
+            Subject::Agent(name) => format!("task of agent \"{name}\" (operation {operation})"),
+            Subject::Workflow(name) => format!("child \"{name}\" (operation {operation})"),
+            Subject::Signal(name) => format!("signal {name:?} (operation {operation})"),
+            Subject::Other => format!("operation {operation}"),
+        }
     }
 
     /// Decodes the outcome. An error names its source and the expected type.
@@ -185,7 +196,7 @@ impl Future for OperationCall {
         if polled.is_ready() {
             self.state = CallState::Done;
         }
-        polled.map_err(WorkflowError::failed)
+        polled.map_err(|failure| WorkflowError::of_operation(failure, self.label()))
     }
 }
 

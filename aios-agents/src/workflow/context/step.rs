@@ -233,6 +233,8 @@ pub struct StepCall<'a, T> {
     shared: Arc<SharedRun>,
     /// Number of the operation; 0 if it was called outside of the code of its run.
     operation: u64,
+    /// Its name, for the journal and for errors.
+    name: Box<str>,
     /// How far the call is.
     state: StepState,
     /// Creates the code of an attempt. Called once for each.
@@ -246,7 +248,7 @@ pub struct StepCall<'a, T> {
 /// How far a step is. The first poll turns `Fresh` into `Asked`; an option that is not valid turns it
 /// into `Refused`, and the call fails when it is polled.
 enum StepState {
-    Fresh { name: Box<str>, timeout: Option<Duration>, retry: RetryPolicy },
+    Fresh { timeout: Option<Duration>, retry: RetryPolicy },
     Asked,
     Done,
     Refused(WorkflowError),
@@ -333,11 +335,11 @@ impl<'a, T> StepCall<'a, T> {
         let (operation, state) = match shared.check() {
             Ok(()) => {
                 let retry = RetryPolicy::default();
-                (shared.reserve(), StepState::Fresh { name, timeout: None, retry })
+                (shared.reserve(), StepState::Fresh { timeout: None, retry })
             }
             Err(error) => (0, StepState::Refused(error)),
         };
-        Self { shared, operation, state, code, running: None, result: PhantomData }
+        Self { shared, operation, name, state, code, running: None, result: PhantomData }
     }
 
     /// Sets the retry policy. The default is [`RetryPolicy::new`], five attempts.
@@ -475,9 +477,10 @@ impl<T: DeserializeOwned> Future for StepCall<'_, T> {
         }
         this.shared.check()?;
         if let StepState::Fresh { .. } = this.state
-            && let StepState::Fresh { name, timeout, retry } =
+            && let StepState::Fresh { timeout, retry } =
                 std::mem::replace(&mut this.state, StepState::Asked)
         {
+            let name = this.name.clone();
             this.shared.ask(this.operation, Request::Step { name, timeout, retry });
         }
         this.poll_attempt();
@@ -490,7 +493,10 @@ impl<T: DeserializeOwned> Future for StepCall<'_, T> {
             Ok(payload) => payload.decode().map_err(|error| {
                 decode_error::<T>(&format!("step {}: the result", this.operation), &error)
             }),
-            Err(failure) => Err(WorkflowError::failed(failure)),
+            Err(failure) => {
+                let label = format!("step {:?} (operation {})", this.name, this.operation);
+                Err(WorkflowError::of_operation(failure, label))
+            }
         })
     }
 }
