@@ -15,7 +15,10 @@ use aios_store::{
     sqlite::{SqliteOptions, SqliteStore},
 };
 
-use crate::support::workflows::{PATIENCE, eventually, result, runtime, store};
+use crate::support::{
+    faulty::{Fault, FaultyStore, holds, store_refuses},
+    workflows::{PATIENCE, eventually, result, runtime, store},
+};
 
 async fn panics(_: WorkflowContext, (): ()) -> Result<u32, WorkflowError> {
     panic!("out of order")
@@ -83,6 +86,35 @@ async fn should_say_again_that_it_is_blocked_after_it_was_paused_and_resumed() {
     run.resume().await.unwrap();
     blocked(&run).await;
     assert_eq!(reason(&run).await, "WORKFLOW_PANICKED");
+}
+
+/// A request to resume does not change the status of a blocked run. The journal must say that the run
+/// continues, or its callers would be told that it is blocked for as long as it waits.
+#[tokio::test(flavor = "multi_thread")]
+async fn should_show_a_blocked_run_as_running_once_it_was_resumed() {
+    async fn steps(context: WorkflowContext, (): ()) -> Result<u32, WorkflowError> {
+        let one: u32 = context.step("one", || async { Ok::<_, TaskError>(1) }).await?;
+        Ok(one + context.signal::<u32>("go").await?)
+    }
+    for pauses in [false, true] {
+        let faulty = FaultyStore::new(store());
+        faulty.on_append(|append| {
+            holds(append, "step_completed").then(|| Fault::Refuse(store_refuses()))
+        });
+        let store: Arc<dyn Store> = Arc::clone(&faulty) as _;
+        let runtime = runtime(&store).workflow("steps", steps).start().await.unwrap();
+        let run = runtime.start("steps", &()).await.unwrap();
+        blocked(&run).await;
+        faulty.heal();
+        if pauses {
+            run.pause().await.unwrap();
+        }
+        run.resume().await.unwrap();
+        let is_running = || async { run.status().await.unwrap().status.as_str() == "running" };
+        eventually("the run waits for its signal", is_running).await;
+        run.signal("go", &2).await.unwrap();
+        assert_eq!(result::<u32>(&run).await.unwrap(), 3);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -171,7 +171,7 @@ impl Driver {
             reread_pending: false,
             reread_timer: None,
             blocked: blocked(entries.clone()),
-            unblock_pending: false,
+            unblock_pending: is_shown_as_blocked(entries.clone()),
             write_failure: None,
             cancel_requested: entries.clone().find_map(cancel_request),
             assigned: BTreeMap::new(),
@@ -255,8 +255,6 @@ impl Driver {
         if let Err(failure) = self.execution.go_live() {
             return Err(self.block(failure).await);
         }
-        // It was blocked and fits now; the journal says so with the next append.
-        self.unblock_pending = self.blocked.is_some();
         self.engine.hosting.unhosted.remove(&self.run_id);
         Ok(())
     }
@@ -371,12 +369,21 @@ fn blocked_here(engine: &Engine, journal: &Journal) -> Option<Failure> {
     failure.filter(|failure| engine.is_own_failure(failure))
 }
 
-/// Why a run is blocked, if it is, so that the same block is not recorded again. Later requests
-/// hide the block from readers, so it is recorded again after them.
+/// Why a run is blocked, if it is, so that the same block is not recorded again. A later request asks
+/// to try again, so the block is recorded again after it.
 fn blocked<'a>(journal: impl Iterator<Item = &'a Entry>) -> Option<Failure> {
     journal.fold(None, |blocked, entry| match entry {
         Entry::Blocked(block) => Some(block.failure.clone()),
         Entry::Unblocked | Entry::Paused | Entry::Resumed | Entry::CancelRequested(_) => None,
+        _ => blocked,
+    })
+}
+
+/// Whether readers see a run as blocked. A request to pause or resume it does not change what they see.
+fn is_shown_as_blocked<'a>(journal: impl Iterator<Item = &'a Entry>) -> bool {
+    journal.fold(false, |blocked, entry| match entry {
+        Entry::Blocked(_) => true,
+        Entry::Unblocked | Entry::CancelRequested(_) => false,
         _ => blocked,
     })
 }
