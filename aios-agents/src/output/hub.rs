@@ -12,8 +12,7 @@
 //! ```
 //!
 //! Writing never waits for the store; it fails when the backlog is full. Flushing waits, and
-//! shortens the window. If the store fails, the same events are appended again: their ids are fixed
-//! when they are taken, so the store keeps each once. If the process dies, what is in a backlog is
+//! shortens the window. If the store fails, the same events are appended again (`batch`). If the process dies, what is in a backlog is
 //! lost, and the attempt that wrote it is repeated.
 //!
 //! Locks: the one of the queue and the ones of the writers are never held together.
@@ -25,19 +24,20 @@ use aios_core::{
     clock::Clock,
     event::{EventId, Payload},
     output::{OutputError, OutputSink, OutputStream, Outputs, stream_of},
-    store::{Append, Store, StoreError},
+    store::Store,
 };
 use parking_lot::Mutex;
 use tokio::{runtime::Handle, sync::Notify};
-use tracing::{info, warn};
+use tracing::warn;
 
-use super::writer::{Identity, Part, Pending, Writer, check_size};
+use super::{
+    batch::store_batch,
+    writer::{Identity, Pending, Writer, check_size},
+};
 use crate::task;
 
 /// How long the first item of a batch waits for others.
 const WINDOW: Duration = Duration::from_millis(20);
-/// Initial and maximum delay after a failure of the store.
-const BACK_OFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
 /// How long the end of a task, step or run waits for the store to take its output.
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -330,50 +330,7 @@ async fn store_all(hub: Arc<Shared>) {
         if writers.is_empty() {
             return;
         }
-        store_batch(&hub, writers).await;
-    }
-}
-
-/// Stores what the writers have written, and repeats it while the store fails.
-async fn store_batch(hub: &Shared, writers: Vec<Arc<Writer>>) {
-    let mut backoff = BACK_OFF.0;
-    let mut is_down = false;
-    // Taken once: retries append exactly the same events.
-    let mut rest: Vec<_> = writers
-        .into_iter()
-        .flat_map(|writer| writer.take().into_iter().map(move |part| (Arc::clone(&writer), part)))
-        .collect();
-    while !rest.is_empty() {
-        let append = |(writer, part): &(Arc<Writer>, Part)| {
-            Append::new(writer.stream().clone(), part.events.clone())
-        };
-        let results = hub.store.append(rest.iter().map(append).collect()).await;
-        let mut failed = Vec::new();
-        for ((writer, part), result) in rest.into_iter().zip(results) {
-            match result {
-                Ok(_) => writer.stored(part.count),
-                Err(error) if error.is_retryable() => {
-                    report_once(&mut is_down, &error);
-                    failed.push((writer, part));
-                }
-                Err(error) => writer.fail(error),
-            }
-        }
-        rest = failed;
-        if !rest.is_empty() {
-            hub.clock.sleep(backoff).await;
-            backoff = (backoff * 2).min(BACK_OFF.1);
-        }
-    }
-    if is_down {
-        info!("the store takes output again");
-    }
-}
-
-/// Logs the first failure of an outage.
-fn report_once(is_down: &mut bool, error: &StoreError) {
-    if !std::mem::replace(is_down, true) {
-        warn!(error = %Chain(error), code = error.code(), "failed to store output; trying again");
+        store_batch(&*hub.store, &*hub.clock, writers).await;
     }
 }
 

@@ -67,6 +67,7 @@
 //! process are stored together in short intervals. Nothing about output is part of a replay, except
 //! that the code of a workflow writes the same items again.
 
+mod batch;
 mod hub;
 mod reader;
 mod writer;

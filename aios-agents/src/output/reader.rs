@@ -11,6 +11,9 @@
 //!  └──not full──► wait for the log to grow, or for the end of the run ──► page
 //! ```
 //!
+//! A reader from a later offset has not read the events before it. It does so only when an event of a
+//! writer follows that it does not know: the event may belong to an attempt that was replaced.
+//!
 //! After it has learnt that the run has ended, it reads until a page is not full, because
 //! everything that a run writes is stored before its end.
 
@@ -177,10 +180,13 @@ struct Following {
     version: u64,
     /// Items that were read and not returned yet.
     page: VecDeque<OutputItem>,
+    /// Where the run begins in the log. What is before that was written by an earlier run with this id,
+    /// which was removed. `None` until it is known.
+    begins_at: Option<u64>,
     /// The latest attempt of each writer.
     attempts: HashMap<Arc<str>, Arc<str>>,
-    /// Whether every event of the stream is read.
-    is_from_start: bool,
+    /// Whether `attempts` has every writer of the events that were read, and of those before them.
+    knows_attempts: bool,
     /// The log was read up to this position.
     seen: Option<u64>,
     /// Whether the last page had everything that was stored, so that nothing is read before the log
@@ -209,8 +215,9 @@ impl Following {
             after,
             version,
             page: VecDeque::new(),
+            begins_at: None,
             attempts: HashMap::new(),
-            is_from_start: version == 0,
+            knows_attempts: version == 0,
             seen: None,
             is_current: false,
             pause: PAUSE.0,
@@ -243,6 +250,10 @@ impl Following {
         if std::mem::take(&mut self.is_current) {
             return self.wait().await;
         }
+        if self.begins_at.is_none() {
+            let first = self.journals.first(&self.run_id).await?;
+            self.begins_at = Some(first.map_or(0, |first| first.position));
+        }
         // Everything that a run writes is stored before its end.
         let is_last = self.run_has_ended;
         let page = self.journals.store.read_stream(&self.stream, self.version, PAGE).await?;
@@ -253,44 +264,68 @@ impl Following {
         // A page may be ahead of the head that was known.
         self.seen = self.seen.map(|seen| seen.max(last.position));
         self.pause = (self.pause / 2).max(PAUSE.0);
-        self.is_current = page.len() < PAGE;
         for recorded in &page {
+            self.expand(recorded).await?;
             self.version = recorded.version;
-            self.expand(recorded)?;
         }
+        self.is_current = page.len() < PAGE;
         self.has_ended |= is_last && self.is_current;
         Ok(())
     }
 
     /// Adds the items of an event to the page. Items of an attempt that was replaced are dropped; a
     /// new attempt of a writer begins with a reset.
-    fn expand(&mut self, recorded: &RecordedEvent) -> Result<(), RuntimeError> {
-        if recorded.event.event_type.action() == system::OUTPUT_ENDED {
-            self.has_ended = true;
-        }
-        if self.has_ended {
+    async fn expand(&mut self, recorded: &RecordedEvent) -> Result<(), RuntimeError> {
+        if self.has_ended || Some(recorded.position) < self.begins_at {
             return Ok(());
         }
-        let OutputAppended { writer, attempt, first, items, .. } = recorded.event.data()?;
+        if recorded.event.event_type.action() == system::OUTPUT_ENDED {
+            self.has_ended = true;
+            return Ok(());
+        }
+        let OutputAppended { writer, attempt, items, .. } = recorded.event.data()?;
         let base = recorded.version << SHIFT;
-        let is_new = match self.attempts.get(&writer) {
-            // An attempt that has been replaced, in a process that does not know it yet.
-            Some(latest) if *latest > attempt => return Ok(()),
-            Some(latest) => *latest != attempt,
-            None => {
-                self.attempts.insert(Arc::clone(&writer), Arc::clone(&attempt));
-                // Whether an earlier attempt has written is unknown here, so a reset is sent to be
-                // safe.
-                !self.is_from_start && first == 0
-            }
-        };
-        if is_new {
+        // The caller has read the first event before, up to an item of it.
+        let is_first = recorded.version == self.after >> SHIFT;
+        if !self.knows_attempts && !is_first && !self.attempts.contains_key(&writer) {
+            self.look_back().await?;
+        }
+        let latest = self.attempts.get(&writer);
+        // An attempt that has been replaced, in a process that does not know it yet.
+        if latest.is_some_and(|latest| *latest > attempt) {
+            return Ok(());
+        }
+        if latest != Some(&attempt) {
+            let is_replaced = latest.is_some();
             self.attempts.insert(Arc::clone(&writer), attempt);
-            self.push(base, &writer, OutputContent::Reset);
+            if is_replaced {
+                self.push(base, &writer, OutputContent::Reset);
+            }
         }
         for (index, item) in (1..).zip(items) {
             self.push(base + index, &writer, OutputContent::Item(item));
         }
+        Ok(())
+    }
+
+    /// Learns the attempts of the events that a reader from a later offset has not read.
+    async fn look_back(&mut self) -> Result<(), RuntimeError> {
+        let (mut attempts, mut after) = (HashMap::new(), 0);
+        while after < self.version {
+            let page = self.journals.store.read_stream(&self.stream, after, PAGE).await?;
+            let Some(last) = page.last() else { break };
+            after = last.version;
+            for recorded in page.iter().filter(|recorded| recorded.version <= self.version) {
+                // The end of a stream has no writer.
+                let Ok(OutputAppended { writer, attempt, .. }) = recorded.event.data() else {
+                    continue;
+                };
+                let latest = attempts.entry(writer).or_insert_with(|| Arc::clone(&attempt));
+                *latest = attempt.max(Arc::clone(latest));
+            }
+        }
+        self.attempts.extend(attempts);
+        self.knows_attempts = true;
         Ok(())
     }
 

@@ -33,6 +33,9 @@ pub(super) const MAX_ITEMS: usize = 1000;
 /// An event takes no more items once it has this many bytes.
 const EVENT_BYTES: usize = 64 * 1024;
 
+/// Most bytes of the items of a part that the code of a workflow has written, unless it is one item.
+const PART_BYTES: usize = 1024 * 1024;
+
 /// The kind of a writer.
 pub(super) enum Identity {
     /// One attempt of a task or step.
@@ -109,6 +112,30 @@ pub(super) fn check_size(pending: &Pending) -> Result<(), OutputError> {
     }
 }
 
+/// Divides events that have one item or end each.
+fn divide(events: Vec<Event>) -> Vec<Part> {
+    let mut parts: Vec<Part> = Vec::new();
+    let mut bytes = 0;
+    for event in events {
+        let size = event.payload.as_str().len();
+        match parts
+            .last_mut()
+            .filter(|it| it.events.len() < MAX_ITEMS && bytes + size <= PART_BYTES)
+        {
+            Some(part) => {
+                part.events.push(event);
+                part.count += 1;
+                bytes += size;
+            }
+            None => {
+                parts.push(Part { events: vec![event], count: 1 });
+                bytes = size;
+            }
+        }
+    }
+    parts
+}
+
 /// Events to append, and how many items and ends they have.
 pub(super) struct Part {
     /// Appended together: all or none.
@@ -179,8 +206,8 @@ impl Writer {
         Ok(!std::mem::replace(&mut backlog.is_queued, true))
     }
 
-    /// Takes what was written, as events to append. The items of an attempt are appended at once.
-    /// Those of the code of a workflow are appended one by one, because some may be stored already.
+    /// Takes what was written, as events to append in this order. The items of an attempt are one part.
+    /// Those of the code of a workflow may be any number, so they are divided.
     pub(super) fn take(&self) -> Vec<Part> {
         let mut backlog = self.backlog.lock();
         // From here on, a write queues the writer again, for the next batch.
@@ -200,10 +227,13 @@ impl Writer {
         };
         match self.identity {
             Identity::Attempt(_) => vec![Part { events, count }],
-            Identity::Code { .. } => {
-                events.into_iter().map(|event| Part { events: vec![event], count: 1 }).collect()
-            }
+            Identity::Code { .. } => divide(events),
         }
+    }
+
+    /// Whether it writes again what is stored, when the code of its run is replayed.
+    pub(super) fn repeats(&self) -> bool {
+        matches!(self.identity, Identity::Code { .. })
     }
 
     /// Divides what was written into events. `first` is the number of the first item.

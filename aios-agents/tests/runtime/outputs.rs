@@ -1,8 +1,11 @@
 //! Output streams of runs.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicU32, Ordering},
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::Duration,
 };
 
 use aios_agents::{
@@ -10,12 +13,17 @@ use aios_agents::{
     prelude::*,
 };
 use aios_broker::memory::MemoryBroker;
-use aios_core::store::{Append, StreamId};
+use aios_core::{
+    event::Event,
+    store::{Append, StreamId},
+};
+use aios_store::{Retention, memory::MemoryStore};
 use futures_util::StreamExt;
 use tokio::sync::Notify;
 
-use crate::support::workflows::{
-    PATIENCE, actions, eventually, quick, result, runtime, sqlite, store,
+use crate::support::{
+    faulty::{Fault, FaultyStore, store_refuses, store_unavailable},
+    workflows::{PATIENCE, actions, eventually, quick, result, runtime, sqlite, store},
 };
 
 /// Everything that a reader gets: offsets, and items as text; a reset is `reset`.
@@ -175,6 +183,44 @@ async fn should_continue_a_stream_after_a_restart() {
     assert_eq!(read(run.stream("log").read_from(items[5].0)).await, []);
 }
 
+/// Writes five items and ends.
+async fn five(context: WorkflowContext, (): ()) -> Result<(), WorkflowError> {
+    let stream = context.stream("numbers")?;
+    (1..=5).try_for_each(|number| stream.write(&number)).unwrap();
+    Ok(())
+}
+
+/// A store may refuse a part of what is appended in one call, and take the rest.
+#[tokio::test(flavor = "multi_thread")]
+async fn should_keep_the_order_of_output_that_the_store_takes_later() {
+    let faulty = FaultyStore::new(store());
+    let is_output = |append: &Append| append.stream.as_str().starts_with("outputs/");
+    let refused = AtomicU32::new(0);
+    faulty.on_append(move |append| {
+        let refuses = is_output(append) && refused.fetch_add(1, Ordering::SeqCst) == 0;
+        refuses.then(|| Fault::Refuse(store_unavailable()))
+    });
+    let store: Arc<dyn Store> = faulty;
+    let runtime = runtime(&store).workflow("five", five).start().await.unwrap();
+    let run = runtime.start("five", &()).await.unwrap();
+    result::<()>(&run).await.unwrap();
+    assert_eq!(texts(&run, "numbers").await, ["1", "2", "3", "4", "5"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn should_leave_no_gap_where_the_store_refuses_output() {
+    let faulty = FaultyStore::new(store());
+    faulty.on_append(|append| {
+        let third = |event: &Event| event.payload.as_str().contains("\"items\":[3]");
+        append.events.iter().any(third).then(|| Fault::Refuse(store_refuses()))
+    });
+    let store: Arc<dyn Store> = faulty;
+    let runtime = runtime(&store).workflow("five", five).start().await.unwrap();
+    let run = runtime.start("five", &()).await.unwrap();
+    result::<()>(&run).await.unwrap();
+    assert_eq!(texts(&run, "numbers").await, ["1", "2"]);
+}
+
 /// Writes until it is stopped.
 struct Endless(Arc<Notify>);
 
@@ -314,15 +360,51 @@ async fn should_ignore_an_attempt_that_was_replaced() {
     let run = runtime.task("counter", &1_u64).id("r1").await.unwrap();
     result::<u64>(&run).await.unwrap();
     let stream = StreamId::new("outputs/r1/replaced").unwrap();
-    for (attempt, first, item) in
-        [("1", 0, "old"), ("2", 0, "new"), ("1", 1, "late"), ("2", 1, "more")]
-    {
+    for (writer, attempt, first, item) in [
+        ("w", "1", 0, "old"),
+        ("w", "2", 0, "new"),
+        ("x", "1", 0, "other"),
+        ("w", "1", 1, "late"),
+        ("w", "2", 1, "more"),
+    ] {
         let data = serde_json::json!({
-            "writer": "w", "attempt": attempt, "first": first, "items": [item],
+            "writer": writer, "attempt": attempt, "first": first, "items": [item],
         });
         let event_type = "system.run.output_appended".parse().unwrap();
         let event = Event::new(event_type, "test", &data).unwrap();
         store.append_one(Append::new(stream.clone(), vec![event])).await.unwrap();
     }
-    assert_eq!(texts(&run, "replaced").await, ["old", "reset", "new", "more"]);
+    let all = read(run.stream("replaced").read_from(0)).await;
+    let texts: Vec<_> = all.iter().map(|(_, text)| text.as_str()).collect();
+    assert_eq!(texts, ["old", "reset", "new", "other", "more"]);
+    for (index, (offset, _)) in all.iter().enumerate() {
+        let rest = read(run.stream("replaced").read_from(*offset)).await;
+        assert_eq!(rest, all[index + 1..], "after {offset}");
+    }
+}
+
+/// The output of the first run remains in the log, because it has a retention of its own.
+#[tokio::test(flavor = "multi_thread")]
+async fn should_not_read_what_an_earlier_run_with_the_same_id_wrote() {
+    async fn counts(context: WorkflowContext, number: u64) -> Result<u64, WorkflowError> {
+        let stream = context.stream("numbers")?;
+        stream.write(&number).and_then(|()| stream.end()).unwrap();
+        Ok(number)
+    }
+    let memory = Arc::new(MemoryStore::new());
+    let store: Arc<dyn Store> = memory.clone();
+    let runtime = runtime(&store).workflow("counts", counts).start().await.unwrap();
+    for number in [1_u64, 2] {
+        let run = runtime.start("counts", &number).id("r").await.unwrap();
+        assert_eq!(result::<u64>(&run).await.unwrap(), number);
+        assert_eq!(texts(&run, "numbers").await, [number.to_string()]);
+        // The end of the run must not be the last event of the log.
+        let other = runtime.start("counts", &0_u64).await.unwrap();
+        result::<u64>(&other).await.unwrap();
+        eventually("the run is removed", || async {
+            memory.expire_runs(&Retention::new(Duration::ZERO)).await.unwrap();
+            runtime.handle("r").await.is_err()
+        })
+        .await;
+    }
 }
