@@ -1,7 +1,7 @@
 //! Copies of a run that continue from one of its operations.
 //!
-//! A copy has the start and all entries before the cut, rewritten to the id of the new run.
-//! Everything is appended at once, so a copy exists completely or not at all. The new run then
+//! A copy has the start and all entries before the cut, rewritten to the id of the new run; what a
+//! client has asked of the run, such as a pause, is left out. Everything is appended at once, so a copy exists completely or not at all. The new run then
 //! replays the copied entries as its own, and continues with the operation at the cut.
 //!
 //! A request with an id makes the id of the first event, so a repeated request finds the run that
@@ -17,7 +17,7 @@ use aios_core::{
 
 use super::{RunHandle, RuntimeError};
 use crate::workflow::{
-    journal::{Entry, Fork, decode, mark_copy, seed_of},
+    journal::{Entry, Fork, Selection, decode, mark_copy, seed_of},
     run_id,
 };
 
@@ -63,7 +63,8 @@ impl RunHandle {
     /// Starts a new run that does the failed operation of this run again: a [fork](Self::fork) from the
     /// operation with which the run failed, or from its last failed operation if the run failed for
     /// another reason. Results of earlier operations are kept, and so are all signals; the failed
-    /// operation and those with a higher number are done again, with the current code.
+    /// operation and those with a higher number are done again, with the current code. So is an earlier
+    /// operation that ended later than they began, if its journal shows only its end, as that of a step.
     ///
     /// Compensations that this run has made are not undone. If they took back what the kept results
     /// stand for, start the workflow again instead.
@@ -172,37 +173,23 @@ impl RunHandle {
         Ok(Self::new(self.client.clone(), new_id))
     }
 
-    /// The journal before an operation, rewritten for another run. A retry has the later signals too.
+    /// The part of the journal that the new run begins with, rewritten for it.
     async fn copies(&self, cut: Cut<'_>, new_id: &str) -> Result<Vec<Event>, RuntimeError> {
         let Cut { run_id, workflow, operation, is_retry } = cut;
         let codec = self.client.journals.codec(workflow)?;
         let fork = Fork { run_id, new_id, operation, is_retry };
+        let mut selection = Selection::new(&fork);
         let mut events = Vec::new();
         let mut after = 0;
         let mut origin = None;
-        let mut is_cut = false;
-        loop {
+        while !selection.is_complete() {
             let page = self.journal_of(run_id, after, PAGE).await?;
-            let Some(last) = page.last() else {
-                let run_id = run_id.to_owned();
-                return match is_cut {
-                    true => Ok(events),
-                    false => Err(RuntimeError::UnknownOperation { run_id, operation }),
-                };
-            };
+            let Some(last) = page.last() else { break };
             after = last.version;
             for recorded in page {
                 let entry = decode(&recorded.event)?;
-                // Operations are numbered in the order of their requests, so everything from here
-                // on may depend on the operation at the cut.
-                is_cut |= entry.operation().is_some_and(|found| found >= operation);
-                match &entry {
-                    Entry::Signaled(_) if is_cut && is_retry => {}
-                    _ if is_cut && !is_retry => return Ok(events),
-                    // The shard of a fork follows from its own id.
-                    Entry::Moved(_) => continue,
-                    _ if is_cut => continue,
-                    _ => {}
+                if !selection.takes(&entry) {
+                    continue;
                 }
                 let source = &recorded.event;
                 // Random values and UUIDs are those of the first run, however often it was forked.
@@ -220,6 +207,14 @@ impl RunHandle {
                 events.push(Event { id: EventId::generate(), metadata, ..copy });
             }
         }
+        if !selection.is_cut() {
+            let run_id = run_id.to_owned();
+            return Err(RuntimeError::UnknownOperation { run_id, operation });
+        }
+        let withdrawn = selection.withdrawn();
+        let selected = events.into_iter().enumerate();
+        let selected = selected.filter(|(index, _)| !withdrawn.contains(index));
+        Ok(selected.map(|(_, event)| event).collect())
     }
 }
 

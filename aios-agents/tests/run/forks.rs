@@ -8,12 +8,15 @@ use std::{
     time::Duration,
 };
 
-use aios_agents::prelude::*;
+use aios_agents::{prelude::*, workflow::StepContext};
 use aios_core::BoxFuture;
 use serde_json::{Value, json};
+use tokio::sync::Semaphore;
 use uuid::Uuid;
 
-use crate::support::workflows::{Doubler, eventually, result, runtime, sqlite, store};
+use crate::support::workflows::{
+    Doubler, actions, eventually, quick, result, runtime, sqlite, store,
+};
 
 /// Draws before each of its four steps, and twice before the last.
 async fn drawer(context: WorkflowContext, (): ()) -> Result<Vec<(Uuid, Uuid)>, WorkflowError> {
@@ -99,6 +102,151 @@ async fn should_retry_a_run_from_its_failed_operation() {
 
 async fn broken(_: WorkflowContext, (): ()) -> Result<(), WorkflowError> {
     Err(WorkflowError::failed(Failure::new("BROKEN", "by its own code")))
+}
+
+/// Waits for a permit and fails, unless the run is a copy.
+fn gated(
+    gate: &Arc<Semaphore>,
+) -> impl Fn(WorkflowContext, ()) -> BoxFuture<'static, Result<u32, WorkflowError>> + use<> {
+    let gate = Arc::clone(gate);
+    move |context, ()| {
+        let gate = Arc::clone(&gate);
+        Box::pin(async move {
+            let is_copy = context.run_id() != "r";
+            let step = || async {
+                if is_copy {
+                    return Ok(1);
+                }
+                gate.acquire().await.unwrap().forget();
+                Err(TaskError::terminal(Failure::new("BROKEN", "the original fails")))
+            };
+            context.step("gate", step).await
+        })
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn should_not_pause_the_copy_of_a_run_that_was_paused() {
+    let gate = Arc::new(Semaphore::new(0));
+    let runtime = runtime(&store()).workflow("gated", gated(&gate)).start().await.unwrap();
+    let run = runtime.start("gated", &()).id("r").await.unwrap();
+    run.pause().await.unwrap();
+    run.resume().await.unwrap();
+    gate.add_permits(1);
+    run.pause().await.unwrap();
+    // What has begun ends during the pause.
+    eventually("the step has failed", || async {
+        actions(&run).await.iter().any(|action| action == "operation_failed")
+    })
+    .await;
+    run.resume().await.unwrap();
+    assert_eq!(result::<u32>(&run).await.unwrap_err().code(), "BROKEN");
+    assert_eq!(result::<u32>(&run.retry("retry").await.unwrap()).await.unwrap(), 1);
+    assert_eq!(result::<u32>(&run.fork(1, "fork").await.unwrap()).await.unwrap(), 1);
+}
+
+/// An operation that was open when the run was cancelled is done again; a compensation is, too.
+#[tokio::test(flavor = "multi_thread")]
+async fn should_cancel_a_copy_only_if_it_begins_with_a_compensation() {
+    async fn waits(context: WorkflowContext, (): ()) -> Result<u32, WorkflowError> {
+        let one: u32 = context.step("one", || async { Ok::<_, TaskError>(1) }).await?;
+        context.compensate("undo", |context| async move {
+            context.step("undo", || async { Ok::<_, TaskError>(()) }).await
+        });
+        Ok(one + context.signal::<u32>("go").await?)
+    }
+    let runtime = runtime(&store()).workflow("waits", waits).start().await.unwrap();
+    let run = runtime.start("waits", &()).await.unwrap();
+    eventually("it waits", || async { actions(&run).await.len() == 2 }).await;
+    run.cancel("not needed").await.unwrap();
+    assert_eq!(result::<u32>(&run).await.unwrap_err().code(), "RUN_CANCELLED");
+    let waiting = run.fork(2, "waiting").await.unwrap();
+    waiting.signal("go", &2).await.unwrap();
+    assert_eq!(result::<u32>(&waiting).await.unwrap(), 3);
+    let undoing = run.fork(3, "undoing").await.unwrap();
+    assert_eq!(result::<u32>(&undoing).await.unwrap_err().code(), "RUN_CANCELLED");
+}
+
+/// Doubles once it may.
+struct Late(Doubler, Arc<Semaphore>);
+
+impl Agent for Late {
+    type Parameters = u64;
+    type Output = u64;
+
+    async fn process_task(&self, context: &TaskContext, number: u64) -> Result<u64, TaskError> {
+        self.1.acquire().await.unwrap().forget();
+        self.0.process_task(context, number).await
+    }
+}
+
+/// The task ends when the step beside it has failed once. Its result is an earlier one all the same.
+#[tokio::test(flavor = "multi_thread")]
+async fn should_keep_in_a_retry_what_a_task_before_the_failed_operation_returned() {
+    let [may_answer, may_fail] = [(); 2].map(|()| Arc::new(Semaphore::new(0)));
+    let (answer, fail) = (Arc::clone(&may_answer), Arc::clone(&may_fail));
+    let both = move |context: WorkflowContext, (): ()| {
+        let (answer, fail) = (Arc::clone(&answer), Arc::clone(&fail));
+        async move {
+            let is_copy = context.run_id() != "r";
+            let step = |step: StepContext| {
+                let (answer, fail) = (&answer, &fail);
+                async move {
+                    let failure = Failure::new("BROKEN", "the original fails");
+                    match step.attempt() {
+                        _ if is_copy => return Ok(1),
+                        1 => return Err(TaskError::retryable(failure)),
+                        _ => answer.add_permits(2),
+                    }
+                    fail.acquire().await.unwrap().forget();
+                    Err(TaskError::terminal(failure))
+                }
+            };
+            let task = context.task::<u64>("late", &2);
+            let step = context.step_with("flaky", step).retry(quick(2));
+            let (task, step) = aios_agents::join!(task, step);
+            Ok::<u64, WorkflowError>(task? + step?)
+        }
+    };
+    let asked = Arc::new(AtomicU32::new(0));
+    let late = Late(Doubler(Arc::clone(&asked)), may_answer);
+    let builder = runtime(&store()).agent("late", late).workflow("both", both);
+    let runtime = builder.start().await.unwrap();
+    let run = runtime.start("both", &()).id("r").await.unwrap();
+    eventually("the task has ended", || async {
+        actions(&run).await.iter().any(|action| action == "task_completed")
+    })
+    .await;
+    may_fail.add_permits(1);
+    assert_eq!(result::<u64>(&run).await.unwrap_err().code(), "BROKEN");
+    let retry = run.retry("retry").await.unwrap();
+    assert_eq!(result::<u64>(&retry).await.unwrap(), 5);
+    assert_eq!(asked.load(Ordering::SeqCst), 1, "the task is not done again");
+}
+
+/// The code names its child after its run.
+#[tokio::test(flavor = "multi_thread")]
+async fn should_start_a_child_with_an_id_of_its_own_again_in_a_fork() {
+    async fn parent(context: WorkflowContext, (): ()) -> Result<u64, WorkflowError> {
+        let child = context.child::<u64>("kid", &1).id(format!("kid-of-{}", context.run_id()));
+        let step = context.step("one", || async { Ok::<_, TaskError>(1) });
+        let (child, step) = aios_agents::join!(child, step);
+        Ok(child? + step?)
+    }
+    let builder = runtime(&store()).workflow("parent", parent).workflow("kid", kid);
+    let runtime = builder.start().await.unwrap();
+    let run = runtime.start("parent", &()).id("r").await.unwrap();
+    eventually("the step has ended", || async {
+        actions(&run).await.iter().any(|action| action == "step_completed")
+    })
+    .await;
+    let fork = run.fork(2, "f").await.unwrap();
+    for run in [run, fork] {
+        let child = format!("kid-of-{}", run.id());
+        eventually("the child starts", || async { runtime.handle(&child).await.is_ok() }).await;
+        runtime.handle(&child).await.unwrap().signal("grow", &()).await.unwrap();
+        assert_eq!(result::<u64>(&run).await.unwrap(), 2);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -66,12 +66,16 @@ impl Fork<'_> {
 
     /// Derives the id of a child again for the new run, if it was derived in the forked run.
     fn rename(&self, child: &mut ChildStarted) {
-        let of = |run_id| run_id::of_child(run_id, child.operation);
+        if self.derives(child) {
+            child.run_id = run_id::of_child(self.new_id, child.operation).into();
+        }
+    }
+
+    /// Whether the id of a child was derived in the forked run, and not chosen by its code.
+    pub(super) fn derives(&self, child: &ChildStarted) -> bool {
         // The form of derived ids in earlier versions.
         let legacy = format!("{}.{}", self.run_id, child.operation);
-        if *child.run_id == *of(self.run_id) || *child.run_id == *legacy {
-            child.run_id = of(self.new_id).into();
-        }
+        *child.run_id == *run_id::of_child(self.run_id, child.operation) || *child.run_id == *legacy
     }
 
     /// Makes the new run draw from the seed of the forked run, which may be a fork itself, before the

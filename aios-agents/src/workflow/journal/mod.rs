@@ -18,6 +18,7 @@ mod journals;
 mod parentage;
 mod same;
 mod seed;
+mod selection;
 mod waits;
 
 pub use aios_core::{
@@ -38,4 +39,5 @@ pub(crate) use self::{
     journals::{Journals, NOT_CONTINUED},
     same::is_same,
     seed::{seed_of, uuid_at},
+    selection::Selection,
 };

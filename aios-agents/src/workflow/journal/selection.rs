@@ -1,0 +1,129 @@
+//! The entries of a journal that a copy of its run begins with.
+//!
+//! | entries | a fork | a retry |
+//! |---|---|---|
+//! | before the cut | copied | copied |
+//! | from the cut on, signals | left out | copied |
+//! | from the cut on, results of operations that had begun before it | left out | copied |
+//! | what a client or an engine asked of the run: to pause, to block, to move | left out | left out |
+//!
+//! The cut is the first entry of the operation or of a later one. Operations are numbered in the order
+//! of their requests, so everything from there on may depend on it.
+//!
+//! A child with an id of its own that has not ended by the cut belongs to the copied run. The new run asks
+//! for another one, under the id that its code chooses.
+//!
+//! A request to cancel is copied if the new run begins with one of the compensations that followed. If
+//! the operation was open when the run was cancelled, the new run does it again, and is not cancelled.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::{Entry, Fork};
+
+/// Chooses the entries, which must be shown to it in their order.
+#[derive(Debug)]
+pub(crate) struct Selection<'f> {
+    /// Where the journal is cut.
+    fork: &'f Fork<'f>,
+    is_cut: bool,
+    /// The operations with an entry before the cut.
+    begun: BTreeSet<u64>,
+    /// Number of entries taken so far.
+    taken: usize,
+    /// Whether the cancellation was requested. Only the first request has an effect.
+    is_cancelled: bool,
+    /// Where that request stands among the taken entries, if no operation has an entry after it.
+    cancellation: Option<usize>,
+    /// Where the starts of children with an id of their own stand that have not ended, by operation.
+    children: BTreeMap<u64, usize>,
+    /// Whether the journal has an entry of the operation at the cut.
+    has_operation: bool,
+}
+
+impl<'f> Selection<'f> {
+    /// Selects what a fork begins with.
+    pub(crate) fn new(fork: &'f Fork<'f>) -> Self {
+        Self {
+            fork,
+            is_cut: false,
+            begun: BTreeSet::new(),
+            taken: 0,
+            is_cancelled: false,
+            cancellation: None,
+            children: BTreeMap::new(),
+            has_operation: false,
+        }
+    }
+
+    /// Whether the copy gets this entry.
+    pub(crate) fn takes(&mut self, entry: &Entry) -> bool {
+        let operation = entry.operation();
+        self.is_cut |= operation.is_some_and(|found| found >= self.fork.operation);
+        self.has_operation |= operation == Some(self.fork.operation);
+        let takes = match entry {
+            Entry::Paused
+            | Entry::Resumed
+            | Entry::Blocked(_)
+            | Entry::Unblocked
+            | Entry::Moved(_) => false,
+            entry if self.is_cut => self.fork.is_retry && self.is_kept(entry),
+            Entry::CancelRequested(_) => !self.is_cancelled,
+            _ => true,
+        };
+        if takes {
+            self.note(entry, operation);
+        }
+        takes
+    }
+
+    /// Notes an entry that was taken.
+    fn note(&mut self, entry: &Entry, operation: Option<u64>) {
+        match entry {
+            Entry::CancelRequested(_) => {
+                (self.is_cancelled, self.cancellation) = (true, Some(self.taken));
+            }
+            Entry::ChildStarted(child) if !self.fork.derives(child) => {
+                self.children.insert(child.operation, self.taken);
+            }
+            Entry::ChildEnded(child) => drop(self.children.remove(&child.operation)),
+            Entry::OperationFailed(failed) => drop(self.children.remove(&failed.operation)),
+            _ => {}
+        }
+        if let Some(operation) = operation.filter(|_| !self.is_cut) {
+            self.begun.insert(operation);
+            self.cancellation = None;
+        }
+        self.taken += 1;
+    }
+
+    /// Whether a retry gets an entry that stands after the cut: a signal, or the result of an operation
+    /// that had begun before. Such an operation was requested without knowing what came after the cut.
+    fn is_kept(&self, entry: &Entry) -> bool {
+        let is_result = match entry {
+            Entry::Signaled(_) => return true,
+            Entry::StepCompleted(_) | Entry::TaskCompleted(_) | Entry::TimerFired(_) => true,
+            Entry::ChildEnded(child) => child.failure.is_none(),
+            _ => false,
+        };
+        is_result && entry.operation().is_some_and(|operation| self.begun.contains(&operation))
+    }
+
+    /// Whether the journal has the operation or a later one.
+    pub(crate) fn is_cut(&self) -> bool {
+        self.is_cut
+    }
+
+    /// Whether the rest of the journal makes no difference.
+    pub(crate) fn is_complete(&self) -> bool {
+        self.is_cut && !self.fork.is_retry && (self.cancellation.is_none() || self.has_operation)
+    }
+
+    /// Which of the taken entries the copy does not get after all.
+    ///
+    /// An operation that was open when the run was cancelled has no entry: its end would stand after the
+    /// request, when nothing waited for it any more.
+    pub(crate) fn withdrawn(&self) -> BTreeSet<usize> {
+        let cancellation = self.cancellation.filter(|_| !self.has_operation);
+        self.children.values().copied().chain(cancellation).collect()
+    }
+}
