@@ -38,6 +38,7 @@ pub enum ExpiredEvents {
 ///
 /// - while its parent run has not ended,
 /// - while it is the first run of a continue-as-new chain whose last run exists,
+/// - while the run that it continued as has not ended,
 /// - while a checkpoint has not passed its last event,
 /// - while its last event is the last event of the log.
 ///

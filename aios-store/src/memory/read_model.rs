@@ -143,13 +143,21 @@ impl Tables {
         ended.into_iter().map(|row| row.id.clone()).collect()
     }
 
-    /// Whether a finished run may still be needed: by its parent, or by the last run of its chain.
+    /// Whether a finished run may still be needed: by its parent, by the last run of its chain, or by the
+    /// run that it continued as.
     pub(super) fn is_needed(&self, run_id: &str) -> bool {
         let Some(run) = self.run(run_id) else { return false };
         let parent = text(run, "parent_run_id").and_then(|parent| self.run(parent));
-        let mut chain = self.runs().filter(|row| text(row, "first_run_id") == Some(run_id));
-        parent.is_some_and(|parent| !has_ended(parent))
-            || (is_continued(run) && chain.any(|next| !is_continued(next)))
+        if parent.is_some_and(|parent| !has_ended(parent)) {
+            return true;
+        }
+        let first = text(run, "first_run_id").unwrap_or(run_id);
+        let chain = || self.runs().filter(|row| text(row, "first_run_id") == Some(first));
+        let is_first = first == run_id;
+        let is_later = |next: &Row| is_continued(next) && position(next) > position(run);
+        is_continued(run)
+            && (is_first && chain().any(|next| !is_continued(next))
+                || chain().any(|next| !has_ended(next)) && !chain().any(is_later))
     }
 
     /// Removes a run and its tasks.
@@ -273,6 +281,14 @@ fn text<'r>(run: &'r Row, name: &str) -> Option<&'r str> {
     match cell(run, Table::WorkflowRuns, name) {
         Some(Cell::Text(text)) => Some(text),
         _ => None,
+    }
+}
+
+/// Returns the position of the last event of a run.
+fn position(run: &Row) -> i64 {
+    match cell(run, Table::WorkflowRuns, "position") {
+        Some(Cell::Integer(position)) => *position,
+        _ => 0,
     }
 }
 

@@ -19,7 +19,7 @@ use super::{connection::Sql, error::is_undefined};
 use crate::schema_version::SchemaVersion;
 
 /// All migrations in order. The version of a migration is its number in this list, from 1.
-const MIGRATIONS: [(&str, &str); 16] = [
+const MIGRATIONS: [(&str, &str); 17] = [
     ("event_log", include_str!("../../migrations/postgres/0001_event_log.sql")),
     ("read_models", include_str!("../../migrations/postgres/0002_read_models.sql")),
     ("append", include_str!("../../migrations/postgres/0003_append.sql")),
@@ -36,6 +36,7 @@ const MIGRATIONS: [(&str, &str); 16] = [
     ("requests", include_str!("../../migrations/postgres/0014_requests.sql")),
     ("lists", include_str!("../../migrations/postgres/0015_lists.sql")),
     ("rare_statuses", include_str!("../../migrations/postgres/0016_rare_statuses.sql")),
+    ("predecessors", include_str!("../../migrations/postgres/0017_predecessors.sql")),
 ];
 
 /// How long the migrations may take, and how long other processes wait for them. Migrations of a large

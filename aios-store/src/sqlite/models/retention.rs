@@ -3,7 +3,7 @@
 //!
 //! Finding expired runs walks the runs that have ended, oldest first, through an index on
 //! `updated_at`, and checks each one: that every reader has passed its last event, that its parent
-//! has ended, and that its chain is over. It stops at the batch size, so a call does not read runs
+//! has ended, and that its chain does not need it. It stops at the batch size, so a call does not read runs
 //! that it will not remove.
 //!
 //! After a removal, the writer clears its caches: the number of a removed stream may be given to
@@ -25,7 +25,7 @@ use crate::{
 
 /// Finds the runs that ended before a time, oldest first.
 const ENDED: &str = "\
-    SELECT id, external_id, parent_run_id, status FROM workflow_runs
+    SELECT id, external_id, parent_run_id, status, first_run_id, position FROM workflow_runs
     WHERE (status = 'completed' OR status = 'failed' OR status = 'cancelled' OR status = 'continued')
         AND updated_at < ?1
     ORDER BY updated_at";
@@ -61,6 +61,16 @@ const IS_OPEN: &str = "\
 /// Whether the last run of a chain exists: the only one that did not end by continuing.
 const HAS_CHAIN: &str =
     "SELECT count(*) > 0 FROM workflow_runs WHERE first_run_id = ?1 AND status <> 'continued'";
+
+/// Whether a run of a chain is open that continues the run at a position, and no later one.
+const IS_FOLLOWED: &str = "\
+    SELECT count(*) > 0 FROM workflow_runs n
+    WHERE n.first_run_id = ?1
+        AND n.status NOT IN ('completed', 'failed', 'cancelled', 'continued')
+        AND NOT EXISTS (
+            SELECT 1 FROM workflow_runs l
+            WHERE l.first_run_id = ?1 AND l.status = 'continued' AND l.position > ?2
+        )";
 
 /// Removes the recorded wait of a run. Runs before the row of the run is deleted, which names the
 /// shard.
@@ -153,6 +163,10 @@ struct EndedRun {
     parent: Option<String>,
     /// Whether the run ended by continuing as another run.
     is_continued: bool,
+    /// The first run of its chain; `None` if that is the run itself.
+    first: Option<String>,
+    /// Position of its last event.
+    position: i64,
 }
 
 impl Writer<'_> {
@@ -242,16 +256,24 @@ fn ended_run(row: &Row<'_>) -> rusqlite::Result<EndedRun> {
         run_id: external_id.unwrap_or_else(|| EventId::from(key).to_string()),
         parent: row.get(2)?,
         is_continued: RunStatus::parse(&status) == Some(RunStatus::Continued),
+        first: row.get(4)?,
+        position: row.get(5)?,
     })
 }
 
-/// Whether the run may still be needed: by its parent, or by the last run of its chain.
+/// Whether the run may still be needed: by its parent, by the last run of its chain, or by the run that it
+/// continued as.
 fn is_needed(connection: &Connection, run: &EndedRun) -> rusqlite::Result<bool> {
     if is_open(connection, run.parent.as_deref())? {
         return Ok(true);
     }
     if !run.is_continued {
         return Ok(false);
+    }
+    let mut followed = connection.prepare_cached(IS_FOLLOWED)?;
+    let first = run.first.as_ref().unwrap_or(&run.run_id);
+    if followed.query_row((first, run.position), |row| row.get(0))? {
+        return Ok(true);
     }
     connection.prepare_cached(HAS_CHAIN)?.query_row([&run.run_id], |row| row.get(0))
 }
