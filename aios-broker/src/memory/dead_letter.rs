@@ -1,4 +1,9 @@
 //! The dead letters of a group or mailbox, which live in its queue.
+//!
+//! Each operation is one critical section of the queue, so a listing never shows a letter that a
+//! concurrent redrive has moved. A redriven event is appended with a fresh count of attempts and is
+//! marked as redelivered. A dead letter counts in the load of its queue: letters that are never purged
+//! fill it, and publishing is then refused.
 
 use std::sync::Arc;
 

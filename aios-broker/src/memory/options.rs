@@ -50,6 +50,40 @@ impl MemoryOptions {
     }
 
     /// Sets the clock of delays and deadlines.
+    ///
+    /// # Examples
+    ///
+    /// A test of a retry that does not wait. The delay ends when the test moves the clock:
+    ///
+    /// ```
+    /// use std::{sync::Arc, time::Duration};
+    ///
+    /// use aios_broker::memory::{MemoryBroker, MemoryOptions};
+    /// use aios_core::{
+    ///     broker::{Broker, BrokerExt, Group, Subscription},
+    ///     clock::VirtualClock,
+    ///     event::Event,
+    /// };
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let clock = VirtualClock::default();
+    /// let options = MemoryOptions::new().with_clock(Arc::new(clock.clone()));
+    /// let broker = MemoryBroker::connect_with(options)?;
+    /// let orders = Subscription::group(Group::new("billing")?, ["shop.order.*".parse()?]);
+    /// let mut deliveries = broker.subscribe(orders).await?;
+    /// broker.publish_event(Event::new("shop.order.placed".parse()?, "shop", &7)?).await?;
+    ///
+    /// let first = deliveries.next().await.ok_or("closed")??;
+    /// first.retry(Some(Duration::from_secs(3600)), "the bank is closed").await?;
+    /// clock.advance(Duration::from_secs(3600));
+    ///
+    /// let second = deliveries.next().await.ok_or("closed")??;
+    /// assert_eq!((second.attempt, second.redelivered), (2, true));
+    /// # second.ack().await?;
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use]
     pub fn with_clock(mut self, clock: Arc<dyn Clock>) -> Self {
         self.clock = clock;
@@ -59,6 +93,8 @@ impl MemoryOptions {
     /// Sets how many events a group or mailbox keeps at most, 1 to 1,000,000,000: those that wait,
     /// those that are delayed and the dead letters. When it is full, publishing is
     /// [`Rejected`](BrokerError::Rejected). An event takes about 300 bytes in addition to its data.
+    /// The default is 1,000,000. Events that a consumer has taken do not count; they may exceed the limit
+    /// when they are released, because an accepted event is never refused later.
     #[must_use]
     pub fn with_max_events(mut self, max_events: usize) -> Self {
         self.max_events = max_events;
@@ -67,6 +103,7 @@ impl MemoryOptions {
 
     /// Sets how many bytes the names, data and metadata of an event have at most, 1 to 1 GiB.
     /// Larger ones are [`TooLarge`](BrokerError::TooLarge).
+    /// The default is 16 MiB.
     #[must_use]
     pub fn with_max_event_bytes(mut self, max_event_bytes: usize) -> Self {
         self.max_event_bytes = max_event_bytes;
@@ -74,6 +111,7 @@ impl MemoryOptions {
     }
 
     /// Sets the seed of the jitter of delays. The same seed gives the same delays.
+    /// The default is 0, so two brokers with default options draw the same delays.
     #[must_use]
     pub fn with_seed(mut self, seed: u64) -> Self {
         self.seed = seed;

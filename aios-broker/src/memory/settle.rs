@@ -1,5 +1,8 @@
 //! The settlement of a delivery in memory: nothing is awaited, and it fails only after the
 //! connection was closed.
+//!
+//! The key identifies a delivery in the slab of its consumer. Closing empties the slab, so a settlement
+//! that comes later finds nothing and fails with `Closed`; the event has returned to its queue.
 
 use std::sync::Arc;
 

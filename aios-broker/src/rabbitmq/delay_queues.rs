@@ -108,6 +108,14 @@ fn arguments(class: u64, lifetime: Lifetime) -> FieldTable {
 }
 
 /// The class of a delay, in milliseconds: the delay itself, rounded up by at most an eighth.
+///
+/// The step is an eighth of the power of two below the delay, so the result has four significant bits:
+///
+/// | delay | step | class |
+/// |---|---|---|
+/// | 100 ms | 8 ms | 104 ms |
+/// | 1 s | 64 ms | 1,024 ms |
+/// | 5 s | 512 ms | 5,120 ms |
 fn class(delay: Duration) -> u64 {
     let millis = u64::try_from(delay.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX);
     let millis = millis.clamp(SHORTEST, LONGEST);

@@ -78,13 +78,37 @@ use crate::rng::SplitMix64;
 /// use aios_broker::rabbitmq::{RabbitMqBroker, RabbitMqOptions};
 /// use aios_core::broker::Broker;
 ///
-/// # async fn example() -> Result<(), aios_core::broker::BrokerError> {
+/// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
 /// let options = RabbitMqOptions::new("amqps://shop:password@rabbit.example.org/shop")
 ///     .with_connection_name("billing")
-///     .with_ca_certificates("/etc/tls/ca.pem");
+///     .with_ca_certificates(std::fs::read_to_string("/etc/tls/ca.pem")?);
 /// let broker = RabbitMqBroker::connect_with(options).await?;
 /// // … at the end of the program, so that no acknowledgement is lost:
 /// broker.close(Duration::from_secs(30)).await?;
+/// # Ok(())
+/// # }
+/// ```
+///
+/// A process that reports a broken connection to its operators watches the health of the broker. The
+/// watch also sees that the server blocks publishers although the connection works:
+///
+/// ```no_run
+/// use aios_broker::rabbitmq::RabbitMqBroker;
+/// use aios_core::broker::{Broker, Health};
+///
+/// # async fn example() -> Result<(), aios_core::broker::BrokerError> {
+/// let broker = RabbitMqBroker::connect("amqp://localhost").await?;
+/// let mut health = broker.health();
+/// tokio::spawn(async move {
+///     while let Some(health) = health.next().await {
+///         match health {
+///             Health::Connected => println!("connected"),
+///             Health::Reconnecting { since, cause } => println!("down since {since}: {cause}"),
+///             Health::Blocked { reason, .. } => println!("publishing is blocked: {reason}"),
+///             _ => return, // closed by this process
+///         }
+///     }
+/// });
 /// # Ok(())
 /// # }
 /// ```

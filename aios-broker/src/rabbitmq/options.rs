@@ -107,6 +107,19 @@ impl RabbitMqOptions {
     /// server, heartbeats every 4 s, 1,000 events on their way at once, 16 MiB an event (what
     /// RabbitMQ 4 takes by default), 100 deliveries without a settlement, 120 s until an unused
     /// temporary group expires.
+    ///
+    /// # Examples
+    ///
+    /// A program that takes only a URL, such as the CLI, sets all of these in one text. `%2F` is the virtual
+    /// host `/`:
+    ///
+    /// ```
+    /// use aios_broker::rabbitmq::RabbitMqOptions;
+    ///
+    /// let url = "amqps://shop:p%40ss@rabbit.example/%2F?cacertfile=/etc/tls/ca.pem&heartbeat=10";
+    /// let options = RabbitMqOptions::new(url);
+    /// assert!(!format!("{options:?}").contains("p%40ss"));
+    /// ```
     #[must_use]
     pub fn new(url: impl Into<String>) -> Self {
         Self {
@@ -130,6 +143,7 @@ impl RabbitMqOptions {
     }
 
     /// Trusts the certificates of this authority, in PEM, in addition to those of the system.
+    /// Takes the text of the file, not its path, and requires the scheme `amqps`.
     #[must_use]
     pub fn with_ca_certificates(mut self, pem: impl Into<String>) -> Self {
         self.tls.cert_chain = Some(pem.into());
@@ -137,6 +151,23 @@ impl RabbitMqOptions {
     }
 
     /// Presents this client certificate to the server; certificate and PKCS #8 key in PEM.
+    /// Requires the scheme `amqps`.
+    ///
+    /// # Examples
+    ///
+    /// A server that authenticates its clients by their certificates:
+    ///
+    /// ```
+    /// use aios_broker::rabbitmq::RabbitMqOptions;
+    ///
+    /// # fn example() -> std::io::Result<RabbitMqOptions> {
+    /// let url = "amqps://rabbit.example/shop?auth_mechanism=external";
+    /// let certificate = std::fs::read("/etc/tls/shop.pem")?;
+    /// let key = std::fs::read("/etc/tls/shop.key")?;
+    /// Ok(RabbitMqOptions::new(url).with_client_certificate(certificate, key))
+    /// # }
+    /// # let _ = example;
+    /// ```
     #[must_use]
     pub fn with_client_certificate(
         mut self,
@@ -150,6 +181,8 @@ impl RabbitMqOptions {
     }
 
     /// Sets the name under which the server lists the connections.
+    /// Each of the two connections appends its purpose, for example `shop-api (consuming)`. The default is
+    /// `aios`.
     #[must_use]
     pub fn with_connection_name(mut self, name: impl Into<String>) -> Self {
         self.name = name.into();
@@ -161,6 +194,7 @@ impl RabbitMqOptions {
     /// the connection of a process that is silent, for example because it was stopped, and gives
     /// what it delivered there to others. Keep three times the heartbeat near the lease time of the
     /// engines, so that answers move with the leases.
+    /// The default is 4 s. The parameter `heartbeat` of the URL takes precedence.
     #[must_use]
     pub fn with_heartbeat(mut self, heartbeat: Duration) -> Self {
         self.heartbeat = heartbeat;
@@ -176,6 +210,8 @@ impl RabbitMqOptions {
 
     /// Sets the prefix of the names of all queues and exchanges, 1 to 20 bytes. Brokers with
     /// different prefixes on one server do not see each other.
+    /// The default is `aios`. Two installations that share a virtual host need different prefixes, because
+    /// groups and mailboxes of the same name would otherwise be the same queue.
     #[must_use]
     pub fn with_prefix(mut self, prefix: impl Into<String>) -> Self {
         self.prefix = prefix.into();
@@ -216,6 +252,19 @@ impl RabbitMqOptions {
     /// Sets the pauses between attempts to reconnect, each from 1 ms: from 100 ms to 3 s by default.
     /// Up to half of each pause is left out at random. The attempts continue until the broker is
     /// closed.
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    ///
+    /// use aios_broker::rabbitmq::RabbitMqOptions;
+    /// use aios_core::retry::Backoff;
+    ///
+    /// // A server whose restarts take minutes: fewer attempts, each at most 30 s after the other.
+    /// let backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(30));
+    /// let options = RabbitMqOptions::new("amqp://localhost").with_reconnect(backoff);
+    /// # let _ = options;
+    /// ```
     #[must_use]
     pub fn with_reconnect(mut self, backoff: Backoff) -> Self {
         self.reconnect = backoff;
@@ -223,6 +272,8 @@ impl RabbitMqOptions {
     }
 
     /// Sets how many events may be unconfirmed at once, at least 1. The default is 1,000.
+    /// At most 1,000,000. A larger window raises the throughput of a process with many concurrent
+    /// publishers; all of its events are [`Uncertain`](BrokerError::Uncertain) if the connection is lost.
     #[must_use]
     pub fn with_confirm_window(mut self, events: usize) -> Self {
         self.confirm_window = events;
@@ -231,6 +282,7 @@ impl RabbitMqOptions {
 
     /// Sets how large an event may be, in bytes of its envelope. It must not exceed the server's
     /// own limit, which would close the channel.
+    /// The default is 16 MiB, and the most is 512 MiB.
     #[must_use]
     pub fn with_max_event_bytes(mut self, bytes: usize) -> Self {
         self.max_event_bytes = bytes;
@@ -240,6 +292,8 @@ impl RabbitMqOptions {
     /// Sets how often the server delivers an event whose consumer dies with it before it becomes a
     /// dead letter. Must not be below the attempts of any subscription's retry policy, and cannot
     /// be changed for an existing group.
+    /// The default is 100. Subscribing with a policy of more attempts fails with
+    /// [`InvalidConfiguration`](BrokerError::InvalidConfiguration).
     #[must_use]
     pub fn with_delivery_limit(mut self, deliveries: u32) -> Self {
         self.delivery_limit = deliveries;
@@ -251,6 +305,7 @@ impl RabbitMqOptions {
     /// connection; this time matters only if the process ends while the server is down. Must be
     /// longer than reconnecting to a server that has started again takes, or the group loses events
     /// in the meantime. A group that exists keeps the time that it was declared with.
+    /// The default is 120 s.
     #[must_use]
     pub fn with_temporary_expiry(mut self, expiry: Duration) -> Self {
         self.temporary_expiry = expiry;
@@ -271,6 +326,7 @@ impl RabbitMqOptions {
     }
 
     /// Sets the maximum frame size in bytes. The server may require a smaller one.
+    /// By default, the server's limit applies.
     #[must_use]
     pub fn with_frame_max(mut self, bytes: u32) -> Self {
         self.frame_max = Some(bytes);
@@ -278,6 +334,7 @@ impl RabbitMqOptions {
     }
 
     /// Validates all options and parses the URL.
+    /// Nothing is sent yet, so a mistake in the configuration fails before the first connection.
     pub(super) fn resolve(&self) -> Result<Target, BrokerError> {
         let invalid =
             |reason: &str| BrokerError::InvalidConfiguration { reason: reason.to_owned() };
