@@ -50,6 +50,29 @@ pub struct Verification {
 }
 
 /// A fault of a store.
+///
+/// # Examples
+///
+/// The remedy depends on the fault. Read models are derived from the log, so they can be rebuilt. Events
+/// that are missing come from a backup only:
+///
+/// ```
+/// use aios_core::store::{Store, StoreError};
+/// use aios_store::{VerifyFault, verify};
+///
+/// async fn repair(store: &dyn Store) -> Result<(), StoreError> {
+///     let verification = verify(store, |_, _| ()).await?;
+///     for fault in &verification.faults {
+///         match fault {
+///             VerifyFault::ReadModel { .. } => store.rebuild().await?,
+///             VerifyFault::Gap { .. } => println!("{fault}; expected if runs have expired"),
+///             _ => println!("{fault}"),
+///         }
+///     }
+///     Ok(())
+/// }
+/// # let _ = repair;
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum VerifyFault {

@@ -119,6 +119,41 @@ impl MemoryStore {
     }
 
     /// Creates an empty store that uses this clock for the expiry of leases.
+    ///
+    /// # Examples
+    ///
+    /// A test of a takeover. An owner that was paused for longer than its lease cannot append any more, once
+    /// another owner has the shard:
+    ///
+    /// ```
+    /// use std::{sync::Arc, time::Duration};
+    ///
+    /// use aios_core::{
+    ///     clock::VirtualClock,
+    ///     event::Event,
+    ///     store::{Append, EventStoreExt, Leases, OwnerId, Shard, StoreError, StreamId},
+    /// };
+    /// use aios_store::memory::MemoryStore;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let clock = VirtualClock::default();
+    /// let store = MemoryStore::with_clock(Arc::new(clock.clone()));
+    /// let shards = [Shard::of("welcome-ada")];
+    /// let term = Duration::from_secs(10);
+    ///
+    /// let before = store.acquire(&shards, &OwnerId::new("engine-1"), term).await?;
+    /// assert!(store.acquire(&shards, &OwnerId::new("engine-2"), term).await?.is_empty());
+    /// clock.advance(term);
+    /// let after = store.acquire(&shards, &OwnerId::new("engine-2"), term).await?;
+    /// assert_eq!((before[0].epoch.0, after[0].epoch.0), (1, 2));
+    ///
+    /// let event = Event::new("shop.order.placed".parse()?, "shop", &7)?;
+    /// let late = Append::new(StreamId::new("orders/7")?, vec![event]).with_fence(before[0].fence());
+    /// assert!(matches!(store.append_one(late).await, Err(StoreError::Fenced { .. })));
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use]
     pub fn with_clock(clock: Arc<dyn Clock>) -> Self {
         Self::open(MemoryOptions::new().with_clock(clock))

@@ -1,3 +1,10 @@
+//! The port of the event log.
+//!
+//! Appends go to the writer task, and reads use a connection of the pool each. A read is repeated on
+//! another connection if its connection is lost, because reading has no effect. `close` has an order: no
+//! further append is accepted, waiting readers end, the writer commits what is queued, the background
+//! tasks stop, and the pool is closed last, because the writer needs it.
+
 use aios_core::{
     event::Pattern,
     store::{

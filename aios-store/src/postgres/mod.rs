@@ -129,6 +129,25 @@ impl PostgresStore {
 
     /// Reads the versions of the schema, without a migration.
     ///
+    /// # Examples
+    ///
+    /// A deployment that migrates in a step of its own first checks whether the new version can start:
+    ///
+    /// ```no_run
+    /// use aios_store::postgres::{PostgresOptions, PostgresStore};
+    ///
+    /// # async fn example() -> Result<(), aios_core::store::StoreError> {
+    /// let options = PostgresOptions::new("postgres://shop:password@db.example/shop");
+    /// let version = PostgresStore::schema_version(options).await?;
+    /// if version.is_newer() {
+    ///     println!("a newer version of aios has migrated the schema to {}", version.found);
+    /// } else if version.is_outdated() {
+    ///     println!("connecting migrates the schema from {} to {}", version.found, version.known);
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
     /// # Errors
     ///
     /// [`StoreError::InvalidConfiguration`] if an option is invalid, otherwise the error that the server

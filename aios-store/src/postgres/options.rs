@@ -35,6 +35,20 @@ fn invalid(reason: String) -> StoreError {
 }
 
 /// The connection pooler between this process and the server.
+///
+/// # Examples
+///
+/// PgBouncer in transaction mode on port 6432. The listening connection bypasses it, because `LISTEN`
+/// needs a session:
+///
+/// ```
+/// use aios_store::postgres::{Pooler, PostgresOptions};
+///
+/// let options = PostgresOptions::new("postgres://shop:password@db.example:6432/shop")
+///     .with_pooler(Pooler::Transaction)
+///     .with_listen_url("postgres://shop:password@db.example:5432/shop");
+/// # let _ = options;
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Pooler {
@@ -202,6 +216,17 @@ impl PostgresOptions {
 
     /// Sets the client certificate and its key, two PEM files, for every connection. Not allowed with a
     /// pool that was passed in, the same as [`with_tls`](Self::with_tls).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use aios_store::postgres::{PostgresOptions, Tls};
+    ///
+    /// let options = PostgresOptions::new("postgres://shop@db.example/shop")
+    ///     .with_tls(Tls::VerifyFull(Some("/etc/tls/ca.pem".into())))
+    ///     .with_client_certificate("/etc/tls/shop.pem", "/etc/tls/shop.key");
+    /// # let _ = options;
+    /// ```
     pub fn with_client_certificate(
         mut self,
         certificate: impl AsRef<Path>,
@@ -354,6 +379,17 @@ impl PostgresOptions {
     }
 }
 
+/// Unlike [`PostgresOptions::new`], this refuses an invalid URL at once.
+///
+/// # Examples
+///
+/// ```
+/// use aios_store::postgres::PostgresOptions;
+///
+/// let options = "postgres://shop:secret@db.example/shop".parse::<PostgresOptions>();
+/// assert!(!format!("{options:?}").contains("secret"));
+/// assert!("postgres://db.example/shop".parse::<PostgresOptions>().is_err()); // no user
+/// ```
 impl FromStr for PostgresOptions {
     type Err = StoreError;
 

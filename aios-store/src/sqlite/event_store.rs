@@ -1,4 +1,14 @@
 //! The port of the event log.
+//!
+//! | call | runs on |
+//! |---|---|
+//! | `append` | the writer; a call is one job, and the jobs that are queued share a transaction |
+//! | `read_…` | a connection of the read pool, on a blocking thread of tokio |
+//! | `head`, `wait_for` | the watch channel of the head, without a query |
+//! | `close` | the writer, which commits what is queued, closes the file and drops the head's sender |
+//!
+//! The writer publishes the head after the commit, so a reader that was woken by it finds the events. A
+//! dropped sender is how every waiting task learns that the store is closed.
 
 use aios_core::{
     event::Pattern,

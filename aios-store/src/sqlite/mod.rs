@@ -122,6 +122,32 @@ impl SqliteStore {
 
     /// Opens the database and migrates its schema.
     ///
+    /// The file is locked before it is opened, and the lock is kept until the store is closed or dropped.
+    /// The wait for the lock is limited by [`with_lock_wait`](SqliteOptions::with_lock_wait).
+    ///
+    /// # Examples
+    ///
+    /// A process that is replaced by its successor waits until the old one has closed the file. Without the
+    /// wait, the second store is refused at once:
+    ///
+    /// ```
+    /// use aios_core::store::StoreError;
+    /// use aios_store::sqlite::{SqliteOptions, SqliteStore};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let folder = tempfile::tempdir()?;
+    /// let options = SqliteOptions::file(folder.path().join("orders.db"));
+    /// let store = SqliteStore::connect_with(options.clone()).await?;
+    /// let second = SqliteStore::connect_with(options.clone()).await;
+    /// assert!(matches!(second, Err(StoreError::Locked { .. })));
+    ///
+    /// drop(store);
+    /// SqliteStore::connect_with(options).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
     /// # Errors
     ///
     /// - [`StoreError::Locked`] if the database is already open, in this process or another one, by any

@@ -39,6 +39,17 @@ const DATABASE_BYTES: (u64, u64) = (1 << 20, 1 << 44);
 const ESCAPES: [(&str, char); 4] = [("20", ' '), ("23", '#'), ("25", '%'), ("3F", '?')];
 
 /// When a commit is complete.
+///
+/// # Examples
+///
+/// A cache of events that can be loaded again gives up the last commits for faster appends:
+///
+/// ```
+/// use aios_store::sqlite::{SqliteOptions, Synchronous};
+///
+/// let options = SqliteOptions::file("cache.db").with_synchronous(Synchronous::Normal);
+/// # let _ = options;
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Synchronous {
@@ -144,6 +155,23 @@ impl SqliteOptions {
 
     /// Sets the size limit of the database in bytes, 1 MiB to 16 TiB, rounded down to whole pages of
     /// 4 KiB. Beyond the limit, appends fail with [`StoreError::Full`]. Default: the size of the disk.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use aios_core::{event::Event, store::{Append, EventStoreExt, StoreError, StreamId}};
+    /// use aios_store::sqlite::{SqliteOptions, SqliteStore};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let options = SqliteOptions::memory().with_max_database_bytes(1 << 20);
+    /// let store = SqliteStore::connect_with(options).await?;
+    /// let large = Event::new("shop.order.placed".parse()?, "shop", &"x".repeat(2 << 20))?;
+    /// let append = Append::new(StreamId::new("orders/7")?, vec![large]);
+    /// assert!(matches!(store.append_one(append).await, Err(StoreError::Full { .. })));
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn with_max_database_bytes(mut self, bytes: u64) -> Self {
         self.max_database_bytes = Some(bytes);
         self
@@ -198,6 +226,24 @@ fn check_range<T: Copy + PartialOrd + fmt::Display>(
 /// Parses `sqlite:path`, `sqlite://path` (so an absolute path has three slashes), `sqlite::memory:`
 /// or `sqlite://:memory:`. In the path, `%3F` stands for `?`, `%23` for `#`, `%25` for `%` and `%20` for
 /// a space; everything else is taken literally.
+///
+/// # Examples
+///
+/// ```
+/// use aios_core::store::StoreError;
+/// use aios_store::sqlite::SqliteOptions;
+///
+/// # fn main() -> Result<(), StoreError> {
+/// let _relative: SqliteOptions = "sqlite:data/orders.db".parse()?;
+/// let _absolute: SqliteOptions = "sqlite:///var/lib/shop/orders.db".parse()?;
+/// let _memory: SqliteOptions = "sqlite::memory:".parse()?;
+/// let _escaped: SqliteOptions = "sqlite:is it full%3F.db".parse()?; // the file `is it full?.db`
+///
+/// let parameters = "sqlite:orders.db?mode=ro".parse::<SqliteOptions>();
+/// assert!(matches!(parameters, Err(StoreError::InvalidConfiguration { .. })));
+/// # Ok(())
+/// # }
+/// ```
 impl FromStr for SqliteOptions {
     type Err = StoreError;
 

@@ -104,6 +104,8 @@ impl ReadModels for PostgresStore {
 impl PostgresStore {
     /// Records that agents were seen, and returns the ids of those that are not running or do not
     /// exist.
+    ///
+    /// An id that can't be a key cannot be in the table, so it is unknown too.
     async fn touch(&self, agent_ids: &[String], at: Timestamp) -> Result<Vec<String>, StoreError> {
         let database = &self.0.database;
         let operation = "record that agents were seen";
@@ -131,6 +133,10 @@ impl PostgresStore {
 }
 
 /// Selects one row more than the page has, to know whether there is another page.
+///
+/// The conditions are joined by `AND`, in this order: the start of the page, the filter, and the condition
+/// of the partial index. The last one repeats a part of the filter in the words of the index, without
+/// which PostgreSQL would not use it.
 fn select(schema: &Schema, query: &Query) -> Result<QueryBuilder<'static, Postgres>, StoreError> {
     let mut builder =
         QueryBuilder::new("SELECT id, external_id, created_at, updated_at, deleted_at");

@@ -55,6 +55,8 @@ impl WaitArguments {
     }
 
     /// Adds a wait, unless the run id cannot have a journal.
+    ///
+    /// A stream with NUL cannot be stored in PostgreSQL, so a run with such an id has no journal to wait for.
     fn push(&mut self, wait: &Wait) {
         let (Some(key), Ok(stream)) = (Key::of(&wait.run_id), StreamId::of_run(&wait.run_id))
         else {

@@ -1,4 +1,7 @@
 //! The rows of the table of leases.
+//!
+//! An epoch is stored as the signed integer with the same bits. Rows are replaced and never deleted,
+//! because a shard without a row would begin with epoch 1 again.
 
 use aios_core::{
     event::Timestamp,

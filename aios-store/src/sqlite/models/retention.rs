@@ -100,6 +100,34 @@ impl SqliteStore {
     /// are kept. The file does not shrink: SQLite reuses the free space.
     /// [`compact`](Self::compact) returns it to the operating system.
     ///
+    /// # Examples
+    ///
+    /// The maintenance of a store, for example once a day:
+    ///
+    /// ```
+    /// use std::time::Duration;
+    ///
+    /// use aios_core::store::Expirable;
+    /// use aios_store::sqlite::{ExpiredEvents, Retention, SqliteStore};
+    ///
+    /// const DAY: Duration = Duration::from_secs(24 * 3600);
+    ///
+    /// async fn maintain(store: &SqliteStore) -> Result<(), aios_core::store::StoreError> {
+    ///     let runs = Retention::new(90 * DAY).with_expired(ExpiredEvents::Archive);
+    ///     let removed = store.expire_runs(&runs).await?;
+    ///     store.expire_streams(Expirable::Requests, &Retention::new(DAY)).await?;
+    ///     store.expire_streams(Expirable::Outputs, &Retention::new(7 * DAY)).await?;
+    ///     if removed > 10_000 {
+    ///         store.compact().await?; // appends wait until it is done
+    ///     }
+    ///     Ok(())
+    /// }
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// #     Ok(maintain(&SqliteStore::connect("sqlite::memory:").await?).await?)
+    /// # }
+    /// ```
+    ///
     /// # Errors
     ///
     /// [`StoreError::InvalidConfiguration`] if the policy is invalid. Otherwise the error that SQLite
