@@ -59,6 +59,27 @@ impl Anonymous {
 
     /// Lets in every caller from everywhere. Choose the permissions with care: there is no other
     /// protection.
+    ///
+    /// # Examples
+    ///
+    /// A public catalogue, which every caller may read. Callers with a key may do more: their key
+    /// is checked first, because its authenticator comes first:
+    ///
+    /// ```
+    /// use aios_service::{
+    ///     auth::{Anonymous, ApiKeys, Permissions},
+    ///     http::ApiOptions,
+    /// };
+    ///
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let keys = ApiKeys::new([]);
+    /// let options = ApiOptions::new()
+    ///     .with_authenticator(keys)
+    ///     .with_authenticator(Anonymous::anywhere(Permissions::parse(["workflows:read"])?));
+    /// # drop(options);
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use]
     pub fn anywhere(permissions: Permissions) -> Self {
         Self { permissions, is_anywhere: true }
@@ -92,6 +113,9 @@ impl Authenticator for Anonymous {
 }
 
 /// Whether the request was addressed to this machine, and not by a page from elsewhere.
+///
+/// A request without `Host` does not count as local. A program that is not a browser sends no
+/// `Origin`, so only `Host` is checked then.
 pub(super) fn names_loopback(headers: &HeaderMap) -> bool {
     let host = headers.get("host").and_then(|host| host.to_str().ok());
     let is_host = host.is_some_and(|host| is_loopback(&format!("http://{host}")));

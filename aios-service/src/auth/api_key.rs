@@ -93,6 +93,29 @@ impl ApiKey {
     }
 
     /// Sets when the key ends.
+    ///
+    /// A stream of events that was opened with the key ends at this time too.
+    ///
+    /// # Examples
+    ///
+    /// A key for a job that runs for a week:
+    ///
+    /// ```
+    /// use std::time::Duration;
+    ///
+    /// use aios_core::clock::{Clock, SystemClock};
+    /// use aios_service::auth::{ApiKey, ApiKeyHash, Permissions};
+    ///
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let hash: ApiKeyHash = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08".parse()?;
+    /// let week = Duration::from_secs(7 * 24 * 3600);
+    /// let key = ApiKey::new(hash, "migration")
+    ///     .with_permissions(Permissions::parse(["runs:start"])?)
+    ///     .with_expiry(SystemClock.now() + week);
+    /// # drop(key);
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use]
     pub fn with_expiry(mut self, expires_at: Timestamp) -> Self {
         self.identity.expires_at = Some(expires_at);
@@ -109,7 +132,7 @@ impl ApiKey {
 ///
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// let hash = ApiKeyHash::of("d9c8…, 32 random bytes");
-/// let permissions = Permissions::parse(["runs:read", "runs:write"])?;
+/// let permissions = Permissions::parse(["runs:read", "runs:start"])?;
 /// let keys = ApiKeys::new([ApiKey::new(hash, "ci").with_permissions(permissions)]);
 /// # drop(keys);
 /// # Ok(())
@@ -120,6 +143,8 @@ pub struct ApiKeys(HashMap<ApiKeyHash, Identity>);
 
 impl ApiKeys {
     /// Creates a set of keys.
+    ///
+    /// Of two keys with the same hash, the later one counts.
     pub fn new(keys: impl IntoIterator<Item = ApiKey>) -> Self {
         Self(keys.into_iter().map(|key| (key.hash, key.identity)).collect())
     }

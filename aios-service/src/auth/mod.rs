@@ -3,6 +3,17 @@
 //! An [`Authenticator`] turns the credentials of a request into an [`Identity`]. The API asks its
 //! authenticators in turn; a request that none of them knows is answered with 401. Every route
 //! requires one [`Permission`] of the identity, and answers with 403 without it.
+//!
+//! | the authenticators return | the request is answered with |
+//! |---|---|
+//! | an identity | the answer of the route, or 403 `PERMISSION_DENIED` without its permission |
+//! | `None` from each of them | 401 `UNAUTHENTICATED` |
+//! | [`AuthError::Invalid`] | 401 `UNAUTHENTICATED`, without the reason |
+//! | [`AuthError::Unavailable`] | 503 `AUTHENTICATION_UNAVAILABLE`, which clients may repeat |
+//!
+//! Without an authenticator, only callers on this machine are let in; see
+//! [`Anonymous::on_loopback`]. The reason of an error is logged with the id of the request, which
+//! the answer has too.
 
 mod anonymous;
 mod api_key;
@@ -33,6 +44,9 @@ pub use self::jwt::{InvalidIssuerUrl, OidcKeys, UrlKeys};
 pub use self::token_endpoint::{InvalidSigningKey, TokenEndpoint};
 
 /// A caller whose credentials were checked.
+///
+/// The subject is part of the log: it is written to every event that a request causes, and cannot
+/// be changed there. Use an id that stays the same when a person changes their name or address.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Identity {
     /// Stable name of the caller. It becomes `user_id` of the events that the caller causes.
@@ -60,6 +74,9 @@ pub struct Credentials<'a> {
 
 impl<'a> Credentials<'a> {
     /// The token of `Authorization: Bearer …`.
+    ///
+    /// The scheme is compared without regard to case. `None` also for another scheme, such as
+    /// `Basic`, so that an authenticator of bearer tokens leaves such a request to the next one.
     #[must_use]
     pub fn bearer(&self) -> Option<&'a str> {
         let value = self.headers.get("authorization")?.to_str().ok()?;

@@ -4,6 +4,25 @@ use std::{collections::BTreeSet, fmt, str::FromStr, sync::Arc};
 
 /// A permission `resource:action`, for example `runs:cancel`. `runs:*` stands for every action on
 /// runs, and `*` for everything.
+///
+/// Each side has a lower-case letter first, and then lower-case letters, digits and `_`. A
+/// permission that no route requires is accepted and allows nothing, so a configuration can be
+/// written for a newer version.
+///
+/// # Examples
+///
+/// ```
+/// use aios_service::auth::Permission;
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let cancel: Permission = "runs:cancel".parse()?;
+/// assert_eq!(cancel.as_str(), "runs:cancel");
+/// for invalid in ["runs", "Runs:cancel", "*:read", "runs:"] {
+///     assert!(invalid.parse::<Permission>().is_err());
+/// }
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Permission(Arc<str>);
 

@@ -98,6 +98,11 @@ impl KeyCache {
 
     /// The keys to look for `id` in. Waits for a fetch only if the known keys have no such key, or
     /// are too old to be used; keys that are only due are fetched in the background.
+    ///
+    /// The order of the checks after a fetch decides what a caller learns. A key that is unknown
+    /// although the fetch succeeded is not an error here; the token is then refused. If the fetch
+    /// failed, the key may be one that the issuer has just added, so the token cannot be judged,
+    /// and the answer is `Unavailable`.
     pub(super) async fn keys(
         self: &Arc<Self>,
         id: Option<&str>,
@@ -135,6 +140,10 @@ impl KeyCache {
     }
 
     /// Fetches the keys, unless that was done a short time ago.
+    ///
+    /// Returns the task, which a caller awaits or leaves alone. A caller that awaits it while
+    /// another fetch runs waits for the lock, finds the interval unexpired, and uses the result of
+    /// the other fetch.
     fn refresh(self: &Arc<Self>, now: Duration, policy: Policy) -> tokio::task::JoinHandle<()> {
         let cache = Arc::clone(self);
         tokio::spawn(async move {

@@ -2,6 +2,15 @@
 //!
 //! Issuers differ in how they write lists: one text, several, or one text separated by spaces. All
 //! of these are read. Claims that are not known are ignored.
+//!
+//! | claim | required | effect |
+//! |---|---|---|
+//! | `iss` | yes | selects the issuer |
+//! | `sub` | yes, 1 to 200 bytes without control characters | the subject of the caller |
+//! | `aud` | yes | one of its texts is the audience of the service |
+//! | `exp`, `nbf` | `exp` | when the token is valid; both with the leeway |
+//! | `scope`, `scp`, `permissions` | no | texts that are permissions are granted, others ignored |
+//! | `roles` | no | the permissions of the roles that the issuer's options know |
 
 use std::time::Duration;
 
@@ -120,6 +129,8 @@ impl Claims {
 }
 
 /// Seconds since the Unix epoch; negative ones count as the epoch.
+///
+/// A number beyond the range of timestamps counts as the last one: the token then does not expire.
 fn timestamp(seconds: f64) -> Timestamp {
     let since = Duration::try_from_secs_f64(seconds.max(0.0));
     since.map_or(Timestamp::MAX, |since| Timestamp::UNIX_EPOCH + since)

@@ -1,4 +1,9 @@
 //! Gets a JSON document from an issuer.
+//!
+//! The keys decide who is let in, so this client takes as little as possible from the network: it
+//! follows no redirects, reads at most 512 KiB, and accepts no status but 200. A fetch happens once
+//! in minutes, so its connection is not kept. There is no timeout here, because the cache limits
+//! each fetch as a whole.
 
 use std::{sync::Arc, time::Duration};
 
@@ -81,6 +86,9 @@ impl HttpsClient {
 }
 
 /// `max-age` of `Cache-Control`; 0 for an answer that must not be stored.
+///
+/// The first directive that is known decides. A `max-age` without a number is left out, so the
+/// lifetime of the options applies.
 fn max_age(headers: &HeaderMap) -> Option<Duration> {
     let values = headers.get_all(header::CACHE_CONTROL).iter().filter_map(|it| it.to_str().ok());
     let mut directives = values.flat_map(|value| value.split(',')).map(str::trim);

@@ -57,6 +57,9 @@ struct Jwk {
 
 impl KeySet {
     /// Reads a key set. Keys of other kinds, such as shared secrets, are left out.
+    ///
+    /// A set may have keys of kinds that this version does not know, so they are not an error.
+    /// Whether any is left is for the caller to check.
     pub(super) fn from_json(json: &str) -> Result<Self, AuthError> {
         let set: JwkSet = serde_json::from_str(json).map_err(|error| AuthError::Unavailable {
             reason: format!("the key set cannot be read: {error}"),
@@ -75,6 +78,9 @@ impl KeySet {
     }
 
     /// The key with this id. Without an id, the only key.
+    ///
+    /// Of several keys with the same id, the first one is used. If a token has no `kid` and the set
+    /// has several keys, none of them is tried.
     pub(super) fn find(&self, id: Option<&str>) -> Option<&Key> {
         match (id, self.0.as_slice()) {
             (None, [only]) => Some(only),

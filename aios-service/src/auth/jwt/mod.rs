@@ -54,6 +54,35 @@ use super::{AuthError, Authenticator, Credentials, Identity, Permission, Permiss
 /// [refresh interval](Self::with_refresh_interval) ago. While the source fails, each failure is
 /// logged and known keys stay in use [for a while](Self::with_stale_if_error); a token with an
 /// unknown key is then answered with `AUTHENTICATION_UNAVAILABLE`.
+///
+/// | setting | default | bounds |
+/// |---|---|---|
+/// | [`with_leeway`](Self::with_leeway) | 30 s | the difference between the clocks of issuer and service |
+/// | [`with_refresh_interval`](Self::with_refresh_interval) | 30 s | how often tokens can cause a fetch |
+/// | [`with_key_lifetime`](Self::with_key_lifetime) | 10 min | how long a withdrawn key is accepted |
+/// | [`with_stale_if_error`](Self::with_stale_if_error) | 24 h | how long the service works without its issuer |
+/// | [`with_fetch_timeout`](Self::with_fetch_timeout) | 5 s | how long a token waits for an unknown key |
+///
+/// # Examples
+///
+/// An issuer that replaces its keys often, and whose groups are roles:
+///
+/// ```
+/// use std::time::Duration;
+///
+/// use aios_service::auth::{FileKeys, JwtIssuer, Permissions};
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let keys = FileKeys::new("/etc/aios/keys.json");
+/// let issuer = JwtIssuer::new("https://id.example.com", "aios", keys)
+///     .with_key_lifetime(Duration::from_secs(60))
+///     .with_stale_if_error(Duration::from_secs(3600))
+///     .with_role("viewer", Permissions::parse(["runs:read", "tasks:read"])?)
+///     .with_role("admin", Permissions::all());
+/// # drop(issuer);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug)]
 pub struct JwtIssuer {
     /// The value that `aud` must contain.
@@ -81,6 +110,9 @@ impl JwtIssuer {
     pub const DEFAULT_FETCH_TIMEOUT: Duration = Duration::from_secs(5);
 
     /// Creates an issuer from the values that `iss` and `aud` must have, and its keys.
+    ///
+    /// Nothing is fetched until the first token comes, so a service starts although its issuer is
+    /// not reachable. `issuer` is compared with `iss` byte by byte, also a slash at its end.
     pub fn new(
         issuer: impl Into<String>,
         audience: impl Into<String>,
@@ -141,6 +173,9 @@ impl JwtIssuer {
     }
 
     /// Grants permissions to tokens whose claim `roles` names this role.
+    ///
+    /// The permissions of all roles of a token are granted together. Setting a role again replaces
+    /// its permissions.
     #[must_use]
     pub fn with_role(mut self, role: impl Into<String>, permissions: Permissions) -> Self {
         self.roles.insert(role.into(), permissions);
@@ -200,6 +235,8 @@ pub struct JwtTokens(Vec<JwtIssuer>);
 
 impl JwtTokens {
     /// Creates an authenticator for the tokens of these issuers.
+    ///
+    /// The issuer of a token is the first of these whose name is its `iss`.
     pub fn new(issuers: impl IntoIterator<Item = JwtIssuer>) -> Self {
         Self(issuers.into_iter().collect())
     }

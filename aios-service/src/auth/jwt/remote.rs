@@ -18,6 +18,22 @@ const DISCOVERY: &str = "/.well-known/openid-configuration";
 /// The URL begins with `https://`; `http://` is allowed on this machine only. The certificates that
 /// the system trusts are trusted. Redirects are not followed, and a document has at most 512 KiB.
 /// `max-age` of `Cache-Control` limits how long the keys are used.
+///
+/// # Examples
+///
+/// An issuer without a discovery document:
+///
+/// ```
+/// use aios_service::auth::{JwtIssuer, UrlKeys};
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let keys = UrlKeys::new("https://id.example.com/keys.json")?;
+/// let issuer = JwtIssuer::new("https://id.example.com", "aios", keys);
+/// assert!(UrlKeys::new("http://id.example.com/keys.json").is_err()); // not encrypted
+/// # drop(issuer);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Debug)]
 #[cfg_attr(docsrs, doc(cfg(feature = "oidc")))]
 pub struct UrlKeys {

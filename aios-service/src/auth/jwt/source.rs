@@ -9,6 +9,39 @@ use crate::auth::AuthError;
 /// Where the keys of an issuer come from: a JSON Web Key Set (RFC 7517).
 ///
 /// Implement this to fetch the keys with your own HTTP client.
+///
+/// # Examples
+///
+/// Keys from a store of secrets. An error keeps the keys in use that were fetched before:
+///
+/// ```
+/// use std::time::Duration;
+///
+/// use aios_service::auth::{AuthError, JwtIssuer, KeySetDocument, KeySource};
+/// use async_trait::async_trait;
+///
+/// #[derive(Debug)]
+/// struct SecretStore;
+///
+/// impl SecretStore {
+///     async fn read(&self, name: &str) -> std::io::Result<String> {
+///         // … a request to the store
+/// #       Ok(format!("{{\"keys\": [], \"name\": {name:?}}}"))
+///     }
+/// }
+///
+/// #[async_trait]
+/// impl KeySource for SecretStore {
+///     async fn fetch(&self) -> Result<KeySetDocument, AuthError> {
+///         let json = self.read("issuer-keys").await;
+///         let json = json.map_err(|error| AuthError::Unavailable { reason: error.to_string() })?;
+///         Ok(KeySetDocument::new(json).with_max_age(Duration::from_secs(300)))
+///     }
+/// }
+///
+/// let issuer = JwtIssuer::new("https://id.example.com", "aios", SecretStore);
+/// # drop(issuer);
+/// ```
 #[async_trait]
 pub trait KeySource: Debug + Send + Sync + 'static {
     /// Returns the key set. It is called at the first token, when a token names a key that is not
@@ -53,6 +86,22 @@ impl KeySetDocument {
 }
 
 /// A key set that does not change.
+///
+/// A key that the issuer withdraws stays valid until the program starts again. Use [`FileKeys`] or
+/// a source over HTTPS where keys are replaced.
+///
+/// # Examples
+///
+/// ```
+/// use aios_service::auth::{JwtIssuer, StaticKeys};
+///
+/// let keys = StaticKeys::new(
+///     r#"{"keys": [{"kty": "OKP", "crv": "Ed25519", "kid": "2026-03",
+///                   "x": "11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}]}"#,
+/// );
+/// let issuer = JwtIssuer::new("https://id.example.com", "aios", keys);
+/// # drop(issuer);
+/// ```
 #[derive(Clone, Debug)]
 pub struct StaticKeys(String);
 
@@ -71,6 +120,10 @@ impl KeySource for StaticKeys {
 }
 
 /// A key set in a file, which may be replaced while the service runs.
+///
+/// The file is read at each fetch. Replace it by renaming a complete file, so that no fetch reads a
+/// part. A file that is missing or has no usable key is an error that is logged; the keys of the
+/// last fetch stay in use.
 #[derive(Clone, Debug)]
 pub struct FileKeys(PathBuf);
 

@@ -1,4 +1,8 @@
 //! The compact form of a token.
+//!
+//! Checks that need no key come first, in this order: the length, three parts, the header, `crit`,
+//! `typ`, the signature's encoding, and the claims. A token that fails one of them never reaches
+//! the keys of an issuer.
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use serde::{Deserialize, de::DeserializeOwned};
@@ -34,6 +38,9 @@ struct Header {
 
 impl<'a> Token<'a> {
     /// Takes a token apart. Nothing in it is verified.
+    ///
+    /// `typ` may be missing, `JWT` or `at+jwt` (RFC 9068). Another type means that the token was
+    /// issued for another purpose, such as `logout+jwt`, although its signature is valid.
     pub(super) fn parse(text: &'a str) -> Result<Self, AuthError> {
         if text.len() > MAX_BYTES {
             return Err(invalid("the token is too long"));

@@ -2,6 +2,14 @@
 //!
 //! Two grants are supported: client credentials, and the password of a user. Errors have the shape
 //! and the codes of the standard and not those of the API, because OAuth2 clients read them.
+//!
+//! | `grant_type` | subject | permissions |
+//! |---|---|---|
+//! | `client_credentials` | the id of the client | at most those of the client |
+//! | `password` | the name of the user | at most those of the user; the client is optional |
+//!
+//! Credentials of the client come from `Authorization: Basic` or from the form. If both are
+//! present, the header counts.
 
 use aios_core::event::{EventId, Timestamp};
 use axum::{

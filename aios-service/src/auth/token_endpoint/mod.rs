@@ -1,4 +1,13 @@
 //! An issuer of tokens for development, so that a service works without a provider.
+//!
+//! | route | grants or shows |
+//! |---|---|
+//! | `POST /token` | a token for a client or a user, by a form (RFC 6749) |
+//! | `GET /jwks.json` | the public key of the tokens |
+//! | `GET /.well-known/openid-configuration` | where the other two are, for `OidcKeys` and clients |
+//!
+//! Every route is for callers on this machine, because nothing protects a secret from being
+//! guessed. The checks are those of [`Anonymous::on_loopback`](super::Anonymous::on_loopback).
 
 mod accounts;
 mod grant;
@@ -112,12 +121,30 @@ impl TokenEndpoint {
     /// # Errors
     ///
     /// [`InvalidSigningKey`] if it is not such a key.
+    ///
+    /// # Examples
+    ///
+    /// A key that survives a restart, made by `openssl genpkey -algorithm ed25519 -outform DER`:
+    ///
+    /// ```no_run
+    /// use aios_service::auth::TokenEndpoint;
+    ///
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let issuer = TokenEndpoint::new("http://127.0.0.1:8080/oauth", "tea-shop")?
+    ///     .try_with_key(&std::fs::read("development.key")?)?;
+    /// # drop(issuer);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn try_with_key(mut self, pkcs8: &[u8]) -> Result<Self, InvalidSigningKey> {
         self.signer = Arc::new(Signer::from_pkcs8(pkcs8)?);
         Ok(self)
     }
 
     /// Adds a client, which gets tokens for its id and secret. The secret is kept as a hash.
+    ///
+    /// A token has the permissions that the request names in `scope`, or all of these. Adding an id
+    /// again replaces its secret and permissions.
     #[must_use]
     pub fn with_client(
         mut self,
@@ -164,6 +191,9 @@ impl TokenEndpoint {
     }
 
     /// The authenticator that accepts the tokens of this issuer.
+    ///
+    /// It has a copy of the public key, so set the key with [`try_with_key`](Self::try_with_key)
+    /// before. It works without the [router](Self::router): the key is not fetched.
     #[must_use]
     pub fn tokens(&self) -> JwtTokens {
         let keys = StaticKeys::new(self.key_set().to_string());
