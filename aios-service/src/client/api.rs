@@ -17,6 +17,22 @@ impl Client {
     /// Creates a client of the service at a URL: the path at which the API is mounted, such as
     /// `https://aios.example.com/api/v1`. Does not connect yet.
     ///
+    /// # Examples
+    ///
+    /// ```
+    /// use aios_service::client::{Client, ClientError, ClientOptions};
+    ///
+    /// # fn main() -> Result<(), ClientError> {
+    /// let options = ClientOptions::new().with_api_key("d9c8…, 32 random bytes");
+    /// assert!(Client::new("https://aios.example.com/api/v1", options).is_ok());
+    ///
+    /// // Credentials in a URL would be logged, so they are refused.
+    /// let error = Client::new("https://ada:secret@aios.example.com", ClientOptions::new()).unwrap_err();
+    /// assert_eq!(error.code(), "INVALID_CLIENT_CONFIGURATION");
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
     /// # Errors
     ///
     /// [`ClientError::InvalidConfiguration`] if the URL, a credential or the retry policy is invalid.
@@ -25,6 +41,8 @@ impl Client {
     }
 
     /// Starts a run of the latest version of a workflow. Await it to get a [`RunHandle`].
+    ///
+    /// An input that cannot be serialised is an error of the awaited call, not of this one.
     pub fn start<T: Serialize + ?Sized>(&self, workflow: &str, input: &T) -> StartRun {
         StartRun::new(self.clone(), workflow, encode(input))
     }
@@ -50,11 +68,31 @@ impl Client {
     }
 
     /// A handle of a run. Sends no request, so it also returns one if there is no such run.
+    ///
+    /// # Examples
+    ///
+    /// A handle from an id that another program has stored:
+    ///
+    /// ```no_run
+    /// use aios_service::client::{Client, ResultError};
+    ///
+    /// # async fn example(client: Client, id: String) -> Result<(), Box<dyn std::error::Error>> {
+    /// match client.run(id).result::<String>().await {
+    ///     Ok(text) => println!("{text}"),
+    ///     Err(ResultError::Failed { failure, .. }) => println!("{}: {}", failure.code, failure.message),
+    ///     Err(ResultError::Blocked { .. }) => println!("deploy the code that the run was started with"),
+    ///     Err(error) => return Err(error.into()),
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn run(&self, id: impl Into<String>) -> RunHandle {
         RunHandle::new(self.clone(), id.into())
     }
 
     /// A page of runs.
+    ///
+    /// Their order is fixed, and is that of time only with a filter by time.
     ///
     /// # Errors
     ///
@@ -153,6 +191,28 @@ impl Client {
     /// which the next page begins. A page with a pattern may have fewer events although there are
     /// more.
     ///
+    /// # Examples
+    ///
+    /// The whole log, a page at a time. A page may be empty although there are more events, so only
+    /// `next` tells the end:
+    ///
+    /// ```no_run
+    /// use aios_service::client::{Client, ClientError, EventQuery};
+    ///
+    /// # async fn example(client: Client) -> Result<(), ClientError> {
+    /// let mut query = EventQuery::new().with_pattern("workflows.*.failed");
+    /// loop {
+    ///     let page = client.log(&query, 1_000).await?;
+    ///     for recorded in &page.items {
+    ///         println!("{} {}", recorded.position, recorded.stream);
+    ///     }
+    ///     let Some(next) = page.next.and_then(|next| next.parse().ok()) else { break };
+    ///     query = query.with_after(next);
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
     /// # Errors
     ///
     /// [`ClientError`] if the request fails.
@@ -187,11 +247,30 @@ impl Client {
     }
 
     /// The dead letters of a group or a mailbox.
+    ///
+    /// Sends no request: an address without a queue is an error of the methods of the result.
     pub fn dead_letters(&self, address: impl Into<Address>) -> DeadLetters {
         DeadLetters::new(self.clone(), &address.into())
     }
 
     /// A page of the engines that are alive.
+    ///
+    /// An engine that has died is part of the page until its lease expires.
+    ///
+    /// # Examples
+    ///
+    /// ```no_run
+    /// use aios_service::client::{Client, ClientError, PageQuery};
+    ///
+    /// # async fn example(client: Client) -> Result<(), ClientError> {
+    /// for engine in client.engines(&PageQuery::new()).await?.items {
+    ///     println!("{} owns {} shards until {}", engine.id, engine.shards.len(), engine.expires_at);
+    /// }
+    /// let unowned = client.shards().await?.iter().filter(|shard| shard.engine_id.is_none()).count();
+    /// println!("{unowned} shards have no owner: their runs do not progress");
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Errors
     ///
@@ -219,6 +298,23 @@ impl Client {
     }
 
     /// The owner of the credentials of this client, with what they allow.
+    ///
+    /// # Examples
+    ///
+    /// A program that fails at its start, and not at its first request, if it lacks a permission:
+    ///
+    /// ```no_run
+    /// use aios_service::{auth::Permissions, client::Client};
+    ///
+    /// # async fn example(client: Client) -> Result<(), Box<dyn std::error::Error>> {
+    /// let caller = client.me().await?;
+    /// let permissions = Permissions::parse(caller.permissions.iter().map(String::as_str))?;
+    /// if !permissions.allow("runs:start") {
+    ///     return Err(format!("{} may not start runs", caller.id).into());
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Errors
     ///

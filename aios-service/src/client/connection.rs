@@ -225,6 +225,10 @@ impl Connection {
     }
 
     /// How long to wait before the next attempt; `None` if there is none.
+    ///
+    /// The pause is that of the policy, or what the service asks for if that is longer. A service
+    /// that asks for more than a minute is not waited for: the caller gets the error and can
+    /// decide.
     pub(super) fn pause(
         &self,
         error: &ClientError,
@@ -251,6 +255,9 @@ impl Connection {
 
     /// Sends a request once, or twice if the token has been refused. An answer that is not a success is
     /// an error.
+    ///
+    /// A token that was refused is replaced once in each attempt. A second 401 is the answer: the
+    /// account has lost its access, and another token would not help.
     pub(super) async fn send(&self, request: &Request) -> Result<Response, ClientError> {
         let Some(tokens) = &self.tokens else { return self.send_with(request, None).await };
         let token = tokens.header(&self.http, self.clock.elapsed()).await?;
@@ -310,6 +317,8 @@ impl fmt::Debug for Connection {
 }
 
 /// A number from 0 to 1.
+///
+/// The pauses of many clients spread over time, which needs no generator that is safe for secrets.
 fn chance() -> f64 {
     // Every `RandomState` has random keys.
     let random = RandomState::new().hash_one(0_u8);

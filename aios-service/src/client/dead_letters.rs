@@ -64,6 +64,26 @@ impl DeadLetters {
 
     /// Sends dead letters back to where they came from. Returns how many.
     ///
+    /// The events get a fresh count of attempts. Letters that arrive during the call may be left
+    /// out.
+    ///
+    /// # Examples
+    ///
+    /// Only the letters with one cause:
+    ///
+    /// ```no_run
+    /// use aios_core::broker::DeadLetterFilter;
+    /// use aios_service::client::DeadLetters;
+    ///
+    /// # async fn example(letters: DeadLetters) -> Result<(), Box<dyn std::error::Error>> {
+    /// let timed_out = letters.list(1_000).await?.into_iter();
+    /// let ids = timed_out.filter(|letter| letter.reason.contains("timeout"));
+    /// let ids = ids.map(|letter| letter.event_id.parse()).collect::<Result<Vec<_>, _>>()?;
+    /// println!("{} of them", letters.redrive(&DeadLetterFilter::Ids(ids)).await?);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
     /// # Errors
     ///
     /// [`ClientError::Service`] with `UNKNOWN_ADDRESS` if there is no such group or mailbox.

@@ -7,6 +7,36 @@ use aios_core::{catalog::codes, event::EventError, failure::Failure};
 use serde_json::Value;
 
 /// Why a request to a service failed.
+///
+/// | variant | retryable | may have taken effect |
+/// |---|---|---|
+/// | `Service` with 429, 502 or 504, or with 409 `REQUEST_IN_PROGRESS` | yes | not after 429 |
+/// | `Service` with 503 | unless the catalogue says no for its code | yes |
+/// | other `Service` | no | no, unless the status is 500 |
+/// | `Unreachable` | yes | unless `is_unsent` |
+/// | `Timeout` | yes | yes |
+/// | `InvalidResponse` | no | yes |
+/// | `InvalidConfiguration`, `InvalidArgument` | no | no: nothing was sent |
+/// | `Data` | no | no if an argument cannot be serialised |
+///
+/// An error is returned after the last attempt, so "retryable" tells that a later call may succeed.
+///
+/// # Examples
+///
+/// ```no_run
+/// use aios_service::client::{Client, ClientError};
+///
+/// # async fn example(client: Client) -> Result<(), Box<dyn std::error::Error>> {
+/// match client.start("welcome", "Ada").id("welcome-ada").await {
+///     Ok(run) => println!("started {}", run.id()),
+///     Err(error) if error.code() == "RUN_EXISTS" => println!("started before with another input"),
+///     Err(ClientError::Service { status: 403, message, .. }) => println!("not allowed: {message}"),
+///     Err(error) if error.is_retryable() => println!("later: {error}"),
+///     Err(error) => return Err(error.into()),
+/// }
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ClientError {
@@ -91,6 +121,10 @@ impl ClientError {
     }
 
     /// Whether the same request may succeed later.
+    ///
+    /// A 409 is retryable only while an attempt with the same idempotency key is being handled. A
+    /// 503 with a code of the catalogue follows the catalogue; one without, for example of a proxy,
+    /// is retryable.
     #[must_use]
     pub fn is_retryable(&self) -> bool {
         match self {

@@ -109,6 +109,20 @@ impl EventStream {
     }
 
     /// The events as a stream, which ends when [`next`](Self::next) returns `None`.
+    ///
+    /// # Examples
+    ///
+    /// ```no_run
+    /// use aios_service::client::{Client, EventQuery};
+    /// use futures_util::{StreamExt, TryStreamExt};
+    ///
+    /// # async fn example(client: Client) -> Result<(), aios_service::client::ClientError> {
+    /// let failures = client.events(&EventQuery::new().with_pattern("agents.*.task_failed")).into_stream();
+    /// let first: Vec<_> = failures.take(10).try_collect().await?;
+    /// println!("{} tasks have failed", first.len());
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn into_stream(self) -> impl Stream<Item = Result<RecordedEvent, ClientError>> + Send {
         stream::unfold(self, |mut events| async move {
             let next = events.next().await?;
@@ -132,6 +146,26 @@ fn event(data: &str) -> Result<RecordedEvent, ClientError> {
 }
 
 /// Publishes an event. Await it.
+///
+/// # Examples
+///
+/// A webhook that is delivered again after a timeout publishes the same id, so that consumers
+/// recognise the duplicate:
+///
+/// ```no_run
+/// use aios_service::client::{Client, ClientError};
+///
+/// # async fn example(client: Client, delivery: &str, traceparent: &str) -> Result<(), ClientError> {
+/// let event = client
+///     .publish("shop.payment.received", &serde_json::json!({ "order": 7, "cents": 1250 }))
+///     .id(delivery)
+///     .correlation_id("order-7")
+///     .traceparent(traceparent)
+///     .await?;
+/// println!("published {}", event.id);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug)]
 #[must_use = "nothing is published until it is awaited"]
 pub struct Publish {

@@ -1,4 +1,8 @@
 //! Agents as resources.
+//!
+//! Changes carry the version that the caller has seen, as `If-Match`. Two callers that change the
+//! same agent therefore cannot overwrite each other: the second one gets `PRECONDITION_FAILED`.
+//! Changes are sent once: a repeated attempt would meet the version that the first one has made.
 
 use std::future::IntoFuture;
 
@@ -22,6 +26,22 @@ pub struct VersionedAgent {
 }
 
 /// Creates an agent. Await it.
+///
+/// Unless the id is set, a type has one agent of a name: creating another one fails with
+/// `AGENT_EXISTS`. An agent that was deleted can be created again.
+///
+/// # Examples
+///
+/// ```no_run
+/// use aios_service::client::{Client, ClientError};
+/// use serde_json::json;
+///
+/// # async fn example(client: Client) -> Result<(), ClientError> {
+/// let created = client.create_agent("researcher", "web", &json!({ "model": "small" })).await?;
+/// println!("{} has version {}", created.agent.id, created.version);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug)]
 #[must_use = "nothing is created until it is awaited"]
 pub struct CreateAgent {
@@ -105,6 +125,26 @@ impl Client {
     /// Gives an agent another name and another config. `version` is the one that it is expected to
     /// have, or `*` for any.
     ///
+    /// # Examples
+    ///
+    /// A change that is repeated if another caller was faster:
+    ///
+    /// ```no_run
+    /// use aios_service::client::{Client, ClientError};
+    /// use serde_json::json;
+    ///
+    /// # async fn example(client: Client, id: &str) -> Result<(), ClientError> {
+    /// loop {
+    ///     let current = client.versioned_agent(id).await?;
+    ///     let config = json!({ "model": "large" });
+    ///     match client.replace_agent(id, &current.agent.name, &config, &current.version).await {
+    ///         Err(error) if error.code() == "PRECONDITION_FAILED" => {}
+    ///         replaced => return replaced.map(drop),
+    ///     }
+    /// }
+    /// # }
+    /// ```
+    ///
     /// # Errors
     ///
     /// [`ClientError::Service`] with `PRECONDITION_FAILED` if it has another version, and with
@@ -142,6 +182,9 @@ impl Client {
     }
 
     /// Lets every process that hosts an agent create it again.
+    ///
+    /// The agent keeps its id, name and config. The answer comes when the request is recorded,
+    /// which is before the agent runs again.
     ///
     /// # Errors
     ///

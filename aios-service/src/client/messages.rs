@@ -102,6 +102,9 @@ impl Messages {
     }
 
     /// The next message; `None` at the end. Cancel safe.
+    ///
+    /// State that a later call needs is changed only between awaits: a chunk is added to the parser
+    /// in the same poll in which it arrives, and a pause that was cut short begins again.
     pub(super) async fn next(&mut self) -> Result<Option<Message>, ClientError> {
         while !self.is_over {
             if let Some(pause) = self.pause {

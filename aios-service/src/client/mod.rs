@@ -19,11 +19,25 @@
 //! # }
 //! ```
 //!
+//! # What to use when
+//!
+//! | to | use |
+//! |---|---|
+//! | start a run | [`Client::start`], [`Client::task`], [`Client::signal_with_start`] |
+//! | act on a run, or wait for its result | [`Client::run`], which returns a [`RunHandle`] |
+//! | list runs, tasks and agents | [`Client::runs`], [`Client::tasks`], [`Client::agents`] with a query |
+//! | follow the log, a run or its output | [`Client::events`], [`RunHandle::events`], [`RunHandle::stream`] |
+//! | create and change agents | [`Client::create_agent`], [`Client::replace_agent`] |
+//! | handle events that were given up | [`Client::dead_letters`] |
+//!
+//! Calls that have options are builders: nothing is sent until they are awaited.
+//!
 //! # Guarantees
 //!
 //! - A request that may be sent again without a second effect is repeated after a failure of the
-//!   connection, after 429, 502, 503 and 504, and while an earlier attempt is still being handled, with growing pauses that are at least
-//!   `Retry-After`. Every `POST` carries an `Idempotency-Key`, the same one in every attempt.
+//!   connection, after 429, 502, 503 and 504, and while an earlier attempt is still being handled,
+//!   with growing pauses that are at least `Retry-After`. Every `POST` carries an `Idempotency-Key`,
+//!   the same one in every attempt.
 //! - Starts, tasks, forks and publishing give what they create an id before the first attempt, so that
 //!   a repeated attempt finds it instead of creating another.
 //! - [`EventStream`] connects again after the last event it has got, so that every event comes once and

@@ -1,4 +1,6 @@
 //! Options of the client.
+//!
+//! The options are not checked here. `Client::new` checks them all, so setters cannot fail.
 
 use std::{fmt, sync::Arc, time::Duration};
 
@@ -21,7 +23,7 @@ use super::{ClientError, TokenGrant};
 ///
 /// # fn main() -> Result<(), aios_service::client::ClientError> {
 /// let grant = TokenGrant::client_credentials("https://id.example/token", "ci", "secret")
-///     .with_scope("runs:write");
+///     .with_scope("runs:start runs:read");
 /// let options = ClientOptions::new().with_token_grant(grant).with_timeout(Duration::from_secs(10));
 /// let client = Client::new("https://aios.example", options)?;
 /// # drop(client);
@@ -63,6 +65,9 @@ impl ClientOptions {
     }
 
     /// Sends a bearer token with every request.
+    ///
+    /// The token is not renewed. Use [`with_token_grant`](Self::with_token_grant) for tokens that
+    /// expire.
     #[must_use]
     pub fn with_token(mut self, token: impl Into<String>) -> Self {
         self.token = Some(token.into());
@@ -78,6 +83,9 @@ impl ClientOptions {
     }
 
     /// Sends an API key with every request.
+    ///
+    /// A service checks its authenticators in turn, so a request with both a key and a token is
+    /// decided by the one that comes first there.
     #[must_use]
     pub fn with_api_key(mut self, key: impl Into<String>) -> Self {
         self.api_key = Some(key.into());
@@ -96,6 +104,29 @@ impl ClientOptions {
     /// Sets how often and with what pauses requests are repeated. The default makes 5 attempts, 200 ms
     /// after the first failure, doubling up to 5 s. Codes in
     /// [`non_retryable`](RetryPolicy::non_retryable) are not repeated.
+    ///
+    /// # Examples
+    ///
+    /// A client in a request handler, which prefers a fast error, and one in a job, which waits for
+    /// a restart of the service. An attempt whose outcome is unknown is repeated by both, except
+    /// for the calls that say otherwise:
+    ///
+    /// ```
+    /// use std::time::Duration;
+    ///
+    /// use aios_core::retry::RetryPolicy;
+    /// use aios_service::client::ClientOptions;
+    ///
+    /// let handler = ClientOptions::new()
+    ///     .with_timeout(Duration::from_secs(2))
+    ///     .with_retry(RetryPolicy::never());
+    /// let job = ClientOptions::new().with_retry(
+    ///     RetryPolicy::new()
+    ///         .with_max_attempts(50)
+    ///         .with_delays(Duration::from_millis(200), Duration::from_secs(30)),
+    /// );
+    /// # drop((handler, job));
+    /// ```
     #[must_use]
     pub fn with_retry(mut self, retry: RetryPolicy) -> Self {
         self.retry = retry;
@@ -110,6 +141,9 @@ impl ClientOptions {
     }
 
     /// The headers of every request.
+    ///
+    /// The values are marked as sensitive, so that neither the HTTP library nor its `Debug` output
+    /// shows them.
     pub(super) fn headers(&self) -> Result<HeaderMap, ClientError> {
         let mut headers = HeaderMap::new();
         let token = self.token.as_ref().map(|token| format!("Bearer {token}"));

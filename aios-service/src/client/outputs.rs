@@ -1,4 +1,8 @@
 //! Output streams of runs.
+//!
+//! An output stream is a list of items of one name in a run, for example the tokens of a model.
+//! Several tasks can write to it, and each item names its writer. The client does not remove the
+//! items of an attempt that failed: a reset tells that they are void, and the reader decides.
 
 use std::fmt;
 
@@ -22,6 +26,32 @@ pub struct OutputItem {
 
 /// The items of an output stream of a run, in order, each once: first those that are stored, then new
 /// ones. It connects again after the last item when the connection breaks.
+///
+/// # Examples
+///
+/// The text of a model as it is written. An attempt that fails and begins again voids its text:
+///
+/// ```no_run
+/// use std::collections::BTreeMap;
+///
+/// use aios_service::client::Client;
+///
+/// # async fn example(client: Client) -> Result<(), Box<dyn std::error::Error>> {
+/// let run = client.start("report", "2026-03").await?;
+/// let mut items = run.stream("text", 0);
+/// let mut texts: BTreeMap<String, String> = BTreeMap::new();
+/// while let Some(item) = items.next().await {
+///     let item = item?;
+///     let text = texts.entry(item.writer).or_default();
+///     match item.item {
+///         Some(item) => text.push_str(&item.decode::<String>()?),
+///         None => text.clear(),
+///     }
+/// }
+/// println!("{texts:?}");
+/// # Ok(())
+/// # }
+/// ```
 pub struct OutputStream(Messages);
 
 /// The data of a message.

@@ -1,4 +1,8 @@
 //! Which resources a list has.
+//!
+//! A query is a value that is turned into the parameters of a request. Conditions are joined by
+//! "and". The service checks them: an invalid pattern or limit is `INVALID_REQUEST` there, not an
+//! error here.
 
 use aios_core::{
     event::Timestamp,
@@ -177,6 +181,21 @@ impl RunQuery {
 }
 
 /// Which tasks a list has.
+///
+/// # Examples
+///
+/// Tasks of one agent that are not done:
+///
+/// ```
+/// use aios_core::store::TaskStatus;
+/// use aios_service::client::TaskQuery;
+///
+/// let open = TaskQuery::new()
+///     .with_agent_type("researcher")
+///     .with_agent("researcher-web")
+///     .with_status(TaskStatus::Assigned);
+/// # drop(open);
+/// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TaskQuery {
     status: Option<TaskStatus>,
@@ -252,6 +271,22 @@ impl TaskQuery {
 }
 
 /// Which agents a list has.
+///
+/// # Examples
+///
+/// Agents that were deleted are listed with `deleted_at`:
+///
+/// ```no_run
+/// use aios_service::client::{AgentQuery, Client, ClientError};
+///
+/// # async fn example(client: Client) -> Result<(), ClientError> {
+/// let query = AgentQuery::new().with_agent_type("researcher").with_deleted();
+/// for agent in client.agents(&query).await?.items {
+///     println!("{} {} {:?}", agent.id, agent.name, agent.deleted_at);
+/// }
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct AgentQuery {
     agent_type: Option<String>,
@@ -292,6 +327,27 @@ impl AgentQuery {
 }
 
 /// Which events of the log are asked for.
+///
+/// # Examples
+///
+/// The events of one hour, for [`Client::log`](super::Client::log):
+///
+/// ```
+/// use std::time::Duration;
+///
+/// use aios_core::event::Timestamp;
+/// use aios_service::client::EventQuery;
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let noon: Timestamp = "2026-03-01T12:00:00Z".parse()?;
+/// let hour = EventQuery::new()
+///     .with_pattern("workflows.#")
+///     .with_created_after(noon)
+///     .with_created_before(noon + Duration::from_secs(3600));
+/// # drop(hour);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct EventQuery {
     pattern: Option<String>,

@@ -45,6 +45,8 @@ pub(super) async fn read(
 }
 
 /// The error of an answer.
+///
+/// `Retry-After` is read as a number of seconds. The form with a date is ignored.
 pub(super) async fn refusal(response: Response) -> ClientError {
     let status = response.status().as_u16();
     let request_id = request_id(&response);

@@ -26,6 +26,26 @@ const WAIT: Duration = Duration::from_secs(20);
 const PAUSE: Duration = Duration::from_millis(100);
 
 /// A run of the service, whichever process executes it.
+///
+/// # Examples
+///
+/// A run that waits for a person. The signal is kept if it is sent before the workflow waits for
+/// it:
+///
+/// ```no_run
+/// use aios_service::client::{Client, PageQuery};
+///
+/// # async fn example(client: Client) -> Result<(), Box<dyn std::error::Error>> {
+/// let run = client.start("expense", &serde_json::json!({ "cents": 120_000 })).id("expense-7").await?;
+/// run.signal("approved", &serde_json::json!({ "by": "ada" })).await?;
+/// println!("{:?}", run.status().await?.status);
+///
+/// for recorded in run.journal(&PageQuery::new().with_limit(100)).await?.items {
+///     println!("{} {}", recorded.version, recorded.event.event_type);
+/// }
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone)]
 pub struct RunHandle {
     /// The service.
@@ -167,6 +187,9 @@ impl RunHandle {
 
     /// Sends a signal. It is kept until the workflow waits for it.
     ///
+    /// It is sent once: a repeated attempt could send it twice. To send a signal that is safe to
+    /// repeat, use [`Client::signal_with_start`](super::Client::signal_with_start) with an id.
+    ///
     /// # Errors
     ///
     /// [`ClientError::Service`] with `RUN_ENDED` if the run has ended.
@@ -190,6 +213,21 @@ impl RunHandle {
     }
 
     /// Requests cancellation. The run compensates and ends as cancelled.
+    ///
+    /// # Examples
+    ///
+    /// ```no_run
+    /// use aios_service::client::{Client, ResultError};
+    ///
+    /// # async fn example(client: Client) -> Result<(), Box<dyn std::error::Error>> {
+    /// let run = client.run("expense-7");
+    /// run.cancel("entered twice").await?;
+    /// if let Err(ResultError::Cancelled { failure, .. }) = run.result::<()>().await {
+    ///     println!("compensated: {}", failure.message);
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Errors
     ///
@@ -231,6 +269,9 @@ impl RunHandle {
     /// Starts a new run with a copy of the journal up to an operation, which continues from there with
     /// the current code. The new run gets an id of its own if `new_id` is `None`.
     ///
+    /// Operations before this number keep their results, and this one and all later ones are done
+    /// again. The run itself does not change.
+    ///
     /// # Errors
     ///
     /// [`ClientError::Service`] with `OPERATION_NOT_FOUND` if the journal has no such operation, and
@@ -249,6 +290,24 @@ impl RunHandle {
 
     /// Retries a failed run from the operation with which it failed: starts a new run with a copy of the
     /// journal up to that operation. The new run gets an id of its own if `new_id` is `None`.
+    ///
+    /// # Examples
+    ///
+    /// After a deployment that removes the cause of a failure:
+    ///
+    /// ```no_run
+    /// use aios_service::client::{Client, RunQuery};
+    /// use aios_core::store::RunStatus;
+    ///
+    /// # async fn example(client: Client) -> Result<(), Box<dyn std::error::Error>> {
+    /// let failed = RunQuery::new().with_workflow("report").with_statuses([RunStatus::Failed]);
+    /// for run in client.runs(&failed).await?.items {
+    ///     let again = format!("{}-again", run.id);
+    ///     client.run(run.id).retry(Some(&again)).await?;
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Errors
     ///

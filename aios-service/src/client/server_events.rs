@@ -32,6 +32,8 @@ impl Parser {
     }
 
     /// How many bytes are held.
+    ///
+    /// The caller limits it, because a line or a message that never ends would fill the memory.
     pub(super) fn held(&self) -> usize {
         self.buffer.len() + self.message.data.as_ref().map_or(0, String::len)
     }

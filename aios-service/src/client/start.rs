@@ -14,6 +14,28 @@ use serde::Serialize;
 use super::{Client, ClientError, Run, RunHandle, connection::Request, convert::traced};
 
 /// Starts a run. Await it.
+///
+/// # Examples
+///
+/// A run that begins tomorrow. A second call with the same id and input, for example after a crash
+/// of the caller, returns the run that exists:
+///
+/// ```no_run
+/// use std::time::Duration;
+///
+/// use aios_service::client::{Client, ClientError};
+///
+/// # async fn example(client: Client) -> Result<(), ClientError> {
+/// let run = client
+///     .start("reminder", &serde_json::json!({ "customer": 7 }))
+///     .id("reminder-7")
+///     .after(Duration::from_secs(24 * 3600))
+///     .correlation_id("order-7")
+///     .await?;
+/// println!("{} is planned", run.id());
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug)]
 #[must_use = "nothing is started until it is awaited"]
 pub struct StartRun {
@@ -63,6 +85,8 @@ impl StartRun {
     }
 
     /// Sets when the run begins; at once unless set.
+    ///
+    /// Replaces a delay that was set with [`after`](Self::after).
     pub fn at(mut self, time: Timestamp) -> Self {
         (self.start_at, self.delay) = (Some(time), None);
         self
@@ -108,6 +132,23 @@ impl IntoFuture for StartRun {
 }
 
 /// Sends a signal, and starts the run first if it does not exist. Await it.
+///
+/// # Examples
+///
+/// One run collects the items of a customer. The first item starts it, and later ones are signals
+/// to it. An item that is sent again has the same id and is added once:
+///
+/// ```no_run
+/// use aios_service::client::{Client, ClientError};
+///
+/// # async fn example(client: Client) -> Result<(), ClientError> {
+/// client
+///     .signal_with_start("basket", "basket-7", &serde_json::json!({}), "add", "tea")
+///     .signal_id("basket-7-item-1")
+///     .await?;
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug)]
 #[must_use = "nothing is sent until it is awaited"]
 pub struct SignalWithStart {
@@ -200,6 +241,24 @@ impl IntoFuture for SignalWithStart {
 }
 
 /// Assigns a task, as a run with a single task. Await it.
+///
+/// # Examples
+///
+/// ```no_run
+/// use std::time::Duration;
+///
+/// use aios_service::client::Client;
+///
+/// # async fn example(client: Client) -> Result<(), Box<dyn std::error::Error>> {
+/// let run = client
+///     .task("researcher", &serde_json::json!({ "question": "When was tea first traded?" }))
+///     .timeout(Duration::from_secs(60))
+///     .total_timeout(Duration::from_secs(300))
+///     .await?;
+/// println!("{}", run.result::<serde_json::Value>().await?);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug)]
 #[must_use = "nothing is assigned until it is awaited"]
 pub struct StartTask {

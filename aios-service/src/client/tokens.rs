@@ -1,4 +1,18 @@
 //! Tokens of an OAuth2 token endpoint (RFC 6749), renewed before they expire.
+//!
+//! One token is kept for all clones of a client.
+//!
+//! | event | effect |
+//! |---|---|
+//! | no token, or four fifths of its lifetime have passed | the next request gets a new one first |
+//! | the answer has no `expires_in` | a lifetime of 60 s is assumed |
+//! | several requests need a token | one of them requests it, the others wait for the lock |
+//! | the service answers 401 | the token is forgotten, and the request is sent once more with a new one |
+//! | the endpoint refuses the grant | `UNAUTHENTICATED`, not repeated |
+//! | the endpoint fails or cannot be reached | an error that is repeated like one of the service |
+//!
+//! A refused token is only forgotten if it is still the latest: another request may have renewed it
+//! already.
 
 use std::{fmt, time::Duration};
 
@@ -18,6 +32,47 @@ const LIFETIME: Duration = Duration::from_secs(60);
 /// How a client gets tokens from a token endpoint, such as that of an OIDC provider or of
 /// [`TokenEndpoint`](crate::auth): pass it to
 /// [`ClientOptions::with_token_grant`](super::ClientOptions::with_token_grant).
+///
+/// # Examples
+///
+/// A client of a service that issues tokens itself, as in development:
+///
+/// ```
+/// # use std::sync::Arc;
+/// #
+/// # use aios_agents::prelude::*;
+/// use aios_service::{
+///     auth::{Permissions, TokenEndpoint},
+///     client::{Client, ClientOptions, TokenGrant},
+///     http::{ApiOptions, Shutdown, api, serve},
+/// };
+/// use axum::Router;
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let runtime = Runtime::builder()
+/// #     .store(aios_store::connect("memory://").await?)
+/// #     .broker(aios_broker::connect("memory://").await?)
+/// #     .start()
+/// #     .await?;
+/// let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
+/// let base = format!("http://{}", listener.local_addr()?);
+/// let issuer = TokenEndpoint::new(format!("{base}/oauth"), "tea-shop")?
+///     .with_client("ci", "secret", Permissions::parse(["runs:*"])?);
+/// let options = ApiOptions::new().with_authenticator(issuer.tokens());
+/// let router = Router::new()
+///     .nest("/oauth", issuer.router())
+///     .nest("/api/v1", api(Arc::new(runtime), options));
+/// tokio::spawn(serve(listener, router, Shutdown::new()));
+///
+/// let grant = TokenGrant::client_credentials(format!("{base}/oauth/token"), "ci", "secret")
+///     .with_scope("runs:read");
+/// let client =
+///     Client::new(&format!("{base}/api/v1"), ClientOptions::new().with_token_grant(grant))?;
+/// assert_eq!(client.me().await?.permissions, ["runs:read"]);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone)]
 pub struct TokenGrant {
     /// Of the token endpoint.
@@ -64,6 +119,8 @@ impl TokenGrant {
     }
 
     /// Adds a parameter that the provider needs, such as `audience` or `resource`.
+    ///
+    /// The same name can be added several times, as `resource` of RFC 8707.
     #[must_use]
     pub fn with_parameter(mut self, name: &'static str, value: impl Into<String>) -> Self {
         self.form.push((name, value.into()));
