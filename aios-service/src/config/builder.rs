@@ -160,12 +160,16 @@ impl SettingsBuilder {
 
     /// Sets the folder of `base.yaml` and the files of the environments, which must exist. By default
     /// it is `config` in the current folder, which need not exist.
+    ///
+    /// The [module](super) shows how the files are merged.
     pub fn folder(mut self, folder: impl Into<PathBuf>) -> Self {
         self.folder = Some(folder.into());
         self
     }
 
     /// Replaces the environment variables of the process.
+    ///
+    /// Variables without the prefix `AIOS_` are needed for references of files only.
     pub fn environment<N, V>(mut self, variables: impl IntoIterator<Item = (N, V)>) -> Self
     where
         N: Into<OsString>,
@@ -177,12 +181,18 @@ impl SettingsBuilder {
     }
 
     /// Sets the default of a key, such as `database.url`, which every other layer overrides.
+    ///
+    /// It is checked like a value of a file, except that it may be a secret. An unknown key is a
+    /// fault.
     pub fn default_value(mut self, key: impl Into<String>, value: impl Into<Value>) -> Self {
         self.defaults.0.push((key.into(), value.into()));
         self
     }
 
     /// Sets the value of a key, such as `database.url`, over every other layer.
+    ///
+    /// For values that a program knows better than its operators, such as the arguments of a
+    /// command line.
     pub fn value(mut self, key: impl Into<String>, value: impl Into<Value>) -> Self {
         self.values.0.push((key.into(), value.into()));
         self
@@ -197,6 +207,19 @@ impl SettingsBuilder {
     }
 
     /// The JSON Schema of the files, for editors.
+    ///
+    /// # Examples
+    ///
+    /// A file that an editor uses to complete and check `base.yaml`, written by a command of the
+    /// program:
+    ///
+    /// ```
+    /// use aios_service::config::Settings;
+    ///
+    /// let schema = Settings::builder().schema();
+    /// assert!(schema["properties"]["database"].is_object());
+    /// println!("{schema:#}");
+    /// ```
     #[must_use]
     pub fn schema(&self) -> Value {
         self.compile(&mut Vec::new()).as_value().clone()
@@ -204,6 +227,8 @@ impl SettingsBuilder {
 
     /// Reads all layers. It reads files and blocks: call it before the runtime starts, or with
     /// `spawn_blocking`.
+    ///
+    /// The order of the steps and of the layers is that of the [module](super).
     ///
     /// # Errors
     ///

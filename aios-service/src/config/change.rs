@@ -5,6 +5,24 @@ use std::collections::BTreeMap;
 use super::{Entry, Origin};
 
 /// A value that differs between two loads of the same configuration.
+///
+/// # Examples
+///
+/// ```
+/// use aios_service::config::Settings;
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let builder = Settings::builder().environment::<&str, &str>([]);
+/// let before = builder.clone().value("log.level", "info").load()?;
+/// let after = builder.value("log.level", "debug").load()?;
+///
+/// let changes = after.changes_since(&before);
+/// assert_eq!(changes.len(), 1);
+/// assert_eq!(changes[0].key, "log.level");
+/// assert_eq!(changes[0].after.as_deref(), Some("debug"));
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Change {

@@ -48,6 +48,8 @@ impl HumanDuration {
     pub const MAX: Self = Self(Duration::from_secs(100 * 365 * 86_400));
 
     /// The duration.
+    ///
+    /// At most [`MAX`](Self::MAX), so adding it to a timestamp of today does not overflow.
     #[must_use]
     pub fn get(self) -> Duration {
         self.0

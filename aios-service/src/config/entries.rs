@@ -54,6 +54,9 @@ struct Walk<'w> {
 impl Walk<'_> {
     /// Visits a value and what is below it. `default` is the part of the default of a key above
     /// that belongs here.
+    ///
+    /// A value that is a mapping has no entry of its own, only its keys have. A default of a key
+    /// above is passed down, because the schema of the key below may have no default.
     fn visit(
         &mut self,
         shape: &Shape<'_>,

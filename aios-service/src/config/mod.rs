@@ -48,6 +48,25 @@
 //! 6. files that variables `…_FILE` name, such as mounted secrets
 //! 7. [`value`](SettingsBuilder::value)
 //!
+//! ```
+//! use aios_service::config::Settings;
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # let folder = tempfile::tempdir()?;
+//! # let folder = folder.path();
+//! std::fs::write(folder.join("base.yaml"), "log:\n  level: info\nagent:\n  timeout: 5m\n")?;
+//! std::fs::write(folder.join("production.yaml"), "log:\n  level: warn\n")?;
+//!
+//! let settings =
+//!     Settings::builder().folder(folder).environment([("AIOS_ENV", "production")]).load()?;
+//! assert_eq!(settings.log().level.as_str(), "warn"); // of the later file
+//! assert!(settings.agent().timeout.is_some()); // mappings are merged key by key
+//! let origin = settings.origin("log.level").ok_or("no origin")?.to_string();
+//! assert!(origin.ends_with("production.yaml:2:3"));
+//! # Ok(())
+//! # }
+//! ```
+//!
 //! # Names
 //!
 //! The variable of a key is `AIOS_`, the section and the key; deeper levels are separated by `__`.
@@ -100,6 +119,61 @@
 //!
 //! A value of type [`Secret`] or the password of a [`SecretUrl`] in a file is a fault, unless it is a
 //! reference without a default. Neither type prints its secret, and no report contains one.
+//!
+//! # Faults
+//!
+//! All values are checked by the schema of their types before a type is read, so one report has all
+//! faults. Limits of a type are written as attributes of its schema:
+//!
+//! ```
+//! use aios_service::config::{HumanDuration, Settings};
+//! use schemars::JsonSchema;
+//! use serde::Deserialize;
+//!
+//! #[derive(Deserialize, JsonSchema)]
+//! struct Import {
+//!     sources: Vec<String>,
+//!     #[schemars(range(min = 1, max = 64))]
+//!     workers: u8,
+//!     pause: Option<HumanDuration>,
+//! }
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let builder = Settings::builder().section::<Import>("import");
+//! let variables = [("AIOS_IMPORT_SOURCES", "north, south"), ("AIOS_IMPORT_WORKERS", "8")];
+//! let settings = builder.clone().environment(variables).load()?;
+//! let import = settings.section::<Import>("import").ok_or("no section")?;
+//! assert_eq!((import.sources.len(), import.workers), (2, 8));
+//! assert!(import.pause.is_none());
+//!
+//! let error = builder.environment([("AIOS_IMPORT_WORKERS", "100")]).load().unwrap_err();
+//! let faults: Vec<_> = error.faults().iter().map(|fault| fault.key.as_str()).collect();
+//! assert_eq!(faults, ["import.sources", "import.workers"]); // one is missing, one is too large
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # Tests
+//!
+//! A test that takes nothing from its surroundings: no file, no variable of the process:
+//!
+//! ```
+//! use aios_service::config::Settings;
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # let empty = tempfile::tempdir()?;
+//! let settings = Settings::builder()
+//!     .folder(empty.path())
+//!     .environment([("AIOS_DATABASE_URL", "postgres://shop:s3cr3t@db.example.org/shop")])
+//!     .value("http.listen", "127.0.0.1:0")
+//!     .load()?;
+//! let url = settings.database().url.as_ref().ok_or("no URL")?;
+//! assert!(url.expose().contains("s3cr3t"));
+//! assert!(!format!("{settings:?}").contains("s3cr3t"));
+//! assert_eq!(settings.http().listen, "127.0.0.1:0");
+//! # Ok(())
+//! # }
+//! ```
 //!
 //! # Guarantees
 //!

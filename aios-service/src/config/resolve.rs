@@ -172,6 +172,10 @@ impl Resolver<'_> {
 
 /// A text as a value of the type that the schema has. If it is none, it remains a text, which is
 /// then found to be invalid.
+///
+/// The type is tried in this order: an option of an enumeration (without regard to case), a text, a
+/// boolean, a number, a list. A key that takes a text keeps it as it is, so a password of digits
+/// stays a text.
 fn typed(text: &str, shape: &Shape<'_>) -> Value {
     let as_text = || Value::String(text.to_owned());
     let is_option =

@@ -55,6 +55,9 @@ impl Schema {
 }
 
 /// Removes null from the types and alternatives of a schema.
+///
+/// `Option<T>` becomes "T or null" in a generated schema. The null would appear in each description
+/// of what is expected, and as an alternative that hides the faults of `T`.
 fn remove_null(schema: &mut Value) {
     let Value::Object(keywords) = schema else { return };
     for (keyword, value) in &mut *keywords {

@@ -34,6 +34,8 @@ impl Secret {
     }
 
     /// The text. Pass it to what needs it, and to nothing that prints it.
+    ///
+    /// A copy of the text is an ordinary `String` and is printed like one.
     #[must_use]
     pub fn expose(&self) -> &str {
         &self.0

@@ -73,6 +73,10 @@ fn mask(text: &str) -> String {
 }
 
 /// The passwords of a URL, in order: parts of the text.
+///
+/// The parts are slices of the text, so that `mask` finds their places by their addresses.
+/// Parameters are searched for in the whole text after the scheme, because a password with a `?`
+/// hides where the query begins.
 pub(super) fn secrets(text: &str) -> Vec<&str> {
     let authority = text.split_once("://").map(|(_, rest)| rest);
     let after_scheme = authority.unwrap_or(text);

@@ -102,6 +102,9 @@ impl fmt::Debug for Section {
 }
 
 /// Moves the definitions of a schema to those of all sections, under names of their own.
+///
+/// Two sections may use the same name for different definitions, and the root of all schemas has
+/// one mapping of them. The name of a section has no dot, so the new names cannot collide.
 fn lift_definitions(section: &str, schema: &mut Value, definitions: &mut Map<String, Value>) {
     match schema {
         Value::Object(keywords) => {

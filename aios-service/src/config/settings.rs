@@ -96,6 +96,37 @@ impl Settings {
 
     /// A section of your own type. `None` if
     /// [`section`](super::SettingsBuilder::section) was not called with this name and this type.
+    ///
+    /// A section of [`section_schema`](super::SettingsBuilder::section_schema) has the type
+    /// `serde_json::Value`.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use aios_service::config::Settings;
+    /// use serde_json::{Value, json};
+    ///
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let schema = json!({
+    ///     "type": "object",
+    ///     "properties": {
+    ///         "host": { "type": "string", "default": "localhost" },
+    ///         "password": { "type": "string", "writeOnly": true },
+    ///     },
+    ///     "required": ["password"],
+    /// });
+    /// let settings = Settings::builder()
+    ///     .section_schema("mail", schema)
+    ///     .environment([("AIOS_MAIL_PASSWORD", "s3cr3t")])
+    ///     .load()?;
+    /// let mail = settings.section::<Value>("mail").ok_or("no section")?;
+    /// assert_eq!(mail["password"], "s3cr3t");
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// Defaults of the schema are listed by [`entries`](Self::entries), and are not written into
+    /// the value.
     #[must_use]
     pub fn section<T: 'static>(&self, name: &str) -> Option<&T> {
         self.sections.get(name)?.downcast_ref()
@@ -108,6 +139,26 @@ impl Settings {
     }
 
     /// The values that are set or have a default, sorted by key, without secrets.
+    ///
+    /// # Examples
+    ///
+    /// The values for the log of the start, each with the layer that decided it:
+    ///
+    /// ```
+    /// use aios_service::config::Settings;
+    ///
+    /// # fn main() -> Result<(), aios_service::config::SettingsError> {
+    /// let settings = Settings::builder()
+    ///     .environment([("AIOS_OPENAI_API_KEY", "s3cr3t"), ("AIOS_HTTP_LISTEN", "0.0.0.0:80")])
+    ///     .load()?;
+    /// for entry in settings.entries() {
+    ///     println!("{} = {} ({})", entry.key, entry.value, entry.origin);
+    /// }
+    /// let key = settings.entries().iter().find(|entry| entry.key == "openai.api_key");
+    /// assert_eq!(key.map(|key| key.value.as_str()), Some("***"));
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use]
     pub fn entries(&self) -> &[Entry] {
         &self.entries
@@ -115,6 +166,9 @@ impl Settings {
 
     /// The environment variables that begin with `AIOS_` and set nothing, because no section has a
     /// similar name.
+    ///
+    /// Log them at the start: one of them may be a misspelt variable of a section that does not
+    /// exist either.
     #[must_use]
     pub fn ignored_variables(&self) -> &[String] {
         &self.ignored
@@ -122,6 +176,22 @@ impl Settings {
 
     /// The sections of the files that were left unread; see
     /// [`other_sections`](super::SettingsBuilder::other_sections).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use aios_service::config::Settings;
+    ///
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let folder = tempfile::tempdir()?;
+    /// # let folder = folder.path();
+    /// std::fs::write(folder.join("base.yaml"), "database:\n  url: sqlite:shop.db\nmail:\n  host: mx\n")?;
+    /// let builder = Settings::builder().folder(folder).environment::<&str, &str>([]);
+    /// assert!(builder.clone().load().is_err()); // no section is named mail
+    /// assert_eq!(builder.other_sections().load()?.other_sections(), ["mail"]);
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use]
     pub fn other_sections(&self) -> &[String] {
         &self.others

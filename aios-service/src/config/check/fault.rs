@@ -21,6 +21,14 @@ pub struct Fault {
 }
 
 /// The kind of a [`Fault`].
+///
+/// | kind | found in | remedy in its text |
+/// |---|---|---|
+/// | `Unknown`, `Ambiguous`, `SecretInFile` | each layer, before merging | the nearest name, the keys, the variable |
+/// | `UndefinedVariable`, `MalformedReference` | texts of files | the form of a reference |
+/// | `Missing`, `Unexpected` | the merged values, by the schema | what is expected, and the variable |
+/// | `Refused` | the merged values, by their types | the message of the type |
+/// | `Unreadable` | files, variables and sections as a whole | the reason |
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum FaultKind {

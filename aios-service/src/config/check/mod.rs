@@ -26,6 +26,8 @@ pub(crate) use self::{
 };
 
 /// Checks a node and what is below it. `path` is the path of the node, and is restored.
+///
+/// A sequence whose shape takes no items is not descended into: the validation reports its type.
 pub(super) fn check(
     node: &Node,
     shape: &Shape<'_>,

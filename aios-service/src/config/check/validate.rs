@@ -94,6 +94,9 @@ impl Report<'_> {
 
     /// The kind of a fault: expected and found, or the reason of a keyword that has no short
     /// description.
+    ///
+    /// A description of what is expected says nothing about these keywords, so the validator's own
+    /// text is used, with the value masked.
     fn kind(
         &self,
         kind: &ValidationErrorKind,

@@ -104,6 +104,18 @@ fn upper(key: &str) -> String {
 }
 
 /// The meaning of a variable, by the schema of the sections.
+///
+/// | the name | the value | means |
+/// |---|---|---|
+/// | is that of a link to a service | an address | a variable of Kubernetes or Docker |
+/// | fits one key | any | the value of the key |
+/// | fits no key, but one without its end `_FILE` | a path | a file with the value |
+/// | fits several keys | any | a fault |
+/// | has a known section and no known key, or is nearly known | any | a fault with a suggestion |
+/// | anything else | any | a variable of another program |
+///
+/// A key whose own name ends with `file` is tried first, so `AIOS_MAIL_KEY_FILE` sets
+/// `mail.key_file` if there is such a key.
 pub(crate) fn meaning(schema: &Schema, name: &str, value: &str) -> Meaning {
     if is_service_link(name, value) {
         return Meaning::Foreign;

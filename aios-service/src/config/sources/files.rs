@@ -38,6 +38,14 @@ pub(crate) fn read(path: &Path) -> Result<Option<String>, String> {
 }
 
 /// The layers of `base.yaml` and of the file of the environment.
+///
+/// | there is | result |
+/// |---|---|
+/// | no folder, and the program did not name one | no layers |
+/// | no folder, and the program named it | a fault |
+/// | no `base.yaml` | no layer |
+/// | `AIOS_ENV` without a file of this name | a fault, with the nearest environment |
+/// | `base.yml` or `{AIOS_ENV}.yml` alone | a fault: it would not be read |
 pub(crate) fn of_folder(
     folder: &Path,
     is_required: bool,

@@ -63,6 +63,9 @@ impl Node {
     }
 
     /// Puts a later layer over this one. Mappings are merged; everything else is replaced.
+    ///
+    /// A null of a later layer replaces a value too: it then counts as not set. The origin of a
+    /// mapping stays that of the first layer that has it; each of its values keeps its own.
     pub(crate) fn merge(&mut self, later: Self) {
         match (&mut self.content, later.content) {
             (Content::Mapping(fields), Content::Mapping(others)) => {

@@ -1,4 +1,8 @@
 //! References in texts of files: `${NAME}` and `${NAME:-default}`.
+//!
+//! References are replaced once: a `${` in the value of a variable or in a default is a part of the
+//! text. Whether a text is a secret in a file is decided by its [`literal`] part, so a default
+//! counts as written into the file.
 
 /// A part of a text.
 #[derive(Debug, PartialEq, Eq)]

@@ -45,6 +45,8 @@ pub(crate) fn parse(path: &Path, text: &str) -> Result<Node, Fault> {
 }
 
 /// Whether a file has nothing but comments.
+///
+/// The reader reports the end of the text for such a file, as for one that is cut off.
 fn is_empty(text: &str) -> bool {
     let text = text.trim_start_matches('\u{feff}');
     text.lines().all(|line| {
