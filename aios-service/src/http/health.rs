@@ -64,6 +64,24 @@ struct Checks {
 /// }
 /// # let _ = routes;
 /// ```
+///
+/// The body of an answer names each check, so that the log of an orchestrator says which one
+/// failed:
+///
+/// ```text
+/// GET /health/ready
+/// 503  {"status": "failed",
+///       "checks": {"process": "ok", "runtime": "ok", "broker": "reconnecting", "store": "ok"}}
+/// ```
+///
+/// | check | text of a failure |
+/// |---|---|
+/// | `process` | `shutting down` |
+/// | `runtime` | the code of the failure that ended the runtime |
+/// | `broker` | `reconnecting`, `blocked` or `closed` |
+/// | `store` | the code of the error, or `STORE_TIMEOUT` after 2 s |
+/// | `agents` | `blocked:` and the types of agents whose code blocks its thread |
+/// | `runs` | `blocking:` and the ids of runs whose code blocks its thread |
 pub fn health(runtime: Arc<Runtime>, shutdown: Shutdown) -> Router {
     let clock = Arc::new(SystemClock);
     Router::new()

@@ -79,6 +79,41 @@ use self::{
 ///
 /// A runtime without a store answers most requests with `NO_STORE`. With the feature `swagger`, `/docs` is a
 /// page for people, which needs no credentials.
+///
+/// The errors of the API have JSON bodies also for requests that no handler gets, for example an
+/// unknown path below the mount point. For paths outside of it, see [`answer_unrouted`].
+///
+/// # Examples
+///
+/// A request to the router without a server, as in a test. `peer` stands for the address of the
+/// client:
+///
+/// ```
+/// use std::{net::SocketAddr, sync::Arc};
+///
+/// use aios_agents::Runtime;
+/// use aios_service::http::{ApiOptions, api};
+/// use axum::{Router, body::Body, extract::connect_info::MockConnectInfo, http::Request};
+/// use tower::ServiceExt;
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let runtime = Runtime::builder()
+///     .store(aios_store::connect("memory://").await?)
+///     .broker(aios_broker::connect("memory://").await?)
+///     .start()
+///     .await?;
+/// let peer = SocketAddr::from(([127, 0, 0, 1], 50_000));
+/// let router = Router::new()
+///     .nest("/api/v1", api(Arc::new(runtime), ApiOptions::new()))
+///     .layer(MockConnectInfo(peer));
+///
+/// let request = Request::get("/api/v1/runs/order-7").header("host", "localhost");
+/// let response = router.oneshot(request.body(Body::empty())?).await?;
+/// assert_eq!(response.status(), 404);
+/// # Ok(())
+/// # }
+/// ```
 pub fn api(runtime: Arc<Runtime>, options: ApiOptions) -> Router {
     let (router, document) = resources().split_for_parts();
     let documents = Arc::new(Documents::new(&document));

@@ -48,6 +48,29 @@ pub enum Audit {
 ///     .with_request_timeout(Duration::from_secs(10));
 /// # drop(options);
 /// ```
+///
+/// The router of a public service: callers with a key, a page of another origin, and limits:
+///
+/// ```
+/// use std::time::Duration;
+///
+/// use aios_service::{
+///     auth::ApiKeys,
+///     http::{ApiOptions, Audit, Cors, RateLimit, Shutdown},
+/// };
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let shutdown = Shutdown::new(); // the same as for `health` and `serve`
+/// let options = ApiOptions::new()
+///     .with_authenticator(ApiKeys::new([]))
+///     .with_cors(Cors::new(["https://console.example.com"])?)
+///     .with_rate_limit(RateLimit::new(50, Duration::from_secs(1))?)
+///     .with_audit(Audit::LogLines)
+///     .with_shutdown(shutdown.clone());
+/// # drop((options, shutdown));
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Debug)]
 pub struct ApiOptions {
     /// Asked in this order.
@@ -91,6 +114,8 @@ impl ApiOptions {
 
     /// Adds an authenticator. Those that were added before are asked first. Without any,
     /// [`Anonymous::on_loopback`] is asked.
+    /// The first one that recognises the credentials decides; credentials that it refuses are not
+    /// tried with the next one.
     #[must_use]
     pub fn with_authenticator(mut self, authenticator: impl Authenticator) -> Self {
         self.authenticators.push(Arc::new(authenticator));
@@ -112,6 +137,9 @@ impl ApiOptions {
     }
 
     /// Sets the clock. The default is the system clock.
+    ///
+    /// It decides about timestamps of answers, the expiry of credentials, timeouts and the rate
+    /// limit. Leases and tasks have the clocks of the store and the runtime.
     #[must_use]
     pub fn with_clock(mut self, clock: Arc<dyn Clock>) -> Self {
         self.clock = clock;
@@ -119,6 +147,8 @@ impl ApiOptions {
     }
 
     /// Sets the size of the largest body of a request that is read, in bytes. The default is 2 MiB.
+    ///
+    /// A larger body is answered with 413, `BODY_TOO_LARGE`.
     #[must_use]
     pub fn with_max_body_bytes(mut self, bytes: usize) -> Self {
         self.limits = self.limits.detached();
@@ -128,6 +158,9 @@ impl ApiOptions {
 
     /// Sets how long a request may take until it is answered with `REQUEST_TIMEOUT`, at least 1 ms.
     /// The default is 30 s. Includes the time in which the client sends the body.
+    ///
+    /// Streams of events are not limited by it. A request that waits for a result waits for at most
+    /// 4/5 of this time.
     #[must_use]
     pub fn with_request_timeout(mut self, timeout: Duration) -> Self {
         self.limits = self.limits.detached();
@@ -138,6 +171,9 @@ impl ApiOptions {
     /// Sets how long a stream of events lives; then its client connects again and continues after
     /// the last event. A stream also ends with the credentials of its caller. The default is 10
     /// minutes.
+    ///
+    /// A shorter lifetime spreads the clients sooner over the processes that were started since.
+    /// The client of this crate connects again without a gap.
     #[must_use]
     pub fn with_stream_lifetime(mut self, lifetime: Duration) -> Self {
         self.stream_lifetime = lifetime;
@@ -166,6 +202,9 @@ impl ApiOptions {
 
     /// Sets the shutdown with which long requests end: streams of events, and waiting for results.
     /// Pass the one that [`serve`](super::serve) gets.
+    ///
+    /// Without it, a stream that is open at the shutdown lasts until its lifetime or the drain
+    /// timeout of the server ends it.
     #[must_use]
     pub fn with_shutdown(mut self, shutdown: Shutdown) -> Self {
         self.shutdown = shutdown;

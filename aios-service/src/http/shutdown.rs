@@ -42,12 +42,36 @@ pub struct Shutdown {
 
 impl Shutdown {
     /// Creates a shutdown that has not begun.
+    ///
+    /// # Examples
+    ///
+    /// A test, or a program that ends for a reason of its own:
+    ///
+    /// ```
+    /// use aios_service::http::Shutdown;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() {
+    /// let shutdown = Shutdown::new();
+    /// let waiting = tokio::spawn({
+    ///     let shutdown = shutdown.clone();
+    ///     async move { shutdown.begun().await }
+    /// });
+    /// assert!(!shutdown.has_begun());
+    /// shutdown.begin();
+    /// assert!(waiting.await.is_ok()); // clones share the state
+    /// # }
+    /// ```
     #[must_use]
     pub fn new() -> Self {
         Self { begun: Arc::new(watch::Sender::new(false)), accept_delay: Duration::ZERO }
     }
 
     /// Creates a shutdown that begins at SIGTERM (on Unix) or Ctrl-C.
+    ///
+    /// The handlers replace the default effect of the signals for the rest of the process: a second
+    /// Ctrl-C does not end a process that is stuck in its shutdown. Limit the time of the shutdown
+    /// instead.
     ///
     /// # Errors
     ///
@@ -70,6 +94,8 @@ impl Shutdown {
     /// Sets for how long [`serve`](super::serve) accepts connections after the shutdown has begun. In
     /// this time [`health`](super::health) reports that the process is not ready, so that a load
     /// balancer stops sending requests to it. The default is 0.
+    ///
+    /// Clones that were made before keep their delay.
     #[must_use]
     pub fn with_accept_delay(mut self, delay: Duration) -> Self {
         self.accept_delay = delay;

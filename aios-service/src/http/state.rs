@@ -66,6 +66,8 @@ impl Api {
     }
 
     /// When a stream ends: after its lifetime, or with the credentials of its caller.
+    ///
+    /// A caller whose credentials have expired in the meantime gets a stream that ends at once.
     pub(crate) fn stream_end(&self, identity: &Identity) -> BoxFuture<'static, ()> {
         let rest = identity.expires_at.map(|end| end.duration_since(self.now()));
         let lifetime = self.options.stream_lifetime;

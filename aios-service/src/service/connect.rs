@@ -7,6 +7,9 @@ use std::{future::Future, pin::Pin, sync::Arc};
 
 /// An async function that opens what a URL names, such as `aios_store::connect`. Every
 /// `async fn(&str) -> Result<T, E>` is one.
+///
+/// It exists because the future of an async function borrows its argument, which the bounds of a
+/// closure cannot express for every lifetime. There is no need to implement it.
 pub trait Connect<'u, T, E> {
     /// The future of the call.
     type Opening: Future<Output = Result<T, E>> + Send + 'u;

@@ -6,6 +6,36 @@ use aios_core::{broker::BrokerError, store::StoreError};
 use crate::config::SettingsError;
 
 /// Why a service could not start, or did not end in an orderly way.
+///
+/// | variant | code | remedy |
+/// |---|---|---|
+/// | `Settings` | `INVALID_SETTINGS` | correct the settings that the report lists |
+/// | `Listen`, `Signals` | `LISTEN_FAILED` | choose another address, or allow it |
+/// | `Telemetry`, `Traces`, `Metrics` | `TELEMETRY_FAILED` | correct the section `telemetry`, or allow a thread |
+/// | `Store`, `Broker`, `Runtime` | that of the error inside | as the error says; retry if it is retryable |
+/// | `NoBroker` | `INVALID_RUNTIME_CONFIGURATION` | correct the program |
+/// | `RuntimeInUse` | `SHUTDOWN_TIMEOUT` | drop clones of the runtime before the end |
+///
+/// # Examples
+///
+/// A program whose orchestrator starts it again only if that can help:
+///
+/// ```no_run
+/// use std::process::ExitCode;
+///
+/// use aios_core::Chain;
+/// use aios_service::Service;
+///
+/// async fn run(service: Service) -> ExitCode {
+///     let Err(error) = service.run().await else { return ExitCode::SUCCESS };
+///     eprintln!("{}: {}", error.code(), Chain(&error));
+///     match error.is_retryable() {
+///         true => ExitCode::from(75), // EX_TEMPFAIL
+///         false => ExitCode::from(78), // EX_CONFIG
+///     }
+/// }
+/// # let _ = run;
+/// ```
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ServiceError {

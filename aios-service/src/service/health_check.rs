@@ -106,6 +106,9 @@ async fn ask(address: &str) -> std::io::Result<String> {
 }
 
 /// An address that listens on all interfaces is reached on the loopback interface.
+///
+/// A host name is used as it is. Port 0 stays 0, so a service on any free port cannot be checked in
+/// this way.
 fn reachable(listen: &str) -> String {
     let Ok(mut address) = listen.parse::<SocketAddr>() else { return listen.to_owned() };
     if address.ip().is_unspecified() {

@@ -100,8 +100,8 @@ type Configure = Box<dyn FnOnce(RuntimeBuilder) -> RuntimeBuilder + Send>;
 /// | `agents` | agents that are added with [`agent`](Self::agent) and [`agents`](Self::agents) are not hosted |
 ///
 /// A process that has only the role `agents` leaves out what [`workflow`](Self::workflow) adds, and
-/// opens the store only if `database.url` is set. What [`runtime`](Self::runtime) adds is part of every role, except that the
-/// engine starts only with the role `engine`.
+/// opens the store only if `database.url` is set. What [`runtime`](Self::runtime) adds is part of
+/// every role, except that the engine starts only with the role `engine`.
 ///
 /// # Reload
 ///
@@ -168,6 +168,28 @@ impl Service {
 
     /// Sets the function that opens the store of `database.url`, such as `aios_store::connect`. The
     /// URL must then be set.
+    ///
+    /// # Examples
+    ///
+    /// A function of the program, for options that a URL cannot express:
+    ///
+    /// ```
+    /// use std::sync::Arc;
+    ///
+    /// use aios_core::store::{Store, StoreError};
+    /// use aios_service::{Service, config::Settings};
+    /// use aios_store::sqlite::{SqliteOptions, SqliteStore};
+    ///
+    /// async fn open(url: &str) -> Result<Arc<dyn Store>, StoreError> {
+    ///     let options = url.parse::<SqliteOptions>()?.with_readers(16);
+    ///     Ok(Arc::new(SqliteStore::connect_with(options).await?))
+    /// }
+    ///
+    /// fn service(settings: &Settings) -> Service {
+    ///     Service::from_settings(settings).connect_store(open).connect_broker(aios_broker::connect)
+    /// }
+    /// # let _ = service;
+    /// ```
     pub fn connect_store<F>(mut self, connect: F) -> Self
     where
         F: for<'u> Connect<'u, Arc<dyn Store>, StoreError> + Send + 'static,
@@ -199,6 +221,9 @@ impl Service {
     }
 
     /// Adds an async function as version 1 of a workflow; see [`RuntimeBuilder::workflow`].
+    ///
+    /// Left out in a process that only hosts agents. Further versions are added with
+    /// [`runtime`](Self::runtime).
     pub fn workflow<F, I, O, Fut>(mut self, name: impl WorkflowName<I, O>, function: F) -> Self
     where
         F: Fn(WorkflowContext, I) -> Fut + Send + Sync + 'static,
@@ -244,6 +269,24 @@ impl Service {
 
     /// Changes the runtime before it starts: options of the engine and the hosts, further versions of
     /// workflows, the source of events. Called after the store and the broker are set.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use aios_agents::prelude::*;
+    /// use aios_service::{Service, config::Settings};
+    ///
+    /// async fn welcome(_: WorkflowContext, name: String) -> Result<String, WorkflowError> {
+    ///     Ok(format!("Welcome, {name}!"))
+    /// }
+    ///
+    /// fn service(settings: &Settings) -> Service {
+    ///     Service::from_settings(settings).runtime(|runtime| {
+    ///         runtime.source("shop").workflow_version("welcome", 2, welcome)
+    ///     })
+    /// }
+    /// # let _ = service;
+    /// ```
     pub fn runtime(
         mut self,
         configure: impl FnOnce(RuntimeBuilder) -> RuntimeBuilder + Send + 'static,
@@ -253,6 +296,23 @@ impl Service {
     }
 
     /// Adds an authenticator of the API. Without any, only callers on this machine are let in.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use aios_service::{
+    ///     Service,
+    ///     auth::{FileKeys, JwtIssuer, JwtTokens},
+    ///     config::Settings,
+    /// };
+    ///
+    /// fn service(settings: &Settings) -> Service {
+    ///     let keys = FileKeys::new("/etc/aios/keys.json");
+    ///     let issuer = JwtIssuer::new("https://id.example.com", "shop", keys);
+    ///     Service::from_settings(settings).authenticator(JwtTokens::new([issuer]))
+    /// }
+    /// # let _ = service;
+    /// ```
     pub fn authenticator(mut self, authenticator: impl Authenticator) -> Self {
         self.options = self.options.with_authenticator(authenticator);
         self
@@ -313,6 +373,8 @@ impl Service {
     }
 
     /// Sets the shutdown, instead of one that begins at SIGTERM or Ctrl-C.
+    ///
+    /// SIGHUP then does not reload the settings; call [`RunningService::reload`] instead.
     pub fn shutdown(mut self, shutdown: Shutdown) -> Self {
         self.shutdown = Some(shutdown);
         self
@@ -339,6 +401,22 @@ impl Service {
 
     /// Answers `/metrics` with these metrics, which the program has installed or will, instead of new
     /// ones that the service installs if `metrics.enabled` is true and the program has no recorder.
+    ///
+    /// # Examples
+    ///
+    /// Metrics of a program that records values before the service starts:
+    ///
+    /// ```
+    /// use aios_service::{Service, config::Settings, telemetry::Metrics};
+    ///
+    /// fn service(settings: &Settings) -> Service {
+    ///     let metrics = Metrics::new();
+    ///     metrics.install();
+    ///     metrics::counter!("shop_starts_total").increment(1);
+    ///     Service::from_settings(settings).metrics(metrics)
+    /// }
+    /// # let _ = service;
+    /// ```
     pub fn metrics(mut self, metrics: Metrics) -> Self {
         self.metrics = Some(metrics);
         self

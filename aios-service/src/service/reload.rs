@@ -71,6 +71,8 @@ impl Reload {
 
     /// Takes new values. A rate limit that has not changed keeps its counters. Changes are logged
     /// at the level that shows more of them: before the new level is set, or after.
+    ///
+    /// The rate limit is checked first, so that a refused value leaves all others unchanged.
     fn take(&self, old: &Settings, new: Settings) -> Result<Vec<Change>, SettingsError> {
         let limit = rate_limit(&new)?;
         let http = new.http();

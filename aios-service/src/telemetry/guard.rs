@@ -9,6 +9,24 @@ use crate::config::LogSettings;
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Keeps the telemetry of a process running. Dropping it flushes the log, for at most 5 s.
+///
+/// # Examples
+///
+/// A command that shows more while it looks for a fault, without a restart:
+///
+/// ```no_run
+/// use aios_service::{config::Settings, telemetry::Telemetry};
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let settings = Settings::load()?;
+/// let telemetry = Telemetry::from_settings(&settings).start()?;
+/// let louder = Settings::builder().value("log.level", "debug").load()?;
+/// if let Some(control) = telemetry.log_control() {
+///     control.set(louder.log());
+/// }
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug)]
 #[must_use = "dropping it ends the telemetry"]
 pub struct TelemetryGuard {

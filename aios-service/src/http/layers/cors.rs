@@ -79,6 +79,9 @@ impl Cors {
 
     /// Sets for how long a browser may keep the answer to the question whether it may send a request.
     /// The default is 10 minutes.
+    ///
+    /// A page of an origin that is removed later can send requests until then, and they are refused
+    /// by the server: the origin of each request is checked.
     #[must_use]
     pub fn with_max_age(mut self, max_age: Duration) -> Self {
         self.max_age = max_age;
@@ -158,6 +161,9 @@ impl Source {
 
 /// Whether a page has the same host as the request. A page cannot choose `Sec-Fetch-Site`, which is
 /// right also behind a proxy that changes the host.
+///
+/// Without `Sec-Fetch-Site`, which old browsers do not send, the host of the page is compared with
+/// that of the request. The schemes are not: a proxy before this server may end TLS.
 fn is_same_origin(origin: &HeaderValue, request: &Request) -> bool {
     let headers = request.headers();
     if headers.get("sec-fetch-site").is_some_and(|site| site == "same-origin") {

@@ -56,16 +56,23 @@ impl Limits {
     }
 
     /// Sets the size of the largest body of a request, in bytes.
+    ///
+    /// A larger body is answered with 413, `BODY_TOO_LARGE`.
     pub fn set_max_body_bytes(&self, bytes: usize) {
         self.change(|values| values.max_body_bytes = bytes);
     }
 
     /// Sets how long a request may take, at least 1 ms.
+    ///
+    /// Waits for results that begin later are limited to 4/5 of this time.
     pub fn set_request_timeout(&self, timeout: Duration) {
         self.change(|values| values.request_timeout = timeout.max(Duration::from_millis(1)));
     }
 
     /// Sets how many requests each caller may send. `None` means that there is no limit.
+    ///
+    /// A new limit applies to the counts so far: a caller that has used up the old one waits until
+    /// its bucket has room by the new one.
     pub fn set_rate_limit(&self, limit: Option<RateLimit>) {
         self.change(|values| values.rate_limit = limit);
     }

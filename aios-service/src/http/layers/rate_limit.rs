@@ -101,6 +101,17 @@ impl Limiter {
     }
 
     /// Takes a token from the bucket of a caller, or returns the time until there is one.
+    ///
+    /// With 3 requests per 3 s, the interval is 1 s and the period 3 s:
+    ///
+    /// ```text
+    /// time       0 s   0 s   0 s   0 s      1 s   1 s
+    /// full at    1     2     3     refused  4     refused
+    /// wait                         1 s            1 s
+    /// ```
+    ///
+    /// A refused request does not move the time, so a caller that keeps sending is not locked out
+    /// for longer.
     pub(crate) fn admit(&self, limit: RateLimit, subject: &str) -> Result<(), Duration> {
         let caller = self.hasher.hash_one(subject);
         let now = self.clock.elapsed();

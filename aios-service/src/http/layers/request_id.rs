@@ -19,6 +19,9 @@ pub(crate) struct RequestId(pub(crate) Arc<str>);
 
 impl RequestId {
     /// The id of the client, or a new one.
+    ///
+    /// An id of the client that is not usable is replaced without an error, because it is only an
+    /// aid for people. Two headers count as the first one.
     pub(crate) fn of(headers: &HeaderMap) -> Self {
         let given = headers.get(REQUEST_ID).and_then(|value| value.to_str().ok());
         let is_usable = |id: &&str| {

@@ -1,4 +1,13 @@
 //! The trace to which a request belongs (W3C Trace Context), and the metadata of what it starts.
+//!
+//! | header | of the request | in what it starts | in the answer |
+//! |---|---|---|---|
+//! | `traceparent` | one, valid | unchanged: the client's span is the parent | `traceresponse` with a new span of the same trace |
+//! | `traceparent` | none, several, or invalid | none | none |
+//! | `tracestate` | up to 512 bytes, joined | unchanged, only with a valid `traceparent` | none |
+//!
+//! If the spans of requests are sent to a collector, a layer before the API replaces `traceparent`
+//! by one that names the span of the request.
 
 use std::sync::Arc;
 

@@ -64,6 +64,9 @@ impl State {
     }
 
     /// Removes a connection that was without a request.
+    ///
+    /// A connection that is not among the idle ones any more was told to close. It either ends now
+    /// or has a request after all, and in both cases it no longer counts as closing.
     fn remove_idle(&mut self, id: u64) {
         if self.idle.remove(&id).is_none() {
             self.closing -= 1;
@@ -139,6 +142,9 @@ struct Activity {
 
 impl Connection {
     /// Completes when the connection has no request and must be closed.
+    ///
+    /// The notification keeps a permit, so an order to close that comes before this future is
+    /// polled is not lost.
     pub(super) async fn closed(&self) {
         loop {
             self.close.notified().await;

@@ -36,6 +36,20 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Serves a router over HTTP/1.1, with the default [`ServeOptions`]. See [`serve_with`].
 ///
+/// # Examples
+///
+/// ```no_run
+/// use aios_service::http::{Shutdown, serve};
+/// use axum::{Router, routing::get};
+/// use tokio::net::TcpListener;
+///
+/// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+/// let router = Router::new().route("/hello", get(|| async { "Hello!" }));
+/// serve(TcpListener::bind("127.0.0.1:8080").await?, router, Shutdown::on_signals()?).await?;
+/// # Ok(())
+/// # }
+/// ```
+///
 /// # Errors
 ///
 /// See [`serve_with`].
@@ -53,6 +67,29 @@ pub async fn serve(listener: TcpListener, router: Router, shutdown: Shutdown) ->
 /// Handlers get the address of the client as `ConnectInfo<SocketAddr>`. A client that sends or takes
 /// nothing is disconnected after the times of the options, and clients that hold connections without
 /// requests do not keep others out.
+///
+/// # Examples
+///
+/// A server on the internet without a proxy before it. Slow clients are disconnected sooner than by
+/// default:
+///
+/// ```no_run
+/// use std::time::Duration;
+///
+/// use aios_service::http::{ServeOptions, Shutdown, serve_with};
+/// use axum::Router;
+/// use tokio::net::TcpListener;
+///
+/// # async fn example(router: Router) -> Result<(), Box<dyn std::error::Error>> {
+/// let options = ServeOptions::new()
+///     .with_header_timeout(Duration::from_secs(5))
+///     .with_body_timeout(Duration::from_secs(10))
+///     .with_max_connections(2_000);
+/// let shutdown = Shutdown::on_signals()?;
+/// serve_with(TcpListener::bind("0.0.0.0:8080").await?, router, options, shutdown).await?;
+/// # Ok(())
+/// # }
+/// ```
 ///
 /// # Errors
 ///

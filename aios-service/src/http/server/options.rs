@@ -19,6 +19,18 @@ use super::Tls;
 ///     .with_drain_timeout(Duration::from_secs(20));
 /// # drop(options);
 /// ```
+///
+/// # Limits
+///
+/// | a client that | is | after |
+/// |---|---|---|
+/// | sends the headers or a handshake slowly, or not at all | disconnected | `header_timeout`, 30 s |
+/// | sends a body slowly | an error for the handler that reads it | `body_timeout`, 30 s for each part |
+/// | takes no bytes of its answer | disconnected | `write_timeout`, 30 s |
+/// | keeps a connection without a request | disconnected | `idle_timeout`, 75 s |
+/// | is busy at the shutdown | cut off | `drain_timeout`, 30 s |
+///
+/// Numbers that are too small are raised to the least possible one, so no setter fails.
 #[derive(Clone, Debug)]
 pub struct ServeOptions {
     /// At least 1.

@@ -140,6 +140,9 @@ impl Tls {
     /// # Cancel safety
     ///
     /// Cancel safe: the new certificate is used or not.
+    ///
+    /// Contents that were refused are remembered, and are not an error again: the next call returns
+    /// `false` until one of the files changes.
     pub async fn reload(&self) -> Result<bool, InvalidCertificate> {
         let files = &*self.files;
         let mut seen = files.seen.lock().await;

@@ -26,6 +26,9 @@ impl Redaction {
     }
 
     /// Whether the value of a field is masked.
+    ///
+    /// A word for secrets masks every name that contains it, such as `reset_token`. A name of the
+    /// settings masks only the field of this name. Case does not matter for either.
     fn covers(&self, name: &str) -> bool {
         let name = name.to_ascii_lowercase();
         SECRET.iter().any(|part| name.contains(part)) || self.0.contains(&name)

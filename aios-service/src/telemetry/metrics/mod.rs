@@ -64,6 +64,9 @@ impl Metrics {
     }
 
     /// All values as OpenMetrics text.
+    ///
+    /// The text ends with `# EOF`, as OpenMetrics requires, so it cannot be joined with that of
+    /// another recorder.
     #[must_use]
     pub fn render(&self) -> String {
         text::render(&self.0)
@@ -71,6 +74,26 @@ impl Metrics {
 
     /// The route `/metrics`, which needs no credentials. Each request also reads the state of the
     /// process, of the runtime and of its connection to the broker.
+    ///
+    /// # Examples
+    ///
+    /// Metrics on a port that is not reachable from outside:
+    ///
+    /// ```no_run
+    /// use std::sync::Arc;
+    ///
+    /// use aios_agents::Runtime;
+    /// use aios_service::{http::{Shutdown, serve}, telemetry::Metrics};
+    /// use tokio::net::TcpListener;
+    ///
+    /// # async fn example(runtime: Arc<Runtime>, shutdown: Shutdown) -> std::io::Result<()> {
+    /// let metrics = Metrics::new();
+    /// metrics.install(); // before the first value is recorded
+    /// let listener = TcpListener::bind("127.0.0.1:9090").await?;
+    /// tokio::spawn(serve(listener, metrics.routes(runtime), shutdown));
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn routes(&self, runtime: Arc<Runtime>) -> Router {
         let metrics = self.clone();
         let scrape = move || {

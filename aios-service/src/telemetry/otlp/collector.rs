@@ -103,6 +103,26 @@ impl Collector {
     ///
     /// [`CollectorError::InvalidConfiguration`] if the protocol is gRPC and the URL has a path, or the
     /// program is built without the feature `otlp-grpc`.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use aios_service::{
+    ///     config::Protocol,
+    ///     telemetry::otlp::{Collector, CollectorError},
+    /// };
+    ///
+    /// # fn main() -> Result<(), CollectorError> {
+    /// let hosted = Collector::new("https://otlp.example.com/otlp", "orders")?
+    ///     .try_with_header("x-api-key", "s3cr3t")?;
+    /// assert!(!format!("{hosted:?}").contains("s3cr3t"));
+    ///
+    /// // gRPC has no path.
+    /// let url = "http://collector:4317/v1/traces";
+    /// assert!(Collector::new(url, "orders")?.try_with_protocol(Protocol::Grpc).is_err());
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn try_with_protocol(mut self, protocol: Protocol) -> Result<Self, CollectorError> {
         let invalid = |reason: String| CollectorError::InvalidConfiguration { reason };
         if protocol == Protocol::Grpc && !matches!(self.url.path(), "" | "/") {

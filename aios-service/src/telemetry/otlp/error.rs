@@ -73,6 +73,14 @@ impl CollectorError {
     }
 
     /// Whether the collector may accept the same request later.
+    ///
+    /// | error | retryable |
+    /// |---|---|
+    /// | [`Unreachable`](Self::Unreachable) | yes |
+    /// | [`Refused`](Self::Refused) with 429, 502, 503 or 504 | yes |
+    /// | [`GrpcStatus`](Self::GrpcStatus) 1, 4, 10, 11, 14 or 15 | yes |
+    /// | [`GrpcStatus`](Self::GrpcStatus) 8, `RESOURCE_EXHAUSTED` | if the collector says how long to wait |
+    /// | any other | no |
     #[must_use]
     pub fn is_retryable(&self) -> bool {
         match self {

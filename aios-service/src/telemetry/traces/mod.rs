@@ -59,6 +59,40 @@ pub struct RunTrace {
 ///
 /// A span is in [`RunTrace::spans`] once the journal has its end. A longer journal adds spans and changes
 /// none.
+///
+/// # Examples
+///
+/// The trace of a run that has ended, from a store:
+///
+/// ```
+/// use aios_agents::prelude::*;
+/// use aios_service::telemetry::traces::{SpanKind, SpanStatus, spans_of};
+///
+/// async fn welcome(_: WorkflowContext, name: String) -> Result<String, WorkflowError> {
+///     Ok(format!("Welcome, {name}!"))
+/// }
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let store = aios_store::connect("memory://").await?;
+/// let runtime = Runtime::builder()
+///     .store(store.clone())
+///     .broker(aios_broker::connect("memory://").await?)
+///     .workflow("welcome", welcome)
+///     .start()
+///     .await?;
+/// let run = runtime.start("welcome", "Ada").id("welcome-ada").await?;
+/// run.result::<String>().await?;
+///
+/// let journal = aios_core::store::StreamId::of_run("welcome-ada")?;
+/// let trace = spans_of(&store.read_stream(&journal, 0, 1_000).await?);
+/// let span = trace.spans.last().ok_or("the run has not ended")?;
+/// assert_eq!(span.name, "workflow welcome");
+/// assert_eq!((span.kind, &span.status), (SpanKind::Internal, &SpanStatus::Ok));
+/// assert!(trace.open.is_empty());
+/// # Ok(())
+/// # }
+/// ```
 #[must_use]
 pub fn spans_of(journal: &[RecordedEvent]) -> RunTrace {
     let mut tracer = Tracer::default();

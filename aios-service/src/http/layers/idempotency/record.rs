@@ -1,4 +1,16 @@
 //! The record of a request with a key: its claim and its answer.
+//!
+//! | the record has | a request with the key |
+//! |---|---|
+//! | nothing | claims it |
+//! | a claim whose time has not passed | is answered with 409 `REQUEST_IN_PROGRESS` |
+//! | a claim whose time has passed, or that was abandoned | claims it |
+//! | an answer | gets the answer |
+//! | another fingerprint | is answered with 409 `IDEMPOTENCY_KEY_REUSED` |
+//!
+//! The time of a claim is that of a request and 5 s for recording the answer. A process that is
+//! slower than that may find its claim taken; it then returns the answer of the other process, so
+//! that both clients get the same one.
 
 use std::{sync::Arc, time::Duration};
 
