@@ -155,6 +155,28 @@ async def test_should_cancel_the_coroutine_at_its_timeout() -> None:
     assert raised.value.retryable
 
 
+async def test_should_not_cancel_a_coroutine_that_has_ended() -> None:
+    """A cancellation would wake the event loop once more for every task."""
+    cancelled: list[str] = []
+
+    class Task(asyncio.Task[Any]):
+        def cancel(self, msg: Any = None) -> bool:
+            cancelled.append(repr(self.get_coro()))
+            return super().cancel(msg)
+
+    def create(loop: asyncio.AbstractEventLoop, coroutine: Any, **options: Any) -> Task:
+        return Task(coroutine, loop=loop, **options)
+
+    loop = asyncio.get_running_loop()
+    async with aios.Runtime(None, agents=[echo]) as runtime:
+        loop.set_task_factory(create)
+        try:
+            assert await runtime.call("echo", 1) == 1
+        finally:
+            loop.set_task_factory(None)
+    assert cancelled == []
+
+
 async def test_should_tell_a_plain_function_that_its_task_is_cancelled() -> None:
     seen = threading.Event()
 

@@ -100,7 +100,7 @@ impl PythonExecutors {
         arguments: MakeArguments,
     ) -> Outcome {
         let (sender, receiver) = oneshot::channel();
-        let call = Call { function, code, arguments, sender, hooks };
+        let call = Call { function, code, arguments, sender, hooks, coroutine: None };
         let _guard = match call.function.is_async {
             true => Some(self.on_loop(call)),
             false => {
@@ -114,8 +114,9 @@ impl PythonExecutors {
     }
 
     /// Starts a call on the event loop. The guard cancels it.
-    fn on_loop(&self, call: Call) -> CoroutineGuard {
+    fn on_loop(&self, mut call: Call) -> CoroutineGuard {
         let state = Arc::new(Mutex::new(CoroutineState::Waiting));
+        call.coroutine = Some(Arc::clone(&state));
         let guard = CoroutineGuard { state: Arc::clone(&state), bridge: Arc::clone(&self.bridge) };
         self.bridge.push(Box::new(move |py| call.start_task(py, &state)));
         guard
@@ -140,6 +141,8 @@ struct Call {
     /// Closed once the future was dropped: the call does not have to start then.
     sender: oneshot::Sender<Outcome>,
     hooks: TaskHooks,
+    /// How far the coroutine is; `None` for a plain function.
+    coroutine: Option<Arc<Mutex<CoroutineState>>>,
 }
 
 impl Call {
@@ -151,7 +154,8 @@ impl Call {
         }
         let receiver = Mutex::new(Some((self.sender, self.hooks.slot)));
         let function = Arc::clone(&self.function);
-        let reply = Bound::new(py, Reply { receiver, code: self.code, function }).ok()?;
+        let reply = Reply { receiver, code: self.code, function, coroutine: self.coroutine };
+        let reply = Bound::new(py, reply).ok()?;
         let arguments = (self.arguments)(py).and_then(|mut arguments| {
             arguments.insert(0, reply.clone().into_any());
             PyTuple::new(py, arguments)
@@ -172,10 +176,15 @@ impl Call {
     fn start_task(self, py: Python<'_>, state: &Mutex<CoroutineState>) -> PyResult<()> {
         let Some((function, arguments)) = self.prepare(py) else { return Ok(()) };
         let task = function.call1(py, arguments.bind(py))?;
-        let running = CoroutineState::Running(task.clone_ref(py));
-        let before = std::mem::replace(&mut *state.lock(), running);
-        if matches!(before, CoroutineState::Cancelled) {
-            task.call_method0(py, "cancel")?;
+        let mut state = state.lock();
+        match &*state {
+            CoroutineState::Waiting => *state = CoroutineState::Running(task),
+            CoroutineState::Cancelled => {
+                drop(state);
+                task.call_method0(py, "cancel")?;
+            }
+            // The task has run already, as the tasks of an eager factory do.
+            CoroutineState::Running(_) | CoroutineState::Replied => {}
         }
         Ok(())
     }
@@ -188,7 +197,9 @@ enum CoroutineState {
     Waiting,
     /// The `asyncio` task.
     Running(Py<PyAny>),
-    /// The guard was dropped. Also the state after the end, because the guard is dropped then too.
+    /// The outcome was sent, which is the last thing that the coroutine does.
+    Replied,
+    /// The guard was dropped before that.
     Cancelled,
 }
 
@@ -203,7 +214,6 @@ impl Drop for CoroutineGuard {
     fn drop(&mut self) {
         let state = std::mem::replace(&mut *self.state.lock(), CoroutineState::Cancelled);
         if let CoroutineState::Running(task) = state {
-            // Has no effect on a finished task.
             self.bridge.push(Box::new(move |py| task.call_method0(py, "cancel").map(drop)));
         }
     }
@@ -215,14 +225,21 @@ pub(crate) struct Reply {
     receiver: Mutex<Option<(oneshot::Sender<Outcome>, TaskSlot)>>,
     code: &'static str,
     function: Arc<PyFunction>,
+    /// How far the coroutine is; `None` for a plain function.
+    coroutine: Option<Arc<Mutex<CoroutineState>>>,
 }
 
 impl Reply {
     /// Sends the outcome, if none was sent. The slot is freed first, so that the host which
-    /// receives the outcome can start the next task at once.
+    /// receives the outcome can start the next task at once. The coroutine is marked before that, so
+    /// that the end of the call does not wake the loop to cancel a coroutine that is about to end.
     fn send(&self, outcome: Outcome) {
         let receiver = self.receiver.lock().take();
         if let Some((sender, slot)) = receiver {
+            if let Some(coroutine) = &self.coroutine {
+                let before = std::mem::replace(&mut *coroutine.lock(), CoroutineState::Replied);
+                drop(before);
+            }
             drop(slot);
             // Fails if the attempt was cancelled.
             let _ = sender.send(outcome);
