@@ -106,7 +106,14 @@ struct PendingFutures {
     /// The last number of a future, a handle or a reader of an output stream.
     serial: AtomicU64,
     /// By number. The lock is never held while Python code runs.
-    futures: Mutex<HashMap<u64, Py<PyAny>>>,
+    futures: Mutex<HashMap<u64, PendingFuture>>,
+}
+
+/// The `asyncio` future of a call in progress.
+struct PendingFuture {
+    waiter: Py<PyAny>,
+    /// Called when the future is done, unless the call has ended before.
+    callback: Py<DoneCallback>,
 }
 
 impl Calls {
@@ -168,7 +175,6 @@ impl Calls {
         let waiter =
             self.executors.event_loop.bind(py).call_method0(intern!(py, "create_future"))?;
         let key = self.pending.serial.fetch_add(1, Ordering::Relaxed);
-        self.pending.futures.lock().insert(key, waiter.clone().unbind());
         let bridge = Arc::clone(&self.executors.bridge);
         let pending = Arc::clone(&self.pending);
         let running = self.tokio.spawn(answer(future, key, bridge, pending));
@@ -178,7 +184,11 @@ impl Calls {
             pending: Arc::clone(&self.pending),
             running: running.abort_handle(),
         };
-        waiter.call_method1(intern!(py, "add_done_callback"), (callback,))?;
+        let callback = Bound::new(py, callback)?;
+        waiter.call_method1(intern!(py, "add_done_callback"), (&callback,))?;
+        // The job that answers is run by this thread, so it finds the future.
+        let future = PendingFuture { waiter: waiter.clone().unbind(), callback: callback.unbind() };
+        self.pending.futures.lock().insert(key, future);
         Ok(waiter)
     }
 
@@ -236,7 +246,7 @@ impl Calls {
     /// Fails every pending call. Called on the loop's thread.
     pub(crate) fn fail_all(&self, py: Python<'_>) -> PyResult<()> {
         let futures: Vec<_> =
-            self.pending.futures.lock().drain().map(|(_, future)| future).collect();
+            self.pending.futures.lock().drain().map(|(_, future)| future.waiter).collect();
         for future in futures {
             if !is_done(future.bind(py))? {
                 resolve(future.bind(py), Err(ErrorInfo::closed().into_error(py)))?;
@@ -254,15 +264,18 @@ where
 {
     let answer = future.await;
     bridge.push(Box::new(move |py| {
-        let Some(waiter) = pending.futures.lock().remove(&key) else { return Ok(()) };
-        if is_done(waiter.bind(py))? {
+        let Some(future) = pending.futures.lock().remove(&key) else { return Ok(()) };
+        let waiter = future.waiter.bind(py);
+        if is_done(waiter)? {
             return Ok(());
         }
+        // Nothing is left to abort, and a callback would cost a place in the queue of the loop.
+        waiter.call_method1(intern!(py, "remove_done_callback"), (future.callback,))?;
         let result = match answer {
             Ok(answer) => answer.into_object(py),
             Err(error) => Err(error.into_error(py)),
         };
-        resolve(waiter.bind(py), result)
+        resolve(waiter, result)
     }));
 }
 
