@@ -52,7 +52,7 @@ use crate::{
         json, optional_seconds, seconds,
     },
     llm::LlmAgentArg,
-    python::{CallQueue, LoopBridge, LoopPulse, PythonExecutors, ThreadPool},
+    python::{CallQueue, LoopBridge, LoopPulse, PythonExecutors, ShortWait, ThreadPool},
     session::{Session, SessionCloser, SessionSlot},
 };
 
@@ -127,11 +127,12 @@ impl NativeClient {
     /// Starts `workers` native threads.
     #[new]
     fn new(py: Python<'_>, bridge: &LoopBridge, workers: usize) -> PyResult<Self> {
-        let tokio = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(workers.max(1))
-            .thread_name("aios")
-            .enable_all()
-            .build()?;
+        let mut tokio = tokio::runtime::Builder::new_multi_thread();
+        tokio.worker_threads(workers.max(1)).thread_name("aios").enable_all();
+        if let Some(wait) = ShortWait::new(&bridge.bridge, workers) {
+            tokio.on_thread_park(move || wait.before_sleep());
+        }
+        let tokio = tokio.build()?;
         let executors = PythonExecutors {
             bridge: Arc::clone(&bridge.bridge),
             event_loop: Arc::new(bridge.event_loop.clone_ref(py)),

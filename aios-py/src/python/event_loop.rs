@@ -71,6 +71,8 @@ pub(crate) struct Bridge {
     queue: Mutex<JobQueue>,
     /// Whether the loop will see new jobs: a byte is in the socket, or the loop is running jobs.
     signalled: AtomicBool,
+    /// Whether a job was submitted since a native thread asked last.
+    handed_over: AtomicBool,
     /// The end of the socket pair to which the byte is written.
     waker: UnixStream,
 }
@@ -88,7 +90,13 @@ impl Bridge {
         }
         queue.jobs.push_back(job);
         drop(queue);
+        self.handed_over.store(true, Ordering::Relaxed);
         self.signal();
+    }
+
+    /// Whether a job was submitted since the last call of this.
+    pub(super) fn take_handed_over(&self) -> bool {
+        self.handed_over.swap(false, Ordering::Relaxed)
     }
 
     /// Takes at most `limit` jobs, oldest first.
@@ -201,7 +209,12 @@ impl LoopBridge {
         let (reader, waker) = UnixStream::pair()?;
         reader.set_nonblocking(true)?;
         waker.set_nonblocking(true)?;
-        let bridge = Bridge { queue: Mutex::default(), signalled: AtomicBool::new(false), waker };
+        let bridge = Bridge {
+            queue: Mutex::default(),
+            signalled: AtomicBool::new(false),
+            handed_over: AtomicBool::new(false),
+            waker,
+        };
         Ok(Self { bridge: Arc::new(bridge), reader, event_loop, thread })
     }
 

@@ -27,15 +27,18 @@
 //! | `executors` | calls of Python functions as Rust futures |
 //! | `threads` | the queue of plain functions |
 //! | `run_executor` | polls of workflow runs on the thread of the loop |
+//! | `short_wait` | the wait of a native thread before it sleeps |
 
 mod event_loop;
 mod executors;
 mod run_executor;
+mod short_wait;
 mod threads;
 
 pub(crate) use self::{
     event_loop::{Bridge, LoopBridge, LoopPulse},
     executors::{MakeArguments, PyFunction, PythonExecutors, Reply, TaskHooks},
     run_executor::LoopExecutor,
+    short_wait::ShortWait,
     threads::{CallQueue, ThreadPool},
 };
