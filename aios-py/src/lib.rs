@@ -66,7 +66,7 @@ mod _aios {
         python::{LoopBridge, Reply, ThreadPool},
         terminator::Terminator,
         testing::{replay, run_test},
-        workflow::{NativeWorkflowContext, Operation, Pending},
+        workflow::{NativeStepContext, NativeWorkflowContext, Operation, Pending},
     };
 
     #[cfg(feature = "service")]

@@ -22,6 +22,7 @@ __all__ = [
     "NativeProjectionHandle",
     "NativeRemoteClient",
     "NativeRunHandle",
+    "NativeStepContext",
     "NativeTaskContext",
     "NativeToolContext",
     "NativeWorkflowContext",
@@ -471,6 +472,15 @@ class Operation:
     def close(self) -> None: ...
 
 @final
+class NativeStepContext:
+    @property
+    def attempt(self) -> int: ...
+    @property
+    def idempotency_key(self) -> str: ...
+    @property
+    def fence(self) -> tuple[int, int] | None: ...
+
+@final
 class NativeWorkflowContext:
     @property
     def run_id(self) -> str: ...
@@ -498,7 +508,7 @@ class NativeWorkflowContext:
         function: Callable[..., Any],
         is_async: bool,
         args: tuple[Any, ...],
-        kwargs: dict[str, Any],
+        kwargs: dict[str, Any] | None,
         context: contextvars.Context,
         timeout: float | None,
         retry: tuple[Any, ...] | None,

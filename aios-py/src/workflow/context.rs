@@ -155,7 +155,7 @@ impl NativeWorkflowContext {
         function: Py<PyAny>,
         is_async: bool,
         args: Py<PyTuple>,
-        kwargs: Py<PyDict>,
+        kwargs: Option<Py<PyDict>>,
         context: Py<PyAny>,
         timeout: Option<f64>,
         retry: Option<RetryArg>,
@@ -179,7 +179,9 @@ impl NativeWorkflowContext {
             let executors = executors.clone();
             async move {
                 let Some(executors) = executors else { return Err(no_executors()) };
-                let arguments: MakeArguments = Box::new(move |py| call.build(py, &step));
+                let event_loop = Arc::clone(&executors.event_loop);
+                let arguments: MakeArguments =
+                    Box::new(move |py| call.build(py, &step, &event_loop));
                 executors.run(runner, TaskError::FAILED, arguments).await
             }
         });
@@ -314,8 +316,8 @@ struct StepArguments {
     function: Py<PyAny>,
     /// Its positional arguments.
     args: Py<PyTuple>,
-    /// Its keyword arguments.
-    kwargs: Py<PyDict>,
+    /// Its keyword arguments; `None` if there are none.
+    kwargs: Option<Py<PyDict>>,
     /// The context variables that the step sees.
     context: Py<PyAny>,
     /// Shard and epoch under which the run is owned.
@@ -324,15 +326,52 @@ struct StepArguments {
 
 impl StepArguments {
     /// The arguments for one attempt.
-    fn build<'py>(&self, py: Python<'py>, step: &StepContext) -> PyResult<Vec<Bound<'py, PyAny>>> {
-        let step = (step.attempt(), step.idempotency_key(), self.fence);
+    fn build<'py>(
+        &self,
+        py: Python<'py>,
+        step: &StepContext,
+        event_loop: &Py<PyAny>,
+    ) -> PyResult<Vec<Bound<'py, PyAny>>> {
+        let attempt = NativeStepContext {
+            attempt: step.attempt(),
+            idempotency_key: step.idempotency_key().into(),
+            fence: self.fence,
+        };
         Ok(vec![
             self.function.bind(py).clone(),
             self.args.bind(py).clone().into_any(),
-            self.kwargs.bind(py).clone().into_any(),
+            self.kwargs.as_ref().into_pyobject(py)?.into_any(),
             self.context.bind(py).clone(),
-            step.into_pyobject(py)?.into_any(),
+            Bound::new(py, attempt)?.into_any(),
+            event_loop.bind(py).clone(),
         ])
+    }
+}
+
+/// Information about the attempt of a step. Few steps ask for it, so it is converted only then. It
+/// refers to no part of the run, because Python may keep it for longer.
+#[pyclass(frozen, module = "aios._aios")]
+pub(crate) struct NativeStepContext {
+    attempt: u32,
+    idempotency_key: Box<str>,
+    fence: Option<(u16, u64)>,
+}
+
+#[pymethods]
+impl NativeStepContext {
+    #[getter]
+    fn attempt(&self) -> u32 {
+        self.attempt
+    }
+
+    #[getter]
+    fn idempotency_key(&self) -> &str {
+        &self.idempotency_key
+    }
+
+    #[getter]
+    fn fence(&self) -> Option<(u16, u64)> {
+        self.fence
     }
 }
 

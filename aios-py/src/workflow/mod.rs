@@ -41,7 +41,7 @@ use aios_core::{BoxFuture, agent::Name, event::Payload};
 use pyo3::prelude::*;
 
 pub(crate) use self::{
-    context::NativeWorkflowContext,
+    context::{NativeStepContext, NativeWorkflowContext},
     operation::{Operation, Pending},
 };
 use self::{coroutine::CoroutineFuture, operation::Operations};

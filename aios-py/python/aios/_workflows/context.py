@@ -202,7 +202,7 @@ class WorkflowContext:
             function,
             is_async_function(function),
             args,
-            kwargs,
+            kwargs or None,
             contextvars.copy_context(),
             self._timeout,
             _as_tuple(self._retry),

@@ -43,6 +43,7 @@ class Driver:
     """Advances the coroutine of a run. Called by the native module."""
 
     __slots__ = (
+        "_close_generator",
         "_context",
         "_coroutine",
         "_hooks",
@@ -59,6 +60,7 @@ class Driver:
         self._running_loop: Callable[[], Any] = _get_running_loop
         self._set_running_loop: Callable[[Any], None] = _set_running_loop
         self._isolation: Any = Isolation()
+        self._close_generator: Any = self._isolation.close_generator
         self._loop: Any = None
         self._hooks: Any = None
         self._context = begin.context()
@@ -72,7 +74,7 @@ class Driver:
         loop = self._running_loop()
         hooks = self._hooks_of(loop)
         self._set_running_loop(self._isolation)
-        set_generator_hooks(None, self._isolation.close_generator)
+        set_generator_hooks(None, self._close_generator)
         try:
             return self._context.run(function, *args)
         finally:
@@ -106,9 +108,9 @@ class Driver:
         gc.disable()
         # Same as `_guarded`, without its calls: this is done once or twice for each operation.
         loop = self._running_loop()
-        hooks = self._hooks_of(loop)
+        hooks = self._hooks if loop is self._loop else self._hooks_of(loop)
         self._set_running_loop(self._isolation)
-        set_generator_hooks(None, self._isolation.close_generator)
+        set_generator_hooks(None, self._close_generator)
         try:
             yielded = self._context.run(self._send, key)
             kind = type(yielded)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextvars
-import functools
 from collections.abc import Callable
 from types import FunctionType
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -13,7 +12,7 @@ from .fence import Fence, as_fence
 if TYPE_CHECKING:
     import asyncio
 
-    from .._aios import Reply
+    from .._aios import NativeStepContext, Reply
 
 #: Flag of the code object of an ``async def`` (``inspect.CO_COROUTINE``).
 _COROUTINE = 0x80
@@ -35,10 +34,7 @@ class StepContext(NamedTuple):
     fence: Fence | None = None
 
 
-#: Attempt, idempotency key and fence of the running step, as the native module passes them.
-_Step = tuple[int, str, tuple[int, int] | None]
-
-_current: contextvars.ContextVar[_Step] = contextvars.ContextVar("aios_step")
+_current: contextvars.ContextVar[NativeStepContext] = contextvars.ContextVar("aios_step")
 
 
 def current_step() -> StepContext:
@@ -47,8 +43,8 @@ def current_step() -> StepContext:
     Raises:
         LookupError: No step is running in this context.
     """
-    attempt, key, fence = _current.get()
-    return StepContext(attempt, key, as_fence(fence))
+    step = _current.get()
+    return StepContext(step.attempt, step.idempotency_key, as_fence(step.fence))
 
 
 def is_async_function(function: Callable[..., Any]) -> bool:
@@ -68,48 +64,48 @@ def start_async_step(
     reply: Reply,
     function: Callable[..., Any],
     args: tuple[Any, ...],
-    kwargs: dict[str, Any],
+    kwargs: dict[str, Any] | None,
     context: contextvars.Context,
-    step: _Step,
+    step: NativeStepContext,
+    loop: asyncio.AbstractEventLoop,
 ) -> asyncio.Task[None]:
-    """Starts an async step on the event loop. Called by the native module."""
+    """Starts an async step on the event loop. Called by the native module, on the thread of the loop."""
     context.run(_current.set, step)
     # A task copies the context in which it is created.
-    create = _get_running_loop()().create_task
-    return context.run(create, _run_async_step(reply, function, args, kwargs))
+    return context.run(loop.create_task, _run_async_step(reply, function, args, kwargs))
 
 
 def run_plain_step(
     reply: Reply,
     function: Callable[..., Any],
     args: tuple[Any, ...],
-    kwargs: dict[str, Any],
+    kwargs: dict[str, Any] | None,
     context: contextvars.Context,
-    step: _Step,
+    step: NativeStepContext,
+    _: asyncio.AbstractEventLoop,
 ) -> None:
     """Runs a plain step in the current thread. Called by the native module."""
     try:
         copied = context.copy()
         copied.run(_current.set, step)
-        value = copied.run(function, *args, **kwargs)
+        value = copied.run(function, *args, **(kwargs or {}))
     except BaseException as error:
         reply.fail(error)
     else:
         reply.succeed(value)
 
 
-@functools.cache
-def _get_running_loop() -> Callable[[], asyncio.AbstractEventLoop]:
-    from asyncio import get_running_loop
-
-    return get_running_loop
-
-
 async def _run_async_step(
-    reply: Reply, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    reply: Reply,
+    function: Callable[..., Any],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any] | None,
 ) -> None:
     try:
-        value = await function(*args, **kwargs)
+        if kwargs is None:
+            value = await function(*args)
+        else:
+            value = await function(*args, **kwargs)
     except BaseException as error:
         reply.fail(error)
         if not isinstance(error, Exception):
