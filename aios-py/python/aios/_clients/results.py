@@ -43,10 +43,7 @@ def result_reader(kind: Any, source: str, name: str) -> Callable[[Any], Any] | N
         ConfigurationError: The type can't be read from JSON.
     """
     read = _read_by_type(kind)
-    if read is None:
-        return None
-    convert = read
-    return lambda value: convert(value, f"the {_SOURCES[source]} {name!r}")
+    return None if read is None else _named(read, _SOURCES[source], name)
 
 
 def step_result_reader(name: str, function: Callable[..., Any]) -> Callable[[Any], Any] | None:
@@ -54,10 +51,20 @@ def step_result_reader(name: str, function: Callable[..., Any]) -> Callable[[Any
     ``None`` if no conversion is needed."""
     code = getattr(getattr(function, "__func__", function), "__code__", None)
     read = _step_reader_of(function) if code is None else _read_by_code(code, function)
-    if read is None:
-        return None
-    convert = read
-    return lambda value: convert(value, f"the result of step {name!r}")
+    return None if read is None else _named(read, "result of step", name)
+
+
+def _make_named(read: Reader, source: str, name: str) -> Callable[[Any], Any]:
+    """A reader that names the value in errors."""
+    what = f"the {source} {name!r}"
+    return lambda value: read(value, what)
+
+
+#: Keeps what :func:`_make_named` made, because the same are needed again and again, and each is four
+#: objects for the garbage collector.
+_named: Callable[[Reader, str, str], Callable[[Any], Any]] = functools.lru_cache(maxsize=1024)(
+    _make_named
+)
 
 
 def _read_by_type(kind: Any) -> Reader | None:
