@@ -55,7 +55,7 @@ pub struct OperationCall {
     subject: Subject,
 }
 
-/// What an error of the operation names.
+/// The agent, workflow or signal that an error of the operation names.
 #[derive(Debug)]
 enum Subject {
     /// A task: the agent type.
