@@ -1,6 +1,11 @@
 -- Keeps the run that an open run continues. When the open run begins, it copies the signals from the
 -- journal of that run which were not taken.
 
+-- Also finds the last run of a chain that was continued, without reading a long chain for each of its runs.
+CREATE INDEX idx_workflow_runs_chain ON {schema}.workflow_runs (first_run_id, position)
+WHERE first_run_id IS NOT NULL;
+DROP INDEX {schema}.idx_workflow_runs_first_run_id;
+
 -- Returns the runs that can be removed, oldest first: all, or those with the given keys.
 CREATE OR REPLACE FUNCTION {schema}.expirable(in_micros bigint, in_limit integer, in_keys uuid[])
 RETURNS TABLE (id uuid, run_id text, stream_id bigint)
@@ -31,16 +36,17 @@ AS $$
             SELECT FROM {schema}.workflow_runs n
             WHERE n.first_run_id = r.run_id AND n.status <> 'continued'
         ))
-        AND (r.status <> 'continued' OR NOT EXISTS (
-            SELECT FROM {schema}.workflow_runs n
-            WHERE n.first_run_id = coalesce(r.first_run_id, r.run_id)
-                AND n.status NOT IN ('completed', 'failed', 'cancelled', 'continued')
-                AND NOT EXISTS (
-                    SELECT FROM {schema}.workflow_runs l
-                    WHERE l.first_run_id = n.first_run_id AND l.status = 'continued'
-                        AND l.position > r.position
-                )
-        ))
+        AND (r.status <> 'continued'
+            OR r.position < (
+                SELECT max(l.position) FROM {schema}.workflow_runs l
+                WHERE l.first_run_id = coalesce(r.first_run_id, r.run_id) AND l.status = 'continued'
+            )
+            OR NOT EXISTS (
+                SELECT FROM {schema}.workflow_runs n
+                WHERE n.first_run_id = coalesce(r.first_run_id, r.run_id)
+                    AND n.status NOT IN ('completed', 'failed', 'cancelled', 'continued')
+            )
+        )
     ORDER BY r.updated_at
     LIMIT in_limit
 $$;

@@ -14,7 +14,7 @@ use super::{error::store_error, options::SqliteOptions};
 use crate::schema_version::SchemaVersion;
 
 /// All migrations in order. The version of a migration is its number in this list, from 1.
-const MIGRATIONS: [(&str, &str); 9] = [
+const MIGRATIONS: [(&str, &str); 10] = [
     ("event_log", include_str!("../../migrations/sqlite/0001_event_log.sql")),
     ("read_models", include_str!("../../migrations/sqlite/0002_read_models.sql")),
     ("retention", include_str!("../../migrations/sqlite/0003_retention.sql")),
@@ -24,6 +24,7 @@ const MIGRATIONS: [(&str, &str); 9] = [
     ("ended_runs", include_str!("../../migrations/sqlite/0007_ended_runs.sql")),
     ("lists", include_str!("../../migrations/sqlite/0008_lists.sql")),
     ("rare_statuses", include_str!("../../migrations/sqlite/0009_rare_statuses.sql")),
+    ("chains", include_str!("../../migrations/sqlite/0010_chains.sql")),
 ];
 
 /// Page cache of the writer, in KiB.

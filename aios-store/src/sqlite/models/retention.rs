@@ -62,15 +62,21 @@ const IS_OPEN: &str = "\
 const HAS_CHAIN: &str =
     "SELECT count(*) > 0 FROM workflow_runs WHERE first_run_id = ?1 AND status <> 'continued'";
 
-/// Whether a run of a chain is open that continues the run at a position, and no later one.
+/// Whether a run of a chain is open that continues the run at a position, and no later one. The chain is
+/// read only for the last of its runs that was continued.
 const IS_FOLLOWED: &str = "\
-    SELECT count(*) > 0 FROM workflow_runs n
-    WHERE n.first_run_id = ?1
-        AND n.status NOT IN ('completed', 'failed', 'cancelled', 'continued')
-        AND NOT EXISTS (
-            SELECT 1 FROM workflow_runs l
-            WHERE l.first_run_id = ?1 AND l.status = 'continued' AND l.position > ?2
-        )";
+    SELECT CASE
+        WHEN ?2 < (
+            SELECT position FROM workflow_runs
+            WHERE first_run_id = ?1 AND status = 'continued'
+            ORDER BY position DESC LIMIT 1
+        ) THEN 0
+        ELSE EXISTS (
+            SELECT 1 FROM workflow_runs
+            WHERE first_run_id = ?1
+                AND status NOT IN ('completed', 'failed', 'cancelled', 'continued')
+        )
+    END";
 
 /// Removes the recorded wait of a run. Runs before the row of the run is deleted, which names the
 /// shard.
