@@ -9,6 +9,7 @@ mod groups;
 mod long_task;
 mod opening;
 mod publishing;
+mod refused;
 mod sizes;
 mod temporary;
 mod tls;

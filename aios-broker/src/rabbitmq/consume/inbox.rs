@@ -37,12 +37,14 @@ pub(crate) struct Arrival {
 
 #[derive(Debug, Default)]
 struct State {
-    /// Events in the order of their arrival, or one error.
-    arrivals: VecDeque<Result<Arrival, BrokerError>>,
+    /// Events in the order of their arrival.
+    arrivals: VecDeque<Arrival>,
     /// The reader, if it waits.
     waker: Option<Waker>,
     /// Whether the stream ends when it is empty.
     ended: bool,
+    /// Why the stream has ended, until the reader takes it.
+    error: Option<BrokerError>,
 }
 
 impl Inbox {
@@ -52,18 +54,7 @@ impl Inbox {
         if state.ended {
             return;
         }
-        state.arrivals.extend(arrivals.drain(..).map(Ok));
-        wake(state);
-    }
-
-    /// Reports an error to the reader.
-    ///
-    /// Does nothing if arrivals wait to be taken, or if the stream has ended.
-    pub(super) fn report(&self, error: BrokerError) {
-        let mut state = self.state.lock();
-        if !state.ended && state.arrivals.is_empty() {
-            state.arrivals.push_back(Err(error));
-        }
+        state.arrivals.extend(arrivals.drain(..));
         wake(state);
     }
 
@@ -74,16 +65,24 @@ impl Inbox {
 
     /// Takes the arrivals of a session that has ended. The server delivers them again.
     pub(crate) fn take(&self) -> Vec<Arrival> {
-        self.state.lock().arrivals.drain(..).filter_map(Result::ok).collect()
+        self.state.lock().arrivals.drain(..).collect()
     }
 
     /// Ends the stream and returns the deliveries that were not taken.
     pub(crate) fn end(&self) -> Vec<Arrival> {
         let mut state = self.state.lock();
         state.ended = true;
-        let rest = state.arrivals.drain(..).filter_map(Result::ok).collect();
+        let rest = state.arrivals.drain(..).collect();
         wake(state);
         rest
+    }
+
+    /// Ends the stream with an error, however late the reader polls. Arrivals were taken before.
+    pub(super) fn fail(&self, error: BrokerError) {
+        let mut state = self.state.lock();
+        state.ended = true;
+        state.error = Some(error);
+        wake(state);
     }
 
     /// Takes the next arrival, or leaves the reader's waker.
@@ -93,10 +92,10 @@ impl Inbox {
     ) -> Poll<Option<Result<Arrival, BrokerError>>> {
         let mut state = self.state.lock();
         if let Some(arrival) = state.arrivals.pop_front() {
-            return Poll::Ready(Some(arrival));
+            return Poll::Ready(Some(Ok(arrival)));
         }
         if state.ended {
-            return Poll::Ready(None);
+            return Poll::Ready(state.error.take().map(Err));
         }
         state.waker = Some(context.waker().clone());
         Poll::Pending

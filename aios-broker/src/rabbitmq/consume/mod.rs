@@ -255,8 +255,8 @@ impl ConsumeTask {
                 break;
             }
             if !error.is_retryable() {
-                self.inbox.report(error);
-                break;
+                self.inbox.fail(error);
+                return None;
             }
             warn(&error, "failed to consume; retrying");
             let pause = link.options.reconnect_pause(attempt, rng.next());

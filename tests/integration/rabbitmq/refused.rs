@@ -1,0 +1,44 @@
+//! Subscriptions that cannot consume again, because the server has begun to refuse their user.
+
+use std::time::Duration;
+
+use aios_broker::rabbitmq::{RabbitMqBroker, RabbitMqOptions};
+use aios_core::{
+    broker::{Broker, Deliveries, Subscription},
+    retry::Backoff,
+};
+use aios_tests::rabbitmq::RabbitMqServer;
+use tokio::time::timeout;
+
+const SOON: Duration = Duration::from_secs(20);
+
+/// A broker of a user of this name, and its group of the same name.
+async fn subscribe(server: &RabbitMqServer, name: &str) -> (RabbitMqBroker, Deliveries) {
+    let _ = server.ctl(&["add_user", name, "password"]);
+    let _ = server.ctl(&["set_permissions", name, ".*", ".*", ".*"]);
+    let url = server.url().replace("guest:guest", &format!("{name}:password"));
+    let hour = Duration::from_secs(3600);
+    let options = RabbitMqOptions::new(url).with_reconnect(Backoff::new(hour, hour));
+    let broker = RabbitMqBroker::connect_with(options).await.unwrap();
+    let pattern = format!("{name}.thing.happened").parse().unwrap();
+    let subscription = Subscription::group(name.parse().unwrap(), [pattern]);
+    let deliveries = broker.subscribe(subscription).await.unwrap();
+    (broker, deliveries)
+}
+
+/// Ends the consumer, which then tries to declare its queue again.
+fn delete_queue(server: &RabbitMqServer, name: &str) {
+    let _ = server.ctl(&["delete_queue", &format!("aios.group.{name}")]);
+}
+
+#[tokio::test]
+async fn should_end_a_subscription_with_its_permanent_error() {
+    let Some(server) = RabbitMqServer::shared() else { return };
+    let (_broker, mut deliveries) = subscribe(server, "forbidden").await;
+    let _ = server.ctl(&["set_permissions", "forbidden", "", ".*", ".*"]);
+    delete_queue(server, "forbidden");
+    let last = timeout(SOON, deliveries.next()).await.unwrap();
+    let error = last.expect("the error comes before the end").unwrap_err();
+    assert!(!error.is_retryable(), "{error:?}");
+    assert!(timeout(SOON, deliveries.next()).await.unwrap().is_none());
+}
