@@ -44,12 +44,12 @@ use aios_core::broker::{
     Address, Broker, BrokerError, DeadLetters, Deliveries, HealthWatch, Publish, Subscription,
 };
 use async_trait::async_trait;
-use futures_util::future::{Either, join, select};
+use futures_util::future::{Either, join, select, try_join};
 use tokio::sync::watch;
 
 pub use self::options::RabbitMqOptions;
 use self::{
-    connection::{Link, Part, Reporter},
+    connection::{Link, OwnedLink, Part, Reporter},
     consume::{ConsumeTask, Inbox, Session, SettlementContext, Subscribed},
     dead_letter::RabbitMqDeadLetters,
     delay_queues::DelayQueues,
@@ -114,10 +114,10 @@ use crate::rng::SplitMix64;
 /// ```
 pub struct RabbitMqBroker {
     /// The connection that publishes.
-    publishing: Arc<Link>,
+    publishing: OwnedLink,
     /// The connection that consumes. A server that blocks publishers blocks their whole connection,
     /// and acknowledgements must still get through.
-    consuming: Arc<Link>,
+    consuming: OwnedLink,
     /// The front of the task that owns the publishing channel.
     publisher: Arc<Publisher>,
     /// The delay queues that are declared.
@@ -163,9 +163,8 @@ impl RabbitMqBroker {
         let reporter = Arc::new(Reporter::new());
         let link =
             |part| Link::connect(Arc::clone(&options), target.clone(), part, Arc::clone(&reporter));
-        let (publishing, consuming) = join(link(Part::Publishing), link(Part::Consuming)).await;
-        let publishing = publishing?;
-        let consuming = consuming?;
+        let (publishing, consuming) =
+            try_join(link(Part::Publishing), link(Part::Consuming)).await?;
         Ok(Self {
             publisher: Arc::new(Publisher::start(Arc::clone(&publishing))),
             publishing,
@@ -249,14 +248,6 @@ impl Broker for RabbitMqBroker {
         self.reporter.closed();
         join(self.consuming.close(), self.publishing.close()).await;
         drained
-    }
-}
-
-/// Disconnects immediately. Unsettled deliveries are redelivered.
-impl Drop for RabbitMqBroker {
-    fn drop(&mut self) {
-        self.consuming.abort();
-        self.publishing.abort();
     }
 }
 

@@ -1,4 +1,5 @@
-//! Connecting: many processes at once on a new virtual host, and one to a host that does not exist.
+//! Connecting: many processes at once on a new virtual host, one to a host that does not exist, and
+//! one that gets only one of its two connections.
 
 use std::time::Duration;
 
@@ -9,6 +10,9 @@ use aios_core::{
 };
 use aios_tests::rabbitmq::RabbitMqServer;
 use futures_util::future::join_all;
+use tokio::time::timeout;
+
+use super::traffic::rest;
 
 const REPLICAS: usize = 4;
 const GROUPS: usize = 8;
@@ -45,4 +49,48 @@ async fn should_say_at_once_that_the_virtual_host_does_not_exist() {
     let error = RabbitMqBroker::connect_with(options).await.unwrap_err();
     let message = Failure::from_error(error.code(), &error).message;
     assert!(message.contains("vhost nowhere not found") && !error.is_retryable(), "{message}");
+}
+
+/// The options of a user that may have one connection. A broker needs two.
+fn one_connection(server: &RabbitMqServer, user: &str) -> RabbitMqOptions {
+    let _ = server.ctl(&["add_user", user, "password"]);
+    let _ = server.ctl(&["set_permissions", user, ".*", ".*", ".*"]);
+    let _ = server.ctl(&["set_user_limits", user, r#"{"max-connections": 1}"#]);
+    RabbitMqOptions::new(server.url().replace("guest:guest", &format!("{user}:password")))
+}
+
+/// Waits until the user is connected, or is not. A refused connection is listed for a moment.
+async fn connected(server: &RabbitMqServer, user: &str, expected: bool) {
+    let is_connected = || {
+        let listed = server.ctl(&["list_connections", "--quiet", "--no-table-headers", "user"]);
+        listed.lines().any(|line| line == user)
+    };
+    let mut looks = 30;
+    while is_connected() != expected {
+        looks -= 1;
+        assert!(looks > 0, "whether {user} is connected should be {expected}");
+        rest(Duration::from_millis(500)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn should_close_one_connection_if_the_other_fails() {
+    let Some(server) = RabbitMqServer::shared() else { return };
+    let options = one_connection(server, "half").with_connect_deadline(Duration::from_secs(1));
+    let error = RabbitMqBroker::connect_with(options).await.unwrap_err();
+    let message = Failure::from_error(error.code(), &error).message;
+    assert!(message.contains("limit"), "{message}");
+    connected(server, "half", false).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn should_close_the_connections_if_connecting_is_cancelled() {
+    let Some(server) = RabbitMqServer::shared() else { return };
+    let options = one_connection(server, "cancelled");
+    let connecting = tokio::spawn(RabbitMqBroker::connect_with(options));
+    connected(server, "cancelled", true).await;
+    connecting.abort();
+    let ended = timeout(Duration::from_secs(20), connecting).await.unwrap();
+    assert!(ended.unwrap_err().is_cancelled());
+    connected(server, "cancelled", false).await;
 }

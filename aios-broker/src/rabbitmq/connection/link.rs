@@ -5,7 +5,7 @@
 //!         ▼                                                        │
 //!   Up(connection) ── lost, or a user of it calls replace ──► Down ┘
 //!         │                                                    │
-//!         └───────────────── close, abort ──► Closed ◄─────────┘
+//!         └───────────────── close or drop ─► Closed ◄─────────┘
 //! ```
 //!
 //! Users of the link ask for the current connection and get notified when it is no longer the
@@ -16,7 +16,7 @@
 //! the state of the connection once a second, because an event may be missed. Pauses between
 //! attempts grow up to the option `reconnect`, with jitter, without a limit on the attempts.
 
-use std::{sync::Arc, time::Duration};
+use std::{ops::Deref, sync::Arc, time::Duration};
 
 use aios_core::{Chain, broker::BrokerError};
 use futures_util::{
@@ -49,6 +49,11 @@ pub(crate) struct Link {
     state: watch::Sender<State>,
 }
 
+/// Disconnects its link when it is dropped. The supervisor has the link as well, and would keep it
+/// connected otherwise.
+#[derive(Debug)]
+pub(crate) struct OwnedLink(Arc<Link>);
+
 /// The state of a link.
 #[derive(Clone, Debug)]
 enum State {
@@ -67,13 +72,13 @@ impl Link {
         target: Target,
         part: Part,
         reporter: Arc<Reporter>,
-    ) -> Result<Arc<Self>, BrokerError> {
+    ) -> Result<OwnedLink, BrokerError> {
         let link = Arc::new(Self { options, state: watch::Sender::new(State::Down) });
         let supervisor = Supervisor::new(Arc::clone(&link), target, part, reporter);
         let connection = supervisor.first_connection().await?;
         link.state.send_replace(State::Up(Arc::clone(&connection)));
         tokio::spawn(supervisor.run(connection));
-        Ok(link)
+        Ok(OwnedLink(link))
     }
 
     /// Returns the current connection, waiting for one if necessary.
@@ -133,11 +138,6 @@ impl Link {
         });
     }
 
-    /// Disconnects permanently, without waiting.
-    pub(crate) fn abort(&self) {
-        self.state.send_replace(State::Closed);
-    }
-
     /// Completes when the link is closed.
     async fn closed(&self) {
         let mut state = self.state.subscribe();
@@ -153,6 +153,21 @@ impl Link {
         let closing = connection.close(200, "closed by its user".into());
         // Whether or not the server answers, the connection is not used any more.
         within(clock, after, "close the connection", closing).await.unwrap_or_default();
+    }
+}
+
+impl Deref for OwnedLink {
+    type Target = Arc<Link>;
+
+    fn deref(&self) -> &Arc<Link> {
+        &self.0
+    }
+}
+
+/// Does not wait for the server.
+impl Drop for OwnedLink {
+    fn drop(&mut self) {
+        self.state.send_replace(State::Closed);
     }
 }
 

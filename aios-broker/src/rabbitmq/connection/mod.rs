@@ -12,5 +12,5 @@ mod url;
 
 pub(crate) use self::{
     health::{Part, Reporter},
-    link::Link,
+    link::{Link, OwnedLink},
 };
