@@ -7,8 +7,10 @@ use aios_core::{
     broker::{Broker, Deliveries, Subscription},
     retry::Backoff,
 };
-use aios_tests::rabbitmq::RabbitMqServer;
+use aios_tests::{log::Logged, rabbitmq::RabbitMqServer};
 use tokio::time::timeout;
+
+use super::traffic::rest;
 
 const SOON: Duration = Duration::from_secs(20);
 
@@ -40,5 +42,23 @@ async fn should_end_a_subscription_with_its_permanent_error() {
     let last = timeout(SOON, deliveries.next()).await.unwrap();
     let error = last.expect("the error comes before the end").unwrap_err();
     assert!(!error.is_retryable(), "{error:?}");
+    assert!(timeout(SOON, deliveries.next()).await.unwrap().is_none());
+}
+
+/// The pause before the next attempt is at least half an hour.
+#[tokio::test]
+async fn should_end_a_subscription_that_waits_for_its_next_attempt() {
+    let Some(server) = RabbitMqServer::shared() else { return };
+    let logged = Logged::here();
+    let (broker, mut deliveries) = subscribe(server, "limited").await;
+    let _ = server.ctl(&["set_user_limits", "limited", r#"{"max-channels": 0}"#]);
+    delete_queue(server, "limited");
+    let failed = async {
+        while logged.lines(&["failed to consume; retrying"]).is_empty() {
+            rest(Duration::from_millis(10)).await;
+        }
+    };
+    timeout(SOON, failed).await.expect("an attempt fails");
+    broker.close(SOON).await.unwrap();
     assert!(timeout(SOON, deliveries.next()).await.unwrap().is_none());
 }

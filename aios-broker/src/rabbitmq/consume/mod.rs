@@ -231,39 +231,39 @@ impl ConsumeTask {
         }
     }
 
-    /// Retries until a new session is open. Returns `None` when the subscription was dropped, or
-    /// after a permanent error.
+    /// Opens a new session. Returns `None` when the subscription was dropped, or after a permanent
+    /// error.
     async fn reopen(&self) -> Option<(Arc<Session>, Consumer)> {
-        let SettlementContext { link, subscription, rng, .. } = &*self.context;
         let mut draining = self.draining.clone();
+        let reopened = tokio::select! {
+            reopened = self.reopen_with_retries() => reopened,
+            () = self.inbox.dropped() => Err(BrokerError::Closed),
+            () = begun(&mut draining) => Err(BrokerError::Closed),
+        };
+        match reopened {
+            Ok(opened) => return Some(opened),
+            Err(BrokerError::Closed) => drop(self.inbox.end()),
+            Err(error) => self.inbox.fail(error),
+        }
+        None
+    }
+
+    /// Retries until a new session is open, or an error is permanent.
+    async fn reopen_with_retries(&self) -> Result<(Arc<Session>, Consumer), BrokerError> {
+        let SettlementContext { link, subscription, rng, .. } = &*self.context;
         let mut is_logged = false;
         for attempt in 1.. {
-            let opening = async {
-                link.connection().await?;
-                is_logged = is_logged || self.log_deletion().await;
-                Session::open(link, subscription).await
+            link.connection().await?;
+            is_logged = is_logged || self.log_deletion().await;
+            let error = match Session::open(link, subscription).await {
+                Err(error) if error.is_retryable() => error,
+                result => return result,
             };
-            let error = tokio::select! {
-                opened = opening => match opened {
-                    Ok(opened) => return Some(opened),
-                    Err(error) => error,
-                },
-                () = self.inbox.dropped() => break,
-                () = begun(&mut draining) => break,
-            };
-            if matches!(error, BrokerError::Closed) {
-                break;
-            }
-            if !error.is_retryable() {
-                self.inbox.fail(error);
-                return None;
-            }
             warn(&error, "failed to consume; retrying");
             let pause = link.options.reconnect_pause(attempt, rng.next());
             link.options.clock.sleep(pause).await;
         }
-        self.inbox.end();
-        None
+        Err(BrokerError::Closed)
     }
 
     /// Logs that the server has deleted a temporary queue, so that events were lost. Returns whether
