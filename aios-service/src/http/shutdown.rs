@@ -5,7 +5,10 @@
 
 use std::{sync::Arc, time::Duration};
 
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
+
+/// Exit status of a process that a signal ends, without the number of the signal.
+const ENDED_BY_SIGNAL: i32 = 128;
 
 /// Tells the parts of a service that it shuts down. Clones share their state.
 ///
@@ -81,14 +84,26 @@ impl Shutdown {
     ///
     /// Outside a tokio runtime with I/O enabled.
     pub fn on_signals() -> std::io::Result<Self> {
+        let (shutdown, starting) = Self::on_signals_of_start()?;
+        starting.succeeded();
+        Ok(shutdown)
+    }
+
+    /// Like [`on_signals`](Self::on_signals), for a start that may fail.
+    pub(crate) fn on_signals_of_start() -> std::io::Result<(Self, Starting)> {
         let shutdown = Self::new();
         let begun = shutdown.clone();
         let signals = signals()?;
+        let (sender, started) = oneshot::channel();
         tokio::spawn(async move {
-            signals.await;
-            begun.begin();
+            let signal = signals.await;
+            match started.await {
+                Ok(()) => begun.begin(),
+                // The program does not know of the signal, and its default effect cannot be restored.
+                Err(_) => std::process::exit(ENDED_BY_SIGNAL + signal),
+            }
         });
-        Ok(shutdown)
+        Ok((shutdown, Starting(sender)))
     }
 
     /// Sets for how long [`serve`](super::serve) accepts connections after the shutdown has begun. In
@@ -129,6 +144,19 @@ impl Shutdown {
     }
 }
 
+/// A start whose signals are handled. If it is dropped because the start fails or is cancelled, the
+/// signals end the process as they do without handlers, also one that came during the start.
+#[derive(Debug)]
+pub(crate) struct Starting(oneshot::Sender<()>);
+
+impl Starting {
+    /// From now on the signals begin the shutdown, as does one that came during the start.
+    pub(crate) fn succeeded(self) {
+        // Without a runtime, no task waits for signals.
+        let _ = self.0.send(());
+    }
+}
+
 impl Default for Shutdown {
     fn default() -> Self {
         Self::new()
@@ -136,27 +164,32 @@ impl Default for Shutdown {
 }
 
 /// Registers the handlers at once, so that a signal right after the start is not missed. Completes
-/// at the first signal.
+/// with the number of the first signal.
 #[cfg(unix)]
-fn signals() -> std::io::Result<impl Future<Output = ()> + Send> {
+fn signals() -> std::io::Result<impl Future<Output = i32> + Send> {
     use tokio::signal::unix::{SignalKind, signal};
 
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
+    let (terminate, interrupt) = (SignalKind::terminate(), SignalKind::interrupt());
+    let mut terminated = signal(terminate)?;
+    let mut interrupted = signal(interrupt)?;
     Ok(async move {
         tokio::select! {
             biased;
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
+            _ = terminated.recv() => terminate.as_raw_value(),
+            _ = interrupted.recv() => interrupt.as_raw_value(),
         }
     })
 }
 
 #[cfg(not(unix))]
-fn signals() -> std::io::Result<impl Future<Output = ()> + Send> {
+fn signals() -> std::io::Result<impl Future<Output = i32> + Send> {
+    /// The number of SIGINT.
+    const INTERRUPT: i32 = 2;
+
     Ok(async {
-        if tokio::signal::ctrl_c().await.is_err() {
-            std::future::pending().await
+        match tokio::signal::ctrl_c().await {
+            Ok(()) => INTERRUPT,
+            Err(_) => std::future::pending().await,
         }
     })
 }

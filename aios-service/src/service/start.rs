@@ -27,7 +27,7 @@ use super::{
 };
 use crate::{
     config::{HttpSettings, SecretUrl, Settings, SettingsError},
-    http::{ApiOptions, RateLimit, Shutdown, answer_unrouted, api, health, serve_with},
+    http::{ApiOptions, RateLimit, Shutdown, Starting, answer_unrouted, api, health, serve_with},
     telemetry::{
         Metrics, Telemetry, TelemetryGuard, measure,
         traces::{RequestSpans, trace},
@@ -43,7 +43,8 @@ impl Service {
     ///
     /// # Errors
     ///
-    /// [`ServiceError`] names the part that failed. Nothing is left running.
+    /// [`ServiceError`] names the part that failed. Nothing is left running, and SIGTERM and Ctrl-C
+    /// end the process again, with the exit status of a process that they kill.
     ///
     /// # Panics
     ///
@@ -51,7 +52,7 @@ impl Service {
     ///
     /// # Cancel safety
     ///
-    /// A cancelled start leaves nothing running.
+    /// A cancelled start leaves nothing running. Signals end the process as after an error.
     pub async fn start(self) -> Result<RunningService, ServiceError> {
         let http = self.settings.http();
         let needs_store = self.needs_store();
@@ -62,7 +63,7 @@ impl Service {
         let mut export = MetricsExport::of(&self.settings, metrics.as_ref())?;
         let limit = rate_limit(&self.settings)?;
         let has_signals = self.shutdown.is_none();
-        let shutdown = shutdown(self.shutdown, &self.settings)?;
+        let (shutdown, starting) = shutdown(self.shutdown, &self.settings)?;
         let (listener, address) = listen(http).await?;
         let (store, owned_store) =
             open_store(self.store, needs_store, &self.settings).await?.unzip();
@@ -86,6 +87,9 @@ impl Service {
         let serving =
             Serving(tokio::spawn(serve_with(listener, router, self.serving, shutdown.clone())));
         let deadline = self.settings.shutdown().deadline.get();
+        if let Some(starting) = starting {
+            starting.succeeded();
+        }
         Ok(RunningService {
             runtime,
             store: owned_store.flatten(),
@@ -104,13 +108,17 @@ impl Service {
 }
 
 /// The shutdown of the program, or one that begins with a signal.
-fn shutdown(given: Option<Shutdown>, settings: &Settings) -> Result<Shutdown, ServiceError> {
-    match given {
-        Some(shutdown) => Ok(shutdown),
-        None => Ok(Shutdown::on_signals()
-            .map_err(|source| ServiceError::Signals { source })?
-            .with_accept_delay(settings.shutdown().accept_delay.get())),
+fn shutdown(
+    given: Option<Shutdown>,
+    settings: &Settings,
+) -> Result<(Shutdown, Option<Starting>), ServiceError> {
+    if let Some(shutdown) = given {
+        return Ok((shutdown, None));
     }
+    let (shutdown, starting) =
+        Shutdown::on_signals_of_start().map_err(|source| ServiceError::Signals { source })?;
+    let delay = settings.shutdown().accept_delay.get();
+    Ok((shutdown.with_accept_delay(delay), Some(starting)))
 }
 
 /// Starts the runtime with the changes of the program.

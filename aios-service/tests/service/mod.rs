@@ -3,6 +3,8 @@
 mod parts;
 mod reload;
 mod roles;
+#[cfg(unix)]
+mod signals;
 
 use aios_agents::prelude::*;
 use aios_service::{
