@@ -1,7 +1,7 @@
 //! Sends spans until the collector takes them, they are too old, or the process ends.
 //!
 //! ```text
-//! Running ── flush ──► Flushing ── done ──► Running
+//! Running ── flush ──► Flushing ── the last one is done ──► Running
 //!    └────────── stop ──┴─────► Stopped (final)
 //! ```
 //!
@@ -35,8 +35,8 @@ const REPORT: Duration = Duration::from_secs(60);
 pub(crate) enum Phase {
     /// It gathers spans, to send many at once.
     Running,
-    /// It sends everything as soon as possible.
-    Flushing,
+    /// It sends everything as soon as possible, for so many flushes.
+    Flushing(usize),
     /// It sends nothing any more.
     Stopped,
 }

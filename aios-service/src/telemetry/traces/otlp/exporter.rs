@@ -103,27 +103,13 @@ impl TraceExporter {
     ///
     /// Cancel safe.
     pub async fn flush(&self, timeout: Duration) -> bool {
-        self.phase.send_if_modified(|phase| {
-            let is_running = *phase == Phase::Running;
-            if is_running {
-                *phase = Phase::Flushing;
-            }
-            is_running
-        });
+        let _flush = Flush::begin(&self.phase);
         let sent = async { self.reach_end().await.is_ok() };
-        let sent = tokio::select! {
+        tokio::select! {
             biased;
             sent = sent => sent,
             () = self.clock.sleep(timeout) => false,
-        };
-        self.phase.send_if_modified(|phase| {
-            let is_flushing = *phase == Phase::Flushing;
-            if is_flushing {
-                *phase = Phase::Running;
-            }
-            is_flushing
-        });
-        sent
+        }
     }
 
     /// Waits until everything that the log contains now was handled.
@@ -145,6 +131,35 @@ impl TraceExporter {
 impl fmt::Debug for TraceExporter {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.debug_struct("TraceExporter").finish_non_exhaustive()
+    }
+}
+
+/// A flush in progress, which ends when it is dropped.
+struct Flush<'e>(&'e watch::Sender<Phase>);
+
+impl<'e> Flush<'e> {
+    /// Begins a flush, or joins others.
+    fn begin(phase: &'e watch::Sender<Phase>) -> Self {
+        phase.send_modify(|phase| {
+            *phase = match *phase {
+                Phase::Running => Phase::Flushing(1),
+                Phase::Flushing(flushes) => Phase::Flushing(flushes.saturating_add(1)),
+                Phase::Stopped => Phase::Stopped,
+            }
+        });
+        Self(phase)
+    }
+}
+
+impl Drop for Flush<'_> {
+    fn drop(&mut self) {
+        self.0.send_modify(|phase| {
+            *phase = match *phase {
+                Phase::Flushing(flushes @ 2..) => Phase::Flushing(flushes.saturating_sub(1)),
+                Phase::Flushing(_) | Phase::Running => Phase::Running,
+                Phase::Stopped => Phase::Stopped,
+            }
+        });
     }
 }
 
@@ -175,5 +190,44 @@ impl Projection for Exporting {
                 "the export of traces was stopped",
             ))
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use aios_agents::prelude::*;
+    use futures_util::FutureExt;
+
+    use super::*;
+
+    const HOUR: Duration = Duration::from_secs(3600);
+
+    async fn nothing(_: WorkflowContext, (): ()) -> Result<(), WorkflowError> {
+        Ok(())
+    }
+
+    #[tokio::test]
+    async fn should_gather_again_after_the_last_flush_has_ended_or_was_cancelled() {
+        let builder = Runtime::builder()
+            .store(aios_store::connect("memory://").await.unwrap())
+            .broker(aios_broker::connect("memory://").await.unwrap());
+        let runtime = builder.workflow("nothing", nothing).start().await.unwrap();
+        // Nothing listens on this port.
+        let collector = Collector::new("http://127.0.0.1:1", "test").unwrap();
+        let exporter = TraceExporter::start(&runtime, collector).await.unwrap();
+        let run = runtime.start("nothing", &()).id("r1").await.unwrap();
+        run.result::<()>().await.unwrap();
+
+        let mut cancelled = Box::pin(exporter.flush(HOUR));
+        assert_eq!((&mut cancelled).now_or_never(), None);
+        assert!(!exporter.flush(PAUSE).await);
+        assert_ne!(*exporter.phase.borrow(), Phase::Running, "one flush is in progress");
+        drop(cancelled);
+        assert_eq!(*exporter.phase.borrow(), Phase::Running);
+
+        let flushing = exporter.flush(PAUSE);
+        exporter.stop();
+        assert!(!flushing.await);
+        assert_eq!(*exporter.phase.borrow(), Phase::Stopped);
     }
 }

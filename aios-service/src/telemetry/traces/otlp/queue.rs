@@ -73,7 +73,7 @@ impl SpanQueue {
 
     /// Sends what waits. Returns whether it was sent, or dropped, in time.
     pub(crate) async fn flush(&self, timeout: Duration) -> bool {
-        self.phase.send_replace(Phase::Flushing);
+        self.phase.send_replace(Phase::Flushing(1));
         let (done, flushed) = oneshot::channel();
         let flushing =
             async { self.spans.send(Item::Flush(done)).await.is_ok() && flushed.await.is_ok() };
