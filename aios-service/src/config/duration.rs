@@ -10,7 +10,7 @@ const UNITS: [(&str, u64); 5] =
     [("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1_000), ("ms", 1)];
 
 /// A duration that people write as `30s`, `5m`, `1h 30m`, `250ms` or `2d`. A number without a unit
-/// is a number of seconds. At most 100 years.
+/// is a number of seconds. At most 100 years. All parts are added, in any order.
 ///
 /// # Examples
 ///
@@ -77,8 +77,11 @@ impl FromStr for HumanDuration {
     type Err = InvalidDuration;
 
     fn from_str(text: &str) -> Result<Self, InvalidDuration> {
-        if let Ok(seconds) = text.parse::<u64>() {
-            return Self::from_millis(seconds.checked_mul(1_000));
+        // `parse` would also accept a sign.
+        if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) {
+            return Self::from_millis(
+                text.parse::<u64>().ok().and_then(|it| it.checked_mul(1_000)),
+            );
         }
         let mut rest = text.trim();
         let mut millis = (!rest.is_empty()).then_some(0_u64);
@@ -174,6 +177,7 @@ mod tests {
             ("1h 30m", 5_400_000, "1h 30m"),
             ("1h30m", 5_400_000, "1h 30m"),
             ("250ms", 250, "250ms"),
+            ("1s 1m 1s", 62_000, "1m 2s"),
             ("2d", 172_800_000, "2d"),
             ("0", 0, "0s"),
             ("36500d", 36_500 * 86_400_000, "36500d"),
@@ -187,9 +191,19 @@ mod tests {
 
     #[test]
     fn should_refuse_what_is_not_a_duration() {
-        for text in
-            ["", " ", "s", "-1s", "1.5h", "5 parsecs", "1h 30", "36501d", "99999999999999999999s"]
-        {
+        for text in [
+            "",
+            " ",
+            "s",
+            "+90",
+            "+1s",
+            "-1s",
+            "1.5h",
+            "5 parsecs",
+            "1h 30",
+            "36501d",
+            "99999999999999999999s",
+        ] {
             assert_eq!(text.parse::<HumanDuration>(), Err(InvalidDuration), "{text}");
         }
     }
