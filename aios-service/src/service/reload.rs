@@ -37,16 +37,19 @@ pub(super) struct Reload {
     pub(super) limits: Limits,
     /// The levels of the log, if this service writes it.
     pub(super) log: Option<LogControl>,
+    /// Locked from reading until the values are taken, so that the newest values are taken last.
+    turn: tokio::sync::Mutex<()>,
 }
 
 impl Reload {
     /// The settings at the start.
     pub(super) fn new(settings: Settings, limits: Limits, log: Option<LogControl>) -> Self {
-        Self { settings: Mutex::new(settings), limits, log }
+        Self { settings: Mutex::new(settings), limits, log, turn: tokio::sync::Mutex::default() }
     }
 
     /// Reads all layers again, and takes the new values or none.
     pub(super) async fn reload(self: &Arc<Self>) -> Result<Vec<Change>, SettingsError> {
+        let _turn = self.turn.lock().await;
         let reload = Arc::clone(self);
         // Reading files blocks.
         let read = tokio::task::spawn_blocking(move || {

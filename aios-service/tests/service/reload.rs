@@ -1,8 +1,12 @@
+use std::time::Duration;
+
+use aios_core::clock::{Clock, SystemClock};
 use aios_service::{
     Service,
     config::{Change, Settings},
     telemetry::Telemetry,
 };
+use futures_util::FutureExt;
 
 use super::ask;
 use crate::telemetry::Output;
@@ -78,6 +82,31 @@ async fn should_report_an_invalid_configuration_and_keep_the_old_values() {
         assert_eq!(error.faults().len(), 1, "{error}");
         assert_eq!(status(&running).await, "429", "{invalid}");
     }
+    running.shutdown().begin();
+    running.stopped().await.unwrap();
+}
+
+/// The older reload has read the files, and is polled again only after the newer one.
+#[tokio::test(flavor = "multi_thread")]
+async fn should_end_with_the_newest_values_if_reloads_overlap() {
+    let scene = Scene::new("");
+    let running = super::service(&scene.settings()).start().await.unwrap();
+    scene.write("http:\n  request_timeout: 5s\n");
+    let mut older = Box::pin(running.reload());
+    assert!((&mut older).now_or_never().is_none());
+    SystemClock.sleep(Duration::from_millis(300)).await;
+    scene.write("http:\n  request_timeout: 7s\n");
+    let mut newer = Box::pin(running.reload());
+    let overtaken = tokio::select! {
+        changes = &mut newer => changes.is_ok(),
+        () = SystemClock.sleep(Duration::from_millis(300)) => false,
+    };
+    older.await.unwrap();
+    match overtaken {
+        true => drop(newer),
+        false => drop(newer.await.unwrap()),
+    }
+    assert_eq!(shown(&running.reload().await.unwrap()), [""; 0], "the files have not changed");
     running.shutdown().begin();
     running.stopped().await.unwrap();
 }
