@@ -10,7 +10,7 @@
 //!
 //! Every POST has an idempotency key, which is the same in all attempts, so most requests may be
 //! repeated after any failure. A request that is marked `once` is repeated only if it certainly had
-//! no effect: it was not sent, or was refused for its rate.
+//! no effect: it was not sent, for example because there was no token, or was refused for its rate.
 
 use std::{
     fmt,
@@ -206,16 +206,18 @@ impl Connection {
         let mut attempt = 1;
         loop {
             let timeout = self.timeout.saturating_add(request.wait);
+            let mut is_sent = false;
             let answered = tokio::select! {
                 biased;
-                answered = self.attempt(request) => answered,
+                answered = self.attempt(request, &mut is_sent) => answered,
                 () = self.clock.sleep(timeout) => Err(ClientError::Timeout { timeout }),
             };
             let error = match answered {
                 Ok(body) => return Ok(body),
                 Err(error) => error,
             };
-            let Some(pause) = self.pause(&error, request.is_repeatable, attempt) else {
+            let is_repeatable = request.is_repeatable || !is_sent;
+            let Some(pause) = self.pause(&error, is_repeatable, attempt) else {
                 return Err(error);
             };
             warn!(code = error.code(), error = %Chain(&error), attempt, ?pause, "repeats a request");
@@ -245,8 +247,8 @@ impl Connection {
     }
 
     /// Sends a request, and reads the body of a success.
-    async fn attempt(&self, request: &Request) -> Result<Answer, ClientError> {
-        let response = self.send(request).await?;
+    async fn attempt(&self, request: &Request, is_sent: &mut bool) -> Result<Answer, ClientError> {
+        let response = self.send(request, is_sent).await?;
         let request_id = request_id(&response);
         let tag = response.headers().get(header::ETAG).and_then(|tag| tag.to_str().ok());
         let tag = tag.map(ToOwned::to_owned);
@@ -258,13 +260,25 @@ impl Connection {
     ///
     /// A token that was refused is replaced once in each attempt. A second 401 is the answer: the
     /// account has lost its access, and another token would not help.
-    pub(super) async fn send(&self, request: &Request) -> Result<Response, ClientError> {
-        let Some(tokens) = &self.tokens else { return self.send_with(request, None).await };
+    ///
+    /// `is_sent` is set while the request may have an effect: it is not while a token is requested.
+    pub(super) async fn send(
+        &self,
+        request: &Request,
+        is_sent: &mut bool,
+    ) -> Result<Response, ClientError> {
+        let Some(tokens) = &self.tokens else {
+            *is_sent = true;
+            return self.send_with(request, None).await;
+        };
         let token = tokens.header(&self.http, self.clock.elapsed()).await?;
+        *is_sent = true;
         match self.send_with(request, Some(token.clone())).await {
             Err(ClientError::Service { status: 401, .. }) => {
+                *is_sent = false;
                 tokens.forget(&token).await;
                 let token = tokens.header(&self.http, self.clock.elapsed()).await?;
+                *is_sent = true;
                 self.send_with(request, Some(token)).await
             }
             answered => answered,

@@ -153,9 +153,11 @@ impl Messages {
             request = request.with_header("last-event-id", HeaderValue::from(after));
         }
         let timeout = connection.timeout;
+        // A request that reads is always repeatable.
+        let mut is_sent = false;
         let answered = tokio::select! {
             biased;
-            answered = connection.send(&request) => answered,
+            answered = connection.send(&request, &mut is_sent) => answered,
             () = connection.clock.sleep(timeout) => Err(ClientError::Timeout { timeout }),
         };
         match answered {

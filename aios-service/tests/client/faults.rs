@@ -8,7 +8,7 @@ use std::{
 use aios_core::retry::RetryPolicy;
 use aios_service::{
     auth::{ApiKey, ApiKeyHash, ApiKeys, Permissions},
-    client::{Client, ClientError, ClientOptions},
+    client::{Client, ClientError, ClientOptions, TokenGrant},
     http::{ApiOptions, Shutdown},
 };
 use axum::{
@@ -16,6 +16,7 @@ use axum::{
     extract::{Request, State},
     http::{StatusCode, header},
     response::{IntoResponse, Response},
+    routing::post,
 };
 
 use super::server::{Server, client, listen, options};
@@ -59,6 +60,7 @@ async fn answer(State(faulty): State<Faulty>, request: Request) -> Response {
         Some(500) => r#"{"error": {"code": "INTERNAL_ERROR", "message": "m", "details": {}}}"#,
         Some(429) => r#"{"error": {"code": "RATE_LIMITED", "message": "m", "details": {}}}"#,
         Some(409) => r#"{"error": {"code": "REQUEST_IN_PROGRESS", "message": "m", "details": {}}}"#,
+        Some(401) => r#"{"error": {"code": "UNAUTHENTICATED", "message": "m", "details": {}}}"#,
         Some(_) => "<html>Bad Gateway</html>",
     };
     let status = StatusCode::from_u16(status.unwrap()).unwrap();
@@ -85,6 +87,30 @@ async fn should_repeat_what_could_happen_twice_only_if_it_did_not_happen() {
     let error = client.run("r1").signal("approval", &1).await.unwrap_err();
     assert_eq!(error.code(), "STORE_TIMEOUT");
     assert_eq!(faulty.keys().len(), 2);
+}
+
+/// The token endpoint fails, does not answer, and fails after the service has refused a token.
+#[tokio::test(flavor = "multi_thread")]
+async fn should_repeat_what_could_happen_twice_if_there_was_no_token_to_send_it_with() {
+    let (faulty, _) = Faulty::start(&[401]).await;
+    let answers = Arc::new(Mutex::new(vec!["token", "failure", "token", "silence", "failure"]));
+    let endpoint = async move || {
+        let answer = answers.lock().unwrap().pop();
+        match answer {
+            Some("failure") => StatusCode::SERVICE_UNAVAILABLE.into_response(),
+            Some("silence") => std::future::pending().await,
+            _ => r#"{"access_token": "t", "token_type": "Bearer"}"#.into_response(),
+        }
+    };
+    let router = Router::new().route("/token", post(endpoint));
+    let router = router.fallback(answer).with_state(faulty.clone());
+    let url = format!("http://{}", listen(router, Shutdown::new()).await);
+    let grant = TokenGrant::client_credentials(format!("{url}/token"), "ci", "secret");
+    let options = options().with_timeout(Duration::from_secs(1)).with_token_grant(grant);
+    let client = Client::new(&url, options).unwrap();
+    client.run("r1").signal("approval", &1).await.unwrap();
+    let keys = faulty.keys();
+    assert!(keys.len() == 2 && keys[0].is_some() && keys[0] == keys[1], "{keys:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
