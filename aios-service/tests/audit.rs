@@ -258,7 +258,6 @@ async fn should_announce_every_call_that_was_cut_off_before_its_outcome() {
     let store = aios_store::connect(&server.url()).await.unwrap();
     let options = options().with_clock(Arc::new(clock.clone()));
     let service = Service::on(store, None, options).await;
-    let cancel = |run: &str| call(Method::POST, &format!("/runs/{run}/actions/cancel"), "{}");
     let start = |run: &str| {
         let start = json!({ "run_id": run }).to_string();
         call(Method::POST, "/workflows/approval/actions/execute", &start)
@@ -267,7 +266,7 @@ async fn should_announce_every_call_that_was_cut_off_before_its_outcome() {
 
     let lock = server.lock("aios.events");
     // The writer sends the first event, which waits for the lock, and the others wait for the writer.
-    let mut calls = vec![Box::pin(service.router.clone().oneshot(cancel("r0")))];
+    let mut calls = vec![Box::pin(service.router.clone().oneshot(start("r0")))];
     assert!(futures_util::poll!(&mut calls[0]).is_pending());
     while !server.has_waiting_session() {
         pause().await;
