@@ -67,7 +67,7 @@ fn should_compensate_in_reverse_order() {
         "cancelled the car",
         "cancelled the hotel",
         "cancelled the flight",
-        "the trip failed: there are no cars (SOLD_OUT)",
+        "the trip failed: task of agent \"booker\" (operation 3) failed: there are no cars (SOLD_OUT)",
         "",
     ];
     assert_eq!(printed("saga", &[], folder.path()), expected.join("\n"));

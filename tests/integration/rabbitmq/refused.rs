@@ -36,9 +36,9 @@ fn delete_queue(server: &RabbitMqServer, name: &str) {
 #[tokio::test]
 async fn should_end_a_subscription_with_its_permanent_error() {
     let Some(server) = RabbitMqServer::shared() else { return };
-    let (_broker, mut deliveries) = subscribe(server, "forbidden").await;
-    let _ = server.ctl(&["set_permissions", "forbidden", "", ".*", ".*"]);
-    delete_queue(server, "forbidden");
+    let (_broker, mut deliveries) = subscribe(server, "locked_out").await;
+    let _ = server.ctl(&["set_permissions", "locked_out", "", ".*", ".*"]);
+    delete_queue(server, "locked_out");
     let last = timeout(SOON, deliveries.next()).await.unwrap();
     let error = last.expect("the error comes before the end").unwrap_err();
     assert!(!error.is_retryable(), "{error:?}");
@@ -50,9 +50,9 @@ async fn should_end_a_subscription_with_its_permanent_error() {
 async fn should_end_a_subscription_that_waits_for_its_next_attempt() {
     let Some(server) = RabbitMqServer::shared() else { return };
     let logged = Logged::here();
-    let (broker, mut deliveries) = subscribe(server, "limited").await;
-    let _ = server.ctl(&["set_user_limits", "limited", r#"{"max-channels": 0}"#]);
-    delete_queue(server, "limited");
+    let (broker, mut deliveries) = subscribe(server, "rejoining").await;
+    let _ = server.ctl(&["set_user_limits", "rejoining", r#"{"max-channels": 0}"#]);
+    delete_queue(server, "rejoining");
     let failed = async {
         while logged.lines(&["failed to consume; retrying"]).is_empty() {
             rest(Duration::from_millis(10)).await;
