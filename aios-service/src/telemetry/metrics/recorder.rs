@@ -48,6 +48,10 @@ pub(super) struct Series {
     descriptions: RwLock<HashMap<KeyName, SharedString>>,
 }
 
+#[cfg_attr(
+    not(feature = "otlp"),
+    allow(clippy::derivable_impls, reason = "with the feature, `since` is the time now")
+)]
 impl Default for Series {
     fn default() -> Self {
         Self {
