@@ -1,8 +1,9 @@
 //! The storing of output: the writers of a process are stored together.
 //!
 //! A writer that has output is in the queue once. One task takes the queue 20 ms after the first of
-//! them, or at once if a caller flushes, and appends the output of all writers in one call. A writer that the store refuses
-//! permanently fails; the others continue. The task ends when the queue is empty.
+//! them, or at once if a caller flushes, and appends the output of all writers in one call. A writer
+//! that the store refuses permanently fails; the others continue. The task ends when the queue is
+//! empty.
 //!
 //! The way of an item:
 //!
@@ -11,9 +12,9 @@
 //!           (bounded)                 (once per writer)    (one append for all writers)
 //! ```
 //!
-//! Writing never waits for the store; it fails when the backlog is full. Flushing waits, and
-//! shortens the window. If the store fails, the same events are appended again (`batch`). If the process dies, what is in a backlog is
-//! lost, and the attempt that wrote it is repeated.
+//! Writing never waits for the store; it fails when the backlog is full. Flushing waits, and shortens
+//! the window. If the store fails, the same events are appended again (`batch`). If the process dies,
+//! what is in a backlog is lost, and the attempt that wrote it is repeated.
 //!
 //! Locks: the one of the queue and the ones of the writers are never held together.
 

@@ -1,8 +1,9 @@
 //! Copies of a run that continue from one of its operations.
 //!
 //! A copy has the start and all entries before the cut, rewritten to the id of the new run; what a
-//! client has asked of the run, such as a pause, is left out. Everything is appended at once, so a copy exists completely or not at all. The new run then
-//! replays the copied entries as its own, and continues with the operation at the cut.
+//! client has asked of the run, such as a pause, is left out. Everything is appended at once, so a copy
+//! exists completely or not at all. The new run then replays the copied entries as its own, and
+//! continues with the operation at the cut.
 //!
 //! A request with an id makes the id of the first event, so a repeated request finds the run that
 //! it has created before.

@@ -13,6 +13,7 @@ use aios_agents::agent::{AgentDefinition, AgentSet, HostOptions, RegisteredAgent
 use aios_core::{
     agent::{TaskError, TaskHeartbeat},
     broker::{Broker, Mailbox, Publish},
+    clock::Clock,
     event::Payload,
 };
 use serde_json::{Value, json};
@@ -104,6 +105,17 @@ async fn should_report_periodically_which_tasks_it_holds() {
     harness.go_on.notify_waiters();
     harness.world.idle().await;
     assert_eq!(harness.counted.load(Ordering::SeqCst), 3);
+}
+
+#[tokio::test]
+async fn should_report_in_time_what_it_holds_when_the_clock_is_set_back() {
+    let mut harness = Harness::new().await;
+    harness.world.assign("backend", "t1", json!(1)).await;
+    harness.world.idle().await;
+    let now = harness.world.clock.now();
+    harness.world.clock.set(now - SECOND * 3600);
+    harness.world.pass(SECOND + SECOND / 10).await;
+    assert_eq!(harness.waiting().await, ["t1"]);
 }
 
 #[tokio::test]

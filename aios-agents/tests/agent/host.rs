@@ -10,6 +10,7 @@ use aios_agents::agent::{AgentDefinition, AgentSet, HostOptions};
 use aios_core::{
     agent::{ResultExt, TaskCompleted, TaskHeartbeat},
     broker::{Broker, DeadLetters, Group},
+    clock::Clock,
     event::Event,
     failure::Failure,
 };
@@ -238,6 +239,33 @@ async fn should_do_no_more_tasks_at_once_than_the_cap() {
         assert_eq!(world.drive(engine.next()).await.event_type.action(), "task_completed");
     }
     assert_eq!(most.load(Ordering::SeqCst), 3);
+}
+
+/// A clock that is set forward ends no attempt early; one that is set back delays no heartbeat and no
+/// timeout.
+#[tokio::test]
+async fn should_time_attempts_by_the_time_that_passes() {
+    let world = World::new();
+    let mut engine = world.mailbox("engine").await;
+    let _host = world.start(AgentSet::new().agent("backend", Scripted::stuck())).await;
+    world.publish(assigned("backend", "t1", 1, json!(1), Some(SECOND * 30))).await;
+    world.idle().await;
+    let now = world.clock.now();
+    for set in [now + SECOND * 3600, now - SECOND * 3600] {
+        world.clock.set(set);
+        world.pass(SECOND * 11).await;
+        assert_eq!(engine.next().await.event_type.action(), "task_heartbeat");
+        assert!(
+            engine.try_next().await.is_none_or(|it| it.event_type.action() == "task_heartbeat")
+        );
+    }
+    world.pass(SECOND * 9).await;
+    while let Some(event) = engine.try_next().await {
+        if event.event_type.action() == "task_failed" {
+            return;
+        }
+    }
+    panic!("the timeout has passed");
 }
 
 #[tokio::test]

@@ -213,7 +213,7 @@ impl Consumer {
                 () = &mut impatient => return None,
                 // Without this guard, a subscription that has ended would be polled in a loop.
                 item = deliveries.next(), if end.is_none() => *end = self.hold(item, held),
-                () = hosted.shared.clock.sleep_until(held.next_beat()) => held.beat(&hosted),
+                () = held.beat_due(&*hosted.shared.clock) => held.beat(&hosted),
             }
         }
     }

@@ -16,8 +16,9 @@
 //! counts as a foreign wake.
 //!
 //! The result goes to the machine (`step_ended`), is recorded, comes back as an entry and is released
-//! like every other outcome. Until then the call is pending. If the process dies before the result
-//! is recorded, the code runs again in the next one. The code of an attempt that timed out is dropped at the next poll.
+//! like every other outcome. Until then the call is pending. If the process dies before the result is
+//! recorded, the code runs again in the next one. The code of an attempt that timed out is dropped at
+//! the next poll.
 
 use std::{
     cell::OnceCell,

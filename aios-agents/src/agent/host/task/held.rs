@@ -4,12 +4,14 @@
 //! the host sends heartbeats that say that the task waits, the first within a second. Dropping the
 //! collection releases all deliveries to the broker.
 
-use std::{collections::VecDeque, sync::Arc};
+use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use aios_core::{
+    BoxFuture,
     agent::{TaskAssigned, TaskHeartbeat},
     broker::Delivery,
-    event::{Event, Timestamp},
+    clock::Clock,
+    event::Event,
 };
 
 use super::sought::HeldAssignment;
@@ -26,8 +28,8 @@ pub(crate) struct Held(VecDeque<Waiting>);
 /// One delivery that waits.
 struct Waiting {
     delivery: Delivery,
-    /// When its next heartbeat is due.
-    beat_at: Timestamp,
+    /// When its next heartbeat is due, by the monotonic time of the clock.
+    beat_at: Duration,
     /// Lists the assignment among those that this process has.
     _listed: HeldAssignment,
 }
@@ -40,7 +42,7 @@ impl Held {
     /// Adds a delivery at the end, and lists its assignment as held by this process.
     pub(crate) fn push(&mut self, delivery: Delivery, hosted: &HostedType) {
         let first = hosted.shared.options.heartbeat_interval.min(FIRST_BEAT);
-        let beat_at = hosted.shared.clock.now() + first;
+        let beat_at = hosted.shared.clock.elapsed().saturating_add(first);
         let listed = HeldAssignment::new(&hosted.shared, &delivery.event.id);
         self.0.push_back(Waiting { delivery, beat_at, _listed: listed });
     }
@@ -50,18 +52,19 @@ impl Held {
         self.0.pop_front().map(|waiting| waiting.delivery)
     }
 
-    /// When the next heartbeat is due.
-    pub(crate) fn next_beat(&self) -> Timestamp {
-        self.0.iter().map(|waiting| waiting.beat_at).min().unwrap_or(Timestamp::MAX)
+    /// Completes when the next heartbeat is due.
+    pub(crate) fn beat_due(&self, clock: &dyn Clock) -> BoxFuture<'static, ()> {
+        let next = self.0.iter().map(|waiting| waiting.beat_at).min();
+        clock.sleep(next.unwrap_or(Duration::MAX).saturating_sub(clock.elapsed()))
     }
 
     /// Sends the heartbeats that are due.
     pub(crate) fn beat(&mut self, hosted: &Arc<HostedType>) {
-        let now = hosted.shared.clock.now();
+        let now = hosted.shared.clock.elapsed();
         let due = self.0.iter_mut().filter(|waiting| waiting.beat_at <= now);
         let beats: Vec<(Event, TaskHeartbeat)> = due
             .filter_map(|waiting| {
-                waiting.beat_at = now + hosted.shared.options.heartbeat_interval;
+                waiting.beat_at = now.saturating_add(hosted.shared.options.heartbeat_interval);
                 let event = waiting.delivery.event.clone();
                 // A task that can't be decoded is refused when it gets its slot.
                 let TaskAssigned { task_id, attempt, .. } = event.data().ok()?;

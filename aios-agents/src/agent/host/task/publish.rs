@@ -55,10 +55,11 @@ impl HostedType {
         running: Option<&TaskState>,
     ) -> Result<(), Unpublished> {
         let mut backoff = BackoffTimer::new(self.shared.options.backoff);
-        let deadline = self.shared.clock.now() + self.shared.options.answer_patience;
+        let patience = self.shared.options.answer_patience;
+        let deadline = self.shared.clock.elapsed().saturating_add(patience);
         loop {
             let (failed, error) = failure;
-            let is_late = self.shared.clock.now() >= deadline;
+            let is_late = self.shared.clock.elapsed() >= deadline;
             match error {
                 BrokerError::Closed => return Err(Unpublished::Abandoned(error)),
                 error if !error.is_retryable() => return Err(Unpublished::Refused(error)),

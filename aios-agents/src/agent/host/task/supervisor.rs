@@ -13,8 +13,8 @@
 //! | redelivery | the older delivery is acknowledged, and the new one kept |
 //! | `early_ack_after` | the delivery is acknowledged; from then on the engine watches heartbeats |
 //!
-//! Deadlines are compared with the clock at each turn. The loop sleeps until the earliest of them,
-//! or until `TaskState` changes.
+//! Deadlines are compared with the monotonic time of the clock at each turn, so a clock that is set does
+//! not move them. The loop sleeps until the earliest of them, or until `TaskState` changes.
 
 use std::{future::Future, pin::pin, task::Poll, time::Duration};
 
@@ -22,7 +22,7 @@ use aios_core::{
     BoxFuture, Chain,
     agent::{TaskAssigned, TaskError, TaskHeartbeat},
     broker::{Delivery, Publish},
-    event::{Event, Payload, Timestamp},
+    event::{Event, Payload},
 };
 
 use super::{
@@ -59,11 +59,11 @@ pub(super) struct TaskSupervisor<'a> {
     /// `None` after the early acknowledgement.
     delivery: Option<Delivery>,
     /// When the code began; timeout and early acknowledgement count from here.
-    started: Timestamp,
+    started: Duration,
     /// When the last heartbeat was due; `None` before the first.
-    last_beat: Option<Timestamp>,
+    last_beat: Option<Duration>,
     /// When a cancelled task is dropped; `None` while it is not cancelled.
-    cancel_deadline: Option<Timestamp>,
+    cancel_deadline: Option<Duration>,
 }
 
 impl<'a> TaskSupervisor<'a> {
@@ -74,7 +74,7 @@ impl<'a> TaskSupervisor<'a> {
         assigned: &'a TaskAssigned,
         delivery: Delivery,
     ) -> Self {
-        let started = hosted.shared.clock.now();
+        let started = hosted.shared.clock.elapsed();
         let event = delivery.event.clone();
         let delivery = Some(delivery);
         Self {
@@ -135,14 +135,16 @@ impl<'a> TaskSupervisor<'a> {
                 // The task may have been queued after the watchdog withdrew the others.
                 running.withdraw();
             }
-            let now = self.hosted.shared.clock.now();
+            let clock = &self.hosted.shared.clock;
+            let now = clock.elapsed();
             if let Some(outcome) = self.ending(now) {
                 return outcome;
             }
             if side_task.is_none() {
                 side_task = self.next_side_task(now);
             }
-            let wake = self.hosted.shared.clock.sleep_until(self.next_wake(side_task.is_some()));
+            let next_wake = self.next_wake(side_task.is_some());
+            let wake = clock.sleep(next_wake.saturating_sub(now));
             tokio::select! {
                 biased;
                 // First, so that a result wins over a timeout at the same moment.
@@ -155,23 +157,23 @@ impl<'a> TaskSupervisor<'a> {
     }
 
     /// Returns the outcome if the work must be dropped now.
-    fn ending(&mut self, now: Timestamp) -> Option<Outcome> {
+    fn ending(&mut self, now: Duration) -> Option<Outcome> {
         match self.running.stopped() {
             Some(StopReason::Abandoned) => return Some(Outcome::Abandoned),
             Some(StopReason::Cancelled) => {
                 let grace = self.hosted.shared.options.cancel_grace;
-                if now >= *self.cancel_deadline.get_or_insert(now + grace) {
+                if now >= *self.cancel_deadline.get_or_insert(now.saturating_add(grace)) {
                     return Some(Outcome::Cancelled);
                 }
             }
             None => {}
         }
         let timeout = self.assigned.timeout()?;
-        (now >= self.started + timeout).then_some(Outcome::TimedOut(timeout))
+        (now >= self.started.saturating_add(timeout)).then_some(Outcome::TimedOut(timeout))
     }
 
     /// The side task that is due, if any: an early acknowledgement or a heartbeat.
-    fn next_side_task(&mut self, now: Timestamp) -> Option<BoxFuture<'a, ()>> {
+    fn next_side_task(&mut self, now: Duration) -> Option<BoxFuture<'a, ()>> {
         // Before a heartbeat: the broker's timeout does not wait.
         if self.early_ack_at().is_some_and(|at| now >= at) {
             let delivery = self.delivery.take()?;
@@ -198,33 +200,33 @@ impl<'a> TaskSupervisor<'a> {
 
     /// When the next heartbeat is due. The first one comes early, to show that the task has left
     /// the queue.
-    fn next_beat(&self) -> Timestamp {
+    fn next_beat(&self) -> Duration {
         let interval = self.hosted.shared.options.heartbeat_interval;
         match self.last_beat {
-            Some(last) => last + interval,
-            None => self.started + interval.min(FIRST_BEAT),
+            Some(last) => last.saturating_add(interval),
+            None => self.started.saturating_add(interval.min(FIRST_BEAT)),
         }
     }
 
     /// Whether the interval since the last heartbeat has passed.
-    fn may_beat(&self, now: Timestamp) -> bool {
+    fn may_beat(&self, now: Duration) -> bool {
         self.last_beat.is_none() || now >= self.next_beat()
     }
 
     /// When the delivery is acknowledged early; `None` if that is disabled or was done.
-    fn early_ack_at(&self) -> Option<Timestamp> {
+    fn early_ack_at(&self) -> Option<Duration> {
         self.delivery.as_ref()?;
-        Some(self.started + self.hosted.shared.options.early_ack_after?)
+        Some(self.started.saturating_add(self.hosted.shared.options.early_ack_after?))
     }
 
     /// When to wake up if nothing changes before.
-    fn next_wake(&self, busy: bool) -> Timestamp {
+    fn next_wake(&self, busy: bool) -> Duration {
         // A side task in progress wakes the loop when it ends.
         let side_tasks =
             if busy { [None, None] } else { [Some(self.next_beat()), self.early_ack_at()] };
-        let timeout = self.assigned.timeout().map(|timeout| self.started + timeout);
+        let timeout = self.assigned.timeout().map(|timeout| self.started.saturating_add(timeout));
         let all = side_tasks.into_iter().chain([timeout, self.cancel_deadline]).flatten();
-        all.min().unwrap_or(Timestamp::MAX)
+        all.min().unwrap_or(Duration::MAX)
     }
 }
 
