@@ -1,4 +1,9 @@
-use std::{sync::Arc, time::Duration};
+use std::{
+    pin::pin,
+    sync::{Arc, Mutex, mpsc},
+    task::{Context, Wake, Waker},
+    time::Duration,
+};
 
 use aios_broker::memory::{MemoryBroker, MemoryOptions};
 use aios_core::{
@@ -171,4 +176,28 @@ async fn should_let_delayed_events_queue_up_at_the_end() {
         assert_eq!(number(&delivery), expected);
         delivery.ack().await.unwrap();
     }
+}
+
+/// A waker that owns a subscription.
+struct Owner(#[allow(dead_code, reason = "it is only dropped")] Mutex<Deliveries>);
+
+impl Wake for Owner {
+    fn wake(self: Arc<Self>) {}
+}
+
+#[test]
+fn should_end_a_subscription_that_a_replaced_waker_owns() {
+    let (sender, ended) = mpsc::channel();
+    std::thread::spawn(move || {
+        let broker = MemoryBroker::new();
+        let subscribe = || broker.subscribe(group("g")).now_or_never().unwrap().unwrap();
+        let (mut first, second) = (subscribe(), subscribe());
+        let owner = Waker::from(Arc::new(Owner(Mutex::new(second))));
+        for waker in [owner, Waker::noop().clone()] {
+            let mut next = pin!(first.next());
+            assert!(next.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
+        }
+        sender.send(()).unwrap();
+    });
+    ended.recv_timeout(Duration::from_secs(30)).expect("the destructor waits for a lock");
 }

@@ -82,9 +82,13 @@ pub(super) struct Taken {
 }
 
 /// There is nothing to deliver: wait to be woken, at the latest at this time.
+#[derive(Default)]
 pub(super) struct Wait {
     /// When the first delayed event is due; `None` if there is none.
     pub(super) until: Option<Duration>,
+    /// The waker that is no longer needed. It is dropped without the locks, because it may own another
+    /// subscription, whose destructor takes them.
+    pub(super) _replaced: Option<Waker>,
 }
 
 impl Consumer {
@@ -116,7 +120,7 @@ impl Consumer {
         if hand.fetched.is_empty() {
             self.fetch(&mut hand, context)?;
         }
-        let mut item = hand.fetched.pop_front().ok_or(Wait { until: None })?;
+        let mut item = hand.fetched.pop_front().ok_or_else(Wait::default)?;
         let event = item.event.clone();
         let attempt = item.failures.saturating_add(1);
         let redelivered = std::mem::replace(&mut item.delivered, true);
@@ -127,11 +131,11 @@ impl Consumer {
     /// Takes events from the queue, or returns how to wait for some.
     fn fetch(&self, hand: &mut Hand, context: &mut Context<'_>) -> Result<(), Wait> {
         // A consumer that always finds events would otherwise keep its thread from other tasks.
-        let Poll::Ready(budget) = poll_proceed(context) else { return Err(Wait { until: None }) };
+        let Poll::Ready(budget) = poll_proceed(context) else { return Err(Wait::default()) };
         let room = self.prefetch.saturating_sub(hand.delivered.len());
         if room == 0 {
-            hand.waker = Some(context.waker().clone());
-            return Err(Wait { until: None });
+            let replaced = hand.waker.replace(context.waker().clone());
+            return Err(Wait { until: None, _replaced: replaced });
         }
         match self.queue.take(self.id, room, || self.elapsed(), context.waker(), &mut hand.fetched)
         {
@@ -139,7 +143,7 @@ impl Consumer {
                 budget.made_progress();
                 Ok(())
             }
-            TakeOutcome::Nothing { until } => Err(Wait { until }),
+            TakeOutcome::Nothing { until, replaced } => Err(Wait { until, _replaced: replaced }),
         }
     }
 

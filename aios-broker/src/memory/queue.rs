@@ -64,8 +64,8 @@ struct State {
 pub(super) enum TakeOutcome {
     /// At least one event.
     Events,
-    /// No events. The next delayed one is due at this time.
-    Nothing { until: Option<Duration> },
+    /// No events. The next delayed one is due at this time. The waker is the one that was replaced.
+    Nothing { until: Option<Duration>, replaced: Option<Waker> },
 }
 
 impl Queue {
@@ -192,8 +192,8 @@ impl Queue {
                 return TakeOutcome::Events;
             }
         }
-        state.wait(consumer, waker);
-        TakeOutcome::Nothing { until: state.delayed.earliest().filter(|_| may_read) }
+        let replaced = state.wait(consumer, waker);
+        TakeOutcome::Nothing { until: state.delayed.earliest().filter(|_| may_read), replaced }
     }
 
     /// Adds a consumer behind the others.
@@ -281,11 +281,15 @@ impl State {
         share
     }
 
-    /// Leaves the waker of a consumer, replacing its previous one.
-    fn wait(&mut self, consumer: u64, waker: &Waker) {
+    /// Leaves the waker of a consumer, and returns the one that it replaces.
+    fn wait(&mut self, consumer: u64, waker: &Waker) -> Option<Waker> {
         match self.waiting.iter_mut().find(|(other, _)| *other == consumer) {
-            Some((_, known)) => known.clone_from(waker),
-            None => self.waiting.push((consumer, waker.clone())),
+            Some((_, known)) if known.will_wake(waker) => None,
+            Some((_, known)) => Some(std::mem::replace(known, waker.clone())),
+            None => {
+                self.waiting.push((consumer, waker.clone()));
+                None
+            }
         }
     }
 }

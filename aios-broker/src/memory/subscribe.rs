@@ -52,8 +52,8 @@ impl Stream for Subscribed {
         loop {
             match self.consumer.poll(context) {
                 Ok(taken) => return Poll::Ready(taken.map(|taken| Ok(self.deliver(taken)))),
-                Err(Wait { until: None }) => return Poll::Pending,
-                Err(Wait { until: Some(deadline) }) => {
+                Err(Wait { until: None, .. }) => return Poll::Pending,
+                Err(Wait { until: Some(deadline), .. }) => {
                     ready!(self.poll_alarm(deadline, context));
                 }
             }

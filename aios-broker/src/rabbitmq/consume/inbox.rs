@@ -97,7 +97,10 @@ impl Inbox {
         if state.ended {
             return Poll::Ready(state.error.take().map(Err));
         }
-        state.waker = Some(context.waker().clone());
+        let replaced = state.waker.replace(context.waker().clone());
+        // A waker may own the reader, whose destructor takes the lock.
+        drop(state);
+        drop(replaced);
         Poll::Pending
     }
 

@@ -65,15 +65,15 @@ impl State {
 
     /// Removes a connection that was without a request.
     ///
-    /// A connection that is not among the idle ones any more was told to close. It either ends now
-    /// or has a request after all, and in both cases it no longer counts as closing.
+    /// A connection that is no longer idle has been asked to close. It either ends now or has a request
+    /// after all, and in both cases it no longer counts as closing.
     fn remove_idle(&mut self, id: u64) {
         if self.idle.remove(&id).is_none() {
             self.closing -= 1;
         }
     }
 
-    /// Tells the oldest of the connections without a request to close.
+    /// Asks the oldest of the connections without a request to close.
     fn close_oldest(&mut self) {
         if let Some((_, idle)) = self.idle.pop_first() {
             self.closing += 1;

@@ -35,7 +35,7 @@ const REPORT: Duration = Duration::from_secs(60);
 pub(crate) enum Phase {
     /// It gathers spans, to send many at once.
     Running,
-    /// It sends everything as soon as possible, for so many flushes.
+    /// It sends everything as soon as possible, because this number of flushes are waiting.
     Flushing(usize),
     /// It sends nothing any more.
     Stopped,
