@@ -218,6 +218,9 @@ async def test_should_limit_plain_functions_to_the_number_of_threads(
 ) -> None:
     running, most = 0, 0
     lock = threading.Lock()
+    limit = concurrency or 4
+    # So many run together, however fast the calls come.
+    together = threading.Barrier(limit, timeout=60)
 
     @aios.agent("counted", concurrency=concurrency)
     def counted(context: aios.TaskContext) -> None:
@@ -225,13 +228,14 @@ async def test_should_limit_plain_functions_to_the_number_of_threads(
         with lock:
             running += 1
             most = max(most, running)
+        together.wait()
         time.sleep(0.05)
         with lock:
             running -= 1
 
     async with aios.Runtime(agents=[counted], threads=4) as runtime:
         await asyncio.gather(*(runtime.call("counted", timeout=60) for _ in range(24)))
-    assert most == (concurrency or 4)
+    assert most == limit
 
 
 async def test_should_not_starve_other_agents_when_functions_do_not_end(

@@ -85,6 +85,7 @@ async def test_should_say_what_a_guardrail_returns() -> None:
 
 async def test_should_run_at_most_as_many_calls_of_a_tool_as_allowed() -> None:
     running = most = 0
+    both = asyncio.Barrier(2)
 
     @aios.tool(concurrency=2)
     async def work(number: int) -> int:
@@ -92,6 +93,8 @@ async def test_should_run_at_most_as_many_calls_of_a_tool_as_allowed() -> None:
         nonlocal running, most
         running += 1
         most = max(most, running)
+        # Two at a time, however fast the calls come.
+        await both.wait()
         for _ in range(20):
             await asyncio.sleep(0)
         running -= 1
