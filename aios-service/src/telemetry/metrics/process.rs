@@ -1,18 +1,17 @@
 //! The state of the process, from `/proc` on Linux. Elsewhere these metrics are missing.
 
-use std::fs;
+use std::{fs, time::Duration};
 
 #[cfg(feature = "otlp")]
 use aios_core::event::Timestamp;
 
+/// Name of the metric of the time in user and kernel mode.
+pub(super) const CPU_SECONDS: &str = "process_cpu_seconds_total";
 /// Ticks of a second in `/proc/self/stat`, on every architecture of Linux.
 const TICKS: u64 = 100;
 
 /// Reads the state of this process into the recorder.
 pub(super) fn observe() {
-    if let Some(ticks) = fs::read_to_string("/proc/self/stat").ok().as_deref().and_then(ticks) {
-        metrics::counter!("process_cpu_seconds_total").absolute(ticks / TICKS);
-    }
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
     if let Some(kibibytes) = field(&status, "VmRSS:") {
         metrics::gauge!("process_resident_memory_bytes").set(kibibytes * 1024.0);
@@ -26,10 +25,21 @@ pub(super) fn observe() {
     }
 }
 
+/// The time of the processor that this process has used.
+pub(super) fn cpu_seconds() -> Option<f64> {
+    let stat = fs::read_to_string("/proc/self/stat").ok()?;
+    Some(seconds(ticks(&stat)?))
+}
+
+/// A number of ticks in seconds.
+fn seconds(ticks: u64) -> f64 {
+    Duration::from_millis(ticks.saturating_mul(1000) / TICKS).as_secs_f64()
+}
+
 /// When the process started, for metrics that count from then on.
 #[cfg(feature = "otlp")]
 pub(super) fn since(name: &str) -> Option<Timestamp> {
-    if name != "process_cpu_seconds_total" {
+    if name != CPU_SECONDS {
         return None;
     }
     let ticks = fs::read_to_string("/proc/self/stat").ok().as_deref().and_then(start)?;
@@ -71,7 +81,7 @@ mod tests {
     #[test]
     fn should_read_the_time_of_a_program_with_any_name() {
         let stat = "7 (a) b (c) S 1 7 7 0 -1 4194560 9 0 0 0 120 35 0 0 20 0 3 0 99 1 2";
-        assert_eq!(ticks(stat), Some(155));
+        assert_eq!(ticks(stat).map(seconds), Some(1.55));
         assert_eq!(field("Name:\tx\nVmRSS:\t    2048 kB\n", "VmRSS:"), Some(2048.0));
     }
 }

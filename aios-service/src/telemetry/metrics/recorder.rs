@@ -25,7 +25,7 @@ use metrics::{
 };
 use parking_lot::RwLock;
 
-use super::{Metrics, histogram::Buckets};
+use super::{Metrics, histogram::Buckets, process};
 
 /// Most combinations of the values of the labels of a metric.
 const MAX_SERIES: usize = 256;
@@ -70,6 +70,9 @@ impl Default for Series {
 pub(super) enum Value {
     /// A number that only grows.
     Counter(u64),
+    /// Seconds, with fractions, that only grow. The facade has whole numbers only, so this is not
+    /// recorded but read.
+    Seconds(f64),
     /// The state at one time.
     Gauge(f64),
     /// A distribution.
@@ -80,7 +83,7 @@ impl Value {
     /// The kind, as OpenMetrics names it.
     pub(super) fn kind(&self) -> &'static str {
         match self {
-            Self::Counter(_) => "counter",
+            Self::Counter(_) | Self::Seconds(_) => "counter",
             Self::Gauge(_) => "gauge",
             Self::Histogram(_) => "histogram",
         }
@@ -88,7 +91,8 @@ impl Value {
 }
 
 impl Series {
-    /// All values: counters, then gauges, then histograms.
+    /// All values: counters, then gauges, then histograms. The time of the processor is that of this
+    /// moment.
     pub(super) fn values(&self) -> impl Iterator<Item = (Key, Value)> {
         let counters = self.counters.all().into_iter();
         let counters =
@@ -98,7 +102,9 @@ impl Series {
             .map(|(key, value)| (key, Value::Gauge(f64::from_bits(value.load(Ordering::Acquire)))));
         let histograms = self.histograms.all().into_iter();
         let histograms = histograms.map(|(key, value)| (key, Value::Histogram(value)));
-        counters.chain(gauges).chain(histograms)
+        let processor = process::cpu_seconds().map(Value::Seconds);
+        let processor = processor.map(|value| (Key::from_static_name(process::CPU_SECONDS), value));
+        counters.chain(processor).chain(gauges).chain(histograms)
     }
 
     /// The description of a metric of the program.

@@ -54,6 +54,9 @@ fn write_family(text: &mut String, name: &str, family: &Family, series: &Series)
             Value::Counter(value) => {
                 let _ = writeln!(text, "{base}_total{} {value}", braces(labels, None));
             }
+            Value::Seconds(value) => {
+                let _ = writeln!(text, "{base}_total{} {}", braces(labels, None), number(*value));
+            }
             Value::Gauge(value) => {
                 let _ = writeln!(text, "{base}{} {}", braces(labels, None), number(*value));
             }

@@ -102,7 +102,7 @@ fn data(values: &[(Key, Value)], window: Window) -> Option<Data> {
     let (_, first) = values.first()?;
     let temporality = AggregationTemporality::Cumulative.into();
     Some(match first {
-        Value::Counter(_) => Data::Sum(Sum {
+        Value::Counter(_) | Value::Seconds(_) => Data::Sum(Sum {
             data_points: values.iter().filter_map(|it| count(it, window)).collect(),
             aggregation_temporality: temporality,
             is_monotonic: true,
@@ -119,12 +119,16 @@ fn data(values: &[(Key, Value)], window: Window) -> Option<Data> {
 
 /// The value of a counter.
 fn count((key, value): &(Key, Value), window: Window) -> Option<NumberDataPoint> {
-    let Value::Counter(count) = value else { return None };
+    let count = match value {
+        Value::Counter(count) => Number::AsInt(i64::try_from(*count).unwrap_or(i64::MAX)),
+        Value::Seconds(seconds) => Number::AsDouble(*seconds),
+        Value::Gauge(_) | Value::Histogram(_) => return None,
+    };
     Some(NumberDataPoint {
         attributes: attributes(key),
         start_time_unix_nano: window.start,
         time_unix_nano: window.end,
-        value: Some(Number::AsInt(i64::try_from(*count).unwrap_or(i64::MAX))),
+        value: Some(count),
         ..NumberDataPoint::default()
     })
 }
