@@ -117,6 +117,34 @@ async fn should_show_a_blocked_run_as_running_once_it_was_resumed() {
     }
 }
 
+/// A run that is blocked while it compensates continues to cancel, and says so.
+#[tokio::test(flavor = "multi_thread")]
+async fn should_show_a_cancelled_run_as_cancelling_once_it_is_unblocked() {
+    async fn books(context: WorkflowContext, (): ()) -> Result<u32, WorkflowError> {
+        context.compensate("refund", |context| async move {
+            let _: u32 = context.step("refund", || async { Ok::<_, TaskError>(1) }).await?;
+            context.signal::<()>("refunded").await
+        });
+        context.signal("go").await
+    }
+    let faulty = FaultyStore::new(store());
+    faulty.on_append(|append| {
+        holds(append, "step_completed").then(|| Fault::Refuse(store_refuses()))
+    });
+    let store: Arc<dyn Store> = Arc::clone(&faulty) as _;
+    let runtime = runtime(&store).workflow("books", books).start().await.unwrap();
+    let run = runtime.start("books", &()).await.unwrap();
+    run.cancel("sold out").await.unwrap();
+    blocked(&run).await;
+    faulty.heal();
+    run.resume().await.unwrap();
+    let is_unblocked = || async { run.status().await.unwrap().status.as_str() != "blocked" };
+    eventually("the run compensates", is_unblocked).await;
+    assert_eq!(run.status().await.unwrap().status.as_str(), "cancelling");
+    run.signal("refunded", &()).await.unwrap();
+    assert!(matches!(result::<u32>(&run).await.unwrap_err(), RunError::Cancelled { .. }));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn should_refuse_to_emit_what_looks_like_a_journal() {
     async fn emits(context: WorkflowContext, name: String) -> Result<u32, WorkflowError> {

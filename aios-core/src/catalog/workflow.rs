@@ -51,7 +51,7 @@ events! {
     /// the run cannot continue until something changes
     BLOCKED = "blocked" (Blocked) [projected relayed external];
     /// a blocked run continues
-    UNBLOCKED = "unblocked" [projected];
+    UNBLOCKED = "unblocked" (Unblocked) [projected];
     /// another engine, which has code for the run, advances it; or the owner of its shard does again
     MOVED = "moved" (Moved) [external];
     /// the run ended with a result
@@ -301,6 +301,15 @@ pub struct CancelRequested {
 pub struct Blocked {
     /// The reason.
     pub failure: Failure,
+}
+
+/// A blocked run continues.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, new)]
+#[non_exhaustive]
+pub struct Unblocked {
+    /// Whether the cancellation of the run was requested before it was blocked: it continues to cancel.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub cancelling: bool,
 }
 
 /// The engine that advances the run changed.

@@ -12,7 +12,9 @@ mod table;
 
 use self::{
     agents::{agent_change, agent_desired, agent_registered},
-    payloads::{Assigned, Blocked, Ended, OperationFailed, Started, StatusSet, TaskOutcome},
+    payloads::{
+        Assigned, Blocked, Ended, OperationFailed, Started, StatusSet, TaskOutcome, Unblocked,
+    },
 };
 pub use self::{
     condition::{Order, Predicate, Query, Start},
@@ -111,7 +113,9 @@ fn run(name: &str, action: &str, recorded: &RecordedEvent) -> Option<Vec<Change>
             Vec::new()
         }
         workflow::UNBLOCKED => {
-            transition = Some((RunStatus::Blocked, RunStatus::Running));
+            let Unblocked { cancelling } = event.payload.decode().unwrap_or_default();
+            let next = if cancelling { RunStatus::Cancelling } else { RunStatus::Running };
+            transition = Some((RunStatus::Blocked, next));
             vec![("failure", Cell::Null)]
         }
         workflow::CANCEL_REQUESTED => vec![status(RunStatus::Cancelling)],

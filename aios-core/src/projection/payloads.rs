@@ -42,6 +42,12 @@ pub(super) struct Blocked {
     pub(super) failure: Payload,
 }
 
+#[derive(Default, Deserialize)]
+pub(super) struct Unblocked {
+    #[serde(default)]
+    pub(super) cancelling: bool,
+}
+
 #[derive(Deserialize)]
 pub(super) struct OperationFailed {
     pub(super) operation: u64,

@@ -88,6 +88,7 @@ actions! {
     StatusSet = workflow::STATUS_SET,
     CancelRequested = workflow::CANCEL_REQUESTED,
     Blocked = workflow::BLOCKED,
+    Unblocked = workflow::UNBLOCKED,
     Moved = workflow::MOVED,
     Completed = workflow::COMPLETED,
     Failed = workflow::FAILED,
@@ -96,7 +97,6 @@ actions! {
     ;
     Paused = workflow::PAUSED,
     Resumed = workflow::RESUMED,
-    Unblocked = workflow::UNBLOCKED,
 }
 
 /// Encodes the entries of one workflow's runs as events.

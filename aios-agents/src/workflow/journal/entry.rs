@@ -15,7 +15,7 @@ use aios_core::{
         workflow::{
             Blocked, CancelRequested, ChildEnded, ChildStarted, Completed, Continued, EventEmitted,
             Failed, Moved, OperationFailed, RetryScheduled, SignalAwaited, Signaled, Started,
-            StatusSet, StepCompleted, TimerFired, TimerStarted, VersionMarked,
+            StatusSet, StepCompleted, TimerFired, TimerStarted, Unblocked, VersionMarked,
         },
     },
     event::Event,
@@ -80,7 +80,7 @@ pub enum Entry {
     /// The run was blocked: it cannot progress until something changes.
     Blocked(Blocked),
     /// A blocked run progresses again.
-    Unblocked,
+    Unblocked(Unblocked),
     /// The run moved to another engine, or back to the owner of its shard.
     Moved(Box<Moved>),
     /// The run ended with a result.

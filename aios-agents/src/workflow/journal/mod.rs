@@ -27,7 +27,7 @@ pub use aios_core::{
         Blocked, CancelRequested, ChildEnded, ChildStarted, Completed, Continued, DrawnFrom,
         EventEmitted, Failed, Moved, OperationFailed, Parent, Predecessor, RetryScheduled, Seed,
         SignalAwaited, Signaled, Started, StatusSet, StepCompleted, TimerFired, TimerStarted,
-        VersionMarked,
+        Unblocked, VersionMarked,
     },
 };
 

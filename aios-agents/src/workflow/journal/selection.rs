@@ -64,7 +64,7 @@ impl<'f> Selection<'f> {
             Entry::Paused
             | Entry::Resumed
             | Entry::Blocked(_)
-            | Entry::Unblocked
+            | Entry::Unblocked(_)
             | Entry::Moved(_) => false,
             entry if self.is_cut => self.fork.is_retry && self.is_kept(entry),
             Entry::CancelRequested(_) => !self.is_cancelled,

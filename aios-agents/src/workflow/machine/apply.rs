@@ -321,6 +321,6 @@ fn child_outcome(child: &ChildEnded) -> Outcome {
 fn is_administrative(entry: &Entry) -> bool {
     matches!(
         entry,
-        Entry::Paused | Entry::Resumed | Entry::Blocked(_) | Entry::Unblocked | Entry::Moved(_)
+        Entry::Paused | Entry::Resumed | Entry::Blocked(_) | Entry::Unblocked(_) | Entry::Moved(_)
     )
 }

@@ -9,7 +9,7 @@ use aios_core::{
 use super::*;
 use crate::workflow::journal::{
     AgentEvent, CancelRequested, ChildEnded, ChildStarted, OperationFailed, RetryScheduled,
-    SignalAwaited, Signaled, StepCompleted, TimerFired, TimerStarted, VersionMarked,
+    SignalAwaited, Signaled, StepCompleted, TimerFired, TimerStarted, Unblocked, VersionMarked,
 };
 
 const NOW: Timestamp = Timestamp::UNIX_EPOCH;
@@ -218,7 +218,7 @@ fn should_follow_the_table_of_entries_about_the_whole_run() {
         (Entry::CancelRequested(cancel.clone()), false, true),
         (Entry::Paused, false, true),
         (Entry::CancelRequested(cancel), false, true),
-        (Entry::Unblocked, false, true),
+        (Entry::Unblocked(Unblocked::default()), false, true),
     ] {
         assert_eq!(machine.apply(&entry, NOW), Ok(None), "{entry:?}");
         assert_eq!((machine.is_paused(), machine.cancelled().is_some()), (paused, cancelled));

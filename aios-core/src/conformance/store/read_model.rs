@@ -73,6 +73,8 @@ pub async fn should_follow_a_run(harness: Harness<'_>) {
         ("blocked", json!({ "failure": failure }), RunStatus::Blocked, true),
         ("unblocked", json!({}), RunStatus::Running, false),
         ("cancel_requested", json!({}), RunStatus::Cancelling, false),
+        ("blocked", json!({ "failure": failure }), RunStatus::Blocked, true),
+        ("unblocked", json!({ "cancelling": true }), RunStatus::Cancelling, false),
         ("completed", json!({ "result": { "ok": ["✓"] } }), RunStatus::Completed, false),
     ] {
         let at = harness.append_to_run("r1", &format!("workflows.deploy.{action}"), data).await;

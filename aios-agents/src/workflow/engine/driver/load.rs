@@ -374,7 +374,7 @@ fn blocked_here(engine: &Engine, journal: &Journal) -> Option<Failure> {
 fn blocked<'a>(journal: impl Iterator<Item = &'a Entry>) -> Option<Failure> {
     journal.fold(None, |blocked, entry| match entry {
         Entry::Blocked(block) => Some(block.failure.clone()),
-        Entry::Unblocked | Entry::Paused | Entry::Resumed | Entry::CancelRequested(_) => None,
+        Entry::Unblocked(_) | Entry::Paused | Entry::Resumed | Entry::CancelRequested(_) => None,
         _ => blocked,
     })
 }
@@ -383,7 +383,7 @@ fn blocked<'a>(journal: impl Iterator<Item = &'a Entry>) -> Option<Failure> {
 fn is_shown_as_blocked<'a>(journal: impl Iterator<Item = &'a Entry>) -> bool {
     journal.fold(false, |blocked, entry| match entry {
         Entry::Blocked(_) => true,
-        Entry::Unblocked | Entry::CancelRequested(_) => false,
+        Entry::Unblocked(_) | Entry::CancelRequested(_) => false,
         _ => blocked,
     })
 }

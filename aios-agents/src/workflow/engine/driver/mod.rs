@@ -101,7 +101,7 @@ use crate::{
     trace::TraceParent,
     workflow::{
         Execution,
-        journal::{Codec, Entry, Parent, Record},
+        journal::{Codec, Entry, Parent, Record, Unblocked},
         machine::Request,
     },
 };
@@ -456,7 +456,8 @@ impl Driver {
     fn unblock(&mut self) {
         if self.unblock_pending && !self.is_paused() {
             self.unblock_pending = false;
-            self.write(Entry::Unblocked);
+            let cancelling = self.cancel_requested.is_some();
+            self.write(Entry::Unblocked(Unblocked::new(cancelling)));
         }
     }
 
