@@ -6,7 +6,7 @@
 //! limited: a metric with unlimited labels would fill the memory of the process and of the
 //! monitoring system.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 
 use aios_core::agent::Name;
 use metrics::{Key, Label, Level, Metadata, with_recorder};
@@ -32,7 +32,7 @@ pub(crate) struct Keys {
     /// The label that has the outcome, if the metric has one.
     outcome: Option<&'static str>,
     /// By name; a few outcomes each, so a list is faster than a map.
-    known: RwLock<HashMap<Name, Vec<(&'static str, Key)>>>,
+    known: RwLock<BTreeMap<Name, Vec<(&'static str, Key)>>>,
     /// Used for names above the maximum.
     others: RwLock<Vec<(&'static str, Key)>>,
 }

@@ -102,7 +102,7 @@ impl WorkflowContext {
     /// # Ok(())
     /// # }
     /// ```
-    pub fn step<'a, T, E, F, Fut>(&self, name: impl Into<Box<str>>, mut code: F) -> StepCall<'a, T>
+    pub fn step<'a, T, E, F, Fut>(&self, name: impl Into<Arc<str>>, mut code: F) -> StepCall<'a, T>
     where
         T: Serialize,
         E: Into<TaskError>,
@@ -125,7 +125,7 @@ impl WorkflowContext {
     /// }
     /// # let _ = label;
     /// ```
-    pub fn run<'a, T, F, Fut>(&self, name: impl Into<Box<str>>, mut code: F) -> StepCall<'a, T>
+    pub fn run<'a, T, F, Fut>(&self, name: impl Into<Arc<str>>, mut code: F) -> StepCall<'a, T>
     where
         T: Serialize,
         F: FnMut() -> Fut + Send + 'a,
@@ -168,7 +168,7 @@ impl WorkflowContext {
     /// ```
     pub fn step_with<'a, T, E, F, Fut>(
         &self,
-        name: impl Into<Box<str>>,
+        name: impl Into<Arc<str>>,
         mut code: F,
     ) -> StepCall<'a, T>
     where

@@ -135,7 +135,7 @@ impl SharedRun {
 
     /// The span of an attempt of a step.
     pub(super) fn step_span(&self, operation: u64, attempt: u32) -> Span {
-        match self.span.get() {
+        match self.span.get().filter(|run| !run.is_disabled()) {
             Some(run) => span::of_step(run, operation, attempt),
             None => Span::none(),
         }
@@ -234,7 +234,9 @@ impl SharedRun {
 
     /// Begins an attempt of a step, if its code may run now, and returns the number of the attempt.
     pub(super) fn begin_step(&self, operation: u64) -> Option<u32> {
-        self.machine().begin_step(operation, self.clock.now())
+        let mut machine = self.machine();
+        machine.step_attempt(operation)?;
+        machine.begin_step(operation, self.clock.now())
     }
 
     /// Records the end of an attempt of a step.

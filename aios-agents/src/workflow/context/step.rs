@@ -235,7 +235,7 @@ pub struct StepCall<'a, T> {
     /// Number of the operation; 0 if it was called outside of the code of its run.
     operation: u64,
     /// Its name, for the journal and for errors.
-    name: Box<str>,
+    name: Arc<str>,
     /// How far the call is.
     state: StepState,
     /// Creates the code of an attempt. Called once for each.
@@ -310,7 +310,7 @@ impl<'a, T> StepCall<'a, T> {
     /// The result is encoded within the attempt, so that a value that can't be serialised fails it like
     /// an error of the code, but is not retried. What the attempt wrote to output streams is stored
     /// before it ends.
-    pub(super) fn new<E, F, Fut>(shared: Arc<SharedRun>, name: Box<str>, mut code: F) -> Self
+    pub(super) fn new<E, F, Fut>(shared: Arc<SharedRun>, name: Arc<str>, mut code: F) -> Self
     where
         T: Serialize,
         E: Into<TaskError>,
@@ -481,7 +481,7 @@ impl<T: DeserializeOwned> Future for StepCall<'_, T> {
             && let StepState::Fresh { timeout, retry } =
                 std::mem::replace(&mut this.state, StepState::Asked)
         {
-            let name = this.name.clone();
+            let name = Arc::clone(&this.name);
             this.shared.ask(this.operation, Request::Step { name, timeout, retry });
         }
         this.poll_attempt();

@@ -86,15 +86,14 @@ impl Waiting {
     /// the lock is released: it may hold the last reference to something whose destructor comes back here.
     #[must_use]
     pub(super) fn wait(&mut self, operation: u64, context: &Context<'_>) -> Option<Waker> {
-        match self.operations.get(&operation) {
-            Some(waiter) if waiter.waker.will_wake(context.waker()) => None,
-            _ => {
-                let replaced = self.remove(operation);
-                let waiter = self.waiter(context);
-                self.operations.insert(operation, waiter);
-                replaced
-            }
+        let known = self.operations.get(&operation);
+        if known.is_some_and(|waiter| waiter.waker.will_wake(context.waker())) {
+            return None;
         }
+        let waiter = self.waiter(context);
+        let replaced = self.operations.insert(operation, waiter)?;
+        self.direct -= usize::from(replaced.is_direct);
+        Some(replaced.waker)
     }
 
     /// The waker of an operation, which stays registered.

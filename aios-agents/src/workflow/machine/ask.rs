@@ -208,7 +208,7 @@ impl Machine {
         let Some(found) = self.operation_mut(operation) else { return };
         let State::Open { attempt, until } = found.state else { return };
         let Some(Request::Step { name, .. }) = found.request() else { return };
-        let name = name.clone();
+        let name = Box::from(&**name);
         found.begun = false;
         found.state = State::Recording;
         if until.is_some() {
@@ -244,7 +244,7 @@ impl Machine {
         let found = self.operation(operation);
         let expires_at = found.and_then(Operation::expires_at);
         let (name, retry) = match found.and_then(Operation::request) {
-            Some(Request::Step { name, retry, .. }) => (Some(name.clone()), Some(retry)),
+            Some(Request::Step { name, retry, .. }) => (Some(Box::from(&**name)), Some(retry)),
             Some(Request::Task(task)) => (None, Some(&task.retry)),
             _ => (None, None),
         };

@@ -155,8 +155,8 @@ impl Recorded {
     /// Whether a request is the recorded operation.
     fn fits(&self, request: &Request) -> bool {
         match (self, request) {
-            (Self::Step(recorded), Request::Step { name, .. })
-            | (Self::Signal(recorded), Request::Signal { name, .. }) => recorded == name,
+            (Self::Step(recorded), Request::Step { name, .. }) => **recorded == **name,
+            (Self::Signal(recorded), Request::Signal { name, .. }) => recorded == name,
             (Self::Task(recorded), Request::Task(task)) => **recorded == *task.agent_type.as_str(),
             (Self::Child(recorded), Request::Child(child)) => {
                 **recorded == *child.workflow.as_str()

@@ -25,7 +25,7 @@
 //! emit, status           Reserved ──► Resolved
 //! ```
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use aios_core::{
     agent::Name,
@@ -45,8 +45,8 @@ pub type Outcome = Result<Payload, Failure>;
 pub enum Request {
     /// Run a piece of code and record its result.
     Step {
-        /// Name of the step.
-        name: Box<str>,
+        /// Name of the step, shared with its call.
+        name: Arc<str>,
         /// Timeout of one attempt.
         timeout: Option<Duration>,
         /// Policy for retries.

@@ -174,6 +174,9 @@ impl Driver {
     pub(super) fn cancel_unwanted(&mut self) {
         let Children { running, unwanted, .. } = &mut self.children;
         unwanted.extend(self.execution.machine().take_unwanted());
+        if unwanted.is_empty() {
+            return;
+        }
         // A child whose start is not durable yet is cancelled when it is.
         let started = unwanted.extract_if(.., |operation| running.contains_key(operation));
         let started: Vec<u64> = started.collect();

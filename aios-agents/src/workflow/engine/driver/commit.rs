@@ -83,7 +83,7 @@ impl Driver {
             return Err(failure);
         }
         match (self.encode_recording(position), position) {
-            (Ok(records), _) => self.outbox.extend(records),
+            (Ok(()), _) => {}
             (Err(failure), Position::Behind) => return Err(failure),
             // The outcomes are recorded first. The run is blocked when it requests this again.
             (Err(_), _) => position = Position::Diverged,
@@ -95,11 +95,12 @@ impl Driver {
         Ok(())
     }
 
-    /// Encodes what the code has requested, and the end of the run if the code has ended.
-    fn encode_recording(&self, position: Position) -> Result<Vec<Record>, Failure> {
+    /// Adds to the outbox what the code has requested, and the end of the run if the code has ended. After
+    /// a failure, nothing is added.
+    fn encode_recording(&mut self, position: Position) -> Result<(), Failure> {
         if self.execution.must_block() {
             // It is blocked once the outcomes that the code has seen are durable.
-            return Ok(Vec::new());
+            return Ok(());
         }
         let entries = self.execution.machine().take_recording();
         // A successor is started, and output is stored, before the end of the run is recorded.
@@ -109,8 +110,17 @@ impl Driver {
         };
         let may_end = |ending: &Entry| position == Position::Behind || is_prepared(ending);
         let entries = entries.into_iter().chain(self.ending().filter(may_end));
-        let failed = |error: EventError| Failure::from_error(error.code(), &error);
-        entries.map(|entry| self.encode(entry).map_err(failed)).collect()
+        let before = self.outbox.len();
+        for entry in entries {
+            match self.encode(entry) {
+                Ok(record) => self.outbox.push(record),
+                Err(error) => {
+                    self.outbox.truncate(before);
+                    return Err(Failure::from_error(error.code(), &error));
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Begins an append. `answers` are acknowledged when it is durable.
