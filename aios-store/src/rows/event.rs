@@ -3,8 +3,10 @@
 //! Both stores select the same columns in the same order and differ only in how the driver returns
 //! them. What the columns mean, and what makes a row invalid, is decided here once.
 
+use std::sync::Arc;
+
 use aios_core::{
-    event::{Event, EventId, Payload, Timestamp},
+    event::{Event, EventError, EventId, EventType, Metadata, Payload, Timestamp},
     store::{RecordedEvent, StoreError, StreamId},
 };
 use uuid::Uuid;
@@ -32,17 +34,74 @@ pub(crate) struct StoredEvent {
     pub(crate) metadata: Option<String>,
 }
 
+/// The values of the previous row of a page. Neighbours often have the same ones, which are then shared
+/// and not decoded again.
+#[derive(Debug, Default)]
+pub(crate) struct Previous {
+    stream: Option<StreamId>,
+    /// The default metadata of `stream`, once a row had it.
+    metadata: Option<Arc<Metadata>>,
+    event_type: Option<EventType>,
+    source: Option<Arc<str>>,
+}
+
+impl Previous {
+    fn stream(&mut self, name: String) -> Result<StreamId, InvalidColumn> {
+        if let Some(stream) = self.stream.as_ref().filter(|stream| stream.as_str() == name) {
+            return Ok(stream.clone());
+        }
+        let stream = StreamId::new(name)?;
+        (self.stream, self.metadata) = (Some(stream.clone()), None);
+        Ok(stream)
+    }
+
+    /// The metadata of a row of the stream that was returned last.
+    fn metadata(
+        &mut self,
+        stream: &StreamId,
+        text: Option<&str>,
+    ) -> Result<Arc<Metadata>, InvalidColumn> {
+        if text.is_some() {
+            return Ok(decode_metadata(stream, text)?.into());
+        }
+        if let Some(default) = &self.metadata {
+            return Ok(Arc::clone(default));
+        }
+        let default = Arc::new(decode_metadata(stream, None)?);
+        Ok(Arc::clone(self.metadata.insert(default)))
+    }
+
+    fn event_type(&mut self, text: &str) -> Result<EventType, EventError> {
+        if let Some(known) = self.event_type.as_ref().filter(|known| known.as_str() == text) {
+            return Ok(known.clone());
+        }
+        Ok(self.event_type.insert(text.parse()?).clone())
+    }
+
+    fn source(&mut self, text: String) -> Arc<str> {
+        if let Some(known) = self.source.as_ref().filter(|known| ***known == *text) {
+            return Arc::clone(known);
+        }
+        Arc::clone(self.source.insert(text.into()))
+    }
+}
+
+/// Why a column is invalid.
+type InvalidColumn = Box<dyn std::error::Error + Send + Sync>;
+
 impl StoredEvent {
-    /// Decodes the row.
+    /// Decodes the row. `database` is the name of the database in the error.
     ///
     /// # Errors
     ///
     /// [`StoreError::InvalidRow`] if a column is invalid.
-    ///
-    /// `database` is the name of the database in the error.
-    pub(crate) fn into_recorded(self, database: &str) -> Result<RecordedEvent, StoreError> {
+    pub(crate) fn into_recorded(
+        self,
+        database: &str,
+        previous: &mut Previous,
+    ) -> Result<RecordedEvent, StoreError> {
         let position = self.position;
-        self.recorded().map_err(|cause| StoreError::InvalidRow {
+        self.recorded(previous).map_err(|cause| StoreError::InvalidRow {
             database: database.to_owned(),
             reason: format!("the event at position {position} is invalid: {cause}"),
         })
@@ -50,20 +109,19 @@ impl StoredEvent {
 
     /// Decodes each column with the parser of its type. Any failure means that another program, or
     /// a fault of the disk, changed the row.
-    fn recorded(self) -> Result<RecordedEvent, Box<dyn std::error::Error + Send + Sync>> {
+    fn recorded(self, previous: &mut Previous) -> Result<RecordedEvent, InvalidColumn> {
         let id = match self.external_id {
             Some(text) => text.parse()?,
             None => EventId::from(self.key),
         };
-        let stream = StreamId::new(self.stream)?;
-        let metadata = decode_metadata(&stream, self.metadata.as_deref())?;
+        let stream = previous.stream(self.stream)?;
         let event = Event {
             id,
-            event_type: self.event_type.parse()?,
+            event_type: previous.event_type(&self.event_type)?,
             timestamp: Timestamp::from_micros(self.created_at),
-            source: self.source.into(),
+            source: previous.source(self.source),
             payload: Payload::from_text(self.payload)?,
-            metadata: metadata.into(),
+            metadata: previous.metadata(&stream, self.metadata.as_deref())?,
         };
         Ok(RecordedEvent {
             position: u64::try_from(self.position)?,

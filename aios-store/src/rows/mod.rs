@@ -24,7 +24,7 @@ use uuid::Uuid;
 pub(crate) use self::metadata::encode_metadata;
 #[cfg(any(feature = "sqlite", feature = "postgres"))]
 pub(crate) use self::{
-    event::StoredEvent,
+    event::{Previous, StoredEvent},
     metadata::decode_metadata,
     partial::{PartialIndex, any_status, is_among},
 };

@@ -26,7 +26,7 @@ use super::{
     read::{LOG_PAGE, LOG_RANGE, STREAM_PAGE, matching_types, stored_events},
     writer::AppendJob,
 };
-use crate::rows::StoredEvent;
+use crate::rows::{Previous, StoredEvent};
 
 #[async_trait]
 impl EventStore for SqliteStore {
@@ -127,7 +127,9 @@ impl EventStore for SqliteStore {
 impl SqliteStore {
     /// Decodes the rows, on the caller's task and not on the thread that read them.
     fn recorded(&self, events: Vec<StoredEvent>) -> Result<Vec<RecordedEvent>, StoreError> {
-        events.into_iter().map(|event| event.into_recorded(self.database())).collect()
+        let mut previous = Previous::default();
+        let recorded = |event: StoredEvent| event.into_recorded(self.database(), &mut previous);
+        events.into_iter().map(recorded).collect()
     }
 }
 

@@ -23,7 +23,7 @@ use super::{
     connection::{Database, Sql, Statement},
     schema::Schema,
 };
-use crate::rows::StoredEvent;
+use crate::rows::{Previous, StoredEvent};
 
 /// Reads the events of a page. Names are looked up by subqueries: the planner does not know how small a
 /// page is, and would read the whole table of streams for a join.
@@ -197,10 +197,11 @@ pub(crate) fn recorded(
     database: &Database,
     rows: &[PgRow],
 ) -> Result<Vec<RecordedEvent>, StoreError> {
+    let mut previous = Previous::default();
     rows.iter()
         .map(|row| {
             let stored = stored(row).map_err(|error| database.error("read events", error))?;
-            stored.into_recorded(database.name())
+            stored.into_recorded(database.name(), &mut previous)
         })
         .collect()
 }

@@ -16,7 +16,7 @@ use rusqlite::{Connection, params_from_iter, types::Type};
 use uuid::Uuid;
 
 use crate::{
-    rows::{self, Key},
+    rows::{self, Key, Previous},
     sqlite::{
         SqliteStore,
         read::{LOG_PAGE, Path, asks_for_open_runs, has_few_open_runs, select, stored_events},
@@ -143,9 +143,10 @@ impl Writer<'_> {
             let page = stored_events(self.connection, LOG_PAGE, (after, REBUILD_PAGE))?;
             let Some(last) = page.last() else { return Ok(()) };
             after = last.position;
+            let mut previous = Previous::default();
             for event in page {
-                let recorded =
-                    event.into_recorded(database).map_err(|error| unreadable(0, error))?;
+                let recorded = event.into_recorded(database, &mut previous);
+                let recorded = recorded.map_err(|error| unreadable(0, error))?;
                 apply_all(self.connection, &project(&recorded))?;
             }
         }
