@@ -1,14 +1,16 @@
 //! The recorder of the `metrics` facade.
 //!
 //! Values are atomics behind `Arc`s. A caller that keeps its handle records without a look-up. The
-//! tables are locked only to find or add a series, and to list them.
+//! tables are locked only to find or add a series that the thread has not used lately, and to list them.
 //!
 //! The number of series of a metric is limited, because a label with values from outside, such as a
 //! path, would otherwise fill the memory. What is beyond is counted under `other`, so that sums
 //! stay right.
 
 use std::{
+    cell::RefCell,
     collections::HashMap,
+    hash::{BuildHasherDefault, Hasher},
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -29,6 +31,8 @@ use super::{Metrics, histogram::Buckets, process};
 
 /// Most combinations of the values of the labels of a metric.
 const MAX_SERIES: usize = 256;
+/// Series that a thread remembers, of each kind.
+const RECENT: usize = 64;
 /// The value of every label of the combinations above.
 const OTHER: &str = "other";
 
@@ -122,27 +126,44 @@ impl Series {
 
 /// The values of one kind.
 #[derive(Debug)]
-pub(super) struct Table<T>(RwLock<HashMap<Key, Arc<T>>>);
+struct Table<T> {
+    /// Differs between all tables of the process.
+    id: u64,
+    /// All series. Threads that find a series in `Recent` do not take this lock, whose count of readers
+    /// they would pass from one processor to the other for every report.
+    values: RwLock<HashMap<Key, Arc<T>, BuildHasherDefault<KeyHasher>>>,
+}
 
 impl<T> Default for Table<T> {
     fn default() -> Self {
-        Self(RwLock::default())
+        static TABLES: AtomicU64 = AtomicU64::new(0);
+        Self { id: TABLES.fetch_add(1, Ordering::Relaxed), values: RwLock::default() }
     }
 }
 
-impl<T> Table<T> {
+impl<T: Recorded> Table<T> {
     /// All series.
     fn all(&self) -> Vec<(Key, Arc<T>)> {
-        let values = self.0.read();
+        let values = self.values.read();
         values.iter().map(|(key, value)| (key.clone(), Arc::clone(value))).collect()
     }
 
     /// The value of a series, which is added if it is new.
     fn find(&self, key: &Key, make: impl FnOnce() -> T) -> Arc<T> {
-        if let Some(known) = self.0.read().get(key) {
+        if let Some(known) = T::with_recent(|recent| recent.get(self.id, key)).flatten() {
+            return known;
+        }
+        let value = self.find_or_add(key, make);
+        T::with_recent(|recent| recent.keep(self.id, key, &value));
+        value
+    }
+
+    /// Like `find`, in the table itself.
+    fn find_or_add(&self, key: &Key, make: impl FnOnce() -> T) -> Arc<T> {
+        if let Some(known) = self.values.read().get(key) {
             return Arc::clone(known);
         }
-        let mut values = self.0.write();
+        let mut values = self.values.write();
         let of_name = values.keys().filter(|known| known.name() == key.name()).count();
         let key = match of_name < MAX_SERIES || values.contains_key(key) {
             // Borrowed parts may be of the caller only for the time of the call.
@@ -150,6 +171,81 @@ impl<T> Table<T> {
             false => other(key),
         };
         Arc::clone(values.entry(key).or_insert_with(|| Arc::new(make())))
+    }
+}
+
+/// A kind of value, of which each thread remembers the series that it has used.
+trait Recorded: Sized {
+    /// Calls a function with the recent series of this thread. `None` while the thread ends.
+    fn with_recent<R>(function: impl FnOnce(&mut Recent<Self>) -> R) -> Option<R>;
+}
+
+/// Implements `Recorded` for a kind of value.
+macro_rules! recorded {
+    ($kind:ty) => {
+        impl Recorded for $kind {
+            fn with_recent<R>(function: impl FnOnce(&mut Recent<Self>) -> R) -> Option<R> {
+                thread_local! {
+                    static RECENT: RefCell<Recent<$kind>> = RefCell::default();
+                }
+                RECENT.try_with(|recent| function(&mut recent.borrow_mut())).ok()
+            }
+        }
+    };
+}
+
+recorded!(AtomicU64);
+recorded!(Buckets);
+
+/// The series that a thread has used, at places that follow from the hashes of their keys. A newer one
+/// takes the place of an older one.
+struct Recent<T>([Option<(u64, Key, Arc<T>)>; RECENT]);
+
+impl<T> Default for Recent<T> {
+    fn default() -> Self {
+        Self([const { None }; RECENT])
+    }
+}
+
+impl<T> Recent<T> {
+    /// The value of a series, if it is here.
+    fn get(&mut self, table: u64, key: &Key) -> Option<Arc<T>> {
+        let (known_table, known_key, value) = self.place(key)?.as_ref()?;
+        (*known_table == table && known_key == key).then(|| Arc::clone(value))
+    }
+
+    /// Keeps the value of a series.
+    fn keep(&mut self, table: u64, key: &Key, value: &Arc<T>) {
+        if let Some(place) = self.place(key) {
+            *place = Some((table, key.to_retained(), Arc::clone(value)));
+        }
+    }
+
+    /// The place of a series.
+    fn place(&mut self, key: &Key) -> Option<&mut Option<(u64, Key, Arc<T>)>> {
+        let index = usize::try_from(key.get_hash() % RECENT as u64).ok()?;
+        self.0.get_mut(index)
+    }
+}
+
+/// Takes the hash that a key has already.
+#[derive(Debug, Default)]
+struct KeyHasher(u64);
+
+impl Hasher for KeyHasher {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    /// Not called: a key writes its hash and nothing else.
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.0 = self.0.rotate_left(8) ^ u64::from(*byte);
+        }
+    }
+
+    fn write_u64(&mut self, hash: u64) {
+        self.0 = hash;
     }
 }
 
@@ -183,5 +279,31 @@ impl Recorder for Metrics {
 
     fn register_histogram(&self, key: &Key, _: &Metadata<'_>) -> Histogram {
         Histogram::from_arc(self.0.histograms.find(key, || Buckets::of(key.name())))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use metrics::{counter, with_local_recorder};
+
+    use super::*;
+
+    /// A thread remembers series by their keys, which those of another recorder may equal.
+    #[test]
+    fn should_keep_the_series_of_recorders_apart() {
+        let recorders = [Metrics::new(), Metrics::new()];
+        for round in 1..=3_u64 {
+            for (recorder, added) in recorders.iter().zip([1, 10]) {
+                // More than a thread remembers.
+                with_local_recorder(recorder, || {
+                    for number in 0..2 * RECENT {
+                        counter!("shop_total", "id" => number.to_string()).increment(added);
+                    }
+                });
+                for (_, value) in recorder.0.values() {
+                    assert!(!matches!(value, Value::Counter(count) if count != round * added));
+                }
+            }
+        }
     }
 }
