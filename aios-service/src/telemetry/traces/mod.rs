@@ -96,6 +96,7 @@ pub struct RunTrace {
 #[must_use]
 pub fn spans_of(journal: &[RecordedEvent]) -> RunTrace {
     let mut tracer = Tracer::default();
-    let spans = journal.iter().flat_map(|recorded| tracer.apply(recorded)).collect();
+    let mut spans = Vec::new();
+    journal.iter().for_each(|recorded| tracer.apply(recorded, &mut spans));
     RunTrace { context: tracer.context(), spans, open: tracer.open() }
 }

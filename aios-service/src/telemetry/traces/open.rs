@@ -93,7 +93,7 @@ impl Attempt {
 }
 
 /// Ends a span, not before it began: clocks of engines differ.
-fn ended(span: Span, at: Timestamp, status: SpanStatus) -> Span {
+pub(super) fn ended(span: Span, at: Timestamp, status: SpanStatus) -> Span {
     Span { end: Some(at.max(span.start)), status, ..span }
 }
 

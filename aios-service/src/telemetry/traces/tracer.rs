@@ -35,7 +35,7 @@ use aios_core::{
 
 use super::{
     Span, SpanKind, SpanLink, SpanStatus,
-    open::{Attempt, Numbers, Open, Requests},
+    open::{Attempt, Numbers, Open, Requests, ended},
     record::{Record, Retry, Start, Task},
 };
 
@@ -104,12 +104,11 @@ impl Tracer {
         run.filter(|_| !self.has_ended).chain(operations).cloned().collect()
     }
 
-    /// Applies the next event of the run. Returns the spans that end with it.
-    pub(super) fn apply(&mut self, recorded: &RecordedEvent) -> Vec<Span> {
+    /// Applies the next event of the run. Adds the spans that end with it.
+    pub(super) fn apply(&mut self, recorded: &RecordedEvent, spans: &mut Vec<Span>) {
         self.version = recorded.version;
         let event = &recorded.event;
         let at = recorded.event.timestamp;
-        let mut spans = Vec::new();
         if let Some(record) = Record::of(event).filter(|_| !self.has_ended) {
             match record {
                 Record::Started(start) => self.start(recorded, &start),
@@ -119,12 +118,11 @@ impl Tracer {
                     if let Some(operation) = record.operation() {
                         self.requests.note(operation);
                     }
-                    self.apply_record(record, event, &mut spans);
+                    self.apply_record(record, event, spans);
                 }
             }
         }
         self.requests.last = self.requests.last.max(at);
-        spans
     }
 
     /// Begins the span of the run. A delayed run begins when it is due.
@@ -181,17 +179,17 @@ impl Tracer {
             }
             Record::RetryScheduled(retry) => self.retry(retry, at, spans),
             Record::TimerStarted { operation } => {
-                self.begin(operation, "timer", SpanKind::Internal, at);
+                self.begin(operation, "timer".to_owned(), SpanKind::Internal, at);
             }
             Record::SignalAwaited { operation, name } => {
-                self.begin(operation, &format!("signal {name}"), SpanKind::Internal, at);
+                self.begin(operation, format!("signal {name}"), SpanKind::Internal, at);
                 self.waiting.entry(name).or_default().push_back(operation);
             }
             Record::Signaled { name } => self.signal(&name, at, spans),
             Record::TimerFired { operation } => self.fire(operation, at, spans),
             Record::ChildStarted { operation, run_id, workflow } => {
                 if let Some(open) =
-                    self.begin(operation, &format!("child {workflow}"), SpanKind::Producer, at)
+                    self.begin(operation, format!("child {workflow}"), SpanKind::Producer, at)
                 {
                     open.span.attributes.push(("aios.child_run_id", (*run_id).into()));
                 }
@@ -217,13 +215,13 @@ impl Tracer {
     }
 
     /// A span of an operation, under the run.
-    fn span(&self, operation: u64, name: &str, kind: SpanKind, start: Timestamp) -> Option<Span> {
+    fn span(&self, operation: u64, name: String, kind: SpanKind, start: Timestamp) -> Option<Span> {
         let run = self.run.as_ref()?;
         Some(Span {
             trace_id: run.context.trace_id,
             span_id: SpanId::of_operation(&run.incarnation, operation),
             parent: Some(run.context.span_id),
-            name: name.to_owned(),
+            name,
             kind,
             start: start.max(run.span.start),
             end: None,
@@ -237,7 +235,7 @@ impl Tracer {
     fn begin(
         &mut self,
         operation: u64,
-        name: &str,
+        name: String,
         kind: SpanKind,
         start: Timestamp,
     ) -> Option<&mut Open> {
@@ -264,10 +262,10 @@ impl Tracer {
             return None;
         }
         let start = self.requests.time(operation);
-        self.begin(operation, &format!("step {name}"), SpanKind::Internal, start)
+        self.begin(operation, format!("step {name}"), SpanKind::Internal, start)
     }
 
-    /// Ends a step, unless it has ended before.
+    /// Ends a step, unless it has ended before. Its only record is its end if no attempt has failed.
     fn end_step(
         &mut self,
         operation: u64,
@@ -276,10 +274,18 @@ impl Tracer {
         status: &SpanStatus,
         spans: &mut Vec<Span>,
     ) {
-        if self.step(operation, name).is_some() {
-            self.end(operation, at, status, spans);
-            self.ended.insert(operation);
+        if self.ended.contains(operation) {
+            return;
         }
+        if let Some(open) = self.operations.remove(&operation) {
+            open.end(at, status, spans);
+        } else {
+            let start = self.requests.time(operation);
+            let name = format!("step {name}");
+            let Some(span) = self.span(operation, name, SpanKind::Internal, start) else { return };
+            spans.push(ended(span, at, status.clone()));
+        }
+        self.ended.insert(operation);
     }
 
     /// An attempt of a step or task has failed, and another one follows.
@@ -305,7 +311,7 @@ impl Tracer {
         let operation = task.operation;
         let at = event.timestamp;
         let name = format!("task {}", task.agent_type);
-        let Some(open) = self.begin(operation, &name, SpanKind::Producer, at) else { return };
+        let Some(open) = self.begin(operation, name, SpanKind::Producer, at) else { return };
         if open.span.attribute("aios.agent_type").is_none() {
             open.span.attributes.push(("aios.agent_type", (*task.agent_type).into()));
             open.span.attributes.extend(agent_id.map(|id| ("aios.agent_id", id.into())));

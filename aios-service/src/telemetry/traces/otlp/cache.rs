@@ -35,46 +35,57 @@ impl Cache {
         Self { store, runs: HashMap::new(), weight: 0 }
     }
 
-    /// The spans that end with an event of the log, unless the trace is not recorded.
+    /// Adds the spans that end with an event of the log, unless the trace is not recorded.
     ///
     /// # Errors
     ///
     /// A transient error of the store.
-    pub(super) async fn spans(
+    pub(super) async fn add_spans(
         &mut self,
         recorded: &RecordedEvent,
-    ) -> Result<Vec<Span>, StoreError> {
-        let Some(run_id) = recorded.stream.run_id() else { return Ok(Vec::new()) };
-        let run_id = Box::from(run_id);
+        spans: &mut Vec<Span>,
+    ) -> Result<(), StoreError> {
+        let Some(run_id) = recorded.stream.run_id() else { return Ok(()) };
         let before = recorded.version.saturating_sub(1);
-        let known = self.runs.remove(&run_id);
-        self.weight -= known.as_ref().map_or(0, Tracer::weight);
-        let mut tracer = match known.filter(|tracer| tracer.version() == before) {
-            Some(tracer) => tracer,
-            None => match self.read(recorded, before).await {
+        let known = self.runs.get_mut(run_id);
+        if let Some(tracer) = known.filter(|tracer| tracer.version() == before) {
+            let weight = tracer.weight();
+            apply(tracer, recorded, spans);
+            self.weight = self.weight - weight + tracer.weight();
+        } else {
+            let mut tracer = match self.read(recorded, before).await {
                 Err(error) if !error.is_retryable() => {
                     warn!(error = %Chain(&error), %run_id, "the spans of a run can't be made");
-                    return Ok(Vec::new());
+                    return Ok(());
                 }
                 tracer => tracer?,
-            },
-        };
-        let spans = tracer.apply(recorded);
-        let is_sampled = tracer.context().is_some_and(|context| context.is_sampled());
-        if !tracer.has_ended() {
-            self.keep(run_id, tracer);
+            };
+            apply(&mut tracer, recorded, spans);
+            self.forget(run_id);
+            self.weight += tracer.weight();
+            self.runs.insert(run_id.into(), tracer);
         }
-        Ok(if is_sampled { spans } else { Vec::new() })
+        self.trim(run_id);
+        Ok(())
     }
 
-    /// Keeps a tracer. If that exceeds the limit, all others are forgotten.
-    fn keep(&mut self, run_id: Box<str>, tracer: Tracer) {
-        self.weight += tracer.weight();
-        if self.weight > CAPACITY {
-            self.weight = tracer.weight();
-            self.runs.clear();
+    /// Forgets the run if it has ended, and all others if they exceed the limit.
+    fn trim(&mut self, run_id: &str) {
+        if self.runs.get(run_id).is_some_and(Tracer::has_ended) {
+            self.forget(run_id);
         }
-        self.runs.insert(run_id, tracer);
+        if self.weight > CAPACITY {
+            let current = self.runs.remove_entry(run_id);
+            self.runs.clear();
+            self.weight = current.as_ref().map_or(0, |(_, tracer)| tracer.weight());
+            self.runs.extend(current);
+        }
+    }
+
+    /// Forgets a run.
+    fn forget(&mut self, run_id: &str) {
+        let known = self.runs.remove(run_id);
+        self.weight -= known.as_ref().map_or(0, Tracer::weight);
     }
 
     /// Reads the journal of a run up to a version.
@@ -86,12 +97,22 @@ impl Cache {
                 break;
             }
             for earlier in page.iter().filter(|it| it.version <= version) {
-                tracer.apply(earlier);
+                // They were sent before.
+                tracer.apply(earlier, &mut Vec::new());
             }
             if page.last().is_none_or(|last| last.version >= version) {
                 break;
             }
         }
         Ok(tracer)
+    }
+}
+
+/// Applies the next event of a run. Adds the spans that end with it, unless the trace is not recorded.
+fn apply(tracer: &mut Tracer, recorded: &RecordedEvent, spans: &mut Vec<Span>) {
+    let before = spans.len();
+    tracer.apply(recorded, spans);
+    if !tracer.context().is_some_and(|context| context.is_sampled()) {
+        spans.truncate(before);
     }
 }

@@ -80,14 +80,15 @@ impl Delivery {
     }
 
     /// Sends all spans, in the order in which they ended.
-    pub(crate) async fn deliver(&self, spans: &[Span]) -> Result<(), Stopped> {
+    pub(crate) async fn deliver(&self, spans: Vec<Span>) -> Result<(), Stopped> {
         if spans.is_empty() {
             return Ok(());
         }
         let mut phase = self.phase.clone();
         let delivering = async {
-            for batch in spans.chunks(BATCH) {
-                self.deliver_batch(batch).await;
+            let mut spans = spans.into_iter();
+            while spans.len() > 0 {
+                self.deliver_batch(spans.by_ref().take(BATCH)).await;
             }
         };
         tokio::select! {
@@ -98,21 +99,27 @@ impl Delivery {
     }
 
     /// Sends a batch until it is taken or has to be dropped.
-    async fn deliver_batch(&self, batch: &[Span]) {
+    async fn deliver_batch(&self, batch: impl Iterator<Item = Span>) {
+        let (mut spans, mut newest) = (0, Timestamp::UNIX_EPOCH);
+        let batch = batch.inspect(|span| {
+            spans += 1;
+            newest = newest.max(span.end.unwrap_or(Timestamp::UNIX_EPOCH));
+        });
+        let request = self.collector.request(batch);
         let mut pause = PAUSE.0;
         let mut reported = None;
         loop {
-            let error = match self.collector.send(batch).await {
+            let error = match self.collector.send_request(&request).await {
                 Ok(receipt) => {
                     if reported.is_some() {
                         info!("the collector of traces takes spans again");
                     }
-                    return taken(batch.len(), &receipt);
+                    return taken(spans, &receipt);
                 }
                 Err(error) => error,
             };
-            if !error.is_retryable() || self.is_too_old(batch) {
-                return dropped(batch.len(), &error);
+            if !error.is_retryable() || self.is_too_old(newest) {
+                return dropped(spans, &error);
             }
             let now = self.clock.elapsed();
             if reported.is_none_or(|last| now.saturating_sub(last) >= REPORT) {
@@ -125,18 +132,15 @@ impl Delivery {
         }
     }
 
-    /// Whether even the newest span of a batch ended too long ago.
-    fn is_too_old(&self, batch: &[Span]) -> bool {
-        let newest = batch.iter().filter_map(|span| span.end).max();
-        let newest = newest.unwrap_or(Timestamp::UNIX_EPOCH);
+    /// Whether even the newest span of a batch, which ended at this time, ended too long ago.
+    fn is_too_old(&self, newest: Timestamp) -> bool {
         self.clock.now().duration_since(newest) > self.max_age
     }
 }
 
 /// Counts what the collector has taken and rejected.
-fn taken(spans: usize, receipt: &Receipt) {
+fn taken(spans: u64, receipt: &Receipt) {
     let Receipt { rejected, message } = receipt;
-    let spans = u64::try_from(spans).unwrap_or(u64::MAX);
     metrics::counter!("aios_trace_spans_sent_total").increment(spans.saturating_sub(*rejected));
     if *rejected > 0 || message.is_some() {
         let message = message.as_deref();
@@ -149,14 +153,13 @@ fn taken(spans: usize, receipt: &Receipt) {
 }
 
 /// Counts and reports spans that are not sent.
-fn dropped(spans: usize, error: &CollectorError) {
+fn dropped(spans: u64, error: &CollectorError) {
     warn!(
         error = %Chain(error), code = error.code(), spans,
         "dropped spans; `aios trace RUN --export URL` sends those of a run again"
     );
     let reason = if error.is_retryable() { "too_old" } else { "refused" };
-    metrics::counter!("aios_trace_spans_dropped_total", "reason" => reason)
-        .increment(u64::try_from(spans).unwrap_or(u64::MAX));
+    metrics::counter!("aios_trace_spans_dropped_total", "reason" => reason).increment(spans);
 }
 
 /// A pause between half of this one and all of it.

@@ -177,13 +177,13 @@ impl Projection for Exporting {
         {
             let mut cache = self.cache.lock().await;
             for recorded in batch.events() {
-                spans.extend(cache.spans(recorded).await?);
+                cache.add_spans(recorded, &mut spans).await?;
             }
         }
         if batch.events().len() < BATCH {
             self.delivery.gather(GATHER).await;
         }
-        self.delivery.deliver(&spans).await.map_err(|_| {
+        self.delivery.deliver(spans).await.map_err(|_| {
             // Tried again by the process that holds the lease next.
             TaskError::retryable(Failure::new(
                 "PROJECTION_STOPPED",

@@ -28,17 +28,32 @@ impl Collector {
     ///
     /// A cancelled call may or may not have sent the spans. Spans that are sent again have the same ids.
     pub async fn send(&self, spans: &[Span]) -> Result<Receipt, CollectorError> {
-        let request = request(self.service(), spans);
-        let answer: ExportTraceServiceResponse = self.export(Signal::Traces, &request).await?;
+        self.send_request(&self.request(spans.iter().cloned())).await
+    }
+
+    /// The request that sends spans.
+    pub(super) fn request(
+        &self,
+        spans: impl IntoIterator<Item = Span>,
+    ) -> ExportTraceServiceRequest {
+        request(self.service(), spans)
+    }
+
+    /// Sends a request once, as [`send`](Self::send) does.
+    pub(super) async fn send_request(
+        &self,
+        request: &ExportTraceServiceRequest,
+    ) -> Result<Receipt, CollectorError> {
+        let answer: ExportTraceServiceResponse = self.export(Signal::Traces, request).await?;
         let partial = answer.partial_success.unwrap_or_default();
         Ok(Receipt::new(partial.rejected_spans, &partial.error_message))
     }
 }
 
 /// A request that sends spans of a service to a collector.
-fn request(service: &str, spans: &[Span]) -> ExportTraceServiceRequest {
+fn request(service: &str, spans: impl IntoIterator<Item = Span>) -> ExportTraceServiceRequest {
     let service = attribute("service.name", Value::StringValue(service.to_owned()));
-    let spans = spans.iter().map(message).collect();
+    let spans = spans.into_iter().map(message).collect();
     let scope_spans = vec![ScopeSpans { scope: Some(scope()), spans, ..ScopeSpans::default() }];
     let resource = Some(resource(vec![service]));
     let resource_spans = vec![ResourceSpans { resource, scope_spans, ..ResourceSpans::default() }];
@@ -46,7 +61,7 @@ fn request(service: &str, spans: &[Span]) -> ExportTraceServiceRequest {
 }
 
 /// A span of OTLP. The code of an error is also an attribute, by which backends group.
-fn message(span: &Span) -> Message {
+fn message(span: Span) -> Message {
     let kind = match span.kind {
         SpanKind::Internal => Kind::Internal,
         SpanKind::Server => Kind::Server,
@@ -58,8 +73,8 @@ fn message(span: &Span) -> Message {
         span_id: link.span_id.to_bytes().to_vec(),
         ..Link::default()
     };
-    let mut attributes: Vec<_> =
-        span.attributes.iter().map(|(name, it)| attribute(name, value(it))).collect();
+    let attributes = span.attributes.into_iter();
+    let mut attributes: Vec<_> = attributes.map(|(name, it)| attribute(name, value(it))).collect();
     if let SpanStatus::Error(code) = &span.status {
         attributes.push(attribute("error.type", Value::StringValue(code.to_string())));
     }
@@ -67,7 +82,7 @@ fn message(span: &Span) -> Message {
         trace_id: span.trace_id.to_bytes().to_vec(),
         span_id: span.span_id.to_bytes().to_vec(),
         parent_span_id: span.parent.map(|id| id.to_bytes().to_vec()).unwrap_or_default(),
-        name: span.name.clone(),
+        name: span.name,
         kind: kind.into(),
         start_time_unix_nano: nanoseconds(span.start),
         end_time_unix_nano: nanoseconds(span.end.unwrap_or(span.start)),
@@ -89,10 +104,10 @@ fn status(status: &SpanStatus) -> Status {
 }
 
 /// The value of an attribute.
-fn value(value: &AttributeValue) -> Value {
+fn value(value: AttributeValue) -> Value {
     match value {
-        AttributeValue::Text(text) => Value::StringValue(text.to_string()),
-        AttributeValue::Number(number) => Value::IntValue(*number),
-        AttributeValue::Flag(flag) => Value::BoolValue(*flag),
+        AttributeValue::Text(text) => Value::StringValue(text.into_string()),
+        AttributeValue::Number(number) => Value::IntValue(number),
+        AttributeValue::Flag(flag) => Value::BoolValue(flag),
     }
 }

@@ -112,7 +112,7 @@ async fn work(mut queue: Receiver<Item>, delivery: Delivery) {
                 Item::Flush(done) => flushed.push(done),
             }
         }
-        if delivery.deliver(&spans).await.is_err() {
+        if delivery.deliver(spans).await.is_err() {
             return;
         }
         for done in flushed {
