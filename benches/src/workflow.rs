@@ -46,6 +46,12 @@ impl Bench {
         Self(Arc::new(runtime.await.unwrap()))
     }
 
+    /// The runtime of the engine.
+    #[must_use]
+    pub fn runtime(&self) -> &Runtime {
+        &self.0
+    }
+
     /// Executes a run with this many steps from its start to its result.
     pub async fn run(&self, steps: usize) {
         let run = self.0.start("deploy", &steps).await.unwrap();
