@@ -7,7 +7,8 @@
 //! part is stored elsewhere, the ids were used for something else, and the append is refused with
 //! the first stored id.
 //!
-//! PostgreSQL decides the same in its function `judge`; see the migrations.
+//! PostgreSQL decides the same in its function `judge`; see the latest file in `migrations/postgres` that
+//! defines it.
 
 use aios_core::{
     event::EventId,

@@ -2,6 +2,9 @@
 //!
 //! When it is over, the future of the agent's code is dropped, as with the task's own timeout. Code
 //! on another thread is not stopped by this.
+//!
+//! The task's own timeout is enforced elsewhere: by the agent host (`agent/host/task/supervisor.rs`)
+//! and, `task_grace` later, by the engine (`workflow/engine/driver/assignment.rs`).
 
 use std::{sync::Arc, time::Duration};
 

@@ -1,11 +1,15 @@
 //! Blocking a run for a reason other than its code.
 //!
-//! A blocked run is not lost and not ended: it waits for code, configuration or a person. The entry
-//! `blocked` tells clients why, and the run continues when it is loaded again and fits. Here are the
-//! blocks of runs that have no driver any more, or never had one. A block that a driver decides on is
-//! in `load`, because the driver may append it with its fence and what was in its outbox.
+//! A blocked run has neither ended nor lost anything: it waits for code, configuration or a person. The
+//! entry `blocked` tells clients why, and the run resumes when it is loaded again and its code fits.
 //!
-//! The append has the fence of the run's shard: under a new owner the run may continue already.
+//! | reason | where |
+//! |---|---|
+//! | the code does not match the journal, panicked, or awaits something that is not recorded | `Execution::block_reason`, recorded by `Driver::block` in `load` |
+//! | no engine has the code | `load`, `place` |
+//! | the journal can't be read, the store refuses an append, or the driver panicked | this module: the run has no driver that could append |
+//!
+//! The append has the fence of the run's shard, because a new owner may already have resumed the run.
 
 use std::sync::Arc;
 

@@ -8,7 +8,8 @@
 //! |---|---|---|
 //! | taken | nothing; the agent will answer | a question: its run counts the time from now |
 //! | not now | returned to its run, which repeats it after a pause | parked here and repeated |
-//! | no queue takes it, or never | the attempt fails in its run | dropped, with a warning |
+//! | no queue takes it | the attempt fails in its run with `AGENT_NOT_FOUND` | dropped, with a warning |
+//! | refused permanently | the attempt fails in its run with the code of the broker | dropped, with a warning |
 //!
 //! Before each batch, tasks of shards that this engine has lost are dropped, as well as those that no
 //! run waits for any more.
