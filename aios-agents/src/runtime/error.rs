@@ -275,13 +275,13 @@ pub enum RunError {
         /// Why.
         failure: Failure,
     },
-    /// The current code does not match the journal of the run. The run resumes once matching code
-    /// is deployed.
+    /// The run cannot progress until something changes, such as its code or an option of the store. The
+    /// failure says what.
     #[error("run {run_id} is blocked: {failure}")]
     Blocked {
         /// The run.
         run_id: String,
-        /// The mismatch.
+        /// Why it is blocked.
         failure: Failure,
     },
     /// The result is of another type.
@@ -298,7 +298,8 @@ pub enum RunError {
 }
 
 impl RunError {
-    /// Returns a stable code for this kind of error.
+    /// Returns the code of the failure if the run failed or was cancelled, and otherwise a stable code for
+    /// this kind of error.
     #[must_use]
     pub fn code(&self) -> &str {
         match self {
@@ -309,7 +310,7 @@ impl RunError {
         }
     }
 
-    /// The failure of the run, if the run itself failed.
+    /// The failure of the run, if it failed, was cancelled or is blocked.
     #[must_use]
     pub fn failure(&self) -> Option<&Failure> {
         match self {

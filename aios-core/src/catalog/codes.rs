@@ -58,12 +58,7 @@ pub const CODES: &[Code] = &[
         Retry::No,
         "the data of an event does not have the expected form",
     ),
-    code(
-        "INVALID_EVENT_ID",
-        "events",
-        Retry::No,
-        "an event id is empty, too long or has control characters",
-    ),
+    code("INVALID_EVENT_ID", "events", Retry::No, "an event id is empty or too long"),
     code(
         "INVALID_EVENT_SOURCE",
         "events",
@@ -100,12 +95,7 @@ pub const CODES: &[Code] = &[
         "an event id is already stored elsewhere, or occurs twice in one append",
     ),
     code("EMPTY_APPEND", "store", Retry::No, "an append has no events"),
-    code(
-        "INVALID_STREAM",
-        "store",
-        Retry::No,
-        "a stream id is empty, too long or has control characters",
-    ),
+    code("INVALID_STREAM", "store", Retry::No, "the name of a stream is empty or too long"),
     code(
         "EVENT_TOO_LARGE",
         "store, broker",

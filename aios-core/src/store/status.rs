@@ -40,7 +40,7 @@ status! {
         Running = "running",
         /// It is paused.
         Paused = "paused",
-        /// The current code does not match its journal, or no engine has its code.
+        /// It cannot progress until something changes, such as its code.
         Blocked = "blocked",
         /// It is being cancelled, and compensates.
         Cancelling = "cancelling",
@@ -80,7 +80,7 @@ status! {
 status! {
     /// The status of an agent.
     AgentStatus {
-        /// It shall run, and no process has said that it runs it.
+        /// It has to run, and no process has reported that it runs it.
         Waiting = "waiting",
         /// It takes tasks.
         Running = "running",

@@ -188,8 +188,8 @@ class RunCancelledError(RunError):
 
 
 class RunBlockedError(RunError):
-    """The current code does not match the run's journal. The run resumes when matching code is
-    deployed."""
+    """The run cannot progress until something changes, usually its code: see its failure,
+    ``__cause__``."""
 
     default_code = "RUN_BLOCKED"
 

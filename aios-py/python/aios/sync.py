@@ -89,8 +89,7 @@ class RunHandle(Generic[O]):
             TimeoutError: The run did not end in time.
             RunFailedError: The run failed; ``__cause__`` is its failure.
             RunCancelledError: The run was cancelled.
-            RunBlockedError: The current code does not match the run's journal. The run can resume
-                later.
+            RunBlockedError: The run cannot progress until something changes, usually its code.
         """
         loop = self._loop
         coroutine = self._handle.result()

@@ -189,13 +189,13 @@ pub enum ResultError {
         /// Why.
         failure: Failure,
     },
-    /// The code of the service does not match the journal of the run. The run resumes once matching
-    /// code is deployed.
+    /// The run cannot progress until something changes, such as the code of the service. The failure says
+    /// what.
     #[error("run {run_id} is blocked: {failure}")]
     Blocked {
         /// The run.
         run_id: String,
-        /// The mismatch.
+        /// Why it is blocked.
         failure: Failure,
     },
     /// The result is of another type.
@@ -212,8 +212,8 @@ pub enum ResultError {
 }
 
 impl ResultError {
-    /// Stable name of the kind of error; see [`aios_core::catalog::codes`]. That of the failure, if the
-    /// run failed.
+    /// Stable name of the kind of error; see [`aios_core::catalog::codes`]. If the run failed or was
+    /// cancelled, it is the code of the failure.
     #[must_use]
     pub fn code(&self) -> &str {
         match self {

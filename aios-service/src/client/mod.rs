@@ -38,10 +38,12 @@
 //!   connection, after 429, 502, 503 and 504, and while an earlier attempt is still being handled,
 //!   with growing pauses that are at least `Retry-After`. Every `POST` carries an `Idempotency-Key`,
 //!   the same one in every attempt.
-//! - Starts, tasks, forks and publishing give what they create an id before the first attempt, so that
-//!   a repeated attempt finds it instead of creating another.
-//! - [`EventStream`] connects again after the last event it has got, so that every event comes once and
-//!   in order.
+//! - Starts, tasks, retries of runs and published events get their id before the first attempt, so that a
+//!   repeated attempt finds what the first one has created.
+//! - Signals, forks, changes of agents and the actions on dead letters are repeated only if an attempt
+//!   certainly had no effect.
+//! - [`EventStream`] reconnects after the last event that it has received, so that it returns every event
+//!   once and in order.
 //! - Every attempt has a timeout, and a stream that is silent for 45 s connects again.
 //! - TLS is rustls with ring and the certificates of the operating system. No environment variable is
 //!   read, redirects are not followed, and credentials are not printed.

@@ -36,8 +36,7 @@ class RunHandle(Generic[O]):
         Raises:
             RunFailedError: The run failed; ``__cause__`` is its failure.
             RunCancelledError: The run was cancelled.
-            RunBlockedError: The current code does not match the run's journal. The run can resume
-                later.
+            RunBlockedError: The run cannot progress until something changes, usually its code.
         """
         value = await self._native.result()
         return value if self._workflow is None else self._workflow.read_result(value)
