@@ -44,7 +44,7 @@ pub async fn join<T: Answer>(
 /// Runs agents as child runs, each with a prompt, and waits for the first result: the one that comes
 /// first in the journal. Returns the number of the agent, from 0, and its result.
 ///
-/// The others are cancelled. What they have spent until then stands in their own journals.
+/// The others are cancelled. What they have spent until then is in their own journals.
 ///
 /// # Errors
 ///

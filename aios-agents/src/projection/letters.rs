@@ -3,7 +3,7 @@
 //! | event | effect |
 //! |---|---|
 //! | `system.projection.projection_failed` | the event at a position is a dead letter |
-//! | `system.projection.projection_redrive_requested` | it shall be applied again |
+//! | `system.projection.projection_redrive_requested` | it must be applied again |
 //! | `system.projection.projection_redriven` | it was applied, and is not a dead letter any more |
 //!
 //! A request is an event of the log like any other. The projection finds it when it reads the log,

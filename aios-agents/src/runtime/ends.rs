@@ -63,7 +63,7 @@ pub(super) struct Ends {
     waiting: watch::Sender<usize>,
     /// How many times following the log has begun.
     begun: watch::Sender<u64>,
-    /// Whether the task exists, or has failed for good.
+    /// Whether the task exists, or has failed permanently.
     follows: Mutex<bool>,
     /// Whether the outage was logged.
     is_store_down: AtomicBool,
@@ -144,13 +144,13 @@ impl Ends {
         }
     }
 
-    /// Logs that the store is back, if it was down. Reads before it writes, because it is called
+    /// Logs that the store answers again, if it had failed. Reads before it writes, because it is called
     /// often.
     pub(super) fn store_answered(&self) {
         if self.is_store_down.load(Ordering::Acquire)
             && self.is_store_down.swap(false, Ordering::AcqRel)
         {
-            info!("the store is back");
+            info!("the store answers again");
         }
     }
 

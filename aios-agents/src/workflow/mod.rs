@@ -19,9 +19,9 @@
 //!
 //! Only the code of the run may use its context: not a step, a spawned task or another run, where
 //! every call fails with `OPERATION_OUTSIDE_WORKFLOW`. An operation that has begun must not be dropped
-//! there either: the run is blocked then with the same code. The code may await nothing that is not
-//! recorded, as a timer of tokio: the run is blocked then with `FOREIGN_AWAIT`. Code that wakes
-//! itself without end is blocked with `WORKFLOW_BUSY`.
+//! there either: the run is then blocked with the same code. The code may await only what is recorded. A
+//! run that awaits anything else, such as a timer of tokio, is blocked with `FOREIGN_AWAIT`. A run whose
+//! code wakes itself without end is blocked with `WORKFLOW_BUSY`.
 
 mod context;
 mod deferred;

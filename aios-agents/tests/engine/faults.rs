@@ -282,7 +282,7 @@ async fn should_log_how_runs_end_and_that_the_store_is_back() {
         ["INFO", "failing", "failed"],
         ["WARN", "panics", "WORKFLOW_PANICKED"],
         ["WARN", "the store failed", "an error occurred"],
-        ["INFO", "the store is back", ""],
+        ["INFO", "the store answers again", ""],
     ] {
         assert!(!logged.lines(&words).is_empty(), "{words:?} {:?}", logged.lines(&[]));
     }

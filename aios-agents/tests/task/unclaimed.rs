@@ -1,5 +1,5 @@
 //! A task without a timeout that no agent begins is visible as waiting, and is assigned again when
-//! its message is lost.
+//! its delivery is lost.
 
 use std::{
     sync::{

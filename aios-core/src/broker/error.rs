@@ -18,7 +18,7 @@ pub enum BrokerError {
         event_type: String,
     },
     /// The broker refused the event, for example because a queue is full. Publish it again after a
-    /// pause. If it stays so, the consumers of the group are too slow or have stopped.
+    /// pause. If this continues, the consumers of the group are too slow or have stopped.
     #[error("the broker refused the event: {reason}")]
     Rejected {
         /// The message of the broker.

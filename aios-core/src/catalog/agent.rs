@@ -27,13 +27,13 @@ events! {
     REPLACED = "replaced" (Registered) [projected relayed];
     /// an agent was deleted
     DELETED = "deleted" (Deregistered) [projected relayed];
-    /// all processes that host an agent shall create it again
+    /// all processes that host an agent must create it again
     RESTART_REQUESTED = "restart_requested" (RestartRequested) [projected relayed];
     /// a process hosts agents of a type
     TYPE_REGISTERED = "type_registered" (TypeRegistered);
-    /// a process without a store reports its agents and asks which it shall host; on the broker only
+    /// a process without a store reports its agents and asks which it must host; on the broker only
     AGENTS_REPORTED = "agents_reported" (AgentsReported);
-    /// the agents of a type that processes shall host; on the broker only
+    /// the agents of a type that processes must host; on the broker only
     AGENTS_DESIRED = "agents_desired" (AgentsDesired);
     /// a task was assigned to an agent type
     TASK_ASSIGNED = "task_assigned" (TaskAssigned) [projected];
@@ -98,7 +98,7 @@ pub struct Deregistered {
     pub agent_id: String,
 }
 
-/// An agent shall be created again.
+/// An agent must be created again.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, new)]
 #[non_exhaustive]
 pub struct RestartRequested {
@@ -133,7 +133,7 @@ pub struct AgentsReported {
     pub failed: Vec<String>,
 }
 
-/// The agents of a type that processes shall host.
+/// The agents of a type that processes must host.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, new)]
 #[non_exhaustive]
 pub struct AgentsDesired {
@@ -143,7 +143,7 @@ pub struct AgentsDesired {
     pub agents: Vec<DesiredAgent>,
 }
 
-/// An agent that processes shall host.
+/// An agent that processes must host.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, new)]
 #[non_exhaustive]
 pub struct DesiredAgent {

@@ -20,7 +20,7 @@ events! {
     STARTED = "started" (Started) [projected relayed external];
     /// a step ended with a result
     STEP_COMPLETED = "step_completed" (StepCompleted);
-    /// a step, a task or a child failed for good
+    /// a step, a task or a child failed permanently
     OPERATION_FAILED = "operation_failed" (OperationFailed) [projected];
     /// a step or a task failed and will be retried
     RETRY_SCHEDULED = "retry_scheduled" (RetryScheduled);
@@ -95,7 +95,7 @@ pub struct Started {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[new(default)]
     pub forked_from: Option<String>,
-    /// The failed run whose failed operation this one does again, if any.
+    /// The failed run whose failed operation this one retries, if any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[new(default)]
     pub retry_of: Option<String>,

@@ -138,7 +138,7 @@ impl<'de> Visitor<'de> for MetadataVisitor {
                 "incarnation" => metadata.incarnation = map.next_value()?,
                 _ => {
                     if metadata.extra.insert(key.into_owned(), map.next_value()?).is_some() {
-                        return Err(A::Error::custom("a metadata field stands twice"));
+                        return Err(A::Error::custom("duplicate metadata field"));
                     }
                 }
             }

@@ -32,7 +32,7 @@ pub(super) fn agent_registered(agent_type: &str, event: &Event) -> Option<Change
     })
 }
 
-/// An agent that some process shall host.
+/// An agent that some process must host.
 pub(super) fn agent_desired(agent_type: &str, event: &Event) -> Option<Change> {
     let mut change = agent_registered(agent_type, event)?;
     for (name, cell) in &mut change.cells {

@@ -154,7 +154,7 @@ struct Raised {
 }
 
 impl SubjectBudget {
-    /// Limits of each subject in windows of this length, of 1 s to 100 years. The sums stand in the
+    /// Limits of each subject in windows of this length, of 1 s to 100 years. The sums are in the
     /// log of the store, which usually is that of the runtime. Limits of wall time and depth have no
     /// effect.
     #[must_use]

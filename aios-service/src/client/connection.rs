@@ -138,7 +138,7 @@ impl Connection {
         for part in path {
             // A URL cannot have these as parts of its path, however they are encoded.
             if matches!(*part, "" | "." | "..") {
-                let reason = format!("{part:?} cannot stand in a URL");
+                let reason = format!("{part:?} cannot be part of a URL");
                 return Err(ClientError::InvalidArgument { name: "an id", reason });
             }
         }

@@ -67,7 +67,7 @@ impl EventStream {
     ///
     /// # Errors
     ///
-    /// As [`next`](Self::next).
+    /// See [`next`](Self::next).
     ///
     /// # Cancel safety
     ///

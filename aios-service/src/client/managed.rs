@@ -170,7 +170,7 @@ impl Client {
     ///
     /// # Errors
     ///
-    /// As [`replace_agent`](Self::replace_agent).
+    /// See [`replace_agent`](Self::replace_agent).
     ///
     /// # Cancel safety
     ///

@@ -73,7 +73,7 @@ impl RunHandle {
         OutputStream::new(self.client.clone(), path, after)
     }
 
-    /// The run as it stands.
+    /// The current state of the run.
     ///
     /// # Errors
     ///
@@ -112,7 +112,7 @@ impl RunHandle {
     ///
     /// # Errors
     ///
-    /// As [`result`](Self::result).
+    /// See [`result`](Self::result).
     ///
     /// # Cancel safety
     ///
@@ -187,8 +187,8 @@ impl RunHandle {
 
     /// Sends a signal. It is kept until the workflow waits for it.
     ///
-    /// It is sent once: a repeated attempt could send it twice. To send a signal that is safe to
-    /// repeat, use [`Client::signal_with_start`](super::Client::signal_with_start) with an id.
+    /// It is not sent again after a failure, because it may have been recorded. To send a signal that is
+    /// safe to repeat, use [`Client::signal_with_start`](super::Client::signal_with_start) with an id.
     ///
     /// # Errors
     ///

@@ -303,7 +303,7 @@ impl StartTask {
         }
     }
 
-    /// Sets the one agent of the type that shall do it; any of them unless set.
+    /// Sets the one agent of the type that has to do it; any of them unless set.
     pub fn agent(mut self, agent_id: impl Into<String>) -> Self {
         self.agent_id = Some(agent_id.into());
         self

@@ -10,7 +10,7 @@
 //! `data` is an array and `meta.next` leads to the next page. Every error, whatever its cause, is
 //! `{"error": {"code", "message", "details"}, "meta": {"request_id", "timestamp"}}`; the codes are
 //! those of [`aios_core::catalog::codes`]. The header `x-request-id` is taken from the request, or
-//! made, and stands in every answer and in the log. A `traceparent` (W3C Trace Context) is passed on to
+//! made, and is in every answer and in the log. A `traceparent` (W3C Trace Context) is passed on to
 //! what the request starts or publishes, and answered with `traceresponse`. The OpenAPI document is at
 //! `openapi.json`.
 //!

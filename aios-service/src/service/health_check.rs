@@ -26,7 +26,7 @@ const MAX_ANSWER: u64 = 64 * 1024;
 #[non_exhaustive]
 pub enum HealthCheckError {
     /// Nothing answers at the address.
-    #[error("no service answers at {address}; is AIOS_HTTP_LISTEN the one of the service?")]
+    #[error("no service answers at {address}; is AIOS_HTTP_LISTEN the address of the service?")]
     #[non_exhaustive]
     Unreachable {
         /// The address.

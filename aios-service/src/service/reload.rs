@@ -85,7 +85,7 @@ impl Reload {
             self.limits.set_rate_limit(limit);
         }
         let changes = new.changes_since(old);
-        // Logged at the more talkative of the two levels.
+        // Logged at the more verbose of the two levels.
         if new.log().level < old.log().level {
             changes.iter().for_each(report);
         }

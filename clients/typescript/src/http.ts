@@ -244,7 +244,7 @@ function checked(name: string, secret: string): string {
 function encode(part: string): string {
   // A URL cannot have these as parts of its path, however they are encoded.
   if (part === "" || part === "." || part === "..") {
-    const message = `an id cannot be ${JSON.stringify(part)}, which cannot stand in a URL`;
+    const message = `an id cannot be ${JSON.stringify(part)}, which cannot be part of a URL`;
     throw new AiosError(message, { code: "INVALID_REQUEST" });
   }
   try {

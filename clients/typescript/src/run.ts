@@ -30,7 +30,7 @@ export class RunHandle<T = unknown> {
     this.#http = http;
   }
 
-  /** The run as it stands. */
+  /** The current state of the run. */
   async status(): Promise<Schemas["Resource_Run"]> {
     const request = { method: "GET", path: ["runs", this.id] } as const;
     return (await this.#http.json<Schemas["Document_Run"]>(request)).data;

@@ -789,7 +789,7 @@ export interface paths {
 export type webhooks = Record<string, never>;
 export interface components {
     schemas: {
-        /** @description An agent that processes host or shall host. */
+        /** @description An agent that processes host or have to host. */
         Agent: {
             /** @description Its type. */
             agent_type: string;
@@ -812,7 +812,7 @@ export interface components {
             last_seen_at?: string | null;
             /** @description Its name. */
             name: string;
-            /** @description Where it stands. */
+            /** @description Its status. */
             status: components["schemas"]["AgentStatus"];
             /**
              * Format: date-time
@@ -876,7 +876,7 @@ export interface components {
          *     }
          */
         CancelBody: {
-            /** @description Why; it stands in the failure of the run. */
+            /** @description The reason, which becomes part of the failure of the run. */
             reason?: string | null;
         };
         /**
@@ -1334,7 +1334,7 @@ export interface components {
         };
         /** @description A resource. */
         Resource_Agent: {
-            /** @description An agent that processes host or shall host. */
+            /** @description An agent that processes host or have to host. */
             attributes: {
                 /** @description Its type. */
                 agent_type: string;
@@ -1357,7 +1357,7 @@ export interface components {
                 last_seen_at?: string | null;
                 /** @description Its name. */
                 name: string;
-                /** @description Where it stands. */
+                /** @description Its status. */
                 status: components["schemas"]["AgentStatus"];
                 /**
                  * Format: date-time
@@ -1561,7 +1561,7 @@ export interface components {
                 progress: unknown;
                 /** @description Its result, once completed. */
                 result: unknown;
-                /** @description Where it stands. */
+                /** @description Its status. */
                 status: components["schemas"]["RunStatus"];
                 /** @description The status text that the workflow set. */
                 status_text?: string | null;
@@ -1595,7 +1595,7 @@ export interface components {
                 failure?: components["schemas"]["Failure"] | null;
                 /** @description Its result, if it completed. */
                 result: unknown;
-                /** @description Where the run stands. */
+                /** @description Status of the run. */
                 status: components["schemas"]["RunStatus"];
             };
             /** @description Unique among the resources of its type. */
@@ -1651,7 +1651,7 @@ export interface components {
                 failure?: components["schemas"]["Failure"] | null;
                 /** @description The run that assigned it. */
                 run_id?: string | null;
-                /** @description Where it stands. */
+                /** @description Its status. */
                 status: components["schemas"]["TaskStatus"];
                 /**
                  * Format: date-time
@@ -1671,7 +1671,7 @@ export interface components {
                 failure?: components["schemas"]["Failure"] | null;
                 /** @description The output of the agent, if it completed the task. */
                 output: unknown;
-                /** @description Where the task stands. */
+                /** @description Status of the task. */
                 status: components["schemas"]["TaskStatus"];
             };
             /** @description Unique among the resources of its type. */
@@ -1742,7 +1742,7 @@ export interface components {
             progress: unknown;
             /** @description Its result, once completed. */
             result: unknown;
-            /** @description Where it stands. */
+            /** @description Its status. */
             status: components["schemas"]["RunStatus"];
             /** @description The status text that the workflow set. */
             status_text?: string | null;
@@ -1769,7 +1769,7 @@ export interface components {
             failure?: components["schemas"]["Failure"] | null;
             /** @description Its result, if it completed. */
             result: unknown;
-            /** @description Where the run stands. */
+            /** @description Status of the run. */
             status: components["schemas"]["RunStatus"];
         };
         /** @enum {string} */
@@ -1886,7 +1886,7 @@ export interface components {
             failure?: components["schemas"]["Failure"] | null;
             /** @description The run that assigned it. */
             run_id?: string | null;
-            /** @description Where it stands. */
+            /** @description Its status. */
             status: components["schemas"]["TaskStatus"];
             /**
              * Format: date-time
@@ -1903,7 +1903,7 @@ export interface components {
          *     }
          */
         TaskBody: {
-            /** @description The one agent that shall do it; any agent of the type unless given. */
+            /** @description The one agent that has to do it; any agent of the type unless given. */
             agent_id?: string | null;
             /**
              * @description Type of the agents that may do it.
@@ -1930,7 +1930,7 @@ export interface components {
             failure?: components["schemas"]["Failure"] | null;
             /** @description The output of the agent, if it completed the task. */
             output: unknown;
-            /** @description Where the task stands. */
+            /** @description Status of the task. */
             status: components["schemas"]["TaskStatus"];
         };
         /** @enum {string} */

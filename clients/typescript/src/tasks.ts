@@ -7,7 +7,7 @@ import type { components } from "./schema.js";
 export interface TaskRequest {
   /** Id of the task; a second request with the same id and parameters is the same task. */
   taskId: string;
-  /** The agent that shall do it. */
+  /** The agent that has to do it. */
   agentId: string;
   /** Parameters of the task. */
   parameters: Record<string, unknown>;

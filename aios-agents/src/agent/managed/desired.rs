@@ -89,7 +89,7 @@ impl Definition {
         Ok(())
     }
 
-    /// The agent as processes shall host it; `None` if it was never created, or was deleted.
+    /// The agent as processes must host it; `None` if it was never created, or was deleted.
     fn into_desired(self, agent_id: String) -> Option<DesiredAgent> {
         let is_desired = self.agent_type.is_some() && !self.is_deleted;
         let Self { name, config, version, .. } = self;
@@ -97,7 +97,7 @@ impl Definition {
     }
 }
 
-/// Reads the agents of a type that processes shall host.
+/// Reads the agents of a type that processes must host.
 pub(crate) async fn desired(
     store: &dyn Store,
     agent_type: &Name,

@@ -1,4 +1,4 @@
-//! Tells processes without a store which agents they shall host, and records the state of theirs.
+//! Tells processes without a store which agents they must host, and records the state of those agents.
 //!
 //! Every process with an engine answers every report, so no election is needed, and a report is
 //! answered while one such process runs. The order within an answer is: record the schemas of the

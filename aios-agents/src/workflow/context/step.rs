@@ -409,7 +409,7 @@ impl<'a, T> StepCall<'a, T> {
             return;
         }
         // Wakes that are deferred up to here are those of the workflow; those of the step's code, from
-        // here to `skip_deferred`, are its own affair.
+        // here to `skip_deferred`, do not concern the workflow.
         self.shared.check_deferred();
         let outcome = {
             let _turn = Turn::Step(self.shared.run()).begin();

@@ -74,7 +74,7 @@ impl Target {
 /// The part of a target that is invalid.
 #[derive(Clone, Debug)]
 pub(crate) enum InvalidTarget {
-    /// The agent type is no valid name.
+    /// The agent type is not a valid name.
     Type(InvalidName),
     /// The id of the agent can't be part of a mailbox name.
     Agent(InvalidAddress),

@@ -27,7 +27,7 @@
 //! | scan the log | the head of the log | wakes runs that others appended to |
 //! | keep shards | a third of the lease time, released leases | renews, takes and hands over leases |
 //! | watch leases | the end of the leases by the own clock | ends all runs |
-//! | note waiting runs, look for due runs | a moment, a time | writes notes, reads those that fall due |
+//! | note waiting runs, look for due runs | runs that leave memory, an interval | writes notes, reads those that fall due |
 //! | look for dead letters, watch the broker | intervals, the connection | notices tasks that are lost |
 //! | relay the log | the lease of the relay, the head of the log | publishes to the broker |
 //! | watch runs | an interval | notices code that blocks |
@@ -99,7 +99,7 @@ use crate::{
     task::JoinSet,
 };
 
-/// Runs that may be loading or bursting at once because of timers and recovery.
+/// Limit of the runs that timers and recovery load at once; a run counts until it first waits.
 const ACTIVATIONS: usize = 512;
 /// Tasks that may wait for the broker.
 const DISPATCHES: usize = 1024;
@@ -308,7 +308,7 @@ impl Engine {
         if self.store_is_down.load(Ordering::Acquire)
             && self.store_is_down.swap(false, Ordering::AcqRel)
         {
-            info!("the store is back");
+            info!("the store answers again");
         }
     }
 

@@ -48,10 +48,10 @@ pub struct EngineOptions {
     /// the run's status and the metric `aios_tasks_unclaimed` report it. Default: 30 s.
     pub unclaimed_after: Duration,
     /// How long after its last dispatch or report an unclaimed task is dispatched again if its
-    /// message seems to be lost: the broker has no tasks in its queue, or agents of its type began
+    /// delivery seems to be lost: the broker has no tasks in its queue, or agents of its type began
     /// later ones, and no process reports within a second plus [`task_grace`](Self::task_grace)
     /// that it has taken the task. The pause doubles each time, up to an hour. A process recognises
-    /// a repeated message of a task that it has.
+    /// a repeated delivery of a task that it has.
     ///
     /// When the broker is connected again after a lost connection, or when a queue is gone, a task
     /// that seems to be lost is dispatched again without this pause.

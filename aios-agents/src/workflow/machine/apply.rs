@@ -64,7 +64,7 @@ impl Machine {
         Ok(None)
     }
 
-    /// Ends a pause. Timers and children that were not set up meanwhile are set up now.
+    /// Ends a pause, and sets up the timers and children that were not set up during it.
     fn unpause(&mut self) {
         if std::mem::replace(&mut self.paused, false) && self.live && !self.held {
             self.resume();

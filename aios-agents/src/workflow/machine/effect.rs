@@ -79,7 +79,7 @@ impl Machine {
 
     /// Dispatches a task again that reached no agent, if the operation waits for one.
     ///
-    /// Called for a message that the broker did not take or may have lost. It does not begin another
+    /// Called for a task that the broker did not take or may have lost. It does not begin another
     /// attempt.
     pub fn repeat_task(&mut self, operation: u64) {
         if self.awaits_task(operation, self.task_attempt(operation)) && self.live {

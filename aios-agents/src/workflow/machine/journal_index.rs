@@ -2,7 +2,7 @@
 //!
 //! The index is built before the replay from the whole journal. It exists because requests come before
 //! their entries: the code requests several operations in one poll, whose entries follow later. Without
-//! it, a mismatch would be noticed only at the entry, when the code has gone on. It also answers
+//! it, a mismatch would be noticed only at the entry, when the code has already continued. It also answers
 //! whether the journal has an operation after a given point, on which `context.version` depends. It is
 //! dropped when the run goes live.
 //!

@@ -81,7 +81,7 @@ class Limits:
                 raise ConfigurationError(f"{name} must be at least 0, not {limit}")
 
     def _limits(self) -> dict[str, Any]:
-        """The limits as they stand in events and signals."""
+        """The limits in the form of events and signals."""
         row = {name: getattr(self, name) for name in Limits.__dataclass_fields__}
         if self.cost is not None:
             row["cost"] = round(min(self.cost * _NANODOLLARS, _MOST))

@@ -65,7 +65,7 @@ impl KeySource for UrlKeys {
 ///
 /// Each fetch reads `/.well-known/openid-configuration` below the URL of the issuer and then the
 /// key set at its `jwks_uri`. `issuer` in the document must be the URL of the issuer, exactly.
-/// Otherwise as [`UrlKeys`].
+/// In all other respects, it is like [`UrlKeys`].
 ///
 /// ```
 /// use aios_service::auth::{JwtIssuer, JwtTokens, OidcKeys};
@@ -94,7 +94,7 @@ struct Discovery {
 }
 
 impl OidcKeys {
-    /// Creates the source from the URL of an issuer, as it stands in `iss` of its tokens. Reads the
+    /// Creates the source from the URL of an issuer, as in the `iss` of its tokens. Reads the
     /// certificates of the system.
     ///
     /// # Errors

@@ -26,11 +26,11 @@ macro_rules! status {
 }
 
 status! {
-    /// Where a run stands.
+    /// Status of a run.
     RunStatus,
-    /// Where a task stands.
+    /// Status of a task.
     TaskStatus,
-    /// Where an agent stands.
+    /// Status of an agent.
     AgentStatus,
 }
 

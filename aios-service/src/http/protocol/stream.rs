@@ -47,8 +47,8 @@ use crate::{
 
 /// Time between two comments on a stream without events, which keep proxies from closing it.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
-/// After how many events that do not match the position is sent to the client, so that it need not
-/// begin before them when it connects again.
+/// Number of events that do not match after which the client is sent the position, so that it does not
+/// read them again when it reconnects.
 const SKIPPED: u64 = 500;
 
 /// The routes of this module.

@@ -117,7 +117,7 @@ impl Follow {
         })
     }
 
-    /// The next message to send; `None` if the client shall connect again, or after the end.
+    /// The next message to send; `None` if the client has to reconnect, or after the end.
     async fn next(&mut self) -> Option<Event> {
         if self.has_ended {
             return None;

@@ -20,7 +20,7 @@ use aios_core::clock::Clock;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
-/// At most a number of connections. Clones share them.
+/// Limits the number of open connections. Clones share it.
 #[derive(Clone, Debug)]
 pub(super) struct Connections {
     /// The most open connections.

@@ -93,9 +93,9 @@ impl ServeOptions {
         self
     }
 
-    /// Sets how many connections are open at the same time, at least 1. For a further one, the
-    /// connection is closed that has been without a request for the longest time; a new connection
-    /// waits only if all of them are handling requests. Each needs a file descriptor of the process.
+    /// Sets how many connections are open at the same time, at least 1. When there are more, the
+    /// connection that has been idle for the longest time is closed; a new connection waits only if
+    /// all of them are handling requests. Each needs a file descriptor of the process.
     /// The default is 16,384.
     #[must_use]
     pub fn with_max_connections(mut self, connections: usize) -> Self {

@@ -13,7 +13,7 @@ const METRICS: &[(&str, &str)] = &[
     ("aios_runs_unhosted", "Runs that no engine has the code for"),
     ("aios_steps_completed_total", "Steps whose result was recorded"),
     ("aios_step_seconds", "How long the last attempts of steps took"),
-    ("aios_operations_failed_total", "Steps, tasks and children that failed for good"),
+    ("aios_operations_failed_total", "Steps, tasks and children that failed permanently"),
     ("aios_retries_scheduled_total", "Failed attempts of steps and tasks that are retried"),
     ("aios_timers_fired_total", "Durable timers that fired"),
     ("aios_timer_late_seconds", "How late durable timers fire"),
@@ -24,7 +24,7 @@ const METRICS: &[(&str, &str)] = &[
     ("aios_tasks_unclaimed", "Tasks that no agent has begun for a long time"),
     (
         "aios_tasks_redispatched_total",
-        "Tasks that were assigned again because their message was lost",
+        "Tasks that were dispatched again because their delivery seemed to be lost",
     ),
     ("aios_tasks_without_agent_total", "Tasks that no agent of the type could take"),
     ("aios_waits_refused_total", "Notes of waiting runs that the store refused, by code"),

@@ -1,6 +1,6 @@
 //! The attempts that this process knows: those in progress, and the answers of the latest that ended.
 //!
-//! A broker delivers at least once, and an engine dispatches a task again when its message seems to be
+//! A broker delivers at least once, and an engine dispatches a task again when its delivery seems to be
 //! lost. An attempt that is delivered again is therefore looked up here: it joins the one in progress,
 //! or its answer is published again without the work. Attempts are distinguished by the task, the
 //! incarnation of its run and their number, so a later run with the same id is not confused with it.

@@ -1,11 +1,11 @@
 //! Answers to agents that ask whether an attempt is still open.
 //!
-//! A process that receives the message of an attempt a second time does not know whether the attempt
+//! A process that receives the delivery of an attempt a second time does not know whether the attempt
 //! has ended: only the engine that owns the run does. It asks with a heartbeat, and begins only if the
 //! answer confirms the attempt. The answer is an event to all processes of the type, which names the
 //! question as its cause.
 //!
-//! "Ended" is an answer that can't be taken back: the process acknowledges the message. So it is given
+//! "Ended" is an answer that can't be taken back: the process acknowledges the delivery. So it is given
 //! only if the journal says so, or if the driver says so and the store has confirmed that this engine
 //! owns the run (`answers`). "Open" is given at once: if it is wrong, an attempt runs twice, which
 //! delivery allows.

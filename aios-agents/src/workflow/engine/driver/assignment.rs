@@ -9,7 +9,7 @@
 //! | timeout, plus `task_grace` | the first heartbeat; before that, the last activity of the agents of the type | the attempt fails with `TASK_TIMEOUT` |
 //! | `heartbeat_timeout` | the last heartbeat | the attempt fails with `HEARTBEAT_MISSED` |
 //! | half of it | the last heartbeat | the engine looks for its dead letter |
-//! | total timeout | the first assignment of the task | the task fails for good |
+//! | total timeout | the first assignment of the task | the task fails permanently |
 //! | `unclaimed_after` | the last activity of the agents | it is reported as unclaimed |
 //! | `redispatch_after` | the last dispatch or report | it is dispatched again if it seems to be lost (`unclaimed`) |
 //!
@@ -332,7 +332,7 @@ impl Driver {
         true
     }
 
-    /// The message of an attempt became a dead letter: no agent will answer it.
+    /// The delivery of an attempt became a dead letter: no agent will answer it.
     pub(super) fn on_dead_letter(&mut self, operation: u64, attempt: u32, letter: &DeadLetter) {
         // A letter of an earlier run with the same id, or of another store.
         if letter.event.id != self.assignment_id(operation, attempt) {

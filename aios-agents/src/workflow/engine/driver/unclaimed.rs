@@ -4,7 +4,7 @@
 //!
 //! - **Unclaimed** is a report for people: no agent has begun the task for `unclaimed_after`, although
 //!   agents of the type are not busy with others. Nothing about the task changes.
-//! - **Lost** is a conclusion about the broker: the message is not in the queue, and no process that
+//! - **Lost** is a conclusion about the broker: the delivery is not in the queue, and no process that
 //!   had it would be silent for so long. The task is dispatched again, at the same attempt, and a
 //!   process that has it after all recognises it.
 //!
@@ -37,7 +37,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(3600);
 
 impl Driver {
     /// Checks whether an agent has begun a task: reports an unclaimed task, and dispatches it again
-    /// if its message seems to be lost and the journal was just read. Returns when to check again,
+    /// if its delivery seems to be lost and the journal was just read. Returns when to check again,
     /// unless an agent has begun it.
     pub(super) fn check_unclaimed(
         &mut self,
@@ -88,7 +88,7 @@ impl Driver {
         Some(())
     }
 
-    /// Whether the message of a task that no agent has begun seems to be lost.
+    /// Whether the delivery of a task that no agent has begun seems to be lost.
     ///
     /// It is due if the broker is suspected to have lost tasks in the last `WINDOW`, or if the pause
     /// since the last dispatch, report or question is over. The pause doubles with each repeated
@@ -100,7 +100,7 @@ impl Driver {
         let Some(assignment) = self.assigned.get_mut(&operation) else { return false };
         let held_at = assignment.held_at;
         let dispatched_at = assignment.dispatched_at;
-        // When the broker last got the message, or a process last reported it.
+        // When the broker last received the task, or a process last reported it.
         let known_at = held_at.map_or(dispatched_at, |at| at.max(dispatched_at));
         let sought_at = assignment.sought_at;
         // A process that has it has got it, or was asked for it, by then.
@@ -124,9 +124,9 @@ impl Driver {
         queued.seems_lost(silent_since, place, report_within, now)
     }
 
-    /// Dispatches a task again whose message seems to be lost.
+    /// Dispatches a task again whose delivery seems to be lost.
     ///
-    /// Everything that was noted about its former message is reset; the deadlines of the attempt are
+    /// Everything that was noted about its former delivery is reset; the deadlines of the attempt are
     /// not.
     fn repeat_lost(&mut self, operation: u64) {
         let Some(assignment) = self.assigned.get_mut(&operation) else { return };

@@ -20,7 +20,7 @@ pub(crate) enum Message {
     Answer(Box<Delivery>),
     /// A task could not be delivered to any agent.
     Undeliverable { operation: u64, attempt: u32, failure: Failure, retryable: bool },
-    /// The message of a task became a dead letter.
+    /// The delivery of a task became a dead letter.
     DeadLettered {
         /// The operation.
         operation: u64,

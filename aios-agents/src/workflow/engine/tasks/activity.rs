@@ -68,7 +68,7 @@ struct Waiting {
 }
 
 impl Waiting {
-    /// Notes what a check has seen. A queue that has tasks again starts the time over.
+    /// Notes what a check has seen. A queue that has tasks again restarts the time.
     fn note(&mut self, is_empty: bool, at: Timestamp) {
         let first = self.empty.map_or(at, |(first, _)| first);
         self.empty = is_empty.then_some((first, at));
@@ -265,7 +265,7 @@ impl Queued {
         }
     }
 
-    /// Whether the message of a task that no agent has begun seems to be lost. `since` is when it
+    /// Whether the delivery of a task that no agent has begun seems to be lost. `since` is when it
     /// was last dispatched, sought or reported; tasks that were recorded after `place` are behind
     /// it in the queue. The queue has been empty, or agents have begun later tasks, for so long that
     /// a process that holds the task would have reported it.

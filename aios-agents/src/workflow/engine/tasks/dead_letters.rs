@@ -1,6 +1,6 @@
 //! Notifies runs of tasks that became dead letters.
 //!
-//! The message of a task may become a dead letter. No agent answers it then, and the broker does not
+//! The delivery of a task may become a dead letter. No agent answers it then, and the broker does not
 //! tell the engine. So one task looks at the queues that have open tasks of this engine: at each of
 //! them within `dead_letter_check`, then at doubling intervals up to five minutes. It looks again soon
 //! when a queue had a dead letter, and at all of them when the broker may have lost tasks (`suspicion`)

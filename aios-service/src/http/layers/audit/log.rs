@@ -40,8 +40,8 @@ const BATCH: usize = 256;
 /// Most events that wait for an append. A call has at most one.
 const MAX_WAITING: usize = 16_384;
 
-/// The event that a call is made, on its way into the store: completes when it is stored, or with the reason
-/// why the store refuses it. The first poll hands the event to the store.
+/// The first event of a call, on its way into the store: completes when it is stored, or with the reason why
+/// the store refuses it. The first poll hands the event to the store.
 ///
 /// A store may drop an append whose future is dropped before the commit. So the call keeps a clone, which
 /// the event with its outcome waits for, and a request that is cut off takes no event with it.
@@ -113,7 +113,7 @@ impl AuditLog {
         Self { store, clock, waiting: Mutex::default() }
     }
 
-    /// The event that a call is made, and its id.
+    /// The first event of a call, which is stored before the call has an effect, and its id.
     pub(super) fn announce(
         &self,
         call: &ApiCalled,
@@ -126,13 +126,13 @@ impl AuditLog {
             let append = Append::new(stream, vec![event]);
             append_until_taken(&*store, &*clock, &append).await.inspect_err(|error| {
                 let error = Chain(error).to_string();
-                warn!(target: "aios_service::audit", error, "failed to store that a call is made");
+                warn!(target: "aios_service::audit", error, "failed to store the first audit event of a call");
             })
         };
         Ok((id, announcement.boxed().shared()))
     }
 
-    /// Begins to store the outcome of a call, after the event that it is made. The returned receiver completes
+    /// Begins to store the outcome of a call, after its first event. The returned receiver completes
     /// once the event is stored or reported as lost; the event is stored even if the receiver is dropped.
     /// Requires a runtime of tokio.
     pub(super) fn record(
@@ -210,7 +210,7 @@ impl AuditLog {
         }
     }
 
-    /// Appends after the events that the calls are made, so that no outcome is in the log without its cause.
+    /// Appends outcomes after the first events of their calls, so that no outcome is in the log without its cause.
     async fn append_in_order(&self, batch: &[Waiting]) -> Result<(), StoreError> {
         let Some(first) = batch.first() else { return Ok(()) };
         for announcement in batch.iter().filter_map(|call| call.announcement.clone()) {

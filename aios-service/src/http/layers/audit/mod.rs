@@ -127,8 +127,8 @@ impl Call {
         })
     }
 
-    /// Prepares the event that the call is made, which causes the one with its outcome. Both have the same data
-    /// apart from the outcome, so an event that cannot be made would not have been of more use.
+    /// Prepares the first event of the call, which is the cause of the one with its outcome. Both have the same
+    /// data apart from the outcome, so if the first one cannot be encoded, the second one cannot either.
     fn announce(&mut self) {
         let announced =
             self.log.as_ref().map(|log| log.announce(&self.data, self.metadata.clone()));
@@ -175,9 +175,9 @@ pub(crate) async fn beside<T>(
     work.await
 }
 
-/// It is stored that the call is made. For routes whose effect is not in the store.
+/// Extracted once the first event of the call is stored. For routes whose effect is not in the store.
 ///
-/// A call that can't be announced is refused, because it would have an effect that nothing accounts for.
+/// If the event can't be stored, the call is refused: its effect would leave no trace in the log.
 #[derive(Debug)]
 pub(crate) struct Requested;
 

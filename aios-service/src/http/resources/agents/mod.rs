@@ -40,7 +40,7 @@ pub(crate) fn routes() -> OpenApiRouter<Api> {
         .routes(routes!(write::restart_agent))
 }
 
-/// An agent that processes host or shall host.
+/// An agent that processes host or have to host.
 #[derive(Debug, Serialize, ToSchema)]
 struct Agent {
     /// Its type.
@@ -50,7 +50,7 @@ struct Agent {
     /// The configuration of its factory.
     #[schema(value_type = serde_json::Value)]
     config: Payload,
-    /// Where it stands.
+    /// Its status.
     #[schema(value_type = schema::AgentStatus)]
     status: AgentStatus,
     /// When its process last said that it is there.

@@ -65,7 +65,7 @@ pub(super) async fn signal_run(
 #[derive(Debug, Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(in crate::http) struct CancelBody {
-    /// Why; it stands in the failure of the run.
+    /// The reason, which becomes part of the failure of the run.
     #[serde(default)]
     #[schema(required = false)]
     reason: Option<String>,

@@ -46,7 +46,7 @@ pub(crate) struct Run {
     workflow: String,
     /// Version of its workflow.
     workflow_version: u32,
-    /// Where it stands.
+    /// Its status.
     #[schema(value_type = schema::RunStatus)]
     status: RunStatus,
     /// The run that started it as a child.
@@ -120,7 +120,7 @@ pub(crate) async fn started(api: &Api, run: &RunHandle) -> Result<Resource<Run>,
     }
 }
 
-/// A run as it stands after a request that changed it.
+/// The state of a run after a request that changed it.
 pub(crate) async fn current(api: &Api, id: &str) -> Result<Resource<Run>, ApiError> {
     find(api, id).await.map(resource)
 }

@@ -185,7 +185,7 @@ pub(super) struct ResultQuery {
 /// How a run ended.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct RunResult {
-    /// Where the run stands.
+    /// Status of the run.
     #[schema(value_type = schema::RunStatus)]
     status: RunStatus,
     /// Its result, if it completed.
@@ -220,7 +220,7 @@ pub(super) async fn get_result(
     let wait = query.wait.as_deref().map_or(Ok(Duration::ZERO), duration)?;
     let wait = wait.min(api.options.longest_wait());
     let handle = api.runtime.handle(&id).await?;
-    // What stands in the store is found without waiting.
+    // An end that is already in the store is found without waiting.
     let row = handle.status().await?;
     let is_over = row.status.is_final() || row.status == RunStatus::Blocked;
     let ended = match is_over || !wait.is_zero() {

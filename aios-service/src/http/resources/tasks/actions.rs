@@ -26,7 +26,7 @@ use crate::http::{
 
 /// Name of the workflow that runs a task outside of a workflow.
 const SINGLE_TASK: &str = "single_task";
-/// How long a result that stands in the log is looked for.
+/// Time limit for finding a result that is already in the log.
 const LOOK_UP: Duration = Duration::from_millis(500);
 
 /// Cancel a task
@@ -75,7 +75,7 @@ pub(super) struct TaskResultQuery {
 /// How a task ended.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct TaskResult {
-    /// Where the task stands.
+    /// Status of the task.
     #[schema(value_type = schema::TaskStatus)]
     status: TaskStatus,
     /// The output of the agent, if it completed the task.

@@ -64,7 +64,7 @@ pub(crate) struct Task {
     agent_type: String,
     /// The one agent that was asked for.
     agent_id: Option<String>,
-    /// Where it stands.
+    /// Its status.
     #[schema(value_type = schema::TaskStatus)]
     status: TaskStatus,
     /// Number of the latest attempt, from 1.
@@ -208,7 +208,7 @@ struct TaskBody {
     /// Type of the agents that may do it.
     #[schema(example = "backend")]
     agent_type: String,
-    /// The one agent that shall do it; any agent of the type unless given.
+    /// The one agent that has to do it; any agent of the type unless given.
     #[serde(default)]
     #[schema(required = false)]
     agent_id: Option<String>,

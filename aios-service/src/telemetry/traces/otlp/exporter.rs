@@ -36,12 +36,12 @@ const PAUSE: Duration = Duration::from_millis(20);
 /// after the collector has taken the spans, so a crash in between sends them twice, with the same ids and
 /// the same content.
 ///
-/// - A collector that is slow or away delays spans, and nothing else. The log is the queue. Spans are
+/// - A collector that is slow or unreachable delays spans, and nothing else. The log is the queue. Spans are
 ///   sent again for an hour after they ended, then dropped, and counted in
 ///   `aios_trace_spans_dropped_total`. [Retention](aios_core::store::Maintenance) keeps the events until
 ///   then.
 /// - Runs whose `traceparent` says that the trace is not recorded are left out.
-/// - A store that is exported for the first time begins with the runs from then on.
+/// - The first export from a store begins at the end of its log: spans that ended before are not sent.
 ///
 /// # Examples
 ///
