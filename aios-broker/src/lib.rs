@@ -53,7 +53,8 @@
 //! |---|---|
 //! | `Unroutable` | no consumer listens: start one, or publish without a required route |
 //! | `Uncertain`, `Timeout` | publish again with the same event id; consumers recognise the duplicate |
-//! | `Rejected`, `TooLarge` | publishing the same event again will not help unless something changes |
+//! | `Rejected` | a queue refused the event, for example because it is full: publish it again after a pause |
+//! | `TooLarge` | store the data elsewhere, and publish a reference |
 //! | `Blocked` | the server is short of resources: wait |
 //! | `Incompatible` | the group exists with other properties: delete it, or use another name |
 //! | `Closed` | the broker was closed by this process |

@@ -182,7 +182,7 @@ pub const CODES: &[Code] = &[
         "AGENT_NOT_FOUND",
         "engine, task client, HTTP API",
         Retry::Yes,
-        "no group or mailbox takes tasks of that type, or for that id",
+        "no group or mailbox takes tasks of that type, or for that id; in the HTTP API, there is no such agent",
     ),
     code(
         "TASK_UNCLAIMED",
@@ -276,7 +276,7 @@ pub const CODES: &[Code] = &[
     code("RUN_CANCELLING", "runtime", Retry::No, "a run that is being cancelled cannot be paused"),
     code("RUN_CANCELLED", "engine", Retry::No, "the run was cancelled"),
     code("RUN_BLOCKED", "runtime", Retry::No, "the run cannot continue until something changes"),
-    code("RUN_FAILED", "runtime", Retry::No, "the run failed"),
+    code("RUN_FAILED", "runtime", Retry::No, "the run failed without a recorded failure"),
     code(
         "RUN_PANICKED",
         "engine",
