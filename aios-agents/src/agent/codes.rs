@@ -22,7 +22,7 @@ pub const TASK_CANCELLED: &str = "TASK_CANCELLED";
 /// can be published; otherwise retryable.
 pub const TASK_DEAD_LETTERED: &str = "TASK_DEAD_LETTERED";
 
-/// The parameters do not fit the agent. Terminal.
+/// The parameters are invalid for the agent. Terminal.
 pub const INVALID_PARAMETERS: &str = "INVALID_PARAMETERS";
 
 /// The agent's answer cannot be serialised to JSON. Terminal.

@@ -85,9 +85,9 @@ impl<A: Agent> DynAgent for TypedAgent<A> {
     ) -> Result<Payload, TaskError> {
         // `validation` does not know the type, so it is added to the message here.
         let parameters = self.parameters.decode(&parameters).map_err(|mut error| {
-            let subject = format!("the parameters do not fit agent {}", context.agent_type());
+            let subject = format!("invalid parameters for agent {}", context.agent_type());
             let message = &mut error.failure.message;
-            *message = message.replacen("the parameters do not fit", &subject, 1);
+            *message = message.replacen("invalid parameters", &subject, 1);
             error
         })?;
         let output = self.agent.process_task(context, parameters).await?;

@@ -265,8 +265,8 @@ where
             Ok(input) => input,
             // The run fails: its input is recorded, and no retry changes it.
             Err(TaskError { mut failure, .. }) => {
-                let input = format!("the input of workflow {} does not fit", self.name);
-                failure.message = failure.message.replacen("the parameters do not fit", &input, 1);
+                let input = format!("invalid input of workflow {}", self.name);
+                failure.message = failure.message.replacen("invalid parameters", &input, 1);
                 return Box::pin(std::future::ready(Err(WorkflowError::failed(failure))));
             }
         };

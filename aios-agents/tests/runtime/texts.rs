@@ -45,11 +45,11 @@ async fn should_name_agent_operation_and_direction() {
                 "invalid type",
             ],
         ),
-        (3, ["the parameters do not fit agent doubler", "INVALID_PARAMETERS"]),
+        (3, ["invalid parameters for agent doubler", "INVALID_PARAMETERS"]),
         (
             4,
             [
-                "the input of workflow leaf does not fit: invalid type: string \"text\"",
+                "invalid input of workflow leaf: invalid type: string \"text\"",
                 "expected u64 (INVALID_PARAMETERS)",
             ],
         ),

@@ -73,7 +73,7 @@ impl TaskError {
             .iter()
             .map(|(path, fault)| serde_json::json!({"path": path, "fault": fault}))
             .collect();
-        let message = format!("the parameters do not fit: {}", text.join("; "));
+        let message = format!("invalid parameters: {}", text.join("; "));
         Self::terminal(Failure::new("INVALID_PARAMETERS", message).with_details(details.into()))
     }
 
@@ -134,10 +134,10 @@ mod tests {
 
     #[test]
     fn should_name_each_violation() {
-        let faults = [("", "is no object"), ("/a", "is missing")]
+        let faults = [("", "is not an object"), ("/a", "is missing")]
             .map(|(path, fault)| (path.to_owned(), fault.to_owned()));
         let failure = TaskError::invalid_parameters(&faults).failure;
-        assert_eq!(failure.message, "the parameters do not fit: is no object; /a: is missing");
+        assert_eq!(failure.message, "invalid parameters: is not an object; /a: is missing");
         assert_eq!(failure.details[1]["path"], "/a");
     }
 

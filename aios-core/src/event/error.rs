@@ -11,7 +11,7 @@ pub enum EventError {
         source: Arc<serde_json::Error>,
     },
     /// The data cannot be serialised to JSON, or decoded as the requested type.
-    #[error("the event's data does not fit the type")]
+    #[error("the data of the event does not match the type")]
     InvalidData {
         /// A description of the error and its location.
         source: Arc<serde_json::Error>,

@@ -42,7 +42,7 @@ pub enum ManagedAgentError {
         version: u64,
     },
     /// The config does not match the JSON Schema of the type.
-    #[error("the config does not fit agents of type {agent_type}: {}", list(.faults))]
+    #[error("invalid config for agents of type {agent_type}: {}", list(.faults))]
     InvalidConfig {
         /// The type.
         agent_type: String,

@@ -84,7 +84,7 @@ impl<'a> Token<'a> {
         }
         match key.verifies(self.message.as_bytes(), &self.signature) {
             true => Ok(()),
-            false => Err(invalid("the signature does not fit")),
+            false => Err(invalid("the signature is invalid")),
         }
     }
 }

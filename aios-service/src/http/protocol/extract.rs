@@ -181,7 +181,7 @@ fn read<T: DeserializeOwned>(body: &[u8]) -> Result<T, ApiError> {
         match error.classify() {
             serde_json::error::Category::Data => {
                 let fault = json!({ "path": path, "message": error.to_string() });
-                ApiError::new("INVALID_REQUEST", format!("the body does not fit: {path}: {error}"))
+                ApiError::new("INVALID_REQUEST", format!("invalid body: {path}: {error}"))
                     .with_details(json!({ "faults": [fault] }))
             }
             _ => malformed("body", &error.to_string()),

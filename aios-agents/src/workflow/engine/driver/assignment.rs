@@ -276,7 +276,7 @@ impl Driver {
         let late_at = self.deadline(assignment);
         let failure = match (silent_at, late_at) {
             (Some(at), _) if at <= now => {
-                Failure::new("HEARTBEAT_MISSED", "the agent has fallen silent")
+                Failure::new("HEARTBEAT_MISSED", "the agent stopped sending heartbeats")
             }
             (_, Some(at)) if at <= now => timed_out(assignment),
             (silent_at, late_at) => {

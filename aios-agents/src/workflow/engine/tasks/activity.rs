@@ -82,7 +82,7 @@ pub(crate) struct Queued {
     engine: Arc<Engine>,
     /// The queue that the task is in.
     queue: Queue,
-    /// Whether an agent had begun the task and has fallen silent.
+    /// Whether an agent had begun the task and has stopped sending heartbeats.
     is_silent: bool,
     /// Whether the task was reported as unclaimed.
     is_unclaimed: bool,
