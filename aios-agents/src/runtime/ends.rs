@@ -9,7 +9,7 @@
 //! | the first caller waits | the task is spawned |
 //! | the last caller is gone | the task ends |
 //! | the store fails for a moment | the task continues after a pause |
-//! | the store fails for good | the task ends and is not spawned again; callers poll |
+//! | the store fails permanently | the task ends and is not spawned again; callers poll |
 //!
 //! `follows` is checked and changed under its lock together with the number of callers, so a new
 //! caller either finds the task or spawns one. A caller checks its run after it has registered, and

@@ -67,8 +67,8 @@ impl RunHandle {
     /// operation and those with a higher number are done again, with the current code. So is an earlier
     /// operation that ended later than they began, if its journal shows only its end, as that of a step.
     ///
-    /// Compensations that this run has made are not undone. If they took back what the kept results
-    /// stand for, start the workflow again instead.
+    /// Compensations that this run has made are not undone. If they have undone effects of operations
+    /// whose results are kept, start the workflow again instead.
     ///
     /// The start of the new run names this run (`retry_of`). A run can be retried any number of times.
     ///

@@ -26,7 +26,8 @@ use crate::{
 /// A handle for a run, no matter which process advances it. Cloning is cheap; dropping it does not
 /// affect the run.
 ///
-/// If the run has continued as another one, every method refers to the current run.
+/// If the run has continued as another one, every method refers to the current run, except
+/// [`events`](Self::events) and [`stream`](Self::stream), which belong to the run with this id.
 ///
 /// # Examples
 ///
