@@ -38,10 +38,10 @@
 //!   connection, after 429, 502, 503 and 504, and while an earlier attempt is still being handled,
 //!   with growing pauses that are at least `Retry-After`. Every `POST` carries an `Idempotency-Key`,
 //!   the same one in every attempt.
-//! - Starts, tasks, retries of runs and published events get their id before the first attempt, so that a
-//!   repeated attempt finds what the first one has created.
-//! - Signals, forks, changes of agents and the actions on dead letters are repeated only if an attempt
-//!   certainly had no effect.
+//! - Starts, tasks, signals, forks, retries of runs and published events get their id before the first
+//!   attempt, so that a repeated attempt finds what the first one has created.
+//! - Changes of agents and the actions on dead letters are repeated only if an attempt certainly had no
+//!   effect.
 //! - [`EventStream`] reconnects after the last event that it has received, so that it returns every event
 //!   once and in order.
 //! - Every attempt has a timeout, and a stream that is silent for 45 s connects again.

@@ -187,8 +187,9 @@ impl RunHandle {
 
     /// Sends a signal. It is kept until the workflow waits for it.
     ///
-    /// It is not sent again after a failure, because it may have been recorded. To send a signal that is
-    /// safe to repeat, use [`Client::signal_with_start`](super::Client::signal_with_start) with an id.
+    /// The id under which it is recorded derives from the key of the request, so a repeated attempt records
+    /// it once. Two calls are two signals: to repeat a call, use
+    /// [`Client::signal_with_start`](super::Client::signal_with_start) with an id.
     ///
     /// # Errors
     ///
@@ -208,7 +209,7 @@ impl RunHandle {
             payload: Payload,
         }
         let body = Body { name, payload: encode(payload)? };
-        let request = self.client.connection.post(&self.action("signal"), &body)?.once();
+        let request = self.client.connection.post(&self.action("signal"), &body)?;
         self.client.connection.one::<Run>(&request).await.map(drop)
     }
 
@@ -283,7 +284,7 @@ impl RunHandle {
     pub async fn fork(&self, operation: u64, new_id: Option<&str>) -> Result<Self, ClientError> {
         let new_id = new_id.map_or_else(|| EventId::generate().to_string(), ToOwned::to_owned);
         let body = json!({ "operation": operation, "run_id": new_id });
-        let request = self.client.connection.post(&self.action("fork"), &body)?.once();
+        let request = self.client.connection.post(&self.action("fork"), &body)?;
         let run: Run = self.client.connection.one(&request).await?;
         Ok(self.client.run(run.id))
     }

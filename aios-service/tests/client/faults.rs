@@ -5,7 +5,10 @@ use std::{
     time::Duration,
 };
 
-use aios_core::retry::RetryPolicy;
+use aios_core::{
+    broker::{DeadLetterFilter, Group},
+    retry::RetryPolicy,
+};
 use aios_service::{
     auth::{ApiKey, ApiKeyHash, ApiKeys, Permissions},
     client::{Client, ClientError, ClientOptions, TokenGrant},
@@ -84,9 +87,23 @@ async fn should_repeat_a_request_with_the_same_key_until_it_succeeds() {
 #[tokio::test(flavor = "multi_thread")]
 async fn should_repeat_what_could_happen_twice_only_if_it_did_not_happen() {
     let (faulty, client) = Faulty::start(&[429, 503]).await;
-    let error = client.run("r1").signal("approval", &1).await.unwrap_err();
+    let letters = client.dead_letters(Group::new("g").unwrap());
+    let error = letters.purge(&DeadLetterFilter::All).await.unwrap_err();
     assert_eq!(error.code(), "STORE_TIMEOUT");
     assert_eq!(faulty.keys().len(), 2);
+}
+
+/// What these record has an id that derives from their key.
+#[tokio::test(flavor = "multi_thread")]
+async fn should_repeat_signals_and_forks_with_the_same_key() {
+    let (faulty, client) = Faulty::start(&[503, 502]).await;
+    client.run("r1").signal("approval", &1).await.unwrap();
+    let keys = faulty.keys();
+    assert!(keys.len() == 3 && keys[0].is_some() && keys.iter().all(|key| *key == keys[0]));
+    let (faulty, client) = Faulty::start(&[503, 502]).await;
+    client.run("r1").fork(2, None).await.unwrap();
+    let keys = faulty.keys();
+    assert!(keys.len() == 3 && keys[0].is_some() && keys.iter().all(|key| *key == keys[0]));
 }
 
 /// The token endpoint fails, does not answer, and fails after the service has refused a token.
@@ -108,7 +125,9 @@ async fn should_repeat_what_could_happen_twice_if_there_was_no_token_to_send_it_
     let grant = TokenGrant::client_credentials(format!("{url}/token"), "ci", "secret");
     let options = options().with_timeout(Duration::from_secs(1)).with_token_grant(grant);
     let client = Client::new(&url, options).unwrap();
-    client.run("r1").signal("approval", &1).await.unwrap();
+    let letters = client.dead_letters(Group::new("g").unwrap());
+    // The answer is that of another request.
+    letters.purge(&DeadLetterFilter::All).await.unwrap_err();
     let keys = faulty.keys();
     assert!(keys.len() == 2 && keys[0].is_some() && keys[0] == keys[1], "{keys:?}");
 }

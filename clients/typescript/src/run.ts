@@ -107,33 +107,33 @@ export class RunHandle<T = unknown> {
 
   /** Sends a signal. It is kept until the workflow waits for it. */
   async signal(name: string, payload: unknown = null): Promise<void> {
-    await this.#act("signal", { name, payload }, false);
+    await this.#act("signal", { name, payload });
   }
 
   /** Requests cancellation. The run compensates and ends as cancelled. */
   async cancel(reason?: string): Promise<void> {
-    await this.#act("cancel", { reason }, true);
+    await this.#act("cancel", { reason });
   }
 
   /** Pauses the run. */
   async pause(): Promise<void> {
-    await this.#act("pause", {}, true);
+    await this.#act("pause", {});
   }
 
   /** Resumes a paused run, and tries a blocked one again. */
   async resume(): Promise<void> {
-    await this.#act("resume", {}, true);
+    await this.#act("resume", {});
   }
 
   /** Starts a new run with a copy of the journal up to an operation. */
   async fork(operation: number, newRunId: string = newId()): Promise<RunHandle<T>> {
-    const run = await this.#act("fork", { operation, run_id: newRunId }, false);
+    const run = await this.#act("fork", { operation, run_id: newRunId });
     return new RunHandle<T>(this.#http, run.data.id);
   }
 
-  #act(name: string, body: unknown, repeatable: boolean): Promise<Schemas["Document_Run"]> {
+  #act(name: string, body: unknown): Promise<Schemas["Document_Run"]> {
     const path = ["runs", this.id, "actions", name];
-    return this.#http.json({ method: "POST", path, body, repeatable });
+    return this.#http.json({ method: "POST", path, body });
   }
 }
 
