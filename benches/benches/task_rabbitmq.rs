@@ -1,10 +1,7 @@
 //! The cost of a task between services over RabbitMQ: caller, quorum queue, host, typed agent and
 //! back.
 //!
-//! The ceiling is lapin in its fastest known use, for the same work with the same durability. The
-//! same envelopes pass through a topic exchange to a quorum queue, and the answer goes to topic and
-//! mailbox in one publish. All are persistent, mandatory and confirmed, and published from several
-//! tasks. Every delivery is acknowledged individually after its answer was confirmed.
+//! The ceiling is the same work in lapin: see `aios_benches::raw`.
 #![allow(
     clippy::disallowed_methods,
     clippy::unwrap_used,
@@ -12,33 +9,22 @@
     reason = "a bench measures real time and fails by panicking"
 )]
 
-use std::{
-    collections::HashMap,
-    sync::{Arc, Mutex},
-    time::Instant,
-};
+use std::{sync::Arc, time::Instant};
 
 use aios_agents::agent::{AgentHost, AgentSet, TaskClient};
 use aios_benches::{
     median, ratio,
-    task::{ASSIGNED, Contender, REVIEWER, Reviewer, Verdict, assign, serve},
+    raw::Raw,
+    task::{Contender, REVIEWER, Reviewer},
 };
 use aios_broker::rabbitmq::RabbitMqBroker;
 use aios_core::{
-    agent::{TaskCompleted, TaskId},
     broker::Broker,
     clock::{Clock, SystemClock},
-    event::Event,
 };
 use aios_tests::rabbitmq::RabbitMqServer;
 use futures_util::{StreamExt, future::join_all, stream};
-use lapin::{
-    BasicProperties, Channel, Connection, ConnectionProperties, Consumer, ExchangeKind,
-    message::Delivery,
-    options::*,
-    types::{AMQPValue, FieldTable, LongString},
-};
-use tokio::{runtime::Builder, sync::oneshot};
+use tokio::runtime::Builder;
 
 /// Rounds of each kind; the medians are compared. The rounds are short and many, so that variations
 /// of the machine affect both sides alike.
@@ -52,10 +38,6 @@ const WINDOW: usize = 20;
 
 /// Tasks per round, one at a time.
 const FEW: usize = 400;
-
-const EXCHANGE: &str = "raw.events";
-const TASKS: &str = "raw.tasks";
-const ANSWERS: &str = "raw.answers";
 
 fn main() {
     let Some(server) = RabbitMqServer::start() else { return };
@@ -115,127 +97,4 @@ async fn ours(url: &str) -> (AgentHost, TaskClient) {
     let agents = AgentSet::new().agent(REVIEWER, Reviewer);
     let host = AgentHost::builder(agents).broker(far).start().await;
     (host.unwrap(), TaskClient::new(near, clock, "bench").await.unwrap())
-}
-
-/// The calls that wait for an answer.
-type Pending = Arc<Mutex<HashMap<TaskId, oneshot::Sender<TaskCompleted>>>>;
-
-#[derive(Clone)]
-struct Raw {
-    channel: Channel,
-    pending: Pending,
-    _connections: Arc<Vec<Connection>>,
-}
-
-impl Contender for Raw {
-    async fn call(&self) -> Verdict {
-        let (task_id, event) = assign(ANSWERS);
-        let (sender, answer) = oneshot::channel();
-        self.pending.lock().unwrap().insert(task_id, sender);
-        publish(&self.channel, &event, FieldTable::default()).await;
-        answer.await.unwrap().output.decode().unwrap()
-    }
-}
-
-impl Raw {
-    /// One side that assigns tasks and one that runs them. One connection each is as fast as one
-    /// for each direction, or one for all.
-    async fn connect(url: &str) -> Self {
-        let mut connections = Vec::new();
-        let mut channels = Vec::new();
-        for _ in 0..2 {
-            let connection = Connection::connect(url, ConnectionProperties::default());
-            let connection = connection.await.unwrap();
-            channels.push(connection.create_channel().await.unwrap());
-            channels.push(connection.create_channel().await.unwrap());
-            connections.push(connection);
-        }
-        let [near, answers, far, tasks] = <[Channel; 4]>::try_from(channels).unwrap();
-        declare(&near).await;
-        for channel in [&near, &far] {
-            channel.confirm_select(ConfirmSelectOptions::default()).await.unwrap();
-        }
-        let pending = Pending::default();
-        tokio::spawn(work(consume(&tasks, TASKS).await, far));
-        tokio::spawn(take_answers(consume(&answers, ANSWERS).await, Arc::clone(&pending)));
-        Self { channel: near, pending, _connections: Arc::new(connections) }
-    }
-}
-
-async fn declare(channel: &Channel) {
-    let options = ExchangeDeclareOptions { durable: true, ..Default::default() };
-    let (exchange, none) = (EXCHANGE.into(), FieldTable::default());
-    channel.exchange_declare(exchange, ExchangeKind::Topic, options, none).await.unwrap();
-    for (queue, kind, key) in [(TASKS, "quorum", ASSIGNED), (ANSWERS, "classic", ANSWERS)] {
-        let options = QueueDeclareOptions { durable: true, ..Default::default() };
-        let mut arguments = FieldTable::default();
-        arguments.insert("x-queue-type".into(), text(kind));
-        channel.queue_declare(queue.into(), options, arguments).await.unwrap();
-        let (exchange, options) = (EXCHANGE.into(), QueueBindOptions::default());
-        let bound =
-            channel.queue_bind(queue.into(), exchange, key.into(), options, Default::default());
-        bound.await.unwrap();
-    }
-}
-
-fn text(text: &str) -> AMQPValue {
-    AMQPValue::LongString(LongString::from(text))
-}
-
-async fn consume(channel: &Channel, queue: &str) -> Consumer {
-    channel.basic_qos(256, BasicQosOptions::default()).await.unwrap();
-    let options = BasicConsumeOptions::default();
-    channel.basic_consume(queue.into(), "".into(), options, FieldTable::default()).await.unwrap()
-}
-
-/// Publishes and waits for the confirmation.
-async fn publish(channel: &Channel, event: &Event, headers: FieldTable) {
-    let body = event.to_json().unwrap();
-    let properties = BasicProperties::default()
-        .with_delivery_mode(2)
-        .with_content_type("application/json".into())
-        .with_message_id(event.id.to_string().into())
-        .with_headers(headers);
-    let options = BasicPublishOptions { mandatory: true, ..Default::default() };
-    let (exchange, key) = (EXCHANGE.into(), event.event_type.as_str().into());
-    let confirm = channel.basic_publish(exchange, key, options, body.as_bytes(), properties);
-    let confirmation = confirm.await.unwrap().await.unwrap();
-    assert!(confirmation.is_ack());
-}
-
-/// Runs all tasks concurrently, and acknowledges each when its answer is confirmed.
-async fn work(tasks: Consumer, channel: Channel) {
-    let mut chunks = tasks.ready_chunks(256);
-    while let Some(chunk) = chunks.next().await {
-        for task in chunk {
-            let channel = channel.clone();
-            tokio::spawn(async move { do_task(task.unwrap(), &channel).await });
-        }
-    }
-}
-
-async fn do_task(delivery: Delivery, channel: &Channel) {
-    let event = Event::from_json(std::str::from_utf8(&delivery.data).unwrap()).unwrap();
-    let answer = serve(&event);
-    let mailbox = text(event.metadata.reply_to.as_deref().unwrap());
-    let mut headers = FieldTable::default();
-    headers.insert("BCC".into(), AMQPValue::FieldArray(vec![mailbox].into()));
-    publish(channel, &answer, headers).await;
-    delivery.ack(BasicAckOptions::default()).await.unwrap();
-}
-
-async fn take_answers(answers: Consumer, pending: Pending) {
-    let mut chunks = answers.ready_chunks(256);
-    while let Some(chunk) = chunks.next().await {
-        let taken = chunk.into_iter().map(|answer| take_answer(answer.unwrap(), &pending));
-        join_all(taken).await;
-    }
-}
-
-async fn take_answer(delivery: Delivery, pending: &Pending) {
-    let event = Event::from_json(std::str::from_utf8(&delivery.data).unwrap()).unwrap();
-    let completed: TaskCompleted = event.data().unwrap();
-    let waiting = pending.lock().unwrap().remove(&completed.task_id);
-    assert!(waiting.unwrap().send(completed).is_ok());
-    delivery.ack(BasicAckOptions::default()).await.unwrap();
 }

@@ -10,6 +10,7 @@
 pub mod http;
 pub mod peers;
 pub mod postgres;
+pub mod raw;
 pub mod sqlite;
 pub mod task;
 pub mod workflow;
