@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
-from collections.abc import Sequence
+from collections.abc import Awaitable, Generator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -360,10 +361,33 @@ async def test_should_await_one_group_in_several_places() -> None:
     assert run.elapsed == 4
 
 
-async def test_should_raise_the_error_of_a_group_again() -> None:
+class Timed:
+    """An awaitable that is neither an operation nor a coroutine."""
+
+    def __init__(self, context: aios.WorkflowContext) -> None:
+        self._context = context
+
+    def __await__(self) -> Generator[Any, Any, Any]:
+        return (yield from self._context.signal("x", timeout=1).__await__())
+
+
+def failing(context: aios.WorkflowContext, kind: str) -> Awaitable[Any]:
+    async def branch() -> Any:
+        return await context.signal("x", timeout=1)
+
+    if kind == "coroutine":
+        return branch()
+    if kind == "group":
+        return context.gather(branch())
+    return Timed(context) if kind == "awaitable" else context.signal("x", timeout=1)
+
+
+@pytest.mark.parametrize("kind", ["operation", "coroutine", "group", "awaitable"])
+async def test_should_raise_the_error_of_a_group_again(kind: str) -> None:
     @aios.workflow("twice")
-    async def twice(context: aios.WorkflowContext) -> list[str]:
-        group = context.gather(context.signal("x", timeout=1), context.sleep(5))
+    async def twice(context: aios.WorkflowContext, is_alone: bool) -> list[str]:
+        parts = [failing(context, kind), *([] if is_alone else [context.sleep(5)])]
+        group = context.gather(*parts)
         codes = []
         for _ in range(2):
             try:
@@ -372,8 +396,75 @@ async def test_should_raise_the_error_of_a_group_again() -> None:
                 codes.append(error.code)
         return codes
 
-    run = await WorkflowTest(twice).run()
-    assert run.result() == ["SIGNAL_TIMEOUT", "SIGNAL_TIMEOUT"]
+    for is_alone in (False, True):
+        run = await WorkflowTest(twice).run(is_alone)
+        assert run.result() == ["SIGNAL_TIMEOUT", "SIGNAL_TIMEOUT"]
+
+
+@pytest.mark.parametrize("kind", ["operation", "coroutine", "group", "awaitable"])
+async def test_should_raise_the_error_of_a_group_in_several_places(kind: str) -> None:
+    @aios.workflow("everywhere")
+    async def everywhere(context: aios.WorkflowContext) -> list[str]:
+        group = context.race(failing(context, kind), context.sleep(5))
+
+        async def place() -> str:
+            with pytest.raises(aios.SignalTimeoutError) as raised:
+                await group
+            return raised.value.code
+
+        return await context.gather(place(), place(), place())
+
+    run = await WorkflowTest(everywhere).run()
+    assert run.result() == ["SIGNAL_TIMEOUT"] * 3
+
+
+class Refused(aios.TaskError):
+    """Takes other arguments than it passes on."""
+
+    def __init__(self, order: int) -> None:
+        super().__init__(f"order {order} was refused", code="REFUSED", retryable=False)
+        self.order = order
+
+
+@pytest.mark.parametrize(
+    "error",
+    [Refused(7), FileNotFoundError(2, "gone", "a.txt"), ExceptionGroup("two", [OSError(1)])],
+)
+async def test_should_raise_an_equal_error_of_a_group_again(error: Exception) -> None:
+    @aios.workflow("equal")
+    async def equal(context: aios.WorkflowContext) -> None:
+        async def branch() -> None:
+            raise error from KeyError("cause")
+
+        group = context.gather(branch())
+        for _ in range(3):
+            with pytest.raises(type(error)) as raised:
+                await group
+            assert str(raised.value) == str(error)
+            assert vars(raised.value) == vars(error)
+            assert isinstance(raised.value.__cause__, KeyError)
+
+    (await WorkflowTest(equal).run()).result()
+
+
+async def test_should_cancel_what_a_failed_branch_has_held() -> None:
+    @aios.workflow("helds")
+    async def helds(context: aios.WorkflowContext) -> str:
+        async def branch() -> None:
+            held = context.signal("x", result=str)
+            await context.race(held, context.sleep(1))
+            raise ValueError("fails")
+
+        group = context.gather(branch())
+        with contextlib.suppress(ValueError):
+            await group
+        later = await context.signal("x", result=str)
+        with contextlib.suppress(ValueError):
+            await group
+        return later
+
+    # The signal is received by the second operation, because the first was cancelled.
+    assert (await WorkflowTest(helds).signal(5, "x", "later").run()).result() == "later"
 
 
 async def test_should_give_each_branch_its_own_context_variables() -> None:

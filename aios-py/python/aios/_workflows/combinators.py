@@ -126,14 +126,14 @@ class _Group:
     It can be awaited in several places, and again after it has lost a race: its branches continue.
     """
 
-    __slots__ = ("_branches", "_failed", "_waiting")
+    __slots__ = ("_branches", "_error", "_waiting")
 
     def __init__(self, awaitables: Sequence[Awaitable[Any]]) -> None:
         for awaitable in awaitables:
             if not isinstance(awaitable, Awaitable):
                 raise _not_awaitable(type(self).__name__.lower(), awaitable)
         self._branches = [_Branch(awaitable) for awaitable in awaitables]
-        self._failed: _Branch | None = None
+        self._error: BaseException | None = None
         self._waiting: dict[int, list[int]] = {}
 
     def __await__(self) -> Generator[Any, Any, Any]:
@@ -162,9 +162,8 @@ class _Group:
             The keys that no branch waited for before. All keys for which branches wait, if ``key`` is
             ``None`` because this await begins, or if another await of the group has handled it.
         """
-        if self._failed is not None:
-            # Raises the same error again.
-            self._failed.advance(None)
+        if self._error is not None:
+            raise _copy_of(self._error)
         keys = AwaitedKeys()
         if self._is_done():
             return keys
@@ -178,8 +177,9 @@ class _Group:
                 continue
             try:
                 wanted = self._poll(branch, key)
-            except BaseException:
-                self._failed = branch
+            except BaseException as error:
+                branch.is_done = True
+                self._error = _copy_of(error)
                 raise
             for other in wanted:
                 self._wait(index, other, keys)
@@ -215,8 +215,31 @@ class _Group:
     def close(self) -> None:
         """Cancels the branches that are not done."""
         for branch in self._branches:
-            if not branch.is_done and branch is not self._failed:
+            if not branch.is_done:
                 branch.cancel()
+
+
+def _copy_of(error: BaseException) -> BaseException:
+    """A copy of an error, which a group raises again. It has no traceback: that would refer to the frames
+    which the error passed through, and they to the group, so that the operations in them would not be
+    cancelled.
+
+    Calls no code of its class, which may take other arguments than it passes to its base.
+    """
+    kind = type(error)
+    base: Any = next(it for it in kind.__mro__ if it.__module__ == "builtins")
+    _, args, *states = base.__reduce__(error)
+    try:
+        copied: BaseException = base.__new__(kind, *args)
+        base.__init__(copied, *args)
+    except TypeError:
+        # Of a library that is not written in Python.
+        return error
+    for state in states:
+        base.__setstate__(copied, state)
+    copied.__cause__ = error.__cause__
+    copied.__suppress_context__ = error.__suppress_context__
+    return copied
 
 
 def _group_references(group: object) -> int:
