@@ -77,6 +77,34 @@ async def test_should_not_lose_an_event_when_a_wait_is_cancelled() -> None:
             assert (await anext(events)).data == number
 
 
+async def test_should_redeliver_an_event_that_arrived_when_its_wait_was_cancelled() -> None:
+    class Cancelling:
+        """Cancels the wait as soon as the event has arrived, before the application gets it."""
+
+        def __init__(self, native: Any) -> None:
+            self._native = native
+
+        def next(self) -> Any:
+            arriving = self._native.next()
+            arriving.add_done_callback(lambda _: waiting.cancel())
+            return arriving
+
+        def ack(self) -> Any:
+            return self._native.ack()
+
+    async with aios.Client() as client:
+        async with client.events("a.b.c", group="readers") as events:
+            stream: Any = events
+            stream._native = Cancelling(stream._native)
+            waiting = asyncio.ensure_future(anext(events))
+            await client.publish("a.b.c", 1)
+            with pytest.raises(asyncio.CancelledError):
+                await waiting
+        del events, stream
+        async with client.events("a.b.c", group="readers") as events:
+            assert (await anext(events)).data == 1
+
+
 async def test_should_read_the_log_and_the_tables() -> None:
     async with aios.Runtime(agents=[echo], workflows=[ask]) as runtime:
         run = await runtime.start(ask, "q", id="run-1")

@@ -42,7 +42,9 @@ class EventStream:
         traceback: TracebackType | None,
     ) -> None:
         native, self._native = self._native, None
-        if native is not None and kind is None:
+        unread, self._unread = self._unread, None
+        # An event that no call has returned is delivered again.
+        if native is not None and kind is None and unread is None:
             await native.ack()
 
     def __aiter__(self) -> Self:
