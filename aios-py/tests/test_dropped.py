@@ -17,6 +17,7 @@ from pathlib import Path
 import aios
 import aios.sync
 import pytest
+from aios._clients.blocking import EventLoopThread
 from conftest import finish
 
 Start = Callable[..., subprocess.Popen[str]]
@@ -142,6 +143,56 @@ def test_should_close_a_sync_runtime_that_is_dropped() -> None:
     for _ in range(10):
         assert len(unclosed(drop)) == 1
     assert settled(threads, before) <= before
+
+
+def test_should_fail_a_call_when_its_sync_runtime_is_dropped() -> None:
+    failed: list[BaseException] = []
+
+    def wait(run: aios.sync.RunHandle[str]) -> None:
+        try:
+            run.result()
+        except aios.RuntimeClosedError as error:
+            failed.append(error)
+
+    def drop() -> None:
+        dropped = aios.sync.Runtime(workflows=[waits], workers=1)
+        dropped.open()
+        thread = threading.Thread(target=wait, args=(dropped.start(waits),), daemon=True)
+        waiting.append(thread)
+        thread.start()
+        time.sleep(0.1)
+
+    waiting: list[threading.Thread] = []
+    assert len(unclosed(drop)) == 1
+    waiting[0].join(30)
+    assert len(failed) == 1
+
+
+async def same(value: int) -> int:
+    return value
+
+
+def test_should_fail_the_calls_of_other_threads_when_a_loop_is_stopped() -> None:
+    failed: list[BaseException] = []
+
+    def work(loop: EventLoopThread) -> None:
+        try:
+            while True:
+                assert loop.call(same(1)) == 1
+        except aios.RuntimeClosedError as error:
+            failed.append(error)
+
+    for _ in range(10):
+        loop = EventLoopThread()
+        workers = [threading.Thread(target=work, args=(loop,), daemon=True) for _ in range(3)]
+        for worker in workers:
+            worker.start()
+        time.sleep(0.01)
+        loop.stop()
+        for worker in workers:
+            worker.join(10)
+            assert not worker.is_alive()
+    assert len(failed) == 30
 
 
 def test_should_isolate_a_new_runtime_from_one_that_was_dropped() -> None:

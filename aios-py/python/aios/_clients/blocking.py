@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import contextlib
 import os
 import threading
 from collections.abc import AsyncIterator, Coroutine, Iterator
@@ -31,6 +32,8 @@ class EventLoopThread:
     def __init__(self) -> None:
         self._process = os.getpid()
         self._loop = asyncio.new_event_loop()
+        #: The calls in progress.
+        self._calls: set[concurrent.futures.Future[Any]] = set()
         self._thread = threading.Thread(target=self._run, name="aios-loop", daemon=True)
         self._thread.start()
 
@@ -40,6 +43,14 @@ class EventLoopThread:
             self._loop.run_forever()
         finally:
             self._loop.close()
+            self._fail_calls()
+
+    def _fail_calls(self) -> None:
+        """Fails the calls that the closed loop has not completed."""
+        for future in list(self._calls):
+            # Another thread may do the same.
+            with contextlib.suppress(concurrent.futures.InvalidStateError):
+                future.set_exception(_closed())
 
     def call(self, coroutine: Coroutine[Any, Any, T], timeout: float | None = None) -> T:
         """Runs a coroutine on the loop and waits for its result. An interrupt cancels it.
@@ -47,22 +58,29 @@ class EventLoopThread:
         Raises:
             TimeoutError: It did not end within ``timeout`` seconds, and was cancelled.
             ForkedError: The process has forked since the loop was started.
-            RuntimeClosedError: The loop is closed.
+            RuntimeClosedError: The loop is closed, or was closed during the call.
         """
         if self._process != os.getpid():
             coroutine.close()
             raise ForkedError(
                 "the client was opened before the process forked; open another one in the child"
             )
-        if self._loop.is_closed():
+        try:
+            future = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
+        except RuntimeError:
             coroutine.close()
-            raise RuntimeClosedError("the runtime or client was closed")
-        future = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
+            raise _closed() from None
+        self._calls.add(future)
+        if self._loop.is_closed():
+            # Perhaps before the call was added.
+            self._fail_calls()
         try:
             return future.result(timeout)
         except (KeyboardInterrupt, concurrent.futures.TimeoutError):
             future.cancel()
             raise
+        finally:
+            self._calls.discard(future)
 
     def iterate(self, events: AsyncIterator[T]) -> Iterator[T]:
         """Yields the items of an async iterator, which are never ``None``."""
@@ -82,6 +100,10 @@ class EventLoopThread:
         # Garbage may be collected on any thread, also on the loop's own.
         if self._thread is not threading.current_thread():
             self._thread.join()
+
+
+def _closed() -> RuntimeClosedError:
+    return RuntimeClosedError("the runtime or client was closed")
 
 
 class EventStream:
