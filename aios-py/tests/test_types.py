@@ -43,6 +43,11 @@ class Checked:
     def __post_init__(self) -> None:
         if self.number < 0:
             raise ValueError("must not be negative")
+        if self.number == 0:
+            # Raises StopIteration.
+            next(iter(()))
+        if self.number > 9:
+            raise KeyError(self.number)
 
 
 @pytest.mark.parametrize(
@@ -96,6 +101,8 @@ def test_should_round_trip_through_json(annotation: Any, value: Any) -> None:
         (dict[str, int], {"a/b": "x"}, "/a~1b"),
         (Node, {"name": "a", "next": {"name": 1}}, "/next/name"),
         (Checked, {"number": -1}, ""),
+        (Checked, {"number": 0}, ""),
+        (list[Checked], [{"number": 1}, {"number": 10}], "/1"),
         (Level, 9, ""),
         (uuid.UUID, "x", ""),
         (bytes, "!", ""),
@@ -105,6 +112,18 @@ def test_should_name_the_path_of_a_violation(annotation: Any, value: Any, path: 
     with pytest.raises(aios.InvalidParametersError) as raised:
         Converter(annotation).read(value)
     assert [fault["path"] for fault in raised.value.details] == [path]
+
+
+async def test_should_fail_an_operation_whose_result_raises_when_it_is_read() -> None:
+    @aios.workflow("reading")
+    async def reading(context: aios.WorkflowContext) -> str:
+        try:
+            return f"got {await context.signal('checked', result=Checked)}"
+        except aios.InvalidResultError as error:
+            return error.message
+
+    run = await WorkflowTest(reading).signal(1, "checked", {"number": 0}).run()
+    assert run.result() == "the signal 'checked' does not match: /: StopIteration"
 
 
 def test_should_generate_a_schema() -> None:

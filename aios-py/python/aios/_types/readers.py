@@ -42,6 +42,11 @@ def construct(make: Callable[..., Any], value: Any, path: str, violations: Viola
     except (TypeError, ValueError) as error:
         violations.append((path, str(error) or type(error).__name__))
         return INVALID
+    except Exception as error:
+        # Some have no text, or only a key. `StopIteration` would end the `await` of an operation as
+        # if that had no result.
+        violations.append((path, f"{type(error).__name__}: {error}".removesuffix(": ")))
+        return INVALID
 
 
 def exactly(fits: Callable[[Any], bool], expected: str) -> Read:
