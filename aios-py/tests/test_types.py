@@ -9,7 +9,7 @@ import functools
 import uuid
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, Generic, Literal, NamedTuple, NewType, TypeVar
+from typing import Annotated, Any, ClassVar, Generic, Literal, NamedTuple, NewType, TypeVar
 
 import aios
 import pytest
@@ -50,6 +50,12 @@ class Checked:
             raise KeyError(self.number)
 
 
+@dataclasses.dataclass
+class Counted:
+    count: int
+    lock: ClassVar[Any] = object()
+
+
 @pytest.mark.parametrize(
     ("annotation", "value"),
     [
@@ -71,6 +77,7 @@ class Checked:
         (Literal["a", 1], 1),
         (Level, Level.LOW),
         (Node, Node("a", Node("b"))),
+        (Counted, Counted(1)),
         (Point, Point(1, Level.LOW)),
         (bytes, b"\x00\xff"),
         (uuid.UUID, uuid.UUID(int=7)),

@@ -79,13 +79,14 @@ def root_schema(schema: dict[str, Any]) -> dict[str, Any]:
 def to_plain(value: Any) -> Any:
     """Converts a value that is not a JSON type to one that is. Called by the native module."""
     kind = type(value)
-    fields = getattr(kind, "__dataclass_fields__", None)
     if hasattr(kind, "__pydantic_serializer__"):
         if hasattr(value, "model_dump"):
             return value.model_dump(mode="json")
         return sys.modules["pydantic"].TypeAdapter(kind).dump_python(value, mode="json")
-    if fields is not None:
-        return {name: getattr(value, name) for name in fields}
+    if hasattr(kind, "__dataclass_fields__"):
+        # Without class variables, unlike that attribute.
+        fields = sys.modules["dataclasses"].fields(kind)
+        return {field.name: getattr(value, field.name) for field in fields}
     if hasattr(kind, "__struct_fields__"):
         return sys.modules["msgspec"].to_builtins(value)
     return _to_plain_standard(value)
