@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
+import queue
 import signal
 import socket
 import subprocess
@@ -13,11 +14,13 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import aios
 import aios.sync
 import pytest
 from aios._clients.blocking import EventLoopThread
+from aios._threads import start_threads
 from conftest import finish
 
 Start = Callable[..., subprocess.Popen[str]]
@@ -193,6 +196,49 @@ def test_should_fail_the_calls_of_other_threads_when_a_loop_is_stopped() -> None
             worker.join(10)
             assert not worker.is_alive()
     assert len(failed) == 30
+
+
+def test_should_replace_a_thread_that_an_exception_ends() -> None:
+    class Stop(BaseException):
+        pass
+
+    calls: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+    names: list[str] = []
+
+    class Pool:
+        """A pool that has at most one thread."""
+
+        threads = 0
+
+        def next(self) -> Any:
+            found = calls.get()
+            return None if found is None else (found, ())
+
+        def reserve_thread(self, limit: int) -> int | None:
+            if self.threads == limit:
+                return None
+            self.threads += 1
+            return self.threads
+
+        def release_thread(self) -> None:
+            self.threads -= 1
+
+    def fail() -> None:
+        raise Stop
+
+    pool: Any = Pool()
+    reported = threading.excepthook
+    threading.excepthook = lambda arguments: names.append(arguments.exc_type.__name__)
+    try:
+        start_threads(pool, 1, "tested")
+        for call in (fail, lambda: names.append("called"), None):
+            calls.put(call)
+        until = time.monotonic() + 30
+        while len(names) < 2 and time.monotonic() < until:
+            time.sleep(0.01)
+    finally:
+        threading.excepthook = reported
+    assert sorted(names) == ["Stop", "called"]
 
 
 def test_should_isolate_a_new_runtime_from_one_that_was_dropped() -> None:

@@ -19,6 +19,15 @@ def start_threads(pool: ThreadPool, limit: int, name: str) -> None:
     """Runs the functions of a pool in at most ``limit`` threads, which are started on demand."""
 
     def work() -> None:
+        try:
+            call_functions()
+        except BaseException:
+            # Functions report their exceptions, so this is a defect, or was raised by another thread.
+            pool.release_thread()
+            grow()
+            raise
+
+    def call_functions() -> None:
         while (call := pool.next()) is not None:
             function, args = call
             grow()
