@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import contextvars
-from collections.abc import Awaitable, Generator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Generator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -96,6 +96,49 @@ async def test_should_await_a_losing_coroutine_again() -> None:
     run = await WorkflowTest(again).run()
     assert run.result() == [[1, None], [1, "both"]]
     assert run.elapsed == 6
+
+
+@pytest.mark.parametrize("default", [(), (None,)])
+async def test_should_race_the_next_item_of_a_generator_again(default: tuple[Any, ...]) -> None:
+    @aios.workflow("next_item")
+    async def next_item(context: aios.WorkflowContext) -> list[Any]:
+        async def numbers() -> AsyncIterator[int]:
+            for number in range(2):
+                await context.sleep(1.5)
+                yield number
+
+        seen: list[Any] = []
+        items = numbers()
+        item = anext(items, *default)
+        while len(seen) < 4:
+            seen.append(await context.race(item, context.sleep(1)))
+            if seen[-1][0] == 0:
+                item = anext(items, *default)
+        return seen
+
+    run = await WorkflowTest(next_item).run()
+    assert run.result() == [[1, None], [0, 0], [1, None], [0, 1]]
+    for end in range(1, len(run.journal) + 1):
+        await replay(next_item, run.journal[:end])
+
+
+async def test_should_end_a_generator_whose_next_item_lost_a_race() -> None:
+    @aios.workflow("lost_item")
+    async def lost_item(context: aios.WorkflowContext) -> list[str]:
+        seen: list[str] = []
+
+        async def numbers() -> AsyncIterator[int]:
+            try:
+                yield await context.signal("number", result=int)
+            finally:
+                seen.append("ended")
+
+        items: Any = numbers()
+        await context.race(anext(items), context.sleep(1))
+        seen.append("raced")
+        return [*seen, await anext(items, "nothing")]
+
+    assert (await WorkflowTest(lost_item).run()).result() == ["ended", "raced", "nothing"]
 
 
 async def test_should_advance_only_branches_with_an_outcome(

@@ -74,8 +74,10 @@ class _Branch:
         if awaitable is None:
             return
         is_coroutine = type(awaitable) is CoroutineType
-        if not is_coroutine and type(awaitable) is not Operation:
-            # Any other awaitable makes a new iterator per await, so this one can't be resumed.
+        # Such as a coroutine, an operation, or the `anext` of an async generator. Any other awaitable
+        # makes a new iterator per await, so this one can't be resumed.
+        is_resumable = steps is awaitable
+        if not is_resumable:
             close = getattr(steps, "close", None)
             if close is not None:
                 self._in_context(close)
@@ -83,7 +85,7 @@ class _Branch:
         if _reference_count(self) > _UNSHARED:
             if is_coroutine and self._context is not None:
                 _contexts[self.awaitable] = self._context
-        elif is_coroutine:
+        elif is_resumable and hasattr(self.awaitable, "throw"):
             self._in_context(close_branch, self.awaitable)
         else:
             close = getattr(self.awaitable, "close", None)
