@@ -122,7 +122,15 @@ def run_in_a_new_loop(coroutine: Coroutine[Any, Any, Any]) -> None:
         loop.close()
 
 
-@pytest.mark.parametrize("start", [run, run_in_a_new_loop])
+def run_in_a_loop_of_uvloop(coroutine: Coroutine[Any, Any, Any]) -> None:
+    loop = pytest.importorskip("uvloop").new_event_loop()
+    try:
+        loop.run_until_complete(coroutine)
+    finally:
+        loop.close()
+
+
+@pytest.mark.parametrize("start", [run, run_in_a_new_loop, run_in_a_loop_of_uvloop])
 async def test_should_block_a_run_whose_code_starts_an_event_loop(
     start: Callable[[Coroutine[Any, Any, Any]], None],
 ) -> None:

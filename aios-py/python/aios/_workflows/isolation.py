@@ -94,7 +94,7 @@ def started_loop(error: BaseException) -> WorkflowCodeError | None:
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next
     module = "" if trace is None else str(trace.tb_frame.f_globals.get("__name__"))
-    if not module.startswith("asyncio."):
+    if module.partition(".")[0] not in ("asyncio", "uvloop"):
         return None
     return WorkflowCodeError(f"a workflow can't start an event loop: {error}; {UNSUPPORTED_AWAIT}")
 
