@@ -5,7 +5,7 @@ import pickle
 
 import aios
 import pytest
-from aios._errors import build
+from aios._errors import build, describe
 
 
 async def test_should_raise_task_cancelled_error() -> None:
@@ -81,6 +81,17 @@ def test_should_chain_the_failure_of_a_run() -> None:
     error = build("run_failed", "TASK_TIMEOUT", "run x failed", None, False, cause)
     assert type(error) is aios.RunFailedError
     assert type(error.__cause__) is aios.TaskTimeoutError
+
+
+class Declined(aios.TaskError):
+    default_code = "DECLINED"
+
+    def __init__(self, order: int) -> None:
+        self.order = order
+
+
+def test_should_describe_an_error_whose_class_does_not_call_the_constructor_of_its_base() -> None:
+    assert describe(Declined(7), "TASK_FAILED") == ("DECLINED", "7", None, True)
 
 
 class Odd(Exception):

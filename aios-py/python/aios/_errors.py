@@ -541,7 +541,10 @@ def describe(error: BaseException, default_code: str) -> tuple[str, str, Any, bo
         operation = error._operation
         message = _text(error.args[0]) if error.args else ""
         message = message if operation is None else f"{operation} failed: {message}"
-        return _text(error.code), message, _details(error.details), bool(error.retryable)
+        # A subclass may not have called `__init__`.
+        code = getattr(error, "code", error.default_code)
+        retryable = getattr(error, "retryable", isinstance(error, TaskError))
+        return _text(code), message, _details(getattr(error, "details", None)), bool(retryable)
     import asyncio
     import traceback
 
