@@ -177,6 +177,28 @@ async def test_should_accept_pydantic_models() -> None:
     assert {fault["path"] for fault in raised.value.details} == {"/name", "/sizes/0"}
 
 
+def test_should_read_pydantic_models_with_aliases_and_strict_ones() -> None:
+    pydantic = pytest.importorskip("pydantic", "2.11")
+
+    class User(pydantic.BaseModel):  # type: ignore[name-defined, misc]
+        user_id: int = pydantic.Field(alias="userId")
+        nick: str = pydantic.Field("", validation_alias="nickname")
+        age: int = pydantic.Field(0, serialization_alias="years")
+
+    class Strict(pydantic.BaseModel):  # type: ignore[name-defined, misc]
+        model_config = pydantic.ConfigDict(strict=True)
+        at: datetime.datetime
+        users: tuple[User, ...]
+
+    at = datetime.datetime(2024, 1, 2, tzinfo=datetime.UTC)
+    value = Strict(at=at, users=(User(userId=7, nickname="x", age=3),))
+    assert Converter(Strict).read(loads(dumps(value))) == value
+    assert Converter(User).read({"userId": 1, "nickname": "y"}).nick == "y"
+    with pytest.raises(aios.InvalidParametersError) as raised:
+        Converter(Strict).read({"at": "2024-01-02", "users": [{"userId": "seven"}]})
+    assert [fault["path"] for fault in raised.value.details] == ["/at", "/users/0/userId"]
+
+
 async def test_should_accept_msgspec_models() -> None:
     msgspec = pytest.importorskip("msgspec")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import datetime
 import decimal
 import enum
@@ -116,6 +117,8 @@ def is_pydantic(kind: Any) -> bool:
 
 
 def pydantic_model(kind: Any) -> Compiled:
+    from .._aios import dumps
+
     pydantic = sys.modules["pydantic"]
     try:
         adapter = pydantic.TypeAdapter(kind)
@@ -123,9 +126,16 @@ def pydantic_model(kind: Any) -> Compiled:
     except pydantic.errors.PydanticUserError as error:
         raise TypeError(f"{kind!r} can't be read from JSON: {error.message}") from error
 
+    # Values are written with the names of fields, which may have aliases. Known from pydantic 2.11 on.
+    known: Any = adapter.validate_python.__kwdefaults__ or {}
+    options = {"by_name": True} if "by_name" in known else {}
+
     def read(value: Any, path: str, violations: Violations) -> Any:
+        with contextlib.suppress(pydantic.ValidationError):
+            return adapter.validate_python(value, **options)
         try:
-            return adapter.validate_python(value)
+            # A strict type reads a time, say, from a string of JSON only.
+            return adapter.validate_json(dumps(value), **options)
         except pydantic.ValidationError as error:
             for problem in error.errors(include_url=False):
                 below = "".join(f"/{escape(str(part))}" for part in problem["loc"])
