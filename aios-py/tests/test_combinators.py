@@ -216,6 +216,8 @@ USES = {
     "sleep": lambda context: context.sleep(1),
     "step": lambda context: context.step("inner", same, 1),
     "compensate": lambda context: context.compensate("undo", same),
+    "gather": lambda context: context.gather(1),
+    "race": lambda context: context.race(),
 }
 
 
@@ -223,10 +225,18 @@ USES = {
 async def test_should_reject_the_context_in_a_step(use: str, tmp_path: Path) -> None:
     @aios.workflow("inside")
     async def inside(context: aios.WorkflowContext, is_async: bool) -> None:
-        async def on_the_loop() -> None:
-            USES[use](context)
+        def on_a_thread() -> None:
+            try:
+                USES[use](context)
+            except aios.WorkflowCodeError:
+                raise
+            except Exception as error:
+                raise aios.TaskError.terminal("another error") from error
 
-        await context.step("step", on_the_loop if is_async else lambda: USES[use](context))
+        async def on_the_loop() -> None:
+            on_a_thread()
+
+        await context.step("step", on_the_loop if is_async else on_a_thread)
 
     store = f"sqlite://{tmp_path}/inside.db"
     for is_async in (False, True):
@@ -277,6 +287,21 @@ async def test_should_keep_an_operation_that_a_step_uses_and_drops(
         await run.signal("later", 2)
         assert await run.result() == [1, 2]
     assert len(refused) == 2
+
+
+async def test_should_fail_a_run_whose_step_awaits_an_operation() -> None:
+    @aios.workflow("lending")
+    async def lending(context: aios.WorkflowContext) -> None:
+        async def wait(operation: Any) -> None:
+            await operation
+
+        await context.step("wait", wait, context.signal("go"))
+
+    async with aios.Runtime(workflows=[lending]) as runtime:
+        run = await runtime.start(lending)
+        with pytest.raises(aios.RunFailedError) as raised:
+            await run.result()
+        assert raised.value.code == "OPERATION_OUTSIDE_WORKFLOW"
 
 
 async def test_should_pass_attempt_and_key_to_a_step_and_apply_its_timeout() -> None:

@@ -83,6 +83,14 @@ def test_should_chain_the_failure_of_a_run() -> None:
     assert type(error.__cause__) is aios.TaskTimeoutError
 
 
+def test_should_raise_workflow_code_error_for_an_operation_outside_of_its_workflow() -> None:
+    error = build("workflow_code", "OPERATION_OUTSIDE_WORKFLOW", "what", None, False, None)
+    assert type(error) is aios.WorkflowCodeError
+    error = aios.WorkflowCodeError("race needs at least one awaitable")
+    assert describe(error, "TASK_FAILED")[0] == "OPERATION_OUTSIDE_WORKFLOW"
+    assert describe(error, "WORKFLOW_FAILED")[0] == "WORKFLOW_CODE"
+
+
 class Declined(aios.TaskError):
     default_code = "DECLINED"
 

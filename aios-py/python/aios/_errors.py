@@ -485,7 +485,11 @@ _FALLBACK: dict[str, type[AiosError]] = {
     "service": ServiceError,
     "event": InvalidDataError,
     "agent": ConfigurationError,
+    "workflow_code": WorkflowCodeError,
 }
+
+#: Code of an operation that is used outside of the code of its workflow.
+_OUTSIDE = "OPERATION_OUTSIDE_WORKFLOW"
 
 
 def _class_of(kind: str, code: str) -> type[AiosError]:
@@ -543,6 +547,10 @@ def describe(error: BaseException, default_code: str) -> tuple[str, str, Any, bo
         message = message if operation is None else f"{operation} failed: {message}"
         # A subclass may not have called `__init__`.
         code = getattr(error, "code", error.default_code)
+        if code == WorkflowCodeError.default_code and default_code == TaskError.default_code:
+            # In a step or an agent, whose failure is recorded: a run that is blocked by it could not be
+            # resumed with corrected code.
+            code = _OUTSIDE
         retryable = getattr(error, "retryable", isinstance(error, TaskError))
         return _text(code), message, _details(getattr(error, "details", None)), bool(retryable)
     import asyncio
