@@ -177,6 +177,20 @@ async def test_should_accept_pydantic_models() -> None:
     assert {fault["path"] for fault in raised.value.details} == {"/name", "/sizes/0"}
 
 
+def test_should_refuse_values_whose_validator_raises_any_exception() -> None:
+    pydantic = pytest.importorskip("pydantic")
+
+    def check(value: int) -> int:
+        return next(iter(())) if value == 0 else {1: 1}[value]
+
+    kind = Annotated[int, pydantic.AfterValidator(check)]
+    assert Converter(list[kind]).read([1]) == [1]
+    for value, fault in ((0, "StopIteration"), (2, "KeyError: 2")):
+        with pytest.raises(aios.InvalidParametersError) as raised:
+            Converter(list[kind]).read([1, value])
+        assert raised.value.details == [{"path": "/1", "fault": fault}]
+
+
 def test_should_read_pydantic_models_with_aliases_and_strict_ones() -> None:
     pydantic = pytest.importorskip("pydantic", "2.11")
 

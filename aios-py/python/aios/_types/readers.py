@@ -44,10 +44,14 @@ def construct(make: Callable[..., Any], value: Any, path: str, violations: Viola
         violations.append((path, str(error) or type(error).__name__))
         return INVALID
     except Exception as error:
-        # Some have no text, or only a key. `StopIteration` would end the `await` of an operation as
-        # if that had no result.
-        violations.append((path, f"{type(error).__name__}: {error}".removesuffix(": ")))
-        return INVALID
+        return raised(error, path, violations)
+
+
+def raised(error: Exception, path: str, violations: Violations) -> Any:
+    """Notes an exception of the code of a class. It may have no text, or only a key. A ``StopIteration``
+    would end the ``await`` of an operation as if that had no result."""
+    violations.append((path, f"{type(error).__name__}: {error}".removesuffix(": ")))
+    return INVALID
 
 
 def exactly(fits: Callable[[Any], bool], expected: str) -> Read:
@@ -131,7 +135,7 @@ def pydantic_model(kind: Any) -> Compiled:
     options = {"by_name": True} if "by_name" in known else {}
 
     def read(value: Any, path: str, violations: Violations) -> Any:
-        with contextlib.suppress(pydantic.ValidationError):
+        with contextlib.suppress(Exception):
             return adapter.validate_python(value, **options)
         try:
             # A strict type reads a time, say, from a string of JSON only.
@@ -142,6 +146,8 @@ def pydantic_model(kind: Any) -> Compiled:
                 missing = problem["type"] == "missing"
                 violations.append((path + below, "is missing" if missing else problem["msg"]))
             return INVALID
+        except Exception as error:
+            return raised(error, path, violations)
 
     return read, schema
 
@@ -157,6 +163,8 @@ def msgspec_struct(kind: Any) -> Compiled:
             below = where.rstrip("`").replace("[", "/").replace("]", "").replace(".", "/")
             violations.append((path + below, text))
             return INVALID
+        except Exception as error:
+            return raised(error, path, violations)
 
     return read, msgspec.json.schema(kind)
 
