@@ -37,5 +37,7 @@ def start(workflow: str, body: Start) -> dict[str, dict[str, str]]:
 
 server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="error"))
 socket = server.config.bind_socket()
+# Connections that come before the server runs wait.
+socket.listen(2048)
 print(socket.getsockname()[1], flush=True)
 server.run(sockets=[socket])

@@ -29,6 +29,7 @@ use aios_core::{
     store::StoreError,
 };
 use pyo3::{prelude::*, sync::PyOnceLock};
+use serde_json::Value;
 
 use super::json;
 
@@ -172,7 +173,8 @@ fn describe(py: Python<'_>, error: &PyErr, default_code: &str) -> PyResult<TaskE
     let (code, message, details, retryable) =
         described.extract::<(String, String, Bound<'_, PyAny>, bool)>()?;
     let details: Payload = json::write(&details)?;
-    let details = details.decode().unwrap_or_default();
+    // As text if they have a number that is too large, so that nothing is lost.
+    let details = details.decode().unwrap_or_else(|_| Value::from(details.as_str()));
     Ok(TaskError::retryable(Failure { code, message, details }).with_retryable(retryable))
 }
 

@@ -10,7 +10,11 @@ use std::{
 
 use aios_agents::workflow::WorkflowError;
 use aios_core::event::Payload;
-use pyo3::{exceptions::PyStopIteration, prelude::*, sync::PyOnceLock};
+use pyo3::{
+    exceptions::{PyBaseException, PyStopIteration},
+    prelude::*,
+    sync::PyOnceLock,
+};
 
 use super::{Operations, Pending};
 use crate::convert::{
@@ -110,7 +114,10 @@ fn return_value(py: Python<'_>, stop: &PyErr) -> Outcome {
 /// The exception of the coroutine. Unsupported code blocks the run, as a panic does.
 fn raised_error(py: Python<'_>, error: &PyErr) -> WorkflowError {
     let value = error.value(py);
-    if let Ok(input) = value.getattr("_continue_as_new") {
+    // The class is looked at first: an exception of the user may have any attribute.
+    if is_continue_as_new(value)
+        && let Ok(input) = value.getattr("_continue_as_new")
+    {
         return match json::write(&input) {
             Ok(input) => WorkflowError::continue_as_new(&input),
             Err(error) => WorkflowError::failed(task_error(py, &error, "INVALID_DATA").failure),
@@ -122,6 +129,16 @@ fn raised_error(py: Python<'_>, error: &PyErr) -> WorkflowError {
         resume_unwind(Box::new(failure.message));
     }
     WorkflowError::failed(failure)
+}
+
+/// Whether an exception ends the run by continuing as another one.
+fn is_continue_as_new(value: &Bound<'_, PyBaseException>) -> bool {
+    static CLASS: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+    let class = CLASS.get_or_try_init(value.py(), || {
+        let module = value.py().import("aios._workflows.definition")?;
+        PyResult::Ok(module.getattr("ContinueAsNew")?.unbind())
+    });
+    class.is_ok_and(|class| value.is_instance(class.bind(value.py())).unwrap_or_default())
 }
 
 /// The interpreter is attached for each outcome and not for all of them, and `running` is set only
