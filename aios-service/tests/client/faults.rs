@@ -93,7 +93,7 @@ async fn should_repeat_what_could_happen_twice_only_if_it_did_not_happen() {
     assert_eq!(faulty.keys().len(), 2);
 }
 
-/// What these record has an id that derives from their key.
+/// Their records have ids that derive from the key.
 #[tokio::test(flavor = "multi_thread")]
 async fn should_repeat_signals_and_forks_with_the_same_key() {
     let (faulty, client) = Faulty::start(&[503, 502]).await;

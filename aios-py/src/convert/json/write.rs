@@ -121,7 +121,7 @@ impl Serialize for Plain<'_, '_> {
 impl<'py> Plain<'_, 'py> {
     /// Serialises a `dict`, whose keys must be strings.
     fn dict<S: Serializer>(&self, dict: &Bound<'py, PyDict>, to: S) -> Result<S::Ok, S::Error> {
-        // A copy, because values are converted by Python code, which may change the dict meanwhile.
+        // A copy, because values are converted by Python code, which may change the dict.
         let dict = dict.copy().map_err(|error| self.path.error(error))?;
         let mut map = to.serialize_map(Some(dict.len()))?;
         for (key, value) in dict.iter() {
