@@ -516,8 +516,8 @@ async def test_should_raise_an_equal_error_of_a_group_again(error: Exception) ->
 
 
 async def test_should_cancel_what_a_failed_branch_has_held() -> None:
-    @aios.workflow("helds")
-    async def helds(context: aios.WorkflowContext) -> str:
+    @aios.workflow("held_races")
+    async def held_races(context: aios.WorkflowContext) -> str:
         async def branch() -> None:
             held = context.signal("x", result=str)
             await context.race(held, context.sleep(1))
@@ -532,7 +532,7 @@ async def test_should_cancel_what_a_failed_branch_has_held() -> None:
         return later
 
     # The signal is received by the second operation, because the first was cancelled.
-    assert (await WorkflowTest(helds).signal(5, "x", "later").run()).result() == "later"
+    assert (await WorkflowTest(held_races).signal(5, "x", "later").run()).result() == "later"
 
 
 async def test_should_give_each_branch_its_own_context_variables() -> None:
