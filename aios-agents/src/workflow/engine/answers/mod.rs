@@ -169,6 +169,10 @@ impl Engine {
 async fn settle(engine: &Arc<Engine>, delivery: Delivery, mut unattributed: Unattributed) {
     let mut backoff = engine.options.backoff.initial_delay;
     loop {
+        // The broker may deliver what this engine could not record to it again before it has stopped.
+        if engine.failure().is_some() {
+            return;
+        }
         let error = match classify(engine, &delivery.event, unattributed).await {
             Ok(Verdict::Recorded) => return acknowledge(delivery).await,
             Ok(Verdict::AsksForOpen) => return engine.answer(delivery, true).await,
