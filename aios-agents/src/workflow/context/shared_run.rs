@@ -235,6 +235,7 @@ impl SharedRun {
     /// Begins an attempt of a step, if its code may run now, and returns the number of the attempt.
     pub(super) fn begin_step(&self, operation: u64) -> Option<u32> {
         let mut machine = self.machine();
+        // Most polls begin nothing, and need no time.
         machine.step_attempt(operation)?;
         machine.begin_step(operation, self.clock.now())
     }

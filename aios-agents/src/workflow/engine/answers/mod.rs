@@ -128,8 +128,7 @@ impl Engine {
         self.recorders.spawn(async move {
             // The refusal was right only if this engine owned the run when the driver decided.
             match (engine.still_has(fence).await, refusal) {
-                // The next reader of the mailbox gets it.
-                (None, _) => drop(delivery),
+                (None, _) => hold(delivery).await,
                 (Some(false), _) => settle(&engine, delivery, Unattributed::Forward).await,
                 (Some(true), _) if asks(&delivery.event) => engine.answer(delivery, false).await,
                 (Some(true), Refusal::NotAwaited) => ignore(delivery, "no attempt awaits it").await,
@@ -169,10 +168,6 @@ impl Engine {
 async fn settle(engine: &Arc<Engine>, delivery: Delivery, mut unattributed: Unattributed) {
     let mut backoff = engine.options.backoff.initial_delay;
     loop {
-        // The broker may deliver what this engine could not record to it again before it has stopped.
-        if engine.failure().is_some() {
-            return;
-        }
         let error = match classify(engine, &delivery.event, unattributed).await {
             Ok(Verdict::Recorded) => return acknowledge(delivery).await,
             Ok(Verdict::AsksForOpen) => return engine.answer(delivery, true).await,
@@ -210,13 +205,21 @@ async fn settle(engine: &Arc<Engine>, delivery: Delivery, mut unattributed: Unat
                 return refuse(delivery, "the journal of its run can't be read").await;
             }
             Unsettled::Journal(error) if !error.is_retryable() => {
-                return engine.fail("record an answer", &error.failure());
+                engine.fail("record an answer", &error.failure());
+                return hold(delivery).await;
             }
             _ => {}
         }
         warn!(error = %Chain(&error), %event_id, "could not record an answer; trying again");
         engine.pause(&mut backoff).await;
     }
+}
+
+/// Keeps a delivery until this engine, which has failed, ends its recorders: it has closed its mailboxes
+/// by then, so the next reader gets it. Released before, it would be delivered here again, and each
+/// delivery counts towards its limit.
+async fn hold(_delivery: Delivery) {
+    std::future::pending().await
 }
 
 /// Whether the journal can't be read, so that the run is blocked as well.
