@@ -1,5 +1,6 @@
 //! Lists of 50 out of 1,000,000 runs with one or two filters, on SQLite and PostgreSQL: the slowest of some
-//! pages, in milliseconds. All rows are inserted by SQL.
+//! pages, in milliseconds. The same for the whole command `aios runs`, from the start of its process to its
+//! end. All rows are inserted by SQL.
 
 #![allow(
     clippy::unwrap_used,
@@ -9,7 +10,10 @@
     reason = "a benchmark stops at the first error, prints, and measures real time"
 )]
 
-use std::time::Instant;
+use std::{
+    process::{Command, ExitCode, Stdio},
+    time::Instant,
+};
 
 use aios_benches::{figure, postgres, sqlite};
 use aios_core::{
@@ -21,15 +25,44 @@ use sqlx::{Connection, PgConnection};
 
 const RUNS: u64 = 1_000_000;
 const PAGES: usize = 20;
+/// The schema that the program uses.
+const SCHEMA: &str = "aios";
 /// The first run is of this second, and each other one of the next.
 const FIRST: i64 = 1_700_000_000;
 
-fn main() {
+/// The first argument of a process of this file that is the program `aios`.
+const PROGRAM: &str = "aios";
+
+fn main() -> ExitCode {
+    if std::env::args().nth(1).is_some_and(|argument| argument == PROGRAM) {
+        return ExitCode::from(aios_cli::main(std::env::args_os().skip(1)));
+    }
     let tokio = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
     let place = filled_file();
     tokio.block_on(async { measure("sqlite", &sqlite::open(&place.path).await).await });
+    list("sqlite", &format!("sqlite:{}", place.path.display()));
     if let Some(server) = PostgresServer::start() {
         tokio.block_on(on_postgres(&server));
+        list("postgres", &server.url());
+    }
+    ExitCode::SUCCESS
+}
+
+/// The slowest of some runs of the command `aios runs`, of all runs and with filters.
+fn list(name: &str, url: &str) {
+    for (filters, arguments) in
+        [("all", &[][..]), ("status", &["--status", "failed"]), ("workflow", &["--workflow", "w7"])]
+    {
+        let mut slowest = 0.0_f64;
+        for _ in 0..PAGES {
+            let begin = Instant::now();
+            let mut command = Command::new(std::env::current_exe().unwrap());
+            let command = command.args([PROGRAM, "--store", url, "runs"]).args(arguments);
+            let status = command.stdout(Stdio::null()).stderr(Stdio::null()).status().unwrap();
+            slowest = slowest.max(begin.elapsed().as_secs_f64() * 1e3);
+            assert!(status.success(), "{filters}");
+        }
+        figure(&format!("aios_runs_of_1000000/{name}/{filters}"), slowest, "ms");
     }
 }
 
@@ -59,13 +92,13 @@ fn filled_file() -> sqlite::Place {
 }
 
 async fn on_postgres(server: &PostgresServer) {
-    let store = postgres::open(&server.url(), "lists").await;
+    let store = postgres::open(&server.url(), SCHEMA).await;
     let mut connection = PgConnection::connect(&server.url()).await.unwrap();
     let source = format!("generate_series(1, {RUNS}) AS n");
     let at = format!("to_timestamp({FIRST} + n)");
-    let sql = insert("n", "gen_random_uuid()", &at, &source, "lists.");
-    for sql in [sql.as_str(), "ANALYZE lists.workflow_runs"] {
-        sqlx::raw_sql(sql).execute(&mut connection).await.unwrap();
+    let sql = insert("n", "gen_random_uuid()", &at, &source, &format!("{SCHEMA}."));
+    for sql in [sql, format!("ANALYZE {SCHEMA}.workflow_runs")] {
+        sqlx::raw_sql(&sql).execute(&mut connection).await.unwrap();
     }
     measure("postgres", &*store).await;
 }
