@@ -78,7 +78,7 @@ pub async fn replay(workflow: Arc<dyn Workflow>, journal: &[Event]) -> Result<()
     let run_id = run_id(&entries, journal);
     // Times come from the journal; the clock never advances.
     let clock = Arc::new(VirtualClock::default());
-    let incarnation = first.id.to_string().into();
+    let incarnation = first.id.clone();
     let seed = seed_of(first, &run_id);
     let mut execution = Execution::new(Arc::clone(&run_id), incarnation, seed, &entries, clock);
     let name = workflow.name().clone();

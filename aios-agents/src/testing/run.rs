@@ -22,7 +22,7 @@ use std::{
 use aios_core::{
     agent::{TaskAssigned, TaskCompleted, TaskFailed},
     clock::{Clock, VirtualClock},
-    event::{Event, Metadata, Payload, Timestamp},
+    event::{Event, EventId, Metadata, Payload, Timestamp},
     failure::Failure,
 };
 use serde::{Serialize, de::DeserializeOwned};
@@ -201,8 +201,8 @@ impl Simulation {
         let entries = journal.iter().map(|(entry, _)| entry);
         let seed = Seed::Incarnation(STARTED_ID.to_owned());
         let clock_of_run = Arc::new(clock.clone());
-        let mut execution =
-            Execution::new(RUN_ID.into(), STARTED_ID.into(), seed, entries, clock_of_run);
+        let incarnation = STARTED_ID.parse().unwrap_or_else(|_| EventId::derive(STARTED_ID));
+        let mut execution = Execution::new(RUN_ID.into(), incarnation, seed, entries, clock_of_run);
         let workflow = test.workflow.name().clone();
         let version = test.workflow.version();
         let info = RunInfo {

@@ -41,7 +41,7 @@ use std::{
 
 use aios_core::{
     clock::Clock,
-    event::{Payload, Timestamp},
+    event::{EventId, Payload, Timestamp},
     failure::Failure,
 };
 use parking_lot::MutexGuard;
@@ -120,7 +120,7 @@ impl Execution {
     /// `incarnation` is the id of the event that started the run, and `seed` the seed of its UUIDs.
     pub(crate) fn new<'a>(
         run_id: Arc<str>,
-        incarnation: Arc<str>,
+        incarnation: EventId,
         seed: Seed,
         journal: impl IntoIterator<Item = &'a Entry, IntoIter: Clone>,
         clock: Arc<dyn Clock>,

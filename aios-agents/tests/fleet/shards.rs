@@ -301,7 +301,7 @@ async fn should_not_acknowledge_answers_unknown_to_a_lost_run() {
     // The successor assigned the second attempt.
     let incarnation = run.journal(0, 1).await.unwrap()[0].event.id.clone();
     let mut answer = completed(&delivery, &task, 7);
-    let second = EventId::derive(&format!("{incarnation}/1#2"));
+    let second = EventId::derive_from(&incarnation, "1#2");
     answer.metadata_mut().causation_id = Some(second.to_string().into());
     fleet.send(0, answer).await;
     eventually("it is recorded", || async {

@@ -92,7 +92,7 @@ impl Machine {
             }
             Request::Emit { event } => {
                 // Derived, so that code which runs again requests the same event.
-                let event_id = EventId::derive(&format!("{}/{operation}", self.incarnation));
+                let event_id = EventId::derive_from(&self.incarnation, &operation.to_string());
                 let event = (**event).clone().with_id(event_id.clone()).with_timestamp(now);
                 vec![
                     Entry::EventEmitted(EventEmitted::new(operation, event_id)),

@@ -47,7 +47,10 @@ use std::{
     sync::Arc,
 };
 
-use aios_core::{event::Timestamp, failure::Failure};
+use aios_core::{
+    event::{EventId, Timestamp},
+    failure::Failure,
+};
 
 use self::{
     draws::Draws,
@@ -112,7 +115,7 @@ pub struct Machine {
     /// Signals that were not taken, and waits for signals.
     signals: Signals,
     /// Distinguishes this run from earlier and later runs with the same id.
-    incarnation: Arc<str>,
+    incarnation: EventId,
     /// The version of each change that the run follows.
     versions: BTreeMap<Box<str>, u32>,
     /// The UUIDs of the run.
@@ -155,7 +158,7 @@ impl Machine {
         let journal = journal.into_iter();
         let draws = Draws::of(Seed::Incarnation(run_id.to_string()), journal.clone());
         Self {
-            incarnation: Arc::clone(&run_id),
+            incarnation: EventId::derive(&run_id),
             run_id,
             operations: Vec::new(),
             active: BTreeSet::new(),
@@ -183,7 +186,7 @@ impl Machine {
     /// The ids of emitted events and the idempotency keys of steps derive from the id of this event,
     /// so that they differ between successive runs with the same id. Without it, they derive from the
     /// run's own id.
-    pub fn set_start(&mut self, incarnation: Arc<str>, seed: Seed) {
+    pub fn set_start(&mut self, incarnation: EventId, seed: Seed) {
         self.incarnation = incarnation;
         self.draws.set_seed(seed);
     }

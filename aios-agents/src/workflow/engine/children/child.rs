@@ -182,7 +182,7 @@ impl Engine {
         if !self.journals.is_parent(Some(parent), &found).await? {
             return Ok(());
         }
-        let id = EventId::derive(&format!("{incarnation}/{operation}/child_ended"));
+        let id = EventId::derive_from(&incarnation, &format!("{operation}/child_ended"));
         match self.journals.append(run_id, entry, Some(id)).await {
             Err(JournalError::Ended { .. }) => Ok(()),
             result => result,

@@ -379,7 +379,7 @@ pub(in super::super) fn assignment_id(
     operation: u64,
     attempt: u32,
 ) -> EventId {
-    EventId::derive(&format!("{incarnation}/{operation}#{attempt}"))
+    EventId::derive_from(incarnation, &format!("{operation}#{attempt}"))
 }
 
 /// The event of an answer as it is recorded in the journal. Its id is derived, because an id chosen
@@ -393,8 +393,8 @@ pub(in super::super) fn recorded(
     run_metadata: &Metadata,
 ) -> Event {
     let kind = &answer.event_type;
-    let id = EventId::derive(&format!("{incarnation}/{operation}/answer#{attempt}/{kind}"));
-    let mut answer = answer.clone().with_id(id);
+    let name = format!("{operation}/answer#{attempt}/{kind}");
+    let mut answer = answer.clone().with_id(EventId::derive_from(incarnation, &name));
     answer.metadata_mut().fill_from(run_metadata);
     answer
 }

@@ -459,7 +459,7 @@ impl Driver {
     pub(super) async fn forward_cancellation(&mut self) -> Result<(), Exit> {
         let Some(reason) = self.cancel_requested.clone() else { return Ok(()) };
         let Some(Entry::Continued(next)) = self.ending() else { return Ok(()) };
-        let id = EventId::derive(&format!("{}/continued/cancel", self.incarnation));
+        let id = EventId::derive_from(&self.incarnation, "continued/cancel");
         let entry = Entry::CancelRequested(CancelRequested::new(reason));
         match self.engine.journals.append(&next.run_id, entry, Some(id)).await {
             Ok(()) => self.engine.send(&next.run_id.into(), Message::Wake),

@@ -138,8 +138,7 @@ impl Driver {
         let declined = place::declined(entries.clone());
         let mut children = Children::default();
         entries.clone().for_each(|entry| children.note(entry));
-        let incarnation_text: Arc<str> = first.event.id.to_string().into();
-        let execution = execution_of(engine, run_id, &workflow, first, &incarnation_text, journal);
+        let execution = execution_of(engine, run_id, &workflow, first, journal);
         let metadata = run_metadata(&first.event, run_id);
         Ok(Self {
             engine: Arc::clone(engine),
@@ -156,7 +155,7 @@ impl Driver {
             trace: TraceParent::of_run(&first.event.metadata, &first.event.id),
             started_at: begins_at(started, first),
             incarnation: first.event.id.clone(),
-            incarnation_text,
+            incarnation_text: first.event.id.to_string().into(),
             parent: started.parent.clone(),
             succession: Succession::new(run_id, started),
             children,
@@ -340,13 +339,12 @@ fn execution_of(
     run_id: &Arc<str>,
     workflow: &Name,
     first: &RecordedEvent,
-    incarnation: &Arc<str>,
     journal: &Journal,
 ) -> Execution {
     let entries = journal.iter().map(|(entry, _)| entry);
     let (clock, seed) = (Arc::clone(&engine.clock), seed_of(&first.event, run_id));
-    let execution =
-        Execution::new(Arc::clone(run_id), Arc::clone(incarnation), seed, entries, clock);
+    let incarnation = first.event.id.clone();
+    let execution = Execution::new(Arc::clone(run_id), incarnation, seed, entries, clock);
     execution.shared.set_outputs(engine.journals.outputs.clone());
     engine.live.watch_polls(run_id, workflow.as_str(), &execution.polling);
     execution

@@ -282,7 +282,7 @@ async fn inherited(
         signal.inherited = true;
         let entry = Entry::Signaled(signal);
         // Derived, so that a repeated append copies each signal once.
-        let id = EventId::derive(&format!("{}/inherited/{}", first.event.id, event.id));
+        let id = EventId::derive_from(&first.event.id, &format!("inherited/{}", event.id));
         let run_id = first.stream.run_id().map(Arc::from);
         let metadata = Metadata { run_id, ..Arc::unwrap_or_clone(event.metadata) };
         Ok(codec.encode(entry, engine.clock.now(), metadata.into())?.event.with_id(id))
