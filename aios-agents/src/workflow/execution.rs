@@ -454,7 +454,13 @@ impl Execution {
         unfit.or_else(|| self.code.panic().cloned()).or_else(|| self.violation.clone())
     }
 
-    /// Whether the run must be blocked.
+    /// Whether the code was interrupted: nothing that it has requested is recorded, and the run must be
+    /// loaded again.
+    pub(crate) fn is_interrupted(&self) -> bool {
+        self.code.is_interrupted()
+    }
+
+    /// Whether the run must be blocked, or was interrupted.
     pub(crate) fn must_block(&self) -> bool {
         self.shared.is_mismatched() || self.code.panic().is_some() || self.violation.is_some()
     }

@@ -58,3 +58,4 @@ pub use self::{
     run_id::InvalidRunId,
     signal_name::InvalidSignalName,
 };
+pub use crate::panic::interrupt;

@@ -8,6 +8,7 @@
 //! | cancelled while it ran | the workflow is dropped, then the compensations; the run is cancelled |
 //! | cancelled after it returned a result, before that was recorded | the same, and the result is dropped |
 //! | a panic | nothing; the run is blocked, and continues when the code was corrected |
+//! | interrupted | nothing; the run is loaded again |
 //!
 //! Compensations are code of the run like any other: their operations are numbered and recorded, and a
 //! replay repeats them.
@@ -24,7 +25,7 @@ use serde_json::json;
 use tokio::task::unconstrained;
 
 use super::{Workflow, WorkflowContext, WorkflowError};
-use crate::panic::panic_failure;
+use crate::panic::{is_interrupt, panic_failure};
 
 /// The code of a run: its workflow, then the compensations if it fails or is cancelled.
 pub(super) struct WorkflowFuture {
@@ -34,6 +35,8 @@ pub(super) struct WorkflowFuture {
     outcome: Option<Result<Payload, WorkflowError>>,
     /// The panic that ended it.
     panic: Option<Failure>,
+    /// Whether that panic was an interruption.
+    is_interrupted: bool,
     /// Context for the compensations, if there is code.
     context: Option<WorkflowContext>,
 }
@@ -49,15 +52,19 @@ impl WorkflowFuture {
                 code: Some(Box::pin(compensated(context, code))),
                 outcome: None,
                 panic: None,
+                is_interrupted: false,
                 context: kept,
             },
-            Err(panic) => Self { panic: Some(panicked(&*panic)), ..Self::none() },
+            Err(panic) => {
+                let is_interrupted = is_interrupt(&*panic);
+                Self { panic: Some(panicked(&*panic)), is_interrupted, ..Self::none() }
+            }
         }
     }
 
     /// No code, for a run whose workflow is not available.
     pub(super) fn none() -> Self {
-        Self { code: None, outcome: None, panic: None, context: None }
+        Self { code: None, outcome: None, panic: None, is_interrupted: false, context: None }
     }
 
     /// Code that has ended.
@@ -97,6 +104,7 @@ impl WorkflowFuture {
             Err(panic) => {
                 self.code = None;
                 self.panic = Some(panicked(&*panic));
+                self.is_interrupted = is_interrupt(&*panic);
             }
         }
     }
@@ -109,6 +117,11 @@ impl WorkflowFuture {
     /// The outcome of the code, if it has ended.
     pub(super) fn outcome(&self) -> Option<&Result<Payload, WorkflowError>> {
         self.outcome.as_ref()
+    }
+
+    /// Whether the code was interrupted.
+    pub(super) fn is_interrupted(&self) -> bool {
+        self.is_interrupted
     }
 
     /// The panic that ended the code, as the reason to block the run.

@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use aios_agents::prelude::*;
+use aios_agents::{prelude::*, workflow::interrupt};
 use futures_util::future::join_all;
 
 use crate::support::workflows::{Doubler, PATIENCE, actions, quick, result, runtime, store};
@@ -201,6 +201,39 @@ async fn should_block_on_a_panic_and_lose_nothing() {
         actions(&run).await,
         ["started", "step_completed", "blocked", "unblocked", "completed"]
     );
+}
+
+/// An interpreter ends its process in the middle of any code, which then drops its operations.
+#[tokio::test(flavor = "multi_thread")]
+async fn should_continue_interrupted_code_and_record_nothing_of_it() {
+    let (interruptions, steps) = (Arc::new(AtomicU32::new(2)), Arc::new(AtomicU32::new(0)));
+    let (left, counter) = (Arc::clone(&interruptions), Arc::clone(&steps));
+    let fragile = move |context: WorkflowContext, (): ()| {
+        let (left, counter) = (Arc::clone(&left), Arc::clone(&counter));
+        async move {
+            let count = || async { Ok::<_, TaskError>(counter.fetch_add(1, Ordering::SeqCst)) };
+            let first: u32 = context.step("first", count).await?;
+            let begun = join_all([10, 20].map(|pause| context.sleep(Duration::from_millis(pause))));
+            if left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |it| it.checked_sub(1)).is_ok()
+            {
+                let begun = async { tokio::join!(begun, async { interrupt() }) };
+                begun.await;
+            } else {
+                begun.await;
+            }
+            Ok(first)
+        }
+    };
+    let runtime = runtime(&store()).workflow("fragile", fragile).start().await.unwrap();
+    let run = runtime.start("fragile", &()).await.unwrap();
+    assert_eq!(result::<u32>(&run).await.unwrap(), 0);
+    assert_eq!((interruptions.load(Ordering::SeqCst), steps.load(Ordering::SeqCst)), (0, 1));
+    let timers = ["timer_started", "timer_started", "timer_fired", "timer_fired"];
+    assert_eq!(
+        actions(&run).await,
+        [&["started", "step_completed"], &timers[..], &["completed"]].concat()
+    );
+    runtime.shutdown(PATIENCE).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]

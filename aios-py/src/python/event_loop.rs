@@ -43,7 +43,10 @@ use std::{
 
 use aios_agents::agent::{Beat, Pulse};
 use parking_lot::Mutex;
-use pyo3::prelude::*;
+use pyo3::{
+    exceptions::{PyKeyboardInterrupt, PySystemExit},
+    prelude::*,
+};
 
 /// Maximum number of jobs per iteration of the loop.
 const JOBS_PER_TURN: usize = 256;
@@ -92,6 +95,24 @@ impl Bridge {
         drop(queue);
         self.handed_over.store(true, Ordering::Relaxed);
         self.signal();
+    }
+
+    /// Raises an exception out of the loop, before it runs other jobs.
+    pub(crate) fn raise(&self, error: PyErr) {
+        self.put_back([Box::new(move |_: Python<'_>| Err(error)) as Job]);
+        self.signal();
+    }
+
+    /// Puts jobs before all others. They are dropped if the bridge is closed.
+    fn put_back(&self, jobs: impl IntoIterator<Item = Job>) {
+        let mut jobs: VecDeque<Job> = jobs.into_iter().collect();
+        let mut queue = self.queue.lock();
+        if !queue.closed {
+            jobs.append(&mut queue.jobs);
+            std::mem::swap(&mut queue.jobs, &mut jobs);
+        }
+        // What is left is dropped outside the lock.
+        drop(queue);
     }
 
     /// Whether a job was submitted since the last call of this.
@@ -169,6 +190,13 @@ fn stack(py: Python<'_>, thread: u64) -> PyResult<String> {
     Ok(calls.join(" < "))
 }
 
+/// Whether an exception ends the process: `SystemExit` or `KeyboardInterrupt`, also of a signal handler
+/// that the interpreter has called in the middle of other code. `asyncio` raises the same two out of the
+/// loop. They are never the outcome of the code in which they were raised.
+pub(crate) fn ends_process(py: Python<'_>, error: &PyErr) -> bool {
+    error.is_instance_of::<PySystemExit>(py) || error.is_instance_of::<PyKeyboardInterrupt>(py)
+}
+
 /// Ends an iteration, also on a panic: the remaining jobs wait until the loop has run its other
 /// callbacks.
 struct TurnEnd<'a>(&'a Bridge);
@@ -229,6 +257,9 @@ impl LoopBridge {
     }
 
     /// Runs queued jobs. Called by the loop.
+    ///
+    /// An exception that ends the process leaves the loop, as it does when the callback of another
+    /// library raises it. Jobs that follow stay in the queue.
     fn run_jobs(&self, py: Python<'_>) -> PyResult<()> {
         let mut bytes = [0; 16];
         match (&self.reader).read(&mut bytes) {
@@ -245,9 +276,15 @@ impl LoopBridge {
                 break;
             }
             left -= jobs.len();
-            for job in jobs {
-                if let Err(error) = job(py) {
-                    error.write_unraisable(py, Some(self.event_loop.bind(py)));
+            let mut jobs = jobs.into_iter();
+            while let Some(job) = jobs.next() {
+                match job(py) {
+                    Ok(()) => {}
+                    Err(error) if ends_process(py, &error) => {
+                        self.bridge.put_back(jobs);
+                        return Err(error);
+                    }
+                    Err(error) => error.write_unraisable(py, Some(self.event_loop.bind(py))),
                 }
             }
         }

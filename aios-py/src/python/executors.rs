@@ -31,7 +31,7 @@ use parking_lot::Mutex;
 use pyo3::{prelude::*, types::PyTuple};
 use tokio::sync::oneshot;
 
-use super::{Bridge, CallQueue};
+use super::{Bridge, CallQueue, ends_process};
 use crate::convert::{
     errors::{invalid_output, task_error},
     json,
@@ -104,7 +104,8 @@ impl PythonExecutors {
         let _guard = match call.function.is_async {
             true => Some(self.on_loop(call)),
             false => {
-                self.threads.push(Box::new(move |py| call.prepare(py)));
+                // Signal handlers interrupt the main thread only, so nothing is lost.
+                self.threads.push(Box::new(move |py| call.prepare(py).ok().flatten()));
                 None
             }
         };
@@ -148,23 +149,27 @@ struct Call {
 impl Call {
     /// The function and its arguments. `None` if the call was cancelled, or if the arguments can't be
     /// built, which is the outcome then.
-    fn prepare(self, py: Python<'_>) -> Option<(Py<PyAny>, Py<PyTuple>)> {
+    ///
+    /// # Errors
+    ///
+    /// An exception that ends the process.
+    fn prepare(self, py: Python<'_>) -> PyResult<Option<(Py<PyAny>, Py<PyTuple>)>> {
         if self.sender.is_closed() || !self.hooks.queued.begin() {
-            return None;
+            return Ok(None);
         }
         let receiver = Mutex::new(Some((self.sender, self.hooks.slot)));
         let function = Arc::clone(&self.function);
         let reply = Reply { receiver, code: self.code, function, coroutine: self.coroutine };
-        let reply = Bound::new(py, reply).ok()?;
+        let reply = Bound::new(py, reply)?;
         let arguments = (self.arguments)(py).and_then(|mut arguments| {
             arguments.insert(0, reply.clone().into_any());
             PyTuple::new(py, arguments)
         });
         match arguments {
-            Ok(arguments) => Some((self.function.code.clone_ref(py), arguments.unbind())),
+            Ok(arguments) => Ok(Some((self.function.code.clone_ref(py), arguments.unbind()))),
             Err(error) => {
                 reply.get().send(Err(task_error(py, &error, self.code)));
-                None
+                if ends_process(py, &error) { Err(error) } else { Ok(None) }
             }
         }
     }
@@ -174,7 +179,7 @@ impl Call {
     /// The guard may have been dropped while this ran, on a native thread: it left `Cancelled` in
     /// the state, and could not cancel a task that it did not know. So the task is cancelled here.
     fn start_task(self, py: Python<'_>, state: &Mutex<CoroutineState>) -> PyResult<()> {
-        let Some((function, arguments)) = self.prepare(py) else { return Ok(()) };
+        let Some((function, arguments)) = self.prepare(py)? else { return Ok(()) };
         let task = function.call1(py, arguments.bind(py))?;
         let mut state = state.lock();
         match &*state {
@@ -250,9 +255,22 @@ impl Reply {
 #[pymethods]
 impl Reply {
     /// The function returned a value.
-    fn succeed(&self, value: &Bound<'_, PyAny>) {
-        let written = json::write_as(value, || format!("the result of {}", self.function.name));
-        self.send(written.map_err(|error| TaskError::terminal(invalid_output(value.py(), &error))));
+    ///
+    /// # Errors
+    ///
+    /// An exception that ends the process was raised while the value was converted. It fails the
+    /// attempt, like one that the function raises.
+    fn succeed(&self, value: &Bound<'_, PyAny>) -> PyResult<()> {
+        let py = value.py();
+        match json::write_as(value, || format!("the result of {}", self.function.name)) {
+            Ok(written) => self.send(Ok(written)),
+            Err(error) if ends_process(py, &error) => {
+                self.send(Err(task_error(py, &error, self.code)));
+                return Err(error);
+            }
+            Err(error) => self.send(Err(TaskError::terminal(invalid_output(py, &error)))),
+        }
+        Ok(())
     }
 
     /// The function raised an exception.

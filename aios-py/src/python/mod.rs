@@ -36,7 +36,7 @@ mod short_wait;
 mod threads;
 
 pub(crate) use self::{
-    event_loop::{Bridge, LoopBridge, LoopPulse},
+    event_loop::{Bridge, LoopBridge, LoopPulse, ends_process},
     executors::{MakeArguments, PyFunction, PythonExecutors, Reply, TaskHooks},
     run_executor::LoopExecutor,
     short_wait::ShortWait,

@@ -41,7 +41,7 @@ use crate::{
         arguments::RetryArg, errors::ErrorInfo, event::build_event, fence_pair, json,
         optional_seconds,
     },
-    python::{MakeArguments, PyFunction, PythonExecutors},
+    python::{Bridge, MakeArguments, PyFunction, PythonExecutors},
 };
 
 /// The native part of `aios.WorkflowContext`.
@@ -65,6 +65,11 @@ impl NativeWorkflowContext {
     ) -> Self {
         operations.set_context(&context);
         Self { context, operations, executors }
+    }
+
+    /// Where exceptions that end the process are raised.
+    pub(super) fn bridge(&self) -> Option<Arc<Bridge>> {
+        self.executors.as_ref().map(|executors| Arc::clone(&executors.bridge))
     }
 
     /// The argument of a coroutine.
@@ -260,7 +265,8 @@ impl NativeWorkflowContext {
         self.context.compensate(name, move |context| async move {
             let operations = Arc::new(Operations::default());
             let native = Self::new(context, Arc::clone(&operations), executors);
-            CoroutineFuture::new(begin, native.into_argument(), Payload::null(), operations)
+            let bridge = native.bridge();
+            CoroutineFuture::new(begin, native.into_argument(), Payload::null(), operations, bridge)
                 .await
                 .map(drop)
         });

@@ -8,7 +8,7 @@ use std::{
     task::{Context, Poll},
 };
 
-use aios_agents::workflow::WorkflowError;
+use aios_agents::workflow::{WorkflowError, interrupt};
 use aios_core::event::Payload;
 use pyo3::{
     exceptions::{PyBaseException, PyStopIteration},
@@ -17,9 +17,12 @@ use pyo3::{
 };
 
 use super::{Operations, Pending};
-use crate::convert::{
-    errors::{invalid_output, task_error},
-    json,
+use crate::{
+    convert::{
+        errors::{invalid_output, task_error},
+        json,
+    },
+    python::{Bridge, ends_process},
 };
 
 /// A Python coroutine as a future. A poll advances it once for every operation that got an outcome:
@@ -34,6 +37,8 @@ pub(super) struct CoroutineFuture {
     state: State,
     /// The operations that it waits for.
     operations: Arc<Operations>,
+    /// Where exceptions that end the process are raised; `None` if there is no loop.
+    bridge: Option<Arc<Bridge>>,
 }
 
 /// How far a coroutine is. It is created by the first poll, because creating it needs the
@@ -62,8 +67,9 @@ impl CoroutineFuture {
         native: MakeNative,
         input: Payload,
         operations: Arc<Operations>,
+        bridge: Option<Arc<Bridge>>,
     ) -> Self {
-        Self { state: State::New { begin, native, input }, operations }
+        Self { state: State::New { begin, native, input }, operations, bridge }
     }
 
     /// Advances the coroutine: `key` is the operation that got an outcome, `None` starts it.
@@ -75,11 +81,25 @@ impl CoroutineFuture {
             Err(error) => error,
         };
         self.state = State::Done;
-        if error.is_instance_of::<PyStopIteration>(py) {
-            return Poll::Ready(return_value(py, &error));
+        let outcome = if error.is_instance_of::<PyStopIteration>(py) {
+            return_value(py, &error)
+        } else {
+            self.operations.set_failed();
+            raised_error(py, error)
+        };
+        Poll::Ready(outcome.unwrap_or_else(|error| self.leave(error)))
+    }
+
+    /// Raises an exception that ends the process out of the loop, and leaves the code without an outcome.
+    ///
+    /// A signal handler may have raised it, which can't be told from code that did. The run continues
+    /// after the next start, so nothing that the code did while the exception passed through it may be
+    /// recorded, such as cancelled operations.
+    fn leave(&self, error: PyErr) -> ! {
+        if let Some(bridge) = &self.bridge {
+            bridge.raise(error);
         }
-        self.operations.set_failed();
-        Poll::Ready(Err(raised_error(py, &error)))
+        interrupt()
     }
 
     /// The driver. The first call creates it, and the coroutine with it.
@@ -105,30 +125,45 @@ impl CoroutineFuture {
 }
 
 /// The return value of the coroutine.
-fn return_value(py: Python<'_>, stop: &PyErr) -> Outcome {
+///
+/// # Errors
+///
+/// An exception that ends the process.
+fn return_value(py: Python<'_>, stop: &PyErr) -> PyResult<Outcome> {
     let value = stop.value(py).getattr("value");
-    let written = value.and_then(|value| json::write(&value));
-    written.map_err(|error| WorkflowError::failed(invalid_output(py, &error)))
+    match value.and_then(|value| json::write(&value)) {
+        Err(error) if ends_process(py, &error) => Err(error),
+        written => Ok(written.map_err(|it| WorkflowError::failed(invalid_output(py, &it)))),
+    }
 }
 
 /// The exception of the coroutine. Unsupported code blocks the run, as a panic does.
-fn raised_error(py: Python<'_>, error: &PyErr) -> WorkflowError {
+///
+/// # Errors
+///
+/// An exception that ends the process.
+fn raised_error(py: Python<'_>, error: PyErr) -> PyResult<Outcome> {
+    if ends_process(py, &error) {
+        return Err(error);
+    }
     let value = error.value(py);
     // The class is looked at first: an exception of the user may have any attribute.
     if is_continue_as_new(value)
         && let Ok(input) = value.getattr("_continue_as_new")
     {
-        return match json::write(&input) {
+        let error = match json::write(&input) {
             Ok(input) => WorkflowError::continue_as_new(&input),
+            Err(error) if ends_process(py, &error) => return Err(error),
             Err(error) => WorkflowError::failed(task_error(py, &error, "INVALID_DATA").failure),
         };
+        return Ok(Err(error));
     }
-    let failure = task_error(py, error, WorkflowError::FAILED).failure;
+    let failure = task_error(py, &error, WorkflowError::FAILED).failure;
     if failure.code == "WORKFLOW_CODE" {
         // Unwinds without a panic message: the engine records it as the reason why the run is blocked.
         resume_unwind(Box::new(failure.message));
     }
-    WorkflowError::failed(failure)
+    Ok(Err(WorkflowError::failed(failure)))
 }
 
 /// Whether an exception ends the run by continuing as another one.
@@ -177,7 +212,11 @@ impl Drop for CoroutineFuture {
             // Code that can't be closed continues when the coroutine is freed.
             self.operations.set_closing(!matches!(closed, Some(Ok(()))));
             if let Some(Err(error)) = closed {
-                tracing::warn!(%error, "failed to close the coroutine of a workflow");
+                let ends = Python::try_attach(|py| ends_process(py, &error)).unwrap_or_default();
+                match &self.bridge {
+                    Some(bridge) if ends => bridge.raise(error),
+                    _ => tracing::warn!(%error, "failed to close the coroutine of a workflow"),
+                }
             }
         }
     }

@@ -22,6 +22,10 @@
 //!    the coroutine with the number of that operation, until it awaits something that has none.
 //! 4. The run ends when the coroutine returns or raises.
 //!
+//! `SystemExit` and `KeyboardInterrupt` do not end the run. They leave the loop, as those of a task of
+//! `asyncio` do, and the run has not ended when the process does. The code of a run can't be told from
+//! a signal handler that the interpreter called in the middle of it.
+//!
 //! # Who owns an operation
 //!
 //! A Python object may be freed at any time by the garbage collector, on any thread, and two
@@ -82,8 +86,9 @@ impl Workflow for PyWorkflow {
         let operations = Arc::new(Operations::default());
         let native =
             NativeWorkflowContext::new(context, Arc::clone(&operations), self.executors.clone());
+        let bridge = native.bridge();
         let begin = Python::attach(|py| self.begin.clone_ref(py));
-        Box::pin(CoroutineFuture::new(begin, native.into_argument(), input, operations))
+        Box::pin(CoroutineFuture::new(begin, native.into_argument(), input, operations, bridge))
     }
 
     /// The waker that [`Operations`] keeps.

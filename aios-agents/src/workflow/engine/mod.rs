@@ -295,6 +295,13 @@ impl Engine {
         let _ = stopping.wait_for(|stopping| *stopping).await;
     }
 
+    /// Completes when the engine begins to hand over all of its shards.
+    async fn leave_begun(&self) {
+        let mut leaving = self.leaving.subscribe();
+        // The sender lives as long as this engine, so waiting can't fail.
+        let _ = leaving.wait_for(|leaving| *leaving).await;
+    }
+
     /// Logs that the store failed, once until it answers again.
     fn store_failed(&self, error: &StoreError) {
         if !self.store_is_down.swap(true, Ordering::AcqRel) {

@@ -1,6 +1,6 @@
 //! Python values to JSON text.
 
-use std::fmt;
+use std::{cell::Cell, fmt};
 
 use aios_core::event::Payload;
 use pyo3::{
@@ -15,7 +15,7 @@ use serde::{
 };
 use serde_json::value::RawValue;
 
-use crate::convert::errors::ErrorInfo;
+use crate::{convert::errors::ErrorInfo, python::ends_process};
 
 /// Maximum nesting, which serde_json can read back. A deeper value probably contains itself.
 const DEPTH: usize = 120;
@@ -30,7 +30,12 @@ pub(crate) fn write_as(
     value: &Bound<'_, PyAny>,
     name: impl FnOnce() -> String,
 ) -> PyResult<Payload> {
-    Payload::encode(&Plain { value, depth: 0, path: &Path::Root }).map_err(|error| {
+    let exit = Cell::new(None);
+    let encoded = Payload::encode(&Plain { value, depth: 0, path: &Path::Root, exit: &exit });
+    encoded.map_err(|error| {
+        if let Some(exit) = exit.take() {
+            return exit;
+        }
         let cause = std::error::Error::source(&error).map(ToString::to_string);
         let message =
             format!("{} cannot be serialised to JSON: {}", name(), cause.unwrap_or_default());
@@ -46,6 +51,8 @@ struct Plain<'a, 'py> {
     depth: usize,
     /// Where it is, for errors.
     path: &'a Path<'a>,
+    /// Gets an exception that ends the process: the value is not at fault.
+    exit: &'a Cell<Option<PyErr>>,
 }
 
 /// The location of a value, displayed as a JSON pointer. A list on the stack: it costs nothing
@@ -112,13 +119,23 @@ impl Serialize for Plain<'_, '_> {
         if let Ok(tuple) = value.cast::<PyTuple>() {
             return self.sequence(tuple.len(), tuple.iter(), serializer);
         }
-        let plain =
-            to_plain(value).map_err(|error| self.path.error(message(value.py(), &error)))?;
-        Plain { value: &plain, depth: self.depth + 1, path: self.path }.serialize(serializer)
+        let plain = to_plain(value).map_err(|error| {
+            let described = self.path.error(message(value.py(), &error));
+            if ends_process(value.py(), &error) {
+                self.exit.set(Some(error));
+            }
+            described
+        })?;
+        self.inner(&plain, self.path).serialize(serializer)
     }
 }
 
 impl<'py> Plain<'_, 'py> {
+    /// A value in this one.
+    fn inner<'a>(&'a self, value: &'a Bound<'py, PyAny>, path: &'a Path<'a>) -> Plain<'a, 'py> {
+        Plain { value, depth: self.depth + 1, path, exit: self.exit }
+    }
+
     /// Serialises a `dict`, whose keys must be strings.
     fn dict<S: Serializer>(&self, dict: &Bound<'py, PyDict>, to: S) -> Result<S::Ok, S::Error> {
         // A copy, because values are converted by Python code, which may change the dict.
@@ -131,7 +148,7 @@ impl<'py> Plain<'_, 'py> {
             })?;
             let key = key.to_cow().map_err(|error| self.path.error(error))?;
             let path = &Path::Field(self.path, &key);
-            map.serialize_entry(&*key, &Plain { value: &value, depth: self.depth + 1, path })?;
+            map.serialize_entry(&*key, &self.inner(&value, path))?;
         }
         map.end()
     }
@@ -146,7 +163,7 @@ impl<'py> Plain<'_, 'py> {
         let mut sequence = to.serialize_seq(Some(length))?;
         for (index, value) in items.enumerate() {
             let path = &Path::Item(self.path, index);
-            sequence.serialize_element(&Plain { value: &value, depth: self.depth + 1, path })?;
+            sequence.serialize_element(&self.inner(&value, path))?;
         }
         sequence.end()
     }

@@ -129,8 +129,8 @@ async fn guarded(
     Err(Failure::new(PANICKED, "the executor dropped the run, perhaps because it panicked"))
 }
 
-/// Loads and drives a run. Loads it again while the store does not answer, and after a lookahead that
-/// the journal refuted.
+/// Loads and drives a run. Loads it again while the store does not answer, after a lookahead that the
+/// journal refuted, and after an interruption.
 ///
 /// The inbox stays open between two loads, so that the run is not activated a second time. The permit
 /// and the journal that came with the activation are good for the first load only.
@@ -148,6 +148,16 @@ async fn run_to_exit(engine: Arc<Engine>, activation: Activation) -> Departure {
             Exit::Failed(error) if error.is_retryable() => {
                 warn!(error = %Chain(error), %run_id, "could not continue a run; trying again");
                 engine.clock.sleep(backoff).await;
+                backoff = engine.options.backoff.next(backoff);
+            }
+            Exit::Interrupted => {
+                warn!(%run_id, "the code of a run was interrupted; loading the run again");
+                notices = Some(departure.outgoing);
+                tokio::select! {
+                    biased;
+                    () = engine.leave_begun() => {}
+                    () = engine.clock.sleep(backoff) => {}
+                }
                 backoff = engine.options.backoff.next(backoff);
             }
             _ => return departure,
@@ -227,7 +237,11 @@ async fn drop_driver(
         (
             // A run that would continue must not be loaded again and again only to panic when it leaves
             // memory.
-            exit @ (Exit::Waiting(_) | Exit::NotDue(_) | Exit::Failed(_) | Exit::Diverged),
+            exit @ (Exit::Waiting(_)
+            | Exit::NotDue(_)
+            | Exit::Failed(_)
+            | Exit::Diverged
+            | Exit::Interrupted),
             Err(failure),
         ) => {
             debug!(?exit, %run_id, "a destructor panicked");
@@ -281,7 +295,7 @@ async fn finish(
         }
         // The error was reported where it happened. The run resumes after the next start, with the
         // answers.
-        Exit::Unreadable(_) | Exit::Failed(_) | Exit::Diverged => {
+        Exit::Unreadable(_) | Exit::Failed(_) | Exit::Diverged | Exit::Interrupted => {
             keep_answers(engine, unprocessed);
         }
     }

@@ -263,8 +263,12 @@ impl Driver {
     /// unless its children can't be cancelled.
     ///
     /// Before that, children are cancelled that the run's cancellation concerns, and the run may move
-    /// to an engine that has its code. A block that the journal has already is not repeated.
+    /// to an engine that has its code. A block that the journal has already is not repeated. A run whose
+    /// code was interrupted is not blocked, and must be loaded again.
     pub(super) async fn block(&mut self, failure: Failure) -> Exit {
+        if self.execution.is_interrupted() {
+            return Exit::Interrupted;
+        }
         // Lets other runs be loaded.
         self.permit = None;
         self.outgoing.release_slot();

@@ -121,6 +121,7 @@ const WATCH: Duration = Duration::from_secs(10);
 /// | `Waiting`, `NotDue` | by a message or a timer |
 /// | `NotOwner` | by another engine |
 /// | `Diverged`, `Failed` (retryable) | by the same task (`lifecycle`), after a pause if the store failed |
+/// | `Interrupted` | by the same task, after a pause; usually the process ends meanwhile |
 /// | `Unreadable`, `Failed` | not here: it is blocked |
 #[derive(Debug)]
 enum Exit {
@@ -141,6 +142,8 @@ enum Exit {
     Failed(StoreError),
     /// Its code has seen an order that the journal does not have: it must be loaded again.
     Diverged,
+    /// Its code was interrupted.
+    Interrupted,
 }
 
 /// A run in memory.
@@ -260,10 +263,16 @@ impl Driver {
     /// Advances the run until it leaves memory.
     async fn drive(&mut self, inbox: &Inbox) -> Exit {
         loop {
-            if !self.is_ahead() {
-                if let Some(exit) = self.catch_up_on_timers().await {
-                    return exit;
-                }
+            // What the code has done while it unwound must have no effect.
+            if self.execution.is_interrupted() && self.append.is_none() {
+                return Exit::Interrupted;
+            }
+            if !self.is_ahead()
+                && let Some(exit) = self.catch_up_on_timers().await
+            {
+                return exit;
+            }
+            if !self.is_ahead() && !self.execution.is_interrupted() {
                 self.perform_effects();
                 self.cancel_children();
                 self.cancel_unwanted();
@@ -348,7 +357,7 @@ impl Driver {
         {
             return Poll::Ready(DriverEvent::AppendFinished(result));
         }
-        if self.is_ahead() {
+        if self.is_ahead() || self.execution.is_interrupted() {
             return self.rest();
         }
         if let Poll::Ready(message) = inbox.poll_pop(context) {
