@@ -121,6 +121,20 @@ def test_should_name_the_path_of_a_violation(annotation: Any, value: Any, path: 
     assert [fault["path"] for fault in raised.value.details] == [path]
 
 
+def test_should_refuse_values_for_which_a_flag_raises_any_exception() -> None:
+    class Mode(enum.Flag):
+        READ = 1
+
+        @classmethod
+        def _missing_(cls, value: object) -> Any:
+            return next(iter(()))
+
+    assert Converter(Mode).read(1) == Mode.READ
+    with pytest.raises(aios.InvalidParametersError) as raised:
+        Converter(Mode).read(8)
+    assert raised.value.details == [{"path": "", "fault": "StopIteration"}]
+
+
 async def test_should_fail_an_operation_whose_result_raises_when_it_is_read() -> None:
     @aios.workflow("reading")
     async def reading(context: aios.WorkflowContext) -> str:

@@ -246,6 +246,22 @@ async def test_should_fail_when_a_result_is_not_json_serialisable() -> None:
             assert type(raised.value.__cause__) is aios.InvalidOutputError
 
 
+async def test_should_fail_when_the_coroutine_can_not_be_made_for_a_stop_iteration() -> None:
+    @aios.workflow("broken")
+    async def broken(context: aios.WorkflowContext) -> str:
+        return "never"
+
+    def begin(context: aios.WorkflowContext) -> str:
+        return cast(str, next(iter(())))
+
+    broken.function = begin
+    async with aios.Runtime(workflows=[broken]) as runtime:
+        with pytest.raises(aios.RunFailedError) as raised:
+            await (await runtime.start(broken)).result()
+    assert raised.value.details["type"] == "RuntimeError"
+    assert "next(iter(()))" in raised.value.details["traceback"]
+
+
 async def test_should_pass_context_variables_to_the_workflow_and_its_steps() -> None:
     def plain_step() -> str:
         return tenant.get()

@@ -28,7 +28,11 @@ use aios_core::{
     output::OutputError,
     store::StoreError,
 };
-use pyo3::{prelude::*, sync::PyOnceLock};
+use pyo3::{
+    exceptions::{PyRuntimeError, PyStopIteration},
+    prelude::*,
+    sync::PyOnceLock,
+};
 use serde_json::Value;
 
 use super::json;
@@ -176,6 +180,17 @@ fn describe(py: Python<'_>, error: &PyErr, default_code: &str) -> PyResult<TaskE
     // As text if they have a number that is too large, so that nothing is lost.
     let details = details.decode().unwrap_or_else(|_| Value::from(details.as_str()));
     Ok(TaskError::retryable(Failure { code, message, details }).with_retryable(retryable))
+}
+
+/// A `StopIteration` as a `RuntimeError`, as in a coroutine: raised elsewhere, it would be taken for the
+/// return value of one.
+pub(crate) fn stop_as_error(py: Python<'_>, error: PyErr) -> PyErr {
+    if !error.is_instance_of::<PyStopIteration>(py) {
+        return error;
+    }
+    let replaced = PyRuntimeError::new_err("code of the workflow raised StopIteration");
+    replaced.set_cause(py, Some(error));
+    replaced
 }
 
 /// The failure of code whose result is not JSON-serialisable.

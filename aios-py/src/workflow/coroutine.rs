@@ -11,7 +11,7 @@ use std::{
 use aios_agents::workflow::{WorkflowError, interrupt};
 use aios_core::event::Payload;
 use pyo3::{
-    exceptions::{PyBaseException, PyStopIteration},
+    exceptions::{PyBaseException, PyRuntimeError, PyStopIteration},
     prelude::*,
     sync::PyOnceLock,
 };
@@ -19,7 +19,7 @@ use pyo3::{
 use super::{Operations, Pending};
 use crate::{
     convert::{
-        errors::{invalid_output, task_error},
+        errors::{invalid_output, stop_as_error, task_error},
         json,
     },
     python::{Bridge, ends_process},
@@ -74,7 +74,11 @@ impl CoroutineFuture {
 
     /// Advances the coroutine: `key` is the operation that got an outcome, `None` starts it.
     fn advance(&mut self, py: Python<'_>, key: Option<u64>) -> Poll<Outcome> {
-        let advanced = self.driver(py).and_then(|driver| driver.call_method1("advance", (key,)));
+        let advanced = match self.driver(py) {
+            Ok(driver) => driver.call_method1("advance", (key,)),
+            // Only a coroutine that has begun can return.
+            Err(error) => Err(stop_as_error(py, error)),
+        };
         let error = match advanced {
             Ok(yielded) if yielded.is_instance_of::<Pending>() => return Poll::Pending,
             Ok(_) => return Poll::Ready(Ok(Payload::null())),
@@ -119,7 +123,8 @@ impl CoroutineFuture {
                 Ok(driver)
             }
             State::Running(driver) => Ok(driver.into_bound(py)),
-            State::Done => Err(PyStopIteration::new_err(())),
+            // The engine does not poll a future that has ended.
+            State::Done => Err(PyRuntimeError::new_err("the coroutine has ended")),
         }
     }
 }

@@ -42,7 +42,10 @@ use pyo3::{
     sync::PyOnceLock,
 };
 
-use crate::convert::{errors::ErrorInfo, json};
+use crate::convert::{
+    errors::{ErrorInfo, stop_as_error},
+    json,
+};
 
 /// The result of an operation as JSON, or its failure.
 type Outcome = Result<Payload, WorkflowError>;
@@ -376,9 +379,11 @@ impl Operation {
                 }
             },
         };
-        Err(self
-            .value(py, outcome)
-            .map_or_else(|error| error, |value| PyStopIteration::new_err((value,))))
+        // Only the value may end the `await`.
+        Err(match self.value(py, outcome) {
+            Ok(value) => PyStopIteration::new_err((value,)),
+            Err(error) => stop_as_error(py, error),
+        })
     }
 }
 

@@ -112,6 +112,9 @@ def enumeration(kind: type[enum.Enum]) -> Compiled:
             known = [member.value for member in kind]
             violations.append((path, f"is {value!r} instead of one of {known!r}"))
             return INVALID
+        except Exception as error:
+            # Of its `_missing_`.
+            return raised(error, path, violations)
 
     return read, {"title": kind.__name__, "enum": [member.value for member in kind]}
 
