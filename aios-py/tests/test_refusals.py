@@ -9,7 +9,7 @@ import sys
 import threading
 import types
 import warnings
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any, cast
 
@@ -325,6 +325,25 @@ async def test_should_read_numbers_of_any_size() -> None:
             loads(text)
     async with aios.Runtime(agents=[echo]) as runtime:
         assert await runtime.call("echo", 10**5000) == 10**5000
+
+
+def test_should_write_objects_and_arrays_that_change_meanwhile() -> None:
+    from aios._aios import dumps, loads
+
+    class Changing:
+        """As another thread would, while code of a class is called."""
+
+        def __iter__(self) -> Iterator[int]:
+            fields.update({str(number): number for number in range(1000)})
+            fields.pop("z", None)
+            items.clear()
+            return iter([1])
+
+    fields: dict[str, Any] = {"a": Changing(), "z": 2}
+    items: list[Any] = [Changing(), 3]
+    assert loads(dumps(fields)) == {"a": [1], "z": 2}
+    items[:] = [Changing(), 3]
+    assert loads(dumps(items)) in ([[1]], [[1], 3])
 
 
 async def test_should_name_the_source_of_a_result_that_does_not_match() -> None:

@@ -262,6 +262,38 @@ async def test_should_fail_when_the_coroutine_can_not_be_made_for_a_stop_iterati
     assert "next(iter(()))" in raised.value.details["traceback"]
 
 
+async def test_should_fail_with_an_exception_that_has_every_attribute() -> None:
+    class AnyError(Exception):
+        def __getattr__(self, name: str) -> Any:
+            return f"the attribute {name}"
+
+    @aios.workflow("anything")
+    async def anything(context: aios.WorkflowContext) -> None:
+        raise AnyError("lost")
+
+    async with aios.Runtime(workflows=[anything]) as runtime:
+        with pytest.raises(aios.RunFailedError) as raised:
+            await (await runtime.start(anything)).result()
+    assert raised.value.code == "WORKFLOW_FAILED"
+    assert raised.value.details["message"] == "lost"
+
+
+@pytest.mark.parametrize("inside", [True, False])
+async def test_should_keep_details_of_failures_with_numbers_of_any_size(inside: bool) -> None:
+    def refuse() -> None:
+        raise aios.TaskError.terminal("too many", code="REFUSED", details={"sum": [10**400]})
+
+    @aios.workflow("large")
+    async def large(context: aios.WorkflowContext) -> None:
+        await context.step("refuse", refuse) if inside else refuse()
+
+    async with aios.Runtime(workflows=[large]) as runtime:
+        with pytest.raises(aios.RunFailedError) as raised:
+            await (await runtime.start(large)).result()
+    assert raised.value.code == "REFUSED"
+    assert raised.value.details == f'{{"sum":[{10**400}]}}'
+
+
 async def test_should_pass_context_variables_to_the_workflow_and_its_steps() -> None:
     def plain_step() -> str:
         return tenant.get()
