@@ -7,7 +7,7 @@ import contextlib
 import contextvars
 from collections.abc import AsyncIterator, Awaitable, Generator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import aios
 import pytest
@@ -582,3 +582,78 @@ async def test_should_continue_as_new_from_a_branch() -> None:
 
     async with aios.Runtime(workflows=[renew]) as runtime:
         assert await (await runtime.start(renew, 2)).result() == "end"
+
+
+@pytest.mark.parametrize("closes", [True, False])
+async def test_should_close_an_async_generator_that_waits_in_a_lost_branch(closes: bool) -> None:
+    seen: list[str] = []
+
+    @aios.workflow("iterating")
+    async def iterating(context: aios.WorkflowContext) -> int:
+        async def ticks() -> AsyncIterator[str]:
+            try:
+                while True:
+                    await context.sleep(1)
+                    yield "tick"
+            finally:
+                seen.append("closed")
+
+        async def branch() -> None:
+            if not closes:
+                async for tick in ticks():
+                    seen.append(tick)
+            async with contextlib.aclosing(cast(Any, ticks())) as items:
+                async for tick in items:
+                    seen.append(tick)
+
+        index, _ = await context.race(branch(), context.sleep(1.5))
+        seen.append("lost")
+        return index
+
+    assert (await WorkflowTest(iterating).run()).result() == 1
+    assert seen == ["tick", "closed", "lost"]
+
+
+async def test_should_close_an_async_generator_of_a_run_that_leaves_memory(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    seen: list[str] = []
+
+    @aios.workflow("iterating")
+    async def iterating(context: aios.WorkflowContext) -> None:
+        async def days() -> AsyncIterator[None]:
+            try:
+                while True:
+                    await context.sleep(86_400)
+                    yield
+            finally:
+                seen.append("closed")
+
+        async with contextlib.aclosing(cast(Any, days())) as items:
+            async for _ in items:
+                pass
+
+    async with aios.Runtime(workflows=[iterating]) as runtime:
+        run = await runtime.start(iterating)
+        while not (await run.journal())[-1].event.type.endswith("timer_started"):
+            await asyncio.sleep(0.01)
+    assert seen == ["closed"]
+    assert not caplog.records
+
+
+async def test_should_keep_an_operation_that_a_lost_branch_awaits_and_others_too() -> None:
+    @aios.workflow("sharing")
+    async def sharing(context: aios.WorkflowContext) -> list[Any]:
+        shared = context.sleep(10)
+
+        async def branch() -> str:
+            await shared
+            return "done"
+
+        raced = await context.gather(
+            context.race(branch(), context.sleep(1)), context.race(branch(), context.sleep(20))
+        )
+        await shared
+        return [*raced, context.now().second]
+
+    assert (await WorkflowTest(sharing).run()).result() == [[1, None], [0, "done"], 10]

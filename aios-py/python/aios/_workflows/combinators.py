@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import contextvars
 from collections.abc import Awaitable, Callable, Generator, Iterable, Sequence
 from functools import partial
@@ -13,7 +14,7 @@ from weakref import WeakKeyDictionary
 from .._aios import Operation
 from .._errors import WorkflowCodeError
 from .definition import ContinueAsNew
-from .isolation import close_branch, foreign_await
+from .isolation import Closing, close_branch, foreign_await
 
 #: Contexts of coroutines that lost a race and may be awaited again.
 _contexts: WeakKeyDictionary[Any, contextvars.Context] = WeakKeyDictionary()
@@ -78,9 +79,10 @@ class _Branch:
         # makes a new iterator per await, so this one can't be resumed.
         is_resumable = steps is awaitable
         if not is_resumable:
-            close = getattr(steps, "close", None)
-            if close is not None:
-                self._in_context(close)
+            if hasattr(steps, "throw"):
+                self._in_context(close_branch, steps)
+            elif hasattr(steps, "close"):
+                self._in_context(steps.close)
         del steps, awaitable
         if _reference_count(self) > _UNSHARED:
             if is_coroutine and self._context is not None:
@@ -150,7 +152,7 @@ class _Group:
                 break
             try:
                 key = yield keys
-            except GeneratorExit:
+            except (Closing, GeneratorExit):
                 if _group_references(self) <= _UNSHARED_GROUP:
                     self.close()
                 raise
@@ -257,7 +259,7 @@ class _Closed:
     def __await__(self) -> Generator[Any, None, None]:
         try:
             yield None
-        except GeneratorExit:
+        except Closing:
             self._counts.append(_group_references(self))
             raise
 
@@ -266,7 +268,8 @@ def _measure_unshared_group() -> int:
     counts: list[int] = []
     steps = _Closed(counts).__await__()
     next(steps)
-    steps.close()
+    with contextlib.suppress(Closing):
+        steps.throw(Closing)
     return counts[0]
 
 

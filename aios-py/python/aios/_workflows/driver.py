@@ -12,6 +12,7 @@ from .._aios import PENDING, Operation
 from .._errors import WorkflowCodeError
 from .combinators import AwaitedKeys
 from .isolation import (
+    Closing,
     Isolation,
     foreign_await,
     get_generator_hooks,
@@ -140,8 +141,8 @@ class Driver:
         """
         for awaited in range(_MAX_AWAITS):
             try:
-                self._guarded(self._coroutine.throw, GeneratorExit)
-            except (GeneratorExit, StopIteration):
+                self._guarded(self._coroutine.throw, Closing)
+            except (Closing, StopIteration):
                 if awaited == 0:
                     return
                 raise WorkflowCodeError(
@@ -150,7 +151,7 @@ class Driver:
                     "cancelled run must do"
                 ) from None
         raise WorkflowCodeError(
-            "the workflow catches GeneratorExit and continues: catch Exception instead of all exceptions"
+            "the workflow catches BaseException and continues: catch Exception instead of all exceptions"
         )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Generator
 from types import AsyncGeneratorType
 from typing import Any, NoReturn
 
@@ -16,6 +16,14 @@ UNSUPPORTED_AWAIT = (
     "`await context.gather(...)`, and put everything else into an async function and "
     '`await context.step("name", function)`'
 )
+
+
+class Closing(BaseException):
+    """Raised at the ``await`` of code that its run no longer waits for, or that leaves memory.
+
+    Not ``GeneratorExit``: Python before 3.13 raises that in the code that iterates over an async
+    generator, but not in the generator, which can then not be closed either.
+    """
 
 
 class Isolation:
@@ -104,15 +112,15 @@ def foreign_await(yielded: Any) -> WorkflowCodeError:
     return violation(f"{yielded!r} was awaited: {UNSUPPORTED_AWAIT}")
 
 
-def close_branch(coroutine: Coroutine[Any, Any, Any]) -> None:
-    """Closes a coroutine that its run no longer waits for.
+def close_branch(coroutine: Coroutine[Any, Any, Any] | Generator[Any, Any, Any]) -> None:
+    """Closes a coroutine, or the iterator of an awaitable, that its run no longer waits for.
 
     Raises:
         WorkflowCodeError: It awaits in a ``finally`` or ``except`` block.
     """
     try:
-        coroutine.throw(GeneratorExit)
-    except (GeneratorExit, StopIteration):
+        coroutine.throw(Closing)
+    except (Closing, StopIteration):
         return
     name = getattr(coroutine, "__name__", repr(coroutine))
     raise violation(
