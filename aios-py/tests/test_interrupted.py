@@ -181,3 +181,22 @@ WorkflowTest(plain).run_sync()
 def test_should_end_the_process_of_a_test_of_the_workflow(script: Start) -> None:
     status, output, errors = finish(script(TESTED, "exit"))
     assert (status, output) == (7, ""), errors
+
+
+BLOCKING = (
+    PROGRAM
+    + """
+import aios.sync
+with aios.sync.Runtime("sqlite://runs.db", workflows=workflows) as runtime:
+    print(runtime.start(plain, id="run").result())
+"""
+)
+
+
+def test_should_end_a_process_that_waits_in_a_blocking_call(script: Start, tmp_path: Path) -> None:
+    for _ in range(2):
+        status, output, errors = finish(script(BLOCKING, "exit"))
+        assert (status, output, "Traceback" in errors) == (7, "", False), errors
+    status, output, errors = finish(script(BLOCKING, "nothing"))
+    assert (status, output) == (0, "['first', 'last']\n"), errors
+    assert (tmp_path / "steps").read_text() == "first\nlast\n"

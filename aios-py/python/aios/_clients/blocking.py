@@ -34,6 +34,8 @@ class EventLoopThread:
         self._loop = asyncio.new_event_loop()
         #: The calls in progress.
         self._calls: set[concurrent.futures.Future[Any]] = set()
+        #: The exception with which code on the loop ended the process.
+        self._exit: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name="aios-loop", daemon=True)
         self._thread.start()
 
@@ -41,6 +43,9 @@ class EventLoopThread:
         asyncio.set_event_loop(self._loop)
         try:
             self._loop.run_forever()
+        except (KeyboardInterrupt, SystemExit) as error:
+            # Raised by the calls, because it would end this thread only.
+            self._exit = error
         finally:
             self._loop.close()
             self._fail_calls()
@@ -50,7 +55,11 @@ class EventLoopThread:
         for future in list(self._calls):
             # Another thread may do the same.
             with contextlib.suppress(concurrent.futures.InvalidStateError):
-                future.set_exception(_closed())
+                future.set_exception(self._closed())
+
+    def _closed(self) -> BaseException:
+        """The error of calls after the end of the loop."""
+        return self._exit or RuntimeClosedError("the runtime or client was closed")
 
     def call(self, coroutine: Coroutine[Any, Any, T], timeout: float | None = None) -> T:
         """Runs a coroutine on the loop and waits for its result. An interrupt cancels it.
@@ -59,6 +68,7 @@ class EventLoopThread:
             TimeoutError: It did not end within ``timeout`` seconds, and was cancelled.
             ForkedError: The process has forked since the loop was started.
             RuntimeClosedError: The loop is closed, or was closed during the call.
+            SystemExit: Code on the loop raised it, which ends the loop.
         """
         if self._process != os.getpid():
             coroutine.close()
@@ -69,14 +79,14 @@ class EventLoopThread:
             future = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
         except RuntimeError:
             coroutine.close()
-            raise _closed() from None
+            raise self._closed() from None
         self._calls.add(future)
         if self._loop.is_closed():
             # Perhaps before the call was added.
             self._fail_calls()
         try:
             return future.result(timeout)
-        except (KeyboardInterrupt, concurrent.futures.TimeoutError):
+        except BaseException:
             future.cancel()
             raise
         finally:
@@ -100,10 +110,6 @@ class EventLoopThread:
         # Garbage may be collected on any thread, also on the loop's own.
         if self._thread is not threading.current_thread():
             self._thread.join()
-
-
-def _closed() -> RuntimeClosedError:
-    return RuntimeClosedError("the runtime or client was closed")
 
 
 class EventStream:
