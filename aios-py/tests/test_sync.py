@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import inspect
 import sys
+import threading
 import typing
 from collections.abc import Callable
 from pathlib import Path
@@ -98,3 +99,29 @@ def test_should_follow_the_log_without_async() -> None:
         follower = runtime.log(follow=True)
         runtime.task("absent", id="followed")
         assert any(event.stream == "runs/followed" for event in follower)
+
+
+def test_should_refuse_calls_while_another_thread_closes() -> None:
+    began, ends = threading.Event(), threading.Event()
+
+    @aios.agent("busy")
+    def busy(context: aios.TaskContext) -> None:
+        began.set()
+        ends.wait(60)
+
+    runtime = aios.sync.Runtime(agents=[busy])
+    runtime.open()
+    runtime.task("busy")
+    assert began.wait(60)
+    closing = threading.Thread(target=runtime.close)
+    closing.start()
+    try:
+        # Until the call begins after the close.
+        with pytest.raises(aios.RuntimeClosedError):
+            while True:
+                runtime.runs()
+        with pytest.raises(aios.RuntimeClosedError):
+            runtime.start("absent")
+    finally:
+        ends.set()
+        closing.join()

@@ -9,7 +9,7 @@ import os
 import threading
 from collections.abc import AsyncIterator, Coroutine, Iterator
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from .._errors import ForkedError, RuntimeClosedError
 from .records import Event
@@ -211,10 +211,12 @@ class BlockingConnection:
 
     @property
     def _loop(self) -> EventLoopThread:
-        if self._running is None:
+        running = self._running
+        if running is None:
             # Raises that the connection is not open.
             self._connection._opened()
-        return cast("EventLoopThread", self._running)
+            raise RuntimeClosedError("the runtime or client is being opened or closed")
+        return running
 
 
 def conversation_of(run: sync.RunHandle[Any]) -> Conversation:
