@@ -13,7 +13,7 @@ from conftest import finish
 Start = Callable[..., subprocess.Popen[str]]
 
 PROGRAM = """
-import asyncio, contextlib, dataclasses, signal, sys
+import asyncio, contextlib, dataclasses, functools, signal, sys
 import aios
 
 def note(text: str) -> str:
@@ -22,18 +22,36 @@ def note(text: str) -> str:
     return text
 
 def stop(*_: object) -> None:
-    raise SystemExit(7)
+    sys.exit(7)
+
+class Stopper:
+    def __call__(self, *_: object) -> None:
+        stop()
+
+    def method(self, *_: object) -> None:
+        stop()
+
+#: The handlers of signals by how they are written.
+HANDLERS = {
+    "signal": stop,
+    "object": Stopper(),
+    "method": Stopper().method,
+    "partial": functools.partial(stop, None),
+}
 
 #: The end of the process, if there is one.
 how = sys.argv[1] if len(sys.argv) > 1 else "nothing"
+signal.signal(signal.SIGTERM, HANDLERS.get(how, stop))
 
 def end() -> None:
-    if how == "signal":
+    if how in HANDLERS:
         signal.raise_signal(signal.SIGTERM)
     if how == "interrupt":
         signal.raise_signal(signal.SIGINT)
     if how == "exit":
         sys.exit(7)
+    if how == "raise":
+        raise KeyboardInterrupt
 
 @dataclasses.dataclass
 class Spec:
@@ -89,7 +107,7 @@ async def undone(context: aios.WorkflowContext) -> object:
 workflows = [plain, branches, undone, read, converted]
 
 async def main(workflow: str) -> None:
-    signal.signal(signal.SIGTERM, stop)
+    # Instead of the handler of asyncio.run, which cancels this function.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     async with aios.Runtime("sqlite://runs.db", workflows=workflows) as runtime:
         known = {it.name: it for it in workflows}
@@ -114,7 +132,7 @@ OUTCOMES = {
 }
 
 
-@pytest.mark.parametrize("how", ["signal", "interrupt", "exit"])
+@pytest.mark.parametrize("how", ["signal", "interrupt"])
 @pytest.mark.parametrize("workflow", list(OUTCOMES))
 def test_should_end_the_process_and_not_the_run(
     workflow: str, how: str, script: Start, tmp_path: Path
@@ -137,6 +155,30 @@ def test_should_end_the_process_and_not_the_run(
     assert "blocked" not in journal
     assert journal.count("timer_started") <= 2
     assert journal.count("left") <= 1
+
+
+@pytest.mark.parametrize("how", ["object", "method", "partial"])
+def test_should_recognise_every_handler(how: str, script: Start) -> None:
+    status, output, errors = finish(script(MAIN, how, "plain"))
+    assert (status, output, "Traceback" in errors) == (7, "", False), errors
+    status, output, errors = finish(script(MAIN, "nothing", "plain"))
+    assert output.startswith("['first', 'last']"), (output, errors)
+
+
+@pytest.mark.parametrize(
+    ("workflow", "code"),
+    [
+        ("plain", "WORKFLOW_FAILED"),
+        ("branches", "WORKFLOW_FAILED"),
+        ("read", "WORKFLOW_FAILED"),
+        ("converted", "INVALID_OUTPUT"),
+    ],
+)
+def test_should_fail_a_run_whose_own_code_exits(workflow: str, code: str, script: Start) -> None:
+    status, output, errors = finish(script(MAIN, "exit", workflow))
+    assert (status, "Traceback" in errors) == (0, False), errors
+    assert output.startswith(code), output
+    assert "'failed'" in output
 
 
 SURVIVES = (
@@ -164,7 +206,7 @@ loop.run_until_complete(runtime.close())
 
 
 def test_should_continue_the_run_in_a_process_that_survives(script: Start, tmp_path: Path) -> None:
-    status, output, errors = finish(script(SURVIVES, "exit"))
+    status, output, errors = finish(script(SURVIVES, "signal"))
     assert (status, output) == (0, "exit 7\n['branch', 'other']\n"), errors
     assert sorted((tmp_path / "steps").read_text().split()) == ["branch", "other"]
 
@@ -179,7 +221,7 @@ WorkflowTest(plain).run_sync()
 
 
 def test_should_end_the_process_of_a_test_of_the_workflow(script: Start) -> None:
-    status, output, errors = finish(script(TESTED, "exit"))
+    status, output, errors = finish(script(TESTED, "signal"))
     assert (status, output) == (7, ""), errors
 
 
@@ -195,8 +237,9 @@ with aios.sync.Runtime("sqlite://runs.db", workflows=workflows) as runtime:
 
 def test_should_end_a_process_that_waits_in_a_blocking_call(script: Start, tmp_path: Path) -> None:
     for _ in range(2):
-        status, output, errors = finish(script(BLOCKING, "exit"))
-        assert (status, output, "Traceback" in errors) == (7, "", False), errors
+        status, output, errors = finish(script(BLOCKING, "raise"))
+        assert (status, output) == (-signal.SIGINT, ""), errors
+        assert "KeyboardInterrupt" in errors
     status, output, errors = finish(script(BLOCKING, "nothing"))
     assert (status, output) == (0, "['first', 'last']\n"), errors
     assert (tmp_path / "steps").read_text() == "first\nlast\n"

@@ -1,4 +1,4 @@
-"""Lets signals wake the event loops of open runtimes and clients.
+"""Signals: wakes the event loops of open runtimes and clients, and recognises what handlers raise.
 
 asyncio runs a signal handler that was set with :func:`signal.signal` when the signal interrupts the
 loop's wait. A signal that arrives just before the wait would be handled only after it, unless a byte
@@ -9,9 +9,12 @@ descriptor (:func:`signal.set_wakeup_fd`), which only the main thread can choose
 from __future__ import annotations
 
 import contextlib
+import functools
 import signal
 import threading
-from typing import TYPE_CHECKING
+import traceback
+from types import CodeType, TracebackType
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ._aios import LoopBridge
@@ -51,3 +54,24 @@ def _choose_descriptor() -> None:
             signal.set_wakeup_fd(current, warn_on_full_buffer=False)
     _bridges[:] = open_bridges
     _closed.clear()
+
+
+def is_raised_by_handler(trace: TracebackType | None) -> bool:
+    """Whether a signal handler raised the exception with this traceback, and not the code that it interrupted.
+
+    The interpreter calls handlers between two instructions of any code on the main thread. The code of
+    the handler is then among the frames of the traceback.
+    """
+    handlers = (_code_of(signal.getsignal(number)) for number in signal.valid_signals())
+    codes = {code for code in handlers if code is not None}
+    return any(frame.f_code in codes for frame, _ in traceback.walk_tb(trace))
+
+
+def _code_of(handler: Any) -> CodeType | None:
+    """The code that the interpreter executes for a handler; ``None`` if it is not written in Python."""
+    while isinstance(handler, functools.partial):
+        handler = handler.func
+    code = getattr(handler, "__code__", None)
+    if code is None:
+        code = getattr(type(handler).__call__, "__code__", None) if callable(handler) else None
+    return code if isinstance(code, CodeType) else None

@@ -46,6 +46,7 @@ use parking_lot::Mutex;
 use pyo3::{
     exceptions::{PyKeyboardInterrupt, PySystemExit},
     prelude::*,
+    sync::PyOnceLock,
 };
 
 /// Maximum number of jobs per iteration of the loop.
@@ -190,11 +191,24 @@ fn stack(py: Python<'_>, thread: u64) -> PyResult<String> {
     Ok(calls.join(" < "))
 }
 
-/// Whether an exception ends the process: `SystemExit` or `KeyboardInterrupt`, also of a signal handler
-/// that the interpreter has called in the middle of other code. `asyncio` raises the same two out of the
-/// loop. They are never the outcome of the code in which they were raised.
+/// Whether an exception ends the process, and is not the outcome of the code in which it was raised: a
+/// `KeyboardInterrupt`, or a `SystemExit` of a signal handler, which the interpreter may call in the
+/// middle of any code on the main thread. A `SystemExit` of the code itself is a failure of it.
 pub(crate) fn ends_process(py: Python<'_>, error: &PyErr) -> bool {
-    error.is_instance_of::<PySystemExit>(py) || error.is_instance_of::<PyKeyboardInterrupt>(py)
+    error.is_instance_of::<PyKeyboardInterrupt>(py)
+        || error.is_instance_of::<PySystemExit>(py) && is_raised_by_handler(py, error)
+}
+
+/// Calls `aios._signals.is_raised_by_handler`. An exception that can't be examined counts as one of a
+/// handler: the run is then loaded again, which loses nothing.
+fn is_raised_by_handler(py: Python<'_>, error: &PyErr) -> bool {
+    static FUNCTION: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+    let function = FUNCTION.get_or_try_init(py, || {
+        PyResult::Ok(py.import("aios._signals")?.getattr("is_raised_by_handler")?.unbind())
+    });
+    let answer =
+        function.and_then(|it| it.bind(py).call1((error.traceback(py),))?.extract::<bool>());
+    answer.unwrap_or(true)
 }
 
 /// Ends an iteration, also on a panic: the remaining jobs wait until the loop has run its other

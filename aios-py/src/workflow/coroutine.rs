@@ -96,9 +96,8 @@ impl CoroutineFuture {
 
     /// Raises an exception that ends the process out of the loop, and leaves the code without an outcome.
     ///
-    /// A signal handler may have raised it, which can't be told from code that did. The run continues
-    /// after the next start, so nothing that the code did while the exception passed through it may be
-    /// recorded, such as cancelled operations.
+    /// The run continues after the next start, so nothing that the code did while the exception passed
+    /// through it may be recorded, such as cancelled operations.
     fn leave(&self, error: PyErr) -> ! {
         if let Some(bridge) = &self.bridge {
             bridge.raise(error);

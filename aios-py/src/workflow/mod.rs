@@ -22,9 +22,10 @@
 //!    the coroutine with the number of that operation, until it awaits something that has none.
 //! 4. The run ends when the coroutine returns or raises.
 //!
-//! `SystemExit` and `KeyboardInterrupt` do not end the run. They leave the loop, as those of a task of
-//! `asyncio` do, and the run has not ended when the process does. The code of a run can't be told from
-//! a signal handler that the interpreter called in the middle of it.
+//! `KeyboardInterrupt`, and a `SystemExit` that a signal handler raises while the code executes, do not end
+//! the run. They leave the loop, as those of a task of `asyncio` do, and the run has not ended when the
+//! process does. A `SystemExit` of the code itself is a failure like others: if it ended the process, the
+//! run would end each process that loads it.
 //!
 //! # Who owns an operation
 //!
