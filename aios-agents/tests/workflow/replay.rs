@@ -498,6 +498,24 @@ async fn should_pass_a_signal_of_a_losing_branch_to_the_next_wait() {
     }
 }
 
+/// The wait that was called first takes the signal, although the other one was polled before it and
+/// found the signal there.
+#[tokio::test]
+async fn should_give_up_a_wait_whose_signal_an_earlier_wait_takes() {
+    async fn both(context: WorkflowContext, (): ()) -> Result<u32, WorkflowError> {
+        context.sleep(Duration::from_secs(10)).await?;
+        let first = context.signal::<u32>("number").timeout(Duration::from_secs(5));
+        let second = context.signal::<u32>("number").timeout(Duration::from_secs(5));
+        let (second, first) = futures_util::future::join(second, first).await;
+        assert_eq!(second.unwrap_err().code(), "SIGNAL_TIMEOUT");
+        first
+    }
+    let test = WorkflowTest::new("both", both).unwrap();
+    let run = test.signal(Duration::from_secs(1), "number", &7).run(&()).await;
+    assert_eq!(run.result::<u32>().unwrap(), 7);
+    assert_eq!(run.elapsed(), Duration::from_secs(15));
+}
+
 #[tokio::test]
 async fn should_pass_no_time_for_timers_that_lost() {
     async fn loses(context: WorkflowContext, (): ()) -> Result<u32, WorkflowError> {

@@ -47,12 +47,16 @@ impl Machine {
         now: Timestamp,
     ) -> Result<(), Mismatch> {
         self.expected.check(operation, &request)?;
-        if !self.expected.knows(operation) {
+        let (is_served, displaced) = match &request {
+            Request::Signal { name, .. } => self.signals.add_waiter(name, operation),
+            _ => (false, None),
+        };
+        if !is_served && !self.expected.knows(operation) {
             let entries = self.start_entries(operation, &request, now);
             self.recording.extend(entries);
         }
-        if let Request::Signal { name, .. } = &request {
-            self.signals.add_waiter(name, operation);
+        if let Some(displaced) = displaced {
+            self.await_later_signal(displaced, now);
         }
         // These two wait for nothing: the code continues in the same poll.
         let is_over = matches!(request, Request::Emit { .. } | Request::Status { .. });
@@ -70,7 +74,8 @@ impl Machine {
     /// The entries that record the start of an operation.
     ///
     /// A step has none: it is recorded when it has ended. A wait for a signal has one only if it has a
-    /// deadline, which must be the same after a crash, and if no signal has arrived before.
+    /// deadline, which must be the same after a crash. One that gets a signal which has arrived before
+    /// waits for nothing, and has no start.
     fn start_entries(&self, operation: u64, request: &Request, now: Timestamp) -> Vec<Entry> {
         match request {
             Request::Step { .. } | Request::Signal { timeout: None, .. } => Vec::new(),
@@ -81,7 +86,6 @@ impl Machine {
                 let fires_at = now + *duration;
                 vec![Entry::TimerStarted(TimerStarted::new(operation, fires_at))]
             }
-            Request::Signal { name, .. } if self.signals.has_surplus(name) => Vec::new(),
             Request::Signal { name, timeout: Some(timeout) } => {
                 let name = name.clone();
                 let deadline = now + *timeout;
@@ -104,6 +108,16 @@ impl Machine {
                 let progress = progress.clone();
                 vec![Entry::StatusSet(StatusSet::new(operation, text, progress))]
             }
+        }
+    }
+
+    /// Records the deadline of a wait that has none because a signal was there for it, which an
+    /// operation with a lower number takes instead.
+    fn await_later_signal(&mut self, operation: u64, now: Timestamp) {
+        let request = self.operation(operation).and_then(Operation::request).cloned();
+        if let Some(request) = request.filter(|_| !self.expected.knows(operation)) {
+            let entries = self.start_entries(operation, &request, now);
+            self.recording.extend(entries);
         }
     }
 

@@ -28,22 +28,18 @@ pub(super) struct Signals {
 }
 
 impl Signals {
-    /// Adds an operation that waits for a signal. Returns whether an untaken signal is left for it.
-    pub(super) fn add_waiter(&mut self, name: &str, operation: u64) -> bool {
-        let kept = self.has_surplus(name);
-        if self.kept.contains_key(name) {
+    /// Adds an operation that waits for a signal. Returns whether an untaken signal is left for it, and
+    /// the operation that it takes this signal from, which was called later but requested earlier.
+    pub(super) fn add_waiter(&mut self, name: &str, operation: u64) -> (bool, Option<u64>) {
+        let kept = self.kept.get(name).map_or(0, VecDeque::len);
+        if kept > 0 {
             self.matching.insert(name.into());
         }
-        self.waiting.entry(name.into()).or_default().insert(operation);
-        kept
-    }
-
-    /// Whether there are more untaken signals than operations that wait for them.
-    ///
-    /// If so, a new wait gets one without waiting, and needs no deadline in the journal.
-    pub(super) fn has_surplus(&self, name: &str) -> bool {
-        let kept = self.kept.get(name).map_or(0, VecDeque::len);
-        kept > self.waiting.get(name).map_or(0, BTreeSet::len)
+        let waiting = self.waiting.entry(name.into()).or_default();
+        waiting.insert(operation);
+        let is_served = waiting.iter().take(kept).any(|&served| served == operation);
+        let displaced = waiting.iter().nth(kept).copied().filter(|_| is_served);
+        (is_served, displaced)
     }
 
     /// Removes an operation that waits for a signal.
