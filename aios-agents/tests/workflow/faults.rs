@@ -190,6 +190,52 @@ async fn should_block_code_that_emits_more_than_the_store_takes() {
     assert_eq!(reason(&run).await, "EVENT_TOO_LARGE");
 }
 
+/// The text is recorded together with the result of the step that runs meanwhile. It is too large, and
+/// the work is done.
+#[tokio::test(flavor = "multi_thread")]
+async fn should_keep_the_result_of_a_step_beside_what_blocks_the_run() {
+    let (calls, bytes) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(2000)));
+    let (counted, size) = (Arc::clone(&calls), Arc::clone(&bytes));
+    let workflow = move |context: WorkflowContext, place: String| {
+        let (calls, bytes) = (Arc::clone(&counted), size.load(Ordering::SeqCst));
+        async move {
+            let charge = context.step("charge", || async {
+                tokio::task::yield_now().await;
+                Ok::<_, TaskError>(calls.fetch_add(1, Ordering::SeqCst) + 1)
+            });
+            let text = "x".repeat(bytes);
+            let tell = async {
+                match &*place {
+                    "status" => context.set_status(text),
+                    _ => context.emit(Event::new("shop.order.placed".parse()?, "test", &text)?)?,
+                }
+                Ok::<_, WorkflowError>(())
+            };
+            let (charged, told) = futures_util::future::join(charge, tell).await;
+            told.and(charged)
+        }
+    };
+    for place in ["status", "event"] {
+        calls.store(0, Ordering::SeqCst);
+        bytes.store(2000, Ordering::SeqCst);
+        let options = MemoryOptions::new().with_max_event_bytes(1000);
+        let store: Arc<dyn Store> = Arc::new(MemoryStore::connect_with(options).unwrap());
+        let build = || runtime(&store).workflow("charges", workflow.clone()).start();
+        let before = build().await.unwrap();
+        blocked(&before.start("charges", place).id("r").await.unwrap()).await;
+        before.shutdown(PATIENCE).await.unwrap();
+
+        bytes.store(10, Ordering::SeqCst);
+        let after = build().await.unwrap();
+        let run = after.handle("r").await.unwrap();
+        eventually("it completes", || async {
+            run.status().await.unwrap().status.as_str() == "completed"
+        })
+        .await;
+        assert_eq!(calls.load(Ordering::SeqCst), 1, "{place}: charged once");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn should_continue_once_a_full_disk_has_room_again() {
     const STEPS: usize = 400;

@@ -12,6 +12,9 @@
 //! | another error that is retryable | the same append is repeated after a pause |
 //! | another error | the run leaves memory |
 //!
+//! Before a run leaves memory because of an entry that is refused for good, the outcomes that share its
+//! append are appended without it.
+//!
 //! An append whose response was lost is repeated with the same ids, so the store finds the first one.
 //!
 //! # Why the version is exact
@@ -28,6 +31,7 @@
 use std::{future::poll_fn, sync::Arc};
 
 use aios_core::{
+    Chain,
     agent::TaskFailed,
     broker::Delivery,
     event::{Event, EventError, EventId, Timestamp},
@@ -216,9 +220,12 @@ impl Driver {
             // The outcome becomes a failure, which the code of the run can handle.
             Err(StoreError::TooLarge { id, bytes, limit }) => {
                 let failure = too_large(bytes, limit);
-                match self.replace_oversized(in_flight.records, &id, &failure) {
+                match self.replace_oversized(&in_flight.records, &id, &failure) {
                     Some(shrunk) => self.submit(shrunk, in_flight.answers, in_flight.position),
-                    None => return Some(self.block(failure).await),
+                    None => {
+                        self.keep_outcomes(in_flight.records, in_flight.answers).await;
+                        return Some(self.block(failure).await);
+                    }
                 }
                 None
             }
@@ -232,7 +239,40 @@ impl Driver {
                 self.submit_again(in_flight);
                 None
             }
-            Err(error) => Some(Exit::Failed(error)),
+            Err(error) => {
+                self.keep_outcomes(in_flight.records, in_flight.answers).await;
+                Some(Exit::Failed(error))
+            }
+        }
+    }
+
+    /// Appends the outcomes among records that the store refuses together for good. Their work is done,
+    /// and would be done again whenever the run is loaded.
+    async fn keep_outcomes(&mut self, mut records: Vec<Record>, answers: Vec<Delivery>) {
+        let length = records.len();
+        records.retain(|record| record.entry.passes_pause());
+        let has_outcome = records.iter().any(|record| record.entry.is_outcome());
+        if records.len() == length || !has_outcome {
+            return;
+        }
+        let append = self.append_of(&records, Position::Diverged);
+        let mut backoff = self.engine.options.backoff.initial_delay;
+        while self.engine.ownership.is_valid() {
+            match self.engine.store.append_one(append.clone()).await {
+                Ok(_) => {
+                    for answer in answers {
+                        acknowledge(answer).await;
+                    }
+                    return;
+                }
+                Err(error) if error.is_retryable() => self.engine.store_failed(&error),
+                Err(error) => {
+                    let run = &*self.run_id;
+                    return warn!(error = %Chain(&error), run, "could not record what a run has done");
+                }
+            }
+            self.engine.clock.sleep(backoff).await;
+            backoff = self.engine.options.backoff.next(backoff);
         }
     }
 
@@ -278,6 +318,7 @@ impl Driver {
             format!("event {} ({}) is stored already", record.event.id, record.event.event_type)
         });
         let failure = self.engine.own_failure(Failure::new("DUPLICATE_EVENT", message));
+        self.keep_outcomes(records, answers).await;
         Some(self.block(failure).await)
     }
 

@@ -21,20 +21,20 @@ impl Driver {
     /// the code has to change.
     pub(super) fn replace_oversized(
         &self,
-        records: Vec<Record>,
+        records: &[Record],
         id: &EventId,
         failure: &Failure,
     ) -> Option<Vec<Record>> {
-        let replace = |record: Record| {
+        let replace = |record: &Record| {
             if record.event.id != *id {
-                return Some(record);
+                return Some(record.clone());
             }
             if is_replaced(&record.entry) {
                 return None;
             }
             // By kind: the outcome of an operation, the end of the run, or something that only other
             // code can make smaller.
-            let entry = match record.entry {
+            let entry = match record.entry.clone() {
                 Entry::StepCompleted(step) => Entry::OperationFailed(OperationFailed::new(
                     step.operation,
                     Some(step.name),
@@ -54,7 +54,7 @@ impl Driver {
             };
             self.encode(entry).ok()
         };
-        records.into_iter().map(replace).collect()
+        records.iter().map(replace).collect()
     }
 }
 
