@@ -46,23 +46,28 @@ impl<P: Projection> Runner<P> {
         for recorded in events {
             while let Some((at, error)) = unreadable.next_if(|(at, _)| *at < recorded.position) {
                 self.apply_page(std::mem::take(&mut page)).await?;
-                self.skip_unreadable(at, &error).await?;
+                self.skip_unreadable(at, &error, at).await?;
             }
             page.push(recorded);
         }
         self.apply_page(page).await?;
         for (at, error) in unreadable {
-            self.skip_unreadable(at, &error).await?;
+            self.skip_unreadable(at, &error, at).await?;
         }
         Ok(up_to)
     }
 
     /// Records that the unreadable event at a position is skipped. A projection that keeps its own
-    /// position advances past it.
-    async fn skip_unreadable(&self, position: u64, error: &StoreError) -> Result<(), RunnerError> {
+    /// position advances to `reached`.
+    async fn skip_unreadable(
+        &self,
+        position: u64,
+        error: &StoreError,
+        reached: u64,
+    ) -> Result<(), RunnerError> {
         let failure = Failure::from_error(error.code(), error);
         self.record_dead_letter(ProjectionDeadLetter::new(position, failure, 0)).await?;
-        self.advance_past(position).await
+        self.advance_past(reached).await
     }
 
     /// Records an event that is skipped as a dead letter.
@@ -107,7 +112,7 @@ impl<P: Projection> Runner<P> {
         }
         let found = match store.read_log(letter.saturating_sub(1), 1).await {
             Err(error) if is_unreadable(&error) => {
-                return self.skip_unreadable(letter, &error).await;
+                return self.skip_unreadable(letter, &error, position).await;
             }
             found => found?.pop(),
         };

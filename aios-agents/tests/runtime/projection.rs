@@ -470,6 +470,56 @@ async fn should_dead_letter_an_event_that_cannot_be_read() {
     runtime.shutdown(PATIENCE).await.unwrap();
 }
 
+/// A dead letter that is redriven, and still can't be read, is no reason to read again what came after
+/// it.
+#[tokio::test(flavor = "multi_thread")]
+async fn should_not_move_the_position_back_that_the_projection_keeps() {
+    let faulty = FaultyStore::new(store());
+    let shared: Arc<dyn Store> = Arc::clone(&faulty) as _;
+    place(&shared, 0..5).await;
+    let log = shared.read_log(0, 100).await.unwrap();
+    let third = log.iter().find(|it| it.stream.as_str() == "orders/2").unwrap().position;
+    faulty.spoil([third]);
+    let view = View::default();
+    for round in 1..=2_u64 {
+        let runtime = projecting(&faulty).await;
+        let (changing, loading) = (view.clone(), view.clone());
+        let apply = applying(move |batch| {
+            let mut transaction = changing.0.lock().unwrap();
+            for recorded in batch.events() {
+                transaction.1.push(recorded.event.data::<u64>()?);
+            }
+            transaction.0 = batch.position();
+            Ok(())
+        });
+        let position = move || {
+            let position = loading.0.lock().unwrap().0;
+            async move { Ok(position) }
+        };
+        let start = runtime.projection("orders", apply).patterns(orders());
+        let handle = start.position_from(position).await.unwrap();
+        let seen = |count: usize| {
+            let view = &view;
+            eventually("the view should catch up", move || async move {
+                view.0.lock().unwrap().1.len() >= count
+            })
+        };
+        seen(4).await;
+        let before = view.0.lock().unwrap().0;
+        handle.redrive(third).await.unwrap();
+        let retried = || async { handle.dead_letters(0, 10).await.unwrap()[0].attempts == 0 };
+        eventually("it is a dead letter again", retried).await;
+        eventually("the projection has seen the request", || async {
+            handle.lag().await.unwrap() == 0
+        })
+        .await;
+        let after = view.0.lock().unwrap().0;
+        assert!(after > before, "{after} after {before}, in round {round}");
+        runtime.shutdown(PATIENCE).await.unwrap();
+    }
+    assert_eq!(view.0.lock().unwrap().1, [0, 1, 3, 4]);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn should_skip_an_event_whose_failure_is_larger_than_the_store_takes() {
     let options = MemoryOptions::new().with_max_event_bytes(4000);
