@@ -322,6 +322,41 @@ async fn should_cancel_a_child_whose_call_was_dropped_before_a_crash() {
     all_kids(&store, "cancelled", 1).await;
 }
 
+/// A run whose compensation panics ends, and not before the child that its code has dropped is asked to
+/// end too.
+#[tokio::test(flavor = "multi_thread")]
+async fn should_ask_a_dropped_child_to_end_before_a_run_ends_without_its_code() {
+    async fn breaking(context: WorkflowContext, (): ()) -> Result<u32, WorkflowError> {
+        context.compensate("break", |_| async { panic!("out of order") });
+        let dropped = context.child::<u32>("kid", &1).id("dropped").cancel_when_dropped();
+        let kept = context.child::<u32>("kid", &1);
+        select! {
+            _ = dropped => {}
+            _ = context.signal::<()>("go") => {}
+        }
+        kept.await
+    }
+    let faulty = FaultyStore::new(store());
+    let (undone, store): (_, Arc<dyn Store>) = (Arc::default(), Arc::clone(&faulty) as _);
+    let runtime = family(&store, &undone).workflow("breaking", breaking).start().await.unwrap();
+    let run = runtime.start("breaking", &()).await.unwrap();
+    all_kids(&store, "running", 1).await;
+    faulty.on_append(|append| {
+        let is_dropped = append.stream.as_str() == "runs/dropped";
+        let refuses = is_dropped && holds(append, "cancel_requested");
+        refuses.then(|| Fault::Refuse(store_unavailable()))
+    });
+    run.signal("go", &()).await.unwrap();
+    all_kids(&store, "running", 2).await;
+    run.cancel("enough").await.unwrap();
+    all_kids(&store, "cancelled", 1).await;
+    let waiting = tokio::time::timeout(Duration::from_millis(300), run.result::<u32>()).await;
+    assert!(waiting.is_err(), "it must not end before: {waiting:?}");
+    faulty.heal();
+    assert!(matches!(result::<u32>(&run).await, Err(RunError::Cancelled { .. })));
+    all_kids(&store, "cancelled", 2).await;
+}
+
 /// Children of a run whose code no longer fits are cancelled with it.
 #[tokio::test(flavor = "multi_thread")]
 async fn should_cancel_the_children_of_a_blocked_run() {

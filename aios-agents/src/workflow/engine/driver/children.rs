@@ -201,7 +201,8 @@ impl Driver {
     /// Like [`cancel_children`](Self::cancel_children), but waits until the requests are durable.
     pub(super) async fn children_cancelled(&mut self) {
         self.cancel_children();
-        if !self.children.cancelling.is_empty() {
+        // Those that the code no longer wants are cancelled apart.
+        while !self.children.cancelling.is_empty() {
             poll_fn(|context| self.children.poll_cancelling(context)).await;
         }
     }
