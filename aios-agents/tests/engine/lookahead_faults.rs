@@ -9,7 +9,11 @@ use std::{
     time::Duration,
 };
 
-use aios_agents::{prelude::*, testing::replay, workflow::Workflow};
+use aios_agents::{
+    prelude::*,
+    testing::replay,
+    workflow::{FnWorkflow, Workflow},
+};
 use aios_core::{
     BoxFuture,
     store::{Append, StoreError},
@@ -55,6 +59,44 @@ async fn should_record_an_answer_once_if_a_response_is_lost_after_a_conflict() {
         let actions = actions(&run).await;
         let answers = actions.iter().filter(|action| *action == "task_completed").count();
         assert_eq!(answers, 3, "{actions:?}");
+    }
+}
+
+/// Another engine records the same answer first, after a signal that this one has not seen.
+#[tokio::test(flavor = "multi_thread")]
+async fn should_record_an_answer_once_that_another_engine_has_recorded() {
+    let plain = || -> Arc<dyn Workflow> {
+        Arc::new(FnWorkflow::new("double", double_three_times).unwrap())
+    };
+    let looks_ahead = || ahead("double", double_three_times);
+    for workflow in [plain as fn() -> Arc<dyn Workflow>, looks_ahead] {
+        for inner in [store(), sqlite().await] {
+            let faulty = FaultyStore::new(Arc::clone(&inner));
+            let is_done = AtomicBool::new(false);
+            faulty.on_append(move |append| {
+                if !holds(append, "task_completed") || is_done.swap(true, Ordering::SeqCst) {
+                    return None;
+                }
+                let (inner, answer) = (Arc::clone(&inner), append.events[0].clone());
+                let (stream, run_id) =
+                    (append.stream.clone(), append.stream.run_id().unwrap().to_owned());
+                Some(Fault::After(Box::pin(async move {
+                    let signal = json!({ "name": "other", "payload": null });
+                    append_to_run(&inner, &run_id, "workflows.double.signaled", signal).await;
+                    inner.append_one(Append::new(stream, vec![answer])).await.unwrap();
+                })))
+            });
+            let doubler = Doubler::default();
+            let store: Arc<dyn Store> = faulty;
+            let builder = runtime(&store).agent("doubler", doubler.clone());
+            let runtime = builder.workflow_dyn(workflow()).start().await.unwrap();
+            let run = runtime.start("double", &1_u64).await.unwrap();
+            assert_eq!(result::<u64>(&run).await.unwrap(), 8);
+            assert_eq!(doubler.0.load(Ordering::SeqCst), 3);
+            let actions = actions(&run).await;
+            let answers = actions.iter().filter(|action| *action == "task_completed").count();
+            assert_eq!(answers, 3, "{actions:?}");
+        }
     }
 }
 

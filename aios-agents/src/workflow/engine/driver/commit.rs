@@ -8,7 +8,7 @@
 //! | conflict, or the stream is closed | what others appended is read and applied; what it made obsolete is dropped; the rest is appended again |
 //! | fenced | another engine owns the run, which leaves memory here |
 //! | too large | a failure takes the place of the entry, or the run is blocked |
-//! | an id exists | an answer gets another id; anything else blocks the run |
+//! | an id exists | an answer that another engine has recorded is dropped, another one gets another id; anything else blocks the run |
 //! | another error that is retryable | the same append is repeated after a pause |
 //! | another error | the run leaves memory |
 //!
@@ -28,7 +28,7 @@
 //! A version alone would not stop an engine that lost its shard and has missed nothing. The store
 //! compares the fence with the lease in the same transaction, so a former owner is always refused.
 
-use std::{future::poll_fn, sync::Arc};
+use std::{collections::BTreeSet, future::poll_fn, sync::Arc};
 
 use aios_core::{
     Chain,
@@ -204,13 +204,17 @@ impl Driver {
         }
         match result {
             Ok(appended) if self.is_stray(appended, &in_flight) => {
-                self.rename_answers(in_flight, |_| true).await
+                let known = in_flight.records.iter().map(|record| record.event.id.clone());
+                let known = known.collect();
+                self.on_known(in_flight, known).await
             }
             Ok(appended) => self.committed(appended, in_flight).await,
             Err(StoreError::Conflict { .. } | StoreError::StreamClosed { .. }) => {
                 match in_flight.position {
                     Position::Diverged => Some(Exit::Diverged),
-                    Position::Behind | Position::Ahead(_) => self.catch_up(in_flight).await,
+                    Position::Behind | Position::Ahead(_) => {
+                        self.catch_up(in_flight, &BTreeSet::new()).await
+                    }
                 }
             }
             Err(StoreError::Fenced { .. }) => {
@@ -229,9 +233,7 @@ impl Driver {
                 }
                 None
             }
-            Err(StoreError::DuplicateEvent { id }) => {
-                self.rename_answers(in_flight, |event| event.id == id).await
-            }
+            Err(StoreError::DuplicateEvent { id }) => self.on_known(in_flight, [id].into()).await,
             // The outcome is unknown: the append may be durable. Repeated with the same ids, it is
             // stored once.
             Err(error) if error.is_retryable() => {
@@ -276,10 +278,10 @@ impl Driver {
         }
     }
 
-    /// Whether the store found all of the events at another place in the journal, so that they are
-    /// other events with the same ids. Events found at the expected place were appended by an
-    /// earlier attempt, and so were those of an append that expects no place: the ids of outcomes are
-    /// derived from their run or new.
+    /// Whether the store found all of the events at another place in the journal: another engine has
+    /// recorded the same answers, or they are other events with the same ids. Events found at the
+    /// expected place were appended by an earlier attempt, and so were those of an append that expects
+    /// no place: the ids of outcomes are derived from their run or new.
     fn is_stray(&self, appended: Appended, in_flight: &InFlight) -> bool {
         if in_flight.position == Position::Diverged {
             return false;
@@ -289,13 +291,24 @@ impl Driver {
         appended.repeated && appended.version != self.version + length
     }
 
+    /// The store knows the ids of some of the events. Usually another engine has recorded the same answer,
+    /// which is then found among the foreign appends.
+    async fn on_known(&mut self, in_flight: InFlight, known: BTreeSet<EventId>) -> Option<Exit> {
+        match in_flight.position {
+            Position::Ahead(seen) => self.retreat(in_flight.records, in_flight.answers, seen),
+            Position::Behind => self.catch_up(in_flight, &known).await,
+            Position::Diverged => self.rename_answers(in_flight, &known).await,
+        }
+    }
+
     /// Agents choose the ids of their answers. An answer whose id is already stored for another
     /// event gets a new one; no other event of a run can have a stored id.
     async fn rename_answers(
         &mut self,
         in_flight: InFlight,
-        is_known: impl Fn(&Event) -> bool,
+        known: &BTreeSet<EventId>,
     ) -> Option<Exit> {
+        let is_known = |event: &Event| known.contains(&event.id);
         let InFlight { mut records, answers, position, .. } = in_flight;
         let mut renamed = 0;
         for record in records.iter_mut().filter(|record| is_known(&record.event)) {
@@ -309,9 +322,6 @@ impl Driver {
         if renamed > 0 {
             self.submit(records, answers, position);
             return None;
-        }
-        if let Position::Ahead(seen) = position {
-            return self.retreat(records, answers, seen);
         }
         let known = records.iter().find(|record| is_known(&record.event));
         let message = known.map_or_else(String::new, |record| {
@@ -362,12 +372,18 @@ impl Driver {
         }
     }
 
-    /// The journal has foreign appends: applies them, then repeats the append.
+    /// The journal has foreign appends: applies them, then repeats the append without what they contain.
+    /// `known` has the ids that the store refuses because it knows them. If none of them is among the
+    /// foreign appends, they belong to other events.
     ///
     /// If nothing is left to append, the answers are acknowledged with the next append.
-    async fn catch_up(&mut self, in_flight: InFlight) -> Option<Exit> {
-        match self.read_ahead().await {
-            Ok(()) => {}
+    async fn catch_up(
+        &mut self,
+        mut in_flight: InFlight,
+        known: &BTreeSet<EventId>,
+    ) -> Option<Exit> {
+        let found = match self.read_ahead().await {
+            Ok(found) => found,
             Err(Exit::Failed(error)) if error.is_retryable() => {
                 self.engine.store_failed(&error);
                 // The append will conflict again, and the store may answer then.
@@ -375,6 +391,12 @@ impl Driver {
                 return None;
             }
             Err(exit) => return Some(exit),
+        };
+        let length = in_flight.records.len();
+        // Another engine has recorded the same answer.
+        in_flight.records.retain(|record| !found.contains(&record.event.id));
+        if !known.is_empty() && in_flight.records.len() == length {
+            return self.rename_answers(in_flight, known).await;
         }
         // The outcome may have changed, for example because the run was cancelled.
         let mut records = in_flight.records;
@@ -417,7 +439,7 @@ impl Driver {
     /// Applies foreign appends; retries later if the store does not answer.
     pub(super) async fn reread(&mut self) -> Option<Exit> {
         match self.read_ahead().await {
-            Ok(()) => None,
+            Ok(_) => None,
             Err(Exit::Failed(error)) if error.is_retryable() => {
                 self.engine.store_failed(&error);
                 let clock = Arc::clone(&self.engine.clock);
@@ -429,15 +451,17 @@ impl Driver {
         }
     }
 
-    /// Applies foreign appends.
+    /// Applies foreign appends, and returns the ids of their events.
     ///
     /// Everything is read, page by page. The end of the run in a page is an exit at once: what stands
     /// before it can't change anything any more.
-    async fn read_ahead(&mut self) -> Result<(), Exit> {
+    async fn read_ahead(&mut self) -> Result<BTreeSet<EventId>, Exit> {
+        let mut found = BTreeSet::new();
         loop {
             let page = self.engine.store.read_stream(&self.stream, self.version, PAGE).await;
             let page = page.map_err(Exit::Failed)?;
-            let Some(last) = page.last() else { return Ok(()) };
+            let Some(last) = page.last() else { return Ok(found) };
+            found.extend(page.iter().map(|recorded| recorded.event.id.clone()));
             let version = last.version;
             let is_last = page.len() < PAGE;
             let entries = page
@@ -460,7 +484,7 @@ impl Driver {
             self.apply_all(entries).await;
             self.record_failures(failed);
             if is_last {
-                return Ok(());
+                return Ok(found);
             }
         }
     }
