@@ -87,6 +87,9 @@ pub(crate) struct Execution {
     queue: VecDeque<(Entry, Timestamp)>,
     /// Entries that arrived while the run was paused.
     held: VecDeque<(Entry, Timestamp)>,
+    /// Whether a live run that was resumed has not seen all held entries. No step begins until then: its
+    /// outcome may be among them.
+    resuming: bool,
     /// Set while held entries are applied before a cancellation: the number of entries that were to be
     /// recorded before. What the code requests during that is forgotten again.
     flushing: Option<usize>,
@@ -139,6 +142,7 @@ impl Execution {
             code: WorkflowFuture::none(),
             queue: VecDeque::new(),
             held: VecDeque::new(),
+            resuming: false,
             flushing: None,
             wake_flag,
             is_watched: false,
@@ -205,6 +209,7 @@ impl Execution {
             }
             let Some((entry, at)) = self.next() else { break };
             self.apply(&entry, at);
+            self.end_resuming();
         }
         // Only now: between two entries code may wait for an outcome that stands later in the queue.
         self.check_waits();
@@ -236,7 +241,8 @@ impl Execution {
         }
         while let Some((entry, at)) = self.queue.pop_front() {
             match entry {
-                Entry::Resumed => return Some((entry, at)),
+                // A repeated pause has no effect, so that one request to resume ends it.
+                Entry::Resumed | Entry::Paused => return Some((entry, at)),
                 Entry::CancelRequested(_) => {
                     self.queue.push_front((entry, at));
                     let recorded = self.machine().recorded();
@@ -265,10 +271,25 @@ impl Execution {
                     self.shared.set_ended(!self.code.is_running());
                     self.shared.wake_cancelled();
                 }
-                Entry::Resumed => self.shared.wake_all(),
+                Entry::Resumed => {
+                    if !self.held.is_empty() && self.machine().is_live() {
+                        self.resuming = true;
+                        self.machine().look_ahead();
+                    }
+                    self.shared.wake_all();
+                }
                 Entry::Started(_) => self.wake_code(),
                 _ => {}
             },
+        }
+    }
+
+    /// Lets steps begin once the last held entry is applied.
+    fn end_resuming(&mut self) {
+        if self.resuming && self.held.is_empty() {
+            self.resuming = false;
+            let steps = self.machine().end_lookahead();
+            steps.into_iter().for_each(|operation| self.shared.wake_step(operation));
         }
     }
 

@@ -3,7 +3,7 @@
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicU32, Ordering},
+        atomic::{AtomicBool, AtomicU32, Ordering},
     },
     time::Duration,
 };
@@ -13,10 +13,10 @@ use aios_core::event::Event;
 use serde_json::json;
 
 use crate::{
-    run::races::sneak_in,
+    run::races::{append_to_run, sneak_in},
     support::{
-        faulty::FaultyStore,
-        workflows::{Doubler, actions, eventually, result, runtime, sqlite, store},
+        faulty::{Fault, FaultyStore},
+        workflows::{Doubler, PATIENCE, actions, eventually, result, runtime, sqlite, store},
     },
 };
 
@@ -175,6 +175,88 @@ async fn should_let_a_step_end_that_was_begun_before_it_was_paused() {
     released.notify_one();
     assert_eq!(result::<u32>(&run).await.unwrap(), 2);
     assert_eq!(begun.load(Ordering::SeqCst), 2);
+}
+
+/// The result is recorded during the pause, and the engine that resumes the run reads it.
+#[tokio::test(flavor = "multi_thread")]
+async fn should_not_begin_a_step_again_that_ended_during_a_pause_before_a_restart() {
+    let (begun, released) = (Arc::new(AtomicU32::new(0)), Arc::new(tokio::sync::Notify::new()));
+    let (counted, release) = (Arc::clone(&begun), Arc::clone(&released));
+    let workflow = move |context: WorkflowContext, (): ()| {
+        let (begun, released) = (Arc::clone(&counted), Arc::clone(&release));
+        async move {
+            let charge = || async {
+                begun.fetch_add(1, Ordering::SeqCst);
+                released.notified().await;
+                Ok::<_, TaskError>(1)
+            };
+            let charged: u32 = context.step("charge", charge).await?;
+            let sent: u32 = context.run("send", || async { 2 }).await?;
+            Ok(charged + sent)
+        }
+    };
+    for store in [store(), sqlite().await] {
+        begun.store(0, Ordering::SeqCst);
+        let build = || runtime(&store).workflow("orders", workflow.clone()).start();
+        let before = build().await.unwrap();
+        let run = before.start("orders", &()).id("r").await.unwrap();
+        eventually("the step begins", || async { begun.load(Ordering::SeqCst) == 1 }).await;
+        run.pause().await.unwrap();
+        released.notify_one();
+        let expected = ["started", "paused", "step_completed"];
+        eventually("it is recorded", || async { actions(&run).await == expected }).await;
+        before.shutdown(PATIENCE).await.unwrap();
+
+        let faulty = FaultyStore::new(Arc::clone(&store));
+        let shared: Arc<dyn Store> = Arc::clone(&faulty) as _;
+        let after = runtime(&shared).workflow("orders", workflow.clone()).start().await.unwrap();
+        let run = after.handle("r").await.unwrap();
+        // It is resumed after its journal was read and before it is replayed.
+        let (inner, is_done) = (Arc::clone(&store), AtomicBool::new(false));
+        faulty.on_call(move |method| {
+            let inner = Arc::clone(&inner);
+            let resumes = *method == "read_stream" && !is_done.swap(true, Ordering::SeqCst);
+            resumes.then(|| {
+                Fault::Until(Box::pin(async move {
+                    append_to_run(&inner, "r", "workflows.orders.resumed", json!({})).await;
+                    pass(WHILE).await;
+                }))
+            })
+        });
+        let signal = json!({ "name": "look", "payload": null });
+        append_to_run(&store, "r", "workflows.orders.signaled", signal).await;
+        // For the step, if it begins again.
+        released.notify_one();
+        assert_eq!(result::<u32>(&run).await.unwrap(), 3);
+        assert_eq!(begun.load(Ordering::SeqCst), 1);
+        released.notified().await;
+    }
+}
+
+/// Two callers pause the run at the same moment, and one of them resumes it.
+#[tokio::test(flavor = "multi_thread")]
+async fn should_continue_once_it_is_resumed_however_often_it_was_paused() {
+    async fn wait(context: WorkflowContext, (): ()) -> Result<u32, WorkflowError> {
+        context.signal("number").await
+    }
+    for restarts in [false, true] {
+        let store = store();
+        let build = || runtime(&store).workflow("wait", wait).start();
+        let mut runtime = build().await.unwrap();
+        let mut run = runtime.start("wait", &()).id("r").await.unwrap();
+        for _ in 0..2 {
+            append_to_run(&store, "r", "workflows.wait.paused", json!({})).await;
+        }
+        if restarts {
+            runtime.shutdown(PATIENCE).await.unwrap();
+            runtime = build().await.unwrap();
+            run = runtime.handle("r").await.unwrap();
+        }
+        run.signal("number", &7).await.unwrap();
+        run.resume().await.unwrap();
+        assert_eq!(result::<u32>(&run).await.unwrap(), 7);
+        drop(runtime);
+    }
 }
 
 /// Timers that became due during the pause fire once the run is resumed.
