@@ -99,6 +99,8 @@ mod fleet {
     mod takeover;
 }
 
+mod sweep;
+
 mod runtime {
     mod declared;
     mod options;
