@@ -233,6 +233,42 @@ async fn should_not_begin_a_step_again_that_ended_during_a_pause_before_a_restar
     }
 }
 
+/// The code of the attempt never returns.
+#[tokio::test(flavor = "multi_thread")]
+async fn should_end_an_attempt_in_time_while_it_is_paused_or_its_engine_stops() {
+    let begun = Arc::new(AtomicU32::new(0));
+    let counted = Arc::clone(&begun);
+    let workflow = move |context: WorkflowContext, (): ()| {
+        let begun = Arc::clone(&counted);
+        async move {
+            let hang = || async {
+                begun.fetch_add(1, Ordering::SeqCst);
+                std::future::pending::<Result<u32, TaskError>>().await
+            };
+            let retry = RetryPolicy::fixed(2, Duration::from_secs(3600));
+            context.step("hang", hang).timeout(WHILE).retry(retry).await
+        }
+    };
+    for pauses in [true, false] {
+        begun.store(0, Ordering::SeqCst);
+        let store = store();
+        let runtime = runtime(&store).workflow("hangs", workflow.clone()).start().await.unwrap();
+        let run = runtime.start("hangs", &()).await.unwrap();
+        eventually("the step begins", || async { begun.load(Ordering::SeqCst) == 1 }).await;
+        if pauses {
+            run.pause().await.unwrap();
+        } else {
+            let stopping = runtime.shutdown(PATIENCE * 60);
+            tokio::time::timeout(PATIENCE, stopping).await.expect("it stops").unwrap();
+        }
+        eventually("the attempt has ended", || async {
+            let log = store.read_log(0, 1000).await.unwrap();
+            log.iter().any(|it| it.event.event_type.action() == "retry_scheduled")
+        })
+        .await;
+    }
+}
+
 /// Two callers pause the run at the same moment, and one of them resumes it.
 #[tokio::test(flavor = "multi_thread")]
 async fn should_continue_once_it_is_resumed_however_often_it_was_paused() {

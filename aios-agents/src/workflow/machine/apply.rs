@@ -138,8 +138,8 @@ impl Machine {
     }
 
     /// Fires the timer of an operation. Returns the operation if it is a step whose next attempt may
-    /// begin or whose attempt timed out. Does nothing while the run is paused; its timers are set again
-    /// when it is resumed.
+    /// begin or whose attempt timed out. While the run is paused, only the timeouts of running steps have
+    /// an effect; all other timers are set again when it is resumed.
     ///
     /// | operation | the timer is | what follows |
     /// |---|---|---|
@@ -151,7 +151,7 @@ impl Machine {
     /// A timer that is set for later than `now`, or that the operation no longer has, is outdated:
     /// nothing happens.
     pub fn timer_due(&mut self, operation: u64, now: Timestamp) -> Option<u64> {
-        if self.is_paused() {
+        if self.is_paused() && !self.is_running(operation) {
             return None;
         }
         let found = self.operation_mut(operation)?;

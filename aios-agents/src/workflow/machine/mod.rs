@@ -414,6 +414,12 @@ impl Machine {
         self.operation(operation)?.timer()
     }
 
+    /// Whether an operation is a step whose code is running.
+    #[must_use]
+    pub fn is_running(&self, operation: u64) -> bool {
+        self.operation(operation).is_some_and(Operation::is_running)
+    }
+
     /// Whether the code of any step is running and may end. While the host holds the run, a step that its
     /// code does not poll can't.
     #[must_use]

@@ -37,7 +37,10 @@ impl Driver {
             // applied twice.
             Message::Wake if self.append.is_some() => self.reread_pending = true,
             Message::Wake => return self.reread().await,
-            Message::TimerDue(operation) if self.is_paused() => {
+            // The timeout of a step that is running is the only one that counts during a pause.
+            Message::TimerDue(operation)
+                if self.is_paused() && !self.execution.machine().is_running(operation) =>
+            {
                 self.missed.insert(operation);
             }
             Message::TimerDue(operation) => return self.on_timer(operation).await,

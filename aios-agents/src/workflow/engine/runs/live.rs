@@ -7,7 +7,8 @@
 //! - A run has at most one driver: an inbox is added and removed under one lock, and a closed inbox is
 //!   never found.
 //! - Messages for runs of other engines are dropped, because their owners find the causes themselves.
-//!   Answers are the exception: they are recorded for the owner (see `answers`).
+//!   Answers are recorded for the owner (see `answers`), and a timer reaches a run that is leaving, as
+//!   it may end the step that is waited for.
 //! - A run counts for its shard until its clean-up is complete, so a shard is not handed over too early.
 
 use std::{
@@ -217,6 +218,14 @@ impl ActiveRuns {
         runs.inboxes.values().map(|resident| resident.shard).chain(departing).collect()
     }
 
+    /// Sends a message to a run, unless it is not in memory.
+    fn push(&self, run_id: &str, message: Message) {
+        if let Some(resident) = self.0.lock().inboxes.get(run_id) {
+            // A closed inbox belongs to a run that is leaving memory.
+            let _ = resident.inbox.push(message);
+        }
+    }
+
     /// Whether a run is in memory.
     pub(crate) fn contains(&self, run_id: &str) -> bool {
         self.0.lock().inboxes.contains_key(run_id)
@@ -292,7 +301,11 @@ impl Engine {
         mut permit: Option<OwnedSemaphorePermit>,
     ) {
         if self.ownership.fence_of(run_id).is_none() {
-            return self.forward_answer(message);
+            return match message {
+                // A step that a leaving run waits for may be over.
+                Message::TimerDue(_) => self.live.push(run_id, message),
+                message => self.forward_answer(message),
+            };
         }
         while let Some((inbox, is_new)) = self.live.inbox_for(self, run_id, None, permit.take()) {
             if is_new && matches!(message, Message::Wake) {
