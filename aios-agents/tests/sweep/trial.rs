@@ -21,7 +21,7 @@ use super::{
 };
 use crate::support::{
     faulty::{self, FaultyStore, store_refuses, store_unavailable},
-    workflows::{PATIENCE, eventually},
+    workflows::PATIENCE,
 };
 
 /// The events that may coincide with an append to a journal.
@@ -172,7 +172,7 @@ impl Trial<'_> {
             };
             outcome = Some(self.insist(&runtime).await);
         }
-        eventually("all runs end", || async { journals.open().await.is_empty() }).await;
+        settled(&journals).await;
         runtime.shutdown(PATIENCE).await.unwrap();
 
         let mut found = journals.faults().await;
