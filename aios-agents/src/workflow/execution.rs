@@ -249,7 +249,10 @@ impl Execution {
                     self.flushing = Some(recorded);
                     return self.next();
                 }
-                entry => self.held.push_back((entry, at)),
+                entry => {
+                    self.machine().hold_back(&entry);
+                    self.held.push_back((entry, at));
+                }
             }
         }
         None

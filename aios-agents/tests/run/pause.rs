@@ -11,6 +11,7 @@ use std::{
 use aios_agents::prelude::*;
 use aios_core::event::Event;
 use serde_json::json;
+use tokio::sync::Notify;
 
 use crate::{
     run::races::{append_to_run, sneak_in},
@@ -292,6 +293,56 @@ async fn should_continue_once_it_is_resumed_however_often_it_was_paused() {
         run.resume().await.unwrap();
         assert_eq!(result::<u32>(&run).await.unwrap(), 7);
         drop(runtime);
+    }
+}
+
+/// Fails its first attempt.
+#[derive(Clone, Default)]
+struct FailsOnce {
+    attempts: Arc<AtomicU32>,
+    may_answer: Arc<Notify>,
+}
+
+impl Agent for FailsOnce {
+    type Parameters = ();
+    type Output = u32;
+
+    async fn process_task(&self, _: &TaskContext, (): ()) -> Result<u32, TaskError> {
+        if self.attempts.fetch_add(1, Ordering::SeqCst) > 0 {
+            return Ok(7);
+        }
+        self.may_answer.notified().await;
+        Err(TaskError::retryable(Failure::new("BUSY", "try again")))
+    }
+}
+
+/// The engine that loads the run has its failed attempt and the retry among the entries that it holds.
+#[tokio::test(flavor = "multi_thread")]
+async fn should_schedule_a_retry_once_that_was_recorded_during_a_pause_before_a_restart() {
+    async fn ask(context: WorkflowContext, (): ()) -> Result<u32, WorkflowError> {
+        context.task("agent", &()).await
+    }
+    for store in [store(), sqlite().await] {
+        let agent = FailsOnce::default();
+        let build = || runtime(&store).agent("agent", agent.clone()).workflow("ask", ask).start();
+        let first = build().await.unwrap();
+        let run = first.start("ask", &()).id("r").await.unwrap();
+        eventually("the attempt runs", || async { agent.attempts.load(Ordering::SeqCst) == 1 })
+            .await;
+        run.pause().await.unwrap();
+        agent.may_answer.notify_one();
+        let paused = ["started", "task_assigned", "paused", "task_failed", "retry_scheduled"];
+        eventually("the retry is recorded", || async { actions(&run).await == paused }).await;
+        first.shutdown(PATIENCE).await.unwrap();
+
+        let second = build().await.unwrap();
+        let run = second.handle("r").await.unwrap();
+        // Loads the run.
+        run.signal("ignored", &()).await.unwrap();
+        pass(WHILE).await;
+        assert_eq!(actions(&run).await, [&paused[..], &["signaled"]].concat());
+        run.resume().await.unwrap();
+        assert_eq!(result::<u32>(&run).await.unwrap(), 7);
     }
 }
 

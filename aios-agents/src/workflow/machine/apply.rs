@@ -255,6 +255,21 @@ impl Machine {
             found.state = State::Recording;
         }
     }
+
+    /// Notes an entry that is applied only when the pause of the run ends: what follows the attempt of
+    /// a task is recorded, so it is not recorded again.
+    pub fn hold_back(&mut self, entry: &Entry) {
+        let follows_attempt = matches!(
+            entry,
+            Entry::TaskCompleted(_) | Entry::RetryScheduled(_) | Entry::OperationFailed(_)
+        );
+        let Some(operation) = entry.operation().filter(|_| follows_attempt) else { return };
+        let request = self.operation(operation).and_then(Operation::request);
+        let is_task = matches!(request, Some(Request::Task(_)));
+        if is_task && !request.is_some_and(|it| it.is_from_other_type(entry)) {
+            self.task_answered(operation);
+        }
+    }
 }
 
 impl Machine {
