@@ -107,16 +107,18 @@ async fn broken(_: WorkflowContext, (): ()) -> Result<(), WorkflowError> {
 /// Waits for a permit and fails, unless the run is a copy.
 fn gated(
     gate: &Arc<Semaphore>,
+    begun: &Arc<Semaphore>,
 ) -> impl Fn(WorkflowContext, ()) -> BoxFuture<'static, Result<u32, WorkflowError>> + use<> {
-    let gate = Arc::clone(gate);
+    let (gate, begun) = (Arc::clone(gate), Arc::clone(begun));
     move |context, ()| {
-        let gate = Arc::clone(&gate);
+        let (gate, begun) = (Arc::clone(&gate), Arc::clone(&begun));
         Box::pin(async move {
             let is_copy = context.run_id() != "r";
             let step = || async {
                 if is_copy {
                     return Ok(1);
                 }
+                begun.add_permits(1);
                 gate.acquire().await.unwrap().forget();
                 Err(TaskError::terminal(Failure::new("BROKEN", "the original fails")))
             };
@@ -127,11 +129,13 @@ fn gated(
 
 #[tokio::test(flavor = "multi_thread")]
 async fn should_not_pause_the_copy_of_a_run_that_was_paused() {
-    let gate = Arc::new(Semaphore::new(0));
-    let runtime = runtime(&store()).workflow("gated", gated(&gate)).start().await.unwrap();
+    let (gate, begun) = (Arc::new(Semaphore::new(0)), Arc::new(Semaphore::new(0)));
+    let gated = gated(&gate, &begun);
+    let runtime = runtime(&store()).workflow("gated", gated).start().await.unwrap();
     let run = runtime.start("gated", &()).id("r").await.unwrap();
     run.pause().await.unwrap();
     run.resume().await.unwrap();
+    begun.acquire().await.unwrap().forget();
     gate.add_permits(1);
     run.pause().await.unwrap();
     // What has begun ends during the pause.
