@@ -2,7 +2,7 @@
 
 use std::{
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicBool, AtomicU32, Ordering},
     },
     time::Duration,
@@ -14,7 +14,8 @@ use aios_agents::{
 };
 use aios_core::{
     clock::VirtualClock,
-    store::{PageRequest, RunFilter},
+    retry::Backoff,
+    store::{PageRequest, RunFilter, StoreError},
 };
 use futures_util::future::join_all;
 use tokio::sync::Notify;
@@ -320,6 +321,135 @@ async fn should_cancel_a_child_whose_call_was_dropped_before_a_crash() {
     let run = after.handle("p").await.unwrap();
     assert_eq!(result::<u32>(&run).await.unwrap(), 7);
     all_kids(&store, "cancelled", 1).await;
+}
+
+/// Starts two children, and cancels one at each signal.
+async fn dropping_two(context: WorkflowContext, (): ()) -> Result<u32, WorkflowError> {
+    let child = |id| context.child::<u32>("kid", &1).id(id).cancel_when_dropped();
+    let (one, mut two) = (child("one"), child("two"));
+    select! {
+        _ = one => {}
+        _ = &mut two => {}
+        _ = context.signal::<()>("go") => {}
+    }
+    select! {
+        _ = two => {}
+        _ = context.signal::<()>("go") => {}
+    }
+    Ok(7)
+}
+
+/// The start of a child takes longer than the cancellation of another one, and of itself.
+#[tokio::test(flavor = "multi_thread")]
+async fn should_cancel_a_child_whose_call_is_dropped_while_it_is_being_started() {
+    let faulty = FaultyStore::new(store());
+    let gate = Arc::new(Notify::new());
+    let opens = Arc::clone(&gate);
+    faulty.on_append(move |append| {
+        let opens = Arc::clone(&opens);
+        let is_start = append.stream.as_str() == "runs/two" && append.events.len() == 1;
+        (is_start && holds(append, "started"))
+            .then(|| Fault::After(Box::pin(async move { opens.notified().await })))
+    });
+    let (undone, store): (_, Arc<dyn Store>) = (Arc::default(), faulty);
+    let builder = family(&store, &undone).workflow("dropping_two", dropping_two);
+    let runtime = builder.start().await.unwrap();
+    let run = runtime.start("dropping_two", &()).await.unwrap();
+    all_kids(&store, "running", 1).await;
+    for signals in 1..=2 {
+        run.signal("go", &()).await.unwrap();
+        eventually("the signal is taken", || async {
+            actions(&run).await.iter().filter(|it| **it == "signaled").count() == signals
+        })
+        .await;
+    }
+    // Both cancellations are waiting, or have passed.
+    let waiting = tokio::time::timeout(Duration::from_millis(300), run.result::<u32>()).await;
+    assert!(waiting.is_err(), "it must not end before: {waiting:?}");
+    gate.notify_one();
+    assert_eq!(result::<u32>(&run).await.unwrap(), 7);
+    all_kids(&store, "cancelled", 2).await;
+}
+
+/// An append of an engine that lost the run may reach the store when its successor has cancelled the
+/// child.
+#[tokio::test(flavor = "multi_thread")]
+async fn should_cancel_a_child_whose_start_by_a_previous_engine_is_delayed() {
+    let store = store();
+    let faulty = FaultyStore::new(Arc::clone(&store));
+    let delayed = Arc::new(Mutex::new(None));
+    let delays = Arc::clone(&delayed);
+    faulty.on_append(move |append| {
+        let is_kid = append.events.iter().any(|event| event.event_type.entity() == "kid");
+        (is_kid && holds(append, "started")).then(|| {
+            delays.lock().unwrap().replace(append.clone());
+            Fault::Refuse(store_unavailable())
+        })
+    });
+    let undone = Arc::default();
+    let before = family(&(faulty as _), &undone).start().await.unwrap();
+    before.start("parent", &1).id("p").await.unwrap();
+    eventually("the child is being started", || async { delayed.lock().unwrap().is_some() }).await;
+    before.shutdown(Duration::from_secs(5)).await.unwrap();
+
+    // The next engine finds the run cancelled, so it does not start the child.
+    let client = runtime(&store).client_only().start().await.unwrap();
+    client.handle("p").await.unwrap().cancel("enough").await.unwrap();
+    let after = family(&store, &undone).start().await.unwrap();
+    let run = after.handle("p").await.unwrap();
+    assert!(matches!(result::<u32>(&run).await, Err(RunError::Cancelled { .. })));
+    let start = delayed.lock().unwrap().take().unwrap();
+    assert!(matches!(store.append_one(start).await, Err(StoreError::Conflict { .. })));
+    all_kids(&store, "cancelled", 1).await;
+}
+
+/// What the journal has as started is started, although the call was dropped before that succeeded.
+#[tokio::test(flavor = "multi_thread")]
+async fn should_start_a_child_whose_call_was_dropped_before_a_failed_start_is_repeated() {
+    async fn leaving(context: WorkflowContext, waits: bool) -> Result<u32, WorkflowError> {
+        let child = context.child::<u32>("kid", &1).leave_running();
+        select! {
+            _ = child => {}
+            _ = context.signal::<()>("go") => {}
+        }
+        if waits { context.signal("never").await } else { Ok(7) }
+    }
+    for (restarts, waits) in [(false, false), (false, true), (true, false), (true, true)] {
+        let faulty = FaultyStore::new(store());
+        faulty.on_append(|append| {
+            let is_kid = append.events.iter().any(|event| event.event_type.entity() == "kid");
+            let refuses = is_kid && holds(append, "started");
+            refuses.then(|| Fault::Refuse(store_unavailable()))
+        });
+        let (undone, store): (_, Arc<dyn Store>) = (Arc::default(), Arc::clone(&faulty) as _);
+        let build = || {
+            let backoff = Backoff::new(Duration::from_millis(10), Duration::from_millis(50));
+            let options = EngineOptions::new().with_backoff(backoff);
+            family(&store, &undone).engine_options(options).workflow("leaving", leaving).start()
+        };
+        let mut runtime = build().await.unwrap();
+        let mut run = runtime.start("leaving", &waits).id("p").await.unwrap();
+        eventually("the start is recorded", || async {
+            actions(&run).await.contains(&"child_started".to_owned())
+        })
+        .await;
+        run.signal("go", &()).await.unwrap();
+        let waiting = tokio::time::timeout(Duration::from_millis(300), run.result::<u32>()).await;
+        assert!(waiting.is_err(), "it must not end before: {waiting:?}");
+        if restarts {
+            runtime.shutdown(Duration::from_secs(5)).await.unwrap();
+            faulty.heal();
+            runtime = build().await.unwrap();
+            run = runtime.handle("p").await.unwrap();
+        } else {
+            faulty.heal();
+        }
+        all_kids(&store, "running", 1).await;
+        if !waits {
+            assert_eq!(result::<u32>(&run).await.unwrap(), 7);
+        }
+        drop(runtime);
+    }
 }
 
 /// A run whose compensation panics ends, and not before the child that its code has dropped is asked to

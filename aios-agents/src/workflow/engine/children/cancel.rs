@@ -5,12 +5,18 @@
 //! or sent by two engines, it is recorded once. A child that has continued as another run is followed
 //! to that one.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::sync::Arc;
 
-use aios_core::{Chain, event::EventId, failure::Failure, store::StoreError};
+use aios_core::{
+    Chain,
+    event::{EventId, Metadata},
+    failure::Failure,
+    store::StoreError,
+};
 use futures_util::{StreamExt, stream};
 use tracing::warn;
 
+use super::Child;
 use crate::workflow::{
     engine::{Engine, Message},
     journal::{CancelRequested, Entry, JournalError, Parent},
@@ -27,15 +33,10 @@ impl Engine {
     /// `why` becomes a part of the reason in the journal of each child, for people who look at it.
     pub(crate) async fn cancel_children(
         self: &Arc<Self>,
-        parent: &Arc<str>,
-        incarnation: &EventId,
-        children: BTreeMap<u64, Box<str>>,
+        children: Vec<Child>,
         why: &'static str,
     ) -> Result<(), Failure> {
-        let each = |(operation, child): (u64, Box<str>)| async move {
-            let parent = Parent::new(parent.to_string(), Some(incarnation.clone()), operation);
-            self.cancel_child(&parent, &child, why).await
-        };
+        let each = |child: Child| async move { self.cancel_child(&child, why).await };
         let all = stream::iter(children).map(each).buffer_unordered(AT_ONCE);
         let asked: Vec<Result<(), Failure>> = all.collect().await;
         asked.into_iter().collect()
@@ -44,20 +45,20 @@ impl Engine {
     /// Requests the cancellation of one child, until the request is durable. An error is permanent.
     async fn cancel_child(
         self: &Arc<Self>,
-        parent: &Parent,
-        child: &str,
+        child: &Child,
         why: &'static str,
     ) -> Result<(), Failure> {
         let mut backoff = self.options.backoff.initial_delay;
-        while let Err(error) = self.request_cancel(parent, child, why).await {
+        while let Err(error) = self.request_cancel(child, why).await {
+            let run_id = &child.started.run_id;
             if !error.is_retryable() {
                 let Failure { code, message, .. } = error.failure();
                 return Err(Failure::new(
                     code,
-                    format!("child {child} can't be cancelled: {message}"),
+                    format!("child {run_id} can't be cancelled: {message}"),
                 ));
             }
-            warn!(error = %Chain(&error), run = child, "could not cancel a child; trying again");
+            warn!(error = %Chain(&error), run = %run_id, "could not cancel a child; trying again");
             self.clock.sleep(backoff).await;
             backoff = self.options.backoff.next(backoff);
         }
@@ -65,25 +66,40 @@ impl Engine {
     }
 
     /// Appends the request, if the run is the child that this operation started.
+    ///
+    /// A child that does not exist is started as a cancelled run. Otherwise a start that another engine
+    /// has begun and that is delayed, in a frozen process for example, would start a child that nobody
+    /// cancels.
     async fn request_cancel(
         self: &Arc<Self>,
-        parent: &Parent,
-        child: &str,
+        child: &Child,
         why: &'static str,
     ) -> Result<(), JournalError> {
-        let started = self.journals.started(child).await?.map(|(_, started, _)| started);
-        let named = started.and_then(|started| started.parent);
-        if !self.journals.is_parent(named.as_ref(), parent).await? {
-            // The child was never started, or its id belongs to another run.
-            return Ok(());
-        }
-        let Parent { run_id, incarnation, operation, .. } = parent;
+        let Parent { run_id, incarnation, operation, .. } = &child.parent;
         let incarnation = incarnation.as_ref().map_or_else(String::new, EventId::to_string);
         let id = EventId::derive(&format!("{incarnation}/{operation}/cancel"));
         let entry = Entry::CancelRequested(CancelRequested::new(format!(
             "run {run_id}, which started this one, {why}"
         )));
-        match self.journals.append_to_current(child, &entry, Some(&id), None).await {
+        let child_id = &*child.started.run_id;
+        let started = match self.journals.started(child_id).await? {
+            Some((_, started, _)) => started,
+            None => match self.create_cancelled(child, &entry, &id).await {
+                // It was started in between.
+                Err(JournalError::Exists { .. }) => match self.journals.started(child_id).await? {
+                    Some((_, started, _)) => started,
+                    None => return Ok(()),
+                },
+                // No process that starts it has its workflow, this one included.
+                Err(JournalError::UnknownWorkflow { .. }) => return Ok(()),
+                created => return created,
+            },
+        };
+        if !self.journals.is_parent(started.parent.as_ref(), &child.parent).await? {
+            // Its id belongs to another run.
+            return Ok(());
+        }
+        match self.journals.append_to_current(child_id, &entry, Some(&id), None).await {
             Ok(reached) => self.send(&reached.into(), Message::Wake),
             // It has ended, perhaps long ago, or it was asked before it continued as another run
             // and forwarded the request.
@@ -95,5 +111,17 @@ impl Engine {
             Err(error) => return Err(error),
         }
         Ok(())
+    }
+
+    /// Starts a child together with the request to cancel it.
+    async fn create_cancelled(
+        self: &Arc<Self>,
+        child: &Child,
+        request: &Entry,
+        id: &EventId,
+    ) -> Result<(), JournalError> {
+        let codec = self.journals.codec(child.started.workflow.as_str())?;
+        let encoded = codec.encode(request.clone(), self.clock.now(), Metadata::empty())?;
+        self.create_child(child, vec![encoded.event.with_id(id.clone())]).await
     }
 }

@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use aios_core::{
     Chain,
-    event::{EventId, Metadata},
+    event::{Event, EventId, Metadata},
     failure::Failure,
     store::{RecordedEvent, RunStatus, StoreError},
 };
@@ -26,29 +26,35 @@ use crate::workflow::{
     run_id::InvalidRunId,
 };
 
+/// A child, from the journal of its parent.
+pub(crate) struct Child {
+    /// The run and operation that started it.
+    pub(crate) parent: Parent,
+    /// Its id, workflow and input.
+    pub(crate) started: Arc<ChildStarted>,
+    /// The metadata of its first event.
+    pub(crate) metadata: Arc<Metadata>,
+}
+
 impl Engine {
-    /// Starts a child, or checks whether a child that was started before has ended.
+    /// Starts a child, or checks whether a child that was started before has ended. Returns whether the
+    /// child exists or never will.
     ///
     /// Called for each `StartChild` effect: when the start is recorded, after each load of the parent,
     /// and every `child_poll_interval`. An error that may pass is only logged, because the next call
     /// tries again.
-    pub(crate) async fn start_child(
-        self: Arc<Self>,
-        parent: Arc<str>,
-        incarnation: EventId,
-        child: ChildStarted,
-        metadata: Arc<Metadata>,
-    ) {
-        let as_parent = Parent::new(parent.to_string(), Some(incarnation), child.operation);
-        let outcome = match self.child_outcome(&as_parent, &child, metadata).await {
-            Ok(None) => return,
+    pub(crate) async fn start_child(self: Arc<Self>, child: Child) -> bool {
+        let outcome = match self.child_outcome(&child).await {
+            Ok(None) => return true,
             Ok(Some(outcome)) => outcome,
             Err(error) if error.is_retryable() => {
-                return warn!(error = %Chain(&error), run = %parent, "could not start a child; trying again later");
+                warn!(error = %Chain(&error), run = %child.parent.run_id, "could not start a child; trying again later");
+                return false;
             }
             Err(error) => Err(child_failure(&error)),
         };
-        self.report_child(&as_parent, outcome).await;
+        self.report_child(&child.parent, outcome).await;
+        true
     }
 
     /// The outcome of a child; `None` while it runs. Starts the child if it does not exist.
@@ -60,16 +66,14 @@ impl Engine {
     /// | is another run | the operation fails with `RUN_EXISTS` |
     async fn child_outcome(
         self: &Arc<Self>,
-        parent: &Parent,
-        child: &ChildStarted,
-        metadata: Arc<Metadata>,
+        child: &Child,
     ) -> Result<Option<Outcome>, JournalError> {
-        let run_id: Arc<str> = (*child.run_id).into();
+        let run_id: Arc<str> = (*child.started.run_id).into();
         // A start that fails because the run exists leads to one more look at it.
         let mut tried = false;
         loop {
             match self.journals.started(&run_id).await? {
-                Some(found) if self.is_child(&found, parent, child).await? => {
+                Some(found) if self.is_child(&found, child).await? => {
                     return self.outcome_of(Arc::clone(&run_id)).await;
                 }
                 // Not this parent's child: a child of another parent, a run without a parent, an
@@ -79,17 +83,8 @@ impl Engine {
                 None => {}
             }
             tried = true;
-            let mut started = Started::default();
-            started.input = child.input.clone();
-            started.parent = Some(parent.clone());
-            let workflow = child.workflow.as_str();
-            // Before the append: see `Starts::is_overtaken`.
-            let starting = self.starting(&run_id);
-            match self.start_run(&run_id, workflow, started, Arc::clone(&metadata)).await {
-                Ok(first) => {
-                    starting.activate_new(first);
-                    return Ok(None);
-                }
+            match self.create_child(child, Vec::new()).await {
+                Ok(()) => return Ok(None),
                 // Perhaps an earlier attempt started it, and the store's answer was lost.
                 Err(JournalError::Exists { .. }) => {}
                 Err(error) => return Err(error),
@@ -97,7 +92,26 @@ impl Engine {
         }
     }
 
-    /// Appends the start of a run of the latest version.
+    /// Appends the start of a child together with other first events, and activates it.
+    pub(super) async fn create_child(
+        self: &Arc<Self>,
+        child: &Child,
+        others: Vec<Event>,
+    ) -> Result<(), JournalError> {
+        let run_id: Arc<str> = (*child.started.run_id).into();
+        let mut started = Started::default();
+        started.input = child.started.input.clone();
+        started.parent = Some(child.parent.clone());
+        let workflow = child.started.workflow.as_str();
+        // Before the append: see `Starts::is_overtaken`.
+        let starting = self.starting(&run_id);
+        let metadata = Arc::clone(&child.metadata);
+        let first = self.start_run(&run_id, workflow, started, others, metadata).await?;
+        starting.activate_new(first);
+        Ok(())
+    }
+
+    /// Appends the start of a run of the latest version, and the other first events of its journal.
     ///
     /// The version is that of this process: the parent does not choose it.
     pub(crate) async fn start_run(
@@ -105,6 +119,7 @@ impl Engine {
         run_id: &str,
         workflow: &str,
         mut started: Started,
+        others: Vec<Event>,
         metadata: Arc<Metadata>,
     ) -> Result<Vec<RecordedEvent>, JournalError> {
         let unknown = || JournalError::UnknownWorkflow {
@@ -114,7 +129,7 @@ impl Engine {
         let registered = self.journals.registry.latest(workflow).ok_or_else(unknown)?;
         // A run keeps the version that it begins with.
         started.version = registered.workflow.version();
-        self.journals.start(run_id, workflow, started, Vec::new(), (*metadata).clone()).await
+        self.journals.start(run_id, workflow, started, others, (*metadata).clone()).await
     }
 
     /// The outcome of a run, or of the last run that it continued as; `None` while that one runs.
@@ -196,13 +211,12 @@ impl Engine {
     async fn is_child(
         &self,
         (workflow, started, _): &(String, Started, EventId),
-        parent: &Parent,
-        child: &ChildStarted,
+        child: &Child,
     ) -> Result<bool, JournalError> {
-        Ok(*workflow == *child.workflow.as_str()
+        Ok(*workflow == *child.started.workflow.as_str()
             && started.predecessor.is_none()
-            && is_same(&started.input, &child.input)
-            && self.journals.is_parent(started.parent.as_ref(), parent).await?)
+            && is_same(&started.input, &child.started.input)
+            && self.journals.is_parent(started.parent.as_ref(), &child.parent).await?)
     }
 }
 

@@ -2,3 +2,5 @@
 
 mod cancel;
 mod child;
+
+pub(crate) use child::Child;

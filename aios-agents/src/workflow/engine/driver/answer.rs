@@ -111,6 +111,7 @@ impl Driver {
         if self.expire(operation, now) {
             return;
         }
+        self.children.retry_start(operation);
         let (again, not_due) = {
             let mut machine = self.execution.machine();
             let again = machine.timer_due(operation, now);

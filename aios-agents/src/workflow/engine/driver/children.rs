@@ -5,34 +5,36 @@
 //!
 //! 1. `ChildStarted` is durable in the journal of the parent.
 //! 2. The child is started with its parent in its first event. If that was done before, the existing
-//!    child is recognised by it.
+//!    child is recognised by it. The parent does not end before this.
 //! 3. The child ends, and its engine appends `ChildEnded` to the journal of the parent, once.
 //! 4. In case 3 was missed, the parent checks the child every `child_poll_interval`.
 //!
+//! Steps 2 to 4 are effects of the operation while the code waits for it. The code may drop the call
+//! after step 1; the driver then starts the child by itself.
+//!
 //! Starting and cancelling are tasks beside the driver. A start activates another driver, which may
-//! wait for what this one has, and both read the store through the same queue. The two are also kept
-//! apart from each other: a cancellation waits for all starts, or it would miss a child that is about
-//! to exist.
+//! wait for what this one has, and both read the store through the same queue. A cancellation waits for
+//! all starts of its driver. A start by an engine that had the run before may still come, so a child
+//! that does not exist is started as a cancelled one, which such a start finds.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     future::poll_fn,
+    panic::AssertUnwindSafe,
     sync::Arc,
     task::{Context, Poll},
 };
 
-use aios_core::{
-    event::{EventId, Metadata},
-    failure::Failure,
-};
+use aios_core::{event::Metadata, failure::Failure};
+use futures_util::FutureExt;
 
 use super::Driver;
 use crate::{
     task::JoinSet,
     trace::SpanId,
     workflow::{
-        engine::{Engine, failing::PANICKED},
-        journal::{ChildStarted, Entry},
+        engine::{Engine, children::Child, failing::PANICKED},
+        journal::{ChildStarted, Entry, Parent},
     },
 };
 
@@ -40,7 +42,9 @@ use crate::{
 #[derive(Default)]
 pub(super) struct Children {
     /// Running children that must be cancelled with the run, by operation.
-    running: BTreeMap<u64, Box<str>>,
+    running: BTreeMap<u64, Arc<ChildStarted>>,
+    /// Children that may not exist: no start of them has succeeded since the run was loaded.
+    unstarted: BTreeMap<u64, Arc<ChildStarted>>,
     /// Children that the code no longer wants, whose cancellation has not begun.
     unwanted: BTreeSet<u64>,
     /// Whether the cancellation of the run was requested. Children started afterwards belong to its
@@ -60,11 +64,16 @@ pub(super) struct Children {
 /// Children that are being started. A start that has begun is finished, even if the run leaves
 /// memory.
 #[derive(Default)]
-struct Starts(JoinSet<()>);
+struct Starts {
+    /// Each returns its operation, and whether the child exists.
+    tasks: JoinSet<(u64, bool)>,
+    /// The operations whose start is in progress or, after a failed one, waits for a timer.
+    pending: BTreeSet<u64>,
+}
 
 impl Drop for Starts {
     fn drop(&mut self) {
-        self.0.detach_all();
+        self.tasks.detach_all();
     }
 }
 
@@ -74,8 +83,12 @@ impl Children {
         match entry {
             // What is started after the request to cancel belongs to the compensations, which have to
             // finish.
-            Entry::ChildStarted(child) if !self.cancel_requested && !child.leave_running => {
-                self.running.insert(child.operation, child.run_id.clone());
+            Entry::ChildStarted(child) => {
+                let child = Arc::new(child.clone());
+                if !self.cancel_requested && !child.leave_running {
+                    self.running.insert(child.operation, Arc::clone(&child));
+                }
+                self.unstarted.insert(child.operation, child);
             }
             Entry::ChildEnded(child) => self.ended(child.operation),
             Entry::OperationFailed(failed) => self.ended(failed.operation),
@@ -88,26 +101,40 @@ impl Children {
     fn ended(&mut self, operation: u64) {
         self.running.remove(&operation);
         self.unwanted.remove(&operation);
+        self.unstarted.remove(&operation);
     }
 
     /// Starts a child in a task of its own, because starting a child starts a driver.
-    pub(super) fn start(&mut self, starting: impl Future<Output = ()> + Send + 'static) {
-        self.starting.0.spawn(starting);
+    fn start(&mut self, operation: u64, starting: impl Future<Output = bool> + Send + 'static) {
+        self.starting.pending.insert(operation);
+        let starting = AssertUnwindSafe(starting).catch_unwind();
+        // One that panicked is repeated like one that failed.
+        self.starting.tasks.spawn(async move { (operation, starting.await.unwrap_or(false)) });
     }
 
-    /// Whether a child is being started. The run must stay in memory until then: a cancellation
-    /// would not find a child that does not exist yet.
+    /// Whether a child is being started. The run stays in memory until then.
     pub(super) fn is_starting(&self) -> bool {
-        !self.starting.0.is_empty()
+        !self.starting.tasks.is_empty()
     }
 
-    /// Removes the starts that have ended. Ready once the last one has.
-    pub(super) fn poll_starting(&mut self, context: &mut Context<'_>) -> Poll<()> {
+    /// Whether the run may end: every child whose start is recorded exists, and those to be cancelled
+    /// have been asked to end.
+    pub(super) fn let_end(&self) -> bool {
+        self.unstarted.is_empty() && !self.is_cancelling()
+    }
+
+    /// Permits the start of a child again after one that failed: its timer is due, or was cleared.
+    pub(super) fn retry_start(&mut self, operation: u64) {
+        self.starting.pending.remove(&operation);
+    }
+
+    /// The next start that has ended: its operation, and whether the child exists.
+    fn poll_started(&mut self, context: &mut Context<'_>) -> Poll<(u64, bool)> {
         loop {
-            match self.starting.0.poll_join_next(context) {
-                // A start that panicked started nothing.
-                Poll::Ready(Some(_)) if self.starting.0.is_empty() => return Poll::Ready(()),
-                Poll::Ready(Some(_)) => {}
+            match self.starting.tasks.poll_join_next(context) {
+                Poll::Ready(Some(Ok(started))) => return Poll::Ready(started),
+                // Its executor dropped it. The run is loaded again elsewhere.
+                Poll::Ready(Some(Err(_))) => {}
                 Poll::Ready(None) | Poll::Pending => return Poll::Pending,
             }
         }
@@ -140,21 +167,76 @@ impl Children {
 }
 
 impl Driver {
-    /// Starts a child or checks whether it has ended, unless the run no longer waits for it. The trace
-    /// context of the child is the span of this operation.
+    /// Starts a child or checks whether it has ended, unless the code no longer waits for it.
     pub(super) fn start_child(&mut self, child: ChildStarted) {
-        if !self.execution.machine().is_active(child.operation) {
+        if self.execution.machine().is_active(child.operation) {
+            self.begin_start(Arc::new(child));
+        }
+    }
+
+    /// Starts the children whose calls the code has dropped after their starts were recorded, and that
+    /// may not exist. Those that are to be cancelled are not started.
+    pub(super) fn start_dropped(&mut self) {
+        if self.children.unstarted.is_empty() || self.is_paused() || self.is_leaving {
             return;
         }
+        let Children { unstarted, unwanted, starting, .. } = &self.children;
+        let machine = self.execution.machine();
+        let is_due = |operation: &u64| {
+            !machine.is_active(*operation)
+                && !unwanted.contains(operation)
+                && !starting.pending.contains(operation)
+        };
+        let due = unstarted.iter().filter(|(operation, _)| is_due(operation));
+        let due: Vec<Arc<ChildStarted>> = due.map(|(_, child)| Arc::clone(child)).collect();
+        drop(machine);
+        due.into_iter().for_each(|child| self.begin_start(child));
+    }
+
+    /// Whether a child whose call the code has dropped may not exist. The run stays in memory until it
+    /// does.
+    pub(super) fn has_unstarted_dropped(&self) -> bool {
+        let machine = self.execution.machine();
+        self.children.unstarted.keys().any(|operation| !machine.is_active(*operation))
+    }
+
+    /// Begins to start or to check a child.
+    fn begin_start(&mut self, started: Arc<ChildStarted>) {
+        let operation = started.operation;
         let check = self.engine.clock.now() + self.engine.options.child_poll_interval;
-        self.engine.timers.set(check, &self.run_id, child.operation);
-        let engine = Arc::clone(&self.engine);
-        let run_id = Arc::clone(&self.run_id);
-        let span = SpanId::of_operation(&self.incarnation, child.operation);
+        self.engine.timers.set(check, &self.run_id, operation);
+        let child = self.child(started);
+        self.children.start(operation, Arc::clone(&self.engine).start_child(child));
+    }
+
+    /// Takes the results of starts that have ended. Whether the last one has ended now.
+    pub(super) fn poll_starting(&mut self, context: &mut Context<'_>) -> bool {
+        let mut has_ended = false;
+        while let Poll::Ready((operation, exists)) = self.children.poll_started(context) {
+            has_ended = true;
+            let Children { starting, unstarted, .. } = &mut self.children;
+            if exists {
+                starting.pending.remove(&operation);
+                unstarted.remove(&operation);
+            } else if unstarted.contains_key(&operation) {
+                // It stays pending until this timer: `retry_start`.
+                let retry = self.engine.clock.now() + self.engine.options.backoff.max_delay;
+                self.engine.timers.set(retry, &self.run_id, operation);
+            }
+        }
+        has_ended && !self.children.is_starting()
+    }
+
+    /// A child of this run. The trace context of the child is the span of its operation.
+    fn child(&self, started: Arc<ChildStarted>) -> Child {
+        let span = SpanId::of_operation(&self.incarnation, started.operation);
         let traceparent = Some(self.trace.with_span(span).to_string().into());
-        let metadata = Arc::new(Metadata { traceparent, ..(*self.metadata).clone() });
-        let incarnation = self.incarnation.clone();
-        self.children.start(engine.start_child(run_id, incarnation, child, metadata));
+        let incarnation = Some(self.incarnation.clone());
+        Child {
+            parent: Parent::new(self.run_id.to_string(), incarnation, started.operation),
+            metadata: Arc::new(Metadata { traceparent, ..(*self.metadata).clone() }),
+            started,
+        }
     }
 
     /// Starts to cancel the children of a run whose cancellation was requested, once each time the
@@ -166,7 +248,7 @@ impl Driver {
         }
         children.cancel_begun = true;
         let running = std::mem::take(&mut children.running);
-        self.begin_cancelling(running, "was cancelled");
+        self.begin_cancelling(running.into_values(), "was cancelled");
     }
 
     /// Starts to cancel the children that the code no longer wants. After a crash, the code drops
@@ -180,22 +262,27 @@ impl Driver {
         // A child whose start is not durable yet is cancelled when it is.
         let started = unwanted.extract_if(.., |operation| running.contains_key(operation));
         let started: Vec<u64> = started.collect();
-        let started = started.into_iter().filter_map(|operation| running.remove_entry(&operation));
-        let started = started.collect();
+        let started = started.into_iter().filter_map(|operation| running.remove(&operation));
+        let started: Vec<Arc<ChildStarted>> = started.collect();
         self.begin_cancelling(started, "no longer needs it");
     }
 
     /// Begins to cancel children, after all starts in progress have ended.
-    fn begin_cancelling(&mut self, running: BTreeMap<u64, Box<str>>, why: &'static str) {
-        if running.is_empty() {
+    fn begin_cancelling(
+        &mut self,
+        running: impl IntoIterator<Item = Arc<ChildStarted>>,
+        why: &'static str,
+    ) {
+        let children: Vec<Child> = running.into_iter().map(|child| self.child(child)).collect();
+        if children.is_empty() {
             return;
+        }
+        for child in &children {
+            self.children.unstarted.remove(&child.started.operation);
         }
         let starting = std::mem::take(&mut self.children.starting);
         let engine = Arc::clone(&self.engine);
-        let run_id = Arc::clone(&self.run_id);
-        let incarnation = self.incarnation.clone();
-        let cancelling = cancel(engine, run_id, incarnation, running, starting, why);
-        self.children.cancelling.spawn(cancelling);
+        self.children.cancelling.spawn(cancel(engine, children, starting, why));
     }
 
     /// Like [`cancel_children`](Self::cancel_children), but waits until the requests are durable.
@@ -211,13 +298,10 @@ impl Driver {
 /// Waits for the starts, then requests the cancellation of each child.
 async fn cancel(
     engine: Arc<Engine>,
-    run_id: Arc<str>,
-    incarnation: EventId,
-    running: BTreeMap<u64, Box<str>>,
+    children: Vec<Child>,
     mut starting: Starts,
     why: &'static str,
 ) -> Result<(), Failure> {
-    // A start that panicked started nothing that could be cancelled.
-    while starting.0.join_next().await.is_some() {}
-    engine.cancel_children(&run_id, &incarnation, running, why).await
+    while starting.tasks.join_next().await.is_some() {}
+    engine.cancel_children(children, why).await
 }

@@ -66,9 +66,7 @@ impl Driver {
             return true;
         }
         let machine = self.execution.machine();
-        // The end of a run waits until its children have been asked to end.
-        let may_end = !machine.is_paused() && !self.children.is_cancelling();
-        if may_end && self.execution.outcome().is_some() {
+        if self.execution.outcome().is_some() && !machine.is_paused() && self.children.let_end() {
             return true;
         }
         let steps = || machine.active().any(|(_, request)| matches!(request, Request::Step { .. }));
@@ -183,10 +181,10 @@ impl Driver {
     }
 
     /// The entry that ends the run, once its code has ended, unless the run is paused or its
-    /// children are still being cancelled.
+    /// children are still being started or cancelled.
     pub(super) fn ending(&self) -> Option<Entry> {
         self.execution.outcome()?;
-        if self.is_paused() || self.children.is_cancelling() {
+        if self.is_paused() || !self.children.let_end() {
             return None;
         }
         self.execution.ending(|| self.successor_id())

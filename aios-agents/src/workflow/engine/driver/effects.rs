@@ -45,6 +45,7 @@ impl Driver {
                     self.assigned.remove(&operation);
                     self.deferred.remove(&operation);
                     self.missed.remove(&operation);
+                    self.children.retry_start(operation);
                 }
             }
         }

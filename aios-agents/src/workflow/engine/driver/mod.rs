@@ -276,6 +276,7 @@ impl Driver {
                 self.perform_effects();
                 self.cancel_children();
                 self.cancel_unwanted();
+                self.start_dropped();
             }
             if self.append.is_none()
                 && let Err(exit) = self.record().await
@@ -384,7 +385,7 @@ impl Driver {
         let has_effects = self.execution.machine().has_effects();
         if has_effects
             || self.children.poll_cancelling(context).is_ready()
-            || self.children.poll_starting(context).is_ready()
+            || self.poll_starting(context)
         {
             return Poll::Ready(DriverEvent::WorkReady);
         }
@@ -418,7 +419,8 @@ impl Driver {
     fn is_idle(&mut self) -> bool {
         let is_ending = self.execution.outcome().is_some() && !self.is_paused();
         let is_busy = self.append.is_some() || self.has_records() || self.reread_timer.is_some();
-        if is_busy || is_ending || self.children.is_cancelling() || self.children.is_starting() {
+        let is_cancelling = self.children.is_cancelling();
+        if is_busy || is_ending || is_cancelling || self.children.is_starting() {
             return false;
         }
         let machine = self.execution.machine();
@@ -432,7 +434,7 @@ impl Driver {
         let soon = || self.engine.clock.now() + self.engine.options.eviction_delay;
         let rests = rests && machine.next_timer().is_none_or(|due| due > soon());
         drop(machine);
-        rests && !self.is_watched()
+        rests && !self.is_watched() && !self.has_unstarted_dropped()
     }
 
     /// The note of an idle run, unless it waits for tasks.

@@ -124,7 +124,7 @@ impl Driver {
             // Announced before the append: if another task finds the start and activates the run, the
             // journal that this append returns is outdated.
             let starting = self.engine.starting(&run_id.as_str().into());
-            match self.engine.start_run(&run_id, workflow, started, metadata).await {
+            match self.engine.start_run(&run_id, workflow, started, Vec::new(), metadata).await {
                 Ok(journal) => self.succession.started = Some(Some((starting, journal))),
                 // Either this run started it before a crash, or the id is taken.
                 Err(JournalError::Exists { .. }) => {
