@@ -90,9 +90,9 @@ pub(crate) struct Execution {
     /// Whether a live run that was resumed has not seen all held entries. No step begins until then: its
     /// outcome may be among them.
     resuming: bool,
-    /// Set while held entries are applied before a cancellation: the number of entries that were to be
-    /// recorded before. What the code requests during that is forgotten again.
-    flushing: Option<usize>,
+    /// Whether held entries are being applied before a cancellation. What the code requests during that
+    /// does not begin.
+    flushing: bool,
     /// The waker that the code is polled with.
     wake_flag: WakeFlag,
     /// Whether something outside of the engine holds a clone of the code's waker.
@@ -143,7 +143,7 @@ impl Execution {
             queue: VecDeque::new(),
             held: VecDeque::new(),
             resuming: false,
-            flushing: None,
+            flushing: false,
             wake_flag,
             is_watched: false,
             kept: 0,
@@ -228,12 +228,12 @@ impl Execution {
     /// A cancellation overrides a pause. The held entries are applied before it, so that the code has
     /// seen everything that needs compensation. Operations that it requests during that are not begun.
     fn next(&mut self) -> Option<(Entry, Timestamp)> {
-        if let Some(recorded) = self.flushing {
+        if self.flushing {
             if let Some(held) = self.held.pop_front() {
                 return Some(held);
             }
-            self.machine().forget_after(recorded);
-            self.flushing = None;
+            self.flushing = false;
+            self.machine().end_flush();
             return self.queue.pop_front();
         }
         if !self.machine().is_paused_by_client() {
@@ -245,8 +245,8 @@ impl Execution {
                 Entry::Resumed | Entry::Paused => return Some((entry, at)),
                 Entry::CancelRequested(_) => {
                     self.queue.push_front((entry, at));
-                    let recorded = self.machine().recorded();
-                    self.flushing = Some(recorded);
+                    self.flushing = true;
+                    self.machine().begin_flush();
                     return self.next();
                 }
                 entry => {

@@ -51,7 +51,9 @@ impl Machine {
             Request::Signal { name, .. } => self.signals.add_waiter(name, operation),
             _ => (false, None),
         };
-        if !is_served && !self.expected.knows(operation) {
+        let is_new = !is_served && !self.expected.knows(operation);
+        let discarded = is_new && self.flushing;
+        if is_new && !discarded {
             let entries = self.start_entries(operation, &request, now);
             self.recording.extend(entries);
         }
@@ -62,7 +64,8 @@ impl Machine {
         let is_over = matches!(request, Request::Emit { .. } | Request::Status { .. });
         if let Some(found) = self.operation_mut(operation) {
             let state = State::Open { attempt: 1, until: None };
-            *found = Operation { request: Some(Box::new(request)), state, ..Operation::default() };
+            let request = Some(Box::new(request));
+            *found = Operation { request, state, discarded, ..Operation::default() };
         }
         match is_over {
             true => self.resolve(operation, Ok(Payload::null()), self.place),
@@ -115,7 +118,8 @@ impl Machine {
     /// operation with a lower number takes instead.
     fn await_later_signal(&mut self, operation: u64, now: Timestamp) {
         let request = self.operation(operation).and_then(Operation::request).cloned();
-        if let Some(request) = request.filter(|_| !self.expected.knows(operation)) {
+        let is_new = !self.expected.knows(operation);
+        if let Some(request) = request.filter(|_| is_new && !self.flushing) {
             let entries = self.start_entries(operation, &request, now);
             self.recording.extend(entries);
         }
@@ -299,6 +303,7 @@ impl Machine {
         }
         // Before the request is taken, on which it depends.
         let was_waiting = found.waits_externally();
+        let was_discarded = found.discarded;
         let has_ended = matches!(found.state, State::Resolved { .. });
         let state = std::mem::replace(&mut found.state, State::Abandoned);
         let request = found.request.take();
@@ -312,8 +317,8 @@ impl Machine {
         let begins = |entry: &Entry| entry.operation() == Some(operation) && entry.is_beginning();
         let before = self.recording.len();
         self.recording.retain(|entry| !begins(entry));
-        // If the start was still here, nothing outside has heard of the operation.
-        let is_known = self.recording.len() == before;
+        // If the start was still here or was discarded, nothing outside has heard of the operation.
+        let is_known = self.recording.len() == before && !was_discarded;
         if let Some(Request::Child(child)) = request.as_deref()
             && child.cancel_when_dropped
             && is_known
@@ -339,21 +344,18 @@ impl Machine {
         }
     }
 
-    /// Number of entries to record; see [`forget_after`](Self::forget_after).
-    #[must_use]
-    pub fn recorded(&self) -> usize {
-        self.recording.len()
+    /// Discards the starts of operations that the code requests from now on, until
+    /// [`end_flush`](Self::end_flush).
+    ///
+    /// Used while held entries are applied before a cancellation. Everything else is recorded: outcomes
+    /// of work that began before, and the versions of changes, which the code follows already.
+    pub fn begin_flush(&mut self) {
+        self.flushing = true;
     }
 
-    /// Discards all entries to record after the first `recorded`, except the pinned versions of
-    /// changes.
-    ///
-    /// Used for what the code requests while held entries are applied before a cancellation. A pinned
-    /// version stays, because the code has already followed it.
-    pub fn forget_after(&mut self, recorded: usize) {
-        let later = self.recording.split_off(recorded.min(self.recording.len()));
-        let stays = |entry: &Entry| matches!(entry, Entry::VersionMarked(_));
-        self.recording.extend(later.into_iter().filter(stays));
+    /// Ends the effect of [`begin_flush`](Self::begin_flush).
+    pub fn end_flush(&mut self) {
+        self.flushing = false;
     }
 
     /// The version of a change that this run follows: the one pinned in its journal; else the oldest,

@@ -142,6 +142,8 @@ pub struct Machine {
     paused: bool,
     /// Whether the host holds the run, with the same effect as a pause.
     held: bool,
+    /// Whether the starts of the operations that the code requests are discarded.
+    flushing: bool,
     /// Whether the code has seen outcomes that are not durable, so that no step may begin.
     ahead: bool,
     /// The failure with which the run ends, since its cancellation was requested.
@@ -176,6 +178,7 @@ impl Machine {
             effects_deferred: false,
             paused: false,
             held: false,
+            flushing: false,
             ahead: false,
             cancelled: None,
         }

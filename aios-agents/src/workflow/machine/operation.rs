@@ -126,6 +126,9 @@ pub(super) struct Operation {
     pub(super) begun: bool,
     /// Whether the code has not polled the step since the host held the run.
     pub(super) unpolled: bool,
+    /// Whether its start is never recorded, because it was requested while held entries were applied
+    /// before a cancellation.
+    pub(super) discarded: bool,
     /// When the first attempt of a task was assigned, or the code of the last attempt of a step began.
     pub(super) began_at: Option<Timestamp>,
 }

@@ -2,7 +2,7 @@ use std::time::Duration;
 
 use aios_core::{
     agent::{TaskAssigned, TaskCompleted, TaskError, TaskId},
-    event::Payload,
+    event::{Event, Payload},
     retry::RetryPolicy,
 };
 
@@ -317,7 +317,7 @@ fn should_assign_no_further_attempt_at_a_task_that_has_an_outcome() {
         let mut machine = machine_in("task", "retrying");
         machine.take_recording();
         machine.timer_due(1, later(1));
-        assert_eq!(machine.recorded(), 1, "the second attempt");
+        assert_eq!(machine.recording().count(), 1, "the second attempt");
         end(&mut machine);
         assert_eq!(machine.take_recording(), []);
     }
@@ -352,6 +352,28 @@ fn should_leave_no_trace_of_operations_given_up_before_they_were_recorded() {
         machine.abandon(1);
         assert!(machine.take_recording().is_empty() && machine.take_effects().is_empty(), "{kind}");
     }
+}
+
+/// Held entries make the code drop an operation that is not recorded yet, and request others.
+#[test]
+fn should_record_nothing_of_what_is_requested_before_a_cancellation_ends_a_pause() {
+    let mut machine = machine_in("task", "open");
+    machine.apply(&Entry::Paused, NOW).unwrap();
+    machine.begin_flush();
+    machine.abandon(1);
+    let event = Event::new("shop.order.placed".parse().unwrap(), "test", &1).unwrap();
+    for request in [Request::Emit { event: Box::new(event) }, request("task"), request("child")] {
+        let operation = machine.reserve();
+        machine.ask(operation, request, NOW).unwrap();
+    }
+    assert_eq!(machine.version("change", 1, 2).unwrap(), 2);
+    machine.end_flush();
+    let cancel = CancelRequested::new("enough".into());
+    machine.apply(&Entry::CancelRequested(cancel), NOW).unwrap();
+    (2..=machine.reserved()).for_each(|operation| machine.abandon(operation));
+    let recorded = machine.take_recording();
+    assert!(matches!(recorded[..], [Entry::VersionMarked(_)]), "{recorded:?}");
+    assert!(machine.take_effects().is_empty() && machine.take_unwanted().is_empty());
 }
 
 #[test]
