@@ -103,6 +103,7 @@ mod sweep;
 
 mod runtime {
     mod declared;
+    mod dropped;
     mod options;
     mod outputs;
     mod panics;

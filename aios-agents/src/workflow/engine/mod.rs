@@ -192,12 +192,14 @@ impl Engine {
         // Before the shards are acquired: what is appended after this position is scanned, and recovery
         // finds what came before.
         let position = runs::foreign_appends::start_position(&engine).await?;
-        if let Err(error) = Self::join(&engine).await {
-            engine.halt().await;
+        // Ends what has begun, if this future is dropped.
+        let mut running = RunningEngine { engine, tasks: JoinSet::new() };
+        if let Err(error) = Self::join(&running.engine).await {
+            running.engine.halt().await;
             return Err(error);
         }
-        let tasks = Self::spawn_parts(&engine, queues, position).await;
-        Ok(RunningEngine { engine, tasks })
+        running.tasks = Self::spawn_parts(&running.engine, queues, position).await;
+        Ok(running)
     }
 
     /// An engine without runs and tasks, and the queues that its tasks serve.
