@@ -1,11 +1,14 @@
 //! Workflows of many shapes, each with a fault at one of its appends: they end as they do undisturbed,
 //! and do nothing again that is recorded.
 //!
-//! The tests take a sample of all pairs of a fault and an append. `AIOS_SWEEP=all` makes them take every
-//! pair, which takes some minutes.
+//! Or with random faults of the store and the broker, in one process after the other (`storm`).
+//!
+//! The tests take a sample of all pairs of a fault and an append, and few seeds. `AIOS_SWEEP=all` makes
+//! them take every pair and many seeds, which takes some minutes.
 
 mod journals;
 mod shapes;
+mod storm;
 mod trial;
 
 use std::sync::{Arc, Mutex};
@@ -18,6 +21,7 @@ use futures_util::future::join_all;
 
 use self::{
     shapes::SHAPES,
+    storm::Storm,
     trial::{Calm, FAULTS, Fault, Trial},
 };
 use crate::support::workflows::{PATIENCE, postgres};
@@ -28,15 +32,22 @@ type Open = dyn Fn() -> BoxFuture<'static, Arc<dyn Store>>;
 /// A trial: the shape, the fault and the append that it concerns.
 type Case = (usize, Fault, usize, Arc<Calm>);
 
+#[allow(clippy::disallowed_methods, reason = "a person asks for every case")]
+fn takes_all() -> bool {
+    std::env::var("AIOS_SWEEP").is_ok_and(|which| which == "all")
+}
+
+async fn calm(store: &Arc<dyn Store>, shape: usize) -> Arc<Calm> {
+    let calm = tokio::time::timeout(PATIENCE, trial::calm(store, shape)).await;
+    Arc::new(calm.expect("an undisturbed run ends"))
+}
+
 /// Every case, or one in `sample`.
 async fn cases(store: &Arc<dyn Store>, sample: usize) -> Vec<Case> {
-    #[allow(clippy::disallowed_methods, reason = "a person asks for every case")]
-    let takes_all = std::env::var("AIOS_SWEEP").is_ok_and(|which| which == "all");
-    let step = if takes_all { 1 } else { sample };
+    let step = if takes_all() { 1 } else { sample };
     let mut cases = Vec::new();
     for shape in 0..SHAPES.len() {
-        let calm = tokio::time::timeout(PATIENCE, trial::calm(store, shape)).await;
-        let calm = Arc::new(calm.expect("an undisturbed run ends"));
+        let calm = calm(store, shape).await;
         for (number, fault) in FAULTS.into_iter().enumerate() {
             // Other places for each shape and fault.
             let first = 1 + (shape * 5 + number * 3) % step;
@@ -86,4 +97,39 @@ async fn should_end_alike_whatever_happens_at_an_append_on_postgresql() {
         async move { Arc::new(postgres(&url).await) as _ }
     };
     sweep(&move || Box::pin(open()), 4, 36).await;
+}
+
+/// Storms of each shape, with so many seeds.
+async fn storms(open: &Open, workers: usize, sample: u64) {
+    let seeds = if takes_all() { 60 } else { sample };
+    let store = open().await;
+    let mut cases = Vec::new();
+    for shape in 0..SHAPES.len() {
+        let calm = calm(&store, shape).await;
+        cases.extend((0..seeds).map(|seed| (shape, seed, Arc::clone(&calm))));
+    }
+    let left = Mutex::new(cases.into_iter().enumerate());
+    let next = || left.lock().unwrap().next();
+    let work = (0..workers).map(|_| async {
+        let store = open().await;
+        while let Some((number, (shape, seed, calm))) = next() {
+            let id = format!("s{number}");
+            let storm = Storm { store: &store, shape, seed, id, calm: &calm };
+            let found = tokio::time::timeout(PATIENCE * 4, storm.run()).await;
+            let found = found.unwrap_or_else(|_| vec!["it does not end".to_owned()]);
+            assert!(found.is_empty(), "{}, seed {seed}: {found:#?}", SHAPES[shape].0);
+        }
+    });
+    join_all(work).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn should_end_alike_after_random_faults_in_memory() {
+    storms(&|| Box::pin(async { Arc::new(MemoryStore::new()) as _ }), 16, 2).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn should_end_alike_after_random_faults_on_sqlite() {
+    let open = || async { Arc::new(SqliteStore::connect("sqlite::memory:").await.unwrap()) as _ };
+    storms(&move || Box::pin(open()), 8, 1).await;
 }

@@ -10,8 +10,7 @@ use aios_agents::{
     runtime::{EngineOptions, RuntimeBuilder},
     workflow::FnWorkflow,
 };
-use aios_broker::memory::MemoryBroker;
-use aios_core::BoxFuture;
+use aios_core::{BoxFuture, broker::Broker};
 use serde_json::{Value, json};
 
 use crate::support::workflows::quick;
@@ -231,6 +230,18 @@ pub(super) fn register(builder: RuntimeBuilder, executions: &Executions) -> Runt
         let missed = context.signal::<u64>("nothing").timeout(BRIEFLY).await.unwrap_err();
         json!([seen, missed.code()])
     });
+    let detached = with!(|executions, context, input: u64| -> u64 {
+        let left = context.child::<u64>("leaf", &input).leave_running();
+        let kept = context.child::<u64>("leaf", &input);
+        context.set_status("ready");
+        let number = aios_agents::select! {
+            number = left => number?,
+            number = kept => number?,
+            number = context.signal::<u64>("number") => number?,
+        };
+        did(&executions, &context, "leave", number).await?;
+        0
+    });
     let tree = with!(|executions, context, depth: u64| -> u64 {
         did(&executions, &context, "enter", depth).await?;
         let kept = executions.clone();
@@ -317,6 +328,7 @@ pub(super) fn register(builder: RuntimeBuilder, executions: &Executions) -> Runt
         .workflow("retries", retries)
         .workflow("ordered", ordered)
         .workflow("choosing", choosing)
+        .workflow("detached", detached)
         .workflow("tree", tree)
         .workflow("failing_once", failing_once)
         .workflow("rounds", rounds)
@@ -327,17 +339,14 @@ pub(super) fn register(builder: RuntimeBuilder, executions: &Executions) -> Runt
 /// A runtime on a store, as a process of its own.
 pub(super) fn process(
     store: Arc<dyn Store>,
-    broker: &MemoryBroker,
+    broker: Arc<dyn Broker>,
     executions: &Executions,
     lease_time: Duration,
 ) -> RuntimeBuilder {
     let options = EngineOptions::new()
         .with_lease_time(lease_time)
         .with_child_poll_interval(Duration::from_millis(500));
-    let builder = Runtime::builder()
-        .store(store)
-        .broker(Arc::new(broker.new_connection()))
-        .engine_options(options);
+    let builder = Runtime::builder().store(store).broker(broker).engine_options(options);
     register(builder, executions)
 }
 
@@ -429,6 +438,15 @@ pub(super) const SHAPES: &[(&str, Script)] = &[
                 given(sender.signal("number", &number).await)?;
                 moment().await;
             }
+            end(&run).await
+        })
+    }),
+    ("detached", |runtime, id| {
+        Box::pin(async move {
+            let run = runtime.start("detached", &1_u64).id(id).await?;
+            until_status(&run, "ready").await?;
+            let sender = run.clone().with_request_id(format!("{id}-1"));
+            given(sender.signal("number", &1_u64).await)?;
             end(&run).await
         })
     }),

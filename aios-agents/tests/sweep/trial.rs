@@ -75,7 +75,7 @@ impl Fault {
 pub(super) struct Calm {
     /// The number of appends to journals.
     pub(super) appends: usize,
-    outcome: Value,
+    pub(super) outcome: Value,
     executions: BTreeMap<(String, String), usize>,
 }
 
@@ -103,7 +103,8 @@ pub(super) async fn calm(store: &Arc<dyn Store>, shape: usize) -> Calm {
     });
     let (executions, id) = (Executions::default(), format!("calm{shape}"));
     let broker = MemoryBroker::new();
-    let runtime = process(faulty, &broker, &executions, LONG).start().await.unwrap();
+    let broker = Arc::new(broker.new_connection());
+    let runtime = process(faulty, broker, &executions, LONG).start().await.unwrap();
     let outcome = SHAPES[shape].1(&runtime, &id).await.unwrap();
     settled(&Journals { store: &**store, id: &id, from: 0 }).await;
     runtime.shutdown(PATIENCE).await.unwrap();
@@ -112,7 +113,7 @@ pub(super) async fn calm(store: &Arc<dyn Store>, shape: usize) -> Calm {
 }
 
 /// Without the id, which differs between trials.
-fn nameless(outcome: &Value, id: &str) -> Value {
+pub(super) fn nameless(outcome: &Value, id: &str) -> Value {
     serde_json::from_str(&outcome.to_string().replace(id, "ID")).unwrap()
 }
 
@@ -134,7 +135,10 @@ impl Trial<'_> {
         let journals = Journals { store: &**self.store, id: &self.id, from };
         let (executions, broker) = (Executions::default(), MemoryBroker::new());
         let lease_time = if self.fault.crashes() { Duration::from_secs(1) } else { LONG };
-        let another = |store| process(store, &broker, &executions, lease_time).start();
+        let another = |store| {
+            let broker = Arc::new(broker.new_connection());
+            process(store, broker, &executions, lease_time).start()
+        };
         let faulty = FaultyStore::new(Arc::clone(self.store));
         let mut reached = self.set_rule(&faulty);
         let mut runtime = another(faulty.clone()).await.unwrap();
@@ -211,20 +215,8 @@ impl Trial<'_> {
         }
     }
 
-    /// Repeats the script as a client does whose calls fail.
     async fn insist(&self, runtime: &Runtime) -> Value {
-        loop {
-            match SHAPES[self.shape].1(runtime, &self.id).await {
-                // A run that was blocked is being loaded.
-                Ok(outcome) if outcome.to_string().contains("RUN_BLOCKED") => {}
-                Ok(outcome) => return outcome,
-                // The engine has failed because it could not record something.
-                Err(_) if runtime.failure().is_some() => return Value::Null,
-                Err(error) if error.is_retryable() || self.fault == Fault::Never => {}
-                Err(error) => return error.code().into(),
-            }
-            moment().await;
-        }
+        insist(self.shape, &self.id, runtime, self.fault == Fault::Never).await
     }
 
     /// Sets the fault. Returns how many appends there were from that one on.
@@ -274,11 +266,27 @@ impl Trial<'_> {
     }
 }
 
+/// Repeats the script as a client does whose calls fail, also for good if `refuses`.
+pub(super) async fn insist(shape: usize, id: &str, runtime: &Runtime, refuses: bool) -> Value {
+    loop {
+        match SHAPES[shape].1(runtime, id).await {
+            // A run that was blocked is being loaded.
+            Ok(outcome) if outcome.to_string().contains("RUN_BLOCKED") => {}
+            Ok(outcome) => return outcome,
+            // The engine has failed because it could not record something.
+            Err(_) if runtime.failure().is_some() => return Value::Null,
+            Err(error) if error.is_retryable() || refuses => {}
+            Err(error) => return error.code().into(),
+        }
+        moment().await;
+    }
+}
+
 async fn wait_for(reached: &mut watch::Receiver<usize>, count: usize) {
     drop(reached.wait_for(|reached| *reached >= count).await);
 }
 
-async fn settled(journals: &Journals<'_>) {
+pub(super) async fn settled(journals: &Journals<'_>) {
     while !journals.open().await.is_empty() {
         moment().await;
     }
