@@ -102,6 +102,7 @@ mod fleet {
 mod sweep;
 
 mod runtime {
+    mod cancelled;
     mod declared;
     mod dropped;
     mod options;
