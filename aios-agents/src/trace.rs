@@ -36,7 +36,7 @@ impl TraceId {
     /// The trace of a run that was started without one.
     #[must_use]
     pub fn of_run(incarnation: &EventId) -> Self {
-        Self(derive(&format!("trace/{incarnation}")))
+        Self(derive("trace", incarnation, &[]))
     }
 
     /// The trace with this id; `None` if all bytes are zero.
@@ -58,13 +58,13 @@ impl SpanId {
     /// The span of a run.
     #[must_use]
     pub fn of_run(incarnation: &EventId) -> Self {
-        Self(derive(&format!("run/{incarnation}")))
+        Self(derive("run", incarnation, &[]))
     }
 
     /// The span of an operation of a run.
     #[must_use]
     pub fn of_operation(incarnation: &EventId, operation: u64) -> Self {
-        Self(derive(&format!("operation/{incarnation}/{operation}")))
+        Self(derive("operation", incarnation, &[operation]))
     }
 
     /// The span of an attempt, from 1, of a task or step.
@@ -84,7 +84,7 @@ impl SpanId {
     /// ```
     #[must_use]
     pub fn of_attempt(incarnation: &EventId, operation: u64, attempt: u32) -> Self {
-        Self(derive(&format!("attempt/{incarnation}/{operation}#{attempt}")))
+        Self(derive("attempt", incarnation, &[operation, attempt.into()]))
     }
 
     /// The span with this id; `None` if all bytes are zero.
@@ -100,11 +100,15 @@ impl SpanId {
     }
 }
 
-/// The beginning of the SHA-256 of a text. All zeros are not an id.
-fn derive<const N: usize>(text: &str) -> [u8; N] {
+/// The beginning of the SHA-256 of the kind, the key of the incarnation and the numbers, as 8 bytes each
+/// in big-endian order. All zeros are not an id.
+fn derive<const N: usize>(kind: &str, incarnation: &EventId, numbers: &[u64]) -> [u8; N] {
+    let mut hash = Sha256::new_with_prefix(kind);
+    hash.update(incarnation.key());
+    numbers.iter().for_each(|number| hash.update(number.to_be_bytes()));
     let mut id = [0; N];
     // A hash of 32 bytes is longer than any id, so all bytes are set.
-    id.iter_mut().zip(Sha256::digest(text)).for_each(|(to, from)| *to = from);
+    id.iter_mut().zip(hash.finalize()).for_each(|(to, from)| *to = from);
     if id.iter().all(|byte| *byte == 0) {
         id.iter_mut().for_each(|byte| *byte = 1);
     }
@@ -303,10 +307,10 @@ mod tests {
             SpanId::of_attempt(&incarnation, 1, 1).to_string(),
         ];
         let expected = [
-            "b96aeec3680f1c8cb30d9db80856e629",
-            "1a502d2f9ac8cbea",
-            "949e28f5876a2ce9",
-            "d9e2f05f4b96d9aa",
+            "47c8187f09c1ef01ea401bb2b45f55fa",
+            "c667f7f87800aaf3",
+            "372d7bc488208f02",
+            "486e3d6309edc677",
         ];
         assert_eq!(ids, expected);
     }
