@@ -6,6 +6,7 @@ use std::{
 };
 
 use aios_agents::{
+    output::OutputContent,
     prelude::*,
     runtime::{EngineOptions, RuntimeBuilder},
     workflow::FnWorkflow,
@@ -71,6 +72,40 @@ impl Agent for Worker {
             false => Ok(number * 2),
         }
     }
+}
+
+/// Writes numbers to a stream, and fails its first attempt in the middle.
+struct Speaker(Executions);
+
+impl Agent for Speaker {
+    type Parameters = u64;
+    type Output = u64;
+
+    async fn process_task(&self, context: &TaskContext, most: u64) -> Result<u64, TaskError> {
+        self.0.note(&context.task_id().to_string(), &format!("attempt {}", context.attempt()));
+        let stream = context.stream("spoken")?;
+        for number in 1..=most {
+            stream.write(&number)?;
+            moment().await;
+            if number == 2 && context.attempt() == 1 {
+                return Err(TaskError::retryable(Failure::new("NOT_YET", "not yet")));
+            }
+        }
+        Ok(most)
+    }
+}
+
+/// What a stream has since it was last reset.
+async fn written(run: &RunHandle, name: &str) -> Result<Vec<u64>, RuntimeError> {
+    let mut items = run.stream(name).read_from(0);
+    let mut written = Vec::new();
+    while let Some(item) = items.next().await {
+        match item?.content {
+            OutputContent::Item(item) => written.push(item.decode().unwrap()),
+            _ => written.clear(),
+        }
+    }
+    Ok(written)
 }
 
 fn undo(executions: &Executions, context: &WorkflowContext, name: &'static str) {
@@ -242,6 +277,17 @@ pub(super) fn register(builder: RuntimeBuilder, executions: &Executions) -> Runt
         did(&executions, &context, "leave", number).await?;
         0
     });
+    let streaming = with!(|executions, context, input: u64| -> u64 {
+        let stream = context.stream("written").unwrap();
+        for number in 1..=input {
+            stream.write(&number).unwrap();
+            stream.write(&(number * 10)).unwrap();
+            did(&executions, &context, &format!("step {number}"), number).await?;
+        }
+        context.sleep(BRIEFLY).await?;
+        stream.write(&7).unwrap();
+        context.task::<u64>("speaker", &4_u64).retry(quick(3)).await?
+    });
     let tree = with!(|executions, context, depth: u64| -> u64 {
         did(&executions, &context, "enter", depth).await?;
         let kept = executions.clone();
@@ -316,6 +362,7 @@ pub(super) fn register(builder: RuntimeBuilder, executions: &Executions) -> Runt
     let tasks = Arc::new(FnWorkflow::new("tasks", tasks).unwrap().with_lookahead());
     builder
         .agent("worker", Worker(executions.clone()))
+        .agent("speaker", Speaker(executions.clone()))
         .workflow("mixed", mixed)
         .workflow("leaf", leaf)
         .workflow("family", family)
@@ -329,6 +376,7 @@ pub(super) fn register(builder: RuntimeBuilder, executions: &Executions) -> Runt
         .workflow("ordered", ordered)
         .workflow("choosing", choosing)
         .workflow("detached", detached)
+        .workflow("streaming", streaming)
         .workflow("tree", tree)
         .workflow("failing_once", failing_once)
         .workflow("rounds", rounds)
@@ -448,6 +496,13 @@ pub(super) const SHAPES: &[(&str, Script)] = &[
             let sender = run.clone().with_request_id(format!("{id}-1"));
             given(sender.signal("number", &1_u64).await)?;
             end(&run).await
+        })
+    }),
+    ("streaming", |runtime, id| {
+        Box::pin(async move {
+            let run = runtime.start("streaming", &3_u64).id(id).await?;
+            let outcome = end(&run).await?;
+            Ok(json!([outcome, written(&run, "written").await?, written(&run, "spoken").await?]))
         })
     }),
     ("saga", |runtime, id| {

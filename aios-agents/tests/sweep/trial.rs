@@ -140,13 +140,15 @@ impl Trial<'_> {
             process(store, broker, &executions, lease_time).start()
         };
         let faulty = FaultyStore::new(Arc::clone(self.store));
-        let mut reached = self.set_rule(&faulty);
+        let (mut reached, dead) = self.set_rule(&faulty);
         let mut runtime = another(faulty.clone()).await.unwrap();
         let mut outcome = tokio::select! {
             biased;
             () = wait_for(&mut reached, 1), if self.fault.ends_process() => None,
             outcome = self.perform(&runtime, &journals) => Some(outcome),
         };
+        // It died right after the last append.
+        outcome.take_if(|_| dead.load(Ordering::SeqCst));
         let is_undisturbed = outcome.is_some() && self.fault != Fault::Never;
         let (mut done, mut before) = (BTreeSet::new(), usize::MAX);
         if !is_undisturbed {
@@ -219,15 +221,16 @@ impl Trial<'_> {
         insist(self.shape, &self.id, runtime, self.fault == Fault::Never).await
     }
 
-    /// Sets the fault. Returns how many appends there were from that one on.
-    fn set_rule(&self, faulty: &FaultyStore) -> watch::Receiver<usize> {
+    /// Sets the fault. Returns how many appends there were from that one on, and whether the process is
+    /// dead.
+    fn set_rule(&self, faulty: &FaultyStore) -> (watch::Receiver<usize>, Arc<AtomicBool>) {
         let (fault, point) = (self.fault, self.point);
         let (sender, receiver) = watch::channel(0);
         let (appends, dead) = (AtomicUsize::new(0), Arc::new(AtomicBool::new(false)));
-        let is_dead = Arc::clone(&dead);
+        let (is_dead, kills) = (Arc::clone(&dead), Arc::clone(&dead));
         faulty.on_call(move |_| is_dead.load(Ordering::SeqCst).then_some(faulty::Fault::Hang));
         faulty.on_append(move |append| {
-            if dead.load(Ordering::SeqCst) {
+            if kills.load(Ordering::SeqCst) {
                 return Some(faulty::Fault::Hang);
             }
             append.stream.run_id()?;
@@ -236,7 +239,7 @@ impl Trial<'_> {
                 sender.send_replace((number + 1).saturating_sub(point));
                 return None;
             }
-            dead.store(fault.crashes(), Ordering::SeqCst);
+            kills.store(fault.crashes(), Ordering::SeqCst);
             let sender = sender.clone();
             let reach = async move {
                 sender.send_replace(1);
@@ -262,7 +265,7 @@ impl Trial<'_> {
                 Fault::Never => faulty::Fault::Refuse(store_refuses()),
             })
         });
-        receiver
+        (receiver, dead)
     }
 }
 
