@@ -52,6 +52,41 @@ pub(crate) struct Session {
     idle: Notify,
 }
 
+/// Closes a channel on which a consumer may be beginning, unless the session is complete.
+///
+/// The server begins the consumer even if nobody waits for its response any more, and lapin keeps the
+/// channel of a consumer that it knows. The events that are delivered there would stay there.
+struct ClosedIfAbandoned(Option<(Arc<Link>, Arc<Connection>, Channel)>);
+
+impl ClosedIfAbandoned {
+    fn new(link: &Arc<Link>, connection: &Arc<Connection>, channel: &Channel) -> Self {
+        Self(Some((Arc::clone(link), Arc::clone(connection), channel.clone())))
+    }
+
+    /// The session is complete.
+    fn keep(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for ClosedIfAbandoned {
+    fn drop(&mut self) {
+        let Some((link, connection, channel)) = self.0.take() else { return };
+        tokio::spawn(async move {
+            let options = &link.options;
+            let closing = channel.close(200, "abandoned".into());
+            let closed =
+                within(&*options.clock, options.operation_timeout, "close a channel", closing);
+            if let Err(error) = closed.await
+                && channel.status().connected()
+            {
+                warn(&error, "failed to close an abandoned channel; replacing its connection");
+                link.replace(&connection);
+            }
+        });
+    }
+}
+
 impl Session {
     /// Calls [`open`](Self::open) with retries until the connect deadline. When many clients
     /// declare the same objects concurrently on a new virtual host, the server may answer with an
@@ -85,6 +120,7 @@ impl Session {
     ) -> Result<(Arc<Self>, Consumer), BrokerError> {
         topology::declare(link, subscription).await?;
         let (connection, channel) = link.channel().await?;
+        let abandoned = ClosedIfAbandoned::new(link, &connection, &channel);
         let clock = &*link.options.clock;
         let after = link.options.operation_timeout;
         let qos = channel.basic_qos(subscription.prefetch, BasicQosOptions::default());
@@ -97,6 +133,7 @@ impl Session {
             FieldTable::default(),
         );
         let consumer = within(clock, after, "begin to consume", consuming).await?;
+        abandoned.keep();
         let session = Self {
             link: Arc::clone(link),
             connection,

@@ -1,5 +1,7 @@
 //! The guarantees of a subscription.
 
+use std::{future::poll_fn, pin::pin, task::Poll};
+
 use futures_util::FutureExt;
 
 use super::{
@@ -112,6 +114,39 @@ pub async fn should_release_prefetched_events_of_a_dropped_subscription(harness:
     drop(first);
     assert_eq!(sorted(second.numbers(49).await), Vec::from_iter(2..=50));
     second.none().await;
+}
+
+/// A subscription that is given up while it is being made takes no events, at whatever moment that is.
+pub async fn should_leave_no_consumer_of_a_cancelled_subscription(harness: Harness<'_>) {
+    // Declares the group, which keeps what is published from now on.
+    drop(harness.subscribe(harness.all("g")).await);
+    for polls in 0.. {
+        let subscribing = harness.broker.subscribe(harness.all("g").with_prefetch(50));
+        let subscribed = polled(polls, subscribing).await;
+        let is_complete = subscribed.is_some();
+        drop(subscribed);
+        harness.publish([polls]).await;
+        let mut reader = harness.subscribe(harness.all("g")).await;
+        assert_eq!(reader.numbers(1).await, [polls]);
+        if is_complete {
+            break;
+        }
+    }
+}
+
+/// The output of a future that completes within this number of polls after the first. Otherwise it is
+/// dropped.
+async fn polled<T>(polls: u64, future: impl Future<Output = T>) -> Option<T> {
+    let (mut future, mut left) = (pin!(future), polls);
+    poll_fn(|context| match future.as_mut().poll(context) {
+        Poll::Ready(output) => Poll::Ready(Some(output)),
+        Poll::Pending if left == 0 => Poll::Ready(None),
+        Poll::Pending => {
+            left -= 1;
+            Poll::Pending
+        }
+    })
+    .await
 }
 
 /// A delivery remains valid after its subscription has ended.

@@ -129,6 +129,7 @@ macro_rules! broker_conformance {
                 should_hold_back_beyond_the_prefetch
                 should_give_back_a_dropped_delivery
                 should_mark_redelivered_events
+                should_leave_no_consumer_of_a_cancelled_subscription
                 should_release_prefetched_events_of_a_dropped_subscription
                 should_redeliver_unsettled_events_of_a_lost_connection
                 should_settle_after_the_subscription_is_gone
