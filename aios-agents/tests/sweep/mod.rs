@@ -58,23 +58,57 @@ async fn cases(store: &Arc<dyn Store>, sample: usize) -> Vec<Case> {
     cases
 }
 
-async fn sweep(open: &Open, workers: usize, sample: usize) {
-    let cases = cases(&open().await, sample).await;
+/// Lets workers, each with a store, take the cases. `find` returns what is wrong with a case, whose runs
+/// have ids that begin with `id`.
+async fn share<C>(
+    open: &Open,
+    workers: usize,
+    cases: Vec<C>,
+    find: impl AsyncFn(Arc<dyn Store>, String, &C) -> Vec<String>,
+    describe: impl Fn(&C) -> String,
+) {
     let left = Mutex::new(cases.into_iter().enumerate());
     let next = || left.lock().unwrap().next();
     let work = (0..workers).map(|_| async {
         let store = open().await;
-        while let Some((number, (shape, fault, point, calm))) = next() {
-            let id = format!("t{number}");
-            let trial = Trial { store: &store, shape, fault, point, id, calm: &calm };
-            let name = SHAPES[shape].0;
+        while let Some((number, case)) = next() {
+            let finding = find(Arc::clone(&store), format!("t{number}"), &case);
             // A process that waits for a dead engine gives a task back after a minute.
-            let found = tokio::time::timeout(PATIENCE * 4, trial.run()).await;
+            let found = tokio::time::timeout(PATIENCE * 4, finding).await;
             let found = found.unwrap_or_else(|_| vec!["it does not end".to_owned()]);
-            assert!(found.is_empty(), "{name}, {fault:?} at append {point}: {found:#?}");
+            assert!(found.is_empty(), "{}: {found:#?}", describe(&case));
         }
     });
     join_all(work).await;
+}
+
+async fn sweep(open: &Open, workers: usize, sample: usize) {
+    let cases = cases(&open().await, sample).await;
+    let find = async |store, id, (shape, fault, point, calm): &Case| {
+        let (shape, fault, point) = (*shape, *fault, *point);
+        Trial { store: &store, shape, fault, point, id, calm }.run().await
+    };
+    let describe = |(shape, fault, point, _): &Case| {
+        format!("{}, {fault:?} at append {point}", SHAPES[*shape].0)
+    };
+    share(open, workers, cases, find, describe).await;
+}
+
+/// Storms of each shape, with so many seeds.
+async fn storms(open: &Open, workers: usize, sample: u64) {
+    let seeds = if takes_all() { 60 } else { sample };
+    let store = open().await;
+    let mut cases = Vec::new();
+    for shape in 0..SHAPES.len() {
+        let calm = calm(&store, shape).await;
+        cases.extend((0..seeds).map(|seed| (shape, seed, Arc::clone(&calm))));
+    }
+    let find = async |store, id, (shape, seed, calm): &(usize, u64, Arc<Calm>)| {
+        Storm { store: &store, shape: *shape, seed: *seed, id, calm }.run().await
+    };
+    let describe =
+        |(shape, seed, _): &(usize, u64, _)| format!("{}, seed {seed}", SHAPES[*shape].0);
+    share(open, workers, cases, find, describe).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -97,30 +131,6 @@ async fn should_end_alike_whatever_happens_at_an_append_on_postgresql() {
         async move { Arc::new(postgres(&url).await) as _ }
     };
     sweep(&move || Box::pin(open()), 4, 36).await;
-}
-
-/// Storms of each shape, with so many seeds.
-async fn storms(open: &Open, workers: usize, sample: u64) {
-    let seeds = if takes_all() { 60 } else { sample };
-    let store = open().await;
-    let mut cases = Vec::new();
-    for shape in 0..SHAPES.len() {
-        let calm = calm(&store, shape).await;
-        cases.extend((0..seeds).map(|seed| (shape, seed, Arc::clone(&calm))));
-    }
-    let left = Mutex::new(cases.into_iter().enumerate());
-    let next = || left.lock().unwrap().next();
-    let work = (0..workers).map(|_| async {
-        let store = open().await;
-        while let Some((number, (shape, seed, calm))) = next() {
-            let id = format!("s{number}");
-            let storm = Storm { store: &store, shape, seed, id, calm: &calm };
-            let found = tokio::time::timeout(PATIENCE * 4, storm.run()).await;
-            let found = found.unwrap_or_else(|_| vec!["it does not end".to_owned()]);
-            assert!(found.is_empty(), "{}, seed {seed}: {found:#?}", SHAPES[shape].0);
-        }
-    });
-    join_all(work).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
