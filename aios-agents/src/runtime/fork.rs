@@ -56,9 +56,13 @@ impl RunHandle {
         operation: u64,
         new_id: impl Into<Arc<str>>,
     ) -> Result<Self, RuntimeError> {
+        let new_id = new_id.into();
+        if let Some(made) = self.copy_made_before(&new_id).await? {
+            return Ok(made);
+        }
         let RunRecord { id: run_id, workflow, .. } = self.status().await?;
         let cut = Cut { run_id: &run_id, workflow: &workflow, operation, is_retry: false };
-        self.begin_copy(cut, new_id.into()).await
+        self.begin_copy(cut, new_id).await
     }
 
     /// Starts a new run that does the failed operation of this run again: a [fork](Self::fork) from the
@@ -119,13 +123,17 @@ impl RunHandle {
     /// # }
     /// ```
     pub async fn retry(&self, new_id: impl Into<Arc<str>>) -> Result<Self, RuntimeError> {
+        let new_id = new_id.into();
+        if let Some(made) = self.copy_made_before(&new_id).await? {
+            return Ok(made);
+        }
         let RunRecord { id: run_id, workflow, status, .. } = self.status().await?;
         if status != RunStatus::Failed {
             return Err(RuntimeError::RunNotFailed { run_id, status });
         }
         let operation = self.failed_operation(&run_id).await?;
         let cut = Cut { run_id: &run_id, workflow: &workflow, operation, is_retry: true };
-        self.begin_copy(cut, new_id.into()).await
+        self.begin_copy(cut, new_id).await
     }
 
     /// The operation with which a run failed.
@@ -154,24 +162,35 @@ impl RunHandle {
 
     /// Copies the journal up to the cut, and begins the new run with it.
     async fn begin_copy(&self, cut: Cut<'_>, new_id: Arc<str>) -> Result<Self, RuntimeError> {
-        run_id::check_chosen(&new_id)?;
         let mut events = self.copies(cut, &new_id).await?;
-        // The request was made before: return its run, and copy nothing.
         if let Some((id, first)) = self.request_event("fork").zip(events.first_mut()) {
-            let found = self.client.journals.first(&new_id).await?;
-            if found.is_some_and(|found| found.event.id == id) {
-                return Ok(Self::new(self.client.clone(), new_id));
-            }
             first.id = id;
         }
         // Announced to the engine before the append, so that it does not read the journal from the
         // store.
         let starting = self.client.engine.as_ref().map(|engine| engine.starting(&new_id));
-        let appended = self.client.journals.begin(&new_id, events).await?;
+        let appended = match self.client.journals.begin(&new_id, events).await {
+            Ok(appended) => appended,
+            // Another attempt at the request was faster.
+            Err(error) => match self.copy_made_before(&new_id).await? {
+                Some(made) => return Ok(made),
+                None => return Err(error.into()),
+            },
+        };
         if let Some(starting) = starting {
             starting.activate_new(appended);
         }
         Ok(Self::new(self.client.clone(), new_id))
+    }
+
+    /// The run that an earlier attempt at the request has created. Looked for before anything else, because
+    /// this run may have continued as another one since.
+    async fn copy_made_before(&self, new_id: &Arc<str>) -> Result<Option<Self>, RuntimeError> {
+        run_id::check_chosen(new_id)?;
+        let Some(id) = self.request_event("fork") else { return Ok(None) };
+        let found = self.client.journals.first(new_id).await?;
+        let is_made = found.is_some_and(|found| found.event.id == id);
+        Ok(is_made.then(|| Self::new(self.client.clone(), Arc::clone(new_id))))
     }
 
     /// The part of the journal that the new run begins with, rewritten for it.

@@ -301,7 +301,15 @@ impl RunHandle {
             return Ok(());
         }
         if matches!(entry, Entry::Paused) && row.status == RunStatus::Cancelling {
-            return Err(RuntimeError::RunCancelling { run_id: row.id });
+            // The caller may repeat a pause that was recorded before the cancellation.
+            let is_repeated = match self.request_event("command") {
+                Some(id) => self.client.journals.has_recorded(&self.run_id, &id).await?,
+                None => false,
+            };
+            return match is_repeated {
+                true => Ok(()),
+                false => Err(RuntimeError::RunCancelling { run_id: row.id }),
+            };
         }
         self.append(entry, Some(row)).await
     }

@@ -256,6 +256,32 @@ impl Journals {
         }
     }
 
+    /// Whether an event with this id is in the journal of a run, or of one that it has continued as. Reads
+    /// the journals, so it is for rare cases.
+    pub(crate) async fn has_recorded(
+        &self,
+        run_id: &str,
+        id: &EventId,
+    ) -> Result<bool, JournalError> {
+        let mut next = Some(run_id.to_owned());
+        while let Some(run_id) = next.take() {
+            let stream = StreamId::of_run(&run_id)?;
+            let mut after = 0;
+            loop {
+                let page = self.store.read_stream(&stream, after, PAGE).await?;
+                let Some(last) = page.last() else { break };
+                after = last.version;
+                if page.iter().any(|recorded| recorded.event.id == *id) {
+                    return Ok(true);
+                }
+                if let Ok(Entry::Continued(continued)) = super::decode(&last.event) {
+                    next = Some(continued.run_id.to_string());
+                }
+            }
+        }
+        Ok(false)
+    }
+
     /// Appends the first events of a new run in one append, and returns them as recorded.
     pub(crate) async fn begin(
         &self,
