@@ -112,6 +112,15 @@ pub(crate) async fn find(api: &Api, id: &str) -> Result<RunRecord, ApiError> {
     row.ok_or_else(|| ApiError::missing("RUN_NOT_FOUND", "run", id))
 }
 
+/// Whether there is a run with exactly this id.
+pub(crate) async fn exists(api: &Api, id: &str) -> Result<bool, ApiError> {
+    match find(api, id).await {
+        Ok(_) => Ok(true),
+        Err(error) if error.code == "RUN_NOT_FOUND" => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
 /// A run that a request started: as it was created, or as it stands if it existed before.
 pub(crate) async fn started(api: &Api, run: &RunHandle) -> Result<Resource<Run>, ApiError> {
     match run.created() {

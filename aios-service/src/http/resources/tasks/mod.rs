@@ -356,10 +356,14 @@ async fn create_task_of_agent(
     Json(body): Json<AgentTaskBody>,
 ) -> Result<Response, ApiError> {
     let agent = agents::find(&api, &id).await?;
-    agents::check_not_deleted(&agent)?;
-    let agent_type = agent.agent_type;
     let AgentTaskBody { parameters, timeout_seconds, total_timeout_seconds, run_id } = body;
-    let agent_id = Some(id);
+    let run_id = run_id.unwrap_or_else(|| ids.id_of("run").to_string());
+    // A repeated request gets the run of the first one, also if the agent was deleted since.
+    if agents::check_not_deleted(&agent).is_err() && !runs::exists(&api, &run_id).await? {
+        agents::check_not_deleted(&agent)?;
+    }
+    let agent_type = agent.agent_type;
+    let (agent_id, run_id) = (Some(id), Some(run_id));
     let body = TaskBody {
         agent_type,
         agent_id,
