@@ -1,5 +1,6 @@
 //! The layers of every request: ids, limits, origins, credentials, audit and idempotency.
 
+mod append;
 mod audit;
 mod authorize;
 mod cors;

@@ -21,7 +21,7 @@ use aios_core::{
     catalog::system::{self, API_CALLED, API_REQUESTED, ApiCalled},
     clock::Clock,
     event::{Event, EventError, EventId, EventType, Metadata},
-    store::{Append, EventStoreExt, Store, StoreError, StreamId},
+    store::{Append, Store, StoreError, StreamId},
 };
 use futures_util::{
     FutureExt,
@@ -31,10 +31,10 @@ use parking_lot::Mutex;
 use tokio::sync::oneshot;
 use tracing::{error, warn};
 
+use crate::http::layers::append::append_until_taken;
+
 /// How long the events of an append may take to be stored.
 pub(super) const TIMEOUT: Duration = Duration::from_secs(5);
-/// Pause before an append is repeated.
-const PAUSE: Duration = Duration::from_millis(100);
 /// Most events of an append.
 const BATCH: usize = 256;
 /// Most events that wait for an append. A call has at most one.
@@ -124,7 +124,7 @@ impl AuditLog {
         let (store, clock) = (Arc::clone(&self.store), Arc::clone(&self.clock));
         let announcement = async move {
             let append = Append::new(stream, vec![event]);
-            append_until_taken(&*store, &*clock, &append).await.inspect_err(|error| {
+            append_until_taken(&*store, &*clock, &append).await.map(drop).inspect_err(|error| {
                 let error = Chain(error).to_string();
                 warn!(target: "aios_service::audit", error, "failed to store the first audit event of a call");
             })
@@ -218,22 +218,7 @@ impl AuditLog {
         }
         let events = batch.iter().map(|call| call.event.clone()).collect();
         let append = Append::new(first.stream.clone(), events);
-        append_until_taken(&*self.store, &*self.clock, &append).await
-    }
-}
-
-/// Appends until the store takes or refuses it. Repeating an append is safe: its events have ids.
-async fn append_until_taken(
-    store: &dyn Store,
-    clock: &dyn Clock,
-    append: &Append,
-) -> Result<(), StoreError> {
-    loop {
-        match store.append_one(append.clone()).await {
-            Ok(_) => return Ok(()),
-            Err(error) if error.is_retryable() => clock.sleep(PAUSE).await,
-            Err(error) => return Err(error),
-        }
+        append_until_taken(&*self.store, &*self.clock, &append).await.map(drop)
     }
 }
 

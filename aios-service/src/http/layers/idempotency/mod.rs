@@ -30,7 +30,7 @@ use axum::{
 };
 
 pub(crate) use self::ids::RequestIds;
-use self::record::{Claim, Claimed, Record};
+use self::record::{Claimed, Record};
 use super::{
     audit::{AuditedCall, beside},
     finish,
@@ -57,11 +57,11 @@ pub(crate) async fn idempotent(api: &Api, request: Request, next: Next) -> Respo
         return next.run(request).await;
     }
     match begin(api, request).await {
-        Ok(Begun::Answered(response)) => response,
-        Ok(Begun::Claimed(claimed)) => {
-            let (claim, request) = *claimed;
-            // A client that hangs up does not end the request, because it will ask for the answer.
-            let handled = tokio::spawn(handle(api.clone(), claim, request, next));
+        Ok(begun) => {
+            let (record, request) = *begun;
+            // A client that hangs up ends neither the claim nor the request, because it will ask for the
+            // answer.
+            let handled = tokio::spawn(handle(api.clone(), record, request, next));
             handled.await.unwrap_or_else(|error| {
                 ApiError::panicked().with_cause(error.to_string()).into_response()
             })
@@ -70,16 +70,8 @@ pub(crate) async fn idempotent(api: &Api, request: Request, next: Next) -> Respo
     }
 }
 
-/// The beginning of a request with a key.
-enum Begun {
-    /// It was answered before.
-    Answered(Response),
-    /// This process handles it.
-    Claimed(Box<(Claim, Request)>),
-}
-
-/// Reads the body, which the fingerprint needs, and claims the request.
-async fn begin(api: &Api, request: Request) -> Result<Begun, ApiError> {
+/// Reads the body, which the fingerprint needs, and finds the record of the request.
+async fn begin(api: &Api, request: Request) -> Result<Box<(Record, Request)>, ApiError> {
     let key = key(request.headers())?;
     let identity = request.extensions().get::<Identity>().cloned();
     let identity = identity
@@ -92,23 +84,29 @@ async fn begin(api: &Api, request: Request) -> Result<Begun, ApiError> {
     let fingerprint = digest_of_request(&parts.method, &path, &body);
     let ids = crate::http::protocol::digest(&[digest.as_bytes(), fingerprint.as_bytes()]);
     let record = Record::new(api, &digest, &fingerprint, &identity)?;
-    match record.claim().await? {
-        Claimed::Before(response) => Ok(Begun::Answered(response)),
-        Claimed::Now(claim) => {
-            parts.extensions.insert(RequestIds::derived(&ids));
-            Ok(Begun::Claimed(Box::new((claim, Request::from_parts(parts, body.into())))))
-        }
-    }
+    parts.extensions.insert(RequestIds::derived(&ids));
+    Ok(Box::new((record, Request::from_parts(parts, body.into()))))
 }
 
-/// Handles a request, and records its answer and its audit event together, which then share a commit.
-async fn handle(api: Api, claim: Claim, request: Request, next: Next) -> Response {
+/// Claims a request and handles it, and records its answer and its audit event together, which then
+/// share a commit.
+async fn handle(api: Api, record: Record, request: Request, next: Next) -> Response {
     let call = request.extensions().get::<AuditedCall>().cloned();
     // The layer before may be gone with its client.
     let announcement = call.as_ref().and_then(AuditedCall::announcement);
-    let response = beside(announcement, finish::answer(&api, request, next)).await;
+    let answered = async {
+        match record.claim().await {
+            Ok(Claimed::Before(response)) => (response, None),
+            Ok(Claimed::Now(claim)) => (finish::answer(&api, request, next).await, Some(claim)),
+            Err(error) => (error.into_response(), None),
+        }
+    };
+    let (response, claim) = beside(announcement, answered).await;
     let stored = call.and_then(|call| call.record(&response));
-    let response = claim.answer(response).await;
+    let response = match claim {
+        Some(claim) => claim.answer(response).await,
+        None => response,
+    };
     if let Some(stored) = stored {
         // It fails if the event is lost, which is reported.
         let _ = stored.await;

@@ -8,9 +8,13 @@
 //! | an answer | gets the answer |
 //! | another fingerprint | is answered with 409 `IDEMPOTENCY_KEY_REUSED` |
 //!
-//! The time of a claim is that of a request and 5 s for recording the answer. A process that is
-//! slower than that may find its claim taken; it then returns the answer of the other process, so
+//! The time of a claim is that of a request, and 5 s each for recording the claim and the answer. A process
+//! that is slower than that may find its claim taken; it then returns the answer of the other process, so
 //! that both clients get the same one.
+//!
+//! Each of the two events is appended until the store takes it, at most for those 5 s: a claim whose
+//! response is lost, or an answer that is not recorded, would keep the key from its client until the time
+//! of the claim has passed.
 
 use std::{sync::Arc, time::Duration};
 
@@ -22,7 +26,7 @@ use aios_core::{
     },
     event::{Event, EventType, Metadata, Payload, Timestamp},
     failure::Failure,
-    store::{Append, EventStoreExt, Expected, RecordedEvent, Store, StoreError, StreamId},
+    store::{Append, Expected, RecordedEvent, Store, StoreError, StreamId},
 };
 use axum::{
     body::{Body, to_bytes},
@@ -35,12 +39,12 @@ use serde_json::Value;
 use super::REPLAYED;
 use crate::{
     auth::Identity,
-    http::{ApiError, state::Api},
+    http::{ApiError, layers::append::append_until_taken, state::Api},
 };
 
 /// Events of a request that are read at once.
 const PAGE: usize = 100;
-/// Time in which a process records the answer.
+/// Longest time in which a process records the claim, and in which it records the answer.
 const RECORDING: Duration = Duration::from_secs(5);
 /// Source of the events.
 const SOURCE: &str = "http";
@@ -119,7 +123,7 @@ impl Record {
         if let Some(until) = state.open_until.filter(|until| *until > now) {
             return Err(ApiError::in_progress(until));
         }
-        let open_until = now + self.api.options.limits.request_timeout() + RECORDING;
+        let open_until = now + self.api.options.limits.request_timeout() + RECORDING * 2;
         let received = RequestReceived::new(self.fingerprint.clone(), open_until);
         match self.append(REQUEST_RECEIVED, &received, state.version).await {
             Ok(version) => Ok(Claimed::Now(Claim { record: self, version })),
@@ -166,7 +170,14 @@ impl Record {
             version => Expected::Exact(version),
         };
         let append = Append::new(self.stream.clone(), vec![event]).with_expected(expected);
-        Ok(self.store.append_one(append).await?.version)
+        let clock = &*self.api.options.clock;
+        tokio::select! {
+            biased;
+            appended = append_until_taken(&*self.store, clock, &append) => Ok(appended?.version),
+            () = clock.sleep(RECORDING) => {
+                Err(StoreError::Timeout { operation: "record a request", after: RECORDING })
+            }
+        }
     }
 }
 

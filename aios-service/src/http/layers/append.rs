@@ -1,0 +1,25 @@
+//! Appends that a transient failure of the store must not lose.
+
+use std::time::Duration;
+
+use aios_core::{
+    clock::Clock,
+    store::{Append, Appended, EventStoreExt, Store, StoreError},
+};
+
+/// Pause before an append is repeated.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// Appends until the store takes or refuses it. Repeating an append is safe: its events have ids.
+pub(super) async fn append_until_taken(
+    store: &dyn Store,
+    clock: &dyn Clock,
+    append: &Append,
+) -> Result<Appended, StoreError> {
+    loop {
+        match store.append_one(append.clone()).await {
+            Err(error) if error.is_retryable() => clock.sleep(PAUSE).await,
+            taken_or_refused => return taken_or_refused,
+        }
+    }
+}
