@@ -15,6 +15,7 @@ mod client;
 mod conditions;
 mod config;
 mod conventions;
+mod converging;
 mod cors;
 mod document;
 mod engines;
@@ -34,6 +35,7 @@ mod service;
 mod signer;
 mod streams;
 mod support;
+mod sweep;
 mod telemetry;
 #[cfg(feature = "tls")]
 mod tls;
