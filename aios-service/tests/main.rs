@@ -19,6 +19,7 @@ mod converging;
 mod cors;
 mod document;
 mod engines;
+mod following;
 mod idempotency;
 mod limits;
 mod lists;
