@@ -17,6 +17,9 @@ mod clients;
 mod conversations;
 mod delegation;
 mod faults;
+#[allow(dead_code, reason = "shared with other tests")]
+#[path = "../../aios-agents/tests/support/faulty.rs"]
+mod faulty;
 mod forks;
 mod guardrails;
 mod handovers;

@@ -264,3 +264,32 @@ async fn should_need_a_price_if_the_cost_of_a_subject_is_limited() {
     assert_eq!(failure(&run_of(&runtime, "mary").await).await.code, "UNKNOWN_PRICE");
     assert!(model.requests().is_empty());
 }
+
+/// A run that is cancelled after its reservation is stored, and before the step that made it is
+/// recorded.
+#[tokio::test]
+async fn should_give_back_a_reservation_of_a_run_that_is_cancelled_while_it_reserves() {
+    let store = store();
+    let faulty = crate::faulty::FaultyStore::new(Arc::clone(&store));
+    faulty.on_append(|append| {
+        crate::faulty::holds(append, "reserved")
+            .then(|| crate::faulty::Fault::Until(Box::pin(std::future::pending())))
+    });
+    let slow: Arc<dyn Store> = faulty.clone();
+    let model = scripted([]);
+    let agent = LlmAgent::new(Arc::clone(&model)).subject_budget(requests(&slow, 3));
+    let runtime = runtime(&store, agent).await;
+    let run = run_of(&runtime, "mary").await;
+    let budget = requests(&store, 3);
+    in_time(async {
+        while budget.spent("mary", Timestamp::now()).await.unwrap() == Spent::default() {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    run.cancel("enough").await.unwrap();
+    let ended = in_time(run.result::<String>()).await;
+    assert!(matches!(ended, Err(RunError::Cancelled { .. })), "{ended:?}");
+    assert_eq!(model.requests().len(), 0);
+    assert_eq!(budget.spent("mary", Timestamp::now()).await.unwrap(), Spent::default());
+}

@@ -11,10 +11,18 @@
 //! between, and checks again. Settlements need no check and are appended to any version. The ids of
 //! events derive from keys, so a step that is repeated after a crash changes nothing.
 //!
+//! A run that is interrupted while it reserves settles the key, whether or not it has reserved. A
+//! reservation under a key that was settled before is refused, for example that of a process which was
+//! frozen in the meantime.
+//!
 //! A process remembers the sums that it has read, and reads only what is new. A reservation
 //! that is never settled stays in the sums of its window.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use aios_core::{
     agent::TaskError,
@@ -106,6 +114,8 @@ struct Ledger {
     settled: Spent,
     /// Reservations that were not settled, by key.
     open: BTreeMap<String, Spent>,
+    /// Keys that were settled before they reserved anything. They never will.
+    given_up: BTreeSet<String>,
     /// Limits that were raised in this window; unset ones are those of the budget.
     raised: Limits,
 }
@@ -182,6 +192,22 @@ impl SubjectBudget {
         &self.limits
     }
 
+    /// The reservation that [`reserve`](Self::reserve) will make, known well enough to settle it.
+    ///
+    /// A run that is interrupted does not know whether it has reserved. After the settlement, the key
+    /// reserves nothing any more.
+    pub(crate) fn prospective(
+        &self,
+        subject: &str,
+        at: Timestamp,
+        key: &str,
+    ) -> Result<Held, Failure> {
+        let stream = self.stream(subject, at);
+        let stream = stream.map_err(|error| Failure::from_error(error.code(), &error))?;
+        let (stream, key) = (stream.as_str().to_owned(), key.to_owned());
+        Ok(Held { stream, key, sum: Spent::default(), granted: None })
+    }
+
     /// Reserves amounts: as many of the wanted output tokens and cost as are left, but not less than
     /// `least`, unless that exceeds a limit. Repeating it with the same key has no further effect.
     pub(crate) async fn reserve(
@@ -204,6 +230,10 @@ impl SubjectBudget {
             // The step was repeated: the reservation exists.
             if let Some(amounts) = ledger.open.get(key) {
                 return Ok(held(ledger.sum(), *amounts));
+            }
+            if ledger.given_up.contains(key) {
+                let reason = "the run has ended in the meantime and given up its reservation";
+                return Err(TaskError::terminal(Failure::new("CONFLICT", reason)));
             }
             let limits = ledger.raised.or(self.limits);
             let amounts = limits.left_of(&ledger.sum(), wanted, least);
@@ -303,8 +333,10 @@ impl Ledger {
             }
             ("llm", "subject", "settled") => {
                 let Entry { key, amounts, .. } = event.data()?;
-                self.open.remove(&key);
                 self.settled = self.settled.plus(&amounts);
+                if self.open.remove(&key).is_none() {
+                    self.given_up.insert(key);
+                }
             }
             ("llm", "subject", "raised") => {
                 let Raised { limits } = event.data()?;
@@ -388,6 +420,20 @@ mod tests {
         assert_eq!(budget.spent("paul", at).await.unwrap(), Spent::default());
         let next = Timestamp::from_micros(i64::try_from(DAY.as_micros()).unwrap());
         assert!(held(&budget, next, "d").await.is_some());
+    }
+
+    /// The run has ended before the append of its reservation arrives.
+    #[tokio::test]
+    async fn should_not_reserve_under_a_key_that_was_given_up() {
+        let store: Arc<dyn Store> = Arc::new(MemoryStore::new());
+        let budget = budget(&store, 1);
+        let at = Timestamp::from_micros(0);
+        let prospective = budget.prospective("mary", at, "a").unwrap();
+        budget.settle("mary", &prospective, Spent::default()).await.unwrap();
+        let late = budget.reserve("mary", at, "a", requests(1), requests(1)).await.unwrap_err();
+        assert_eq!((&*late.failure.code, late.retryable), ("CONFLICT", false));
+        assert_eq!(budget.spent("mary", at).await.unwrap(), Spent::default());
+        assert!(held(&budget, at, "b").await.is_some());
     }
 
     #[tokio::test]

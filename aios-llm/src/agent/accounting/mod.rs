@@ -79,10 +79,10 @@ struct State {
     is_cheaper: bool,
 }
 
-/// A reservation of the subject that is not settled.
+/// A reservation of the subject that is being made, or is not settled.
 #[derive(Clone)]
 struct Open {
-    /// The grant of the store, by which it is settled.
+    /// By which it is settled.
     held: Held,
     /// The amounts to settle it with.
     amounts: Spent,
@@ -315,22 +315,29 @@ impl Accounting {
         wanted: Spent,
         least: Spent,
     ) -> Result<Result<Spent, Failure>, WorkflowError> {
-        let Some(subject) = &self.subject else { return Ok(Ok(wanted)) };
+        let Some(Subject { budget, name }) = &self.subject else { return Ok(Ok(wanted)) };
         let at = self.context.now();
-        let reserving = self.context.step_with("reserve_of_subject", |step| async move {
-            let Subject { budget, name } = subject;
-            budget.reserve(name, at, step.idempotency_key(), wanted, least).await
+        let key = self.context.uuid().to_string();
+        // Kept from here until it is settled, so that the compensation finds it after any interruption:
+        // the step may have reserved although its result is not recorded.
+        let held = budget.prospective(name, at, &key).map_err(WorkflowError::failed)?;
+        self.state.lock().open = Some(Open { held, amounts: Spent::default() });
+        let reserving = self.context.step("reserve_of_subject", || async {
+            budget.reserve(name, at, &key, wanted, least).await
         });
-        // Kept until it is settled, so that the compensation finds it after any interruption.
-        match reserving.timeout(STORE_TIMEOUT).await? {
+        let answer = reserving.timeout(STORE_TIMEOUT).await?;
+        let mut state = self.state.lock();
+        match answer {
             Answer::Held(held) => {
-                let mut state = self.state.lock();
                 state.subject_sum = held.sum;
                 let granted = held.granted.unwrap_or(wanted);
                 state.open = Some(Open { held, amounts: Spent::default() });
                 Ok(Ok(granted))
             }
-            Answer::Exceeded(exceeded) => Ok(Err(exceeded.to_failure())),
+            Answer::Exceeded(exceeded) => {
+                state.open = None;
+                Ok(Err(exceeded.to_failure()))
+            }
         }
     }
 
