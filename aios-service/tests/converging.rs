@@ -157,7 +157,7 @@ async fn come_and_go(world: &World, seed: u64) -> Vec<Host> {
     hosts
 }
 
-/// What the log says: the configurations of the agents that are to be hosted.
+/// The configurations of the agents that must be hosted, according to the log.
 async fn desired(service: &Service) -> BTreeMap<String, usize> {
     let list = service.get("/agents?agent_type=kind").await;
     let agents = list.body["data"].as_array().unwrap().clone();

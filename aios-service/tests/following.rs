@@ -48,7 +48,7 @@ impl Chance {
     }
 }
 
-/// What a client follows, and which events of the log are part of it.
+/// The path that a client follows, and which events of the log are part of it.
 struct Followed {
     path: String,
     has: Box<dyn Fn(&RecordedEvent) -> bool>,

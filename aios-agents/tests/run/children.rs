@@ -403,7 +403,7 @@ async fn should_cancel_a_child_whose_start_by_a_previous_engine_is_delayed() {
     all_kids(&store, "cancelled", 1).await;
 }
 
-/// What the journal has as started is started, although the call was dropped before that succeeded.
+/// A child whose start is in the journal is started, although its call was dropped before that succeeded.
 #[tokio::test(flavor = "multi_thread")]
 async fn should_start_a_child_whose_call_was_dropped_before_a_failed_start_is_repeated() {
     async fn leaving(context: WorkflowContext, waits: bool) -> Result<u32, WorkflowError> {

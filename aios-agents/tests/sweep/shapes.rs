@@ -95,7 +95,7 @@ impl Agent for Speaker {
     }
 }
 
-/// What a stream has since it was last reset.
+/// The items of a stream since it was last reset.
 async fn written(run: &RunHandle, name: &str) -> Result<Vec<u64>, RuntimeError> {
     let mut items = run.stream(name).read_from(0);
     let mut written = Vec::new();

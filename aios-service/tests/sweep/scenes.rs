@@ -126,7 +126,7 @@ pub(super) const SCENES: &[Scene] = &[
     scene(
         "task",
         "/tasks",
-        r#"{"agent_type":"nobody","parameters":"Ada"}"#,
+        r#"{"agent_type":"absent","parameters":"Ada"}"#,
         "workflows.single_task.started",
     ),
     scene(
@@ -146,18 +146,18 @@ pub(super) const SCENES: &[Scene] = &[
     scene(
         "create agent",
         "/agents",
-        r#"{"agent_type":"nobody","name":"b","id":"b1"}"#,
-        "agents.nobody.created",
+        r#"{"agent_type":"absent","name":"b","id":"b1"}"#,
+        "agents.absent.created",
     )
     .meanwhile(&[("DELETE", "/agents/b1", "")]),
     scene(
         "create an agent that is replaced",
         "/agents",
-        r#"{"agent_type":"nobody","name":"b","id":"b1"}"#,
-        "agents.nobody.created",
+        r#"{"agent_type":"absent","name":"b","id":"b1"}"#,
+        "agents.absent.created",
     )
     .meanwhile(&[("PUT", "/agents/b1", r#"{"name":"c"}"#)]),
-    scene("restart agent", "/agents/a1/actions/restart", "", "agents.nobody.restart_requested")
+    scene("restart agent", "/agents/a1/actions/restart", "", "agents.absent.restart_requested")
         .meanwhile(&[DELETE]),
     scene("publish", "/events", r#"{"type":"orders.order.paid"}"#, ""),
     scene("redrive", "/dead-letters/groups/orders/actions/redrive", r#"{"ids":["order-1"]}"#, ""),
@@ -165,7 +165,7 @@ pub(super) const SCENES: &[Scene] = &[
     scene("purge all", "/dead-letters/groups/orders/actions/purge", r#"{"all":true}"#, ""),
     scene("refused signal", "/runs/unknown/actions/signal", r#"{"name":"a"}"#, ""),
     scene("refused body", "/tasks", r#"{"agent_type":7}"#, ""),
-    scene("refused agent", "/agents", r#"{"agent_type":"nobody","name":"a","id":"a1"}"#, ""),
+    scene("refused agent", "/agents", r#"{"agent_type":"absent","name":"a","id":"a1"}"#, ""),
     scene("refused retry", "/runs/r1/actions/retry", "", ""),
 ];
 
@@ -225,8 +225,8 @@ pub(super) async fn engine(store: Arc<dyn Store>, broker: &Arc<dyn Broker>) -> S
         ("/workflows/broken/actions/execute", json!({ "run_id": "f1" })),
         ("/workflows/chain/actions/execute", json!({ "run_id": "c1", "input": 0 })),
         ("/workflows/slow/actions/execute", json!({ "run_id": "s1" })),
-        ("/tasks", json!({ "run_id": "t1", "agent_type": "nobody" })),
-        ("/agents", json!({ "agent_type": "nobody", "name": "a", "id": "a1" })),
+        ("/tasks", json!({ "run_id": "t1", "agent_type": "absent" })),
+        ("/agents", json!({ "agent_type": "absent", "name": "a", "id": "a1" })),
         ("/runs/p1/actions/pause", json!({})),
     ] {
         let answer = service.post(path, &body).await;
@@ -236,7 +236,7 @@ pub(super) async fn engine(store: Arc<dyn Store>, broker: &Arc<dyn Broker>) -> S
     service.result("f1").await;
     until(&service, "/runs/c1/journal", "workflows.chain.step_completed").await;
     until(&service, "/runs/s1/journal", "workflows.slow.step_completed").await;
-    until(&service, "/runs/t1/journal", "agents.nobody.task_assigned").await;
+    until(&service, "/runs/t1/journal", "agents.absent.task_assigned").await;
     service
 }
 

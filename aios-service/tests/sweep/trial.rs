@@ -171,7 +171,7 @@ impl Trial<'_> {
         clock: &VirtualClock,
         found: &mut Vec<String>,
     ) -> Answer {
-        // Only the death of a process leaves a claim that nobody handles.
+        // Only the death of a process leaves a claim that no process handles.
         let is_alive = self.fault.is_some_and(|it| !it.crashes());
         for attempt in 1.. {
             let again = answer(&second.router, world.request(self.scene, self.scene.body)).await;

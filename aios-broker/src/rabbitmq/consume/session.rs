@@ -54,7 +54,7 @@ pub(crate) struct Session {
 
 /// Closes a channel on which a consumer may be beginning, unless the session is complete.
 ///
-/// The server begins the consumer even if nobody waits for its response any more, and lapin keeps the
+/// The server begins the consumer even if no caller waits for its response any more, and lapin keeps the
 /// channel of a consumer that it knows. The events that are delivered there would stay there.
 struct ClosedIfAbandoned(Option<(Arc<Link>, Arc<Connection>, Channel)>);
 

@@ -68,8 +68,8 @@ impl Engine {
     /// Appends the request, if the run is the child that this operation started.
     ///
     /// A child that does not exist is started as a cancelled run. Otherwise a start that another engine
-    /// has begun and that is delayed, in a frozen process for example, would start a child that nobody
-    /// cancels.
+    /// has begun and that is delayed, in a frozen process for example, would start a child that no
+    /// engine cancels.
     async fn request_cancel(
         self: &Arc<Self>,
         child: &Child,

@@ -175,7 +175,7 @@ impl Driver {
     }
 
     /// Starts the children whose calls the code has dropped after their starts were recorded, and that
-    /// may not exist. Those that are to be cancelled are not started.
+    /// may not exist. Those that will be cancelled are not started.
     pub(super) fn start_dropped(&mut self) {
         if self.children.unstarted.is_empty() || self.is_paused() || self.is_leaving {
             return;
