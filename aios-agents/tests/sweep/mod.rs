@@ -1,14 +1,14 @@
 //! Workflows of many shapes, each with a fault at one of its appends: they end as they do undisturbed,
 //! and do nothing again that is recorded.
 //!
-//! Or with random faults of the store and the broker, in one process after the other (`storm`).
+//! Or with random faults of the store and the broker, in one process after the other (`random`).
 //!
 //! The tests take a sample of all pairs of a fault and an append, and few seeds. `AIOS_SWEEP=all` makes
 //! them take every pair and many seeds, which takes some minutes.
 
 mod journals;
+mod random;
 mod shapes;
-mod storm;
 mod trial;
 
 use std::sync::{Arc, Mutex};
@@ -20,9 +20,9 @@ use aios_tests::postgres::PostgresServer;
 use futures_util::future::join_all;
 
 use self::{
+    random::RandomTrial,
     shapes::SHAPES,
-    storm::Storm,
-    trial::{Calm, FAULTS, Fault, Trial},
+    trial::{Baseline, FAULTS, Fault, Trial},
 };
 use crate::support::workflows::{PATIENCE, postgres};
 
@@ -30,16 +30,16 @@ use crate::support::workflows::{PATIENCE, postgres};
 type Open = dyn Fn() -> BoxFuture<'static, Arc<dyn Store>>;
 
 /// A trial: the shape, the fault and the append that it concerns.
-type Case = (usize, Fault, usize, Arc<Calm>);
+type Case = (usize, Fault, usize, Arc<Baseline>);
 
 #[allow(clippy::disallowed_methods, reason = "a person asks for every case")]
 fn takes_all() -> bool {
     std::env::var("AIOS_SWEEP").is_ok_and(|which| which == "all")
 }
 
-async fn calm(store: &Arc<dyn Store>, shape: usize) -> Arc<Calm> {
-    let calm = tokio::time::timeout(PATIENCE, trial::calm(store, shape)).await;
-    Arc::new(calm.expect("an undisturbed run ends"))
+async fn baseline(store: &Arc<dyn Store>, shape: usize) -> Arc<Baseline> {
+    let baseline = tokio::time::timeout(PATIENCE, trial::baseline(store, shape)).await;
+    Arc::new(baseline.expect("an undisturbed run ends"))
 }
 
 /// Every case, or one in `sample`.
@@ -47,12 +47,12 @@ async fn cases(store: &Arc<dyn Store>, sample: usize) -> Vec<Case> {
     let step = if takes_all() { 1 } else { sample };
     let mut cases = Vec::new();
     for shape in 0..SHAPES.len() {
-        let calm = calm(store, shape).await;
+        let baseline = baseline(store, shape).await;
         for (number, fault) in FAULTS.into_iter().enumerate() {
             // Other places for each shape and fault.
             let first = 1 + (shape * 5 + number * 3) % step;
-            let points = (first..=calm.appends).step_by(step);
-            cases.extend(points.map(|point| (shape, fault, point, Arc::clone(&calm))));
+            let points = (first..=baseline.appends).step_by(step);
+            cases.extend(points.map(|point| (shape, fault, point, Arc::clone(&baseline))));
         }
     }
     cases
@@ -84,9 +84,9 @@ async fn share<C>(
 
 async fn sweep(open: &Open, workers: usize, sample: usize) {
     let cases = cases(&open().await, sample).await;
-    let find = async |store, id, (shape, fault, point, calm): &Case| {
+    let find = async |store, id, (shape, fault, point, baseline): &Case| {
         let (shape, fault, point) = (*shape, *fault, *point);
-        Trial { store: &store, shape, fault, point, id, calm }.run().await
+        Trial { store: &store, shape, fault, point, id, baseline }.run().await
     };
     let describe = |(shape, fault, point, _): &Case| {
         format!("{}, {fault:?} at append {point}", SHAPES[*shape].0)
@@ -94,17 +94,17 @@ async fn sweep(open: &Open, workers: usize, sample: usize) {
     share(open, workers, cases, find, describe).await;
 }
 
-/// Storms of each shape, with so many seeds.
-async fn storms(open: &Open, workers: usize, sample: u64) {
+/// Random trials of each shape, with so many seeds.
+async fn random_trials(open: &Open, workers: usize, sample: u64) {
     let seeds = if takes_all() { 60 } else { sample };
     let store = open().await;
     let mut cases = Vec::new();
     for shape in 0..SHAPES.len() {
-        let calm = calm(&store, shape).await;
-        cases.extend((0..seeds).map(|seed| (shape, seed, Arc::clone(&calm))));
+        let baseline = baseline(&store, shape).await;
+        cases.extend((0..seeds).map(|seed| (shape, seed, Arc::clone(&baseline))));
     }
-    let find = async |store, id, (shape, seed, calm): &(usize, u64, Arc<Calm>)| {
-        Storm { store: &store, shape: *shape, seed: *seed, id, calm }.run().await
+    let find = async |store, id, (shape, seed, baseline): &(usize, u64, Arc<Baseline>)| {
+        RandomTrial { store: &store, shape: *shape, seed: *seed, id, baseline }.run().await
     };
     let describe =
         |(shape, seed, _): &(usize, u64, _)| format!("{}, seed {seed}", SHAPES[*shape].0);
@@ -135,11 +135,11 @@ async fn should_end_alike_whatever_happens_at_an_append_on_postgresql() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn should_end_alike_after_random_faults_in_memory() {
-    storms(&|| Box::pin(async { Arc::new(MemoryStore::new()) as _ }), 16, 2).await;
+    random_trials(&|| Box::pin(async { Arc::new(MemoryStore::new()) as _ }), 16, 2).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn should_end_alike_after_random_faults_on_sqlite() {
     let open = || async { Arc::new(SqliteStore::connect("sqlite::memory:").await.unwrap()) as _ };
-    storms(&move || Box::pin(open()), 8, 1).await;
+    random_trials(&move || Box::pin(open()), 8, 1).await;
 }

@@ -72,7 +72,7 @@ impl Fault {
 
 /// An undisturbed run of a script.
 #[derive(Debug)]
-pub(super) struct Calm {
+pub(super) struct Baseline {
     /// The number of appends to journals.
     pub(super) appends: usize,
     pub(super) outcome: Value,
@@ -87,13 +87,13 @@ pub(super) struct Trial<'t> {
     pub(super) point: usize,
     /// The ids of all runs begin with it.
     pub(super) id: String,
-    pub(super) calm: &'t Calm,
+    pub(super) baseline: &'t Baseline,
 }
 
 /// Leases that no trial outlives.
 const LONG: Duration = Duration::from_secs(120);
 
-pub(super) async fn calm(store: &Arc<dyn Store>, shape: usize) -> Calm {
+pub(super) async fn baseline(store: &Arc<dyn Store>, shape: usize) -> Baseline {
     let faulty = FaultyStore::new(Arc::clone(store));
     let appends = Arc::new(AtomicUsize::new(0));
     let counted = Arc::clone(&appends);
@@ -101,7 +101,7 @@ pub(super) async fn calm(store: &Arc<dyn Store>, shape: usize) -> Calm {
         counted.fetch_add(usize::from(append.stream.run_id().is_some()), Ordering::SeqCst);
         None
     });
-    let (executions, id) = (Executions::default(), format!("calm{shape}"));
+    let (executions, id) = (Executions::default(), format!("baseline{shape}"));
     let broker = MemoryBroker::new();
     let broker = Arc::new(broker.new_connection());
     let runtime = process(faulty, broker, &executions, LONG).start().await.unwrap();
@@ -109,7 +109,7 @@ pub(super) async fn calm(store: &Arc<dyn Store>, shape: usize) -> Calm {
     settled(&Journals { store: &**store, id: &id, from: 0 }).await;
     runtime.shutdown(PATIENCE).await.unwrap();
     let appends = appends.load(Ordering::SeqCst);
-    Calm { appends, outcome: nameless(&outcome, &id), executions: counts(&executions, &id) }
+    Baseline { appends, outcome: nameless(&outcome, &id), executions: counts(&executions, &id) }
 }
 
 /// Without the id, which differs between trials.
@@ -184,14 +184,14 @@ impl Trial<'_> {
         let mut found = journals.faults().await;
         let outcome = outcome.map(|outcome| nameless(&outcome, &self.id));
         // What is refused for good may fail a child.
-        if self.fault != Fault::Never && outcome.as_ref() != Some(&self.calm.outcome) {
-            found.push(format!("ended with {outcome:?}, not {}", self.calm.outcome));
+        if self.fault != Fault::Never && outcome.as_ref() != Some(&self.baseline.outcome) {
+            found.push(format!("ended with {outcome:?}, not {}", self.baseline.outcome));
         }
         let again = executions.all().into_iter().skip(before).filter(|it| done.contains(it));
         found.extend(again.map(|it| format!("{it:?} was recorded and is done again")));
         let counts = counts(&executions, &self.id);
-        if is_undisturbed && counts != self.calm.executions {
-            found.push(format!("did {counts:?}, not {:?}", self.calm.executions));
+        if is_undisturbed && counts != self.baseline.executions {
+            found.push(format!("did {counts:?}, not {:?}", self.baseline.executions));
         }
         found
     }

@@ -16,7 +16,7 @@ use futures_util::stream::{self, StreamExt};
 use self::{
     scenes::{SCENES, Scene},
     store::{FAULTS, Fault},
-    trial::{Calm, Trial, calm},
+    trial::{Baseline, Trial, baseline},
 };
 
 /// One of so many cases is tried.
@@ -24,14 +24,14 @@ const SAMPLE: usize = 31;
 /// Trials at the same time.
 const AT_ONCE: usize = 32;
 
-async fn calm_of(scene: &Scene) -> Arc<Calm> {
-    Arc::new(calm(Arc::new(MemoryStore::new()), scene).await)
+async fn baseline_of(scene: &Scene) -> Arc<Baseline> {
+    Arc::new(baseline(Arc::new(MemoryStore::new()), scene).await)
 }
 
 /// Returns what is wrong in a case.
-async fn faults(scene: &Scene, fault: Fault, point: usize, calm: &Calm) -> Option<String> {
+async fn faults(scene: &Scene, fault: Fault, point: usize, baseline: &Baseline) -> Option<String> {
     let trial = Trial { scene, fault: Some(fault), point };
-    let run = trial.run(Arc::new(MemoryStore::new()), calm);
+    let run = trial.run(Arc::new(MemoryStore::new()), baseline);
     let found = tokio::time::timeout(Duration::from_secs(60), run).await;
     let found = found.unwrap_or_else(|_| vec!["it does not end".to_owned()]);
     let Scene { name, .. } = scene;
@@ -43,16 +43,17 @@ async fn should_do_a_request_once_whatever_happens_at_an_append() {
     #[allow(clippy::disallowed_methods, reason = "a person asks for every case")]
     let takes_all = std::env::var("AIOS_SWEEP").is_ok_and(|which| which == "all");
     let step = if takes_all { 1 } else { SAMPLE };
-    let scenes = stream::iter(SCENES).map(async |scene| (scene, calm_of(scene).await));
+    let scenes = stream::iter(SCENES).map(async |scene| (scene, baseline_of(scene).await));
     let scenes: Vec<_> = scenes.buffered(AT_ONCE).collect().await;
     let mut cases = Vec::new();
-    for (index, (scene, calm)) in scenes.into_iter().enumerate() {
-        let pairs = FAULTS.into_iter().flat_map(|it| (1..=calm.appends).map(move |at| (it, at)));
+    for (index, (scene, baseline)) in scenes.into_iter().enumerate() {
+        let pairs =
+            FAULTS.into_iter().flat_map(|it| (1..=baseline.appends).map(move |at| (it, at)));
         let chosen = pairs.skip((index * 7) % step).step_by(step);
-        cases.extend(chosen.map(|(fault, point)| (scene, fault, point, Arc::clone(&calm))));
+        cases.extend(chosen.map(|(fault, point)| (scene, fault, point, Arc::clone(&baseline))));
     }
     let trials = stream::iter(cases)
-        .map(async |(scene, fault, point, calm)| faults(scene, fault, point, &calm).await);
+        .map(async |(scene, fault, point, baseline)| faults(scene, fault, point, &baseline).await);
     let found = trials.buffer_unordered(AT_ONCE).filter_map(async |it| it);
     let found: Vec<_> = found.collect().await;
     assert!(found.is_empty(), "{} cases fail: {}", found.len(), found.join("\n"));
@@ -60,7 +61,7 @@ async fn should_do_a_request_once_whatever_happens_at_an_append() {
 
 async fn check(name: &str, fault: Fault, point: usize) {
     let scene = SCENES.iter().find(|it| it.name == name).unwrap();
-    assert_eq!(faults(scene, fault, point, &*calm_of(scene).await).await, None);
+    assert_eq!(faults(scene, fault, point, &*baseline_of(scene).await).await, None);
 }
 
 #[tokio::test(flavor = "multi_thread")]

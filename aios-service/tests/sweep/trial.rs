@@ -29,7 +29,7 @@ const TIMEOUT: Duration = Duration::from_millis(150);
 
 /// An undisturbed request.
 #[derive(Debug)]
-pub(super) struct Calm {
+pub(super) struct Baseline {
     /// How many appends it makes.
     pub(super) appends: usize,
     answer: Seen,
@@ -108,7 +108,7 @@ impl World {
     }
 }
 
-pub(super) async fn calm(store: Arc<dyn Store>, scene: &Scene) -> Calm {
+pub(super) async fn baseline(store: Arc<dyn Store>, scene: &Scene) -> Baseline {
     let trial = Trial { scene, fault: None, point: 0 };
     let world = World::new(store, &trial).await;
     let (head, before) = (world.store.head().await.unwrap(), world.faulty.appends());
@@ -116,12 +116,12 @@ pub(super) async fn calm(store: Arc<dyn Store>, scene: &Scene) -> Calm {
     let effects = world.effects(scene, head).await;
     assert_eq!(effects > 0, !scene.effect.is_empty(), "{}: {answer:?}", scene.name);
     assert_eq!(answer.status.is_success(), !scene.name.starts_with("refused"), "{answer:?}");
-    Calm { appends: world.faulty.appends() - before, answer: Seen::of(&answer), effects }
+    Baseline { appends: world.faulty.appends() - before, answer: Seen::of(&answer), effects }
 }
 
 impl Trial<'_> {
     /// Returns what is wrong.
-    pub(super) async fn run(&self, store: Arc<dyn Store>, calm: &Calm) -> Vec<String> {
+    pub(super) async fn run(&self, store: Arc<dyn Store>, baseline: &Baseline) -> Vec<String> {
         let (scene, world) = (self.scene, World::new(store, self).await);
         let head = world.store.head().await.unwrap();
         let mut found = Vec::new();
@@ -144,7 +144,7 @@ impl Trial<'_> {
         let options = ApiOptions::new().with_clock(Arc::new(clock.clone()));
         let second = client(Arc::clone(&world.store), &world.broker, options).await;
         let last = self.insist(&world, &second, &clock, &mut found).await;
-        self.check(&world, calm, &last, was_done, head, &mut found).await;
+        self.check(&world, baseline, &last, was_done, head, &mut found).await;
         let replay = answer(&second.router, world.request(scene, scene.body)).await;
         if Seen::of(&replay) != Seen::of(&last)
             || !replay.headers.contains_key("idempotent-replayed")
@@ -195,7 +195,7 @@ impl Trial<'_> {
     async fn check(
         &self,
         world: &World,
-        calm: &Calm,
+        baseline: &Baseline,
         last: &Answer,
         was_done: bool,
         head: u64,
@@ -204,16 +204,16 @@ impl Trial<'_> {
         let scene = self.scene;
         let effects = world.effects(scene, head).await;
         let expects = was_done || scene.meanwhile.is_empty();
-        if expects && Seen::of(last) != calm.answer {
-            found.push(format!("answered {:?}, not {:?}", Seen::of(last), calm.answer));
+        if expects && Seen::of(last) != baseline.answer {
+            found.push(format!("answered {:?}, not {:?}", Seen::of(last), baseline.answer));
         }
         // What happens in between to a chain leaves up to two events of the same kind.
         let others = 2 * usize::from(scene.meanwhile.iter().any(|it| it.0 == "CONTINUED"));
-        if effects > calm.effects + others {
+        if effects > baseline.effects + others {
             found.push(format!("took effect {effects} times"));
         }
-        if expects && effects < calm.effects {
-            found.push(format!("took effect {effects} times, not {}", calm.effects));
+        if expects && effects < baseline.effects {
+            found.push(format!("took effect {effects} times, not {}", baseline.effects));
         }
         let met = world.faulty.met.lock().unwrap().clone();
         let spares = met.is_none_or(|it| !it.as_str().starts_with("system/audit/"));

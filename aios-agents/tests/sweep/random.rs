@@ -20,7 +20,7 @@ use tokio::sync::Notify;
 use super::{
     journals::Journals,
     shapes::{Executions, moment, process},
-    trial::{Calm, insist, nameless, settled},
+    trial::{Baseline, insist, nameless, settled},
 };
 use crate::support::{
     faulty::{Fault, FaultyBroker, FaultyStore, store_unavailable},
@@ -33,23 +33,23 @@ const LEASE: Duration = Duration::from_secs(1);
 /// How long a process may take to reach its end, before it is killed.
 const LIFE: Duration = Duration::from_secs(20);
 
-pub(super) struct Storm<'t> {
+pub(super) struct RandomTrial<'t> {
     pub(super) store: &'t Arc<dyn Store>,
     pub(super) shape: usize,
     pub(super) seed: u64,
     /// The ids of all runs begin with it.
     pub(super) id: String,
-    pub(super) calm: &'t Calm,
+    pub(super) baseline: &'t Baseline,
 }
 
 /// The faults that one process meets.
-struct Weather {
+struct FaultSource {
     random: Mutex<u64>,
     dead: AtomicBool,
     died: Notify,
 }
 
-impl Weather {
+impl FaultSource {
     fn new(seed: u64) -> Arc<Self> {
         let (dead, died) = (AtomicBool::new(false), Notify::new());
         Arc::new(Self { random: Mutex::new(seed), dead, died })
@@ -72,10 +72,10 @@ impl Weather {
 
     /// Ends the process, when the returned future is polled.
     fn death(self: &Arc<Self>) -> BoxFuture<'static, ()> {
-        let weather = Arc::clone(self);
+        let source = Arc::clone(self);
         Box::pin(async move {
-            weather.dead.store(true, Ordering::SeqCst);
-            weather.died.notify_one();
+            source.dead.store(true, Ordering::SeqCst);
+            source.died.notify_one();
             std::future::pending().await
         })
     }
@@ -109,7 +109,7 @@ async fn late() {
     }
 }
 
-impl Storm<'_> {
+impl RandomTrial<'_> {
     /// Returns what is wrong.
     pub(super) async fn run(&self) -> Vec<String> {
         let from = self.store.head().await.unwrap();
@@ -125,7 +125,7 @@ impl Storm<'_> {
         };
         for number in 0..PROCESSES {
             let seed = self.seed.wrapping_mul(31).wrapping_add(number);
-            self.disturbed(&executions, &broker, &Weather::new(seed)).await;
+            self.disturbed(&executions, &broker, &FaultSource::new(seed)).await;
             // What this process did is compared with what was recorded before it began.
             check(&mut found, &done);
             done = journals.done().await;
@@ -137,8 +137,8 @@ impl Storm<'_> {
         last.shutdown(PATIENCE).await.unwrap();
         check(&mut found, &done);
         let outcome = nameless(&outcome, &self.id);
-        if outcome != self.calm.outcome {
-            found.push(format!("ended with {outcome}, not {}", self.calm.outcome));
+        if outcome != self.baseline.outcome {
+            found.push(format!("ended with {outcome}, not {}", self.baseline.outcome));
         }
         found.extend(journals.faults().await);
         found
@@ -150,14 +150,14 @@ impl Storm<'_> {
         &self,
         executions: &Executions,
         broker: &MemoryBroker,
-        weather: &Arc<Weather>,
+        source: &Arc<FaultSource>,
     ) {
         let store = FaultyStore::new(Arc::clone(self.store));
-        let (appends, calls) = (Arc::clone(weather), Arc::clone(weather));
+        let (appends, calls) = (Arc::clone(source), Arc::clone(source));
         store.on_append(move |_| appends.fault(12, 4, store_unavailable()));
         store.on_call(move |_| calls.fault(30, 20, store_unavailable()));
         let faulty = FaultyBroker::new(Arc::new(broker.new_connection()));
-        let publishes = Arc::clone(weather);
+        let publishes = Arc::clone(source);
         faulty.on_publish(move |_| publishes.fault(12, 8, BrokerError::Uncertain));
         let life = async {
             let runtime = loop {
@@ -171,7 +171,7 @@ impl Storm<'_> {
         };
         tokio::select! {
             () = life => {}
-            () = weather.died.notified() => {}
+            () = source.died.notified() => {}
             () = tokio::time::sleep(LIFE) => {}
         }
     }
