@@ -18,11 +18,15 @@ use aios_core::{
     store::{PageRequest, RunFilter, StoreError},
 };
 use futures_util::future::join_all;
+use serde_json::json;
 use tokio::sync::Notify;
 
-use crate::support::{
-    faulty::{Fault, FaultyStore, holds, store_unavailable},
-    workflows::{actions, eventually, result, runtime, sqlite, store},
+use crate::{
+    run::races::sneak_in,
+    support::{
+        faulty::{Fault, FaultyStore, holds, store_unavailable},
+        workflows::{actions, eventually, result, runtime, sqlite, store},
+    },
 };
 
 const CHILDREN: u32 = 30;
@@ -138,6 +142,30 @@ async fn should_leave_no_child_running_whenever_the_cancellation_comes() {
         kids(&store, "running").await + kids(&store, "cancelling").await == 0
     })
     .await;
+}
+
+/// The cancellation arrives before the start of the child is recorded, so that the child belongs to a
+/// call that is dropped.
+#[tokio::test(flavor = "multi_thread")]
+async fn should_not_start_a_child_that_is_recorded_after_the_cancellation() {
+    for restarts in [false, true] {
+        let inner = store();
+        let faulty = FaultyStore::new(Arc::clone(&inner));
+        let (kind, data) = ("workflows.parent.cancel_requested", json!({ "reason": "enough" }));
+        sneak_in(&faulty, &inner, "child_started", kind, data);
+        let (store, undone): (Arc<dyn Store>, _) = (faulty, Arc::default());
+        let mut runtime = family(&store, &undone).start().await.unwrap();
+        let mut run = runtime.start("parent", &1).id("p").await.unwrap();
+        if restarts {
+            runtime.shutdown(Duration::from_secs(5)).await.unwrap();
+            runtime = family(&store, &undone).start().await.unwrap();
+            run = runtime.handle("p").await.unwrap();
+        }
+        assert!(matches!(result::<u32>(&run).await, Err(RunError::Cancelled { .. })));
+        runtime.shutdown(Duration::from_secs(5)).await.unwrap();
+        let started = kids(&inner, "running").await + kids(&inner, "cancelling").await;
+        assert_eq!(started, 0, "{:?}", actions(&run).await);
+    }
 }
 
 /// A child that is being started when its parent is cancelled is cancelled with it.

@@ -9,7 +9,7 @@ use aios_agents::prelude::*;
 use aios_broker::memory::MemoryBroker;
 use aios_core::{broker::Broker, store::Store};
 use aios_store::memory::MemoryStore;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 
 use crate::support::{
     faulty::{Fault, FaultyBroker, FaultyStore},
@@ -22,17 +22,23 @@ struct Calls {
     count: Arc<AtomicUsize>,
     last: usize,
     reached: Arc<Notify>,
+    /// Whether the process was dropped.
+    dropped: watch::Sender<bool>,
 }
 
 impl Calls {
-    /// The last call, and those after it, never return.
+    /// The last call, and those after it, return after the process was dropped: tasks that have to finish
+    /// their call do so then.
     fn fault<E>(&self) -> Option<Fault<E>> {
         let number = self.count.fetch_add(1, Ordering::SeqCst) + 1;
         if number < self.last {
             return None;
         }
         self.reached.notify_one();
-        Some(Fault::Hang)
+        let mut dropped = self.dropped.subscribe();
+        Some(Fault::After(Box::pin(
+            async move { drop(dropped.wait_for(|dropped| *dropped).await) },
+        )))
     }
 }
 
@@ -43,7 +49,8 @@ async fn both(context: WorkflowContext, number: u64) -> Result<u64, WorkflowErro
 
 /// Starts a runtime and performs a run. Returns whether it ended before the call with this number.
 async fn ends_before(last: usize) -> bool {
-    let calls = Calls { count: Arc::default(), last, reached: Arc::default() };
+    let (count, reached) = (Arc::default(), Arc::default());
+    let calls = Calls { count, last, reached, dropped: watch::Sender::new(false) };
     let store = FaultyStore::new(Arc::new(MemoryStore::new()));
     let broker = FaultyBroker::new(Arc::new(MemoryBroker::new()));
     let (of_append, of_call) = (calls.clone(), calls.clone());
@@ -65,6 +72,7 @@ async fn ends_before(last: usize) -> bool {
         () = life => true,
         () = calls.reached.notified() => false,
     };
+    calls.dropped.send_replace(true);
     eventually(&format!("nothing is left after call {last}"), || async {
         weak_store.strong_count() + weak_broker.strong_count() == 0
     })

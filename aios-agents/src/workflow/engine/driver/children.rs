@@ -43,7 +43,8 @@ use crate::{
 pub(super) struct Children {
     /// Running children that must be cancelled with the run, by operation.
     running: BTreeMap<u64, Arc<ChildStarted>>,
-    /// Children that may not exist: no start of them has succeeded since the run was loaded.
+    /// Children that may not exist: no start of them has succeeded since the run was loaded. None that
+    /// was recorded after the request to cancel the run.
     unstarted: BTreeMap<u64, Arc<ChildStarted>>,
     /// Children that the code no longer wants, whose cancellation has not begun.
     unwanted: BTreeSet<u64>,
@@ -81,11 +82,11 @@ impl Children {
     /// Applies an entry of the journal that concerns a child.
     pub(super) fn note(&mut self, entry: &Entry) {
         match entry {
-            // What is started after the request to cancel belongs to the compensations, which have to
-            // finish.
-            Entry::ChildStarted(child) => {
+            // What is recorded after the request to cancel belongs to the compensations, which have to
+            // finish, or to calls that the cancellation has dropped, whose children are not started.
+            Entry::ChildStarted(child) if !self.cancel_requested => {
                 let child = Arc::new(child.clone());
-                if !self.cancel_requested && !child.leave_running {
+                if !child.leave_running {
                     self.running.insert(child.operation, Arc::clone(&child));
                 }
                 self.unstarted.insert(child.operation, child);
@@ -215,13 +216,13 @@ impl Driver {
         while let Poll::Ready((operation, exists)) = self.children.poll_started(context) {
             has_ended = true;
             let Children { starting, unstarted, .. } = &mut self.children;
-            if exists {
-                starting.pending.remove(&operation);
-                unstarted.remove(&operation);
-            } else if unstarted.contains_key(&operation) {
+            if !exists && unstarted.contains_key(&operation) {
                 // It stays pending until this timer: `retry_start`.
                 let retry = self.engine.clock.now() + self.engine.options.backoff.max_delay;
                 self.engine.timers.set(retry, &self.run_id, operation);
+            } else {
+                starting.pending.remove(&operation);
+                unstarted.remove(&operation);
             }
         }
         has_ended && !self.children.is_starting()
