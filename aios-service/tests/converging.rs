@@ -16,7 +16,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::json;
 
-use crate::support::{Answer, Service, pause, request};
+use crate::support::{Answer, Random, Service, pause, request};
 
 /// The configurations of the agents that a process hosts, with the number of instances.
 type Hosted = Arc<Mutex<BTreeMap<String, usize>>>;
@@ -56,18 +56,6 @@ impl Agent for Instance {
     }
 }
 
-/// Chooses from a seed.
-struct Chance(u64);
-
-impl Chance {
-    fn below(&mut self, bound: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0 % bound
-    }
-}
-
 /// A process that hosts agents.
 struct Host {
     runtime: Runtime,
@@ -95,12 +83,12 @@ impl World {
 
 /// Makes changes with one process, and returns how many changes of each agent have succeeded.
 async fn change(service: &Service, seed: u64, count: usize) -> BTreeMap<String, u64> {
-    let (mut chance, mut done) = (Chance(seed), BTreeMap::new());
+    let (mut random, mut done) = (Random(seed), BTreeMap::new());
     for number in 0..count {
-        let id = format!("a{}", chance.below(4));
+        let id = format!("a{}", random.below(4));
         let config = json!({ "text": format!("{id} {seed} {number}") });
         let body = json!({ "agent_type": "kind", "name": id, "id": id, "config": config });
-        let answer = match chance.below(5) {
+        let answer = match random.below(5) {
             0 | 1 => service.post("/agents", &body).await,
             2 => {
                 conditional(service, Method::PUT, &id, &json!({ "name": id, "config": config }))
@@ -135,20 +123,20 @@ async fn conditional(
 
 /// Lets processes that host agents come and go.
 async fn come_and_go(world: &World, seed: u64) -> Vec<Host> {
-    let (mut chance, mut hosts) = (Chance(seed), Vec::new());
+    let (mut random, mut hosts) = (Random(seed), Vec::new());
     for _ in 0..6 {
-        match chance.below(3) {
+        match random.below(3) {
             0 if !hosts.is_empty() => {
-                let at = usize::try_from(chance.below(hosts.len() as u64)).unwrap();
+                let at = usize::try_from(random.below(hosts.len() as u64)).unwrap();
                 let gone: Host = hosts.swap_remove(at);
-                match chance.below(2) {
+                match random.below(2) {
                     0 => gone.runtime.shutdown(Duration::from_secs(10)).await.unwrap(),
                     _ => drop(gone),
                 }
             }
             kind => hosts.push(world.host(kind != 1).await),
         }
-        for _ in 0..chance.below(4) {
+        for _ in 0..random.below(4) {
             pause().await;
         }
     }

@@ -18,7 +18,7 @@ use futures_util::StreamExt;
 use serde_json::{Value, json};
 use tower::ServiceExt;
 
-use crate::support::{Service, pause, request};
+use crate::support::{Random, Service, pause, request};
 
 struct Greeter;
 
@@ -34,18 +34,6 @@ impl Agent for Greeter {
 async fn welcome(context: WorkflowContext, name: String) -> Result<String, WorkflowError> {
     let _: String = context.task("greeter", &name).await?;
     context.task("greeter", &name).await
-}
-
-/// Chooses from a seed.
-struct Chance(u64);
-
-impl Chance {
-    fn below(&mut self, bound: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0 % bound
-    }
 }
 
 /// The path that a client follows, and which events of the log are part of it.
@@ -80,14 +68,14 @@ async fn follow(
     seed: u64,
     last: &Mutex<Option<u64>>,
 ) -> Vec<u64> {
-    let (mut chance, mut positions, mut known) = (Chance(seed), Vec::new(), None::<u64>);
+    let (mut random, mut positions, mut known) = (Random(seed), Vec::new(), None::<u64>);
     let mut empty = 0;
     while empty < 4 {
         let is_over = last.lock().unwrap().is_some();
         let before = positions.len();
         let router = {
             let routers = routers.lock().unwrap();
-            routers[usize::try_from(chance.below(routers.len() as u64)).unwrap()].clone()
+            routers[usize::try_from(random.below(routers.len() as u64)).unwrap()].clone()
         };
         let mut get = request(Method::GET, path, None);
         if let Some(known) = known {
@@ -103,7 +91,7 @@ async fn follow(
         }
         assert_eq!(response.status(), 200, "{path} after {known:?}");
         let (mut body, mut text) = (response.into_body().into_data_stream(), String::new());
-        let mut rest = if is_over { u64::MAX } else { chance.below(12) };
+        let mut rest = if is_over { u64::MAX } else { random.below(12) };
         while let Some(bytes) = body.next().await {
             text.push_str(std::str::from_utf8(&bytes.unwrap()).unwrap());
             while let Some((message, later)) = text.split_once("\n\n") {
@@ -112,7 +100,7 @@ async fn follow(
                 positions.extend(field("data: ").map(|_| known.unwrap()));
                 text = later.to_owned();
             }
-            if chance.below(4) == 0 {
+            if random.below(4) == 0 {
                 pause().await;
             }
             rest = rest.saturating_sub(1);
@@ -156,16 +144,16 @@ async fn trial(seed: u64) {
         }
     };
     let restarting = async {
-        let mut chance = Chance(seed + 7);
+        let mut random = Random(seed + 7);
         for _ in 0..6 {
-            for _ in 0..chance.below(6) {
+            for _ in 0..random.below(6) {
                 pause().await;
             }
-            let at = usize::try_from(chance.below(2)).unwrap();
+            let at = usize::try_from(random.below(2)).unwrap();
             let next = Process::start(&url, &broker).await;
             routers.lock().unwrap()[at] = next.service.router.clone();
             let gone = std::mem::replace(&mut processes[at], next);
-            if chance.below(2) == 0 {
+            if random.below(2) == 0 {
                 gone.shutdown.begin();
             }
         }

@@ -202,3 +202,16 @@ pub(crate) fn request(method: Method, path: &str, body: Option<String>) -> Reque
 pub(crate) async fn pause() {
     tokio::time::sleep(std::time::Duration::from_millis(10)).await;
 }
+
+/// Pseudo-random numbers from a seed, which must not be zero (xorshift64).
+pub(crate) struct Random(pub(crate) u64);
+
+impl Random {
+    /// A number below a bound.
+    pub(crate) fn below(&mut self, bound: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0 % bound
+    }
+}

@@ -110,7 +110,7 @@ async fn should_read_every_event_once_however_often_the_read_is_cancelled() {
         let signaling = async {
             for number in 1..=3_u64 {
                 run.signal("number", &number).await.unwrap();
-                result_of(&run, number).await;
+                tasks_completed(&run, number).await;
             }
         };
         let both = async { tokio::join!(reading, signaling) };
@@ -120,8 +120,8 @@ async fn should_read_every_event_once_however_often_the_read_is_cancelled() {
     }
 }
 
-/// Waits until so many tasks are completed.
-async fn result_of(run: &RunHandle, tasks: u64) {
+/// Waits until this number of tasks is completed.
+async fn tasks_completed(run: &RunHandle, tasks: u64) {
     eventually("the task is completed", || async {
         let journal = actions(run).await;
         journal.iter().filter(|it| **it == "task_completed").count() as u64 == tasks

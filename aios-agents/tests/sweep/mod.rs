@@ -94,7 +94,7 @@ async fn sweep(open: &Open, workers: usize, sample: usize) {
     share(open, workers, cases, find, describe).await;
 }
 
-/// Random trials of each shape, with so many seeds.
+/// Random trials of each shape: as many seeds as `sample` says, or many.
 async fn random_trials(open: &Open, workers: usize, sample: u64) {
     let seeds = if takes_all() { 60 } else { sample };
     let store = open().await;

@@ -19,7 +19,7 @@ use self::{
     trial::{Baseline, Trial, baseline},
 };
 
-/// One of so many cases is tried.
+/// The distance between the cases that are tried.
 const SAMPLE: usize = 31;
 /// Trials at the same time.
 const AT_ONCE: usize = 32;
