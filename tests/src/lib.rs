@@ -20,7 +20,7 @@ pub mod socket;
 /// # Panics
 ///
 /// If `AIOS_REQUIRE_SERVICES` is `1`: a test that does not run must not pass.
-#[allow(clippy::disallowed_methods, reason = "the variable is the gate's word to the tests")]
+#[allow(clippy::disallowed_methods, reason = "CI sets the variable for the tests")]
 pub fn skip(reason: &str) {
     assert!(
         std::env::var("AIOS_REQUIRE_SERVICES").as_deref() != Ok("1"),
