@@ -80,7 +80,7 @@
 //! | [`RuntimeError`] | everything else of [`Runtime`] and [`RunHandle`] | configuration, unknown run, store, broker |
 //! | [`AgentError`](agent::AgentError) | hosting agents | a definition is invalid, or tasks did not end in time |
 //!
-//! An error from `?` is retryable, five attempts by default;
+//! An error from `?` is retryable: there are up to five attempts by default.
 //! [`terminal`](prelude::ResultExt::terminal) makes it final. Every error has a stable `code()`.
 //!
 //! # Guarantees

@@ -1,8 +1,8 @@
 //! Language-model agents of [aios](https://github.com/aios-rs/aios): every model call and every tool
 //! call is one recorded operation of a durable workflow.
 //!
-//! An agent survives any crash without repeating a recorded call, asks a person before it acts, and
-//! stays within its budget.
+//! An agent survives any crash without repeating a recorded call, asks a person for approval where you
+//! require it, and stays within its budget.
 //!
 //! # Example
 //!
@@ -51,13 +51,13 @@
 //! |---|---|
 //! | [`model`] | [`LanguageModel`], requests, responses, errors, the switch that forbids real requests |
 //! | [`middleware`] | wrappers around models: fallback, circuit breaker, rate limit, cache |
-//! | [`tool`] | [`Tool`](tool::Tool), effect classes, approval, answers on calls in doubt |
+//! | [`tool`] | [`Tool`](tool::Tool), effect classes, approval, decisions about calls in doubt |
 //! | [`team`] | several agents that a workflow joins or races |
 //! | [`agent`] | [`LlmAgent`] and its registration |
 //! | [`budget`] | limits, prices, the sums of a run |
 //! | [`guardrail`] | checks of the input and the output of an agent |
-//! | [`gen_ai`] | attributes of OpenTelemetry that spans of model calls and tool calls have |
-//! | [`conversation`] | the conversation of a run: reading, continuing, changing it |
+//! | [`gen_ai`] | OpenTelemetry attributes of the spans of model calls and tool calls |
+//! | [`conversation`] | the conversation of a run: read, continue and change it |
 //! | `providers` | models of providers over HTTP (feature `providers`) |
 //! | `testing` | models that make no requests, and a provider on this machine (feature `testing`) |
 //!

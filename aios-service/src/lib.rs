@@ -1,4 +1,4 @@
-//! An HTTP API with authentication for [aios](https://github.com/aios-rs/aios), mounted into your own axum router, and configuration.
+//! An HTTP API for [aios](https://github.com/aios-rs/aios), mounted into your own axum router, with authentication, configuration and telemetry.
 //!
 //! # Example
 //!
@@ -69,7 +69,7 @@
 //! | engines, shards | list: which engines are alive, and which shards of the runs each owns | `engines:read` |
 //! | dead letters | list, actions `redrive` and `purge`, of a group or mailbox | `dead_letters:read`, `dead_letters:redrive`, `dead_letters:purge` |
 //! | `metrics/scaling` | how many tasks agents of each type have to do, for autoscalers | `tasks:read` |
-//! | `me`, `openapi.json` | who the caller is; the OpenAPI document | none |
+//! | `me`, `openapi.json` | the caller and its permissions; the OpenAPI document | none |
 //!
 //! # A service from settings
 //!
@@ -121,7 +121,7 @@
 //!
 //! - Every error has the same shape, including routing errors, unreadable bodies, timeouts and panics. What
 //!   went wrong inside is logged under the id of the request, and not sent to the client.
-//! - Without an authenticator, only callers on the same machine are let in, and no web page from elsewhere.
+//! - Without an authenticator, only callers on the same machine are admitted, and no web page from elsewhere.
 //! - A route requires the permission that the OpenAPI document names.
 //! - A web page of another origin is refused, unless its origin is allowed.
 //! - Every call that may change something leaves an event in the log: who, what, from where, outcome.
@@ -133,15 +133,28 @@
 //!   more often than the refresh interval, however many tokens arrive.
 //! - Slow clients and idle connections cannot block other clients of `serve` and `serve_with`: every read and
 //!   write has a time limit, and the number of connections is bounded.
-//! - A POST with an `Idempotency-Key` is done once, and a repetition gets the same answer, from every
+//! - A POST with an `Idempotency-Key` takes effect once, and a repetition gets the same response, from every
 //!   process and after a restart.
 //! - An agent that is created over the API is hosted by every process with a factory of its type, also
 //!   after a restart and without a store, until it is deleted.
-//! - A body is at most 2 MiB, and a request takes at most 30 s, unless the options say otherwise.
-//! - With `ApiOptions::with_rate_limit`, a caller that sends more requests is answered with 429 and
-//!   `Retry-After`.
-//! - No configuration is read unless `Settings::load` is called. Its report lists all
-//!   faults of the configuration, and neither it nor a setting prints a secret.
+//! - By default, a body is at most 2 MiB, and a request takes at most 30 s.
+//! - With `ApiOptions::with_rate_limit`, requests above the limit of their caller get 429 and `Retry-After`.
+//! - No configuration is read unless `Settings::load` is called. Its report lists all faults of the
+//!   configuration, and neither it nor a setting prints a secret.
+//!
+//! # Features
+//!
+//! | feature | adds |
+//! |---|---|
+//! | `client` | the module `client`: a typed client of the HTTP API |
+//! | `oidc` | `auth::OidcKeys` and `auth::UrlKeys`: keys of token issuers over HTTPS |
+//! | `otlp` | traces and metrics to a collector by OTLP over HTTP |
+//! | `otlp-grpc` | the same by gRPC |
+//! | `tls` | TLS and HTTP/2 in `http::serve_with` |
+//! | `swagger` | Swagger UI as a page of the HTTP API |
+//! | `token-endpoint` | `auth::TokenEndpoint`: a token issuer for development |
+//!
+//! All are off by default.
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
 

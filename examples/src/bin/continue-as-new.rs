@@ -1,4 +1,4 @@
-//! A run that never ends, with a journal that stays short.
+//! A run without a fixed end, whose journal stays short.
 //!
 //! Each iteration of the loop adds to the journal, which is read again after a crash. After some
 //! iterations the run continues as a new one with its current state; handles of the first run
