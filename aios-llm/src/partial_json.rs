@@ -86,7 +86,7 @@ mod tests {
     }
 
     #[test]
-    fn should_know_more_of_every_prefix() {
+    fn should_complete_every_prefix() {
         let whole = r#"{"title":"A \"b\"","list":[1,{"x":null}],"n":-1.5}"#;
         let known = (1..=whole.len()).filter(|end| complete(&whole[..*end]).is_some()).count();
         assert_eq!(known, whole.len());

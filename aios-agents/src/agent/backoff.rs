@@ -56,7 +56,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn should_draw_from_zero_to_one_and_not_repeat() {
+    fn should_draw_different_numbers_from_zero_to_one() {
         let draws: Vec<_> = (0..100).map(|_| jitter()).collect();
         assert!(draws.iter().all(|draw| (0.0..=1.0).contains(draw)));
         assert!(draws.windows(2).any(|pair| pair[0] != pair[1]));

@@ -59,7 +59,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn should_report_what_was_spent_with_any_end() {
+    fn should_report_what_was_spent_whatever_the_outcome() {
         let spent = Spent { requests: 3, ..Spent::default() };
         let output = report(Ok(json!("done")), spent).unwrap();
         let Report { output, spent: read } = serde_json::from_value(output).unwrap();

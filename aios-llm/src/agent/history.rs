@@ -327,7 +327,7 @@ mod tests {
     }
 
     #[test]
-    fn should_hold_only_what_is_new() {
+    fn should_send_only_new_messages_and_changed_settings() {
         let mut told = Told::default();
         let mut history = History::default();
         let mut send = |epoch, request: &ModelRequest| {
@@ -347,7 +347,7 @@ mod tests {
     }
 
     #[test]
-    fn should_notice_what_is_missing() {
+    fn should_refuse_a_call_whose_earlier_messages_are_unknown() {
         let mut told = Told::default();
         told.next(0, request(&["a"]));
         let second = told.next(0, request(&["a", "b"]));
@@ -358,7 +358,7 @@ mod tests {
     }
 
     #[test]
-    fn should_notice_that_the_code_of_an_agent_has_changed() {
+    fn should_refuse_a_call_whose_settings_differ_from_the_journal() {
         let mut history = History::default();
         let first = Told::default().next(0, request(&["a"]));
         assert!(history.request(&first).is_some());
@@ -374,7 +374,7 @@ mod tests {
     }
 
     #[test]
-    fn should_forget_what_was_not_used_for_the_longest_time() {
+    fn should_forget_the_oldest_conversation_beyond_the_limit() {
         let histories = Histories::new();
         let large = "x".repeat(REMEMBERED_BYTES / 2 - 1000);
         for run in ["r1", "r2", "r3"] {

@@ -373,7 +373,7 @@ mod tests {
     }
 
     #[test]
-    fn should_let_the_user_decide_about_unknown_prices() {
+    fn should_treat_unknown_prices_as_configured() {
         let limited = Budget::new().with_cost(Cost::dollars(1.0));
         let reserve = |budget: Budget| {
             Account::new(budget).reserve_request(&["acme:new"], &mut ModelRequest::new("hi"), false)
@@ -391,7 +391,7 @@ mod tests {
     }
 
     #[test]
-    fn should_reserve_the_dearest_of_the_models_that_may_answer() {
+    fn should_reserve_the_most_expensive_model_that_may_answer() {
         let prices = PriceTable::new()
             .with_price("cheap", Price::per_million_dollars(1.0, 1.0))
             .with_price("dear", Price::per_million_dollars(1.0, 10.0));

@@ -278,7 +278,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn should_survive_the_journal() {
+    fn should_survive_a_round_trip_through_a_failure() {
         for kind in ModelErrorKind::ALL {
             let error = ModelError::new(kind, "busy")
                 .with_retry_after(Duration::from_millis(1500))

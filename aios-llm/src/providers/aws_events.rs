@@ -108,7 +108,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn should_refuse_messages_that_are_broken() {
+    fn should_refuse_malformed_messages() {
         let mut short = vec![0, 0, 0, 16];
         assert!(take("m", &mut short).unwrap().is_none());
         let mut huge = [u32::MAX.to_be_bytes(), [0; 4], [0; 4]].concat();

@@ -141,7 +141,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn should_know_which_requests_stay_on_this_machine() {
+    fn should_recognise_urls_of_this_machine() {
         let is_local = |url: &str| is_local(&url.parse().unwrap());
         assert!(is_local("http://127.0.0.1:8080/v1") && is_local("http://localhost/"));
         assert!(is_local("http://[::1]:80/v1"));

@@ -194,7 +194,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn should_take_origins_only() {
+    fn should_accept_only_origins() {
         for text in ["https://a.example", "http://localhost:3000", "http://[::1]:80"] {
             assert_eq!(origin(text).unwrap(), text);
         }

@@ -215,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    fn should_hold_a_bounded_number_of_callers() {
+    fn should_remember_a_bounded_number_of_callers() {
         let (clock, limiter) = limiter(1, Duration::from_secs(10));
         for number in 0..3 * MAX_CALLERS {
             limiter.admit(&number.to_string()).unwrap();
@@ -234,7 +234,7 @@ mod tests {
     }
 
     #[test]
-    fn should_refuse_a_rate_that_cannot_be_a_limit() {
+    fn should_refuse_invalid_rates() {
         for (requests, per) in [
             (0, Duration::from_secs(1)),
             (1, Duration::ZERO),

@@ -101,7 +101,7 @@ mod tests {
     }
 
     #[test]
-    fn should_ignore_a_trace_that_stands_twice() {
+    fn should_ignore_a_repeated_traceparent() {
         assert_eq!(parent_of(&headers(&[("traceparent", PARENT)])), PARENT.parse().ok());
         let twice = headers(&[("traceparent", PARENT), ("traceparent", PARENT)]);
         assert_eq!(Trace::of(&twice), None);

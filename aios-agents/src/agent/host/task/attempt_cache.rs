@@ -277,7 +277,7 @@ mod tests {
     }
 
     #[test]
-    fn should_tell_new_running_and_finished_attempts_apart() {
+    fn should_distinguish_new_running_and_finished_attempts() {
         let attempt_cache = AttemptCache::default();
         let Lookup::New(guard) = attempt_cache.begin(key(1)) else { panic!("it is new") };
         assert!(matches!(attempt_cache.begin(key(1)), Lookup::Running(_)));
@@ -287,7 +287,7 @@ mod tests {
     }
 
     #[test]
-    fn should_take_a_task_of_another_incarnation_for_another_task() {
+    fn should_distinguish_tasks_of_different_incarnations() {
         let attempt_cache = AttemptCache::default();
         do_task(&attempt_cache, 1, &answer("a"));
         attempt_cache.cancel(&key(1).task);

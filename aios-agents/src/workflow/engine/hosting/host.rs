@@ -49,7 +49,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn should_say_who_has_which_workflow() {
+    fn should_know_which_workflow_versions_an_engine_has() {
         let fence = Fence { shard: Shard::guests(3), epoch: Epoch(2) };
         let host = |owner: &str| Host { fence, owner: OwnerId::new(owner) };
         let both = host("e1 deploy@1 deploy@12 review@2");

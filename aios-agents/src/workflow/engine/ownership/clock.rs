@@ -189,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn should_learn_nothing_from_a_lease_without_a_known_time() {
+    fn should_ignore_leases_that_show_no_time_of_the_store() {
         let (machine, clock, start) = clocks();
         clock.record_leases(&[], SECOND, machine.elapsed());
         clock.record_leases(&lease(start + HOUR), Duration::MAX, machine.elapsed());

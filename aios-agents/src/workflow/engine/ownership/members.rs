@@ -184,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn should_begin_at_different_places() {
+    fn should_start_each_engine_at_another_free_shard() {
         let members = members(&[0, 1]);
         assert_eq!(
             (members.free(0)[0], members.free(1)[0]),

@@ -189,7 +189,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn should_tell_of_the_life_of_runs_and_of_what_they_emit() {
+    fn should_relay_lifecycle_events_and_emitted_events() {
         let not_relayed = not_relayed().unwrap();
         for (event_type, is_quiet) in [
             ("workflows.deploy.registered", false),

@@ -205,7 +205,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn should_read_what_others_may_append() {
+    fn should_read_the_events_that_other_processes_may_append() {
         let internal = internal().unwrap();
         for (event_type, is_quiet) in [
             ("workflows.deploy.started", false),

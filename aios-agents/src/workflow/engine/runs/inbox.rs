@@ -124,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn should_give_back_what_was_not_read_and_take_nothing_more() {
+    fn should_return_unread_messages_and_refuse_others_once_closed() {
         let inbox = Inbox::default();
         inbox.push(Message::Wake).unwrap();
         assert_eq!(inbox.close().len(), 1);

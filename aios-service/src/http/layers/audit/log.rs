@@ -272,7 +272,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn should_store_the_calls_that_wait_in_one_append() {
+    async fn should_store_waiting_calls_in_one_append() {
         let store = MemoryStore::new();
         let log = log_on(&store);
         let mut stored: Vec<_> =
@@ -287,7 +287,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn should_lose_no_call_with_one_that_the_store_refuses() {
+    async fn should_store_the_other_calls_of_a_batch_when_one_is_refused() {
         let store = MemoryStore::connect_with(MemoryOptions::new().with_max_event_bytes(600));
         let store = store.unwrap();
         let log = log_on(&store);
@@ -301,7 +301,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn should_take_no_more_calls_than_it_may_hold() {
+    async fn should_report_calls_beyond_the_bound_as_lost() {
         let store = MemoryStore::new();
         let log = log_on(&store);
         let begun = (0..=MAX_WAITING).map(|_| log.record(call("/a"), Metadata::default(), None));
