@@ -1,12 +1,13 @@
 //! The conversation of a run, read from its journal.
 //!
-//! Each run is a conversation, and its journal the stream of it. List them like all runs of a workflow,
-//! with [`ReadModels::runs`](aios_core::store::ReadModels::runs). A run can be continued, or begun again from any turn, without paying for the earlier turns: their
-//! messages are the [`Prompt`] of a new run.
+//! Each run is a conversation, and its journal is the stream of it. List conversations like all runs of a
+//! workflow, with [`ReadModels::runs`](aios_core::store::ReadModels::runs). A run can be continued, or
+//! started again from any turn, without paying for the earlier turns: their messages are the [`Prompt`] of
+//! a new run.
 //!
 //! The journal holds the conversation in pieces: each model call only adds what is new, and results
 //! of tools are the ends of their tasks. This module puts them together in one pass over the
-//! events. It only reads, so it works on the journal of any run, also of one that is still working.
+//! events. It only reads, so it works on the journal of any run, even of one that has not ended.
 
 use std::collections::BTreeMap;
 

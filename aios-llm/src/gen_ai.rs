@@ -18,7 +18,7 @@ pub const TARGET: &str = "aios_llm::gen_ai";
 
 /// Kind of operation: `chat` or `execute_tool`.
 pub const OPERATION_NAME: &str = "gen_ai.operation.name";
-/// Name of the provider: what stands before the colon in the name of a model.
+/// Name of the provider: the part before the colon in the name of a model.
 pub const PROVIDER_NAME: &str = "gen_ai.provider.name";
 /// Name of the agent.
 pub const AGENT_NAME: &str = "gen_ai.agent.name";

@@ -25,7 +25,7 @@ use crate::Prompt;
 /// Runs agents as child runs, each with a prompt, and waits for all. The results have the order of
 /// the agents.
 ///
-/// Each agent has the budget of its own. A child is cancelled with the run.
+/// Each agent has its own budget. A child is cancelled with the run.
 ///
 /// # Cancel safety
 ///

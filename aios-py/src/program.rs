@@ -1,4 +1,4 @@
-//! The program of operators, which the package installs as `aios`.
+//! The operators' program, which the package installs as `aios`.
 //!
 //! It is that of `aios-cli`, so that one installation has the library and the program. The
 //! interpreter's lock is released while it runs.

@@ -40,8 +40,8 @@ impl BackoffTimer {
     }
 }
 
-/// Returns a random number from 0 to 1 that spreads retries. Not suitable for anything else. The
-/// standard library seeds its hashers from the system's randomness.
+/// Returns a random number from 0 to 1 that spreads retries. Not suitable for anything else: it is a
+/// hash of the standard library, which seeds its hashers from the randomness of the system.
 pub(crate) fn jitter() -> f64 {
     #[cfg(feature = "simulation")]
     if let Some(simulation) = aios_core::simulation::current() {

@@ -215,7 +215,7 @@ pub const CODES: &[Code] = &[
         "INVALID_OUTPUT",
         "agent host, projections",
         Retry::No,
-        "the output of the agent cannot be serialised to JSON, or the own position of a projection is \
+        "the output of the agent cannot be serialised to JSON, or a projection's own position is \
          invalid",
     ),
     code("CIRCUIT_OPEN", "circuit breaker", Retry::Yes, "too many tasks failed before"),

@@ -70,8 +70,8 @@ impl Compaction {
         Self { above: tokens, keep: Self::DEFAULT_KEPT_MESSAGES, instructions }
     }
 
-    /// Sets how many of the latest messages are kept. A few more are if results of tools would be
-    /// separated from their calls. The default is
+    /// Sets how many of the latest messages are kept. A few more are kept if results of tools would
+    /// otherwise be separated from their calls. The default is
     /// [`DEFAULT_KEPT_MESSAGES`](Self::DEFAULT_KEPT_MESSAGES), 6.
     #[must_use]
     pub fn with_kept_messages(mut self, messages: usize) -> Self {

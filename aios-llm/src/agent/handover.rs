@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{model::ToolSpec, schema::schema_of};
 
-/// Begin of the names of tools that hand a conversation over.
+/// Prefix of the names of tools that hand a conversation over.
 const PREFIX: &str = "handover_to_";
 /// Name of the tool that hands a conversation back.
 pub(super) const HAND_BACK: &str = "hand_back";

@@ -15,7 +15,7 @@
 //! the call fails with `CONVERSATION_MISSING` without a request, and the workflow repeats it with
 //! the whole conversation.
 //!
-//! The memory of a process is bounded; what it has forgotten is read again.
+//! The memory of a process is bounded; forgotten conversations are read again.
 
 use std::sync::Arc;
 
@@ -38,7 +38,7 @@ pub(super) const MISSING: &str = "CONVERSATION_MISSING";
 /// Conversations that a process remembers, and their size.
 const REMEMBERED: usize = 4096;
 const REMEMBERED_BYTES: usize = 64 * 1024 * 1024;
-/// Number of hexadecimal digits of a digest that tells settings apart.
+/// Number of hexadecimal digits of a digest that are kept to distinguish settings.
 const DIGEST: usize = 16;
 
 /// The parameters of a model call.
@@ -93,7 +93,7 @@ pub(crate) struct History {
     messages: Vec<Message>,
     /// The request without its messages.
     settings: ModelRequest,
-    /// Begin of the digest of the settings, if it was needed.
+    /// Beginning of the digest of the settings, if it was needed.
     digest: Option<String>,
 }
 
@@ -148,7 +148,7 @@ impl History {
     }
 }
 
-/// The begin of the digest of settings.
+/// The beginning of the digest of settings.
 fn short_digest(settings: &ModelRequest) -> String {
     settings.digest().chars().take(DIGEST).collect()
 }

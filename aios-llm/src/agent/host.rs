@@ -57,7 +57,7 @@ pub(super) struct ToolAgent {
     output: Value,
 }
 
-/// Begin of the name in a task that checks a guardrail; no tool has it.
+/// Prefix of the name in a task that checks a guardrail; no tool has it.
 pub(super) const GUARDRAIL: &str = "guardrail:";
 
 /// Parameters of a task for a [`ToolAgent`].

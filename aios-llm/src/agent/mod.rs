@@ -392,8 +392,8 @@ impl<O> LlmAgent<O> {
         self
     }
 
-    /// Sets the version of the workflow, from 1, which is the default. Change it with the instructions or tools if runs
-    /// of the earlier version have to continue unchanged.
+    /// Sets the version of the workflow, at least 1, which is the default. Change it together with the
+    /// instructions or tools if runs of the earlier version have to continue unchanged.
     #[must_use]
     pub fn version(mut self, version: u32) -> Self {
         self.definition.options.version = version;
@@ -464,8 +464,8 @@ impl<O> LlmAgent<O> {
         self
     }
 
-    /// Sets which calls run beside the result of a response. Without effect if the result is the text
-    /// of a response.
+    /// Sets which calls of a response run in addition to the one with the result. Without effect if the
+    /// result is the text of a response.
     #[must_use]
     pub fn end_strategy(mut self, strategy: EndStrategy) -> Self {
         self.definition.options.end_strategy = strategy;

@@ -42,7 +42,7 @@ pub struct Prompt {
 }
 
 impl Prompt {
-    /// A prompt with one text of the user.
+    /// A prompt with one user message.
     #[must_use]
     pub fn new(text: impl Into<String>) -> Self {
         Self { messages: vec![Message::user(text)], ..Self::default() }

@@ -44,11 +44,11 @@ const BESIDE: &str = "The call did not run: the same response has a result.";
 const NOT_TAKEN: &str = "The result was not taken: another call of the same response failed. Call \
     the tool again with what is known now.";
 
-/// The calls that run beside the result of a response, if the result is a call of the tool
-/// `final_result`.
+/// The calls of a response that run in addition to the one with the result, if the result is a call of
+/// the tool `final_result`.
 ///
-/// A result that is the text of a response has no calls beside it: the calls run, and the model is
-/// asked again.
+/// A result that is the text of a response comes without calls: if a response has both, the calls run,
+/// and the model is asked again.
 ///
 /// # Examples
 ///
@@ -63,11 +63,11 @@ const NOT_TAKEN: &str = "The result was not taken: another call of the same resp
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum EndStrategy {
-    /// All. The result is the output if they all succeed. If one is faulty, fails or is rejected,
-    /// the model gets their results, and has to call `final_result` again.
+    /// All calls run, and the result is the output if they all succeed. If one is faulty, fails or is
+    /// rejected, the model gets their results, and has to call `final_result` again.
     #[default]
     Exhaustive,
-    /// None. The result is the output at once.
+    /// No other call runs, and the result is the output at once.
     Early,
 }
 

@@ -157,7 +157,7 @@ impl Account {
         Ok(())
     }
 
-    /// The output tokens that an amount pays for, whichever model answers.
+    /// The output tokens that an amount pays for, whichever of the models answers.
     fn paid_output(&self, models: &[&str], amount: Cost) -> Result<u32, Failure> {
         let mut least = u32::MAX;
         for model in models {
@@ -223,7 +223,7 @@ impl Account {
         Ok(Spent { requests: 1, usage: response.usage, cost, tool_calls: 0 })
     }
 
-    /// The amounts of one request to one of the models: the cost is that of the dearest.
+    /// The amounts of one request to one of the models: the cost is that of the most expensive one.
     pub(crate) fn amounts(&self, models: &[&str], usage: Usage) -> Result<Spent, Failure> {
         let mut cost = Cost::ZERO;
         for model in models {
@@ -252,7 +252,7 @@ impl Account {
         }
     }
 
-    /// The first limit that a sum exceeds. That of a share comes first, because raising the own
+    /// The first limit that a sum exceeds. That of a share comes first, because raising the run's own
     /// limit would not help.
     fn exceeded(&self, sum: &Spent) -> Option<Exceeded> {
         let of_share = self.share.exceeded_by(sum);

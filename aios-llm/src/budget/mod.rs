@@ -62,7 +62,7 @@ pub enum AtLimit {
 /// Name of the signal that carries a [`BudgetDecision`].
 pub const BUDGET_SIGNAL: &str = "budget";
 
-/// The decision of a person on a run that has reached a limit.
+/// The decision of a person about a run that has reached a limit.
 ///
 /// # Examples
 ///

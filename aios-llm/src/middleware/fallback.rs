@@ -6,7 +6,7 @@
 //!
 //! In a stream, pieces may have been shown when a model fails. The next model then begins with
 //! `Reset`, which tells readers to drop them. A refusal counts as a failure if another model is
-//! left; at the last one it is the answer.
+//! left; from the last one it is the response.
 
 use std::{fmt, sync::Arc, time::Duration};
 
@@ -40,8 +40,8 @@ const DEFAULT_KINDS: [ModelErrorKind; 9] = [
 /// that failed requests are billed for count as usage of the response, which says in
 /// [`billed`](ModelResponse::billed) what each model is billed for.
 ///
-/// Its name is that of the first model. A budget reserves the cost of the dearest one. Its capabilities
-/// are those that all models share.
+/// Its name is that of the first model. A budget reserves the cost of the most
+/// expensive one. Its capabilities are those that all models share.
 ///
 /// # Examples
 ///

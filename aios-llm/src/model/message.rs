@@ -118,13 +118,13 @@ pub struct ToolResult {
 }
 
 impl Message {
-    /// A message of the user with one text.
+    /// A user message with one text.
     #[must_use]
     pub fn user(text: impl Into<String>) -> Self {
         Self { role: Role::User, content: vec![Part::text(text)] }
     }
 
-    /// A message of the model with one text.
+    /// An assistant message with one text.
     #[must_use]
     pub fn assistant(text: impl Into<String>) -> Self {
         Self { role: Role::Assistant, content: vec![Part::text(text)] }

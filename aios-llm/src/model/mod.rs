@@ -32,7 +32,7 @@ pub use self::{
     stream::{ModelStream, StreamEvent, collect, whole},
 };
 
-/// The features that a model supports. An agent uses the best one that there is.
+/// The features that a model supports. An agent uses the best one available.
 ///
 /// # Examples
 ///

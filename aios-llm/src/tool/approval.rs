@@ -15,7 +15,7 @@ pub enum Approval {
     Required,
 }
 
-/// The decision of a person on one call. Send it with
+/// The decision of a person about one call. Send it with
 /// [`RunHandle::signal`](aios_agents::RunHandle::signal) under the name in
 /// [`PendingDecision::signal`].
 ///
@@ -52,7 +52,7 @@ pub enum Decision {
     },
 }
 
-/// The answer of a person on a `write` call whose outcome is unknown. Send it with
+/// The decision of a person about a `write` call whose outcome is unknown. Send it with
 /// [`RunHandle::signal`](aios_agents::RunHandle::signal) under the name in
 /// [`PendingDecision::signal`].
 ///

@@ -1,4 +1,4 @@
-//! The information and the means that the function of a tool gets.
+//! The context that the function of a tool receives.
 
 use aios_core::{
     event::Payload,

@@ -110,19 +110,19 @@ pub(crate) struct CompiledTool {
     pub(crate) tool: Tool,
     /// The schema of its arguments.
     pub(crate) schema: Schema,
-    /// The places of calls that run at once, if they are limited.
+    /// A permit for each call that may run at once, if their number is limited.
     places: Option<Semaphore>,
 }
 
 impl CompiledTool {
-    /// Creates the places, if calls are limited.
+    /// Creates the permits, if calls are limited.
     pub(crate) fn new(tool: Tool, schema: Schema) -> Self {
         let places =
             tool.concurrency.map(|calls| Semaphore::new(calls.clamp(1, Semaphore::MAX_PERMITS)));
         Self { tool, schema, places }
     }
 
-    /// Waits until the call may run, and returns its place.
+    /// Waits until the call may run, and returns its permit.
     pub(crate) async fn place(&self) -> Option<SemaphorePermit<'_>> {
         match &self.places {
             Some(places) => places.acquire().await.ok(),
@@ -342,7 +342,7 @@ impl Tool {
         self.limited(text).map_err(TaskError::terminal)
     }
 
-    /// A failure of the tool, with only the begin of a message that is longer than a result may be.
+    /// A failure of the tool, whose message is truncated if it is longer than a result may be.
     pub(crate) fn shortened(&self, mut failure: Failure) -> Failure {
         let message = &mut failure.message;
         let bytes = message.len();

@@ -1,4 +1,4 @@
-"""Texts that are never printed."""
+"""Strings that are never printed."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any, overload
 
 
 class Secret:
-    """A text that is never printed, such as a password or the key of an API.
+    """A string that is never printed, such as a password or an API key.
 
     ``str`` and ``repr`` show ``***``, and it is not serialised to JSON. A section of :class:`Settings`
     that has a field of this type takes its value from the environment, a mounted file (``…_FILE``), a

@@ -816,7 +816,7 @@ class RemoteClient(Client):
     :class:`aios.RemoteClient` for the async version.
 
     Requests that can be repeated without a second effect are repeated after failures of the network
-    and when the service asks to wait. Streams of events connect again after the last event.
+    and when the service asks to wait. Event streams reconnect after the last event.
 
     What differs from :class:`Client`:
 
@@ -877,7 +877,7 @@ class RemoteClient(Client):
 
         Raises:
             ConfigurationError: The type or the name is invalid, or the configuration does not match.
-            ServiceError: There is such an agent already (``AGENT_EXISTS``), or the request failed.
+            ServiceError: An agent with this id exists (``AGENT_EXISTS``), or the request failed.
         """
         loop = self._loop
         coroutine = self._remote.create_agent(agent, name, config, id=id)

@@ -5,7 +5,7 @@
 //! router of them.
 //!
 //! Without keys, issuers and access from this machine, an authenticator without keys is added: an
-//! API with no authenticator at all would let callers on this machine in.
+//! API with no authenticator at all would admit callers on this machine.
 
 use std::{
     collections::HashMap,
@@ -91,7 +91,7 @@ impl ApiArguments {
         }
         options = match self.allows_loopback {
             true => options.with_authenticator(Anonymous::on_loopback()),
-            // Without any authenticator, callers on this machine would be let in.
+            // Without any authenticator, callers on this machine would be admitted.
             false => options.with_authenticator(ApiKeys::default()),
         };
         match self.rate_limit {

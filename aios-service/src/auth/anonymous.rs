@@ -17,7 +17,7 @@ const SUBJECT: &str = "anonymous";
 
 /// Lets callers in without credentials: by default only those on this machine.
 ///
-/// A web page that is open in a browser on this machine is not let in: a request must name a
+/// A web page that is open in a browser on this machine is not admitted: a request must name a
 /// loopback host, and its `Origin`, if it has one, must be a loopback host too.
 ///
 /// The address of the caller comes from [`serve`](crate::http::serve), or from
@@ -44,7 +44,7 @@ const SUBJECT: &str = "anonymous";
 /// ```
 #[derive(Clone, Debug)]
 pub struct Anonymous {
-    /// The permissions of every caller that is let in.
+    /// The permissions of every caller that is admitted.
     permissions: Permissions,
     /// Whether the address does not matter.
     is_anywhere: bool,
@@ -112,7 +112,7 @@ impl Authenticator for Anonymous {
     }
 }
 
-/// Whether the request was addressed to this machine, and not by a page from elsewhere.
+/// Whether the request was addressed to this machine, and not sent by a page from another host.
 ///
 /// A request without `Host` does not count as local. A program that is not a browser sends no
 /// `Origin`, so only `Host` is checked then.

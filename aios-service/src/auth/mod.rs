@@ -11,7 +11,7 @@
 //! | [`AuthError::Invalid`] | 401 `UNAUTHENTICATED`, without the reason |
 //! | [`AuthError::Unavailable`] | 503 `AUTHENTICATION_UNAVAILABLE`, which clients may repeat |
 //!
-//! Without an authenticator, only callers on this machine are let in; see
+//! Without an authenticator, only callers on this machine are admitted; see
 //! [`Anonymous::on_loopback`]. The reason of an error is logged with the id of the request, which
 //! the answer has too.
 

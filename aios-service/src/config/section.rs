@@ -43,7 +43,7 @@ enum Kind {
     Described(Value),
 }
 
-/// Begin of a reference to a definition.
+/// Prefix of a reference to a definition.
 const DEFINITION: &str = "#/$defs/";
 
 impl Section {

@@ -295,7 +295,7 @@ impl Service {
         self
     }
 
-    /// Adds an authenticator of the API. Without any, only callers on this machine are let in.
+    /// Adds an authenticator of the API. Without any, only callers on this machine are admitted.
     ///
     /// # Examples
     ///

@@ -34,7 +34,7 @@ use serde::{Deserialize, Serialize};
 #[serde(default)]
 struct Access {
     /// The SHA-256 of a key of the API: `AIOS_ACCESS_KEY_HASH`. Without one, only callers on this
-    /// machine are let in.
+    /// machine are admitted.
     key_hash: Option<Secret>,
 }
 

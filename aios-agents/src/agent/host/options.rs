@@ -36,8 +36,8 @@ pub struct HostOptions {
     /// How often running agents are announced. An agent that was not seen for three intervals is
     /// missing. Default: 30 s.
     pub announce_interval: Duration,
-    /// How long the code of a cancelled task may still run before its future is dropped. Default: 1
-    /// s.
+    /// How long the code of a cancelled task may still run before its future is dropped. Default:
+    /// 1 s.
     pub cancel_grace: Duration,
     /// How long a factory may take to create an agent. Default: 30 s.
     pub create_timeout: Duration,
@@ -46,8 +46,8 @@ pub struct HostOptions {
     /// letter if the broker does not accept the failure either. Default: 60 s.
     pub answer_patience: Duration,
     /// The time without a response after which the thread or event loop that runs agent code counts
-    /// as blocked; `None`: never. Must be longer than agent code ever blocks its thread. Default: 5
-    /// s.
+    /// as blocked; `None`: never. Must be longer than agent code ever blocks its thread. Default:
+    /// 5 s.
     pub blocked_after: Option<Duration>,
     /// Whether an attempt that was delivered before, or is older than its timeout, begins only after
     /// the engine has confirmed that it is still open. While no engine answers, such a task waits,

@@ -1,8 +1,8 @@
 //! Permanent errors of an engine: it stops and reports the cause.
 //!
-//! An error that no retry cures, such as missing permissions or a damaged database, would otherwise be
-//! repeated by every loop. The engine stops as a whole instead: a part that is missing would be noticed
-//! only by runs that wait. It hands its shards over, so that an engine without the problem continues
+//! An error that no retry resolves, such as missing permissions or a damaged database, would otherwise be
+//! repeated by every loop. The engine stops as a whole instead: if only one part stopped, nothing but
+//! waiting runs would show it. It hands its shards over, so that an engine without the problem continues
 //! them, and `Runtime` reports the failure.
 
 use std::{panic::AssertUnwindSafe, sync::Arc};
@@ -52,7 +52,7 @@ impl Engine {
     /// Stops all activity and releases the shards.
     ///
     /// The order matters: loops are stopped first, so that they start nothing; then readers of mailboxes,
-    /// drivers and helpers end; the leases come last, when nothing works under them any more.
+    /// drivers and helpers end; the leases are released last, when nothing uses them any more.
     pub(super) async fn halt(&self) {
         self.stopping.send_replace(true);
         self.readers.close();

@@ -1,9 +1,9 @@
-//! The tasks beside the loops of an engine: they end on their own, and with the engine.
+//! Background tasks of an engine that end on their own, and at the latest with the engine.
 //!
-//! They hold the engine, and through it the store and deliveries of the broker. So they are counted,
-//! and the engine has not stopped before they have ended: otherwise a caller could close the store
-//! under them, or start the next engine while deliveries are still held. Finished ones are removed when
-//! the next is spawned.
+//! They hold the engine, and through it the store and deliveries of the broker. The engine therefore
+//! keeps track of them, and has stopped only once all of them have ended: otherwise a caller could close
+//! the store while they use it, or start the next engine while they hold deliveries. Finished tasks are
+//! removed when the next one is spawned.
 
 use parking_lot::Mutex;
 use tokio::task::AbortHandle;
@@ -14,12 +14,12 @@ use crate::task::JoinSet;
 #[derive(Debug, Default)]
 pub(super) struct Helpers(Mutex<Helping>);
 
-/// The tasks, and whether there may be more.
+/// The tasks, and whether more may be spawned.
 #[derive(Debug, Default)]
 struct Helping {
     /// Ended when it is dropped.
     tasks: JoinSet<()>,
-    /// Whether no task is spawned any more.
+    /// Whether the engine has stopped, so that no more tasks are spawned.
     is_closed: bool,
 }
 

@@ -26,15 +26,15 @@
 //! | wake runs | the earliest timer | sends `TimerDue` |
 //! | scan the log | the head of the log | wakes runs that others appended to |
 //! | keep shards | a third of the lease time, released leases | renews, takes and hands over leases |
-//! | watch leases | the end of the leases by the own clock | ends all runs |
+//! | watch leases | the end of the leases by the engine's own clock | ends all runs |
 //! | note waiting runs, look for due runs | runs that leave memory, an interval | writes notes, reads those that fall due |
 //! | look for dead letters, watch the broker | intervals, the connection | notices tasks that are lost |
 //! | relay the log | the lease of the relay, the head of the log | publishes to the broker |
 //! | watch runs | an interval | notices code that blocks |
 //!
-//! Beside them there are a task for each run in memory (`runs/live.rs`), for each mailbox that is read
-//! (`ownership/slots.rs`), and for what ends on its own (`helpers`). A panic in one of the tasks of the
-//! list stops the engine.
+//! In addition, there is a task for each run in memory (`runs/live.rs`), for each mailbox that is read
+//! (`ownership/slots.rs`), and for work that ends on its own (`helpers`). A panic in one of the tasks of
+//! the list stops the engine.
 //!
 //! # Locks
 //!
@@ -321,8 +321,8 @@ impl Engine {
         }
     }
 
-    /// Marks a failure as one of this engine. The run would fail here in the same way, so it stays
-    /// blocked until it is resumed, cancelled, or owned by another engine.
+    /// Marks a failure as one of this engine. The run would fail here again in the same way, so it
+    /// stays blocked until it is resumed, cancelled, or owned by another engine.
     fn own_failure(&self, failure: Failure) -> Failure {
         failure.with_details(json!({ "engine": self.owner.as_str() }))
     }

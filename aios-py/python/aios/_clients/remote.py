@@ -29,7 +29,7 @@ class RemoteClient(Client):
     closes it. A client belongs to the event loop and the process that opened it.
 
     Requests that can be repeated without a second effect are repeated after failures of the network
-    and when the service asks to wait. Streams of events connect again after the last event.
+    and when the service asks to wait. Event streams reconnect after the last event.
 
     What differs from :class:`Client`:
 
@@ -78,7 +78,7 @@ class RemoteClient(Client):
         self._remote: NativeRemoteClient | None = None
 
     async def open(self) -> None:
-        """Asks the service who the caller is, and so whether it can be reached.
+        """Asks the service for the caller, which also checks that the service can be reached.
 
         Raises:
             ConfigurationError: The URL or a credential is invalid, or the client is already open.
@@ -119,7 +119,7 @@ class RemoteClient(Client):
 
         Raises:
             ConfigurationError: The type or the name is invalid, or the configuration does not match.
-            ServiceError: There is such an agent already (``AGENT_EXISTS``), or the request failed.
+            ServiceError: An agent with this id exists (``AGENT_EXISTS``), or the request failed.
         """
         row = await _aios.remote_create_agent(self._service(), agent, name, config, id)
         return ManagedAgent.from_row(row)

@@ -184,10 +184,10 @@ class LlmAgent(Workflow[Any, O], Generic[O]):
             it, one that is too long for the model fails with ``MODEL_CONTEXT_OVERFLOW``.
         streaming: Whether tokens, partial output and the progress of tools are written to the output
             stream ``tokens`` of the run; see :meth:`aios.RunHandle.stream`.
-        end_strategy: Which calls run beside the result of a response, if the result is a call of the
-            tool ``final_result``. With ``"exhaustive"``, all run. The result is the output if they all
-            succeed; else the model gets their results, and has to call ``final_result`` again. With
-            ``"early"``, none runs, and the result is the output at once.
+        end_strategy: Which calls of a response run in addition to the one with the result, if the
+            result is a call of the tool ``final_result``. With ``"exhaustive"``, all run. The result
+            is the output if they all succeed; else the model gets their results, and has to call
+            ``final_result`` again. With ``"early"``, none runs, and the result is the output at once.
         trace_content: Whether spans of model calls and tool calls have messages, arguments and results,
             which may be secret.
         version: From 1. Change it with the instructions or tools if runs of the earlier version have

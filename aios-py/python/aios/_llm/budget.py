@@ -185,7 +185,7 @@ class SubjectBudget:
 
 
 class BudgetDecision:
-    """Decisions on a run that waits at a limit: ``await run.signal(aios.BUDGET_SIGNAL,
+    """Decisions about a run that waits at a limit: ``await run.signal(aios.BUDGET_SIGNAL,
     aios.BudgetDecision.raise_to(aios.Limits(requests=40)))``."""
 
     @staticmethod

@@ -23,7 +23,7 @@ class FallbackModel:
 
     A model that asks to wait is left out until then, as long as there is another one. A stream that
     fails after its first piece begins again with a reset. Its name is that of the first model; a
-    budget reserves the cost of the dearest one, and each needs a price.
+    budget reserves the cost of the most expensive one, and each needs a price.
     """
 
     def __init__(self, *models: AnyModel, on: Iterable[str] | None = None) -> None:

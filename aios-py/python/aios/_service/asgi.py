@@ -280,11 +280,11 @@ def asgi(
         api_keys: Keys of callers.
         token_issuers: Issuers of tokens of callers.
         allow_loopback: Whether callers on the same machine need no credentials and may do everything.
-            The default is yes if there are neither keys nor issuers. Say no behind a proxy on the same
-            machine.
+            The default is ``True`` if there are neither keys nor issuers. Pass ``False`` behind a proxy on
+            the same machine.
         max_body_bytes: Largest body of a request.
         request_timeout: How many seconds a request may take.
-        stream_lifetime: How many seconds a stream of events lives; its client connects again.
+        stream_lifetime: After how many seconds an event stream ends; its client then reconnects.
         rate_limit: How many requests in how many seconds a caller may send; unlimited by default.
 
     Raises:

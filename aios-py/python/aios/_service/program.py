@@ -1,4 +1,4 @@
-"""The program of operators, which the package installs as ``aios``."""
+"""The operators' program, which the package installs as ``aios``."""
 
 from __future__ import annotations
 

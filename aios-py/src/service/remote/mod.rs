@@ -74,7 +74,7 @@ pub(crate) struct NativeRemoteClient {
     log: Follower,
 }
 
-/// The error of what a service does not offer.
+/// The error of an operation that a service does not offer.
 fn unsupported(message: &str) -> ErrorInfo {
     ErrorInfo::new("runtime", "INVALID_CONFIGURATION", message)
 }

@@ -1,6 +1,6 @@
 //! Gets a JSON document from an issuer.
 //!
-//! The keys decide who is let in, so this client takes as little as possible from the network: it
+//! The keys decide which callers are admitted, so this client takes as little as possible from the network: it
 //! follows no redirects, reads at most 512 KiB, and accepts no status but 200. A fetch happens once
 //! in minutes, so its connection is not kept. There is no timeout here, because the cache limits
 //! each fetch as a whole.

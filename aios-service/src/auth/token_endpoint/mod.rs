@@ -258,7 +258,7 @@ async fn discovery(State(endpoint): Endpoint) -> Response {
     )
 }
 
-/// Lets in callers on this machine, and no pages from elsewhere.
+/// Admits callers on this machine, and no pages from other hosts.
 async fn refuse_strangers(State(endpoint): Endpoint, request: Request, next: Next) -> Response {
     let extensions = request.extensions();
     let peer = extensions.get::<ConnectInfo<SocketAddr>>().map(|peer| peer.0);

@@ -21,8 +21,8 @@ use crate::{
     http::{ApiError, Challenge, state::Api},
 };
 
-/// Finds out who calls, and adds the caller to the request. Fails without valid credentials, and above
-/// the rate limit of the caller.
+/// Identifies the caller, and adds it to the request. Fails without valid credentials, and above the rate
+/// limit of the caller.
 pub(crate) async fn authenticate(api: &Api, request: Request) -> Result<Request, ApiError> {
     let (mut parts, body) = request.into_parts();
     let identity = identify(api, &parts).await?;
@@ -31,12 +31,12 @@ pub(crate) async fn authenticate(api: &Api, request: Request) -> Result<Request,
     Ok(Request::from_parts(parts, body))
 }
 
-/// Headers with credentials, and the one that names the host that the request is for.
+/// Headers that a request may have only once: those with credentials, and that of the host.
 const GIVEN_ONCE: [&str; 3] = ["authorization", "x-api-key", "host"];
 
-/// Asks the authenticators who calls.
+/// Asks the authenticators for the caller.
 async fn identify(api: &Api, parts: &Parts) -> Result<Identity, ApiError> {
-    // A proxy before this server may have looked at another one of them.
+    // A proxy in front of this server may have read another one of them.
     let is_repeated = |name: &&str| parts.headers.get_all(*name).iter().nth(1).is_some();
     if let Some(name) = GIVEN_ONCE.into_iter().find(is_repeated) {
         let message = format!("the request has the header `{name}` more than once");
@@ -122,7 +122,7 @@ permissions! {
     DeadLettersPurge = "dead_letters:purge",
 }
 
-/// The caller of a route, who has the permission that the route requires.
+/// The caller of a route, with the permission that the route requires.
 #[derive(Debug)]
 pub(crate) struct Caller<P> {
     /// The caller, as the authenticator described it.

@@ -20,19 +20,19 @@ use crate::http::ApiError;
 
 /// Methods that pages may use.
 const METHODS: &str = "GET, POST, PUT, PATCH, DELETE";
-/// Headers that pages may send.
+/// Request headers that pages may send.
 const REQUEST_HEADERS: &str = "authorization, content-type, idempotency-key, if-match, if-none-match, \
      last-event-id, traceparent, tracestate, x-api-key, x-request-id";
-/// Headers of answers that pages may read.
+/// Response headers that pages may read.
 const RESPONSE_HEADERS: &str =
     "etag, idempotent-replayed, location, retry-after, traceresponse, x-request-id";
 
 /// The origins whose web pages may use the API from a browser (cross-origin resource sharing).
 ///
-/// A page of the same origin as the API needs no permission. Requests of pages of any other origin
-/// are refused with `ORIGIN_NOT_ALLOWED`, before their credentials are looked at. Programs other than
-/// browsers send no `Origin` and are not concerned. Cookies are never asked for: pages send a token or
-/// a key in a header.
+/// A page of the same origin as the API needs no permission. Requests from pages of any other origin
+/// are refused with `ORIGIN_NOT_ALLOWED`, before their credentials are checked. Programs other than
+/// browsers send no `Origin` and are not affected. Cookies are never used: pages send a token or a key
+/// in a header.
 ///
 /// ```
 /// use aios_service::http::{ApiOptions, Cors};
@@ -47,7 +47,7 @@ const RESPONSE_HEADERS: &str =
 pub struct Cors {
     /// As browsers send them.
     origins: Arc<[HeaderValue]>,
-    /// How long a browser keeps the answer to its question.
+    /// How long a browser may cache the response to a preflight request.
     max_age: Duration,
 }
 
@@ -77,8 +77,7 @@ impl Cors {
         Ok(Self { origins, max_age: Self::DEFAULT_MAX_AGE })
     }
 
-    /// Sets for how long a browser may keep the answer to the question whether it may send a request.
-    /// The default is 10 minutes.
+    /// Sets how long a browser may cache the response to a preflight request. The default is 10 minutes.
     ///
     /// A page of an origin that is removed later can send requests until then, and they are refused
     /// by the server: the origin of each request is checked.
@@ -118,14 +117,14 @@ impl Cors {
 pub(crate) enum Source {
     /// Not a page, or one of the same origin.
     NoPage,
-    /// A page of an allowed origin. A browser asks before it sends most requests.
+    /// A page of an allowed origin. Before most requests, a browser sends a preflight request.
     Allowed { origin: HeaderValue, is_question: bool },
     /// Any other page.
     Refused,
 }
 
 impl Source {
-    /// The answer to a request that no handler gets.
+    /// The response to a request that is not passed to a handler.
     pub(crate) fn answer(&self, cors: &Cors) -> Option<Response> {
         match self {
             Self::Refused => {

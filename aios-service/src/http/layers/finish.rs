@@ -5,12 +5,12 @@
 //!              │         └ credentials, rate limit, audit, conditions, idempotency
 //!              ├ refuses foreign pages, before anything is read
 //!              ├ catches panics, ends requests that take too long
-//!              └ writes the body of every error, and the headers of every answer
+//!              └ writes the body of every error, and the headers of every response
 //! ```
 //!
-//! An error travels inwards to outwards as an extension of an empty response. Here it gets its
-//! body, because only this layer knows the id of the request. An error response without that
-//! extension was made by axum, and gets the code that fits its status.
+//! Inner layers return an error as an extension of an empty response. This layer adds the body,
+//! because only it knows the id of the request. An error response without that extension was made by
+//! axum, and gets the code that fits its status.
 
 use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
@@ -43,7 +43,7 @@ use crate::http::{
 /// Tells browsers to take the content type as it is.
 const NO_SNIFF: HeaderValue = HeaderValue::from_static("nosniff");
 
-/// Passes a request inwards, and completes its answer.
+/// Passes a request to the inner layers, and completes the response.
 pub(crate) async fn finish(State(api): State<Api>, mut request: Request, next: Next) -> Response {
     let id = RequestId::of(request.headers());
     let method = request.method().clone();
@@ -78,7 +78,7 @@ pub(crate) async fn finish(State(api): State<Api>, mut request: Request, next: N
     response
 }
 
-/// The answer of a handler, or an error if it panics or takes too long.
+/// The response of a handler, or an error if it panics or takes too long.
 pub(crate) async fn answer(api: &Api, request: Request, next: Next) -> Response {
     let timeout = api.options.limits.request_timeout();
     let answered = AssertUnwindSafe(next.run(request)).catch_unwind();
@@ -91,7 +91,7 @@ pub(crate) async fn answer(api: &Api, request: Request, next: Next) -> Response 
     }
 }
 
-/// The error of a request that took too long. What it has begun may still take effect.
+/// The error of a request that took too long. It may still take effect.
 fn timed_out(timeout: Duration) -> ApiError {
     let message = format!("the request took longer than {timeout:?}");
     ApiError::new("REQUEST_TIMEOUT", message)
@@ -104,7 +104,7 @@ fn message(panic: &(dyn std::any::Any + Send)) -> String {
     text.unwrap_or_else(|| "a handler panicked".to_owned())
 }
 
-/// Gives an error its body. Also of errors that axum made.
+/// Adds the body to an error, including errors that axum made.
 fn render(api: &Api, id: &RequestId, mut response: Response) -> Response {
     let status = response.status();
     if !status.is_client_error() && !status.is_server_error() {
@@ -118,7 +118,7 @@ fn render(api: &Api, id: &RequestId, mut response: Response) -> Response {
     rendered(error, id, api.now(), response.headers())
 }
 
-/// The answer with an error. It keeps the headers that do not describe another body.
+/// The response with an error. It keeps the headers that do not describe another body.
 fn rendered(
     error: ApiError,
     id: &RequestId,
@@ -142,9 +142,10 @@ fn rendered(
     rendered
 }
 
-/// Answers requests that no route of a whole program takes in the shape of the API, and says where the API
-/// begins. Without it, such answers have no body. Those of the program's own routes and of its fallback
-/// stay as they are, except that a method that a path does not take gets a body.
+/// Answers requests that no route of a program takes with an error in the shape of the API, which says
+/// where the API begins. Without it, such responses have no body. The responses of the program's own routes
+/// and of its fallback are unchanged, except that the refusal of a method that a path does not take gets
+/// a body.
 ///
 /// ```
 /// use axum::{Router, routing::get};
@@ -157,7 +158,7 @@ pub fn answer_unrouted(router: Router, api_path: Option<&str>) -> Router {
     router.layer(from_fn_with_state(api_path.map(Arc::from), unrouted))
 }
 
-/// Gives an empty refusal of the router a body. Answers of handlers are not changed, whatever their
+/// Adds a body to an empty refusal of the router. Responses of handlers are unchanged, whatever their
 /// status.
 async fn unrouted(
     State(api_path): State<Option<Arc<str>>>,
@@ -224,7 +225,7 @@ pub(crate) async fn not_found(OriginalUri(uri): OriginalUri) -> ApiError {
     no_path(&excerpt(&uri), None)
 }
 
-/// The path of a request, as far as it is shown.
+/// The path of a request, truncated for display.
 fn excerpt(uri: &Uri) -> String {
     uri.path().chars().take(200).collect()
 }

@@ -36,7 +36,7 @@ const MIN_INTERVAL: Duration = Duration::from_micros(1);
 /// use aios_service::http::{ApiOptions, RateLimit};
 ///
 /// # fn main() -> Result<(), aios_service::http::InvalidRateLimit> {
-/// // 100 requests at once, then one every 600 ms; more are answered with 429 and `Retry-After`.
+/// // 100 requests at once, then one every 600 ms; further ones get 429 and `Retry-After`.
 /// let limit = RateLimit::new(100, Duration::from_secs(60))?;
 /// let options = ApiOptions::new().with_rate_limit(limit);
 /// # drop(options);
@@ -95,7 +95,7 @@ pub(crate) struct Limiter {
 }
 
 impl Limiter {
-    /// No caller is known.
+    /// A limiter that knows no caller.
     pub(crate) fn new(clock: Arc<dyn Clock>) -> Self {
         Self { clock, hasher: RandomState::new(), callers: Mutex::default() }
     }

@@ -1,6 +1,6 @@
 //! The trace to which a request belongs (W3C Trace Context), and the metadata of what it starts.
 //!
-//! | header | of the request | in what it starts | in the answer |
+//! | header | of the request | in what it starts | in the response |
 //! |---|---|---|---|
 //! | `traceparent` | one, valid | unchanged: the client's span is the parent | `traceresponse` with a new span of the same trace |
 //! | `traceparent` | none, several, or invalid | none | none |
@@ -17,7 +17,7 @@ use axum::http::{HeaderMap, HeaderValue};
 
 use crate::auth::Identity;
 
-/// Header of an answer with the trace of its request.
+/// Response header with the trace of the request.
 pub(crate) const TRACE_RESPONSE: &str = "traceresponse";
 /// Longest `tracestate` that is passed on. The standard asks for no more.
 const MAX_STATE_BYTES: usize = 512;

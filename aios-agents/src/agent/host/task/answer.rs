@@ -149,7 +149,7 @@ impl HostedType {
             Box::pin(self.publish(emitted, Some(&guard.state))).await?;
             guard.published_emitted();
         }
-        // The run may move to another engine meanwhile, which has to get the answer, too.
+        // The run may move to another engine during the publish, and that engine needs the answer too.
         loop {
             let to = self.shared.reply_to(parent);
             self.publish(vec![reply(result.clone(), to.clone())], Some(&guard.state)).await?;

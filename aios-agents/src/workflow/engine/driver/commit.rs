@@ -164,8 +164,8 @@ impl Driver {
             Some(InFlight { records, answers, position, failures: failures + 1, appending });
     }
 
-    /// The append of records. One that diverged has no expected version: what it records is right
-    /// wherever it stands.
+    /// The append of records. One that diverged expects no version: its records are valid at any place in
+    /// the journal.
     fn append_of(&self, records: &[Record], position: Position) -> Append {
         let events = records.iter().map(|record| record.event.clone()).collect();
         let expected = match position {
@@ -285,7 +285,7 @@ impl Driver {
             return false;
         }
         let length: u64 = in_flight.records.len().try_into().unwrap_or(u64::MAX);
-        // A repetition that was stored by an earlier attempt stands directly after what was applied.
+        // A repetition that was stored by an earlier attempt directly follows what was applied.
         appended.repeated && appended.version != self.version + length
     }
 
@@ -451,8 +451,8 @@ impl Driver {
 
     /// Applies foreign appends, and returns the ids of their events.
     ///
-    /// Everything is read, page by page. The end of the run in a page is an exit at once: what stands
-    /// before it can't change anything any more.
+    /// Everything is read, page by page. If a page has the end of the run, the run exits at once: the
+    /// entries before that end can't change anything any more.
     async fn read_ahead(&mut self) -> Result<BTreeSet<EventId>, Exit> {
         let mut found = BTreeSet::new();
         loop {

@@ -9,7 +9,7 @@
 //!
 //! The order at the end is what makes it safe to send a message at any time: the driver is dropped,
 //! then the inbox is closed and removed from the table in one step, and the messages that it still had
-//! are handled according to the exit. A message that is sent after that activates the run again.
+//! are handled according to the exit. A message that is sent later activates the run again.
 //!
 //! A panic, wherever it comes from, blocks the run and nothing else: the poll of the run and each of
 //! its destructors are caught. The shard counts as busy until `finish` is done, so that it is not
@@ -302,7 +302,7 @@ async fn finish(
     Some(outgoing)
 }
 
-/// Reports the end of a run, or that it is blocked, to everyone who waits for it.
+/// Reports the end of a run, or that it is blocked, to all that wait for it.
 ///
 /// Callers in this process are notified first, then the successor begins, then the parent gets the outcome.
 /// The end itself is durable, so a crash here loses none of these: others find it in the log.

@@ -314,6 +314,7 @@ impl Driver {
         }
     }
 
+    /// Encodes an entry, with the metadata that entries of its kind have.
     pub(super) fn encode(&self, entry: Entry) -> Result<Record, EventError> {
         let metadata = match &entry {
             Entry::TaskAssigned(task) => Arc::new(self.assignment_metadata(&task.data)),
@@ -354,9 +355,9 @@ fn execution_of(
     execution
 }
 
-/// When a run began, or is to begin if it was started for later.
+/// When a run began, or will begin if its start is delayed.
 ///
-/// The later of the two: a start time in the past begins the run at once.
+/// A start time in the past begins the run at once, so this is the later of the two times.
 fn begins_at(started: &Started, first: &RecordedEvent) -> Timestamp {
     started.start_at.map_or(first.event.timestamp, |at| at.max(first.event.timestamp))
 }

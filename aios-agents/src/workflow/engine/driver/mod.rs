@@ -121,7 +121,7 @@ const WATCH: Duration = Duration::from_secs(10);
 /// | `Waiting`, `NotDue` | by a message or a timer |
 /// | `NotOwner` | by another engine |
 /// | `Diverged`, `Failed` (retryable) | by the same task (`lifecycle`), after a pause if the store failed |
-/// | `Interrupted` | by the same task, after a pause; usually the process ends meanwhile |
+/// | `Interrupted` | by the same task, after a pause; usually the process ends before that |
 /// | `Unreadable`, `Failed` | not here: it is blocked |
 #[derive(Debug)]
 enum Exit {

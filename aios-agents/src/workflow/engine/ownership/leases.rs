@@ -101,8 +101,10 @@ impl Schedule {
     }
 }
 
-/// The next check is set first, and the next renewal before the renewal is sent: a tick that fails is
-/// repeated by the schedule.
+/// Renews the leases if they are due, joins again after the slot was lost, and balances the shards.
+///
+/// The next check is scheduled first, and the next renewal before this one is sent, so that a tick that
+/// fails is repeated.
 async fn tick(engine: &Arc<Engine>, schedule: &mut Schedule) -> Result<(), EngineError> {
     let period = engine.options.lease_time / 3;
     let now = engine.clock.elapsed();

@@ -28,7 +28,7 @@ pub(crate) struct Inbox {
     reader: AtomicWaker,
 }
 
-/// The messages, and which of them are there once only.
+/// The messages, and which of those that are kept only once are among them.
 #[derive(Debug, Default)]
 struct Mail {
     /// In the order of their arrival.

@@ -35,7 +35,7 @@ pub(crate) struct Waiters(Mutex<Waiting>);
 /// The waiters of each run.
 #[derive(Debug, Default)]
 struct Waiting {
-    /// The key that was given out last. Keys tell waiters of the same run apart.
+    /// The key of the latest waiter. Keys distinguish waiters of the same run.
     last: u64,
     /// The channel of each waiter, by run and key.
     by_run: HashMap<Arc<str>, BTreeMap<u64, oneshot::Sender<RunOutcome>>>,

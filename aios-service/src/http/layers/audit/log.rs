@@ -80,7 +80,7 @@ impl Waiting {
         if let Err(error) = appended {
             lost(&call, &Chain(error).to_string());
         }
-        // The call that waits may be the last one, and its store be opened again.
+        // Before the waiting call continues: it may be the last one, and open the store again.
         drop(announcement);
         // Sending fails if the request was cancelled.
         let _ = done.send(());
@@ -194,7 +194,7 @@ impl AuditLog {
                 join_all(alone).await;
             }
             appended => {
-                // The call that waits may be the last one, and its store be opened again.
+                // Before the waiting calls continue: they may be the last ones, and open the store again.
                 drop(self);
                 batch.into_iter().for_each(|call| call.end(&appended));
             }

@@ -1,4 +1,4 @@
-//! Audit events: who changed what, from where, and with which outcome.
+//! Audit events: the caller, the change, the origin and the outcome of each call.
 //!
 //! A call leaves two events: `requested` before its effect, and `called`, which it causes, with the
 //! outcome. So a process that is killed at any time leaves at least the first one of every call that has
@@ -49,7 +49,7 @@ const MAX_TEXT: usize = 500;
 pub(crate) struct AuditedCall(Arc<Mutex<Call>>);
 
 impl AuditedCall {
-    /// Begins the call of a request that may change something. It is recorded also if its client or the
+    /// Begins the call of a request that may change something. It is recorded even if its client or the
     /// time limit ends it.
     pub(crate) fn begin(api: &Api, request: &mut Request) -> Option<Self> {
         if request.method().is_safe() {
@@ -158,8 +158,9 @@ impl Drop for Call {
     }
 }
 
-/// Does work, and hands the event before it to the store first. Each poll polls the event first, so the
-/// store gets it before what the work appends even if its queue is full. The work does not wait for it.
+/// Runs work that an announcement must precede in the store. Each poll polls the announcement first, so the
+/// store gets it before anything that the work appends, even if its queue is full. The work does not wait
+/// for it.
 pub(crate) async fn beside<T>(
     announcement: Option<Announcement>,
     work: impl Future<Output = T>,

@@ -1,4 +1,4 @@
-//! `Idempotency-Key`: a repeated request is done once, and gets the same answer.
+//! `Idempotency-Key`: a repeated request takes effect once, and gets the same response.
 //!
 //! The stream `system/requests/<digest of subject and key>` has an event when a process begins to
 //! handle the request, and one with the answer. The ids of what the request creates derive from the
@@ -46,12 +46,12 @@ use crate::{
 
 /// The header with the key.
 pub(crate) const KEY: &str = "idempotency-key";
-/// The header of an answer that was given before.
+/// The header of a response that is repeated.
 pub(crate) const REPLAYED: &str = "idempotent-replayed";
 /// Longest key, in bytes.
 pub(crate) const MAX_KEY_BYTES: usize = 255;
 
-/// Answers a repeated request as it was answered first.
+/// Answers a repeated request with the first response.
 pub(crate) async fn idempotent(api: &Api, request: Request, next: Next) -> Response {
     if request.method() != Method::POST || !request.headers().contains_key(KEY) {
         return next.run(request).await;
@@ -59,8 +59,8 @@ pub(crate) async fn idempotent(api: &Api, request: Request, next: Next) -> Respo
     match begin(api, request).await {
         Ok(begun) => {
             let (record, request) = *begun;
-            // A client that hangs up ends neither the claim nor the request, because it will ask for the
-            // answer.
+            // A client that disconnects ends neither the claim nor the request, because it will repeat the
+            // request.
             let handled = tokio::spawn(handle(api.clone(), record, request, next));
             handled.await.unwrap_or_else(|error| {
                 ApiError::panicked().with_cause(error.to_string()).into_response()
@@ -92,7 +92,7 @@ async fn begin(api: &Api, request: Request) -> Result<Box<(Record, Request)>, Ap
 /// share a commit.
 async fn handle(api: Api, record: Record, request: Request, next: Next) -> Response {
     let call = request.extensions().get::<AuditedCall>().cloned();
-    // The layer before may be gone with its client.
+    // The outer layer may have been dropped with its client.
     let announcement = call.as_ref().and_then(AuditedCall::announcement);
     let answered = async {
         match record.claim().await {
@@ -114,7 +114,7 @@ async fn handle(api: Api, record: Record, request: Request, next: Next) -> Respo
     response
 }
 
-/// Reads the key. The draft of the IETF has it in quotes, most clients don't.
+/// Reads the key. The IETF draft has it in quotes, but most clients don't.
 fn key(headers: &HeaderMap) -> Result<String, ApiError> {
     let mut values = headers.get_all(KEY).iter();
     let key = match (values.next().map(HeaderValue::to_str), values.next()) {

@@ -89,6 +89,7 @@ pub(super) enum Claimed {
 pub(super) struct Claim {
     /// Where the answer goes.
     record: Record,
+    /// Version of the stream after the claim, which the answer expects.
     version: u64,
 }
 
@@ -234,7 +235,7 @@ impl Claim {
     }
 }
 
-/// The answer to record: none if the server failed, or if the caller may be let in later.
+/// The answer to record: none if the server failed, or if the caller may be admitted later.
 async fn final_answer(response: Response) -> (Response, Option<RequestAnswered>) {
     let status = response.status();
     let is_open = status.is_server_error()
