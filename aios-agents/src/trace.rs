@@ -16,7 +16,11 @@
 //! These spans are not created while a run works. A program that exports traces computes them from the
 //! journal afterwards.
 
-use std::{cell::Cell, fmt, str::FromStr};
+use std::{
+    cell::Cell,
+    fmt::{self, Write},
+    str::FromStr,
+};
 
 use aios_core::event::{EventId, Metadata};
 use sha2::{Digest, Sha256};
@@ -226,8 +230,19 @@ impl FromStr for TraceParent {
 impl fmt::Display for TraceParent {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { trace_id, span_id, flags } = self;
-        write!(formatter, "00-{trace_id}-{span_id}-{flags:02x}")
+        write!(formatter, "00-{trace_id}-{span_id}-")?;
+        write_digits(formatter, &[*flags])
     }
+}
+
+/// Writes bytes as hexadecimal digits in lower case. Every run writes a trace context, for which
+/// formatting each byte as a number takes too long.
+fn write_digits(formatter: &mut fmt::Formatter<'_>, bytes: &[u8]) -> fmt::Result {
+    let digit = |nibble: u8| char::from_digit(nibble.into(), 16).ok_or(fmt::Error);
+    bytes.iter().try_for_each(|byte| {
+        formatter.write_char(digit(byte >> 4)?)?;
+        formatter.write_char(digit(byte & 0xf)?)
+    })
 }
 
 /// Reads hexadecimal digits in lower case.
@@ -249,7 +264,7 @@ macro_rules! hexadecimal {
     ($($id:ident),+) => {$(
         impl fmt::Display for $id {
             fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-                self.0.iter().try_for_each(|byte| write!(formatter, "{byte:02x}"))
+                write_digits(formatter, &self.0)
             }
         }
 
