@@ -264,6 +264,42 @@ async fn should_move_a_run_again_whose_engine_died() {
     drop((old, dying, next));
 }
 
+/// The answers to an engine's renewals are lost, so it stops its runs when its leases end, while all other
+/// engines see that it has them. It joins again, and must not be taken for the engine that still knows
+/// the runs which were moved to it.
+#[tokio::test(flavor = "multi_thread")]
+async fn should_advance_moved_runs_whose_engine_lost_its_leases_and_joined_again() {
+    let fleet = Fleet::new(store(), SHORT);
+    let old = fleet.builder().workflow("other", wait).start().await.unwrap();
+    let faulty = FaultyStore::new(Arc::clone(&fleet.store));
+    let host = fleet.builder().workflow("new", wait).store(Arc::clone(&faulty) as _);
+    let host = host.start().await.unwrap();
+    fleet.owned_by(2).await;
+    let mut runs = Vec::new();
+    for id in ids("r") {
+        runs.push(host.start("new", &()).id(id).await.unwrap());
+    }
+    eventually("half of them move", || async {
+        let mut count = 0;
+        for run in &runs {
+            count += moves(run).await;
+        }
+        count >= 32
+    })
+    .await;
+    let acquired = faulty.count("acquire");
+    faulty.on_call(|method| (*method == "renew").then(|| Fault::LoseResponse(store_unavailable())));
+    eventually("the engine joins again", || async { faulty.count("acquire") > acquired }).await;
+    faulty.heal();
+    for run in &runs {
+        run.signal("go", &3).await.unwrap();
+    }
+    for run in &runs {
+        assert_eq!(result::<u64>(run).await.unwrap(), 3);
+    }
+    drop((old, host));
+}
+
 /// An engine that stops returns the runs that were moved to it as soon as their steps end.
 #[tokio::test(flavor = "multi_thread")]
 async fn should_give_moved_runs_back_when_it_stops() {

@@ -1,8 +1,8 @@
 //! An engine as others see it: the fence of its guest lease, and its workflows.
 //!
 //! The owner of a guest lease is a text, `<engine> <workflow>@<version> …`, and leases are read by
-//! every engine anyway. So each engine knows the workflows of all others without a further table. The
-//! text of an engine never changes, because its workflows don't.
+//! every engine anyway. So each engine knows the workflows of all others without a further table. After
+//! the workflows comes `#<number>` if the engine had guest leases before this one.
 
 use aios_core::store::{Fence, Lease, OwnerId};
 
@@ -65,5 +65,7 @@ mod tests {
         }
         assert_eq!((both.engine(), host("e2").engine()), ("e1", "e2"));
         assert!(!host("e2").has("deploy", 1));
+        let again = host("e1 deploy@1 #2");
+        assert!(again.has("deploy", 1) && again.engine() == "e1");
     }
 }

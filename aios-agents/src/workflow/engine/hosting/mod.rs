@@ -41,8 +41,8 @@ const LEASE_CHECKS: u32 = 3;
 pub(super) struct Hosting {
     /// The name of the engine.
     pub(super) engine: OwnerId,
-    /// The owner of its guest lease.
-    pub(super) guests: OwnerId,
+    /// The name and the workflows, as the owner of a guest lease.
+    announced: String,
     /// Its runs that no engine has code for.
     pub(super) unhosted: Unhosted,
 }
@@ -51,20 +51,26 @@ impl Hosting {
     /// Generates the name of an engine.
     pub(super) fn new(registry: &Registry) -> Self {
         let engine = OwnerId::new(EventId::generate().to_string());
-        let guests = owner_of_guests(&engine, registry);
-        Self { engine, guests, unhosted: Unhosted::default() }
+        let mut announced = engine.as_str().to_owned();
+        let workflows = registry.iter().map(|registered| &registered.workflow);
+        // Every engine has the workflow of single tasks.
+        for workflow in workflows.filter(|workflow| workflow.name().as_str() != SINGLE_TASK) {
+            announced.push_str(&format!(" {}@{}", workflow.name(), workflow.version()));
+        }
+        Self { engine, announced, unhosted: Unhosted::default() }
     }
-}
 
-/// The owner of an engine's guest lease: the engine's name and its workflows.
-fn owner_of_guests(owner: &OwnerId, registry: &Registry) -> OwnerId {
-    let mut name = owner.as_str().to_owned();
-    let workflows = registry.iter().map(|registered| &registered.workflow);
-    // Every engine has the workflow of single tasks.
-    for workflow in workflows.filter(|workflow| workflow.name().as_str() != SINGLE_TASK) {
-        name.push_str(&format!(" {}@{}", workflow.name(), workflow.version()));
+    /// The owner of the engine's next guest lease, after it has lost some.
+    ///
+    /// Each guest lease has an owner, and thus an epoch, of its own. An engine that loses its guest lease
+    /// forgets its guests, so the owners of their shards must see that their host is gone, even if it
+    /// acquires the lease again before they look.
+    pub(super) fn owner_of_guests(&self, lost: u64) -> OwnerId {
+        match lost {
+            0 => OwnerId::new(self.announced.clone()),
+            lost => OwnerId::new(format!("{} #{lost}", self.announced)),
+        }
     }
-    OwnerId::new(name)
 }
 
 /// The runs of this engine that no engine has code for, with their workflows.

@@ -135,7 +135,7 @@ async fn tick(engine: &Arc<Engine>, schedule: &mut Schedule) -> Result<(), Engin
 /// When the next lease of another engine expires unless it is renewed, by the clock of this engine.
 fn expiry_of_others(engine: &Engine, leases: &[Lease]) -> Option<Duration> {
     let own = leases.iter().find(|lease| lease.owner == engine.owner)?;
-    let next = next_expiry(leases, [&engine.owner, &engine.hosting.guests])?;
+    let next = next_expiry(leases, &engine.owner)?;
     // The expiry of this engine's own leases is known by both clocks.
     let margin = margin(engine.options.lease_time);
     let own_expiry = engine.ownership.valid_until() + margin;
@@ -190,8 +190,9 @@ async fn renew_held(engine: &Engine) -> Result<(), StoreError> {
     let has_ended = !engine.ownership.is_valid();
     // Without its slot the engine is not a member, and others already share its shards.
     if has_ended || lost.iter().any(|lease| lease.shard.slot_number().is_some()) {
-        let rest = engine.drop_leases();
-        return engine.store.release(&rest).await;
+        engine.drop_leases();
+        // What the store has just extended, also if `watch` has dropped it here before.
+        return engine.store.release(&renewed).await;
     }
     for lease in lost {
         engine.lose(lease);
@@ -276,7 +277,8 @@ async fn take_free(engine: &Arc<Engine>, members: &Members) -> Result<(), Engine
     if !engine.ownership.has_guests() {
         // The previous engine with this number may have died a moment ago.
         let guests = [Shard::guests(slot)];
-        let taken = engine.store.acquire(&guests, &engine.hosting.guests, lease_time).await?;
+        let owner = engine.hosting.owner_of_guests(engine.ownership.guest_leases_lost());
+        let taken = engine.store.acquire(&guests, &owner, lease_time).await?;
         engine.ownership.add(taken);
     }
     if wanted.is_empty() {

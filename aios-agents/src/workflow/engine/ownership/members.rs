@@ -112,9 +112,9 @@ impl Members {
     }
 }
 
-/// The next expiry of a lease that is held under neither of these names.
-pub(super) fn next_expiry(leases: &[Lease], own: [&OwnerId; 2]) -> Option<Timestamp> {
-    let others = leases.iter().filter(|lease| !own.contains(&&lease.owner));
+/// The next expiry of a lease that is held by another engine than this one, or by a projection.
+pub(super) fn next_expiry(leases: &[Lease], engine: &OwnerId) -> Option<Timestamp> {
+    let others = leases.iter().filter(|lease| Host::of(lease).engine() != engine.as_str());
     others.map(|lease| lease.expires_at).min()
 }
 

@@ -74,6 +74,8 @@ struct State {
     members: Members,
     /// Runs that were moved to this engine.
     guests: BTreeSet<Arc<str>>,
+    /// How many guest leases this engine had and has no more.
+    guest_leases_lost: u64,
     /// Runs of this engine's shards that were moved to other engines, with the fences of those
     /// engines.
     away: BTreeMap<Arc<str>, Fence>,
@@ -100,7 +102,10 @@ impl State {
     /// Removes a shard and the placement of its runs.
     fn remove(&mut self, shard: Shard) -> Option<Owned> {
         match shard.guests_number() {
-            Some(_) => self.guests.clear(),
+            Some(_) => {
+                self.guests.clear();
+                self.guest_leases_lost += 1;
+            }
             None => self.away.retain(|run_id, _| Shard::of(run_id) != shard),
         }
         self.shards.remove(&shard)
@@ -237,6 +242,11 @@ impl Ownership {
     /// Whether this engine has a guest lease.
     pub(super) fn has_guests(&self) -> bool {
         self.state.lock().guest_shard().is_some()
+    }
+
+    /// How many guest leases this engine had and has no more.
+    pub(super) fn guest_leases_lost(&self) -> u64 {
+        self.state.lock().guest_leases_lost
     }
 
     /// The fence of a shard, even while it is about to leave.
