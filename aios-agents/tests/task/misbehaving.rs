@@ -127,3 +127,52 @@ async fn should_acknowledge_an_answer_for_a_run_that_does_not_exist() {
     })
     .await;
 }
+
+/// No run has such an id, and a store refuses to look for one. It must not stop the engines that get the
+/// answer, one after the other.
+#[tokio::test(flavor = "multi_thread")]
+async fn should_refuse_an_answer_that_names_a_run_which_cannot_exist() {
+    let broker = FaultyBroker::new(Arc::new(MemoryBroker::new()));
+    let builder = runtime(&store()).broker(Arc::clone(&broker) as _).workflow("ask", ask);
+    let runtime = builder.start().await.unwrap();
+    let mut tasks = tasks_of(&runtime, "ghost").await;
+    let run = runtime.start("ask", &()).await.unwrap();
+    let (delivery, task) = next(&mut tasks).await;
+    let run_ids = [String::new(), "x".repeat(10_000), "a\0b".to_owned()];
+    for run_id in &run_ids {
+        let mut other = task.clone();
+        other.task_id = aios_core::agent::TaskId::of_run(run_id, 1);
+        say(&runtime, &delivery, "task_completed", &done(&other, 1)).await;
+    }
+    eventually("they are dead letters", || async {
+        let settled = broker.settled();
+        let refused = |(_, settlement): &&(Event, Settlement)| {
+            matches!(settlement, Settlement::DeadLetter { .. })
+        };
+        settled.iter().filter(refused).count() == run_ids.len()
+    })
+    .await;
+    say(&runtime, &delivery, "task_completed", &done(&task, 7)).await;
+    assert_eq!(result::<u32>(&run).await.unwrap(), 7);
+}
+
+/// PostgreSQL can't keep the character, and the answer is not to blame for the name of its agent.
+#[tokio::test(flavor = "multi_thread")]
+async fn should_record_an_answer_without_the_nul_in_its_source() {
+    let store = store();
+    let runtime = runtime(&store).workflow("ask", ask).start().await.unwrap();
+    let mut tasks = tasks_of(&runtime, "ghost").await;
+    let run = runtime.start("ask", &()).id("r").await.unwrap();
+    let (delivery, task) = next(&mut tasks).await;
+    let event_type = "agents.ghost.task_completed".parse().unwrap();
+    let answer = Event::new(event_type, "gho\0st", &done(&task, 7)).unwrap();
+    let reply_to = delivery.event.metadata.reply_to.as_deref().unwrap();
+    let publish = Publish::new(answer.caused_by(&delivery.event));
+    let publish = publish.with_mailbox(Mailbox::new(reply_to).unwrap());
+    runtime.broker().publish_one(publish).await.unwrap();
+    assert_eq!(result::<u32>(&run).await.unwrap(), 7);
+    let journal = store.read_stream(&"runs/r".parse().unwrap(), 0, 100).await.unwrap();
+    let answers = journal.iter().map(|it| &it.event);
+    let mut answers = answers.filter(|it| it.event_type.action() == "task_completed");
+    assert_eq!(&*answers.next().unwrap().source, "gho\u{fffd}st");
+}

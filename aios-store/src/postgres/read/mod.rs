@@ -139,13 +139,16 @@ fn segments(pattern: &Pattern) -> String {
     segments.collect()
 }
 
-/// Reads a page of a stream after a version.
+/// Reads a page of a stream after a version. A name with NUL can't be sent and has no events.
 pub(crate) async fn read_stream(
     database: &Database,
     stream: &StreamId,
     after: u64,
     limit: usize,
 ) -> Result<Vec<RecordedEvent>, StoreError> {
+    if stream.as_str().contains('\0') {
+        return Ok(Vec::new());
+    }
     let query = page(stream_page(database.schema()), after, limit).bind(stream.as_str());
     recorded(database, &database.fetch_all("read a stream", query).await?)
 }

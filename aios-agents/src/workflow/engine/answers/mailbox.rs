@@ -20,7 +20,10 @@ use aios_core::{
 use serde::Deserialize;
 use tracing::debug;
 
-use crate::workflow::engine::{Engine, Message};
+use crate::workflow::{
+    engine::{Engine, Message},
+    run_id::check_existing,
+};
 
 /// The part of an answer that identifies its run.
 #[derive(Deserialize)]
@@ -79,7 +82,8 @@ async fn deliver(engine: &Arc<Engine>, delivery: Delivery) -> Result<(), BrokerE
         .decode_borrowed::<Answer<'_>>()
         .ok()
         .and_then(|answer| Some(answer.task_id.rsplit_once('/')?.0.into()));
-    let Some(run_id) = run_id else {
+    // No run has another id, and a store may refuse to look for it.
+    let Some(run_id) = run_id.filter(|run_id| check_existing(run_id).is_ok()) else {
         return delivery.dead_letter("the event names no task of a run").await;
     };
     engine.answers_received.fetch_add(1, Ordering::AcqRel);

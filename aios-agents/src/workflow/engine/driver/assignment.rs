@@ -384,7 +384,7 @@ pub(in super::super) fn assignment_id(
 
 /// The event of an answer as it is recorded in the journal. Its id is derived, because an id chosen
 /// by the agent may be stored already, and so that two engines that record the same answer record
-/// it once.
+/// it once. Its source is the one of the agent without NUL, which not every store can keep.
 pub(in super::super) fn recorded(
     answer: &Event,
     incarnation: &EventId,
@@ -395,6 +395,9 @@ pub(in super::super) fn recorded(
     let kind = &answer.event_type;
     let name = format!("{operation}/answer#{attempt}/{kind}");
     let mut answer = answer.clone().with_id(EventId::derive_from(incarnation, &name));
+    if answer.source.contains('\0') {
+        answer.source = answer.source.replace('\0', "\u{fffd}").into();
+    }
     answer.metadata_mut().fill_from(run_metadata);
     answer
 }
