@@ -420,10 +420,11 @@ async fn should_not_join_before_its_mailbox_is_open() {
     drop((first, second));
 }
 
-/// A step that ends when it is told to, and counts how often it began.
+/// A step that ends when it is told to, and counts how often it began, and how often the step after it.
 #[derive(Clone, Default)]
 struct Gate {
     begun: Arc<AtomicU32>,
+    passed: Arc<AtomicU32>,
     opened: Arc<AtomicBool>,
     told: Arc<Notify>,
 }
@@ -465,7 +466,11 @@ impl Gate {
             let gate = gate.clone();
             Box::pin(async move {
                 let first: u32 = context.step("gate", || gate.pass()).await?;
-                let second: u32 = context.step("after", || async { Ok::<_, TaskError>(1) }).await?;
+                let pass = || async {
+                    gate.passed.fetch_add(1, Ordering::SeqCst);
+                    Ok::<_, TaskError>(1)
+                };
+                let second: u32 = context.step("after", pass).await?;
                 Ok(first + second)
             })
         }
@@ -568,13 +573,8 @@ async fn should_give_up_steps_that_exceed_the_shutdown_deadline() {
     assert_eq!(result::<u32>(&run).await.unwrap(), 2);
 }
 
-/// No shard can move without waiting for a step, and the steps take too long: the shards stay, and
-/// move as soon as they can.
-#[tokio::test(flavor = "multi_thread")]
-async fn should_begin_no_step_again_because_an_engine_joined() {
-    let fleet = Fleet::new(STEADY);
-    let gate = Gate::default();
-    let first = fleet.builder().workflow("gated", gate.workflow()).start().await.unwrap();
+/// Starts a run with a gate on each shard.
+async fn start_on_all_shards(runtime: &Runtime) -> Vec<RunHandle> {
     let mut ids: BTreeMap<Shard, String> = BTreeMap::new();
     for number in 0.. {
         let id = format!("r{number}");
@@ -584,9 +584,48 @@ async fn should_begin_no_step_again_because_an_engine_joined() {
         }
     }
     let mut runs = Vec::new();
-    for id in ids.values() {
-        runs.push(first.start("gated", &()).id(id.clone()).await.unwrap());
+    for id in ids.into_values() {
+        runs.push(runtime.start("gated", &()).id(id).await.unwrap());
     }
+    runs
+}
+
+/// The engine is told to stop while it waits for the steps of shards that it hands over. It gives up
+/// waiting for them, and its runs must still begin nothing.
+#[tokio::test(flavor = "multi_thread")]
+async fn should_begin_no_step_while_it_stops_because_shards_could_not_move_before() {
+    let fleet = Fleet::new(Duration::from_secs(3));
+    let (gate, other) = (Gate::default(), Gate::default());
+    let first = fleet.builder().workflow("gated", gate.workflow()).start().await.unwrap();
+    let runs = start_on_all_shards(&first).await;
+    eventually("all steps begin", || async { gate.begun() == 64 }).await;
+    other.open();
+    let second = fleet.builder().workflow("gated", other.workflow()).start().await.unwrap();
+    #[allow(
+        clippy::disallowed_methods,
+        reason = "shards move, and the move is given up, in real time"
+    )]
+    let pause = || tokio::time::sleep(Duration::from_secs(4));
+    pause().await;
+    let stopping = tokio::spawn(first.shutdown(PATIENCE));
+    pause().await;
+    gate.open();
+    stopping.await.unwrap().unwrap();
+    for run in &runs {
+        let run = second.handle(run.id()).await.unwrap();
+        assert_eq!(result::<u32>(&run).await.unwrap(), 2);
+    }
+    assert_eq!(gate.passed.load(Ordering::SeqCst), 0, "the other engine took the next steps");
+}
+
+/// No shard can move without waiting for a step, and the steps take too long: the shards stay, and
+/// move as soon as they can.
+#[tokio::test(flavor = "multi_thread")]
+async fn should_begin_no_step_again_because_an_engine_joined() {
+    let fleet = Fleet::new(STEADY);
+    let gate = Gate::default();
+    let first = fleet.builder().workflow("gated", gate.workflow()).start().await.unwrap();
+    let runs = start_on_all_shards(&first).await;
     eventually("all steps begin", || async { gate.begun() == 64 }).await;
     let _second = fleet.builder().workflow("gated", gate.workflow()).start().await.unwrap();
     #[allow(clippy::disallowed_methods, reason = "the move is given up after real time")]

@@ -42,7 +42,8 @@ impl Engine {
         let busy = self.wait_until_idle(&shards, self.clock.now() + grace).await;
         let empty: BTreeSet<Shard> = shards.difference(&busy).copied().collect();
         self.release(&empty, Vec::new()).await;
-        if busy.is_empty() {
+        // If the engine has begun to stop in the meantime, `leave` hands over the rest.
+        if busy.is_empty() || self.is_leaving() || self.is_stopping() {
             return;
         }
         self.ownership.set_leaving(&busy, false);
