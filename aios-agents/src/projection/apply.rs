@@ -35,7 +35,8 @@ impl<P: Projection> Runner<P> {
         Ok(())
     }
 
-    /// Advances a projection that keeps its own position past a skipped event.
+    /// Advances a projection that keeps its own position past events that are not applied. If it fails, it
+    /// advances with the next event that it applies.
     pub(super) async fn advance_past(&self, position: u64) -> Result<(), RunnerError> {
         if self.settings.position.is_some() {
             let _ = self.apply_with_retries(Batch::empty(position)).await?;
@@ -76,8 +77,8 @@ impl<P: Projection> Runner<P> {
             Part::Batch(batch) if batch.events().is_empty() => {
                 // A projection that keeps its own position has to hear of it now and then, or it
                 // would read the same events again after a restart.
-                if unsaved && self.settings.position.is_some() {
-                    self.apply(batch.clone()).await?;
+                if unsaved {
+                    self.advance_past(batch.position()).await?;
                 }
                 Ok((batch.position(), unsaved))
             }

@@ -4,7 +4,7 @@
 //! |---|---|
 //! | `system.projection.projection_failed` | the event at a position is a dead letter |
 //! | `system.projection.projection_redrive_requested` | it must be applied again |
-//! | `system.projection.projection_redriven` | it was applied, and is not a dead letter any more |
+//! | `system.projection.projection_redriven` | it was applied, or removed from the log, and is not a dead letter any more |
 //!
 //! A request is an event of the log like any other. The projection finds it when it reads the log,
 //! so the request reaches whichever process runs the projection, also after a restart.
@@ -54,25 +54,57 @@ pub(super) async fn open<S: EventStore + ?Sized>(
     stream: &StreamId,
 ) -> Result<BTreeMap<u64, ProjectionDeadLetter>, StoreError> {
     let mut letters = BTreeMap::new();
+    for_each(store, stream, |recorded| match recorded.event.event_type.action() {
+        PROJECTION_FAILED => {
+            if let Ok(letter) = recorded.event.data::<ProjectionDeadLetter>() {
+                letters.insert(letter.position, letter);
+            }
+        }
+        PROJECTION_REDRIVEN => {
+            if let Ok(letter) = recorded.event.data::<DeadLetterPosition>() {
+                letters.remove(&letter.position);
+            }
+        }
+        _ => {}
+    })
+    .await?;
+    Ok(letters)
+}
+
+/// The dead letters with a request to redrive them that has no recorded outcome, and the positions of the
+/// first such requests.
+pub(super) async fn requested<S: EventStore + ?Sized>(
+    store: &S,
+    stream: &StreamId,
+) -> Result<BTreeMap<u64, u64>, StoreError> {
+    let mut requested = BTreeMap::new();
+    for_each(store, stream, |recorded| {
+        let Ok(letter) = recorded.event.data::<DeadLetterPosition>() else { return };
+        match recorded.event.event_type.action() {
+            PROJECTION_REDRIVE_REQUESTED => {
+                requested.entry(letter.position).or_insert(recorded.position);
+            }
+            PROJECTION_FAILED | PROJECTION_REDRIVEN => {
+                requested.remove(&letter.position);
+            }
+            _ => {}
+        }
+    })
+    .await?;
+    Ok(requested)
+}
+
+/// Calls a function with each event of a stream.
+async fn for_each<S: EventStore + ?Sized>(
+    store: &S,
+    stream: &StreamId,
+    mut function: impl FnMut(&RecordedEvent),
+) -> Result<(), StoreError> {
     let mut after = 0;
     loop {
         let page = store.read_stream(stream, after, PAGE).await?;
-        let Some(last) = page.last() else { return Ok(letters) };
+        let Some(last) = page.last() else { return Ok(()) };
         after = last.version;
-        for recorded in &page {
-            match recorded.event.event_type.action() {
-                PROJECTION_FAILED => {
-                    if let Ok(letter) = recorded.event.data::<ProjectionDeadLetter>() {
-                        letters.insert(letter.position, letter);
-                    }
-                }
-                PROJECTION_REDRIVEN => {
-                    if let Ok(letter) = recorded.event.data::<DeadLetterPosition>() {
-                        letters.remove(&letter.position);
-                    }
-                }
-                _ => {}
-            }
-        }
+        page.iter().for_each(&mut function);
     }
 }

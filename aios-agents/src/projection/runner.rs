@@ -140,6 +140,7 @@ impl<P: Projection> Runner<P> {
                 if position > head {
                     return Err(RunnerError::after_end(position, head));
                 }
+                self.close_redriven(position).await?;
                 position
             }
             None => store.load_checkpoint(checkpoint).await?,
@@ -160,6 +161,7 @@ impl<P: Projection> Runner<P> {
                 self.report_lag(0);
                 if !self.wait_for_growth(position, position > saved).await? {
                     // Retention waits for this position, and `lag` must reach 0.
+                    self.advance_past(position).await?;
                     store.save_checkpoint(checkpoint, position).await?;
                     saved = position;
                 }

@@ -20,7 +20,7 @@ use tracing::{info, warn};
 use super::{
     Batch, Projection, ProjectionDeadLetter,
     error::RunnerError,
-    letters::{note, open},
+    letters::{note, open, requested},
     runner::Runner,
 };
 use crate::{
@@ -104,7 +104,19 @@ impl<P: Projection> Runner<P> {
         }
     }
 
-    /// Applies a dead letter again, unless it was redriven already.
+    /// Records the dead letters that a projection which keeps its own position has applied again without a
+    /// record of it. It saves that position together with the event of the letter, and the process
+    /// may have died right after that.
+    pub(super) async fn close_redriven(&self, position: u64) -> Result<(), RunnerError> {
+        let requested = requested(&*self.journals.store, &self.stream).await?;
+        for (letter, _) in requested.into_iter().filter(|(_, request)| *request <= position) {
+            self.note(PROJECTION_REDRIVEN, &DeadLetterPosition::new(letter)).await?;
+        }
+        Ok(())
+    }
+
+    /// Applies a dead letter again, unless it was redriven already. A letter whose event was removed from the
+    /// log counts as redriven: nothing is left to apply.
     pub(super) async fn redrive(&self, letter: u64, position: u64) -> Result<(), RunnerError> {
         let store = &self.journals.store;
         if !open(&**store, &self.stream).await?.contains_key(&letter) {
@@ -120,9 +132,9 @@ impl<P: Projection> Runner<P> {
             warn!(
                 projection = &*self.name,
                 position = letter,
-                "the event of a dead letter is not in the log"
+                "the event of a dead letter is not in the log any more; the letter is closed"
             );
-            return Ok(());
+            return self.note(PROJECTION_REDRIVEN, &DeadLetterPosition::new(letter)).await;
         };
         let batch = Batch::redriven(recorded, position);
         match self.apply_with_retries(batch.clone()).await? {

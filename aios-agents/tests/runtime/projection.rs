@@ -9,11 +9,14 @@ use std::{
 
 use aios_agents::{
     prelude::*,
-    projection::{Batch, Projection},
+    projection::{Batch, Projection, StartProjection},
 };
 use aios_core::store::{Append, StreamId};
 
-use aios_store::memory::{MemoryOptions, MemoryStore};
+use aios_store::{
+    Retention,
+    memory::{MemoryOptions, MemoryStore},
+};
 
 use crate::support::{
     faulty::{Fault, FaultyStore, store_refuses, store_unavailable},
@@ -483,21 +486,7 @@ async fn should_not_move_the_position_back_that_the_projection_keeps() {
     let view = View::default();
     for round in 1..=2_u64 {
         let runtime = projecting(&faulty).await;
-        let (changing, loading) = (view.clone(), view.clone());
-        let apply = applying(move |batch| {
-            let mut transaction = changing.0.lock().unwrap();
-            for recorded in batch.events() {
-                transaction.1.push(recorded.event.data::<u64>()?);
-            }
-            transaction.0 = batch.position();
-            Ok(())
-        });
-        let position = move || {
-            let position = loading.0.lock().unwrap().0;
-            async move { Ok(position) }
-        };
-        let start = runtime.projection("orders", apply).patterns(orders());
-        let handle = start.position_from(position).await.unwrap();
+        let handle = start_view(&runtime, &view).await.unwrap();
         let seen = |count: usize| {
             let view = &view;
             eventually("the view should catch up", move || async move {
@@ -518,6 +507,106 @@ async fn should_not_move_the_position_back_that_the_projection_keeps() {
         runtime.shutdown(PATIENCE).await.unwrap();
     }
     assert_eq!(view.0.lock().unwrap().1, [0, 1, 3, 4]);
+}
+
+/// No process could apply it, and it would stay in the list.
+#[tokio::test(flavor = "multi_thread")]
+async fn should_close_a_dead_letter_whose_event_was_removed_from_the_log() {
+    async fn short(_: WorkflowContext, (): ()) -> Result<(), WorkflowError> {
+        Ok(())
+    }
+    let memory = MemoryStore::new();
+    let store: Arc<dyn Store> = Arc::new(memory.clone());
+    let runtime = runtime(&store).workflow("short", short).start().await.unwrap();
+    let failing = |_| Err(TaskError::terminal(Failure::new("NO", "never")));
+    let completed: Pattern = "workflows.short.completed".parse().unwrap();
+    let handle = runtime.projection("runs", applying(failing)).patterns([completed]);
+    let handle = handle.await.unwrap();
+    let run = runtime.start("short", &()).id("r").await.unwrap();
+    run.result::<()>().await.unwrap();
+    let letters = || async { handle.dead_letters(0, 10).await.unwrap() };
+    eventually("it is a dead letter", || async { letters().await.len() == 1 }).await;
+    // The checkpoints of the projection and of the relay must have passed the run.
+    eventually("the run is removed", || async {
+        memory.expire_runs(&Retention::new(Duration::ZERO)).await.unwrap();
+        store.read_stream(&"runs/r".parse().unwrap(), 0, 1).await.unwrap().is_empty()
+    })
+    .await;
+    handle.redrive(letters().await[0].position).await.unwrap();
+    eventually("it is closed", || async { letters().await.is_empty() }).await;
+}
+
+/// A view of a test that keeps its own position, and applies everything.
+fn start_view<'r>(
+    runtime: &'r Runtime,
+    view: &View,
+) -> StartProjection<'r, impl Projection + use<>> {
+    let (changing, loading) = (view.clone(), view.clone());
+    let apply = applying(move |batch| {
+        let mut transaction = changing.0.lock().unwrap();
+        for recorded in batch.events() {
+            transaction.1.push(recorded.event.data::<u64>()?);
+        }
+        transaction.0 = batch.position();
+        Ok(())
+    });
+    let position = move || {
+        let position = loading.0.lock().unwrap().0;
+        async move { Ok(position) }
+    };
+    runtime.projection("orders", apply).patterns(orders()).position_from(position)
+}
+
+/// The process dies after the view has applied a dead letter again, and before that is recorded.
+#[tokio::test(flavor = "multi_thread")]
+async fn should_close_a_dead_letter_that_the_view_applied_before_a_crash() {
+    let faulty = FaultyStore::new(store());
+    let shared: Arc<dyn Store> = Arc::clone(&faulty) as _;
+    place(&shared, 0..3).await;
+    let log = shared.read_log(0, 100).await.unwrap();
+    let second = log.iter().find(|it| it.stream.as_str() == "orders/1").unwrap().position;
+    faulty.spoil([second]);
+    let view = View::default();
+    let runtime = projecting(&faulty).await;
+    let handle = start_view(&runtime, &view).await.unwrap();
+    eventually("it is a dead letter", || async {
+        handle.dead_letters(0, 10).await.unwrap().len() == 1
+    })
+    .await;
+    faulty.spoil([]);
+    faulty.on_append(|append| {
+        let is_record = append.events[0].event_type.action() == "projection_redriven";
+        is_record.then_some(Fault::Hang)
+    });
+    handle.redrive(second).await.unwrap();
+    let applied = [0, 2, 1];
+    eventually("the view applies it", || async { view.0.lock().unwrap().1 == applied }).await;
+    drop(runtime);
+    faulty.heal();
+
+    let runtime = projecting(&faulty).await;
+    let handle = start_view(&runtime, &view).await.unwrap();
+    eventually("it is closed", || async { handle.dead_letters(0, 10).await.unwrap().is_empty() })
+        .await;
+    assert_eq!(handle.redrive(second).await.unwrap_err().code(), "DEAD_LETTER_NOT_FOUND");
+    assert_eq!(view.0.lock().unwrap().1, applied);
+}
+
+/// Otherwise it would read the events again after each restart.
+#[tokio::test(flavor = "multi_thread")]
+async fn should_tell_a_view_of_the_position_after_events_that_do_not_match() {
+    let store = store();
+    let runtime = runtime(&store).start().await.unwrap();
+    let view = View::default();
+    let _handle = start_view(&runtime, &view).await.unwrap();
+    let event = Event::new("users.user.left".parse().unwrap(), "shop", &3).unwrap();
+    let stream = StreamId::new("users/1").unwrap();
+    let appended = store.append_one(Append::new(stream, vec![event])).await.unwrap();
+    eventually("the view has the position", || async {
+        view.0.lock().unwrap().0 >= appended.position
+    })
+    .await;
+    assert!(view.0.lock().unwrap().1.is_empty());
 }
 
 #[tokio::test(flavor = "multi_thread")]
