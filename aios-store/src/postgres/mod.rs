@@ -23,6 +23,14 @@
 //! head of the log 6 times a minute, or 60 times a minute if it cannot listen for notifications. While no
 //! task waits, it sends nothing, except one keepalive a minute on the listening connection.
 //!
+//! # Failover
+//!
+//! Calls are repeated on new connections. A failover may lose commits if the new server lagged behind, as with
+//! asynchronous replication. The positions of lost events are then given to others, which a process that has
+//! passed them would never read. So once the log ends before a position that a process knows, all its calls of
+//! [`wait_for`](aios_core::store::EventStore::wait_for) fail with [`StoreError::Gone`], and its engine
+//! stops. Restart the process.
+//!
 //! # PgBouncer
 //!
 //! In transaction mode, set [`Pooler`] to what PgBouncer supports, and set

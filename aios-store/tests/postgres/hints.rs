@@ -97,3 +97,19 @@ async fn should_not_send_cancelled_appends() {
     store.close().await.unwrap();
     assert_eq!(calls(&server, APPEND), 2);
 }
+
+/// As in a failover to a server that lagged behind. Positions that were read are given to other events.
+#[tokio::test(flavor = "multi_thread")]
+async fn should_fail_readers_of_a_log_that_has_lost_events() {
+    let Some((server, store)) = counted().await else { return };
+    for _ in 0..3 {
+        store.append_one(append()).await.unwrap();
+    }
+    let waiting = tokio::spawn({
+        let store = store.clone();
+        async move { store.wait_for(3).await }
+    });
+    server.sql("DELETE FROM aios.events WHERE position > 1");
+    assert_eq!(waiting.await.unwrap().unwrap_err().code(), "STORE_GONE");
+    assert_eq!(store.wait_for(0).await.unwrap_err().code(), "STORE_GONE");
+}

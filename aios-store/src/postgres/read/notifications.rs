@@ -23,6 +23,7 @@ use sqlx::{
     postgres::{PgConnectOptions, PgListener, PgNotification, PgPoolOptions},
 };
 use tokio::sync::{Notify, watch};
+use tracing::error;
 
 use super::head as read_head;
 use crate::postgres::connection::{Database, Statement};
@@ -83,8 +84,8 @@ struct HeadState {
     failures: u64,
     /// The error of the last failed poll.
     error: Option<StoreError>,
-    /// Whether the store was closed.
-    is_closed: bool,
+    /// Why all waits fail from now on: the store was closed, or its log has lost events.
+    end: Option<StoreError>,
 }
 
 impl Head {
@@ -145,8 +146,16 @@ impl Head {
 
     /// Fails all pending and later waits with [`StoreError::Closed`].
     pub(crate) fn close(&self) {
-        self.0.state.send_modify(|state| state.is_closed = true);
+        self.0.state.send_modify(|state| state.end = Some(StoreError::Closed));
         self.0.releases.send_replace(CLOSED);
+    }
+
+    /// Fails all pending and later waits: the database ends before a position that was committed, and readers
+    /// of the log have passed positions that will be given to other events.
+    fn on_loss(&self, error: StoreError) {
+        self.0.state.send_modify(|state| {
+            state.end.get_or_insert(error);
+        });
     }
 
     /// Waits until the head is above `after`, or a poll fails.
@@ -156,15 +165,15 @@ impl Head {
         let _waiting = Waiting::new(&self.0.waiting);
         let state = state
             .wait_for(|state| {
-                state.is_closed || state.position > after || state.failures > failures
+                state.end.is_some() || state.position > after || state.failures > failures
             })
             .await
             .map_err(|_| StoreError::Closed)?
             .clone();
-        match state.error {
-            _ if state.is_closed => Err(StoreError::Closed),
-            Some(error) if state.position <= after => Err(error),
-            _ => Ok(state.position),
+        match (state.end, state.error) {
+            (Some(end), _) => Err(end),
+            (None, Some(error)) if state.position <= after => Err(error),
+            (None, _) => Ok(state.position),
         }
     }
 }
@@ -196,7 +205,20 @@ pub(crate) async fn poll(database: Database, head: Head) {
             restore_hint(&head, hint);
             continue;
         }
+        // Committed before the query, so that it must see it.
+        let known = head.position();
         let moved = match read_head(&database).await {
+            Ok(found) if found < known => {
+                let database = database.name().to_owned();
+                error!(
+                    database,
+                    known,
+                    found,
+                    "the database has lost committed events, for example in a failover to a server that \
+                     lagged behind; restart this process"
+                );
+                return head.on_loss(StoreError::Gone { database });
+            }
             Ok(position) => head.advance(position),
             Err(error) => {
                 head.on_poll_error(error);
@@ -355,6 +377,16 @@ mod tests {
         assert_eq!(waiter.await.unwrap().unwrap_err().code(), "STORE_CLOSED");
         assert_eq!(head.wait_for_release(0).await.unwrap_err().code(), "STORE_CLOSED");
         assert_eq!(head.wait_for(0).await.unwrap_err().code(), "STORE_CLOSED");
+    }
+
+    #[tokio::test]
+    async fn should_fail_waits_after_a_loss_of_events() {
+        let head = Head::new(3);
+        head.on_loss(StoreError::Gone { database: "db".to_owned() });
+        head.on_commit(4);
+        for after in [0, 3, 4] {
+            assert_eq!(head.wait_for(after).await.unwrap_err().code(), "STORE_GONE");
+        }
     }
 
     #[tokio::test]
