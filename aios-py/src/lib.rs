@@ -51,7 +51,7 @@ mod _aios {
         calls::{NativeEventStream, NativeOutputStream, NativeRunHandle, OutputWriter},
         client::{
             NativeClient,
-            maintenance::{compact, expire_runs},
+            maintenance::{compact, expire_runs, release_inherited_locks},
             subject::subject_spent,
         },
         convert::json::{dumps, loads},

@@ -156,6 +156,36 @@ with aios.sync.Runtime(agents=[echo, plain]) as runtime:
     assert (status, errors) == (0, "")
 
 
+def test_should_not_keep_a_database_locked_in_a_forked_child(
+    script: Start, tmp_path: Path
+) -> None:
+    url = f"sqlite:{tmp_path / 'forked.db'}"
+    process = script(
+        AGENT
+        + f"""
+import aios.sync, signal
+
+runtime = aios.sync.Runtime({url!r}, agents=[plain])
+runtime.open()
+child = os.fork()
+if child == 0:
+    # The test waits until all have closed them.
+    os.close(1)
+    os.close(2)
+    time.sleep(60)
+print(child, flush=True)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+    )
+    status, output, errors = finish(process)
+    assert status == -signal.SIGKILL, errors
+    try:
+        with aios.sync.Runtime(url) as runtime:
+            assert runtime.runs().rows == []
+    finally:
+        os.kill(int(output), signal.SIGKILL)
+
+
 def test_should_forward_native_logs_in_a_forked_child(script: Start) -> None:
     status, output, errors = finish(
         script(

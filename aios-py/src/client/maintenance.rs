@@ -1,4 +1,4 @@
-//! Maintenance of the store: removal of old runs, and compaction.
+//! Maintenance of the store: removal of old runs, compaction, and the locks of files after a fork.
 
 use aios_core::event::Payload;
 use aios_store::{ExpiredEvents, Retention};
@@ -35,4 +35,12 @@ pub(crate) fn compact<'py>(py: Python<'py>, client: &NativeClient) -> PyResult<B
         let store = open_session(slot.read().await.as_ref())?.any_store()?.clone();
         Ok(Answer::Json(Payload::encode(&store.compact().await?)?))
     })
+}
+
+/// Gives up the locks of SQLite files that a forked child has inherited. Called in the child.
+#[pyfunction]
+pub(crate) fn release_inherited_locks() -> PyResult<()> {
+    #[cfg(all(unix, feature = "sqlite"))]
+    aios_store::sqlite::release_inherited_locks()?;
+    Ok(())
 }

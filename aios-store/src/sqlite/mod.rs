@@ -46,6 +46,8 @@ use aios_core::{clock::Clock, store::StoreError};
 use rusqlite::Connection;
 use tokio::sync::watch;
 
+#[cfg(unix)]
+pub use self::file::release_inherited_locks;
 pub(crate) use self::file::schema_version;
 use self::{
     error::store_error, file::DatabaseLock, options::Location, read::ReadPool, writer::WriterHandle,

@@ -35,6 +35,9 @@ _open_connections: weakref.WeakSet[Connection] = weakref.WeakSet()
 #: How long the exit of the interpreter waits for running plain functions, in seconds.
 _EXIT_TIMEOUT = 5.0
 
+# Otherwise a forked child that outlives this process would keep its SQLite files locked.
+os.register_at_fork(after_in_child=_aios.release_inherited_locks)
+
 
 @atexit.register
 def _dispose_all() -> None:

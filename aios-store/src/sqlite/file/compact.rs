@@ -14,6 +14,10 @@ impl SqliteStore {
     /// This rewrites the whole database, so it takes time and, temporarily, disk space in proportion to
     /// the size of the database. Appends wait until it is done. Reads do not wait.
     ///
+    /// Engines can't renew their leases in the meantime. If it takes longer than about half of their
+    /// `lease_time`, they stop their runs, and steps that were running begin again afterwards. Compact a large
+    /// database while nothing runs, or give the engines a longer lease time.
+    ///
     /// # Errors
     ///
     /// The error that SQLite reports, for example [`StoreError::Full`]. The database is then unchanged.

@@ -8,7 +8,7 @@
 //! It is a lock of the operating system, so the death of the process releases it.
 
 use std::{
-    collections::BTreeSet,
+    collections::BTreeMap,
     fs::{self, File, TryLockError},
     io::{self, ErrorKind},
     path::{Path, PathBuf},
@@ -24,12 +24,15 @@ use crate::sqlite::error::backend;
 /// Interval between attempts to take a lock that another process holds.
 const RETRY_INTERVAL: Duration = Duration::from_millis(50);
 
-/// The databases that this process has open.
+/// The databases that this process has open, and their locked files.
 ///
 /// This has to be global, because POSIX file locks belong to the process: closing any handle of a file
 /// drops all locks that the process holds on it, among them those of SQLite. So whether a database is
 /// already open has to be known before its file is opened.
-static OPEN: Mutex<BTreeSet<Identity>> = Mutex::new(BTreeSet::new());
+static OPEN: Mutex<BTreeMap<Identity, LockedFiles>> = Mutex::new(BTreeMap::new());
+
+/// The file `<database>-lock` and the database.
+type LockedFiles = [File; 2];
 
 /// Exclusive access to a database, whatever name it was opened by. Released on drop.
 ///
@@ -44,10 +47,16 @@ pub(crate) struct DatabaseLock {
     /// Canonical, so that later looks at the name do not depend on the working directory or on
     /// links.
     path: PathBuf,
-    _lock_file: File,
-    _database: File,
-    /// The last field: the entry may only be removed after the handles are closed.
-    entry: Option<OpenEntry>,
+    held: Held,
+}
+
+/// Where the locked files are. Dropping it closes them.
+#[derive(Debug)]
+enum Held {
+    /// In [`OPEN`].
+    Entry(OpenEntry),
+    /// Here, where files have no identity.
+    Unidentified(#[expect(dead_code, reason = "held until it is dropped")] LockedFiles),
 }
 
 impl DatabaseLock {
@@ -77,7 +86,10 @@ impl DatabaseLock {
 
     /// Whether the path still refers to the locked file.
     pub(crate) fn is_in_place(&self) -> bool {
-        self.entry.as_ref().is_none_or(|entry| Identity::at(&self.path) == Some(entry.0))
+        match &self.held {
+            Held::Entry(entry) => Identity::at(&self.path) == Some(entry.0),
+            Held::Unidentified(_) => true,
+        }
     }
 
     /// Tries once. Returns `None` if the database is locked.
@@ -87,7 +99,7 @@ impl DatabaseLock {
     /// until the entry is made, so that two stores of this process can't both pass the check.
     fn attempt(database: &Path) -> Result<Option<Self>, StoreError> {
         let mut open = OPEN.lock();
-        if Identity::at(database).is_some_and(|identity| open.contains(&identity)) {
+        if Identity::at(database).is_some_and(|identity| open.contains_key(&identity)) {
             return Ok(None);
         }
         let file = create(database).map_err(|source| open_error(database, &source))?;
@@ -98,8 +110,12 @@ impl DatabaseLock {
             return Ok(None);
         }
         let metadata = file.metadata().map_err(|source| open_error(database, &source))?;
-        let entry = Identity::of(&metadata).map(|identity| OpenEntry::new(&mut open, identity));
-        Ok(Some(Self { path, _lock_file: lock_file, _database: file, entry }))
+        let files = [lock_file, file];
+        let held = match Identity::of(&metadata) {
+            Some(identity) => Held::Entry(OpenEntry::new(&mut open, identity, files)),
+            None => Held::Unidentified(files),
+        };
+        Ok(Some(Self { path, held }))
     }
 }
 
@@ -109,7 +125,7 @@ fn create(path: &Path) -> io::Result<File> {
 }
 
 /// Locks a file. Returns `false` if it is already locked.
-fn try_lock(file: &File) -> Result<bool, StoreError> {
+pub(super) fn try_lock(file: &File) -> Result<bool, StoreError> {
     match file.try_lock() {
         Ok(()) => Ok(true),
         Err(TryLockError::WouldBlock) => Ok(false),
@@ -143,17 +159,49 @@ fn open_error(path: &Path, source: &io::Error) -> StoreError {
 struct OpenEntry(Identity);
 
 impl OpenEntry {
-    /// Adds an entry to the set, which the caller has locked.
-    fn new(open: &mut BTreeSet<Identity>, identity: Identity) -> Self {
-        open.insert(identity);
+    /// Adds an entry to the map, which the caller has locked.
+    fn new(
+        open: &mut BTreeMap<Identity, LockedFiles>,
+        identity: Identity,
+        files: LockedFiles,
+    ) -> Self {
+        open.insert(identity, files);
         Self(identity)
     }
 }
 
 impl Drop for OpenEntry {
     fn drop(&mut self) {
-        OPEN.lock().remove(&self.0);
+        let mut open = OPEN.lock();
+        // Closed before the map is unlocked, so that another store of this process can lock them.
+        drop(open.remove(&self.0));
     }
+}
+
+/// Gives up the locks that a forked process shares with its parent, so that the parent alone decides how long
+/// its databases are locked. Call it in the child, right after `fork`, before anything else uses a
+/// store.
+///
+/// A lock of the operating system belongs to all processes that have inherited its file. Without this, a child
+/// that outlives its parent keeps the databases of the parent locked.
+///
+/// The stores of the parent can't be used in the child in any case, because their threads do not exist
+/// there.
+///
+/// # Errors
+///
+/// An error of the operating system, which has no file left for example.
+#[cfg(unix)]
+pub fn release_inherited_locks() -> io::Result<()> {
+    // A thread of the parent may have held the lock; it does not exist here, and the map may be half
+    // changed.
+    let Some(mut open) = OPEN.try_lock() else { return Ok(()) };
+    let nothing = File::open("/dev/null")?;
+    for file in open.values_mut().flatten() {
+        // Keeps the number of the file valid, which a store may still close.
+        *file = nothing.try_clone()?;
+    }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -18,6 +18,8 @@ use std::{
 use aios_core::store::StoreError;
 
 pub use self::backup::backup;
+#[cfg(unix)]
+pub use self::lock::release_inherited_locks;
 pub(crate) use self::{backup::schema_version, lock::DatabaseLock};
 
 /// Identifies a file independently of its name. Available on Unix only.
