@@ -16,7 +16,7 @@ use std::{
 
 use aios_core::store::StoreError;
 
-use super::with_suffix;
+use super::{Identity, lock::try_lock, with_suffix};
 use crate::{
     schema_version::SchemaVersion,
     sqlite::{
@@ -107,20 +107,13 @@ fn copy(source: &Path, target: &Path) -> Result<u64, StoreError> {
         let named = io::Error::new(error.kind(), format!("{}: {error}", partial.display()));
         backend("write the backup", false, named)
     };
-    match fs::remove_file(&partial) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            return Err(uncreated(target, &error));
-        }
-        _ => {}
-    }
     let database = source.display().to_string();
     let fail = |error| store_error("copy the database", &database, error);
     let connection = open_reader(source).map_err(fail)?;
     let path = partial
         .to_str()
         .ok_or_else(|| invalid(format!("{} is not text, as SQLite needs it", partial.display())))?;
-    // SQLite writes into an empty file too, and does not say why it can't create one.
-    File::create_new(&partial).map_err(|error| uncreated(target, &error))?;
+    let file = begin(&partial, target)?;
     if let Err(error) = connection.execute("VACUUM INTO ?1", [path]) {
         // The error that counts is that of the copy.
         let _ = fs::remove_file(&partial);
@@ -129,7 +122,6 @@ fn copy(source: &Path, target: &Path) -> Result<u64, StoreError> {
             error => error,
         });
     }
-    let file = File::options().write(true).open(&partial).map_err(failed)?;
     file.sync_all().map_err(failed)?;
     let bytes = file.metadata().map_err(failed)?.len();
     fs::rename(&partial, target).map_err(failed)?;
@@ -137,6 +129,24 @@ fn copy(source: &Path, target: &Path) -> Result<u64, StoreError> {
         File::open(folder).and_then(|folder| folder.sync_all()).map_err(failed)?;
     }
     Ok(bytes)
+}
+
+/// Creates the empty file that SQLite writes the copy into, and locks it until it is dropped. What a process
+/// left there that died is removed.
+///
+/// SQLite does not say why it can't create a file. The lock is only taken on Linux, where it does not
+/// interfere with SQLite's own locks.
+fn begin(partial: &Path, target: &Path) -> Result<File, StoreError> {
+    let file = File::options().create(true).truncate(false).write(true).open(partial);
+    let file = file.map_err(|error| uncreated(target, &error))?;
+    let is_locked = !cfg!(target_os = "linux") || try_lock(&file)?;
+    // Another backup may have ended since the file was opened, and renamed it.
+    let metadata = file.metadata().map_err(|error| uncreated(target, &error))?;
+    if !is_locked || Identity::of(&metadata) != Identity::at(partial) {
+        return Err(invalid(format!("another backup to {} is in progress", target.display())));
+    }
+    file.set_len(0).map_err(|error| uncreated(target, &error))?;
+    Ok(file)
 }
 
 /// Why a file can't be created, and what to do.
@@ -160,4 +170,27 @@ fn uncreated(target: &Path, error: &io::Error) -> StoreError {
 /// The error for what the caller has to change.
 fn invalid(reason: String) -> StoreError {
     StoreError::InvalidConfiguration { reason }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn should_leave_the_file_of_a_backup_in_progress_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let target = folder.path().join("backup.db");
+        let partial = with_suffix(&target, "-partial");
+        let first = begin(&partial, &target).unwrap();
+        fs::write(&partial, "half").unwrap();
+        if cfg!(target_os = "linux") {
+            let error = begin(&partial, &target).unwrap_err();
+            assert!(error.to_string().contains("another backup to "), "{error}");
+            assert_eq!(fs::read(&partial).unwrap(), b"half");
+        }
+        // The process dies: the next backup begins again.
+        drop(first);
+        begin(&partial, &target).unwrap();
+        assert_eq!(fs::read(&partial).unwrap(), b"");
+    }
 }
