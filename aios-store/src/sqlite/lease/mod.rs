@@ -62,7 +62,8 @@ impl Leases for SqliteStore {
                 save(writer.connection, released).map(drop)
             })
             .await?;
-        self.releases().send_modify(|count| *count += 1);
+        // A store that was closed in the meantime stays closed.
+        self.releases().send_modify(|count| *count = count.saturating_add(1));
         Ok(())
     }
 
