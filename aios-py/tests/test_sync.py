@@ -125,3 +125,19 @@ def test_should_refuse_calls_while_another_thread_closes() -> None:
     finally:
         ends.set()
         closing.join()
+
+
+def test_should_refuse_calls_on_the_loop_that_they_would_block() -> None:
+    refused: list[str] = []
+
+    @aios.agent("caller")
+    async def caller(context: aios.TaskContext) -> str:
+        for call in (runtime.runs, runtime.close):
+            with pytest.raises(aios.WrongLoopError, match="would block the event loop"):
+                call()
+            refused.append(call.__name__)
+        return "done"
+
+    with aios.sync.Runtime(agents=[caller]) as runtime:
+        assert runtime.call("caller") == "done"
+    assert refused == ["runs", "close"]

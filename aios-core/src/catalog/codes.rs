@@ -544,7 +544,7 @@ pub const CODES: &[Code] = &[
         "WRONG_LOOP",
         "Python",
         Retry::No,
-        "a runtime is used from another event loop than it was opened in",
+        "a runtime is used from another event loop than it was opened in, or a blocking one from its own",
     ),
     code(
         "MODEL_RATE_LIMITED",

@@ -281,7 +281,7 @@ class RuntimeClosedError(AiosError):
 
 class WrongLoopError(AiosError, RuntimeError):
     """The runtime or client was opened on another event loop. Use it where it was opened, or open
-    one for each loop."""
+    one for each loop. A blocking one can't be used by code that runs on its own loop."""
 
     default_code = "WRONG_LOOP"
 

@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Coroutine, Iterator
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from .._errors import ForkedError, RuntimeClosedError
+from .._errors import ForkedError, RuntimeClosedError, WrongLoopError
 from .records import Event
 
 if TYPE_CHECKING:
@@ -68,6 +68,7 @@ class EventLoopThread:
             TimeoutError: It did not end within ``timeout`` seconds, and was cancelled.
             ForkedError: The process has forked since the loop was started.
             RuntimeClosedError: The loop is closed, or was closed during the call.
+            WrongLoopError: Code on the loop itself makes the call, which would wait for ever.
             KeyboardInterrupt, SystemExit: Code on the loop raised it, which ended the loop.
         """
         if self._process != os.getpid():
@@ -75,6 +76,11 @@ class EventLoopThread:
             raise ForkedError(
                 "the client was opened before the process forked; open another one in the child"
             )
+        try:
+            self.check_thread()
+        except WrongLoopError:
+            coroutine.close()
+            raise
         try:
             future = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
         except RuntimeError:
@@ -91,6 +97,18 @@ class EventLoopThread:
             raise
         finally:
             self._calls.discard(future)
+
+    def check_thread(self) -> None:
+        """Raises an error if the caller runs on the loop, because a call would wait for itself.
+
+        Raises:
+            WrongLoopError: It does.
+        """
+        if self._thread is threading.current_thread():
+            raise WrongLoopError(
+                "the call would block the event loop that it waits for; make it from a plain function, "
+                "which runs in another thread, or use `aios` instead of `aios.sync`"
+            )
 
     def iterate(self, events: AsyncIterator[T]) -> Iterator[T]:
         """Yields the items of an async iterator, which are never ``None``."""
@@ -197,7 +215,10 @@ class BlockingConnection:
         Raises:
             ShutdownTimeoutError: Tasks were still running at the deadline. They are reassigned; the
                 client is closed.
+            WrongLoopError: Code on the loop of the client itself makes the call. The client stays open.
         """
+        if self._running is not None and self._connection._is_own_process():
+            self._running.check_thread()
         loop, self._running = self._running, None
         if loop is None:
             return
