@@ -293,3 +293,30 @@ async fn should_give_back_a_reservation_of_a_run_that_is_cancelled_while_it_rese
     assert_eq!(model.requests().len(), 0);
     assert_eq!(budget.spent("mary", Timestamp::now()).await.unwrap(), Spent::default());
 }
+
+/// A fork is charged for the calls that it repeats, and not for those that it has copied.
+#[tokio::test]
+async fn should_charge_a_subject_for_the_requests_of_a_fork() {
+    let store = store();
+    let budget = requests(&store, 10);
+    let model = scripted([text("one"), text("two"), text("three")]);
+    let agent = LlmAgent::new(Arc::clone(&model)).subject_budget(budget.clone());
+    let runtime = runtime(&store, agent).await;
+    let run = run_of(&runtime, "mary").await;
+    in_time(run.result::<String>()).await.unwrap();
+    let journal = run.journal(0, 100).await.unwrap();
+    let steps = journal.iter().filter(|it| it.event.event_type.action() == "step_completed");
+    let steps: Vec<u64> =
+        steps.map(|it| it.event.data::<Value>().unwrap()["operation"].as_u64().unwrap()).collect();
+    let [reserving, settling] = steps[..] else { panic!("{steps:?}") };
+    // The reservation, the request, and the settlement.
+    for (operation, expected) in [(reserving, 2), (reserving + 2, 3), (settling, 3)] {
+        let fork = run.fork(operation, format!("fork-{operation}")).await.unwrap();
+        in_time(fork.result::<String>()).await.unwrap();
+        let spent = budget.spent("mary", Timestamp::now()).await.unwrap();
+        let expected = Spent { requests: expected, ..Spent::default() };
+        let usage = Usage::new(10 * expected.requests, 5 * expected.requests);
+        assert_eq!(spent, Spent { usage, ..expected }, "from operation {operation}");
+    }
+    model.assert_finished();
+}

@@ -46,7 +46,9 @@ const REMEMBERED: usize = 1024;
 ///
 /// The subject is that of the [`Prompt`](crate::Prompt::with_subject), and agents that a run calls
 /// have the same one. Windows follow each other without gaps from 1970 on; a request belongs to the
-/// window in which it is reserved. All agents with the same store, subject and window share the sums.
+/// window in which it is reserved. A fork is charged for what it requests itself; a request with which it
+/// begins belongs to the window in which the run that it was forked from reserved it. All agents with
+/// the same store, subject and window share the sums.
 ///
 /// Each request and each batch of tool calls is reserved and settled in a stream of the log, which
 /// takes two commits more.
@@ -260,15 +262,17 @@ impl SubjectBudget {
         Err(TaskError::retryable(Failure::new("CONFLICT", reason)))
     }
 
-    /// Replaces a reservation with the real amounts, once.
+    /// Replaces a reservation with the real amounts, once for each key of a settlement. A fork has such
+    /// a key of its own for calls that it repeats under a reservation of the run that it was forked from.
     pub(crate) async fn settle(
         &self,
         subject: &str,
         held: &Held,
+        key: &str,
         amounts: Spent,
     ) -> Result<(), TaskError> {
         let entry = Entry { subject: subject.to_owned(), key: held.key.clone(), amounts };
-        let event = event("settled", &format!("{}/settled", held.key), &entry)?;
+        let event = event("settled", key, &entry)?;
         self.append(&held.stream, event).await
     }
 
@@ -412,7 +416,7 @@ mod tests {
         held(&budget, at, "b").await.unwrap();
         assert!(held(&other, at, "c").await.is_none());
         for budget in [&budget, &other, &budget] {
-            budget.settle("mary", &first, Spent::default()).await.unwrap();
+            budget.settle("mary", &first, "s", Spent::default()).await.unwrap();
         }
         assert_eq!(other.spent("mary", at).await.unwrap(), requests(1));
         assert!(held(&other, at, "c").await.is_some());
@@ -429,7 +433,7 @@ mod tests {
         let budget = budget(&store, 1);
         let at = Timestamp::from_micros(0);
         let prospective = budget.prospective("mary", at, "a").unwrap();
-        budget.settle("mary", &prospective, Spent::default()).await.unwrap();
+        budget.settle("mary", &prospective, "s", Spent::default()).await.unwrap();
         let late = budget.reserve("mary", at, "a", requests(1), requests(1)).await.unwrap_err();
         assert_eq!((&*late.failure.code, late.retryable), ("CONFLICT", false));
         assert_eq!(budget.spent("mary", at).await.unwrap(), Spent::default());

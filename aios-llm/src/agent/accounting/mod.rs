@@ -21,7 +21,10 @@
 mod at_limit;
 mod children;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 use aios_agents::workflow::{WorkflowContext, WorkflowError};
 use aios_core::{event::Timestamp, failure::Failure};
@@ -80,12 +83,26 @@ struct State {
 }
 
 /// A reservation of the subject that is being made, or is not settled.
-#[derive(Clone)]
 struct Open {
     /// By which it is settled.
     held: Held,
     /// The amounts to settle it with.
     amounts: Spent,
+    /// The key of the settlement, once the calls have ended.
+    settlement: Option<String>,
+}
+
+impl Open {
+    /// A reservation for which nothing was called.
+    fn new(held: Held) -> Self {
+        Self { held, amounts: Spent::default(), settlement: None }
+    }
+
+    /// The key of the settlement. It is drawn after the calls, so that a fork which repeats them draws
+    /// another one, and one that has copied them the same.
+    fn settlement(&mut self, context: &WorkflowContext) -> String {
+        self.settlement.get_or_insert_with(|| context.uuid().to_string()).clone()
+    }
 }
 
 /// A request that may begin.
@@ -317,21 +334,24 @@ impl Accounting {
     ) -> Result<Result<Spent, Failure>, WorkflowError> {
         let Some(Subject { budget, name }) = &self.subject else { return Ok(Ok(wanted)) };
         let at = self.context.now();
-        let key = self.context.uuid().to_string();
+        let key = OnceLock::new();
+        let reserving = self.context.step("reserve_of_subject", || async {
+            let key = key.get().map_or("", String::as_str);
+            budget.reserve(name, at, key, wanted, least).await
+        });
+        // After the step has its number, so that a fork which repeats it draws another one.
+        let key = key.get_or_init(|| self.context.uuid().to_string());
         // Kept from here until it is settled, so that the compensation finds it after any interruption:
         // the step may have reserved although its result is not recorded.
-        let held = budget.prospective(name, at, &key).map_err(WorkflowError::failed)?;
-        self.state.lock().open = Some(Open { held, amounts: Spent::default() });
-        let reserving = self.context.step("reserve_of_subject", || async {
-            budget.reserve(name, at, &key, wanted, least).await
-        });
+        let held = budget.prospective(name, at, key).map_err(WorkflowError::failed)?;
+        self.state.lock().open = Some(Open::new(held));
         let answer = reserving.timeout(STORE_TIMEOUT).await?;
         let mut state = self.state.lock();
         match answer {
             Answer::Held(held) => {
                 state.subject_sum = held.sum;
                 let granted = held.granted.unwrap_or(wanted);
-                state.open = Some(Open { held, amounts: Spent::default() });
+                state.open = Some(Open::new(held));
                 Ok(Ok(granted))
             }
             Answer::Exceeded(exceeded) => {
@@ -345,11 +365,17 @@ impl Accounting {
     ///
     /// Does nothing if nothing is reserved. A repeated settlement is recognised by the store.
     async fn release(&self) -> Result<(), WorkflowError> {
-        let open = self.state.lock().open.clone();
-        let (Some(subject), Some(open)) = (&self.subject, open) else { return Ok(()) };
-        let Open { held, amounts } = &open;
+        // A block, so that the lock is released before the await.
+        let open = {
+            let open = &mut self.state.lock().open;
+            open.as_mut()
+                .map(|open| (open.settlement(&self.context), open.held.clone(), open.amounts))
+        };
+        let (Some(subject), Some((key, held, amounts))) = (&self.subject, &open) else {
+            return Ok(());
+        };
         let settling = self.context.step("settle_of_subject", || async move {
-            subject.budget.settle(&subject.name, held, *amounts).await
+            subject.budget.settle(&subject.name, held, key, *amounts).await
         });
         settling.timeout(STORE_TIMEOUT).await?;
         self.state.lock().open = None;
@@ -440,6 +466,7 @@ impl State {
         self.in_progress = None;
         if let Some(open) = &mut self.open {
             open.amounts = amounts;
+            open.settlement(context);
         }
         self.settle(context, amounts, is_estimate)
     }
