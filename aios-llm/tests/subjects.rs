@@ -320,3 +320,29 @@ async fn should_charge_a_subject_for_the_requests_of_a_fork() {
     }
     model.assert_finished();
 }
+
+/// The store refuses the settlement of a run that fails for another reason.
+#[tokio::test]
+async fn should_fail_for_its_own_reason_if_its_subject_cannot_be_charged() {
+    async fn fail(_: WorkflowContext, _: Value) -> Result<Value, WorkflowError> {
+        Err(WorkflowError::failed(Failure::new("TOO_BAD", "it is bad")))
+    }
+    let store = store();
+    let faulty = crate::faulty::FaultyStore::new(Arc::clone(&store));
+    let settlements = AtomicU64::new(0);
+    faulty.on_append(move |append| {
+        let settles = append.stream.as_str().starts_with("llm/budgets/")
+            && crate::faulty::holds(append, "settled");
+        // That of the request is not refused.
+        let refuses = settles && settlements.fetch_add(1, Ordering::SeqCst) > 0;
+        refuses.then(|| crate::faulty::Fault::Refuse(crate::faulty::store_refuses()))
+    });
+    let faulty: Arc<dyn Store> = faulty;
+    let tool = Tool::workflow::<crate::support::Query>("search", "Fails.", "failing");
+    let agent = LlmAgent::new(scripted([search_call("a")]))
+        .tool(tool.with_on_failure(aios_llm::tool::OnFailure::Fail))
+        .subject_budget(requests(&faulty, 5));
+    let builder = builder(&store).workflow("failing", fail).llm_agent("agent", agent).unwrap();
+    let runtime = builder.start().await.unwrap();
+    assert_eq!(failure(&run_of(&runtime, "mary").await).await.code, "TOO_BAD");
+}

@@ -60,7 +60,8 @@ pub(super) async fn run(
     let mut session = Session::new(agent, context, prompt)?;
     let ended = session.run().await;
     if ended.is_err() {
-        session.accounting.settle_rest().await?;
+        // The run fails for its own reason. What cannot be settled here, the compensation tries again.
+        let _settled = session.accounting.settle_rest().await;
     }
     if is_delegated { report(ended, session.accounting.spent()) } else { ended }
 }

@@ -185,11 +185,12 @@ impl Accounting {
         self.context.compensate("settle", move |context| async move {
             let accounting = Self { context, started, at_limit, soft_percent, subject, state };
             accounting.settle_children().await?;
-            accounting.settle_rest().await?;
+            let settled = accounting.settle_rest().await;
+            // The sum of the run is complete even if the subject could not be charged.
             if is_delegated {
                 accounting.context.set_failure_detail(SPENT, &accounting.spent())?;
             }
-            Ok(())
+            settled
         });
     }
 
