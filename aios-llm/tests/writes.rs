@@ -14,8 +14,9 @@ use aios_llm::{
     tool::{PendingDecision, Resolution, Tool},
 };
 
-use crate::support::{
-    Query, builder, in_time, one_pending, pending, scripted, search_call, store, text,
+use crate::{
+    faulty::{self, Fault, FaultyStore},
+    support::{Query, builder, in_time, one_pending, pending, scripted, search_call, store, text},
 };
 
 /// A `write` tool whose first `hanging` calls never end.
@@ -105,4 +106,25 @@ async fn should_take_an_answer_for_one_doubt_only() {
     run.signal(&second.signal, &done).await.unwrap();
     assert_eq!(in_time(run.result::<String>()).await.unwrap(), "done");
     assert_eq!(calls.load(Ordering::SeqCst), 2);
+}
+
+/// The store has recorded that a call begins or has ended, and its response is lost.
+#[tokio::test]
+async fn should_not_doubt_a_write_because_of_a_lost_response() {
+    for action in ["begun", "ended"] {
+        let (calls, store) = (Arc::new(AtomicU32::new(0)), store());
+        let faulty = FaultyStore::new(Arc::clone(&store));
+        let losses = AtomicU32::new(0);
+        faulty.on_append(move |append| {
+            let loses = faulty::holds(append, action) && losses.fetch_add(1, Ordering::SeqCst) == 0;
+            loses.then(|| Fault::LoseResponse(faulty::store_unavailable()))
+        });
+        let model = scripted([search_call("ten"), text("done")]);
+        let agent = LlmAgent::new(Arc::clone(&model)).tool(tool(&calls, 0)).write_log(faulty);
+        let runtime = builder(&store).llm_agent("agent", agent).unwrap().start().await.unwrap();
+        let run = runtime.start("agent", "go").await.unwrap();
+        assert_eq!(in_time(run.result::<String>()).await.unwrap(), "done");
+        assert_eq!(result(&model), ("paid ten".to_owned(), false));
+        assert_eq!(calls.load(Ordering::SeqCst), 1);
+    }
 }

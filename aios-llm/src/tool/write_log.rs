@@ -6,8 +6,11 @@
 //!
 //! `begun` is appended to an empty stream before the tool runs, so only one process can begin a
 //! call. A process that finds the stream not empty does not run the tool: it returns the recorded
-//! result, or reports the call as in doubt. A crash between the two events, or a lost answer of the
-//! store, leaves the call in doubt although it may not have run: that is the safe side.
+//! result, or reports the call as in doubt. A crash between the two events leaves the call in doubt
+//! although it may not have run: that is the safe side.
+//!
+//! An event whose append fails may have been stored. It is appended again with the same id, which the
+//! store recognises, so a lost response of the store leaves no doubt about a call that has not run.
 
 use std::sync::Arc;
 
@@ -22,6 +25,9 @@ use sha2::{Digest, Sha256};
 
 /// Code of a call whose outcome is unknown.
 pub(crate) const IN_DOUBT: &str = "WRITE_IN_DOUBT";
+
+/// Appends of an event that may fail before the attempt at the call does.
+const ATTEMPTS: u32 = 3;
 
 /// Records that calls of `write` tools began and ended, so that no process begins one twice.
 #[derive(Clone, Debug)]
@@ -77,11 +83,22 @@ impl WriteLog {
         let event_type = EventType::new("llm", "write", "begun")?;
         let event = Event::new(event_type, "aios", &WriteBegun { tool, key })?;
         let append = Append::new(stream.clone(), vec![event]).with_expected(Expected::Empty);
-        match self.store.append_one(append).await {
-            Ok(_) => Ok(WriteState::Begun(WriteCall { log: self.clone(), stream })),
+        match self.append(append).await {
+            Ok(()) => Ok(WriteState::Begun(WriteCall { log: self.clone(), stream })),
             Err(StoreError::Conflict { .. }) => self.earlier(tool, &stream).await,
             Err(error) => Err(store_failure(error)),
         }
+    }
+
+    /// Appends an event, again if the store may not have received it.
+    async fn append(&self, append: Append) -> Result<(), StoreError> {
+        for _ in 1..ATTEMPTS {
+            match self.store.append_one(append.clone()).await {
+                Err(error) if error.is_retryable() => {}
+                appended => return appended.map(drop),
+            }
+        }
+        self.store.append_one(append).await.map(drop)
     }
 
     /// The state of a call that began before.
@@ -102,7 +119,7 @@ impl WriteCall {
         let event_type = EventType::new("llm", "write", "ended")?;
         let event = Event::new(event_type, "aios", &WriteEnded { result: result.to_owned() })?;
         let append = Append::new(self.stream, vec![event]).with_expected(Expected::Exact(1));
-        self.log.store.append_one(append).await.map(drop).map_err(store_failure)
+        self.log.append(append).await.map_err(store_failure)
     }
 }
 
