@@ -1,19 +1,25 @@
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
 
-use aios_agents::{RunHandle, Runtime, prelude::Broker};
+use aios_agents::{RunHandle, Runtime, prelude::*};
 use aios_broker::memory::MemoryBroker;
 use aios_llm::{
-    Compaction, Conversation, LlmAgent, ModelResponse,
+    Compaction, Conversation, LlmAgent, ModelResponse, RuntimeBuilderExt,
     budget::Budget,
     model::{Capabilities, Part, Role, ToolChoice, Usage},
     testing::ScriptedModel,
-    tool::Approval,
+    tool::{Approval, Decision},
 };
 use serde_json::json;
 
-use crate::support::{
-    PATIENCE, call, failure, in_time, one_pending, runtime, scripted, search_call, search_tool,
-    start, store, text,
+use crate::{
+    faulty::{self, FaultyStore},
+    support::{
+        PATIENCE, builder, call, failure, in_time, one_pending, runtime, scripted, search_call,
+        search_tool, start, store, text,
+    },
 };
 
 #[tokio::test]
@@ -223,4 +229,46 @@ async fn should_continue_after_calls_with_the_results_that_are_known() {
         continued_results(&run).await,
         [("c".into(), "The result was taken.".into(), false)]
     );
+}
+
+/// Another process makes the second request, and cannot read the conversation so far.
+#[tokio::test]
+async fn should_count_no_request_that_could_not_be_made() {
+    let store = store();
+    let model = scripted([search_call("a"), text("done")]);
+    let process = async |store: &Arc<dyn Store>| {
+        let tool = search_tool().with_approval(Approval::Required);
+        let agent = LlmAgent::new(Arc::clone(&model)).tool(tool).budget(Budget::new());
+        builder(store).llm_agent("agent", agent).unwrap().start().await.unwrap()
+    };
+    let first = process(&store).await;
+    let run = first.start("agent", "go").id("run").await.unwrap();
+    let signal = one_pending(&run).await.signal;
+    first.shutdown(PATIENCE).await.unwrap();
+
+    let faulty = FaultyStore::new(Arc::clone(&store));
+    let fails = Arc::new(AtomicBool::new(false));
+    let assigned = Arc::clone(&fails);
+    faulty.on_append(move |append| {
+        let assigns =
+            |event: &Event| event.event_type.as_str() == "agents.agent_model.task_assigned";
+        assigned.fetch_or(append.events.iter().any(assigns), Ordering::SeqCst);
+        None
+    });
+    let refused = Arc::clone(&fails);
+    faulty.on_call(move |call| {
+        let refuses = call.starts_with("read_stream") && refused.swap(false, Ordering::SeqCst);
+        refuses.then(|| faulty::Fault::Refuse(faulty::store_unavailable()))
+    });
+    let second: Arc<dyn Store> = faulty.clone();
+    let second = process(&second).await;
+    let run = second.handle("run").await.unwrap();
+    run.signal(&signal, &Decision::Approve).await.unwrap();
+    assert_eq!(in_time(run.result::<String>()).await.unwrap(), "done");
+    faulty.heal();
+    let journal = run.journal(0, 1000).await.unwrap();
+    assert!(journal.iter().any(|it| it.event.event_type.action() == "task_failed"), "it could not");
+    let conversation = Conversation::of(&run).await.unwrap();
+    assert_eq!((conversation.spent().requests, model.requests().len()), (2, 2));
+    assert_eq!(model.requests()[1].messages.len(), 3);
 }

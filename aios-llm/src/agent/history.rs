@@ -11,15 +11,16 @@
 //!
 //! Three numbers keep both sides in agreement. The epoch changes when earlier messages are
 //! replaced. `kept` says how many messages are known. The digest shows whether the settings are
-//! still the same. A process that lacks something reads the journal of the run. If it has no store,
-//! the call fails with `CONVERSATION_MISSING` without a request, and the workflow repeats it with
-//! the whole conversation.
+//! still the same. A process that lacks something reads the journal of the run. If it has no store, or
+//! cannot read it, the call fails with `CONVERSATION_MISSING` without a request, and the workflow repeats
+//! it with the whole conversation. It counts as no request.
 //!
 //! The memory of a process is bounded; forgotten conversations are read again.
 
 use std::sync::Arc;
 
 use aios_core::{
+    Chain,
     agent::{TaskAssigned, TaskContext, TaskError},
     event::{Event, EventError},
     failure::Failure,
@@ -279,11 +280,8 @@ async fn from_store(
     run_id: &str,
     task_id: &str,
 ) -> Result<History, TaskError> {
-    // The journal may become readable again, so these failures keep the retryability of the store.
-    let failed = |error: StoreError| {
-        let failure = Failure::from_error(error.code(), &error);
-        TaskError::retryable(failure).with_retryable(error.is_retryable())
-    };
+    let failed =
+        |error: StoreError| missing(&format!("the journal cannot be read: {}", Chain(&error)));
     let stream = StreamId::of_run(run_id).map_err(failed)?;
     let mut history = History::default();
     let mut after = 0;
