@@ -1,20 +1,29 @@
 //! Agents and workflows as tools.
 
-use std::sync::Arc;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::Duration,
+};
 
 use aios_agents::{RunHandle, prelude::*};
 use aios_llm::{
-    Conversation, LlmAgent, ModelResponse, RuntimeBuilderExt,
-    budget::{AtLimit, Budget, Limits, Spent},
+    Conversation, LlmAgent, ModelResponse, Prompt, RuntimeBuilderExt,
+    budget::{AtLimit, Budget, Limits, Spent, SubjectBudget},
     model::{Part, Usage},
     testing::ScriptedModel,
     tool::{Approval, OnFailure, Tool},
 };
 use serde_json::json;
 
-use crate::support::{
-    PATIENCE, Query, builder, call, failure, in_time, one_pending, scripted, search_call,
-    search_tool, start, store, text,
+use crate::{
+    faulty::{self, Fault, FaultyStore},
+    support::{
+        PATIENCE, Query, builder, call, failure, in_time, one_pending, scripted, search_call,
+        search_tool, start, store, text,
+    },
 };
 
 fn delegate(task: &str) -> ModelResponse {
@@ -297,4 +306,55 @@ async fn should_name_a_child_that_does_not_exist_or_is_no_agent() {
     assert_eq!(code(builder(&store())).await, "WORKFLOW_NOT_FOUND");
     let builder = builder(&store()).workflow("searcher", count);
     assert_eq!(code(builder).await, "INVALID_LLM_AGENT");
+}
+
+/// The store refuses the start of the child for good.
+#[tokio::test]
+async fn should_charge_nothing_for_a_child_that_could_not_be_started() {
+    let store = store();
+    let faulty = FaultyStore::new(Arc::clone(&store));
+    faulty.on_append(|append| {
+        let mut types = append.events.iter().map(|event| event.event_type.as_str());
+        let starts = types.any(|it| it == "workflows.searcher.started");
+        starts.then(|| Fault::Refuse(faulty::store_refuses()))
+    });
+    let model = scripted([delegate("find"), text("done")]);
+    let agent = LlmAgent::new(Arc::clone(&model)).tool(ask());
+    let agent = agent.budget(Budget::new().with_requests(12));
+    let faulty: Arc<dyn Store> = faulty;
+    let builder = builder(&faulty).llm_agent("agent", agent).unwrap();
+    let searcher = LlmAgent::new(scripted([]));
+    let runtime = builder.llm_agent("searcher", searcher).unwrap().start().await.unwrap();
+    let run = start(&runtime).await;
+    assert_eq!(in_time(run.result::<String>()).await.unwrap(), "done");
+    assert!(results(&model, 1)[0].1, "the model is told");
+    assert_eq!(spent(&run).await.requests, 2);
+}
+
+/// The child is cancelled while the store refuses to settle the budget of its subject.
+#[tokio::test]
+async fn should_sum_what_a_child_has_spent_whose_subject_cannot_be_charged() {
+    let store = store();
+    let faulty = FaultyStore::new(Arc::clone(&store));
+    let settlements = AtomicU32::new(0);
+    faulty.on_append(move |append| {
+        let settles =
+            append.stream.as_str().starts_with("llm/budgets/") && faulty::holds(append, "settled");
+        // That of the request is not refused.
+        let refuses = settles && settlements.fetch_add(1, Ordering::SeqCst) > 0;
+        refuses.then(|| Fault::Refuse(faulty::store_refuses()))
+    });
+    let agent = LlmAgent::new(scripted([delegate("find")])).tool(ask());
+    let agent = agent.budget(Budget::new().with_requests(12));
+    let subjects = SubjectBudget::new(faulty, Duration::from_secs(86_400), Limits::default());
+    let searcher = LlmAgent::new(scripted([search_call("rust")]))
+        .tool(search_tool().with_approval(Approval::Required))
+        .subject_budget(subjects);
+    let builder = builder(&store).llm_agent("agent", agent).unwrap();
+    let runtime = builder.llm_agent("searcher", searcher).unwrap().start().await.unwrap();
+    let run = runtime.start("agent", &Prompt::new("go").with_subject("mary")).await.unwrap();
+    one_pending(&child_of(&runtime, &run).await).await;
+    run.cancel("no longer needed").await.unwrap();
+    assert_eq!(in_time(run.result::<String>()).await.unwrap_err().code(), "RUN_CANCELLED");
+    assert_eq!(spent(&run).await.requests, 2);
 }

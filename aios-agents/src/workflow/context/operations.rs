@@ -256,7 +256,8 @@ impl WorkflowContext {
     /// Starts a run of another workflow and waits for its end. If this run is cancelled, so is the
     /// child, unless it is [left running](ChildCall::leave_running).
     ///
-    /// The call fails with `INVALID_WORKFLOW_NAME` if the workflow is not a valid name.
+    /// The call fails with `INVALID_WORKFLOW_NAME` if the workflow is not a valid name, and with the code
+    /// of the store and the detail `is_started: false` if the store refuses the start for good.
     ///
     /// # Examples
     ///

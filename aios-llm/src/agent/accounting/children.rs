@@ -13,6 +13,7 @@ use std::{collections::BTreeMap, future::poll_fn, mem, pin::Pin, time::Duration}
 use aios_agents::workflow::{ChildCall, WorkflowError, race};
 use aios_core::{BoxFuture, failure::Failure};
 use futures_util::future::join_all;
+use serde_json::Value;
 
 use super::Accounting;
 use crate::{
@@ -75,7 +76,10 @@ impl Accounting {
             Ok(spent) => return self.settle_part(spent, false),
             Err(failure) => failure,
         };
-        let is_not_started = |failure: &Failure| NOT_STARTED.contains(&failure.code.as_str());
+        let is_not_started = |failure: &Failure| {
+            NOT_STARTED.contains(&failure.code.as_str())
+                || failure.details.get("is_started") == Some(&Value::Bool(false))
+        };
         match failure.and_then(spent_of) {
             Some(spent) => self.settle_part(spent, false),
             None if failure.is_some_and(is_not_started) => {

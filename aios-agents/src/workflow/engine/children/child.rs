@@ -17,6 +17,7 @@ use aios_core::{
     failure::Failure,
     store::{RecordedEvent, RunStatus, StoreError},
 };
+use serde_json::json;
 use tracing::warn;
 
 use crate::workflow::{
@@ -87,6 +88,9 @@ impl Engine {
                 Ok(()) => return Ok(None),
                 // Perhaps an earlier attempt started it, and the store's answer was lost.
                 Err(JournalError::Exists { .. }) => {}
+                Err(JournalError::Store(error)) if !error.is_retryable() => {
+                    return Ok(Some(Err(start_refused(&error))));
+                }
                 Err(error) => return Err(error),
             }
         }
@@ -234,6 +238,12 @@ fn child_failure(error: &JournalError) -> Failure {
         JournalError::Store(_) => error.failure(),
         error => Failure::from_error("INVALID_CHILD", error),
     }
+}
+
+/// The failure with which the operation ends if the store refuses the start of its child for good. The
+/// codes of the store do not tell that the child has never run, so the details do.
+fn start_refused(error: &StoreError) -> Failure {
+    Failure::from_error(error.code(), error).with_details(json!({ "is_started": false }))
 }
 
 /// The failure that replaces an outcome which the journal of the parent can't hold.
