@@ -16,7 +16,7 @@ pub(super) struct Journals<'s> {
 }
 
 impl Journals<'_> {
-    async fn events(&self) -> Vec<(String, RecordedEvent)> {
+    pub(super) async fn events(&self) -> Vec<(String, RecordedEvent)> {
         let (mut events, mut after) = (Vec::new(), self.from);
         loop {
             let page = self.store.read_log(after, 1000).await.unwrap();
@@ -89,7 +89,7 @@ impl Journals<'_> {
                     format!("{}#{}", data["task_id"], data["attempt"])
                 }
                 "retry_scheduled" => format!("{}#{}", data["operation"], data["attempt"]),
-                "signaled" => data["payload"].to_string(),
+                "signaled" => format!("{} {}", data["name"], data["payload"]),
                 "noted" => String::new(),
                 _ => continue,
             };

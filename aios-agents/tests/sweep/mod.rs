@@ -6,36 +6,36 @@
 //! The tests take a sample of all pairs of a fault and an append, and few seeds. `AIOS_SWEEP=all` makes
 //! them take every pair and many seeds, which takes some minutes.
 
+mod course;
+mod executions;
+mod fault;
 mod journals;
 mod random;
+mod script;
 mod shapes;
 mod trial;
+mod workers;
 
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use aios_agents::prelude::*;
-use aios_core::BoxFuture;
 use aios_store::{memory::MemoryStore, sqlite::SqliteStore};
 use aios_tests::postgres::PostgresServer;
-use futures_util::future::join_all;
 
 use self::{
+    fault::{FAULTS, Fault},
     random::RandomTrial,
     shapes::SHAPES,
-    trial::{Baseline, FAULTS, Fault, Trial},
+    trial::{Baseline, Trial},
+    workers::{Open, share, takes_all},
 };
-use crate::support::workflows::{PATIENCE, postgres};
-
-/// Opens a store for one of the workers, which have trials at the same time.
-type Open = dyn Fn() -> BoxFuture<'static, Arc<dyn Store>>;
+use crate::support::{
+    faulty,
+    workflows::{PATIENCE, postgres},
+};
 
 /// A trial: the shape, the fault and the append that it concerns.
 type Case = (usize, Fault, usize, Arc<Baseline>);
-
-#[allow(clippy::disallowed_methods, reason = "a person asks for every case")]
-fn takes_all() -> bool {
-    std::env::var("AIOS_SWEEP").is_ok_and(|which| which == "all")
-}
 
 async fn baseline(store: &Arc<dyn Store>, shape: usize) -> Arc<Baseline> {
     let baseline = tokio::time::timeout(PATIENCE, trial::baseline(store, shape)).await;
@@ -56,30 +56,6 @@ async fn cases(store: &Arc<dyn Store>, sample: usize) -> Vec<Case> {
         }
     }
     cases
-}
-
-/// Lets workers, each with a store, take the cases. `find` returns what is wrong with a case, whose runs
-/// have ids that begin with `id`.
-async fn share<C>(
-    open: &Open,
-    workers: usize,
-    cases: Vec<C>,
-    find: impl AsyncFn(Arc<dyn Store>, String, &C) -> Vec<String>,
-    describe: impl Fn(&C) -> String,
-) {
-    let left = Mutex::new(cases.into_iter().enumerate());
-    let next = || left.lock().unwrap().next();
-    let work = (0..workers).map(|_| async {
-        let store = open().await;
-        while let Some((number, case)) = next() {
-            let finding = find(Arc::clone(&store), format!("t{number}"), &case);
-            // A process that waits for a dead engine gives a task back after a minute.
-            let found = tokio::time::timeout(PATIENCE * 4, finding).await;
-            let found = found.unwrap_or_else(|_| vec!["it does not end".to_owned()]);
-            assert!(found.is_empty(), "{}: {found:#?}", describe(&case));
-        }
-    });
-    join_all(work).await;
 }
 
 async fn sweep(open: &Open, workers: usize, sample: usize) {

@@ -18,13 +18,13 @@ use aios_core::{
 use tokio::sync::Notify;
 
 use super::{
-    journals::Journals,
-    shapes::{Executions, moment, process},
-    trial::{Baseline, insist, nameless, settled},
-};
-use crate::support::{
+    PATIENCE,
+    executions::{Executions, moment},
     faulty::{Fault, FaultyBroker, FaultyStore, store_unavailable},
-    workflows::PATIENCE,
+    journals::Journals,
+    script::{insist, nameless, settled},
+    shapes::{SHAPES, process},
+    trial::Baseline,
 };
 
 /// Processes with faults; one without follows.
@@ -132,7 +132,7 @@ impl RandomTrial<'_> {
         }
         let last = Arc::new(broker.new_connection());
         let last = process(Arc::clone(self.store), last, &executions, LEASE).start().await.unwrap();
-        let outcome = insist(self.shape, &self.id, &last, false).await;
+        let outcome = insist(SHAPES[self.shape].1, &self.id, &last, false).await;
         settled(&journals).await;
         last.shutdown(PATIENCE).await.unwrap();
         check(&mut found, &done);
@@ -167,7 +167,7 @@ impl RandomTrial<'_> {
                     Err(error) => assert!(error.is_retryable(), "{error:?}"),
                 }
             };
-            insist(self.shape, &self.id, &runtime, false).await;
+            insist(SHAPES[self.shape].1, &self.id, &runtime, false).await;
         };
         tokio::select! {
             () = life => {}

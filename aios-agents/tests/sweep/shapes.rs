@@ -1,9 +1,6 @@
 //! The workflows of the sweep, and what a client does with each.
 
-use std::{
-    sync::{Arc, Mutex},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use aios_agents::{
     output::OutputContent,
@@ -11,31 +8,16 @@ use aios_agents::{
     runtime::{EngineOptions, RuntimeBuilder},
     workflow::FnWorkflow,
 };
-use aios_core::{BoxFuture, broker::Broker};
+use aios_core::broker::Broker;
 use serde_json::{Value, json};
 
+use super::{
+    executions::{Executions, moment},
+    script::{Script, end, given},
+};
 use crate::support::workflows::quick;
 
-/// The steps and attempts that were executed, in order, each with its run or task.
-#[derive(Clone, Default)]
-pub(super) struct Executions(Arc<Mutex<Vec<(String, String)>>>);
-
-impl Executions {
-    pub(super) fn note(&self, of: &str, what: &str) {
-        self.0.lock().unwrap().push((of.to_owned(), what.to_owned()));
-    }
-
-    pub(super) fn all(&self) -> Vec<(String, String)> {
-        self.0.lock().unwrap().clone()
-    }
-}
-
 const BRIEFLY: Duration = Duration::from_millis(3);
-
-#[allow(clippy::disallowed_methods, reason = "a step of a test takes a moment")]
-pub(super) async fn moment() {
-    tokio::time::sleep(Duration::from_millis(1)).await;
-}
 
 /// A step that is noted.
 async fn did(
@@ -396,27 +378,6 @@ pub(super) fn process(
         .with_child_poll_interval(Duration::from_millis(500));
     let builder = Runtime::builder().store(store).broker(broker).engine_options(options);
     register(builder, executions)
-}
-
-/// The calls of a client, which may begin again at any time, and the outcome that it sees.
-pub(super) type Script =
-    for<'r> fn(&'r Runtime, &'r str) -> BoxFuture<'r, Result<Value, RuntimeError>>;
-
-/// How a run ended.
-async fn end(run: &RunHandle) -> Result<Value, RuntimeError> {
-    match run.result::<Value>().await {
-        Ok(value) => Ok(json!({ "ok": value })),
-        Err(RunError::Runtime(error)) => Err(error),
-        Err(error) => Ok(json!({ "failed": error.code(), "message": error.to_string() })),
-    }
-}
-
-/// A command that may have been given before.
-fn given(command: Result<(), RuntimeError>) -> Result<(), RuntimeError> {
-    match command {
-        Err(error) if ["RUN_ENDED", "RUN_CANCELLING"].contains(&error.code()) => Ok(()),
-        command => command,
-    }
 }
 
 async fn until_status(run: &RunHandle, text: &str) -> Result<(), RuntimeError> {

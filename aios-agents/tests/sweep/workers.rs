@@ -1,0 +1,47 @@
+//! The workers that take the cases of a sweep.
+
+use std::sync::{Arc, Mutex};
+
+use aios_core::{BoxFuture, store::Store};
+use futures_util::future::join_all;
+
+use super::PATIENCE;
+
+/// Opens a store for one of the workers, which have trials at the same time.
+pub(super) type Open = dyn Fn() -> BoxFuture<'static, Arc<dyn Store>>;
+
+#[allow(clippy::disallowed_methods, reason = "a person asks for every case")]
+pub(super) fn takes_all() -> bool {
+    std::env::var("AIOS_SWEEP").is_ok_and(|which| which == "all")
+}
+
+/// Lets workers, each with a store, take the cases. `find` returns what is wrong with a case, whose runs
+/// have ids that begin with `id`.
+pub(super) async fn share<C>(
+    open: &Open,
+    workers: usize,
+    cases: Vec<C>,
+    find: impl AsyncFn(Arc<dyn Store>, String, &C) -> Vec<String>,
+    describe: impl Fn(&C) -> String,
+) {
+    let left = Mutex::new(cases.into_iter().enumerate());
+    let failed = Mutex::new(Vec::new());
+    let next = || left.lock().unwrap().next();
+    let work = (0..workers).map(|_| async {
+        let mut store = open().await;
+        while let Some((number, case)) = next() {
+            let finding = find(Arc::clone(&store), format!("t{number}"), &case);
+            // A process that waits for a dead engine gives a task back after a minute.
+            let found = tokio::time::timeout(PATIENCE * 4, finding).await;
+            let found = found.unwrap_or_else(|_| vec!["it does not end".to_owned()]);
+            if !found.is_empty() {
+                failed.lock().unwrap().push(format!("{}: {found:#?}", describe(&case)));
+                // A process that has not ended keeps its leases.
+                store = open().await;
+            }
+        }
+    });
+    join_all(work).await;
+    let failed = failed.into_inner().unwrap();
+    assert!(failed.is_empty(), "{} cases fail:\n{}", failed.len(), failed.join("\n"));
+}
