@@ -34,6 +34,7 @@ mod spans;
 mod streams;
 mod subjects;
 mod support;
+mod sweep;
 mod teams;
 mod tools;
 mod trials;
