@@ -19,6 +19,9 @@ mod converging;
 mod cors;
 mod document;
 mod engines;
+#[allow(dead_code, reason = "shared with other tests")]
+#[path = "../../aios-agents/tests/support/faulty.rs"]
+mod faulty;
 mod following;
 mod idempotency;
 mod limits;

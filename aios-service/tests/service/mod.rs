@@ -1,5 +1,6 @@
 //! Services from settings.
 
+mod dropped;
 mod parts;
 mod reload;
 mod roles;

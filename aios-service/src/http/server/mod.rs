@@ -5,8 +5,7 @@
 //!
 //! **The end.** After the shutdown has begun, connections are still accepted for its delay, while
 //! readiness reports that the process is draining. Then the listener is closed, idle connections
-//! end at once, busy ones after their request, and after the drain timeout the rest is left to end
-//! with the process.
+//! end at once, busy ones after their request, and the rest after the drain timeout.
 
 mod body;
 mod connections;
@@ -21,7 +20,10 @@ use std::{io, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
 use aios_core::clock::{Clock, SystemClock};
 use axum::Router;
 use hyper_util::server::graceful::GracefulShutdown;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    task::JoinSet,
+};
 use tracing::{debug, warn};
 
 pub use self::options::ServeOptions;
@@ -66,7 +68,7 @@ pub async fn serve(listener: TcpListener, router: Router, shutdown: Shutdown) ->
 ///
 /// Handlers get the address of the client as `ConnectInfo<SocketAddr>`. A client that sends or takes
 /// nothing is disconnected after the times of the options, and clients that hold connections without
-/// requests do not keep others out.
+/// requests do not keep others out. Requests that have not ended after the drain timeout are cut off.
 ///
 /// # Examples
 ///
@@ -97,7 +99,7 @@ pub async fn serve(listener: TcpListener, router: Router, shutdown: Shutdown) ->
 ///
 /// # Cancel safety
 ///
-/// A cancelled call takes no more connections; open ones continue in the background.
+/// A cancelled call takes no more connections, and closes those that are open.
 pub async fn serve_with(
     listener: TcpListener,
     router: Router,
@@ -111,6 +113,8 @@ pub async fn serve_with(
     let drain_timeout = options.drain_timeout;
     let background = background(&options, &connections, &*clock);
     let mut background = pin!(background);
+    // Closes the connections when this function ends or is dropped.
+    let mut open = JoinSet::new();
     let server = Server::new(router, options.clone(), Arc::clone(&clock));
     let mut end = pin!(async {
         shutdown.begun().await;
@@ -129,7 +133,8 @@ pub async fn serve_with(
             accepted = accepted => accepted,
         };
         let serving = server.connection(stream, peer, connection, graceful.watcher());
-        tokio::spawn(serving);
+        open.spawn(serving);
+        while open.try_join_next().is_some() {}
     }
     drop(listener);
     tokio::select! {
