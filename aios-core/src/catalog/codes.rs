@@ -514,6 +514,12 @@ pub const CODES: &[Code] = &[
         Retry::No,
         "the operating system refuses the address of a server, or the handling of signals",
     ),
+    code(
+        "START_INTERRUPTED",
+        "service",
+        Retry::No,
+        "a signal asked the process to end while its service was starting",
+    ),
     code("TELEMETRY_FAILED", "service", Retry::No, "the telemetry of a process cannot be started"),
     code(
         "COLLECTOR_UNREACHABLE",

@@ -48,7 +48,6 @@ pub(crate) use self::layers::{TRACE_RESPONSE, parent_of};
 pub(crate) use self::protocol::{ApiError, Challenge};
 #[cfg(feature = "tls")]
 pub use self::server::{InvalidCertificate, Tls};
-pub(crate) use self::shutdown::Starting;
 pub use self::{
     health::health,
     layers::{Cors, InvalidOrigin, InvalidRateLimit, Limits, RateLimit, answer_unrouted},

@@ -11,6 +11,7 @@ use crate::config::SettingsError;
 /// |---|---|---|
 /// | `Settings` | `INVALID_SETTINGS` | correct the settings that the report lists |
 /// | `Listen`, `Signals` | `LISTEN_FAILED` | choose another address, or allow it |
+/// | `Interrupted` | `START_INTERRUPTED` | none: end the process |
 /// | `Telemetry`, `Traces`, `Metrics` | `TELEMETRY_FAILED` | correct the section `telemetry`, or allow a thread |
 /// | `Store`, `Broker`, `Runtime` | that of the error inside | as the error says; retry if it is retryable |
 /// | `NoBroker` | `INVALID_RUNTIME_CONFIGURATION` | correct the program |
@@ -61,6 +62,14 @@ pub enum ServiceError {
         #[source]
         source: std::io::Error,
     },
+    /// SIGTERM or Ctrl-C asked the process to end before the service had started. Nothing is left running,
+    /// and later signals end the process.
+    #[error("a signal ended the start of the service")]
+    #[non_exhaustive]
+    Interrupted {
+        /// The number of the signal. Shells report 128 more as the exit status.
+        signal: i32,
+    },
     /// The operating system refuses the thread that writes the log.
     #[error("can't start the telemetry")]
     #[non_exhaustive]
@@ -110,6 +119,7 @@ impl ServiceError {
         match self {
             Self::Settings(error) => error.code(),
             Self::Listen { .. } | Self::Signals { .. } => "LISTEN_FAILED",
+            Self::Interrupted { .. } => "START_INTERRUPTED",
             Self::Telemetry { .. } | Self::Traces { .. } | Self::Metrics { .. } => {
                 "TELEMETRY_FAILED"
             }
@@ -131,6 +141,7 @@ impl ServiceError {
             Self::Settings(_)
             | Self::Listen { .. }
             | Self::Signals { .. }
+            | Self::Interrupted { .. }
             | Self::Telemetry { .. }
             | Self::Traces { .. }
             | Self::Metrics { .. }

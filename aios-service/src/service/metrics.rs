@@ -7,6 +7,7 @@
 //! values, so that the code that uses it compiles and can never run; a setting that asks for an
 //! export is then an error and not ignored.
 
+use parking_lot::Mutex;
 use tracing::debug;
 
 #[cfg(feature = "otlp")]
@@ -15,14 +16,24 @@ pub(super) use self::sending::MetricsExport;
 pub(super) use self::unavailable::MetricsExport;
 use crate::{config::Settings, telemetry::Metrics};
 
-/// New metrics, if the settings want them and the program has no recorder of its own.
+/// The metrics that a service of this process has installed. The `metrics` facade keeps its recorder for
+/// the rest of the process, so a service that starts later has the same ones.
+static INSTALLED: Mutex<Option<Metrics>> = Mutex::new(None);
+
+/// The metrics of the process, if the settings want them and the program has no recorder of its own.
 pub(super) fn installed(settings: &Settings) -> Option<Metrics> {
-    let metrics = settings.metrics().enabled.then(Metrics::new)?;
-    let is_installed = metrics.install();
-    if !is_installed {
-        debug!("the program has a recorder of its own, which gets all metrics");
+    if !settings.metrics().enabled {
+        return None;
     }
-    is_installed.then_some(metrics)
+    let mut installed = INSTALLED.lock();
+    if installed.is_none() {
+        let metrics = Metrics::new();
+        match metrics.install() {
+            true => *installed = Some(metrics),
+            false => debug!("the program has a recorder of its own, which gets all metrics"),
+        }
+    }
+    installed.clone()
 }
 
 #[cfg(feature = "otlp")]

@@ -125,28 +125,50 @@ impl Drop for Task {
     }
 }
 
-/// Reloads at every SIGHUP.
-///
-/// # Errors
-///
-/// An error of the operating system if the signal cannot be handled.
-#[cfg(unix)]
-pub(super) fn on_signal(reload: &Arc<Reload>) -> std::io::Result<Option<Task>> {
-    use tokio::signal::unix::{SignalKind, signal};
+/// The signals that ask for a reload: SIGHUP, where there is one.
+#[derive(Debug)]
+pub(super) struct HangUps(#[cfg(unix)] tokio::signal::unix::Signal);
 
-    let mut signals = signal(SignalKind::hangup())?;
-    let reload = Arc::clone(reload);
-    Ok(Some(Task(tokio::spawn(async move {
-        while signals.recv().await.is_some() {
-            // Reported by `reload`.
-            let _ = reload.reload().await;
-        }
-    }))))
-}
+impl HangUps {
+    /// Handles the signal from now on. One that comes before [`reload`](Self::reload) is not lost.
+    ///
+    /// # Errors
+    ///
+    /// An error of the operating system if the signal cannot be handled.
+    #[cfg(unix)]
+    pub(super) fn listen() -> std::io::Result<Self> {
+        use tokio::signal::unix::{SignalKind, signal};
 
-#[cfg(not(unix))]
-pub(super) fn on_signal(_: &Arc<Reload>) -> std::io::Result<Option<Task>> {
-    Ok(None)
+        Ok(Self(signal(SignalKind::hangup())?))
+    }
+
+    #[cfg(not(unix))]
+    #[allow(clippy::unnecessary_wraps, reason = "as on Unix")]
+    pub(super) fn listen() -> std::io::Result<Self> {
+        Ok(Self())
+    }
+
+    /// Reloads at every signal.
+    pub(super) fn reload(mut self, reload: &Arc<Reload>) -> Task {
+        let reload = Arc::clone(reload);
+        Task(tokio::spawn(async move {
+            while self.next().await {
+                // Reported by `reload`.
+                let _ = reload.reload().await;
+            }
+        }))
+    }
+
+    /// Waits for the next signal; false if there will be none.
+    #[cfg(unix)]
+    async fn next(&mut self) -> bool {
+        self.0.recv().await.is_some()
+    }
+
+    #[cfg(not(unix))]
+    async fn next(&mut self) -> bool {
+        false
+    }
 }
 
 /// The rate limit of the settings, if there is one.

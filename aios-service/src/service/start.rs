@@ -21,13 +21,13 @@ use super::{
     Configure, Routes, RunningService, Service, ServiceError,
     connect::Part,
     metrics::{MetricsExport, installed},
-    reload::{self, Reload, Task, rate_limit},
+    reload::{HangUps, Reload, rate_limit},
     running::Serving,
     traces::Traces,
 };
 use crate::{
     config::{HttpSettings, SecretUrl, Settings, SettingsError},
-    http::{ApiOptions, RateLimit, Shutdown, Starting, answer_unrouted, api, health, serve_with},
+    http::{ApiOptions, RateLimit, Shutdown, answer_unrouted, api, health, serve_with},
     telemetry::{
         Metrics, Telemetry, TelemetryGuard, measure,
         traces::{RequestSpans, trace},
@@ -44,7 +44,8 @@ impl Service {
     /// # Errors
     ///
     /// [`ServiceError`] names the part that failed. Nothing is left running, and SIGTERM and Ctrl-C
-    /// end the process again, with the exit status of a process that they kill.
+    /// end the process again, with the exit status of a process that they kill, unless another service of
+    /// the process waits for them. [`ServiceError::Interrupted`] if one of them came during the start.
     ///
     /// # Panics
     ///
@@ -53,17 +54,51 @@ impl Service {
     /// # Cancel safety
     ///
     /// A cancelled start leaves nothing running. Signals end the process as after an error.
-    pub async fn start(self) -> Result<RunningService, ServiceError> {
+    pub async fn start(mut self) -> Result<RunningService, ServiceError> {
+        let telemetry = self.telemetry.take().map(Telemetry::start).transpose();
+        let telemetry = telemetry.map_err(|source| ServiceError::Telemetry { source })?;
+        let Some(shutdown) = self.shutdown.take() else {
+            return self.start_with_signals(telemetry).await;
+        };
+        Box::pin(self.start_parts(telemetry, shutdown, None)).await
+    }
+
+    /// Starts a service that signals end, also during its start.
+    async fn start_with_signals(
+        self,
+        telemetry: Option<TelemetryGuard>,
+    ) -> Result<RunningService, ServiceError> {
+        let failed = |source| ServiceError::Signals { source };
+        let (shutdown, mut starting) = Shutdown::on_signals_of_start().map_err(failed)?;
+        let hangups = HangUps::listen().map_err(failed)?;
+        let delay = self.settings.shutdown().accept_delay.get();
+        let shutdown = shutdown.with_accept_delay(delay);
+        let started = tokio::select! {
+            biased;
+            signal = starting.interrupted() => Err(ServiceError::Interrupted { signal }),
+            started = Box::pin(self.start_parts(telemetry, shutdown, Some(hangups))) => started,
+        };
+        match &started {
+            Ok(running) => starting.succeeded(running.shutdown()),
+            Err(ServiceError::Interrupted { .. }) => starting.was_interrupted(),
+            Err(_) => drop(starting),
+        }
+        started
+    }
+
+    /// Starts the parts, in the order in which they use each other.
+    async fn start_parts(
+        self,
+        telemetry: Option<TelemetryGuard>,
+        shutdown: Shutdown,
+        hangups: Option<HangUps>,
+    ) -> Result<RunningService, ServiceError> {
         let http = self.settings.http();
         let needs_store = self.needs_store();
-        let telemetry = self.telemetry.map(Telemetry::start).transpose();
-        let telemetry = telemetry.map_err(|source| ServiceError::Telemetry { source })?;
         let metrics = self.metrics.or_else(|| installed(&self.settings));
         let mut traces = Traces::of(&self.settings)?;
         let mut export = MetricsExport::of(&self.settings, metrics.as_ref())?;
         let limit = rate_limit(&self.settings)?;
-        let has_signals = self.shutdown.is_none();
-        let (shutdown, starting) = shutdown(self.shutdown, &self.settings)?;
         let (listener, address) = listen(http).await?;
         let (store, owned_store) =
             open_store(self.store, needs_store, &self.settings).await?.unzip();
@@ -78,7 +113,7 @@ impl Service {
         let options = with_settings(self.options, http, limit, &shutdown);
         let log = telemetry.as_ref().and_then(TelemetryGuard::log_control).or(self.log_control);
         let reload = Arc::new(Reload::new(self.settings.clone(), options.limits(), log));
-        let reloading = if has_signals { reload_on_signal(&reload)? } else { None };
+        let reloading = hangups.map(|hangups| hangups.reload(&reload));
         let options = self.has_api.then_some(options);
         let spans = traces.as_ref().map(Traces::requests);
         let router =
@@ -87,9 +122,6 @@ impl Service {
         let serving =
             Serving(tokio::spawn(serve_with(listener, router, self.serving, shutdown.clone())));
         let deadline = self.settings.shutdown().deadline.get();
-        if let Some(starting) = starting {
-            starting.succeeded();
-        }
         Ok(RunningService {
             runtime,
             store: owned_store.flatten(),
@@ -107,20 +139,6 @@ impl Service {
     }
 }
 
-/// The shutdown of the program, or one that begins with a signal.
-fn shutdown(
-    given: Option<Shutdown>,
-    settings: &Settings,
-) -> Result<(Shutdown, Option<Starting>), ServiceError> {
-    if let Some(shutdown) = given {
-        return Ok((shutdown, None));
-    }
-    let (shutdown, starting) =
-        Shutdown::on_signals_of_start().map_err(|source| ServiceError::Signals { source })?;
-    let delay = settings.shutdown().accept_delay.get();
-    Ok((shutdown.with_accept_delay(delay), Some(starting)))
-}
-
 /// Starts the runtime with the changes of the program.
 async fn start_runtime(
     builder: RuntimeBuilder,
@@ -134,11 +152,6 @@ async fn start_runtime(
     };
     let builder = configure.into_iter().fold(builder, |builder, configure| configure(builder));
     Ok(Arc::new(builder.start().await?))
-}
-
-/// Reloads the settings at SIGHUP, where there is one.
-fn reload_on_signal(reload: &Arc<Reload>) -> Result<Option<Task>, ServiceError> {
-    reload::on_signal(reload).map_err(|source| ServiceError::Signals { source })
 }
 
 /// Health, the routes of the program, the API and the metrics.

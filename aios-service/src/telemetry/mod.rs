@@ -56,8 +56,10 @@ use std::{
     io::{self, IsTerminal, Write},
 };
 
+use parking_lot::Mutex;
 use tracing::{Dispatch, debug};
 
+use self::logs::Logs;
 #[cfg(feature = "otlp")]
 #[cfg_attr(docsrs, doc(cfg(feature = "otlp")))]
 pub use self::metrics::MetricsExporter;
@@ -67,6 +69,10 @@ pub use self::{
     metrics::Metrics,
 };
 use crate::config::{LogFormat, LogOutput, LogSettings, Settings};
+
+/// The log that this process writes. `tracing` keeps its subscriber for the rest of the process, so
+/// telemetry that is started later writes the same one.
+static STARTED: Mutex<Option<Logs>> = Mutex::new(None);
 
 /// A builder for the telemetry of a process.
 ///
@@ -127,16 +133,27 @@ impl Telemetry {
         self
     }
 
-    /// Starts the telemetry for the whole process. If a subscriber of `tracing` is installed already,
+    /// Starts the telemetry for the whole process. If the program has installed a subscriber of `tracing`,
     /// it is not replaced, and nothing is written.
+    ///
+    /// Telemetry that was started before, such as that of a service that has ended, continues: the levels
+    /// are set again, and the format and the output stay.
     ///
     /// # Errors
     ///
     /// An error of the operating system if a thread cannot be created.
     pub fn start(self) -> io::Result<TelemetryGuard> {
-        let (dispatch, guard) = self.build()?;
+        let mut started = STARTED.lock();
+        if let Some(logs) = &*started {
+            logs.set_filter(&self.log);
+            return Ok(TelemetryGuard::new(logs.clone()));
+        }
+        let (dispatch, logs) = self.logs()?;
         match tracing::dispatcher::set_global_default(dispatch) {
-            Ok(()) => Ok(guard),
+            Ok(()) => {
+                *started = Some(logs.clone());
+                Ok(TelemetryGuard::new(logs))
+            }
             Err(_) => {
                 debug!("the program has a subscriber of its own, which gets all events");
                 Ok(TelemetryGuard::none())
@@ -150,6 +167,12 @@ impl Telemetry {
     ///
     /// An error of the operating system if a thread cannot be created.
     pub fn build(self) -> io::Result<(Dispatch, TelemetryGuard)> {
+        let (dispatch, logs) = self.logs()?;
+        Ok((dispatch, TelemetryGuard::new(logs)))
+    }
+
+    /// Creates the subscriber and its log.
+    fn logs(self) -> io::Result<(Dispatch, Logs)> {
         let is_terminal = match (&self.output, self.log.output) {
             (Some(_), _) => false,
             (None, LogOutput::Stderr) => io::stderr().is_terminal(),
@@ -164,8 +187,7 @@ impl Telemetry {
             LogOutput::Stderr => Box::new(io::stderr()),
             LogOutput::Stdout => Box::new(io::stdout()),
         });
-        let (dispatch, logs) = logs::logs(&self.log, is_json, output)?;
-        Ok((dispatch, TelemetryGuard::new(logs)))
+        logs::logs(&self.log, is_json, output)
     }
 }
 

@@ -1,8 +1,8 @@
 //! Signals, in a process of their own because they are for the whole process.
 
 use std::{
-    io::{BufRead, BufReader},
-    process::{Child, Command, Stdio},
+    io::{BufRead, BufReader, Lines},
+    process::{Child, ChildStdout, Command, Stdio},
     sync::Arc,
     time::Duration,
 };
@@ -37,32 +37,116 @@ async fn process_whose_start_fails() {
     SystemClock.sleep(Duration::from_secs(20)).await;
 }
 
+#[allow(clippy::print_stdout, reason = "the test that starts the process reads it")]
+async fn wait(url: &str) -> Result<Arc<dyn Broker>, BrokerError> {
+    println!("\n{READY}");
+    hang(url).await
+}
+
 async fn hang(_: &str) -> Result<Arc<dyn Broker>, BrokerError> {
     std::future::pending().await
 }
 
-fn process(case: &str) -> Child {
+/// A process that the tests start: it prints when its start waits for the broker, and what comes of it.
+#[tokio::test]
+#[ignore = "started as a process by another test"]
+async fn process_whose_start_takes_long() {
+    let Some(_) = std::env::var_os(PROCESS) else { return };
+    let settings = super::settings().load().unwrap();
+    let service = Service::from_settings(&settings).without_telemetry();
+    let service = service.connect_store(aios_store::connect).connect_broker(wait);
+    let error = service.start().await.unwrap_err();
+    println!("\n{}", error.code());
+    // From now on, signals end the process.
+    SystemClock.sleep(Duration::from_secs(20)).await;
+}
+
+/// A process that the tests start: a service that starts after another start has failed, and after another
+/// service has ended.
+#[tokio::test]
+#[ignore = "started as a process by another test"]
+async fn process_with_several_services() {
+    let Some(_) = std::env::var_os(PROCESS) else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("base.yaml");
+    std::fs::write(&file, "log:\n  level: error\n").unwrap();
+    let settings = || super::settings().folder(folder.path());
+    let bad = settings().value("broker.url", "nothing://").load().unwrap();
+    let good = settings().load().unwrap();
+    let service = |settings| {
+        Service::from_settings(settings)
+            .connect_store(aios_store::connect)
+            .connect_broker(aios_broker::connect)
+    };
+    drop(service(&bad).start().await.unwrap_err());
+    for number in 0..3 {
+        std::fs::write(&file, "log:\n  level: error\n").unwrap();
+        let running = service(&good).start().await.unwrap();
+        drop(service(&bad).start().await.unwrap_err());
+        let metrics = super::ask(running.address(), "GET", "/metrics").await;
+        assert!(metrics.contains("aios_runtime_running 1"), "{number}: {metrics}");
+        assert!(!tracing::enabled!(tracing::Level::INFO), "{number}");
+        std::fs::write(&file, "log:\n  level: info\n").unwrap();
+        running.reload().await.unwrap();
+        assert!(tracing::enabled!(tracing::Level::INFO), "{number}");
+        if number < 2 {
+            running.shutdown().begin();
+        } else {
+            println!("\n{READY}");
+        }
+        running.stopped().await.unwrap();
+    }
+    println!("\nit has ended");
+}
+
+/// Starts one of the processes, and reads its output until it is ready.
+fn process(test: &str, case: &str) -> (Child, Lines<BufReader<ChildStdout>>) {
     let mut command = Command::new(std::env::current_exe().unwrap());
-    command.args([
-        "--ignored",
-        "--exact",
-        "--nocapture",
-        "service::signals::process_whose_start_fails",
-    ]);
-    let mut child = command.env(PROCESS, case).stdout(Stdio::piped()).spawn().unwrap();
-    let lines = BufReader::new(child.stdout.take().unwrap()).lines();
-    assert!(lines.map_while(Result::ok).any(|line| line == READY), "{case}");
-    child
+    let test = format!("service::signals::{test}");
+    command.args(["--ignored", "--exact", "--nocapture", &test]).env(PROCESS, case);
+    let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    assert!(lines.by_ref().map_while(Result::ok).any(|line| line == READY), "{test} {case}");
+    (child, lines)
+}
+
+fn send(signal: &str, child: &Child) {
+    let id = child.id().to_string();
+    assert!(Command::new("kill").args([signal, &id]).status().unwrap().success());
 }
 
 #[test]
 fn should_leave_signals_that_end_the_process_after_a_failed_or_cancelled_start() {
     for case in ["failed", "cancelled"] {
         for (signal, status) in [("-TERM", 143), ("-INT", 130)] {
-            let mut child = process(case);
-            let id = child.id().to_string();
-            assert!(Command::new("kill").args([signal, &id]).status().unwrap().success());
+            let (mut child, _lines) = process("process_whose_start_fails", case);
+            send(signal, &child);
             assert_eq!(child.wait().unwrap().code(), Some(status), "{case} {signal}");
         }
     }
+}
+
+#[test]
+fn should_end_a_start_at_a_signal() {
+    for (signal, status) in [("-TERM", 143), ("-INT", 130)] {
+        let (mut child, lines) = process("process_whose_start_takes_long", "");
+        // It has no effect before there is something to reload.
+        send("-HUP", &child);
+        send(signal, &child);
+        let has_ended = lines.map_while(Result::ok).any(|line| line == "START_INTERRUPTED");
+        assert!(has_ended, "{signal}");
+        send(signal, &child);
+        assert_eq!(child.wait().unwrap().code(), Some(status), "{signal}");
+    }
+}
+
+#[test]
+fn should_serve_again_in_the_same_process_after_a_failed_start_and_after_an_end() {
+    let (mut child, mut lines) = process("process_with_several_services", "");
+    for signal in ["-HUP", "-TERM", "-HUP"] {
+        send(signal, &child);
+    }
+    let has_ended = lines.by_ref().map_while(Result::ok).any(|line| line == "it has ended");
+    let status = child.wait().unwrap();
+    assert!(has_ended && status.success(), "{status}");
 }

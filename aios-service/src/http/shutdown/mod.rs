@@ -3,12 +3,16 @@
 //! The parts end in this order: readiness fails, then the server takes no more connections, streams
 //! and waits end, requests end, and last the runtime.
 
-use std::{sync::Arc, time::Duration};
+mod signals;
 
-use tokio::sync::{oneshot, watch};
+use std::{
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
-/// Exit status of a process that a signal ends, without the number of the signal.
-const ENDED_BY_SIGNAL: i32 = 128;
+use tokio::sync::watch;
+
+use self::signals::{Attendant, Starting};
 
 /// Tells the parts of a service that it shuts down. Clones share their state.
 ///
@@ -37,10 +41,25 @@ const ENDED_BY_SIGNAL: i32 = 128;
 /// ```
 #[derive(Clone, Debug)]
 pub struct Shutdown {
-    /// `true` from the beginning on.
-    begun: Arc<watch::Sender<bool>>,
+    /// Shared by the clones.
+    state: Arc<State>,
     /// For how long connections are still accepted.
     accept_delay: Duration,
+}
+
+/// The state of a shutdown.
+#[derive(Debug, Default)]
+struct State {
+    /// `true` from the beginning on.
+    begun: watch::Sender<bool>,
+    /// Waits for signals; ends with the last clone.
+    attendant: OnceLock<Attendant>,
+}
+
+impl State {
+    fn begin(&self) {
+        self.begun.send_replace(true);
+    }
 }
 
 impl Shutdown {
@@ -67,7 +86,7 @@ impl Shutdown {
     /// ```
     #[must_use]
     pub fn new() -> Self {
-        Self { begun: Arc::new(watch::Sender::new(false)), accept_delay: Duration::ZERO }
+        Self { state: Arc::default(), accept_delay: Duration::ZERO }
     }
 
     /// Creates a shutdown that begins at SIGTERM (on Unix) or Ctrl-C.
@@ -85,25 +104,15 @@ impl Shutdown {
     /// Outside a tokio runtime with I/O enabled.
     pub fn on_signals() -> std::io::Result<Self> {
         let (shutdown, starting) = Self::on_signals_of_start()?;
-        starting.succeeded();
+        starting.succeeded(&shutdown);
         Ok(shutdown)
     }
 
     /// Like [`on_signals`](Self::on_signals), for a start that may fail.
     pub(crate) fn on_signals_of_start() -> std::io::Result<(Self, Starting)> {
         let shutdown = Self::new();
-        let begun = shutdown.clone();
-        let signals = signals()?;
-        let (sender, started) = oneshot::channel();
-        tokio::spawn(async move {
-            let signal = signals.await;
-            match started.await {
-                Ok(()) => begun.begin(),
-                // The program does not know of the signal, and its default effect cannot be restored.
-                Err(_) => std::process::exit(ENDED_BY_SIGNAL + signal),
-            }
-        });
-        Ok((shutdown, Starting(sender)))
+        let starting = Starting::begin(&shutdown)?;
+        Ok((shutdown, starting))
     }
 
     /// Sets for how long [`serve`](super::serve) accepts connections after the shutdown has begun. In
@@ -124,13 +133,13 @@ impl Shutdown {
 
     /// Begins the shutdown. It cannot be undone.
     pub fn begin(&self) {
-        self.begun.send_replace(true);
+        self.state.begin();
     }
 
     /// Whether the shutdown has begun.
     #[must_use]
     pub fn has_begun(&self) -> bool {
-        *self.begun.borrow()
+        *self.state.begun.borrow()
     }
 
     /// Completes when the shutdown begins.
@@ -140,20 +149,7 @@ impl Shutdown {
     /// Cancel safe.
     pub async fn begun(&self) {
         // The sender lives as long as `self`.
-        let _ = self.begun.subscribe().wait_for(|has_begun| *has_begun).await;
-    }
-}
-
-/// A start whose signals are handled. If it is dropped because the start fails or is cancelled, the
-/// signals end the process as they do without handlers, also one that came during the start.
-#[derive(Debug)]
-pub(crate) struct Starting(oneshot::Sender<()>);
-
-impl Starting {
-    /// From now on the signals begin the shutdown, as does one that came during the start.
-    pub(crate) fn succeeded(self) {
-        // Without a runtime, no task waits for signals.
-        let _ = self.0.send(());
+        let _ = self.state.begun.subscribe().wait_for(|has_begun| *has_begun).await;
     }
 }
 
@@ -161,35 +157,4 @@ impl Default for Shutdown {
     fn default() -> Self {
         Self::new()
     }
-}
-
-/// Registers the handlers at once, so that a signal right after the start is not missed. Completes
-/// with the number of the first signal.
-#[cfg(unix)]
-fn signals() -> std::io::Result<impl Future<Output = i32> + Send> {
-    use tokio::signal::unix::{SignalKind, signal};
-
-    let (terminate, interrupt) = (SignalKind::terminate(), SignalKind::interrupt());
-    let mut terminated = signal(terminate)?;
-    let mut interrupted = signal(interrupt)?;
-    Ok(async move {
-        tokio::select! {
-            biased;
-            _ = terminated.recv() => terminate.as_raw_value(),
-            _ = interrupted.recv() => interrupt.as_raw_value(),
-        }
-    })
-}
-
-#[cfg(not(unix))]
-fn signals() -> std::io::Result<impl Future<Output = i32> + Send> {
-    /// The number of SIGINT.
-    const INTERRUPT: i32 = 2;
-
-    Ok(async {
-        match tokio::signal::ctrl_c().await {
-            Ok(()) => INTERRUPT,
-            Err(_) => std::future::pending().await,
-        }
-    })
 }
