@@ -1,5 +1,7 @@
 //! Why a service does not start or end. Each variant tells what the operator of the service can do.
 
+use std::time::Duration;
+
 use aios_agents::RuntimeError;
 use aios_core::{broker::BrokerError, store::StoreError};
 
@@ -16,6 +18,7 @@ use crate::config::SettingsError;
 /// | `Store`, `Broker`, `Runtime` | that of the error inside | as the error says; retry if it is retryable |
 /// | `NoBroker` | `INVALID_RUNTIME_CONFIGURATION` | correct the program |
 /// | `RuntimeInUse` | `SHUTDOWN_TIMEOUT` | drop clones of the runtime before the end |
+/// | `Unresponsive` | `SHUTDOWN_TIMEOUT` | find out why the store or the broker does not answer |
 ///
 /// # Examples
 ///
@@ -110,6 +113,14 @@ pub enum ServiceError {
     /// were running are repeated elsewhere. Drop the clones that routes or tasks of your own hold.
     #[error("the runtime is still in use; drop every clone of it before the shutdown ends")]
     RuntimeInUse,
+    /// The store or the broker did not answer while the runtime shut down, so that it was abandoned. Tasks
+    /// and runs are taken over by other processes, or continue on the next start.
+    #[error("the store or the broker did not answer within {after:?}; the runtime was abandoned")]
+    #[non_exhaustive]
+    Unresponsive {
+        /// How long the shutdown was waited for.
+        after: Duration,
+    },
 }
 
 impl ServiceError {
@@ -127,7 +138,7 @@ impl ServiceError {
             Self::Broker(error) => error.code(),
             Self::Runtime(error) => error.code(),
             Self::NoBroker => "INVALID_RUNTIME_CONFIGURATION",
-            Self::RuntimeInUse => "SHUTDOWN_TIMEOUT",
+            Self::RuntimeInUse | Self::Unresponsive { .. } => "SHUTDOWN_TIMEOUT",
         }
     }
 
@@ -146,7 +157,8 @@ impl ServiceError {
             | Self::Traces { .. }
             | Self::Metrics { .. }
             | Self::NoBroker
-            | Self::RuntimeInUse => false,
+            | Self::RuntimeInUse
+            | Self::Unresponsive { .. } => false,
         }
     }
 }

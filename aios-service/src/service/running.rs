@@ -17,7 +17,7 @@ use aios_core::{
     Chain,
     broker::Broker,
     clock::{Clock, SystemClock},
-    store::Store,
+    store::{Store, StoreError},
 };
 use tokio::task::JoinHandle;
 use tracing::{error, info, warn};
@@ -36,7 +36,7 @@ use crate::{
 
 /// How often to check whether the runtime is still in use.
 const PAUSE: Duration = Duration::from_millis(10);
-/// How long the broker may take to close.
+/// How long the broker and the store may each take to close, and the runtime after its deadline.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long sending traces and metrics may take at the end, together.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(5);
@@ -158,9 +158,9 @@ impl RunningService {
     ///
     /// [`ServiceError::Runtime`] if the runtime failed, or tasks did not end within
     /// `shutdown.deadline`. [`ServiceError::RuntimeInUse`] if clones of the runtime were not dropped
-    /// within this time. [`ServiceError::Broker`] if the broker did not accept all settlements, and
-    /// [`ServiceError::Store`] if the store did not close. The
-    /// service has ended in all cases.
+    /// within this time. [`ServiceError::Unresponsive`] if the store or the broker did not answer.
+    /// [`ServiceError::Broker`] if the broker did not accept all settlements, and
+    /// [`ServiceError::Store`] if the store did not close. The service has ended in all cases.
     ///
     /// # Cancel safety
     ///
@@ -199,7 +199,7 @@ impl RunningService {
             warn!(error = %Chain(error), "the broker did not close");
         }
         let released = match &self.store {
-            Some(store) => store.close().await,
+            Some(store) => close(&**store).await,
             None => Ok(()),
         };
         if let Err(error) = &released {
@@ -230,12 +230,33 @@ async fn end_runtime(mut runtime: Arc<Runtime>, deadline: Duration) -> Result<()
     let begun = clock.elapsed();
     loop {
         match Arc::try_unwrap(runtime) {
-            Ok(runtime) => return Ok(runtime.shutdown(deadline).await?),
+            Ok(runtime) => return shut_down(runtime, deadline).await,
             Err(_) if clock.elapsed().saturating_sub(begun) >= deadline => {
                 return Err(ServiceError::RuntimeInUse);
             }
             Err(shared) => runtime = shared,
         }
         clock.sleep(PAUSE).await;
+    }
+}
+
+/// Shuts a runtime down. What its store and broker do not answer holds it only for a limited time.
+async fn shut_down(runtime: Runtime, deadline: Duration) -> Result<(), ServiceError> {
+    let after = deadline + deadline.clamp(Duration::from_secs(1), CLOSE_TIMEOUT);
+    tokio::select! {
+        biased;
+        ended = runtime.shutdown(deadline) => Ok(ended?),
+        () = SystemClock.sleep(after) => Err(ServiceError::Unresponsive { after }),
+    }
+}
+
+/// Closes the store, which may not answer.
+async fn close(store: &dyn Store) -> Result<(), StoreError> {
+    tokio::select! {
+        biased;
+        closed = store.close() => closed,
+        () = SystemClock.sleep(CLOSE_TIMEOUT) => {
+            Err(StoreError::Timeout { operation: "close", after: CLOSE_TIMEOUT })
+        }
     }
 }

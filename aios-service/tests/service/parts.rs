@@ -1,12 +1,14 @@
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use aios_agents::Runtime;
 use aios_broker::memory::MemoryBroker;
 use aios_core::broker::{BrokerExt, Health};
 use aios_service::{Service, ServiceError, config::Settings};
+use aios_store::memory::MemoryStore;
 use axum::{Router, routing::get};
 
 use super::{ask, service, settings};
+use crate::faulty::{Fault, FaultyBroker, FaultyStore};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn should_make_a_whole_service_from_settings() {
@@ -159,6 +161,30 @@ async fn should_name_the_part_that_is_missing_or_refused() {
     let fast = settings().value("http.rate_limit.requests", 1).value("http.rate_limit.per", "2d");
     let error = fast.load().unwrap_err();
     assert!(error.to_string().contains("http.rate_limit"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn should_end_although_the_store_or_the_broker_never_answers() {
+    for (store_hangs, broker_hangs) in [(true, false), (false, true), (true, true)] {
+        let settings = settings().value("shutdown.deadline", "200ms").load().unwrap();
+        let store = FaultyStore::new(Arc::new(MemoryStore::new()));
+        let broker = FaultyBroker::new(Arc::new(MemoryBroker::new()));
+        let service = service(&settings).store(Arc::clone(&store) as _);
+        let running = service.broker(Arc::clone(&broker) as _).start().await.unwrap();
+        let run = running.runtime().start("welcome", "silent").await.unwrap();
+        drop(run);
+        if store_hangs {
+            store.on_append(|_| Some(Fault::Hang));
+            store.on_call(|_| Some(Fault::Hang));
+        }
+        if broker_hangs {
+            broker.on_publish(|_| Some(Fault::Hang));
+            broker.on_subscribe(|_| Some(Fault::Hang));
+        }
+        running.shutdown().begin();
+        let stopped = tokio::time::timeout(Duration::from_secs(30), running.stopped()).await;
+        assert!(stopped.is_ok(), "it ends: {store_hangs} {broker_hangs}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
