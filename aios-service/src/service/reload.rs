@@ -5,7 +5,8 @@
 //! logged with a warning that it needs a restart; connections and agents keep what they were
 //! created with.
 //!
-//! The files are read on a thread for blocking work, so that requests are still served.
+//! The files are read on a thread of their own, so that requests are still served. A file system that does
+//! not answer delays this and the following reloads, and nothing else.
 
 use std::sync::Arc;
 
@@ -14,6 +15,7 @@ use tokio::task::JoinHandle;
 use tracing::{error, info, warn};
 
 use crate::{
+    blocking,
     config::{Change, Settings, SettingsError},
     http::{Limits, RateLimit},
     telemetry::LogControl,
@@ -51,15 +53,14 @@ impl Reload {
     pub(super) async fn reload(self: &Arc<Self>) -> Result<Vec<Change>, SettingsError> {
         let _turn = self.turn.lock().await;
         let reload = Arc::clone(self);
-        // Reading files blocks.
-        let read = tokio::task::spawn_blocking(move || {
+        let read = blocking::call(move || {
             let old = reload.current();
             old.reload().map(|new| (old, new))
         });
         let result = match read.await {
-            Ok(Ok((old, new))) => self.take(&old, new),
-            Ok(Err(error)) => Err(error),
-            Err(error) => Err(SettingsError::unreadable(error.to_string())),
+            Some(Ok((old, new))) => self.take(&old, new),
+            Some(Err(error)) => Err(error),
+            None => Err(SettingsError::unreadable("no thread can read it".to_owned())),
         };
         if let Err(error) = &result {
             error!(code = error.code(), %error, "the configuration cannot be reloaded; the old values stay");

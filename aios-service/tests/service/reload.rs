@@ -3,6 +3,7 @@ use std::time::Duration;
 use aios_core::clock::{Clock, SystemClock};
 use aios_service::{
     Service,
+    auth::{FileKeys, KeySource},
     config::{Change, Settings},
     telemetry::Telemetry,
 };
@@ -149,4 +150,46 @@ async fn should_log_the_difference_and_use_the_new_level() {
 fn should_know_its_parts() {
     let settings = super::settings().load().unwrap();
     assert!(format!("{:?}", Service::from_settings(&settings)).contains("http.listen"));
+}
+
+/// The file is a pipe that nothing writes, as a file of a server that does not answer.
+#[cfg(unix)]
+#[test]
+fn should_let_the_process_end_while_a_file_is_read() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("keys.json");
+    assert!(std::process::Command::new("mkfifo").arg(&file).status().unwrap().success());
+    let (ended, end) = std::sync::mpsc::channel();
+    let keys = FileKeys::new(&file);
+    std::thread::spawn(move || {
+        let tokio = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+        tokio.block_on(async {
+            tokio::select! {
+                biased;
+                fetched = keys.fetch() => drop(fetched.unwrap_err()),
+                () = SystemClock.sleep(Duration::from_millis(100)) => {}
+            }
+        });
+        // As at the end of `main`.
+        drop(tokio);
+        ended.send(()).unwrap();
+    });
+    let ended = end.recv_timeout(Duration::from_secs(20));
+    // Lets the reader go: opened for both, a pipe waits for nothing.
+    drop(std::fs::OpenOptions::new().read(true).write(true).open(&file));
+    ended.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn should_reload_while_it_shuts_down() {
+    let scene = Scene::new("shutdown:\n  deadline: 5s\n");
+    let running = super::service(&scene.settings()).start().await.unwrap();
+    let run = running.runtime().start("welcome", "silent").await.unwrap();
+    running.shutdown().begin();
+    scene.write("http:\n  request_timeout: 5s\n");
+    assert_eq!(running.reload().await.unwrap().len(), 2);
+    scene.write("log:\n  level: loud\n");
+    running.reload().await.unwrap_err();
+    drop(run);
+    running.stopped().await.unwrap_err();
 }

@@ -4,7 +4,7 @@ use std::{fmt::Debug, path::PathBuf, time::Duration};
 
 use async_trait::async_trait;
 
-use crate::auth::AuthError;
+use crate::{auth::AuthError, blocking};
 
 /// Where the keys of an issuer come from: a JSON Web Key Set (RFC 7517).
 ///
@@ -137,7 +137,9 @@ impl FileKeys {
 #[async_trait]
 impl KeySource for FileKeys {
     async fn fetch(&self) -> Result<KeySetDocument, AuthError> {
-        let json = tokio::fs::read_to_string(&self.0).await;
+        let path = self.0.clone();
+        let json = blocking::call(move || std::fs::read_to_string(path)).await;
+        let json = json.unwrap_or_else(|| Err(std::io::ErrorKind::ResourceBusy.into()));
         json.map(KeySetDocument::new).map_err(|error| AuthError::Unavailable {
             reason: format!("failed to read {}: {error}", self.0.display()),
         })

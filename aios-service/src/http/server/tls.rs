@@ -24,6 +24,8 @@ use rustls::{
 use tokio::sync::Mutex;
 use tracing::{error, info};
 
+use crate::blocking;
+
 /// How often the files are checked for changes.
 const CHECK_INTERVAL: Duration = Duration::from_secs(10);
 
@@ -195,9 +197,10 @@ impl fmt::Debug for Tls {
 
 /// Reads both files.
 async fn read(certificates: &Path, key: &Path) -> Result<Contents, InvalidCertificate> {
-    let read =
-        async |path: &Path| tokio::fs::read(path).await.map_err(|error| invalid(path, error));
-    Ok((read(certificates).await?, read(key).await?))
+    let paths = (certificates.to_owned(), key.to_owned());
+    let read = |path: &Path| std::fs::read(path).map_err(|error| invalid(path, error));
+    let contents = blocking::call(move || Ok((read(&paths.0)?, read(&paths.1)?))).await;
+    contents.unwrap_or_else(|| Err(invalid(certificates, "no thread can read it")))
 }
 
 /// Parses the pair, and checks that the key is that of the certificate.
