@@ -271,11 +271,14 @@ async fn should_give_the_key_of_another_subject_no_meaning() {
     assert_eq!(ids[0], ids[2]);
 }
 
-/// A caller who may not do it yet may repeat the request once that has changed.
+/// A caller who may not do it yet may repeat the request once that has changed, and gets no answer of
+/// before when it changes back.
 #[tokio::test]
-async fn should_keep_no_refusal_of_a_caller() {
+async fn should_answer_a_repeated_request_as_the_caller_may_now() {
     let store = MemoryStore::new();
-    for (permission, status) in [("runs:read", 403), ("runs:*", 202)] {
+    for (permission, status) in
+        [("runs:read", 403), ("runs:*", 202), ("runs:read", 403), ("runs:start", 202)]
+    {
         let permissions = Permissions::parse([permission]).unwrap();
         let key = ApiKey::new(ApiKeyHash::of("secret"), "ada").with_permissions(permissions);
         let options = ApiOptions::new().with_authenticator(ApiKeys::new([key]));

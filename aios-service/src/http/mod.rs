@@ -117,7 +117,7 @@ use self::{
 pub fn api(runtime: Arc<Runtime>, options: ApiOptions) -> Router {
     let (router, document) = resources().split_for_parts();
     let documents = Arc::new(Documents::new(&document));
-    let api = Api::new(runtime, options, documents.query_names());
+    let api = Api::new(runtime, options, documents.operations());
     let router = router.layer(from_fn_with_state(api.clone(), guard));
     #[cfg(feature = "swagger")]
     let router = router.merge(openapi::swagger::routes());

@@ -13,7 +13,7 @@ use serde::Serialize;
 use super::{
     ApiError, ApiOptions,
     layers::{AuditLog, Limiter},
-    protocol::{Document, ListMeta, Listing, Meta, QueryNames, Resource, VERSION, json},
+    protocol::{Document, ListMeta, Listing, Meta, Operations, Resource, VERSION, json},
 };
 use crate::auth::Identity;
 
@@ -30,8 +30,8 @@ pub(crate) struct Parts {
     pub(crate) options: ApiOptions,
     /// Stores the audit events, if the process has a store.
     pub(crate) audit_log: Option<Arc<AuditLog>>,
-    /// The query parameters of each route.
-    pub(crate) query_names: QueryNames,
+    /// The query parameters and permissions of each operation.
+    pub(crate) operations: Operations,
     /// Counts the requests of callers.
     limiter: Limiter,
 }
@@ -46,12 +46,12 @@ impl Deref for Api {
 
 impl Api {
     /// Builds the state.
-    pub(crate) fn new(runtime: Arc<Runtime>, options: ApiOptions, query_names: QueryNames) -> Self {
+    pub(crate) fn new(runtime: Arc<Runtime>, options: ApiOptions, operations: Operations) -> Self {
         let options = options.finished();
         let clock = || Arc::clone(&options.clock);
         let audit_log = runtime.store().map(|it| Arc::new(AuditLog::new(Arc::clone(it), clock())));
         let limiter = Limiter::new(clock());
-        Self(Arc::new(Parts { runtime, options, audit_log, query_names, limiter }))
+        Self(Arc::new(Parts { runtime, options, audit_log, operations, limiter }))
     }
 
     /// Counts a request of a caller.

@@ -76,6 +76,17 @@ fn unauthenticated(credentials: &Credentials<'_>) -> ApiError {
     if is_token { error.with_challenge(Challenge::InvalidToken) } else { error }
 }
 
+/// Fails if a caller lacks a permission.
+pub(crate) fn require(identity: &Identity, permission: &str) -> Result<(), ApiError> {
+    if identity.permissions.allow(permission) {
+        return Ok(());
+    }
+    let message = format!("the caller lacks the permission {permission}");
+    let details = json!({ "required": permission });
+    let error = ApiError::new("PERMISSION_DENIED", message).with_details(details);
+    Err(error.with_challenge(Challenge::InsufficientScope(permission.to_owned())))
+}
+
 /// A permission that a route requires.
 pub(crate) trait Required: Send + Sync + 'static {
     /// Name of the permission, `resource:action`.
@@ -138,13 +149,7 @@ impl<P: Required> FromRequestParts<Api> for Caller<P> {
         let identity = parts.extensions.get::<Identity>().cloned();
         let identity = identity
             .ok_or_else(|| ApiError::panicked().with_cause("a route without authentication"))?;
-        if !identity.permissions.allow(P::PERMISSION) {
-            let message = format!("the caller lacks the permission {}", P::PERMISSION);
-            let details = json!({ "required": P::PERMISSION });
-            let challenge = Challenge::InsufficientScope(P::PERMISSION);
-            let error = ApiError::new("PERMISSION_DENIED", message).with_details(details);
-            return Err(error.with_challenge(challenge));
-        }
+        require(&identity, P::PERMISSION)?;
         Ok(Self { identity, required: PhantomData })
     }
 }

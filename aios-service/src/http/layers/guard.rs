@@ -37,7 +37,7 @@ pub(crate) async fn guard(State(api): State<Api>, request: Request, next: Next) 
 
 /// Refuses a request with an unknown query parameter or with a condition that does not hold.
 async fn checked(api: &Api, request: Request, next: Next) -> Response {
-    let checked = api.query_names.check(&request).and_then(|()| etag::check_method(&request));
+    let checked = api.operations.check_query(&request).and_then(|()| etag::check_method(&request));
     if let Err(error) = checked {
         return error.into_response();
     }

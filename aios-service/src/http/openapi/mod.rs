@@ -34,7 +34,7 @@ use self::openapi_3_0::{downgrade, set};
 use super::{
     ApiError,
     layers::idempotency,
-    protocol::{ErrorDocument, Query, QueryNames, VERSION, status},
+    protocol::{ErrorDocument, Operations, Query, VERSION, status},
     state::Api,
 };
 
@@ -59,9 +59,9 @@ impl Documents {
         Self(finished(serde_json::to_value(document).unwrap_or_default()))
     }
 
-    /// The query parameters of each route.
-    pub(super) fn query_names(&self) -> QueryNames {
-        QueryNames::of(&self.0)
+    /// The query parameters and permissions of each operation.
+    pub(super) fn operations(&self) -> Operations {
+        Operations::of(&self.0)
     }
 
     /// The document of version 3.1, as JSON.

@@ -51,17 +51,17 @@ pub(crate) struct ApiError {
 }
 
 /// The fault of the token of a request.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Challenge {
     /// It is not valid.
     InvalidToken,
     /// It lacks this permission.
-    InsufficientScope(&'static str),
+    InsufficientScope(String),
 }
 
 impl Challenge {
     /// The value of `WWW-Authenticate`.
-    fn header(self) -> Option<HeaderValue> {
+    fn header(&self) -> Option<HeaderValue> {
         match self {
             Self::InvalidToken => Some(HeaderValue::from_static(r#"Bearer error="invalid_token""#)),
             Self::InsufficientScope(scope) => {

@@ -6,8 +6,8 @@ mod error;
 pub(super) mod etag;
 pub(super) mod extract;
 mod log_range;
+mod operations;
 pub(super) mod page;
-mod query_names;
 pub(super) mod status;
 pub(super) mod stream;
 
@@ -24,7 +24,7 @@ pub(crate) use self::{
         position,
     },
     log_range::Range,
+    operations::Operations,
     page::{Filters, List},
-    query_names::QueryNames,
     stream::{events, last_event_id},
 };

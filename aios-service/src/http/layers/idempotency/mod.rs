@@ -15,6 +15,9 @@
 //! gets a conflict. A claim ends by itself: if its process dies, the next repetition after the time
 //! of the claim handles the request again.
 //!
+//! A caller who lacks a permission that the route requires is refused before the record is read, also if
+//! the request was answered when the caller had it.
+//!
 //! A key is bound to its caller: the digest has the subject, so two callers never meet. It is bound
 //! to its request by a fingerprint of method, path and body.
 
@@ -33,6 +36,7 @@ pub(crate) use self::ids::RequestIds;
 use self::record::{Claimed, Record};
 use super::{
     audit::{AuditedCall, beside},
+    authorize::require,
     finish,
 };
 use crate::{
@@ -76,6 +80,9 @@ async fn begin(api: &Api, request: Request) -> Result<Box<(Record, Request)>, Ap
     let identity = request.extensions().get::<Identity>().cloned();
     let identity = identity
         .ok_or_else(|| ApiError::panicked().with_cause("a route without authentication"))?;
+    // An answer that was given before needs the permissions of now.
+    let required = api.operations.permissions(&request);
+    required.iter().try_for_each(|permission| require(&identity, permission))?;
     let digest = digest(&[identity.subject.as_bytes(), key.as_bytes()]);
     let (mut parts, body) = request.into_parts();
     let path = parts.uri.path_and_query().map_or("", |path| path.as_str()).to_owned();

@@ -1,7 +1,11 @@
-//! The query parameters that each route takes. A request with another one is refused.
+//! The query parameters and permissions of operations, from the OpenAPI document, so that it and the checks
+//! can't differ.
 //!
-//! A misspelt filter that is ignored returns too much, and a client would act on it. The names come
-//! from the OpenAPI document, so that the document and the check can't differ.
+//! **Query parameters.** A request with another one is refused. A misspelt filter that is ignored returns
+//! too much, and a client would act on it.
+//!
+//! **Permissions.** Handlers check them. Here they are known before a handler is called, for answers that
+//! are given without one.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -14,29 +18,41 @@ use serde_json::{Value, json};
 
 use crate::{config::nearest, http::ApiError};
 
-/// The names of the query parameters of all operations, from the OpenAPI document.
+/// All operations, by path and method.
 #[derive(Debug)]
-pub(crate) struct QueryNames(HashMap<String, BTreeMap<String, Vec<String>>>);
+pub(crate) struct Operations(HashMap<String, BTreeMap<String, Operation>>);
 
-impl QueryNames {
-    /// Reads the names from the OpenAPI document.
+/// One operation.
+#[derive(Debug)]
+struct Operation {
+    /// The names of its query parameters.
+    query_names: Vec<String>,
+    /// The permissions that it requires.
+    permissions: Vec<String>,
+}
+
+impl Operations {
+    /// Reads the operations from the OpenAPI document.
     pub(crate) fn of(document: &Value) -> Self {
         let paths = document.pointer("/paths").and_then(Value::as_object);
-        let names = paths.into_iter().flatten().map(|(path, item)| {
+        let operations = paths.into_iter().flatten().map(|(path, item)| {
             let operations = item.as_object().into_iter().flatten();
-            let operations = operations.map(|(method, it)| (method.to_uppercase(), names(it)));
+            let operations =
+                operations.map(|(method, it)| (method.to_uppercase(), Operation::of(it)));
             (path.clone(), operations.collect())
         });
-        Self(names.collect())
+        Self(operations.collect())
     }
 
     /// Fails if a request has a query parameter that its route does not take.
-    pub(crate) fn check(&self, request: &Request) -> Result<(), ApiError> {
+    pub(crate) fn check_query(&self, request: &Request) -> Result<(), ApiError> {
         let Some(query) = request.uri().query().filter(|query| !query.is_empty()) else {
             return Ok(());
         };
         // Without a route, the request fails anyway.
-        let Some(known) = self.of_request(request) else { return Ok(()) };
+        let Some(Operation { query_names: known, .. }) = self.of_request(request) else {
+            return Ok(());
+        };
         // Extractors replace bytes that are not UTF-8.
         if percent_decode_str(query).decode_utf8().is_err() {
             let message = "the query of the request cannot be read: it is not in UTF-8";
@@ -54,8 +70,13 @@ impl QueryNames {
         }
     }
 
-    /// The names that the route of a request takes. A HEAD takes those of GET.
-    fn of_request(&self, request: &Request) -> Option<&[String]> {
+    /// The permissions that the route of a request requires.
+    pub(crate) fn permissions(&self, request: &Request) -> &[String] {
+        self.of_request(request).map_or(&[], |operation| &operation.permissions)
+    }
+
+    /// The operation of a request. A HEAD is a GET.
+    fn of_request(&self, request: &Request) -> Option<&Operation> {
         let path = request.extensions().get::<MatchedPath>()?.as_str();
         let nested = request.extensions().get::<NestedPath>().map(NestedPath::as_str);
         let path = nested.and_then(|nested| path.strip_prefix(nested)).unwrap_or(path);
@@ -63,16 +84,24 @@ impl QueryNames {
             &Method::HEAD => &Method::GET,
             method => method,
         };
-        Some(self.0.get(path)?.get(method.as_str())?)
+        self.0.get(path)?.get(method.as_str())
     }
 }
 
-/// The names of the query parameters of an operation.
-fn names(operation: &Value) -> Vec<String> {
-    let parameters = operation.pointer("/parameters").and_then(Value::as_array);
-    let is_query = |it: &&Value| it.get("in").is_some_and(|place| place == "query");
-    let of_query = parameters.into_iter().flatten().filter(is_query);
-    of_query.filter_map(|it| Some(it.get("name")?.as_str()?.to_owned())).collect()
+impl Operation {
+    /// Reads an operation of the document.
+    fn of(operation: &Value) -> Self {
+        let list =
+            |pointer| operation.pointer(pointer).and_then(Value::as_array).into_iter().flatten();
+        let text = |value: &Value| value.as_str().map(str::to_owned);
+        let is_query = |it: &&Value| it.get("in").is_some_and(|place| place == "query");
+        let of_query = list("/parameters").filter(is_query);
+        Self {
+            query_names: of_query.filter_map(|it| text(it.get("name")?)).collect(),
+            // Both schemes of a route have the same permissions.
+            permissions: list("/security/0/bearer").filter_map(text).collect(),
+        }
+    }
 }
 
 /// The refusal, with the names that the route takes and the one that was probably meant.
