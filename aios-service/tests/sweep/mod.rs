@@ -84,3 +84,10 @@ async fn should_answer_a_request_that_was_done_although_it_would_be_refused_now(
         check(name, Fault::CrashAfter, 3).await;
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn should_record_a_call_before_its_effect_if_the_store_refuses_its_audit_event_at_first() {
+    for name in ["start", "signal", "create agent"] {
+        check(name, Fault::Refuse, 1).await;
+    }
+}

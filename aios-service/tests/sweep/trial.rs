@@ -217,9 +217,11 @@ impl Trial<'_> {
         }
         let met = world.faulty.met.lock().unwrap().clone();
         let spares = met.is_none_or(|it| !it.as_str().starts_with("system/audit/"));
+        // Of an audit event that is refused once, the effect has to wait.
+        let ordered = spares || matches!(self.fault, Some(Fault::Refuse | Fault::LoseResponse));
         if spares || self.fault != Some(Fault::Never) {
             settle().await;
-            found.extend(unaudited(&world.log().await, scene, head, spares));
+            found.extend(unaudited(&world.log().await, scene, head, ordered));
         }
     }
 }

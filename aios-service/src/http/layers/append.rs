@@ -16,9 +16,22 @@ pub(super) async fn append_until_taken(
     clock: &dyn Clock,
     append: &Append,
 ) -> Result<Appended, StoreError> {
+    append_reporting(store, clock, append, || {}).await
+}
+
+/// Like [`append_until_taken`], and says so when the append failed and will be repeated.
+pub(super) async fn append_reporting(
+    store: &dyn Store,
+    clock: &dyn Clock,
+    append: &Append,
+    failed: impl Fn() + Send,
+) -> Result<Appended, StoreError> {
     loop {
         match store.append_one(append.clone()).await {
-            Err(error) if error.is_retryable() => clock.sleep(PAUSE).await,
+            Err(error) if error.is_retryable() => {
+                failed();
+                clock.sleep(PAUSE).await;
+            }
             taken_or_refused => return taken_or_refused,
         }
     }

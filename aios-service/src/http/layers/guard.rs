@@ -27,7 +27,8 @@ pub(crate) async fn guard(State(api): State<Api>, request: Request, next: Next) 
     };
     let call = AuditedCall::begin(&api, &mut request);
     let announcement = call.as_ref().and_then(AuditedCall::announcement);
-    let response = beside(announcement, checked(&api, request, next)).await;
+    let clock = &*api.options.clock;
+    let response = beside(announcement, clock, checked(&api, request, next)).await;
     if let Some(stored) = call.and_then(|call| call.record(&response)) {
         // It fails if the event is lost, which is reported.
         let _ = stored.await;

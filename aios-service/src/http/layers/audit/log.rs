@@ -28,10 +28,10 @@ use futures_util::{
     future::{Shared, join_all},
 };
 use parking_lot::Mutex;
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 use tracing::{error, warn};
 
-use crate::http::layers::append::append_until_taken;
+use crate::http::layers::append::{append_reporting, append_until_taken};
 
 /// How long the events of an append may take to be stored.
 pub(super) const TIMEOUT: Duration = Duration::from_secs(5);
@@ -40,12 +40,33 @@ const BATCH: usize = 256;
 /// Most events that wait for an append. A call has at most one.
 const MAX_WAITING: usize = 16_384;
 
-/// The first event of a call, on its way into the store: completes when it is stored, or with the reason why
-/// the store refuses it. The first poll hands the event to the store.
+/// The first event of a call, on its way into the store. The first poll of [`stored`](Self::stored) hands it
+/// over.
 ///
 /// A store may drop an append whose future is dropped before the commit. So the call keeps a clone, which
 /// the event with its outcome waits for, and a request that is cut off takes no event with it.
-pub(crate) type Announcement = Shared<BoxFuture<'static, Result<(), StoreError>>>;
+#[derive(Clone, Debug)]
+pub(crate) struct Announcement {
+    storing: Shared<BoxFuture<'static, Result<(), StoreError>>>,
+    /// `true` once an append has failed that is repeated.
+    has_failed: watch::Receiver<bool>,
+}
+
+impl Announcement {
+    /// Completes when the event is stored, or with the reason why the store refuses it. Cancel safe.
+    pub(crate) async fn stored(&self) -> Result<(), StoreError> {
+        self.storing.clone().await
+    }
+
+    /// Completes when an append has failed that is repeated. Cancel safe.
+    pub(crate) async fn failed(&self) {
+        let mut has_failed = self.has_failed.clone();
+        if has_failed.wait_for(|has_failed| *has_failed).await.is_err() {
+            // The event is stored or refused.
+            std::future::pending().await
+        }
+    }
+}
 
 /// Stores audit events. Calls that end at the same time share an append.
 #[derive(Debug)]
@@ -122,14 +143,19 @@ impl AuditLog {
         let (stream, event) = event(&*self.clock, API_REQUESTED, call, metadata)?;
         let id = event.id.clone();
         let (store, clock) = (Arc::clone(&self.store), Arc::clone(&self.clock));
-        let announcement = async move {
+        let (failed, has_failed) = watch::channel(false);
+        let storing = async move {
             let append = Append::new(stream, vec![event]);
-            append_until_taken(&*store, &*clock, &append).await.map(drop).inspect_err(|error| {
+            let failed = || {
+                failed.send_replace(true);
+            };
+            let appended = append_reporting(&*store, &*clock, &append, failed).await;
+            appended.map(drop).inspect_err(|error| {
                 let error = Chain(error).to_string();
                 warn!(target: "aios_service::audit", error, "failed to store the first audit event of a call");
             })
         };
-        Ok((id, announcement.boxed().shared()))
+        Ok((id, Announcement { storing: storing.boxed().shared(), has_failed }))
     }
 
     /// Begins to store the outcome of a call, after its first event. The returned receiver completes
@@ -214,7 +240,7 @@ impl AuditLog {
     async fn append_in_order(&self, batch: &[Waiting]) -> Result<(), StoreError> {
         let Some(first) = batch.first() else { return Ok(()) };
         for announcement in batch.iter().filter_map(|call| call.announcement.clone()) {
-            announcement.await?;
+            announcement.stored().await?;
         }
         let events = batch.iter().map(|call| call.event.clone()).collect();
         let append = Append::new(first.stream.clone(), events);

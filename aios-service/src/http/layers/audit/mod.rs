@@ -7,7 +7,8 @@
 //! No call waits for the first event, which would cost a commit before the one of the effect. It is handed
 //! to the store before the effect instead ([`beside`]), and a store commits appends in the order in which
 //! it gets them from a task ([`EventStore`](aios_core::store::EventStore)): in the commit of the effect, or
-//! in an earlier one. A route whose effect is not in the store waits for the event ([`Requested`]). The second
+//! in an earlier one. If that fails, the call does nothing more until the event is stored, for at most 5 s:
+//! what it has handed over already may be committed before the event, what comes later is not. A route whose effect is not in the store waits for the event ([`Requested`]). The second
 //! event is appended when the first one is stored, also if the request was cut off before ([`Announcement`]).
 //!
 //! The other designs cost more. An event in the transaction of the effect would need appends to several
@@ -19,7 +20,7 @@ mod log;
 
 use std::{net::SocketAddr, pin::pin, sync::Arc};
 
-use aios_core::{catalog::system::ApiCalled, event::Metadata, store::StoreError};
+use aios_core::{catalog::system::ApiCalled, clock::Clock, event::Metadata, store::StoreError};
 use axum::{
     extract::{
         ConnectInfo, FromRequestParts, MatchedPath, OriginalUri, Request,
@@ -160,16 +161,24 @@ impl Drop for Call {
 
 /// Runs work that an announcement must precede in the store. Each poll polls the announcement first, so the
 /// store gets it before anything that the work appends, even if its queue is full. The work does not wait
-/// for it.
+/// for it, unless the store fails to take the event at first.
 pub(crate) async fn beside<T>(
     announcement: Option<Announcement>,
+    clock: &dyn Clock,
     work: impl Future<Output = T>,
 ) -> T {
     let mut work = pin!(work);
     if let Some(announcement) = announcement {
         tokio::select! {
             biased;
-            _ = announcement => {}
+            _ = announcement.stored() => {}
+            () = announcement.failed() => {
+                tokio::select! {
+                    biased;
+                    _ = announcement.stored() => {}
+                    () = clock.sleep(log::TIMEOUT) => {}
+                }
+            }
             done = &mut work => return done,
         }
     }
@@ -192,7 +201,7 @@ impl FromRequestParts<Api> for Requested {
         };
         let stored = tokio::select! {
             biased;
-            stored = announcement => stored,
+            stored = announcement.stored() => stored,
             () = api.options.clock.sleep(log::TIMEOUT) => {
                 let operation = "append the audit event of the call";
                 Err(StoreError::Timeout { operation, after: log::TIMEOUT })

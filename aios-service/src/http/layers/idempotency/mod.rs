@@ -108,7 +108,7 @@ async fn handle(api: Api, record: Record, request: Request, next: Next) -> Respo
             Err(error) => (error.into_response(), None),
         }
     };
-    let (response, claim) = beside(announcement, answered).await;
+    let (response, claim) = beside(announcement, &*api.options.clock, answered).await;
     let stored = call.and_then(|call| call.record(&response));
     let response = match claim {
         Some(claim) => claim.answer(response).await,
