@@ -1166,7 +1166,10 @@ export interface components {
         };
         /** @description How many dead letters an action has handled. */
         Handled: {
-            /** @description The number. */
+            /**
+             * @description How many dead letters the attempt has handled. If a process dies while it handles a request with an
+             *     `Idempotency-Key`, the repetition counts only those that were left.
+             */
             count: number;
         };
         /** @description An event whose delivery was given up. */
@@ -1474,7 +1477,10 @@ export interface components {
         Resource_Handled: {
             /** @description How many dead letters an action has handled. */
             attributes: {
-                /** @description The number. */
+                /**
+                 * @description How many dead letters the attempt has handled. If a process dies while it handles a request with an
+                 *     `Idempotency-Key`, the repetition counts only those that were left.
+                 */
                 count: number;
             };
             /** @description Unique among the resources of its type. */

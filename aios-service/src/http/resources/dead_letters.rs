@@ -160,7 +160,8 @@ impl SelectionBody {
 /// How many dead letters an action has handled.
 #[derive(Debug, Serialize, ToSchema)]
 struct Handled {
-    /// The number.
+    /// How many dead letters the attempt has handled. If a process dies while it handles a request with an
+    /// `Idempotency-Key`, the repetition counts only those that were left.
     count: usize,
 }
 

@@ -27,7 +27,7 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 use crate::http::{
     ApiError,
     layers::{Caller, EventsPublish, EventsRead, RequestIds, Requested, metadata},
-    protocol::{Document, Json, Listing, Query, Range, Resource, count, page, position},
+    protocol::{Document, Json, Listing, Query, Range, Resource, begin, count, page, position},
     state::Api,
 };
 
@@ -162,6 +162,9 @@ async fn list_events(
                 found.push(recorded(event));
             }
         }
+    }
+    if scanned == 0 {
+        begin(&**store, Some(query.after.unwrap_or_default())).await?;
     }
     Ok(api.listing(found, (!is_end).then(|| read.to_string()), Vec::new()))
 }
