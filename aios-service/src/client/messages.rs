@@ -17,7 +17,7 @@
 use std::{fmt, time::Duration};
 
 use aios_core::Chain;
-use axum::http::{HeaderValue, StatusCode};
+use axum::http::{HeaderValue, StatusCode, header::CONTENT_TYPE};
 use reqwest::Response;
 use tracing::{debug, warn};
 
@@ -162,6 +162,11 @@ impl Messages {
         };
         match answered {
             Ok(response) if response.status() == StatusCode::NO_CONTENT => self.is_over = true,
+            Ok(response) if !is_event_stream(&response) => {
+                self.is_over = true;
+                let reason = "it is not a stream of events".to_owned();
+                return Err(ClientError::InvalidResponse { reason, request_id: None });
+            }
             Ok(response) => {
                 let parser = Parser::default();
                 self.open = Some(Open { response, parser, has_events: false });
@@ -203,4 +208,10 @@ impl Messages {
         self.is_over = !error.is_retryable();
         Err(error)
     }
+}
+
+/// Whether a response is a stream of events, and not for example a page of another server.
+fn is_event_stream(response: &Response) -> bool {
+    let content_type = response.headers().get(CONTENT_TYPE).and_then(|it| it.to_str().ok());
+    content_type.is_some_and(|it| it.starts_with("text/event-stream"))
 }
