@@ -16,6 +16,9 @@ use crate::exit;
 /// The code with which a service answers requests to paths that it does not have.
 const NO_PATH: &str = "ROUTE_NOT_FOUND";
 
+/// The number of SIGINT.
+const INTERRUPT: i32 = 2;
+
 /// The code of arguments that cannot be used.
 pub(crate) const INVALID_ARGUMENTS: &str = "INVALID_REQUEST";
 
@@ -267,5 +270,14 @@ boxed! {
     Store: StoreError,
     Broker: BrokerError,
     Runtime: RuntimeError,
-    Service: ServiceError,
+}
+
+impl From<ServiceError> for CliError {
+    fn from(error: ServiceError) -> Self {
+        match error {
+            ServiceError::Interrupted { signal: INTERRUPT, .. } => Self::Interrupted,
+            ServiceError::Interrupted { .. } => Self::Terminated,
+            error => Self::Service(Box::new(error)),
+        }
+    }
 }

@@ -108,7 +108,7 @@ fn write_json(
 
 /// Completes when a signal asks the program to end.
 #[cfg(unix)]
-fn interrupted() -> io::Result<impl Future<Output = CliError>> {
+pub(crate) fn interrupted() -> io::Result<impl Future<Output = CliError>> {
     use tokio::signal::unix::{SignalKind, signal};
 
     let mut interrupt = signal(SignalKind::interrupt())?;
@@ -123,7 +123,7 @@ fn interrupted() -> io::Result<impl Future<Output = CliError>> {
 }
 
 #[cfg(not(unix))]
-fn interrupted() -> io::Result<impl Future<Output = CliError>> {
+pub(crate) fn interrupted() -> io::Result<impl Future<Output = CliError>> {
     Ok(async {
         match tokio::signal::ctrl_c().await {
             Ok(()) => CliError::Interrupted,

@@ -9,6 +9,7 @@
 
 mod dev;
 mod direct;
+mod faults;
 mod guide;
 mod maintenance;
 mod operations;

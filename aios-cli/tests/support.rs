@@ -91,7 +91,12 @@ pub(crate) struct Dev {
 
 impl Dev {
     pub(crate) fn start(program: &Program, arguments: &[&str]) -> Self {
-        let arguments = [&["dev", "--listen", "127.0.0.1:0", "--json"], arguments].concat();
+        Self::start_at(program, "127.0.0.1:0", arguments)
+    }
+
+    /// Starts a service on an address.
+    pub(crate) fn start_at(program: &Program, address: &str, arguments: &[&str]) -> Self {
+        let arguments = [&["dev", "--listen", address, "--json"], arguments].concat();
         let mut child = program.command(&arguments).stderr(Stdio::inherit()).spawn().unwrap();
         let mut stdout = BufReader::new(child.stdout.take().unwrap());
         let mut line = String::new();

@@ -11,6 +11,7 @@ use crate::{
     arguments::{Connection, Dev},
     error::CliError,
     output::Output,
+    program::interrupted,
 };
 
 /// The store unless the settings name one.
@@ -52,8 +53,8 @@ pub(super) async fn serve(
     tokio::select! {
         biased;
         ended = &mut stopped => Ok(ended?),
-        // A signal that cannot be awaited leaves the first shutdown in effect.
-        Ok(()) = tokio::signal::ctrl_c() => Err(CliError::Interrupted),
+        // Signals that cannot be awaited leave the first shutdown in effect.
+        Ok(signal) = async { Ok::<_, std::io::Error>(interrupted()?.await) } => Err(signal),
     }
 }
 

@@ -1,3 +1,5 @@
+use std::pin::pin;
+
 use aios_service::client::{Client, EventQuery};
 
 use super::journal::write;
@@ -15,9 +17,18 @@ pub(super) async fn execute(
     }
     if let Some(after) = after {
         query = query.with_after(after);
+        // From a given position on, the stream is tried again and again. That must not hide a wrong URL.
+        client.me().await?;
     }
     let mut events = client.events(&query);
-    while let Some(event) = events.next().await {
+    let mut closed = pin!(Output::closed());
+    loop {
+        let event = tokio::select! {
+            biased;
+            () = &mut closed => return Ok(()),
+            event = events.next() => event,
+        };
+        let Some(event) = event else { return Ok(()) };
         match event {
             Ok(event) => write(&event, output)?,
             // The stream continues after the last event.
@@ -28,5 +39,4 @@ pub(super) async fn execute(
         }
         output.flush()?;
     }
-    Ok(())
 }

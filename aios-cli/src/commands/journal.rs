@@ -1,5 +1,7 @@
+use std::pin::pin;
+
 use aios_core::store::RecordedEvent;
-use aios_service::client::Client;
+use aios_service::client::{Client, EventStream};
 use serde_json::json;
 
 use super::runs::Pages;
@@ -32,13 +34,24 @@ pub(super) async fn show(
         output.flush()?;
     }
     if arguments.follow && !run.status().await?.status.is_final() {
-        let mut events = run.events(position);
-        while let Some(event) = events.next().await {
-            write(&event?, output)?;
-            output.flush()?;
-        }
+        return follow(run.events(position), output).await;
     }
     Ok(())
+}
+
+/// Writes the events that come, until the run or the reader of the output has ended.
+async fn follow(mut events: EventStream, output: &mut Output) -> Result<(), CliError> {
+    let mut closed = pin!(Output::closed());
+    loop {
+        let event = tokio::select! {
+            biased;
+            () = &mut closed => return Ok(()),
+            event = events.next() => event,
+        };
+        let Some(event) = event else { return Ok(()) };
+        write(&event?, output)?;
+        output.flush()?;
+    }
 }
 
 fn table(events: &[RecordedEvent], output: &mut Output) -> Result<(), CliError> {

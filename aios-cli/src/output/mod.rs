@@ -52,6 +52,30 @@ impl Output {
         self.stdout.flush()
     }
 
+    /// Completes when the reader of the output has gone, as `head` does once it has its lines. For commands
+    /// that would otherwise wait for the next line to notice it.
+    #[cfg(unix)]
+    pub(crate) async fn closed() {
+        use std::os::fd::AsFd;
+
+        use tokio::{io::Interest, net::unix::pipe::Sender};
+
+        // Nothing is written with this, so the output need not be in the mode of a pipe of tokio.
+        let stdout = io::stdout().as_fd().try_clone_to_owned();
+        // Files cannot be watched, and have no reader.
+        let Ok(stdout) = stdout.and_then(Sender::from_owned_fd_unchecked) else {
+            return std::future::pending().await;
+        };
+        if stdout.ready(Interest::ERROR).await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
+
+    #[cfg(not(unix))]
+    pub(crate) async fn closed() {
+        std::future::pending().await
+    }
+
     /// Tells a person something that is not part of the output. Programs are not told.
     pub(crate) fn note(&self, text: impl Display) {
         if !self.is_json {
