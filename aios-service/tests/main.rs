@@ -24,6 +24,7 @@ mod engines;
 mod faulty;
 mod following;
 mod idempotency;
+mod killed;
 mod limits;
 mod lists;
 #[cfg(feature = "oidc")]

@@ -1,7 +1,7 @@
 //! Every changing request with an `Idempotency-Key`, with a fault at one of its appends: repeated with
 //! another process, it is answered as undisturbed, and has been done once.
 //!
-//! The test takes a sample of all pairs of a fault and an append. `AIOS_SWEEP=all` makes it take every
+//! The tests take a sample of all pairs of a fault and an append. `AIOS_SWEEP=all` makes them take every
 //! pair, which takes some minutes.
 
 mod scenes;
@@ -10,8 +10,15 @@ mod trial;
 
 use std::{sync::Arc, time::Duration};
 
-use aios_store::memory::MemoryStore;
+use aios_core::store::Store;
+use aios_store::{
+    memory::MemoryStore,
+    postgres::{PostgresOptions, PostgresStore},
+};
+use aios_tests::postgres::PostgresServer;
 use futures_util::stream::{self, StreamExt};
+use tempfile::TempDir;
+use tokio::sync::OnceCell;
 
 use self::{
     scenes::{SCENES, Scene},
@@ -19,49 +26,115 @@ use self::{
     trial::{Baseline, Trial, baseline},
 };
 
-/// The distance between the cases that are tried.
-const SAMPLE: usize = 31;
-/// Trials at the same time.
-const AT_ONCE: usize = 32;
+/// Where the trials have their stores.
+enum Place {
+    Memory,
+    /// Files of SQLite in a folder.
+    Folder(TempDir),
+    /// Schemas of a database.
+    Database(&'static PostgresServer),
+}
+
+impl Place {
+    async fn new_store(&self, name: &str) -> Arc<dyn Store> {
+        match self {
+            Self::Memory => Arc::new(MemoryStore::new()),
+            Self::Folder(folder) => {
+                let file = folder.path().join(name);
+                aios_store::connect(&format!("sqlite://{}", file.display())).await.unwrap()
+            }
+            Self::Database(server) => {
+                let options = PostgresOptions::new(&server.url()).with_schema(&server.new_name());
+                let options = options.with_max_connections(4);
+                Arc::new(PostgresStore::connect_with(options).await.unwrap())
+            }
+        }
+    }
+
+    /// Every how many cases one is tried, and how many are tried at the same time.
+    fn sample(&self) -> (usize, usize) {
+        match self {
+            Self::Memory => (31, 32),
+            Self::Folder(_) => (199, 8),
+            Self::Database(_) => (331, 4),
+        }
+    }
+}
+
+/// The undisturbed requests, which the tests share.
+async fn baselines() -> &'static [(&'static Scene, Arc<Baseline>)] {
+    static BASELINES: OnceCell<Vec<(&Scene, Arc<Baseline>)>> = OnceCell::const_new();
+    let find = async || {
+        let scenes = stream::iter(SCENES).map(async |scene| (scene, baseline_of(scene).await));
+        scenes.buffered(32).collect().await
+    };
+    BASELINES.get_or_init(find).await
+}
 
 async fn baseline_of(scene: &Scene) -> Arc<Baseline> {
     Arc::new(baseline(Arc::new(MemoryStore::new()), scene).await)
 }
 
 /// Returns what is wrong in a case.
-async fn faults(scene: &Scene, fault: Fault, point: usize, baseline: &Baseline) -> Option<String> {
+async fn faults(
+    store: Arc<dyn Store>,
+    scene: &Scene,
+    fault: Fault,
+    point: usize,
+    baseline: &Baseline,
+) -> Option<String> {
     let trial = Trial { scene, fault: Some(fault), point };
-    let run = trial.run(Arc::new(MemoryStore::new()), baseline);
-    let found = tokio::time::timeout(Duration::from_secs(60), run).await;
+    let found = tokio::time::timeout(Duration::from_secs(60), trial.run(store, baseline)).await;
     let found = found.unwrap_or_else(|_| vec!["it does not end".to_owned()]);
     let Scene { name, .. } = scene;
     (!found.is_empty()).then(|| format!("{name}, {fault:?} at append {point}: {found:#?}"))
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn should_do_a_request_once_whatever_happens_at_an_append() {
+/// Tries a sample of the cases, each with a new store.
+async fn sweep(place: Place) {
     #[allow(clippy::disallowed_methods, reason = "a person asks for every case")]
     let takes_all = std::env::var("AIOS_SWEEP").is_ok_and(|which| which == "all");
-    let step = if takes_all { 1 } else { SAMPLE };
-    let scenes = stream::iter(SCENES).map(async |scene| (scene, baseline_of(scene).await));
-    let scenes: Vec<_> = scenes.buffered(AT_ONCE).collect().await;
+    let (step, at_once) = place.sample();
+    let step = if takes_all { 1 } else { step };
     let mut cases = Vec::new();
-    for (index, (scene, baseline)) in scenes.into_iter().enumerate() {
+    for (index, (scene, baseline)) in baselines().await.iter().enumerate() {
         let pairs =
             FAULTS.into_iter().flat_map(|it| (1..=baseline.appends).map(move |at| (it, at)));
         let chosen = pairs.skip((index * 7) % step).step_by(step);
-        cases.extend(chosen.map(|(fault, point)| (scene, fault, point, Arc::clone(&baseline))));
+        cases.extend(chosen.map(|(fault, point)| (scene, fault, point, baseline)));
     }
-    let trials = stream::iter(cases)
-        .map(async |(scene, fault, point, baseline)| faults(scene, fault, point, &baseline).await);
-    let found = trials.buffer_unordered(AT_ONCE).filter_map(async |it| it);
+    let place = &place;
+    let trials = stream::iter(cases.into_iter().enumerate());
+    let trials = trials.map(async |(number, (scene, fault, point, baseline))| {
+        let store = place.new_store(&format!("sweep_{number}")).await;
+        faults(store, scene, fault, point, baseline).await
+    });
+    let found = trials.buffer_unordered(at_once).filter_map(async |it| it);
     let found: Vec<_> = found.collect().await;
     assert!(found.is_empty(), "{} cases fail: {}", found.len(), found.join("\n"));
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn should_do_a_request_once_whatever_happens_at_an_append() {
+    sweep(Place::Memory).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn should_do_a_request_once_whatever_happens_at_an_append_of_sqlite() {
+    sweep(Place::Folder(tempfile::tempdir().unwrap())).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn should_do_a_request_once_whatever_happens_at_an_append_of_postgresql() {
+    if let Some(server) = PostgresServer::shared() {
+        sweep(Place::Database(server)).await;
+    }
+}
+
 async fn check(name: &str, fault: Fault, point: usize) {
     let scene = SCENES.iter().find(|it| it.name == name).unwrap();
-    assert_eq!(faults(scene, fault, point, &*baseline_of(scene).await).await, None);
+    let (store, baseline) = (Arc::new(MemoryStore::new()), baseline_of(scene).await);
+    assert_eq!(faults(store, scene, fault, point, &baseline).await, None);
 }
 
 #[tokio::test(flavor = "multi_thread")]
