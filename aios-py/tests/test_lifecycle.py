@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import aios.sync
 import pytest
 from conftest import finish
 
@@ -156,9 +157,7 @@ with aios.sync.Runtime(agents=[echo, plain]) as runtime:
     assert (status, errors) == (0, "")
 
 
-def test_should_not_keep_a_database_locked_in_a_forked_child(
-    script: Start, tmp_path: Path
-) -> None:
+def test_should_not_keep_a_database_locked_in_a_forked_child(script: Start, tmp_path: Path) -> None:
     url = f"sqlite:{tmp_path / 'forked.db'}"
     process = script(
         AGENT

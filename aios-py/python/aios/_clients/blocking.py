@@ -68,7 +68,7 @@ class EventLoopThread:
             TimeoutError: It did not end within ``timeout`` seconds, and was cancelled.
             ForkedError: The process has forked since the loop was started.
             RuntimeClosedError: The loop is closed, or was closed during the call.
-            WrongLoopError: Code on the loop itself makes the call, which would wait for ever.
+            WrongLoopError: Code on the loop itself makes the call, which would wait indefinitely.
             KeyboardInterrupt, SystemExit: Code on the loop raised it, which ended the loop.
         """
         if self._process != os.getpid():
