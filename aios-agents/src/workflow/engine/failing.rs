@@ -52,13 +52,13 @@ impl Engine {
     /// Stops all activity and releases the shards.
     ///
     /// The order matters: loops are stopped first, so that they start nothing; then readers of mailboxes,
-    /// drivers and helpers end; the leases are released last, when nothing uses them any more.
+    /// drivers and background tasks end; the leases are released last, when nothing uses them any more.
     pub(super) async fn halt(&self) {
         self.stopping.send_replace(true);
         self.readers.close();
         self.live.stop().await;
         self.recorders.stop().await;
-        self.helpers.stop().await;
+        self.background.stop().await;
         self.store.unwatch();
         self.release_leases().await;
     }

@@ -2,7 +2,7 @@
 //!
 //! | modules | contents |
 //! |---|---|
-//! | `running`, `options`, `helpers`, `failing`, `error` | start, tasks, stop and permanent failures of an engine |
+//! | `running`, `options`, `background`, `failing`, `error` | start, tasks, stop and permanent failures of an engine |
 //! | `ownership` | own a share of the shards, renew it, hand it over |
 //! | `recovery` | find the runs of a shard, park those that wait, load those that continue |
 //! | `runs` | the runs in memory, their inboxes and timers, and what other processes append to them |
@@ -33,7 +33,7 @@
 //! | watch runs | an interval | notices code that blocks |
 //!
 //! In addition, there is a task for each run in memory (`runs/live.rs`), for each mailbox that is read
-//! (`ownership/slots.rs`), and for work that ends on its own (`helpers`). A panic in one of the tasks of
+//! (`ownership/slots.rs`), and for work that ends on its own (`background`). A panic in one of the tasks of
 //! the list stops the engine.
 //!
 //! # Locks
@@ -43,12 +43,12 @@
 //! locks are `Ownership::changing` and `Engine::relaying`.
 
 mod answers;
+mod background;
 mod children;
 mod driver;
 mod error;
 mod executor;
 mod failing;
-mod helpers;
 mod hosting;
 mod log;
 mod options;
@@ -75,6 +75,14 @@ use serde_json::json;
 use tokio::sync::{Semaphore, mpsc, watch};
 use tracing::{info, warn};
 
+use self::{
+    background::BackgroundTasks,
+    hosting::Hosting,
+    ownership::{Ownership, Readers, StoreClock},
+    recovery::Parking,
+    runs::{ActiveRuns, BlockingRuns, Timers},
+    tasks::{Activity, Dispatch},
+};
 pub(crate) use self::{
     error::EngineError,
     log::{Range, is_unreadable, read_range},
@@ -84,14 +92,6 @@ pub(crate) use self::{
 pub use self::{
     executor::RunExecutor,
     options::{AnonymousAnswers, EngineOptions, RefusedEvents},
-};
-use self::{
-    helpers::Helpers,
-    hosting::Hosting,
-    ownership::{Ownership, Readers, StoreClock},
-    recovery::Parking,
-    runs::{ActiveRuns, BlockingRuns, Timers},
-    tasks::{Activity, Dispatch},
 };
 use super::journal::Journals;
 use crate::{
@@ -136,9 +136,9 @@ pub(crate) struct Engine {
     /// The tasks that read mailboxes.
     readers: Readers,
     /// The tasks that record answers, at most as many as the mailboxes deliver unsettled.
-    recorders: Helpers,
+    recorders: BackgroundTasks,
     /// The other tasks that end on their own.
-    helpers: Helpers,
+    background: BackgroundTasks,
     /// Locked while the log is relayed.
     relaying: tokio::sync::Mutex<()>,
     /// The runs in memory.
@@ -232,8 +232,8 @@ impl Engine {
             hosting,
             ownership,
             readers: Readers::default(),
-            recorders: Helpers::default(),
-            helpers: Helpers::default(),
+            recorders: BackgroundTasks::default(),
+            background: BackgroundTasks::default(),
             relaying: tokio::sync::Mutex::default(),
             live: ActiveRuns::default(),
             blocking: BlockingRuns::default(),

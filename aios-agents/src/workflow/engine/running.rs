@@ -49,7 +49,7 @@ impl RunningEngine {
         self.engine.readers.close();
         self.engine.live.stop().await;
         self.engine.recorders.stop().await;
-        self.engine.helpers.stop().await;
+        self.engine.background.stop().await;
         self.tasks.shutdown().await;
         // After the loops, which also write notes, and before the leases under whose fences they are
         // written.
@@ -87,7 +87,7 @@ impl Drop for RunningEngine {
         drop(self.engine.ownership.take());
         self.engine.readers.close();
         drop(self.engine.recorders.take());
-        drop(self.engine.helpers.take());
+        drop(self.engine.background.take());
         self.engine.store.unwatch();
     }
 }

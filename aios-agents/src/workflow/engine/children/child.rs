@@ -21,7 +21,7 @@ use serde_json::json;
 use tracing::warn;
 
 use crate::workflow::{
-    engine::{Engine, Message, RunOutcome},
+    engine::{Engine, Message, RunOutcome, driver::TOO_LARGE},
     journal::{ChildEnded, ChildStarted, Entry, JournalError, Parent, Started, is_same},
     machine::Outcome,
     run_id::InvalidRunId,
@@ -250,7 +250,7 @@ fn start_refused(error: &StoreError) -> Failure {
 fn too_large(bytes: usize, limit: usize) -> Failure {
     let message =
         format!("the end of the child has {bytes} bytes, the store takes at most {limit}");
-    Failure::new("EVENT_TOO_LARGE", message)
+    Failure::new(TOO_LARGE, message)
 }
 
 impl RunOutcome {

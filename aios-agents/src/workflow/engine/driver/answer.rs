@@ -23,7 +23,8 @@ use aios_core::{
 };
 
 use super::{
-    Driver, Exit, Message, acknowledge, assignment::Held, classify::Answer, refusal::Refusal,
+    Driver, Exit, Message, acknowledge, assignment::AnonymousAnswer, classify::Answer,
+    refusal::Refusal,
 };
 use crate::workflow::journal::{AgentEvent, Entry, Record};
 
@@ -166,7 +167,7 @@ impl Driver {
                 self.accept(operation, attempt, entry, delivery);
             }
             Ok(Answer::Anonymous { operation, attempt, entry }) => {
-                self.hold(operation, Held { attempt, entry, delivery }).await;
+                self.keep_anonymous(operation, AnonymousAnswer { attempt, entry, delivery }).await;
             }
             Err(Refusal::NotAwaited) => self.ignore(delivery),
             Err(refusal) => self.engine.settle_refused(self.fence, delivery, refusal),

@@ -82,7 +82,7 @@ pub(super) struct Assignment {
     silent: Option<Queued>,
     /// An answer that names no assignment, and when it arrived. It is not acknowledged while it is
     /// here.
-    held: Option<(Held, Timestamp)>,
+    anonymous: Option<(AnonymousAnswer, Timestamp)>,
     /// Alive while the run waits for this attempt. The dispatcher has a weak reference, and drops a
     /// task that no run waits for.
     awaited: Arc<()>,
@@ -104,7 +104,7 @@ impl Assignment {
 
 /// An answer that names no assignment.
 #[derive(Debug)]
-pub(super) struct Held {
+pub(super) struct AnonymousAnswer {
     /// The attempt that it is taken to answer.
     pub(super) attempt: u32,
     /// The answer as an entry.
@@ -174,7 +174,7 @@ impl Driver {
                 task.data.agent_id.as_deref(),
             )),
             silent: None,
-            held: None,
+            anonymous: None,
             awaited: Arc::default(),
         };
         let unclaimed_at = assigned_at + self.engine.options.unclaimed_after;
@@ -206,12 +206,12 @@ impl Driver {
         // The first of the two deadlines of silence; the check of this timer sets the second.
         let silence = now + self.engine.options.heartbeat_timeout / 2;
         self.engine.timers.set(silence, &self.run_id, operation);
-        let held = assignment.held.take();
+        let anonymous = assignment.anonymous.take();
         if let Some(queued) = queued {
             self.on_claimed(operation, attempt, &queued);
         }
-        if let Some((held, _)) = held {
-            refuse(held.delivery, ANONYMOUS).await;
+        if let Some((answer, _)) = anonymous {
+            refuse(answer.delivery, ANONYMOUS).await;
         }
     }
 
@@ -223,39 +223,39 @@ impl Driver {
         self.on_heartbeat(operation).await;
     }
 
-    /// Holds an answer that names no assignment. It is refused if an agent that names the
+    /// Keeps an answer that names no assignment. It is refused if an agent that names the
     /// assignment is heard of within the grace; otherwise it is accepted, so that agents which are
     /// not built with aios can answer, unless the options say otherwise.
-    pub(super) async fn hold(&mut self, operation: u64, held: Held) {
+    pub(super) async fn keep_anonymous(&mut self, operation: u64, answer: AnonymousAnswer) {
         let now = self.engine.clock.now();
         let accepts = self.engine.options.anonymous_answers == AnonymousAnswers::AcceptAfterGrace;
         let assignment = self.assigned.get_mut(&operation);
-        match assignment.filter(|it| accepts && it.started_at.is_none() && it.held.is_none()) {
+        match assignment.filter(|it| accepts && it.started_at.is_none() && it.anonymous.is_none()) {
             Some(assignment) => {
-                assignment.held = Some((held, now));
+                assignment.anonymous = Some((answer, now));
                 let until = now + self.engine.options.task_grace;
                 self.engine.timers.set(until, &self.run_id, operation);
             }
-            None => refuse(held.delivery, ANONYMOUS).await,
+            None => refuse(answer.delivery, ANONYMOUS).await,
         }
     }
 
-    /// Accepts an answer that was held long enough; otherwise returns when to accept it.
+    /// Accepts an anonymous answer that was kept long enough; otherwise returns when to accept it.
     ///
     /// An agent that names the assignment had the whole grace to be heard of, and was not.
-    fn release_held(&mut self, operation: u64, now: Timestamp) -> Option<Timestamp> {
+    fn accept_anonymous(&mut self, operation: u64, now: Timestamp) -> Option<Timestamp> {
         let assignment = self.assigned.get_mut(&operation)?;
-        let (held, since) = assignment.held.take()?;
+        let (answer, since) = assignment.anonymous.take()?;
         let until = since + self.engine.options.task_grace;
         if until > now {
-            assignment.held = Some((held, since));
+            assignment.anonymous = Some((answer, since));
             return Some(until);
         }
         tracing::warn!(
-            run = %self.run_id, event_id = %held.delivery.event.id,
+            run = %self.run_id, event_id = %answer.delivery.event.id,
             "accepted an answer that does not name the assignment of its task as its cause"
         );
-        self.accept(operation, held.attempt, held.entry, held.delivery);
+        self.accept(operation, answer.attempt, answer.entry, answer.delivery);
         None
     }
 
@@ -264,7 +264,7 @@ impl Driver {
     ///
     /// `is_read` says that the journal was just read, so that a task may be dispatched again.
     pub(super) fn check_assignment(&mut self, operation: u64, now: Timestamp, is_read: bool) {
-        if let Some(until) = self.release_held(operation, now) {
+        if let Some(until) = self.accept_anonymous(operation, now) {
             return self.engine.timers.set(until, &self.run_id, operation);
         }
         let unclaimed_at = self.check_unclaimed(operation, now, is_read);

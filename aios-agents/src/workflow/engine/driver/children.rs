@@ -120,7 +120,7 @@ impl Children {
 
     /// Whether the run may end: every child whose start is recorded exists, and those to be cancelled
     /// have been asked to end.
-    pub(super) fn let_end(&self) -> bool {
+    pub(super) fn allow_end(&self) -> bool {
         self.unstarted.is_empty() && !self.is_cancelling()
     }
 

@@ -44,7 +44,7 @@ use tracing::warn;
 use super::{
     Driver, Exit, InFlight, Message, acknowledge,
     entries::{exit, failures, read_entry},
-    lookahead::{Position, is_refuted},
+    lookahead::{Lookahead, is_refuted},
     oversize::too_large,
 };
 use crate::workflow::{
@@ -66,7 +66,7 @@ impl Driver {
             return true;
         }
         let machine = self.execution.machine();
-        if self.execution.outcome().is_some() && !machine.is_paused() && self.children.let_end() {
+        if self.execution.outcome().is_some() && !machine.is_paused() && self.children.allow_end() {
             return true;
         }
         let steps = || machine.active().any(|(_, request)| matches!(request, Request::Step { .. }));
@@ -80,26 +80,26 @@ impl Driver {
             return Ok(());
         }
         // May add to the outbox, and to what the code has requested.
-        let mut position = self.look_ahead().await;
+        let mut lookahead = self.look_ahead().await;
         if let Some(failure) = self.write_failure.take() {
             return Err(failure);
         }
-        match (self.encode_recording(position), position) {
+        match (self.encode_recording(lookahead), lookahead) {
             (Ok(()), _) => {}
-            (Err(failure), Position::Behind) => return Err(failure),
+            (Err(failure), Lookahead::Behind) => return Err(failure),
             // The outcomes are recorded first. The run is blocked when it requests this again.
-            (Err(_), _) => position = Position::Diverged,
+            (Err(_), _) => lookahead = Lookahead::Diverged,
         }
         // Everything that was collected since the last append goes into one.
         let records = std::mem::take(&mut self.outbox);
         let answers = std::mem::take(&mut self.answers);
-        self.submit(records, answers, position);
+        self.submit(records, answers, lookahead);
         Ok(())
     }
 
     /// Adds to the outbox what the code has requested, and the end of the run if the code has ended. After
     /// a failure, nothing is added.
-    fn encode_recording(&mut self, position: Position) -> Result<(), Failure> {
+    fn encode_recording(&mut self, lookahead: Lookahead) -> Result<(), Failure> {
         if self.execution.must_block() {
             // It is blocked once the outcomes that the code has seen are durable.
             return Ok(());
@@ -110,7 +110,7 @@ impl Driver {
         let is_prepared = |ending: &Entry| {
             !matches!(ending, Entry::Continued(_)) && !self.execution.shared.outputs().is_held()
         };
-        let may_end = |ending: &Entry| position == Position::Behind || is_prepared(ending);
+        let may_end = |ending: &Entry| lookahead == Lookahead::Behind || is_prepared(ending);
         let entries = entries.into_iter().chain(self.ending().filter(may_end));
         let before = self.outbox.len();
         for entry in entries {
@@ -130,9 +130,9 @@ impl Driver {
         &mut self,
         records: Vec<Record>,
         answers: Vec<Delivery>,
-        position: Position,
+        lookahead: Lookahead,
     ) {
-        let append = self.append_of(&records, position);
+        let append = self.append_of(&records, lookahead);
         let store = Arc::clone(&self.engine.store);
         // Readers of output read no further once the run has ended.
         // Only the last record can be the end, because nothing is requested after it.
@@ -144,16 +144,16 @@ impl Driver {
             }
             store.append_one(append).await
         });
-        self.append = Some(InFlight { records, answers, position, failures: 0, appending });
+        self.append = Some(InFlight { records, answers, lookahead, failures: 0, appending });
     }
 
     /// Repeats a failed append after a pause.
     fn submit_again(&mut self, in_flight: InFlight) {
-        let InFlight { records, answers, position, failures, .. } = in_flight;
+        let InFlight { records, answers, lookahead, failures, .. } = in_flight;
         let Backoff { initial_delay, max_delay, .. } = self.engine.options.backoff;
         // The exponent has a limit, because a multiplication of a `Duration` panics when it overflows.
         let pause = (initial_delay * 2_u32.saturating_pow(failures.min(16))).min(max_delay);
-        let append = self.append_of(&records, position);
+        let append = self.append_of(&records, lookahead);
         let store = Arc::clone(&self.engine.store);
         let clock = Arc::clone(&self.engine.clock);
         let appending = Box::pin(async move {
@@ -161,16 +161,16 @@ impl Driver {
             store.append_one(append).await
         });
         self.append =
-            Some(InFlight { records, answers, position, failures: failures + 1, appending });
+            Some(InFlight { records, answers, lookahead, failures: failures + 1, appending });
     }
 
     /// The append of records. One that diverged expects no version: its records are valid at any place in
     /// the journal.
-    fn append_of(&self, records: &[Record], position: Position) -> Append {
+    fn append_of(&self, records: &[Record], lookahead: Lookahead) -> Append {
         let events = records.iter().map(|record| record.event.clone()).collect();
-        let expected = match position {
-            Position::Behind | Position::Ahead(_) => Expected::Exact(self.version),
-            Position::Diverged => Expected::Any,
+        let expected = match lookahead {
+            Lookahead::Behind | Lookahead::Ahead(_) => Expected::Exact(self.version),
+            Lookahead::Diverged => Expected::Any,
         };
         self.journal_append(events, expected)
     }
@@ -184,7 +184,7 @@ impl Driver {
     /// children are still being started or cancelled.
     pub(super) fn ending(&self) -> Option<Entry> {
         self.execution.outcome()?;
-        if self.is_paused() || !self.children.let_end() {
+        if self.is_paused() || !self.children.allow_end() {
             return None;
         }
         self.execution.ending(|| self.successor_id())
@@ -195,7 +195,7 @@ impl Driver {
         let in_flight = self.append.take()?;
         // First, because a refused lookahead must not be treated as an ordinary append: the code has
         // seen what is not in the journal.
-        if let (Position::Ahead(seen), Err(error)) = (in_flight.position, &result)
+        if let (Lookahead::Ahead(seen), Err(error)) = (in_flight.lookahead, &result)
             && is_refuted(error)
         {
             return self.retreat(in_flight.records, in_flight.answers, seen);
@@ -208,9 +208,9 @@ impl Driver {
             }
             Ok(appended) => self.committed(appended, in_flight).await,
             Err(StoreError::Conflict { .. } | StoreError::StreamClosed { .. }) => {
-                match in_flight.position {
-                    Position::Diverged => Some(Exit::Diverged),
-                    Position::Behind | Position::Ahead(_) => {
+                match in_flight.lookahead {
+                    Lookahead::Diverged => Some(Exit::Diverged),
+                    Lookahead::Behind | Lookahead::Ahead(_) => {
                         self.catch_up(in_flight, &BTreeSet::new()).await
                     }
                 }
@@ -223,7 +223,7 @@ impl Driver {
             Err(StoreError::TooLarge { id, bytes, limit }) => {
                 let failure = too_large(bytes, limit);
                 match self.replace_oversized(&in_flight.records, &id, &failure) {
-                    Some(shrunk) => self.submit(shrunk, in_flight.answers, in_flight.position),
+                    Some(shrunk) => self.submit(shrunk, in_flight.answers, in_flight.lookahead),
                     None => {
                         self.keep_outcomes(in_flight.records, in_flight.answers).await;
                         return Some(self.block(failure).await);
@@ -255,7 +255,7 @@ impl Driver {
         if records.len() == length || !has_outcome {
             return;
         }
-        let append = self.append_of(&records, Position::Diverged);
+        let append = self.append_of(&records, Lookahead::Diverged);
         let mut backoff = self.engine.options.backoff.initial_delay;
         while self.engine.ownership.is_valid() {
             match self.engine.store.append_one(append.clone()).await {
@@ -281,7 +281,7 @@ impl Driver {
     /// expected place were appended by an earlier attempt, and so were those of an append that expects
     /// no place: the ids of outcomes are derived from their run or new.
     fn is_stray(&self, appended: Appended, in_flight: &InFlight) -> bool {
-        if in_flight.position == Position::Diverged {
+        if in_flight.lookahead == Lookahead::Diverged {
             return false;
         }
         let length: u64 = in_flight.records.len().try_into().unwrap_or(u64::MAX);
@@ -292,10 +292,10 @@ impl Driver {
     /// The store knows the ids of some of the events. Usually another engine has recorded the same answer,
     /// which is then found among the foreign appends.
     async fn on_known(&mut self, in_flight: InFlight, known: BTreeSet<EventId>) -> Option<Exit> {
-        match in_flight.position {
-            Position::Ahead(seen) => self.retreat(in_flight.records, in_flight.answers, seen),
-            Position::Behind => self.catch_up(in_flight, &known).await,
-            Position::Diverged => self.rename_answers(in_flight, &known).await,
+        match in_flight.lookahead {
+            Lookahead::Ahead(seen) => self.retreat(in_flight.records, in_flight.answers, seen),
+            Lookahead::Behind => self.catch_up(in_flight, &known).await,
+            Lookahead::Diverged => self.rename_answers(in_flight, &known).await,
         }
     }
 
@@ -307,7 +307,7 @@ impl Driver {
         known: &BTreeSet<EventId>,
     ) -> Option<Exit> {
         let is_known = |event: &Event| known.contains(&event.id);
-        let InFlight { mut records, answers, position, .. } = in_flight;
+        let InFlight { mut records, answers, lookahead, .. } = in_flight;
         let mut renamed = 0;
         for record in records.iter_mut().filter(|record| is_known(&record.event)) {
             if is_answer(record) {
@@ -318,7 +318,7 @@ impl Driver {
             }
         }
         if renamed > 0 {
-            self.submit(records, answers, position);
+            self.submit(records, answers, lookahead);
             return None;
         }
         let known = records.iter().find(|record| is_known(&record.event));
@@ -336,21 +336,23 @@ impl Driver {
     async fn committed(&mut self, appended: Appended, in_flight: InFlight) -> Option<Exit> {
         // Set before anything is applied, so that what is recorded next expects it.
         self.version = appended.version;
-        let InFlight { records, answers, position, .. } = in_flight;
+        let InFlight { records, answers, lookahead, .. } = in_flight;
         let ended = records.last().and_then(|record| RunOutcome::from_entry(&record.entry));
         if let (Some(ended), Some(last)) = (&ended, records.last()) {
             self.succession.note_end(&last.entry);
             self.measure_end(ended, last.event.timestamp);
         }
-        match position {
-            Position::Behind => self.apply_all(records.into_iter().map(Record::into_applied)).await,
-            Position::Ahead(seen) => {
+        match lookahead {
+            Lookahead::Behind => {
+                self.apply_all(records.into_iter().map(Record::into_applied)).await
+            }
+            Lookahead::Ahead(seen) => {
                 self.execution.end_lookahead();
                 // The code has seen the first ones ahead.
                 let followers = records.into_iter().skip(seen);
                 self.apply_all(followers.map(Record::into_applied)).await;
             }
-            Position::Diverged => {}
+            Lookahead::Diverged => {}
         }
         // Nothing awaits an answer once the run has ended.
         let unawaited = if ended.is_some() { std::mem::take(&mut self.postponed) } else { vec![] };
@@ -358,7 +360,7 @@ impl Driver {
             acknowledge(answer).await;
         }
         self.engine.store_answered();
-        if position == Position::Diverged {
+        if lookahead == Lookahead::Diverged {
             return Some(Exit::Diverged);
         }
         if let Some(ended) = ended {
@@ -409,7 +411,7 @@ impl Driver {
         }
         match records.is_empty() {
             true => self.answers.extend(in_flight.answers),
-            false => self.submit(records, in_flight.answers, Position::Behind),
+            false => self.submit(records, in_flight.answers, Lookahead::Behind),
         }
         None
     }

@@ -432,7 +432,7 @@ fn notify_parent(engine: &Arc<Engine>, parent: Parent, ended: RunOutcome) {
         return;
     }
     let reporter = Arc::clone(engine);
-    engine.helpers.spawn(async move {
+    engine.background.spawn(async move {
         let outcome = ended.into_outcome();
         reporter.report_child(&parent, outcome).await;
     });

@@ -26,7 +26,7 @@ use crate::workflow::{
 
 /// How far the code is, compared with an append in flight.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Position {
+pub(super) enum Lookahead {
     /// It sees the records once they are durable.
     Behind,
     /// It has seen this many of the records, the first ones.
@@ -46,27 +46,27 @@ impl Driver {
     /// Whether the code has seen outcomes whose append is in flight. Until it is durable, nothing that the
     /// code requested takes effect.
     pub(super) fn is_ahead(&self) -> bool {
-        self.append.as_ref().is_some_and(|append| append.position != Position::Behind)
+        self.append.as_ref().is_some_and(|append| append.lookahead != Lookahead::Behind)
     }
 
     /// Lets the code see the outcomes that are about to be appended, if it may. What it requests is
     /// recorded by the same append.
-    pub(super) async fn look_ahead(&mut self) -> Position {
+    pub(super) async fn look_ahead(&mut self) -> Lookahead {
         if !self.may_look_ahead() {
-            return Position::Behind;
+            return Lookahead::Behind;
         }
         let entries = self.execution.machine().take_recording();
         // Timers that have fired are recorded with the answers, in the order in which the code sees
         // them.
         entries.into_iter().for_each(|entry| self.write(entry));
         if self.write_failure.is_some() {
-            return Position::Behind;
+            return Lookahead::Behind;
         }
         let outcomes: Vec<_> = self.outbox.iter().map(Record::to_applied).collect();
         let seen = outcomes.len();
         self.execution.look_ahead();
         self.apply_all(outcomes).await;
-        Position::Ahead(seen)
+        Lookahead::Ahead(seen)
     }
 
     /// Whether the records to append are outcomes only, and nothing would be lost by loading the run
@@ -111,7 +111,7 @@ impl Driver {
         if records.is_empty() {
             return Some(Exit::Diverged);
         }
-        self.submit(records, answers, Position::Diverged);
+        self.submit(records, answers, Lookahead::Diverged);
         None
     }
 }

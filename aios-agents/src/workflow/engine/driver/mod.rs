@@ -86,14 +86,14 @@ use tokio::sync::OwnedSemaphorePermit;
 use tracing::warn;
 
 use self::{
-    assignment::Assignment, children::Children, lookahead::Position, outgoing::Outgoing,
+    assignment::Assignment, children::Children, lookahead::Lookahead, outgoing::Outgoing,
     seek::RecordedAttempts, successor::Succession,
 };
 pub(super) use self::{
     assignment::{assignment_id, recorded},
     entries::run_metadata,
     lifecycle::run,
-    oversize::too_large,
+    oversize::{TOO_LARGE, too_large},
     refusal::{ANONYMOUS, Refusal, refuse},
 };
 use super::{Engine, Message, RunOutcome, recovery::Parked, runs::Inbox};
@@ -242,7 +242,7 @@ struct InFlight {
     /// The answers among them, acknowledged when they are durable.
     answers: Vec<Delivery>,
     /// Whether the code has seen some of them.
-    position: Position,
+    lookahead: Lookahead,
     /// Number of failed attempts.
     failures: u32,
     /// The call of the store, which goes ahead only while it is polled here.

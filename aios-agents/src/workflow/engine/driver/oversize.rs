@@ -14,7 +14,7 @@ use crate::{
 };
 
 /// Failure code of an operation whose outcome is larger than the store accepts.
-const TOO_LARGE: &str = "EVENT_TOO_LARGE";
+pub(in super::super) const TOO_LARGE: &str = "EVENT_TOO_LARGE";
 
 impl Driver {
     /// Replaces an oversized result with a failure; `None` if the entry is not a result, so that

@@ -196,7 +196,7 @@ impl Engine {
         }
         let engine = Arc::clone(self);
         // In a separate task, because loading many runs may take longer than a lease lasts.
-        self.helpers.spawn(async move {
+        self.background.spawn(async move {
             for run_id in runs {
                 engine.activate(&run_id, Message::Wake).await;
             }

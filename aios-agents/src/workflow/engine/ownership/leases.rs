@@ -296,7 +296,7 @@ async fn take_free(engine: &Arc<Engine>, members: &Members) -> Result<(), Engine
         record_held(&engine.ownership.leases());
         debug!(shards = numbers.len(), "took shards");
         // In a separate task, because recovery may take longer than a lease lasts.
-        engine.helpers.spawn(recover::run(Arc::clone(engine), numbers));
+        engine.background.spawn(recover::run(Arc::clone(engine), numbers));
     }
     Ok(())
 }

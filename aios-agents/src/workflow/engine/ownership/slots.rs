@@ -249,7 +249,7 @@ fn read(engine: &Arc<Engine>, number: u16, deliveries: Option<Deliveries>) {
     if engine.readers.0.lock().is_closed {
         return;
     }
-    let reader = engine.helpers.spawn(mailbox::run(Arc::clone(engine), number, deliveries));
+    let reader = engine.background.spawn(mailbox::run(Arc::clone(engine), number, deliveries));
     if let Some(reader) = reader {
         engine.readers.insert(number, reader);
     }

@@ -48,7 +48,7 @@ pub(crate) fn look_again(engine: &Arc<Engine>) {
         engine.send(&run_id, Message::Wake);
     }
     let shares = engine.ownership.shares().into_iter().collect();
-    engine.helpers.spawn(run(Arc::clone(engine), shares));
+    engine.background.spawn(run(Arc::clone(engine), shares));
 }
 
 /// Finds and wakes the runs, once. May be repeated from the start after an error.

@@ -12,24 +12,24 @@ use crate::task::JoinSet;
 
 /// Tasks of an engine. Once it has stopped, none of them holds its store or a delivery.
 #[derive(Debug, Default)]
-pub(super) struct Helpers(Mutex<Helping>);
+pub(super) struct BackgroundTasks(Mutex<State>);
 
 /// The tasks, and whether more may be spawned.
 #[derive(Debug, Default)]
-struct Helping {
+struct State {
     /// Ended when it is dropped.
     tasks: JoinSet<()>,
     /// Whether the engine has stopped, so that no more tasks are spawned.
     is_closed: bool,
 }
 
-impl Helpers {
+impl BackgroundTasks {
     /// Spawns a task, unless the engine has stopped.
     pub(super) fn spawn(
         &self,
         task: impl Future<Output = ()> + Send + 'static,
     ) -> Option<AbortHandle> {
-        let Helping { tasks, is_closed } = &mut *self.0.lock();
+        let State { tasks, is_closed } = &mut *self.0.lock();
         while tasks.try_join_next().is_some() {}
         (!*is_closed).then(|| tasks.spawn(task))
     }
@@ -43,9 +43,9 @@ impl Helpers {
 
     /// Takes the tasks, and prevents new ones; dropping them ends them.
     pub(super) fn take(&self) -> JoinSet<()> {
-        let mut helping = self.0.lock();
-        helping.is_closed = true;
-        std::mem::take(&mut helping.tasks)
+        let mut state = self.0.lock();
+        state.is_closed = true;
+        std::mem::take(&mut state.tasks)
     }
 
     /// Ends the tasks, and waits until they have ended.
