@@ -5,7 +5,7 @@
 //! calls before it did not hold, and the process that makes the call completes it:
 //!
 //! ```text
-//! workflow (`Told`)               process of the model calls (`Histories`)
+//! workflow (`SentMessages`)               process of the model calls (`Histories`)
 //! task: epoch, kept, new messages ──► kept messages from memory, or from the journal, + new messages
 //! ```
 //!
@@ -154,18 +154,18 @@ fn short_digest(settings: &ModelRequest) -> String {
     settings.digest().chars().take(DIGEST).collect()
 }
 
-/// The part of the conversation that calls have told so far, on the side of the workflow.
+/// The part of the conversation that calls have sent so far, on the side of the workflow.
 #[derive(Debug, Default)]
-pub(super) struct Told {
+pub(super) struct SentMessages {
     /// The epoch of the latest call.
     epoch: u32,
-    /// How many messages the calls of this epoch have told.
+    /// How many messages the calls of this epoch have sent.
     messages: usize,
     /// The latest settings with the beginning of their digest.
     settings: Option<(ModelRequest, String)>,
 }
 
-impl Told {
+impl SentMessages {
     /// The call that makes this request. Within an epoch, messages are only added.
     pub(super) fn next(&mut self, epoch: u32, mut request: ModelRequest) -> ModelTask {
         if epoch != self.epoch {
@@ -175,8 +175,8 @@ impl Told {
         self.messages = request.messages.len();
         let messages = request.messages.split_off(kept);
         let settings = ModelRequest { messages: Vec::new(), ..request };
-        let told = self.settings.as_ref().filter(|(told, _)| *told == settings);
-        let settings_digest = told.map(|(_, digest)| digest.clone());
+        let sent = self.settings.as_ref().filter(|(sent, _)| *sent == settings);
+        let settings_digest = sent.map(|(_, digest)| digest.clone());
         let settings = settings_digest.is_none().then(|| Box::new(settings));
         if let Some(settings) = &settings {
             self.settings = Some(((**settings).clone(), short_digest(settings)));
@@ -326,10 +326,10 @@ mod tests {
 
     #[test]
     fn should_send_only_new_messages_and_changed_settings() {
-        let mut told = Told::default();
+        let mut sent = SentMessages::default();
         let mut history = History::default();
         let mut send = |epoch, request: &ModelRequest| {
-            let task = told.next(epoch, request.clone());
+            let task = sent.next(epoch, request.clone());
             assert_eq!(history.request(&task).as_ref(), Some(request));
             (task.kept, task.messages.len(), task.settings.is_some())
         };
@@ -346,28 +346,28 @@ mod tests {
 
     #[test]
     fn should_refuse_a_call_whose_earlier_messages_are_unknown() {
-        let mut told = Told::default();
-        told.next(0, request(&["a"]));
-        let second = told.next(0, request(&["a", "b"]));
+        let mut sent = SentMessages::default();
+        sent.next(0, request(&["a"]));
+        let second = sent.next(0, request(&["a", "b"]));
         assert_eq!(History::default().request(&second), None);
-        told.forget();
-        let again = told.next(0, request(&["a", "b"]));
+        sent.forget();
+        let again = sent.next(0, request(&["a", "b"]));
         assert_eq!(History::default().request(&again), Some(request(&["a", "b"])));
     }
 
     #[test]
     fn should_refuse_a_call_whose_settings_differ_from_the_journal() {
         let mut history = History::default();
-        let first = Told::default().next(0, request(&["a"]));
+        let first = SentMessages::default().next(0, request(&["a"]));
         assert!(history.request(&first).is_some());
-        // The same run with other instructions: its replay has told them, but its journal has not.
-        let mut told = Told::default();
+        // The same run with other instructions: its replay has sent them, but its journal has not.
+        let mut sent = SentMessages::default();
         let other = |texts: &[&str]| request(texts).with_instructions("Be long.");
-        told.next(0, other(&["a"]));
-        let second = told.next(0, other(&["a", "b"]));
+        sent.next(0, other(&["a"]));
+        let second = sent.next(0, other(&["a", "b"]));
         assert_eq!(history.request(&second), None);
-        told.forget();
-        let again = told.next(0, other(&["a", "b"]));
+        sent.forget();
+        let again = sent.next(0, other(&["a", "b"]));
         assert_eq!(history.request(&again), Some(other(&["a", "b"])));
     }
 

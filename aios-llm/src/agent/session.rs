@@ -34,7 +34,7 @@ use super::{
     decisions::{Decisions, emit},
     delegation::report,
     faults::Faults,
-    history::{MISSING, ModelTask, Told},
+    history::{MISSING, ModelTask, SentMessages},
     host::{GUARDRAIL, ToolTask},
 };
 use crate::{
@@ -92,8 +92,8 @@ pub(super) struct Session {
     pub(super) faults: Faults,
     /// Decisions that the run waits for.
     pub(super) decisions: Decisions,
-    /// The part of the conversation that the model calls have told.
-    told: Told,
+    /// The part of the conversation that the model calls have sent.
+    sent: SentMessages,
 }
 
 impl Session {
@@ -116,7 +116,7 @@ impl Session {
             subject: prompt.subject,
             faults: Faults::default(),
             decisions: Decisions::default(),
-            told: Told::default(),
+            sent: SentMessages::default(),
             agent,
             context,
         })
@@ -189,8 +189,8 @@ impl Session {
             let mut request = summary.clone().unwrap_or_else(|| self.request());
             let granted = self.accounting.reserve_request(&self.agent, &mut request).await?;
             let timeout = self.model_timeout(granted.left);
-            let told = self.told.next(epoch, request);
-            let task = ModelTask { is_cheaper: granted.is_cheaper, is_summary, ..told };
+            let sent = self.sent.next(epoch, request);
+            let task = ModelTask { is_cheaper: granted.is_cheaper, is_summary, ..sent };
             let is_whole = task.kept == 0;
             // A single attempt: the engine must not repeat a request that is not reserved.
             let call = self.context.task::<ModelResponse>(self.model_type.as_str(), &task);
@@ -209,7 +209,7 @@ impl Session {
             let Some(failure) = error.failure() else { return Err(error) };
             if failure.code == MISSING && !is_whole {
                 // No request was made. The next call holds the whole conversation.
-                self.told.forget();
+                self.sent.forget();
                 self.accounting.settle(Spent::default()).await?;
                 continue;
             }
