@@ -101,9 +101,9 @@ impl Cors {
             return Source::Refused;
         }
         if self.origins.contains(origin) {
-            let is_question = request.method() == Method::OPTIONS
+            let is_preflight = request.method() == Method::OPTIONS
                 && headers.contains_key(header::ACCESS_CONTROL_REQUEST_METHOD);
-            return Source::Allowed { origin: origin.clone(), is_question };
+            return Source::Allowed { origin: origin.clone(), is_preflight };
         }
         match is_same_origin(origin, request) {
             true => Source::NoPage,
@@ -118,7 +118,7 @@ pub(crate) enum Source {
     /// Not a page, or one of the same origin.
     NoPage,
     /// A page of an allowed origin. Before most requests, a browser sends a preflight request.
-    Allowed { origin: HeaderValue, is_question: bool },
+    Allowed { origin: HeaderValue, is_preflight: bool },
     /// Any other page.
     Refused,
 }
@@ -131,7 +131,7 @@ impl Source {
                 let message = "pages of this origin may not use the API; see `Cors`";
                 Some(ApiError::new("ORIGIN_NOT_ALLOWED", message).into_response())
             }
-            Self::Allowed { is_question: true, .. } => {
+            Self::Allowed { is_preflight: true, .. } => {
                 let mut response = StatusCode::NO_CONTENT.into_response();
                 let headers = response.headers_mut();
                 let age = HeaderValue::from(cors.max_age.as_secs());

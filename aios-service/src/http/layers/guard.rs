@@ -13,7 +13,7 @@ use axum::{
 };
 
 use super::{
-    audit::{AuditedCall, beside},
+    audit::{AuditedCall, after_announcing},
     authorize::authenticate,
     idempotency::idempotent,
 };
@@ -28,7 +28,7 @@ pub(crate) async fn guard(State(api): State<Api>, request: Request, next: Next) 
     let call = AuditedCall::begin(&api, &mut request);
     let announcement = call.as_ref().and_then(AuditedCall::announcement);
     let clock = &*api.options.clock;
-    let response = beside(announcement, clock, checked(&api, request, next)).await;
+    let response = after_announcing(announcement, clock, checked(&api, request, next)).await;
     if let Some(stored) = call.and_then(|call| call.record(&response)) {
         // It fails if the event is lost, which is reported.
         let _ = stored.await;

@@ -13,7 +13,7 @@ mod request_id;
 mod trace;
 
 pub(crate) use self::{
-    audit::{AuditLog, Requested},
+    audit::{AuditLog, AuditStored},
     authorize::{
         AgentsCreate, AgentsDelete, AgentsRead, AgentsReplace, AgentsRestart, Caller,
         DeadLettersPurge, DeadLettersRead, DeadLettersRedrive, EnginesRead, EventsPublish,

@@ -1,7 +1,7 @@
 //! Dead letters: `/dead-letters`.
 //!
 //! They are in the broker and not in the store, so the audit event of a redrive or a purge can't
-//! share a commit with the effect. The handlers wait for it first ([`Requested`]).
+//! share a commit with the effect. The handlers wait for it first ([`AuditStored`]).
 
 use std::sync::Arc;
 
@@ -16,7 +16,7 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 
 use crate::http::{
     ApiError,
-    layers::{Caller, DeadLettersPurge, DeadLettersRead, DeadLettersRedrive, Requested},
+    layers::{AuditStored, Caller, DeadLettersPurge, DeadLettersRead, DeadLettersRedrive},
     protocol::{Document, Json, Listing, Path, Query, Resource, count, page},
     state::Api,
 };
@@ -183,7 +183,7 @@ struct Handled {
 async fn redrive_dead_letters(
     State(api): State<Api>,
     _: Caller<DeadLettersRedrive>,
-    _: Requested,
+    _: AuditStored,
     Path(address): Path<(AddressKind, String)>,
     Json(body): Json<SelectionBody>,
 ) -> Result<Response, ApiError> {
@@ -209,7 +209,7 @@ async fn redrive_dead_letters(
 async fn purge_dead_letters(
     State(api): State<Api>,
     _: Caller<DeadLettersPurge>,
-    _: Requested,
+    _: AuditStored,
     Path(address): Path<(AddressKind, String)>,
     Json(body): Json<SelectionBody>,
 ) -> Result<Response, ApiError> {

@@ -26,7 +26,7 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 
 use crate::http::{
     ApiError,
-    layers::{Caller, EventsPublish, EventsRead, RequestIds, Requested, metadata},
+    layers::{AuditStored, Caller, EventsPublish, EventsRead, RequestIds, metadata},
     protocol::{Document, Json, Listing, Query, Range, Resource, begin, count, page, position},
     state::Api,
 };
@@ -206,7 +206,7 @@ struct PublishBody {
 async fn publish_event(
     State(api): State<Api>,
     caller: Caller<EventsPublish>,
-    _: Requested,
+    _: AuditStored,
     ids: RequestIds,
     headers: HeaderMap,
     Json(body): Json<PublishBody>,

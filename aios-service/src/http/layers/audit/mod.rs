@@ -5,11 +5,13 @@
 //! had an effect.
 //!
 //! No call waits for the first event, which would cost a commit before the one of the effect. It is handed
-//! to the store before the effect instead ([`beside`]), and a store commits appends in the order in which
+//! to the store before the effect instead ([`after_announcing`]), and a store commits appends in the order in which
 //! it gets them from a task ([`EventStore`](aios_core::store::EventStore)): in the commit of the effect, or
-//! in an earlier one. If that fails, the call does nothing more until the event is stored, for at most 5 s:
-//! what it has handed over already may be committed before the event, what comes later is not. A route whose effect is not in the store waits for the event ([`Requested`]). The second
-//! event is appended when the first one is stored, also if the request was cut off before ([`Announcement`]).
+//! in an earlier one. If the store does not take it at first, the call does nothing more until it is
+//! stored, for at most 5 s. What the call has handed over by then may still be committed before it.
+//!
+//! A route whose effect is not in the store waits for the event ([`AuditStored`]). The second event is
+//! appended when the first one is stored, also if the request was cut off before ([`Announcement`]).
 //!
 //! The other designs cost more. An event in the transaction of the effect would need appends to several
 //! streams, and a way for every call of the runtime to take one along. Events that are derived from the
@@ -162,7 +164,7 @@ impl Drop for Call {
 /// Runs work that an announcement must precede in the store. Each poll polls the announcement first, so the
 /// store gets it before anything that the work appends, even if its queue is full. The work does not wait
 /// for it, unless the store fails to take the event at first.
-pub(crate) async fn beside<T>(
+pub(crate) async fn after_announcing<T>(
     announcement: Option<Announcement>,
     clock: &dyn Clock,
     work: impl Future<Output = T>,
@@ -189,9 +191,9 @@ pub(crate) async fn beside<T>(
 ///
 /// If the event can't be stored, the call is refused: its effect would leave no trace in the log.
 #[derive(Debug)]
-pub(crate) struct Requested;
+pub(crate) struct AuditStored;
 
-impl FromRequestParts<Api> for Requested {
+impl FromRequestParts<Api> for AuditStored {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, api: &Api) -> Result<Self, ApiError> {

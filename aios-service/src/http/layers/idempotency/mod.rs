@@ -35,7 +35,7 @@ use axum::{
 pub(crate) use self::ids::RequestIds;
 use self::record::{Claimed, Record};
 use super::{
-    audit::{AuditedCall, beside},
+    audit::{AuditedCall, after_announcing},
     authorize::require,
     finish,
 };
@@ -108,7 +108,7 @@ async fn handle(api: Api, record: Record, request: Request, next: Next) -> Respo
             Err(error) => (error.into_response(), None),
         }
     };
-    let (response, claim) = beside(announcement, &*api.options.clock, answered).await;
+    let (response, claim) = after_announcing(announcement, &*api.options.clock, answered).await;
     let stored = call.and_then(|call| call.record(&response));
     let response = match claim {
         Some(claim) => claim.answer(response).await,
