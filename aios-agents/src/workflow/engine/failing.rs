@@ -49,16 +49,20 @@ impl Engine {
         self.failing.failed().await
     }
 
-    /// Stops all activity and releases the shards.
-    ///
-    /// The order matters: loops are stopped first, so that they start nothing; then readers of mailboxes,
-    /// drivers and background tasks end; the leases are released last, when nothing uses them any more.
-    pub(super) async fn halt(&self) {
+    /// Ends everything that advances runs or settles their answers. The order matters: loops are stopped
+    /// first, so that they start nothing; then readers of mailboxes, drivers and background tasks end.
+    pub(super) async fn stop_runs(&self) {
         self.stopping.send_replace(true);
         self.readers.close();
         self.live.stop().await;
         self.recorders.stop().await;
         self.background.stop().await;
+    }
+
+    /// Stops all activity and releases the shards. The leases are released last, when nothing uses them any
+    /// more.
+    pub(super) async fn halt(&self) {
+        self.stop_runs().await;
         self.store.unwatch();
         self.release_leases().await;
     }

@@ -45,11 +45,7 @@ impl RunningEngine {
         if failure.is_none() {
             self.quiesce().await;
         }
-        self.engine.stopping.send_replace(true);
-        self.engine.readers.close();
-        self.engine.live.stop().await;
-        self.engine.recorders.stop().await;
-        self.engine.background.stop().await;
+        self.engine.stop_runs().await;
         self.tasks.shutdown().await;
         // After the loops, which also write notes, and before the leases under whose fences they are
         // written.
