@@ -126,7 +126,9 @@ pub trait ReadModels: Send + Sync + 'static {
         Ok(agent_ids.to_vec())
     }
 
-    /// Empties all tables and rebuilds them from the log. Appends wait in the meantime.
+    /// Empties all tables and rebuilds them from the log. Appends wait in the meantime. On SQLite, engines
+    /// can't renew their leases either: if it takes longer than about half of their `lease_time`, steps
+    /// that were running begin again afterwards.
     ///
     /// # Errors
     ///
