@@ -136,8 +136,8 @@ async fn should_not_pause_the_copy_of_a_run_that_was_paused() {
     run.pause().await.unwrap();
     run.resume().await.unwrap();
     begun.acquire().await.unwrap().forget();
-    gate.add_permits(1);
     run.pause().await.unwrap();
+    gate.add_permits(1);
     // What has begun ends during the pause.
     eventually("the step has failed", || async {
         actions(&run).await.iter().any(|action| action == "operation_failed")
