@@ -207,8 +207,6 @@ async fn should_refuse_a_last_event_id_that_is_not_a_position() {
 async fn should_refuse_to_follow_a_position_that_the_log_does_not_have() {
     let service = Service::in_memory().await;
     service.runtime.start("approval", &1).id("r1").await.unwrap();
-    let refused = service.get("/events?after=1000000").await;
-    assert_eq!(refused.fault(), (400, "INVALID_CURSOR"), "a page");
     let agents = service.get("/agents").await;
     let agent = agents.body["data"][0]["id"].as_str().unwrap();
     for path in ["/events/stream", "/runs/r1/events", &format!("/agents/{agent}/events")] {

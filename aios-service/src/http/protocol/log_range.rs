@@ -1,4 +1,4 @@
-//! The part of the log that has the events of a time, or that comes after a position.
+//! The part of the log that has the events of a time.
 //!
 //! The log is ordered by position. Timestamps grow with it except for the skew of clocks, so a
 //! binary search finds both ends, widened by [`SKEW`], and the events between them are then
@@ -8,11 +8,8 @@ use std::time::Duration;
 
 use aios_core::{
     event::Timestamp,
-    store::{EventStore, RecordedEvent, Store, StoreError},
+    store::{EventStore, RecordedEvent, StoreError},
 };
-use serde_json::json;
-
-use super::ApiError;
 
 /// How far the timestamp of an event may be from the time when it was stored. The timestamps of the log
 /// increase except for that: producers set them, and clocks differ.
@@ -51,22 +48,6 @@ impl Range {
         let at = recorded.event.timestamp;
         self.from.is_none_or(|from| at >= from) && self.before.is_none_or(|before| at < before)
     }
-}
-
-/// The position after which a stream begins: the given one, or the end of the log. Fails if the client has
-/// events that the log does not have: it would wait for later ones and miss those in between.
-pub(crate) async fn begin(store: &dyn Store, after: Option<u64>) -> Result<u64, ApiError> {
-    let head = store.head().await?;
-    let after = after.unwrap_or(head);
-    if after <= head {
-        return Ok(after);
-    }
-    let message = format!(
-        "the log ends at position {head}, before {after}: the position is of another log, or this one was \
-         restored from an older copy; read what you have again"
-    );
-    let details = json!({ "head": head, "after": after });
-    Err(ApiError::new("INVALID_CURSOR", message).with_details(details))
 }
 
 /// Finds the position after which events have this timestamp or a later one, at `after` or later. Reads

@@ -23,7 +23,7 @@ pub(crate) use self::{
         EmptyBody, Json, OptionalJson, Path, Prefix, Query, count, integer, number, object,
         position,
     },
-    log_range::{Range, begin},
+    log_range::Range,
     operations::Operations,
     page::{Filters, List},
     stream::{events, last_event_id},

@@ -29,14 +29,12 @@ use axum::{
 };
 use futures_util::{Stream, stream};
 use serde::Deserialize;
+use serde_json::json;
 use tracing::warn;
 use utoipa::IntoParams;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
-use super::{
-    extract::{Path, Query, number, position},
-    log_range::begin,
-};
+use super::extract::{Path, Query, number, position};
 use crate::{
     auth::Identity,
     http::{
@@ -192,6 +190,22 @@ async fn stream_run(
     let source = Source::Run(Box::new(api.runtime.handle(&id).await?.events(0)));
     let filter = Filter::Type(Pattern::all());
     Ok(answer(Follow::new(&api, &caller.identity, source, filter, after)))
+}
+
+/// The position after which a stream begins: the given one, or the end of the log. Fails if the client has
+/// events that the log does not have: it would wait for later ones and miss those in between.
+async fn begin(store: &dyn Store, after: Option<u64>) -> Result<u64, ApiError> {
+    let head = store.head().await?;
+    let after = after.unwrap_or(head);
+    if after <= head {
+        return Ok(after);
+    }
+    let message = format!(
+        "the log ends at position {head}, before {after}: the position is of another log, or this one was \
+         restored from an older copy; read what you have again"
+    );
+    let details = json!({ "head": head, "after": after });
+    Err(ApiError::new("INVALID_CURSOR", message).with_details(details))
 }
 
 /// Reads the position of the last event that the client has. It overrides the query, because a

@@ -27,7 +27,7 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 use crate::http::{
     ApiError,
     layers::{AuditStored, Caller, EventsPublish, EventsRead, RequestIds, metadata},
-    protocol::{Document, Json, Listing, Query, Range, Resource, begin, count, page, position},
+    protocol::{Document, Json, Listing, Query, Range, Resource, count, page, position},
     state::Api,
 };
 
@@ -162,9 +162,6 @@ async fn list_events(
                 found.push(recorded(event));
             }
         }
-    }
-    if scanned == 0 {
-        begin(&**store, Some(query.after.unwrap_or_default())).await?;
     }
     Ok(api.listing(found, (!is_end).then(|| read.to_string()), Vec::new()))
 }
