@@ -88,6 +88,8 @@ pub mod sqlite;
 
 mod any;
 mod connect;
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
+mod job_queue;
 mod leases;
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 mod measure;

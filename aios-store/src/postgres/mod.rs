@@ -62,13 +62,10 @@ use std::{fmt, sync::Arc, time::Duration};
 use aios_core::store::StoreError;
 use parking_lot::Mutex;
 use sqlx::PgPool;
-use tokio::{
-    sync::mpsc,
-    task::{AbortHandle, JoinHandle},
-};
+use tokio::task::{AbortHandle, JoinHandle};
 
 use self::{
-    append::{Pending, QUEUE, Writer},
+    append::{Pending, Writer},
     connection::Database,
     read::{Head, Tail},
 };
@@ -77,7 +74,11 @@ pub use self::{
     options::{Pooler, PostgresOptions},
 };
 pub use crate::retention::{ExpiredEvents, Retention};
-use crate::{measure, schema_version::SchemaVersion};
+use crate::{
+    job_queue::{JobQueue, job_queue},
+    measure,
+    schema_version::SchemaVersion,
+};
 
 /// A store in a PostgreSQL database. Clones share the connections and the writer.
 ///
@@ -109,7 +110,7 @@ struct Inner {
     /// Limit of payload and metadata together.
     max_event_bytes: usize,
     /// `None` after the store was closed.
-    queue: Mutex<Option<mpsc::Sender<Pending>>>,
+    queue: Mutex<Option<JobQueue<Pending>>>,
     /// The task that commits. Taken by the first `close` that waits for it.
     writer: Mutex<Option<JoinHandle<()>>>,
     /// How long an append may wait and be retried, counted from the call.
@@ -197,7 +198,7 @@ impl PostgresStore {
         let database = Database::open(options).await?;
         measure::opened();
         let head = Head::new(read::head(&database).await?);
-        let (queue, appends) = mpsc::channel(QUEUE);
+        let (queue, appends) = job_queue();
         let tail = Tail::default();
         let writer =
             Writer::new(database.clone(), appends, head.clone(), tail.clone(), append_timeout);
@@ -226,7 +227,7 @@ impl PostgresStore {
 
     /// The queue of the writer; `None` after the store was closed. The sender is cloned, so that
     /// the lock is not held while a caller waits for room.
-    fn queue(&self) -> Option<mpsc::Sender<Pending>> {
+    fn queue(&self) -> Option<JobQueue<Pending>> {
         self.0.queue.lock().clone()
     }
 }

@@ -34,9 +34,10 @@ impl EventStore for SqliteStore {
         let length = batch.len();
         let (reply, replied) = oneshot::channel();
         let job = AppendJob::new(batch, self.max_event_bytes(), reply);
-        if let Err(error) = self.writer().send(Box::new(job)).await {
-            return vec![Err(error); length];
-        }
+        let _caller = match self.writer().send(Box::new(job)).await {
+            Ok(caller) => caller,
+            Err(error) => return vec![Err(error); length],
+        };
         match replied.await {
             Ok(reply) => reply.answers,
             Err(_) => vec![Err(StoreError::Closed); length],

@@ -8,7 +8,7 @@
 //!
 //! | what | owns | blocks on |
 //! |---|---|---|
-//! | caller's task | validates and encodes its appends | room in the queue, then its reply |
+//! | caller's task | validates and encodes its appends | its reply |
 //! | thread `aios-sqlite` | the writing connection, and copies of leases, head and ends of streams | the queue, then the disk |
 //! | thread `aios-replies` | nothing | the queue of committed batches |
 //! | blocking threads of tokio | one reading connection each, at most `readers` | the disk |

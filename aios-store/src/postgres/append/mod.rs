@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!  append_all ──▶ queue ──▶ BatchBuilder ──▶ Appender ──▶ Committer ──▶ PostgreSQL
-//!  validates      bounded   while the last   retries      one round
+//!  validates      ordered   while the last   retries      one round
 //!  each append              batch commits                 trip
 //!       ▲                                                     │
 //!       └───────────────────── Replier ◀──────────────────────┘
@@ -57,7 +57,7 @@ mod valid;
 mod writer;
 
 use aios_core::store::{Append, Appended, StoreError};
-use tokio::sync::{mpsc::error::TrySendError, oneshot};
+use tokio::sync::oneshot;
 
 use self::queue::{Waiter, timed_out};
 pub(super) use self::{
@@ -66,16 +66,17 @@ pub(super) use self::{
     outcome::AppendResults,
     queue::Pending,
     valid::ValidAppend,
-    writer::{QUEUE, Writer},
+    writer::Writer,
 };
 use super::PostgresStore;
+use crate::job_queue::{Caller, Closed, Unsent};
 
-/// The writer's answer. If it is dropped without one, the store was closed.
-type AppendReply = oneshot::Receiver<Result<Appended, StoreError>>;
+/// The writer's answer. If it is dropped without one, the store was closed. The caller is held until then.
+type AppendReply = (oneshot::Receiver<Result<Appended, StoreError>>, Caller);
 
 impl PostgresStore {
-    /// Waits for room in the queue, then for the commit of the batch that takes each append: at most
-    /// `append_timeout`, and the attempt that is in progress then.
+    /// Waits for the commit of the batch that takes each append: at most `append_timeout`, and the attempt
+    /// that is in progress then.
     pub(super) async fn append_all(&self, batch: Vec<Append>) -> Vec<Result<Appended, StoreError>> {
         let mut queued = Vec::with_capacity(batch.len());
         for append in batch {
@@ -85,13 +86,14 @@ impl PostgresStore {
         for reply in queued {
             results.push(match reply {
                 Err(error) => Err(error),
-                Ok(reply) => reply.await.unwrap_or(Err(StoreError::Closed)),
+                Ok((reply, _caller)) => reply.await.unwrap_or(Err(StoreError::Closed)),
             });
         }
         results
     }
 
-    /// Queues an append, waiting for room in the queue until the append times out.
+    /// Queues an append, at the first poll. While too many abandoned ones are queued, it waits until the append
+    /// times out.
     async fn enqueue(&self, append: Append) -> Result<AppendReply, StoreError> {
         let valid = ValidAppend::new(append, self.0.max_event_bytes)?;
         let queue = self.queue().ok_or(StoreError::Closed)?;
@@ -99,15 +101,12 @@ impl PostgresStore {
         let (waiter, reply) =
             Waiter::new(self.0.database.clock().elapsed().saturating_add(timeout));
         match queue.try_send(Pending { valid, waiter }) {
-            Ok(()) => Ok(reply),
-            Err(TrySendError::Closed(_)) => Err(StoreError::Closed),
-            Err(TrySendError::Full(pending)) => {
-                // Unconstrained, so that it takes its place in the order even if its task has used up its
-                // budget. What the task appends next might find room otherwise.
-                let sending = tokio::task::unconstrained(queue.send(pending));
-                match self.0.database.within(timeout, sending).await {
-                    Some(Ok(())) => Ok(reply),
-                    Some(Err(_)) => Err(StoreError::Closed),
+            Ok(caller) => Ok((reply, caller)),
+            Err(Unsent::Closed) => Err(StoreError::Closed),
+            Err(Unsent::Full(pending)) => {
+                match self.0.database.within(timeout, queue.send(pending)).await {
+                    Some(Ok(caller)) => Ok((reply, caller)),
+                    Some(Err(Closed)) => Err(StoreError::Closed),
                     None => Err(timed_out(timeout)),
                 }
             }

@@ -13,9 +13,10 @@ use aios_core::{
     clock::Clock,
     store::{Appended, StoreError},
 };
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::oneshot;
 
 use super::{batch::Batch, valid::ValidAppend};
+use crate::job_queue::Jobs;
 
 /// The answer to a caller.
 type AppendResult = Result<Appended, StoreError>;
@@ -117,7 +118,7 @@ impl PendingBatch {
 /// statement is ready as soon as the commit is done.
 pub(crate) struct BatchBuilder {
     /// Where appends come from, in order.
-    queue: mpsc::Receiver<Pending>,
+    queue: Jobs<Pending>,
     /// The batch so far.
     pending: PendingBatch,
     /// The append that did not fit into the batch. It begins the next batch, which keeps the order.
@@ -131,7 +132,7 @@ pub(crate) struct BatchBuilder {
 impl BatchBuilder {
     /// A builder whose batch is empty.
     pub(crate) fn new(
-        queue: mpsc::Receiver<Pending>,
+        queue: Jobs<Pending>,
         clock: Arc<dyn Clock>,
         append_timeout: Duration,
     ) -> Self {
@@ -192,7 +193,7 @@ impl BatchBuilder {
         let before = self.pending.waiters.len();
         let mut first = self.next.take();
         while self.next.is_none()
-            && let Some(append) = first.take().or_else(|| self.queue.try_recv().ok())
+            && let Some(append) = first.take().or_else(|| self.queue.try_recv())
         {
             self.add(append);
         }
@@ -229,11 +230,12 @@ mod tests {
     };
 
     use super::*;
+    use crate::job_queue::job_queue;
 
     const TIMEOUT: Duration = Duration::from_secs(1);
 
     /// A builder whose queue has an append to the stream `a` for each of the expected versions.
-    fn builder(expected: &[Expected]) -> (BatchBuilder, Vec<impl Drop + use<>>) {
+    fn builder(expected: &[Expected]) -> (BatchBuilder, Vec<impl Sized + use<>>) {
         builder_with(&VirtualClock::default(), expected)
     }
 
@@ -241,16 +243,16 @@ mod tests {
     fn builder_with(
         clock: &VirtualClock,
         expected: &[Expected],
-    ) -> (BatchBuilder, Vec<impl Drop + use<>>) {
-        let (queue, receiver) = mpsc::channel(10);
+    ) -> (BatchBuilder, Vec<impl Sized + use<>>) {
+        let (queue, receiver) = job_queue();
         let mut results = Vec::new();
         for expected in expected {
             let event = Event::new("orders.order.placed".parse().unwrap(), "test", &1).unwrap();
             let append = Append::new("a".parse().unwrap(), vec![event]).with_expected(*expected);
             let (waiter, result) = Waiter::new(clock.elapsed() + TIMEOUT);
             let valid = ValidAppend::new(append, 100).unwrap();
-            queue.try_send(Pending { valid, waiter }).unwrap();
-            results.push(result);
+            let caller = queue.try_send(Pending { valid, waiter }).ok();
+            results.push((result, caller));
         }
         (BatchBuilder::new(receiver, Arc::new(clock.clone()), TIMEOUT), results)
     }

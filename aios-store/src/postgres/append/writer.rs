@@ -19,20 +19,18 @@
 
 use std::{future::poll_fn, pin::pin, task::Poll, time::Duration};
 
-use tokio::sync::mpsc;
-
 use super::{
     queue::{BatchBuilder, Pending, PendingBatch},
     reply::{CommittedBatch, Replier},
     retry::Appender,
 };
-use crate::postgres::{
-    connection::Database,
-    read::{Head, Tail},
+use crate::{
+    job_queue::Jobs,
+    postgres::{
+        connection::Database,
+        read::{Head, Tail},
+    },
 };
-
-/// Capacity of the queue. Further callers wait for room.
-pub(crate) const QUEUE: usize = 4096;
 
 /// The task that appends, one per process.
 ///
@@ -51,7 +49,7 @@ impl Writer {
     /// Creates a writer with an empty batch.
     pub(crate) fn new(
         database: Database,
-        queue: mpsc::Receiver<Pending>,
+        queue: Jobs<Pending>,
         head: Head,
         tail: Tail,
         append_timeout: Duration,

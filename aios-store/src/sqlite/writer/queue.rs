@@ -6,9 +6,10 @@
 //! decides.
 
 use aios_core::store::StoreError;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::oneshot;
 
 use super::{Writer, row::CALL_WEIGHT};
+use crate::job_queue::Jobs;
 
 /// Work that the writer does inside a transaction, and whose result is sent after the commit.
 ///
@@ -34,7 +35,7 @@ pub(crate) trait Job: Send {
 /// The jobs of one transaction, in the order of the queue.
 pub(crate) type Batch = Vec<Box<dyn Job>>;
 /// The receiving end of the queue.
-pub(super) type Calls = mpsc::Receiver<Box<dyn Job>>;
+pub(super) type Calls = Jobs<Box<dyn Job>>;
 
 /// Ends the thread.
 ///

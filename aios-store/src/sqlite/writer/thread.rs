@@ -25,7 +25,7 @@ use aios_core::{
     clock::{Clock, SystemClock},
     store::StoreError,
 };
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{oneshot, watch};
 
 use super::{
     Writer,
@@ -33,6 +33,7 @@ use super::{
     reply::ReplyThread,
 };
 use crate::{
+    job_queue::{Caller, Closed, JobQueue, job_queue},
     measure,
     sqlite::{
         error::{backend, store_error},
@@ -41,9 +42,6 @@ use crate::{
         schema,
     },
 };
-
-/// Capacity of the queue. Further callers wait for room.
-const QUEUE: usize = 4096;
 
 /// Maximum number of calls in a transaction. With more, all callers would wait for the same commit, and
 /// the writer would then wait for all of them.
@@ -55,7 +53,7 @@ const BATCH_WEIGHT: usize = 16 * 1024 * 1024;
 /// A handle to the writer thread. Dropping it blocks until the thread has closed the database.
 pub(crate) struct WriterHandle {
     /// `None` while the handle is being dropped.
-    queue: Option<mpsc::Sender<Box<dyn Job>>>,
+    queue: Option<JobQueue<Box<dyn Job>>>,
     /// `None` after it was joined.
     thread: Option<JoinHandle<()>>,
 }
@@ -67,7 +65,7 @@ impl WriterHandle {
         readers: Option<ReadPool>,
         head: watch::Sender<u64>,
     ) -> Result<Self, StoreError> {
-        let (queue, calls) = mpsc::channel(QUEUE);
+        let (queue, calls) = job_queue();
         let (ready, opened) = oneshot::channel();
         let thread = std::thread::Builder::new()
             .name("aios-sqlite".to_owned())
@@ -85,10 +83,10 @@ impl WriterHandle {
         let _ = self.send(Box::new(Last)).await;
     }
 
-    /// Queues a job. Waits for room if the queue is full.
-    pub(crate) async fn send(&self, job: Box<dyn Job>) -> Result<(), StoreError> {
+    /// Queues a job, at the first poll. The result is held until the reply has come.
+    pub(crate) async fn send(&self, job: Box<dyn Job>) -> Result<Caller, StoreError> {
         let queue = self.queue.as_ref().ok_or(StoreError::Closed)?;
-        queue.send(job).await.map_err(|_| StoreError::Closed)
+        queue.send(job).await.map_err(|Closed| StoreError::Closed)
     }
 
     /// Runs a closure in the next transaction, and returns its result after the commit.
@@ -98,7 +96,8 @@ impl WriterHandle {
         F: FnMut(&mut Writer<'_>) -> rusqlite::Result<T> + Send + 'static,
     {
         let (reply, answer) = oneshot::channel();
-        self.send(Box::new(Call { run, result: None, reply, is_alone: false })).await?;
+        let job = Call { run, result: None, reply, is_alone: false };
+        let _caller = self.send(Box::new(job)).await?;
         answer.await.unwrap_or(Err(StoreError::Closed))
     }
 
@@ -111,7 +110,8 @@ impl WriterHandle {
         F: FnMut(&mut Writer<'_>) -> rusqlite::Result<T> + Send + 'static,
     {
         let (reply, answer) = oneshot::channel();
-        self.send(Box::new(Call { run, result: None, reply, is_alone: true })).await?;
+        let job = Call { run, result: None, reply, is_alone: true };
+        let _caller = self.send(Box::new(job)).await?;
         answer.await.unwrap_or(Err(StoreError::Closed))
     }
 }
@@ -259,7 +259,7 @@ impl Writer<'_> {
             let is_full = weight >= BATCH_WEIGHT || batch.len() >= BATCH;
             if !is_full
                 && next.is_none()
-                && let Ok(call) = calls.try_recv()
+                && let Some(call) = calls.try_recv()
             {
                 if call.is_alone() { *next = Some(call) } else { batch.push(call) }
             }
@@ -300,7 +300,7 @@ mod tests {
 
     /// Commits a batch and replies to it, as the writer thread does.
     fn commit(writer: &mut Writer<'_>, mut batch: Vec<Box<dyn Job>>) {
-        let (_queue, mut calls) = mpsc::channel(1);
+        let (_queue, mut calls) = job_queue();
         let outcome = writer.commit(&mut batch, &mut calls, &mut None);
         batch.into_iter().for_each(|job| job.reply(outcome.clone()));
     }
