@@ -40,6 +40,9 @@ pub(crate) enum Fault<E> {
     After(BoxFuture<'static, ()>),
     /// The call takes effect, and returns after something else has happened.
     Until(BoxFuture<'static, ()>),
+    /// The same, in a task of its own: also while the caller does not poll the call, or drops it. Only
+    /// for appends.
+    Detached(BoxFuture<'static, ()>),
 }
 
 /// Chooses the fault of a call; `None` lets it pass.
@@ -83,7 +86,7 @@ async fn faulty<T, E>(
             first.await;
             call.await
         }
-        Some(Fault::Until(then)) => {
+        Some(Fault::Until(then) | Fault::Detached(then)) => {
             let answer = call.await;
             then.await;
             answer
@@ -209,10 +212,15 @@ impl EventStore for FaultyStore {
         self.note("append");
         let each = batch.into_iter().map(|append| async move {
             let fault = self.appends.ask(&append);
-            let one = async {
-                self.inner.append(vec![append]).await.pop().unwrap_or(Err(StoreError::Closed))
-            };
-            faulty(fault, one).await
+            let is_detached = matches!(fault, Some(Fault::Detached(_)));
+            let inner = Arc::clone(&self.inner);
+            let one = faulty(fault, async move {
+                inner.append(vec![append]).await.pop().unwrap_or(Err(StoreError::Closed))
+            });
+            match is_detached {
+                true => tokio::spawn(one).await.unwrap(),
+                false => one.await,
+            }
         });
         futures_util::future::join_all(each).await
     }

@@ -61,7 +61,7 @@ impl Fault {
         self.crashes() || matches!(self, Self::Shutdown | Self::Relieve)
     }
 
-    /// The behaviour of the store at the append. `reach` tells that it was reached.
+    /// The behaviour of the store at the append. Polling `reach` signals that it is reached.
     pub(super) fn of_store(self, reach: BoxFuture<'static, ()>) -> faulty::Fault<StoreError> {
         let die = |reach: BoxFuture<'static, ()>| async {
             reach.await;
@@ -69,8 +69,9 @@ impl Fault {
         };
         match self {
             Self::CrashBefore => faulty::Fault::After(Box::pin(die(reach))),
-            Self::CrashAfter => faulty::Fault::Until(Box::pin(die(reach))),
-            Self::CrashThen => faulty::Fault::Until(reach),
+            // A driver that awaits another call, which hangs, does not poll the append.
+            Self::CrashAfter => faulty::Fault::Detached(Box::pin(die(reach))),
+            Self::CrashThen => faulty::Fault::Detached(reach),
             Self::Shutdown | Self::Relieve => faulty::Fault::After(reach),
             Self::Refuse => faulty::Fault::Refuse(store_unavailable()),
             Self::LoseResponse => faulty::Fault::LoseResponse(store_unavailable()),
@@ -124,7 +125,7 @@ impl Point {
         Self { reached, dead }
     }
 
-    /// Waits until there were so many appends from this one on.
+    /// Waits until this number of appends was reached, this one included.
     pub(super) async fn reached(&mut self, count: usize) {
         drop(self.reached.wait_for(|reached| *reached >= count).await);
     }
@@ -135,7 +136,7 @@ impl Point {
     }
 }
 
-/// Tells that the append was reached when it is dropped: also with an append whose caller gives up.
+/// Counts the append as reached when it is dropped, so that one whose caller gives up counts as well.
 struct Reach(watch::Sender<usize>);
 
 impl Drop for Reach {

@@ -68,7 +68,7 @@ impl Happening {
             Self::Fault(fault) => fault.of_store(reach),
             Self::CancelBefore => faulty::Fault::After(cancel),
             Self::CancelAfter => faulty::Fault::Until(cancel),
-            Self::CancelAndCrash => faulty::Fault::Until(Box::pin(async {
+            Self::CancelAndCrash => faulty::Fault::Detached(Box::pin(async {
                 cancel.await;
                 reach.await;
                 std::future::pending().await
