@@ -17,7 +17,7 @@ fn agent(model: &Arc<aios_llm::testing::ScriptedModel>) -> LlmAgent {
 }
 
 /// The text that the model gets after a decision, and whether it is an error.
-async fn told(decision: &Decision) -> (String, bool) {
+async fn tool_result(decision: &Decision) -> (String, bool) {
     let model = scripted([search_call("rust"), text("done")]);
     let runtime = runtime(agent(&model)).await;
     let run = start(&runtime).await;
@@ -33,11 +33,12 @@ async fn told(decision: &Decision) -> (String, bool) {
 
 #[tokio::test]
 async fn should_run_a_call_as_a_person_decides() {
-    assert_eq!(told(&Decision::Approve).await, ("found rust".to_owned(), false));
-    let (reason, is_error) = told(&Decision::Reject { reason: "too vague".to_owned() }).await;
+    assert_eq!(tool_result(&Decision::Approve).await, ("found rust".to_owned(), false));
+    let (reason, is_error) =
+        tool_result(&Decision::Reject { reason: "too vague".to_owned() }).await;
     assert!(is_error && reason.contains("too vague"));
     let edit = Decision::Edit { arguments: json!({"words": "rust 2024"}) };
-    assert_eq!(told(&edit).await, ("found rust 2024".to_owned(), false));
+    assert_eq!(tool_result(&edit).await, ("found rust 2024".to_owned(), false));
 }
 
 #[tokio::test]

@@ -327,7 +327,7 @@ async fn should_charge_nothing_for_a_child_that_could_not_be_started() {
     let runtime = builder.llm_agent("searcher", searcher).unwrap().start().await.unwrap();
     let run = start(&runtime).await;
     assert_eq!(in_time(run.result::<String>()).await.unwrap(), "done");
-    assert!(results(&model, 1)[0].1, "the model is told");
+    assert!(results(&model, 1)[0].1, "the model gets the error");
     assert_eq!(spent(&run).await.requests, 2);
 }
 

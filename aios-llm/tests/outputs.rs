@@ -168,11 +168,11 @@ async fn should_run_the_calls_beside_a_result() {
     assert_eq!(in_time(run.result::<Report>()).await.unwrap(), report());
     assert_eq!(published.load(Ordering::SeqCst), 1, "the call was not dropped");
     model.assert_finished();
-    let told = results(&run).await;
-    assert_eq!(told[0], ("The result was taken.".to_owned(), false));
-    assert_eq!(told[1], ("published a".to_owned(), false));
-    assert_eq!(told[2], ("found b".to_owned(), false));
-    assert!(told[3].1 && told[3].0.contains("did not run"), "{told:?}");
+    let seen = results(&run).await;
+    assert_eq!(seen[0], ("The result was taken.".to_owned(), false));
+    assert_eq!(seen[1], ("published a".to_owned(), false));
+    assert_eq!(seen[2], ("found b".to_owned(), false));
+    assert!(seen[3].1 && seen[3].0.contains("did not run"), "{seen:?}");
 }
 
 #[tokio::test]
@@ -186,10 +186,10 @@ async fn should_ask_for_the_result_again_if_a_call_beside_it_failed() {
         let run = start(&runtime).await;
         let result: Report = in_time(run.result()).await.unwrap();
         assert_eq!(result.title, "Failed", "the model knew what had failed");
-        let told = contents(model.requests()[1].messages.last().unwrap());
-        assert!(told[0].1 && told[0].0.contains("not taken"), "{told:?}");
-        assert!(told[1].1, "{told:?}");
-        assert_eq!(told[2], ("found b".to_owned(), false));
+        let seen = contents(model.requests()[1].messages.last().unwrap());
+        assert!(seen[0].1 && seen[0].0.contains("not taken"), "{seen:?}");
+        assert!(seen[1].1, "{seen:?}");
+        assert_eq!(seen[2], ("found b".to_owned(), false));
     }
 }
 
@@ -203,9 +203,9 @@ async fn should_run_no_call_beside_a_result_that_ends_the_run_early() {
     assert_eq!(in_time(run.result::<Report>()).await.unwrap(), report());
     assert_eq!(published.load(Ordering::SeqCst), 0);
     model.assert_finished();
-    let told = results(&run).await;
-    assert_eq!(told[0], ("The result was taken.".to_owned(), false));
-    assert!(told[1..].iter().all(|it| it.1 && it.0.contains("did not run")), "{told:?}");
+    let seen = results(&run).await;
+    assert_eq!(seen[0], ("The result was taken.".to_owned(), false));
+    assert!(seen[1..].iter().all(|it| it.1 && it.0.contains("did not run")), "{seen:?}");
 }
 
 #[tokio::test]
@@ -221,8 +221,8 @@ async fn should_decide_about_calls_beside_a_result_before_it_is_taken() {
     let reject = Decision::Reject { reason: "keep it".to_owned() };
     run.signal(&pending.signal, &reject).await.unwrap();
     assert_eq!(in_time(run.result::<Report>()).await.unwrap().title, "Rejected");
-    let told = contents(model.requests()[1].messages.last().unwrap());
-    assert!(told[1].1 && told[1].0.contains("keep it"), "{told:?}");
+    let seen = contents(model.requests()[1].messages.last().unwrap());
+    assert!(seen[1].1 && seen[1].0.contains("keep it"), "{seen:?}");
 }
 
 #[tokio::test]
@@ -232,6 +232,6 @@ async fn should_tell_a_later_run_which_result_was_not_taken() {
     let runtime = runtime(agent.max_faults(0)).await;
     let run = start(&runtime).await;
     assert_eq!(failure(&run).await.code, "MODEL_FAULTS");
-    let told = results(&run).await;
-    assert!(told[0].1 && told[0].0.contains("pages"), "{told:?}");
+    let seen = results(&run).await;
+    assert!(seen[0].1 && seen[0].0.contains("pages"), "{seen:?}");
 }

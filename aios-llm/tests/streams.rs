@@ -71,7 +71,7 @@ async fn should_stream_responses_tools_and_partial_output() {
 }
 
 #[tokio::test]
-async fn should_write_nothing_unless_it_is_told_to() {
+async fn should_write_nothing_unless_it_is_asked_to() {
     let runtime = runtime(LlmAgent::new(scripted([text("hello")]))).await;
     let run = start(&runtime).await;
     assert_eq!(updates(&run).await, []);

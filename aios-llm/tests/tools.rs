@@ -28,7 +28,7 @@ fn first_result(model: &ScriptedModel) -> ToolResult {
 }
 
 /// Runs an agent whose model makes this call, and returns the result that the model gets.
-async fn told(tool: Tool, call: ModelResponse) -> ToolResult {
+async fn tool_result(tool: Tool, call: ModelResponse) -> ToolResult {
     let model = scripted([call, text("done")]);
     let runtime = runtime(LlmAgent::new(Arc::clone(&model)).tool(tool)).await;
     in_time(start(&runtime).await.result::<String>()).await.unwrap();
@@ -52,7 +52,7 @@ async fn should_tell_the_model_about_invalid_arguments() {
         (deep.as_str(), "not valid JSON"),
         (huge.as_str(), "at most 262144"),
     ] {
-        let result = told(search_tool(), raw_call(arguments)).await;
+        let result = tool_result(search_tool(), raw_call(arguments)).await;
         assert!(result.is_error);
         assert!(result.content.contains(expected), "{} for {expected}", result.content);
     }
@@ -60,7 +60,7 @@ async fn should_tell_the_model_about_invalid_arguments() {
 
 #[tokio::test]
 async fn should_tell_the_model_about_unknown_tools() {
-    let result = told(search_tool(), call("c", "searching", &json!({}))).await;
+    let result = tool_result(search_tool(), call("c", "searching", &json!({}))).await;
     assert!(result.is_error && result.content.contains("The tools are: search"));
 }
 
@@ -108,7 +108,7 @@ async fn should_tell_the_model_about_errors_panics_timeouts_and_large_results() 
         (hangs, "TASK_TIMEOUT"),
         (floods, "TOOL_RESULT_TOO_LARGE"),
     ] {
-        let result = told(tool, search_call("rust")).await;
+        let result = tool_result(tool, search_call("rust")).await;
         assert!(result.is_error);
         assert!(result.content.contains(expected), "{} for {expected}", result.content);
     }
@@ -129,7 +129,7 @@ async fn should_retry_a_tool_with_the_same_key() {
     };
     let tool = Tool::with_context("search", "Searches.", Effect::Idempotent, flaky)
         .with_retry(RetryPolicy::fixed(2, Duration::from_millis(1)));
-    let result = told(tool, search_call("rust")).await;
+    let result = tool_result(tool, search_call("rust")).await;
     assert_eq!(result.content, r#"{"pages":3}"#);
     let keys = keys.lock().unwrap();
     assert_eq!((keys.len(), &keys[0]), (2, &keys[1]));

@@ -19,7 +19,7 @@ use crate::support::{
 };
 
 /// The result that the model gets for a call of a tool with this result.
-async fn told(result: Result<Value, TaskError>) -> (String, bool) {
+async fn tool_result(result: Result<Value, TaskError>) -> (String, bool) {
     let give = move |_: Query| {
         let result = result.clone();
         async move { result }
@@ -36,15 +36,15 @@ async fn told(result: Result<Value, TaskError>) -> (String, bool) {
 #[tokio::test]
 async fn should_tell_the_model_any_result_of_a_tool() {
     for result in ["a\u{0}b", "\u{1f600} \u{202e}e\u{301} \u{10ffff}", "", "\\\"\n\t", "null"] {
-        assert_eq!(told(Ok(json!(result))).await, (result.to_owned(), false));
+        assert_eq!(tool_result(Ok(json!(result))).await, (result.to_owned(), false));
     }
     let number = "123456789012345678901234567890.5e-7";
     let number: Value = serde_json::from_str(number).unwrap();
-    assert_eq!(told(Ok(number.clone())).await, (number.to_string(), false));
-    let (content, is_error) = told(Ok(json!("x".repeat(8 * 1024 * 1024)))).await;
+    assert_eq!(tool_result(Ok(number.clone())).await, (number.to_string(), false));
+    let (content, is_error) = tool_result(Ok(json!("x".repeat(8 * 1024 * 1024)))).await;
     assert!(is_error && content.len() < 1000, "{} bytes", content.len());
     let failure = Failure::new("ODD", format!("\u{0}{}", "y".repeat(8 * 1024 * 1024)));
-    let (content, is_error) = told(Err(TaskError::terminal(failure))).await;
+    let (content, is_error) = tool_result(Err(TaskError::terminal(failure))).await;
     assert!(is_error && content.len() < 1024 * 1024, "{} bytes", content.len());
 }
 

@@ -36,7 +36,7 @@ fn tool(calls: &Arc<AtomicU32>, hanging: u32) -> Tool {
         .with_retry(RetryPolicy::fixed(5, Duration::from_millis(1)))
 }
 
-/// Runs a call that hangs and is resolved. Returns what the model is told, and how often it ran.
+/// Runs a call that hangs and is resolved. Returns the result that the model gets, and how often it ran.
 async fn resolved(resolution: &Resolution) -> (String, bool, u32) {
     let (calls, store) = (Arc::new(AtomicU32::new(0)), store());
     let model = scripted([search_call("ten"), text("done")]);

@@ -4,7 +4,7 @@
 //! adds its job only when it is polled again; a task may begin another send before that. So the channel is
 //! unbounded, and a job is added when its caller is first polled.
 //!
-//! What bounds the queue is its callers: each waits for the reply to its job, and so has one job in the
+//! The callers bound the queue: each waits for the reply to its job, and so has at most one job in the
 //! queue. Only callers that gave up leave more behind. Once [`ABANDONED`] such jobs are queued, further
 //! callers wait before they add theirs.
 

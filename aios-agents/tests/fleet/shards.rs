@@ -420,31 +420,31 @@ async fn should_not_join_before_its_mailbox_is_open() {
     drop((first, second));
 }
 
-/// A step that ends when it is told to, and counts how often it began, and how often the step after it.
+/// A step that ends when its gate opens, and counts how often it began, and how often the step after it.
 #[derive(Clone, Default)]
 struct Gate {
     begun: Arc<AtomicU32>,
     passed: Arc<AtomicU32>,
     opened: Arc<AtomicBool>,
-    told: Arc<Notify>,
+    opening: Arc<Notify>,
 }
 
 impl Gate {
     async fn pass(&self) -> Result<u32, TaskError> {
         self.begun.fetch_add(1, Ordering::SeqCst);
         while !self.opened.load(Ordering::SeqCst) {
-            let told = self.told.notified();
+            let opening = self.opening.notified();
             if self.opened.load(Ordering::SeqCst) {
                 break;
             }
-            told.await;
+            opening.await;
         }
         Ok(1)
     }
 
     fn open(&self) {
         self.opened.store(true, Ordering::SeqCst);
-        self.told.notify_waiters();
+        self.opening.notify_waiters();
     }
 
     fn begun(&self) -> u32 {

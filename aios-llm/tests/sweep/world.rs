@@ -120,7 +120,7 @@ impl World {
         u64::try_from(requests).unwrap()
     }
 
-    /// A tool that tells what it did.
+    /// A tool that returns what it did.
     pub(super) fn tool(&self, name: &'static str, effect: Effect) -> Tool {
         let (calls, writes) = (self.calls.clone(), self.writes.clone());
         let run = move |context: ToolContext, Query { words }: Query| {

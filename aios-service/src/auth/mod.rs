@@ -63,7 +63,7 @@ pub struct Identity {
 pub struct Credentials<'a> {
     /// The headers of the request.
     pub headers: &'a HeaderMap,
-    /// Address of the other end of the connection. `None` if the server does not tell: see
+    /// Address of the other end of the connection. `None` if the server does not report it: see
     /// [`serve`](crate::http::serve).
     pub peer: Option<SocketAddr>,
     /// The time now, by which credentials expire.
@@ -95,7 +95,7 @@ impl<'a> Credentials<'a> {
 #[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum AuthError {
-    /// The credentials are not valid. The reason is logged; the caller is not told.
+    /// The credentials are not valid. The reason is logged and not returned to the caller.
     #[error("the credentials are not valid: {reason}")]
     Invalid {
         /// The reason, without any secret.

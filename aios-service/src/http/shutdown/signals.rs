@@ -5,7 +5,7 @@
 //!
 //! ```text
 //! start ── succeeded ──► the first signal begins the shutdown; the task ends with its last clone
-//!   ├── a signal ──────► the start is told, and fails
+//!   ├── a signal ──────► the start fails with `Interrupted`
 //!   └── failed or cancelled ──► a signal ends the process, unless something else waits for it
 //! ```
 

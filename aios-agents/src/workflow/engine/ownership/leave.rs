@@ -30,7 +30,7 @@ use crate::workflow::engine::{
 
 /// How often to check whether a shard has runs in memory.
 const POLL_INTERVAL: Duration = Duration::from_millis(10);
-/// How long runs may take to leave memory after they were told to.
+/// How long runs may take to leave memory after they were asked to.
 const EVICTION: Duration = Duration::from_secs(1);
 /// How long the relay may take to finish what it publishes.
 const RELAY_GRACE: Duration = Duration::from_millis(500);
