@@ -103,6 +103,8 @@ struct State {
     cancelled: HashSet<TaskKey>,
     /// Entries of `cancelled`, the oldest first.
     cancelled_order: VecDeque<TaskKey>,
+    /// Whether the host has ended. An attempt that was spawned before its end may register after it.
+    is_abandoned: bool,
 }
 
 /// The state of a dispatched attempt.
@@ -118,7 +120,8 @@ pub(super) enum Lookup<'a> {
 
 impl AttemptCache {
     /// Registers an attempt that was delivered, unless it runs here. A task that was cancelled
-    /// before it arrived starts as stopped, so that it is answered without running.
+    /// before it arrived starts as stopped, so that it is answered without running. An attempt that
+    /// begins after the end of the host starts as abandoned.
     pub(super) fn begin(&self, key: Key) -> Lookup<'_> {
         let mut state = self.0.lock();
         if let Some(running) = state.running.get(&key) {
@@ -128,6 +131,9 @@ impl AttemptCache {
         // Also for a finished attempt: a second redelivery while it is answered again must join,
         // not start another answer.
         state.running.insert(key.clone(), Arc::clone(&running));
+        if state.is_abandoned {
+            running.stop(StopReason::Abandoned);
+        }
         if let Some(answer) = state.finished.get(&key).cloned() {
             return Lookup::Finished(
                 Box::new(answer),
@@ -159,9 +165,11 @@ impl AttemptCache {
         attempts.for_each(|(_, running)| running.stop(StopReason::Cancelled));
     }
 
-    /// Abandons all running attempts and returns their tasks.
+    /// Abandons all running attempts and those that begin later, and returns the tasks of the running
+    /// ones.
     pub(crate) fn abandon(&self) -> Vec<TaskId> {
-        let state = self.0.lock();
+        let mut state = self.0.lock();
+        state.is_abandoned = true;
         state.running.values().for_each(|running| running.stop(StopReason::Abandoned));
         state.running.keys().map(|key| key.task.task_id.clone()).collect()
     }
@@ -294,6 +302,17 @@ mod tests {
         let again = Key { task: task(1, Some("later")), attempt: 1 };
         let Lookup::New(guard) = attempt_cache.begin(again) else { panic!("it is new") };
         assert_eq!(guard.state.stopped(), None);
+    }
+
+    #[test]
+    fn should_abandon_attempts_that_begin_after_the_host_has_ended() {
+        let attempt_cache = AttemptCache::default();
+        let Lookup::New(before) = attempt_cache.begin(key(1)) else { panic!("it is new") };
+        assert_eq!(attempt_cache.abandon(), [key(1).task.task_id]);
+        let Lookup::New(after) = attempt_cache.begin(key(2)) else { panic!("it is new") };
+        for guard in [before, after] {
+            assert_eq!(guard.state.stopped(), Some(StopReason::Abandoned));
+        }
     }
 
     #[test]
