@@ -8,11 +8,11 @@ use aios_core::{
 };
 use tokio::sync::Semaphore;
 
-use super::Middleware;
+use super::{Middleware, unless_cancelled};
 
 /// Limits the number of concurrent tasks. Further tasks wait in FIFO order.
 ///
-/// The wait counts towards the task's timeout.
+/// The wait counts towards the task's timeout. A task that is cancelled while it waits does not begin.
 ///
 /// # Examples
 ///
@@ -53,7 +53,7 @@ impl Middleware for ConcurrencyLimit {
         parameters: Payload,
     ) -> Result<Payload, TaskError> {
         // Nothing closes the semaphore; if it were closed, the task would fail.
-        let _permit = self.0.acquire().await?;
+        let _permit = unless_cancelled(context, self.0.acquire()).await??;
         agent.process_task(context, parameters).await
     }
 }

@@ -51,11 +51,12 @@ use std::{fmt, sync::Arc};
 use aios_core::{
     agent::{DynAgent, TaskContext, TaskError},
     event::Payload,
+    failure::Failure,
 };
 use async_trait::async_trait;
 use serde_json::Value;
 
-use crate::agent::AgentError;
+use crate::agent::{AgentError, codes};
 
 pub use self::{
     circuit_breaker::CircuitBreaker, concurrency_limit::ConcurrencyLimit, deduplicate::Deduplicate,
@@ -142,6 +143,21 @@ pub trait Middleware: Clone + Send + Sync + 'static {
     /// calls this for every agent of a type.
     fn wrap(&self, agent: Arc<dyn DynAgent>) -> Arc<dyn DynAgent> {
         Arc::new(Wrapped { agent, middleware: self.clone() })
+    }
+}
+
+/// Waits for something before the agent's code begins, unless the task is cancelled before.
+async fn unless_cancelled<T>(
+    context: &TaskContext,
+    waiting: impl Future<Output = T>,
+) -> Result<T, TaskError> {
+    tokio::select! {
+        biased;
+        () = context.cancelled() => {
+            let message = "the task was cancelled before it began";
+            Err(TaskError::terminal(Failure::new(codes::TASK_CANCELLED, message)))
+        }
+        waited = waiting => Ok(waited),
     }
 }
 

@@ -19,8 +19,8 @@ use governor::{
 };
 use tokio::sync::Mutex;
 
-use super::Middleware;
-use crate::agent::AgentError;
+use super::{Middleware, unless_cancelled};
+use crate::{agent::AgentError, options::check_span};
 
 /// One limit for all tasks, in memory, on the clock of the layer.
 type Limiter = RateLimiter<NotKeyed, InMemoryState, Governed, NoOpMiddleware<Nanos>>;
@@ -28,7 +28,8 @@ type Limiter = RateLimiter<NotKeyed, InMemoryState, Governed, NoOpMiddleware<Nan
 /// Limits the rate at which tasks begin. Further tasks wait in FIFO order.
 ///
 /// Up to `tasks` tasks may begin at once, then one each time `per / tasks` has passed (the generic
-/// cell rate algorithm, ITU-T I.371). The wait counts towards the task's timeout.
+/// cell rate algorithm, ITU-T I.371). The wait counts towards the task's timeout. A task that is
+/// cancelled while it waits does not begin.
 ///
 /// # Examples
 ///
@@ -57,14 +58,28 @@ struct Inner {
     turn: Mutex<()>,
 }
 
+impl Inner {
+    /// Waits until the task may begin.
+    async fn turn(&self) {
+        let _turn = self.turn.lock().await;
+        while let Err(early) = self.limiter.check() {
+            // The clock of the limiter, in its own unit.
+            let now = clock::Clock::now(self.limiter.clock());
+            self.clock.sleep(early.wait_time_from(now)).await;
+        }
+    }
+}
+
 impl RateLimit {
     /// Lets at most `tasks` tasks begin per `per`.
     ///
     /// # Errors
     ///
-    /// [`AgentError::InvalidConfiguration`] if `tasks` is 0, or `per / tasks` is less than a
-    /// nanosecond.
+    /// [`AgentError::InvalidConfiguration`] if `tasks` is 0, `per / tasks` is less than a
+    /// nanosecond, or `per` is longer than 100 years.
     pub fn new(clock: Arc<dyn Clock>, tasks: u32, per: Duration) -> Result<Self, AgentError> {
+        check_span("the period of a rate limit", per, Duration::ZERO)
+            .map_err(|reason| AgentError::InvalidConfiguration { reason })?;
         let quota = NonZeroU32::new(tasks).and_then(|burst| {
             Quota::with_period(per / tasks).map(|quota| quota.allow_burst(burst))
         });
@@ -84,19 +99,13 @@ impl Middleware for RateLimit {
         context: &TaskContext,
         parameters: Payload,
     ) -> Result<Payload, TaskError> {
-        let turn = self.0.turn.lock().await;
-        while let Err(early) = self.0.limiter.check() {
-            // The clock of the limiter, in its own unit.
-            let now = clock::Clock::now(self.0.limiter.clock());
-            self.0.clock.sleep(early.wait_time_from(now)).await;
-        }
         // The next task may take its turn while this one runs.
-        drop(turn);
+        unless_cancelled(context, self.0.turn()).await?;
         agent.process_task(context, parameters).await
     }
 }
 
-/// Adapts a [`Clock`] to the limiter.
+/// Adapts the monotonic time of a [`Clock`] to the limiter: a clock that is set changes no rate.
 #[derive(Clone, Debug)]
 struct Governed(Arc<dyn Clock>);
 
@@ -104,7 +113,6 @@ impl clock::Clock for Governed {
     type Instant = Nanos;
 
     fn now(&self) -> Nanos {
-        let micros = u64::try_from(self.0.now().as_micros()).unwrap_or_default();
-        micros.saturating_mul(1_000).into()
+        u64::try_from(self.0.elapsed().as_nanos()).unwrap_or(u64::MAX).into()
     }
 }

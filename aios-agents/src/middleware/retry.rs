@@ -3,7 +3,7 @@
 //! The engine's own retries are durable, and may run in another process. This layer saves the round
 //! trip for failures that last for a moment. It holds the slot of the task while it waits.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use aios_core::{
     agent::{DynAgent, TaskContext, TaskError},
@@ -11,6 +11,7 @@ use aios_core::{
     event::Payload,
     retry::RetryPolicy,
 };
+use futures_util::future::join;
 
 use super::Middleware;
 use crate::{
@@ -18,11 +19,14 @@ use crate::{
     options::check_retry,
 };
 
+/// How long the next try waits for the store to take the output of the failed one.
+const PATIENCE: Duration = Duration::from_secs(10);
+
 /// Retries a failed task within this process. Use it for short transient failures.
 ///
 /// All tries belong to one attempt of the task; the caller's retry policy may still start another
-/// attempt. Events emitted by a failed try are discarded. The delays count towards the task's
-/// timeout.
+/// attempt. Events emitted by a failed try are discarded. Readers of an output stream get a reset
+/// before what the next try writes. The delays count towards the task's timeout.
 ///
 /// # Examples
 ///
@@ -58,6 +62,20 @@ impl Retry {
     pub fn new(clock: Arc<dyn Clock>, policy: RetryPolicy) -> Self {
         Self { clock, policy }
     }
+
+    /// Waits for the delay, and until the output of the failed try is stored. The next try then
+    /// opens its streams again, as another attempt does.
+    async fn pause(&self, context: &TaskContext, delay: Duration) {
+        let storing = async {
+            tokio::select! {
+                biased;
+                // A failure was logged, and is not one of the task.
+                _ = context.flush_streams() => {}
+                () = self.clock.sleep(PATIENCE) => {}
+            }
+        };
+        join(storing, self.clock.sleep(delay)).await;
+    }
 }
 
 impl Middleware for Retry {
@@ -80,7 +98,11 @@ impl Middleware for Retry {
                 Some(delay) if again && !context.is_cancelled() => {
                     // Otherwise the events of all tries would be published.
                     drop(context.take_emitted());
-                    self.clock.sleep(delay).await;
+                    tokio::select! {
+                        biased;
+                        () = context.cancelled() => return Err(error),
+                        () = self.pause(context, delay) => {}
+                    }
                 }
                 _ => return Err(error),
             }

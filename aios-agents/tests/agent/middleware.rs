@@ -7,7 +7,7 @@ use std::{
 };
 
 use aios_agents::{
-    agent::IntoDynAgent,
+    agent::{AgentDefinition, AgentSet, IntoDynAgent},
     middleware::{
         CircuitBreaker, ConcurrencyLimit, Deduplicate, Metrics, Middleware, RateLimit, Retry,
         Timeout, Trace,
@@ -24,7 +24,7 @@ use futures_util::future::join_all;
 use metrics_util::debugging::{DebugValue, DebuggingRecorder};
 use serde_json::{Value, json};
 
-use crate::support::agents::{Scripted, World, context, context_of, process};
+use crate::support::agents::{Scripted, World, cancelled, context, context_of, process};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -132,6 +132,12 @@ async fn should_begin_no_more_tasks_than_the_rate_allows() {
     assert!((3..=4).contains(&agent.calls()), "{}", agent.calls());
     assert_eq!(world.drive(tasks).await.unwrap(), 6);
     assert!(RateLimit::new(clock(&world), 0, SECOND).is_err());
+    for per in [Duration::ZERO, SECOND * (u32::MAX - 1), Duration::MAX] {
+        for tasks in [1, u32::MAX] {
+            let refused = RateLimit::new(clock(&world), tasks, per).unwrap_err();
+            assert_eq!(refused.code(), "INVALID_AGENT_CONFIGURATION");
+        }
+    }
 }
 
 #[tokio::test]
@@ -265,4 +271,81 @@ async fn measure() {
     }
     let stuck = Timeout::new(clock(&world), SECOND).wrap(wrap(&layer, &Scripted::stuck()));
     world.drive(process(&*stuck, "t", json!(1))).await.unwrap_err();
+}
+
+/// A clock that is set back would otherwise stop every task for as long as it was set back, and one
+/// that is set forward would let too many begin.
+#[tokio::test]
+async fn should_limit_the_rate_by_the_time_that_passes() {
+    let hour = SECOND * 3600;
+    for forward in [false, true] {
+        let world = World::new();
+        world.clock.set(Timestamp::UNIX_EPOCH + hour);
+        let agent = Scripted::echo();
+        let wrapped = wrap(&RateLimit::new(clock(&world), 2, SECOND).unwrap(), &agent);
+        let tasks = tokio::spawn(async move {
+            join_all((0..6).map(|task| process(&*wrapped, "t", json!(task)))).await
+        });
+        world.idle().await;
+        assert_eq!(agent.calls(), 2, "the burst");
+        let set = if forward { Timestamp::UNIX_EPOCH + hour * 2 } else { Timestamp::UNIX_EPOCH };
+        world.clock.set(set);
+        world.clock.advance(SECOND / 2);
+        world.idle().await;
+        assert_eq!(agent.calls(), 3, "{forward}");
+        world.pass(SECOND * 2).await;
+        assert_eq!(agent.calls(), 6, "{forward}");
+        tasks.await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn should_begin_no_further_try_of_a_cancelled_task() {
+    let world = World::new();
+    let mut engine = world.mailbox("engine").await;
+    let agent = recovering(&Arc::new(AtomicUsize::new(9)), true);
+    let layer = Retry::new(clock(&world), RetryPolicy::fixed(9, SECOND / 2));
+    let definition = AgentDefinition::instance("flaky", agent.clone()).with_layer(layer);
+    let _host = world.start(AgentSet::new().definition(definition)).await;
+    world.assign("flaky", "t1", json!(1)).await;
+    world.idle().await;
+    world.publish(cancelled("flaky", "t1")).await;
+    world.idle().await;
+    world.pass(SECOND * 2).await;
+    assert_eq!(agent.calls(), 1, "it was cancelled during the delay");
+    assert_eq!(engine.failure().await.failure.code, "TASK_CANCELLED");
+}
+
+/// A task whose turn would come during the time that it has for its cancellation.
+#[tokio::test]
+async fn should_begin_no_task_that_was_cancelled_while_it_waited() {
+    for is_rate in [true, false] {
+        let world = World::new();
+        let mut engine = world.mailbox("engine").await;
+        let clock_of_agent = world.clock.clone();
+        let agent = Scripted::new(move |_, parameters| {
+            let clock = clock_of_agent.clone();
+            async move {
+                clock.sleep(SECOND / 2).await;
+                Ok(parameters)
+            }
+        });
+        let definition = AgentDefinition::instance("slow", agent.clone());
+        let definition = match is_rate {
+            true => definition.with_layer(RateLimit::new(clock(&world), 1, SECOND / 2).unwrap()),
+            false => definition.with_layer(ConcurrencyLimit::new(1)),
+        };
+        let _host = world.start(AgentSet::new().definition(definition)).await;
+        world.assign("slow", "t1", json!(1)).await;
+        world.idle().await;
+        world.assign("slow", "t2", json!(2)).await;
+        world.idle().await;
+        world.publish(cancelled("slow", "t2")).await;
+        world.pass(SECOND * 2).await;
+        assert_eq!(agent.calls(), 1, "{is_rate}");
+        let answers = [engine.next().await, engine.next().await];
+        let mut actions = answers.map(|answer| answer.event_type.action().to_owned());
+        actions.sort();
+        assert_eq!(actions, ["task_completed", "task_failed"]);
+    }
 }
