@@ -1,7 +1,10 @@
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
-use aios_agents::agent::{AgentDefinition, AgentSet, RegisteredAgent};
-use aios_core::{agent::TaskError, event::Payload};
+use aios_agents::agent::{AgentDefinition, AgentSet, RegisteredAgent, TaskClient};
+use aios_core::{
+    agent::{TaskError, TaskHeartbeat},
+    event::{Metadata, Payload},
+};
 use futures_util::future::join_all;
 use serde_json::{Value, json};
 
@@ -86,4 +89,43 @@ async fn should_direct_a_task_to_one_agent_alone() {
     let answers = join_all(calls).await.into_iter().map(|answer| answer.unwrap());
     let bens = answers.filter(|answer| answer.as_str().contains("Ben")).count();
     assert_eq!(bens, 5, "agents of a type take turns");
+}
+
+#[tokio::test]
+async fn should_refuse_a_caller_whose_source_no_event_can_have() {
+    for source in [String::new(), "s".repeat(256)] {
+        let world = World::new();
+        let clock = Arc::new(world.clock.clone());
+        let refused = TaskClient::new(world.broker.clone(), clock, source).await.unwrap_err();
+        assert_eq!(refused.code(), "INVALID_AGENT_CONFIGURATION");
+        assert!(aios_core::Chain(&refused).to_string().contains("event source"), "{refused}");
+    }
+}
+
+/// An agent passes on the metadata of its own task, which belongs to a run. The one that it sends does
+/// not.
+#[tokio::test]
+async fn should_take_no_task_of_a_caller_for_one_of_a_run() {
+    let world = World::new();
+    let agent = Scripted::stuck();
+    let host = world.start(AgentSet::new().agent("stuck", agent.clone())).await;
+    let caller = world.caller().await;
+    let metadata = Metadata { incarnation: Some("of a run".into()), ..Metadata::default() };
+    let call = tokio::spawn(caller.task("stuck", &1).metadata(metadata).into_future());
+    world.idle().await;
+    // The broker delivers it again, to another process.
+    drop(host);
+    let mut beats = world.subscribe("beats", &["agents.stuck.task_heartbeat"]).await;
+    let host = world.start(AgentSet::new().agent("stuck", agent.clone())).await;
+    world.pass(Duration::from_secs(2)).await;
+    assert_eq!(agent.calls(), 2, "no engine is asked");
+    while let Some(beat) = beats.try_next().await {
+        assert!(!beat.data::<TaskHeartbeat>().unwrap().asks);
+    }
+    call.abort();
+    world.idle().await;
+    drop(caller);
+    world.idle().await;
+    let cancelled = world.drive(host.shutdown(Duration::from_secs(9))).await;
+    cancelled.expect("the task was cancelled with its caller");
 }

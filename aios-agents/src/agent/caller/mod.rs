@@ -20,7 +20,7 @@ use aios_core::{
     agent::TaskError,
     broker::{Broker, Mailbox, OnExhausted, Subscription},
     clock::Clock,
-    event::{EventId, Payload},
+    event::{Event, EventId, Payload},
     failure::Failure,
 };
 use serde::Serialize;
@@ -81,6 +81,7 @@ impl TaskClient {
     ///
     /// # Errors
     ///
+    /// [`AgentError::InvalidConfiguration`] if `source` is not 1 to 255 bytes;
     /// [`AgentError::Broker`] if the broker refuses the mailbox.
     ///
     /// # Cancel safety
@@ -91,6 +92,9 @@ impl TaskClient {
         clock: Arc<dyn Clock>,
         source: impl Into<Arc<str>>,
     ) -> Result<Self, AgentError> {
+        let source: Arc<str> = source.into();
+        Event::check_source(&source)
+            .map_err(|error| AgentError::InvalidConfiguration { reason: error.to_string() })?;
         let mailbox = Mailbox::new(format!("callers.{}", EventId::generate()))?;
         let name = mailbox.as_str().into();
         let subscription =
@@ -98,7 +102,6 @@ impl TaskClient {
         let deliveries = broker.subscribe(subscription.clone()).await?;
         let pending = Arc::new(Pending::default());
         let (open, is_open) = watch::channel(());
-        let source: Arc<str> = source.into();
         let router = Router {
             broker: Arc::clone(&broker),
             clock: Arc::clone(&clock),
