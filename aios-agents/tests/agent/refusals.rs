@@ -247,3 +247,39 @@ async fn should_continue_after_transient_refusals() {
     assert_eq!((runtime.failure(), caller.failure()), (None, None));
     runtime.shutdown(PATIENCE).await.unwrap();
 }
+
+/// A broker that is away for a moment does not keep a host from starting, whichever subscription it
+/// concerns.
+#[tokio::test]
+async fn should_start_while_subscriptions_fail_for_a_moment() {
+    for address in ["agents.echo", "agents.echo.", "agents.cancelled."] {
+        let world = World::new();
+        let mut engine = world.mailbox("engine").await;
+        let broker = FaultyBroker::new(world.broker.clone());
+        let passes = AtomicBool::new(false);
+        broker.on_subscribe(move |subscription| {
+            let asked = subscription.address.to_string();
+            let asked = asked.rsplit(' ').next().unwrap();
+            let is_it = asked == address || (address.ends_with('.') && asked.starts_with(address));
+            (is_it && !passes.swap(true, Ordering::SeqCst))
+                .then(|| Fault::Refuse(BrokerError::Uncertain))
+        });
+        let agents = AgentSet::new().agent("echo", Scripted::stuck());
+        let host = world.start_on(broker, agents, HostOptions::new()).await;
+        let host = host.unwrap_or_else(|error| panic!("{address}: {error:?}"));
+        world.pass(SECOND).await;
+        world.assign("echo", "t1", json!(1)).await;
+        world.idle().await;
+        world.publish(crate::support::agents::cancelled("echo", "t1")).await;
+        let ended = async {
+            loop {
+                let event = engine.next().await;
+                if event.event_type.action() == "task_failed" {
+                    return event;
+                }
+            }
+        };
+        world.drive(ended).await;
+        assert_eq!(host.failure(), None, "{address}");
+    }
+}

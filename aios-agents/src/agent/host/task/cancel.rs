@@ -25,7 +25,8 @@ use crate::agent::{
 };
 
 /// Subscribes to cancellations, and to answers and questions about attempts. Returns a future that handles them
-/// until the broker is closed or refuses the subscription permanently.
+/// until the broker is closed or refuses the subscription permanently. That future subscribes again
+/// after a transient failure, also if it is the first one.
 pub(crate) async fn listen(
     shared: &Arc<Shared>,
     types: &[Arc<HostedType>],
@@ -40,15 +41,19 @@ pub(crate) async fn listen(
     let subscription =
         Subscription::group(group, patterns).with_on_exhausted(OnExhausted::Discard).temporary();
     // A subscription without patterns is invalid.
-    let deliveries = match types.is_empty() {
+    let subscribed = match types.is_empty() {
         true => None,
-        false => Some(shared.broker.subscribe(subscription.clone()).await?),
+        false => Some(shared.broker.subscribe(subscription.clone()).await),
+    };
+    let subscribed = match subscribed {
+        Some(Err(error)) if !error.is_retryable() => return Err(error.into()),
+        subscribed => subscribed,
     };
     let shared = Arc::clone(shared);
     let types = types.to_vec();
     Ok(async move {
-        if let Some(deliveries) = deliveries {
-            handle_cancellations(&shared, &types, subscription, deliveries).await;
+        if let Some(subscribed) = subscribed {
+            handle_cancellations(&shared, &types, subscription, subscribed).await;
         }
     })
 }
@@ -59,24 +64,28 @@ async fn handle_cancellations(
     shared: &Shared,
     types: &[Arc<HostedType>],
     subscription: Subscription,
-    mut deliveries: Deliveries,
+    mut subscribed: Result<Deliveries, BrokerError>,
 ) {
     let mut backoff = BackoffTimer::new(shared.options.backoff);
     loop {
-        match deliveries.next().await {
-            Some(Ok(delivery)) => {
-                backoff.reset();
-                take(shared, types, delivery).await;
-            }
-            None | Some(Err(BrokerError::Closed)) => return,
-            Some(Err(error)) => {
-                match resubscribe(shared, &subscription, error, &mut backoff).await {
-                    Ok(again) => deliveries = again,
-                    Err(BrokerError::Closed) => return,
-                    Err(error) => return shared.fail("receive cancellations", &error.into()),
+        let mut deliveries = match subscribed {
+            Ok(deliveries) => deliveries,
+            Err(error) => match resubscribe(shared, &subscription, error, &mut backoff).await {
+                Ok(again) => again,
+                Err(BrokerError::Closed) => return,
+                Err(error) => return shared.fail("receive cancellations", &error.into()),
+            },
+        };
+        subscribed = loop {
+            match deliveries.next().await {
+                Some(Ok(delivery)) => {
+                    backoff.reset();
+                    take(shared, types, delivery).await;
                 }
+                None => return,
+                Some(Err(error)) => break Err(error),
             }
-        }
+        };
     }
 }
 
