@@ -7,9 +7,10 @@ use std::{
 };
 
 use aios_agents::agent::{AgentDefinition, AgentSet, HostOptions};
+use aios_broker::memory::{MemoryBroker, MemoryOptions};
 use aios_core::{
-    agent::{ResultExt, TaskCompleted, TaskHeartbeat},
-    broker::{Broker, DeadLetters, Group},
+    agent::{ResultExt, TaskCompleted, TaskFailed, TaskHeartbeat},
+    broker::{Broker, BrokerExt, DeadLetters, Group, Mailbox, Subscription},
     clock::Clock,
     event::Event,
     failure::Failure,
@@ -395,4 +396,70 @@ async fn should_give_back_its_tasks_when_it_is_dropped() {
     drop(host);
     world.idle().await;
     assert_eq!(world.waiting("agents.backend", "agents.backend.task_assigned").await, 1);
+}
+
+/// Panics when it is dropped, unless its thread panics already.
+struct Landmine;
+
+impl Drop for Landmine {
+    fn drop(&mut self) {
+        assert!(std::thread::panicking(), "the destructor exploded");
+    }
+}
+
+/// Its task would otherwise be released to the broker, and begin again without end.
+#[tokio::test]
+async fn should_answer_a_task_whose_code_panics_when_it_is_dropped() {
+    for is_cancelled in [false, true] {
+        let world = World::new();
+        let mut engine = world.mailbox("engine").await;
+        let agent = Scripted::new(|_, _| async {
+            let _landmine = Landmine;
+            std::future::pending().await
+        });
+        let host = world.start(AgentSet::new().agent("backend", agent.clone())).await;
+        world.publish(assigned("backend", "t1", 1, json!(1), Some(SECOND / 2))).await;
+        world.idle().await;
+        if is_cancelled {
+            world.publish(cancelled("backend", "t1")).await;
+        }
+        world.pass(SECOND * 3).await;
+        let expected = if is_cancelled { "TASK_CANCELLED" } else { "AGENT_PANICKED" };
+        let mut codes = Vec::new();
+        while let Some(answer) = engine.try_next().await {
+            if answer.event_type.action() == "task_failed" {
+                codes.push(answer.data::<TaskFailed>().unwrap().failure.code);
+            }
+        }
+        assert_eq!((codes, agent.calls()), (vec![expected.to_owned()], 1));
+        host.shutdown(SECOND).await.unwrap();
+        assert_eq!(world.waiting("agents.backend", "agents.backend.task_assigned").await, 0);
+    }
+}
+
+/// Otherwise its engine would take it for dead.
+#[tokio::test]
+async fn should_send_heartbeats_whose_progress_is_too_large_without_it() {
+    let world = World::new();
+    let options = MemoryOptions::new().with_clock(Arc::new(world.clock.clone()));
+    let broker = Arc::new(MemoryBroker::connect_with(options.with_max_event_bytes(2_000)).unwrap());
+    let engine = Subscription::mailbox(Mailbox::new("engine").unwrap());
+    let mut engine = broker.subscribe(engine).await.unwrap();
+    let clock = world.clock.clone();
+    let agent = Scripted::new(move |context, _| {
+        context.heartbeat(&"x".repeat(9_000)).unwrap();
+        let clock = clock.clone();
+        async move {
+            clock.sleep(SECOND * 5).await;
+            Ok(json!(1))
+        }
+    });
+    let agents = AgentSet::new().agent("backend", agent);
+    let _host = world.start_on(broker.clone(), agents, HostOptions::new()).await.unwrap();
+    broker.publish_event(assigned("backend", "t1", 1, json!(1), None)).await.unwrap();
+    world.pass(SECOND * 6).await;
+    let beat = world.drive(engine.next()).await.unwrap().unwrap();
+    assert_eq!(beat.event.event_type.action(), "task_heartbeat");
+    let beat: TaskHeartbeat = beat.event.data().unwrap();
+    assert_eq!((beat.task_id.as_str(), beat.progress.as_str()), ("t1", "null"));
 }

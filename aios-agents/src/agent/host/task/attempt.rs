@@ -124,9 +124,10 @@ impl HostedType {
             .with_outputs(outputs);
         let parameters = assigned.parameters.clone();
         let mut supervisor = TaskSupervisor::new(self, &guard.state, &assigned, delivery);
-        let outcome = supervisor
-            .supervise(run(agent, &context, parameters).instrument(span::of_task(context.info())))
-            .await;
+        let work = run(agent, &context, parameters).instrument(span::of_task(context.info()));
+        // The code may also panic when it is dropped, for example at its timeout.
+        let supervised = AssertUnwindSafe(supervisor.supervise(work)).catch_unwind().await;
+        let outcome = supervised.unwrap_or_else(|panic| Outcome::Done(Err(panicked(&*panic))));
         let delivery = supervisor.into_delivery();
         // Streams are flushed before the answer, so that a reader that sees the result finds all
         // items.

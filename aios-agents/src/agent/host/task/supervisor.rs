@@ -252,9 +252,19 @@ async fn finish(
 
 impl HostedType {
     /// Publishes a heartbeat for a task. A failure is only logged, because the next one follows.
+    ///
+    /// If the broker refuses it permanently, for example because the progress is too large, it is
+    /// published without the progress: the engine must learn that the task is alive.
     pub(super) async fn publish_heartbeat(&self, parent: &Event, beat: &TaskHeartbeat) {
-        if let Some(event) = self.beat(parent, beat) {
-            self.send_heartbeat(event, parent, beat).await;
+        let Some(event) = self.beat(parent, beat) else { return };
+        let is_refused = self.send_heartbeat(event, parent, beat).await;
+        if !is_refused || beat.progress == Payload::null() {
+            return;
+        }
+        let mut without = beat.clone();
+        without.progress = Payload::null();
+        if let Some(event) = self.beat(parent, &without) {
+            self.send_heartbeat(event, parent, &without).await;
         }
     }
 
@@ -268,13 +278,21 @@ impl HostedType {
     }
 
     /// Sends a heartbeat to the engine that waits for the task, and to subscribers. Not an error
-    /// without a listener.
-    pub(super) async fn send_heartbeat(&self, event: Event, parent: &Event, beat: &TaskHeartbeat) {
+    /// without a listener. Returns whether the broker refuses it permanently.
+    pub(super) async fn send_heartbeat(
+        &self,
+        event: Event,
+        parent: &Event,
+        beat: &TaskHeartbeat,
+    ) -> bool {
         let to = self.shared.reply_to(parent);
         let publish = Publish { event, to, require_route: false };
         let answers = self.shared.broker.publish(vec![publish]).await;
+        let mut is_refused = false;
         for error in answers.into_iter().filter_map(Result::err) {
             tracing::warn!(error = %Chain(&error), task_id = %beat.task_id, "failed to publish a heartbeat");
+            is_refused |= !error.is_retryable();
         }
+        is_refused
     }
 }
