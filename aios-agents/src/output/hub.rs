@@ -23,7 +23,7 @@ use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
 use aios_core::{
     BoxFuture, Chain,
     clock::Clock,
-    event::{EventId, Payload},
+    event::Payload,
     output::{OutputError, OutputSink, OutputStream, Outputs, stream_of},
     store::Store,
 };
@@ -33,7 +33,7 @@ use tracing::warn;
 
 use super::{
     batch::store_batch,
-    writer::{Identity, Pending, Writer, check_size},
+    writer::{Identity, Pending, Writer, attempt_id, check_size},
 };
 use crate::task;
 
@@ -123,6 +123,11 @@ impl Hub {
         Ok(Arc::new(Sink { hub, writer }))
     }
 
+    /// The output streams of the attempt with this number.
+    pub(crate) fn of_attempt(&self, attempt: u32) -> AttemptOutputs {
+        AttemptOutputs { hub: self.clone(), attempt }
+    }
+
     /// Waits until `flushing` has ended, at most ten seconds. The output is not part of a result, so
     /// a failure is only logged.
     pub(crate) async fn flushed(
@@ -142,11 +147,18 @@ impl Hub {
     }
 }
 
-impl Outputs for Hub {
+/// The output streams of one attempt of a task or step.
+pub(crate) struct AttemptOutputs {
+    hub: Hub,
+    /// Number of the attempt, from 1.
+    attempt: u32,
+}
+
+impl Outputs for AttemptOutputs {
     fn open(&self, run_id: &str, name: &str, writer: &str) -> Result<OutputStream, OutputError> {
-        // A new attempt has a new id, and ids increase with time, so readers know the latest.
-        let identity = Identity::Attempt(EventId::generate());
-        Ok(OutputStream::new(self.open_as(run_id, name, writer, identity)?))
+        // Each writer has an id of its own, and ids increase, so readers know the latest attempt.
+        let identity = Identity::Attempt(attempt_id(self.attempt));
+        Ok(OutputStream::new(self.hub.open_as(run_id, name, writer, identity)?))
     }
 }
 

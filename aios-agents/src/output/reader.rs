@@ -35,7 +35,7 @@ use aios_core::{
 use futures_core::Stream;
 use futures_util::{StreamExt, stream};
 
-use super::writer::MAX_ITEMS;
+use super::writer::{MAX_ITEMS, is_later};
 use crate::{runtime::RuntimeError, workflow::journal::Journals};
 
 /// How many events are read at once.
@@ -292,7 +292,7 @@ impl Following {
         }
         let latest = self.attempts.get(&writer);
         // An attempt that has been replaced, in a process that does not know it yet.
-        if latest.is_some_and(|latest| *latest > attempt) {
+        if latest.is_some_and(|latest| is_later(latest, &attempt)) {
             return Ok(());
         }
         if latest != Some(&attempt) {
@@ -321,7 +321,9 @@ impl Following {
                     continue;
                 };
                 let latest = attempts.entry(writer).or_insert_with(|| Arc::clone(&attempt));
-                *latest = attempt.max(Arc::clone(latest));
+                if is_later(&attempt, latest) {
+                    *latest = attempt;
+                }
             }
         }
         self.attempts.extend(attempts);

@@ -38,8 +38,8 @@ const PART_BYTES: usize = 1024 * 1024;
 
 /// The kind of a writer.
 pub(super) enum Identity {
-    /// One attempt of a task or step.
-    Attempt(EventId),
+    /// One attempt of a task or step, as [`attempt_id`] names it.
+    Attempt(String),
     /// The code of a workflow, which writes the same items in every replay. Each item has an event
     /// of its own, whose id follows from `key` and its number, so that the store keeps it once.
     Code { key: String },
@@ -101,6 +101,22 @@ pub(super) enum Pending {
     End,
 }
 
+/// A fresh id of an attempt: its number, and a UUID that increases with time. The number comes
+/// first, because two processes may not have the same time.
+pub(super) fn attempt_id(number: u32) -> String {
+    format!("{number:010}/{}", EventId::generate())
+}
+
+/// Whether an attempt of a writer is later than another one of it. The number of an attempt that a
+/// process of an earlier version has written is not known.
+pub(super) fn is_later(attempt: &str, other: &str) -> bool {
+    match (attempt.split_once('/'), other.split_once('/')) {
+        (None, Some((_, other))) => attempt > other,
+        (Some((_, attempt)), None) => attempt > other,
+        _ => attempt > other,
+    }
+}
+
 /// Refuses an item that is too large.
 pub(super) fn check_size(pending: &Pending) -> Result<(), OutputError> {
     let limit = MAX_ITEM_BYTES;
@@ -159,7 +175,7 @@ impl Writer {
         let ended = event_type(system::OUTPUT_ENDED)?;
         let types = Types { appended, ended };
         let attempt = match &identity {
-            Identity::Attempt(id) => id.to_string().into(),
+            Identity::Attempt(id) => id.as_str().into(),
             Identity::Code { .. } => "".into(),
         };
         let run_id = run_id.into();
@@ -214,6 +230,10 @@ impl Writer {
         backlog.is_queued = false;
         backlog.bytes = 0;
         let pending = std::mem::take(&mut backlog.pending);
+        // Readers must not get what follows a gap.
+        if backlog.failure.is_some() {
+            return Vec::new();
+        }
         let first = backlog.taken;
         backlog.taken = backlog.written;
         let count = backlog.taken - first;

@@ -2,18 +2,21 @@
 
 use std::{
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicU32, Ordering},
     },
     time::Duration,
 };
 
 use aios_agents::{
-    output::{OutputContent, OutputError, OutputReader},
+    agent::AgentDefinition,
+    middleware::Retry,
+    output::{OutputContent, OutputError, OutputReader, OutputStream},
     prelude::*,
 };
 use aios_broker::memory::MemoryBroker;
 use aios_core::{
+    clock::SystemClock,
     event::Event,
     store::{Append, StreamId},
 };
@@ -407,4 +410,127 @@ async fn should_not_read_what_an_earlier_run_with_the_same_id_wrote() {
         })
         .await;
     }
+}
+
+/// Writes before it fails, as often as told.
+struct Halting(AtomicU32);
+
+impl Agent for Halting {
+    type Parameters = ();
+    type Output = ();
+
+    async fn process_task(&self, context: &TaskContext, (): ()) -> Result<(), TaskError> {
+        let stream = context.stream("words")?;
+        stream.write("begun")?;
+        if self
+            .0
+            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1))
+            .is_ok()
+        {
+            return Err(std::io::Error::other("not yet").into());
+        }
+        stream.write("done")?;
+        Ok(())
+    }
+}
+
+/// A try of the layer writes again what the failed one wrote, as an attempt does.
+#[tokio::test(flavor = "multi_thread")]
+async fn should_reset_what_an_earlier_try_of_the_same_attempt_wrote() {
+    for store in [store(), sqlite().await] {
+        let layer = Retry::new(Arc::new(SystemClock), quick(3));
+        let halting = AgentDefinition::instance("halting", Halting(AtomicU32::new(2)));
+        let runtime = runtime(&store).agents(halting.with_layer(layer)).start().await.unwrap();
+        let run = runtime.task("halting", &()).await.unwrap();
+        result::<()>(&run).await.unwrap();
+        let words = ["begun", "reset", "begun", "reset", "begun", "done"];
+        assert_eq!(texts(&run, "words").await, words);
+    }
+}
+
+/// Fails once, on a machine whose clock is ahead.
+#[derive(Default)]
+struct Ahead(AtomicU32);
+
+impl Agent for Ahead {
+    type Parameters = ();
+    type Output = ();
+
+    async fn process_task(&self, context: &TaskContext, (): ()) -> Result<(), TaskError> {
+        let stream = context.stream("words")?;
+        if self.0.fetch_add(1, Ordering::SeqCst) > 0 {
+            stream.write("done")?;
+            return Ok(());
+        }
+        stream.write("here")?;
+        stream.flush().await?;
+        let store = context.store().unwrap();
+        let written = store.read_stream(&StreamId::new("outputs/r1/words").unwrap(), 0, 9).await?;
+        let mut data: serde_json::Value = written[0].event.data()?;
+        // The id of the same attempt, had it begun when that clock showed a much later time.
+        let own = data["attempt"].as_str().unwrap().to_owned();
+        let (rest, _) = own.split_at(own.len() - 36);
+        data["attempt"] = format!("{rest}ffffffff-ffff-7fff-bfff-ffffffffffff").into();
+        data["items"] = serde_json::json!(["ahead"]);
+        let event = Event::new(written[0].event.event_type.clone(), "ahead", &data)?;
+        store.append_one(Append::new(written[0].stream.clone(), vec![event])).await?;
+        Err(std::io::Error::other("not yet").into())
+    }
+}
+
+/// The clocks of two processes differ by more than the time between two attempts.
+#[tokio::test(flavor = "multi_thread")]
+async fn should_read_a_later_attempt_of_a_process_whose_clock_is_behind() {
+    let store = store();
+    let runtime = runtime(&store).agent("ahead", Ahead::default()).start().await.unwrap();
+    let run = runtime.task("ahead", &()).retry(quick(2)).id("r1").await.unwrap();
+    result::<()>(&run).await.unwrap();
+    assert_eq!(texts(&run, "words").await, ["here", "reset", "ahead", "reset", "done"]);
+}
+
+/// Keeps its stream where the test finds it.
+struct Lending(Arc<Mutex<Option<OutputStream>>>);
+
+impl Agent for Lending {
+    type Parameters = ();
+    type Output = ();
+
+    async fn process_task(&self, context: &TaskContext, (): ()) -> Result<(), TaskError> {
+        let stream = context.stream("words")?;
+        *self.0.lock().unwrap() = Some(stream.clone());
+        stream.write("one")?;
+        stream.flush().await.unwrap_err();
+        Ok(())
+    }
+}
+
+/// Items that are written while the store refuses those before them are not stored either.
+#[tokio::test(flavor = "multi_thread")]
+async fn should_leave_no_gap_where_output_is_refused_while_more_is_written() {
+    let lent = Arc::<Mutex<Option<OutputStream>>>::default();
+    let faulty = FaultyStore::new(store());
+    let (stream, appends) = (Arc::clone(&lent), Arc::new(AtomicU32::new(0)));
+    let appended = Arc::clone(&appends);
+    faulty.on_append(move |append| {
+        if !append.stream.as_str().starts_with("outputs/") {
+            return None;
+        }
+        if append.events[0].payload.as_str().contains("one") {
+            stream.lock().unwrap().as_ref().unwrap().write("two").unwrap();
+            return Some(Fault::Refuse(store_refuses()));
+        }
+        appended.fetch_add(1, Ordering::SeqCst);
+        None
+    });
+    let store: Arc<dyn Store> = faulty;
+    let runtime = runtime(&store).agent("lending", Lending(lent));
+    let runtime = runtime.agent("counter", Counter).start().await.unwrap();
+    let run = runtime.task("lending", &()).await.unwrap();
+    result::<()>(&run).await.unwrap();
+    // Its output is stored after everything that was written before it.
+    let later = runtime.task("counter", &1_u64).await.unwrap();
+    result::<u64>(&later).await.unwrap();
+    assert_eq!(texts(&later, "numbers").await, ["1"]);
+    assert_eq!(texts(&run, "words").await, Vec::<String>::new());
+    assert_eq!(appends.load(Ordering::SeqCst), 1, "the one of the other task");
 }

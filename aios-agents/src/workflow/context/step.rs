@@ -166,7 +166,7 @@ impl StepContext {
         }
         let hub = self.outputs.hub.as_ref();
         let hub = hub.ok_or(OutputError::Unavailable { reason: "no runtime advances the run" })?;
-        let stream = hub.open(&self.run_id, name, &self.key)?;
+        let stream = hub.of_attempt(self.attempt).open(&self.run_id, name, &self.key)?;
         opened.push((name.into(), stream.clone()));
         Ok(stream)
     }

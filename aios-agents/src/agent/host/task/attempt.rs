@@ -118,7 +118,9 @@ impl HostedType {
         let event = delivery.event.clone();
         self.shared.waits.report(&self.agent_type, &event, self.shared.clock.now());
         let host: Arc<dyn TaskControl> = Arc::clone(&guard.state) as _;
-        let outputs = self.shared.outputs.clone().map(|hub| -> Arc<dyn Outputs> { Arc::new(hub) });
+        let outputs = self.shared.outputs.as_ref();
+        let outputs =
+            outputs.map(|hub| -> Arc<dyn Outputs> { Arc::new(hub.of_attempt(assigned.attempt)) });
         let context = TaskContext::new(self.task_info(agent, &assigned, &event), host)
             .with_store(self.shared.store.clone())
             .with_outputs(outputs);
