@@ -12,6 +12,7 @@
 //! So a caller that has lost an answer repeats the same start. Signals with an id are sent once.
 
 use std::{
+    collections::BTreeSet,
     future::{Future, IntoFuture},
     pin::Pin,
     sync::Arc,
@@ -45,7 +46,8 @@ const MAX_METADATA_BYTES: usize = 64 * 1024;
 /// - [`RuntimeError::UnknownWorkflow`] if the workflow is not registered in this runtime
 /// - [`RuntimeError::RunExists`] if the id belongs to a run of another workflow or with another input
 /// - [`RuntimeError::InvalidRunId`], [`RuntimeError::InvalidSignalName`], and
-///   [`RuntimeError::InvalidConfiguration`] for a delay or metadata out of range, or without a store
+///   [`RuntimeError::InvalidConfiguration`] for a delay or metadata out of range, for two signals
+///   with one id, or without a store
 /// - [`RuntimeError::Event`] if the input or a signal cannot be serialised to JSON
 /// - [`RuntimeError::EngineStopped`] if the engine of this runtime has stopped
 /// - errors of the store
@@ -192,6 +194,7 @@ impl StartRun {
         let start_at = self.start_at.or(self.delay.map(|delay| journals.clock.now() + delay));
         let input = self.input?;
         let signals = std::mem::take(&mut self.signals);
+        check_signal_ids(&signals)?;
         let signals = signals.into_iter().map(|signal| signal.entry(&run_id));
         let signals = signals.collect::<Result<Vec<_>, RuntimeError>>()?;
         let mut started = Started::new(version, input.clone());
@@ -234,6 +237,17 @@ fn check_metadata(metadata: &Metadata) -> Result<(), RuntimeError> {
         return Err(RuntimeError::InvalidConfiguration { reason });
     }
     Ok(())
+}
+
+/// Refuses two signals with one id: the store would keep only one of them.
+fn check_signal_ids(signals: &[Signal]) -> Result<(), RuntimeError> {
+    let mut ids = BTreeSet::new();
+    match signals.iter().filter_map(|signal| signal.id.as_deref()).find(|id| !ids.insert(*id)) {
+        None => Ok(()),
+        Some(id) => Err(RuntimeError::InvalidConfiguration {
+            reason: format!("two signals of a start have the id {id:?}; each needs its own"),
+        }),
+    }
 }
 
 /// A signal that is sent with a start.

@@ -51,3 +51,14 @@ async fn should_refuse_names_that_no_signal_can_have() {
     assert_eq!(runtime.handle("other").await.unwrap_err().code(), "RUN_NOT_FOUND");
     run.signal(&"ü".repeat(100), &1).await.unwrap();
 }
+
+/// Two signals with one id are a mistake of the caller, not another run.
+#[tokio::test(flavor = "multi_thread")]
+async fn should_name_the_signal_id_that_is_used_twice() {
+    let runtime = runtime(&store()).workflow("wait", wait).start().await.unwrap();
+    let start = runtime.start("wait", &()).id("r").signal("go", &1).signal_id("x");
+    let refused = start.signal("go", &2).signal_id("x").await.unwrap_err();
+    assert_eq!(refused.code(), "INVALID_RUNTIME_CONFIGURATION");
+    assert!(refused.to_string().contains("\"x\""), "{refused}");
+    assert_eq!(runtime.handle("r").await.unwrap_err().code(), "RUN_NOT_FOUND");
+}
