@@ -1,15 +1,20 @@
 use std::{
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicU32, Ordering},
     },
     time::Duration,
 };
 
-use aios_agents::agent::{AgentDefinition, AgentSet, HostOptions};
+use aios_agents::{
+    agent::{AgentDefinition, AgentHost, AgentSet, HostOptions},
+    middleware::Middleware,
+};
+use aios_broker::memory::MemoryBroker;
 use aios_core::{
-    agent::{ResultExt, TaskError},
-    event::Event,
+    agent::{DynAgent, ResultExt, TaskContext, TaskError},
+    broker::{Broker, BrokerError, Group, Subscription},
+    event::{Event, Payload},
     failure::Failure,
     store::{
         AgentFilter, AgentRecord, AgentStatus, Append, EventStore, EventStoreExt, PageRequest,
@@ -18,7 +23,11 @@ use aios_core::{
 };
 use serde_json::{Value, json};
 
-use crate::support::agents::{Scripted, World};
+use crate::support::{
+    agents::{Scripted, World},
+    faulty::{Fault, FaultyBroker, FaultyStore, holds, store_unavailable},
+    workflows::{PATIENCE, runtime, store},
+};
 
 const INTERVAL: Duration = Duration::from_secs(30);
 
@@ -195,5 +204,49 @@ async fn should_refuse_invalid_definitions() {
         let world = World::new();
         let error = world.start_with(agents, HostOptions::new()).await.unwrap_err();
         assert_eq!(error.code(), code);
+    }
+}
+
+/// A disappearance is reported once, so a fault in the middle of it must not lose half of it.
+#[tokio::test]
+async fn should_report_a_missing_agent_although_store_or_broker_fail_for_a_moment() {
+    for fault in ["missed", "changed", "publish"] {
+        let world = World::new();
+        let mut missed = world.subscribe("watch", &["system.agent.heartbeat_missed"]).await;
+        drop(world.start(AgentSet::new().agent("lost", Scripted::echo())).await);
+        let store = FaultyStore::new(world.store.clone());
+        let broker = FaultyBroker::new(world.broker.clone());
+        let (left, action) = match fault {
+            "changed" => (AtomicU32::new(1), "status_changed"),
+            _ => (AtomicU32::new(1), "heartbeat_missed"),
+        };
+        let fails = move |it: &Event| {
+            it.event_type.action() == action
+                && left
+                    .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1))
+                    .is_ok()
+        };
+        if fault == "publish" {
+            broker.on_publish(move |publish| {
+                fails(&publish.event).then(|| Fault::Refuse(BrokerError::Uncertain))
+            });
+        } else {
+            store.on_append(move |append| {
+                append.events.iter().any(&fails).then(|| Fault::Refuse(store_unavailable()))
+            });
+        }
+        let agents = AgentSet::new().agent("other", Scripted::echo());
+        let watcher = AgentHost::builder(agents).clock(Arc::new(world.clock.clone()));
+        let watcher = watcher.store(store.clone()).broker(broker.clone()).source("test");
+        let watcher = world.drive(watcher.start()).await.unwrap();
+        world.pass(INTERVAL * 12).await;
+        assert!(missed.try_next().await.is_some(), "{fault}: others are told");
+        let log = world.store.read_log(0, 1000).await.unwrap();
+        let count = |action: &str| {
+            let recorded = log.iter().filter(|it| it.event.event_type.action() == action);
+            recorded.count()
+        };
+        assert_eq!((count("heartbeat_missed"), count("status_changed")), (1, 1), "{fault}");
+        assert_eq!(watcher.failure(), None, "{fault}");
     }
 }

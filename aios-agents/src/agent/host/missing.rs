@@ -39,7 +39,7 @@ pub(super) async fn report_missing<S: ReadModels + ?Sized>(
     suspects: &mut Suspects,
 ) {
     match missing(shared, store, suspects).await {
-        Ok(announcements) => shared.announce_or_warn(announcements).await,
+        Ok(missing) => announce_missing(shared, missing).await,
         Err(error) => {
             tracing::warn!(
                 code = error.code(),
@@ -50,13 +50,27 @@ pub(super) async fn report_missing<S: ReadModels + ?Sized>(
     }
 }
 
+/// Announces that agents were missed, and only then changes their status: an agent whose status is
+/// `missing` is not looked at again.
+async fn announce_missing(shared: &Shared, missing: Vec<[Announcement; 2]>) {
+    if missing.is_empty() {
+        return;
+    }
+    let (missed, changed): (Vec<_>, Vec<_>) =
+        missing.into_iter().map(|[missed, changed]| (missed, changed)).unzip();
+    match shared.announce(missed).await {
+        Ok(()) => shared.announce_or_warn(changed).await,
+        Err(error) => shared.on_announce_failure(&error),
+    }
+}
+
 /// Reads all running agents in pages. Returns the events of those that were suspected with the same
 /// time before, and replaces the suspects with those of this check.
 async fn missing<S: ReadModels + ?Sized>(
     shared: &Shared,
     store: &S,
     suspects: &mut Suspects,
-) -> Result<Vec<Announcement>, AgentError> {
+) -> Result<Vec<[Announcement; 2]>, AgentError> {
     let filter = AgentFilter { status: Some(AgentStatus::Running), ..AgentFilter::default() };
     let oldest = shared.clock.now() - shared.options.announce_interval * MISSED;
     let mut request = Some(PageRequest::first(PAGE));
@@ -70,7 +84,7 @@ async fn missing<S: ReadModels + ?Sized>(
         for row in gone {
             // The same time as one interval ago: it was not seen since.
             if before.get(&row.id) == Some(&row.last_seen_at) {
-                announcements.extend(announce(shared, row)?);
+                announcements.push(announce(shared, row)?);
             }
             suspects.insert(row.id.clone(), row.last_seen_at);
         }
