@@ -250,3 +250,73 @@ async fn should_report_a_missing_agent_although_store_or_broker_fail_for_a_momen
         assert_eq!(watcher.failure(), None, "{fault}");
     }
 }
+
+/// A failure that is not followed by another attempt is announced only then.
+#[tokio::test]
+async fn should_record_that_an_agent_has_failed_once_the_store_takes_it() {
+    let world = World::new();
+    let store = FaultyStore::new(world.store.clone());
+    store.on_append(|append| {
+        holds(append, "status_changed").then(|| Fault::Refuse(store_unavailable()))
+    });
+    let agents = AgentSet::new()
+        .factory("broken", |_: Value| Err::<Scripted, _>(Failure::new("NEVER", "never")).terminal())
+        .register("broken", "one", &Value::Null);
+    let host = AgentHost::builder(agents).clock(Arc::new(world.clock.clone()));
+    let host = host.store(store.clone()).broker(world.broker.clone()).source("test");
+    let _host = world.drive(host.start()).await.unwrap();
+    world.pass(INTERVAL * 2).await;
+    store.heal();
+    world.pass(INTERVAL * 3).await;
+    assert_eq!(status(&world).await, AgentStatus::Failed);
+    let head = world.store.head().await.unwrap();
+    world.pass(INTERVAL * 9).await;
+    assert_eq!(
+        (status(&world).await, world.store.head().await.unwrap()),
+        (AgentStatus::Failed, head)
+    );
+}
+
+/// A layer around an agent is code of the user, too.
+#[tokio::test]
+async fn should_create_an_agent_again_whose_layer_panics() {
+    #[derive(Clone)]
+    struct Explosive(Arc<AtomicU32>);
+    impl Middleware for Explosive {
+        async fn call(
+            &self,
+            agent: &dyn DynAgent,
+            context: &TaskContext,
+            parameters: Payload,
+        ) -> Result<Payload, TaskError> {
+            agent.process_task(context, parameters).await
+        }
+
+        fn wrap(&self, agent: Arc<dyn DynAgent>) -> Arc<dyn DynAgent> {
+            assert!(self.0.fetch_add(1, Ordering::SeqCst) > 0, "the layer exploded");
+            agent
+        }
+    }
+    let (world, tries) = (World::new(), Arc::default());
+    let definition = failing(1, &tries).with_layer(Explosive(Arc::default()));
+    let _host = world.start(AgentSet::new().definition(definition)).await;
+    world.pass(Duration::from_secs(9)).await;
+    assert_eq!(tries.load(Ordering::SeqCst), 3);
+    assert_eq!(world.caller().await.task("flaky", &1).await.unwrap().as_str(), "1");
+}
+
+/// Its factory may be tried again for days.
+#[tokio::test]
+async fn should_not_fill_the_log_while_a_factory_keeps_failing() {
+    let (world, tries) = (World::new(), Arc::new(AtomicU32::new(0)));
+    let _host = world.start(AgentSet::new().definition(failing(u32::MAX, &tries))).await;
+    world.pass(Duration::from_secs(2)).await;
+    assert_eq!(status(&world).await, AgentStatus::Failed);
+    let (head, before) = (world.store.head().await.unwrap(), tries.load(Ordering::SeqCst));
+    world.pass(INTERVAL * 9).await;
+    assert!(tries.load(Ordering::SeqCst) > before + 3);
+    assert_eq!(
+        (status(&world).await, world.store.head().await.unwrap()),
+        (AgentStatus::Failed, head)
+    );
+}

@@ -128,16 +128,18 @@ impl HostedType {
             retryable = failure.retryable, "failed to create an agent"
         );
         self.set_failed(&agent.id, true);
-        let status = self.status_of(&agent.id, AgentStatus::Failed);
-        self.shared.announce_or_warn(status.into_iter().collect()).await;
+        self.announce_failures().await;
     }
 
-    /// Runs the factory. A panic or timeout counts as a failure.
+    /// Runs the factory, and wraps what it has created. A panic or timeout counts as a failure.
     async fn create(&self, agent: &RegisteredAgent) -> Result<Arc<dyn DynAgent>, TaskError> {
         let timeout = self.shared.options.create_timeout;
         let config = agent.config.clone();
         // Called within the future, so that a panic of the function itself is caught as well.
-        let created = async { (self.definition.factory)(config).await };
+        let created = async {
+            let created = (self.definition.factory)(config).await;
+            created.map(|agent| self.wrapped(agent))
+        };
         let created = std::panic::AssertUnwindSafe(created).catch_unwind();
         tokio::select! {
             biased;

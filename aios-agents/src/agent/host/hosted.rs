@@ -9,7 +9,7 @@
 //! announced.
 
 use std::{
-    collections::BTreeSet,
+    collections::BTreeMap,
     fmt,
     sync::{
         Arc,
@@ -62,8 +62,8 @@ pub(super) struct HostedType {
     next: AtomicUsize,
     /// Wakes the consumer of the group, the only one that waits for the first agent.
     became_ready: Notify,
-    /// Agents whose factory fails.
-    failed: RwLock<BTreeSet<String>>,
+    /// Agents whose factory fails, and whether that is announced.
+    failed: RwLock<BTreeMap<String, bool>>,
 }
 
 impl HostedType {
@@ -91,11 +91,15 @@ impl HostedType {
         }))
     }
 
-    /// Adds an agent, which takes tasks from now on.
-    pub(super) fn add(&self, id: &str, agent: Arc<dyn DynAgent>) -> Arc<HostedAgent> {
+    /// Puts the layers of the definition around an agent.
+    pub(super) fn wrapped(&self, agent: Arc<dyn DynAgent>) -> Arc<dyn DynAgent> {
         // The first layer is the outermost, so the last one is applied first.
         let layers = self.definition.layers.iter().rev();
-        let agent = layers.fold(agent, |agent, layer| layer.wrap(agent));
+        layers.fold(agent, |agent, layer| layer.wrap(agent))
+    }
+
+    /// Adds an agent with its layers, which takes tasks from now on.
+    pub(super) fn add(&self, id: &str, agent: Arc<dyn DynAgent>) -> Arc<HostedAgent> {
         let hosted =
             Arc::new(HostedAgent { id: id.into(), agent, is_withdrawn: AtomicBool::new(false) });
         let mut ready = self.ready.write();
@@ -130,7 +134,11 @@ impl HostedType {
     /// Records whether the factory of an agent fails, and wakes the reconciler, which reports it.
     pub(super) fn set_failed(&self, id: &str, has_failed: bool) {
         let mut failed = self.failed.write();
-        let _ = if has_failed { failed.insert(id.to_owned()) } else { failed.remove(id) };
+        match has_failed {
+            // A failure that follows another one is not announced again.
+            true => _ = failed.entry(id.to_owned()).or_insert(false),
+            false => _ = failed.remove(id),
+        }
         drop(failed);
         // A permit is stored, so a change during a report causes another one.
         self.shared.agents_changed.notify_one();
@@ -138,7 +146,30 @@ impl HostedType {
 
     /// Whether the factory of an agent failed at the last attempt.
     pub(super) fn has_failed(&self, id: &str) -> bool {
-        self.failed.read().contains(id)
+        self.failed.read().contains_key(id)
+    }
+
+    /// Ids of the agents whose failure is not announced.
+    fn unannounced_failures(&self) -> Vec<String> {
+        let failed = self.failed.read();
+        let new = failed.iter().filter(|(_, is_announced)| !**is_announced);
+        new.map(|(id, _)| id.clone()).collect()
+    }
+
+    /// Announces the failures that are not announced yet. Those that store or broker do not take
+    /// now are announced at the next interval.
+    pub(super) async fn announce_failures(&self) {
+        for id in self.unannounced_failures() {
+            let status = self.status_of(&id, AgentStatus::Failed);
+            match self.shared.announce(status.into_iter().collect()).await {
+                Ok(()) => {
+                    if let Some(is_announced) = self.failed.write().get_mut(&id) {
+                        *is_announced = true;
+                    }
+                }
+                Err(error) => self.shared.on_announce_failure(&error),
+            }
+        }
     }
 
     /// Stops announcing one agent, or all agents of the type, because their tasks can't be received

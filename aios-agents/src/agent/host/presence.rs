@@ -48,6 +48,9 @@ pub(super) async fn run(shared: Arc<Shared>, types: Vec<Arc<HostedType>>) {
         // Agents of a blocked place are left out, so that they become missing.
         let seen = types.iter().flat_map(|hosted| hosted.seen()).collect();
         shared.announce_seen(seen).await;
+        for hosted in &types {
+            hosted.announce_failures().await;
+        }
         if let Some(store) = &shared.store {
             missing::report_missing(&shared, &**store, &mut suspects).await;
         }
