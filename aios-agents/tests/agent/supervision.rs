@@ -305,6 +305,35 @@ async fn should_create_an_agent_again_whose_layer_panics() {
     assert_eq!(world.caller().await.task("flaky", &1).await.unwrap().as_str(), "1");
 }
 
+/// The code of a factory may block its thread for any time.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn should_not_wait_at_shutdown_for_a_factory_that_blocks() {
+    let (begun, has_begun) = std::sync::mpsc::channel::<()>();
+    let (release, released) = std::sync::mpsc::channel::<()>();
+    let (begun, released) = (Mutex::new(begun), Mutex::new(Some(released)));
+    let tries = AtomicU32::new(0);
+    let agents = AgentSet::new()
+        .factory("slow", move |_: Value| {
+            if tries.fetch_add(1, Ordering::SeqCst) > 0
+                && let Some(released) = released.lock().unwrap().take()
+            {
+                begun.lock().unwrap().send(()).unwrap();
+                // Ends when the sender is dropped.
+                let _ = released.recv();
+            }
+            Err::<Scripted, _>(Failure::new("NOT_YET", "not yet"))
+        })
+        .register("slow", "one", &Value::Null);
+    let options = HostOptions::new().with_blocked_after(None);
+    let host = AgentHost::builder(agents).broker(Arc::new(MemoryBroker::new()));
+    let host = host.options(options).start().await.unwrap();
+    tokio::task::block_in_place(|| has_begun.recv_timeout(PATIENCE)).unwrap();
+    let stopped =
+        tokio::time::timeout(Duration::from_secs(10), host.shutdown(Duration::ZERO)).await;
+    drop(release);
+    stopped.expect("it does not wait for the factory").unwrap();
+}
+
 /// Its factory may be tried again for days.
 #[tokio::test]
 async fn should_not_fill_the_log_while_a_factory_keeps_failing() {

@@ -68,8 +68,8 @@ use self::{
 use super::{AgentDefinition, AgentError, AgentSet, managed};
 use crate::{failing::Failing, measure::Waits, output::Hub, task::JoinSet};
 
-/// How long abandoned tasks may take to release their deliveries. Only code that blocks its thread
-/// takes longer.
+/// How long abandoned tasks may take to release their deliveries, and how long subscriptions may take
+/// to end. Only code that blocks its thread takes longer.
 const ABANDON_GRACE: Duration = Duration::from_secs(1);
 /// The minimum time for announcing that agents have stopped.
 const STOP_ANNOUNCEMENT: Duration = Duration::from_secs(1);
@@ -308,13 +308,13 @@ impl AgentHost {
     /// A cancelled shutdown abandons running tasks.
     pub async fn shutdown(mut self, deadline: Duration) -> Result<(), AgentError> {
         let until = self.shared.clock.elapsed().saturating_add(deadline);
-        // No new deliveries from here on: first those of resources, then all others.
-        self.reconciler.stop().await;
-        self.consumers.shutdown().await;
+        // No new deliveries from here on.
+        self.stop_consumers().await;
         // Tasks that wait for an engine's answer or for an event loop have not begun, and are
         // released.
         self.shared.attempt_cache.withdraw(None);
-        let drained = self.drained_within(deadline).await;
+        let rest = until.saturating_sub(self.shared.clock.elapsed());
+        let drained = self.drained_within(rest).await;
         let tasks = self.shared.attempt_cache.abandon();
         // Abandoned attempts get a moment to release their deliveries.
         if !drained {
@@ -326,6 +326,28 @@ impl AgentHost {
             return Err(AgentError::ShutdownTimeout { tasks });
         }
         self.failure().map_or(Ok(()), |failure| Err(AgentError::Impaired { failure }))
+    }
+
+    /// Ends the subscriptions: first those of resources, then all others. Factories run in the same
+    /// tasks, and one that blocks its thread is not waited for.
+    async fn stop_consumers(&mut self) {
+        let Self { shared, reconciler, consumers, .. } = self;
+        let stopping = async {
+            reconciler.stop().await;
+            consumers.shutdown().await;
+        };
+        tokio::select! {
+            biased;
+            () = stopping => return,
+            () = shared.clock.sleep(ABANDON_GRACE) => {}
+        }
+        tracing::warn!(
+            "the creation of agents has not stopped within {ABANDON_GRACE:?}, probably because a factory \
+             blocks its thread; the host stops without it"
+        );
+        // Dropping it stops its agents.
+        self.reconciler = Reconciler::default();
+        self.consumers.abort_all();
     }
 
     /// The first permanent failure of the host, if any: it can no longer take the tasks of a

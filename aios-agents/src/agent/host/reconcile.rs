@@ -76,6 +76,8 @@ impl Reconciler {
                 _ = stopped => {}
                 () = run(&shared, &mut types) => {}
             }
+            // All at once first, because the factory of one of them may block.
+            types.iter_mut().for_each(Managed::abort_all);
             for managed in &mut types {
                 managed.stop_all().await;
             }
@@ -238,6 +240,11 @@ impl Managed {
                 self.start(agent);
             }
         }
+    }
+
+    /// Stops all agents from taking tasks, without waiting for it.
+    fn abort_all(&mut self) {
+        self.agents.values_mut().for_each(|agent| agent.task.abort_all());
     }
 
     /// Stops all agents from taking tasks. Tasks that run continue.
