@@ -14,6 +14,7 @@ use aios_core::{
     event::{Event, EventId, EventType},
     store::{Append, EventStore, Store, StreamId},
 };
+use parking_lot::Mutex;
 use schemars::JsonSchema;
 use serde::{Serialize, de::DeserializeOwned};
 
@@ -311,6 +312,7 @@ impl RuntimeBuilder {
                 store: Arc::<CountingStore>::clone(&journals.store),
                 clock: Arc::clone(&journals.clock),
                 source: Arc::clone(&journals.source),
+                in_use: Mutex::default(),
             }));
             let engine = Engine::start(journals, broker, agent_types, self.engine, self.executor);
             runtime.engine = Some(engine.await?);

@@ -349,3 +349,30 @@ async fn should_not_fill_the_log_while_a_factory_keeps_failing() {
         (AgentStatus::Failed, head)
     );
 }
+
+/// Processes of an old and a new version report their types in turns, perhaps for days.
+#[tokio::test(flavor = "multi_thread")]
+async fn should_record_the_schemas_of_two_versions_once() {
+    let (store, broker) = (store(), Arc::new(MemoryBroker::new()));
+    let runtime = runtime(&store).broker(broker.clone()).start().await.unwrap();
+    let group = Subscription::group(
+        Group::new("watch").unwrap(),
+        ["agents.greeter.agents_desired".parse().unwrap()],
+    );
+    let mut answers = broker.subscribe(group).await.unwrap();
+    let options = HostOptions::new().with_announce_interval(Duration::from_millis(5));
+    let host = |agents| AgentHost::builder(agents).broker(broker.clone()).options(options.clone());
+    let old =
+        AgentSet::new().agent_factory("greeter", |_: u32| Ok::<_, TaskError>(Scripted::echo()));
+    let new =
+        AgentSet::new().agent_factory("greeter", |_: String| Ok::<_, TaskError>(Scripted::echo()));
+    let _old = host(old).source("old").start().await.unwrap();
+    let _new = host(new).source("new").start().await.unwrap();
+    for _ in 0..50 {
+        let answer = tokio::time::timeout(PATIENCE, answers.next()).await.unwrap();
+        answer.unwrap().unwrap().ack().await.unwrap();
+    }
+    let types = store.read_stream(&"system/agent-types".parse().unwrap(), 0, 100).await.unwrap();
+    assert_eq!(types.len(), 2);
+    runtime.shutdown(PATIENCE).await.unwrap();
+}

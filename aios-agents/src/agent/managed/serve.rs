@@ -8,22 +8,26 @@
 //! Reports are repeated at each announcement interval. One that fails, or that arrives while this
 //! process is down, costs one interval.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use aios_core::{
     Chain,
     agent::Name,
     broker::{Broker, BrokerError, BrokerExt, Delivery, Group, OnExhausted, Subscription},
-    catalog::agent::{self, AGENTS_REPORTED, AgentsReported, Seen, StatusChanged},
+    catalog::agent::{self, AGENTS_REPORTED, AgentsReported, Seen, StatusChanged, TypeRegistered},
     clock::Clock,
     event::{Event, EventId, EventType},
     retry::Backoff,
     store::{AgentFilter, AgentStatus, Append, EventStoreExt, PageRequest, Store, StreamId},
 };
+use parking_lot::Mutex;
 use serde::Serialize;
 
 use super::{Definition, ManagedAgentError, desired, register};
 use crate::agent::{AgentError, backoff::BackoffTimer};
+
+/// How long schemas count as in use after a report of them.
+const IN_USE: Duration = Duration::from_secs(600);
 
 /// The pattern of reports.
 const REPORTED: &str = "agents.*.agents_reported";
@@ -55,6 +59,36 @@ pub(crate) struct Server {
     pub(crate) store: Arc<dyn Store>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) source: Arc<str>,
+    /// Read and changed by the task that answers.
+    pub(crate) in_use: Mutex<SchemasInUse>,
+}
+
+/// The schemas of each type that processes have reported lately, with the time of the last report.
+///
+/// Processes of two versions report different schemas in turns. They are recorded when they are
+/// new, and when those of the other version are no longer in use, but not at every turn.
+#[derive(Debug, Default)]
+pub(crate) struct SchemasInUse(BTreeMap<String, Vec<(TypeRegistered, Duration)>>);
+
+impl SchemasInUse {
+    /// Whether these schemas and others of their type are in use.
+    fn is_one_of_several(
+        &mut self,
+        agent_type: &str,
+        schemas: &TypeRegistered,
+        now: Duration,
+    ) -> bool {
+        let Some(known) = self.0.get_mut(agent_type) else { return false };
+        known.retain(|(_, reported)| now.saturating_sub(*reported) < IN_USE);
+        known.len() > 1 && known.iter().any(|(known, _)| known == schemas)
+    }
+
+    /// Remembers a report whose schemas are recorded.
+    fn reported(&mut self, agent_type: &str, schemas: TypeRegistered, now: Duration) {
+        let known = self.0.entry(agent_type.to_owned()).or_default();
+        known.retain(|(known, _)| *known != schemas);
+        known.push((schemas, now));
+    }
 }
 
 impl Server {
@@ -93,13 +127,29 @@ impl Server {
         let (_, agent_type, AGENTS_REPORTED) = event.event_type.segments() else { return Ok(()) };
         let agent_type = Name::new(agent_type)?;
         let report: AgentsReported = event.data()?;
-        let types = vec![(agent_type.clone(), report.registered)];
-        register(&*self.store, &*self.clock, &self.source, types).await.map_err(unmanaged)?;
+        self.record_schemas(&agent_type, report.registered).await?;
         self.record_running(&agent_type, &report.running).await?;
         self.record_failed(&agent_type, &report.failed).await?;
         let desired = desired(&*self.store, &agent_type).await.map_err(unmanaged)?;
         let answer = self.event(&agent_type, agent::AGENTS_DESIRED, &desired)?.caused_by(event);
         self.broker.publish_event(answer).await?;
+        Ok(())
+    }
+
+    /// Records the schemas of a type, unless they are recorded and processes of another version
+    /// report others.
+    async fn record_schemas(
+        &self,
+        agent_type: &Name,
+        schemas: TypeRegistered,
+    ) -> Result<(), AgentError> {
+        let name = agent_type.as_str();
+        let now = self.clock.elapsed();
+        if !self.in_use.lock().is_one_of_several(name, &schemas, now) {
+            let types = vec![(agent_type.clone(), schemas.clone())];
+            register(&*self.store, &*self.clock, &self.source, types).await.map_err(unmanaged)?;
+        }
+        self.in_use.lock().reported(name, schemas, now);
         Ok(())
     }
 
