@@ -10,7 +10,6 @@ use std::{fmt, future::Future, sync::Arc};
 use aios_core::{
     BoxFuture,
     agent::{DynAgent, Name, TaskError},
-    broker::Mailbox,
     catalog::agent::TypeRegistered,
     event::{EventId, Payload},
 };
@@ -18,7 +17,7 @@ use schemars::JsonSchema;
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::Value;
 
-use super::{AgentError, IntoDynAgent, Pulse, validation::decode};
+use super::{AgentError, IntoDynAgent, Pulse, names::mailbox_of, validation::decode};
 use crate::middleware::{Layer, Middleware};
 use crate::schema::schema_of;
 
@@ -370,7 +369,7 @@ impl AgentDefinition {
         let reason = match (self.concurrency, self.agents.is_empty()) {
             (0, _) => "has a concurrency of 0, so that it would never run a task",
             (_, true) if self.config_schema.is_none() => "has no registered agent",
-            _ => return self.validate_ids().map(|()| agent_type),
+            _ => return self.validate_ids(&agent_type).map(|()| agent_type),
         };
         Err(AgentError::InvalidConfiguration {
             reason: format!("agent type {agent_type} {reason}"),
@@ -378,10 +377,10 @@ impl AgentDefinition {
     }
 
     /// Checks that each id can be part of a mailbox's name, and that none is used twice.
-    fn validate_ids(&self) -> Result<(), AgentError> {
+    fn validate_ids(&self, agent_type: &Name) -> Result<(), AgentError> {
         let mut ids = std::collections::BTreeSet::new();
         for agent in &self.agents {
-            Mailbox::new(&agent.id)?;
+            mailbox_of(agent_type, &agent.id).map_err(|invalid| invalid.0)?;
             if !ids.insert(&agent.id) {
                 return Err(AgentError::DuplicateAgent {
                     agent_type: self.agent_type.clone(),

@@ -7,13 +7,13 @@ use std::{
 };
 
 use aios_agents::{
-    agent::{AgentDefinition, AgentHost, AgentSet, HostOptions},
+    agent::{AgentDefinition, AgentHost, AgentSet, HostOptions, RegisteredAgent},
     middleware::Middleware,
 };
 use aios_broker::memory::MemoryBroker;
 use aios_core::{
     agent::{DynAgent, ResultExt, TaskContext, TaskError},
-    broker::{Broker, BrokerError, Group, Subscription},
+    broker::{Broker, BrokerError, Group, Mailbox, Subscription},
     event::{Event, Payload},
     failure::Failure,
     store::{
@@ -193,6 +193,9 @@ async fn should_miss_no_agent_after_the_tables_were_rebuilt() {
 async fn should_refuse_invalid_definitions() {
     let echo = || AgentDefinition::instance("echo", Scripted::echo());
     let none = || AgentDefinition::factory("none", |_: Value| Ok::<_, TaskError>(Scripted::echo()));
+    let with_id = |id: &str| RegisteredAgent::new("none", "one", Payload::null()).with_id(id);
+    // A mailbox may have this name, but not with the type in front of it.
+    let long = "x".repeat((1..).take_while(|it| Mailbox::new("x".repeat(*it)).is_ok()).count());
     for (agents, code) in [
         (AgentSet::new().agent("No Type", Scripted::echo()), "INVALID_AGENT_TYPE"),
         (AgentSet::new().definition(echo()).definition(echo()), "DUPLICATE_AGENT_TYPE"),
@@ -200,10 +203,13 @@ async fn should_refuse_invalid_definitions() {
         (AgentSet::new().definition(none()), "INVALID_AGENT_CONFIGURATION"),
         (AgentSet::new().definition(echo().with_concurrency(0)), "INVALID_AGENT_CONFIGURATION"),
         (AgentSet::new().definition(none().register("a", &1).register("a", &2)), "DUPLICATE_AGENT"),
+        (AgentSet::new().definition(none().register_agent(with_id(".."))), "INVALID_AGENT_ID"),
+        (AgentSet::new().definition(none().register_agent(with_id(&long))), "INVALID_AGENT_ID"),
     ] {
         let world = World::new();
         let error = world.start_with(agents, HostOptions::new()).await.unwrap_err();
         assert_eq!(error.code(), code);
+        assert_eq!(world.store.head().await.unwrap(), 0, "nothing is recorded");
     }
 }
 

@@ -93,7 +93,8 @@ impl AgentHostBuilder {
     /// # Errors
     ///
     /// [`AgentError::InvalidConfiguration`] without a broker, or for an invalid source. Otherwise returns
-    /// an error if a definition or option is invalid, or if broker or store refuse permanently.
+    /// an error if a definition or option is invalid, if broker or store refuse permanently, or if they
+    /// fail while the agents are recorded.
     ///
     /// # Cancel safety
     ///
