@@ -245,3 +245,34 @@ fn should_notice_an_agent_that_blocks_the_runtime() {
     runtime.block_on(answer).unwrap();
     runtime.block_on(host.shutdown(SECOND)).unwrap();
 }
+
+/// A loop whose probe panics.
+#[derive(Debug)]
+struct BrokenLoop;
+
+impl Pulse for BrokenLoop {
+    fn probe(&self, _: Beat) {
+        panic!("the probe exploded")
+    }
+
+    fn stack(&self) -> Option<String> {
+        None
+    }
+}
+
+/// The thread that watches all loops survives the fault of one.
+#[tokio::test]
+async fn should_watch_other_loops_after_the_probe_of_one_has_panicked() {
+    let (world, place, logged) = (World::new(), Arc::new(TestLoop::default()), Logged::here());
+    let watched = AgentDefinition::instance("backend", Scripted::echo());
+    let broken = AgentDefinition::instance("broken", Scripted::echo());
+    let agents = AgentSet::new()
+        .definition(watched.with_pulse(Arc::<TestLoop>::clone(&place)))
+        .definition(broken.with_pulse(Arc::new(BrokenLoop)));
+    let host = world.start_with(agents, quick()).await.unwrap();
+    let looped = Looped { world, logged, place, host };
+    looped.until(|| !looped.logged.lines(&["ERROR", "the probe exploded"]).is_empty()).await;
+    looped.block().await;
+    assert_eq!(looped.host.blocked_types().len(), 1);
+    looped.go_on().await;
+}

@@ -14,6 +14,7 @@
 
 use std::{
     fmt,
+    panic::{AssertUnwindSafe, catch_unwind},
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU8, Ordering},
@@ -21,6 +22,8 @@ use std::{
 };
 
 use tokio::sync::{Notify, mpsc};
+
+use crate::{agent::codes, panic::panic_failure};
 
 /// A probe of the thread or event loop that runs agent code: the runtime, or an event loop of
 /// another language.
@@ -126,10 +129,20 @@ pub(super) enum Answer {
 pub(super) struct Probe(Arc<AtomicU8>);
 
 impl Probe {
-    /// Sends a probe into a place. Its answer is read later, without waiting.
+    /// Sends a probe into a place. Its answer is read later, without waiting. A pulse that panics counts
+    /// as a place that no longer exists.
     pub(super) fn send(pulse: &dyn Pulse) -> Self {
         let state = Arc::new(AtomicU8::new(WAITING));
-        pulse.probe(Beat(Arc::clone(&state)));
+        let beat = Beat(Arc::clone(&state));
+        if let Err(panic) = catch_unwind(AssertUnwindSafe(|| pulse.probe(beat))) {
+            let failure = panic_failure(codes::AGENT_PANICKED, &*panic);
+            tracing::error!(
+                ?pulse,
+                error = failure.message,
+                "the probe of the thread or event loop of agents panicked; it is no longer watched"
+            );
+            state.store(GONE, Ordering::Release);
+        }
         Self(state)
     }
 
