@@ -17,7 +17,7 @@ use aios_core::{
 use parking_lot::Mutex;
 use tokio::sync::OnceCell;
 
-use super::Middleware;
+use super::{Middleware, unless_cancelled};
 use crate::agent::AgentError;
 
 /// Runs each task once, and answers repetitions, including later attempts, with the first
@@ -102,7 +102,12 @@ impl Middleware for Deduplicate {
         parameters: Payload,
     ) -> Result<Payload, TaskError> {
         let cell = self.cell(context.idempotency_key());
-        let output = cell.get_or_try_init(|| agent.process_task(context, parameters)).await?;
+        // A repetition gets its turn when the call that it waits for has failed.
+        let turn = || async move {
+            unless_cancelled(context, std::future::ready(())).await?;
+            agent.process_task(context, parameters).await
+        };
+        let output = cell.get_or_try_init(turn).await?;
         Ok(output.clone())
     }
 

@@ -14,7 +14,7 @@ use aios_agents::{
     },
 };
 use aios_core::{
-    agent::{DynAgent, TaskError},
+    agent::{Agent, DynAgent, TaskContext, TaskError},
     clock::{Clock, VirtualClock},
     event::{Event, Metadata, Payload, Timestamp},
     failure::Failure,
@@ -24,7 +24,7 @@ use futures_util::future::join_all;
 use metrics_util::debugging::{DebugValue, DebuggingRecorder};
 use serde_json::{Value, json};
 
-use crate::support::agents::{Scripted, World, cancelled, context, context_of, process};
+use crate::support::agents::{Scripted, World, assigned, cancelled, context, context_of, process};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -348,4 +348,36 @@ async fn should_begin_no_task_that_was_cancelled_while_it_waited() {
         actions.sort();
         assert_eq!(actions, ["task_completed", "task_failed"]);
     }
+}
+
+/// Ends with an error once it is cancelled.
+#[derive(Clone, Default)]
+struct Obedient(Arc<AtomicUsize>);
+
+impl Agent for Obedient {
+    type Parameters = Value;
+    type Output = Value;
+
+    async fn process_task(&self, context: &TaskContext, _: Value) -> Result<Value, TaskError> {
+        self.0.fetch_add(1, Ordering::SeqCst);
+        context.cancelled().await;
+        Err(Failure::new("STOPPED", "as told").into())
+    }
+}
+
+#[tokio::test]
+async fn should_not_begin_a_cancelled_task_again_that_was_repeated() {
+    let world = World::new();
+    let _engine = world.mailbox("engine").await;
+    let agent = Obedient::default();
+    let definition = AgentDefinition::instance("obedient", agent.clone());
+    let definition = definition.with_layer(Deduplicate::new(9));
+    let _host = world.start(AgentSet::new().definition(definition)).await;
+    for attempt in [1, 2] {
+        world.publish(assigned("obedient", "t1", attempt, json!(1), None)).await;
+        world.idle().await;
+    }
+    world.publish(cancelled("obedient", "t1")).await;
+    world.pass(SECOND * 3).await;
+    assert_eq!(agent.0.load(Ordering::SeqCst), 1);
 }
