@@ -61,6 +61,16 @@ async fn full_error(store: &SqliteStore) -> StoreError {
 }
 
 #[tokio::test]
+async fn should_publish_no_head_of_a_transaction_that_failed() {
+    let folder = TempDir::new().unwrap();
+    let store = small(&folder).await;
+    let results = store.append(vec![start("a", 10), start("b", 2 * 1024 * 1024)]).await;
+    assert!(results.iter().all(|result| matches!(result, Err(StoreError::Full { .. }))));
+    store.compact().await.unwrap();
+    assert_whole(&store).await;
+}
+
+#[tokio::test]
 async fn should_continue_after_a_failed_commit() {
     let folder = TempDir::new().unwrap();
     let store = small(&folder).await;

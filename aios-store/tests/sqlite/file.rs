@@ -151,6 +151,25 @@ async fn should_keep_everything_when_the_log_is_deleted() {
     assert_eq!(open(&path).await.unwrap().read_log(0, 100).await.unwrap().len(), 10);
 }
 
+#[cfg(unix)]
+#[tokio::test(flavor = "multi_thread")]
+async fn should_report_why_the_database_cannot_be_opened_again_until_it_can() {
+    let folder = TempDir::new().unwrap();
+    let path = folder.path().join("a.db");
+    let store = open(&path).await.unwrap();
+    store.append_one(append()).await.unwrap();
+    remove(&path, &["-wal"]);
+    fs::create_dir(folder.path().join("a.db-wal")).unwrap();
+    store.append_one(append()).await.unwrap();
+    for _ in 0..2 {
+        let error = store.append_one(append()).await.unwrap_err();
+        assert_eq!(error.code(), "STORE_BACKEND", "{error}");
+        assert!(error.to_string().contains("open the database"), "{error}");
+    }
+    fs::remove_dir(folder.path().join("a.db-wal")).unwrap();
+    assert_eq!(store.append_one(append()).await.unwrap().position, 3);
+}
+
 /// Readers open their connections when needed, and check which file they opened.
 #[cfg(unix)]
 #[tokio::test]

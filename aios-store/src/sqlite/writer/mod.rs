@@ -73,7 +73,7 @@ impl<'c> Writer<'c> {
             database: database.clone(),
             stale: true,
         };
-        writer.reload().map_err(fail)?;
+        writer.reload_if_stale().map_err(fail)?;
         writer.publish_head();
         Ok(writer)
     }
@@ -108,11 +108,13 @@ impl<'c> Writer<'c> {
         }
     }
 
-    /// Reads the copies from the database.
-    pub(super) fn reload(&mut self) -> rusqlite::Result<()> {
-        self.log.reload()?;
-        self.leases = lease_rows::load(self.connection)?;
-        self.stale = false;
+    /// Reads the copies from the database, if a rollback has made them invalid.
+    pub(super) fn reload_if_stale(&mut self) -> rusqlite::Result<()> {
+        if self.stale {
+            self.log.reload()?;
+            self.leases = lease_rows::load(self.connection)?;
+            self.stale = false;
+        }
         Ok(())
     }
 

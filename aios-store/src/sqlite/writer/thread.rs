@@ -138,7 +138,8 @@ impl fmt::Debug for WriterHandle {
 ///
 /// If the write-ahead log was deleted, this closes all connections and opens the database again. SQLite
 /// would otherwise keep writing to the deleted log. The read pool is closed by a write lock on its gate,
-/// which is held until the new connection is open.
+/// which is held until the new connection is open. If the database can't be opened again, each further call
+/// causes another attempt, and gets its error.
 fn serve(
     options: &SqliteOptions,
     readers: Option<&ReadPool>,
@@ -156,22 +157,40 @@ fn serve(
             Writer::open(connection, options, readers.map(ReadPool::path), ready.is_some(), head)
         });
         let result = opened.as_ref().map(drop).map_err(Clone::clone);
+        let is_first = ready.is_some();
         if let Some(ready) = ready.take() {
             // Sending fails if opening was cancelled. The queue is then closed as well.
             let _ = ready.send(result);
         }
         // Readers may open connections again.
         drop(gate.take());
-        let end = opened.map(|mut writer| writer.serve(&mut calls, &mut next, &replies));
+        let served = opened.map(|mut writer| writer.serve(&mut calls, &mut next, &replies));
+        let end = match served {
+            Ok(end) => end,
+            Err(_) if is_first => End::Closed,
+            Err(error) => refuse(&mut calls, &mut next, error),
+        };
         // Readers close first, so that the writer closes the last connection and SQLite removes the
         // write-ahead log. The lock is released last.
         gate = readers.map(ReadPool::close);
-        if !matches!(end, Ok(End::LogLost)) {
+        if end == End::Closed {
             drop(connection);
             gate.into_iter().for_each(|mut lock| *lock = None);
             return;
         }
     }
+}
+
+/// Answers the call that caused the database to be opened again with the error, and waits for another one,
+/// which causes the next attempt.
+fn refuse(calls: &mut Calls, next: &mut Option<Box<dyn Job>>, error: StoreError) -> End {
+    match next.take() {
+        Some(job) if job.is_last() => return End::Closed,
+        Some(job) => job.reply(Err(error)),
+        None => {}
+    }
+    *next = calls.blocking_recv().filter(|job| !job.is_last());
+    if next.is_some() { End::LogLost } else { End::Closed }
 }
 
 /// Why a writer stopped.
@@ -220,7 +239,8 @@ impl Writer<'_> {
         self.files.last_result(&self.database).inspect_err(|_| measure::commit_failed())?;
         let began = SystemClock.elapsed();
         let outcome = match batch.first_mut() {
-            Some(job) if job.is_alone() => job.run(self),
+            // What the writer knows is published after the job, so it has to be valid.
+            Some(job) if job.is_alone() => self.reload_if_stale().and_then(|()| job.run(self)),
             _ => self.transact(batch, calls, next),
         };
         let outcome = outcome.map_err(|error| store_error("commit", &self.database, error));
@@ -247,9 +267,7 @@ impl Writer<'_> {
         next: &mut Option<Box<dyn Job>>,
     ) -> rusqlite::Result<()> {
         self.begin.execute([])?;
-        if self.stale {
-            self.reload()?;
-        }
+        self.reload_if_stale()?;
         let mut done = 0;
         let mut weight = 0;
         while let Some(job) = batch.get_mut(done) {
