@@ -174,7 +174,8 @@ impl Retention {
 #[cfg(any(feature = "sqlite", feature = "postgres"))]
 pub(crate) fn names(page: &ExpirePage) -> (String, String) {
     let prefix = page.what.prefix();
-    let after = page.after.clone().unwrap_or_else(|| prefix.to_owned());
+    // A name before the first one, such as that of another kind, begins at the first one.
+    let after = page.after.as_deref().map_or(prefix, |after| after.max(prefix)).to_owned();
     // `0` is the character after `/`.
     let end = format!("{}0", prefix.trim_end_matches('/'));
     (after, end)

@@ -119,6 +119,23 @@ pub async fn should_remove_old_output_of_ended_runs(harness: Harness<'_>) {
     }
 }
 
+/// A page may begin after the name of a stream of another kind.
+pub async fn should_remove_only_streams_of_the_kind_of_a_page(harness: Harness<'_>) {
+    let Some(maintenance) = harness.store.maintenance() else {
+        return assert!(harness.lacks(Capability::Maintenance));
+    };
+    for name in ["orders", "projections/a", "outputs/r1/a", "system/requests/1"] {
+        append(&harness, name, OLD).await;
+    }
+    filler(&harness).await;
+    let after = Some("a".to_owned());
+    for (what, removed) in [(Expirable::Outputs, 1), (Expirable::Requests, 1)] {
+        let page = ExpirePage { what, older_than: Duration::ZERO, after: after.clone(), limit: 10 };
+        assert_eq!(maintenance.expire(&page).await.unwrap().removed, removed, "{what:?}");
+    }
+    assert!(has(&harness, "orders").await && has(&harness, "projections/a").await);
+}
+
 /// The last event of the log stays, and a removed stream can be used again, with the same events.
 pub async fn should_use_a_removed_stream_again(harness: Harness<'_>) {
     if harness.lacks(Capability::Maintenance) {

@@ -207,6 +207,7 @@ macro_rules! store_conformance {
             maintenance:
                 should_remove_old_answers_and_nothing_else
                 should_remove_old_output_of_ended_runs
+                should_remove_only_streams_of_the_kind_of_a_page
                 should_use_a_removed_stream_again;
             json:
                 should_keep_the_json_of_runs_character_by_character
