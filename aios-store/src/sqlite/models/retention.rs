@@ -23,11 +23,11 @@ use crate::{
     sqlite::{SqliteStore, writer::Writer},
 };
 
-/// Finds the runs that ended before a time, oldest first.
+/// Finds the runs that ended before a time and at or before a position, oldest first.
 const ENDED: &str = "\
     SELECT id, external_id, parent_run_id, status, first_run_id, position FROM workflow_runs
     WHERE (status = 'completed' OR status = 'failed' OR status = 'cancelled' OR status = 'continued')
-        AND updated_at < ?1
+        AND updated_at < ?1 AND position <= ?2
     ORDER BY updated_at";
 
 /// Finds the position up to which events can be removed: passed by every checkpoint, and before the last
@@ -259,7 +259,7 @@ fn find_expired(
 ) -> rusqlite::Result<Vec<(EndedRun, i64)>> {
     let passed: i64 = connection.prepare_cached(PASSED)?.query_row([], |row| row.get(0))?;
     let mut find = connection.prepare_cached(ENDED)?;
-    let mut rows = find.query([before])?;
+    let mut rows = find.query([before, passed])?;
     let mut found = Vec::new();
     while found.len() < limit
         && let Some(row) = rows.next()?
