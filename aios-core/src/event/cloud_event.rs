@@ -100,6 +100,9 @@ impl TryFrom<CloudEvent> for Event {
         if cloud.datacontenttype.as_deref().is_some_and(|kind| kind != "application/json") {
             return Err(unfit("its datacontenttype is not application/json"));
         }
+        if cloud.extensions.contains_key("data_base64") {
+            return Err(unfit("its data is binary (data_base64)"));
+        }
         let timestamp = cloud.time.ok_or_else(|| unfit("it has no time"))?;
         Ok(Self::new(cloud.event_type.parse()?, cloud.source, &cloud.data)?
             .with_id(cloud.id.parse()?)
@@ -145,10 +148,12 @@ mod tests {
     fn should_refuse_other_versions_and_content() {
         let event = Event::new("a.b.c".parse().unwrap(), "me", &1).unwrap();
         let cloud = CloudEvent::try_from(&event).unwrap();
+        let binary = Map::from_iter([("data_base64".to_owned(), "AA==".into())]);
         for unfit in [
             CloudEvent { specversion: "0.3".to_owned(), ..cloud.clone() },
             CloudEvent { datacontenttype: Some("text/xml".to_owned()), ..cloud.clone() },
             CloudEvent { time: None, ..cloud.clone() },
+            CloudEvent { extensions: binary, ..cloud.clone() },
         ] {
             assert_eq!(Event::try_from(unfit).unwrap_err().code(), "INVALID_CLOUD_EVENT");
         }
