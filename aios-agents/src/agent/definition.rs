@@ -52,8 +52,8 @@ pub(super) type Factory =
 /// ```
 #[derive(Clone, Debug, PartialEq)]
 pub struct RegisteredAgent {
-    /// Id of the agent. It is part of its mailbox's name, so it consists of `[A-Za-z0-9._-]`, and
-    /// is unique within the type.
+    /// Id of the agent. It is part of its mailbox's name, so it consists of `[A-Za-z0-9._-]`. It is
+    /// unique among the agents of all types.
     pub id: String,
     /// Display name.
     pub name: String,
@@ -369,26 +369,16 @@ impl AgentDefinition {
         let reason = match (self.concurrency, self.agents.is_empty()) {
             (0, _) => "has a concurrency of 0, so that it would never run a task",
             (_, true) if self.config_schema.is_none() => "has no registered agent",
-            _ => return self.validate_ids(&agent_type).map(|()| agent_type),
+            _ => {
+                for agent in &self.agents {
+                    mailbox_of(&agent_type, &agent.id).map_err(|invalid| invalid.0)?;
+                }
+                return Ok(agent_type);
+            }
         };
         Err(AgentError::InvalidConfiguration {
             reason: format!("agent type {agent_type} {reason}"),
         })
-    }
-
-    /// Checks that each id can be part of a mailbox's name, and that none is used twice.
-    fn validate_ids(&self, agent_type: &Name) -> Result<(), AgentError> {
-        let mut ids = std::collections::BTreeSet::new();
-        for agent in &self.agents {
-            mailbox_of(agent_type, &agent.id).map_err(|invalid| invalid.0)?;
-            if !ids.insert(&agent.id) {
-                return Err(AgentError::DuplicateAgent {
-                    agent_type: self.agent_type.clone(),
-                    agent_id: agent.id.clone(),
-                });
-            }
-        }
-        Ok(())
     }
 }
 

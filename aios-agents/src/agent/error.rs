@@ -43,10 +43,10 @@ pub enum AgentError {
         /// The type.
         agent_type: String,
     },
-    /// Two agents of a type have the same id.
-    #[error("agent {agent_id} of type {agent_type} is registered twice")]
+    /// Two agents have the same id, also if their types differ. Give one of them another id.
+    #[error("the id of agent {agent_id} of type {agent_type} is used twice")]
     DuplicateAgent {
-        /// The type.
+        /// The type of one of them.
         agent_type: String,
         /// The id.
         agent_id: String,

@@ -1,6 +1,6 @@
 //! The set of definitions that a host or a runtime starts with.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use aios_core::agent::TaskError;
 use schemars::JsonSchema;
@@ -136,11 +136,25 @@ impl AgentSet {
     ) -> Result<Vec<(aios_core::agent::Name, AgentDefinition)>, AgentError> {
         match self.error {
             Some(error) => Err(error),
-            None => self
-                .definitions
-                .into_values()
-                .map(|definition| Ok((definition.validate()?, definition)))
-                .collect(),
+            None => {
+                self.check_ids()?;
+                let definitions = self.definitions.into_values();
+                definitions.map(|definition| Ok((definition.validate()?, definition))).collect()
+            }
         }
+    }
+
+    /// Checks that no id is used twice. The events and the row of an agent have the id without the type.
+    fn check_ids(&self) -> Result<(), AgentError> {
+        let mut ids = BTreeSet::new();
+        for definition in self.definitions.values() {
+            if let Some(twice) = definition.agents.iter().find(|agent| !ids.insert(&agent.id)) {
+                return Err(AgentError::DuplicateAgent {
+                    agent_type: definition.agent_type.clone(),
+                    agent_id: twice.id.clone(),
+                });
+            }
+        }
+        Ok(())
     }
 }

@@ -196,6 +196,10 @@ async fn should_refuse_invalid_definitions() {
     let with_id = |id: &str| RegisteredAgent::new("none", "one", Payload::null()).with_id(id);
     // A mailbox may have this name, but not with the type in front of it.
     let long = "x".repeat((1..).take_while(|it| Mailbox::new("x".repeat(*it)).is_ok()).count());
+    let other = AgentDefinition::factory("other", |_: Value| Ok::<_, TaskError>(Scripted::echo()));
+    let one_id_for_two_types = AgentSet::new()
+        .definition(none().register_agent(with_id("rack-7")))
+        .definition(other.register_agent(with_id("rack-7")));
     for (agents, code) in [
         (AgentSet::new().agent("No Type", Scripted::echo()), "INVALID_AGENT_TYPE"),
         (AgentSet::new().definition(echo()).definition(echo()), "DUPLICATE_AGENT_TYPE"),
@@ -203,6 +207,7 @@ async fn should_refuse_invalid_definitions() {
         (AgentSet::new().definition(none()), "INVALID_AGENT_CONFIGURATION"),
         (AgentSet::new().definition(echo().with_concurrency(0)), "INVALID_AGENT_CONFIGURATION"),
         (AgentSet::new().definition(none().register("a", &1).register("a", &2)), "DUPLICATE_AGENT"),
+        (one_id_for_two_types, "DUPLICATE_AGENT"),
         (AgentSet::new().definition(none().register_agent(with_id(".."))), "INVALID_AGENT_ID"),
         (AgentSet::new().definition(none().register_agent(with_id(&long))), "INVALID_AGENT_ID"),
     ] {
