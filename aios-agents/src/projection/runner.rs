@@ -8,8 +8,9 @@
 //!    └── lost, or an error: the batch in progress is dropped, the lease is released, acquire again
 //! ```
 //!
-//! The lease only prevents needless work. Two processes may apply the same events for a moment, if
-//! one is frozen beyond its lease. A projection that saves its position in the transaction of its
+//! The lease only prevents needless work. A process stops to apply when its lease ends by its own clock,
+//! also if the store does not answer. Two processes may apply the same events for a moment, if one is
+//! frozen beyond its lease. A projection that saves its position in the transaction of its
 //! view can compare it there.
 //!
 //! The order per batch is: apply, then save the position. A crash in between repeats the batch.
@@ -23,6 +24,7 @@ use aios_core::{
     retry::Backoff,
     store::{Checkpoints, EventStore, Lease, Leases, OwnerId, Shard, StreamId},
 };
+use tokio::sync::watch;
 use tracing::{info, warn};
 
 use super::{Projection, error::RunnerError, running::Stop, settings::Settings};
@@ -99,15 +101,24 @@ impl<P: Projection> Runner<P> {
     async fn hold(&self, owner: &OwnerId) -> Result<(), RunnerError> {
         let time_to_live = self.settings.lease_time;
         let store = &self.journals.store;
+        let sent = self.journals.clock.elapsed();
         let leases = store.acquire(&[self.lease], owner, time_to_live).await?;
         if leases.is_empty() {
             let pause = self.journals.clock.sleep(time_to_live / 3);
             self.unless_stopped(pause).await;
             return Ok(());
         }
+        let valid_until = watch::Sender::new(self.valid_until(sent));
         let followed = tokio::select! {
             biased;
-            lost = self.renew(leases.clone()) => {
+            () = self.expired(&valid_until) => {
+                warn!(
+                    projection = &*self.name,
+                    "the lease of a projection ended before it could be renewed"
+                );
+                Ok(())
+            }
+            lost = self.renew(leases.clone(), &valid_until) => {
                 warn!(projection = &*self.name, "lost the lease of a projection to another process");
                 lost
             }
@@ -119,12 +130,37 @@ impl<P: Projection> Runner<P> {
         Ok(released?)
     }
 
+    /// When a lease that was requested at a time ends by the clock of this process, which is a margin
+    /// before another process can acquire it.
+    fn valid_until(&self, sent: Duration) -> Duration {
+        let time_to_live = self.settings.lease_time;
+        sent.saturating_add(time_to_live - time_to_live / 10)
+    }
+
+    /// Completes when the lease ends by the clock of this process, whether or not the store answers.
+    async fn expired(&self, valid_until: &watch::Sender<Duration>) {
+        let clock = &self.journals.clock;
+        loop {
+            let rest = valid_until.borrow().saturating_sub(clock.elapsed());
+            if rest.is_zero() {
+                return;
+            }
+            clock.sleep(rest).await;
+        }
+    }
+
     /// Renews the lease. Returns when it is lost.
-    async fn renew(&self, mut leases: Vec<Lease>) -> Result<(), RunnerError> {
+    async fn renew(
+        &self,
+        mut leases: Vec<Lease>,
+        valid_until: &watch::Sender<Duration>,
+    ) -> Result<(), RunnerError> {
         let time_to_live = self.settings.lease_time;
         while !leases.is_empty() {
             self.journals.clock.sleep(time_to_live / 3).await;
+            let sent = self.journals.clock.elapsed();
             leases = self.journals.store.renew(&leases, time_to_live).await?;
+            valid_until.send_replace(self.valid_until(sent));
         }
         Ok(())
     }
@@ -133,6 +169,8 @@ impl<P: Projection> Runner<P> {
     async fn follow(&self) -> Result<(), RunnerError> {
         let store = &self.journals.store;
         let checkpoint = self.stream.as_str();
+        // From now on, retention keeps what the projection has not applied. A position is never moved back.
+        store.save_checkpoint(checkpoint, 0).await?;
         let mut position = match &self.settings.position {
             Some(load) => {
                 let position = load().await.map_err(RunnerError::position)?;

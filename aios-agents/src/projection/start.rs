@@ -187,7 +187,7 @@ impl<'r, P: Projection> StartProjection<'r, P> {
         let lease = lease_of(&journals, name.as_str()).await?;
         let handle = ProjectionHandle::new(journals.clone(), name.as_str())?;
         let stream = stream_of(name.as_str())?;
-        if settings.from_end {
+        if settings.from_end && settings.position.is_none() {
             skip_to_end(&journals, &stream).await?;
         }
         running.spawn(|stop, failing| {

@@ -668,3 +668,80 @@ async fn should_stop_if_the_files_of_the_store_are_damaged() {
     assert_eq!(failure.code, "STORE_CORRUPT");
     drop(runtime);
 }
+
+/// The nightly retention must not take from a projection what it has never been able to apply.
+#[tokio::test(flavor = "multi_thread")]
+async fn should_keep_events_for_a_projection_that_has_applied_nothing() {
+    let memory = Arc::new(MemoryStore::new());
+    let store: Arc<dyn Store> = Arc::clone(&memory) as _;
+    for action in ["started", "completed"] {
+        let data = serde_json::json!({ "version": 1, "result": 1 });
+        let event_type = format!("workflows.deploy.{action}").parse().unwrap();
+        let event = Event::new(event_type, "test", &data).unwrap().with_timestamp(Timestamp::MIN);
+        store.append_one(Append::new(StreamId::of_run("r").unwrap(), vec![event])).await.unwrap();
+    }
+    place(&store, 0..1).await;
+    let client = runtime(&store).client_only().start().await.unwrap();
+    let tries = Arc::new(AtomicU64::new(0));
+    let trying = Arc::clone(&tries);
+    let unavailable = move |_| {
+        trying.fetch_add(1, Ordering::SeqCst);
+        Err(TaskError::retryable(Failure::new("VIEW", "the view is not available")))
+    };
+    let policy = RetryPolicy::fixed(u32::MAX, Duration::from_millis(5));
+    client.projection("orders", applying(unavailable)).retry(policy).await.unwrap();
+    eventually("it should try", || async { tries.load(Ordering::SeqCst) > 0 }).await;
+    let removed = memory.expire_runs(&Retention::new(Duration::ZERO)).await.unwrap();
+    assert_eq!(removed, 0);
+    client.shutdown(PATIENCE).await.unwrap();
+}
+
+/// A renewal that gets no answer must not let a projection apply events that another process has.
+#[tokio::test(flavor = "multi_thread")]
+async fn should_stop_to_apply_when_its_lease_ends_although_the_store_does_not_answer() {
+    let store = store();
+    let faulty = FaultyStore::new(Arc::clone(&store));
+    let first = projecting(&faulty).await;
+    let tries = Arc::new(AtomicU64::new(0));
+    let trying = Arc::clone(&tries);
+    let unavailable = move |_| {
+        trying.fetch_add(1, Ordering::SeqCst);
+        Err(TaskError::retryable(Failure::new("VIEW", "the view is not available")))
+    };
+    let policy = RetryPolicy::fixed(u32::MAX, Duration::from_millis(5));
+    first
+        .projection("orders", applying(unavailable))
+        .patterns(orders())
+        .lease_time(Duration::from_secs(1))
+        .retry(policy)
+        .await
+        .unwrap();
+    place(&store, 0..1).await;
+    eventually("it should try", || async { tries.load(Ordering::SeqCst) > 0 }).await;
+    faulty.on_call(|name| ["renew", "release", "acquire"].contains(name).then_some(Fault::Hang));
+    let second = runtime(&store).client_only().start().await.unwrap();
+    let seen = Seen::default();
+    let _handle = follow(&second, &seen).await;
+    seen.reach(1).await;
+    let before = tries.load(Ordering::SeqCst);
+    place(&store, 1..4).await;
+    seen.reach(4).await;
+    assert_eq!(tries.load(Ordering::SeqCst), before);
+    second.shutdown(PATIENCE).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn should_not_skip_to_the_end_if_the_projection_keeps_its_position() {
+    let store = store();
+    place(&store, 0..3).await;
+    let client = runtime(&store).client_only().start().await.unwrap();
+    let never = |_: Batch| std::future::pending::<Result<(), TaskError>>();
+    let handle = client
+        .projection("orders", never)
+        .position_from(|| async { Ok(0) })
+        .from_end_of_log()
+        .await
+        .unwrap();
+    assert_eq!(handle.position().await.unwrap(), 0);
+    drop(client);
+}

@@ -90,7 +90,9 @@ async fn relay(
     let _relaying = engine.relaying.lock().await;
     let mut position = engine.store.load_checkpoint(READER).await?;
     let mut head = engine.store.head().await?;
-    let mut checkpoint = Checkpoint { saved: position, is_due: false, backoff: *backoff };
+    // The first position is saved at once: retention keeps what a reader with a position has not passed.
+    let mut checkpoint = Checkpoint { saved: position, is_due: position == 0, backoff: *backoff };
+    checkpoint.save(engine, position).await?;
     while engine.ownership.relays() {
         let lag = u32::try_from(head.saturating_sub(position)).unwrap_or(u32::MAX);
         gauge!("aios_relay_lag_events").set(f64::from(lag));
