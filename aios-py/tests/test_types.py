@@ -6,6 +6,7 @@ import datetime
 import decimal
 import enum
 import functools
+import typing
 import uuid
 from collections.abc import Callable
 from pathlib import Path
@@ -165,9 +166,30 @@ def test_should_generate_a_schema() -> None:
 
 
 def test_should_reject_types_that_are_not_supported() -> None:
-    for annotation in (object.__class__, complex, dict[int, str]):
-        with pytest.raises(TypeError):
+    unhashable: Any = [int]
+    for annotation in (object.__class__, complex, dict[int, str], unhashable, typing.Iterable):
+        with pytest.raises(TypeError, match=r"can't be read from JSON|keys of JSON objects"):
             Converter(annotation)
+
+
+def test_should_reject_classes_whose_annotations_cannot_be_resolved() -> None:
+    @dataclasses.dataclass
+    class Inner:
+        number: int
+
+    @dataclasses.dataclass
+    class Outer:
+        inner: Inner
+
+    class Keys(typing.TypedDict):
+        inner: Inner
+
+    class Items(NamedTuple):
+        inner: Inner
+
+    for kind in (Outer, Keys, Items, list[Outer]):
+        with pytest.raises(TypeError, match="name 'Inner' is not defined; define what it names"):
+            Converter(kind)
 
 
 async def test_should_accept_pydantic_models() -> None:
@@ -225,6 +247,17 @@ def test_should_read_pydantic_models_with_aliases_and_strict_ones() -> None:
     with pytest.raises(aios.InvalidParametersError) as raised:
         Converter(Strict).read({"at": "2024-01-02", "users": [{"userId": "seven"}]})
     assert [fault["path"] for fault in raised.value.details] == ["/at", "/users/0/userId"]
+
+
+def test_should_reject_models_whose_annotations_cannot_be_resolved() -> None:
+    pydantic, msgspec = pytest.importorskip("pydantic"), pytest.importorskip("msgspec")
+    fields: Any = {"__annotations__": {"other": "Nothing"}}
+    for kind in (
+        type("Model", (pydantic.BaseModel,), {**fields, "__module__": __name__}),
+        type("Struct", (msgspec.Struct,), {**fields, "__module__": __name__}),
+    ):
+        with pytest.raises(TypeError, match="can't be read from JSON"):
+            Converter(kind)
 
 
 async def test_should_accept_msgspec_models() -> None:
@@ -310,6 +343,59 @@ def test_should_read_what_it_has_written(kind: Any, value: Any) -> None:
     found = Converter(kind).read(loads(dumps(value)))
     assert found == value
     assert type(found) is type(value)
+
+
+class Colour(enum.Enum):
+    RED = "red"
+    BLUE = "blue"
+
+
+@pytest.mark.parametrize(
+    ("kind", "value"),
+    [
+        (typing.List, [1, "x"]),  # noqa: UP006
+        (typing.Dict, {"a": 1}),  # noqa: UP006
+        (typing.Set, {1}),  # noqa: UP006
+        (typing.Tuple, (1, "x")),  # noqa: UP006
+        (typing.Deque, collections.deque([1])),  # noqa: UP006
+        (typing.Counter, collections.Counter("a")),
+        (typing.Sequence, [1]),
+        (typing.Mapping, {"a": 1}),
+        (collections.abc.Sequence, [1]),
+        (collections.abc.Mapping, {"a": 1}),
+        (typing.List | None, None),  # noqa: UP006
+        (list[Annotated[int, {"not": "hashable"}]], [1]),
+        (tuple[()], ()),
+        (Literal[Colour.RED, 1], Colour.RED),
+        (Literal[Colour.RED, Level.LOW], Level.LOW),
+        (Literal[b"a"], b"a"),
+        (float | int, 2**60 + 1),
+        (None | float | int, 2**60 + 1),
+        (dict[str, float | int], {"a": 1, "b": 1.5}),
+        (Level | float | int, Level.LOW),
+    ],
+)
+def test_should_read_types_of_every_form(kind: Any, value: Any) -> None:
+    found = Converter(kind).read(loads(dumps(value)))
+    assert (found, type(found)) == (value, type(value))
+
+
+def test_should_name_the_values_of_a_literal_as_they_are_in_json() -> None:
+    converter = Converter(Literal[Colour.RED, b"a", 1])
+    assert converter.schema == {"enum": ["red", "YQ==", 1]}
+    for wrong in ("blue", 1.0, True, ["red"]):
+        with pytest.raises(aios.InvalidParametersError, match=r"instead of one of \['red', 'YQ=='"):
+            converter.read(wrong)
+
+
+@pytest.mark.parametrize("kind", [float, float | None, float | str])
+@pytest.mark.parametrize("sign", ["", "-"])
+@pytest.mark.parametrize("text", ["1" + "0" * 400, "1e400"])
+def test_should_refuse_numbers_beyond_the_range_of_a_float(kind: Any, sign: str, text: str) -> None:
+    with pytest.raises(aios.InvalidParametersError) as raised:
+        Converter(list[kind]).read(loads(f"[1, {sign}{text}]"))
+    fault = raised.value.details[0]
+    assert fault["path"] == "/1" and "is " in fault["fault"]
 
 
 def test_should_check_the_arguments_of_generic_classes() -> None:

@@ -134,6 +134,9 @@ def _in_order(values: Iterable[Any]) -> list[Any]:
 
 def _to_plain_array(value: Any) -> Any:
     """Converts arrays and numbers of numpy and similar libraries, without importing them."""
+    if isinstance(value, type):
+        # Its attributes are those of its objects.
+        return None
     if hasattr(value, "dtype") and callable(getattr(value, "tolist", None)):
         return value.tolist()
     if hasattr(value, "__index__"):

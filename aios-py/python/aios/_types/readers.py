@@ -7,6 +7,7 @@ import contextlib
 import datetime
 import decimal
 import enum
+import math
 import sys
 import uuid
 from collections.abc import Callable
@@ -64,7 +65,14 @@ def exactly(fits: Callable[[Any], bool], expected: str) -> Read:
 def read_float(value: Any, path: str, violations: Violations) -> Any:
     if type(value) is float:
         return value
-    return float(value) if type(value) is int else mismatch(value, path, violations, "number")
+    if type(value) not in (int, decimal.Decimal):
+        return mismatch(value, path, violations, "number")
+    with contextlib.suppress(OverflowError):
+        number = float(value)
+        if math.isfinite(number):
+            return number
+    violations.append((path, "is out of the range of a float"))
+    return INVALID
 
 
 def converted(takes: type | tuple[type, ...], make: Callable[[Any], Any], name: str) -> Read:
@@ -83,14 +91,20 @@ def converted(takes: type | tuple[type, ...], make: Callable[[Any], Any], name: 
 
 
 def literal(values: tuple[Any, ...]) -> Compiled:
+    from .._aios import dumps, loads
+
+    # Values may be members of an enum or bytes, which are other values in JSON.
+    members = {dumps(value): value for value in values}
+    plain = [loads(text) for text in members]
+
     def read(value: Any, path: str, violations: Violations) -> Any:
-        for known in values:
-            if value == known and type(value) is type(known):
-                return known
-        violations.append((path, f"is {value!r} instead of one of {list(values)!r}"))
+        text = dumps(value)
+        if text in members:
+            return members[text]
+        violations.append((path, f"is {value!r} instead of one of {plain!r}"))
         return INVALID
 
-    return read, {"enum": list(values)}
+    return read, {"enum": plain}
 
 
 def enumeration(kind: type[enum.Enum]) -> Compiled:
@@ -130,8 +144,9 @@ def pydantic_model(kind: Any) -> Compiled:
     try:
         adapter = pydantic.TypeAdapter(kind)
         schema = adapter.json_schema()
-    except pydantic.errors.PydanticUserError as error:
-        raise TypeError(f"{kind!r} can't be read from JSON: {error.message}") from error
+    except Exception as error:
+        message = getattr(error, "message", error)
+        raise TypeError(f"{kind!r} can't be read from JSON: {message}") from error
 
     # Values are written with the names of fields, which may have aliases. Known from pydantic 2.11 on.
     known: Any = adapter.validate_python.__kwdefaults__ or {}
@@ -157,6 +172,10 @@ def pydantic_model(kind: Any) -> Compiled:
 
 def msgspec_struct(kind: Any) -> Compiled:
     msgspec = sys.modules["msgspec"]
+    try:
+        schema = msgspec.json.schema(kind)
+    except Exception as error:
+        raise TypeError(f"{kind!r} can't be read from JSON: {error}") from error
 
     def read(value: Any, path: str, violations: Violations) -> Any:
         try:
@@ -169,7 +188,7 @@ def msgspec_struct(kind: Any) -> Compiled:
         except Exception as error:
             return raised(error, path, violations)
 
-    return read, msgspec.json.schema(kind)
+    return read, schema
 
 
 def text_of(form: str) -> Schema:

@@ -37,6 +37,13 @@ from .readers import (
 
 #: Types that are constructed from a list or from a dictionary; others are read as these.
 _LISTS: tuple[Any, ...] = (list, set, frozenset, collections.deque)
+_ABSTRACT_LISTS: tuple[Any, ...] = (
+    abc.Collection,
+    abc.Sequence,
+    abc.MutableSequence,
+    abc.Set,
+    abc.MutableSet,
+)
 _DICTS: tuple[Any, ...] = (dict, collections.OrderedDict, collections.Counter)
 
 
@@ -61,8 +68,9 @@ class Compiler:
             return self._annotated(annotation, *typing.get_args(annotation))
         if annotation is None or annotation is type(None):
             return exactly(lambda value: value is None, "null"), {"type": "null"}
-        if annotation in SCALARS:
-            return SCALARS[annotation]
+        scalar = _scalar(annotation)
+        if scalar is not None:
+            return scalar
         if annotation is Secret:
             return converted(str, Secret, "secret"), SECRET_SCHEMA
         origin = typing.get_origin(annotation)
@@ -95,6 +103,11 @@ class Compiler:
         return reader, {**schema, "description": texts[-1]} if texts else schema
 
     def _generic(self, annotation: Any, origin: Any, args: tuple[Any, ...]) -> Compiled:
+        if annotation is typing.Tuple:  # noqa: UP006
+            return self._class(tuple)
+        if not args and origin is not tuple:
+            # An alias such as `typing.List` or `typing.Mapping` as it is.
+            args = (Any, Any)
         if origin in (typing.Union, types.UnionType):
             return self._union(args)
         if origin is typing.Literal:
@@ -124,6 +137,8 @@ class Compiler:
     def _class(self, kind: type) -> Compiled:
         if kind is tuple or kind in _LISTS:
             return self._list(kind, Any)
+        if kind in _ABSTRACT_LISTS:
+            return self._list(list, Any)
         if issubclass(kind, tuple) and hasattr(kind, "_fields"):
             return self._named_tuple(kind)
         if issubclass(kind, abc.Mapping) and not typing.is_typeddict(kind):
@@ -191,6 +206,12 @@ class Compiler:
         return read, schema
 
     def _union(self, args: tuple[Any, ...]) -> Compiled:
+        if float in args and int in args[args.index(float) :]:
+            # A float takes whole numbers too, and would round large ones.
+            others = (arg for arg in args if arg is not int)
+            args = tuple(
+                found for arg in others for found in ((int, arg) if arg is float else (arg,))
+            )
         members = [self.compile(arg) for arg in args]
         if any(reader is None for reader, _ in members):
             return None, {}
@@ -239,7 +260,7 @@ class Compiler:
     def _named_tuple(self, kind: Any) -> Compiled:
         """Reads an array, because a ``NamedTuple`` is written as one."""
         made_by = typing.get_origin(kind) or kind
-        hints, arguments = typing.get_type_hints(made_by, include_extras=True), arguments_of(kind)
+        hints, arguments = _hints(made_by), arguments_of(kind)
         items = (substitute(hints.get(name, Any), arguments) for name in made_by._fields)
         return self._tuple(tuple(items), made_by._make)
 
@@ -285,12 +306,21 @@ class Compiler:
         return read, {"type": "object", "additionalProperties": schema}
 
 
+def _scalar(annotation: Any) -> Compiled | None:
+    """The converter of a type without parts; ``None`` for other types."""
+    try:
+        return SCALARS.get(annotation)
+    except TypeError:
+        # Metadata of `Annotated` in it need not be hashable.
+        return None
+
+
 def _fields(annotation: Any) -> list[_Field] | None:
     """The fields of a dataclass or ``TypedDict``, which may be generic; ``None`` for other classes."""
     kind = typing.get_origin(annotation) or annotation
     arguments = arguments_of(annotation)
     if dataclasses.is_dataclass(kind):
-        hints = typing.get_type_hints(kind, include_extras=True)
+        hints = _hints(kind)
         return [
             _Field(
                 field.name,
@@ -302,13 +332,28 @@ def _fields(annotation: Any) -> list[_Field] | None:
             if field.init
         ]
     if typing.is_typeddict(kind):
-        hints = typing.get_type_hints(kind, include_extras=True)
+        hints = _hints(kind)
         required: frozenset[str] = getattr(kind, "__required_keys__", frozenset())
         return [
             _Field(name, substitute(hint, arguments), _is_required(hint, name in required))
             for name, hint in hints.items()
         ]
     return None
+
+
+def _hints(kind: Any) -> dict[str, Any]:
+    """The annotations of a class.
+
+    Raises:
+        TypeError: One refers to an unknown name, or is not an expression.
+    """
+    try:
+        return typing.get_type_hints(kind, include_extras=True)
+    except Exception as error:
+        raise TypeError(
+            f"an annotation of {kind.__qualname__} can't be resolved: {error}; define what it names at "
+            "the top of a module, before it is used"
+        ) from error
 
 
 def _names(annotation: Any) -> frozenset[str]:
