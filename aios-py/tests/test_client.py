@@ -2,9 +2,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import aios
 import aios.sync
@@ -103,6 +103,65 @@ async def test_should_redeliver_an_event_that_arrived_when_its_wait_was_cancelle
         del events, stream
         async with client.events("a.b.c", group="readers") as events:
             assert (await anext(events)).data == 1
+
+
+@aios.agent("writer")
+async def writer(context: aios.TaskContext, number: int) -> None:
+    context.stream("numbers").write(number)
+
+
+@aios.workflow("writing")
+async def writing(context: aios.WorkflowContext) -> None:
+    for number in range(10):
+        await context.signal("go")
+        await context.task("writer", number)
+
+
+async def cancelled(items: AsyncIterator[Any], turns: int) -> None:
+    """Waits for the next item, and cancels the wait after some turns of the loop."""
+    waiting = asyncio.ensure_future(anext(items))
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    waiting.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        raise AssertionError(f"there was an item: {await waiting}")
+
+
+async def test_should_continue_to_follow_after_a_wait_that_was_cancelled() -> None:
+    async with aios.Runtime(agents=[writer], workflows=[writing]) as runtime:
+        run = await runtime.start(writing)
+        events, log, stream = run.events(), runtime.log(follow=True), run.stream("numbers")
+        found: list[int] = []
+        for number in range(10):
+            await cancelled(stream, number)
+            await run.signal("go")
+            item = await anext(stream)
+            if item.is_reset:
+                item = await anext(stream)
+            found.append(item.value)
+            while (await anext(events)).event.type != "agents.writer.task_completed":
+                continue
+            while (await anext(log)).event.type != "agents.writer.task_completed":
+                continue
+            if number < 9:
+                await cancelled(events, number)
+                await cancelled(log, number)
+        assert found == list(range(10))
+        await run.result()
+        assert [it.event.type async for it in events][-1] == "workflows.writing.completed"
+        assert [item async for item in stream] == []
+
+
+async def test_should_give_different_items_to_waits_at_the_same_time() -> None:
+    async with aios.Runtime(agents=[writer], workflows=[writing]) as runtime:
+        run = await runtime.start(writing)
+        events = run.events()
+        waiting = [asyncio.ensure_future(anext(events)) for _ in range(3)]
+        await run.signal("go")
+        versions = [(await it).version for it in waiting]
+        assert versions == [1, 2, 3]
+        await cast("Any", events).aclose()
+        assert [it async for it in events] == []
 
 
 async def test_should_read_the_log_and_the_tables() -> None:

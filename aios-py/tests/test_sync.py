@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import concurrent.futures
+import contextlib
 import importlib.util
 import inspect
+import signal
 import sys
 import threading
+import time
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -99,6 +103,45 @@ def test_should_follow_the_log_without_async() -> None:
         follower = runtime.log(follow=True)
         runtime.task("absent", id="followed")
         assert any(event.stream == "runs/followed" for event in follower)
+
+
+def test_should_continue_to_follow_after_an_interrupt() -> None:
+    """In a notebook, where an interrupt ends the call, but not the program."""
+
+    @aios.workflow("waits")
+    async def waits(context: aios.WorkflowContext) -> None:
+        await context.signal("go")
+
+    def interrupt() -> None:
+        """Interrupts the main thread once it waits for the loop."""
+        while not is_waiting():
+            time.sleep(0.001)
+        signal.pthread_kill(main, signal.SIGINT)
+
+    def is_waiting() -> bool:
+        caller = sys._current_frames()[main].f_back
+        return caller is not None and caller.f_code is concurrent.futures.Future.result.__code__
+
+    main = threading.get_ident()
+    # Background processes ignore the signal.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    with aios.sync.Runtime(workflows=[waits]) as runtime, contextlib.ExitStack() as stack:
+        stack.callback(signal.signal, signal.SIGINT, before)
+        run = runtime.start(waits)
+        with runtime.events("shop.order.*") as subscribed:
+            events = run.events()
+            assert next(events).event.type == "workflows.waits.started"
+            waiting: list[Iterator[Any]] = [events, subscribed]
+            for items in waiting:
+                thread = threading.Thread(target=interrupt)
+                thread.start()
+                with pytest.raises(KeyboardInterrupt):
+                    next(items)
+                thread.join()
+            run.signal("go")
+            runtime.publish("shop.order.placed", 1)
+            assert next(events).event.type == "workflows.waits.signaled"
+            assert next(subscribed).data == 1
 
 
 def test_should_refuse_calls_while_another_thread_closes() -> None:

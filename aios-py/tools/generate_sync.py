@@ -244,12 +244,13 @@ def _body(
     if _is_overloaded(text, method):
         yield f"        {method.name}: Any = {function}"
         function = method.name
-    if isinstance(method, ast.AsyncFunctionDef) or returns == "EventStream":
+    waits = returns == "EventStream" or returns.startswith("Iterator[")
+    if isinstance(method, ast.AsyncFunctionDef) or waits:
         # Before the coroutine is made, which would otherwise never be awaited if this raises.
         yield "        loop = self._loop"
     if returns.startswith("Iterator["):
         yield _wrapped(f"        events = {function}", arguments, "", "        ")
-        yield "        yield from loop.iterate(events)"
+        yield "        return loop.iterate(events)"
     elif isinstance(method, ast.AsyncFunctionDef):
         yield _wrapped(f"        coroutine = {function}", arguments, "", "        ")
         call = f"loop.call(coroutine{', timeout' if has_timeout else ''})"

@@ -161,7 +161,8 @@ class RunHandle(Generic[O]):
         """Yields the run's events with a version above ``after``: first the existing ones, then new
         ones, up to the event that ends the run.
 
-        Only the run with this id is followed, not the run that it continues as.
+        Only the run with this id is followed, not the run that it continues as. If a wait is
+        cancelled, the next one continues without a gap.
 
         Raises:
             RunNotFoundError: There is no such run.
@@ -169,13 +170,14 @@ class RunHandle(Generic[O]):
         """
         loop = self._loop
         events = self._handle.events(after)
-        yield from loop.iterate(events)
+        return loop.iterate(events)
 
     def stream(self, name: str, after: int = 0) -> Iterator[OutputItem]:
         """Yields the items of an output stream of the run with an offset above ``after``: first the
         existing ones, then new ones, up to the end of the stream or of the run.
 
-        A reader that continues with the offset of the last item that it has handled misses none.
+        A reader that continues with the offset of the last item that it has handled misses none. If a
+        wait is cancelled, the next one continues without a gap.
 
         The items are those of the run with exactly this id, and end with it. A run that it continues as
         has its own streams; its id is that of :meth:`status`.
@@ -191,7 +193,7 @@ class RunHandle(Generic[O]):
         """
         loop = self._loop
         events = self._handle.stream(name, after)
-        yield from loop.iterate(events)
+        return loop.iterate(events)
 
     def fork(self, operation: int, new_id: str) -> RunHandle[O]:
         """Starts a new run that copies this run's journal up to an operation, and executes the
@@ -618,7 +620,8 @@ class Client(BlockingConnection):
         return EventStream.subscribe(loop, stream)
 
     def log(self, after: int = 0, *, follow: bool = False) -> Iterator[RecordedEvent]:
-        """Yields the events of the log with a position above ``after``, in order.
+        """Yields the events of the log with a position above ``after``, in order. If a wait is
+        cancelled, the next one continues without a gap.
 
         Args:
             after: Position after which to begin.
@@ -630,7 +633,7 @@ class Client(BlockingConnection):
         """
         loop = self._loop
         events = self._client.log(after, follow=follow)
-        yield from loop.iterate(events)
+        return loop.iterate(events)
 
     def head(self) -> int:
         """Position of the last event of the log; 0 if the log is empty."""

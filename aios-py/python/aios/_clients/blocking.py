@@ -112,12 +112,7 @@ class EventLoopThread:
 
     def iterate(self, events: AsyncIterator[T]) -> Iterator[T]:
         """Yields the items of an async iterator, which are never ``None``."""
-
-        async def next_event() -> T | None:
-            return await anext(events, None)
-
-        while (event := self.call(next_event())) is not None:
-            yield event
+        return _Items(self, events)
 
     def stop(self) -> None:
         """Stops the loop and waits for its thread."""
@@ -128,6 +123,27 @@ class EventLoopThread:
         # Garbage may be collected on any thread, also on the loop's own.
         if self._thread is not threading.current_thread():
             self._thread.join()
+
+
+class _Items(Iterator[T]):
+    """The items of an async iterator. Not a generator, which an interrupt would end."""
+
+    def __init__(self, loop: EventLoopThread, items: AsyncIterator[T]) -> None:
+        self._loop = loop
+        self._items = items
+        #: An item that no call has returned yet, because an interrupt ended the call.
+        self._unread: T | None = None
+
+    async def _read(self) -> None:
+        if self._unread is None:
+            self._unread = await anext(self._items, None)
+
+    def __next__(self) -> T:
+        self._loop.call(self._read())
+        item, self._unread = self._unread, None
+        if item is None:
+            raise StopIteration
+        return item
 
 
 class EventStream:
@@ -141,6 +157,7 @@ class EventStream:
     def __init__(self, loop: EventLoopThread, stream: _stream.EventStream) -> None:
         self._loop = loop
         self._stream = stream
+        self._items = loop.iterate(stream)
 
     @classmethod
     def subscribe(cls, loop: EventLoopThread, stream: _stream.EventStream) -> Self:
@@ -163,13 +180,7 @@ class EventStream:
         return self
 
     def __next__(self) -> Event:
-        async def next_event() -> Event | None:
-            return await anext(self._stream, None)
-
-        event = self._loop.call(next_event())
-        if event is None:
-            raise StopIteration
-        return event
+        return next(self._items)
 
 
 class BlockingConnection:

@@ -6,11 +6,12 @@ from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from .._types.validation import check_limit, check_position, check_text
+from .following import Following
 from .output import OutputItem
 from .records import RecordedEvent, RunStatus
 
 if TYPE_CHECKING:
-    from .._aios import NativeRunHandle
+    from .._aios import NativeOutputStream, NativeRunHandle
     from .._workflows.definition import Workflow
 
 O = TypeVar("O")
@@ -95,28 +96,34 @@ class RunHandle(Generic[O]):
         rows = await self._native.journal(after, check_limit(limit))
         return [RecordedEvent.from_row(row) for row in rows]
 
-    async def events(self, after: int = 0) -> AsyncIterator[RecordedEvent]:
+    def events(self, after: int = 0) -> AsyncIterator[RecordedEvent]:
         """Yields the run's events with a version above ``after``: first the existing ones, then new
         ones, up to the event that ends the run.
 
-        Only the run with this id is followed, not the run that it continues as.
+        Only the run with this id is followed, not the run that it continues as. If a wait is
+        cancelled, the next one continues without a gap.
 
         Raises:
             RunNotFoundError: There is no such run.
             ConfigurationError: ``after`` is out of range.
         """
-        check_position(after, "after")
-        while (rows := await self._native.events(after)) is not None:
-            for row in rows:
-                recorded = RecordedEvent.from_row(row)
-                after = recorded.version
-                yield recorded
 
-    async def stream(self, name: str, after: int = 0) -> AsyncIterator[OutputItem]:
+        async def read(after: int) -> list[tuple[int, RecordedEvent]] | None:
+            check_position(after, "after")
+            rows = await self._native.events(after)
+            if rows is None:
+                return None
+            found = (RecordedEvent.from_row(row) for row in rows)
+            return [(recorded.version, recorded) for recorded in found]
+
+        return Following(read, after)
+
+    def stream(self, name: str, after: int = 0) -> AsyncIterator[OutputItem]:
         """Yields the items of an output stream of the run with an offset above ``after``: first the
         existing ones, then new ones, up to the end of the stream or of the run.
 
-        A reader that continues with the offset of the last item that it has handled misses none.
+        A reader that continues with the offset of the last item that it has handled misses none. If a
+        wait is cancelled, the next one continues without a gap.
 
         The items are those of the run with exactly this id, and end with it. A run that it continues as
         has its own streams; its id is that of :meth:`status`.
@@ -130,12 +137,24 @@ class RunHandle(Generic[O]):
             InvalidDataError: The name of the stream is invalid.
             ConfigurationError: ``after`` is out of range.
         """
-        check_text("the name of a stream", name)
-        check_position(after, "after")
-        native = self._native.stream(name, after)
-        while (rows := await native.next()) is not None:
-            for offset, writer, is_item, value in rows:
-                yield OutputItem(offset, writer, value, not is_item)
+        reader: NativeOutputStream | None = None
+
+        async def read(after: int) -> list[tuple[int, OutputItem]] | None:
+            nonlocal reader
+            check_text("the name of a stream", name)
+            check_position(after, "after")
+            # Items that a cancelled read has taken are read again.
+            current, reader = reader or self._native.stream(name, after), None
+            rows = await current.next()
+            reader = current
+            if rows is None:
+                return None
+            return [
+                (offset, OutputItem(offset, writer, value, not is_item))
+                for offset, writer, is_item, value in rows
+            ]
+
+        return Following(read, after)
 
     async def fork(self, operation: int, new_id: str) -> RunHandle[O]:
         """Starts a new run that copies this run's journal up to an operation, and executes the

@@ -11,6 +11,7 @@ from .._errors import ConfigurationError
 from .._projection import ProjectionHandle
 from .._types.validation import check_limit, check_name, check_position, check_range, check_statuses
 from .connection import Connection
+from .following import Following
 from .records import (
     AgentStatus,
     Page,
@@ -31,8 +32,9 @@ _LOG_PAGE = 500
 class Queries(Connection):
     """The part of :class:`Client` that reads and maintains the store."""
 
-    async def log(self, after: int = 0, *, follow: bool = False) -> AsyncIterator[RecordedEvent]:
-        """Yields the events of the log with a position above ``after``, in order.
+    def log(self, after: int = 0, *, follow: bool = False) -> AsyncIterator[RecordedEvent]:
+        """Yields the events of the log with a position above ``after``, in order. If a wait is
+        cancelled, the next one continues without a gap.
 
         Args:
             after: Position after which to begin.
@@ -42,15 +44,16 @@ class Queries(Connection):
             StoreError: The store failed.
             ConfigurationError: ``after`` is out of range.
         """
-        check_position(after, "after")
-        while True:
+
+        async def read(after: int) -> list[tuple[int, RecordedEvent]] | None:
+            check_position(after, "after")
             rows = await self._opened().read_log(after, _LOG_PAGE, follow)
-            for row in rows:
-                recorded = RecordedEvent.from_row(row)
-                after = recorded.position
-                yield recorded
             if not rows and not follow:
-                return
+                return None
+            found = (RecordedEvent.from_row(row) for row in rows)
+            return [(recorded.position, recorded) for recorded in found]
+
+        return Following(read, after)
 
     async def head(self) -> int:
         """Position of the last event of the log; 0 if the log is empty."""
