@@ -79,6 +79,39 @@ async def test_should_continue_a_trace_of_opentelemetry_through_runs_and_agents(
     assert len({in_run, in_task, in_plain_task}) == 3
 
 
+MALFORMED = (
+    "",
+    "x",
+    "00-zz-yy-01",
+    "00-" + "a" * 31 + "-" + "b" * 16 + "-01",
+    "00-ä-b-c",
+    "a-b-c-d",
+)
+
+
+@pytest.mark.parametrize("traceparent", MALFORMED)
+async def test_should_run_what_has_a_malformed_trace(traceparent: str) -> None:
+    """Of another service, say, which must not fail what it has assigned."""
+
+    @aios.agent("traced")
+    async def traced(context: aios.TaskContext) -> bool:
+        with TRACER.start_as_current_span("of its own") as span:
+            return span.get_span_context().is_valid
+
+    @aios.agent("traced_plain")
+    def traced_plain(context: aios.TaskContext) -> bool:
+        return True
+
+    @aios.workflow("tracing")
+    async def tracing(context: aios.WorkflowContext) -> bool:
+        return await context.step("true", bool, 1)
+
+    async with aios.Runtime(agents=[traced, traced_plain], workflows=[tracing]) as runtime:
+        assert await runtime.call("traced", traceparent=traceparent)
+        assert await runtime.call("traced_plain", traceparent=traceparent)
+        assert await (await runtime.start(tracing, traceparent=traceparent)).result()
+
+
 def test_should_not_import_opentelemetry_itself(
     script: Callable[..., subprocess.Popen[str]],
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from contextvars import ContextVar
 from typing import Any
@@ -9,6 +10,10 @@ from typing import Any
 #: W3C ``traceparent`` of the current task or run. It is passed on to runs, tasks and events that are
 #: started or published here.
 traceparent: ContextVar[str | None] = ContextVar("aios.traceparent", default=None)
+
+
+#: Version, trace id, span id and flags of a W3C ``traceparent``. Later versions may have more.
+_TRACEPARENT = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(?:-.*)?")
 
 
 def current() -> str | None:
@@ -32,11 +37,13 @@ def enter(parent: str | None) -> None:
     """
     traceparent.set(parent)
     api: Any = sys.modules.get("opentelemetry.trace")
-    if api is None or parent is None:
+    # One of another service may be malformed, which begins a trace and fails nothing.
+    parts = None if api is None or parent is None else _TRACEPARENT.fullmatch(parent)
+    if parts is None:
         return
     # The first module imports the second.
     contexts: Any = sys.modules["opentelemetry.context"]
-    _, trace_id, span_id, flags = parent.split("-")[:4]
+    trace_id, span_id, flags = parts.groups()
     span = api.SpanContext(
         trace_id=int(trace_id, 16),
         span_id=int(span_id, 16),
