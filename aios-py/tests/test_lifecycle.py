@@ -311,6 +311,47 @@ asyncio.run(main())
     assert (status, output, errors) == (0, "", "")
 
 
+def test_should_forward_logs_after_a_filter_has_raised(script: Start) -> None:
+    program = """
+import asyncio, logging, sys
+import aios
+
+logging.basicConfig(level="WARNING", stream=sys.stdout, format="%(message)s")
+
+class Raising(logging.Filter):
+    seen = 0
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        Raising.seen += 1
+        return Raising.seen > 1 or bool(record.request_id)
+
+logging.getLogger("aios.workflow.coroutine").addFilter(Raising())
+
+@aios.workflow("stubborn")
+async def stubborn(context: aios.WorkflowContext) -> None:
+    try:
+        await context.signal("never")
+    finally:
+        raise ValueError("I stay")
+
+async def main():
+    for number in range(2):
+        async with aios.Runtime(workflows=[stubborn]) as runtime:
+            run = await runtime.start(stubborn)
+            while (await run.status()).status != "running" or len(await run.journal()) < 1:
+                await asyncio.sleep(0.01)
+            await run.cancel()
+            while Raising.seen <= number:
+                await asyncio.sleep(0.01)
+
+asyncio.run(main())
+"""
+    status, output, errors = finish(script(program))
+    assert status == 0, errors
+    assert "I stay" in output
+    assert "has no attribute 'request_id'" in errors
+
+
 def test_should_import_quickly_and_without_dependencies(script: Start) -> None:
     status, output, errors = finish(
         script(

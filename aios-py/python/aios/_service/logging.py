@@ -59,7 +59,13 @@ def _forward(records: _aios.LogRecords) -> None:
             _aios.set_log_level(_level())
         elif record[0]:
             level, name, text = record
-            logging.getLogger(name).log(level, "%s", text)
+            try:
+                logging.getLogger(name).log(level, "%s", text)
+            except Exception as error:
+                # Of a filter or a handler. Without the thread, no later record would be forwarded.
+                here = threading.current_thread()
+                reported = (type(error), error, error.__traceback__, here)
+                threading.excepthook(threading.ExceptHookArgs(reported))
         # Records that were logged before the exit are still forwarded.
         if _stopping and (record is None or not record[0]):
             return
