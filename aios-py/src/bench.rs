@@ -41,7 +41,7 @@ pub(crate) fn rust_tasks_per_second<'py>(
     duration: f64,
     concurrent: usize,
 ) -> PyResult<Bound<'py, PyAny>> {
-    let duration = seconds(py, duration)?;
+    let duration = seconds(py, "duration", duration)?;
     client.calls().call(py, async move {
         let rate = measure(duration, concurrent).await?;
         Ok(Answer::Json(Payload::encode(&rate)?))

@@ -93,7 +93,7 @@ pub(crate) fn start_projection<'py>(
     projection: ProjectionArg,
 ) -> PyResult<Bound<'py, PyAny>> {
     let ProjectionArg { name, apply, is_async, batch_size, .. } = projection;
-    let lease_time = seconds(py, projection.lease_time)?;
+    let lease_time = seconds(py, "lease_time", projection.lease_time)?;
     let retry = projection.retry.map(|retry| retry.into_policy(py)).transpose()?;
     let patterns = projection.patterns.map(|patterns| {
         let parsed = patterns.iter().map(|text| text.parse::<Pattern>());

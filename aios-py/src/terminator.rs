@@ -116,7 +116,7 @@ impl Terminator {
         let shared = Arc::new(Shared {
             bridge: Arc::clone(&bridge.bridge),
             stop,
-            deadline: seconds(py, deadline)?,
+            deadline: seconds(py, "shutdown_timeout", deadline)?,
             state: Mutex::default(),
             changed: Condvar::new(),
         });

@@ -49,7 +49,7 @@ pub(crate) fn run_test<'py>(
         test = test.child(name, move |payload: Payload| call_script(&script, &payload));
     }
     for (after, kind, name, payload) in external {
-        let after = seconds(py, after)?;
+        let after = seconds(py, "after", after)?;
         test = match kind.as_str() {
             "signal" => test.signal(after, &name, &json::write(&payload)?),
             "cancel" => test.cancel(after, name),

@@ -4,9 +4,9 @@ import asyncio
 import contextlib
 import sqlite3
 import threading
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import aios
 import aios.sync
@@ -202,13 +202,49 @@ async def test_should_cancel_a_running_batch_when_the_runtime_closes() -> None:
             runtime.projection_handle("orders")
 
 
+async def coroutine() -> None: ...
+
+
+async def async_generator() -> AsyncIterator[int]:
+    yield 1
+
+
+def generator() -> Iterator[int]:
+    yield 1
+
+
+@pytest.mark.parametrize("make", [coroutine, async_generator, generator])
+async def test_should_not_take_a_batch_for_applied_that_a_function_leaves_undone(
+    make: Callable[[], Any],
+) -> None:
+    async with aios.Runtime(workflows=[place]) as runtime:
+        orders = await runtime.projection("orders", lambda batch: make(), patterns=["orders.#"])
+        await placed(runtime, 1)
+
+        async def applied() -> bool:
+            return await orders.lag() == 0
+
+        await eventually("the end of the log", applied)
+        (letter,) = await orders.dead_letters()
+    assert letter.failure.code == "INVALID_OUTPUT"
+    assert "it has not applied the batch" in letter.failure.message
+
+
 async def test_should_reject_invalid_projections() -> None:
     async def apply(batch: aios.Batch) -> None: ...
+
+    async def yields(batch: aios.Batch) -> AsyncIterator[int]:
+        yield 1
+
+    def yields_plainly(batch: aios.Batch) -> Iterator[int]:
+        yield 1
 
     refused: list[tuple[str, Any, dict[str, Any]]] = [
         ("can't be the name", apply, {"name": "Bad-Name"}),
         ("must be a function of a batch, not 1", 1, {}),
         ("must be a function of a batch", lambda: None, {}),
+        ("must apply its batch, not yield", yields, {}),
+        ("must apply its batch, not yield", yields_plainly, {}),
         ("patterns is a list", apply, {"patterns": "orders.#"}),
         ("pattern", apply, {"patterns": ["Orders!"]}),
         ("batch_size must be at least 1", apply, {"batch_size": 0}),
@@ -221,6 +257,9 @@ async def test_should_reject_invalid_projections() -> None:
             name = options.pop("name", "orders")
             with pytest.raises(aios.ConfigurationError, match=says):
                 await runtime.projection(name, function, **options)
+        for size in ("1", 1.5, None):
+            with pytest.raises(TypeError, match="batch_size must be an int"):
+                await runtime.projection("orders", apply, batch_size=cast("Any", size))
     async with aios.Runtime(None) as runtime:
         with pytest.raises(aios.ConfigurationError):
             await runtime.projection("orders", apply)

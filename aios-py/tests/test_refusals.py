@@ -68,6 +68,61 @@ def test_should_reject_invalid_names_when_decorating() -> None:
         async def versioned(context: aios.WorkflowContext) -> None: ...
 
 
+def test_should_reject_a_version_that_no_workflow_can_have() -> None:
+    async def versioned(context: aios.WorkflowContext) -> None: ...
+
+    for version in ("2", 1.5, None, True):
+        with pytest.raises(TypeError, match="the version of workflow a must be an int"):
+            aios.workflow("a", version=cast("Any", version))(versioned)
+    with pytest.raises(aios.ConfigurationError, match="must have at most 32 bits"):
+        aios.workflow("a", version=2**32)(versioned)
+    assert aios.workflow("a", version=2**32 - 1)(versioned).version == 2**32 - 1
+
+
+def test_should_reject_what_is_no_agent_when_decorating() -> None:
+    class Kept:
+        def process(self, context: aios.TaskContext) -> None: ...
+
+    for wrong in (Kept().process, len, int, 5):
+        with pytest.raises(aios.ConfigurationError, match="decorates a class or a function"):
+            aios.agent("a")(cast("Any", wrong))
+
+
+def test_should_reject_functions_that_yield_their_result() -> None:
+    async def pieces(context: Any) -> AsyncIterator[int]:
+        yield 1
+
+    with pytest.raises(
+        aios.ConfigurationError, match="workflow a must return its result, not yield"
+    ):
+        aios.workflow("a")(cast("Any", pieces))
+
+    @aios.agent("b")
+    class Pieces:
+        async def process_task(self, context: aios.TaskContext) -> AsyncIterator[int]:
+            yield 1
+
+    for wrong in (aios.agent("b")(pieces), Pieces()):
+        with pytest.raises(
+            aios.ConfigurationError, match="agent b must return its result, not yield"
+        ):
+            aios.sync.Runtime(agents=[wrong]).open()
+
+
+@pytest.mark.parametrize("text", ["list[int", "aios.nothing", "'Later' | None", "nothing", "1/0"])
+def test_should_name_an_annotation_that_cannot_be_resolved(text: str) -> None:
+    async def annotated(context: Any, value: Any) -> Any: ...
+
+    annotated.__annotations__["value"] = text
+    for decorate in (aios.workflow("a"), aios.tool):
+        with pytest.raises(aios.ConfigurationError, match=r"annotation of .*annotated can't be"):
+            cast("Any", decorate)(annotated)
+    with pytest.raises(
+        aios.ConfigurationError, match=r"annotation of .*annotated can't be resolved"
+    ):
+        aios.sync.Runtime(agents=[aios.agent("a")(annotated)]).open()
+
+
 def test_should_reject_duplicates_and_objects_that_are_not_agents_or_workflows() -> None:
     async def plain(context: aios.WorkflowContext) -> None: ...
 
@@ -301,6 +356,8 @@ async def test_should_serialise_foreign_numbers_and_sets() -> None:
                 assert answer == expected
         with pytest.raises(aios.InvalidDataError, match="Opaque is not JSON-serialisable"):
             await runtime.call("echo", {Opaque(), 1})
+        with pytest.raises(aios.InvalidDataError, match="/0: type is not JSON-serialisable"):
+            await runtime.call("echo", [int])
 
 
 async def test_should_read_numbers_of_any_size() -> None:
@@ -680,10 +737,145 @@ def test_should_reject_invalid_options() -> None:
     options: list[tuple[str, Any]] = [
         ("workers", 0),
         ("workers", -1),
+        ("workers", 2**40),
         ("threads", 0),
         ("agents", wrong_result),
         ("workflows", wrong_result),
+        *((name, -1.0) for name in ("lease_time", "shutdown_timeout", "blocked_after")),
+        *((name, float("nan")) for name in ("lease_time", "shutdown_timeout", "blocked_after")),
+        ("shutdown_timeout", float("inf")),
     ]
     for name, value in options:
         with pytest.raises(aios.ConfigurationError, match=name):
             aios.Runtime(**{name: value})
+
+
+def test_should_reject_options_of_another_type() -> None:
+    options: list[tuple[str, Any]] = [
+        ("lease_time", None),
+        ("shutdown_timeout", "5"),
+        ("blocked_after", True),
+        ("engine", "no"),
+        ("relay", 0),
+        ("traces", "http://127.0.0.1:4318"),
+        ("metrics", aios.TraceCollector("http://127.0.0.1:4318")),
+    ]
+    for name, value in options:
+        with pytest.raises(TypeError, match=f"{name} must be"):
+            aios.Runtime(**{name: value})
+    with pytest.raises(TypeError, match="lookahead of workflow a must be a bool"):
+        aios.workflow("a", lookahead=cast("Any", "no"))(wrong_result.function)
+
+
+#: Policies, and what the error says.
+NO_POLICY: list[tuple[Any, str]] = [
+    (3, "retry must be an aios.RetryPolicy, not 3"),
+    ("never", "retry must be an aios.RetryPolicy, not 'never'"),
+    (tuple(aios.RetryPolicy()), "retry must be an aios.RetryPolicy"),
+    (aios.RetryPolicy(-1), "max_attempts of a RetryPolicy must be 0 to 4,294,967,295, not -1"),
+    (aios.RetryPolicy(2**32), "max_attempts of a RetryPolicy must be 0 to"),
+    (aios.RetryPolicy(cast("Any", 2.5)), "max_attempts of a RetryPolicy must be an int"),
+    (aios.RetryPolicy(max_delay=cast("Any", "1")), "max_delay of a RetryPolicy must be a number"),
+    (aios.RetryPolicy(initial_delay=float("nan")), "initial_delay must be a number of seconds"),
+    (
+        aios.RetryPolicy(non_retryable=cast("Any", "REFUSED")),
+        "non_retryable of a RetryPolicy must be a tuple of str, not 'REFUSED'",
+    ),
+]
+
+
+@pytest.mark.parametrize(("policy", "says"), NO_POLICY)
+async def test_should_name_what_is_wrong_with_a_retry_policy(policy: Any, says: str) -> None:
+    @aios.workflow("retrying")
+    async def retrying(context: aios.WorkflowContext) -> list[str]:
+        uses: list[Callable[[], Any]] = [
+            lambda: context.task("echo", retry=policy),
+            lambda: context.with_retry(policy).step("true", bool, 1),
+        ]
+        found: list[str] = []
+        for use in uses:
+            with pytest.raises((TypeError, ValueError)) as raised:
+                use()
+            found.append(str(raised.value))
+        return found
+
+    def applied(batch: aios.Batch) -> None: ...
+
+    def tested() -> None: ...
+
+    async with aios.Runtime(agents=[echo], workflows=[retrying]) as runtime:
+        for found in await (await runtime.start(retrying)).result():
+            assert says in found
+        uses: list[Callable[[], Any]] = [
+            lambda: runtime.task("echo", retry=policy),
+            lambda: runtime.projection("a", applied, retry=policy),
+            lambda: with_tool(aios.tool(retry=policy)(tested)),
+        ]
+        for use in uses:
+            with pytest.raises((TypeError, ValueError), match=re.escape(says)):
+                await use()
+
+
+async def with_tool(tool: aios.Tool) -> None:
+    """Opens a runtime whose agent has the tool."""
+    agent = aios.LlmAgent("tested", lambda request: "done", tools=[tool])
+    async with aios.Runtime(agents=[agent]):
+        return
+
+
+async def test_should_name_the_time_that_is_no_number_of_seconds() -> None:
+    @aios.workflow("timed")
+    async def timed(context: aios.WorkflowContext) -> list[str]:
+        uses: list[Callable[[], Any]] = [
+            lambda: context.sleep(-1),
+            lambda: context.task("echo", timeout=float("nan")),
+            lambda: context.task("echo", total_timeout=float("inf")),
+            lambda: context.signal("go", timeout=1e300),
+            lambda: context.with_timeout(-1).step("true", bool, 1),
+        ]
+        found: list[str] = []
+        for use in uses:
+            with pytest.raises(aios.InvalidDataError) as raised:
+                use()
+            assert raised.value.code == "INVALID_DURATION"
+            found.append(raised.value.message.partition(" must be a number of seconds")[0])
+        return found
+
+    async with aios.Runtime(agents=[echo], workflows=[timed]) as runtime:
+        assert await (await runtime.start(timed)).result() == [
+            "seconds",
+            "timeout",
+            "total_timeout",
+            "timeout",
+            "timeout",
+        ]
+        uses: list[tuple[str, Callable[[], Any]]] = [
+            ("delay", lambda: runtime.start(timed, delay=-1)),
+            ("timeout", lambda: runtime.call("echo", timeout=-1)),
+            ("total_timeout", lambda: runtime.task("echo", total_timeout=-1)),
+            ("older_than", lambda: runtime.expire_runs(-1)),
+        ]
+        for name, use in uses:
+            with pytest.raises(aios.InvalidDataError, match=f"^{name} must be a number of seconds"):
+                await use()
+
+
+async def test_should_reject_a_version_that_a_run_would_not_get() -> None:
+    @aios.workflow("welcome", version=2)
+    async def later(context: aios.WorkflowContext, names: list[str]) -> int:
+        return context.workflow_version
+
+    async with aios.Runtime(workflows=[welcome, later]) as runtime:
+        for workflow in (welcome, "welcome"):
+            with pytest.raises(
+                aios.ConfigurationError,
+                match="gets version 2, the latest that is registered here, not 1",
+            ):
+                await runtime.start(cast("Any", workflow), [], version=1)
+        assert (await runtime.runs()).rows == []
+        assert await (await runtime.start("welcome", [], version=2)).result() == 2
+        for version in (0, 2**32):
+            with pytest.raises(aios.ConfigurationError, match="version must "):
+                await runtime.start("later", version=version)
+        with pytest.raises(TypeError, match="version must be an int"):
+            await runtime.start("later", version=cast("Any", "1"))

@@ -5,7 +5,7 @@ import enum
 import functools
 import types
 from collections.abc import Callable
-from typing import Annotated, Any, Generic, Literal, NamedTuple, TypedDict, TypeVar
+from typing import Annotated, Any, Generic, Literal, NamedTuple, TypedDict, TypeVar, cast
 
 import aios
 import msgspec
@@ -234,3 +234,23 @@ def test_should_refuse_functions_that_no_model_can_call() -> None:
     for function in (many, named, by_place, pieces, strange, no_json):
         with pytest.raises(aios.ConfigurationError, match=f"tool {function.__name__}"):
             aios.tool(function)
+
+
+def test_should_name_options_of_another_type() -> None:
+    def tested() -> None: ...
+
+    options: list[tuple[str, Any]] = [
+        ("name", 5),
+        ("description", 5),
+        ("approval", "no"),
+        ("timeout", "5"),
+        ("max_result_bytes", "5"),
+        ("retry", 3),
+    ]
+    for name, value in options:
+        with pytest.raises(TypeError, match=rf"{name}( of .*)? must be"):
+            aios.tool(**{name: value})(tested)
+    with pytest.raises(aios.ConfigurationError, match="timeout of tool tested must be"):
+        aios.tool(timeout=-1)(tested)
+    with pytest.raises(TypeError, match="description of a tool must be a str"):
+        aios.Tool.agent("helper", cast("Any", None), "agent")

@@ -184,7 +184,8 @@ def agent(agent_type: str, *, concurrency: int | None = None) -> Callable[[A], A
             for a plain ``def``.
 
     Raises:
-        ConfigurationError: The type or the concurrency is invalid.
+        ConfigurationError: The type or the concurrency is invalid, or what is decorated is neither a class
+            nor a function.
     """
     if not isinstance(agent_type, str):
         raise TypeError('an agent needs a type: write @aios.agent("type") instead of @aios.agent')
@@ -197,7 +198,15 @@ def agent(agent_type: str, *, concurrency: int | None = None) -> Callable[[A], A
     def decorate(decorated: A) -> A:
         from ._types.signature import caller_namespace
 
-        setattr(decorated, _MARKER, AgentMarker(agent_type, concurrency, caller_namespace(1)))
+        marker = AgentMarker(agent_type, concurrency, caller_namespace(1))
+        try:
+            setattr(decorated, _MARKER, marker)
+        except (AttributeError, TypeError):
+            # Such as a bound method, or a function that is written in C.
+            raise ConfigurationError(
+                f"@aios.agent({agent_type!r}) decorates a class or a function of Python, not "
+                f"{decorated!r}; write a function that calls it"
+            ) from None
         return decorated
 
     return decorate

@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import contextvars
 import inspect
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from ._aios import DEFAULTS, ThreadPool
 from ._clients.records import Failure, RecordedEvent, failure
 from ._errors import ConfigurationError, TaskError
-from ._types.validation import check_limit, check_name, check_position
+from ._retry import retry_row
+from ._types.validation import (
+    check_at_least,
+    check_limit,
+    check_name,
+    check_position,
+    check_seconds,
+)
 
 if TYPE_CHECKING:
     import asyncio
@@ -143,14 +150,17 @@ def to_native(
     Raises:
         ConfigurationError: An argument is invalid.
     """
-    from ._types.signature import is_async
+    from ._types.signature import is_async, is_async_generator, is_generator
 
     check_name(name, "the name of a projection")
     _check_callable(apply, 1, f"projection {name} must be a function of a batch")
+    if is_async_generator(apply) or is_generator(apply):
+        raise ConfigurationError(f"projection {name} must apply its batch, not yield")
     if isinstance(patterns, str):
         raise ConfigurationError(f"patterns is a list: pass [{patterns!r}] instead of {patterns!r}")
-    if batch_size < 1:
-        raise ConfigurationError(f"batch_size must be at least 1, not {batch_size}")
+    check_at_least(batch_size, "batch_size", 1)
+    retry_row(retry)
+    check_seconds(lease_time, "lease_time")
     load: Callable[..., Any] | None = None
     if position_from is not None:
         what = f"position_from of projection {name} must be a function without arguments"
@@ -189,12 +199,17 @@ def _batch_arguments(
 
 
 def _check_no_result(value: Any) -> None:
+    """Refuses what has to be awaited or iterated over: the function has not done its work then."""
+    if not isinstance(value, (Awaitable, Generator, AsyncGenerator)):
+        return
+    kind = type(value).__name__
     if inspect.iscoroutine(value):
         value.close()
-        raise TaskError.terminal(
-            "the function of a projection returned a coroutine but is not an `async def`",
-            code="INVALID_OUTPUT",
-        )
+    raise TaskError.terminal(
+        f"the function of a projection returned a {kind}, so it has not applied the batch: write an "
+        "`async def`, or a function that does not yield",
+        code="INVALID_OUTPUT",
+    )
 
 
 def _check_position(value: Any) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ._aios import DEFAULTS
 
@@ -38,3 +38,28 @@ class RetryPolicy(NamedTuple):
     def fixed(cls, max_attempts: int, delay: float) -> RetryPolicy:
         """A policy with a constant delay, in seconds, and no jitter."""
         return cls(max_attempts, delay, 1.0, delay, 0.0)
+
+
+def retry_row(policy: RetryPolicy | None) -> tuple[Any, ...] | None:
+    """The policy as the native module takes it, which checks the ranges of delays, factor and jitter.
+
+    Raises:
+        TypeError: It is not a policy, or a field has another type.
+        ConfigurationError: The number of attempts is out of range.
+    """
+    if policy is None:
+        return None
+    from ._types.validation import check_int_range, is_number
+
+    if not isinstance(policy, RetryPolicy):
+        raise TypeError(f"retry must be an aios.RetryPolicy, not {policy!r}")
+    check_int_range(policy.max_attempts, "max_attempts of a RetryPolicy", 0, 2**32 - 1)
+    for name in ("initial_delay", "factor", "max_delay", "jitter"):
+        if not is_number(getattr(policy, name)):
+            raise TypeError(
+                f"{name} of a RetryPolicy must be a number, not {getattr(policy, name)!r}"
+            )
+    codes: Any = policy.non_retryable
+    if isinstance(codes, str) or not all(isinstance(code, str) for code in codes):
+        raise TypeError(f"non_retryable of a RetryPolicy must be a tuple of str, not {codes!r}")
+    return (*policy[:5], tuple(codes))

@@ -12,7 +12,14 @@ from ._clients.client import Client
 from ._errors import ConfigurationError
 from ._projection import ProjectionHandle
 from ._threads import start_threads
-from ._types.validation import as_list, as_workflows, check_at_least, find_duplicate
+from ._types.validation import (
+    as_list,
+    as_workflows,
+    check_at_least,
+    check_flag,
+    check_seconds,
+    find_duplicate,
+)
 
 if TYPE_CHECKING:
     from ._agent import BoundAgent
@@ -40,7 +47,7 @@ class Runtime(Client):
         workers: Number of native threads; see :class:`Client`.
         engine: Whether to execute runs; otherwise other processes do.
         lease_time: How many seconds after the death of this process others take over its runs; at
-            least 1.
+            least 0.1.
         relay: Whether the lifecycle events of the log are published to the broker.
         shutdown_timeout: How many seconds running tasks may take to end when the runtime is closed.
         blocked_after: After how many seconds without a response the event loop counts as blocked, at
@@ -84,11 +91,14 @@ class Runtime(Client):
         if duplicate is not None:
             raise ConfigurationError(f"there are two agents of the type {duplicate}")
         self._thread_count = check_at_least(threads, "threads", 1)
-        self._engine = engine
-        self._lease = lease_time
-        self._relay = relay
-        self._shutdown_timeout = shutdown_timeout
-        self._blocked_after = blocked_after
+        self._engine = check_flag(engine, "engine")
+        self._lease = check_seconds(lease_time, "lease_time")
+        self._relay = check_flag(relay, "relay")
+        self._shutdown_timeout = check_seconds(shutdown_timeout, "shutdown_timeout")
+        self._blocked_after = (
+            None if blocked_after is None else check_seconds(blocked_after, "blocked_after")
+        )
+        _check_collectors(traces, metrics)
         self._traces = traces
         self._metrics = metrics
 
@@ -180,3 +190,14 @@ class Runtime(Client):
 
     def _threads(self) -> int:
         return self._thread_count if self._agent_objects or self._workflows else 0
+
+
+def _check_collectors(traces: Any, metrics: Any) -> None:
+    from ._service.collector import MetricsCollector, TraceCollector
+
+    for name, given, kind in (
+        ("traces", traces, TraceCollector),
+        ("metrics", metrics, MetricsCollector),
+    ):
+        if given is not None and not isinstance(given, kind):
+            raise TypeError(f"{name} must be an aios.{kind.__name__}, not {given!r}")

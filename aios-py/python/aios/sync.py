@@ -301,8 +301,8 @@ class Client(BlockingConnection):
         broker: What transports tasks and events: ``memory://`` (within the process) or ``amqp://…``.
         source: Name of this service, the ``source`` of its events.
         workflows: Workflows that :meth:`start` accepts. Others are started by name and version.
-        workers: Number of native threads. The default is the number of processors less one, which
-            is left to Python, and 1 to 4.
+        workers: Number of native threads, 1 to 1,024. The default is the number of processors less
+            one, which is left to Python, and 1 to 4.
 
     Raises:
         ConfigurationError: An argument is invalid.
@@ -367,13 +367,15 @@ class Client(BlockingConnection):
                 workflow and the same input exists, its handle is returned.
             delay: Seconds until the run begins.
             version: Version of a workflow that is started by name and not registered here. The
-                default is the latest version that any process has registered in the store.
+                default is the latest version that any process has registered in the store. Runs of a
+                workflow that is registered here always get its latest version here.
             traceparent: W3C trace context of everything the run causes; the caller's by default.
             correlation_id: Groups everything the run causes; the id of the run by default.
 
         Raises:
             RunExistsError: A run with this id exists, of another workflow or with another input.
             WorkflowNotFoundError: No process has registered the workflow.
+            ConfigurationError: ``version`` is not the version that the run would get.
             InvalidParametersError: The workflow requires an input.
             InvalidDataError: ``input`` cannot be serialised to JSON.
         """
@@ -1063,7 +1065,7 @@ class Runtime(Client):
         workers: Number of native threads; see :class:`Client`.
         engine: Whether to execute runs; otherwise other processes do.
         lease_time: How many seconds after the death of this process others take over its runs; at
-            least 1.
+            least 0.1.
         relay: Whether the lifecycle events of the log are published to the broker.
         shutdown_timeout: How many seconds running tasks may take to end when the runtime is closed.
         blocked_after: After how many seconds without a response the event loop counts as blocked, at

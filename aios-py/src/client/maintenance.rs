@@ -18,10 +18,10 @@ pub(crate) fn expire_runs<'py>(
     pause: f64,
 ) -> PyResult<Bound<'py, PyAny>> {
     let expired = if archive { ExpiredEvents::Archive } else { ExpiredEvents::Delete };
-    let policy = Retention::new(seconds(py, older_than)?)
+    let policy = Retention::new(seconds(py, "older_than", older_than)?)
         .with_expired(expired)
         .with_batch_size(batch_size)
-        .with_pause(seconds(py, pause)?);
+        .with_pause(seconds(py, "pause", pause)?);
     client.with(py, |slot, _| async move {
         let store = open_session(slot.read().await.as_ref())?.any_store()?.clone();
         Ok(Answer::Json(Payload::encode(&store.expire_runs(&policy).await?)?))

@@ -173,9 +173,9 @@ impl NativeClient {
             agents,
             workflows,
             has_engine: engine,
-            lease_time: seconds(py, lease_time)?,
+            lease_time: seconds(py, "lease_time", lease_time)?,
             relay,
-            blocked_after: optional_seconds(py, blocked_after)?,
+            blocked_after: optional_seconds(py, "blocked_after", blocked_after)?,
         };
         let builder = parts.into_builder(py, &self.calls, &self.pulse, &source)?;
         let llm_agents = open::prepare_agents(py, &self.calls, &self.pulse, llm_agents)?;
@@ -189,7 +189,7 @@ impl NativeClient {
 
     /// Closes the session. Running tasks may end within `deadline` seconds.
     fn shutdown<'py>(&self, py: Python<'py>, deadline: f64) -> PyResult<Bound<'py, PyAny>> {
-        let deadline = seconds(py, deadline)?;
+        let deadline = seconds(py, "shutdown_timeout", deadline)?;
         let closer = self.closer.clone();
         self.with(py, |_, _| async move {
             closer.close(deadline).await?;
@@ -199,7 +199,7 @@ impl NativeClient {
 
     /// Ends the threads, waiting at most `wait` seconds.
     fn dispose(&self, py: Python<'_>, wait: f64) -> PyResult<()> {
-        let wait = seconds(py, wait)?;
+        let wait = seconds(py, "wait", wait)?;
         // After a fork the threads exist only in the parent: there is nothing to join.
         if !self.calls.is_own_process() {
             return Ok(());
@@ -244,7 +244,7 @@ impl NativeClient {
             workflow,
             input,
             run_id,
-            delay: optional_seconds(py, delay)?,
+            delay: optional_seconds(py, "delay", delay)?,
             is_registered,
             version,
             signal: signal.transpose()?,
@@ -269,8 +269,8 @@ impl NativeClient {
     ) -> PyResult<Bound<'py, PyAny>> {
         let task = TaskRun {
             parameters: json::write_as(parameters, || parameters_of(agent_type))?,
-            timeout: optional_seconds(py, timeout)?,
-            total_timeout: optional_seconds(py, total_timeout)?,
+            timeout: optional_seconds(py, "timeout", timeout)?,
+            total_timeout: optional_seconds(py, "total_timeout", total_timeout)?,
             retry: RetryArg::policy_or_default(py, retry)?,
             target: start::target(agent_type, agent_id),
             run_id,
@@ -293,7 +293,7 @@ impl NativeClient {
     ) -> PyResult<Bound<'py, PyAny>> {
         let call = TaskCall {
             parameters: json::write_as(parameters, || parameters_of(&agent_type))?,
-            timeout: seconds(py, timeout)?,
+            timeout: seconds(py, "timeout", timeout)?,
             metadata: origin(traceparent, correlation_id),
             agent_type,
             agent_id,

@@ -15,7 +15,7 @@ pub(crate) fn subject_spent<'py>(
     window: f64,
     subject: String,
 ) -> PyResult<Bound<'py, PyAny>> {
-    let window = seconds(py, window)?;
+    let window = seconds(py, "window", window)?;
     client.with(py, move |slot, _| async move {
         let store = open_session(slot.read().await.as_ref())?.store()?;
         let budget = SubjectBudget::new(store, window, Limits::default());

@@ -30,8 +30,8 @@ impl RetryArg {
     /// The policy.
     pub(crate) fn into_policy(self, py: Python<'_>) -> PyResult<RetryPolicy> {
         let Self(max_attempts, initial, factor, max, jitter, non_retryable) = self;
-        let initial = seconds(py, initial)?;
-        let max = seconds(py, max)?;
+        let initial = seconds(py, "initial_delay", initial)?;
+        let max = seconds(py, "max_delay", max)?;
         let policy = RetryPolicy::new()
             .with_max_attempts(max_attempts)
             .with_delays(initial, max)

@@ -25,17 +25,21 @@ use pyo3::prelude::*;
 
 use self::errors::ErrorInfo;
 
-/// A duration from Python's seconds.
-pub(crate) fn seconds(py: Python<'_>, seconds: f64) -> PyResult<Duration> {
+/// A duration from Python's seconds. `name` is that of the argument, for the error.
+pub(crate) fn seconds(py: Python<'_>, name: &str, seconds: f64) -> PyResult<Duration> {
     Duration::try_from_secs_f64(seconds).map_err(|_| {
-        let message = format!("{seconds:?} is not a valid number of seconds");
+        let message = format!("{name} must be a number of seconds from 0 on, not {seconds:?}");
         ErrorInfo::new("event", "INVALID_DURATION", message).into_error(py)
     })
 }
 
 /// A duration from Python's seconds, if there are any.
-pub(crate) fn optional_seconds(py: Python<'_>, value: Option<f64>) -> PyResult<Option<Duration>> {
-    value.map(|value| seconds(py, value)).transpose()
+pub(crate) fn optional_seconds(
+    py: Python<'_>,
+    name: &str,
+    value: Option<f64>,
+) -> PyResult<Option<Duration>> {
+    value.map(|value| seconds(py, name, value)).transpose()
 }
 
 /// A fence as Python takes it: shard and epoch.

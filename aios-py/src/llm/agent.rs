@@ -228,7 +228,7 @@ impl Options {
         let content = if self.trace_content { TraceContent::On } else { TraceContent::Off };
         Ok(agent
             .version(self.version)
-            .model_timeout(seconds(py, self.model_timeout)?)
+            .model_timeout(seconds(py, "model_timeout", self.model_timeout)?)
             .max_turns(self.max_turns)
             .max_faults(self.max_faults)
             .max_identical_calls(self.max_identical_calls)

@@ -94,7 +94,10 @@ pub(super) struct PreparedSubjectBudget {
 impl SubjectBudgetArg {
     /// The budget without its store.
     pub(super) fn prepare(self, py: Python<'_>) -> PyResult<PreparedSubjectBudget> {
-        Ok(PreparedSubjectBudget { window: seconds(py, self.window)?, limits: self.limits })
+        Ok(PreparedSubjectBudget {
+            window: seconds(py, "window", self.window)?,
+            limits: self.limits,
+        })
     }
 }
 

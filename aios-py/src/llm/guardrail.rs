@@ -52,7 +52,7 @@ impl GuardrailArg {
         } else {
             Guardrail::output(self.name, move |output: Value| check(call.clone(), output))
         };
-        Ok(guardrail.with_timeout(seconds(py, self.timeout)?))
+        Ok(guardrail.with_timeout(seconds(py, "timeout", self.timeout)?))
     }
 }
 

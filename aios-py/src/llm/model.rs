@@ -168,7 +168,7 @@ fn provider(py: Python<'_>, name: String, settings: ProviderSettings) -> PyResul
         options = options.with_base_url(url);
     }
     if let Some(timeout) = settings.timeout {
-        options = options.with_timeout(seconds(py, timeout)?);
+        options = options.with_timeout(seconds(py, "timeout", timeout)?);
     }
     if let Some(region) = settings.region {
         options = options.with_region(region);
@@ -192,8 +192,8 @@ fn rate_limit(
     shared: &mut Shared,
 ) -> PyResult<Model> {
     let RateLimitSettings { rate, requests, per, longest_wait } = *settings;
-    let per = seconds(py, per)?;
-    let longest_wait = seconds(py, longest_wait)?;
+    let per = seconds(py, "per", per)?;
+    let longest_wait = seconds(py, "longest_wait", longest_wait)?;
     let rate = shared.rates.entry(rate).or_insert_with(|| Rate::new(requests, per)).clone();
     let model = inner.into_iter().next();
     let model = model.ok_or_else(|| PyValueError::new_err("rate_limit needs a model"))?;
@@ -219,7 +219,7 @@ fn wrapper(py: Python<'_>, kind: &str, settings: &str, inner: Vec<Model>) -> PyR
         }
         "circuit_breaker" => {
             let settings: CircuitBreakerSettings = parse(settings)?;
-            let open_for = seconds(py, settings.open_for)?;
+            let open_for = seconds(py, "open_for", settings.open_for)?;
             Arc::new(CircuitBreaker::new(first()?, settings.failures, open_for))
         }
         "cache" => Arc::new(Cache::new(first()?, parse::<CacheSettings>(settings)?.capacity)),

@@ -76,7 +76,7 @@ impl ToolArg {
         executors: &Arc<PythonExecutors>,
     ) -> PyResult<Tool> {
         let approval = if self.approval { Approval::Required } else { Approval::NotRequired };
-        let timeout = seconds(py, self.timeout)?;
+        let timeout = seconds(py, "timeout", self.timeout)?;
         let retry = self.retry;
         let max_result_bytes = self.max_result_bytes;
         let concurrency = self.concurrency;

@@ -130,7 +130,7 @@ impl RawOptions {
     pub(super) fn check(self, py: Python<'_>) -> PyResult<ApiArguments> {
         static SERIAL: AtomicU64 = AtomicU64::new(0);
         let rate_limit = self.rate_limit.map(|(requests, per)| {
-            let limit = RateLimit::new(requests, seconds(py, per)?);
+            let limit = RateLimit::new(requests, seconds(py, "rate_limit", per)?);
             limit.map_err(|error| invalid(py, "rate_limit", &error))
         });
         let keys = self.keys.into_iter().map(|key| key.create(py));
@@ -143,8 +143,8 @@ impl RawOptions {
             issuers: issuers.collect::<PyResult<_>>()?,
             allows_loopback: self.loopback,
             max_body_bytes: self.max_body_bytes,
-            request_timeout: seconds(py, self.request_timeout)?,
-            stream_lifetime: seconds(py, self.stream_lifetime)?,
+            request_timeout: seconds(py, "request_timeout", self.request_timeout)?,
+            stream_lifetime: seconds(py, "stream_lifetime", self.stream_lifetime)?,
             rate_limit: rate_limit.transpose()?,
         })
     }
@@ -171,7 +171,7 @@ impl IssuerArg {
             issuer: self.issuer,
             audience: self.audience,
             keys: self.keys,
-            leeway: seconds(py, self.leeway)?,
+            leeway: seconds(py, "leeway", self.leeway)?,
             roles: roles.collect::<PyResult<_>>()?,
         })
     }

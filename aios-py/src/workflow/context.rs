@@ -143,8 +143,8 @@ impl NativeWorkflowContext {
             agent_type: checked_name(parameters.py(), agent_type, "INVALID_AGENT_TYPE")?,
             agent_id,
             parameters: json::write_as(parameters, || parameters_of(agent_type))?,
-            timeout: optional_seconds(parameters.py(), timeout)?,
-            total_timeout: optional_seconds(parameters.py(), total_timeout)?,
+            timeout: optional_seconds(parameters.py(), "timeout", timeout)?,
+            total_timeout: optional_seconds(parameters.py(), "total_timeout", total_timeout)?,
             retry: RetryArg::policy_or_default(parameters.py(), retry)?,
         };
         let name = format!("task of agent {agent_type:?}");
@@ -172,7 +172,7 @@ impl NativeWorkflowContext {
         }
         self.check(py)?;
         let retry = RetryArg::policy_or_default(py, retry)?;
-        let timeout = optional_seconds(py, timeout)?;
+        let timeout = optional_seconds(py, "timeout", timeout)?;
         let code = step_code(py, is_async)?;
         let runner = Arc::new(PyFunction { code, is_async, name: Arc::clone(&label) });
         let fence = self.context.fence().map(fence_pair);
@@ -199,7 +199,7 @@ impl NativeWorkflowContext {
     }
 
     fn sleep(&self, py: Python<'_>, seconds: f64) -> PyResult<Operation> {
-        let duration = crate::convert::seconds(py, seconds)?;
+        let duration = crate::convert::seconds(py, "seconds", seconds)?;
         self.request(py, Request::Sleep { duration }, "sleep".to_owned(), None)
     }
 
@@ -211,7 +211,7 @@ impl NativeWorkflowContext {
         timeout: Option<f64>,
         decode: Option<Py<PyAny>>,
     ) -> PyResult<Operation> {
-        let timeout = optional_seconds(py, timeout)?;
+        let timeout = optional_seconds(py, "timeout", timeout)?;
         let label = format!("signal {name:?}");
         self.request(py, Request::Signal { name: name.into(), timeout }, label, decode)
     }

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast, overload
 from .. import _trace
 from .._agent import agent_type_name
 from .._aios import DEFAULTS
-from .._errors import WorkflowNotFoundError
-from .._types.validation import check_text
+from .._errors import ConfigurationError, WorkflowNotFoundError
+from .._retry import retry_row
+from .._types.validation import check_text, check_version
 from .._workflows.definition import MISSING, Workflow
 from .handle import RunHandle
 from .queries import Queries
@@ -42,8 +43,8 @@ class Client(Queries):
         broker: What transports tasks and events: ``memory://`` (within the process) or ``amqp://…``.
         source: Name of this service, the ``source`` of its events.
         workflows: Workflows that :meth:`start` accepts. Others are started by name and version.
-        workers: Number of native threads. The default is the number of processors less one, which
-            is left to Python, and 1 to 4.
+        workers: Number of native threads, 1 to 1,024. The default is the number of processors less
+            one, which is left to Python, and 1 to 4.
 
     Raises:
         ConfigurationError: An argument is invalid.
@@ -105,13 +106,15 @@ class Client(Queries):
                 workflow and the same input exists, its handle is returned.
             delay: Seconds until the run begins.
             version: Version of a workflow that is started by name and not registered here. The
-                default is the latest version that any process has registered in the store.
+                default is the latest version that any process has registered in the store. Runs of a
+                workflow that is registered here always get its latest version here.
             traceparent: W3C trace context of everything the run causes; the caller's by default.
             correlation_id: Groups everything the run causes; the id of the run by default.
 
         Raises:
             RunExistsError: A run with this id exists, of another workflow or with another input.
             WorkflowNotFoundError: No process has registered the workflow.
+            ConfigurationError: ``version`` is not the version that the run would get.
             InvalidParametersError: The workflow requires an input.
             InvalidDataError: ``input`` cannot be serialised to JSON.
         """
@@ -206,6 +209,8 @@ class Client(Queries):
                 f"workflow {workflow.name} is not registered here; pass it as "
                 "`workflows=[...]`, or start it by its name"
             )
+        if version is not None:
+            self._check_version(workflow if isinstance(workflow, str) else workflow.name, version)
         handle = await native.start(
             workflow.name if isinstance(workflow, Workflow) else workflow,
             (None if input is MISSING else input) if known is None else known.input(input),
@@ -218,6 +223,20 @@ class Client(Queries):
             signal,
         )
         return RunHandle(handle, known)
+
+    def _check_version(self, name: str, version: int) -> None:
+        """Checks that a new run gets this version.
+
+        Raises:
+            ConfigurationError: The workflow is registered here, in another latest version.
+        """
+        check_version(version, "version")
+        latest = self._latest_version(name)
+        if latest is not None and latest.version != version:
+            raise ConfigurationError(
+                f"a new run of workflow {name} gets version {latest.version}, the latest that is "
+                f"registered here, not {version}; omit `version`"
+            )
 
     def _latest_version(self, name: str) -> Workflow[Any, Any] | None:
         """The latest version of a workflow that is registered here."""
@@ -260,7 +279,7 @@ class Client(Queries):
             RunExistsError: A run with this id exists, of another workflow or with another input.
             InvalidDataError: ``parameters`` cannot be serialised to JSON.
         """
-        policy = None if retry is None else tuple(retry)
+        policy = retry_row(retry)
         check_text("a run id", id)
         handle = await self._opened().task(
             agent_type_name(agent), parameters, agent_id, id, timeout, total_timeout, policy

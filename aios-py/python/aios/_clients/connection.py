@@ -16,7 +16,7 @@ from .. import _aios
 from .._errors import ConfigurationError, RuntimeClosedError
 from .._signals import disable_wakeup, enable_wakeup
 from .._threads import join_threads, start_threads
-from .._types.validation import as_workflows, check_at_least, check_url
+from .._types.validation import as_workflows, check_range, check_url
 from .._workflows.context import Begin
 
 if TYPE_CHECKING:
@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 #: Open connections of this process; closed when the interpreter exits.
 _open_connections: weakref.WeakSet[Connection] = weakref.WeakSet()
+#: Most native threads of a connection, far more than are of use.
+_MAX_WORKERS = 1024
 #: How long the exit of the interpreter waits for running plain functions, in seconds.
 _EXIT_TIMEOUT = 5.0
 
@@ -95,7 +97,7 @@ class Connection:
         self._source = source
         self._workflows = as_workflows(workflows)
         self._workers = (
-            _default_workers() if workers is None else check_at_least(workers, "workers", 1)
+            _default_workers() if workers is None else check_range(workers, "workers", _MAX_WORKERS)
         )
         self._pools: list[ThreadPool] = []
         self._process = os.getpid()

@@ -18,6 +18,7 @@ from typing import (
 )
 
 from .._errors import ConfigurationError, InvalidParametersError
+from .._retry import retry_row
 from .._types.validation import as_list, check_at_least, check_name
 from .._workflows.definition import MISSING, Workflow
 from .budget import Budget, SubjectBudget
@@ -323,7 +324,7 @@ class LlmAgent(Workflow[Any, O], Generic[O]):
                 for it in self.handovers
             ],
             output,
-            None if self._model_retry is None else tuple(self._model_retry),
+            retry_row(self._model_retry),
             dumps(self._options),
         )
 

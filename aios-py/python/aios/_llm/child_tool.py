@@ -52,6 +52,7 @@ class ChildTool(Tool):
             DEFAULTS.max_tool_result_bytes if max_result_bytes is None else max_result_bytes
         )
         self.schema = schema
+        self._check()
         self._child = child
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:

@@ -18,8 +18,9 @@ from typing import (
 )
 
 from .._errors import ConfigurationError, InvalidParametersError
+from .._retry import retry_row
 from .._types.signature import bound_keywords, doc_of, is_async_generator, name_of
-from .._types.validation import check_at_least
+from .._types.validation import check_at_least, check_flag, check_seconds
 from .functions import BoundFunction, bind_function
 
 if TYPE_CHECKING:
@@ -112,6 +113,7 @@ class Tool:
         )
         self.concurrency = concurrency
         self.__doc__ = self.description
+        self._check()
         if concurrency is not None:
             check_at_least(concurrency, "concurrency", 1)
         if effect not in ("read", "idempotent", "write"):
@@ -119,6 +121,16 @@ class Tool:
                 f"the effect of tool {self.name} is 'read', 'idempotent' or 'write', not {effect!r}"
             )
         self._context, self._parameters, self.schema = _parameters(function, names, self.name)
+
+    def _check(self) -> None:
+        """Checks the types of the options."""
+        for option, text in (("name", self.name), ("description", self.description)):
+            if not isinstance(text, str):
+                raise TypeError(f"the {option} of a tool must be a str, not {text!r}")
+        check_flag(self.approval, f"approval of tool {self.name}")
+        check_seconds(self.timeout, f"timeout of tool {self.name}")
+        check_at_least(self.max_result_bytes, f"max_result_bytes of tool {self.name}", 0)
+        retry_row(self.retry)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self.function(*args, **kwargs)
@@ -159,7 +171,7 @@ class Tool:
             self.effect,
             self.approval,
             self.timeout,
-            None if self.retry is None else tuple(self.retry),
+            retry_row(self.retry),
             self.max_result_bytes,
             self.concurrency,
             invoke,

@@ -78,7 +78,7 @@ def hints(function: Any, names: Mapping[str, Any]) -> dict[str, Any]:
         names: Local names where it is defined.
 
     Raises:
-        ConfigurationError: An annotation refers to an unknown name.
+        ConfigurationError: An annotation refers to an unknown name, or is not an expression.
     """
     while isinstance(function, functools.partial):
         function = function.func
@@ -86,7 +86,8 @@ def hints(function: Any, names: Mapping[str, Any]) -> dict[str, Any]:
         function = type(function).__call__
     try:
         return typing.get_type_hints(function, localns=dict(names), include_extras=True)
-    except NameError as error:
+    except Exception as error:
+        # An annotation that is a text may be any expression.
         raise ConfigurationError(
             f"an annotation of {function.__qualname__} can't be resolved: {error}"
         ) from error
@@ -115,6 +116,8 @@ def signature(function: Callable[..., Any], names: Mapping[str, Any], what: str)
         ConfigurationError: The function takes other parameters, or a type that can't be read from
             JSON.
     """
+    if is_async_generator(function):
+        raise ConfigurationError(f"{what} must return its result, not yield pieces of it")
     parameters = list(inspect.signature(function).parameters.values())
     positional = [
         parameter

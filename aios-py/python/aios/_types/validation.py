@@ -97,6 +97,18 @@ def check_at_least(number: int, what: str, least: int) -> int:
     return number
 
 
+def check_version(number: int, what: str) -> int:
+    """Returns the version of a workflow.
+
+    Raises:
+        TypeError: It is not an integer.
+        ConfigurationError: It is below 1, or has more than 32 bits.
+    """
+    if check_at_least(number, what, 1) >= 2**32:
+        raise ConfigurationError(f"{what} must have at most 32 bits, unlike {number}")
+    return number
+
+
 def check_range(number: int, what: str, most: int) -> int:
     """Returns the number.
 
@@ -114,6 +126,36 @@ def check_limit(limit: int) -> int:
         ConfigurationError: It is out of range.
     """
     return check_range(limit, "limit", DEFAULTS.max_page_limit)
+
+
+def check_seconds(number: float, what: str) -> float:
+    """Returns a duration.
+
+    Raises:
+        TypeError: It is not a number.
+        ConfigurationError: It is negative or too large.
+    """
+    if not is_number(number):
+        raise TypeError(f"{what} must be a number of seconds, not {number!r}")
+    if not 0 <= number < 2**63:
+        raise ConfigurationError(f"{what} must be a number of seconds from 0 on, not {number}")
+    return number
+
+
+def is_number(value: object) -> bool:
+    """Whether it is a number, perhaps of another library. A ``bool`` is none."""
+    return hasattr(type(value), "__float__") and not isinstance(value, bool)
+
+
+def check_flag(flag: bool, what: str) -> bool:
+    """Returns the flag.
+
+    Raises:
+        TypeError: It is not a ``bool``. A text such as ``"no"`` would count as true.
+    """
+    if not isinstance(flag, bool):
+        raise TypeError(f"{what} must be a bool, not {flag!r}")
+    return flag
 
 
 def check_url(value: Any, name: str, examples: str, *, optional: bool = False) -> Any:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast, overload
 from .._agent import agent_type_name
 from .._clients.results import result_reader, step_result_reader
 from .._errors import WorkflowCodeError
+from .._retry import retry_row
 from .combinators import Gather, Race
 from .definition import MISSING, ContinueAsNew, Workflow
 from .driver import BeginCompensation, check_compensation
@@ -46,7 +47,7 @@ class WorkflowContext:
 
     def __init__(self, native: NativeWorkflowContext) -> None:
         self._native = native
-        self._retry: RetryPolicy | None = None
+        self._retry: tuple[Any, ...] | None = None
         self._timeout: float | None = None
 
     @property
@@ -79,7 +80,7 @@ class WorkflowContext:
     def with_retry(self, policy: RetryPolicy) -> WorkflowContext:
         """A context whose tasks and steps are retried by ``policy``."""
         other = copy.copy(self)
-        other._retry = policy
+        other._retry = retry_row(policy)
         return other
 
     def with_timeout(self, seconds: float | None) -> WorkflowContext:
@@ -145,7 +146,6 @@ class WorkflowContext:
             InvalidDataError: ``parameters`` cannot be serialised to JSON.
             ConfigurationError: The type of the agent is not a valid name.
         """
-        retry = retry if retry is not None else self._retry
         timeout = timeout if timeout is not None else self._timeout
         return self._native.task(
             agent if type(agent) is str else agent_type_name(agent),
@@ -153,7 +153,7 @@ class WorkflowContext:
             agent_id,
             timeout,
             total_timeout,
-            _as_tuple(retry),
+            self._retry if retry is None else retry_row(retry),
             result_reader(result, "answer", agent),
         )
 
@@ -205,7 +205,7 @@ class WorkflowContext:
             kwargs or None,
             contextvars.copy_context(),
             self._timeout,
-            _as_tuple(self._retry),
+            self._retry,
             step_result_reader(name, function),
         )
 
@@ -442,10 +442,6 @@ class Begin:
     def context(self) -> contextvars.Context:
         """A copy of the context variables at the time the runtime was opened."""
         return self._base.copy()
-
-
-def _as_tuple(policy: RetryPolicy | None) -> tuple[Any, ...] | None:
-    return None if policy is None else tuple(policy)
 
 
 if TYPE_CHECKING:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast, overload
 
-from .._errors import AiosError, ConfigurationError, InvalidParametersError, WorkflowCodeError
+from .._errors import AiosError, InvalidParametersError, WorkflowCodeError
 
 if TYPE_CHECKING:
     from .context import WorkflowContext
@@ -40,21 +40,24 @@ class Workflow(Generic[I, O]):
     def __init__(
         self, name: str, version: int, function: Callable[..., Any], *, lookahead: bool = False
     ) -> None:
-        from .._types.signature import caller_namespace, is_async, signature
-        from .._types.validation import check_name
+        from .._types.signature import (
+            caller_namespace,
+            is_async,
+            is_async_generator,
+            signature,
+        )
+        from .._types.validation import check_flag, check_name, check_version
 
         check_name(name, "the name of a workflow")
-        if version < 1:
-            raise ConfigurationError(
-                f"the version of workflow {name} must be at least 1, not {version}"
-            )
+        check_version(version, f"the version of workflow {name}")
+        check_flag(lookahead, f"lookahead of workflow {name}")
         self.name = name
         self.version = version
         self.lookahead = lookahead
         self.function = function
         self.__doc__ = function.__doc__
         self.__wrapped__ = function
-        if not is_async(function):
+        if not is_async(function) and not is_async_generator(function):
             raise WorkflowCodeError(f"workflow {name} must be an `async def`")
         self._signature = signature(function, caller_namespace(2), f"workflow {name}")
 
@@ -137,6 +140,7 @@ def workflow(name: str, *, version: int = 1, lookahead: bool = False) -> _Decora
 
     Raises:
         ConfigurationError: The name, the version or the function is not valid for a workflow.
+        TypeError: The name is not a string, or the version is not an integer.
         WorkflowCodeError: The function is not an ``async def``.
     """
     if not isinstance(name, str):

@@ -93,7 +93,7 @@ impl NativeRemoteClient {
         grant: Option<GrantArg>,
         timeout: f64,
     ) -> PyResult<Self> {
-        let mut options = ClientOptions::new().with_timeout(seconds(py, timeout)?);
+        let mut options = ClientOptions::new().with_timeout(seconds(py, "timeout", timeout)?);
         if let Some(token) = token {
             options = options.with_token(token);
         }
@@ -150,7 +150,7 @@ impl NativeRemoteClient {
             return self.started(py, start.into_future());
         }
         let mut start = self.client.start(workflow, &input);
-        if let Some(delay) = optional_seconds(py, delay)? {
+        if let Some(delay) = optional_seconds(py, "delay", delay)? {
             start = start.after(delay);
         }
         if let Some(run_id) = run_id {
@@ -191,10 +191,10 @@ impl NativeRemoteClient {
         if let Some(run_id) = run_id {
             task = task.id(run_id);
         }
-        if let Some(timeout) = optional_seconds(py, timeout)? {
+        if let Some(timeout) = optional_seconds(py, "timeout", timeout)? {
             task = task.timeout(timeout);
         }
-        if let Some(timeout) = optional_seconds(py, total_timeout)? {
+        if let Some(timeout) = optional_seconds(py, "total_timeout", total_timeout)? {
             task = task.total_timeout(timeout);
         }
         self.started(py, task.into_future())
@@ -216,7 +216,7 @@ impl NativeRemoteClient {
         // The API has no trace context and no correlation id for tasks.
         drop((traceparent, correlation_id));
         let parameters = json::write_as(parameters, || parameters_of(agent_type))?;
-        let timeout: Duration = seconds(py, timeout)?;
+        let timeout: Duration = seconds(py, "timeout", timeout)?;
         let mut task = self.client.task(agent_type, &parameters).total_timeout(timeout);
         if let Some(agent_id) = agent_id {
             task = task.agent(agent_id);
