@@ -117,6 +117,25 @@ async def test_should_dead_letter_a_failing_event_and_redrive_it() -> None:
         assert caught.value.code == "DEAD_LETTER_NOT_FOUND"
 
 
+async def test_should_reach_the_end_of_the_log_although_every_event_fails() -> None:
+    """The record of a dead letter is an event too, which the projections would get in turn."""
+
+    async def apply(batch: aios.Batch) -> None:
+        raise aios.TaskError.terminal("no", code="REFUSED")
+
+    async with aios.Runtime(workflows=[place]) as runtime:
+        await placed(runtime, 1)
+        failing = [await runtime.projection(name, apply) for name in ("one", "other")]
+
+        async def is_at_the_end() -> bool:
+            return [await it.lag() for it in failing] == [0, 0]
+
+        await eventually("the end of the log", is_at_the_end)
+        letters = {letter.event_type for it in failing for letter in await it.dead_letters()}
+        assert "orders.order.placed" in letters
+        assert "system.projection.projection_failed" not in letters
+
+
 async def test_should_skip_permanent_failures_immediately() -> None:
     tried: list[int] = []
 

@@ -48,6 +48,13 @@ pub(super) fn request(recorded: &RecordedEvent, stream: &StreamId) -> Option<u64
     is_ours.then(|| recorded.event.data::<DeadLetterPosition>().ok())?.map(|letter| letter.position)
 }
 
+/// Whether an event is the record of a dead letter, of this projection or of another one.
+pub(super) fn is_record(event_type: &EventType) -> bool {
+    event_type.domain() == DOMAIN
+        && event_type.entity() == "projection"
+        && event_type.action() == PROJECTION_FAILED
+}
+
 /// The dead letters of a projection that were not redriven, by position.
 pub(super) async fn open<S: EventStore + ?Sized>(
     store: &S,

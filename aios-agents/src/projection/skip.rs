@@ -20,7 +20,7 @@ use tracing::{info, warn};
 use super::{
     Batch, Projection, ProjectionDeadLetter,
     error::RunnerError,
-    letters::{note, open, requested},
+    letters::{is_record, note, open, requested},
     runner::Runner,
 };
 use crate::{
@@ -71,6 +71,9 @@ impl<P: Projection> Runner<P> {
     }
 
     /// Records an event that is skipped as a dead letter.
+    ///
+    /// The record of a dead letter does not become one: a projection that fails on every event would get
+    /// the record of each failure as another event, without end.
     pub(super) async fn dead_letter(
         &self,
         single: &Batch,
@@ -78,6 +81,13 @@ impl<P: Projection> Runner<P> {
         attempts: u32,
     ) -> Result<(), RunnerError> {
         let Some(recorded) = single.events().first() else { return Ok(()) };
+        if is_record(&recorded.event.event_type) {
+            warn!(
+                %failure, projection = &*self.name, position = recorded.position, attempts,
+                "skipped the record of a dead letter, which could not be applied"
+            );
+            return Ok(());
+        }
         let mut letter = ProjectionDeadLetter::new(recorded.position, failure, attempts);
         letter.event_id = recorded.event.id.to_string();
         letter.event_type = recorded.event.event_type.to_string();

@@ -206,6 +206,24 @@ async fn should_skip_at_once_what_fails_for_good_or_panics() {
     assert_eq!(handle.dead_letters(letters[0].position, 10).await.unwrap().len(), 1);
 }
 
+/// The record of a dead letter is an event too, which both projections get.
+#[tokio::test(flavor = "multi_thread")]
+async fn should_reach_the_end_of_the_log_although_every_event_fails() {
+    let store = store();
+    let runtime = runtime(&store).start().await.unwrap();
+    place(&store, 0..1).await;
+    for name in ["one", "other"] {
+        let refuse = |_| Err(TaskError::terminal(Failure::new("NEVER", "not this one")));
+        let handle = runtime.projection(name, applying(refuse)).await.unwrap();
+        eventually("the lag should go", || async { handle.lag().await.unwrap() == 0 }).await;
+        let letters = handle.dead_letters(0, 100).await.unwrap();
+        let types: BTreeSet<_> = letters.iter().map(|letter| &*letter.event_type).collect();
+        assert!(types.contains("orders.order.placed"), "{types:?}");
+        assert!(!types.contains("system.projection.projection_failed"), "{types:?}");
+    }
+    runtime.shutdown(PATIENCE).await.unwrap();
+}
+
 /// A view that stores its position together with its rows.
 #[derive(Clone, Default)]
 struct View(Arc<Mutex<(u64, Vec<u64>)>>);
