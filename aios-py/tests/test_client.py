@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import threading
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any, cast
@@ -339,6 +340,49 @@ async def test_should_report_tasks_that_outlive_the_shutdown() -> None:
         await runtime.close()
     with pytest.raises(aios.AiosError):
         await calling
+
+
+@pytest.mark.parametrize("kind", [KeyError, SystemExit, asyncio.CancelledError])
+async def test_should_raise_the_error_of_a_block_although_tasks_outlive_the_shutdown(
+    kind: type[BaseException], caplog: pytest.LogCaptureFixture
+) -> None:
+    began = asyncio.Event()
+
+    @aios.agent("endless")
+    async def endless(context: aios.TaskContext) -> None:
+        began.set()
+        await asyncio.sleep(3600)
+
+    raised: BaseException | None = None
+    try:
+        async with aios.Runtime(agents=[endless], shutdown_timeout=0.1) as runtime:
+            calling = asyncio.create_task(runtime.call("endless"))
+            await began.wait()
+            raise kind(7)
+    except BaseException as error:
+        raised = error
+    assert type(raised) is kind and raised.args == (7,)
+    assert "Runtime was closed because of an error, and not cleanly: failed to run" in caplog.text
+    with pytest.raises(aios.AiosError):
+        await calling
+
+
+def test_should_raise_the_error_of_a_blocking_block_although_tasks_outlive_the_shutdown() -> None:
+    began = threading.Event()
+
+    @aios.agent("endless")
+    async def endless(context: aios.TaskContext) -> None:
+        began.set()
+        await asyncio.sleep(3600)
+
+    with (
+        pytest.raises(SystemExit) as raised,
+        aios.sync.Runtime(agents=[endless], shutdown_timeout=0.1) as runtime,
+    ):
+        runtime.task("endless")
+        assert began.wait(60)
+        raise SystemExit(7)
+    assert raised.value.code == 7
 
 
 def test_should_support_every_operation_without_async(

@@ -7,7 +7,7 @@ import concurrent.futures
 import contextlib
 import os
 import threading
-from collections.abc import AsyncIterator, Coroutine, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -201,8 +201,13 @@ class BlockingConnection:
         self.open()
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self.close()
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._close(lambda: self._connection.__aexit__(kind, error, traceback))
 
     def open(self) -> None:
         """Connects to the store and the broker, and starts agents and the engine if there are any.
@@ -228,6 +233,9 @@ class BlockingConnection:
                 client is closed.
             WrongLoopError: Code on the loop of the client itself makes the call. The client stays open.
         """
+        self._close(self._connection.close)
+
+    def _close(self, close: Callable[[], Coroutine[Any, Any, None]]) -> None:
         if self._running is not None and self._connection._is_own_process():
             self._running.check_thread()
         loop, self._running = self._running, None
@@ -237,7 +245,7 @@ class BlockingConnection:
             self._connection._dispose()
             return
         try:
-            loop.call(self._connection.close())
+            loop.call(close())
         finally:
             loop.stop()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import logging
 import os
 import threading
 import warnings
@@ -13,7 +14,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .. import _aios
-from .._errors import ConfigurationError, RuntimeClosedError
+from .._errors import AiosError, ConfigurationError, RuntimeClosedError
 from .._signals import disable_wakeup, enable_wakeup
 from .._threads import join_threads, start_threads
 from .._types.validation import as_workflows, check_range, check_url
@@ -116,8 +117,19 @@ class Connection:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        # On an error, do not wait for running tasks.
-        await self._close(self._deadline() if error is None else min(1.0, self._deadline()))
+        if error is None:
+            await self.close()
+            return
+        # Do not wait for running tasks, and do not hide the error of the block: without it, an exit would
+        # have another status, and a cancellation would not end the code that was cancelled.
+        try:
+            await self._close(min(1.0, self._deadline()))
+        except AiosError as failed:
+            logging.getLogger("aios.close").warning(
+                "%s was closed because of an error, and not cleanly: %s",
+                type(self).__name__,
+                failed,
+            )
 
     # What a runtime overrides.
 
