@@ -10,10 +10,14 @@
 
 use std::sync::Arc;
 
-use aios_agents::testing::{ReplayError, TestedRun, WorkflowTest};
+use aios_agents::{
+    testing::{ReplayError, TestedRun, WorkflowTest},
+    workflow::WorkflowError,
+};
 use aios_core::{
     agent::TaskError,
     event::{Event, Payload},
+    failure::Failure,
 };
 use pyo3::prelude::*;
 
@@ -73,11 +77,16 @@ fn call_script(script: &Py<PyAny>, payload: &Payload) -> Result<Payload, TaskErr
     })
 }
 
+/// The end of a run that continues as a new one, which the test does not run.
+fn continued(error: &WorkflowError) -> Failure {
+    Failure::new("CONTINUED_AS_NEW", error.to_string())
+}
+
 /// The outcome of a tested run as Python takes it.
 fn encode_run(run: &TestedRun) -> Result<Payload, ErrorInfo> {
     let (result, failure) = match run.result::<Payload>() {
         Ok(result) => (Some(result), None),
-        Err(error) => (None, error.failure().cloned()),
+        Err(error) => (None, Some(error.failure().cloned().unwrap_or_else(|| continued(&error)))),
     };
     let events = run.events()?;
     Ok(Payload::encode(&(result, failure, run.elapsed().as_secs_f64(), events))?)

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any, cast
+
 import aios
 import pytest
 from aios.testing import WorkflowTest, replay
@@ -72,3 +74,37 @@ async def test_should_replay_saved_journals_with_the_current_code() -> None:
     assert raised.value.details["recorded"] == "step count"
     with pytest.raises(aios.InvalidDataError):
         await replay(remind, saved[1:])
+
+
+async def test_should_report_a_run_that_continues_as_new() -> None:
+    @aios.workflow("counting")
+    async def counting(context: aios.WorkflowContext, left: int) -> str:
+        if left:
+            raise context.continue_as_new(left - 1)
+        return "done"
+
+    run = await WorkflowTest(counting).run(3)
+    assert run.failure is not None and run.failure.code == "CONTINUED_AS_NEW"
+    with pytest.raises(aios.RunError, match="^the run continues as a new one$"):
+        run.result()
+    assert run.journal[-1].type == "workflows.counting.continued"
+    assert run.journal[-1].data["input"] == 2
+    assert (await WorkflowTest(counting).run(0)).result() == "done"
+
+
+async def test_should_refuse_what_it_cannot_test() -> None:
+    async def answer(parameters: Any) -> str:
+        return "later"
+
+    for wrong in (answer, "an answer"):
+        with pytest.raises(
+            aios.ConfigurationError, match="answer of agent 'mailer' is a plain func"
+        ):
+            WorkflowTest(remind).agent("mailer", cast("Any", wrong))
+        with pytest.raises(aios.ConfigurationError, match="answer of child 'part' is a plain func"):
+            WorkflowTest(remind).child("part", cast("Any", wrong))
+    agent = aios.LlmAgent("agent", lambda request: "done")
+    with pytest.raises(aios.ConfigurationError, match="run it in a Runtime, with a model of"):
+        WorkflowTest(agent)
+    with pytest.raises(aios.ConfigurationError, match="run it in a Runtime, with a model of"):
+        await replay(agent, [])

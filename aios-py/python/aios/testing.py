@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from . import _aios
 from ._clients.connection import to_native
 from ._clients.records import Event, Failure, RecordedEvent, failure
-from ._errors import build
+from ._errors import ConfigurationError, build
+from ._llm.agent import LlmAgent
 from ._llm.conversation import envelopes
 from ._llm.fakes import (
     FakeProvider,
@@ -33,7 +34,7 @@ from ._llm.fakes import (
     forbid_real_requests,
 )
 from ._runtime import Runtime
-from ._workflows.definition import MISSING, Workflow
+from ._workflows.definition import MISSING, ContinueAsNew, Workflow
 
 if TYPE_CHECKING:
     from typing import Self
@@ -63,7 +64,8 @@ class TestedRun(Generic[O]):
         elapsed: Virtual time that has passed, in seconds.
         journal: The journal, which can be saved and passed to :func:`replay`.
         failure: Why the run failed. ``RUN_STALLED`` means that it waits for something that was not
-            scripted.
+            scripted, and ``CONTINUED_AS_NEW`` that it continues as a new run, whose input is in the
+            last event of the journal.
     """
 
     __test__ = False
@@ -86,13 +88,16 @@ class TestedRun(Generic[O]):
         """Returns the result of the workflow.
 
         Raises:
-            RunError: The run failed, was cancelled or is stuck; ``__cause__`` is its failure.
+            RunError: The run failed, was cancelled, is stuck, or continues as a new one; ``__cause__``
+                is its failure.
         """
         if self.failure is None:
             return self._workflow.read_result(self._result)
         code, message, details = self.failure
         kind = "run_cancelled" if code == "RUN_CANCELLED" else "run_failed"
-        raise build(kind, code, f"the run failed: {message}", details, False, self.failure)
+        if code != ContinueAsNew.default_code:
+            message = f"the run failed: {message}"
+        raise build(kind, code, message, details, False, self.failure)
 
 
 class WorkflowTest(Generic[I, O]):
@@ -101,18 +106,28 @@ class WorkflowTest(Generic[I, O]):
     __test__ = False
 
     def __init__(self, workflow: Workflow[I, O]) -> None:
-        self._workflow = workflow
+        self._workflow = _testable(workflow)
         self._agents: list[tuple[str, Callable[[Any], Any]]] = []
         self._children: list[tuple[str, Callable[[Any], Any]]] = []
         self._external: list[tuple[float, str, str, Any]] = []
 
     def agent(self, agent_type: str, answer: Callable[[Any], Any]) -> Self:
-        """Scripts the agents of a type: ``answer(parameters)`` returns the answer or raises."""
+        """Scripts the agents of a type: ``answer(parameters)`` returns the answer or raises.
+
+        Raises:
+            ConfigurationError: ``answer`` is not a plain function.
+        """
+        _check_answer(answer, f"agent {agent_type!r}")
         self._agents.append((agent_type, answer))
         return self
 
     def child(self, workflow: str, answer: Callable[[Any], Any]) -> Self:
-        """Scripts the runs of a child workflow: ``answer(input)`` returns the result or raises."""
+        """Scripts the runs of a child workflow: ``answer(input)`` returns the result or raises.
+
+        Raises:
+            ConfigurationError: ``answer`` is not a plain function.
+        """
+        _check_answer(answer, f"child {workflow!r}")
         self._children.append((workflow, answer))
         return self
 
@@ -169,9 +184,32 @@ async def replay(workflow: Workflow[Any, Any], journal: Iterable[Event | Recorde
             what is recorded and what was requested.
         InvalidDataError: The events are not a journal.
     """
-    host = Runtime(None, workflows=[workflow], threads=1)
+    host = Runtime(None, workflows=[_testable(workflow)], threads=1)
     native = host._begin()
     try:
         await _aios.replay(native, to_native(workflow), envelopes(journal))
     finally:
         host._dispose()
+
+
+def _testable(workflow: Workflow[I, O]) -> Workflow[I, O]:
+    """The workflow.
+
+    Raises:
+        ConfigurationError: It is an agent over a language model, which is not written in Python.
+    """
+    if isinstance(workflow, LlmAgent):
+        raise ConfigurationError(
+            f"{workflow!r} is an agent over a language model: run it in a Runtime, with a model of "
+            "aios.testing such as ScriptedModel"
+        )
+    return workflow
+
+
+def _check_answer(answer: Callable[[Any], Any], what: str) -> None:
+    from ._types.signature import is_async
+
+    if not callable(answer) or is_async(answer):
+        raise ConfigurationError(
+            f"the answer of {what} is a plain function of one value, not {answer!r}"
+        )
