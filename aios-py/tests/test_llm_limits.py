@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import threading
-from typing import Any
+from collections.abc import Callable
+from typing import Any, cast
 
 import aios
 import aios.sync
@@ -332,6 +333,13 @@ def test_should_refuse_invalid_limits(make: Any, says: str) -> None:
         ({"instructions": 5}, "instructions must be a str"),
         ({"budget": 5}, "budget must be an aios.Budget"),
         ({"temperature": "hot"}, "temperature must be a number"),
+        ({"temperature": float("nan")}, "temperature must be a finite number"),
+        ({"model_timeout": -1}, "model_timeout must be a number of seconds"),
+        ({"model_retry": 3}, "retry must be an aios.RetryPolicy"),
+        ({"streaming": "no"}, "streaming must be a bool"),
+        ({"compaction": 5}, "compaction must be an aios.Compaction"),
+        ({"tools": [5]}, "a tool is an aios.Tool or a function, not 5"),
+        ({"cheaper_model": ScriptedModel}, r"pass ScriptedModel\(...\) instead of ScriptedModel"),
     ],
 )
 def test_should_check_the_options_of_an_agent(options: dict[str, Any], message: str) -> None:
@@ -340,8 +348,21 @@ def test_should_check_the_options_of_an_agent(options: dict[str, Any], message: 
 
 
 def test_should_check_limits_and_prices() -> None:
-    with pytest.raises(TypeError, match="requests must be an int"):
-        aios.Budget(requests=1.5)  # type: ignore[arg-type]
+    of_other_types: list[tuple[Callable[[], Any], str]] = [
+        (lambda: aios.Budget(requests=cast("Any", 1.5)), "requests must be an int"),
+        (lambda: aios.Budget(cost=cast("Any", "1")), "cost must be a number"),
+        (lambda: aios.Budget(wall_time=cast("Any", "1")), "wall_time must be a number"),
+        (lambda: aios.Budget(soft_percent=cast("Any", "1")), "soft_percent must be an int"),
+        (lambda: aios.Budget(prices=cast("Any", 5)), "prices must be a mapping"),
+        (lambda: aios.Budget(prices=cast("Any", {"a": 5})), "the price of model 'a' must be"),
+        (lambda: aios.Price(cast("Any", "1"), 1), "input must be a number"),
+        (lambda: aios.Price(1, cast("Any", None)), "output must be a number"),
+        (lambda: aios.SubjectBudget(cast("Any", "60"), aios.Limits()), "window must be a number"),
+        (lambda: aios.SubjectBudget(60, cast("Any", 5)), "limits must be an aios.Limits"),
+    ]
+    for make, says in of_other_types:
+        with pytest.raises(TypeError, match=says):
+            make()
     with pytest.raises(aios.ConfigurationError, match="output must be at least 0"):
         aios.Price(input=1, output=-1)
 

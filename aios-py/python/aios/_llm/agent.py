@@ -258,8 +258,11 @@ class LlmAgent(Workflow[Any, O], Generic[O]):
             raise ConfigurationError(f"agent {name}: {error}") from error
         self._output_type = output_type
         self._model_retry = options.get("model_retry")
+        retry_row(self._model_retry)
         budget, subject = options.get("budget"), options.get("subject_budget")
         compaction = options.get("compaction")
+        if compaction is not None and not isinstance(compaction, Compaction):
+            raise TypeError(f"compaction must be an aios.Compaction, not {compaction!r}")
         self._options: dict[str, Any] = {
             "instructions": options.get("instructions"),
             "hand_back": options.get("hand_back"),
@@ -342,10 +345,17 @@ def _all(kind: type[T], values: Iterable[Any], option: str) -> list[T]:
 
 
 def _as_tool(made: Tool | Callable[..., Any]) -> Tool:
+    if not callable(made):
+        raise ConfigurationError(f"a tool is an aios.Tool or a function, not {made!r}")
     return made if isinstance(made, Tool) else tool(made)
 
 
 def _check_model(model: AnyModel) -> AnyModel:
+    if isinstance(model, type):
+        name = model.__name__
+        raise ConfigurationError(
+            f"a model is an object, not a class: pass {name}(...) instead of {name}"
+        )
     if isinstance(model, str) or callable(model) or hasattr(model, "bind"):
         return model
     raise ConfigurationError(f"a model is a name, a function or a model object, not {model!r}")

@@ -8,7 +8,13 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from .._errors import ConfigurationError
-from .._types.validation import check_at_least, check_int_range
+from .._types.validation import (
+    check_at_least,
+    check_int_range,
+    check_range,
+    check_seconds,
+    is_number,
+)
 
 if TYPE_CHECKING:
     from .._clients.client import Client
@@ -18,6 +24,19 @@ BUDGET_SIGNAL = "budget"
 _NANODOLLARS = 1_000_000_000
 #: Larger amounts, which no run reaches, count as this one.
 _MOST = 2**62
+
+
+def _check_amount(amount: float, what: str) -> None:
+    """Checks a number of dollars or seconds.
+
+    Raises:
+        TypeError: It is not a number.
+        ConfigurationError: It is negative or not finite.
+    """
+    if not is_number(amount):
+        raise TypeError(f"{what} must be a number, not {amount!r}")
+    if not 0 <= amount < math.inf:
+        raise ConfigurationError(f"{what} must be at least 0, not {amount}")
 
 
 @dataclass(frozen=True)
@@ -35,8 +54,8 @@ class Price:
     def __post_init__(self) -> None:
         for name in Price.__dataclass_fields__:
             price = getattr(self, name)
-            if price is not None and not (0 <= price < math.inf):
-                raise ConfigurationError(f"{name} must be at least 0, not {price}")
+            if price is not None or name != "cached_input":
+                _check_amount(price, name)
 
     def _row(self) -> tuple[float, float, float | None]:
         return (self.input, self.output, self.cached_input)
@@ -77,8 +96,8 @@ class Limits:
                 check_int_range(limit, name, 0, 2**32 - 1)
             elif name not in ("cost", "wall_time"):
                 check_at_least(limit, name, 0)
-            elif not (0 <= limit < math.inf):
-                raise ConfigurationError(f"{name} must be at least 0, not {limit}")
+            else:
+                _check_amount(limit, name)
 
     def _limits(self) -> dict[str, Any]:
         """The limits in the form of events and signals."""
@@ -122,8 +141,14 @@ class Budget(Limits):
             raise ConfigurationError(
                 f"unknown_price is 'fail', 'free' or an aios.Price, not {self.unknown_price!r}"
             )
-        if not 1 <= self.soft_percent <= 100:
-            raise ConfigurationError(f"soft_percent must be 1 to 100, not {self.soft_percent}")
+        check_range(self.soft_percent, "soft_percent", 100)
+        if not isinstance(self.prices, Mapping):
+            raise TypeError(f"prices must be a mapping of names to aios.Price, not {self.prices!r}")
+        for model, price in self.prices.items():
+            if not isinstance(model, str) or not isinstance(price, Price):
+                raise TypeError(
+                    f"the price of model {model!r} must be an aios.Price, not {price!r}"
+                )
 
     def _row(self) -> dict[str, Any]:
         """The budget as the native module takes it."""
@@ -157,8 +182,10 @@ class SubjectBudget:
     limits: Limits
 
     def __post_init__(self) -> None:
-        if not self.window >= 1:
+        if not check_seconds(self.window, "window") >= 1:
             raise ConfigurationError(f"window must be at least 1 second, not {self.window}")
+        if not isinstance(self.limits, Limits):
+            raise TypeError(f"limits must be an aios.Limits, not {self.limits!r}")
 
     async def spent(self, client: Client, subject: str) -> dict[str, Any]:
         """The sums of a subject in the present window, settled and reserved: ``requests``, ``usage``,

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
 from .._errors import ConfigurationError
-from .._types.validation import check_int_range
+from .._types.validation import check_int_range, check_seconds
 from .budget import Budget, SubjectBudget
 
 #: The lowest value of options that are counts.
@@ -25,6 +26,8 @@ _TYPES: dict[str, tuple[type | tuple[type, ...], str]] = {
     "subject_budget": (SubjectBudget, "an aios.SubjectBudget"),
     "temperature": ((int, float), "a number"),
     "model_timeout": ((int, float), "a number of seconds"),
+    "streaming": (bool, "a bool"),
+    "trace_content": (bool, "a bool"),
 }
 _MAX_COUNT = 2**32 - 1
 
@@ -43,6 +46,11 @@ def check_options(options: Mapping[str, Any]) -> None:
         value = options.get(name)
         if value is not None and not isinstance(value, kind):
             raise TypeError(f"{name} must be {described}, not {value!r}")
+    temperature, timeout = options.get("temperature"), options.get("model_timeout")
+    if temperature is not None and not math.isfinite(temperature):
+        raise ConfigurationError(f"temperature must be a finite number, not {temperature}")
+    if timeout is not None:
+        check_seconds(timeout, "model_timeout")
     strategy = options.get("end_strategy", "exhaustive")
     if strategy not in ("exhaustive", "early"):
         raise ConfigurationError(f"end_strategy is 'exhaustive' or 'early', not {strategy!r}")
