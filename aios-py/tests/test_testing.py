@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any, cast
 
 import aios
@@ -108,3 +111,40 @@ async def test_should_refuse_what_it_cannot_test() -> None:
         WorkflowTest(agent)
     with pytest.raises(aios.ConfigurationError, match="run it in a Runtime, with a model of"):
         await replay(agent, [])
+
+
+FIXTURES = """
+import threading
+import aios
+import pytest
+
+opened, began, ends = [], threading.Event(), threading.Event()
+
+@aios.agent("busy")
+def busy(context: aios.TaskContext) -> None:
+    began.set()
+    ends.wait(60)
+
+@pytest.fixture
+def after():
+    yield
+    ends.set()
+    for runtime in opened:
+        with pytest.raises(aios.RuntimeClosedError):
+            runtime.runs()
+    print("all closed")
+
+def test_leave_open(after, aios_runtime):
+    opened.append(aios_runtime())
+    opened.append(aios_runtime(agents=[busy], shutdown_timeout=0.1))
+    opened[1].task("busy")
+    assert began.wait(60)
+"""
+
+
+def test_should_close_all_runtimes_of_the_fixture(tmp_path: Path) -> None:
+    path = tmp_path / "test_fixture.py"
+    path.write_text(FIXTURES)
+    command = [sys.executable, "-m", "pytest", "-s", "-p", "no:cacheprovider", str(path)]
+    ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert "all closed" in ended.stdout, ended.stdout

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -19,14 +20,13 @@ def aios_runtime() -> Iterator[Callable[..., sync.Runtime]]:
     """
     from . import sync
 
-    opened: list[sync.Runtime] = []
+    # Closes all, also after one that does not close cleanly.
+    with contextlib.ExitStack() as opened:
 
-    def open_runtime(*args: Any, **kwargs: Any) -> sync.Runtime:
-        runtime = sync.Runtime(*args, **kwargs)
-        runtime.open()
-        opened.append(runtime)
-        return runtime
+        def open_runtime(*args: Any, **kwargs: Any) -> sync.Runtime:
+            runtime = sync.Runtime(*args, **kwargs)
+            runtime.open()
+            opened.callback(runtime.close)
+            return runtime
 
-    yield open_runtime
-    for runtime in reversed(opened):
-        runtime.close()
+        yield open_runtime
