@@ -8,7 +8,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, TypedDict, cast
 
 import aios
 import pydantic
@@ -190,6 +190,13 @@ def test_should_name_unknown_sections_and_missing_urls(tmp_path: Path) -> None:
     agents = load(tmp_path, environment={"AIOS_PROCESS_ROLES": "agents"})
     assert agents.runtime_options()["store"] is None
     assert not agents.process.has("engine")
+
+
+def test_should_refuse_a_secret_without_a_text() -> None:
+    for wrong in (None, 5, b"text"):
+        with pytest.raises(TypeError, match="the text of a secret must be a str, not a ") as raised:
+            aios.Secret(cast("Any", wrong))
+        assert "text'" not in str(raised.value)
 
 
 def test_should_be_a_secret_in_every_place() -> None:

@@ -21,7 +21,12 @@ class Secret:
         Args:
             text: The text.
             shown: What is printed instead.
+
+        Raises:
+            TypeError: The text is not a string; such as ``None``, because a variable is not set.
         """
+        if not isinstance(text, str):
+            raise TypeError(f"the text of a secret must be a str, not a {type(text).__name__}")
         self._text = text
         self._shown = shown
 
