@@ -14,7 +14,9 @@
 //! - A failed batch is retried event by event. An event that exhausts the retry policy, or fails
 //!   with a terminal error, becomes a dead letter with its reason, and is skipped. It is
 //!   [listed](ProjectionHandle::dead_letters) until it is [redriven](ProjectionHandle::redrive). An
-//!   event that the store can't read becomes a dead letter as well, with the store's code.
+//!   event that the store can't read becomes a dead letter as well, with the store's code. The record
+//!   of a dead letter does not: it is an event of the log, and a projection that fails on every event
+//!   would write records without end. That it could not be applied is logged.
 //! - Transient errors of the store are retried. A permanent one ends the projection, and so does a
 //!   terminal error of [`StartProjection::position_from`]: an error is logged, and
 //!   [`Runtime::failed`](crate::Runtime::failed) returns the reason. The next start continues from
