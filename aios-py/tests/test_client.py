@@ -353,18 +353,17 @@ async def test_should_raise_the_error_of_a_block_although_tasks_outlive_the_shut
         began.set()
         await asyncio.sleep(3600)
 
-    raised: BaseException | None = None
-    try:
-        async with aios.Runtime(agents=[endless], shutdown_timeout=0.1) as runtime:
-            calling = asyncio.create_task(runtime.call("endless"))
+    runtime = aios.Runtime(agents=[endless], shutdown_timeout=0.1)
+    calls: list[asyncio.Task[Any]] = []
+    with pytest.raises(kind) as raised:
+        async with runtime:
+            calls.append(asyncio.create_task(runtime.call("endless")))
             await began.wait()
             raise kind(7)
-    except BaseException as error:
-        raised = error
-    assert type(raised) is kind and raised.args == (7,)
+    assert type(raised.value) is kind and raised.value.args == (7,)
     assert "Runtime was closed because of an error, and not cleanly: failed to run" in caplog.text
     with pytest.raises(aios.AiosError):
-        await calling
+        await calls[0]
 
 
 def test_should_raise_the_error_of_a_blocking_block_although_tasks_outlive_the_shutdown() -> None:

@@ -37,8 +37,10 @@ def enter(parent: str | None) -> None:
     """
     traceparent.set(parent)
     api: Any = sys.modules.get("opentelemetry.trace")
+    if api is None or parent is None:
+        return
     # One of another service may be malformed, which begins a trace and fails nothing.
-    parts = None if api is None or parent is None else _TRACEPARENT.fullmatch(parent)
+    parts = _TRACEPARENT.fullmatch(parent)
     if parts is None:
         return
     # The first module imports the second.

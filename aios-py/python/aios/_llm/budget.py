@@ -53,9 +53,8 @@ class Price:
 
     def __post_init__(self) -> None:
         for name in Price.__dataclass_fields__:
-            price = getattr(self, name)
-            if price is not None or name != "cached_input":
-                _check_amount(price, name)
+            if name != "cached_input" or self.cached_input is not None:
+                _check_amount(getattr(self, name), name)
 
     def _row(self) -> tuple[float, float, float | None]:
         return (self.input, self.output, self.cached_input)
