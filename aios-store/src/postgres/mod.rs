@@ -27,9 +27,9 @@
 //!
 //! Calls are repeated on new connections. A failover may lose commits if the new server lagged behind, as with
 //! asynchronous replication. The positions of lost events are then given to others, which a process that has
-//! passed them would never read. So once the log ends before a position that a process knows, all its calls of
-//! [`wait_for`](aios_core::store::EventStore::wait_for) fail with [`StoreError::Gone`], and its engine
-//! stops. Restart the process.
+//! passed them would never read. So once the log ends before a position that a process knows, or has another event
+//! there, all its calls of [`wait_for`](aios_core::store::EventStore::wait_for) fail with
+//! [`StoreError::Gone`], and its engine stops. Restart the process.
 //!
 //! # PgBouncer
 //!
@@ -197,7 +197,7 @@ impl PostgresStore {
         let append_timeout = options.append_timeout;
         let database = Database::open(options).await?;
         measure::opened();
-        let head = Head::new(read::head(&database).await?);
+        let head = Head::new(read::last_event(&database).await?);
         let (queue, appends) = job_queue();
         let tail = Tail::default();
         let writer =

@@ -113,3 +113,31 @@ async fn should_fail_readers_of_a_log_that_has_lost_events() {
     assert_eq!(waiting.await.unwrap().unwrap_err().code(), "STORE_GONE");
     assert_eq!(store.wait_for(0).await.unwrap_err().code(), "STORE_GONE");
 }
+
+/// The log grows past what was known before a poll sees that it had become shorter.
+#[tokio::test(flavor = "multi_thread")]
+async fn should_fail_readers_when_an_append_gets_a_position_that_was_known() {
+    let Some((server, store)) = counted().await else { return };
+    for _ in 0..3 {
+        store.append_one(append()).await.unwrap();
+    }
+    server.sql("DELETE FROM aios.events WHERE position > 1");
+    let appended = store.append_one(Append::new(append().stream, vec![event(), event(), event()]));
+    assert_eq!(appended.await.unwrap().position, 4);
+    assert_eq!(store.wait_for(3).await.unwrap_err().code(), "STORE_GONE");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn should_fail_readers_when_a_known_position_has_another_event() {
+    let Some((server, store)) = counted().await else { return };
+    for _ in 0..3 {
+        store.append_one(append()).await.unwrap();
+    }
+    server.sql("DELETE FROM aios.events WHERE position > 1");
+    let other = PostgresStore::connect(&server.url()).await.unwrap();
+    for _ in 0..3 {
+        other.append_one(append()).await.unwrap();
+    }
+    assert_eq!(store.wait_for(3).await.unwrap_err().code(), "STORE_GONE");
+    assert_eq!(other.wait_for(3).await.unwrap(), 4);
+}

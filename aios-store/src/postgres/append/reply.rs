@@ -4,10 +4,10 @@
 //! The order matters. A caller that has its result may read the log at once. The head then covers
 //! its events, and a page from memory includes them.
 
-use super::{commit::Committed, queue::PendingBatch};
+use super::{batch::Batch, commit::Committed, outcome::AppendResults, queue::PendingBatch};
 use crate::postgres::{
     connection::Database,
-    read::{Head, Tail},
+    read::{Head, LastEvent, Tail},
 };
 
 /// A committed batch whose callers have not got their results yet.
@@ -37,12 +37,20 @@ impl Replier {
         } else {
             self.tail.clear();
         }
-        let positions = committed.results.iter().flatten().map(|appended| appended.position);
-        if let Some(last) = positions.max() {
+        if let Some(last) = last_event(&batch, &committed.results) {
             self.head.on_commit(last);
         }
         for (mut waiter, result) in waiters.into_iter().zip(committed.results) {
             waiter.reply(result);
         }
     }
+}
+
+/// The last one of a batch's events that are stored.
+fn last_event(batch: &Batch, results: &AppendResults) -> Option<LastEvent> {
+    let stored = batch.appends().zip(results).filter_map(|((append, _), result)| {
+        let position = result.as_ref().ok()?.position;
+        Some(LastEvent { position, key: append.events.last().map(|event| event.id.key()) })
+    });
+    stored.max_by_key(|last| last.position)
 }

@@ -21,6 +21,7 @@ use aios_core::{event::Event, store::StoreError};
 use super::{
     batch::Batch,
     commit::{Committed, Committer},
+    outcome::AppendResults,
     queue::{PendingBatch, Waiter, expire_waiters, timed_out},
     reply::{CommittedBatch, Replier},
 };
@@ -146,12 +147,20 @@ impl Appender {
             Ok(connection) => connection,
             Err(error) => return Attempt::Failed(error),
         };
+        // Committed before the statement, so that the server must number events after it.
+        let known = self.replier.head.position();
         let began = self.database.clock().elapsed();
         let work = self.committer.commit(&mut connection, batch, verify);
         match self.database.within(self.database.limit(), work).await {
             Some(Ok(committed)) => {
                 let took = self.database.clock().elapsed().saturating_sub(began);
                 measure::committed(batch.len(), took);
+                if let Some(first) = first_position(batch, &committed.results)
+                    && first <= known
+                {
+                    self.clear_caches();
+                    self.replier.head.on_loss(self.database.name(), known, first);
+                }
                 self.connection = Some(connection);
                 Attempt::Committed(committed)
             }
@@ -197,6 +206,16 @@ impl Appender {
             after: self.append_timeout,
         })
     }
+}
+
+/// The position of the first event that this commit stored.
+fn first_position(batch: &Batch, results: &AppendResults) -> Option<u64> {
+    let stored = batch.appends().zip(results).filter_map(|((append, _), result)| {
+        let appended = result.as_ref().ok().filter(|appended| !appended.repeated)?;
+        let before = u64::try_from(append.events.len()).ok()?.saturating_sub(1);
+        Some(appended.position.saturating_sub(before))
+    });
+    stored.min()
 }
 
 /// Sends the error to the callers that have no answer yet.

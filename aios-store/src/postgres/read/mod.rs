@@ -14,9 +14,11 @@ use aios_core::{
     store::{MAX_PAGE, RecordedEvent, StoreError, StreamId},
 };
 use sqlx::{Row, postgres::PgRow};
+use uuid::Uuid;
 
+use self::notifications::Ends;
 pub(crate) use self::{
-    notifications::{Head, listen, notify, notify_release, poll},
+    notifications::{Head, LastEvent, listen, notify, notify_release, poll},
     tail::Tail,
 };
 use super::{
@@ -72,6 +74,13 @@ const STREAM_STARTS: &str = "\
 
 /// The position of the last event.
 const HEAD: &str = "SELECT coalesce(max(position), 0) FROM {schema}.events";
+
+/// The last event, and the one at position `$1`.
+const ENDS: &str = "\
+    SELECT
+        (SELECT max(position) FROM {schema}.events),
+        (SELECT id FROM {schema}.events ORDER BY position DESC LIMIT 1),
+        (SELECT id FROM {schema}.events WHERE position = $1)";
 
 /// Returns the statement that reads a page of the log: at most `$2` events after position `$1`.
 pub(crate) fn log_page(schema: &Schema) -> Sql {
@@ -181,7 +190,29 @@ pub(crate) async fn head(database: &Database) -> Result<u64, StoreError> {
         Some(row) => row.try_get(0).map_err(|error| database.error(operation, error))?,
         None => None,
     };
-    Ok(head.and_then(|head| u64::try_from(head).ok()).unwrap_or_default())
+    Ok(position(head))
+}
+
+/// Reads the last event, and the event at the position that was known to be the last.
+pub(crate) async fn ends(database: &Database, known: u64) -> Result<Ends, StoreError> {
+    let operation = "read the head of the log";
+    let query = Statement::new(database.schema().fill(ENDS)).bind(signed(known));
+    let rows = database.fetch_all(operation, query).await?;
+    let ends = rows.first().ok_or(sqlx::Error::RowNotFound).and_then(|row| {
+        let last = LastEvent { position: position(row.try_get(0)?), key: row.try_get(1)? };
+        Ok(Ends { last, at_known: row.try_get::<Option<Uuid>, _>(2)? })
+    });
+    ends.map_err(|error| database.error(operation, error))
+}
+
+/// Reads the last event.
+pub(crate) async fn last_event(database: &Database) -> Result<LastEvent, StoreError> {
+    ends(database, 0).await.map(|ends| ends.last)
+}
+
+/// Converts the position of the last event; 0 if there is none.
+fn position(head: Option<i64>) -> u64 {
+    head.and_then(|head| u64::try_from(head).ok()).unwrap_or_default()
 }
 
 /// Binds the parameters that all pages have.
@@ -261,12 +292,14 @@ mod tests {
         let range = plan(&server, &log_range(&schema), "bigint, bigint, text", "5, 10, '^a'");
         let starts = plan(&server, &stream_starts(&schema), "text[], bigint", "'{s/7,s/8}', 10");
         let head = plan(&server, &schema.fill(HEAD), "bigint", "1");
+        let ends = plan(&server, &schema.fill(ENDS), "bigint", "1");
         for (plan, index) in [
             (&log, "idx_events_position"),
             (&range, "idx_events_position"),
             (&stream, "idx_events_stream_id_version"),
             (&starts, "idx_events_stream_id_version"),
             (&head, "idx_events_position"),
+            (&ends, "idx_events_position"),
         ] {
             assert!(plan.contains(index) && !plan.contains("Seq Scan on events"), "{plan}");
             assert!(!plan.contains("Seq Scan on streams"), "{plan}");

@@ -24,8 +24,9 @@ use sqlx::{
 };
 use tokio::sync::{Notify, watch};
 use tracing::error;
+use uuid::Uuid;
 
-use super::head as read_head;
+use super::ends;
 use crate::postgres::connection::{Database, Statement};
 
 /// Shortest pause between two polls, and between two hints.
@@ -75,11 +76,37 @@ struct Inner {
     listens: AtomicBool,
 }
 
+/// The last event of the log.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct LastEvent {
+    /// 0 if there is none.
+    pub(crate) position: u64,
+    /// The key of its id, if it is known.
+    pub(crate) key: Option<Uuid>,
+}
+
+/// The result of a query for the end of the log, whose last event was known.
+#[derive(Debug)]
+pub(crate) struct Ends {
+    /// The last event.
+    pub(crate) last: LastEvent,
+    /// The key of the event at the known position. `None` if there is none: retention removes events too.
+    pub(crate) at_known: Option<Uuid>,
+}
+
+impl Ends {
+    /// Whether the log has lost the known event: it ends before it, or has another one in its place.
+    fn lack(&self, known: LastEvent) -> bool {
+        let is_other = |key| self.at_known.is_some_and(|found| found != key);
+        self.last.position < known.position || known.key.is_some_and(is_other)
+    }
+}
+
 /// The state that tasks look at while they wait for the log to grow.
 #[derive(Clone, Debug, Default)]
 struct HeadState {
-    /// The highest position that is known to be committed. Never moves back.
-    position: u64,
+    /// The event with the highest position that is known to be committed. Never moves back.
+    last: LastEvent,
     /// Number of failed polls.
     failures: u64,
     /// The error of the last failed poll.
@@ -89,12 +116,12 @@ struct HeadState {
 }
 
 impl Head {
-    /// Begins at a position that was read from the database.
-    pub(crate) fn new(position: u64) -> Self {
+    /// Begins at an event that was read from the database.
+    pub(crate) fn new(last: LastEvent) -> Self {
         Self(Arc::new(Inner {
             sender: EventId::generate().to_string(),
-            state: watch::Sender::new(HeadState { position, ..HeadState::default() }),
-            committed: watch::Sender::new(position),
+            state: watch::Sender::new(HeadState { last, ..HeadState::default() }),
+            committed: watch::Sender::new(last.position),
             releases: watch::Sender::new(0),
             waiting: watch::Sender::new(0),
             hinted: Notify::new(),
@@ -104,20 +131,27 @@ impl Head {
 
     /// The last known position.
     pub(crate) fn position(&self) -> u64 {
-        self.0.state.borrow().position
+        self.last().position
     }
 
-    /// Records that this process committed an event at this position.
-    pub(crate) fn on_commit(&self, position: u64) {
-        self.advance(position);
-        self.0.committed.send_replace(position);
+    /// The last known event.
+    fn last(&self) -> LastEvent {
+        self.0.state.borrow().last
+    }
+
+    /// Records that this process committed an event.
+    pub(crate) fn on_commit(&self, last: LastEvent) {
+        self.advance(last);
+        self.0.committed.send_replace(last.position);
     }
 
     /// Moves the head forward. Returns whether it moved.
-    fn advance(&self, position: u64) -> bool {
+    fn advance(&self, last: LastEvent) -> bool {
         self.0.state.send_if_modified(|state| {
-            let moves = position > state.position;
-            state.position = state.position.max(position);
+            let moves = last.position > state.last.position;
+            if moves {
+                state.last = last;
+            }
             moves
         })
     }
@@ -150,12 +184,24 @@ impl Head {
         self.0.releases.send_replace(CLOSED);
     }
 
-    /// Fails all pending and later waits: the database ends before a position that was committed, and readers
-    /// of the log have passed positions that will be given to other events.
-    fn on_loss(&self, error: StoreError) {
-        self.0.state.send_modify(|state| {
-            state.end.get_or_insert(error);
+    /// Fails all pending and later waits: the database no longer has the event at a position that was
+    /// committed, and readers of the log have passed positions that are given to other events. `found` is a
+    /// position that proves it.
+    pub(crate) fn on_loss(&self, database: &str, known: u64, found: u64) {
+        let is_new = self.0.state.send_if_modified(|state| {
+            let is_new = state.end.is_none();
+            state.end.get_or_insert(StoreError::Gone { database: database.to_owned() });
+            is_new
         });
+        if is_new {
+            error!(
+                database,
+                known,
+                found,
+                "the database has lost committed events, for example in a failover to a server that \
+                 lagged behind; restart this process"
+            );
+        }
     }
 
     /// Waits until the head is above `after`, or a poll fails.
@@ -165,15 +211,15 @@ impl Head {
         let _waiting = Waiting::new(&self.0.waiting);
         let state = state
             .wait_for(|state| {
-                state.end.is_some() || state.position > after || state.failures > failures
+                state.end.is_some() || state.last.position > after || state.failures > failures
             })
             .await
             .map_err(|_| StoreError::Closed)?
             .clone();
         match (state.end, state.error) {
             (Some(end), _) => Err(end),
-            (None, Some(error)) if state.position <= after => Err(error),
-            (None, _) => Ok(state.position),
+            (None, Some(error)) if state.last.position <= after => Err(error),
+            (None, _) => Ok(state.last.position),
         }
     }
 }
@@ -206,20 +252,12 @@ pub(crate) async fn poll(database: Database, head: Head) {
             continue;
         }
         // Committed before the query, so that it must see it.
-        let known = head.position();
-        let moved = match read_head(&database).await {
-            Ok(found) if found < known => {
-                let database = database.name().to_owned();
-                error!(
-                    database,
-                    known,
-                    found,
-                    "the database has lost committed events, for example in a failover to a server that \
-                     lagged behind; restart this process"
-                );
-                return head.on_loss(StoreError::Gone { database });
+        let known = head.last();
+        let moved = match ends(&database, known.position).await {
+            Ok(found) if found.lack(known) => {
+                return head.on_loss(database.name(), known.position, found.last.position);
             }
-            Ok(position) => head.advance(position),
+            Ok(found) => head.advance(found.last),
             Err(error) => {
                 head.on_poll_error(error);
                 false
@@ -337,23 +375,27 @@ impl Head {
 mod tests {
     use super::*;
 
+    fn at(position: u64) -> LastEvent {
+        LastEvent { position, key: None }
+    }
+
     #[tokio::test]
     async fn should_wake_a_task_that_waits_for_an_append() {
-        let head = Head::new(3);
+        let head = Head::new(at(3));
         assert_eq!(head.wait_for(2).await.unwrap(), 3);
         let waiter = tokio::spawn({
             let head = head.clone();
             async move { head.wait_for(4).await }
         });
-        head.on_commit(4);
-        head.on_commit(5);
+        head.on_commit(at(4));
+        head.on_commit(at(5));
         assert_eq!(waiter.await.unwrap().unwrap(), 5);
         assert_eq!(*head.0.waiting.borrow(), 0);
     }
 
     #[tokio::test]
     async fn should_report_a_failed_poll_to_waiting_tasks() {
-        let head = Head::new(3);
+        let head = Head::new(at(3));
         let waiter = tokio::spawn({
             let head = head.clone();
             async move { head.wait_for(3).await }
@@ -367,7 +409,7 @@ mod tests {
 
     #[tokio::test]
     async fn should_fail_waits_after_close() {
-        let head = Head::new(3);
+        let head = Head::new(at(3));
         let waiter = tokio::spawn({
             let head = head.clone();
             async move { head.wait_for(3).await }
@@ -381,9 +423,9 @@ mod tests {
 
     #[tokio::test]
     async fn should_fail_waits_after_a_loss_of_events() {
-        let head = Head::new(3);
-        head.on_loss(StoreError::Gone { database: "db".to_owned() });
-        head.on_commit(4);
+        let head = Head::new(at(3));
+        head.on_loss("db", 3, 2);
+        head.on_commit(at(4));
         for after in [0, 3, 4] {
             assert_eq!(head.wait_for(after).await.unwrap_err().code(), "STORE_GONE");
         }
@@ -391,8 +433,21 @@ mod tests {
 
     #[tokio::test]
     async fn should_never_move_back() {
-        let head = Head::new(3);
-        assert!(head.advance(7) && !head.advance(5));
+        let head = Head::new(at(3));
+        assert!(head.advance(at(7)) && !head.advance(at(5)));
         assert_eq!(head.position(), 7);
+    }
+
+    #[test]
+    fn should_find_a_loss_by_another_event_in_the_same_place() {
+        let [one, other] = [1, 2].map(|number| Some(Uuid::from_u128(number)));
+        let known = LastEvent { position: 3, key: one };
+        let lack = |position, at_known| {
+            Ends { last: LastEvent { position, key: other }, at_known }.lack(known)
+        };
+        assert!(lack(2, None) && lack(3, other) && lack(4, other));
+        // Retention may have removed the event.
+        assert!(!lack(4, None) && !lack(4, one));
+        assert!(!Ends { last: at(4), at_known: other }.lack(at(3)));
     }
 }
