@@ -10,6 +10,7 @@
 //! | `is_bad_data` | would the server refuse the same data again? |
 //! | `is_read_only` | is the server a former primary? |
 //! | `is_unique_violation` | was a cached end or an id refused? |
+//! | `is_deadlock` | was a migration rolled back that may be repeated? |
 
 use std::{fmt, io::ErrorKind, time::Duration};
 
@@ -118,6 +119,11 @@ pub(super) fn is_transient(error: &Error) -> bool {
     (is_lost(error) && !is_tls_failure(error))
         || matches!(class(error), Some("40" | "53"))
         || matches!(code(error), Some("55P03" | "57014" | "25006"))
+}
+
+/// Whether the server ended the transaction to resolve a deadlock.
+pub(super) fn is_deadlock(error: &Error) -> bool {
+    code(error) == Some("40P01")
 }
 
 /// Whether a table or its schema does not exist.

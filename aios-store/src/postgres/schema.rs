@@ -4,6 +4,11 @@
 //! at once: one migrates, the others wait for the lock and then find nothing to do. If the process
 //! dies in the middle, PostgreSQL rolls everything back.
 //!
+//! The migrations hold the append lock too. Otherwise an append of a running process and a migration
+//! could each have locked a table that the other one needs. Readers take no such lock, so a deadlock
+//! with several of their statements is still possible; the server then ends one of the transactions, and
+//! if it is the migration, it is repeated.
+//!
 //! During a rolling upgrade, processes of the older version continue on the newer schema, and a
 //! restart of one of them is refused with `NewerSchema`.
 //!
@@ -14,8 +19,12 @@ use std::{str::FromStr, sync::Arc, time::Duration};
 
 use aios_core::store::StoreError;
 use sqlx::{Connection, Executor, PgConnection};
+use tracing::warn;
 
-use super::{connection::Sql, error::is_undefined};
+use super::{
+    connection::Sql,
+    error::{is_deadlock, is_undefined},
+};
 use crate::schema_version::SchemaVersion;
 
 /// All migrations in order. The version of a migration is its number in this list, from 1.
@@ -42,6 +51,9 @@ const MIGRATIONS: [(&str, &str); 17] = [
 /// How long the migrations may take, and how long other processes wait for them. Migrations of a large
 /// log rewrite read models, which takes longer than any other statement.
 pub(super) const MIGRATION_LIMIT: Duration = Duration::from_secs(3600);
+
+/// How often the migrations are tried if the server ends them to resolve a deadlock.
+const ATTEMPTS: u32 = 5;
 
 /// Maximum length of a name in bytes: the 63 of PostgreSQL, less room for the suffix of the channel.
 const MAX_NAME: usize = 48;
@@ -139,14 +151,39 @@ pub(super) async fn versions(
 }
 
 /// Migrates the schema. Any number of processes may do this at the same time: an advisory lock admits one
-/// of them, and the others then find an up-to-date schema.
+/// of them, and the others then find an up-to-date schema. The appends of all processes wait.
 pub(super) async fn migrate(
+    connection: &mut PgConnection,
+    schema: &Schema,
+) -> Result<(), MigrateError> {
+    let mut attempt = 1;
+    loop {
+        match try_to_migrate(connection, schema).await {
+            Err(MigrateError::Driver(error)) if is_deadlock(&error) && attempt < ATTEMPTS => {
+                warn!(
+                    schema = schema.name(),
+                    attempt,
+                    "the migration of the schema was rolled back, because of a deadlock with another \
+                     session; it is repeated"
+                );
+                attempt += 1;
+            }
+            result => return result,
+        }
+    }
+}
+
+/// Runs the transaction. It is rolled back before the next statement if this fails.
+async fn try_to_migrate(
     connection: &mut PgConnection,
     schema: &Schema,
 ) -> Result<(), MigrateError> {
     let mut transaction = connection.begin().await?;
     prepare(&mut transaction, schema).await?;
     let found = refuse_newer(version(&mut transaction, schema).await?)?;
+    if found < known() {
+        transaction.execute(&*schema.fill("SELECT pg_advisory_xact_lock({lock})")).await?;
+    }
     for (version, (name, sql)) in (1_u32..).zip(MIGRATIONS) {
         if version > found {
             transaction.execute(&*schema.fill(sql)).await?;

@@ -30,9 +30,9 @@ async fn should_migrate_once_when_many_open_at_the_same_time() {
     }
 }
 
-/// The key of the lock under which the schema is migrated.
-fn migration_lock(schema: &str) -> i64 {
-    let bytes = format!("aios:migrate:{schema}").into_bytes();
+/// The key of the lock for a purpose: `migrate`, or `append`.
+fn lock(purpose: &str, schema: &str) -> i64 {
+    let bytes = format!("aios:{purpose}:{schema}").into_bytes();
     let hash = bytes.iter().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
         (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3)
     });
@@ -49,7 +49,7 @@ async fn should_migrate_for_longer_than_the_statement_timeout() {
     let options = options.with_statement_timeout(Duration::from_millis(500));
     let options = options.with_lock_timeout(Duration::from_millis(500));
     let mut other = PgConnection::connect(&server.url()).await.unwrap();
-    let lock = format!("SELECT pg_advisory_lock({})", migration_lock(&schema));
+    let lock = format!("SELECT pg_advisory_lock({})", lock("migrate", &schema));
     other.execute(&*lock).await.unwrap();
     let migrating = tokio::spawn(async move {
         other.execute("SELECT pg_sleep(4)").await.unwrap();
@@ -58,6 +58,67 @@ async fn should_migrate_for_longer_than_the_statement_timeout() {
     let store = PostgresStore::connect_with(options).await.unwrap();
     assert!(migrating.is_finished());
     assert_eq!(store.head().await.unwrap(), 0);
+}
+
+/// A server with a database that an earlier version wrote.
+fn old_server() -> Option<PostgresServer> {
+    let server = PostgresServer::start()?;
+    server.script(include_str!("../fixture/old/postgres.sql"));
+    Some(server)
+}
+
+/// Opens a session and runs statements in it.
+async fn session(server: &PostgresServer, sql: &str) -> PgConnection {
+    let mut session = PgConnection::connect(&server.url()).await.unwrap();
+    session.execute(sql).await.unwrap();
+    session
+}
+
+/// Waits until this many sessions wait for a lock of this type on a table, or for any lock of this type.
+async fn wait_for_waiting(server: &PostgresServer, lock: &str, sessions: &str) {
+    let sql = format!("SELECT count(*) FROM pg_locks WHERE NOT granted AND {lock}");
+    while server.sql(&sql) != sessions {
+        tokio::task::yield_now().await;
+    }
+}
+
+/// A migration and an append of a running process lock the same tables in different orders.
+#[tokio::test(flavor = "multi_thread")]
+async fn should_migrate_while_other_processes_append() {
+    let Some(server) = old_server() else { return };
+    let mut reader = session(&server, "BEGIN; SELECT FROM aios.archived_events").await;
+    let opening = tokio::spawn(PostgresStore::connect_with(PostgresOptions::new(&server.url())));
+    wait_for_waiting(&server, "relation = 'aios.archived_events'::regclass", "1").await;
+    let mut appender = session(&server, "SET deadlock_timeout = '1h'").await;
+    let append = format!(
+        "BEGIN; SELECT pg_advisory_xact_lock({}); LOCK aios.events IN ROW EXCLUSIVE MODE; \
+         UPDATE aios.workflow_runs SET position = position; COMMIT",
+        lock("append", "aios")
+    );
+    let appending = tokio::spawn(async move { appender.execute(&*append).await });
+    wait_for_waiting(&server, "true", "2").await;
+    let held = server.sql("SELECT locktype FROM pg_locks WHERE NOT granted ORDER BY locktype");
+    reader.execute("COMMIT").await.unwrap();
+    opening.await.unwrap().unwrap();
+    appending.await.unwrap().unwrap();
+    assert_eq!(held, "advisory\nrelation");
+}
+
+/// The server resolves a deadlock by ending the session that has waited for a second.
+#[tokio::test(flavor = "multi_thread")]
+async fn should_repeat_a_migration_that_was_ended_because_of_a_deadlock() {
+    let Some(server) = old_server() else { return };
+    let mut reader = session(&server, "BEGIN; SELECT FROM aios.archived_events").await;
+    let opening = tokio::spawn(PostgresStore::connect_with(PostgresOptions::new(&server.url())));
+    wait_for_waiting(&server, "relation = 'aios.archived_events'::regclass", "1").await;
+    let lock = "SET deadlock_timeout = '1h'; BEGIN; SELECT FROM aios.events";
+    let mut other = session(&server, lock).await;
+    let reading =
+        tokio::spawn(async move { other.execute("SELECT FROM aios.workflow_runs; COMMIT").await });
+    wait_for_waiting(&server, "relation = 'aios.workflow_runs'::regclass", "1").await;
+    reader.execute("COMMIT").await.unwrap();
+    opening.await.unwrap().unwrap();
+    reading.await.unwrap().unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
