@@ -1,16 +1,25 @@
 //! Half-open connections.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::Duration,
+};
 
 use aios_core::{
-    clock::VirtualClock,
-    store::{EventStore, Leases, OwnerId, Shard},
+    BoxFuture,
+    clock::{Clock, VirtualClock},
+    event::Timestamp,
+    store::{Append, EventStore, EventStoreExt, Leases, OwnerId, Shard, StreamId},
 };
-use aios_store::postgres::{PostgresOptions, PostgresStore};
+use aios_store::postgres::{Pooler, PostgresOptions, PostgresStore};
 use aios_tests::postgres::PostgresServer;
 use futures_util::future::join_all;
+use sqlx::postgres::PgPoolOptions;
 
-use super::proxy::Proxy;
+use super::{event, proxy::Proxy};
 
 /// Makes the pool open its connections.
 async fn warm_up(store: &PostgresStore) {
@@ -87,6 +96,70 @@ async fn should_replace_a_silent_listening_connection() {
         clock.advance(Duration::from_secs(1));
         pause(Duration::from_millis(10)).await;
     }
+}
+
+/// A virtual clock that counts the waits of one length.
+#[derive(Clone, Debug)]
+struct CountingClock {
+    clock: VirtualClock,
+    counted: Duration,
+    waits: Arc<AtomicU32>,
+}
+
+impl Clock for CountingClock {
+    fn now(&self) -> Timestamp {
+        self.clock.now()
+    }
+
+    fn elapsed(&self) -> Duration {
+        self.clock.elapsed()
+    }
+
+    fn sleep(&self, duration: Duration) -> BoxFuture<'static, ()> {
+        let sleep = self.clock.sleep(duration);
+        let waits = (duration == self.counted).then(|| Arc::clone(&self.waits));
+        Box::pin(async move {
+            if let Some(waits) = waits {
+                waits.fetch_add(1, Ordering::SeqCst);
+            }
+            sleep.await;
+        })
+    }
+
+    fn sleep_until(&self, deadline: Timestamp) -> BoxFuture<'static, ()> {
+        self.clock.sleep_until(deadline)
+    }
+}
+
+/// As after a failover to a server that does not reset the connections to the former one.
+#[tokio::test(flavor = "multi_thread")]
+async fn should_wait_for_only_one_of_the_connections_that_became_silent() {
+    let Some(server) = PostgresServer::shared() else { return };
+    let proxy = Proxy::start(server.port()).await;
+    let pool = PgPoolOptions::new().max_connections(8).test_before_acquire(false);
+    let pool = pool.connect_lazy(&proxy.url(server)).unwrap();
+    let limit = Duration::from_secs(7);
+    let clock =
+        CountingClock { clock: VirtualClock::default(), counted: limit, waits: Arc::default() };
+    let options = PostgresOptions::from_pool(pool.clone()).with_schema(&server.new_name());
+    let options = options.with_connect_timeout(limit).with_clock(Arc::new(clock.clone()));
+    // Without a listening connection, nothing but the append waits.
+    let store =
+        PostgresStore::connect_with(options.with_pooler(Pooler::Transaction)).await.unwrap();
+    drop(join_all((0..8).map(|_| pool.acquire())).await);
+    while pool.num_idle() < 8 {
+        tokio::task::yield_now().await;
+    }
+    proxy.silence();
+    clock.waits.store(0, Ordering::SeqCst);
+    let append = Append::new(StreamId::new("a").unwrap(), vec![event()]);
+    let appending = tokio::spawn(async move { store.append_one(append).await });
+    while clock.waits.load(Ordering::SeqCst) == 0 {
+        tokio::task::yield_now().await;
+    }
+    clock.clock.advance(limit);
+    let appended = tokio::time::timeout(Duration::from_secs(30), appending).await;
+    assert_eq!(appended.unwrap().unwrap().unwrap().position, 1);
 }
 
 async fn pause(duration: Duration) {

@@ -241,7 +241,8 @@ impl Database {
         StoreError::Timeout { operation: "connect", after: self.connect_timeout() }
     }
 
-    /// Closes the idle connections of the pool. They may lead to a server that is no longer the primary.
+    /// Closes the idle connections of the pool. They may lead to a server that is gone, or is no longer the
+    /// primary.
     pub(crate) fn discard_idle(&self) {
         for _ in 0..self.0.pool.num_idle() {
             let Some(mut connection) = self.0.pool.try_acquire() else { break };
@@ -262,14 +263,18 @@ impl Database {
         Some(connection.map(ConnectionGuard::new))
     }
 
-    /// The same as [`try_acquire`](Self::try_acquire), but pings idle connections first and closes dead
-    /// ones. Connections that were idle when the server stopped are still in the pool.
+    /// The same as [`try_acquire`](Self::try_acquire), but pings an idle connection first. Connections that
+    /// were idle when the server stopped are still in the pool, and each that is silent would cost the
+    /// connect timeout. So if one does not answer, all idle ones are closed, and a new one is opened.
     pub(crate) async fn acquire_alive(&self) -> Option<sqlx::Result<ConnectionGuard>> {
-        for _ in 0..self.0.pool.num_idle() {
-            let Ok(mut connection) = self.try_acquire().await? else { break };
+        if self.0.pool.num_idle() > 0
+            && let Ok(mut connection) = self.try_acquire().await?
+        {
             if let Some(Ok(())) = self.within(self.connect_timeout(), connection.ping()).await {
                 return Some(Ok(connection));
             }
+            drop(connection);
+            self.discard_idle();
         }
         self.try_acquire().await
     }
