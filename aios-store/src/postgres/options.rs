@@ -26,6 +26,10 @@ const LONGEST: Duration = Duration::from_secs(24 * 86_400);
 /// PostgreSQL's own limit of `max_connections`.
 const MAX_CONNECTIONS: u32 = 262_143;
 
+/// The fewest connections of a pool that was passed in: the one that is kept for appends, and one for
+/// everything else.
+const FEWEST_CONNECTIONS: u32 = 2;
+
 /// Upper limit of `max_event_bytes`: half of the longest message that PostgreSQL accepts.
 const LARGEST_EVENT: usize = 1 << 29;
 
@@ -150,9 +154,11 @@ impl PostgresOptions {
         }
     }
 
-    /// Creates options that use an existing pool. The store keeps one connection of it for appends. The
-    /// settings of the pool are not changed, so the timeouts of statements and locks are not set on the
-    /// server; the client still stops waiting after them.
+    /// Creates options that use an existing pool. The store keeps one connection of it for appends, so the
+    /// pool needs at least 2, or 3 if reads should not wait for notifications and for a rebuild of the read
+    /// models. The connection that listens for notifications is not one of the pool. The settings of the pool
+    /// are not changed, so the timeouts of statements and locks are not set on the server; the client still
+    /// stops waiting after them.
     ///
     /// # Examples
     ///
@@ -255,7 +261,7 @@ impl PostgresOptions {
 
     /// Sets the maximum number of connections, not counting the listening one. Values below 3 are raised
     /// to 3, so that appends, notifications and reads do not wait for each other. Default 10. Has no
-    /// effect on a pool that was passed in.
+    /// effect on a pool that was passed in, which needs at least 2.
     pub fn with_max_connections(mut self, connections: u32) -> Self {
         self.max_connections = connections.max(3);
         self
@@ -347,7 +353,21 @@ impl PostgresOptions {
                 "max_event_bytes is {bytes}; it must be between 1 and {LARGEST_EVENT}"
             )));
         }
+        self.check_pool()?;
         self.check_encryption()
+    }
+
+    /// Refuses a pool from which nothing could be read after the first append.
+    fn check_pool(&self) -> Result<(), StoreError> {
+        let Source::Pool(pool) = &self.source else { return Ok(()) };
+        let connections = pool.options().get_max_connections();
+        if connections >= FEWEST_CONNECTIONS {
+            return Ok(());
+        }
+        Err(invalid(format!(
+            "the pool has max_connections {connections}; the store keeps one connection for appends and \
+             needs others, so set it to at least {FEWEST_CONNECTIONS}"
+        )))
     }
 
     /// Refuses encryption options that a pool would ignore. A connection that is not encrypted

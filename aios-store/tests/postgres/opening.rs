@@ -4,7 +4,7 @@ use std::{process::Command, time::Duration};
 
 use aios_core::{
     failure::Failure,
-    store::{Append, EventStore, EventStoreExt, StreamId},
+    store::{Append, EventStore, EventStoreExt, StoreError, StreamId},
 };
 use aios_store::postgres::{PostgresOptions, PostgresStore};
 use aios_tests::postgres::PostgresServer;
@@ -144,6 +144,25 @@ async fn should_use_a_pool_and_leave_it_open() {
     store.close().await.unwrap();
     assert!(!pool.is_closed());
     assert_eq!(store.head().await.unwrap_err().code(), "STORE_CLOSED");
+}
+
+/// A store on a pool of that many connections.
+async fn on_pool(server: &PostgresServer, connections: u32) -> Result<PostgresStore, StoreError> {
+    let pool = PgPoolOptions::new().max_connections(connections).connect(&server.url()).await;
+    let options = PostgresOptions::from_pool(pool.unwrap()).with_schema(&server.new_name());
+    PostgresStore::connect_with(options).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn should_refuse_a_pool_that_is_too_small_to_read_and_append() {
+    let Some(server) = PostgresServer::shared() else { return };
+    let error = on_pool(server, 1).await.unwrap_err();
+    assert_eq!(error.code(), "INVALID_STORE_CONFIGURATION");
+    assert!(error.to_string().contains("at least 2"), "{error}");
+    let store = on_pool(server, 2).await.unwrap();
+    let append = Append::new(StreamId::new("a").unwrap(), vec![event()]);
+    store.append_one(append).await.unwrap();
+    assert_eq!(store.head().await.unwrap(), 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
