@@ -50,7 +50,8 @@ pub enum StoreError {
         bytes: usize,
     },
     /// An event is larger than the store accepts. Store the data elsewhere and a reference in the event,
-    /// or raise the limit in the options of the store, and that of the broker.
+    /// or raise the limit in the options of the store, and that of the broker. If the events of an append
+    /// are too large together, this is the largest, and the limit is what the others leave for it.
     #[error("event {id} has {bytes} bytes, the store accepts at most {limit}")]
     TooLarge {
         /// The event.

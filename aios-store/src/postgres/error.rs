@@ -30,6 +30,12 @@ const UNKNOWN: Duration = Duration::ZERO;
 ///
 /// The codes are listed in appendix A of PostgreSQL's manual.
 pub(super) fn store_error(operation: &'static str, database: &str, error: Error) -> StoreError {
+    // A refusal of this adapter, made where only errors of the driver are returned.
+    if let Error::Encode(cause) = &error
+        && let Some(refusal) = cause.downcast_ref::<StoreError>()
+    {
+        return refusal.clone();
+    }
     match &error {
         Error::PoolClosed => StoreError::Closed,
         Error::PoolTimedOut => StoreError::Timeout { operation, after: UNKNOWN },

@@ -9,7 +9,7 @@ use std::collections::{HashMap, HashSet};
 
 use aios_core::{
     catalog::ending,
-    store::{Append, Expected, Fence, StreamId},
+    store::{Append, Expected, Fence, StoreError, StreamId},
 };
 use hashlink::DefaultHashBuilder;
 use uuid::Uuid;
@@ -22,8 +22,11 @@ const MAX_APPENDS: usize = 1000;
 /// Maximum weight of a batch with more than one append, in bytes.
 const MAX_WEIGHT: usize = 8 * 1024 * 1024;
 
-/// Approximate weight of an event in addition to its payload, in bytes.
+/// Approximate weight of an event in addition to its payload, metadata and id, in bytes.
 const EVENT_WEIGHT: usize = 256;
+
+/// The longest statement that is sent, in bytes. PostgreSQL ends the connection if a message has 1 GiB.
+const MAX_STATEMENT: usize = (1 << 30) - (1 << 20);
 
 /// Appends that one SQL statement can check at once, because the outcome of none depends on another:
 ///
@@ -70,12 +73,13 @@ impl Batch {
     ///
     /// An empty batch accepts every append, also one above the limit of weight: it has to be sent
     /// somehow.
-    pub(crate) fn accepts(&self, append: &Append) -> bool {
+    pub(crate) fn accepts(&self, valid: &ValidAppend) -> bool {
+        let append = &valid.append;
         if self.appends.is_empty() {
             return true;
         }
         self.appends.len() < MAX_APPENDS
-            && self.weight.saturating_add(weight(append)) <= MAX_WEIGHT
+            && self.weight.saturating_add(weight(valid)) <= MAX_WEIGHT
             && self.is_independent(append)
             && !append.events.iter().any(|event| self.ids.contains(&event.id.key()))
     }
@@ -89,7 +93,7 @@ impl Batch {
     /// Adds an append that the batch [`accepts`](Self::accepts).
     pub(crate) fn push(&mut self, valid: ValidAppend) {
         let append = &valid.append;
-        self.weight = self.weight.saturating_add(weight(append));
+        self.weight = self.weight.saturating_add(weight(&valid));
         let stream_index = self.stream_index(append);
         let fence_index = append.fence.map(|fence| self.fence_index(fence));
         let events = append.events.len();
@@ -161,6 +165,25 @@ impl Batch {
         pairs.map(|(valid, (stream, _))| (&valid.append, *stream))
     }
 
+    /// Refuses a batch whose statement, with that many bytes of changes of the read models, would be too
+    /// long to be sent.
+    pub(crate) fn check_length(&self, changes: usize) -> Result<(), StoreError> {
+        self.check_length_within(changes, MAX_STATEMENT)
+    }
+
+    /// The error names the largest event, and the bytes that the rest leaves for it.
+    fn check_length_within(&self, changes: usize, limit: usize) -> Result<(), StoreError> {
+        let length = self.weight.saturating_add(changes);
+        if length <= limit {
+            return Ok(());
+        }
+        let events =
+            self.appends.iter().flat_map(|valid| valid.append.events.iter().zip(valid.sizes()));
+        let Some((event, bytes)) = events.max_by_key(|(_, bytes)| *bytes) else { return Ok(()) };
+        let limit = limit.saturating_sub(length.saturating_sub(bytes));
+        Err(StoreError::TooLarge { id: event.id.clone(), bytes, limit })
+    }
+
     /// Keeps the appends whose flag in `keep` is set.
     ///
     /// Builds the arguments again. It is used when a caller gave up, which is rare.
@@ -182,13 +205,16 @@ impl Batch {
 }
 
 /// Approximate bytes of an append in the statement.
-fn weight(append: &Append) -> usize {
-    let payloads = append.events.iter().map(|event| event.payload.as_str().len());
-    payloads.fold(0, |sum, bytes| sum.saturating_add(bytes).saturating_add(EVENT_WEIGHT))
+fn weight(valid: &ValidAppend) -> usize {
+    let ids = valid.append.events.iter().map(|event| event.id.foreign().unwrap_or_default().len());
+    let bytes = valid.sizes().zip(ids).map(|(bytes, id)| bytes.saturating_add(id));
+    bytes.fold(0, |sum, bytes| sum.saturating_add(bytes).saturating_add(EVENT_WEIGHT))
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use aios_core::{
         event::Event,
         store::{Epoch, Shard},
@@ -201,22 +227,29 @@ mod tests {
         Append::new(stream.parse().unwrap(), vec![event]).with_expected(expected)
     }
 
+    fn valid(append: &Append) -> ValidAppend {
+        ValidAppend::new(append.clone(), MAX_WEIGHT).unwrap()
+    }
+
     fn batch(appends: &[Append]) -> Batch {
         let mut batch = Batch::default();
-        let valid = appends.iter().map(|append| ValidAppend::new(append.clone(), 100).unwrap());
-        valid.for_each(|valid| batch.push(valid));
+        appends.iter().for_each(|append| batch.push(valid(append)));
         batch
+    }
+
+    fn accepts(batch: &Batch, append: &Append) -> bool {
+        batch.accepts(&valid(append))
     }
 
     #[test]
     fn should_accept_only_independent_appends() {
         let first = append("a", Expected::Exact(3));
         let batch = batch(std::slice::from_ref(&first));
-        assert!(batch.accepts(&append("a", Expected::Any)));
-        assert!(batch.accepts(&append("b", Expected::Empty)));
-        assert!(!batch.accepts(&append("a", Expected::Exact(4))));
-        assert!(!batch.accepts(&append("a", Expected::Empty)));
-        assert!(!batch.accepts(&Append::new("c".parse().unwrap(), first.events)));
+        assert!(accepts(&batch, &append("a", Expected::Any)));
+        assert!(accepts(&batch, &append("b", Expected::Empty)));
+        assert!(!accepts(&batch, &append("a", Expected::Exact(4))));
+        assert!(!accepts(&batch, &append("a", Expected::Empty)));
+        assert!(!accepts(&batch, &Append::new("c".parse().unwrap(), first.events)));
     }
 
     #[test]
@@ -228,14 +261,43 @@ mod tests {
         };
         let any = |stream: &str| append(stream, Expected::Any);
         let batch = batch(&[any("runs/a"), ended("runs/a"), ended("orders/a")]);
-        assert!(!batch.accepts(&any("runs/a")));
-        assert!(batch.accepts(&any("runs/b")) && batch.accepts(&any("orders/a")));
+        assert!(!accepts(&batch, &any("runs/a")));
+        assert!(accepts(&batch, &any("runs/b")) && accepts(&batch, &any("orders/a")));
     }
 
     #[test]
     fn should_limit_the_number_of_appends() {
         let appends: Vec<Append> = (0..MAX_APPENDS).map(|_| append("a", Expected::Any)).collect();
-        assert!(!batch(&appends).accepts(&append("a", Expected::Any)));
+        assert!(!accepts(&batch(&appends), &append("a", Expected::Any)));
+    }
+
+    /// An append with this many bytes of metadata.
+    fn described(stream: &str, bytes: usize) -> Append {
+        let mut append = append(stream, Expected::Any);
+        Arc::make_mut(&mut append.events[0].metadata).tracestate = Some("x".repeat(bytes).into());
+        append
+    }
+
+    #[test]
+    fn should_limit_the_bytes_of_payloads_and_metadata() {
+        const MIB: usize = 1024 * 1024;
+        let batch = batch(&[described("a", 5 * MIB)]);
+        assert!(accepts(&batch, &described("b", MIB)));
+        assert!(!accepts(&batch, &described("b", 5 * MIB)));
+    }
+
+    #[test]
+    fn should_refuse_a_statement_that_is_too_long_to_be_sent() {
+        let mut long = described("a", 1000);
+        long.events.push(described("a", 3000).events.remove(0));
+        let batch = batch(std::slice::from_ref(&long));
+        assert!(batch.check_length(1000).is_ok());
+        assert!(batch.check_length_within(1000, 6000).is_ok());
+        let error = batch.check_length_within(1000, 5000).unwrap_err();
+        let StoreError::TooLarge { id, bytes, limit } = error else { panic!("{error}") };
+        assert_eq!(id, long.events[1].id);
+        assert!(bytes > 3000 && limit < 3000, "{bytes} bytes, at most {limit}");
+        assert_eq!(batch.check_length(usize::MAX).unwrap_err().code(), "EVENT_TOO_LARGE");
     }
 
     #[test]

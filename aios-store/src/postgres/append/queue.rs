@@ -202,7 +202,7 @@ impl BatchBuilder {
 
     /// Adds an append to the batch, or keeps it for the next one.
     fn add(&mut self, append: Pending) {
-        if self.pending.batch.accepts(&append.valid.append) {
+        if self.pending.batch.accepts(&append.valid) {
             self.pending.push(append);
         } else {
             self.next = Some(append);

@@ -18,7 +18,7 @@ impl AppendArguments {
     ///
     /// # Errors
     ///
-    /// If the changes of the read models cannot be serialised to JSON.
+    /// If the changes of the read models cannot be serialised to JSON, or the call would be too long.
     ///
     /// The versions of the events are computed here, from the cached heads.
     pub(crate) fn known_statement(
@@ -47,7 +47,7 @@ impl AppendArguments {
             .bind(self.metadata.column())
             .bind(shards)
             .bind(epochs)
-            .bind(self.changes()?)
+            .bind(self.changes(batch)?)
             .bind(heads.expirations))
     }
 
@@ -63,7 +63,7 @@ impl AppendArguments {
     ///
     /// # Errors
     ///
-    /// If the changes of the read models cannot be serialised to JSON.
+    /// If the changes of the read models cannot be serialised to JSON, or the call would be too long.
     pub(crate) fn statement(
         &self,
         sql: Sql,
@@ -92,7 +92,7 @@ impl AppendArguments {
             .bind(&self.timestamps)
             .bind(&self.payloads)
             .bind(self.metadata.column())
-            .bind(self.changes()?)
+            .bind(self.changes(batch)?)
             .bind(&hints.ids)
             .bind(&hints.heads)
             .bind(hints.expirations)
@@ -100,8 +100,11 @@ impl AppendArguments {
     }
 
     /// The changes of the read models as JSON; `None` if there are none.
-    fn changes(&self) -> sqlx::Result<Option<String>> {
-        self.changes.to_json().map_err(|error| sqlx::Error::Encode(error.into()))
+    fn changes(&self, batch: &Batch) -> sqlx::Result<Option<String>> {
+        let changes = self.changes.to_json().map_err(|error| sqlx::Error::Encode(error.into()))?;
+        let bytes = changes.as_ref().map_or(0, String::len);
+        batch.check_length(bytes).map_err(|error| sqlx::Error::Encode(error.into()))?;
+        Ok(changes)
     }
 }
 

@@ -22,4 +22,11 @@ impl ValidAppend {
         let metadata = validate_append(&append, limit)?;
         Ok(Self { append, metadata })
     }
+
+    /// The bytes of each event's payload and metadata, as they are written.
+    pub(crate) fn sizes(&self) -> impl Iterator<Item = usize> {
+        self.append.events.iter().zip(&self.metadata).map(|(event, metadata)| {
+            event.payload.as_str().len() + metadata.as_ref().map_or(0, String::len)
+        })
+    }
 }

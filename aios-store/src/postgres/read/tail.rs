@@ -15,7 +15,7 @@ use crate::postgres::append::{AppendResults, Batch};
 /// Maximum number of events.
 const MAX_EVENTS: usize = 4096;
 
-/// Maximum total size of the payloads, in bytes.
+/// Maximum total size of payloads and metadata, in bytes.
 const MAX_BYTES: usize = 4 * 1024 * 1024;
 
 /// How long events are served after the last append, and kept after the last read. It has to be short,
@@ -34,8 +34,9 @@ pub(crate) struct Tail(Arc<Mutex<Events>>);
 /// The cached events, with consecutive positions.
 #[derive(Default)]
 struct Events {
-    events: VecDeque<RecordedEvent>,
-    /// Sum of the payloads.
+    /// Each with the size of its payload and metadata.
+    events: VecDeque<(RecordedEvent, usize)>,
+    /// Sum of the sizes.
     bytes: usize,
     /// When the last batch came.
     pushed_at: Option<Duration>,
@@ -51,9 +52,11 @@ impl Tail {
             tail.clear();
             return;
         }
-        for ((append, _), result) in batch.appends().zip(results) {
+        for (valid, result) in batch.valid().iter().zip(results) {
             match result {
-                Ok(appended) => recorded(append, *appended).for_each(|event| tail.push(event)),
+                Ok(appended) => recorded(&valid.append, *appended)
+                    .zip(valid.sizes())
+                    .for_each(|(event, bytes)| tail.push(event, bytes)),
                 Err(_) => tail.clear(),
             }
         }
@@ -77,25 +80,26 @@ impl Tail {
         if !is_fresh(tail.pushed_at, now) {
             return None;
         }
-        let first = tail.events.front()?.position;
+        let first = tail.events.front()?.0.position;
         let start = usize::try_from(after.checked_add(1)?.checked_sub(first)?).ok()?;
         let end = start.checked_add(limit)?;
-        (end <= tail.events.len()).then(|| tail.events.range(start..end).cloned().collect())
+        (end <= tail.events.len())
+            .then(|| tail.events.range(start..end).map(|(event, _)| event.clone()).collect())
     }
 }
 
 impl Events {
     /// Adds the next event. A gap before it empties the cache; the oldest events leave when it is
     /// full.
-    fn push(&mut self, event: RecordedEvent) {
-        if self.events.back().is_some_and(|last| last.position + 1 != event.position) {
+    fn push(&mut self, event: RecordedEvent, bytes: usize) {
+        if self.events.back().is_some_and(|(last, _)| last.position + 1 != event.position) {
             self.clear();
         }
-        self.bytes += bytes(&event);
-        self.events.push_back(event);
+        self.bytes += bytes;
+        self.events.push_back((event, bytes));
         while self.events.len() > MAX_EVENTS || self.bytes > MAX_BYTES {
-            let Some(first) = self.events.pop_front() else { return };
-            self.bytes -= bytes(&first);
+            let Some((_, first)) = self.events.pop_front() else { return };
+            self.bytes -= first;
         }
     }
 
@@ -109,11 +113,6 @@ impl Events {
 /// Whether a time is recent enough for the cache to be used.
 fn is_fresh(at: Option<Duration>, now: Duration) -> bool {
     at.is_some_and(|at| now <= at + TIME_TO_LIVE)
-}
-
-/// Size of a payload.
-fn bytes(recorded: &RecordedEvent) -> usize {
-    recorded.event.payload.as_str().len()
 }
 
 /// Returns the events of an append as stored. `last` is the version and position of the last one.
@@ -141,10 +140,19 @@ mod tests {
     }
 
     fn push(tail: &Tail, events: usize, last: u64) {
-        let event = || Event::new("orders.order.placed".parse().unwrap(), "test", &1).unwrap();
+        push_described(tail, events, last, "");
+    }
+
+    /// Pushes events with a text in their metadata.
+    fn push_described(tail: &Tail, events: usize, last: u64, text: &str) {
+        let event = || {
+            let mut event = Event::new("orders.order.placed".parse().unwrap(), "test", &1).unwrap();
+            Arc::make_mut(&mut event.metadata).tracestate = Some(text.into());
+            event
+        };
         let mut batch = Batch::default();
         let append = Append::new("a".parse().unwrap(), (0..events).map(|_| event()).collect());
-        batch.push(ValidAppend::new(append, 100).unwrap());
+        batch.push(ValidAppend::new(append, MAX_BYTES).unwrap());
         tail.push(
             &batch,
             &vec![Ok(Appended { version: last, position: last, repeated: false })],
@@ -201,5 +209,14 @@ mod tests {
         assert_eq!(positions(&tail, 5000 - 4095, 1), Some(vec![906]));
         assert!(tail.page(5000, 1, now() + TIME_TO_LIVE).is_some());
         assert!(tail.page(5000, 1, now() + TIME_TO_LIVE * 2).is_none());
+    }
+
+    #[test]
+    fn should_limit_the_bytes_of_payloads_and_metadata() {
+        let tail = followed();
+        let text = "x".repeat(MAX_BYTES / 2);
+        (1..=2).for_each(|position| push_described(&tail, 1, position, &text));
+        assert_eq!(positions(&tail, 0, 1), None);
+        assert_eq!(positions(&tail, 1, 1), Some(vec![2]));
     }
 }

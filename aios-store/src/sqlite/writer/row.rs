@@ -10,7 +10,7 @@ use crate::validation::validate_append;
 
 /// Weight of a call in addition to the bytes of its events.
 ///
-/// It stands for what a call costs in addition to its payloads, so that many small calls fill a
+/// It stands for what a call costs in addition to its payloads and metadata, so that many small calls fill a
 /// transaction too.
 pub(super) const CALL_WEIGHT: usize = 1024;
 
@@ -51,7 +51,27 @@ impl Prepared {
 
     /// Approximate size in bytes.
     pub(crate) fn weight(&self) -> usize {
-        let payloads = self.rows.iter().map(|row| row.recorded.event.payload.as_str().len());
-        CALL_WEIGHT + payloads.sum::<usize>()
+        let sizes = self.rows.iter().map(|row| {
+            let metadata = row.metadata.as_ref().map_or(0, String::len);
+            row.recorded.event.payload.as_str().len() + metadata
+        });
+        CALL_WEIGHT + sizes.sum::<usize>()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use aios_core::event::Event;
+
+    use super::*;
+
+    #[test]
+    fn should_weigh_payloads_and_metadata() {
+        let mut event = Event::new("orders.order.placed".parse().unwrap(), "test", &1).unwrap();
+        Arc::make_mut(&mut event.metadata).tracestate = Some("x".repeat(1000).into());
+        let append = Append::new("a".parse().unwrap(), vec![event]);
+        assert!(Prepared::new(append, 2000).unwrap().weight() > CALL_WEIGHT + 1000);
     }
 }
