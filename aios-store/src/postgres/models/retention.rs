@@ -13,11 +13,7 @@ use sqlx::Row;
 use uuid::Uuid;
 
 use crate::{
-    postgres::{
-        PostgresStore,
-        connection::Statement,
-        nul::{escape, unescape},
-    },
+    postgres::{PostgresStore, connection::Statement},
     retention::{ExpiredEvents, Retention, names},
     rows::Key,
 };
@@ -75,13 +71,13 @@ impl PostgresStore {
         policy.expire(self, &**self.0.database.clock(), what).await
     }
 
-    /// The names of a page of streams, as they are stored.
+    /// The names of a page of streams. Unlike texts in read models, names are stored unescaped.
     async fn page_of_streams(&self, page: &ExpirePage) -> Result<Vec<String>, StoreError> {
         let operation = "find old streams";
         let database = &self.0.database;
         let (after, end) = names(page);
         let query = Statement::new(database.schema().fill(STREAMS_PAGE))
-            .bind(escape(after))
+            .bind(after)
             .bind(end)
             .bind(i32::from(page.limit));
         let rows = database.fetch_all(operation, query).await?;
@@ -92,10 +88,7 @@ impl PostgresStore {
     /// Removes the expired ones of these streams. Passes the run that each belongs to, which the
     /// server can't derive from the name.
     async fn expire_named(&self, page: &ExpirePage, names: Vec<String>) -> Result<u64, StoreError> {
-        let run = |name: &String| {
-            let name = unescape(name.clone());
-            page.what.run_of(&name).and_then(Key::of).map(|key| key.uuid)
-        };
+        let run = |name: &String| page.what.run_of(name).and_then(Key::of).map(|key| key.uuid);
         let runs: Vec<Option<Uuid>> = names.iter().map(run).collect();
         let database = &self.0.database;
         let query = Statement::new(database.schema().fill(EXPIRE_STREAMS))
@@ -131,7 +124,7 @@ impl PostgresStore {
 impl Maintenance for PostgresStore {
     async fn expire(&self, page: &ExpirePage) -> Result<Expired, StoreError> {
         let names = self.page_of_streams(page).await?;
-        let Some(next) = names.last().cloned().map(unescape) else { return Ok(Expired::default()) };
+        let Some(next) = names.last().cloned() else { return Ok(Expired::default()) };
         Ok(Expired { removed: self.expire_named(page, names).await?, next: Some(next) })
     }
 }
