@@ -22,8 +22,6 @@ const DELIVERED: &str = "x-aios-delivered";
 const MAX_REASON: usize = 8 << 10;
 /// Number of unsuccessful deliveries, counted by quorum queues.
 const DELIVERY_COUNT: &str = "x-delivery-count";
-/// Further routing keys, which the server strips ("sender-selected distribution").
-const FURTHER_KEYS: &str = "BCC";
 
 /// The delivery history of an event.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -70,11 +68,6 @@ impl DeliveryHistory {
             headers.insert(REASON.into(), long(truncate(reason, MAX_REASON)));
         }
     }
-}
-
-/// Makes the exchange also route by this key.
-pub(super) fn add_key(headers: &mut FieldTable, key: String) {
-    headers.insert(FURTHER_KEYS.into(), AMQPValue::FieldArray(vec![long(key)].into()));
 }
 
 /// A text that needs no more than 255 bytes; a longer one is truncated.

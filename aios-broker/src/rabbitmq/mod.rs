@@ -1,13 +1,15 @@
 //! A broker on RabbitMQ 3.10 and later: moves events between processes and machines.
 //!
-//! All events go through one topic exchange. A group or mailbox is a quorum queue with a queue for
-//! its dead letters; events that are retried wait in delay queues. Publishing and consuming have a
+//! Events go to groups through one topic exchange, and to mailboxes through the default exchange. A
+//! group or mailbox is a quorum queue with a queue for its dead letters; events that are retried wait
+//! in delay queues. Publishing and consuming have a
 //! connection each. Failed connections, channels and consumers are replaced.
 //!
 //! # On the server
 //!
 //! Names begin with the [prefix](RabbitMqOptions::with_prefix), `aios` by default. All of it is declared
-//! when it is first needed, so the user needs the permission to configure these names.
+//! when it is first needed, so the user needs the permission to configure, write and read these names,
+//! and to write to the default exchange, `amq.default`.
 //!
 //! | name | is |
 //! |---|---|

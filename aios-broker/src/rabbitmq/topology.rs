@@ -19,10 +19,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use aios_core::{
-    broker::{Address, BrokerError, Lifetime, Mailbox, Subscription},
-    event::Pattern,
-};
+use aios_core::broker::{Address, BrokerError, Lifetime, Subscription};
 use lapin::{
     Channel, Connection, ExchangeKind, Queue,
     options::{ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions},
@@ -44,7 +41,7 @@ const FORGET: Duration = Duration::from_secs(3600);
 /// The argument with the time after which an unused queue is deleted.
 const EXPIRES: &str = "x-expires";
 
-/// The exchange that all events go through.
+/// The exchange through which events go to groups.
 pub(super) fn exchange(prefix: &str) -> String {
     format!("{prefix}.events")
 }
@@ -65,13 +62,7 @@ pub(super) fn dead_queue(prefix: &str, address: &Address) -> String {
     }
 }
 
-/// The routing key of a mailbox. It has as many segments as an event type, and no pattern can name
-/// any of them, so only patterns that match every type match it.
-pub(super) fn mailbox_key(mailbox: &Mailbox) -> String {
-    format!("@.@{}.@", mailbox.as_str().replace('.', "/"))
-}
-
-/// Declares the exchange of all events on a channel.
+/// Declares the exchange of the groups on a channel.
 pub(super) async fn declare_exchange(link: &Link, channel: &Channel) -> Result<(), BrokerError> {
     let options = ExchangeDeclareOptions { durable: true, ..Default::default() };
     let name = short(&exchange(&link.options.prefix));
@@ -128,7 +119,8 @@ pub(super) async fn restore_bindings(
     bind_all(link, &channel, subscription).await
 }
 
-/// Binds the queue of a subscription to its patterns, or to the key of its mailbox.
+/// Binds the queue of a group to its patterns. They have the syntax and meaning of AMQP's topic
+/// exchanges. A mailbox has no patterns: the default exchange routes to it by the name of its queue.
 async fn bind_all(
     link: &Link,
     channel: &Channel,
@@ -138,8 +130,8 @@ async fn bind_all(
     let prefix = &link.options.prefix;
     let queue = queue(prefix, address);
     let exchange = exchange(prefix);
-    for key in binding_keys(address, &subscription.patterns) {
-        let bound = bind(link, channel, &queue, &exchange, &key).await;
+    for pattern in &subscription.patterns {
+        let bound = bind(link, channel, &queue, &exchange, pattern.as_str()).await;
         bound.map_err(|error| about(address, error))?;
     }
     Ok(())
@@ -235,15 +227,6 @@ pub(super) async fn declare_queue(
     within(clock, after, "declare a queue", declared).await
 }
 
-/// The keys that a queue is bound to. Patterns have the syntax and meaning of AMQP's topic
-/// exchanges.
-fn binding_keys(address: &Address, patterns: &[Pattern]) -> Vec<String> {
-    match address {
-        Address::Group(_) => patterns.iter().map(|pattern| pattern.as_str().to_owned()).collect(),
-        Address::Mailbox(mailbox) => vec![mailbox_key(mailbox)],
-    }
-}
-
 /// The arguments of the queue of a group or mailbox.
 fn arguments(link: &Link, address: &Address, lifetime: Lifetime, dead: &str) -> FieldTable {
     let mut arguments = match lifetime {
@@ -289,13 +272,14 @@ fn millis(duration: Duration) -> AMQPValue {
 
 #[cfg(test)]
 mod tests {
+    use aios_core::broker::Mailbox;
+
     use super::*;
 
     #[test]
     fn should_keep_names_within_what_amqp_takes() {
         let longest = Mailbox::new("m".repeat(200)).unwrap();
         let prefix = "p".repeat(20);
-        assert!(dead_queue(&prefix, &longest.clone().into()).len() <= 255);
-        assert!(mailbox_key(&longest).len() <= 255);
+        assert!(dead_queue(&prefix, &longest.into()).len() <= 255);
     }
 }

@@ -1,4 +1,10 @@
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::Duration,
+};
 
 use aios_broker::rabbitmq::{RabbitMqBroker, RabbitMqOptions};
 use aios_core::{
@@ -11,17 +17,30 @@ use async_trait::async_trait;
 /// Small, so that the suite need not publish megabytes to have an event refused.
 const MAX_EVENT_BYTES: usize = 2 << 20;
 
-struct RabbitMqFixture(Option<&'static RabbitMqServer>);
+/// Cases share the server. Each has a prefix of its own.
+struct RabbitMqFixture {
+    server: Option<&'static RabbitMqServer>,
+    prefix: String,
+}
+
+impl RabbitMqFixture {
+    fn new() -> Self {
+        static CASES: AtomicU32 = AtomicU32::new(0);
+        let prefix = format!("case{}", CASES.fetch_add(1, Ordering::Relaxed));
+        Self { server: RabbitMqServer::shared(), prefix }
+    }
+}
 
 #[async_trait]
 impl BrokerFixture for RabbitMqFixture {
     fn is_there(&self) -> bool {
-        self.0.is_some()
+        self.server.is_some()
     }
 
     async fn connect(&self) -> Result<Arc<dyn Broker>, BrokerError> {
-        let url = self.0.map(RabbitMqServer::url).unwrap();
+        let url = self.server.map(RabbitMqServer::url).unwrap();
         let options = RabbitMqOptions::new(url)
+            .with_prefix(&self.prefix)
             .with_max_event_bytes(MAX_EVENT_BYTES)
             .with_operation_timeout(Duration::from_secs(45));
         Ok(Arc::new(RabbitMqBroker::connect_with(options).await?))
@@ -53,4 +72,4 @@ impl BrokerFixture for RabbitMqFixture {
     }
 }
 
-aios_core::broker_conformance!(RabbitMqFixture(RabbitMqServer::shared()));
+aios_core::broker_conformance!(RabbitMqFixture::new());

@@ -30,7 +30,7 @@ use self::{
     confirm::ConfirmTask,
     outgoing::{Answers, Job, SizeLimit, properties},
 };
-use super::{connection::Link, headers::add_key, topology};
+use super::{connection::Link, topology};
 
 pub(crate) use self::outgoing::Outgoing;
 
@@ -69,24 +69,25 @@ impl Publisher {
 
     /// Publishes the events of a caller.
     ///
-    /// An event may need two messages; see `encode`. Both are sent together, and its answer is `Ok`
-    /// only if both are confirmed.
+    /// An event with a mailbox is sent as two messages; see `encode`. Its answer is `Ok` only if both
+    /// are confirmed.
     pub(super) async fn publish(&self, batch: Vec<Publish>) -> Vec<Result<(), BrokerError>> {
-        let mut copies = Vec::new();
+        let mut addressed = Vec::new();
         let mut encoded = Vec::with_capacity(batch.len());
         for (index, publish) in batch.into_iter().enumerate() {
-            let (first, copy) = self.encode(publish);
-            copies.extend(copy.map(|copy| (index, copy)));
-            encoded.push(first);
+            encoded.push(self.encode(publish).map(|(to_groups, to_mailbox)| {
+                addressed.extend(to_mailbox.map(|outgoing| (index, outgoing)));
+                to_groups
+            }));
         }
         let count = encoded.len();
-        let (indexes, copies): (Vec<usize>, Vec<Outgoing>) = copies.into_iter().unzip();
-        encoded.extend(copies.into_iter().map(Ok));
+        let (indexes, addressed): (Vec<usize>, Vec<Outgoing>) = addressed.into_iter().unzip();
+        encoded.extend(addressed.into_iter().map(Ok));
         let mut answers = self.send(encoded).await;
-        let of_copies = answers.split_off(count.min(answers.len()));
-        for (index, answer) in indexes.into_iter().zip(of_copies) {
-            if let (Some(first @ Ok(())), Err(error)) = (answers.get_mut(index), answer) {
-                *first = Err(error);
+        let of_mailboxes = answers.split_off(count.min(answers.len()));
+        for (index, answer) in indexes.into_iter().zip(of_mailboxes) {
+            if let Some(of_groups) = answers.get_mut(index) {
+                *of_groups = joint(of_groups.clone(), answer);
             }
         }
         answers
@@ -145,36 +146,30 @@ impl Publisher {
         Ok(())
     }
 
-    /// Builds the messages of an event. An event that requires its mailbox is sent to the mailbox
-    /// alone, with a copy to the groups, because the server only reports that no queue received a
-    /// message, not that one of several did not.
-    fn encode(&self, publish: Publish) -> (Result<Outgoing, BrokerError>, Option<Outgoing>) {
+    /// Builds the messages of an event: one for the groups and, if it has a mailbox, one for its
+    /// queue alone. The server only reports that no queue received a message, not that one of several
+    /// did not. No pattern of a group can match the second one, because it goes through another
+    /// exchange.
+    fn encode(&self, publish: Publish) -> Result<(Outgoing, Option<Outgoing>), BrokerError> {
         let Publish { event, to, require_route } = publish;
-        let body = match self.body(&event) {
-            Ok(body) => body,
-            Err(error) => return (Err(error), None),
-        };
-        let outgoing = |routing_key, body, headers, require_route| Outgoing {
-            exchange: topology::exchange(&self.link.options.prefix),
-            routing_key,
+        let body = self.body(&event)?;
+        let prefix = &self.link.options.prefix;
+        let id = event.id.to_string();
+        let to_mailbox = to.map(|mailbox| {
+            let queue = topology::queue(prefix, &mailbox.into());
+            let event_type = Some(event.event_type.to_string());
+            let outgoing = Outgoing::to_queue(&queue, body.clone(), &id, FieldTable::default());
+            Outgoing { event_type, require_route, ..outgoing }
+        });
+        let to_groups = Outgoing {
+            exchange: topology::exchange(prefix),
+            routing_key: event.event_type.to_string(),
             body,
-            properties: properties(&event.id.to_string(), headers),
+            properties: properties(&id, FieldTable::default()),
             event_type: None,
-            require_route,
+            require_route: require_route && to_mailbox.is_none(),
         };
-        let group_key = event.event_type.as_str().to_owned();
-        let mut headers = FieldTable::default();
-        match to.as_ref().map(topology::mailbox_key) {
-            Some(key) if require_route => {
-                let copy = outgoing(group_key.clone(), body.clone(), headers.clone(), false);
-                let event_type = Some(group_key);
-                let addressed = Outgoing { event_type, ..outgoing(key, body, headers, true) };
-                return (Ok(addressed), Some(copy));
-            }
-            Some(key) => add_key(&mut headers, key),
-            None => {}
-        }
-        (Ok(outgoing(group_key, body, headers, require_route)), None)
+        Ok((to_groups, to_mailbox))
     }
 
     /// Encodes an event, and checks its size against the option and against the limit of the
@@ -192,6 +187,21 @@ impl Publisher {
             true => Err(BrokerError::TooLarge { bytes, limit }),
             false => Ok(body.into_bytes()),
         }
+    }
+}
+
+/// The answer for an event that was sent as two messages. An error that would come again if the event
+/// was published again takes precedence.
+fn joint(
+    of_groups: Result<(), BrokerError>,
+    of_mailbox: Result<(), BrokerError>,
+) -> Result<(), BrokerError> {
+    match (of_groups, of_mailbox) {
+        (Ok(()), of_mailbox) => of_mailbox,
+        (Err(error), Err(lasting)) if error.is_retryable() && !lasting.is_retryable() => {
+            Err(lasting)
+        }
+        (of_groups, _) => of_groups,
     }
 }
 

@@ -24,7 +24,7 @@ const PERSISTENT: u8 = 2;
 pub(crate) struct Outgoing {
     /// Empty for the default exchange, which routes by the name of a queue.
     pub(crate) exchange: String,
-    /// Type of the event, address of a mailbox, or name of a queue.
+    /// Type of the event, or name of a queue.
     pub(super) routing_key: String,
     /// The envelope as JSON.
     pub(crate) body: Vec<u8>,

@@ -1,7 +1,10 @@
 //! Mailboxes.
 
 use super::{Capability, Harness};
-use crate::broker::{Publish, Subscription};
+use crate::{
+    broker::{Publish, Subscription},
+    event::Pattern,
+};
 
 /// One publish reaches the mailbox and every group.
 pub async fn should_reach_a_mailbox_beside_the_groups(harness: Harness<'_>) {
@@ -50,6 +53,34 @@ pub async fn should_require_the_mailbox_that_is_named(harness: Harness<'_>) {
     assert_eq!(error.code(), "UNROUTABLE");
     assert!(error.to_string().contains("thing.happened"), "{error}");
     assert_eq!(reader.numbers(2).await, [1, 3]);
+}
+
+/// A group that gets every event is not a route for an event that requires a mailbox either, and gets
+/// an event once, even if it also goes to a mailbox.
+pub async fn should_keep_mailboxes_apart_from_a_group_of_all_types(harness: Harness<'_>) {
+    if harness.lacks(Capability::RequiredRoute) {
+        return;
+    }
+    let all = Subscription::group(harness.group("audit"), [Pattern::all()]);
+    let mut audit = harness.subscribe(all).await;
+    let mut reader = harness.subscribe(Subscription::mailbox(harness.mailbox("m"))).await;
+    let publish = |name: &str, number| {
+        Publish::new(harness.event("thing.happened", number)).with_mailbox(harness.mailbox(name))
+    };
+    let answers = harness.try_publish(vec![publish("none", 0).with_required_route()]).await;
+    assert_eq!(answers[0].as_ref().unwrap_err().code(), "UNROUTABLE");
+    let batch = vec![publish("m", 1).with_required_route(), publish("m", 2), publish("m", 3)];
+    let answers = harness.try_publish(batch).await;
+    assert!(answers.iter().all(Result::is_ok), "{answers:?}");
+    assert_eq!(reader.numbers(3).await, [1, 2, 3]);
+    reader.none().await;
+    let mut audited = Vec::new();
+    while audited.len() < 3 {
+        // Whether groups get an event that is refused is not specified.
+        audited.extend(audit.numbers(1).await.into_iter().filter(|number| *number > 0));
+    }
+    assert_eq!(audited, [1, 2, 3]);
+    audit.none().await;
 }
 
 /// Mailboxes are distinguished by every character of their names.

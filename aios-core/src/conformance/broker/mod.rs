@@ -9,7 +9,8 @@
 //! }
 //! ```
 //!
-//! Cases share only the broker: each has its own groups, mailboxes and event types.
+//! Each case has its own groups, mailboxes and event types. Fixtures may share a server, but not its
+//! events: one case has a group that gets events of every type.
 
 #![allow(
     clippy::unwrap_used,
@@ -140,6 +141,7 @@ macro_rules! broker_conformance {
                 should_reach_a_mailbox_beside_the_groups
                 should_count_a_mailbox_as_route
                 should_require_the_mailbox_that_is_named
+                should_keep_mailboxes_apart_from_a_group_of_all_types
                 should_keep_mailboxes_with_similar_names_apart
                 should_not_count_a_deleted_mailbox_as_a_route
                 should_let_one_reader_have_the_mailbox
