@@ -72,16 +72,25 @@ fn is_refused(error: &lapin::Error) -> bool {
 /// Names what was declared differently, or does not exist.
 ///
 /// The server closes a channel with the same codes for every object, so the caller says which one
-/// it asked for.
+/// it asked for. A queue whose node is down has the code of one that does not exist; the error of
+/// the server, which names the node, is kept then.
 pub(super) fn about(address: &Address, error: BrokerError) -> BrokerError {
     let address = address.clone();
     match reply(&error) {
         Some((AMQPSoftError::PRECONDITIONFAILED, difference)) => {
             BrokerError::Incompatible { address, difference }
         }
-        Some((AMQPSoftError::NOTFOUND, _)) => BrokerError::UnknownAddress { address },
+        Some((AMQPSoftError::NOTFOUND, text)) if !is_down(&text) => {
+            BrokerError::UnknownAddress { address }
+        }
         _ => error,
     }
+}
+
+/// Whether a queue exists, but the server can't reach it: a classic queue is on one node of a cluster.
+/// The text is `home node 'rabbit@a' of durable queue 'x' in vhost '/' is down or inaccessible`.
+fn is_down(text: &str) -> bool {
+    text.contains("home node") && text.contains("is down or inaccessible")
 }
 
 /// The code and text with which the server closed a channel.

@@ -90,7 +90,7 @@ pub(super) async fn declare(link: &Link, subscription: &Subscription) -> Result<
 
 /// Whether declaring again may succeed. An address is unknown if its queue was deleted between two
 /// requests.
-fn is_transient(error: &BrokerError) -> bool {
+pub(super) fn is_transient(error: &BrokerError) -> bool {
     error.is_retryable() || matches!(error, BrokerError::UnknownAddress { .. })
 }
 

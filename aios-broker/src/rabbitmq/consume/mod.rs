@@ -256,7 +256,7 @@ impl ConsumeTask {
             link.connection().await?;
             is_logged = is_logged || self.log_deletion().await;
             let error = match Session::open(link, subscription).await {
-                Err(error) if error.is_retryable() => error,
+                Err(error) if topology::is_transient(&error) => error,
                 result => return result,
             };
             warn(&error, "failed to consume; retrying");

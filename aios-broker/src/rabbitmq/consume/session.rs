@@ -100,7 +100,7 @@ impl Session {
         let deadline = options.clock.elapsed().saturating_add(options.connect_deadline);
         for attempt in 1.. {
             let error = match Self::open(link, subscription).await {
-                Err(error) if error.is_retryable() => error,
+                Err(error) if topology::is_transient(&error) => error,
                 result => return result,
             };
             let pause = options.reconnect_pause(attempt, rng.next());
