@@ -1,10 +1,13 @@
-//! Subscriptions that cannot consume again, because the server has begun to refuse their user.
+//! Subscriptions that cannot consume again, because the server has begun to refuse their user, and
+//! users who may not publish.
 
 use std::time::Duration;
 
 use aios_broker::rabbitmq::{RabbitMqBroker, RabbitMqOptions};
 use aios_core::{
-    broker::{Broker, Deliveries, Subscription},
+    Chain,
+    broker::{Broker, BrokerError, BrokerExt, Deliveries, Publish, Subscription},
+    event::Event,
     retry::Backoff,
 };
 use aios_tests::{log::Logged, rabbitmq::RabbitMqServer};
@@ -61,4 +64,44 @@ async fn should_end_a_subscription_that_waits_for_its_next_attempt() {
     timeout(SOON, failed).await.expect("an attempt fails");
     broker.close(SOON).await.unwrap();
     assert!(timeout(SOON, deliveries.next()).await.unwrap().is_none());
+}
+
+/// A broker of a user who may write only to the exchanges that match `exchanges`.
+async fn publisher(server: &RabbitMqServer, user: &str, exchanges: &str) -> RabbitMqBroker {
+    let _ = server.ctl(&["add_user", user, "password"]);
+    let _ = server.ctl(&["set_permissions", user, ".*", exchanges, ".*"]);
+    let url = server.url().replace("guest:guest", &format!("{user}:password"));
+    RabbitMqBroker::connect(&url).await.unwrap()
+}
+
+fn event() -> Publish {
+    Publish::new(Event::new("refused.thing.happened".parse().unwrap(), "test", &1).unwrap())
+}
+
+fn assert_refused(error: &BrokerError) {
+    let said = Chain(error).to_string();
+    assert!(!error.is_retryable() && said.contains("ACCESS_REFUSED"), "{error:?}");
+}
+
+#[tokio::test]
+async fn should_say_that_the_user_may_not_publish() {
+    let Some(server) = RabbitMqServer::shared() else { return };
+    let broker = publisher(server, "mute", "^$").await;
+    for _ in 0..2 {
+        assert_refused(&broker.publish_one(event()).await.unwrap_err());
+    }
+}
+
+/// Events for mailboxes go through the default exchange.
+#[tokio::test]
+async fn should_say_that_the_user_may_not_publish_to_mailboxes() {
+    let Some(server) = RabbitMqServer::shared() else { return };
+    let logged = Logged::here();
+    let broker = publisher(server, "broadcaster", r"^aios\.events$").await;
+    let addressed = event().with_mailbox("m".parse().unwrap()).with_required_route();
+    for _ in 0..2 {
+        assert_refused(&broker.publish_one(addressed.clone()).await.unwrap_err());
+    }
+    broker.publish_one(event()).await.unwrap();
+    assert!(!logged.lines(&["WARN", "ACCESS_REFUSED"]).is_empty());
 }

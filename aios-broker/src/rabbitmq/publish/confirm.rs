@@ -10,6 +10,7 @@
 //! | refuses it with a negative confirm | `Rejected` |
 //! | closes the channel because of a larger event | the event is sent again on the next channel |
 //! | closes the channel because of this event's size | `TooLarge` |
+//! | closes the channel because the user may not publish to this exchange | the error of the server |
 //! | loses the connection or the channel | `Uncertain`, at once |
 //! | is silent | `Timeout` of the publisher; the watchdog replaces the connection |
 //!
@@ -33,14 +34,19 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc, watch};
 
 use super::{
     outgoing::{Answers, Job, Outgoing, SizeLimit},
-    refusal::Oversize,
+    refusal::{Denied, Oversize},
 };
 use crate::{
-    rabbitmq::{connection::Link, error::within, headers::short, topology::declare_exchange},
+    rabbitmq::{
+        connection::Link,
+        error::{backend, warn, within},
+        headers::short,
+        topology::declare_exchange,
+    },
     rng::SplitMix64,
 };
 
-/// Minimum pause between two attempts to open a channel.
+/// Minimum pause between two attempts to open a channel, and pause after the server has closed one.
 const PAUSE: Duration = Duration::from_millis(100);
 
 /// The task that owns the publishing channel.
@@ -174,14 +180,22 @@ impl ConfirmTask {
                 }
             }
         }
-        self.again = in_flight.abandon(&self.size_limit);
+        let is_closed = !is_stuck && connection.status().connected();
+        let Abandoned { again, cause } = in_flight.abandon(&self.size_limit);
+        self.again = again;
+        if let Some(cause) = cause {
+            warn(&cause, "the server closed the channel for publishing; opening another one");
+        }
         if is_stuck {
             tracing::warn!(
                 "no event was confirmed although some are waiting; replacing the connection"
             );
             link.replace(connection);
-        } else if connection.status().connected() {
+        } else if is_closed {
             self.closures.send_modify(|closures| *closures += 1);
+            if self.again.is_empty() {
+                link.options.clock.sleep(PAUSE).await;
+            }
         }
         Some(())
     }
@@ -221,6 +235,14 @@ struct InFlight<'a> {
     returned: HashSet<u64>,
     /// Events that came back with the error that ended the channel.
     failed: Vec<(Unsent, lapin::Error)>,
+}
+
+/// The rest of a channel that is dead.
+struct Abandoned {
+    /// Events to be sent on the next channel.
+    again: Vec<Unsent>,
+    /// Why the server has closed the channel, if it did so and events were in flight.
+    cause: Option<BrokerError>,
 }
 
 /// An event to be sent, on any channel.
@@ -324,10 +346,11 @@ impl<'a> InFlight<'a> {
         }
     }
 
-    /// Handles a dead channel: the outcome of its events is unknown. But if one event was larger
-    /// than the server accepts, that event is rejected, and the others are returned, to be sent
-    /// again.
-    fn abandon(mut self, size_limit: &SizeLimit) -> Vec<Unsent> {
+    /// Handles a dead channel: the outcome of its events is unknown. But if the server closed it
+    /// because one event was larger than it accepts, that event is rejected, and the others are
+    /// returned, to be sent again. If the user may not publish to an exchange, the events for that
+    /// exchange get the error.
+    fn abandon(mut self, size_limit: &SizeLimit) -> Abandoned {
         let mut rest = Vec::new();
         self.take_ready(&mut rest);
         for Sent { number, confirmation } in rest {
@@ -341,20 +364,26 @@ impl<'a> InFlight<'a> {
             ticket.answer(Err(BrokerError::Uncertain));
         }
         let oversize = self.failed.iter().find_map(|(_, error)| Oversize::of(error));
+        let denied = self.failed.iter().find_map(|(_, error)| Denied::of(error));
+        let cause = self.failed.iter().find(|(_, error)| error.is_amqp_soft_error());
+        let cause = cause.map(|(_, error)| backend("take an event", error.clone()));
         let failed = self.failed.into_iter().map(|(unsent, _)| unsent);
         let Some(Oversize { limit }) = oversize else {
-            failed.for_each(|unsent| unsent.ticket.answer(Err(BrokerError::Uncertain)));
-            return Vec::new();
+            for Unsent { ticket, outgoing } in failed {
+                let is_denied = denied.as_ref().is_some_and(|denied| denied.concerns(&outgoing));
+                let error = cause.clone().filter(|_| is_denied);
+                ticket.answer(Err(error.unwrap_or(BrokerError::Uncertain)));
+            }
+            return Abandoned { again: Vec::new(), cause };
         };
         size_limit.learn(limit);
-        tracing::warn!(limit, "an event exceeds the size limit of the server");
         let (large, again): (Vec<_>, Vec<_>) =
             failed.partition(|unsent| unsent.outgoing.body.len() > limit);
         for Unsent { ticket, outgoing } in large {
             let bytes = outgoing.body.len();
             ticket.answer(Err(BrokerError::TooLarge { bytes, limit }));
         }
-        again
+        Abandoned { again, cause }
     }
 }
 
