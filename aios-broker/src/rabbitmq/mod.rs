@@ -28,7 +28,9 @@
 //! | released | the event returns to its queue. If the server would soon take it for poison, a copy with a fresh count is appended |
 //!
 //! A copy is confirmed before the original is acknowledged. A crash in between leaves both, so an event
-//! may come twice, and is never lost.
+//! may come twice, and is never lost. While the server blocks publishers, the caller of a settlement that
+//! needs a copy gets the error, and the process keeps the event until it can publish the copy, loses the
+//! channel, or closes.
 
 mod connection;
 mod consume;
@@ -213,14 +215,22 @@ impl Broker for RabbitMqBroker {
         let publisher = Arc::clone(&self.publisher);
         let delay_queues = Arc::clone(&self.delay_queues);
         let reporter = Arc::clone(&self.reporter);
-        let context =
-            SettlementContext { link, publisher, delay_queues, rng, subscription, reporter };
+        let draining = self.draining.subscribe();
+        let context = SettlementContext {
+            link,
+            publisher,
+            delay_queues,
+            rng,
+            subscription,
+            reporter,
+            draining: draining.clone(),
+        };
         let context = Arc::new(context);
         let inbox = Arc::new(Inbox::default());
         let task = ConsumeTask {
             context: Arc::clone(&context),
             inbox: Arc::clone(&inbox),
-            draining: self.draining.subscribe(),
+            draining,
             _alive: self.subscriptions.subscribe(),
         };
         tokio::spawn(task.run(first));

@@ -121,3 +121,29 @@ async fn should_refuse_more_attempts_than_the_delivery_limit() {
     assert!(matches!(error, BrokerError::InvalidConfiguration { .. }), "{error:?}");
     drop(broker.subscribe(with(3)).await.unwrap());
 }
+
+/// Before RabbitMQ 4.3, each return counts as an unsuccessful delivery.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn should_keep_a_failed_event_while_the_server_blocks_publishers() {
+    let Some(server) = RabbitMqServer::start() else { return };
+    let options = RabbitMqOptions::new(server.url())
+        .with_delivery_limit(5)
+        .with_publish_timeout(Duration::from_secs(1));
+    let broker = RabbitMqBroker::connect_with(options).await.unwrap();
+    let retry = RetryPolicy::fixed(3, Duration::from_secs(1));
+    let subscription = subscription("blocked").with_retry(retry);
+    let mut deliveries = broker.subscribe(subscription).await.unwrap();
+    let id = publish(&broker, "blocked").await;
+    let failed = next(&mut deliveries).await;
+    let _ = server.ctl(&["set_vm_memory_high_watermark", "0.00001"]);
+    failed.retry(None, "a failure").await.unwrap_err();
+    while let Ok(again) = timeout(Duration::from_secs(4), deliveries.next()).await {
+        again.unwrap().unwrap().retry(None, "another failure").await.unwrap_err();
+    }
+    let _ = server.ctl(&["set_vm_memory_high_watermark", "0.4"]);
+    let again = next(&mut deliveries).await;
+    assert_eq!((&again.event.id, again.attempt), (&id, 2));
+    again.ack().await.unwrap();
+    let letters = broker.dead_letters(&group("blocked").into()).await.unwrap();
+    assert_eq!(letters.list(10).await.unwrap(), []);
+}

@@ -2,23 +2,34 @@
 //!
 //! A retry and a dead letter are a copy in another queue, and then the acknowledgement of the
 //! original. The order makes an event survive a crash at any point; what may happen is that both
-//! exist. If the copy can't be published, the original is requeued after a short delay, and the
-//! caller of the settlement gets the error.
+//! exist. If the copy can't be published, the caller of the settlement gets the error, and:
+//!
+//! | cause | the original |
+//! |---|---|
+//! | the server blocks publishers, or does not confirm | is kept; the settlement is tried again with growing pauses, until the channel is lost or the broker closes. The prefetch limits how many are kept |
+//! | other errors | is requeued after a short delay |
+//!
+//! Requeuing them all would use up the server's delivery limit, which then makes them dead letters.
 //!
 //! An `UnsettledDelivery` that is dropped is returned to its queue. That also covers a handler that
 //! panics, and a settlement whose future is dropped in the middle.
 
 use std::{sync::Arc, time::Duration};
 
-use aios_core::broker::{Acknowledger, BrokerError, OnExhausted, Settlement, Subscription};
+use aios_core::{
+    Chain,
+    broker::{Acknowledger, BrokerError, OnExhausted, Settlement, Subscription},
+};
 use async_trait::async_trait;
 use lapin::{message::Delivery, types::FieldTable};
+use tokio::sync::watch;
 
-use super::session::Session;
+use super::{begun, session::Session};
 use crate::{
     rabbitmq::{
         connection::{Link, Reporter},
         delay_queues::DelayQueues,
+        error::warn,
         headers::DeliveryHistory,
         publish::{Outgoing, Publisher},
         topology,
@@ -44,6 +55,8 @@ pub(crate) struct SettlementContext {
     pub(crate) subscription: Subscription,
     /// Knows whether publishing is possible.
     pub(crate) reporter: Arc<Reporter>,
+    /// `true` when the broker is closing.
+    pub(crate) draining: watch::Receiver<bool>,
 }
 
 impl SettlementContext {
@@ -106,12 +119,12 @@ impl UnsettledDelivery {
         Self { context, session, raw, settled: false }
     }
 
-    /// Does what the settlement says.
-    async fn apply(&mut self, settlement: Settlement) -> Result<(), BrokerError> {
+    /// Does what the settlement says. May be called again after an error.
+    async fn apply(&mut self, settlement: &Settlement) -> Result<(), BrokerError> {
         match settlement {
-            Settlement::Ack => self.session.ack(self.raw.tag),
+            Settlement::Ack => self.ack(),
             Settlement::Release if self.is_returned_too_often() => self.requeue_fresh().await,
-            Settlement::Release => self.session.nack(self.raw.tag),
+            Settlement::Release => self.nack(),
             Settlement::DeadLetter { reason } => self.dead_letter(reason).await,
             Settlement::Retry { after, reason } => {
                 let attempt = self.raw.history.failures.saturating_add(1);
@@ -124,6 +137,18 @@ impl UnsettledDelivery {
         }
     }
 
+    /// Acknowledges the original.
+    fn ack(&mut self) -> Result<(), BrokerError> {
+        self.settled = true;
+        self.session.ack(self.raw.tag)
+    }
+
+    /// Returns the original to its queue.
+    fn nack(&mut self) -> Result<(), BrokerError> {
+        self.settled = true;
+        self.session.nack(self.raw.tag)
+    }
+
     /// Whether the server would soon count the event as poison although nothing failed: before
     /// RabbitMQ 4.3, releases count as unsuccessful deliveries.
     fn is_returned_too_often(&self) -> bool {
@@ -132,42 +157,34 @@ impl UnsettledDelivery {
 
     /// Publishes a copy, with a delivery count of 0, to the end of the queue.
     async fn requeue_fresh(&mut self) -> Result<(), BrokerError> {
-        self.replace(String::new(), self.queue()).await
+        let history = self.raw.history.clone();
+        self.replace(String::new(), self.queue(), history).await
     }
 
     /// Publishes a copy that returns to the queue after the delay, with one more failed attempt.
     async fn retry(&mut self, delay: Duration) -> Result<(), BrokerError> {
-        let now = self.context.link.options.clock.now();
-        self.raw.history.failures = self.raw.history.failures.saturating_add(1);
-        self.raw.history.first_failure.get_or_insert(now);
+        let history = self.failed();
         let SettlementContext { delay_queues, link, subscription, .. } = &*self.context;
-        match delay_queues.exchange(link, delay, subscription.lifetime).await {
-            Ok(exchange) => {
-                let replaced = self.replace(exchange, self.queue()).await;
-                if replaced.is_err() {
-                    // The exchange may have been deleted.
-                    self.context.delay_queues.forget();
-                }
-                replaced
-            }
-            Err(error) => self.requeue(error).await,
+        let exchange = delay_queues.exchange(link, delay, subscription.lifetime).await?;
+        let replaced = self.replace(exchange, self.queue(), history).await;
+        if replaced.is_err() {
+            // The exchange may have been deleted.
+            self.context.delay_queues.forget();
         }
+        replaced
     }
 
     /// Publishes a copy to the queue of dead letters, or only acknowledges the event if the
     /// subscription discards it.
-    async fn dead_letter(&mut self, reason: String) -> Result<(), BrokerError> {
+    async fn dead_letter(&mut self, reason: &str) -> Result<(), BrokerError> {
         if self.context.subscription.on_exhausted == OnExhausted::Discard {
-            return self.session.ack(self.raw.tag);
+            return self.ack();
         }
-        let now = self.context.link.options.clock.now();
-        self.raw.history.failures = self.raw.history.failures.saturating_add(1);
-        self.raw.history.first_failure.get_or_insert(now);
-        self.raw.history.reason = Some(reason);
+        let history = DeliveryHistory { reason: Some(reason.to_owned()), ..self.failed() };
         let context = Arc::clone(&self.context);
         let SettlementContext { link, subscription, .. } = &*context;
         let dead = topology::dead_queue(&link.options.prefix, &subscription.address);
-        let dead_lettered = self.replace(String::new(), dead).await;
+        let dead_lettered = self.replace(String::new(), dead, history).await;
         if matches!(dead_lettered, Err(BrokerError::Unroutable { .. })) {
             // The queue was deleted or has expired. Declare it before the event is redelivered.
             topology::declare(link, subscription).await?;
@@ -178,29 +195,72 @@ impl UnsettledDelivery {
         dead_lettered
     }
 
+    /// The history with one more failed attempt.
+    fn failed(&mut self) -> DeliveryHistory {
+        let now = self.context.link.options.clock.now();
+        let history = &mut self.raw.history;
+        history.first_failure.get_or_insert(now);
+        DeliveryHistory { failures: history.failures.saturating_add(1), ..history.clone() }
+    }
+
     /// Publishes a copy elsewhere, and acknowledges the original once the server has confirmed the
     /// copy. A crash in between leaves both.
-    async fn replace(&mut self, exchange: String, key: String) -> Result<(), BrokerError> {
+    async fn replace(
+        &mut self,
+        exchange: String,
+        key: String,
+        history: DeliveryHistory,
+    ) -> Result<(), BrokerError> {
         let mut headers = FieldTable::default();
-        self.raw.history.delivered = true;
-        self.raw.history.write(&mut headers);
-        let body = std::mem::take(&mut self.raw.body);
+        DeliveryHistory { delivered: true, ..history }.write(&mut headers);
+        let body = self.raw.body.clone();
         let mut outgoing = Outgoing::to_queue(&key, body, &self.raw.id, headers);
         outgoing.exchange = exchange;
-        match self.context.publish(outgoing).await {
-            Ok(()) => self.session.ack(self.raw.tag),
-            Err(error) => self.requeue(error).await,
-        }
+        self.context.publish(outgoing).await?;
+        self.ack()
     }
 
     /// Requeues an event that could not be settled, after a delay.
     ///
     /// Without the delay, an event that can't be settled would be delivered and fail as fast as the
     /// server can send it.
-    async fn requeue(&self, cause: BrokerError) -> Result<(), BrokerError> {
+    async fn requeue(&mut self) -> Result<(), BrokerError> {
         self.context.link.options.clock.sleep(SETTLE_RETRY_DELAY).await;
-        self.session.nack(self.raw.tag)?;
-        Err(cause)
+        self.nack()
+    }
+
+    /// Settles an event that could not be settled when it was tried first, unless its channel is lost
+    /// or the broker closes before.
+    async fn settle_later(mut self: Box<Self>, settlement: Settlement) {
+        let context = Arc::clone(&self.context);
+        let session = Arc::clone(&self.session);
+        let mut draining = context.draining.clone();
+        tokio::select! {
+            () = self.try_again(&settlement) => {}
+            () = context.link.lost(&session.connection) => {}
+            () = begun(&mut draining) => {}
+        }
+    }
+
+    /// Tries again until the event is settled or can't be.
+    async fn try_again(&mut self, settlement: &Settlement) {
+        let context = Arc::clone(&self.context);
+        for attempt in 1.. {
+            let options = &context.link.options;
+            options.clock.sleep(options.reconnect_pause(attempt, context.rng.next())).await;
+            if !self.session.is_alive() {
+                return;
+            }
+            match self.apply(settlement).await {
+                Err(error) if is_passing(&error) => {}
+                Err(error) if !self.settled => {
+                    warn(&error, "failed to settle an event; it will be redelivered");
+                    // If the channel is dead, the server has taken the event back already.
+                    return self.requeue().await.unwrap_or_default();
+                }
+                Ok(()) | Err(_) => return,
+            }
+        }
     }
 
     /// The queue that the delivery came from.
@@ -213,9 +273,20 @@ impl UnsettledDelivery {
 #[async_trait]
 impl Acknowledger for UnsettledDelivery {
     async fn settle(mut self: Box<Self>, settlement: Settlement) -> Result<(), BrokerError> {
-        let settled = self.apply(settlement).await;
-        self.settled = true;
-        settled
+        let Err(error) = self.apply(&settlement).await else { return Ok(()) };
+        if is_passing(&error) && self.session.is_alive() {
+            tracing::warn!(
+                address = %self.context.subscription.address,
+                event = self.raw.id,
+                code = error.code(),
+                error = %Chain(&error),
+                "an event can't be settled yet; it is kept, and tried again"
+            );
+            tokio::spawn(self.settle_later(settlement));
+        } else if !self.settled {
+            self.requeue().await?;
+        }
+        Err(error)
     }
 
     fn release(self: Box<Self>) {
@@ -226,6 +297,14 @@ impl Acknowledger for UnsettledDelivery {
             _ => drop(self),
         }
     }
+}
+
+/// Whether the server could not take a copy for now, so that the next attempt may succeed.
+fn is_passing(error: &BrokerError) -> bool {
+    matches!(
+        error,
+        BrokerError::Blocked { .. } | BrokerError::Timeout { .. } | BrokerError::Uncertain
+    )
 }
 
 /// Returns the deliveries that were not settled, or only partly.
