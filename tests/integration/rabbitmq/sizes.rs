@@ -50,6 +50,29 @@ async fn should_refuse_only_the_event_that_the_server_does_not_accept() {
     }
 }
 
+/// The channel is closed, and events are sent again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn should_keep_the_order_of_the_others() {
+    let limit = format!("max_message_size = {LIMIT}");
+    let Some(server) = RabbitMqServer::start_with(&[&limit]) else { return };
+    let broker = RabbitMqBroker::connect(&server.url()).await.unwrap();
+    let group = Subscription::group("sized".parse().unwrap(), ["sized.*.*".parse().unwrap()]);
+    let mut deliveries = broker.subscribe(group).await.unwrap();
+    let sized = |number: usize| publish(number, if number == 70 { LIMIT } else { 10 });
+    let answers = broker.publish((0..200).map(sized).collect()).await;
+    assert_eq!(answers.iter().filter(|answer| answer.is_err()).count(), 1);
+    let mut first = Vec::new();
+    while first.len() < 199 {
+        let delivery = timeout(SOON, deliveries.next()).await.unwrap().unwrap().unwrap();
+        let (number, _): (usize, String) = delivery.event.data().unwrap();
+        if !first.contains(&number) {
+            first.push(number);
+        }
+        delivery.ack().await.unwrap();
+    }
+    assert!(first.is_sorted(), "{first:?}");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn should_take_larger_events_from_a_server_that_was_set_to() {
     let limit = format!("max_message_size = {LIMIT}");

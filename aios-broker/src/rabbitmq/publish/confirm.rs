@@ -233,8 +233,17 @@ struct InFlight<'a> {
     waiting: HashMap<u64, Ticket>,
     /// Numbers of events that were routed nowhere and whose confirm has not come.
     returned: HashSet<u64>,
-    /// Events that came back with the error that ended the channel.
-    failed: Vec<(Unsent, lapin::Error)>,
+    /// Events that came back with the error that ended the channel, in any order.
+    failed: Vec<Failed>,
+}
+
+/// An event that was not confirmed before its channel ended.
+struct Failed {
+    /// The number under which it waited.
+    number: u64,
+    unsent: Unsent,
+    /// The error that ended the channel.
+    error: lapin::Error,
 }
 
 /// The rest of a channel that is dead.
@@ -334,7 +343,9 @@ impl<'a> InFlight<'a> {
                     let answer = answer(&ticket, &confirmation, unroutable);
                     ticket.answer(answer);
                 }
-                Err((error, outgoing)) => self.failed.push((Unsent { ticket, outgoing }, error)),
+                Err((error, outgoing)) => {
+                    self.failed.push(Failed { number, unsent: Unsent { ticket, outgoing }, error });
+                }
             }
         }
     }
@@ -357,17 +368,20 @@ impl<'a> InFlight<'a> {
             if let (Some(ticket), Err((error, outgoing))) =
                 (self.waiting.remove(&number), confirmation)
             {
-                self.failed.push((Unsent { ticket, outgoing }, error));
+                self.failed.push(Failed { number, unsent: Unsent { ticket, outgoing }, error });
             }
         }
         for ticket in self.waiting.into_values() {
             ticket.answer(Err(BrokerError::Uncertain));
         }
-        let oversize = self.failed.iter().find_map(|(_, error)| Oversize::of(error));
-        let denied = self.failed.iter().find_map(|(_, error)| Denied::of(error));
-        let cause = self.failed.iter().find(|(_, error)| error.is_amqp_soft_error());
-        let cause = cause.map(|(_, error)| backend("take an event", error.clone()));
-        let failed = self.failed.into_iter().map(|(unsent, _)| unsent);
+        // They are sent again in the order of their publishing.
+        self.failed.sort_unstable_by_key(|failed| failed.number);
+        let mut errors = self.failed.iter().map(|failed| &failed.error);
+        let cause = errors.find(|error| error.is_amqp_soft_error()).cloned();
+        let oversize = cause.as_ref().and_then(Oversize::of);
+        let denied = cause.as_ref().and_then(Denied::of);
+        let cause = cause.map(|error| backend("take an event", error));
+        let failed = self.failed.into_iter().map(|failed| failed.unsent);
         let Some(Oversize { limit }) = oversize else {
             for Unsent { ticket, outgoing } in failed {
                 let is_denied = denied.as_ref().is_some_and(|denied| denied.concerns(&outgoing));
