@@ -2,24 +2,30 @@
 //!
 //! A copy of a failed event is published to the exchange of its delay class, with the name of its
 //! own queue as routing key. The exchange is a fanout with one queue, so the routing key is kept
-//! for later. When the event expires there, the server dead-letters it to the default exchange,
-//! which delivers it to the queue that the key names.
+//! for later. When the event expires there, the server dead-letters it to an exchange that delivers it
+//! to the queue that the key names.
+//!
+//! **A queue that was deleted.** The server dead-letters the events of a delay queue at least once: it
+//! keeps those that no queue takes, and at 32 of them it stops, so that the events of all other queues
+//! would wait indefinitely. Therefore the events of a queue that is gone go to a queue of their own, which no
+//! process reads. An operator moves or purges them.
 
 use std::{collections::HashSet, time::Duration};
 
 use aios_core::broker::{BrokerError, Lifetime};
 use lapin::{
-    ExchangeKind,
-    options::ExchangeDeclareOptions,
+    Channel, ExchangeKind, Queue,
     types::{AMQPValue, FieldTable},
 };
 use parking_lot::Mutex;
 
 use super::{
     connection::Link,
-    error::within,
-    headers::{long, short, table},
-    topology::{bind, declare_queue},
+    headers::{long, table},
+    topology::{
+        bind, declare_due_exchange, declare_durable_exchange, declare_queue, due_exchange,
+        unclaimed,
+    },
 };
 
 /// Shortest and longest delay class, in milliseconds: 8 ms and 30 days.
@@ -75,30 +81,56 @@ async fn declare(
     lifetime: Lifetime,
 ) -> Result<(), BrokerError> {
     let (_connection, channel) = link.channel().await?;
-    let options = ExchangeDeclareOptions { durable: true, ..Default::default() };
-    let declared =
-        channel.exchange_declare(short(name), ExchangeKind::Fanout, options, FieldTable::default());
-    let clock = &*link.options.clock;
-    let after = link.options.operation_timeout;
-    within(clock, after, "declare an exchange", declared).await?;
-    let arguments = arguments(class, lifetime);
-    declare_queue(link, &channel, name, Lifetime::Durable, arguments).await?;
-    bind(link, &channel, name, name, "").await
+    if lifetime == Lifetime::Durable {
+        declare_due_exchange(link, &channel).await?;
+        declare_unclaimed(link, &channel).await?;
+    }
+    let arguments = arguments(&link.options.prefix, class, lifetime);
+    declare_with_exchange(link, &channel, name, arguments).await.map(drop)
 }
 
-/// The arguments of a delay queue. Expired events go to the default exchange, under the routing key
-/// with which they were published, which is the name of their queue.
-fn arguments(class: u64, lifetime: Lifetime) -> FieldTable {
+/// Declares the queue of the events whose own queue is gone, and logs if there are some.
+async fn declare_unclaimed(link: &Link, channel: &Channel) -> Result<(), BrokerError> {
+    let name = unclaimed(&link.options.prefix);
+    let arguments = table([("x-queue-type", long("quorum"))]);
+    let queue = declare_with_exchange(link, channel, &name, arguments).await?;
+    if queue.message_count() > 0 {
+        tracing::warn!(
+            queue = name,
+            events = queue.message_count(),
+            "events could not be retried, because their group or mailbox was deleted; move or purge them"
+        );
+    }
+    Ok(())
+}
+
+/// Declares a queue with an exchange of the same name, from which it gets everything.
+async fn declare_with_exchange(
+    link: &Link,
+    channel: &Channel,
+    name: &str,
+    arguments: FieldTable,
+) -> Result<Queue, BrokerError> {
+    let kind = ExchangeKind::Fanout;
+    declare_durable_exchange(link, channel, name, kind, FieldTable::default()).await?;
+    let queue = declare_queue(link, channel, name, Lifetime::Durable, arguments).await?;
+    bind(link, channel, name, name, "").await?;
+    Ok(queue)
+}
+
+/// The arguments of a delay queue. Expired events keep the routing key with which they were published,
+/// which is the name of their queue.
+fn arguments(prefix: &str, class: u64, lifetime: Lifetime) -> FieldTable {
     let millis = AMQPValue::LongLongInt(i64::try_from(class).unwrap_or(i64::MAX));
     match lifetime {
         Lifetime::Durable => table([
             ("x-queue-type", long("quorum")),
             ("x-message-ttl", millis),
-            ("x-dead-letter-exchange", long("")),
+            ("x-dead-letter-exchange", long(due_exchange(prefix))),
             ("x-dead-letter-strategy", long("at-least-once")),
             ("x-overflow", long("reject-publish")),
         ]),
-        // At-least-once would keep messages of deleted groups indefinitely.
+        // The events of temporary groups and mailboxes end with them.
         Lifetime::Temporary => table([
             ("x-queue-type", long("classic")),
             ("x-message-ttl", millis),

@@ -17,6 +17,8 @@
 //! | `aios.group.<group>`, `aios.mailbox.<mailbox>` | the events that wait for consumers |
 //! | `aios.dead.group.<group>`, `aios.dead.mailbox.<mailbox>` | dead letters |
 //! | `aios.hold.<milliseconds>` | an exchange with its queue: events that wait this long for their next attempt |
+//! | `aios.due` | the direct exchange that returns them to their groups and mailboxes |
+//! | `aios.unclaimed` | an exchange with its queue: events whose group or mailbox was deleted while they waited for their next attempt. No process reads it; a process that retries logs that there are some |
 //!
 //! # How a delivery is settled
 //!

@@ -62,15 +62,47 @@ pub(super) fn dead_queue(prefix: &str, address: &Address) -> String {
     }
 }
 
+/// The exchange that returns events to durable groups and mailboxes after their delay. The name of a
+/// queue is its routing key.
+pub(super) fn due_exchange(prefix: &str) -> String {
+    format!("{prefix}.due")
+}
+
+/// The exchange and the queue of the events that can't return, because their queue was deleted.
+pub(super) fn unclaimed(prefix: &str) -> String {
+    format!("{prefix}.unclaimed")
+}
+
 /// Declares the exchange of the groups on a channel.
 pub(super) async fn declare_exchange(link: &Link, channel: &Channel) -> Result<(), BrokerError> {
+    let name = exchange(&link.options.prefix);
+    declare_durable_exchange(link, channel, &name, ExchangeKind::Topic, FieldTable::default()).await
+}
+
+/// Declares the exchange that returns events after their delay.
+pub(super) async fn declare_due_exchange(
+    link: &Link,
+    channel: &Channel,
+) -> Result<(), BrokerError> {
+    let prefix = &link.options.prefix;
+    let arguments = table([("alternate-exchange", long(unclaimed(prefix)))]);
+    let name = due_exchange(prefix);
+    declare_durable_exchange(link, channel, &name, ExchangeKind::Direct, arguments).await
+}
+
+/// Declares an exchange that survives a restart of the server.
+pub(super) async fn declare_durable_exchange(
+    link: &Link,
+    channel: &Channel,
+    name: &str,
+    kind: ExchangeKind,
+    arguments: FieldTable,
+) -> Result<(), BrokerError> {
     let options = ExchangeDeclareOptions { durable: true, ..Default::default() };
-    let name = short(&exchange(&link.options.prefix));
-    let declared =
-        channel.exchange_declare(name, ExchangeKind::Topic, options, FieldTable::default());
+    let declared = channel.exchange_declare(short(name), kind, options, arguments);
     let clock = &*link.options.clock;
     let after = link.options.operation_timeout;
-    within(clock, after, "declare the exchange", declared).await
+    within(clock, after, "declare an exchange", declared).await
 }
 
 /// Declares what a subscription needs. A server that is not ready, for example because a quorum
@@ -121,6 +153,7 @@ pub(super) async fn restore_bindings(
 
 /// Binds the queue of a group to its patterns. They have the syntax and meaning of AMQP's topic
 /// exchanges. A mailbox has no patterns: the default exchange routes to it by the name of its queue.
+/// A durable queue also gets its events back after their delays.
 async fn bind_all(
     link: &Link,
     channel: &Channel,
@@ -132,6 +165,11 @@ async fn bind_all(
     let exchange = exchange(prefix);
     for pattern in &subscription.patterns {
         let bound = bind(link, channel, &queue, &exchange, pattern.as_str()).await;
+        bound.map_err(|error| about(address, error))?;
+    }
+    if subscription.lifetime == Lifetime::Durable {
+        declare_due_exchange(link, channel).await?;
+        let bound = bind(link, channel, &queue, &due_exchange(prefix), &queue).await;
         bound.map_err(|error| about(address, error))?;
     }
     Ok(())

@@ -15,6 +15,8 @@ use aios_core::{
 use aios_tests::rabbitmq::RabbitMqServer;
 use tokio::time::timeout;
 
+use super::traffic::rest;
+
 const SOON: Duration = Duration::from_secs(20);
 const ATTEMPTS: u32 = 4;
 
@@ -146,4 +148,42 @@ async fn should_keep_a_failed_event_while_the_server_blocks_publishers() {
     again.ack().await.unwrap();
     let letters = broker.dead_letters(&group("blocked").into()).await.unwrap();
     assert_eq!(letters.list(10).await.unwrap(), []);
+}
+
+/// Groups share the queues in which failed events wait.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn should_retry_whatever_becomes_of_other_groups() {
+    const EVENTS: u16 = 40;
+    let Some(server) = RabbitMqServer::start() else { return };
+    let broker = connect(&server, 100).await;
+    let retry = RetryPolicy::fixed(3, Duration::from_secs(1)).with_jitter(0.0);
+    let subscribe = |name| {
+        let subscription = subscription(name).with_retry(retry.clone());
+        broker.subscribe(subscription.with_prefetch(EVENTS))
+    };
+    let mut deleted = subscribe("deleted").await.unwrap();
+    let mut other = subscribe("other").await.unwrap();
+    let mut failed = Vec::new();
+    for _ in 0..EVENTS {
+        publish(&broker, "deleted").await;
+        failed.push(next(&mut deleted).await);
+    }
+    drop(deleted);
+    let _ = server.ctl(&["delete_queue", "aios.group.deleted"]);
+    for delivery in failed {
+        delivery.retry(None, "a failure").await.unwrap();
+    }
+    let id = publish(&broker, "other").await;
+    next(&mut other).await.retry(None, "a failure").await.unwrap();
+    let again = next(&mut other).await;
+    assert_eq!((&again.event.id, again.attempt), (&id, 2));
+    again.ack().await.unwrap();
+    let unclaimed = format!("aios.unclaimed\t{EVENTS}");
+    let arrived = async {
+        let arguments = ["list_queues", "--quiet", "--no-table-headers", "name", "messages"];
+        while !server.ctl(&arguments).lines().any(|line| line == unclaimed) {
+            rest(Duration::from_millis(100)).await;
+        }
+    };
+    timeout(SOON, arrived).await.expect("the events of the group that is gone are kept");
 }
