@@ -29,6 +29,7 @@ mod middleware;
 mod outputs;
 mod providers;
 mod secrets;
+mod servers;
 mod shape;
 mod spans;
 mod streams;

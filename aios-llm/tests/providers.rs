@@ -484,7 +484,7 @@ async fn should_compact_a_conversation_on_a_provider_without_a_choice_of_no_tool
 }
 
 /// A server that answers every request with these bytes, cut into pieces.
-async fn raw(pieces: Vec<Vec<u8>>) -> String {
+pub(crate) async fn raw(pieces: Vec<Vec<u8>>) -> String {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     tokio::spawn(async move {
@@ -502,12 +502,12 @@ async fn raw(pieces: Vec<Vec<u8>>) -> String {
     format!("http://{address}/v1")
 }
 
-fn openai_at(url: String) -> OpenAiModel {
+pub(crate) fn openai_at(url: String) -> OpenAiModel {
     let options = ProviderOptions::new("m").with_api_key("key").with_base_url(url);
     OpenAiModel::new(options).unwrap()
 }
 
-const STREAM: &str =
+pub(crate) const STREAM: &str =
     "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\nconnection: close\r\n\r\n";
 
 #[tokio::test]

@@ -379,4 +379,8 @@ impl Assemble for Assembly {
         };
         Ok(pieces.into_iter().collect())
     }
+
+    fn usage(&self) -> Usage {
+        self.usage
+    }
 }

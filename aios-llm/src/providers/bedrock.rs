@@ -383,4 +383,8 @@ impl Assemble for Assembly {
         };
         Ok(piece.into_iter().collect())
     }
+
+    fn usage(&self) -> Usage {
+        self.usage
+    }
 }

@@ -312,4 +312,8 @@ impl Assemble for Assembly {
     fn end(&mut self, _: bool) -> Result<Option<StreamEvent>, ModelError> {
         Ok(Some(StreamEvent::Finished(self.response()?)))
     }
+
+    fn usage(&self) -> Usage {
+        self.usage
+    }
 }

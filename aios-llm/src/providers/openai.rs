@@ -409,4 +409,8 @@ impl Assemble for Assembly {
         }
         Ok(Some(StreamEvent::Finished(self.response()?)))
     }
+
+    fn usage(&self) -> Usage {
+        self.usage
+    }
 }

@@ -333,4 +333,9 @@ impl Assemble for Assembly {
         };
         Ok(piece.into_iter().collect())
     }
+
+    /// Only the last event has any, and the error of that event takes it.
+    fn usage(&self) -> Usage {
+        Usage::default()
+    }
 }

@@ -5,8 +5,9 @@
 //! the next chunk is requested when all pieces of the last one were taken, so a slow reader slows
 //! the provider down.
 //!
-//! A stream ends with a complete response or an error, never silently. The size of a body is
-//! limited, because lines have no limit of their own.
+//! A stream ends with a complete response or an error, never silently. An error has the usage that
+//! was reported before it, because the provider bills that. The size of a body is limited, because
+//! lines have no limit of their own.
 
 use std::collections::VecDeque;
 
@@ -19,7 +20,7 @@ use super::{
     connection::MAX_RESPONSE_BYTES,
     error::{invalid_response, of_event, of_transport},
 };
-use crate::model::{ModelError, ModelStream, StreamEvent};
+use crate::model::{ModelError, ModelStream, StreamEvent, Usage};
 
 /// Builds a response from the events of one protocol.
 pub(super) trait Assemble: Send + 'static {
@@ -32,6 +33,9 @@ pub(super) trait Assemble: Send + 'static {
     fn end(&mut self, _is_marked: bool) -> Result<Option<StreamEvent>, ModelError> {
         Ok(None)
     }
+
+    /// The usage that was reported so far.
+    fn usage(&self) -> Usage;
 }
 
 /// How events are separated.
@@ -97,7 +101,7 @@ pub(super) fn read(
         if reading.is_over {
             return None;
         }
-        let next = reading.next().await;
+        let next = reading.next().await.map_err(|error| reading.with_usage(error));
         reading.is_over = matches!(next, Err(_) | Ok(StreamEvent::Finished(_)));
         Some((next, reading))
     }))
@@ -132,6 +136,13 @@ impl<A: Assemble> Reading<A> {
                 }
             }
         }
+    }
+
+    /// An error with the usage that was reported before it, unless it has its own.
+    fn with_usage(&self, error: ModelError) -> ModelError {
+        let usage = self.assemble.usage();
+        let is_added = error.usage().is_none() && usage != Usage::default();
+        if is_added { error.with_usage(usage) } else { error }
     }
 
     /// Ends the last line of a body, if there is one.
