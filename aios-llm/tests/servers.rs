@@ -3,15 +3,16 @@
 use std::sync::Arc;
 
 use aios_llm::{
-    LanguageModel, ModelRequest,
-    model::{ModelErrorKind, Usage, collect},
+    LanguageModel, ModelRequest, ModelResponse,
+    model::{Message, ModelErrorKind, Part, ToolCall, ToolResult, ToolSpec, Usage, collect},
     providers::{ProviderOptions, connect},
+    testing::{FakeProvider, FakeReply},
 };
 use serde_json::{Value, json};
 
 use crate::{
     providers::{STREAM, openai_at, raw},
-    support::in_time,
+    support::{in_time, models, text},
 };
 
 /// A key as it appears in errors.
@@ -38,6 +39,25 @@ fn whole(body: &str, length: usize) -> Vec<Vec<u8>> {
 
 fn go() -> ModelRequest {
     ModelRequest::new("go")
+}
+
+fn calls(calls: impl IntoIterator<Item = ToolCall>) -> Message {
+    let calls: Vec<_> = calls.into_iter().map(Part::ToolCall).collect();
+    ModelResponse::new(calls).to_message()
+}
+
+fn call_of(id: &str, arguments: &str) -> ToolCall {
+    let name = "search".to_owned();
+    ToolCall { id: id.to_owned(), name, arguments: arguments.to_owned() }
+}
+
+fn result_of(id: &str) -> Message {
+    Message::tool_results([ToolResult {
+        call_id: id.to_owned(),
+        name: "search".to_owned(),
+        content: "found".to_owned(),
+        is_error: false,
+    }])
 }
 
 /// The provider bills what it has reported, whether the stream ends, breaks or reports an error.
@@ -75,4 +95,46 @@ async fn should_keep_the_usage_of_a_stream_that_fails() {
     let model = openai_at(raw(vec![STREAM.into()]).await);
     let error = in_time(collect(model.stream(&go()).await.unwrap())).await.unwrap_err();
     assert_eq!(error.usage(), None);
+}
+
+/// The arguments of all calls in a body.
+fn arguments(body: &Value) -> Vec<Value> {
+    match body {
+        Value::Object(fields) => fields
+            .iter()
+            .flat_map(|(name, value)| match name.as_str() {
+                "arguments" | "args" | "input" if !value.is_array() => vec![value.clone()],
+                _ => arguments(value),
+            })
+            .collect(),
+        Value::Array(values) => values.iter().flat_map(arguments).collect(),
+        _ => Vec::new(),
+    }
+}
+
+#[tokio::test]
+async fn should_send_back_arguments_that_are_objects_only() {
+    let provider = FakeProvider::start([]).await.unwrap();
+    let tool = ToolSpec {
+        name: "search".to_owned(),
+        description: "Searches.".to_owned(),
+        parameters: json!({"type": "object"}),
+    };
+    for (written, is_kept) in [("{\"words\":", false), ("[1]", false), ("{ \"a\" : 1.0 }", true)] {
+        let request = go().with_tool(tool.clone()).with_message(calls([call_of("c", written)]));
+        let request = request.with_message(result_of("c"));
+        for model in models(&provider) {
+            provider.push(FakeReply::response(text("ok")));
+            in_time(model.complete(&request)).await.unwrap();
+            let body = provider.requests().pop().unwrap().body;
+            let arguments = arguments(&body);
+            assert_eq!(arguments.len(), 1, "{body}");
+            for sent in arguments {
+                let text = sent.as_str().map(str::to_owned);
+                let parsed = text.as_ref().map_or(Some(sent), |it| serde_json::from_str(it).ok());
+                assert!(parsed.is_some_and(|it| it.is_object()), "{body}");
+                assert!(text.is_none_or(|it| (it == written) == is_kept), "{body}");
+            }
+        }
+    }
 }

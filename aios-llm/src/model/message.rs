@@ -1,8 +1,9 @@
 //! Messages of a conversation, in a form that every adapter translates from and to.
 //!
 //! They are recorded in journals and sent between processes, so their JSON form only grows.
-//! Arguments of tool calls stay text: a model may write anything, and what it wrote has to be sent
-//! back unchanged.
+//! Arguments of tool calls stay text: a model may write anything. An object is sent back byte for byte
+//! where the protocol has a text, and anything else as an empty object, because providers reject it;
+//! the result of the call says what was wrong.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};

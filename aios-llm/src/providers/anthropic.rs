@@ -22,7 +22,7 @@ use super::{
     ProviderOptions,
     connection::Connection,
     error::invalid_response,
-    in_turns, signature,
+    in_turns, sent_arguments, signature,
     stream::{self, Assemble, Framing},
     tool_name,
 };
@@ -197,9 +197,7 @@ fn part(part: &Part) -> Option<Value> {
             }
         }
         Part::ToolCall(call) => {
-            // Only objects are accepted; the result of the call says that others were invalid.
-            let input: Option<Value> = serde_json::from_str(&call.arguments).ok();
-            let input = input.filter(Value::is_object).unwrap_or_else(|| json!({}));
+            let input = sent_arguments(&call.arguments);
             let name = tool_name(&call.name);
             json!({"type": "tool_use", "id": call.id, "name": name, "input": input})
         }

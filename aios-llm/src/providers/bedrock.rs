@@ -14,7 +14,7 @@ use super::{
     ProviderOptions,
     connection::Connection,
     error::{invalid_response, unsupported},
-    in_turns, signature,
+    in_turns, sent_arguments, signature,
     signer::{Signer, encode},
     stream::{self, Assemble, Framing},
     tool_name,
@@ -220,9 +220,7 @@ fn part(name: &str, part: &Part) -> Result<Option<Value>, ModelError> {
             json!({"reasoningContent": {"reasoningText": {"text": text, "signature": signature}}})
         }
         Part::ToolCall(call) => {
-            // Only objects are accepted; the result of the call says that others were invalid.
-            let input: Option<Value> = serde_json::from_str(&call.arguments).ok();
-            let input = input.filter(Value::is_object).unwrap_or_else(|| json!({}));
+            let input = sent_arguments(&call.arguments);
             let name = tool_name(&call.name);
             json!({"toolUse": {"toolUseId": call.id, "name": name, "input": input}})
         }

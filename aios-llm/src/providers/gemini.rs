@@ -15,7 +15,7 @@ use super::{
     ProviderOptions,
     connection::Connection,
     error::{invalid_response, of_event},
-    signature,
+    sent_arguments, signature,
     stream::{self, Assemble, Framing},
     tool_name,
 };
@@ -176,9 +176,7 @@ fn written(part: &Part) -> Option<Value> {
             json!({"fileData": {"fileUri": reference, "mimeType": media_type}})
         }
         Part::ToolCall(call) => {
-            // Only objects are accepted; the result of the call says that others were invalid.
-            let arguments: Option<Value> = serde_json::from_str(&call.arguments).ok();
-            let arguments = arguments.filter(Value::is_object).unwrap_or_else(|| json!({}));
+            let arguments = sent_arguments(&call.arguments);
             json!({"functionCall": {"name": tool_name(&call.name), "args": arguments}})
         }
         Part::ToolResult(result) => {

@@ -130,6 +130,20 @@ fn tool_name(name: &str) -> String {
     if name.is_empty() { "unnamed".to_owned() } else { name }
 }
 
+/// The arguments of a call that goes back to a provider, which accepts only an object. The result of
+/// the call says that others were invalid.
+fn sent_arguments(arguments: &str) -> Value {
+    let arguments: Option<Value> = serde_json::from_str(arguments).ok();
+    arguments.filter(Value::is_object).unwrap_or_else(|| json!({}))
+}
+
+/// The arguments of a call that goes back to a provider, as a text. An object stays as the model wrote
+/// it.
+fn sent_arguments_text(arguments: &str) -> &str {
+    let is_object = serde_json::from_str(arguments).is_ok_and(|it: Value| it.is_object());
+    if is_object { arguments } else { "{}" }
+}
+
 /// The messages of a request as providers accept them that want turns: those without content are left
 /// out, and those of the same role are one.
 fn in_turns(messages: impl IntoIterator<Item = Value>) -> Vec<Value> {

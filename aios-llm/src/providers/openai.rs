@@ -14,7 +14,7 @@ use super::{
     ProviderOptions,
     connection::Connection,
     error::{invalid_response, of_event},
-    schema_name,
+    schema_name, sent_arguments_text,
     stream::{self, Assemble, Framing},
     tool_name,
 };
@@ -225,7 +225,10 @@ fn assistant(message: &Message) -> Value {
         Part::ToolCall(call) => Some(json!({
             "id": call.id,
             "type": "function",
-            "function": {"name": tool_name(&call.name), "arguments": call.arguments},
+            "function": {
+                "name": tool_name(&call.name),
+                "arguments": sent_arguments_text(&call.arguments),
+            },
         })),
         _ => None,
     });

@@ -14,7 +14,7 @@ use super::{
     ProviderOptions,
     connection::Connection,
     error::{invalid_response, of_event, unsupported},
-    schema_name, signature,
+    schema_name, sent_arguments_text, signature,
     stream::{self, Assemble, Framing},
     tool_name,
 };
@@ -186,7 +186,7 @@ fn assistant_item(part: &Part) -> Option<Value> {
             "type": "function_call",
             "call_id": call.id,
             "name": tool_name(&call.name),
-            "arguments": call.arguments,
+            "arguments": sent_arguments_text(&call.arguments),
         }),
         _ => return None,
     })
