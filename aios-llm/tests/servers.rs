@@ -3,16 +3,18 @@
 use std::sync::Arc;
 
 use aios_llm::{
-    LanguageModel, ModelRequest, ModelResponse,
+    LanguageModel, LlmAgent, ModelRequest, ModelResponse,
     model::{Message, ModelErrorKind, Part, ToolCall, ToolResult, ToolSpec, Usage, collect},
     providers::{ProviderOptions, connect},
     testing::{FakeProvider, FakeReply},
 };
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::{
     providers::{STREAM, openai_at, raw},
-    support::{in_time, models, text},
+    support::{call, in_time, models, runtime, search_call, search_tool, start, text},
 };
 
 /// A key as it appears in errors.
@@ -135,6 +137,54 @@ async fn should_send_back_arguments_that_are_objects_only() {
                 assert!(parsed.is_some_and(|it| it.is_object()), "{body}");
                 assert!(text.is_none_or(|it| (it == written) == is_kept), "{body}");
             }
+        }
+    }
+}
+
+#[derive(Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+struct Report {
+    title: String,
+}
+
+/// Older models of Gemini reject tools beside a schema for the output, and servers that enforce the
+/// schema letter by letter never call a tool.
+#[tokio::test]
+async fn should_not_ask_for_tools_and_output_together_where_that_fails() {
+    let provider = FakeProvider::respond_with(|request| {
+        let body = request.body.to_string();
+        FakeReply::response(if !body.contains("found rust") {
+            search_call("rust")
+        } else if body.contains("final_result") {
+            call("r", "final_result", &json!({"title": "Rust"}))
+        } else {
+            text(r#"{"title":"Rust"}"#)
+        })
+    });
+    let provider = provider.await.unwrap();
+    let (google, openai) = (provider.gemini_url(), provider.openai_url());
+    for (provider_name, model, url, is_native) in [
+        ("gemini", "gemini-2.5-flash", google.clone(), false),
+        ("gemini", "gemini-flash-latest", google.clone(), false),
+        ("gemini", "gemini-3-pro-preview", google, true),
+        ("ollama", "llama3.2", openai.clone(), false),
+        ("openai", "qwen3", openai.clone(), false),
+        ("openai-responses", "gpt-5", openai, true),
+    ] {
+        let before = provider.requests().len();
+        let model = model_at(provider_name, model, url);
+        let agent = LlmAgent::new(model).tool(search_tool()).output::<Report>();
+        let runtime = runtime(agent).await;
+        let result = in_time(start(&runtime).await.result::<Report>()).await.unwrap();
+        assert_eq!(result, Report { title: "Rust".to_owned() });
+        let requests = provider.requests().split_off(before);
+        assert_eq!(requests.len(), 2);
+        for request in requests {
+            let body = &request.body;
+            assert!(body.get("tools").is_some());
+            let asks = body["generationConfig"].get("responseMimeType").is_some()
+                || body.get("response_format").is_some()
+                || body.get("text").is_some();
+            assert_eq!(asks, is_native, "{provider_name}: {body}");
         }
     }
 }

@@ -65,14 +65,17 @@ def respond(request: FakeRequest) -> str | aios.ModelResponse:
     role = first["content"].split()[0]
     if role == "Divide":
         return json.dumps({"topics": ["SQLite", "Postgres"]})
+    if last["role"] == "tool" and role != "Write":
+        return str(last["content"])
     if last["role"] == "tool":
         published = {"title": "Two databases", "file": last["content"].rpartition(" ")[2]}
-        return json.dumps(published) if role == "Write" else str(last["content"])
-    asked = last["content"][0]["text"]
-    call = aios.ToolCall("search", {"word": asked})
-    if role == "Write":
-        findings = asked.rpartition("Findings:\n")[2]
+        # Beside tools, a server that is not of OpenAI is asked for output as a call.
+        call = aios.ToolCall("final_result", published)
+    elif role == "Write":
+        findings = last["content"][0]["text"].rpartition("Findings:\n")[2]
         call = aios.ToolCall("publish", {"title": "Two databases", "text": findings})
+    else:
+        call = aios.ToolCall("search", {"word": last["content"][0]["text"]})
     return aios.ModelResponse(tool_calls=[call], input_tokens=200, output_tokens=40)
 
 

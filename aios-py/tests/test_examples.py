@@ -178,6 +178,8 @@ def test_should_research_with_the_provider_that_the_environment_names(tmp_path: 
     assert len(requests) == 7
     assert {request.headers["authorization"] for request in requests} == {"Bearer sk-test"}
     assert {request.body["model"] for request in requests} == {"gpt-5-mini"}
-    # The planner and the writer have to give output of a type.
+    # The planner and the writer have to give output of a type, the writer beside its tools.
     formats = ["response_format" in request.body for request in requests]
-    assert formats.count(True) == 3
+    assert formats.count(True) == 1
+    tools = [str(request.body.get("tools")) for request in requests]
+    assert sum("final_result" in names for names in tools) == 2

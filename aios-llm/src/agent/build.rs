@@ -175,7 +175,7 @@ impl Definition {
         // Output is requested in a way that both models support, because either may answer.
         let all = [Some(&self.model), self.cheaper.as_ref()];
         let shared = Capabilities::shared(all.into_iter().flatten().map(|it| it.capabilities()));
-        let output = Output::new(self.output, shared)
+        let output = Output::new(self.output, shared, !specs.is_empty())
             .map_err(|reason| LlmAgentError::InvalidOutput { reason })?;
         Ok(Compiled {
             name: Name::new(name)?,

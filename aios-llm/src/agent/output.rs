@@ -2,7 +2,7 @@
 //!
 //! | mode | chosen if the models | request | result |
 //! |---|---|---|---|
-//! | native | support structured output | the schema in the request | the text of the response |
+//! | native | support structured output, also with the tools of the agent | the schema in the request | the text of the response |
 //! | tool | support tools | a tool `final_result`, and a call is required | its arguments |
 //! | prompt | support neither | the schema in the instructions | the text of the response |
 //!
@@ -92,14 +92,18 @@ impl OutputType {
 }
 
 impl Output {
-    /// Chooses the mode. `capabilities` are those that all models of the agent share.
+    /// Chooses the mode. `capabilities` are those that all models of the agent share. `has_tools` says
+    /// whether its requests have tools.
     pub(super) fn new(
         output: Option<OutputType>,
         capabilities: Capabilities,
+        has_tools: bool,
     ) -> Result<Self, String> {
         let Some(OutputType { name, schema, check }) = output else { return Ok(Self::Text) };
+        let is_native =
+            capabilities.native_output && (!has_tools || capabilities.native_output_with_tools);
         let mode = match capabilities {
-            Capabilities { native_output: true, .. } => Mode::Native,
+            _ if is_native => Mode::Native,
             Capabilities { tools: true, .. } => Mode::Tool,
             _ => Mode::Prompt,
         };
@@ -231,7 +235,7 @@ mod tests {
     }
 
     fn output<T: DeserializeOwned + JsonSchema>(capabilities: Capabilities) -> Output {
-        Output::new(Some(OutputType::of::<T>()), capabilities).unwrap()
+        Output::new(Some(OutputType::of::<T>()), capabilities, false).unwrap()
     }
 
     #[test]

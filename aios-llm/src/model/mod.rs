@@ -48,6 +48,9 @@ pub use self::{
 pub struct Capabilities {
     /// The model follows [`ModelRequest::output`].
     pub native_output: bool,
+    /// The model follows [`ModelRequest::output`] in a request with tools, too. If not, an agent with
+    /// tools asks for its output as a call of a tool.
+    pub native_output_with_tools: bool,
     /// The model calls tools.
     pub tools: bool,
 }
@@ -56,13 +59,13 @@ impl Capabilities {
     /// Tools and native output.
     #[must_use]
     pub const fn all() -> Self {
-        Self { native_output: true, tools: true }
+        Self { native_output: true, native_output_with_tools: true, tools: true }
     }
 
     /// Neither tools nor native output.
     #[must_use]
     pub const fn none() -> Self {
-        Self { native_output: false, tools: false }
+        Self { native_output: false, native_output_with_tools: false, tools: false }
     }
 
     /// The features that all of several models support.
@@ -71,14 +74,24 @@ impl Capabilities {
     pub(crate) fn shared(all: impl IntoIterator<Item = Self>) -> Self {
         all.into_iter().fold(Self::all(), |shared, own| Self {
             native_output: shared.native_output && own.native_output,
+            native_output_with_tools: shared.native_output_with_tools
+                && own.native_output_with_tools,
             tools: shared.tools && own.tools,
         })
     }
 
-    /// Sets whether the model follows an output schema.
+    /// Sets whether the model follows an output schema, with and without tools.
     #[must_use]
     pub const fn with_native_output(mut self, native_output: bool) -> Self {
         self.native_output = native_output;
+        self.native_output_with_tools = native_output;
+        self
+    }
+
+    /// Sets whether the model follows an output schema in a request with tools, too.
+    #[must_use]
+    pub const fn with_native_output_with_tools(mut self, with_tools: bool) -> Self {
+        self.native_output_with_tools = with_tools;
         self
     }
 

@@ -48,7 +48,7 @@ const PROVIDER: &str = "gemini";
 pub struct GeminiModel {
     /// Client, key and name.
     connection: Connection,
-    /// Those of the options, or all.
+    /// Those of the options, or what the model has.
     capabilities: Capabilities,
 }
 
@@ -61,7 +61,9 @@ impl GeminiModel {
     /// `MODEL_INVALID_REQUEST` if the URL or the key is invalid.
     pub fn new(options: ProviderOptions) -> Result<Self, ModelError> {
         let key = ("x-goog-api-key", options.api_key.clone());
-        let capabilities = options.capabilities.unwrap_or(Capabilities::all());
+        // Earlier models reject tools beside a schema for the output.
+        let all = Capabilities::all().with_native_output_with_tools(is_since_3(&options.model));
+        let capabilities = options.capabilities.unwrap_or(all);
         let connection = Connection::new(options, PROVIDER, URL, &[key])?;
         Ok(Self { connection, capabilities })
     }
@@ -96,6 +98,13 @@ impl LanguageModel for GeminiModel {
         let assembly = Assembly::new(self.name());
         Ok(stream::read(self.name(), response, Framing::ServerEvents, assembly))
     }
+}
+
+/// Whether a model is Gemini 3 or later, by its name.
+fn is_since_3(model: &str) -> bool {
+    let version = model.strip_prefix("gemini-").unwrap_or_default();
+    let major = version.split(['-', '.']).next().unwrap_or_default();
+    major.parse::<u32>().is_ok_and(|major| major >= 3)
 }
 
 /// The body of a request, which is the same with and without streaming.

@@ -55,7 +55,7 @@ const PATH: &str = "chat/completions";
 pub struct OpenAiModel {
     /// Client, key and name.
     connection: Connection,
-    /// Those of the options, or all.
+    /// Those of the options, or what the provider has.
     capabilities: Capabilities,
     /// Name of the field that limits the output. Other providers know the old one only.
     limit_field: &'static str,
@@ -88,7 +88,9 @@ impl OpenAiModel {
         let key = ("authorization", format!("Bearer {}", options.api_key));
         let is_openai = provider == "openai" && options.base_url.is_none();
         let limit_field = if is_openai { "max_completion_tokens" } else { "max_tokens" };
-        let capabilities = options.capabilities.unwrap_or(Capabilities::all());
+        // Many servers enforce the schema of the output letter by letter, so that no tool is called.
+        let all = Capabilities::all().with_native_output_with_tools(is_openai);
+        let capabilities = options.capabilities.unwrap_or(all);
         let connection = Connection::new(options, provider, url, &[key])?;
         Ok(Self { connection, capabilities, limit_field })
     }

@@ -127,7 +127,8 @@ fn respond(request: &FakeRequest) -> FakeReply {
         }
         (Some("Write"), Some(result)) => {
             let file = result.split(' ').next_back();
-            ModelResponse::text(json!({"title": "Two databases", "file": file}).to_string())
+            // Beside tools, a server that is not of OpenAI is asked for output as a call.
+            call("final_result", &json!({"title": "Two databases", "file": file}))
         }
         (_, result) => ModelResponse::text(result.unwrap_or("done")),
     };
