@@ -8,7 +8,7 @@ use aios_broker::memory::MemoryBroker;
 use aios_llm::{
     Compaction, Conversation, LlmAgent, ModelResponse, RuntimeBuilderExt,
     budget::Budget,
-    model::{Capabilities, Part, Role, ToolChoice, Usage},
+    model::{Capabilities, FinishReason, Part, Role, ToolChoice, Usage},
     testing::ScriptedModel,
     tool::{Approval, Decision},
 };
@@ -182,6 +182,23 @@ async fn should_replace_earlier_messages_with_a_summary_and_keep_them_in_the_jou
     assert_eq!(journal.iter().filter(compacted).count(), 2);
     // A run that begins again at a turn gets what the model got then.
     assert_eq!(conversation.from_turn(3).unwrap().messages, requests[3].messages);
+}
+
+/// A summary that lacks its end would lose what the end says.
+#[tokio::test]
+async fn should_keep_the_messages_if_the_summary_was_cut_off() {
+    let long = search_call("two").with_usage(Usage::new(1000, 5));
+    let cut = text("they searched for one and").with_finish_reason(FinishReason::Length);
+    let model = scripted([search_call("one"), long, cut, text("done")]);
+    let agent = LlmAgent::new(Arc::clone(&model))
+        .tool(search_tool())
+        .compaction(Compaction::above(500).with_kept_messages(2));
+    let runtime = runtime(agent).await;
+    let run = start(&runtime).await;
+    assert_eq!(in_time(run.result::<String>()).await.unwrap(), "done");
+    let requests = model.requests();
+    assert_eq!(requests[3].messages.len(), 5);
+    assert_eq!(requests[3].messages[0].text(), "go");
 }
 
 /// The results that a run gets which continues another one.

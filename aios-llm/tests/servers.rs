@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use aios_llm::{
     LanguageModel, LlmAgent, ModelRequest, ModelResponse,
-    model::{Message, ModelErrorKind, Part, ToolCall, ToolResult, ToolSpec, Usage, collect},
+    model::{
+        FinishReason, Message, ModelErrorKind, Part, ToolCall, ToolResult, ToolSpec, Usage, collect,
+    },
     providers::{ProviderOptions, connect},
     testing::{FakeProvider, FakeReply},
 };
@@ -187,4 +189,22 @@ async fn should_not_ask_for_tools_and_output_together_where_that_fails() {
             assert_eq!(asks, is_native, "{provider_name}: {body}");
         }
     }
+}
+
+#[test]
+fn should_not_take_an_interrupted_response_for_a_complete_one() {
+    let model = openai_at("http://127.0.0.1:1/v1".to_owned());
+    let body = |reason: &str| {
+        json!({
+            "choices": [{"message": {"content": "Once"}, "finish_reason": reason}],
+            "usage": {"prompt_tokens": 9, "completion_tokens": 1},
+        })
+    };
+    for reason in ["abort", "error", "insufficient_system_resource"] {
+        let error = model.read_response(&body(reason)).unwrap_err();
+        assert_eq!(error.kind(), ModelErrorKind::InvalidResponse, "{reason}");
+        assert_eq!(error.usage(), Some(Usage::new(9, 1)), "{reason}");
+    }
+    let other = model.read_response(&body("eos")).unwrap().finish_reason;
+    assert_eq!(other, FinishReason::Other("eos".to_owned()));
 }

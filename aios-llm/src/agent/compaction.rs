@@ -5,7 +5,8 @@
 //! the latest messages. A replaced conversation gets a new epoch, so that the processes that make
 //! model calls do not mix the old one with the new one (`history`).
 //!
-//! If the model writes no summary, the conversation stays as it is, and that counts as a fault.
+//! If the model writes no summary, or one that is cut off, the conversation stays as it is, and that
+//! counts as a fault.
 
 use aios_agents::workflow::WorkflowError;
 use serde::Serialize;
@@ -120,8 +121,14 @@ impl Session {
         };
         let response = self.summary_call(request).await?;
         let summary = response.output_text();
-        if response.finish_reason == FinishReason::Refusal || summary.trim().is_empty() {
-            return self.faults.faulty(self.agent.options.max_faults, "it wrote no summary");
+        let fault = match response.finish_reason {
+            FinishReason::Length => Some("its summary was cut off at the maximum number of tokens"),
+            FinishReason::Refusal => Some("it wrote no summary"),
+            _ if summary.trim().is_empty() => Some("it wrote no summary"),
+            _ => None,
+        };
+        if let Some(fault) = fault {
+            return self.faults.faulty(self.agent.options.max_faults, fault);
         }
         let kept = self.messages.split_off(replaced);
         self.messages = vec![Message::user(format!("{PREFIX}{summary}"))];

@@ -259,9 +259,11 @@ fn response_format(output: &OutputSchema) -> Value {
     json!({"type": "json_schema", "json_schema": {"name": name, "schema": output.schema}})
 }
 
-/// Why the response ended; `None` while it has not.
+/// Why the response ended; `None` while it has not, and if the server has interrupted it.
 fn finish(choice: &Value) -> Option<FinishReason> {
     Some(match choice.get("finish_reason")?.as_str()? {
+        // Words of vLLM, of routers, and of DeepSeek.
+        "abort" | "error" | "insufficient_system_resource" => return None,
         "stop" => FinishReason::Stop,
         "tool_calls" | "function_call" => FinishReason::ToolCalls,
         "length" => FinishReason::Length,
