@@ -7,7 +7,7 @@ use aios_llm::{
     model::{
         FinishReason, Message, ModelErrorKind, Part, ToolCall, ToolResult, ToolSpec, Usage, collect,
     },
-    providers::{ProviderOptions, connect},
+    providers::{AnthropicModel, ProviderOptions, connect},
     testing::{FakeProvider, FakeReply},
 };
 use schemars::JsonSchema;
@@ -207,4 +207,50 @@ fn should_not_take_an_interrupted_response_for_a_complete_one() {
     }
     let other = model.read_response(&body("eos")).unwrap().finish_reason;
     assert_eq!(other, FinishReason::Other("eos".to_owned()));
+}
+
+#[tokio::test]
+async fn should_recognise_an_error_that_has_the_status_of_a_success() {
+    let model = AnthropicModel::new(ProviderOptions::new("m").with_api_key(KEY)).unwrap();
+    let reason = json!({"type": "authentication_error", "message": "invalid x-api-key"});
+    let error = model.read_response(&json!({"type": "error", "error": reason})).unwrap_err();
+    assert_eq!(error.kind(), ModelErrorKind::Unauthorized, "{error}");
+    assert!(error.to_string().contains("invalid x-api-key"), "{error}");
+
+    let reason = json!({"type": "overloaded_error", "message": format!("wait, {KEY}")});
+    let body = json!({"type": "error", "error": reason});
+    let printed = serde_json::to_string_pretty(&body).unwrap();
+    for provider in ["openai", "openai-responses", "anthropic", "gemini", "bedrock"] {
+        let model = model_at(provider, "m", raw(whole(&printed, printed.len())).await);
+        let error = in_time(model.complete(&go())).await.unwrap_err();
+        assert_eq!(error.kind(), ModelErrorKind::Overloaded, "{provider}: {error}");
+        assert!(error.to_string().contains("wait, [key]"), "{provider}: {error}");
+    }
+    for provider in ["openai", "openai-responses", "anthropic", "gemini"] {
+        let in_stream = vec![STREAM.into(), events(std::slice::from_ref(&body))];
+        for sent in [whole(&printed, printed.len()), in_stream] {
+            let model = model_at(provider, "m", raw(sent).await);
+            let error = in_time(collect(model.stream(&go()).await.unwrap())).await.unwrap_err();
+            assert_eq!(error.kind(), ModelErrorKind::Overloaded, "{provider}: {error}");
+            assert!(error.to_string().contains("wait, [key]"), "{provider}: {error}");
+        }
+    }
+}
+
+/// A key is removed before a long message is shortened, so no part of it is left.
+#[tokio::test]
+async fn should_not_show_the_key_in_an_error_of_a_stream() {
+    let quoted = format!("{}{KEY}", "x".repeat(495));
+    let failed = json!({"status": "failed", "error": {"code": "server_error", "message": quoted}});
+    for event in [
+        json!({"error": {"message": quoted}}),
+        json!({"type": "error", "code": "server_error", "message": quoted}),
+        json!({"type": "response.failed", "response": failed}),
+    ] {
+        let url = raw(vec![STREAM.into(), events(&[event])]).await;
+        let model = model_at("openai-responses", "m", url);
+        let error = in_time(collect(model.stream(&go()).await.unwrap())).await.unwrap_err();
+        assert!(error.to_string().contains("xxx"), "{error}");
+        assert!(!error.to_string().contains("sk-"), "{error}");
+    }
 }

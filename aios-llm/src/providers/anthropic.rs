@@ -21,7 +21,7 @@ use serde_json::{Map, Value, json};
 use super::{
     ProviderOptions,
     connection::Connection,
-    error::invalid_response,
+    error::{check_event, invalid_response},
     in_turns, sent_arguments, signature,
     stream::{self, Assemble, Framing},
     tool_name,
@@ -92,8 +92,9 @@ impl AnthropicModel {
     ///
     /// # Errors
     ///
-    /// `MODEL_INVALID_RESPONSE` if it is not complete.
+    /// `MODEL_INVALID_RESPONSE` if it is not complete, and the error of the provider if it is one.
     pub fn read_response(&self, body: &Value) -> Result<ModelResponse, ModelError> {
+        check_event(self.name(), body)?;
         let mut assembly = Assembly::new(self.name());
         assembly.take_usage(body.get("usage"));
         let blocks = body.get("content").and_then(Value::as_array);
@@ -153,7 +154,7 @@ impl LanguageModel for AnthropicModel {
         body.insert("stream".to_owned(), true.into());
         let response = self.connection.post(PATH, &body.into()).await?;
         let assembly = Assembly::new(self.name());
-        Ok(stream::read(self.name(), response, Framing::ServerEvents, assembly))
+        Ok(stream::read(&self.connection, response, Framing::ServerEvents, assembly))
     }
 }
 

@@ -18,6 +18,7 @@ use serde_json::{Map, Value};
 use super::{
     connection::MAX_RESPONSE_BYTES,
     error::{exception, invalid_response},
+    key::ApiKey,
 };
 use crate::{crc32::crc32, model::ModelError};
 
@@ -30,7 +31,11 @@ const TEXT: u8 = 7;
 
 /// Takes the next message from the start of the buffer, if it has arrived. Returns its event: an
 /// object whose only field has the name of the event.
-pub(super) fn take(name: &str, buffer: &mut Vec<u8>) -> Result<Option<Value>, ModelError> {
+pub(super) fn take(
+    name: &str,
+    key: &ApiKey,
+    buffer: &mut Vec<u8>,
+) -> Result<Option<Value>, ModelError> {
     let Some(prelude) = buffer.get(..PRELUDE) else { return Ok(None) };
     let broken = || invalid_response(name, "has a broken message");
     let (Some(length), Some(headers)) = (number(prelude, 0), number(prelude, 4)) else {
@@ -66,8 +71,10 @@ pub(super) fn take(name: &str, buffer: &mut Vec<u8>) -> Result<Option<Value>, Mo
         (Some("event"), Some(event), _) => {
             Ok(Some(Map::from_iter([(event.to_owned(), payload)]).into()))
         }
-        (_, _, Some(kind)) => Err(exception(name, kind, &payload)),
-        _ => Err(exception(name, header(":error-code").unwrap_or_default(), &payload)),
+        (_, _, kind) => {
+            let kind = kind.or_else(|| header(":error-code")).unwrap_or_default();
+            Err(exception(name, kind, &key.hidden_in(payload)))
+        }
     }
 }
 
@@ -109,14 +116,16 @@ mod tests {
 
     #[test]
     fn should_refuse_malformed_messages() {
+        let key = ApiKey::new(String::new());
+        let take = |buffer: &mut Vec<u8>| take("m", &key, buffer);
         let mut short = vec![0, 0, 0, 16];
-        assert!(take("m", &mut short).unwrap().is_none());
+        assert!(take(&mut short).unwrap().is_none());
         let mut huge = [u32::MAX.to_be_bytes(), [0; 4], [0; 4]].concat();
-        assert_eq!(take("m", &mut huge).err().map(|it| it.code()), Some("MODEL_INVALID_RESPONSE"));
+        assert_eq!(take(&mut huge).err().map(|it| it.code()), Some("MODEL_INVALID_RESPONSE"));
         let mut wrong = [16_u32.to_be_bytes(), [0; 4], [1; 4], [0; 4]].concat();
-        assert!(take("m", &mut wrong).is_err(), "the checksum is wrong");
+        assert!(take(&mut wrong).is_err(), "the checksum is wrong");
         let mut prelude = [12_u32.to_be_bytes(), [0; 4]].concat();
         prelude.extend(crc32(&prelude).to_be_bytes());
-        assert!(take("m", &mut prelude).is_err(), "the message is shorter than its frame");
+        assert!(take(&mut prelude).is_err(), "the message is shorter than its frame");
     }
 }

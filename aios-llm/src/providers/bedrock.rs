@@ -13,7 +13,7 @@ use serde_json::{Map, Value, json};
 use super::{
     ProviderOptions,
     connection::Connection,
-    error::{invalid_response, unsupported},
+    error::{check_event, invalid_response, unsupported},
     in_turns, sent_arguments, signature,
     signer::{Signer, encode},
     stream::{self, Assemble, Framing},
@@ -151,6 +151,7 @@ impl LanguageModel for BedrockModel {
     async fn complete(&self, request: &ModelRequest) -> Result<ModelResponse, ModelError> {
         let body = self.body(request)?;
         let body = self.connection.post_whole(&self.path("converse"), &body).await?;
+        check_event(self.name(), &body)?;
         let mut assembly = Assembly::new(self.name());
         let blocks = body.pointer("/output/message/content").and_then(Value::as_array);
         for block in blocks.into_iter().flatten() {
@@ -165,7 +166,7 @@ impl LanguageModel for BedrockModel {
         let body = self.body(request)?;
         let response = self.connection.post(&self.path("converse-stream"), &body).await?;
         let assembly = Assembly::new(self.name());
-        Ok(stream::read(self.name(), response, Framing::AwsEvents, assembly))
+        Ok(stream::read(&self.connection, response, Framing::AwsEvents, assembly))
     }
 }
 

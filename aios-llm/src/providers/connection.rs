@@ -3,7 +3,7 @@
 //! be a request that no budget has reserved.
 //!
 //! The key is in a header that is marked as sensitive, and is removed from the body of an error
-//! before that becomes a message. Responses are limited to 64 MiB.
+//! before that becomes a message, whatever its status is. Responses are limited to 64 MiB.
 
 use std::{fmt, sync::Arc, time::Duration};
 
@@ -15,7 +15,8 @@ use serde_json::Value;
 
 use super::{
     ProviderOptions,
-    error::{invalid_response, of_status, of_transport},
+    error::{invalid_response, of_status, of_transport, tells_of_error},
+    key::ApiKey,
     options::is_local,
     signer::Signer,
 };
@@ -40,8 +41,8 @@ pub(super) struct Connection {
     is_local: bool,
     /// Sent with each request.
     headers: HeaderMap,
-    /// The key, which providers quote in errors.
-    api_key: String,
+    /// Hidden in errors.
+    pub(super) api_key: ApiKey,
     /// Signs each request, if the provider needs that.
     signer: Option<Signer>,
 }
@@ -55,7 +56,7 @@ impl Connection {
         headers: &[(&'static str, String)],
     ) -> Result<Self, ModelError> {
         let model = options.model;
-        let api_key = options.api_key;
+        let api_key = ApiKey::new(options.api_key);
         let name = options.name.unwrap_or_else(|| format!("{provider}:{model}"));
         let base = options.base_url.as_deref().unwrap_or(default_url).trim_end_matches('/');
         let url: Url =
@@ -105,17 +106,16 @@ impl Connection {
         let status = response.status().as_u16();
         let headers = response.headers().clone();
         // The status alone says what happened if the body cannot be read.
-        let mut body = self.text(response).await.unwrap_or_default();
-        if !self.api_key.is_empty() {
-            body = body.replace(&self.api_key, "[key]");
-        }
-        Err(of_status(&self.name, status, &headers, &body))
+        let body = self.text(response).await.unwrap_or_default();
+        Err(of_status(&self.name, status, &headers, &self.api_key.hidden_in_text(&body)))
     }
 
-    /// Posts a request and reads the whole response.
+    /// Posts a request and reads the whole response, which may be an error.
     pub(super) async fn post_whole(&self, path: &str, body: &Value) -> Result<Value, ModelError> {
         let text = self.text(self.post(path, body).await?).await?;
-        serde_json::from_str(&text).map_err(|_| invalid_response(&self.name, "is not valid JSON"))
+        let body: Value = serde_json::from_str(&text)
+            .map_err(|_| invalid_response(&self.name, "is not valid JSON"))?;
+        Ok(if tells_of_error(&body) { self.api_key.hidden_in(body) } else { body })
     }
 
     /// Reads a body up to the limit.

@@ -26,6 +26,15 @@ const OVERFLOW: [&str; 6] = [
     "Input is too long",
 ];
 
+/// Words by which providers say that the key is invalid, or not enough.
+const UNAUTHORIZED: [&str; 5] = [
+    "authentication_error",
+    "permission_error",
+    "invalid_api_key",
+    "UNAUTHENTICATED",
+    "PERMISSION_DENIED",
+];
+
 /// The error of a response that can't be read. `what` continues the sentence "the response of …".
 pub(super) fn invalid_response(name: &str, what: &str) -> ModelError {
     ModelError::new(ModelErrorKind::InvalidResponse, format!("the response of {name} {what}"))
@@ -95,6 +104,21 @@ pub fn status_error(
     }
 }
 
+/// Whether a body with status 200, or an event, is about an error.
+pub(super) fn tells_of_error(body: &Value) -> bool {
+    let has = |path: &str| body.pointer(path).is_some_and(|error| !error.is_null());
+    let is_error = body.get("type").and_then(Value::as_str) == Some("error");
+    is_error || has("/error") || has("/response/error")
+}
+
+/// Fails if a body with status 200, or an event, is an error.
+pub(super) fn check_event(name: &str, event: &Value) -> Result<(), ModelError> {
+    match event.get("error") {
+        None | Some(Value::Null) => Ok(()),
+        Some(_) => Err(of_event(name, event)),
+    }
+}
+
 /// An error that a provider reports within a stream, or with status 200.
 pub(super) fn of_event(name: &str, event: &Value) -> ModelError {
     // Errors of `OpenAI` and Anthropic have a type, those of Gemini a status, and some servers only
@@ -108,6 +132,8 @@ pub(super) fn of_event(name: &str, event: &Value) -> ModelError {
         ModelErrorKind::Overloaded
     } else if is_one(&["rate_limit_error", "rate_limit_exceeded", "RESOURCE_EXHAUSTED"]) {
         ModelErrorKind::RateLimited
+    } else if is_one(&UNAUTHORIZED) {
+        ModelErrorKind::Unauthorized
     } else if is_one(&["context_length_exceeded"]) {
         ModelErrorKind::ContextOverflow
     } else if is_one(&["invalid_request_error", "invalid_prompt", "INVALID_ARGUMENT"]) {

@@ -14,7 +14,7 @@ use serde_json::{Map, Value, json};
 use super::{
     ProviderOptions,
     connection::Connection,
-    error::{invalid_response, of_event},
+    error::{check_event, invalid_response},
     sent_arguments, signature,
     stream::{self, Assemble, Framing},
     tool_name,
@@ -96,7 +96,7 @@ impl LanguageModel for GeminiModel {
         let path = self.path("streamGenerateContent?alt=sse");
         let response = self.connection.post(&path, &body(request)).await?;
         let assembly = Assembly::new(self.name());
-        Ok(stream::read(self.name(), response, Framing::ServerEvents, assembly))
+        Ok(stream::read(&self.connection, response, Framing::ServerEvents, assembly))
     }
 }
 
@@ -296,9 +296,7 @@ impl Assembly {
 
 impl Assemble for Assembly {
     fn take(&mut self, chunk: &Value) -> Result<Vec<StreamEvent>, ModelError> {
-        if chunk.get("error").is_some() {
-            return Err(of_event(&self.name, chunk));
-        }
+        check_event(&self.name, chunk)?;
         self.take_usage(chunk);
         if let Some(id) = chunk.get("responseId").and_then(Value::as_str) {
             id.clone_into(&mut self.id);

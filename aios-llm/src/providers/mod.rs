@@ -26,7 +26,7 @@
 //! | module | contents |
 //! |---|---|
 //! | `openai`, `responses`, `anthropic`, `gemini`, `bedrock` | one protocol each: the body of a request, and the response |
-//! | `connection`, `options` | the HTTP client, and options |
+//! | `connection`, `options`, `key` | the HTTP client, options, and the key, which no error shows |
 //! | `stream`, `aws_events` | the frames of a stream, and the assembly of a response from them |
 //! | `error` | errors of all protocols |
 //! | `signature`, `signer` | marks of signed reasoning, and signatures of requests to AWS |
@@ -42,6 +42,7 @@ mod bedrock;
 mod connection;
 mod error;
 mod gemini;
+mod key;
 mod openai;
 mod options;
 mod responses;

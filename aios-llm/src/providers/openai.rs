@@ -13,7 +13,7 @@ use serde_json::{Map, Value, json};
 use super::{
     ProviderOptions,
     connection::Connection,
-    error::{invalid_response, of_event},
+    error::{check_event, invalid_response},
     schema_name, sent_arguments_text,
     stream::{self, Assemble, Framing},
     tool_name,
@@ -105,12 +105,10 @@ impl OpenAiModel {
     ///
     /// # Errors
     ///
-    /// `MODEL_INVALID_RESPONSE` if it is not complete.
+    /// `MODEL_INVALID_RESPONSE` if it is not complete, and the error of the provider if it is one.
     pub fn read_response(&self, body: &Value) -> Result<ModelResponse, ModelError> {
         let name = self.name();
-        if body.get("error").is_some_and(|error| !error.is_null()) {
-            return Err(of_event(name, body));
-        }
+        check_event(name, body)?;
         let choice = body.pointer("/choices/0");
         let choice = choice.ok_or_else(|| invalid_response(name, "has no choice"))?;
         let mut assembly = Assembly::new(name);
@@ -174,7 +172,7 @@ impl LanguageModel for OpenAiModel {
         body.insert("stream_options".to_owned(), json!({"include_usage": true}));
         let response = self.connection.post(PATH, &body.into()).await?;
         let assembly = Assembly::new(self.name());
-        Ok(stream::read(self.name(), response, Framing::ServerEvents, assembly))
+        Ok(stream::read(&self.connection, response, Framing::ServerEvents, assembly))
     }
 }
 

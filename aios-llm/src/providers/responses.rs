@@ -13,7 +13,7 @@ use serde_json::{Map, Value, json};
 use super::{
     ProviderOptions,
     connection::Connection,
-    error::{invalid_response, of_event, unsupported},
+    error::{check_event, invalid_response, of_event, unsupported},
     schema_name, sent_arguments_text, signature,
     stream::{self, Assemble, Framing},
     tool_name,
@@ -133,7 +133,7 @@ impl LanguageModel for OpenAiResponsesModel {
         body.insert("stream".to_owned(), true.into());
         let response = self.connection.post(PATH, &body.into()).await?;
         let assembly = Assembly { name: self.name().to_owned(), calls: Vec::new() };
-        Ok(stream::read(self.name(), response, Framing::ServerEvents, assembly))
+        Ok(stream::read(&self.connection, response, Framing::ServerEvents, assembly))
     }
 }
 
@@ -215,9 +215,7 @@ fn read(name: &str, body: &Value) -> Result<ModelResponse, ModelError> {
     let text = |value: &Value, path: &str| -> String {
         value.pointer(path).and_then(Value::as_str).unwrap_or_default().to_owned()
     };
-    if body.get("error").is_some_and(|error| !error.is_null()) {
-        return Err(of_event(name, body).with_usage(usage(body)));
-    }
+    check_event(name, body).map_err(|error| error.with_usage(usage(body)))?;
     let items = body.get("output").and_then(Value::as_array);
     let mut content = Vec::new();
     let mut is_refusal = false;

@@ -17,10 +17,14 @@ use serde_json::Value;
 
 use super::{
     aws_events,
-    connection::MAX_RESPONSE_BYTES,
-    error::{invalid_response, of_event, of_transport},
+    connection::{Connection, MAX_RESPONSE_BYTES},
+    error::{check_event, invalid_response, of_transport, tells_of_error},
+    key::ApiKey,
 };
 use crate::model::{ModelError, ModelStream, StreamEvent, Usage};
+
+/// Longest body that is kept because it is an object instead of events, in bytes.
+const MAX_PLAIN_BYTES: usize = 64 * 1024;
 
 /// Builds a response from the events of one protocol.
 pub(super) trait Assemble: Send + 'static {
@@ -61,6 +65,8 @@ enum Frame {
 struct Reading<A> {
     /// Name of the model, for errors.
     name: String,
+    /// Hidden in errors.
+    key: ApiKey,
     /// The body.
     response: Response,
     /// How its events are separated.
@@ -69,6 +75,8 @@ struct Reading<A> {
     assemble: A,
     /// The part of the next frame that has arrived.
     buffer: Vec<u8>,
+    /// The lines of a body that is an object instead of events.
+    plain: Vec<u8>,
     /// How many bytes of `buffer` are known to have no end of a line, so that a long line is searched once.
     searched: usize,
     /// Bytes of the body so far.
@@ -81,17 +89,19 @@ struct Reading<A> {
 
 /// The pieces of a response. A stream that ends before the whole response is an error.
 pub(super) fn read(
-    name: &str,
+    connection: &Connection,
     response: Response,
     framing: Framing,
     assemble: impl Assemble,
 ) -> ModelStream {
     let reading = Reading {
-        name: name.to_owned(),
+        name: connection.name.clone(),
+        key: connection.api_key.clone(),
         response,
         framing,
         assemble,
         buffer: Vec::new(),
+        plain: Vec::new(),
         searched: 0,
         read: 0,
         ready: VecDeque::new(),
@@ -154,6 +164,10 @@ impl<A: Assemble> Reading<A> {
 
     /// The last piece, if the protocol ends with the stream.
     fn end(&mut self, is_marked: bool) -> Result<StreamEvent, ModelError> {
+        // Some providers answer a request for a stream with an error that has status 200.
+        if let Ok(body) = serde_json::from_slice(&self.plain) {
+            check_event(&self.name, &self.key.hidden_in(body))?;
+        }
         let last = self.assemble.end(is_marked)?;
         last.ok_or_else(|| invalid_response(&self.name, "ended before it was complete"))
     }
@@ -163,7 +177,7 @@ impl<A: Assemble> Reading<A> {
         match self.framing {
             Framing::ServerEvents => self.line(),
             Framing::AwsEvents => {
-                let event = aws_events::take(&self.name, &mut self.buffer)?;
+                let event = aws_events::take(&self.name, &self.key, &mut self.buffer)?;
                 Ok(event.map(Frame::Event))
             }
         }
@@ -181,16 +195,21 @@ impl<A: Assemble> Reading<A> {
         let line: Vec<u8> = self.buffer.drain(..=end).collect();
         let line = String::from_utf8_lossy(&line);
         let data = match line.strip_prefix("data:").map(str::trim) {
-            None => return Ok(Some(Frame::Nothing)),
+            None => {
+                let is_plain = !self.plain.is_empty() || line.trim_start().starts_with('{');
+                if is_plain && self.plain.len() + line.len() <= MAX_PLAIN_BYTES {
+                    self.plain.extend_from_slice(line.as_bytes());
+                }
+                return Ok(Some(Frame::Nothing));
+            }
             Some("[DONE]") => return Ok(Some(Frame::Done)),
             Some(data) => data,
         };
         let event: Value = serde_json::from_str(data)
             .map_err(|_| invalid_response(&self.name, "has an event that is not valid JSON"))?;
         // Some providers report an error in the middle of a stream with status 200.
-        if event.get("error").is_some_and(|error| !error.is_null()) {
-            return Err(of_event(&self.name, &event));
-        }
+        let event = if tells_of_error(&event) { self.key.hidden_in(event) } else { event };
+        check_event(&self.name, &event)?;
         Ok(Some(Frame::Event(event)))
     }
 }
