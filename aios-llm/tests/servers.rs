@@ -7,7 +7,7 @@ use aios_llm::{
     model::{
         FinishReason, Message, ModelErrorKind, Part, ToolCall, ToolResult, ToolSpec, Usage, collect,
     },
-    providers::{AnthropicModel, ProviderOptions, connect},
+    providers::{AnthropicModel, OpenAiModel, ProviderOptions, connect},
     testing::{FakeProvider, FakeReply},
 };
 use schemars::JsonSchema;
@@ -253,4 +253,46 @@ async fn should_not_show_the_key_in_an_error_of_a_stream() {
         assert!(error.to_string().contains("xxx"), "{error}");
         assert!(!error.to_string().contains("sk-"), "{error}");
     }
+}
+
+#[test]
+fn should_limit_the_output_as_the_host_wants_it() {
+    let mut request = go();
+    request.max_output_tokens = Some(50);
+    let openai = [
+        "https://api.openai.com/v1",
+        "https://eu.api.openai.com/v1/",
+        "https://acme.openai.azure.com/openai/v1",
+    ];
+    let others = [
+        "https://openai.com.example.org/v1",
+        "https://notopenai.com/v1",
+        "https://api.groq.com/openai/v1",
+        "http://127.0.0.1:8000/v1",
+    ];
+    for (url, field) in openai
+        .map(|url| (url, "max_completion_tokens"))
+        .into_iter()
+        .chain(others.map(|url| (url, "max_tokens")))
+    {
+        let body = openai_at(url.to_owned()).request_body(&request);
+        assert_eq!(body.get(field), Some(&json!(50)), "{url}: {body}");
+    }
+    let model = OpenAiModel::new(ProviderOptions::new("m")).unwrap();
+    assert_eq!(model.request_body(&request)["max_completion_tokens"], 50);
+}
+
+#[tokio::test]
+async fn should_not_ask_openai_for_less_output_than_it_accepts() {
+    let mut request = go();
+    request.max_output_tokens = Some(5);
+    let model = OpenAiModel::new(ProviderOptions::new("m")).unwrap();
+    assert_eq!(model.request_body(&request)["max_completion_tokens"], 16);
+    let provider = FakeProvider::start(vec![FakeReply::response(text("ok")); 6]).await.unwrap();
+    for model in models(&provider) {
+        in_time(model.complete(&request)).await.unwrap();
+    }
+    let requests = provider.requests();
+    assert_eq!(requests[0].body["max_tokens"], 5);
+    assert_eq!(requests[1].body["max_output_tokens"], 16);
 }

@@ -3,7 +3,8 @@
 //! It is calculated from recorded results only, so that a replay reaches the same sums. A call is
 //! reserved before it begins, with the most that it is expected to need, and settled with what it did
 //! need. The output of a request is limited to what is left. Its input is estimated (four bytes are a
-//! token), so one call can exceed a limit; the next one then fails before it begins.
+//! token), and a provider may have a least output, so one call can exceed a limit; the next one then
+//! fails before it begins.
 //!
 //! The account is pure: it knows nothing of runs, stores or time. `agent::accounting` decides when
 //! it is called.

@@ -14,6 +14,7 @@ use super::{
     ProviderOptions,
     connection::Connection,
     error::{check_event, invalid_response},
+    options::is_of_openai,
     schema_name, sent_arguments_text,
     stream::{self, Assemble, Framing},
     tool_name,
@@ -27,6 +28,8 @@ use crate::model::{
 const URL: &str = "https://api.openai.com/v1";
 /// The default base URL of Ollama, on this machine.
 const OLLAMA_URL: &str = "http://localhost:11434/v1";
+/// The lowest limit of output tokens that `OpenAI` accepts.
+pub(super) const LEAST_OUTPUT_TOKENS: u32 = 16;
 /// The only path that is used.
 const PATH: &str = "chat/completions";
 
@@ -57,13 +60,15 @@ pub struct OpenAiModel {
     connection: Connection,
     /// Those of the options, or what the provider has.
     capabilities: Capabilities,
-    /// Name of the field that limits the output. Other providers know the old one only.
-    limit_field: &'static str,
+    /// Whether requests go to `OpenAI`, also at Azure. Others know only the old field that limits the
+    /// output.
+    is_openai: bool,
 }
 
 impl OpenAiModel {
     /// Creates the model. Nothing is requested yet. The default base URL is
-    /// `https://api.openai.com/v1`.
+    /// `https://api.openai.com/v1`. `OpenAI` accepts no limit below 16 output tokens, so a request
+    /// with a lower one is sent with 16.
     ///
     /// # Errors
     ///
@@ -86,13 +91,12 @@ impl OpenAiModel {
     /// A model of a provider that speaks the protocol.
     fn of(options: ProviderOptions, provider: &str, url: &str) -> Result<Self, ModelError> {
         let key = ("authorization", format!("Bearer {}", options.api_key));
-        let is_openai = provider == "openai" && options.base_url.is_none();
-        let limit_field = if is_openai { "max_completion_tokens" } else { "max_tokens" };
+        let is_openai = is_of_openai(options.base_url.as_deref().unwrap_or(url));
         // Many servers enforce the schema of the output letter by letter, so that no tool is called.
         let all = Capabilities::all().with_native_output_with_tools(is_openai);
         let capabilities = options.capabilities.unwrap_or(all);
         let connection = Connection::new(options, provider, url, &[key])?;
-        Ok(Self { connection, capabilities, limit_field })
+        Ok(Self { connection, capabilities, is_openai })
     }
 
     /// The body of a request without streaming, for programs that send it with a client of their own.
@@ -119,6 +123,15 @@ impl OpenAiModel {
         assembly.response()
     }
 
+    /// The field that limits the output, and its value.
+    fn output_limit(&self, tokens: u32) -> (&'static str, u32) {
+        if self.is_openai {
+            ("max_completion_tokens", tokens.max(LEAST_OUTPUT_TOKENS))
+        } else {
+            ("max_tokens", tokens)
+        }
+    }
+
     /// The body of a request. `stream` adds two fields.
     fn body(&self, request: &ModelRequest) -> Map<String, Value> {
         let mut body = Map::new();
@@ -140,7 +153,8 @@ impl OpenAiModel {
             set("response_format", response_format(output));
         }
         if let Some(tokens) = request.max_output_tokens {
-            set(self.limit_field, tokens.into());
+            let (field, tokens) = self.output_limit(tokens);
+            set(field, tokens.into());
         }
         if let Some(temperature) = request.temperature {
             set("temperature", temperature.into());

@@ -136,6 +136,15 @@ pub(super) fn is_local(url: &reqwest::Url) -> bool {
     host == "localhost" || host.parse().is_ok_and(|ip: IpAddr| ip.is_loopback())
 }
 
+/// Whether a base URL is one of `OpenAI`, or of its models at Azure.
+pub(super) fn is_of_openai(url: &str) -> bool {
+    let url = url.parse::<reqwest::Url>().ok();
+    let host = url.as_ref().and_then(reqwest::Url::host_str).unwrap_or_default();
+    ["openai.com", "openai.azure.com"].iter().any(|known| {
+        host.strip_suffix(known).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -14,6 +14,7 @@ use super::{
     ProviderOptions,
     connection::Connection,
     error::{check_event, invalid_response, of_event, unsupported},
+    openai::LEAST_OUTPUT_TOKENS,
     schema_name, sent_arguments_text, signature,
     stream::{self, Assemble, Framing},
     tool_name,
@@ -34,7 +35,8 @@ const PROVIDER: &str = "openai";
 ///
 /// Nothing is stored by the provider: each request has the whole conversation, with the encrypted
 /// reasoning of earlier responses. The protocol has no stop texts; a request with some fails with
-/// `MODEL_INVALID_REQUEST`.
+/// `MODEL_INVALID_REQUEST`. It has no limit below 16 output tokens; a request with a lower one is sent
+/// with 16.
 ///
 /// # Examples
 ///
@@ -104,7 +106,7 @@ impl OpenAiResponsesModel {
             set("text", json!({ "format": format }));
         }
         if let Some(tokens) = request.max_output_tokens {
-            set("max_output_tokens", tokens.into());
+            set("max_output_tokens", tokens.max(LEAST_OUTPUT_TOKENS).into());
         }
         if let Some(temperature) = request.temperature {
             set("temperature", temperature.into());
