@@ -296,3 +296,74 @@ async fn should_not_ask_openai_for_less_output_than_it_accepts() {
     assert_eq!(requests[0].body["max_tokens"], 5);
     assert_eq!(requests[1].body["max_output_tokens"], 16);
 }
+
+/// A conversation that began with another provider has calls without a signature of Gemini.
+#[tokio::test]
+async fn should_send_gemini_calls_of_other_providers() {
+    let provider = FakeProvider::start([]).await.unwrap();
+    let other = Part::Reasoning { text: "Hm.".to_owned(), signature: Some("bedrock:x".to_owned()) };
+    let signed = Part::Reasoning { text: String::new(), signature: Some("gemini:c2ln".to_owned()) };
+    let call = |id: &str| Part::ToolCall(call_of(id, "{}"));
+    let foreign = ModelResponse::new(vec![other, call("a"), call("b")]).to_message();
+    let own = ModelResponse::new(vec![signed, call("c"), call("d")]).to_message();
+    let request = go().with_message(foreign).with_message(result_of("a")).with_message(own);
+    for (model, placeholder) in [
+        ("gemini-3-pro-preview", Some("skip_thought_signature_validator")),
+        ("gemini-2.5-pro", None),
+    ] {
+        provider.push(FakeReply::response(text("ok")));
+        let model = model_at("gemini", model, provider.gemini_url());
+        in_time(model.complete(&request)).await.unwrap();
+        let body = provider.requests().pop().unwrap().body;
+        let signatures = |turn: usize| -> Vec<_> {
+            let parts = body["contents"][turn]["parts"].as_array().unwrap().iter();
+            parts.map(|part| part.get("thoughtSignature").and_then(Value::as_str)).collect()
+        };
+        assert_eq!(signatures(1), [placeholder, None], "{body}");
+        assert_eq!(signatures(3), [Some("c2ln"), None], "{body}");
+    }
+}
+
+/// Two providers accept only some letters in the ids of calls.
+#[tokio::test]
+async fn should_send_ids_of_calls_as_the_provider_accepts_them() {
+    let provider = FakeProvider::start(vec![FakeReply::response(text("ok")); 6]).await.unwrap();
+    let long = "x".repeat(65);
+    let ids =
+        ["functions.search:0", "functions.search:1", "functions-search-0", "ü", long.as_str()];
+    let mut request = go().with_message(calls(ids.map(|id| call_of(id, "{}"))));
+    let results = ids.map(|id| result_of(id).content);
+    request.messages.push(Message {
+        role: aios_llm::model::Role::Tool,
+        content: results.into_iter().flatten().collect(),
+    });
+    request.tools.push(ToolSpec {
+        name: "search".to_owned(),
+        description: "Searches.".to_owned(),
+        parameters: json!({"type": "object"}),
+    });
+    for model in models(&provider) {
+        in_time(model.complete(&request)).await.unwrap();
+    }
+    let requests = provider.requests();
+    for (request, [call, result]) in [
+        (&requests[2], ["/id", "/tool_use_id"]),
+        (&requests[4], ["/toolUse/toolUseId", "/toolResult/toolUseId"]),
+    ] {
+        let sent = |turn: usize, path: &str| -> Vec<String> {
+            let parts = request.body["messages"][turn]["content"].as_array().unwrap().iter();
+            let id = |part: &Value| part.pointer(path).unwrap().as_str().unwrap().to_owned();
+            parts.map(id).collect()
+        };
+        let sent_ids = sent(1, call);
+        assert_eq!(sent_ids, sent(2, result));
+        assert_eq!(sent_ids[2], "functions-search-0");
+        let distinct: std::collections::BTreeSet<_> = sent_ids.iter().collect();
+        assert_eq!(distinct.len(), ids.len(), "{sent_ids:?}");
+        for id in &sent_ids {
+            let is_valid = |it: char| it.is_ascii_alphanumeric() || matches!(it, '_' | '-');
+            assert!(id.len() <= 64 && id.chars().all(is_valid), "{id}");
+        }
+    }
+    assert!(requests[0].body.to_string().contains("functions.search:0"));
+}

@@ -19,7 +19,7 @@ use async_trait::async_trait;
 use serde_json::{Map, Value, json};
 
 use super::{
-    ProviderOptions,
+    ProviderOptions, call_id,
     connection::Connection,
     error::{check_event, invalid_response},
     in_turns, sent_arguments, signature,
@@ -200,11 +200,11 @@ fn part(part: &Part) -> Option<Value> {
         Part::ToolCall(call) => {
             let input = sent_arguments(&call.arguments);
             let name = tool_name(&call.name);
-            json!({"type": "tool_use", "id": call.id, "name": name, "input": input})
+            json!({"type": "tool_use", "id": call_id(&call.id), "name": name, "input": input})
         }
         Part::ToolResult(result) => json!({
             "type": "tool_result",
-            "tool_use_id": result.call_id,
+            "tool_use_id": call_id(&result.call_id),
             "content": result.content,
             "is_error": result.is_error,
         }),

@@ -11,7 +11,7 @@ use async_trait::async_trait;
 use serde_json::{Map, Value, json};
 
 use super::{
-    ProviderOptions,
+    ProviderOptions, call_id,
     connection::Connection,
     error::{check_event, invalid_response, unsupported},
     in_turns, sent_arguments, signature,
@@ -223,10 +223,10 @@ fn part(name: &str, part: &Part) -> Result<Option<Value>, ModelError> {
         Part::ToolCall(call) => {
             let input = sent_arguments(&call.arguments);
             let name = tool_name(&call.name);
-            json!({"toolUse": {"toolUseId": call.id, "name": name, "input": input}})
+            json!({"toolUse": {"toolUseId": call_id(&call.id), "name": name, "input": input}})
         }
         Part::ToolResult(result) => json!({"toolResult": {
-            "toolUseId": result.call_id,
+            "toolUseId": call_id(&result.call_id),
             "content": [{"text": result.content}],
             "status": if result.is_error { "error" } else { "success" },
         }}),

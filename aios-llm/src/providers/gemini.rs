@@ -26,6 +26,8 @@ use crate::model::{
 
 /// The default base URL.
 const URL: &str = "https://generativelanguage.googleapis.com";
+/// Stands for the signature of a call that another provider has made, as Google documents it.
+const UNSIGNED: &str = "skip_thought_signature_validator";
 /// Prefix of the name of the model, and mark of signatures.
 const PROVIDER: &str = "gemini";
 
@@ -68,6 +70,11 @@ impl GeminiModel {
         Ok(Self { connection, capabilities })
     }
 
+    /// The body of a request, which is the same with and without streaming.
+    fn body(&self, request: &ModelRequest) -> Value {
+        body(request, is_since_3(&self.connection.model))
+    }
+
     /// The path of a method.
     fn path(&self, method: &str) -> String {
         format!("v1beta/models/{}:{method}", self.connection.model)
@@ -86,7 +93,7 @@ impl LanguageModel for GeminiModel {
 
     async fn complete(&self, request: &ModelRequest) -> Result<ModelResponse, ModelError> {
         let path = self.path("generateContent");
-        let body = self.connection.post_whole(&path, &body(request)).await?;
+        let body = self.connection.post_whole(&path, &self.body(request)).await?;
         let mut assembly = Assembly::new(self.name());
         assembly.take(&body)?;
         assembly.response()
@@ -94,7 +101,7 @@ impl LanguageModel for GeminiModel {
 
     async fn stream(&self, request: &ModelRequest) -> Result<ModelStream, ModelError> {
         let path = self.path("streamGenerateContent?alt=sse");
-        let response = self.connection.post(&path, &body(request)).await?;
+        let response = self.connection.post(&path, &self.body(request)).await?;
         let assembly = Assembly::new(self.name());
         Ok(stream::read(&self.connection, response, Framing::ServerEvents, assembly))
     }
@@ -107,11 +114,11 @@ fn is_since_3(model: &str) -> bool {
     major.parse::<u32>().is_ok_and(|major| major >= 3)
 }
 
-/// The body of a request, which is the same with and without streaming.
-fn body(request: &ModelRequest) -> Value {
+/// The body of a request. Some models require that calls are signed.
+fn body(request: &ModelRequest, is_signed: bool) -> Value {
     let mut body = Map::new();
     let mut set = |name: &str, value: Value| body.insert(name.to_owned(), value);
-    set("contents", request.messages.iter().filter_map(content).collect());
+    set("contents", request.messages.iter().filter_map(|it| content(it, is_signed)).collect());
     if let Some(instructions) = &request.instructions {
         set("systemInstruction", json!({"parts": [{"text": instructions}]}));
     }
@@ -154,8 +161,9 @@ fn body(request: &ModelRequest) -> Value {
 }
 
 /// A message, unless nothing in it can be sent: one without parts is rejected. The signature of hidden
-/// reasoning belongs to the part after it.
-fn content(message: &Message) -> Option<Value> {
+/// reasoning belongs to the part after it. Where calls have to be signed, only the first one of a
+/// message is: one that another provider has made gets a placeholder.
+fn content(message: &Message, is_signed: bool) -> Option<Value> {
     let mut parts = Vec::new();
     let mut pending = None;
     for part in &message.content {
@@ -168,6 +176,10 @@ fn content(message: &Message) -> Option<Value> {
             fields.insert("thoughtSignature".to_owned(), signature.into());
         }
         parts.push(written);
+    }
+    let call = parts.iter_mut().find(|part| part.get("functionCall").is_some());
+    if let Some(fields) = call.filter(|_| is_signed).and_then(Value::as_object_mut) {
+        fields.entry("thoughtSignature").or_insert_with(|| UNSIGNED.into());
     }
     let role = if message.role == Role::Assistant { "model" } else { "user" };
     (!parts.is_empty()).then(|| json!({"role": role, "parts": parts}))

@@ -109,7 +109,7 @@ pub fn connect(
     })
 }
 
-/// Longest name of a schema or a tool.
+/// Longest name of a schema or a tool, and longest id of a call.
 const MAX_NAME: usize = 64;
 
 /// Whether a letter is allowed in names by all providers.
@@ -129,6 +129,13 @@ fn tool_name(name: &str) -> String {
     let valid = |letter: char| if is_of_name(letter) { letter } else { '_' };
     let name: String = name.chars().map(valid).take(MAX_NAME).collect();
     if name.is_empty() { "unnamed".to_owned() } else { name }
+}
+
+/// The id of a call as providers accept it that allow few letters. Another provider may have made it.
+/// The same id always becomes the same one, and different ids become different ones.
+fn call_id(id: &str) -> String {
+    let is_valid = (1..=MAX_NAME).contains(&id.len()) && id.chars().all(is_of_name);
+    if is_valid { id.to_owned() } else { signer::sha256(id.as_bytes()) }
 }
 
 /// The arguments of a call that goes back to a provider, which accepts only an object. The result of
