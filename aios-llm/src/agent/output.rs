@@ -13,7 +13,7 @@
 
 use schemars::JsonSchema;
 use serde::de::DeserializeOwned;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use crate::{
     model::{Capabilities, ModelRequest, OutputSchema, ToolChoice, ToolSpec},
@@ -24,6 +24,10 @@ use crate::{
 pub(crate) const FINAL_TOOL: &str = "final_result";
 /// The property that holds output which is not an object.
 const WRAPPED: &str = "result";
+/// The field of a schema that has definitions.
+const DEFS: &str = "$defs";
+/// The field, and its former name.
+const DEFINITIONS: [&str; 2] = [DEFS, "definitions"];
 
 /// The type of an agent's output.
 #[derive(Clone, Debug)]
@@ -191,20 +195,67 @@ fn invalid(faults: &str) -> String {
 }
 
 /// The schema of an object with one property. Definitions move to the root, where references look
-/// for them.
+/// for them. A schema that refers to itself becomes one of them.
 fn wrap(mut schema: Value) -> Value {
-    let fields = schema.as_object_mut();
-    let definitions = fields.and_then(|fields| fields.remove("$defs"));
+    let mut moved = Map::new();
+    for field in DEFINITIONS {
+        let definitions = schema.as_object_mut().and_then(|fields| fields.remove(field));
+        moved.extend(definitions.map(|definitions| (field.to_owned(), definitions)));
+    }
+    let name = free_name(moved.get(DEFS));
+    let place = format!("#/{DEFS}/{name}");
+    let in_moved = moved.values_mut().fold(false, |found, it| redirect(it, &place) | found);
+    if redirect(&mut schema, &place) || in_moved {
+        let root = std::mem::replace(&mut schema, json!({ "$ref": place }));
+        let definitions = moved.entry(DEFS).or_insert_with(|| json!({}));
+        definitions.as_object_mut().and_then(|definitions| definitions.insert(name, root));
+    }
     let mut wrapped = json!({
         "type": "object",
         "properties": { WRAPPED: schema },
         "required": [WRAPPED],
         "additionalProperties": false,
     });
-    if let (Some(definitions), Some(fields)) = (definitions, wrapped.as_object_mut()) {
-        fields.insert("$defs".to_owned(), definitions);
+    if let Some(fields) = wrapped.as_object_mut() {
+        fields.extend(moved);
     }
     wrapped
+}
+
+/// A name that no definition has.
+fn free_name(definitions: Option<&Value>) -> String {
+    let is_free = |name: &String| definitions.and_then(|known| known.get(name)).is_none();
+    let numbered = (2..).map(|number: u64| format!("output{number}"));
+    std::iter::once("output".to_owned()).chain(numbered).find(is_free).unwrap_or_default()
+}
+
+/// Redirects references to the root to another place, apart from those to definitions. Returns whether
+/// there are any.
+fn redirect(schema: &mut Value, place: &str) -> bool {
+    match schema {
+        Value::Object(fields) => {
+            fields.iter_mut().fold(false, |found, (name, value)| match value {
+                Value::String(reference) if name == "$ref" => {
+                    let Some(path) = path_in_root(reference) else { return found };
+                    *reference = format!("{place}{path}");
+                    true
+                }
+                value => redirect(value, place) | found,
+            })
+        }
+        Value::Array(values) => {
+            values.iter_mut().fold(false, |found, value| redirect(value, place) | found)
+        }
+        _ => false,
+    }
+}
+
+/// The path of a reference to the root or a part of it; `None` if it is to a definition, or elsewhere.
+fn path_in_root(reference: &str) -> Option<&str> {
+    let path = reference.strip_prefix('#')?;
+    let first = path.split('/').nth(1).unwrap_or_default();
+    let is_path = path.is_empty() || path.starts_with('/');
+    (is_path && !DEFINITIONS.contains(&first)).then_some(path)
 }
 
 /// The text without the code fence that models like to put around JSON.
@@ -252,6 +303,29 @@ mod tests {
         let output = output::<Vec<Item>>(Capabilities::all());
         assert_eq!(output.read(r#"{"result":[{"id":1}]}"#).unwrap(), json!([{"id": 1}]));
         assert!(output.read(r#"{"result":[{"id":"x"}]}"#).unwrap_err().contains("/result/0/id"));
+    }
+
+    #[derive(Debug, Deserialize, JsonSchema)]
+    #[allow(dead_code, reason = "only its schema matters")]
+    enum Expression {
+        Number(f64),
+        Not(Box<Self>),
+    }
+
+    #[test]
+    fn should_wrap_output_that_contains_itself() {
+        let output = output::<Expression>(Capabilities::all());
+        let nested = json!({"Not": {"Not": {"Number": 1.0}}});
+        assert_eq!(output.read(&json!({ "result": nested }).to_string()), Ok(nested));
+        assert!(output.read(r#"{"result":{"Not":{"Number":"x"}}}"#).is_err());
+        let schema = json!({
+            "anyOf": [{"type": "array", "items": {"$ref": "#"}}, {"$ref": "#/definitions/output"}],
+            "definitions": {"output": {"type": "integer"}},
+        });
+        let named = OutputType::from_schema("Tree".to_owned(), schema);
+        let output = Output::new(Some(named), Capabilities::all(), false).unwrap();
+        assert_eq!(output.read(r#"{"result":[[1],2]}"#), Ok(json!([[1], 2])));
+        assert!(output.read(r#"{"result":[["x"]]}"#).is_err());
     }
 
     #[test]
