@@ -5,7 +5,8 @@ use std::sync::Arc;
 use aios_llm::{
     LanguageModel, LlmAgent, ModelRequest, ModelResponse,
     model::{
-        FinishReason, Message, ModelErrorKind, Part, ToolCall, ToolResult, ToolSpec, Usage, collect,
+        FinishReason, ImageSource, Message, ModelErrorKind, Part, ToolCall, ToolResult, ToolSpec,
+        Usage, collect,
     },
     providers::{AnthropicModel, OpenAiModel, ProviderOptions, connect},
     testing::{FakeProvider, FakeReply},
@@ -366,4 +367,73 @@ async fn should_send_ids_of_calls_as_the_provider_accepts_them() {
         }
     }
     assert!(requests[0].body.to_string().contains("functions.search:0"));
+}
+
+fn with_part(part: Part) -> ModelRequest {
+    let mut request = go();
+    request.messages[0].content.push(part);
+    request
+}
+
+fn file(reference: &str, media_type: &str) -> Part {
+    Part::File { reference: reference.to_owned(), media_type: media_type.to_owned() }
+}
+
+#[tokio::test]
+async fn should_say_that_a_request_has_a_file_of_anthropic() {
+    let provider = FakeProvider::start([]).await.unwrap();
+    let model = models(&provider).swap_remove(2);
+    for (reference, beta) in
+        [("file_011", Some("files-api-2025-04-14")), ("https://example.org/a.pdf", None)]
+    {
+        let request = with_part(file(reference, "application/pdf"));
+        provider.push(FakeReply::response(text("ok")));
+        in_time(model.complete(&request)).await.unwrap();
+        assert_eq!(provider.requests().pop().unwrap().header("anthropic-beta"), beta);
+        provider.push(FakeReply::response(text("ok")));
+        in_time(collect(model.stream(&request).await.unwrap())).await.unwrap();
+        assert_eq!(provider.requests().pop().unwrap().header("anthropic-beta"), beta);
+    }
+}
+
+#[tokio::test]
+async fn should_name_the_formats_of_bedrock() {
+    let provider = FakeProvider::start([]).await.unwrap();
+    let model = models(&provider).swap_remove(4);
+    let mut request = go();
+    let word = "application/vnd.openxmlformats-officedocument.wordprocessingml.document";
+    let sheet = "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet";
+    let formats = [
+        ("application/pdf", "pdf"),
+        ("text/csv", "csv"),
+        ("application/msword", "doc"),
+        (word, "docx"),
+        ("application/vnd.ms-excel", "xls"),
+        (sheet, "xlsx"),
+        ("text/html", "html"),
+        ("text/plain; charset=utf-8", "txt"),
+        ("text/markdown", "md"),
+    ];
+    for (media_type, _) in formats {
+        request.messages[0].content.push(file("s3://bucket/a", media_type));
+    }
+    let image = |media_type: &str| Part::Image {
+        source: ImageSource::Base64 { media_type: media_type.to_owned(), data: "eA==".to_owned() },
+    };
+    request.messages[0].content.push(image("image/jpg"));
+    provider.push(FakeReply::response(text("ok")));
+    in_time(model.complete(&request)).await.unwrap();
+    let body = provider.requests().pop().unwrap().body;
+    let content = body["messages"][0]["content"].as_array().unwrap();
+    let sent = content.iter().filter_map(|part| part["document"]["format"].as_str());
+    assert!(sent.eq(formats.map(|(_, format)| format)), "{body}");
+    let names: Vec<_> = content.iter().filter_map(|it| it["document"]["name"].as_str()).collect();
+    assert_eq!((names[0], names[8]), ("document 1", "document 9"));
+    assert_eq!(content.last().unwrap()["image"]["format"], "jpeg");
+
+    for part in [file("s3://bucket/a", "application/zip"), image("image/tiff")] {
+        let error = in_time(model.complete(&with_part(part))).await.unwrap_err();
+        assert_eq!(error.kind(), ModelErrorKind::InvalidRequest);
+        assert!(error.to_string().contains("does not support"), "{error}");
+    }
 }

@@ -16,6 +16,7 @@
 //! mark.
 
 use async_trait::async_trait;
+use reqwest::Response;
 use serde_json::{Map, Value, json};
 
 use super::{
@@ -37,6 +38,8 @@ const URL: &str = "https://api.anthropic.com";
 const PATH: &str = "v1/messages";
 /// Marks the data of redacted reasoning among signatures.
 const REDACTED: &str = "anthropic-redacted";
+/// Sent with requests that have files by their ids, which the protocol still treats as an extension.
+const FILES: &str = "files-api-2025-04-14";
 /// Sent with each request, as the protocol requires.
 const VERSION: &str = "2023-06-01";
 
@@ -103,6 +106,16 @@ impl AnthropicModel {
         assembly.response()
     }
 
+    /// Posts the body of a request.
+    async fn post(
+        &self,
+        request: &ModelRequest,
+        body: Map<String, Value>,
+    ) -> Result<Response, ModelError> {
+        let header = has_uploads(request).then_some(("anthropic-beta", FILES));
+        self.connection.post_with(PATH, &body.into(), header).await
+    }
+
     /// The body of a request. `stream` adds one field.
     fn body(&self, request: &ModelRequest) -> Map<String, Value> {
         let mut body = Map::new();
@@ -146,16 +159,28 @@ impl LanguageModel for AnthropicModel {
     }
 
     async fn complete(&self, request: &ModelRequest) -> Result<ModelResponse, ModelError> {
-        self.read_response(&self.connection.post_whole(PATH, &self.request_body(request)).await?)
+        let response = self.post(request, self.body(request)).await?;
+        self.read_response(&self.connection.whole(response).await?)
     }
 
     async fn stream(&self, request: &ModelRequest) -> Result<ModelStream, ModelError> {
         let mut body = self.body(request);
         body.insert("stream".to_owned(), true.into());
-        let response = self.connection.post(PATH, &body.into()).await?;
+        let response = self.post(request, body).await?;
         let assembly = Assembly::new(self.name());
         Ok(stream::read(&self.connection, response, Framing::ServerEvents, assembly))
     }
+}
+
+/// Whether a request has files by the ids of the provider.
+fn has_uploads(request: &ModelRequest) -> bool {
+    let mut parts = request.messages.iter().flat_map(|message| &message.content);
+    parts.any(|it| matches!(it, Part::File { reference, .. } if !is_url(reference)))
+}
+
+/// Whether a reference to a file is a URL, and not an id of the provider.
+fn is_url(reference: &str) -> bool {
+    reference.contains("://")
 }
 
 /// A message in the form of the protocol. Results of tools are messages of the user.
@@ -181,7 +206,7 @@ fn part(part: &Part) -> Option<Value> {
             json!({"type": "image", "source": source})
         }
         Part::File { reference, .. } => {
-            let source = if reference.contains("://") {
+            let source = if is_url(reference) {
                 json!({"type": "url", "url": reference})
             } else {
                 json!({"type": "file", "file_id": reference})

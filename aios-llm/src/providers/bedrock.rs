@@ -29,11 +29,34 @@ const PROVIDER: &str = "bedrock";
 /// Name of the service in signatures.
 const SERVICE: &str = "bedrock";
 
+/// The media types of images, and the names of their formats.
+const IMAGES: [(&str, &str); 5] = [
+    ("image/gif", "gif"),
+    ("image/jpeg", "jpeg"),
+    ("image/jpg", "jpeg"),
+    ("image/png", "png"),
+    ("image/webp", "webp"),
+];
+
+/// The media types of documents, and the names of their formats.
+const DOCUMENTS: [(&str, &str); 9] = [
+    ("application/msword", "doc"),
+    ("application/pdf", "pdf"),
+    ("application/vnd.ms-excel", "xls"),
+    ("application/vnd.openxmlformats-officedocument.spreadsheetml.sheet", "xlsx"),
+    ("application/vnd.openxmlformats-officedocument.wordprocessingml.document", "docx"),
+    ("text/csv", "csv"),
+    ("text/html", "html"),
+    ("text/markdown", "md"),
+    ("text/plain", "txt"),
+];
+
 /// A model behind the Converse API of Amazon Bedrock.
 ///
-/// The protocol has no images by URL and no files by id; a request with one fails with
-/// `MODEL_INVALID_REQUEST`. Files are in S3: their reference is an `s3://` URI. It has no
-/// [`ToolChoice::None`] either: the tools are left out then, and earlier calls and results are texts.
+/// The protocol has no images by URL, no files by id, and only some types of images and documents; a
+/// request with another one fails with `MODEL_INVALID_REQUEST`. Files are in S3: their reference is an
+/// `s3://` URI. It has no [`ToolChoice::None`] either: the tools are left out then, and earlier calls
+/// and results are texts.
 ///
 /// # Examples
 ///
@@ -106,7 +129,9 @@ impl BedrockModel {
         let has_tools = request.tool_choice != ToolChoice::None && !request.tools.is_empty();
         let name = &self.connection.name;
         let messages = request.messages.iter().map(|it| message(name, it, has_tools));
-        set("messages", in_turns(messages.collect::<Result<Vec<_>, _>>()?).into());
+        let mut messages = in_turns(messages.collect::<Result<Vec<_>, _>>()?);
+        name_documents(&mut messages);
+        set("messages", messages.into());
         if let Some(instructions) = &request.instructions {
             set("system", json!([{ "text": instructions }]));
         }
@@ -204,14 +229,14 @@ fn part(name: &str, part: &Part) -> Result<Option<Value>, ModelError> {
         Part::Text { text } if text.trim().is_empty() => return Ok(None),
         Part::Text { text } => json!({ "text": text }),
         Part::Image { source: ImageSource::Base64 { media_type, data } } => {
-            let format = media_type.rsplit('/').next().unwrap_or_default();
+            let format = format_of(name, media_type, &IMAGES)?;
             json!({"image": {"format": format, "source": {"bytes": data}}})
         }
         Part::Image { .. } => return Err(unsupported(name, "images by URL")),
         Part::File { reference, media_type } if reference.starts_with("s3://") => {
-            let format = media_type.rsplit('/').next().unwrap_or_default();
+            let format = format_of(name, media_type, &DOCUMENTS)?;
             let source = json!({"s3Location": {"uri": reference}});
-            json!({"document": {"format": format, "name": "document", "source": source}})
+            json!({"document": {"format": format, "source": source}})
         }
         Part::File { .. } => return Err(unsupported(name, "files that are not in S3")),
         // Reasoning without a signature of this provider is rejected.
@@ -231,6 +256,27 @@ fn part(name: &str, part: &Part) -> Result<Option<Value>, ModelError> {
             "status": if result.is_error { "error" } else { "success" },
         }}),
     }))
+}
+
+/// The name of a format, by its media type, which may have parameters.
+fn format_of(
+    name: &str,
+    media_type: &str,
+    formats: &[(&str, &'static str)],
+) -> Result<&'static str, ModelError> {
+    let wanted = media_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    let known = formats.iter().find(|(media_type, _)| *media_type == wanted);
+    let known = known.map(|(_, format)| *format);
+    known.ok_or_else(|| unsupported(name, &format!("files of the type {media_type:?}")))
+}
+
+/// Numbers the documents, whose names have to differ.
+fn name_documents(messages: &mut [Value]) {
+    let contents = messages.iter_mut().filter_map(|it| it.get_mut("content")?.as_array_mut());
+    let documents = contents.flatten().filter_map(|it| it.get_mut("document")?.as_object_mut());
+    for (number, document) in (1..).zip(documents) {
+        document.insert("name".to_owned(), format!("document {number}").into());
+    }
 }
 
 /// Why the response ended; `None` while it has not.

@@ -9,7 +9,7 @@ use std::{fmt, sync::Arc, time::Duration};
 
 use reqwest::{
     Client, Response, Url,
-    header::{HeaderMap, HeaderValue},
+    header::{HeaderMap, HeaderName, HeaderValue},
 };
 use serde_json::Value;
 
@@ -83,6 +83,16 @@ impl Connection {
 
     /// Posts a request to a path. A response whose status is no success is an error.
     pub(super) async fn post(&self, path: &str, body: &Value) -> Result<Response, ModelError> {
+        self.post_with(path, body, None).await
+    }
+
+    /// Posts a request with another header.
+    pub(super) async fn post_with(
+        &self,
+        path: &str,
+        body: &Value,
+        header: Option<(&'static str, &'static str)>,
+    ) -> Result<Response, ModelError> {
         if !self.is_local {
             check_real_requests(&self.name)?;
         }
@@ -97,6 +107,11 @@ impl Connection {
                 invalid(&self.name, "the credentials contain invalid characters", error)
             })?);
         }
+        headers.extend(
+            header.map(|(name, value)| {
+                (HeaderName::from_static(name), HeaderValue::from_static(value))
+            }),
+        );
         let request = self.client.post(url).headers(headers);
         let request = request.header("content-type", "application/json").body(body);
         let response = request.send().await.map_err(|error| of_transport(&self.name, error))?;
@@ -112,7 +127,12 @@ impl Connection {
 
     /// Posts a request and reads the whole response, which may be an error.
     pub(super) async fn post_whole(&self, path: &str, body: &Value) -> Result<Value, ModelError> {
-        let text = self.text(self.post(path, body).await?).await?;
+        self.whole(self.post(path, body).await?).await
+    }
+
+    /// Reads the whole response, which may be an error.
+    pub(super) async fn whole(&self, response: Response) -> Result<Value, ModelError> {
+        let text = self.text(response).await?;
         let body: Value = serde_json::from_str(&text)
             .map_err(|_| invalid_response(&self.name, "is not valid JSON"))?;
         Ok(if tells_of_error(&body) { self.api_key.hidden_in(body) } else { body })
