@@ -437,3 +437,21 @@ async fn should_name_the_formats_of_bedrock() {
         assert!(error.to_string().contains("does not support"), "{error}");
     }
 }
+
+/// A response that was cut off in its reasoning has nothing that the reasoning belongs to.
+#[tokio::test]
+async fn should_not_send_reasoning_back_that_nothing_follows() {
+    let provider = FakeProvider::start(vec![FakeReply::response(text("ok")); 6]).await.unwrap();
+    let model = models(&provider).swap_remove(1);
+    let item = |id: &str| Part::Reasoning {
+        text: String::new(),
+        signature: Some(format!("openai:{}", json!({"type": "reasoning", "id": id}))),
+    };
+    let said = ModelResponse::new(vec![item("one"), Part::text("Hm."), item("two"), item("three")]);
+    let cut = ModelResponse::new(vec![item("four")]);
+    let request = go().with_message(said.to_message()).with_message(cut.to_message());
+    in_time(model.complete(&request.with_message(Message::user("Continue.")))).await.unwrap();
+    let body = provider.requests().pop().unwrap().body;
+    let sent = body["input"].as_array().unwrap().iter().map(|item| item["type"].as_str().unwrap());
+    assert!(sent.eq(["message", "reasoning", "message", "message"]), "{body}");
+}

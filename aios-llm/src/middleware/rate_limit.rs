@@ -76,7 +76,8 @@ pub struct RateLimit<M> {
 }
 
 impl Rate {
-    /// At most `requests` in each period `per`: all of them may come at once. 0 counts as 1.
+    /// `requests` in each period `per` on average. All of them may come at once, and their places become
+    /// free one by one, so a single period may have almost twice as many. 0 counts as 1.
     #[must_use]
     pub fn new(requests: u32, per: Duration) -> Self {
         let interval = per / requests.max(1);

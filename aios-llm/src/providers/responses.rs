@@ -139,14 +139,20 @@ impl LanguageModel for OpenAiResponsesModel {
     }
 }
 
-/// The items of a message.
+/// The items of a message. Reasoning that no other item follows is rejected.
 fn items(message: &Message) -> Vec<Value> {
     match message.role {
         Role::User => {
             let content: Vec<_> = message.content.iter().filter_map(user_part).collect();
             vec![json!({"type": "message", "role": "user", "content": content})]
         }
-        Role::Assistant => message.content.iter().filter_map(assistant_item).collect(),
+        Role::Assistant => {
+            let mut items: Vec<_> = message.content.iter().filter_map(assistant_item).collect();
+            let is_reasoning =
+                |item: &mut Value| item.get("type").is_some_and(|it| it == "reasoning");
+            while items.pop_if(is_reasoning).is_some() {}
+            items
+        }
         Role::Tool => message.content.iter().filter_map(result_item).collect(),
     }
 }

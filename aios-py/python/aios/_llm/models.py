@@ -78,8 +78,9 @@ class CircuitBreakerModel:
 
 
 class Rate:
-    """The rate of requests that a provider accepts from this process: at most ``requests`` in each
-    period of ``per`` seconds, all of which may come at once. Models with the same object share it."""
+    """The rate of requests that a provider accepts from this process: ``requests`` in each period
+    of ``per`` seconds on average. All of them may come at once, and their places become free one by
+    one, so a single period may have almost twice as many. Models with the same object share it."""
 
     def __init__(self, requests: int, per: float) -> None:
         """
