@@ -13,8 +13,11 @@ export interface RetryOptions {
 
 /** Options of a client. */
 export interface ClientOptions {
-  /** A bearer token, or what returns one for each attempt. */
-  readonly token?: string | (() => string | Promise<string>);
+  /**
+   * A bearer token, or what returns one for each attempt. A function is called once more with the token that
+   * the service has refused (401), so that it returns another one.
+   */
+  readonly token?: string | ((refused?: string) => string | Promise<string>);
   /** Sent as `X-API-Key`. */
   readonly apiKey?: string;
   /** How long each attempt may take, in milliseconds; 30,000 by default. */
@@ -133,7 +136,10 @@ export class Http {
     }
   }
 
-  /** Sends a request once. An answer that is not a success is an error. */
+  /**
+   * Sends a request once, or twice if a token of a function has been refused. An answer that is not a success
+   * is an error.
+   */
   async send(request: ApiRequest, signal: AbortSignal): Promise<Response> {
     const url = new URL(`${this.#base}/${request.path.map(encode).join("/")}`);
     for (const [name, value] of Object.entries(request.query ?? {})) {
@@ -141,9 +147,29 @@ export class Http {
         url.searchParams.set(name, String(value));
       }
     }
+    const { token } = this.#options;
+    const first = typeof token === "function" ? await token() : token;
+    let response = await this.#sendWith(request, url, first, signal);
+    if (response.status === 401 && typeof token === "function") {
+      // A second 401 is the answer: another token would not help.
+      await response.body?.cancel();
+      response = await this.#sendWith(request, url, await token(first), signal);
+    }
+    if (!response.ok) {
+      throw await refusal(response);
+    }
+    return response;
+  }
+
+  async #sendWith(
+    request: ApiRequest,
+    url: URL,
+    token: string | undefined,
+    signal: AbortSignal,
+  ): Promise<Response> {
     const init: RequestInit = {
       method: request.method,
-      headers: { ...(await this.#headers()), ...request.headers },
+      headers: { ...this.#headers(token), ...request.headers },
       redirect: "error",
       signal,
     };
@@ -151,19 +177,14 @@ export class Http {
       init.body = serialised(request.body);
       (init.headers as Record<string, string>)["content-type"] = "application/json";
     }
-    const response = await this.#fetch(url, init);
-    if (!response.ok) {
-      throw await refusal(response);
-    }
-    return response;
+    return this.#fetch(url, init);
   }
 
-  async #headers(): Promise<Record<string, string>> {
+  #headers(token: string | undefined): Record<string, string> {
     const headers: Record<string, string> = { accept: "application/json" };
-    const { token, apiKey } = this.#options;
+    const { apiKey } = this.#options;
     if (token !== undefined) {
-      const text = typeof token === "string" ? token : await token();
-      headers["authorization"] = `Bearer ${checked("token", text)}`;
+      headers["authorization"] = `Bearer ${checked("token", token)}`;
     }
     if (apiKey !== undefined) {
       headers["x-api-key"] = checked("API key", apiKey);

@@ -23,9 +23,9 @@ const LIFETIME_SECONDS = 60;
 
 /**
  * What returns a valid token, for the option `token` of a client. A token is used until 4/5 of its lifetime
- * have passed; callers wait while one of them asks for the next one.
+ * have passed, or until the service refuses it; callers wait while one of them asks for the next one.
  */
-export function tokenGrant(grant: TokenGrant): () => Promise<string> {
+export function tokenGrant(grant: TokenGrant): (refused?: string) => Promise<string> {
   let latest: { readonly token: string; readonly renewAt: number } | undefined;
   let pending: Promise<string> | undefined;
   const renew = async (): Promise<string> => {
@@ -34,7 +34,11 @@ export function tokenGrant(grant: TokenGrant): () => Promise<string> {
     latest = { token, renewAt: asked + seconds * 800 };
     return token;
   };
-  return async () => {
+  return async (refused) => {
+    // Another caller may have replaced it already.
+    if (refused !== undefined && latest?.token === refused) {
+      latest = undefined;
+    }
     if (latest !== undefined && Date.now() < latest.renewAt) {
       return latest.token;
     }

@@ -2,7 +2,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 
 import { AiosClient, AiosError, RunError, hasCode, tokenGrant } from "../src/index.js";
-import { SERVICE, client, fake, unique } from "./support.js";
+import { QUICK, SERVICE, client, fake, unique } from "./support.js";
 
 test("should start a run, wait for it and read what it leaves", async () => {
   const id = `${unique("run")}/ü`;
@@ -170,5 +170,51 @@ test("should get tokens from a token endpoint and renew them", async () => {
     await assert.rejects(refused(), (error) => hasCode(error, "UNAUTHENTICATED"));
   } finally {
     endpoint.close();
+  }
+});
+
+test("should replace a token that is refused, once in each request", async () => {
+  let asked = 0;
+  const endpoint = await fake((request, response) => {
+    request.resume();
+    request.on("end", () => {
+      asked += 1;
+      response.setHeader("content-type", "application/json");
+      response.end(JSON.stringify({ access_token: `token-${asked}`, expires_in: 900 }));
+    });
+  });
+  const run = { data: { id: "r1", type: "run", attributes: { status: "paused" } }, meta: {} };
+  let valid = "Bearer token-1";
+  const sent: (string | undefined)[] = [];
+  const service = await fake((request, response) => {
+    const { authorization } = request.headers;
+    sent.push(authorization);
+    const isKnown = authorization === valid;
+    const isStream = request.headers.accept === "text/event-stream";
+    const error = { error: { code: "UNAUTHENTICATED", message: "m", details: {} } };
+    response.writeHead(isKnown ? (isStream ? 204 : 200) : 401, { "content-type": "application/json" });
+    response.end(isKnown ? JSON.stringify(run) : JSON.stringify(error));
+  });
+  try {
+    const token = tokenGrant({ url: endpoint.url, clientId: "console" });
+    const authenticated = new AiosClient(service.url, { ...QUICK, token });
+    await authenticated.run("r1").status();
+    valid = "Bearer token-2";
+    await Promise.all([1, 2, 3].map(() => authenticated.run("r1").status()));
+    assert.equal(asked, 2);
+    valid = "Bearer token-3";
+    assert.deepEqual(await authenticated.run("r1").events().next(), { done: true, value: undefined });
+    assert.equal(asked, 3);
+    valid = "Bearer of nobody";
+    sent.length = 0;
+    await assert.rejects(authenticated.run("r1").status(), (error) => hasCode(error, "UNAUTHENTICATED"));
+    assert.deepEqual(sent, ["Bearer token-3", "Bearer token-4"]);
+    sent.length = 0;
+    const fixed = new AiosClient(service.url, { ...QUICK, token: "fixed" });
+    await assert.rejects(fixed.me(), (error) => hasCode(error, "UNAUTHENTICATED"));
+    assert.deepEqual(sent, ["Bearer fixed"]);
+  } finally {
+    endpoint.close();
+    service.close();
   }
 });
