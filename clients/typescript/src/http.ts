@@ -53,6 +53,9 @@ export interface Tagged<T> {
 /** Longest `Retry-After` that a request waits for, in milliseconds. */
 const MAX_RETRY_AFTER_MS = 60_000;
 
+/** Longest time of a timer, in milliseconds. A longer one would end at once. */
+const MAX_TIMER_MS = 2 ** 31 - 1;
+
 /** Sends requests to one service. */
 export class Http {
   readonly timeoutMs: number;
@@ -219,7 +222,7 @@ export class Limit {
     this.#timer = setTimeout(() => {
       this.#isLate = true;
       this.#controller.abort();
-    }, timeoutMs);
+    }, timer(timeoutMs));
   }
 
   /** Ends the request, if it is in progress, and frees what it holds. */
@@ -319,6 +322,11 @@ function id(response: Response): { requestId?: string } {
   return requestId === null ? {} : { requestId };
 }
 
+/** A time that a timer can have. */
+export function timer(ms: number): number {
+  return Math.min(ms, MAX_TIMER_MS);
+}
+
 /** Waits, unless the caller gives up. */
 export function sleep(ms: number, signal?: AbortSignal): Promise<void> {
   return new Promise((resolve, reject) => {
@@ -327,13 +335,13 @@ export function sleep(ms: number, signal?: AbortSignal): Promise<void> {
       return;
     }
     const abort = (): void => {
-      clearTimeout(timer);
+      clearTimeout(pending);
       reject(signal?.reason);
     };
-    const timer = setTimeout(() => {
+    const pending = setTimeout(() => {
       signal?.removeEventListener("abort", abort);
       resolve();
-    }, ms);
+    }, timer(ms));
     signal?.addEventListener("abort", abort, { once: true });
   });
 }

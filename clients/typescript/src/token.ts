@@ -1,4 +1,5 @@
 import { AiosError, ConnectionError, InvalidResponseError } from "./errors.js";
+import { timer } from "./http.js";
 
 /** How tokens are got from an OAuth2 token endpoint (RFC 6749). */
 export interface TokenGrant {
@@ -66,7 +67,7 @@ async function request(grant: TokenGrant): Promise<{ token: string; seconds: num
     }
   }
   const headers = { accept: "application/json" };
-  const signal = AbortSignal.timeout(grant.timeoutMs ?? 30_000);
+  const signal = AbortSignal.timeout(timer(grant.timeoutMs ?? 30_000));
   let response: Response;
   try {
     response = await fetch(grant.url, { method: "POST", body, headers, redirect: "error", signal });

@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 
-import { AiosClient, AiosError, ConnectionError, hasCode } from "../src/index.js";
+import { AiosClient, AiosError, ConnectionError, hasCode, tokenGrant } from "../src/index.js";
 import { QUICK, fake } from "./support.js";
 
 const RUN = { data: { id: "r1", type: "run", attributes: {} }, meta: {} };
@@ -98,6 +98,25 @@ test("should not wait for a service that does not answer", async () => {
       assert.ok(error instanceof ConnectionError && error.code === "REQUEST_TIMEOUT");
       return true;
     });
+  } finally {
+    server.close();
+  }
+});
+
+test("should take timeouts that are longer than a timer", async () => {
+  const run = { data: { id: "r1", type: "run", attributes: {} }, meta: {} };
+  const server = await fake((request, response) => {
+    // An attempt with a timer of 1 ms would end before.
+    const isToken = request.url === "/token";
+    const answer = JSON.stringify(isToken ? { access_token: "t" } : run);
+    setTimeout(() => response.end(answer), 100);
+  });
+  try {
+    for (const timeoutMs of [Infinity, 2 ** 31]) {
+      const token = tokenGrant({ url: `${server.url}/token`, timeoutMs });
+      const patient = new AiosClient(server.url, { timeoutMs, retry: { attempts: 1 }, token });
+      assert.equal((await patient.run("r1").status()).id, "r1");
+    }
   } finally {
     server.close();
   }
