@@ -163,7 +163,8 @@ export class Messages {
       const reader = response.body.getReader();
       const [decoder, parser] = [new TextDecoder(), new Parser()];
       this.#open = { limit, reader, decoder, parser, hasEvents: false };
-      limit.restart(SILENCE_MS);
+      // Nothing is late while nobody reads.
+      limit.pause();
     } catch (error) {
       limit.end();
       throw limit.explain(error);
@@ -172,16 +173,18 @@ export class Messages {
 
   async #read(open: Open): Promise<void> {
     let chunk: ReadableStreamReadResult<Uint8Array>;
+    open.limit.restart(SILENCE_MS);
     try {
       chunk = await open.reader.read();
     } catch (error) {
       throw open.limit.explain(error);
+    } finally {
+      open.limit.pause();
     }
     if (chunk.done) {
       await this.#ended(open);
       return;
     }
-    open.limit.restart(SILENCE_MS);
     this.#ready = open.parser.push(open.decoder.decode(chunk.value, { stream: true }));
     if (this.#ready.length > 0) {
       this.#failures = 0;

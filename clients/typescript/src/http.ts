@@ -225,6 +225,11 @@ export class Limit {
     }, timer(timeoutMs));
   }
 
+  /** Gives the attempt all time, until {@link restart}. */
+  pause(): void {
+    clearTimeout(this.#timer);
+  }
+
   /** Ends the request, if it is in progress, and frees what it holds. */
   end(): void {
     clearTimeout(this.#timer);

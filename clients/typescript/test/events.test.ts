@@ -1,5 +1,6 @@
 import assert from "node:assert/strict";
-import { test } from "node:test";
+import type { ServerResponse } from "node:http";
+import { mock, test } from "node:test";
 
 import { AiosClient, ConnectionError } from "../src/index.js";
 import { Parser } from "../src/events.js";
@@ -97,4 +98,36 @@ test("should report a service that is away and continue when it is back", async 
   away.close();
   // An error that may pass: the next call tries again.
   await assert.rejects(events.next(), ConnectionError);
+});
+
+test("should count silence only while somebody reads", async () => {
+  const event = (id: number): string => `id: ${id}\ndata: {"id":"e${id}"}\n\n`;
+  let stream: ServerResponse | undefined;
+  let cut = (): void => {};
+  const isCut = new Promise<"cut">((resolve) => (cut = () => resolve("cut")));
+  const server = await fake((_, response) => {
+    stream = response;
+    response.on("close", cut);
+    response.writeHead(200, { "content-type": "text/event-stream" });
+    response.write(event(1));
+  });
+  mock.timers.enable({ apis: ["setTimeout"] });
+  const events = new AiosClient(server.url, QUICK).events({ after: 0 });
+  try {
+    assert.equal((await events.next()).value?.id, "e1");
+    mock.timers.tick(60_000);
+    stream?.write(event(2));
+    const second = await Promise.race([events.next(), isCut]);
+    assert.ok(second !== "cut" && second.value?.id === "e2");
+    const third = events.next();
+    mock.timers.tick(60_000);
+    assert.equal(await isCut, "cut");
+    events.close();
+    mock.timers.tick(60_000);
+    assert.equal((await third).done, true);
+  } finally {
+    mock.timers.reset();
+    events.close();
+    server.close();
+  }
 });
