@@ -14,6 +14,8 @@ export interface Page<T> {
 
 /** How long the service is asked to wait for the end of a run in one request, in milliseconds. */
 const WAIT_MS = 20_000;
+/** Longest time that the service takes, which waits for less, in milliseconds. */
+const MAX_WAIT_MS = 999_999_999;
 /** Pause between two such requests, in milliseconds. */
 const PAUSE_MS = 100;
 
@@ -60,11 +62,12 @@ export class RunHandle<T = unknown> {
     waitMs: number,
     signal: AbortSignal | undefined,
   ): Promise<{ readonly result: T } | undefined> {
+    const wait = Math.min(waitMs, MAX_WAIT_MS);
     const answer = await this.#http.json<Schemas["Document_RunResult"]>({
       method: "GET",
       path: ["runs", this.id, "result"],
-      query: { wait: `${Math.round(waitMs)}ms` },
-      waitMs,
+      query: { wait: `${Math.round(wait)}ms` },
+      waitMs: wait,
       ...(signal === undefined ? {} : { signal }),
     });
     const { status, result, failure } = answer.data.attributes;

@@ -121,3 +121,21 @@ test("should take timeouts that are longer than a timer", async () => {
     server.close();
   }
 });
+
+test("should ask for no longer a wait than the service takes", async () => {
+  const waits: (string | null)[] = [];
+  const server = await fake((request, response) => {
+    waits.push(new URL(request.url ?? "", "http://localhost").searchParams.get("wait"));
+    const attributes = { status: "paused", result: null, failure: null };
+    response.end(JSON.stringify({ data: { id: "r1", type: "run-result", attributes }, meta: {} }));
+  });
+  try {
+    const run = new AiosClient(server.url, QUICK).run("r1");
+    for (const waitMs of [1_500, 30 * 24 * 60 * 60 * 1000, Infinity]) {
+      assert.equal(await run.resultWithin(waitMs), undefined);
+    }
+    assert.deepEqual(waits, ["1500ms", "999999999ms", "999999999ms"]);
+  } finally {
+    server.close();
+  }
+});
