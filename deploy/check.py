@@ -35,6 +35,8 @@ ADDED = {
     "helm.sh/chart",
     "checksum/settings",
 }
+#: The label of pods that names their job in Prometheus.
+JOB_LABEL = "app.kubernetes.io/name"
 #: Time that the shutdown may take in addition to `accept_delay` and `deadline`, in seconds.
 MARGIN = 40
 #: Variables of the program itself, which configuration.md does not have.
@@ -120,7 +122,26 @@ def check_triggers(place: str, triggers: list[dict]) -> None:
         expect(value in load, f"{place}: {metadata['valueLocation']} is not in the answer")
 
 
+def check_monitors(environment: str, objects: list[dict]) -> None:
+    """The processes are scraped as the job of the alerts and the board."""
+    files = [DEPLOY / "monitoring" / name for name in ("alerts.yaml", "board.json")]
+    text = "".join(file.read_text().replace("\\", "") for file in files)
+    jobs = set(re.findall(r'job="([^"]*)"', text))
+    deployments = [item for item in objects if item["kind"] == "Deployment"]
+    for monitor in (item for item in objects if item["kind"] == "PodMonitor"):
+        spec = monitor["spec"]
+        # The operator would name the job after the monitor and its namespace.
+        expect(spec.get("jobLabel") == JOB_LABEL, f"{environment}: the PodMonitor has no jobLabel")
+        for deployment in deployments:
+            labels = deployment["spec"]["template"]["metadata"]["labels"]
+            place = f"{environment}: Deployment {deployment['metadata']['name']}"
+            wanted = spec["selector"]["matchLabels"]
+            expect(wanted.items() <= labels.items(), f"{place}: the PodMonitor does not select it")
+            expect({labels.get(JOB_LABEL)} == jobs, f"{place}: the jobs of the alerts are {jobs}")
+
+
 def check_objects(environment: str, objects: list[dict]) -> None:
+    check_monitors(environment, objects)
     for item in objects:
         place = f"{environment}: {item['kind']} {item['metadata']['name']}"
         if item["kind"] == "ScaledObject":
