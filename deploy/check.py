@@ -216,11 +216,34 @@ def check_environment(overlay: Path) -> None:
 
 def check_refusals() -> None:
     """Values that the schema of the chart has to refuse."""
-    for value in ["engin.replicas=3", "image.digest=latest", "agents.Greeter.replicas=1"]:
+    values = ["engin.replicas=3", "image.digest=latest"]
+    values += ["agents.Greeter.replicas=1", "agents.greeter.type=a-b"]
+    for value in values:
         ended = subprocess.run(
             ["helm", "template", "aios", CHART, "--set", value], capture_output=True, timeout=60
         )
         expect(ended.returncode != 0, f"the chart takes {value}")
+
+
+def check_types() -> None:
+    """Types of agents may have underscores, which names of objects cannot have."""
+    chosen = {"code-reader": None, "first": "a_b"}
+    wanted = {"code-reader": "code_reader", "first": "a_b"}
+    command: list[str | Path] = ["helm", "template", "aios", CHART, "--set", "keda.enabled=true"]
+    for key, name in chosen.items():
+        fields = {"queue": "q", "resources": {"requests": {}, "limits": {}}}
+        fields |= {} if name is None else {"type": name}
+        command += ["--set-json", f"agents.{key}={json.dumps(fields)}"]
+    found = {}
+    for item in render(command):
+        if item["kind"] == "ScaledObject":
+            triggers = item["spec"]["triggers"]
+            check_triggers("chart with types", triggers)
+            query = parse_qs(urlsplit(triggers[1]["metadata"]["url"]).query)
+            key = item["metadata"]["name"].removeprefix("aios-agents-")
+            found[key] = query["agent_type"][0]
+    found.pop("greeter", None)
+    expect(found == wanted, f"the chart scales the types {found}, not {wanted}")
 
 
 def check_compose() -> None:
@@ -301,6 +324,7 @@ def main() -> int:
     for overlay in sorted((DEPLOY / "kubernetes/overlays").iterdir()):
         check_environment(overlay)
     check_refusals()
+    check_types()
     for fault in faults:
         print(fault, file=sys.stderr)
     return 1 if faults else 0
