@@ -246,6 +246,23 @@ def check_types() -> None:
     expect(found == wanted, f"the chart scales the types {found}, not {wanted}")
 
 
+def check_hosts() -> None:
+    """The chart quotes the names of hosts."""
+    host = "*.example.com"
+    values = ["enabled=true", f"host={host}", "tlsSecretName=certificate"]
+    command: list[str | Path] = ["helm", "template", "aios", CHART]
+    for value in values:
+        command += ["--set", f"api.ingress.{value}"]
+    try:
+        objects = render(command)
+    except subprocess.CalledProcessError as error:
+        faults.append(f"the chart does not take the host {host}: {error.stderr}")
+        return
+    specs = [item["spec"] for item in objects if item["kind"] == "Ingress"]
+    found = [(spec["rules"][0]["host"], spec["tls"][0]["hosts"]) for spec in specs]
+    expect(found == [(host, [host])], f"the chart has the hosts {found}")
+
+
 def check_compose() -> None:
     compose = yaml.safe_load((DEPLOY / "compose/compose.yaml").read_text())
     services, secrets = compose["services"], compose["secrets"]
@@ -325,6 +342,7 @@ def main() -> int:
         check_environment(overlay)
     check_refusals()
     check_types()
+    check_hosts()
     for fault in faults:
         print(fault, file=sys.stderr)
     return 1 if faults else 0
