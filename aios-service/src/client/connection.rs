@@ -38,6 +38,9 @@ use crate::https::http_client;
 /// Longest `Retry-After` that a request waits for; a longer one fails at once.
 const MAX_RETRY_AFTER: Duration = Duration::from_secs(60);
 
+/// Longest wait that the service takes, which waits for less.
+const MAX_WAIT: Duration = Duration::from_millis(999_999_999);
+
 /// A request.
 #[derive(Clone, Debug)]
 pub(super) struct Request {
@@ -66,6 +69,7 @@ impl Request {
 
     /// Asks the service to wait, and gives the attempt as much more time.
     pub(super) fn with_wait(mut self, wait: Duration) -> Self {
+        let wait = wait.min(MAX_WAIT);
         self.wait = wait;
         self.with_query(vec![("wait", format!("{}ms", wait.as_millis()))])
     }

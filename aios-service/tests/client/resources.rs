@@ -161,3 +161,15 @@ async fn should_report_errors_by_code_with_the_id_of_the_request() {
     let cursor = PageQuery::new().with_after("nonsense");
     assert_eq!(client.workflows(&cursor).await.unwrap_err().code(), "INVALID_CURSOR");
 }
+
+/// The service takes nine digits.
+#[tokio::test(flavor = "multi_thread")]
+async fn should_wait_for_any_time() {
+    let server = Server::start().await;
+    let run = server.client().start("welcome", &"Ada").await.unwrap();
+    run.result::<String>().await.unwrap();
+    for wait in [Duration::from_secs(30 * 24 * 60 * 60), Duration::MAX] {
+        let greeting = run.result_within::<String>(wait).await.unwrap();
+        assert_eq!(greeting.as_deref(), Some("Hello, Ada!"));
+    }
+}
