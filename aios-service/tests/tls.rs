@@ -6,14 +6,14 @@ use aios_core::clock::{Clock, SystemClock};
 use aios_service::http::{ServeOptions, Shutdown, Tls, serve_with};
 use axum::{
     Router,
-    body::Body,
+    body::{Body, Bytes},
     extract::ConnectInfo,
     http::{HeaderMap, Request, StatusCode, Version},
     routing::get,
 };
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::{
-    client::legacy::{Client, Error, connect::HttpConnector},
+    client::legacy::{Builder, Client, Error, connect::HttpConnector},
     rt::TokioExecutor,
 };
 use rustls::{ClientConfig, RootCertStore, crypto::ring};
@@ -21,6 +21,9 @@ use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
 };
+
+/// A busy machine takes long; a test that fails must end.
+const GENEROUS: Duration = Duration::from_secs(30);
 
 /// Files of a server, and the clients that trust them.
 struct Files {
@@ -64,7 +67,10 @@ async fn start(options: ServeOptions) -> SocketAddr {
         assert!(headers["host"].to_str().unwrap().starts_with("localhost:"));
         peer.ip().to_string()
     };
-    let router = Router::new().route("/peer", get(peer));
+    start_router(Router::new().route("/peer", get(peer)), options).await
+}
+
+async fn start_router(router: Router, options: ServeOptions) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     tokio::spawn(serve_with(listener, router, options, Shutdown::new()));
@@ -72,12 +78,27 @@ async fn start(options: ServeOptions) -> SocketAddr {
 }
 
 fn client(config: &ClientConfig, version: Version) -> Client<HttpsConnector<HttpConnector>, Body> {
+    client_with(config, version, Client::builder(TokioExecutor::new()))
+}
+
+fn client_with(
+    config: &ClientConfig,
+    version: Version,
+    mut builder: Builder,
+) -> Client<HttpsConnector<HttpConnector>, Body> {
     let connector = HttpsConnectorBuilder::new().with_tls_config(config.clone()).https_only();
-    let mut builder = Client::builder(TokioExecutor::new());
     match version {
         Version::HTTP_2 => builder.http2_only(true).build(connector.enable_http2().build()),
         _ => builder.build(connector.enable_http1().build()),
     }
+}
+
+/// A request for the address of the client.
+fn request(address: SocketAddr, header: &str) -> Request<Body> {
+    Request::get(format!("https://localhost:{}/peer", address.port()))
+        .header("x", header)
+        .body(Body::empty())
+        .unwrap()
 }
 
 async fn ask(
@@ -86,11 +107,7 @@ async fn ask(
     version: Version,
     header: &str,
 ) -> Result<(StatusCode, Version), Error> {
-    let request = Request::get(format!("https://localhost:{}/peer", address.port()))
-        .header("x", header)
-        .body(Body::empty())
-        .unwrap();
-    let response = client(config, version).request(request).await?;
+    let response = client(config, version).request(request(address, header)).await?;
     Ok((response.status(), response.version()))
 }
 
@@ -192,5 +209,46 @@ async fn should_notice_that_the_files_have_changed() {
     let second = files.renew();
     while ask(address, &second, Version::HTTP_11, "").await.is_err() {
         SystemClock.sleep(Duration::from_millis(100)).await;
+    }
+}
+
+/// A client that lets the server send no byte of a body, and answers its pings, keeps no other out.
+#[tokio::test(flavor = "multi_thread")]
+async fn should_close_http_2_connections_whose_client_takes_nothing() {
+    let files = Files::new();
+    let trusting = files.renew();
+    let short = Duration::from_millis(200);
+    let options = ServeOptions::new()
+        .with_tls(files.load().await)
+        .with_max_connections(1)
+        .with_write_timeout(short)
+        .with_idle_timeout(short);
+    let address = start(options).await;
+    let mut builder = Client::builder(TokioExecutor::new());
+    builder.http2_initial_stream_window_size(0);
+    let stuck = client_with(&trusting, Version::HTTP_2, builder);
+    let response = stuck.request(request(address, "")).await.unwrap();
+    let other = ask(address, &trusting, Version::HTTP_2, "");
+    let other = tokio::time::timeout(GENEROUS, other).await.expect("the other is kept out");
+    assert_eq!(other.unwrap().0, StatusCode::OK);
+    drop(response);
+}
+
+/// Each part that a client takes gives it more time, however large the body is.
+#[tokio::test(flavor = "multi_thread")]
+async fn should_send_large_bodies_over_http_2() {
+    let files = Files::new();
+    let trusting = files.renew();
+    let large = Bytes::from((0..1_000_000_u32).flat_map(u32::to_be_bytes).collect::<Vec<_>>());
+    let body = large.clone();
+    let router = Router::new().route("/large", get(async move || body));
+    let address = start_router(router, ServeOptions::new().with_tls(files.load().await)).await;
+    for version in [Version::HTTP_2, Version::HTTP_11] {
+        let url = format!("https://localhost:{}/large", address.port());
+        let request = Request::get(url).body(Body::empty()).unwrap();
+        let response = client(&trusting, version).request(request).await.unwrap();
+        assert_eq!(response.headers()["content-length"], "4000000");
+        let got = axum::body::to_bytes(Body::new(response.into_body()), usize::MAX).await.unwrap();
+        assert!(got == large, "{version:?}");
     }
 }

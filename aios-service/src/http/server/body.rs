@@ -1,5 +1,8 @@
 //! Bodies of requests that may not stall, and of answers that are counted until they were sent.
 //!
+//! hyper asks a body for its next part when the client lets it send more. Until then, the client is waited
+//! for. Large parts are divided, so that a client that takes little of them is not waited for in vain.
+//!
 //! The clock of a body runs only while a handler waits for the client. A handler that takes its
 //! time between two reads does not use up the time of its client.
 
@@ -63,18 +66,42 @@ impl HttpBody for TimedBody {
     }
 }
 
+/// Largest part of an answer, in bytes.
+const PART: usize = 64 * 1024;
+
 /// The body of an answer. Its request is counted until it is dropped.
 pub(super) struct CountedBody {
     /// The body of the handler.
     body: Body,
+    /// What is left of its last part.
+    rest: Bytes,
     /// Counts the request until the last byte was taken.
-    _request: Request,
+    request: Request,
 }
 
 impl CountedBody {
     /// Counts a request for as long as its answer is sent.
     pub(super) fn new(body: Body, request: Request) -> Self {
-        Self { body, _request: request }
+        Self { body, rest: Bytes::new(), request }
+    }
+
+    /// The next part that is there.
+    fn poll_part(
+        &mut self,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        if self.rest.is_empty() {
+            let frame = match ready!(Pin::new(&mut self.body).poll_frame(context)) {
+                Some(Ok(frame)) => frame,
+                end => return Poll::Ready(end),
+            };
+            match frame.into_data() {
+                Ok(data) => self.rest = data,
+                Err(trailers) => return Poll::Ready(Some(Ok(trailers))),
+            }
+        }
+        let length = self.rest.len().min(PART);
+        Poll::Ready(Some(Ok(Frame::data(self.rest.split_to(length)))))
     }
 }
 
@@ -86,14 +113,25 @@ impl HttpBody for CountedBody {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
-        Pin::new(&mut self.body).poll_frame(context)
+        self.request.taken();
+        let part = self.poll_part(context);
+        if part.is_ready() {
+            self.request.wait();
+        }
+        part
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
+        self.rest.is_empty() && self.body.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
+        let (of_body, rest) = (self.body.size_hint(), self.rest.len() as u64);
+        let mut all = SizeHint::new();
+        all.set_lower(of_body.lower() + rest);
+        if let Some(upper) = of_body.upper() {
+            all.set_upper(upper + rest);
+        }
+        all
     }
 }

@@ -98,8 +98,9 @@ impl Connections {
                 if state.open < self.limit {
                     state.open += 1;
                     let close = Arc::default();
-                    let idle = Some(state.add_idle(self.clock.elapsed(), &close));
-                    let activity = Mutex::new(Activity { requests: 0, idle });
+                    let since = self.clock.elapsed();
+                    let idle = Some(state.add_idle(since, &close));
+                    let activity = Mutex::new(Activity { requests: 0, idle, untaken: 0, since });
                     return Connection { all: self.clone(), close, activity };
                 }
                 if state.closing == 0 {
@@ -138,6 +139,10 @@ struct Activity {
     requests: usize,
     /// Its number among the idle ones; `None` while it has a request.
     idle: Option<u64>,
+    /// Answers of which a part waits for the client.
+    untaken: usize,
+    /// Since when the client has taken none of these parts.
+    since: Duration,
 }
 
 impl Connection {
@@ -162,7 +167,25 @@ impl Connection {
         if let Some(idle) = activity.idle.take() {
             self.all.state.lock().remove_idle(idle);
         }
-        Request(Arc::clone(self))
+        Request { connection: Arc::clone(self), is_untaken: false }
+    }
+
+    /// Completes when parts of answers wait for the client, and it has taken none for this time.
+    #[cfg(any(feature = "tls", test))]
+    pub(super) async fn stalled(&self, timeout: Duration) {
+        let clock = &self.all.clock;
+        loop {
+            let now = clock.elapsed();
+            let left = {
+                let activity = self.activity.lock();
+                let passed = now.saturating_sub(activity.since);
+                if activity.untaken == 0 { timeout } else { timeout.saturating_sub(passed) }
+            };
+            if left.is_zero() {
+                return;
+            }
+            clock.sleep(left).await;
+        }
     }
 }
 
@@ -181,13 +204,41 @@ impl Drop for Connection {
 
 /// A request of a connection, until its answer was sent.
 #[derive(Debug)]
-pub(super) struct Request(Arc<Connection>);
+pub(super) struct Request {
+    /// The connection.
+    connection: Arc<Connection>,
+    /// Whether a part of the answer waits for the client.
+    is_untaken: bool,
+}
+
+impl Request {
+    /// A part of the answer waits for the client from now on.
+    pub(super) fn wait(&mut self) {
+        let mut activity = self.connection.activity.lock();
+        if activity.untaken == 0 {
+            activity.since = self.connection.all.clock.elapsed();
+        }
+        activity.untaken += usize::from(!self.is_untaken);
+        self.is_untaken = true;
+    }
+
+    /// The client has taken the part.
+    pub(super) fn taken(&mut self) {
+        if !std::mem::take(&mut self.is_untaken) {
+            return;
+        }
+        let mut activity = self.connection.activity.lock();
+        activity.since = self.connection.all.clock.elapsed();
+        activity.untaken -= 1;
+    }
+}
 
 impl Drop for Request {
     fn drop(&mut self) {
-        let Self(connection) = self;
+        let Self { connection, is_untaken } = self;
         let all = &connection.all;
         let mut activity = connection.activity.lock();
+        activity.untaken -= usize::from(*is_untaken);
         activity.requests -= 1;
         if activity.requests == 0 {
             activity.idle = Some(all.state.lock().add_idle(all.clock.elapsed(), &connection.close));
@@ -238,6 +289,30 @@ mod tests {
         assert!(add(&connections).is_none() && !is_closed(&first));
         drop(two);
         assert!(add(&connections).is_none() && is_closed(&first));
+    }
+
+    #[test]
+    fn should_notice_that_a_client_takes_nothing() {
+        let clock = Arc::new(VirtualClock::new(Timestamp::UNIX_EPOCH));
+        let connections = Connections::new(1, Arc::clone(&clock) as Arc<dyn Clock>);
+        let connection = add(&connections).unwrap();
+        let timeout = Duration::from_secs(10);
+        let is_stalled = || pin!(connection.stalled(timeout)).now_or_never().is_some();
+        let [mut one, mut two] = [connection.begin(), connection.begin()];
+        clock.advance(timeout);
+        assert!(!is_stalled(), "the handlers take their time");
+        one.wait();
+        two.wait();
+        clock.advance(timeout - Duration::from_secs(1));
+        assert!(!is_stalled());
+        two.taken();
+        two.wait();
+        clock.advance(timeout - Duration::from_secs(1));
+        assert!(!is_stalled(), "a part was taken");
+        clock.advance(Duration::from_secs(1));
+        assert!(is_stalled());
+        drop((one, two));
+        assert!(!is_stalled());
     }
 
     #[test]

@@ -137,7 +137,8 @@ impl Server {
         finish(watcher, serving, peer).await;
     }
 
-    /// Serves HTTP/2. Pings find a client that is gone.
+    /// Serves HTTP/2. Pings find a client that is gone. A client that answers them can still take nothing,
+    /// because it sets how much the server may send, and is disconnected.
     #[cfg(feature = "tls")]
     async fn http2(
         &self,
@@ -158,8 +159,13 @@ impl Server {
             .max_send_buf_size(MAX_SEND_BYTES)
             .keep_alive_interval(PING_INTERVAL)
             .keep_alive_timeout(PING_INTERVAL)
-            .serve_connection(TokioIo::new(stream), self.service(peer, connection));
-        finish(watcher, serving, peer).await;
+            .serve_connection(TokioIo::new(stream), self.service(peer, Arc::clone(&connection)));
+        let timeout = self.0.options.write_timeout;
+        tokio::select! {
+            biased;
+            () = finish(watcher, serving, peer) => {}
+            () = connection.stalled(timeout) => debug!(%peer, "a client took nothing for {timeout:?}"),
+        }
     }
 
     /// Passes requests on to the router.
