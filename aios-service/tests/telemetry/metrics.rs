@@ -170,3 +170,33 @@ async fn should_count_a_run_of_everything_without_unbounded_labels() {
     check_exemplars(&text);
     stop(running).await;
 }
+
+/// Anyone may send any method to any route. What comes after that must still be seen by its status.
+#[tokio::test]
+async fn should_report_the_status_of_a_request_after_hundreds_of_refused_ones() {
+    let metrics = Metrics::new();
+    let _recorder = metrics::set_default_local_recorder(&metrics);
+    let routes = |_| {
+        let broken = get(async || axum::http::StatusCode::INTERNAL_SERVER_ERROR);
+        (0..60).fold(Router::new().route("/broken", broken), |router, number| {
+            router.route(&format!("/shop-{number}"), get(async || "open"))
+        })
+    };
+    let service = service(settings()).metrics(metrics.clone()).routes(routes);
+    let running = service.start().await.unwrap();
+    for number in 0..60 {
+        for method in ["POST", "PUT", "PATCH", "DELETE", "BREW"] {
+            let refused = answer(running.address(), method, &format!("/shop-{number}")).await;
+            assert!(refused.starts_with("HTTP/1.1 405"), "{refused}");
+        }
+    }
+    answer(running.address(), "GET", "/broken").await;
+    let (text, samples) = scrape(running.address()).await;
+    let count = |method: &str, route: &str, status: u16| {
+        let labels = format!("method=\"{method}\",route=\"{route}\",status=\"{status}\"");
+        samples.get(&format!("aios_http_request_seconds_count{{{labels}}}")).copied()
+    };
+    assert_eq!(count("GET", "/broken", 500), Some(1.0), "{text}");
+    assert_eq!(count("other", "unmatched", 405), Some(300.0), "{text}");
+    stop(running).await;
+}

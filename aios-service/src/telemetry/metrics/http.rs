@@ -2,7 +2,8 @@
 //!
 //! A request is measured in every case: when it is answered, when its client has left, and when its
 //! handler has panicked. The labels have a bounded number of values: unknown methods and paths
-//! without a route are counted together.
+//! without a route are counted together, and so are methods that a route does not have. Anyone may send
+//! these, with every method to every route.
 
 use std::{thread, time::Duration};
 
@@ -10,7 +11,7 @@ use aios_agents::trace::TraceParent;
 use aios_core::clock::{Clock, SystemClock};
 use axum::{
     extract::{MatchedPath, Request},
-    http::Method,
+    http::{Method, StatusCode},
     middleware::Next,
     response::Response,
 };
@@ -22,8 +23,13 @@ const CLIENT_LEFT: u16 = 499;
 /// The status of a request whose handler panicked, so that the connection was closed without an answer.
 const PANICKED: u16 = 500;
 
+/// The method of requests that are counted together.
+const OTHER: &str = "other";
+/// The route of requests that no route takes.
+const UNMATCHED: &str = "unmatched";
+
 /// Measures a request by method, template of its route and status. A request that no route matches
-/// has the route `unmatched`.
+/// has the route `unmatched`; a method that its route does not have is `other`, of that route, too.
 pub(crate) async fn measure(request: Request, next: Next) -> Response {
     let running = Running::begin(&request);
     let response = next.run(request).await;
@@ -46,7 +52,7 @@ fn known(method: &Method) -> &'static str {
         Method::PATCH => "PATCH",
         Method::DELETE => "DELETE",
         Method::OPTIONS => "OPTIONS",
-        _ => "other",
+        _ => OTHER,
     }
 }
 
@@ -69,7 +75,7 @@ impl Running {
         let path = request.extensions().get::<MatchedPath>();
         Self {
             method: known(request.method()),
-            route: path.map_or("unmatched", MatchedPath::as_str).to_owned(),
+            route: path.map_or(UNMATCHED, MatchedPath::as_str).to_owned(),
             begun: SystemClock.elapsed(),
             is_answered: false,
         }
@@ -78,6 +84,9 @@ impl Running {
     /// Measures a request with its answer, in its trace, so that it may become an exemplar.
     fn end(mut self, response: &Response) {
         self.is_answered = true;
+        if response.status() == StatusCode::METHOD_NOT_ALLOWED {
+            (self.method, self.route) = (OTHER, UNMATCHED.to_owned());
+        }
         let record = || self.record(response.status().as_u16());
         match trace(response) {
             Some(trace) => trace.in_scope(record),

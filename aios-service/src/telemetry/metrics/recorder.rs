@@ -5,7 +5,7 @@
 //!
 //! The number of series of a metric is limited, because a label with values from outside, such as a
 //! path, would otherwise fill the memory. What is beyond is counted under `other`, so that sums
-//! stay right.
+//! stay right. It keeps its `status`, so that failures are still seen.
 
 use std::{
     cell::RefCell,
@@ -31,10 +31,14 @@ use super::{Metrics, histogram::Buckets, process};
 
 /// Most combinations of the values of the labels of a metric.
 const MAX_SERIES: usize = 256;
+/// Most further ones that keep the value of their label `status`.
+const MAX_STATUSES: usize = 64;
 /// Series that a thread remembers, of each kind.
 const RECENT: usize = 64;
-/// The value of every label of the combinations above.
+/// The value of the labels of the combinations above.
 const OTHER: &str = "other";
+/// The label that they keep.
+const STATUS: &str = "status";
 
 /// The values, by name and labels.
 #[derive(Debug)]
@@ -165,10 +169,15 @@ impl<T: Recorded> Table<T> {
         }
         let mut values = self.values.write();
         let of_name = values.keys().filter(|known| known.name() == key.name()).count();
-        let key = match of_name < MAX_SERIES || values.contains_key(key) {
+        let key = if of_name < MAX_SERIES || values.contains_key(key) {
             // Borrowed parts may be of the caller only for the time of the call.
-            true => key.to_retained(),
-            false => other(key),
+            key.to_retained()
+        } else {
+            let of_status = other(key, &[STATUS]);
+            match of_name < MAX_SERIES + MAX_STATUSES || values.contains_key(&of_status) {
+                true => of_status,
+                false => other(key, &[]),
+            }
         };
         Arc::clone(values.entry(key).or_insert_with(|| Arc::new(make())))
     }
@@ -249,10 +258,13 @@ impl Hasher for KeyHasher {
     }
 }
 
-/// The series of the combinations beyond the limit.
-fn other(key: &Key) -> Key {
-    let labels: Vec<_> =
-        key.labels().map(|label| Label::new(label.key().to_owned(), OTHER)).collect();
+/// The series of the combinations beyond the limit, which keep the values of some labels.
+fn other(key: &Key, kept: &[&str]) -> Key {
+    let other = |label: &Label| match kept.contains(&label.key()) {
+        true => Label::new(label.key().to_owned(), label.value().to_owned()),
+        false => Label::new(label.key().to_owned(), OTHER),
+    };
+    let labels: Vec<_> = key.labels().map(other).collect();
     Key::from_parts(key.name().to_owned(), labels)
 }
 
@@ -305,5 +317,33 @@ mod tests {
                 }
             }
         }
+    }
+
+    /// The labels of the series of a name that has too many.
+    fn series(labels: impl Iterator<Item = (String, String)>) -> Vec<Vec<String>> {
+        let recorder = Metrics::new();
+        with_local_recorder(&recorder, || {
+            for (route, status) in labels {
+                counter!("shop_total", "route" => route, "status" => status).increment(1);
+            }
+        });
+        let of_name = recorder.0.values().filter(|(key, _)| key.name() == "shop_total");
+        of_name.map(|(key, _)| key.labels().map(|it| it.value().to_owned()).collect()).collect()
+    }
+
+    #[test]
+    fn should_keep_the_status_of_combinations_beyond_the_limit() {
+        let refused = (0..300).map(|number| (format!("/{number}"), "401".to_owned()));
+        let failed = [("/late".to_owned(), "500".to_owned())];
+        let found = series(refused.chain(failed));
+        assert!(found.contains(&vec![OTHER.to_owned(), "401".to_owned()]), "{found:?}");
+        assert!(found.contains(&vec![OTHER.to_owned(), "500".to_owned()]), "{found:?}");
+    }
+
+    #[test]
+    fn should_limit_the_series_of_a_metric_whose_status_is_unbounded() {
+        let found = series((0..2000).map(|number| ("/".to_owned(), number.to_string())));
+        assert!(found.len() <= MAX_SERIES + MAX_STATUSES + 1, "{}", found.len());
+        assert!(found.contains(&vec![OTHER.to_owned(), OTHER.to_owned()]), "{found:?}");
     }
 }
