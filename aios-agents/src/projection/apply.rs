@@ -139,6 +139,7 @@ impl<P: Projection> Runner<P> {
                 error = %error, projection = &*self.name, position = batch.position(), attempt,
                 "failed to apply an event; retrying"
             );
+            self.refresh_lag(batch.position()).await;
             let pause = self.unless_stopped(self.journals.clock.sleep(delay));
             pause.await.ok_or(RunnerError::Stopped)?;
             attempt = attempt.saturating_add(1);

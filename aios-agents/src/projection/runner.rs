@@ -25,7 +25,7 @@ use aios_core::{
     store::{Checkpoints, EventStore, Lease, Leases, OwnerId, Shard, StreamId},
 };
 use tokio::sync::watch;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use super::{Projection, error::RunnerError, running::Stop, settings::Settings};
 use crate::{
@@ -67,6 +67,8 @@ impl<P: Projection> Runner<P> {
         let owner = OwnerId::new(EventId::generate().to_string());
         let mut backoff = BackoffTimer::new(Backoff::default());
         info!(projection = &*self.name, "projection started");
+        // Also if the process drops this. One that does not hold the lease has no lag.
+        let _none = NoLag(&self.name);
         while !self.stop.is_set() {
             match self.hold(&owner).await {
                 Ok(()) => backoff.reset(),
@@ -104,6 +106,7 @@ impl<P: Projection> Runner<P> {
         let sent = self.journals.clock.elapsed();
         let leases = store.acquire(&[self.lease], owner, time_to_live).await?;
         if leases.is_empty() {
+            report_lag(&self.name, 0);
             let pause = self.journals.clock.sleep(time_to_live / 3);
             self.unless_stopped(pause).await;
             return Ok(());
@@ -196,7 +199,7 @@ impl<P: Projection> Runner<P> {
                 page => page?,
             };
             if page.is_empty() {
-                self.report_lag(0);
+                report_lag(&self.name, 0);
                 if !self.wait_for_growth(position, position > saved).await? {
                     // Retention waits for this position, and `lag` must reach 0.
                     self.advance_past(position).await?;
@@ -216,7 +219,7 @@ impl<P: Projection> Runner<P> {
                     saved = position;
                 }
             }
-            self.report_lag(store.head().await?.saturating_sub(position));
+            report_lag(&self.name, store.head().await?.saturating_sub(position));
         }
         Ok(())
     }
@@ -241,11 +244,15 @@ impl<P: Projection> Runner<P> {
         Ok(grown.ok_or(RunnerError::Stopped)??)
     }
 
-    /// Sets the gauge.
-    fn report_lag(&self, lag: u64) {
-        let name = self.name.to_string();
-        #[allow(clippy::cast_precision_loss, reason = "a gauge shows a magnitude")]
-        metrics::gauge!("aios_projection_lag", "projection" => name).set(lag as f64);
+    /// Reports the lag of an event that is not applied yet. The log may have grown.
+    pub(super) async fn refresh_lag(&self, event: u64) {
+        match self.journals.store.head().await {
+            Ok(head) => report_lag(&self.name, head.saturating_sub(event.saturating_sub(1))),
+            Err(error) => debug!(
+                error = %Chain(&error), projection = &*self.name,
+                "the lag of a projection is not up to date"
+            ),
+        }
     }
 
     /// Waits for a future, or returns `None` when the projection is stopped.
@@ -256,4 +263,20 @@ impl<P: Projection> Runner<P> {
             value = waiting => Some(value),
         }
     }
+}
+
+/// Sets the gauge to 0 when the projection ends.
+struct NoLag<'a>(&'a str);
+
+impl Drop for NoLag<'_> {
+    fn drop(&mut self) {
+        report_lag(self.0, 0);
+    }
+}
+
+/// Sets the gauge.
+fn report_lag(name: &str, lag: u64) {
+    let name = name.to_owned();
+    #[allow(clippy::cast_precision_loss, reason = "a gauge shows a magnitude")]
+    metrics::gauge!("aios_projection_lag", "projection" => name).set(lag as f64);
 }

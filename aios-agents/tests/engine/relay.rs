@@ -18,9 +18,10 @@ use aios_core::{
     broker::{BrokerError, Deliveries, Group, Publish, Subscription},
     event::{Event, Pattern},
     retry::Backoff,
-    store::RecordedEvent,
+    store::{Append, RecordedEvent, StreamId},
 };
 use aios_tests::log::Logged;
+use metrics_util::debugging::{DebugValue, DebuggingRecorder};
 
 use crate::support::{
     faulty::{Fault, FaultyBroker, FaultyStore, store_unavailable},
@@ -405,4 +406,47 @@ async fn should_stop_at_an_event_that_cannot_be_read_if_configured() {
         assert_eq!(next(&mut placed).await, expected);
     }
     runtime.shutdown(PATIENCE).await.unwrap();
+}
+
+/// The recorder is that of the thread, so everything runs on one thread.
+#[tokio::test]
+async fn should_report_its_lag_while_the_broker_takes_nothing_and_none_without_the_lease() {
+    let recorder = DebuggingRecorder::new();
+    let snapshots = recorder.snapshotter();
+    let _recorder = metrics::set_default_local_recorder(&recorder);
+    let lag = || {
+        let metrics = snapshots.snapshot().into_vec().into_iter();
+        let mut gauges = metrics.filter(|(key, ..)| key.key().name() == "aios_relay_lag_events");
+        match gauges.next() {
+            Some((.., DebugValue::Gauge(value))) => value.into_inner(),
+            _ => 0.0,
+        }
+    };
+    let (faulty, broker) =
+        (FaultyStore::new(store()), FaultyBroker::new(Arc::new(MemoryBroker::new())));
+    let store: Arc<dyn Store> = Arc::clone(&faulty) as Arc<dyn Store>;
+    broker.on_publish(|publish| {
+        let is_placed = publish.event.event_type.action() == "placed";
+        let late = || BrokerError::Timeout { operation: "publish", after: PATIENCE };
+        is_placed.then(|| Fault::Refuse(late()))
+    });
+    let backoff = Backoff::new(Duration::from_millis(1), Duration::from_millis(5));
+    let options = EngineOptions::new().with_lease_time(Duration::from_secs(1));
+    let options = options.with_backoff(backoff);
+    let runtime = builder(&store, &broker).engine_options(options).start().await.unwrap();
+    run(&runtime, 1).await;
+    let tried = broker.batches().len();
+    eventually("it is tried", || async { broker.batches().len() > tried + 3 }).await;
+    for number in 0..20 {
+        let event = Event::new("users.user.seen".parse().unwrap(), "shop", &number).unwrap();
+        let stream = StreamId::new(format!("users/{number}")).unwrap();
+        store.append_one(Append::new(stream, vec![event])).await.unwrap();
+    }
+    eventually("the lag grows with the log", || async { lag() >= 20.0 }).await;
+    faulty.on_call(|method| (*method == "renew").then(|| Fault::Refuse(store_unavailable())));
+    eventually("the lag is not that of this engine", || async { lag() == 0.0 }).await;
+    faulty.heal();
+    eventually("it relays again", || async { lag() >= 20.0 }).await;
+    runtime.shutdown(PATIENCE).await.unwrap();
+    eventually("the lag is not that of this process", || async { lag() == 0.0 }).await;
 }

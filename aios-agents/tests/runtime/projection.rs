@@ -17,6 +17,7 @@ use aios_store::{
     Retention,
     memory::{MemoryOptions, MemoryStore},
 };
+use metrics_util::debugging::{DebugValue, DebuggingRecorder};
 
 use crate::support::{
     faulty::{Fault, FaultyStore, store_refuses, store_unavailable},
@@ -330,6 +331,44 @@ async fn should_stop_with_the_runtime_in_the_middle_of_retries() {
         .await
         .expect("nothing waits for the next attempt")
         .unwrap();
+}
+
+/// The recorder is that of the thread, so everything runs on one thread.
+#[tokio::test]
+async fn should_report_its_lag_while_events_fail_and_none_when_it_has_stopped() {
+    let recorder = DebuggingRecorder::new();
+    let snapshots = recorder.snapshotter();
+    let _recorder = metrics::set_default_local_recorder(&recorder);
+    let lag = || {
+        let metrics = snapshots.snapshot().into_vec().into_iter();
+        let mut gauges = metrics.filter(|(key, ..)| key.key().name() == "aios_projection_lag");
+        match gauges.next() {
+            Some((.., DebugValue::Gauge(value))) => value.into_inner(),
+            _ => 0.0,
+        }
+    };
+    let store = store();
+    let runtime = runtime(&store).start().await.unwrap();
+    let tries = Arc::new(AtomicU64::new(0));
+    let trying = Arc::clone(&tries);
+    runtime
+        .projection(
+            "orders",
+            applying(move |_| {
+                trying.fetch_add(1, Ordering::SeqCst);
+                Err(TaskError::retryable(Failure::new("DOWN", "the database is down")))
+            }),
+        )
+        .patterns(orders())
+        .retry(RetryPolicy::fixed(0, Duration::from_millis(5)))
+        .await
+        .unwrap();
+    place(&store, 0..1).await;
+    eventually("it should be tried", || async { tries.load(Ordering::SeqCst) > 0 }).await;
+    place(&store, 1..11).await;
+    eventually("the lag should grow with the log", || async { lag() >= 20.0 }).await;
+    runtime.shutdown(PATIENCE).await.unwrap();
+    eventually("the lag is not that of this process", || async { lag() == 0.0 }).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -19,6 +19,7 @@
 //! allows. `Engine::relaying` is locked while the log is relayed, so that an engine that leaves can
 //! wait for the last window.
 
+mod lag;
 mod window;
 
 use std::{sync::Arc, time::Duration};
@@ -30,10 +31,10 @@ use aios_core::{
     failure::Failure,
     store::{Checkpoints, EventStore, StoreError},
 };
-use metrics::{counter, gauge};
+use metrics::counter;
 use tracing::{error, warn};
 
-use self::window::Published;
+use self::{lag::Lag, window::Published};
 use super::{Engine, EngineError, RefusedEvents};
 
 /// Name of the relay's checkpoint.
@@ -66,8 +67,9 @@ pub(super) async fn run(engine: Arc<Engine>) {
 async fn relay_again(engine: &Arc<Engine>, not_relayed: &[Pattern]) {
     let first = engine.options.backoff.initial_delay;
     let mut backoff = first;
+    let lag = Lag::new();
     loop {
-        let result = relay(engine, not_relayed, &mut backoff).await;
+        let result = relay(engine, not_relayed, &mut backoff, &lag).await;
         let pause = if result.is_ok() { first } else { backoff };
         if let Err(error) = result
             && !engine.survives("relay the log", error)
@@ -85,7 +87,11 @@ async fn relay(
     engine: &Arc<Engine>,
     not_relayed: &[Pattern],
     backoff: &mut Duration,
+    lag: &Lag,
 ) -> Result<(), EngineError> {
+    if !engine.ownership.relays() {
+        lag.clear();
+    }
     engine.ownership.until_relays(true).await;
     let _relaying = engine.relaying.lock().await;
     let mut position = engine.store.load_checkpoint(READER).await?;
@@ -94,8 +100,7 @@ async fn relay(
     let mut checkpoint = Checkpoint { saved: position, is_due: position == 0, backoff: *backoff };
     checkpoint.save(engine, position).await?;
     while engine.ownership.relays() {
-        let lag = u32::try_from(head.saturating_sub(position)).unwrap_or(u32::MAX);
-        gauge!("aios_relay_lag_events").set(f64::from(lag));
+        lag.set(head, position);
         let up_to = head.min(position + RANGE);
         if up_to > position {
             let mut range = engine.read_range(position, up_to, not_relayed).await?;
@@ -105,7 +110,7 @@ async fn relay(
                 Some((unreadable, _)) => range.events.retain(|it| it.position < *unreadable),
                 None => range.unreadable.iter().for_each(|(at, error)| skip(*at, error)),
             }
-            let published = window::publish(engine, range.events).await?;
+            let published = window::publish(engine, range.events, lag).await?;
             if published == Published::LeaseLost {
                 return Ok(());
             }

@@ -23,7 +23,7 @@ use aios_core::{
 use metrics::counter;
 use tracing::{error, warn};
 
-use super::{Engine, EngineError};
+use super::{Engine, EngineError, lag::Lag};
 use crate::workflow::engine::RefusedEvents;
 use crate::workflow::journal::is_copy;
 
@@ -57,6 +57,7 @@ struct Attempt {
 pub(super) async fn publish(
     engine: &Engine,
     events: Vec<RecordedEvent>,
+    lag: &Lag,
 ) -> Result<Published, EngineError> {
     // Events copied by a fork were published when they happened.
     let mut waiting: VecDeque<RecordedEvent> =
@@ -93,6 +94,9 @@ pub(super) async fn publish(
                     error = %Chain(&error), code = error.code(), waiting = waiting.len(),
                     "relay failed; retrying"
                 );
+                if let Some(next) = waiting.front() {
+                    lag.refresh(engine, next.position.saturating_sub(1)).await;
+                }
                 let pause = if done == 0 { backoff } else { first };
                 let now = engine.clock.now();
                 engine.clock.sleep(pause).await;
