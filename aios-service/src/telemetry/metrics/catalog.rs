@@ -35,7 +35,7 @@ const METRICS: &[(&str, &str)] = &[
     ("aios_agent_tasks_overdue", "Attempts of tasks that run after their timeout"),
     ("aios_agents_blocked_total", "How often the code of agents blocked its thread or event loop"),
     ("aios_runs_blocking", "Runs whose code blocks its thread or event loop"),
-    ("aios_runs_blocking_total", "How often the code of a run blocked its thread or event loop"),
+    ("aios_run_blocks_total", "How often the code of a run blocked its thread or event loop"),
     ("aios_store_append_seconds", "How long an append took until it was durable or refused"),
     ("aios_store_append_events", "How many events an append had"),
     ("aios_store_appends_refused_total", "Appends that the store refused, by reason"),
@@ -85,6 +85,8 @@ pub(super) fn unit(base: &str) -> Option<&'static str> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::METRICS;
 
     const GUIDE: &str = include_str!("../../../../docs/guide/pages/operating.md");
@@ -93,6 +95,15 @@ mod tests {
     fn should_be_in_the_guide() {
         for (name, _) in METRICS.iter().filter(|(name, _)| name.starts_with("aios")) {
             assert!(GUIDE.contains(&format!("`{name}`")), "{name} is not in the guide");
+        }
+    }
+
+    /// OpenMetrics names a counter without `_total`, and has each name once.
+    #[test]
+    fn should_have_names_that_differ_without_their_suffixes() {
+        let mut bases = BTreeSet::new();
+        for (name, _) in METRICS {
+            assert!(bases.insert(name.strip_suffix("_total").unwrap_or(name)), "{name}");
         }
     }
 }

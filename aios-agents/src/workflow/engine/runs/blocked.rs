@@ -65,7 +65,7 @@ impl BlockingRuns {
 /// Reports a run whose code blocks, once for each poll.
 fn report(run_id: &str, polled: &Polled, limit: Duration) {
     let Polled { workflow, requested, .. } = polled;
-    counter!("aios_runs_blocking_total", "workflow" => workflow.to_string()).increment(1);
+    counter!("aios_run_blocks_total", "workflow" => workflow.to_string()).increment(1);
     warn!(
         run = run_id, %workflow, after_operation = requested,
         "the code of a run has not returned for about {limit:?}: it blocks its thread or event loop, and \
