@@ -2,7 +2,7 @@
 
 use std::{
     io::{BufRead, BufReader, Read, Write},
-    net::TcpListener,
+    net::{TcpListener, TcpStream},
     process::{Child, ChildStdout, Stdio},
 };
 
@@ -83,6 +83,46 @@ fn should_say_so_when_the_store_goes_away() {
     let Ended { code, stderr, .. } = end(follow);
     assert_eq!(code, 5, "{stderr}");
     program.fails(&["runs"], 5);
+}
+
+/// Passes a GET on to a service, and calls a function before its answer is passed back.
+fn pass(mut client: TcpStream, service: &str, before_answer: impl FnOnce(&str)) {
+    let mut head = BufReader::new(client.try_clone().unwrap()).lines();
+    let head: Vec<String> =
+        head.by_ref().map_while(Result::ok).take_while(|line| !line.is_empty()).collect();
+    let Some(first) = head.first() else { return };
+    let mut outgoing = TcpStream::connect(service).unwrap();
+    let request = format!("{}\r\nconnection: close\r\n\r\n", head.join("\r\n"));
+    outgoing.write_all(request.as_bytes()).unwrap();
+    let mut answer = Vec::new();
+    outgoing.read_to_end(&mut answer).unwrap();
+    before_answer(first);
+    client.write_all(&answer).unwrap();
+}
+
+/// The run ends after its journal was read, and before anything else is asked.
+#[test]
+fn should_follow_a_journal_whose_run_ends_at_once_to_its_end() {
+    let (dev, program) = service();
+    program.done(&["start", "approval", "\"a\"", "--id", "a"]);
+    let address = dev.url.trim_start_matches("http://").trim_end_matches("/api/v1").to_owned();
+    let proxy = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}/api/v1", proxy.local_addr().unwrap());
+    let following =
+        program.command(&["journal", "a", "--follow", "--json", "--url", &url]).spawn().unwrap();
+    std::thread::spawn(move || {
+        for client in proxy.incoming().map_while(Result::ok) {
+            pass(client, &address, |request| {
+                if request.contains("/journal") {
+                    program.done(&["signal", "a", "approval", "true"]);
+                    program.done(&["run", "a", "--wait"]);
+                }
+            });
+        }
+    });
+    let ended = end(following);
+    assert_eq!(ended.code, 0, "{}", ended.stderr);
+    assert!(ended.stdout.contains("workflows.approval.completed"), "{}", ended.stdout);
 }
 
 /// Ctrl-C while the service waits for its store.

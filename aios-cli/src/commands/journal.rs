@@ -33,7 +33,10 @@ pub(super) async fn show(
         }
         output.flush()?;
     }
-    if arguments.follow && !run.status().await?.status.is_final() {
+    if arguments.follow {
+        // A service that has gone away since then is an error, not something to wait for.
+        run.status().await?;
+        // Also if the run has ended: it may have done so after the last page.
         return follow(run.events(position), output).await;
     }
     Ok(())
