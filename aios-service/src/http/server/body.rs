@@ -1,7 +1,7 @@
 //! Bodies of requests that may not stall, and of answers that are counted until they were sent.
 //!
 //! hyper asks a body for its next part when the client lets it send more. Until then, the client is waited
-//! for. Large parts are divided, so that a client that takes little of them is not waited for in vain.
+//! for. Large parts are divided, so that a client that takes a little at a time counts as taking.
 //!
 //! The clock of a body runs only while a handler waits for the client. A handler that takes its
 //! time between two reads does not use up the time of its client.
@@ -73,7 +73,7 @@ const PART: usize = 64 * 1024;
 pub(super) struct CountedBody {
     /// The body of the handler.
     body: Body,
-    /// What is left of its last part.
+    /// The end of its last part, which was not handed out yet.
     rest: Bytes,
     /// Counts the request until the last byte was taken.
     request: Request,
