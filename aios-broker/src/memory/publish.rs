@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use aios_core::{
     broker::{BrokerError, Publish},
-    event::{Event, EventType, Metadata, Payload},
+    event::{Event, EventType, Metadata},
 };
 
 use super::{
@@ -141,8 +141,7 @@ fn size(event: &Event) -> usize {
         .saturating_add(metadata_size(&event.metadata))
 }
 
-/// Size of the texts of the metadata. Avoids encoding it, except for unknown fields, which are
-/// rare.
+/// Size of the texts of the metadata. Avoids encoding it.
 fn metadata_size(metadata: &Metadata) -> usize {
     let Metadata {
         correlation_id,
@@ -153,15 +152,13 @@ fn metadata_size(metadata: &Metadata) -> usize {
         reply_to,
         run_id,
         incarnation,
-        ..
+        schema_version: _,
+        extra,
     } = metadata;
     let ours = [correlation_id, causation_id, user_id, traceparent, tracestate];
     let theirs = [reply_to, run_id, incarnation];
     let known = ours.into_iter().chain(theirs).flatten();
     let known: usize = known.map(|text| text.len()).sum();
-    if metadata.extra.is_empty() {
-        return known;
-    }
-    let extra = Payload::encode(&metadata.extra).map_or(usize::MAX, |text| text.as_str().len());
-    known.saturating_add(extra)
+    let unknown: usize = extra.iter().map(|(name, value)| name.len() + value.as_str().len()).sum();
+    known.saturating_add(unknown)
 }

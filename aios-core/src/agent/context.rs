@@ -196,8 +196,7 @@ impl TaskContext {
     /// task was not assigned by a run.
     #[must_use]
     pub fn fence(&self) -> Option<Fence> {
-        let fence = self.info.metadata.extra.get("fence")?;
-        serde_json::from_value(fence.clone()).ok()
+        self.info.metadata.extra.value("fence")?.decode().ok()
     }
 
     /// The same text in every attempt of this task and in no other task, even if a later run uses

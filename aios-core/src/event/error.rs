@@ -46,16 +46,23 @@ pub enum EventError {
         /// Its domain.
         domain: String,
     },
+    /// An unknown metadata field has the name of a field of [`Metadata`](super::Metadata). Set that
+    /// field instead.
+    #[error("{name} is a field of the metadata itself, and can't be set as an unknown field")]
+    InvalidMetadata {
+        /// The refused name.
+        name: String,
+    },
     /// A pattern has an empty or malformed segment.
     #[error("a pattern has segments of [a-z][a-z0-9_]*, `*` or `#`, not {text:?}")]
     InvalidPattern {
         /// The refused text, truncated after 255 bytes.
         text: String,
     },
-    /// A timestamp is not RFC 3339.
-    #[error("a timestamp is RFC 3339 between the years -9999 and 9999, not {text:?}")]
+    /// A timestamp is not RFC 3339, or not in the years 0001 to 9999 in UTC.
+    #[error("a timestamp is RFC 3339 in the years 0001 to 9999 in UTC, not {text:?}")]
     InvalidTimestamp {
-        /// The refused text.
+        /// The refused text, truncated after 255 bytes.
         text: String,
     },
     /// A CloudEvent lacks an attribute that the envelope needs.
@@ -77,6 +84,7 @@ impl EventError {
             Self::InvalidSource { .. } => "INVALID_EVENT_SOURCE",
             Self::InvalidType { .. } => "INVALID_EVENT_TYPE",
             Self::ReservedType { .. } => "RESERVED_EVENT_TYPE",
+            Self::InvalidMetadata { .. } => "INVALID_METADATA",
             Self::InvalidPattern { .. } => "INVALID_PATTERN",
             Self::InvalidTimestamp { .. } => "INVALID_TIMESTAMP",
             Self::InvalidCloudEvent { .. } => "INVALID_CLOUD_EVENT",

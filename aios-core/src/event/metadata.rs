@@ -8,7 +8,8 @@ use serde::{
     Deserialize, Deserializer, Serialize,
     de::{Error, MapAccess, Visitor},
 };
-use serde_json::Value;
+
+use super::{EventError, Payload};
 
 /// How an event relates to others. Unknown fields are preserved when reading and writing.
 ///
@@ -20,7 +21,7 @@ use serde_json::Value;
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// let mut metadata = Metadata::default();
 /// metadata.correlation_id = Some("order-7".into());
-/// metadata.extra.insert("region".to_owned(), "eu-north".into());
+/// metadata.extra.insert("region", "eu-north")?;
 /// let placed = Event::new("shop.order.placed".parse()?, "shop", &7)?.with_metadata(metadata);
 ///
 /// let paid = Event::new("shop.order.paid".parse()?, "till", &7)?.caused_by(&placed);
@@ -61,7 +62,89 @@ pub struct Metadata {
     pub incarnation: Option<Arc<str>>,
     /// Fields that aios does not know.
     #[serde(flatten)]
-    pub extra: BTreeMap<String, Value>,
+    pub extra: Extra,
+}
+
+/// Metadata fields that aios does not know, with their values as they were written.
+///
+/// # Examples
+///
+/// ```
+/// use aios_core::event::Extra;
+///
+/// # fn main() -> Result<(), aios_core::event::EventError> {
+/// let mut extra = Extra::default();
+/// extra.insert("region", "eu-north")?;
+/// assert_eq!(extra.value("region").map(|value| value.as_str()), Some(r#""eu-north""#));
+/// // A field of `Metadata` has one place only.
+/// assert_eq!(extra.insert("user_id", "ada").unwrap_err().code(), "INVALID_METADATA");
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(transparent)]
+pub struct Extra(BTreeMap<String, Payload>);
+
+/// Names of the fields of [`Metadata`], which no field of [`Extra`] has.
+const KNOWN: [&str; 9] = [
+    "correlation_id",
+    "causation_id",
+    "user_id",
+    "traceparent",
+    "tracestate",
+    "reply_to",
+    "run_id",
+    "schema_version",
+    "incarnation",
+];
+
+impl Extra {
+    /// Sets a field to `value` as JSON, and replaces the value that it had.
+    ///
+    /// # Errors
+    ///
+    /// [`EventError::InvalidMetadata`] if the name is that of a field of [`Metadata`];
+    /// [`EventError::InvalidData`] if `value` cannot be serialised to JSON.
+    pub fn insert<T: Serialize + ?Sized>(
+        &mut self,
+        name: impl Into<String>,
+        value: &T,
+    ) -> Result<(), EventError> {
+        let name = name.into();
+        if KNOWN.contains(&name.as_str()) {
+            return Err(EventError::InvalidMetadata { name });
+        }
+        self.0.insert(name, Payload::encode(value)?);
+        Ok(())
+    }
+
+    /// Removes a field and returns its value, if it was set.
+    pub fn remove(&mut self, name: &str) -> Option<Payload> {
+        self.0.remove(name)
+    }
+
+    /// The value of a field, if it is set.
+    #[must_use]
+    pub fn value(&self, name: &str) -> Option<&Payload> {
+        self.0.get(name)
+    }
+
+    /// Whether a field is set.
+    #[must_use]
+    pub fn contains(&self, name: &str) -> bool {
+        self.0.contains_key(name)
+    }
+
+    /// Whether no field is set.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// The fields, in the order of their names.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &Payload)> {
+        self.0.iter().map(|(name, value)| (name.as_str(), value))
+    }
 }
 
 /// Shared by all events without metadata.
@@ -137,12 +220,63 @@ impl<'de> Visitor<'de> for MetadataVisitor {
                 "schema_version" => metadata.schema_version = map.next_value()?,
                 "incarnation" => metadata.incarnation = map.next_value()?,
                 _ => {
-                    if metadata.extra.insert(key.into_owned(), map.next_value()?).is_some() {
+                    if metadata.extra.0.insert(key.into_owned(), map.next_value()?).is_some() {
                         return Err(A::Error::custom("duplicate metadata field"));
                     }
                 }
             }
         }
         Ok(metadata)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn should_refuse_an_unknown_field_with_the_name_of_a_known_one() {
+        let text = "text".into();
+        let known = Metadata {
+            correlation_id: Some(Arc::clone(&text)),
+            causation_id: Some(Arc::clone(&text)),
+            user_id: Some(Arc::clone(&text)),
+            traceparent: Some(Arc::clone(&text)),
+            tracestate: Some(Arc::clone(&text)),
+            reply_to: Some(Arc::clone(&text)),
+            run_id: Some(Arc::clone(&text)),
+            schema_version: Some(1),
+            incarnation: Some(text),
+            extra: Extra::default(),
+        };
+        let fields: BTreeMap<String, Payload> = Payload::encode(&known).unwrap().decode().unwrap();
+        assert_eq!(fields.len(), KNOWN.len());
+        for name in fields.into_keys() {
+            let error = Extra::default().insert(name.as_str(), "v2").unwrap_err();
+            assert_eq!(error.code(), "INVALID_METADATA");
+            assert!(error.to_string().contains(&name), "{error}");
+        }
+    }
+
+    #[test]
+    fn should_read_the_unknown_fields_that_were_set() {
+        let mut metadata = Metadata { user_id: Some("ada".into()), ..Metadata::default() };
+        let deep = format!("{}{}", "[".repeat(1_000), "]".repeat(1_000));
+        metadata.extra.insert("deep", &Payload::from_text(deep).unwrap()).unwrap();
+        metadata.extra.insert("größe", &7).unwrap();
+        metadata.extra.insert("größe", &8).unwrap();
+        let read: Metadata = Payload::encode(&metadata).unwrap().decode().unwrap();
+        assert_eq!(read, metadata);
+        assert_eq!(read.extra.value("größe").unwrap().decode::<u8>().unwrap(), 8);
+    }
+
+    #[test]
+    fn should_keep_unknown_fields_character_by_character() {
+        let deep = format!("{}{}", "[".repeat(1_000), "]".repeat(1_000));
+        for value in ["1.00", "12345678901234567890123", "1e400", r#"{"b":1,"a":2,"a":3}"#, &deep] {
+            let text = format!(r#"{{"user_id":"ada","account":{value}}}"#);
+            let metadata: Metadata = serde_json::from_str(&text).unwrap();
+            assert_eq!(serde_json::to_string(&metadata).unwrap(), text);
+        }
     }
 }

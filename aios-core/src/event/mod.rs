@@ -23,8 +23,14 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 pub use self::{
-    cloud_event::CloudEvent, error::EventError, event_type::EventType, id::EventId,
-    metadata::Metadata, pattern::Pattern, payload::Payload, timestamp::Timestamp,
+    cloud_event::CloudEvent,
+    error::EventError,
+    event_type::EventType,
+    id::EventId,
+    metadata::{Extra, Metadata},
+    pattern::Pattern,
+    payload::Payload,
+    timestamp::Timestamp,
 };
 
 pub(crate) use self::{error::excerpt, event_type::is_segment};
@@ -209,6 +215,17 @@ mod tests {
             .replace("\"user_id\":\"user-1\"", "\"tenant\":{\"a\":[1,2]},\"zone\":\"eu\"")
             .replace("00:00:00Z", "00:00:00.123456Z");
         assert_eq!(Event::from_json(&text).unwrap().to_json().unwrap(), text);
+    }
+
+    #[test]
+    fn should_read_exactly_the_numbers_that_were_written() {
+        for number in [0.1 + 0.2, 1.0 / 3.0, 122.416_294_033_786_58, f64::MIN_POSITIVE, f64::MAX] {
+            let payload = Payload::encode(&number).unwrap();
+            let read: f64 = payload.decode().unwrap();
+            assert_eq!(read.to_bits(), number.to_bits(), "{number:e}");
+            let value: serde_json::Value = payload.decode().unwrap();
+            assert_eq!(value.as_f64().map(f64::to_bits), Some(number.to_bits()), "{number:e}");
+        }
     }
 
     #[test]

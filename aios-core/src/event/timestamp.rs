@@ -5,9 +5,10 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use jiff::{SignedDuration, civil::DateTime};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use super::EventError;
+use super::{EventError, excerpt};
 
 /// A point in time in UTC, in whole microseconds; formatted as RFC 3339 with a `Z`.
 ///
@@ -34,11 +35,12 @@ impl Timestamp {
     /// 1970-01-01T00:00:00Z.
     pub const UNIX_EPOCH: Self = Self(0);
 
-    /// The latest supported timestamp: the end of the year 9999.
-    pub const MAX: Self = Self(253_402_207_200_000_000 - 1);
+    /// The latest supported timestamp: the end of the year 9999, the last one in RFC 3339.
+    pub const MAX: Self = Self(253_402_300_800_000_000 - 1);
 
-    /// The earliest supported timestamp: the start of the year -9999, in jiff's range.
-    pub const MIN: Self = Self(-377_705_023_201_000_000);
+    /// The earliest supported timestamp: the start of the year 1. Many languages, such as Python,
+    /// know no earlier one.
+    pub const MIN: Self = Self(-62_135_596_800_000_000);
 
     /// The system's wall clock. Code that should run in virtual time uses a
     /// [`Clock`](crate::clock::Clock) instead.
@@ -93,15 +95,36 @@ impl FromStr for Timestamp {
     type Err = EventError;
 
     fn from_str(text: &str) -> Result<Self, EventError> {
-        let parsed: jiff::Timestamp =
-            text.parse().map_err(|_| EventError::InvalidTimestamp { text: text.to_owned() })?;
-        Ok(Self::from_micros(parsed.as_microsecond()))
+        let micros = match text.parse::<jiff::Timestamp>() {
+            Ok(parsed) => Some(parsed.as_microsecond()),
+            Err(_) => micros_after_jiff(text),
+        };
+        micros
+            .filter(|micros| (Self::MIN.0..=Self::MAX.0).contains(micros))
+            .map(Self)
+            .ok_or_else(|| EventError::InvalidTimestamp { text: excerpt(text) })
     }
 }
 
+/// Parses a moment in the last 26 hours of the year 9999, which `jiff::Timestamp` does not have.
+fn micros_after_jiff(text: &str) -> Option<i64> {
+    let pieces = jiff::fmt::temporal::Pieces::parse(text).ok()?;
+    let offset = SignedDuration::from_secs(pieces.to_numeric_offset()?.seconds().into());
+    let since_epoch = pieces.date().to_datetime(pieces.time()?).duration_since(EPOCH) - offset;
+    i64::try_from(since_epoch.as_micros()).ok()
+}
+
+/// [`Timestamp::UNIX_EPOCH`] in UTC.
+const EPOCH: DateTime = DateTime::constant(1970, 1, 1, 0, 0, 0, 0);
+
 impl fmt::Display for Timestamp {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        jiff::Timestamp::from_microsecond(self.0).map_err(|_| fmt::Error)?.fmt(formatter)
+        if let Ok(timestamp) = jiff::Timestamp::from_microsecond(self.0) {
+            return timestamp.fmt(formatter);
+        }
+        let since_epoch = SignedDuration::from_micros(self.0);
+        let datetime = EPOCH.checked_add(since_epoch).map_err(|_| fmt::Error)?;
+        write!(formatter, "{datetime}Z")
     }
 }
 
@@ -131,6 +154,47 @@ mod tests {
         ] {
             assert_eq!(read.parse::<Timestamp>().unwrap().to_string(), written);
         }
+    }
+
+    #[test]
+    fn should_reach_from_the_first_to_the_last_year_of_rfc_3339() {
+        for (limit, written) in [
+            (Timestamp::MIN, "0001-01-01T00:00:00Z"),
+            (Timestamp::MAX, "9999-12-31T23:59:59.999999Z"),
+        ] {
+            assert_eq!(limit.to_string(), written);
+            assert_eq!(written.parse::<Timestamp>().unwrap(), limit);
+        }
+        for (read, written) in [
+            ("9999-12-31T23:59:59Z", "9999-12-31T23:59:59Z"),
+            ("9999-12-31T23:59:59.9999999Z", "9999-12-31T23:59:59.999999Z"),
+            ("9999-12-30T22:00:01Z", "9999-12-30T22:00:01Z"),
+            ("9999-12-31T22:00:00.5-01:00", "9999-12-31T23:00:00.5Z"),
+            ("0001-01-01T02:00:00+02:00", "0001-01-01T00:00:00Z"),
+        ] {
+            assert_eq!(read.parse::<Timestamp>().unwrap().to_string(), written, "{read}");
+        }
+    }
+
+    #[test]
+    fn should_refuse_what_is_not_in_these_years() {
+        for text in [
+            "9999-12-31T23:59:59-00:01",
+            "0001-01-01T00:00:00+00:01",
+            "0000-12-31T23:59:59Z",
+            "-000001-01-01T00:00:00Z",
+            "10000-01-01T00:00:00Z",
+            "9999-12-31T23:59:59",
+            "9999-12-31",
+            "9999-13-31T23:59:59Z",
+            "yesterday",
+            "",
+        ] {
+            let error = text.parse::<Timestamp>().unwrap_err();
+            assert_eq!(error.code(), "INVALID_TIMESTAMP", "{text}");
+        }
+        assert_eq!(Timestamp::from_micros(i64::MAX), Timestamp::MAX);
+        assert_eq!(Timestamp::from_micros(i64::MIN), Timestamp::MIN);
     }
 
     #[test]

@@ -53,6 +53,7 @@ pub(crate) fn decode_metadata(
 }
 
 /// The default metadata of the events of a run's journal, or of another stream if there is no run.
+#[cfg(any(feature = "sqlite", feature = "postgres", test))]
 fn default_metadata(run_id: Option<Arc<str>>) -> Metadata {
     Metadata { correlation_id: run_id.clone(), run_id, ..Metadata::default() }
 }
