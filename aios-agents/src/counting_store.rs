@@ -19,9 +19,9 @@ use aios_core::{
     clock::Clock,
     event::{Pattern, Timestamp},
     store::{
-        AgentFilter, AgentRecord, Append, Appended, Checkpoints, EventStore, Lease, Leases,
-        Maintenance, OwnerId, Page, PageRequest, ReadModels, RecordedEvent, RunFilter, RunRecord,
-        RunSummary, Shard, Store, StoreError, StreamId, TaskFilter, TaskRecord, Waits,
+        AgentFilter, AgentRecord, Append, Appended, Checkpoint, Checkpoints, EventStore, Lease,
+        Leases, Maintenance, OwnerId, Page, PageRequest, ReadModels, RecordedEvent, RunFilter,
+        RunRecord, RunSummary, Shard, Store, StoreError, StreamId, TaskFilter, TaskRecord, Waits,
         WorkflowRecord,
     },
 };
@@ -367,6 +367,14 @@ impl Checkpoints for CountingStore {
 
     async fn save_checkpoint(&self, reader: &str, position: u64) -> Result<(), StoreError> {
         self.inner.save_checkpoint(reader, position).await
+    }
+
+    async fn checkpoints(&self) -> Result<Vec<Checkpoint>, StoreError> {
+        self.inner.checkpoints().await
+    }
+
+    async fn delete_checkpoint(&self, reader: &str) -> Result<bool, StoreError> {
+        self.inner.delete_checkpoint(reader).await
     }
 }
 

@@ -80,7 +80,9 @@ pub enum StoreError {
     /// The files of the database were moved, deleted or replaced, so that nothing more can be
     /// stored. Restore the files, and restart the process. On PostgreSQL, the log has lost committed
     /// events, as in a failover to a server that lagged behind. Restart the process.
-    #[error("{database} was deleted, moved or replaced while it was open")]
+    #[error(
+        "{database} was deleted, moved or replaced while it was open, or has lost committed events"
+    )]
     Gone {
         /// The database.
         database: String,

@@ -33,7 +33,7 @@ use std::{fmt, str::FromStr, sync::Arc};
 
 pub use self::{
     append::{Append, Appended, Expected},
-    checkpoint::Checkpoints,
+    checkpoint::{Checkpoint, Checkpoints},
     error::StoreError,
     event_store::{EventStore, MAX_PAGE},
     ext::EventStoreExt,

@@ -1,9 +1,9 @@
 //! Checkpoints of readers. Saving is idempotent and never moves a checkpoint back, so it is safe to
 //! repeat it after a lost connection.
 
-use aios_core::store::{Checkpoints, StoreError};
+use aios_core::store::{Checkpoint, Checkpoints, StoreError};
 use async_trait::async_trait;
-use sqlx::Row;
+use sqlx::{Row, postgres::PgRow};
 
 use super::{PostgresStore, connection::Statement};
 
@@ -15,6 +15,12 @@ const SAVE: &str = "\
     INSERT INTO {schema}.checkpoints AS c (reader, position) VALUES ($1, $2)
     ON CONFLICT (reader) DO UPDATE SET position = excluded.position
     WHERE c.position < excluded.position";
+
+/// All checkpoints, in the order of the bytes of their names.
+const LIST: &str = "SELECT reader, position FROM {schema}.checkpoints ORDER BY reader";
+
+/// Deletes a checkpoint, and returns its row.
+const DELETE: &str = "DELETE FROM {schema}.checkpoints WHERE reader = $1 RETURNING reader";
 
 #[async_trait]
 impl Checkpoints for PostgresStore {
@@ -33,5 +39,26 @@ impl Checkpoints for PostgresStore {
         let position = i64::try_from(position).unwrap_or(i64::MAX);
         let query = Statement::new(database.schema().fill(SAVE)).bind(reader).bind(position);
         database.fetch_all("save a checkpoint", query).await.map(drop)
+    }
+
+    async fn checkpoints(&self) -> Result<Vec<Checkpoint>, StoreError> {
+        let database = &self.0.database;
+        let operation = "list checkpoints";
+        let query = Statement::new(database.schema().fill(LIST));
+        let rows = database.fetch_all(operation, query).await?;
+        let checkpoint = |row: &PgRow| {
+            let position: i64 = row.try_get(1)?;
+            let position = u64::try_from(position).unwrap_or_default();
+            Ok(Checkpoint::new(row.try_get(0)?, position))
+        };
+        let read: Result<_, sqlx::Error> = rows.iter().map(checkpoint).collect();
+        read.map_err(|error| database.error(operation, error))
+    }
+
+    async fn delete_checkpoint(&self, reader: &str) -> Result<bool, StoreError> {
+        let database = &self.0.database;
+        let query = Statement::new(database.schema().fill(DELETE)).bind(reader);
+        let deleted = database.fetch_all("delete a checkpoint", query).await?;
+        Ok(!deleted.is_empty())
     }
 }

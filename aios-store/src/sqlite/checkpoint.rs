@@ -3,7 +3,7 @@
 //! They are read from the pool and written by the writer, in the same transaction as the appends
 //! that are queued at that time. The condition of the update keeps a checkpoint from moving back.
 
-use aios_core::store::{Checkpoints, StoreError};
+use aios_core::store::{Checkpoint, Checkpoints, StoreError};
 use async_trait::async_trait;
 use rusqlite::OptionalExtension;
 
@@ -31,6 +31,30 @@ impl Checkpoints for SqliteStore {
                            ON CONFLICT (reader) DO UPDATE SET position = excluded.position
                            WHERE excluded.position > position";
                 writer.connection.prepare_cached(sql)?.execute((&reader, position)).map(drop)
+            })
+            .await
+    }
+
+    async fn checkpoints(&self) -> Result<Vec<Checkpoint>, StoreError> {
+        self.read("list checkpoints", |connection| {
+            let sql = "SELECT reader, position FROM checkpoints ORDER BY reader";
+            let mut list = connection.prepare_cached(sql)?;
+            let checkpoint = |row: &rusqlite::Row<'_>| {
+                let position: i64 = row.get(1)?;
+                Ok(Checkpoint::new(row.get(0)?, position.cast_unsigned()))
+            };
+            list.query_map([], checkpoint)?.collect()
+        })
+        .await
+    }
+
+    async fn delete_checkpoint(&self, reader: &str) -> Result<bool, StoreError> {
+        let reader = reader.to_owned();
+        self.writer()
+            .call(move |writer| {
+                let sql = "DELETE FROM checkpoints WHERE reader = ?1";
+                let deleted = writer.connection.prepare_cached(sql)?.execute([&reader])?;
+                Ok(deleted > 0)
             })
             .await
     }

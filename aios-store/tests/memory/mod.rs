@@ -1,3 +1,5 @@
+mod plain;
+
 use std::{sync::Arc, time::Duration};
 
 use aios_core::{
@@ -50,7 +52,7 @@ impl StoreFixture for MemoryFixture {
     }
 
     fn lacks(&self) -> &[Capability] {
-        &[]
+        &[Capability::Durability]
     }
 }
 

@@ -22,7 +22,8 @@ const TOO_MANY_BYTES: usize = 5 * 1024 * 1024;
 struct SqliteFixture {
     options: SqliteOptions,
     clock: VirtualClock,
-    _folder: Option<TempDir>,
+    /// Has the file, if there is one.
+    folder: Option<TempDir>,
 }
 
 impl SqliteFixture {
@@ -40,7 +41,7 @@ impl SqliteFixture {
         let clock = VirtualClock::default();
         let options =
             options.with_clock(Arc::new(clock.clone())).with_max_event_bytes(TOO_MANY_BYTES - 1);
-        Self { options, clock, _folder: folder }
+        Self { options, clock, folder }
     }
 }
 
@@ -67,7 +68,10 @@ impl StoreFixture for SqliteFixture {
     }
 
     fn lacks(&self) -> &[Capability] {
-        &[Capability::SecondHandle]
+        match self.folder {
+            Some(_) => &[Capability::SecondHandle],
+            None => &[Capability::SecondHandle, Capability::Durability],
+        }
     }
 }
 

@@ -7,10 +7,10 @@ use aios_core::{
     clock::Clock,
     event::{Pattern, Timestamp},
     store::{
-        AgentFilter, AgentRecord, Append, Appended, Checkpoints, DueRun, EventStore, Expected,
-        Fence, Lease, Leases, OwnerId, Page, PageRequest, ReadModels, RecordedEvent, RunFilter,
-        RunRecord, RunSummary, Shard, StoreError, StreamId, TaskFilter, TaskRecord, Unsettled,
-        Wait, Waits, WorkflowRecord,
+        AgentFilter, AgentRecord, Append, Appended, Checkpoint, Checkpoints, DueRun, EventStore,
+        Expected, Fence, Lease, Leases, OwnerId, Page, PageRequest, ReadModels, RecordedEvent,
+        RunFilter, RunRecord, RunSummary, Shard, StoreError, StreamId, TaskFilter, TaskRecord,
+        Unsettled, Wait, Waits, WorkflowRecord,
     },
 };
 use async_trait::async_trait;
@@ -400,5 +400,17 @@ impl Checkpoints for NodeStore {
         self.request("save a checkpoint").await?;
         self.world.store.save_checkpoint(reader, position).await?;
         self.response("save a checkpoint").await
+    }
+
+    async fn checkpoints(&self) -> Result<Vec<Checkpoint>, StoreError> {
+        self.request("list checkpoints").await?;
+        self.world.store.checkpoints().await
+    }
+
+    async fn delete_checkpoint(&self, reader: &str) -> Result<bool, StoreError> {
+        self.request("delete a checkpoint").await?;
+        let deleted = self.world.store.delete_checkpoint(reader).await?;
+        self.response("delete a checkpoint").await?;
+        Ok(deleted)
     }
 }

@@ -1,6 +1,7 @@
 //! Stored positions of readers.
 
 use super::harness::Harness;
+use crate::store::Checkpoint;
 
 /// A reader that never saved begins at the start.
 pub async fn should_begin_without_a_checkpoint(harness: Harness<'_>) {
@@ -31,4 +32,25 @@ pub async fn should_keep_readers_apart(harness: Harness<'_>) {
     for (reader, position) in [("a", 1), ("A", 2), ("ä", 3), ("", 4), ("b", 0)] {
         assert_eq!(harness.store.load_checkpoint(reader).await.unwrap(), position);
     }
+}
+
+/// Checkpoints are listed by name, and deleted one by one.
+pub async fn should_list_and_delete_checkpoints(harness: Harness<'_>) {
+    let store = &harness.store;
+    assert_eq!(store.checkpoints().await.unwrap(), []);
+    for (reader, position) in [("b", 2), ("a", 1), ("ä", 4), ("B", 3), ("b/1", 0), ("b", 5)] {
+        store.save_checkpoint(reader, position).await.unwrap();
+    }
+    let expected = [("B", 3), ("a", 1), ("b", 5), ("b/1", 0), ("ä", 4)];
+    let expected = expected.map(|(reader, at)| Checkpoint::new(reader.to_owned(), at));
+    assert_eq!(store.checkpoints().await.unwrap(), expected);
+    for (reader, was_there) in [("b", true), ("b", false), ("c", false), ("ä", true), ("A", false)]
+    {
+        assert_eq!(store.delete_checkpoint(reader).await.unwrap(), was_there, "{reader}");
+    }
+    let [first, second, _, third, _] = expected;
+    assert_eq!(store.checkpoints().await.unwrap(), [first, second, third]);
+    assert_eq!(store.load_checkpoint("b").await.unwrap(), 0);
+    store.save_checkpoint("b", 1).await.unwrap();
+    assert_eq!(store.load_checkpoint("b").await.unwrap(), 1);
 }

@@ -29,14 +29,14 @@ pub async fn should_return_the_envelope_it_got(harness: Harness<'_>) {
     assert_eq!((read.id, read.metadata), (event.id, event.metadata));
 }
 
-/// Metadata fields that aios does not know are kept.
+/// Metadata fields that aios does not know are kept, character by character.
 pub async fn should_keep_unknown_metadata(harness: Harness<'_>) {
     let text = ENVELOPE.replace(
         "\"user_id\":\"user-1\"",
-        r#""traceparent":"00-1-2-01","reply_to":"m","schema_version":3,"tenant":{"a":[1,null,"é"]},"zone":"eu""#,
+        r#""traceparent":"00-1-2-01","reply_to":"m","schema_version":3,"tenant":{"b":[1.00,null,"é"],"a":12345678901234567890123,"a":1e400},"zone":"eu""#,
     );
     let event = Event::from_json(&text).unwrap();
-    assert_eq!(envelope(&stored(&harness, &event).await), envelope(&event));
+    assert_eq!(stored(&harness, &event).await.to_json().unwrap(), text);
 }
 
 /// Metadata is read back unchanged in every stream, even if it is what a store may leave out: a run
@@ -89,7 +89,7 @@ pub async fn should_keep_unicode_everywhere(harness: Harness<'_>) {
     event.id = "ид-✓".parse().unwrap();
     event.source = text.into();
     event.metadata_mut().user_id = Some(text.into());
-    event.metadata_mut().extra.insert(text.to_owned(), json!(text));
+    event.metadata_mut().extra.insert(text, text).unwrap();
     harness.append(text, vec![event.clone()]).await;
     let read = harness.stream(text).await;
     assert_eq!(read[0].stream, stream(text));

@@ -1,7 +1,12 @@
 //! Only the owner of a shard appends under it.
 
+use futures_util::future::{join, join_all};
+
 use super::harness::{Harness, events, stream};
-use crate::store::{Append, Epoch, Fence, Shard, StoreError};
+use crate::{
+    store::{Append, Epoch, Fence, OwnerId, Shard, StoreError},
+    yield_now,
+};
 
 fn fenced(name: &str, fence: Fence) -> Append {
     Append::new(stream(name), events([1])).with_fence(fence)
@@ -71,4 +76,32 @@ pub async fn should_fence_off_one_append_alone(harness: Harness<'_>) {
     let answers = harness.store.append(batch).await;
     assert!(answers[0].is_ok() && answers[1].is_err());
     assert_eq!(answers[2].as_ref().unwrap().position, 2);
+}
+
+/// Another owner takes the shard while the previous one appends: once it has it, nothing more is
+/// stored under the old epoch.
+pub async fn should_store_nothing_of_an_owner_after_another_one_took_the_shard(
+    harness: Harness<'_>,
+) {
+    let harness = &harness;
+    let lost = harness.take(1, "first").await.fence();
+    harness.let_leases_expire().await;
+    let writers = (0..8).map(|writer| async move {
+        for _ in 0..100 {
+            match harness.try_append(fenced(&format!("s/{writer}"), lost)).await {
+                Ok(_) => yield_now().await,
+                Err(error) => return assert!(is_fenced(&error, lost), "{error:?}"),
+            }
+        }
+    });
+    let taking = async {
+        let other = harness.another().await;
+        other.wait_for(20).await.unwrap();
+        let (shards, owner) = ([Shard::new(1).unwrap()], OwnerId::new("second"));
+        let taken = other.acquire(&shards, &owner, harness.lease_time()).await.unwrap();
+        assert_eq!(taken.len(), 1);
+        harness.log().await.len()
+    };
+    let (_, stored) = join(join_all(writers), taking).await;
+    assert_eq!(harness.log().await.len(), stored);
 }

@@ -39,6 +39,14 @@ impl<'a> Harness<'a> {
         self.fixture.connect().await.unwrap()
     }
 
+    /// Another handle to the same database, or the first one if the adapter has only one.
+    pub async fn another(&self) -> Arc<dyn Store> {
+        match self.fixture.lacks().contains(&Capability::SecondHandle) {
+            true => Arc::clone(&self.store),
+            false => self.connect().await,
+        }
+    }
+
     /// The duration of leases.
     pub fn lease_time(&self) -> Duration {
         self.fixture.lease_time()

@@ -22,6 +22,7 @@
 
 pub mod append;
 pub mod checkpoint;
+pub mod close;
 pub mod closed;
 pub mod envelope;
 pub mod fence;
@@ -52,7 +53,9 @@ use crate::store::{Store, StoreError};
 /// One fixture stands for one database, which is empty at first.
 #[async_trait]
 pub trait StoreFixture: Send + Sync {
-    /// Opens the database; called a second time only if [`Capability::SecondHandle`] is not lacked.
+    /// Opens the database. Called again while a handle is open only if
+    /// [`Capability::SecondHandle`] is not lacked, and after the only handle was closed only if
+    /// [`Capability::Durability`] is not lacked.
     ///
     /// # Errors
     ///
@@ -91,6 +94,12 @@ pub enum Capability {
     SignsOfLife,
     /// Streams that are needed for a time only are removed.
     Maintenance,
+    /// The database outlives its handle: it can be opened again after it was closed.
+    Durability,
+    /// Waits of runs are recorded.
+    Waits,
+    /// Waiting callers are notified of releases of leases.
+    ReleaseNotifications,
 }
 
 /// Runs one case; the macro calls it.
@@ -159,11 +168,13 @@ macro_rules! store_conformance {
                 should_wake_waiting_callers
                 should_not_wait_for_existing_events
                 should_lose_nothing_when_waiting_is_cancelled
-                should_see_appends_of_another_handle;
+                should_see_appends_of_another_handle
+                should_leave_no_gap_to_a_reader_while_several_handles_append;
             checkpoint:
                 should_begin_without_a_checkpoint
                 should_resume_from_the_saved_checkpoint
                 should_never_move_a_checkpoint_back
+                should_list_and_delete_checkpoints
                 should_keep_readers_apart;
             lease:
                 should_take_free_shards_under_the_first_epoch
@@ -185,10 +196,15 @@ macro_rules! store_conformance {
                 should_let_the_owner_append_while_nobody_took_the_shard
                 should_refuse_a_shard_that_was_never_owned
                 should_refuse_a_future_epoch
-                should_fence_off_one_append_alone;
+                should_fence_off_one_append_alone
+                should_store_nothing_of_an_owner_after_another_one_took_the_shard;
+            close:
+                should_keep_what_it_answered_before_it_was_closed
+                should_refuse_calls_after_it_was_closed;
             read_model:
                 should_follow_a_run
                 should_follow_a_task
+                should_leave_a_task_alone_that_a_late_event_does_not_concern
                 should_follow_an_agent
                 should_record_heartbeats_of_agents_outside_the_log
                 should_list_workflows_by_version
@@ -272,6 +288,7 @@ mod tests {
         let themes = [
             include_str!("append.rs"),
             include_str!("checkpoint.rs"),
+            include_str!("close.rs"),
             include_str!("closed.rs"),
             include_str!("envelope.rs"),
             include_str!("fence.rs"),

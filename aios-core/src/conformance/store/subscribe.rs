@@ -9,9 +9,9 @@ use futures_util::{
 
 use super::{
     Capability,
-    harness::{Harness, events},
+    harness::{Harness, events, stream},
 };
-use crate::store::EventStoreExt;
+use crate::store::{Append, EventStoreExt};
 
 /// A reader that starts in the middle gets every event once, in order.
 pub async fn should_switch_from_catching_up_to_live_without_gaps(harness: Harness<'_>) {
@@ -29,6 +29,32 @@ pub async fn should_switch_from_catching_up_to_live_without_gaps(harness: Harnes
         }
     };
     join(writers, reader).await;
+}
+
+/// A reader that asks for what follows the last position that it has read gets every event once, in
+/// order, while several handles append.
+pub async fn should_leave_no_gap_to_a_reader_while_several_handles_append(harness: Harness<'_>) {
+    let handles = [Arc::clone(&harness.store), harness.another().await];
+    let writers = handles.iter().flat_map(|handle| {
+        (0..8).map(move |writer| async move {
+            for number in 0..25 {
+                let append = Append::new(stream(&format!("s/{writer}")), events([number]));
+                handle.append_one(append).await.unwrap();
+            }
+        })
+    });
+    let reader = async {
+        let log = harness.another().await;
+        let mut cursor = 0;
+        while cursor < 400 {
+            log.wait_for(cursor).await.unwrap();
+            for read in log.read_log(cursor, 1_000).await.unwrap() {
+                assert_eq!(read.position, cursor + 1);
+                cursor = read.position;
+            }
+        }
+    };
+    join(join_all(writers), reader).await;
 }
 
 /// Waiting ends when something is appended, and returns the head of the log.

@@ -4,7 +4,10 @@ use std::sync::Arc;
 
 use serde_json::json;
 
-use super::harness::{Harness, stream};
+use super::{
+    Capability,
+    harness::{Harness, stream},
+};
 use crate::{
     event::Timestamp,
     store::{DueRun, Lease, PageRequest, Shard, Unsettled, Wait, Waits},
@@ -108,6 +111,9 @@ fn sorted<'a>(ids: impl IntoIterator<Item = &'a String>) -> Vec<String> {
 
 /// A run with a recorded wait need not be read; one without must be.
 pub async fn should_leave_out_runs_with_a_recorded_wait(harness: Harness<'_>) {
+    if harness.lacks(Capability::Waits) {
+        return;
+    }
     let (ids, lease) = runs(&harness, 5).await;
     assert_eq!(unnoted(&harness).await, sorted(&ids));
     let waits: Vec<Wait> = ids[..3].iter().map(|id| wait(id, &lease, 1, None)).collect();
@@ -123,6 +129,9 @@ pub async fn should_leave_out_runs_with_a_recorded_wait(harness: Harness<'_>) {
 
 /// If anything is appended after the recorded wait of a run, the run must be read.
 pub async fn should_find_runs_whose_recorded_wait_is_outdated(harness: Harness<'_>) {
+    if harness.lacks(Capability::Waits) {
+        return;
+    }
     let (ids, lease) = runs(&harness, 5).await;
     let waits: Vec<Wait> = ids.iter().map(|id| wait(id, &lease, 1, None)).collect();
     note(&harness, &waits).await;
@@ -137,6 +146,9 @@ pub async fn should_find_runs_whose_recorded_wait_is_outdated(harness: Harness<'
 
 /// Runs that have ended are left out, whatever is recorded about them.
 pub async fn should_leave_out_runs_that_have_ended(harness: Harness<'_>) {
+    if harness.lacks(Capability::Waits) {
+        return;
+    }
     let (ids, lease) = runs(&harness, 2).await;
     note(&harness, &[wait(&ids[0], &lease, 1, Some(1))]).await;
     assert_eq!(due(&harness, 9).await.len(), 1);
@@ -149,6 +161,9 @@ pub async fn should_leave_out_runs_that_have_ended(harness: Harness<'_>) {
 
 /// Runs are returned when they are due, the earliest first, even if many are due at the same time.
 pub async fn should_find_due_runs_in_order(harness: Harness<'_>) {
+    if harness.lacks(Capability::Waits) {
+        return;
+    }
     let (ids, lease) = runs(&harness, 9).await;
     let seconds = [Some(5), Some(1), None, Some(3), Some(3), Some(3), Some(3), Some(7), Some(-4)];
     let noted = ids.iter().zip(seconds);
@@ -166,6 +181,9 @@ pub async fn should_find_due_runs_in_order(harness: Harness<'_>) {
 
 /// The latest record counts, unless it is of an earlier version.
 pub async fn should_replace_a_recorded_wait_by_one_that_is_not_older(harness: Harness<'_>) {
+    if harness.lacks(Capability::Waits) {
+        return;
+    }
     let (ids, lease) = runs(&harness, 1).await;
     stir(&harness, &ids[0]).await;
     for (version, second, noted) in [(2, 5, 5), (2, 6, 6), (1, 7, 6)] {
@@ -181,6 +199,9 @@ pub async fn should_replace_a_recorded_wait_by_one_that_is_not_older(harness: Ha
 
 /// An engine that lost its shard neither records nor removes anything.
 pub async fn should_not_change_recorded_waits_of_a_later_owner(harness: Harness<'_>) {
+    if harness.lacks(Capability::Waits) {
+        return;
+    }
     let (ids, lost) = runs(&harness, 2).await;
     harness.let_leases_expire().await;
     let lease = harness.take(SHARD, "second").await;
@@ -195,6 +216,9 @@ pub async fn should_not_change_recorded_waits_of_a_later_owner(harness: Harness<
 
 /// A run whose record was removed must be read again.
 pub async fn should_remove_recorded_waits(harness: Harness<'_>) {
+    if harness.lacks(Capability::Waits) {
+        return;
+    }
     let (ids, lease) = runs(&harness, 3).await;
     let waits: Vec<Wait> = ids.iter().map(|id| wait(id, &lease, 1, Some(1))).collect();
     note(&harness, &waits).await;
@@ -207,6 +231,9 @@ pub async fn should_remove_recorded_waits(harness: Harness<'_>) {
 
 /// A run without a journal can't wait.
 pub async fn should_record_no_wait_of_runs_without_a_journal(harness: Harness<'_>) {
+    if harness.lacks(Capability::Waits) {
+        return;
+    }
     let (ids, lease) = runs(&harness, 1).await;
     note(&harness, &[wait("unknown", &lease, 0, Some(1)), wait(&ids[0], &lease, 1, None)]).await;
     assert_eq!(due(&harness, 9).await, []);
@@ -218,6 +245,9 @@ pub async fn should_record_no_wait_of_runs_without_a_journal(harness: Harness<'_
 
 /// After the tables were rebuilt, no run that must be read is left out.
 pub async fn should_find_runs_to_read_after_a_rebuild(harness: Harness<'_>) {
+    if harness.lacks(Capability::Waits) {
+        return;
+    }
     let (ids, lease) = runs(&harness, 3).await;
     note(&harness, &[wait(&ids[0], &lease, 1, Some(4)), wait(&ids[1], &lease, 1, None)]).await;
     stir(&harness, &ids[1]).await;
@@ -229,6 +259,9 @@ pub async fn should_find_runs_to_read_after_a_rebuild(harness: Harness<'_>) {
 
 /// Runs are distinguished by UUIDs and by foreign ids alike.
 pub async fn should_record_waits_of_runs_with_every_kind_of_id(harness: Harness<'_>) {
+    if harness.lacks(Capability::Waits) {
+        return;
+    }
     let uuid = (0_u32..)
         .map(|number| format!("0195e7a0-0000-7000-8000-{number:012x}"))
         .find(|id| Shard::of(id) == Shard::new(SHARD).unwrap())
