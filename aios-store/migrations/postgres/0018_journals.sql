@@ -53,7 +53,8 @@ AS $$
         SELECT e.position FROM {schema}.events e
         WHERE e.stream_id = s.id ORDER BY e.version DESC LIMIT 1
     ) l
-    WHERE l.position <= r.passed
+    -- The row alone decides for most runs that are kept, before their journals are read.
+    WHERE r.position <= r.passed AND l.position <= r.passed
         AND (r.parent_run_id IS NULL OR NOT {schema}.goes_on(r.parent_run_id))
         AND (r.status <> 'continued' OR NOT EXISTS (
             SELECT FROM {schema}.workflow_runs n

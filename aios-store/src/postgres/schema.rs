@@ -28,7 +28,7 @@ use super::{
 use crate::schema_version::SchemaVersion;
 
 /// All migrations in order. The version of a migration is its number in this list, from 1.
-const MIGRATIONS: [(&str, &str); 18] = [
+const MIGRATIONS: [(&str, &str); 19] = [
     ("event_log", include_str!("../../migrations/postgres/0001_event_log.sql")),
     ("read_models", include_str!("../../migrations/postgres/0002_read_models.sql")),
     ("append", include_str!("../../migrations/postgres/0003_append.sql")),
@@ -47,6 +47,7 @@ const MIGRATIONS: [(&str, &str); 18] = [
     ("rare_statuses", include_str!("../../migrations/postgres/0016_rare_statuses.sql")),
     ("predecessors", include_str!("../../migrations/postgres/0017_predecessors.sql")),
     ("journals", include_str!("../../migrations/postgres/0018_journals.sql")),
+    ("conditions", include_str!("../../migrations/postgres/0019_conditions.sql")),
 ];
 
 /// How long the migrations may take, and how long other processes wait for them. Migrations of a large

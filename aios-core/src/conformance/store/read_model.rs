@@ -109,6 +109,32 @@ pub async fn should_follow_a_task(harness: Harness<'_>) {
     }
 }
 
+/// A late report about an attempt changes only the row of its own run, and only while the attempt is open.
+pub async fn should_leave_a_task_alone_that_a_late_event_does_not_concern(harness: Harness<'_>) {
+    let failure = json!({ "code": "X", "message": "it went wrong" });
+    let data = json!({ "task_id": "r1/1", "attempt": 1 });
+    harness.append_to_run("r1", "agents.backend.task_assigned", data).await;
+    let given_up = json!({ "operation": 1, "failure": failure });
+    let foreign = json!({ "task_id": "r1/1", "attempt": 1, "failure": failure });
+    for (run, action, data) in [
+        ("r2", "agents.backend.task_unclaimed", foreign.clone()),
+        ("r2", "agents.backend.task_claimed", json!({ "task_id": "r1/1", "attempt": 1 })),
+        ("r2", "workflows.deploy.operation_failed", given_up),
+    ] {
+        harness.append_to_run(run, action, data).await;
+        let row = tasks(&harness, TaskFilter::default()).await.pop().unwrap();
+        assert_eq!((row.status, row.failure), (TaskStatus::Assigned, None), "{action}");
+    }
+    let failed = json!({ "task_id": "r1/1", "failure": failure });
+    harness.append_to_run("r1", "agents.backend.task_failed", failed).await;
+    let before = tasks(&harness, TaskFilter::default()).await;
+    for action in ["task_claimed", "task_unclaimed"] {
+        let data = json!({ "task_id": "r1/1", "attempt": 1 });
+        harness.append_to_run("r1", &format!("agents.backend.{action}"), data).await;
+        assert_eq!(tasks(&harness, TaskFilter::default()).await, before, "{action}");
+    }
+}
+
 /// An agent's row has its configuration, its status and when it was last seen.
 pub async fn should_follow_an_agent(harness: Harness<'_>) {
     let registered = json!({ "agent_id": "a1", "name": "Ada", "config": { "speed": 9 } });
