@@ -25,8 +25,8 @@
 //! | `postgres://…` | `postgres::PostgresStore` | many processes; PostgreSQL 13 to 18 | `postgres` |
 //!
 //! [`connect`] opens the store that a URL names; [`AnyStore`] does the same and has `expire_runs`,
-//! `expire_streams` and `compact`, which only some stores support. The adapters' own `connect_with`
-//! takes options that a URL cannot express.
+//! `expire_streams` and `compact`; an archive and `compact` exist only in some stores. The adapters' own
+//! `connect_with` takes options that a URL cannot express.
 //!
 //! # How an append travels
 //!

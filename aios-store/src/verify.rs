@@ -34,8 +34,10 @@ use crate::{memory::Tables, rows};
 
 /// Rows that are compared at once.
 const ROWS: usize = 1000;
-/// Faults that a report lists at most.
-const MAX_FAULTS: usize = 100;
+/// Most faults of a kind that a report lists. A damaged log of millions of events would otherwise fill
+/// the memory with faults. One limit for all kinds would let the gaps that retention leaves hide the
+/// events that a stream lacks.
+const MAX_FAULTS: u64 = 100;
 
 /// The result of [`verify`].
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -45,8 +47,12 @@ pub struct Verification {
     pub events: u64,
     /// Number of rows of the read models that were compared.
     pub rows: u64,
-    /// The faults, at most 100; none if the store is as it should be.
+    /// The faults, at most 100 of a kind; none if the store is as it should be.
     pub faults: Vec<VerifyFault>,
+    /// Number of gaps in positions. The first 100 are listed.
+    pub gaps: u64,
+    /// Number of events whose version is not the next one of their stream. The first 100 are listed.
+    pub breaks: u64,
 }
 
 /// A fault of a store.
@@ -228,8 +234,12 @@ impl Log {
         let found = recorded.version;
         *version = found;
         if expected != found {
-            let stream = recorded.stream.clone();
-            self.fault(VerifyFault::Stream { stream, expected, found });
+            self.verification.breaks += 1;
+            if self.verification.breaks <= MAX_FAULTS {
+                let stream = recorded.stream.clone();
+                let fault = VerifyFault::Stream { stream, expected, found };
+                self.verification.faults.push(fault);
+            }
         }
         self.tables.apply(project(recorded));
     }
@@ -238,16 +248,10 @@ impl Log {
     fn gap(&mut self, up_to: u64) {
         let from = self.position + 1;
         if from <= up_to {
-            self.fault(VerifyFault::Gap { from, to: up_to });
-        }
-    }
-
-    /// Notes a fault, unless the report is full. A damaged log of millions of events would
-    /// otherwise fill the memory with faults.
-    fn fault(&mut self, fault: VerifyFault) {
-        let faults = &mut self.verification.faults;
-        if faults.len() < MAX_FAULTS {
-            faults.push(fault);
+            self.verification.gaps += 1;
+            if self.verification.gaps <= MAX_FAULTS {
+                self.verification.faults.push(VerifyFault::Gap { from, to: up_to });
+            }
         }
     }
 }
@@ -386,7 +390,7 @@ mod tests {
         let opened = with_runs().await;
         let mut calls = Vec::new();
         let found = verify(&*opened.store(), |done, all| calls.push((done, all))).await.unwrap();
-        assert_eq!(found, Verification { events: 3, rows: 2, faults: Vec::new() });
+        assert_eq!(found, Verification { events: 3, rows: 2, ..Verification::default() });
         assert_eq!(calls, [(3, 3)]);
     }
 
@@ -397,6 +401,22 @@ mod tests {
         assert_eq!(opened.expire_runs(&Retention::new(Duration::ZERO)).await.unwrap(), 1);
         let found = verify(&*opened.store(), |_, _| {}).await.unwrap();
         let gap = |position| VerifyFault::Gap { from: position, to: position };
-        assert_eq!(found.faults, [gap(1), gap(3)]);
+        assert_eq!((found.faults, found.gaps), (vec![gap(1), gap(3)], 2));
+    }
+
+    #[test]
+    fn should_list_a_missing_event_after_any_number_of_gaps() {
+        let mut log = Log::default();
+        let data = json!({});
+        let event = Event::new("shop.order.placed".parse().unwrap(), "test", &data).unwrap();
+        let mut add = |position, version| {
+            let stream = StreamId::new("orders/1").unwrap();
+            log.add(&RecordedEvent { position, stream, version, event: event.clone() });
+        };
+        (1..=150).for_each(|version| add(2 * version, version));
+        add(301, 152);
+        let Verification { gaps, breaks, faults, .. } = log.verification;
+        assert_eq!((gaps, breaks, faults.len()), (150, 1, 101));
+        assert!(matches!(faults[100], VerifyFault::Stream { expected: 151, found: 152, .. }));
     }
 }
