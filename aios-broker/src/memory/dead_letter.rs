@@ -20,25 +20,41 @@ pub(super) struct MemoryDeadLetters {
     pub(super) queue: Arc<Queue>,
 }
 
+impl MemoryDeadLetters {
+    /// Fails if the connection was closed, or the queue has expired together with its letters.
+    fn check(&self) -> Result<(), BrokerError> {
+        self.connection.check_open()?;
+        self.queue.check_exists()
+    }
+}
+
 #[async_trait]
 impl DeadLetters for MemoryDeadLetters {
     async fn list(&self, limit: usize) -> Result<Vec<DeadLetter>, BrokerError> {
-        self.connection.check_open()?;
+        self.check()?;
         Ok(self.queue.dead(limit))
     }
 
+    async fn for_each(
+        &self,
+        visit: &mut (dyn FnMut(DeadLetter) + Send),
+    ) -> Result<(), BrokerError> {
+        self.list(usize::MAX).await?.into_iter().for_each(visit);
+        Ok(())
+    }
+
     async fn redrive(&self, selection: DeadLetterFilter) -> Result<usize, BrokerError> {
-        self.connection.check_open()?;
+        self.check()?;
         Ok(self.queue.take_dead(&selection, true))
     }
 
     async fn purge(&self, selection: DeadLetterFilter) -> Result<usize, BrokerError> {
-        self.connection.check_open()?;
+        self.check()?;
         Ok(self.queue.take_dead(&selection, false))
     }
 
     async fn waiting(&self) -> Result<u64, BrokerError> {
-        self.connection.check_open()?;
+        self.check()?;
         Ok(self.queue.waiting().try_into().unwrap_or(u64::MAX))
     }
 }

@@ -23,7 +23,7 @@ use std::{
     time::Duration,
 };
 
-use aios_core::broker::{Address, DeadLetter, DeadLetterFilter, Lifetime};
+use aios_core::broker::{Address, BrokerError, DeadLetter, DeadLetterFilter, Lifetime};
 use parking_lot::{Mutex, MutexGuard};
 
 use super::{delay::Delayed, item::Item};
@@ -132,6 +132,14 @@ impl Queue {
         if !state.gone {
             self.load.fetch_add(1, Ordering::Relaxed);
             state.dead.push_back(letter);
+        }
+    }
+
+    /// Fails if the queue was temporary and has expired.
+    pub(super) fn check_exists(&self) -> Result<(), BrokerError> {
+        match self.state.lock().gone {
+            true => Err(BrokerError::UnknownAddress { address: self.address.clone() }),
+            false => Ok(()),
         }
     }
 

@@ -62,14 +62,15 @@ impl RabbitMqDeadLetters {
             queue: topology::queue(prefix, address),
             dead_queue: topology::dead_queue(prefix, address),
         };
-        letters.visit().await.map_err(|error| about(address, error))?;
+        letters.visit().await?;
         Ok(letters)
     }
 
     /// Begins to take letters, on a new channel.
     async fn visit(&self) -> Result<Visit<'_>, BrokerError> {
         let (connection, channel) = self.link.channel().await?;
-        let queue = topology::inspect(&self.link, &channel, &self.dead_queue).await?;
+        let queue = topology::inspect(&self.link, &channel, &self.dead_queue).await;
+        let queue = queue.map_err(|error| about(&self.address, error))?;
         Ok(Visit {
             letters: self,
             _connection: connection,
@@ -78,6 +79,26 @@ impl RabbitMqDeadLetters {
             taken: 0,
             removed: 0,
         })
+    }
+
+    /// Passes the oldest letters to `each`, at most `limit`, and requeues all of them.
+    async fn read(
+        &self,
+        limit: usize,
+        each: &mut (dyn FnMut(DeadLetter) + Send),
+    ) -> Result<(), BrokerError> {
+        let mut visit = self.visit().await?;
+        let mut count = 0;
+        // Requeued letters go to the end, so only reading all of them keeps their order.
+        while let Some(letter) = visit.next().await? {
+            if count < limit
+                && let Some(letter) = describe(&letter, self.link.options.clock.now())
+            {
+                each(letter);
+                count += 1;
+            }
+        }
+        visit.end().await
     }
 }
 
@@ -150,16 +171,16 @@ impl Visit<'_> {
 #[async_trait]
 impl DeadLetters for RabbitMqDeadLetters {
     async fn list(&self, limit: usize) -> Result<Vec<DeadLetter>, BrokerError> {
-        let mut visit = self.visit().await?;
         let mut list = Vec::new();
-        // Requeued letters go to the end, so only reading all of them keeps their order.
-        while let Some(letter) = visit.next().await? {
-            if list.len() < limit {
-                list.extend(describe(&letter, self.link.options.clock.now()));
-            }
-        }
-        visit.end().await?;
+        self.read(limit, &mut |letter| list.push(letter)).await?;
         Ok(list)
+    }
+
+    async fn for_each(
+        &self,
+        visit: &mut (dyn FnMut(DeadLetter) + Send),
+    ) -> Result<(), BrokerError> {
+        self.read(usize::MAX, visit).await
     }
 
     async fn redrive(&self, selection: DeadLetterFilter) -> Result<usize, BrokerError> {

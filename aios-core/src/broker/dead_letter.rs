@@ -50,17 +50,18 @@ impl DeadLetterFilter {
 /// # Examples
 ///
 /// ```
-/// use aios_core::broker::{Address, Broker, DeadLetterFilter, Group};
+/// use aios_core::broker::{Address, Broker, DeadLetter, DeadLetterFilter, Group};
 ///
 /// /// Sends back what failed for a reason that is removed now, and leaves the rest.
 /// async fn redrive(broker: &dyn Broker) -> Result<usize, Box<dyn std::error::Error>> {
 ///     let letters = broker.dead_letters(&Address::Group(Group::new("billing")?)).await?;
-///     let oldest = letters.list(1_000).await?;
-///     let ids = oldest
-///         .into_iter()
-///         .filter(|letter| letter.reason.contains("no space left"))
-///         .map(|letter| letter.event.id)
-///         .collect();
+///     let mut ids = Vec::new();
+///     let mut choose = |letter: DeadLetter| {
+///         if letter.reason.contains("no space left") {
+///             ids.push(letter.event.id);
+///         }
+///     };
+///     letters.for_each(&mut choose).await?;
 ///     Ok(letters.redrive(DeadLetterFilter::Ids(ids)).await?)
 /// }
 /// # let _ = redrive;
@@ -71,19 +72,35 @@ pub trait DeadLetters: Send + Sync {
     ///
     /// # Errors
     ///
-    /// Errors reported by the broker.
+    /// [`BrokerError::UnknownAddress`] if the letters were deleted with their group or mailbox;
+    /// errors reported by the broker.
     ///
     /// # Cancel safety
     ///
     /// Cancel safe.
     async fn list(&self, limit: usize) -> Result<Vec<DeadLetter>, BrokerError>;
 
+    /// Passes every dead letter to `visit`, the oldest first, however many there are. They are not
+    /// removed. Letters that arrive in the meantime may be left out.
+    ///
+    /// # Errors
+    ///
+    /// [`BrokerError::UnknownAddress`] if the letters were deleted with their group or mailbox;
+    /// errors reported by the broker; some of the letters were visited.
+    ///
+    /// # Cancel safety
+    ///
+    /// A cancelled call has visited some of the letters.
+    async fn for_each(&self, visit: &mut (dyn FnMut(DeadLetter) + Send))
+    -> Result<(), BrokerError>;
+
     /// Sends dead letters back to their group or mailbox, with a fresh count of attempts, and
     /// returns how many. A crash in between may deliver one twice, but never loses it.
     ///
     /// # Errors
     ///
-    /// Errors reported by the broker; letters that were not sent back stay.
+    /// [`BrokerError::UnknownAddress`] if the letters were deleted with their group or mailbox;
+    /// errors reported by the broker; letters that were not sent back stay.
     ///
     /// # Cancel safety
     ///
@@ -94,7 +111,8 @@ pub trait DeadLetters: Send + Sync {
     ///
     /// # Errors
     ///
-    /// Errors reported by the broker; letters that were not deleted stay.
+    /// [`BrokerError::UnknownAddress`] if the letters were deleted with their group or mailbox;
+    /// errors reported by the broker; letters that were not deleted stay.
     ///
     /// # Cancel safety
     ///

@@ -148,6 +148,53 @@ impl<'a> Harness<'a> {
     }
 }
 
+/// A group or a mailbox, one of each for a case. Everything after the delivery of an event is the
+/// same for both.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// The group `g`, which gets all events of the case.
+    Group,
+    /// The mailbox `m`.
+    Mailbox,
+}
+
+impl Place {
+    /// Both.
+    pub const BOTH: [Self; 2] = [Self::Group, Self::Mailbox];
+
+    /// The group or the mailbox.
+    pub fn address(self, harness: &Harness<'_>) -> Address {
+        match self {
+            Self::Group => harness.group("g").into(),
+            Self::Mailbox => harness.mailbox("m").into(),
+        }
+    }
+
+    /// A durable subscription.
+    pub fn subscription(self, harness: &Harness<'_>) -> Subscription {
+        match self {
+            Self::Group => harness.all("g"),
+            Self::Mailbox => Subscription::mailbox(harness.mailbox("m")),
+        }
+    }
+
+    /// Publishes events with these numbers, of one type, which must succeed.
+    pub async fn publish(self, harness: &Harness<'_>, numbers: impl IntoIterator<Item = u64>) {
+        self.publish_events(harness, harness.events(numbers)).await;
+    }
+
+    /// Publishes events, which must succeed.
+    pub async fn publish_events(self, harness: &Harness<'_>, events: Vec<Event>) {
+        let publish = |event| match self {
+            Self::Group => Publish::new(event),
+            Self::Mailbox => Publish::new(event).with_mailbox(harness.mailbox("m")),
+        };
+        for answer in harness.try_publish(events.into_iter().map(publish).collect()).await {
+            answer.expect("publish");
+        }
+    }
+}
+
 /// One subscription of a case.
 #[allow(missing_debug_implementations, reason = "a fixture need not be printable")]
 pub struct Reader<'a> {

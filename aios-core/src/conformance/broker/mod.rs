@@ -36,7 +36,7 @@ use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 
-pub use self::harness::{Harness, Reader};
+pub use self::harness::{Harness, Place, Reader};
 use crate::broker::{Broker, BrokerError};
 
 /// Everything that the suite needs from an adapter.
@@ -155,6 +155,8 @@ macro_rules! broker_conformance {
                 should_deliver_a_released_event_before_later_ones;
             dead_letter:
                 should_dead_letter_a_poison_event_with_reason_and_attempts
+                should_dead_letter_a_last_attempt_with_an_explicit_delay
+                should_remember_the_first_failure
                 should_dead_letter_an_event_that_was_given_up
                 should_discard_poison_events_if_configured
                 should_redrive_all_with_a_fresh_count
@@ -162,6 +164,8 @@ macro_rules! broker_conformance {
                 should_purge
                 should_count_waiting_events
                 should_list_the_oldest_first_up_to_the_limit
+                should_visit_every_dead_letter
+                should_not_count_the_events_of_an_address_that_is_gone
                 should_report_an_unknown_address_of_dead_letters;
             lifetime:
                 should_drop_a_temporary_group_with_its_last_subscription

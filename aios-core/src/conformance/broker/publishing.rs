@@ -31,7 +31,7 @@ pub async fn should_include_metadata_in_the_size(harness: Harness<'_>) {
     let mut reader = harness.subscribe(harness.all("g")).await;
     let mut large = harness.event("thing.happened", 1);
     let note = "x".repeat(harness.too_many_bytes());
-    large.metadata_mut().extra.insert("note".into(), note.into());
+    large.metadata_mut().extra.insert("note", &note).unwrap();
     let answers = harness.try_publish(vec![Publish::new(large)]).await;
     assert_eq!(answers[0].as_ref().unwrap_err().code(), "EVENT_TOO_LARGE");
     harness.publish([2]).await;
