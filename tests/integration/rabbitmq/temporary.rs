@@ -1,6 +1,6 @@
 //! Temporary groups whose process ends or reconnects while the server is down.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use aios_broker::rabbitmq::{RabbitMqBroker, RabbitMqOptions};
 use aios_core::{
@@ -101,7 +101,11 @@ async fn should_declare_a_deleted_group_again_and_log_the_loss() {
     let logged = Logged::here();
     let broker = connect(&server, EXPIRY).await;
     let mut deliveries = subscribe(&broker, "again").await;
-    let _ = server.ctl(&["delete_queue", "aios.group.again"]);
+    // The connection must send its heartbeats in the meantime, or the group expires first.
+    let server = Arc::new(server);
+    let deleting = Arc::clone(&server);
+    let delete = move || deleting.ctl(&["delete_queue", "aios.group.again"]);
+    let _ = tokio::task::spawn_blocking(delete).await.unwrap();
     let id = publish(&broker).await;
     receive(&mut deliveries, &id).await;
     let lines = logged.lines(&["was deleted while its subscription was disconnected", "again"]);

@@ -186,3 +186,20 @@ async fn should_bind_queues_again_that_only_another_process_publishes_to() {
     delete_exchange(&server);
     routed_again(&publisher, &mut deliveries).await;
 }
+
+/// A consumer at its prefetch limit receives nothing, whether its queue is bound or not.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn should_bind_the_queue_of_a_busy_consumer_again() {
+    let Some(server) = RabbitMqServer::start() else { return };
+    let (consumer, publisher) = (connect(&server).await, connect(&server).await);
+    let mut deliveries = consumer.subscribe(subscription("bound", 1)).await.unwrap();
+    publish(&publisher, "bound", 0..1).await;
+    let held = deliveries.next().await.unwrap().unwrap();
+
+    delete_exchange(&server);
+    let event = || Event::new("bound.thing.happened".parse().unwrap(), "test", &1).unwrap();
+    let publish = async || publisher.publish_one(Publish::new(event()).with_required_route()).await;
+    timeout(REPLACED, async { while publish().await.is_err() {} }).await.unwrap();
+    held.ack().await.unwrap();
+    assert_eq!(take(&mut deliveries).await, 1);
+}

@@ -119,16 +119,19 @@ impl ConsumeTask {
         let mut closures = self.context.publisher.closures();
         let mut watchdog = DeliveryWatchdog::default();
         let mut arrivals = Vec::new();
+        let mut check = link.options.clock.sleep(link.options.watchdog);
         loop {
-            let check = link.options.clock.sleep(link.options.watchdog);
             tokio::select! {
                 () = &mut lost => return End::Lost,
                 () = self.inbox.dropped() => break,
                 () = begun(&mut draining) => break,
                 Ok(()) = closures.changed() => self.restore_bindings().await,
-                () = check => if watchdog.is_silent(self, session).await {
-                    return End::Silent(consumer);
-                },
+                () = &mut check => {
+                    if watchdog.is_silent(self, session).await {
+                        return End::Silent(consumer);
+                    }
+                    check = link.options.clock.sleep(link.options.watchdog);
+                }
                 delivery = consumer.next() => {
                     let Some(Ok(delivery)) = delivery else { return End::Lost };
                     watchdog.delivered = true;
@@ -291,8 +294,8 @@ async fn begun(draining: &mut watch::Receiver<bool>) {
 }
 
 /// Detects a consumer that receives nothing although its queue has events, or was deleted.
-/// Consumers of any AMQP library can become silent in this way. Also binds the queue again, because
-/// another process may have found the exchange deleted.
+/// Consumers of any AMQP library can become silent in this way. Also binds the queue again at each check,
+/// because another process may have found the exchange deleted.
 #[derive(Default)]
 struct DeliveryWatchdog {
     /// Something was delivered since the last check.
@@ -310,11 +313,11 @@ impl DeliveryWatchdog {
         // A consumer at its prefetch limit receives nothing more.
         let unsettled = session.unsettled() + inbox.len();
         let hungry = unsettled < usize::from(context.subscription.prefetch);
-        let state = if quiet && hungry {
-            task.restore_bindings().await;
-            queue_state(context).await
-        } else {
-            QueueState::Nothing
+        // Also of a consumer that is busy: it does not see what is published to no queue.
+        task.restore_bindings().await;
+        let state = match quiet && hungry {
+            true => queue_state(context).await,
+            false => QueueState::Nothing,
         };
         let silent = match state {
             QueueState::Gone => true,
