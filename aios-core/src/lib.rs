@@ -40,7 +40,7 @@
 //!
 //! | module | contains |
 //! |---|---|
-//! | [`catalog`] | every event of aios with its data, and every code of a failure |
+//! | [`catalog`] | every event of the domains `workflows`, `agents` and `system` with its data, and every code of a failure |
 //! | [`event`] | the envelope, event types and patterns, payloads, metadata, CloudEvents |
 //! | [`agent`] | the contract of an agent, tasks, their context and errors |
 //! | [`broker`] | the broker port: publish, subscribe, settle, dead letters |

@@ -178,7 +178,9 @@ impl RetryPolicy {
             return None;
         }
         let exponent = i32::try_from(attempt.saturating_sub(1)).unwrap_or(i32::MAX);
-        let grown = self.initial_delay.as_secs_f64() * self.factor.max(1.0).powi(exponent);
+        // Finite, because no delay times infinity is not a number.
+        let growth = self.factor.max(1.0).powi(exponent).min(f64::MAX);
+        let grown = self.initial_delay.as_secs_f64() * growth;
         let capped = grown.min(self.max_delay.as_secs_f64());
         let delay = capped * (1.0 - self.jitter.clamp(0.0, 1.0) * chance.clamp(0.0, 1.0));
         Some(Duration::try_from_secs_f64(delay).unwrap_or(self.max_delay))
@@ -243,6 +245,17 @@ mod tests {
     fn should_never_exceed_the_cap_however_often_it_tries() {
         let policy = RetryPolicy::new().with_max_attempts(0);
         assert_eq!(policy.delay_after(u32::MAX, 0.0), Some(Duration::from_secs(60)));
+    }
+
+    #[test]
+    fn should_never_wait_without_a_delay_however_often_it_tries() {
+        let policy = RetryPolicy::new()
+            .with_max_attempts(u32::MAX)
+            .with_delays(Duration::ZERO, Duration::from_secs(60));
+        assert!(policy.validate().is_ok());
+        for attempt in [1, 1_000, 2_000, u32::MAX - 1] {
+            assert_eq!(policy.delay_after(attempt, 0.0), Some(Duration::ZERO), "{attempt}");
+        }
     }
 
     #[test]

@@ -27,19 +27,20 @@ pub trait TaskControl: Send + Sync {
     }
 }
 
-/// Code of a task that was queued and has not begun; see [`TaskContext::queued`](super::TaskContext::queued).
+/// Code of a task, or of a step of a workflow, that was queued and has not begun; see
+/// [`TaskContext::queued`](super::TaskContext::queued).
 #[derive(Clone, Default)]
 #[must_use = "the code has not begun before `begin` says so"]
 pub struct TaskQueued(Option<Arc<dyn Fn() -> bool + Send + Sync>>);
 
 impl TaskQueued {
-    /// Queued code that begins if `begin` returns true; for agent hosts.
+    /// Queued code that begins if `begin` returns true; for hosts of agents and engines.
     pub fn new(begin: impl Fn() -> bool + Send + Sync + 'static) -> Self {
         Self(Some(Arc::new(begin)))
     }
 
     /// Reports that the code begins now, and returns whether it may. It may not if the host has
-    /// already released the task to the broker.
+    /// already released the task to the broker, or the attempt of the step is over.
     #[must_use = "code that may not begin is run by another host"]
     pub fn begin(&self) -> bool {
         self.0.as_ref().is_none_or(|begin| begin())

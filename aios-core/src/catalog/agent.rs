@@ -141,6 +141,10 @@ pub struct AgentsDesired {
     pub position: u64,
     /// The agents.
     pub agents: Vec<DesiredAgent>,
+    /// Ids of the agents whose changes can't be read. Processes leave them as they are.
+    #[serde(default)]
+    #[new(default)]
+    pub unreadable: Vec<String>,
 }
 
 /// An agent that processes must host.

@@ -1,8 +1,11 @@
-//! The vocabulary of aios: the names and data of its events, and the [codes] of its failures.
+//! The vocabulary of aios: the names and data of the events of its reserved domains, and the [codes] of
+//! its failures.
 //!
-//! Users' events have any other domain. This catalogue is the single source of the vocabulary: the
-//! journal's codec, the projection, the relay and the agents' hosts use its names and data, and
-//! `docs/reference.md` is compared with it.
+//! Users' events have any other domain. The crate `aios-llm` also writes events of the domain `llm`. They
+//! are not listed here, and the domain is not reserved, but programs should not emit its events.
+//!
+//! This catalogue is the single source of the vocabulary: the journal's codec, the projection, the relay
+//! and the agents' hosts use its names and data, and `docs/reference.md` is compared with it.
 //!
 //! | domain | events of | stream |
 //! |---|---|---|

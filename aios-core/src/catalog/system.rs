@@ -117,6 +117,10 @@ pub struct OutputAppended {
 pub struct ApiCalled {
     /// The caller.
     pub subject: String,
+    /// The authority that vouches for the caller: `api_key`, `anonymous`, or `jwt:` and the issuer of a token.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[new(default)]
+    pub scope: Option<String>,
     /// Method of the request.
     pub method: String,
     /// The route, with its parameters by name, for example `/api/v1/runs/{run_id}/actions/cancel`.

@@ -111,6 +111,26 @@ pub struct Started {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[new(default)]
     pub draws: Vec<DrawnFrom>,
+    /// The children of earlier runs of the chain that are cancelled with this one.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[new(default)]
+    pub children: Vec<InheritedChild>,
+    /// The times between the ends of copied parts and the forks that copied them, the oldest first. They
+    /// are no part of the time that the run takes.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[new(default)]
+    pub gaps: Vec<Gap>,
+}
+
+/// A child that an earlier run of the chain of continue-as-new has started, and that had not ended when
+/// that run continued as another one.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, new)]
+#[non_exhaustive]
+pub struct InheritedChild {
+    /// Its id.
+    pub run_id: Box<str>,
+    /// The run and the operation that started it.
+    pub parent: Parent,
 }
 
 /// The run that waits for a child.
@@ -238,6 +258,10 @@ pub struct ChildStarted {
     /// Whether it continues if its parent is cancelled.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub leave_running: bool,
+    /// Whether a compensation started it. It is not cancelled with its parent then.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    #[new(default)]
+    pub compensates: bool,
 }
 
 /// A child run ended.
@@ -340,6 +364,10 @@ pub struct Completed {
 pub struct Failed {
     /// The failure.
     pub failure: Failure,
+    /// The operation with which the run failed, if it failed with one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[new(default)]
+    pub operation: Option<u64>,
 }
 
 /// The run ended by continuing as another one.
@@ -364,6 +392,17 @@ pub enum Seed {
     Incarnation(String),
     /// The id of the run. Used by runs from before events named their run.
     RunId(String),
+}
+
+/// A time in which a run did nothing because it did not exist: from the last entry that a fork has
+/// copied to the fork.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, new)]
+#[non_exhaustive]
+pub struct Gap {
+    /// Time of the latest entry that was copied.
+    pub from: Timestamp,
+    /// Time of the fork.
+    pub until: Timestamp,
 }
 
 /// A seed that a fork inherited from another run.
