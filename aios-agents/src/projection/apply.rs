@@ -4,6 +4,10 @@
 //! policy, so that one faulty event does not hold back the others of its batch. An event that fails
 //! for good is recorded as a dead letter before the projection moves past it: if the process dies
 //! in between, the event is tried again.
+//!
+//! An attempt may fail although it has taken effect, for example if the response to a commit is lost. A
+//! projection that keeps its own position is asked for it after each failed attempt, and gets only the
+//! events after it again.
 
 use std::panic::AssertUnwindSafe;
 
@@ -95,15 +99,15 @@ impl<P: Projection> Runner<P> {
     }
 
     /// Applies a batch. If that fails, applies its events one by one.
-    async fn apply(&self, batch: Batch) -> Result<(), RunnerError> {
+    async fn apply(&self, mut batch: Batch) -> Result<(), RunnerError> {
         if batch.events().len() > 1 {
-            match self.attempt(batch.clone()).await {
-                Ok(()) => return Ok(()),
-                Err(error) => warn!(
-                    error = %error, projection = &*self.name, position = batch.position(),
-                    "a batch failed; applying its events one by one"
-                ),
-            }
+            let Err(error) = self.attempt(batch.clone()).await else { return Ok(()) };
+            let Some(left) = self.unapplied(batch).await? else { return Ok(()) };
+            batch = left;
+            warn!(
+                error = %error, projection = &*self.name, position = batch.position(),
+                "a batch failed; applying its events one by one"
+            );
         }
         for single in batch.singles() {
             self.apply_single(single).await?;
@@ -120,10 +124,17 @@ impl<P: Projection> Runner<P> {
         Ok(())
     }
 
+    /// The part of a batch that a failed attempt has not applied; `None` if it has applied all.
+    async fn unapplied(&self, batch: Batch) -> Result<Option<Batch>, RunnerError> {
+        let Some(load) = &self.settings.position else { return Ok(Some(batch)) };
+        let position = load().await.map_err(RunnerError::position)?;
+        Ok(batch.after(position))
+    }
+
     /// Applies a batch with retries. Returns the failure and the number of attempts.
     pub(super) async fn apply_with_retries(
         &self,
-        batch: Batch,
+        mut batch: Batch,
     ) -> Result<Result<(), (Failure, u32)>, RunnerError> {
         let mut attempt = 1;
         loop {
@@ -131,6 +142,10 @@ impl<P: Projection> Runner<P> {
                 Ok(()) => return Ok(Ok(())),
                 Err(error) => error,
             };
+            match self.unapplied(batch).await? {
+                Some(left) => batch = left,
+                None => return Ok(Ok(())),
+            }
             let retry = &self.settings.retry;
             let again = error.retryable && retry.allows(&error.failure.code);
             let delay = retry.delay_after(attempt, jitter()).filter(|_| again);

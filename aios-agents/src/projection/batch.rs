@@ -87,6 +87,17 @@ impl Batch {
         batches
     }
 
+    /// The part that a projection at this position has not applied; `None` if it has applied all.
+    pub(super) fn after(&self, position: u64) -> Option<Self> {
+        if position >= self.position {
+            return None;
+        }
+        // A redriven event is older than the position.
+        let is_applied = |recorded: &RecordedEvent| !self.redriven && recorded.position <= position;
+        let start = self.range.start + self.events().partition_point(is_applied);
+        Some(Self { range: start..self.range.end, ..self.clone() })
+    }
+
     /// The same events, in batches of one.
     pub(super) fn singles(&self) -> impl Iterator<Item = Self> + '_ {
         self.range.clone().map(|index| {

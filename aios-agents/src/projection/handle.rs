@@ -2,10 +2,12 @@
 //! process with the store.
 
 use aios_core::catalog::system::{DeadLetterPosition, PROJECTION_REDRIVE_REQUESTED};
-use aios_core::store::{Append, Checkpoints, EventStore, StreamId};
+use aios_core::event::EventId;
+use aios_core::store::{Append, Checkpoints, EventStore, Leases, OwnerId, StreamId};
 
 use super::{
-    ProjectionDeadLetter,
+    DEFAULT_LEASE_TIME, ProjectionDeadLetter,
+    lease::lease_of,
     letters::{note, open, stream_of},
 };
 use crate::{runtime::RuntimeError, workflow::journal::Journals};
@@ -94,6 +96,42 @@ impl ProjectionHandle {
     ) -> Result<Vec<ProjectionDeadLetter>, RuntimeError> {
         let open = open(&*self.journals.store, &self.stream).await?;
         Ok(open.into_values().filter(|it| it.position > after).take(limit).collect())
+    }
+
+    /// Deletes the saved position of a projection that is not needed any more, and returns whether
+    /// there was one. Retention keeps what a projection with a position has not applied, also if no
+    /// process runs the projection. If the projection is started again, it begins like one that
+    /// never ran.
+    ///
+    /// # Errors
+    ///
+    /// [`RuntimeError::InvalidConfiguration`] if a process runs the projection, or died less than a
+    /// lease time ago while it did; errors of the store.
+    ///
+    /// # Cancel safety
+    ///
+    /// A cancelled call may or may not have deleted the position. Repeating it is safe, after the
+    /// [default lease time](DEFAULT_LEASE_TIME) at the latest.
+    pub async fn retire(&self) -> Result<bool, RuntimeError> {
+        let store = &self.journals.store;
+        let saved = store.checkpoints().await?;
+        if !saved.iter().any(|checkpoint| checkpoint.reader == self.stream.as_str()) {
+            return Ok(false);
+        }
+        // No process starts to run the projection while this holds its lease.
+        let lease = lease_of(&self.journals, &self.name).await?;
+        let owner = OwnerId::new(EventId::generate().to_string());
+        let leases = store.acquire(&[lease], &owner, DEFAULT_LEASE_TIME).await?;
+        if leases.is_empty() {
+            let name = &self.name;
+            let reason = format!(
+                "a process runs the projection {name}, which can't be retired until it has stopped"
+            );
+            return Err(RuntimeError::InvalidConfiguration { reason });
+        }
+        let deleted = store.delete_checkpoint(self.stream.as_str()).await;
+        store.release(&leases).await?;
+        Ok(deleted?)
     }
 
     /// Requests that the projection applies a dead letter again, no matter which process runs it.

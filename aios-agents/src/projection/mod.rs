@@ -21,6 +21,8 @@
 //!   terminal error of [`StartProjection::position_from`]: an error is logged, and
 //!   [`Runtime::failed`](crate::Runtime::failed) returns the reason. The next start continues from
 //!   where it ended.
+//! - Retention keeps what a projection has not applied, also while no process runs it. A projection
+//!   that is removed from the application, or renamed, is [retired](ProjectionHandle::retire).
 //!
 //! # Metrics
 //!
@@ -54,7 +56,7 @@
 //!
 //! | module | contents |
 //! |---|---|
-//! | `start`, `settings` | options, checks, and the lease of a name |
+//! | `start`, `settings`, `lease` | options, checks, and the lease of a name |
 //! | `running` | the projections of a runtime, and how they stop |
 //! | `runner` | reads the log while this process holds the lease |
 //! | `apply`, `batch` | divides pages into batches, and applies them with retries |
@@ -65,6 +67,7 @@ mod apply;
 mod batch;
 mod error;
 mod handle;
+mod lease;
 mod letters;
 mod runner;
 mod running;

@@ -182,6 +182,8 @@ impl<P: Projection> Runner<P> {
                     return Err(RunnerError::after_end(position, head));
                 }
                 self.close_redriven(position).await?;
+                // The process may have died between the two.
+                store.save_checkpoint(checkpoint, position).await?;
                 position
             }
             None => store.load_checkpoint(checkpoint).await?,

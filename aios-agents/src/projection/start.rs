@@ -1,8 +1,4 @@
 //! Starts a projection: options, the checks at the start, and the lease of its name.
-//!
-//! The name is registered as an event with an id that derives from it, in a stream of all names.
-//! The version of that event in the stream is the number of the lease. A repeated registration is
-//! recognised by the store and returns the same version, so every process finds the same number.
 
 use std::{
     fmt,
@@ -14,16 +10,13 @@ use std::{
 
 use aios_core::{
     agent::{Name, TaskError},
-    catalog::system::{self, ProjectionRegistered},
-    event::{EventId, Pattern},
+    event::Pattern,
     retry::RetryPolicy,
-    store::{Append, Checkpoints, EventStore, Shard, StoreError, StreamId},
+    store::{Checkpoints, EventStore, StoreError, StreamId},
 };
 
 use super::{
-    Projection, ProjectionHandle, Running,
-    letters::{note, stream_of},
-    runner::Runner,
+    Projection, ProjectionHandle, Running, lease::lease_of, letters::stream_of, runner::Runner,
     settings::Settings,
 };
 use crate::{runtime::RuntimeError, workflow::journal::Journals};
@@ -220,18 +213,6 @@ async fn skip_to_end(journals: &Journals, stream: &StreamId) -> Result<(), Store
         store.save_checkpoint(stream.as_str(), head).await?;
     }
     Ok(())
-}
-
-/// The lease of a projection. Its number is the place of the projection among all registered names,
-/// so it is unique.
-async fn lease_of(journals: &Journals, name: &str) -> Result<Shard, RuntimeError> {
-    let Journals { store, clock, source, .. } = journals;
-    let id = EventId::derive(&format!("projections/{name}/registered"));
-    let data = ProjectionRegistered::new(name.to_owned());
-    let event = note(system::PROJECTION_REGISTERED, source, &**clock, &data)?.with_id(id);
-    let append = Append::new(StreamId::new("system/projections")?, vec![event]);
-    let place = store.append_one(append).await?.version;
-    Shard::projection(place).ok_or_else(|| invalid(format!("too many projections to add {name}")))
 }
 
 /// The error of an invalid option.

@@ -62,6 +62,20 @@ fn applying(
     move |batch| std::future::ready(apply(batch))
 }
 
+/// A projection whose view can't be written. Counts the attempts.
+fn unavailable(tries: &Arc<AtomicU64>) -> impl Projection + use<> {
+    let tries = Arc::clone(tries);
+    applying(move |_| {
+        tries.fetch_add(1, Ordering::SeqCst);
+        Err(TaskError::retryable(Failure::new("VIEW", "the view is not available")))
+    })
+}
+
+/// Retries soon, and without end.
+fn without_end() -> RetryPolicy {
+    RetryPolicy::fixed(u32::MAX, Duration::from_millis(5))
+}
+
 fn orders() -> [Pattern; 1] {
     ["orders.#".parse().unwrap()]
 }
@@ -593,6 +607,47 @@ async fn should_close_a_dead_letter_whose_event_was_removed_from_the_log() {
     eventually("it is closed", || async { letters().await.is_empty() }).await;
 }
 
+/// Retention waits for a projection that no process runs, until it is retired.
+#[tokio::test(flavor = "multi_thread")]
+async fn should_keep_runs_for_a_projection_until_it_is_retired() {
+    async fn short(_: WorkflowContext, (): ()) -> Result<(), WorkflowError> {
+        Ok(())
+    }
+    let memory = MemoryStore::new();
+    let store: Arc<dyn Store> = Arc::new(memory.clone());
+    let build = || runtime(&store).workflow("short", short).start();
+    let before = build().await.unwrap();
+    let orders = before.projection("orders", applying(|_| Ok(()))).await.unwrap();
+    let position = || async { orders.position().await.unwrap() };
+    eventually("the projection runs", || async { position().await > 0 }).await;
+    let error = orders.retire().await.unwrap_err();
+    assert_eq!(error.code(), "INVALID_RUNTIME_CONFIGURATION");
+    assert!(error.to_string().contains("a process runs the projection orders"), "{error}");
+    before.shutdown(PATIENCE).await.unwrap();
+
+    let after = build().await.unwrap();
+    for id in ["a", "b"] {
+        after.start("short", &()).id(id).await.unwrap().result::<()>().await.unwrap();
+    }
+    // The last event of the log is never removed, so that of the other run is after this one.
+    let last = store.read_stream(&"runs/a".parse().unwrap(), 0, 10).await.unwrap();
+    let last = last.last().unwrap().position;
+    let checkpoints = || async { store.checkpoints().await.unwrap() };
+    eventually("only the projection is behind", || async {
+        let behind = checkpoints().await.into_iter().filter(|it| it.position < last);
+        behind.map(|it| it.reader).eq(["projections/orders"])
+    })
+    .await;
+    let policy = Retention::new(Duration::ZERO);
+    assert_eq!(memory.expire_runs(&policy).await.unwrap(), 0);
+    let orders = after.projection_handle("orders").unwrap();
+    assert!(orders.retire().await.unwrap());
+    assert!(!orders.retire().await.unwrap(), "it is retired already");
+    assert!(memory.expire_runs(&policy).await.unwrap() > 0);
+    let again = after.projection("orders", applying(|_| Ok(()))).await.unwrap();
+    eventually("it runs again", || async { again.lag().await.unwrap() == 0 }).await;
+}
+
 /// A view of a test that keeps its own position, and applies everything.
 fn start_view<'r>(
     runtime: &'r Runtime,
@@ -647,6 +702,58 @@ async fn should_close_a_dead_letter_that_the_view_applied_before_a_crash() {
         .await;
     assert_eq!(handle.redrive(second).await.unwrap_err().code(), "DEAD_LETTER_NOT_FOUND");
     assert_eq!(view.0.lock().unwrap().1, applied);
+}
+
+/// The view and its position are committed, and the response is lost.
+#[tokio::test(flavor = "multi_thread")]
+async fn should_apply_nothing_twice_to_a_view_whose_commit_was_not_confirmed() {
+    for count in [1, 3] {
+        let store = store();
+        place(&store, 0..count).await;
+        let runtime = runtime(&store).client_only().start().await.unwrap();
+        let view = View::default();
+        let (changing, loading) = (view.clone(), view.clone());
+        let calls = AtomicU64::new(0);
+        let apply = applying(move |batch| {
+            let mut transaction = changing.0.lock().unwrap();
+            for recorded in batch.events() {
+                transaction.1.push(recorded.event.data::<u64>()?);
+            }
+            transaction.0 = batch.position();
+            match calls.fetch_add(1, Ordering::SeqCst) {
+                0 => Err(TaskError::retryable(Failure::new("VIEW", "no response"))),
+                _ => Ok(()),
+            }
+        });
+        let position = move || {
+            let position = loading.0.lock().unwrap().0;
+            async move { Ok(position) }
+        };
+        let orders = runtime.projection("orders", apply).patterns(orders());
+        let handle = orders.position_from(position).await.unwrap();
+        eventually("it is up to date", || async { handle.lag().await.unwrap() == 0 }).await;
+        assert_eq!(view.0.lock().unwrap().1, (0..count).collect::<Vec<_>>());
+    }
+}
+
+/// The process dies after the view was written, and before the store has the position.
+#[tokio::test(flavor = "multi_thread")]
+async fn should_save_the_position_that_a_view_keeps() {
+    let faulty = FaultyStore::new(store());
+    let shared: Arc<dyn Store> = Arc::clone(&faulty) as _;
+    let view = View::default();
+    let runtime = projecting(&faulty).await;
+    let _handle = start_view(&runtime, &view).await.unwrap();
+    eventually("it has begun", || async { faulty.count("save_checkpoint") > 0 }).await;
+    faulty.on_call(|name| (*name == "save_checkpoint").then_some(Fault::Hang));
+    place(&shared, 0..3).await;
+    eventually("the view is written", || async { view.0.lock().unwrap().1.len() == 3 }).await;
+    drop(runtime);
+    faulty.heal();
+
+    let runtime = projecting(&faulty).await;
+    let handle = start_view(&runtime, &view).await.unwrap();
+    eventually("the store has the position", || async { handle.lag().await.unwrap() == 0 }).await;
 }
 
 /// Otherwise it would read the events again after each restart.
@@ -740,13 +847,7 @@ async fn should_keep_events_for_a_projection_that_has_applied_nothing() {
     place(&store, 0..1).await;
     let client = runtime(&store).client_only().start().await.unwrap();
     let tries = Arc::new(AtomicU64::new(0));
-    let trying = Arc::clone(&tries);
-    let unavailable = move |_| {
-        trying.fetch_add(1, Ordering::SeqCst);
-        Err(TaskError::retryable(Failure::new("VIEW", "the view is not available")))
-    };
-    let policy = RetryPolicy::fixed(u32::MAX, Duration::from_millis(5));
-    client.projection("orders", applying(unavailable)).retry(policy).await.unwrap();
+    client.projection("orders", unavailable(&tries)).retry(without_end()).await.unwrap();
     eventually("it should try", || async { tries.load(Ordering::SeqCst) > 0 }).await;
     let removed = memory.expire_runs(&Retention::new(Duration::ZERO)).await.unwrap();
     assert_eq!(removed, 0);
@@ -760,17 +861,11 @@ async fn should_stop_to_apply_when_its_lease_ends_although_the_store_does_not_an
     let faulty = FaultyStore::new(Arc::clone(&store));
     let first = projecting(&faulty).await;
     let tries = Arc::new(AtomicU64::new(0));
-    let trying = Arc::clone(&tries);
-    let unavailable = move |_| {
-        trying.fetch_add(1, Ordering::SeqCst);
-        Err(TaskError::retryable(Failure::new("VIEW", "the view is not available")))
-    };
-    let policy = RetryPolicy::fixed(u32::MAX, Duration::from_millis(5));
     first
-        .projection("orders", applying(unavailable))
+        .projection("orders", unavailable(&tries))
         .patterns(orders())
         .lease_time(Duration::from_secs(1))
-        .retry(policy)
+        .retry(without_end())
         .await
         .unwrap();
     place(&store, 0..1).await;
