@@ -98,15 +98,15 @@ impl CircuitBreaker {
         self
     }
 
-    /// Admits a task, or returns how long the circuit stays open.
-    fn acquire<'a>(&'a self, context: &'a TaskContext) -> Result<Permit<'a>, Duration> {
+    /// Admits a task, or returns how long the circuit stays open; `None` if a probe decides that.
+    fn acquire<'a>(&'a self, context: &'a TaskContext) -> Result<Permit<'a>, Option<Duration>> {
         let now = self.clock.elapsed();
         let mut circuit = self.circuit.lock();
         let is_probe = match *circuit {
             Circuit::Closed { .. } => false,
             Circuit::Open { until } if now >= until => true,
-            Circuit::Open { until } => return Err(until.saturating_sub(now)),
-            Circuit::Probing => return Err(Duration::ZERO),
+            Circuit::Open { until } => return Err(Some(until.saturating_sub(now))),
+            Circuit::Probing => return Err(None),
         };
         if is_probe {
             *circuit = Circuit::Probing;
@@ -210,9 +210,13 @@ impl Middleware for CircuitBreaker {
 }
 
 /// The failure of a task that was not admitted.
-fn rejected(wait: Duration) -> TaskError {
+fn rejected(wait: Option<Duration>) -> TaskError {
+    let admitted = match wait {
+        Some(wait) => format!("in {wait:?}"),
+        None => "if the probe succeeds".to_owned(),
+    };
     let message = format!(
-        "the circuit is open after too many failures; the next task is admitted in {wait:?}"
+        "the circuit is open after too many failures; the next task is admitted {admitted}"
     );
     TaskError::retryable(Failure::new(codes::CIRCUIT_OPEN, message))
 }

@@ -8,7 +8,7 @@ use std::{sync::Arc, time::Duration};
 use aios_core::{
     agent::{DynAgent, TaskContext, TaskError},
     clock::Clock,
-    event::Payload,
+    event::{Event, Payload},
     retry::RetryPolicy,
 };
 use futures_util::future::join;
@@ -25,8 +25,9 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// Retries a failed task within this process. Use it for short transient failures.
 ///
 /// All tries belong to one attempt of the task; the caller's retry policy may still start another
-/// attempt. Events emitted by a failed try are discarded. Readers of an output stream get a reset
-/// before what the next try writes. The delays count towards the task's timeout.
+/// attempt. Events emitted by a failed try are discarded; those that the layers around it emitted before
+/// are kept. Readers of an output stream get a reset before what the next try writes. The delays count
+/// towards the task's timeout.
 ///
 /// # Examples
 ///
@@ -78,6 +79,22 @@ impl Retry {
     }
 }
 
+/// How many events the layers around this one have emitted.
+fn count_emitted(context: &TaskContext) -> usize {
+    let emitted = context.take_emitted();
+    let count = emitted.len();
+    restore(context, emitted);
+    count
+}
+
+/// Emits events again that were taken from the same task.
+fn restore(context: &TaskContext, events: impl IntoIterator<Item = Event>) {
+    for event in events {
+        // It was accepted before.
+        let _ = context.emit(event);
+    }
+}
+
 impl Middleware for Retry {
     async fn call(
         &self,
@@ -85,6 +102,7 @@ impl Middleware for Retry {
         context: &TaskContext,
         parameters: Payload,
     ) -> Result<Payload, TaskError> {
+        let earlier = count_emitted(context);
         let mut tries = 0_u32;
         loop {
             tries = tries.saturating_add(1);
@@ -97,7 +115,7 @@ impl Middleware for Retry {
             match self.policy.delay_after(tries, jitter()) {
                 Some(delay) if again && !context.is_cancelled() => {
                     // Otherwise the events of all tries would be published.
-                    drop(context.take_emitted());
+                    restore(context, context.take_emitted().into_iter().take(earlier));
                     tokio::select! {
                         biased;
                         () = context.cancelled() => return Err(error),

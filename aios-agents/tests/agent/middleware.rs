@@ -88,6 +88,25 @@ async fn should_try_again_and_forget_what_failed_tries_emitted() {
     assert_eq!((agent.calls(), task.take_emitted().len()), (3, 1));
 }
 
+/// Only what the tries emit is forgotten, not what a layer around them has emitted before.
+#[tokio::test]
+async fn should_keep_what_an_outer_layer_emitted_before_a_failed_try() {
+    let (world, sick) = (World::new(), Arc::new(AtomicUsize::new(2)));
+    let wrapped =
+        wrap(&Retry::new(clock(&world), RetryPolicy::default()), &recovering(&sick, true));
+    let task = context("t");
+    for number in [1, 2] {
+        let event = Event::new("shop.order.checked".parse().unwrap(), "test", &number).unwrap();
+        task.emit(event).unwrap();
+    }
+    let parameters = Payload::encode(&7).unwrap();
+    world.drive(wrapped.process_task(&task, parameters)).await.unwrap();
+    let emitted = task.take_emitted();
+    let emitted: Vec<_> =
+        emitted.iter().map(|it| (it.event_type.action(), it.payload.as_str())).collect();
+    assert_eq!(emitted, [("checked", "1"), ("checked", "2"), ("placed", "1")]);
+}
+
 #[tokio::test]
 async fn should_not_try_again_what_is_final_refused_or_used_up() {
     let twice = RetryPolicy::default().with_max_attempts(2);
@@ -162,6 +181,23 @@ async fn should_open_probe_and_close_the_circuit() {
         assert_eq!(code().await, expected);
     }
     assert_eq!(agent.calls(), 6);
+}
+
+#[tokio::test]
+async fn should_say_that_a_probe_decides_when_the_next_task_is_admitted() {
+    let (world, sick) = (World::new(), Arc::new(AtomicUsize::new(1)));
+    let layer = CircuitBreaker::new(clock(&world)).with_threshold(1).with_open_for(SECOND);
+    let wrapped = wrap(&layer, &recovering(&sick, true));
+    process(&*wrapped, "t", json!(1)).await.unwrap_err();
+    let refused = async || process(&*wrapped, "t", json!(1)).await.unwrap_err().failure.message;
+    let message = refused().await;
+    assert!(message.ends_with("the next task is admitted in 1s"), "{message}");
+    world.clock.advance(SECOND);
+    let stuck = wrap(&layer, &Scripted::stuck());
+    let mut probe = std::pin::pin!(process(&*stuck, "t", json!(1)));
+    assert!(futures_util::poll!(probe.as_mut()).is_pending());
+    let message = refused().await;
+    assert!(message.ends_with("the next task is admitted if the probe succeeds"), "{message}");
 }
 
 #[tokio::test]

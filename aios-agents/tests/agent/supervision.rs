@@ -7,7 +7,7 @@ use std::{
 };
 
 use aios_agents::{
-    agent::{AgentDefinition, AgentHost, AgentSet, HostOptions, RegisteredAgent},
+    agent::{AgentDefinition, AgentHost, AgentSet, Change, HostOptions, RegisteredAgent},
     middleware::Middleware,
 };
 use aios_broker::memory::MemoryBroker;
@@ -18,7 +18,7 @@ use aios_core::{
     failure::Failure,
     store::{
         AgentFilter, AgentRecord, AgentStatus, Append, EventStore, EventStoreExt, PageRequest,
-        ReadModels,
+        ReadModels, Store,
     },
 };
 use serde_json::{Value, json};
@@ -26,7 +26,7 @@ use serde_json::{Value, json};
 use crate::support::{
     agents::{Scripted, World},
     faulty::{Fault, FaultyBroker, FaultyStore, holds, store_unavailable},
-    workflows::{PATIENCE, runtime, store},
+    workflows::{PATIENCE, eventually, runtime, store},
 };
 
 const INTERVAL: Duration = Duration::from_secs(30);
@@ -386,4 +386,53 @@ async fn should_record_the_schemas_of_two_versions_once() {
     let types = store.read_stream(&"system/agent-types".parse().unwrap(), 0, 100).await.unwrap();
     assert_eq!(types.len(), 2);
     runtime.shutdown(PATIENCE).await.unwrap();
+}
+
+/// A later version of aios, or a fault of its storage, made the changes of one agent unreadable.
+#[tokio::test(flavor = "multi_thread")]
+async fn should_follow_the_desired_agents_beside_one_that_is_unreadable() {
+    for spoils_the_row in [false, true] {
+        for has_store in [true, false] {
+            let faulty = FaultyStore::new(store());
+            let store: Arc<dyn Store> = faulty.clone();
+            let broker = Arc::new(MemoryBroker::new());
+            let engine = runtime(&store).broker(broker.clone()).start().await.unwrap();
+            let agents = AgentSet::new()
+                .agent_factory("greeter", |_: u32| Ok::<_, TaskError>(Scripted::echo()));
+            let options = HostOptions::new().with_announce_interval(Duration::from_millis(20));
+            let host = AgentHost::builder(agents).broker(broker.clone()).options(options);
+            let host = if has_store { host.store(Arc::clone(&store)) } else { host };
+            let host = host.start().await.unwrap();
+            eventually("the type is known", || async {
+                !engine.managed_agents().unwrap().types().await.unwrap().is_empty()
+            })
+            .await;
+            let managed = engine.managed_agents().unwrap();
+            let create = async |name: &str| {
+                let config = Payload::encode(&1).unwrap();
+                managed.create("greeter", name, Some(name), config, Change::default()).await
+            };
+            let is_ready = async |id: &str| {
+                let filter = AgentFilter::default();
+                let page = store.agents(&filter, &PageRequest::first(9)).await.unwrap();
+                let mut rows = page.rows.into_iter();
+                rows.any(|row| row.id == id && row.status == AgentStatus::Running)
+            };
+            create("first").await.unwrap();
+            eventually("the first is ready", || is_ready("first")).await;
+            let data = json!({ "name": 7 });
+            let later = Event::new("agents.greeter.replaced".parse().unwrap(), "later", &data);
+            let stream = "agents/first/desired".parse().unwrap();
+            let append = Append::new(stream, vec![later.unwrap()]);
+            let position = store.append_one(append).await.unwrap().position;
+            if spoils_the_row {
+                faulty.spoil_everywhere([position]);
+            }
+            create("second").await.unwrap();
+            eventually("the second is ready", || is_ready("second")).await;
+            assert!(is_ready("first").await, "the first is left as it was");
+            host.shutdown(PATIENCE).await.unwrap();
+            engine.shutdown(PATIENCE).await.unwrap();
+        }
+    }
 }

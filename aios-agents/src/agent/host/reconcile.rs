@@ -228,7 +228,10 @@ impl Managed {
         self.position = desired.position;
         let wanted: BTreeMap<_, _> =
             desired.agents.iter().map(|agent| (agent.agent_id.as_str(), agent.version)).collect();
-        let is_wanted = |id: &str, agent: &RunningAgent| wanted.get(id) == Some(&agent.version);
+        let is_wanted = |id: &str, agent: &RunningAgent| {
+            wanted.get(id) == Some(&agent.version)
+                || desired.unreadable.iter().any(|unreadable| *unreadable == *id)
+        };
         let gone = self.agents.iter().filter(|(id, agent)| !is_wanted(id, agent));
         let gone: Vec<_> = gone.map(|(id, _)| id.clone()).collect();
         for id in gone {

@@ -5,6 +5,7 @@
 //! nothing but the version, and processes create the agent again because of it.
 
 use aios_core::{
+    Chain,
     agent::Name,
     catalog::agent::{self, AgentsDesired, DesiredAgent, Registered},
     event::{EventError, EventId, Payload},
@@ -48,6 +49,13 @@ impl Definition {
     ) -> Result<Self, ManagedAgentError> {
         let mut definition = Self::default();
         definition.continue_from(store, &stream_of(agent_id)?).await?;
+        Ok(definition)
+    }
+
+    /// The state after these events, the first ones of the agent.
+    fn of(events: &[RecordedEvent]) -> Result<Self, EventError> {
+        let mut definition = Self::default();
+        events.iter().try_for_each(|recorded| definition.apply(recorded))?;
         Ok(definition)
     }
 
@@ -97,43 +105,71 @@ impl Definition {
     }
 }
 
-/// Reads the agents of a type that processes must host.
+/// Reads the agents of a type that processes must host. An agent whose changes can't be read does not
+/// affect the others.
 pub(crate) async fn desired(
     store: &dyn Store,
     agent_type: &Name,
 ) -> Result<AgentsDesired, ManagedAgentError> {
     // Read before the agents: the answer is at least as new as its position says, so a later
     // position never stands for an older state.
-    let position = store.head().await?;
+    let mut desired = AgentsDesired::new(store.head().await?, Vec::new());
     let agent_type = Some(agent_type.as_str().to_owned());
     let filter = AgentFilter { agent_type, ..AgentFilter::default() };
     let mut request = Some(PageRequest::first(AGENTS));
-    let mut agents = Vec::new();
     while let Some(page) = request {
         let page = store.agents(&filter, &page).await?;
         let ids: Vec<_> = page.rows.into_iter().map(|row| row.id).collect();
-        agents.extend(desired_of(store, ids).await?);
+        for (id, definition) in definitions(store, ids).await? {
+            match definition {
+                Ok(definition) => desired.agents.extend(definition.into_desired(id)),
+                Err(error) => {
+                    let (code, error) = (error.code(), Chain(&error));
+                    tracing::error!(
+                        code, %error, agent_id = id,
+                        "can't read the changes of an agent; processes leave it as it is"
+                    );
+                    desired.unreadable.push(id);
+                }
+            }
+        }
         request = page.next;
     }
-    Ok(AgentsDesired::new(position, agents))
+    Ok(desired)
 }
 
-/// The desired ones among these agents. Streams are read together; a long one is continued alone.
-async fn desired_of(
+/// The definition of each agent, or why it could not be read.
+type Definitions = Vec<(String, Result<Definition, ManagedAgentError>)>;
+
+/// The definitions of these agents. Their streams are read together, or each by itself if that fails for
+/// good. A long one is continued by itself.
+async fn definitions(
     store: &dyn Store,
     ids: Vec<String>,
-) -> Result<Vec<DesiredAgent>, ManagedAgentError> {
+) -> Result<Definitions, ManagedAgentError> {
     let streams = ids.iter().map(|id| stream_of(id)).collect::<Result<Vec<_>, _>>()?;
-    let read = store.read_streams(&streams, EVENTS).await?;
-    let mut agents = Vec::new();
-    for ((id, stream), events) in ids.into_iter().zip(&streams).zip(read) {
-        let mut definition = Definition::default();
-        events.iter().try_for_each(|recorded| definition.apply(recorded))?;
-        // There may be more than were read together.
-        if events.len() >= EVENTS {
-            definition.continue_from(store, stream).await?;
+    let read = match store.read_streams(&streams, EVENTS).await {
+        Err(error) if error.is_retryable() => return Err(error.into()),
+        Err(_) => None,
+        Ok(read) => Some(read),
+    };
+    let mut read = read.map(Vec::into_iter);
+    let mut definitions = Vec::with_capacity(ids.len());
+    for (id, stream) in ids.into_iter().zip(&streams) {
+        let events = read.as_mut().and_then(Iterator::next).unwrap_or_default();
+        let is_complete = read.is_some() && events.len() < EVENTS;
+        let definition = match Definition::of(&events) {
+            Ok(mut definition) if !is_complete => {
+                definition.continue_from(store, stream).await.map(|()| definition)
+            }
+            definition => definition.map_err(Into::into),
+        };
+        if let Err(ManagedAgentError::Store(error)) = &definition
+            && error.is_retryable()
+        {
+            return Err(error.clone().into());
         }
-        agents.extend(definition.into_desired(id));
+        definitions.push((id, definition));
     }
-    Ok(agents)
+    Ok(definitions)
 }

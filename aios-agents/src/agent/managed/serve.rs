@@ -184,7 +184,11 @@ impl Server {
         action: &str,
         data: &T,
     ) -> Result<(), AgentError> {
-        let found = Definition::read(&*self.store, id).await.map_err(unmanaged)?;
+        let found = match Definition::read(&*self.store, id).await.map_err(unmanaged) {
+            // The others are recorded nevertheless, and `desired` reports this one.
+            Err(error) if !error.is_retryable() => return Ok(()),
+            found => found?,
+        };
         // A process may report an agent that was deleted in the meantime.
         if found.version == 0 || found.is_deleted {
             return Ok(());
