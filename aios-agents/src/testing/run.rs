@@ -6,7 +6,8 @@
 //! 1. records what the code requested, and performs the effects: timers, tasks, children;
 //! 2. records the end of the run;
 //! 3. delivers external events that are due;
-//! 4. waits for steps whose code does real I/O;
+//! 4. waits for steps whose code does real I/O, as long as it takes, or for a moment if something is due
+//!    later;
 //! 5. advances the clock to the next timer or external event.
 //!
 //! If none is possible, the run is stalled: it waits for something that the script does not have.
@@ -21,7 +22,7 @@ use std::{
 
 use aios_core::{
     agent::{TaskAssigned, TaskCompleted, TaskFailed},
-    clock::{Clock, VirtualClock},
+    clock::{Clock, SystemClock, VirtualClock},
     event::{Event, EventId, Metadata, Payload, Timestamp},
     failure::Failure,
 };
@@ -34,6 +35,8 @@ use crate::workflow::{
     machine::{Effect, Request},
 };
 
+/// How long virtual time waits for steps whose code does real I/O.
+const GRACE: Duration = Duration::from_secs(1);
 /// Id of every run under test.
 const RUN_ID: &str = "test";
 /// Id of the event that starts every run under test.
@@ -41,7 +44,8 @@ const STARTED_ID: &str = "test-started";
 
 impl WorkflowTest {
     /// Runs the workflow until it ends or waits for something that is not scripted. Virtual time advances
-    /// only while everything waits.
+    /// only while everything waits. A step whose code waits, for real I/O perhaps, gets up to a second of
+    /// real time before a timer that is due, such as its own timeout, or a scripted event comes.
     ///
     /// # Cancel safety
     ///
@@ -50,7 +54,13 @@ impl WorkflowTest {
         if let Some(invalid) = self.invalid {
             return TestedRun::refused(&*self.workflow, invalid);
         }
-        let input = Payload::encode(input).unwrap_or_default();
+        let input = match Payload::encode(input) {
+            Ok(input) => input,
+            Err(error) => {
+                let invalid = Failure::from_error(error.code(), &error);
+                return TestedRun::refused(&*self.workflow, invalid);
+            }
+        };
         scheduled(Simulation::new(self, input).run()).await
     }
 }
@@ -209,7 +219,7 @@ impl Simulation {
             run_id: RUN_ID.into(),
             workflow,
             version,
-            correlation_id: None,
+            correlation_id: Some(RUN_ID.into()),
             traceparent: None,
             fence: None,
         };
@@ -274,8 +284,7 @@ impl Simulation {
         if self.deliver_external().await {
             return true;
         }
-        if self.steps_run() {
-            self.await_steps().await;
+        if self.steps_run() && self.await_steps().await {
             return true;
         }
         self.pass_time()
@@ -365,19 +374,25 @@ impl Simulation {
         true
     }
 
-    /// Waits until there is something to record, or the run is blocked.
-    async fn await_steps(&mut self) {
+    /// Waits until there is something to record, or the run is blocked. Returns `false` if something is
+    /// due in virtual time before that, and as much real time has passed, or the grace.
+    async fn await_steps(&mut self) -> bool {
+        let due = self.next_due().map(|next| next.duration_since(self.clock.now()).min(GRACE));
+        let mut grace = due.map(|pause| SystemClock.sleep(pause));
         poll_fn(|context| {
             ready!(self.execution.poll(context));
             let machine = self.execution.machine();
             let moved = machine.has_recording() || machine.has_effects();
             drop(machine);
             match moved || self.execution.block_reason().is_some() {
-                true => Poll::Ready(()),
-                false => Poll::Pending,
+                true => Poll::Ready(true),
+                false => match &mut grace {
+                    Some(grace) => grace.as_mut().poll(context).map(|()| false),
+                    None => Poll::Pending,
+                },
             }
         })
-        .await;
+        .await
     }
 
     /// Whether the code of a step is waiting for real I/O.
@@ -388,11 +403,15 @@ impl Simulation {
         })
     }
 
+    /// The time of the next timer or external event.
+    fn next_due(&self) -> Option<Timestamp> {
+        let timer = self.timers.keys().next().copied();
+        timer.into_iter().chain(self.external.keys().next().copied()).min()
+    }
+
     /// Advances the clock to the next timer or external event. Returns `false` if there is none.
     fn pass_time(&mut self) -> bool {
-        let timer = self.timers.keys().next().copied();
-        let external = self.external.keys().next().copied();
-        let Some(next) = timer.into_iter().chain(external).min() else { return false };
+        let Some(next) = self.next_due() else { return false };
         self.clock.advance(next.duration_since(self.clock.now()));
         for operation in self.timers.remove(&next).unwrap_or_default() {
             // The timer of a retry wakes the step that waits for it.

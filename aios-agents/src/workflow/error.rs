@@ -45,8 +45,17 @@ use serde_json::{Map, Value, json};
 #[derive(Clone, Debug)]
 pub struct WorkflowError {
     kind: Kind,
-    /// The operation that failed, as the failure of the run names it; `None` if the code itself did.
-    operation: Option<Box<str>>,
+    /// The operation that failed; `None` if the code itself did.
+    operation: Option<Box<FailedOperation>>,
+}
+
+/// The operation with which code failed.
+#[derive(Clone, Debug)]
+struct FailedOperation {
+    /// Its number.
+    number: u64,
+    /// Its name, as the failure of the run contains it.
+    label: String,
 }
 
 /// How a run ends that has no result.
@@ -76,9 +85,15 @@ impl WorkflowError {
         Kind::Failed(failure).into()
     }
 
-    /// An operation failed. `operation` names it for people.
-    pub(crate) fn of_operation(failure: Failure, operation: String) -> Self {
-        Self { kind: Kind::Failed(failure), operation: Some(operation.into()) }
+    /// An operation failed. `label` names it for people.
+    pub(crate) fn of_operation(failure: Failure, number: u64, label: String) -> Self {
+        let operation = Some(Box::new(FailedOperation { number, label }));
+        Self { kind: Kind::Failed(failure), operation }
+    }
+
+    /// Number of the operation that failed; `None` if the code itself did, or changed the error.
+    pub(crate) fn operation(&self) -> Option<u64> {
+        self.operation.as_ref().map(|operation| operation.number)
     }
 
     /// Ends this run and continues as a new one with an empty journal. Return it from the workflow.
@@ -163,7 +178,7 @@ impl WorkflowError {
     pub(crate) fn into_kind(self) -> Kind {
         match (self.kind, self.operation) {
             (Kind::Failed(failure), Some(operation)) => {
-                let message = format!("{operation} failed: {}", failure.message);
+                let message = format!("{} failed: {}", operation.label, failure.message);
                 Kind::Failed(Failure { message, ..failure })
             }
             (kind, _) => kind,
@@ -182,7 +197,7 @@ impl fmt::Display for WorkflowError {
         match &self.kind {
             Kind::Failed(failure) | Kind::Cancelled(failure) => {
                 if let Some(operation) = &self.operation {
-                    write!(formatter, "{operation} failed: ")?;
+                    write!(formatter, "{} failed: ", operation.label)?;
                 }
                 failure.fmt(formatter)
             }

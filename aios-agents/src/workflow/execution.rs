@@ -455,10 +455,14 @@ impl Execution {
     pub(crate) fn ending(&self, successor: impl FnOnce() -> String) -> Option<Entry> {
         Some(match self.outcome()?.clone() {
             Ok(result) => Entry::Completed(Completed::new(result)),
-            Err(error) => match error.into_kind() {
-                Kind::Failed(failure) => Entry::Failed(Failed::new(failure)),
-                Kind::Cancelled(failure) => Entry::Cancelled(Failed::new(failure)),
-                Kind::ContinueAsNew(input) => {
+            Err(error) => match (error.operation(), error.into_kind()) {
+                (operation, Kind::Failed(failure)) => {
+                    let mut failed = Failed::new(failure);
+                    failed.operation = operation;
+                    Entry::Failed(failed)
+                }
+                (_, Kind::Cancelled(failure)) => Entry::Cancelled(Failed::new(failure)),
+                (_, Kind::ContinueAsNew(input)) => {
                     let signals = self.machine().untaken_signals();
                     Entry::Continued(Continued::new(successor(), input, signals))
                 }

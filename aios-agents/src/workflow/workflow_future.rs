@@ -161,6 +161,7 @@ async fn compensated(
 /// fails does not stop the others: each of them undoes something else.
 async fn compensate(context: &WorkflowContext, error: WorkflowError) -> WorkflowError {
     let mut failed = Vec::new();
+    context.begin_compensations();
     while let Some(compensation) = context.take_compensation() {
         if let Err(error) = (compensation.undo)(context.clone()).await {
             let failure = error.failure();

@@ -3,8 +3,9 @@
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
+    task::Poll,
     time::Duration,
 };
 
@@ -16,8 +17,8 @@ use aios_store::{
 };
 
 use crate::support::{
-    faulty::{Fault, FaultyStore, holds, store_refuses},
-    workflows::{PATIENCE, eventually, result, runtime, store},
+    faulty::{Fault, FaultyStore, holds, store_refuses, store_unavailable},
+    workflows::{PATIENCE, actions, eventually, quick, result, runtime, store},
 };
 
 async fn panics(_: WorkflowContext, (): ()) -> Result<u32, WorkflowError> {
@@ -145,6 +146,89 @@ async fn should_show_a_cancelled_run_as_cancelling_once_it_is_unblocked() {
     assert!(matches!(result::<u32>(&run).await.unwrap_err(), RunError::Cancelled { .. }));
 }
 
+/// A run whose code is missing while it compensates keeps its compensations, unless it is cancelled again.
+#[tokio::test(flavor = "multi_thread")]
+async fn should_block_a_cancelled_run_whose_code_is_missing() {
+    async fn books(context: WorkflowContext, (): ()) -> Result<u32, WorkflowError> {
+        for name in ["refund", "unbook"] {
+            context.compensate(name, move |context| async move {
+                context.signal::<()>(name).await?;
+                context.step(name, || async { Ok::<_, TaskError>(()) }).await
+            });
+        }
+        context.signal("go").await
+    }
+    for gives_up in [false, true] {
+        let store = store();
+        let before = runtime(&store).workflow("books", books).start().await.unwrap();
+        let run = before.start("books", &()).id("r").await.unwrap();
+        run.cancel("sold out").await.unwrap();
+        run.signal("unbook", &()).await.unwrap();
+        let has_begun = || async { actions(&run).await.contains(&"step_completed".to_owned()) };
+        eventually("the run compensates", has_begun).await;
+        before.shutdown(PATIENCE).await.unwrap();
+
+        let without = runtime(&store).workflow("panics", panics).start().await.unwrap();
+        let run = without.handle("r").await.unwrap();
+        blocked(&run).await;
+        assert_eq!(reason(&run).await, "WORKFLOW_NOT_FOUND");
+        if gives_up {
+            run.cancel("for good").await.unwrap();
+            let error = result::<u32>(&run).await.unwrap_err();
+            assert!(matches!(error, RunError::Cancelled { .. }), "{error:?}");
+            continue;
+        }
+        without.shutdown(PATIENCE).await.unwrap();
+
+        let after = runtime(&store).workflow("books", books).start().await.unwrap();
+        let run = after.handle("r").await.unwrap();
+        run.signal("refund", &()).await.unwrap();
+        let error = result::<u32>(&run).await.unwrap_err();
+        assert!(matches!(error, RunError::Cancelled { .. }), "{error:?}");
+        let actions = actions(&run).await;
+        assert_eq!(actions.iter().filter(|it| *it == "step_completed").count(), 2, "{actions:?}");
+    }
+}
+
+/// A run that was given up while its code was missing continues if the code is back before that is
+/// noticed, and is blocked again if the code is missing again.
+#[tokio::test(flavor = "multi_thread")]
+async fn should_block_a_run_again_that_continued_after_it_was_given_up() {
+    async fn books(context: WorkflowContext, (): ()) -> Result<u32, WorkflowError> {
+        context.compensate("refund", |context| async move {
+            context.step("note", || async { Ok::<_, TaskError>(()) }).await?;
+            context.signal::<()>("refunded").await
+        });
+        context.signal("go").await
+    }
+    let store = store();
+    let start = || runtime(&store).workflow("books", books).start();
+    let start_without = || runtime(&store).workflow("panics", panics).start();
+    let before = start().await.unwrap();
+    before.start("books", &()).id("r").await.unwrap();
+    before.shutdown(PATIENCE).await.unwrap();
+    let without = start_without().await.unwrap();
+    blocked(&without.handle("r").await.unwrap()).await;
+    without.shutdown(PATIENCE).await.unwrap();
+    let client = runtime(&store).workflow("books", books).client_only().start().await.unwrap();
+    client.handle("r").await.unwrap().cancel("sold out").await.unwrap();
+
+    let after = start().await.unwrap();
+    let run = after.handle("r").await.unwrap();
+    let has_begun = || async { actions(&run).await.contains(&"step_completed".to_owned()) };
+    eventually("the run compensates", has_begun).await;
+    after.shutdown(PATIENCE).await.unwrap();
+    let without = start_without().await.unwrap();
+    blocked(&without.handle("r").await.unwrap()).await;
+    without.shutdown(PATIENCE).await.unwrap();
+
+    let after = start().await.unwrap();
+    let run = after.handle("r").await.unwrap();
+    run.signal("refunded", &()).await.unwrap();
+    let error = result::<u32>(&run).await.unwrap_err();
+    assert!(matches!(error, RunError::Cancelled { .. }), "{error:?}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn should_refuse_to_emit_what_looks_like_a_journal() {
     async fn emits(context: WorkflowContext, name: String) -> Result<u32, WorkflowError> {
@@ -234,6 +318,110 @@ async fn should_keep_the_result_of_a_step_beside_what_blocks_the_run() {
         .await;
         assert_eq!(calls.load(Ordering::SeqCst), 1, "{place}: charged once");
     }
+}
+
+/// A branch panics in the poll in which the steps beside it end.
+#[tokio::test(flavor = "multi_thread")]
+async fn should_keep_the_results_of_steps_beside_a_branch_that_panics() {
+    charge_beside_a_panic(store()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn should_keep_the_results_of_steps_beside_a_panic_while_the_store_is_unavailable() {
+    let faulty = FaultyStore::new(store());
+    let refusals = AtomicUsize::new(0);
+    faulty.on_append(move |append| {
+        let is_refused = holds(append, "blocked") && refusals.fetch_add(1, Ordering::SeqCst) < 3;
+        is_refused.then(|| Fault::Refuse(store_unavailable()))
+    });
+    charge_beside_a_panic(faulty).await;
+}
+
+/// Three steps end before a branch beside them panics. The code is repaired, and the run completes.
+async fn charge_beside_a_panic(store: Arc<dyn Store>) {
+    const CHARGES: usize = 3;
+    let (calls, is_broken) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicBool::new(true)));
+    let (counted, breaks) = (Arc::clone(&calls), Arc::clone(&is_broken));
+    let workflow = move |context: WorkflowContext, (): ()| {
+        let (calls, is_broken) = (Arc::clone(&counted), breaks.load(Ordering::SeqCst));
+        async move {
+            let charge = || async { Ok::<_, TaskError>(calls.fetch_add(1, Ordering::SeqCst)) };
+            let charges = (0..CHARGES).map(|_| context.step("charge", charge));
+            // Polled after the steps.
+            let other = std::future::poll_fn(|_| {
+                let ended = calls.load(Ordering::SeqCst);
+                assert!(!is_broken || ended < CHARGES, "out of order");
+                if is_broken { Poll::Pending } else { Poll::Ready(()) }
+            });
+            let charges = futures_util::future::join_all(charges);
+            let (charges, ()) = futures_util::future::join(charges, other).await;
+            charges.into_iter().collect::<Result<Vec<usize>, _>>()
+        }
+    };
+    let build = || runtime(&store).workflow("charges", workflow.clone()).start();
+    let before = build().await.unwrap();
+    let run = before.start("charges", &()).id("r").await.unwrap();
+    assert_eq!(reason(&run).await, "WORKFLOW_PANICKED");
+    before.shutdown(PATIENCE).await.unwrap();
+
+    is_broken.store(false, Ordering::SeqCst);
+    let after = build().await.unwrap();
+    let run = after.handle("r").await.unwrap();
+    let is_over = || async { run.status().await.unwrap().status.as_str() == "completed" };
+    eventually("it completes", is_over).await;
+    assert_eq!(calls.load(Ordering::SeqCst), CHARGES, "each is charged once");
+    assert_eq!(result::<Vec<usize>>(&run).await.unwrap(), [0, 1, 2]);
+}
+
+/// The result of a step beside a branch that panics is larger than the store takes.
+#[tokio::test(flavor = "multi_thread")]
+async fn should_say_that_a_branch_panics_beside_a_step_whose_result_is_too_large() {
+    async fn charges(context: WorkflowContext, (): ()) -> Result<String, WorkflowError> {
+        let has_ended = AtomicBool::new(false);
+        let charge = context.step("charge", || async {
+            has_ended.store(true, Ordering::SeqCst);
+            Ok::<_, TaskError>("x".repeat(2000))
+        });
+        let other = std::future::poll_fn(|_| {
+            assert!(!has_ended.load(Ordering::SeqCst), "out of order");
+            Poll::<()>::Pending
+        });
+        futures_util::future::join(charge, other).await.0
+    }
+    let options = MemoryOptions::new().with_max_event_bytes(1000);
+    let store: Arc<dyn Store> = Arc::new(MemoryStore::connect_with(options).unwrap());
+    let runtime = runtime(&store).workflow("charges", charges).start().await.unwrap();
+    let run = runtime.start("charges", &()).await.unwrap();
+    assert_eq!(reason(&run).await, "WORKFLOW_PANICKED");
+    let last = actions(&run).await.split_off(1);
+    assert_eq!(last, ["operation_failed", "blocked"]);
+}
+
+/// A failure that is larger than the store takes is cut, and the step is retried.
+#[tokio::test(flavor = "multi_thread")]
+async fn should_retry_after_a_failure_that_is_too_large() {
+    let calls = Arc::new(AtomicUsize::new(0));
+    let workflow = move |context: WorkflowContext, (): ()| {
+        let calls = Arc::clone(&calls);
+        async move {
+            let charge = || async {
+                match calls.fetch_add(1, Ordering::SeqCst) {
+                    0 => Err(TaskError::retryable(Failure::new("BUSY", "x".repeat(2000)))),
+                    number => Ok(number),
+                }
+            };
+            context.step("charge", charge).retry(quick(2)).await
+        }
+    };
+    let options = MemoryOptions::new().with_max_event_bytes(1800);
+    let store: Arc<dyn Store> = Arc::new(MemoryStore::connect_with(options).unwrap());
+    let runtime = runtime(&store).workflow("charges", workflow).start().await.unwrap();
+    let run = runtime.start("charges", &()).await.unwrap();
+    assert_eq!(result::<usize>(&run).await.unwrap(), 1);
+    let journal = run.journal(0, 100).await.unwrap();
+    let retry = journal.iter().find(|it| it.event.event_type.action() == "retry_scheduled");
+    let retry: serde_json::Value = retry.unwrap().event.data().unwrap();
+    assert!(retry.to_string().contains("BUSY"), "{retry}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -22,7 +22,7 @@ use futures_util::{
 };
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
-use crate::support::workflows::{PATIENCE, eventually, quick, result, runtime, store};
+use crate::support::workflows::{PATIENCE, actions, eventually, quick, result, runtime, store};
 
 type Code = Pin<Box<dyn Future<Output = Result<u64, WorkflowError>> + Send>>;
 
@@ -359,6 +359,23 @@ async fn should_block_code_that_awaits_what_is_not_recorded() {
     }
 }
 
+/// No replay shows what it awaits, so it is unblocked when it is loaded, and blocked again.
+#[tokio::test(flavor = "multi_thread")]
+async fn should_record_again_that_a_run_is_blocked_after_each_wake() {
+    let store = store();
+    let runtime = runtime(&store).workflow("foreign", foreign).start().await.unwrap();
+    let run = runtime.start("foreign", "pending").await.unwrap();
+    for wakes in 1..4 {
+        eventually("the run is blocked", || async {
+            let actions = actions(&run).await;
+            actions.iter().filter(|action| *action == "blocked").count() == wakes
+        })
+        .await;
+        assert_eq!(run.status().await.unwrap().status.as_str(), "blocked");
+        run.signal("poke", &wakes).await.unwrap();
+    }
+}
+
 #[tokio::test]
 async fn should_say_in_a_test_that_code_awaits_what_is_not_recorded() {
     for kind in ["sleep", "pending"] {
@@ -547,6 +564,45 @@ async fn should_keep_what_is_emitted_right_before_the_end() {
         let end = if fails { "failed" } else { "completed" };
         assert_eq!(actions, ["started", "step_completed", "event_emitted", "c", "status_set", end]);
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn should_count_the_time_of_queued_work_from_its_begin() {
+    let attempts = Arc::new(AtomicU32::new(0));
+    let counted = Arc::clone(&attempts);
+    let code = move |context: WorkflowContext, (): ()| {
+        let attempts = Arc::clone(&counted);
+        async move {
+            let thread = Arc::new(Semaphore::new(0));
+            let step = context.step_with("queued", |step: StepContext| {
+                let (attempts, thread) = (Arc::clone(&attempts), Arc::clone(&thread));
+                async move {
+                    attempts.fetch_add(1, Ordering::SeqCst);
+                    let queued = step.queued();
+                    let _permit = thread.acquire().await?;
+                    assert!(queued.begin() && queued.begin(), "the attempt has not ended");
+                    if step.attempt() == 1 {
+                        std::future::pending::<()>().await;
+                    }
+                    Ok::<_, TaskError>(step.attempt())
+                }
+            });
+            let step = step.timeout(Duration::from_millis(20)).retry(quick(3));
+            let free = async {
+                // Long after the timeout of the step.
+                context.sleep(Duration::from_millis(200)).await?;
+                thread.add_permits(1);
+                Ok::<_, WorkflowError>(())
+            };
+            let (attempt, ()) = futures_util::future::try_join(step, free).await?;
+            Ok::<_, WorkflowError>(attempt)
+        }
+    };
+    let runtime = runtime(&store()).workflow("queued", code).start().await.unwrap();
+    let run = runtime.start("queued", &()).await.unwrap();
+    // The first attempt begins in time, and exceeds its timeout afterwards.
+    assert_eq!(result::<u32>(&run).await.unwrap(), 2);
+    assert_eq!(attempts.load(Ordering::SeqCst), 2);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -40,6 +40,64 @@ async fn should_say_when_a_run_is_stuck() {
     assert_eq!(run.result::<u32>().unwrap_err().code(), "RUN_STALLED");
 }
 
+async fn endless(context: WorkflowContext, timeout: u64) -> Result<u32, WorkflowError> {
+    context.compensate("undo", |context| async move { context.run("undo", || async {}).await });
+    let step = context.step("endless", std::future::pending::<Result<u32, TaskError>>);
+    step.timeout(Duration::from_secs(timeout)).retry(RetryPolicy::never()).await
+}
+
+/// Virtual time does not wait for a step without end.
+#[tokio::test]
+async fn should_end_a_step_without_end_at_its_timeout() {
+    let run = WorkflowTest::new("endless", endless).unwrap().run(&3600).await;
+    assert_eq!(run.result::<u32>().unwrap_err().code(), "STEP_TIMEOUT");
+    assert_eq!(run.elapsed(), DAY / 24);
+}
+
+#[tokio::test]
+async fn should_cancel_a_run_while_a_step_is_running() {
+    let test = WorkflowTest::new("endless", endless).unwrap();
+    let run = test.cancel(Duration::from_secs(5), "enough").run(&3600).await;
+    assert_eq!(run.result::<u32>().unwrap_err().code(), "RUN_CANCELLED");
+    assert_eq!(run.elapsed(), Duration::from_secs(5));
+}
+
+/// A step that waits for real I/O ends before its timeout.
+#[tokio::test]
+async fn should_wait_for_the_real_io_of_a_step() {
+    async fn echoes(context: WorkflowContext, (): ()) -> Result<u32, WorkflowError> {
+        let step = context.step("echo", || async {
+            let (sender, receiver) = tokio::sync::oneshot::channel();
+            std::thread::spawn(move || sender.send(7));
+            Ok::<u32, TaskError>(receiver.await?)
+        });
+        step.timeout(DAY).await
+    }
+    let run = WorkflowTest::new("echoes", echoes).unwrap().run(&()).await;
+    assert_eq!(run.result::<u32>().unwrap(), 7);
+    assert_eq!(run.elapsed(), Duration::ZERO);
+}
+
+#[tokio::test]
+async fn should_refuse_an_input_that_is_not_json() {
+    async fn never(_: WorkflowContext, (): ()) -> Result<u32, WorkflowError> {
+        panic!("it has no input")
+    }
+    let input = std::collections::BTreeMap::from([(vec![1], 1)]);
+    let run = WorkflowTest::new("never", never).unwrap().run(&input).await;
+    assert_eq!(run.result::<u32>().unwrap_err().code(), "INVALID_EVENT_DATA");
+}
+
+/// As in an engine, unless the start says otherwise.
+#[tokio::test]
+async fn should_correlate_a_test_run_with_itself() {
+    async fn correlates(context: WorkflowContext, (): ()) -> Result<bool, WorkflowError> {
+        Ok(context.info().correlation_id.as_deref() == Some(context.run_id()))
+    }
+    let run = WorkflowTest::new("correlates", correlates).unwrap().run(&()).await;
+    assert!(run.result::<bool>().unwrap());
+}
+
 #[tokio::test]
 async fn should_retry_scripted_agents_on_virtual_time() {
     async fn flaky(context: WorkflowContext, (): ()) -> Result<u32, WorkflowError> {

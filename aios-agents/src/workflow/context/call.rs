@@ -196,7 +196,7 @@ impl Future for OperationCall {
         if polled.is_ready() {
             self.state = CallState::Done;
         }
-        polled.map_err(|failure| WorkflowError::of_operation(failure, self.label()))
+        polled.map_err(|failure| WorkflowError::of_operation(failure, self.operation, self.label()))
     }
 }
 
@@ -425,7 +425,8 @@ impl<T> ChildCall<T> {
     }
 
     /// Cancels the child when the call is dropped, for example because it lost a race. The run does not
-    /// end before the request to cancel it is durable.
+    /// end before the request to cancel it is durable. If the cancellation of this run drops the call, a
+    /// child that is [left running](Self::leave_running) continues.
     pub fn cancel_when_dropped(self) -> Self {
         self.adjust(|request| {
             if let Request::Child(child) = request {

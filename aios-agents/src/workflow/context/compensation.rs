@@ -110,6 +110,11 @@ impl WorkflowContext {
         self.shared.take_failure_details()
     }
 
+    /// Notes that the compensations begin.
+    pub(crate) fn begin_compensations(&self) {
+        self.shared.machine().begin_compensations();
+    }
+
     /// The compensation that was registered last, if one is left.
     pub(crate) fn take_compensation(&self) -> Option<Compensation> {
         self.shared.pop_compensation()

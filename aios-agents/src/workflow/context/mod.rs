@@ -41,7 +41,11 @@ pub use self::{
     target::Target,
 };
 pub(crate) use self::{shared_run::SharedRun, target::InvalidTarget};
-use super::{WorkflowError, machine::Request};
+use super::{
+    WorkflowError,
+    journal::{is_copy, unmark_copy},
+    machine::Request,
+};
 use crate::output::OutputStream;
 
 /// Information about a run.
@@ -174,7 +178,7 @@ impl WorkflowContext {
     /// # Ok(())
     /// # }
     /// ```
-    pub fn emit(&self, event: Event) -> Result<(), WorkflowError> {
+    pub fn emit(&self, mut event: Event) -> Result<(), WorkflowError> {
         self.shared.check()?;
         // Checked here and not when it is recorded: the code gets the error, and the run is not
         // blocked.
@@ -182,6 +186,9 @@ impl WorkflowContext {
         let checked = event.event_type.check_unreserved();
         let checked = checked.and_then(|()| Event::check_source(&event.source)).map_err(refused);
         checked.map_err(WorkflowError::failed)?;
+        if is_copy(&event) {
+            unmark_copy(event.metadata_mut());
+        }
         self.request_completed(Request::Emit { event: Box::new(event) });
         Ok(())
     }
@@ -294,6 +301,29 @@ impl WorkflowContext {
     /// A failure with the code `OPERATION_OUTSIDE_WORKFLOW` everywhere else.
     pub fn ensure_current(&self) -> Result<(), WorkflowError> {
         self.shared.check()
+    }
+
+    /// Whether the code repeats what it has done before, because its journal is replayed, or is dropped
+    /// because the run leaves memory. For effects outside of the run that must not be repeated, such as
+    /// printed lines; events of `tracing` are left out during a replay without it. The operations of the
+    /// run must not depend on it.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use aios_agents::prelude::*;
+    ///
+    /// async fn order(context: WorkflowContext, item: String) -> Result<(), WorkflowError> {
+    ///     if !context.is_replaying() {
+    ///         println!("an order of {item}");
+    ///     }
+    ///     context.task("warehouse", &item).await
+    /// }
+    /// # let _ = order;
+    /// ```
+    #[must_use]
+    pub fn is_replaying(&self) -> bool {
+        self.shared.is_replaying()
     }
 
     /// Completes when the cancellation of the run was requested.

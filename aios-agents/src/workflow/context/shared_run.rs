@@ -72,6 +72,8 @@ pub(crate) struct SharedRun {
     has_ended: AtomicBool,
     /// Set when a step is woken from outside of the task that polls the code.
     pub(super) step_signal: OnceLock<StepSignal>,
+    /// Whether the code repeats what it has done before. Set for each poll.
+    is_replaying: AtomicBool,
     /// The span of the run's code; unset for a run without code.
     span: OnceLock<Span>,
     /// The output streams that the code has opened.
@@ -91,6 +93,7 @@ impl SharedRun {
             is_mismatched: AtomicBool::default(),
             has_ended: AtomicBool::default(),
             step_signal: OnceLock::new(),
+            is_replaying: AtomicBool::default(),
             span: OnceLock::new(),
             outputs: OnceLock::new(),
         }
@@ -126,11 +129,19 @@ impl SharedRun {
     /// Polls the code within its span. If it has seen the latest entry before and its journal is
     /// replayed, it repeats what it has done, which a span within says.
     pub(crate) fn in_span<T>(&self, is_seen: bool, poll: impl FnOnce() -> T) -> T {
+        let is_replaying = is_seen && !self.machine().is_live();
+        self.is_replaying.store(is_replaying, Ordering::Release);
         match self.span.get().filter(|span| !span.is_disabled()) {
             None => poll(),
-            Some(span) if !is_seen || self.machine().is_live() => span.in_scope(poll),
+            Some(span) if !is_replaying => span.in_scope(poll),
             Some(span) => span.in_scope(|| span::of_replay().in_scope(poll)),
         }
+    }
+
+    /// Whether the code that this thread polls or drops repeats what it has done before, or leaves
+    /// memory, so that a later replay repeats it.
+    pub(super) fn is_replaying(&self) -> bool {
+        self.is_replaying.load(Ordering::Acquire) || self.is_leaving()
     }
 
     /// The span of an attempt of a step.
@@ -238,6 +249,13 @@ impl SharedRun {
         // Most polls begin nothing, and need no time.
         machine.step_attempt(operation)?;
         machine.begin_step(operation, self.clock.now())
+    }
+
+    /// Lets the timeout of a running attempt elapse: from now if its code was queued, otherwise from when
+    /// the attempt began.
+    pub(super) fn time_step(&self, operation: u64, was_queued: bool) {
+        let now = was_queued.then(|| self.clock.now());
+        self.machine().time_step(operation, now);
     }
 
     /// Records the end of an attempt of a step.

@@ -2,6 +2,8 @@
 //! None of them is recorded: each follows from the journal, or from the incarnation of the run. Only a
 //! pinned version has an entry of its own.
 
+use std::time::Duration;
+
 use aios_core::event::Timestamp;
 
 use super::WorkflowContext;
@@ -46,6 +48,38 @@ impl WorkflowContext {
     pub fn now(&self) -> Timestamp {
         self.shared.assert_current();
         self.shared.machine().now()
+    }
+
+    /// The time since the run began, by its own time ([`now`](Self::now)). A fork continues with the time
+    /// that the copied part has taken: the time until the fork does not count.
+    ///
+    /// # Panics
+    ///
+    /// See [`now`](Self::now).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    ///
+    /// use aios_agents::prelude::*;
+    ///
+    /// async fn poll(context: WorkflowContext, agent: String) -> Result<bool, WorkflowError> {
+    ///     // A fork of tomorrow polls for the rest of the hour, too.
+    ///     while context.age() < Duration::from_secs(3600) {
+    ///         if context.task::<bool>(&agent, &()).await? {
+    ///             return Ok(true);
+    ///         }
+    ///         context.sleep(Duration::from_secs(60)).await?;
+    ///     }
+    ///     Ok(false)
+    /// }
+    /// # let _ = poll;
+    /// ```
+    #[must_use]
+    pub fn age(&self) -> Duration {
+        self.shared.assert_current();
+        self.shared.machine().age()
     }
 
     /// A UUID that is the same in every replay and different in every call.

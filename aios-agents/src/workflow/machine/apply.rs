@@ -41,6 +41,8 @@ impl Machine {
             // requested.
             Entry::Started(started) => {
                 self.now = self.now.max(started.start_at.unwrap_or(self.now));
+                self.began = self.now;
+                self.gaps.clone_from(&started.gaps);
             }
             Entry::Signaled(signal) => return Ok(self.apply_signal(signal)),
             Entry::VersionMarked(mark) => {
@@ -105,6 +107,10 @@ impl Machine {
             self.forget_attempt(operation);
             self.resolve(operation, outcome, self.place);
             return Ok(Some(operation));
+        }
+        // The attempt was assigned while the answer to an earlier one came, and is not dispatched.
+        if matches!((entry, &found.state), (Entry::TaskAssigned(_), State::Recording)) {
+            return Ok(None);
         }
         if let (Some(state), Some(found)) = (state_after(entry), self.operation_mut(operation)) {
             found.state = state;
@@ -276,12 +282,12 @@ impl Machine {
     /// Discards the next attempt of a task that has an outcome, if the attempt is not recorded yet. The
     /// first attempt stays, because it is what the journal knows the task by.
     fn forget_attempt(&mut self, operation: u64) {
-        let state = self.operation(operation).map(|found| &found.state);
-        if matches!(state, Some(State::Waiting { attempt: 2.., .. })) {
-            self.recording.retain(|entry| {
-                !matches!(entry, Entry::TaskAssigned(_)) || entry.operation() != Some(operation)
-            });
-        }
+        self.recording.retain(|entry| match entry {
+            Entry::TaskAssigned(task) if task.data.attempt > 1 => {
+                entry.operation() != Some(operation)
+            }
+            _ => true,
+        });
     }
 }
 
@@ -314,13 +320,16 @@ fn outcome(entry: &Entry, request: Option<&Request>) -> Option<Outcome> {
         Entry::TaskCompleted(task) => Some(Ok(task.data.output.clone())),
         Entry::ChildEnded(child) => Some(child_outcome(child)),
         Entry::TimerFired(_) => Some(match request {
-            Some(Request::Signal { name, .. }) => {
-                Err(Failure::new("SIGNAL_TIMEOUT", format!("no signal {name} arrived in time")))
-            }
+            Some(Request::Signal { name, .. }) => Err(signal_timeout(name)),
             _ => Ok(aios_core::event::Payload::null()),
         }),
         _ => None,
     }
+}
+
+/// The failure of a wait for a signal that timed out.
+pub(crate) fn signal_timeout(name: &str) -> Failure {
+    Failure::new("SIGNAL_TIMEOUT", format!("no signal {name} arrived in time"))
 }
 
 /// A child that ended without a failure and without a result has the result `null`.

@@ -60,12 +60,13 @@ impl Machine {
         if let Some(displaced) = displaced {
             self.await_later_signal(displaced, now);
         }
+        let compensates = self.compensating;
         // These two wait for nothing: the code continues in the same poll.
         let is_over = matches!(request, Request::Emit { .. } | Request::Status { .. });
         if let Some(found) = self.operation_mut(operation) {
             let state = State::Open { attempt: 1, until: None };
             let request = Some(Box::new(request));
-            *found = Operation { request, state, discarded, ..Operation::default() };
+            *found = Operation { request, state, discarded, compensates, ..Operation::default() };
         }
         match is_over {
             true => self.resolve(operation, Ok(Payload::null()), self.place),
@@ -95,7 +96,7 @@ impl Machine {
                 vec![Entry::SignalAwaited(SignalAwaited::new(operation, name, deadline))]
             }
             Request::Child(child) => {
-                vec![Entry::ChildStarted(self.child_started(operation, child))]
+                vec![Entry::ChildStarted(self.child_started(operation, child, self.compensating))]
             }
             Request::Emit { event } => {
                 // Derived, so that code which runs again requests the same event.
@@ -197,21 +198,29 @@ impl Machine {
     }
 
     /// Begins an attempt of a step, if its code may run now, and returns the number of the attempt. Its
-    /// time counts from `now`.
+    /// timeout does not elapse before [`time_step`](Self::time_step).
     pub fn begin_step(&mut self, operation: u64, now: Timestamp) -> Option<u32> {
         let attempt = self.step_attempt(operation)?;
         let found = self.operation_mut(operation)?;
-        // The start of a step is not recorded, so its timeout counts from here and begins again after a
-        // crash.
         (found.begun, found.began_at) = (true, Some(now));
-        if let (State::Open { until, .. }, Some(Request::Step { timeout: Some(timeout), .. })) =
-            (&mut found.state, found.request.as_deref())
+        Some(attempt)
+    }
+
+    /// Lets the timeout of the running attempt of a step elapse, from when the attempt began, or from
+    /// `began_at` if its code was queued.
+    ///
+    /// The start of a step is not recorded, so its timeout begins again after a crash.
+    pub fn time_step(&mut self, operation: u64, began_at: Option<Timestamp>) {
+        let Some(found) = self.operation_mut(operation) else { return };
+        found.began_at = began_at.or(found.began_at);
+        if let (State::Open { until, .. }, Some(began_at), Some(request)) =
+            (&mut found.state, found.began_at, found.request.as_deref())
+            && let Request::Step { timeout: Some(timeout), .. } = request
         {
-            let at = now + *timeout;
+            let at = began_at + *timeout;
             *until = Some(at);
             self.effects.push(Effect::Timer { operation, at });
         }
-        Some(attempt)
     }
 
     /// Records the result of a step whose code ended.
@@ -293,10 +302,11 @@ impl Machine {
     /// | task | its agents are notified that nothing awaits it |
     /// | timer | it is cleared |
     /// | wait whose signal has arrived | the signal is kept for the next wait, at its former place |
-    /// | child that was to be cancelled when dropped | it is cancelled, unless it has ended |
+    /// | child that was to be cancelled when dropped | it is cancelled, unless it has ended, or the run was cancelled and leaves it running |
     /// | step | its code was dropped by the caller |
     pub fn abandon(&mut self, operation: u64) {
         self.active.remove(&operation);
+        let is_cancelled = self.cancelled.is_some();
         let Some(found) = self.operation_mut(operation) else { return };
         if matches!(found.state, State::Reserved | State::Taken | State::Abandoned) {
             return;
@@ -304,6 +314,8 @@ impl Machine {
         // Before the request is taken, on which it depends.
         let was_waiting = found.waits_externally();
         let was_discarded = found.discarded;
+        // The cancellation of the run drops all calls but those of its compensations.
+        let is_cancelled = is_cancelled && !found.compensates;
         let has_ended = matches!(found.state, State::Resolved { .. });
         let state = std::mem::replace(&mut found.state, State::Abandoned);
         let request = found.request.take();
@@ -321,6 +333,7 @@ impl Machine {
         let is_known = self.recording.len() == before && !was_discarded;
         if let Some(Request::Child(child)) = request.as_deref()
             && child.cancel_when_dropped
+            && !(child.leave_running && is_cancelled)
             && is_known
             && !has_ended
         {
@@ -342,6 +355,12 @@ impl Machine {
             let data = TaskCancelled::new(task_id);
             self.recording.push(Entry::TaskCancelled(AgentEvent { agent_type, data }));
         }
+    }
+
+    /// The code runs its compensations from now on. Children that it requests are not cancelled with the
+    /// run.
+    pub fn begin_compensations(&mut self) {
+        self.compensating = true;
     }
 
     /// Discards the starts of operations that the code requests from now on, until

@@ -60,7 +60,7 @@ impl Machine {
                 Effect::Dispatch(self.assignment(operation, task, *attempt))
             }
             (Some(Request::Child(child)), State::Waiting { .. }) => {
-                Effect::StartChild(self.child_started(operation, child))
+                Effect::StartChild(self.child_started(operation, child, found.compensates))
             }
             _ => return,
         };
@@ -122,16 +122,23 @@ impl Machine {
         AgentEvent { agent_type: task.agent_type.clone(), data }
     }
 
-    /// The data of the entry that starts a child. Its id is derived from the run and the operation
-    /// unless the code chose one.
-    pub(super) fn child_started(&self, operation: u64, child: &ChildRequest) -> ChildStarted {
+    /// The data of the entry that starts a child, perhaps for a compensation. Its id is derived from the
+    /// run and the operation unless the code chose one.
+    pub(super) fn child_started(
+        &self,
+        operation: u64,
+        child: &ChildRequest,
+        compensates: bool,
+    ) -> ChildStarted {
         let derived = || run_id::of_child(&self.run_id, operation);
-        ChildStarted::new(
+        let mut started = ChildStarted::new(
             operation,
             child.run_id.clone().unwrap_or_else(derived).into(),
             child.workflow.clone(),
             child.input.clone(),
             child.leave_running,
-        )
+        );
+        started.compensates = compensates;
+        started
     }
 }

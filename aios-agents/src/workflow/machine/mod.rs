@@ -45,13 +45,16 @@ mod tests;
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
+    time::Duration,
 };
 
 use aios_core::{
+    catalog::workflow::Gap,
     event::{EventId, Timestamp},
     failure::Failure,
 };
 
+pub(crate) use self::apply::signal_timeout;
 use self::{
     draws::Draws,
     journal_index::JournalIndex,
@@ -130,6 +133,10 @@ pub struct Machine {
     unwanted: BTreeSet<u64>,
     /// The time as the code sees it. Never goes back.
     now: Timestamp,
+    /// When the code began, by its own time.
+    began: Timestamp,
+    /// The times between copied parts and forks.
+    gaps: Vec<Gap>,
     /// Number of the last applied entry. Inherited signals are numbered before all other entries.
     place: u64,
     /// Number of inherited signals applied so far.
@@ -146,6 +153,8 @@ pub struct Machine {
     flushing: bool,
     /// Whether the code has seen outcomes that are not durable, so that no step may begin.
     ahead: bool,
+    /// Whether the code runs its compensations.
+    compensating: bool,
     /// The failure with which the run ends, since its cancellation was requested.
     cancelled: Option<Failure>,
 }
@@ -172,6 +181,8 @@ impl Machine {
             effects: Vec::new(),
             unwanted: BTreeSet::new(),
             now: Timestamp::UNIX_EPOCH,
+            began: Timestamp::UNIX_EPOCH,
+            gaps: Vec::new(),
             place: FIRST_PLACE,
             inherited: 0,
             live: false,
@@ -180,6 +191,7 @@ impl Machine {
             held: false,
             flushing: false,
             ahead: false,
+            compensating: false,
             cancelled: None,
         }
     }
@@ -252,14 +264,19 @@ impl Machine {
     /// Takes the entries to record, in order. Empty during a replay. While the run is paused, contains
     /// only the outcomes of work that began before the pause.
     pub fn take_recording(&mut self) -> Vec<Entry> {
-        if !self.live {
-            return Vec::new();
-        }
-        if self.is_paused() {
-            return self.recording.extract_if(.., |entry| entry.passes_pause()).collect();
+        if !self.live || self.is_paused() {
+            return self.take_outcomes();
         }
         // Drained to keep the capacity for the next entries.
         self.recording.drain(..).collect()
+    }
+
+    /// Takes the outcomes to record, in order, and nothing that would begin. Empty during a replay.
+    pub fn take_outcomes(&mut self) -> Vec<Entry> {
+        match self.live {
+            true => self.recording.extract_if(.., |entry| entry.passes_pause()).collect(),
+            false => Vec::new(),
+        }
     }
 
     /// The entries to record, in order; see [`take_recording`](Self::take_recording).
@@ -330,6 +347,14 @@ impl Machine {
     #[must_use]
     pub fn now(&self) -> Timestamp {
         self.now
+    }
+
+    /// The time since the code began, without the gaps before forks. It does not grow within a gap.
+    #[must_use]
+    pub fn age(&self) -> Duration {
+        let missing = |gap: &Gap| gap.until.min(self.now).duration_since(gap.from);
+        let gaps = self.gaps.iter().map(missing).sum();
+        self.now.duration_since(self.began).saturating_sub(gaps)
     }
 
     /// Whether a client paused the run.

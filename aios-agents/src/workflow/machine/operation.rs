@@ -129,6 +129,8 @@ pub(super) struct Operation {
     /// Whether its start is never recorded, because it was requested while held entries were applied
     /// before a cancellation.
     pub(super) discarded: bool,
+    /// Whether a compensation requested it.
+    pub(super) compensates: bool,
     /// When the first attempt of a task was assigned, or the code of the last attempt of a step began.
     pub(super) began_at: Option<Timestamp>,
 }

@@ -197,7 +197,10 @@ fn should_follow_the_table_of_states_and_entries() {
                 let is_over = ["resolved", "taken", "abandoned"].contains(&state);
                 let fits = kinds.contains(&kind) || name == "operation_failed";
                 let is_legal = state != "reserved" && (is_over || fits);
-                let expected = if is_over || !is_legal { before } else { becomes };
+                // The answer that is being recorded is that of an earlier attempt.
+                let is_answered = state == "recording" && name == "task_assigned";
+                let stays = is_over || is_answered || !is_legal;
+                let expected = if stays { before } else { becomes };
                 assert_eq!(applied.is_ok(), is_legal, "{kind} {state} {name}");
                 assert_eq!(state_of(&machine), expected, "{kind} {state} {name}");
             }
@@ -320,6 +323,31 @@ fn should_assign_no_further_attempt_at_a_task_that_has_an_outcome() {
         assert_eq!(machine.recording().count(), 1, "the second attempt");
         end(&mut machine);
         assert_eq!(machine.take_recording(), []);
+    }
+}
+
+/// The same, but the assignment of the second attempt is on its way to the journal.
+#[test]
+fn should_not_dispatch_an_attempt_whose_task_was_answered_while_it_was_recorded() {
+    for is_recorded in [true, false] {
+        let mut machine = machine_in("task", "retrying");
+        machine.take_recording();
+        machine.take_effects();
+        machine.timer_due(1, later(1));
+        let assigned = machine.take_recording();
+        assert_eq!(assigned.len(), 1);
+        machine.task_answered(1);
+        if is_recorded {
+            assert_eq!(machine.apply(&assigned[0], NOW).unwrap(), None);
+        } else {
+            machine.put_back(assigned);
+        }
+        assert!(!machine.awaits_task(1, None), "a second answer is not needed");
+        assert!(machine.apply(&entry("task_completed"), NOW).unwrap().is_some());
+        assert_eq!(machine.take_recording(), []);
+        let effects = machine.take_effects();
+        let dispatches = |effect: &Effect| matches!(effect, Effect::Dispatch(_));
+        assert!(!effects.iter().any(dispatches), "{effects:?}");
     }
 }
 

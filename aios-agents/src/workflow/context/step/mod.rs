@@ -19,6 +19,12 @@
 //! like every other outcome. Until then the call is pending. If the process dies before the result is
 //! recorded, the code runs again in the next one. The code of an attempt that timed out is dropped at
 //! the next poll.
+//!
+//! The timeout of an attempt elapses from its begin. Code that only queues the work, for a thread say,
+//! reports that by [`StepContext::queued`]; then the timeout elapses from the moment at which the work
+//! begins. That moment is a wake like any other, because the timer is set by a poll of the workflow.
+
+mod attempt;
 
 use std::{
     cell::OnceCell,
@@ -27,182 +33,28 @@ use std::{
     marker::PhantomData,
     panic::{AssertUnwindSafe, catch_unwind},
     pin::Pin,
-    sync::{
-        Arc, Weak,
-        atomic::{AtomicBool, Ordering},
-    },
-    task::{Context, Poll, Wake, Waker},
+    sync::Arc,
+    task::{Context, Poll, Waker},
     time::Duration,
 };
 
-use aios_core::{
-    BoxFuture,
-    agent::TaskError,
-    event::Payload,
-    output::{OutputError, OutputStream, Outputs},
-    retry::RetryPolicy,
-};
-use parking_lot::Mutex;
+use aios_core::{BoxFuture, agent::TaskError, event::Payload, retry::RetryPolicy};
 use serde::{Serialize, de::DeserializeOwned};
 use tracing::Span;
 
 use super::{SharedRun, decode::decode_error};
 use crate::{
     options::{check_retry, check_timeout, refused},
-    output::Hub,
     panic::{Refused, panic_failure},
     workflow::{WorkflowError, machine::Request, turn::Turn},
 };
 
+pub(super) use self::attempt::AttemptStart;
+pub use self::attempt::StepContext;
+use self::attempt::StepWaker;
+
 /// The code of one attempt, with its result encoded.
 type Attempt<'a> = BoxFuture<'a, Result<Payload, TaskError>>;
-
-/// Information about an attempt of a step; see
-/// [`step_with`](super::WorkflowContext::step_with).
-///
-/// # Examples
-///
-/// ```
-/// use aios_agents::prelude::*;
-///
-/// # async fn charge_card(_key: &str, cents: u64) -> Result<String, std::io::Error> {
-/// #     Ok(format!("receipt for {cents}"))
-/// # }
-/// async fn buy(context: WorkflowContext, cents: u64) -> Result<String, WorkflowError> {
-///     context
-///         .step_with("charge", |step| async move {
-///             // The provider recognises the key, so a repeated attempt charges the card only once.
-///             charge_card(step.idempotency_key(), cents).await
-///         })
-///         .await
-/// }
-/// # let _ = Runtime::builder().workflow("buy", buy);
-/// ```
-#[derive(Clone, Debug)]
-pub struct StepContext {
-    /// Number of the attempt, from 1.
-    attempt: u32,
-    /// The idempotency key.
-    key: Box<str>,
-    /// The run whose output streams it may open.
-    run_id: Arc<str>,
-    /// The streams that this attempt has opened, shared by clones.
-    outputs: Arc<StepOutputs>,
-}
-
-/// The output streams that an attempt of a step has opened.
-#[derive(Debug, Default)]
-struct StepOutputs {
-    /// Where output is stored; `None` in tests of workflows.
-    hub: Option<Hub>,
-    /// The opened streams, by name: opening one again returns the same writer.
-    opened: Mutex<Vec<(Box<str>, OutputStream)>>,
-}
-
-impl StepOutputs {
-    /// Waits until what the attempt wrote is stored, within the time limit of the hub.
-    async fn flush(&self) {
-        let opened = std::mem::take(&mut *self.opened.lock());
-        if let Some(hub) = self.hub.as_ref().filter(|_| !opened.is_empty()) {
-            let flushing = async {
-                for (_, stream) in opened {
-                    stream.flush().await?;
-                }
-                Ok(())
-            };
-            hub.flushed("a step", flushing).await;
-        }
-    }
-}
-
-impl StepContext {
-    /// Number of the attempt, from 1.
-    #[must_use]
-    pub fn attempt(&self) -> u32 {
-        self.attempt
-    }
-
-    /// Idempotency key of the step: the same in all its attempts, and different from the key of every
-    /// other step, even if a later run reuses the id of this run. Pass it to external systems, so that
-    /// they recognise repeated calls.
-    #[must_use]
-    pub fn idempotency_key(&self) -> &str {
-        &self.key
-    }
-
-    /// An output stream of the run, named `[a-z][a-z0-9_]*` with at most 40 bytes. The step is its
-    /// writer. What it writes is stored before the result of the step is recorded.
-    ///
-    /// # Errors
-    ///
-    /// [`OutputError::InvalidName`]; [`OutputError::Unavailable`] in a test of a workflow.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use aios_agents::prelude::*;
-    ///
-    /// async fn fetch(context: WorkflowContext, urls: Vec<String>) -> Result<usize, WorkflowError> {
-    ///     context
-    ///         .step_with("fetch", |step| {
-    ///             let urls = urls.clone();
-    ///             async move {
-    ///                 let fetched = step.stream("fetched")?;
-    ///                 for url in &urls {
-    ///                     // Readers of the stream see each address before the step has ended.
-    ///                     fetched.write(url)?;
-    ///                 }
-    ///                 Ok::<_, TaskError>(urls.len())
-    ///             }
-    ///         })
-    ///         .await
-    /// }
-    /// # let _ = fetch;
-    /// ```
-    pub fn stream(&self, name: &str) -> Result<OutputStream, OutputError> {
-        let mut opened = self.outputs.opened.lock();
-        if let Some((_, stream)) = opened.iter().find(|(known, _)| **known == *name) {
-            return Ok(stream.clone());
-        }
-        let hub = self.outputs.hub.as_ref();
-        let hub = hub.ok_or(OutputError::Unavailable { reason: "no runtime advances the run" })?;
-        let stream = hub.of_attempt(self.attempt).open(&self.run_id, name, &self.key)?;
-        opened.push((name.into(), stream.clone()));
-        Ok(stream)
-    }
-}
-
-/// The start of an attempt.
-pub(super) struct AttemptStart<'c> {
-    /// The run that the step belongs to.
-    shared: &'c SharedRun,
-    /// Number of the operation.
-    operation: u64,
-    /// Number of the attempt, from 1.
-    attempt: u32,
-    /// Set when the code gets a context, with which it can open output streams.
-    outputs: Option<&'c OnceCell<Arc<StepOutputs>>>,
-}
-
-impl AttemptStart<'_> {
-    /// The streams of this attempt, created when the code asks for a context: most steps have no
-    /// output.
-    fn outputs(&self) -> Arc<StepOutputs> {
-        let hub = self.shared.outputs().hub();
-        let new = || Arc::new(StepOutputs { hub: hub.cloned(), opened: Mutex::default() });
-        self.outputs.map_or_else(new, |outputs| Arc::clone(outputs.get_or_init(new)))
-    }
-
-    /// The context passed to the code.
-    pub(super) fn context(&self) -> StepContext {
-        StepContext {
-            attempt: self.attempt,
-            key: self.shared.key(self.operation).into(),
-            run_id: self.shared.run_id(),
-            outputs: self.outputs(),
-        }
-    }
-}
 
 /// A piece of code whose result is recorded once.
 ///
@@ -238,6 +90,8 @@ pub struct StepCall<'a, T> {
     name: Arc<str>,
     /// How far the call is.
     state: StepState,
+    /// Whether it has a timeout.
+    has_timeout: bool,
     /// Creates the code of an attempt. Called once for each.
     code: Box<dyn FnMut(AttemptStart<'_>) -> Attempt<'a> + Send + 'a>,
     /// The attempt that is running.
@@ -267,35 +121,8 @@ struct Running<'a> {
     waker: Waker,
     /// Entered while the code is polled.
     span: Span,
-}
-
-/// Wakes the code of a step only. The code of the workflow is woken by journal entries.
-struct StepWaker {
-    /// Weak, because the code may keep its waker for longer than the run is in memory.
-    shared: Weak<SharedRun>,
-    /// Number of the operation, to find the waker of its call.
-    operation: u64,
-    /// Whether the step was woken since its code was last polled.
-    woken: AtomicBool,
-}
-
-impl Wake for StepWaker {
-    fn wake(self: Arc<Self>) {
-        self.wake_by_ref();
-    }
-
-    fn wake_by_ref(self: &Arc<Self>) {
-        // It is noted already, and will be polled.
-        if self.woken.swap(true, Ordering::AcqRel) {
-            return;
-        }
-        let Some(shared) = self.shared.upgrade() else { return };
-        match Turn::current() {
-            Turn::Step(run) if run == shared.run() => shared.defer_step(self.operation),
-            Turn::Code(run) if run == shared.run() => shared.wake_step(self.operation),
-            _ => shared.signal_step(self.operation),
-        }
-    }
+    /// Whether its timeout elapses.
+    is_timed: bool,
 }
 
 impl<'a, T> StepCall<'a, T> {
@@ -340,7 +167,8 @@ impl<'a, T> StepCall<'a, T> {
             }
             Err(error) => (0, StepState::Refused(error)),
         };
-        Self { shared, operation, name, state, code, running: None, result: PhantomData }
+        let (has_timeout, running) = (false, None);
+        Self { shared, operation, name, state, has_timeout, code, running, result: PhantomData }
     }
 
     /// Sets the retry policy. The default is [`RetryPolicy::new`], five attempts.
@@ -405,7 +233,7 @@ impl<'a, T> StepCall<'a, T> {
             self.begin(number);
         }
         let Some(running) = &mut self.running else { return };
-        if !running.step_waker.woken.swap(false, Ordering::AcqRel) {
+        if !running.step_waker.take_wake() {
             return;
         }
         // Wakes that are deferred up to here are those of the workflow; those of the step's code, from
@@ -419,7 +247,7 @@ impl<'a, T> StepCall<'a, T> {
         };
         self.shared.skip_deferred();
         let outcome = match outcome {
-            Ok(Poll::Pending) => return,
+            Ok(Poll::Pending) => return self.set_timer(),
             Ok(Poll::Ready(outcome)) => outcome,
             Err(panic) => Err(panicked(&*panic)),
         };
@@ -427,27 +255,37 @@ impl<'a, T> StepCall<'a, T> {
         self.shared.step_ended(self.operation, outcome);
     }
 
+    /// Lets the timeout of the running attempt elapse, unless its work waits in a queue.
+    fn set_timer(&mut self) {
+        let Some(running) = self.running.as_mut().filter(|it| self.has_timeout && !it.is_timed)
+        else {
+            return;
+        };
+        if !running.step_waker.is_queued() {
+            running.is_timed = true;
+            self.shared.time_step(self.operation, running.step_waker.has_begun());
+        }
+    }
+
     /// Begins an attempt. A panic while its future is created is a failure of the attempt.
     fn begin(&mut self, number: u32) {
-        let shared = &*self.shared;
         let operation = self.operation;
-        let start = AttemptStart { shared, operation, attempt: number, outputs: None };
+        let step_waker = StepWaker::new(&self.shared, operation);
+        let (shared, waker) = (&*self.shared, &step_waker);
+        let start = AttemptStart { shared, operation, attempt: number, outputs: None, waker };
         let span = self.shared.step_span(self.operation, number);
         let _turn = Turn::Step(self.shared.run()).begin();
         let code = match catch_unwind(AssertUnwindSafe(|| span.in_scope(|| (self.code)(start)))) {
             Ok(code) => code,
             Err(panic) => Box::pin(std::future::ready(Err(panicked(&*panic)))),
         };
-        let shared = Arc::downgrade(&self.shared);
-        let operation = self.operation;
-        let step_waker = Arc::new(StepWaker { shared, operation, woken: AtomicBool::new(true) });
         let waker = Waker::from(Arc::clone(&step_waker));
-        self.running = Some(Running { number, code, step_waker, waker, span });
+        self.running = Some(Running { number, code, step_waker, waker, span, is_timed: false });
     }
 
     /// Keeps a wake that arrived while no waker was registered.
     fn keep_wake(&self) {
-        let is_woken = |running: &Running<'_>| running.step_waker.woken.load(Ordering::Acquire);
+        let is_woken = |running: &Running<'_>| running.step_waker.is_woken();
         if self.running.as_ref().is_some_and(is_woken) {
             self.shared.defer_step(self.operation);
         }
@@ -456,6 +294,7 @@ impl<'a, T> StepCall<'a, T> {
     /// Drops the running attempt, in the turn of the step.
     fn stop(&mut self) {
         let Some(running) = self.running.take() else { return };
+        running.step_waker.end();
         let _turn = (!self.shared.is_leaving()).then(|| Turn::Step(self.shared.run()).begin());
         drop(running);
     }
@@ -482,6 +321,7 @@ impl<T: DeserializeOwned> Future for StepCall<'_, T> {
                 std::mem::replace(&mut this.state, StepState::Asked)
         {
             let name = Arc::clone(&this.name);
+            this.has_timeout = timeout.is_some();
             this.shared.ask(this.operation, Request::Step { name, timeout, retry });
         }
         this.poll_attempt();
@@ -496,7 +336,7 @@ impl<T: DeserializeOwned> Future for StepCall<'_, T> {
             }),
             Err(failure) => {
                 let label = format!("step {:?} (operation {})", this.name, this.operation);
-                Err(WorkflowError::of_operation(failure, label))
+                Err(WorkflowError::of_operation(failure, this.operation, label))
             }
         })
     }
