@@ -15,7 +15,7 @@ use aios_agents::{
 use aios_broker::memory::MemoryBroker;
 use aios_core::{
     broker::{Broker, BrokerError},
-    store::{Append, StoreError},
+    store::{Append, PageRequest, RecordedEvent, RunFilter, Shard, StoreError},
 };
 use aios_tests::log::Logged;
 use serde_json::json;
@@ -225,14 +225,67 @@ async fn should_block_a_run_whose_journal_can_not_be_read() {
     append_to_run(&store, "r", "workflows.wait.timer_fired", json!("nonsense")).await;
     run.signal("other", &1).await.unwrap();
     assert_eq!(blocked(&run).await.code, "JOURNAL_UNREADABLE");
+    let blocks = async |run: &RunHandle| {
+        actions(run).await.iter().filter(|action| *action == "blocked").count()
+    };
+    // A request to cancel it, and an engine that could read it for a while.
+    run.cancel("hopeless").await.unwrap();
+    eventually("it is blocked again", || async { blocks(&run).await == 2 }).await;
+    let unblocked = json!({ "cancelling": true });
+    append_to_run(&store, "r", "workflows.wait.unblocked", unblocked).await;
+    run.signal("other", &2).await.unwrap();
+    eventually("it is blocked again", || async { blocks(&run).await == 3 }).await;
+    assert_eq!(blocked(&run).await.code, "JOURNAL_UNREADABLE");
     before.shutdown(PATIENCE).await.unwrap();
 
     let after = build().await.unwrap();
     let run = after.handle("r").await.unwrap();
+    run.signal("other", &3).await.unwrap();
     assert_eq!(blocked(&run).await.code, "JOURNAL_UNREADABLE");
     other.signal("go", &3).await.unwrap();
     let other = after.handle("other").await.unwrap();
     assert_eq!(result::<u32>(&other).await.unwrap(), 3);
+    assert_eq!(blocks(&run).await, 3, "each load finds the last block");
+}
+
+/// An engine reads the journals of many runs together when it starts.
+#[tokio::test(flavor = "multi_thread")]
+async fn should_block_only_the_run_whose_journal_can_not_be_read() {
+    const RUNS: usize = 100;
+    let inner = store();
+    let client = runtime(&inner).workflow("one_step", one_step).client_only();
+    let client = client.start().await.unwrap();
+    for number in 0..RUNS {
+        client.start("one_step", &()).id(format!("r{number}")).await.unwrap();
+    }
+    // One of the last to be read: the first ones are read alone.
+    let ids = (0..RUNS).map(|number| format!("r{number}"));
+    let last = ids.max_by_key(|id| Shard::of(id)).unwrap();
+    let log = inner.read_log(0, 1000).await.unwrap();
+    let is_last = |it: &&RecordedEvent| it.stream.run_id() == Some(&*last);
+    let spoiled = log.iter().find(is_last).unwrap().position;
+    let faulty = FaultyStore::new(Arc::clone(&inner));
+    faulty.spoil_everywhere([spoiled]);
+    // While a read takes this long, others are collected.
+    #[allow(clippy::disallowed_methods, reason = "the store is slow")]
+    faulty.on_call(|call| {
+        let pause = || Box::pin(tokio::time::sleep(Duration::from_millis(100)));
+        call.starts_with("read_stream").then(|| Fault::After(pause()))
+    });
+    let store: Arc<dyn Store> = faulty;
+    let engine = runtime(&store).workflow("one_step", one_step).start().await.unwrap();
+    let ended = async |status: &str| {
+        let page = inner.runs(&RunFilter::default(), &PageRequest::first(RUNS)).await.unwrap();
+        page.rows.iter().filter(|row| row.status.as_str() == status).count()
+    };
+    eventually("all runs are settled", || async {
+        ended("completed").await + ended("blocked").await == RUNS
+    })
+    .await;
+    assert_eq!(ended("blocked").await, 1);
+    let run = engine.handle(&last).await.unwrap();
+    assert_eq!(run.status().await.unwrap().status.as_str(), "blocked");
+    assert_eq!(engine.failure(), None);
 }
 
 /// An event under another workflow's name is not an event of this run.
@@ -288,7 +341,8 @@ async fn should_log_how_runs_end_and_that_the_store_is_back() {
     }
 }
 
-/// A cancellation that arrives from this process while the run is being blocked still takes effect.
+/// A cancellation that arrives from this process while the run is being blocked is kept. It came before the
+/// block, so another one ends the run.
 #[tokio::test(flavor = "multi_thread")]
 async fn should_receive_commands_while_it_is_being_blocked() {
     async fn panics(_: WorkflowContext, (): ()) -> Result<u32, WorkflowError> {
@@ -311,9 +365,11 @@ async fn should_receive_commands_while_it_is_being_blocked() {
     let runtime = runtime(&store).workflow("panics", panics).start().await.unwrap();
     let run = runtime.start("panics", &()).await.unwrap();
     handle.set(run.clone()).unwrap();
-    eventually("it is cancelled", || async {
-        run.status().await.unwrap().status.as_str() == "cancelled"
-    })
-    .await;
+    let has = async |status: &str| run.status().await.unwrap().status.as_str() == status;
+    eventually("it is blocked", || has("blocked")).await;
+    run.cancel("for good").await.unwrap();
+    eventually("it is cancelled", || has("cancelled")).await;
+    let error = run.result::<u32>().await.unwrap_err();
+    assert_eq!(error.failure().unwrap().message, "hopeless");
     runtime.shutdown(PATIENCE).await.unwrap();
 }

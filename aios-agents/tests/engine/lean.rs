@@ -11,8 +11,8 @@ use aios_broker::memory::MemoryBroker;
 use aios_core::{
     broker::Broker,
     store::{
-        AgentFilter, AgentRecord, Append, Appended, Checkpoints, EventStore, Lease, Leases,
-        OwnerId, Page, PageRequest, ReadModels, RecordedEvent, RunFilter, RunRecord, Shard,
+        AgentFilter, AgentRecord, Append, Appended, Checkpoint, Checkpoints, EventStore, Lease,
+        Leases, OwnerId, Page, PageRequest, ReadModels, RecordedEvent, RunFilter, RunRecord, Shard,
         StoreError, StreamId, TaskFilter, TaskRecord, WorkflowRecord,
     },
 };
@@ -123,6 +123,14 @@ impl Checkpoints for Lean {
 
     async fn save_checkpoint(&self, reader: &str, position: u64) -> Result<(), StoreError> {
         self.0.save_checkpoint(reader, position).await
+    }
+
+    async fn checkpoints(&self) -> Result<Vec<Checkpoint>, StoreError> {
+        self.0.checkpoints().await
+    }
+
+    async fn delete_checkpoint(&self, reader: &str) -> Result<bool, StoreError> {
+        self.0.delete_checkpoint(reader).await
     }
 }
 

@@ -147,9 +147,10 @@ async fn ended(run: &RunHandle) -> String {
 /// How a run may end whose data is small, and one whose data is too large.
 fn outcomes(place: &str) -> (&'static str, &'static str) {
     match place {
-        "step_error" | "step_retried" | "task_error" => ("LARGE", TOO_LARGE),
         // What remains of the reason fits.
-        "error" | "child_error" => ("LARGE", "LARGE"),
+        "step_error" | "step_retried" | "task_error" | "error" | "child_error" => {
+            ("LARGE", "LARGE")
+        }
         "task" | "emit" | "status" | "progress" | "version" | "child" => {
             ("OK", "blocked EVENT_TOO_LARGE")
         }
@@ -181,6 +182,28 @@ pub(crate) async fn takes_every_size(store: Arc<dyn Store>) {
     assert_eq!(wrong, Vec::<String>::new());
     assert_eq!(runtime.failure(), None);
     runtime.shutdown(PATIENCE).await.unwrap();
+}
+
+/// The reason of a block names what is too large, and the operation that it belongs to.
+#[tokio::test(flavor = "multi_thread")]
+async fn should_say_which_operation_is_too_large() {
+    let runtime = build(&memory(), &(Arc::new(MemoryBroker::new()) as _)).start().await.unwrap();
+    for (place, subject) in [
+        ("task", "the task of operation 1"),
+        ("emit", "event shop.order.placed of operation 1"),
+        ("status", "the status of operation 1"),
+        ("version", "the version of a change"),
+        ("child", "the child of operation 1"),
+        ("step", "the result of operation 1"),
+        ("task_result", "the result of operation 1"),
+        ("result", "the result"),
+    ] {
+        let order = Order { place: place.to_owned(), size: LIMIT * 3 };
+        let run = runtime.start("handles", &order).await.unwrap();
+        let error = result::<String>(&run).await.unwrap_err();
+        let message = &error.failure().unwrap().message;
+        assert!(message.contains(&format!("{subject} has ")), "{place}: {message}");
+    }
 }
 
 fn memory() -> Arc<dyn Store> {
@@ -237,8 +260,9 @@ async fn should_refuse_metadata_that_leaves_no_room() {
     let store: Arc<dyn Store> = Arc::new(MemoryStore::new());
     let runtime = build(&store, &(Arc::new(MemoryBroker::new()) as _)).start().await.unwrap();
     let with = |size: usize| {
-        let extra = [("tenant".to_owned(), json!(text(size)))].into_iter().collect();
-        Metadata { extra, ..Metadata::default() }
+        let mut metadata = Metadata::default();
+        metadata.extra.insert("tenant", &text(size)).unwrap();
+        metadata
     };
     let order = Order { place: "step".to_owned(), size: 10 };
     for size in [1, 1_000, 60_000] {

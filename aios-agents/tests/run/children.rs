@@ -266,6 +266,137 @@ async fn should_leave_a_child_running_if_requested() {
     assert_eq!(undone.load(Ordering::SeqCst), 0);
 }
 
+/// The children of compensations have to finish, also if the run is cancelled while it compensates
+/// after a failure.
+#[tokio::test(flavor = "multi_thread")]
+async fn should_not_cancel_the_children_of_the_compensations_of_a_failure() {
+    async fn failing(context: WorkflowContext, (): ()) -> Result<u32, WorkflowError> {
+        context.compensate("undo", |context| async move {
+            let child = context.child::<u32>("undo", &()).id("undo");
+            let seen = async {
+                context.signal::<()>("look").await?;
+                context.run("seen", || async {}).await
+            };
+            let (undone, seen) = futures_util::future::join(child, seen).await;
+            undone.and(seen)
+        });
+        Err(WorkflowError::failed(Failure::new("SOLD_OUT", "nothing is left")))
+    }
+    async fn undo(context: WorkflowContext, (): ()) -> Result<u32, WorkflowError> {
+        context.signal("done").await
+    }
+    for restarts in [false, true] {
+        let store = store();
+        let build = || runtime(&store).workflow("failing", failing).workflow("undo", undo).start();
+        let mut runtime = build().await.unwrap();
+        let mut run = runtime.start("failing", &()).id("p").await.unwrap();
+        eventually("it compensates", || async { runtime.handle("undo").await.is_ok() }).await;
+        run.cancel("enough").await.unwrap();
+        run.signal("look", &()).await.unwrap();
+        eventually("it has seen the request", || async {
+            actions(&run).await.contains(&"step_completed".to_owned())
+        })
+        .await;
+        if restarts {
+            runtime.shutdown(Duration::from_secs(5)).await.unwrap();
+            runtime = build().await.unwrap();
+            run = runtime.handle("p").await.unwrap();
+        }
+        let undo = runtime.handle("undo").await.unwrap();
+        assert_eq!(undo.status().await.unwrap().status.as_str(), "running");
+        undo.signal("done", &1).await.unwrap();
+        let error = result::<u32>(&run).await.unwrap_err();
+        assert_eq!(error.code(), "SOLD_OUT");
+        assert_eq!(error.failure().unwrap().details, serde_json::Value::Null);
+        assert_eq!(result::<u32>(&undo).await.unwrap(), 1);
+    }
+}
+
+/// A compensation drops the call of its child, in a run that was cancelled.
+#[tokio::test(flavor = "multi_thread")]
+async fn should_cancel_a_child_whose_call_a_compensation_drops() {
+    async fn undoing(context: WorkflowContext, (): ()) -> Result<u32, WorkflowError> {
+        context.compensate("undo", |context| async move {
+            let child = context.child::<u32>("kid", &1).cancel_when_dropped();
+            select! {
+                _ = child => {}
+                _ = context.signal::<()>("go") => {}
+            }
+            Ok(())
+        });
+        context.signal("never").await
+    }
+    let (store, undone) = (store(), Arc::default());
+    let builder = family(&store, &undone).workflow("undoing", undoing);
+    let runtime = builder.start().await.unwrap();
+    let run = runtime.start("undoing", &()).await.unwrap();
+    run.cancel("enough").await.unwrap();
+    all_kids(&store, "running", 1).await;
+    run.signal("go", &()).await.unwrap();
+    assert!(matches!(result::<u32>(&run).await, Err(RunError::Cancelled { .. })));
+    all_kids(&store, "cancelled", 1).await;
+}
+
+/// Leaves a child that survives its cancellation when it gets a signal.
+async fn leaving(context: WorkflowContext, (): ()) -> Result<u32, WorkflowError> {
+    let child = context.child::<u32>("kid", &1).leave_running().cancel_when_dropped();
+    select! {
+        _ = child => {}
+        _ = context.signal::<()>("go") => {}
+    }
+    Ok(7)
+}
+
+/// A child that survives the cancellation of its parent ends when its call is dropped for another
+/// reason.
+#[tokio::test(flavor = "multi_thread")]
+async fn should_cancel_a_dropped_child_that_may_outlive_its_parent() {
+    let (store, undone) = (store(), Arc::default());
+    let builder = family(&store, &undone).workflow("leaving", leaving);
+    let runtime = builder.start().await.unwrap();
+    let run = runtime.start("leaving", &()).await.unwrap();
+    all_kids(&store, "running", 1).await;
+    run.cancel("enough").await.unwrap();
+    assert!(matches!(result::<u32>(&run).await, Err(RunError::Cancelled { .. })));
+    all_kids(&store, "running", 1).await;
+
+    let run = runtime.start("leaving", &()).await.unwrap();
+    all_kids(&store, "running", 2).await;
+    run.signal("go", &()).await.unwrap();
+    assert_eq!(result::<u32>(&run).await.unwrap(), 7);
+    all_kids(&store, "cancelled", 1).await;
+    all_kids(&store, "running", 1).await;
+}
+
+/// The call of such a child is dropped before a start of it has succeeded.
+#[tokio::test(flavor = "multi_thread")]
+async fn should_end_without_a_dropped_child_that_may_outlive_its_parent() {
+    let faulty = FaultyStore::new(store());
+    faulty.on_append(|append| {
+        let is_kid = append.events.iter().any(|event| event.event_type.entity() == "kid");
+        let refuses = is_kid && holds(append, "started");
+        refuses.then(|| Fault::Refuse(store_unavailable()))
+    });
+    let (undone, store): (_, Arc<dyn Store>) = (Arc::default(), Arc::clone(&faulty) as _);
+    let backoff = Backoff::new(Duration::from_millis(10), Duration::from_millis(50));
+    let options = EngineOptions::new().with_backoff(backoff);
+    let builder = family(&store, &undone).engine_options(options).workflow("leaving", leaving);
+    let runtime = builder.start().await.unwrap();
+    let run = runtime.start("leaving", &()).await.unwrap();
+    eventually("the start is recorded", || async {
+        actions(&run).await.contains(&"child_started".to_owned())
+    })
+    .await;
+    run.signal("go", &()).await.unwrap();
+    eventually("the signal is taken", || async {
+        actions(&run).await.contains(&"signaled".to_owned())
+    })
+    .await;
+    faulty.heal();
+    assert_eq!(result::<u32>(&run).await.unwrap(), 7);
+    assert_eq!(kids(&store, "running").await, 0);
+}
+
 /// A child whose call lost a race is still a child.
 #[tokio::test(flavor = "multi_thread")]
 async fn should_cancel_a_child_whose_call_was_dropped() {
@@ -431,6 +562,27 @@ async fn should_cancel_a_child_whose_start_by_a_previous_engine_is_delayed() {
     all_kids(&store, "cancelled", 1).await;
 }
 
+/// A parent learns at once that a child has ended which was cancelled while it was blocked.
+#[tokio::test(flavor = "multi_thread")]
+async fn should_tell_a_parent_of_the_end_of_a_child_that_was_blocked() {
+    async fn waits(context: WorkflowContext, (): ()) -> Result<u32, WorkflowError> {
+        context.child("breaks", &()).id("c").await
+    }
+    async fn breaks(_: WorkflowContext, (): ()) -> Result<u32, WorkflowError> {
+        panic!("out of order")
+    }
+    let options = EngineOptions::new().with_child_poll_interval(Duration::from_secs(3600));
+    let builder = runtime(&store()).engine_options(options);
+    let runtime = builder.workflow("waits", waits).workflow("breaks", breaks).start().await;
+    let runtime = runtime.unwrap();
+    let parent = runtime.start("waits", &()).await.unwrap();
+    let child = || async { runtime.handle("c").await.ok()?.status().await.ok() };
+    let is_blocked = || async { child().await.is_some_and(|it| it.status.as_str() == "blocked") };
+    eventually("the child is blocked", is_blocked).await;
+    runtime.handle("c").await.unwrap().cancel("enough").await.unwrap();
+    assert!(result::<u32>(&parent).await.is_err());
+}
+
 /// A child whose start is in the journal is started, although its call was dropped before that succeeded.
 #[tokio::test(flavor = "multi_thread")]
 async fn should_start_a_child_whose_call_was_dropped_before_a_failed_start_is_repeated() {
@@ -480,10 +632,10 @@ async fn should_start_a_child_whose_call_was_dropped_before_a_failed_start_is_re
     }
 }
 
-/// A run whose compensation panics ends, and not before the child that its code has dropped is asked to
-/// end too.
+/// A run whose compensation panics is blocked, and not before the child that its code has dropped is asked
+/// to end too. Cancelled again, it ends.
 #[tokio::test(flavor = "multi_thread")]
-async fn should_ask_a_dropped_child_to_end_before_a_run_ends_without_its_code() {
+async fn should_ask_a_dropped_child_to_end_before_a_cancelled_run_is_blocked() {
     async fn breaking(context: WorkflowContext, (): ()) -> Result<u32, WorkflowError> {
         context.compensate("break", |_| async { panic!("out of order") });
         let dropped = context.child::<u32>("kid", &1).id("dropped").cancel_when_dropped();
@@ -509,10 +661,15 @@ async fn should_ask_a_dropped_child_to_end_before_a_run_ends_without_its_code() 
     run.cancel("enough").await.unwrap();
     all_kids(&store, "cancelled", 1).await;
     let waiting = tokio::time::timeout(Duration::from_millis(300), run.result::<u32>()).await;
-    assert!(waiting.is_err(), "it must not end before: {waiting:?}");
+    assert!(waiting.is_err(), "it must not be blocked before: {waiting:?}");
     faulty.heal();
-    assert!(matches!(result::<u32>(&run).await, Err(RunError::Cancelled { .. })));
+    assert!(matches!(result::<u32>(&run).await, Err(RunError::Blocked { .. })));
     all_kids(&store, "cancelled", 2).await;
+    run.cancel("for good").await.unwrap();
+    eventually("it is cancelled", || async {
+        run.status().await.unwrap().status.as_str() == "cancelled"
+    })
+    .await;
 }
 
 /// Children of a run whose code no longer fits are cancelled with it.
@@ -571,6 +728,58 @@ async fn should_end_for_a_child_result_of_any_size() {
         }
     }
     assert!(failed > 0);
+}
+
+/// A child ends while the journal of its parent can't be read, and the other way round.
+#[tokio::test(flavor = "multi_thread")]
+async fn should_continue_for_others_if_the_journal_of_a_parent_or_a_child_can_not_be_read() {
+    async fn asks(context: WorkflowContext, (): ()) -> Result<u32, WorkflowError> {
+        context.child("gives", &()).id("kid").await
+    }
+    async fn gives(context: WorkflowContext, (): ()) -> Result<u32, WorkflowError> {
+        context.signal("number").await
+    }
+    for spoiled in ["runs/p", "runs/kid"] {
+        let inner = store();
+        let faulty = FaultyStore::new(Arc::clone(&inner));
+        let shared: Arc<dyn Store> = Arc::clone(&faulty) as _;
+        let options = EngineOptions::new()
+            .with_lease_time(Duration::from_secs(15))
+            .with_child_poll_interval(Duration::from_millis(50));
+        let builder = runtime(&shared).engine_options(options);
+        let builder = builder.workflow("asks", asks).workflow("gives", gives);
+        let runtime = builder.start().await.unwrap();
+        let run = runtime.start("asks", &()).id("p").await.unwrap();
+        eventually("the child runs", || async { runtime.handle("kid").await.is_ok() }).await;
+        let kid = runtime.handle("kid").await.unwrap();
+        let log = inner.read_log(0, 1000).await.unwrap();
+        let first = log.iter().find(|it| it.stream.as_str() == spoiled).unwrap().position;
+        faulty.spoil_everywhere([first]);
+        let stream = spoiled.parse().unwrap();
+        faulty.take_streams();
+        if spoiled == "runs/p" {
+            kid.signal("number", &5).await.unwrap();
+        }
+        eventually("it is read", || async { faulty.take_streams().contains(&stream) }).await;
+        let other = runtime.start("gives", &()).id("other").await.unwrap();
+        other.signal("number", &6).await.unwrap();
+        assert_eq!(result::<u32>(&other).await.unwrap(), 6);
+        assert_eq!(runtime.failure(), None, "{spoiled}");
+
+        faulty.spoil([]);
+        if spoiled == "runs/kid" {
+            kid.signal("number", &5).await.unwrap();
+        }
+        for blocked in [&kid, &run] {
+            // Fails if it has ended.
+            drop(blocked.resume().await);
+        }
+        eventually("the parent continues", || async {
+            run.status().await.unwrap().status.as_str() == "completed"
+        })
+        .await;
+        assert_eq!(result::<u32>(&run).await.unwrap(), 5, "{spoiled}");
+    }
 }
 
 /// The id of a child that will be started may already belong to an unrelated run.

@@ -10,6 +10,7 @@ use std::{
 
 use aios_agents::prelude::*;
 use aios_core::{
+    catalog::workflow::Started,
     event::Event,
     store::{Append, EventStoreExt},
 };
@@ -30,6 +31,65 @@ async fn collect(context: WorkflowContext, mut taken: Vec<u32>) -> Result<Vec<u3
     match taken.len() == ROUNDS as usize {
         true => Ok(taken),
         false => Err(WorkflowError::continue_as_new(&taken)),
+    }
+}
+
+/// Children of earlier rounds are cancelled with the last one.
+#[tokio::test(flavor = "multi_thread")]
+async fn should_cancel_the_children_of_all_runs_of_a_chain() {
+    const LAST: u32 = 3;
+    async fn rounds(context: WorkflowContext, round: u32) -> Result<u32, WorkflowError> {
+        if round == LAST {
+            return context.signal("never").await;
+        }
+        let child = context.child::<u32>("kid", &round).id(format!("kid{round}"));
+        let left = context.child::<u32>("kid", &round).id(format!("left{round}")).leave_running();
+        select! {
+            _ = child => {}
+            _ = left => {}
+            _ = context.signal::<()>("go") => {}
+        }
+        Err(WorkflowError::continue_as_new(&(round + 1)))
+    }
+    async fn kid(context: WorkflowContext, _: u32) -> Result<u32, WorkflowError> {
+        context.signal("number").await
+    }
+    for restarts in [false, true] {
+        let store = store();
+        let build = || runtime(&store).workflow("rounds", rounds).workflow("kid", kid).start();
+        let mut runtime = build().await.unwrap();
+        let mut run = runtime.start("rounds", &0).id("r").await.unwrap();
+        for round in 0..LAST {
+            for kind in ["kid", "left"] {
+                let id = format!("{kind}{round}");
+                eventually("it runs", || async { runtime.handle(&id).await.is_ok() }).await;
+            }
+            if round == LAST - 1 {
+                let first = runtime.handle("kid0").await.unwrap();
+                first.signal("number", &7).await.unwrap();
+                assert_eq!(result::<u32>(&first).await.unwrap(), 7);
+            }
+            run.signal("go", &()).await.unwrap();
+        }
+        eventually("the last round runs", || async {
+            run.status().await.unwrap().id.ends_with("~r4")
+        })
+        .await;
+        if restarts {
+            runtime.shutdown(Duration::from_secs(5)).await.unwrap();
+            runtime = build().await.unwrap();
+            run = runtime.handle("r").await.unwrap();
+        }
+        let started: Started = run.journal(0, 1).await.unwrap()[0].event.data().unwrap();
+        let listed: Vec<_> = started.children.iter().map(|child| &*child.run_id).collect();
+        assert_eq!(listed, ["kid1", "kid2"], "those that have not ended");
+        run.cancel("enough").await.unwrap();
+        assert!(matches!(result::<u32>(&run).await, Err(RunError::Cancelled { .. })));
+        for (id, status) in [("kid1", "cancelled"), ("kid2", "cancelled"), ("left1", "running")] {
+            let kid = runtime.handle(id).await.unwrap();
+            eventually(id, || async { kid.status().await.unwrap().status.as_str() == status })
+                .await;
+        }
     }
 }
 

@@ -4,7 +4,8 @@
 use std::{sync::Arc, time::Duration};
 
 use aios_agents::prelude::*;
-use aios_core::clock::VirtualClock;
+use aios_core::{clock::VirtualClock, store::EventStore};
+use aios_tests::log::Logged;
 
 use crate::support::{
     faulty::{Fault, FaultyStore, store_refuses, store_unavailable},
@@ -45,6 +46,38 @@ async fn should_hear_of_the_end_of_a_run_elsewhere_without_polling() {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     assert_eq!(waiting.await.unwrap().unwrap(), 4);
+}
+
+/// Less time passes for the client than the interval between two polls.
+#[allow(clippy::disallowed_methods, reason = "a test lets real tasks run")]
+#[tokio::test(flavor = "multi_thread")]
+async fn should_hear_of_the_end_of_a_run_beside_events_that_can_not_be_read() {
+    let clock = VirtualClock::new(Timestamp::now());
+    let (engine, client, faulty) = harness(Some(clock.clone())).await;
+    for _ in 0..2 {
+        let run = engine.start("signaled", &()).await.unwrap();
+        let waiting = client.handle(run.id()).await.unwrap();
+        let waiting = tokio::spawn(async move { result::<u32>(&waiting).await });
+        let listens = faulty.count("wait_for");
+        eventually("the client listens", || async { faulty.count("wait_for") > listens }).await;
+        // The signal.
+        faulty.spoil([faulty.head().await.unwrap() + 1]);
+        run.signal("go", &4).await.unwrap();
+        assert_eq!(result::<u32>(&run).await.unwrap(), 4);
+        for _ in 0..30 {
+            clock.advance(Duration::from_millis(30));
+            // A busy machine gets more time to keep up.
+            for _ in 0..10 {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+                if waiting.is_finished() {
+                    break;
+                }
+            }
+        }
+        faulty.spoil([]);
+        assert!(waiting.is_finished(), "it does not wait for the next poll");
+        assert_eq!(waiting.await.unwrap().unwrap(), 4);
+    }
 }
 
 /// Many waiting callers cost no more than one.
@@ -127,4 +160,18 @@ async fn should_say_that_the_runtime_is_closed_to_callers_that_wait() {
     assert_eq!(waiting.await.unwrap().unwrap_err().code(), "RUNTIME_CLOSED");
     assert_eq!(run.status().await.unwrap_err().code(), "RUNTIME_CLOSED");
     assert_eq!(run.cancel("late").await.unwrap_err().code(), "RUNTIME_CLOSED");
+}
+
+/// A signal may be accepted after the last wait of the code.
+#[tokio::test]
+async fn should_log_signals_that_a_completed_run_has_not_received() {
+    let logged = Logged::here();
+    let runtime = runtime(&store()).workflow("signaled", signaled).start().await.unwrap();
+    let run = runtime.start("signaled", &()).await.unwrap();
+    for (name, number) in [("other", 1), ("other", 2), ("go", 3)] {
+        run.signal(name, &number).await.unwrap();
+    }
+    assert_eq!(result::<u32>(&run).await.unwrap(), 3);
+    let lines = logged.lines(&["without receiving all of its signals", "signals=2", run.id()]);
+    assert_eq!(lines.len(), 1, "{lines:?}");
 }

@@ -8,8 +8,8 @@ use std::{
     time::Duration,
 };
 
-use aios_agents::{prelude::*, workflow::StepContext};
-use aios_core::BoxFuture;
+use aios_agents::{prelude::*, runtime::EngineOptions, workflow::StepContext};
+use aios_core::{BoxFuture, clock::VirtualClock};
 use serde_json::{Value, json};
 use tokio::sync::Semaphore;
 use uuid::Uuid;
@@ -97,6 +97,119 @@ async fn should_retry_a_run_from_its_failed_operation() {
         );
         assert_eq!(last.retry("more").await.unwrap_err().code(), "RUN_NOT_FAILED");
         assert_eq!(run.retry("last").await.unwrap_err().code(), "RUN_EXISTS");
+    }
+}
+
+/// Pays between two operations that fail alike: the first failure is handled.
+#[tokio::test(flavor = "multi_thread")]
+async fn should_retry_the_operation_with_which_the_run_failed() {
+    let paid = Arc::<AtomicU32>::default();
+    let counted = Arc::clone(&paid);
+    let orders = move |context: WorkflowContext, last: String| {
+        let paid = Arc::clone(&counted);
+        async move {
+            let sold_out = |name: &str| {
+                context.step(name, || async {
+                    let failure = Failure::new("SOLD_OUT", "nothing is left");
+                    Err::<u32, _>(TaskError::terminal(failure))
+                })
+            };
+            if last != "mapped" {
+                sold_out("first shop").await.unwrap_err();
+            }
+            context.run("pay", || async { paid.fetch_add(1, Ordering::SeqCst) }).await?;
+            let approval = context.signal::<u32>("approval").timeout(Duration::from_millis(1));
+            match &*last {
+                "step" => sold_out("last shop").await,
+                "signal" => approval.await,
+                // An error of its own has no operation.
+                _ => {
+                    let failure = approval.await.unwrap_err().failure().cloned().unwrap();
+                    Err(WorkflowError::failed(failure))
+                }
+            }
+        }
+    };
+    let runtime = runtime(&store()).workflow("orders", orders).start().await.unwrap();
+    for last in ["step", "signal", "mapped"] {
+        paid.store(0, Ordering::SeqCst);
+        let run = runtime.start("orders", last).id(last).await.unwrap();
+        let code = if last == "step" { "SOLD_OUT" } else { "SIGNAL_TIMEOUT" };
+        assert_eq!(result::<u32>(&run).await.unwrap_err().code(), code);
+        let again = run.retry(format!("{last} again")).await.unwrap();
+        assert_eq!(result::<u32>(&again).await.unwrap_err().code(), code);
+        assert_eq!(paid.load(Ordering::SeqCst), 1, "{last}: paid once");
+    }
+}
+
+/// Answers only while the test permits it.
+#[derive(Clone, Default)]
+struct Permitted(Arc<AtomicBool>);
+
+impl Agent for Permitted {
+    type Parameters = u64;
+    type Output = u64;
+
+    async fn process_task(&self, _: &TaskContext, number: u64) -> Result<u64, TaskError> {
+        match self.0.load(Ordering::SeqCst) {
+            true => Ok(number),
+            false => std::future::pending().await,
+        }
+    }
+}
+
+/// A copy begins again what was open: the deadlines of the copied run may have passed.
+#[tokio::test(flavor = "multi_thread")]
+async fn should_give_the_open_operations_of_a_copy_their_whole_time() {
+    const HOUR: Duration = Duration::from_secs(3600);
+    let permitted = Permitted::default();
+    let is_fixed = Arc::clone(&permitted.0);
+    let orders = move |context: WorkflowContext, (): ()| {
+        let is_fixed = Arc::clone(&is_fixed);
+        async move {
+            let answer = context.task::<u64>("slow", &1).total_timeout(HOUR);
+            let approval = context.signal::<u64>("approval").timeout(HOUR);
+            let early = context.signal::<u64>("early").timeout(HOUR);
+            let fails = context.step("fails", || async {
+                match is_fixed.load(Ordering::SeqCst) {
+                    true => Ok(()),
+                    false => Err(TaskError::terminal(Failure::new("BROKEN", "out of order"))),
+                }
+            });
+            let all = futures_util::future::try_join4(answer, approval, early, fails);
+            let guarded = async { all.await.map(|(one, two, three, ())| one + two + three) };
+            select! {
+                sum = guarded => sum,
+                slept = context.sleep(HOUR) => slept.map(|()| 0),
+            }
+        }
+    };
+    let clock = VirtualClock::new(Timestamp::now());
+    let options = EngineOptions::new().with_lease_time(HOUR * 10_000);
+    let runtime = runtime(&store())
+        .engine_options(options)
+        .clock(Arc::new(clock.clone()))
+        .agent("slow", permitted.clone())
+        .workflow("orders", orders)
+        .start()
+        .await
+        .unwrap();
+    let run = runtime.start("orders", &()).id("r").signal("early", &4).await.unwrap();
+    assert_eq!(result::<u64>(&run).await.unwrap_err().code(), "BROKEN");
+    clock.advance(HOUR * 2);
+    permitted.0.store(true, Ordering::SeqCst);
+    for (copy, id) in [("retry", "again"), ("fork", "forked")] {
+        let copied = match copy {
+            "retry" => run.retry(id).await.unwrap(),
+            _ => run.fork(4, id).await.unwrap(),
+        };
+        let actions = async || actions(&copied).await;
+        eventually("it waits for the approval", || async {
+            actions().await.contains(&"task_completed".to_owned())
+        })
+        .await;
+        copied.signal("approval", &2).await.unwrap();
+        assert_eq!(result::<u64>(&copied).await.unwrap(), 7, "{copy}: {:?}", actions().await);
     }
 }
 

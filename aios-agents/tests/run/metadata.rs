@@ -49,7 +49,8 @@ fn assert_of_run(recorded: &RecordedEvent, run_id: &str) {
     assert_eq!(metadata.run_id.as_deref(), Some(run_id), "{event_type}");
     assert_eq!(metadata.correlation_id.as_deref(), Some("req-7"), "{event_type}");
     assert_eq!(metadata.user_id.as_deref(), Some("ada"), "{event_type}");
-    assert_eq!(metadata.extra.get("tenant"), Some(&"t1".into()), "{event_type}");
+    let tenant = metadata.extra.value("tenant").unwrap();
+    assert_eq!(tenant.decode::<String>().unwrap(), "t1", "{event_type}");
     let is_caused = event_type.action() != "step_completed" && event_type.action() != "started";
     assert!(metadata.causation_id.is_some() || !is_caused, "{event_type}");
 }
@@ -67,13 +68,13 @@ async fn check(store: Arc<dyn Store>) {
         .start()
         .await
         .unwrap();
-    let metadata = Metadata {
+    let mut metadata = Metadata {
         correlation_id: Some("req-7".into()),
         user_id: Some("ada".into()),
         traceparent: Some(TRACE.into()),
-        extra: [("tenant".to_owned(), "t1".into())].into(),
         ..Metadata::default()
     };
+    metadata.extra.insert("tenant", "t1").unwrap();
     let run = runtime.start("parent", &1_u64).id("r1").metadata(metadata).await.unwrap();
     run.signal("go", &5_u64).await.unwrap();
     assert_eq!(result::<u64>(&run).await.unwrap(), 7);
@@ -156,6 +157,44 @@ async fn should_name_run_correlation_and_trace_in_every_event_in_memory() {
 #[tokio::test(flavor = "multi_thread")]
 async fn should_name_run_correlation_and_trace_in_every_event_on_sqlite() {
     check(sqlite().await).await;
+}
+
+/// The metadata of a copied event is used to start a run, and to emit an event.
+#[tokio::test(flavor = "multi_thread")]
+async fn should_publish_the_events_of_a_run_that_has_the_metadata_of_a_copy() {
+    async fn tells(context: WorkflowContext, read: Metadata) -> Result<u32, WorkflowError> {
+        let mut event = Event::new("tales.tale.told".parse()?, "teller", &7)?;
+        event.metadata_mut().extra = read.extra;
+        context.emit(event)?;
+        context.run("one", || async { 1 }).await
+    }
+    let broker: Arc<dyn Broker> = Arc::new(MemoryBroker::new());
+    let group = Subscription::group(Group::new("watch").unwrap(), ["#".parse().unwrap()]);
+    let mut heard = broker.subscribe(group).await.unwrap();
+    let builder = crate::support::workflows::runtime(&store()).broker(Arc::clone(&broker));
+    let runtime = builder.workflow("tells", tells).start().await.unwrap();
+    let run = runtime.start("tells", &Metadata::default()).id("r").await.unwrap();
+    assert_eq!(result::<u32>(&run).await.unwrap(), 1);
+    let fork = run.fork(2, "fork").await.unwrap();
+    assert_eq!(result::<u32>(&fork).await.unwrap(), 1);
+    let journal = fork.journal(0, 100).await.unwrap();
+    let copied = journal.iter().find(|it| it.event.event_type.action() == "told").unwrap();
+    let metadata = Metadata::clone(&copied.event.metadata);
+    assert!(metadata.extra.contains("copy_of"), "{metadata:?}");
+
+    let again = runtime.start("tells", &metadata).metadata(metadata.clone()).id("again");
+    assert_eq!(result::<u32>(&again.await.unwrap()).await.unwrap(), 1);
+    let mut seen = Vec::new();
+    while !seen.contains(&"completed".to_owned()) {
+        let delivery =
+            tokio::time::timeout(PATIENCE, heard.next()).await.unwrap().unwrap().unwrap();
+        let event = &delivery.event;
+        if event.metadata.run_id.as_deref() == Some("again") {
+            seen.push(event.event_type.action().to_owned());
+        }
+        delivery.ack().await.unwrap();
+    }
+    assert_eq!(seen, ["started", "told", "completed"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -6,7 +6,7 @@
 
 use aios_core::{
     event::Pattern,
-    store::{EventStore, RecordedEvent, StoreError},
+    store::{EventStore, RecordedEvent, StoreError, StreamId},
 };
 
 use super::Engine;
@@ -74,6 +74,28 @@ pub(crate) async fn read_range<S: EventStore + ?Sized>(
         }
     }
     Ok(range)
+}
+
+/// Reads the first events of streams, in their order. An unreadable event hides only its own stream.
+pub(crate) async fn read_starts<S: EventStore + ?Sized>(
+    store: &S,
+    streams: &[StreamId],
+    limit: usize,
+) -> Vec<Result<Vec<RecordedEvent>, StoreError>> {
+    let mut starts = Vec::with_capacity(streams.len());
+    let mut parts = vec![streams];
+    while let Some(part) = parts.pop() {
+        match store.read_streams(part, limit).await {
+            Ok(found) => starts.extend(found.into_iter().map(Ok)),
+            Err(error) if is_unreadable(&error) && part.len() > 1 => {
+                let (first, second) = part.split_at(part.len() / 2);
+                // The first half is read first.
+                parts.extend([second, first]);
+            }
+            Err(error) => starts.extend(part.iter().map(|_| Err(error.clone()))),
+        }
+    }
+    starts
 }
 
 /// Whether an error concerns single rows, so that others may be readable.

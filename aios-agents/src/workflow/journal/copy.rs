@@ -7,9 +7,8 @@
 
 use aios_core::{
     agent::TaskId,
-    event::{Event, EventId, Metadata},
+    event::{Event, EventError, EventId, Metadata},
 };
-use serde_json::Value;
 
 use super::{ChildStarted, DrawnFrom, Entry, Seed};
 use crate::workflow::run_id;
@@ -18,13 +17,18 @@ use crate::workflow::run_id;
 const COPY_OF: &str = "copy_of";
 
 /// Marks an event as a copy, which is not published again.
-pub(crate) fn mark_copy(metadata: &mut Metadata, original: &EventId) {
-    metadata.extra.insert(COPY_OF.to_owned(), Value::String(original.to_string()));
+pub(crate) fn mark_copy(metadata: &mut Metadata, original: &EventId) -> Result<(), EventError> {
+    metadata.extra.insert(COPY_OF, original)
+}
+
+/// Removes the mark of a copy from metadata that was read from one, for an event that is none.
+pub(crate) fn unmark_copy(metadata: &mut Metadata) {
+    metadata.extra.remove(COPY_OF);
 }
 
 /// Whether an event was copied from the journal of another run.
 pub(crate) fn is_copy(event: &Event) -> bool {
-    event.metadata.extra.contains_key(COPY_OF)
+    event.metadata.extra.contains(COPY_OF)
 }
 
 /// Copies the journal of a run as the beginning of a new run.
@@ -52,6 +56,7 @@ impl Fork<'_> {
                 started.parent = None;
                 started.predecessor = None;
                 started.first_run_id = None;
+                started.children = Vec::new();
                 self.inherit(&mut started.draws, seed);
             }
             Entry::ChildStarted(child) => self.rename(child),

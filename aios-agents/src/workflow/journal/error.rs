@@ -7,7 +7,10 @@ use aios_core::{
     store::{RunStatus, StoreError},
 };
 
-use crate::{suggest::hint, workflow::InvalidRunId};
+use crate::{
+    suggest::hint,
+    workflow::{InvalidRunId, engine::is_unreadable},
+};
 
 /// Errors of reading or writing a journal.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -40,6 +43,15 @@ impl JournalError {
     pub(crate) fn is_retryable(&self) -> bool {
         match self {
             Self::Store(error) => error.is_retryable(),
+            _ => false,
+        }
+    }
+
+    /// Whether the journal can't be read, so that its run is blocked.
+    pub(crate) fn is_unreadable(&self) -> bool {
+        match self {
+            Self::Event(_) => true,
+            Self::Store(error) => is_unreadable(error),
             _ => false,
         }
     }

@@ -26,7 +26,7 @@ use aios_core::{
     },
 };
 
-use super::{Codec, Continued, Entry, JournalError, Signaled, Started};
+use super::{Codec, Continued, Entry, JournalError, Signaled, Started, unmark_copy};
 use crate::{
     counting_store::CountingStore,
     output::Hub,
@@ -501,9 +501,10 @@ fn choose(rows: Vec<RunRecord>) -> Option<RunRecord> {
 
 /// Metadata of the start of a run. The run id is the default correlation id.
 ///
-/// The address for replies and the incarnation of another run belong to the request alone, and are left
-/// out.
-fn start_metadata(given: Metadata, run_id: &str) -> Metadata {
+/// The address for replies, the incarnation of another run and the mark of a copied event belong to what
+/// the metadata was taken from, and are left out.
+fn start_metadata(mut given: Metadata, run_id: &str) -> Metadata {
+    unmark_copy(&mut given);
     let run_id: Arc<str> = run_id.into();
     let correlation_id = given.correlation_id.or_else(|| Some(Arc::clone(&run_id)));
     Metadata { correlation_id, run_id: Some(run_id), reply_to: None, incarnation: None, ..given }

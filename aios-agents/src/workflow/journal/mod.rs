@@ -25,16 +25,16 @@ pub use aios_core::{
     agent::TaskCancelled,
     catalog::workflow::{
         Blocked, CancelRequested, ChildEnded, ChildStarted, Completed, Continued, DrawnFrom,
-        EventEmitted, Failed, Moved, OperationFailed, Parent, Predecessor, RetryScheduled, Seed,
-        SignalAwaited, Signaled, Started, StatusSet, StepCompleted, TimerFired, TimerStarted,
-        Unblocked, VersionMarked,
+        EventEmitted, Failed, InheritedChild, Moved, OperationFailed, Parent, Predecessor,
+        RetryScheduled, Seed, SignalAwaited, Signaled, Started, StatusSet, StepCompleted,
+        TimerFired, TimerStarted, Unblocked, VersionMarked,
     },
 };
 
 pub use self::entry::{AgentEvent, Entry};
 pub(crate) use self::{
     codec::{Codec, Record, decode},
-    copy::{Fork, is_copy, mark_copy},
+    copy::{Fork, is_copy, mark_copy, unmark_copy},
     error::JournalError,
     journals::{Journals, NOT_CONTINUED},
     same::is_same,

@@ -10,6 +10,10 @@
 //! The cut is the first entry of the operation or of a later one. Operations are numbered in the order
 //! of their requests, so everything from there on may depend on it.
 //!
+//! A task, a timer, a step or a wait for a signal that has not ended in the copy is left out altogether.
+//! The new run requests it again: the deadlines of the copied run may have passed, and its tasks belong to
+//! its agents.
+//!
 //! A child with an id of its own that has not ended by the cut belongs to the copied run. The new run asks
 //! for another one, under the id that its code chooses.
 //!
@@ -34,8 +38,11 @@ pub(crate) struct Selection<'f> {
     is_cancelled: bool,
     /// Where that request stands among the taken entries, if no operation has an entry after it.
     cancellation: Option<usize>,
-    /// Where the starts of children with an id of their own stand that have not ended, by operation.
-    children: BTreeMap<u64, usize>,
+    /// Where the entries of operations stand that have not ended, by operation. Of children, only those
+    /// with an id of their own.
+    open: BTreeMap<u64, Vec<usize>>,
+    /// The waits among them, with the names of their signals, in the order of their records.
+    waits: Vec<(u64, Box<str>)>,
     /// Whether the journal has an entry of the operation at the cut.
     has_operation: bool,
 }
@@ -50,7 +57,8 @@ impl<'f> Selection<'f> {
             taken: 0,
             is_cancelled: false,
             cancellation: None,
-            children: BTreeMap::new(),
+            open: BTreeMap::new(),
+            waits: Vec::new(),
             has_operation: false,
         }
     }
@@ -82,11 +90,24 @@ impl<'f> Selection<'f> {
             Entry::CancelRequested(_) => {
                 (self.is_cancelled, self.cancellation) = (true, Some(self.taken));
             }
-            Entry::ChildStarted(child) if !self.fork.derives(child) => {
-                self.children.insert(child.operation, self.taken);
+            Entry::ChildStarted(child) if self.fork.derives(child) => {}
+            Entry::SignalAwaited(wait) => {
+                self.waits.push((wait.operation, wait.name.clone()));
+                self.note_open(wait.operation);
             }
-            Entry::ChildEnded(child) => drop(self.children.remove(&child.operation)),
-            Entry::OperationFailed(failed) => drop(self.children.remove(&failed.operation)),
+            Entry::Signaled(signal) => {
+                // The longest wait takes it. Which waits were given up is not recorded.
+                let waits = |(_, name): &(u64, Box<str>)| *name == signal.name;
+                let first = self.waits.iter().find(|wait| waits(wait)).map(|(wait, _)| *wait);
+                first.into_iter().for_each(|it| self.note_end(it));
+            }
+            entry if ends(entry) => operation.into_iter().for_each(|it| self.note_end(it)),
+            entry
+                if entry.is_beginning()
+                    || matches!(entry, Entry::RetryScheduled(_) | Entry::TaskFailed(_)) =>
+            {
+                operation.into_iter().for_each(|it| self.note_open(it));
+            }
             _ => {}
         }
         if let Some(operation) = operation.filter(|_| !self.is_cut) {
@@ -94,6 +115,17 @@ impl<'f> Selection<'f> {
             self.cancellation = None;
         }
         self.taken += 1;
+    }
+
+    /// Notes the next entry as one of an operation that has not ended.
+    fn note_open(&mut self, operation: u64) {
+        self.open.entry(operation).or_default().push(self.taken);
+    }
+
+    /// Notes that an operation has ended.
+    fn note_end(&mut self, operation: u64) {
+        self.open.remove(&operation);
+        self.waits.retain(|(wait, _)| *wait != operation);
     }
 
     /// Whether a retry gets an entry that stands after the cut: a signal, or the result of an operation
@@ -124,6 +156,20 @@ impl<'f> Selection<'f> {
     /// request, when nothing waited for it any more.
     pub(crate) fn withdrawn(&self) -> BTreeSet<usize> {
         let cancellation = self.cancellation.filter(|_| !self.has_operation);
-        self.children.values().copied().chain(cancellation).collect()
+        self.open.values().flatten().copied().chain(cancellation).collect()
     }
+}
+
+/// Whether nothing of an operation is left to do after an entry: it has an outcome, or the code has given
+/// up a task.
+fn ends(entry: &Entry) -> bool {
+    matches!(
+        entry,
+        Entry::StepCompleted(_)
+            | Entry::OperationFailed(_)
+            | Entry::TaskCompleted(_)
+            | Entry::TaskCancelled(_)
+            | Entry::TimerFired(_)
+            | Entry::ChildEnded(_)
+    )
 }

@@ -32,7 +32,6 @@ use aios_core::{
     failure::Failure,
     store::{Fence, StoreError},
 };
-use serde_json::Value;
 use tracing::{debug, warn};
 
 use super::{
@@ -197,10 +196,10 @@ async fn settle(engine: &Arc<Engine>, delivery: Delivery, mut unattributed: Unat
                 continue;
             }
             // There is no evidence that the attempt has ended.
-            Unsettled::Journal(error) if is_unreadable(&error) && asks(&delivery.event) => {
+            Unsettled::Journal(error) if error.is_unreadable() && asks(&delivery.event) => {
                 return engine.answer(delivery, true).await;
             }
-            Unsettled::Journal(error) if is_unreadable(&error) => {
+            Unsettled::Journal(error) if error.is_unreadable() => {
                 warn!(error = %Chain(&error), %event_id, "can't read the journal of an answered run");
                 return refuse(delivery, "the journal of its run can't be read").await;
             }
@@ -220,15 +219,6 @@ async fn settle(engine: &Arc<Engine>, delivery: Delivery, mut unattributed: Unat
 /// delivery counts towards its limit.
 async fn hold(_delivery: Delivery) {
     std::future::pending().await
-}
-
-/// Whether the journal can't be read, so that the run is blocked as well.
-fn is_unreadable(error: &JournalError) -> bool {
-    match error {
-        JournalError::Event(_) => true,
-        JournalError::Store(error) => super::log::is_unreadable(error),
-        _ => false,
-    }
 }
 
 /// Acknowledges an answer that changes nothing.
@@ -326,11 +316,11 @@ async fn record(
                 // the first result then.
                 answer.id = EventId::generate();
             }
-            Err(error) if error.is_retryable() || is_unreadable(&error) => return Err(error.into()),
+            Err(error) if error.is_retryable() || error.is_unreadable() => return Err(error.into()),
             Err(error) => {
                 let failure = match &error {
                     JournalError::Store(StoreError::TooLarge { bytes, limit, .. }) => {
-                        too_large(*bytes, *limit)
+                        too_large("the result", *bytes, *limit)
                     }
                     error => error.failure(),
                 };
@@ -382,7 +372,7 @@ async fn forward(
         return Ok(Forwarded::Here);
     }
     let is_heartbeat = event.event_type.action() == agent::TASK_HEARTBEAT;
-    if is_heartbeat && event.metadata.extra.contains_key(FORWARDED) {
+    if is_heartbeat && event.metadata.extra.contains(FORWARDED) {
         return Ok(Forwarded::Sent);
     }
     let owner =
@@ -392,7 +382,7 @@ async fn forward(
     };
     let mailbox = mailbox::name(engine.store_id, slot).map_err(BrokerError::from)?;
     let mut event = event.clone();
-    event.metadata_mut().extra.insert(FORWARDED.to_owned(), Value::Bool(true));
+    event.metadata_mut().extra.insert(FORWARDED, &true).map_err(JournalError::from)?;
     let publish = Publish { event, to: Some(mailbox), require_route: !is_heartbeat };
     engine.broker.publish_one(publish).await?;
     Ok(Forwarded::Sent)

@@ -19,25 +19,54 @@ use tracing::warn;
 use super::Child;
 use crate::workflow::{
     engine::{Engine, Message},
-    journal::{CancelRequested, Entry, JournalError, Parent},
+    journal::{CancelRequested, Entry, InheritedChild, JournalError, Parent},
 };
 
 /// Children that are cancelled concurrently.
 const AT_ONCE: usize = 32;
 
+/// A child that is cancelled.
+enum Cancelled {
+    /// One of the run itself.
+    Own(Child),
+    /// One of an earlier run of its chain.
+    Inherited(InheritedChild),
+}
+
+impl Cancelled {
+    /// Id of the child.
+    fn run_id(&self) -> &str {
+        match self {
+            Self::Own(child) => &child.started.run_id,
+            Self::Inherited(child) => &child.run_id,
+        }
+    }
+
+    /// The run and the operation that started it.
+    fn parent(&self) -> &Parent {
+        match self {
+            Self::Own(child) => &child.parent,
+            Self::Inherited(child) => &child.parent,
+        }
+    }
+}
+
 impl Engine {
-    /// Requests the cancellation of children. A repeated call does not repeat the requests. Returns
-    /// once every request is durable or its child has ended; fails if a child can never be
-    /// cancelled, after all others were asked.
+    /// Requests the cancellation of children, and of those of earlier runs of the chain. A repeated call
+    /// does not repeat the requests. Returns once every request is durable or its child has ended; fails
+    /// if a child can never be cancelled, after all others were asked.
     ///
     /// `why` becomes a part of the reason in the journal of each child, for people who look at it.
     pub(crate) async fn cancel_children(
         self: &Arc<Self>,
         children: Vec<Child>,
+        inherited: Vec<InheritedChild>,
         why: &'static str,
     ) -> Result<(), Failure> {
-        let each = |child: Child| async move { self.cancel_child(&child, why).await };
-        let all = stream::iter(children).map(each).buffer_unordered(AT_ONCE);
+        let own = children.into_iter().map(Cancelled::Own);
+        let all = own.chain(inherited.into_iter().map(Cancelled::Inherited));
+        let each = |child: Cancelled| async move { self.cancel_child(&child, why).await };
+        let all = stream::iter(all).map(each).buffer_unordered(AT_ONCE);
         let asked: Vec<Result<(), Failure>> = all.collect().await;
         asked.into_iter().collect()
     }
@@ -45,12 +74,12 @@ impl Engine {
     /// Requests the cancellation of one child, until the request is durable. An error is permanent.
     async fn cancel_child(
         self: &Arc<Self>,
-        child: &Child,
+        child: &Cancelled,
         why: &'static str,
     ) -> Result<(), Failure> {
         let mut backoff = self.options.backoff.initial_delay;
         while let Err(error) = self.request_cancel(child, why).await {
-            let run_id = &child.started.run_id;
+            let run_id = child.run_id();
             if !error.is_retryable() {
                 let Failure { code, message, .. } = error.failure();
                 return Err(Failure::new(
@@ -72,30 +101,36 @@ impl Engine {
     /// engine cancels.
     async fn request_cancel(
         self: &Arc<Self>,
-        child: &Child,
+        child: &Cancelled,
         why: &'static str,
     ) -> Result<(), JournalError> {
-        let Parent { run_id, incarnation, operation, .. } = &child.parent;
+        let Parent { run_id, incarnation, operation, .. } = child.parent();
         let incarnation = incarnation.as_ref().map_or_else(String::new, EventId::to_string);
         let id = EventId::derive(&format!("{incarnation}/{operation}/cancel"));
         let entry = Entry::CancelRequested(CancelRequested::new(format!(
             "run {run_id}, which started this one, {why}"
         )));
-        let child_id = &*child.started.run_id;
-        let started = match self.journals.started(child_id).await? {
-            Some((_, started, _)) => started,
-            None => match self.create_cancelled(child, &entry, &id).await {
-                // It was started in between.
-                Err(JournalError::Exists { .. }) => match self.journals.started(child_id).await? {
-                    Some((_, started, _)) => started,
-                    None => return Ok(()),
-                },
-                // No process that starts it has its workflow, this one included.
-                Err(JournalError::UnknownWorkflow { .. }) => return Ok(()),
-                created => return created,
-            },
+        let child_id = child.run_id();
+        let started = match (self.journals.started(child_id).await?, child) {
+            (Some((_, started, _)), _) => started,
+            // It existed when its parent continued as another run.
+            (None, Cancelled::Inherited(_)) => return Ok(()),
+            (None, Cancelled::Own(child)) => {
+                match self.create_cancelled(child, &entry, &id).await {
+                    // It was started in between.
+                    Err(JournalError::Exists { .. }) => {
+                        match self.journals.started(child_id).await? {
+                            Some((_, started, _)) => started,
+                            None => return Ok(()),
+                        }
+                    }
+                    // No process that starts it has its workflow, this one included.
+                    Err(JournalError::UnknownWorkflow { .. }) => return Ok(()),
+                    created => return created,
+                }
+            }
         };
-        if !self.journals.is_parent(started.parent.as_ref(), &child.parent).await? {
+        if !self.journals.is_parent(started.parent.as_ref(), child.parent()).await? {
             // Its id belongs to another run.
             return Ok(());
         }

@@ -21,7 +21,7 @@ use serde_json::json;
 use tracing::warn;
 
 use crate::workflow::{
-    engine::{Engine, Message, RunOutcome, driver::TOO_LARGE},
+    engine::{Engine, Message, RunOutcome, driver::too_large},
     journal::{ChildEnded, ChildStarted, Entry, JournalError, Parent, Started, is_same},
     machine::Outcome,
     run_id::InvalidRunId,
@@ -51,6 +51,11 @@ impl Engine {
             Err(error) if error.is_retryable() => {
                 warn!(error = %Chain(&error), run = %child.parent.run_id, "could not start a child; trying again later");
                 return false;
+            }
+            // It exists, and is blocked until its journal is repaired.
+            Err(error) if error.is_unreadable() => {
+                warn!(error = %Chain(&error), run = %child.parent.run_id, "can't read the journal of a child; checking it again later");
+                return true;
             }
             Err(error) => Err(child_failure(&error)),
         };
@@ -115,9 +120,10 @@ impl Engine {
         Ok(())
     }
 
-    /// Appends the start of a run of the latest version, and the other first events of its journal.
+    /// Appends the start of a run of the newest version, and the other first events of its journal.
     ///
-    /// The version is that of this process: the parent does not choose it.
+    /// The version is that of this process: the parent does not choose it. If only other engines have the
+    /// workflow, it is theirs, and one of them advances the run.
     pub(crate) async fn start_run(
         &self,
         run_id: &str,
@@ -130,16 +136,18 @@ impl Engine {
             workflow: workflow.to_owned(),
             registered: self.journals.registry.names(),
         };
-        let registered = self.journals.registry.latest(workflow).ok_or_else(unknown)?;
         // A run keeps the version that it begins with.
-        started.version = registered.workflow.version();
+        started.version = self.newest_version(workflow).await?.ok_or_else(unknown)?;
         self.journals.start(run_id, workflow, started, others, (*metadata).clone()).await
     }
 
     /// The outcome of a run, or of the last run that it continued as; `None` while that one runs.
     ///
     /// A run that has continued and whose successor is not known yet counts as running.
-    async fn outcome_of(&self, run_id: Arc<str>) -> Result<Option<Outcome>, JournalError> {
+    pub(crate) async fn outcome_of(
+        &self,
+        run_id: Arc<str>,
+    ) -> Result<Option<Outcome>, JournalError> {
         let mut run_id = run_id;
         loop {
             let Some(ended) = self.journals.ended(&run_id).await? else { return Ok(None) };
@@ -154,8 +162,9 @@ impl Engine {
 
     /// Appends the end of a child to its parent's journal, once.
     ///
-    /// An outcome that the journal can't hold is replaced by a failure. A permanent error of the store
-    /// stops the engine, because the parent would wait without end.
+    /// An outcome that the journal can't hold is replaced by a failure. A parent whose journal can't be read
+    /// is blocked, and checks the child when it continues. Another permanent error of the store stops the
+    /// engine, because the parent would wait without end.
     pub(crate) async fn report_child(self: &Arc<Self>, parent: &Parent, outcome: Outcome) {
         let Parent { run_id, operation, .. } = parent;
         let ended = |outcome: Outcome| {
@@ -168,11 +177,12 @@ impl Engine {
         let mut reported = self.append_to_parent(parent, ended(outcome)).await;
         if let Err(error) = &reported
             && !error.is_retryable()
+            && !error.is_unreadable()
         {
             let failure = match error {
                 // The end of the child was slightly smaller.
                 JournalError::Store(StoreError::TooLarge { bytes, limit, .. }) => {
-                    too_large(*bytes, *limit)
+                    too_large("the end of the child", *bytes, *limit)
                 }
                 error => error.failure(),
             };
@@ -182,6 +192,9 @@ impl Engine {
             Ok(()) => self.send(&run_id.as_str().into(), Message::Wake),
             Err(error) if error.is_retryable() => {
                 warn!(error = %Chain(&error), run = %run_id, "could not report the end of a child; its parent checks it later");
+            }
+            Err(error) if error.is_unreadable() => {
+                warn!(error = %Chain(&error), run = %run_id, "can't read the journal of a run whose child has ended; it checks the child when it continues");
             }
             // The parent would check the child and fail in the same way without end.
             Err(error) => self.fail("report the end of a child", &error.failure()),
@@ -244,13 +257,6 @@ fn child_failure(error: &JournalError) -> Failure {
 /// codes of the store do not tell that the child has never run, so the details do.
 fn start_refused(error: &StoreError) -> Failure {
     Failure::from_error(error.code(), error).with_details(json!({ "is_started": false }))
-}
-
-/// The failure that replaces an outcome which the journal of the parent can't hold.
-fn too_large(bytes: usize, limit: usize) -> Failure {
-    let message =
-        format!("the end of the child has {bytes} bytes, the store takes at most {limit}");
-    Failure::new(TOO_LARGE, message)
 }
 
 impl RunOutcome {

@@ -53,7 +53,9 @@ impl Driver {
             Message::DeadLettered { operation, attempt, letter } => {
                 self.on_dead_letter(operation, attempt, &letter);
             }
-            Message::Deferred { operation, attempt } => self.on_deferred(operation, attempt),
+            Message::Deferred { operation, attempt, is_uncertain } => {
+                self.on_deferred(operation, attempt, is_uncertain);
+            }
             Message::Sought { operation, attempt } => self.on_sought(operation, attempt),
             Message::Suspect => self.suspect(),
             // The run is idle already, and its wake-up time is noted.
@@ -135,10 +137,20 @@ impl Driver {
         self.check_assignment(operation, now, is_read);
     }
 
-    /// The broker did not take a task; it is dispatched again after a pause.
-    fn on_deferred(&mut self, operation: u64, attempt: u32) {
+    /// The broker did not take a task; it is dispatched again after a pause. If the broker may have taken
+    /// it, it is sought among the agents first.
+    fn on_deferred(&mut self, operation: u64, attempt: u32, is_uncertain: bool) {
         if !self.execution.machine().awaits_task(operation, Some(attempt)) {
             return;
+        }
+        if let Some(assignment) = self.assigned.get(&operation) {
+            // An agent has it, so the broker has taken it.
+            if assignment.is_known_to_agents() {
+                return;
+            }
+            if is_uncertain {
+                self.recorded_attempts.insert(operation, (attempt, assignment.recorded_at));
+            }
         }
         let backoff = self.engine.options.backoff;
         let last = self.deferred.get(&operation);

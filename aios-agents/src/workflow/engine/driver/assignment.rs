@@ -94,6 +94,11 @@ impl Assignment {
         &self.agent_type
     }
 
+    /// Whether an agent has begun the attempt, or its process has reported that it holds it.
+    pub(super) fn is_known_to_agents(&self) -> bool {
+        self.started_at.is_some() || self.held_at.is_some()
+    }
+
     /// The data that the dispatcher needs.
     fn attempt(&self, run_id: &Arc<str>, operation: u64) -> Attempt {
         let run_id = Arc::clone(run_id);

@@ -15,9 +15,10 @@ use std::sync::Arc;
 
 use aios_core::{
     Chain,
+    catalog::workflow,
     event::{EventError, EventId},
     failure::Failure,
-    store::{RunStatus, StoreError},
+    store::{EventStore, RecordedEvent, RunStatus, StoreError, StreamId},
 };
 use tracing::warn;
 
@@ -30,17 +31,48 @@ use crate::{
     },
 };
 
+/// Events read at once.
+const PAGE: usize = 1000;
+/// Actions of the events that change what readers see of a blocked run, or ask to try again.
+const ASKING: [&str; 4] =
+    [workflow::CANCEL_REQUESTED, workflow::PAUSED, workflow::RESUMED, workflow::UNBLOCKED];
+
 /// Blocks a run whose journal can't be read: another program or a later version of aios wrote it.
 /// Nothing is lost by leaving the run alone.
+///
+/// A run whose cancellation was requested is blocked as well. What it has begun, such as its children, is not
+/// known, so it could not end in an orderly way.
 pub(super) async fn block_unreadable(
     engine: &Engine,
     run_id: &Arc<str>,
     error: &EventError,
 ) -> Exit {
     let failure = Failure::from_error("JOURNAL_UNREADABLE", error);
+    let asked = match last_request(engine, run_id).await {
+        Ok(asked) => asked,
+        Err(error) if error.is_retryable() => return Exit::Failed(error),
+        Err(error) => return block_refused(engine, run_id, error).await,
+    };
     // Derived, so that each load of the same unreadable journal does not add another entry.
-    let id = EventId::derive(&format!("{run_id}/unreadable/{}", failure.message));
+    let id = EventId::derive(&format!("{run_id}/unreadable/{asked}/{}", failure.message));
     block(engine, run_id, failure, Some(id)).await
+}
+
+/// Version of the last event in the journal of a run after which a block is recorded again, from 1; 0 if
+/// there is none.
+async fn last_request(engine: &Engine, run_id: &str) -> Result<u64, StoreError> {
+    let stream = StreamId::of_run(run_id)?;
+    let (mut after, mut last) = (0, 0);
+    loop {
+        let page = engine.store.read_stream(&stream, after, PAGE).await?;
+        let Some(end) = page.last() else { return Ok(last) };
+        after = end.version;
+        let asks = |recorded: &&RecordedEvent| match recorded.event.event_type.segments() {
+            (workflow::DOMAIN, _, action) => ASKING.contains(&action),
+            _ => false,
+        };
+        last = page.iter().rev().find(asks).map_or(last, |recorded| recorded.version);
+    }
 }
 
 /// Blocks a run whose append the store refuses permanently.

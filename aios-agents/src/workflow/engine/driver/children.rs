@@ -16,6 +16,9 @@
 //! wait for what this one has, and both read the store through the same queue. A cancellation waits for
 //! all starts of its driver. A start by an engine that had the run before may still come, so a child
 //! that does not exist is started as a cancelled one, which such a start finds.
+//!
+//! A run that continues as another one names its children that have not ended in the start of that run,
+//! which cancels them with itself. A run does not continue before all of them exist.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -34,22 +37,23 @@ use crate::{
     trace::SpanId,
     workflow::{
         engine::{Engine, children::Child, failing::PANICKED},
-        journal::{ChildStarted, Entry, Parent},
+        journal::{ChildStarted, Entry, InheritedChild, JournalError, Parent},
     },
 };
 
 /// The children of a run, and their cancellation.
 #[derive(Default)]
 pub(super) struct Children {
-    /// Running children that must be cancelled with the run, by operation.
+    /// Children that have not ended, and whose cancellation has not begun, by operation.
     running: BTreeMap<u64, Arc<ChildStarted>>,
-    /// Children that may not exist: no start of them has succeeded since the run was loaded. None that
-    /// was recorded after the request to cancel the run.
+    /// Children of earlier runs of the chain, which are cancelled with this one.
+    inherited: Vec<InheritedChild>,
+    /// Children that may not exist: no start of them has succeeded since the run was loaded.
     unstarted: BTreeMap<u64, Arc<ChildStarted>>,
     /// Children that the code no longer wants, whose cancellation has not begun.
     unwanted: BTreeSet<u64>,
-    /// Whether the cancellation of the run was requested. Children started afterwards belong to its
-    /// compensations.
+    /// Whether the cancellation of the run was requested. Only its compensations start children
+    /// afterwards.
     cancel_requested: bool,
     /// The starts in progress.
     starting: Starts,
@@ -82,13 +86,12 @@ impl Children {
     /// Applies an entry of the journal that concerns a child.
     pub(super) fn note(&mut self, entry: &Entry) {
         match entry {
-            // What is recorded after the request to cancel belongs to the compensations, which have to
-            // finish, or to calls that the cancellation has dropped, whose children are not started.
-            Entry::ChildStarted(child) if !self.cancel_requested => {
+            Entry::Started(started) => self.inherited.clone_from(&started.children),
+            // What is recorded after the request to cancel belongs to the compensations, or to calls that
+            // the cancellation has dropped, whose children are not started.
+            Entry::ChildStarted(child) if child.compensates || !self.cancel_requested => {
                 let child = Arc::new(child.clone());
-                if !child.leave_running {
-                    self.running.insert(child.operation, Arc::clone(&child));
-                }
+                self.running.insert(child.operation, Arc::clone(&child));
                 self.unstarted.insert(child.operation, child);
             }
             Entry::ChildEnded(child) => self.ended(child.operation),
@@ -232,9 +235,8 @@ impl Driver {
     fn child(&self, started: Arc<ChildStarted>) -> Child {
         let span = SpanId::of_operation(&self.incarnation, started.operation);
         let traceparent = Some(self.trace.with_span(span).to_string().into());
-        let incarnation = Some(self.incarnation.clone());
         Child {
-            parent: Parent::new(self.run_id.to_string(), incarnation, started.operation),
+            parent: self.as_parent(started.operation),
             metadata: Arc::new(Metadata { traceparent, ..(*self.metadata).clone() }),
             started,
         }
@@ -248,8 +250,10 @@ impl Driver {
             return;
         }
         children.cancel_begun = true;
-        let running = std::mem::take(&mut children.running);
-        self.begin_cancelling(running.into_values(), "was cancelled");
+        let ending = children.running.extract_if(.., |_, child| ends_with_parent(child));
+        let ending: Vec<_> = ending.map(|(_, child)| child).collect();
+        let inherited = std::mem::take(&mut children.inherited);
+        self.begin_cancelling(ending, inherited, "was cancelled");
     }
 
     /// Starts to cancel the children that the code no longer wants. After a crash, the code drops
@@ -265,17 +269,41 @@ impl Driver {
         let started: Vec<u64> = started.collect();
         let started = started.into_iter().filter_map(|operation| running.remove(&operation));
         let started: Vec<Arc<ChildStarted>> = started.collect();
-        self.begin_cancelling(started, "no longer needs it");
+        self.begin_cancelling(started, Vec::new(), "no longer needs it");
+    }
+
+    /// The children that are cancelled with the run that continues this one.
+    pub(super) async fn inheritance(&mut self) -> Result<Vec<InheritedChild>, JournalError> {
+        let mut open = Vec::new();
+        for child in &self.children.inherited {
+            let run_id = (*child.run_id).into();
+            // The ends of these are not reported to this run.
+            if self.engine.outcome_of(run_id).await?.is_none() {
+                open.push(child.clone());
+            }
+        }
+        let own = self.children.running.values().filter(|child| ends_with_parent(child));
+        open.extend(own.map(|child| {
+            let parent = self.as_parent(child.operation);
+            InheritedChild::new(child.run_id.clone(), parent)
+        }));
+        Ok(open)
+    }
+
+    /// How a child of an operation names this run.
+    fn as_parent(&self, operation: u64) -> Parent {
+        Parent::new(self.run_id.to_string(), Some(self.incarnation.clone()), operation)
     }
 
     /// Begins to cancel children, after all starts in progress have ended.
     fn begin_cancelling(
         &mut self,
         running: impl IntoIterator<Item = Arc<ChildStarted>>,
+        inherited: Vec<InheritedChild>,
         why: &'static str,
     ) {
         let children: Vec<Child> = running.into_iter().map(|child| self.child(child)).collect();
-        if children.is_empty() {
+        if children.is_empty() && inherited.is_empty() {
             return;
         }
         for child in &children {
@@ -283,7 +311,7 @@ impl Driver {
         }
         let starting = std::mem::take(&mut self.children.starting);
         let engine = Arc::clone(&self.engine);
-        self.children.cancelling.spawn(cancel(engine, children, starting, why));
+        self.children.cancelling.spawn(cancel(engine, children, inherited, starting, why));
     }
 
     /// Like [`cancel_children`](Self::cancel_children), but waits until the requests are durable.
@@ -300,9 +328,16 @@ impl Driver {
 async fn cancel(
     engine: Arc<Engine>,
     children: Vec<Child>,
+    inherited: Vec<InheritedChild>,
     mut starting: Starts,
     why: &'static str,
 ) -> Result<(), Failure> {
     while starting.tasks.join_next().await.is_some() {}
-    engine.cancel_children(children, why).await
+    engine.cancel_children(children, inherited, why).await
+}
+
+/// Whether a child is cancelled with its parent. Compensations have to finish, those of a failure and
+/// those of a cancellation.
+fn ends_with_parent(child: &ChildStarted) -> bool {
+    !child.leave_running && !child.compensates
 }

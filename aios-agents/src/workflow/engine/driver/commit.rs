@@ -34,18 +34,19 @@ use aios_core::{
     Chain,
     agent::TaskFailed,
     broker::Delivery,
-    event::{Event, EventError, EventId, Timestamp},
+    event::{EventError, EventId, Timestamp},
     failure::Failure,
     retry::Backoff,
-    store::{Append, Appended, EventStore, Expected, StoreError},
+    store::{Append, Appended, EventStore, Expected, RunStatus, StoreError},
 };
 use tracing::warn;
 
 use super::{
-    Driver, Exit, InFlight, Message, acknowledge,
+    Driver, Exit, InFlight, Message, acknowledge_all,
     entries::{exit, failures, read_entry},
+    load::blocked_after,
     lookahead::{Lookahead, is_refuted},
-    oversize::too_large,
+    oversize::{subject, too_large},
 };
 use crate::workflow::{
     engine::RunOutcome,
@@ -98,7 +99,7 @@ impl Driver {
     }
 
     /// Adds to the outbox what the code has requested, and the end of the run if the code has ended. After
-    /// a failure, nothing is added.
+    /// a failure, only outcomes are added.
     fn encode_recording(&mut self, lookahead: Lookahead) -> Result<(), Failure> {
         if self.execution.must_block() {
             // It is blocked once the outcomes that the code has seen are durable.
@@ -113,16 +114,22 @@ impl Driver {
         let may_end = |ending: &Entry| lookahead == Lookahead::Behind || is_prepared(ending);
         let entries = entries.into_iter().chain(self.ending().filter(may_end));
         let before = self.outbox.len();
+        let mut failed = None;
         for entry in entries {
             match self.encode(entry) {
                 Ok(record) => self.outbox.push(record),
                 Err(error) => {
-                    self.outbox.truncate(before);
-                    return Err(Failure::from_error(error.code(), &error));
+                    failed.get_or_insert_with(|| Failure::from_error(error.code(), &error));
                 }
             }
         }
-        Ok(())
+        let Some(failure) = failed else { return Ok(()) };
+        let requested = self.outbox.split_off(before).into_iter();
+        // What the code has requested ahead of the journal is requested again.
+        let is_kept =
+            |record: &Record| lookahead == Lookahead::Behind && record.entry.passes_pause();
+        self.outbox.extend(requested.filter(is_kept));
+        Err(failure)
     }
 
     /// Begins an append. `answers` are acknowledged when it is durable.
@@ -148,7 +155,7 @@ impl Driver {
     }
 
     /// Repeats a failed append after a pause.
-    fn submit_again(&mut self, in_flight: InFlight) {
+    pub(super) fn submit_again(&mut self, in_flight: InFlight) {
         let InFlight { records, answers, lookahead, failures, .. } = in_flight;
         let Backoff { initial_delay, max_delay, .. } = self.engine.options.backoff;
         // The exponent has a limit, because a multiplication of a `Duration` panics when it overflows.
@@ -164,19 +171,14 @@ impl Driver {
             Some(InFlight { records, answers, lookahead, failures: failures + 1, appending });
     }
 
-    /// The append of records. One that diverged expects no version: its records are valid at any place in
+    /// The append of records, under the fence of this driver. One that diverged expects no version: its records are valid at any place in
     /// the journal.
-    fn append_of(&self, records: &[Record], lookahead: Lookahead) -> Append {
+    pub(super) fn append_of(&self, records: &[Record], lookahead: Lookahead) -> Append {
         let events = records.iter().map(|record| record.event.clone()).collect();
         let expected = match lookahead {
             Lookahead::Behind | Lookahead::Ahead(_) => Expected::Exact(self.version),
             Lookahead::Diverged => Expected::Any,
         };
-        self.journal_append(events, expected)
-    }
-
-    /// An append to the journal under the fence of this driver.
-    pub(super) fn journal_append(&self, events: Vec<Event>, expected: Expected) -> Append {
         Append { stream: self.stream.clone(), expected, events, fence: Some(self.fence) }
     }
 
@@ -221,7 +223,7 @@ impl Driver {
             }
             // The outcome becomes a failure, which the code of the run can handle.
             Err(StoreError::TooLarge { id, bytes, limit }) => {
-                let failure = too_large(bytes, limit);
+                let failure = too_large(&subject(&in_flight.records, &id), bytes, limit);
                 match self.replace_oversized(&in_flight.records, &id, &failure) {
                     Some(shrunk) => self.submit(shrunk, in_flight.answers, in_flight.lookahead),
                     None => {
@@ -248,24 +250,20 @@ impl Driver {
 
     /// Appends the outcomes among records that the store refuses together for good. Their work is done,
     /// and would be done again whenever the run is loaded.
-    async fn keep_outcomes(&mut self, mut records: Vec<Record>, answers: Vec<Delivery>) {
+    pub(super) async fn keep_outcomes(&mut self, mut records: Vec<Record>, answers: Vec<Delivery>) {
         let length = records.len();
         records.retain(|record| record.entry.passes_pause());
         let has_outcome = records.iter().any(|record| record.entry.is_outcome());
         if records.len() == length || !has_outcome {
             return;
         }
-        let append = self.append_of(&records, Lookahead::Diverged);
         let mut backoff = self.engine.options.backoff.initial_delay;
         while self.engine.ownership.is_valid() {
-            match self.engine.store.append_one(append.clone()).await {
-                Ok(_) => {
-                    for answer in answers {
-                        acknowledge(answer).await;
-                    }
-                    return;
+            match self.append_anywhere(&mut records).await {
+                Ok(()) => return acknowledge_all(answers).await,
+                Err(JournalError::Store(error)) if error.is_retryable() => {
+                    self.engine.store_failed(&error);
                 }
-                Err(error) if error.is_retryable() => self.engine.store_failed(&error),
                 Err(error) => {
                     let run = &*self.run_id;
                     return warn!(error = %Chain(&error), run, "could not record what a run has done");
@@ -276,60 +274,6 @@ impl Driver {
         }
     }
 
-    /// Whether the store found all of the events at another place in the journal: another engine has
-    /// recorded the same answers, or they are other events with the same ids. Events found at the
-    /// expected place were appended by an earlier attempt, and so were those of an append that expects
-    /// no place: the ids of outcomes are derived from their run or new.
-    fn is_stray(&self, appended: Appended, in_flight: &InFlight) -> bool {
-        if in_flight.lookahead == Lookahead::Diverged {
-            return false;
-        }
-        let length: u64 = in_flight.records.len().try_into().unwrap_or(u64::MAX);
-        // A repetition that was stored by an earlier attempt directly follows what was applied.
-        appended.repeated && appended.version != self.version + length
-    }
-
-    /// The store knows the ids of some of the events. Usually another engine has recorded the same answer,
-    /// which is then found among the foreign appends.
-    async fn on_known(&mut self, in_flight: InFlight, known: BTreeSet<EventId>) -> Option<Exit> {
-        match in_flight.lookahead {
-            Lookahead::Ahead(seen) => self.retreat(in_flight.records, in_flight.answers, seen),
-            Lookahead::Behind => self.catch_up(in_flight, &known).await,
-            Lookahead::Diverged => self.rename_answers(in_flight, &known).await,
-        }
-    }
-
-    /// Agents choose the ids of their answers. An answer whose id is already stored for another
-    /// event gets a new one; no other event of a run can have a stored id.
-    async fn rename_answers(
-        &mut self,
-        in_flight: InFlight,
-        known: &BTreeSet<EventId>,
-    ) -> Option<Exit> {
-        let is_known = |event: &Event| known.contains(&event.id);
-        let InFlight { mut records, answers, lookahead, .. } = in_flight;
-        let mut renamed = 0;
-        for record in records.iter_mut().filter(|record| is_known(&record.event)) {
-            if is_answer(record) {
-                let known = std::mem::replace(&mut record.event.id, EventId::generate());
-                warn!(event = %known, run = %self.run_id, "an answer has the id of another event");
-                record.event.metadata_mut().causation_id = Some(known.to_string().into());
-                renamed += 1;
-            }
-        }
-        if renamed > 0 {
-            self.submit(records, answers, lookahead);
-            return None;
-        }
-        let known = records.iter().find(|record| is_known(&record.event));
-        let message = known.map_or_else(String::new, |record| {
-            format!("event {} ({}) is stored already", record.event.id, record.event.event_type)
-        });
-        let failure = self.engine.own_failure(Failure::new("DUPLICATE_EVENT", message));
-        self.keep_outcomes(records, answers).await;
-        Some(self.block(failure).await)
-    }
-
     /// The append is durable: applies its entries, then acknowledges the answers among them. The order
     /// is the promise of `driver`: an outcome is durable before the code sees it, and an answer is
     /// acknowledged after that.
@@ -337,10 +281,12 @@ impl Driver {
         // Set before anything is applied, so that what is recorded next expects it.
         self.version = appended.version;
         let InFlight { records, answers, lookahead, .. } = in_flight;
+        records.iter().for_each(|record| self.note_block(&record.entry));
         let ended = records.last().and_then(|record| RunOutcome::from_entry(&record.entry));
         if let (Some(ended), Some(last)) = (&ended, records.last()) {
             self.succession.note_end(&last.entry);
             self.measure_end(ended, last.event.timestamp);
+            self.report_untaken_signals(ended);
         }
         match lookahead {
             Lookahead::Behind => {
@@ -356,9 +302,7 @@ impl Driver {
         }
         // Nothing awaits an answer once the run has ended.
         let unawaited = if ended.is_some() { std::mem::take(&mut self.postponed) } else { vec![] };
-        for answer in answers.into_iter().chain(unawaited) {
-            acknowledge(answer).await;
-        }
+        acknowledge_all(answers.into_iter().chain(unawaited)).await;
         self.engine.store_answered();
         if lookahead == Lookahead::Diverged {
             return Some(Exit::Diverged);
@@ -372,12 +316,19 @@ impl Driver {
         }
     }
 
+    /// Logs that a run has completed although signals were accepted that its code has not received. They
+    /// may have come after its last wait.
+    fn report_untaken_signals(&self, ended: &RunOutcome) {
+        let signals = self.execution.machine().untaken_signals().len();
+        if ended.status == RunStatus::Completed && signals > 0 {
+            warn!(run = %self.run_id, signals, "a run has completed without receiving all of its signals");
+        }
+    }
+
     /// The journal has foreign appends: applies them, then repeats the append without what they contain.
     /// `known` has the ids that the store refuses because it knows them. If none of them is among the
     /// foreign appends, they belong to other events.
-    ///
-    /// If nothing is left to append, the answers are acknowledged with the next append.
-    async fn catch_up(
+    pub(super) async fn catch_up(
         &mut self,
         mut in_flight: InFlight,
         known: &BTreeSet<EventId>,
@@ -396,7 +347,7 @@ impl Driver {
         // Another engine has recorded the same answer.
         in_flight.records.retain(|record| !found.contains(&record.event.id));
         if !known.is_empty() && in_flight.records.len() == length {
-            return self.rename_answers(in_flight, known).await;
+            return self.settle_known(in_flight, known).await;
         }
         // The outcome may have changed, for example because the run was cancelled.
         let mut records = in_flight.records;
@@ -410,7 +361,7 @@ impl Driver {
             self.put_back(&mut records);
         }
         match records.is_empty() {
-            true => self.answers.extend(in_flight.answers),
+            true => acknowledge_all(in_flight.answers).await,
             false => self.submit(records, in_flight.answers, Lookahead::Behind),
         }
         None
@@ -451,7 +402,8 @@ impl Driver {
         }
     }
 
-    /// Applies foreign appends, and returns the ids of their events.
+    /// Applies foreign appends, and returns the ids of their events. What waits in the outbox is dropped
+    /// if it is among them, or if they made it obsolete.
     ///
     /// Everything is read, page by page. If a page has the end of the run, the run exits at once: the
     /// entries before that end can't change anything any more.
@@ -462,6 +414,7 @@ impl Driver {
             let page = page.map_err(Exit::Failed)?;
             let Some(last) = page.last() else { return Ok(found) };
             found.extend(page.iter().map(|recorded| recorded.event.id.clone()));
+            self.outbox.retain(|record| !found.contains(&record.event.id));
             let version = last.version;
             let is_last = page.len() < PAGE;
             let entries = page
@@ -482,7 +435,14 @@ impl Driver {
             // Collected before the entries are consumed, and recorded after the machine knows them.
             let failed = failures(entries.iter().map(|(entry, _)| entry));
             self.apply_all(entries).await;
+            let mut outbox = std::mem::take(&mut self.outbox);
+            self.drop_obsolete(&mut outbox);
+            self.outbox = outbox;
             self.record_failures(failed);
+            // Their answers are in the journal.
+            if self.outbox.is_empty() {
+                acknowledge_all(std::mem::take(&mut self.answers)).await;
+            }
             if is_last {
                 return Ok(found);
             }
@@ -496,11 +456,18 @@ impl Driver {
         }
     }
 
-    /// Keeps the reason of a cancellation, which decides how the run ends if its code no longer fits.
+    /// Keeps what the journal says about why the run is blocked.
+    fn note_block(&mut self, entry: &Entry) {
+        self.blocked = blocked_after(entry, self.blocked.take());
+    }
+
+    /// Keeps the reason of a cancellation, and whether it was requested while the run is blocked.
     fn note_requests(&mut self, entries: &[(Entry, Timestamp)]) {
         for (entry, _) in entries {
+            self.note_block(entry);
             if let Entry::CancelRequested(request) = entry {
                 self.cancel_requested.get_or_insert_with(|| request.reason.clone());
+                self.is_given_up |= self.unblock_pending;
             }
         }
     }
@@ -533,9 +500,4 @@ impl Driver {
         }
         Ok(())
     }
-}
-
-/// Whether an agent, and not this engine, chose the id of the event.
-fn is_answer(record: &Record) -> bool {
-    matches!(record.entry, Entry::TaskCompleted(_) | Entry::TaskFailed(_))
 }

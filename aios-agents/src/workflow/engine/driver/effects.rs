@@ -68,7 +68,7 @@ impl Driver {
     /// Passes a task to the dispatcher. A task with an invalid address fails.
     ///
     /// The attempt is registered before it is published, so that even the fastest answer finds it. One
-    /// that was recorded before the run was loaded is sought instead.
+    /// that the broker may have already is sought instead.
     pub(super) fn dispatch(&mut self, assignment: AgentEvent<TaskAssigned>) {
         let attempt = assignment.data.attempt;
         let operation = assignment.data.task_id.run().map_or(0, |run| run.1);
@@ -76,7 +76,7 @@ impl Driver {
         if !self.execution.machine().awaits_task(operation, Some(attempt)) {
             return;
         }
-        // It was recorded before the run was loaded, so it may already be with an agent.
+        // It may already be with an agent.
         if self.seek(operation, &assignment) {
             return;
         }
@@ -115,8 +115,9 @@ impl Driver {
             self.encode(entry).map_err(|error| Failure::from_error(error.code(), &error))?;
         if let Entry::TaskAssigned(_) = &record.entry {
             // Agents pass it to systems that accept only the latest owner.
-            let fence = serde_json::json!(self.fence);
-            record.event.metadata_mut().extra.insert("fence".to_owned(), fence);
+            let metadata = record.event.metadata_mut();
+            let set = metadata.extra.insert("fence", &self.fence);
+            set.map_err(|error| Failure::from_error(error.code(), &error))?;
         }
         let to = match &record.entry {
             Entry::TaskAssigned(AgentEvent { agent_type, data }) => {

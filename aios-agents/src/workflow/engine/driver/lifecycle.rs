@@ -179,13 +179,13 @@ async fn load_and_drive(
     permit: Option<OwnedSemaphorePermit>,
     diverged: Option<Outgoing>,
 ) -> Departure {
-    let mut loaded = Driver::load(engine, run_id, journal, permit).await;
-    while let Err(exit) = &loaded
-        && is_dormant(exit)
-        && drain_inbox(engine, exit, inbox).await
+    let mut loaded = load(engine, run_id, journal, permit).await;
+    while let Err(departure) = &loaded
+        && is_dormant(&departure.exit)
+        && drain_inbox(engine, &departure.exit, inbox).await
     {
         // The message may be a cancellation that came after the journal was read.
-        loaded = Driver::load(engine, run_id, None, None).await;
+        loaded = load(engine, run_id, None, None).await;
     }
     match loaded {
         Ok(mut driver) => {
@@ -196,13 +196,35 @@ async fn load_and_drive(
             let exit = driver.drive(inbox).await;
             drop_driver(engine, run_id, driver, exit).await
         }
-        Err(Exit::Unreadable(error)) => {
-            Box::pin(block_unreadable(engine, run_id, &error)).await.into()
+        Err(departure) => departure,
+    }
+}
+
+/// Loads a run. One that can't be driven departs at once.
+async fn load(
+    engine: &Arc<Engine>,
+    run_id: &Arc<str>,
+    journal: Option<Vec<RecordedEvent>>,
+    permit: Option<OwnedSemaphorePermit>,
+) -> Result<Driver, Departure> {
+    let (mut driver, replay) = match Driver::read(engine, run_id, journal, permit).await {
+        Ok(read) => read,
+        Err(exit) => return Err(block_faulty(engine, run_id, exit).await.into()),
+    };
+    match driver.replay(replay).await {
+        Ok(()) => Ok(driver),
+        Err(exit) => Err(drop_driver(engine, run_id, driver, exit).await),
+    }
+}
+
+/// Blocks a run whose journal can't be read, or whose append the store refuses for good.
+async fn block_faulty(engine: &Arc<Engine>, run_id: &Arc<str>, exit: Exit) -> Exit {
+    match exit {
+        Exit::Unreadable(error) => Box::pin(block_unreadable(engine, run_id, &error)).await,
+        Exit::Failed(error) if !error.is_retryable() => {
+            Box::pin(block_refused(engine, run_id, error)).await
         }
-        Err(Exit::Failed(error)) if !error.is_retryable() => {
-            Box::pin(block_refused(engine, run_id, error)).await.into()
-        }
-        Err(exit) => exit.into(),
+        exit => exit,
     }
 }
 
@@ -227,13 +249,7 @@ async fn drop_driver(
     let dropped = catch_unwind(AssertUnwindSafe(|| drop(driver)));
     let panic = closed.and(dropped).map_err(|panic| panic_failure(PANICKED, &*panic));
     let exit = match (exit, panic) {
-        (Exit::Failed(error), Ok(())) if !error.is_retryable() => {
-            Box::pin(block_refused(engine, run_id, error)).await
-        }
-        (Exit::Unreadable(error), Ok(())) => {
-            Box::pin(block_unreadable(engine, run_id, &error)).await
-        }
-        (exit, Ok(())) => exit,
+        (exit, Ok(())) => block_faulty(engine, run_id, exit).await,
         (
             // A run that would continue must not be loaded again and again only to panic when it leaves
             // memory.

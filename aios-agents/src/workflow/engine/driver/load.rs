@@ -56,21 +56,29 @@ const BURST: usize = 256;
 /// The entries of a journal with their times, in the order in which they are applied.
 type Journal = Vec<(Entry, Timestamp)>;
 
+/// The journal that a driver has to replay.
+pub(super) struct Replay {
+    started: Box<Started>,
+    entries: Journal,
+    /// Whether the run was taken back from an engine that is gone.
+    is_back: bool,
+}
+
 impl Driver {
-    /// Reads the journal and replays it.
+    /// Reads the journal. The driver that is returned has to [replay](Self::replay) it before it is driven.
     ///
     /// The end of a run is its last entry, except in logs of earlier versions, whose streams were not closed.
     ///
     /// # Errors
     ///
-    /// The exit of a run that can't be driven now: it has ended or is blocked, it is not due, this
-    /// engine does not own it, or its journal can't be read.
-    pub(super) async fn load(
+    /// The exit of a run that can't be driven now: it has ended, this engine has blocked it or does not
+    /// own it, or its journal can't be read.
+    pub(super) async fn read(
         engine: &Arc<Engine>,
         run_id: &Arc<str>,
         journal: Option<Vec<RecordedEvent>>,
         permit: Option<OwnedSemaphorePermit>,
-    ) -> Result<Self, Exit> {
+    ) -> Result<(Self, Replay), Exit> {
         let stream = StreamId::of_run(run_id).map_err(failed)?;
         let (events, is_back) = match journal {
             // The journal of a run that was just started, or whose predecessor has just ended.
@@ -105,14 +113,24 @@ impl Driver {
         // Of the journal as it was read: sorting has changed the order of the entries.
         driver.version = events.last().map_or(0, |last| last.version);
         driver.permit = permit;
-        driver.attach_code(&started, &entries).await?;
+        Ok((driver, Replay { started, entries, is_back }))
+    }
+
+    /// Replays the journal that was read.
+    ///
+    /// # Errors
+    ///
+    /// The exit of a run that can't continue: it is not due, is or was blocked, or another engine has its code.
+    pub(super) async fn replay(&mut self, replay: Replay) -> Result<(), Exit> {
+        let Replay { started, entries, is_back } = replay;
+        self.attach_code(&started, &entries).await?;
         if is_back {
-            driver.record_return();
+            self.record_return();
         }
         let failed = failures(entries.iter().map(|(entry, _)| entry));
-        driver.replay(entries).await?;
-        driver.record_failures(failed);
-        Ok(driver)
+        self.replay_entries(entries).await?;
+        self.record_failures(failed);
+        Ok(())
     }
 
     /// Creates a driver without code that has applied no entries.
@@ -170,9 +188,10 @@ impl Driver {
             reread_pending: false,
             reread_timer: None,
             blocked: blocked(entries.clone()),
-            unblock_pending: is_shown_as_blocked(entries.clone()),
+            unblock_pending: is_blocked(entries.clone()),
             write_failure: None,
             cancel_requested: entries.clone().find_map(cancel_request),
+            is_given_up: is_given_up(entries.clone()),
             assigned: BTreeMap::new(),
             recorded_attempts,
             dispatching: Arc::default(),
@@ -233,7 +252,7 @@ impl Driver {
     ///
     /// Nothing is appended or performed in the meantime: the machine returns neither entries nor
     /// effects before `go_live`.
-    async fn replay(&mut self, journal: Journal) -> Result<(), Exit> {
+    async fn replay_entries(&mut self, journal: Journal) -> Result<(), Exit> {
         let mut entries = journal.into_iter();
         while !entries.as_slice().is_empty() {
             // `Execution::poll` applies them one at a time; the batch is only for yielding.
@@ -259,8 +278,8 @@ impl Driver {
     }
 
     /// Blocks a run, and records that in the journal unless it is recorded already. A run whose
-    /// cancellation was requested ends without the compensations that its code does not know,
-    /// unless its children can't be cancelled.
+    /// cancellation was requested while it was blocked ends without the compensations that its code does
+    /// not know, unless its children can't be cancelled.
     ///
     /// Before that, children are cancelled that the run's cancellation concerns, and the run may move
     /// to an engine that has its code. A block that the journal has already is not repeated. A run whose
@@ -279,7 +298,10 @@ impl Driver {
             // Its end would hide that its children are still running.
             Some(uncancelled) => (self.engine.own_failure(uncancelled.clone()), None),
             None => match self.move_if_no_code(failure).await {
-                Ok(failure) => (self.marked(failure), self.cancel_requested.take()),
+                Ok(failure) => {
+                    let reason = self.cancel_requested.clone().filter(|_| self.is_given_up);
+                    (self.marked(failure), reason)
+                }
                 Err(exit) => return exit,
             },
         };
@@ -375,20 +397,37 @@ fn blocked_here(engine: &Engine, journal: &Journal) -> Option<Failure> {
 /// Why a run is blocked, if it is, so that the same block is not recorded again. A later request asks
 /// to try again, so the block is recorded again after it.
 fn blocked<'a>(journal: impl Iterator<Item = &'a Entry>) -> Option<Failure> {
-    journal.fold(None, |blocked, entry| match entry {
+    journal.fold(None, |blocked, entry| blocked_after(entry, blocked))
+}
+
+/// Why a run is blocked after an entry.
+pub(super) fn blocked_after(entry: &Entry, blocked: Option<Failure>) -> Option<Failure> {
+    match entry {
         Entry::Blocked(block) => Some(block.failure.clone()),
         Entry::Unblocked(_) | Entry::Paused | Entry::Resumed | Entry::CancelRequested(_) => None,
+        _ => blocked,
+    }
+}
+
+/// Whether a run has been blocked and has not progressed since. No request changes that.
+fn is_blocked<'a>(journal: impl Iterator<Item = &'a Entry>) -> bool {
+    journal.fold(false, |blocked, entry| match entry {
+        Entry::Blocked(_) => true,
+        Entry::Unblocked(_) => false,
         _ => blocked,
     })
 }
 
-/// Whether readers see a run as blocked. A request to pause or resume it does not change what they see.
-fn is_shown_as_blocked<'a>(journal: impl Iterator<Item = &'a Entry>) -> bool {
-    journal.fold(false, |blocked, entry| match entry {
-        Entry::Blocked(_) => true,
-        Entry::Unblocked(_) | Entry::CancelRequested(_) => false,
-        _ => blocked,
-    })
+/// Whether the cancellation of a run was requested while it was blocked. A run that is blocked later is
+/// not given up: its code may fit again, and knows the compensations.
+fn is_given_up<'a>(journal: impl Iterator<Item = &'a Entry>) -> bool {
+    let (_, is_given_up) = journal.fold((false, false), |(blocked, given_up), entry| match entry {
+        Entry::Blocked(_) => (true, given_up),
+        Entry::Unblocked(_) => (false, false),
+        Entry::CancelRequested(_) => (blocked, given_up || blocked),
+        _ => (blocked, given_up),
+    });
+    is_given_up
 }
 
 /// The reason of a request to cancel.

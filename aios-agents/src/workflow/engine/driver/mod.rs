@@ -54,6 +54,7 @@ mod classify;
 mod commit;
 mod effects;
 mod entries;
+mod known;
 mod lifecycle;
 mod load;
 mod lookahead;
@@ -93,7 +94,7 @@ pub(super) use self::{
     assignment::{assignment_id, recorded},
     entries::run_metadata,
     lifecycle::run,
-    oversize::{TOO_LARGE, too_large},
+    oversize::too_large,
     refusal::{ANONYMOUS, Refusal, refuse},
 };
 use super::{Engine, Message, RunOutcome, recovery::Parked, runs::Inbox};
@@ -206,18 +207,21 @@ struct Driver {
     reread_pending: bool,
     /// Completes when the journal should be reread after the store failed.
     reread_timer: Option<BoxFuture<'static, ()>>,
-    /// Why the run was blocked when it was loaded, if it was.
+    /// Why the run is blocked as the journal has it, if it is.
     blocked: Option<Failure>,
     /// Whether the journal must still record that the run is unblocked.
     unblock_pending: bool,
     /// Why an entry could not be encoded, if one could not. The run can't continue without it.
     write_failure: Option<Failure>,
-    /// The reason of the cancellation request, if there is one. It decides how to treat code that
-    /// no longer fits.
+    /// The reason of the cancellation request, if there is one.
     cancel_requested: Option<String>,
+    /// Whether the cancellation was requested while the run was blocked: it ends even if its code does
+    /// not fit.
+    is_given_up: bool,
     /// The attempts at tasks that agents have or should have, by operation.
     assigned: BTreeMap<u64, Assignment>,
-    /// The attempts that were recorded when the run was loaded and are not sought yet.
+    /// The attempts that the broker may have and that are not sought yet: they were recorded when the run
+    /// was loaded, or the response to their publication was lost.
     recorded_attempts: RecordedAttempts,
     /// Tasks that are on their way to the broker hold a clone.
     dispatching: Arc<()>,
@@ -467,6 +471,7 @@ impl Driver {
     fn unblock(&mut self) {
         if self.unblock_pending && !self.is_paused() {
             self.unblock_pending = false;
+            self.is_given_up = false;
             let cancelling = self.cancel_requested.is_some();
             self.write(Entry::Unblocked(Unblocked::new(cancelling)));
         }
@@ -507,5 +512,12 @@ fn waits(request: &Request) -> bool {
 pub(super) async fn acknowledge(delivery: Delivery) {
     if let Err(error) = delivery.ack().await {
         warn!(error = %Chain(&error), "could not acknowledge an answer; it will be delivered again");
+    }
+}
+
+/// Acknowledges events one after the other.
+async fn acknowledge_all(deliveries: impl IntoIterator<Item = Delivery>) {
+    for delivery in deliveries {
+        acknowledge(delivery).await;
     }
 }

@@ -1,8 +1,9 @@
 //! Entries that are larger than the store accepts.
 //!
 //! The store has a limit for one event. An outcome above it can't be recorded, and a run that tried
-//! again would try forever. The failure `EVENT_TOO_LARGE` takes its place: the code of the run handles
-//! it like any other. An entry that the code itself wrote, such as a status or the parameters of a
+//! again would try forever. A failure is cut. The failure `EVENT_TOO_LARGE` takes the place of a result,
+//! and of a failure that is too large although it was cut: the code of the run handles it like any
+//! other. An entry that the code itself wrote, such as a status or the parameters of a
 //! task, has no such substitute and blocks the run.
 
 use aios_core::{event::EventId, failure::Failure};
@@ -14,7 +15,7 @@ use crate::{
 };
 
 /// Failure code of an operation whose outcome is larger than the store accepts.
-pub(in super::super) const TOO_LARGE: &str = "EVENT_TOO_LARGE";
+const TOO_LARGE: &str = "EVENT_TOO_LARGE";
 
 impl Driver {
     /// Replaces an oversized result with a failure; `None` if the entry is not a result, so that
@@ -29,6 +30,9 @@ impl Driver {
             if record.event.id != *id {
                 return Some(record.clone());
             }
+            if let Some(cut) = cut(&record.entry) {
+                return self.encode(cut).ok();
+            }
             if is_replaced(&record.entry) {
                 return None;
             }
@@ -41,8 +45,6 @@ impl Driver {
                     failure.clone(),
                 )),
                 Entry::Completed(_) => Entry::Failed(Failed::new(failure.clone())),
-                Entry::Failed(end) => Entry::Failed(Failed::new(truncate(&end.failure))),
-                Entry::Cancelled(end) => Entry::Cancelled(Failed::new(truncate(&end.failure))),
                 Entry::StatusSet(_) | Entry::ChildStarted(_) | Entry::TaskAssigned(_) => {
                     return None;
                 }
@@ -58,18 +60,71 @@ impl Driver {
     }
 }
 
+/// The entry with a shorter failure; `None` if it has no failure that can be cut.
+fn cut(entry: &Entry) -> Option<Entry> {
+    let mut entry = entry.clone();
+    let failure = match &mut entry {
+        Entry::Failed(end) | Entry::Cancelled(end) => &mut end.failure,
+        Entry::OperationFailed(failed) => &mut failed.failure,
+        Entry::RetryScheduled(retry) => &mut retry.failure,
+        Entry::TaskFailed(task) => &mut task.data.failure,
+        _ => return None,
+    };
+    let shorter = truncate(failure);
+    if *failure == shorter {
+        return None;
+    }
+    *failure = shorter;
+    Some(entry)
+}
+
 /// Whether an entry already replaces one that was too large. If it is too large as well, the cause
 /// is the metadata that every event of the run carries.
 fn is_replaced(entry: &Entry) -> bool {
     match entry {
         Entry::OperationFailed(failed) => failed.name.is_none() && failed.failure.code == TOO_LARGE,
-        Entry::Failed(end) | Entry::Cancelled(end) => end.failure == truncate(&end.failure),
+        Entry::Failed(_) | Entry::Cancelled(_) => true,
         _ => false,
     }
 }
 
-/// The failure that replaces a result.
-pub(in super::super) fn too_large(bytes: usize, limit: usize) -> Failure {
-    let message = format!("the result has {bytes} bytes, the store takes at most {limit}");
+/// The failure of something that the store does not take; `what` names it.
+pub(in super::super) fn too_large(what: &str, bytes: usize, limit: usize) -> Failure {
+    let message = format!("{what} has {bytes} bytes, the store takes at most {limit}");
     Failure::new(TOO_LARGE, message)
+}
+
+/// Names the refused one of these records, and its operation.
+pub(super) fn subject(records: &[Record], id: &EventId) -> String {
+    let refused = records.iter().find(|record| record.event.id == *id).map(|it| &it.entry);
+    let what = match refused {
+        Some(
+            Entry::StepCompleted(_)
+            | Entry::TaskCompleted(_)
+            | Entry::ChildEnded(_)
+            | Entry::Completed(_),
+        ) => "the result",
+        Some(
+            Entry::OperationFailed(_)
+            | Entry::RetryScheduled(_)
+            | Entry::TaskFailed(_)
+            | Entry::Failed(_)
+            | Entry::Cancelled(_),
+        ) => "the failure",
+        Some(Entry::TaskAssigned(_)) => "the task",
+        Some(Entry::ChildStarted(_)) => "the child",
+        Some(Entry::StatusSet(_)) => "the status",
+        Some(Entry::VersionMarked(_)) => "the version of a change",
+        Some(Entry::Other(event)) => &format!("event {}", event.event_type),
+        _ => "an entry",
+    };
+    let emits = |record: &Record| match &record.entry {
+        Entry::EventEmitted(emitted) if emitted.event_id == *id => Some(emitted.operation),
+        _ => None,
+    };
+    let operation = refused.and_then(Entry::operation);
+    match operation.or_else(|| records.iter().find_map(emits)) {
+        Some(operation) => format!("{what} of operation {operation}"),
+        None => what.to_owned(),
+    }
 }

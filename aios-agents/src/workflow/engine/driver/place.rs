@@ -15,17 +15,22 @@
 use std::{collections::BTreeSet, sync::Arc};
 
 use aios_core::{
+    Chain,
     catalog::workflow,
     failure::Failure,
-    store::{Expected, Fence, RecordedEvent, StoreError},
+    store::{Fence, RecordedEvent, StoreError},
 };
 use metrics::counter;
-use tracing::info;
+use tracing::{info, warn};
 
-use super::{Driver, Exit, acknowledge};
+use super::{
+    Driver, Exit, acknowledge_all,
+    entries::exit,
+    oversize::{subject, too_large},
+};
 use crate::workflow::{
     engine::Engine,
-    journal::{Entry, Moved, decode},
+    journal::{Entry, JournalError, Moved, decode},
     machine::UNKNOWN_VERSION,
 };
 
@@ -127,25 +132,56 @@ impl Driver {
     }
 
     /// Appends an entry after which the run leaves memory, together with the answers that arrived
-    /// in the meantime: they are kept for code that fits.
+    /// in the meantime and the outcomes of steps that have ended: they are kept for code that fits. Of code
+    /// that does not match its journal, no steps are kept: other code may not request them.
     ///
-    /// The expected version is `Any`: what others have appended does not change what this entry says.
+    /// It may be appended at any place: what others have appended does not change what this entry says.
+    /// While the store does not answer, the append is repeated for as long as the leases last.
     pub(super) async fn append_last(&mut self, entry: Entry) -> Result<(), Exit> {
-        let record = self.encode(entry).map_err(Exit::Unreadable)?;
-        let kept = std::mem::take(&mut self.outbox).into_iter().map(|record| record.event);
-        let events = kept.chain([record.event]).collect();
-        let append = self.journal_append(events, Expected::Any);
-        match self.engine.store.append_one(append).await {
-            Ok(_) => {}
-            Err(StoreError::Fenced { .. }) => {
-                self.engine.lost(self.fence);
-                return Err(Exit::NotOwner);
+        let last = self.encode(entry).map_err(Exit::Unreadable)?;
+        let ended = match self.execution.shared.is_mismatched() {
+            true => Vec::new(),
+            false => self.execution.machine().take_outcomes(),
+        };
+        let mut records = std::mem::take(&mut self.outbox);
+        for outcome in ended {
+            match self.encode(outcome) {
+                Ok(record) => records.push(record),
+                // It could not be recorded at any other time either.
+                Err(error) => {
+                    let run = &*self.run_id;
+                    warn!(error = %Chain(&error), run, "could not record what a run has done");
+                }
             }
-            Err(error) => return Err(Exit::Failed(error)),
         }
-        for answer in std::mem::take(&mut self.answers) {
-            acknowledge(answer).await;
+        records.push(last);
+        let mut backoff = self.engine.options.backoff.initial_delay;
+        loop {
+            match self.append_anywhere(&mut records).await {
+                Ok(()) => break,
+                // The outcomes would be lost with this driver.
+                Err(JournalError::Store(error))
+                    if error.is_retryable() && self.engine.ownership.is_valid() =>
+                {
+                    self.engine.store_failed(&error);
+                    self.engine.clock.sleep(backoff).await;
+                    backoff = self.engine.options.backoff.next(backoff);
+                }
+                Err(JournalError::Store(StoreError::Fenced { .. })) => {
+                    self.engine.lost(self.fence);
+                    return Err(Exit::NotOwner);
+                }
+                Err(JournalError::Store(StoreError::TooLarge { id, bytes, limit })) => {
+                    let failure = too_large(&subject(&records, &id), bytes, limit);
+                    let Some(shrunk) = self.replace_oversized(&records, &id, &failure) else {
+                        return Err(Exit::Failed(StoreError::TooLarge { id, bytes, limit }));
+                    };
+                    records = shrunk;
+                }
+                Err(error) => return Err(exit(error)),
+            }
         }
+        acknowledge_all(std::mem::take(&mut self.answers)).await;
         Ok(())
     }
 }

@@ -1,5 +1,6 @@
-//! Open attempts of a run that was loaded from its journal. Another engine, or this one earlier, has
-//! dispatched them, unless it died first. They are sought among the agents and in the queue, and
+//! Open attempts that the broker may have. Those of a run that was loaded from its journal were
+//! dispatched by another engine, or this one earlier, unless it died first. Others were published, and
+//! the response of the broker was lost. Both are sought among the agents and in the queue, and
 //! dispatched only if they are in neither.
 //!
 //! ```text
@@ -50,10 +51,9 @@ pub(super) fn recorded_attempts<'a>(
 }
 
 impl Driver {
-    /// Seeks an attempt that was recorded before the run was loaded, instead of dispatching it.
-    /// Returns whether it did.
+    /// Seeks an attempt that the broker may have, instead of dispatching it. Returns whether it did.
     pub(super) fn seek(&mut self, operation: u64, task: &AgentEvent<TaskAssigned>) -> bool {
-        // Once for each load: a repeated dispatch is decided on by `unclaimed`.
+        // Once: a repeated dispatch is decided on by `unclaimed`.
         let Some((attempt, recorded_at)) = self.recorded_attempts.remove(&operation) else {
             return false;
         };

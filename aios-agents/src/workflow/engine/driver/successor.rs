@@ -111,9 +111,11 @@ impl Driver {
     /// Starts the run that this one continues as, before this one's end is recorded, so that no
     /// crash can lose it. The successor begins once the end is recorded.
     pub(super) async fn begin_successor(&mut self, next: Continued) -> Result<(), Exit> {
+        let children = self.inheritance().await.map_err(exit)?;
         loop {
             let run_id = self.successor_id();
             let mut started = Started::default();
+            started.children.clone_from(&children);
             started.input = next.input.clone();
             // The parent waits for the end of the chain.
             started.parent = self.parent.clone();
@@ -145,7 +147,8 @@ impl Driver {
                     }
                 }
                 Err(JournalError::Store(StoreError::TooLarge { bytes, limit, .. })) => {
-                    return Err(self.block(too_large(bytes, limit)).await);
+                    let what = format!("the start of run {run_id}, with its input,");
+                    return Err(self.block(too_large(&what, bytes, limit)).await);
                 }
                 Err(error) => return Err(exit(error)),
             }

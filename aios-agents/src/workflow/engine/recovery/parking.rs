@@ -86,8 +86,26 @@ pub(crate) struct Parking {
 struct State {
     /// The note to write for each run; `None` to delete its note.
     pending: BTreeMap<Arc<str>, Option<Wait>>,
+    /// Number of notes that were dropped because too many were pending.
+    dropped: u64,
     /// For each shard, the time up to which its due runs are in memory.
     known: BTreeMap<Shard, Timestamp>,
+}
+
+impl State {
+    /// Whether a note is still the last one of its run. `dropped` is the number of dropped notes when it
+    /// was taken: a note that was dropped since then may be a later one of the same run.
+    fn is_last(&self, run_id: &str, dropped: u64) -> bool {
+        self.dropped == dropped && !self.pending.contains_key(run_id)
+    }
+}
+
+/// Notes to be written at once.
+struct Batch {
+    /// The note to write for each run; `None` to delete its note.
+    notes: Vec<(Arc<str>, Option<Wait>)>,
+    /// Number of notes that had been dropped when these were taken.
+    dropped: u64,
 }
 
 impl Parking {
@@ -97,6 +115,8 @@ impl Parking {
         // Bounded, for a store that does not answer while many runs come and go.
         if state.pending.len() < PENDING || state.pending.contains_key(run_id) {
             state.pending.insert(Arc::clone(run_id), note);
+        } else {
+            state.dropped += 1;
         }
         drop(state);
         self.noted.notify_one();
@@ -116,10 +136,12 @@ impl Parking {
     }
 
     /// Takes some of the notes that must be written.
-    fn take(&self, limit: usize) -> Vec<(Arc<str>, Option<Wait>)> {
+    fn take(&self, limit: usize) -> Batch {
         let mut state = self.state.lock();
         let taken: Vec<Arc<str>> = state.pending.keys().take(limit).cloned().collect();
-        taken.into_iter().filter_map(|run_id| state.pending.remove_entry(&run_id)).collect()
+        let remove = |run_id| state.pending.remove_entry(&run_id);
+        let notes = taken.into_iter().filter_map(remove).collect();
+        Batch { notes, dropped: state.dropped }
     }
 
     /// Puts back notes that were not written, unless there are newer ones.
@@ -152,13 +174,14 @@ impl Engine {
         self.parking.set(run_id, Some(wait));
     }
 
-    /// Drops the timers of a noted run, which are read again before they fall due.
-    fn noted(&self, wait: &Wait) {
+    /// Drops the timers of a noted run, which are read again before they fall due. They stay if a later
+    /// note of the run is pending or may have been dropped.
+    fn noted(&self, wait: &Wait, dropped: u64) {
         let state = self.parking.state.lock();
         // Nothing of the shard was read yet, so its timers stay.
         let Some(known) = state.known.get(&wait.fence.shard) else { return };
         let is_known = wait.wake_at.is_some_and(|at| at <= *known);
-        if !is_known && !state.pending.contains_key(&wait.run_id) {
+        if !is_known && state.is_last(&wait.run_id, dropped) {
             // Under the lock, so that no further due runs are read before the timers are gone.
             self.live.unless_live(&wait.run_id, || self.timers.clear_run(&wait.run_id));
         }
@@ -221,7 +244,7 @@ async fn write(engine: &Engine) -> Result<(), StoreError> {
     let owned = |fence: Fence| engine.ownership.has(fence);
     let mut waits = Vec::new();
     let mut forgotten = Vec::new();
-    for (run_id, note) in &batch {
+    for (run_id, note) in &batch.notes {
         match note {
             Some(wait) if owned(wait.fence) && !engine.holds(run_id) => waits.push(wait.clone()),
             Some(_) => {}
@@ -233,9 +256,9 @@ async fn write(engine: &Engine) -> Result<(), StoreError> {
     }
     match save(engine, &waits, &forgotten).await {
         // Only now: until then the timers here are all that wakes the run.
-        Ok(()) => waits.iter().for_each(|wait| engine.noted(wait)),
+        Ok(()) => waits.iter().for_each(|wait| engine.noted(wait, batch.dropped)),
         Err(error) if error.is_retryable() => {
-            engine.parking.put_back(batch);
+            engine.parking.put_back(batch.notes);
             return Err(error);
         }
         Err(error) => {
@@ -367,6 +390,28 @@ async fn read(
         if engine.timers.len() > TIMERS {
             // More runs may be due at the same time.
             return Ok(last.map(|last| last.wake_at - Duration::from_micros(1)));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn should_keep_the_timers_of_a_run_whose_next_note_was_dropped() {
+        for is_full in [false, true] {
+            let parking = Parking::default();
+            let run: Arc<str> = "r".into();
+            parking.on_activated(&run);
+            let batch = parking.take(1);
+            assert_eq!(batch.notes.len(), 1);
+            if is_full {
+                (0..PENDING).for_each(|other| parking.on_activated(&other.to_string().into()));
+                // The run has continued and waits again.
+                parking.on_activated(&run);
+            }
+            assert_eq!(parking.state.lock().is_last(&run, batch.dropped), !is_full);
         }
     }
 }

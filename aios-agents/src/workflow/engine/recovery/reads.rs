@@ -11,7 +11,10 @@ use std::sync::Arc;
 use aios_core::store::{EventStore, RecordedEvent, StoreError, StreamId};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
-use crate::{task::JoinSet, workflow::engine::Engine};
+use crate::{
+    task::JoinSet,
+    workflow::engine::{Engine, log::read_starts},
+};
 
 /// Concurrent calls of the store. While they run, further reads are batched.
 const CALLS: usize = 4;
@@ -83,15 +86,9 @@ async fn read(engine: &Engine, mut reads: Vec<Read>) {
         return;
     }
     let streams: Vec<StreamId> = reads.iter().map(|read| read.stream.clone()).collect();
-    match engine.store.read_streams(&streams, EVENTS).await {
-        Ok(found) => {
-            for (read, events) in reads.into_iter().zip(found) {
-                let start = Start { may_have_more: events.len() >= EVENTS, events };
-                drop(read.reply.send(Ok(start)));
-            }
-        }
-        Err(error) => {
-            reads.into_iter().for_each(|read| drop(read.reply.send(Err(error.clone()))));
-        }
+    let starts = read_starts(&*engine.store, &streams, EVENTS).await;
+    for (read, start) in reads.into_iter().zip(starts) {
+        let start = start.map(|events| Start { may_have_more: events.len() >= EVENTS, events });
+        drop(read.reply.send(start));
     }
 }

@@ -7,8 +7,8 @@
 //! - A run has at most one driver: an inbox is added and removed under one lock, and a closed inbox is
 //!   never found.
 //! - Messages for runs of other engines are dropped, because their owners find the causes themselves.
-//!   Answers are recorded for the owner (see `answers`), and a timer reaches a run that is leaving, as
-//!   it may end the step that is waited for.
+//!   Answers are recorded for the owner (see `answers`). A run that is leaving gets what concerns its
+//!   steps and tasks, as it may stay.
 //! - A run counts for its shard until its clean-up is complete, so a shard is not handed over too early.
 
 use std::{
@@ -267,8 +267,8 @@ impl ActiveRuns {
 
 impl Engine {
     /// Sends a message to a run without waiting for the run, which is activated if necessary. If
-    /// another engine owns the run, an answer is recorded for it and other messages are dropped,
-    /// because the owner detects their causes itself.
+    /// another engine owns the run, or is about to, an answer is recorded for it. Other messages reach
+    /// only a run that is still in memory, because the owner detects their causes itself.
     pub(crate) fn send(self: &Arc<Self>, run_id: &Arc<str>, message: Message) {
         self.send_with(run_id, message, None);
     }
@@ -302,9 +302,11 @@ impl Engine {
     ) {
         if self.ownership.fence_of(run_id).is_none() {
             return match message {
-                // A step that a leaving run waits for may be over.
-                Message::TimerDue(_) => self.live.push(run_id, message),
-                message => self.forward_answer(message),
+                Message::Answer(delivery) => self.record_for_owner(*delivery),
+                // Commands reach the next owner through the journal.
+                Message::Wake => {}
+                // What a leaving run waits for may be over, and the run may stay.
+                message => self.live.push(run_id, message),
             };
         }
         while let Some((inbox, is_new)) = self.live.inbox_for(self, run_id, None, permit.take()) {
@@ -316,13 +318,6 @@ impl Engine {
                 Ok(()) => return,
                 Err(unsent) => message = unsent,
             }
-        }
-    }
-
-    /// Records an answer for the owner of its run; other messages are dropped.
-    fn forward_answer(self: &Arc<Self>, message: Message) {
-        if let Message::Answer(delivery) = message {
-            self.record_for_owner(*delivery);
         }
     }
 }

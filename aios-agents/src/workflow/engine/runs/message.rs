@@ -30,7 +30,14 @@ pub(crate) enum Message {
         letter: Box<DeadLetter>,
     },
     /// The broker could not take a task now.
-    Deferred { operation: u64, attempt: u32 },
+    Deferred {
+        /// The operation.
+        operation: u64,
+        /// The attempt.
+        attempt: u32,
+        /// Whether the broker may have taken it nevertheless.
+        is_uncertain: bool,
+    },
     /// The broker has the question which process has an attempt.
     Sought { operation: u64, attempt: u32 },
     /// The broker may have lost the tasks that no agent has begun.
