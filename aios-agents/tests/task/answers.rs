@@ -1,6 +1,12 @@
 //! Which agents may answer a task, and how a task ends that no agent answers.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use aios_agents::{
     prelude::*,
@@ -10,7 +16,10 @@ use aios_agents::{
 use aios_core::{
     agent::{TaskAssigned, TaskCompleted, TaskHeartbeat, TaskId},
     broker::{Deliveries, Delivery, Group, Mailbox, Publish, Subscription},
-    store::{Append, EventStoreExt, PageRequest, Store, TaskFilter, TaskStatus},
+    event::EventId,
+    store::{
+        Append, EventStore, EventStoreExt, PageRequest, Store, StreamId, TaskFilter, TaskStatus,
+    },
 };
 use tokio::sync::Semaphore;
 
@@ -161,6 +170,151 @@ async fn should_record_an_answer_whose_id_is_stored_already() {
         let expected = ["started", "task_assigned", "task_completed", "completed"];
         assert_eq!(actions(&run).await, expected);
     }
+}
+
+/// A store that holds the append of the first answer: the second one waits in memory.
+struct Held {
+    store: Arc<FaultyStore>,
+    is_recording: Arc<Semaphore>,
+    may_record: Arc<Semaphore>,
+}
+
+impl Held {
+    fn new(inner: &Arc<dyn Store>) -> Self {
+        let store = FaultyStore::new(Arc::clone(inner));
+        let semaphore = || Arc::new(Semaphore::new(0));
+        let held = Self { store, is_recording: semaphore(), may_record: semaphore() };
+        let (begun, may_record) = (Arc::clone(&held.is_recording), Arc::clone(&held.may_record));
+        let inner = Arc::clone(inner);
+        held.store.on_append(move |append| {
+            if holds(append, "blocked") {
+                // Another engine is faster.
+                let first = Append::new(append.stream.clone(), vec![append.events[0].clone()]);
+                let inner = Arc::clone(&inner);
+                return Some(Fault::After(Box::pin(async move {
+                    inner.append_one(first).await.unwrap();
+                })));
+            }
+            holds(append, "task_completed").then(|| {
+                begun.add_permits(1);
+                let may_record = Arc::clone(&may_record);
+                Fault::After(Box::pin(async move { drop(may_record.acquire().await.unwrap()) }))
+            })
+        });
+        held
+    }
+
+    /// Answers both tasks of a run. Returns what the journal gets for the second answer.
+    async fn answer(&self, runtime: &Runtime, tasks: &mut Deliveries, run: &RunHandle) -> Append {
+        let ((one, first), (other, second)) = (next(tasks).await, next(tasks).await);
+        send(runtime, &one, answer(&first, "ghost", 1).caused_by(&one.event)).await;
+        self.is_recording.acquire().await.unwrap().forget();
+        let waiting = answer(&second, "ghost", 2).caused_by(&other.event);
+        send(runtime, &other, waiting.clone()).await;
+        #[allow(clippy::disallowed_methods, reason = "the engine takes the answer in this time")]
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        let stream = StreamId::of_run(run.id()).unwrap();
+        let started = self.store.read_stream(&stream, 0, 1).await.unwrap().remove(0);
+        let operation = second.task_id.run().unwrap().1;
+        let name = format!("{operation}/answer#1/{}", waiting.event_type);
+        let recorded = waiting.with_id(EventId::derive_from(&started.event.id, &name));
+        Append::new(stream, vec![recorded])
+    }
+}
+
+/// The number of answers in the journal of a run.
+async fn answers(run: &RunHandle) -> usize {
+    actions(run).await.iter().filter(|action| *action == "task_completed").count()
+}
+
+/// While one answer is being recorded, another one waits, and another engine records that one first.
+#[tokio::test(flavor = "multi_thread")]
+async fn should_record_a_waiting_answer_once_that_another_engine_has_recorded() {
+    async fn ask_twice(context: WorkflowContext, (): ()) -> Result<u32, WorkflowError> {
+        let (one, other) = (context.task::<u32>("ghost", &1), context.task::<u32>("ghost", &2));
+        let (one, other) = aios_agents::join!(one, other);
+        Ok(one? + other?)
+    }
+    let inner = store();
+    let held = Held::new(&inner);
+    let store: Arc<dyn Store> = held.store.clone();
+    let runtime = runtime(&store).workflow("ask_twice", ask_twice).start().await.unwrap();
+    let mut tasks = tasks_of(&runtime).await;
+    let run = runtime.start("ask_twice", &()).await.unwrap();
+    let waiting = held.answer(&runtime, &mut tasks, &run).await;
+    inner.append_one(waiting).await.unwrap();
+    held.may_record.add_permits(1);
+    assert_eq!(result::<u32>(&run).await.unwrap(), 3);
+    assert_eq!(answers(&run).await, 2);
+}
+
+/// The same, but the first answer blocks the run: the second one is recorded together with the block.
+#[tokio::test(flavor = "multi_thread")]
+async fn should_block_a_run_with_a_waiting_answer_that_another_engine_has_recorded() {
+    async fn fragile(context: WorkflowContext, (): ()) -> Result<u32, WorkflowError> {
+        let either = async |number: u32| -> Result<u32, WorkflowError> {
+            context.task::<u32>("ghost", &number).await?;
+            panic!("no answer is expected")
+        };
+        let (one, _) = aios_agents::join!(either(1), either(2));
+        one
+    }
+    let inner = store();
+    let held = Held::new(&inner);
+    let store: Arc<dyn Store> = held.store.clone();
+    let runtime = runtime(&store).workflow("fragile", fragile).start().await.unwrap();
+    let mut tasks = tasks_of(&runtime).await;
+    let run = runtime.start("fragile", &()).await.unwrap();
+    held.answer(&runtime, &mut tasks, &run).await;
+    held.may_record.add_permits(1);
+    let error = result::<u32>(&run).await.unwrap_err();
+    assert_eq!(error.failure().unwrap().code, "WORKFLOW_PANICKED", "{error:?}");
+    assert_eq!(answers(&run).await, 2);
+    assert_eq!(actions(&run).await.last().unwrap(), "blocked");
+}
+
+/// Two agents have done the first attempt, and answer while the assignment of the second one is being
+/// recorded.
+#[tokio::test(flavor = "multi_thread")]
+async fn should_record_one_of_two_late_results_and_not_dispatch_another_attempt() {
+    let faulty = FaultyStore::new(store());
+    let (recording, is_recording) = (Arc::new(Semaphore::new(0)), Arc::new(Semaphore::new(0)));
+    let (may_record, begun) = (Arc::clone(&recording), Arc::clone(&is_recording));
+    let is_first = AtomicBool::new(true);
+    faulty.on_append(move |append| {
+        if !holds(append, "task_assigned") || is_first.swap(false, Ordering::SeqCst) {
+            return None;
+        }
+        begun.add_permits(1);
+        let may_record = Arc::clone(&may_record);
+        Some(Fault::After(Box::pin(async move { may_record.acquire().await.unwrap().forget() })))
+    });
+    let store: Arc<dyn Store> = faulty;
+    let builder = runtime(&store).workflow("ask_in_time", ask_in_time);
+    let runtime = builder.engine_options(impatient()).start().await.unwrap();
+    let mut tasks = tasks_of(&runtime).await;
+    let run = runtime.start("ask_in_time", &()).await.unwrap();
+    let (delivery, task) = next(&mut tasks).await;
+    is_recording.acquire().await.unwrap().forget();
+    for output in [1, 2] {
+        send(&runtime, &delivery, answer(&task, "ghost", output).caused_by(&delivery.event)).await;
+    }
+    #[allow(clippy::disallowed_methods, reason = "the engine takes the answers in this time")]
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    recording.add_permits(1);
+    assert_eq!(result::<u32>(&run).await.unwrap(), 1);
+    let expected = [
+        "started",
+        "task_assigned",
+        "retry_scheduled",
+        "task_assigned",
+        "task_completed",
+        "completed",
+    ];
+    assert_eq!(actions(&run).await, expected);
+    delivery.ack().await.unwrap();
+    let another = tokio::time::timeout(Duration::from_millis(200), tasks.next()).await;
+    assert!(another.is_err(), "the second attempt is not dispatched");
 }
 
 #[tokio::test(flavor = "multi_thread")]

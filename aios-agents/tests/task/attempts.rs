@@ -117,6 +117,27 @@ async fn should_try_a_task_again_that_became_a_dead_letter() {
     assert_eq!(actions(&run).await.iter().filter(|it| *it == "task_assigned").count(), 2);
 }
 
+/// The engine learns of a dead letter that is behind any number of others.
+#[tokio::test(flavor = "multi_thread")]
+async fn should_try_a_task_again_whose_dead_letter_is_behind_many_others() {
+    async fn ask(context: WorkflowContext, (): ()) -> Result<u32, WorkflowError> {
+        context.task("ghost", &1).retry(RetryPolicy::never()).await
+    }
+    let builder = runtime(&store()).workflow("ask", ask).engine_options(attentive());
+    let runtime = builder.start().await.unwrap();
+    let mut tasks = ghosts(&runtime, "agents.ghost", "task_assigned").await;
+    for number in 0..1_000 {
+        let event_type = "agents.ghost.task_assigned".parse().unwrap();
+        let event = Event::new(event_type, "other", &number).unwrap();
+        runtime.broker().publish_one(Publish::new(event)).await.unwrap();
+        next(&mut tasks).await.dead_letter("never purged").await.unwrap();
+    }
+    let run = runtime.start("ask", &()).await.unwrap();
+    next(&mut tasks).await.dead_letter("spilled").await.unwrap();
+    let error = result::<u32>(&run).await.unwrap_err();
+    assert_eq!(error.failure().unwrap().code, "TASK_DEAD_LETTERED");
+}
+
 /// Publishes an agent's event about an assigned task to the mailbox that the task names.
 async fn say<T: serde::Serialize>(runtime: &Runtime, task: &Event, action: &str, data: &T) {
     let event_type = format!("agents.ghost.{action}").parse().unwrap();

@@ -2,11 +2,18 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, AtomicU32, Ordering},
+    },
     time::Duration,
 };
 
-use aios_agents::{prelude::*, runtime::EngineOptions};
+use aios_agents::{
+    agent::{AgentHost, AgentSet},
+    prelude::*,
+    runtime::EngineOptions,
+};
 use aios_broker::memory::MemoryBroker;
 use aios_core::{
     agent::{TaskAssigned, TaskCompleted},
@@ -17,7 +24,7 @@ use tokio::sync::Notify;
 
 use crate::support::{
     faulty::{Fault, FaultyBroker},
-    workflows::{eventually, quick, result, runtime, store},
+    workflows::{Doubler, PATIENCE, actions, eventually, quick, result, runtime, store},
 };
 
 async fn ask(context: WorkflowContext, agent: String) -> Result<u32, WorkflowError> {
@@ -39,9 +46,8 @@ fn count_attempts(broker: &FaultyBroker) -> Arc<Mutex<BTreeMap<u32, usize>>> {
         let mut given = counted.lock().unwrap();
         let count = given.entry(attempt).or_default();
         *count += 1;
-        let after = Duration::from_secs(1);
         let is_put_off = attempt == 1 && *count == 1;
-        is_put_off.then(|| Fault::Refuse(BrokerError::Timeout { operation: "publish", after }))
+        is_put_off.then(|| Fault::Refuse(BrokerError::Rejected { reason: "it is full".to_owned() }))
     });
     given
 }
@@ -93,16 +99,16 @@ async fn should_not_assign_a_task_that_is_answered_before_it_is_published() {
     let (closed, noted) = (Arc::clone(&gate), Arc::clone(&given));
     broker.on_publish(move |publish| {
         let attempt = attempt(publish)?;
-        let agent = publish.event.event_type.entity().to_owned();
-        let is_first = agent == "slow" && attempt == 1;
-        noted.lock().unwrap().push(agent);
+        let mut given = noted.lock().unwrap();
+        given.push(attempt);
+        let is_first = given.len() == 1;
         let gate = Arc::clone(&closed);
         is_first.then(|| Fault::After(Box::pin(async move { gate.notified().await })))
     });
     let broker = broker as Arc<dyn Broker>;
     let builder = runtime(&store()).broker(Arc::clone(&broker)).workflow("ask", ask);
     let runtime = builder.start().await.unwrap();
-    let slow = runtime.start("ask", &"slow").await.unwrap();
+    let first = runtime.start("ask", &"quick").await.unwrap();
     eventually("the dispatcher waits", || async { !given.lock().unwrap().is_empty() }).await;
 
     let run = runtime.start("ask", &"quick").await.unwrap();
@@ -121,7 +127,109 @@ async fn should_not_assign_a_task_that_is_answered_before_it_is_published() {
     assert_eq!(result::<u32>(&run).await.unwrap(), 7);
 
     gate.notify_one();
-    assert_eq!(result::<u32>(&slow).await.unwrap_err().code(), "AGENT_NOT_FOUND");
-    let given = given.lock().unwrap();
-    assert!(!given.iter().any(|agent| agent == "quick"), "{given:?}");
+    assert_eq!(result::<u32>(&first).await.unwrap_err().code(), "AGENT_NOT_FOUND");
+    assert_eq!(*given.lock().unwrap(), [1, 2, 3], "attempts of the first run only");
+}
+
+/// Counts its calls, and takes its time.
+#[derive(Clone, Default)]
+struct Slow(Arc<AtomicU32>);
+
+impl Agent for Slow {
+    type Parameters = u32;
+    type Output = u32;
+
+    async fn process_task(&self, _: &TaskContext, number: u32) -> Result<u32, TaskError> {
+        self.0.fetch_add(1, Ordering::SeqCst);
+        #[allow(clippy::disallowed_methods, reason = "the agent takes real time")]
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        Ok(number)
+    }
+}
+
+/// The broker has the task, but its response is lost. Another process must not get a second copy.
+#[tokio::test(flavor = "multi_thread")]
+async fn should_assign_a_task_once_whose_publication_was_not_confirmed() {
+    let broker = FaultyBroker::new(Arc::new(MemoryBroker::new()));
+    let published = Arc::new(AtomicU32::new(0));
+    let counted = Arc::clone(&published);
+    broker.on_publish(move |publish| {
+        attempt(publish)?;
+        let is_first = counted.fetch_add(1, Ordering::SeqCst) == 0;
+        is_first.then(|| Fault::LoseResponse(BrokerError::Uncertain))
+    });
+    let broker = broker as Arc<dyn Broker>;
+    let slow = Slow::default();
+    let mut hosts = Vec::new();
+    for _ in 0..2 {
+        let agents = AgentSet::new().agent("slow", slow.clone());
+        let host = AgentHost::builder(agents).broker(Arc::clone(&broker));
+        hosts.push(host.start().await.unwrap());
+    }
+    let builder = runtime(&store()).broker(broker).workflow("ask", ask);
+    let runtime = builder.start().await.unwrap();
+    let run = runtime.start("ask", &"slow").await.unwrap();
+    assert_eq!(result::<u32>(&run).await.unwrap(), 1);
+    let counts = (slow.0.load(Ordering::SeqCst), published.load(Ordering::SeqCst));
+    assert_eq!(counts, (1, 1), "calls and publications");
+}
+
+/// A queue that confirms nothing delays the tasks of its agents only.
+#[tokio::test(flavor = "multi_thread")]
+async fn should_assign_tasks_of_other_agents_while_one_queue_confirms_nothing() {
+    let broker = FaultyBroker::new(Arc::new(MemoryBroker::new()));
+    let is_held = Arc::new(AtomicBool::new(false));
+    let held = Arc::clone(&is_held);
+    broker.on_publish(move |publish| {
+        let is_silent = publish.event.event_type.entity() == "silent";
+        held.fetch_or(is_silent, Ordering::SeqCst);
+        is_silent.then_some(Fault::Hang)
+    });
+    let builder = runtime(&store()).broker(broker as Arc<dyn Broker>).workflow("ask", ask);
+    let runtime = builder.agent("doubler", Doubler::default()).start().await.unwrap();
+    let _waits = runtime.start("ask", &"silent").await.unwrap();
+    eventually("it is published", || async { is_held.load(Ordering::SeqCst) }).await;
+    for _ in 0..3 {
+        let run = runtime.start("ask", &"doubler").await.unwrap();
+        assert_eq!(result::<u32>(&run).await.unwrap(), 2);
+    }
+}
+
+/// The engine hands over its shards, and waits for a step of the run in the meantime.
+#[tokio::test(flavor = "multi_thread")]
+async fn should_record_that_no_agent_takes_a_task_while_its_run_is_leaving() {
+    async fn both(context: WorkflowContext, (): ()) -> Result<u32, WorkflowError> {
+        let step = context.run("step", || async { STEP.notified().await });
+        let task = context.task::<u32>("missing", &1).retry(quick(1));
+        let (step, task) = futures_util::future::join(step, task).await;
+        step?;
+        task
+    }
+    static STEP: Notify = Notify::const_new();
+    let broker = FaultyBroker::new(Arc::new(MemoryBroker::new()));
+    let (gate, is_held) = (Arc::new(Notify::new()), Arc::new(AtomicBool::new(false)));
+    let (closed, held) = (Arc::clone(&gate), Arc::clone(&is_held));
+    broker.on_publish(move |publish| {
+        attempt(publish)?;
+        held.store(true, Ordering::SeqCst);
+        let gate = Arc::clone(&closed);
+        Some(Fault::After(Box::pin(async move { gate.notified().await })))
+    });
+    let store = store();
+    let builder = runtime(&store).broker(broker as Arc<dyn Broker>).workflow("both", both);
+    let engine = builder.start().await.unwrap();
+    let run = engine.start("both", &()).id("r").await.unwrap();
+    eventually("the task is published", || async { is_held.load(Ordering::SeqCst) }).await;
+    let leaving = tokio::spawn(engine.shutdown(PATIENCE));
+    let shards = || async {
+        let leases = store.leases().await.unwrap();
+        leases.iter().filter(|lease| lease.shard.is_share()).count()
+    };
+    eventually("the other shards are free", || async { shards().await < 10 }).await;
+    gate.notify_one();
+    let is_recorded =
+        || async { actions(&run).await.iter().any(|action| action == "operation_failed") };
+    eventually("the failure is recorded", is_recorded).await;
+    STEP.notify_one();
+    leaving.await.unwrap().unwrap();
 }

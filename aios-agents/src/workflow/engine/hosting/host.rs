@@ -33,12 +33,15 @@ impl Host {
 
     /// Whether it has code for this version of a workflow.
     pub(crate) fn has(&self, workflow: &str, version: u32) -> bool {
-        let matches = |hosted: &str| {
-            hosted
-                .rsplit_once('@')
-                .is_some_and(|(name, number)| name == workflow && number.parse() == Ok(version))
-        };
-        self.owner.as_str().split(' ').skip(1).any(matches)
+        self.versions(workflow).any(|hosted| hosted == version)
+    }
+
+    /// The versions of a workflow that it has code for.
+    pub(crate) fn versions(&self, workflow: &str) -> impl Iterator<Item = u32> {
+        let hosted = self.owner.as_str().split(' ').skip(1).filter_map(|it| it.rsplit_once('@'));
+        hosted
+            .filter(move |(name, _)| *name == workflow)
+            .filter_map(|(_, number)| number.parse().ok())
     }
 }
 

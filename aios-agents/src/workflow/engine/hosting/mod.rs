@@ -157,6 +157,22 @@ impl Engine {
         Ok(pick(Members::of(&self.store.leases().await?).hosts()))
     }
 
+    /// The newest version of a workflow: of those that this engine has, or else of those that other living
+    /// engines have.
+    pub(super) async fn newest_version(&self, workflow: &str) -> Result<Option<u32>, StoreError> {
+        if let Some(registered) = self.journals.registry.latest(workflow) {
+            return Ok(Some(registered.workflow.version()));
+        }
+        let newest = |hosts: &BTreeMap<u16, Host>| {
+            hosts.values().flat_map(|host| host.versions(workflow)).max()
+        };
+        if let Some(version) = newest(&self.ownership.hosts()) {
+            return Ok(Some(version));
+        }
+        // An engine that joined a moment ago is not known yet.
+        Ok(newest(Members::of(&self.store.leases().await?).hosts()))
+    }
+
     /// Whether the engine of a fence may still advance the runs that were moved to it. If this
     /// returns `false`, it never can again.
     pub(super) async fn is_alive(&self, host: Fence) -> Result<bool, StoreError> {

@@ -22,8 +22,6 @@ use tracing::{debug, warn};
 use super::{activity::Queue, suspicion};
 use crate::workflow::engine::{Engine, Message};
 
-/// Dead letters read per agent type or agent.
-const LIMIT: usize = 1_000;
 /// The longest pause between two checks. A check may take every dead letter from its queue for a
 /// moment.
 const LONGEST_PAUSE: Duration = Duration::from_secs(300);
@@ -150,11 +148,9 @@ async fn check(
     let dead_letters = engine.broker.dead_letters(address).await?;
     let now = engine.clock.now();
     engine.activity.note(queue, dead_letters.waiting().await? == 0, now);
-    let letters = dead_letters.list(LIMIT).await?;
     let mut notified = 0;
-    for letter in letters {
-        notified += usize::from(notify_run(engine, letter));
-    }
+    let mut notify = |letter| notified += usize::from(notify_run(engine, letter));
+    dead_letters.for_each(&mut notify).await?;
     Ok(notified)
 }
 

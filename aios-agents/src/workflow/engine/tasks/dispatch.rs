@@ -1,13 +1,15 @@
 //! The task that publishes tasks for all runs of an engine.
 //!
-//! Runs put tasks into one bounded queue (`driver/outgoing`). The dispatcher takes what has queued up,
-//! publishes it as one batch, and takes the next when the broker has answered. So an idle engine
-//! publishes at once, and a busy one many at a time.
+//! Runs put tasks into one bounded queue (`driver/outgoing`). The dispatcher sorts them by agent type,
+//! publishes what has queued up for a type as one batch, and the next one when the broker has answered.
+//! So an idle engine publishes at once, a busy one many at a time, and a queue that confirms nothing
+//! delays the tasks of its agents only. Events about one type keep their order.
 //!
 //! | the broker answers | a task | a notice or question |
 //! |---|---|---|
 //! | taken | nothing; the agent will answer | a question: its run counts the time from now |
 //! | not now | returned to its run, which repeats it after a pause | parked here and repeated |
+//! | nothing, or the connection is lost | the same, but its run seeks it first | the same |
 //! | no queue takes it | the attempt fails in its run with `AGENT_NOT_FOUND` | dropped, with a warning |
 //! | refused permanently | the attempt fails in its run with the code of the broker | dropped, with a warning |
 //!
@@ -15,17 +17,19 @@
 //! run waits for any more.
 
 use std::{
-    collections::VecDeque,
+    collections::{BTreeMap, VecDeque},
     sync::{Arc, Weak},
+    time::Duration,
 };
 
 use aios_core::{
-    Chain,
+    BoxFuture, Chain,
     broker::{BrokerError, Publish},
     event::Timestamp,
     failure::Failure,
     store::Fence,
 };
+use futures_util::{StreamExt, stream::FuturesUnordered};
 use metrics::counter;
 use tokio::sync::mpsc;
 use tracing::warn;
@@ -38,6 +42,8 @@ use crate::{
 
 /// Tasks published at once.
 const BATCH: usize = 256;
+/// Tasks of one agent type that may wait for the broker to answer.
+const WAITING: usize = 1024;
 /// Notices about tasks that may wait to be published again.
 const PARKED: usize = 1024;
 
@@ -78,59 +84,155 @@ impl Dispatch {
     }
 }
 
-/// Publishes tasks in batches. A task that the broker can't take now is returned to its run, which
-/// retries it later, so neither the broker nor a full queue delays other runs.
+/// Publishes tasks until the queue is closed and the broker has answered everything.
+pub(crate) async fn run(engine: Arc<Engine>, mut queue: mpsc::Receiver<Dispatch>) {
+    let mut dispatcher = Dispatcher::new(&engine);
+    let mut arrived = Vec::new();
+    let mut is_open = true;
+    while is_open || !dispatcher.publishing.is_empty() {
+        tokio::select! {
+            biased;
+            Some(published) = dispatcher.publishing.next() => dispatcher.settle(published),
+            () = engine.clock.sleep_until(dispatcher.retry_at), if !dispatcher.parked.is_empty() => {
+                dispatcher.repeat_parked();
+            }
+            count = queue.recv_many(&mut arrived, BATCH), if is_open => {
+                is_open = count > 0;
+                arrived.drain(..).for_each(|dispatch| dispatcher.add(dispatch));
+            }
+        }
+        dispatcher.publish();
+    }
+}
+
+/// A batch that the broker has answered.
+struct Published {
+    agent_type: Arc<str>,
+    batch: Vec<Dispatch>,
+    results: Vec<Result<(), BrokerError>>,
+}
+
+/// The tasks and notices of one agent type that wait to be published.
+#[derive(Default)]
+struct Lane {
+    waiting: VecDeque<Dispatch>,
+    /// Whether a batch is being published.
+    is_busy: bool,
+}
+
+/// The state of the task that publishes.
 ///
 /// The time of the next attempt with parked notices is set once for a series of failures, so that new
 /// notices don't delay those that wait.
-pub(crate) async fn run(engine: Arc<Engine>, mut queue: mpsc::Receiver<Dispatch>) {
-    let mut batch = Vec::new();
-    let mut parked = VecDeque::new();
-    let mut backoff = engine.options.backoff.initial_delay;
-    let mut retry_at = Timestamp::MAX;
-    loop {
-        tokio::select! {
-            biased;
-            () = engine.clock.sleep_until(retry_at), if !parked.is_empty() => {
-                batch.extend(parked.drain(..));
-            }
-            count = queue.recv_many(&mut batch, BATCH) => {
-                if count == 0 {
-                    return;
-                }
-            }
+struct Dispatcher<'a> {
+    engine: &'a Arc<Engine>,
+    /// By agent type. A lane is removed when nothing waits in it.
+    lanes: BTreeMap<Arc<str>, Lane>,
+    /// The batches that the broker has not answered, at most one of each lane.
+    publishing: FuturesUnordered<BoxFuture<'a, Published>>,
+    /// Notices that the broker did not take.
+    parked: VecDeque<Dispatch>,
+    /// When to publish them again.
+    retry_at: Timestamp,
+    backoff: Duration,
+}
+
+impl<'a> Dispatcher<'a> {
+    fn new(engine: &'a Arc<Engine>) -> Self {
+        Self {
+            engine,
+            lanes: BTreeMap::new(),
+            publishing: FuturesUnordered::new(),
+            parked: VecDeque::new(),
+            retry_at: Timestamp::MAX,
+            backoff: engine.options.backoff.initial_delay,
         }
-        // The new owners of the shards dispatch the tasks of their runs, unless agents have them.
-        batch.retain(|dispatch| dispatch.task.is_none() || engine.ownership.has(dispatch.fence));
-        batch.retain(Dispatch::is_of_use);
-        if batch.is_empty() {
-            continue;
+    }
+
+    /// Adds an event to the lane of its agent type. A task for which the lane has no room returns to its
+    /// run.
+    fn add(&mut self, dispatch: Dispatch) {
+        let agent_type = Arc::from(dispatch.publish.event.event_type.entity());
+        let lane = self.lanes.entry(agent_type).or_default();
+        match lane.waiting.len() < WAITING {
+            true => lane.waiting.push_back(dispatch),
+            false => self.defer(dispatch, false),
         }
-        let was_parked = !parked.is_empty();
-        let publishes = batch.iter().map(|dispatch| dispatch.publish.clone()).collect();
-        let results = engine.broker.publish(publishes).await;
+    }
+
+    /// Publishes a batch of each lane whose last one is answered.
+    fn publish(&mut self) {
+        let Self { engine, lanes, publishing, .. } = self;
+        lanes.retain(|agent_type, lane| {
+            if lane.is_busy {
+                return true;
+            }
+            // The new owners of the shards dispatch the tasks of their runs, unless agents have them.
+            let is_ours = |it: &Dispatch| it.task.is_none() || engine.ownership.has(it.fence);
+            lane.waiting.retain(|dispatch| is_ours(dispatch) && dispatch.is_of_use());
+            let batch: Vec<_> = lane.waiting.drain(..lane.waiting.len().min(BATCH)).collect();
+            if batch.is_empty() {
+                return false;
+            }
+            let (engine, agent_type) = (*engine, Arc::clone(agent_type));
+            publishing.push(Box::pin(async move {
+                let publishes = batch.iter().map(|dispatch| dispatch.publish.clone()).collect();
+                let results = engine.broker.publish(publishes).await;
+                Published { agent_type, batch, results }
+            }));
+            lane.is_busy = true;
+            true
+        });
+    }
+
+    /// Handles the answer of the broker to a batch.
+    fn settle(&mut self, Published { agent_type, batch, results }: Published) {
+        if let Some(lane) = self.lanes.get_mut(&agent_type) {
+            lane.is_busy = false;
+        }
         let mut deferred = 0_usize;
         let mut cause = None;
-        for (dispatch, result) in batch.drain(..).zip(results) {
+        for (dispatch, result) in batch.into_iter().zip(results) {
             match result {
-                Ok(()) => notify_asked(&engine, dispatch),
+                Ok(()) => notify_asked(self.engine, dispatch),
                 Err(error) if is_transient(&error) => {
                     deferred += 1;
+                    self.defer(dispatch, is_uncertain(&error));
                     cause = Some(error);
-                    defer(&engine, dispatch, &mut parked);
                 }
-                Err(error) => report_undeliverable(&engine, dispatch, &error),
+                Err(error) => report_undeliverable(self.engine, dispatch, &error),
             }
         }
-        if let Some(error) = cause {
-            warn!(error = %Chain(&error), tasks = deferred, "could not publish tasks; trying again");
-        } else {
-            backoff = engine.options.backoff.initial_delay;
+        match cause {
+            Some(error) => warn!(
+                error = %Chain(&error), %agent_type, tasks = deferred,
+                "could not publish tasks; trying again"
+            ),
+            None => self.backoff = self.engine.options.backoff.initial_delay,
         }
-        if !was_parked && !parked.is_empty() {
-            retry_at = engine.clock.now() + backoff;
-            backoff = engine.options.backoff.next(backoff);
+    }
+
+    /// Handles an event that the broker can't take now. The oldest parked notice is dropped when there
+    /// are too many.
+    fn defer(&mut self, dispatch: Dispatch, is_uncertain: bool) {
+        if let Some(Attempt { run_id, operation, number: attempt, .. }) = dispatch.task {
+            let message = Message::Deferred { operation, attempt, is_uncertain };
+            return self.engine.send(&run_id, message);
         }
+        if self.parked.is_empty() {
+            self.retry_at = self.engine.clock.now() + self.backoff;
+            self.backoff = self.engine.options.backoff.next(self.backoff);
+        }
+        if self.parked.len() >= PARKED {
+            warn!("the broker accepts no events; agents are not informed about a task");
+            self.parked.pop_front();
+        }
+        self.parked.push_back(dispatch);
+    }
+
+    /// Adds the parked notices to their lanes again.
+    fn repeat_parked(&mut self) {
+        std::mem::take(&mut self.parked).into_iter().for_each(|dispatch| self.add(dispatch));
     }
 }
 
@@ -151,21 +253,9 @@ fn is_transient(error: &BrokerError) -> bool {
     }
 }
 
-/// Handles an event that the broker can't take now. The oldest parked notice is dropped when there are
-/// too many.
-fn defer(engine: &Arc<Engine>, dispatch: Dispatch, parked: &mut VecDeque<Dispatch>) {
-    match dispatch.task {
-        Some(Attempt { run_id, operation, number: attempt, .. }) => {
-            engine.send(&run_id, Message::Deferred { operation, attempt });
-        }
-        None => {
-            if parked.len() >= PARKED {
-                warn!("the broker accepts no events; agents are not informed about a task");
-                parked.pop_front();
-            }
-            parked.push_back(dispatch);
-        }
-    }
+/// Whether the broker may have an event although it did not confirm it.
+fn is_uncertain(error: &BrokerError) -> bool {
+    matches!(error, BrokerError::Uncertain | BrokerError::Timeout { .. })
 }
 
 /// Fails the attempt of a task that the broker refuses.
