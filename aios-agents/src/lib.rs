@@ -81,7 +81,8 @@
 //! | [`AgentError`](agent::AgentError) | hosting agents | a definition is invalid, or tasks did not end in time |
 //!
 //! An error from `?` is retryable: there are up to five attempts by default.
-//! [`terminal`](prelude::ResultExt::terminal) makes it final. Every error has a stable `code()`.
+//! [`terminal`](prelude::ResultExt::terminal) makes it final. Every error has a stable code: `code()`, and in a `TaskError`
+//! `failure.code`.
 //!
 //! # Guarantees
 //!

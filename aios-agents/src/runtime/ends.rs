@@ -38,7 +38,7 @@ use tracing::{info, warn};
 use crate::{
     task,
     workflow::{
-        engine::{Waiter, Waiters},
+        engine::{Waiter, Waiters, read_range},
         journal::{JournalError, Journals},
     },
 };
@@ -234,9 +234,13 @@ async fn notify_ended(
     let grown = head.saturating_sub(read);
     while read < head {
         let up_to = head.min(read.saturating_add(RANGE));
-        let found = store.read_log_except(read, up_to, others).await?;
-        for run_id in found.iter().filter_map(|recorded| recorded.stream.run_id()) {
+        let found = read_range(&**store, read, up_to, others).await?;
+        for run_id in found.events.iter().filter_map(|recorded| recorded.stream.run_id()) {
             ends.waiters.recheck(run_id);
+        }
+        if !found.unreadable.is_empty() {
+            // The end of any run may be among them.
+            ends.begun.send_modify(|begun| *begun += 1);
         }
         read = up_to;
         *position = Some(read);

@@ -8,9 +8,10 @@
 //! A request with an id makes the id of the first event, so a repeated request finds the run that
 //! it has created before.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use aios_core::{
+    catalog::workflow::Gap,
     event::{Event, EventId},
     failure::Failure,
     store::{RunRecord, RunStatus},
@@ -18,7 +19,8 @@ use aios_core::{
 
 use super::{RunHandle, RuntimeError};
 use crate::workflow::{
-    journal::{Entry, Fork, Selection, decode, mark_copy, seed_of},
+    journal::{Entry, Failed, Fork, Selection, decode, mark_copy, seed_of},
+    machine::signal_timeout,
     run_id,
 };
 
@@ -27,7 +29,8 @@ const PAGE: usize = 1000;
 
 impl RunHandle {
     /// Starts a new run with a copy of this run's journal up to an operation, and continues from
-    /// there with the current code.
+    /// there with the current code. Earlier operations that had not ended begin again, with their whole
+    /// time.
     ///
     /// # Errors
     ///
@@ -69,7 +72,8 @@ impl RunHandle {
     /// operation with which the run failed, or from its last failed operation if the run failed for
     /// another reason. Results of earlier operations are kept, and so are all signals; the failed
     /// operation and those with a higher number are done again, with the current code. So is an earlier
-    /// operation that ended later than they began, if its journal shows only its end, as that of a step.
+    /// operation that had not ended, and one that ended later than they began, if its journal shows only
+    /// its end, as that of a step.
     ///
     /// Compensations that this run has made are not undone. If they have undone effects of operations
     /// whose results are kept, start the workflow again instead.
@@ -139,6 +143,7 @@ impl RunHandle {
     /// The operation with which a run failed.
     async fn failed_operation(&self, run_id: &str) -> Result<u64, RuntimeError> {
         let mut failed = Vec::new();
+        let mut awaited = BTreeMap::new();
         let mut after = 0;
         loop {
             let page = self.journal_of(run_id, after, PAGE).await?;
@@ -150,8 +155,14 @@ impl RunHandle {
                     Entry::ChildEnded(it) => {
                         failed.extend(it.failure.map(|failure| (it.operation, failure)));
                     }
+                    Entry::SignalAwaited(it) => drop(awaited.insert(it.operation, it.name)),
+                    // The wait for a signal timed out.
+                    Entry::TimerFired(it) => {
+                        let name = awaited.get(&it.operation);
+                        failed.extend(name.map(|name| (it.operation, signal_timeout(name))));
+                    }
                     Entry::Failed(run) => {
-                        return cause_of(&run.failure, &failed).ok_or_else(|| none_failed(run_id));
+                        return cause_of(&run, &failed).ok_or_else(|| none_failed(run_id));
                     }
                     _ => {}
                 }
@@ -218,7 +229,7 @@ impl RunHandle {
                 let mut metadata = (*source.metadata).clone();
                 // The start of the copy is an event of its own; the others only repeat events.
                 if !events.is_empty() {
-                    mark_copy(&mut metadata, &source.id);
+                    mark_copy(&mut metadata, &source.id)?;
                 }
                 metadata.run_id = Some(new_id.into());
                 let metadata = Arc::new(metadata);
@@ -234,7 +245,19 @@ impl RunHandle {
         let withdrawn = selection.withdrawn();
         let selected = events.into_iter().enumerate();
         let selected = selected.filter(|(index, _)| !withdrawn.contains(index));
-        Ok(selected.map(|(_, event)| event).collect())
+        let mut events: Vec<_> = selected.map(|(_, event)| event).collect();
+        // The start tells when the copied part ends, which is known only now.
+        let ended = events.iter().map(|event| event.timestamp).max();
+        if let Some((start, ended)) = events.first_mut().zip(ended)
+            && let Entry::Started(mut started) = decode(start)?
+        {
+            add_gap(&mut started.gaps, Gap::new(ended, self.client.journals.clock.now()));
+            let metadata = Arc::clone(&start.metadata);
+            let entry = Entry::Started(started);
+            let copy = codec.encode(entry, start.timestamp, metadata)?.event;
+            *start = Event { id: start.id.clone(), ..copy };
+        }
+        Ok(events)
     }
 }
 
@@ -251,11 +274,22 @@ struct Cut<'c> {
     is_retry: bool,
 }
 
-/// The first operation that failed like the run, or the last one that failed.
-fn cause_of(of_run: &Failure, failed: &[(u64, Failure)]) -> Option<u64> {
+/// Adds the gap before a fork. Of those before it, it keeps those that end in the copied part.
+fn add_gap(gaps: &mut Vec<Gap>, gap: Gap) {
+    gaps.retain(|earlier| earlier.until <= gap.from);
+    gaps.extend((gap.from < gap.until).then_some(gap));
+}
+
+/// The operation with which the run failed. If its code made the error itself, that is not recorded: the
+/// first operation that failed like the run, or the last one that failed.
+fn cause_of(run: &Failed, failed: &[(u64, Failure)]) -> Option<u64> {
+    let known = run.operation.filter(|known| failed.iter().any(|(found, _)| found == known));
+    if known.is_some() {
+        return known;
+    }
     let is_cause = |failure: &Failure| {
         // The run's message usually contains that of its operation.
-        failure.code == of_run.code && of_run.message.contains(&failure.message)
+        failure.code == run.failure.code && run.failure.message.contains(&failure.message)
     };
     let causes = failed.iter().filter(|(_, failure)| is_cause(failure));
     let first = causes.map(|(operation, _)| *operation).min();

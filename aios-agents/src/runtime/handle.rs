@@ -218,10 +218,14 @@ impl RunHandle {
 
     /// Requests cancellation of the run: its future is dropped at its current await point, and its
     /// compensations run. Its children are cancelled too, unless they were started to be left
-    /// running. A paused run is cancelled without being resumed. Further requests have no effect;
-    /// the first reason stays.
+    /// running. A paused run is cancelled without being resumed. Further requests have no effect
+    /// unless the run is blocked; the first reason stays.
     ///
     /// A run that is cancelled before its result is recorded ends as cancelled.
+    ///
+    /// A run that is cancelled while it is blocked runs its compensations if its code fits again, and ends
+    /// without those that its code does not know otherwise. A run that is blocked after it was cancelled
+    /// keeps its compensations, and stays blocked until its code fits or it is cancelled again.
     ///
     /// # Errors
     ///

@@ -116,6 +116,28 @@ async fn final_result(run: &RunHandle) -> u64 {
     result(run).await.unwrap()
 }
 
+/// The engine of a parent has no code for the child.
+#[tokio::test(flavor = "multi_thread")]
+async fn should_start_a_child_whose_workflow_only_another_engine_has() {
+    async fn order(context: WorkflowContext, number: u64) -> Result<u64, WorkflowError> {
+        context.child("invoice", &number).await
+    }
+    async fn invoice(context: WorkflowContext, number: u64) -> Result<u64, WorkflowError> {
+        context.run("add", || async { number + 1 }).await
+    }
+    let fleet = Fleet::new(store(), STEADY);
+    let orders = fleet.builder().workflow("order", order).start().await.unwrap();
+    let invoices = fleet.builder().workflow("invoice", invoice).start().await.unwrap();
+    fleet.owned_by(2).await;
+    for (number, id) in (0..).zip(ids("order")) {
+        let run = orders.start("order", &number).id(id).await.unwrap();
+        assert_eq!(result::<u64>(&run).await.unwrap(), number + 1);
+    }
+    invoices.shutdown(PATIENCE).await.unwrap();
+    let run = orders.start("order", &1).await.unwrap();
+    assert_eq!(result::<u64>(&run).await.unwrap_err().code(), "WORKFLOW_NOT_FOUND");
+}
+
 /// Old engines lack the new workflow and new engines lack the old one, as in the middle of a
 /// deployment. Each engine owns shards with runs of both.
 async fn check_deployment(stores: [Arc<dyn Store>; 2]) {

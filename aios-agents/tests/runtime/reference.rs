@@ -1,6 +1,6 @@
 //! Checks that the reference of names, limits and defaults matches the code.
 
-use std::{collections::BTreeSet, path::Path, time::Duration};
+use std::{collections::BTreeSet, fmt::Debug, path::Path, time::Duration};
 
 use aios_agents::{
     agent::{AgentDefinition, HostOptions, TaskClient},
@@ -9,10 +9,12 @@ use aios_agents::{
 };
 use aios_core::{
     agent::Name,
+    broker::{Mailbox, Subscription},
     catalog::{self, codes, workflow},
     event::{EventId, MAX_NAME_BYTES},
     store::{MAX_PAGE, SHARDS},
 };
+use aios_store::{postgres::PostgresOptions, sqlite::SqliteOptions};
 
 const PAGE: &str = include_str!("../../../docs/reference.md");
 
@@ -45,6 +47,10 @@ fn should_document_the_default_options() {
         unclaimed_after,
         redispatch_after,
         relay_patience,
+        blocked_after,
+        relay,
+        refused_events,
+        anonymous_answers,
         ..
     } = EngineOptions::default();
     assert_row("`EngineOptions`: `lease_time`", &span(lease_time));
@@ -58,13 +64,21 @@ fn should_document_the_default_options() {
     assert_row("`EngineOptions`: `unclaimed_after`", &span(unclaimed_after));
     assert_row("`EngineOptions`: `redispatch_after`", &span(redispatch_after.unwrap()));
     assert_row("`EngineOptions`: `relay_patience`", &span(relay_patience));
+    assert_row("`EngineOptions`: `blocked_after`", &span(blocked_after.unwrap()));
+    assert!(relay);
+    assert_row("`EngineOptions`: `relay`", "on");
+    assert_row("`EngineOptions`: `refused_events`", &format!("`{refused_events:?}`"));
+    assert_row("`EngineOptions`: `anonymous_answers`", &format!("`{anonymous_answers:?}`"));
     let host = HostOptions::new();
     assert_row("`HostOptions`: `heartbeat_interval`", &span(host.heartbeat_interval));
     assert_row("`HostOptions`: `early_ack_after`", &span(host.early_ack_after.unwrap()));
     assert_row("`HostOptions`: `announce_interval`", &span(host.announce_interval));
     assert_row("`HostOptions`: `cancel_grace`", &span(host.cancel_grace));
     assert_row("`HostOptions`: `create_timeout`", &span(host.create_timeout));
+    assert_row("`HostOptions`: `answer_patience`", &span(host.answer_patience));
     assert_row("`HostOptions`: `blocked_after`", &span(host.blocked_after.unwrap()));
+    assert!(host.confirm_redelivered);
+    assert_row("`HostOptions`: `confirm_redelivered`", "on");
     let (first, most) = (span(host.backoff.initial_delay), span(host.backoff.max_delay));
     assert_row("`HostOptions`: `backoff`", &format!("{first} to {most}"));
 }
@@ -84,6 +98,39 @@ fn should_document_the_default_retry_policy_and_limits() {
     assert_row("events in one page of a read", "10,000");
 }
 
+/// Checks the fields of options that only their `Debug` output shows.
+fn assert_shown(options: &impl Debug, fields: &[&str]) {
+    let shown = format!("{options:?}");
+    for field in fields {
+        assert!(shown.contains(field), "{field} is not in {shown}");
+    }
+}
+
+#[test]
+fn should_document_the_default_options_of_stores_and_subscriptions() {
+    let sqlite =
+        ["readers: 4,", "lock_wait: 0ns,", "synchronous: Full,", "max_database_bytes: None"];
+    assert_shown(&SqliteOptions::memory(), &sqlite);
+    assert_row("`SqliteOptions`: `readers`, `lock_wait`, `synchronous`", "4, 0 s, `Full`");
+    assert_row("`SqliteOptions`: `max_database_bytes`", "the size of the disk");
+    let postgres = [
+        "max_connections: 10,",
+        "connect_timeout: 5s,",
+        "statement_timeout: 30s,",
+        "lock_timeout: 10s,",
+        "append_timeout: 30s,",
+    ];
+    assert_shown(&PostgresOptions::new("postgres://me@host/db"), &postgres);
+    assert_row("`PostgresOptions`: `max_connections`, not counting the one that listens", "10");
+    assert_row(
+        "`PostgresOptions`: `connect_timeout`, `statement_timeout`, `lock_timeout`, `append_timeout`",
+        "5 s, 30 s, 10 s, 30 s",
+    );
+    let subscription = Subscription::mailbox("a".parse().unwrap());
+    let row = format!("{}, {}", subscription.prefetch, subscription.retry.max_attempts);
+    assert_row("`Subscription`: prefetch, attempts", &row);
+}
+
 #[test]
 fn should_document_how_long_names_are() {
     assert_row("event id, source, stream", &format!("{MAX_NAME_BYTES} bytes"));
@@ -92,6 +139,9 @@ fn should_document_how_long_names_are() {
     assert_row("agent type, workflow, projection", "100 bytes");
     assert!(Name::new("x".repeat(100)).is_ok());
     assert!(Name::new("x".repeat(101)).is_err());
+    assert_row("group, mailbox", "200 bytes");
+    assert!("x".repeat(200).parse::<Mailbox>().is_ok());
+    assert!("x".repeat(201).parse::<Mailbox>().is_err());
 }
 
 #[tokio::test]
@@ -149,7 +199,8 @@ const NAMES_OF_OTHERS: [&str; 11] = [
     "RESOURCE_EXHAUSTED",
 ];
 
-fn sources(folder: &Path, texts: &mut Vec<String>) {
+/// The texts of the files with this extension, without comments and unit tests.
+fn sources(folder: &Path, extension: &str, texts: &mut Vec<String>) {
     for entry in std::fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();
         // The table of HTTP statuses names every code.
@@ -157,8 +208,8 @@ fn sources(folder: &Path, texts: &mut Vec<String>) {
             || path.ends_with("tests.rs")
             || path.ends_with("protocol/status.rs");
         if path.is_dir() && !is_suite {
-            sources(&path, texts);
-        } else if path.extension().is_some_and(|extension| extension == "rs") && !is_suite {
+            sources(&path, extension, texts);
+        } else if path.extension().is_some_and(|it| it == extension) && !is_suite {
             let text = std::fs::read_to_string(&path).unwrap();
             let code = text.split("#[cfg(test)]\nmod tests {").next().unwrap_or_default();
             let lines = code.lines().filter(|line| !line.trim_start().starts_with("//"));
@@ -179,6 +230,16 @@ fn codes_in(text: &str) -> impl Iterator<Item = &str> {
     })
 }
 
+/// The codes that a Python text gives to errors: names in capitals, in a line about a code. They may
+/// have no `_`.
+fn python_codes_in(text: &str) -> impl Iterator<Item = &str> {
+    let lines = text.lines().filter(|line| line.contains("code"));
+    let quoted = lines.flat_map(|line| line.split('"').skip(1).step_by(2));
+    quoted.filter(|it| {
+        it.len() > 3 && it.bytes().all(|byte| byte.is_ascii_uppercase() || byte == b'_')
+    })
+}
+
 #[test]
 fn should_list_exactly_the_codes_that_are_raised() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
@@ -192,14 +253,20 @@ fn should_list_exactly_the_codes_that_are_raised() {
         "aios-service",
         "aios-py",
     ] {
-        sources(&root.join(package).join("src"), &mut texts);
+        sources(&root.join(package).join("src"), "rs", &mut texts);
     }
+    let mut python = Vec::new();
+    sources(&root.join("aios-py/python"), "py", &mut python);
     let list = texts.iter().position(|text| text.contains("pub const CODES")).unwrap();
     texts.swap_remove(list);
-    let raised: BTreeSet<&str> = texts.iter().flat_map(|text| codes_in(text)).collect();
+    let mut raised: BTreeSet<&str> = texts.iter().flat_map(|text| codes_in(text)).collect();
+    raised.extend(python.iter().flat_map(|text| python_codes_in(text)));
     let unlisted: Vec<_> = raised.iter().filter(|code| codes::find(code).is_none()).collect();
     assert!(unlisted.is_empty(), "not in the catalogue: {unlisted:?}");
-    let is_raised = |code: &str| texts.iter().any(|text| text.contains(&format!("\"{code}\"")));
+    let is_raised = |code: &str| {
+        let quoted = format!("\"{code}\"");
+        texts.iter().chain(&python).any(|text| text.contains(&quoted))
+    };
     let unused: Vec<_> = codes::CODES.iter().filter(|known| !is_raised(known.code)).collect();
     assert!(unused.is_empty(), "raised nowhere: {unused:?}");
 }

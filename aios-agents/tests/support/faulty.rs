@@ -3,7 +3,10 @@
 use std::{
     collections::{BTreeSet, HashMap, HashSet},
     fmt,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -15,10 +18,10 @@ use aios_core::{
     },
     event::{Event, Pattern, Timestamp},
     store::{
-        AgentFilter, AgentRecord, Append, Appended, Checkpoints, DueRun, EventStore, Fence, Lease,
-        Leases, OwnerId, Page, PageRequest, ReadModels, RecordedEvent, RunFilter, RunRecord, Shard,
-        Store, StoreError, StreamId, TaskFilter, TaskRecord, Unsettled, Wait, Waits,
-        WorkflowRecord,
+        AgentFilter, AgentRecord, Append, Appended, Checkpoint, Checkpoints, DueRun, EventStore,
+        Fence, Lease, Leases, OwnerId, Page, PageRequest, ReadModels, RecordedEvent, RunFilter,
+        RunRecord, Shard, Store, StoreError, StreamId, TaskFilter, TaskRecord, Unsettled, Wait,
+        Waits, WorkflowRecord,
     },
 };
 use async_trait::async_trait;
@@ -103,13 +106,16 @@ pub(crate) struct FaultyStore {
     streams: Mutex<HashSet<StreamId>>,
     /// Positions of the log that cannot be read, and whether the files are damaged.
     unreadable: Mutex<(BTreeSet<u64>, bool)>,
+    /// Whether readers of streams can't read these events either.
+    is_everywhere: AtomicBool,
 }
 
 impl FaultyStore {
     pub(crate) fn new(inner: Arc<dyn Store>) -> Arc<Self> {
         let (appends, calls, counts) = (Rules::default(), Rules::default(), Mutex::default());
         let (streams, unreadable) = (Mutex::default(), Mutex::default());
-        Arc::new(Self { inner, appends, calls, counts, streams, unreadable })
+        let is_everywhere = AtomicBool::default();
+        Arc::new(Self { inner, appends, calls, counts, streams, unreadable, is_everywhere })
     }
 
     /// Sets the rule for every append from now on.
@@ -128,9 +134,16 @@ impl FaultyStore {
         self.calls.set(rule);
     }
 
-    /// Makes the rows of the events at these positions, and no others, invalid.
+    /// Makes the rows of the events at these positions, and no others, invalid, for readers of the log.
     pub(crate) fn spoil(&self, positions: impl IntoIterator<Item = u64>) {
+        self.is_everywhere.store(false, Ordering::SeqCst);
         *self.unreadable.lock().unwrap() = (positions.into_iter().collect(), false);
+    }
+
+    /// The same, for readers of streams as well.
+    pub(crate) fn spoil_everywhere(&self, positions: impl IntoIterator<Item = u64>) {
+        self.spoil(positions);
+        self.is_everywhere.store(true, Ordering::SeqCst);
     }
 
     /// Damages the files where the events at these positions are.
@@ -173,6 +186,14 @@ impl FaultyStore {
             true => StoreError::Corrupt { database, reason },
             false => StoreError::InvalidRow { database, reason },
         })
+    }
+
+    fn check_each(&self, events: &[RecordedEvent]) -> Result<(), StoreError> {
+        if !self.is_everywhere.load(Ordering::SeqCst) {
+            return Ok(());
+        }
+        let mut positions = events.iter().map(|recorded| recorded.position);
+        positions.try_for_each(|position| self.check_spoiled(position.saturating_sub(1), position))
     }
 
     fn note(&self, method: &'static str) {
@@ -232,7 +253,9 @@ impl EventStore for FaultyStore {
         limit: usize,
     ) -> Result<Vec<RecordedEvent>, StoreError> {
         self.streams.lock().unwrap().insert(stream.clone());
-        self.call("read_stream", self.inner.read_stream(stream, after, limit)).await
+        let events = self.call("read_stream", self.inner.read_stream(stream, after, limit)).await?;
+        self.check_each(&events)?;
+        Ok(events)
     }
 
     async fn read_streams(
@@ -241,7 +264,9 @@ impl EventStore for FaultyStore {
         limit: usize,
     ) -> Result<Vec<Vec<RecordedEvent>>, StoreError> {
         self.streams.lock().unwrap().extend(streams.iter().cloned());
-        self.call("read_streams", self.inner.read_streams(streams, limit)).await
+        let found = self.call("read_streams", self.inner.read_streams(streams, limit)).await?;
+        found.iter().try_for_each(|events| self.check_each(events))?;
+        Ok(found)
     }
 
     async fn read_log(&self, after: u64, limit: usize) -> Result<Vec<RecordedEvent>, StoreError> {
@@ -351,6 +376,14 @@ impl Checkpoints for FaultyStore {
 
     async fn save_checkpoint(&self, reader: &str, position: u64) -> Result<(), StoreError> {
         self.call("save_checkpoint", self.inner.save_checkpoint(reader, position)).await
+    }
+
+    async fn checkpoints(&self) -> Result<Vec<Checkpoint>, StoreError> {
+        self.call("checkpoints", self.inner.checkpoints()).await
+    }
+
+    async fn delete_checkpoint(&self, reader: &str) -> Result<bool, StoreError> {
+        self.call("delete_checkpoint", self.inner.delete_checkpoint(reader)).await
     }
 }
 
