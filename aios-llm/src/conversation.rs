@@ -14,6 +14,7 @@ use std::collections::BTreeMap;
 use aios_agents::{RunHandle, RuntimeError};
 use aios_core::{
     agent::{TaskAssigned, TaskCompleted, TaskFailed, TaskId},
+    catalog::workflow::Started,
     event::{Event, EventError},
     store::MAX_PAGE,
 };
@@ -21,8 +22,8 @@ use serde::Deserialize;
 
 use crate::{
     agent::{
-        FINAL_TOOL, History, MODEL_SUFFIX, Prompt, Refused, SUMMARY_PREFIX, TOOLS_SUFFIX, ToolTask,
-        model_call,
+        Answered, FINAL_TOOL, History, MODEL_SUFFIX, Prompt, Refused, SUMMARY_PREFIX, TOOLS_SUFFIX,
+        ToolTask, model_call,
     },
     budget::Spent,
     model::{Message, ModelRequest, ModelResponse, ToolCall, ToolResult},
@@ -62,10 +63,16 @@ use crate::{
 pub struct Conversation {
     /// In order; a summary is not one.
     turns: Vec<Turn>,
+    /// The messages of the prompt, then those of the latest request, and its response if there is one.
+    latest: Vec<Message>,
+    /// The calls of the last response whose results the latest messages lack.
+    open_calls: Vec<ToolCall>,
     /// From the latest settlement.
     spent: Spent,
     /// The messages that the first message of the latest turns stands for, if it is a summary.
     replaced: Vec<Message>,
+    /// The messages that the next request has a summary for.
+    summarized: Option<Summarized>,
     /// The results of calls of the last turn.
     results: Results,
 }
@@ -89,6 +96,15 @@ struct Results {
     ended: BTreeMap<String, (String, bool)>,
     /// Whether the run has completed, so that its result was taken.
     is_complete: bool,
+}
+
+/// The messages of the latest request for a summary.
+#[derive(Clone, Debug, PartialEq)]
+struct Summarized {
+    /// Without the one that asks for the summary.
+    messages: Vec<Message>,
+    /// Whether the run has replaced them: a summary may have failed.
+    is_replaced: bool,
 }
 
 /// The part of the event `llm.budget.settled` that is read.
@@ -135,6 +151,11 @@ impl Conversation {
         for event in journal {
             let (domain, entity, action) = event.event_type.segments();
             match (domain, action) {
+                // Another workflow has other input, and no conversation.
+                ("workflows", "started") => {
+                    let prompt = event.data::<Started>()?.input.decode::<Prompt>();
+                    conversation.latest = prompt.map_or_else(|_| Vec::new(), |it| it.messages);
+                }
                 ("llm", "settled") if entity == "budget" => {
                     conversation.spent = event.data::<Settled>()?.spent;
                 }
@@ -143,24 +164,31 @@ impl Conversation {
                     // `None` if the journal lacks an earlier call.
                     let open_request = history.request(&task);
                     open = open_request.map(|it| (assigned.task_id, it, task.is_summary));
+                    if let Some((_, request, false)) = &open {
+                        conversation.ask(&request.messages);
+                    }
                 }
                 ("agents", "task_completed") if entity.ends_with(MODEL_SUFFIX) => {
                     let task: TaskCompleted = event.data()?;
                     let Some((id, request, is_summary)) = open.take() else { continue };
                     if id == task.task_id && is_summary {
-                        conversation.compact(request.messages);
+                        conversation.summarize(request.messages);
                     } else if id == task.task_id {
-                        let messages = request.messages;
-                        let response = task.output.decode()?;
-                        conversation.turns.push(Turn { messages, response });
-                        // Results belong to the latest response only; earlier ones are in its
-                        // messages.
-                        conversation.results = Results::default();
+                        conversation.answer(request.messages, task.output.decode()?);
+                    }
+                }
+                ("llm", "compacted") if entity == "conversation" => {
+                    if let Some(summarized) = &mut conversation.summarized {
+                        summarized.is_replaced = true;
                     }
                 }
                 ("llm", "refused") if entity == "tool" => {
                     let Refused { call_id, reason, .. } = event.data()?;
                     conversation.results.ended.insert(call_id, (reason, true));
+                }
+                ("llm", "answered") if entity == "tool" => {
+                    let Answered { call_id, result, is_error, .. } = event.data()?;
+                    conversation.results.ended.insert(call_id, (result, is_error));
                 }
                 ("workflows", "completed") => conversation.results.is_complete = true,
                 ("agents", _) if entity.ends_with(TOOLS_SUFFIX) => {
@@ -172,11 +200,30 @@ impl Conversation {
         Ok(conversation)
     }
 
-    /// Adds the messages that a summary replaces: all but the last, which asks for it.
-    fn compact(&mut self, mut messages: Vec<Message>) {
+    /// Takes the messages of a request. They hold the results of the calls before it, and the latest
+    /// summary instead of the messages that it replaces.
+    fn ask(&mut self, messages: &[Message]) {
+        if let Some(summarized) = self.summarized.take_if(|it| it.is_replaced) {
+            let replaced = std::mem::take(&mut self.replaced);
+            self.replaced = expanded(replaced, summarized.messages);
+        }
+        self.latest = messages.to_vec();
+        self.open_calls.clear();
+    }
+
+    /// Adds a turn.
+    fn answer(&mut self, messages: Vec<Message>, response: ModelResponse) {
+        self.latest.push(response.to_message());
+        self.open_calls = response.tool_calls().cloned().collect();
+        // Results belong to the latest response only; earlier ones are in its messages.
+        self.results = Results::default();
+        self.turns.push(Turn { messages, response });
+    }
+
+    /// Takes the messages of a request for a summary: all but the last, which asks for it.
+    fn summarize(&mut self, mut messages: Vec<Message>) {
         messages.pop();
-        let replaced = std::mem::take(&mut self.replaced);
-        self.replaced = expanded(replaced, messages);
+        self.summarized = Some(Summarized { messages, is_replaced: false });
     }
 
     /// The turns, in order.
@@ -191,16 +238,14 @@ impl Conversation {
         &self.spent
     }
 
-    /// All messages, including the last response.
+    /// All messages: those of the latest request, and its response if there is one. Before the first
+    /// request, they are those of the prompt.
     #[must_use]
     pub fn messages(&self) -> Vec<Message> {
-        let Some(last) = self.turns.last() else { return Vec::new() };
-        let mut messages = last.messages.clone();
-        messages.push(last.response.to_message());
-        messages
+        self.latest.clone()
     }
 
-    /// All messages as they were, including the last response: those that a
+    /// All messages as they were: those that a
     /// [compaction](crate::Compaction) replaced stand where its summary is in
     /// [`messages`](Self::messages).
     #[must_use]
@@ -208,13 +253,13 @@ impl Conversation {
         expanded(self.replaced.clone(), self.messages())
     }
 
-    /// The results of the calls of the last response, if it has any. The result of a call that the
-    /// journal has no result for says that it is unknown.
+    /// The results of the calls of the last response, if it has any and the
+    /// [messages](Self::messages) do not hold their results. The result of a call that the journal has
+    /// no result for says that it is unknown.
     #[must_use]
     pub fn results(&self) -> Option<Message> {
-        let mut calls = self.turns.last()?.response.tool_calls().peekable();
-        calls.peek()?;
-        Some(Message::tool_results(calls.map(|call| self.results.of(call)).collect::<Vec<_>>()))
+        let results: Vec<_> = self.open_calls.iter().map(|call| self.results.of(call)).collect();
+        (!results.is_empty()).then(|| Message::tool_results(results))
     }
 
     /// The prompt of a new run that continues the conversation with another message of the user, after

@@ -7,6 +7,7 @@
 //! Spans are created where a call is made, which is on the processes of the agent types. They
 //! belong to the trace of the task, and a replay creates none.
 
+use aios_core::event::Payload;
 use tracing::{Span, field};
 
 use crate::model::{FinishReason, ModelError, ModelRequest, ModelResponse};
@@ -128,7 +129,7 @@ pub(crate) fn execute_tool(
     agent: &str,
     tool: &str,
     call_id: &str,
-    arguments: &serde_json::Value,
+    arguments: &Payload,
     content: TraceContent,
 ) -> Span {
     let span = tracing::info_span!(

@@ -6,14 +6,14 @@
 
 use std::{fmt, future::Future, sync::Arc, time::Duration};
 
-use aios_core::{BoxFuture, agent::TaskError, failure::Failure};
+use aios_core::{BoxFuture, agent::TaskError, event::Payload, failure::Failure};
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::model::Message;
 
 /// Reads its input from JSON, because tasks are JSON.
-type Check = dyn Fn(Value) -> BoxFuture<'static, Result<Verdict, TaskError>> + Send + Sync;
+type Check = dyn Fn(Payload) -> BoxFuture<'static, Result<Verdict, TaskError>> + Send + Sync;
 
 /// Code of the failure of a run that a guardrail has stopped.
 pub(crate) const TRIPPED: &str = "GUARDRAIL_TRIPPED";
@@ -28,7 +28,7 @@ pub(crate) const TRIPPED: &str = "GUARDRAIL_TRIPPED";
 /// use aios_llm::guardrail::{Guardrail, Verdict};
 ///
 /// let guardrail = Guardrail::output("no_keys", |output| async move {
-///     let is_key = output.to_string().contains("sk-");
+///     let is_key = output.as_str().contains("sk-");
 ///     Ok::<_, std::io::Error>(if is_key { Verdict::trip("a key") } else { Verdict::Pass })
 /// });
 /// assert_eq!(guardrail.name(), "no_keys");
@@ -100,7 +100,8 @@ impl Guardrail {
     /// Default timeout of one attempt.
     pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(60);
 
-    /// A check of the messages of the prompt, before the first request.
+    /// A check of the messages of the prompt, before the first request. No other guardrail of the
+    /// agent has this name.
     #[must_use]
     pub fn input<E, F, Fut>(name: impl Into<String>, check: F) -> Self
     where
@@ -108,22 +109,23 @@ impl Guardrail {
         F: Fn(Vec<Message>) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = Result<Verdict, E>> + Send + 'static,
     {
-        let check = move |value: Value| -> BoxFuture<'static, Result<Verdict, TaskError>> {
-            let checking = serde_json::from_value(value).map(&check);
+        let check = move |value: Payload| -> BoxFuture<'static, Result<Verdict, TaskError>> {
+            let checking = value.decode().map(&check);
             Box::pin(async move { checking?.await.map_err(Into::into) })
         };
         Self::of(name.into(), Stage::Input, Arc::new(check))
     }
 
-    /// A check of the output, before the run ends with it: a text, or structured output as JSON.
+    /// A check of the output, before the run ends with it: a text, or structured output. It is JSON as it
+    /// was written, so no number loses its precision. No other guardrail of the agent has this name.
     #[must_use]
     pub fn output<E, F, Fut>(name: impl Into<String>, check: F) -> Self
     where
         E: Into<TaskError>,
-        F: Fn(Value) -> Fut + Send + Sync + 'static,
+        F: Fn(Payload) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = Result<Verdict, E>> + Send + 'static,
     {
-        let check = move |value: Value| -> BoxFuture<'static, Result<Verdict, TaskError>> {
+        let check = move |value: Payload| -> BoxFuture<'static, Result<Verdict, TaskError>> {
             let checking = check(value);
             Box::pin(async move { checking.await.map_err(Into::into) })
         };
@@ -150,7 +152,7 @@ impl Guardrail {
     }
 
     /// Runs the check. An error fails the task, and with it the run.
-    pub(crate) async fn check(&self, value: Value) -> Result<Verdict, TaskError> {
+    pub(crate) async fn check(&self, value: Payload) -> Result<Verdict, TaskError> {
         (self.check)(value).await
     }
 

@@ -68,7 +68,8 @@
 //! - Budget totals are computed from recorded results only, so a replay gives the same totals. A request
 //!   that was in progress at a crash is counted once, although the provider may bill it twice.
 //! - Faults of the model (unknown tools, invalid arguments, invalid output, repeated calls) are
-//!   reported to it a bounded number of times; then the run fails with a code.
+//!   reported to it. The number of faulty responses in a row is limited, as is the number of responses;
+//!   then the run fails with a code.
 //!
 //! # Features
 //!

@@ -3,13 +3,14 @@
 //! Used to show structured output while it is written. The text is tried as it is, with what is
 //! open closed. If that is not JSON, for example within a number or a key, it is cut at the latest
 //! place where a value was complete, and then at earlier ones. Nothing is validated: the result is
-//! for people to look at.
+//! for people to look at. It stays text, so no number loses its precision.
 
+use aios_core::event::Payload;
 use serde_json::Value;
 
-/// Completes JSON that is cut off anywhere, and reads it; `None` if nothing of it is known yet, or
+/// Completes JSON that is cut off anywhere; `None` if nothing of it is known yet, or
 /// if it is not JSON.
-pub(crate) fn complete(text: &str) -> Option<Value> {
+pub(crate) fn complete(text: &str) -> Option<Payload> {
     // The closing brackets that are missing, the innermost last.
     let mut open = Vec::new();
     let mut in_text = false;
@@ -56,7 +57,9 @@ pub(crate) fn complete(text: &str) -> Option<Value> {
     whole.chain(cut).find_map(|(text, open)| {
         // The innermost bracket is closed first.
         let text: String = text.chars().chain(open.into_iter().rev()).collect();
-        serde_json::from_str(&text).ok()
+        // The value is only for a check: half of a pair of escapes is no text.
+        serde_json::from_str::<Value>(&text).ok()?;
+        Payload::from_text(text).ok()
     })
 }
 
@@ -75,12 +78,16 @@ mod tests {
             (r#"{"a":"wor"#, json!({"a": "wor"})),
             (r#"{"a":"wor\"#, json!({"a": "wor"})),
             (r#"{"a":"wor\u00"#, json!({"a": "wor"})),
+            (r#"{"a":"wor\ud83d\ude"#, json!({})),
             (r#"{"a":[1,2"#, json!({"a": [1, 2]})),
             (r#"{"a":[{"b":tr"#, json!({"a": [{}]})),
             ("{", json!({})),
         ] {
-            assert_eq!(complete(text), Some(value), "{text}");
+            let completed = complete(text).map(|it| it.decode::<Value>().unwrap());
+            assert_eq!(completed, Some(value), "{text}");
         }
+        let large = complete(r#"{"n":12345678901234567890123,"t":"wor"#).unwrap();
+        assert_eq!(large.as_str(), r#"{"n":12345678901234567890123,"t":"wor"}"#);
         assert_eq!(complete(""), None);
         assert_eq!(complete("Hello"), None);
     }

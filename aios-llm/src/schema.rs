@@ -3,8 +3,10 @@
 //! Used for the arguments of tools and the output of agents. Faults are text for a model, so they
 //! have a path and plain words, and their number is limited.
 
+use aios_core::event::Payload;
 use jsonschema::{ValidationError, Validator, error::ValidationErrorKind};
 use schemars::JsonSchema;
+use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 /// Largest number of faults that are reported.
@@ -24,6 +26,12 @@ impl Schema {
     pub(crate) fn compile(value: Value) -> Result<Self, String> {
         let validator = jsonschema::validator_for(&value).map_err(|error| error.to_string())?;
         Ok(Self { value, validator })
+    }
+
+    /// Checks JSON.
+    pub(crate) fn check_json(&self, json: &Payload) -> Result<(), String> {
+        let value = decode_text::<Value>(json.as_str())?;
+        self.check(&value)
     }
 
     /// Checks a value. The error has one line for each fault: its path, and what is wrong.
@@ -54,10 +62,16 @@ fn fault(error: &ValidationError<'_>) -> String {
     }
 }
 
-/// Decodes a value. The error names the path.
-pub(crate) fn decode<T: serde::de::DeserializeOwned>(value: &Value) -> Result<T, String> {
-    serde_path_to_error::deserialize(value).map_err(|error| match error.path().to_string() {
-        path if path == "." => error.into_inner().to_string(),
-        path => format!("{path}: {}", error.into_inner()),
-    })
+/// Decodes JSON, whose numbers may be larger than those of a [`Value`]. The error names the path.
+pub(crate) fn decode_text<T: DeserializeOwned>(text: &str) -> Result<T, String> {
+    let mut json = serde_json::Deserializer::from_str(text);
+    serde_path_to_error::deserialize(&mut json).map_err(|error| with_path(&error))
+}
+
+/// The text of an error, with the place in the JSON.
+fn with_path(error: &serde_path_to_error::Error<serde_json::Error>) -> String {
+    match error.path().to_string() {
+        path if path == "." => error.inner().to_string(),
+        path => format!("{path}: {}", error.inner()),
+    }
 }

@@ -1,15 +1,20 @@
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
 
+use aios_agents::prelude::*;
 use aios_llm::{
     LlmAgent, ModelResponse, RuntimeBuilderExt,
     model::Part,
-    tool::{Approval, Decision, Resolution},
+    pending_decisions,
+    tool::{Approval, Decision, OnFailure, Resolution, Tool},
 };
 use serde_json::json;
 
 use crate::support::{
-    builder, in_time, one_pending, pending, runtime, scripted, search_call, search_tool, start,
-    store, text,
+    Query, builder, failure, in_time, one_pending, pending, runtime, scripted, search_call,
+    search_tool, start, store, text,
 };
 
 fn agent(model: &Arc<aios_llm::testing::ScriptedModel>) -> LlmAgent {
@@ -22,7 +27,8 @@ async fn tool_result(decision: &Decision) -> (String, bool) {
     let runtime = runtime(agent(&model)).await;
     let run = start(&runtime).await;
     let pending = one_pending(&run).await;
-    assert_eq!((pending.tool.as_str(), &pending.arguments), ("search", &json!({"words": "rust"})));
+    let arguments = pending.arguments.as_str();
+    assert_eq!((pending.tool.as_str(), arguments), ("search", r#"{"words":"rust"}"#));
     run.signal(&pending.signal, decision).await.unwrap();
     in_time(run.result::<String>()).await.unwrap();
     match &model.requests()[1].messages[2].content[0] {
@@ -37,7 +43,7 @@ async fn should_run_a_call_as_a_person_decides() {
     let (reason, is_error) =
         tool_result(&Decision::Reject { reason: "too vague".to_owned() }).await;
     assert!(is_error && reason.contains("too vague"));
-    let edit = Decision::Edit { arguments: json!({"words": "rust 2024"}) };
+    let edit = Decision::edit(&json!({"words": "rust 2024"})).unwrap();
     assert_eq!(tool_result(&edit).await, ("found rust 2024".to_owned(), false));
 }
 
@@ -49,7 +55,7 @@ async fn should_ask_again_after_a_decision_that_does_not_fit() {
     let signal = one_pending(&run).await.signal;
     run.signal(&signal, &json!("yes")).await.unwrap();
     pending(&run, |pending| pending.iter().any(|it| it.refused.is_some())).await;
-    run.signal(&signal, &Decision::Edit { arguments: json!({"words": 7}) }).await.unwrap();
+    run.signal(&signal, &Decision::edit(&json!({"words": 7})).unwrap()).await.unwrap();
     let names_path =
         |refused: &Option<String>| refused.as_ref().is_some_and(|it| it.contains("/words"));
     pending(&run, |pending| pending.iter().any(|it| names_path(&it.refused))).await;
@@ -94,4 +100,50 @@ fn should_read_decisions_as_people_write_them() {
     assert_eq!(reject, Decision::Reject { reason: "no".to_owned() });
     let repeat: Resolution = serde_json::from_value(json!({"resolution": "repeat"})).unwrap();
     assert_eq!(repeat, Resolution::Repeat);
+}
+
+/// A call of a run that fails needs no decision.
+#[tokio::test]
+async fn should_not_wait_for_a_person_once_another_call_has_ended_the_run() {
+    let calls = vec![
+        Part::tool_call("a", "publish", &json!({"words": "x"})),
+        Part::tool_call("b", "check", &json!({"task": "x"})),
+    ];
+    let published = Arc::new(AtomicBool::new(false));
+    let ran = Arc::clone(&published);
+    let publish = Tool::write("publish", "Publishes.", move |_: Query| {
+        ran.store(true, Ordering::SeqCst);
+        async { Ok::<_, TaskError>("published") }
+    });
+    let check = Tool::agent("check", "Checks.", "checker").with_on_failure(OnFailure::Fail);
+    let store = store();
+    let agent = LlmAgent::new(scripted([ModelResponse::new(calls)]))
+        .tool(publish.with_approval(Approval::Required))
+        .tool(check)
+        .write_log(Arc::clone(&store));
+    let checker = LlmAgent::new(scripted([]));
+    let builder = builder(&store).llm_agent("agent", agent).unwrap();
+    let runtime = builder.llm_agent("checker", checker).unwrap().start().await.unwrap();
+    let run = start(&runtime).await;
+    assert_eq!(failure(&run).await.code, "MODEL_UNEXPECTED_REQUEST");
+    assert!(!published.load(Ordering::SeqCst));
+    assert!(pending_decisions(&run.status().await.unwrap()).unwrap().is_empty());
+    let journal = run.journal(0, 1000).await.unwrap();
+    let refused = journal.iter().any(|it| it.event.event_type.as_str() == "llm.tool.refused");
+    assert!(refused, "the journal says why the call did not run");
+}
+
+#[tokio::test]
+async fn should_refuse_edited_arguments_that_are_too_large() {
+    let model = scripted([search_call("rust"), text("done")]);
+    let runtime = runtime(agent(&model).max_argument_bytes(50)).await;
+    let run = start(&runtime).await;
+    let signal = one_pending(&run).await.signal;
+    let edit = Decision::edit(&json!({"words": "w".repeat(100)})).unwrap();
+    run.signal(&signal, &edit).await.unwrap();
+    let names_limit =
+        |refused: &Option<String>| refused.as_ref().is_some_and(|it| it.contains("at most 50"));
+    pending(&run, |pending| pending.iter().any(|it| names_limit(&it.refused))).await;
+    run.signal(&signal, &Decision::Approve).await.unwrap();
+    assert_eq!(in_time(run.result::<String>()).await.unwrap(), "done");
 }

@@ -1,24 +1,30 @@
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, Ordering},
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
 };
 
 use aios_agents::{RunHandle, Runtime, prelude::*};
 use aios_broker::memory::MemoryBroker;
 use aios_llm::{
-    Compaction, Conversation, LlmAgent, ModelResponse, RuntimeBuilderExt,
-    budget::Budget,
-    model::{Capabilities, FinishReason, Part, Role, ToolChoice, Usage},
-    testing::ScriptedModel,
-    tool::{Approval, Decision},
+    Compaction, Conversation, LlmAgent, ModelError, ModelRequest, ModelResponse, Prompt,
+    RuntimeBuilderExt,
+    budget::{AtLimit, Budget},
+    guardrail::{Guardrail, Verdict},
+    middleware::Fallback,
+    model::{Capabilities, FinishReason, Message, ModelErrorKind, Part, Role, ToolChoice, Usage},
+    testing::{FunctionModel, ScriptedModel},
+    tool::{Approval, Decision, Resolution, Tool},
 };
 use serde_json::json;
 
 use crate::{
     faulty::{self, FaultyStore},
     support::{
-        PATIENCE, builder, call, failure, in_time, one_pending, runtime, scripted, search_call,
-        search_tool, start, store, text,
+        PATIENCE, Query, builder, call, failure, in_time, one_pending, runtime, scripted,
+        search_call, search_tool, start, store, text,
     },
 };
 
@@ -288,4 +294,223 @@ async fn should_count_no_request_that_could_not_be_made() {
     let conversation = Conversation::of(&run).await.unwrap();
     assert_eq!((conversation.spent().requests, model.requests().len()), (2, 2));
     assert_eq!(model.requests()[1].messages.len(), 3);
+}
+
+fn texts(messages: &[Message]) -> Vec<String> {
+    messages.iter().map(Message::text).collect()
+}
+
+/// A run that continues a conversation, and whose first request has no answer.
+#[tokio::test]
+async fn should_keep_the_conversation_of_a_run_without_a_response() {
+    let earlier = ["one", "two", "three"];
+    let prompt = Prompt::new("one")
+        .with_message(Message::assistant("two"))
+        .with_message(Message::user("three"));
+
+    // The request fails.
+    let refused = ModelError::new(ModelErrorKind::InvalidRequest, "no");
+    let failing = runtime(LlmAgent::new(ScriptedModel::with_results([Err(refused)]))).await;
+    let run = failing.start("agent", &prompt).await.unwrap();
+    assert_eq!(failure(&run).await.code, "MODEL_INVALID_REQUEST");
+    let conversation = Conversation::of(&run).await.unwrap();
+    assert_eq!(texts(&conversation.messages()), earlier);
+    assert_eq!(texts(&conversation.transcript()), earlier);
+    assert!(conversation.turns().is_empty());
+    let next = conversation.continued("shorter, please").messages;
+    assert_eq!(texts(&next), ["one", "two", "three", "shorter, please"]);
+
+    // A guardrail stops the run before its first request.
+    let trips = |_: Vec<Message>| async { Ok::<_, TaskError>(Verdict::trip("no")) };
+    let agent = LlmAgent::new(scripted([])).guardrail(Guardrail::input("none", trips));
+    let stopped = runtime(agent).await;
+    let run = stopped.start("agent", &prompt).await.unwrap();
+    assert_eq!(failure(&run).await.code, "GUARDRAIL_TRIPPED");
+    assert_eq!(texts(&Conversation::of(&run).await.unwrap().messages()), earlier);
+}
+
+/// The messages of a request without an answer hold the results of the calls before it.
+#[tokio::test]
+async fn should_keep_the_messages_of_a_request_without_an_answer() {
+    let refused = ModelError::new(ModelErrorKind::InvalidRequest, "no");
+    let model = ScriptedModel::with_results([Ok(search_call("one")), Err(refused)]);
+    let failing = runtime(LlmAgent::new(model).tool(search_tool())).await;
+    let run = start(&failing).await;
+    failure(&run).await;
+    let conversation = Conversation::of(&run).await.unwrap();
+    let roles = |messages: &[Message]| messages.iter().map(|it| it.role).collect::<Vec<_>>();
+    let so_far = [Role::User, Role::Assistant, Role::Tool];
+    assert_eq!(roles(&conversation.messages()), so_far);
+    assert_eq!(conversation.results(), None, "the messages hold them");
+    let next = conversation.continued("Continue.").messages;
+    assert_eq!(roles(&next), [&so_far[..], &[Role::User]].concat());
+}
+
+/// A `write` call without a known outcome, beside the result.
+#[tokio::test]
+async fn should_continue_with_the_result_that_a_person_has_given() {
+    let hangs = |_: Query| std::future::pending::<Result<String, TaskError>>();
+    let send = Tool::write("send", "Sends.", hangs).with_timeout(Duration::from_millis(50));
+    let both = ModelResponse::new(vec![
+        Part::tool_call("a", "send", &json!({"words": "x"})),
+        Part::tool_call("b", "final_result", &json!({"result": 7})),
+    ]);
+    let model = ScriptedModel::new([both]).with_capabilities(Capabilities::none().with_tools(true));
+    let store = store();
+    let agent = LlmAgent::new(model).tool(send).write_log(Arc::clone(&store)).output::<u8>();
+    let runtime = builder(&store).llm_agent("agent", agent).unwrap().start().await.unwrap();
+    let run = start(&runtime).await;
+    let signal = one_pending(&run).await.signal;
+    let done = Resolution::Done { result: "sent by hand".to_owned() };
+    run.signal(&signal, &done).await.unwrap();
+    assert_eq!(in_time(run.result::<u8>()).await.unwrap(), 7);
+    let results = continued_results(&run).await;
+    assert_eq!(results[0], ("a".to_owned(), "sent by hand".to_owned(), false));
+    assert_eq!(results[1].1, "The result was taken.");
+}
+
+#[tokio::test]
+async fn should_continue_with_the_results_of_child_runs_and_handovers() {
+    let calls = ModelResponse::new(vec![
+        Part::tool_call("a", "ask", &json!({"task": "find"})),
+        Part::tool_call("b", "ask", &json!({"task": "fail"})),
+        Part::tool_call("c", "handover_to_billing", &json!({"reason": "r"})),
+    ]);
+    let searcher = FunctionModel::new(|request: ModelRequest| {
+        let fails = request.messages[0].text() == "fail";
+        let error = ModelError::new(ModelErrorKind::InvalidRequest, "too odd");
+        std::future::ready(if fails { Err(error) } else { Ok(text("found")) })
+    });
+    let agent = LlmAgent::new(scripted([calls]))
+        .tool(Tool::agent("ask", "Asks.", "searcher"))
+        .handover("billing", "Invoices.", LlmAgent::new(scripted([])));
+    let agent = agent.budget(Budget::new().with_requests(5).with_at_limit(AtLimit::Ask));
+    let builder = builder(&store()).llm_agent("agent", agent).unwrap();
+    let runtime = builder.llm_agent("searcher", LlmAgent::new(searcher)).unwrap();
+    let runtime = runtime.start().await.unwrap();
+    let run = start(&runtime).await;
+    assert_eq!(failure(&run).await.code, "MODEL_UNEXPECTED_REQUEST");
+    // The request after the calls has them in its messages; without it, the journal has.
+    let journal = run.journal(0, 1000).await.unwrap();
+    let events = journal.iter().map(|it| &it.event);
+    let is_second =
+        |event: &Event| event.event_type.as_str() == "agents.agent_billing_model.task_assigned";
+    let before: Vec<_> = events.take_while(|event| !is_second(event)).collect();
+    assert!(before.len() < journal.len(), "another agent has continued");
+    let results = Conversation::from_journal(before).unwrap().results().unwrap();
+    let results: Vec<_> = results
+        .content
+        .iter()
+        .map(|part| match part {
+            Part::ToolResult(it) => (it.call_id.as_str(), it.content.as_str(), it.is_error),
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    assert_eq!(results[0], ("a", "found", false));
+    assert!(results[1].2 && results[1].1.contains("too odd"), "{results:?}");
+    assert_eq!(results[2], ("c", "The conversation continues with agent_billing.", false));
+}
+
+/// Tokens of a model that failed say nothing about the length of the conversation.
+#[tokio::test]
+async fn should_not_compact_because_of_tokens_of_a_failed_model() {
+    let failed =
+        || Err(ModelError::new(ModelErrorKind::Backend, "no").with_usage(Usage::new(1000, 5)));
+    let first = ScriptedModel::with_results([failed(), failed(), failed()]);
+    let second = scripted([search_call("one"), search_call("two"), text("done")]);
+    let model = Fallback::new(first).or(Arc::clone(&second));
+    let agent = LlmAgent::new(model)
+        .tool(search_tool())
+        .compaction(Compaction::above(500).with_kept_messages(2));
+    let runtime = runtime(agent).await;
+    let run = start(&runtime).await;
+    assert_eq!(in_time(run.result::<String>()).await.unwrap(), "done");
+    second.assert_finished();
+}
+
+#[tokio::test]
+async fn should_not_pay_for_a_summary_that_no_request_needs() {
+    let long = |words: &str| search_call(words).with_usage(Usage::new(1000, 5));
+    let model = scripted([search_call("one"), long("two")]);
+    let agent = LlmAgent::new(Arc::clone(&model))
+        .tool(search_tool())
+        .max_turns(2)
+        .compaction(Compaction::above(500).with_kept_messages(2));
+    let runtime = runtime(agent).await;
+    let run = start(&runtime).await;
+    assert_eq!(failure(&run).await.code, "TURN_LIMIT");
+    assert_eq!(model.requests().len(), 2);
+}
+
+/// Each summary is paid for, whatever the responses between them are.
+#[tokio::test]
+async fn should_bound_the_summaries_that_fail_in_a_row() {
+    let long = |words: &str| search_call(words).with_usage(Usage::new(1000, 5));
+    let cut = || text("they searched for").with_finish_reason(FinishReason::Length);
+    let mut turns = vec![search_call("0")];
+    turns.extend((1..9).flat_map(|turn| [long(&turn.to_string()), cut()]));
+    let model = scripted(turns);
+    let agent = LlmAgent::new(Arc::clone(&model))
+        .tool(search_tool())
+        .max_faults(2)
+        .compaction(Compaction::above(500).with_kept_messages(2));
+    let runtime = runtime(agent).await;
+    let failure = failure(&start(&runtime).await).await;
+    assert_eq!(failure.code, "MODEL_FAULTS");
+    assert!(failure.message.contains("3 summaries"), "{failure}");
+    assert_eq!(model.requests().len(), 7, "three summaries");
+}
+
+#[tokio::test]
+async fn should_begin_to_count_failed_summaries_again_after_a_good_one() {
+    let long = |words: &str| search_call(words).with_usage(Usage::new(1000, 5));
+    let cut = || text("they searched for").with_finish_reason(FinishReason::Length);
+    let model = scripted([
+        search_call("0"),
+        long("1"),
+        cut(),
+        long("2"),
+        text("a summary"),
+        long("3"),
+        cut(),
+        text("done"),
+    ]);
+    let agent = LlmAgent::new(Arc::clone(&model))
+        .tool(search_tool())
+        .max_faults(1)
+        .compaction(Compaction::above(500).with_kept_messages(2));
+    let runtime = runtime(agent).await;
+    assert_eq!(in_time(start(&runtime).await.result::<String>()).await.unwrap(), "done");
+}
+
+/// The first summary is in use, and the second one is cut off, or no request has used it.
+#[tokio::test]
+async fn should_not_repeat_messages_that_a_summary_did_not_replace() {
+    let long = |words: &str| search_call(words).with_usage(Usage::new(1000, 5));
+    let cut = text("and for").with_finish_reason(FinishReason::Length);
+    let turn = [Role::Assistant, Role::Tool];
+    let begun = [&[Role::User][..], &turn, &turn].concat();
+    let ended = [&begun[..], &turn, &[Role::Assistant]].concat();
+    let unused = [&begun[..], &[Role::Assistant]].concat();
+    for (second, requests, roles) in [(cut, 6, ended), (text("and for three"), 5, unused)] {
+        let model = scripted([
+            search_call("one"),
+            long("two"),
+            text("they searched for one and two"),
+            long("three"),
+            second,
+            text("done"),
+        ]);
+        let agent = LlmAgent::new(model)
+            .tool(search_tool())
+            .budget(Budget::new().with_requests(requests))
+            .compaction(Compaction::above(500).with_kept_messages(2));
+        let runtime = runtime(agent).await;
+        let run = start(&runtime).await;
+        let _ended = in_time(run.result::<String>()).await;
+        let transcript = Conversation::of(&run).await.unwrap().transcript();
+        let found: Vec<_> = transcript.iter().map(|message| message.role).collect();
+        assert_eq!(found, roles);
+        assert!(transcript.iter().all(|message| !message.text().contains("Summary")));
+    }
 }

@@ -10,13 +10,13 @@ use std::{
 
 use aios_agents::prelude::*;
 use aios_llm::{
-    LlmAgent, ModelRequest, ModelResponse,
+    LlmAgent, LlmAgentError, ModelRequest, ModelResponse,
     guardrail::{Guardrail, Verdict},
     middleware::{Rate, RateLimit},
     model::{LanguageModel, Message, ModelErrorKind, Part},
     tool::{Effect, Tool},
 };
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::support::{Query, failure, in_time, runtime, scripted, start, text};
 
@@ -47,8 +47,8 @@ async fn should_stop_a_run_before_its_first_request() {
 
 #[tokio::test]
 async fn should_check_the_output_once_and_fail_with_a_guardrail_that_fails() {
-    let polite = Guardrail::output("polite", |output: Value| async move {
-        match output.as_str() {
+    let polite = Guardrail::output("polite", |output: Payload| async move {
+        match output.decode::<String>().ok().as_deref() {
             Some("rude") => Ok(Verdict::trip("it is rude")),
             Some("odd") => Err(TaskError::terminal(Failure::new("NO_IDEA", "it is odd"))),
             _ => Ok(Verdict::Pass),
@@ -99,4 +99,21 @@ async fn should_reject_requests_above_the_rate_and_say_when_to_come_back() {
     assert_eq!(error.kind(), ModelErrorKind::RateLimited);
     assert!(error.retry_after().is_some_and(|delay| delay > Duration::from_secs(1700)));
     assert_eq!(model.requests().len(), 2);
+}
+
+/// Tasks find a guardrail by its name, so a second one with the same name would never be checked.
+#[test]
+fn should_refuse_two_guardrails_with_one_name() {
+    let output = |name: &str| {
+        Guardrail::output(name, |_: Payload| async { Ok::<_, TaskError>(Verdict::Pass) })
+    };
+    for first in [output("policy"), Guardrail::input("policy", no_keys)] {
+        let agent = LlmAgent::new(scripted([])).guardrail(first).guardrail(output("policy"));
+        let error = agent.build("agent").unwrap_err();
+        let LlmAgentError::InvalidGuardrail { name, .. } = &error else { panic!("{error}") };
+        assert_eq!((name.as_str(), error.code()), ("policy", "INVALID_LLM_AGENT"));
+        assert_eq!(error.to_string(), r#"guardrail "policy": the name is used twice"#);
+    }
+    let agent = LlmAgent::new(scripted([])).guardrail(Guardrail::input("no_keys", no_keys));
+    assert!(agent.guardrail(output("policy")).build("agent").is_ok());
 }

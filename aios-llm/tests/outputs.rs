@@ -5,8 +5,8 @@ use std::sync::{
 
 use aios_agents::{RunHandle, prelude::*};
 use aios_llm::{
-    Conversation, EndStrategy, LlmAgent, ModelResponse,
-    model::{Capabilities, FinishReason, Message, Part},
+    Conversation, EndStrategy, LlmAgent, ModelResponse, RuntimeBuilderExt,
+    model::{Capabilities, FinishReason, Message, Part, ToolCall},
     testing::{SchemaModel, ScriptedModel},
     tool::{Approval, Decision, Tool},
 };
@@ -15,8 +15,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use crate::support::{
-    Query, call, failure, in_time, one_pending, runtime, scripted, search, search_tool, start,
-    store, text,
+    Query, builder, call, failure, in_time, one_pending, runtime, scripted, search, search_tool,
+    start, store, text,
 };
 
 #[derive(Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -234,4 +234,60 @@ async fn should_tell_a_later_run_which_result_was_not_taken() {
     assert_eq!(failure(&run).await.code, "MODEL_FAULTS");
     let seen = results(&run).await;
     assert!(seen[0].1 && seen[0].0.contains("pages"), "{seen:?}");
+}
+
+/// Numbers of more than 64 bits.
+#[derive(Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+struct Large {
+    amount: u128,
+}
+
+const LARGE: u128 = (1 << 70) + 1;
+
+#[tokio::test]
+async fn should_round_no_number_of_an_output() {
+    let written = format!(r#"{{"amount":{LARGE}}}"#);
+    let mut models = vec![ScriptedModel::new([text(&written)])];
+    let call = Part::ToolCall(ToolCall {
+        id: "a".to_owned(),
+        name: "final_result".to_owned(),
+        arguments: written.clone(),
+    });
+    let tools_only = Capabilities::none().with_tools(true);
+    let response = ModelResponse::new(vec![call]);
+    models.push(ScriptedModel::new([response]).with_capabilities(tools_only));
+    for model in models {
+        let runtime = runtime(LlmAgent::new(model).output::<Large>()).await;
+        let result = in_time(start(&runtime).await.result::<Large>()).await.unwrap();
+        assert_eq!(result, Large { amount: LARGE });
+    }
+}
+
+#[tokio::test]
+async fn should_round_no_number_of_an_output_that_is_not_an_object() {
+    let written = text(&format!(r#"{{"result":[{LARGE}]}}"#));
+    let runtime = runtime(LlmAgent::new(scripted([written])).output::<Vec<u128>>()).await;
+    let result = in_time(start(&runtime).await.result::<Vec<u128>>()).await.unwrap();
+    assert_eq!(result, [LARGE]);
+}
+
+#[tokio::test]
+async fn should_round_no_number_of_an_output_that_a_calling_agent_or_a_guardrail_gets() {
+    use aios_core::event::Payload;
+    use aios_llm::guardrail::{Guardrail, Verdict};
+
+    let exact = Guardrail::output("exact", |output: Payload| async move {
+        let is_exact = output.decode::<Large>()?.amount == LARGE;
+        Ok::<_, TaskError>(if is_exact { Verdict::Pass } else { Verdict::trip("it is rounded") })
+    });
+    let written = format!(r#"{{"amount":{LARGE}}}"#);
+    let called = LlmAgent::new(scripted([text(&written)])).output::<Large>().guardrail(exact);
+    let tool = Tool::agent("pay", "Pays.", "payer");
+    let model = scripted([call("a", "pay", &json!({"task": "pay"})), text("done")]);
+    let agent = LlmAgent::new(Arc::clone(&model)).tool(tool);
+    let builder = builder(&store()).llm_agent("payer", called).unwrap();
+    let runtime = builder.llm_agent("agent", agent).unwrap().start().await.unwrap();
+    in_time(start(&runtime).await.result::<String>()).await.unwrap();
+    let messages = &model.requests()[1].messages;
+    assert!(format!("{messages:?}").contains(&LARGE.to_string()), "{messages:?}");
 }

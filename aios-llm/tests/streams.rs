@@ -3,12 +3,14 @@
 use std::sync::Arc;
 
 use aios_agents::{RunHandle, output::OutputContent, prelude::*};
+use aios_core::event::Payload;
 use aios_llm::{
-    AgentUpdate, Conversation, LanguageModel, LlmAgent, ModelError, ModelRequest, ModelResponse,
-    Streaming, TOKENS,
+    AgentUpdate, Compaction, Conversation, LanguageModel, LlmAgent, ModelError, ModelRequest,
+    ModelResponse, Streaming, TOKENS,
     budget::Spent,
-    model::{Capabilities, ModelErrorKind, ModelStream, Usage},
-    testing::ScriptedModel,
+    model::{Capabilities, ModelErrorKind, ModelStream, Part, Usage},
+    providers::{OpenAiModel, ProviderOptions},
+    testing::{FakeProvider, FakeReply, ScriptedModel},
     tool::{Effect, Tool, ToolContext},
 };
 use async_trait::async_trait;
@@ -49,7 +51,8 @@ async fn should_stream_responses_tools_and_partial_output() {
     let run = start(&runtime).await;
     let updates = updates(&run).await.into_iter().flatten().collect::<Vec<_>>();
     let (id, tool) = (|| "c".to_owned(), || "search".to_owned());
-    let value = json!({"title": "A report about the storage of data"});
+    let json = |text: &str| Payload::from_text(text.to_owned()).unwrap();
+    let (progress, value) = (json(r#"{"percent":50}"#), json(answer));
     assert_eq!(
         updates,
         [
@@ -60,7 +63,7 @@ async fn should_stream_responses_tools_and_partial_output() {
                 arguments: r#"{"words":"sqlite"}"#.to_owned()
             },
             AgentUpdate::ToolStarted { call_id: id(), tool: tool() },
-            AgentUpdate::ToolProgress { call_id: id(), progress: json!({"percent": 50}) },
+            AgentUpdate::ToolProgress { call_id: id(), progress },
             AgentUpdate::ToolEnded { call_id: id(), is_error: false },
             AgentUpdate::Text { text: answer.to_owned() },
             AgentUpdate::Partial { value },
@@ -85,7 +88,56 @@ async fn should_stream_a_repeated_request_as_another_writer() {
     let agent = LlmAgent::new(model).streaming(Streaming::On).model_retry(policy);
     let runtime = runtime(agent).await;
     let run = start(&runtime).await;
-    assert_eq!(updates(&run).await, [Some(AgentUpdate::Text { text: "hello".to_owned() })]);
+    let hello = AgentUpdate::Text { text: "hello".to_owned() };
+    assert_eq!(updates(&run).await, [Some(AgentUpdate::Restarted), Some(hello)]);
+}
+
+/// A reader that collects text as the documentation of `AgentUpdate` does.
+#[tokio::test]
+async fn should_show_no_piece_of_a_failed_request_beside_the_repeated_one() {
+    let cut = FakeReply::cut_off(text("Helsinki is the capital of Finland."), 2);
+    let whole = FakeReply::response(text("Helsinki."));
+    let provider = FakeProvider::start([cut, whole]).await.unwrap();
+    let options = ProviderOptions::new("m").with_base_url(provider.openai_url());
+    let model = OpenAiModel::new(options).unwrap();
+    let policy = RetryPolicy::fixed(2, std::time::Duration::from_millis(1));
+    let agent = LlmAgent::new(model).streaming(Streaming::On).model_retry(policy);
+    let runtime = runtime(agent).await;
+    let run = start(&runtime).await;
+    let (mut shown, mut was_shown) = (String::new(), false);
+    for update in updates(&run).await {
+        match update {
+            Some(AgentUpdate::Text { text }) => shown += &text,
+            Some(AgentUpdate::Restarted) | None => {
+                was_shown |= !shown.is_empty();
+                shown.clear();
+            }
+            _ => {}
+        }
+    }
+    assert!(was_shown, "the first request wrote something");
+    assert_eq!(
+        (shown.as_str(), in_time(run.result::<String>()).await.unwrap().as_str()),
+        ("Helsinki.", "Helsinki.")
+    );
+}
+
+/// A summary is not part of the answer.
+#[tokio::test]
+async fn should_not_stream_a_summary() {
+    let long = search_call("two").with_usage(Usage::new(1000, 5));
+    let model = scripted([search_call("one"), long, text("a summary"), text("done")]);
+    let agent = LlmAgent::new(model)
+        .tool(crate::support::search_tool())
+        .compaction(Compaction::above(500).with_kept_messages(2))
+        .streaming(Streaming::On);
+    let runtime = runtime(agent).await;
+    let run = start(&runtime).await;
+    let texts = updates(&run).await.into_iter().filter_map(|update| match update {
+        Some(AgentUpdate::Text { text }) => Some(text),
+        _ => None,
+    });
+    assert_eq!(texts.collect::<Vec<_>>(), ["done"]);
 }
 
 /// Writes one word and then nothing. Tells when a request was dropped.
@@ -161,4 +213,79 @@ async fn should_settle_nothing_more_if_nothing_is_in_progress() {
     // The tool call was reserved, and counts.
     let usage = Usage::new(10, 5);
     assert_eq!(spent, Spent { requests: 1, usage, tool_calls: 1, ..Spent::default() });
+}
+
+/// Ids of calls are distinct in the whole run, however a model names them.
+#[tokio::test]
+async fn should_show_each_call_under_an_id_of_its_own() {
+    let unnamed =
+        ["one", "two"].map(|words| Part::tool_call("", "search", &json!({"words": words})));
+    let model = scripted([
+        search_call("a"),
+        search_call("b"),
+        ModelResponse::new(unnamed.to_vec()),
+        text("done"),
+    ]);
+    let agent = LlmAgent::new(Arc::clone(&model)).tool(crate::support::search_tool());
+    let runtime = runtime(agent.streaming(Streaming::On)).await;
+    let run = start(&runtime).await;
+    let (mut shown, mut begun, mut ended) = (Vec::new(), Vec::new(), Vec::new());
+    for update in updates(&run).await.into_iter().flatten() {
+        match update {
+            AgentUpdate::ToolCall { id, .. } if !id.is_empty() => shown.push(id),
+            AgentUpdate::ToolStarted { call_id, .. } => begun.push(call_id),
+            AgentUpdate::ToolEnded { call_id, .. } => ended.push(call_id),
+            _ => {}
+        }
+    }
+    begun.sort();
+    ended.sort();
+    shown.sort();
+    assert_eq!(shown, ["c", "c-2", "call", "call-2"]);
+    assert_eq!((&begun, &ended), (&shown, &shown));
+    let sent = model.requests().pop().unwrap().messages;
+    let parts = sent.iter().flat_map(|message| &message.content);
+    let ids = parts.filter_map(|part| match part {
+        Part::ToolResult(result) => Some(result.call_id.as_str()),
+        _ => None,
+    });
+    assert_eq!(ids.collect::<Vec<_>>(), ["c", "c-2", "call", "call-2"]);
+}
+
+/// A value of JSON has numbers of 64 bits.
+#[tokio::test]
+async fn should_stream_numbers_as_they_were_written() {
+    const LARGE: &str = "12345678901234567890123";
+
+    #[derive(Serialize, Deserialize, JsonSchema)]
+    struct Count {
+        title: String,
+        #[schemars(with = "serde_json::Value")]
+        n: Payload,
+    }
+
+    async fn count(context: ToolContext, _: Query) -> Result<String, TaskError> {
+        context.progress(&Payload::from_text(format!("[{LARGE}]"))?)?;
+        Ok("counted".to_owned())
+    }
+
+    let answer = format!(r#"{{"n": {LARGE}, "title": "A long title"}}"#);
+    let model = scripted([call("c", "count", &json!({"words": "x"})), text(&answer)]);
+    let tool = Tool::with_context("count", "Counts.", Effect::Read, count);
+    let agent = LlmAgent::new(model).tool(tool).output::<Count>().streaming(Streaming::On);
+    let runtime = runtime(agent).await;
+    let run = start(&runtime).await;
+    let items = run.stream(TOKENS).read_from(0).map(|item| match item.unwrap().content {
+        OutputContent::Item(update) => update.as_str().to_owned(),
+        _ => String::new(),
+    });
+    let items: Vec<_> = in_time(items.collect()).await;
+    let shown = items.iter().filter(|it| it.contains("progress") || it.contains("partial"));
+    let shown: Vec<_> = shown.collect();
+    assert_eq!(shown.len(), 2, "{items:?}");
+    assert!(shown.iter().all(|it| it.contains(LARGE)), "{shown:?}");
+    for item in &items {
+        let update: AgentUpdate = serde_json::from_str(item).unwrap();
+        assert_eq!(serde_json::to_string(&update).unwrap(), *item);
+    }
 }

@@ -159,8 +159,8 @@ async fn should_not_run_a_call_that_was_cut_off() {
     let ran = Arc::new(std::sync::Mutex::new(Vec::new()));
     let seen = Arc::clone(&ran);
     let tool = Tool::from_schema("search", "Searches.", Effect::Read, optional, move |_, query| {
-        seen.lock().unwrap().push(query);
-        async { Ok(json!("found")) }
+        seen.lock().unwrap().push(query.decode::<serde_json::Value>().unwrap());
+        async { Ok(Payload::encode("found")?) }
     });
     // The first call is whole. Nothing of the arguments of the second one has arrived.
     let whole = Part::tool_call("a", "search", &json!({"words": "whole"}));
@@ -199,4 +199,41 @@ async fn should_give_the_calls_of_a_response_ids_of_their_own() {
     let found: Vec<_> = (0..5).map(|number| format!("found {number}")).collect();
     let expected: Vec<_> = expected.into_iter().zip(found.iter().map(String::as_str)).collect();
     assert_eq!(results.collect::<Vec<_>>(), expected);
+}
+
+/// A number of more than 64 bits.
+#[derive(serde::Serialize, serde::Deserialize, schemars::JsonSchema)]
+struct Large {
+    amount: u128,
+}
+
+#[tokio::test]
+async fn should_round_no_number_of_arguments_edits_and_results() {
+    const FIRST: u128 = 1 << 70;
+    let pay = |large: Large| async move { Ok::<_, TaskError>(Large { amount: large.amount + 1 }) };
+    let tool = Tool::read("pay", "Pays.", pay).with_approval(aios_llm::tool::Approval::Required);
+    let arguments = format!(r#"{{"amount":{FIRST}}}"#);
+    let calls = ["a", "b"].map(|id| {
+        let (id, name) = (id.to_owned(), "pay".to_owned());
+        Part::ToolCall(ToolCall { id, name, arguments: arguments.clone() })
+    });
+    let model = scripted([ModelResponse::new(calls.to_vec()), text("done")]);
+    let runtime = runtime(LlmAgent::new(Arc::clone(&model)).tool(tool)).await;
+    let run = start(&runtime).await;
+    let decisions = crate::support::pending(&run, |pending| pending.len() == 2).await;
+    assert!(decisions.iter().all(|pending| pending.arguments.as_str() == arguments));
+    run.signal(&decisions[0].signal, &aios_llm::tool::Decision::Approve).await.unwrap();
+    let edit = aios_llm::tool::Decision::edit(&Large { amount: FIRST + 10 }).unwrap();
+    run.signal(&decisions[1].signal, &edit).await.unwrap();
+    assert_eq!(in_time(run.result::<String>()).await.unwrap(), "done");
+    let results = model.requests()[1].messages[2].content.clone();
+    let results: Vec<_> = results
+        .into_iter()
+        .map(|part| match part {
+            Part::ToolResult(result) => result.content,
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    let expected = [FIRST + 1, FIRST + 11].map(|amount| format!(r#"{{"amount":{amount}}}"#));
+    assert_eq!(results, expected);
 }

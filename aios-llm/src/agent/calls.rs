@@ -18,31 +18,43 @@
 use std::time::Duration;
 
 use aios_agents::workflow::{WorkflowContext, WorkflowError};
-use aios_core::{failure::Failure, retry::RetryPolicy};
+use aios_core::{event::Payload, failure::Failure};
 use futures_util::future::join_all;
-use serde_json::Value;
+use serde::de::DeserializeOwned;
 
 use super::{
     accounting::Accounting,
     compiled::Compiled,
     decisions::{Decisions, emit},
-    host::ToolTask,
-    refused::Refused,
+    ending::Ending,
+    host::{TOO_LARGE, ToolTask},
+    refused::{Answered, Refused},
+    session::LONGEST_WAIT,
 };
 use crate::{
     budget::Limits,
     model::{ToolCall, ToolResult},
-    tool::{Approval, CompiledTool, Decision, Effect, InDoubt, PendingDecision, Resolution, Tool},
+    tool::{Approval, CompiledTool, Decision, Effect, InDoubt, PendingDecision, Resolution},
 };
 
 /// Code of a call that did not end in time.
-const TIMEOUT: &str = "TASK_TIMEOUT";
+pub(super) const TIMEOUT: &str = "TASK_TIMEOUT";
 /// Failures of a `write` tool after which its outcome is unknown.
-const UNKNOWN_OUTCOME: [&str; 5] =
-    ["WRITE_IN_DOUBT", TIMEOUT, "HEARTBEAT_MISSED", "TASK_DEAD_LETTERED", "AGENT_PANICKED"];
+const UNKNOWN_OUTCOME: [&str; 6] = [
+    "WRITE_IN_DOUBT",
+    TIMEOUT,
+    "HEARTBEAT_MISSED",
+    "TASK_DEAD_LETTERED",
+    "AGENT_PANICKED",
+    // The call may have succeeded with a result that the journal does not take.
+    TOO_LARGE,
+];
 /// Failures that are not those of a tool: the run fails.
 const FATAL: [&str; 5] =
     ["AGENT_NOT_FOUND", "TASK_UNCLAIMED", "TOOL_NOT_FOUND", "INVALID_OPTIONS", "INVALID_LLM_AGENT"];
+
+/// Why a call that waited for a person did not run.
+const RUN_FAILS: &str = "The call did not run: another call has ended the run.";
 
 /// A call whose arguments are valid.
 #[derive(Debug)]
@@ -50,7 +62,7 @@ pub(super) struct Checked {
     /// The call as the model made it.
     pub(super) call: ToolCall,
     /// Valid for the schema of the tool.
-    pub(super) arguments: Value,
+    pub(super) arguments: Payload,
     /// Turn and place of the call, which name its signals.
     pub(super) place: String,
     /// The part of the budget that a sub-agent gets.
@@ -73,14 +85,14 @@ pub(super) struct Calls<'s> {
     pub(super) context: &'s WorkflowContext,
     /// Decisions of persons that the run waits for.
     pub(super) decisions: &'s Decisions,
-    /// Settles what called agents have spent.
+    /// Settles what called agents have spent, and knows the rest of the wall time.
     pub(super) accounting: &'s Accounting,
     /// Passed on to called agents.
     pub(super) subject: Option<&'s str>,
     /// The agent type that runs the tools.
     pub(super) tools_type: &'s str,
-    /// The rest of the wall time.
-    pub(super) left: Option<Duration>,
+    /// Set once a call ends the run.
+    pub(super) ending: Ending,
 }
 
 /// The end of one call.
@@ -109,42 +121,88 @@ impl Calls<'_> {
             let ToolCall { id, name, .. } = &checked.call;
             let call_id = id.clone();
             let name = name.clone();
-            if ran == 0 {
-                let (call_id, tool, reason) = (call_id.clone(), name.clone(), content.clone());
-                emit(self.context, "tool", "refused", &Refused { call_id, tool, reason })?;
-            }
             all.results.push(ToolResult { call_id, name, content, is_error });
             all.ran += ran;
         }
         Ok(all)
     }
 
-    /// Runs one call, after a person has approved it if that is required.
+    /// Runs one call, and records why it did not run.
     async fn run_one(&self, checked: &Checked) -> Result<Ended, WorkflowError> {
+        let ended = self.run_approved(checked).await;
+        match &ended {
+            Ok(Ended::Rejected(reason)) => {
+                let ToolCall { id, name, .. } = &checked.call;
+                let (call_id, tool, reason) = (id.clone(), name.clone(), reason.clone());
+                emit(self.context, "tool", "refused", &Refused { call_id, tool, reason })?;
+            }
+            Ok(_) => {}
+            Err(_) => self.ending.begin(),
+        }
+        ended
+    }
+
+    /// Records the result of a call that no task shows.
+    pub(super) fn answered(
+        &self,
+        checked: &Checked,
+        result: &str,
+        is_error: bool,
+    ) -> Result<(), WorkflowError> {
+        let ToolCall { id, name, .. } = &checked.call;
+        let (call_id, tool, result) = (id.clone(), name.clone(), result.to_owned());
+        emit(self.context, "tool", "answered", &Answered { call_id, tool, result, is_error })
+    }
+
+    /// Runs one call, after a person has approved it if that is required.
+    async fn run_approved(&self, checked: &Checked) -> Result<Ended, WorkflowError> {
         let Some(compiled) = self.agent.tools.get(&checked.call.name) else {
             return Ok(Ended::Rejected("There is no tool with this name.".to_owned()));
         };
         let arguments = match compiled.tool.approval {
             Approval::NotRequired => checked.arguments.clone(),
             Approval::Required => match self.approve(compiled, checked).await? {
-                Ok(arguments) => arguments,
-                Err(reason) => {
+                Some(Ok(arguments)) => arguments,
+                Some(Err(reason)) => {
                     return Ok(Ended::Rejected(format!("A person rejected this call: {reason}")));
                 }
+                None => return Ok(Ended::Rejected(RUN_FAILS.to_owned())),
             },
         };
+        let left = match self.accounting.time_left() {
+            Ok(left) => left.map(|left| left.clamp(Duration::from_millis(1), LONGEST_WAIT)),
+            // The person has taken longer than that.
+            Err(failure) => return Ok(Ended::Rejected(failure.to_string())),
+        };
         match compiled.tool.child() {
-            Some(child) => self.run_child(&compiled.tool, child, checked, arguments).await,
-            None => self.dispatch(compiled, checked, arguments).await,
+            Some(child) => self.run_child(&compiled.tool, child, checked, arguments, left).await,
+            None => self.dispatch(compiled, checked, arguments, left).await,
         }
     }
 
-    /// Asks a person. Returns the arguments, or the reason of the rejection.
+    /// Asks a person. `None` if another call ends the run, so that no decision is needed any more.
+    async fn decide<T: DeserializeOwned, D>(
+        &self,
+        pending: PendingDecision,
+        accept: impl Fn(T) -> Result<D, String>,
+    ) -> Result<Option<D>, WorkflowError> {
+        let signal = pending.signal.clone();
+        aios_agents::select! {
+            () = self.ending.begun() => {}
+            decision = self.decisions.decide(self.context, pending, accept) => {
+                return decision.map(Some);
+            }
+        }
+        self.decisions.withdraw(self.context, &signal)?;
+        Ok(None)
+    }
+
+    /// Asks a person. Returns the arguments, or the reason of the rejection; `None` if the run ends.
     async fn approve(
         &self,
         compiled: &CompiledTool,
         checked: &Checked,
-    ) -> Result<Result<Value, String>, WorkflowError> {
+    ) -> Result<Option<Result<Payload, String>>, WorkflowError> {
         let pending = PendingDecision {
             signal: format!("approval-{}", checked.place),
             tool: compiled.tool.name.clone(),
@@ -156,28 +214,36 @@ impl Calls<'_> {
             Decision::Approve => Ok(Ok(checked.arguments.clone())),
             Decision::Reject { reason } => Ok(Err(reason)),
             Decision::Edit { arguments } => {
-                compiled.schema.check(&arguments).map(|()| Ok(arguments))
+                self.agent.check_size(arguments.as_str())?;
+                compiled.schema.check_json(&arguments).map(|()| Ok(arguments))
             }
         };
-        self.decisions.decide(self.context, pending, accept).await
+        self.decide(pending, accept).await
     }
 
-    /// Runs a call as a task, again if a person says so.
+    /// Runs a call as a task, again if a person says so. The wall time does not end a `write` call,
+    /// whose outcome would be unknown.
     async fn dispatch(
         &self,
         compiled: &CompiledTool,
         checked: &Checked,
-        arguments: Value,
+        arguments: Payload,
+        left: Option<Duration>,
     ) -> Result<Ended, WorkflowError> {
         let tool = &compiled.tool;
+        let left = left.filter(|_| tool.effect != Effect::Write);
         let task =
             ToolTask { tool: tool.name.clone(), call_id: checked.call.id.clone(), arguments };
         // Counts the doubts of this call, which name the signals.
         let mut doubts = 0;
         loop {
-            let (timeout, retry) = self.patience(tool);
-            let call = self.context.task::<String>(self.tools_type, &task).timeout(timeout);
-            let error = match call.retry(retry).await {
+            let call = self.context.task::<String>(self.tools_type, &task).timeout(tool.timeout);
+            let call = call.retry(tool.retry.clone());
+            let call = match left {
+                Some(left) => call.total_timeout(left),
+                None => call,
+            };
+            let error = match call.await {
                 Ok(result) => return Ok(Ended::Result(result)),
                 Err(error) => error,
             };
@@ -192,35 +258,29 @@ impl Calls<'_> {
             }
             doubts += 1;
             match self.resolve(checked, &task, failure, doubts).await? {
-                Resolution::Done { result } => return Ok(Ended::Result(result)),
-                Resolution::Fail { reason } => return Ok(Ended::Failed(reason)),
-                Resolution::Repeat => {}
+                Some(Resolution::Done { result }) => {
+                    self.answered(checked, &result, false)?;
+                    return Ok(Ended::Result(result));
+                }
+                Some(Resolution::Fail { reason }) => {
+                    self.answered(checked, &reason, true)?;
+                    return Ok(Ended::Failed(reason));
+                }
+                Some(Resolution::Repeat) => {}
+                None => return Ok(Ended::Failed(failure.to_string())),
             }
         }
     }
 
-    /// The timeout and the retry policy of a call. The wall time does not end a `write` call, whose
-    /// outcome would be unknown.
-    fn patience(&self, tool: &Tool) -> (Duration, RetryPolicy) {
-        let left = self.left.filter(|left| *left < tool.timeout && tool.effect != Effect::Write);
-        match left {
-            Some(left) => {
-                let retry = tool.retry.clone().with_non_retryable(TIMEOUT);
-                (left.max(Duration::from_millis(1)), retry)
-            }
-            None => (tool.timeout, tool.retry.clone()),
-        }
-    }
-
-    /// Asks a person how a `write` call ended. Each doubt has a signal of its own, so that an answer
-    /// that was sent twice does not decide about the next one.
+    /// Asks a person how a `write` call ended; `None` if the run ends. Each doubt has a signal of its
+    /// own, so that an answer that was sent twice does not decide about the next one.
     async fn resolve(
         &self,
         checked: &Checked,
         task: &ToolTask,
         failure: &Failure,
         doubts: u32,
-    ) -> Result<Resolution, WorkflowError> {
+    ) -> Result<Option<Resolution>, WorkflowError> {
         let signal = match doubts {
             1 => format!("in-doubt-{}", checked.place),
             later => format!("in-doubt-{}-{later}", checked.place),
@@ -233,6 +293,6 @@ impl Calls<'_> {
             in_doubt: Some(in_doubt),
             refused: None,
         };
-        self.decisions.decide(self.context, pending, Ok::<Resolution, String>).await
+        self.decide(pending, Ok::<Resolution, String>).await
     }
 }

@@ -9,12 +9,11 @@ use std::collections::BTreeMap;
 
 use aios_agents::workflow::{WorkflowContext, WorkflowError};
 use aios_core::{
-    event::{Event, EventError, EventType},
+    event::{Event, EventError, EventType, Payload},
     store::RunRecord,
 };
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
-use serde_json::Value;
 
 use crate::tool::PendingDecision;
 
@@ -43,8 +42,9 @@ impl Decisions {
         loop {
             let signal = pending.signal.clone();
             self.change(context, |all| all.insert(signal.clone(), pending.clone()))?;
-            let payload: Value = context.signal(signal.clone()).await?;
-            let decision = serde_json::from_value::<T>(payload).map_err(|error| error.to_string());
+            let payload: Payload = context.signal(signal.clone()).await?;
+            let decision = serde_json::from_str::<T>(payload.as_str());
+            let decision = decision.map_err(|error| error.to_string());
             match decision.and_then(&accept) {
                 Ok(decision) => {
                     self.change(context, |all| all.remove(&signal))?;
@@ -53,6 +53,18 @@ impl Decisions {
                 Err(reason) => pending.refused = Some(reason),
             }
         }
+    }
+
+    /// Removes a decision that is not needed any more, if it was asked for.
+    pub(super) fn withdraw(
+        &self,
+        context: &WorkflowContext,
+        signal: &str,
+    ) -> Result<(), WorkflowError> {
+        if !self.0.lock().contains_key(signal) {
+            return Ok(());
+        }
+        self.change(context, |all| all.remove(signal))
     }
 
     /// Changes the pending decisions, and records them as the progress.

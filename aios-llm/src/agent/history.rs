@@ -71,6 +71,9 @@ pub struct ModelTask {
     /// Whether the response is a summary that replaces the messages but the last.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub is_summary: bool,
+    /// Whether the request before was the same and failed, so that its pieces are void.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub is_repeated: bool,
 }
 
 /// For `skip_serializing_if`.
@@ -189,6 +192,7 @@ impl SentMessages {
             settings_digest,
             is_cheaper: false,
             is_summary: false,
+            is_repeated: false,
         }
     }
 

@@ -11,13 +11,14 @@
 //! against the Rust type, which may accept less. A fault is text for the model, which gets another
 //! turn.
 
+use aios_core::event::Payload;
 use schemars::JsonSchema;
-use serde::de::DeserializeOwned;
+use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::{Map, Value, json};
 
 use crate::{
     model::{Capabilities, ModelRequest, OutputSchema, ToolChoice, ToolSpec},
-    schema::{Schema, decode, schema_of},
+    schema::{Schema, decode_text, schema_of},
 };
 
 /// Name of the tool that carries structured output, for models without native support.
@@ -36,8 +37,8 @@ pub(super) struct OutputType {
     name: String,
     /// JSON Schema of the type, not wrapped.
     schema: Value,
-    /// Decodes a value as the type; accepts everything if the type is not one of Rust.
-    check: fn(&Value) -> Result<(), String>,
+    /// Decodes JSON as the type; accepts everything if the type is not one of Rust.
+    check: fn(&str) -> Result<(), String>,
 }
 
 /// The output of an agent and how it is requested.
@@ -59,7 +60,7 @@ pub(super) struct Structured {
     /// Whether the schema is not that of the type, but of the object around it.
     is_wrapped: bool,
     /// See `OutputType`.
-    check: fn(&Value) -> Result<(), String>,
+    check: fn(&str) -> Result<(), String>,
 }
 
 /// See the table above.
@@ -85,7 +86,7 @@ impl OutputType {
         Self {
             name: T::schema_name().into_owned(),
             schema: schema_of::<T>(),
-            check: |value| decode::<T>(value).map(drop),
+            check: |json| decode_text::<T>(json).map(drop),
         }
     }
 
@@ -163,30 +164,44 @@ impl Output {
         fenced.split_once("```").map_or(fenced, |(inner, _)| inner)
     }
 
-    /// The output in what a model writes.
-    pub(super) fn unwrap(&self, value: Value) -> Value {
-        match (self, value) {
-            (Self::Structured(output), Value::Object(mut fields)) if output.is_wrapped => {
-                fields.remove(WRAPPED).unwrap_or_default()
+    /// The output in what a model writes, which may not be complete.
+    pub(super) fn unwrap(&self, json: Payload) -> Payload {
+        match self {
+            Self::Structured(output) if output.is_wrapped && json.as_str().starts_with('{') => {
+                json.decode::<Wrapped>().unwrap_or_default().result
             }
-            (_, value) => value,
+            _ => json,
         }
     }
 
-    /// Reads the output from a text. The error is for the model.
-    pub(super) fn read(&self, text: &str) -> Result<Value, String> {
+    /// Reads the output from a text. It stays JSON as it was written, so no number loses its precision.
+    /// The error is for the model.
+    pub(super) fn read(&self, text: &str) -> Result<Payload, String> {
         let output = match self {
             Self::Text if text.trim().is_empty() => return Err("The answer is empty.".to_owned()),
-            Self::Text => return Ok(Value::from(text)),
+            Self::Text => return Payload::encode(text).map_err(|error| error.to_string()),
             Self::Structured(output) => output,
         };
-        let value: Value = serde_json::from_str(without_fence(text))
+        let text = without_fence(text);
+        let value: Value = serde_json::from_str(text)
             .map_err(|error| format!("The result is not valid JSON: {error}"))?;
         output.schema.check(&value).map_err(|faults| invalid(&faults))?;
-        let value = self.unwrap(value);
-        (output.check)(&value).map_err(|fault| invalid(&fault))?;
-        Ok(value)
+        let json = match output.is_wrapped {
+            true => decode_text::<Wrapped>(text).map(|wrapped| wrapped.result),
+            false => decode_text(text),
+        };
+        let json = json.map_err(|fault| invalid(&fault))?;
+        (output.check)(json.as_str()).map_err(|fault| invalid(&fault))?;
+        Ok(json)
     }
+}
+
+/// Output that is not an object, in the object around it: the property is [`WRAPPED`].
+#[derive(Default, Deserialize)]
+struct Wrapped {
+    /// The output.
+    #[serde(default)]
+    result: Payload,
 }
 
 /// The fault of a result that does not match.
@@ -295,13 +310,14 @@ mod tests {
         assert!(output.read(r#"{"title":7}"#).unwrap_err().contains("/title"));
         assert!(output.read("{}").unwrap_err().contains("/title: is missing"));
         assert!(output.read("no").unwrap_err().contains("not valid JSON"));
-        assert_eq!(output.read("```json\n{\"title\":\"x\"}\n```").unwrap(), json!({"title": "x"}));
+        let fenced = output.read("```json\n{\"title\":\"x\"}\n```").unwrap();
+        assert_eq!(fenced.as_str(), r#"{"title":"x"}"#);
     }
 
     #[test]
     fn should_wrap_output_that_is_not_an_object() {
         let output = output::<Vec<Item>>(Capabilities::all());
-        assert_eq!(output.read(r#"{"result":[{"id":1}]}"#).unwrap(), json!([{"id": 1}]));
+        assert_eq!(output.read(r#"{"result":[{"id":1}]}"#).unwrap().as_str(), r#"[{"id":1}]"#);
         assert!(output.read(r#"{"result":[{"id":"x"}]}"#).unwrap_err().contains("/result/0/id"));
     }
 
@@ -316,7 +332,8 @@ mod tests {
     fn should_wrap_output_that_contains_itself() {
         let output = output::<Expression>(Capabilities::all());
         let nested = json!({"Not": {"Not": {"Number": 1.0}}});
-        assert_eq!(output.read(&json!({ "result": nested }).to_string()), Ok(nested));
+        let read = output.read(&json!({ "result": nested }).to_string()).unwrap();
+        assert_eq!(read.decode::<Value>().unwrap(), nested);
         assert!(output.read(r#"{"result":{"Not":{"Number":"x"}}}"#).is_err());
         let schema = json!({
             "anyOf": [{"type": "array", "items": {"$ref": "#"}}, {"$ref": "#/definitions/output"}],
@@ -324,7 +341,7 @@ mod tests {
         });
         let named = OutputType::from_schema("Tree".to_owned(), schema);
         let output = Output::new(Some(named), Capabilities::all(), false).unwrap();
-        assert_eq!(output.read(r#"{"result":[[1],2]}"#), Ok(json!([[1], 2])));
+        assert_eq!(output.read(r#"{"result":[[1],2]}"#).unwrap().as_str(), "[[1],2]");
         assert!(output.read(r#"{"result":[["x"]]}"#).is_err());
     }
 

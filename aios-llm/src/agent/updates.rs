@@ -10,13 +10,16 @@
 
 use aios_core::{
     Chain,
+    event::Payload,
     output::{OutputError, OutputStream},
 };
-use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde::{Deserialize, Deserializer, Serialize};
 
-use super::output::Output;
-use crate::{model::StreamEvent, partial_json::complete};
+use super::{call_ids::CallIds, output::Output};
+use crate::{
+    model::{ModelResponse, StreamEvent},
+    partial_json::complete,
+};
 
 /// Name of the output stream that an agent writes [`AgentUpdate`]s to.
 pub const TOKENS: &str = "tokens";
@@ -39,7 +42,9 @@ pub enum Streaming {
 /// An item of the output stream [`TOKENS`] of an agent's run.
 ///
 /// The writer of the pieces of a response is the task of the model call. After a reset of the
-/// stream, or [`Restarted`](Self::Restarted), the pieces that this writer wrote before are void.
+/// stream, the pieces that this writer wrote before are void. After
+/// [`Restarted`](Self::Restarted), so are those of the tasks before it that requested the same
+/// response.
 ///
 /// # Examples
 ///
@@ -62,15 +67,24 @@ pub enum Streaming {
 /// let run = runtime.start("geographer", "What is the capital of France?").await?;
 ///
 /// let mut updates = run.stream(TOKENS).read_from(0);
-/// let mut text = String::new();
+/// // The text of the latest response, and its writer: each model call is one.
+/// let (mut text, mut writer) = (String::new(), None);
 /// while let Some(item) = updates.next().await {
-///     match item?.content {
+///     let item = item?;
+///     match item.content {
 ///         OutputContent::Item(update) => match update.decode()? {
-///             AgentUpdate::Text { text: more } => text += &more,
+///             AgentUpdate::Text { text: more } => {
+///                 if writer.as_ref() != Some(&item.writer) {
+///                     text.clear();
+///                     writer = Some(item.writer);
+///                 }
+///                 text.push_str(&more);
+///             }
 ///             AgentUpdate::Restarted => text.clear(),
 ///             _ => {}
 ///         },
-///         OutputContent::Reset => text.clear(),
+///         // Tools are writers, too.
+///         OutputContent::Reset if writer.as_ref() == Some(&item.writer) => text.clear(),
 ///         _ => {}
 ///     }
 /// }
@@ -79,7 +93,7 @@ pub enum Streaming {
 /// # }
 /// ```
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(tag = "type", rename_all = "snake_case")]
+#[serde(tag = "type", rename_all = "snake_case", try_from = "Form")]
 #[non_exhaustive]
 pub enum AgentUpdate {
     /// More text of the response.
@@ -96,7 +110,7 @@ pub enum AgentUpdate {
     ToolCall {
         /// Number of the call in the response, from 0.
         index: usize,
-        /// Id of the call; empty if it was written before.
+        /// Id of the call; empty if it was written before, or is not known yet.
         id: String,
         /// Name of the tool; empty if it was written before.
         name: String,
@@ -106,14 +120,15 @@ pub enum AgentUpdate {
     /// The structured output as far as it is known. Nothing in it is validated.
     Partial {
         /// The output.
-        value: Value,
+        value: Payload,
     },
     /// Another agent continues the conversation.
     HandedOver {
         /// Name of the agent.
         to: String,
     },
-    /// The pieces of this response are void: another model begins it from the start.
+    /// The pieces of this response are void: it begins from the start, because another model is asked
+    /// or the request is repeated.
     Restarted,
     /// A tool call has begun.
     ToolStarted {
@@ -127,7 +142,7 @@ pub enum AgentUpdate {
         /// Id of the call.
         call_id: String,
         /// The progress.
-        progress: Value,
+        progress: Payload,
     },
     /// A tool call has ended.
     ToolEnded {
@@ -138,12 +153,87 @@ pub enum AgentUpdate {
     },
 }
 
+/// The JSON of an update. A tagged enum would read the JSON in it as a value, and round its numbers.
+#[derive(Deserialize)]
+struct Form {
+    #[serde(rename = "type")]
+    kind: Kind,
+    text: Option<String>,
+    index: Option<usize>,
+    id: Option<String>,
+    name: Option<String>,
+    arguments: Option<String>,
+    #[serde(default, deserialize_with = "present")]
+    value: Option<Payload>,
+    to: Option<String>,
+    call_id: Option<String>,
+    tool: Option<String>,
+    #[serde(default, deserialize_with = "present")]
+    progress: Option<Payload>,
+    is_error: Option<bool>,
+}
+
+/// The variants of an [`AgentUpdate`].
+#[derive(Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Kind {
+    Text,
+    Reasoning,
+    ToolCall,
+    Partial,
+    HandedOver,
+    Restarted,
+    ToolStarted,
+    ToolProgress,
+    ToolEnded,
+}
+
+/// Reads a field that may be null.
+fn present<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Payload>, D::Error> {
+    Payload::deserialize(deserializer).map(Some)
+}
+
+impl TryFrom<Form> for AgentUpdate {
+    type Error = String;
+
+    fn try_from(form: Form) -> Result<Self, String> {
+        fn of<T>(field: Option<T>, name: &str) -> Result<T, String> {
+            field.ok_or_else(|| format!("missing field `{name}`"))
+        }
+        let Form { text, index, id, name, arguments, value, to, call_id, tool, .. } = form;
+        let text = || of(text, "text");
+        let call_id = || of(call_id, "call_id");
+        Ok(match form.kind {
+            Kind::Text => Self::Text { text: text()? },
+            Kind::Reasoning => Self::Reasoning { text: text()? },
+            Kind::ToolCall => Self::ToolCall {
+                index: of(index, "index")?,
+                id: of(id, "id")?,
+                name: of(name, "name")?,
+                arguments: of(arguments, "arguments")?,
+            },
+            Kind::Partial => Self::Partial { value: of(value, "value")? },
+            Kind::HandedOver => Self::HandedOver { to: of(to, "to")? },
+            Kind::Restarted => Self::Restarted,
+            Kind::ToolStarted => Self::ToolStarted { call_id: call_id()?, tool: of(tool, "tool")? },
+            Kind::ToolProgress => {
+                Self::ToolProgress { call_id: call_id()?, progress: of(form.progress, "progress")? }
+            }
+            Kind::ToolEnded => {
+                Self::ToolEnded { call_id: call_id()?, is_error: of(form.is_error, "is_error")? }
+            }
+        })
+    }
+}
+
 /// Writes the pieces of one response.
 pub(super) struct Pieces<'o> {
     /// The stream of the run.
     stream: OutputStream,
     /// How the agent's output is requested, to find it in the pieces.
     output: &'o Output,
+    /// The ids of the calls in the pieces.
+    ids: CallIds,
     /// The structured output so far, as text.
     text: String,
     /// Number of the call that carries structured output.
@@ -154,8 +244,8 @@ pub(super) struct Pieces<'o> {
 
 impl<'o> Pieces<'o> {
     /// Nothing was written yet.
-    pub(super) fn new(stream: OutputStream, output: &'o Output) -> Self {
-        Self { stream, output, text: String::new(), final_call: None, written: 0 }
+    pub(super) fn new(stream: OutputStream, output: &'o Output, ids: CallIds) -> Self {
+        Self { stream, output, ids, text: String::new(), final_call: None, written: 0 }
     }
 
     /// Writes a piece. Waits if the store is slower than the model.
@@ -163,13 +253,16 @@ impl<'o> Pieces<'o> {
         let update = match event {
             StreamEvent::Text(text) => AgentUpdate::Text { text: text.clone() },
             StreamEvent::Reasoning(text) => AgentUpdate::Reasoning { text: text.clone() },
-            StreamEvent::ToolCall { index, id, name, arguments } => AgentUpdate::ToolCall {
-                index: *index,
-                id: id.clone(),
-                name: name.clone(),
-                arguments: arguments.clone(),
-            },
-            StreamEvent::Reset => AgentUpdate::Restarted,
+            StreamEvent::ToolCall { index, id, name, arguments } => {
+                let is_new = !id.is_empty() && !self.ids.has(*index);
+                let id = if is_new { self.ids.of(*index, id).to_owned() } else { String::new() };
+                let (name, arguments) = (name.clone(), arguments.clone());
+                AgentUpdate::ToolCall { index: *index, id, name, arguments }
+            }
+            StreamEvent::Reset => {
+                self.ids.restart();
+                AgentUpdate::Restarted
+            }
             StreamEvent::Finished(_) => return,
         };
         write(&self.stream, &update).await;
@@ -178,9 +271,24 @@ impl<'o> Pieces<'o> {
         }
     }
 
+    /// The whole response, with the ids that the pieces have. Writes those of calls to which the model
+    /// has given none.
+    pub(super) async fn finish(&mut self, response: ModelResponse) -> ModelResponse {
+        let known: Vec<_> = (0..response.tool_calls().count()).map(|it| self.ids.has(it)).collect();
+        let response = self.ids.applied_to(response);
+        for (index, (call, is_known)) in response.tool_calls().zip(known).enumerate() {
+            if !is_known {
+                let (id, name, arguments) = (call.id.clone(), String::new(), String::new());
+                let update = AgentUpdate::ToolCall { index, id, name, arguments };
+                write(&self.stream, &update).await;
+            }
+        }
+        response
+    }
+
     /// The structured output so far, if it has grown enough: by an eighth, so that all versions
     /// together are not much longer than the last one.
-    fn partial(&mut self, event: &StreamEvent) -> Option<Value> {
+    fn partial(&mut self, event: &StreamEvent) -> Option<Payload> {
         match event {
             StreamEvent::Text(text) if self.output.is_text_of_model() => self.text.push_str(text),
             StreamEvent::ToolCall { index, name, arguments, .. } if self.output.is_tool() => {
@@ -217,5 +325,32 @@ pub(super) async fn write(stream: &OutputStream, update: &AgentUpdate) {
     };
     if let Err(error) = written {
         tracing::warn!(error = %Chain(&error), code = error.code(), "an update is not written");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn should_read_what_it_writes() {
+        let (id, name) = (|| "c".to_owned(), || "search".to_owned());
+        for update in [
+            AgentUpdate::Text { text: "a".to_owned() },
+            AgentUpdate::Reasoning { text: "b".to_owned() },
+            AgentUpdate::ToolCall { index: 1, id: id(), name: name(), arguments: "{".to_owned() },
+            AgentUpdate::Partial { value: Payload::null() },
+            AgentUpdate::HandedOver { to: "billing".to_owned() },
+            AgentUpdate::Restarted,
+            AgentUpdate::ToolStarted { call_id: id(), tool: name() },
+            AgentUpdate::ToolProgress { call_id: id(), progress: Payload::encode(&0.5).unwrap() },
+            AgentUpdate::ToolEnded { call_id: id(), is_error: true },
+        ] {
+            let written = serde_json::to_string(&update).unwrap();
+            assert_eq!(serde_json::from_str::<AgentUpdate>(&written).unwrap(), update);
+        }
+        let error = serde_json::from_str::<AgentUpdate>(r#"{"type":"text"}"#).unwrap_err();
+        assert!(error.to_string().contains("missing field `text`"), "{error}");
+        assert!(serde_json::from_str::<AgentUpdate>(r#"{"type":"other"}"#).is_err());
     }
 }

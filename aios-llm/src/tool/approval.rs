@@ -1,8 +1,8 @@
 //! Decisions of persons about calls, as data that is sent in signals and shown in the progress of a
 //! run. The JSON form is a contract with clients, and only grows.
 
+use aios_core::event::{EventError, Payload};
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 
 /// Whether a person has to approve the calls of a tool.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -31,12 +31,13 @@ pub enum Approval {
 /// assert_eq!(serde_json::to_value(Decision::Approve)?, json!({"decision": "approve"}));
 /// let edit: Decision =
 ///     serde_json::from_value(json!({"decision": "edit", "arguments": {"amount": 5}}))?;
-/// assert_eq!(edit, Decision::Edit { arguments: json!({"amount": 5}) });
+/// let Decision::Edit { arguments } = edit else { unreachable!() };
+/// assert_eq!(arguments.as_str(), r#"{"amount":5}"#);
 /// # Ok(())
 /// # }
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "decision", rename_all = "snake_case")]
+#[serde(tag = "decision", rename_all = "snake_case", try_from = "DecisionForm")]
 pub enum Decision {
     /// The call runs.
     Approve,
@@ -47,9 +48,56 @@ pub enum Decision {
     },
     /// The call runs with other arguments.
     Edit {
-        /// The arguments.
-        arguments: Value,
+        /// The arguments, as JSON.
+        arguments: Payload,
     },
+}
+
+/// A decision as it is read: JSON within a tagged enum would lose the precision of its numbers.
+#[derive(Deserialize)]
+struct DecisionForm {
+    /// The kind of decision.
+    decision: DecisionKind,
+    /// Of a rejection.
+    reason: Option<String>,
+    /// Of an edit.
+    arguments: Option<Payload>,
+}
+
+/// The kind of a decision.
+#[derive(Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum DecisionKind {
+    Approve,
+    Reject,
+    Edit,
+}
+
+impl TryFrom<DecisionForm> for Decision {
+    type Error = &'static str;
+
+    fn try_from(form: DecisionForm) -> Result<Self, Self::Error> {
+        Ok(match form.decision {
+            DecisionKind::Approve => Self::Approve,
+            DecisionKind::Reject => {
+                Self::Reject { reason: form.reason.ok_or("missing field `reason`")? }
+            }
+            DecisionKind::Edit => {
+                Self::Edit { arguments: form.arguments.ok_or("missing field `arguments`")? }
+            }
+        })
+    }
+}
+
+impl Decision {
+    /// The call runs with these arguments.
+    ///
+    /// # Errors
+    ///
+    /// [`EventError`] if the arguments can't be encoded as JSON.
+    pub fn edit<T: Serialize + ?Sized>(arguments: &T) -> Result<Self, EventError> {
+        Ok(Self::Edit { arguments: Payload::encode(arguments)? })
+    }
 }
 
 /// The decision of a person about a `write` call whose outcome is unknown. Send it with
@@ -105,8 +153,8 @@ pub struct PendingDecision {
     pub signal: String,
     /// The tool.
     pub tool: String,
-    /// The exact arguments of the call.
-    pub arguments: Value,
+    /// The exact arguments of the call, as JSON.
+    pub arguments: Payload,
     /// Present if the call was in progress at a crash: the signal has to carry a [`Resolution`].
     /// Otherwise it has to carry a [`Decision`].
     #[serde(default, skip_serializing_if = "Option::is_none")]

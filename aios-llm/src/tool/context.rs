@@ -79,7 +79,7 @@ impl ToolContext {
     /// output.
     pub fn progress<T: Serialize + ?Sized>(&self, progress: &T) -> Result<(), OutputError> {
         let Progress { call_id, stream: Some(stream) } = &self.progress else { return Ok(()) };
-        let progress = Payload::encode(progress)?.decode()?;
+        let progress = Payload::encode(progress)?;
         stream.write(&AgentUpdate::ToolProgress { call_id: call_id.clone(), progress })
     }
 }

@@ -22,6 +22,7 @@ use std::{fmt, future::Future, sync::Arc, time::Duration};
 use aios_core::{
     BoxFuture,
     agent::{ResultExt, TaskError},
+    event::Payload,
     failure::Failure,
     retry::RetryPolicy,
 };
@@ -41,11 +42,19 @@ pub(crate) use self::{
     context::Progress,
     write_log::{WriteLog, WriteState},
 };
-use crate::schema::{Schema, decode, schema_of};
+use crate::schema::{Schema, decode_text, schema_of};
 
-/// From valid arguments to the text of the result.
+/// From valid arguments to what the function has returned.
 type Function =
-    dyn Fn(ToolContext, Value) -> BoxFuture<'static, Result<String, TaskError>> + Send + Sync;
+    dyn Fn(ToolContext, Payload) -> BoxFuture<'static, Result<Returned, TaskError>> + Send + Sync;
+
+/// The result of a function that has succeeded.
+enum Returned {
+    /// As the model sees it.
+    Text(String),
+    /// It can't be encoded, for this reason.
+    NotEncodable(TaskError),
+}
 
 /// A function that a model can call.
 ///
@@ -211,21 +220,26 @@ impl Tool {
         F: Fn(ToolContext, P) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = Result<T, E>> + Send + 'static,
     {
-        let call = move |context: ToolContext, arguments: Value| {
+        let call = move |context: ToolContext, arguments: Payload| {
             // The schema may accept more than the type does, so decoding can fail.
-            let running = decode::<P>(&arguments).map(|arguments| function(context, arguments));
+            let running = decode_text::<P>(arguments.as_str());
+            let running = running.map(|arguments| function(context, arguments));
             async move {
                 let running = running
                     .map_err(|fault| TaskError::invalid_parameters(&[(String::new(), fault)]))?;
                 let result = running.await.map_err(Into::into)?;
-                serde_json::to_value(&result).terminal()
+                Ok(match Payload::encode(&result).terminal() {
+                    Ok(result) => Returned::Text(result_text(&result)),
+                    Err(error) => Returned::NotEncodable(error),
+                })
             }
         };
-        Self::from_schema(name, description, effect, schema_of::<P>(), call)
+        Self::function(name.into(), description.into(), effect, schema_of::<P>(), call)
     }
 
     /// A tool whose parameters are described by a JSON Schema of an object, for tools that are not
-    /// written in Rust. The function gets arguments that match the schema.
+    /// written in Rust. The function gets arguments that match the schema. They and the result are JSON
+    /// as it was written, so no number loses its precision.
     #[must_use]
     pub fn from_schema<F, Fut>(
         name: impl Into<String>,
@@ -235,20 +249,32 @@ impl Tool {
         function: F,
     ) -> Self
     where
-        F: Fn(ToolContext, Value) -> Fut + Send + Sync + 'static,
-        Fut: Future<Output = Result<Value, TaskError>> + Send + 'static,
+        F: Fn(ToolContext, Payload) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<Payload, TaskError>> + Send + 'static,
     {
-        let function = move |context: ToolContext, arguments: Value| -> BoxFuture<'static, _> {
+        let call = move |context: ToolContext, arguments: Payload| {
             let running = function(context, arguments);
-            Box::pin(async move { running.await.map(result_text) })
+            async move { running.await.map(|result| Returned::Text(result_text(&result))) }
         };
-        Self::of(
-            name.into(),
-            description.into(),
-            effect,
-            parameters,
-            Work::Function(Arc::new(function)),
-        )
+        Self::function(name.into(), description.into(), effect, parameters, call)
+    }
+
+    /// A tool that is a function.
+    fn function<F, Fut>(
+        name: String,
+        description: String,
+        effect: Effect,
+        parameters: Value,
+        function: F,
+    ) -> Self
+    where
+        F: Fn(ToolContext, Payload) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<Returned, TaskError>> + Send + 'static,
+    {
+        let function = move |context: ToolContext, arguments: Payload| -> BoxFuture<'static, _> {
+            Box::pin(function(context, arguments))
+        };
+        Self::of(name, description, effect, parameters, Work::Function(Arc::new(function)))
     }
 
     /// A tool with the default options.
@@ -304,8 +330,9 @@ impl Tool {
         self
     }
 
-    /// Sets the maximum size of a result, in bytes. A larger one is an error for the model. The message of
-    /// a failure is cut to this size. The default is
+    /// Sets the maximum size of a result, in bytes. A larger one is an error for the model. If the tool
+    /// is not a [`read`](Self::read) tool, it is left out instead, and the model reads that the call has
+    /// succeeded. The message of a failure is cut to this size. The default is
     /// [`DEFAULT_MAX_RESULT_BYTES`](Self::DEFAULT_MAX_RESULT_BYTES), 256 KiB.
     #[must_use]
     pub fn with_max_result_bytes(mut self, bytes: usize) -> Self {
@@ -326,20 +353,35 @@ impl Tool {
     }
 
     /// Runs the function and limits the size of its result.
+    ///
+    /// A result that can't be shown is no failure of a call that has changed something: the model would
+    /// make it again.
     pub(crate) async fn run(
         &self,
         context: ToolContext,
-        arguments: Value,
+        arguments: Payload,
     ) -> Result<String, TaskError> {
         let Work::Function(function) = &self.work else {
             let reason = format!("tool {} is a run, not a function", self.name);
             return Err(TaskError::terminal(Failure::new("INVALID_LLM_AGENT", reason)));
         };
-        let text = function(context, arguments).await.map_err(|error| {
+        let returned = function(context, arguments).await.map_err(|error| {
             let TaskError { failure, retryable, .. } = error;
             TaskError::retryable(self.shortened(failure)).with_retryable(retryable)
         })?;
-        self.limited(text).map_err(TaskError::terminal)
+        match returned {
+            Returned::Text(text) if self.has_effect() => Ok(self.shown(text)),
+            Returned::Text(text) => self.limited(text).map_err(TaskError::terminal),
+            Returned::NotEncodable(error) if self.has_effect() => {
+                Ok(left_out(&self.shortened(error.failure).message))
+            }
+            Returned::NotEncodable(error) => Err(error),
+        }
+    }
+
+    /// Whether a call may have changed something.
+    fn has_effect(&self) -> bool {
+        self.effect != Effect::Read
     }
 
     /// A failure of the tool, whose message is truncated if it is longer than a result may be.
@@ -353,8 +395,17 @@ impl Tool {
         failure
     }
 
+    /// The result of a call that must not be repeated, or why it is left out.
+    pub(crate) fn shown(&self, text: String) -> String {
+        let (bytes, most) = (text.len(), self.max_result_bytes);
+        if bytes <= most {
+            return text;
+        }
+        left_out(&format!("it has {bytes} bytes, and the limit is {most} bytes"))
+    }
+
     /// A result, unless it is too large.
-    pub(crate) fn limited(&self, text: String) -> Result<String, Failure> {
+    fn limited(&self, text: String) -> Result<String, Failure> {
         if text.len() <= self.max_result_bytes {
             return Ok(text);
         }
@@ -369,12 +420,14 @@ impl Tool {
     }
 }
 
+/// The result of a call that has succeeded and whose own result can't be shown.
+pub(crate) fn left_out(reason: &str) -> String {
+    format!("The call succeeded, so do not repeat it. Its result is left out: {reason}.")
+}
+
 /// The result as the model sees it: a text as it is, everything else as JSON.
-pub(crate) fn result_text(result: Value) -> String {
-    match result {
-        Value::String(text) => text,
-        value => value.to_string(),
-    }
+pub(crate) fn result_text(result: &Payload) -> String {
+    result.decode::<String>().unwrap_or_else(|_| result.as_str().to_owned())
 }
 
 impl fmt::Debug for Tool {

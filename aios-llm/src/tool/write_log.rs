@@ -115,10 +115,11 @@ impl WriteLog {
 
 impl WriteCall {
     /// Records the result of the call, for a process that receives the call again.
-    pub(crate) async fn end(self, result: &str) -> Result<(), TaskError> {
+    pub(crate) async fn end(&self, result: &str) -> Result<(), TaskError> {
         let event_type = EventType::new("llm", "write", "ended")?;
         let event = Event::new(event_type, "aios", &WriteEnded { result: result.to_owned() })?;
-        let append = Append::new(self.stream, vec![event]).with_expected(Expected::Exact(1));
+        let append =
+            Append::new(self.stream.clone(), vec![event]).with_expected(Expected::Exact(1));
         self.log.append(append).await.map_err(store_failure)
     }
 }
