@@ -1,18 +1,23 @@
 use std::{sync::Arc, time::Duration};
 
 use aios_agents::prelude::*;
+use aios_core::clock::VirtualClock;
 use aios_llm::{
-    Conversation, LlmAgent, ModelError,
+    Conversation, LlmAgent, ModelError, RuntimeBuilderExt,
     budget::{
         AtLimit, BUDGET_SIGNAL, Budget, BudgetDecision, Cost, Limits, Price, PriceTable, Spent,
     },
     middleware::{CircuitBreaker, Fallback},
     model::{ModelErrorKind, Usage},
     testing::ScriptedModel,
+    tool::{Approval, Decision, Tool},
 };
 use serde_json::json;
 
-use crate::support::{failure, in_time, runtime, scripted, search_call, search_tool, start, text};
+use crate::support::{
+    builder, call, failure, in_time, one_pending, runtime, scripted, search_call, search_tool,
+    start, store, text,
+};
 
 #[tokio::test]
 async fn should_sum_requests_tokens_tools_and_cost() {
@@ -199,4 +204,70 @@ async fn should_not_run_a_tool_for_longer_than_the_wall_time() {
     let started = std::time::Instant::now();
     assert_eq!(failure(&start(&runtime).await).await.details["limit"], json!("wall_time"));
     assert!(started.elapsed() < Duration::from_secs(30), "the timeout of the tool is 60 s");
+}
+
+#[tokio::test]
+async fn should_not_repeat_a_tool_for_longer_than_the_wall_time() {
+    let fails = |_: crate::support::Query| async {
+        Err::<String, _>(TaskError::retryable(Failure::new("LATER", "later")))
+    };
+    let tool = aios_llm::tool::Tool::read("search", "Searches.", fails)
+        .with_retry(RetryPolicy::fixed(100_000, Duration::from_millis(20)));
+    let budget = Budget::new().with_wall_time(Duration::from_millis(500));
+    let agent = LlmAgent::new(scripted([search_call("a"), text("done")])).tool(tool);
+    let runtime = runtime(agent.budget(budget)).await;
+    // The last delay may leave time for one more request.
+    match in_time(start(&runtime).await.result::<String>()).await {
+        Ok(result) => assert_eq!(result, "done"),
+        Err(RunError::Failed { failure, .. }) => {
+            assert_eq!(failure.details["limit"], json!("wall_time"));
+        }
+        Err(error) => panic!("{error}"),
+    }
+}
+
+#[tokio::test]
+async fn should_not_wait_for_a_child_workflow_for_longer_than_the_wall_time() {
+    async fn waits(context: WorkflowContext, (): ()) -> Result<String, WorkflowError> {
+        context.signal("never").await
+    }
+    let parameters = json!({"type": "object"});
+    let tool = Tool::workflow_from_schema("search", "Searches.", parameters, "waits");
+    let budget = Budget::new().with_wall_time(Duration::from_millis(500));
+    let agent = LlmAgent::new(scripted([call("c", "search", &json!({}))]));
+    let builder = builder(&store()).llm_agent("agent", agent.tool(tool).budget(budget)).unwrap();
+    let builder = builder
+        .workflow("waits", |context: WorkflowContext, _: serde_json::Value| waits(context, ()));
+    let runtime = builder.start().await.unwrap();
+    let run = start(&runtime).await;
+    assert_eq!(failure(&run).await.details["limit"], json!("wall_time"));
+    let journal = run.journal(0, 1000).await.unwrap();
+    let started = journal.iter().map(|it| &it.event);
+    let mut started = started.filter(|event| event.event_type.action() == "child_started");
+    let started: serde_json::Value = started.next().unwrap().data().unwrap();
+    let child = runtime.handle(started["run_id"].as_str().unwrap()).await.unwrap();
+    let ended = in_time(child.result::<String>()).await.unwrap_err();
+    assert!(matches!(ended, RunError::Cancelled { .. }), "{ended}");
+}
+
+/// A decision that comes too late begins no call.
+#[tokio::test]
+async fn should_not_begin_an_approved_call_after_the_wall_time() {
+    const MINUTE: Duration = Duration::from_secs(60);
+    let clock = VirtualClock::new(Timestamp::now());
+    let tool = search_tool().with_approval(Approval::Required);
+    let agent = LlmAgent::new(scripted([search_call("a")])).tool(tool);
+    let agent = agent.budget(Budget::new().with_wall_time(MINUTE));
+    // The clock is advanced faster than leases could be renewed.
+    let options = aios_agents::runtime::EngineOptions::new().with_lease_time(MINUTE * 1000);
+    let builder = builder(&store()).engine_options(options).clock(Arc::new(clock.clone()));
+    let runtime = builder.llm_agent("agent", agent).unwrap().start().await.unwrap();
+    let run = start(&runtime).await;
+    let signal = one_pending(&run).await.signal;
+    clock.advance(2 * MINUTE);
+    run.signal(&signal, &Decision::Approve).await.unwrap();
+    assert_eq!(failure(&run).await.details["limit"], json!("wall_time"));
+    let journal = run.journal(0, 1000).await.unwrap();
+    let is_tool = |event: &Event| event.event_type.as_str() == "agents.agent_tools.task_assigned";
+    assert!(!journal.iter().any(|it| is_tool(&it.event)));
 }

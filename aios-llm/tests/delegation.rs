@@ -9,6 +9,7 @@ use std::{
 };
 
 use aios_agents::{RunHandle, prelude::*};
+use aios_core::clock::VirtualClock;
 use aios_llm::{
     Conversation, LlmAgent, ModelResponse, Prompt, RuntimeBuilderExt,
     budget::{AtLimit, Budget, Limits, Spent, SubjectBudget},
@@ -357,4 +358,62 @@ async fn should_sum_what_a_child_has_spent_whose_subject_cannot_be_charged() {
     run.cancel("no longer needed").await.unwrap();
     assert_eq!(in_time(run.result::<String>()).await.unwrap_err().code(), "RUN_CANCELLED");
     assert_eq!(spent(&run).await.requests, 2);
+}
+
+/// The child has succeeded and was paid for, so the model must not repeat the call.
+#[tokio::test]
+async fn should_leave_out_the_result_of_a_child_that_is_too_large() {
+    async fn shout(_: WorkflowContext, query: Query) -> Result<String, WorkflowError> {
+        Ok(query.words.repeat(1000))
+    }
+    let both = ModelResponse::new(vec![
+        Part::tool_call("a", "shout", &json!({"words": "loud"})),
+        Part::tool_call("b", "ask", &json!({"task": "find"})),
+    ]);
+    let model = scripted([both, text("done")]);
+    let shouting = Tool::workflow::<Query>("shout", "Shouts.", "shouting");
+    let tools =
+        [shouting, ask()].map(|it| it.with_max_result_bytes(50).with_on_failure(OnFailure::Fail));
+    let agent = tools.into_iter().fold(LlmAgent::new(Arc::clone(&model)), LlmAgent::tool);
+    let searcher = LlmAgent::new(scripted([text(&"found ".repeat(100))]));
+    let builder = builder(&store()).workflow("shouting", shout).llm_agent("agent", agent).unwrap();
+    let runtime = builder.llm_agent("searcher", searcher).unwrap().start().await.unwrap();
+    let run = start(&runtime).await;
+    assert_eq!(in_time(run.result::<String>()).await.unwrap(), "done");
+    for ((result, is_error), bytes) in results(&model, 1).into_iter().zip(["4000", "600"]) {
+        assert!(!is_error && result.starts_with("The call succeeded"), "{result}");
+        assert!(result.contains(&format!("{bytes} bytes")), "{result}");
+    }
+}
+
+/// A person approves the call late, and the child then waits for a person, too.
+#[tokio::test]
+async fn should_end_an_agent_with_the_wall_time_of_its_caller() {
+    const MINUTE: Duration = Duration::from_secs(60);
+    let clock = VirtualClock::new(Timestamp::now());
+    let approved = |tool: Tool| tool.with_approval(Approval::Required);
+    let agent = LlmAgent::new(scripted([delegate("find")])).tool(approved(ask()));
+    let agent = agent.budget(Budget::new().with_wall_time(10 * MINUTE));
+    let searcher = LlmAgent::new(scripted([search_call("rust")])).tool(approved(search_tool()));
+    // The clock is advanced faster than leases could be renewed.
+    let options = aios_agents::runtime::EngineOptions::new().with_lease_time(MINUTE * 1000);
+    let builder = builder(&store()).engine_options(options).clock(Arc::new(clock.clone()));
+    let builder = builder.llm_agent("agent", agent).unwrap();
+    let runtime = builder.llm_agent("searcher", searcher).unwrap().start().await.unwrap();
+    let run = start(&runtime).await;
+    let signal = one_pending(&run).await.signal;
+    clock.advance(9 * MINUTE);
+    run.signal(&signal, &aios_llm::tool::Decision::Approve).await.unwrap();
+
+    let child = child_of(&runtime, &run).await;
+    one_pending(&child).await;
+    let started = child.journal(0, 1).await.unwrap().remove(0).event;
+    let input: serde_json::Value = started.data().unwrap();
+    let seconds = input["input"]["delegation"]["share"]["wall_time"]["secs"].as_u64().unwrap();
+    assert!(seconds <= 60, "{input}");
+
+    clock.advance(2 * MINUTE);
+    assert_eq!(failure(&run).await.details["limit"], json!("wall_time"));
+    let ended = in_time(child.result::<String>()).await.unwrap_err();
+    assert_eq!(ended.code(), "RUN_CANCELLED");
 }

@@ -1,14 +1,18 @@
 //! Forks of runs: what is recorded is not requested again.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicUsize, Ordering},
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
 };
 
 use aios_agents::{RunHandle, prelude::*};
+use aios_core::clock::VirtualClock;
 use aios_llm::{
     Conversation, LlmAgent, ModelRequest, ModelResponse, RuntimeBuilderExt,
-    budget::Spent,
+    budget::{Budget, Spent},
     model::{Part, Role, Usage},
     testing::FunctionModel,
     tool::Tool,
@@ -16,7 +20,8 @@ use aios_llm::{
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 
-use crate::support::{builder, in_time, search_tool, store};
+use crate::support::store;
+use crate::support::{builder, in_time, scripted, search_call, search_tool, text};
 
 /// Requests that a model got.
 type Requests = Arc<Mutex<Vec<ModelRequest>>>;
@@ -177,4 +182,32 @@ async fn should_fork_inside_an_agent_that_another_one_called() {
         assert_eq!(result["output"], "done: Be brief.", "{operation} {kind}");
         assert_eq!(spent(&fork).await, spent(&child).await, "{operation} {kind}");
     }
+}
+
+/// A copy continues with the time that the copied part has taken. A copy of a copy, too.
+#[tokio::test]
+async fn should_not_count_the_time_before_a_fork_as_wall_time() {
+    const MINUTE: Duration = Duration::from_secs(60);
+    let clock = VirtualClock::new(Timestamp::now());
+    let model = scripted((0..5).flat_map(|_| [search_call("x"), text("done")]));
+    let agent = LlmAgent::new(model).tool(search_tool());
+    let agent = agent.budget(Budget::new().with_wall_time(MINUTE));
+    let options = aios_agents::runtime::EngineOptions::new().with_lease_time(MINUTE * 10_000);
+    let runtime = builder(&store())
+        .engine_options(options)
+        .clock(Arc::new(clock.clone()))
+        .llm_agent("agent", agent)
+        .unwrap()
+        .start()
+        .await
+        .unwrap();
+    let mut run = runtime.start("agent", "go").await.unwrap();
+    for number in 0..3 {
+        assert_eq!(in_time(run.result::<String>()).await.unwrap(), "done", "{number}");
+        clock.advance(60 * MINUTE);
+        let all = operations(&run).await;
+        let first = all.iter().find(|it| it.1.contains("_tools.")).unwrap().0;
+        run = run.fork(first, format!("fork-{number}")).await.unwrap();
+    }
+    assert_eq!(in_time(run.result::<String>()).await.unwrap(), "done");
 }

@@ -109,3 +109,46 @@ fn should_refuse_agents_that_cannot_take_over() {
     let long = other().handover("b".repeat(80), "", other()).build("agent");
     assert!(matches!(long, Err(LlmAgentError::InvalidTool { .. })));
 }
+
+#[tokio::test]
+async fn should_allow_as_many_faults_as_the_first_agent() {
+    let unknown = || call("u", "unknown", &json!({}));
+    for (first, second, is_done) in [(2, 0, true), (0, 2, false)] {
+        let billing = LlmAgent::new(scripted([unknown(), unknown(), text("paid")]));
+        let billing = billing.max_faults(second);
+        let agent = LlmAgent::new(scripted([hand_over()])).max_faults(first);
+        let runtime = runtime(agent.handover("billing", "Invoices.", billing)).await;
+        let run = start(&runtime).await;
+        if is_done {
+            assert_eq!(in_time(run.result::<String>()).await.unwrap(), "paid");
+        } else {
+            assert_eq!(failure(&run).await.code, "MODEL_FAULTS");
+        }
+    }
+}
+
+#[tokio::test]
+async fn should_not_hand_over_with_invalid_arguments() {
+    let long = json!({"reason": "r".repeat(100)});
+    for (arguments, fault) in [(json!({}), "/reason: is missing"), (long, "at most 50")] {
+        let model = scripted([call("h", "handover_to_billing", &arguments), hand_over()]);
+        let billing = scripted([text("paid")]);
+        let agent = triage(&model, &billing).max_argument_bytes(50);
+        let runtime = runtime(agent).await;
+        assert_eq!(in_time(start(&runtime).await.result::<String>()).await.unwrap(), "paid");
+        let Part::ToolResult(result) = &model.requests()[1].messages[2].content[0] else {
+            panic!()
+        };
+        assert!(result.is_error && result.content.contains(fault), "{}", result.content);
+    }
+}
+
+/// Two agents that pass a conversation to and fro.
+#[tokio::test]
+async fn should_refuse_a_handover_that_is_repeated_too_often() {
+    let back = || call("b", "hand_back", &json!({"reason": "not mine"}));
+    let model = scripted([hand_over(), hand_over(), hand_over(), hand_over(), text("enough")]);
+    let billing = scripted([back(), back(), back()]);
+    let runtime = runtime(triage(&model, &billing)).await;
+    assert_eq!(in_time(start(&runtime).await.result::<String>()).await.unwrap(), "enough");
+}

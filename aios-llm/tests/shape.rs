@@ -96,7 +96,7 @@ async fn should_have_the_journal_of_an_approval_that_other_languages_have() {
 async fn should_have_the_journal_of_a_team_that_other_languages_have() {
     let model = scripted([
         call("a", "ask", &json!({"task": "find"})),
-        call("b", "handover_to_billing", &json!({})),
+        call("b", "handover_to_billing", &json!({"reason": "an invoice"})),
     ]);
     let polite =
         Guardrail::input("polite", |_: Vec<Message>| async { Ok::<_, TaskError>(Verdict::Pass) });

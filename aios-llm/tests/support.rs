@@ -63,6 +63,11 @@ pub(crate) async fn runtime<O>(agent: LlmAgent<O>) -> Runtime {
     builder(&store()).llm_agent("agent", agent).unwrap().start().await.unwrap()
 }
 
+/// The value of JSON.
+pub(crate) fn value(json: &str) -> Value {
+    serde_json::from_str(json).unwrap()
+}
+
 pub(crate) async fn in_time<F: Future>(future: F) -> F::Output {
     tokio::time::timeout(PATIENCE, future).await.expect("in time")
 }

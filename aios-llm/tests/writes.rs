@@ -13,6 +13,8 @@ use aios_llm::{
     testing::ScriptedModel,
     tool::{PendingDecision, Resolution, Tool},
 };
+use aios_store::memory::{MemoryOptions, MemoryStore};
+use serde::Serialize;
 
 use crate::{
     faulty::{self, Fault, FaultyStore},
@@ -127,4 +129,54 @@ async fn should_not_doubt_a_write_because_of_a_lost_response() {
         assert_eq!(result(&model), ("paid ten".to_owned(), false));
         assert_eq!(calls.load(Ordering::SeqCst), 1);
     }
+}
+
+/// Runs a `write` tool once that has succeeded and returns this. Returns what the model gets, and how
+/// many ends are in the write log.
+async fn written<T: Serialize + Clone + Send + Sync + 'static>(
+    result: T,
+    most_bytes: usize,
+    event_bytes: usize,
+) -> (String, bool, u32) {
+    let options = MemoryOptions::new().with_max_event_bytes(event_bytes);
+    let store: Arc<dyn Store> = Arc::new(MemoryStore::connect_with(options).unwrap());
+    let (faulty, ends) = (FaultyStore::new(Arc::clone(&store)), Arc::new(AtomicU32::new(0)));
+    let counted = Arc::clone(&ends);
+    faulty.on_append(move |append| {
+        let is_small = append.events.iter().all(|it| it.payload.as_str().len() < event_bytes);
+        counted.fetch_add(u32::from(is_small && faulty::holds(append, "ended")), Ordering::SeqCst);
+        None
+    });
+    let tool = Tool::write("search", "Pays.", move |_: Query| {
+        let result = result.clone();
+        async move { Ok::<_, TaskError>(result) }
+    });
+    let model = scripted([search_call("ten"), text("done")]);
+    let agent = LlmAgent::new(Arc::clone(&model)).tool(tool.with_max_result_bytes(most_bytes));
+    let agent = agent.write_log(faulty);
+    let runtime = builder(&store).llm_agent("agent", agent).unwrap().start().await.unwrap();
+    let run = runtime.start("agent", "go").await.unwrap();
+    assert_eq!(in_time(run.result::<String>()).await.unwrap(), "done");
+    let (content, is_error) = self::result(&model);
+    (content, is_error, ends.load(Ordering::SeqCst))
+}
+
+/// A model makes a call again that it reads as failed.
+#[tokio::test]
+async fn should_not_report_a_write_as_failed_whose_result_cannot_be_shown() {
+    let (most, event) = (256 * 1024, 16 * 1024 * 1024);
+    let (content, is_error, ends) = written("x".repeat(300 * 1024), most, event).await;
+    assert!(!is_error && content.contains("307200 bytes"), "{content}");
+    assert_eq!(ends, 1);
+
+    // JSON has no such keys.
+    let odd = std::collections::BTreeMap::from([((1, 2), 3)]);
+    let (content, is_error, ends) = written(odd, most, event).await;
+    assert!(!is_error && content.contains("succeeded"), "{content}");
+    assert_eq!(ends, 1);
+
+    // The result is larger than an event may be.
+    let (content, is_error, ends) = written("x".repeat(70_000), most, 65_536).await;
+    assert!(!is_error && content.contains("succeeded"), "{content}");
+    assert_eq!(ends, 1);
 }

@@ -36,6 +36,7 @@ use super::{
 };
 use crate::{
     budget::{AtLimit, Budget},
+    guardrail::Guardrail,
     model::{Capabilities, ToolSpec},
     schema::Schema,
     tool::{CompiledTool, Effect, Tool, WriteLog},
@@ -72,6 +73,14 @@ pub enum LlmAgentError {
     #[error("tool {name:?}: {reason}")]
     InvalidTool {
         /// Name of the tool.
+        name: String,
+        /// The reason.
+        reason: String,
+    },
+    /// The name of a guardrail is used twice.
+    #[error("guardrail {name:?}: {reason}")]
+    InvalidGuardrail {
+        /// Name of the guardrail.
         name: String,
         /// The reason.
         reason: String,
@@ -138,7 +147,7 @@ impl<O> LlmAgent<O> {
     ///
     /// # Errors
     ///
-    /// [`LlmAgentError`] if the name, a tool, the output or an option is invalid.
+    /// [`LlmAgentError`] if the name, a tool, a guardrail, the output or an option is invalid.
     pub fn build(self, name: &str) -> Result<BuiltAgent, LlmAgentError> {
         let agent = self.definition.compile(name, false)?;
         Ok(BuiltAgent { agent: Arc::new(agent) })
@@ -153,9 +162,7 @@ impl Definition {
         check_options(&self.options, &self.budget)?;
         self.check_budget()?;
         let (tools, mut specs) = compile_tools(self.tools, self.write_log.is_some())?;
-        for guardrail in &self.guardrails {
-            check_span("the timeout of a guardrail", guardrail.timeout)?;
-        }
+        check_guardrails(&self.guardrails)?;
         let mut handovers = BTreeMap::new();
         for Handover { name: other, description, agent } in self.handovers {
             // The run has one type of result, whichever agent ends it.
@@ -171,6 +178,8 @@ impl Definition {
         if let Some(description) = self.hand_back.filter(|_| takes_over) {
             specs.push(handover::spec(HAND_BACK.to_owned(), description));
         }
+        let handover_schema = handover::schema()
+            .map_err(|reason| LlmAgentError::InvalidTool { name: HAND_BACK.to_owned(), reason })?;
         check_tool_names(&specs)?;
         // Output is requested in a way that both models support, because either may answer.
         let all = [Some(&self.model), self.cheaper.as_ref()];
@@ -186,6 +195,7 @@ impl Definition {
             guardrails: self.guardrails,
             handovers,
             hands_back,
+            handover_schema,
             output,
             budget: self.budget,
             subject_budget: self.subject_budget,
@@ -341,6 +351,19 @@ fn check_tool_names(specs: &[ToolSpec]) -> Result<(), LlmAgentError> {
             continue;
         };
         return Err(LlmAgentError::InvalidTool { name: name.clone(), reason: reason.to_owned() });
+    }
+    Ok(())
+}
+
+/// Checks the guardrails. Tasks find them by name, whatever they check.
+fn check_guardrails(guardrails: &[Guardrail]) -> Result<(), LlmAgentError> {
+    let mut names = BTreeSet::new();
+    for guardrail in guardrails {
+        check_span("the timeout of a guardrail", guardrail.timeout)?;
+        if !names.insert(guardrail.name()) {
+            let (name, reason) = (guardrail.name().to_owned(), "the name is used twice".to_owned());
+            return Err(LlmAgentError::InvalidGuardrail { name, reason });
+        }
     }
     Ok(())
 }

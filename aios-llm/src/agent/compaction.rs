@@ -5,8 +5,9 @@
 //! the latest messages. A replaced conversation gets a new epoch, so that the processes that make
 //! model calls do not mix the old one with the new one (`history`).
 //!
-//! If the model writes no summary, or one that is cut off, the conversation stays as it is, and that
-//! counts as a fault.
+//! If the model writes no summary, or one that is cut off, the conversation stays as it is, and is
+//! compacted after the next response. Each attempt is paid for, so their number in a row is limited
+//! (`faults`).
 
 use aios_agents::workflow::WorkflowError;
 use serde::Serialize;
@@ -128,8 +129,9 @@ impl Session {
             _ => None,
         };
         if let Some(fault) = fault {
-            return self.faults.faulty(self.agent.options.max_faults, fault);
+            return self.faults.faulty_summary(fault);
         }
+        self.faults.good_summary();
         let kept = self.messages.split_off(replaced);
         self.messages = vec![Message::user(format!("{PREFIX}{summary}"))];
         let compacted = Compacted { turn, replaced, kept: kept.len() };

@@ -13,6 +13,7 @@ use crate::{
     budget::{Budget, SubjectBudget},
     guardrail::Guardrail,
     model::{LanguageModel, ToolSpec},
+    schema::Schema,
     tool::{CompiledTool, WriteLog},
 };
 
@@ -34,6 +35,8 @@ pub(super) struct Compiled {
     pub(super) handovers: BTreeMap<String, Arc<Self>>,
     /// Whether the agent can hand the conversation back.
     pub(super) hands_back: bool,
+    /// The schema of the arguments of a handover.
+    pub(super) handover_schema: Schema,
     /// How the result is requested and read.
     pub(super) output: Output,
     /// Of each run.
@@ -52,6 +55,16 @@ impl Compiled {
     /// The model of the agent, or its cheaper one.
     pub(super) fn model(&self, is_cheaper: bool) -> &Arc<dyn LanguageModel> {
         self.cheaper.as_ref().filter(|_| is_cheaper).unwrap_or(&self.model)
+    }
+
+    /// Checks the size of the arguments of a call. The error is addressed to their author: the model, or the
+    /// person who has edited them.
+    pub(super) fn check_size(&self, arguments: &str) -> Result<(), String> {
+        let (bytes, most) = (arguments.len(), self.options.max_argument_bytes);
+        if bytes <= most {
+            return Ok(());
+        }
+        Err(format!("The arguments have {bytes} bytes; at most {most} are allowed."))
     }
 
     /// The agent type that makes the model calls.

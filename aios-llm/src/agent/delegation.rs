@@ -6,9 +6,9 @@
 //! in any case.
 
 use aios_agents::workflow::WorkflowError;
-use aios_core::failure::Failure;
+use aios_core::{event::Payload, failure::Failure};
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::budget::{Limits, Spent};
 
@@ -26,18 +26,18 @@ pub(super) const SPENT: &str = "spent";
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Report {
     /// The result of the agent.
-    pub(super) output: Value,
+    pub(super) output: Payload,
     /// The sum of the run, including its own children.
     pub(super) spent: Spent,
 }
 
 /// The end of a run that another agent has called, with what the run has spent.
 pub(super) fn report(
-    ended: Result<Value, WorkflowError>,
+    ended: Result<Payload, WorkflowError>,
     spent: Spent,
-) -> Result<Value, WorkflowError> {
+) -> Result<Payload, WorkflowError> {
     let error = match ended {
-        Ok(output) => return Ok(json!(Report { output, spent })),
+        Ok(output) => return Ok(Payload::encode(&Report { output, spent })?),
         Err(error) => error,
     };
     let Some(failure) = error.failure() else { return Err(error) };
@@ -61,9 +61,9 @@ mod tests {
     #[test]
     fn should_report_what_was_spent_whatever_the_outcome() {
         let spent = Spent { requests: 3, ..Spent::default() };
-        let output = report(Ok(json!("done")), spent).unwrap();
-        let Report { output, spent: read } = serde_json::from_value(output).unwrap();
-        assert_eq!((output, read), (json!("done"), spent));
+        let output = report(Payload::encode("done").map_err(Into::into), spent).unwrap();
+        let Report { output, spent: read } = output.decode().unwrap();
+        assert_eq!((output.as_str(), read), (r#""done""#, spent));
 
         let failed = Failure::new("X", "").with_details(json!({"spent": "a detail of its own"}));
         let error = report(Err(WorkflowError::failed(failed)), spent).unwrap_err();

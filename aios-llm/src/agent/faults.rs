@@ -2,39 +2,67 @@
 //!
 //! A fault is something that the model can correct: an unknown tool, invalid arguments, a repeated
 //! call, invalid output. The model gets it as the result of the call. Only faults in a row
-//! count, so a long run may have any number of them. The calls that are counted as identical are
+//! count, so a long run may have any number of them. Summaries that fail in a row are counted on
+//! their own: the responses between them say nothing about the next summary. The calls that are counted as identical are
 //! compared in canonical JSON, so the order of properties does not matter.
 
 use std::collections::VecDeque;
 
 use aios_agents::workflow::WorkflowError;
-use aios_core::failure::Failure;
+use aios_core::{event::Payload, failure::Failure};
 
 use super::compiled::Compiled;
-use crate::model::{ToolCall, write_canonical};
+use crate::{
+    model::{ToolCall, write_canonical},
+    schema::Schema,
+};
 
 /// Number of latest calls among which identical ones are counted.
 const WINDOW: usize = 10;
 
 /// Catches models that repeat faults or calls.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Faults {
+    /// Faulty responses in a row that the run survives, whichever agent continues it, and as many
+    /// failed summaries.
+    most: u32,
     /// Faulty responses in a row.
     consecutive: u32,
+    /// Failed summaries in a row.
+    summaries: u32,
     /// Tool and canonical arguments, the oldest first.
     latest_calls: VecDeque<String>,
 }
 
 impl Faults {
+    /// No faults yet, of which this many in a row are allowed.
+    pub(super) fn new(most: u32) -> Self {
+        Self { most, consecutive: 0, summaries: 0, latest_calls: VecDeque::new() }
+    }
+
     /// Counts a response that had a fault. The last fault is the reason if it was one too many.
-    pub(super) fn faulty(&mut self, most: u32, fault: &str) -> Result<(), WorkflowError> {
+    pub(super) fn faulty(&mut self, fault: &str) -> Result<(), WorkflowError> {
         self.consecutive += 1;
-        if self.consecutive <= most {
+        self.within(self.consecutive, "gave", "faulty responses", fault)
+    }
+
+    /// Counts a summary that failed. The last fault is the reason if it was one too many.
+    pub(super) fn faulty_summary(&mut self, fault: &str) -> Result<(), WorkflowError> {
+        self.summaries += 1;
+        self.within(self.summaries, "failed to write", "summaries", fault)
+    }
+
+    /// Counts a summary that replaces messages.
+    pub(super) fn good_summary(&mut self) {
+        self.summaries = 0;
+    }
+
+    /// Fails if there are more faults of one kind in a row than are allowed.
+    fn within(&self, count: u32, did: &str, what: &str, fault: &str) -> Result<(), WorkflowError> {
+        if count <= self.most {
             return Ok(());
         }
-        let count = self.consecutive;
-        let reason =
-            format!("the model gave {count} faulty responses in a row, the last one: {fault}");
+        let reason = format!("the model {did} {count} {what} in a row, the last one: {fault}");
         Err(WorkflowError::failed(Failure::new("MODEL_FAULTS", reason)))
     }
 
@@ -50,7 +78,7 @@ impl Faults {
         agent: &Compiled,
         call: &ToolCall,
         depth: u32,
-    ) -> Result<serde_json::Value, String> {
+    ) -> Result<Payload, String> {
         let Some(compiled) = agent.tools.get(&call.name) else {
             let names: Vec<_> = agent.tools.keys().map(String::as_str).collect();
             let names = names.join(", ");
@@ -59,21 +87,28 @@ impl Faults {
         if depth == 0 && compiled.tool.child().is_some() {
             return Err("Nothing can be delegated any further. Do it yourself.".to_owned());
         }
-        let bytes = call.arguments.len();
-        let most = agent.options.max_argument_bytes;
-        if bytes > most {
-            return Err(format!("The arguments have {bytes} bytes; at most {most} are allowed."));
-        }
+        self.check_arguments(agent, call, &compiled.schema)
+    }
+
+    /// Checks the arguments of a call, and that it is not made too often. The error is for the model.
+    pub(super) fn check_arguments(
+        &mut self,
+        agent: &Compiled,
+        call: &ToolCall,
+        schema: &Schema,
+    ) -> Result<Payload, String> {
+        agent.check_size(&call.arguments)?;
         // Some providers send nothing for a tool without parameters.
         let text = if call.arguments.trim().is_empty() { "{}" } else { &call.arguments };
         let arguments = serde_json::from_str(text)
             .map_err(|error| format!("The arguments are not valid JSON: {error}"))?;
-        compiled
-            .schema
+        // The value is only for checks: it has no numbers of more than 64 bits.
+        schema
             .check(&arguments)
             .map_err(|faults| format!("The arguments do not match their schema:\n{faults}"))?;
         self.count(agent, &call.name, &arguments)?;
-        Ok(arguments)
+        Payload::from_text(text.to_owned())
+            .map_err(|error| format!("The arguments are not valid JSON: {error}"))
     }
 
     /// Adds a call to the latest ones. Refuses it if it was made too often.

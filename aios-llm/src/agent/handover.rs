@@ -7,7 +7,10 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{model::ToolSpec, schema::schema_of};
+use crate::{
+    model::ToolSpec,
+    schema::{Schema, schema_of},
+};
 
 /// Prefix of the names of tools that hand a conversation over.
 const PREFIX: &str = "handover_to_";
@@ -39,4 +42,9 @@ pub(super) fn tool_of(agent: &str) -> String {
 /// A tool that hands a conversation over or back.
 pub(super) fn spec(name: String, description: String) -> ToolSpec {
     ToolSpec { name, description, parameters: schema_of::<Arguments>() }
+}
+
+/// The schema of the arguments of these tools.
+pub(super) fn schema() -> Result<Schema, String> {
+    Schema::compile(schema_of::<Arguments>())
 }

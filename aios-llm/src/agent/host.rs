@@ -8,11 +8,11 @@
 //! A `write` tool is recorded in the write log before it begins. A second attempt finds the record:
 //! it either returns the recorded result, or fails with `WRITE_IN_DOUBT`.
 
-use std::{fmt, sync::Arc};
+use std::{fmt, sync::Arc, time::Duration};
 
 use aios_core::{
     agent::{DynAgent, ResultExt, TaskContext, TaskError},
-    event::Payload,
+    event::{Payload, Timestamp},
     failure::Failure,
     output::OutputStream,
 };
@@ -24,6 +24,7 @@ use tracing::Instrument as _;
 
 use super::{
     AgentUpdate, ModelTask, Streaming, TOKENS,
+    call_ids::CallIds,
     compiled::Compiled,
     history::Histories,
     updates::{Pieces, write},
@@ -32,7 +33,7 @@ use crate::{
     gen_ai,
     model::{ModelError, ModelErrorKind, ModelRequest, ModelResponse, StreamEvent},
     schema::schema_of,
-    tool::{CompiledTool, Effect, Progress, ToolContext, WriteState},
+    tool::{CompiledTool, Effect, Progress, ToolContext, WriteState, left_out},
 };
 
 /// Makes the model calls of an agent.
@@ -57,6 +58,10 @@ pub(super) struct ToolAgent {
     output: Value,
 }
 
+/// Code of a result that is larger than an event may be.
+pub(super) const TOO_LARGE: &str = "EVENT_TOO_LARGE";
+/// Longest time that is kept for the report of an error.
+const REPORT_TIME: Duration = Duration::from_secs(10);
 /// Prefix of the name in a task that checks a guardrail; no tool has it.
 pub(super) const GUARDRAIL: &str = "guardrail:";
 
@@ -68,7 +73,8 @@ pub(crate) struct ToolTask {
     /// Id of the call.
     pub(crate) call_id: String,
     /// The validated arguments.
-    pub(super) arguments: Value,
+    #[schemars(with = "Value")]
+    pub(super) arguments: Payload,
 }
 
 impl ModelAgent {
@@ -79,24 +85,30 @@ impl ModelAgent {
         Self { agent, histories: Histories::new(), parameters, output }
     }
 
-    /// Requests a response, and writes its pieces if the agent streams.
+    /// Requests a response, whose calls have ids of their own in the conversation, and writes its pieces
+    /// if the agent streams.
     async fn respond(
         &self,
         context: &TaskContext,
         request: &ModelRequest,
-        is_cheaper: bool,
+        task: &ModelTask,
     ) -> Result<ModelResponse, ModelError> {
-        let model = self.agent.model(is_cheaper);
-        let Some(stream) = stream_of(&self.agent, context) else {
-            return model.complete(request).await;
+        let model = self.agent.model(task.is_cheaper);
+        // A summary is not part of the answer.
+        let mut ids = CallIds::after(&request.messages);
+        let Some(stream) = stream_of(&self.agent, context).filter(|_| !task.is_summary) else {
+            return Ok(ids.applied_to(model.complete(request).await?));
         };
-        let mut pieces = Pieces::new(stream, &self.agent.output);
+        if task.is_repeated {
+            // By this writer, so that no reader gets it after the first piece.
+            write(&stream, &AgentUpdate::Restarted).await;
+        }
+        let mut pieces = Pieces::new(stream, &self.agent.output, ids);
         let mut events = model.stream(request).await?;
         while let Some(event) = events.next().await {
-            let event = event?;
-            pieces.write(&event).await;
-            if let StreamEvent::Finished(response) = event {
-                return Ok(response);
+            match event? {
+                StreamEvent::Finished(response) => return Ok(pieces.finish(response).await),
+                event => pieces.write(&event).await,
             }
         }
         // A stream without its end is not a response: it may have been cut off.
@@ -112,10 +124,10 @@ impl ToolAgent {
     }
 
     /// Checks the input or the output of the agent.
-    async fn check(&self, name: &str, value: Value) -> Result<Payload, TaskError> {
+    async fn check(&self, name: &str, value: &Payload) -> Result<Payload, TaskError> {
         let mut guardrails = self.agent.guardrails.iter();
         match guardrails.find(|guardrail| guardrail.name() == name) {
-            Some(guardrail) => Payload::encode(&guardrail.check(value).await?).terminal(),
+            Some(guardrail) => Payload::encode(&guardrail.check(value.clone()).await?).terminal(),
             None => Err(not_found(&format!("guardrail {name:?}"))),
         }
     }
@@ -125,7 +137,7 @@ impl ToolAgent {
         &self,
         compiled: &CompiledTool,
         context: ToolContext,
-        arguments: Value,
+        arguments: Payload,
     ) -> Result<String, TaskError> {
         // Held until the call has ended.
         let _place = compiled.place().await;
@@ -140,7 +152,7 @@ impl ToolAgent {
         &self,
         compiled: &CompiledTool,
         context: ToolContext,
-        arguments: Value,
+        arguments: Payload,
     ) -> Result<String, TaskError> {
         let tool = &compiled.tool;
         let Some(log) = &self.agent.write_log else {
@@ -152,8 +164,15 @@ impl ToolAgent {
             WriteState::Begun(call) => call,
         };
         // Terminal, because the record says that the call began: another attempt would be in doubt.
-        let result = tool.run(context, arguments).await.terminal()?;
-        if let Err(error) = call.end(&result).await {
+        let mut result = tool.run(context, arguments).await.terminal()?;
+        let mut ended = call.end(&result).await;
+        if let Err(error) = &ended
+            && error.failure.code == TOO_LARGE
+        {
+            result = left_out(&error.failure.message);
+            ended = call.end(&result).await;
+        }
+        if let Err(error) = ended {
             // The result is still the answer to this attempt. Only another attempt would be in doubt.
             tracing::warn!(tool = tool.name, %error, "the end of a write call could not be recorded");
         }
@@ -177,18 +196,26 @@ impl DynAgent for ModelAgent {
         parameters: Payload,
     ) -> Result<Payload, TaskError> {
         let task: ModelTask = parameters.decode().terminal()?;
-        let request = self.histories.request(context, &task).await?;
+        let mut request = self.histories.request(context, &task).await?;
+        request.timeout = timeout_of(context);
         let name = self.agent.name.as_str();
         let content = self.agent.options.trace_content;
         let model = self.agent.model(task.is_cheaper).name();
         let run_id = context.metadata().run_id.as_deref();
         let span = gen_ai::chat(name, run_id, model, &request, content);
-        let responding = self.respond(context, &request, task.is_cheaper);
+        let responding = self.respond(context, &request, &task);
         let response = responding.instrument(span.clone()).await;
         gen_ai::answered(&span, &response, content);
-        let response = response.map_err(|error| error.to_task_error())?.with_distinct_calls();
+        let response = response.map_err(|error| error.to_task_error())?;
         Payload::encode(&response).terminal()
     }
+}
+
+/// The time that a request has: what is left of that of its attempt, less the time that its error needs
+/// to be reported.
+fn timeout_of(context: &TaskContext) -> Option<Duration> {
+    let left = context.deadline()?.duration_since(Timestamp::now());
+    Some(left.saturating_sub((left / 10).min(REPORT_TIME))).filter(|left| !left.is_zero())
 }
 
 /// The failure of a task for something that this process lacks. Retryable, because another process
@@ -224,7 +251,7 @@ impl DynAgent for ToolAgent {
     ) -> Result<Payload, TaskError> {
         let ToolTask { tool, call_id, arguments } = parameters.decode().terminal()?;
         if let Some(name) = tool.strip_prefix(GUARDRAIL) {
-            return self.check(name, arguments).await;
+            return self.check(name, &arguments).await;
         }
         let Some(compiled) = self.agent.tools.get(&tool) else {
             return Err(not_found(&format!("tool {tool:?}")));

@@ -5,7 +5,7 @@
 //! | `build`, `compiled` | checks an agent, and makes its workflow and agent types |
 //! | `session`, `turn` | the loop of a run: model calls, and what follows from each response |
 //! | `calls`, `children` | tool calls as tasks or child runs |
-//! | `host` | the agent types that make model calls and run tools |
+//! | `host`, `call_ids` | the agent types that make model calls and run tools |
 //! | `history` | conversations across the tasks of a run |
 //! | `accounting`, `delegation` | budgets around each call, and their parts for called agents |
 //! | `decisions` | decisions of persons, and events |
@@ -19,12 +19,14 @@
 
 mod accounting;
 mod build;
+mod call_ids;
 mod calls;
 mod children;
 mod compaction;
 mod compiled;
 mod decisions;
 mod delegation;
+mod ending;
 mod faults;
 mod handover;
 mod history;
@@ -58,7 +60,7 @@ pub(crate) use self::{
     history::{History, model_call},
     host::ToolTask,
     output::FINAL_TOOL,
-    refused::Refused,
+    refused::{Answered, Refused},
 };
 use crate::{
     budget::{Budget, SubjectBudget},
@@ -440,8 +442,9 @@ impl<O> LlmAgent<O> {
     }
 
     /// Sets how many consecutive responses may be faulty: unknown tools, invalid arguments, repeated
-    /// calls, invalid output. Each fault is reported to the model. After one more, the run fails
-    /// with `MODEL_FAULTS`. The default is [`DEFAULT_MAX_FAULTS`](LlmAgent::DEFAULT_MAX_FAULTS), 3.
+    /// calls, invalid output. Each fault is reported to the model. As many summaries of a
+    /// [compaction](Self::compaction) in a row may fail. After one more, the run fails with
+    /// `MODEL_FAULTS`. The default is [`DEFAULT_MAX_FAULTS`](LlmAgent::DEFAULT_MAX_FAULTS), 3.
     #[must_use]
     pub fn max_faults(mut self, faults: u32) -> Self {
         self.definition.options.max_faults = faults;
@@ -456,8 +459,9 @@ impl<O> LlmAgent<O> {
         self
     }
 
-    /// Sets the maximum size of the arguments of a call, in bytes. Larger ones are a fault. The default
-    /// is [`DEFAULT_MAX_ARGUMENT_BYTES`](LlmAgent::DEFAULT_MAX_ARGUMENT_BYTES), 256 KiB.
+    /// Sets the maximum size of the arguments of a call, in bytes. Larger ones are a fault, and those that
+    /// a person has [edited](crate::tool::Decision::Edit) are refused. The default is
+    /// [`DEFAULT_MAX_ARGUMENT_BYTES`](LlmAgent::DEFAULT_MAX_ARGUMENT_BYTES), 256 KiB.
     #[must_use]
     pub fn max_argument_bytes(mut self, bytes: usize) -> Self {
         self.definition.options.max_argument_bytes = bytes;

@@ -22,10 +22,10 @@ use std::{sync::Arc, time::Duration};
 use aios_agents::workflow::{WorkflowContext, WorkflowError};
 use aios_core::{
     catalog::codes::{self, Retry},
+    event::Payload,
     failure::Failure,
     retry::RetryPolicy,
 };
-use serde_json::{Value, json};
 
 use super::{
     Prompt, Streaming, TOKENS,
@@ -44,14 +44,19 @@ use crate::{
 };
 
 /// Longest timer of a workflow: 100 years.
-const LONGEST_WAIT: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
+pub(super) const LONGEST_WAIT: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
+
+/// Wait before a request that could not be made, if nothing says how long to wait.
+const DEFAULT_WAIT: Duration = Duration::from_secs(1);
+/// Shortest wait before a request that could not be made.
+const LEAST_WAIT: Duration = Duration::from_millis(10);
 
 /// The workflow of an agent.
 pub(super) async fn run(
     agent: Arc<Compiled>,
     context: WorkflowContext,
     prompt: Prompt,
-) -> Result<Value, WorkflowError> {
+) -> Result<Payload, WorkflowError> {
     if prompt.messages.is_empty() {
         let reason = "a prompt has at least one message";
         return Err(WorkflowError::failed(Failure::new("INVALID_PARAMETERS", reason)));
@@ -114,7 +119,7 @@ impl Session {
             epoch: 0,
             accounting,
             subject: prompt.subject,
-            faults: Faults::default(),
+            faults: Faults::new(agent.options.max_faults),
             decisions: Decisions::default(),
             sent: SentMessages::default(),
             agent,
@@ -123,8 +128,8 @@ impl Session {
     }
 
     /// Requests responses and runs their calls until there is an output.
-    async fn run(&mut self) -> Result<Value, WorkflowError> {
-        self.check(Stage::Input, &json!(self.messages)).await?;
+    async fn run(&mut self) -> Result<Payload, WorkflowError> {
+        self.check(Stage::Input, &Payload::encode(&self.messages)?).await?;
         let turns = self.agent.options.max_turns;
         for turn in 1..=turns {
             let response = self.model_call().await?;
@@ -133,14 +138,17 @@ impl Session {
                 self.end_stream()?;
                 return Ok(output);
             }
-            self.compact(turn, response.usage.total_tokens()).await?;
+            // Without another request, nothing needs the summary.
+            if turn < turns {
+                self.compact(turn, response.own_usage().total_tokens()).await?;
+            }
         }
         let reason = format!("the agent has no result after {turns} model responses (`max_turns`)");
         Err(WorkflowError::failed(Failure::new("TURN_LIMIT", reason)))
     }
 
     /// Runs the guardrails of the current agent that check this.
-    async fn check(&self, stage: Stage, value: &Value) -> Result<(), WorkflowError> {
+    async fn check(&self, stage: Stage, value: &Payload) -> Result<(), WorkflowError> {
         for guardrail in self.agent.guardrails.iter().filter(|it| it.stage == stage) {
             let tool = format!("{GUARDRAIL}{}", guardrail.name());
             let call_id = String::new();
@@ -190,7 +198,8 @@ impl Session {
             let granted = self.accounting.reserve_request(&self.agent, &mut request).await?;
             let timeout = self.model_timeout(granted.left);
             let sent = self.sent.next(epoch, request);
-            let task = ModelTask { is_cheaper: granted.is_cheaper, is_summary, ..sent };
+            let (is_cheaper, is_repeated) = (granted.is_cheaper, attempt > 1);
+            let task = ModelTask { is_cheaper, is_summary, is_repeated, ..sent };
             let is_whole = task.kept == 0;
             // A single attempt: the engine must not repeat a request that is not reserved.
             let call = self.context.task::<ModelResponse>(self.model_type.as_str(), &task);
@@ -215,13 +224,18 @@ impl Session {
             }
             let reported = ModelError::from_failure(failure);
             let usage = reported.as_ref().and_then(ModelError::usage).unwrap_or_default();
+            let is_requested = reported.as_ref().is_none_or(ModelError::is_requested);
             let delay = self.delay_after(attempt, failure, reported.as_ref());
-            let names = self.agent.model(granted.is_cheaper).names();
-            self.accounting.settle_request(&names, usage).await?;
+            if is_requested {
+                let names = self.agent.model(granted.is_cheaper).names();
+                self.accounting.settle_request(&names, usage).await?;
+            } else {
+                self.accounting.settle(Spent::default()).await?;
+            }
             let Some(delay) = delay else { return Err(error) };
             // After that, no request is left in the wall time anyway.
             self.context.sleep(granted.left.map_or(delay, |left| delay.min(left))).await?;
-            attempt += 1;
+            attempt += u32::from(is_requested);
         }
     }
 
@@ -247,9 +261,17 @@ impl Session {
         if !is_retryable || !policy.allows(&failure.code) {
             return None;
         }
-        let delay = policy.delay_after(attempt, self.context.random())?;
-        let asked = reported.and_then(ModelError::retry_after).unwrap_or_default();
-        Some(delay.max(asked)).filter(|delay| *delay <= LONGEST_WAIT)
+        let delay = policy.delay_after(attempt, self.context.random());
+        let asked = reported.and_then(ModelError::retry_after);
+        let delay = if reported.is_none_or(ModelError::is_requested) {
+            delay?.max(asked.unwrap_or_default())
+        } else {
+            // To wait is no attempt, but a policy without retries waits for nothing. A model that made no
+            // request knows when it will.
+            policy.delay_after(1, 0.0)?;
+            asked.or(delay).unwrap_or(DEFAULT_WAIT).max(LEAST_WAIT)
+        };
+        Some(delay).filter(|delay| *delay <= LONGEST_WAIT)
     }
 
     /// The next request, without anything about the budget but the notice.

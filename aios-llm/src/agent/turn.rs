@@ -11,23 +11,23 @@
 //! | a handover among the calls | the others run; then the other agent continues |
 //!
 //! Every call gets exactly one result, in the order of the calls: providers require that. Calls
-//! that do not run are recorded as events, because nothing else in the journal shows them.
+//! that do not run, and results that no task shows, are recorded as events.
 
 use std::sync::Arc;
 
 use aios_agents::workflow::WorkflowError;
-use aios_core::failure::Failure;
+use aios_core::{event::Payload, failure::Failure};
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 
 use super::{
     AgentUpdate,
     calls::{Calls, Checked},
     compiled::Compiled,
     decisions::emit,
+    ending::Ending,
     handover::{HAND_BACK, HandedOver},
     output::FINAL_TOOL,
-    refused::Refused,
+    refused::{Answered, Refused},
     session::Session,
 };
 use crate::{
@@ -88,8 +88,8 @@ struct Sorted {
 struct Found {
     /// Number of its call.
     index: usize,
-    /// The value, as the run returns it.
-    output: Value,
+    /// The output, as the run returns it.
+    output: Payload,
 }
 
 impl Session {
@@ -98,7 +98,7 @@ impl Session {
         &mut self,
         turn: u32,
         response: &ModelResponse,
-    ) -> Result<Option<Value>, WorkflowError> {
+    ) -> Result<Option<Payload>, WorkflowError> {
         if response.finish_reason == FinishReason::Refusal {
             let reason = format!("the model refused to answer: {}", response.output_text());
             return Err(WorkflowError::failed(Failure::new("MODEL_REFUSED", reason)));
@@ -111,7 +111,7 @@ impl Session {
     }
 
     /// Handles a response without tool calls.
-    fn finish(&mut self, response: &ModelResponse) -> Result<Option<Value>, WorkflowError> {
+    fn finish(&mut self, response: &ModelResponse) -> Result<Option<Payload>, WorkflowError> {
         let fault = match (&response.finish_reason, self.agent.output.is_tool()) {
             (FinishReason::Length, _) => {
                 "The answer was cut off at the maximum number of tokens. Answer more briefly."
@@ -123,7 +123,7 @@ impl Session {
                 Err(fault) => fault,
             },
         };
-        self.faults.faulty(self.agent.options.max_faults, &fault)?;
+        self.faults.faulty(&fault)?;
         self.messages.push(Message::user(fault));
         Ok(None)
     }
@@ -133,7 +133,7 @@ impl Session {
         &mut self,
         turn: u32,
         response: &ModelResponse,
-    ) -> Result<Option<Value>, WorkflowError> {
+    ) -> Result<Option<Payload>, WorkflowError> {
         let found = self.result_in(response);
         if let Some(found) = &found
             && self.agent.options.end_strategy == EndStrategy::Early
@@ -148,7 +148,7 @@ impl Session {
         let mut sorted = self.sort(turn, response, found.as_ref())?;
         let has_fault = sorted.last_fault.is_some();
         match sorted.last_fault.take() {
-            Some(fault) => self.faults.faulty(self.agent.options.max_faults, &fault)?,
+            Some(fault) => self.faults.faulty(&fault)?,
             None => self.faults.faultless(),
         }
         // Faults are counted before the calls run, so that a run which fails of them has no further
@@ -210,21 +210,25 @@ impl Session {
                 continue;
             }
             // Only the first handover counts; others are faults.
-            if let Some(agent) = successor.filter(|_| sorted.next.is_none()) {
-                let content = format!("The conversation continues with {}.", agent.name.as_str());
-                sorted.next = Some((call.name == HAND_BACK, agent));
-                let ToolCall { id: call_id, name, .. } = call;
-                sorted.results.push(Some(ToolResult { call_id, name, content, is_error: false }));
-                continue;
-            }
-            match self.check_call(&call, is_cut_off) {
-                Ok(arguments) => {
+            let successor = successor.filter(|_| sorted.next.is_none());
+            let checked = match &successor {
+                Some(_) => self.check_handover(&call),
+                None => self.check_call(&call, is_cut_off),
+            };
+            match (checked, successor) {
+                (Ok(_), Some(agent)) => {
+                    let name = agent.name.as_str();
+                    let content = format!("The conversation continues with {name}.");
+                    sorted.next = Some((call.name == HAND_BACK, agent));
+                    sorted.results.push(Some(self.answer(call, content)?));
+                }
+                (Ok(arguments), None) => {
                     let place = format!("{turn}-{index}");
                     let share = Limits::default();
                     sorted.checked.push(Checked { call, arguments, place, share });
                     sorted.results.push(None);
                 }
-                Err(fault) => {
+                (Err(fault), _) => {
                     let refused = self.refuse(call, &fault)?;
                     sorted.results.push(Some(refused));
                     sorted.last_fault = Some(fault);
@@ -235,7 +239,7 @@ impl Session {
     }
 
     /// The arguments of a call that can run. The error is for the model.
-    fn check_call(&mut self, call: &ToolCall, is_cut_off: bool) -> Result<Value, String> {
+    fn check_call(&mut self, call: &ToolCall, is_cut_off: bool) -> Result<Payload, String> {
         if is_cut_off {
             return Err(CALL_CUT_OFF.to_owned());
         }
@@ -246,6 +250,11 @@ impl Session {
         self.faults.check(&self.agent, call, self.accounting.depth())
     }
 
+    /// Checks the arguments of a handover. The error is for the model.
+    fn check_handover(&mut self, call: &ToolCall) -> Result<Payload, String> {
+        self.faults.check_arguments(&self.agent, call, &self.agent.handover_schema)
+    }
+
     /// Records that a call does not run, and tells the model why.
     fn refuse(&self, call: ToolCall, reason: &str) -> Result<ToolResult, WorkflowError> {
         let ToolCall { id: call_id, name: tool, .. } = call;
@@ -253,6 +262,15 @@ impl Session {
         emit(&self.context, "tool", "refused", &refused)?;
         let Refused { call_id, tool: name, reason: content } = refused;
         Ok(ToolResult { call_id, name, content, is_error: true })
+    }
+
+    /// Records the result of a call that needs no work.
+    fn answer(&self, call: ToolCall, result: String) -> Result<ToolResult, WorkflowError> {
+        let ToolCall { id: call_id, name: tool, .. } = call;
+        let answered = Answered { call_id, tool, result, is_error: false };
+        emit(&self.context, "tool", "answered", &answered)?;
+        let Answered { call_id, tool: name, result: content, is_error } = answered;
+        Ok(ToolResult { call_id, name, content, is_error })
     }
 
     /// The agent that continues the conversation after a call of this tool.
@@ -287,7 +305,7 @@ impl Session {
         let count = u64::try_from(calls.len()).unwrap_or(u64::MAX);
         let mut wanted: Vec<_> = calls.iter_mut().filter_map(|it| self.limits_of(it)).collect();
         let limits: Vec<_> = wanted.iter().map(|(_, limits)| *limits).collect();
-        let (shares, left) = self.accounting.reserve_calls(count, &limits).await?;
+        let shares = self.accounting.reserve_calls(count, &limits).await?;
         for ((call, _), share) in wanted.iter_mut().zip(shares) {
             call.share = share;
         }
@@ -298,7 +316,7 @@ impl Session {
             subject: self.subject.as_deref(),
             accounting: &self.accounting,
             tools_type: &self.tools_type,
-            left,
+            ending: Ending::default(),
         };
         let ended = running.run(&calls).await?;
         self.accounting.settle(Spent { tool_calls: ended.ran, ..Spent::default() }).await?;

@@ -132,7 +132,8 @@ async fn decide(runtime: &Runtime, run: RunHandle) -> Result<(), RuntimeError> {
 
 /// The decision of a person about a call with these words.
 fn decision(pending: &PendingDecision) -> Value {
-    let words = pending.arguments["words"].as_str().unwrap_or_default();
+    let arguments: Value = pending.arguments.decode().unwrap();
+    let words = arguments["words"].as_str().unwrap_or_default();
     if pending.in_doubt.is_some() {
         return match words {
             "hanging fail" => json!(Resolution::Fail { reason: "it failed".to_owned() }),
@@ -142,7 +143,7 @@ fn decision(pending: &PendingDecision) -> Value {
     }
     match words {
         "reject" => json!(Decision::Reject { reason: "no".to_owned() }),
-        "edit" => json!(Decision::Edit { arguments: json!({ "words": "edited" }) }),
+        "edit" => json!(Decision::edit(&json!({ "words": "edited" })).unwrap()),
         _ => json!(Decision::Approve),
     }
 }

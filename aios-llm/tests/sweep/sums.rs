@@ -62,7 +62,7 @@ impl Sums {
         for (run_id, recorded) in journals.events().await {
             let event = &recorded.event;
             // A fork has copies of what was charged to the run that it was forked from.
-            if event.metadata.extra.contains_key("copy_of") {
+            if event.metadata.extra.contains("copy_of") {
                 continue;
             }
             match event.event_type.as_str() {

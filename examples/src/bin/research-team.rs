@@ -90,7 +90,8 @@ async fn approve(runtime: &Runtime) -> Result<(), Box<dyn Error>> {
         tokio::time::sleep(Duration::from_millis(20)).await;
         let Ok(writer) = runtime.handle(WRITER).await else { continue };
         if let Some(pending) = pending_decisions(&writer.status().await?)?.pop() {
-            println!("approved: {} {}", pending.tool, pending.arguments["title"]);
+            let arguments: serde_json::Value = pending.arguments.decode()?;
+            println!("approved: {} {}", pending.tool, arguments["title"]);
             writer.signal(&pending.signal, &Decision::Approve).await?;
             return Ok(());
         }

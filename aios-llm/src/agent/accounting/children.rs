@@ -40,11 +40,14 @@ pub(super) struct Children {
 
 impl Accounting {
     /// Waits for an agent that got a part of the budget. The call remains if the future is dropped.
+    /// `None` if the agent has not ended in time, and is cancelled.
     pub(in crate::agent) async fn child(
         &self,
         call: ChildCall<Report>,
         share: Limits,
-    ) -> Result<Report, WorkflowError> {
+        longest: Option<Duration>,
+    ) -> Result<Option<Report>, WorkflowError> {
+        let call = call.cancel_when_dropped();
         // The lock is released before the first await.
         let number = {
             let children = &mut self.state.lock().children;
@@ -60,9 +63,18 @@ impl Accounting {
                 None => std::task::Poll::Pending,
             }
         });
-        let ended = ended.await;
+        let ended = match longest {
+            None => Some(ended.await),
+            Some(longest) => aios_agents::select! {
+                ended = ended => Some(ended),
+                elapsed = self.context.sleep(longest) => {
+                    elapsed?;
+                    None
+                }
+            },
+        };
         self.state.lock().children.running.remove(&number);
-        ended
+        ended.transpose()
     }
 
     /// Settles what an agent has spent that got a part of the budget. An error without a failure means

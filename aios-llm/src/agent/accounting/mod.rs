@@ -27,7 +27,7 @@ use std::{
 };
 
 use aios_agents::workflow::{WorkflowContext, WorkflowError};
-use aios_core::{event::Timestamp, failure::Failure};
+use aios_core::failure::Failure;
 use parking_lot::Mutex;
 use serde::Serialize;
 
@@ -45,8 +45,8 @@ const STORE_TIMEOUT: Duration = Duration::from_secs(30);
 pub(super) struct Accounting {
     /// The run, for its time, steps, signals and events.
     context: WorkflowContext,
-    /// When the run began, by its own recorded time. Wall time counts from here.
-    started: Timestamp,
+    /// The age of the run when its code began. Wall time counts from here.
+    started: Duration,
     /// The behaviour at a limit.
     at_limit: AtLimit,
     /// The percentage of a limit at which the model is warned.
@@ -165,7 +165,7 @@ impl Accounting {
         }));
         let accounting = Self {
             context: context.clone(),
-            started: context.now(),
+            started: context.age(),
             at_limit: agent.budget.at_limit,
             soft_percent: agent.budget.soft_percent,
             subject,
@@ -208,6 +208,12 @@ impl Accounting {
         self.state.lock().account.depth()
     }
 
+    /// The rest of the wall time. Fails if nothing is left.
+    pub(super) fn time_left(&self) -> Result<Option<Duration>, Failure> {
+        let elapsed = self.context.age().saturating_sub(self.started);
+        self.state.lock().account.time_left(elapsed)
+    }
+
     /// The sum so far.
     pub(super) fn spent(&self) -> Spent {
         *self.state.lock().account.spent()
@@ -228,7 +234,7 @@ impl Accounting {
         loop {
             // An earlier round may have limited the output.
             request.max_output_tokens = wanted;
-            let elapsed = self.context.now().duration_since(self.started);
+            let elapsed = self.context.age().saturating_sub(self.started);
             let is_cheaper = self.state.lock().is_cheaper;
             let names = agent.model(is_cheaper).names();
             let has_cheaper =
@@ -262,28 +268,28 @@ impl Accounting {
     }
 
     /// Reserves tool calls, of which some call agents with these limits. Returns the part of the
-    /// budget that each of those gets, and the rest of the wall time.
+    /// budget that each of those gets.
     pub(super) async fn reserve_calls(
         &self,
         calls: u64,
         agents: &[Limits],
-    ) -> Result<(Vec<Limits>, Option<Duration>), WorkflowError> {
+    ) -> Result<Vec<Limits>, WorkflowError> {
         loop {
-            let elapsed = self.context.now().duration_since(self.started);
+            let elapsed = self.context.age().saturating_sub(self.started);
             let reserved = {
                 let account = &self.state.lock().account;
                 account
                     .time_left(elapsed)
-                    .and_then(|left| Ok((account.reserve_calls(calls, agents, elapsed)?, left)))
+                    .and_then(|_| account.reserve_calls(calls, agents, elapsed))
             };
             let failure = match reserved {
                 // Agents reserve what they need themselves.
-                Ok(((reservation, shares), left)) => {
+                Ok((reservation, shares)) => {
                     let least = reservation.least;
                     match self.hold(least, least).await? {
                         Ok(_) => {
                             self.begin(reservation)?;
-                            return Ok((shares, left));
+                            return Ok(shares);
                         }
                         Err(failure) => failure,
                     }
