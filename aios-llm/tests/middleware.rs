@@ -1,16 +1,24 @@
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::Duration,
+};
 
-use aios_core::clock::VirtualClock;
+use aios_core::{clock::VirtualClock, retry::RetryPolicy};
 use aios_llm::{
-    LanguageModel, ModelError, ModelRequest, ModelResponse,
-    middleware::{Cache, CircuitBreaker, Fallback},
-    model::{Capabilities, FinishReason, ModelErrorKind, StreamEvent, Usage},
+    Conversation, LanguageModel, LlmAgent, ModelError, ModelRequest, ModelResponse, Streaming,
+    budget::Budget,
+    middleware::{Cache, CircuitBreaker, Fallback, Rate, RateLimit},
+    model::{Capabilities, FinishReason, ModelErrorKind, ModelStream, StreamEvent, Usage},
     providers::{OpenAiModel, ProviderOptions},
     testing::{FakeProvider, FakeReply, ScriptedModel},
 };
-use futures_util::StreamExt;
+use async_trait::async_trait;
+use futures_util::{StreamExt, stream};
 
-use crate::support::{in_time, scripted, text};
+use crate::support::{in_time, runtime, scripted, start, text};
 
 fn error(kind: ModelErrorKind) -> ModelError {
     ModelError::new(kind, "it failed")
@@ -177,5 +185,184 @@ async fn should_take_any_delay_that_a_model_asks_for() {
     for expected in ["one", "two"] {
         let response = models.complete(&ModelRequest::new("hi")).await.unwrap();
         assert_eq!(response.output_text(), expected);
+    }
+}
+
+/// Never answers, and counts its requests. A stream begins, and then has no piece.
+#[derive(Default)]
+struct Hanging(AtomicU32);
+
+#[async_trait]
+impl LanguageModel for Hanging {
+    fn name(&self) -> &str {
+        "test:hanging"
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        Capabilities::all()
+    }
+
+    async fn complete(&self, _: &ModelRequest) -> Result<ModelResponse, ModelError> {
+        self.0.fetch_add(1, Ordering::SeqCst);
+        std::future::pending().await
+    }
+
+    async fn stream(&self, _: &ModelRequest) -> Result<ModelStream, ModelError> {
+        self.0.fetch_add(1, Ordering::SeqCst);
+        Ok(Box::pin(futures_util::stream::pending()))
+    }
+}
+
+/// The timeout of the call leaves time for the next model.
+#[tokio::test]
+async fn should_ask_the_next_model_if_one_does_not_answer() {
+    for streaming in [Streaming::Off, Streaming::On] {
+        let model = Fallback::new(Hanging::default()).or(scripted([text("second")]));
+        let agent = LlmAgent::new(model).streaming(streaming);
+        let runtime = runtime(agent.model_timeout(Duration::from_secs(2))).await;
+        let run = start(&runtime).await;
+        assert_eq!(in_time(run.result::<String>()).await.unwrap(), "second");
+        let journal = run.journal(0, 1000).await.unwrap();
+        let failed = journal.iter().filter(|it| it.event.event_type.action() == "task_failed");
+        assert_eq!(failed.count(), 0, "the first attempt has the answer");
+    }
+}
+
+#[tokio::test]
+async fn should_open_the_circuit_of_a_model_that_does_not_answer() {
+    let hanging = Arc::new(Hanging::default());
+    let guarded = CircuitBreaker::new(Arc::clone(&hanging), 1, Duration::from_secs(3600));
+    let model = Fallback::new(guarded).or(scripted([text("one"), text("two")]));
+    let agent = LlmAgent::new(model).model_timeout(Duration::from_secs(2));
+    let runtime = runtime(agent).await;
+    for expected in ["one", "two"] {
+        let run = start(&runtime).await;
+        assert_eq!(in_time(run.result::<String>()).await.unwrap(), expected);
+    }
+    assert_eq!(hanging.0.load(Ordering::SeqCst), 1);
+}
+
+/// A stream that has begun fails later, or is dropped because nothing more arrives in time.
+#[tokio::test]
+async fn should_open_the_circuit_of_a_model_whose_streams_do_not_end() {
+    let clock = VirtualClock::default();
+    let long = ModelResponse::text("a long answer");
+    let provider = FakeProvider::start([FakeReply::cut_off(long, 3)]).await.unwrap();
+    let options = ProviderOptions::new("m").with_base_url(provider.openai_url());
+    let breaks_off = CircuitBreaker::new(OpenAiModel::new(options).unwrap(), 1, MINUTE)
+        .with_clock(Arc::new(clock.clone()));
+    let pieces: Vec<_> = in_time(breaks_off.stream(&request()).await.unwrap().collect()).await;
+    assert!(pieces.last().unwrap().is_err(), "{pieces:?}");
+    assert_eq!(answer(&breaks_off).await.unwrap_err().kind(), ModelErrorKind::CircuitOpen);
+
+    // Ends without the whole response.
+    let ends = CircuitBreaker::new(Streams(|| Box::pin(stream::empty())), 1, MINUTE);
+    assert_eq!(in_time(ends.stream(&request()).await.unwrap().count()).await, 0);
+    assert_eq!(answer(&ends).await.unwrap_err().kind(), ModelErrorKind::CircuitOpen);
+
+    let hangs = CircuitBreaker::new(Streams(|| Box::pin(stream::pending())), 1, MINUTE)
+        .with_clock(Arc::new(clock.clone()));
+    let mut request = request();
+    request.timeout = Some(MINUTE);
+    let begun = hangs.stream(&request).await.unwrap();
+    clock.advance(MINUTE);
+    drop(begun);
+    assert_eq!(answer(&hangs).await.unwrap_err().kind(), ModelErrorKind::CircuitOpen);
+}
+
+/// A stream that its reader drops early says nothing about its model, and a whole one is a success.
+#[tokio::test]
+async fn should_not_count_a_stream_that_is_dropped_in_time() {
+    let clock = VirtualClock::default();
+    let busy = || Err(error(ModelErrorKind::Overloaded));
+    let inner = ScriptedModel::with_results([busy(), Ok(text("a")), busy(), Ok(text("b"))]);
+    let model = CircuitBreaker::new(inner, 2, MINUTE).with_clock(Arc::new(clock.clone()));
+    let mut request = request();
+    request.timeout = Some(MINUTE);
+    assert!(model.stream(&request).await.is_err());
+    let whole: Vec<_> = in_time(model.stream(&request).await.unwrap().collect()).await;
+    assert!(matches!(whole.last(), Some(Ok(StreamEvent::Finished(_)))));
+    assert!(model.stream(&request).await.is_err());
+    assert_eq!(answer(&model).await.unwrap(), "b");
+
+    let hangs = CircuitBreaker::new(Streams(|| Box::pin(stream::pending())), 1, MINUTE)
+        .with_clock(Arc::new(clock.clone()));
+    drop(hangs.stream(&request).await.unwrap());
+    assert!(hangs.stream(&request).await.is_ok());
+
+    // It is late, but it does not hang.
+    let slow = Streams(|| Box::pin(stream::repeat_with(|| Ok(StreamEvent::Text("a".to_owned())))));
+    let slow = CircuitBreaker::new(slow, 1, MINUTE).with_clock(Arc::new(clock.clone()));
+    let mut begun = slow.stream(&request).await.unwrap();
+    clock.advance(MINUTE);
+    begun.next().await.unwrap().unwrap();
+    drop(begun);
+    assert!(slow.stream(&request).await.is_ok());
+}
+
+/// A stream that begins and fails is no success in between.
+#[tokio::test]
+async fn should_count_streams_that_fail_in_a_row() {
+    let fails = Streams(|| Box::pin(stream::iter([Err(error(ModelErrorKind::Unavailable))])));
+    let model = CircuitBreaker::new(fails, 2, MINUTE);
+    for _ in 0..2 {
+        let begun = model.stream(&request()).await.unwrap();
+        assert_eq!(begun.collect::<Vec<_>>().await.len(), 1);
+    }
+    assert_eq!(answer(&model).await.unwrap_err().kind(), ModelErrorKind::CircuitOpen);
+}
+
+/// The fallback gives each model a part of the time, and asks the next one then.
+#[tokio::test]
+async fn should_open_the_circuit_of_a_model_whose_stream_hangs_in_a_fallback() {
+    let hanging = Arc::new(Hanging::default());
+    let guarded = CircuitBreaker::new(Arc::clone(&hanging), 1, Duration::from_secs(3600));
+    let model = Fallback::new(guarded).or(scripted([text("one"), text("two")]));
+    let agent = LlmAgent::new(model).streaming(Streaming::On);
+    let runtime = runtime(agent.model_timeout(Duration::from_secs(2))).await;
+    for expected in ["one", "two"] {
+        let run = start(&runtime).await;
+        assert_eq!(in_time(run.result::<String>()).await.unwrap(), expected);
+    }
+    assert_eq!(hanging.0.load(Ordering::SeqCst), 1);
+}
+
+const MINUTE: Duration = Duration::from_secs(60);
+
+/// A model whose streams are all of one kind.
+struct Streams(fn() -> ModelStream);
+
+#[async_trait]
+impl LanguageModel for Streams {
+    fn name(&self) -> &str {
+        "test:streams"
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        Capabilities::all()
+    }
+
+    async fn complete(&self, request: &ModelRequest) -> Result<ModelResponse, ModelError> {
+        aios_llm::model::collect(self.stream(request).await?).await
+    }
+
+    async fn stream(&self, _: &ModelRequest) -> Result<ModelStream, ModelError> {
+        Ok((self.0)())
+    }
+}
+
+/// A request that was not made uses up neither an attempt nor the budget.
+#[tokio::test]
+async fn should_complete_all_runs_whose_requests_have_to_wait() {
+    let model = ScriptedModel::new((0..30).map(|_| text("done")));
+    let rate = Rate::new(1, Duration::from_millis(5));
+    let limited = RateLimit::new(model, rate).with_longest_wait(Duration::ZERO);
+    let retry = RetryPolicy::fixed(2, Duration::from_millis(1));
+    let agent = LlmAgent::new(limited).model_retry(retry);
+    let runtime = runtime(agent.budget(Budget::new().with_requests(1))).await;
+    let runs = futures_util::future::join_all((0..30).map(|_| start(&runtime))).await;
+    for run in runs {
+        assert_eq!(in_time(run.result::<String>()).await.unwrap(), "done");
+        assert_eq!(Conversation::of(&run).await.unwrap().spent().requests, 1);
     }
 }

@@ -9,18 +9,21 @@ use std::{fmt, sync::Arc, time::Duration};
 
 use aios_core::clock::{Clock, SystemClock};
 use async_trait::async_trait;
+use futures_util::{StreamExt, stream};
 use parking_lot::Mutex;
 
 use crate::model::{
     Capabilities, LanguageModel, ModelError, ModelErrorKind, ModelRequest, ModelResponse,
-    ModelStream,
+    ModelStream, StreamEvent,
 };
 
 /// Rejects requests for a while after several failures in a row, with `MODEL_CIRCUIT_OPEN`.
 ///
 /// After that, requests are made again; the next failure rejects them again. Only failures of the
 /// provider count: rate limits, overload, timeouts, lost connections, malformed responses and errors
-/// of the server. A stream counts when it begins.
+/// of the server. A stream counts when it ends, and fails if it ends without the whole response. A
+/// request that is dropped counts if its [timeout](crate::model::ModelRequest::timeout) is almost over by
+/// then, unless it is a stream whose last piece has just arrived.
 ///
 /// # Examples
 ///
@@ -53,13 +56,19 @@ use crate::model::{
 pub struct CircuitBreaker<M> {
     /// The wrapped model.
     model: M,
+    /// Shared with the streams of the model, and with no other wrapper.
+    circuit: Arc<Circuit>,
+}
+
+/// Counts the ends of requests.
+struct Circuit {
     /// Failures in a row that open it.
     failures: u32,
     /// How long requests are rejected.
     open_for: Duration,
     /// Only its monotonic time is used.
     clock: Arc<dyn Clock>,
-    /// Not shared: each wrapper has its own.
+    /// Changes with each end of a request.
     state: Mutex<State>,
 }
 
@@ -77,45 +86,37 @@ impl<M: LanguageModel> CircuitBreaker<M> {
     /// counts as 1.
     #[must_use]
     pub fn new(model: M, failures: u32, open_for: Duration) -> Self {
-        Self {
-            model,
-            failures: failures.max(1),
-            open_for,
-            clock: Arc::new(SystemClock),
-            state: Mutex::default(),
-        }
+        let failures = failures.max(1);
+        let clock = Arc::new(SystemClock);
+        let circuit = Circuit { failures, open_for, clock, state: Mutex::default() };
+        Self { model, circuit: Arc::new(circuit) }
     }
 
     /// Sets the clock. The default is the system clock.
     #[must_use]
-    pub fn with_clock(mut self, clock: Arc<dyn Clock>) -> Self {
-        self.clock = clock;
-        self
+    pub fn with_clock(self, clock: Arc<dyn Clock>) -> Self {
+        let Circuit { failures, open_for, .. } = *self.circuit;
+        let circuit = Circuit { failures, open_for, clock, state: Mutex::default() };
+        Self { circuit: Arc::new(circuit), ..self }
     }
 
-    /// Rejects a request while the circuit is open, with the time after which it may be made.
-    fn check(&self) -> Result<(), ModelError> {
-        let now = self.clock.elapsed();
-        let state = self.state.lock();
-        let Some(until) = state.open_until.filter(|until| *until > now) else { return Ok(()) };
-        let reason = format!("{} failed {} times in a row", self.model.name(), state.failed);
-        let error = ModelError::new(ModelErrorKind::CircuitOpen, reason);
-        Err(error.with_retry_after(until.saturating_sub(now)))
+    /// Begins a request. Rejects it while the circuit is open, with the time after which it may be made.
+    fn begin(&self, request: &ModelRequest) -> Result<Waiting, ModelError> {
+        let now = self.circuit.clock.elapsed();
+        let state = self.circuit.state.lock();
+        if let Some(until) = state.open_until.filter(|until| *until > now) {
+            let reason = format!("{} failed {} times in a row", self.model.name(), state.failed);
+            let error = ModelError::new(ModelErrorKind::CircuitOpen, reason);
+            return Err(error.with_retry_after(until.saturating_sub(now)));
+        }
+        drop(state);
+        Ok(Waiting::new(Arc::clone(&self.circuit), request))
     }
+}
 
-    /// Counts the end of a request.
-    fn record<T>(&self, ended: &Result<T, ModelError>) {
-        let is_failure = ended.as_ref().is_err_and(|error| {
-            matches!(
-                error.kind(),
-                ModelErrorKind::RateLimited
-                    | ModelErrorKind::Overloaded
-                    | ModelErrorKind::Timeout
-                    | ModelErrorKind::Unavailable
-                    | ModelErrorKind::InvalidResponse
-                    | ModelErrorKind::Backend
-            )
-        });
+impl Circuit {
+    /// Counts a success or a failure.
+    fn count(&self, is_failure: bool) {
         let now = self.clock.elapsed();
         let mut state = self.state.lock();
         if !is_failure {
@@ -125,6 +126,72 @@ impl<M: LanguageModel> CircuitBreaker<M> {
         state.failed = state.failed.saturating_add(1);
         if state.failed >= self.failures {
             state.open_until = Some(now.saturating_add(self.open_for));
+        }
+    }
+}
+
+/// Whether an error is a failure of the provider.
+fn is_failure(error: &ModelError) -> bool {
+    matches!(
+        error.kind(),
+        ModelErrorKind::RateLimited
+            | ModelErrorKind::Overloaded
+            | ModelErrorKind::Timeout
+            | ModelErrorKind::Unavailable
+            | ModelErrorKind::InvalidResponse
+            | ModelErrorKind::Backend
+    )
+}
+
+/// A request that has not ended. If it is dropped, it is so because of its timeout, or because the caller
+/// does not need the answer any more, which says nothing about the model.
+struct Waiting {
+    /// Counts it.
+    circuit: Arc<Circuit>,
+    /// A tenth of its timeout.
+    tenth: Option<Duration>,
+    /// When its timeout is almost over: timers are not exact.
+    late: Option<Duration>,
+    /// Whether it was counted.
+    is_over: bool,
+}
+
+impl Waiting {
+    /// A request that begins.
+    fn new(circuit: Arc<Circuit>, request: &ModelRequest) -> Self {
+        let tenth = request.timeout.map(|timeout| timeout / 10);
+        let late = request.timeout.zip(tenth).map(|(timeout, tenth)| {
+            circuit.clock.elapsed().saturating_add(timeout.saturating_sub(tenth))
+        });
+        Self { circuit, tenth, late, is_over: false }
+    }
+
+    /// Counts the end of the request, once.
+    fn end(&mut self, is_failure: bool) {
+        if !std::mem::replace(&mut self.is_over, true) {
+            self.circuit.count(is_failure);
+        }
+    }
+
+    /// Takes note of a piece of a stream, or of its end.
+    fn piece(&mut self, piece: Option<&Result<StreamEvent, ModelError>>) {
+        match piece {
+            Some(Ok(StreamEvent::Finished(_))) => self.end(false),
+            Some(Ok(_)) => {
+                let soon = self.tenth.map(|it| self.circuit.clock.elapsed().saturating_add(it));
+                self.late = self.late.max(soon);
+            }
+            Some(Err(error)) => self.end(is_failure(error)),
+            // It was cut off.
+            None => self.end(true),
+        }
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        if self.late.is_some_and(|late| late <= self.circuit.clock.elapsed()) {
+            self.end(true);
         }
     }
 }
@@ -144,17 +211,22 @@ impl<M: LanguageModel> LanguageModel for CircuitBreaker<M> {
     }
 
     async fn complete(&self, request: &ModelRequest) -> Result<ModelResponse, ModelError> {
-        self.check()?;
+        let mut waiting = self.begin(request)?;
         let ended = self.model.complete(request).await;
-        self.record(&ended);
+        waiting.end(ended.as_ref().is_err_and(is_failure));
         ended
     }
 
     async fn stream(&self, request: &ModelRequest) -> Result<ModelStream, ModelError> {
-        self.check()?;
+        let mut waiting = self.begin(request)?;
         let begun = self.model.stream(request).await;
-        self.record(&begun);
-        begun
+        let pieces = begun.inspect_err(|error| waiting.end(is_failure(error)))?;
+        let counted = stream::unfold((pieces, waiting), |(mut pieces, mut waiting)| async move {
+            let piece = pieces.next().await;
+            waiting.piece(piece.as_ref());
+            Some((piece?, (pieces, waiting)))
+        });
+        Ok(Box::pin(counted))
     }
 }
 
@@ -163,8 +235,8 @@ impl<M: LanguageModel> fmt::Debug for CircuitBreaker<M> {
         formatter
             .debug_struct("CircuitBreaker")
             .field("model", &self.model.name())
-            .field("failures", &self.failures)
-            .field("open_for", &self.open_for)
+            .field("failures", &self.circuit.failures)
+            .field("open_for", &self.circuit.open_for)
             .finish_non_exhaustive()
     }
 }

@@ -8,11 +8,15 @@
 //! `Reset`, which tells readers to drop them. A refusal counts as a failure if another model is
 //! left; from the last one it is the response.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{fmt, pin::pin, sync::Arc, time::Duration};
 
 use aios_core::clock::{Clock, SystemClock};
 use async_trait::async_trait;
-use futures_util::{StreamExt, stream};
+use futures_util::{
+    StreamExt,
+    future::{self, Either},
+    stream,
+};
 use parking_lot::Mutex;
 
 use crate::model::{
@@ -34,6 +38,10 @@ const DEFAULT_KINDS: [ModelErrorKind; 9] = [
 ];
 
 /// Asks another model when one fails, times out, refuses, or has a context that is too short.
+///
+/// A model has an equal share of what is left of the request's
+/// [timeout](crate::model::ModelRequest::timeout), which an agent sets, and times out after it; a stream,
+/// if no piece arrives for that long.
 ///
 /// A model that asks to wait (`Retry-After`) is left out until then, as long as there is another
 /// one. A stream that fails after its first piece begins again with [`StreamEvent::Reset`]. Tokens
@@ -120,7 +128,9 @@ impl Fallback {
             models: Arc::clone(&self.models),
             kinds: Arc::clone(&self.kinds),
             clock: Arc::clone(&self.clock),
+            deadline: request.timeout.map(|timeout| now.saturating_add(timeout)),
             request: request.clone(),
+            is_requested: false,
             order: order.into_iter(),
             billed: Vec::new(),
         }
@@ -153,6 +163,10 @@ struct Attempts {
     kinds: Arc<[ModelErrorKind]>,
     /// To note how long a model has to wait.
     clock: Arc<dyn Clock>,
+    /// When the caller gives up, on that clock.
+    deadline: Option<Duration>,
+    /// Whether one of the models has made its request.
+    is_requested: bool,
     /// The request that all of them get.
     request: ModelRequest,
     /// Indexes of the models that are left.
@@ -165,7 +179,32 @@ impl Attempts {
     /// The next model that is asked.
     fn next(&mut self) -> Option<(usize, Arc<dyn LanguageModel>)> {
         let index = self.order.next()?;
+        self.request.timeout = self.share();
         self.models.get(index).map(|it| (index, Arc::clone(&it.model)))
+    }
+
+    /// The time that the model has which is asked now: an equal share of what is left.
+    fn share(&self) -> Option<Duration> {
+        let left = self.deadline?.saturating_sub(self.clock.elapsed());
+        let models = u32::try_from(self.order.len()).unwrap_or(u32::MAX).saturating_add(1);
+        Some(left / models)
+    }
+
+    /// Waits for an answer for as long as the model has time.
+    async fn in_time<T>(
+        &self,
+        index: usize,
+        answer: impl Future<Output = Result<T, ModelError>>,
+    ) -> Result<T, ModelError> {
+        let Some(share) = self.share() else { return answer.await };
+        match future::select(pin!(answer), self.clock.sleep(share)).await {
+            Either::Left((answer, _)) => answer,
+            Either::Right(_) => {
+                let name = self.models.get(index).map_or("", |it| it.model.name());
+                let reason = format!("{name} did not answer within {share:?}");
+                Err(ModelError::new(ModelErrorKind::Timeout, reason))
+            }
+        }
     }
 
     /// Notes a failure. Returns it if no other model is asked.
@@ -173,12 +212,14 @@ impl Attempts {
         if let (Some(delay), Some(candidate)) = (error.retry_after(), self.models.get(index)) {
             candidate.wait(self.clock.elapsed(), delay);
         }
+        self.is_requested |= error.is_requested();
         let usage = error.usage().unwrap_or_default();
         if self.kinds.contains(&error.kind()) && !self.order.as_slice().is_empty() {
             let model = self.models.get(index).map_or("", |it| it.model.name()).to_owned();
             self.billed.extend((usage != Usage::default()).then_some(ModelUsage { model, usage }));
             return Ok(());
         }
+        let error = error.with_requested(self.is_requested);
         let all = self.billed_usage() + usage;
         Err(if all == Usage::default() { error } else { error.with_usage(all) })
     }
@@ -206,7 +247,7 @@ impl Attempts {
     /// Asks until a model answers, or none is left.
     async fn complete(mut self) -> Result<ModelResponse, ModelError> {
         while let Some((index, model)) = self.next() {
-            let ended = model.complete(&self.request).await;
+            let ended = self.in_time(index, model.complete(&self.request)).await;
             match ended.and_then(|response| self.accept(response)) {
                 Ok(response) => return Ok(response),
                 Err(error) => self.failed(index, error)?,
@@ -218,7 +259,7 @@ impl Attempts {
     /// Asks until a model begins a stream, or none is left.
     async fn open(&mut self) -> Result<(usize, ModelStream), ModelError> {
         while let Some((index, model)) = self.next() {
-            match model.stream(&self.request).await {
+            match self.in_time(index, model.stream(&self.request)).await {
                 Ok(stream) => return Ok((index, stream)),
                 Err(error) => self.failed(index, error)?,
             }
@@ -249,7 +290,8 @@ impl Streaming {
                 let reason = "the stream ended before the response was complete";
                 Err(ModelError::new(ModelErrorKind::InvalidResponse, reason))
             };
-            let event = self.stream.next().await.unwrap_or_else(cut_off);
+            let next = async { self.stream.next().await.unwrap_or_else(cut_off) };
+            let event = self.attempts.in_time(self.index, next).await;
             let accepted = event.and_then(|event| match event {
                 StreamEvent::Finished(response) => {
                     self.attempts.accept(response).map(StreamEvent::Finished)

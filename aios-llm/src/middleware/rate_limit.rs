@@ -4,6 +4,9 @@
 //! when the next request is due at the full rate. A request takes its place when it is made and
 //! then sleeps until its time, so no queue is needed. A request that is dropped while it sleeps
 //! keeps its place.
+//!
+//! A rejected request takes no place. Its error names a time at which it may be repeated. These times
+//! are spread over the next hour at the rate, so that rejected requests are not repeated all at once.
 
 use std::{fmt, sync::Arc, time::Duration};
 
@@ -15,6 +18,10 @@ use crate::model::{
     Capabilities, LanguageModel, ModelError, ModelErrorKind, ModelRequest, ModelResponse,
     ModelStream,
 };
+
+/// The longest time until the repetition of a rejected request. Not every request is repeated, and the
+/// times of those that are not remain unused.
+const HORIZON: Duration = Duration::from_secs(60 * 60);
 
 /// The rate of requests that a provider accepts from this process. Clones share it, so that all
 /// models of a provider can have one.
@@ -36,8 +43,17 @@ pub struct Rate {
     interval: Duration,
     /// How far requests may be ahead of the rate.
     burst: Duration,
+    /// Shared by clones.
+    places: Arc<Mutex<Places>>,
+}
+
+/// The content of the lock.
+#[derive(Debug, Default)]
+struct Places {
     /// When the next request is due at the full rate.
-    due: Arc<Mutex<Duration>>,
+    due: Duration,
+    /// When the next rejected request may be repeated, after those that were rejected before.
+    repeat_at: Duration,
 }
 
 /// Makes the requests to a model at a rate: the time of each is fixed when it is made, and it waits
@@ -45,7 +61,8 @@ pub struct Rate {
 ///
 /// A request that would wait too long is rejected with `MODEL_RATE_LIMITED` and the time after which
 /// it may be made again, so that an agent waits on a durable timer and [`Fallback`](super::Fallback)
-/// asks another model.
+/// asks another model. To wait is no attempt, and uses up no budget. The times of rejected requests are
+/// spread over the next hour at the rate.
 ///
 /// # Examples
 ///
@@ -81,20 +98,23 @@ impl Rate {
     #[must_use]
     pub fn new(requests: u32, per: Duration) -> Self {
         let interval = per / requests.max(1);
-        Self { interval, burst: per.saturating_sub(interval), due: Arc::default() }
+        Self { interval, burst: per.saturating_sub(interval), places: Arc::default() }
     }
 
     /// Takes the next place. Returns how long to wait until then, or how long to stay away.
     fn take(&self, now: Duration, longest_wait: Duration) -> Result<Duration, Duration> {
-        let mut due = self.due.lock();
+        let mut places = self.places.lock();
         // Time in which no request was made is not saved up beyond `burst`.
-        let next = (*due).max(now);
-        let wait = next.saturating_sub(self.burst).saturating_sub(now);
-        // The place is not taken.
+        let next = places.due.max(now);
+        let wait_for = |due: Duration| due.saturating_sub(self.burst).saturating_sub(now);
+        let wait = wait_for(next);
         if wait > longest_wait {
-            return Err(wait.saturating_sub(longest_wait));
+            // The place is not taken: the request may not come back.
+            let repeat_at = places.repeat_at.clamp(next, next.saturating_add(HORIZON));
+            places.repeat_at = repeat_at.saturating_add(self.interval);
+            return Err(wait_for(repeat_at).saturating_sub(longest_wait));
         }
-        *due = next.saturating_add(self.interval);
+        places.due = next.saturating_add(self.interval);
         Ok(wait)
     }
 }
@@ -136,7 +156,9 @@ impl<M: LanguageModel> RateLimit<M> {
             }
             Err(later) => {
                 let reason = format!("the rate of requests to {} is reached", self.model.name());
-                Err(ModelError::new(ModelErrorKind::RateLimited, reason).with_retry_after(later))
+                Err(ModelError::new(ModelErrorKind::RateLimited, reason)
+                    .with_requested(false)
+                    .with_retry_after(later))
             }
         }
     }
@@ -193,9 +215,11 @@ mod tests {
         assert_eq!(clone.take(start, SECOND), Ok(Duration::ZERO));
         assert_eq!(rate.take(start, SECOND), Ok(SECOND / 2));
         assert_eq!(clone.take(start, SECOND), Ok(SECOND));
-        // A rejected request takes no place.
+        // A rejected request takes no place, and each comes back at another time.
         assert_eq!(rate.take(start, SECOND), Err(SECOND / 2));
-        assert_eq!(rate.take(start, SECOND), Err(SECOND / 2));
+        assert_eq!(rate.take(start, SECOND), Err(SECOND));
+        assert_eq!(rate.take(start + SECOND / 2, SECOND), Ok(SECOND));
+        assert_eq!(rate.take(start + SECOND, SECOND), Ok(SECOND));
         assert_eq!(rate.take(start + 10 * SECOND, SECOND), Ok(Duration::ZERO));
     }
 }

@@ -103,6 +103,13 @@ impl ModelErrorKind {
     }
 }
 
+impl ModelErrorKind {
+    /// Whether a request was made that has an error of this kind, unless its creator knows better.
+    fn is_requested(self) -> bool {
+        !matches!(self, Self::RequestForbidden | Self::CircuitOpen)
+    }
+}
+
 /// Why a request to a model failed.
 ///
 /// # Examples
@@ -127,6 +134,8 @@ pub struct ModelError {
     message: String,
     /// Decided by the adapter, because some providers say it.
     retryable: bool,
+    /// Whether a request was made, which counts.
+    requested: bool,
     /// As the provider asks.
     retry_after: Option<Duration>,
     /// `None` if the provider reports none.
@@ -143,6 +152,9 @@ struct Details {
     /// In milliseconds, because details are JSON.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     retry_after_ms: Option<u64>,
+    /// The opposite of [`ModelError::is_requested`]; `None` if the kind says it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    is_unsent: Option<bool>,
     /// See [`ModelError::usage`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     usage: Option<Usage>,
@@ -156,6 +168,7 @@ impl ModelError {
             kind,
             message: message.into(),
             retryable: kind.is_retryable(),
+            requested: kind.is_requested(),
             retry_after: None,
             usage: None,
             source: None,
@@ -166,6 +179,13 @@ impl ModelError {
     #[must_use]
     pub fn with_retryable(mut self, retryable: bool) -> Self {
         self.retryable = retryable;
+        self
+    }
+
+    /// Sets whether a request was made. One that was not made uses up neither an attempt nor a budget.
+    #[must_use]
+    pub fn with_requested(mut self, requested: bool) -> Self {
+        self.requested = requested;
         self
     }
 
@@ -208,6 +228,13 @@ impl ModelError {
         self.retryable
     }
 
+    /// Whether a request was made. If not, for example because the circuit is open, it uses up neither an
+    /// attempt nor a budget.
+    #[must_use]
+    pub fn is_requested(&self) -> bool {
+        self.requested
+    }
+
     /// How long the provider asks to wait before the next request.
     #[must_use]
     pub fn retry_after(&self) -> Option<Duration> {
@@ -229,12 +256,14 @@ impl ModelError {
         let details = details.unwrap_or_else(|| Details {
             retryable: kind.is_retryable(),
             retry_after_ms: None,
+            is_unsent: None,
             usage: None,
         });
         Some(Self {
             kind,
             message: failure.message.clone(),
             retryable: details.retryable,
+            requested: details.is_unsent.map_or_else(|| kind.is_requested(), |unsent| !unsent),
             retry_after: details.retry_after_ms.map(Duration::from_millis),
             usage: details.usage,
             source: None,
@@ -249,6 +278,7 @@ impl ModelError {
             retry_after_ms: self
                 .retry_after
                 .map(|delay| u64::try_from(delay.as_millis()).unwrap_or(u64::MAX)),
+            is_unsent: (self.requested != self.kind.is_requested()).then_some(!self.requested),
             usage: self.usage,
         };
         Failure::from_error(self.code(), self).with_details(json!(details))
@@ -283,6 +313,11 @@ mod tests {
             let error = ModelError::new(kind, "busy")
                 .with_retry_after(Duration::from_millis(1500))
                 .with_usage(Usage::new(3, 4));
+            for requested in [true, false] {
+                let error = error.clone().with_requested(requested);
+                let read = ModelError::from_failure(&error.to_failure()).unwrap();
+                assert_eq!(read.is_requested(), requested);
+            }
             let read = ModelError::from_failure(&error.to_failure()).unwrap();
             assert_eq!(read.kind(), kind);
             assert_eq!(read.is_retryable(), kind.is_retryable());

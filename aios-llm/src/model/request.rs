@@ -1,5 +1,7 @@
 //! A request, and its digest.
 
+use std::time::Duration;
+
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -42,6 +44,12 @@ pub struct ModelRequest {
     /// Maximum number of output tokens, including reasoning.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_output_tokens: Option<u32>,
+    /// How long the caller waits for the whole response. Not part of the request that a provider gets,
+    /// and not recorded: an agent sets it to what is left of its
+    /// [timeout](crate::LlmAgent::model_timeout), and [`Fallback`](crate::middleware::Fallback) divides
+    /// it among its models.
+    #[serde(skip)]
+    pub timeout: Option<Duration>,
     /// Sampling temperature, as the provider defines it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub temperature: Option<f64>,
@@ -117,6 +125,13 @@ impl ModelRequest {
     #[must_use]
     pub fn with_max_output_tokens(mut self, tokens: u32) -> Self {
         self.max_output_tokens = Some(tokens);
+        self
+    }
+
+    /// Sets how long the caller waits for the whole response.
+    #[must_use]
+    pub fn with_timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = Some(timeout);
         self
     }
 

@@ -3,10 +3,7 @@
 //! `usage` is the sum for the caller. If other models were asked before, `billed` says which part
 //! of it is theirs, because their prices may differ.
 
-use std::{
-    collections::BTreeSet,
-    ops::{Add, AddAssign, Sub},
-};
+use std::ops::{Add, AddAssign, Sub};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -206,23 +203,6 @@ impl ModelResponse {
     pub(crate) fn is_call_cut_off(&self) -> bool {
         let is_last = matches!(self.content.last(), Some(Part::ToolCall(_)));
         is_last && self.finish_reason == FinishReason::Length
-    }
-
-    /// Gives calls without an id, or with that of an earlier call of the response, an id of their
-    /// own: results are matched by ids.
-    pub(crate) fn with_distinct_calls(mut self) -> Self {
-        let mut known = BTreeSet::new();
-        for part in &mut self.content {
-            let Part::ToolCall(call) = part else { continue };
-            let given = if call.id.is_empty() { "call" } else { &call.id };
-            let numbered = (2..).map(|number: u64| format!("{given}-{number}"));
-            // Derived from the response alone, so a recorded response always gets the same ids.
-            let mut ids = std::iter::once(given.to_owned()).chain(numbered);
-            let free = ids.find(|id| !known.contains(id)).unwrap_or_default();
-            known.insert(free.clone());
-            call.id = free;
-        }
-        self
     }
 
     /// The response as a message of the conversation.
