@@ -7,7 +7,9 @@ use aios_llm::{
         FinishReason, ImageSource, Message, ModelErrorKind, OutputSchema, Part, StreamEvent,
         ToolCall, ToolChoice, ToolResult, ToolSpec, Usage, collect,
     },
-    providers::{AnthropicModel, OpenAiModel, ProviderOptions, connect, read_retry_after},
+    providers::{
+        AnthropicModel, OpenAiModel, ProviderOptions, connect, read_retry_after, status_error,
+    },
     testing::{FakeProvider, FakeReply},
 };
 use futures_util::StreamExt;
@@ -15,7 +17,7 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::support::{
-    in_time, models, models_with_timeout, runtime, search_call, search_tool, start, text,
+    in_time, models, models_with_timeout, runtime, search_call, search_tool, start, text, value,
 };
 
 /// Number of the models of [`models`].
@@ -290,12 +292,12 @@ async fn should_send_redacted_reasoning_back_as_it_came() {
     let streamed = in_time(collect(model.stream(&request()).await.unwrap())).await.unwrap();
     let body =
         json!({"content": [block, {"type": "text", "text": "ok"}], "stop_reason": "end_turn"});
-    let whole = model.read_response(&body).unwrap();
+    let whole = model.read_response(&body.to_string()).unwrap();
     assert_eq!(streamed.output_text(), "ok");
     assert_eq!(streamed.content, whole.content);
 
     let again = ModelRequest::new("again").with_message(whole.to_message());
-    assert_eq!(model.request_body(&again)["messages"][1]["content"][0], block);
+    assert_eq!(value(&model.request_body(&again))["messages"][1]["content"][0], block);
     let provider = FakeProvider::start([]).await.unwrap();
     for other in models(&provider).iter().filter(|model| !model.name().starts_with("anthropic")) {
         provider.push(FakeReply::response(text("ok")));
@@ -544,7 +546,7 @@ async fn should_report_an_error_that_has_the_status_of_a_success() {
         (json!("slow down"), "MODEL_BACKEND"),
     ] {
         let model = openai_at("http://127.0.0.1:1/v1".to_owned());
-        let error = model.read_response(&json!({"error": error})).unwrap_err();
+        let error = model.read_response(&json!({"error": error}).to_string()).unwrap_err();
         assert_eq!(error.code(), code);
         assert!(error.to_string().contains("slow down"), "{error}");
     }
@@ -591,5 +593,33 @@ async fn should_tell_calls_apart_however_a_server_numbers_them() {
             [("a", r#"{"words":"one"}"#), ("b", r#"{"words":"two"}"#)],
             "{numbers:?}"
         );
+    }
+}
+
+#[tokio::test]
+async fn should_read_arguments_that_are_no_text() {
+    let model = openai_at("http://127.0.0.1:1/v1".to_owned());
+    let function = json!({"name": "search", "arguments": {"words": "one"}});
+    let message = json!({"role": "assistant", "tool_calls": [{"id": "a", "function": function}]});
+    let body = json!({"choices": [{"message": message, "finish_reason": "tool_calls"}]});
+    let response = model.read_response(&body.to_string()).unwrap();
+    let calls: Vec<_> = response.tool_calls().map(|it| it.arguments.as_str()).collect();
+    assert_eq!(calls, [r#"{"words":"one"}"#]);
+}
+
+/// An agent shortens the conversation, or asks a model with a longer context.
+#[tokio::test]
+async fn should_know_a_request_that_is_too_long_however_a_provider_says_it() {
+    let anthropic = "input length and `max_tokens` exceed context limit: 188240 + 21333 > 200000";
+    let body = json!({"error": {"type": "invalid_request_error", "message": anthropic}});
+    let error = status_error("anthropic:m", 400, None, &body.to_string());
+    assert_eq!(error.kind(), ModelErrorKind::ContextOverflow);
+
+    let too_long = "prompt is too long: 210000 tokens > 200000 maximum";
+    let model = openai_at("http://127.0.0.1:1/v1".to_owned());
+    for error in [json!({"type": "invalid_request_error", "message": too_long}), json!(too_long)] {
+        let error = model.read_response(&json!({"error": error}).to_string()).unwrap_err();
+        assert_eq!(error.kind(), ModelErrorKind::ContextOverflow);
+        assert!(!error.is_retryable());
     }
 }

@@ -14,10 +14,11 @@ use aios_llm::{
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
+use tokio::io::AsyncReadExt;
 
 use crate::{
     providers::{STREAM, openai_at, raw},
-    support::{call, in_time, models, runtime, search_call, search_tool, start, text},
+    support::{call, in_time, models, runtime, search_call, search_tool, start, text, value},
 };
 
 /// A key as it appears in errors.
@@ -202,11 +203,11 @@ fn should_not_take_an_interrupted_response_for_a_complete_one() {
         })
     };
     for reason in ["abort", "error", "insufficient_system_resource"] {
-        let error = model.read_response(&body(reason)).unwrap_err();
+        let error = model.read_response(&body(reason).to_string()).unwrap_err();
         assert_eq!(error.kind(), ModelErrorKind::InvalidResponse, "{reason}");
         assert_eq!(error.usage(), Some(Usage::new(9, 1)), "{reason}");
     }
-    let other = model.read_response(&body("eos")).unwrap().finish_reason;
+    let other = model.read_response(&body("eos").to_string()).unwrap().finish_reason;
     assert_eq!(other, FinishReason::Other("eos".to_owned()));
 }
 
@@ -214,7 +215,8 @@ fn should_not_take_an_interrupted_response_for_a_complete_one() {
 async fn should_recognise_an_error_that_has_the_status_of_a_success() {
     let model = AnthropicModel::new(ProviderOptions::new("m").with_api_key(KEY)).unwrap();
     let reason = json!({"type": "authentication_error", "message": "invalid x-api-key"});
-    let error = model.read_response(&json!({"type": "error", "error": reason})).unwrap_err();
+    let body = json!({"type": "error", "error": reason}).to_string();
+    let error = model.read_response(&body).unwrap_err();
     assert_eq!(error.kind(), ModelErrorKind::Unauthorized, "{error}");
     assert!(error.to_string().contains("invalid x-api-key"), "{error}");
 
@@ -276,11 +278,11 @@ fn should_limit_the_output_as_the_host_wants_it() {
         .into_iter()
         .chain(others.map(|url| (url, "max_tokens")))
     {
-        let body = openai_at(url.to_owned()).request_body(&request);
+        let body = value(&openai_at(url.to_owned()).request_body(&request));
         assert_eq!(body.get(field), Some(&json!(50)), "{url}: {body}");
     }
     let model = OpenAiModel::new(ProviderOptions::new("m")).unwrap();
-    assert_eq!(model.request_body(&request)["max_completion_tokens"], 50);
+    assert_eq!(value(&model.request_body(&request))["max_completion_tokens"], 50);
 }
 
 #[tokio::test]
@@ -288,7 +290,7 @@ async fn should_not_ask_openai_for_less_output_than_it_accepts() {
     let mut request = go();
     request.max_output_tokens = Some(5);
     let model = OpenAiModel::new(ProviderOptions::new("m")).unwrap();
-    assert_eq!(model.request_body(&request)["max_completion_tokens"], 16);
+    assert_eq!(value(&model.request_body(&request))["max_completion_tokens"], 16);
     let provider = FakeProvider::start(vec![FakeReply::response(text("ok")); 6]).await.unwrap();
     for model in models(&provider) {
         in_time(model.complete(&request)).await.unwrap();
@@ -454,4 +456,207 @@ async fn should_not_send_reasoning_back_that_nothing_follows() {
     let body = provider.requests().pop().unwrap().body;
     let sent = body["input"].as_array().unwrap().iter().map(|item| item["type"].as_str().unwrap());
     assert!(sent.eq(["message", "reasoning", "message", "message"]), "{body}");
+}
+
+/// Some servers send the arguments of a call as JSON, and not as a text.
+#[tokio::test]
+async fn should_round_no_number_of_arguments_that_are_not_texts() {
+    let number = (1_u128 << 70) + 1;
+    let arguments = format!(r#"{{"amount":{number}}}"#);
+    let anthropic = r#"{"stop_reason":"tool_use","content":[{"type":"tool_use","id":"c","name":"pay","input":ARGUMENTS}]}"#;
+    let openai = r#"{"choices":[{"finish_reason":"tool_calls","message":{"tool_calls":[{"id":"c","type":"function","function":{"name":"pay","arguments":ARGUMENTS}}]}}]}"#;
+    let gemini = r#"{"candidates":[{"finishReason":"STOP","content":{"parts":[{"functionCall":{"name":"pay","args":ARGUMENTS}}]}}]}"#;
+    let bedrock = r#"{"stopReason":"tool_use","output":{"message":{"role":"assistant","content":[{"toolUse":{"toolUseId":"c","name":"pay","input":ARGUMENTS}}]}}}"#;
+    for (provider, body) in
+        [("anthropic", anthropic), ("openai", openai), ("gemini", gemini), ("bedrock", bedrock)]
+    {
+        let body = body.replace("ARGUMENTS", &arguments);
+        let url = raw(whole(&body, body.len())).await;
+        let response = in_time(model_at(provider, "m", url).complete(&go())).await.unwrap();
+        let written: Vec<_> = response.tool_calls().map(|call| call.arguments.as_str()).collect();
+        assert_eq!(written, [arguments.as_str()], "{provider}");
+    }
+    let event = gemini.replace("ARGUMENTS", &arguments);
+    let url = raw(vec![format!("{STREAM}data: {event}\n\n").into_bytes()]).await;
+    let stream = model_at("gemini", "m", url).stream(&go()).await.unwrap();
+    let response = in_time(collect(stream)).await.unwrap();
+    let written: Vec<_> = response.tool_calls().map(|call| call.arguments.as_str()).collect();
+    assert_eq!(written, [arguments.as_str()]);
+}
+
+/// Newer servers have renamed the field.
+#[tokio::test]
+async fn should_read_reasoning_under_both_names() {
+    let message = |field: &str| json!({"role": "assistant", "content": "Tea.", field: "Hm."});
+    for field in ["reasoning", "reasoning_content"] {
+        let choice = json!({"message": message(field), "finish_reason": "stop"});
+        let body = json!({"choices": [choice]}).to_string();
+        let model = openai_at(raw(whole(&body, body.len())).await);
+        let response = in_time(model.complete(&go())).await.unwrap();
+        let thought = Part::Reasoning { text: "Hm.".to_owned(), signature: None };
+        assert_eq!(response.content, [thought.clone(), Part::text("Tea.")], "{field}");
+
+        let stop = json!({"choices": [{"delta": {}, "finish_reason": "stop"}]});
+        let pieces = [json!({"choices": [{"delta": message(field)}]}), stop];
+        let mut sent = events(&pieces);
+        sent.extend(b"data: [DONE]\n\n");
+        let model = openai_at(raw(vec![STREAM.into(), sent]).await);
+        let response = in_time(collect(model.stream(&go()).await.unwrap())).await.unwrap();
+        assert_eq!(response.content, [thought, Part::text("Tea.")], "{field}");
+    }
+    // A server that sends both sends the same text.
+    let both = json!({"content": "Tea.", "reasoning": "Hm.", "reasoning_content": "Hm."});
+    let body = json!({"choices": [{"message": both, "finish_reason": "stop"}]}).to_string();
+    let model = openai_at(raw(whole(&body, body.len())).await);
+    let response = in_time(model.complete(&go())).await.unwrap();
+    assert_eq!(response.content.len(), 2);
+    assert_eq!(response.content[0], Part::Reasoning { text: "Hm.".to_owned(), signature: None });
+}
+
+/// Bedrock rejects an empty description, and tools may have none.
+#[tokio::test]
+async fn should_leave_out_a_description_that_is_blank() {
+    let provider = FakeProvider::start(vec![FakeReply::response(text("ok")); 6]).await.unwrap();
+    for model in models(&provider) {
+        let mut request = go();
+        for (name, description) in [("a", ""), ("b", " "), ("c", "Searches.")] {
+            let (name, description) = (name.to_owned(), description.to_owned());
+            let parameters = json!({"type": "object"});
+            request = request.with_tool(ToolSpec { name, description, parameters });
+        }
+        in_time(model.complete(&request)).await.unwrap();
+    }
+    let bedrock = &provider.requests()[4].body["toolConfig"]["tools"];
+    assert!(bedrock[0]["toolSpec"].get("description").is_none(), "{bedrock}");
+    assert_eq!(bedrock[2]["toolSpec"]["description"], "Searches.");
+}
+
+/// Another provider may have made an id that is longer than this one accepts.
+#[tokio::test]
+async fn should_shorten_ids_that_a_provider_does_not_accept() {
+    let provider = FakeProvider::start(vec![FakeReply::response(text("ok")); 6]).await.unwrap();
+    let ids = ["a".repeat(40), "b".repeat(41), "c".repeat(64), "d".repeat(65)];
+    let call = |id: &String| Part::tool_call(id.clone(), "search", &json!({}));
+    let said = ModelResponse::new(ids.iter().map(call).collect()).to_message();
+    let results = ids.iter().map(|id| ToolResult {
+        call_id: id.clone(),
+        name: "search".to_owned(),
+        content: "found".to_owned(),
+        is_error: false,
+    });
+    let request = go().with_message(said).with_message(Message::tool_results(results));
+    for model in models(&provider) {
+        in_time(model.complete(&request)).await.unwrap();
+    }
+    let requests = provider.requests();
+    let text = |value: &Value| value.as_str().unwrap().to_owned();
+    let chat = &requests[0].body["messages"];
+    let responses = &requests[1].body["input"];
+    for (number, id) in ids.iter().enumerate() {
+        let sent = text(&chat[1]["tool_calls"][number]["id"]);
+        assert_eq!(sent, text(&chat[2 + number]["tool_call_id"]));
+        assert_eq!((sent.len() <= 40, sent == *id), (true, id.len() <= 40), "{sent}");
+        let sent = text(&responses[1 + number]["call_id"]);
+        assert_eq!(sent, text(&responses[1 + ids.len() + number]["call_id"]));
+        assert_eq!((sent.len() <= 64, sent == *id), (true, id.len() <= 64), "{sent}");
+    }
+}
+
+fn with_search(request: ModelRequest) -> ModelRequest {
+    let (name, description) = ("search".to_owned(), "Searches.".to_owned());
+    request.with_tool(ToolSpec { name, description, parameters: json!({"type": "object"}) })
+}
+
+/// The text of the body of a request.
+async fn sent_by(connect: impl AsyncFnOnce(String)) -> String {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let received = tokio::spawn(async move {
+        let (mut connection, _) = listener.accept().await.unwrap();
+        let (mut received, mut buffer) = (Vec::new(), [0; 4096]);
+        loop {
+            let count = connection.read(&mut buffer).await.unwrap();
+            received.extend_from_slice(&buffer[..count]);
+            let text = String::from_utf8_lossy(&received).into_owned();
+            if let Some((head, body)) = text.split_once("\r\n\r\n") {
+                let head = head.to_ascii_lowercase();
+                let length = head.split("content-length: ").nth(1).unwrap();
+                let length: usize = length.split("\r\n").next().unwrap().parse().unwrap();
+                if body.len() >= length {
+                    return body.to_owned();
+                }
+            }
+        }
+    });
+    connect(url).await;
+    in_time(received).await.unwrap()
+}
+
+/// A value of JSON has numbers of 64 bits.
+#[tokio::test]
+async fn should_send_arguments_back_as_the_model_wrote_them() {
+    let written = r#"{"n": 12345678901234567890123, "price": 1.50}"#;
+    let (id, name) = ("c".to_owned(), "search".to_owned());
+    let call = ToolCall { id, name, arguments: written.to_owned() };
+    let said = ModelResponse::new(vec![Part::ToolCall(call)]).to_message();
+    let request = with_search(go()).with_message(said);
+    for provider in ["openai", "openai-responses", "anthropic", "gemini", "bedrock", "ollama"] {
+        for is_stream in [false, true] {
+            let body = sent_by(async |url: String| {
+                let model = model_at(provider, "m", url);
+                // The connection is closed without an answer.
+                let error = match is_stream {
+                    true => in_time(model.stream(&request)).await.err(),
+                    false => in_time(model.complete(&request)).await.err(),
+                };
+                assert!(error.is_some());
+            });
+            let body = in_time(body).await;
+            let as_text = serde_json::to_string(written).unwrap();
+            assert!(body.contains(written) || body.contains(&as_text), "{provider}: {body}");
+        }
+    }
+}
+
+/// No text of a person or a tool is taken for JSON.
+#[tokio::test]
+async fn should_send_texts_as_texts() {
+    for hostile in ["\0json:{\"a\":1}", "{\"a\":1}", "\0"] {
+        let provider = FakeProvider::start(vec![FakeReply::response(text("ok")); 6]).await.unwrap();
+        let call = Part::tool_call("c", "search", &json!({"input": hostile, "args": hostile}));
+        let said = ModelResponse::new(vec![Part::text(hostile), call]).to_message();
+        let (call_id, name) = ("c".to_owned(), "search".to_owned());
+        let content = hostile.to_owned();
+        let result = ToolResult { call_id, name, content, is_error: false };
+        let request = ModelRequest::new(hostile).with_message(said);
+        let request = with_search(request).with_message(Message::tool_results([result]));
+        let quoted = Value::from(hostile).to_string();
+        for model in models(&provider) {
+            in_time(model.complete(&request)).await.unwrap();
+            let sent = provider.requests().pop().unwrap().body.to_string();
+            assert!(sent.matches(&quoted).count() >= 3, "{}: {sent}", model.name());
+        }
+    }
+}
+
+/// Another client passes the text of a response on.
+#[test]
+fn should_read_arguments_of_a_response_as_the_model_wrote_them() {
+    let written = r#"{"n": 12345678901234567890123, "price": 1.50}"#;
+    let block = format!(r#"{{"type":"tool_use","id":"c","name":"search","input":{written}}}"#);
+    let message = format!(r#"{{"content":[{block}],"stop_reason":"tool_use"}}"#);
+    let anthropic = AnthropicModel::new(ProviderOptions::new("m")).unwrap();
+    let response = anthropic.read_response(&message).unwrap();
+    assert_eq!(response.tool_calls().next().unwrap().arguments, written);
+
+    for arguments in [written.to_owned(), serde_json::to_string(written).unwrap()] {
+        let function = format!(r#"{{"name":"search","arguments":{arguments}}}"#);
+        let message = format!(r#"{{"tool_calls":[{{"id":"c","function":{function}}}]}}"#);
+        let choice = format!(r#"{{"message":{message},"finish_reason":"tool_calls"}}"#);
+        let openai = OpenAiModel::new(ProviderOptions::new("m")).unwrap();
+        let response = openai.read_response(&format!(r#"{{"choices":[{choice}]}}"#)).unwrap();
+        assert_eq!(response.tool_calls().next().unwrap().arguments, written);
+    }
+    let error = anthropic.read_response("{").unwrap_err();
+    assert_eq!(error.kind(), ModelErrorKind::InvalidResponse);
 }

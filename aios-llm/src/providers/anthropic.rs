@@ -20,7 +20,7 @@ use reqwest::Response;
 use serde_json::{Map, Value, json};
 
 use super::{
-    ProviderOptions, call_id,
+    ProviderOptions, arguments, body, call_id,
     connection::Connection,
     error::{check_event, invalid_response},
     in_turns, sent_arguments, signature,
@@ -85,18 +85,32 @@ impl AnthropicModel {
         Ok(Self { connection, capabilities })
     }
 
-    /// The body of a request without streaming, for programs that send it with a client of their own.
+    /// The body of a request without streaming, as JSON, for programs that send it with a client of
+    /// their own. Arguments of calls are in it as the model wrote them.
     #[must_use]
-    pub fn request_body(&self, request: &ModelRequest) -> Value {
-        self.body(request).into()
+    pub fn request_body(&self, request: &ModelRequest) -> String {
+        body::write(&self.body(request).into())
     }
 
-    /// Reads a whole message, as the provider sends it.
+    /// The header that a request needs in addition to those of the key and the version, for programs
+    /// that send it with a client of their own.
+    #[must_use]
+    pub fn request_header(&self, request: &ModelRequest) -> Option<(&'static str, &'static str)> {
+        has_uploads(request).then_some(("anthropic-beta", FILES))
+    }
+
+    /// Reads a whole message, as the provider sends it: JSON, in which arguments of calls stay as the model
+    /// wrote them.
     ///
     /// # Errors
     ///
     /// `MODEL_INVALID_RESPONSE` if it is not complete, and the error of the provider if it is one.
-    pub fn read_response(&self, body: &Value) -> Result<ModelResponse, ModelError> {
+    pub fn read_response(&self, json: &str) -> Result<ModelResponse, ModelError> {
+        self.response(&self.connection.read(json)?)
+    }
+
+    /// The response in a body.
+    fn response(&self, body: &Value) -> Result<ModelResponse, ModelError> {
         check_event(self.name(), body)?;
         let mut assembly = Assembly::new(self.name());
         assembly.take_usage(body.get("usage"));
@@ -112,7 +126,7 @@ impl AnthropicModel {
         request: &ModelRequest,
         body: Map<String, Value>,
     ) -> Result<Response, ModelError> {
-        let header = has_uploads(request).then_some(("anthropic-beta", FILES));
+        let header = self.request_header(request);
         self.connection.post_with(PATH, &body.into(), header).await
     }
 
@@ -160,7 +174,7 @@ impl LanguageModel for AnthropicModel {
 
     async fn complete(&self, request: &ModelRequest) -> Result<ModelResponse, ModelError> {
         let response = self.post(request, self.body(request)).await?;
-        self.read_response(&self.connection.whole(response).await?)
+        self.response(&self.connection.whole(response).await?)
     }
 
     async fn stream(&self, request: &ModelRequest) -> Result<ModelStream, ModelError> {
@@ -271,8 +285,8 @@ fn block(block: &Value) -> Option<Part> {
             Part::Reasoning { text: String::new(), signature }
         }
         "tool_use" => {
-            let input = block.get("input").map(Value::to_string).unwrap_or_default();
-            Part::ToolCall(ToolCall { id: text("id"), name: text("name"), arguments: input })
+            let arguments = arguments(block.get("input"));
+            Part::ToolCall(ToolCall { id: text("id"), name: text("name"), arguments })
         }
         _ => return None,
     })

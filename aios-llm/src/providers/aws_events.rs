@@ -16,6 +16,7 @@
 use serde_json::{Map, Value};
 
 use super::{
+    body,
     connection::MAX_RESPONSE_BYTES,
     error::{exception, invalid_response},
     key::ApiKey,
@@ -65,7 +66,7 @@ pub(super) fn take(
     let header = |wanted: &str| {
         headers.iter().find(|(name, _)| name == wanted).map(|(_, value)| value.as_str())
     };
-    let payload: Value = serde_json::from_slice(payload)
+    let payload: Value = body::read(payload)
         .map_err(|_| invalid_response(name, "has an event that is not valid JSON"))?;
     match (header(":message-type"), header(":event-type"), header(":exception-type")) {
         (Some("event"), Some(event), _) => {

@@ -11,7 +11,7 @@ use async_trait::async_trait;
 use serde_json::{Map, Value, json};
 
 use super::{
-    ProviderOptions, call_id,
+    ProviderOptions, arguments, call_id,
     connection::Connection,
     error::{check_event, invalid_response, unsupported},
     in_turns, sent_arguments, signature,
@@ -21,7 +21,8 @@ use super::{
 };
 use crate::model::{
     Capabilities, FinishReason, ImageSource, LanguageModel, Message, ModelError, ModelErrorKind,
-    ModelRequest, ModelResponse, ModelStream, Part, Role, StreamEvent, ToolCall, ToolChoice, Usage,
+    ModelRequest, ModelResponse, ModelStream, Part, Role, StreamEvent, ToolCall, ToolChoice,
+    ToolSpec, Usage,
 };
 
 /// Prefix of the name of the model, and mark of signatures.
@@ -136,14 +137,7 @@ impl BedrockModel {
             set("system", json!([{ "text": instructions }]));
         }
         if let Some(choice) = tool_choice(&request.tool_choice).filter(|_| has_tools) {
-            let tools = request.tools.iter().map(|tool| {
-                json!({"toolSpec": {
-                    "name": tool.name,
-                    "description": tool.description,
-                    "inputSchema": {"json": tool.parameters},
-                }})
-            });
-            let tools: Vec<_> = tools.collect();
+            let tools: Vec<_> = request.tools.iter().map(tool).collect();
             set("toolConfig", json!({"tools": tools, "toolChoice": choice}));
         }
         let mut config = Map::new();
@@ -193,6 +187,17 @@ impl LanguageModel for BedrockModel {
         let assembly = Assembly::new(self.name());
         Ok(stream::read(&self.connection, response, Framing::AwsEvents, assembly))
     }
+}
+
+/// A tool in the form of the protocol, which rejects a description without a letter.
+fn tool(tool: &ToolSpec) -> Value {
+    let mut fields = Map::new();
+    fields.insert("name".to_owned(), tool.name.as_str().into());
+    if !tool.description.trim().is_empty() {
+        fields.insert("description".to_owned(), tool.description.as_str().into());
+    }
+    fields.insert("inputSchema".to_owned(), json!({ "json": tool.parameters }));
+    json!({ "toolSpec": fields })
 }
 
 /// Which tools may be called; `None` if the protocol can't say it.
@@ -339,7 +344,7 @@ impl Assembly {
             let signature = signature.map(|it| signature::mark(PROVIDER, &it));
             self.content.push(Part::Reasoning { text: thought, signature });
         } else if let Some(call) = block.get("toolUse") {
-            let arguments = call.get("input").map(Value::to_string).unwrap_or_default();
+            let arguments = arguments(call.get("input"));
             let of = |path| text(call, path).unwrap_or_default();
             let call = ToolCall { id: of("/toolUseId"), name: of("/name"), arguments };
             self.content.push(Part::ToolCall(call));

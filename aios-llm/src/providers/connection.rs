@@ -14,7 +14,7 @@ use reqwest::{
 use serde_json::Value;
 
 use super::{
-    ProviderOptions,
+    ProviderOptions, body,
     error::{invalid_response, of_status, of_transport, tells_of_error},
     key::ApiKey,
     options::is_local,
@@ -99,7 +99,7 @@ impl Connection {
         let url: Url = format!("{}/{path}", self.base)
             .parse()
             .map_err(|error| invalid(&self.name, "the name of the model is invalid", error))?;
-        let body = body.to_string();
+        let body = body::write(body);
         let mut headers = self.headers.clone();
         if let Some(signer) = &self.signer {
             let signed = signer.sign(&url, body.as_bytes());
@@ -132,8 +132,12 @@ impl Connection {
 
     /// Reads the whole response, which may be an error.
     pub(super) async fn whole(&self, response: Response) -> Result<Value, ModelError> {
-        let text = self.text(response).await?;
-        let body: Value = serde_json::from_str(&text)
+        self.read(&self.text(response).await?)
+    }
+
+    /// Reads a whole response, which may be an error.
+    pub(super) fn read(&self, json: &str) -> Result<Value, ModelError> {
+        let body = body::read(json.as_bytes())
             .map_err(|_| invalid_response(&self.name, "is not valid JSON"))?;
         Ok(if tells_of_error(&body) { self.api_key.hidden_in(body) } else { body })
     }

@@ -17,11 +17,12 @@ use crate::model::{ModelError, ModelErrorKind};
 const MAX_MESSAGE: usize = 500;
 
 /// Texts by which providers say that a request is too long.
-const OVERFLOW: [&str; 6] = [
+const OVERFLOW: [&str; 7] = [
     "context_length_exceeded",
     "maximum context length",
     "prompt is too long",
     "exceeds the context window",
+    "exceed context limit",
     "input token count",
     "Input is too long",
 ];
@@ -82,9 +83,8 @@ pub fn status_error(
     retry_after: Option<Duration>,
     body: &str,
 ) -> ModelError {
-    let is_overflow = OVERFLOW.iter().any(|text| body.contains(text));
     let kind = match status {
-        400 | 413 if is_overflow => ModelErrorKind::ContextOverflow,
+        400 | 413 if is_overflow(body) => ModelErrorKind::ContextOverflow,
         // Gemini reports an invalid key with status 400.
         400 if body.contains("API_KEY_INVALID") => ModelErrorKind::Unauthorized,
         401 | 403 => ModelErrorKind::Unauthorized,
@@ -102,6 +102,11 @@ pub fn status_error(
         Some(delay) => error.with_retry_after(delay),
         None => error,
     }
+}
+
+/// Whether a text says that a request is too long.
+fn is_overflow(text: &str) -> bool {
+    OVERFLOW.iter().any(|words| text.contains(words))
 }
 
 /// Whether a body with status 200, or an event, is about an error.
@@ -134,7 +139,7 @@ pub(super) fn of_event(name: &str, event: &Value) -> ModelError {
         ModelErrorKind::RateLimited
     } else if is_one(&UNAUTHORIZED) {
         ModelErrorKind::Unauthorized
-    } else if is_one(&["context_length_exceeded"]) {
+    } else if is_one(&["context_length_exceeded"]) || is_overflow(&message_of(event)) {
         ModelErrorKind::ContextOverflow
     } else if is_one(&["invalid_request_error", "invalid_prompt", "INVALID_ARGUMENT"]) {
         ModelErrorKind::InvalidRequest
@@ -155,11 +160,15 @@ pub(super) fn exception(name: &str, kind: &str, payload: &Value) -> ModelError {
     let model_kind = match kind {
         "throttlingException" => ModelErrorKind::RateLimited,
         "serviceUnavailableException" => ModelErrorKind::Overloaded,
+        "validationException" if is_overflow(&message_of(payload)) => {
+            ModelErrorKind::ContextOverflow
+        }
         "validationException" => ModelErrorKind::InvalidRequest,
         _ => ModelErrorKind::Backend,
     };
     let reason = format!("{name} reported {kind} in the response: {}", message_of(payload));
-    ModelError::new(model_kind, reason).with_retryable(model_kind != ModelErrorKind::InvalidRequest)
+    ModelError::new(model_kind, reason)
+        .with_retryable(model_kind.is_retryable() || model_kind == ModelErrorKind::Backend)
 }
 
 /// The provider's message in the body of an error.

@@ -12,7 +12,7 @@ use async_trait::async_trait;
 use serde_json::{Map, Value, json};
 
 use super::{
-    ProviderOptions,
+    ProviderOptions, arguments,
     connection::Connection,
     error::{check_event, invalid_response},
     sent_arguments, signature,
@@ -261,7 +261,8 @@ impl Assembly {
         if let Some(call) = part.get("functionCall") {
             let index = self.calls();
             let name = call.get("name").and_then(Value::as_str).unwrap_or_default().to_owned();
-            let arguments = call.get("args").map_or_else(|| "{}".to_owned(), Value::to_string);
+            let arguments =
+                call.get("args").map_or_else(|| "{}".to_owned(), |it| arguments(Some(it)));
             let id = format!("{}-{index}", self.id);
             let call =
                 ToolCall { id: id.clone(), name: name.clone(), arguments: arguments.clone() };

@@ -27,6 +27,7 @@
 //! |---|---|
 //! | `openai`, `responses`, `anthropic`, `gemini`, `bedrock` | one protocol each: the body of a request, and the response |
 //! | `connection`, `options`, `key` | the HTTP client, options, and the key, which no error shows |
+//! | `body` | JSON of all protocols |
 //! | `stream`, `aws_events` | the frames of a stream, and the assembly of a response from them |
 //! | `error` | errors of all protocols |
 //! | `signature`, `signer` | marks of signed reasoning, and signatures of requests to AWS |
@@ -39,6 +40,7 @@
 mod anthropic;
 mod aws_events;
 mod bedrock;
+mod body;
 mod connection;
 mod error;
 mod gemini;
@@ -138,11 +140,28 @@ fn call_id(id: &str) -> String {
     if is_valid { id.to_owned() } else { signer::sha256(id.as_bytes()) }
 }
 
+/// The id of a call as providers accept it that limit only its length. Calls and results with the same
+/// id stay together.
+fn id_within(id: &str, most: usize) -> String {
+    if id.len() <= most {
+        return id.to_owned();
+    }
+    signer::sha256(id.as_bytes()).chars().take(most).collect()
+}
+
+/// The arguments of a call in a response, as a text. Those that are an object are one already, see
+/// [`body`].
+fn arguments(field: Option<&Value>) -> String {
+    match field {
+        Some(Value::String(text)) => text.clone(),
+        field => field.map(Value::to_string).unwrap_or_default(),
+    }
+}
+
 /// The arguments of a call that goes back to a provider, which accepts only an object. The result of
-/// the call says that others were invalid.
+/// the call says that others were invalid. An object stays as the model wrote it, see [`body`].
 fn sent_arguments(arguments: &str) -> Value {
-    let arguments: Option<Value> = serde_json::from_str(arguments).ok();
-    arguments.filter(Value::is_object).unwrap_or_else(|| json!({}))
+    body::marked(sent_arguments_text(arguments))
 }
 
 /// The arguments of a call that goes back to a provider, as a text. An object stays as the model wrote

@@ -2,7 +2,7 @@
 //!
 //! Many providers and servers speak it, each a little differently, so reading is lenient: calls may
 //! be numbered from 0 or 1 or all the same, ids may come once or with every piece, reasoning may
-//! come in a field of its own. Writing is strict, and uses only what the official clients use.
+//! come in a field of one of two names. Writing is strict, and uses only what the official clients use.
 //!
 //! A stream ends with the marker `[DONE]`. The usage comes in an event after the reason of the end,
 //! and only on request. So a stream without the marker is not complete, even if it has a reason.
@@ -11,9 +11,10 @@ use async_trait::async_trait;
 use serde_json::{Map, Value, json};
 
 use super::{
-    ProviderOptions,
+    ProviderOptions, body,
     connection::Connection,
     error::{check_event, invalid_response},
+    id_within,
     options::is_of_openai,
     schema_name, sent_arguments_text,
     stream::{self, Assemble, Framing},
@@ -30,6 +31,8 @@ const URL: &str = "https://api.openai.com/v1";
 const OLLAMA_URL: &str = "http://localhost:11434/v1";
 /// The lowest limit of output tokens that `OpenAI` accepts.
 pub(super) const LEAST_OUTPUT_TOKENS: u32 = 16;
+/// The longest id of a call that `OpenAI` accepts.
+const MAX_CALL_ID: usize = 40;
 /// The only path that is used.
 const PATH: &str = "chat/completions";
 
@@ -99,18 +102,25 @@ impl OpenAiModel {
         Ok(Self { connection, capabilities, is_openai })
     }
 
-    /// The body of a request without streaming, for programs that send it with a client of their own.
+    /// The body of a request without streaming, as JSON, for programs that send it with a client of
+    /// their own. Arguments of calls are in it as the model wrote them.
     #[must_use]
-    pub fn request_body(&self, request: &ModelRequest) -> Value {
-        self.body(request).into()
+    pub fn request_body(&self, request: &ModelRequest) -> String {
+        body::write(&self.body(request).into())
     }
 
-    /// Reads a whole chat completion, as the provider sends it.
+    /// Reads a whole chat completion, as the provider sends it: JSON, in which arguments of calls stay as
+    /// the model wrote them.
     ///
     /// # Errors
     ///
     /// `MODEL_INVALID_RESPONSE` if it is not complete, and the error of the provider if it is one.
-    pub fn read_response(&self, body: &Value) -> Result<ModelResponse, ModelError> {
+    pub fn read_response(&self, json: &str) -> Result<ModelResponse, ModelError> {
+        self.response(&self.connection.read(json)?)
+    }
+
+    /// The response in a body.
+    fn response(&self, body: &Value) -> Result<ModelResponse, ModelError> {
         let name = self.name();
         check_event(name, body)?;
         let choice = body.pointer("/choices/0");
@@ -177,7 +187,8 @@ impl LanguageModel for OpenAiModel {
     }
 
     async fn complete(&self, request: &ModelRequest) -> Result<ModelResponse, ModelError> {
-        self.read_response(&self.connection.post_whole(PATH, &self.request_body(request)).await?)
+        let body = self.body(request).into();
+        self.response(&self.connection.post_whole(PATH, &body).await?)
     }
 
     async fn stream(&self, request: &ModelRequest) -> Result<ModelStream, ModelError> {
@@ -209,7 +220,7 @@ fn message(message: &Message) -> Vec<Value> {
                 Part::ToolResult(result) => Some(result),
                 _ => None,
             });
-            let result = |result: &crate::model::ToolResult| json!({"role": "tool", "tool_call_id": result.call_id, "content": result.content});
+            let result = |result: &crate::model::ToolResult| json!({"role": "tool", "tool_call_id": id_within(&result.call_id, MAX_CALL_ID), "content": result.content});
             results.map(result).collect()
         }
     }
@@ -237,7 +248,7 @@ fn user_part(part: &Part) -> Option<Value> {
 fn assistant(message: &Message) -> Value {
     let calls = message.content.iter().filter_map(|part| match part {
         Part::ToolCall(call) => Some(json!({
-            "id": call.id,
+            "id": id_within(&call.id, MAX_CALL_ID),
             "type": "function",
             "function": {
                 "name": tool_name(&call.name),
@@ -336,7 +347,8 @@ impl Assembly {
     fn take_delta(&mut self, delta: &Value) -> Vec<StreamEvent> {
         let mut pieces = Vec::new();
         let text = |name: &str| delta.get(name).and_then(Value::as_str).filter(|it| !it.is_empty());
-        if let Some(text) = text("reasoning_content") {
+        // A server that sends both fields sends the same text in both.
+        if let Some(text) = text("reasoning_content").or_else(|| text("reasoning")) {
             self.reasoning.push_str(text);
             pieces.push(StreamEvent::Reasoning(text.to_owned()));
         }
@@ -361,6 +373,7 @@ impl Assembly {
             |path: &str| call.pointer(path).and_then(Value::as_str).unwrap_or_default().to_owned();
         let id = text("/id");
         let name = text("/function/name");
+        // Some servers send the object instead of its text, which is the same here (`body`).
         let arguments = text("/function/arguments");
         let is_other = |known: &ToolCall| {
             let has_other_id = !id.is_empty() && !known.id.is_empty() && known.id != id;

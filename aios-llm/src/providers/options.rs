@@ -44,8 +44,9 @@ pub struct ProviderOptions {
 }
 
 impl ProviderOptions {
-    /// Default timeout of a request, until the response is complete.
-    pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(300);
+    /// Default timeout of a request, until the response is complete. It is shorter than that of a
+    /// [model call](crate::LlmAgent::model_timeout), so that the call ends with the error of the request.
+    pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(240);
 
     /// Options for a model, by the provider's name of it, without a key.
     #[must_use]
@@ -86,7 +87,7 @@ impl ProviderOptions {
     }
 
     /// Sets the timeout of a request, until the response is complete. The default is
-    /// [`DEFAULT_TIMEOUT`](Self::DEFAULT_TIMEOUT), 300 s.
+    /// [`DEFAULT_TIMEOUT`](Self::DEFAULT_TIMEOUT), 240 s.
     #[must_use]
     pub fn with_timeout(mut self, timeout: Duration) -> Self {
         self.timeout = timeout;

@@ -14,6 +14,7 @@ use super::{
     ProviderOptions,
     connection::Connection,
     error::{check_event, invalid_response, of_event, unsupported},
+    id_within,
     openai::LEAST_OUTPUT_TOKENS,
     schema_name, sent_arguments_text, signature,
     stream::{self, Assemble, Framing},
@@ -26,6 +27,8 @@ use crate::model::{
 
 /// The default base URL.
 const URL: &str = "https://api.openai.com/v1";
+/// The longest id of a call that the protocol accepts.
+const MAX_CALL_ID: usize = 64;
 /// The only path that is used.
 const PATH: &str = "responses";
 /// Prefix of the name of the model, and mark of signatures.
@@ -192,7 +195,7 @@ fn assistant_item(part: &Part) -> Option<Value> {
         }
         Part::ToolCall(call) => json!({
             "type": "function_call",
-            "call_id": call.id,
+            "call_id": id_within(&call.id, MAX_CALL_ID),
             "name": tool_name(&call.name),
             "arguments": sent_arguments_text(&call.arguments),
         }),
@@ -203,7 +206,7 @@ fn assistant_item(part: &Part) -> Option<Value> {
 /// The result of a call, as an item.
 fn result_item(part: &Part) -> Option<Value> {
     let Part::ToolResult(result) = part else { return None };
-    let id = &result.call_id;
+    let id = id_within(&result.call_id, MAX_CALL_ID);
     let output = &result.content;
     Some(json!({"type": "function_call_output", "call_id": id, "output": output}))
 }

@@ -16,7 +16,7 @@ use reqwest::Response;
 use serde_json::Value;
 
 use super::{
-    aws_events,
+    aws_events, body,
     connection::{Connection, MAX_RESPONSE_BYTES},
     error::{check_event, invalid_response, of_transport, tells_of_error},
     key::ApiKey,
@@ -205,7 +205,7 @@ impl<A: Assemble> Reading<A> {
             Some("[DONE]") => return Ok(Some(Frame::Done)),
             Some(data) => data,
         };
-        let event: Value = serde_json::from_str(data)
+        let event = body::read(data.as_bytes())
             .map_err(|_| invalid_response(&self.name, "has an event that is not valid JSON"))?;
         // Some providers report an error in the middle of a stream with status 200.
         let event = if tells_of_error(&event) { self.key.hidden_in(event) } else { event };

@@ -75,10 +75,26 @@ impl Protocol {
         if self == Self::Anthropic && request.header("anthropic-version").is_none() {
             return Err((400, "anthropic-version: header is required".to_owned()));
         }
+        if let Some(most) = self.longest_call_id()
+            && call_ids(&request.body).any(|id| id.len() > most)
+        {
+            let message = format!("string too long. Expected a string with maximum length {most}");
+            return Err((400, message));
+        }
         self.check_tools(&request.body).map_err(|message| (400, message.to_owned()))
     }
 
-    /// Rejects an empty list of tools, or a choice among none, where the real provider does.
+    /// The longest id of a call that the real provider accepts, where it has a limit.
+    fn longest_call_id(self) -> Option<usize> {
+        match self {
+            Self::OpenAi => Some(40),
+            Self::Responses => Some(64),
+            Self::Anthropic | Self::Gemini | Self::Bedrock => None,
+        }
+    }
+
+    /// Rejects an empty list of tools, a choice among none, or a tool without a description, where the real
+    /// provider does.
     fn check_tools(self, body: &Value) -> Result<(), &'static str> {
         let tools = body.get("tools").and_then(Value::as_array);
         let chooses = body.get("tool_choice").is_some();
@@ -98,6 +114,10 @@ impl Protocol {
                 "The toolConfig field must be defined when using toolUse and toolResult content \
                      blocks.",
             ),
+            Self::Bedrock if has_blank_description(body) => {
+                Err("Value at 'toolConfig.tools.member.toolSpec.description' failed to satisfy \
+                 constraint: Member must have length greater than or equal to 1")
+            }
             _ => Ok(()),
         }
     }
@@ -139,11 +159,33 @@ impl Protocol {
     }
 }
 
+/// The ids of calls in a request of `OpenAI`, with those in results.
+fn call_ids(body: &Value) -> impl Iterator<Item = &str> {
+    let messages = list(body, "messages").flat_map(|message| {
+        let calls = list(message, "tool_calls").map(|call| call.get("id"));
+        calls.chain([message.get("tool_call_id")])
+    });
+    let items = list(body, "input").map(|item| item.get("call_id"));
+    messages.chain(items).flatten().filter_map(Value::as_str)
+}
+
+/// The items of a list in a field.
+fn list<'v>(value: &'v Value, field: &str) -> impl Iterator<Item = &'v Value> {
+    value.get(field).and_then(Value::as_array).into_iter().flatten()
+}
+
 /// Whether messages of Bedrock have calls or results of tools.
 fn has_calls(body: &Value) -> bool {
-    let messages = body.get("messages").and_then(Value::as_array).into_iter().flatten();
-    let mut blocks = messages.filter_map(|it| it.get("content")?.as_array()).flatten();
+    let mut blocks =
+        list(body, "messages").filter_map(|it| it.get("content")?.as_array()).flatten();
     blocks.any(|it| it.get("toolUse").is_some() || it.get("toolResult").is_some())
+}
+
+/// Whether a tool of Bedrock has a description without a letter.
+fn has_blank_description(body: &Value) -> bool {
+    let tools = body.pointer("/toolConfig/tools").and_then(Value::as_array).into_iter().flatten();
+    let mut descriptions = tools.filter_map(|it| it.pointer("/toolSpec/description")?.as_str());
+    descriptions.any(|it| it.trim().is_empty())
 }
 
 /// Serves connections until it is aborted.
