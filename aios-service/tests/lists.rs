@@ -16,6 +16,7 @@ on_every_store! {
     should_list_runs_and_tasks_of_a_time
     should_refuse_a_cursor_of_another_order
     should_refuse_a_cursor_of_other_filters_or_one_that_is_cut_off
+    should_end_a_page_of_large_resources_early
 }
 
 async fn append(store: &dyn Store, stream: &str, event_type: &str, data: Value, at: Timestamp) {
@@ -136,4 +137,62 @@ async fn should_find_the_events_of_a_time_in_a_long_log() {
         let found = ids(&page).len();
         assert_eq!(found, expected, "{range}");
     }
+}
+
+/// Large resources of a list.
+const LARGE: usize = 12;
+/// Bytes of a large resource.
+const BYTES: usize = 1_000_000;
+/// Most bytes that a page of them has: 8 MiB, and the names of the attributes.
+const PAGE: usize = 9_000_000;
+
+/// Follows the pages of a list, none of which is too large. Returns the ids.
+async fn all(service: &Service, path: &str) -> Vec<String> {
+    let (mut after, mut found, mut pages) = (String::new(), Vec::new(), 0);
+    loop {
+        let page = service.get(&format!("{path}{after}")).await;
+        let bytes = serde_json::to_vec(&page.body).unwrap().len();
+        assert!(bytes < PAGE, "{path}: {bytes} bytes");
+        found.extend(ids(&page).into_iter().map(ToOwned::to_owned));
+        pages += 1;
+        match page.body["meta"]["next"].as_str() {
+            Some(next) => after = format!("&after={next}"),
+            None => break,
+        }
+    }
+    assert!(pages > 1, "{path}");
+    found
+}
+
+/// Appends all events of a run at once, so that no engine sees it open.
+async fn append_run(store: &dyn Store, run: &str, events: Vec<(&str, Value)>) {
+    let events = events.into_iter().map(|(event_type, data)| {
+        let event = Event::new(event_type.parse().unwrap(), "test", &data).unwrap();
+        event.with_timestamp(hour(0))
+    });
+    let stream = StreamId::new(format!("runs/{run}")).unwrap();
+    store.append_one(Append::new(stream, events.collect())).await.unwrap();
+}
+
+async fn should_end_a_page_of_large_resources_early(service: Service) {
+    let store = service.runtime.store().unwrap();
+    let text = "a".repeat(BYTES);
+    let started = || ("workflows.old.started", json!({ "version": 1 }));
+    let ended = || ("workflows.old.completed", json!({ "result": text }));
+    let signaled = ("workflows.old.signaled", json!({ "name": "go", "payload": text }));
+    let mut events = vec![signaled; LARGE];
+    events.insert(0, started());
+    events.push(("workflows.old.completed", json!({ "result": 1 })));
+    append_run(&**store, "large", events).await;
+    for number in 0..LARGE {
+        append_run(&**store, &format!("large-{number:02}"), vec![started(), ended()]).await;
+    }
+    let journal = all(&service, "/runs/large/journal?limit=1000").await;
+    assert_eq!(journal.len(), LARGE + 2);
+    let runs = all(&service, "/runs?workflow=old&limit=1000").await;
+    assert_eq!(runs.len(), LARGE + 1);
+    let by_time = format!("/runs?workflow=old&created_before={}&limit=1000", hour(1));
+    assert_eq!(all(&service, &by_time).await.len(), LARGE + 1);
+    let log = all(&service, "/events?pattern=workflows.old.*&limit=1000").await;
+    assert_eq!(log.len(), 3 * LARGE + 2);
 }

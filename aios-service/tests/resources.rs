@@ -1,12 +1,15 @@
 //! The resources of the API.
 
+use std::{sync::Arc, time::Duration};
+
 use aios_core::{
     broker::{Group, Subscription},
     event::Pattern,
 };
+use aios_service::http::ApiOptions;
 use serde_json::{Value, json};
 
-use crate::support::{Service, on_every_store, pause};
+use crate::support::{Answer, Jump, Service, on_every_store, pause};
 
 on_every_store! {
     should_start_a_run_and_return_its_result
@@ -317,6 +320,69 @@ async fn should_return_the_results_of_tasks(service: Service) {
     assert_eq!(service.get("/tasks/nothing/result").await.fault(), (404, "TASK_NOT_FOUND"));
 }
 
+/// A service on which a wait of this length ends in the moment in which the run `r1` has ended.
+async fn ending(wait: Duration, end: &'static str) -> Service {
+    let clock = Jump::over(wait);
+    let options = ApiOptions::new().with_clock(Arc::clone(&clock) as Arc<_>);
+    let service = Service::with(options).await;
+    let runtime = Arc::clone(&service.runtime);
+    clock.set(Box::new(move || {
+        let runtime = Arc::clone(&runtime);
+        Box::pin(async move {
+            let run = runtime.handle("r1").await.unwrap();
+            match end {
+                "signal" => run.signal("approval", "yes").await.unwrap(),
+                _ => run.cancel("not needed").await.unwrap(),
+            }
+            let _ = run.result::<Value>().await;
+        })
+    }));
+    service
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn should_answer_with_the_outcome_of_a_run_that_ends_with_the_wait() {
+    for (end, expected) in [("signal", "completed"), ("cancel", "cancelled")] {
+        let service = ending(Duration::from_millis(1234), end).await;
+        start(&service, "approval", "r1", json!(null)).await;
+        let answer = service.get("/runs/r1/result?wait=1234ms").await;
+        assert_eq!(
+            (answer.status.as_u16(), &answer.attributes()["status"]),
+            (200, &json!(expected))
+        );
+        let again = service.get("/runs/r1/result").await;
+        assert_eq!(answer.attributes(), again.attributes());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn should_answer_with_the_outcome_of_a_task_that_ends_with_the_wait() {
+    let service = ending(Duration::from_millis(1234), "cancel").await;
+    let body = json!({ "run_id": "r1", "agent_type": "unknown", "parameters": 1 });
+    assert_eq!(service.post("/tasks", &body).await.status, 202);
+    let task = task_of(&service, "r1").await;
+    let answer = service.get(&format!("{task}/result?wait=1234ms")).await;
+    assert_eq!(
+        (answer.status.as_u16(), &answer.attributes()["status"]),
+        (200, &json!("cancelled"))
+    );
+}
+
+/// Reading the journal takes longer than any wait.
+#[tokio::test(flavor = "multi_thread")]
+async fn should_find_the_result_of_a_task_however_long_its_journal_is() {
+    for wait in [500, 1] {
+        let clock = Jump::over(Duration::from_millis(wait));
+        let service = Service::on_sqlite_with(ApiOptions::new().with_clock(clock)).await;
+        start(&service, "welcome", "r1", json!("Ada")).await;
+        let task = task_of(&service, "r1").await;
+        service.result("r1").await;
+        let answer = service.get(&format!("{task}/result?wait={wait}ms")).await;
+        let expected = json!({ "status": "completed", "output": "Hello, Ada!", "failure": null });
+        assert_eq!((answer.status.as_u16(), answer.attributes()), (200, &expected));
+    }
+}
+
 async fn should_list_and_find_agents(service: Service) {
     let list = service.get("/agents?agent_type=greeter&status=running").await;
     let agent = &list.body["data"][0];
@@ -393,10 +459,20 @@ async fn should_list_redrive_and_purge_dead_letters(service: Service) {
     let list = service.get(path).await;
     assert_eq!(list.body["data"].as_array().unwrap().len(), 2, "{list:?}");
     assert_eq!(list.body["data"][0]["attributes"]["reason"], "no tea");
+    let ids = |answer: &Answer| -> Vec<_> {
+        answer.body["data"].as_array().unwrap().iter().map(|it| it["id"].clone()).collect()
+    };
+    let first = service.get(&format!("{path}?limit=1")).await;
+    let next = first.body["meta"]["next"].as_str().unwrap();
+    assert_eq!((ids(&first), next.starts_with("dead-letters.")), (vec![json!("order-1")], true));
+    let second = format!("{path}?limit=1&after={next}");
+    let last = service.get(&second).await;
+    assert_eq!((ids(&last), &last.body["meta"]["next"]), (vec![json!("order-2")], &json!(null)));
     let one = json!({ "ids": ["order-1"] });
     let redriven = service.post(&format!("{path}/actions/redrive"), &one).await;
     assert_eq!((redriven.status.as_u16(), &redriven.attributes()["count"]), (200, &json!(1)));
     assert_eq!(deliveries.next().await.unwrap().unwrap().event.id.to_string(), "order-1");
+    assert_eq!(service.get(&second).await.fault(), (400, "INVALID_CURSOR"));
     let purged = service.post(&format!("{path}/actions/purge"), &json!({ "all": true })).await;
     assert_eq!(purged.attributes()["count"], 1);
     let none = service.post(&format!("{path}/actions/purge"), &json!({})).await;

@@ -5,7 +5,7 @@ use aios_core::broker::{Address, DeadLetterFilter};
 use serde_json::{Value, json};
 
 use super::{
-    Client, ClientError, DeadLetter, PageQuery,
+    Client, ClientError, DeadLetter, Page, PageQuery,
     resources::{Handled, Letter},
 };
 
@@ -15,11 +15,11 @@ use super::{
 ///
 /// ```no_run
 /// use aios_core::broker::{DeadLetterFilter, Group};
-/// use aios_service::client::Client;
+/// use aios_service::client::{Client, PageQuery};
 ///
 /// # async fn example(client: Client) -> Result<(), Box<dyn std::error::Error>> {
 /// let letters = client.dead_letters(Group::new("agents.backend")?);
-/// for letter in letters.list(10).await? {
+/// for letter in letters.list(&PageQuery::new()).await?.items {
 ///     println!("{} after {} attempts: {}", letter.event_id, letter.attempts, letter.reason);
 /// }
 /// letters.redrive(&DeadLetterFilter::All).await?; // once the cause is removed
@@ -45,21 +45,21 @@ impl DeadLetters {
         Self { client, kind, name }
     }
 
-    /// The oldest dead letters, at most `limit` of them, 1 to 1,000.
+    /// A page of the dead letters, the oldest first.
     ///
     /// # Errors
     ///
-    /// [`ClientError::Service`] with `UNKNOWN_ADDRESS` if there is no such group or mailbox.
+    /// [`ClientError::Service`] with `UNKNOWN_ADDRESS` if there is no such group or mailbox, and with
+    /// `INVALID_CURSOR` if the last letter of the page before has been redriven or purged.
     ///
     /// # Cancel safety
     ///
     /// Cancel safe.
-    pub async fn list(&self, limit: usize) -> Result<Vec<DeadLetter>, ClientError> {
+    pub async fn list(&self, page: &PageQuery) -> Result<Page<DeadLetter>, ClientError> {
         let connection = &self.client.connection;
         let request = connection.get(&["dead-letters", self.kind, &self.name])?;
-        let query = PageQuery::new().with_limit(limit).parameters();
-        let page = connection.page::<Letter>(&request.with_query(query)).await?;
-        Ok(page.map(DeadLetter::from).items)
+        let found = connection.page::<Letter>(&request.with_query(page.parameters())).await?;
+        Ok(found.map(DeadLetter::from))
     }
 
     /// Sends dead letters back to where they came from. Returns how many.
@@ -73,10 +73,11 @@ impl DeadLetters {
     ///
     /// ```no_run
     /// use aios_core::broker::DeadLetterFilter;
-    /// use aios_service::client::DeadLetters;
+    /// use aios_service::client::{DeadLetters, PageQuery};
     ///
     /// # async fn example(letters: DeadLetters) -> Result<(), Box<dyn std::error::Error>> {
-    /// let timed_out = letters.list(1_000).await?.into_iter();
+    /// let page = letters.list(&PageQuery::new().with_limit(1_000)).await?;
+    /// let timed_out = page.items.into_iter();
     /// let ids = timed_out.filter(|letter| letter.reason.contains("timeout"));
     /// let ids = ids.map(|letter| letter.event_id.parse()).collect::<Result<Vec<_>, _>>()?;
     /// println!("{} of them", letters.redrive(&DeadLetterFilter::Ids(ids)).await?);

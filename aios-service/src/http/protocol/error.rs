@@ -135,11 +135,15 @@ impl ApiError {
         Self { retry_after: Some(seconds), ..error }
     }
 
-    /// Another request with the same `Idempotency-Key` is being handled.
-    pub(crate) fn in_progress(until: Timestamp) -> Self {
+    /// Another request with the same `Idempotency-Key` is being handled. It usually ends soon. If its process
+    /// was killed, a repetition is handled after the time in the details, which is also there as a number of
+    /// seconds, rounded up, for clients with another clock.
+    pub(crate) fn in_progress(until: Timestamp, now: Timestamp) -> Self {
         let message =
             "a request with the same `Idempotency-Key` is being handled; send it again later";
-        let details = json!({ "open_until": until });
+        let open_for = until.duration_since(now).as_millis().div_ceil(1000);
+        let open_for = u64::try_from(open_for).unwrap_or(u64::MAX);
+        let details = json!({ "open_until": until, "open_for_seconds": open_for });
         let error = Self::new("REQUEST_IN_PROGRESS", message).with_details(details);
         Self { retry_after: Some(1), ..error }
     }

@@ -8,6 +8,7 @@ pub(super) mod extract;
 mod log_range;
 mod operations;
 pub(super) mod page;
+pub(super) mod parts;
 pub(super) mod status;
 pub(super) mod stream;
 

@@ -5,7 +5,7 @@
 
 use std::convert::Infallible;
 
-use aios_core::store::{Page, PageRequest};
+use aios_core::store::{Page, PageRequest, StoreError};
 use axum::{
     extract::{FromRequestParts, Query},
     http::request::Parts,
@@ -14,7 +14,7 @@ use axum::{
 use percent_encoding::percent_decode_str;
 use serde::Serialize;
 
-use super::{digest::digest, envelope::Resource};
+use super::{digest::digest, envelope::Resource, parts};
 use crate::http::{ApiError, state::Api};
 
 /// Rows of a page unless the request says otherwise.
@@ -98,11 +98,7 @@ impl List {
             .strip_prefix(&self.name)
             .and_then(|rest| rest.strip_prefix('.')?.get(DIGEST..)?.strip_prefix('.'));
         let row = escaped.and_then(unescape).filter(|row| self.write(row) == cursor);
-        row.filter(|row| !self.is_by_time || has_time(row)).ok_or_else(|| {
-            let message = "`after` must be the `meta.next` of an earlier page of this list, with the same \
-                           filters";
-            ApiError::new("INVALID_CURSOR", message)
-        })
+        row.filter(|row| !self.is_by_time || has_time(row)).ok_or_else(invalid_cursor)
     }
 
     /// The cursor after a row.
@@ -122,6 +118,22 @@ impl List {
         cursor
     }
 
+    /// Answers with a page of rows that `read` reads. It ends early if its resources are large.
+    pub(crate) async fn respond<R, A, F>(
+        &self,
+        api: &Api,
+        request: PageRequest,
+        resource: impl Fn(R) -> Resource<A>,
+        read: impl FnMut(PageRequest) -> F,
+    ) -> Result<Response, ApiError>
+    where
+        A: Serialize,
+        F: Future<Output = Result<Page<R>, StoreError>>,
+    {
+        let page = parts::page(request, resource, read).await?;
+        Ok(self.answer(api, page, |resource| resource))
+    }
+
     /// Answers with a page of rows.
     pub(crate) fn answer<R, A: Serialize>(
         &self,
@@ -133,6 +145,13 @@ impl List {
         let unreadable = page.unreadable.into_iter().map(|row| row.id).collect();
         api.listing(page.rows.into_iter().map(resource).collect(), next, unreadable)
     }
+}
+
+/// The error for a cursor that is not one of the list.
+pub(crate) fn invalid_cursor() -> ApiError {
+    let message =
+        "`after` must be the `meta.next` of an earlier page of this list, with the same filters";
+    ApiError::new("INVALID_CURSOR", message)
 }
 
 /// Whether a row of a list in the order of time is one: microseconds, `/` and an id.

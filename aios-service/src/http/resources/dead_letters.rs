@@ -7,7 +7,8 @@ use std::sync::Arc;
 
 use aios_core::{
     broker::{Address, DeadLetter, DeadLetterFilter, DeadLetters, Group, Mailbox},
-    event::{Metadata, Payload, Timestamp},
+    event::{EventId, Metadata, Payload, Timestamp},
+    store::{Page, PageRequest},
 };
 use axum::{extract::State, http::StatusCode, response::Response};
 use serde::{Deserialize, Serialize};
@@ -17,10 +18,15 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 use crate::http::{
     ApiError,
     layers::{AuditStored, Caller, DeadLettersPurge, DeadLettersRead, DeadLettersRedrive},
-    protocol::{Document, Json, Listing, Path, Query, Resource, count, page},
+    protocol::{
+        Document, Filters, Json, List, Listing, Path, Query, Resource, count, page,
+        parts::{self, Room},
+    },
     state::Api,
 };
 
+/// Name of the list in cursors.
+const LIST: &str = "dead-letters";
 /// Type of the resource.
 const KIND: &str = "dead_letter";
 
@@ -100,12 +106,103 @@ struct LetterQuery {
     #[param(minimum = 1, maximum = 1000)]
     #[serde(default, deserialize_with = "count")]
     limit: Option<usize>,
+    /// `meta.next` of the page before.
+    after: Option<String>,
+}
+
+/// The place of a dead letter: how many are before it, and the id of its event.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Place {
+    number: usize,
+    id: EventId,
+}
+
+impl Place {
+    /// Reads the place in a cursor.
+    fn read(row: &str) -> Option<Self> {
+        let (number, id) = row.split_once('/')?;
+        Some(Self { number: number.parse().ok()?, id: id.parse().ok()? })
+    }
+
+    /// Whether a letter can be the one that was at this place. The number of a letter falls when letters before
+    /// it are removed, and never rises.
+    fn was(&self, letter: &Self) -> bool {
+        letter.id == self.id && letter.number <= self.number
+    }
+}
+
+/// Collects a page from all dead letters, which the broker visits in their order.
+#[derive(Debug)]
+struct LetterPage {
+    limit: usize,
+    /// The last letter of the page before.
+    after: Option<Place>,
+    /// Whether the letters that follow are those of this page or later ones.
+    has_begun: bool,
+    /// Letters that were visited.
+    visited: usize,
+    rows: Vec<Resource<Letter>>,
+    /// Room that the rows have left.
+    room: Room,
+    /// The last of the rows.
+    last: Option<Place>,
+    /// Whether letters follow for which there is no room.
+    has_more: bool,
+}
+
+impl LetterPage {
+    fn new(limit: usize, after: Option<Place>) -> Self {
+        Self {
+            limit,
+            has_begun: after.is_none(),
+            after,
+            visited: 0,
+            rows: Vec::new(),
+            room: Room::new(),
+            last: None,
+            has_more: false,
+        }
+    }
+
+    fn visit(&mut self, letter: DeadLetter) {
+        let place = Place { number: self.visited, id: letter.event.id.clone() };
+        self.visited += 1;
+        // An event that was redriven and failed again may have two letters; the later one was at the place.
+        if self.after.as_ref().is_some_and(|after| after.was(&place)) {
+            let visited = self.visited;
+            *self = Self { has_begun: true, visited, ..Self::new(self.limit, self.after.take()) };
+            return;
+        }
+        if !self.has_begun || self.has_more {
+            return;
+        }
+        let resource = resource(letter);
+        if self.rows.len() == self.limit || !self.room.takes(1, parts::bytes(&resource)) {
+            self.has_more = true;
+            return;
+        }
+        self.rows.push(resource);
+        self.last = Some(place);
+    }
+
+    fn finish(self) -> Result<Page<Resource<Letter>>, ApiError> {
+        if !self.has_begun {
+            let message = "the last dead letter of the page before has been redriven or purged; \
+                           list again without `after`";
+            return Err(ApiError::new("INVALID_CURSOR", message));
+        }
+        let next = self.last.filter(|_| self.has_more).map(|Place { number, id }| PageRequest {
+            after: Some(format!("{number}/{id}")),
+            limit: self.limit,
+        });
+        Ok(Page { rows: self.rows, next, unreadable: Vec::new() })
+    }
 }
 
 /// List dead letters
 ///
-/// Returns the oldest dead letters of a group or mailbox. There are no further pages: redrive or
-/// purge those that were returned to see the next ones.
+/// Returns a page of the dead letters of a group or mailbox, the oldest first. If the last letter of a page is
+/// redriven or purged, the page after it fails with `INVALID_CURSOR`: list again from the beginning.
 #[utoipa::path(
     get,
     path = "/dead-letters/{kind}/{name}",
@@ -116,17 +213,21 @@ struct LetterQuery {
         LetterQuery
     ),
     security(("bearer" = ["dead_letters:read"]), ("api_key" = ["dead_letters:read"])),
-    responses((status = 200, description = "The dead letters.", body = Listing<Letter>)),
+    responses((status = 200, description = "A page of dead letters.", body = Listing<Letter>)),
 )]
 async fn list_dead_letters(
     State(api): State<Api>,
     _: Caller<DeadLettersRead>,
+    filters: Filters,
     Path(address): Path<(AddressKind, String)>,
     Query(query): Query<LetterQuery>,
 ) -> Result<Response, ApiError> {
-    let limit = page::limit(query.limit)?;
-    let letters = letters(&api, address).await?.list(limit).await?;
-    Ok(api.listing(letters.into_iter().map(resource).collect(), None, Vec::new()))
+    let list = List::new(LIST, filters);
+    let PageRequest { limit, after } = list.request(query.limit, query.after.as_deref())?;
+    let after = after.map(|row| Place::read(&row).ok_or_else(page::invalid_cursor)).transpose()?;
+    let mut page = LetterPage::new(limit, after);
+    letters(&api, address).await?.for_each(&mut |letter| page.visit(letter)).await?;
+    Ok(list.answer(&api, page.finish()?, |resource| resource))
 }
 
 /// Which dead letters are meant: `ids`, or `all`.
@@ -217,4 +318,74 @@ async fn purge_dead_letters(
     let name = address.1.clone();
     let count = letters(&api, address).await?.purge(filter).await?;
     Ok(api.document(StatusCode::OK, Resource::new("dead_letter_purge", name, Handled { count })))
+}
+
+#[cfg(test)]
+mod tests {
+    use aios_core::event::{Event, EventType};
+
+    use super::*;
+
+    fn letter(id: &str, data: &str) -> DeadLetter {
+        let event_type = EventType::new("orders", "order", "placed").unwrap();
+        let event = Event::new(event_type, "test", &data).unwrap().with_id(id.parse().unwrap());
+        DeadLetter::new(event, "no tea".to_owned(), 1, Timestamp::UNIX_EPOCH)
+    }
+
+    /// A page of these letters, as ids and cursor; `None` if the letter it follows is gone.
+    fn page(
+        ids: &[&str],
+        limit: usize,
+        after: Option<&str>,
+    ) -> Option<(Vec<String>, Option<String>)> {
+        let mut page = LetterPage::new(limit, after.map(|row| Place::read(row).unwrap()));
+        ids.iter().for_each(|id| page.visit(letter(id, "")));
+        let page = page.finish().ok()?;
+        let ids = page.rows.into_iter().map(|row| row.id).collect();
+        Some((ids, page.next.and_then(|next| next.after)))
+    }
+
+    #[test]
+    fn should_continue_after_the_last_letter_of_the_page_before() {
+        let letters = ["a", "b", "c", "d"];
+        let next = |cursor: &str| Some(cursor.to_owned());
+        assert_eq!(page(&letters, 2, None).unwrap(), (vec!["a".into(), "b".into()], next("1/b")));
+        assert_eq!(page(&letters, 2, Some("1/b")).unwrap(), (vec!["c".into(), "d".into()], None));
+        // Letters before it were removed.
+        assert_eq!(page(&letters[1..], 1, Some("1/b")).unwrap(), (vec!["c".into()], next("1/c")));
+    }
+
+    #[test]
+    fn should_fail_if_the_last_letter_of_the_page_before_is_gone() {
+        assert_eq!(page(&["a", "c", "d"], 2, Some("1/b")), None);
+        // It was redriven, and failed again.
+        assert_eq!(page(&["a", "c", "b"], 2, Some("1/b")), None);
+        assert_eq!(page(&[], 2, Some("0/a")), None);
+    }
+
+    /// An event that was redriven and delivered twice has two letters.
+    #[test]
+    fn should_visit_each_letter_of_one_event_once() {
+        let letters = ["a", "b", "a", "c"];
+        let mut seen = Vec::new();
+        let mut cursor = None;
+        loop {
+            let (ids, next) = page(&letters, 1, cursor.as_deref()).unwrap();
+            seen.extend(ids);
+            cursor = next;
+            if cursor.is_none() {
+                break;
+            }
+        }
+        assert_eq!(seen, letters);
+    }
+
+    #[test]
+    fn should_end_a_page_whose_letters_are_large() {
+        let mut page = LetterPage::new(10, None);
+        let large = "x".repeat(5 << 20);
+        ["a", "b", "c"].iter().for_each(|id| page.visit(letter(id, &large)));
+        let page = page.finish().unwrap();
+        assert_eq!((page.rows.len(), page.next.unwrap().after.as_deref()), (1, Some("0/a")));
+    }
 }
