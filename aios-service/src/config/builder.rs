@@ -28,13 +28,14 @@ use serde_json::Value;
 
 use super::{
     Entry, Fault, FaultKind, Origin, SettingsError,
-    check::{check, nearest, validate},
+    check::{check, validate},
     entries::entries,
     resolve::{Resolved, resolve},
     schema::Schema,
     section::{AnySection, Refusal, Section, read},
     sections::Common,
     sources::{CONFIG_DIR, Content, ENV, Environment, Meaning, Node, display, files, meaning},
+    unread::Unread,
 };
 
 /// The folder of the files, relative to the current one.
@@ -53,10 +54,8 @@ pub struct Settings {
     pub(super) sections: BTreeMap<String, AnySection>,
     /// The values with their origins, sorted by key.
     pub(super) entries: Vec<Entry>,
-    /// Variables with our prefix that set nothing.
-    pub(super) ignored: Vec<String>,
-    /// Sections of files that were left unread.
-    pub(super) others: Vec<String>,
+    /// Sections and variables that were left unread.
+    pub(super) unread: Unread,
     /// How to load them again.
     pub(super) source: Arc<SettingsBuilder>,
 }
@@ -198,9 +197,13 @@ impl SettingsBuilder {
         self
     }
 
-    /// Leaves sections of the files that are not known unread, unless their name is nearly that of a
-    /// known one. For programs that read the configuration of another program, such as its operators'
-    /// tools. [`Settings::other_sections`] lists them.
+    /// Leaves sections of the files, and variables, that are not known unread, whatever their names
+    /// are. For programs that read the configuration of another program, such as its operators' tools.
+    ///
+    /// [`Settings::other_sections`] and [`Settings::ignored_variables`] list them, and
+    /// [`Settings::similar_names`] those that may be misspelt. Faults within known sections, and
+    /// unknown sections in [`value`](Self::value) and [`default_value`](Self::default_value), remain
+    /// faults.
     pub fn other_sections(mut self) -> Self {
         self.has_other_sections = true;
         self
@@ -241,13 +244,11 @@ impl SettingsBuilder {
             None => std::env::vars_os().collect(),
         };
         let environment = Environment::new(variables, &mut faults);
-        let mut ignored = Vec::new();
-        let mut others = BTreeSet::new();
+        let mut unread =
+            Unread { has_other_sections: self.has_other_sections, ..Unread::default() };
         let mut tree = Node::mapping(Origin::Default);
-        for mut layer in self.layers(&schema, &environment, &mut faults, &mut ignored) {
-            if self.has_other_sections {
-                others.append(&mut remove_others(&mut layer, &schema));
-            }
+        for mut layer in self.layers(&schema, &environment, &mut faults, &mut unread) {
+            unread.take_sections(&mut layer, &schema);
             check(&layer, &schema.shape(), &mut Vec::new(), &mut faults);
             tree.merge(layer);
         }
@@ -263,8 +264,7 @@ impl SettingsBuilder {
                 entries: entries(&schema, &tree, &resolved),
                 common,
                 sections,
-                ignored,
-                others: others.into_iter().collect(),
+                unread: unread.sorted(),
                 source: Arc::new(self),
             }),
             _ => Err(SettingsError::new(typed.faults)),
@@ -319,7 +319,7 @@ impl SettingsBuilder {
         schema: &Schema,
         environment: &Environment,
         faults: &mut Vec<Fault>,
-        ignored: &mut Vec<String>,
+        unread: &mut Unread,
     ) -> Vec<Node> {
         let of_code = |origin: Origin, values: &[(String, Value)]| {
             let node = |(key, value): &(String, Value)| {
@@ -335,22 +335,10 @@ impl SettingsBuilder {
         if let Some(folder) = environment.value(CONFIG_DIR) {
             layers.extend(files::of_config_dir(Path::new(folder), faults));
         }
-        layers.extend(of_environment(schema, environment, faults, ignored));
+        layers.extend(of_environment(schema, environment, faults, unread));
         layers.extend(of_code(Origin::Code, &self.values.0));
         layers
     }
-}
-
-/// Removes the sections that are not known and have no name that is nearly known. Returns their names.
-fn remove_others(layer: &mut Node, schema: &Schema) -> BTreeSet<String> {
-    let Content::Mapping(sections) = &mut layer.content else { return BTreeSet::new() };
-    let is_other = |name: &str| {
-        let shape = schema.shape();
-        shape.child(name).is_none() && nearest(name, shape.names()).is_none()
-    };
-    let others: BTreeSet<_> = sections.keys().filter(|name| is_other(name)).cloned().collect();
-    sections.retain(|name, _| !others.contains(name));
-    others
 }
 
 /// The layers of the environment: first the variables, then the files that variables name.
@@ -358,7 +346,7 @@ fn of_environment(
     schema: &Schema,
     environment: &Environment,
     faults: &mut Vec<Fault>,
-    ignored: &mut Vec<String>,
+    unread: &mut Unread,
 ) -> Vec<Node> {
     let mut values = Vec::new();
     let mut files = Vec::new();
@@ -373,7 +361,8 @@ fn of_environment(
                 Err(fault) => faults.push(fault),
             },
             Meaning::Fault(kind) => faults.push(Fault::new(origin, "", kind)),
-            Meaning::Foreign => ignored.push(name.to_owned()),
+            Meaning::Misspelt(kind) => faults.extend(unread.take_misspelt(name, kind).err()),
+            Meaning::Foreign => unread.take_variable(name),
         }
     }
     values.append(&mut files);

@@ -71,8 +71,9 @@
 //!
 //! The variable of a key is `AIOS_`, the section and the key; deeper levels are separated by `__`.
 //! `AIOS_DATABASE_URL` sets `database.url`, and `AIOS_MAIL_TLS__CA` sets `mail.tls.ca`.
-//! `AIOS_DATABASE_URL_FILE` is the path of a file with the value. A value of a variable gets the
-//! type of its key; lists are separated by commas.
+//! `AIOS_DATABASE_URL_FILE` is the path of a file with the value, also below a mapping that takes any
+//! key: one that ends with `_file` is set in a file there. A value of a variable gets the type of its
+//! key; lists are separated by commas.
 //!
 //! | key | variable | |
 //! |---|---|---|
@@ -107,7 +108,9 @@
 //!
 //! A variable of a known section whose key is unknown, or whose name is nearly that of a known one,
 //! is a fault. Other variables that begin with `AIOS_` are
-//! [listed](Settings::ignored_variables), and so are those that Kubernetes sets for services.
+//! [listed](Settings::ignored_variables), and so are those that Kubernetes sets for services. A program
+//! that reads the configuration of another one leaves
+//! [all unknown names](SettingsBuilder::other_sections) unread.
 //!
 //! # References
 //!
@@ -190,15 +193,18 @@ mod change;
 mod check;
 mod duration;
 mod entries;
+mod redaction;
 mod resolve;
 mod schema;
 mod secret;
+mod secret_name;
 mod secret_url;
 mod section;
 mod sections;
 mod settings;
 mod sources;
 mod telemetry;
+mod unread;
 
 pub(crate) use self::check::nearest;
 #[cfg(feature = "otlp")]
@@ -209,6 +215,7 @@ pub use self::{
     check::{Fault, FaultKind, SettingsError},
     duration::{HumanDuration, InvalidDuration},
     entries::Entry,
+    redaction::Redaction,
     secret::Secret,
     secret_url::{InvalidUrl, SecretUrl},
     sections::{

@@ -9,11 +9,7 @@ use std::{borrow::Cow, fmt, str::FromStr};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize, Serializer};
 
-use super::secret::MASK;
-
-/// Parameters of a URL whose values are secret.
-const SECRET_PARAMETERS: [&str; 6] =
-    ["password", "passwd", "passphrase", "secret", "token", "access_token"];
+use super::{secret::MASK, secret_name::is_secret_parameter};
 
 /// Schemes of stores and brokers without a server, which need no `//`: `sqlite:file.db`, `memory:`.
 const LOCAL: [&str; 2] = ["memory:", "sqlite:"];
@@ -21,7 +17,8 @@ const LOCAL: [&str; 2] = ["memory:", "sqlite:"];
 /// A URL whose password is never printed.
 ///
 /// `Display`, `Debug` and `Serialize` write `***` instead of the password, also of one in the
-/// parameters. A configuration file may contain the URL, but not the password.
+/// parameters, such as `token` and `api-key`. The user of an HTTP URL without a password is a token, and
+/// is masked too. A configuration file may contain the URL, but not the password.
 ///
 /// # Examples
 ///
@@ -87,9 +84,18 @@ pub(super) fn secrets(text: &str) -> Vec<&str> {
     let password = user.and_then(|user| user.split_once(':')).map(|(_, password)| password);
     let query = after_scheme.split_once('?').map_or("", |(_, query)| query);
     let parameters = query.split(['&', '#']).filter_map(|pair| pair.split_once('='));
-    let is_secret = |name: &str| SECRET_PARAMETERS.contains(&name.to_ascii_lowercase().as_str());
-    let parameters = parameters.filter(|(name, _)| is_secret(name)).map(|(_, value)| value);
-    password.into_iter().chain(parameters).filter(|secret| !secret.is_empty()).collect()
+    let parameters = parameters.filter(|(name, _)| is_secret_parameter(name));
+    let parameters = parameters.map(|(_, value)| value);
+    let parts = token(text).into_iter().chain(password).chain(parameters);
+    parts.filter(|secret| !secret.is_empty()).collect()
+}
+
+/// The user of an HTTP URL that has no password.
+fn token(text: &str) -> Option<&str> {
+    let (scheme, rest) = text.split_once("://")?;
+    let is_http = ["http", "https"].iter().any(|it| scheme.eq_ignore_ascii_case(it));
+    let authority = rest.split(['/', '?', '#']).next().filter(|_| is_http)?;
+    authority.rsplit_once('@').map(|(user, _)| user).filter(|user| !user.contains(':'))
 }
 
 impl FromStr for SecretUrl {
@@ -166,6 +172,25 @@ mod tests {
             ("postgres://u:hunter2@d/a?Password=hunter3", "postgres://u:***@d/a?Password=***"),
             ("amqp://u://@mq", "amqp://u:***@mq"),
             ("postgres://u:p@db?password=a@b", "postgres://u:***"),
+            (
+                "https://llm.example/v1?api-key=hunter2&x=1",
+                "https://llm.example/v1?api-key=***&x=1",
+            ),
+            ("https://llm.example/v1?apiKey=hunter2", "https://llm.example/v1?apiKey=***"),
+            (
+                "https://llm.example/v1?api_key=h&key=h&sig=h",
+                "https://llm.example/v1?api_key=***&key=***&sig=***",
+            ),
+            (
+                "https://s.example/a?X-Amz-Signature=h&keys=1",
+                "https://s.example/a?X-Amz-Signature=***&keys=1",
+            ),
+            ("https://hunter2@git.example/a", "https://***@git.example/a"),
+            ("HTTPS://hunter2@git.example/a", "HTTPS://***@git.example/a"),
+            ("https://me:@git.example/a", "https://me:@git.example/a"),
+            ("https://hunter2@git.example/a?token=h", "https://***@git.example/a?token=***"),
+            ("https://me:hunter2@git.example/a", "https://me:***@git.example/a"),
+            ("https://git.example/@me?mail=a@b", "https://git.example/@me?mail=a@b"),
             ("sqlite://aios.db", "sqlite://aios.db"),
             ("memory://", "memory://"),
             ("sqlite:aios.db", "sqlite:aios.db"),

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use super::{
-    AgentSettings, AnthropicSettings, BrokerSettings, Change, DatabaseSettings, Entry,
+    AgentSettings, AnthropicSettings, BrokerSettings, Change, DatabaseSettings, Entry, Fault,
     HttpSettings, LogSettings, MetricsSettings, OpenAiSettings, Origin, ProcessSettings,
     RedisSettings, Settings, ShutdownSettings, TelemetrySettings, change::changes,
 };
@@ -165,13 +165,14 @@ impl Settings {
     }
 
     /// The environment variables that begin with `AIOS_` and set nothing, because no section has a
-    /// similar name.
+    /// similar name, or because [`other_sections`](super::SettingsBuilder::other_sections) leaves
+    /// unknown names unread.
     ///
     /// Log them at the start: one of them may be a misspelt variable of a section that does not
     /// exist either.
     #[must_use]
     pub fn ignored_variables(&self) -> &[String] {
-        &self.ignored
+        &self.unread.variables
     }
 
     /// The sections of the files that were left unread; see
@@ -194,7 +195,29 @@ impl Settings {
     /// ```
     #[must_use]
     pub fn other_sections(&self) -> &[String] {
-        &self.others
+        &self.unread.sections
+    }
+
+    /// The sections and variables among [`other_sections`](Self::other_sections) and
+    /// [`ignored_variables`](Self::ignored_variables) that may be misspelt: each as the fault that it
+    /// is for a program without [`other_sections`](super::SettingsBuilder::other_sections).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use aios_service::config::Settings;
+    ///
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let settings =
+    ///     Settings::builder().environment([("AIOS_LOGS_LEVEL", "debug")]).other_sections().load()?;
+    /// let similar: Vec<_> = settings.similar_names().iter().map(ToString::to_string).collect();
+    /// assert_eq!(similar, ["AIOS_LOGS_LEVEL: unknown name; did you mean AIOS_LOG_LEVEL?"]);
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn similar_names(&self) -> &[Fault] {
+        &self.unread.similar
     }
 }
 

@@ -21,14 +21,9 @@ use crate::{
     telemetry::LogControl,
 };
 
-/// Keys, and beginnings of keys, whose new values are taken.
-const RELOADED: [&str; 5] = [
-    "log.level",
-    "log.targets.",
-    "http.request_timeout",
-    "http.max_body_bytes",
-    "http.rate_limit.",
-];
+/// Settings whose new values are taken, with all keys below them.
+const RELOADED: [&str; 5] =
+    ["log.level", "log.targets", "http.request_timeout", "http.max_body_bytes", "http.rate_limit"];
 
 /// The settings that a service uses, and what takes new values.
 #[derive(Debug)]
@@ -110,7 +105,7 @@ fn report(change: &Change) {
     let origin = origin.as_ref().map(ToString::to_string);
     let key = key.as_str();
     let origin = origin.as_deref();
-    match RELOADED.iter().any(|reloaded| key.starts_with(reloaded)) {
+    match is_reloaded(key) {
         true => info!(key, before, after, origin, "a setting has changed"),
         false => warn!(key, before, after, origin, "a setting has changed; restart to use it"),
     }
@@ -172,10 +167,32 @@ impl HangUps {
     }
 }
 
+/// Whether a new value of this setting is taken.
+fn is_reloaded(key: &str) -> bool {
+    RELOADED.iter().any(|reloaded| {
+        key.strip_prefix(reloaded).is_some_and(|below| below.is_empty() || below.starts_with('.'))
+    })
+}
+
 /// The rate limit of the settings, if there is one.
 pub(super) fn rate_limit(settings: &Settings) -> Result<Option<RateLimit>, SettingsError> {
     let key = "http.rate_limit";
     let limit = settings.http().rate_limit.map(|it| RateLimit::new(it.requests, it.per.get()));
     let origin = settings.origin("http.rate_limit.requests");
     limit.transpose().map_err(|error| SettingsError::refused(key, origin, error.to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn should_know_which_settings_are_taken() {
+        for key in ["log.level", "log.targets", "log.targets.aios", "http.rate_limit.per"] {
+            assert!(is_reloaded(key), "{key}");
+        }
+        for key in ["log.format", "log.targets_file", "log.levels", "http.listen"] {
+            assert!(!is_reloaded(key), "{key}");
+        }
+    }
 }

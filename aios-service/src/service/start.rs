@@ -10,10 +10,7 @@ use std::{net::SocketAddr, sync::Arc};
 
 use aios_agents::{Runtime, RuntimeBuilder};
 use aios_core::{broker::Broker, store::Store};
-use axum::{
-    Router,
-    middleware::{from_fn, from_fn_with_state},
-};
+use axum::{Router, middleware::from_fn_with_state};
 use tokio::net::TcpListener;
 use tracing::info;
 
@@ -29,7 +26,7 @@ use crate::{
     config::{HttpSettings, SecretUrl, Settings, SettingsError},
     http::{ApiOptions, RateLimit, Shutdown, answer_unrouted, api, health, serve_with},
     telemetry::{
-        Metrics, Telemetry, TelemetryGuard, measure,
+        Metrics, Telemetry, TelemetryGuard, measure_requests,
         traces::{RequestSpans, trace},
     },
 };
@@ -177,7 +174,7 @@ fn router(
     match metrics {
         Some(metrics) => {
             let router = router.merge(metrics.routes(Arc::clone(runtime)));
-            answer_unrouted(router, api_path).layer(from_fn(measure))
+            measure_requests(answer_unrouted(router, api_path))
         }
         None => answer_unrouted(router, api_path),
     }

@@ -107,6 +107,29 @@ const GOOD: &[Good] = &[
         ],
     },
     Good {
+        name: "mounted secrets below mappings with free keys",
+        files: &[("secrets/key", "sk-1\n"), ("secrets/team", "blue\n"), ("secrets/any", "x\n")],
+        environment: &[
+            ("AIOS_TELEMETRY_TRACES__HEADERS__X_API_KEY_FILE", "DIR/secrets/key"),
+            ("AIOS_MAIL_LABELS__TEAM_FILE", "DIR/secrets/team"),
+            ("AIOS_MAIL_ANYTHING__KEY_FILE", "DIR/secrets/any"),
+        ],
+        values: &[
+            "mail.anything.key = x (AIOS_MAIL_ANYTHING__KEY_FILE (secrets/any))",
+            "mail.labels.team = blue (AIOS_MAIL_LABELS__TEAM_FILE (secrets/team))",
+            "telemetry.traces.headers.x_api_key = *** (AIOS_TELEMETRY_TRACES__HEADERS__X_API_KEY_FILE (secrets/key))",
+        ],
+    },
+    Good {
+        name: "keys whose own names end with file",
+        files: &[("secrets/path", "ca.pem\n")],
+        environment: &[("AIOS_MAIL_KEY_FILE", "key.pem"), ("AIOS_MAIL_LABELS___FILE", "blue")],
+        values: &[
+            "mail.key_file = key.pem (AIOS_MAIL_KEY_FILE)",
+            "mail.labels._file = blue (AIOS_MAIL_LABELS___FILE)",
+        ],
+    },
+    Good {
         name: "references",
         files: &[(
             "config/base.yaml",

@@ -5,6 +5,7 @@ mod files;
 mod good;
 mod guide;
 mod layers;
+mod others;
 mod secrets;
 
 use std::{collections::BTreeMap, path::Path};
@@ -37,6 +38,7 @@ struct Mail {
     transport: Transport,
     anything: serde_json::Value,
     language: Language,
+    key_file: Option<String>,
 }
 
 impl Default for Mail {
@@ -58,6 +60,7 @@ impl Default for Mail {
             transport: Transport::Local,
             anything: serde_json::Value::Null,
             language: Language("en".to_owned()),
+            key_file: None,
         }
     }
 }

@@ -1,6 +1,8 @@
 //! Secrets are in the values, and in nothing that is printed.
 
-use aios_service::config::{Settings, SettingsBuilder};
+use std::collections::BTreeMap;
+
+use aios_service::config::{FaultKind, Secret, Settings, SettingsBuilder};
 
 use super::{Mail, Scene};
 
@@ -58,6 +60,36 @@ fn should_report_no_secret() {
     let error = builder.load().unwrap_err();
     assert!(error.faults().len() >= 4, "{error}");
     assert!(!format!("{error} {error:?}").contains("hunter2"), "{error:?}");
+}
+
+#[test]
+fn should_take_a_secret_from_the_file_that_a_report_recommends() {
+    let written = "telemetry: {traces: {headers: {x_api_key: hunter2}}}\nkeys: {bank: hunter2}\n";
+    let scene = Scene::new(&[("config/base.yaml", written)]);
+    let builder = |variables: &[(&str, &str)]| {
+        scene.builder(variables).section::<BTreeMap<String, Secret>>("keys")
+    };
+    let error = builder(&[]).load().unwrap_err();
+    let variables = error.faults().iter().map(|fault| match &fault.kind {
+        FaultKind::SecretInFile { variable, .. } => format!("{variable}_FILE"),
+        other => panic!("{other:?}"),
+    });
+    let variables: Vec<_> = variables.collect();
+    assert_eq!(
+        variables,
+        ["AIOS_TELEMETRY_TRACES__HEADERS__X_API_KEY_FILE", "AIOS_KEYS_BANK_FILE"]
+    );
+
+    std::fs::write(scene.path().join("config/base.yaml"), "").unwrap();
+    std::fs::write(scene.path().join("secret"), "hunter2\n").unwrap();
+    let variables: Vec<_> = variables.iter().map(|name| (name.as_str(), "DIR/secret")).collect();
+    let settings = builder(&variables).load().unwrap();
+    let headers = &settings.telemetry().traces.headers;
+    let keys: &BTreeMap<String, Secret> = settings.section("keys").unwrap();
+    for (secrets, name) in [(headers, "x_api_key"), (keys, "bank")] {
+        assert_eq!(secrets.keys().collect::<Vec<_>>(), [name]);
+        assert_eq!(secrets[name].expose(), "hunter2");
+    }
 }
 
 /// A section as programs that are not written in Rust describe it.

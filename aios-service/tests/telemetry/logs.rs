@@ -1,6 +1,10 @@
 use std::{
     io::{self, Write},
-    sync::{Arc, mpsc},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+        mpsc,
+    },
     time::Duration,
 };
 
@@ -13,7 +17,7 @@ use aios_service::{
     config::{Secret, Settings, SettingsBuilder},
     telemetry::{Telemetry, TelemetryGuard},
 };
-use serde_json::Value;
+use serde_json::{Value, json};
 use tracing::{Dispatch, debug, dispatcher::with_default, error, info, info_span, warn};
 
 use super::Output;
@@ -207,6 +211,45 @@ fn should_go_on_when_the_log_cannot_be_written() {
     let (dispatch, guard) = build(settings(), Full);
     with_default(&dispatch, || (0..10_000).for_each(|number| info!(number, "lost")));
     assert!(guard.flush());
+}
+
+/// An output like a file on a disk that is full after a number of bytes.
+struct Disk {
+    output: Output,
+    room: Arc<AtomicUsize>,
+}
+
+impl Write for Disk {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let room = self.room.load(Ordering::Relaxed).min(bytes.len());
+        if room == 0 {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+        self.room.fetch_sub(room, Ordering::Relaxed);
+        self.output.write(&bytes[..room])
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[test]
+fn should_end_a_line_that_did_not_fit_once_there_is_room() {
+    let (output, room) = (Output::default(), Arc::new(AtomicUsize::new(1_000)));
+    let disk = Disk { output: output.clone(), room: Arc::clone(&room) };
+    let (dispatch, guard) = build(settings(), disk);
+    for space in [10, 0, usize::MAX / 2] {
+        with_default(&dispatch, || (0..100).for_each(|number| info!(number, "much")));
+        assert!(guard.flush());
+        room.fetch_add(space, Ordering::Relaxed);
+    }
+    with_default(&dispatch, || info!("later"));
+    assert!(guard.flush());
+    let lines = output.lines();
+    let dropped: u64 = lines.iter().filter_map(|line| line["lines"].as_u64()).sum();
+    let written = lines.iter().filter(|line| line["message"] == "much").count() as u64;
+    assert_eq!((written + dropped, &lines[lines.len() - 1]["message"]), (300, &json!("later")));
 }
 
 #[test]

@@ -63,7 +63,7 @@ pub(super) fn check(
 }
 
 /// The fault of a key that no section has, with the one that was probably meant.
-fn unknown(node: &Node, shape: &Shape<'_>, path: &[String]) -> Fault {
+pub(super) fn unknown(node: &Node, shape: &Shape<'_>, path: &[String]) -> Fault {
     let (key, parents) = path.split_last().map_or(("", path), |(key, rest)| (key.as_str(), rest));
     let near = nearest(key, shape.names()).map(|near| {
         let whole: Vec<_> = parents.iter().cloned().chain([near.to_owned()]).collect();

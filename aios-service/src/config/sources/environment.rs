@@ -5,8 +5,9 @@
 //! rename a section; guessing would set the wrong one.
 //!
 //! A misspelt variable would be ignored without a word, so an unknown name in a known section, or
-//! one that is nearly known, is a fault. Any other variable with the prefix may belong to another
-//! program. Kubernetes sets variables for each service, which are recognised by their form.
+//! one that is nearly known, is a fault; in the configuration of another program, which may have
+//! sections that are not known here, it is reported. Any other variable with the prefix may belong to
+//! another program. Kubernetes sets variables for each service, which are recognised by their form.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -46,6 +47,8 @@ pub(crate) enum Meaning {
     File(Vec<String>),
     /// It is a mistake.
     Fault(FaultKind),
+    /// It sets nothing and may be misspelt.
+    Misspelt(FaultKind),
     /// It is for other programs.
     Foreign,
 }
@@ -108,24 +111,25 @@ fn upper(key: &str) -> String {
 /// | the name | the value | means |
 /// |---|---|---|
 /// | is that of a link to a service | an address | a variable of Kubernetes or Docker |
-/// | fits one key | any | the value of the key |
-/// | fits no key, but one without its end `_FILE` | a path | a file with the value |
+/// | names a key of the schema | any | the value of the key |
+/// | fits a key without its end `_FILE` | a path | a file with the value |
+/// | fits a key of a mapping that takes any key | any | the value of the key |
 /// | fits several keys | any | a fault |
-/// | has a known section and no known key, or is nearly known | any | a fault with a suggestion |
+/// | has a known section and no known key, or is nearly known | any | misspelt, with a suggestion |
 /// | anything else | any | a variable of another program |
 ///
 /// A key whose own name ends with `file` is tried first, so `AIOS_MAIL_KEY_FILE` sets
-/// `mail.key_file` if there is such a key.
+/// `mail.key_file` if the schema has such a key. A mapping that takes any key has none: below it, the
+/// variable has the path of a file.
 pub(crate) fn meaning(schema: &Schema, name: &str, value: &str) -> Meaning {
     if is_service_link(name, value) {
         return Meaning::Foreign;
     }
-    let keys = keys_of(schema, name);
-    let (keys, is_file) = match name.strip_suffix(FILE_SUFFIX) {
-        Some(name) if keys.is_empty() => (keys_of(schema, name), true),
-        _ => (keys, false),
-    };
-    let mut keys = keys.into_iter();
+    let whole = keys_of(schema, name);
+    let base = name.strip_suffix(FILE_SUFFIX).filter(|_| !whole.iter().any(|key| key.is_named));
+    let of_file = base.map(|base| keys_of(schema, base)).filter(|keys| !keys.is_empty());
+    let is_file = of_file.is_some();
+    let mut keys = of_file.unwrap_or(whole).into_iter().map(|key| key.path);
     match (keys.next(), keys.len()) {
         (Some(key), 0) if is_file => Meaning::File(key),
         (Some(key), 0) => Meaning::Value(key),
@@ -149,7 +153,7 @@ fn unknown(schema: &Schema, name: &str) -> Meaning {
     let is_of_section = schema.shape().names().any(|section| rest_of(name, section).is_some());
     let is_typo = near.is_some_and(|near| distance(base, near) <= MAX_TYPOS);
     match is_of_section || is_typo {
-        true => Meaning::Fault(FaultKind::Unknown {
+        true => Meaning::Misspelt(FaultKind::Unknown {
             nearest: near.map(|near| near.to_owned() + suffix),
         }),
         false => Meaning::Foreign,
@@ -161,29 +165,39 @@ fn rest_of<'n>(name: &'n str, section: &str) -> Option<&'n str> {
     name.strip_prefix(PREFIX)?.strip_prefix(upper(section).as_str())?.strip_prefix('_')
 }
 
+/// A key that a variable may set.
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
+struct Key {
+    path: Vec<String>,
+    /// Whether the schema names it. Otherwise it is one of a mapping that takes any key.
+    is_named: bool,
+}
+
 /// The keys that a variable may set; more than one if the names of sections are ambiguous.
-fn keys_of(schema: &Schema, name: &str) -> Vec<Vec<String>> {
+fn keys_of(schema: &Schema, name: &str) -> Vec<Key> {
     let root = schema.shape();
     let key = |section: &str| {
         let rest = rest_of(name, section)?;
-        let mut path = vec![section.to_owned()];
+        let mut key = Key { path: vec![section.to_owned()], is_named: true };
         let mut shape = root.child(section)?;
         for segment in rest.split("__") {
-            let key = key_of(&shape, segment)?;
-            shape = shape.child(&key)?;
-            path.push(key);
+            let (name, is_named) = key_of(&shape, segment)?;
+            shape = shape.child(&name)?;
+            key.path.push(name);
+            key.is_named = is_named;
         }
-        Some(path)
+        Some(key)
     };
     let keys: BTreeSet<_> = root.names().filter_map(key).collect();
     keys.into_iter().collect()
 }
 
-/// The key of a segment: a known one, or any if the mapping takes any.
-fn key_of(shape: &Shape<'_>, segment: &str) -> Option<String> {
-    let known = shape.names().find(|known| upper(known) == segment).map(str::to_owned);
+/// The key of a segment, and whether it is a known one: otherwise any, if the mapping takes any.
+fn key_of(shape: &Shape<'_>, segment: &str) -> Option<(String, bool)> {
+    let known = shape.names().find(|known| upper(known) == segment);
     let other = || segment.to_lowercase();
-    known.or_else(|| (!segment.is_empty() && shape.child(&other()).is_some()).then(other))
+    let takes_any = || !segment.is_empty() && shape.child(&other()).is_some();
+    known.map(|known| (known.to_owned(), true)).or_else(|| takes_any().then(|| (other(), false)))
 }
 
 /// Collects the variables of all keys below a shape, to suggest one of them.

@@ -4,36 +4,16 @@
 //! field whose name contains a word for secrets is masked, whatever it holds. A secret inside a
 //! message can't be recognised, which is why secrets have a type that does not print them.
 
-use std::{error::Error, fmt, sync::Arc};
+use std::{error::Error, fmt};
 
 use aios_core::Chain;
 use serde_json::Value;
 use tracing::field::{Field, Visit};
 
-/// Parts of names of fields whose values are never written.
-const SECRET: [&str; 6] = ["password", "secret", "token", "api_key", "authorization", "cookie"];
+use crate::config::Redaction;
+
 /// Written instead of a value.
 const MASK: &str = "***";
-
-/// The fields whose values are not written.
-#[derive(Clone, Debug)]
-pub(super) struct Redaction(Arc<[String]>);
-
-impl Redaction {
-    /// The names of the settings, in addition to those that look like secrets.
-    pub(super) fn new(names: &[String]) -> Self {
-        Self(names.iter().map(|name| name.to_ascii_lowercase()).collect())
-    }
-
-    /// Whether the value of a field is masked.
-    ///
-    /// A word for secrets masks every name that contains it, such as `reset_token`. A name of the
-    /// settings masks only the field of this name. Case does not matter for either.
-    fn covers(&self, name: &str) -> bool {
-        let name = name.to_ascii_lowercase();
-        SECRET.iter().any(|part| name.contains(part)) || self.0.contains(&name)
-    }
-}
 
 /// The fields of an event or a span.
 #[derive(Clone, Debug)]

@@ -13,11 +13,8 @@ use tracing::{
 };
 use tracing_subscriber::{Layer, layer::Context, registry::LookupSpan};
 
-use super::{
-    fields::{Fields, Redaction},
-    line::Line,
-    sink::Sink,
-};
+use super::{fields::Fields, line::Line, sink::Sink};
+use crate::config::Redaction;
 
 /// The span in which a run repeats what it has done; see `aios_agents`.
 const REPLAY: (&str, &str) = ("replay", "aios_agents::workflow::span");

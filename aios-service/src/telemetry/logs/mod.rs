@@ -19,8 +19,8 @@ use tracing_subscriber::{
     Layer, Registry, filter::Targets, layer::SubscriberExt, registry, reload,
 };
 
-use self::{fields::Redaction, layer::LogLayer, sink::Sink};
-use crate::config::{LogLevel, LogSettings};
+use self::{layer::LogLayer, sink::Sink};
+use crate::config::{LogLevel, LogSettings, Redaction};
 
 /// Targets whose lines contain the data of events. They are written only if the settings name them.
 const TARGETS_WITH_DATA: [&str; 1] = ["lapin::returned_messages"];

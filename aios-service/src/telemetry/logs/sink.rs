@@ -4,6 +4,9 @@
 //! bytes are counted, because a few long lines could fill the memory too. A line that finds no room
 //! is dropped and counted, and the thread writes the number before the next line that it writes.
 //! The thread ends when the last sender is gone.
+//!
+//! An output such as a file on a full disk may take a part of a line. The rest is kept, and written
+//! before anything else, so that no line continues another one.
 
 use std::{
     io::{self, Write},
@@ -59,7 +62,8 @@ impl Sink {
     pub(super) fn start(output: Box<dyn Write + Send>, is_json: bool) -> io::Result<Self> {
         let (jobs, queue) = sync_channel(MAX_LINES);
         let waiting = Arc::<Waiting>::default();
-        let writer = Writer { output, is_json, waiting: Arc::clone(&waiting) };
+        let waits = Arc::clone(&waiting);
+        let writer = Writer { output, is_json, rest: Vec::new(), waiting: waits };
         thread::Builder::new().name("aios-log".to_owned()).spawn(move || writer.run(&queue))?;
         Ok(Self { jobs, waiting })
     }
@@ -99,6 +103,8 @@ struct Writer {
     /// Where lines are written.
     output: Box<dyn Write + Send>,
     is_json: bool,
+    /// The rest of a line of which the output has taken a part. Usually empty.
+    rest: Vec<u8>,
     waiting: Arc<Waiting>,
 }
 
@@ -112,6 +118,7 @@ impl Writer {
                     self.put(&line);
                 }
                 Job::Flush(written) => {
+                    self.end_line();
                     // A log that cannot be written has nowhere to report it.
                     let _ = self.output.flush();
                     // The caller may have stopped waiting.
@@ -124,8 +131,31 @@ impl Writer {
     /// Writes a line. One that fails is reported before the next one.
     fn put(&mut self, line: &str) {
         self.report();
-        if self.output.write_all(line.as_bytes()).is_err() {
+        if !self.write(line) {
             self.waiting.dropped.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Writes a line, after the rest of the one before. Returns false if the output has taken nothing of
+    /// it.
+    fn write(&mut self, line: &str) -> bool {
+        self.end_line();
+        if !self.rest.is_empty() {
+            return false;
+        }
+        let taken = write(&mut self.output, line.as_bytes());
+        if taken == 0 {
+            return false;
+        }
+        self.rest.extend(line.as_bytes().iter().skip(taken));
+        true
+    }
+
+    /// Writes the rest of a line.
+    fn end_line(&mut self) {
+        if !self.rest.is_empty() {
+            let taken = write(&mut self.output, &self.rest);
+            self.rest.drain(..taken);
         }
     }
 
@@ -143,8 +173,22 @@ impl Writer {
             target: module_path!(),
             values: &values,
         };
-        if self.output.write_all(line.format(self.is_json).as_bytes()).is_err() {
+        if !self.write(&line.format(self.is_json)) {
             self.waiting.dropped.fetch_add(lines, Ordering::Relaxed);
         }
     }
+}
+
+/// Writes bytes until the output fails, and returns how many it has taken.
+fn write(output: &mut impl Write, bytes: &[u8]) -> usize {
+    let mut taken = 0;
+    while let Some(rest) = bytes.get(taken..).filter(|rest| !rest.is_empty()) {
+        match output.write(rest) {
+            Ok(0) => break,
+            Ok(more) => taken += more.min(rest.len()),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(_) => break,
+        }
+    }
+    taken
 }
