@@ -63,7 +63,7 @@
 //! | runs | list, get, `journal`, `result?wait=`, `events` and `streams/{stream}` (live), actions `signal`, `cancel`, `pause`, `resume`, `fork`, `retry` | `runs:read`, `runs:signal`, `runs:cancel`, `runs:pause`, `runs:resume`, `runs:fork`, `runs:retry` |
 //! | workflows | list, get, actions `execute` and `signal-with-start` | `workflows:read`, `runs:start`, `runs:signal` |
 //! | tasks | list, get, create, `result?wait=`, action `cancel`; list and create under an agent | `tasks:read`, `tasks:create`, `tasks:cancel` |
-//! | agents | list, get, create, replace, delete (soft), `events` (live), action `restart` | `agents:read`, `agents:create`, `agents:replace`, `agents:delete`, `agents:restart` |
+//! | agents | list, get, create, replace, delete (soft), `events` (live), action `restart` | `agents:read`, `agents:create`, `agents:replace`, `agents:delete`, `agents:restart`; `events` also `tasks:read` |
 //! | agent types | list, get, with their JSON Schemas | `agents:read` |
 //! | events | a page of the log, `stream` (live), publish | `events:read`, `events:publish` |
 //! | engines, shards | list: which engines are alive, and which shards of the runs each owns | `engines:read` |
@@ -122,7 +122,8 @@
 //! - Every error has the same shape, including routing errors, unreadable bodies, timeouts and panics. What
 //!   went wrong inside is logged under the id of the request, and not sent to the client.
 //! - Without an authenticator, only callers on the same machine are admitted, and no web page from elsewhere.
-//! - A route requires the permission that the OpenAPI document names.
+//!   Behind a proxy on the same machine, every caller is one on this machine: add an authenticator there.
+//! - A route requires the permissions that the OpenAPI document names.
 //! - A web page of another origin is refused, unless its origin is allowed.
 //! - Every call that may change something leaves an event in the log: who, what, from where, outcome.
 //! - Live events are server-sent events whose `id` is the position in the log. A client that connects again

@@ -88,6 +88,7 @@ async fn should_record_who_changed_what_and_the_outcome() {
         "POST".to_owned(),
         "/api/v1/workflows/approval/actions/execute".to_owned(),
     );
+    expected.scope = Some("api_key".to_owned());
     expected.route = Some("/api/v1/workflows/{workflow}/actions/execute".to_owned());
     expected.peer = Some("127.0.0.1".to_owned());
     expected.forwarded_for = Some("203.0.113.7".to_owned());

@@ -243,6 +243,8 @@ async fn should_wait_for_the_process_that_handles_a_request_until_its_time_has_r
     append(&service, received.stream.as_str(), received_until(now + Duration::from_secs(60))).await;
     let refused = keyed(&service, "k1", EXECUTE, &body).await;
     assert_eq!(refused.fault(), (409, "REQUEST_IN_PROGRESS"));
+    let open_for = refused.body["error"]["details"]["open_for_seconds"].as_u64().unwrap();
+    assert!((50..=60).contains(&open_for), "{open_for}");
     assert_eq!(
         (&refused.headers["retry-after"], count_of_runs(&service).await),
         (&HeaderValue::from_static("1"), 0)

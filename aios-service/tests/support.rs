@@ -1,10 +1,20 @@
 //! A service, and requests to it.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{
+    fmt::{self, Debug, Formatter},
+    net::SocketAddr,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use aios_agents::prelude::*;
 use aios_broker::memory::MemoryBroker;
-use aios_core::store::Store;
+use aios_core::{
+    BoxFuture,
+    clock::{Clock, SystemClock},
+    event::Timestamp,
+    store::Store,
+};
 use aios_service::http::{ApiOptions, api};
 use axum::{
     Router,
@@ -13,6 +23,7 @@ use axum::{
     http::{HeaderMap, Method, Request, StatusCode},
 };
 use serde_json::Value;
+use tokio::runtime::Handle;
 use tower::ServiceExt;
 
 /// Runs a test on every store.
@@ -213,5 +224,57 @@ impl Random {
         self.0 ^= self.0 >> 7;
         self.0 ^= self.0 << 17;
         self.0 % bound
+    }
+}
+
+/// Work of a [`Jump`] before its wait is over.
+pub(crate) type Work = Box<dyn Fn() -> BoxFuture<'static, ()> + Send + Sync>;
+
+/// A clock on which one length of waits is over at once, after some work, in the same poll in which the
+/// wait began. Other waits take their time.
+pub(crate) struct Jump {
+    wait: Duration,
+    work: Mutex<Option<Work>>,
+}
+
+impl Jump {
+    pub(crate) fn over(wait: Duration) -> Arc<Self> {
+        Arc::new(Self { wait, work: Mutex::default() })
+    }
+
+    pub(crate) fn set(&self, work: Work) {
+        *self.work.lock().unwrap() = Some(work);
+    }
+}
+
+impl Debug for Jump {
+    fn fmt(&self, formatter: &mut Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("Jump").field("wait", &self.wait).finish_non_exhaustive()
+    }
+}
+
+impl Clock for Jump {
+    fn now(&self) -> Timestamp {
+        SystemClock.now()
+    }
+
+    fn elapsed(&self) -> Duration {
+        SystemClock.elapsed()
+    }
+
+    fn sleep(&self, duration: Duration) -> BoxFuture<'static, ()> {
+        if duration != self.wait {
+            return SystemClock.sleep(duration);
+        }
+        let work = self.work.lock().unwrap().as_ref().map(|work| work());
+        Box::pin(async move {
+            if let Some(work) = work {
+                tokio::task::block_in_place(|| Handle::current().block_on(work));
+            }
+        })
+    }
+
+    fn sleep_until(&self, deadline: Timestamp) -> BoxFuture<'static, ()> {
+        SystemClock.sleep_until(deadline)
     }
 }

@@ -14,10 +14,10 @@ use aios_core::{
 };
 use aios_service::{
     auth::{
-        AuthError, FileKeys, JwtIssuer, JwtTokens, KeySetDocument, KeySource, Permissions,
-        StaticKeys,
+        ApiKey, ApiKeyHash, ApiKeys, AuthError, FileKeys, JwtIssuer, JwtTokens, KeySetDocument,
+        KeySource, Permissions, StaticKeys,
     },
-    http::ApiOptions,
+    http::{ApiOptions, RateLimit},
 };
 use axum::http::{HeaderValue, Method};
 use ring::{hmac, signature};
@@ -220,6 +220,54 @@ async fn should_accept_tokens_of_several_issuers_with_their_own_keys_only() {
     assert_eq!(ask(&service, "/me", &two.token(&header, &second)).await.status, 200);
     assert_eq!(ask(&service, "/me", &two.token(&header, &first)).await.fault().0, 401);
     assert_eq!(ask(&service, "/me", &one.token(&header, &second)).await.fault().0, 401);
+}
+
+/// The subject of a token says something together with its issuer only, and an API key has none.
+#[tokio::test]
+async fn should_tell_callers_with_the_same_subject_apart() {
+    let clock = VirtualClock::new(Timestamp::now());
+    let (one, two) = (Signer::ed25519(), Signer::ed25519());
+    let operator = Permissions::parse(["runs:*"]).unwrap();
+    let issuer = |name: &str, signer: &Signer| {
+        let source = StaticKeys::new(keys(&[signer.jwk("k", "EdDSA")]));
+        JwtIssuer::new(name, AUDIENCE, source).with_role("operator", operator.clone())
+    };
+    let key = ApiKey::new(ApiKeyHash::of("secret"), claims(&clock)["sub"].as_str().unwrap());
+    let options = ApiOptions::new()
+        .with_authenticator(JwtTokens::new([
+            issuer(ISSUER, &one),
+            issuer("https://two.example", &two),
+        ]))
+        .with_authenticator(ApiKeys::new([key.with_permissions(operator.clone())]))
+        .with_rate_limit(RateLimit::new(2, Duration::from_secs(60)).unwrap())
+        .with_clock(Arc::new(clock.clone()));
+    let service = Service::with(options).await;
+    let header = json!({ "alg": "EdDSA", "kid": "k" });
+    let first = changed(claims(&clock), "roles", json!(["operator"]));
+    let second = changed(first.clone(), "iss", json!("https://two.example"));
+    let bearer = |signer: &Signer, claims: &Value| {
+        ("authorization", format!("Bearer {}", signer.token(&header, claims)))
+    };
+    let callers = [bearer(&one, &first), bearer(&two, &second), ("x-api-key", "secret".to_owned())];
+    let mut ids = std::collections::BTreeSet::new();
+    for _ in 0..2 {
+        for (name, value) in &callers {
+            let path = "/workflows/approval/actions/execute";
+            let mut post = request(Method::POST, path, Some("{}".to_owned()));
+            post.headers_mut().insert(*name, HeaderValue::from_str(value).unwrap());
+            post.headers_mut().insert("idempotency-key", HeaderValue::from_static("k1"));
+            let answer = service.send(post).await;
+            assert_eq!(answer.status, 202, "{answer:?}");
+            ids.insert(answer.body["data"]["id"].to_string());
+        }
+    }
+    assert_eq!(ids.len(), callers.len());
+    let log = service.runtime.store().unwrap().read_log(0, 1000).await.unwrap();
+    let called = log.iter().filter(|it| it.event.event_type.as_str() == "system.api.called");
+    let scopes = called.map(|it| it.event.data::<Value>().unwrap()["scope"].to_string());
+    let scopes: std::collections::BTreeSet<_> = scopes.collect();
+    let expected = ["jwt:https://issuer.example", "jwt:https://two.example", "api_key"];
+    assert_eq!(scopes, expected.iter().map(|it| format!("{it:?}")).collect());
 }
 
 /// Counts how often it is asked.

@@ -2,6 +2,7 @@
 
 use std::{convert::Infallible, net::SocketAddr, time::Duration};
 
+use aios_core::clock::{Clock, SystemClock};
 use aios_service::http::{ApiOptions, ServeOptions, Shutdown, api, serve_with};
 use axum::{
     Router,
@@ -116,14 +117,35 @@ async fn should_close_connections_whose_headers_do_not_end() {
     for text in ["", "GET /own HTTP/1.1\r\nHo", "GET /own HTTP/1.1\r\nHost: localhost\r\n"] {
         assert_eq!(rest(connect(address, text).await).await, "", "{text:?}");
     }
-    let stream = connect(address, "GET /own HTTP/1.1\r\nHost: localhost\r\n\r\n").await;
-    assert!(rest(stream).await.ends_with("mine"), "a connection that is kept without a request");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn should_close_connections_without_a_request() {
     let address = start(own(), ServeOptions::new().with_idle_timeout(SHORT)).await;
     assert_eq!(rest(connect(address, "GET").await).await, "");
+    let stream = connect(address, "GET /own HTTP/1.1\r\nHost: localhost\r\n\r\n").await;
+    assert!(rest(stream).await.ends_with("mine"), "a connection that is kept after a request");
+}
+
+/// A proxy keeps connections for longer than a client may take for headers.
+#[tokio::test(flavor = "multi_thread")]
+async fn should_keep_a_connection_between_requests_until_the_idle_timeout() {
+    let options = ServeOptions::new().with_header_timeout(SHORT);
+    let address = start(own(), options.with_idle_timeout(Duration::from_secs(60))).await;
+    let head = "GET /own HTTP/1.1\r\nHost: localhost\r\n\r\n";
+    let mut stream = connect(address, head).await;
+    let mut answer = vec![0; 4096];
+    for _ in 0..2 {
+        let length = stream.read(&mut answer).await.unwrap();
+        assert!(String::from_utf8_lossy(&answer[..length]).ends_with("mine"));
+        SystemClock.sleep(SHORT * 4).await;
+        stream.write_all(head.as_bytes()).await.unwrap();
+    }
+    let length = stream.read(&mut answer).await.unwrap();
+    assert!(String::from_utf8_lossy(&answer[..length]).ends_with("mine"));
+    stream.write_all(b"GET /own HTTP/1.1\r\nHo").await.unwrap();
+    let closed = tokio::time::timeout(Duration::from_secs(20), rest(stream)).await;
+    assert_eq!(closed.unwrap(), "", "headers that do not end close it earlier");
 }
 
 #[tokio::test(flavor = "multi_thread")]

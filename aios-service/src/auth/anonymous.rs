@@ -105,6 +105,7 @@ impl Authenticator for Anonymous {
         };
         let identity = || Identity {
             subject: SUBJECT.into(),
+            scope: SUBJECT.into(),
             permissions: self.permissions.clone(),
             expires_at: None,
         };

@@ -11,6 +11,9 @@ use sha2::{Digest, Sha256};
 
 use super::{AuthError, Authenticator, Credentials, Identity, Permissions, hex};
 
+/// Scope of the owners of keys.
+const SCOPE: &str = "api_key";
+
 /// The SHA-256 of an API key, written as 64 hexadecimal digits.
 ///
 /// A key must be random and at least 128 bits long, for example 32 bytes of `openssl rand -hex 32`.
@@ -81,7 +84,8 @@ impl ApiKey {
     #[must_use]
     pub fn new(hash: ApiKeyHash, subject: impl Into<Arc<str>>) -> Self {
         let subject = subject.into();
-        let identity = Identity { subject, permissions: Permissions::default(), expires_at: None };
+        let (scope, permissions) = (SCOPE.into(), Permissions::default());
+        let identity = Identity { subject, scope, permissions, expires_at: None };
         Self { hash, identity }
     }
 

@@ -1,12 +1,13 @@
 //! The caller of a request, and its permissions.
 //!
 //! An [`Authenticator`] turns the credentials of a request into an [`Identity`]. The API asks its
-//! authenticators in turn; a request that none of them knows is answered with 401. Every route
-//! requires one [`Permission`] of the identity, and answers with 403 without it.
+//! authenticators in turn; a request that none of them knows is answered with 401. A route requires
+//! the [`Permission`]s that the OpenAPI document names, most of them one, and answers with 403 without
+//! one of them; `/me` and `/openapi.json` need only an identity.
 //!
 //! | the authenticators return | the request is answered with |
 //! |---|---|
-//! | an identity | the answer of the route, or 403 `PERMISSION_DENIED` without its permission |
+//! | an identity | the answer of the route, or 403 `PERMISSION_DENIED` without a permission that it requires |
 //! | `None` from each of them | 401 `UNAUTHENTICATED` |
 //! | [`AuthError::Invalid`] | 401 `UNAUTHENTICATED`, without the reason |
 //! | [`AuthError::Unavailable`] | 503 `AUTHENTICATION_UNAVAILABLE`, which clients may repeat |
@@ -51,6 +52,10 @@ pub use self::token_endpoint::{InvalidSigningKey, TokenEndpoint};
 pub struct Identity {
     /// Stable name of the caller. It becomes `user_id` of the events that the caller causes.
     pub subject: Arc<str>,
+    /// The authority that vouches for the subject: `api_key`, `anonymous`, or `jwt:` and the issuer of a
+    /// token. Callers with the same subject and different scopes are different callers: neither finds the
+    /// answers of the other by an `Idempotency-Key`, and each has its own rate limit.
+    pub scope: Arc<str>,
     /// The caller's permissions.
     pub permissions: Permissions,
     /// When the credentials end. Streams of events end then; `None` if they do not end.
@@ -134,7 +139,8 @@ pub enum AuthError {
 ///             reason: "x-forwarded-user is not text".to_owned(),
 ///         })?;
 ///         let permissions = Permissions::all();
-///         Ok(Some(Identity { subject: user.into(), permissions, expires_at: None }))
+///         let (subject, scope) = (user.into(), "proxy".into());
+///         Ok(Some(Identity { subject, scope, permissions, expires_at: None }))
 ///     }
 /// }
 ///

@@ -8,6 +8,9 @@
 //!               └    no  ─► error
 //! ```
 //!
+//! A process that is killed keeps the key of the request it was handling for as long as a request may take.
+//! Attempts in that time are not counted, unless the policy allows only one.
+//!
 //! Every POST has an idempotency key, which is the same in all attempts, so most requests may be
 //! repeated after any failure. A request that is marked `once` is repeated only if it certainly had
 //! no effect: it was not sent, for example because there was no token, or was refused for its rate.
@@ -20,7 +23,7 @@ use std::{
 };
 
 use aios_core::{Chain, clock::Clock, event::EventId, retry::RetryPolicy};
-use axum::http::{HeaderMap, HeaderValue, Method, header, header::IntoHeaderName};
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header, header::IntoHeaderName};
 use reqwest::{Response, Url};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -188,9 +191,22 @@ impl Connection {
         &self,
         request: &Request,
     ) -> Result<(A, Option<String>), ClientError> {
-        let Answer { body, request_id, tag } = self.body(request).await?;
+        let Answer { body, request_id, tag, .. } = self.body(request).await?;
         let document: Document<'_> = parse(&body, &request_id)?;
         Ok((attributes(document.data, &request_id)?, tag))
+    }
+
+    /// The resource that a request is answered with; `None` with 202, which says that there is none yet.
+    pub(super) async fn awaited<A: Attributes>(
+        &self,
+        request: &Request,
+    ) -> Result<Option<A>, ClientError> {
+        let Answer { body, request_id, status, .. } = self.body(request).await?;
+        if status == StatusCode::ACCEPTED {
+            return Ok(None);
+        }
+        let document: Document<'_> = parse(&body, &request_id)?;
+        attributes(document.data, &request_id).map(Some)
     }
 
     /// The page that a request is answered with.
@@ -208,6 +224,7 @@ impl Connection {
     /// Sends a request until it succeeds or must not be repeated, and reads the body.
     async fn body(&self, request: &Request) -> Result<Answer, ClientError> {
         let mut attempt = 1;
+        let mut open_until = None;
         loop {
             let timeout = self.timeout.saturating_add(request.wait);
             let mut is_sent = false;
@@ -221,13 +238,23 @@ impl Connection {
                 Err(error) => error,
             };
             let is_repeatable = request.is_repeatable || !is_sent;
-            let Some(pause) = self.pause(&error, is_repeatable, attempt) else {
+            let is_open = self.is_open(&error, &mut open_until);
+            let number = if is_open { 1 } else { attempt };
+            let Some(pause) = self.pause(&error, is_repeatable, number) else {
                 return Err(error);
             };
             warn!(code = error.code(), error = %Chain(&error), attempt, ?pause, "repeats a request");
             self.clock.sleep(pause).await;
-            attempt += 1;
+            attempt += u32::from(!is_open);
         }
+    }
+
+    /// Whether an earlier attempt may still be handled. The first answer that says so tells until when.
+    fn is_open(&self, error: &ClientError, open_until: &mut Option<Duration>) -> bool {
+        let now = self.clock.elapsed();
+        error.open_for().is_some_and(|open_for| {
+            now < *open_until.get_or_insert_with(|| now.saturating_add(open_for))
+        })
     }
 
     /// How long to wait before the next attempt; `None` if there is none.
@@ -253,10 +280,10 @@ impl Connection {
     /// Sends a request, and reads the body of a success.
     async fn attempt(&self, request: &Request, is_sent: &mut bool) -> Result<Answer, ClientError> {
         let response = self.send(request, is_sent).await?;
-        let request_id = request_id(&response);
+        let (request_id, status) = (request_id(&response), response.status());
         let tag = response.headers().get(header::ETAG).and_then(|tag| tag.to_str().ok());
         let tag = tag.map(ToOwned::to_owned);
-        Ok(Answer { body: read(response, &request_id).await?, request_id, tag })
+        Ok(Answer { body: read(response, &request_id).await?, status, request_id, tag })
     }
 
     /// Sends a request once, or twice if the token has been refused. An answer that is not a success is
@@ -318,6 +345,8 @@ impl Connection {
 struct Answer {
     /// JSON.
     body: Vec<u8>,
+    /// One of 200 to 299.
+    status: StatusCode,
     /// As the service logs it.
     request_id: Option<String>,
     /// The `ETag`.

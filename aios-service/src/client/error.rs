@@ -160,6 +160,16 @@ impl ClientError {
         }
     }
 
+    /// How long an earlier attempt with the same key may still be handled, as far as the service knows.
+    pub(super) fn open_for(&self) -> Option<Duration> {
+        match self {
+            Self::Service { code, details, .. } if code == "REQUEST_IN_PROGRESS" => {
+                details.get("open_for_seconds")?.as_u64().map(Duration::from_secs)
+            }
+            _ => None,
+        }
+    }
+
     /// How long the service asks to wait.
     pub(super) fn retry_after(&self) -> Option<Duration> {
         match self {

@@ -105,6 +105,11 @@ impl ClientOptions {
     /// after the first failure, doubling up to 5 s. Codes in
     /// [`non_retryable`](RetryPolicy::non_retryable) are not repeated.
     ///
+    /// While the service says that an earlier attempt of a `POST` is being handled (`REQUEST_IN_PROGRESS`),
+    /// attempts are not counted, unless the policy has only one. That ends with the earlier attempt, and at
+    /// the latest 10 s after the time that a request may take, 40 s by default: so much later, the service
+    /// lets a request be repeated whose process was killed.
+    ///
     /// # Examples
     ///
     /// A client in a request handler, which prefers a fast error, and one in a job, which waits for

@@ -3,7 +3,7 @@
 //! Waiting for a result is a loop of requests in which the service waits, each for some seconds.
 //! The run may move between processes in the meantime; every process of the service can answer.
 
-use std::{fmt, time::Duration};
+use std::{fmt, sync::Arc, time::Duration};
 
 use aios_core::{
     event::{EventId, Payload},
@@ -52,12 +52,27 @@ pub struct RunHandle {
     client: Client,
     /// Of the run.
     id: String,
+    /// See [`started`](Self::started).
+    started: Option<Arc<Run>>,
 }
 
 impl RunHandle {
     /// A handle. Sends nothing.
     pub(super) fn new(client: Client, id: String) -> Self {
-        Self { client, id }
+        Self { client, id, started: None }
+    }
+
+    /// The handle of a run that was started.
+    pub(super) fn of(client: Client, run: Run) -> Self {
+        Self { client, id: run.id.clone(), started: Some(Arc::new(run)) }
+    }
+
+    /// The run as the service returned it when this handle was made by starting, retrying or forking it:
+    /// as it was created, or as it stood if it existed before. `None` of a handle of
+    /// [`Client::run`](super::Client::run). It is not read again; see [`status`](Self::status).
+    #[must_use]
+    pub fn started(&self) -> Option<&Run> {
+        self.started.as_deref()
     }
 
     /// Id of the run.
@@ -140,7 +155,8 @@ impl RunHandle {
     ) -> Result<Option<T>, ResultError> {
         let connection = &self.client.connection;
         let request = connection.get(&["runs", &self.id, "result"])?.with_wait(wait);
-        let RunResult { id, status, result, failure } = connection.one(&request).await?;
+        let Some(ended) = connection.awaited(&request).await? else { return Ok(None) };
+        let RunResult { id, status, result, failure } = ended;
         let failure = |text: &str| failure.unwrap_or_else(|| Failure::new("RUN_FAILED", text));
         match status {
             RunStatus::Completed => result
@@ -185,7 +201,8 @@ impl RunHandle {
         EventStream::new(self.client.clone(), path, Vec::new(), Some(after))
     }
 
-    /// Sends a signal. It is kept until the workflow waits for it.
+    /// Sends a signal. It is kept until the workflow waits for it. Returns the run as it stands then, as all
+    /// these commands do.
     ///
     /// The id under which it is recorded derives from the key of the request, so a repeated attempt records
     /// it once. Two calls are two signals: to repeat a call, use
@@ -202,7 +219,7 @@ impl RunHandle {
         &self,
         name: &str,
         payload: &T,
-    ) -> Result<(), ClientError> {
+    ) -> Result<Run, ClientError> {
         #[derive(Serialize)]
         struct Body<'a> {
             name: &'a str,
@@ -210,7 +227,7 @@ impl RunHandle {
         }
         let body = Body { name, payload: encode(payload)? };
         let request = self.client.connection.post(&self.action("signal"), &body)?;
-        self.client.connection.one::<Run>(&request).await.map(drop)
+        self.client.connection.one(&request).await
     }
 
     /// Requests cancellation. The run compensates and ends as cancelled.
@@ -237,7 +254,7 @@ impl RunHandle {
     /// # Cancel safety
     ///
     /// A cancelled call may or may not have sent the request.
-    pub async fn cancel(&self, reason: &str) -> Result<(), ClientError> {
+    pub async fn cancel(&self, reason: &str) -> Result<Run, ClientError> {
         self.act("cancel", &json!({ "reason": reason })).await
     }
 
@@ -250,7 +267,7 @@ impl RunHandle {
     /// # Cancel safety
     ///
     /// A cancelled call may or may not have sent the request.
-    pub async fn pause(&self) -> Result<(), ClientError> {
+    pub async fn pause(&self) -> Result<Run, ClientError> {
         self.act("pause", &Value::Object(Map::new())).await
     }
 
@@ -263,7 +280,7 @@ impl RunHandle {
     /// # Cancel safety
     ///
     /// A cancelled call may or may not have sent the request.
-    pub async fn resume(&self) -> Result<(), ClientError> {
+    pub async fn resume(&self) -> Result<Run, ClientError> {
         self.act("resume", &Value::Object(Map::new())).await
     }
 
@@ -286,7 +303,7 @@ impl RunHandle {
         let body = json!({ "operation": operation, "run_id": new_id });
         let request = self.client.connection.post(&self.action("fork"), &body)?;
         let run: Run = self.client.connection.one(&request).await?;
-        Ok(self.client.run(run.id))
+        Ok(Self::of(self.client.clone(), run))
     }
 
     /// Retries a failed run from the operation with which it failed: starts a new run with a copy of the
@@ -324,7 +341,7 @@ impl RunHandle {
         let body = json!({ "run_id": new_id });
         let request = self.client.connection.post(&self.action("retry"), &body)?;
         let run: Run = self.client.connection.one(&request).await?;
-        Ok(self.client.run(run.id))
+        Ok(Self::of(self.client.clone(), run))
     }
 
     /// The path of an action.
@@ -333,9 +350,9 @@ impl RunHandle {
     }
 
     /// An action that has no further effect if it is repeated.
-    async fn act(&self, name: &str, body: &Value) -> Result<(), ClientError> {
+    async fn act(&self, name: &str, body: &Value) -> Result<Run, ClientError> {
         let request = self.client.connection.post(&self.action(name), body)?;
-        self.client.connection.one::<Run>(&request).await.map(drop)
+        self.client.connection.one(&request).await
     }
 }
 

@@ -269,6 +269,7 @@ pub struct StartTask {
     timeout: Option<Duration>,
     total_timeout: Option<Duration>,
     run_id: Option<String>,
+    traceparent: Option<String>,
 }
 
 /// The body of a task.
@@ -300,6 +301,7 @@ impl StartTask {
             timeout: None,
             total_timeout: None,
             run_id: None,
+            traceparent: None,
         }
     }
 
@@ -326,6 +328,12 @@ impl StartTask {
         self.run_id = Some(id.into());
         self
     }
+
+    /// Sets the W3C trace context that is passed on to all that the task causes.
+    pub fn traceparent(mut self, traceparent: impl Into<String>) -> Self {
+        self.traceparent = Some(traceparent.into());
+        self
+    }
 }
 
 impl IntoFuture for StartTask {
@@ -343,7 +351,7 @@ impl IntoFuture for StartTask {
                 run_id: id(self.run_id),
             };
             let request = self.client.connection.post(&["tasks"], &body)?;
-            started(&self.client, request).await
+            started(&self.client, traced(request, self.traceparent)?).await
         })
     }
 }
@@ -356,5 +364,5 @@ fn id(given: Option<String>) -> String {
 /// Sends a request that starts a run, and returns its handle.
 async fn started(client: &Client, request: Request) -> Result<RunHandle, ClientError> {
     let run: Run = client.connection.one(&request).await?;
-    Ok(client.run(run.id))
+    Ok(RunHandle::of(client.clone(), run))
 }

@@ -183,7 +183,7 @@ impl ApiOptions {
     /// Sets how many requests each caller may send. Further ones are answered with 429, `RATE_LIMITED`
     /// and `Retry-After`. There is no limit by default.
     ///
-    /// Callers are distinguished by their [subject](crate::auth::Identity::subject), so those without
+    /// Callers are distinguished by their [subject](crate::auth::Identity::subject) and its scope, so those without
     /// credentials share one limit. Requests that are refused for their credentials are not counted.
     /// Each router counts by itself.
     #[must_use]

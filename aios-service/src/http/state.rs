@@ -57,7 +57,8 @@ impl Api {
     /// Counts a request of a caller.
     pub(crate) fn admit(&self, identity: &Identity) -> Result<(), ApiError> {
         let Some(limit) = self.options.limits.rate_limit() else { return Ok(()) };
-        self.limiter.admit(limit, &identity.subject).map_err(ApiError::rate_limited)
+        let caller = (&identity.scope, &identity.subject);
+        self.limiter.admit(limit, caller).map_err(ApiError::rate_limited)
     }
 
     /// The time of the API.

@@ -144,6 +144,56 @@ async fn should_give_up_after_the_last_attempt_and_at_once_on_other_faults() {
     assert_eq!(faulty.keys().len(), 2);
 }
 
+/// An attempt whose process was killed keeps its key for as long as a request may take.
+#[tokio::test(flavor = "multi_thread")]
+async fn should_wait_for_as_long_as_an_earlier_attempt_may_be_handled() {
+    let asked = Arc::new(Mutex::new(0));
+    let count = Arc::clone(&asked);
+    let answer = async move || {
+        let mut asked = count.lock().unwrap();
+        *asked += 1;
+        match *asked {
+            4..12 => {
+                let error = r#"{"error": {"code": "REQUEST_IN_PROGRESS", "message": "m",
+                    "details": {"open_for_seconds": 30}}}"#;
+                (StatusCode::CONFLICT, [(header::RETRY_AFTER, "0")], error).into_response()
+            }
+            12 => r#"{"data": {"id": "r1", "type": "run", "attributes": {"workflow": "w",
+                "workflow_version": 1, "status": "running", "position": 1,
+                "created_at": "2026-01-01T00:00:00Z", "updated_at": "2026-01-01T00:00:00Z"}},
+                "meta": {}}"#
+                .into_response(),
+            _ => StatusCode::BAD_GATEWAY.into_response(),
+        }
+    };
+    let address = listen(Router::new().fallback(answer), Shutdown::new()).await;
+    assert_eq!(client(address).start("w", &1).await.unwrap().id(), "r1");
+    *asked.lock().unwrap() = 3;
+    let url = format!("http://{address}");
+    let once = Client::new(&url, options().with_retry(RetryPolicy::never())).unwrap();
+    assert_eq!(once.start("w", &1).await.unwrap_err().code(), "REQUEST_IN_PROGRESS");
+}
+
+/// The status of a run in an answer 202 is one of a moment in which the service no longer waited.
+#[tokio::test(flavor = "multi_thread")]
+async fn should_ask_again_after_an_answer_that_says_that_the_run_has_not_ended() {
+    let asked = Arc::new(Mutex::new(0));
+    let answer = async move || {
+        let mut asked = asked.lock().unwrap();
+        *asked += 1;
+        let (status, result) = match *asked {
+            1 => (StatusCode::ACCEPTED, "null"),
+            _ => (StatusCode::OK, r#""done""#),
+        };
+        let attributes =
+            format!(r#"{{"status": "completed", "result": {result}, "failure": null}}"#);
+        let data = format!(r#"{{"id": "r1", "type": "run", "attributes": {attributes}}}"#);
+        (status, format!(r#"{{"data": {data}, "meta": {{}}}}"#)).into_response()
+    };
+    let client = client(listen(Router::new().fallback(answer), Shutdown::new()).await);
+    assert_eq!(client.run("r1").result::<String>().await.unwrap(), "done");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn should_not_wait_for_a_service_that_does_not_answer() {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();

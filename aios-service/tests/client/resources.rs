@@ -125,19 +125,23 @@ async fn should_control_runs() {
 async fn should_assign_tasks_publish_events_and_see_dead_letters() {
     let server = Server::start().await;
     let client = server.client();
-    let task = client.task("greeter", &"Ada").timeout(Duration::from_secs(60)).await.unwrap();
+    let trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+    let task = client.task("greeter", &"Ada").timeout(Duration::from_secs(60)).traceparent(trace);
+    let task = task.await.unwrap();
     assert_eq!(task.result::<String>().await.unwrap(), "Hello, Ada!");
+    let journal = task.journal(&PageQuery::new().with_limit(1)).await.unwrap();
+    assert_eq!(journal.items[0].event.metadata.traceparent.as_deref(), Some(trace));
     let event = client.publish("orders.order.placed", &json!({ "id": 7 })).id("e1").await;
     let event = event.unwrap();
     assert_eq!((event.id.as_str(), event.position), ("e1", None));
     let reserved = client.publish("workflows.a.started", &1).await.unwrap_err();
     assert_eq!(reserved.code(), "RESERVED_EVENT_TYPE");
     let letters = client.dead_letters(Group::new("agents.greeter").unwrap());
-    assert!(letters.list(10).await.unwrap().is_empty());
+    assert!(letters.list(&PageQuery::new()).await.unwrap().items.is_empty());
     assert_eq!(letters.redrive(&DeadLetterFilter::All).await.unwrap(), 0);
     assert_eq!(letters.purge(&DeadLetterFilter::Ids(Vec::new())).await.unwrap(), 0);
     let unknown = client.dead_letters(Group::new("unknown").unwrap());
-    assert_eq!(unknown.list(10).await.unwrap_err().code(), "UNKNOWN_ADDRESS");
+    assert_eq!(unknown.list(&PageQuery::new()).await.unwrap_err().code(), "UNKNOWN_ADDRESS");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -9,9 +9,9 @@ use std::{
 };
 
 use aios_core::store::{
-    AgentFilter, AgentRecord, Append, Appended, Checkpoints, EventStore, Lease, Leases, OwnerId,
-    Page, PageRequest, ReadModels, RecordedEvent, RunFilter, RunRecord, Shard, Store, StoreError,
-    StreamId, TaskFilter, TaskRecord, Waits, WorkflowRecord,
+    AgentFilter, AgentRecord, Append, Appended, Checkpoint, Checkpoints, EventStore, Lease, Leases,
+    OwnerId, Page, PageRequest, ReadModels, RecordedEvent, RunFilter, RunRecord, Shard, Store,
+    StoreError, StreamId, TaskFilter, TaskRecord, Waits, WorkflowRecord,
 };
 use async_trait::async_trait;
 use tokio::sync::watch;
@@ -305,5 +305,13 @@ impl Checkpoints for FaultyStore {
 
     async fn save_checkpoint(&self, reader: &str, position: u64) -> Result<(), StoreError> {
         self.inner.save_checkpoint(reader, position).await
+    }
+
+    async fn checkpoints(&self) -> Result<Vec<Checkpoint>, StoreError> {
+        self.inner.checkpoints().await
+    }
+
+    async fn delete_checkpoint(&self, reader: &str) -> Result<bool, StoreError> {
+        self.inner.delete_checkpoint(reader).await
     }
 }

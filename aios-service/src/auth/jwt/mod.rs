@@ -196,6 +196,7 @@ impl JwtIssuer {
         claims.check(&self.audience, now, self.leeway)?;
         Ok(Identity {
             subject: claims.subject()?.into(),
+            scope: format!("jwt:{}", self.keys.issuer()).into(),
             permissions: self.permissions(claims),
             expires_at: claims.expires_at(),
         })

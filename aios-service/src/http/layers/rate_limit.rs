@@ -6,7 +6,7 @@
 
 use std::{
     collections::HashMap,
-    hash::{BuildHasher, RandomState},
+    hash::{BuildHasher, Hash, RandomState},
     mem,
     sync::Arc,
     time::Duration,
@@ -112,8 +112,8 @@ impl Limiter {
     ///
     /// A refused request does not move the time, so a caller that keeps sending is not locked out
     /// for longer.
-    pub(crate) fn admit(&self, limit: RateLimit, subject: &str) -> Result<(), Duration> {
-        let caller = self.hasher.hash_one(subject);
+    pub(crate) fn admit(&self, limit: RateLimit, caller: impl Hash) -> Result<(), Duration> {
+        let caller = self.hasher.hash_one(caller);
         let now = self.clock.elapsed();
         let RateLimit { interval, period } = limit;
         let mut callers = self.callers.lock();

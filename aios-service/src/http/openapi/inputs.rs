@@ -80,9 +80,9 @@ fn is_text(parameter: &Value) -> bool {
     parameter.pointer("/schema/type").is_some_and(|it| it == "string")
 }
 
-/// The name of the list at a path.
+/// The name of the list at a path: its last segment that is not a parameter.
 fn list(path: &str) -> &str {
-    path.rsplit('/').next().unwrap_or_default()
+    path.rsplit('/').find(|segment| !segment.starts_with('{')).unwrap_or_default()
 }
 
 /// The pattern of a list of statuses of runs.

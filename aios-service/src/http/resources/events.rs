@@ -27,7 +27,11 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 use crate::http::{
     ApiError,
     layers::{AuditStored, Caller, EventsPublish, EventsRead, RequestIds, metadata},
-    protocol::{Document, Json, Listing, Query, Range, Resource, count, page, position},
+    protocol::{
+        Document, Json, Listing, Query, Range, Resource, count, page,
+        parts::{self, Room},
+        position,
+    },
     state::Api,
 };
 
@@ -35,8 +39,6 @@ use crate::http::{
 const KIND: &str = "event";
 /// Events that one request reads at most to find those that match.
 const SCAN: usize = 10_000;
-/// Events that are read from the store at once.
-const READ: usize = 1000;
 
 /// The routes of this module.
 pub(crate) fn routes() -> OpenApiRouter<Api> {
@@ -148,20 +150,31 @@ async fn list_events(
     let (mut read, last) = range.positions(&**store, query.after.unwrap_or_default()).await?;
     let mut found = Vec::new();
     let mut scanned = 0;
+    let mut room = Room::new();
     let mut is_end = read >= last;
-    while found.len() < limit && scanned < SCAN && !is_end {
-        let events = store.read_log(read, READ).await?;
-        is_end = events.len() < READ;
+    'page: while found.len() < limit && scanned < SCAN && !is_end {
+        let part = room.part(SCAN - scanned);
+        let events = store.read_log(read, part).await?;
+        is_end = events.len() < part;
+        let sizes = events.iter().map(|event| event.event.payload.as_str().len());
+        let (rows, bytes) = (events.len(), sizes.sum());
         for event in events {
             if event.position > last || found.len() == limit {
                 is_end = event.position > last;
                 break;
             }
-            (read, scanned) = (event.position, scanned + 1);
+            let position = event.position;
             if pattern.matches(&event.event.event_type) && range.has(&event) {
-                found.push(recorded(event));
+                let event = recorded(event);
+                if !room.takes(1, parts::bytes(&event)) {
+                    is_end = false;
+                    break 'page;
+                }
+                found.push(event);
             }
+            (read, scanned) = (position, scanned + 1);
         }
+        room.grow(rows, bytes);
     }
     Ok(api.listing(found, (!is_end).then(|| read.to_string()), Vec::new()))
 }

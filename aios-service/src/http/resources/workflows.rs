@@ -96,8 +96,9 @@ async fn list_workflows(
 ) -> Result<Response, ApiError> {
     let list = List::new(LIST, filters);
     let request = list.request(query.limit, query.after.as_deref())?;
-    let rows = api.store()?.workflows(&request).await?;
-    Ok(list.answer(&api, rows, resource))
+    let store = api.store()?;
+    let read = |request| async move { store.workflows(&request).await };
+    list.respond(&api, request, resource, read).await
 }
 
 /// Get a workflow

@@ -100,7 +100,9 @@ impl Connections {
                     let close = Arc::default();
                     let since = self.clock.elapsed();
                     let idle = Some(state.add_idle(since, &close));
-                    let activity = Mutex::new(Activity { requests: 0, idle, untaken: 0, since });
+                    let headers_since = Some(since);
+                    let activity = Activity { requests: 0, idle, untaken: 0, since, headers_since };
+                    let activity = Mutex::new(activity);
                     return Connection { all: self.clone(), close, activity };
                 }
                 if state.closing == 0 {
@@ -143,6 +145,8 @@ struct Activity {
     untaken: usize,
     /// Since when the client has taken none of these parts.
     since: Duration,
+    /// Since when headers are awaited; `None` while there is a request, and until the next one begins.
+    headers_since: Option<Duration>,
 }
 
 impl Connection {
@@ -164,10 +168,34 @@ impl Connection {
     pub(super) fn begin(self: &Arc<Self>) -> Request {
         let mut activity = self.activity.lock();
         activity.requests += 1;
+        activity.headers_since = None;
         if let Some(idle) = activity.idle.take() {
             self.all.state.lock().remove_idle(idle);
         }
         Request { connection: Arc::clone(self), is_untaken: false }
+    }
+
+    /// Notes that the client has sent something. While no request is handled, the headers of one begin.
+    pub(super) fn on_received(&self) {
+        let mut activity = self.activity.lock();
+        if activity.requests == 0 {
+            activity.headers_since.get_or_insert_with(|| self.all.clock.elapsed());
+        }
+    }
+
+    /// Completes when the headers of a request have taken longer than `timeout`. Those of the first request
+    /// count from the beginning of the connection.
+    pub(super) async fn unfinished(&self, timeout: Duration) {
+        let clock = &self.all.clock;
+        loop {
+            let now = clock.elapsed();
+            let since = self.activity.lock().headers_since;
+            let passed = since.map_or(Duration::ZERO, |since| now.saturating_sub(since));
+            if passed >= timeout {
+                return;
+            }
+            clock.sleep(timeout - passed).await;
+        }
     }
 
     /// Completes when parts of answers wait for the client, and it has taken none for this time.

@@ -24,10 +24,10 @@ use super::Tls;
 ///
 /// | a client that | is | after |
 /// |---|---|---|
-/// | sends the headers or a handshake slowly, or not at all | disconnected | `header_timeout`, 30 s |
+/// | sends the headers or a handshake slowly, or nothing after it has connected | disconnected | `header_timeout`, 30 s |
 /// | sends a body slowly | an error for the handler that reads it | `body_timeout`, 30 s for each part |
 /// | takes no bytes of its answer | disconnected | `write_timeout`, 30 s |
-/// | keeps a connection without a request | disconnected | `idle_timeout`, 75 s |
+/// | keeps a connection without a further request | disconnected | `idle_timeout`, 75 s |
 /// | is busy at the shutdown | cut off | `drain_timeout`, 30 s |
 ///
 /// Numbers that are too small are raised to the least possible one, so no setter fails.
@@ -112,7 +112,8 @@ impl ServeOptions {
     }
 
     /// Sets how long a client may take for the TLS handshake, and for the headers of each request of
-    /// an HTTP/1.1 connection, counted from the end of the request before. The default is 30 s.
+    /// an HTTP/1.1 connection: of the first one from the beginning of the connection, and of a later one from
+    /// its first byte. The default is 30 s.
     #[must_use]
     pub fn with_header_timeout(mut self, timeout: Duration) -> Self {
         self.header_timeout = timeout;
@@ -136,7 +137,8 @@ impl ServeOptions {
         self
     }
 
-    /// Sets after which time a connection without a request is closed. The default is 75 s.
+    /// Sets after which time a connection without a request is closed. The default is 75 s, which is longer
+    /// than proxies usually keep their connections, so that no request is sent into one that is being closed.
     #[must_use]
     pub fn with_idle_timeout(mut self, timeout: Duration) -> Self {
         self.idle_timeout = timeout;

@@ -70,7 +70,8 @@ impl Server {
         async move {
             let options = &server.0.options;
             let clock = Arc::clone(&server.0.clock);
-            let stream = TimedStream::new(stream, options.write_timeout, clock);
+            let receiving = Arc::clone(&connection);
+            let stream = TimedStream::new(stream, options.write_timeout, clock, receiving);
             let closed = Arc::clone(&connection);
             tokio::select! {
                 biased;
@@ -120,7 +121,8 @@ impl Server {
         self.http1(stream, peer, connection, watcher).await;
     }
 
-    /// Serves HTTP/1.1.
+    /// Serves HTTP/1.1. The timeout of hyper for headers also runs while a client sends nothing between two
+    /// requests, so it is the longer one, and the connection notes when headers begin.
     async fn http1(
         &self,
         stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
@@ -131,10 +133,16 @@ impl Server {
         let options = &self.0.options;
         let serving = http1::Builder::new()
             .timer(TokioTimer::new())
-            .header_read_timeout(options.header_timeout)
+            .header_read_timeout(options.header_timeout.max(options.idle_timeout))
             .max_buf_size(options.max_header_bytes)
-            .serve_connection(TokioIo::new(stream), self.service(peer, connection));
-        finish(watcher, serving, peer).await;
+            .serve_connection(TokioIo::new(stream), self.service(peer, Arc::clone(&connection)));
+        tokio::select! {
+            biased;
+            () = finish(watcher, serving, peer) => {}
+            () = connection.unfinished(options.header_timeout) => {
+                debug!(%peer, "a client did not finish its headers in time");
+            }
+        }
     }
 
     /// Serves HTTP/2. Pings find a client that is gone. A client that answers them can still take nothing,

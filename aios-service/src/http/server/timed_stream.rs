@@ -1,7 +1,8 @@
 //! A connection whose client has to take what it asked for.
 //!
 //! A client that asks for much and reads nothing would keep the answer in memory. The clock runs
-//! while the socket accepts nothing.
+//! while the socket accepts nothing. The stream also reports when the client sends something, because headers
+//! may begin then.
 
 use std::{
     io::{self, IoSlice},
@@ -17,6 +18,8 @@ use tokio::{
     net::TcpStream,
 };
 
+use super::connections::Connection;
+
 /// A connection that fails if the client takes no bytes for some time.
 pub(super) struct TimedStream {
     /// The socket.
@@ -25,14 +28,21 @@ pub(super) struct TimedStream {
     timeout: Duration,
     /// The clock of the server.
     clock: Arc<dyn Clock>,
+    /// Notes when the client sends something.
+    connection: Arc<Connection>,
     /// While the client is waited for.
     late: Option<BoxFuture<'static, ()>>,
 }
 
 impl TimedStream {
     /// Limits the waits of a socket.
-    pub(super) fn new(stream: TcpStream, timeout: Duration, clock: Arc<dyn Clock>) -> Self {
-        Self { stream, timeout, clock, late: None }
+    pub(super) fn new(
+        stream: TcpStream,
+        timeout: Duration,
+        clock: Arc<dyn Clock>,
+        connection: Arc<Connection>,
+    ) -> Self {
+        Self { stream, timeout, clock, connection, late: None }
     }
 
     /// Resets the clock after progress, and fails when it has run out.
@@ -58,7 +68,12 @@ impl AsyncRead for TimedStream {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(context, buffer)
+        let before = buffer.filled().len();
+        ready!(Pin::new(&mut self.stream).poll_read(context, buffer))?;
+        if buffer.filled().len() > before {
+            self.connection.on_received();
+        }
+        Poll::Ready(Ok(()))
     }
 }
 

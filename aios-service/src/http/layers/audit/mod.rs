@@ -116,6 +116,7 @@ impl Call {
             request.method().to_string(),
             path.chars().take(MAX_TEXT).collect(),
         );
+        data.scope = Some(identity.scope.to_string());
         data.route = extensions.get::<MatchedPath>().map(|path| path.as_str().to_owned());
         data.peer = peer.map(|peer| peer.ip().to_string());
         data.forwarded_for = text(headers, "x-forwarded-for");

@@ -1,6 +1,6 @@
 //! `Idempotency-Key`: a repeated request takes effect once, and gets the same response.
 //!
-//! The stream `system/requests/<digest of subject and key>` has an event when a process begins to
+//! The stream `system/requests/<digest of caller and key>` has an event when a process begins to
 //! handle the request, and one with the answer. The ids of what the request creates derive from the
 //! digest, so a request that is handled again after a crash finds what it has created.
 //!
@@ -18,7 +18,7 @@
 //! A caller who lacks a permission that the route requires is refused before the record is read, also if
 //! the request was answered when the caller had it.
 //!
-//! A key is bound to its caller: the digest has the subject, so two callers never meet. It is bound
+//! A key is bound to its caller: the digest has the subject and its scope, so two callers never meet. It is bound
 //! to its request by a fingerprint of method, path and body.
 
 mod ids;
@@ -83,7 +83,8 @@ async fn begin(api: &Api, request: Request) -> Result<Box<(Record, Request)>, Ap
     // An answer that was given before needs the permissions of now.
     let required = api.operations.permissions(&request);
     required.iter().try_for_each(|permission| require(&identity, permission))?;
-    let digest = digest(&[identity.subject.as_bytes(), key.as_bytes()]);
+    let Identity { scope, subject, .. } = &identity;
+    let digest = digest(&[scope.as_bytes(), subject.as_bytes(), key.as_bytes()]);
     let (mut parts, body) = request.into_parts();
     let path = parts.uri.path_and_query().map_or("", |path| path.as_str()).to_owned();
     let body = Bytes::from_request(Request::from_parts(parts.clone(), body), api).await;

@@ -122,14 +122,14 @@ impl Record {
         }
         let now = self.api.now();
         if let Some(until) = state.open_until.filter(|until| *until > now) {
-            return Err(ApiError::in_progress(until));
+            return Err(ApiError::in_progress(until, now));
         }
         let open_until = now + self.api.options.limits.request_timeout() + RECORDING * 2;
         let received = RequestReceived::new(self.fingerprint.clone(), open_until);
         match self.append(REQUEST_RECEIVED, &received, state.version).await {
             Ok(version) => Ok(Claimed::Now(Claim { record: self, version })),
             // Another process was faster.
-            Err(StoreError::Conflict { .. }) => Err(ApiError::in_progress(open_until)),
+            Err(StoreError::Conflict { .. }) => Err(ApiError::in_progress(open_until, now)),
             Err(error) => Err(error.into()),
         }
     }
@@ -227,8 +227,8 @@ impl Claim {
         match self.record.read().await {
             Ok(State { answer: Some(answer), .. }) => replay(answer),
             Ok(State { open_until, .. }) => {
-                ApiError::in_progress(open_until.unwrap_or_else(|| self.record.api.now()))
-                    .into_response()
+                let now = self.record.api.now();
+                ApiError::in_progress(open_until.unwrap_or(now), now).into_response()
             }
             Err(error) => error.into_response(),
         }

@@ -136,8 +136,9 @@ async fn list_agents(
         status: query.status.as_deref().map(status).transpose()?,
         include_deleted: query.include_deleted.unwrap_or_default(),
     };
-    let rows = api.store()?.agents(&filter, &request).await?;
-    Ok(list.answer(&api, rows, resource))
+    let (store, filter) = (api.store()?, &filter);
+    let read = |request| async move { store.agents(filter, &request).await };
+    list.respond(&api, request, resource, read).await
 }
 
 /// Reads the filter by status.

@@ -79,7 +79,7 @@ impl CancelBody {
 
 /// Cancel a run
 ///
-/// The run compensates and ends as cancelled. Cancelling a run again has no effect.
+/// The run compensates and ends as cancelled. Cancelling a run again has no effect unless it is blocked.
 #[utoipa::path(
     post,
     path = "/runs/{run_id}/actions/cancel",

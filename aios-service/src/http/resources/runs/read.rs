@@ -9,7 +9,7 @@ use aios_agents::RunError;
 use aios_core::{
     event::{Payload, Timestamp},
     failure::Failure,
-    store::{RunFilter, RunStatus, StreamId},
+    store::{RunFilter, RunRecord, RunStatus, Store, StoreError, StreamId},
 };
 use axum::{
     extract::State,
@@ -26,6 +26,7 @@ use crate::http::{
     openapi::schema,
     protocol::{
         Document, Filters, List, Listing, Path, Query, Resource, count, etag, number, page,
+        parts::{self, Room},
         position,
     },
     resources::events::{Event, recorded},
@@ -95,8 +96,9 @@ pub(super) async fn list_runs(
         include_deleted: query.include_deleted.unwrap_or_default(),
         ..RunFilter::default()
     };
-    let rows = api.store()?.runs(&filter, &request).await?;
-    Ok(list.answer(&api, rows, resource))
+    let (store, filter) = (api.store()?, &filter);
+    let read = |request| async move { store.runs(filter, &request).await };
+    list.respond(&api, request, resource, read).await
 }
 
 /// Reads the filter by statuses.
@@ -164,11 +166,41 @@ pub(super) async fn get_journal(
     find(&api, &id).await?;
     let stream = StreamId::of_run(&id)?;
     let after = query.after.unwrap_or_default();
-    let mut events = api.store()?.read_stream(&stream, after, limit + 1).await?;
-    let has_more = events.len() > limit;
-    events.truncate(limit);
-    let last = events.last().filter(|_| has_more).map(|last| last.version.to_string());
-    Ok(api.listing(events.into_iter().map(recorded).collect(), last, Vec::new()))
+    let (events, next) = journal(&**api.store()?, &stream, after, limit).await?;
+    Ok(api.listing(events, next.map(|version| version.to_string()), Vec::new()))
+}
+
+/// The events of a stream after a version, and the version after which there are more. There are at most
+/// `limit`, and fewer if they are large.
+async fn journal(
+    store: &dyn Store,
+    stream: &StreamId,
+    mut after: u64,
+    limit: usize,
+) -> Result<(Vec<Resource<Event>>, Option<u64>), StoreError> {
+    let mut room = Room::new();
+    let mut found = Vec::new();
+    loop {
+        let part = room.part(limit - found.len());
+        let mut events = store.read_stream(stream, after, part + 1).await?;
+        let has_more = events.len() > part;
+        events.truncate(part);
+        let (mut rows, mut size) = (0, 0);
+        for event in events {
+            let version = event.version;
+            let event = recorded(event);
+            let bytes = parts::bytes(&event);
+            if !room.takes(1, bytes) {
+                return Ok((found, Some(after)));
+            }
+            (after, rows, size) = (version, rows + 1, size + bytes);
+            found.push(event);
+        }
+        if !has_more || found.len() >= limit {
+            return Ok((found, has_more.then_some(after)));
+        }
+        room.grow(rows, size);
+    }
 }
 
 #[derive(Debug, Deserialize, IntoParams)]
@@ -234,12 +266,22 @@ pub(super) async fn get_result(
     };
     let (status, result) = match ended {
         Some(ended) => (StatusCode::OK, outcome(ended)?),
-        None => {
-            let status = handle.status().await?.status;
-            (StatusCode::ACCEPTED, RunResult { status, result: None, failure: None })
-        }
+        None => present(handle.status().await?),
     };
     Ok(api.document(status, Resource::new(KIND, id, result)))
+}
+
+/// The answer after a wait. The run may have ended between the wait and the reading of its row.
+fn present(row: RunRecord) -> (StatusCode, RunResult) {
+    let RunRecord { status, result, failure, .. } = row;
+    let (code, result, failure) = match status {
+        RunStatus::Completed => (StatusCode::OK, Some(result.unwrap_or_default()), None),
+        RunStatus::Failed | RunStatus::Cancelled | RunStatus::Blocked => {
+            (StatusCode::OK, None, failure)
+        }
+        _ => (StatusCode::ACCEPTED, None, None),
+    };
+    (code, RunResult { status, result, failure })
 }
 
 /// The outcome of a run that has ended. A failed run is data here, and not an error of the request.

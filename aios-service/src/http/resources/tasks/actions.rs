@@ -8,7 +8,7 @@ use aios_core::{
     },
     event::{Event, Payload},
     failure::Failure,
-    store::{TaskRecord, TaskStatus},
+    store::{StreamId, TaskRecord, TaskStatus},
 };
 use axum::{extract::State, http::StatusCode, response::Response};
 use serde::{Deserialize, Serialize};
@@ -26,8 +26,8 @@ use crate::http::{
 
 /// Name of the workflow that runs a task outside of a workflow.
 const SINGLE_TASK: &str = "single_task";
-/// Time limit for finding a result that is already in the log.
-const LOOK_UP: Duration = Duration::from_millis(500);
+/// Events of a journal that are read at once.
+const PAGE: usize = 100;
 
 /// Cancel a task
 ///
@@ -112,24 +112,53 @@ pub(super) async fn get_task_result(
     let wait = query.wait.as_deref().map_or(Ok(Duration::ZERO), duration)?;
     let wait = wait.min(api.options.longest_wait());
     let row = find(&api, &id).await?;
-    let may_be_over = row.status != TaskStatus::Assigned;
-    let ended = match may_be_over || !wait.is_zero() {
-        false => None,
-        true => tokio::select! {
+    let mut result = recorded(&api, &row).await?;
+    if result.is_none() && !wait.is_zero() {
+        result = tokio::select! {
             biased;
             ended = ended(&api, &row) => Some(ended?),
-            () = api.options.clock.sleep(wait.max(LOOK_UP)) => None,
-            () = api.options.shutdown.begun(), if !may_be_over => None,
-        },
-    };
-    let (status, result) = match ended {
+            () = api.options.clock.sleep(wait) => None,
+            () = api.options.shutdown.begun() => None,
+        };
+    }
+    if let Some(result) = result {
+        return Ok(api.document(StatusCode::OK, Resource::new(KIND, id, result)));
+    }
+    // The task may have ended since.
+    let now = find(&api, &id).await?;
+    let result = if now == row { None } else { recorded(&api, &now).await? };
+    let (code, result) = match result {
         Some(result) => (StatusCode::OK, result),
         None => {
-            let status = find(&api, &id).await?.status;
+            let status = now.status;
             (StatusCode::ACCEPTED, TaskResult { status, output: None, failure: None })
         }
     };
-    Ok(api.document(status, Resource::new(KIND, id, result)))
+    Ok(api.document(code, Resource::new(KIND, id, result)))
+}
+
+/// The result of a task that is already in the journal of the run. A task that has not ended an attempt
+/// has none, and the journal is not read.
+async fn recorded(api: &Api, row: &TaskRecord) -> Result<Option<TaskResult>, ApiError> {
+    if row.status == TaskStatus::Assigned {
+        return Ok(None);
+    }
+    let id = TaskId::new(row.id.as_str());
+    let stream = StreamId::of_run(&run_of(row)?)?;
+    let mut after = 0;
+    loop {
+        let events = api.store()?.read_stream(&stream, after, PAGE).await?;
+        let is_last = events.len() < PAGE;
+        for recorded in events {
+            after = recorded.version;
+            if let Some(result) = result_of(&id, &recorded.event)? {
+                return Ok(Some(result));
+            }
+        }
+        if is_last {
+            return Ok(None);
+        }
+    }
 }
 
 /// Follows the journal of the run to the end of the task.

@@ -163,8 +163,9 @@ async fn page_of(api: &Api, filters: Filters, query: TaskQuery) -> Result<Respon
         created_before: query.created_before,
         include_deleted: query.include_deleted.unwrap_or_default(),
     };
-    let rows = api.store()?.tasks(&filter, &request).await?;
-    Ok(list.answer(api, rows, resource))
+    let (store, filter) = (api.store()?, &filter);
+    let read = |request| async move { store.tasks(filter, &request).await };
+    list.respond(api, request, resource, read).await
 }
 
 /// The status with this name; the error lists all of them.
