@@ -63,10 +63,9 @@ use self::logs::Logs;
 #[cfg(feature = "otlp")]
 #[cfg_attr(docsrs, doc(cfg(feature = "otlp")))]
 pub use self::metrics::MetricsExporter;
-pub(crate) use self::metrics::measure;
 pub use self::{
     guard::{LogControl, TelemetryGuard},
-    metrics::Metrics,
+    metrics::{Metrics, measure_requests},
 };
 use crate::config::{LogFormat, LogOutput, LogSettings, Settings};
 

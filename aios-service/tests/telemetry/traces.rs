@@ -196,6 +196,47 @@ async fn should_make_every_span_of_a_run_once_with_its_parent() {
     assert_eq!((own.trace_id, own.parent), (caller.trace_id, Some(operation.span_id)));
 }
 
+/// A signal goes to the wait that was requested first, which need not be the one that began first.
+async fn two_waits(context: WorkflowContext, _: ()) -> Result<(), WorkflowError> {
+    let hour = Duration::from_secs(3600);
+    let first = context.signal::<()>("go").timeout(hour);
+    let second = context.signal::<()>("go").timeout(hour);
+    let first = async {
+        first.await?;
+        context.step("after the first", || async { Ok::<_, TaskError>(()) }).await
+    };
+    let (second, first) = tokio::join!(second, first);
+    first.and(second)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn should_end_the_wait_that_gets_the_signal() {
+    let builder = Runtime::builder()
+        .store(Arc::new(MemoryStore::new()))
+        .broker(Arc::new(MemoryBroker::new()))
+        .workflow("two_waits", two_waits);
+    let runtime = builder.start().await.unwrap();
+    let run = runtime.start("two_waits", &()).id("r1").await.unwrap();
+    for awaited in ["signal_awaited", "step_completed"] {
+        loop {
+            let journal = run.journal(0, 1000).await.unwrap();
+            if journal.iter().any(|it| it.event.event_type.action() == awaited) {
+                break;
+            }
+            SystemClock.sleep(SHORT).await;
+        }
+        run.signal("go", &()).await.unwrap();
+    }
+    run.result::<()>().await.unwrap();
+    let spans = spans_of(&run.journal(0, 1000).await.unwrap()).spans;
+    let end = |span: &&Span| (span.attribute("aios.operation").cloned(), span.end.unwrap());
+    let waits: Vec<_> = named(&spans, "signal go").iter().map(end).collect();
+    let step = named(&spans, "step after the first")[0];
+    let before = waits.iter().filter(|(_, end)| *end <= step.end.unwrap());
+    let operations: Vec<_> = before.map(|(operation, _)| operation.clone()).collect();
+    assert_eq!(operations, [Some(AttributeValue::from(1_u64))], "{spans:#?}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn should_give_the_spans_of_a_prefix_unchanged() {
     let (journal, _, _) = run(None).await;

@@ -29,8 +29,9 @@ const OTHER: &str = "other";
 const UNMATCHED: &str = "unmatched";
 
 /// Measures a request by method, template of its route and status. A request that no route matches
-/// has the route `unmatched`; a method that its route does not have is `other`, of that route, too.
-pub(crate) async fn measure(request: Request, next: Next) -> Response {
+/// has the route `unmatched`. A request whose method its route does not have has that route, too,
+/// and the method `other`.
+pub(super) async fn measure(request: Request, next: Next) -> Response {
     let running = Running::begin(&request);
     let response = next.run(request).await;
     running.end(&response);

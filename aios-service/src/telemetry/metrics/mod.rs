@@ -16,11 +16,11 @@ use aios_core::broker::{BrokerExt, Health};
 use axum::{
     Router,
     http::header,
+    middleware::from_fn,
     response::{IntoResponse, Response},
     routing::get,
 };
 
-pub(crate) use self::http::measure;
 #[cfg(feature = "otlp")]
 #[cfg_attr(docsrs, doc(cfg(feature = "otlp")))]
 pub use self::otlp::MetricsExporter;
@@ -124,6 +124,14 @@ impl Metrics {
             process::observe();
         });
     }
+}
+
+/// Measures the requests to a router, as a [`Service`](crate::Service) does: how many there are, how long they
+/// take and how many run, by method, route and status.
+///
+/// Layers that are added to the router later are not measured.
+pub fn measure_requests(router: Router) -> Router {
+    router.layer(from_fn(http::measure))
 }
 
 impl fmt::Debug for Metrics {

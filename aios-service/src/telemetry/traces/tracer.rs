@@ -23,7 +23,7 @@
 //! they tell is in the trace of that run.
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, BTreeSet},
     time::Duration,
 };
 
@@ -52,8 +52,9 @@ pub(super) struct Tracer {
     operations: BTreeMap<u64, Open>,
     /// Steps that have ended; their spans are made when they end.
     ended: Numbers,
-    /// Operations that wait for a signal, the first one first.
-    waiting: BTreeMap<Box<str>, VecDeque<u64>>,
+    /// Operations that wait for a signal until a time. Waits without one are not recorded, so they are not
+    /// known here.
+    waiting: BTreeMap<Box<str>, BTreeSet<u64>>,
     /// The times at which operations were requested, as far as events tell.
     requests: Requests,
     /// The version of the last event.
@@ -113,7 +114,7 @@ impl Tracer {
             match record {
                 Record::Started(start) => self.start(recorded, &start),
                 // It happened in another run.
-                _ if event.metadata.extra.contains_key(COPY_OF) => {}
+                _ if event.metadata.extra.contains(COPY_OF) => {}
                 record => {
                     if let Some(operation) = record.operation() {
                         self.requests.note(operation);
@@ -183,7 +184,7 @@ impl Tracer {
             }
             Record::SignalAwaited { operation, name } => {
                 self.begin(operation, format!("signal {name}"), SpanKind::Internal, at);
-                self.waiting.entry(name).or_default().push_back(operation);
+                self.waiting.entry(name).or_default().insert(operation);
             }
             Record::Signaled { name } => self.signal(&name, at, spans),
             Record::TimerFired { operation } => self.fire(operation, at, spans),
@@ -360,10 +361,10 @@ impl Tracer {
         }
     }
 
-    /// A signal came: it ends the wait that began first among those in progress.
+    /// A signal came: it ends the wait that was requested first among those in progress, as in the engine.
     fn signal(&mut self, name: &str, at: Timestamp, spans: &mut Vec<Span>) {
         let Some(waiting) = self.waiting.get_mut(name) else { return };
-        while let Some(operation) = waiting.pop_front() {
+        while let Some(operation) = waiting.pop_first() {
             if self.operations.contains_key(&operation) {
                 return self.end(operation, at, &SpanStatus::Ok, spans);
             }

@@ -15,6 +15,7 @@ use aios_core::{
     clock::Clock,
     event::{EventId, Timestamp},
 };
+use parking_lot::Mutex;
 use tokio::sync::watch;
 use tracing::{info, warn};
 
@@ -53,8 +54,10 @@ pub(crate) struct Delivery {
     clock: Arc<dyn Clock>,
     /// Set by the owner of the exporter.
     phase: watch::Receiver<Phase>,
-    /// Spans that ended longer ago are dropped if the collector does not take them.
+    /// Spans that ended longer ago are dropped if the collector has taken none for as long.
     max_age: Duration,
+    /// Since when each attempt has failed; `None` after the collector has taken or refused spans.
+    failing_since: Mutex<Option<Duration>>,
 }
 
 impl Delivery {
@@ -65,7 +68,7 @@ impl Delivery {
         phase: watch::Receiver<Phase>,
         max_age: Duration,
     ) -> Self {
-        Self { collector, clock, phase, max_age }
+        Self { collector, clock, phase, max_age, failing_since: Mutex::default() }
     }
 
     /// Waits, unless the phase changes.
@@ -98,7 +101,9 @@ impl Delivery {
         }
     }
 
-    /// Sends a batch until it is taken or has to be dropped.
+    /// Sends a batch until it is taken or has to be dropped: if it is refused, or if it is old and the
+    /// collector has failed for long. Even then it is sent again once, after a pause, so that a collector that
+    /// comes back does not find that all spans which waited for it are gone.
     async fn deliver_batch(&self, batch: impl Iterator<Item = Span>) {
         let (mut spans, mut newest) = (0, Timestamp::UNIX_EPOCH);
         let batch = batch.inspect(|span| {
@@ -111,6 +116,7 @@ impl Delivery {
         loop {
             let error = match self.collector.send_request(&request).await {
                 Ok(receipt) => {
+                    *self.failing_since.lock() = None;
                     if reported.is_some() {
                         info!("the collector of traces takes spans again");
                     }
@@ -118,10 +124,16 @@ impl Delivery {
                 }
                 Err(error) => error,
             };
-            if !error.is_retryable() || self.is_too_old(newest) {
+            let now = self.clock.elapsed();
+            if !error.is_retryable() {
+                *self.failing_since.lock() = None;
                 return dropped(spans, &error);
             }
-            let now = self.clock.elapsed();
+            let since = *self.failing_since.lock().get_or_insert(now);
+            let gives_up = reported.is_some() && now.saturating_sub(since) > self.max_age;
+            if gives_up && self.is_too_old(newest) {
+                return dropped(spans, &error);
+            }
             if reported.is_none_or(|last| now.saturating_sub(last) >= REPORT) {
                 warn!(error = %Chain(&error), code = error.code(), "could not send spans; trying again");
                 reported = Some(now);
@@ -167,4 +179,108 @@ fn jittered(pause: Duration) -> Duration {
     // The last byte of a new id is random.
     let random = EventId::generate().key().as_bytes().last().copied().unwrap_or_default();
     pause.mul_f64(0.5 + f64::from(random) / 512.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use aios_agents::trace::{SpanId, TraceId};
+    use aios_core::{BoxFuture, clock::VirtualClock};
+    use axum::{Router, http::StatusCode};
+
+    use super::*;
+    use crate::{
+        http::{Shutdown, serve},
+        telemetry::traces::{SpanKind, SpanStatus},
+    };
+
+    const HOUR: Duration = Duration::from_secs(3600);
+
+    /// Time passes only while it is slept.
+    #[derive(Debug, Default)]
+    struct Sleeper {
+        clock: VirtualClock,
+        slept: Mutex<Vec<Duration>>,
+    }
+
+    impl Clock for Sleeper {
+        fn now(&self) -> Timestamp {
+            self.clock.now()
+        }
+
+        fn elapsed(&self) -> Duration {
+            self.clock.elapsed()
+        }
+
+        fn sleep(&self, duration: Duration) -> BoxFuture<'static, ()> {
+            self.slept.lock().push(duration);
+            self.clock.advance(duration);
+            Box::pin(std::future::ready(()))
+        }
+
+        fn sleep_until(&self, deadline: Timestamp) -> BoxFuture<'static, ()> {
+            self.clock.sleep_until(deadline)
+        }
+    }
+
+    fn span(end: Timestamp) -> Span {
+        let event = EventId::generate();
+        Span {
+            trace_id: TraceId::of_run(&event),
+            span_id: SpanId::of_run(&event),
+            parent: None,
+            name: "run".to_owned(),
+            kind: SpanKind::Internal,
+            start: end,
+            end: Some(end),
+            status: SpanStatus::Ok,
+            attributes: Vec::new(),
+            links: Vec::new(),
+        }
+    }
+
+    /// A collector that fails as often, and how often it was asked.
+    async fn collector(failures: usize) -> (Collector, Arc<AtomicUsize>) {
+        let asked = Arc::new(AtomicUsize::new(0));
+        let count = Arc::clone(&asked);
+        let answer = async move || match count.fetch_add(1, Ordering::SeqCst) {
+            number if number < failures => StatusCode::SERVICE_UNAVAILABLE,
+            _ => StatusCode::OK,
+        };
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let router = Router::new().fallback(answer);
+        tokio::spawn(serve(listener, router, Shutdown::new()));
+        (Collector::new(&url, "test").unwrap(), asked)
+    }
+
+    /// A service that starts after a day has old spans, and the collector may fail for a moment.
+    #[tokio::test]
+    async fn should_send_old_spans_again_after_a_failure() {
+        let (collector, asked) = collector(3).await;
+        let sleeper = Arc::new(Sleeper::default());
+        sleeper.clock.advance(HOUR * 24);
+        let (_phase, phase) = watch::channel(Phase::Running);
+        let delivery = Delivery::new(collector, Arc::clone(&sleeper) as Arc<_>, phase, HOUR);
+        delivery.deliver(vec![span(Timestamp::UNIX_EPOCH)]).await.unwrap();
+        assert_eq!(asked.load(Ordering::SeqCst), 4);
+    }
+
+    /// Each further batch of old spans gets a second attempt, after a pause.
+    #[tokio::test]
+    async fn should_drop_old_spans_when_the_collector_has_failed_for_long_enough() {
+        let (collector, asked) = collector(usize::MAX).await;
+        let sleeper = Arc::new(Sleeper::default());
+        sleeper.clock.advance(HOUR * 24);
+        let (_phase, phase) = watch::channel(Phase::Running);
+        let delivery = Delivery::new(collector, Arc::clone(&sleeper) as Arc<_>, phase, HOUR);
+        delivery.deliver(vec![span(Timestamp::UNIX_EPOCH)]).await.unwrap();
+        let slept: Duration = sleeper.slept.lock().drain(..).sum();
+        assert!(slept > HOUR && slept < HOUR + PAUSE.1 * 2, "{slept:?}");
+        let before = asked.load(Ordering::SeqCst);
+        delivery.deliver(vec![span(Timestamp::UNIX_EPOCH)]).await.unwrap();
+        assert_eq!(asked.load(Ordering::SeqCst), before + 2);
+        assert_eq!(sleeper.slept.lock().len(), 1);
+    }
 }

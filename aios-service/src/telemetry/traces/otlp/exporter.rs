@@ -23,7 +23,7 @@ const NAME: &str = "aios_traces";
 const BATCH: usize = 500;
 /// How long spans are gathered while the log grows slowly.
 const GATHER: Duration = Duration::from_millis(200);
-/// How long spans are sent again while the collector does not take them.
+/// How old spans are, and how long the collector has failed, before they are dropped.
 const MAX_AGE: Duration = Duration::from_secs(3600);
 /// How often to check whether everything was sent.
 const PAUSE: Duration = Duration::from_millis(20);
@@ -36,9 +36,9 @@ const PAUSE: Duration = Duration::from_millis(20);
 /// after the collector has taken the spans, so a crash in between sends them twice, with the same ids and
 /// the same content.
 ///
-/// - A collector that is slow or unreachable delays spans, and nothing else. The log is the queue. Spans are
-///   sent again for an hour after they ended, then dropped, and counted in
-///   `aios_trace_spans_dropped_total`. [Retention](aios_core::store::Maintenance) keeps the events until
+/// - A collector that is slow or unreachable delays spans, and nothing else. The log is the queue. Once no
+///   attempt of this process has succeeded for an hour, spans that ended more than an hour ago are dropped,
+///   and counted in `aios_trace_spans_dropped_total`. [Retention](aios_core::store::Maintenance) keeps the events until
 ///   then.
 /// - Runs whose `traceparent` says that the trace is not recorded are left out.
 /// - The first export from a store begins at the end of its log: spans that ended before are not sent.
