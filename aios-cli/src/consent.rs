@@ -1,21 +1,25 @@
 //! Questions before a command that can't be undone.
 
-use std::io::{self, BufRead, IsTerminal, Write};
+use std::{
+    fmt::Display,
+    io::{self, BufRead, IsTerminal, Write},
+};
 
 use crate::{arguments::Consent, error::CliError};
 
-/// Says what will be done and asks, unless `--yes` was given. Without a terminal that could answer, the
-/// command is refused.
-pub(crate) async fn ask(consent: Consent, will: &str) -> Result<(), CliError> {
+/// Says what will be done at which place and asks, unless `--yes` was given. Without a terminal that could
+/// answer, the command is refused. The place is a URL without its password: the settings of another folder
+/// name another one.
+pub(crate) async fn ask(consent: Consent, place: impl Display, will: &str) -> Result<(), CliError> {
     if consent.yes {
         return Ok(());
     }
     if !io::stdin().is_terminal() {
-        let reason = format!("not done: this will {will}; pass --yes to confirm");
+        let reason = format!("not done: at {place}, this will {will}; pass --yes to confirm");
         return Err(CliError::Refused(reason));
     }
     // The standard error may be closed; the question is then not answered either.
-    let _ = write!(io::stderr(), "This will {will}. Continue? [y/N] ");
+    let _ = write!(io::stderr(), "At {place}, this will {will}. Continue? [y/N] ");
     let read = tokio::task::spawn_blocking(|| {
         let mut line = String::new();
         io::stdin().lock().read_line(&mut line).map(|_| line)

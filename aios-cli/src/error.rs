@@ -51,8 +51,8 @@ pub(crate) enum CliError {
     Output(#[from] io::Error),
     #[error("{0}")]
     Refused(String),
-    #[error("{0}")]
-    Missing(String),
+    #[error("{text}")]
+    Missing { code: &'static str, text: String },
     #[error("{0}")]
     Faults(String),
     #[error("interrupted")]
@@ -81,7 +81,7 @@ impl CliError {
             Self::Argument { .. } => INVALID_ARGUMENTS,
             Self::Read { .. } | Self::Write { .. } | Self::Output(_) => "FILE_FAILED",
             Self::Refused(_) => "NOT_CONFIRMED",
-            Self::Missing(_) => "DEAD_LETTER_NOT_FOUND",
+            Self::Missing { code, .. } => code,
             Self::Faults(_) => "FAULTS_FOUND",
             Self::Interrupted | Self::Terminated => "INTERRUPTED",
         }
@@ -102,7 +102,7 @@ impl CliError {
             Self::Runtime(error) => of_runtime(error),
             Self::Service(error) => of_service(error),
             Self::Collector(error) => of_collector(error),
-            Self::Missing(_) => exit::NOT_FOUND,
+            Self::Missing { .. } => exit::NOT_FOUND,
             Self::Faults(_) => exit::FAULTS,
             Self::Interrupted => exit::INTERRUPTED,
             Self::Terminated => exit::TERMINATED,

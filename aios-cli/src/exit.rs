@@ -6,7 +6,7 @@ pub(crate) const DONE: u8 = 0;
 pub(crate) const FAILED: u8 = 1;
 /// Arguments or configuration are invalid. clap uses the same code.
 pub(crate) const INVALID: u8 = 2;
-/// There is no such run, workflow, agent, task or address.
+/// There is no such run, workflow, agent, task, address or reader.
 pub(crate) const NOT_FOUND: u8 = 3;
 /// Credentials are missing, invalid or insufficient.
 pub(crate) const DENIED: u8 = 4;
@@ -27,7 +27,7 @@ Exit codes:
   0    done
   1    refused or failed
   2    invalid arguments or configuration
-  3    no such run, workflow, agent, task or address
+  3    no such run, workflow, agent, task, address or reader
   4    credentials are missing, invalid or insufficient
   5    service, store or broker unreachable, in use, or no answer in time
   6    the run ended without a result, or is blocked

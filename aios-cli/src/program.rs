@@ -3,11 +3,13 @@
 use std::{
     ffi::OsString,
     io::{self, Write},
+    panic, thread,
 };
 
 use aios_core::Chain;
 use clap::Parser;
 use serde_json::json;
+use tokio::sync::oneshot;
 
 use crate::{
     arguments::Arguments,
@@ -17,10 +19,14 @@ use crate::{
     output::Output,
 };
 
+/// Size of the stack of the command, in bytes: that of a main thread.
+const STACK: usize = 8 * 1024 * 1024;
+
 /// Executes the program with these arguments, of which the first is its name, and returns its exit code.
 /// Results are written to the standard output, errors to the standard error. The environment variables
 /// `AIOS_…` of the process are read. Blocks until the command has ended; call it outside of any tokio
-/// runtime.
+/// runtime. After a signal that ends the command, end the process: a thread that is blocked, for example by
+/// a reader that does not read, remains.
 ///
 /// Exit codes are listed by `aios --help`. 0 means done.
 ///
@@ -63,14 +69,42 @@ fn unparsed(error: &clap::Error, wants_json: bool) -> u8 {
     u8::try_from(error.exit_code()).unwrap_or(exit::INVALID)
 }
 
+/// Executes the command, and returns at a signal, even if the command is blocked: by a file that is a pipe,
+/// or by a reader of the output that does not read. Its thread then ends with the process.
 fn execute(arguments: Arguments) -> Result<(), CliError> {
+    if arguments.command.handles_signals() {
+        return command(arguments);
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let (ended, end) = oneshot::channel();
+    runtime.block_on(async {
+        let interrupted = interrupted()?;
+        let thread = thread::Builder::new().name("aios-command".to_owned()).stack_size(STACK);
+        let thread = thread.spawn(move || {
+            // After a signal, the receiver is gone.
+            let _ = ended.send(command(arguments));
+        })?;
+        tokio::select! {
+            biased;
+            signal = interrupted => Err(signal),
+            result = end => result.unwrap_or_else(|_| match thread.join() {
+                Err(panic) => panic::resume_unwind(panic),
+                Ok(()) => Err(CliError::Interrupted),
+            }),
+        }
+    })
+}
+
+/// Executes the command on this thread. One that is not blocked also ends at a signal, so that it does
+/// nothing more until the process has ended.
+fn command(arguments: Arguments) -> Result<(), CliError> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let mut output = Output::new(arguments.json);
     let result = runtime.block_on(async {
-        let interrupted = interrupted()?;
         if arguments.command.handles_signals() {
             return commands::execute(arguments, &mut output).await;
         }
+        let interrupted = interrupted()?;
         tokio::select! {
             biased;
             signal = interrupted => Err(signal),

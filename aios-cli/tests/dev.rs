@@ -1,8 +1,9 @@
 //! `aios dev`, and commands over its API.
 
 use std::{
+    fs,
     io::{BufRead, BufReader, Read},
-    process::Stdio,
+    process::{Command, Stdio},
 };
 
 use serde_json::{Value, json};
@@ -31,6 +32,13 @@ fn should_start_signal_and_show_runs() {
     assert_eq!(program.json(&["runs", "--limit", "1"]).len(), 1);
     let first = program.ended(&["runs", "--limit", "1"]);
     assert!(first.stderr.contains("more with --after"), "{}", first.stderr);
+    let first = program.ended(&["runs", "--limit", "1", "--json"]);
+    let sign: Value = serde_json::from_str(&first.stderr).unwrap();
+    let after = sign["next"].as_str().unwrap();
+    let second = program.ended(&["runs", "--limit", "1", "--json", "--after", after]);
+    let ids = |listed: &str| serde_json::from_str::<Value>(listed).unwrap()["id"].clone();
+    assert_ne!(ids(&first.stdout), ids(&second.stdout));
+    assert_eq!(second.stderr, "", "the list has ended");
 }
 
 #[test]
@@ -109,6 +117,31 @@ fn should_end_every_command_at_a_signal() {
             send(&child, signal);
             assert_eq!(child.wait().unwrap().code(), Some(code), "{arguments:?} {signal}");
         }
+    }
+}
+
+/// The program waits in a system call, not for a future.
+#[test]
+fn should_end_at_a_signal_while_it_is_blocked() {
+    let (_dev, program) = service();
+    let pipe = program.folder().join("pipe");
+    assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    let input = format!("\"{}\"", "a".repeat(1 << 20));
+    fs::write(program.folder().join("large.json"), input).unwrap();
+    program.done(&["start", "approval", "@large.json", "--id", "large"]);
+    for (signal, code) in [("-INT", 130), ("-TERM", 143)] {
+        let mut child = program.command(&["start", "approval", "@pipe"]).spawn().unwrap();
+        // The program has opened the pipe for reading, and reads until the pipe is closed.
+        let _input = fs::File::options().write(true).open(&pipe).unwrap();
+        send(&child, signal);
+        assert_eq!(child.wait().unwrap().code(), Some(code), "start {signal}");
+
+        let mut child = program.command(&["journal", "large", "--json"]).spawn().unwrap();
+        // The output is larger than a pipe that is not read.
+        let mut output = child.stdout.take().unwrap();
+        output.read_exact(&mut [0]).unwrap();
+        send(&child, signal);
+        assert_eq!(child.wait().unwrap().code(), Some(code), "journal {signal}");
     }
 }
 

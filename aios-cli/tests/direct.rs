@@ -1,5 +1,9 @@
 //! Commands that work on a store, without a service.
 
+use std::fs;
+
+use serde_json::{Value, json};
+
 use crate::support::{Dev, Program};
 
 /// A program on a SQLite file in which `aios dev` has registered its workflows.
@@ -25,6 +29,10 @@ fn should_change_runs_that_a_service_then_continues() {
     program.done(&["retry", "w", "--new-id", "w2"]);
     program.done(&["fork", "a", "0", "--new-id", "b"]);
     program.done(&["cancel", "b"]);
+    // Larger than the largest body of a service.
+    let large = format!("\"{}\"", "a".repeat(3 << 20));
+    fs::write(program.folder().join("large.json"), large).unwrap();
+    program.done(&["start", "approval", "@large.json", "--id", "large"]);
     assert!(program.done(&["journal", "a"]).contains("workflows.approval.resumed"));
 
     let dev = Dev::start(&program, &[]);
@@ -33,6 +41,21 @@ fn should_change_runs_that_a_service_then_continues() {
     assert_eq!(run("a").stdout, "\"a is approved\"\n");
     assert_eq!(run("w2").code, 6);
     assert_eq!(run("b").code, 6);
+}
+
+#[test]
+fn should_name_the_rows_that_a_list_leaves_out() {
+    let program = stopped();
+    let sql = "UPDATE workflow_runs SET result = '{' WHERE external_id = 'a'";
+    let path = program.folder().join("aios.db");
+    rusqlite::Connection::open(path).unwrap().execute(sql, []).unwrap();
+    let listed = program.ended(&["runs"]);
+    assert!(!listed.stdout.contains("approval"), "{}", listed.stdout);
+    assert!(listed.stderr.contains("can't be read: a"), "{}", listed.stderr);
+    let listed = program.ended(&["runs", "--json"]);
+    assert_eq!((listed.code, listed.stdout.lines().count()), (0, 1), "{}", listed.stderr);
+    let sign: Value = serde_json::from_str(&listed.stderr).unwrap();
+    assert_eq!(sign, json!({ "unreadable": ["a"] }));
 }
 
 #[test]

@@ -7,6 +7,7 @@ use std::{
 };
 
 use aios_tests::postgres::PostgresServer;
+use serde_json::{Value, json};
 
 use crate::support::{Dev, Ended, Program, send, service};
 
@@ -100,6 +101,77 @@ fn pass(mut client: TcpStream, service: &str, before_answer: impl FnOnce(&str)) 
     client.write_all(&answer).unwrap();
 }
 
+/// Starts a proxy of a service that answers GETs of a path itself.
+fn refusing(dev: &Dev, refused: &'static [(&str, &str, &str)]) -> String {
+    let address = dev.url.trim_start_matches("http://").trim_end_matches("/api/v1").to_owned();
+    let proxy = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}/api/v1", proxy.local_addr().unwrap());
+    std::thread::spawn(move || {
+        for mut client in proxy.incoming().map_while(Result::ok) {
+            let mut head = [0; 4096];
+            let length = client.peek(&mut head).unwrap();
+            let head = String::from_utf8_lossy(&head[..length]).into_owned();
+            let answer = refused.iter().find(|(path, ..)| head.contains(path));
+            let Some((_, status, code)) = answer else {
+                pass(client, &address, |_| {});
+                continue;
+            };
+            let body =
+                json!({ "error": { "code": code, "message": "as the test says" } }).to_string();
+            let _ = client.read(&mut [0; 4096]);
+            let length = body.len();
+            let answer = format!(
+                "HTTP/1.1 {status}\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n{body}"
+            );
+            client.write_all(answer.as_bytes()).unwrap();
+        }
+    });
+    url
+}
+
+/// The findings of `doctor`, one of which is a fault.
+fn findings(program: &Program, url: &str) -> Vec<(String, String, String)> {
+    let ended = program.ended(&["doctor", "--json", "--url", url]);
+    assert_eq!(ended.code, 7, "{}{}", ended.stdout, ended.stderr);
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let line = |line: &str| {
+        let line: Value = serde_json::from_str(line).unwrap();
+        (text(&line["check"]), text(&line["status"]), text(&line["remedy"]))
+    };
+    ended.stdout.lines().map(line).collect()
+}
+
+#[test]
+fn should_examine_the_rest_when_a_check_fails() {
+    let (dev, program) = service();
+    let url = refusing(
+        &dev,
+        &[
+            (" /api/v1/engines", "403 Forbidden", "PERMISSION_DENIED"),
+            (" /api/v1/dead-letters/", "503 Service Unavailable", "BROKER_TIMEOUT"),
+        ],
+    );
+    let found = findings(&program, &url);
+    let of = |check: &str| found.iter().find(|(it, ..)| it == check).unwrap();
+    assert!(of("engines").1 == "fault" && of("engines").2.contains("permission"), "{found:?}");
+    assert!(of("broker").1 == "fault" && of("broker").2.contains("start the broker"), "{found:?}");
+    assert!(of("agents").1 == "ok" && of("runs").1 == "ok", "{found:?}");
+    assert_eq!(found.iter().filter(|(_, status, _)| status == "fault").count(), 2, "{found:?}");
+}
+
+#[test]
+fn should_name_the_store_that_a_service_cannot_use() {
+    let Some(server) = PostgresServer::start() else { return };
+    let program = Program::new().with_variable("AIOS_DATABASE_URL", &server.url());
+    let dev = Dev::start(&program, &[]);
+    server.kill();
+    let found = findings(&program, &dev.url);
+    let faults: Vec<_> = found.iter().filter(|(_, status, _)| status == "fault").collect();
+    assert_eq!((faults.len(), &*faults[0].0), (1, "store"), "{found:?}");
+    assert!(faults[0].2.contains("AIOS_DATABASE_URL"), "{found:?}");
+    assert!(found.iter().any(|(check, ..)| check == "broker"), "{found:?}");
+}
+
 /// The run ends after its journal was read, and before anything else is asked.
 #[test]
 fn should_follow_a_journal_whose_run_ends_at_once_to_its_end() {
@@ -173,5 +245,47 @@ fn should_refuse_a_server_that_is_no_service() {
             let error = program.fails(arguments, code);
             assert!(error.starts_with("error: "), "{arguments:?}: {error}");
         }
+    }
+}
+
+/// A key may allow to start runs and not to read them, and the service may be gone after the answer.
+#[test]
+fn should_write_the_run_that_the_answer_names_without_reading_it_again() {
+    let server = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}/api/v1", server.local_addr().unwrap());
+    let time = "2030-01-31T08:00:00Z";
+    let run = json!({ "data": { "id": "r7", "type": "run", "attributes": {
+        "workflow": "welcome", "workflow_version": 1, "status": "running", "position": 7,
+        "created_at": time, "updated_at": time,
+    } } });
+    let refused = json!({ "error": { "code": "PERMISSION_DENIED", "message": "m" } });
+    std::thread::spawn(move || {
+        for mut client in server.incoming().map_while(Result::ok) {
+            let mut head = [0; 4096];
+            let length = client.read(&mut head).unwrap();
+            let (status, body) = match head[..length].starts_with(b"POST") {
+                true => ("202 Accepted", run.to_string()),
+                false => ("403 Forbidden", refused.to_string()),
+            };
+            let length = body.len();
+            let answer = format!(
+                "HTTP/1.1 {status}\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n{body}"
+            );
+            client.write_all(answer.as_bytes()).unwrap();
+        }
+    });
+    let program = Program::new().with_variable("AIOS_API_URL", &url);
+    for arguments in [
+        &["start", "welcome"][..],
+        &["signal", "r7", "approval"],
+        &["cancel", "r7"],
+        &["pause", "r7"],
+        &["resume", "r7"],
+        &["retry", "r7"],
+        &["fork", "r7", "2"],
+    ] {
+        let written = program.json(arguments);
+        assert_eq!((written.len(), &written[0]["id"]), (1, &json!("r7")), "{arguments:?}");
+        assert_eq!(written[0]["position"], 7);
     }
 }

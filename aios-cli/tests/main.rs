@@ -13,6 +13,7 @@ mod faults;
 mod guide;
 mod maintenance;
 mod operations;
+mod readers;
 mod refusals;
 mod support;
 mod trace;

@@ -2,10 +2,11 @@
 
 use std::{
     fs,
-    io::{BufRead, BufReader},
+    io::{BufRead, BufReader, Read, Write},
+    net::TcpListener,
 };
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::support::{Program, service};
 
@@ -44,18 +45,67 @@ fn should_follow_the_events_of_the_log() {
 
 #[test]
 fn should_list_redrive_and_purge_dead_letters() {
-    let (_dev, program) = service();
+    let (dev, program) = service();
     program.done(&["start", "welcome", "\"Ada\"", "--wait"]);
     assert!(program.json(&["dead-letters", "list", "agents.greeter"]).is_empty());
     for action in ["redrive", "purge"] {
         let arguments = ["dead-letters", action, "agents.greeter", "--all"];
         let error = program.fails(&arguments, 1);
         assert!(error.contains("--yes") && error.contains("agents.greeter"), "{error}");
+        assert!(error.contains(&dev.url), "{error}");
         let done = program.json(&[&arguments[..], &["--yes"]].concat());
         assert_eq!(done[0]["count"], 0);
     }
     program.fails(&["dead-letters", "show", "agents.greeter", "nothing"], 3);
     program.fails(&["dead-letters", "list", "agents.unknown"], 3);
+}
+
+/// The service ends each page early, as it does when letters are large.
+#[test]
+fn should_list_and_find_dead_letters_on_all_pages() {
+    let program = Program::new().with_variable("AIOS_API_URL", &service_of_pages());
+    let letters = |arguments: &[&str]| {
+        let letters =
+            program.json(&[&["dead-letters", "list", "agents.greeter"], arguments].concat());
+        let ids: Vec<_> = letters.iter().map(|letter| letter["event_id"].clone()).collect();
+        json!(ids)
+    };
+    assert_eq!(letters(&[]), json!(["e0", "e1", "e2"]));
+    assert_eq!(letters(&["--after", "1"]), json!(["e1", "e2"]));
+    let some = program.ended(&["dead-letters", "list", "agents.greeter", "--limit", "2", "--json"]);
+    let sign: Value = serde_json::from_str(&some.stderr).unwrap();
+    assert_eq!((some.code, some.stdout.lines().count(), sign), (0, 2, json!({ "next": "2" })));
+    let shown = program.done(&["dead-letters", "show", "agents.greeter", "e2"]);
+    assert!(shown.contains("as the test says"), "{shown}");
+    program.fails(&["dead-letters", "show", "agents.greeter", "e3"], 3);
+}
+
+/// The URL of a service with three dead letters, one on each page.
+fn service_of_pages() -> String {
+    let server = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}/api/v1", server.local_addr().unwrap());
+    std::thread::spawn(move || {
+        for mut client in server.incoming().map_while(Result::ok) {
+            let mut head = [0; 4096];
+            let length = client.read(&mut head).unwrap();
+            let head = String::from_utf8_lossy(&head[..length]).into_owned();
+            let after = head.split_once("after=").and_then(|(_, rest)| rest.chars().next());
+            let number = after.and_then(|digit| digit.to_digit(10)).unwrap_or(0);
+            let letter = json!({
+                "id": format!("e{number}"), "type": "dead_letter", "attributes": {
+                    "event_type": "agents.greeter.task_assigned", "data": 1, "metadata": {},
+                    "reason": "as the test says", "attempts": 5,
+                    "first_failure": "2030-01-31T08:00:00Z",
+                },
+            });
+            let next = (number < 2).then(|| (number + 1).to_string());
+            let body = json!({ "data": [letter], "meta": { "next": next } }).to_string();
+            let length = body.len();
+            let head = "HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length:";
+            client.write_all(format!("{head} {length}\r\n\r\n{body}").as_bytes()).unwrap();
+        }
+    });
+    url
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::support::{Program, service};
 
@@ -67,7 +67,7 @@ fn should_refuse_arguments_that_are_invalid() {
         &["agents", "--status", "unknown"],
         &["tasks", "--status", "unknown"],
         &["dead-letters", "list"],
-        &["dead-letters", "list", "a", "--limit", "1001"],
+        &["dead-letters", "list", "a", "--limit", "0"],
         &["dead-letters", "purge", "agents.greeter"],
         &["dead-letters", "purge", "agents.greeter", "id", "--all"],
         &["dead-letters", "list", "agents.greeter", "--store", "sqlite://a.db"],
@@ -75,6 +75,8 @@ fn should_refuse_arguments_that_are_invalid() {
         &["rebuild", "--yes"],
         &["verify"],
         &["backup", "a.db"],
+        &["readers"],
+        &["readers", "retire", "--yes"],
         &["retain", "--yes"],
         &["retain", "--older-than", "yesterday", "--yes"],
         &["verify", "--store", "sqlite://a.db"],
@@ -175,4 +177,35 @@ fn should_report_a_faulty_configuration() {
     assert!(!error.contains("mail"), "{error}");
     fs::write(&file, format!("api:\n  url: {CLOSED}\nmail:\n  host: a\n")).unwrap();
     program.fails(&["runs"], 5);
+}
+
+#[test]
+fn should_accept_the_configuration_of_a_service_with_sections_of_its_own() {
+    let program = Program::new()
+        .with_variable("AIOS_HTTP_CLIENT_TIMEOUT", "5s")
+        .with_variable("AIOS_APP_URL", "http://127.0.0.1");
+    fs::create_dir(program.folder().join("config")).unwrap();
+    let sections = "smtp: {host: mx}\norders: {limit: 5}\napp: {name: shop}\n\
+                    databse: {url: 'sqlite://b.db'}\n";
+    let file = program.folder().join("config/base.yaml");
+    fs::write(&file, format!("database: {{url: 'sqlite://a.db'}}\n{sections}")).unwrap();
+    program.done(&["migrate"]);
+    assert_eq!(program.json(&["runs"]), [] as [Value; 0]);
+
+    let report = program.done(&["config", "check"]);
+    let found = &program.json(&["config", "check"])[0];
+    assert_eq!(found["not_checked"], json!(["app", "databse", "orders", "smtp"]));
+    assert_eq!(found["ignored_variables"], json!(["AIOS_APP_URL", "AIOS_HTTP_CLIENT_TIMEOUT"]));
+    for similar in [
+        "config/base.yaml:2:1: smtp: unknown name; did you mean http?",
+        "config/base.yaml:5:1: databse: unknown name; did you mean database?",
+        "AIOS_APP_URL: unknown name; did you mean AIOS_API_URL?",
+        "AIOS_HTTP_CLIENT_TIMEOUT: unknown name",
+    ] {
+        assert!(report.contains(similar), "{similar}: {report}");
+        let listed = found["similar_names"].as_array().unwrap();
+        assert!(listed.iter().any(|it| it.as_str().unwrap().starts_with(similar)), "{found}");
+    }
+    let report = program.ended(&["doctor"]).stdout;
+    assert!(report.contains("ok     settings") && report.contains("databse"), "{report}");
 }

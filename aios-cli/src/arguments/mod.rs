@@ -9,8 +9,8 @@ use clap::{Args, Parser, Subcommand};
 
 pub(crate) use self::{
     operations::{
-        Agents, Backup, Chosen, Config, Consent, DeadLetters, Events, Folder, Of, Retain, Tasks,
-        Verify,
+        Agents, Backup, Chosen, Config, Consent, DeadLetters, Events, Folder, Of, Readers, Retain,
+        Retire, Tasks, Verify,
     },
     runs::{Cancel, Fork, Journal, Retry, Run, RunId, Runs, Signal, Start, Trace, read_input},
 };
@@ -18,9 +18,10 @@ use crate::exit;
 
 /// Starts, follows and repairs durable runs, and maintains what they are stored in.
 ///
-/// Every command works over the HTTP API of a service, or directly on a store. Without --url and --store,
-/// it uses AIOS_API_URL or the key api.url of the files in the folder `config`, then AIOS_DATABASE_URL or
-/// database.url, then http://127.0.0.1:8080/api/v1, where `aios dev` serves.
+/// Commands work over the HTTP API of a service, or directly on a store; migrate, rebuild, readers, retain,
+/// backup and verify need a store. Without --url and --store, a command uses AIOS_API_URL or the key
+/// api.url of the files in the folder `config`, then AIOS_DATABASE_URL or database.url, then
+/// http://127.0.0.1:8080/api/v1, where `aios dev` serves.
 #[derive(Debug, Parser)]
 #[command(name = "aios", version, after_help = exit::HELP, max_term_width = 100)]
 pub(crate) struct Arguments {
@@ -110,13 +111,22 @@ pub(crate) enum Command {
     DeadLetters(DeadLetters),
     /// List the engines that are alive, and the shards of the runs that each owns.
     Engines,
-    /// Find what is wrong, in this order: settings, store, schema, broker, engines, agents, runs, dead letters.
+    /// Find what is wrong, in this order: settings, store, schema, broker, readers, engines, agents, runs, dead
+    /// letters.
     Doctor,
     /// Create or migrate the schema of a store.
     Migrate,
     /// Rebuild the read models of a store from its log.
     Rebuild(Consent),
-    /// Remove runs that ended long ago.
+    /// List the readers of a log, such as projections and the relay, and how far behind they are.
+    ///
+    /// Retention keeps what a reader has not processed, also if no process runs the reader any more.
+    #[command(args_conflicts_with_subcommands = true)]
+    Readers {
+        #[command(subcommand)]
+        command: Option<Readers>,
+    },
+    /// Remove runs that ended long ago. Says for which readers it keeps runs.
     Retain(Retain),
     /// Copy a SQLite store to a new file, even while it is in use. For PostgreSQL, use pg_dump.
     Backup(Backup),
@@ -163,7 +173,8 @@ pub(crate) struct Listed {
     /// List all items.
     #[arg(long, conflicts_with = "limit")]
     pub(crate) all: bool,
-    /// Continue a list after this cursor, which an incomplete list prints at its end.
+    /// Continue a list after this cursor, which an incomplete list writes to the standard error; with --json
+    /// as {"next": CURSOR}.
     #[arg(long, value_name = "CURSOR")]
     pub(crate) after: Option<String>,
 }

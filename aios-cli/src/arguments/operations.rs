@@ -71,13 +71,12 @@ fn task_status(text: &str) -> Result<TaskStatus, String> {
 /// agents of type `backend`, or a mailbox.
 #[derive(Debug, Subcommand)]
 pub(crate) enum DeadLetters {
-    /// List the oldest dead letters of a group or mailbox.
+    /// List the dead letters of a group or mailbox, the oldest first.
     List {
         #[command(flatten)]
         of: Of,
-        /// Maximum number of dead letters to list, 1 to 1,000.
-        #[arg(long, default_value_t = 50, value_name = "COUNT", value_parser = clap::value_parser!(u16).range(1..=1000))]
-        limit: u16,
+        #[command(flatten)]
+        listed: Listed,
     },
     /// Show one dead letter with its data.
     Show {
@@ -132,6 +131,22 @@ pub(crate) struct Consent {
     /// Do not ask for confirmation.
     #[arg(long, short)]
     pub(crate) yes: bool,
+}
+
+/// Subcommands of `readers`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Readers {
+    /// Delete the position of a reader that never continues, so that retention no longer waits for it.
+    Retire(Retire),
+}
+
+/// Arguments of `readers retire`.
+#[derive(Debug, Args)]
+pub(crate) struct Retire {
+    /// Name of the reader as it is listed, such as projections/orders.
+    pub(crate) reader: String,
+    #[command(flatten)]
+    pub(crate) consent: Consent,
 }
 
 /// Arguments of `retain`.

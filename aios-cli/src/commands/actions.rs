@@ -1,6 +1,6 @@
 //! Commands that start or change a run.
 
-use aios_service::client::Client;
+use aios_service::client::{Client, Run, RunHandle};
 
 use super::runs::result;
 use crate::{
@@ -34,7 +34,7 @@ pub(super) async fn start(
             output.note(format_args!("started {}", run.id()));
             result(client, run.id(), output).await
         }
-        false => changed(client, run.id(), "started", output).await,
+        false => started(&run, output),
     }
 }
 
@@ -44,8 +44,8 @@ pub(super) async fn signal(
     output: &mut Output,
 ) -> Result<(), CliError> {
     let payload = read_input("PAYLOAD", &arguments.payload).await?;
-    client.run(&arguments.run).signal(&arguments.name, &payload).await?;
-    changed(client, &arguments.run, "signaled", output).await
+    let run = client.run(&arguments.run).signal(&arguments.name, &payload).await?;
+    changed(&run, "signaled", output)
 }
 
 pub(super) async fn cancel(
@@ -53,8 +53,8 @@ pub(super) async fn cancel(
     arguments: &Cancel,
     output: &mut Output,
 ) -> Result<(), CliError> {
-    client.run(&arguments.run).cancel(&arguments.reason).await?;
-    changed(client, &arguments.run, "cancelled", output).await
+    let run = client.run(&arguments.run).cancel(&arguments.reason).await?;
+    changed(&run, "cancelled", output)
 }
 
 pub(super) async fn pause(
@@ -62,8 +62,8 @@ pub(super) async fn pause(
     arguments: &RunId,
     output: &mut Output,
 ) -> Result<(), CliError> {
-    client.run(&arguments.run).pause().await?;
-    changed(client, &arguments.run, "paused", output).await
+    let run = client.run(&arguments.run).pause().await?;
+    changed(&run, "paused", output)
 }
 
 pub(super) async fn resume(
@@ -71,8 +71,8 @@ pub(super) async fn resume(
     arguments: &RunId,
     output: &mut Output,
 ) -> Result<(), CliError> {
-    client.run(&arguments.run).resume().await?;
-    changed(client, &arguments.run, "resumed", output).await
+    let run = client.run(&arguments.run).resume().await?;
+    changed(&run, "resumed", output)
 }
 
 pub(super) async fn retry(
@@ -81,7 +81,7 @@ pub(super) async fn retry(
     output: &mut Output,
 ) -> Result<(), CliError> {
     let run = client.run(&arguments.run).retry(arguments.new_id.as_deref()).await?;
-    changed(client, run.id(), "started", output).await
+    started(&run, output)
 }
 
 pub(super) async fn fork(
@@ -91,19 +91,22 @@ pub(super) async fn fork(
 ) -> Result<(), CliError> {
     let run = client.run(&arguments.run);
     let run = run.fork(arguments.operation, arguments.new_id.as_deref()).await?;
-    changed(client, run.id(), "started", output).await
+    started(&run, output)
 }
 
-/// Writes the run as it stands, or for people what was requested.
-async fn changed(
-    client: &Client,
-    run: &str,
-    action: &str,
-    output: &mut Output,
-) -> Result<(), CliError> {
+/// Writes the run as the service has answered, or for people what was requested. The run is not read again:
+/// the command has taken effect, whether or not the caller may read runs.
+fn changed(run: &Run, action: &str, output: &mut Output) -> Result<(), CliError> {
     if output.is_json() {
-        let run = client.run(run).status().await?;
-        return Ok(output.json(&run)?);
+        return Ok(output.json(run)?);
     }
-    Ok(output.line(format_args!("{action} {run}"))?)
+    Ok(output.line(format_args!("{action} {}", run.id))?)
+}
+
+/// Writes a run that was started.
+fn started(handle: &RunHandle, output: &mut Output) -> Result<(), CliError> {
+    match handle.started() {
+        Some(run) => changed(run, "started", output),
+        None => Ok(output.line(format_args!("started {}", handle.id()))?),
+    }
 }

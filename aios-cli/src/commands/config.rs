@@ -34,8 +34,13 @@ fn load(folder: &Folder) -> Result<Settings, SettingsError> {
 fn check(settings: &Settings, output: &mut Output) -> Result<(), CliError> {
     let others = settings.other_sections();
     let ignored = settings.ignored_variables();
+    let similar: Vec<_> = settings.similar_names().iter().map(ToString::to_string).collect();
     if output.is_json() {
-        let found = json!({ "not_checked": others, "ignored_variables": ignored });
+        let found = json!({
+            "not_checked": others,
+            "ignored_variables": ignored,
+            "similar_names": similar,
+        });
         return Ok(output.json(&found)?);
     }
     output.line("the configuration has no faults")?;
@@ -45,6 +50,9 @@ fn check(settings: &Settings, output: &mut Output) -> Result<(), CliError> {
     }
     if !ignored.is_empty() {
         output.line(format_args!("variables without effect: {}", ignored.join(", ")))?;
+    }
+    for name in similar {
+        output.line(format_args!("misspelt, or of another program: {name}"))?;
     }
     Ok(())
 }

@@ -1,10 +1,10 @@
 //! Lists of agents, tasks and engines.
 
-use aios_service::client::{AgentQuery, Client, Engine, PageQuery, TaskQuery};
+use aios_service::client::{AgentQuery, Client, Engine, TaskQuery};
 
 use super::runs::Pages;
 use crate::{
-    arguments::{Agents, Listed, Tasks},
+    arguments::{Agents, Tasks},
     error::CliError,
     output::{Output, Table, shortened, time},
 };
@@ -105,10 +105,9 @@ pub(super) async fn engines(client: &Client, output: &mut Output) -> Result<(), 
 
 /// All engines that are alive.
 pub(super) async fn all_engines(client: &Client) -> Result<Vec<Engine>, CliError> {
-    let mut pages = Pages::new(&Listed { limit: 1, all: true, after: None });
+    let mut pages = Pages::all();
     let mut engines = Vec::new();
     while let Some(page) = pages.next() {
-        let page: PageQuery = page;
         engines.extend(pages.took(client.engines(&page).await?));
     }
     Ok(engines)

@@ -9,6 +9,7 @@ mod events;
 mod generate;
 mod journal;
 mod lists;
+mod readers;
 mod runs;
 mod store;
 mod trace;
@@ -31,6 +32,7 @@ pub(crate) async fn execute(arguments: Arguments, output: &mut Output) -> Result
         Command::Doctor => doctor::examine(&connection, output).await,
         Command::Migrate => store::migrate(&connection, output).await,
         Command::Rebuild(consent) => store::rebuild(&connection, consent, output).await,
+        Command::Readers { command } => readers::execute(&connection, command, output).await,
         Command::Retain(arguments) => store::retain(&connection, &arguments, output).await,
         Command::Backup(arguments) => store::backup(&connection, &arguments, output).await,
         Command::Verify(arguments) => store::verify(&connection, &arguments, output).await,
@@ -66,7 +68,9 @@ async fn on_service(
         Command::Agents(arguments) => lists::agents(client, &arguments, output).await,
         Command::Tasks(arguments) => lists::tasks(client, &arguments, output).await,
         Command::Engines => lists::engines(client, output).await,
-        Command::DeadLetters(arguments) => dead_letters::execute(client, arguments, output).await,
+        Command::DeadLetters(arguments) => {
+            dead_letters::execute(client, target.letters(), arguments, output).await
+        }
         // `execute` takes all others.
         _ => Ok(()),
     };

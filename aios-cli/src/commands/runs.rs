@@ -1,10 +1,11 @@
 use aios_core::event::Payload;
 use aios_service::client::{Client, Page, PageQuery, Run, RunQuery};
+use serde_json::json;
 
 use crate::{
     arguments::{Listed, Run as RunArguments, Runs},
     error::CliError,
-    output::{Details, Output, Table, shortened, time},
+    output::{Details, Output, Table, plain, shortened, time},
 };
 
 /// Largest page that a service answers.
@@ -102,13 +103,19 @@ pub(super) struct Pages {
     left: usize,
     after: Option<String>,
     is_over: bool,
+    unreadable: Vec<String>,
 }
 
 impl Pages {
     pub(super) fn new(listed: &Listed) -> Self {
         let limit = usize::try_from(listed.limit).unwrap_or(usize::MAX);
         let left = if listed.all { usize::MAX } else { limit };
-        Self { left, after: listed.after.clone(), is_over: false }
+        Self { left, after: listed.after.clone(), is_over: false, unreadable: Vec::new() }
+    }
+
+    /// All pages.
+    pub(super) fn all() -> Self {
+        Self { left: usize::MAX, after: None, is_over: false, unreadable: Vec::new() }
     }
 
     /// The next page to ask for; `None` at the end.
@@ -125,13 +132,20 @@ impl Pages {
         self.left = self.left.saturating_sub(page.items.len());
         self.is_over = page.next.is_none();
         self.after = page.next;
+        self.unreadable.extend(page.unreadable);
         page.items
     }
 
-    /// Tells a person how the list continues.
+    /// Says which rows the list has left out because they can't be read, and how it continues.
     pub(super) fn end(self, output: &Output) {
+        if !self.unreadable.is_empty() {
+            let ids = plain(&self.unreadable.join(", "));
+            let text = format_args!("left out, because they can't be read: {ids}");
+            output.lacks(&json!({ "unreadable": self.unreadable }), text);
+        }
         if let Some(after) = self.after {
-            output.note(format_args!("more with --after {after}, or --all"));
+            let text = format_args!("more with --after {after}, or --all");
+            output.lacks(&json!({ "next": after }), text);
         }
     }
 }

@@ -55,6 +55,7 @@ async fn spans_with_children(
     output: &Output,
 ) -> Result<Vec<Span>, CliError> {
     let mut spans = Vec::new();
+    let mut is_cut = false;
     let mut known = BTreeSet::from([run_id.to_owned()]);
     let mut next = VecDeque::from([(run_id.to_owned(), None)]);
     while let Some((run_id, parent)) = next.pop_front() {
@@ -72,18 +73,20 @@ async fn spans_with_children(
             continue;
         }
         for span in &found {
-            if let Some(AttributeValue::Text(child)) = span.attribute("aios.child_run_id")
-                && known.len() < MAX_RUNS
-                && known.insert(child.to_string())
-            {
+            let Some(AttributeValue::Text(child)) = span.attribute("aios.child_run_id") else {
+                continue;
+            };
+            if known.len() >= MAX_RUNS {
+                is_cut |= !known.contains(&**child);
+            } else if known.insert(child.to_string()) {
                 next.push_back((child.to_string(), Some(span.span_id)));
             }
         }
         spans.extend(found);
     }
-    if known.len() >= MAX_RUNS {
-        output
-            .note(format_args!("the trace has more than {MAX_RUNS} runs; the others are left out"));
+    if is_cut {
+        let text = format_args!("the trace has more than {MAX_RUNS} runs; the others are left out");
+        output.lacks(&json!({ "limit_reached": MAX_RUNS }), text);
     }
     Ok(spans)
 }

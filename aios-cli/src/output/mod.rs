@@ -84,6 +84,16 @@ impl Output {
         }
     }
 
+    /// Says what the output lacks: a text for people, one line of JSON for programs. The command has not
+    /// failed, but its output is not all there is.
+    pub(crate) fn lacks(&self, value: &serde_json::Value, text: impl Display) {
+        // The standard error may be closed.
+        let _ = match self.is_json {
+            true => writeln!(io::stderr(), "{value}"),
+            false => writeln!(io::stderr(), "{text}"),
+        };
+    }
+
     /// Shows the progress of long work on one line of a terminal.
     pub(crate) fn progress(&self, text: impl Display) {
         if !self.is_json && io::stderr().is_terminal() {

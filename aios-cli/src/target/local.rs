@@ -26,7 +26,7 @@ use super::{Needs, open_store};
 use crate::error::CliError;
 
 /// The subject of the requests in the audit events of the store.
-const SUBJECT: &str = "aios-cli";
+pub(crate) const SUBJECT: &str = "aios-cli";
 /// The workflow that every runtime has.
 const BUILT_IN: &str = "single_task";
 /// How long open requests may take to end.
@@ -61,6 +61,8 @@ impl Local {
         let shutdown = Shutdown::new();
         let options = ApiOptions::new()
             .with_authenticator(ApiKeys::new([caller]))
+            // The only caller is this program. The store limits the events.
+            .with_max_body_bytes(usize::MAX)
             .with_shutdown(shutdown.clone());
         let router = Router::new().nest("/api/v1", api(Arc::clone(&runtime), options));
         let listener = TcpListener::bind("127.0.0.1:0").await?;
@@ -72,6 +74,10 @@ impl Local {
     pub(super) fn client(&self) -> Result<Client, CliError> {
         let options = ClientOptions::new().with_api_key(&self.key);
         Ok(Client::new(&format!("http://{}/api/v1", self.address), options)?)
+    }
+
+    pub(super) fn store(&self) -> &dyn Store {
+        &*self.store
     }
 
     /// Ends the service and closes the store.

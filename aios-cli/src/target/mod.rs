@@ -5,13 +5,14 @@ mod store;
 
 use std::time::Duration;
 
-use aios_core::retry::RetryPolicy;
+use aios_core::{retry::RetryPolicy, store::Store};
 use aios_service::{
     client::{Client, ClientOptions},
-    config::Settings,
+    config::{SecretUrl, Settings},
 };
 
 use self::local::Local;
+pub(crate) use self::local::SUBJECT;
 pub(crate) use self::store::{open_store, store_url};
 use crate::{
     arguments::Connection,
@@ -38,20 +39,24 @@ pub(crate) enum Needs {
 pub(crate) struct Target {
     client: Client,
     local: Option<Local>,
+    /// Where dead letters are: the service, or the broker of the settings. Without passwords.
+    letters: String,
 }
 
 impl Target {
     /// Opens the service that the arguments or the settings name.
     pub(crate) async fn open(connection: &Connection, needs: Needs) -> Result<Self, CliError> {
         let settings = settings::load(connection)?;
-        match place(connection, &settings) {
+        let place = place(connection, &settings);
+        let letters = letters(&place, &settings);
+        match place {
             Place::Api(url) => {
                 let client = client(&url, &settings)?;
-                Ok(Self { client, local: None })
+                Ok(Self { client, local: None, letters })
             }
             Place::Store(url) => {
                 let local = Local::open(&url, &settings, needs).await?;
-                Ok(Self { client: local.client()?, local: Some(local) })
+                Ok(Self { client: local.client()?, local: Some(local), letters })
             }
         }
     }
@@ -59,6 +64,16 @@ impl Target {
     /// The client of the service.
     pub(crate) fn client(&self) -> &Client {
         &self.client
+    }
+
+    /// The store, if this process has it open.
+    pub(crate) fn store(&self) -> Option<&dyn Store> {
+        self.local.as_ref().map(Local::store)
+    }
+
+    /// Where the commands about dead letters work, as people see it.
+    pub(crate) fn letters(&self) -> &str {
+        &self.letters
     }
 
     /// Closes the store, if this process has it open.
@@ -100,6 +115,15 @@ pub(crate) fn client(url: &str, settings: &Settings) -> Result<Client, CliError>
     Ok(Client::new(url, options(settings))?)
 }
 
+/// Where the dead letters of a place are: the service, or the broker of the settings. Without a password.
+fn letters(place: &Place, settings: &Settings) -> String {
+    let url = match place {
+        Place::Api(url) => url.parse::<SecretUrl>().ok(),
+        Place::Store(_) => settings.broker().url.clone(),
+    };
+    url.map(|url| url.to_string()).unwrap_or_default()
+}
+
 /// The options of a client with the credentials of the settings.
 fn options(settings: &Settings) -> ClientOptions {
     let delays = (Duration::from_millis(200), Duration::from_secs(1));
@@ -114,4 +138,20 @@ fn options(settings: &Settings) -> ClientOptions {
         }
     }
     options
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn should_name_the_place_of_dead_letters_without_a_password() {
+        let broker = "amqp://me:hunter2@broker.example/%2f";
+        let settings = Settings::builder().other_sections().value("broker.url", broker).load();
+        let settings = settings.unwrap();
+        let service = Place::Api("https://me:hunter2@shop.example/api/v1".to_owned());
+        assert_eq!(letters(&service, &settings), "https://me:***@shop.example/api/v1");
+        let store = Place::Store("sqlite://aios.db".to_owned());
+        assert_eq!(letters(&store, &settings), "amqp://me:***@broker.example/%2f");
+    }
 }

@@ -1,20 +1,21 @@
-use aios_service::config::Settings;
+use aios_service::config::SecretUrl;
 use aios_store::{AnyStore, schema_version};
 
 use crate::{arguments::Connection, error::CliError, settings};
 
-/// The URL of the store, for commands that work on nothing else.
-pub(crate) fn store_url(connection: &Connection) -> Result<String, CliError> {
+/// The URL of the store, for commands that work on nothing else. A service that the arguments name is
+/// refused: the store of the settings may be that of another one.
+pub(crate) fn store_url(connection: &Connection) -> Result<SecretUrl, CliError> {
+    if connection.url.is_some() {
+        let reason = "this command works on a store, not on a service: give --store instead";
+        return Err(CliError::argument("--url", reason));
+    }
     let settings = settings::load(connection)?;
-    of_settings(&settings).ok_or_else(|| {
+    settings.database().url.clone().ok_or_else(|| {
         let reason = "missing; this command works on a store, not on a service: give --store, or set \
                       AIOS_DATABASE_URL";
         CliError::argument("--store", reason)
     })
-}
-
-fn of_settings(settings: &Settings) -> Option<String> {
-    settings.database().url.as_ref().map(|url| url.expose().to_owned())
 }
 
 /// The part of the URL of a store that a message may show: the path of a file, and nothing of a database.
