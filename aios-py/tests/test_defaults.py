@@ -39,8 +39,9 @@ def test_should_have_the_defaults_of_the_native_module(module: Any) -> None:
     assert default(runtime, "blocked_after") == DEFAULTS.blocked_after == 5.0
     assert default(runtime.projection, "batch_size") == DEFAULTS.projection_batch_size == 100
     assert default(runtime.projection, "lease_time") == DEFAULTS.projection_lease_time == 10.0
-    assert default(client.expire_runs, "batch_size") == DEFAULTS.expire_batch_size == 50
-    assert default(client.expire_runs, "pause") == DEFAULTS.expire_pause == 0.1
+    for expire in (client.expire_runs, client.expire_streams):
+        assert default(expire, "batch_size") == DEFAULTS.expire_batch_size == 50
+        assert default(expire, "pause") == DEFAULTS.expire_pause == 0.1
     for pages in (client.runs, client.tasks, client.agents, client.workflows):
         assert default(pages, "limit") == DEFAULTS.page_limit == 100
     assert DEFAULTS.max_page_limit == 10_000

@@ -254,3 +254,10 @@ def test_should_name_options_of_another_type() -> None:
         aios.tool(timeout=-1)(tested)
     with pytest.raises(TypeError, match="description of a tool must be a str"):
         aios.Tool.agent("helper", cast("Any", None), "agent")
+
+
+def test_should_call_a_tool_with_keyword_arguments_of_any_name() -> None:
+    def search(self: str) -> str:
+        return self
+
+    assert aios.tool(search)(self="words") == "words"

@@ -4,16 +4,23 @@ Supported are ``Any``, ``None``, ``bool``, ``int``, ``float``, ``str``, ``list``
 ``dict``, ``deque``, ``OrderedDict``, ``Counter``, unions, ``Literal``, enums, dataclasses, ``TypedDict``
 and ``NamedTuple``, also generic ones, ``datetime``, ``date``, ``time``, ``timedelta`` (seconds),
 ``UUID``, ``Decimal``, ``Path``, ``bytes`` and ``bytearray`` (base64), and models of pydantic and msgspec
-if these are installed.
+if these are installed. Models are written as they are read: under the names of fields, without the computed
+fields of pydantic, and a ``pydantic.Json`` as a string. A value from which only a part would be written is
+refused: a secret, NaN and infinity, a ``time`` in a zone whose offset depends on the date, and a model that
+would be read as something else.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Awaitable, Iterable, Iterator, Mapping, MappingView, Sequence, Set
 from typing import Any
 
 from .._errors import InvalidParametersError
+from .losses import SECRET_REMEDY, check_dumped, is_secret
+
+#: Types that are written as the list of their items. Other objects may have more than these.
+_LISTS: tuple[Any, ...] = (Sequence, Set, MappingView, Iterator)
 
 
 class Converter:
@@ -79,17 +86,38 @@ def root_schema(schema: dict[str, Any]) -> dict[str, Any]:
 def to_plain(value: Any) -> Any:
     """Converts a value that is not a JSON type to one that is. Called by the native module."""
     kind = type(value)
-    if hasattr(kind, "__pydantic_serializer__"):
-        if hasattr(value, "model_dump"):
-            return value.model_dump(mode="json")
-        return sys.modules["pydantic"].TypeAdapter(kind).dump_python(value, mode="json")
+    if hasattr(kind, "__pydantic_serializer__") and not is_secret(value):
+        return _dumped(value)
     if hasattr(kind, "__dataclass_fields__"):
+        from .subclasses import check_fields
+
+        check_fields(value)
         # Without class variables, unlike that attribute.
         fields = sys.modules["dataclasses"].fields(kind)
         return {field.name: getattr(value, field.name) for field in fields}
     if hasattr(kind, "__struct_fields__"):
-        return sys.modules["msgspec"].to_builtins(value)
+        return _built(value)
     return _to_plain_standard(value)
+
+
+def _dumped(value: Any) -> Any:
+    """Converts an object of pydantic."""
+    from .readers import pydantic_dump
+    from .verify import check_readable
+
+    plain = pydantic_dump(value)
+    check_dumped(value, plain)
+    check_readable(value, plain)
+    return plain
+
+
+def _built(value: Any) -> Any:
+    """Converts an object of msgspec."""
+    from .verify import check_readable
+
+    plain = sys.modules["msgspec"].to_builtins(value, str_keys=True)
+    check_readable(value, plain)
+    return plain
 
 
 def _to_plain_standard(value: Any) -> Any:
@@ -102,13 +130,15 @@ def _to_plain_standard(value: Any) -> Any:
 
     if isinstance(value, enum.Enum):
         return value.value
+    if isinstance(value, datetime.time) and value.tzinfo is not None and value.utcoffset() is None:
+        raise TypeError(f"the time zone {value.tzinfo} of a time has no fixed offset from UTC")
     if isinstance(value, (datetime.datetime, datetime.date, datetime.time)):
         return value.isoformat()
     if isinstance(value, datetime.timedelta):
-        return value.total_seconds()
+        return _seconds(value)
     if isinstance(value, (uuid.UUID, decimal.Decimal, pathlib.PurePath)):
         return str(value)
-    if isinstance(value, (bytes, bytearray)):
+    if isinstance(value, (bytes, bytearray, memoryview)):
         return base64.b64encode(value).decode("ascii")
     if isinstance(value, Mapping):
         return dict(value)
@@ -117,19 +147,48 @@ def _to_plain_standard(value: Any) -> Any:
     plain = _to_plain_array(value)
     if plain is not None:
         return plain
-    if isinstance(value, Iterable):
+    if isinstance(value, Iterable) and isinstance(value, _LISTS):
         return list(value)
-    raise TypeError(f"{type(value).__qualname__} is not JSON-serialisable")
+    remedy = _remedy(value)
+    raise TypeError(
+        f"{type(value).__qualname__} is not JSON-serialisable{remedy and f': {remedy}'}"
+    )
+
+
+def _remedy(value: Any) -> str:
+    """The remedy for a value that is not JSON-serialisable."""
+    if is_secret(value):
+        return SECRET_REMEDY
+    if isinstance(value, Awaitable):
+        return "the function must be an `async def`, so that its result is awaited"
+    if isinstance(value, Iterable):
+        return "pass a list of its items, or a dict of its parts"
+    return ""
+
+
+def _seconds(delta: Any) -> float:
+    """The length of a ``timedelta``, if it is read again from a float."""
+    seconds: float = delta.total_seconds()
+    try:
+        is_exact = type(delta)(seconds=seconds) == delta
+    except OverflowError:
+        # Rounded up to more than the greatest one.
+        is_exact = False
+    if not is_exact:
+        raise TypeError(
+            "a timedelta of more than 270 years with microseconds is not exact as a float"
+        )
+    return seconds
 
 
 def _in_order(values: Iterable[Any]) -> list[Any]:
-    """Sorts a set: equal sets give equal lists in every process."""
-    try:
+    """Sorts a set: equal sets give equal lists in every process. Others than numbers and texts are sorted
+    as JSON, because they may have no order, or a partial one such as that of sets."""
+    if {type(value) for value in values} in ({int}, {float}, {str}):
         return sorted(values)
-    except TypeError:
-        from .._aios import dumps
+    from .._aios import dumps
 
-        return sorted(values, key=dumps)
+    return sorted(values, key=dumps)
 
 
 def _to_plain_array(value: Any) -> Any:

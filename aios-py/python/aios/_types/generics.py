@@ -1,10 +1,57 @@
-"""Type parameters of generic classes."""
+"""Names and type parameters of types."""
 
 from __future__ import annotations
 
 import typing
 from collections.abc import Mapping
 from typing import Any
+
+
+def bare(kind: Any) -> Any:
+    """A type without metadata and without the names that it has been given."""
+    while True:
+        if typing.get_origin(kind) in (typing.Annotated, typing.Required, typing.NotRequired):
+            kind = typing.get_args(kind)[0]
+        elif hasattr(kind, "__supertype__"):
+            kind = kind.__supertype__
+        elif hasattr(kind, "__value__"):
+            kind = kind.__value__
+        else:
+            return type(None) if kind is None else kind
+
+
+class TupleItems(typing.NamedTuple):
+    """The types of the items of a tuple.
+
+    Attributes:
+        before: Of the first items.
+        rest: Of any number of items after these; ``None`` if there are none.
+        after: Of the last items.
+    """
+
+    before: tuple[Any, ...]
+    rest: Any = None
+    after: tuple[Any, ...] = ()
+
+
+def tuple_items(args: tuple[Any, ...]) -> TupleItems:
+    """Reads the arguments of ``tuple[...]``, which may contain ``...`` and ``*tuple[...]``."""
+    if not args:
+        return TupleItems((), Any)
+    if len(args) == 2 and args[1] is Ellipsis:
+        return TupleItems((), args[0])
+    found = TupleItems(())
+    for arg in args:
+        inner = TupleItems(() if arg == () else (arg,))
+        if typing.get_origin(arg) is typing.Unpack:
+            inner = tuple_items(typing.get_args(typing.get_args(arg)[0]))
+        elif getattr(arg, "__unpacked__", False):
+            inner = tuple_items(typing.get_args(arg))
+        if found.rest is not None:
+            found = found._replace(after=found.after + inner.before)
+        else:
+            found = TupleItems(found.before + inner.before, inner.rest, inner.after)
+    return found
 
 
 def substitute(annotation: Any, arguments: Mapping[Any, Any]) -> Any:

@@ -96,6 +96,8 @@ def literal(values: tuple[Any, ...]) -> Compiled:
     # Values may be members of an enum or bytes, which are other values in JSON.
     members = {dumps(value): value for value in values}
     plain = [loads(text) for text in members]
+    if len(members) < len(values):
+        raise TypeError(f"values of Literal{list(values)!r} can't be told apart in JSON")
 
     def read(value: Any, path: str, violations: Violations) -> Any:
         text = dumps(value)
@@ -108,51 +110,75 @@ def literal(values: tuple[Any, ...]) -> Compiled:
 
 
 def enumeration(kind: type[enum.Enum]) -> Compiled:
-    from .._aios import dumps
+    from .._aios import dumps, loads
 
     # Values may be tuples or times, say, which are arrays and strings in JSON.
     members = {dumps(member.value): member for member in kind}
     is_flag = issubclass(kind, enum.Flag)
+    plain = [loads(text) for text in members]
 
     def read(value: Any, path: str, violations: Violations) -> Any:
         member = members.get(dumps(value))
         if member is not None:
             return member
         try:
-            if not is_flag or type(value) is not int:
+            # A negative integer would be the complement of a flag, which is never written.
+            if not is_flag or type(value) is not int or value < 0:
                 raise ValueError
             return kind(value)
         except ValueError:
-            known = [member.value for member in kind]
-            violations.append((path, f"is {value!r} instead of one of {known!r}"))
+            violations.append((path, f"is {value!r} instead of one of {plain!r}"))
             return INVALID
         except Exception as error:
             # Of its `_missing_`.
             return raised(error, path, violations)
 
-    return read, {"title": kind.__name__, "enum": [member.value for member in kind]}
-
-
-def is_pydantic(kind: Any) -> bool:
-    return hasattr(kind, "__pydantic_core_schema__") or hasattr(kind, "__pydantic_validator__")
+    # The members of a flag can be combined.
+    schema = {"type": "integer", "minimum": 0} if is_flag else {"enum": plain}
+    return read, {"title": kind.__name__, **schema}
 
 
 def pydantic_model(kind: Any) -> Compiled:
-    from .._aios import dumps
-
     pydantic = sys.modules["pydantic"]
     try:
-        adapter = pydantic.TypeAdapter(kind)
-        schema = adapter.json_schema()
+        read = pydantic_reader(kind)
+        # The names of fields, as they are written.
+        schema = pydantic.TypeAdapter(kind).json_schema(by_alias=not _knows_names())
     except Exception as error:
         message = getattr(error, "message", error)
         raise TypeError(f"{kind!r} can't be read from JSON: {message}") from error
+    return read, schema
 
-    # Values are written with the names of fields, which may have aliases. Known from pydantic 2.11 on.
+
+def _knows_names() -> bool:
+    """Whether pydantic can read fields by their names, although they have aliases: from 2.11 on."""
+    return "by_name" in (sys.modules["pydantic"].TypeAdapter.validate_python.__kwdefaults__ or {})
+
+
+def pydantic_dump(value: Any) -> Any:
+    """JSON that pydantic makes of a value: without aliases, if it can read that."""
+    options = {"mode": "json", "round_trip": True, "by_alias": not _knows_names()}
+    if hasattr(value, "model_dump"):
+        return value.model_dump(**options)
+    return sys.modules["pydantic"].TypeAdapter(type(value)).dump_python(value, **options)
+
+
+def pydantic_reader(kind: Any) -> Read:
+    """Reads values by the names of their fields, as they are written, and else by their aliases too, as
+    other programs write them."""
+    from .._aios import dumps
+
+    pydantic = sys.modules["pydantic"]
+    adapter = pydantic.TypeAdapter(kind)
     known: Any = adapter.validate_python.__kwdefaults__ or {}
-    options = {"by_name": True} if "by_name" in known else {}
+    options = {"by_name": True, "by_alias": True} if "by_name" in known else {}
+    # The name of a field may be the alias of another one.
+    written = {"by_name": True, "by_alias": False, "extra": "forbid"}
 
     def read(value: Any, path: str, violations: Violations) -> Any:
+        if "extra" in known:
+            with contextlib.suppress(Exception):
+                return adapter.validate_python(value, **written)
         with contextlib.suppress(Exception):
             return adapter.validate_python(value, **options)
         try:
@@ -167,7 +193,7 @@ def pydantic_model(kind: Any) -> Compiled:
         except Exception as error:
             return raised(error, path, violations)
 
-    return read, schema
+    return read
 
 
 def msgspec_struct(kind: Any) -> Compiled:
@@ -176,10 +202,15 @@ def msgspec_struct(kind: Any) -> Compiled:
         schema = msgspec.json.schema(kind)
     except Exception as error:
         raise TypeError(f"{kind!r} can't be read from JSON: {error}") from error
+    return msgspec_reader(kind), schema
+
+
+def msgspec_reader(kind: Any) -> Read:
+    msgspec = sys.modules["msgspec"]
 
     def read(value: Any, path: str, violations: Violations) -> Any:
         try:
-            return msgspec.convert(value, kind)
+            return msgspec.convert(value, kind, str_keys=True)
         except msgspec.ValidationError as error:
             text, _, where = str(error).partition(" - at `$")
             below = where.rstrip("`").replace("[", "/").replace("]", "").replace(".", "/")
@@ -188,7 +219,7 @@ def msgspec_struct(kind: Any) -> Compiled:
         except Exception as error:
             return raised(error, path, violations)
 
-    return read, schema
+    return read
 
 
 def text_of(form: str) -> Schema:
@@ -211,7 +242,10 @@ SCALARS: dict[Any, Compiled] = {
         {"type": "number"},
     ),
     uuid.UUID: (converted(str, uuid.UUID, "uuid"), text_of("uuid")),
-    decimal.Decimal: (converted((str, int), decimal.Decimal, "decimal"), {"type": "string"}),
+    decimal.Decimal: (
+        converted((str, int), decimal.Decimal, "decimal"),
+        {"anyOf": [{"type": "string"}, {"type": "integer"}]},
+    ),
     bytearray: (
         converted(str, lambda value: bytearray(base64.b64decode(value, validate=True)), "base64"),
         {"type": "string", "contentEncoding": "base64"},

@@ -5,7 +5,10 @@ from __future__ import annotations
 import collections
 import collections.abc as abc
 import dataclasses
+import datetime
+import decimal
 import enum
+import itertools
 import pathlib
 import sys
 import types
@@ -15,7 +18,8 @@ from typing import Any
 
 from .._secret import SECRET_SCHEMA, Secret
 from .definitions import hoisted
-from .generics import arguments_of, substitute, title_of
+from .fields import Field, fields_of, hints_of, is_pydantic, shape_of
+from .generics import TupleItems, arguments_of, bare, substitute, title_of, tuple_items
 from .readers import (
     INVALID,
     SCALARS,
@@ -28,13 +32,15 @@ from .readers import (
     enumeration,
     escape,
     exactly,
-    is_pydantic,
     literal,
     mismatch,
     msgspec_struct,
     pydantic_model,
 )
+from .unions import misread
 
+#: Types of any JSON value, also those of functions that do not return.
+_ANY: tuple[Any, ...] = (Any, object, typing.NoReturn, typing.Never)
 #: Types that are constructed from a list or from a dictionary; others are read as these.
 _LISTS: tuple[Any, ...] = (list, set, frozenset, collections.deque)
 _ABSTRACT_LISTS: tuple[Any, ...] = (
@@ -43,14 +49,11 @@ _ABSTRACT_LISTS: tuple[Any, ...] = (
     abc.MutableSequence,
     abc.Set,
     abc.MutableSet,
+    abc.Iterable,
+    abc.Iterator,
 )
+_NUMBERS: tuple[Any, ...] = (float, decimal.Decimal, datetime.timedelta)
 _DICTS: tuple[Any, ...] = (dict, collections.OrderedDict, collections.Counter)
-
-
-class _Field(typing.NamedTuple):
-    name: str
-    annotation: Any
-    required: bool
 
 
 class Compiler:
@@ -61,7 +64,7 @@ class Compiler:
         self._known: dict[Any, tuple[list[Read], str]] = {}
 
     def compile(self, annotation: Any) -> Compiled:
-        if annotation is Any or annotation is object or isinstance(annotation, typing.TypeVar):
+        if annotation in _ANY or isinstance(annotation, typing.TypeVar):
             return None, {}
         if typing.get_origin(annotation) is typing.Annotated:
             # Before any look-up: its metadata need not be hashable.
@@ -115,21 +118,24 @@ class Compiler:
         if origin in (typing.Required, typing.NotRequired):
             return self.compile(args[0])
         if origin is tuple:
-            return self._tuple(args)
+            return self._tuple(tuple_items(args) if args else TupleItems(()))
         if is_pydantic(annotation) or is_pydantic(origin):
             return self._foreign(pydantic_model(annotation))
+        if hasattr(origin, "__struct_fields__"):
+            return self._foreign(msgspec_struct(annotation))
         if not isinstance(origin, type):
             raise TypeError(
                 f"{annotation!r} can't be read from JSON; annotate with a supported type"
             )
-        if issubclass(origin, abc.Collection) and not issubclass(origin, (abc.Mapping, tuple)):
+        is_list = issubclass(origin, abc.Collection) or origin in _ABSTRACT_LISTS
+        if is_list and not issubclass(origin, (abc.Mapping, tuple)):
             return self._list(origin if origin in _LISTS else list, args[0])
         if issubclass(origin, abc.Mapping) and not typing.is_typeddict(origin):
             item = int if origin is collections.Counter else args[1]
             return self._dict(args[0], item, origin if origin in _DICTS else dict)
         if issubclass(origin, tuple):
             return self._named_tuple(annotation)
-        fields = _fields(annotation)
+        fields = fields_of(annotation)
         if fields is not None:
             return self._named(annotation, fields)
         raise TypeError(f"{annotation!r} can't be read from JSON; annotate with a supported type")
@@ -141,7 +147,8 @@ class Compiler:
             return self._list(list, Any)
         if issubclass(kind, tuple) and hasattr(kind, "_fields"):
             return self._named_tuple(kind)
-        if issubclass(kind, abc.Mapping) and not typing.is_typeddict(kind):
+        has_fields = typing.is_typeddict(kind) or dataclasses.is_dataclass(kind)
+        if issubclass(kind, abc.Mapping) and not has_fields:
             return self._dict(str, Any, kind if kind in _DICTS else dict)
         if issubclass(kind, enum.Enum):
             return enumeration(kind)
@@ -151,7 +158,7 @@ class Compiler:
             return self._foreign(pydantic_model(kind))
         if hasattr(kind, "__struct_fields__"):
             return self._foreign(msgspec_struct(kind))
-        fields = _fields(kind)
+        fields = fields_of(kind)
         if fields is None:
             raise TypeError(
                 f"{kind.__qualname__} can't be read from JSON; use a dataclass, a TypedDict, or a "
@@ -159,7 +166,7 @@ class Compiler:
             )
         return self._named(kind, fields)
 
-    def _named(self, kind: Any, fields: list[_Field]) -> Compiled:
+    def _named(self, kind: Any, fields: list[Field]) -> Compiled:
         if kind not in self._known:
             name = title_of(kind)
             while name in self.definitions:
@@ -175,7 +182,7 @@ class Compiler:
 
         return read, {"$ref": f"#/$defs/{name}"}
 
-    def _object(self, kind: Any, fields: list[_Field]) -> tuple[Read, Schema]:
+    def _object(self, kind: Any, fields: list[Field]) -> tuple[Read, Schema]:
         compiled = [(field, *self.compile(field.annotation)) for field in fields]
         required = [field.name for field in fields if field.required]
         schema: Schema = {
@@ -187,6 +194,7 @@ class Compiler:
             schema["required"] = required
         made_by = typing.get_origin(kind) or kind
         make: Callable[..., Any] = dict if typing.is_typeddict(made_by) else made_by
+        later = [field.name for field in fields if field.is_set_later]
 
         def read(value: Any, path: str, violations: Violations) -> Any:
             if type(value) is not dict:
@@ -201,30 +209,33 @@ class Compiler:
                     violations.append((f"{path}/{escape(field.name)}", "is missing"))
             if len(violations) > count:
                 return INVALID
-            return construct(make, made, path, violations)
+            values = {name: made.pop(name) for name in later if name in made}
+            found = construct(make, made, path, violations)
+            if found is not INVALID:
+                for name, part in values.items():
+                    object.__setattr__(found, name, part)
+            return found
 
         return read, schema
 
     def _union(self, args: tuple[Any, ...]) -> Compiled:
-        if float in args and int in args[args.index(float) :]:
-            # A float takes whole numbers too, and would round large ones.
-            others = (arg for arg in args if arg is not int)
-            args = tuple(
-                found for arg in others for found in ((int, arg) if arg is float else (arg,))
-            )
+        args = _integers_first(args)
         members = [self.compile(arg) for arg in args]
         if any(reader is None for reader, _ in members):
             return None, {}
         readers = [reader for reader, _ in members if reader is not None]
-        names = [_names(arg) for arg in args]
+        _check_told_apart(args)
+        shapes = [shape_of(arg) for arg in args]
+        names = [frozenset[str]() if shape is None else shape.fields.keys() for shape in shapes]
 
         def in_order(value: Any) -> Iterable[Read]:
-            """First the members that have all keys of an object: fields that a class does not have are
-            ignored, and would be lost."""
+            """First the members with exactly the keys of an object, and last those without some of them:
+            what a class does not have would be lost."""
             if type(value) is not dict or not any(names):
                 return readers
-            has_rest = [bool(known) and not value.keys() <= known for known in names]
-            pairs = sorted(zip(has_rest, readers, strict=True), key=lambda pair: pair[0])
+            keys = value.keys()
+            ranks = [(not keys <= known, len(known - keys)) for known in names]
+            pairs = sorted(zip(ranks, readers, strict=True), key=lambda pair: pair[0])
             return [reader for _, reader in pairs]
 
         def read(value: Any, path: str, violations: Violations) -> Any:
@@ -260,50 +271,85 @@ class Compiler:
     def _named_tuple(self, kind: Any) -> Compiled:
         """Reads an array, because a ``NamedTuple`` is written as one."""
         made_by = typing.get_origin(kind) or kind
-        hints, arguments = _hints(made_by), arguments_of(kind)
-        items = (substitute(hints.get(name, Any), arguments) for name in made_by._fields)
-        return self._tuple(tuple(items), made_by._make)
+        hints, arguments = hints_of(made_by), arguments_of(kind)
+        items = tuple(substitute(hints.get(name, Any), arguments) for name in made_by._fields)
+        defaults = len(made_by._field_defaults)
+        return self._tuple(TupleItems(items), lambda found: made_by(*found), defaults)
 
     def _tuple(
-        self, args: tuple[Any, ...], make: Callable[[Iterable[Any]], Any] = tuple
+        self,
+        items: TupleItems,
+        make: Callable[[Iterable[Any]], Any] = tuple,
+        defaults: int = 0,
     ) -> Compiled:
-        if len(args) == 2 and args[1] is Ellipsis:
-            return self._list(tuple, args[0])
-        items = [self.compile(arg) for arg in args if arg != ()]
+        if items.rest is not None and not items.before and not items.after:
+            return self._list(tuple, items.rest)
+        before, after = ([self.compile(it) for it in part] for part in (items.before, items.after))
+        rest = None if items.rest is None else self.compile(items.rest)
+        least, most = len(before) + len(after) - defaults, len(before)
 
         def read(value: Any, path: str, violations: Violations) -> Any:
             if type(value) is not list:
                 return mismatch(value, path, violations, "array")
-            if len(value) != len(items):
-                violations.append((path, f"has {len(value)} items instead of {len(items)}"))
+            count = len(value)
+            if count < least or (rest is None and count > most):
+                violations.append((path, f"has {count} items instead of {least or most}"))
                 return INVALID
+            between = [] if rest is None else [rest] * (count - least)
+            readers = [reader for reader, _ in (*before, *between, *after)]
             return make(
                 found if reader is None else reader(found, f"{path}/{index}", violations)
-                for index, (found, (reader, _)) in enumerate(zip(value, items, strict=True))
+                for index, (found, reader) in enumerate(zip(value, readers, strict=False))
             )
 
-        prefix = [schema for _, schema in items]
-        return read, {"type": "array", "prefixItems": prefix, "items": False}
+        prefix = [schema for _, schema in before]
+        schema: Schema = {"type": "array"}
+        if prefix:
+            schema["prefixItems"] = prefix
+        if least:
+            schema["minItems"] = least
+        if rest is None:
+            schema["maxItems"] = most
+        elif rest[1] and not after:
+            schema["items"] = rest[1]
+        return read, schema
 
     def _dict(self, key: Any, item: Any, make: Callable[[Any], Any] = dict) -> Compiled:
-        if key not in (str, Any):
-            raise TypeError(f"keys of JSON objects are strings, not {key!r}")
+        read_key, names = self._key(key)
         reader, schema = self.compile(item)
 
         def read(value: Any, path: str, violations: Violations) -> Any:
             if type(value) is not dict:
                 return mismatch(value, path, violations, "object")
-            if reader is None:
-                return value if make is dict else make(value)
-            made = {
-                name: reader(found, f"{path}/{escape(name)}", violations)
-                for name, found in value.items()
-            }
+            made = value
+            if reader is not None:
+                made = {
+                    name: reader(found, f"{path}/{escape(name)}", violations)
+                    for name, found in value.items()
+                }
+            if read_key is not None:
+                made = {
+                    read_key(name, f"{path}/{escape(name)}", violations): found
+                    for name, found in made.items()
+                }
             return made if make is dict else make(made)
 
-        if not schema:
-            return read, {"type": "object"}
-        return read, {"type": "object", "additionalProperties": schema}
+        return read, {
+            "type": "object",
+            **({"propertyNames": names} if names else {}),
+            **({"additionalProperties": schema} if schema else {}),
+        }
+
+    def _key(self, key: Any) -> Compiled:
+        """The keys of a dictionary: any strings, those of a literal, or the members of an enum."""
+        kind = bare(key)
+        if kind in (str, *_ANY) or isinstance(kind, typing.TypeVar):
+            return None, {}
+        texts = typing.get_args(kind) if typing.get_origin(kind) is typing.Literal else ()
+        is_text = isinstance(kind, type) and issubclass(kind, enum.Enum) and issubclass(kind, str)
+        if is_text or (texts and all(isinstance(it, str) for it in texts)):
+            return self.compile(kind)
+        raise TypeError(f"keys of JSON objects are strings, not {key!r}")
 
 
 def _scalar(annotation: Any) -> Compiled | None:
@@ -315,61 +361,29 @@ def _scalar(annotation: Any) -> Compiled | None:
         return None
 
 
-def _fields(annotation: Any) -> list[_Field] | None:
-    """The fields of a dataclass or ``TypedDict``, which may be generic; ``None`` for other classes."""
-    kind = typing.get_origin(annotation) or annotation
-    arguments = arguments_of(annotation)
-    if dataclasses.is_dataclass(kind):
-        hints = _hints(kind)
-        return [
-            _Field(
-                field.name,
-                substitute(hints[field.name], arguments),
-                field.default is dataclasses.MISSING
-                and field.default_factory is dataclasses.MISSING,
-            )
-            for field in dataclasses.fields(kind)
-            if field.init
-        ]
-    if typing.is_typeddict(kind):
-        hints = _hints(kind)
-        required: frozenset[str] = getattr(kind, "__required_keys__", frozenset())
-        return [
-            _Field(name, substitute(hint, arguments), _is_required(hint, name in required))
-            for name, hint in hints.items()
-        ]
-    return None
+def _integers_first(args: tuple[Any, ...]) -> tuple[Any, ...]:
+    """The members of a union, with ``int`` before those that take whole numbers too."""
+    first = next((index for index, arg in enumerate(args) if arg in _NUMBERS), None)
+    if first is None or int not in args[first:]:
+        return args
+    others = tuple(arg for arg in args if arg is not int)
+    return (*others[:first], int, *others[first:])
 
 
-def _hints(kind: Any) -> dict[str, Any]:
-    """The annotations of a class.
+def _check_told_apart(args: tuple[Any, ...]) -> None:
+    """Checks the members of a union.
 
     Raises:
-        TypeError: One refers to an unknown name, or is not an expression.
+        TypeError: A member would be read as another one.
     """
-    try:
-        return typing.get_type_hints(kind, include_extras=True)
-    except Exception as error:
-        raise TypeError(
-            f"an annotation of {kind.__qualname__} can't be resolved: {error}; define what it names at "
-            "the top of a module, before it is used"
-        ) from error
+    for first, second in itertools.combinations(args, 2):
+        form = misread(first, second)
+        if form is not None:
+            raise TypeError(
+                f"{_text(first)} and {_text(second)} can't be told apart in JSON, where both are "
+                f"{form}s; use one of them, or dataclasses with a field `kind: Literal[...]`"
+            )
 
 
-def _names(annotation: Any) -> frozenset[str]:
-    """The names of the fields of a class; none for other types."""
-    kind = typing.get_origin(annotation) or annotation
-    if not isinstance(kind, type):
-        return frozenset()
-    return frozenset(field.name for field in _fields(kind) or ())
-
-
-def _is_required(hint: Any, otherwise: bool) -> bool:
-    """Whether a key is required. ``__required_keys__`` ignores string annotations, so the hint
-    decides."""
-    origin = typing.get_origin(hint)
-    if origin is typing.Annotated:
-        return _is_required(typing.get_args(hint)[0], otherwise)
-    if origin in (typing.Required, typing.NotRequired):
-        return origin is typing.Required
-    return otherwise
+def _text(annotation: Any) -> str:
+    return annotation.__qualname__ if isinstance(annotation, type) else repr(annotation)

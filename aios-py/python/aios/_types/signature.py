@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import inspect
+import types
 import typing
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -80,10 +82,7 @@ def hints(function: Any, names: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         ConfigurationError: An annotation refers to an unknown name, or is not an expression.
     """
-    while isinstance(function, functools.partial):
-        function = function.func
-    if not inspect.isroutine(function) and not inspect.isclass(function):
-        function = type(function).__call__
+    function = _annotated(function)
     try:
         return typing.get_type_hints(function, localns=dict(names), include_extras=True)
     except Exception as error:
@@ -91,6 +90,61 @@ def hints(function: Any, names: Mapping[str, Any]) -> dict[str, Any]:
         raise ConfigurationError(
             f"an annotation of {function.__qualname__} can't be resolved: {error}"
         ) from error
+
+
+def return_hint(function: Any, names: Mapping[str, Any]) -> Any:
+    """The return annotation of a function; ``Any`` if it has none.
+
+    Args:
+        function: The function.
+        names: Local names.
+
+    Raises:
+        NameError: It refers to an unknown name.
+        TypeError: It is not an expression.
+    """
+    function = _annotated(function)
+    found = getattr(function, "__annotations__", None)
+    if not found or "return" not in found or inspect.isclass(function):
+        return Any
+    # Without the parameters, whose annotations may be unreadable.
+    alone = types.FunctionType((lambda: None).__code__, namespace_of(function))
+    alone.__annotations__ = {"return": found["return"]}
+    try:
+        return typing.get_type_hints(alone, localns=dict(names), include_extras=True)["return"]
+    except NameError:
+        raise
+    except Exception as error:
+        # An annotation that is a text may be any expression.
+        raise TypeError(f"{found['return']!r} can't be resolved: {error}") from error
+
+
+def _annotated(function: Any) -> Any:
+    """The function with the annotations of an object that can be called."""
+    function = _whole(function)
+    if not inspect.isroutine(function) and not inspect.isclass(function):
+        return type(function).__call__
+    return function
+
+
+def namespace_of(function: Any) -> Any:
+    """The globals in which the annotations of a function are resolved."""
+    while (wrapped := getattr(function, "__wrapped__", None)) is not None:
+        function = wrapped
+    return getattr(getattr(function, "__func__", function), "__globals__", {})
+
+
+def closure_of(function: Any) -> dict[str, Any]:
+    """The local names around a function that it uses."""
+    function = _annotated(function)
+    function = getattr(function, "__func__", function)
+    names = getattr(getattr(function, "__code__", None), "co_freevars", ())
+    found = {}
+    for name, cell in zip(names, getattr(function, "__closure__", None) or (), strict=False):
+        with contextlib.suppress(ValueError):
+            # Raised by a cell without a value yet.
+            found[name] = cell.cell_contents
+    return found
 
 
 class Signature(typing.NamedTuple):
@@ -116,7 +170,7 @@ def signature(function: Callable[..., Any], names: Mapping[str, Any], what: str)
         ConfigurationError: The function takes other parameters, or a type that can't be read from
             JSON.
     """
-    if is_async_generator(function):
+    if is_async_generator(function) or is_generator(function):
         raise ConfigurationError(f"{what} must return its result, not yield pieces of it")
     parameters = list(inspect.signature(function).parameters.values())
     positional = [
@@ -144,8 +198,14 @@ def signature(function: Callable[..., Any], names: Mapping[str, Any], what: str)
 
 
 def caller_namespace(depth: int) -> dict[str, Any]:
-    """Local names of the function ``depth`` calls above the caller."""
+    """Local names of the function ``depth`` calls above the caller. A comprehension in it is a frame of
+    its own."""
     frame = inspect.currentframe()
     for _ in range(depth + 1):
         frame = frame.f_back if frame is not None else None
-    return dict(frame.f_locals) if frame is not None else {}
+    names: dict[str, Any] = {}
+    while frame is not None:
+        names = {**frame.f_locals, **names}
+        is_part = frame.f_code.co_name in ("<listcomp>", "<setcomp>", "<dictcomp>", "<genexpr>")
+        frame = frame.f_back if is_part else None
+    return names

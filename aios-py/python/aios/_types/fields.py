@@ -1,0 +1,174 @@
+"""The fields of classes as they are in JSON: of dataclasses, typed dictionaries, pydantic and msgspec."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+import types
+import typing
+from typing import Any
+
+from .generics import arguments_of, bare, substitute
+
+
+class Field(typing.NamedTuple):
+    """A field of a class.
+
+    Attributes:
+        name: Its name in JSON.
+        annotation: Its type.
+        required: Whether it has no default.
+        is_set_later: Whether the code of the class sets it, instead of an argument.
+    """
+
+    name: str
+    annotation: Any
+    required: bool
+    is_set_later: bool = False
+
+
+def fields_of(annotation: Any) -> list[Field] | None:
+    """The fields of a dataclass or ``TypedDict``, which may be generic; ``None`` for other classes.
+
+    Raises:
+        TypeError: An annotation can't be resolved.
+    """
+    kind = typing.get_origin(annotation) or annotation
+    arguments = arguments_of(annotation)
+    if dataclasses.is_dataclass(kind):
+        hints = hints_of(kind)
+        _check_dataclass(kind, hints)
+        return [
+            Field(
+                field.name,
+                substitute(hints[field.name], arguments),
+                field.init
+                and field.default is dataclasses.MISSING
+                and field.default_factory is dataclasses.MISSING,
+                not field.init,
+            )
+            for field in dataclasses.fields(kind)
+        ]
+    if typing.is_typeddict(kind):
+        hints = hints_of(kind)
+        required: frozenset[str] = getattr(kind, "__required_keys__", frozenset())
+        return [
+            Field(name, substitute(hint, arguments), _is_required(hint, name in required))
+            for name, hint in hints.items()
+        ]
+    return None
+
+
+def _check_dataclass(kind: Any, hints: dict[str, Any]) -> None:
+    """Checks that the fields of a dataclass are all that makes it.
+
+    Raises:
+        TypeError: It requires a value that it does not keep, or has items in addition to its fields.
+    """
+    if issubclass(kind, (dict, list, tuple, str, int, float)):
+        raise TypeError(
+            f"{kind.__qualname__} is a dataclass and a {kind.__mro__[-2].__name__}, as which it is written, "
+            "without its fields; let one of its fields contain the latter"
+        )
+    for name, hint in hints.items():
+        if isinstance(hint, dataclasses.InitVar) and not hasattr(kind, name):
+            raise TypeError(
+                f"{kind.__qualname__} requires the InitVar {name!r}, which its objects do not keep; make it "
+                "a field, or give it a default"
+            )
+
+
+class Shape(typing.NamedTuple):
+    """The JSON objects of a class.
+
+    Attributes:
+        fields: Its fields by their names.
+        is_closed: Whether other keys are refused.
+        is_partial: Whether keys are left out, for example those of default values.
+    """
+
+    fields: dict[str, Field]
+    is_closed: bool = False
+    is_partial: bool = False
+
+
+def shape_of(annotation: Any) -> Shape | None:
+    """The JSON objects of a class; ``None`` for types whose values are something else, or whose keys are
+    not known."""
+    annotation = bare(annotation)
+    kind = typing.get_origin(annotation) or annotation
+    if not isinstance(kind, type) or kind is types.UnionType:
+        return None
+    if is_pydantic(kind):
+        return _pydantic_shape(kind)
+    if hasattr(kind, "__struct_config__"):
+        return _msgspec_shape(annotation, kind.__struct_config__)
+    found = fields_of(annotation)
+    if found is None:
+        return None
+    return Shape({field.name: field for field in found}, is_partial=typing.is_typeddict(kind))
+
+
+def is_pydantic(kind: Any) -> bool:
+    """Whether pydantic reads and writes the type."""
+    return hasattr(kind, "__pydantic_core_schema__") or hasattr(kind, "__pydantic_validator__")
+
+
+def pydantic_fields(kind: Any) -> dict[str, Any]:
+    """The fields of a class of pydantic, as it describes them."""
+    found: dict[str, Any] = getattr(kind, "__pydantic_fields__", None) or getattr(
+        kind, "model_fields", {}
+    )
+    return found
+
+
+def _pydantic_shape(kind: Any) -> Shape | None:
+    if getattr(kind, "__pydantic_root_model__", False):
+        return None
+    config = getattr(kind, "model_config", None) or getattr(kind, "__pydantic_config__", None) or {}
+    fields = {
+        name: Field(name, field.annotation, field.is_required())
+        for name, field in pydantic_fields(kind).items()
+    }
+    return Shape(fields, is_closed=config.get("extra") == "forbid")
+
+
+def _msgspec_shape(annotation: Any, config: Any) -> Shape | None:
+    if config.array_like:
+        return None
+    try:
+        found = sys.modules["msgspec"].structs.fields(annotation)
+    except Exception:
+        # An annotation can't be resolved, which is reported where the class is read.
+        return None
+    fields = {it.encode_name: Field(it.encode_name, it.type, it.required) for it in found}
+    if config.tag_field is not None:
+        literal: Any = typing.Literal
+        fields[config.tag_field] = Field(config.tag_field, literal[config.tag], True)
+    return Shape(fields, config.forbid_unknown_fields, config.omit_defaults)
+
+
+def hints_of(kind: Any) -> dict[str, Any]:
+    """The annotations of a class.
+
+    Raises:
+        TypeError: One refers to an unknown name, or is not an expression.
+    """
+    try:
+        return typing.get_type_hints(kind, include_extras=True)
+    except Exception as error:
+        raise TypeError(
+            f"an annotation of {kind.__qualname__} can't be resolved: {error}; define what it names at "
+            "the top of a module, before it is used"
+        ) from error
+
+
+def _is_required(hint: Any, otherwise: bool) -> bool:
+    """Whether a key is required. ``__required_keys__`` ignores string annotations, so the hint
+    decides."""
+    origin = typing.get_origin(hint)
+    if origin is typing.Annotated:
+        return _is_required(typing.get_args(hint)[0], otherwise)
+    if origin in (typing.Required, typing.NotRequired):
+        return origin is typing.Required
+    return otherwise

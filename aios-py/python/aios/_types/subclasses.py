@@ -1,0 +1,67 @@
+"""Objects of subclasses in fields of dataclasses.
+
+They are written with all their fields, but read as the class that the field declares, without the others.
+"""
+
+from __future__ import annotations
+
+import functools
+import typing
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from .fields import fields_of, shape_of
+from .generics import bare
+
+
+def check_fields(value: Any) -> None:
+    """Checks the fields of a dataclass.
+
+    Raises:
+        TypeError: One contains an object of a subclass of its class.
+    """
+    kind: Any = type(value)
+    for name, classes in _declared(kind):
+        for part in _objects(getattr(value, name, None)):
+            if isinstance(part, classes) and type(part) not in classes:
+                base = next(it for it in classes if isinstance(part, it))
+                raise TypeError(
+                    f"field {name} of {kind.__qualname__} contains a {type(part).__qualname__}, which would "
+                    f"be read as a {base.__qualname__}; declare the field as a union of both"
+                )
+
+
+def _find_declared(kind: Any) -> tuple[tuple[str, tuple[type, ...]], ...]:
+    """The fields of a dataclass that declare classes with fields, with these; none if an annotation can't
+    be resolved, so that nothing is read as the dataclass."""
+    try:
+        fields = fields_of(kind) or []
+    except TypeError:
+        return ()
+    found = ((field.name, tuple(_classes(field.annotation))) for field in fields)
+    return tuple((name, classes) for name, classes in found if classes)
+
+
+#: Keeps what :func:`_find_declared` found.
+_declared: Callable[[Any], tuple[tuple[str, tuple[type, ...]], ...]]
+_declared = functools.lru_cache(maxsize=1024)(_find_declared)
+
+
+def _classes(annotation: Any) -> Iterator[type]:
+    annotation = bare(annotation)
+    kind = typing.get_origin(annotation) or annotation
+    if isinstance(kind, type) and not typing.is_typeddict(kind) and shape_of(annotation):
+        yield kind
+    for argument in typing.get_args(annotation):
+        yield from _classes(argument)
+
+
+def _objects(value: Any) -> Iterator[Any]:
+    """The objects in lists and dictionaries; the value itself if it is none."""
+    if isinstance(value, Mapping):
+        value = value.values()
+    elif not isinstance(value, (list, tuple, set, frozenset)):
+        yield value
+        return
+    for part in value:
+        yield from _objects(part)
