@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import atexit
+import json
 import logging
 import os
 import threading
+from collections.abc import Mapping
+from typing import NamedTuple
 
 from .. import _aios
 
@@ -14,10 +17,34 @@ _installed = False
 _stopping = False
 
 
+class NativeMessage(NamedTuple):
+    """The message of a native record. As text, its fields follow it."""
+
+    text: str
+    fields: Mapping[str, object]
+
+    def __str__(self) -> str:
+        """The message and its fields."""
+        return self.text + as_text(self.fields)
+
+
+def as_text(fields: Mapping[str, object]) -> str:
+    """`` name=value`` for each field."""
+    return "".join(f" {name}={_shown(value)}" for name, value in fields.items())
+
+
+def _shown(value: object) -> str:
+    """A value in a line of text: a word without quotes, anything else as JSON has it."""
+    is_word = isinstance(value, str) and value.isascii() and value.isprintable()
+    if is_word and not {" ", '"'} & set(str(value)) and value:
+        return str(value)
+    return json.dumps(value, ensure_ascii=False, default=str)
+
+
 def install() -> None:
     """Starts forwarding, and reads the level of the logger ``aios``. Called when a runtime opens."""
     global _installed
-    _aios.set_log_level(_level())
+    read_level()
     with _lock:
         if _installed:
             return
@@ -48,19 +75,20 @@ def _stop(thread: threading.Thread, process: int) -> None:
         thread.join(5.0)
 
 
-def _level() -> int:
-    return min(max(logging.getLogger("aios").getEffectiveLevel(), 5), 50)
+def read_level() -> None:
+    """Reads the level of the logger ``aios``, below which nothing is forwarded."""
+    _aios.set_log_level(min(max(logging.getLogger("aios").getEffectiveLevel(), 5), 50))
 
 
 def _forward(records: _aios.LogRecords) -> None:
     while True:
         record = records.next(1.0)
         if record is None:
-            _aios.set_log_level(_level())
+            read_level()
         elif record[0]:
-            level, name, text = record
+            level, name, message, fields = record
             try:
-                logging.getLogger(name).log(level, "%s", text)
+                logging.getLogger(name).log(level, NativeMessage(message, fields))
             except Exception as error:
                 # Of a filter or a handler. Without the thread, no later record would be forwarded.
                 here = threading.current_thread()
