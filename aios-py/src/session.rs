@@ -7,7 +7,8 @@
 //!
 //! # The order of the end
 //!
-//! Each part ends before those that it uses:
+//! First, servers with a delay serve requests until it is over, while readiness fails. Then each part
+//! ends before those that it uses:
 //!
 //! 1. HTTP requests of the API end, within half of the deadline. Waiting ones and streams end at
 //!    once.
@@ -41,7 +42,6 @@ use aios_core::{
 #[cfg(feature = "service")]
 use aios_service::telemetry::otlp::Collector;
 use aios_store::AnyStore;
-use pyo3::Python;
 use tokio::sync::{Mutex, RwLock};
 
 #[cfg(feature = "service")]
@@ -123,9 +123,22 @@ impl SessionCloser {
     /// Takes the session out of the slot and closes it. Deliveries that Python has not acknowledged
     /// are released first: the broker would wait for them.
     async fn close_now(&self, deadline: Duration) -> Result<(), ErrorInfo> {
+        #[cfg(feature = "service")]
+        self.serve_until_the_end().await;
         let Some(session) = self.slot.write().await.take() else { return Ok(()) };
         self.calls.release_deliveries();
         session.close(deadline).await
+    }
+
+    /// Serves requests while the servers still accept connections.
+    #[cfg(feature = "service")]
+    async fn serve_until_the_end(&self) {
+        use aios_core::clock::Clock;
+
+        let delay = self.slot.read().await.as_ref().map(|session| session.requests.begin_end());
+        if let Some(delay) = delay.filter(|delay| !delay.is_zero()) {
+            SystemClock.sleep(delay).await;
+        }
     }
 }
 
@@ -272,9 +285,9 @@ impl Session {
     ) -> Result<Runtime, ErrorInfo> {
         let builder = Runtime::builder().broker(Arc::clone(&self.broker)).store(self.store()?);
         let name = Name::new(workflow)?;
-        let begin = Python::attach(|py| py.None());
-        let workflow =
-            Arc::new(PyWorkflow { name, version, looks_ahead: false, begin, executors: None });
+        // Made without the interpreter, for which a native thread would have to wait.
+        let (begin, executors) = (None, None);
+        let workflow = Arc::new(PyWorkflow { name, version, looks_ahead: false, begin, executors });
         let builder = builder.source(Arc::clone(&self.source)).workflow_dyn(workflow);
         Ok(builder.client_only().start().await?)
     }

@@ -19,11 +19,11 @@
 //!
 //! 1. A job calls `stop` on the event loop, which ends the application in the usual way if the loop
 //!    runs.
-//! 2. The session is closed on the native threads, whether or not the loop runs: tasks get the
-//!    deadline, then leases are released, and other processes take the shards over at once. If the
-//!    client is not open yet, this happens when it is.
-//! 3. If Python does not call `done` within the deadline and [`MARGIN`], the process exits with
-//!    [`EXIT_STATUS`]. Exit handlers are skipped: they need the interpreter, which the blocked code
+//! 2. The session is closed on the native threads, whether or not the loop runs: its servers accept
+//!    connections for their delay, tasks get the deadline, then leases are released, and other processes
+//!    take the shards over at once. If the client is not open yet, this happens when it is.
+//! 3. If Python does not call `done` within the delay, the deadline and [`MARGIN`], the process exits
+//!    with [`EXIT_STATUS`]. Exit handlers are skipped: they need the interpreter, which the blocked code
 //!    may hold.
 
 use std::{
@@ -76,7 +76,9 @@ struct Shared {
     bridge: Arc<Bridge>,
     /// Called on the event loop when the process should stop.
     stop: Py<PyAny>,
-    /// How long running tasks may take to end.
+    /// How long servers may accept connections after the signal.
+    accept_delay: Duration,
+    /// How long running tasks may take to end after that.
     deadline: Duration,
     /// Locked for moments only; waiting for `changed` releases it.
     state: Mutex<State>,
@@ -98,14 +100,15 @@ struct State {
 #[pymethods]
 impl Terminator {
     /// Waits for one of the signals, or for the end of the process `parent`. Then `stop` is called on
-    /// the loop of `bridge`, and the process ends unless it calls `done` within `deadline` and some
-    /// seconds.
+    /// the loop of `bridge`, and the process ends unless it calls `done` within `accept_delay`,
+    /// `deadline` and some seconds.
     #[new]
-    #[pyo3(signature = (bridge, stop, deadline, signals, parent))]
+    #[pyo3(signature = (bridge, stop, accept_delay, deadline, signals, parent))]
     fn new(
         py: Python<'_>,
         bridge: &LoopBridge,
         stop: Py<PyAny>,
+        accept_delay: f64,
         deadline: f64,
         signals: Vec<u8>,
         parent: Option<u32>,
@@ -116,6 +119,7 @@ impl Terminator {
         let shared = Arc::new(Shared {
             bridge: Arc::clone(&bridge.bridge),
             stop,
+            accept_delay: seconds(py, "accept_delay", accept_delay)?,
             deadline: seconds(py, "shutdown_timeout", deadline)?,
             state: Mutex::default(),
             changed: Condvar::new(),
@@ -188,7 +192,8 @@ impl Shared {
             self.close_when_open(state);
             !state.is_done
         };
-        self.changed.wait_while_for(&mut state, is_running, self.deadline + MARGIN);
+        let limit = self.accept_delay.saturating_add(self.deadline).saturating_add(MARGIN);
+        self.changed.wait_while_for(&mut state, is_running, limit);
         if !state.is_done {
             exit(state.error.as_deref());
         }

@@ -11,6 +11,7 @@ from typing import Any, Literal, NotRequired, TypedDict
 import aios
 import pytest
 from aios import _aios
+from aios._agent import bind
 
 tenant: contextvars.ContextVar[str] = contextvars.ContextVar("tenant", default="unknown")
 
@@ -350,6 +351,40 @@ async def test_should_describe_the_task_in_its_context() -> None:
         "cancelled": False,
         "tenant": "ada",
     }
+
+
+async def test_should_apply_the_default_of_parameters_to_a_task_without_them() -> None:
+    @dataclasses.dataclass
+    class Limits:
+        limit: int
+
+    default = Limits(3)
+
+    @aios.agent("texts")
+    async def texts(context: aios.TaskContext, text: str = "x") -> str:
+        return text
+
+    @aios.agent("options")
+    def options(context: aios.TaskContext, options: Limits = default) -> int:
+        return options.limit
+
+    @aios.agent("anything")
+    async def anything(context: aios.TaskContext, value=5):  # type: ignore[no-untyped-def]
+        return value
+
+    async with aios.Runtime(agents=[texts, options, anything]) as runtime:
+        assert [await runtime.call(it) for it in ("texts", "options", "anything")] == ["x", 3, 5]
+        assert await runtime.call("texts", "y") == "y"
+        assert await runtime.call("options", Limits(4)) == 4
+        assert await runtime.call("anything", [1]) == [1]
+        with pytest.raises(aios.InvalidParametersError):
+            await runtime.call("texts", 1)
+    assert _aios.loads(bind(texts).parameters_schema) == {
+        "anyOf": [{"type": "string"}, {"type": "null"}]
+    }
+    schema = _aios.loads(bind(options).parameters_schema)
+    assert schema["anyOf"] == [{"$ref": "#/$defs/Limits"}, {"type": "null"}]
+    assert "Limits" in schema["$defs"]
 
 
 async def test_should_publish_emitted_events_if_the_task_succeeds() -> None:

@@ -120,4 +120,4 @@ def test_should_name_a_run_that_blocks_the_loop(
     status, _, errors = finish(script(WORKFLOW))
     assert status == 0, errors
     (line,) = [line for line in errors.splitlines() if "the code of a run has not returned" in line]
-    assert "stuck" in line and '"r"' in line
+    assert "workflow=stuck" in line and "run=r " in line

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import contextvars
+import gc
+import warnings
 from collections.abc import AsyncIterator, Awaitable, Generator, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -31,6 +33,57 @@ async def collect(context: aios.WorkflowContext) -> list[int]:
             await deadline
             return seen
         seen.append(await context.step("same", same, item))
+
+
+async def test_should_warn_about_operations_in_groups_that_are_never_awaited() -> None:
+    @aios.workflow("forgetful")
+    async def forgetful(context: aios.WorkflowContext) -> int:
+        context.gather(context.step("gathered", same, 1))
+        context.race(context.step("raced", same, 1))
+        context.gather(context.race(context.step("nested", same, 1)))
+        return await context.step("awaited", same, 2)
+
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        async with aios.Runtime(workflows=[forgetful]) as runtime:
+            assert await (await runtime.start(forgetful)).result() == 2
+    found = [one for one in caught if one.category is RuntimeWarning]
+    assert [str(one.message) for one in found] == [
+        f'step "{name}" of a workflow was never awaited and did not start'
+        for name in ("gathered", "raced", "nested")
+    ]
+    assert {one.filename for one in found} == {__file__}
+
+
+async def test_should_not_warn_about_branches_that_lose_before_they_advance() -> None:
+    class Wrapped:
+        def __init__(self, operation: Awaitable[int]) -> None:
+            self._operation = operation
+
+        def __await__(self) -> Generator[Any, Any, int]:
+            return self._operation.__await__()
+
+    async def at_once() -> int:
+        return 1
+
+    @aios.workflow("losers")
+    async def losers(context: aios.WorkflowContext) -> int:
+        branches: list[Awaitable[Any]] = [
+            at_once(),
+            context.step("lost", same, 2),
+            context.gather(context.step("nested", same, 2), at_once()),
+            Wrapped(context.step("wrapped", same, 2)),
+        ]
+        group = context.race(*branches)
+        branches.clear()
+        return (await group)[0]
+
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        async with aios.Runtime(workflows=[losers]) as runtime:
+            assert await (await runtime.start(losers)).result() == 0
+        gc.collect()
+    assert [str(one.message) for one in caught if one.category is RuntimeWarning] == []
 
 
 async def test_should_race_one_deadline_with_item_after_item() -> None:

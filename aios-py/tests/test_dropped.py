@@ -241,6 +241,25 @@ def test_should_replace_a_thread_that_an_exception_ends() -> None:
     assert sorted(names) == ["Stop", "called"]
 
 
+async def test_should_fail_to_open_without_a_thread_for_plain_functions(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    opened, original = runtime(), threading.Thread.start
+    for first in ("aios-steps", "aios-plain"):
+
+        def start(thread: threading.Thread, refused: str = first) -> None:
+            if thread.name.startswith(refused):
+                raise RuntimeError("can't start new thread")
+            original(thread)
+
+        with monkeypatch.context() as patched:
+            patched.setattr(threading.Thread, "start", start)
+            with pytest.raises(RuntimeError, match="can't start new thread"):
+                await opened.open()
+    async with opened:
+        assert await opened.call("plain", 1) == 1
+
+
 def test_should_isolate_a_new_runtime_from_one_that_was_dropped() -> None:
     async def fails() -> None:
         async with runtime():

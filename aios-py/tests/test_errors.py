@@ -107,6 +107,42 @@ class Odd(Exception):
         raise OSError("no text")
 
 
+def test_should_describe_a_group_by_the_error_that_must_not_be_tried_again() -> None:
+    refused = aios.TaskError.terminal("card refused", code="REFUSED")
+    for group in (
+        ExceptionGroup("group", [refused]),
+        ExceptionGroup("group", [ValueError(), ExceptionGroup("inner", [OSError(), refused])]),
+    ):
+        assert describe(group, "TASK_FAILED") == ("REFUSED", "card refused", None, False)
+    (code, message, _, retryable) = describe(ExceptionGroup("group", [ValueError("no")]), "FAILED")
+    assert (code, message, retryable) == ("FAILED", "ValueError: no", True)
+    group = ExceptionGroup("group", [ValueError("no"), aios.TaskError("again", code="AGAIN")])
+    (code, message, _, retryable) = describe(group, "FAILED")
+    assert (code, message, retryable) == (
+        "FAILED",
+        "ExceptionGroup: group (2 sub-exceptions)",
+        True,
+    )
+
+
+async def test_should_not_retry_a_terminal_error_of_a_task_group() -> None:
+    attempts: list[int] = []
+
+    @aios.agent("pays")
+    async def pay(context: aios.TaskContext) -> None:
+        async def refuse() -> None:
+            raise aios.TaskError.terminal("card refused", code="REFUSED")
+
+        attempts.append(context.attempt)
+        async with asyncio.TaskGroup() as group:
+            group.create_task(refuse())
+
+    async with aios.Runtime(agents=[pay]) as runtime:
+        with pytest.raises(aios.TaskError) as raised:
+            await runtime.call("pays")
+    assert (raised.value.code, attempts) == ("REFUSED", [1])
+
+
 async def test_should_record_exceptions_whose_text_can_not_be_read() -> None:
     @aios.agent("odd")
     async def odd(context: aios.TaskContext, kind: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import functools
 import gc
 import threading
 import weakref
@@ -102,6 +103,58 @@ async def test_should_create_replace_restart_and_delete(kind: Any) -> None:
         assert gone.value.code == "AGENT_DELETED"
 
 
+class Callee:
+    async def __call__(self, context: aios.TaskContext, name: str) -> str:
+        return f"called by {name}"
+
+
+@aios.agent("class_method")
+class ClassMethod:
+    greeting = "Hello"
+
+    @classmethod
+    async def process_task(cls, context: aios.TaskContext, name: str) -> str:
+        return f"{cls.greeting}, {name}"
+
+
+@aios.agent("static_method")
+class StaticMethod:
+    @staticmethod
+    def process_task(context: aios.TaskContext, name: str) -> str:
+        return f"Hello, {name}"
+
+
+@aios.agent("partial_method")
+class PartialMethod:
+    async def greet(self, greeting: str, context: aios.TaskContext, name: str) -> str:
+        return f"{greeting}, {name}"
+
+    process_task = functools.partialmethod(greet, "Hello")
+
+
+@aios.agent("callable_object")
+class CallableObject:
+    process_task = Callee()
+
+
+@pytest.mark.parametrize(
+    ("kind", "agent", "expected"),
+    [
+        (ClassMethod, "class_method", "Hello, Ada"),
+        (StaticMethod, "static_method", "Hello, Ada"),
+        (PartialMethod, "partial_method", "Hello, Ada"),
+        (CallableObject, "callable_object", "called by Ada"),
+    ],
+)
+async def test_should_take_methods_of_every_kind(kind: Any, agent: str, expected: str) -> None:
+    runtime = aios.Runtime(agents=[aios.AgentFactory(kind)])
+    async with served(aios.asgi(runtime)) as url, aios.RemoteClient(url) as remote:
+        (described,) = [it for it in await remote.agent_types() if it.name == agent]
+        assert described.parameters_schema == {"type": "string"}
+        await remote.create_agent(agent, "first", id="one")
+        assert await answer(runtime, agent, "one") == expected
+
+
 async def test_should_refuse_a_config_that_does_not_match() -> None:
     runtime = aios.Runtime(agents=[aios.AgentFactory(AsyncGreeter)])
     async with served(aios.asgi(runtime)) as url, aios.RemoteClient(url) as remote:
@@ -112,6 +165,38 @@ async def test_should_refuse_a_config_that_does_not_match() -> None:
         assert kind.config_schema is not None
         assert set(kind.config_schema["properties"]) == {"greeting", "size"}
         assert kind.parameters_schema == {"type": "string"}
+
+
+async def test_should_forget_an_object_that_is_created_too_late() -> None:
+    created: weakref.WeakSet[Slow] = weakref.WeakSet()
+    begun, proceed, ended = threading.Semaphore(0), threading.Event(), threading.Semaphore(0)
+
+    @aios.agent("slow")
+    class Slow:
+        def __init__(self) -> None:
+            begun.release()
+            proceed.wait()
+            created.add(self)
+            ended.release()
+
+        def process_task(self, context: aios.TaskContext) -> None: ...
+
+    runtime = aios.Runtime(agents=[aios.AgentFactory(Slow)])
+    async with served(aios.asgi(runtime)) as url, aios.RemoteClient(url) as remote:
+        await remote.create_agent("slow", "first", id="s-1")
+        await asyncio.to_thread(begun.acquire)
+        await remote.delete_agent("s-1")
+        # The host hears of the deletion before it hears of the second agent.
+        await remote.create_agent("slow", "second", id="s-2")
+        await asyncio.to_thread(begun.acquire)
+        proceed.set()
+        for _ in range(2):
+            await asyncio.to_thread(ended.acquire)
+        while True:
+            gc.collect()
+            if len(created) == 1:
+                break
+            await asyncio.sleep(0.01)
 
 
 @pytest.mark.parametrize(

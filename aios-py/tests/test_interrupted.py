@@ -24,6 +24,10 @@ def note(text: str) -> str:
 def stop(*_: object) -> None:
     sys.exit(7)
 
+def stop_once(signum: int, frame: object) -> None:
+    signal.signal(signum, signal.SIG_DFL)
+    sys.exit(7)
+
 class Stopper:
     def __call__(self, *_: object) -> None:
         stop()
@@ -37,6 +41,7 @@ HANDLERS = {
     "object": Stopper(),
     "method": Stopper().method,
     "partial": functools.partial(stop, None),
+    "once": stop_once,
 }
 
 #: The end of the process, if there is one.
@@ -64,6 +69,9 @@ class Items:
     def __iter__(self) -> object:
         end()
         return iter(["item"])
+
+    def __next__(self) -> str:
+        raise StopIteration
 
 @aios.workflow("read")
 async def read(context: aios.WorkflowContext, spec: Spec) -> str:
@@ -157,7 +165,7 @@ def test_should_end_the_process_and_not_the_run(
     assert journal.count("left") <= 1
 
 
-@pytest.mark.parametrize("how", ["object", "method", "partial"])
+@pytest.mark.parametrize("how", ["object", "method", "partial", "once"])
 def test_should_recognise_every_handler(how: str, script: Start) -> None:
     status, output, errors = finish(script(MAIN, how, "plain"))
     assert (status, output, "Traceback" in errors) == (7, "", False), errors

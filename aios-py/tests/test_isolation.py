@@ -22,6 +22,13 @@ async def sleep(context: aios.WorkflowContext) -> None:
     await asyncio.sleep(1)
 
 
+async def sleep_until_it_succeeds(context: aios.WorkflowContext) -> None:
+    while True:
+        with contextlib.suppress(Exception):
+            await asyncio.sleep(1)
+            return
+
+
 async def sleep_in_a_branch(context: aios.WorkflowContext) -> None:
     async def branch() -> None:
         with contextlib.suppress(Exception):
@@ -73,6 +80,7 @@ async def branch_that_awaits_when_cancelled(context: aios.WorkflowContext) -> No
     ("use", "explanation"),
     [
         (sleep, "instead of asyncio.sleep use"),
+        (sleep_until_it_succeeds, "instead of asyncio.sleep use"),
         (sleep_in_a_branch, "None was awaited"),
         (sleep_in_a_branch_that_returns_errors, "asyncio can't be used"),
         (lock, "asyncio can't be used"),
@@ -108,6 +116,38 @@ async def test_should_block_a_run_whose_code_catches_the_error(
         run = await runtime.handle("run")
         await run.resume()
         assert await run.result() == 1
+
+
+async def test_should_leave_objects_of_asyncio_usable_outside_of_the_workflow() -> None:
+    """Those that a workflow awaited by mistake: the run is blocked whenever it is loaded, and an agent can
+    use them."""
+    queue: asyncio.Queue[int] = asyncio.Queue()
+    future: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+
+    @aios.agent("takes")
+    async def takes(context: aios.TaskContext) -> int:
+        return await queue.get() + await future
+
+    @aios.workflow("wrong")
+    async def wrong(context: aios.WorkflowContext, name: str) -> int:
+        with contextlib.suppress(Exception):
+            return await (queue.get() if name == "queue" else future)
+        return 0
+
+    async with aios.Runtime(agents=[takes], workflows=[wrong]) as runtime:
+        for name in ("queue", "future"):
+            run = await runtime.start(wrong, name)
+            for _ in range(2):
+                with pytest.raises(aios.RunBlockedError, match="use"):
+                    await run.result()
+                await run.resume()
+                await asyncio.sleep(0.2)
+            assert (await run.status()).status == "blocked"
+        task = await runtime.task("takes", None, retry=aios.RetryPolicy.fixed(1, 0))
+        await asyncio.sleep(0.2)
+        queue.put_nowait(1)
+        future.set_result(2)
+        assert await task.result() == 3
 
 
 def run(coroutine: Coroutine[Any, Any, Any]) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -302,7 +303,7 @@ asyncio.run(main())
 
     known = (
         "aios.workflow.coroutine WARNING failed to close the coroutine of a workflow "
-        "error=ValueError: I stay"
+        'error="ValueError: I stay"'
     )
     status, output, errors = finish(script(program, "WARNING"))
     # The run may be loaded again before the engine has stopped.
@@ -407,6 +408,49 @@ def test_should_restart_workers_that_die_and_stop_them_on_sigterm(tmp_path: Path
     for worker in replaced:
         with pytest.raises(ProcessLookupError):
             os.kill(worker, 0)
+
+
+#: A supervisor in which the second start of a process fails.
+FAULTY = """
+import subprocess, sys
+from aios._service.worker import supervise
+
+original, calls = subprocess.Popen, []
+
+def start(*args, **kwargs):
+    calls.append(args)
+    if len(calls) == 2:
+        raise {error}
+    return original(*args, **kwargs)
+
+subprocess.Popen = start
+sys.exit(supervise("app:app", 2))
+"""
+
+
+def test_should_try_again_if_a_process_cannot_be_started(script: Start, tmp_path: Path) -> None:
+    (tmp_path / "app.py").write_text(APP)
+    supervisor = script(FAULTY.format(error="BlockingIOError(11, 'no more processes')"))
+    workers = started(tmp_path, 3) - {supervisor.pid}
+    supervisor.send_signal(signal.SIGTERM)
+    status, _, errors = finish(supervisor)
+    assert status == 0, errors
+    assert (
+        "failed to start a process: [Errno 11] no more processes; trying again in 0.2 s" in errors
+    )
+    for worker in workers:
+        with pytest.raises(ProcessLookupError):
+            os.kill(worker, 0)
+
+
+def test_should_stop_the_workers_if_the_supervisor_fails(script: Start, tmp_path: Path) -> None:
+    (tmp_path / "app.py").write_text(APP)
+    supervisor = script(FAULTY.format(error="RuntimeError('a defect')"))
+    status, _, errors = finish(supervisor)
+    assert status == 1 and "a defect" in errors
+    (worker,) = re.findall(r"started process (\d+)", errors)
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(worker), 0)
 
 
 def test_should_explain_an_invalid_app(tmp_path: Path) -> None:

@@ -148,3 +148,16 @@ def test_should_close_all_runtimes_of_the_fixture(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "pytest", "-s", "-p", "no:cacheprovider", str(path)]
     ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
     assert "all closed" in ended.stdout, ended.stdout
+
+
+@pytest.mark.parametrize("stamp", ["0001-01-01T00:00:00Z", "9999-12-31T23:59:59.999999Z"])
+def test_should_read_the_first_and_the_last_timestamp(stamp: str) -> None:
+    envelope = {
+        "id": "e",
+        "type": "shop.order.placed",
+        "timestamp": stamp,
+        "source": "shop",
+        "data": 1,
+        "metadata": {},
+    }
+    assert aios.Event.from_envelope(envelope).to_envelope() == envelope

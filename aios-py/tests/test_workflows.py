@@ -11,6 +11,7 @@ from typing import Any, cast
 
 import aios
 import pytest
+from aios.testing import WorkflowTest
 
 tenant: contextvars.ContextVar[str] = contextvars.ContextVar("tenant", default="unknown")
 
@@ -572,6 +573,30 @@ async def test_should_reject_input_that_does_not_match() -> None:
     assert {fault["path"] for fault in raised.value.details} == {"/item", "/count"}
 
 
+async def test_should_apply_the_default_of_an_input_to_a_start_by_name() -> None:
+    @aios.workflow("counts")
+    async def count(context: aios.WorkflowContext, order: Order = Order("tea", 2)) -> int:  # noqa: B008
+        return order.count
+
+    @aios.workflow("untyped")
+    async def untyped(context: aios.WorkflowContext, order: Any = 3) -> Any:
+        return order
+
+    @aios.workflow("optional")
+    async def optional(context: aios.WorkflowContext, number: int | None = 4) -> int | None:
+        return number
+
+    @aios.workflow("by_name")
+    async def by_name(context: aios.WorkflowContext) -> list[Any]:
+        return [await context.child(name) for name in ("counts", "untyped", "optional")]
+
+    async with aios.Runtime(workflows=[by_name, count, untyped, optional]) as runtime:
+        # The last one takes `None`, which also means that there is no input.
+        assert await (await runtime.start(by_name)).result() == [2, 3, None]
+        assert await (await runtime.start(optional)).result() == 4
+        assert await (await runtime.start(optional, None)).result() is None
+
+
 async def test_should_emit_events_once() -> None:
     @aios.workflow("emitting")
     async def emitting(context: aios.WorkflowContext) -> None:
@@ -633,3 +658,21 @@ async def test_should_block_a_step_that_gets_the_result_of_a_call() -> None:
         run = await runtime.start(called)
         with pytest.raises(aios.RunBlockedError, match="takes a function and its arguments"):
             await run.result()
+
+
+async def test_should_pass_keyword_arguments_of_any_name_to_a_step() -> None:
+    def rename(name: str, *, function: str, self: str) -> list[str]:
+        return [name, function, self]
+
+    async def rename_later(name: str, *, function: str, self: str) -> list[str]:
+        return [name, function, self]
+
+    @aios.workflow("names")
+    async def names(context: aios.WorkflowContext) -> list[list[str]]:
+        return [
+            await context.step("plain", rename, name="a", function="b", self="c"),
+            await context.step("async", rename_later, name="d", function="e", self="f"),
+        ]
+
+    run = await WorkflowTest(names).run()
+    assert run.result() == [["a", "b", "c"], ["d", "e", "f"]]

@@ -6,9 +6,10 @@ import contextvars
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
-from . import _trace
+from . import _scope
 from ._aios import DEFAULTS
 from ._errors import ConfigurationError
+from ._signals import fail_or_leave
 from ._workflows.fence import Fence, as_fence
 
 if TYPE_CHECKING:
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
     from ._aios import NativeTaskContext, Reply, ThreadPool
     from ._clients.output import OutputStream
+    from ._types.signature import Signature
 
 A = TypeVar("A", bound=Callable[..., Any])
 
@@ -172,6 +174,7 @@ def agent(agent_type: str, *, concurrency: int | None = None) -> Callable[[A], A
 
     An ``async def`` runs on the event loop of the runtime, a plain ``def`` in its own threads. The
     annotations of ``parameters`` and the result determine how they are converted from and to JSON.
+    A default of ``parameters`` applies to a task without parameters, which are ``null`` in JSON.
 
     A plain ``def`` can't be stopped. If it still runs after its task timed out or was cancelled, it
     occupies its thread and is reported in the log, and the process takes only as many tasks as the
@@ -282,19 +285,41 @@ def bind_code(
     from ._types.signature import is_async, signature
 
     found = signature(code, marker.names, f"agent {marker.agent_type}")
-    read = None
-    if found.input is not None and not found.input.is_trivial:
-        read = found.input.read
+    read, schema = _parameters_of(found)
     runs_async = is_async(code)
     make = _async_invoke if runs_async else _plain_invoke
     return BoundAgent(
         marker.agent_type,
         make(find, read, takes_parameters=found.input is not None),
         runs_async,
-        dumps(found.input.schema if found.input is not None else {}),
+        dumps(schema),
         dumps(found.output.schema),
         marker.concurrency if marker.concurrency is not None else DEFAULTS.concurrency,
     )
+
+
+def _parameters_of(found: Signature) -> tuple[Callable[[Any], Any] | None, dict[str, Any]]:
+    """How parameters are read, and their JSON Schema. Without parameters, a task has those that are the
+    default of the code."""
+    from ._workflows.definition import MISSING
+
+    if found.input is None:
+        return None, {}
+    read = None if found.input.is_trivial else found.input.read
+    schema = found.input.schema
+    if found.default is MISSING:
+        return read, schema
+
+    def read_or_default(raw: Any) -> Any:
+        if raw is None:
+            return found.default
+        return raw if read is None else read(raw)
+
+    if not schema:
+        return read_or_default, schema
+    definitions = {"$defs": schema["$defs"]} if "$defs" in schema else {}
+    given = {key: part for key, part in schema.items() if key != "$defs"}
+    return read_or_default, {"anyOf": [given, {"type": "null"}], **definitions}
 
 
 def _async_invoke(
@@ -307,15 +332,14 @@ def _async_invoke(
 
     async def work(reply: Reply, native: NativeTaskContext, raw: Any, *key: int) -> None:
         try:
-            _trace.enter(native.traceparent)
+            _scope.enter(native, native.traceparent)
             context, code = TaskContext(native), find(*key)
             if takes_parameters:
                 value = await code(context, raw if read is None else read(raw))
             else:
                 value = await code(context)
         except BaseException as error:
-            reply.fail(error)
-            if not isinstance(error, Exception):
+            if fail_or_leave(reply, error):
                 raise
         else:
             reply.succeed(value)
@@ -336,7 +360,7 @@ def _plain_invoke(
 
     def work(reply: Reply, native: NativeTaskContext, raw: Any, *key: int) -> None:
         try:
-            _trace.enter(native.traceparent)
+            _scope.enter(native, native.traceparent)
             context, code = TaskContext(native), find(*key)
             if takes_parameters:
                 value = code(context, raw if read is None else read(raw))

@@ -82,7 +82,7 @@ class TaskCancelledError(TaskError):
 
 
 class TaskInterruptedError(TaskError):
-    """The process or event loop that executed the task stopped. The task is reassigned."""
+    """The code of the task raised ``asyncio.CancelledError``. The task is tried again."""
 
     default_code = "INTERRUPTED"
 
@@ -401,6 +401,7 @@ _BY_CODE: dict[str, type[AiosError]] = {
             "INVALID_EVENT_ID",
             "INVALID_EVENT_SOURCE",
             "INVALID_EVENT_TYPE",
+            "INVALID_METADATA",
             "INVALID_OUTPUT_STREAM",
             "INVALID_TEXT",
             "INVALID_TIMESTAMP",
@@ -541,6 +542,7 @@ _TRACEBACK = 16_000
 def describe(error: BaseException, default_code: str) -> tuple[str, str, Any, bool]:
     """Converts an exception to a failure: code, message, details, retryable. Called by the native
     module."""
+    error = _cause_of(error)
     if isinstance(error, AiosError):
         operation = error._operation
         message = _text(error.args[0]) if error.args else ""
@@ -551,13 +553,13 @@ def describe(error: BaseException, default_code: str) -> tuple[str, str, Any, bo
             # In a step or an agent, whose failure is recorded: a run that is blocked by it could not be
             # resumed with corrected code.
             code = _OUTSIDE
-        retryable = getattr(error, "retryable", isinstance(error, TaskError))
-        return _text(code), message, _details(getattr(error, "details", None)), bool(retryable)
+        return _text(code), message, _details(getattr(error, "details", None)), _is_retryable(error)
     import asyncio
     import traceback
 
     if isinstance(error, asyncio.CancelledError):
-        return TaskInterruptedError.default_code, "the task was interrupted", None, True
+        # Of the code, or because the loop stops. What the runtime cancels has no outcome.
+        default_code = TaskInterruptedError.default_code
     kind = type(error)
     name = (
         kind.__qualname__
@@ -568,6 +570,29 @@ def describe(error: BaseException, default_code: str) -> tuple[str, str, Any, bo
     message = _text(error)
     details = {"type": name, "message": message, "traceback": text[-_TRACEBACK:]}
     return default_code, f"{name}: {message}" if message else name, details, True
+
+
+def _cause_of(error: BaseException) -> BaseException:
+    """The exception of a group that decides about the failure: one that must not be tried again, or else
+    the only one."""
+    if not isinstance(error, BaseExceptionGroup):
+        return error
+    leaves: list[BaseException] = []
+    groups: list[BaseException] = [error]
+    while groups:
+        found = groups.pop(0)
+        if isinstance(found, BaseExceptionGroup):
+            groups.extend(found.exceptions)
+        else:
+            leaves.append(found)
+    terminal = (it for it in leaves if isinstance(it, AiosError) and not _is_retryable(it))
+    return next(terminal, leaves[0] if len(leaves) == 1 else error)
+
+
+def _is_retryable(error: AiosError) -> bool:
+    """Whether an operation that failed with it is tried again. A subclass may not have called
+    ``__init__``."""
+    return bool(getattr(error, "retryable", isinstance(error, TaskError)))
 
 
 def _text(value: object) -> str:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import inspect
 import itertools
 from collections.abc import Callable
-from types import MethodType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ._agent import _MARKER, AgentMarker, BoundAgent, BoundFactory, bind_code
 from ._errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from ._aios import Creation
 
 
 class AgentFactory:
@@ -56,19 +58,24 @@ class AgentFactory:
         objects: dict[int, Any] = {}
         keys = itertools.count(1)
 
-        def make(config: Any) -> int:
+        def make(config: Any, creation: Creation) -> None:
             key = next(keys)
             objects[key] = self._create(config)
-            return key
+            if not creation.keep(key):
+                # The agent was deleted, or the time limit has passed.
+                del objects[key]
 
-        async def make_on_loop(config: Any) -> int:
-            return make(config)
+        async def make_on_loop(config: Any, creation: Creation) -> None:
+            make(config, creation)
 
         def release(key: int) -> None:
             objects.pop(key, None)
 
         # Bound to nothing: only its signature is read.
-        code: Callable[..., Any] = MethodType(self.kind.process_task, object())
+        found: Any = inspect.getattr_static(self.kind, "process_task")
+        code: Callable[..., Any] = (
+            found.__get__(object(), self.kind) if hasattr(found, "__get__") else found
+        )
         bound = bind_code(self._agent, code, lambda key: objects[key].process_task)
         schema = {"type": "null"} if self._config is None else root_schema(self._config.schema)
         creating = bind_function(make_on_loop if bound.is_async else make, None)

@@ -40,12 +40,15 @@ class Runtime(Client):
         broker: What transports tasks and events; see :class:`Client`.
         agents: Functions, or instances of classes, that are decorated with :func:`aios.agent`, and
             :class:`aios.LlmAgent`.
-        workflows: Workflows made with :func:`aios.workflow`.
+        workflows: Workflows made with :func:`aios.workflow`. A process without ``engine`` and without a
+            store leaves them out.
         source: Name of this service, the ``source`` of its events.
         threads: Maximum number of threads of each plain ``def`` agent, and of all plain steps
             together. Threads are started on demand.
         workers: Number of native threads; see :class:`Client`.
         engine: Whether to execute runs; otherwise other processes do.
+        host: Whether to host ``agents``; otherwise other processes do. Runs of an :class:`aios.LlmAgent`
+            are executed with ``engine`` all the same.
         lease_time: How many seconds after the death of this process others take over its runs; at
             least 0.1.
         relay: Whether the lifecycle events of the log are published to the broker.
@@ -54,6 +57,8 @@ class Runtime(Client):
             least 0.01; ``None`` means never. While it is blocked, its agents take no tasks and send no
             heartbeats, so that other processes take over their tasks. The log names a run whose code
             blocks it.
+        agent_timeout: How many seconds an attempt of a task of ``agents`` may take, in addition to the
+            timeout of the task; a longer one fails with the code ``TASK_TIMEOUT``. No limit by default.
         traces: The collector of the traces of runs. A process that only hosts agents sends none.
         metrics: The collector of the metrics of this process, of which one runtime sends them.
 
@@ -72,10 +77,12 @@ class Runtime(Client):
         threads: int = 8,
         workers: int | None = None,
         engine: bool = True,
+        host: bool = True,
         lease_time: float = DEFAULTS.lease_time,
         relay: bool = True,
         shutdown_timeout: float = 10.0,
         blocked_after: float | None = DEFAULTS.blocked_after,
+        agent_timeout: float | None = None,
         traces: TraceCollector | None = None,
         metrics: MetricsCollector | None = None,
     ) -> None:
@@ -92,11 +99,15 @@ class Runtime(Client):
             raise ConfigurationError(f"there are two agents of the type {duplicate}")
         self._thread_count = check_at_least(threads, "threads", 1)
         self._engine = check_flag(engine, "engine")
+        self._hosts = check_flag(host, "host")
         self._lease = check_seconds(lease_time, "lease_time")
         self._relay = check_flag(relay, "relay")
         self._shutdown_timeout = check_seconds(shutdown_timeout, "shutdown_timeout")
         self._blocked_after = (
             None if blocked_after is None else check_seconds(blocked_after, "blocked_after")
+        )
+        self._agent_timeout = (
+            None if agent_timeout is None else check_seconds(agent_timeout, "agent_timeout")
         )
         _check_collectors(traces, metrics)
         self._traces = traces
@@ -157,11 +168,12 @@ class Runtime(Client):
     def _agents(self) -> list[BoundAgent]:
         from ._agent import bind
 
-        return [self._with_pool(bind(agent)) for agent in self._agent_objects]
+        hosted = self._agent_objects if self._hosts else []
+        return [self._with_pool(bind(agent)) for agent in hosted]
 
     def _llm_agents(self) -> list[BoundLlmAgent]:
-        hosted = [agent.bind() for agent in self._llm_objects]
-        return [*hosted, *(agent.bind(is_workflow_only=True) for agent in self._llm_workflows)]
+        given = [agent.bind(is_workflow_only=not self._hosts) for agent in self._llm_objects]
+        return [*given, *(agent.bind(is_workflow_only=True) for agent in self._llm_workflows)]
 
     def _with_pool(self, agent: BoundAgent) -> BoundAgent:
         """Gives a plain function its own threads, and limits its tasks to their number."""
@@ -169,6 +181,10 @@ class Runtime(Client):
             return agent
         threads = min(agent.concurrency, self._thread_count)
         return agent._replace(concurrency=threads, pool=_aios.ThreadPool())
+
+    def _used(self) -> list[Workflow[Any, Any]]:
+        # The same program may have processes that only host agents.
+        return self._workflows if self._engine or self._store is not None else []
 
     def _has_engine(self) -> bool:
         return self._engine and self._store is not None
@@ -184,6 +200,9 @@ class Runtime(Client):
 
     def _blocked_limit(self) -> float | None:
         return self._blocked_after
+
+    def _task_limit(self) -> float | None:
+        return self._agent_timeout
 
     def _collectors(self) -> tuple[TraceCollector | None, MetricsCollector | None]:
         return self._traces if self._has_engine() else None, self._metrics

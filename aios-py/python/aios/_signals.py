@@ -13,11 +13,14 @@ import functools
 import signal
 import threading
 import traceback
-from types import CodeType, TracebackType
+from types import CodeType, FrameType, TracebackType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ._aios import LoopBridge
+    from ._aios import LoopBridge, Reply
+
+#: Flag of the code object of a function with ``*args`` (``inspect.CO_VARARGS``).
+_VARARGS = 0x04
 
 #: Bridges whose loops signals should wake, oldest first. A closed bridge stays here, and its
 #: descriptor open, until the main thread has chosen another descriptor.
@@ -59,12 +62,62 @@ def _choose_descriptor() -> None:
 def is_raised_by_handler(trace: TracebackType | None) -> bool:
     """Whether a signal handler raised the exception with this traceback, and not the code that it interrupted.
 
-    The interpreter calls handlers between two instructions of any code on the main thread. The code of
-    the handler is then among the frames of the traceback.
+    The interpreter calls handlers between two instructions of any code on the main thread, with the
+    frame of that code as an argument. The frame of the handler is then among those of the traceback. A
+    handler may have dropped that argument, or have removed itself, but hardly both.
     """
     handlers = (_code_of(signal.getsignal(number)) for number in signal.valid_signals())
     codes = {code for code in handlers if code is not None}
-    return any(frame.f_code in codes for frame, _ in traceback.walk_tb(trace))
+    frames = [frame for frame, _ in traceback.walk_tb(trace)]
+    return any(frame.f_code in codes or _has_interrupted(frame) for frame in frames)
+
+
+def _has_interrupted(frame: FrameType) -> bool:
+    """Whether a frame was called with the frame that called it, as only a handler is."""
+    caller, code = frame.f_back, frame.f_code
+    if caller is None:
+        return False
+    values = frame.f_locals
+    arguments = [values.get(name) for name in code.co_varnames[: code.co_argcount]]
+    if code.co_flags & _VARARGS:
+        arguments += values.get(code.co_varnames[code.co_argcount + code.co_kwonlyargcount], ())
+    return any(argument is caller for argument in arguments)
+
+
+def leaves_loop(error: BaseException) -> bool:
+    """Whether a task of asyncio must pass on the exception of its code, after it was reported.
+
+    asyncio raises ``SystemExit`` and ``KeyboardInterrupt`` out of the loop, which ends the process. A
+    ``SystemExit`` of the code itself is only a failure: it would end every process that tries again.
+    """
+    if isinstance(error, SystemExit):
+        return is_raised_by_handler(error.__traceback__)
+    return not isinstance(error, Exception)
+
+
+def fail_or_leave(reply: Reply, error: BaseException) -> bool:
+    """Reports the exception of the code of a step, a task or a tool, which ran in a task of asyncio.
+    Returns whether that must pass it on.
+
+    An exception that ends the process or the loop is no failure of the code: the attempt does not count.
+    """
+    leaves = leaves_loop(error)
+    if leaves and _ends_loop(error):
+        reply.leave()
+    else:
+        reply.fail(error)
+    # A coroutine that is closed may also return, and one that raised it is not closed.
+    return leaves and not isinstance(error, GeneratorExit)
+
+
+def _ends_loop(error: BaseException) -> bool:
+    """Whether the loop ends with an exception that leaves it. :func:`asyncio.run` then cancels all tasks;
+    otherwise the code has cancelled itself, and would do so again."""
+    import asyncio
+
+    if isinstance(error, asyncio.CancelledError):
+        return all(task.cancelling() > 0 for task in asyncio.all_tasks())
+    return isinstance(error, (SystemExit, KeyboardInterrupt, GeneratorExit))
 
 
 def _code_of(handler: Any) -> CodeType | None:

@@ -16,7 +16,11 @@ _threads: weakref.WeakSet[threading.Thread] = weakref.WeakSet()
 
 
 def start_threads(pool: ThreadPool, limit: int, name: str) -> None:
-    """Runs the functions of a pool in at most ``limit`` threads, which are started on demand."""
+    """Runs the functions of a pool in at most ``limit`` threads, which are started on demand.
+
+    Raises:
+        RuntimeError: The first thread could not be started, and no other would ever be.
+    """
 
     def work() -> None:
         try:
@@ -38,19 +42,24 @@ def start_threads(pool: ThreadPool, limit: int, name: str) -> None:
                 del call, function, args
 
     def grow() -> None:
+        try:
+            start()
+        except RuntimeError as error:
+            logging.getLogger("aios").warning("failed to start a thread for %s: %s", name, error)
+
+    def start() -> None:
         number = pool.reserve_thread(limit)
         if number is None:
             return
         thread = threading.Thread(target=work, name=f"aios-{name}-{number}", daemon=True)
         try:
             thread.start()
-        except RuntimeError as error:
+        except RuntimeError:
             pool.release_thread()
-            logging.getLogger("aios").warning("failed to start a thread for %s: %s", name, error)
-        else:
-            _threads.add(thread)
+            raise
+        _threads.add(thread)
 
-    grow()
+    start()
 
 
 def join_threads(timeout: float) -> None:

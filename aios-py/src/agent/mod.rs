@@ -30,11 +30,11 @@ use aios_core::{
 };
 use async_trait::async_trait;
 use parking_lot::Mutex;
-use pyo3::prelude::*;
+use pyo3::{prelude::*, types::PyDict};
 use serde_json::Value;
 use tokio::sync::Notify;
 
-pub(crate) use self::factory::{Instance, PyFactory};
+pub(crate) use self::factory::{Creation, Instance, PyFactory};
 use crate::{
     calls::OutputWriter,
     convert::{errors::ErrorInfo, event::build_event, fence_pair, json},
@@ -88,7 +88,7 @@ impl DynAgent for PyAgent {
             true => TaskSlot::default(),
             false => context.slot(),
         };
-        let hooks = TaskHooks { slot, queued: context.queued() };
+        let hooks = TaskHooks { slot, queued: context.queued(), thread: None };
         let function = Arc::clone(&self.function);
         let running = self.executors.run_for(hooks, function, TaskError::FAILED, arguments);
         let mut running = std::pin::pin!(running);
@@ -249,6 +249,24 @@ impl NativeTaskContext {
     #[getter]
     fn is_cancelled(&self) -> bool {
         self.0.cancelled.load(Ordering::Acquire)
+    }
+
+    /// The fields of a line of the log, under the names that lines of Rust have.
+    fn fields<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        let info = &self.0.info;
+        let fields = PyDict::new(py);
+        fields.set_item("task_id", info.task_id.as_str())?;
+        fields.set_item("agent_type", &*info.agent_type)?;
+        fields.set_item("agent_id", &*info.agent_id)?;
+        fields.set_item("attempt", info.attempt)?;
+        if let Some((run_id, operation)) = info.task_id.run() {
+            fields.set_item("run_id", run_id)?;
+            fields.set_item("operation", operation)?;
+        }
+        if let Some(correlation_id) = self.correlation_id() {
+            fields.set_item("correlation_id", correlation_id)?;
+        }
+        Ok(fields)
     }
 
     fn heartbeat(&self, progress: &Bound<'_, PyAny>) -> PyResult<()> {

@@ -16,14 +16,16 @@
 //! A Python thread can't be stopped from outside, which is why plain functions differ in the last
 //! two rows.
 //!
-//! The outcome is sent once. If the `Reply` is dropped without an outcome, because the loop was
-//! closed or the interpreter ends, the future resolves to a retryable failure with the code
-//! `INTERRUPTED`.
+//! The outcome is sent once. If the process or the loop ends meanwhile, there is none: the function was
+//! left by an exception that ends the process, or the `Reply` was dropped. The attempt does not count
+//! then, because nothing is recorded before the process ends. If it has not ended after `LEFT`, the call
+//! resolves to a retryable failure with the code `INTERRUPTED`.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use aios_core::{
     agent::{TaskError, TaskQueued, TaskSlot},
+    clock::{Clock, SystemClock},
     event::Payload,
     failure::Failure,
 };
@@ -31,7 +33,10 @@ use parking_lot::Mutex;
 use pyo3::{prelude::*, types::PyTuple};
 use tokio::sync::oneshot;
 
-use super::{Bridge, CallQueue, ends_process};
+use super::{
+    Bridge, CallQueue, ends_process,
+    threads::{ThreadCall, ThreadGuard},
+};
 use crate::convert::{
     errors::{invalid_output, task_error},
     json,
@@ -39,6 +44,8 @@ use crate::convert::{
 
 /// Failure code of an attempt whose event loop or interpreter stopped.
 const INTERRUPTED: &str = "INTERRUPTED";
+/// How long a process or a loop may take to end after a function was left.
+const LEFT: Duration = Duration::from_secs(5);
 
 /// The event loop and the threads that execute Python functions.
 #[derive(Clone)]
@@ -69,6 +76,14 @@ pub(crate) struct PyFunction {
 /// The result of a function as JSON, or why the attempt failed.
 type Outcome = Result<Payload, TaskError>;
 
+/// How a call has ended.
+enum Ended {
+    /// With an outcome.
+    Outcome(Outcome),
+    /// Without one, because the process or the loop is about to end.
+    Left,
+}
+
 /// Builds the arguments of a call, with the interpreter attached. Called when the function is about
 /// to start, so that the parameters of calls that wait stay JSON text.
 pub(crate) type MakeArguments =
@@ -87,7 +102,22 @@ impl PythonExecutors {
         code: &'static str,
         arguments: MakeArguments,
     ) -> Outcome {
-        self.run_for(TaskHooks::default(), function, code, arguments).await
+        self.run_queued(TaskQueued::default(), function, code, arguments).await
+    }
+
+    /// Same as [`run`](Self::run), and reports when the function starts.
+    pub(crate) async fn run_queued(
+        &self,
+        queued: TaskQueued,
+        function: Arc<PyFunction>,
+        code: &'static str,
+        arguments: MakeArguments,
+    ) -> Outcome {
+        let name = Arc::clone(&function.name);
+        let thread = (!function.is_async).then(|| ThreadCall::new(&self.threads, name));
+        let _guard = thread.clone().map(ThreadGuard);
+        let hooks = TaskHooks { queued, thread, ..TaskHooks::default() };
+        self.run_for(hooks, function, code, arguments).await
     }
 
     /// Same as [`run`](Self::run), for a task: tells the host when the function starts, and holds the
@@ -109,9 +139,13 @@ impl PythonExecutors {
                 None
             }
         };
-        let interrupted =
-            Failure::new(INTERRUPTED, "the event loop or the interpreter has stopped");
-        receiver.await.unwrap_or_else(|_| Err(TaskError::retryable(interrupted)))
+        if let Ok(Ended::Outcome(outcome)) = receiver.await {
+            return outcome;
+        }
+        SystemClock.sleep(LEFT).await;
+        let message =
+            "the event loop or the interpreter has stopped, or the code has cancelled itself";
+        Err(TaskError::retryable(Failure::new(INTERRUPTED, message)))
     }
 
     /// Starts a call on the event loop. The guard cancels it.
@@ -131,6 +165,9 @@ pub(crate) struct TaskHooks {
     pub(crate) slot: TaskSlot,
     /// Begins the attempt when the function starts, unless the attempt has ended before.
     pub(crate) queued: TaskQueued,
+    /// A plain function whose caller has no slots: this reports the thread that it occupies after the
+    /// end of its attempt.
+    pub(crate) thread: Option<Arc<ThreadCall>>,
 }
 
 /// A call that has not started. It waits in one of the queues; the future that waits for its
@@ -140,7 +177,7 @@ struct Call {
     code: &'static str,
     arguments: MakeArguments,
     /// Closed once the future was dropped: the call does not have to start then.
-    sender: oneshot::Sender<Outcome>,
+    sender: oneshot::Sender<Ended>,
     hooks: TaskHooks,
     /// How far the coroutine is; `None` for a plain function.
     coroutine: Option<Arc<Mutex<CoroutineState>>>,
@@ -157,7 +194,10 @@ impl Call {
         if self.sender.is_closed() || !self.hooks.queued.begin() {
             return Ok(None);
         }
-        let receiver = Mutex::new(Some((self.sender, self.hooks.slot)));
+        if self.hooks.thread.as_ref().is_some_and(|thread| !thread.begin()) {
+            return Ok(None);
+        }
+        let receiver = Mutex::new(Some((self.sender, self.hooks)));
         let function = Arc::clone(&self.function);
         let reply = Reply { receiver, code: self.code, function, coroutine: self.coroutine };
         let reply = Bound::new(py, reply)?;
@@ -167,9 +207,13 @@ impl Call {
         });
         match arguments {
             Ok(arguments) => Ok(Some((self.function.code.clone_ref(py), arguments.unbind()))),
+            Err(error) if ends_process(py, &error) => {
+                reply.get().leave();
+                Err(error)
+            }
             Err(error) => {
-                reply.get().send(Err(task_error(py, &error, self.code)));
-                if ends_process(py, &error) { Err(error) } else { Ok(None) }
+                reply.get().send(Ended::Outcome(Err(task_error(py, &error, self.code))));
+                Ok(None)
             }
         }
     }
@@ -227,7 +271,7 @@ impl Drop for CoroutineGuard {
 /// Receives the outcome of a Python function.
 #[pyclass(frozen, module = "aios._aios")]
 pub(crate) struct Reply {
-    receiver: Mutex<Option<(oneshot::Sender<Outcome>, TaskSlot)>>,
+    receiver: Mutex<Option<(oneshot::Sender<Ended>, TaskHooks)>>,
     code: &'static str,
     function: Arc<PyFunction>,
     /// How far the coroutine is; `None` for a plain function.
@@ -238,16 +282,19 @@ impl Reply {
     /// Sends the outcome, if none was sent. The slot is freed first, so that the host which
     /// receives the outcome can start the next task at once. The coroutine is marked before that, so
     /// that the end of the call does not wake the loop to cancel a coroutine that is about to end.
-    fn send(&self, outcome: Outcome) {
+    fn send(&self, ended: Ended) {
         let receiver = self.receiver.lock().take();
-        if let Some((sender, slot)) = receiver {
+        if let Some((sender, TaskHooks { slot, thread, .. })) = receiver {
+            if let Some(thread) = thread {
+                thread.end();
+            }
             if let Some(coroutine) = &self.coroutine {
                 let before = std::mem::replace(&mut *coroutine.lock(), CoroutineState::Replied);
                 drop(before);
             }
             drop(slot);
             // Fails if the attempt was cancelled.
-            let _ = sender.send(outcome);
+            let _ = sender.send(ended);
         }
     }
 }
@@ -258,17 +305,20 @@ impl Reply {
     ///
     /// # Errors
     ///
-    /// An exception that ends the process was raised while the value was converted. It fails the
-    /// attempt, like one that the function raises.
+    /// An exception that ends the process was raised while the value was converted. The attempt is left,
+    /// as with one that the function raises.
     fn succeed(&self, value: &Bound<'_, PyAny>) -> PyResult<()> {
         let py = value.py();
         match json::write_as(value, || format!("the result of {}", self.function.name)) {
-            Ok(written) => self.send(Ok(written)),
+            Ok(written) => self.send(Ended::Outcome(Ok(written))),
             Err(error) if ends_process(py, &error) => {
-                self.send(Err(task_error(py, &error, self.code)));
+                self.leave();
                 return Err(error);
             }
-            Err(error) => self.send(Err(TaskError::terminal(invalid_output(py, &error)))),
+            Err(error) => {
+                let failure = TaskError::terminal(invalid_output(py, &error));
+                self.send(Ended::Outcome(Err(failure)));
+            }
         }
         Ok(())
     }
@@ -276,6 +326,12 @@ impl Reply {
     /// The function raised an exception.
     fn fail(&self, error: &Bound<'_, PyAny>) {
         let error_value = PyErr::from_value(error.clone());
-        self.send(Err(task_error(error.py(), &error_value, self.code)));
+        self.send(Ended::Outcome(Err(task_error(error.py(), &error_value, self.code))));
+    }
+
+    /// The function was left by an exception that ends the process or the loop. The attempt has no
+    /// outcome, and is repeated at the next start.
+    fn leave(&self) {
+        self.send(Ended::Left);
     }
 }

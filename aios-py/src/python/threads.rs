@@ -13,11 +13,17 @@
 //! A thread that got a call prepares it with the interpreter attached, outside the lock of the
 //! queue. A call that nothing waits for any more prepares to nothing, and the thread takes the
 //! next.
+//!
+//! A function can't be stopped. If nothing waits for it any more, because its attempt timed out or was
+//! cancelled, it still occupies its thread. The host of agents knows that of its tasks; for all other
+//! functions a [`ThreadCall`] reports it, because the calls that wait for a thread would otherwise wait
+//! for an unknown reason.
 
 use std::{collections::VecDeque, sync::Arc};
 
 use parking_lot::{Condvar, Mutex};
 use pyo3::{prelude::*, types::PyTuple};
+use tracing::{info, warn};
 
 /// Prepares a function and its arguments for the call, with the interpreter attached. `None` if the
 /// call is obsolete.
@@ -45,16 +51,58 @@ struct State {
     threads: usize,
     /// How many threads wait for a call.
     idle: usize,
+    /// How many threads there may be.
+    limit: usize,
+    /// How many threads run a function for which nothing waits.
+    occupied: usize,
 }
 
 impl CallQueue {
     /// Queues a call, and wakes a thread. The call is dropped if the queue is closed.
     pub(super) fn push(&self, call: PrepareCall) {
         let mut state = self.state.lock();
-        if !state.closed {
-            state.calls.push_back(call);
-            self.changed.notify_one();
+        if state.closed {
+            return;
         }
+        state.calls.push_back(call);
+        self.changed.notify_one();
+        let (occupied, waits) = (state.occupied, state.calls.len());
+        let is_first_to_wait = waits == 1 && occupied > 0 && occupied >= state.limit;
+        drop(state);
+        if is_first_to_wait {
+            warn!(
+                occupied,
+                "a plain function waits for a thread: all of them run functions whose attempts have \
+                 ended"
+            );
+        }
+    }
+
+    /// A function runs although nothing waits for it.
+    fn occupy(&self, function: &str) {
+        let mut state = self.state.lock();
+        state.occupied += 1;
+        let (occupied, threads, waiting) = (state.occupied, state.limit, state.calls.len());
+        let is_closed = state.closed;
+        drop(state);
+        if !is_closed {
+            warn!(
+                function,
+                occupied,
+                threads,
+                waiting,
+                "a plain function still runs although its attempt has ended, and occupies its thread"
+            );
+        }
+    }
+
+    /// Such a function has ended.
+    fn vacate(&self, function: &str) {
+        let mut state = self.state.lock();
+        state.occupied = state.occupied.saturating_sub(1);
+        let occupied = state.occupied;
+        drop(state);
+        info!(function, occupied, "a plain function whose attempt had ended has returned");
     }
 
     /// Waits for the next call; `None` once the queue is closed. Must not be called with the
@@ -78,6 +126,7 @@ impl CallQueue {
     /// there are `limit` threads.
     fn reserve_thread(&self, limit: usize) -> Option<usize> {
         let mut state = self.state.lock();
+        state.limit = limit;
         let grows = !state.closed && state.idle <= state.calls.len() && state.threads < limit;
         grows.then(|| {
             state.threads += 1;
@@ -100,6 +149,59 @@ impl CallQueue {
         drop(state);
         drop(calls);
         self.changed.notify_all();
+    }
+}
+
+/// How far a function is that is called in a thread.
+#[derive(Clone, Copy, PartialEq)]
+enum Progress {
+    Waiting,
+    Running,
+    /// It has returned.
+    Ended,
+    /// Nothing waits for it.
+    Abandoned,
+}
+
+/// A function that waits for a thread or runs in one.
+pub(crate) struct ThreadCall {
+    queue: Arc<CallQueue>,
+    /// Names the function.
+    name: Arc<str>,
+    progress: Mutex<Progress>,
+}
+
+impl ThreadCall {
+    pub(super) fn new(queue: &Arc<CallQueue>, name: Arc<str>) -> Arc<Self> {
+        let progress = Mutex::new(Progress::Waiting);
+        Arc::new(Self { queue: Arc::clone(queue), name, progress })
+    }
+
+    /// A thread begins the function. Returns whether anything waits for it.
+    pub(super) fn begin(&self) -> bool {
+        self.replace(Progress::Running) != Progress::Abandoned
+    }
+
+    /// The function has ended.
+    pub(super) fn end(&self) {
+        if self.replace(Progress::Ended) == Progress::Abandoned {
+            self.queue.vacate(&self.name);
+        }
+    }
+
+    fn replace(&self, progress: Progress) -> Progress {
+        std::mem::replace(&mut *self.progress.lock(), progress)
+    }
+}
+
+/// Reports a function that still runs when nothing waits for it any more.
+pub(super) struct ThreadGuard(pub(super) Arc<ThreadCall>);
+
+impl Drop for ThreadGuard {
+    fn drop(&mut self) {
+        if self.0.replace(Progress::Abandoned) == Progress::Running {
+            self.0.queue.occupy(&self.0.name);
+        }
     }
 }
 

@@ -13,14 +13,14 @@
 //! `aios._steps`, on the event loop or a thread for plain functions, with the context variables of
 //! the place where it was requested.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use aios_agents::workflow::{
     StepContext, WorkflowContext, WorkflowError,
     machine::{ChildRequest, Request, TaskRequest},
 };
 use aios_core::{
-    agent::{Name, TaskError},
+    agent::{Name, TaskError, TaskQueued},
     event::Payload,
     failure::Failure,
 };
@@ -34,6 +34,7 @@ use super::{
     Operation,
     coroutine::{CoroutineFuture, MakeNative},
     operation::{Call, Operations},
+    scope::RunScope,
 };
 use crate::{
     client::parameters_of,
@@ -127,6 +128,11 @@ impl NativeWorkflowContext {
         self.context.fence().map(fence_pair)
     }
 
+    /// Description of the run for the log.
+    fn scope(&self) -> RunScope {
+        RunScope::new(self.context.info().clone(), self.operations.silent())
+    }
+
     #[allow(clippy::too_many_arguments, reason = "called only by aios._workflows.context")]
     #[pyo3(signature = (agent_type, parameters, agent_id, timeout, total_timeout, retry, decode))]
     fn task(
@@ -176,8 +182,11 @@ impl NativeWorkflowContext {
         let code = step_code(py, is_async)?;
         let runner = Arc::new(PyFunction { code, is_async, name: Arc::clone(&label) });
         let fence = self.context.fence().map(fence_pair);
-        let call = Arc::new(StepArguments { function, args, kwargs, context, fence });
+        let operation = OnceLock::new();
+        let call = Arc::new(StepArguments { function, args, kwargs, context, fence, operation });
+        let arguments = Arc::clone(&call);
         let executors = self.executors.clone();
+        let queues = timeout.is_some() && !is_async;
         let step = self.context.step_with(name, move |step: StepContext| {
             let runner = Arc::clone(&runner);
             let call = Arc::clone(&call);
@@ -185,11 +194,15 @@ impl NativeWorkflowContext {
             async move {
                 let Some(executors) = executors else { return Err(no_executors()) };
                 let event_loop = Arc::clone(&executors.event_loop);
+                // So that the timeout does not elapse while a plain function waits for a thread.
+                let queued = if queues { step.queued() } else { TaskQueued::default() };
                 let arguments: MakeArguments =
                     Box::new(move |py| call.build(py, &step, &event_loop));
-                executors.run(runner, TaskError::FAILED, arguments).await
+                executors.run_queued(queued, runner, TaskError::FAILED, arguments).await
             }
         });
+        // The closure is created before its operation has a number, and called later.
+        let _ = arguments.operation.set(step.number());
         let step = step.retry(retry);
         let step = match timeout {
             Some(timeout) => step.timeout(timeout),
@@ -328,6 +341,8 @@ struct StepArguments {
     context: Py<PyAny>,
     /// Shard and epoch under which the run is owned.
     fence: Option<(u16, u64)>,
+    /// The number of the operation in the run.
+    operation: OnceLock<u64>,
 }
 
 impl StepArguments {
@@ -339,6 +354,7 @@ impl StepArguments {
         event_loop: &Py<PyAny>,
     ) -> PyResult<Vec<Bound<'py, PyAny>>> {
         let attempt = NativeStepContext {
+            operation: self.operation.get().copied().unwrap_or_default(),
             attempt: step.attempt(),
             idempotency_key: step.idempotency_key().into(),
             fence: self.fence,
@@ -358,6 +374,7 @@ impl StepArguments {
 /// refers to no part of the run, because Python may keep it for longer.
 #[pyclass(frozen, module = "aios._aios")]
 pub(crate) struct NativeStepContext {
+    operation: u64,
     attempt: u32,
     idempotency_key: Box<str>,
     fence: Option<(u16, u64)>,
@@ -365,6 +382,11 @@ pub(crate) struct NativeStepContext {
 
 #[pymethods]
 impl NativeStepContext {
+    #[getter]
+    fn operation(&self) -> u64 {
+        self.operation
+    }
+
     #[getter]
     fn attempt(&self) -> u32 {
         self.attempt

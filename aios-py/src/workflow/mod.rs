@@ -10,6 +10,7 @@
 //! | `context` | the methods of `aios.WorkflowContext`, each of which makes an operation |
 //! | `operation` | the operations that have no outcome yet, and the object that code awaits |
 //! | `coroutine` | the coroutine as a Rust future |
+//! | `scope` | the fields of log lines of the run |
 //!
 //! # A poll
 //!
@@ -38,16 +39,18 @@
 mod context;
 mod coroutine;
 mod operation;
+mod scope;
 
 use std::sync::Arc;
 
 use aios_agents::workflow::{Workflow, WorkflowContext, WorkflowError};
-use aios_core::{BoxFuture, agent::Name, event::Payload};
+use aios_core::{BoxFuture, agent::Name, event::Payload, failure::Failure};
 use pyo3::prelude::*;
 
 pub(crate) use self::{
     context::{NativeStepContext, NativeWorkflowContext},
     operation::{Operation, Pending},
+    scope::RunScope,
 };
 use self::{coroutine::CoroutineFuture, operation::Operations};
 use crate::python::PythonExecutors;
@@ -61,7 +64,7 @@ pub(crate) struct PyWorkflow {
     /// See [`Workflow::looks_ahead`].
     pub(crate) looks_ahead: bool,
     /// `begin(context, input)` creates the coroutine; `None` if this process does not execute runs.
-    pub(crate) begin: Py<PyAny>,
+    pub(crate) begin: Option<Py<PyAny>>,
     /// Where steps are executed; `None` if this process does not execute runs.
     pub(crate) executors: Option<Arc<PythonExecutors>>,
 }
@@ -88,7 +91,11 @@ impl Workflow for PyWorkflow {
         let native =
             NativeWorkflowContext::new(context, Arc::clone(&operations), self.executors.clone());
         let bridge = native.bridge();
-        let begin = Python::attach(|py| self.begin.clone_ref(py));
+        let Some(begin) = &self.begin else {
+            let failure = Failure::new("NO_EVENT_LOOP", "this client can't execute runs");
+            return Box::pin(std::future::ready(Err(WorkflowError::failed(failure))));
+        };
+        let begin = Python::attach(|py| begin.clone_ref(py));
         Box::pin(CoroutineFuture::new(begin, native.into_argument(), input, operations, bridge))
     }
 

@@ -108,6 +108,8 @@ pub(crate) struct Operations {
     failed: AtomicBool,
     /// Whether the coroutine is being closed.
     closing: AtomicBool,
+    /// Whether lines that the coroutine logs are left out.
+    silent: Arc<AtomicBool>,
 }
 
 /// The pending operations of a run. A `BTreeMap`, so that they are cancelled in the order in which
@@ -181,6 +183,7 @@ impl Operations {
 
     /// Sets whether the coroutine is running; otherwise operations can't be awaited.
     pub(super) fn set_running(&self, running: bool) {
+        self.set_silent(running);
         self.running.store(running, Ordering::Release);
     }
 
@@ -192,7 +195,20 @@ impl Operations {
     /// Sets whether the coroutine is being closed: operations that it requests and awaits then
     /// have no effect and no outcome, so that code which catches every exception in a loop is left.
     pub(super) fn set_closing(&self, closing: bool) {
+        self.set_silent(closing);
         self.closing.store(closing, Ordering::Release);
+    }
+
+    /// Sets whether lines that the coroutine logs are left out: while it executes and has done the same
+    /// before, or will do it again.
+    fn set_silent(&self, executes: bool) {
+        let is_replaying = || self.context.get().is_some_and(WorkflowContext::is_replaying);
+        self.silent.store(executes && is_replaying(), Ordering::Release);
+    }
+
+    /// Whether lines that the coroutine logs are left out.
+    pub(super) fn silent(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.silent)
     }
 
     /// Whether the coroutine is being closed.

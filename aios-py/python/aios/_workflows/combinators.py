@@ -34,20 +34,31 @@ class _Branch:
 
     def __init__(self, awaitable: Awaitable[Any]) -> None:
         kind = type(awaitable)
-        steps: Any = awaitable if kind is CoroutineType else awaitable.__await__()
         self.awaitable: Any = awaitable
-        self._steps: Any = steps
-        send: Callable[[Any], Any] | None = getattr(steps, "send", None)
-        self._send: Any = send if send is not None else lambda _: next(steps)
+        self._steps: Any = awaitable if kind is CoroutineType else None
+        self._send: Any = None
         self._context: contextvars.Context | None = None
         if kind is CoroutineType:
             self._context = _contexts.pop(awaitable, None)
         if kind is not Operation and not isinstance(awaitable, _Group):
             context: Any = self._context or contextvars.copy_context()
             self._context = context
-            self._send = partial(context.run, self._send)
         self.is_done = False
         self.value: Any = None
+
+    def begin(self) -> None:
+        """Awaits the awaitable, when its group is first awaited. Not before: an operation in a group that
+        is never awaited was never awaited either, and says so."""
+        awaitable = self.awaitable
+        if isinstance(awaitable, _Group):
+            awaitable.begin()
+        if self._steps is None:
+            self._steps = awaitable.__await__()
+        steps = self._steps
+        send: Callable[[Any], Any] | None = getattr(steps, "send", None)
+        self._send = send if send is not None else lambda _: next(steps)
+        if self._context is not None:
+            self._send = partial(self._context.run, self._send)
 
     def advance(self, key: int | None) -> Sequence[int]:
         """Resumes the branch. Returns the keys of the operations that it waits for now; none if it is
@@ -130,7 +141,7 @@ class _Group:
     It can be awaited in several places, and again after it has lost a race: its branches continue.
     """
 
-    __slots__ = ("_branches", "_error", "_waiting")
+    __slots__ = ("_branches", "_error", "_has_begun", "_waiting")
 
     def __init__(self, awaitables: Sequence[Awaitable[Any]]) -> None:
         for awaitable in awaitables:
@@ -138,7 +149,20 @@ class _Group:
                 raise _not_awaitable(type(self).__name__.lower(), awaitable)
         self._branches = [_Branch(awaitable) for awaitable in awaitables]
         self._error: BaseException | None = None
+        self._has_begun = False
         self._waiting: dict[int, list[int]] = {}
+
+    def begin(self) -> None:
+        """Awaits all branches, also those that do not advance because another one ends first."""
+        if self._has_begun:
+            return
+        self._has_begun = True
+        for branch in self._branches:
+            try:
+                branch.begin()
+            except BaseException as error:
+                self._error = _copy_of(error)
+                raise
 
     def __await__(self) -> Generator[Any, Any, Any]:
         key: int | None = None
@@ -166,6 +190,8 @@ class _Group:
             The keys that no branch waited for before. All keys for which branches wait, if ``key`` is
             ``None`` because this await begins, or if another await of the group has handled it.
         """
+        if not self._has_begun:
+            self.begin()
         if self._error is not None:
             raise _copy_of(self._error)
         keys = AwaitedKeys()

@@ -15,7 +15,7 @@ from .combinators import Gather, Race
 from .definition import MISSING, ContinueAsNew, Workflow
 from .driver import BeginCompensation, check_compensation
 from .fence import Fence, as_fence
-from .steps import is_async_function
+from .steps import is_async_function, yields
 
 if TYPE_CHECKING:
     import datetime
@@ -86,7 +86,9 @@ class WorkflowContext:
     def with_timeout(self, seconds: float | None) -> WorkflowContext:
         """A context whose tasks and steps have a timeout for each attempt. A step that exceeds it
         fails with the code ``STEP_TIMEOUT``: a coroutine is cancelled; a plain function runs to
-        completion, and its result is discarded."""
+        completion, and its result is discarded. The time of a plain function counts from when it gets
+        a thread. While it runs after its attempt has ended, it occupies the thread, and is reported in
+        the log."""
         other = copy.copy(self)
         other._timeout = seconds
         return other
@@ -162,17 +164,18 @@ class WorkflowContext:
         self,
         name: str,
         function: Callable[P, Coroutine[Any, Any, T]],
+        /,
         *args: P.args,
         **kwargs: P.kwargs,
     ) -> Awaitable[T]: ...
 
     @overload
     def step(
-        self, name: str, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs
+        self, name: str, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs
     ) -> Awaitable[T]: ...
 
     def step(
-        self, name: str, function: Callable[..., Any], *args: Any, **kwargs: Any
+        self, name: str, function: Callable[..., Any], /, *args: Any, **kwargs: Any
     ) -> Awaitable[Any]:
         """Runs a function and records its result once.
 
@@ -183,6 +186,11 @@ class WorkflowContext:
         :func:`current_step` tells the attempt. The function can't use this context: its methods
         raise :class:`WorkflowCodeError` there.
 
+        ``SystemExit`` and ``asyncio.CancelledError`` of the function fail the attempt, like every other
+        exception, and are retried; the latter has the code ``INTERRUPTED``. ``KeyboardInterrupt`` in an
+        ``async def``, or ``SystemExit`` of a signal handler that interrupts it, ends the process instead,
+        and the attempt does not count.
+
         Args:
             name: Name of the step in the journal.
             function: What to run, with ``args`` and ``kwargs``.
@@ -190,12 +198,17 @@ class WorkflowContext:
         Raises:
             TaskError: The function raised an exception in its last attempt. The code of an
                 :class:`AiosError` is kept.
-            WorkflowCodeError: ``function`` can't be called.
+            WorkflowCodeError: ``function`` can't be called, yields its result, or has a return
+                annotation that can't be read from JSON.
         """
         if not callable(function):
             raise WorkflowCodeError(
                 f"step {name!r} takes a function and its arguments, not the result of a call: write "
                 f"`context.step({name!r}, function, argument)`, not `function(argument)`"
+            )
+        if yields(function):
+            raise WorkflowCodeError(
+                f"the function of step {name!r} must return its result, not yield pieces of it"
             )
         return self._native.step(
             name,
@@ -434,10 +447,8 @@ class Begin:
         self._base = contextvars.copy_context()
 
     def __call__(self, run: NativeWorkflowContext, input: Any) -> Coroutine[Any, Any, Any]:
-        converter = self._workflow._signature.input
-        if converter is not None and not converter.is_trivial:
-            input = converter.read(input, f"the input of workflow {self._workflow.name}")
-        return self._workflow._begin(WorkflowContext(run), input)
+        workflow = self._workflow
+        return workflow._begin(WorkflowContext(run), workflow.read_input(input))
 
     def context(self) -> contextvars.Context:
         """A copy of the context variables at the time the runtime was opened."""

@@ -44,6 +44,7 @@ class Workflow(Generic[I, O]):
             caller_namespace,
             is_async,
             is_async_generator,
+            is_generator,
             signature,
         )
         from .._types.validation import check_flag, check_name, check_version
@@ -57,7 +58,8 @@ class Workflow(Generic[I, O]):
         self.function = function
         self.__doc__ = function.__doc__
         self.__wrapped__ = function
-        if not is_async(function) and not is_async_generator(function):
+        yields = is_async_generator(function) or is_generator(function)
+        if not is_async(function) and not yields:
             raise WorkflowCodeError(f"workflow {name} must be an `async def`")
         self._signature = signature(function, caller_namespace(2), f"workflow {name}")
 
@@ -86,6 +88,21 @@ class Workflow(Generic[I, O]):
         raise InvalidParametersError(
             f"workflow {self.name} requires an input ({signature.name})", retryable=False
         )
+
+    def read_input(self, value: Any) -> Any:
+        """Converts the input of a run. Started by its name without an input, the run has the default of
+        the function, unless that takes ``None``.
+
+        Raises:
+            InvalidParametersError: It does not match the annotation.
+        """
+        found = self._signature
+        if found.input is None:
+            return value
+        is_missing = value is None and (found.input.is_trivial or not found.input.accepts(None))
+        if is_missing and found.default is not MISSING:
+            return found.default
+        return found.input.read(value, f"the input of workflow {self.name}")
 
     def read_result(self, value: Any) -> O:
         """Converts a result of a run to the return annotation of the function.

@@ -7,7 +7,7 @@ import gc
 from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any, Protocol
 
-from .. import _trace
+from .. import _scope
 from .._aios import PENDING, Operation
 from .._errors import WorkflowCodeError
 from .combinators import AwaitedKeys
@@ -65,7 +65,7 @@ class Driver:
         self._loop: Any = None
         self._hooks: Any = None
         self._context = begin.context()
-        self._context.run(_trace.enter, run.traceparent)
+        self._context.run(_scope.enter, run.scope(), run.traceparent)
         self._coroutine: Coroutine[Any, Any, Any] = self._guarded(begin, run, input)
         self._send: Callable[[Any], Any] = self._coroutine.send
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import sys
 from collections.abc import Coroutine, Generator
-from types import AsyncGeneratorType
+from types import AsyncGeneratorType, FrameType
 from typing import Any, NoReturn
 
 from .._errors import WorkflowCodeError
@@ -16,6 +16,10 @@ UNSUPPORTED_AWAIT = (
     "`await context.gather(...)`, and put everything else into an async function and "
     '`await context.step("name", function)`'
 )
+
+
+#: How many violations code may catch before it has to return.
+_MAX_VIOLATIONS = 100
 
 
 class Closing(BaseException):
@@ -29,31 +33,49 @@ class Closing(BaseException):
 class Isolation:
     """Installed as the running loop while the code of a run executes: every use raises an explanation.
 
-    It keeps the first violation, so that the run is blocked even if its code catches the error.
+    It keeps the first violation, so that the run is blocked even if its code catches the error. Code that
+    catches many of them tries again and again, and is left.
     """
 
-    __slots__ = ("_violation",)
+    __slots__ = ("_count", "_violation")
 
     def __init__(self) -> None:
         self._violation: WorkflowCodeError | None = None
+        self._count = 0
 
     def __getattr__(self, name: str) -> NoReturn:
+        self._unbind(sys._getframe(1))
         raise self.violate(f"asyncio can't be used in a workflow: {UNSUPPORTED_AWAIT}")
+
+    def _unbind(self, caller: FrameType) -> None:
+        """Undoes that an object of asyncio, such as a queue, belongs to this loop from now on, so that it
+        can be used outside of the workflow."""
+        attributes = getattr(caller.f_locals.get("self"), "__dict__", {})
+        if attributes.get("_loop") is self:
+            attributes["_loop"] = None
 
     def __hash__(self) -> int:
         # Not a violation: `logging` asks for the current task in this way, and ignores the error.
         raise WorkflowCodeError(f"asyncio can't be used in a workflow: {UNSUPPORTED_AWAIT}")
 
     def violate(self, message: str) -> WorkflowCodeError:
-        """Records a violation of the rules for workflows. Returns the error to raise."""
+        """Records a violation of the rules for workflows. Returns the error to raise.
+
+        Raises:
+            Closing: The code has caught too many of these errors.
+        """
         error = WorkflowCodeError(message)
         if self._violation is None:
             self._violation = error
+        self._count += 1
+        if self._count > _MAX_VIOLATIONS:
+            raise Closing
         return error
 
     def take_violation(self) -> WorkflowCodeError | None:
         """The first violation since the last call."""
         violation, self._violation = self._violation, None
+        self._count = 0
         return violation
 
     def close_generator(self, generator: AsyncGeneratorType[Any, Any]) -> None:
@@ -109,6 +131,9 @@ def started_loop(error: BaseException) -> WorkflowCodeError | None:
 
 def foreign_await(yielded: Any) -> WorkflowCodeError:
     """Records that something else than an operation was awaited. Returns the error to raise."""
+    # The mark of a future that is awaited, which only a task of asyncio removes.
+    if getattr(yielded, "_asyncio_future_blocking", None):
+        yielded._asyncio_future_blocking = False
     return violation(f"{yielded!r} was awaited: {UNSUPPORTED_AWAIT}")
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from types import FunctionType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from .._signals import fail_or_leave
 from .fence import Fence, as_fence
 
 if TYPE_CHECKING:
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
 
 #: Flag of the code object of an ``async def`` (``inspect.CO_COROUTINE``).
 _COROUTINE = 0x80
+#: Those of generators (``inspect.CO_GENERATOR`` and ``CO_ASYNC_GENERATOR``).
+_GENERATOR = 0x20 | 0x200
 
 
 class StepContext(NamedTuple):
@@ -47,6 +50,11 @@ def current_step() -> StepContext:
     return StepContext(step.attempt, step.idempotency_key, as_fence(step.fence))
 
 
+def running_step() -> NativeStepContext | None:
+    """The attempt of a step that runs in this context."""
+    return _current.get(None)
+
+
 def is_async_function(function: Callable[..., Any]) -> bool:
     """Whether calling it returns a coroutine; fast for plain ``async def`` and ``def``."""
     if type(function) is FunctionType:
@@ -58,6 +66,12 @@ def is_async_function(function: Callable[..., Any]) -> bool:
     from .._types.signature import is_async
 
     return is_async(function)
+
+
+def yields(function: Callable[..., Any]) -> bool:
+    """Whether calling it returns a generator."""
+    code = getattr(getattr(function, "__func__", function), "__code__", None)
+    return code is not None and bool(code.co_flags & _GENERATOR)
 
 
 def start_async_step(
@@ -107,8 +121,7 @@ async def _run_async_step(
         else:
             value = await function(*args, **kwargs)
     except BaseException as error:
-        reply.fail(error)
-        if not isinstance(error, Exception):
+        if fail_or_leave(reply, error):
             raise
     else:
         reply.succeed(value)
