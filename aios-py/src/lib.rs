@@ -47,35 +47,35 @@ use pyo3::prelude::*;
 mod _aios {
     #[pymodule_export]
     use crate::{
-        agent::NativeTaskContext,
+        agent::{Creation, NativeTaskContext},
         calls::{NativeEventStream, NativeOutputStream, NativeRunHandle, OutputWriter},
         client::{
             NativeClient,
-            maintenance::{compact, expire_runs, release_inherited_locks},
+            maintenance::{compact, expire_runs, expire_streams, release_inherited_locks},
             subject::subject_spent,
         },
         convert::json::{dumps, loads},
         defaults::Defaults,
         llm::{
             NativeFakeProvider, NativePieces, NativeToolContext, check_real_requests,
-            forbid_real_requests, model_request_body, model_response, model_status_error,
+            forbid_real_requests, model_request, model_response, model_status_error,
             read_conversation,
         },
-        logging::{LogRecords, capture_logs, set_log_level, wake_log},
+        logging::{CallScope, LogRecords, capture_logs, set_log_level, wake_log},
         projection::{NativeProjectionHandle, projection, start_projection},
         python::{LoopBridge, Reply, ThreadPool},
         terminator::Terminator,
         testing::{replay, run_test},
-        workflow::{NativeStepContext, NativeWorkflowContext, Operation, Pending},
+        workflow::{NativeStepContext, NativeWorkflowContext, Operation, Pending, RunScope},
     };
 
     #[cfg(feature = "service")]
     #[pymodule_export]
     use crate::service::{
         NativeApi, NativeExchange, NativeRemoteClient, RemoteEventStream, RemoteOutputStream,
-        RemoteRunHandle, hash_api_key, load_settings, remote_agent, remote_agent_types,
-        remote_create_agent, remote_dead_letters, remote_delete_agent, remote_handle_dead_letters,
-        remote_replace_agent, remote_restart_agent,
+        RemoteRunHandle, hash_api_key, is_redacted, load_settings, record_metrics, remote_agent,
+        remote_agent_types, remote_create_agent, remote_dead_letters, remote_delete_agent,
+        remote_handle_dead_letters, remote_replace_agent, remote_restart_agent,
     };
 
     #[cfg(feature = "program")]

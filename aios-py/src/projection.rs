@@ -194,6 +194,12 @@ impl NativeProjectionHandle {
         })
     }
 
+    fn retire<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        self.with(py, |handle| async move {
+            Ok(Answer::Json(Payload::encode(&handle.retire().await?)?))
+        })
+    }
+
     fn redrive<'py>(&self, py: Python<'py>, position: u64) -> PyResult<Bound<'py, PyAny>> {
         self.with(py, move |handle| async move {
             handle.redrive(position).await?;

@@ -100,5 +100,6 @@ async def use_remote(client: aios.RemoteClient, settings: aios.Settings) -> None
     assert_type(settings.section("spec"), Any)
     aios.Runtime(**settings.runtime_options(), agents=[reporter])
     assert_type((await client.create_agent("backend", "first")).agent, aios.AgentStatus)
-    assert_type(await client.dead_letters(group="agents.backend"), list[aios.DeadLetter])
+    letters = await client.dead_letters(group="agents.backend")
+    assert_type(letters, aios.Page[aios.DeadLetter])
     assert_type(await (await client.start(team)).result(), Release)

@@ -342,6 +342,38 @@ async def test_should_report_tasks_that_outlive_the_shutdown() -> None:
         await calling
 
 
+async def test_should_close_once_although_several_ask_for_it() -> None:
+    class Native:
+        """Closes at the first request. The second is still in progress then."""
+
+        def __init__(self, native: Any) -> None:
+            self._native = native
+            self._second: asyncio.Future[None] | None = None
+            self._has_begun = False
+
+        def shutdown(self, deadline: float) -> Any:
+            if not self._has_begun:
+                self._has_begun = True
+                return self._native.shutdown(deadline)
+            self._second = asyncio.get_running_loop().create_future()
+            return self._second
+
+        def dispose(self, wait: float) -> None:
+            self._native.dispose(wait)
+
+        def fail_all(self) -> None:
+            self._native.fail_all()
+            assert self._second is not None
+            self._second.set_exception(aios.RuntimeClosedError("closed"))
+
+    runtime = aios.Runtime()
+    await runtime.open()
+    native: Any = Native(runtime._native)
+    runtime._native = native
+    await asyncio.gather(runtime.close(), runtime.close())
+    await runtime.close()
+
+
 @pytest.mark.parametrize("kind", [KeyError, SystemExit, asyncio.CancelledError])
 async def test_should_raise_the_error_of_a_block_although_tasks_outlive_the_shutdown(
     kind: type[BaseException], caplog: pytest.LogCaptureFixture

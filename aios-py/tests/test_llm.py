@@ -12,6 +12,7 @@ import aios
 import aios.sync
 import pydantic
 import pytest
+from agents import results
 from aios.testing import FunctionModel, ScriptedModel
 
 FIXTURES = Path(__file__).parent.parent.parent / "tests" / "fixtures"
@@ -171,6 +172,58 @@ async def test_should_wait_for_approval() -> None:
     assert paid == [400]
 
 
+@pytest.mark.parametrize("is_async", [True, False])
+async def test_should_not_report_a_write_as_failed_whose_result_has_no_json(is_async: bool) -> None:
+    @aios.tool(effect="write", name="pay")
+    async def pay_async(amount: int) -> Any:
+        """Pays."""
+        return object()
+
+    @aios.tool(effect="write", name="pay")
+    def pay(amount: int) -> Any:
+        """Pays."""
+        return object()
+
+    model = ScriptedModel(calls(Call("pay", {"amount": 500})), "It is done.")
+    agent = aios.LlmAgent("clerk", model, tools=[pay_async if is_async else pay])
+    assert await run_agent(agent) == "It is done."
+    [(content, is_error)] = results(model, 1)
+    assert not is_error
+    assert content.startswith("The call succeeded")
+
+
+async def test_should_round_no_number_of_arguments_edits_and_results() -> None:
+    large = 2**70
+
+    @aios.tool(approval=True)
+    async def add(amount: int) -> int:
+        """Adds one."""
+        return amount + 1
+
+    model = ScriptedModel(calls(Call("add", {"amount": large})), "It is done.")
+    agent = aios.LlmAgent("clerk", model, tools=[add])
+    async with aios.Runtime(agents=[agent]) as runtime:
+        run = await runtime.start(agent, "Add.")
+        while not (pending := aios.pending_decisions(await run.status())):
+            await asyncio.sleep(0.01)
+        assert pending[0].arguments == {"amount": large}
+        await run.signal(pending[0].signal, pending[0].edit({"amount": large + 10}))
+        assert await run.result() == "It is done."
+    assert results(model, 1) == [(str(large + 11), False)]
+
+
+async def test_should_name_the_store_that_a_write_tool_needs() -> None:
+    @aios.tool(effect="write")
+    async def pay(amount: int) -> str:
+        """Pays."""
+        return "paid"
+
+    agent = aios.LlmAgent("clerk", ScriptedModel(), tools=[pay])
+    with pytest.raises(aios.ConfigurationError, match="pass `store` to the runtime"):
+        async with aios.Runtime(store=None, agents=[agent]):
+            pass
+
+
 async def test_should_stop_at_the_budget() -> None:
     model = ScriptedModel(*[calls(Call("search", {"words": str(n)})) for n in range(5)])
     agent = aios.LlmAgent("spender", model, tools=[search], budget=aios.Budget(requests=2))
@@ -183,7 +236,7 @@ async def test_should_stop_at_the_budget() -> None:
 async def test_should_stream_what_the_agent_does() -> None:
     @aios.tool
     async def work(context: aios.ToolContext) -> str:
-        context.progress({"percent": 50})
+        context.progress({"bytes": 12345678901234567890123})
         return "worked"
 
     model = ScriptedModel(calls(Call("work")), "Well done.")
@@ -198,7 +251,7 @@ async def test_should_stream_what_the_agent_does() -> None:
             "tool_ended",
             "text",
         ]
-        assert items[2].value["progress"] == {"percent": 50}
+        assert items[2].value["progress"] == {"bytes": 12345678901234567890123}
         # A reader that comes back continues after what it has seen.
         again = [item async for item in run.stream("tokens", items[3].offset)]
         assert [item.value for item in again if not item.is_reset] == [items[4].value]

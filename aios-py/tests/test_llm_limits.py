@@ -50,6 +50,17 @@ async def test_should_stop_a_run_before_its_first_request() -> None:
         assert await (await runtime.start(agent, "use your own")).result() == "done"
 
 
+async def test_should_refuse_two_guardrails_with_one_name() -> None:
+    @aios.output_guardrail(name="no_keys")
+    def check(output: str) -> str | None:
+        return None
+
+    agent = aios.LlmAgent("agent", ScriptedModel(), guardrails=[no_keys, check])
+    with pytest.raises(aios.ConfigurationError, match='"no_keys": the name is used twice'):
+        async with aios.Runtime(agents=[agent]):
+            pass
+
+
 async def test_should_check_the_output_as_its_type() -> None:
     seen: list[Report] = []
 

@@ -199,7 +199,9 @@ async def test_should_continue_the_conversation_with_another_agent() -> None:
 async def test_should_hand_a_conversation_back() -> None:
     other = ScriptedModel(call("hand_back", reason="it is paid"))
     billing = aios.LlmAgent("billing", other, hand_back="Returns to the first agent.")
-    model, agent = triage(call("handover_to_billing"), text("anything else?"), billing=billing)
+    model, agent = triage(
+        call("handover_to_billing", reason="r"), text("anything else?"), billing=billing
+    )
     async with aios.Runtime(agents=[agent]) as runtime:
         assert await (await runtime.start(agent, "go")).result() == "anything else?"
     assert model.requests[1]["instructions"] == "Find out what it is about."
@@ -254,7 +256,9 @@ async def test_should_have_the_journal_of_a_team_that_other_languages_have() -> 
 
     other = ScriptedModel(text("found"))
     billing = aios.LlmAgent("billing", ScriptedModel(text("done")))
-    model = ScriptedModel(call("ask", "a", task="find"), call("handover_to_billing", "b"))
+    model = ScriptedModel(
+        call("ask", "a", task="find"), call("handover_to_billing", "b", reason="r")
+    )
     agent = aios.LlmAgent(
         "agent",
         model,

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from threading import Thread
+from typing import Any, TypedDict
 
 import aios
 import anthropic
@@ -165,6 +169,47 @@ async def test_should_use_a_client_as_a_model(which: str) -> None:
         assert "found x" in json.dumps(provider.requests[1].body)
 
 
+class Title(TypedDict):
+    title: str
+
+
+async def test_should_ask_for_output_as_a_call_on_servers_that_are_not_of_openai() -> None:
+    answer = aios.ToolCall("final_result", {"title": "Tea"})
+    with FakeProvider(aios.ModelResponse(tool_calls=[answer])) as provider:
+        client = openai.OpenAI(base_url=provider.openai_url, api_key="key")
+        model = aios.ClientModel(client, "large")
+        agent = aios.LlmAgent("asker", model, tools=[search], output_type=Title)
+        async with aios.Runtime(agents=[agent]) as runtime:
+            assert await (await runtime.start(agent, "go")).result() == {"title": "Tea"}
+        body = provider.requests[0].body
+        assert "response_format" not in body
+        assert "final_result" in [tool["function"]["name"] for tool in body["tools"]]
+
+
+async def test_should_send_the_header_for_uploaded_files() -> None:
+    with FakeProvider("done", "done") as provider:
+        seen: list[str] = []
+
+        def note(request: Any) -> None:
+            seen.append(request.headers.get("anthropic-beta", ""))
+
+        http = anthropic.DefaultHttpxClient(event_hooks={"request": [note]})
+        client = anthropic.Anthropic(
+            base_url=provider.anthropic_url,
+            api_key="key",
+            default_headers={"anthropic-beta": "own-beta"},
+            http_client=http,
+        )
+        agent = aios.LlmAgent("asker", aios.ClientModel(client, "large"))
+        file = {"type": "file", "reference": "file_1", "media_type": "application/pdf"}
+        message = {"role": "user", "content": [{"type": "text", "text": "Read it."}, file]}
+        async with aios.Runtime(agents=[agent]) as runtime:
+            run = await runtime.start(agent, {"messages": [message]})
+            assert await run.result() == "done"
+            assert await (await runtime.start(agent, "go")).result() == "done"
+        assert seen == ["own-beta,files-api-2025-04-14", "own-beta"]
+
+
 async def test_should_forbid_requests_of_clients() -> None:
     forbid_real_requests()
     try:
@@ -176,3 +221,123 @@ async def test_should_forbid_requests_of_clients() -> None:
         assert failed.value.code == "MODEL_REQUEST_FORBIDDEN"
     finally:
         forbid_real_requests(False)
+
+
+@contextmanager
+def serving(*answers: tuple[int, Any]) -> Iterator[tuple[str, list[str]]]:
+    """A server with these statuses and bodies: its URL, and the bodies of the requests so far."""
+    left, received = list(answers), list[str]()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            received.append(self.rfile.read(int(self.headers["content-length"])).decode())
+            status, value = left.pop(0)
+            body = json.dumps(value).encode()
+            self.send_response(status)
+            self.send_header("content-type", "application/json")
+            self.send_header("content-length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, format: str, *args: Any) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        Thread(target=server.serve_forever).start()
+        yield f"http://127.0.0.1:{server.server_port}/v1/", received
+        server.shutdown()
+
+
+@pytest.mark.parametrize("which", ["openai", "anthropic"])
+async def test_should_pass_large_integers_on_as_they_are(which: str) -> None:
+    large = 12345678901234567890123
+    seen: list[int] = []
+
+    @aios.tool
+    async def count(number: int) -> str:
+        """Counts."""
+        seen.append(number)
+        return "counted"
+
+    call = {"type": "tool_use", "id": "c", "name": "count", "input": {"number": large}}
+    function = {"name": "count", "arguments": json.dumps({"number": large})}
+    message = {
+        "role": "assistant",
+        "tool_calls": [{"id": "c", "type": "function", "function": function}],
+    }
+    choice = {"index": 0, "message": message, "finish_reason": "tool_calls"}
+    bodies = {
+        "anthropic": {"type": "message", "role": "assistant", "model": "large", "id": "m",
+                      "content": [call], "stop_reason": "tool_use",
+                      "usage": {"input_tokens": 1, "output_tokens": 1}},
+        "openai": {"id": "m", "object": "chat.completion", "created": 1, "model": "large",
+                   "choices": [choice]},
+    }  # fmt: skip
+    clients: dict[str, Any] = {"openai": openai.OpenAI, "anthropic": anthropic.Anthropic}
+    enough = {"error": {"message": "enough"}}
+    with serving((200, bodies[which]), (400, enough)) as (url, sent):
+        client = clients[which](base_url=url, api_key="key")
+        agent = aios.LlmAgent("asker", aios.ClientModel(client, "large"), tools=[count])
+        async with aios.Runtime(agents=[agent]) as runtime:
+            with pytest.raises(aios.RunFailedError):
+                await (await runtime.start(agent, "go")).result()
+    assert seen == [large]
+    assert len(sent) == 2
+    assert str(large) in sent[1]
+
+
+async def test_should_limit_the_output_as_the_server_wants_it() -> None:
+    with FakeProvider("done") as provider:
+        client = openai.OpenAI(base_url=provider.openai_url, api_key="key")
+        agent = aios.LlmAgent("asker", aios.ClientModel(client, "large"), max_output_tokens=5)
+        async with aios.Runtime(agents=[agent]) as runtime:
+            assert await (await runtime.start(agent, "go")).result() == "done"
+        body = provider.requests[0].body
+        assert body["max_tokens"] == 5
+        assert "max_completion_tokens" not in body
+
+    sent: list[Any] = []
+
+    def note(request: Any) -> None:
+        sent.append(json.loads(request.content))
+        raise ConnectionError("no request to another machine")
+
+    http = openai.DefaultHttpxClient(event_hooks={"request": [note]})
+    endpoint = "https://acme.openai.azure.com"
+    clients = [
+        openai.OpenAI(api_key="key", http_client=http),
+        openai.AzureOpenAI(
+            azure_endpoint=endpoint, api_version="2024-10-21", api_key="key", http_client=http
+        ),
+    ]
+    never = aios.RetryPolicy(max_attempts=1)
+    for client in clients:
+        model = aios.ClientModel(client, "large")
+        agent = aios.LlmAgent("asker", model, max_output_tokens=5, model_retry=never)
+        async with aios.Runtime(agents=[agent]) as runtime:
+            with pytest.raises(aios.RunFailedError):
+                await (await runtime.start(agent, "go")).result()
+    assert [body["max_completion_tokens"] for body in sent] == [16, 16]
+
+
+@pytest.mark.parametrize("which", ["openai", "anthropic", "anthropic token"])
+@pytest.mark.parametrize("status", [401, 200])
+async def test_should_not_show_the_key_in_an_error(which: str, status: int) -> None:
+    key = "sk-very-secret"
+    message = f"{'x' * 490} wrong key: {key}"
+
+    error = {"type": "authentication_error", "message": message}
+    keys = {"auth_token" if "token" in which else "api_key": key}
+    kind: Any = openai.OpenAI if which == "openai" else anthropic.Anthropic
+    with serving((status, {"type": "error", "error": error})) as (url, _):
+        model = aios.ClientModel(kind(base_url=url, **keys), "large")
+        agent = aios.LlmAgent("asker", model)
+        async with aios.Runtime(agents=[agent]) as runtime:
+            run = await runtime.start(agent, "go")
+            with pytest.raises(aios.RunFailedError) as failed:
+                await run.result()
+            journal = [recorded.event.data for recorded in await run.journal()]
+    assert failed.value.code == "MODEL_UNAUTHORIZED"
+    assert "xxx" in str(failed.value)
+    assert "wrong key" in str(journal)
+    assert "sk-" not in str(journal)

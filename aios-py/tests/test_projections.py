@@ -326,6 +326,28 @@ def test_should_run_projections_without_async(tmp_path: Path) -> None:
             orders.redrive(1)
 
 
+async def test_should_retire_a_projection_that_no_process_runs(tmp_path: Path) -> None:
+    async def apply(batch: aios.Batch) -> None:
+        assert batch.events
+
+    url = f"sqlite://{tmp_path}/a.db"
+    async with aios.Runtime(url, workflows=[place]) as runtime:
+        orders = await runtime.projection("orders", apply)
+
+        async def begun() -> bool:
+            return await orders.position() > 0
+
+        await placed(runtime, 1)
+        await eventually("the projection runs", begun)
+        with pytest.raises(aios.ConfigurationError, match="a process runs the projection orders"):
+            await orders.retire()
+    async with aios.Runtime(url, workflows=[place]) as runtime:
+        orders = runtime.projection_handle("orders")
+        assert await orders.retire()
+        assert await orders.position() == 0
+        assert not await orders.retire()
+
+
 @aios.workflow("short")
 async def short(context: aios.WorkflowContext, text: str) -> str:
     return text
@@ -355,6 +377,32 @@ async def test_should_remove_finished_runs_and_compact_the_file(
     assert bool(archived) is archive
 
 
+@aios.agent("printer")
+async def printer(context: aios.TaskContext, text: str) -> None:
+    context.stream("pages").write(text)
+
+
+async def test_should_remove_output_streams_and_answers_to_requests(tmp_path: Path) -> None:
+    store = f"sqlite://{tmp_path}/a.db"
+    async with aios.Runtime(store, agents=[printer], workflows=[short], relay=False) as runtime:
+        run = await runtime.task("printer", "a")
+        await run.result()
+        assert [item.value async for item in run.stream("pages")] == ["a"]
+        url = await aios.asgi(runtime).listen("127.0.0.1:0")
+        async with aios.RemoteClient(url) as client:
+            for text in ("b", "c"):
+                await (await client.start("short", text)).result()
+        # A stream with the last event of the log would be kept.
+        await (await runtime.start(short, "d")).result()
+        assert await runtime.expire_streams("outputs", 3_600) == 0
+        assert await runtime.expire_streams("outputs", 0) == 1
+        assert await runtime.expire_streams("requests", 3_600) == 0
+        assert await runtime.expire_streams("requests", 0, batch_size=1, pause=0) == 2
+        assert [item.value async for item in run.stream("pages")] == []
+        left = [recorded.stream async for recorded in runtime.log()]
+        assert not [it for it in left if it.startswith(("outputs/", "system/requests/"))]
+
+
 async def test_should_explain_what_can_not_be_removed_or_compacted() -> None:
     async with aios.Runtime(workflows=[short]) as runtime:
         await (await runtime.start(short, "a")).result()
@@ -367,9 +415,15 @@ async def test_should_explain_what_can_not_be_removed_or_compacted() -> None:
             await runtime.expire_runs(0, batch_size=0)
         with pytest.raises(aios.InvalidDataError, match="-1"):
             await runtime.expire_runs(-1)
+        with pytest.raises(aios.ConfigurationError, match="'requests' or 'outputs', not 'runs'"):
+            await runtime.expire_streams(cast("Any", "runs"), 0)
+        with pytest.raises(aios.ConfigurationError, match="batch_size"):
+            await runtime.expire_streams("outputs", 0, batch_size=0)
     async with aios.Client(None) as client:
         with pytest.raises(aios.ConfigurationError, match="no store"):
             await client.expire_runs(0)
+        with pytest.raises(aios.ConfigurationError, match="no store"):
+            await client.expire_streams("requests", 0)
 
 
 def test_should_remove_finished_runs_without_async(tmp_path: Path) -> None:
@@ -377,4 +431,5 @@ def test_should_remove_finished_runs_without_async(tmp_path: Path) -> None:
         for text in ("a", "b"):
             runtime.start(short, text).result()
         assert runtime.expire_runs(0, pause=0) == 1
+        assert runtime.expire_streams("outputs", 0) == 0
         assert runtime.compact() >= 0

@@ -9,6 +9,7 @@ import sys
 import threading
 import types
 import warnings
+from collections import UserList
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any, cast
@@ -89,6 +90,9 @@ def test_should_reject_what_is_no_agent_when_decorating() -> None:
 
 
 def test_should_reject_functions_that_yield_their_result() -> None:
+    def piece(context: Any) -> Iterator[int]:
+        yield 1
+
     async def pieces(context: Any) -> AsyncIterator[int]:
         yield 1
 
@@ -102,7 +106,7 @@ def test_should_reject_functions_that_yield_their_result() -> None:
         async def process_task(self, context: aios.TaskContext) -> AsyncIterator[int]:
             yield 1
 
-    for wrong in (aios.agent("b")(pieces), Pieces()):
+    for wrong in (aios.agent("b")(pieces), aios.agent("b")(piece), Pieces()):
         with pytest.raises(
             aios.ConfigurationError, match="agent b must return its result, not yield"
         ):
@@ -387,7 +391,7 @@ async def test_should_read_numbers_of_any_size() -> None:
 def test_should_write_objects_and_arrays_that_change_meanwhile() -> None:
     from aios._aios import dumps, loads
 
-    class Changing:
+    class Changing(UserList[int]):
         """As another thread would, while code of a class is called."""
 
         def __iter__(self) -> Iterator[int]:
@@ -854,6 +858,7 @@ async def test_should_name_the_time_that_is_no_number_of_seconds() -> None:
             ("timeout", lambda: runtime.call("echo", timeout=-1)),
             ("total_timeout", lambda: runtime.task("echo", total_timeout=-1)),
             ("older_than", lambda: runtime.expire_runs(-1)),
+            ("older_than", lambda: runtime.expire_streams("outputs", -1)),
         ]
         for name, use in uses:
             with pytest.raises(aios.InvalidDataError, match=f"^{name} must be a number of seconds"):

@@ -122,6 +122,22 @@ async def test_should_follow_events_from_now_on() -> None:
         await following.aclose()  # type: ignore[attr-defined]
 
 
+async def test_should_follow_a_log_and_a_run_in_several_places() -> None:
+    async with service() as url, aios.RemoteClient(url) as client:
+        run = await client.start("approval", 0, id="r1")
+        end = (await run.journal())[-1].version
+        last = asyncio.ensure_future(anext(run.events(after=end)))
+        new = asyncio.ensure_future(anext(client.log(after=await client.head(), follow=True)))
+        # They wait, and keep no other reader waiting.
+        await client.head()
+        assert (await anext(run.events())).version == 1
+        assert (await anext(client.log(follow=True))).position == 1
+        assert not last.done() and not new.done()
+        await run.signal("approval", {"by": "Ada"})
+        assert (await last).version == end + 1
+        assert (await new).position > 1
+
+
 async def test_should_raise_the_errors_of_a_client() -> None:
     async with service() as url, aios.RemoteClient(url) as client:
         failing = await client.start("failing")
@@ -143,7 +159,8 @@ async def test_should_raise_the_errors_of_a_client() -> None:
             await client.start(approval)
         with pytest.raises(aios.InvalidDataError):
             await client.publish("workflows.a.started")
-        for call in (client.expire_runs(1.0), client.compact()):
+        calls = (client.expire_runs(1.0), client.expire_streams("outputs", 1.0), client.compact())
+        for call in calls:
             with pytest.raises(aios.ConfigurationError, match="needs the store"):
                 await call
         with pytest.raises(aios.ConfigurationError, match="needs the store"):

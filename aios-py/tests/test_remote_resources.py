@@ -151,7 +151,7 @@ async def test_should_handle_dead_letters() -> None:
     broker = "memory://"
     runtime = aios.Runtime(broker=broker, agents=[greet])
     async with runtime, served(aios.asgi(runtime)) as url, aios.RemoteClient(url) as remote:
-        assert await remote.dead_letters(group="agents.greeter") == []
+        assert await remote.dead_letters(group="agents.greeter") == aios.Page([], None)
         assert await remote.redrive_dead_letters(group="agents.greeter") == 0
         assert await remote.purge_dead_letters(group="agents.greeter", ids=["e1"]) == 0
         with pytest.raises(aios.BrokerError) as unknown:
@@ -163,6 +163,9 @@ async def test_should_handle_dead_letters() -> None:
                 await remote.dead_letters(**options)
         with pytest.raises(aios.ConfigurationError, match="limit"):
             await remote.dead_letters(group="a", limit=0)
+        with pytest.raises(aios.ServiceError) as cursor:
+            await remote.dead_letters(group="agents.greeter", after="nonsense")
+        assert cursor.value.code == "INVALID_CURSOR"
 
 
 @contextlib.asynccontextmanager

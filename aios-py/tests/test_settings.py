@@ -289,8 +289,23 @@ def test_should_warn_about_settings_that_an_object_cannot_take(tmp_path: Path) -
 
 @pytest.mark.parametrize("command", ["serve", "worker"])
 def test_should_end_with_the_report(tmp_path: Path, command: str) -> None:
-    process = serve(tmp_path, "app:app", command, AIOS_LOG_LEVEL="loud", AIOS_DATABSE_URL="memory:")
+    process = serve(tmp_path, "app:app", command, AIOS_LOG_LEVEL="loud", AIOS_AGENT_TIMEOUT="soon")
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 2
     assert "the configuration has 2 faults" in errors
-    assert "AIOS_DATABSE_URL: unknown name; did you mean AIOS_DATABASE_URL?" in errors
+    assert "AIOS_AGENT_TIMEOUT: agent.timeout: expected a duration" in errors
+
+
+@pytest.mark.parametrize("command", ["serve", "worker"])
+def test_should_start_with_sections_of_the_program(tmp_path: Path, command: str) -> None:
+    (tmp_path / "config").mkdir()
+    (tmp_path / "config" / "base.yaml").write_text("smtp: {host: mx}\n")
+    environment = {"AIOS_HTTP_CLIENT_TIMEOUT": "5s", "AIOS_HTTP_LISTEN": "127.0.0.1:0"}
+    process = serve(tmp_path, "app:plain", command, **environment)
+    ready = {"serve": "listening on", "worker": "started process"}
+    lines = read_until(process, ready[command])
+    for name in (
+        "config/base.yaml:1:1: smtp: unknown name; did you mean http?",
+        "AIOS_HTTP_CLIENT_TIMEOUT: unknown name",
+    ):
+        assert sum(name in line for line in lines) == 1, lines

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from typing import Any
 
 import aios
 import pytest
@@ -15,6 +17,8 @@ from collector import Collector
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+
+from service import served
 
 EXPORTER = InMemorySpanExporter()
 PROVIDER = TracerProvider()
@@ -110,6 +114,78 @@ async def test_should_run_what_has_a_malformed_trace(traceparent: str) -> None:
         assert await runtime.call("traced", traceparent=traceparent)
         assert await runtime.call("traced_plain", traceparent=traceparent)
         assert await (await runtime.start(tracing, traceparent=traceparent)).result()
+
+
+TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+
+
+@aios.agent("tracing")
+async def tracing(context: aios.TaskContext) -> str | None:
+    return context.traceparent
+
+
+@aios.workflow("awaits_signal")
+async def awaits_signal(context: aios.WorkflowContext) -> None:
+    await context.signal("go")
+
+
+@contextlib.asynccontextmanager
+async def opened(remote: bool) -> AsyncIterator[aios.Client]:
+    """A runtime, or a client of a service with the same agents and workflows."""
+    runtime = aios.Runtime(agents=[tracing], workflows=[awaits_signal])
+    if not remote:
+        async with runtime:
+            yield runtime
+        return
+    async with served(aios.asgi(runtime)) as url, aios.RemoteClient(url) as client:
+        yield client
+
+
+async def origin(run: aios.RunHandle[Any]) -> tuple[Any, Any]:
+    """The trace and the correlation id with which a run was started."""
+    metadata = (await run.journal(limit=1))[0].event.metadata
+    return metadata.get("traceparent"), metadata.get("correlation_id")
+
+
+@pytest.mark.parametrize("remote", [False, True])
+async def test_should_pass_the_trace_of_the_caller_to_all_that_it_starts(remote: bool) -> None:
+    async with opened(remote) as client:
+        for explicit in (None, TRACE):
+            with TRACER.start_as_current_span("caller") as caller:
+                context = caller.get_span_context()
+                run = await client.start("awaits_signal", traceparent=explicit)
+                signalled = await client.signal_with_start(
+                    "awaits_signal", id=f"s-{explicit}", signal="go", traceparent=explicit
+                )
+                task = await client.task("tracing", traceparent=explicit)
+                called = await client.call("tracing", traceparent=explicit)
+            expected = ids(TRACE) if explicit else (context.trace_id, context.span_id)
+            for started in (run, signalled, task):
+                assert ids((await origin(started))[0]) == expected
+            assert ids(await task.result())[0] == ids(called)[0] == expected[0]
+
+
+async def test_should_pass_a_correlation_id_to_all_that_it_starts() -> None:
+    async with opened(remote=False) as client:
+        runs = [
+            await client.start("awaits_signal", correlation_id="c-1"),
+            await client.signal_with_start(
+                "awaits_signal", id="s", signal="go", correlation_id="c-1"
+            ),
+            await client.task("tracing", correlation_id="c-1"),
+        ]
+        assert [(await origin(run))[1] for run in runs] == ["c-1"] * 3
+
+
+async def test_should_refuse_a_correlation_id_that_a_service_cannot_pass() -> None:
+    async with opened(remote=True) as client:
+        run = await client.start("awaits_signal", correlation_id="c-1")
+        assert (await origin(run))[1] == "c-1"
+        for start in (client.task, client.call):
+            with pytest.raises(aios.ConfigurationError, match="omit `correlation_id`"):
+                await start("tracing", correlation_id="c-1")
+        task = await client.task("tracing", id="t-1")
+        assert (await origin(task))[1] == "t-1"
 
 
 def test_should_not_import_opentelemetry_itself(

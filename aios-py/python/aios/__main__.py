@@ -8,9 +8,11 @@ from collections.abc import Sequence
 
 from . import __version__
 from ._errors import ConfigurationError
+from ._service.asgi import Asgi, asgi_of
 from ._service.log_format import configure
-from ._service.serve import API_PREFIX, serve
-from ._service.worker import load_app, load_settings, supervise
+from ._service.reload import Reload
+from ._service.serve import API_PREFIX, Server, run, runtime_of
+from ._service.worker import load_app, load_settings, report_similar_names, supervise
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -42,7 +44,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help="run a runtime and serve its HTTP API",
         description=(
             "Runs a runtime in this process and serves its HTTP API until SIGTERM or Ctrl-C. The "
-            "health of the process is at /health/live, /health/ready and /health/startup."
+            "health of the process is at /health/live, /health/ready and /health/startup, and its "
+            "metrics are at /metrics unless AIOS_METRICS_ENABLED is false. Without the role `api` in "
+            "AIOS_PROCESS_ROLES, and without a store, only health and metrics are served."
         ),
     )
     server.add_argument(
@@ -80,7 +84,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _serve(app: str, listen: str | None, prefix: str) -> None:
     settings = load_settings()
     configure(settings.log)
-    serve(load_app(app, settings), listen=listen or settings.http.listen, prefix=prefix)
+    report_similar_names(settings)
+    reload = Reload(settings)
+    reload.at_hangup()
+    loaded = load_app(app, settings)
+    runtime = runtime_of(loaded)
+    api = None
+    if settings.process.has("api") and runtime._store is not None:
+        if isinstance(loaded, Asgi):
+            api = loaded
+        else:
+            api = reload.api = asgi_of(runtime, settings.http)
+    address = listen or settings.http.listen
+    delay = settings.shutdown.accept_delay
+    run(runtime, Server(address, api, prefix, delay, settings.metrics.enabled))
 
 
 if __name__ == "__main__":

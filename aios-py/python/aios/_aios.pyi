@@ -3,11 +3,13 @@
 import asyncio
 import contextvars
 from collections.abc import Callable, Generator, Sequence
-from typing import Any, Protocol, final
+from typing import Any, Literal, Protocol, final
 
 __all__ = [
     "DEFAULTS",
     "PENDING",
+    "CallScope",
+    "Creation",
     "Defaults",
     "LogRecords",
     "LoopBridge",
@@ -32,6 +34,7 @@ __all__ = [
     "RemoteOutputStream",
     "RemoteRunHandle",
     "Reply",
+    "RunScope",
     "Terminator",
     "ThreadPool",
     "__version__",
@@ -40,15 +43,18 @@ __all__ = [
     "compact",
     "dumps",
     "expire_runs",
+    "expire_streams",
     "forbid_real_requests",
     "hash_api_key",
+    "is_redacted",
     "load_settings",
     "loads",
-    "model_request_body",
+    "model_request",
     "model_response",
     "model_status_error",
     "projection",
     "read_conversation",
+    "record_metrics",
     "release_inherited_locks",
     "remote_agent",
     "remote_agent_types",
@@ -141,6 +147,13 @@ def compact(client: NativeClient) -> asyncio.Future[int]: ...
 def expire_runs(
     client: NativeClient, older_than: float, archive: bool, batch_size: int, pause: float
 ) -> asyncio.Future[int]: ...
+def expire_streams(
+    client: NativeClient,
+    kind: Literal["requests", "outputs"],
+    older_than: float,
+    batch_size: int,
+    pause: float,
+) -> asyncio.Future[int]: ...
 def release_inherited_locks() -> None: ...
 def start_projection(client: NativeClient, projection: _Projection) -> asyncio.Future[None]: ...
 def projection(client: NativeClient, name: str) -> NativeProjectionHandle: ...
@@ -160,6 +173,8 @@ def run_test(
 
 # Only with the cargo feature `service`.
 def hash_api_key(key: str) -> str: ...
+def is_redacted(redact: list[str], field: str) -> bool: ...
+def record_metrics() -> None: ...
 
 @final
 class NativeApi:
@@ -167,6 +182,7 @@ class NativeApi:
         cls,
         prefix: str,
         health: bool,
+        metrics: bool,
         keys: Sequence[tuple[Any, ...]],
         issuers: Sequence[tuple[Any, ...]],
         loopback: bool,
@@ -188,7 +204,17 @@ class NativeApi:
     ) -> NativeExchange: ...
     @staticmethod
     def in_progress(client: NativeClient) -> int: ...
-    def listen(self, client: NativeClient, address: str) -> asyncio.Future[str]: ...
+    @staticmethod
+    def health_alone(metrics: bool) -> NativeApi: ...
+    def set_limits(
+        self,
+        max_body_bytes: int,
+        request_timeout: float,
+        rate_limit: tuple[int, float] | None,
+    ) -> None: ...
+    def listen(
+        self, client: NativeClient, address: str, accept_delay: float
+    ) -> asyncio.Future[str]: ...
 
 @final
 class NativeExchange:
@@ -230,6 +256,8 @@ class NativeRemoteClient:
         timeout: float | None,
         total_timeout: float | None,
         retry: tuple[Any, ...] | None,
+        traceparent: str | None,
+        correlation_id: str | None,
     ) -> asyncio.Future[RemoteRunHandle]: ...
     def call(
         self,
@@ -253,6 +281,7 @@ class NativeRemoteClient:
     def subscribe(
         self, patterns: Sequence[str], group: str | None
     ) -> asyncio.Future[RemoteEventStream]: ...
+    def reader(self) -> NativeRemoteClient: ...
     def read_log(self, after: int, limit: int, wait: bool) -> asyncio.Future[Any]: ...
     def head(self) -> asyncio.Future[Any]: ...
     def runs(
@@ -280,6 +309,7 @@ class NativeRemoteClient:
 class RemoteRunHandle:
     @property
     def id(self) -> str: ...
+    def reader(self) -> RemoteRunHandle: ...
     def result(self) -> asyncio.Future[Any]: ...
     def status(self) -> asyncio.Future[Any]: ...
     def signal(self, name: str, payload: Any) -> asyncio.Future[None]: ...
@@ -318,7 +348,7 @@ def remote_delete_agent(
 def remote_restart_agent(client: NativeRemoteClient, id: str) -> asyncio.Future[Any]: ...
 def remote_agent_types(client: NativeRemoteClient) -> asyncio.Future[Any]: ...
 def remote_dead_letters(
-    client: NativeRemoteClient, kind: str, name: str, limit: int
+    client: NativeRemoteClient, kind: str, name: str, after: str | None, limit: int
 ) -> asyncio.Future[Any]: ...
 def remote_handle_dead_letters(
     client: NativeRemoteClient, kind: str, name: str, ids: Sequence[str] | None, purge: bool
@@ -388,7 +418,7 @@ DEFAULTS: Defaults
 
 @final
 class LogRecords:
-    def next(self, seconds: float) -> tuple[int, str, str] | None: ...
+    def next(self, seconds: float) -> tuple[int, str, str, dict[str, object]] | None: ...
 
 @final
 class LoopBridge:
@@ -404,6 +434,7 @@ class Terminator:
         cls,
         bridge: LoopBridge,
         stop: Callable[[], None],
+        accept_delay: float,
         deadline: float,
         signals: Sequence[int],
         parent: int | None,
@@ -422,9 +453,14 @@ class ThreadPool:
     def next(self) -> tuple[Callable[..., Any], tuple[Any, ...]] | None: ...
 
 @final
+class Creation:
+    def keep(self, key: int) -> bool: ...
+
+@final
 class Reply:
     def succeed(self, value: Any) -> None: ...
     def fail(self, error: BaseException) -> None: ...
+    def leave(self) -> None: ...
 
 @final
 class NativeProjectionHandle:
@@ -433,6 +469,7 @@ class NativeProjectionHandle:
     def position(self) -> asyncio.Future[int]: ...
     def lag(self) -> asyncio.Future[int]: ...
     def dead_letters(self, after: int, limit: int) -> asyncio.Future[list[Any]]: ...
+    def retire(self) -> asyncio.Future[bool]: ...
     def redrive(self, position: int) -> asyncio.Future[None]: ...
 
 @final
@@ -459,6 +496,7 @@ class NativeTaskContext:
     def user_id(self) -> str | None: ...
     @property
     def is_cancelled(self) -> bool: ...
+    def fields(self) -> dict[str, object]: ...
     def heartbeat(self, progress: Any) -> None: ...
     def stream(self, name: str) -> NativeOutputWriter: ...
     def emit(self, event_type: str, data: Any) -> None: ...
@@ -474,7 +512,21 @@ class Operation:
     def close(self) -> None: ...
 
 @final
+class CallScope:
+    @property
+    def traceparent(self) -> str | None: ...
+    def fields(self) -> dict[str, object]: ...
+
+@final
+class RunScope:
+    @property
+    def is_silent(self) -> bool: ...
+    def fields(self) -> dict[str, object]: ...
+
+@final
 class NativeStepContext:
+    @property
+    def operation(self) -> int: ...
     @property
     def attempt(self) -> int: ...
     @property
@@ -494,6 +546,7 @@ class NativeWorkflowContext:
     def traceparent(self) -> str | None: ...
     @property
     def fence(self) -> tuple[int, int] | None: ...
+    def scope(self) -> RunScope: ...
     def task(
         self,
         agent_type: str,
@@ -542,6 +595,7 @@ class NativeWorkflowContext:
 class NativeRunHandle:
     @property
     def id(self) -> str: ...
+    def reader(self) -> NativeRunHandle: ...
     def result(self) -> asyncio.Future[Any]: ...
     def status(self) -> asyncio.Future[Any]: ...
     def signal(self, name: str, payload: Any) -> asyncio.Future[None]: ...
@@ -596,9 +650,13 @@ class NativeFakeProvider:
 def forbid_real_requests(forbidden: bool) -> None: ...
 def check_real_requests(name: str) -> None: ...
 def read_conversation(journal: Sequence[str]) -> Any: ...
-def model_request_body(protocol: str, model: str, request: Any) -> dict[str, Any]: ...
-def model_response(protocol: str, name: str, body: Any) -> dict[str, Any]: ...
-def model_status_error(name: str, status: int, retry_after: str | None, body: str) -> Exception: ...
+def model_request(
+    protocol: str, model: str, base_url: str, request: Any
+) -> tuple[dict[str, Any], dict[str, str]]: ...
+def model_response(protocol: str, name: str, body: Any, keys: Sequence[str]) -> dict[str, Any]: ...
+def model_status_error(
+    name: str, status: int, retry_after: str | None, body: str, keys: Sequence[str]
+) -> Exception: ...
 
 @final
 class NativeEventStream:
@@ -621,6 +679,7 @@ class NativeClient:
         lease_time: float,
         relay: bool,
         blocked_after: float | None,
+        agent_timeout: float | None,
         collectors: tuple[
             tuple[str, str, list[tuple[str, str]]] | None,
             tuple[str, str, list[tuple[str, str]], float] | None,
@@ -650,6 +709,8 @@ class NativeClient:
         timeout: float | None,
         total_timeout: float | None,
         retry: tuple[Any, ...] | None,
+        traceparent: str | None,
+        correlation_id: str | None,
     ) -> asyncio.Future[NativeRunHandle]: ...
     def call(
         self,
@@ -673,6 +734,7 @@ class NativeClient:
     def subscribe(
         self, patterns: Sequence[str], group: str | None
     ) -> asyncio.Future[NativeEventStream]: ...
+    def reader(self) -> NativeClient: ...
     def read_log(self, after: int, limit: int, wait: bool) -> asyncio.Future[Any]: ...
     def head(self) -> asyncio.Future[Any]: ...
     def runs(

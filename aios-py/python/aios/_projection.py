@@ -11,6 +11,7 @@ from ._aios import DEFAULTS, ThreadPool
 from ._clients.records import Failure, RecordedEvent, failure
 from ._errors import ConfigurationError, TaskError
 from ._retry import retry_row
+from ._signals import leaves_loop
 from ._types.validation import (
     check_at_least,
     check_limit,
@@ -116,6 +117,17 @@ class ProjectionHandle:
         """
         check_position(position, "position")
         await self._native.redrive(position)
+
+    async def retire(self) -> bool:
+        """Deletes the saved position of a projection that is not needed any more; returns whether
+        there was one. Retention keeps what a projection with a position has not applied, also if no
+        process runs the projection. If it is started again, it begins like one that never ran.
+
+        Raises:
+            ConfigurationError: A process runs the projection, or died less than a lease time ago while
+                it did.
+        """
+        return await self._native.retire()
 
     def __repr__(self) -> str:
         return f"<aios.ProjectionHandle {self.name}>"
@@ -237,7 +249,7 @@ def _runner(
             value = check(await function(*read(*arguments)))
         except BaseException as error:
             reply.fail(error)
-            if not isinstance(error, Exception):
+            if leaves_loop(error):
                 raise
         else:
             reply.succeed(value)

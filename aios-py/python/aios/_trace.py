@@ -30,6 +30,12 @@ def current() -> str | None:
     return traceparent.get()
 
 
+def ids(parent: str | None) -> tuple[str, str] | None:
+    """The ids of the trace and of the span of a ``traceparent``; ``None`` if it is malformed."""
+    parts = None if parent is None else _TRACEPARENT.fullmatch(parent)
+    return None if parts is None else (parts[1], parts[2])
+
+
 def enter(parent: str | None) -> None:
     """Makes a task or run the current one, until the end of the context of this code.
 

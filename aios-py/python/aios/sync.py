@@ -13,7 +13,7 @@ Example::
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, overload
 
 from . import _projection, _runtime
 from ._aios import DEFAULTS
@@ -285,6 +285,19 @@ class ProjectionHandle:
         coroutine = self._handle.redrive(position)
         loop.call(coroutine)
 
+    def retire(self) -> bool:
+        """Deletes the saved position of a projection that is not needed any more; returns whether
+        there was one. Retention keeps what a projection with a position has not applied, also if no
+        process runs the projection. If it is started again, it begins like one that never ran.
+
+        Raises:
+            ConfigurationError: A process runs the projection, or died less than a lease time ago while
+                it did.
+        """
+        loop = self._loop
+        coroutine = self._handle.retire()
+        return loop.call(coroutine)
+
     def __repr__(self) -> str:
         return f"<aios.sync.ProjectionHandle {self.name}>"
 
@@ -483,6 +496,8 @@ class Client(BlockingConnection):
         timeout: float | None = None,
         total_timeout: float | None = None,
         retry: RetryPolicy | None = None,
+        traceparent: str | None = None,
+        correlation_id: str | None = None,
     ) -> RunHandle[Any]:
         """Assigns a task to an agent, as a run of one step: durable, retried and recorded.
 
@@ -495,6 +510,8 @@ class Client(BlockingConnection):
             total_timeout: Timeout of all attempts together, in seconds, including the time in queues
                 and between attempts; none by default.
             retry: Retry policy; :class:`RetryPolicy` by default.
+            traceparent: W3C trace context of everything the task causes; the caller's by default.
+            correlation_id: Groups everything the task causes; the id of the run by default.
 
         Raises:
             RunExistsError: A run with this id exists, of another workflow or with another input.
@@ -509,6 +526,8 @@ class Client(BlockingConnection):
             timeout=timeout,
             total_timeout=total_timeout,
             retry=retry,
+            traceparent=traceparent,
+            correlation_id=correlation_id,
         )
         return RunHandle(loop, loop.call(coroutine))
 
@@ -796,6 +815,41 @@ class Client(BlockingConnection):
         )
         return loop.call(coroutine)
 
+    def expire_streams(
+        self,
+        kind: Literal["requests", "outputs"],
+        older_than: float,
+        *,
+        batch_size: int = DEFAULTS.expire_batch_size,
+        pause: float = DEFAULTS.expire_pause,
+    ) -> int:
+        """Deletes streams of the log that are needed for a time only, in small transactions. If the
+        call fails or is cancelled, the streams removed so far stay removed; call it again for the
+        rest.
+
+        Args:
+            kind: ``"requests"``: the answers to requests to the HTTP API with an
+                ``Idempotency-Key``. A request that is repeated later is handled again, so keep them
+                longer than clients repeat requests, for example a day. ``"outputs"``: the output
+                streams of runs that have ended or were removed; later readers find them empty.
+            older_than: Removes streams whose last event is at least this many seconds old.
+            batch_size: Number of streams that a transaction examines, 1 to 65,535. Appends wait for
+                each transaction.
+            pause: Seconds between two transactions, in which appends proceed.
+
+        Returns:
+            How many streams were removed.
+
+        Raises:
+            ConfigurationError: The kind is unknown, or an option is out of range.
+            StoreError: The store failed.
+        """
+        loop = self._loop
+        coroutine = self._client.expire_streams(
+            kind, older_than, batch_size=batch_size, pause=pause
+        )
+        return loop.call(coroutine)
+
     def compact(self) -> int:
         """Returns the free space of a SQLite file, for example after :meth:`expire_runs`, to the file
         system. Rewrites the file; appends wait until that is done.
@@ -826,10 +880,11 @@ class RemoteClient(Client):
     What differs from :class:`Client`:
 
     - :meth:`start` starts the latest version that the service has registered.
-    - :meth:`task` has the retry policy of the service. :meth:`call` is a run too, so it is recorded.
+    - :meth:`task` has the retry policy of the service. :meth:`call` is a run too, so it is recorded. Both
+      refuse a ``correlation_id``: it is the id of the run.
     - :meth:`events` follows the log from now on, without a group. Events that were only published to
       the broker are not in the log.
-    - Projections, :meth:`expire_runs` and :meth:`compact` need the store.
+    - Projections, :meth:`expire_runs`, :meth:`expire_streams` and :meth:`compact` need the store.
 
     It also manages agents as resources, and handles dead letters of the broker.
 
@@ -955,21 +1010,31 @@ class RemoteClient(Client):
         return loop.call(coroutine)
 
     def dead_letters(
-        self, *, group: str | None = None, mailbox: str | None = None, limit: int = 100
-    ) -> list[DeadLetter]:
-        """The oldest dead letters of a group or a mailbox of the broker.
+        self,
+        *,
+        group: str | None = None,
+        mailbox: str | None = None,
+        after: str | None = None,
+        limit: int = DEFAULTS.page_limit,
+    ) -> Page[DeadLetter]:
+        """A page of the dead letters of a group or a mailbox of the broker, the oldest first.
 
         Args:
             group: Name of the group, such as ``agents.<type>``.
             mailbox: Name of the mailbox, instead of a group.
-            limit: Maximum number of letters, 1 to 1,000.
+            after: Where the page begins: ``next`` of the previous page.
+            limit: Maximum number of letters, 1 to 10,000.
 
         Raises:
             ConfigurationError: Neither or both are given, or an argument is invalid.
             BrokerError: There is no such group or mailbox (``UNKNOWN_ADDRESS``).
+            ServiceError: The last letter of the previous page has been redriven or purged
+                (``INVALID_CURSOR``).
         """
         loop = self._loop
-        coroutine = self._remote.dead_letters(group=group, mailbox=mailbox, limit=limit)
+        coroutine = self._remote.dead_letters(
+            group=group, mailbox=mailbox, after=after, limit=limit
+        )
         return loop.call(coroutine)
 
     def redrive_dead_letters(
@@ -1035,6 +1100,18 @@ class RemoteClient(Client):
         coroutine = self._remote.expire_runs(older_than, **options)
         return loop.call(coroutine)
 
+    def expire_streams(
+        self, kind: Literal["requests", "outputs"], older_than: float, **options: Any
+    ) -> int:
+        """Not available over HTTP.
+
+        Raises:
+            ConfigurationError: Always.
+        """
+        loop = self._loop
+        coroutine = self._remote.expire_streams(kind, older_than, **options)
+        return loop.call(coroutine)
+
     def compact(self) -> int:
         """Not available over HTTP.
 
@@ -1058,12 +1135,15 @@ class Runtime(Client):
         broker: What transports tasks and events; see :class:`Client`.
         agents: Functions, or instances of classes, that are decorated with :func:`aios.agent`, and
             :class:`aios.LlmAgent`.
-        workflows: Workflows made with :func:`aios.workflow`.
+        workflows: Workflows made with :func:`aios.workflow`. A process without ``engine`` and without a
+            store leaves them out.
         source: Name of this service, the ``source`` of its events.
         threads: Maximum number of threads of each plain ``def`` agent, and of all plain steps
             together. Threads are started on demand.
         workers: Number of native threads; see :class:`Client`.
         engine: Whether to execute runs; otherwise other processes do.
+        host: Whether to host ``agents``; otherwise other processes do. Runs of an :class:`aios.LlmAgent`
+            are executed with ``engine`` all the same.
         lease_time: How many seconds after the death of this process others take over its runs; at
             least 0.1.
         relay: Whether the lifecycle events of the log are published to the broker.
@@ -1072,6 +1152,8 @@ class Runtime(Client):
             least 0.01; ``None`` means never. While it is blocked, its agents take no tasks and send no
             heartbeats, so that other processes take over their tasks. The log names a run whose code
             blocks it.
+        agent_timeout: How many seconds an attempt of a task of ``agents`` may take, in addition to the
+            timeout of the task; a longer one fails with the code ``TASK_TIMEOUT``. No limit by default.
         traces: The collector of the traces of runs. A process that only hosts agents sends none.
         metrics: The collector of the metrics of this process, of which one runtime sends them.
 
@@ -1090,10 +1172,12 @@ class Runtime(Client):
         threads: int = 8,
         workers: int | None = None,
         engine: bool = True,
+        host: bool = True,
         lease_time: float = DEFAULTS.lease_time,
         relay: bool = True,
         shutdown_timeout: float = 10.0,
         blocked_after: float | None = DEFAULTS.blocked_after,
+        agent_timeout: float | None = None,
         traces: TraceCollector | None = None,
         metrics: MetricsCollector | None = None,
     ) -> None:
@@ -1106,10 +1190,12 @@ class Runtime(Client):
             threads=threads,
             workers=workers,
             engine=engine,
+            host=host,
             lease_time=lease_time,
             relay=relay,
             shutdown_timeout=shutdown_timeout,
             blocked_after=blocked_after,
+            agent_timeout=agent_timeout,
             traces=traces,
             metrics=metrics,
         )

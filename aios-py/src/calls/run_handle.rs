@@ -56,6 +56,11 @@ impl NativeRunHandle {
         &self.id
     }
 
+    /// A handle for one reader of the events: this one, which keeps nothing between two pages.
+    fn reader(this: Py<Self>) -> Py<Self> {
+        this
+    }
+
     fn result<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
         let handle = self.handle(py)?;
         self.calls.call(py, async move { Ok(Answer::Json(handle.result::<Payload>().await?)) })

@@ -152,7 +152,7 @@ impl NativeClient {
 
     /// Connects, and starts agents and the engine.
     #[allow(clippy::too_many_arguments, reason = "called only by aios._clients.connection")]
-    #[pyo3(signature = (store, broker, source, agents, llm_agents, workflows, engine, lease_time, relay, blocked_after, collectors))]
+    #[pyo3(signature = (store, broker, source, agents, llm_agents, workflows, engine, lease_time, relay, blocked_after, agent_timeout, collectors))]
     fn open<'py>(
         &self,
         py: Python<'py>,
@@ -166,6 +166,7 @@ impl NativeClient {
         lease_time: f64,
         relay: bool,
         blocked_after: Option<f64>,
+        agent_timeout: Option<f64>,
         collectors: CollectorsArg,
     ) -> PyResult<Bound<'py, PyAny>> {
         let source: Arc<str> = source.into();
@@ -176,6 +177,7 @@ impl NativeClient {
             lease_time: seconds(py, "lease_time", lease_time)?,
             relay,
             blocked_after: optional_seconds(py, "blocked_after", blocked_after)?,
+            agent_timeout: optional_seconds(py, "agent_timeout", agent_timeout)?,
         };
         let builder = parts.into_builder(py, &self.calls, &self.pulse, &source)?;
         let llm_agents = open::prepare_agents(py, &self.calls, &self.pulse, llm_agents)?;
@@ -255,7 +257,7 @@ impl NativeClient {
 
     /// Assigns a task, as a run of one step.
     #[allow(clippy::too_many_arguments, reason = "called only by aios._clients.client")]
-    #[pyo3(signature = (agent_type, parameters, agent_id, run_id, timeout, total_timeout, retry))]
+    #[pyo3(signature = (agent_type, parameters, agent_id, run_id, timeout, total_timeout, retry, traceparent, correlation_id))]
     fn task<'py>(
         &self,
         py: Python<'py>,
@@ -266,6 +268,8 @@ impl NativeClient {
         timeout: Option<f64>,
         total_timeout: Option<f64>,
         retry: Option<RetryArg>,
+        traceparent: Option<String>,
+        correlation_id: Option<String>,
     ) -> PyResult<Bound<'py, PyAny>> {
         let task = TaskRun {
             parameters: json::write_as(parameters, || parameters_of(agent_type))?,
@@ -274,6 +278,7 @@ impl NativeClient {
             retry: RetryArg::policy_or_default(py, retry)?,
             target: start::target(agent_type, agent_id),
             run_id,
+            metadata: origin(traceparent, correlation_id),
         };
         self.with(py, |slot, calls| start::start_task(slot, calls, task))
     }
@@ -337,6 +342,11 @@ impl NativeClient {
         group: Option<String>,
     ) -> PyResult<Bound<'py, PyAny>> {
         self.with(py, |slot, calls| start::subscribe(slot, calls, patterns, group))
+    }
+
+    /// A client for one reader that follows the log: this one, which keeps nothing between two pages.
+    fn reader(this: Py<Self>) -> Py<Self> {
+        this
     }
 
     /// A page of the log. With `wait`, waits until there are events.

@@ -2,7 +2,9 @@
 
 use std::{sync::Arc, time::Duration};
 
-use aios_agents::{Runtime, RuntimeBuilder, agent::HostOptions, runtime::EngineOptions};
+use aios_agents::{
+    Runtime, RuntimeBuilder, agent::HostOptions, middleware::Timeout, runtime::EngineOptions,
+};
 use aios_core::clock::SystemClock;
 use pyo3::prelude::*;
 
@@ -26,6 +28,8 @@ pub(super) struct RuntimeParts {
     pub(super) relay: bool,
     /// After how long a blocked event loop is reported.
     pub(super) blocked_after: Option<Duration>,
+    /// The limit of each attempt of a task.
+    pub(super) agent_timeout: Option<Duration>,
 }
 
 impl RuntimeParts {
@@ -46,7 +50,13 @@ impl RuntimeParts {
             .engine_options(engine_options)
             .host_options(HostOptions::new().with_blocked_after(self.blocked_after));
         for agent in self.agents {
-            builder = builder.agents(agent.into_definition(&calls.executors, pulse, source)?);
+            let definition = agent.into_definition(&calls.executors, pulse, source)?;
+            builder = builder.agents(match self.agent_timeout {
+                Some(timeout) => {
+                    definition.with_layer(Timeout::new(Arc::new(SystemClock), timeout))
+                }
+                None => definition,
+            });
         }
         // The loop has to poll runs only if there are workflows in Python.
         if !self.workflows.is_empty() {

@@ -36,6 +36,7 @@ pub(super) struct TaskRun {
     pub(super) timeout: Option<Duration>,
     pub(super) total_timeout: Option<Duration>,
     pub(super) retry: RetryPolicy,
+    pub(super) metadata: Metadata,
 }
 
 /// A task to call without a journal.
@@ -94,7 +95,7 @@ pub(super) async fn start_task(
 ) -> Result<Answer, ErrorInfo> {
     let TaskRun { target, parameters, .. } = request;
     let task = open_session(slot.read().await.as_ref())?.runtime.task(target, &parameters);
-    let task = task.retry(request.retry);
+    let task = task.retry(request.retry).metadata(request.metadata);
     let task = match request.timeout {
         Some(timeout) => task.timeout(timeout),
         None => task,

@@ -86,7 +86,7 @@ pub(crate) struct AgentArg {
 #[derive(FromPyObject)]
 struct FactoryArg {
     config_schema: String,
-    /// Creates an agent from a config, and returns its key.
+    /// Creates an agent from a config, and reports its key.
     make: Py<PyAny>,
     /// Forgets the agent with a key.
     release: Py<PyAny>,
@@ -158,6 +158,7 @@ impl WorkflowArg {
         let name = Name::new(&self.name).map_err(|error| ErrorInfo::from(error).into_error(py))?;
         let executors = Some(Arc::clone(executors));
         let Self { version, looks_ahead, begin, .. } = self;
+        let begin = Some(begin);
         Ok(Arc::new(PyWorkflow { name, version, looks_ahead, begin, executors }))
     }
 }

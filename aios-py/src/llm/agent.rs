@@ -252,6 +252,14 @@ impl CompactionArg {
 
 impl From<LlmAgentError> for ErrorInfo {
     fn from(error: LlmAgentError) -> Self {
-        Self::new("runtime", "INVALID_RUNTIME_CONFIGURATION", error.to_string())
+        let message = match error {
+            // The error names what a user of Rust can do.
+            LlmAgentError::NoWriteLog { tool } => format!(
+                "tool {tool:?} has the effect 'write', whose calls are recorded in the store of the \
+                 runtime: pass `store` to the runtime, with `engine=False` if it only hosts agents"
+            ),
+            error => error.to_string(),
+        };
+        Self::new("runtime", "INVALID_RUNTIME_CONFIGURATION", message)
     }
 }

@@ -4,6 +4,8 @@
 //! messages, tools and errors is the same then: these functions write the body of a request and
 //! read the body of a response, and Python only passes them to the client.
 
+use std::collections::BTreeMap;
+
 use aios_core::event::Payload;
 use aios_llm::{
     ModelError, ModelRequest, ModelResponse,
@@ -11,7 +13,6 @@ use aios_llm::{
 };
 use pyo3::prelude::*;
 use serde::Serialize;
-use serde_json::Value;
 
 use super::{model::refused, parse};
 use crate::convert::{errors::ErrorInfo, json};
@@ -24,11 +25,7 @@ enum Format {
 
 impl Format {
     /// A model of a protocol, which makes no requests itself.
-    fn new(py: Python<'_>, protocol: &str, model: &str, name: Option<&str>) -> PyResult<Self> {
-        let mut options = ProviderOptions::new(model);
-        if let Some(name) = name {
-            options = options.with_name(name);
-        }
+    fn new(py: Python<'_>, protocol: &str, options: ProviderOptions) -> PyResult<Self> {
         let refused = |error: ModelError| refused(py, &error);
         Ok(match protocol {
             "anthropic" => Self::Anthropic(AnthropicModel::new(options).map_err(refused)?),
@@ -36,16 +33,24 @@ impl Format {
         })
     }
 
-    /// The body of a request.
-    fn body(&self, request: &ModelRequest) -> Value {
+    /// The body of a request, as JSON.
+    fn body(&self, request: &ModelRequest) -> String {
         match self {
             Self::OpenAi(model) => model.request_body(request),
             Self::Anthropic(model) => model.request_body(request),
         }
     }
 
+    /// The headers that a request needs in addition to those of the client.
+    fn headers(&self, request: &ModelRequest) -> BTreeMap<&'static str, &'static str> {
+        match self {
+            Self::OpenAi(_) => BTreeMap::new(),
+            Self::Anthropic(model) => model.request_header(request).into_iter().collect(),
+        }
+    }
+
     /// The response in a body.
-    fn read(&self, body: &Value) -> Result<ModelResponse, ModelError> {
+    fn read(&self, body: &str) -> Result<ModelResponse, ModelError> {
         match self {
             Self::OpenAi(model) => model.read_response(body),
             Self::Anthropic(model) => model.read_response(body),
@@ -59,43 +64,60 @@ fn to_python<'py>(py: Python<'py>, value: &impl Serialize) -> PyResult<Bound<'py
     json::read(py, text.as_str())
 }
 
-/// The body of a request, as the client of a provider takes it.
+/// A request as the client of a provider takes it: the body, and the headers that it needs in addition
+/// to those of the client. Servers of other providers, which the URL tells, know other fields.
 #[pyfunction]
-pub(crate) fn model_request_body<'py>(
+pub(crate) fn model_request<'py>(
     protocol: &str,
     model: &str,
+    base_url: &str,
     request: &Bound<'py, PyAny>,
-) -> PyResult<Bound<'py, PyAny>> {
+) -> PyResult<(Bound<'py, PyAny>, Bound<'py, PyAny>)> {
     let py = request.py();
     let request: ModelRequest = parse(json::write(request)?.as_str())?;
-    to_python(py, &Format::new(py, protocol, model, None)?.body(&request))
+    let options = ProviderOptions::new(model).with_base_url(base_url);
+    let format = Format::new(py, protocol, options)?;
+    Ok((json::read(py, &format.body(&request))?, to_python(py, &format.headers(&request))?))
 }
 
-/// The response in a body, as the client of a provider returns it.
+/// The response in a body, as the client of a provider returns it. Errors do not show the keys.
 #[pyfunction]
 pub(crate) fn model_response<'py>(
     protocol: &str,
     name: &str,
     body: &Bound<'py, PyAny>,
+    keys: Vec<String>,
 ) -> PyResult<Bound<'py, PyAny>> {
     let py = body.py();
-    let body: Value = parse(json::write(body)?.as_str())?;
-    match Format::new(py, protocol, "", Some(name))?.read(&body) {
+    let body = json::write(body)?.as_str().to_owned();
+    let format = Format::new(py, protocol, ProviderOptions::new("").with_name(name))?;
+    // A body that is an error is read again without the keys: the message may be shortened, and have a
+    // part of one.
+    match format.read(&body).or_else(|_| format.read(&hidden(keys, body))) {
         Ok(response) => to_python(py, &response),
         Err(error) => Err(ErrorInfo::from(error.to_task_error()).into_error(py)),
     }
 }
 
-/// The error of a response whose status is not 200, with its header `Retry-After`.
+/// The error of a response whose status is not 200, with its header `Retry-After`. It does not show the
+/// keys.
 #[pyfunction]
 pub(crate) fn model_status_error(
     py: Python<'_>,
     name: &str,
     status: u16,
     retry_after: Option<&str>,
-    body: &str,
+    body: String,
+    keys: Vec<String>,
 ) -> PyErr {
     let delay = retry_after.and_then(read_retry_after);
-    let error = status_error(name, status, delay, body);
+    // Before the message is shortened, so that no part of a key is left.
+    let error = status_error(name, status, delay, &hidden(keys, body));
     ErrorInfo::from(error.to_task_error()).into_error(py)
+}
+
+/// A text without the keys, which providers quote in errors.
+fn hidden(keys: Vec<String>, text: String) -> String {
+    let keys = keys.into_iter().filter(|key| !key.is_empty());
+    keys.fold(text, |text, key| text.replace(&key, "[key]"))
 }

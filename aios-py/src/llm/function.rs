@@ -27,6 +27,7 @@ use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
 
 use crate::{
     convert::{errors::ErrorInfo, json},
+    logging::CallScope,
     python::{MakeArguments, PyFunction, PythonExecutors, ThreadPool},
 };
 
@@ -67,9 +68,16 @@ pub(super) struct PythonCall {
 }
 
 impl PythonCall {
-    /// Calls the function. Dropping the future cancels an async function.
+    /// Calls the function with a [`CallScope`] and the arguments. Dropping the future cancels an async
+    /// function.
     pub(super) async fn run(&self, arguments: MakeArguments) -> Result<Payload, TaskError> {
         let function = Arc::clone(&self.function);
+        let scope = CallScope::current();
+        let arguments: MakeArguments = Box::new(move |py| {
+            let mut values = arguments(py)?;
+            values.insert(0, Bound::new(py, scope)?.into_any());
+            Ok(values)
+        });
         self.executors.run(function, TaskError::FAILED, arguments).await
     }
 }

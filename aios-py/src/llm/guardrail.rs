@@ -15,7 +15,6 @@ use aios_llm::{
 };
 use pyo3::prelude::*;
 use serde::Serialize;
-use serde_json::Value;
 
 use super::function::{FunctionArg, PythonCall};
 use crate::{
@@ -50,7 +49,7 @@ impl GuardrailArg {
         let guardrail = if self.is_input {
             Guardrail::input(self.name, move |messages: Vec<Message>| check(call.clone(), messages))
         } else {
-            Guardrail::output(self.name, move |output: Value| check(call.clone(), output))
+            Guardrail::output(self.name, move |output: Payload| check(call.clone(), output))
         };
         Ok(guardrail.with_timeout(seconds(py, "timeout", self.timeout)?))
     }

@@ -65,6 +65,7 @@ struct ProviderSettings {
 #[serde(deny_unknown_fields)]
 struct FunctionSettings {
     native_output: bool,
+    native_output_with_tools: bool,
     tools: bool,
     in_pieces: bool,
 }
@@ -146,6 +147,7 @@ impl ModelArg {
                 let settings: FunctionSettings = parse(&settings)?;
                 let capabilities = Capabilities::none()
                     .with_native_output(settings.native_output)
+                    .with_native_output_with_tools(settings.native_output_with_tools)
                     .with_tools(settings.tools);
                 let call = function.into_call(format!("model {:?}", self.name), executors);
                 let in_pieces = settings.in_pieces;

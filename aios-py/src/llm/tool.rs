@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use aios_core::{agent::ResultExt, event::Payload};
+use aios_core::event::Payload;
 use aios_llm::{
     budget::Limits,
     tool::{Approval, Effect, OnFailure, Tool, ToolContext},
@@ -140,15 +140,14 @@ fn function_tool(
     parameters: Value,
     call: PythonCall,
 ) -> Tool {
-    let function = move |context: ToolContext, arguments: Value| {
+    let function = move |context: ToolContext, arguments: Payload| {
         let call = call.clone();
         async move {
-            let arguments = Payload::encode(&arguments).terminal()?;
             let make: MakeArguments = Box::new(move |py| {
                 let arguments = json::read(py, arguments.as_str())?;
                 Ok(vec![Bound::new(py, NativeToolContext(context))?.into_any(), arguments])
             });
-            call.run(make).await?.decode::<Value>().terminal()
+            call.run(make).await
         }
     };
     Tool::from_schema(name, description, effect, parameters, function)

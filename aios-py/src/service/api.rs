@@ -7,9 +7,9 @@ use pyo3::prelude::*;
 use super::{
     exchange::{self, Incoming, NativeExchange},
     listen,
-    options::{ApiArguments, IssuerArg, KeyArg, RawOptions},
+    options::{ApiArguments, IssuerArg, KeyArg, LimitValues, RawOptions},
 };
-use crate::client::NativeClient;
+use crate::{client::NativeClient, convert::seconds};
 
 /// The native part of `aios.asgi`.
 #[pyclass(frozen, module = "aios._aios")]
@@ -22,11 +22,12 @@ pub(crate) struct NativeApi {
 impl NativeApi {
     #[new]
     #[allow(clippy::too_many_arguments, reason = "called only by aios._service.asgi")]
-    #[pyo3(signature = (prefix, health, keys, issuers, loopback, max_body_bytes, request_timeout, stream_lifetime, rate_limit))]
+    #[pyo3(signature = (prefix, health, metrics, keys, issuers, loopback, max_body_bytes, request_timeout, stream_lifetime, rate_limit))]
     fn new(
         py: Python<'_>,
         prefix: String,
         health: bool,
+        metrics: bool,
         keys: Vec<KeyArg>,
         issuers: Vec<IssuerArg>,
         loopback: bool,
@@ -38,6 +39,7 @@ impl NativeApi {
         let options = RawOptions {
             prefix,
             health,
+            metrics,
             keys,
             issuers,
             loopback,
@@ -47,6 +49,26 @@ impl NativeApi {
             rate_limit,
         };
         Ok(Self { arguments: Arc::new(options.check(py)?) })
+    }
+
+    /// The routes of health checks, and `/metrics` if wanted, without an API.
+    #[staticmethod]
+    fn health_alone(metrics: bool) -> Self {
+        Self { arguments: Arc::new(ApiArguments::health_alone(metrics)) }
+    }
+
+    /// Sets limits of requests, also of those that a server takes already.
+    #[pyo3(signature = (max_body_bytes, request_timeout, rate_limit))]
+    fn set_limits(
+        &self,
+        py: Python<'_>,
+        max_body_bytes: usize,
+        request_timeout: f64,
+        rate_limit: Option<(u32, f64)>,
+    ) -> PyResult<()> {
+        let values = LimitValues::check(py, max_body_bytes, request_timeout, rate_limit)?;
+        self.arguments.set_limits(values);
+        Ok(())
     }
 
     /// Begins a request of an ASGI server. `body` is its first part; `more` says whether others follow.
@@ -78,13 +100,16 @@ impl NativeApi {
         count.unwrap_or_default()
     }
 
-    /// Listens at `address` until the client is closed; returns the address with its port.
+    /// Listens at `address` until the client is closed, and for `accept_delay` seconds after that has
+    /// begun; returns the address with its port.
     fn listen<'py>(
         &self,
         py: Python<'py>,
         client: &NativeClient,
         address: String,
+        accept_delay: f64,
     ) -> PyResult<Bound<'py, PyAny>> {
-        listen::listen(py, client, Arc::clone(&self.arguments), address)
+        let accept_delay = seconds(py, "accept_delay", accept_delay)?;
+        listen::listen(py, client, Arc::clone(&self.arguments), address, accept_delay)
     }
 }

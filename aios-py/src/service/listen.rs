@@ -3,7 +3,7 @@
 //! The server keeps the slot and not the session: it is given to the session, which ends it when it
 //! is closed. Requests in between find no session and get the answer of [`gate::serve`] for that.
 
-use std::{convert::Infallible, sync::Arc};
+use std::{convert::Infallible, sync::Arc, time::Duration};
 
 use aios_core::event::Payload;
 use aios_service::http::serve;
@@ -16,12 +16,14 @@ use tracing::error;
 use super::{gate, options::ApiArguments};
 use crate::{calls::Answer, client::NativeClient, convert::errors::ErrorInfo};
 
-/// Listens until the client is closed; resolves to the address with its port.
+/// Listens until the client is closed, and for `accept_delay` after that has begun; resolves to the
+/// address with its port.
 pub(super) fn listen<'py>(
     py: Python<'py>,
     client: &NativeClient,
     arguments: Arc<ApiArguments>,
     address: String,
+    accept_delay: Duration,
 ) -> PyResult<Bound<'py, PyAny>> {
     client.with(py, |slot, _| async move {
         let bound = async {
@@ -40,7 +42,7 @@ pub(super) fn listen<'py>(
         }));
         let guard = slot.read().await;
         let requests = &guard.as_ref().ok_or_else(ErrorInfo::closed)?.requests;
-        let shutdown = requests.shutdown();
+        let shutdown = requests.shutdown(accept_delay);
         requests.add_server(tokio::spawn(async move {
             if let Err(error) = serve(listener, router, shutdown).await {
                 error!(%error, "the HTTP server ended");

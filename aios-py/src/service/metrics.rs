@@ -4,7 +4,7 @@
 //! installed once and stays. A runtime that is configured to export metrics installs it and starts
 //! an exporter. While it is open, another runtime of the process is refused the same, because each
 //! would send the values of both. The guard [`Only`] makes the place free again, also when opening
-//! the runtime fails.
+//! the runtime fails. A server may answer `/metrics` with the same values.
 
 use std::{
     sync::{
@@ -16,6 +16,7 @@ use std::{
 
 use aios_agents::Runtime;
 use aios_service::telemetry::{Metrics, MetricsExporter, otlp::Collector};
+use pyo3::prelude::*;
 use tracing::warn;
 
 use super::traces::collector;
@@ -25,6 +26,22 @@ use crate::convert::{MetricsCollectorArg, errors::ErrorInfo};
 static METRICS: OnceLock<Metrics> = OnceLock::new();
 /// Whether a runtime sends the metrics.
 static IS_EXPORTED: AtomicBool = AtomicBool::new(false);
+
+/// The recorder. The first call installs it.
+pub(super) fn recorder() -> &'static Metrics {
+    METRICS.get_or_init(|| {
+        let metrics = Metrics::new();
+        // Nothing else in this library installs a recorder.
+        let _ = metrics.install();
+        metrics
+    })
+}
+
+/// Begins to record the metrics of the process.
+#[pyfunction]
+pub(crate) fn record_metrics() {
+    recorder();
+}
 
 /// Sends metrics. One runtime of a process does.
 pub(crate) struct MetricsExport {
@@ -65,13 +82,8 @@ impl MetricsExport {
             return Err(ErrorInfo::new("runtime", "INVALID_RUNTIME_CONFIGURATION", message));
         }
         let only = Only;
-        let metrics = METRICS.get_or_init(|| {
-            let metrics = Metrics::new();
-            // Nothing else in this library installs a recorder.
-            let _ = metrics.install();
-            metrics
-        });
-        Ok(Self { collector, interval, metrics: metrics.clone(), exporter: None, _only: only })
+        let metrics = recorder().clone();
+        Ok(Self { collector, interval, metrics, exporter: None, _only: only })
     }
 
     /// Starts the exporter.

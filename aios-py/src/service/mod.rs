@@ -34,7 +34,7 @@ mod traces;
 pub(crate) use self::{
     api::NativeApi,
     exchange::NativeExchange,
-    metrics::MetricsExport,
+    metrics::{MetricsExport, record_metrics},
     options::hash_api_key,
     remote::{
         NativeRemoteClient, RemoteEventStream, RemoteOutputStream, RemoteRunHandle, remote_agent,
@@ -42,6 +42,6 @@ pub(crate) use self::{
         remote_handle_dead_letters, remote_replace_agent, remote_restart_agent,
     },
     requests::Requests,
-    settings::load_settings,
+    settings::{is_redacted, load_settings},
     traces::{Traces, collector, end_traces},
 };

@@ -16,30 +16,75 @@ use std::{
 use aios_core::event::Timestamp;
 use aios_service::{
     auth::{Anonymous, ApiKey, ApiKeyHash, ApiKeys, FileKeys, JwtIssuer, JwtTokens, Permissions},
-    http::{ApiOptions, RateLimit},
+    http::{ApiOptions, Limits, RateLimit},
 };
+use parking_lot::Mutex;
 use pyo3::prelude::*;
 
 use crate::convert::{errors::ErrorInfo, seconds};
 
 /// The options of an API. A runtime that is opened again gets a new router with the same options.
 pub(crate) struct ApiArguments {
-    /// Distinguishes the options of a process.
+    /// Distinguishes the options.
     pub(super) serial: u64,
     /// The path before the routes.
     pub(super) prefix: String,
     /// Whether the routes of health checks are served too.
     pub(super) has_health: bool,
+    /// Whether `/metrics` is served too.
+    pub(super) has_metrics: bool,
     /// Callers with API keys.
     keys: Vec<ApiKey>,
     /// Callers with tokens.
     issuers: Vec<Issuer>,
     /// Whether callers on this machine need no credentials.
     allows_loopback: bool,
+    stream_lifetime: Duration,
+    /// The limits of requests; `None` if there is no API, but health checks alone.
+    limits: Option<Mutex<CurrentLimits>>,
+}
+
+/// The limits of requests, which may change while they are served.
+#[derive(Clone, Copy, PartialEq)]
+pub(super) struct LimitValues {
     max_body_bytes: usize,
     request_timeout: Duration,
-    stream_lifetime: Duration,
     rate_limit: Option<RateLimit>,
+}
+
+/// The values of the next router, and the limits of the latest one.
+struct CurrentLimits {
+    values: LimitValues,
+    of_router: Option<Limits>,
+}
+
+impl LimitValues {
+    /// Checks limits of Python. An error names the option.
+    pub(super) fn check(
+        py: Python<'_>,
+        max_body_bytes: usize,
+        request_timeout: f64,
+        rate_limit: Option<(u32, f64)>,
+    ) -> PyResult<Self> {
+        let rate_limit = rate_limit.map(|(requests, per)| {
+            let limit = RateLimit::new(requests, seconds(py, "rate_limit", per)?);
+            limit.map_err(|error| invalid(py, "rate_limit", &error))
+        });
+        Ok(Self {
+            max_body_bytes,
+            request_timeout: seconds(py, "request_timeout", request_timeout)?,
+            rate_limit: rate_limit.transpose()?,
+        })
+    }
+
+    /// Sets the limits of a router. A rate that has not changed keeps its counters.
+    fn apply(&self, limits: &Limits, before: &Self) {
+        limits.set_max_body_bytes(self.max_body_bytes);
+        limits.set_request_timeout(self.request_timeout);
+        if self.rate_limit != before.rate_limit {
+            limits.set_rate_limit(self.rate_limit);
+        }
+    }
 }
 
 /// An issuer of tokens, from which an authenticator is created for each router.
@@ -76,11 +121,49 @@ pub(super) struct IssuerArg {
 }
 
 impl ApiArguments {
-    /// The options of a router.
-    pub(super) fn options(&self) -> ApiOptions {
+    /// Health checks without an API, and `/metrics` if wanted.
+    pub(super) fn health_alone(has_metrics: bool) -> Self {
+        Self {
+            serial: next_serial(),
+            prefix: String::new(),
+            has_health: true,
+            has_metrics,
+            keys: Vec::new(),
+            issuers: Vec::new(),
+            allows_loopback: false,
+            stream_lifetime: Duration::ZERO,
+            limits: None,
+        }
+    }
+
+    /// Whether there is an API.
+    pub(super) fn has_api(&self) -> bool {
+        self.limits.is_some()
+    }
+
+    /// Sets limits of requests, also of those that are served already.
+    pub(super) fn set_limits(&self, values: LimitValues) {
+        let Some(limits) = &self.limits else { return };
+        let mut limits = limits.lock();
+        if let Some(of_router) = &limits.of_router {
+            values.apply(of_router, &limits.values);
+        }
+        limits.values = values;
+    }
+
+    /// The options of a router; `None` if there is no API.
+    pub(super) fn options(&self) -> Option<ApiOptions> {
+        let mut limits = self.limits.as_ref()?.lock();
+        let options = self.options_with(&limits.values);
+        // Clones share the limits.
+        limits.of_router = Some(options.limits());
+        Some(options)
+    }
+
+    fn options_with(&self, limits: &LimitValues) -> ApiOptions {
         let mut options = ApiOptions::new()
-            .with_max_body_bytes(self.max_body_bytes)
-            .with_request_timeout(self.request_timeout)
+            .with_max_body_bytes(limits.max_body_bytes)
+            .with_request_timeout(limits.request_timeout)
             .with_stream_lifetime(self.stream_lifetime);
         if !self.keys.is_empty() {
             options = options.with_authenticator(ApiKeys::new(self.keys.iter().cloned()));
@@ -94,11 +177,17 @@ impl ApiArguments {
             // Without any authenticator, callers on this machine would be admitted.
             false => options.with_authenticator(ApiKeys::default()),
         };
-        match self.rate_limit {
+        match limits.rate_limit {
             Some(limit) => options.with_rate_limit(limit),
             None => options,
         }
     }
+}
+
+/// Distinguishes the options of a process.
+fn next_serial() -> u64 {
+    static SERIAL: AtomicU64 = AtomicU64::new(0);
+    SERIAL.fetch_add(1, Ordering::Relaxed)
 }
 
 impl Issuer {
@@ -116,6 +205,7 @@ impl Issuer {
 pub(super) struct RawOptions {
     pub(super) prefix: String,
     pub(super) health: bool,
+    pub(super) metrics: bool,
     pub(super) keys: Vec<KeyArg>,
     pub(super) issuers: Vec<IssuerArg>,
     pub(super) loopback: bool,
@@ -128,24 +218,20 @@ pub(super) struct RawOptions {
 impl RawOptions {
     /// Checks the options. An error names the option.
     pub(super) fn check(self, py: Python<'_>) -> PyResult<ApiArguments> {
-        static SERIAL: AtomicU64 = AtomicU64::new(0);
-        let rate_limit = self.rate_limit.map(|(requests, per)| {
-            let limit = RateLimit::new(requests, seconds(py, "rate_limit", per)?);
-            limit.map_err(|error| invalid(py, "rate_limit", &error))
-        });
+        let (size, timeout) = (self.max_body_bytes, self.request_timeout);
+        let values = LimitValues::check(py, size, timeout, self.rate_limit)?;
         let keys = self.keys.into_iter().map(|key| key.create(py));
         let issuers = self.issuers.into_iter().map(|issuer| issuer.create(py));
         Ok(ApiArguments {
-            serial: SERIAL.fetch_add(1, Ordering::Relaxed),
+            serial: next_serial(),
             prefix: checked_prefix(py, self.prefix)?,
             has_health: self.health,
+            has_metrics: self.metrics,
             keys: keys.collect::<PyResult<_>>()?,
             issuers: issuers.collect::<PyResult<_>>()?,
             allows_loopback: self.loopback,
-            max_body_bytes: self.max_body_bytes,
-            request_timeout: seconds(py, "request_timeout", self.request_timeout)?,
             stream_lifetime: seconds(py, "stream_lifetime", self.stream_lifetime)?,
-            rate_limit: rate_limit.transpose()?,
+            limits: Some(Mutex::new(CurrentLimits { values, of_router: None })),
         })
     }
 }

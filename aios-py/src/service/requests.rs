@@ -14,13 +14,16 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use aios_agents::Runtime;
 use aios_core::clock::{Clock, SystemClock};
-use aios_service::http::{Shutdown, answer_unrouted, api, health};
+use aios_service::{
+    http::{ApiOptions, Shutdown, answer_unrouted, api, health},
+    telemetry::measure_requests,
+};
 use axum::Router;
 use parking_lot::Mutex;
 use tokio::{sync::watch, task::JoinHandle};
 use tracing::warn;
 
-use super::options::ApiArguments;
+use super::{metrics, options::ApiArguments};
 
 /// How long requests may take to end once they were told to.
 const GRACE: Duration = Duration::from_secs(1);
@@ -35,6 +38,8 @@ pub(crate) struct Requests {
     routers: Mutex<HashMap<u64, Router>>,
     /// The servers with a socket.
     servers: Mutex<Vec<JoinHandle<()>>>,
+    /// How long they accept connections after the end has begun: the longest time of all.
+    accept_delay: Mutex<Duration>,
 }
 
 /// A request in progress.
@@ -54,12 +59,22 @@ impl Requests {
             cut,
             routers: Mutex::default(),
             servers: Mutex::default(),
+            accept_delay: Mutex::default(),
         }
     }
 
-    /// The signal by which servers accept no further connections.
-    pub(super) fn shutdown(&self) -> Shutdown {
-        self.shutdown.clone()
+    /// The signal by which a server accepts no further connections, after a delay.
+    pub(super) fn shutdown(&self, accept_delay: Duration) -> Shutdown {
+        let mut longest = self.accept_delay.lock();
+        *longest = accept_delay.max(*longest);
+        self.shutdown.clone().with_accept_delay(accept_delay)
+    }
+
+    /// Begins the end: readiness fails, and streams and waiting requests end. Returns for how long
+    /// requests are still served.
+    pub(crate) fn begin_end(&self) -> Duration {
+        self.shutdown.begin();
+        *self.accept_delay.lock()
     }
 
     /// Waits for a server when the session is closed.
@@ -81,17 +96,27 @@ impl Requests {
     /// The router for these options, created by the first request.
     fn router(&self, runtime: &Arc<Runtime>, arguments: &ApiArguments) -> Router {
         let create = || {
-            let options = arguments.options().with_shutdown(self.shutdown.clone());
-            let api = api(Arc::clone(runtime), options);
-            let router = match arguments.prefix.as_str() {
-                "" => api,
-                prefix => Router::new().nest(prefix, api),
+            let api = |options: ApiOptions| {
+                let options = options.with_shutdown(self.shutdown.clone());
+                let api = api(Arc::clone(runtime), options);
+                match arguments.prefix.as_str() {
+                    "" => api,
+                    prefix => Router::new().nest(prefix, api),
+                }
             };
+            let router = arguments.options().map_or_else(Router::new, api);
             let router = match arguments.has_health {
                 true => router.merge(health(Arc::clone(runtime), self.shutdown.clone())),
                 false => router,
             };
-            answer_unrouted(router, Some(&arguments.prefix))
+            let api_path = arguments.has_api().then_some(arguments.prefix.as_str());
+            match arguments.has_metrics {
+                true => {
+                    let routes = metrics::recorder().routes(Arc::clone(runtime));
+                    measure_requests(answer_unrouted(router.merge(routes), api_path))
+                }
+                false => answer_unrouted(router, api_path),
+            }
         };
         self.routers.lock().entry(arguments.serial).or_insert_with(create).clone()
     }

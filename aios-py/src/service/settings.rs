@@ -8,7 +8,7 @@
 use std::collections::BTreeMap;
 
 use aios_core::event::Payload;
-use aios_service::config::{Fault, Secret, SecretUrl, Settings, SettingsError};
+use aios_service::config::{Fault, Redaction, Secret, SecretUrl, Settings, SettingsError};
 use pyo3::{exceptions::PyValueError, prelude::*};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
@@ -78,6 +78,7 @@ fn row(settings: &Settings, sections: &[String]) -> Value {
     });
     let entries = settings.entries().iter();
     let entries = entries.map(|it| json!([it.key, it.value, it.origin.to_string()]));
+    let similar = settings.similar_names().iter().map(ToString::to_string);
     json!({
         "environment": settings.environment(),
         "common": common(settings),
@@ -85,6 +86,7 @@ fn row(settings: &Settings, sections: &[String]) -> Value {
         "entries": entries.collect::<Vec<_>>(),
         "ignored_variables": settings.ignored_variables(),
         "other_sections": settings.other_sections(),
+        "similar_names": similar.collect::<Vec<_>>(),
     })
 }
 
@@ -158,4 +160,11 @@ pub(crate) fn load_settings<'py>(py: Python<'py>, sources: &str) -> PyResult<Bou
     let row = loaded.map_err(|error| refused(&error).into_error(py))?;
     let row = Payload::encode(&row).map_err(|error| ErrorInfo::from(error).into_error(py))?;
     convert::read(py, row.as_str())
+}
+
+/// Whether the log writes `***` instead of the value of a field. `redact` has the names of the settings.
+#[pyfunction]
+#[allow(clippy::needless_pass_by_value, reason = "a list of Python is converted")]
+pub(crate) fn is_redacted(redact: Vec<String>, field: &str) -> bool {
+    Redaction::new(&redact).covers(field)
 }

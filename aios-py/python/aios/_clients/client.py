@@ -262,6 +262,8 @@ class Client(Queries):
         timeout: float | None = None,
         total_timeout: float | None = None,
         retry: RetryPolicy | None = None,
+        traceparent: str | None = None,
+        correlation_id: str | None = None,
     ) -> RunHandle[Any]:
         """Assigns a task to an agent, as a run of one step: durable, retried and recorded.
 
@@ -274,6 +276,8 @@ class Client(Queries):
             total_timeout: Timeout of all attempts together, in seconds, including the time in queues
                 and between attempts; none by default.
             retry: Retry policy; :class:`RetryPolicy` by default.
+            traceparent: W3C trace context of everything the task causes; the caller's by default.
+            correlation_id: Groups everything the task causes; the id of the run by default.
 
         Raises:
             RunExistsError: A run with this id exists, of another workflow or with another input.
@@ -282,7 +286,15 @@ class Client(Queries):
         policy = retry_row(retry)
         check_text("a run id", id)
         handle = await self._opened().task(
-            agent_type_name(agent), parameters, agent_id, id, timeout, total_timeout, policy
+            agent_type_name(agent),
+            parameters,
+            agent_id,
+            id,
+            timeout,
+            total_timeout,
+            policy,
+            _traceparent(traceparent),
+            correlation_id,
         )
         return RunHandle(handle, None)
 

@@ -142,6 +142,10 @@ class Connection:
     def _llm_agents(self) -> list[BoundLlmAgent]:
         return []
 
+    def _used(self) -> list[Workflow[Any, Any]]:
+        """The workflows that this process needs."""
+        return self._workflows
+
     def _has_engine(self) -> bool:
         return False
 
@@ -152,6 +156,9 @@ class Connection:
         return False
 
     def _blocked_limit(self) -> float | None:
+        return None
+
+    def _task_limit(self) -> float | None:
         return None
 
     def _collectors(self) -> tuple[TraceCollector | None, MetricsCollector | None]:
@@ -182,11 +189,12 @@ class Connection:
                 self._source,
                 agents,
                 llm_agents,
-                [to_native(it) for it in self._workflows if not isinstance(it, LlmAgent)],
+                [to_native(it) for it in self._used() if not isinstance(it, LlmAgent)],
                 self._has_engine(),
                 self._lease_time(),
                 self._relays(),
                 self._blocked_limit(),
+                self._task_limit(),
                 (
                     None if traces is None else traces._native(),
                     None if metrics is None else metrics._native(),
@@ -217,7 +225,11 @@ class Connection:
         self._native, self._bridge, self._loop = native, bridge, loop
         self._process, self._thread = os.getpid(), threading.get_ident()
         _open_connections.add(self)
-        start_threads(native.pool(), self._threads(), "steps")
+        try:
+            start_threads(native.pool(), self._threads(), "steps")
+        except BaseException:
+            self._dispose()
+            raise
         return native
 
     def _start_agent_threads(self, agents: list[BoundAgent]) -> None:
@@ -245,13 +257,19 @@ class Connection:
         await self._close(self._deadline())
 
     async def _close(self, deadline: float) -> None:
-        if self._native is None:
+        native = self._native
+        if native is None:
             return
         try:
             if self._is_own_process():
-                await self._native.shutdown(deadline)
+                await native.shutdown(deadline)
+        except RuntimeClosedError:
+            # Another call has closed it meanwhile, which fails the calls in progress.
+            if self._native is native:
+                raise
         finally:
-            self._dispose()
+            if self._native is native:
+                self._dispose()
 
     def _is_own_process(self) -> bool:
         """Whether the process has not forked since the client was opened."""

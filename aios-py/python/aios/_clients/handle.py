@@ -108,9 +108,11 @@ class RunHandle(Generic[O]):
             ConfigurationError: ``after`` is out of range.
         """
 
+        native = self._native.reader()
+
         async def read(after: int) -> list[tuple[int, RecordedEvent]] | None:
             check_position(after, "after")
-            rows = await self._native.events(after)
+            rows = await native.events(after)
             if rows is None:
                 return None
             found = (RecordedEvent.from_row(row) for row in rows)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Literal, cast
 
 from .. import _aios
 from .._aios import DEFAULTS
@@ -25,6 +25,8 @@ from .records import (
 if TYPE_CHECKING:
     import datetime
 
+    from .._aios import NativeClient
+
 #: How many events are read from the log at once.
 _LOG_PAGE = 500
 
@@ -45,9 +47,17 @@ class Queries(Connection):
             ConfigurationError: ``after`` is out of range.
         """
 
+        opened: NativeClient | None = None
+        reader: NativeClient | None = None
+
         async def read(after: int) -> list[tuple[int, RecordedEvent]] | None:
+            nonlocal opened, reader
             check_position(after, "after")
-            rows = await self._opened().read_log(after, _LOG_PAGE, follow)
+            # Another one if this client was closed and opened again.
+            if reader is None or opened is not self._opened():
+                opened = self._opened()
+                reader = opened.reader()
+            rows = await reader.read_log(after, _LOG_PAGE, follow)
             if not rows and not follow:
                 return None
             found = (RecordedEvent.from_row(row) for row in rows)
@@ -200,6 +210,41 @@ class Queries(Connection):
         check_range(batch_size, "batch_size", DEFAULTS.max_expire_batch_size)
         native = self._opened()
         return await _aios.expire_runs(native, older_than, archive, batch_size, pause)
+
+    async def expire_streams(
+        self,
+        kind: Literal["requests", "outputs"],
+        older_than: float,
+        *,
+        batch_size: int = DEFAULTS.expire_batch_size,
+        pause: float = DEFAULTS.expire_pause,
+    ) -> int:
+        """Deletes streams of the log that are needed for a time only, in small transactions. If the
+        call fails or is cancelled, the streams removed so far stay removed; call it again for the
+        rest.
+
+        Args:
+            kind: ``"requests"``: the answers to requests to the HTTP API with an
+                ``Idempotency-Key``. A request that is repeated later is handled again, so keep them
+                longer than clients repeat requests, for example a day. ``"outputs"``: the output
+                streams of runs that have ended or were removed; later readers find them empty.
+            older_than: Removes streams whose last event is at least this many seconds old.
+            batch_size: Number of streams that a transaction examines, 1 to 65,535. Appends wait for
+                each transaction.
+            pause: Seconds between two transactions, in which appends proceed.
+
+        Returns:
+            How many streams were removed.
+
+        Raises:
+            ConfigurationError: The kind is unknown, or an option is out of range.
+            StoreError: The store failed.
+        """
+        if kind not in ("requests", "outputs"):
+            raise ConfigurationError(f"kind is 'requests' or 'outputs', not {kind!r}")
+        check_range(batch_size, "batch_size", DEFAULTS.max_expire_batch_size)
+        native = self._opened()
+        return await _aios.expire_streams(native, kind, older_than, batch_size, pause)
 
     async def compact(self) -> int:
         """Returns the free space of a SQLite file, for example after :meth:`expire_runs`, to the file

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any, NoReturn, cast
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, cast
 
 from .. import _aios
+from .._aios import DEFAULTS
 from .._errors import ConfigurationError, RuntimeClosedError
 from .._secret import exposed
 from .._service.asgi import _built
-from .._types.validation import check_range, check_text
+from .._types.validation import check_limit, check_text
 from .client import Client
-from .records import AgentStatus
+from .records import AgentStatus, Page
 from .resources import AgentType, DeadLetter, ManagedAgent, TokenGrant
 
 if TYPE_CHECKING:
@@ -34,10 +35,11 @@ class RemoteClient(Client):
     What differs from :class:`Client`:
 
     - :meth:`start` starts the latest version that the service has registered.
-    - :meth:`task` has the retry policy of the service. :meth:`call` is a run too, so it is recorded.
+    - :meth:`task` has the retry policy of the service. :meth:`call` is a run too, so it is recorded. Both
+      refuse a ``correlation_id``: it is the id of the run.
     - :meth:`events` follows the log from now on, without a group. Events that were only published to
       the broker are not in the log.
-    - Projections, :meth:`expire_runs` and :meth:`compact` need the store.
+    - Projections, :meth:`expire_runs`, :meth:`expire_streams` and :meth:`compact` need the store.
 
     It also manages agents as resources, and handles dead letters of the broker.
 
@@ -182,23 +184,31 @@ class RemoteClient(Client):
         return [AgentType(*row) for row in await _aios.remote_agent_types(self._service())]
 
     async def dead_letters(
-        self, *, group: str | None = None, mailbox: str | None = None, limit: int = 100
-    ) -> list[DeadLetter]:
-        """The oldest dead letters of a group or a mailbox of the broker.
+        self,
+        *,
+        group: str | None = None,
+        mailbox: str | None = None,
+        after: str | None = None,
+        limit: int = DEFAULTS.page_limit,
+    ) -> Page[DeadLetter]:
+        """A page of the dead letters of a group or a mailbox of the broker, the oldest first.
 
         Args:
             group: Name of the group, such as ``agents.<type>``.
             mailbox: Name of the mailbox, instead of a group.
-            limit: Maximum number of letters, 1 to 1,000.
+            after: Where the page begins: ``next`` of the previous page.
+            limit: Maximum number of letters, 1 to 10,000.
 
         Raises:
             ConfigurationError: Neither or both are given, or an argument is invalid.
             BrokerError: There is no such group or mailbox (``UNKNOWN_ADDRESS``).
+            ServiceError: The last letter of the previous page has been redriven or purged
+                (``INVALID_CURSOR``).
         """
         kind, name = _address(group, mailbox)
-        check_range(limit, "limit", 1000)
-        rows = await _aios.remote_dead_letters(self._service(), kind, name, limit)
-        return [DeadLetter.from_row(row) for row in rows]
+        found = _aios.remote_dead_letters(self._service(), kind, name, after, check_limit(limit))
+        rows, following = await found
+        return Page([DeadLetter.from_row(row) for row in rows], following)
 
     async def redrive_dead_letters(
         self,
@@ -263,6 +273,16 @@ class RemoteClient(Client):
             ConfigurationError: Always.
         """
         _unavailable("expire_runs")
+
+    async def expire_streams(
+        self, kind: Literal["requests", "outputs"], older_than: float, **options: Any
+    ) -> int:
+        """Not available over HTTP.
+
+        Raises:
+            ConfigurationError: Always.
+        """
+        _unavailable("expire_streams")
 
     async def compact(self) -> int:
         """Not available over HTTP.

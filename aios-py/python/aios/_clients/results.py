@@ -5,18 +5,29 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from types import CodeType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from .._errors import AiosError, ConfigurationError, InvalidParametersError, InvalidResultError
+from .._errors import (
+    ConfigurationError,
+    InvalidParametersError,
+    InvalidResultError,
+    WorkflowCodeError,
+)
 
 if TYPE_CHECKING:
     from .._types.convert import Converter
 
+T = TypeVar("T")
+
 #: Converts a value; the string names the value in errors.
 Reader = Callable[[Any, str], Any]
 
+#: Number of entries that each of the caches below keeps. A type that each run defines itself
+#: would fill them.
+_LIMIT = 1024
+
 #: One reader per type, by its :func:`_key`; ``None`` for types that need no conversion.
-_readers: dict[Any, Reader | None] = {Any: None}
+_readers: dict[Any, Reader | None] = {}
 
 #: Readers of step results by the ``id`` of the code object, because hashing code objects is slow, the
 #: return annotation, and the ``id`` of the namespace in which it is resolved. Functions that share their
@@ -48,10 +59,37 @@ def result_reader(kind: Any, source: str, name: str) -> Callable[[Any], Any] | N
 
 def step_result_reader(name: str, function: Callable[..., Any]) -> Callable[[Any], Any] | None:
     """Returns what converts the result of a step to the return annotation of its function, or
-    ``None`` if no conversion is needed."""
+    ``None`` if no conversion is needed. Called by the method that the workflow calls.
+
+    Raises:
+        WorkflowCodeError: The annotation can't be read from JSON.
+    """
     code = getattr(getattr(function, "__func__", function), "__code__", None)
-    read = _step_reader_of(function) if code is None else _read_by_code(code, function)
+    try:
+        read = _step_reader_of(function, {}) if code is None else _read_by_code(code, function)
+    except NameError:
+        read = _local_reader_of(name, function)
+    except TypeError as error:
+        raise _unreadable(name, error) from error
     return None if read is None else _named(read, "result of step", name)
+
+
+def _local_reader_of(name: str, function: Callable[..., Any]) -> Reader | None:
+    """The reader of an annotation with a name that is local where the function is defined or used. It
+    means something else in each call."""
+    from .._types.signature import caller_namespace, closure_of
+
+    try:
+        return _step_reader_of(function, {**caller_namespace(3), **closure_of(function)})
+    except (NameError, TypeError) as error:
+        raise _unreadable(name, error) from error
+
+
+def _unreadable(name: str, error: Exception) -> WorkflowCodeError:
+    return WorkflowCodeError(
+        f"the result of step {name!r} can't be read: {error}; annotate its function with the type that it "
+        "returns, or with Any to get the value as it is in JSON"
+    )
 
 
 def _make_named(read: Reader, source: str, name: str) -> Callable[[Any], Any]:
@@ -75,8 +113,7 @@ def _read_by_type(kind: Any) -> Reader | None:
     except TypeError:
         # Metadata of `Annotated` need not be hashable.
         return _reader_of(kind)
-    read = _readers[key] = _reader_of(kind)
-    return read
+    return _keep(_readers, key, _reader_of(kind))
 
 
 def _read_by_code(code: CodeType, function: Any) -> Reader | None:
@@ -87,25 +124,28 @@ def _read_by_code(code: CodeType, function: Any) -> Reader | None:
     latest = _latest.get(id(code))
     if latest is not None and latest[0] is function and latest[1] is annotation:
         return latest[2]
-    names = _namespace(function)
+    from .._types.signature import namespace_of
+
+    names = namespace_of(function)
     try:
         key = (id(code), _key(annotation), id(names))
         known = _step_readers.get(key)
     except TypeError:
-        return _step_reader_of(function)
+        return _step_reader_of(function, {})
     if known is None:
-        known = _step_readers[key] = (code, names, _step_reader_of(function))
+        known = _keep(_step_readers, key, (code, names, _step_reader_of(function, {})))
     if getattr(function, "__closure__", code) is None:
         # A closure differs in each call: keeping the last one would keep alive what it refers to.
-        _latest[id(code)] = (function, annotation, known[2])
+        _keep(_latest, id(code), (function, annotation, known[2]))
     return known[2]
 
 
-def _namespace(function: Any) -> Any:
-    """The globals in which the annotations of a function are resolved."""
-    while (wrapped := getattr(function, "__wrapped__", None)) is not None:
-        function = wrapped
-    return getattr(getattr(function, "__func__", function), "__globals__", None)
+def _keep(cache: dict[Any, T], key: Any, value: T) -> T:
+    """Adds an entry to a cache; a full one is emptied before."""
+    if len(cache) >= _LIMIT:
+        cache.clear()
+    cache[key] = value
+    return value
 
 
 def _key(kind: Any) -> Any:
@@ -132,23 +172,26 @@ def read_result(converter: Converter, value: Any, what: str) -> Any:
 
 
 def _reader_of(kind: Any) -> Reader | None:
-    from .._types.convert import Converter
-
     try:
-        converter = Converter(kind)
+        return _converting(kind)
     except TypeError as error:
         raise ConfigurationError(f"result: {error}") from error
-    if converter.is_trivial:
-        return None
-
-    return functools.partial(read_result, converter)
 
 
-def _step_reader_of(function: Callable[..., Any]) -> Reader | None:
-    from .._types.signature import hints
+def _converting(kind: Any) -> Reader | None:
+    from .._types.convert import Converter
 
-    try:
-        return _reader_of(hints(function, {}).get("return", Any))
-    except (AiosError, TypeError, AttributeError):
-        # The annotations of library functions may be unreadable; their results stay JSON values.
-        return None
+    converter = Converter(kind)
+    return None if converter.is_trivial else functools.partial(read_result, converter)
+
+
+def _step_reader_of(function: Callable[..., Any], names: dict[str, Any]) -> Reader | None:
+    """The reader of the return annotation of a function.
+
+    Raises:
+        NameError: The annotation has an unknown name.
+        TypeError: It can't be read from JSON.
+    """
+    from .._types.signature import return_hint
+
+    return _converting(return_hint(function, names))

@@ -199,7 +199,8 @@ class LlmAgent(Workflow[Any, O], Generic[O]):
         model_retry: Retry policy of model calls; :class:`RetryPolicy` by default. A longer
             ``Retry-After`` of the provider is respected.
         max_turns: Maximum number of responses in one run.
-        max_faults: How many consecutive responses may be faulty.
+        max_faults: How many consecutive responses may be faulty, and how many consecutive summaries
+            of a compaction may fail.
         max_identical_calls: How many of the latest ten calls may be identical.
         max_argument_bytes: Maximum size of the arguments of a call. Larger ones are a fault.
 

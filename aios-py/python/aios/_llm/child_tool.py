@@ -55,7 +55,7 @@ class ChildTool(Tool):
         self._check()
         self._child = child
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
         raise TypeError(
             f"tool {self.name} is a run of {self._child['workflow']}; start it with Runtime.start, or "
             "with context.child in a workflow"

@@ -286,7 +286,8 @@ def forbid_real_requests(forbidden: bool = True) -> None:
     """Forbids or allows requests to real providers in this process. They are allowed by default.
 
     Forbid them at the start of tests: a model that was not replaced then fails with
-    ``MODEL_REQUEST_FORBIDDEN`` instead of spending money. Requests to this machine remain allowed.
+    ``MODEL_REQUEST_FORBIDDEN`` instead of spending money. Requests to this machine remain allowed, and
+    those that a function makes as a model are not checked.
     """
     from .. import _aios
 

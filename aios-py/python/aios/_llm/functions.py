@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from .. import _scope
+from .._signals import fail_or_leave
+
 if TYPE_CHECKING:
     import asyncio
 
-    from .._aios import Reply, ThreadPool
+    from .._aios import CallScope, Reply, ThreadPool
 
 
 class BoundFunction(NamedTuple):
@@ -38,21 +41,21 @@ def _async_invoke(
 ) -> Callable[..., Any]:
     from asyncio import get_running_loop
 
-    async def work(reply: Reply, *values: Any) -> None:
+    async def work(reply: Reply, scope: CallScope, *values: Any) -> None:
         try:
+            _scope.enter(scope, scope.traceparent)
             if arguments is None:
                 value = await function(*values)
             else:
                 value = await function(**arguments(*values))
         except BaseException as error:
-            reply.fail(error)
-            if not isinstance(error, Exception):
+            if fail_or_leave(reply, error):
                 raise
         else:
             reply.succeed(value)
 
-    def invoke(reply: Reply, *values: Any) -> asyncio.Task[None]:
-        return get_running_loop().create_task(work(reply, *values))
+    def invoke(reply: Reply, scope: CallScope, *values: Any) -> asyncio.Task[None]:
+        return get_running_loop().create_task(work(reply, scope, *values))
 
     return invoke
 
@@ -64,15 +67,16 @@ def _plain_invoke(
 
     base = contextvars.copy_context()
 
-    def work(reply: Reply, *values: Any) -> None:
+    def work(reply: Reply, scope: CallScope, *values: Any) -> None:
         try:
+            _scope.enter(scope, scope.traceparent)
             value = function(*values) if arguments is None else function(**arguments(*values))
         except BaseException as error:
             reply.fail(error)
         else:
             reply.succeed(value)
 
-    def invoke(reply: Reply, *values: Any) -> None:
-        base.copy().run(work, reply, *values)
+    def invoke(reply: Reply, scope: CallScope, *values: Any) -> None:
+        base.copy().run(work, reply, scope, *values)
 
     return invoke

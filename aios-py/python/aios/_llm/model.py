@@ -139,7 +139,7 @@ class Provider:
         api_key: The key; by default that of ``OPENAI_API_KEY``, ``ANTHROPIC_API_KEY``,
             ``GEMINI_API_KEY`` or ``AWS_BEARER_TOKEN_BEDROCK``. Ollama needs none.
         base_url: The base URL, as the official clients of the protocol expect it.
-        timeout: Timeout of a request in seconds; 300 by default.
+        timeout: Timeout of a request in seconds; 240 by default.
         region: The region of Amazon Bedrock; ``AWS_REGION`` by default.
         aws_credentials: Credentials that sign the requests to Amazon Bedrock instead of a key; those
             of the environment by default if there is no key.
@@ -252,15 +252,23 @@ def bind_model_function(
     *,
     name: str | None = None,
     native_output: bool = True,
+    native_output_with_tools: bool | None = None,
     tools: bool = True,
 ) -> BoundModel:
-    """Converts a function for the native module."""
+    """Converts a function for the native module. Its output with tools is like that without them
+    unless ``native_output_with_tools`` says otherwise."""
     from .._aios import dumps
 
     own: str = getattr(model, "name", "") or f"python:{getattr(model, '__name__', 'model')}"
     name = name or own
     respond, in_pieces = _responding(model, name)
-    settings = {"native_output": native_output, "tools": tools, "in_pieces": in_pieces}
+    with_tools = native_output if native_output_with_tools is None else native_output_with_tools
+    settings = {
+        "native_output": native_output,
+        "native_output_with_tools": with_tools,
+        "tools": tools,
+        "in_pieces": in_pieces,
+    }
     invoke = bind_function(respond, None)
     return BoundModel(owner, name, "function", dumps(settings), [], invoke)
 

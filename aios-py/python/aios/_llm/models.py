@@ -192,8 +192,13 @@ class ClientModel:
         """Converts the model for the native module."""
         is_async = any(kind.__name__.startswith("Async") for kind in type(self._client).__mro__)
         ask = self._ask_async if is_async else self._ask
-        native_output = self._protocol == "openai"
-        return bind_model_function(ask, self, name=self.name, native_output=native_output)
+        is_openai = self._protocol == "openai"
+        # Many other servers enforce the schema of the output letter by letter, so that no tool is
+        # called.
+        with_tools = is_openai and _is_of_openai(self._client.base_url.host)
+        return bind_model_function(
+            ask, self, name=self.name, native_output=is_openai, native_output_with_tools=with_tools
+        )
 
     def _ask(self, request: dict[str, Any]) -> Any:
         try:
@@ -213,16 +218,23 @@ class ClientModel:
 
         if self._client.base_url.host not in ("localhost", "127.0.0.1", "::1"):
             _aios.check_real_requests(self.name)
-        body = _aios.model_request_body(self._protocol, self._model, request)
+        url = str(self._client.base_url)
+        body, headers = _aios.model_request(self._protocol, self._model, url, request)
+        for name, value in headers.items():
+            # Those of the client are kept: the values of this header are a list.
+            own = self._client.default_headers.get(name)
+            headers[name] = f"{own},{value}" if isinstance(own, str) and own else value
         if self._protocol == "openai":
-            return self._client.chat.completions.create(**body)
-        return self._client.messages.create(**body)
+            create = self._client.chat.completions.create
+        else:
+            create = self._client.messages.create
+        return create(**body, extra_headers=headers)
 
     def _read(self, response: Any) -> Any:
         from .. import _aios
 
         body = response.model_dump(mode="json", warnings=False)
-        return _aios.model_response(self._protocol, self.name, body)
+        return _aios.model_response(self._protocol, self.name, body, _keys(self._client))
 
     def _error(self, error: Exception) -> Exception:
         """The error of the client as one of a model."""
@@ -232,7 +244,8 @@ class ClientModel:
         status = getattr(error, "status_code", None)
         if isinstance(status, int) and response is not None:
             delay = _delay(response.headers)
-            return _aios.model_status_error(self.name, status, delay, response.text)
+            keys = _keys(self._client)
+            return _aios.model_status_error(self.name, status, delay, response.text, keys)
         kinds = _kinds(error)
         if kinds & {"APIResponseValidationError", "JSONDecodeError", "RemoteProtocolError"}:
             message = f"the response of {self.name} is malformed or cut off"
@@ -242,6 +255,19 @@ class ClientModel:
         if "APIConnectionError" in kinds:
             return ModelError(f"{self.name} cannot be reached", code="MODEL_UNAVAILABLE")
         return error
+
+
+def _keys(client: Any) -> list[str]:
+    """The keys of a client, which providers quote in errors: also those of clients for clouds."""
+    names = ("api_key", "auth_token", "access_token", "aws_secret_key", "aws_session_token")
+    keys = [getattr(client, name, None) for name in (*names, "_azure_ad_token")]
+    return [key for key in keys if isinstance(key, str) and key]
+
+
+def _is_of_openai(host: str) -> bool:
+    """Whether a server is one of OpenAI, or of Azure for it."""
+    known = ("openai.com", "openai.azure.com")
+    return any(host == name or host.endswith(f".{name}") for name in known)
 
 
 def _delay(headers: Mapping[str, str]) -> str | None:

@@ -19,7 +19,7 @@ from typing import (
 
 from .._errors import ConfigurationError, InvalidParametersError
 from .._retry import retry_row
-from .._types.signature import bound_keywords, doc_of, is_async_generator, name_of
+from .._types.signature import bound_keywords, doc_of, is_async_generator, is_generator, name_of
 from .._types.validation import check_at_least, check_flag, check_seconds
 from .functions import BoundFunction, bind_function
 
@@ -132,7 +132,7 @@ class Tool:
         check_at_least(self.max_result_bytes, f"max_result_bytes of tool {self.name}", 0)
         retry_row(self.retry)
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
         return self.function(*args, **kwargs)
 
     def _arguments(self, native: NativeToolContext, raw: Mapping[str, Any]) -> dict[str, Any]:
@@ -159,7 +159,8 @@ class Tool:
 
     def bind(self) -> BoundTool:
         """Converts the tool for the native module."""
-        return self._bound(bind_function(self.function, self._arguments), None)
+        function = self.function if self.effect == "read" else _with_shown_result(self.function)
+        return self._bound(bind_function(function, self._arguments), None)
 
     def _bound(self, invoke: BoundFunction | None, child: str | None) -> BoundTool:
         from .._aios import dumps
@@ -204,7 +205,8 @@ class Tool:
             on_failure: ``"tell_model"`` gives the model the failure of a child as the result of its
                 call; ``"fail"`` fails the run with it.
             approval: Whether a person has to approve each call; see :func:`pending_decisions`.
-            max_result_bytes: Maximum size of a result; a larger one is an error for the model.
+            max_result_bytes: Maximum size of a result; a larger one is left out, and the model reads
+                that the call has succeeded.
 
         Raises:
             ConfigurationError: An argument is invalid.
@@ -236,7 +238,8 @@ class Tool:
                 required for a name.
             on_failure: See :meth:`agent`.
             approval: Whether a person has to approve each call; see :func:`pending_decisions`.
-            max_result_bytes: Maximum size of a result; a larger one is an error for the model.
+            max_result_bytes: Maximum size of a result; a larger one is left out, and the model reads
+                that the call has succeeded.
 
         Raises:
             ConfigurationError: An argument is invalid, or the schema of the input is not an object.
@@ -298,7 +301,9 @@ def tool(
         approval: Whether a person has to approve each call; see :func:`pending_decisions`.
         timeout: Timeout of one attempt in seconds; 60 by default.
         retry: Retry policy of failed attempts.
-        max_result_bytes: Maximum size of a result; a larger one is an error for the model.
+        max_result_bytes: Maximum size of a result; a larger one is an error for the model. If the
+            effect is not ``"read"``, it is left out instead, and the model reads that the call has
+            succeeded.
         concurrency: How many calls run at once in each process. Further ones wait, which counts
             towards their timeout. Without it, only the threads of the runtime limit them.
 
@@ -334,7 +339,7 @@ def _parameters(
     from .._types.definitions import hoisted
     from .._types.signature import hints
 
-    if is_async_generator(function):
+    if is_async_generator(function) or is_generator(function):
         raise ConfigurationError(f"tool {tool_name} must return its result, not yield pieces of it")
     found = hints(function, names)
     bound = bound_keywords(function)
@@ -374,6 +379,42 @@ def _parameters(
     if definitions:
         schema["$defs"] = definitions
     return context, converters, schema
+
+
+def _with_shown_result(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function of a tool that changes something. A result without a JSON form is no failure of
+    it: the model would make the call again."""
+    from functools import wraps
+
+    from .._types.signature import is_async
+
+    if is_async(function):
+
+        @wraps(function)
+        async def call_async(*args: Any, **kwargs: Any) -> Any:
+            return _shown(await function(*args, **kwargs))
+
+        return call_async
+
+    @wraps(function)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        return _shown(function(*args, **kwargs))
+
+    return call
+
+
+def _shown(result: Any) -> Any:
+    """The result, or a text instead of one that has no JSON form."""
+    from .._aios import dumps
+
+    # A plain function that returns an awaitable has not run yet.
+    if inspect.isawaitable(result):
+        return result
+    try:
+        dumps(result)
+    except Exception as error:
+        return f"The call succeeded, so do not repeat it. Its result is left out: {error}."
+    return result
 
 
 def _is_context(annotation: Any) -> bool:

@@ -14,6 +14,7 @@ from .._types.validation import as_list, check_at_least, check_text
 if TYPE_CHECKING:
     from .._aios import NativeApi, NativeClient, NativeExchange
     from .._clients.client import Client
+    from .settings import HttpSettings
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -111,18 +112,24 @@ class Asgi:
     def __init__(self, runtime: Client, options: _Options, prefix: str, health: bool) -> None:
         self._runtime = runtime
         self._options = options
-        self._native = self._api(prefix, health)
+        self._native = self._api(prefix, health=health)
+        self._servers: list[NativeApi] = []
 
-    def _api(self, prefix: str, health: bool) -> NativeApi:
-        return cast("NativeApi", _built("NativeApi")(prefix, health, *self._options))
+    def _api(self, prefix: str, *, health: bool, metrics: bool = False) -> NativeApi:
+        return cast("NativeApi", _built("NativeApi")(prefix, health, metrics, *self._options))
 
-    async def listen(self, address: str, *, prefix: str = "/api/v1") -> str:
+    async def listen(
+        self, address: str, *, prefix: str = "/api/v1", accept_delay: float = 0.0
+    ) -> str:
         """Serves the API on a socket too, from native threads, until the runtime is closed. Its health
         is at ``/health/live``, ``/health/ready`` and ``/health/startup``.
 
         Args:
             address: ``host:port``; a port of 0 stands for a free one.
             prefix: Path of the API.
+            accept_delay: How many seconds connections are accepted and requests are served after the
+                runtime began to close. Meanwhile ``/health/ready`` answers that the process is not
+                ready, so that a load balancer sends requests to others.
 
         Returns:
             The URL of the API.
@@ -131,9 +138,21 @@ class Asgi:
             ConfigurationError: Nothing can listen there, or the prefix is invalid.
             RuntimeClosedError: The runtime is not open.
         """
-        api = self._api(prefix, True)
-        bound = await api.listen(self._runtime._opened(), address)
+        return await self._listen(address, prefix, accept_delay, metrics=False)
+
+    async def _listen(
+        self, address: str, prefix: str, accept_delay: float, *, metrics: bool
+    ) -> str:
+        """Same as :meth:`listen`, with ``/metrics`` if wanted."""
+        api = self._api(prefix, health=True, metrics=metrics)
+        bound = await api.listen(self._runtime._opened(), address, accept_delay)
+        self._servers.append(api)
         return f"http://{bound}{prefix}"
+
+    def _set_limits(self, http: HttpSettings) -> None:
+        """Sets limits of requests, also of those that are served already."""
+        for api in (self._native, *self._servers):
+            api.set_limits(http.max_body_bytes, http.request_timeout, _rate(http))
 
     async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
         """Serves a request, or opens and closes the runtime with the server."""
@@ -248,6 +267,36 @@ async def _refuse(send: Send) -> None:
     headers = [(b"content-type", b"application/json"), (b"retry-after", b"1")]
     await send({"type": "http.response.start", "status": 503, "headers": headers})
     await send({"type": "http.response.body", "body": (text % now).encode()})
+
+
+async def listen_for_health(
+    runtime: Client, address: str, accept_delay: float, *, metrics: bool
+) -> str:
+    """Serves the health of a process without an API on a socket, and ``/metrics`` if wanted; see
+    :meth:`Asgi.listen`."""
+    api = cast("NativeApi", _built("NativeApi").health_alone(metrics))
+    bound = await api.listen(runtime._opened(), address, accept_delay)
+    return f"http://{bound}/health/ready"
+
+
+def asgi_of(runtime: Client, http: HttpSettings) -> Asgi:
+    """The API with the limits of settings."""
+    return asgi(
+        runtime,
+        max_body_bytes=http.max_body_bytes,
+        request_timeout=http.request_timeout,
+        rate_limit=_rate(http),
+    )
+
+
+def record_metrics() -> None:
+    """Begins to record the metrics of this process."""
+    _built("record_metrics")()
+
+
+def _rate(http: HttpSettings) -> tuple[int, float] | None:
+    limit = http.rate_limit
+    return None if limit is None else (limit.requests, limit.per)
 
 
 def asgi(

@@ -7,7 +7,7 @@ import logging
 import signal
 import threading
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 from .. import _aios
 from .._errors import ConfigurationError
@@ -26,12 +26,46 @@ API_PREFIX = "/api/v1"
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
+class Server(NamedTuple):
+    """The server of a process.
+
+    Attributes:
+        address: Where to listen.
+        api: The API; ``None`` for health alone.
+        prefix: Path of the API.
+        accept_delay: How many seconds connections are accepted after a signal.
+        metrics: Whether to answer ``/metrics``.
+    """
+
+    address: str
+    api: Asgi | None
+    prefix: str = API_PREFIX
+    accept_delay: float = 0.0
+    metrics: bool = False
+
+    async def listen(self, runtime: Runtime) -> None:
+        """Serves until the runtime is closed."""
+        from . import asgi as _asgi
+
+        if self.api is not None:
+            url = await self.api._listen(
+                self.address, self.prefix, self.accept_delay, metrics=self.metrics
+            )
+            _log.info("listening on %s", url)
+        else:
+            url = await _asgi.listen_for_health(
+                runtime, self.address, self.accept_delay, metrics=self.metrics
+            )
+            _log.info("listening on %s; this process does not serve the API", url)
+
+
 def serve(runtime: Runtime | Asgi, *, listen: str | None = None, prefix: str = API_PREFIX) -> None:
     """Opens a runtime, runs it until the process receives SIGTERM or SIGINT, and closes it.
 
     With ``listen``, it also serves the HTTP API, from native threads, with the options of
-    :func:`asgi`. On a signal, it takes no more connections, ends streams of events, and lets other
-    requests end, in at most half of ``shutdown_timeout``.
+    :func:`asgi`; a runtime without a store has no API, and only its health is served. On a signal, it
+    takes no more connections, ends streams of events, and lets other requests end, in at most half of
+    ``shutdown_timeout``.
 
     For a dedicated process: it runs an event loop, handles both signals while it runs, and may end
     the process. On a signal, the runtime takes no more tasks and releases tasks whose code has not
@@ -52,37 +86,56 @@ def serve(runtime: Runtime | Asgi, *, listen: str | None = None, prefix: str = A
             listen there.
         ShutdownTimeoutError: Tasks were still running after ``shutdown_timeout``.
     """
+    from . import asgi as _asgi
+
+    opened = runtime_of(runtime)
+    server = None
+    if listen is not None:
+        api = runtime if isinstance(runtime, _asgi.Asgi) else None
+        if api is None and opened._store is not None:
+            api = _asgi.asgi(opened)
+        server = Server(listen, api, prefix)
+    run(opened, server)
+
+
+def run(runtime: Runtime, server: Server | None) -> None:
+    """Same as :func:`serve`, with what the process serves."""
     import asyncio
 
     if threading.current_thread() is not threading.main_thread():
         raise ConfigurationError("serve must be called on the main thread, which handles signals")
-    asyncio.run(serve_until(runtime, None, listen, prefix))
+    asyncio.run(run_until(runtime, None, server))
 
 
-async def serve_until(
-    app: Runtime | Asgi, parent: int | None, listen: str | None = None, prefix: str = API_PREFIX
-) -> None:
-    """Same as :func:`serve`, within a running loop; also stops when the process ``parent`` has ended."""
+def runtime_of(app: Runtime | Asgi) -> Runtime:
+    """The runtime of an application."""
+    from .asgi import Asgi
+
+    return cast("Runtime", app._runtime) if isinstance(app, Asgi) else app
+
+
+async def run_until(runtime: Runtime, parent: int | None, server: Server | None = None) -> None:
+    """Same as :func:`run`, within a running loop; also stops when the process ``parent`` has ended."""
     import asyncio
 
-    from . import asgi as _asgi
+    if server is not None and server.metrics:
+        from .asgi import record_metrics
 
-    api = app if isinstance(app, _asgi.Asgi) else None
-    runtime = app if not isinstance(app, _asgi.Asgi) else app._runtime
-    if listen is not None and api is None:
-        api = _asgi.asgi(runtime)
+        # Before the runtime records the first values.
+        record_metrics()
     stop = asyncio.Event()
-    with _terminator(stop, runtime._deadline(), parent) as terminator:
+    delay = 0.0 if server is None else server.accept_delay
+    with _terminator(stop, delay, runtime._deadline(), parent) as terminator:
         async with runtime:
             terminator.attach(runtime._opened())
-            if api is not None and listen is not None:
-                _log.info("listening on %s", await api.listen(listen, prefix=prefix))
+            if server is not None:
+                await server.listen(runtime)
             await stop.wait()
 
 
 @contextlib.contextmanager
 def _terminator(
-    stop: asyncio.Event, deadline: float, parent: int | None
+    stop: asyncio.Event, accept_delay: float, deadline: float, parent: int | None
 ) -> Iterator[_aios.Terminator]:
     """Handles signals in a native thread, and in Python in case other code reads the wake-up descriptor."""
     from asyncio import get_running_loop
@@ -91,7 +144,7 @@ def _terminator(
     bridge = _aios.LoopBridge(loop)
     loop.add_reader(bridge.fileno(), bridge.run_jobs)
     numbers = [int(number) for number in _SIGNALS]
-    terminator = _aios.Terminator(bridge, stop.set, deadline, numbers, parent)
+    terminator = _aios.Terminator(bridge, stop.set, accept_delay, deadline, numbers, parent)
     before = {number: signal.signal(number, lambda *_: terminator.stop()) for number in _SIGNALS}
     descriptor = signal.set_wakeup_fd(terminator.wakeup_fileno(), warn_on_full_buffer=False)
     try:

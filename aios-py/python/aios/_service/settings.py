@@ -106,7 +106,8 @@ class MetricsSettings:
     """The section ``metrics``.
 
     Attributes:
-        enabled: Whether a service answers ``/metrics``.
+        enabled: Whether ``python -m aios serve`` answers ``/metrics``. If false, no metrics are sent to a
+            collector either: ``telemetry.metrics.endpoint`` must not be set.
     """
 
     enabled: bool
@@ -208,7 +209,9 @@ class RuntimeOptions(TypedDict):
     store: Secret | None
     broker: Secret | str
     engine: bool
+    host: bool
     shutdown_timeout: float
+    agent_timeout: float | None
     traces: TraceCollector | None
     metrics: MetricsCollector | None
 
@@ -226,7 +229,10 @@ class Settings:
         environment: Name of the environment, ``AIOS_ENV``.
         entries: All values with their origins, sorted by key, without secrets.
         ignored_variables: Variables that begin with ``AIOS_`` and set nothing, because no section has
-            a similar name.
+            a similar name, or because of ``other_sections``.
+        other_sections: Sections of the files that were left unread.
+        similar_names: Which of these variables and sections may be misspelt, and what was probably
+            meant.
     """
 
     environment: str | None
@@ -244,6 +250,8 @@ class Settings:
     openai: ApiKeySettings
     entries: list[SettingsEntry] = field(repr=False)
     ignored_variables: list[str] = field(repr=False)
+    other_sections: list[str] = field(repr=False)
+    similar_names: list[str] = field(repr=False)
     _sections: Mapping[str, Any] = field(repr=False)
     _sources: Mapping[str, Any] = field(repr=False)
 
@@ -269,7 +277,8 @@ class Settings:
             environment: Variables instead of those of the process.
             defaults: Defaults of keys such as ``"database.url"``, which every other layer overrides.
             values: Values of keys, over every other layer.
-            other_sections: Leaves sections of the files that are not known unread.
+            other_sections: Leaves sections of the files, and variables, that are not known unread,
+                whatever their names are.
 
         Raises:
             ConfigurationError: With the code ``INVALID_SETTINGS`` and a report of all faults. Its
@@ -298,6 +307,8 @@ class Settings:
             **_common(row["common"]),
             entries=[SettingsEntry(*entry) for entry in row["entries"]],
             ignored_variables=row["ignored_variables"],
+            other_sections=row["other_sections"],
+            similar_names=row["similar_names"],
             _sections=_read(converters, row),
             _sources=sources,
         )
@@ -335,12 +346,13 @@ class Settings:
 
         The store is that of ``database.url``, or none if this process has only the role ``agents``; the
         broker is that of ``broker.url``, or in memory. ``shutdown.deadline`` limits how long tasks may
-        take to end. Traces are sent to ``telemetry.traces.endpoint`` and metrics to
+        take to end, and ``agent.timeout`` each attempt of a task. Traces are sent to ``telemetry.traces.endpoint`` and metrics to
         ``telemetry.metrics.endpoint``, if they are set.
 
         Raises:
-            ConfigurationError: ``database.url`` is not set, and this process needs it; or the protocol of
-                a collector is not ``http/protobuf``.
+            ConfigurationError: ``database.url`` is not set, and this process needs it; the protocol of a
+                collector is not ``http/protobuf``; or there is a collector of metrics, and
+                ``metrics.enabled`` is false.
         """
         needs_store = self.process.has("engine") or self.process.has("api")
         if needs_store and self.database.url is None:
@@ -353,7 +365,9 @@ class Settings:
             "store": self.database.url if needs_store else None,
             "broker": self.broker.url or "memory://",
             "engine": self.process.has("engine"),
+            "host": self.process.has("agents"),
             "shutdown_timeout": self.shutdown.deadline,
+            "agent_timeout": self.agent.timeout,
             "traces": self._traces(),
             "metrics": self._metrics(),
         }
@@ -369,6 +383,10 @@ class Settings:
         name, metrics = self.telemetry.service_name, self.telemetry.metrics
         if metrics.endpoint is None:
             return None
+        if not self.metrics.enabled:
+            key = "telemetry.metrics.endpoint"
+            fault = "set, and metrics.enabled is false"
+            raise _refused(key, self.origin(key) or "default", fault)
         self._check_protocol("telemetry.metrics.protocol", metrics.protocol)
         return MetricsCollector(metrics.endpoint, name, metrics.headers, metrics.interval)
 

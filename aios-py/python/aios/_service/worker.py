@@ -18,7 +18,8 @@ from .._errors import ConfigurationError
 from .._runtime import Runtime
 from .asgi import Asgi
 from .log_format import configure
-from .serve import serve_until
+from .reload import Reload
+from .serve import run_until
 from .settings import Settings
 
 _log = logging.getLogger("aios.worker")
@@ -27,6 +28,17 @@ _log = logging.getLogger("aios.worker")
 _SHORT_LIFE = 5.0
 #: The first and the longest of these delays, in seconds.
 _BACKOFF = (0.2, 10.0)
+#: Keys that a runtime takes when it is created, and those that an API takes.
+_OF_RUNTIMES = (
+    "database.url",
+    "broker.url",
+    "agent.timeout",
+    "process.roles",
+    "shutdown.deadline",
+    "telemetry.traces.endpoint",
+    "telemetry.metrics.endpoint",
+)
+_OF_APIS = ("http.request_timeout", "http.max_body_bytes", "http.rate_limit.requests")
 
 
 def load(app: str, settings: Settings) -> Runtime:
@@ -56,7 +68,7 @@ def load_app(app: str, settings: Settings) -> Runtime | Asgi:
     if callable(loaded) and not isinstance(loaded, Asgi):
         loaded = loaded(settings) if _takes_settings(loaded) else loaded()
     else:
-        _warn_about_urls(app, settings)
+        _warn_about_settings(app, settings, is_api=isinstance(loaded, Asgi))
     if not isinstance(loaded, (Runtime, Asgi)):
         raise ConfigurationError(
             f"{app} is neither an aios.Runtime nor a function that returns one"
@@ -65,12 +77,18 @@ def load_app(app: str, settings: Settings) -> Runtime | Asgi:
 
 
 def load_settings() -> Settings:
-    """The settings of ``python -m aios``. Sections of the program are left unread.
+    """The settings of ``python -m aios``. Sections and variables of the program are left unread.
 
     Raises:
         ConfigurationError: The configuration has faults.
     """
     return Settings.load(other_sections=True)
+
+
+def report_similar_names(settings: Settings) -> None:
+    """Logs which names may be misspelt. They may also be those of the program, which reads them itself."""
+    for name in settings.similar_names:
+        _log.info("misspelt, or of the program: %s", name)
 
 
 def _takes_settings(function: Callable[..., Any]) -> bool:
@@ -81,10 +99,11 @@ def _takes_settings(function: Callable[..., Any]) -> bool:
     )
 
 
-def _warn_about_urls(app: str, settings: Settings) -> None:
+def _warn_about_settings(app: str, settings: Settings, *, is_api: bool) -> None:
     """Settings that an object can't take are not ignored silently."""
-    for key in ("database.url", "broker.url"):
-        if (origin := settings.origin(key)) is not None:
+    keys = (*_OF_RUNTIMES, *_OF_APIS) if is_api else _OF_RUNTIMES
+    for key in keys:
+        if (origin := settings.origin(key)) not in (None, "default"):
             _log.warning(
                 "%s is set (%s), but %s is an object; write a function that takes aios.Settings and "
                 "returns aios.Runtime(**settings.runtime_options(), ...)",
@@ -98,8 +117,9 @@ def serve(app: str, parent: int) -> None:
     """Runs one worker process."""
     settings = load_settings()
     configure(settings.log, f"[{os.getpid()}] ")
+    Reload(settings).at_hangup()
     # Nothing else would stop this process after its supervisor died.
-    asyncio.run(serve_until(load(app, settings), parent))
+    asyncio.run(run_until(load(app, settings), parent))
 
 
 class _Worker:
@@ -117,25 +137,43 @@ class _Worker:
         if self._process is not None and self._process.poll() is not None:
             self._record_exit(self._process.returncode, now)
         if self._process is None and now >= self._start_at:
-            code = "import sys; from aios._service.worker import serve; serve(sys.argv[1], int(sys.argv[2]))"
+            self._start(now)
+
+    def _start(self, now: float) -> None:
+        code = "import sys; from aios._service.worker import serve; serve(sys.argv[1], int(sys.argv[2]))"
+        try:
             self._process = subprocess.Popen(
                 [sys.executable, "-c", code, self._app, str(os.getpid())], start_new_session=True
             )
-            self._started = now
-            _log.info("started process %d", self._process.pid)
+        except OSError as error:
+            # The machine lacks processes or memory, which may pass.
+            delay = self._back_off(now, failed=True)
+            _log.error("failed to start a process: %s; trying again in %.1f s", error, delay)
+            return
+        self._started = now
+        _log.info("started process %d", self._process.pid)
 
     def _record_exit(self, status: int, now: float) -> None:
-        self._failures = self._failures + 1 if now - self._started < _SHORT_LIFE else 0
-        first, longest = _BACKOFF
-        delay = min(first * 2 ** (self._failures - 1), longest) if self._failures else 0.0
-        self._start_at = now + delay
+        delay = self._back_off(now, failed=now - self._started < _SHORT_LIFE)
         self._process = None
         _log.warning("process exited with status %d; restarting in %.1f s", status, delay)
 
+    def _back_off(self, now: float, *, failed: bool) -> float:
+        """Sets when the process starts again. Returns the delay."""
+        self._failures = self._failures + 1 if failed else 0
+        first, longest = _BACKOFF
+        delay = min(first * 2 ** (self._failures - 1), longest) if self._failures else 0.0
+        self._start_at = now + delay
+        return delay
+
     def stop(self) -> None:
         """Sends SIGTERM."""
+        self.send(signal.SIGTERM)
+
+    def send(self, number: signal.Signals) -> None:
+        """Sends a signal to the process if it is running."""
         if self._process is not None and self._process.poll() is None:
-            self._process.terminate()
+            self._process.send_signal(number)
 
     def join(self, deadline: float) -> bool:
         """Waits for the process, and kills it at the deadline. Returns whether it ended by itself."""
@@ -156,18 +194,26 @@ def supervise(app: str, processes: int) -> int:
     settings = load_settings()
     configure(settings.log, f"[{os.getpid()}] ")
     # Reports mistakes here once, instead of in every process repeatedly.
+    report_similar_names(settings)
     runtime = load(app, settings)
+    reload = Reload(settings)
+    reload.at_hangup()
     stopping: list[int] = []
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda number, _: stopping.append(number))
     workers = [_Worker(app) for _ in range(processes)]
-    while not stopping:
+    try:
+        while not stopping:
+            for worker in workers:
+                worker.ensure_running()
+            if reload.take_count():
+                for worker in workers:
+                    worker.send(signal.SIGHUP)
+            time.sleep(0.1)
+    finally:
+        _log.info("stopping %d processes", processes)
         for worker in workers:
-            worker.ensure_running()
-        time.sleep(0.1)
-    _log.info("stopping %d processes", processes)
-    for worker in workers:
-        worker.stop()
-    deadline = time.monotonic() + runtime._deadline() + 10.0
-    ended_well = [worker.join(deadline) for worker in workers]
+            worker.stop()
+        deadline = time.monotonic() + runtime._deadline() + 10.0
+        ended_well = [worker.join(deadline) for worker in workers]
     return 0 if all(ended_well) else 1

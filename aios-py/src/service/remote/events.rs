@@ -3,7 +3,8 @@
 //! Python reads the log and the events of a run in pages, and asks for each page by the place where
 //! the last one ended, because a client of a store works like that. A service has streams. The
 //! [`Follower`] connects the two: it keeps the stream between two pages, and opens another one only
-//! if the reader asks for a different place.
+//! if the reader asks for a different place. Each reader has a follower of its own, because one that
+//! waits for an event would keep the others waiting.
 //!
 //! A page has the first event that comes and those that are ready. If an error comes after some
 //! events, the page ends before it, and the next call reports it, so that no event is lost.

@@ -4,7 +4,7 @@
 //! [`NativeRemoteClient`] therefore has the signatures of [`NativeClient`], and makes HTTP requests
 //! instead of using a store. An argument that the API does not have is refused with
 //! `INVALID_CONFIGURATION` where leaving it out would change what happens, such as the version of a
-//! workflow; the source of an event and the trace of a task are left out.
+//! workflow or the correlation id of a task; the source of an event is left out.
 //!
 //! The differences that remain:
 //!
@@ -34,7 +34,8 @@ use std::{sync::Arc, time::Duration};
 
 use aios_core::{event::Payload, store::RunStatus};
 use aios_service::client::{
-    AgentQuery, Client, ClientError, ClientOptions, EventQuery, ResultError, RunQuery, TaskQuery,
+    AgentQuery, Client, ClientError, ClientOptions, EventQuery, ResultError, RunQuery, StartTask,
+    TaskQuery,
 };
 use pyo3::prelude::*;
 
@@ -70,13 +71,30 @@ pub(crate) struct NativeRemoteClient {
     calls: Arc<Calls>,
     /// Makes the requests.
     client: Client,
-    /// Reads the log for `read_log` with `wait`.
+    /// Where a reader of the log is, between two calls of `read_log` with `wait`.
     log: Follower,
 }
 
 /// The error of an operation that a service does not offer.
 fn unsupported(message: &str) -> ErrorInfo {
     ErrorInfo::new("runtime", "INVALID_CONFIGURATION", message)
+}
+
+/// A task with the trace of what assigns it.
+fn of_origin(
+    task: StartTask,
+    traceparent: Option<String>,
+    correlation_id: Option<&str>,
+) -> Result<StartTask, ErrorInfo> {
+    if correlation_id.is_some() {
+        let message = "at a service, the correlation id of a task is the id of its run; omit \
+                       `correlation_id`";
+        return Err(unsupported(message));
+    }
+    Ok(match traceparent {
+        Some(traceparent) => task.traceparent(traceparent),
+        None => task,
+    })
 }
 
 #[pymethods]
@@ -106,6 +124,16 @@ impl NativeRemoteClient {
         let remote =
             Client::new(url, options).map_err(|error| ErrorInfo::from(error).into_error(py))?;
         Ok(Self { calls: client.shared_calls(), client: remote, log: Follower::default() })
+    }
+
+    /// The same client for one reader that follows the log: it keeps its stream between two pages,
+    /// and waits for no other reader.
+    fn reader(&self) -> Self {
+        Self {
+            calls: Arc::clone(&self.calls),
+            client: self.client.clone(),
+            log: Follower::default(),
+        }
     }
 
     /// Subject and permissions of the caller.
@@ -166,7 +194,7 @@ impl NativeRemoteClient {
     }
 
     #[allow(clippy::too_many_arguments, reason = "the signature of `NativeClient.task`")]
-    #[pyo3(signature = (agent_type, parameters, agent_id, run_id, timeout, total_timeout, retry))]
+    #[pyo3(signature = (agent_type, parameters, agent_id, run_id, timeout, total_timeout, retry, traceparent, correlation_id))]
     fn task<'py>(
         &self,
         py: Python<'py>,
@@ -177,6 +205,8 @@ impl NativeRemoteClient {
         timeout: Option<f64>,
         total_timeout: Option<f64>,
         retry: Option<RetryArg>,
+        traceparent: Option<String>,
+        correlation_id: Option<&str>,
     ) -> PyResult<Bound<'py, PyAny>> {
         if let Some(retry) = retry {
             drop(retry);
@@ -184,7 +214,9 @@ impl NativeRemoteClient {
             return Err(unsupported(message).into_error(py));
         }
         let parameters = json::write_as(parameters, || parameters_of(agent_type))?;
-        let mut task = self.client.task(agent_type, &parameters);
+        let task = self.client.task(agent_type, &parameters);
+        let mut task =
+            of_origin(task, traceparent, correlation_id).map_err(|error| error.into_error(py))?;
         if let Some(agent_id) = agent_id {
             task = task.agent(agent_id);
         }
@@ -211,13 +243,13 @@ impl NativeRemoteClient {
         agent_id: Option<String>,
         timeout: f64,
         traceparent: Option<String>,
-        correlation_id: Option<String>,
+        correlation_id: Option<&str>,
     ) -> PyResult<Bound<'py, PyAny>> {
-        // The API has no trace context and no correlation id for tasks.
-        drop((traceparent, correlation_id));
         let parameters = json::write_as(parameters, || parameters_of(agent_type))?;
         let timeout: Duration = seconds(py, "timeout", timeout)?;
-        let mut task = self.client.task(agent_type, &parameters).total_timeout(timeout);
+        let task = self.client.task(agent_type, &parameters).total_timeout(timeout);
+        let mut task =
+            of_origin(task, traceparent, correlation_id).map_err(|error| error.into_error(py))?;
         if let Some(agent_id) = agent_id {
             task = task.agent(agent_id);
         }

@@ -7,7 +7,7 @@ use aios_core::{
 use aios_service::client::{AgentType, Client, ClientError, DeadLetter, VersionedAgent};
 use pyo3::prelude::*;
 
-use super::{NativeRemoteClient, rows};
+use super::{NativeRemoteClient, pages::collect, rows};
 use crate::{
     calls::Answer,
     convert::{errors::ErrorInfo, json},
@@ -122,18 +122,21 @@ fn address(py: Python<'_>, kind: &str, name: &str) -> PyResult<Address> {
     address.map_err(|error| ErrorInfo::from(error).into_error(py))
 }
 
-/// The oldest dead letters of a group or a mailbox.
+/// A page of the dead letters of a group or a mailbox.
 #[pyfunction]
+#[pyo3(signature = (client, kind, name, after, limit))]
 pub(crate) fn remote_dead_letters<'py>(
     py: Python<'py>,
     client: &NativeRemoteClient,
     kind: &str,
     name: &str,
+    after: Option<String>,
     limit: usize,
 ) -> Called<'py> {
     let letters = client.client.dead_letters(address(py, kind, name)?);
-    client.ask(py, |_| async move {
-        let found: Vec<DeadLetter> = letters.list(limit).await?;
+    client.ask(py, move |_| async move {
+        let fetch = async |page| letters.list(&page).await;
+        let found: (Vec<DeadLetter>, _) = collect(limit, after, fetch).await?;
         Ok(Answer::Json(Payload::encode(&found)?))
     })
 }

@@ -21,7 +21,7 @@ pub(crate) struct RemoteRunHandle {
     calls: Arc<Calls>,
     /// The handle, which has the id of the run and the client.
     run: RunHandle,
-    /// The stream of events that `events` reads in pages.
+    /// Where a reader of the events is, between two calls of `events`.
     followed: Follower,
 }
 
@@ -38,6 +38,16 @@ impl RemoteRunHandle {
     #[getter]
     fn id(&self) -> &str {
         self.run.id()
+    }
+
+    /// The same handle for one reader of the events: it keeps its stream between two pages, and waits for
+    /// no other reader.
+    fn reader(&self) -> Self {
+        Self {
+            calls: Arc::clone(&self.calls),
+            run: self.run.clone(),
+            followed: Follower::default(),
+        }
     }
 
     fn result<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {

@@ -1,0 +1,98 @@
+"""New values of settings while a process runs, as services in Rust take them."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import threading
+from typing import TYPE_CHECKING, Any
+
+from .._errors import ConfigurationError
+from .log_format import LEVELS, set_levels
+
+if TYPE_CHECKING:
+    from .asgi import Asgi
+    from .settings import Settings
+
+_log = logging.getLogger("aios.reload")
+
+#: Keys, and beginnings of keys, whose new values are taken.
+_RELOADED = (
+    "log.level",
+    "log.targets.",
+    "http.request_timeout",
+    "http.max_body_bytes",
+    "http.rate_limit.",
+)
+
+
+class Reload:
+    """Reads all layers again at SIGHUP, and takes the values that may change while a process runs.
+
+    If one of the layers is invalid, all old values stay. Every other change is logged and needs a
+    restart.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._lock = threading.Lock()
+        #: The API that takes the limits of ``http``, if this process serves one with them.
+        self.api: Asgi | None = None
+        self._count = 0
+
+    def at_hangup(self) -> None:
+        """Handles SIGHUP from now on, on the main thread."""
+        number = getattr(signal, "SIGHUP", None)
+        if number is not None:
+            signal.signal(number, self._begin)
+
+    def take_count(self) -> int:
+        """How many signals have come since the last call."""
+        count, self._count = self._count, 0
+        return count
+
+    def _begin(self, *_: Any) -> None:
+        self._count += 1
+        # A file system that does not answer delays this thread and nothing else.
+        threading.Thread(target=self._reload, name="aios-reload", daemon=True).start()
+
+    def _reload(self) -> None:
+        with self._lock:
+            old = self._settings
+            try:
+                new = old.reload()
+                if self.api is not None:
+                    self.api._set_limits(new.http)
+            except ConfigurationError as error:
+                text = "the configuration cannot be reloaded; the old values stay: %s"
+                _log.error(text, error, extra={"code": error.code})
+                return
+            self._settings = new
+            # Logged at the level that shows more.
+            verbose = min(old.log, new.log, key=lambda log: LEVELS[log.level])
+            set_levels(verbose, old.log)
+            _report(old, new)
+            set_levels(new.log, verbose)
+
+
+def _report(old: Settings, new: Settings) -> None:
+    """Logs each change. Values of secrets are hidden, and not compared."""
+    before = {entry.key: entry for entry in old.entries}
+    after = {entry.key: entry for entry in new.entries}
+    changes = 0
+    for key in sorted({*before, *after}):
+        was, now = before.get(key), after.get(key)
+        if was is not None and now is not None and was.value == now.value:
+            continue
+        changes += 1
+        fields = {
+            "key": key,
+            "before": None if was is None else was.value,
+            "after": None if now is None else now.value,
+            "origin": None if now is None else now.origin,
+        }
+        if key.startswith(_RELOADED):
+            _log.info("a setting has changed", extra=fields)
+        else:
+            _log.warning("a setting has changed; restart to use it", extra=fields)
+    _log.info("the configuration was reloaded", extra={"changes": changes})
