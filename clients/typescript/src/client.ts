@@ -215,15 +215,13 @@ export class AiosClient {
     return (await this.#http.json<Schemas["Document_Event"]>(request)).data;
   }
 
-  /** The oldest dead letters of a group or a mailbox. */
+  /** A page of the dead letters of a group or a mailbox, the oldest first. */
   async deadLetters(
     kind: "groups" | "mailboxes",
     name: string,
-    limit?: number,
-  ): Promise<readonly Schemas["Resource_Letter"][]> {
-    const query = limit === undefined ? {} : { limit };
-    const page = await this.#page<Schemas["Resource_Letter"]>(["dead-letters", kind, name], query);
-    return page.items;
+    query: QueryOf<"list_dead_letters"> = {},
+  ): Promise<Page<Schemas["Resource_Letter"]>> {
+    return this.#page(["dead-letters", kind, name], query);
   }
 
   /** Sends dead letters back to where they came from, or deletes them. Returns how many. */
@@ -278,7 +276,7 @@ export class AiosClient {
   async #page<R>(path: readonly string[], query: object): Promise<Page<R>> {
     const request = { method: "GET", path, query: present(query) } as const;
     const { data, meta } = await this.#http.json<{ data: R[]; meta: Schemas["ListMeta"] }>(request);
-    return { items: data, next: meta.next };
+    return { items: data, next: meta.next, unreadable: meta.unreadable ?? [] };
   }
 }
 

@@ -65,6 +65,11 @@ interface Open {
   hasEvents: boolean;
 }
 
+/** Whether an answer is a stream of events, and not for example a page of another server. */
+function isEventStream(response: Response): boolean {
+  return response.headers.get("content-type")?.startsWith("text/event-stream") ?? false;
+}
+
 /**
  * Messages of a stream, in order. When the connection breaks or the service ends the stream, it connects
  * again after the last message. It reads no faster than it is asked.
@@ -159,6 +164,13 @@ export class Messages {
         limit.end();
         this.#isOver = true;
         return;
+      }
+      if (!isEventStream(response)) {
+        await response.body.cancel();
+        throw new InvalidResponseError("the answer is not a stream of events", {
+          code: "INVALID_RESPONSE",
+          status: response.status,
+        });
       }
       const reader = response.body.getReader();
       const [decoder, parser] = [new TextDecoder(), new Parser()];

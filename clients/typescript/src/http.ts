@@ -3,7 +3,10 @@ import type { components } from "./schema.js";
 
 /** How requests are repeated. */
 export interface RetryOptions {
-  /** Most attempts of a request, with the first; 5 by default. */
+  /**
+   * Most attempts of a request, with the first; 5 by default. While the service says that an earlier attempt is
+   * being handled (`REQUEST_IN_PROGRESS`), attempts are not counted, unless this is 1.
+   */
   readonly attempts: number;
   /** Pause after the first failure, in milliseconds, which doubles; 200 by default. */
   readonly initialDelayMs: number;
@@ -44,9 +47,10 @@ export interface ApiRequest {
   readonly signal?: AbortSignal;
 }
 
-/** An answer and its `ETag`. */
+/** An answer with its status and its `ETag`. */
 export interface Tagged<T> {
   readonly body: T;
+  readonly status: number;
   readonly tag: string | null;
 }
 
@@ -84,22 +88,29 @@ export class Http {
     return (await this.tagged<T>(request)).body;
   }
 
-  /** The same, with the `ETag` of the answer. */
+  /** The same, with the status and the `ETag` of the answer. */
   async tagged<T>(request: ApiRequest): Promise<Tagged<T>> {
     const headers: Record<string, string> = { ...request.headers };
     if (request.method === "POST") {
       // The same key in every attempt, so that the service takes the request once.
       headers["idempotency-key"] = newId();
     }
-    for (let attempt = 1; ; attempt += 1) {
+    let openUntil: number | undefined;
+    for (let attempt = 1; ; ) {
       try {
         return await this.#attempt<T>({ ...request, headers });
       } catch (error) {
-        const pause = this.pause(error, attempt, request.repeatable ?? true);
+        const openFor = openForMs(error);
+        openUntil ??= openFor === undefined ? undefined : Date.now() + openFor;
+        // A process that was killed keeps the key of its request: these attempts are not counted, unless there
+        // is only one.
+        const isOpen = openFor !== undefined && openUntil !== undefined && Date.now() < openUntil;
+        const pause = this.pause(error, isOpen ? 1 : attempt, request.repeatable ?? true);
         if (pause === undefined) {
           throw error;
         }
         await sleep(pause, request.signal);
+        attempt += isOpen ? 0 : 1;
       }
     }
   }
@@ -128,7 +139,8 @@ export class Http {
       const response = await this.send(request, limit.signal);
       const text = await response.text();
       try {
-        return { body: JSON.parse(text) as T, tag: response.headers.get("etag") };
+        const body = JSON.parse(text) as T;
+        return { body, status: response.status, tag: response.headers.get("etag") };
       } catch (cause) {
         throw invalid(response, "the answer is not JSON", cause);
       }
@@ -151,12 +163,12 @@ export class Http {
       }
     }
     const { token } = this.#options;
-    const first = typeof token === "function" ? await token() : token;
+    const first = typeof token === "function" ? await within(token, undefined, signal) : token;
     let response = await this.#sendWith(request, url, first, signal);
     if (response.status === 401 && typeof token === "function") {
       // A second 401 is the answer: another token would not help.
       await response.body?.cancel();
-      response = await this.#sendWith(request, url, await token(first), signal);
+      response = await this.#sendWith(request, url, await within(token, first, signal), signal);
     }
     if (!response.ok) {
       throw await refusal(response);
@@ -256,9 +268,36 @@ export class Limit {
   }
 }
 
+/** How long an earlier attempt with the same key may still be handled, in milliseconds. */
+function openForMs(error: unknown): number | undefined {
+  if (!(error instanceof AiosError) || error.code !== "REQUEST_IN_PROGRESS") {
+    return undefined;
+  }
+  const seconds = (error.details as { open_for_seconds?: unknown } | null | undefined)?.open_for_seconds;
+  return typeof seconds === "number" ? seconds * 1000 : undefined;
+}
+
 function reason(error: unknown): string {
   const cause = error instanceof Error && error.cause instanceof Error ? error.cause : error;
   return cause instanceof Error ? cause.message : String(cause);
+}
+
+/** A token of a function, which does not know the signal. It may be needed by other callers, and continues. */
+function within(
+  token: (refused?: string) => string | Promise<string>,
+  refused: string | undefined,
+  signal: AbortSignal,
+): Promise<string> {
+  return new Promise((resolve, reject) => {
+    const abort = (): void => reject(signal.reason);
+    if (signal.aborted) {
+      abort();
+      return;
+    }
+    signal.addEventListener("abort", abort, { once: true });
+    const called = (async () => token(refused))();
+    called.then(resolve, reject).finally(() => signal.removeEventListener("abort", abort));
+  });
 }
 
 /** A credential that can stand in a header. */

@@ -10,6 +10,8 @@ export interface Page<T> {
   readonly items: readonly T[];
   /** What to pass as `after` for the next page; `null` on the last one. */
   readonly next: string | null;
+  /** Ids of resources of this page that the service cannot read. */
+  readonly unreadable: readonly string[];
 }
 
 /** How long the service is asked to wait for the end of a run in one request, in milliseconds. */
@@ -18,6 +20,9 @@ const WAIT_MS = 20_000;
 const MAX_WAIT_MS = 999_999_999;
 /** Pause between two such requests, in milliseconds. */
 const PAUSE_MS = 100;
+
+/** The status of an answer to a wait in which the run has not ended. */
+const ACCEPTED = 202;
 
 /** A run of the service, whichever process executes it. */
 export class RunHandle<T = unknown> {
@@ -63,13 +68,16 @@ export class RunHandle<T = unknown> {
     signal: AbortSignal | undefined,
   ): Promise<{ readonly result: T } | undefined> {
     const wait = Math.min(waitMs, MAX_WAIT_MS);
-    const answer = await this.#http.json<Schemas["Document_RunResult"]>({
+    const { body: answer, status: code } = await this.#http.tagged<Schemas["Document_RunResult"]>({
       method: "GET",
       path: ["runs", this.id, "result"],
       query: { wait: `${Math.round(wait)}ms` },
       waitMs: wait,
       ...(signal === undefined ? {} : { signal }),
     });
+    if (code === ACCEPTED) {
+      return undefined;
+    }
     const { status, result, failure } = answer.data.attributes;
     switch (status) {
       case "completed":
@@ -90,7 +98,7 @@ export class RunHandle<T = unknown> {
   async journal(page: { limit?: number; after?: string } = {}): Promise<Page<RecordedEvent>> {
     const request = { method: "GET", path: ["runs", this.id, "journal"], query: page } as const;
     const { data, meta } = await this.#http.json<Schemas["Listing_Event"]>(request);
-    return { items: data, next: meta.next };
+    return { items: data, next: meta.next, unreadable: meta.unreadable ?? [] };
   }
 
   /** Follows the events of the run after a position in the log, up to the event that ends it. */
@@ -131,6 +139,15 @@ export class RunHandle<T = unknown> {
   /** Starts a new run with a copy of the journal up to an operation. */
   async fork(operation: number, newRunId: string = newId()): Promise<RunHandle<T>> {
     const run = await this.#act("fork", { operation, run_id: newRunId });
+    return new RunHandle<T>(this.#http, run.data.id);
+  }
+
+  /**
+   * Retries a failed run from the operation with which it failed: starts a new run with a copy of the journal up
+   * to that operation.
+   */
+  async retry(newRunId: string = newId()): Promise<RunHandle<T>> {
+    const run = await this.#act("retry", { run_id: newRunId });
     return new RunHandle<T>(this.#http, run.data.id);
   }
 

@@ -166,8 +166,8 @@ export interface paths {
         };
         /**
          * List dead letters
-         * @description Returns the oldest dead letters of a group or mailbox. There are no further pages: redrive or
-         *     purge those that were returned to see the next ones.
+         * @description Returns a page of the dead letters of a group or mailbox, the oldest first. If the last letter of a page is
+         *     redriven or purged, the page after it fails with `INVALID_CURSOR`: list again from the beginning.
          */
         get: operations["list_dead_letters"];
         put?: never;
@@ -402,7 +402,7 @@ export interface paths {
         put?: never;
         /**
          * Cancel a run
-         * @description The run compensates and ends as cancelled. Cancelling a run again has no effect.
+         * @description The run compensates and ends as cancelled. Cancelling a run again has no effect unless it is blocked.
          */
         post: operations["cancel_run"];
         delete?: never;
@@ -2121,7 +2121,7 @@ export interface components {
                 "application/json": components["schemas"]["ErrorDocument"];
             };
         };
-        /** @description One of `INTERNAL_ERROR`, `INVALID_CLOUD_EVENT`, `STORE_GONE`, `NEWER_SCHEMA`, `INVALID_ROW`, `STORE_CORRUPT`, `INVALID_STORE_CONFIGURATION`, `INVALID_BROKER_CONFIGURATION`, `AGENT_HOST_IMPAIRED`, `AGENT_FACTORY_TIMEOUT`, `DUPLICATE_AGENT`, `DUPLICATE_AGENT_TYPE`, `UNKNOWN_AGENT_TYPE`, `INVALID_AGENT_CONFIGURATION`, `INVALID_AGENT_SCHEMA`, `SHUTDOWN_TIMEOUT`, `PROJECTION_STOPPED`, `INVALID_RESULT`, `RUN_FAILED`, `RUN_BLOCKED`. */
+        /** @description One of `INTERNAL_ERROR`, `INVALID_CLOUD_EVENT`, `INVALID_METADATA`, `STORE_GONE`, `NEWER_SCHEMA`, `INVALID_ROW`, `STORE_CORRUPT`, `INVALID_STORE_CONFIGURATION`, `INVALID_BROKER_CONFIGURATION`, `AGENT_HOST_IMPAIRED`, `AGENT_FACTORY_TIMEOUT`, `DUPLICATE_AGENT`, `DUPLICATE_AGENT_TYPE`, `UNKNOWN_AGENT_TYPE`, `INVALID_AGENT_CONFIGURATION`, `INVALID_AGENT_SCHEMA`, `SHUTDOWN_TIMEOUT`, `PROJECTION_STOPPED`, `INVALID_RESULT`, `RUN_FAILED`, `RUN_BLOCKED`. */
         Error500: {
             headers: {
                 /** @description The trace of the request, if it has a valid `traceparent`. */
@@ -2664,6 +2664,8 @@ export interface operations {
             query?: {
                 /** @description Most dead letters that are returned; 50 unless given. */
                 limit?: number;
+                /** @description `meta.next` of the page before. */
+                after?: string;
             };
             header?: never;
             path: {
@@ -2676,7 +2678,7 @@ export interface operations {
         };
         requestBody?: never;
         responses: {
-            /** @description The dead letters. */
+            /** @description A page of dead letters. */
             200: {
                 headers: {
                     /** @description The trace of the request, if it has a valid `traceparent`. */

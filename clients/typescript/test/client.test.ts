@@ -88,7 +88,7 @@ test("should read the other resources", async () => {
   assert.deepEqual((await client.me()).attributes.permissions, ["*"]);
   const event = await client.publish("orders.order.placed", { id: 7 }, { id: unique("event") });
   assert.deepEqual(event.attributes.data, { id: 7 });
-  assert.deepEqual(await client.deadLetters("groups", "agents.greeter"), []);
+  assert.deepEqual((await client.deadLetters("groups", "agents.greeter")).items, []);
   assert.equal(await client.handleDeadLetters("purge", "groups", "agents.greeter", "all"), 0);
   const log = await client.log({ pattern: "workflows.*.started", limit: 1 });
   assert.equal(log.items[0]?.type, "event");

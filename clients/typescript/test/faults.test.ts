@@ -139,3 +139,102 @@ test("should ask for no longer a wait than the service takes", async () => {
     server.close();
   }
 });
+
+test("should ask again after an answer that says that the run has not ended", async () => {
+  const server = await fake((_, response, number) => {
+    const attributes = { status: "completed", result: number === 0 ? null : "done", failure: null };
+    response.writeHead(number === 0 ? 202 : 200, { "content-type": "application/json" });
+    response.end(JSON.stringify({ data: { id: "r1", type: "run", attributes }, meta: {} }));
+  });
+  try {
+    assert.equal(await new AiosClient(server.url, QUICK).run("r1").result(), "done");
+    assert.equal(server.count(), 2);
+  } finally {
+    server.close();
+  }
+});
+
+test("should wait for as long as an earlier attempt may be handled", async () => {
+  let first = 0;
+  const server = await fake((_, response, number) => {
+    const isOpen = number >= first + 3 && number < first + 11;
+    const status = number === first + 11 ? 200 : isOpen ? 409 : 502;
+    response.writeHead(status, { "content-type": "application/json", "retry-after": "0" });
+    const error = { code: "REQUEST_IN_PROGRESS", message: "m", details: { open_for_seconds: 30 } };
+    response.end(status === 200 ? JSON.stringify(RUN) : isOpen ? JSON.stringify({ error }) : "<html>");
+  });
+  try {
+    assert.equal((await new AiosClient(server.url, QUICK).start("w")).id, "r1");
+    first = server.count() - 3;
+    const once = new AiosClient(server.url, { retry: { attempts: 1 } });
+    await assert.rejects(once.start("w"), (error) => hasCode(error, "REQUEST_IN_PROGRESS"));
+  } finally {
+    server.close();
+  }
+});
+
+test("should not wait for a token longer than the attempt may take or the caller waits", async () => {
+  const server = await faulty();
+  try {
+    const token = () => new Promise<string>(() => {});
+    const late = new AiosClient(server.url, { token, timeoutMs: 20, retry: { attempts: 1 } });
+    await assert.rejects(late.run("r1").status(), (error) => hasCode(error, "REQUEST_TIMEOUT"));
+    const patient = new AiosClient(server.url, { token });
+    const reason = new Error("the caller left");
+    const aborted = AbortSignal.timeout(20);
+    const controller = new AbortController();
+    aborted.addEventListener("abort", () => controller.abort(reason));
+    const result = patient.run("r1").result({ signal: controller.signal });
+    await assert.rejects(result, (error) => error === reason);
+    const failing = new AiosClient(server.url, {
+      token: () => {
+        throw reason;
+      },
+      retry: { attempts: 1 },
+    });
+    await assert.rejects(failing.run("r1").status(), (error) => (error as Error).cause === reason);
+    assert.equal(server.count(), 0);
+  } finally {
+    server.close();
+  }
+});
+
+test("should refuse a stream that is not one of events", async () => {
+  const server = await fake((_, response) => {
+    response.writeHead(200, { "content-type": "text/html" });
+    response.end("<html>");
+  });
+  try {
+    const client = new AiosClient(server.url, QUICK);
+    const isInvalid = (error: unknown) => hasCode(error, "INVALID_RESPONSE");
+    await assert.rejects(client.events().next(), isInvalid);
+    await assert.rejects(client.events().begin(), isInvalid);
+    await assert.rejects(client.run("r1").stream("tokens").next(), isInvalid);
+    assert.equal(server.count(), 3);
+  } finally {
+    server.close();
+  }
+});
+
+test("should retry a failed run, and tell what a page leaves out", async () => {
+  const bodies: string[] = [];
+  const server = await fake((request, response) => {
+    let text = "";
+    request.on("data", (data) => (text += data));
+    request.on("end", () => {
+      bodies.push(`${request.url} ${text}`);
+      response.writeHead(200, { "content-type": "application/json" });
+      const page = { data: [], meta: { next: null, unreadable: ["r9"] } };
+      response.end(JSON.stringify(request.method === "POST" ? RUN : page));
+    });
+  });
+  try {
+    const client = new AiosClient(server.url, QUICK);
+    assert.equal((await client.run("r0").retry("r1")).id, "r1");
+    assert.deepEqual(bodies, ['/runs/r0/actions/retry {"run_id":"r1"}']);
+    assert.deepEqual((await client.runs()).unreadable, ["r9"]);
+    assert.deepEqual((await client.run("r0").journal()).unreadable, ["r9"]);
+  } finally {
+    server.close();
+  }
+});
