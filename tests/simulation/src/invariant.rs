@@ -19,6 +19,8 @@ pub enum Invariant {
     MovesRepeatNoTask,
     /// An attempt at a task is assigned under one id.
     OneDispatch,
+    /// The result of an attempt at a task is recorded once, whichever engine receives it.
+    ResultsRecordedOnce,
     /// An answer is acknowledged after it was recorded, or if it is not needed.
     AcknowledgedAfterCommit,
     /// Code sees an outcome after it was recorded.

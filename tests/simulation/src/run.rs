@@ -43,6 +43,10 @@ pub struct OperationFacts {
     pub ended: BTreeSet<u32>,
     /// The event that assigned the last attempt.
     pub assigned: Option<EventId>,
+    /// The results by the events that they name as their causes, which are those that assigned attempts.
+    results: BTreeMap<String, EventId>,
+    /// The events that assigned attempts.
+    assignments: BTreeSet<String>,
     /// When its outcome was recorded, and when its attempts ended, in microseconds.
     settled_at: Option<u64>,
     ended_at: BTreeMap<u32, u64>,
@@ -131,14 +135,18 @@ impl RunFacts {
             }
             "task_assigned" => {
                 let task: TaskAssigned = event.data().ok()?;
-                self.of(task.task_id.run()?.1).assigned = Some(event.id.clone());
+                let facts = self.of(task.task_id.run()?.1);
+                facts.assigned = Some(event.id.clone());
+                facts.assignments.insert(event.id.to_string());
                 None
             }
             "task_completed" => {
                 let answer: TaskCompleted = event.data().ok()?;
                 // A late answer of another attempt may follow, and is ignored.
-                self.of(answer.task_id.run()?.1).is_settled = true;
-                None
+                let operation = answer.task_id.run()?.1;
+                let facts = self.of(operation);
+                facts.is_settled = true;
+                facts.add_result(run_id, operation, event)
             }
             "task_cancelled" => {
                 let task: TaskCancelled = event.data().ok()?;
@@ -219,6 +227,19 @@ impl OperationFacts {
             );
             (Invariant::AttemptsCounted, how)
         })
+    }
+
+    fn add_result(&mut self, run_id: &str, operation: u64, event: &Event) -> Found {
+        let cause = event.metadata.causation_id.as_deref()?;
+        let known = self.results.insert(cause.to_owned(), event.id.clone());
+        if known.is_none() && self.assignments.contains(cause) {
+            return None;
+        }
+        let how = format!(
+            "result {} of operation {operation} of {run_id}, caused by {cause}, is recorded again",
+            event.id
+        );
+        Some((Invariant::ResultsRecordedOnce, how))
     }
 
     fn fire(&mut self, run_id: &str, operation: u64, now: u64) -> Found {

@@ -66,7 +66,7 @@ fn simulate(seeds: u64, first: u64, judge: impl Fn(u64) -> bool + Sync) {
 fn explain(seed: u64, outcome: &Outcome) -> String {
     let violations: Vec<String> = outcome.violations.iter().map(ToString::to_string).collect();
     format!(
-        "seed {seed}: {}\nrun it again with its trace: AIOS_SEED={seed} cargo test -p aios-simulation -- --nocapture",
+        "seed {seed}: {}\nrun it again with its trace: AIOS_SEED={seed} cargo test --profile simulation -p aios-simulation -- --nocapture",
         violations.join("; ")
     )
 }

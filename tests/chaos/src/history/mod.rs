@@ -252,13 +252,17 @@ impl History {
         let Some(run) = state.runs.get_mut(run_of(operation)) else { return };
         let found = run.operations.entry(operation.to_owned()).or_default();
         let is_second = !found.results.is_empty();
-        let is_same = found.results.iter().any(|known| known.cause == result.cause);
+        let same = found.results.iter().find(|known| known.cause == result.cause);
+        let text = same.map(|known| {
+            let (first, second, cause) = (&known.event, &result.event, &result.cause);
+            format!("{operation} has two results, {first} and {second}, of {cause:?}")
+        });
         found.results.push(result);
         state.counts.recorded += u64::from(!is_second);
-        state.counts.late_results += u64::from(is_second && !is_same);
+        state.counts.late_results += u64::from(is_second && text.is_none());
         drop(state);
-        if is_same {
-            self.violation(Some(run_of(operation)), format!("{operation} has two results"));
+        if let Some(text) = text {
+            self.violation(Some(run_of(operation)), text);
         }
     }
 
