@@ -744,8 +744,12 @@ async fn should_save_the_position_that_a_view_keeps() {
     let view = View::default();
     let runtime = projecting(&faulty).await;
     let _handle = start_view(&runtime, &view).await.unwrap();
-    eventually("it has begun", || async { faulty.count("save_checkpoint") > 0 }).await;
-    faulty.on_call(|name| (*name == "save_checkpoint").then_some(Fault::Hang));
+    // Not earlier: the projection saves where it begins, too.
+    let written = view.clone();
+    faulty.on_call(move |name| {
+        let is_written = written.0.lock().unwrap().1.len() == 3;
+        (*name == "save_checkpoint" && is_written).then_some(Fault::Hang)
+    });
     place(&shared, 0..3).await;
     eventually("the view is written", || async { view.0.lock().unwrap().1.len() == 3 }).await;
     drop(runtime);
