@@ -4,8 +4,8 @@
 //! adds its job only when it is polled again; a task may begin another send before that. So the channel is
 //! unbounded, and a job is added when its caller is first polled.
 //!
-//! The callers bound the queue: each waits for the reply to its job, and so has at most one job in the
-//! queue. Only callers that gave up leave more behind. Once [`ABANDONED`] such jobs are queued, further
+//! The callers bound the queue: each waits for the replies to its jobs, which are one append or one batch.
+//! Only callers that gave up leave more behind. Once [`ABANDONED`] such jobs are queued, further
 //! callers wait before they add theirs.
 
 use std::sync::{

@@ -287,8 +287,9 @@ impl PostgresOptions {
     }
 
     /// Sets how long an append may wait in the queue and be retried, counted from the call, 1 ms to
-    /// 24 days. After that it fails with the last error, or with [`StoreError::Timeout`] if it is unknown
-    /// whether it is stored. An attempt that is in progress at that time is still awaited. Default 30 s.
+    /// 24 days. After that it fails with [`StoreError::Timeout`] if it was not sent or it is unknown whether
+    /// it is stored, and with the last error otherwise. An attempt that is in progress at that time is
+    /// still awaited. Default 30 s.
     pub fn with_append_timeout(mut self, timeout: Duration) -> Self {
         self.append_timeout = timeout;
         self

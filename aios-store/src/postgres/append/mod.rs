@@ -56,6 +56,8 @@ mod statement;
 mod valid;
 mod writer;
 
+use std::time::Duration;
+
 use aios_core::store::{Append, Appended, StoreError};
 use tokio::sync::oneshot;
 
@@ -75,12 +77,13 @@ use crate::job_queue::{Caller, Closed, Unsent};
 type AppendReply = (oneshot::Receiver<Result<Appended, StoreError>>, Caller);
 
 impl PostgresStore {
-    /// Waits for the commit of the batch that takes each append: at most `append_timeout`, and the attempt
-    /// that is in progress then.
+    /// Waits for the commits of the appends: at most `append_timeout` for all of them, and the attempt that is
+    /// in progress then.
     pub(super) async fn append_all(&self, batch: Vec<Append>) -> Vec<Result<Appended, StoreError>> {
+        let deadline = self.0.database.clock().elapsed().saturating_add(self.0.append_timeout);
         let mut queued = Vec::with_capacity(batch.len());
         for append in batch {
-            queued.push(self.enqueue(append).await);
+            queued.push(self.enqueue(append, deadline).await);
         }
         let mut results = Vec::with_capacity(queued.len());
         for reply in queued {
@@ -92,22 +95,21 @@ impl PostgresStore {
         results
     }
 
-    /// Queues an append, at the first poll. While too many abandoned ones are queued, it waits until the append
-    /// times out.
-    async fn enqueue(&self, append: Append) -> Result<AppendReply, StoreError> {
+    /// Queues an append, at the first poll. While too many abandoned ones are queued, it waits until the
+    /// deadline.
+    async fn enqueue(&self, append: Append, deadline: Duration) -> Result<AppendReply, StoreError> {
         let valid = ValidAppend::new(append, self.0.max_event_bytes)?;
         let queue = self.queue().ok_or(StoreError::Closed)?;
-        let timeout = self.0.append_timeout;
-        let (waiter, reply) =
-            Waiter::new(self.0.database.clock().elapsed().saturating_add(timeout));
+        let (waiter, reply) = Waiter::new(deadline);
         match queue.try_send(Pending { valid, waiter }) {
             Ok(caller) => Ok((reply, caller)),
             Err(Unsent::Closed) => Err(StoreError::Closed),
             Err(Unsent::Full(pending)) => {
-                match self.0.database.within(timeout, queue.send(pending)).await {
+                let rest = deadline.saturating_sub(self.0.database.clock().elapsed());
+                match self.0.database.within(rest, queue.send(pending)).await {
                     Some(Ok(caller)) => Ok((reply, caller)),
                     Some(Err(Closed)) => Err(StoreError::Closed),
-                    None => Err(timed_out(timeout)),
+                    None => Err(timed_out(self.0.append_timeout)),
                 }
             }
         }
