@@ -103,7 +103,7 @@ impl Driver {
     ///
     /// Two reasons: the broker did not take it, or has probably lost it.
     fn may_repeat(&mut self, operation: u64) -> bool {
-        let is_put_off = self.deferred.contains_key(&operation);
+        let is_put_off = self.tasks.deferred.contains_key(&operation);
         is_put_off || self.is_lost(operation, self.engine.clock.now())
     }
 
@@ -122,8 +122,8 @@ impl Driver {
             if !self.engine.timers.is_set(&self.run_id, operation) {
                 machine.repeat_child(operation);
             }
-            let is_put_off = self.deferred.contains_key(&operation);
-            if is_put_off && !self.assigned.contains_key(&operation) {
+            let is_put_off = self.tasks.deferred.contains_key(&operation);
+            if is_put_off && !self.tasks.assigned.contains_key(&operation) {
                 machine.repeat_task(operation);
             }
             (again, machine.timer(operation))
@@ -143,20 +143,20 @@ impl Driver {
         if !self.execution.machine().awaits_task(operation, Some(attempt)) {
             return;
         }
-        if let Some(assignment) = self.assigned.get(&operation) {
+        if let Some(assignment) = self.tasks.assigned.get(&operation) {
             // An agent has it, so the broker has taken it.
             if assignment.is_known_to_agents() {
                 return;
             }
             if is_uncertain {
-                self.recorded_attempts.insert(operation, (attempt, assignment.recorded_at));
+                self.tasks.recorded_attempts.insert(operation, (attempt, assignment.recorded_at));
             }
         }
         let backoff = self.engine.options.backoff;
-        let last = self.deferred.get(&operation);
+        let last = self.tasks.deferred.get(&operation);
         let pause = last.map_or(backoff.initial_delay, |pause| backoff.next(*pause));
-        self.deferred.insert(operation, pause);
-        self.assigned.remove(&operation);
+        self.tasks.deferred.insert(operation, pause);
+        self.tasks.assigned.remove(&operation);
         self.engine.timers.set(self.engine.clock.now() + pause, &self.run_id, operation);
     }
 
@@ -251,7 +251,7 @@ impl Driver {
             // Shows which steps the code still polls; those that it does not can't end, and are not
             // waited for.
             poll_fn(|context| self.execution.poll(context)).await;
-            self.outgoing.release_slot();
+            self.tasks.outgoing.release_slot();
         } else {
             self.execution.go_on();
         }
@@ -273,7 +273,7 @@ impl Driver {
     pub(super) fn record_failure(&mut self, operation: u64, attempt: u32, error: TaskError) {
         // The deferred dispatch belongs to this attempt; the next one is dispatched once it is
         // recorded.
-        self.deferred.remove(&operation);
+        self.tasks.deferred.remove(&operation);
         let now = self.engine.clock.now();
         let entry = self.execution.machine().after_failure(operation, attempt, error, now);
         self.write(entry);

@@ -122,22 +122,22 @@ impl Driver {
     /// The id of the event that assigns an attempt; every answer names it as its cause. It differs
     /// between runs that used the same id one after the other or in different stores.
     pub(super) fn assignment_id(&self, operation: u64, attempt: u32) -> EventId {
-        assignment_id(&self.incarnation, operation, attempt)
+        assignment_id(&self.origin.incarnation, operation, attempt)
     }
 
     /// Metadata of the events that are published about a task.
     pub(super) fn task_metadata(&self) -> Metadata {
-        let incarnation = Some(Arc::clone(&self.incarnation_text));
+        let incarnation = Some(Arc::clone(&self.origin.incarnation_text));
         let reply_to = self.engine.ownership.mailbox();
-        Metadata { incarnation, reply_to, ..(*self.metadata).clone() }
+        Metadata { incarnation, reply_to, ..(*self.origin.metadata).clone() }
     }
 
     /// Metadata of the event that assigns an attempt. Its trace context is the span of the attempt, so
     /// that the spans of the agent belong to it.
     pub(super) fn assignment_metadata(&self, task: &TaskAssigned) -> Metadata {
         let operation = task.task_id.run().map_or(0, |(_, operation)| operation);
-        let span = SpanId::of_attempt(&self.incarnation, operation, task.attempt);
-        let traceparent = Some(self.trace.with_span(span).to_string().into());
+        let span = SpanId::of_attempt(&self.origin.incarnation, operation, task.attempt);
+        let traceparent = Some(self.origin.trace.with_span(span).to_string().into());
         Metadata { traceparent, ..self.task_metadata() }
     }
 
@@ -151,7 +151,7 @@ impl Driver {
         task: &AgentEvent<TaskAssigned>,
     ) -> Attempt {
         let assigned_at = self.engine.clock.now();
-        if let Some(assignment) = self.assigned.get_mut(&operation)
+        if let Some(assignment) = self.tasks.assigned.get_mut(&operation)
             && assignment.attempt == task.data.attempt
         {
             // A repeated dispatch of the same attempt does not restart its time.
@@ -192,14 +192,14 @@ impl Driver {
             self.engine.timers.set(expiry, &self.run_id, operation);
         }
         let attempt = assignment.attempt(&self.run_id, operation);
-        self.assigned.insert(operation, assignment);
+        self.tasks.assigned.insert(operation, assignment);
         attempt
     }
 
     /// An agent works on the current attempt. From now on, silence means that it died.
     pub(super) async fn on_heartbeat(&mut self, operation: u64) {
         let now = self.engine.clock.now();
-        let Some(assignment) = self.assigned.get_mut(&operation) else { return };
+        let Some(assignment) = self.tasks.assigned.get_mut(&operation) else { return };
         // The first heartbeat shows that the queue has moved up to this task.
         if assignment.started_at.replace(assignment.started_at.unwrap_or(now)).is_none() {
             self.engine.activity.record(&assignment.agent_type, now, assignment.recorded_at);
@@ -222,7 +222,7 @@ impl Driver {
 
     /// An agent starts the code of the current attempt, perhaps again: its time counts from now.
     pub(super) async fn on_attempt_started(&mut self, operation: u64) {
-        if let Some(assignment) = self.assigned.get_mut(&operation) {
+        if let Some(assignment) = self.tasks.assigned.get_mut(&operation) {
             assignment.started_at = None;
         }
         self.on_heartbeat(operation).await;
@@ -234,7 +234,7 @@ impl Driver {
     pub(super) async fn keep_anonymous(&mut self, operation: u64, answer: AnonymousAnswer) {
         let now = self.engine.clock.now();
         let accepts = self.engine.options.anonymous_answers == AnonymousAnswers::AcceptAfterGrace;
-        let assignment = self.assigned.get_mut(&operation);
+        let assignment = self.tasks.assigned.get_mut(&operation);
         match assignment.filter(|it| accepts && it.started_at.is_none() && it.anonymous.is_none()) {
             Some(assignment) => {
                 assignment.anonymous = Some((answer, now));
@@ -249,7 +249,7 @@ impl Driver {
     ///
     /// An agent that names the assignment had the whole grace to be heard of, and was not.
     fn accept_anonymous(&mut self, operation: u64, now: Timestamp) -> Option<Timestamp> {
-        let assignment = self.assigned.get_mut(&operation)?;
+        let assignment = self.tasks.assigned.get_mut(&operation)?;
         let (answer, since) = assignment.anonymous.take()?;
         let until = since + self.engine.options.task_grace;
         if until > now {
@@ -274,7 +274,7 @@ impl Driver {
         }
         let unclaimed_at = self.check_unclaimed(operation, now, is_read);
         let quiet_at = self.check_silence(operation, now);
-        let Some(assignment) = self.assigned.get(&operation) else { return };
+        let Some(assignment) = self.tasks.assigned.get(&operation) else { return };
         let attempt = assignment.attempt;
         let silent_at =
             assignment.last_heartbeat.map(|seen| seen + self.engine.options.heartbeat_timeout);
@@ -294,14 +294,14 @@ impl Driver {
             }
         };
         // Before the failure is recorded: what arrives from now on is too late for this attempt.
-        self.assigned.remove(&operation);
+        self.tasks.assigned.remove(&operation);
         self.on_undeliverable(operation, attempt, TaskError::retryable(failure));
     }
 
     /// Makes the engine look for the dead letter of an attempt whose agent has been silent for half
     /// of the heartbeat timeout. Returns when to start looking, if it is later.
     fn check_silence(&mut self, operation: u64, now: Timestamp) -> Option<Timestamp> {
-        let assignment = self.assigned.get_mut(&operation)?;
+        let assignment = self.tasks.assigned.get_mut(&operation)?;
         let quiet_at = assignment.last_heartbeat? + self.engine.options.heartbeat_timeout / 2;
         if quiet_at > now {
             return Some(quiet_at);
@@ -325,8 +325,8 @@ impl Driver {
         else {
             return false;
         };
-        self.assigned.remove(&operation);
-        self.deferred.remove(&operation);
+        self.tasks.assigned.remove(&operation);
+        self.tasks.deferred.remove(&operation);
         let message = format!("task {operation} of agent {agent_type} has not succeeded in time");
         let failure = Failure::new(codes::TASK_TIMEOUT, message);
         // First, while the machine still knows the attempt; then later answers are ignored, and agents
@@ -343,7 +343,7 @@ impl Driver {
         if letter.event.id != self.assignment_id(operation, attempt) {
             return;
         }
-        self.assigned.remove(&operation);
+        self.tasks.assigned.remove(&operation);
         self.on_undeliverable(operation, attempt, dead_lettered(&letter.reason));
     }
 
@@ -366,7 +366,7 @@ impl Driver {
 
     /// The current attempt has ended with an answer.
     pub(super) fn end_assignment(&mut self, operation: u64) {
-        if let Some(assignment) = self.assigned.remove(&operation) {
+        if let Some(assignment) = self.tasks.assigned.remove(&operation) {
             let now = self.engine.clock.now();
             self.engine.activity.record(&assignment.agent_type, now, assignment.recorded_at);
         }
@@ -374,7 +374,7 @@ impl Driver {
 
     /// The event of an answer as it is recorded in the journal.
     pub(super) fn recorded(&self, answer: &Event, operation: u64, attempt: u32) -> Event {
-        recorded(answer, &self.incarnation, operation, attempt, &self.metadata)
+        recorded(answer, &self.origin.incarnation, operation, attempt, &self.origin.metadata)
     }
 }
 

@@ -37,6 +37,47 @@ const PAGE: usize = 1000;
 const ASKING: [&str; 4] =
     [workflow::CANCEL_REQUESTED, workflow::PAUSED, workflow::RESUMED, workflow::UNBLOCKED];
 
+/// What the journal of a run says about its being blocked.
+#[derive(Debug, Default)]
+pub(super) struct BlockState {
+    /// Why the run is blocked. `None` after a request, which asks to try again: the same block is recorded
+    /// again after it.
+    pub(super) failure: Option<Failure>,
+    /// Whether the run was blocked and has not progressed since, so that its journal must record that it
+    /// is unblocked. No request changes that.
+    pub(super) must_unblock: bool,
+    /// Whether the cancellation was requested while the run was blocked: it ends even if its code does
+    /// not fit. A run that is blocked later is not given up: its code may fit again, and knows the
+    /// compensations.
+    pub(super) is_given_up: bool,
+}
+
+impl BlockState {
+    /// The state after these entries, the first ones of a run.
+    pub(super) fn of<'a>(journal: impl Iterator<Item = &'a Entry>) -> Self {
+        let mut state = Self::default();
+        journal.for_each(|entry| state.note(entry));
+        state
+    }
+
+    /// Notes the next entry.
+    pub(super) fn note(&mut self, entry: &Entry) {
+        match entry {
+            Entry::Blocked(block) => {
+                self.failure = Some(block.failure.clone());
+                self.must_unblock = true;
+            }
+            Entry::Unblocked(_) => *self = Self::default(),
+            Entry::Paused | Entry::Resumed => self.failure = None,
+            Entry::CancelRequested(_) => {
+                self.failure = None;
+                self.is_given_up |= self.must_unblock;
+            }
+            _ => {}
+        }
+    }
+}
+
 /// Blocks a run whose journal can't be read: another program or a later version of aios wrote it.
 /// Nothing is lost by leaving the run alone.
 ///

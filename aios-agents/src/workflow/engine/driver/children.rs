@@ -233,11 +233,11 @@ impl Driver {
 
     /// A child of this run. The trace context of the child is the span of its operation.
     fn child(&self, started: Arc<ChildStarted>) -> Child {
-        let span = SpanId::of_operation(&self.incarnation, started.operation);
-        let traceparent = Some(self.trace.with_span(span).to_string().into());
+        let span = SpanId::of_operation(&self.origin.incarnation, started.operation);
+        let traceparent = Some(self.origin.trace.with_span(span).to_string().into());
         Child {
             parent: self.as_parent(started.operation),
-            metadata: Arc::new(Metadata { traceparent, ..(*self.metadata).clone() }),
+            metadata: Arc::new(Metadata { traceparent, ..(*self.origin.metadata).clone() }),
             started,
         }
     }
@@ -292,7 +292,7 @@ impl Driver {
 
     /// How a child of an operation names this run.
     fn as_parent(&self, operation: u64) -> Parent {
-        Parent::new(self.run_id.to_string(), Some(self.incarnation.clone()), operation)
+        Parent::new(self.run_id.to_string(), Some(self.origin.incarnation.clone()), operation)
     }
 
     /// Begins to cancel children, after all starts in progress have ended.

@@ -44,7 +44,6 @@ use tracing::warn;
 use super::{
     Driver, Exit, InFlight, Message, acknowledge_all,
     entries::{exit, failures, read_entry},
-    load::blocked_after,
     lookahead::{Lookahead, is_refuted},
     oversize::{subject, too_large},
 };
@@ -179,7 +178,7 @@ impl Driver {
             Lookahead::Behind | Lookahead::Ahead(_) => Expected::Exact(self.version),
             Lookahead::Diverged => Expected::Any,
         };
-        Append { stream: self.stream.clone(), expected, events, fence: Some(self.fence) }
+        Append { stream: self.origin.stream.clone(), expected, events, fence: Some(self.fence) }
     }
 
     /// The entry that ends the run, once its code has ended, unless the run is paused or its
@@ -281,7 +280,7 @@ impl Driver {
         // Set before anything is applied, so that what is recorded next expects it.
         self.version = appended.version;
         let InFlight { records, answers, lookahead, .. } = in_flight;
-        records.iter().for_each(|record| self.note_block(&record.entry));
+        records.iter().for_each(|record| self.block.note(&record.entry));
         let ended = records.last().and_then(|record| RunOutcome::from_entry(&record.entry));
         if let (Some(ended), Some(last)) = (&ended, records.last()) {
             self.succession.note_end(&last.entry);
@@ -410,7 +409,7 @@ impl Driver {
     async fn read_ahead(&mut self) -> Result<BTreeSet<EventId>, Exit> {
         let mut found = BTreeSet::new();
         loop {
-            let page = self.engine.store.read_stream(&self.stream, self.version, PAGE).await;
+            let page = self.engine.store.read_stream(&self.origin.stream, self.version, PAGE).await;
             let page = page.map_err(Exit::Failed)?;
             let Some(last) = page.last() else { return Ok(found) };
             found.extend(page.iter().map(|recorded| recorded.event.id.clone()));
@@ -420,7 +419,7 @@ impl Driver {
             let entries = page
                 .iter()
                 .map(|recorded| {
-                    let entry = read_entry(self.workflow.as_str(), &recorded.event)?;
+                    let entry = read_entry(self.origin.workflow.as_str(), &recorded.event)?;
                     Ok((entry, recorded.event.timestamp))
                 })
                 .collect::<Result<Vec<_>, EventError>>()
@@ -456,18 +455,12 @@ impl Driver {
         }
     }
 
-    /// Keeps what the journal says about why the run is blocked.
-    fn note_block(&mut self, entry: &Entry) {
-        self.blocked = blocked_after(entry, self.blocked.take());
-    }
-
-    /// Keeps the reason of a cancellation, and whether it was requested while the run is blocked.
+    /// Notes blocks and requests, and keeps the reason of a cancellation.
     fn note_requests(&mut self, entries: &[(Entry, Timestamp)]) {
         for (entry, _) in entries {
-            self.note_block(entry);
+            self.block.note(entry);
             if let Entry::CancelRequested(request) = entry {
                 self.cancel_requested.get_or_insert_with(|| request.reason.clone());
-                self.is_given_up |= self.unblock_pending;
             }
         }
     }
@@ -491,7 +484,7 @@ impl Driver {
     pub(super) async fn forward_cancellation(&mut self) -> Result<(), Exit> {
         let Some(reason) = self.cancel_requested.clone() else { return Ok(()) };
         let Some(Entry::Continued(next)) = self.ending() else { return Ok(()) };
-        let id = EventId::derive_from(&self.incarnation, "continued/cancel");
+        let id = EventId::derive_from(&self.origin.incarnation, "continued/cancel");
         let entry = Entry::CancelRequested(CancelRequested::new(reason));
         match self.engine.journals.append(&next.run_id, entry, Some(id)).await {
             Ok(()) => self.engine.send(&next.run_id.into(), Message::Wake),

@@ -42,8 +42,8 @@ impl Driver {
                 Effect::StartChild(child) => self.start_child(child),
                 Effect::Settled { operation } => {
                     self.engine.timers.clear(&self.run_id, operation);
-                    self.assigned.remove(&operation);
-                    self.deferred.remove(&operation);
+                    self.tasks.assigned.remove(&operation);
+                    self.tasks.deferred.remove(&operation);
                     self.missed.remove(&operation);
                     self.children.retry_start(operation);
                 }
@@ -102,9 +102,9 @@ impl Driver {
     ) {
         let fence = self.fence;
         // Dropped when the broker has answered, which a leaving run waits for.
-        let _pending = Arc::clone(&self.dispatching);
+        let _pending = Arc::clone(&self.tasks.dispatching);
         let dispatch = Dispatch { publish, task, sought, fence, _pending };
-        self.outgoing.push(dispatch, &self.engine.dispatches);
+        self.tasks.outgoing.push(dispatch, &self.engine.dispatches);
     }
 
     /// The event of an entry, addressed to an agent type or to one agent.

@@ -239,8 +239,8 @@ async fn drop_driver(
     mut driver: Driver,
     exit: Exit,
 ) -> Departure {
-    let parent = driver.parent.take();
-    let mut outgoing = std::mem::take(&mut driver.outgoing);
+    let parent = driver.origin.parent.take();
+    let mut outgoing = std::mem::take(&mut driver.tasks.outgoing);
     // A reserved place that is not used would block the runs that wait for one.
     outgoing.release_slot();
     let successor = driver.succession.take_successor();

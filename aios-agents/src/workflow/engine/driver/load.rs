@@ -18,35 +18,32 @@
 //! 7. The run goes live: the code has requested every operation of the journal, and effects are due.
 //! 8. What follows failed attempts that other engines recorded is recorded now.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    future::poll_fn,
-    sync::Arc,
-};
+use std::{collections::BTreeSet, future::poll_fn, sync::Arc};
 
 use aios_core::{
-    agent::{InvalidName, Name},
-    event::{EventError, Metadata, Timestamp},
+    agent::Name,
+    event::{EventError, Timestamp},
     failure::Failure,
     store::{RecordedEvent, RunStatus, StreamId},
 };
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::{
-    Driver, Exit,
+    Driver, Exit, Tasks,
+    block::BlockState,
     children::Children,
-    entries::{exit, failed, failures, read, read_entry, run_metadata, unreadable},
-    outgoing::Outgoing,
+    entries::{exit, failed, failures, read, read_entry, unreadable},
+    origin::RunOrigin,
     place::{self, WORKFLOW_NOT_FOUND},
     seek::recorded_attempts,
     successor::{Succession, take_over},
 };
+use crate::suggest::hint;
 use crate::workflow::{
     Execution, RunInfo, WorkflowError,
     engine::{Engine, RunOutcome},
     journal::{Blocked, Entry, Failed, Record, Started, seed_of},
 };
-use crate::{suggest::hint, trace::TraceParent};
 
 /// Entries replayed before the task yields.
 ///
@@ -149,55 +146,38 @@ impl Driver {
         let fence = engine.ownership.fence_of(run_id).ok_or(Exit::NotOwner)?;
         let workflow = first.event.event_type.entity();
         let codec = engine.journals.codec(workflow).map_err(exit)?;
-        let invalid = |_: InvalidName| EventError::InvalidType { text: workflow.to_owned() };
-        let workflow: Name = workflow.parse().map_err(invalid).map_err(unreadable)?;
-        let recorded_attempts = recorded_attempts(journal.iter());
+        let origin = RunOrigin::new(run_id, stream, first, started, codec).map_err(unreadable)?;
         let entries = journal.iter().map(|(entry, _)| entry);
         let declined = place::declined(entries.clone());
         let mut children = Children::default();
         entries.clone().for_each(|entry| children.note(entry));
-        let execution = execution_of(engine, run_id, &workflow, first, journal);
-        let metadata = run_metadata(&first.event, run_id);
+        let execution = execution_of(engine, run_id, &origin.workflow, first, journal);
+        let tasks =
+            Tasks { recorded_attempts: recorded_attempts(journal.iter()), ..Tasks::default() };
         Ok(Self {
             engine: Arc::clone(engine),
             run_id: Arc::clone(run_id),
-            stream,
-            workflow,
-            workflow_version: started.version,
-            codec,
+            origin,
             execution,
             fence,
             version: 0,
-            step_metadata: Arc::new(Metadata { causation_id: None, ..metadata.clone() }),
-            metadata: Arc::new(metadata),
-            trace: TraceParent::of_run(&first.event.metadata, &first.event.id),
-            started_at: begins_at(started, first),
-            incarnation: first.event.id.clone(),
-            incarnation_text: first.event.id.to_string().into(),
-            parent: started.parent.clone(),
-            succession: Succession::new(run_id, started),
+            tasks,
             children,
+            succession: Succession::new(run_id, started),
             outbox: Vec::new(),
             answers: Vec::new(),
             postponed: Vec::new(),
             append: None,
             looks_ahead: false,
-            outgoing: Outgoing::default(),
-            deferred: BTreeMap::new(),
+            write_failure: None,
             missed: BTreeSet::new(),
             reread_pending: false,
             reread_timer: None,
-            blocked: blocked(entries.clone()),
-            unblock_pending: is_blocked(entries.clone()),
-            write_failure: None,
+            block: BlockState::of(entries.clone()),
             cancel_requested: entries.clone().find_map(cancel_request),
-            is_given_up: is_given_up(entries.clone()),
-            assigned: BTreeMap::new(),
-            recorded_attempts,
-            dispatching: Arc::default(),
-            leave_timer: None,
             declined,
             is_leaving: false,
+            leave_timer: None,
             turns: 0,
             watched_until: None,
             permit: None,
@@ -212,7 +192,7 @@ impl Driver {
         if is_scheduled_later(&self.engine, started, entries) {
             return self.wait_for_start(started);
         }
-        let workflow = self.workflow.clone();
+        let workflow = self.origin.workflow.clone();
         let version = started.version;
         let registry = Arc::clone(&self.engine.journals.registry);
         // The exact version: a later one may ask for something else.
@@ -223,8 +203,8 @@ impl Driver {
             );
             return Err(self.block(Failure::new(WORKFLOW_NOT_FOUND, message)).await);
         };
-        let correlation_id = self.metadata.correlation_id.clone();
-        let traceparent = Some(self.trace.to_string().into());
+        let correlation_id = self.origin.metadata.correlation_id.clone();
+        let traceparent = Some(self.origin.trace.to_string().into());
         let run_id = Arc::clone(&self.run_id);
         let fence = Some(self.fence);
         let info = RunInfo { run_id, workflow, version, correlation_id, traceparent, fence };
@@ -290,7 +270,7 @@ impl Driver {
         }
         // Lets other runs be loaded.
         self.permit = None;
-        self.outgoing.release_slot();
+        self.tasks.outgoing.release_slot();
         // A run that is blocked can't cancel its children later, and one that ends must not leave them
         // running.
         self.children_cancelled().await;
@@ -299,7 +279,7 @@ impl Driver {
             Some(uncancelled) => (self.engine.own_failure(uncancelled.clone()), None),
             None => match self.move_if_no_code(failure).await {
                 Ok(failure) => {
-                    let reason = self.cancel_requested.clone().filter(|_| self.is_given_up);
+                    let reason = self.cancel_requested.clone().filter(|_| self.block.is_given_up);
                     (self.marked(failure), reason)
                 }
                 Err(exit) => return exit,
@@ -314,7 +294,7 @@ impl Driver {
             }
         };
         let ended = RunOutcome { status, result: None, failure: Some(failure), continued_as: None };
-        if status == RunStatus::Blocked && self.blocked == ended.failure {
+        if status == RunStatus::Blocked && self.block.failure == ended.failure {
             return Exit::Ended(ended);
         }
         match self.append_last(entry).await {
@@ -341,17 +321,17 @@ impl Driver {
         let metadata = match &entry {
             Entry::TaskAssigned(task) => Arc::new(self.assignment_metadata(&task.data)),
             Entry::TaskCancelled(_) => Arc::new(self.task_metadata()),
-            Entry::StepCompleted(_) => Arc::clone(&self.step_metadata),
-            _ => Arc::clone(&self.metadata),
+            Entry::StepCompleted(_) => Arc::clone(&self.origin.step_metadata),
+            _ => Arc::clone(&self.origin.metadata),
         };
-        let mut record = self.codec.encode(entry, self.engine.clock.now(), metadata)?;
+        let mut record = self.origin.codec.encode(entry, self.engine.clock.now(), metadata)?;
         match &record.entry {
             Entry::TaskAssigned(task) => {
                 let operation = task.data.task_id.run().map_or(0, |(_, operation)| operation);
                 // Answers name this id as their cause, so it must be the same in every engine.
                 record.event.id = self.assignment_id(operation, task.data.attempt);
             }
-            Entry::Other(_) => record.event.metadata_mut().fill_from(&self.metadata),
+            Entry::Other(_) => record.event.metadata_mut().fill_from(&self.origin.metadata),
             _ => {}
         }
         Ok(record)
@@ -377,57 +357,14 @@ fn execution_of(
     execution
 }
 
-/// When a run began, or will begin if its start is delayed.
-///
-/// A start time in the past begins the run at once, so this is the later of the two times.
-fn begins_at(started: &Started, first: &RecordedEvent) -> Timestamp {
-    started.start_at.map_or(first.event.timestamp, |at| at.max(first.event.timestamp))
-}
-
 /// Why a run is blocked, if it would be blocked for the same reason by this engine.
 ///
 /// Without this, a run that fails in the same way here would be loaded, unblocked and blocked in a
 /// circle, with two entries each time. A run that was blocked by another engine, or for its code, is
 /// tried.
 fn blocked_here(engine: &Engine, journal: &Journal) -> Option<Failure> {
-    let failure = blocked(journal.iter().map(|(entry, _)| entry));
-    failure.filter(|failure| engine.is_own_failure(failure))
-}
-
-/// Why a run is blocked, if it is, so that the same block is not recorded again. A later request asks
-/// to try again, so the block is recorded again after it.
-fn blocked<'a>(journal: impl Iterator<Item = &'a Entry>) -> Option<Failure> {
-    journal.fold(None, |blocked, entry| blocked_after(entry, blocked))
-}
-
-/// Why a run is blocked after an entry.
-pub(super) fn blocked_after(entry: &Entry, blocked: Option<Failure>) -> Option<Failure> {
-    match entry {
-        Entry::Blocked(block) => Some(block.failure.clone()),
-        Entry::Unblocked(_) | Entry::Paused | Entry::Resumed | Entry::CancelRequested(_) => None,
-        _ => blocked,
-    }
-}
-
-/// Whether a run has been blocked and has not progressed since. No request changes that.
-fn is_blocked<'a>(journal: impl Iterator<Item = &'a Entry>) -> bool {
-    journal.fold(false, |blocked, entry| match entry {
-        Entry::Blocked(_) => true,
-        Entry::Unblocked(_) => false,
-        _ => blocked,
-    })
-}
-
-/// Whether the cancellation of a run was requested while it was blocked. A run that is blocked later is
-/// not given up: its code may fit again, and knows the compensations.
-fn is_given_up<'a>(journal: impl Iterator<Item = &'a Entry>) -> bool {
-    let (_, is_given_up) = journal.fold((false, false), |(blocked, given_up), entry| match entry {
-        Entry::Blocked(_) => (true, given_up),
-        Entry::Unblocked(_) => (false, false),
-        Entry::CancelRequested(_) => (blocked, given_up || blocked),
-        _ => (blocked, given_up),
-    });
-    is_given_up
+    let block = BlockState::of(journal.iter().map(|(entry, _)| entry));
+    block.failure.filter(|failure| engine.is_own_failure(failure))
 }
 
 /// The reason of a request to cancel.

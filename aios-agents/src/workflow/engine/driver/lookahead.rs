@@ -40,7 +40,7 @@ impl Driver {
     /// the notices that were not sent then.
     pub(super) fn never_look_ahead(&mut self, notices: Outgoing) {
         self.looks_ahead = false;
-        self.outgoing = notices;
+        self.tasks.outgoing = notices;
     }
 
     /// Whether the code has seen outcomes whose append is in flight. Until it is durable, nothing that the
@@ -72,7 +72,7 @@ impl Driver {
     /// Whether the records to append are outcomes only, and nothing would be lost by loading the run
     /// again.
     fn may_look_ahead(&self) -> bool {
-        if !self.looks_ahead || self.unblock_pending || self.execution.outcome().is_some() {
+        if !self.looks_ahead || self.block.must_unblock || self.execution.outcome().is_some() {
             return false;
         }
         let machine = self.execution.machine();

@@ -22,8 +22,12 @@ impl Driver {
         let durations = &self.engine.durations;
         let took = at.duration_since(began_at);
         match request {
-            Request::Step { .. } => durations.step(&self.workflow, outcome, took, self.trace),
-            Request::Task(task) => durations.task(&task.agent_type, outcome, took, self.trace),
+            Request::Step { .. } => {
+                durations.step(&self.origin.workflow, outcome, took, self.origin.trace)
+            }
+            Request::Task(task) => {
+                durations.task(&task.agent_type, outcome, took, self.origin.trace)
+            }
             _ => {}
         }
     }
@@ -33,8 +37,8 @@ impl Driver {
         let status = ended.status.as_str();
         count_end(status);
         if ended.status.is_final() {
-            let took = at.duration_since(self.started_at);
-            self.engine.durations.run(&self.workflow, status, took, self.trace);
+            let took = at.duration_since(self.origin.started_at);
+            self.engine.durations.run(&self.origin.workflow, status, took, self.origin.trace);
         }
     }
 }

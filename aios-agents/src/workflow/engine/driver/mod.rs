@@ -59,6 +59,7 @@ mod lifecycle;
 mod load;
 mod lookahead;
 mod measure;
+mod origin;
 mod outgoing;
 mod oversize;
 mod place;
@@ -77,18 +78,17 @@ use std::{
 
 use aios_core::{
     BoxFuture, Chain,
-    agent::Name,
     broker::Delivery,
-    event::{EventError, EventId, Metadata, Timestamp},
+    event::{EventError, Timestamp},
     failure::Failure,
-    store::{Appended, Fence, StoreError, StreamId},
+    store::{Appended, Fence, StoreError},
 };
 use tokio::sync::OwnedSemaphorePermit;
 use tracing::warn;
 
 use self::{
-    assignment::Assignment, children::Children, lookahead::Lookahead, outgoing::Outgoing,
-    seek::RecordedAttempts, successor::Succession,
+    assignment::Assignment, block::BlockState, children::Children, lookahead::Lookahead,
+    origin::RunOrigin, outgoing::Outgoing, seek::RecordedAttempts, successor::Succession,
 };
 pub(super) use self::{
     assignment::{assignment_id, recorded},
@@ -98,13 +98,10 @@ pub(super) use self::{
     refusal::{ANONYMOUS, Refusal, refuse},
 };
 use super::{Engine, Message, RunOutcome, recovery::Parked, runs::Inbox};
-use crate::{
-    trace::TraceParent,
-    workflow::{
-        Execution,
-        journal::{Codec, Entry, Parent, Record, Unblocked},
-        machine::Request,
-    },
+use crate::workflow::{
+    Execution,
+    journal::{Entry, Record, Unblocked},
+    machine::Request,
 };
 
 /// Turns that a run takes without waiting before it yields to others.
@@ -153,38 +150,19 @@ struct Driver {
     engine: Arc<Engine>,
     /// Id of the run.
     run_id: Arc<str>,
-    /// The stream of its journal.
-    stream: StreamId,
-    /// Name of its workflow.
-    workflow: Name,
-    /// The version that the run began with.
-    workflow_version: u32,
-    /// Encodes its entries.
-    codec: Arc<Codec>,
+    /// What the first event of its journal says.
+    origin: RunOrigin,
     /// Its code and its machine.
     execution: Execution,
     /// The fence under which this engine owned the run when it was loaded.
     fence: Fence,
-    /// The span of the run.
-    trace: TraceParent,
     /// Version of the last event of the stream that was applied or is held.
     version: u64,
-    /// Metadata of the events that this run causes, which share it.
-    metadata: Arc<Metadata>,
-    /// Metadata of completed steps. They are the most frequent rows of a busy log, so they are kept
-    /// small: the run is their cause.
-    step_metadata: Arc<Metadata>,
-    /// When the run was started, or when it was to begin.
-    started_at: Timestamp,
-    /// Id of the event that started the run.
-    incarnation: EventId,
-    /// The same as text, for metadata.
-    incarnation_text: Arc<str>,
-    /// The run that waits for this one.
-    parent: Option<Parent>,
-    /// The runs that this one has started.
+    /// The tasks that it has assigned.
+    tasks: Tasks,
+    /// The runs that it has started.
     children: Children,
-    /// The run that this one continues as.
+    /// The run that it continues as.
     succession: Succession,
     /// Records that wait for the next append.
     outbox: Vec<Record>,
@@ -197,46 +175,46 @@ struct Driver {
     append: Option<InFlight>,
     /// Whether the code may see outcomes before they are durable.
     looks_ahead: bool,
-    /// Tasks on their way to the dispatcher.
-    outgoing: Outgoing,
-    /// Tasks that the broker did not take, and the pause before their next dispatch.
-    deferred: BTreeMap<u64, Duration>,
+    /// Why an entry could not be encoded, if one could not. The run can't continue without it.
+    write_failure: Option<Failure>,
     /// Timers that were due while the run was paused.
     missed: BTreeSet<u64>,
     /// Whether to reread the journal for foreign appends once the append in flight has finished.
     reread_pending: bool,
     /// Completes when the journal should be reread after the store failed.
     reread_timer: Option<BoxFuture<'static, ()>>,
-    /// Why the run is blocked as the journal has it, if it is.
-    blocked: Option<Failure>,
-    /// Whether the journal must still record that the run is unblocked.
-    unblock_pending: bool,
-    /// Why an entry could not be encoded, if one could not. The run can't continue without it.
-    write_failure: Option<Failure>,
+    /// Whether it is blocked as the journal has it.
+    block: BlockState,
     /// The reason of the cancellation request, if there is one.
     cancel_requested: Option<String>,
-    /// Whether the cancellation was requested while the run was blocked: it ends even if its code does
-    /// not fit.
-    is_given_up: bool,
-    /// The attempts at tasks that agents have or should have, by operation.
-    assigned: BTreeMap<u64, Assignment>,
-    /// The attempts that the broker may have and that are not sought yet: they were recorded when the run
-    /// was loaded, or the response to their publication was lost.
-    recorded_attempts: RecordedAttempts,
-    /// Tasks that are on their way to the broker hold a clone.
-    dispatching: Arc<()>,
-    /// Completes when to check again whether the tasks of a leaving run have reached the broker.
-    leave_timer: Option<BoxFuture<'static, ()>>,
     /// The engines that declined the run because they have no code for it.
     declined: BTreeSet<Box<str>>,
     /// Whether it is about to move to another engine.
     is_leaving: bool,
+    /// Completes when to check again whether the tasks of a leaving run have reached the broker.
+    leave_timer: Option<BoxFuture<'static, ()>>,
     /// Turns since the run waited last.
     turns: u32,
     /// How long the run stays in memory although it is idle.
     watched_until: Option<Timestamp>,
     /// Held while the run is loaded and busy for the first time; limits how many are.
     permit: Option<OwnedSemaphorePermit>,
+}
+
+/// The tasks that a run has assigned.
+#[derive(Default)]
+struct Tasks {
+    /// The attempts that agents have or should have, by operation.
+    assigned: BTreeMap<u64, Assignment>,
+    /// The attempts that the broker may have and that are not sought yet: they were recorded when the run
+    /// was loaded, or the response to their publication was lost.
+    recorded_attempts: RecordedAttempts,
+    /// The tasks on their way to the dispatcher.
+    outgoing: Outgoing,
+    /// The tasks that the broker did not take, and the pause before their next dispatch.
+    deferred: BTreeMap<u64, Duration>,
+    /// Each task on its way to the broker holds a clone.
+    dispatching: Arc<()>,
 }
 
 /// Records on their way into the journal.
@@ -351,10 +329,10 @@ impl Driver {
             return Poll::Ready(DriverEvent::MessageReceived(Message::Lost));
         }
         // Tasks that wait for the dispatcher block nothing else.
-        if !self.outgoing.is_empty() {
+        if !self.tasks.outgoing.is_empty() {
             match self.is_paused() && !self.is_leaving {
-                true => self.outgoing.release_slot(),
-                false => drop(self.outgoing.poll(&self.engine.dispatches, context)),
+                true => self.tasks.outgoing.release_slot(),
+                false => drop(self.tasks.outgoing.poll(&self.engine.dispatches, context)),
             }
         }
         if let Some(append) = &mut self.append
@@ -411,7 +389,7 @@ impl Driver {
             return false;
         }
         // Every event on its way to the broker holds a clone.
-        let is_dispatched = Arc::strong_count(&self.dispatching) == 1;
+        let is_dispatched = Arc::strong_count(&self.tasks.dispatching) == 1;
         self.leave_timer = (!is_dispatched).then(|| {
             let clock = Arc::clone(&self.engine.clock);
             Box::pin(async move { clock.sleep(LEAVE_CHECK).await }) as BoxFuture<'static, ()>
@@ -469,9 +447,9 @@ impl Driver {
 
     /// Records that a blocked run has resumed, unless it is paused.
     fn unblock(&mut self) {
-        if self.unblock_pending && !self.is_paused() {
-            self.unblock_pending = false;
-            self.is_given_up = false;
+        if self.block.must_unblock && !self.is_paused() {
+            self.block.must_unblock = false;
+            self.block.is_given_up = false;
             let cancelling = self.cancel_requested.is_some();
             self.write(Entry::Unblocked(Unblocked::new(cancelling)));
         }

@@ -99,7 +99,7 @@ impl Driver {
         }
         let engine = Arc::clone(&self.engine);
         let run_id = Arc::clone(&self.run_id);
-        let workflow = (self.workflow.as_str(), self.workflow_version);
+        let workflow = (self.origin.workflow.as_str(), self.origin.version);
         match engine.host_for(&run_id, workflow, &self.declined).await {
             Ok(Some(host)) => Err(self.move_to(host, failure).await),
             Ok(None) => {
@@ -125,7 +125,8 @@ impl Driver {
             run = %self.run_id, engine = number, reason,
             "this engine has no code for a run; it moved to another engine"
         );
-        counter!("aios_runs_moved_total", "workflow" => self.workflow.to_string()).increment(1);
+        counter!("aios_runs_moved_total", "workflow" => self.origin.workflow.to_string())
+            .increment(1);
         self.engine.ownership.place(&self.run_id, Some(host));
         self.engine.hosting.unhosted.remove(&self.run_id);
         Exit::NotOwner

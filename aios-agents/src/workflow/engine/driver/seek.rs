@@ -54,7 +54,7 @@ impl Driver {
     /// Seeks an attempt that the broker may have, instead of dispatching it. Returns whether it did.
     pub(super) fn seek(&mut self, operation: u64, task: &AgentEvent<TaskAssigned>) -> bool {
         // Once: a repeated dispatch is decided on by `unclaimed`.
-        let Some((attempt, recorded_at)) = self.recorded_attempts.remove(&operation) else {
+        let Some((attempt, recorded_at)) = self.tasks.recorded_attempts.remove(&operation) else {
             return false;
         };
         if attempt != task.data.attempt || !may_be_dispatched(&self.engine, recorded_at) {
@@ -69,7 +69,7 @@ impl Driver {
         };
         let sought = self.expect_answer(operation, task);
         let now = self.engine.clock.now();
-        if let Some(assignment) = self.assigned.get_mut(&operation) {
+        if let Some(assignment) = self.tasks.assigned.get_mut(&operation) {
             assignment.seek(recorded_at, now);
         }
         self.engine.activity.seek(now);
@@ -84,7 +84,7 @@ impl Driver {
     /// once.
     pub(super) fn on_sought(&mut self, operation: u64, attempt: u32) {
         let now = self.engine.clock.now();
-        let current = self.assigned.get_mut(&operation).filter(|it| it.attempt == attempt);
+        let current = self.tasks.assigned.get_mut(&operation).filter(|it| it.attempt == attempt);
         let Some(assignment) = current.filter(|it| it.sought_at.is_some()) else { return };
         assignment.sought_at = Some(now);
         assignment.suspected_at = Some(now);
@@ -106,7 +106,7 @@ impl Driver {
         let data = Attempt::new(task_id.clone(), *attempt);
         let mut metadata = self.task_metadata();
         metadata.causation_id = Some(self.assignment_id(operation, *attempt).to_string().into());
-        let event = Event::new(event_type, Arc::clone(self.codec.source()), &data)?;
+        let event = Event::new(event_type, Arc::clone(self.origin.codec.source()), &data)?;
         Ok(event.with_timestamp(self.engine.clock.now()).with_metadata(metadata))
     }
 }

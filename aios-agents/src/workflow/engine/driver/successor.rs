@@ -118,11 +118,11 @@ impl Driver {
             started.children.clone_from(&children);
             started.input = next.input.clone();
             // The parent waits for the end of the chain.
-            started.parent = self.parent.clone();
+            started.parent = self.origin.parent.clone();
             started.predecessor = Some(self.as_predecessor());
             started.first_run_id = Some(self.succession.first.to_string());
-            let workflow = self.workflow.as_str();
-            let metadata = Arc::clone(&self.metadata);
+            let workflow = self.origin.workflow.as_str();
+            let metadata = Arc::clone(&self.origin.metadata);
             // Announced before the append: if another task finds the start and activates the run, the
             // journal that this append returns is outdated.
             let starting = self.engine.starting(&run_id.as_str().into());
@@ -158,7 +158,7 @@ impl Driver {
 
     /// How the successor names this run.
     fn as_predecessor(&self) -> Predecessor {
-        Predecessor::new(self.run_id.to_string(), self.incarnation.clone())
+        Predecessor::new(self.run_id.to_string(), self.origin.incarnation.clone())
     }
 }
 

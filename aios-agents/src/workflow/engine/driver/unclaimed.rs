@@ -60,7 +60,7 @@ impl Driver {
     /// it.
     fn report_unclaimed(&mut self, operation: u64, now: Timestamp) -> Option<()> {
         let unclaimed_after = self.engine.options.unclaimed_after;
-        let assignment = self.assigned.get_mut(&operation)?;
+        let assignment = self.tasks.assigned.get_mut(&operation)?;
         let attempt = assignment.attempt;
         let assigned_at = assignment.assigned_at;
         let queued = assignment.queued.as_mut()?;
@@ -97,7 +97,7 @@ impl Driver {
         let options = &self.engine.options;
         let patience = options.heartbeat_timeout;
         let first_pause = options.redispatch_after;
-        let Some(assignment) = self.assigned.get_mut(&operation) else { return false };
+        let Some(assignment) = self.tasks.assigned.get_mut(&operation) else { return false };
         let held_at = assignment.held_at;
         let dispatched_at = assignment.dispatched_at;
         // When the broker last received the task, or a process last reported it.
@@ -129,7 +129,7 @@ impl Driver {
     /// Everything that was noted about its former delivery is reset; the deadlines of the attempt are
     /// not.
     fn repeat_lost(&mut self, operation: u64) {
-        let Some(assignment) = self.assigned.get_mut(&operation) else { return };
+        let Some(assignment) = self.tasks.assigned.get_mut(&operation) else { return };
         assignment.repeated += 1;
         assignment.suspected_at = None;
         assignment.sought_at = None;
@@ -145,7 +145,7 @@ impl Driver {
     /// task.
     fn until_next_check(&self, operation: u64, now: Timestamp) -> Option<Duration> {
         let unclaimed_after = self.engine.options.unclaimed_after;
-        let assignment = self.assigned.get(&operation)?;
+        let assignment = self.tasks.assigned.get(&operation)?;
         Some(match assignment.suspected_at.filter(|at| *at + WINDOW > now) {
             Some(at) => {
                 let least = if assignment.sought_at.is_some() { SEEK } else { FIRST_BEAT };
@@ -160,7 +160,7 @@ impl Driver {
     pub(super) fn suspect(&mut self) {
         let now = self.engine.clock.now();
         let look_at = now + lost_after(&self.engine.options);
-        for (operation, assignment) in &mut self.assigned {
+        for (operation, assignment) in &mut self.tasks.assigned {
             if assignment.queued.is_some() {
                 assignment.suspected_at = Some(now);
                 self.engine.timers.set(look_at, &self.run_id, *operation);
@@ -171,7 +171,7 @@ impl Driver {
     /// An agent's process holds a task that it has not begun, so the task is not lost.
     pub(super) fn on_held(&mut self, operation: u64) {
         let now = self.engine.clock.now();
-        if let Some(assignment) = self.assigned.get_mut(&operation) {
+        if let Some(assignment) = self.tasks.assigned.get_mut(&operation) {
             assignment.held_at = Some(now);
         }
     }
@@ -202,8 +202,10 @@ impl Driver {
             Failure::new(codes::TASK_UNCLAIMED, message).with_details(json!({ "attempt": attempt }))
         });
         let data = TaskUnclaimed::new(task_id, attempt, failure);
-        let event = EventType::new(agent::DOMAIN, agent_type.as_str(), action)
-            .and_then(|event_type| Event::new(event_type, Arc::clone(self.codec.source()), &data));
+        let event =
+            EventType::new(agent::DOMAIN, agent_type.as_str(), action).and_then(|event_type| {
+                Event::new(event_type, Arc::clone(self.origin.codec.source()), &data)
+            });
         match event {
             Ok(event) => {
                 let event = event.with_timestamp(self.engine.clock.now());
