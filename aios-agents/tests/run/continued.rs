@@ -12,8 +12,9 @@ use aios_agents::prelude::*;
 use aios_core::{
     catalog::workflow::Started,
     event::Event,
-    store::{Append, EventStoreExt},
+    store::{Append, EventStoreExt, Store},
 };
+use aios_store::{Retention, memory::MemoryStore};
 use futures_util::future::join_all;
 use serde_json::json;
 
@@ -91,6 +92,50 @@ async fn should_cancel_the_children_of_all_runs_of_a_chain() {
                 .await;
         }
     }
+}
+
+/// Its children are cancelled with it, but those that have ended may be gone.
+#[tokio::test(flavor = "multi_thread")]
+async fn should_continue_after_retention_has_removed_a_child_of_an_earlier_run() {
+    async fn rounds(context: WorkflowContext, round: u32) -> Result<u32, WorkflowError> {
+        if round == 2 {
+            return Ok(round);
+        }
+        if round == 0 {
+            let child = context.child::<u32>("kid", &round).id("kid");
+            select! {
+                _ = child => {}
+                _ = context.signal::<()>("go") => {}
+            }
+        } else {
+            context.signal::<()>("go").await?;
+        }
+        Err(WorkflowError::continue_as_new(&(round + 1)))
+    }
+    async fn kid(context: WorkflowContext, _: u32) -> Result<u32, WorkflowError> {
+        context.signal("number").await
+    }
+    let memory = Arc::new(MemoryStore::new());
+    let store: Arc<dyn Store> = memory.clone();
+    let builder = runtime(&store).workflow("rounds", rounds).workflow("kid", kid);
+    let runtime = builder.start().await.unwrap();
+    let run = runtime.start("rounds", &0).id("r").await.unwrap();
+    eventually("the child runs", || async { runtime.handle("kid").await.is_ok() }).await;
+    run.signal("go", &()).await.unwrap();
+    eventually("it continues", || async { run.status().await.unwrap().id.ends_with("~r2") }).await;
+    let child = runtime.handle("kid").await.unwrap();
+    child.signal("number", &7).await.unwrap();
+    assert_eq!(result::<u32>(&child).await.unwrap(), 7);
+    let expire = || async {
+        let other = runtime.start("kid", &0).await.unwrap();
+        other.signal("number", &1).await.unwrap();
+        result::<u32>(&other).await.unwrap();
+        memory.expire_runs(&Retention::new(Duration::ZERO)).await.unwrap();
+        runtime.handle("kid").await.is_err()
+    };
+    eventually("the child is removed", expire).await;
+    run.signal("go", &()).await.unwrap();
+    assert_eq!(result::<u32>(&run).await.unwrap(), 2);
 }
 
 fn in_order() -> Vec<u32> {

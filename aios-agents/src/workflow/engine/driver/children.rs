@@ -276,10 +276,13 @@ impl Driver {
     pub(super) async fn inheritance(&mut self) -> Result<Vec<InheritedChild>, JournalError> {
         let mut open = Vec::new();
         for child in &self.children.inherited {
-            let run_id = (*child.run_id).into();
             // The ends of these are not reported to this run.
-            if self.engine.outcome_of(run_id).await?.is_none() {
-                open.push(child.clone());
+            match self.engine.outcome_of((*child.run_id).into()).await {
+                // Retention removes only runs that have ended.
+                Ok(Some(_)) | Err(JournalError::UnknownRun { .. }) => {}
+                Err(error) if !error.is_unreadable() => return Err(error),
+                // One that can't be read may be running.
+                Ok(None) | Err(_) => open.push(child.clone()),
             }
         }
         let own = self.children.running.values().filter(|child| ends_with_parent(child));
