@@ -14,13 +14,14 @@ use aios_agents::{
     workflow::Target,
 };
 use aios_core::{
-    agent::{TaskAssigned, TaskCompleted, TaskHeartbeat, TaskId},
+    agent::{TaskAssigned, TaskCompleted, TaskFailed, TaskHeartbeat, TaskId},
     broker::{Deliveries, Delivery, Group, Mailbox, Publish, Subscription},
     event::EventId,
     store::{
         Append, EventStore, EventStoreExt, PageRequest, Store, StreamId, TaskFilter, TaskStatus,
     },
 };
+use aios_store::memory::{MemoryOptions, MemoryStore};
 use tokio::sync::Semaphore;
 
 use crate::support::{
@@ -271,6 +272,44 @@ async fn should_block_a_run_with_a_waiting_answer_that_another_engine_has_record
     assert_eq!(error.failure().unwrap().code, "WORKFLOW_PANICKED", "{error:?}");
     assert_eq!(answers(&run).await, 2);
     assert_eq!(actions(&run).await.last().unwrap(), "blocked");
+}
+
+/// The run is blocked, so the answer is recorded without it.
+#[tokio::test(flavor = "multi_thread")]
+async fn should_shorten_a_failure_that_is_too_large_for_the_journal_of_a_blocked_run() {
+    async fn fragile(context: WorkflowContext, (): ()) -> Result<u32, WorkflowError> {
+        let panics = async {
+            context.signal::<()>("go").await?;
+            panic!("no answer is expected")
+        };
+        let (one, _): (_, Result<(), WorkflowError>) =
+            aios_agents::join!(context.task("ghost", &1), panics);
+        one
+    }
+    let options = MemoryOptions::new().with_max_event_bytes(8000);
+    let store: Arc<dyn Store> = Arc::new(MemoryStore::connect_with(options).unwrap());
+    let runtime = runtime(&store).workflow("fragile", fragile).start().await.unwrap();
+    let mut tasks = tasks_of(&runtime).await;
+    let run = runtime.start("fragile", &()).await.unwrap();
+    let (delivery, task) = next(&mut tasks).await;
+    run.signal("go", &()).await.unwrap();
+    let error = result::<u32>(&run).await.unwrap_err();
+    assert_eq!(error.failure().unwrap().code, "WORKFLOW_PANICKED", "{error:?}");
+
+    let failure = Failure::new("NO_STOCK", "x".repeat(9000)).with_details("y".repeat(9000).into());
+    let failed = TaskFailed::new(task.task_id.clone(), task.attempt, failure, false);
+    let event_type = "agents.ghost.task_failed".parse().unwrap();
+    let failed = Event::new(event_type, "ghost-1", &failed).unwrap().caused_by(&delivery.event);
+    send(&runtime, &delivery, failed).await;
+    let recorded = async || {
+        let journal = run.journal(0, 100).await.unwrap();
+        let mut events = journal.into_iter().map(|recorded| recorded.event);
+        events.find(|event| event.event_type.action() == "task_failed")
+    };
+    eventually("it is recorded", || async { recorded().await.is_some() }).await;
+    let recorded: TaskFailed = recorded().await.unwrap().data().unwrap();
+    assert_eq!(recorded.failure.code, "NO_STOCK");
+    assert_eq!(runtime.failure(), None);
 }
 
 /// Two agents have done the first attempt, and answer while the assignment of the second one is being

@@ -29,7 +29,6 @@ use aios_core::{
     broker::{BrokerError, BrokerExt, Delivery, Publish},
     catalog::agent,
     event::{Event, EventId, EventType},
-    failure::Failure,
     store::{Fence, StoreError},
 };
 use tracing::{debug, warn};
@@ -42,6 +41,7 @@ use super::{
     ownership::leases,
 };
 use crate::{
+    failing::truncate,
     runtime::AnonymousAnswers,
     workflow::journal::{Entry, JournalError, decode},
 };
@@ -317,16 +317,13 @@ async fn record(
                 answer.id = EventId::generate();
             }
             Err(error) if error.is_retryable() || error.is_unreadable() => return Err(error.into()),
-            Err(error) => {
-                let failure = match &error {
-                    JournalError::Store(StoreError::TooLarge { bytes, limit, .. }) => {
-                        too_large("the result", *bytes, *limit)
-                    }
-                    error => error.failure(),
-                };
-                // Only a result has data that can be left out.
-                answer = without_data(&answer, attempt, failure).ok_or(error)?;
-            }
+            Err(error) => match with_less_data(&answer, attempt, &error) {
+                Some(shorter) => answer = shorter,
+                None if matches!(error, JournalError::Store(StoreError::TooLarge { .. })) => {
+                    return Ok(Verdict::Refused("it is larger than the store accepts"));
+                }
+                None => return Err(error.into()),
+            },
         }
     }
     debug!(%run_id, event = %answer.event_type, "recorded an answer to a run of another engine");
@@ -337,14 +334,33 @@ async fn record(
     Ok(Verdict::Recorded)
 }
 
-/// The failure that replaces a result which is too large.
+/// What replaces an answer that the store refuses: a failure instead of a result, and a shorter failure
+/// instead of one that is too large. `None` if there is nothing to leave out.
 ///
 /// It keeps the id, so that a repetition is recognised.
-fn without_data(answer: &Event, attempt: u32, failure: Failure) -> Option<Event> {
-    let Entry::TaskCompleted(task) = decode(answer).ok()? else { return None };
-    let data = TaskFailed::new(task.data.task_id, attempt, failure, false);
-    let event_type =
-        EventType::new(agent::DOMAIN, task.agent_type.as_str(), agent::TASK_FAILED).ok()?;
+fn with_less_data(answer: &Event, attempt: u32, error: &JournalError) -> Option<Event> {
+    let (agent_type, data) = match (decode(answer).ok()?, error) {
+        (
+            Entry::TaskCompleted(task),
+            JournalError::Store(StoreError::TooLarge { bytes, limit, .. }),
+        ) => {
+            let failure = too_large("the result", *bytes, *limit);
+            (task.agent_type, TaskFailed::new(task.data.task_id, attempt, failure, false))
+        }
+        (Entry::TaskCompleted(task), error) => {
+            (task.agent_type, TaskFailed::new(task.data.task_id, attempt, error.failure(), false))
+        }
+        (Entry::TaskFailed(task), JournalError::Store(StoreError::TooLarge { .. })) => {
+            let failure = truncate(&task.data.failure);
+            if failure == task.data.failure {
+                return None;
+            }
+            let TaskFailed { task_id, attempt, retryable, .. } = task.data;
+            (task.agent_type, TaskFailed::new(task_id, attempt, failure, retryable))
+        }
+        _ => return None,
+    };
+    let event_type = EventType::new(agent::DOMAIN, agent_type.as_str(), agent::TASK_FAILED).ok()?;
     let failed = Event::new(event_type, Arc::clone(&answer.source), &data).ok()?;
     let failed = failed.with_id(answer.id.clone()).with_timestamp(answer.timestamp);
     Some(failed.with_metadata(answer.metadata.clone()))
