@@ -15,6 +15,7 @@ use aios_agents::{
     testing::{ReplayError, WorkflowTest, replay},
     workflow::{FnWorkflow, StepContext, Workflow},
 };
+use aios_core::store::RunStatus;
 use futures_util::{
     StreamExt,
     future::{join_all, try_join_all},
@@ -603,6 +604,43 @@ async fn should_count_the_time_of_queued_work_from_its_begin() {
     // The first attempt begins in time, and exceeds its timeout afterwards.
     assert_eq!(result::<u32>(&run).await.unwrap(), 2);
     assert_eq!(attempts.load(Ordering::SeqCst), 2);
+}
+
+/// The timeout of a step that is running is the only one that counts during a pause.
+#[tokio::test(flavor = "multi_thread")]
+async fn should_end_queued_work_in_time_that_begins_while_its_run_is_paused() {
+    let (queued, thread) = (Arc::new(Semaphore::new(0)), Arc::new(Semaphore::new(0)));
+    let (is_queued, is_free) = (Arc::clone(&queued), Arc::clone(&thread));
+    let code = move |context: WorkflowContext, (): ()| {
+        let (queued, thread) = (Arc::clone(&is_queued), Arc::clone(&is_free));
+        async move {
+            let work = |step: StepContext| {
+                let (queued, thread) = (Arc::clone(&queued), Arc::clone(&thread));
+                async move {
+                    let waiting = step.queued();
+                    queued.add_permits(1);
+                    thread.acquire().await?.forget();
+                    assert!(waiting.begin(), "the attempt has not ended");
+                    std::future::pending::<Result<(), TaskError>>().await
+                }
+            };
+            let step = context.step_with("queued", work).timeout(Duration::from_millis(20));
+            step.retry(quick(2)).await
+        }
+    };
+    let runtime = runtime(&store()).workflow("queued", code).start().await.unwrap();
+    let run = runtime.start("queued", &()).await.unwrap();
+    queued.acquire().await.unwrap().forget();
+    run.pause().await.unwrap();
+    eventually("it is paused", || async {
+        run.status().await.unwrap().status == RunStatus::Paused
+    })
+    .await;
+    thread.add_permits(1);
+    eventually("its attempt ends", || async {
+        actions(&run).await.contains(&"retry_scheduled".to_owned())
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -28,8 +28,8 @@
 //! |---|---|---|---|
 //! | replayed | nothing | nothing | no |
 //! | live | everything | everything | yes |
-//! | paused by a client, or held by its host | outcomes of what had begun, and pinned versions | nothing | no |
-//! | held by its host | the same | dispatches only (`take_dispatches`) | no |
+//! | paused by a client | outcomes of what had begun, and pinned versions | timeouts of running steps | no |
+//! | held by its host | the same | these and dispatches (`take_held_effects`) | no |
 //! | ahead of its journal | everything | withheld by the driver | no |
 
 mod apply;
@@ -312,13 +312,17 @@ impl Machine {
     /// Whether there are effects to perform.
     #[must_use]
     pub fn has_effects(&self) -> bool {
-        !self.is_paused() && (self.effects_deferred || !self.effects.is_empty())
+        match self.is_paused() {
+            true => self.effects.iter().any(|effect| self.times_running_step(effect)),
+            false => self.effects_deferred || !self.effects.is_empty(),
+        }
     }
 
-    /// Takes the effects of the applied entries. Empty during a replay and while the run is paused.
+    /// Takes the effects of the applied entries. Empty during a replay. While the run is paused, only the
+    /// timeouts of running steps are taken, whose code may have been queued when the pause began.
     pub fn take_effects(&mut self) -> Vec<Effect> {
         if self.is_paused() {
-            return Vec::new();
+            return self.extract_effects(|_| false);
         }
         if std::mem::take(&mut self.effects_deferred) {
             self.push_effects();
@@ -326,15 +330,25 @@ impl Machine {
         std::mem::take(&mut self.effects)
     }
 
-    /// Takes the tasks to dispatch that were recorded before the run was held.
-    pub fn take_dispatches(&mut self) -> Vec<Effect> {
-        match self.paused {
-            true => Vec::new(),
-            false => self
-                .effects
-                .extract_if(.., |effect| matches!(effect, Effect::Dispatch(_)))
-                .collect(),
-        }
+    /// Takes the effects that a held run still has: the tasks to dispatch that were recorded before it was
+    /// held, unless it is paused too, and the timeouts of running steps.
+    pub fn take_held_effects(&mut self) -> Vec<Effect> {
+        let dispatches = !self.paused;
+        self.extract_effects(|effect| dispatches && matches!(effect, Effect::Dispatch(_)))
+    }
+
+    /// Takes the timeouts of running steps, and other effects that are wanted.
+    fn extract_effects(&mut self, is_wanted: impl Fn(&Effect) -> bool) -> Vec<Effect> {
+        let (taken, left) = std::mem::take(&mut self.effects)
+            .into_iter()
+            .partition(|effect| is_wanted(effect) || self.times_running_step(effect));
+        self.effects = left;
+        taken
+    }
+
+    /// Whether an effect is the timeout of a step whose code is running.
+    fn times_running_step(&self, effect: &Effect) -> bool {
+        matches!(effect, Effect::Timer { operation, .. } if self.is_running(*operation))
     }
 
     /// Adds the effects of all active operations, when the run goes live.

@@ -23,11 +23,11 @@ use crate::{
 };
 
 impl Driver {
-    /// Performs the effects that are due. A run that is about to leave only dispatches what was
-    /// recorded before: its successor would have to seek those tasks.
+    /// Performs the effects that are due. A run that is about to leave dispatches what was recorded before,
+    /// because its successor would have to seek those tasks, and begins nothing new.
     pub(super) fn perform_effects(&mut self) {
         let effects = match self.is_leaving {
-            true => self.execution.machine().take_dispatches(),
+            true => self.execution.machine().take_held_effects(),
             false => self.execution.machine().take_effects(),
         };
         for effect in effects {
