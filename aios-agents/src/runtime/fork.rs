@@ -274,9 +274,12 @@ struct Cut<'c> {
     is_retry: bool,
 }
 
-/// Adds the gap before a fork. Of those before it, it keeps those that end in the copied part.
+/// Adds the gap before a fork. Of those before it, it keeps what lies in the copied part.
 fn add_gap(gaps: &mut Vec<Gap>, gap: Gap) {
-    gaps.retain(|earlier| earlier.until <= gap.from);
+    for earlier in gaps.iter_mut() {
+        earlier.until = earlier.until.min(gap.from);
+    }
+    gaps.retain(|earlier| earlier.from < earlier.until);
     gaps.extend((gap.from < gap.until).then_some(gap));
 }
 
@@ -299,4 +302,24 @@ fn cause_of(run: &Failed, failed: &[(u64, Failure)]) -> Option<u64> {
 /// The error of a run that can't be retried.
 fn none_failed(run_id: &str) -> RuntimeError {
     RuntimeError::NoFailedOperation { run_id: run_id.to_owned() }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use aios_core::event::Timestamp;
+
+    use super::*;
+
+    /// The clock of the engine that ran the first fork is behind that of the client.
+    #[test]
+    fn should_keep_an_earlier_gap_that_ends_after_the_next_one_begins() {
+        let at = |seconds| Timestamp::UNIX_EPOCH + Duration::from_secs(seconds);
+        let mut gaps = vec![Gap::new(at(10), at(100))];
+        add_gap(&mut gaps, Gap::new(at(99), at(200)));
+        assert_eq!(gaps, [Gap::new(at(10), at(99)), Gap::new(at(99), at(200))]);
+        add_gap(&mut gaps, Gap::new(at(5), at(300)));
+        assert_eq!(gaps, [Gap::new(at(5), at(300))], "none that the copied part does not reach");
+    }
 }

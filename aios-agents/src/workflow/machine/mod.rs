@@ -366,7 +366,8 @@ impl Machine {
     /// The time since the code began, without the gaps before forks. It does not grow within a gap.
     #[must_use]
     pub fn age(&self) -> Duration {
-        let missing = |gap: &Gap| gap.until.min(self.now).duration_since(gap.from);
+        // The run may have been forked before its delayed start.
+        let missing = |gap: &Gap| gap.until.min(self.now).duration_since(gap.from.max(self.began));
         let gaps = self.gaps.iter().map(missing).sum();
         self.now.duration_since(self.began).saturating_sub(gaps)
     }

@@ -9,7 +9,8 @@ use aios_core::{
 use super::*;
 use crate::workflow::journal::{
     AgentEvent, CancelRequested, ChildEnded, ChildStarted, OperationFailed, RetryScheduled,
-    SignalAwaited, Signaled, StepCompleted, TimerFired, TimerStarted, Unblocked, VersionMarked,
+    SignalAwaited, Signaled, Started, StepCompleted, TimerFired, TimerStarted, Unblocked,
+    VersionMarked,
 };
 
 const NOW: Timestamp = Timestamp::UNIX_EPOCH;
@@ -417,6 +418,23 @@ fn should_begin_nothing_while_it_is_paused() {
     assert!(machine.take_effects().is_empty());
     machine.apply(&Entry::Resumed, NOW).unwrap();
     assert!(matches!(machine.take_effects()[..], [Effect::Dispatch(_)]));
+}
+
+/// The run was forked before its code began, and a day after it was to begin.
+#[test]
+fn should_count_the_age_from_a_fork_of_a_delayed_start() {
+    const HOUR: u64 = 3600;
+    let mut started = Started::new(1, Payload::null());
+    started.start_at = Some(later(24 * HOUR));
+    started.gaps = vec![Gap::new(NOW, later(48 * HOUR))];
+    let mut machine = Machine::new("r".into(), []);
+    machine.apply(&Entry::Started(Box::new(started)), NOW).unwrap();
+    let mark = Entry::VersionMarked(VersionMarked::new("c".into(), 3));
+    let ages = [24, 47, 48, 50].map(|hour| {
+        machine.apply(&mark, later(hour * HOUR)).unwrap();
+        machine.age().as_secs() / HOUR
+    });
+    assert_eq!(ages, [0, 0, 0, 2]);
 }
 
 #[test]
