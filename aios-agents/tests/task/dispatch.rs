@@ -18,6 +18,9 @@ use aios_broker::memory::MemoryBroker;
 use aios_core::{
     agent::{TaskAssigned, TaskCompleted},
     broker::{Broker, BrokerError, BrokerExt, Group, Mailbox, Publish, Subscription},
+    clock::VirtualClock,
+    event::Timestamp,
+    retry::Backoff,
     store::RecordedEvent,
 };
 use tokio::sync::Notify;
@@ -193,6 +196,55 @@ async fn should_assign_tasks_of_other_agents_while_one_queue_confirms_nothing() 
         let run = runtime.start("ask", &"doubler").await.unwrap();
         assert_eq!(result::<u32>(&run).await.unwrap(), 2);
     }
+}
+
+/// Another queue takes its tasks in the meantime.
+#[tokio::test(flavor = "multi_thread")]
+async fn should_pause_longer_each_time_a_queue_refuses_a_notice() {
+    const MINUTE: Duration = Duration::from_secs(60);
+    async fn give_up(context: WorkflowContext, (): ()) -> Result<u32, WorkflowError> {
+        select! {
+            done = context.task::<u32>("refusing", &1) => done,
+            stop = context.signal::<()>("stop") => stop.map(|()| 0),
+        }
+    }
+    let broker = FaultyBroker::new(Arc::new(MemoryBroker::new()));
+    let group = Subscription::group(
+        Group::new("agents.refusing").unwrap(),
+        ["agents.refusing.task_assigned".parse().unwrap()],
+    );
+    let mut tasks = broker.subscribe(group).await.unwrap();
+    let refused = Arc::new(AtomicU32::new(0));
+    let counted = Arc::clone(&refused);
+    broker.on_publish(move |publish| {
+        let event_type = &publish.event.event_type;
+        let is_notice =
+            event_type.entity() == "refusing" && event_type.action() == "task_cancelled";
+        is_notice.then(|| {
+            counted.fetch_add(1, Ordering::SeqCst);
+            Fault::Refuse(BrokerError::Rejected { reason: "it is full".to_owned() })
+        })
+    });
+    let clock = VirtualClock::new(Timestamp::now());
+    let options = EngineOptions::new()
+        .with_backoff(Backoff::new(MINUTE, MINUTE * 60))
+        .with_lease_time(MINUTE * 1_000_000);
+    let builder = runtime(&store()).broker(broker as Arc<dyn Broker>).engine_options(options);
+    let builder = builder.clock(Arc::new(clock.clone())).agent("doubler", Doubler::default());
+    let builder = builder.workflow("ask", ask).workflow("give_up", give_up);
+    let runtime = builder.start().await.unwrap();
+    let run = runtime.start("give_up", &()).await.unwrap();
+    tasks.next().await.unwrap().unwrap().ack().await.unwrap();
+    run.signal("stop", &()).await.unwrap();
+    assert_eq!(result::<u32>(&run).await.unwrap(), 0);
+    eventually("it is refused", || async { refused.load(Ordering::SeqCst) > 0 }).await;
+    for _ in 0..16 {
+        clock.advance(MINUTE);
+        let run = runtime.start("ask", &"doubler").await.unwrap();
+        assert_eq!(result::<u32>(&run).await.unwrap(), 2);
+    }
+    let refused = refused.load(Ordering::SeqCst);
+    assert!((2..=6).contains(&refused), "{refused} times in 16 minutes");
 }
 
 /// The engine hands over its shards, and waits for a step of the run in the meantime.

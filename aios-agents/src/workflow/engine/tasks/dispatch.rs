@@ -90,10 +90,11 @@ pub(crate) async fn run(engine: Arc<Engine>, mut queue: mpsc::Receiver<Dispatch>
     let mut arrived = Vec::new();
     let mut is_open = true;
     while is_open || !dispatcher.publishing.is_empty() {
+        let retry_at = dispatcher.retry_at();
         tokio::select! {
             biased;
             Some(published) = dispatcher.publishing.next() => dispatcher.settle(published),
-            () = engine.clock.sleep_until(dispatcher.retry_at), if !dispatcher.parked.is_empty() => {
+            () = engine.clock.sleep_until(retry_at.unwrap_or(Timestamp::MAX)), if retry_at.is_some() => {
                 dispatcher.repeat_parked();
             }
             count = queue.recv_many(&mut arrived, BATCH), if is_open => {
@@ -118,35 +119,26 @@ struct Lane {
     waiting: VecDeque<Dispatch>,
     /// Whether a batch is being published.
     is_busy: bool,
+    /// Notices that the broker did not take.
+    parked: VecDeque<Dispatch>,
+    /// When to publish them again, if there are any. New notices don't delay those that wait.
+    retry_at: Option<Timestamp>,
+    /// The last pause before that.
+    pause: Option<Duration>,
 }
 
 /// The state of the task that publishes.
-///
-/// The time of the next attempt with parked notices is set once for a series of failures, so that new
-/// notices don't delay those that wait.
 struct Dispatcher<'a> {
     engine: &'a Arc<Engine>,
     /// By agent type. A lane is removed when nothing waits in it.
     lanes: BTreeMap<Arc<str>, Lane>,
     /// The batches that the broker has not answered, at most one of each lane.
     publishing: FuturesUnordered<BoxFuture<'a, Published>>,
-    /// Notices that the broker did not take.
-    parked: VecDeque<Dispatch>,
-    /// When to publish them again.
-    retry_at: Timestamp,
-    backoff: Duration,
 }
 
 impl<'a> Dispatcher<'a> {
     fn new(engine: &'a Arc<Engine>) -> Self {
-        Self {
-            engine,
-            lanes: BTreeMap::new(),
-            publishing: FuturesUnordered::new(),
-            parked: VecDeque::new(),
-            retry_at: Timestamp::MAX,
-            backoff: engine.options.backoff.initial_delay,
-        }
+        Self { engine, lanes: BTreeMap::new(), publishing: FuturesUnordered::new() }
     }
 
     /// Adds an event to the lane of its agent type. A task for which the lane has no room returns to its
@@ -172,7 +164,7 @@ impl<'a> Dispatcher<'a> {
             lane.waiting.retain(|dispatch| is_ours(dispatch) && dispatch.is_of_use());
             let batch: Vec<_> = lane.waiting.drain(..lane.waiting.len().min(BATCH)).collect();
             if batch.is_empty() {
-                return false;
+                return !lane.parked.is_empty();
             }
             let (engine, agent_type) = (*engine, Arc::clone(agent_type));
             publishing.push(Box::pin(async move {
@@ -203,12 +195,11 @@ impl<'a> Dispatcher<'a> {
                 Err(error) => report_undeliverable(self.engine, dispatch, &error),
             }
         }
-        match cause {
-            Some(error) => warn!(
+        if let Some(error) = cause {
+            warn!(
                 error = %Chain(&error), %agent_type, tasks = deferred,
                 "could not publish tasks; trying again"
-            ),
-            None => self.backoff = self.engine.options.backoff.initial_delay,
+            );
         }
     }
 
@@ -219,20 +210,35 @@ impl<'a> Dispatcher<'a> {
             let message = Message::Deferred { operation, attempt, is_uncertain };
             return self.engine.send(&run_id, message);
         }
-        if self.parked.is_empty() {
-            self.retry_at = self.engine.clock.now() + self.backoff;
-            self.backoff = self.engine.options.backoff.next(self.backoff);
+        let agent_type = dispatch.publish.event.event_type.entity();
+        let lane = self.lanes.entry(agent_type.into()).or_default();
+        if lane.retry_at.is_none() {
+            let backoff = self.engine.options.backoff;
+            let pause = lane.pause.map_or(backoff.initial_delay, |last| backoff.next(last));
+            lane.pause = Some(pause);
+            lane.retry_at = Some(self.engine.clock.now() + pause);
         }
-        if self.parked.len() >= PARKED {
-            warn!("the broker accepts no events; agents are not informed about a task");
-            self.parked.pop_front();
+        if lane.parked.len() >= PARKED {
+            warn!(agent_type, "the broker accepts no events; agents are not informed about a task");
+            lane.parked.pop_front();
         }
-        self.parked.push_back(dispatch);
+        lane.parked.push_back(dispatch);
     }
 
-    /// Adds the parked notices to their lanes again.
+    /// When to publish parked notices again.
+    fn retry_at(&self) -> Option<Timestamp> {
+        self.lanes.values().filter_map(|lane| lane.retry_at).min()
+    }
+
+    /// Adds parked notices whose time has come to what waits in their lanes.
     fn repeat_parked(&mut self) {
-        std::mem::take(&mut self.parked).into_iter().for_each(|dispatch| self.add(dispatch));
+        let now = self.engine.clock.now();
+        for lane in self.lanes.values_mut() {
+            if lane.retry_at.is_some_and(|at| at <= now) {
+                lane.retry_at = None;
+                lane.waiting.append(&mut lane.parked);
+            }
+        }
     }
 }
 
