@@ -106,7 +106,8 @@ impl ProjectionHandle {
     /// # Errors
     ///
     /// [`RuntimeError::InvalidConfiguration`] if a process runs the projection, or died less than a
-    /// lease time ago while it did; errors of the store.
+    /// lease time ago while it did; errors of the store. A process that waits to try again after an error
+    /// is not noticed and would run the projection from the start, so stop all of them first.
     ///
     /// # Cancel safety
     ///

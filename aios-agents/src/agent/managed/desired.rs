@@ -13,6 +13,7 @@ use aios_core::{
 };
 
 use super::ManagedAgentError;
+use crate::workflow::engine::is_unreadable;
 
 /// Agents that are read at once.
 const AGENTS: usize = 100;
@@ -141,15 +142,15 @@ pub(crate) async fn desired(
 /// The definition of each agent, or why it could not be read.
 type Definitions = Vec<(String, Result<Definition, ManagedAgentError>)>;
 
-/// The definitions of these agents. Their streams are read together, or each by itself if that fails for
-/// good. A long one is continued by itself.
+/// The definitions of these agents. Their streams are read together, or each by itself if one of them
+/// can't be read. A long one is continued by itself.
 async fn definitions(
     store: &dyn Store,
     ids: Vec<String>,
 ) -> Result<Definitions, ManagedAgentError> {
     let streams = ids.iter().map(|id| stream_of(id)).collect::<Result<Vec<_>, _>>()?;
     let read = match store.read_streams(&streams, EVENTS).await {
-        Err(error) if error.is_retryable() => return Err(error.into()),
+        Err(error) if !is_unreadable(&error) => return Err(error.into()),
         Err(_) => None,
         Ok(read) => Some(read),
     };
@@ -164,12 +165,10 @@ async fn definitions(
             }
             definition => definition.map_err(Into::into),
         };
-        if let Err(ManagedAgentError::Store(error)) = &definition
-            && error.is_retryable()
-        {
-            return Err(error.clone().into());
+        match definition {
+            Err(error) if !error.is_unreadable() => return Err(error),
+            definition => definitions.push((id, definition)),
         }
-        definitions.push((id, definition));
     }
     Ok(definitions)
 }

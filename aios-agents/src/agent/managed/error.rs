@@ -3,6 +3,8 @@
 
 use aios_core::{agent::InvalidName, broker::InvalidAddress, event::EventError, store::StoreError};
 
+use crate::workflow::engine::is_unreadable;
+
 /// Why an agent cannot be created or changed.
 #[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -80,6 +82,15 @@ pub enum ManagedAgentError {
 }
 
 impl ManagedAgentError {
+    /// Whether the events of an agent can't be read, which concerns this agent only.
+    pub(super) fn is_unreadable(&self) -> bool {
+        match self {
+            Self::Event(_) => true,
+            Self::Store(error) => is_unreadable(error),
+            _ => false,
+        }
+    }
+
     /// Returns a stable code for this kind of error.
     #[must_use]
     pub fn code(&self) -> &'static str {

@@ -184,10 +184,10 @@ impl Server {
         action: &str,
         data: &T,
     ) -> Result<(), AgentError> {
-        let found = match Definition::read(&*self.store, id).await.map_err(unmanaged) {
+        let found = match Definition::read(&*self.store, id).await {
             // The others are recorded nevertheless, and `desired` reports this one.
-            Err(error) if !error.is_retryable() => return Ok(()),
-            found => found?,
+            Err(error) if error.is_unreadable() => return Ok(()),
+            found => found.map_err(unmanaged)?,
         };
         // A process may report an agent that was deleted in the meantime.
         if found.version == 0 || found.is_deleted {
