@@ -99,6 +99,27 @@ async fn should_leave_out_a_model_until_its_wait_is_over() {
     assert_eq!(answer(&model).await.unwrap(), "first");
 }
 
+/// The requests that it has rejected were answered by the other model, and do not come back.
+#[tokio::test]
+async fn should_ask_a_model_again_as_soon_as_its_rate_has_a_place() {
+    let clock = VirtualClock::default();
+    let first = scripted((0..3).map(|_| text("first")));
+    let second = scripted((0..20).map(|_| text("second")));
+    let rate = Rate::new(2, Duration::from_secs(10));
+    let limited = RateLimit::new(first, rate.clone()).with_longest_wait(Duration::ZERO);
+    let limited = limited.with_clock(Arc::new(clock.clone()));
+    let model = Fallback::new(limited).or(second).with_clock(Arc::new(clock.clone()));
+    let answers = futures_util::future::join_all((0..20).map(|_| answer(&model))).await;
+    assert_eq!(answers.iter().filter(|it| it.as_deref().is_ok_and(|text| text == "first")).count(), 2);
+    clock.advance(Duration::from_secs(5));
+    assert_eq!(answer(&model).await.unwrap(), "first");
+
+    let alone = RateLimit::new(failing([]), rate).with_longest_wait(Duration::ZERO);
+    let alone = alone.with_clock(Arc::new(clock.clone()));
+    let rejected = answer(&alone).await.unwrap_err();
+    assert_eq!(rejected.retry_after(), Some(Duration::from_secs(5)), "the next place");
+}
+
 #[test]
 fn should_have_the_capabilities_that_all_models_share() {
     let tools = ScriptedModel::new([]).with_capabilities(Capabilities::none().with_tools(true));

@@ -129,6 +129,7 @@ impl Fallback {
             kinds: Arc::clone(&self.kinds),
             clock: Arc::clone(&self.clock),
             deadline: request.timeout.map(|timeout| now.saturating_add(timeout)),
+            has_alternative: request.has_alternative,
             request: request.clone(),
             is_requested: false,
             order: order.into_iter(),
@@ -165,6 +166,8 @@ struct Attempts {
     clock: Arc<dyn Clock>,
     /// When the caller gives up, on that clock.
     deadline: Option<Duration>,
+    /// Whether the caller has another model.
+    has_alternative: bool,
     /// Whether one of the models has made its request.
     is_requested: bool,
     /// The request that all of them get.
@@ -180,6 +183,7 @@ impl Attempts {
     fn next(&mut self) -> Option<(usize, Arc<dyn LanguageModel>)> {
         let index = self.order.next()?;
         self.request.timeout = self.share();
+        self.request.has_alternative = self.has_alternative || !self.order.as_slice().is_empty();
         self.models.get(index).map(|it| (index, Arc::clone(&it.model)))
     }
 

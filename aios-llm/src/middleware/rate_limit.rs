@@ -6,7 +6,8 @@
 //! keeps its place.
 //!
 //! A rejected request takes no place. Its error names a time at which it may be repeated. These times
-//! are spread over the next hour at the rate, so that rejected requests are not repeated all at once.
+//! are spread over the next hour at the rate, so that rejected requests are not repeated all at once. If
+//! another model gets the request instead, it is not repeated, and the time is that of the next place.
 
 use std::{fmt, sync::Arc, time::Duration};
 
@@ -101,8 +102,14 @@ impl Rate {
         Self { interval, burst: per.saturating_sub(interval), places: Arc::default() }
     }
 
-    /// Takes the next place. Returns how long to wait until then, or how long to stay away.
-    fn take(&self, now: Duration, longest_wait: Duration) -> Result<Duration, Duration> {
+    /// Takes the next place. Returns how long to wait until then, or how long to stay away. One that
+    /// is repeated after a rejection gets a time of its own.
+    fn take(
+        &self,
+        now: Duration,
+        longest_wait: Duration,
+        is_repeated: bool,
+    ) -> Result<Duration, Duration> {
         let mut places = self.places.lock();
         // Time in which no request was made is not saved up beyond `burst`.
         let next = places.due.max(now);
@@ -110,6 +117,9 @@ impl Rate {
         let wait = wait_for(next);
         if wait > longest_wait {
             // The place is not taken: the request may not come back.
+            if !is_repeated {
+                return Err(wait_for(next).saturating_sub(longest_wait));
+            }
             let repeat_at = places.repeat_at.clamp(next, next.saturating_add(HORIZON));
             places.repeat_at = repeat_at.saturating_add(self.interval);
             return Err(wait_for(repeat_at).saturating_sub(longest_wait));
@@ -147,8 +157,9 @@ impl<M: LanguageModel> RateLimit<M> {
     }
 
     /// Waits for the place of a request, or rejects it.
-    async fn wait(&self) -> Result<(), ModelError> {
-        match self.rate.take(self.clock.elapsed(), self.longest_wait) {
+    async fn wait(&self, request: &ModelRequest) -> Result<(), ModelError> {
+        let is_repeated = !request.has_alternative;
+        match self.rate.take(self.clock.elapsed(), self.longest_wait, is_repeated) {
             Ok(Duration::ZERO) => Ok(()),
             Ok(wait) => {
                 self.clock.sleep(wait).await;
@@ -179,12 +190,12 @@ impl<M: LanguageModel> LanguageModel for RateLimit<M> {
     }
 
     async fn complete(&self, request: &ModelRequest) -> Result<ModelResponse, ModelError> {
-        self.wait().await?;
+        self.wait(request).await?;
         self.model.complete(request).await
     }
 
     async fn stream(&self, request: &ModelRequest) -> Result<ModelStream, ModelError> {
-        self.wait().await?;
+        self.wait(request).await?;
         self.model.stream(request).await
     }
 }
@@ -211,15 +222,15 @@ mod tests {
         let rate = Rate::new(2, SECOND);
         let clone = rate.clone();
         let start = 100 * SECOND;
-        assert_eq!(rate.take(start, SECOND), Ok(Duration::ZERO));
-        assert_eq!(clone.take(start, SECOND), Ok(Duration::ZERO));
-        assert_eq!(rate.take(start, SECOND), Ok(SECOND / 2));
-        assert_eq!(clone.take(start, SECOND), Ok(SECOND));
+        assert_eq!(rate.take(start, SECOND, true), Ok(Duration::ZERO));
+        assert_eq!(clone.take(start, SECOND, true), Ok(Duration::ZERO));
+        assert_eq!(rate.take(start, SECOND, true), Ok(SECOND / 2));
+        assert_eq!(clone.take(start, SECOND, true), Ok(SECOND));
         // A rejected request takes no place, and each comes back at another time.
-        assert_eq!(rate.take(start, SECOND), Err(SECOND / 2));
-        assert_eq!(rate.take(start, SECOND), Err(SECOND));
-        assert_eq!(rate.take(start + SECOND / 2, SECOND), Ok(SECOND));
-        assert_eq!(rate.take(start + SECOND, SECOND), Ok(SECOND));
-        assert_eq!(rate.take(start + 10 * SECOND, SECOND), Ok(Duration::ZERO));
+        assert_eq!(rate.take(start, SECOND, true), Err(SECOND / 2));
+        assert_eq!(rate.take(start, SECOND, true), Err(SECOND));
+        assert_eq!(rate.take(start + SECOND / 2, SECOND, true), Ok(SECOND));
+        assert_eq!(rate.take(start + SECOND, SECOND, true), Ok(SECOND));
+        assert_eq!(rate.take(start + 10 * SECOND, SECOND, true), Ok(Duration::ZERO));
     }
 }

@@ -50,6 +50,9 @@ pub struct ModelRequest {
     /// it among its models.
     #[serde(skip)]
     pub timeout: Option<Duration>,
+    /// Whether another model is asked if this one rejects the request, which then does not come back.
+    #[serde(skip)]
+    pub(crate) has_alternative: bool,
     /// Sampling temperature, as the provider defines it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub temperature: Option<f64>,
