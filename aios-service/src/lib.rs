@@ -122,7 +122,7 @@
 //! - Every error has the same shape, including routing errors, unreadable bodies, timeouts and panics. What
 //!   went wrong inside is logged under the id of the request, and not sent to the client.
 //! - Without an authenticator, only callers on the same machine are admitted, and no web page from elsewhere.
-//!   Behind a proxy on the same machine, every caller is one on this machine: add an authenticator there.
+//!   Behind a proxy on the same machine, every caller appears to be local: add an authenticator there.
 //! - A route requires the permissions that the OpenAPI document names.
 //! - A web page of another origin is refused, unless its origin is allowed.
 //! - Every call that may change something leaves an event in the log: who, what, from where, outcome.
