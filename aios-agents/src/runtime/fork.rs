@@ -29,8 +29,8 @@ const PAGE: usize = 1000;
 
 impl RunHandle {
     /// Starts a new run with a copy of this run's journal up to an operation, and continues from
-    /// there with the current code. Earlier operations that had not ended begin again, with their whole
-    /// time.
+    /// there with the current code. Earlier operations that were still open start again with their full
+    /// timeout.
     ///
     /// # Errors
     ///

@@ -1,9 +1,9 @@
 //! The caller of a request, and its permissions.
 //!
 //! An [`Authenticator`] turns the credentials of a request into an [`Identity`]. The API asks its
-//! authenticators in turn; a request that none of them knows is answered with 401. A route requires
-//! the [`Permission`]s that the OpenAPI document names, most of them one, and answers with 403 without
-//! one of them; `/me` and `/openapi.json` need only an identity.
+//! authenticators in turn; a request that none of them knows is answered with 401. Most routes require
+//! one [`Permission`]; the OpenAPI document lists them. A caller that lacks any of them gets 403. `/me`
+//! and `/openapi.json` need only an identity.
 //!
 //! | the authenticators return | the request is answered with |
 //! |---|---|

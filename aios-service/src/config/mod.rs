@@ -71,9 +71,10 @@
 //!
 //! The variable of a key is `AIOS_`, the section and the key; deeper levels are separated by `__`.
 //! `AIOS_DATABASE_URL` sets `database.url`, and `AIOS_MAIL_TLS__CA` sets `mail.tls.ca`.
-//! `AIOS_DATABASE_URL_FILE` is the path of a file with the value, also below a mapping that takes any
-//! key: one that ends with `_file` is set in a file there. A value of a variable gets the type of its
-//! key; lists are separated by commas.
+//! `AIOS_DATABASE_URL_FILE` is the path of a file with the value. In a mapping with arbitrary keys, a
+//! variable ending in `_FILE` always names a file, so a key ending in `_file` can only be set in a
+//! configuration file. The value of a variable is converted to the type of its key; the items of a list
+//! are separated by commas.
 //!
 //! | key | variable | |
 //! |---|---|---|
