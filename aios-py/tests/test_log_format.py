@@ -42,6 +42,12 @@ def test_should_log_every_extra_field(value: object, logged: object) -> None:
     assert line("sold", price=value)["price"] == logged
 
 
+def test_should_log_counts_of_tokens() -> None:
+    logged = line("used", input_tokens=512, api_tokens="hunter2", reset_token=1234)
+    names = ("input_tokens", "api_tokens", "reset_token")
+    assert [logged[name] for name in names] == [512, "***", "***"]
+
+
 def test_should_log_every_message() -> None:
     assert line("sold %s", "a\udcff")["message"] == "sold a\\udcff"
     assert line("sold", name="shop\udcff")["target"] == "shop\\udcff"

@@ -162,9 +162,11 @@ pub(crate) fn load_settings<'py>(py: Python<'py>, sources: &str) -> PyResult<Bou
     convert::read(py, row.as_str())
 }
 
-/// Whether the log writes `***` instead of the value of a field. `redact` has the names of the settings.
+/// Whether the log writes `***` instead of the value of a field, which may be a number. `redact` has the
+/// names of the settings.
 #[pyfunction]
 #[allow(clippy::needless_pass_by_value, reason = "a list of Python is converted")]
-pub(crate) fn is_redacted(redact: Vec<String>, field: &str) -> bool {
-    Redaction::new(&redact).covers(field)
+pub(crate) fn is_redacted(redact: Vec<String>, field: &str, is_number: bool) -> bool {
+    let redaction = Redaction::new(&redact);
+    if is_number { redaction.covers_number(field) } else { redaction.covers(field) }
 }

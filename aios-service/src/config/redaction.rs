@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::secret_name::is_secret;
+use super::secret_name::{is_secret, is_secret_number};
 
 /// The fields of log lines whose values are not written.
 ///
@@ -27,12 +27,34 @@ impl Redaction {
 
     /// Whether the value of a field is masked.
     ///
-    /// A word for secrets masks every name that contains it, such as `reset_token`, also as
-    /// `Reset-Token`. A name of the settings masks only the field of this name. Case does not matter for
-    /// either.
+    /// Built-in words such as `token` match anywhere in a name, ignoring `-`, `_` and case. Names from
+    /// `log.redact` must match the whole name, ignoring case.
     #[must_use]
     pub fn covers(&self, name: &str) -> bool {
-        is_secret(name) || self.0.contains(&name.to_ascii_lowercase())
+        is_secret(name) || self.lists(name)
+    }
+
+    /// Whether a number in a field is masked.
+    ///
+    /// Same as [`covers`](Self::covers), except that names ending in `tokens`, such as `input_tokens`, are
+    /// counts and not masked, unless `log.redact` has them.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use aios_service::config::Redaction;
+    ///
+    /// let redaction = Redaction::new(&[]);
+    /// assert!(!redaction.covers_number("input_tokens"));
+    /// assert!(redaction.covers_number("reset_token"));
+    /// ```
+    #[must_use]
+    pub fn covers_number(&self, name: &str) -> bool {
+        is_secret_number(name) || self.lists(name)
+    }
+
+    fn lists(&self, name: &str) -> bool {
+        self.0.contains(&name.to_ascii_lowercase())
     }
 }
 
@@ -50,6 +72,20 @@ mod tests {
         }
         for name in ["key", "card_type", "signal"] {
             assert!(!redaction.covers(name), "{name}");
+        }
+    }
+
+    #[test]
+    fn should_not_cover_counts_of_tokens() {
+        let redaction = Redaction::new(&["Cached_Tokens".to_owned()]);
+        for name in ["input_tokens", "max-tokens", "totalTokens", "tokens", "signal"] {
+            assert!(!redaction.covers_number(name), "{name}");
+        }
+        for name in ["token", "reset_token", "token_count", "secret_tokens", "cached_tokens"] {
+            assert!(redaction.covers_number(name), "{name}");
+        }
+        for name in ["input_tokens", "api_tokens"] {
+            assert!(redaction.covers(name), "{name}");
         }
     }
 }

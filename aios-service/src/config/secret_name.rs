@@ -13,6 +13,13 @@ pub(super) fn is_secret(name: &str) -> bool {
     WORDS.iter().any(|word| name.contains(word))
 }
 
+/// Whether a number in a field with this name is secret. Names that end in `tokens`, such as
+/// `input_tokens`, are counts.
+pub(super) fn is_secret_number(name: &str) -> bool {
+    let name = plain(name);
+    is_secret(name.strip_suffix("tokens").unwrap_or(&name))
+}
+
 /// Whether the value of a parameter of a URL is secret.
 pub(super) fn is_secret_parameter(name: &str) -> bool {
     let plain = plain(name);

@@ -39,8 +39,8 @@
 //! - A slow or failing output never blocks the program. At most 8,192 lines and 16 MiB are queued;
 //!   further lines are dropped, and a later line reports how many.
 //! - Values of fields whose names are listed in `log.redact`, or that contain `password`, `secret`,
-//!   `token`, `api_key`, `authorization` or `cookie`, are written as `***`. [`Secret`](crate::config::Secret)s
-//!   are never written.
+//!   `token`, `api_key`, `authorization` or `cookie`, are written as `***`. Numbers in fields whose names end
+//!   in `tokens`, such as `input_tokens`, are written. [`Secret`](crate::config::Secret)s are never written.
 //! - If the program has installed a subscriber, it is not replaced, and this module writes nothing.
 
 mod guard;

@@ -133,6 +133,18 @@ fn should_not_write_secrets_and_configured_fields() {
 }
 
 #[test]
+fn should_write_counts_of_tokens() {
+    let lines = logged(settings(), |_| {
+        info!(input_tokens = 512, output_tokens = 7_u64, cost_of_tokens = 0.25, "used");
+        info!(api_tokens = "hunter2", reset_token = 1234, "refused");
+    });
+    let [used, refused] = lines.as_slice() else { panic!("{lines:?}") };
+    let counts = (&used["input_tokens"], &used["output_tokens"], &used["cost_of_tokens"]);
+    assert_eq!(counts, (&512.into(), &7.into(), &0.25.into()));
+    assert_eq!((&refused["api_tokens"], &refused["reset_token"]), (&"***".into(), &"***".into()));
+}
+
+#[test]
 fn should_log_what_the_level_and_the_targets_allow_and_change_while_it_runs() {
     let quiet = settings().value("log.level", "warn");
     let quiet = quiet.value("log.targets", serde_json::json!({"lapin": "off"}));

@@ -53,8 +53,10 @@ class _Lines:
 
     def __init__(self, redact: Collection[str]) -> None:
         names = list(redact)
-        is_redacted: Callable[[list[str], str], bool] = _built("is_redacted")
-        self._is_redacted = functools.lru_cache(_NAMES)(lambda name: is_redacted(names, name))
+        is_redacted: Callable[[list[str], str, bool], bool] = _built("is_redacted")
+        self._is_redacted = functools.lru_cache(_NAMES)(
+            lambda name, is_number: is_redacted(names, name, is_number)
+        )
 
     def message(self, record: logging.LogRecord) -> str:
         """The message, without the fields of a native record."""
@@ -70,7 +72,8 @@ class _Lines:
         return {name: self._shown(name, found[name]) for name in (*first, *found)}
 
     def _shown(self, name: str, value: object) -> object:
-        return "***" if self._is_redacted(_text(name)) else _plain(value)
+        is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        return "***" if self._is_redacted(_text(name), is_number) else _plain(value)
 
 
 def _code(record: logging.LogRecord) -> dict[str, object]:

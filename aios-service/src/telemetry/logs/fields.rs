@@ -1,8 +1,9 @@
 //! The fields of events and spans.
 //!
 //! A value is masked when it is recorded, so that no later step can write it. The name decides: a
-//! field whose name contains a word for secrets is masked, whatever it holds. A secret inside a
-//! message can't be recognised, which is why secrets have a type that does not print them.
+//! field whose name contains a word for secrets is masked, whatever it holds; only numbers of `…tokens` are
+//! counts. A secret inside a message can't be recognised, which is why secrets have a type that does not
+//! print them.
 
 use std::{error::Error, fmt};
 
@@ -34,11 +35,12 @@ impl Fields {
 
     /// Sets a field. A later value replaces an earlier one.
     fn put(&mut self, field: &Field, value: impl Into<Value>) {
-        let name = field.name();
-        let value = match self.redaction.covers(name) {
-            true => Value::from(MASK),
-            false => value.into(),
+        let (name, value) = (field.name(), value.into());
+        let is_masked = match value {
+            Value::Number(_) => self.redaction.covers_number(name),
+            _ => self.redaction.covers(name),
         };
+        let value = if is_masked { Value::from(MASK) } else { value };
         match self.values.iter_mut().find(|(known, _)| *known == name) {
             Some((_, known)) => *known = value,
             None => self.values.push((name, value)),
