@@ -15,7 +15,7 @@ pub(crate) async fn ask(consent: Consent, place: impl Display, will: &str) -> Re
         return Ok(());
     }
     if !io::stdin().is_terminal() {
-        let reason = format!("not done: at {place}, this will {will}; pass --yes to confirm");
+        let reason = format!("not confirmed: at {place}, this would {will}; pass --yes to confirm");
         return Err(CliError::Refused(reason));
     }
     // The standard error may be closed; the question is then not answered either.
@@ -27,6 +27,6 @@ pub(crate) async fn ask(consent: Consent, place: impl Display, will: &str) -> Re
     let line = read.await.map_err(|_| CliError::Interrupted)?;
     match line?.trim() {
         "y" | "Y" | "yes" => Ok(()),
-        _ => Err(CliError::Refused("not done".to_owned())),
+        _ => Err(CliError::Refused("not confirmed".to_owned())),
     }
 }

@@ -131,13 +131,13 @@ fn should_say_all_that_retention_will_remove() {
     let question = program.fails(&[&["retain", "--archive"][..], &ages].concat(), 1);
     for part in [
         "archive the runs that ended more than 30d ago",
-        "delete, without an archive, the output streams of ended runs older than 5m",
+        "permanently delete output streams of ended runs older than 5m",
         "idempotency keys older than 1h 30m",
     ] {
         assert!(question.contains(part), "{question}");
     }
     let question = program.fails(&["retain", "--older-than", "720h"], 1);
-    assert!(question.contains("delete the runs"), "{question}");
+    assert!(question.contains("permanently delete the runs"), "{question}");
     assert_eq!(question.matches("30d").count(), 3, "{question}");
 }
 

@@ -92,7 +92,7 @@ fn should_retire_a_reader_only_with_consent() {
     for part in ["--yes", "retention", "a projection of this name", "sqlite://a.db"] {
         assert!(question.contains(part), "{part}: {question}");
     }
-    assert!(program.fails(&retire("relay"), 1).contains("publishes the log again"));
+    assert!(program.fails(&retire("relay"), 1).contains("will republish the whole log"));
     assert_eq!(program.json(&["readers"]).len(), 3);
 
     for reader in ["projections/orders", "relay", "search-index"] {

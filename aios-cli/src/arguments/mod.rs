@@ -120,7 +120,7 @@ pub(crate) enum Command {
     Rebuild(Consent),
     /// List the readers of a log, such as projections and the relay, and how far behind they are.
     ///
-    /// Retention keeps what a reader has not processed, also if no process runs the reader any more.
+    /// Retention keeps what a reader has not processed, even if no process runs the reader any more.
     #[command(args_conflicts_with_subcommands = true)]
     Readers {
         #[command(subcommand)]

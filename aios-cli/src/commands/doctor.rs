@@ -23,9 +23,9 @@ use crate::{
     target::{Needs, Place, Target, place},
 };
 
-/// Most runs and agents that are looked at; a finding says so.
+/// Maximum number of runs and agents that are looked at; a finding says so.
 const LOOKED_AT: usize = 1000;
-/// Most names in a finding.
+/// Maximum number of names in a finding.
 const NAMED: usize = 5;
 /// A group that no process uses, to ask the broker for.
 const NO_GROUP: &str = "aios.doctor";
@@ -103,7 +103,10 @@ pub(super) async fn examine(connection: &Connection, output: &mut Output) -> Res
     let similar: Vec<_> = settings.similar_names().iter().map(ToString::to_string).collect();
     let text = match similar.is_empty() {
         true => "no faults".to_owned(),
-        false => format!("no faults; misspelt, or of another program: {}", similar.join("; ")),
+        false => format!(
+            "no faults; unknown names (misspelt, or belonging to another program): {}",
+            similar.join("; ")
+        ),
     };
     found.ok("settings", &text)?;
     let place = place(connection, &settings);
@@ -257,7 +260,7 @@ fn is_of_broker(code: &str) -> bool {
 /// known, and the checks of what the store has follow.
 async fn store_of_service(client: &Client, found: &mut Examination<'_>) -> Result<bool, CliError> {
     match client.agent_types().await.map_err(CliError::from) {
-        Ok(_) => found.ok("store", "answers the service").map(|()| true),
+        Ok(_) => found.ok("store", "reachable from the service").map(|()| true),
         Err(error) if is_of_store(error.code()) => found.failed("store", &error).map(|()| false),
         Err(_) => Ok(true),
     }
@@ -275,7 +278,7 @@ async fn broker_of_service(client: &Client, found: &mut Examination<'_>) -> Resu
         Err(error) if is_of_broker(error.code()) => found.failed("broker", &error).map(|()| false),
         Err(error) if error.code() != UNKNOWN => Ok(true),
         // There is no such group: the broker has been asked.
-        _ => found.ok("broker", "answers the service").map(|()| true),
+        _ => found.ok("broker", "reachable from the service").map(|()| true),
     }
 }
 

@@ -209,7 +209,7 @@ async fn retire(
 /// The text of the question before `readers retire`.
 fn what_retire_means(reader: &str) -> String {
     let later = match reader {
-        RELAY => "an engine that relays later publishes the log again from its beginning",
+        RELAY => "the next engine with a relay will republish the whole log",
         _ if reader.starts_with(PROJECTIONS) => {
             "a projection of this name that is started later begins again"
         }

@@ -77,13 +77,10 @@ fn what_retain_removes(arguments: &Retain) -> String {
     let age = arguments.older_than;
     let outputs = arguments.outputs_older_than.unwrap_or(age);
     let requests = arguments.requests_older_than.unwrap_or(age);
-    let (action, and_delete) = match arguments.archive {
-        true => ("archive", "and delete, without an archive,"),
-        false => ("delete", "and"),
-    };
+    let action = if arguments.archive { "archive" } else { "permanently delete" };
     format!(
-        "{action} the runs that ended more than {age} ago, with their events, {and_delete} the output \
-         streams of ended runs older than {outputs} and the idempotency keys older than {requests}"
+        "{action} the runs that ended more than {age} ago, with their events; permanently delete output \
+         streams of ended runs older than {outputs} and idempotency keys older than {requests}"
     )
 }
 
