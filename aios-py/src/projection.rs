@@ -37,7 +37,7 @@ pub(crate) struct ProjectionArg {
     is_async: bool,
     /// The events to apply; all without patterns.
     patterns: Option<Vec<String>>,
-    /// Most events in a batch.
+    /// Maximum number of events in a batch.
     batch_size: usize,
     retry: Option<RetryArg>,
     /// How long a lease of the projection lasts without renewal, in seconds.

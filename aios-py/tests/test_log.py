@@ -256,7 +256,7 @@ def check_ids(line: dict[str, Any], agent_type: str) -> None:
 
 async def test_should_name_the_run_and_the_task_in_native_lines(services: Any) -> None:
     lines = await run_agent(services(AIOS_LOG_FORMAT="json"))
-    (line,) = [it for it in lines if it["message"].startswith("a plain function still runs")]
+    (line,) = [it for it in lines if it["message"].startswith("a plain function is still running")]
     check_ids(line, "assistant_tools")
     assert line["function"] == 'tool "hang"'
 

@@ -117,8 +117,8 @@ LOGIN = Login(user="ada", password=SECRET)
 @pytest.mark.parametrize(
     ("value", "fault"),
     [
-        (SECRET, "SecretStr is not JSON-serialisable: a secret is not written"),
-        (aios.Secret("hunter2"), "Secret is not JSON-serialisable: a secret is not written"),
+        (SECRET, "SecretStr is not JSON-serialisable: secrets are never serialised"),
+        (aios.Secret("hunter2"), "Secret is not JSON-serialisable: secrets are never serialised"),
         (Plain(SECRET), "/password: SecretStr is not JSON-serialisable"),
         ([LOGIN], "/0: field password of Login is a secret"),
         (Anything(part={"a": [SECRET]}), "field part.a.0 of Anything is a secret"),

@@ -72,11 +72,11 @@ async def test_should_report_threads_that_ended_attempts_occupy(
         await asyncio.to_thread(begun.wait)
         with pytest.raises(aios.RunFailedError, match="timed out"):
             await first.result()
-        await logged("still runs although its attempt has ended")
+        await logged("is still running after its attempt ended")
         second = await opened.start(quick)
         await logged("waits for a thread")
         proceed.set()
         assert await second.result() == "done"
         await logged("has returned")
-    (occupied,) = [it.getMessage() for it in caplog.records if "still runs" in it.getMessage()]
-    assert "occupies" in occupied and "threads=1" in occupied
+    (occupied,) = [it.getMessage() for it in caplog.records if "still running" in it.getMessage()]
+    assert "keeps its thread busy" in occupied and "threads=1" in occupied

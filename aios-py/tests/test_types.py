@@ -517,7 +517,7 @@ def test_should_refuse_dataclasses_that_do_not_keep_what_makes_them() -> None:
     class Mapped(dict[str, int]):
         number: int = 0
 
-    with pytest.raises(TypeError, match="Forgetful requires the InitVar 'factor'"):
+    with pytest.raises(TypeError, match="Forgetful has a required InitVar 'factor'"):
         Converter(Forgetful)
     with pytest.raises(TypeError, match="Mapped is a dataclass and a dict"):
         Converter(Mapped)

@@ -82,7 +82,9 @@ class TaskCancelledError(TaskError):
 
 
 class TaskInterruptedError(TaskError):
-    """The code of the task raised ``asyncio.CancelledError``. The task is tried again."""
+    """The code of the task raised ``asyncio.CancelledError``. Or its event loop stopped, or an exception
+    that ends the process left the code, and the process was still running 5 s later. The attempt is
+    retried."""
 
     default_code = "INTERRUPTED"
 

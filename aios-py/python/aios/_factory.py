@@ -20,7 +20,7 @@ class AgentFactory:
 
     Agents of the type are created, replaced, deleted and restarted while processes run, over the HTTP
     API: see :meth:`aios.RemoteClient.create_agent`. Every process with a factory of the type hosts all
-    of them, also after a restart, and also without a store.
+    of them, even after a restart, and even without a store.
 
     An object is created on the event loop if ``process_task`` is an ``async def``, and otherwise in a
     thread. If that raises, it is tried again with back-off, unless the error is

@@ -20,7 +20,7 @@ def aios_runtime() -> Iterator[Callable[..., sync.Runtime]]:
     """
     from . import sync
 
-    # Closes all, also after one that does not close cleanly.
+    # Closes all, even after one that does not close cleanly.
     with contextlib.ExitStack() as opened:
 
         def open_runtime(*args: Any, **kwargs: Any) -> sync.Runtime:

@@ -287,7 +287,7 @@ class ProjectionHandle:
 
     def retire(self) -> bool:
         """Deletes the saved position of a projection that is not needed any more; returns whether
-        there was one. Retention keeps what a projection with a position has not applied, also if no
+        there was one. Retention keeps what a projection with a position has not applied, even if no
         process runs the projection. If it is started again, it begins like one that never ran.
 
         Raises:

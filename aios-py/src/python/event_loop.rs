@@ -211,7 +211,7 @@ fn is_raised_by_handler(py: Python<'_>, error: &PyErr) -> bool {
     answer.unwrap_or(true)
 }
 
-/// Ends an iteration, also on a panic: the remaining jobs wait until the loop has run its other
+/// Ends an iteration, even on a panic: the remaining jobs wait until the loop has run its other
 /// callbacks.
 struct TurnEnd<'a>(&'a Bridge);
 

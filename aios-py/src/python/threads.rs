@@ -91,7 +91,7 @@ impl CallQueue {
                 occupied,
                 threads,
                 waiting,
-                "a plain function still runs although its attempt has ended, and occupies its thread"
+                "a plain function is still running after its attempt ended, and keeps its thread busy"
             );
         }
     }

@@ -57,7 +57,7 @@ impl NativeApi {
         Self { arguments: Arc::new(ApiArguments::health_alone(metrics)) }
     }
 
-    /// Sets limits of requests, also of those that a server takes already.
+    /// Sets limits of requests, including requests in progress.
     #[pyo3(signature = (max_body_bytes, request_timeout, rate_limit))]
     fn set_limits(
         &self,

@@ -3,7 +3,7 @@
 //! Metrics belong to the process: the crates record into one global recorder, which can be
 //! installed once and stays. A runtime that is configured to export metrics installs it and starts
 //! an exporter. While it is open, another runtime of the process is refused the same, because each
-//! would send the values of both. The guard [`Only`] makes the place free again, also when opening
+//! would send the values of both. The guard [`Only`] makes the place free again, even when opening
 //! the runtime fails. A server may answer `/metrics` with the same values.
 
 use std::{

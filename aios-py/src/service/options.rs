@@ -141,7 +141,7 @@ impl ApiArguments {
         self.limits.is_some()
     }
 
-    /// Sets limits of requests, also of those that are served already.
+    /// Sets limits of requests, including requests in progress.
     pub(super) fn set_limits(&self, values: LimitValues) {
         let Some(limits) = &self.limits else { return };
         let mut limits = limits.lock();

@@ -120,7 +120,7 @@ class EventLoopThread:
             return
         if not self._loop.is_closed():
             self._loop.call_soon_threadsafe(self._loop.stop)
-        # Garbage may be collected on any thread, also on the loop's own.
+        # Garbage may be collected on any thread, even on the loop's own.
         if self._thread is not threading.current_thread():
             self._thread.join()
 

@@ -37,7 +37,7 @@ class Conversation:
     Attributes:
         turns: The turns, in order.
         messages: All messages, including the last response.
-        transcript: All messages, also those that a :class:`Compaction` has replaced, without its
+        transcript: All messages, including those that a :class:`Compaction` has replaced, without its
             summaries.
         spent: The sums of the run as settled in its log: ``requests``, ``usage``, ``cost`` and
             ``tool_calls``.

@@ -108,7 +108,7 @@ class SchemaModel:
 class Recorded:
     """A model that answers from the journal of a run: the same requests get the same responses.
 
-    Any production run can so be replayed offline, also with other tools. A request that the journal
+    Any production run can so be replayed offline, even with other tools. A request that the journal
     does not contain fails with ``MODEL_UNEXPECTED_REQUEST``.
     """
 
@@ -202,7 +202,8 @@ def _reply(reply: str | ModelResponse | FakeReply) -> dict[str, Any]:
 
 class FakeProvider:
     """A server on a free port of this machine that speaks the protocols of OpenAI, Anthropic, Gemini
-    and Amazon Bedrock, also as streams. It answers with a script of replies, faults included, or with a function.
+    and Amazon Bedrock, including streams. It answers with a script of replies, faults included, or
+    with a function.
 
     Example::
 

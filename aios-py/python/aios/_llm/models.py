@@ -258,7 +258,7 @@ class ClientModel:
 
 
 def _keys(client: Any) -> list[str]:
-    """The keys of a client, which providers quote in errors: also those of clients for clouds."""
+    """The keys of a client, which providers quote in errors, including clients for clouds."""
     names = ("api_key", "auth_token", "access_token", "aws_secret_key", "aws_session_token")
     keys = [getattr(client, name, None) for name in (*names, "_azure_ad_token")]
     return [key for key in keys if isinstance(key, str) and key]

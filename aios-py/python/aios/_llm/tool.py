@@ -205,8 +205,8 @@ class Tool:
             on_failure: ``"tell_model"`` gives the model the failure of a child as the result of its
                 call; ``"fail"`` fails the run with it.
             approval: Whether a person has to approve each call; see :func:`pending_decisions`.
-            max_result_bytes: Maximum size of a result; a larger one is left out, and the model reads
-                that the call has succeeded.
+            max_result_bytes: Maximum size of a result; a larger one is left out, and the model is only
+                told that the call succeeded.
 
         Raises:
             ConfigurationError: An argument is invalid.
@@ -238,8 +238,8 @@ class Tool:
                 required for a name.
             on_failure: See :meth:`agent`.
             approval: Whether a person has to approve each call; see :func:`pending_decisions`.
-            max_result_bytes: Maximum size of a result; a larger one is left out, and the model reads
-                that the call has succeeded.
+            max_result_bytes: Maximum size of a result; a larger one is left out, and the model is only
+                told that the call succeeded.
 
         Raises:
             ConfigurationError: An argument is invalid, or the schema of the input is not an object.
@@ -302,7 +302,7 @@ def tool(
         timeout: Timeout of one attempt in seconds; 60 by default.
         retry: Retry policy of failed attempts.
         max_result_bytes: Maximum size of a result; a larger one is an error for the model. If the
-            effect is not ``"read"``, it is left out instead, and the model reads that the call has
+            effect is not ``"read"``, it is left out instead, and the model is only told that the call
             succeeded.
         concurrency: How many calls run at once in each process. Further ones wait, which counts
             towards their timeout. Without it, only the threads of the runtime limit them.

@@ -150,7 +150,7 @@ class Asgi:
         return f"http://{bound}{prefix}"
 
     def _set_limits(self, http: HttpSettings) -> None:
-        """Sets limits of requests, also of those that are served already."""
+        """Sets limits of requests, including requests in progress."""
         for api in (self._native, *self._servers):
             api.set_limits(http.max_body_bytes, http.request_timeout, _rate(http))
 

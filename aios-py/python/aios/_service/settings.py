@@ -277,7 +277,7 @@ class Settings:
             environment: Variables instead of those of the process.
             defaults: Defaults of keys such as ``"database.url"``, which every other layer overrides.
             values: Values of keys, over every other layer.
-            other_sections: Leaves sections of the files, and variables, that are not known unread,
+            other_sections: Ignores unknown file sections and variables instead of reporting them,
                 whatever their names are.
 
         Raises:

@@ -88,7 +88,7 @@ def load_settings() -> Settings:
 def report_similar_names(settings: Settings) -> None:
     """Logs which names may be misspelt. They may also be those of the program, which reads them itself."""
     for name in settings.similar_names:
-        _log.info("misspelt, or of the program: %s", name)
+        _log.info("unknown name (misspelt, or belonging to the program): %s", name)
 
 
 def _takes_settings(function: Callable[..., Any]) -> bool:

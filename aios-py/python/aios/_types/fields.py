@@ -66,15 +66,16 @@ def _check_dataclass(kind: Any, hints: dict[str, Any]) -> None:
         TypeError: It requires a value that it does not keep, or has items in addition to its fields.
     """
     if issubclass(kind, (dict, list, tuple, str, int, float)):
+        base = kind.__mro__[-2].__name__
         raise TypeError(
-            f"{kind.__qualname__} is a dataclass and a {kind.__mro__[-2].__name__}, as which it is written, "
-            "without its fields; let one of its fields contain the latter"
+            f"{kind.__qualname__} is both a dataclass and a {base}; it would be serialised as {base} and "
+            f"lose its fields. Put the {base} in a field"
         )
     for name, hint in hints.items():
         if isinstance(hint, dataclasses.InitVar) and not hasattr(kind, name):
             raise TypeError(
-                f"{kind.__qualname__} requires the InitVar {name!r}, which its objects do not keep; make it "
-                "a field, or give it a default"
+                f"{kind.__qualname__} has a required InitVar {name!r}, whose value is not stored on the "
+                "object; make it a field, or give it a default"
             )
 
 

@@ -11,8 +11,8 @@ from .._secret import Secret
 
 #: The remedy for a secret in a value.
 SECRET_REMEDY = (
-    "a secret is not written: pass its name instead, and let the code that needs the secret read it, "
-    "such as from aios.Settings; a secret that may be stored can be a str"
+    "secrets are never serialised: pass the secret's name and read the secret where it is needed, for "
+    "example from aios.Settings, or use str if it may be stored"
 )
 
 
@@ -53,10 +53,10 @@ def _losses(value: Any, plain: Any, path: str) -> Iterator[tuple[str, str]]:
         value = value.root
     if is_secret(value):
         if _is_masked(value, plain):
-            yield path, f"is a secret, of which only {plain!r} would be written; {SECRET_REMEDY}"
+            yield path, f"is a secret, of which only {plain!r} would be serialised; {SECRET_REMEDY}"
     elif isinstance(value, float):
         if plain is None and not math.isfinite(value):
-            yield path, f"is {value}, which is not valid JSON and would be written as null"
+            yield path, f"is {value}, which is not valid JSON and would be serialised as null"
     else:
         for name, part, written in _parts(value, plain):
             yield from _losses(part, written, f"{path}.{name}" if path else name)

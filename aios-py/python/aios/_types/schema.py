@@ -39,7 +39,7 @@ from .readers import (
 )
 from .unions import misread
 
-#: Types of any JSON value, also those of functions that do not return.
+#: Types of any JSON value, including return types of functions that do not return.
 _ANY: tuple[Any, ...] = (Any, object, typing.NoReturn, typing.Never)
 #: Types that are constructed from a list or from a dictionary; others are read as these.
 _LISTS: tuple[Any, ...] = (list, set, frozenset, collections.deque)

@@ -153,7 +153,7 @@ class _Group:
         self._waiting: dict[int, list[int]] = {}
 
     def begin(self) -> None:
-        """Awaits all branches, also those that do not advance because another one ends first."""
+        """Awaits all branches, even if some do not advance because another branch ends first."""
         if self._has_begun:
             return
         self._has_begun = True

@@ -5,7 +5,7 @@
 
 use aios_service::client::{ClientError, Page, PageQuery};
 
-/// Most items that the service returns in one page.
+/// Maximum number of items that the service returns in one page.
 pub(super) const PAGE: usize = 1000;
 
 /// Pages until there are `limit` items, as `[rows, next]`.
