@@ -1,6 +1,6 @@
 //! Files that are read again while the process runs.
 //!
-//! When a runtime of tokio ends, it waits for its blocking threads, also for one that reads from a file
+//! When a runtime of tokio ends, it waits for its blocking threads, including a thread that reads from a file
 //! system that does not answer. A thread of its own delays nothing: it ends with the process.
 
 use std::thread;

@@ -127,7 +127,7 @@
 //! - A web page of another origin is refused, unless its origin is allowed.
 //! - Every call that may change something leaves an event in the log: who, what, from where, outcome.
 //! - Live events are server-sent events whose `id` is the position in the log. A client that connects again
-//!   with `Last-Event-ID` gets every later event once, also from another process. A slow client holds one
+//!   with `Last-Event-ID` gets every later event once, even from another process. A slow client holds one
 //!   page of events in memory.
 //! - A token is verified with the one algorithm of its key; `none` and shared secrets are never accepted.
 //! - The keys of an issuer are fetched over HTTPS only (feature `oidc`), by one request at a time, and never

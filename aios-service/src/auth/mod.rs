@@ -80,7 +80,7 @@ pub struct Credentials<'a> {
 impl<'a> Credentials<'a> {
     /// The token of `Authorization: Bearer …`.
     ///
-    /// The scheme is compared without regard to case. `None` also for another scheme, such as
+    /// The scheme is compared without regard to case. `None` for another scheme, too, such as
     /// `Basic`, so that an authenticator of bearer tokens leaves such a request to the next one.
     #[must_use]
     pub fn bearer(&self) -> Option<&'a str> {

@@ -1,7 +1,7 @@
 //! Messages of a stream of the service, over any number of connections.
 //!
 //! The client keeps the id of the last message and sends it when it connects again, so that every
-//! event comes once and in order, also when a process of the service ends. A message may come twice
+//! event comes once and in order, even when a process of the service ends. A message may come twice
 //! at the border between two connections; its data is then left out.
 //!
 //! | the stream | the client |

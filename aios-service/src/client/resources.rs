@@ -63,7 +63,7 @@ pub struct Run {
     pub parent_run_id: Option<String>,
     /// The first run of the chain of continue-as-new to which it belongs, if that is another one.
     pub first_run_id: Option<String>,
-    /// Its result, once completed; `None` also if the result is `null`.
+    /// Its result, once completed; a result of `null` is `None`, too.
     pub result: Option<Payload>,
     /// The failure, once failed, cancelled or blocked.
     pub failure: Option<Failure>,

@@ -68,7 +68,7 @@ impl RunHandle {
     }
 
     /// The run as the service returned it when this handle was made by starting, retrying or forking it:
-    /// as it was created, or as it stood if it existed before. `None` of a handle of
+    /// as it was created, or as it stood if it existed before. `None` for a handle created with
     /// [`Client::run`](super::Client::run). It is not read again; see [`status`](Self::status).
     #[must_use]
     pub fn started(&self) -> Option<&Run> {

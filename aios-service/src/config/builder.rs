@@ -197,8 +197,8 @@ impl SettingsBuilder {
         self
     }
 
-    /// Leaves sections of the files, and variables, that are not known unread, whatever their names
-    /// are. For programs that read the configuration of another program, such as its operators' tools.
+    /// Ignores unknown file sections and variables instead of reporting them as faults, whatever their
+    /// names are. For programs that read the configuration of another program, such as its operators' tools.
     ///
     /// [`Settings::other_sections`] and [`Settings::ignored_variables`] list them, and
     /// [`Settings::similar_names`] those that may be misspelt. Faults within known sections, and

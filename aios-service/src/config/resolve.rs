@@ -42,7 +42,7 @@ impl Resolved {
     }
 }
 
-/// Resolves the tree. Every known section exists afterwards, also without values.
+/// Resolves the tree. Every known section exists afterwards, even without values.
 pub(super) fn resolve(
     tree: &Node,
     shape: &Shape<'_>,

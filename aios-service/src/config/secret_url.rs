@@ -16,7 +16,7 @@ const LOCAL: [&str; 2] = ["memory:", "sqlite:"];
 
 /// A URL whose password is never printed.
 ///
-/// `Display`, `Debug` and `Serialize` write `***` instead of the password, also of one in the
+/// `Display`, `Debug` and `Serialize` write `***` instead of the password, including a password in the
 /// parameters, such as `token` and `api-key`. The user of an HTTP URL without a password is a token, and
 /// is masked too. A configuration file may contain the URL, but not the password.
 ///

@@ -17,7 +17,7 @@
 //! # Requests that are repeated
 //!
 //! A POST with the header `Idempotency-Key` is done once. A repetition by the same caller gets the same
-//! answer, with the header `idempotent-replayed`, also from another process and after a restart. Another
+//! answer, with the header `idempotent-replayed`, even from another process and after a restart. Another
 //! body or path with the same key is answered with 409, `IDEMPOTENCY_KEY_REUSED`. While the first request
 //! is being handled, a repetition is answered with 409, `REQUEST_IN_PROGRESS` and `Retry-After`. Answers
 //! that another attempt may change (401, 403, 429 and 5xx) are not kept. The ids of what the request creates
@@ -80,7 +80,7 @@ use self::{
 /// A runtime without a store answers most requests with `NO_STORE`. With the feature `swagger`, `/docs` is a
 /// page for people, which needs no credentials.
 ///
-/// The errors of the API have JSON bodies also for requests that no handler gets, for example an
+/// The errors of the API have JSON bodies even for requests that no handler gets, for example an
 /// unknown path below the mount point. For paths outside of it, see [`answer_unrouted`].
 ///
 /// # Examples

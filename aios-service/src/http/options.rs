@@ -19,7 +19,7 @@ pub enum Audit {
     /// Into the log, as the events `system.api.requested` and `system.api.called`, which it causes, with
     /// the data [`ApiCalled`](aios_core::catalog::system::ApiCalled) in the stream
     /// `system/audit/<date>`. The first one shares the commit of the effect, or has an earlier one, so it
-    /// is there also if the process is killed before the second one is stored. The answer is sent once the
+    /// is there even if the process is killed before the second one is stored. The answer is sent once the
     /// second one is stored. If it cannot be stored within 5 s, the caller gets the
     /// answer all the same, because the call has had its effect, and the event is written to the log
     /// lines of the process as an error.

@@ -60,7 +60,7 @@ impl Service {
         Box::pin(self.start_parts(telemetry, shutdown, None)).await
     }
 
-    /// Starts a service that signals end, also during its start.
+    /// Starts a service that signals end, even during its start.
     async fn start_with_signals(
         self,
         telemetry: Option<TelemetryGuard>,

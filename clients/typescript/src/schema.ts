@@ -56,7 +56,7 @@ export interface paths {
         put?: never;
         /**
          * Create a new agent
-         * @description Every process with a factory of the type creates the agent, also after each restart, until it is
+         * @description Every process with a factory of the type creates the agent, again after each restart, until it is
          *     deleted. If no process has one, the agent waits. An agent that was deleted can be created again.
          */
         post: operations["create_agent"];
@@ -380,7 +380,7 @@ export interface paths {
         };
         /**
          * Get a run
-         * @description Returns the run with exactly this id, also if it has continued as another run.
+         * @description Returns the run with exactly this id, even if it has continued as another run.
          */
         get: operations["get_run"];
         put?: never;
@@ -2243,7 +2243,7 @@ export interface operations {
                 status?: components["schemas"]["AgentStatus"];
                 /** @description Deleted agents too. */
                 include_deleted?: boolean;
-                /** @description Most resources of a page; 50 unless given. */
+                /** @description Maximum number of resources of a page; 50 by default. */
                 limit?: number;
                 /** @description `meta.next` of the page before, with the same filters. */
                 after?: string;
@@ -2570,7 +2570,7 @@ export interface operations {
                 created_after?: string;
                 /** @description Only tasks before this time. */
                 created_before?: string;
-                /** @description Most resources of a page; 50 unless given. */
+                /** @description Maximum number of resources of a page; 50 by default. */
                 limit?: number;
                 /** @description `meta.next` of the page before, with the same filters. */
                 after?: string;
@@ -2662,7 +2662,7 @@ export interface operations {
     list_dead_letters: {
         parameters: {
             query?: {
-                /** @description Most dead letters that are returned; 50 unless given. */
+                /** @description Maximum number of dead letters that are returned; 50 by default. */
                 limit?: number;
                 /** @description `meta.next` of the page before. */
                 after?: string;
@@ -2804,7 +2804,7 @@ export interface operations {
     list_engines: {
         parameters: {
             query?: {
-                /** @description Most resources of a page; 50 unless given. */
+                /** @description Maximum number of resources of a page; 50 by default. */
                 limit?: number;
                 /** @description `meta.next` of the page before, with the same filters. */
                 after?: string;
@@ -2845,7 +2845,7 @@ export interface operations {
                  * @example workflows.*.completed
                  */
                 pattern?: string;
-                /** @description Most events of a page; 50 unless given. */
+                /** @description Maximum number of events of a page; 50 by default. */
                 limit?: number;
                 /** @description Only events of this time or later. */
                 created_after?: string;
@@ -3096,7 +3096,7 @@ export interface operations {
                 created_before?: string;
                 /** @description Deleted runs too. */
                 include_deleted?: boolean;
-                /** @description Most resources of a page; 50 unless given. */
+                /** @description Maximum number of resources of a page; 50 by default. */
                 limit?: number;
                 /** @description `meta.next` of the page before, with the same filters. */
                 after?: string;
@@ -3525,7 +3525,7 @@ export interface operations {
     get_journal: {
         parameters: {
             query?: {
-                /** @description Most events of a page; 50 unless given. */
+                /** @description Maximum number of events of a page; 50 by default. */
                 limit?: number;
                 /** @description Only events with a version above this one. */
                 after?: number;
@@ -3712,7 +3712,7 @@ export interface operations {
                 created_before?: string;
                 /** @description Deleted tasks too. */
                 include_deleted?: boolean;
-                /** @description Most resources of a page; 50 unless given. */
+                /** @description Maximum number of resources of a page; 50 by default. */
                 limit?: number;
                 /** @description `meta.next` of the page before, with the same filters. */
                 after?: string;
@@ -3946,7 +3946,7 @@ export interface operations {
     list_workflows: {
         parameters: {
             query?: {
-                /** @description Most resources of a page; 50 unless given. */
+                /** @description Maximum number of resources of a page; 50 by default. */
                 limit?: number;
                 /** @description `meta.next` of the page before, with the same filters. */
                 after?: string;

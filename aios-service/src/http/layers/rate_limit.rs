@@ -15,7 +15,7 @@ use std::{
 use aios_core::clock::Clock;
 use parking_lot::Mutex;
 
-/// Most callers of one generation; two generations are in memory.
+/// Maximum number of callers of one generation; two generations are in memory.
 const MAX_CALLERS: usize = 65_536;
 /// Longest time in which the bucket of a caller fills.
 const MAX_PERIOD: Duration = Duration::from_secs(24 * 60 * 60);

@@ -19,7 +19,7 @@ use crate::http::{ApiError, state::Api};
 
 /// Rows of a page unless the request says otherwise.
 pub(crate) const DEFAULT_LIMIT: usize = 50;
-/// Most rows of a page.
+/// Maximum number of rows of a page.
 pub(crate) const MAX_LIMIT: usize = 1000;
 
 /// Checks the number of rows that a request asks for.

@@ -1,19 +1,19 @@
 //! Pages that end early because their resources are large.
 //!
-//! A resource has up to 16 MiB, and a page up to 1,000 of them: more than clients read, and more than
-//! a process should hold for one request. A store counts rows, not bytes, so rows are read in parts,
-//! which are larger only while the rows are small.
+//! A resource can be as large as an event, 16 MiB by default, and a page has up to 1,000 resources: more
+//! than clients read, and more than a process should hold for one request. A store counts rows, not bytes,
+//! so rows are read in parts, which are larger only while the rows are small.
 
 use aios_core::store::{Page, PageRequest, StoreError};
 use serde::Serialize;
 
 use super::envelope::Resource;
 
-/// Most bytes of the resources of a page, unless the first one alone has more.
+/// Maximum size in bytes of the resources of a page, unless the first resource alone is larger.
 const MAX_BYTES: usize = 8 * 1024 * 1024;
 /// Rows of the first part: all of a page, unless the request asks for more than the default.
 const FIRST_PART: usize = 50;
-/// Most rows of a part.
+/// Maximum number of rows of a part.
 const LARGEST_PART: usize = 100;
 
 /// The room that a page has left.
@@ -23,7 +23,7 @@ pub(crate) struct Room {
     bytes: usize,
     /// Resources so far.
     count: usize,
-    /// Most rows of the next part.
+    /// Maximum number of rows of the next part.
     part: usize,
 }
 
@@ -50,7 +50,7 @@ impl Room {
         true
     }
 
-    /// Reads more rows at once if those of the last part were small, also those that were left out.
+    /// Reads more rows at once if the rows of the last part were small, including rows that were left out.
     pub(crate) fn grow(&mut self, rows: usize, bytes: usize) {
         let mean = bytes.checked_div(rows).unwrap_or_default().max(1);
         let fitting = MAX_BYTES.saturating_sub(self.bytes) / mean;

@@ -102,7 +102,7 @@ async fn letters(
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 struct LetterQuery {
-    /// Most dead letters that are returned; 50 unless given.
+    /// Maximum number of dead letters that are returned; 50 by default.
     #[param(minimum = 1, maximum = 1000)]
     #[serde(default, deserialize_with = "count")]
     limit: Option<usize>,

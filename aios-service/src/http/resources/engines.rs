@@ -48,7 +48,7 @@ struct Engine {
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 struct EngineQuery {
-    /// Most resources of a page; 50 unless given.
+    /// Maximum number of resources of a page; 50 by default.
     #[param(minimum = 1, maximum = 1000)]
     #[serde(default, deserialize_with = "count")]
     limit: Option<usize>,

@@ -109,7 +109,7 @@ struct EventQuery {
     /// Only events whose type matches: `*` stands for one segment, `#` for any number.
     #[param(example = "workflows.*.completed")]
     pattern: Option<String>,
-    /// Most events of a page; 50 unless given.
+    /// Maximum number of events of a page; 50 by default.
     #[param(minimum = 1, maximum = 1000)]
     #[serde(default, deserialize_with = "count")]
     limit: Option<usize>,

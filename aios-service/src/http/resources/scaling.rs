@@ -23,7 +23,7 @@ use crate::http::{
 
 /// Type of the resource.
 const KIND: &str = "agent_load";
-/// Most types of agents that one answer has.
+/// Maximum number of agent types in one answer.
 const TYPES: usize = 100;
 /// How many tasks are counted.
 const TASKS: usize = 1000;

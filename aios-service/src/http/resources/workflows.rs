@@ -69,7 +69,7 @@ fn resource(row: WorkflowRecord) -> Resource<Workflow> {
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 struct WorkflowQuery {
-    /// Most resources of a page; 50 unless given.
+    /// Maximum number of resources of a page; 50 by default.
     #[param(minimum = 1, maximum = 1000)]
     #[serde(default, deserialize_with = "count")]
     limit: Option<usize>,

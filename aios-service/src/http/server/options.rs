@@ -30,7 +30,8 @@ use super::Tls;
 /// | keeps a connection without a further request | disconnected | `idle_timeout`, 75 s |
 /// | is busy at the shutdown | cut off | `drain_timeout`, 30 s |
 ///
-/// Numbers that are too small are raised to the least possible one, so no setter fails.
+/// A number outside the range of its setter is replaced by the nearest number in the range, so no setter
+/// fails.
 #[derive(Clone, Debug)]
 pub struct ServeOptions {
     /// At least 1.
@@ -103,8 +104,8 @@ impl ServeOptions {
         self
     }
 
-    /// Sets the size of the largest headers of a request, in bytes, at least 8 KiB. A request with
-    /// larger ones is answered with 431, or its stream is reset (HTTP/2). The default is 64 KiB.
+    /// Sets the maximum size of the headers of a request, in bytes, from 8 KiB to 16 MiB. A request with
+    /// larger headers is answered with 431, or its stream is reset (HTTP/2). The default is 64 KiB.
     #[must_use]
     pub fn with_max_header_bytes(mut self, bytes: usize) -> Self {
         self.max_header_bytes = bytes.clamp(8 * 1024, 16 * 1024 * 1024);

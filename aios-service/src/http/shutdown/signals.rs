@@ -1,6 +1,6 @@
 //! Signals that ask the process to end.
 //!
-//! Their handlers stay for the rest of the process, also when nothing waits for the signals any more. So a
+//! Their handlers stay for the rest of the process, even when nothing waits for the signals any more. So a
 //! task waits for them from the beginning of a start:
 //!
 //! ```text

@@ -24,9 +24,9 @@ use tracing::Level;
 
 use super::line::{Line, now};
 
-/// Most lines that wait.
+/// Maximum number of lines that wait.
 const MAX_LINES: usize = 8_192;
-/// Most bytes of the lines that wait.
+/// Maximum size in bytes of the lines that wait.
 const MAX_BYTES: usize = 16 * 1024 * 1024;
 /// Pause before a full queue is tried again, to flush it.
 const PAUSE: Duration = Duration::from_millis(5);

@@ -25,12 +25,12 @@ const PANICKED: u16 = 500;
 
 /// The method of requests that are counted together.
 const OTHER: &str = "other";
-/// The route of requests that no route takes.
+/// The route of requests that no route accepts.
 const UNMATCHED: &str = "unmatched";
 
-/// Measures a request by method, template of its route and status. A request that no route matches
-/// has the route `unmatched`. A request whose method its route does not have has that route, too,
-/// and the method `other`.
+/// Measures a request by method, template of its route and status. A request that no route matches has the
+/// route `unmatched`, and so does a request whose method its route does not have (405); the method of the
+/// latter is reported as `other`.
 pub(super) async fn measure(request: Request, next: Next) -> Response {
     let running = Running::begin(&request);
     let response = next.run(request).await;

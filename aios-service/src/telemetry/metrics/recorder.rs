@@ -29,9 +29,9 @@ use parking_lot::RwLock;
 
 use super::{Metrics, histogram::Buckets, process};
 
-/// Most combinations of the values of the labels of a metric.
+/// Maximum number of combinations of the values of the labels of a metric.
 const MAX_SERIES: usize = 256;
-/// Most further ones that keep the value of their label `status`.
+/// Maximum number of further combinations that keep the value of their label `status`.
 const MAX_STATUSES: usize = 64;
 /// Series that a thread remembers, of each kind.
 const RECENT: usize = 64;

@@ -35,9 +35,9 @@ use crate::http::layers::append::{append_reporting, append_until_taken};
 
 /// How long the events of an append may take to be stored.
 pub(super) const TIMEOUT: Duration = Duration::from_secs(5);
-/// Most events of an append.
+/// Maximum number of events of an append.
 const BATCH: usize = 256;
-/// Most events that wait for an append. A call has at most one.
+/// Maximum number of events that wait for an append. A call has at most one.
 const MAX_WAITING: usize = 16_384;
 
 /// The first event of a call, on its way into the store. The first poll of [`stored`](Self::stored) hands it

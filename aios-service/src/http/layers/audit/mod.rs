@@ -11,7 +11,7 @@
 //! stored, for at most 5 s. What the call has handed over by then may still be committed before it.
 //!
 //! A route whose effect is not in the store waits for the event ([`AuditStored`]). The second event is
-//! appended when the first one is stored, also if the request was cut off before ([`Announcement`]).
+//! appended when the first one is stored, even if the request was cut off before ([`Announcement`]).
 //!
 //! The other designs cost more. An event in the transaction of the effect would need appends to several
 //! streams, and a way for every call of the runtime to take one along. Events that are derived from the

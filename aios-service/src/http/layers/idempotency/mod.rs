@@ -15,7 +15,7 @@
 //! gets a conflict. A claim ends by itself: if its process dies, the next repetition after the time
 //! of the claim handles the request again.
 //!
-//! A caller who lacks a permission that the route requires is refused before the record is read, also if
+//! A caller who lacks a permission that the route requires is refused before the record is read, even if
 //! the request was answered when the caller had it.
 //!
 //! A key is bound to its caller: the digest has the subject and its scope, so two callers never meet. It is bound

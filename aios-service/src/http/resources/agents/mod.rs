@@ -103,7 +103,7 @@ struct AgentQuery {
     status: Option<String>,
     /// Deleted agents too.
     include_deleted: Option<bool>,
-    /// Most resources of a page; 50 unless given.
+    /// Maximum number of resources of a page; 50 by default.
     #[param(minimum = 1, maximum = 1000)]
     #[serde(default, deserialize_with = "count")]
     limit: Option<usize>,
@@ -192,7 +192,7 @@ pub(crate) fn managed(api: &Api) -> Result<ManagedAgents, ApiError> {
     Ok(api.runtime.managed_agents()?)
 }
 
-/// The row of an agent, also of one that was deregistered.
+/// The row of an agent, even if the agent was deregistered.
 pub(crate) async fn find(api: &Api, id: &str) -> Result<AgentRecord, ApiError> {
     let filter =
         AgentFilter { id: Some(id.to_owned()), include_deleted: true, ..AgentFilter::default() };

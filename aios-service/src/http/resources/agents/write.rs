@@ -52,7 +52,7 @@ pub(super) struct CreateAgentBody {
 
 /// Create a new agent
 ///
-/// Every process with a factory of the type creates the agent, also after each restart, until it is
+/// Every process with a factory of the type creates the agent, again after each restart, until it is
 /// deleted. If no process has one, the agent waits. An agent that was deleted can be created again.
 #[utoipa::path(
     post,

@@ -58,7 +58,7 @@ pub(super) struct RunQuery {
     created_before: Option<Timestamp>,
     /// Deleted runs too.
     include_deleted: Option<bool>,
-    /// Most resources of a page; 50 unless given.
+    /// Maximum number of resources of a page; 50 by default.
     #[param(minimum = 1, maximum = 1000)]
     #[serde(default, deserialize_with = "count")]
     limit: Option<usize>,
@@ -109,7 +109,7 @@ fn statuses(text: &str) -> Result<Vec<RunStatus>, ApiError> {
 
 /// Get a run
 ///
-/// Returns the run with exactly this id, also if it has continued as another run.
+/// Returns the run with exactly this id, even if it has continued as another run.
 #[utoipa::path(
     get,
     path = "/runs/{run_id}",
@@ -135,7 +135,7 @@ pub(super) async fn get_run(
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(super) struct JournalQuery {
-    /// Most events of a page; 50 unless given.
+    /// Maximum number of events of a page; 50 by default.
     #[param(minimum = 1, maximum = 1000)]
     #[serde(default, deserialize_with = "count")]
     limit: Option<usize>,

@@ -120,7 +120,7 @@ struct TaskQuery {
     created_before: Option<Timestamp>,
     /// Deleted tasks too.
     include_deleted: Option<bool>,
-    /// Most resources of a page; 50 unless given.
+    /// Maximum number of resources of a page; 50 by default.
     #[param(minimum = 1, maximum = 1000)]
     #[serde(default, deserialize_with = "count")]
     limit: Option<usize>,
@@ -267,7 +267,7 @@ struct AgentTaskQuery {
     /// Only tasks before this time.
     #[param(value_type = Option<String>, format = DateTime)]
     created_before: Option<Timestamp>,
-    /// Most resources of a page; 50 unless given.
+    /// Maximum number of resources of a page; 50 by default.
     #[param(minimum = 1, maximum = 1000)]
     #[serde(default, deserialize_with = "count")]
     limit: Option<usize>,
@@ -359,7 +359,7 @@ async fn create_task_of_agent(
     let agent = agents::find(&api, &id).await?;
     let AgentTaskBody { parameters, timeout_seconds, total_timeout_seconds, run_id } = body;
     let run_id = run_id.unwrap_or_else(|| ids.id_of("run").to_string());
-    // A repeated request gets the run of the first one, also if the agent was deleted since.
+    // A repeated request gets the run of the first one, even if the agent was deleted since.
     if agents::check_not_deleted(&agent).is_err() && !runs::exists(&api, &run_id).await? {
         agents::check_not_deleted(&agent)?;
     }
