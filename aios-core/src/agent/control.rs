@@ -27,8 +27,10 @@ pub trait TaskControl: Send + Sync {
     }
 }
 
-/// Code of a task, or of a step of a workflow, that was queued and has not begun; see
-/// [`TaskContext::queued`](super::TaskContext::queued).
+/// Handle for work that is queued but not started; call [`begin`](Self::begin) when it starts.
+///
+/// The work is the code of a task, see [`TaskContext::queued`](super::TaskContext::queued), or the code of a
+/// step of a workflow, see `StepContext::queued` in `aios-agents`.
 #[derive(Clone, Default)]
 #[must_use = "the code has not begun before `begin` says so"]
 pub struct TaskQueued(Option<Arc<dyn Fn() -> bool + Send + Sync>>);
@@ -41,7 +43,7 @@ impl TaskQueued {
 
     /// Reports that the code begins now, and returns whether it may. It may not if the host has
     /// already released the task to the broker, or the attempt of the step is over.
-    #[must_use = "code that may not begin is run by another host"]
+    #[must_use = "code that may not begin must not run"]
     pub fn begin(&self) -> bool {
         self.0.as_ref().is_none_or(|begin| begin())
     }

@@ -86,9 +86,8 @@ impl Publish {
 /// # Guarantees
 ///
 /// - Events of one publisher reach a group in the order of their publishing, as long as nothing is
-///   retried, released or redelivered and the group has one consumer: those of a call in the order
-///   of its batch, and those of a call that begins after another one has ended after those of the
-///   first.
+///   retried, released or redelivered and the group has one consumer: within a call, in batch order;
+///   a later call's events follow those of a call that had already returned.
 /// - A group keeps its events until they are settled, whether or not a consumer is running.
 /// - Every await ends within a timeout of the adapter.
 ///

@@ -48,7 +48,7 @@ pub enum EventError {
     },
     /// An unknown metadata field has the name of a field of [`Metadata`](super::Metadata). Set that
     /// field instead.
-    #[error("{name} is a field of the metadata itself, and can't be set as an unknown field")]
+    #[error("`{name}` is a built-in metadata field; set that field instead of an extra field")]
     InvalidMetadata {
         /// The refused name.
         name: String,
@@ -60,7 +60,7 @@ pub enum EventError {
         text: String,
     },
     /// A timestamp is not RFC 3339, or not in the years 0001 to 9999 in UTC.
-    #[error("a timestamp is RFC 3339 in the years 0001 to 9999 in UTC, not {text:?}")]
+    #[error("invalid timestamp {text:?}: expected RFC 3339, years 0001 to 9999 in UTC")]
     InvalidTimestamp {
         /// The refused text, truncated after 255 bytes.
         text: String,

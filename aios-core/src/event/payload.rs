@@ -7,6 +7,9 @@ use super::EventError;
 
 /// JSON text that was validated once and is shared, not copied, until it is decoded.
 ///
+/// Stores and brokers limit the size of an event, including its payload: `max_event_bytes`, 16 MiB by default.
+/// They reject a larger event with the code `EVENT_TOO_LARGE`.
+///
 /// # Examples
 ///
 /// ```

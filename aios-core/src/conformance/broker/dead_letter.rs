@@ -27,7 +27,7 @@ pub async fn should_dead_letter_a_poison_event_with_reason_and_attempts(harness:
     }
 }
 
-/// The last attempt makes an event a dead letter, also if its handler asks for another one after a
+/// The last attempt makes an event a dead letter, even if its handler asks for another one after a
 /// delay of its own.
 pub async fn should_dead_letter_a_last_attempt_with_an_explicit_delay(harness: Harness<'_>) {
     for place in Place::BOTH {

@@ -79,7 +79,7 @@ pub async fn should_remove_old_answers_and_nothing_else(harness: Harness<'_>) {
     assert_eq!(positions, [1, 6, 7, 8, 9, 10, 11]);
 }
 
-/// Output stays while its run is open, and is removed when it is old; also if the store has removed the
+/// Output stays while its run is open, and is removed when it is old; even if the store has removed the
 /// run.
 pub async fn should_remove_old_output_of_ended_runs(harness: Harness<'_>) {
     if harness.lacks(Capability::Maintenance) {
