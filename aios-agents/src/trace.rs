@@ -146,7 +146,7 @@ impl TraceParent {
     #[must_use]
     pub fn of_run(started: &Metadata, incarnation: &EventId) -> Self {
         let span_id = SpanId::of_run(incarnation);
-        // A caller's trace is continued, also if it is not sampled.
+        // A caller's trace is continued, even if it is not sampled.
         match Self::caller(started) {
             Some(caller) => Self { span_id, ..caller },
             None => Self { trace_id: TraceId::of_run(incarnation), span_id, flags: SAMPLED },
@@ -190,7 +190,7 @@ thread_local! {
     static CURRENT: Cell<Option<TraceParent>> = const { Cell::new(None) };
 }
 
-/// Restores the trace context of the outer scope when dropped, also after a panic.
+/// Restores the trace context of the outer scope when dropped, even after a panic.
 struct Outer(Option<TraceParent>);
 
 impl Drop for Outer {

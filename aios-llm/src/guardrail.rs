@@ -100,8 +100,8 @@ impl Guardrail {
     /// Default timeout of one attempt.
     pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(60);
 
-    /// A check of the messages of the prompt, before the first request. No other guardrail of the
-    /// agent has this name.
+    /// A check of the messages of the prompt, before the first request. The name must be unique within
+    /// the agent.
     #[must_use]
     pub fn input<E, F, Fut>(name: impl Into<String>, check: F) -> Self
     where
@@ -117,7 +117,7 @@ impl Guardrail {
     }
 
     /// A check of the output, before the run ends with it: a text, or structured output. It is JSON as it
-    /// was written, so no number loses its precision. No other guardrail of the agent has this name.
+    /// was written, so no number loses its precision. The name must be unique within the agent.
     #[must_use]
     pub fn output<E, F, Fut>(name: impl Into<String>, check: F) -> Self
     where

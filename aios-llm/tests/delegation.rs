@@ -146,7 +146,7 @@ async fn should_fail_with_a_child_if_the_policy_says_so() {
     let runtime = pair(agent(OnFailure::Fail), searcher()).await;
     let run = start(&runtime).await;
     assert_eq!(failure(&run).await.code, "MODEL_FAULTS");
-    assert_eq!(spent(&run).await.requests, 2, "also after a failure");
+    assert_eq!(spent(&run).await.requests, 2, "even after a failure");
 }
 
 #[tokio::test]

@@ -7,8 +7,9 @@
 //! part is stored elsewhere, the ids were used for something else, and the append is refused with
 //! the first stored id.
 //!
-//! PostgreSQL decides the same in its function `judge`; see the latest file in `migrations/postgres` that
-//! defines it.
+//! PostgreSQL decides the same in its function `judge`. A later migration replaces an earlier definition;
+//! `grep -l 'FUNCTION {schema}.judge(' migrations/postgres/*` lists the files that define it, the current
+//! one last.
 
 use aios_core::{
     event::EventId,

@@ -34,9 +34,9 @@ use crate::{memory::Tables, rows};
 
 /// Rows that are compared at once.
 const ROWS: usize = 1000;
-/// Most faults of a kind that a report lists. A damaged log of millions of events would otherwise fill
-/// the memory with faults. One limit for all kinds would let the gaps that retention leaves hide the
-/// events that a stream lacks.
+/// Maximum number of faults of a kind that a report lists. A damaged log of millions of events would
+/// otherwise fill the memory with faults. One limit for all kinds would let the gaps that retention leaves
+/// hide the events that a stream lacks.
 const MAX_FAULTS: u64 = 100;
 
 /// The result of [`verify`].

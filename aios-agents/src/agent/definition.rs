@@ -247,7 +247,7 @@ impl AgentDefinition {
 
     /// Like [`factory`](Self::factory), and agents of this type can also be created, replaced, deleted
     /// and restarted as resources: with [`ManagedAgents`](super::ManagedAgents) or over the HTTP API.
-    /// Every process with such a factory hosts all of them, also after a restart, and also if it has no
+    /// Every process with such a factory hosts all of them, even after a restart, and even if it has no
     /// store. The type needs no [`register`](Self::register).
     ///
     /// A config that does not match the JSON Schema of `C` is refused when the agent is created.

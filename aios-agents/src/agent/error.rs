@@ -43,7 +43,7 @@ pub enum AgentError {
         /// The type.
         agent_type: String,
     },
-    /// Two agents have the same id, also if their types differ. Give one of them another id.
+    /// Two agents have the same id, even if their types differ. Give one of them another id.
     #[error("the id of agent {agent_id} of type {agent_type} is used twice")]
     DuplicateAgent {
         /// The type of one of them.

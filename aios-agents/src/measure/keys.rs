@@ -12,7 +12,7 @@ use aios_core::agent::Name;
 use metrics::{Key, Label, Level, Metadata, with_recorder};
 use parking_lot::RwLock;
 
-/// Most names that are reported separately. Those above are reported together.
+/// Maximum number of names that are reported separately. Those above are reported together.
 const MAX_NAMES: usize = 256;
 /// The value of the label of the names above.
 const OTHER: &str = "other";

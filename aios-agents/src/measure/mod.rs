@@ -121,7 +121,7 @@ pub(crate) fn took(began: Duration, clock: &dyn Clock) {
 
 /// Counts an append as waiting for its commit until dropped.
 ///
-/// The gauge is lowered in any case, also if the call is cancelled.
+/// The gauge is lowered in any case, even if the call is cancelled.
 pub(crate) struct WaitingAppend(());
 
 impl WaitingAppend {

@@ -213,7 +213,7 @@ impl Middleware for CircuitBreaker {
 fn rejected(wait: Option<Duration>) -> TaskError {
     let admitted = match wait {
         Some(wait) => format!("in {wait:?}"),
-        None => "if the probe succeeds".to_owned(),
+        None => "once the running probe succeeds".to_owned(),
     };
     let message = format!(
         "the circuit is open after too many failures; the next task is admitted {admitted}"

@@ -27,7 +27,7 @@ use crate::{
 ///
 /// # Examples
 ///
-/// A limit that holds for every caller, also for one that sets no timeout:
+/// A limit that applies to every caller, including callers that set no timeout:
 ///
 /// ```
 /// use std::{sync::Arc, time::Duration};

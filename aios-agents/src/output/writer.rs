@@ -28,12 +28,13 @@ use tracing::warn;
 const MAX_ITEM_BYTES: usize = 256 * 1024;
 /// How much a task or step may write ahead of the store, in bytes.
 const MAX_BACKLOG_BYTES: usize = 4 * 1024 * 1024;
-/// Most items of one event. Offsets depend on it.
+/// Maximum number of items of one event. Offsets depend on it.
 pub(super) const MAX_ITEMS: usize = 1000;
 /// An event takes no more items once it has this many bytes.
 const EVENT_BYTES: usize = 64 * 1024;
 
-/// Most bytes of the items of a part that the code of a workflow has written, unless it is one item.
+/// Maximum size in bytes of the items of a part that the code of a workflow has written. A single item
+/// may be larger.
 const PART_BYTES: usize = 1024 * 1024;
 
 /// The kind of a writer.

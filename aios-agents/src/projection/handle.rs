@@ -98,9 +98,9 @@ impl ProjectionHandle {
         Ok(open.into_values().filter(|it| it.position > after).take(limit).collect())
     }
 
-    /// Deletes the saved position of a projection that is not needed any more, and returns whether
-    /// there was one. Retention keeps what a projection with a position has not applied, also if no
-    /// process runs the projection. If the projection is started again, it begins like one that
+    /// Deletes the saved position of a projection that is no longer needed, and returns whether there
+    /// was one. Retention keeps what a projection with a position has not applied, even if no process
+    /// runs the projection. If the projection is started again, it begins like one that
     /// never ran.
     ///
     /// # Errors
@@ -111,8 +111,9 @@ impl ProjectionHandle {
     ///
     /// # Cancel safety
     ///
-    /// A cancelled call may or may not have deleted the position. Repeating it is safe, after the
-    /// [default lease time](DEFAULT_LEASE_TIME) at the latest.
+    /// A cancelled call may or may not have deleted the position. Repeating it is safe; until the lease
+    /// expires, after the [default lease time](DEFAULT_LEASE_TIME), a repeated call may report that the
+    /// projection is running.
     pub async fn retire(&self) -> Result<bool, RuntimeError> {
         let store = &self.journals.store;
         let saved = store.checkpoints().await?;

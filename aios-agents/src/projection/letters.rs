@@ -7,7 +7,7 @@
 //! | `system.projection.projection_redriven` | it was applied, or removed from the log, and is not a dead letter any more |
 //!
 //! A request is an event of the log like any other. The projection finds it when it reads the log,
-//! so the request reaches whichever process runs the projection, also after a restart.
+//! so the request reaches whichever process runs the projection, even after a restart.
 
 use std::collections::BTreeMap;
 

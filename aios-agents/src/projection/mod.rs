@@ -21,7 +21,7 @@
 //!   terminal error of [`StartProjection::position_from`]: an error is logged, and
 //!   [`Runtime::failed`](crate::Runtime::failed) returns the reason. The next start continues from
 //!   where it ended.
-//! - Retention keeps what a projection has not applied, also while no process runs it. A projection
+//! - Retention keeps what a projection has not applied, even while no process runs it. A projection
 //!   that is removed from the application, or renamed, is [retired](ProjectionHandle::retire).
 //!
 //! # Metrics

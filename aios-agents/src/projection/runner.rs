@@ -9,7 +9,7 @@
 //! ```
 //!
 //! The lease only prevents needless work. A process stops to apply when its lease ends by its own clock,
-//! also if the store does not answer. Two processes may apply the same events for a moment, if one is
+//! even if the store does not answer. Two processes may apply the same events for a moment, if one is
 //! frozen beyond its lease. A projection that saves its position in the transaction of its
 //! view can compare it there.
 //!

@@ -15,7 +15,7 @@ pub(super) type Position =
 pub(super) struct Settings {
     /// `None`: all events.
     pub(super) patterns: Option<Vec<Pattern>>,
-    /// Most events of a batch.
+    /// Maximum number of events of a batch.
     pub(super) batch_size: usize,
     /// Of one event, before it becomes a dead letter.
     pub(super) retry: RetryPolicy,

@@ -208,7 +208,7 @@ impl<'r, P: Projection> StartProjection<'r, P> {
 async fn skip_to_end(journals: &Journals, stream: &StreamId) -> Result<(), StoreError> {
     let store = &journals.store;
     if store.load_checkpoint(stream.as_str()).await? == 0 {
-        // A position is never moved back, also if another process does the same now.
+        // A position is never moved back, even if another process does the same now.
         let head = store.head().await?;
         store.save_checkpoint(stream.as_str(), head).await?;
     }

@@ -72,7 +72,7 @@ impl Client {
         }
     }
 
-    /// Waits for the end of a run, also while the store is unavailable.
+    /// Waits for the end of a run, even while the store is unavailable.
     pub(super) async fn ended(&self, run_id: &Arc<str>) -> Result<RunOutcome, RuntimeError> {
         let Self { journals, engine, ends } = self;
         let mut pause = POLL.initial_delay;

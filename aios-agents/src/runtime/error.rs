@@ -65,7 +65,7 @@ pub enum RuntimeError {
     #[error(transparent)]
     InvalidSignalName(#[from] InvalidSignalName),
     /// No workflow with this name is registered in this runtime, so nothing was started. Correct the
-    /// name, or register the workflow, also in a client: its version is taken from there.
+    /// name, or register the workflow, even in a client: its version is taken from there.
     #[error("no workflow {workflow} is registered{}", hint("registered", workflow, registered))]
     UnknownWorkflow {
         /// The name.

@@ -44,8 +44,8 @@ const STARTED_ID: &str = "test-started";
 
 impl WorkflowTest {
     /// Runs the workflow until it ends or waits for something that is not scripted. Virtual time advances
-    /// only while everything waits. A step whose code waits, for real I/O perhaps, gets up to a second of
-    /// real time before a timer that is due, such as its own timeout, or a scripted event comes.
+    /// only while everything waits. A step that waits for real I/O gets up to one second of real time before
+    /// the next virtual timer, such as its own timeout, or scripted event fires.
     ///
     /// # Cancel safety
     ///

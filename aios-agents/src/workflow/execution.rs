@@ -500,7 +500,7 @@ impl Execution {
 }
 
 impl Drop for Execution {
-    /// Closes the run before its code is dropped, also if its driver is dropped or aborted.
+    /// Closes the run before its code is dropped, even if its driver is dropped or aborted.
     ///
     /// Destructors of the user's code may call the context. In the turn `Leaving` such calls have no
     /// effect, and no operation is abandoned: the run continues elsewhere, or later.

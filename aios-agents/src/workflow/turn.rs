@@ -7,7 +7,7 @@
 //! - Who wakes the code: an entry, a step, the code itself, or something foreign? (`wake_flag`)
 //!
 //! Turns nest: the code of a step is polled within a poll of its workflow. Each turn restores the
-//! previous one when it ends, also while a panic unwinds. No turn is held across an await.
+//! previous one when it ends, even while a panic unwinds. No turn is held across an await.
 
 use std::cell::Cell;
 
@@ -48,7 +48,7 @@ impl Turn {
     }
 }
 
-/// Restores the previous turn when dropped, also while unwinding.
+/// Restores the previous turn when dropped, even while unwinding.
 ///
 /// It holds the previous turn.
 pub(super) struct TurnGuard(Turn);

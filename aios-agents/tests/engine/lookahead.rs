@@ -264,7 +264,7 @@ async fn should_show_the_failure_that_replaces_an_answer_which_is_too_large() {
         match context.task::<u64>("doubler", &1_u64).await {
             Ok(number) => context.task::<u64>("doubler", &number).await,
             Err(error) => {
-                assert!(error.to_string().contains("the store takes at most 5"), "{error}");
+                assert!(error.to_string().contains("the store accepts at most 5"), "{error}");
                 context.task::<u64>("doubler", &50_u64).await
             }
         }
@@ -337,7 +337,7 @@ async fn should_record_the_answer_that_blocks_the_run() {
     assert_eq!(appends.take(), expected);
 }
 
-/// A successor exists before the end of its predecessor is recorded, also after a lookahead.
+/// A successor exists before the end of its predecessor is recorded, even after a lookahead.
 #[tokio::test(flavor = "multi_thread")]
 async fn should_start_the_successor_before_the_run_ends() {
     async fn chain(context: WorkflowContext, left: u64) -> Result<u64, WorkflowError> {

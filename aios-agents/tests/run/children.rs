@@ -266,7 +266,7 @@ async fn should_leave_a_child_running_if_requested() {
     assert_eq!(undone.load(Ordering::SeqCst), 0);
 }
 
-/// The children of compensations have to finish, also if the run is cancelled while it compensates
+/// The children of compensations have to finish, even if the run is cancelled while it compensates
 /// after a failure.
 #[tokio::test(flavor = "multi_thread")]
 async fn should_not_cancel_the_children_of_the_compensations_of_a_failure() {

@@ -43,7 +43,7 @@ pub(crate) enum Fault<E> {
     After(BoxFuture<'static, ()>),
     /// The call takes effect, and returns after something else has happened.
     Until(BoxFuture<'static, ()>),
-    /// The same, in a task of its own: also while the caller does not poll the call, or drops it. Only
+    /// The same, in a task of its own: even while the caller does not poll the call, or drops it. Only
     /// for appends.
     Detached(BoxFuture<'static, ()>),
 }

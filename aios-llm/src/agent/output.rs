@@ -2,7 +2,7 @@
 //!
 //! | mode | chosen if the models | request | result |
 //! |---|---|---|---|
-//! | native | support structured output, also with the tools of the agent | the schema in the request | the text of the response |
+//! | native | support structured output, even with the tools of the agent | the schema in the request | the text of the response |
 //! | tool | support tools | a tool `final_result`, and a call is required | its arguments |
 //! | prompt | support neither | the schema in the instructions | the text of the response |
 //!

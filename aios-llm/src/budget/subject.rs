@@ -125,7 +125,7 @@ struct Ledger {
 /// A reservation in the stream of a window.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Held {
-    /// The stream of the window in which it was reserved. It is settled there, also in a later
+    /// The stream of the window in which it was reserved. It is settled there, even in a later
     /// window.
     stream: String,
     /// The key of the reservation.
@@ -409,7 +409,7 @@ mod tests {
         let budget = budget(&store, 2);
         let at = Timestamp::from_micros(0);
         let first = held(&budget, at, "a").await.unwrap();
-        // A repeated step has no further effect, also in another process.
+        // A repeated step has no further effect, even in another process.
         let other = self::budget(&store, 2);
         held(&other, at, "a").await.unwrap();
         assert_eq!(budget.spent("mary", at).await.unwrap(), requests(1));

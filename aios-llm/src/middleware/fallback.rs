@@ -39,9 +39,9 @@ const DEFAULT_KINDS: [ModelErrorKind; 9] = [
 
 /// Asks another model when one fails, times out, refuses, or has a context that is too short.
 ///
-/// A model has an equal share of what is left of the request's
-/// [timeout](crate::model::ModelRequest::timeout), which an agent sets, and times out after it; a stream,
-/// if no piece arrives for that long.
+/// Each model gets an equal share of what is left of the request's
+/// [timeout](crate::model::ModelRequest::timeout), which an agent sets. A request times out after that share.
+/// A stream times out if no piece arrives for that long.
 ///
 /// A model that asks to wait (`Retry-After`) is left out until then, as long as there is another
 /// one. A stream that fails after its first piece begins again with [`StreamEvent::Reset`]. Tokens
@@ -158,7 +158,7 @@ impl Candidate {
 
 /// The models that are left for one request.
 struct Attempts {
-    /// All models, also those that are left out.
+    /// All models, including those that are left out.
     models: Arc<[Candidate]>,
     /// Failures after which the next one is asked.
     kinds: Arc<[ModelErrorKind]>,

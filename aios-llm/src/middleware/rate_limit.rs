@@ -62,7 +62,7 @@ struct Places {
 ///
 /// A request that would wait too long is rejected with `MODEL_RATE_LIMITED` and the time after which
 /// it may be made again, so that an agent waits on a durable timer and [`Fallback`](super::Fallback)
-/// asks another model. To wait is no attempt, and uses up no budget. The times of rejected requests are
+/// asks another model. Waiting consumes neither an attempt nor budget. The times of rejected requests are
 /// spread over the next hour at the rate.
 ///
 /// # Examples

@@ -63,7 +63,7 @@ pub struct OpenAiModel {
     connection: Connection,
     /// Those of the options, or what the provider has.
     capabilities: Capabilities,
-    /// Whether requests go to `OpenAI`, also at Azure. Others know only the old field that limits the
+    /// Whether requests go to `OpenAI`, including on Azure. Others know only the old field that limits the
     /// output.
     is_openai: bool,
 }

@@ -24,7 +24,7 @@ use crate::{
 
 /// A model that answers from the journal of a run: the same requests get the same responses.
 ///
-/// It makes no requests, so any production run can be replayed offline, also with other tools. A
+/// It makes no requests, so any production run can be replayed offline, even with other tools. A
 /// request that the journal does not contain fails with `MODEL_UNEXPECTED_REQUEST`.
 ///
 /// # Examples

@@ -331,7 +331,7 @@ impl Tool {
     }
 
     /// Sets the maximum size of a result, in bytes. A larger one is an error for the model. If the tool
-    /// is not a [`read`](Self::read) tool, it is left out instead, and the model reads that the call has
+    /// is not a [`read`](Self::read) tool, it is left out instead, and the model is only told that the call
     /// succeeded. The message of a failure is cut to this size. The default is
     /// [`DEFAULT_MAX_RESULT_BYTES`](Self::DEFAULT_MAX_RESULT_BYTES), 256 KiB.
     #[must_use]

@@ -68,7 +68,7 @@ pub use crate::retention::{ExpiredEvents, Retention};
 ///
 /// - With [`Synchronous::Full`], the default, an append survives the loss of power once its result was
 ///   returned.
-/// - The database is open only once. A second store gets [`StoreError::Locked`], also if it uses a
+/// - The database is open only once. A second store gets [`StoreError::Locked`], even if it uses a
 ///   symbolic link or (on Linux) a hard link.
 /// - Opening expires all leases, because no earlier owner can be alive.
 /// - After the file was deleted, moved or replaced, every append fails with [`StoreError::Gone`].

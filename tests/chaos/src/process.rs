@@ -23,7 +23,7 @@ use crate::{history::History, network::Namespace, proxy::Proxy};
 
 /// How long a process may take to end after SIGTERM: twice its deadline, and a margin.
 const TERMINATION: Duration = Duration::from_secs(12);
-/// How long a process may take to be ready, also while a server is restarted.
+/// How long a process may take to be ready, even while a server is restarted.
 const START: Duration = Duration::from_secs(60);
 /// How often the supervisor checks.
 const PAUSE: Duration = Duration::from_millis(200);

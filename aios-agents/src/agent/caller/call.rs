@@ -143,7 +143,7 @@ impl TaskCall {
         data.agent_id = self.agent_id;
         data.timeout_ms = Some(u64::try_from(self.timeout.as_millis()).unwrap_or(u64::MAX));
         let mut metadata = self.metadata;
-        // The task belongs to no run, also if the caller passes on the metadata of one that does.
+        // The task belongs to no run, even if the caller passes on the metadata of one that does.
         metadata.incarnation = None;
         metadata.reply_to = Some(Arc::clone(&self.inner.mailbox));
         let event = Event::new(event_type, Arc::clone(&self.inner.source), &data)

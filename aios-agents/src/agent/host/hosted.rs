@@ -234,7 +234,7 @@ impl HostedType {
         taking.map(|agent| Arc::clone(&agent.id)).collect()
     }
 
-    /// Ids of the agents that were created, also of those that were withdrawn.
+    /// Ids of the agents that were created, including agents that were withdrawn.
     fn ready_ids(&self) -> Vec<Arc<str>> {
         let ready = self.ready.read();
         ready.iter().map(|agent| Arc::clone(&agent.id)).collect()

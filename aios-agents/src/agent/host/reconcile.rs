@@ -38,7 +38,7 @@ struct Managed {
     hosted: Arc<HostedType>,
     /// Position of the log of the desired state that was applied last.
     position: u64,
-    /// By id. An agent is listed from the start of its creation on, also while its factory fails.
+    /// By id. An agent is listed from the start of its creation on, even while its factory fails.
     agents: BTreeMap<String, RunningAgent>,
 }
 

@@ -53,7 +53,7 @@ const MAX_NAME_BYTES: usize = 255;
 ///
 /// Every change is an event in the log, and is durable once the call returns. Processes follow within
 /// moments, and after a restart. Until a process has created the agent, its status is
-/// [`Waiting`](aios_core::store::AgentStatus::Waiting), also if no process has a factory of the type.
+/// [`Waiting`](aios_core::store::AgentStatus::Waiting), even if no process has a factory of the type.
 ///
 /// # Examples
 ///
@@ -413,7 +413,7 @@ impl ManagedAgents {
         }
     }
 
-    /// The row of an agent in the read model, also of one that was deleted.
+    /// The row of an agent in the read model, even if the agent was deleted.
     async fn row(&self, id: &str) -> Result<Option<AgentRecord>, StoreError> {
         let id = Some(id.to_owned());
         let filter = AgentFilter { id, include_deleted: true, ..AgentFilter::default() };

@@ -303,10 +303,10 @@ impl WorkflowContext {
         self.shared.check()
     }
 
-    /// Whether the code repeats what it has done before, because its journal is replayed, or is dropped
-    /// because the run leaves memory. For effects outside of the run that must not be repeated, such as
-    /// printed lines; events of `tracing` are left out during a replay without it. The operations of the
-    /// run must not depend on it.
+    /// Returns true while the workflow is being replayed, or dropped because the run leaves memory.
+    ///
+    /// Use it to skip side effects such as printing; `tracing` events are already suppressed during
+    /// replay. The operations of the run must not depend on it.
     ///
     /// # Examples
     ///

@@ -20,7 +20,7 @@ use crate::agent::mailbox_of;
 /// async fn both(context: WorkflowContext, log: String) -> Result<(), WorkflowError> {
 ///     // Whichever agent of the type is free takes the task.
 ///     context.task::<()>("backup", &log).await?;
-///     // This agent alone takes the task, also if it is not running yet.
+///     // This agent alone takes the task, even if it is not running yet.
 ///     context.task::<()>(("backup", "rack-7"), &log).await
 /// }
 /// # let _ = both;

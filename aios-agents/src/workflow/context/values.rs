@@ -50,8 +50,8 @@ impl WorkflowContext {
         self.shared.machine().now()
     }
 
-    /// The time since the run began, by its own time ([`now`](Self::now)). A fork continues with the time
-    /// that the copied part has taken: the time until the fork does not count.
+    /// Time since the run began, measured with [`now`](Self::now). A fork starts from the age at the fork
+    /// point; the time between that point and the fork is excluded.
     ///
     /// # Panics
     ///

@@ -1,6 +1,6 @@
 //! Signals that no operation has taken, and operations that wait for signals.
 //!
-//! Signals arrive at any time, also before the code waits for them. Two rules make the choice the same
+//! Signals arrive at any time, even before the code waits for them. Two rules make the choice the same
 //! in every replay: signals of a name are taken in the order of their places in the journal, and the
 //! operation with the lowest number takes the next one. A signal whose call is dropped before the code
 //! has seen it returns to its former place.

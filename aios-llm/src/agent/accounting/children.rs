@@ -1,4 +1,4 @@
-//! The sums of called agents, also of those that are cancelled with the run.
+//! The sums of called agents, including agents that are cancelled with the run.
 //!
 //! A called agent is a child run with a part of the caller's budget. What it has spent is known
 //! only when it ends: from its report, or from the details of its failure. The call itself lives

@@ -34,7 +34,8 @@ use tokio::{net::TcpListener, task::JoinHandle};
 pub use self::reply::FakeReply;
 
 /// A server on a free port of this machine that speaks the chat completions and responses of `OpenAI`,
-/// the messages of Anthropic, Gemini, and the Converse API of Bedrock, also as streams. It answers with a script of replies, faults included.
+/// the messages of Anthropic, Gemini, and the Converse API of Bedrock, including streams. It answers with a
+/// script of replies, faults included.
 ///
 /// It stops when it is dropped.
 ///

@@ -6,7 +6,8 @@
 //! 2. Look the attempt up in the cache. One that runs here gets the new delivery; one that has
 //!    ended here is answered again.
 //! 3. Ask the engine, if another process may have begun the attempt (`questions`).
-//! 4. Run the agent's code under supervision (`supervisor`).
+//! 4. Run the agent's code under supervision (`supervisor`), which enforces the task's timeout. If the host
+//!    does not, the engine does, `task_grace` later (`workflow/engine/driver/assignment.rs`).
 //! 5. Write what the code left in its output streams.
 //! 6. Publish the answer and settle the delivery (`answer`).
 //!

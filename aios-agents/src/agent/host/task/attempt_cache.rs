@@ -8,7 +8,7 @@
 //! The memory is bounded by 4,096 attempts and 64 MiB of answers. What it has forgotten, or what another
 //! process did, is done again: a task is done at least once.
 //!
-//! An attempt is in one of three states: unknown, running (also while it is answered again), or
+//! An attempt is in one of three states: unknown, running (even while it is answered again), or
 //! finished. One lock guards all maps. It is held for a few map operations and never across an
 //! await. Calls to `TaskState` under the lock only set flags and wake tasks.
 

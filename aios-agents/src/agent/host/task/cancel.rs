@@ -26,7 +26,7 @@ use crate::agent::{
 
 /// Subscribes to cancellations, and to answers and questions about attempts. Returns a future that handles them
 /// until the broker is closed or refuses the subscription permanently. That future subscribes again
-/// after a transient failure, also if it is the first one.
+/// after a transient failure, even if it is the first one.
 pub(crate) async fn listen(
     shared: &Arc<Shared>,
     types: &[Arc<HostedType>],

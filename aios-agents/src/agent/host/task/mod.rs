@@ -4,7 +4,8 @@
 //! |---|---|
 //! | `held` | tasks that wait for a slot |
 //! | `questions`, `attempt_cache`, `sought` | recognise attempts that have ended or were delivered before |
-//! | `attempt`, `supervisor`, `task_state` | run one attempt: its timeout, heartbeats and cancellation |
+//! | `attempt` | runs one attempt, from its delivery to its settlement |
+//! | `supervisor`, `task_state` | enforce the timeout of an attempt, send its heartbeats and cancel it |
 //! | `watchdog` | notice code that blocks its thread or event loop |
 //! | `answer`, `publish`, `cancel` | publish the answer; receive cancellations |
 

@@ -90,7 +90,7 @@ fn is_replaced(entry: &Entry) -> bool {
 
 /// The failure of something that the store does not take; `what` names it.
 pub(in super::super) fn too_large(what: &str, bytes: usize, limit: usize) -> Failure {
-    let message = format!("{what} has {bytes} bytes, the store takes at most {limit}");
+    let message = format!("{what} is {bytes} bytes; the store accepts at most {limit}");
     Failure::new(TOO_LARGE, message)
 }
 
