@@ -1,7 +1,7 @@
 //! Language-model agents of [aios](https://github.com/aios-rs/aios): every model call and every tool
 //! call is one recorded operation of a durable workflow.
 //!
-//! An agent survives any crash without repeating a recorded call, asks a person for approval where you
+//! An agent survives any crash without repeating a recorded call, asks for human approval where you
 //! require it, and stays within its budget.
 //!
 //! # Example
@@ -64,7 +64,7 @@
 //! # Guarantees
 //!
 //! - A model call or tool call whose result is recorded is never repeated, even after a crash. A call
-//!   in progress at a crash is repeated, except that of a `write` tool: a person is asked.
+//!   in progress at a crash is repeated, except a call of a `write` tool: an operator is asked.
 //! - Budget totals are computed from recorded results only, so a replay gives the same totals. A request
 //!   that was in progress at a crash is counted once, although the provider may bill it twice.
 //! - Faults of the model (unknown tools, invalid arguments, invalid output, repeated calls) are

@@ -152,7 +152,7 @@ pub const CODES: &[Code] = &[
         "an option or the URL of a store is invalid",
     ),
     code("STORE_BACKEND", "store", Retry::Depends, "the database reported another error"),
-    code("UNROUTABLE", "broker", Retry::Yes, "no queue takes an event that requires a route"),
+    code("UNROUTABLE", "broker", Retry::Yes, "no queue receives an event that requires a route"),
     code(
         "REJECTED",
         "broker",
@@ -188,7 +188,7 @@ pub const CODES: &[Code] = &[
         "AGENT_NOT_FOUND",
         "engine, task client, HTTP API",
         Retry::Yes,
-        "no group or mailbox takes tasks of that type, or for that id; in the HTTP API, there is no such agent",
+        "no group or mailbox receives tasks of that type, or for that id; in the HTTP API, there is no such agent",
     ),
     code(
         "TASK_UNCLAIMED",
