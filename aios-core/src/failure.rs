@@ -23,7 +23,7 @@ use serde_json::{Value, value::RawValue};
 pub struct Failure {
     /// Stable name of the kind of failure, for example `TASK_TIMEOUT`.
     pub code: String,
-    /// A message for people.
+    /// A human-readable message.
     pub message: String,
     /// Additional details for programs. JSON that a [`Value`] can't represent, for example a number
     /// outside the range of a double, is read as a string with its text.

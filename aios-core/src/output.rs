@@ -117,7 +117,7 @@ pub trait Outputs: Send + Sync + 'static {
 ///
 /// # Examples
 ///
-/// A task that writes more than the store takes waits for it:
+/// A task that writes faster than the store accepts the items waits for it:
 ///
 /// ```
 /// use aios_core::output::{OutputError, OutputStream};

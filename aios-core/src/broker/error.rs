@@ -11,7 +11,7 @@ use crate::Cause;
 #[non_exhaustive]
 pub enum BrokerError {
     /// An event was published with [a required route](super::Publish::with_required_route), and no group
-    /// and no mailbox takes it. Start a consumer, or correct the type or the name of the mailbox.
+    /// and no mailbox receives it. Start a consumer, or correct the type or the name of the mailbox.
     #[error("no consumer listens for {event_type}")]
     Unroutable {
         /// Type of the event.

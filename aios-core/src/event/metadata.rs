@@ -103,7 +103,7 @@ impl Extra {
     ///
     /// # Errors
     ///
-    /// [`EventError::InvalidMetadata`] if the name is that of a field of [`Metadata`];
+    /// [`EventError::InvalidMetadata`] if [`Metadata`] has a field of this name;
     /// [`EventError::InvalidData`] if `value` cannot be serialised to JSON.
     pub fn insert<T: Serialize + ?Sized>(
         &mut self,

@@ -4,11 +4,11 @@ use crate::event::Event;
 /// The version that a stream is expected to have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Expected {
-    /// Anything.
+    /// Any version.
     Any,
-    /// It has no event.
+    /// The stream has no event.
     Empty,
-    /// Its last event has this version.
+    /// The last event of the stream has this version.
     Exact(u64),
 }
 

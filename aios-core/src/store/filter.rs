@@ -4,13 +4,13 @@ use crate::event::Timestamp;
 /// The agents to list; `Default` means all that are not deleted.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct AgentFilter {
-    /// This one.
+    /// Only the agent with this id.
     pub id: Option<String>,
-    /// Of this type.
+    /// Only agents of this type.
     pub agent_type: Option<String>,
-    /// In this status.
+    /// Only agents in this status.
     pub status: Option<AgentStatus>,
-    /// Deleted ones too.
+    /// Whether deleted agents are listed.
     pub include_deleted: bool,
 }
 
@@ -19,48 +19,48 @@ pub struct AgentFilter {
 /// Tasks of a time are listed in the order in which they were assigned first, see [`RunFilter`].
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TaskFilter {
-    /// This one.
+    /// Only the task with this id.
     pub id: Option<String>,
-    /// Assigned by this run.
+    /// Only tasks that this run assigned.
     pub run_id: Option<String>,
-    /// For agents of this type.
+    /// Only tasks for agents of this type.
     pub agent_type: Option<String>,
-    /// For this one agent.
+    /// Only tasks for this one agent.
     pub agent_id: Option<String>,
-    /// In this status.
+    /// Only tasks in this status.
     pub status: Option<TaskStatus>,
-    /// First assigned at this time or later.
+    /// Only tasks that were first assigned at this time or later.
     pub created_after: Option<Timestamp>,
-    /// First assigned before this time.
+    /// Only tasks that were first assigned before this time.
     pub created_before: Option<Timestamp>,
-    /// Deleted ones too.
+    /// Whether deleted tasks are listed.
     pub include_deleted: bool,
 }
 
 /// The runs to list; `Default` means all that are not deleted.
 ///
 /// With `created_after` or `created_before`, the rows are in the order of their creation, and otherwise
-/// in that of their keys. A page belongs to the order of the filter that returned it.
+/// in the order of their keys. A page belongs to the order of the filter that returned it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RunFilter {
-    /// With this id.
+    /// Only the run with this id.
     pub id: Option<String>,
-    /// Of this workflow.
+    /// Only runs of this workflow.
     pub workflow: Option<String>,
-    /// In one of these statuses; empty means any.
+    /// Only runs in one of these statuses; empty means any.
     pub statuses: Vec<RunStatus>,
-    /// Of one of these shards; empty means any.
+    /// Only runs of one of these shards; empty means any.
     pub shards: Vec<Shard>,
-    /// That continue this run, directly or indirectly.
+    /// Only runs that continue this run, directly or indirectly.
     pub first_run_id: Option<String>,
-    /// That this run started as its children.
+    /// Only children of this run.
     pub parent_run_id: Option<String>,
-    /// Changed by an event after this position.
+    /// Only runs that an event after this position changed.
     pub changed_after: u64,
-    /// Started at this time or later.
+    /// Only runs that started at this time or later.
     pub created_after: Option<Timestamp>,
-    /// Started before this time.
+    /// Only runs that started before this time.
     pub created_before: Option<Timestamp>,
-    /// Deleted ones too.
+    /// Whether deleted runs are listed.
     pub include_deleted: bool,
 }
