@@ -1,6 +1,6 @@
 //! Callers without credentials.
 //!
-//! The address of the peer alone does not tell whether a person on this machine sent a request: a
+//! The address of the peer alone does not tell whether someone on this machine sent a request: a
 //! web page in a browser on this machine can send one too. Therefore the request has to name a
 //! loopback host, which a page that was rebound by DNS does not, and its `Origin`, if it has one,
 //! has to be loopback.

@@ -41,7 +41,7 @@ use crate::https::http_client;
 /// Longest `Retry-After` that a request waits for; a longer one fails at once.
 const MAX_RETRY_AFTER: Duration = Duration::from_secs(60);
 
-/// Longest wait that the service takes, which waits for less.
+/// Longest wait that the service accepts. It waits for less.
 const MAX_WAIT: Duration = Duration::from_millis(999_999_999);
 
 /// A request.
@@ -345,7 +345,7 @@ impl Connection {
 struct Answer {
     /// JSON.
     body: Vec<u8>,
-    /// One of 200 to 299.
+    /// A status from 200 to 299.
     status: StatusCode,
     /// As the service logs it.
     request_id: Option<String>,

@@ -48,7 +48,7 @@ pub enum ClientError {
         status: u16,
         /// Stable name of the kind of error; see [`aios_core::catalog::codes`].
         code: String,
-        /// A message for people.
+        /// A human-readable message.
         message: String,
         /// Details for programs.
         details: Value,

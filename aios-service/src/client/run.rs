@@ -29,7 +29,7 @@ const PAUSE: Duration = Duration::from_millis(100);
 ///
 /// # Examples
 ///
-/// A run that waits for a person. The signal is kept if it is sent before the workflow waits for
+/// A run that waits for approval. The signal is kept if it is sent before the workflow waits for
 /// it:
 ///
 /// ```no_run

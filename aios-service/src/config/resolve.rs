@@ -174,7 +174,7 @@ impl Resolver<'_> {
 /// then found to be invalid.
 ///
 /// The type is tried in this order: an option of an enumeration (without regard to case), a text, a
-/// boolean, a number, a list. A key that takes a text keeps it as it is, so a password of digits
+/// boolean, a number, a list. A key whose type is text keeps it as it is, so a password of digits
 /// stays a text.
 fn typed(text: &str, shape: &Shape<'_>) -> Value {
     let as_text = || Value::String(text.to_owned());

@@ -50,7 +50,7 @@ pub enum Protocol {
 #[serde(default)]
 #[non_exhaustive]
 pub struct TracesSettings {
-    /// URL of a collector that takes traces by OTLP, such as `http://collector:4318`. No traces
+    /// URL of a collector that accepts traces by OTLP, such as `http://collector:4318`. No traces
     /// are sent by default: `AIOS_TELEMETRY_TRACES__ENDPOINT`.
     #[schemars(schema_with = "collector")]
     pub endpoint: Option<SecretUrl>,
@@ -67,7 +67,7 @@ pub struct TracesSettings {
 #[serde(default)]
 #[non_exhaustive]
 pub struct MetricsExportSettings {
-    /// URL of a collector that takes metrics by OTLP, such as `http://collector:4318`. No
+    /// URL of a collector that accepts metrics by OTLP, such as `http://collector:4318`. No
     /// metrics are sent by default: `AIOS_TELEMETRY_METRICS__ENDPOINT`.
     #[schemars(schema_with = "collector")]
     pub endpoint: Option<SecretUrl>,

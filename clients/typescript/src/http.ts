@@ -92,7 +92,7 @@ export class Http {
   async tagged<T>(request: ApiRequest): Promise<Tagged<T>> {
     const headers: Record<string, string> = { ...request.headers };
     if (request.method === "POST") {
-      // The same key in every attempt, so that the service takes the request once.
+      // The same key in every attempt, so that the service handles the request once.
       headers["idempotency-key"] = newId();
     }
     let openUntil: number | undefined;

@@ -16,7 +16,7 @@ export interface Page<T> {
 
 /** How long the service is asked to wait for the end of a run in one request, in milliseconds. */
 const WAIT_MS = 20_000;
-/** Longest time that the service takes, which waits for less, in milliseconds. */
+/** Longest wait that the service accepts, in milliseconds. It waits for less. */
 const MAX_WAIT_MS = 999_999_999;
 /** Pause between two such requests, in milliseconds. */
 const PAUSE_MS = 100;

@@ -1041,7 +1041,7 @@ export interface components {
              *     one that the request names.
              */
             details: Record<string, never>;
-            /** @description A message for people. */
+            /** @description A human-readable message. */
             message: string;
         };
         /**
@@ -1145,7 +1145,7 @@ export interface components {
             code: string;
             /** @description Details for programs. */
             details?: unknown;
-            /** @description A message for people. */
+            /** @description A human-readable message. */
             message: string;
         };
         /**

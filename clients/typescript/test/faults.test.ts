@@ -122,7 +122,7 @@ test("should take timeouts that are longer than a timer", async () => {
   }
 });
 
-test("should ask for no longer a wait than the service takes", async () => {
+test("should ask for no longer a wait than the service accepts", async () => {
   const waits: (string | null)[] = [];
   const server = await fake((request, response) => {
     waits.push(new URL(request.url ?? "", "http://localhost").searchParams.get("wait"));

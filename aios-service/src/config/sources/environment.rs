@@ -113,13 +113,13 @@ fn upper(key: &str) -> String {
 /// | is that of a link to a service | an address | a variable of Kubernetes or Docker |
 /// | names a key of the schema | any | the value of the key |
 /// | fits a key without its end `_FILE` | a path | a file with the value |
-/// | fits a key of a mapping that takes any key | any | the value of the key |
+/// | fits a key of a mapping with arbitrary keys | any | the value of the key |
 /// | fits several keys | any | a fault |
 /// | has a known section and no known key, or is nearly known | any | misspelt, with a suggestion |
 /// | anything else | any | a variable of another program |
 ///
 /// A key whose own name ends with `file` is tried first, so `AIOS_MAIL_KEY_FILE` sets
-/// `mail.key_file` if the schema has such a key. A mapping that takes any key has none: below it, the
+/// `mail.key_file` if the schema has such a key. A mapping with arbitrary keys has none: below it, the
 /// variable has the path of a file.
 pub(crate) fn meaning(schema: &Schema, name: &str, value: &str) -> Meaning {
     if is_service_link(name, value) {
@@ -169,7 +169,7 @@ fn rest_of<'n>(name: &'n str, section: &str) -> Option<&'n str> {
 #[derive(PartialEq, Eq, PartialOrd, Ord)]
 struct Key {
     path: Vec<String>,
-    /// Whether the schema names it. Otherwise it is one of a mapping that takes any key.
+    /// Whether the schema names it. Otherwise it is one of a mapping with arbitrary keys.
     is_named: bool,
 }
 
@@ -192,7 +192,7 @@ fn keys_of(schema: &Schema, name: &str) -> Vec<Key> {
     keys.into_iter().collect()
 }
 
-/// The key of a segment, and whether it is a known one: otherwise any, if the mapping takes any.
+/// The key of a segment, and whether it is a known one: otherwise any, if the mapping accepts any.
 fn key_of(shape: &Shape<'_>, segment: &str) -> Option<(String, bool)> {
     let known = shape.names().find(|known| upper(known) == segment);
     let other = || segment.to_lowercase();

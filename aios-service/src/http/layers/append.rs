@@ -10,7 +10,7 @@ use aios_core::{
 /// Pause before an append is repeated.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// Appends until the store takes or refuses it. Repeating an append is safe: its events have ids.
+/// Appends until the store accepts or refuses it. Repeating an append is safe: its events have ids.
 pub(super) async fn append_until_taken(
     store: &dyn Store,
     clock: &dyn Clock,

@@ -185,7 +185,7 @@ async fn unrouted(
     response
 }
 
-/// The error of a path that no route takes.
+/// The error of a path that no route accepts.
 fn no_path(path: &str, api_path: Option<&str>) -> ApiError {
     let (message, details) = match api_path {
         Some(api) => {

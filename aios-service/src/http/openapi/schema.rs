@@ -40,7 +40,7 @@ pub(crate) struct Failure {
     /// Stable name of the kind of failure.
     #[schema(example = "TASK_TIMEOUT")]
     code: String,
-    /// A message for people.
+    /// A human-readable message.
     message: String,
     /// Details for programs.
     #[schema(required = false)]

@@ -90,7 +90,7 @@ pub(crate) struct ErrorBody {
     /// Stable name of the kind of error.
     #[schema(example = "RUN_NOT_FOUND")]
     pub(crate) code: String,
-    /// A message for people.
+    /// A human-readable message.
     pub(crate) message: String,
     /// Details for programs. If a run, task, agent, agent type or workflow does not exist, `id` is the
     /// one that the request names.

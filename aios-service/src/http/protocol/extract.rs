@@ -56,7 +56,7 @@ impl<T: DeserializeOwned + Default> FromRequest<Api> for OptionalJson<T> {
     }
 }
 
-/// The body of an action that takes none: `{}`, or nothing.
+/// The body of an action that accepts none: `{}`, or nothing.
 #[derive(Debug)]
 pub(crate) struct EmptyBody;
 

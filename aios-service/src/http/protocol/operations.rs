@@ -104,7 +104,7 @@ impl Operation {
     }
 }
 
-/// The refusal, with the names that the route takes and the one that was probably meant.
+/// The refusal, with the names that the route accepts and the one that was probably meant.
 fn unknown(name: &str, known: &[String]) -> ApiError {
     let shown: String = name.chars().take(100).collect();
     let nearest = nearest(&shown, known.iter().map(String::as_str));

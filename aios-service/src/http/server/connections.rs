@@ -143,9 +143,9 @@ struct Activity {
     idle: Option<u64>,
     /// Answers of which a part waits for the client.
     untaken: usize,
-    /// Since when the client has taken none of these parts.
+    /// Time since which the client has taken none of these parts.
     since: Duration,
-    /// Since when headers are awaited; `None` while there is a request, and until the next one begins.
+    /// Time since which headers are awaited; `None` while there is a request, and until the next one begins.
     headers_since: Option<Duration>,
 }
 

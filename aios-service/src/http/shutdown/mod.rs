@@ -1,6 +1,6 @@
 //! The shutdown of a service, as a signal that many parts wait for.
 //!
-//! The parts end in this order: readiness fails, then the server takes no more connections, streams
+//! The parts end in this order: readiness fails, then the server accepts no more connections, streams
 //! and waits end, requests end, and last the runtime.
 
 mod signals;

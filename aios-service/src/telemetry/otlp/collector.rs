@@ -18,7 +18,7 @@ use crate::{
 const RESERVED: [&str; 6] =
     ["connection", "content-length", "content-type", "host", "te", "transfer-encoding"];
 
-/// A collector that takes traces and metrics by OTLP, over HTTP unless its protocol is gRPC.
+/// A collector that accepts traces and metrics by OTLP, over HTTP unless its protocol is gRPC.
 ///
 /// ```no_run
 /// use aios_service::telemetry::{otlp::{Collector, CollectorError}, traces::Span};

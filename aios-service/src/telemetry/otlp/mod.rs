@@ -1,4 +1,4 @@
-//! Collectors of traces and metrics, which take them by OTLP, the protocol of OpenTelemetry.
+//! Collectors of traces and metrics, which accept them by OTLP, the protocol of OpenTelemetry.
 
 mod collector;
 mod error;

@@ -12,7 +12,7 @@
 //! that is slower than that may find its claim taken; it then returns the answer of the other process, so
 //! that both clients get the same one.
 //!
-//! Each of the two events is appended until the store takes it, at most for those 5 s: a claim whose
+//! Each of the two events is appended until the store accepts it, at most for those 5 s: a claim whose
 //! response is lost, or an answer that is not recorded, would keep the key from its client until the time
 //! of the claim has passed.
 

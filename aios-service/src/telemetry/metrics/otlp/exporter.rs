@@ -101,7 +101,7 @@ impl MetricsExporter {
         self.runtime.detach();
     }
 
-    /// Sends the current values. Returns whether the collector took them in time.
+    /// Sends the current values. Returns whether the collector accepted them in time.
     ///
     /// # Cancel safety
     ///

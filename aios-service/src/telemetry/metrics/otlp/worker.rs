@@ -23,7 +23,7 @@ use crate::telemetry::{
     otlp::{Collector, CollectorError, MAX_WANTED_PAUSE, Receipt, Signal},
 };
 
-/// Answered with whether the collector took the values.
+/// Answered with whether the collector accepted the values.
 pub(super) type Flush = oneshot::Sender<bool>;
 
 /// A runtime whose state is exported, while it exists.

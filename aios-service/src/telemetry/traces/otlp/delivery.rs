@@ -1,4 +1,4 @@
-//! Sends spans until the collector takes them, they are too old, or the process ends.
+//! Sends spans until the collector accepts them, they are too old, or the process ends.
 //!
 //! ```text
 //! Running ── flush ──► Flushing ── the last one is done ──► Running
@@ -42,7 +42,7 @@ pub(crate) enum Phase {
     Stopped,
 }
 
-/// The exporter was stopped before the collector took the spans.
+/// The exporter was stopped before the collector accepted the spans.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Stopped;
 
@@ -54,9 +54,9 @@ pub(crate) struct Delivery {
     clock: Arc<dyn Clock>,
     /// Set by the owner of the exporter.
     phase: watch::Receiver<Phase>,
-    /// Spans that ended longer ago are dropped if the collector has taken none for as long.
+    /// Spans that ended longer ago are dropped if the collector has accepted none for as long.
     max_age: Duration,
-    /// Since when each attempt has failed; `None` after the collector has taken or refused spans.
+    /// Time since which each attempt has failed; `None` after the collector has accepted or refused spans.
     failing_since: Mutex<Option<Duration>>,
 }
 
