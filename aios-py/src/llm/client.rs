@@ -64,7 +64,7 @@ fn to_python<'py>(py: Python<'py>, value: &impl Serialize) -> PyResult<Bound<'py
     json::read(py, text.as_str())
 }
 
-/// A request as the client of a provider takes it: the body, and the headers that it needs in addition
+/// A request as the client of a provider accepts it: the body, and the headers that it needs in addition
 /// to those of the client. Servers of other providers, which the URL tells, know other fields.
 #[pyfunction]
 pub(crate) fn model_request<'py>(

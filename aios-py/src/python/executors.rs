@@ -78,9 +78,9 @@ type Outcome = Result<Payload, TaskError>;
 
 /// How a call has ended.
 enum Ended {
-    /// With an outcome.
+    /// The call has an outcome.
     Outcome(Outcome),
-    /// Without one, because the process or the loop is about to end.
+    /// The call has no outcome, because the process or the loop is about to end.
     Left,
 }
 

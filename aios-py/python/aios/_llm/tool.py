@@ -204,7 +204,7 @@ class Tool:
             limits: Limits of each call, within what the budget has left.
             on_failure: ``"tell_model"`` gives the model the failure of a child as the result of its
                 call; ``"fail"`` fails the run with it.
-            approval: Whether a person has to approve each call; see :func:`pending_decisions`.
+            approval: Whether each call needs approval; see :func:`pending_decisions`.
             max_result_bytes: Maximum size of a result; a larger one is left out, and the model is only
                 told that the call succeeded.
 
@@ -237,7 +237,7 @@ class Tool:
                 ``TypedDict``, a model of pydantic or msgspec. By default that of the workflow;
                 required for a name.
             on_failure: See :meth:`agent`.
-            approval: Whether a person has to approve each call; see :func:`pending_decisions`.
+            approval: Whether each call needs approval; see :func:`pending_decisions`.
             max_result_bytes: Maximum size of a result; a larger one is left out, and the model is only
                 told that the call succeeded.
 
@@ -296,9 +296,9 @@ def tool(
         name: 1 to 64 of ``[A-Za-z0-9_-]``; the name of the function by default.
         description: Description of the tool for the model; the docstring by default.
         effect: ``"read"`` changes nothing and may run again after a crash, as may ``"idempotent"``,
-            whose repetition has no further effect. A ``"write"`` is not repeated: a person decides on
+            whose repetition has no further effect. A ``"write"`` is not repeated: an operator decides on
             a call whose outcome is unknown.
-        approval: Whether a person has to approve each call; see :func:`pending_decisions`.
+        approval: Whether each call needs approval; see :func:`pending_decisions`.
         timeout: Timeout of one attempt in seconds; 60 by default.
         retry: Retry policy of failed attempts.
         max_result_bytes: Maximum size of a result; a larger one is an error for the model. If the

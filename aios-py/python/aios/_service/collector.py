@@ -10,7 +10,7 @@ from .._secret import Secret, exposed
 
 @dataclass(frozen=True)
 class TraceCollector:
-    """A collector that takes traces by OTLP over HTTP, such as the OpenTelemetry Collector.
+    """A collector that accepts traces by OTLP over HTTP, such as the OpenTelemetry Collector.
 
     A :class:`Runtime` with an engine sends it the spans of all runs of its store: of each run, its steps,
     the attempts of its tasks, timers and children. A span is sent when its result is recorded, by one
@@ -34,7 +34,7 @@ class TraceCollector:
 
 @dataclass(frozen=True)
 class MetricsCollector:
-    """A collector that takes metrics by OTLP over HTTP, such as the OpenTelemetry Collector.
+    """A collector that accepts metrics by OTLP over HTTP, such as the OpenTelemetry Collector.
 
     A :class:`Runtime` sends it the metrics of its process when it opens, at each interval, and when it is
     closed. Their values are cumulative, so an export that fails is repeated by the next one. Each process

@@ -1,4 +1,4 @@
-"""New values of settings while a process runs, as services in Rust take them."""
+"""New values of settings while a process runs, as services in Rust apply them."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ _log = logging.getLogger("aios.worker")
 _SHORT_LIFE = 5.0
 #: The first and the longest of these delays, in seconds.
 _BACKOFF = (0.2, 10.0)
-#: Keys that a runtime takes when it is created, and those that an API takes.
+#: Keys that a runtime reads when it is created, and keys that an API reads.
 _OF_RUNTIMES = (
     "database.url",
     "broker.url",

@@ -30,7 +30,7 @@ _EXACT = frozenset(
 _INEXACT = re.compile(
     r"'serialization_exclude|'serialization':|'custom_init': True|'post_init': ['T]"
 )
-#: The same for fields of msgspec.
+#: Types of msgspec fields that are exact.
 _EXACT_TYPES = frozenset({type(None), bool, int, str, datetime.date})
 _EXACT_CONTAINERS = (list, set, frozenset, tuple, dict, typing.Union, types.UnionType)
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 #: Flag of the code object of an ``async def`` (``inspect.CO_COROUTINE``).
 _COROUTINE = 0x80
-#: Those of generators (``inspect.CO_GENERATOR`` and ``CO_ASYNC_GENERATOR``).
+#: Flags of generators (``inspect.CO_GENERATOR`` and ``CO_ASYNC_GENERATOR``).
 _GENERATOR = 0x20 | 0x200
 
 
