@@ -63,7 +63,7 @@ use crate::{
 pub struct Conversation {
     /// In order; a summary is not one.
     turns: Vec<Turn>,
-    /// The messages of the prompt, then those of the latest request, and its response if there is one.
+    /// The messages of the prompt, then the messages of the latest request, and its response if there is one.
     latest: Vec<Message>,
     /// The calls of the last response whose results the latest messages lack.
     open_calls: Vec<ToolCall>,
@@ -101,7 +101,7 @@ struct Results {
 /// The messages of the latest request for a summary.
 #[derive(Clone, Debug, PartialEq)]
 struct Summarized {
-    /// Without the one that asks for the summary.
+    /// The messages, without the message that asks for the summary.
     messages: Vec<Message>,
     /// Whether the run has replaced them: a summary may have failed.
     is_replaced: bool,
@@ -238,8 +238,8 @@ impl Conversation {
         &self.spent
     }
 
-    /// All messages: those of the latest request, and its response if there is one. Before the first
-    /// request, they are those of the prompt.
+    /// All messages: the messages of the latest request, and its response if there is one. Before the first
+    /// request, they are the messages of the prompt.
     #[must_use]
     pub fn messages(&self) -> Vec<Message> {
         self.latest.clone()

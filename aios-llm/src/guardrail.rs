@@ -64,7 +64,7 @@ pub enum Verdict {
     Pass,
     /// The run fails.
     Trip {
-        /// The reason, for people. It is recorded, so it should not repeat what must not be kept.
+        /// The reason, human-readable. It is recorded, so it should not repeat what must not be kept.
         reason: String,
     },
 }

@@ -12,12 +12,12 @@ use crate::model::{Message, ModelResponse, Part};
 /// The id of a call that has none.
 const UNNAMED: &str = "call";
 
-/// The ids of the calls of a response, and those before it.
+/// The ids of the calls of a response, and of the calls before it.
 #[derive(Debug, Default)]
 pub(super) struct CallIds {
-    /// Those of the conversation before the response.
+    /// Ids of calls in the conversation before the response.
     earlier: BTreeSet<String>,
-    /// Those of the response, by the numbers of the calls.
+    /// Ids of calls of the response, by the numbers of the calls.
     given: BTreeMap<usize, String>,
 }
 
@@ -42,7 +42,7 @@ impl CallIds {
         self.given.contains_key(&number)
     }
 
-    /// The id of a call: the one that the model has given, if no other call has it.
+    /// The id of a call: the id that the model has given, if no other call has it.
     pub(super) fn of(&mut self, number: usize, given: &str) -> &str {
         let Self { earlier, given: all } = self;
         if !all.contains_key(&number) {

@@ -99,7 +99,7 @@ impl Decisions {
 /// use aios_agents::RunHandle;
 /// use aios_llm::{pending_decisions, tool::Decision};
 ///
-/// /// Approves the searches of a run, and leaves everything else to a person.
+/// /// Approves the searches of a run, and leaves everything else to an operator.
 /// async fn approve_searches(run: &RunHandle) -> Result<usize, Box<dyn std::error::Error>> {
 ///     let mut approved = 0;
 ///     for pending in pending_decisions(&run.status().await?)? {

@@ -357,7 +357,7 @@ impl<O> LlmAgent<O> {
     ///
     /// # Examples
     ///
-    /// A mail is not sent before a person approves it, and not sent twice after a crash:
+    /// A mail is not sent before someone approves it, and not sent twice after a crash:
     ///
     /// ```
     /// use std::sync::Arc;
@@ -460,7 +460,7 @@ impl<O> LlmAgent<O> {
     }
 
     /// Sets the maximum size of the arguments of a call, in bytes. Larger ones are a fault, and those that
-    /// a person has [edited](crate::tool::Decision::Edit) are refused. The default is
+    /// someone has [edited](crate::tool::Decision::Edit) are refused. The default is
     /// [`DEFAULT_MAX_ARGUMENT_BYTES`](LlmAgent::DEFAULT_MAX_ARGUMENT_BYTES), 256 KiB.
     #[must_use]
     pub fn max_argument_bytes(mut self, bytes: usize) -> Self {

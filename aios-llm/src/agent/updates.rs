@@ -43,8 +43,8 @@ pub enum Streaming {
 ///
 /// The writer of the pieces of a response is the task of the model call. After a reset of the
 /// stream, the pieces that this writer wrote before are void. After
-/// [`Restarted`](Self::Restarted), so are those of the tasks before it that requested the same
-/// response.
+/// [`Restarted`](Self::Restarted), the pieces of earlier tasks that requested the same response are
+/// void, too.
 ///
 /// # Examples
 ///
@@ -271,8 +271,8 @@ impl<'o> Pieces<'o> {
         }
     }
 
-    /// The whole response, with the ids that the pieces have. Writes those of calls to which the model
-    /// has given none.
+    /// The whole response, with the ids that the pieces have. Writes the ids of calls to which the
+    /// model has given none.
     pub(super) async fn finish(&mut self, response: ModelResponse) -> ModelResponse {
         let known: Vec<_> = (0..response.tool_calls().count()).map(|it| self.ids.has(it)).collect();
         let response = self.ids.applied_to(response);

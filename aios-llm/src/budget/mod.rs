@@ -40,7 +40,7 @@ pub use self::{
 /// ```
 /// use aios_llm::{LlmAgent, budget::{AtLimit, Budget}, testing::SchemaModel};
 ///
-/// // The run waits for a person instead of failing.
+/// // The run waits for a decision instead of failing.
 /// let budget = Budget::new().with_requests(20).with_at_limit(AtLimit::Ask);
 /// let agent = LlmAgent::new(SchemaModel::new()).budget(budget);
 /// # drop(agent);
@@ -62,7 +62,7 @@ pub enum AtLimit {
 /// Name of the signal that carries a [`BudgetDecision`].
 pub const BUDGET_SIGNAL: &str = "budget";
 
-/// The decision of a person about a run that has reached a limit.
+/// The decision of an operator about a run that has reached a limit.
 ///
 /// # Examples
 ///

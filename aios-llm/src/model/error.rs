@@ -136,7 +136,7 @@ pub struct ModelError {
     retryable: bool,
     /// Whether a request was made, which counts.
     requested: bool,
-    /// As the provider asks.
+    /// The delay that the provider asks for.
     retry_after: Option<Duration>,
     /// `None` if the provider reports none.
     usage: Option<Usage>,

@@ -92,7 +92,7 @@ impl AnthropicModel {
         body::write(&self.body(request).into())
     }
 
-    /// The header that a request needs in addition to those of the key and the version, for programs
+    /// The header that a request needs in addition to the headers of the key and the version, for programs
     /// that send it with a client of their own.
     #[must_use]
     pub fn request_header(&self, request: &ModelRequest) -> Option<(&'static str, &'static str)> {

@@ -44,7 +44,7 @@ pub struct ProviderOptions {
 }
 
 impl ProviderOptions {
-    /// Default timeout of a request, until the response is complete. It is shorter than that of a
+    /// Default timeout of a request, until the response is complete. It is shorter than the timeout of a
     /// [model call](crate::LlmAgent::model_timeout), so that the call ends with the error of the request.
     pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(240);
 

@@ -1,10 +1,10 @@
-//! Decisions of persons about calls, as data that is sent in signals and shown in the progress of a
+//! Decisions about calls, as data that is sent in signals and shown in the progress of a
 //! run. The JSON form is a contract with clients, and only grows.
 
 use aios_core::event::{EventError, Payload};
 use serde::{Deserialize, Serialize};
 
-/// Whether a person has to approve the calls of a tool.
+/// Whether the calls of a tool need approval.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Approval {
@@ -15,7 +15,7 @@ pub enum Approval {
     Required,
 }
 
-/// The decision of a person about one call. Send it with
+/// The decision about one call that needs approval. Send it with
 /// [`RunHandle::signal`](aios_agents::RunHandle::signal) under the name in
 /// [`PendingDecision::signal`].
 ///
@@ -58,9 +58,9 @@ pub enum Decision {
 struct DecisionForm {
     /// The kind of decision.
     decision: DecisionKind,
-    /// Of a rejection.
+    /// The reason of a rejection.
     reason: Option<String>,
-    /// Of an edit.
+    /// The arguments of an edit.
     arguments: Option<Payload>,
 }
 
@@ -100,7 +100,7 @@ impl Decision {
     }
 }
 
-/// The decision of a person about a `write` call whose outcome is unknown. Send it with
+/// The decision of an operator about a `write` call whose outcome is unknown. Send it with
 /// [`RunHandle::signal`](aios_agents::RunHandle::signal) under the name in
 /// [`PendingDecision::signal`].
 ///
@@ -140,7 +140,7 @@ pub enum Resolution {
 pub struct InDoubt {
     /// Code of the failure.
     pub code: String,
-    /// The failure, for people.
+    /// Human-readable message of the failure.
     pub message: String,
 }
 

@@ -27,6 +27,6 @@ pub enum Effect {
     Read,
     /// A repetition has no further effect; it runs again, with the same idempotency key.
     Idempotent,
-    /// It must not be repeated; a person decides.
+    /// It must not be repeated; an operator decides.
     Write,
 }

@@ -44,13 +44,13 @@ pub(crate) use self::{
 };
 use crate::schema::{Schema, decode_text, schema_of};
 
-/// From valid arguments to what the function has returned.
+/// Calls the function with valid arguments, and returns its result.
 type Function =
     dyn Fn(ToolContext, Payload) -> BoxFuture<'static, Result<Returned, TaskError>> + Send + Sync;
 
 /// The result of a function that has succeeded.
 enum Returned {
-    /// As the model sees it.
+    /// The name that the model sees.
     Text(String),
     /// It can't be encoded, for this reason.
     NotEncodable(TaskError),
@@ -83,21 +83,21 @@ enum Returned {
 pub struct Tool {
     /// As the model calls it.
     pub(crate) name: String,
-    /// For the model.
+    /// Description for the model.
     pub(crate) description: String,
     /// JSON Schema of an object.
     pub(crate) parameters: Value,
     /// Decides about repetitions.
     pub(crate) effect: Effect,
-    /// Whether a person is asked.
+    /// Whether calls need approval.
     pub(crate) approval: Approval,
-    /// Of one attempt.
+    /// Timeout of one attempt.
     pub(crate) timeout: Duration,
-    /// Of failed attempts, performed by the engine.
+    /// Retry policy of failed attempts, performed by the engine.
     pub(crate) retry: RetryPolicy,
-    /// Of the text of a result.
+    /// Maximum size of the text of a result.
     pub(crate) max_result_bytes: usize,
-    /// In each process; `None`: not limited here.
+    /// Maximum number of calls at a time in each process; `None`: not limited here.
     concurrency: Option<usize>,
     /// The function, or the child run.
     work: Work,
@@ -299,7 +299,7 @@ impl Tool {
         }
     }
 
-    /// Sets whether a person has to approve each call. The default is [`Approval::NotRequired`].
+    /// Sets whether each call needs approval. The default is [`Approval::NotRequired`].
     #[must_use]
     pub fn with_approval(mut self, approval: Approval) -> Self {
         self.approval = approval;
