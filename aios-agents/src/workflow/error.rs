@@ -25,7 +25,7 @@ use serde_json::{Map, Value, json};
 ///
 /// async fn quote(context: WorkflowContext, item: String) -> Result<u32, WorkflowError> {
 ///     match context.task("prices", &item).await {
-///         // Decide by the code, which is stable; the message is for people.
+///         // Decide by the code, which is stable; the message is for humans.
 ///         Err(error) if error.code() == "UNKNOWN_ITEM" => Ok(0),
 ///         Err(error) => Err(error),
 ///         Ok(0) => Err(WorkflowError::failed(Failure::new("NOT_FOR_SALE", item))),

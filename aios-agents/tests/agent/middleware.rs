@@ -197,7 +197,10 @@ async fn should_say_that_a_probe_decides_when_the_next_task_is_admitted() {
     let mut probe = std::pin::pin!(process(&*stuck, "t", json!(1)));
     assert!(futures_util::poll!(probe.as_mut()).is_pending());
     let message = refused().await;
-    assert!(message.ends_with("the next task is admitted once the running probe succeeds"), "{message}");
+    assert!(
+        message.ends_with("the next task is admitted once the running probe succeeds"),
+        "{message}"
+    );
 }
 
 #[tokio::test]

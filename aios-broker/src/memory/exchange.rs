@@ -64,7 +64,7 @@ impl Exchange {
         Self { options, rng, next_consumer: AtomicU64::new(0), topology: RwLock::default() }
     }
 
-    /// The groups that take events of this type.
+    /// The groups that receive events of this type.
     pub(super) fn routes(&self, event_type: &EventType) -> Routes {
         if let Some(routes) = self.topology.read().routes.get(event_type) {
             return Arc::clone(routes);

@@ -78,7 +78,7 @@ impl Publishing<'_> {
         Ok(())
     }
 
-    /// The groups that take this type.
+    /// The groups that receive this type.
     fn routes(&mut self, event_type: &EventType) -> Routes {
         match &self.last {
             Some((last, routes)) if last == event_type => Arc::clone(routes),
@@ -121,7 +121,7 @@ impl Publishing<'_> {
     }
 }
 
-/// The answer for an event that no queue takes: an error only if a route is required.
+/// The answer for an event that no queue receives: an error only if a route is required.
 fn unrouted(publish: &Publish) -> Result<(), BrokerError> {
     if publish.require_route {
         let event_type = publish.event.event_type.to_string();

@@ -52,7 +52,9 @@ fn check(settings: &Settings, output: &mut Output) -> Result<(), CliError> {
         output.line(format_args!("variables without effect: {}", ignored.join(", ")))?;
     }
     for name in similar {
-        output.line(format_args!("unknown name (misspelt, or belonging to another program): {name}"))?;
+        output.line(format_args!(
+            "unknown name (misspelt, or belonging to another program): {name}"
+        ))?;
     }
     Ok(())
 }

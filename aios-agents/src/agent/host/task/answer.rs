@@ -7,10 +7,10 @@
 //!
 //! | what happens | answer | delivery |
 //! |---|---|---|
-//! | the broker takes the answer | as it is | acknowledged |
+//! | the broker accepts the answer | as it is | acknowledged |
 //! | the broker refuses it permanently, or it can't be encoded | a terminal failure instead | acknowledged |
 //! | the broker refuses that failure, too | none | dead letter; the engine reads the reason |
-//! | no mailbox takes the answer | none | dead letter |
+//! | no mailbox receives the answer | none | dead letter |
 //! | the host stops, or the broker is closed | none | released |
 //!
 //! A delivery that was acknowledged early is absent, and there is nothing to settle.
