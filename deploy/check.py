@@ -256,7 +256,7 @@ def check_hosts() -> None:
     try:
         objects = render(command)
     except subprocess.CalledProcessError as error:
-        faults.append(f"the chart does not take the host {host}: {error.stderr}")
+        faults.append(f"the chart does not accept the host {host}: {error.stderr}")
         return
     specs = [item["spec"] for item in objects if item["kind"] == "Ingress"]
     found = [(spec["rules"][0]["host"], spec["tls"][0]["hosts"]) for spec in specs]
