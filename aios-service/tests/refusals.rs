@@ -165,7 +165,7 @@ async fn should_refuse_unknown_query_parameters_on_every_route() {
     }
     for (path, says) in [
         ("/runs?limits=1", "did you mean `limit`?"),
-        ("/runs/r1?limit=1", "it takes none"),
+        ("/runs/r1?limit=1", "it accepts none"),
         ("/runs/r1?=", "no query parameter ``"),
         ("/runs/r1/result?%77ait=1s&w", "no query parameter `w`"),
     ] {

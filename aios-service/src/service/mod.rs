@@ -114,7 +114,7 @@ type Configure = Box<dyn FnOnce(RuntimeBuilder) -> RuntimeBuilder + Send>;
 ///
 /// First `/health/ready` answers 503 for `shutdown.accept_delay`, while connections are still
 /// accepted. Then no more connections are accepted, and requests in progress end. Then the runtime
-/// takes no more tasks, and those in progress have `shutdown.deadline` to end. A failure of the
+/// accepts no more tasks, and those in progress have `shutdown.deadline` to end. A failure of the
 /// runtime, such as a store that is newer than the program, begins the same shutdown, and
 /// [`run`](Self::run) returns the failure.
 #[must_use]

@@ -241,9 +241,9 @@ async fn should_log_and_count_an_outcome_when_it_changes() {
     let times = |part: &str| text.lines().filter(|line| line.contains(part)).count();
     assert_eq!(times("could not send metrics"), 1, "{text}");
     assert_eq!(times("answers with status 503"), 1, "{text}");
-    assert_eq!(times("does not take every value"), 1, "{text}");
+    assert_eq!(times("does not accept every value"), 1, "{text}");
     assert_eq!(times("too old"), 1, "{text}");
-    assert_eq!(times("takes values again"), 1, "{text}");
+    assert_eq!(times("accepts values again"), 1, "{text}");
 }
 
 async fn refused(service: Service) -> String {

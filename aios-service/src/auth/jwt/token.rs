@@ -80,7 +80,7 @@ impl<'a> Token<'a> {
     /// Checks the signature. The key decides the algorithm, not the token.
     pub(super) fn verify(&self, key: &Key) -> Result<(), AuthError> {
         if self.header.alg != key.algorithm() {
-            return Err(invalid("the algorithm of the token is not that of its key"));
+            return Err(invalid("the algorithm of the token is not the algorithm of its key"));
         }
         match key.verifies(self.message.as_bytes(), &self.signature) {
             true => Ok(()),

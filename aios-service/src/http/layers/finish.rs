@@ -216,7 +216,7 @@ fn foreign(status: StatusCode) -> ApiError {
 fn method_not_allowed() -> ApiError {
     ApiError::new(
         "METHOD_NOT_ALLOWED",
-        "the path does not take this method; the header `allow` lists those that it takes",
+        "the path does not accept this method; the header `allow` lists the methods that it accepts",
     )
 }
 

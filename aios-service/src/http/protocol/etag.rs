@@ -122,7 +122,7 @@ pub(crate) fn check_method(request: &Request) -> Result<(), ApiError> {
     let mut given = conditions.iter().filter(|name| request.headers().contains_key(*name));
     match given.next().filter(|_| request.method() == Method::POST) {
         Some(name) => {
-            let message = format!("a POST takes no condition; send it without `{name}`");
+            let message = format!("a POST accepts no condition; send it without `{name}`");
             Err(failed(message, None))
         }
         None => Ok(()),

@@ -104,15 +104,15 @@ impl Operation {
     }
 }
 
-/// The refusal, with the names that the route accepts and the one that was probably meant.
+/// The refusal, with the names that the route accepts and the name that was probably meant.
 fn unknown(name: &str, known: &[String]) -> ApiError {
     let shown: String = name.chars().take(100).collect();
     let nearest = nearest(&shown, known.iter().map(String::as_str));
     let meant = nearest.map(|it| format!("; did you mean `{it}`?")).unwrap_or_default();
     let all = known.iter().map(|it| format!("`{it}`")).collect::<Vec<_>>().join(", ");
-    let takes =
-        if known.is_empty() { "it takes none".to_owned() } else { format!("it takes {all}") };
-    let message = format!("the path has no query parameter `{shown}`{meant}; {takes}");
+    let accepted =
+        if known.is_empty() { "it accepts none".to_owned() } else { format!("it accepts {all}") };
+    let message = format!("the path has no query parameter `{shown}`{meant}; {accepted}");
     let details = json!({ "parameter": shown, "known": known, "nearest": nearest });
     ApiError::new("MALFORMED_REQUEST", message).with_details(details)
 }

@@ -64,7 +64,7 @@ pub async fn serve(listener: TcpListener, router: Router, shutdown: Shutdown) ->
 }
 
 /// Serves a router until `shutdown` begins and its [delay](Shutdown::with_accept_delay) is over; then
-/// takes no more connections and waits for requests to end.
+/// accepts no more connections and waits for requests to end.
 ///
 /// Handlers get the address of the client as `ConnectInfo<SocketAddr>`. A client that sends or takes
 /// nothing is disconnected after the times of the options, and clients that hold connections without
@@ -99,7 +99,7 @@ pub async fn serve(listener: TcpListener, router: Router, shutdown: Shutdown) ->
 ///
 /// # Cancel safety
 ///
-/// A cancelled call takes no more connections, and closes those that are open.
+/// A cancelled call accepts no more connections, and closes those that are open.
 pub async fn serve_with(
     listener: TcpListener,
     router: Router,

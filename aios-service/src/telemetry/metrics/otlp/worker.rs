@@ -170,10 +170,10 @@ impl Worker {
                 warn!(
                     rejected,
                     reason = message,
-                    "the collector of metrics does not take every value"
+                    "the collector of metrics does not accept every value"
                 );
             }
-            Ok(_) if before.is_some() => info!("the collector of metrics takes values again"),
+            Ok(_) if before.is_some() => info!("the collector of metrics accepts values again"),
             Ok(_) => {}
             Err(error) => warn!(
                 error = %Chain(error), code = error.code(),

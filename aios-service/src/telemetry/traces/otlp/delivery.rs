@@ -118,7 +118,7 @@ impl Delivery {
                 Ok(receipt) => {
                     *self.failing_since.lock() = None;
                     if reported.is_some() {
-                        info!("the collector of traces takes spans again");
+                        info!("the collector of traces accepts spans again");
                     }
                     return taken(spans, &receipt);
                 }
@@ -156,7 +156,7 @@ fn taken(spans: u64, receipt: &Receipt) {
     metrics::counter!("aios_trace_spans_sent_total").increment(spans.saturating_sub(*rejected));
     if *rejected > 0 || message.is_some() {
         let message = message.as_deref();
-        warn!(rejected, reason = message, "the collector of traces does not take every span");
+        warn!(rejected, reason = message, "the collector of traces does not accept every span");
     }
     if *rejected > 0 {
         metrics::counter!("aios_trace_spans_dropped_total", "reason" => "rejected")
@@ -168,7 +168,7 @@ fn taken(spans: u64, receipt: &Receipt) {
 fn dropped(spans: u64, error: &CollectorError) {
     warn!(
         error = %Chain(error), code = error.code(), spans,
-        "dropped spans; `aios trace RUN --export URL` sends those of a run again"
+        "dropped spans; `aios trace RUN --export URL` sends the spans of a run again"
     );
     let reason = if error.is_retryable() { "too_old" } else { "refused" };
     metrics::counter!("aios_trace_spans_dropped_total", "reason" => reason).increment(spans);

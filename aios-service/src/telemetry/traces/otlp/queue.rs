@@ -26,7 +26,7 @@ const CAPACITY: usize = 2048;
 const BATCH: usize = 512;
 /// How long spans are gathered.
 const GATHER: Duration = Duration::from_millis(500);
-/// How long spans are sent again while the collector does not take them.
+/// How long spans are sent again while the collector does not accept them.
 const MAX_AGE: Duration = Duration::from_secs(120);
 
 /// Sends spans to a collector in the background. Dropping it ends that.
