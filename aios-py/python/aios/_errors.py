@@ -204,7 +204,7 @@ class RunNotFoundError(RunError):
 
 
 class RunExistsError(RunError):
-    """A run with this id exists, of another workflow or with another input. Choose another id, or
+    """A run with this id exists, with another workflow or another input. Choose another id, or
     get the existing run with :meth:`Client.handle`."""
 
     default_code = "RUN_EXISTS"

@@ -112,7 +112,7 @@ class Client(Queries):
             correlation_id: Groups everything the run causes; the id of the run by default.
 
         Raises:
-            RunExistsError: A run with this id exists, of another workflow or with another input.
+            RunExistsError: A run with this id exists, with another workflow or another input.
             WorkflowNotFoundError: No process has registered the workflow.
             ConfigurationError: ``version`` is not the version that the run would get.
             InvalidParametersError: The workflow requires an input.
@@ -175,7 +175,7 @@ class Client(Queries):
             correlation_id: See :meth:`start`.
 
         Raises:
-            RunExistsError: A run with this id exists, of another workflow or with another input.
+            RunExistsError: A run with this id exists, with another workflow or another input.
             RunEndedError: The run has ended.
             InvalidDataError: ``input`` or ``payload`` cannot be serialised to JSON.
         """
@@ -280,7 +280,7 @@ class Client(Queries):
             correlation_id: Groups everything the task causes; the id of the run by default.
 
         Raises:
-            RunExistsError: A run with this id exists, of another workflow or with another input.
+            RunExistsError: A run with this id exists, with another workflow or another input.
             InvalidDataError: ``parameters`` cannot be serialised to JSON.
         """
         policy = retry_row(retry)

@@ -64,11 +64,11 @@ def serve(runtime: Runtime | Asgi, *, listen: str | None = None, prefix: str = A
 
     With ``listen``, it also serves the HTTP API, from native threads, with the options of
     :func:`asgi`; a runtime without a store has no API, and only its health is served. On a signal, it
-    takes no more connections, ends streams of events, and lets other requests end, in at most half of
+    accepts no more connections, ends streams of events, and lets other requests end, in at most half of
     ``shutdown_timeout``.
 
     For a dedicated process: it runs an event loop, handles both signals while it runs, and may end
-    the process. On a signal, the runtime takes no more tasks and releases tasks whose code has not
+    the process. On a signal, the runtime accepts no more tasks and releases tasks whose code has not
     started. Running tasks may end within its ``shutdown_timeout``; then they are released too. A
     native thread does this, which Python code can't block. If Python does not return control, because
     code blocks the event loop or holds the interpreter, the process ends 3 s after
