@@ -44,7 +44,7 @@ use crate::memory::MemoryBroker;
 pub async fn connect(url: &str) -> Result<Arc<dyn Broker>, BrokerError> {
     match url.split_once(':') {
         Some(("memory", "" | "//")) => Ok(Arc::new(MemoryBroker::new())),
-        Some(("memory", _)) => Err(invalid("memory:// takes no host, path or query".to_owned())),
+        Some(("memory", _)) => Err(invalid("memory:// accepts no host, path or query".to_owned())),
         Some(("amqp" | "amqps", _)) => rabbitmq(url).await,
         None if url == "memory" => Err(invalid(format!("{BEGINS}; did you mean memory:?"))),
         scheme => Err(invalid(unknown(scheme.map(|(scheme, _)| scheme)))),

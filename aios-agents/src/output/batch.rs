@@ -63,7 +63,7 @@ pub(super) async fn store_batch(store: &dyn Store, clock: &dyn Clock, writers: V
         backoff = (backoff * 2).min(BACK_OFF.1);
     }
     if is_down {
-        info!("the store takes output again");
+        info!("the store accepts output again");
     }
 }
 

@@ -30,7 +30,7 @@ const MAX_ITEM_BYTES: usize = 256 * 1024;
 const MAX_BACKLOG_BYTES: usize = 4 * 1024 * 1024;
 /// Maximum number of items of one event. Offsets depend on it.
 pub(super) const MAX_ITEMS: usize = 1000;
-/// An event takes no more items once it has this many bytes.
+/// An event accepts no more items once it has this many bytes.
 const EVENT_BYTES: usize = 64 * 1024;
 
 /// Maximum size in bytes of the items of a part that the code of a workflow has written. A single item

@@ -79,9 +79,9 @@ pub enum RuntimeError {
         /// The id.
         run_id: String,
     },
-    /// A run with this id exists, of another workflow or with another input. Choose another id, or use
+    /// A run with this id exists, with another workflow or another input. Choose another id, or use
     /// [`Runtime::handle`](super::Runtime::handle) to get the existing run.
-    #[error("run {run_id} already exists, of another workflow or with another input")]
+    #[error("run {run_id} already exists, with another workflow or another input")]
     RunExists {
         /// The id.
         run_id: String,

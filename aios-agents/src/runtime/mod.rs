@@ -311,7 +311,7 @@ impl Runtime {
         self.store.as_ref()
     }
 
-    /// Shuts the runtime down: takes no more tasks, and lets running tasks and steps end within
+    /// Shuts the runtime down: accepts no more tasks, and lets running tasks and steps end within
     /// `deadline`. A shard is handed over to another engine as soon as none of its steps is
     /// running. Broker and store stay open; they belong to the caller. No part of the engine holds the
     /// store any more.

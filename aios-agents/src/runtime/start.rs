@@ -330,7 +330,7 @@ impl IntoFuture for StartRun {
 /// `I`.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` can't be started with an input of type `{I}`",
-    note = "name the workflow as text; a `WorkflowRef` takes its own input only"
+    note = "name the workflow as text; a `WorkflowRef` accepts its own input only"
 )]
 pub trait StartWorkflow<I: ?Sized> {
     /// The future that starts the run when awaited.

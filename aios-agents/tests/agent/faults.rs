@@ -139,7 +139,7 @@ async fn should_give_up_a_task_whose_answer_has_no_mailbox() {
     let address = aios_core::broker::Group::new("agents.backend").unwrap().into();
     let letters = world.broker.dead_letters(&address).await.unwrap().list(10).await.unwrap();
     assert_eq!(letters.len(), 1);
-    assert_eq!(letters[0].reason, "no mailbox takes the answer");
+    assert_eq!(letters[0].reason, "no mailbox receives the answer");
 }
 
 #[tokio::test]

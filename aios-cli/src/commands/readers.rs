@@ -241,7 +241,7 @@ async fn retire_relay(store: &dyn Store) -> Result<bool, CliError> {
     if leases.is_empty() {
         let reason =
             "an engine relays, or died less than a lease time ago while it did; stop it first";
-        return Err(CliError::Refused(format!("not done: {reason}")));
+        return Err(CliError::Refused(format!("not retired: {reason}")));
     }
     let deleted = store.delete_checkpoint(RELAY).await;
     store.release(&leases).await?;

@@ -110,7 +110,7 @@ impl HostedType {
         hosted
     }
 
-    /// Removes an agent, which takes no more tasks.
+    /// Removes an agent, which accepts no more tasks.
     pub(super) fn remove(&self, id: &str) {
         let mut ready = self.ready.write();
         ready.retain(|agent| &*agent.id != id);

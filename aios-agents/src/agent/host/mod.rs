@@ -294,7 +294,7 @@ impl AgentHost {
         types.map(|it| Ok((it.agent_type.clone(), it.definition.registered()?))).collect()
     }
 
-    /// Stops the host: takes no more tasks, releases those whose code has not begun, and waits
+    /// Stops the host: accepts no more tasks, releases those whose code has not begun, and waits
     /// until the others are answered.
     ///
     /// # Errors

@@ -101,7 +101,7 @@ impl HostedType {
             Unanswered::Abandoned(error) => return release(delivery, &error).await,
             // A failure would not find the mailbox either.
             Unanswered::Refused(BrokerError::Unroutable { .. }) => {
-                return dead_letter(delivery, "no mailbox takes the answer".to_owned()).await;
+                return dead_letter(delivery, "no mailbox receives the answer".to_owned()).await;
             }
             Unanswered::Refused(error) => Failure::from_error(error.code(), &error),
             Unanswered::NotEncodable(error) => Failure::from_error(error.code(), &error),
