@@ -100,8 +100,8 @@ type Configure = Box<dyn FnOnce(RuntimeBuilder) -> RuntimeBuilder + Send>;
 /// | `agents` | agents that are added with [`agent`](Self::agent) and [`agents`](Self::agents) are not hosted |
 ///
 /// A process that has only the role `agents` leaves out what [`workflow`](Self::workflow) adds, and
-/// opens the store only if `database.url` is set. What [`runtime`](Self::runtime) adds is part of
-/// every role, except that the engine starts only with the role `engine`.
+/// opens the store only if `database.url` is set. Agents added in [`runtime`](Self::runtime) are hosted,
+/// and workflows registered, regardless of the roles, but the engine starts only with the role `engine`.
 ///
 /// # Reload
 ///
