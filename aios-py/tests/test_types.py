@@ -519,7 +519,7 @@ def test_should_refuse_dataclasses_that_do_not_keep_what_makes_them() -> None:
 
     with pytest.raises(TypeError, match="Forgetful has a required InitVar 'factor'"):
         Converter(Forgetful)
-    with pytest.raises(TypeError, match="Mapped is a dataclass and a dict"):
+    with pytest.raises(TypeError, match="Mapped is both a dataclass and a dict"):
         Converter(Mapped)
 
 
