@@ -121,7 +121,10 @@ fn should_document_the_default_options_of_stores_and_subscriptions() {
         "append_timeout: 30s,",
     ];
     assert_shown(&PostgresOptions::new("postgres://me@host/db"), &postgres);
-    assert_row("`PostgresOptions`: `max_connections`, not counting the connection that listens", "10");
+    assert_row(
+        "`PostgresOptions`: `max_connections`, not counting the connection that listens",
+        "10",
+    );
     assert_row(
         "`PostgresOptions`: `connect_timeout`, `statement_timeout`, `lock_timeout`, `append_timeout`",
         "5 s, 30 s, 10 s, 30 s",
