@@ -55,6 +55,7 @@ impl DeadLetters for MemoryDeadLetters {
 
     async fn waiting(&self) -> Result<u64, BrokerError> {
         self.check()?;
-        Ok(self.queue.waiting().try_into().unwrap_or(u64::MAX))
+        let clock = &self.connection.exchange.options.clock;
+        Ok(self.queue.waiting(|| clock.elapsed()).try_into().unwrap_or(u64::MAX))
     }
 }

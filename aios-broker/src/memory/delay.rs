@@ -25,11 +25,6 @@ impl Delayed {
         self.0.push(Reverse(Entry { due, item }));
     }
 
-    /// Number of events.
-    pub(super) fn len(&self) -> usize {
-        self.0.len()
-    }
-
     /// When the next event is due.
     pub(super) fn earliest(&self) -> Option<Duration> {
         self.0.peek().map(|Reverse(entry)| entry.due)

@@ -148,10 +148,11 @@ impl Queue {
         self.state.lock().dead.iter().take(limit).cloned().collect()
     }
 
-    /// How many events wait for a consumer or are delayed.
-    pub(super) fn waiting(&self) -> usize {
-        let state = self.state.lock();
-        state.ready.len() + state.delayed.len()
+    /// How many events wait for a consumer. Delayed ones count when they are due.
+    pub(super) fn waiting(&self, now: impl FnOnce() -> Duration) -> usize {
+        let mut state = self.state.lock();
+        state.release_due(now);
+        state.ready.len()
     }
 
     /// Removes dead letters. With `requeue`, appends their events to the queue again.

@@ -120,7 +120,7 @@ pub trait DeadLetters: Send + Sync {
     async fn purge(&self, selection: DeadLetterFilter) -> Result<usize, BrokerError>;
 
     /// How many events of the group or mailbox wait to be delivered. Those that were delivered and
-    /// are not settled do not count.
+    /// are not settled do not count. One that is retried counts from the moment in which it is due.
     ///
     /// # Errors
     ///

@@ -141,6 +141,22 @@ pub async fn should_count_waiting_events(harness: Harness<'_>) {
     }
 }
 
+/// An event that was retried waits from the moment in which it is due, whether or not anybody consumes.
+pub async fn should_count_a_retried_event_when_it_is_due(harness: Harness<'_>) {
+    for place in Place::BOTH {
+        let policy = RetryPolicy::fixed(5, harness.delay());
+        let mut reader = harness.subscribe(place.subscription(&harness).with_retry(policy)).await;
+        place.publish(&harness, [1]).await;
+        let delivery = reader.expect(1, 1).await;
+        harness.within("retry", delivery.retry(None, "not yet")).await.unwrap();
+        drop(reader);
+        let dead = harness.dead_letters(place.address(&harness)).await;
+        assert_eq!(harness.within("count", dead.waiting()).await.unwrap(), 0, "{place:?}");
+        harness.pass(harness.delay()).await;
+        waiting(&harness, &*dead, 1).await;
+    }
+}
+
 /// Only the named dead letters are redriven.
 pub async fn should_redrive_by_id(harness: Harness<'_>) {
     for place in Place::BOTH {

@@ -163,6 +163,7 @@ macro_rules! broker_conformance {
                 should_redrive_by_id
                 should_purge
                 should_count_waiting_events
+                should_count_a_retried_event_when_it_is_due
                 should_list_the_oldest_first_up_to_the_limit
                 should_visit_every_dead_letter
                 should_not_count_the_events_of_an_address_that_is_gone
