@@ -5,6 +5,10 @@
 //! for later. When the event expires there, the server dead-letters it to an exchange that delivers it
 //! to the queue that the key names.
 //!
+//! **A delay beyond the longest class.** The copy says when it is due. If it returns before that, the
+//! subscription does not pass it on, and publishes a copy to the longest class, or to that of the rest of
+//! the delay.
+//!
 //! **A queue that was deleted.** The server dead-letters the events of a delay queue at least once: it
 //! keeps those that no queue takes, and at 32 of them it stops, so that the events of all other queues
 //! would wait indefinitely. Therefore the events of a queue that is gone go to a queue of their own, which no
@@ -28,9 +32,12 @@ use super::{
     },
 };
 
-/// Shortest and longest delay class, in milliseconds: 8 ms and 30 days.
-const SHORTEST: u64 = 8;
-const LONGEST: u64 = 30 * 24 * 3600 * 1000;
+/// The shortest delay class.
+const SHORTEST: Duration = Duration::from_millis(8);
+
+/// The longest delay class. The server takes no time to live above 49 days. An event with a longer delay
+/// returns before it is due, and its consumer holds it again.
+pub(super) const LONGEST: Duration = Duration::from_secs(30 * 24 * 3600);
 
 /// The queues in which events wait for their next attempt.
 ///
@@ -149,8 +156,8 @@ fn arguments(prefix: &str, class: u64, lifetime: Lifetime) -> FieldTable {
 /// | 1 s | 64 ms | 1,024 ms |
 /// | 5 s | 512 ms | 5,120 ms |
 fn class(delay: Duration) -> u64 {
-    let millis = u64::try_from(delay.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX);
-    let millis = millis.clamp(SHORTEST, LONGEST);
+    let nanos = delay.clamp(SHORTEST, LONGEST).as_nanos();
+    let millis = u64::try_from(nanos.div_ceil(1_000_000)).unwrap_or(u64::MAX);
     let step = 1 << (millis.ilog2() - 3);
     millis.div_ceil(step) * step
 }
@@ -163,10 +170,7 @@ mod tests {
     fn should_round_up_by_an_eighth_at_most() {
         for millis in (1..5_000).chain([86_400_000, 2_500_000_000]) {
             let class = class(Duration::from_millis(millis));
-            assert!(
-                class >= millis && class <= (millis + millis / 8 + 1).max(SHORTEST),
-                "{millis}"
-            );
+            assert!(class >= millis && class <= (millis + millis / 8 + 1).max(8), "{millis}");
         }
     }
 

@@ -16,6 +16,8 @@ const FAILURES: &str = "x-aios-failures";
 const FIRST_FAILURE: &str = "x-aios-first-failure";
 /// Why the event is a dead letter.
 const REASON: &str = "x-aios-reason";
+/// When the next attempt is due, RFC 3339, if it is later than a delay queue holds the event.
+const DUE: &str = "x-aios-due";
 /// Whether the event was delivered before this copy of it was made.
 const DELIVERED: &str = "x-aios-delivered";
 /// Maximum length of a reason, in bytes. The AMQP header of an event must fit into one frame.
@@ -32,6 +34,8 @@ pub(super) struct DeliveryHistory {
     pub(super) first_failure: Option<Timestamp>,
     /// Why it is a dead letter; `None` before.
     pub(super) reason: Option<String>,
+    /// When the next attempt is due, if a delay queue may return the event before.
+    pub(super) due: Option<Timestamp>,
     /// Deliveries of this copy that were not settled.
     pub(super) returns: u32,
     /// Whether a handler may have received it before.
@@ -47,6 +51,7 @@ impl DeliveryHistory {
             failures: value(FAILURES).and_then(number).unwrap_or_default(),
             first_failure: value(FIRST_FAILURE).and_then(text).and_then(|text| text.parse().ok()),
             reason: value(REASON).and_then(text),
+            due: value(DUE).and_then(text).and_then(|text| text.parse().ok()),
             returns: value(DELIVERY_COUNT).and_then(number).unwrap_or_default(),
             delivered: value(DELIVERED).is_some(),
         }
@@ -63,6 +68,9 @@ impl DeliveryHistory {
         }
         if let Some(time) = self.first_failure {
             headers.insert(FIRST_FAILURE.into(), long(time.to_string()));
+        }
+        if let Some(due) = self.due {
+            headers.insert(DUE.into(), long(due.to_string()));
         }
         if let Some(reason) = &self.reason {
             headers.insert(REASON.into(), long(truncate(reason, MAX_REASON)));
@@ -129,6 +137,7 @@ mod tests {
             failures: 3,
             first_failure: Some(Timestamp::UNIX_EPOCH),
             reason: Some("ünfit".to_owned()),
+            due: Some(Timestamp::MAX),
             returns: 0,
             delivered: true,
         };

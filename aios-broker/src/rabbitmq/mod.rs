@@ -26,6 +26,7 @@
 //! |---|---|
 //! | acknowledged | the event is removed from its queue |
 //! | retried | a copy that has the number of attempts goes to a delay queue, which returns it when it expires |
+//! | retried after more than 30 days | the same, but the event returns at least every 31 days, and its consumer sends it to a delay queue again until it is due. While there is no consumer, it waits in its own queue |
 //! | given up, or retried for the last time | a copy that has the reason goes to the queue of dead letters |
 //! | released | the event returns to its queue. If the server would soon take it for poison, a copy with a fresh count is appended |
 //!

@@ -19,7 +19,7 @@ pub enum Settlement {
     /// It failed: deliver it again after this time, or after the delay of the subscription's retry
     /// policy if none is given. Counted; the last attempt makes it a dead letter.
     Retry {
-        /// Delay, overriding the policy's.
+        /// Delay, overriding the policy's. The event is not delivered earlier, however long it is.
         after: Option<Duration>,
         /// The reason, stored in the dead letter.
         reason: String,

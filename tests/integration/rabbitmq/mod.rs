@@ -4,6 +4,7 @@ mod agents;
 mod chaos;
 mod cluster;
 mod conformance;
+mod delays;
 mod footprint;
 mod groups;
 mod long_task;

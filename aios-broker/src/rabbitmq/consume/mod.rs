@@ -168,30 +168,41 @@ impl ConsumeTask {
         }
     }
 
-    /// Decodes a delivery.
+    /// Decodes a delivery. One that is not due yet is held again.
     fn arrived(&self, session: &Arc<Session>, delivery: Delivery, arrivals: &mut Vec<Arrival>) {
         let raw = RawDelivery::new(delivery);
+        if self.context.due_later(&raw.history).is_some() {
+            let failed = "failed to hold an event that is not due yet; it will be redelivered";
+            return self.settle(session, raw, Settlement::Release, failed);
+        }
         let event = std::str::from_utf8(&raw.body)
             .map_err(|error| error.to_string())
             .and_then(|text| Event::from_json(text).map_err(|error| reason(&error)));
         match event {
             Ok(event) => arrivals.push(Arrival { event, session: Arc::clone(session), raw }),
-            Err(reason) => self.refuse(session, raw, reason),
+            // It would be redelivered indefinitely otherwise.
+            Err(reason) => {
+                let failed =
+                    "failed to dead-letter a message that is not an event; it will be redelivered";
+                self.settle(session, raw, Settlement::DeadLetter { reason }, failed);
+            }
         }
     }
 
-    /// Makes a message that is not an event a dead letter. It would be redelivered indefinitely
-    /// otherwise.
-    fn refuse(&self, session: &Arc<Session>, raw: RawDelivery, reason: String) {
+    /// Settles a delivery that the reader does not get. `failed` is logged with an error.
+    fn settle(
+        &self,
+        session: &Arc<Session>,
+        raw: RawDelivery,
+        settlement: Settlement,
+        failed: &'static str,
+    ) {
         let context = Arc::clone(&self.context);
         let session = Arc::clone(session);
         let unsettled = Box::new(UnsettledDelivery::new(context, session, raw));
         tokio::spawn(async move {
-            if let Err(error) = unsettled.settle(Settlement::DeadLetter { reason }).await {
-                warn(
-                    &error,
-                    "failed to dead-letter a message that is not an event; it will be redelivered",
-                );
+            if let Err(error) = unsettled.settle(settlement).await {
+                warn(&error, failed);
             }
         });
     }

@@ -19,6 +19,7 @@ use std::{sync::Arc, time::Duration};
 use aios_core::{
     Chain,
     broker::{Acknowledger, BrokerError, OnExhausted, Settlement, Subscription},
+    event::Timestamp,
 };
 use async_trait::async_trait;
 use lapin::{message::Delivery, types::FieldTable};
@@ -28,7 +29,7 @@ use super::{begun, session::Session};
 use crate::{
     rabbitmq::{
         connection::{Link, Reporter},
-        delay_queues::DelayQueues,
+        delay_queues::{DelayQueues, LONGEST},
         error::warn,
         headers::DeliveryHistory,
         publish::{Outgoing, Publisher},
@@ -64,6 +65,11 @@ impl SettlementContext {
     async fn publish(&self, outgoing: Outgoing) -> Result<(), BrokerError> {
         self.reporter.check_publishing()?;
         self.publisher.publish_one(outgoing).await
+    }
+
+    /// When an event is due that its delay queue has returned before.
+    pub(super) fn due_later(&self, history: &DeliveryHistory) -> Option<Timestamp> {
+        history.due.filter(|due| *due > self.link.options.clock.now())
     }
 }
 
@@ -121,6 +127,12 @@ impl UnsettledDelivery {
 
     /// Does what the settlement says. May be called again after an error.
     async fn apply(&mut self, settlement: &Settlement) -> Result<(), BrokerError> {
+        // The subscription itself releases an event that is not due yet.
+        if *settlement == Settlement::Release
+            && let Some(due) = self.context.due_later(&self.raw.history)
+        {
+            return self.hold_until(due).await;
+        }
         match settlement {
             Settlement::Ack => self.ack(),
             Settlement::Release if self.is_returned_too_often() => self.requeue_fresh().await,
@@ -163,7 +175,19 @@ impl UnsettledDelivery {
 
     /// Publishes a copy that returns to the queue after the delay, with one more failed attempt.
     async fn retry(&mut self, delay: Duration) -> Result<(), BrokerError> {
-        let history = self.failed();
+        let due = (delay > LONGEST).then(|| self.context.link.options.clock.now() + delay);
+        let history = DeliveryHistory { due, ..self.failed() };
+        self.hold(delay, history).await
+    }
+
+    /// Publishes a copy that returns to the queue when it is due, or as late as possible before.
+    async fn hold_until(&mut self, due: Timestamp) -> Result<(), BrokerError> {
+        let delay = due.duration_since(self.context.link.options.clock.now());
+        self.hold(delay, self.raw.history.clone()).await
+    }
+
+    /// Publishes a copy to the delay queue of this delay, or to the one with the longest delay.
+    async fn hold(&mut self, delay: Duration, history: DeliveryHistory) -> Result<(), BrokerError> {
         let SettlementContext { delay_queues, link, subscription, .. } = &*self.context;
         let exchange = delay_queues.exchange(link, delay, subscription.lifetime).await?;
         let replaced = self.replace(exchange, self.queue(), history).await;

@@ -149,6 +149,7 @@ macro_rules! broker_conformance {
             retry:
                 should_retry_after_the_delay_and_count
                 should_retry_after_an_explicit_delay
+                should_not_deliver_before_the_longest_delay
                 should_wait_longer_each_time
                 should_not_hold_back_others_while_one_is_delayed
                 should_not_count_a_release

@@ -1,5 +1,7 @@
 //! Events that are delivered again.
 
+use std::time::Duration;
+
 use super::{Capability, Harness, Place};
 use crate::retry::RetryPolicy;
 
@@ -34,6 +36,19 @@ pub async fn should_retry_after_an_explicit_delay(harness: Harness<'_>) {
         harness.pass(harness.delay()).await;
         let delivery = reader.expect(1, 2).await;
         harness.within("acknowledge", delivery.ack()).await.unwrap();
+    }
+}
+
+/// A handler may choose a delay of any length.
+pub async fn should_not_deliver_before_the_longest_delay(harness: Harness<'_>) {
+    for place in Place::BOTH {
+        let mut reader = harness.subscribe(place.subscription(&harness)).await;
+        place.publish(&harness, [1]).await;
+        let delivery = reader.expect(1, 1).await;
+        let retried = delivery.retry(Some(Duration::MAX), "never again");
+        harness.within("retry", retried).await.unwrap();
+        harness.pass(harness.delay()).await;
+        reader.none().await;
     }
 }
 
