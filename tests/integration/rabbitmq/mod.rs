@@ -10,6 +10,7 @@ mod groups;
 mod long_task;
 mod opening;
 mod publishing;
+mod readers;
 mod refused;
 mod sizes;
 mod temporary;

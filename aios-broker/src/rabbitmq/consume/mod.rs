@@ -20,6 +20,12 @@
 //! its queue has events. The watchdog asks for the state of the queue when nothing was delivered
 //! for one interval; if events wait at two checks in a row, the consumer is replaced.
 //!
+//! **A reader that waits for another one.** Only the active reader of a mailbox receives events, and AMQP
+//! does not say which one that is: the count of consumers of a quorum queue has no others, and may be of
+//! any of them. A reader that found another one, and has received nothing, is replaced too, because it may
+//! have become the active one and be silent. But that is not reported. If it waits, it waits as the last one
+//! after that.
+//!
 //! **The end.** The consumer is cancelled first, then the unread deliveries are returned, then the
 //! task waits for the last settlement and closes the channel. Closing the broker waits for this
 //! task.
@@ -73,8 +79,8 @@ pub(super) struct ConsumeTask {
 enum End {
     /// The channel or connection died.
     Lost,
-    /// The consumer receives nothing although events are waiting.
-    Silent(Consumer),
+    /// The consumer receives nothing although events are waiting, or waits for another reader.
+    Silent { consumer: Consumer, may_wait: bool },
     /// The subscription was dropped or the broker is closing.
     Unwanted,
 }
@@ -90,13 +96,12 @@ impl ConsumeTask {
                     counter!("aios_consumers_replaced_total", "reason" => "lost").increment(1);
                     next = self.reopen().await;
                 }
-                End::Silent(consumer) => {
-                    tracing::warn!(
-                        address = %self.context.subscription.address,
-                        "a consumer received nothing although events are waiting; replacing it"
-                    );
-                    counter!("aios_consumers_replaced_total", "reason" => "silent").increment(1);
-                    if self.requeue(&session, consumer, self.inbox.take()).await.is_err() {
+                End::Silent { consumer, may_wait } => {
+                    let requeued = self.requeue(&session, consumer, self.inbox.take()).await;
+                    if requeued.is_err() || !may_wait {
+                        self.report_silent();
+                    }
+                    if requeued.is_err() {
                         // The server requeues the deliveries of a stuck channel only when its
                         // connection ends.
                         self.context.link.replace(&session.connection);
@@ -111,13 +116,23 @@ impl ConsumeTask {
         }
     }
 
+    /// Logs and counts a consumer that is replaced because it was silent.
+    fn report_silent(&self) {
+        tracing::warn!(
+            address = %self.context.subscription.address,
+            "a consumer received nothing although events are waiting; replacing it"
+        );
+        counter!("aios_consumers_replaced_total", "reason" => "silent").increment(1);
+    }
+
     /// Moves deliveries to the inbox until the session ends.
     async fn forward(&self, session: &Arc<Session>, mut consumer: Consumer) -> End {
         let link = Arc::clone(&self.context.link);
         let mut lost = pin!(link.lost(&session.connection));
         let mut draining = self.draining.clone();
         let mut closures = self.context.publisher.closures();
-        let mut watchdog = DeliveryWatchdog::default();
+        let mut watchdog =
+            DeliveryWatchdog { may_wait: session.is_second, ..DeliveryWatchdog::default() };
         let mut arrivals = Vec::new();
         let mut check = link.options.clock.sleep(link.options.watchdog);
         loop {
@@ -128,13 +143,14 @@ impl ConsumeTask {
                 Ok(()) = closures.changed() => self.restore_bindings().await,
                 () = &mut check => {
                     if watchdog.is_silent(self, session).await {
-                        return End::Silent(consumer);
+                        return End::Silent { consumer, may_wait: watchdog.may_wait };
                     }
                     check = link.options.clock.sleep(link.options.watchdog);
                 }
                 delivery = consumer.next() => {
                     let Some(Ok(delivery)) = delivery else { return End::Lost };
                     watchdog.delivered = true;
+                    watchdog.may_wait = false;
                     self.arrived(session, delivery, &mut arrivals);
                     self.take_ready(session, &mut consumer, &mut arrivals);
                     self.inbox.push(&mut arrivals);
@@ -313,6 +329,8 @@ struct DeliveryWatchdog {
     delivered: bool,
     /// Events were waiting at the last check, too.
     suspicious: bool,
+    /// It began behind another reader of its mailbox, and nothing was delivered to it.
+    may_wait: bool,
 }
 
 impl DeliveryWatchdog {

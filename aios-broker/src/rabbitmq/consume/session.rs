@@ -14,7 +14,7 @@ use std::sync::{
     atomic::{AtomicUsize, Ordering},
 };
 
-use aios_core::broker::{BrokerError, Subscription};
+use aios_core::broker::{Address, BrokerError, Subscription};
 use futures_util::FutureExt;
 use lapin::{
     Channel, Connection, Consumer,
@@ -28,7 +28,7 @@ use tokio::sync::Notify;
 use crate::{
     rabbitmq::{
         connection::Link,
-        error::{backend, warn, within},
+        error::{about, backend, warn, within},
         headers::short,
         topology,
     },
@@ -46,6 +46,8 @@ pub(crate) struct Session {
     channel: Channel,
     /// The name that the server gave the consumer.
     tag: String,
+    /// Whether another reader had the mailbox when this consumer began.
+    pub(super) is_second: bool,
     /// How many deliveries handlers have not settled.
     unsettled: AtomicUsize,
     /// Notified when the last delivery is settled.
@@ -125,7 +127,15 @@ impl Session {
         let after = link.options.operation_timeout;
         let qos = channel.basic_qos(subscription.prefetch, BasicQosOptions::default());
         within(clock, after, "set the prefetch", qos).await?;
-        let queue = topology::queue(&link.options.prefix, &subscription.address);
+        let address = &subscription.address;
+        let queue = topology::queue(&link.options.prefix, address);
+        let is_second = match address {
+            Address::Mailbox(_) => {
+                let found = topology::inspect(link, &channel, &queue).await;
+                found.map_err(|error| about(address, error))?.consumer_count() > 0
+            }
+            Address::Group(_) => false,
+        };
         let consuming = channel.basic_consume(
             short(&queue),
             short(""),
@@ -139,6 +149,7 @@ impl Session {
             connection,
             channel,
             tag: consumer.tag().to_string(),
+            is_second,
             unsettled: AtomicUsize::new(0),
             idle: Notify::new(),
         };
