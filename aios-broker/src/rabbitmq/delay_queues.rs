@@ -13,21 +13,26 @@
 //! keeps those that no queue takes, and at 32 of them it stops, so that the events of all other queues
 //! would wait indefinitely. Therefore the events of a queue that is gone go to a queue of their own, which no
 //! process reads. An operator moves or purges them.
+//!
+//! That queue has no limit. If it refused events, the delay queues would keep them and stop, as above; if it
+//! dropped some, they would be lost unnoticed. Instead, every process that consumes reports its length.
 
 use std::{collections::HashSet, time::Duration};
 
 use aios_core::broker::{BrokerError, Lifetime};
 use lapin::{
-    Channel, ExchangeKind, Queue,
+    Channel, ExchangeKind,
     types::{AMQPValue, FieldTable},
 };
+use metrics::gauge;
 use parking_lot::Mutex;
 
 use super::{
     connection::Link,
+    error::is_not_found,
     headers::{long, table},
     topology::{
-        bind, declare_due_exchange, declare_durable_exchange, declare_queue, due_exchange,
+        bind, declare_due_exchange, declare_durable_exchange, declare_queue, due_exchange, inspect,
         unclaimed,
     },
 };
@@ -52,6 +57,17 @@ pub(super) const LONGEST: Duration = Duration::from_secs(30 * 24 * 3600);
 pub(super) struct DelayQueues {
     /// Names of exchanges.
     declared: Mutex<HashSet<String>>,
+    /// The last count of unclaimed events.
+    counted: Mutex<Counted>,
+}
+
+/// A count of the events whose own queue is gone.
+#[derive(Debug, Default)]
+struct Counted {
+    /// When they were counted, by the monotonic time of the clock.
+    at: Option<Duration>,
+    /// How many there were.
+    events: u32,
 }
 
 impl DelayQueues {
@@ -78,6 +94,35 @@ impl DelayQueues {
     pub(super) fn forget(&self) {
         self.declared.lock().clear();
     }
+
+    /// Counts the events whose own queue is gone, at most once in an interval of the watchdog, whichever
+    /// subscription asks. Logs when there are more than before.
+    pub(super) async fn count_unclaimed(&self, link: &Link) {
+        let now = link.options.clock.elapsed();
+        {
+            let mut counted = self.counted.lock();
+            if counted.at.is_some_and(|at| now < at.saturating_add(link.options.watchdog)) {
+                return;
+            }
+            counted.at = Some(now);
+        }
+        let Ok((_connection, channel)) = link.channel().await else { return };
+        let name = unclaimed(&link.options.prefix);
+        let events = match inspect(link, &channel, &name).await {
+            Ok(queue) => queue.message_count(),
+            // Nothing was retried yet, or an operator has deleted the queue.
+            Err(error) if is_not_found(&error) => 0,
+            Err(_) => return,
+        };
+        gauge!("aios_events_unclaimed").set(events);
+        if events > std::mem::replace(&mut self.counted.lock().events, events) {
+            tracing::warn!(
+                queue = name,
+                events,
+                "events could not be retried, because their group or mailbox was deleted; move or purge them"
+            );
+        }
+    }
 }
 
 /// Declares the exchange and the queue of a class, and binds them.
@@ -93,22 +138,14 @@ async fn declare(
         declare_unclaimed(link, &channel).await?;
     }
     let arguments = arguments(&link.options.prefix, class, lifetime);
-    declare_with_exchange(link, &channel, name, arguments).await.map(drop)
+    declare_with_exchange(link, &channel, name, arguments).await
 }
 
-/// Declares the queue of the events whose own queue is gone, and logs if there are some.
+/// Declares the queue of the events whose own queue is gone.
 async fn declare_unclaimed(link: &Link, channel: &Channel) -> Result<(), BrokerError> {
     let name = unclaimed(&link.options.prefix);
     let arguments = table([("x-queue-type", long("quorum"))]);
-    let queue = declare_with_exchange(link, channel, &name, arguments).await?;
-    if queue.message_count() > 0 {
-        tracing::warn!(
-            queue = name,
-            events = queue.message_count(),
-            "events could not be retried, because their group or mailbox was deleted; move or purge them"
-        );
-    }
-    Ok(())
+    declare_with_exchange(link, channel, &name, arguments).await
 }
 
 /// Declares a queue with an exchange of the same name, from which it gets everything.
@@ -117,12 +154,11 @@ async fn declare_with_exchange(
     channel: &Channel,
     name: &str,
     arguments: FieldTable,
-) -> Result<Queue, BrokerError> {
+) -> Result<(), BrokerError> {
     let kind = ExchangeKind::Fanout;
     declare_durable_exchange(link, channel, name, kind, FieldTable::default()).await?;
-    let queue = declare_queue(link, channel, name, Lifetime::Durable, arguments).await?;
-    bind(link, channel, name, name, "").await?;
-    Ok(queue)
+    declare_queue(link, channel, name, Lifetime::Durable, arguments).await?;
+    bind(link, channel, name, name, "").await
 }
 
 /// The arguments of a delay queue. Expired events keep the routing key with which they were published,

@@ -87,6 +87,11 @@ pub(super) fn about(address: &Address, error: BrokerError) -> BrokerError {
     }
 }
 
+/// Whether the server has no queue or exchange of the name that was asked for.
+pub(super) fn is_not_found(error: &BrokerError) -> bool {
+    matches!(reply(error), Some((AMQPSoftError::NOTFOUND, text)) if !is_down(&text))
+}
+
 /// Whether a queue exists, but the server can't reach it: a classic queue is on one node of a cluster.
 /// The text is `home node 'rabbit@a' of durable queue 'x' in vhost '/' is down or inaccessible`.
 fn is_down(text: &str) -> bool {

@@ -18,7 +18,7 @@
 //! | `aios.dead.group.<group>`, `aios.dead.mailbox.<mailbox>` | dead letters |
 //! | `aios.hold.<milliseconds>` | an exchange with its queue: events that wait this long for their next attempt |
 //! | `aios.due` | the direct exchange that returns them to their groups and mailboxes |
-//! | `aios.unclaimed` | an exchange with its queue: events whose group or mailbox was deleted while they waited for their next attempt. No process reads it; a process that retries logs that there are some |
+//! | `aios.unclaimed` | an exchange with its queue: events whose group or mailbox was deleted while they waited for their next attempt. No process reads it. Every process that consumes counts them as `aios_events_unclaimed`, and logs when there are more than before |
 //!
 //! # How a delivery is settled
 //!

@@ -12,7 +12,7 @@ use aios_core::{
     event::{Event, EventId, Timestamp},
     retry::RetryPolicy,
 };
-use aios_tests::rabbitmq::RabbitMqServer;
+use aios_tests::{log::Logged, rabbitmq::RabbitMqServer};
 use tokio::time::timeout;
 
 use super::traffic::rest;
@@ -186,4 +186,37 @@ async fn should_retry_whatever_becomes_of_other_groups() {
         }
     };
     timeout(SOON, arrived).await.expect("the events of the group that is gone are kept");
+}
+
+/// The groups are deleted one after the other, so that the number grows.
+#[tokio::test]
+async fn should_log_how_many_events_have_no_group_to_return_to() {
+    let Some(server) = RabbitMqServer::shared() else { return };
+    let logged = Logged::here();
+    let options = RabbitMqOptions::new(server.url())
+        .with_prefix("orphans")
+        .with_watchdog(Duration::from_millis(200));
+    let broker = RabbitMqBroker::connect_with(options).await.unwrap();
+    let _other = broker.subscribe(subscription("stays")).await.unwrap();
+    let count = |events: &str| logged.lines(&["events could not be retried", events]).len();
+    for (name, events) in [("first", "events=1"), ("second", "events=2")] {
+        let retry = RetryPolicy::fixed(3, Duration::from_secs(1));
+        let mut deliveries = broker.subscribe(subscription(name).with_retry(retry)).await.unwrap();
+        publish(&broker, name).await;
+        let failed = next(&mut deliveries).await;
+        drop(deliveries);
+        // The connection must send its heartbeats in the meantime.
+        let queue = format!("orphans.group.{name}");
+        let delete = move || server.ctl(&["delete_queue", &queue]);
+        let _ = tokio::task::spawn_blocking(delete).await.unwrap();
+        failed.retry(None, "a failure").await.unwrap();
+        let counted = async {
+            while count(events) == 0 {
+                rest(Duration::from_millis(50)).await
+            }
+        };
+        timeout(SOON, counted).await.expect("the number is logged");
+    }
+    rest(Duration::from_secs(1)).await;
+    assert_eq!((count("events=1"), count("events=2")), (1, 1), "each number is logged once");
 }

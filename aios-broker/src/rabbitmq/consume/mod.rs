@@ -142,6 +142,7 @@ impl ConsumeTask {
                 () = begun(&mut draining) => break,
                 Ok(()) = closures.changed() => self.restore_bindings().await,
                 () = &mut check => {
+                    self.context.delay_queues.count_unclaimed(&link).await;
                     if watchdog.is_silent(self, session).await {
                         return End::Silent { consumer, may_wait: watchdog.may_wait };
                     }

@@ -65,6 +65,10 @@ const METRICS: &[(&str, &str)] = &[
     ("aios_http_requests_running", "Requests in progress"),
     ("aios_consumers_replaced_total", "Consumers of the broker that were replaced, by reason"),
     ("aios_dead_letters_total", "Events that this process gave up and moved to dead letters"),
+    (
+        "aios_events_unclaimed",
+        "Events that were not retried, because their group or mailbox was deleted",
+    ),
     ("aios_broker_connected", "1 while the broker is connected, and 0 otherwise"),
     ("aios_runtime_running", "1 while all parts of the runtime are running, and 0 otherwise"),
     ("process_cpu_seconds_total", "Time of the processor that this process has used"),
