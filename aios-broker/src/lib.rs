@@ -53,7 +53,7 @@
 //! |---|---|
 //! | `Unroutable` | no consumer listens: start one, or publish without a required route |
 //! | `Uncertain`, `Timeout` | publish again with the same event id; consumers recognise the duplicate |
-//! | `Rejected` | a queue refused the event, for example because it is full: publish it again after a pause |
+//! | `Rejected` | a queue refused the event, for example because it is full; others may have taken it: publish it again after a pause |
 //! | `TooLarge` | store the data elsewhere, and publish a reference |
 //! | `Blocked` | the server is short of resources: wait |
 //! | `Incompatible` | the group exists with other properties: delete it, or use another name |

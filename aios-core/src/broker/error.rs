@@ -19,6 +19,10 @@ pub enum BrokerError {
     },
     /// The broker refused the event, for example because a queue is full. Publish it again after a
     /// pause. If this continues, the consumers of the group are too slow or have stopped.
+    ///
+    /// If the event goes to several groups or to a mailbox, the others may have it: RabbitMQ does not say
+    /// which queue refused it, and does not take it back from the rest. An event that is published again
+    /// needs the same id.
     #[error("the broker refused the event: {reason}")]
     Rejected {
         /// The message of the broker.

@@ -118,7 +118,8 @@ impl Publish {
 #[async_trait]
 pub trait Broker: Debug + Send + Sync + 'static {
     /// Publishes events; the results are in the order of `batch`. `Ok` means that the broker has
-    /// the event, durably if it supports that.
+    /// the event for each of its groups and its mailbox, durably if it supports that. An error means that
+    /// it does not have the event for all of them; it may for some.
     ///
     /// # Cancel safety
     ///

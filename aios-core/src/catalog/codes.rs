@@ -157,7 +157,7 @@ pub const CODES: &[Code] = &[
         "REJECTED",
         "broker",
         Retry::Yes,
-        "a queue rejected an event, for example because it is full",
+        "a queue rejected an event, for example because it is full; others may have accepted it",
     ),
     code(
         "UNCERTAIN",

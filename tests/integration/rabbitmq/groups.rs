@@ -220,3 +220,30 @@ async fn should_log_how_many_events_have_no_group_to_return_to() {
     rest(Duration::from_secs(1)).await;
     assert_eq!((count("events=1"), count("events=2")), (1, 1), "each number is logged once");
 }
+
+/// The server does not say which queue has refused an event.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn should_report_an_event_that_only_some_groups_take_as_rejected() {
+    let Some(server) = RabbitMqServer::shared() else { return };
+    let policy = [r"^limited\.group\.full$", r#"{"max-length": 1}"#];
+    let _ = server.ctl(&["set_policy", "full", policy[0], policy[1], "--apply-to", "queues"]);
+    let options = RabbitMqOptions::new(server.url()).with_prefix("limited");
+    let broker = RabbitMqBroker::connect_with(options).await.unwrap();
+    let all =
+        |name: &str| Subscription::group(group(name), ["limit.thing.happened".parse().unwrap()]);
+    drop(broker.subscribe(all("full")).await.unwrap());
+    let mut other = broker.subscribe(all("other")).await.unwrap();
+    let refused = async {
+        loop {
+            let event = Event::new("limit.thing.happened".parse().unwrap(), "test", &1).unwrap();
+            let id = event.id.clone();
+            if let Err(error) = broker.publish_one(Publish::new(event)).await {
+                return (id, error);
+            }
+            next(&mut other).await.ack().await.unwrap();
+        }
+    };
+    let (id, error) = timeout(SOON, refused).await.unwrap();
+    assert_eq!(error.code(), "REJECTED");
+    assert_eq!(next(&mut other).await.event.id, id);
+}

@@ -7,7 +7,7 @@
 //! |---|---|
 //! | confirms the event | `Ok` |
 //! | returns it, because no queue took it, and confirms it | `Unroutable`, if a route is required |
-//! | refuses it with a negative confirm | `Rejected` |
+//! | refuses it with a negative confirm | `Rejected`, although other queues may have taken it: a confirm is of all queues together |
 //! | closes the channel because of a larger event | the event is sent again on the next channel |
 //! | closes the channel because of this event's size | `TooLarge` |
 //! | closes the channel because the user may not publish to this exchange | the error of the server |
@@ -432,7 +432,8 @@ fn answer(
         }
         Confirmation::Ack(_) => Ok(()),
         Confirmation::Nack(_) => {
-            Err(BrokerError::Rejected { reason: "a queue rejected it".to_owned() })
+            let reason = "a queue rejected it; others may have taken it".to_owned();
+            Err(BrokerError::Rejected { reason })
         }
         Confirmation::NotRequested => Err(BrokerError::Uncertain),
     }
