@@ -1,6 +1,9 @@
 //! Cases that only a server that coalesces its confirms can get wrong.
 
-use std::sync::Mutex;
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use aios_broker::rabbitmq::RabbitMqBroker;
 use aios_core::{
@@ -8,10 +11,13 @@ use aios_core::{
     event::Event,
 };
 use aios_tests::rabbitmq::RabbitMqServer;
+use tokio::time::timeout;
 use tracing::{
     Metadata, Subscriber,
     span::{Attributes, Id, Record},
 };
+
+use super::traffic::rest;
 
 /// lapin attaches a returned event to whichever confirm comes next.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -86,4 +92,34 @@ async fn should_not_have_events_returned_that_need_no_route() {
     let returned = RETURNED.lock().unwrap();
     let is_logged = |name| returned.iter().any(|line| line.contains(name));
     assert_eq!((is_logged("nowhere.required"), is_logged("nowhere.optional")), (true, false));
+}
+
+/// Confirms that have arrived when the channel ends belong to publishers, too.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn should_answer_every_publisher_when_it_is_closed() {
+    let Some(server) = RabbitMqServer::shared() else { return };
+    for pause in 0..20 {
+        let broker = Arc::new(RabbitMqBroker::connect(&server.url()).await.unwrap());
+        let publish = |number: u32| {
+            let event = Event::new("nowhere.closing.event".parse().unwrap(), "test", &number);
+            Publish::new(event.unwrap())
+        };
+        broker.publish(vec![publish(0)]).await.remove(0).unwrap();
+        let publishers: Vec<_> = (1..1_000)
+            .map(|number| {
+                let (broker, publish) = (Arc::clone(&broker), publish(number));
+                tokio::spawn(async move { broker.publish(vec![publish]).await.remove(0) })
+            })
+            .collect();
+        rest(Duration::from_micros(pause * 1_000)).await;
+        broker.close(Duration::ZERO).await.unwrap();
+        for publisher in publishers {
+            // The timeout of publishing is 30 s.
+            let answer = timeout(Duration::from_secs(10), publisher).await;
+            let answer = answer.expect("the publisher has an answer").unwrap();
+            if let Err(error) = answer {
+                assert!(["UNCERTAIN", "BROKER_CLOSED"].contains(&error.code()), "{error:?}");
+            }
+        }
+    }
 }

@@ -333,6 +333,11 @@ impl<'a> InFlight<'a> {
         // the frame is ready now.
         drop(self.channel.wait_for_confirms().now_or_never());
         self.take_ready(&mut sent);
+        self.answer(sent);
+    }
+
+    /// Answers the publishers of events that were sent. Those that came back with an error are kept.
+    fn answer(&mut self, sent: Vec<Sent>) {
         let returned = sent.iter().filter_map(Sent::returned_number);
         self.returned.extend(returned);
         for Sent { number, confirmation } in sent {
@@ -357,20 +362,14 @@ impl<'a> InFlight<'a> {
         }
     }
 
-    /// Handles a dead channel: the outcome of its events is unknown. But if the server closed it
+    /// Handles a dead channel: the outcome of the events that it did not confirm is unknown. But if the server closed it
     /// because one event was larger than it accepts, that event is rejected, and the others are
     /// returned, to be sent again. If the user may not publish to an exchange, the events for that
     /// exchange get the error.
     fn abandon(mut self, size_limit: &SizeLimit) -> Abandoned {
         let mut rest = Vec::new();
         self.take_ready(&mut rest);
-        for Sent { number, confirmation } in rest {
-            if let (Some(ticket), Err((error, outgoing))) =
-                (self.waiting.remove(&number), confirmation)
-            {
-                self.failed.push(Failed { number, unsent: Unsent { ticket, outgoing }, error });
-            }
-        }
+        self.answer(rest);
         for ticket in self.waiting.into_values() {
             ticket.answer(Err(BrokerError::Uncertain));
         }
