@@ -13,6 +13,7 @@ use futures_util::future::join_all;
 use tokio::{
     io::copy_bidirectional,
     net::{TcpListener, TcpStream},
+    runtime::Runtime,
     task::JoinHandle,
     time::timeout,
 };
@@ -109,4 +110,19 @@ async fn should_close_the_connections_if_connecting_is_cancelled() {
     connecting.abort();
     assert!(timeout(PATIENCE, connecting).await.unwrap().unwrap_err().is_cancelled());
     timeout(PATIENCE, passed_on).await.expect("the connection is closed").unwrap();
+}
+
+/// A caller may poll in a runtime and drop outside of it, as a binding to another language does.
+#[test]
+fn should_take_a_cancelled_subscription_back_outside_of_a_runtime() {
+    let Some(server) = RabbitMqServer::shared() else { return };
+    let runtime = Runtime::new().unwrap();
+    let broker = runtime.block_on(RabbitMqBroker::connect(&server.url())).unwrap();
+    for millis in 1..40 {
+        let subscription = Subscription::mailbox("cancelled".parse().unwrap());
+        let mut subscribing = broker.subscribe(subscription);
+        let subscribed = async { timeout(Duration::from_millis(millis), &mut subscribing).await };
+        drop(runtime.block_on(subscribed));
+        drop(subscribing);
+    }
 }

@@ -42,7 +42,7 @@ async fn next(deliveries: &mut Deliveries) -> Delivery {
     next.expect("events arrive").unwrap().unwrap()
 }
 
-/// Takes and acknowledges this many deliveries, whoever gets them, and returns their numbers in order.
+/// Takes and acknowledges this many deliveries of any of the readers, and returns their numbers in order.
 async fn numbers<const N: usize>(readers: [&mut Deliveries; N], count: usize) -> Vec<u32> {
     let mut readers = select_all(readers);
     let mut numbers = Vec::new();

@@ -23,7 +23,7 @@ use lapin::{
     },
     types::FieldTable,
 };
-use tokio::sync::Notify;
+use tokio::{runtime::Handle, sync::Notify};
 
 use crate::{
     rabbitmq::{
@@ -58,23 +58,29 @@ pub(crate) struct Session {
 ///
 /// The server begins the consumer even if no caller waits for its response any more, and lapin keeps the
 /// channel of a consumer that it knows. The events that are delivered there would stay there.
-struct ClosedIfAbandoned(Option<(Arc<Link>, Arc<Connection>, Channel)>);
+struct ClosedIfAbandoned {
+    /// Closes the channel. The call may be dropped outside of a runtime.
+    runtime: Handle,
+    /// `None` when the session is complete.
+    channel: Option<(Arc<Link>, Arc<Connection>, Channel)>,
+}
 
 impl ClosedIfAbandoned {
     fn new(link: &Arc<Link>, connection: &Arc<Connection>, channel: &Channel) -> Self {
-        Self(Some((Arc::clone(link), Arc::clone(connection), channel.clone())))
+        let channel = Some((Arc::clone(link), Arc::clone(connection), channel.clone()));
+        Self { runtime: Handle::current(), channel }
     }
 
     /// The session is complete.
     fn keep(mut self) {
-        self.0 = None;
+        self.channel = None;
     }
 }
 
 impl Drop for ClosedIfAbandoned {
     fn drop(&mut self) {
-        let Some((link, connection, channel)) = self.0.take() else { return };
-        tokio::spawn(async move {
+        let Some((link, connection, channel)) = self.channel.take() else { return };
+        self.runtime.spawn(async move {
             let options = &link.options;
             let closing = channel.close(200, "abandoned".into());
             let closed =

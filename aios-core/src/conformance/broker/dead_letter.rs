@@ -141,7 +141,7 @@ pub async fn should_count_waiting_events(harness: Harness<'_>) {
     }
 }
 
-/// An event that was retried waits from the moment in which it is due, whether or not anybody consumes.
+/// An event that was retried waits from the moment in which it is due, with or without a consumer.
 pub async fn should_count_a_retried_event_when_it_is_due(harness: Harness<'_>) {
     for place in Place::BOTH {
         let policy = RetryPolicy::fixed(5, harness.delay());
