@@ -110,7 +110,10 @@ async fn should_ask_a_model_again_as_soon_as_its_rate_has_a_place() {
     let limited = limited.with_clock(Arc::new(clock.clone()));
     let model = Fallback::new(limited).or(second).with_clock(Arc::new(clock.clone()));
     let answers = futures_util::future::join_all((0..20).map(|_| answer(&model))).await;
-    assert_eq!(answers.iter().filter(|it| it.as_deref().is_ok_and(|text| text == "first")).count(), 2);
+    assert_eq!(
+        answers.iter().filter(|it| it.as_deref().is_ok_and(|text| text == "first")).count(),
+        2
+    );
     clock.advance(Duration::from_secs(5));
     assert_eq!(answer(&model).await.unwrap(), "first");
 

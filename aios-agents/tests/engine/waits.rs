@@ -10,7 +10,10 @@ use std::{
 };
 
 use aios_agents::{prelude::*, runtime::EngineOptions};
-use aios_core::{clock::VirtualClock, store::RunStatus};
+use aios_core::{
+    clock::VirtualClock,
+    store::{PageRequest, RunStatus, Shard, Unsettled},
+};
 use futures_util::future::join_all;
 
 use crate::support::{
@@ -70,11 +73,15 @@ async fn handles(runtime: &Runtime, runs: &[RunHandle]) -> Vec<RunHandle> {
     join_all(runs.iter().map(|run| async { runtime.handle(run.id()).await.unwrap() })).await
 }
 
-/// Gives runs that were just started the time to become idle. The next owner reads those that have
-/// not.
-async fn rest() {
-    #[allow(clippy::disallowed_methods, reason = "the engine has to be left alone for a while")]
-    tokio::time::sleep(Duration::from_secs(2)).await;
+/// Waits until the waits of runs that were just started are recorded. The next owner reads the others.
+async fn rest(store: &Arc<dyn Store>) {
+    let shards: Vec<_> = Shard::all().collect();
+    let page = PageRequest::default();
+    eventually("their waits are recorded", || async {
+        let waits = store.waits().unwrap();
+        waits.unsettled_runs(&shards, Unsettled::Unnoted, &page).await.unwrap().rows.is_empty()
+    })
+    .await;
 }
 
 /// Waits until nothing more is read.
@@ -114,7 +121,7 @@ async fn should_read_few_of_many_waiting_runs_and_still_wake_each() {
     let (faulty, store) = counted();
     let before = open(&store).await;
     let runs = start_signaled(&before, MANY).await;
-    rest().await;
+    rest(&store).await;
     before.shutdown(PATIENCE).await.unwrap();
     faulty.take_streams();
     let after = open(&store).await;
@@ -145,7 +152,7 @@ async fn should_wake_noted_runs_when_they_fall_due() {
     let before = open(&store).await;
     let runs = start_sleepers(&before, MANY, &[3600]).await;
     let later = before.start("sleeper", &vec![7200_u64]).await.unwrap();
-    rest().await;
+    rest(&store).await;
     before.shutdown(PATIENCE).await.unwrap();
     faulty.take_streams();
     let clock = VirtualClock::new(Timestamp::now());
