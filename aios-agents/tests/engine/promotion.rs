@@ -66,8 +66,8 @@ async fn should_continue_once_the_standby_is_promoted() {
     runtime.shutdown(PATIENCE).await.unwrap();
 }
 
-/// An engine does not start on a standby, and reports that the failure is temporary. Once the
-/// standby is promoted, the same connections work, and the engine does what is left.
+/// A process does not start on a standby, and reports that the failure is temporary. Once the
+/// standby is promoted, it starts, and its engine does what is left.
 #[tokio::test(flavor = "multi_thread")]
 async fn should_start_on_a_standby_once_it_is_promoted() {
     let Some(server) = PostgresServer::start() else { return };
@@ -78,10 +78,10 @@ async fn should_start_on_a_standby_once_it_is_promoted() {
     let standby = server.standby();
     first.shutdown(PATIENCE).await.unwrap();
     server.stop("fast");
-    let store = aios_store::connect(&standby.url()).await.unwrap();
-    let refused = engine(&store).start().await.unwrap_err();
+    let refused = aios_store::connect(&standby.url()).await.unwrap_err();
     assert!(refused.is_retryable(), "{refused:?}");
     standby.promote();
+    let store = aios_store::connect(&standby.url()).await.unwrap();
     let second = Mutex::new(None);
     eventually("it starts", || async {
         let started = engine(&store).start().await;

@@ -8,7 +8,7 @@ use sqlx::{Row, postgres::PgRow};
 use super::{PostgresStore, connection::Statement};
 
 /// The checkpoint of a reader.
-const LOAD: &str = "SELECT position FROM {schema}.checkpoints WHERE reader = $1";
+const LOAD: &str = "SELECT position FROM {schema}.checkpoints WHERE {primary} AND reader = $1";
 
 /// Saves a checkpoint, unless a later one is saved.
 const SAVE: &str = "\
@@ -17,7 +17,8 @@ const SAVE: &str = "\
     WHERE c.position < excluded.position";
 
 /// All checkpoints, in the order of the bytes of their names.
-const LIST: &str = "SELECT reader, position FROM {schema}.checkpoints ORDER BY reader";
+const LIST: &str =
+    "SELECT reader, position FROM {schema}.checkpoints WHERE {primary} ORDER BY reader";
 
 /// Deletes a checkpoint, and returns its row.
 const DELETE: &str = "DELETE FROM {schema}.checkpoints WHERE reader = $1 RETURNING reader";

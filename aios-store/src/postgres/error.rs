@@ -8,7 +8,7 @@
 //! | `is_lost` | is it unknown whether the statement took effect? |
 //! | `is_transient` | may it succeed if it is sent again? |
 //! | `is_bad_data` | would the server refuse the same data again? |
-//! | `is_read_only` | is the server a former primary? |
+//! | `is_read_only` | is the server a standby or a former primary? |
 //! | `is_unique_violation` | was a cached end or an id refused? |
 //! | `is_deadlock` | was a migration rolled back that may be repeated? |
 
@@ -94,7 +94,7 @@ fn remedy(message: &str) -> String {
     }
 }
 
-/// Whether the server is read-only, such as a former primary after a failover. The statement had no
+/// Whether the server is read-only, such as a standby, or a former primary after a failover. The statement had no
 /// effect, and a new connection may reach another server.
 pub(super) fn is_read_only(error: &Error) -> bool {
     code(error) == Some("25006")

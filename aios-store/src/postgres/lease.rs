@@ -49,7 +49,7 @@ const EXTEND: &str = "\
 /// The leases that have not expired.
 const LIVE: &str = "\
     SELECT shard, epoch, owner, expires_at FROM {schema}.leases
-    WHERE expires_at > clock_timestamp() ORDER BY shard";
+    WHERE {primary} AND expires_at > clock_timestamp() ORDER BY shard";
 
 #[async_trait]
 impl Leases for PostgresStore {

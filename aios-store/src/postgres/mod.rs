@@ -25,8 +25,10 @@
 //!
 //! # Failover
 //!
-//! Calls are repeated on new connections. A failover may lose commits if the new server lagged behind, as with
-//! asynchronous replication. The positions of lost events are then given to others, which a process that has
+//! Calls are repeated on new connections. Nothing is read from a standby, which may lack the newest events: calls
+//! fail with a retryable error until it is promoted, and so does [`connect`](PostgresStore::connect).
+//!
+//! A failover may lose commits if the new server lagged behind, as with asynchronous replication. The positions of lost events are then given to others, which a process that has
 //! passed them would never read. So once the log ends before a position that a process knows, or has another event
 //! there, all its calls of [`wait_for`](aios_core::store::EventStore::wait_for) fail with
 //! [`StoreError::Gone`], and its engine stops. Restart the process.

@@ -28,7 +28,7 @@ use super::{
 use crate::schema_version::SchemaVersion;
 
 /// All migrations in order. The version of a migration is its number in this list, from 1.
-const MIGRATIONS: [(&str, &str); 19] = [
+const MIGRATIONS: [(&str, &str); 20] = [
     ("event_log", include_str!("../../migrations/postgres/0001_event_log.sql")),
     ("read_models", include_str!("../../migrations/postgres/0002_read_models.sql")),
     ("append", include_str!("../../migrations/postgres/0003_append.sql")),
@@ -48,6 +48,7 @@ const MIGRATIONS: [(&str, &str); 19] = [
     ("predecessors", include_str!("../../migrations/postgres/0017_predecessors.sql")),
     ("journals", include_str!("../../migrations/postgres/0018_journals.sql")),
     ("conditions", include_str!("../../migrations/postgres/0019_conditions.sql")),
+    ("standbys", include_str!("../../migrations/postgres/0020_standbys.sql")),
 ];
 
 /// How long the migrations may take, and how long other processes wait for them. Migrations of a large
@@ -70,10 +71,11 @@ impl Schema {
         &self.0
     }
 
-    /// Fills a template: replaces `{schema}` by the name, and `{lock}` by the key of the append lock,
-    /// under which positions are assigned.
+    /// Fills a template: replaces `{schema}` by the name, `{lock}` by the key of the append lock, under
+    /// which positions are assigned, and `{primary}` by a condition that fails on a standby.
     pub(super) fn fill(&self, template: &str) -> Sql {
-        let text = template.replace("{schema}", &self.0);
+        let text = template.replace("{primary}", "(SELECT {schema}.require_primary())");
+        let text = text.replace("{schema}", &self.0);
         text.replace("{lock}", &self.lock("append").to_string()).into()
     }
 
@@ -235,9 +237,13 @@ async fn exists(connection: &mut PgConnection, schema: &Schema) -> sqlx::Result<
     Ok(sqlx::Row::try_get::<String, _>(&row, 0)? == "true")
 }
 
-/// The version of the schema; 0 if there is none.
+/// The version of the schema; 0 if there is none. Fails on a standby, also before the migration that
+/// creates `require_primary`.
 async fn version(connection: &mut PgConnection, schema: &Schema) -> sqlx::Result<u32> {
-    let sql = "SELECT coalesce(max(version), 0)::text FROM {schema}.migrations";
+    let sql = "DO $$ BEGIN IF pg_is_in_recovery() THEN
+            RAISE 'the server is a standby' USING ERRCODE = 'read_only_sql_transaction';
+        END IF; END $$;
+        SELECT coalesce(max(version), 0)::text FROM {schema}.migrations";
     match connection.fetch_one(&*schema.fill(sql)).await {
         Ok(row) => parse_version(&row),
         Err(error) if is_undefined(&error) => Ok(0),

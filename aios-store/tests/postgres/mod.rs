@@ -1,4 +1,5 @@
 mod chaos;
+mod failover;
 mod failure;
 mod fence;
 mod hints;

@@ -143,7 +143,8 @@ fn select(schema: &Schema, query: &Query) -> Result<QueryBuilder<'static, Postgr
     for column in &query.columns {
         builder.push(format!(", {}", column.name));
     }
-    builder.push(format!(" FROM {}.{} WHERE true", schema.name(), query.table.name()));
+    let table = query.table.name();
+    builder.push(schema.fill(&format!(" FROM {{schema}}.{table} WHERE {{primary}}")));
     if let Some(start) = rows::page_start(query)? {
         if let Some(created_at) = start.created_at {
             builder.push(" AND (created_at, id) > (");

@@ -24,7 +24,8 @@ const EXPIRE: &str = "SELECT {schema}.expire($1, $2, $3)";
 const EXPIRE_STREAMS: &str = "SELECT {schema}.expire_streams($1, $2, $3)";
 /// The names of a page of streams.
 const STREAMS_PAGE: &str = "\
-    SELECT name FROM {schema}.streams WHERE name > $1 AND name < $2 ORDER BY name LIMIT $3";
+    SELECT name FROM {schema}.streams
+    WHERE {primary} AND name > $1 AND name < $2 ORDER BY name LIMIT $3";
 
 impl PostgresStore {
     /// Removes finished runs that are older than the policy allows from the log and the read models,

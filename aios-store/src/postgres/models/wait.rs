@@ -29,11 +29,14 @@ const NOTE: &str = "SELECT {schema}.note_waits($1, $2, $3, $4, $5, $6)";
 /// Deletes waits under their fences.
 const FORGET: &str = "SELECT {schema}.forget_waits($1, $2, $3)";
 /// The runs whose wake-up time has passed.
-const DUE: &str = "SELECT wake_at, id, external_id FROM {schema}.due_runs($1, $2, $3, $4, $5)";
+const DUE: &str =
+    "SELECT wake_at, id, external_id FROM {schema}.due_runs($1, $2, $3, $4, $5) WHERE {primary}";
 /// The open runs without a wait.
-const UNNOTED: &str = "SELECT id, external_id FROM {schema}.unnoted_runs($1, $2, $3)";
+const UNNOTED: &str =
+    "SELECT id, external_id FROM {schema}.unnoted_runs($1, $2, $3) WHERE {primary}";
 /// The open runs whose journal has grown since their wait.
-const OUTDATED: &str = "SELECT id, external_id FROM {schema}.outdated_runs($1, $2, $3)";
+const OUTDATED: &str =
+    "SELECT id, external_id FROM {schema}.outdated_runs($1, $2, $3) WHERE {primary}";
 
 /// Waits as arguments of the SQL functions, one array per field.
 #[derive(Default)]

@@ -38,6 +38,7 @@ const READ: &str = "\
         e.created_at, e.payload,
         CASE WHEN e.metadata IS NULL AND e.is_bare THEN '{}' ELSE e.metadata END
     FROM ({page}) e
+    WHERE {primary}
     ORDER BY e.position";
 
 /// A page of the log.
@@ -73,14 +74,16 @@ const STREAM_STARTS: &str = "\
     ) b";
 
 /// The position of the last event.
-const HEAD: &str = "SELECT coalesce(max(position), 0) FROM {schema}.events";
+const HEAD: &str = "\
+    SELECT (SELECT coalesce(max(position), 0) FROM {schema}.events) WHERE {primary}";
 
 /// The last event, and the one at position `$1`.
 const ENDS: &str = "\
     SELECT
         (SELECT max(position) FROM {schema}.events),
         (SELECT id FROM {schema}.events ORDER BY position DESC LIMIT 1),
-        (SELECT id FROM {schema}.events WHERE position = $1)";
+        (SELECT id FROM {schema}.events WHERE position = $1)
+    WHERE {primary}";
 
 /// Returns the statement that reads a page of the log: at most `$2` events after position `$1`.
 pub(crate) fn log_page(schema: &Schema) -> Sql {
