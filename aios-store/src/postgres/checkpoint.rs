@@ -1,18 +1,27 @@
 //! Checkpoints of readers. Saving is idempotent and never moves a checkpoint back, so it is safe to
 //! repeat it after a lost connection.
+//!
+//! A position is neither loaded nor saved if the log lacks the last event that this process knows; see
+//! `read::known`. So no checkpoint of a reader that has passed lost events is saved.
 
 use aios_core::store::{Checkpoint, Checkpoints, StoreError};
 use async_trait::async_trait;
 use sqlx::{Row, postgres::PgRow};
 
-use super::{PostgresStore, connection::Statement};
+use super::{
+    PostgresStore,
+    connection::Statement,
+    read::{LAST_EVENT, LastEvent, fetch_known},
+};
 
-/// The checkpoint of a reader.
-const LOAD: &str = "SELECT position FROM {schema}.checkpoints WHERE {primary} AND reader = $1";
+/// The last event of the log, which no checkpoint is after, and the checkpoint of a reader.
+const LOAD: &str = "\
+    SELECT {last}, (SELECT position FROM {schema}.checkpoints WHERE reader = $3) WHERE {known}";
 
 /// Saves a checkpoint, unless a later one is saved.
 const SAVE: &str = "\
-    INSERT INTO {schema}.checkpoints AS c (reader, position) VALUES ($1, $2)
+    INSERT INTO {schema}.checkpoints AS c (reader, position)
+    SELECT $3, $4 WHERE {known}
     ON CONFLICT (reader) DO UPDATE SET position = excluded.position
     WHERE c.position < excluded.position";
 
@@ -28,18 +37,23 @@ impl Checkpoints for PostgresStore {
     async fn load_checkpoint(&self, reader: &str) -> Result<u64, StoreError> {
         let database = &self.0.database;
         let operation = "load a checkpoint";
-        let query = Statement::new(database.schema().fill(LOAD)).bind(reader);
-        let rows = database.fetch_all(operation, query).await?;
-        let Some(row) = rows.first() else { return Ok(0) };
-        let position: i64 = row.try_get(0).map_err(|error| database.error(operation, error))?;
-        Ok(u64::try_from(position).unwrap_or_default())
+        let sql = database.schema().fill(&LOAD.replace("{last}", LAST_EVENT));
+        let bind = |query: Statement| query.bind(reader);
+        let rows = fetch_known(database, &self.0.head, operation, sql, bind).await?;
+        let row = rows.first().ok_or(sqlx::Error::RowNotFound);
+        let read = row.and_then(|row| Ok((LastEvent::read(row)?, row.try_get(2)?)));
+        let (last, position): (_, Option<i64>) =
+            read.map_err(|error| database.error(operation, error))?;
+        self.0.head.advance(last);
+        Ok(position.and_then(|position| u64::try_from(position).ok()).unwrap_or_default())
     }
 
     async fn save_checkpoint(&self, reader: &str, position: u64) -> Result<(), StoreError> {
         let database = &self.0.database;
         let position = i64::try_from(position).unwrap_or(i64::MAX);
-        let query = Statement::new(database.schema().fill(SAVE)).bind(reader).bind(position);
-        database.fetch_all("save a checkpoint", query).await.map(drop)
+        let sql = database.schema().fill(SAVE);
+        let bind = |query: Statement| query.bind(reader).bind(position);
+        fetch_known(database, &self.0.head, "save a checkpoint", sql, bind).await.map(drop)
     }
 
     async fn checkpoints(&self) -> Result<Vec<Checkpoint>, StoreError> {

@@ -9,6 +9,7 @@
 //! | `is_transient` | may it succeed if it is sent again? |
 //! | `is_bad_data` | would the server refuse the same data again? |
 //! | `is_read_only` | is the server a standby or a former primary? |
+//! | `is_other_server` | may another server be the right one, because this one is read-only or lacks events? |
 //! | `is_unique_violation` | was a cached end or an id refused? |
 //! | `is_deadlock` | was a migration rolled back that may be repeated? |
 
@@ -22,6 +23,9 @@ pub(super) const BACKEND: &str = "postgres";
 
 /// SQLSTATE of a connection to a database that does not exist.
 const NO_DATABASE: &str = "3D000";
+
+/// SQLSTATE of the function `require_event` if the log lacks an event that was committed.
+const LOST_EVENT: &str = "ZA001";
 
 /// The duration in a timeout of the pool, which does not report how long it waited.
 const UNKNOWN: Duration = Duration::ZERO;
@@ -48,6 +52,7 @@ pub(super) fn store_error(operation: &'static str, database: &str, error: Error)
             StoreError::InvalidConfiguration { reason }
         }
         _ => match code(&error) {
+            Some(LOST_EVENT) => StoreError::Gone { database: database.to_owned() },
             Some("53100") => StoreError::Full { database: database.to_owned() },
             Some("XX001" | "XX002") => StoreError::Corrupt {
                 database: database.to_owned(),
@@ -98,6 +103,12 @@ fn remedy(message: &str) -> String {
 /// effect, and a new connection may reach another server.
 pub(super) fn is_read_only(error: &Error) -> bool {
     code(error) == Some("25006")
+}
+
+/// Whether a new connection may lead to another server that is the right one: this one is read-only, or its
+/// log lacks an event that was committed. The statement had no effect.
+pub(super) fn is_other_server(error: &Error) -> bool {
+    is_read_only(error) || code(error) == Some(LOST_EVENT)
 }
 
 /// Whether the connection was lost, so that the outcome of the last statement is unknown.

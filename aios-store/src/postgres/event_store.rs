@@ -28,7 +28,7 @@ impl EventStore for PostgresStore {
         after: u64,
         limit: usize,
     ) -> Result<Vec<RecordedEvent>, StoreError> {
-        read::read_stream(&self.0.database, stream, after, limit).await
+        read::read_stream(&self.0.database, &self.0.head, stream, after, limit).await
     }
 
     async fn read_streams(
@@ -36,15 +36,16 @@ impl EventStore for PostgresStore {
         streams: &[StreamId],
         limit: usize,
     ) -> Result<Vec<Vec<RecordedEvent>>, StoreError> {
-        read::read_streams(&self.0.database, streams, limit).await
+        read::read_streams(&self.0.database, &self.0.head, streams, limit).await
     }
 
     async fn read_log(&self, after: u64, limit: usize) -> Result<Vec<RecordedEvent>, StoreError> {
+        self.0.head.known()?;
         // A page from memory is complete or not served at all, so no event can be missed here.
         let now = self.0.database.clock().elapsed();
         match self.0.tail.page(after, limit.min(MAX_PAGE), now) {
             Some(page) => Ok(page),
-            None => read::read_log(&self.0.database, after, limit).await,
+            None => read::read_log(&self.0.database, &self.0.head, after, limit).await,
         }
     }
 
@@ -54,11 +55,11 @@ impl EventStore for PostgresStore {
         up_to: u64,
         except: &[Pattern],
     ) -> Result<Vec<RecordedEvent>, StoreError> {
-        read::read_log_except(&self.0.database, after, up_to, except).await
+        read::read_log_except(&self.0.database, &self.0.head, after, up_to, except).await
     }
 
     async fn head(&self) -> Result<u64, StoreError> {
-        read::head(&self.0.database).await
+        read::last_event(&self.0.database, &self.0.head).await.map(|last| last.position)
     }
 
     async fn wait_for(&self, after: u64) -> Result<u64, StoreError> {

@@ -28,10 +28,16 @@
 //! Calls are repeated on new connections. Nothing is read from a standby, which may lack the newest events: calls
 //! fail with a retryable error until it is promoted, and so does [`connect`](PostgresStore::connect).
 //!
-//! A failover may lose commits if the new server lagged behind, as with asynchronous replication. The positions of lost events are then given to others, which a process that has
-//! passed them would never read. So once the log ends before a position that a process knows, or has another event
-//! there, all its calls of [`wait_for`](aios_core::store::EventStore::wait_for) fail with
-//! [`StoreError::Gone`], and its engine stops. Restart the process.
+//! A failover may lose commits if the new server lagged behind, as with asynchronous replication. The positions
+//! of lost events are then given to others, which a process that has passed them would never read. So a process
+//! keeps the last event that it has read or appended. Once the log ends before that event, or has another event
+//! at its position, every call that reads events, waits for them, or loads or saves a checkpoint fails with
+//! [`StoreError::Gone`], and the engine stops. Restart the process. A checkpoint that is stored never is after the
+//! end of the log, so readers with a checkpoint miss nothing.
+//!
+//! A position that was kept elsewhere, for example by a client of the HTTP API or in the database of a
+//! projection, can be after the end of the log, or have another event there. The first is detected by comparing it
+//! with the [`head`](aios_core::store::EventStore::head); the second is not detected.
 //!
 //! # PgBouncer
 //!
@@ -69,7 +75,7 @@ use tokio::task::{AbortHandle, JoinHandle};
 use self::{
     append::{Pending, Writer},
     connection::Database,
-    read::{Head, Tail},
+    read::{Head, LastEvent, Tail},
 };
 pub use self::{
     connection::Tls,
@@ -199,7 +205,8 @@ impl PostgresStore {
         let append_timeout = options.append_timeout;
         let database = Database::open(options).await?;
         measure::opened();
-        let head = Head::new(read::last_event(&database).await?);
+        let head = Head::new(LastEvent::default());
+        read::last_event(&database, &head).await?;
         let (queue, appends) = job_queue();
         let tail = Tail::default();
         let writer =

@@ -28,7 +28,7 @@ use super::{
 use crate::schema_version::SchemaVersion;
 
 /// All migrations in order. The version of a migration is its number in this list, from 1.
-const MIGRATIONS: [(&str, &str); 20] = [
+const MIGRATIONS: [(&str, &str); 21] = [
     ("event_log", include_str!("../../migrations/postgres/0001_event_log.sql")),
     ("read_models", include_str!("../../migrations/postgres/0002_read_models.sql")),
     ("append", include_str!("../../migrations/postgres/0003_append.sql")),
@@ -49,6 +49,7 @@ const MIGRATIONS: [(&str, &str); 20] = [
     ("journals", include_str!("../../migrations/postgres/0018_journals.sql")),
     ("conditions", include_str!("../../migrations/postgres/0019_conditions.sql")),
     ("standbys", include_str!("../../migrations/postgres/0020_standbys.sql")),
+    ("lost_events", include_str!("../../migrations/postgres/0021_lost_events.sql")),
 ];
 
 /// How long the migrations may take, and how long other processes wait for them. Migrations of a large
@@ -72,9 +73,11 @@ impl Schema {
     }
 
     /// Fills a template: replaces `{schema}` by the name, `{lock}` by the key of the append lock, under
-    /// which positions are assigned, and `{primary}` by a condition that fails on a standby.
+    /// which positions are assigned, `{primary}` by a condition that fails on a standby, and `{known}` by one
+    /// that also fails if the log lacks the event with the position `$1` and the key `$2`.
     pub(super) fn fill(&self, template: &str) -> Sql {
         let text = template.replace("{primary}", "(SELECT {schema}.require_primary())");
+        let text = text.replace("{known}", "(SELECT {schema}.require_event($1, $2))");
         let text = text.replace("{schema}", &self.0);
         text.replace("{lock}", &self.lock("append").to_string()).into()
     }

@@ -1,4 +1,6 @@
-//! Failovers to a standby.
+//! Failovers: to a standby that is not promoted yet, and to a server that has lost the last commits.
+//!
+//! Most tests delete the last events, which is what a process sees of such a failover.
 
 use aios_core::{
     event::Timestamp,
@@ -7,12 +9,12 @@ use aios_core::{
         Shard, StoreError, StreamId, Unsettled, Waits,
     },
 };
-use aios_store::postgres::PostgresStore;
+use aios_store::postgres::{PostgresOptions, PostgresStore};
 use aios_tests::postgres::PostgresServer;
 use futures_util::FutureExt;
 use sqlx::postgres::PgPoolOptions;
 
-use super::event;
+use super::{event, options};
 
 fn stream() -> StreamId {
     StreamId::new("a").unwrap()
@@ -21,6 +23,117 @@ fn stream() -> StreamId {
 async fn append(store: &PostgresStore, events: usize) -> u64 {
     let events = (0..events).map(|_| event()).collect();
     store.append_one(Append::new(stream(), events)).await.unwrap().position
+}
+
+/// A log of three events in a new schema of the shared server, and options to connect to it.
+struct Log {
+    server: &'static PostgresServer,
+    schema: String,
+    options: PostgresOptions,
+}
+
+impl Log {
+    async fn new() -> Option<Self> {
+        let server = PostgresServer::shared()?;
+        let schema = server.new_name();
+        let options = options()?.with_schema(&schema);
+        let log = Self { server, schema, options };
+        append(&log.connect().await, 3).await;
+        Some(log)
+    }
+
+    /// Another process.
+    async fn connect(&self) -> PostgresStore {
+        PostgresStore::connect_with(self.options.clone()).await.unwrap()
+    }
+
+    /// Removes what a server does not have that got nothing after the first event.
+    fn lose_events(&self) {
+        let Self { server, schema, .. } = self;
+        server.sql(&format!(
+            "DELETE FROM {schema}.events WHERE position > 1; \
+             UPDATE {schema}.checkpoints SET position = 1 WHERE position > 1"
+        ));
+    }
+}
+
+fn code<T: std::fmt::Debug>(result: Result<T, StoreError>) -> &'static str {
+    result.unwrap_err().code()
+}
+
+/// A reader that has passed the lost events must not pass the ones that get their positions.
+#[tokio::test(flavor = "multi_thread")]
+async fn should_not_save_a_checkpoint_after_lost_events() {
+    let Some(log) = Log::new().await else { return };
+    for grows_by in [0, 1, 2, 10] {
+        let reader = log.connect().await;
+        let head = reader.head().await.unwrap();
+        assert_eq!(reader.read_log(0, 100).await.unwrap().len() as u64, head);
+        log.lose_events();
+        let other = log.connect().await;
+        if grows_by > 0 {
+            append(&other, grows_by).await;
+        }
+        assert_eq!(code(reader.save_checkpoint("reader", head).await), "STORE_GONE", "{grows_by}");
+        assert_eq!(other.load_checkpoint("reader").await.unwrap(), 0);
+        append(&other, 1).await;
+    }
+}
+
+/// The positions that a process knows come from reads, whatever was read, and from appends.
+#[tokio::test(flavor = "multi_thread")]
+async fn should_fail_reads_after_lost_events() {
+    let Some(log) = Log::new().await else { return };
+    for grows_by in [0, 1, 2, 10] {
+        for (known, read) in (0..6).zip([3, 4, 5, 0, 1, 2]) {
+            let store = log.connect().await;
+            let other = log.connect().await;
+            let head = append(&other, 3).await;
+            match known {
+                0 => drop(store.read_log(head - 1, 10).await.unwrap()),
+                1 => drop(store.read_log_except(head - 1, head, &[]).await.unwrap()),
+                2 => drop(store.read_stream(&stream(), 0, 100).await.unwrap()),
+                3 => drop(store.read_streams(&[stream()], 100).await.unwrap()),
+                4 => assert_eq!(store.head().await.unwrap(), head),
+                _ => {
+                    other.save_checkpoint("reader", head).await.unwrap();
+                    assert_eq!(store.load_checkpoint("reader").await.unwrap(), head);
+                }
+            }
+            log.lose_events();
+            let other = log.connect().await;
+            if grows_by > 0 {
+                append(&other, grows_by).await;
+            }
+            let failed = match read {
+                0 => code(store.read_log(head, 10).await),
+                1 => code(store.read_log_except(head, head + 100, &[]).await),
+                2 => code(store.read_stream(&stream(), 0, 100).await),
+                3 => code(store.read_streams(&[stream()], 100).await),
+                4 => code(store.head().await),
+                _ => code(store.load_checkpoint("reader").await),
+            };
+            assert_eq!(failed, "STORE_GONE", "{known} {read} {grows_by}");
+            // Positions that belong to the other log may be known by now.
+            append(&store, 20).await;
+            assert_eq!(code(store.read_log(head, 10).await), "STORE_GONE");
+            assert_eq!(code(store.wait_for(0).await), "STORE_GONE");
+            assert_eq!(other.read_log(0, 1).await.unwrap().len(), 1);
+        }
+    }
+}
+
+/// Retention removes events, also the last one that a process knows. The log still is the same.
+#[tokio::test(flavor = "multi_thread")]
+async fn should_read_on_after_a_known_event_was_removed() {
+    let Some(log) = Log::new().await else { return };
+    let store = log.connect().await;
+    assert_eq!(store.head().await.unwrap(), 3);
+    append(&log.connect().await, 1).await;
+    log.server.sql(&format!("DELETE FROM {}.events WHERE position <= 3", log.schema));
+    assert_eq!(store.read_log(3, 10).await.unwrap().len(), 1);
+    store.save_checkpoint("reader", 4).await.unwrap();
+    assert_eq!(store.load_checkpoint("reader").await.unwrap(), 4);
 }
 
 /// Every read of the store.

@@ -159,7 +159,7 @@ impl Appender {
                     && first <= known
                 {
                     self.clear_caches();
-                    self.replier.head.on_loss(self.database.name(), known, first);
+                    self.replier.head.on_loss(self.database.name(), known, Some(first));
                 }
                 self.connection = Some(connection);
                 Attempt::Committed(committed)

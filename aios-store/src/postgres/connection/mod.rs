@@ -51,7 +51,7 @@ pub(crate) use self::{
     url::parse,
 };
 use super::{
-    error::{is_lost, is_read_only, store_error},
+    error::{is_lost, is_other_server, store_error},
     options::{Pooler, PostgresOptions, Source},
     schema::{MIGRATION_LIMIT, MigrateError, Schema, migrate, outdated, versions},
 };
@@ -279,8 +279,9 @@ impl Database {
         self.try_acquire().await
     }
 
-    /// Runs one statement outside a transaction and returns its rows. If the connection is dead or its
-    /// server is read-only, the statement is repeated on another connection, so it has to be idempotent.
+    /// Runs one statement outside a transaction and returns its rows. If the connection is dead, or its
+    /// server is read-only or lacks events, the statement is repeated on another connection, so it has to be
+    /// idempotent.
     pub(crate) async fn fetch_all(
         &self,
         operation: &'static str,
@@ -288,7 +289,7 @@ impl Database {
     ) -> Result<Vec<PgRow>, StoreError> {
         let mut rows = self.fetch(self.acquire().await?, query.clone()).await;
         if let Some(Err(error)) = &rows
-            && (is_lost(error) || is_read_only(error))
+            && (is_lost(error) || is_other_server(error))
         {
             let connection = self.acquire_alive().await;
             let connection = self.acquired(connection).await?;
@@ -308,7 +309,7 @@ impl Database {
     }
 
     /// Runs one statement on a connection, and returns `None` after the time limit. The connection
-    /// is kept unless it was lost or its server is read-only.
+    /// is kept unless it was lost, or its server is read-only or lacks events.
     async fn fetch(
         &self,
         mut connection: ConnectionGuard,
@@ -316,7 +317,7 @@ impl Database {
     ) -> Option<sqlx::Result<Vec<PgRow>>> {
         let rows = self.within(self.limit(), self.run(&mut connection, query)).await?;
         match &rows {
-            Err(error) if is_read_only(error) => self.discard_idle(),
+            Err(error) if is_other_server(error) => self.discard_idle(),
             Err(error) if is_lost(error) => {}
             _ => connection.release(),
         }

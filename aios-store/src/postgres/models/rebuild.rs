@@ -68,7 +68,8 @@ async fn page(
     connection: &mut PgConnection,
     after: i64,
 ) -> sqlx::Result<Vec<sqlx::postgres::PgRow>> {
-    Statement::new(read::log_page(database.schema()))
+    read::LastEvent::default()
+        .statement(read::log_page(database.schema()))
         .bind(after)
         .bind(PAGE)
         .persistent(database.pooler().prepares())

@@ -1,9 +1,12 @@
 //! Reads of the log and of streams.
 //!
-//! Every read is one statement without a transaction, so it may be repeated on another connection.
+//! Every read is one statement without a transaction, so it may be repeated on another connection. It fails
+//! if the log lacks the last event that this process knows; see `known`.
+//!
 //! `READ` joins the names to the events of a page, and the page selects the events through one of
 //! two unique indexes: on the position, or on stream and version.
 
+mod known;
 mod notifications;
 mod tail;
 
@@ -14,11 +17,10 @@ use aios_core::{
     store::{MAX_PAGE, RecordedEvent, StoreError, StreamId},
 };
 use sqlx::{Row, postgres::PgRow};
-use uuid::Uuid;
 
-use self::notifications::Ends;
 pub(crate) use self::{
-    notifications::{Head, LastEvent, listen, notify, notify_release, poll},
+    known::{LAST_EVENT, LastEvent, fetch_known},
+    notifications::{Head, listen, notify, notify_release, poll},
     tail::Tail,
 };
 use super::{
@@ -38,96 +40,89 @@ const READ: &str = "\
         e.created_at, e.payload,
         CASE WHEN e.metadata IS NULL AND e.is_bare THEN '{}' ELSE e.metadata END
     FROM ({page}) e
-    WHERE {primary}
+    WHERE {known}
     ORDER BY e.position";
 
 /// A page of the log.
 const LOG_PAGE: &str =
-    "SELECT * FROM {schema}.events WHERE position > $1 ORDER BY position LIMIT $2";
+    "SELECT * FROM {schema}.events WHERE position > $3 ORDER BY position LIMIT $4";
 
 /// Excluded types are matched with a full stop appended to their names; see [`excluded`].
 const LOG_RANGE: &str = "\
     SELECT * FROM {schema}.events
-    WHERE position > $1 AND position <= $2 AND type_id <> ALL (
-        ARRAY(SELECT id FROM {schema}.event_types WHERE name || '.' ~ $3))
+    WHERE position > $3 AND position <= $4 AND type_id <> ALL (
+        ARRAY(SELECT id FROM {schema}.event_types WHERE name || '.' ~ $5))
     ORDER BY position";
 
 /// A page of a stream.
 const STREAM_PAGE: &str = "\
     SELECT * FROM {schema}.events
-    WHERE stream_id = (SELECT id FROM {schema}.streams WHERE name = $3) AND version > $1
-    ORDER BY version LIMIT $2";
+    WHERE stream_id = (SELECT id FROM {schema}.streams WHERE name = $5) AND version > $3
+    ORDER BY version LIMIT $4";
 
-/// The first `$2` events of each of the streams `$1`.
+/// The first `$4` events of each of the streams `$3`.
 ///
 /// `OFFSET 0` keeps the planner from merging the subquery, so that each stream is looked up once.
 const STREAM_STARTS: &str = "\
     SELECT b.* FROM (
         SELECT (SELECT s.id FROM {schema}.streams s WHERE s.name = n.name) AS id
-        FROM unnest($1::text[]) AS n (name)
+        FROM unnest($3::text[]) AS n (name)
         OFFSET 0
     ) n
     CROSS JOIN LATERAL (
         SELECT * FROM {schema}.events
         WHERE stream_id = n.id
-        ORDER BY version LIMIT $2
+        ORDER BY version LIMIT $4
     ) b";
 
-/// The position of the last event.
-const HEAD: &str = "\
-    SELECT (SELECT coalesce(max(position), 0) FROM {schema}.events) WHERE {primary}";
-
-/// The last event, and the one at position `$1`.
-const ENDS: &str = "\
-    SELECT
-        (SELECT max(position) FROM {schema}.events),
-        (SELECT id FROM {schema}.events ORDER BY position DESC LIMIT 1),
-        (SELECT id FROM {schema}.events WHERE position = $1)
-    WHERE {primary}";
-
-/// Returns the statement that reads a page of the log: at most `$2` events after position `$1`.
+/// Returns the statement that reads a page of the log: at most `$4` events after position `$3`.
 pub(crate) fn log_page(schema: &Schema) -> Sql {
     schema.fill(&READ.replace("{page}", LOG_PAGE))
 }
 
-/// Returns the statement that reads the first `$2` events of each of the streams `$1`, ordered by stream.
+/// Returns the statement that reads the first `$4` events of each of the streams `$3`, ordered by stream.
 fn stream_starts(schema: &Schema) -> Sql {
     let read = READ.replace("ORDER BY e.position", "ORDER BY e.stream_id, e.version");
     schema.fill(&read.replace("{page}", STREAM_STARTS))
 }
 
-/// Returns the statement that reads the log after `$1` up to `$2`, without the types that match `$3`.
+/// Returns the statement that reads the log after `$3` up to `$4`, without the types that match `$5`.
 fn log_range(schema: &Schema) -> Sql {
     schema.fill(&READ.replace("{page}", LOG_RANGE))
 }
 
-/// Returns the statement that reads a page of the stream `$3`: at most `$2` events after version `$1`.
+/// Returns the statement that reads a page of the stream `$5`: at most `$4` events after version `$3`.
 pub(crate) fn stream_page(schema: &Schema) -> Sql {
     schema.fill(&READ.replace("{page}", STREAM_PAGE))
+}
+
+/// Returns the statement that reads the last event.
+fn last(schema: &Schema) -> Sql {
+    schema.fill(&format!("SELECT {LAST_EVENT} WHERE {{known}}"))
 }
 
 /// Reads a page of the log after a position.
 pub(crate) async fn read_log(
     database: &Database,
+    head: &Head,
     after: u64,
     limit: usize,
 ) -> Result<Vec<RecordedEvent>, StoreError> {
-    let query = page(log_page(database.schema()), after, limit);
-    recorded(database, &database.fetch_all("read the log", query).await?)
+    let sql = log_page(database.schema());
+    events(database, head, "read the log", sql, |query| page(query, after, limit)).await
 }
 
 /// Reads a range of the log without the events of some types.
 pub(crate) async fn read_log_except(
     database: &Database,
+    head: &Head,
     after: u64,
     up_to: u64,
     except: &[Pattern],
 ) -> Result<Vec<RecordedEvent>, StoreError> {
-    let query = Statement::new(log_range(database.schema()))
-        .bind(signed(after))
-        .bind(signed(up_to))
-        .bind(excluded(except));
-    recorded(database, &database.fetch_all("read the log", query).await?)
+    let bind =
+        |query: Statement| query.bind(signed(after)).bind(signed(up_to)).bind(excluded(except));
+    events(database, head, "read the log", log_range(database.schema()), bind).await
 }
 
 /// Converts patterns to one regular expression that matches what any of them matches: the server
@@ -154,6 +149,7 @@ fn segments(pattern: &Pattern) -> String {
 /// Reads a page of a stream after a version. A name with NUL can't be sent and has no events.
 pub(crate) async fn read_stream(
     database: &Database,
+    head: &Head,
     stream: &StreamId,
     after: u64,
     limit: usize,
@@ -161,22 +157,23 @@ pub(crate) async fn read_stream(
     if stream.as_str().contains('\0') {
         return Ok(Vec::new());
     }
-    let query = page(stream_page(database.schema()), after, limit).bind(stream.as_str());
-    recorded(database, &database.fetch_all("read a stream", query).await?)
+    let bind = |query| page(query, after, limit).bind(stream.as_str());
+    events(database, head, "read a stream", stream_page(database.schema()), bind).await
 }
 
 /// Reads the first events of several streams in one round trip, and returns them in the order of
 /// `streams`. A name with NUL can't be sent and has no events.
 pub(crate) async fn read_streams(
     database: &Database,
+    head: &Head,
     streams: &[StreamId],
     limit: usize,
 ) -> Result<Vec<Vec<RecordedEvent>>, StoreError> {
     let names: BTreeSet<&str> = streams.iter().map(StreamId::as_str).collect();
-    let query = Statement::new(stream_starts(database.schema()))
-        .bind(names.into_iter().filter(|name| !name.contains('\0')).collect::<Vec<_>>())
-        .bind(i64::try_from(limit.min(MAX_PAGE)).unwrap_or(i64::MAX));
-    let found = recorded(database, &database.fetch_all("read streams", query).await?)?;
+    let names: Vec<_> = names.into_iter().filter(|name| !name.contains('\0')).collect();
+    let bind = |query: Statement| query.bind(names).bind(page_limit(limit));
+    let found =
+        events(database, head, "read streams", stream_starts(database.schema()), bind).await?;
     let mut by_stream: HashMap<StreamId, Vec<RecordedEvent>> = HashMap::new();
     for event in found {
         by_stream.entry(event.stream.clone()).or_default().push(event);
@@ -184,44 +181,39 @@ pub(crate) async fn read_streams(
     Ok(streams.iter().map(|stream| by_stream.get(stream).cloned().unwrap_or_default()).collect())
 }
 
-/// Reads the position of the last event; 0 if there is none.
-pub(crate) async fn head(database: &Database) -> Result<u64, StoreError> {
-    let operation = "read the head of the log";
-    let query = Statement::new(database.schema().fill(HEAD));
-    let rows = database.fetch_all(operation, query).await?;
-    let head: Option<i64> = match rows.first() {
-        Some(row) => row.try_get(0).map_err(|error| database.error(operation, error))?,
-        None => None,
-    };
-    Ok(position(head))
-}
-
-/// Reads the last event, and the event at the position that was known to be the last.
-pub(crate) async fn ends(database: &Database, known: u64) -> Result<Ends, StoreError> {
-    let operation = "read the head of the log";
-    let query = Statement::new(database.schema().fill(ENDS)).bind(signed(known));
-    let rows = database.fetch_all(operation, query).await?;
-    let ends = rows.first().ok_or(sqlx::Error::RowNotFound).and_then(|row| {
-        let last = LastEvent { position: position(row.try_get(0)?), key: row.try_get(1)? };
-        Ok(Ends { last, at_known: row.try_get::<Option<Uuid>, _>(2)? })
-    });
-    ends.map_err(|error| database.error(operation, error))
-}
-
 /// Reads the last event.
-pub(crate) async fn last_event(database: &Database) -> Result<LastEvent, StoreError> {
-    ends(database, 0).await.map(|ends| ends.last)
+pub(crate) async fn last_event(database: &Database, head: &Head) -> Result<LastEvent, StoreError> {
+    let operation = "read the head of the log";
+    let rows = fetch_known(database, head, operation, last(database.schema()), |it| it).await?;
+    let last = rows.first().ok_or(sqlx::Error::RowNotFound).and_then(LastEvent::read);
+    let last = last.map_err(|error| database.error(operation, error))?;
+    head.advance(last);
+    Ok(last)
 }
 
-/// Converts the position of the last event; 0 if there is none.
-fn position(head: Option<i64>) -> u64 {
-    head.and_then(|head| u64::try_from(head).ok()).unwrap_or_default()
+/// Runs a read of events, and records that this process knows them.
+async fn events(
+    database: &Database,
+    head: &Head,
+    operation: &'static str,
+    sql: Sql,
+    bind: impl FnOnce(Statement) -> Statement,
+) -> Result<Vec<RecordedEvent>, StoreError> {
+    let events = recorded(database, &fetch_known(database, head, operation, sql, bind).await?)?;
+    if let Some(last) = LastEvent::of(&events) {
+        head.advance(last);
+    }
+    Ok(events)
 }
 
 /// Binds the parameters that all pages have.
-fn page(sql: Sql, after: u64, limit: usize) -> Statement {
-    let limit = i64::try_from(limit.min(MAX_PAGE)).unwrap_or(i64::MAX);
-    Statement::new(sql).bind(signed(after)).bind(limit)
+fn page(query: Statement, after: u64, limit: usize) -> Statement {
+    query.bind(signed(after)).bind(page_limit(limit))
+}
+
+/// The number of events of a page, at most `MAX_PAGE`.
+fn page_limit(limit: usize) -> i64 {
+    i64::try_from(limit.min(MAX_PAGE)).unwrap_or(i64::MAX)
 }
 
 /// Converts a position or version. No event is beyond `i64::MAX`.
@@ -290,19 +282,33 @@ mod tests {
         let schema = Schema::default();
         server.sql(&schema.fill(FILL));
         server.sql("ANALYZE");
-        let log = plan(&server, &log_page(&schema), "bigint, bigint", "5, 10");
-        let stream = plan(&server, &stream_page(&schema), "bigint, bigint, text", "5, 10, 's/7'");
-        let range = plan(&server, &log_range(&schema), "bigint, bigint, text", "5, 10, '^a'");
-        let starts = plan(&server, &stream_starts(&schema), "text[], bigint", "'{s/7,s/8}', 10");
-        let head = plan(&server, &schema.fill(HEAD), "bigint", "1");
-        let ends = plan(&server, &schema.fill(ENDS), "bigint", "1");
+        let log =
+            plan(&server, &log_page(&schema), "bigint, uuid, bigint, bigint", "0, NULL, 5, 10");
+        let stream = plan(
+            &server,
+            &stream_page(&schema),
+            "bigint, uuid, bigint, bigint, text",
+            "0, NULL, 5, 10, 's/7'",
+        );
+        let range = plan(
+            &server,
+            &log_range(&schema),
+            "bigint, uuid, bigint, bigint, text",
+            "0, NULL, 5, 10, '^a'",
+        );
+        let starts = plan(
+            &server,
+            &stream_starts(&schema),
+            "bigint, uuid, text[], bigint",
+            "0, NULL, '{s/7,s/8}', 10",
+        );
+        let last = plan(&server, &last(&schema), "bigint, uuid", "0, NULL");
         for (plan, index) in [
             (&log, "idx_events_position"),
             (&range, "idx_events_position"),
             (&stream, "idx_events_stream_id_version"),
             (&starts, "idx_events_stream_id_version"),
-            (&head, "idx_events_position"),
-            (&ends, "idx_events_position"),
+            (&last, "idx_events_position"),
         ] {
             assert!(plan.contains(index) && !plan.contains("Seq Scan on events"), "{plan}");
             assert!(!plan.contains("Seq Scan on streams"), "{plan}");

@@ -24,9 +24,8 @@ use sqlx::{
 };
 use tokio::sync::{Notify, watch};
 use tracing::error;
-use uuid::Uuid;
 
-use super::ends;
+use super::{LastEvent, last_event};
 use crate::postgres::connection::{Database, Statement};
 
 /// Shortest pause between two polls, and between two hints.
@@ -76,32 +75,6 @@ struct Inner {
     listens: AtomicBool,
 }
 
-/// The last event of the log.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct LastEvent {
-    /// 0 if there is none.
-    pub(crate) position: u64,
-    /// The key of its id, if it is known.
-    pub(crate) key: Option<Uuid>,
-}
-
-/// The result of a query for the end of the log, whose last event was known.
-#[derive(Debug)]
-pub(crate) struct Ends {
-    /// The last event.
-    pub(crate) last: LastEvent,
-    /// The key of the event at the known position. `None` if there is none: retention removes events too.
-    pub(crate) at_known: Option<Uuid>,
-}
-
-impl Ends {
-    /// Whether the log has lost the known event: it ends before it, or has another one in its place.
-    fn lack(&self, known: LastEvent) -> bool {
-        let is_other = |key| self.at_known.is_some_and(|found| found != key);
-        self.last.position < known.position || known.key.is_some_and(is_other)
-    }
-}
-
 /// The state that tasks look at while they wait for the log to grow.
 #[derive(Clone, Debug, Default)]
 struct HeadState {
@@ -111,7 +84,7 @@ struct HeadState {
     failures: u64,
     /// The error of the last failed poll.
     error: Option<StoreError>,
-    /// Why all waits fail from now on: the store was closed, or its log has lost events.
+    /// Why all waits and reads of events fail from now on: the store was closed, or its log has lost events.
     end: Option<StoreError>,
 }
 
@@ -131,12 +104,13 @@ impl Head {
 
     /// The last known position.
     pub(crate) fn position(&self) -> u64 {
-        self.last().position
+        self.0.state.borrow().last.position
     }
 
-    /// The last known event.
-    fn last(&self) -> LastEvent {
-        self.0.state.borrow().last
+    /// The last known event. Fails once it is known that the log has lost events, and after `close`.
+    pub(crate) fn known(&self) -> Result<LastEvent, StoreError> {
+        let state = self.0.state.borrow();
+        state.end.clone().map_or(Ok(state.last), Err)
     }
 
     /// Records that this process committed an event.
@@ -146,7 +120,7 @@ impl Head {
     }
 
     /// Moves the head forward. Returns whether it moved.
-    fn advance(&self, last: LastEvent) -> bool {
+    pub(crate) fn advance(&self, last: LastEvent) -> bool {
         self.0.state.send_if_modified(|state| {
             let moves = last.position > state.last.position;
             if moves {
@@ -184,10 +158,10 @@ impl Head {
         self.0.releases.send_replace(CLOSED);
     }
 
-    /// Fails all pending and later waits: the database no longer has the event at a position that was
-    /// committed, and readers of the log have passed positions that are given to other events. `found` is a
-    /// position that proves it.
-    pub(crate) fn on_loss(&self, database: &str, known: u64, found: u64) {
+    /// Fails all pending and later waits and reads of events: the database no longer has the event at a
+    /// position that was committed, and readers of the log have passed positions that are given to other
+    /// events. `found` is such a position, if it is known.
+    pub(crate) fn on_loss(&self, database: &str, known: u64, found: Option<u64>) {
         let is_new = self.0.state.send_if_modified(|state| {
             let is_new = state.end.is_none();
             state.end.get_or_insert(StoreError::Gone { database: database.to_owned() });
@@ -251,13 +225,10 @@ pub(crate) async fn poll(database: Database, head: Head) {
             restore_hint(&head, hint);
             continue;
         }
-        // Committed before the query, so that it must see it.
-        let known = head.last();
-        let moved = match ends(&database, known.position).await {
-            Ok(found) if found.lack(known) => {
-                return head.on_loss(database.name(), known.position, found.last.position);
-            }
-            Ok(found) => head.advance(found.last),
+        let known = head.position();
+        let moved = match last_event(&database, &head).await {
+            Ok(last) => last.position > known,
+            Err(StoreError::Gone { .. }) => return,
             Err(error) => {
                 head.on_poll_error(error);
                 false
@@ -424,7 +395,7 @@ mod tests {
     #[tokio::test]
     async fn should_fail_waits_after_a_loss_of_events() {
         let head = Head::new(at(3));
-        head.on_loss("db", 3, 2);
+        head.on_loss("db", 3, Some(2));
         head.on_commit(at(4));
         for after in [0, 3, 4] {
             assert_eq!(head.wait_for(after).await.unwrap_err().code(), "STORE_GONE");
@@ -436,18 +407,5 @@ mod tests {
         let head = Head::new(at(3));
         assert!(head.advance(at(7)) && !head.advance(at(5)));
         assert_eq!(head.position(), 7);
-    }
-
-    #[test]
-    fn should_find_a_loss_by_another_event_in_the_same_place() {
-        let [one, other] = [1, 2].map(|number| Some(Uuid::from_u128(number)));
-        let known = LastEvent { position: 3, key: one };
-        let lack = |position, at_known| {
-            Ends { last: LastEvent { position, key: other }, at_known }.lack(known)
-        };
-        assert!(lack(2, None) && lack(3, other) && lack(4, other));
-        // Retention may have removed the event.
-        assert!(!lack(4, None) && !lack(4, one));
-        assert!(!Ends { last: at(4), at_known: other }.lack(at(3)));
     }
 }
