@@ -9,7 +9,7 @@
 //! | `is_transient` | may it succeed if it is sent again? |
 //! | `is_bad_data` | would the server refuse the same data again? |
 //! | `is_read_only` | is the server a standby or a former primary? |
-//! | `is_other_server` | may another server be the right one, because this one is read-only or lacks events? |
+//! | `has_lost_event` | does the log lack an event that was committed? |
 //! | `is_unique_violation` | was a cached end or an id refused? |
 //! | `is_deadlock` | was a migration rolled back that may be repeated? |
 
@@ -105,10 +105,10 @@ pub(super) fn is_read_only(error: &Error) -> bool {
     code(error) == Some("25006")
 }
 
-/// Whether a new connection may lead to another server that is the right one: this one is read-only, or its
-/// log lacks an event that was committed. The statement had no effect.
-pub(super) fn is_other_server(error: &Error) -> bool {
-    is_read_only(error) || code(error) == Some(LOST_EVENT)
+/// Whether the log lacks an event that was committed, as on a former primary or after a failover that lost
+/// commits. The statement had no effect.
+pub(super) fn has_lost_event(error: &Error) -> bool {
+    code(error) == Some(LOST_EVENT)
 }
 
 /// Whether the connection was lost, so that the outcome of the last statement is unknown.

@@ -11,10 +11,10 @@ use aios_core::{
 };
 use aios_store::postgres::{PostgresOptions, PostgresStore};
 use aios_tests::postgres::PostgresServer;
-use futures_util::FutureExt;
+use futures_util::{FutureExt, future::join_all};
 use sqlx::postgres::PgPoolOptions;
 
-use super::{event, options};
+use super::{event, options, proxy::Proxy};
 
 fn stream() -> StreamId {
     StreamId::new("a").unwrap()
@@ -190,4 +190,30 @@ async fn should_read_nothing_from_a_standby() {
         assert!(error.is_none(), "{call}: {error:?}");
     }
     assert_eq!(append(&store, 1).await, 4);
+}
+
+/// A standby is promoted while connections still lead to the former primary, which gets no more appends. No
+/// event was lost. Reads on such a connection return nothing old once a newer event is known.
+#[tokio::test(flavor = "multi_thread")]
+async fn should_replace_connections_to_a_former_primary_that_lags_behind() {
+    let Some(server) = PostgresServer::start() else { return };
+    append(&PostgresStore::connect(&server.url()).await.unwrap(), 3).await;
+    let standby = server.standby();
+    let proxy = Proxy::start(server.port()).await;
+    let options = PostgresOptions::new(&proxy.url(&server)).with_max_connections(8);
+    let store = PostgresStore::connect_with(options).await.unwrap();
+    join_all((0..4).map(|_| store.head())).await;
+    standby.promote();
+    proxy.lead_to(standby.port());
+    append(&PostgresStore::connect(&standby.url()).await.unwrap(), 2).await;
+    for _ in 0..4 {
+        for head in join_all((0..16).map(|_| store.head())).await {
+            assert!([3, 5].contains(&head.unwrap()));
+        }
+    }
+    assert_eq!(store.head().await.unwrap(), 5);
+    store.save_checkpoint("reader", 5).await.unwrap();
+    for read in join_all((0..16).map(|_| store.load_checkpoint("reader"))).await {
+        assert_eq!(read.unwrap(), 5);
+    }
 }

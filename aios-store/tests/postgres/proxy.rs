@@ -4,7 +4,7 @@ use std::{
     net::SocketAddr,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU32, Ordering},
+        atomic::{AtomicBool, AtomicU16, AtomicU32, Ordering},
     },
 };
 
@@ -22,6 +22,7 @@ const REFUSAL: &[u8] = b"E\0\0\0\x1cSFATAL\0C28P01\0Mnot you\0\0";
 #[derive(Clone)]
 pub(super) struct Proxy {
     address: SocketAddr,
+    server_port: Arc<AtomicU16>,
     losses: Arc<AtomicU32>,
     refuses: Arc<AtomicBool>,
     refused: Arc<AtomicU32>,
@@ -34,6 +35,7 @@ impl Proxy {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let proxy = Self {
             address: listener.local_addr().unwrap(),
+            server_port: Arc::new(AtomicU16::new(server_port)),
             losses: Arc::default(),
             refuses: Arc::default(),
             refused: Arc::default(),
@@ -43,7 +45,7 @@ impl Proxy {
         let accept = proxy.clone();
         tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
-                tokio::spawn(accept.clone().serve(client, server_port));
+                tokio::spawn(accept.clone().serve(client));
             }
         });
         proxy
@@ -65,6 +67,11 @@ impl Proxy {
         self.refuses.store(refuses, Ordering::SeqCst);
     }
 
+    /// Leads new connections to another server. The existing ones still lead to the former server.
+    pub(super) fn lead_to(&self, server_port: u16) {
+        self.server_port.store(server_port, Ordering::SeqCst);
+    }
+
     /// Number of refused connections.
     pub(super) fn refused(&self) -> u32 {
         self.refused.load(Ordering::SeqCst)
@@ -80,7 +87,7 @@ impl Proxy {
         self.silence.send_replace(());
     }
 
-    async fn serve(self, mut client: TcpStream, server_port: u16) {
+    async fn serve(self, mut client: TcpStream) {
         if self.refuses.load(Ordering::SeqCst) {
             // Reading and writing fail if the client has closed the connection.
             let _ = client.read(&mut [0; 1024]).await;
@@ -89,6 +96,7 @@ impl Proxy {
             return;
         }
         self.accepted.fetch_add(1, Ordering::SeqCst);
+        let server_port = self.server_port.load(Ordering::SeqCst);
         let server = TcpStream::connect(("127.0.0.1", server_port)).await.unwrap();
         self.forward(client, server).await;
     }

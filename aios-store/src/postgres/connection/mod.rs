@@ -51,7 +51,7 @@ pub(crate) use self::{
     url::parse,
 };
 use super::{
-    error::{is_lost, is_other_server, store_error},
+    error::{has_lost_event, is_lost, is_read_only, store_error},
     options::{Pooler, PostgresOptions, Source},
     schema::{MIGRATION_LIMIT, MigrateError, Schema, migrate, outdated, versions},
 };
@@ -279,9 +279,10 @@ impl Database {
         self.try_acquire().await
     }
 
-    /// Runs one statement outside a transaction and returns its rows. If the connection is dead, or its
-    /// server is read-only or lacks events, the statement is repeated on another connection, so it has to be
-    /// idempotent.
+    /// Runs one statement outside a transaction and returns its rows. If the connection is dead or its
+    /// server is read-only, the statement is repeated on another connection, so it has to be idempotent. If the
+    /// log lacks an event, the server may be a former primary, so the statement is repeated on a new
+    /// connection, whose answer counts.
     pub(crate) async fn fetch_all(
         &self,
         operation: &'static str,
@@ -289,11 +290,16 @@ impl Database {
     ) -> Result<Vec<PgRow>, StoreError> {
         let mut rows = self.fetch(self.acquire().await?, query.clone()).await;
         if let Some(Err(error)) = &rows
-            && (is_lost(error) || is_other_server(error))
+            && (is_lost(error) || is_read_only(error))
         {
             let connection = self.acquire_alive().await;
             let connection = self.acquired(connection).await?;
-            rows = self.fetch(connection, query).await;
+            rows = self.fetch(connection, query.clone()).await;
+        }
+        if let Some(Err(error)) = &rows
+            && has_lost_event(error)
+        {
+            rows = self.fetch_anew(query).await;
         }
         self.finished(operation, self.limit(), rows)
     }
@@ -317,10 +323,24 @@ impl Database {
     ) -> Option<sqlx::Result<Vec<PgRow>>> {
         let rows = self.within(self.limit(), self.run(&mut connection, query)).await?;
         match &rows {
-            Err(error) if is_other_server(error) => self.discard_idle(),
+            Err(error) if is_read_only(error) || has_lost_event(error) => self.discard_idle(),
             Err(error) if is_lost(error) => {}
             _ => connection.release(),
         }
+        Some(rows)
+    }
+
+    /// Runs one statement on a connection that is not of the pool, in which all connections may lead to a former
+    /// primary. Returns `None` after the time limit.
+    async fn fetch_anew(&self, query: Statement) -> Option<sqlx::Result<Vec<PgRow>>> {
+        let options = self.0.pool.connect_options();
+        let connecting = PgConnection::connect_with(&options);
+        let mut connection = match self.within(self.connect_timeout(), connecting).await? {
+            Ok(connection) => connection,
+            Err(error) => return Some(Err(error)),
+        };
+        let rows = self.within(self.limit(), self.run(&mut connection, query)).await?;
+        self.within(self.connect_timeout(), connection.close()).await;
         Some(rows)
     }
 
