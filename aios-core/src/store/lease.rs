@@ -80,7 +80,8 @@ impl Lease {
 #[async_trait]
 pub trait Leases: Send + Sync + 'static {
     /// Takes those of `shards` that are free, expired or already this owner's, and returns their
-    /// leases. The epoch is incremented whenever the owner changes, starting at 1.
+    /// leases. The epoch is incremented whenever the owner changes, starting at 1. A store may skip epochs,
+    /// so that none is issued twice after the loss of a commit.
     ///
     /// # Errors
     ///

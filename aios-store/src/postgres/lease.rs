@@ -5,6 +5,9 @@
 //! checks its fence under the same lock. `renew` and `release` do not change an epoch, so they lock
 //! only the rows.
 //!
+//! A server that has not issued the last epoch skips a random number of epochs. After a failover that lost the
+//! commit of a lease, its owner is therefore fenced as soon as the shard has another owner.
+//!
 //! Leases expire by `clock_timestamp()` of the server. The clocks of the processes may differ by
 //! more than a lease lasts.
 //!

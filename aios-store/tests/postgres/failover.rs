@@ -2,11 +2,13 @@
 //!
 //! Most tests delete the last events, which is what a process sees of such a failover.
 
+use std::{sync::Arc, time::Duration};
+
 use aios_core::{
     event::Timestamp,
     store::{
-        Append, Checkpoints, EventStore, EventStoreExt, Leases, PageRequest, ReadModels, RunFilter,
-        Shard, StoreError, StreamId, Unsettled, Waits,
+        Append, Checkpoints, EventStore, EventStoreExt, Leases, OwnerId, PageRequest, ReadModels,
+        RunFilter, Shard, StoreError, StreamId, Unsettled, Waits,
     },
 };
 use aios_store::postgres::{PostgresOptions, PostgresStore};
@@ -216,4 +218,47 @@ async fn should_replace_connections_to_a_former_primary_that_lags_behind() {
     for read in join_all((0..16).map(|_| store.load_checkpoint("reader"))).await {
         assert_eq!(read.unwrap(), 5);
     }
+}
+
+/// An asynchronous standby is promoted that lacks the last commits, among them that of a lease. The next
+/// owner gets another epoch than the former one had, which is fenced therefore.
+#[tokio::test(flavor = "multi_thread")]
+async fn should_not_issue_an_epoch_twice_after_a_failover_that_lost_it() {
+    let Some(server) = PostgresServer::start() else { return };
+    let zombie = PostgresStore::connect(&server.url()).await.unwrap();
+    let mut standby = server.standby();
+    append(&zombie, 1).await;
+    let [old, new] = [1, 2].map(|number| Shard::new(number).unwrap());
+    let owner = |name: &str| OwnerId::new(Arc::<str>::from(name));
+    let moment = Duration::from_millis(1);
+    zombie.acquire(&[old], &owner("first"), moment).await.unwrap();
+    // From here, nothing reaches the standby.
+    server.sql("ALTER SYSTEM RESET synchronous_standby_names");
+    server.sql("SELECT pg_reload_conf()");
+    standby.stop("fast");
+    let hour = Duration::from_secs(3600);
+    let lost = zombie.acquire(&[old, new], &owner("zombie"), hour).await.unwrap();
+    assert_eq!(lost.len(), 2);
+    append(&zombie, 5).await;
+    server.kill();
+    standby.take_place_of(&server);
+    standby.promote();
+
+    let store = PostgresStore::connect(&server.url()).await.unwrap();
+    assert_eq!(store.head().await.unwrap(), 1);
+    let taken = store.acquire(&[old, new], &owner("next"), hour).await.unwrap();
+    assert_eq!(taken.len(), 2);
+    for (lost, taken) in lost.iter().zip(&taken) {
+        assert!(taken.epoch.0 > lost.epoch.0, "{lost:?} {taken:?}");
+        let append = || Append::new(stream(), vec![event()]);
+        let fenced = zombie.append_one(append().with_fence(lost.fence())).await;
+        assert_eq!(code(fenced), "FENCED");
+        store.append_one(append().with_fence(taken.fence())).await.unwrap();
+    }
+    assert_eq!(zombie.renew(&lost, hour).await.unwrap(), []);
+    // The epochs of one server follow each other.
+    store.release(&taken).await.unwrap();
+    let again = store.acquire(&[old], &owner("last"), hour).await.unwrap();
+    assert_eq!(again[0].epoch.0, taken[0].epoch.0 + 1);
+    assert_eq!(code(zombie.read_log(6, 10).await), "STORE_GONE");
 }
