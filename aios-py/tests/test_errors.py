@@ -165,3 +165,14 @@ async def test_should_record_exceptions_whose_text_can_not_be_read() -> None:
         error = raised.value
         assert (error.code, error.message, error.retryable) == ("REFUSED", "no", False)
         assert "object is not JSON-serialisable" in error.details["invalid_details"]
+
+
+async def test_should_record_the_items_of_an_iterator_in_details() -> None:
+    @aios.agent("refusing")
+    async def refuse(context: aios.TaskContext) -> None:
+        raise aios.TaskError.terminal("no", code="REFUSED", details={"items": map(str, [1])})
+
+    async with aios.Runtime(agents=[refuse]) as runtime:
+        with pytest.raises(aios.TaskError) as raised:
+            await runtime.call("refusing")
+    assert raised.value.details == {"items": ["1"]}

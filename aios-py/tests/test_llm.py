@@ -192,6 +192,27 @@ async def test_should_not_report_a_write_as_failed_whose_result_has_no_json(is_a
     assert content.startswith("The call succeeded")
 
 
+@pytest.mark.parametrize("effect", ["read", "idempotent", "write"])
+@pytest.mark.parametrize("is_async", [True, False])
+async def test_should_show_the_items_of_an_iterator_that_a_tool_returned(
+    effect: Any, is_async: bool
+) -> None:
+    @aios.tool(effect=effect, name="pay")
+    async def pay_async(amount: int) -> Any:
+        """Pays."""
+        return {"paid": map(str, [amount]), "rest": 2**70}
+
+    @aios.tool(effect=effect, name="pay")
+    def pay(amount: int) -> Any:
+        """Pays."""
+        return {"paid": map(str, [amount]), "rest": 2**70}
+
+    model = ScriptedModel(calls(Call("pay", {"amount": 500})), "It is done.")
+    agent = aios.LlmAgent("clerk", model, tools=[pay_async if is_async else pay])
+    assert await run_agent(agent) == "It is done."
+    assert results(model, 1) == [('{"paid":["500"],"rest":1180591620717411303424}', False)]
+
+
 async def test_should_round_no_number_of_arguments_edits_and_results() -> None:
     large = 2**70
 

@@ -610,10 +610,10 @@ def _text(value: object) -> str:
 def _details(details: Any) -> Any:
     if details is None:
         return None
-    from ._aios import dumps
+    from ._aios import dumps, loads
 
     try:
-        dumps(details)
+        # Not the details themselves: an iterator in them has no second pass.
+        return loads(dumps(details))
     except Exception as error:
         return {"invalid_details": _text(error)}
-    return details

@@ -404,17 +404,17 @@ def _with_shown_result(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _shown(result: Any) -> Any:
-    """The result, or a text instead of one that has no JSON form."""
-    from .._aios import dumps
+    """The JSON form of a result, or a text if it has none."""
+    from .._aios import dumps, loads
 
     # A plain function that returns an awaitable has not run yet.
     if inspect.isawaitable(result):
         return result
     try:
-        dumps(result)
+        # Not the result itself: an iterator has no second pass.
+        return loads(dumps(result))
     except Exception as error:
         return f"The call succeeded, so do not repeat it. Its result is left out: {error}."
-    return result
 
 
 def _is_context(annotation: Any) -> bool:
