@@ -82,6 +82,10 @@ class Raising(pydantic.BaseModel):
         return value + 1
 
 
+class FirstOf(pydantic.BaseModel):
+    value: datetime.date | str = Field(union_mode="left_to_right")
+
+
 class Printed(pydantic.BaseModel):
     day: datetime.date
 
@@ -97,6 +101,10 @@ class Struct(msgspec.Struct):
 
 class Part(msgspec.Struct):
     a: int
+
+
+class Price(msgspec.Struct):
+    price: float
 
 
 class SubPart(Part):
@@ -120,6 +128,10 @@ class SubPart(Part):
         (Holder(models=[SubModel(a=1)]), "field models.0 of Holder would be read as Model(a=1)"),
         (Holder(base=Sub(1, 2)), "field base of Holder would be read as Base(a=1)"),
         (Excluded(left_out=5), "field left_out of Excluded would be read as 0 instead of 5"),
+        (FirstOf.model_construct(value="2024-01-02"), "field value of FirstOf would be read as"),
+        (Raising.model_construct(a="1"), "field a of Raising would be read as 2 instead of '1'"),
+        (Price(2**60 + 1), "field price of Price would be read as 1.15"),
+        (Price(True), "Price can't be read from what is written for it"),
         (Raising(a=1), "field a of Raising would be read as 3 instead of 2"),
         (
             Printed(day=datetime.date(2024, 3, 2)),
@@ -180,6 +192,50 @@ class Tree(pydantic.BaseModel):
 class Keyed(msgspec.Struct):
     numbers: dict[int, str]
     days: dict[datetime.date, int] = {}
+
+
+class Level(enum.IntEnum):
+    LOW = 1
+
+
+class Unvalidated(pydantic.BaseModel):
+    """Pydantic does not validate the defaults of fields."""
+
+    whole: float = 0
+    exact: decimal.Decimal = 0  # type: ignore[assignment]
+    rounded: decimal.Decimal = 0.1  # type: ignore[assignment]
+    level: Level = 1  # type: ignore[assignment]
+    colour: Colour = "red"  # type: ignore[assignment]
+    day: datetime.date = "2024-01-02"  # type: ignore[assignment]
+    url: pydantic.HttpUrl = "https://example.com"  # type: ignore[assignment]
+    urls: dict[str, list[pydantic.HttpUrl]] = {"a": ["https://example.com/b"]}  # type: ignore[list-item]
+    tags: set[str] = ["b", "a"]  # type: ignore[assignment]
+    pair: tuple[int, float] = (1, 2)
+
+
+class Line(msgspec.Struct):
+    price: float = 0
+    prices: list[float] = []
+    per_day: dict[datetime.date, float] = {}
+
+
+@pydantic.dataclasses.dataclass
+class Weighted:
+    weight: float = 0
+
+
+@pytest.mark.parametrize("value", [Line(), Line(5, [1, 2], {DAY: 2**60}), Weighted()])
+def test_should_write_whole_numbers_of_fields_for_any_number(value: Any) -> None:
+    assert Converter(type(value)).read(loads(dumps(value))) == value
+
+
+@pytest.mark.filterwarnings("ignore:Pydantic serializer warnings")
+def test_should_write_values_that_nothing_has_validated() -> None:
+    value = Unvalidated()
+    value.whole = 3
+    validated = Unvalidated.model_validate(value.model_dump())
+    assert validated.tags == {"a", "b"}
+    assert Converter(Unvalidated).read(loads(dumps(value))) == validated
 
 
 @pytest.mark.parametrize(

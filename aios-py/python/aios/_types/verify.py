@@ -9,7 +9,9 @@ types only are not checked, because they lose nothing.
 from __future__ import annotations
 
 import collections
+import contextlib
 import datetime
+import decimal
 import functools
 import re
 import types
@@ -18,6 +20,7 @@ from collections.abc import Callable, Iterable, Mapping, Set
 from typing import Any
 
 from .fields import hints_of, is_pydantic, pydantic_fields
+from .generics import bare
 from .readers import Read, msgspec_reader, pydantic_reader
 
 #: Core schemas of pydantic whose values are read as they were written.
@@ -55,7 +58,7 @@ def check_readable(value: Any, plain: Any) -> None:
     if violations:
         text = "; ".join(f"{path or '/'}: {message}" for path, message in violations)
         raise TypeError(f"{kind.__qualname__} can't be read from what is written for it: {text}")
-    different = _difference(value, found, "")
+    different = _difference(value, found, "", Any)
     if different is not None:
         path, part, other = different
         at = f"field {path} of " if path else ""
@@ -99,32 +102,37 @@ def _make_reader(kind: Any) -> Read:
     return pydantic_reader(kind) if is_pydantic(kind) else msgspec_reader(kind)
 
 
-def _difference(value: Any, found: Any, path: str) -> tuple[str, Any, Any] | None:
-    """The first part that is another one: its path, the part and the other one."""
-    parts = _parts(value, found)
+def _difference(value: Any, found: Any, path: str, hint: Any) -> tuple[str, Any, Any] | None:
+    """The first part that is another one: its path, the part and the other one. ``hint`` is the type of
+    the field that contains the value."""
+    parts = _parts(value, found, hint)
     if parts is None:
-        return None if _is_same(value, found) else (path, value, found)
-    for name, part, other in parts:
-        different = _difference(part, other, f"{path}.{name}" if path else name)
+        is_same = _is_same(value, found) or _is_converted(value, found, hint)
+        return None if is_same else (path, value, found)
+    for name, part, other, of_part in parts:
+        different = _difference(part, other, f"{path}.{name}" if path else name, of_part)
         if different is not None:
             return different
     return None
 
 
-def _parts(value: Any, found: Any) -> Iterable[tuple[str, Any, Any]] | None:
-    """The parts of two values; ``None`` if they have none, or not the same."""
+def _parts(value: Any, found: Any, hint: Any) -> Iterable[tuple[str, Any, Any, Any]] | None:
+    """The parts of two values, and the types of their fields; ``None`` if they have none, or not the
+    same."""
     kind: Any = type(value)
-    names = _fields(kind)
-    if names is not None:
+    fields = _fields(kind)
+    if fields is not None:
         if kind is not type(found):
             return None
-        return [(it, getattr(value, it, None), getattr(found, it, None)) for it in names]
+        pairs = fields.items()
+        return [(it, getattr(value, it, None), getattr(found, it, None), of) for it, of in pairs]
     if isinstance(value, Mapping) and isinstance(found, Mapping):
         if value.keys() != found.keys():
             return None
-        return [(str(key), part, found[key]) for key, part in value.items()]
+        return [(str(key), part, found[key], hint) for key, part in value.items()]
     if isinstance(value, _SEQUENCES) and isinstance(found, _SEQUENCES) and len(value) == len(found):
-        return [(str(index), *pair) for index, pair in enumerate(zip(value, found, strict=True))]
+        found_parts = zip(value, found, strict=True)
+        return [(str(index), *pair, hint) for index, pair in enumerate(found_parts)]
     return None
 
 
@@ -145,8 +153,45 @@ def _is_same(value: Any, found: Any) -> bool:
         return repr(value) == repr(found)
 
 
-def _find_fields(kind: Any) -> tuple[str, ...] | None:
-    """The names of the fields of a class that declare their type; ``None`` for other types."""
+def _is_converted(value: Any, found: Any, hint: Any) -> bool:
+    """Whether a value that nothing has validated is read as the same value of the type of its field. The
+    libraries do not validate defaults and assignments."""
+    if type(value) in (int, float):
+        is_number = isinstance(found, (int, float, decimal.Decimal)) and type(found) is not bool
+        # Neither the type of a number nor the binary digits of a float are in JSON.
+        return is_number and (value == found or _is_rounded(value, found))
+    if type(value) not in (str, list) or _declares(hint, type(value)):
+        return False
+    from .._aios import dumps
+
+    with contextlib.suppress(Exception):
+        if type(found)(value) == found:
+            return True
+    with contextlib.suppress(Exception):
+        return dumps(found) == dumps(value)
+    return False
+
+
+def _is_rounded(value: float, found: Any) -> bool:
+    return isinstance(found, decimal.Decimal) and type(value) is float and value == float(found)
+
+
+def _declares(annotation: Any, kind: type) -> bool:
+    """Whether values of a class may be parts of a type, other than keys."""
+    annotation = bare(annotation)
+    origin = typing.get_origin(annotation) or annotation
+    arguments = typing.get_args(annotation)
+    if origin is typing.Literal:
+        return any(isinstance(it, kind) for it in arguments)
+    if origin in kind.__mro__:
+        return True
+    if isinstance(origin, type) and issubclass(origin, Mapping):
+        arguments = arguments[1:]
+    return _is_open(annotation) or any(_declares(it, kind) for it in arguments)
+
+
+def _find_fields(kind: Any) -> dict[str, Any] | None:
+    """The types of the fields of a class that declare one, by name; ``None`` for other types."""
     if is_pydantic(kind):
         hints = {name: field.annotation for name, field in pydantic_fields(kind).items()}
     elif hasattr(kind, "__struct_fields__") or hasattr(kind, "__dataclass_fields__"):
@@ -155,7 +200,7 @@ def _find_fields(kind: Any) -> tuple[str, ...] | None:
         hints = {name: known.get(name, Any) for name in names}
     else:
         return None
-    return tuple(name for name, hint in hints.items() if not _is_open(hint))
+    return {name: hint for name, hint in hints.items() if not _is_open(hint)}
 
 
 def _is_open(annotation: Any) -> bool:
@@ -168,7 +213,7 @@ def _is_open(annotation: Any) -> bool:
 #: Keep what the functions found for a class.
 _is_exact: Callable[[Any], bool] = functools.lru_cache(maxsize=1024)(_find_exact)
 _reader: Callable[[Any], Read] = functools.lru_cache(maxsize=1024)(_make_reader)
-_fields: Callable[[Any], tuple[str, ...] | None] = functools.lru_cache(maxsize=1024)(_find_fields)
+_fields: Callable[[Any], dict[str, Any] | None] = functools.lru_cache(maxsize=1024)(_find_fields)
 
 
 def _text(value: Any) -> str:
