@@ -184,16 +184,35 @@ def pydantic_reader(kind: Any) -> Read:
         try:
             # A strict type reads a time, say, from a string of JSON only.
             return adapter.validate_json(dumps(value), **options)
-        except pydantic.ValidationError as error:
-            for problem in error.errors(include_url=False):
-                below = "".join(f"/{escape(str(part))}" for part in problem["loc"])
-                missing = problem["type"] == "missing"
-                violations.append((path + below, "is missing" if missing else problem["msg"]))
-            return INVALID
         except Exception as error:
-            return raised(error, path, violations)
+            return _refused(error, path, violations)
 
     return read
+
+
+def pydantic_check(annotation: Any) -> Read:
+    """Checks a value that has been read."""
+    adapter = sys.modules["pydantic"].TypeAdapter(annotation)
+    options = {"by_name": True, "by_alias": True} if _knows_names() else {}
+
+    def check(value: Any, path: str, violations: Violations) -> Any:
+        try:
+            return adapter.validate_python(value, **options)
+        except Exception as error:
+            return _refused(error, path, violations)
+
+    return check
+
+
+def _refused(error: Exception, path: str, violations: Violations) -> Any:
+    """Notes what pydantic has raised."""
+    if not isinstance(error, sys.modules["pydantic"].ValidationError):
+        return raised(error, path, violations)
+    for problem in error.errors(include_url=False):
+        below = "".join(f"/{escape(str(part))}" for part in problem["loc"])
+        missing = problem["type"] == "missing"
+        violations.append((path + below, "is missing" if missing else problem["msg"]))
+    return INVALID
 
 
 def msgspec_struct(kind: Any) -> Compiled:

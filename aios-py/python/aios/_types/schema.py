@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from .._secret import SECRET_SCHEMA, Secret
+from .constraints import check_metadata, checked, described, holds_bytes, is_left_to_library
 from .definitions import hoisted
 from .fields import Field, fields_of, hints_of, is_pydantic, shape_of
 from .generics import TupleItems, arguments_of, bare, substitute, title_of, tuple_items
@@ -35,6 +36,7 @@ from .readers import (
     literal,
     mismatch,
     msgspec_struct,
+    pydantic_check,
     pydantic_model,
 )
 from .unions import misread
@@ -96,14 +98,43 @@ class Compiler:
         """A type with a description, or with constraints that its library checks."""
         libraries = {type(found).__module__.partition(".")[0] for found in metadata}
         if libraries & {"pydantic", "annotated_types"} and "pydantic" in sys.modules:
-            return self._foreign(pydantic_model(annotation))
+            return self._checked_by_pydantic(annotation, kind, metadata)
         if "msgspec" in libraries:
-            return self._foreign(msgspec_struct(annotation))
+            made, schema = self._foreign(msgspec_struct(annotation))
+            return self._checked(kind, made, made), schema
         reader, schema = self.compile(kind)
         # A `Doc` of `typing_extensions`, or a text.
         texts = [getattr(found, "documentation", found) for found in metadata]
         texts = [text for text in texts if isinstance(text, str)]
         return reader, {**schema, "description": texts[-1]} if texts else schema
+
+    def _checked_by_pydantic(
+        self, annotation: Any, kind: Any, metadata: tuple[Any, ...]
+    ) -> Compiled:
+        check_metadata(annotation, metadata)
+        otherwise, schema = pydantic_model(annotation)
+        if is_left_to_library(annotation, metadata):
+            return self._foreign((otherwise, schema))
+        check = pydantic_check(annotation)
+        if not holds_bytes(kind):
+            otherwise, schema = self._foreign((otherwise, schema))
+            return self._checked(kind, check, otherwise), schema
+        reader, schema = self.compile(kind)
+        made = check if reader is None else checked(reader, check, None)
+        return made, described(schema, metadata)
+
+    def _checked(self, kind: Any, check: Read | None, otherwise: Read | None) -> Read | None:
+        """The reader of a type whose schema another library has made."""
+        if check is None:
+            return None
+        definitions, known = dict(self.definitions), dict(self._known)
+        try:
+            reader, _ = self.compile(kind)
+        except TypeError:
+            # Of a class that only the library knows, or a union that it tells apart.
+            reader = None
+        self.definitions, self._known = definitions, known
+        return otherwise if reader is None else checked(reader, check, otherwise)
 
     def _generic(self, annotation: Any, origin: Any, args: tuple[Any, ...]) -> Compiled:
         if annotation is typing.Tuple:  # noqa: UP006
