@@ -118,6 +118,87 @@ class Sparse(msgspec.Struct, omit_defaults=True):
     b: int = 0
 
 
+class Rows(msgspec.Struct, array_like=True):
+    a: int
+    b: str
+
+
+class TaggedRows(msgspec.Struct, array_like=True, tag=True):
+    a: int
+
+
+class OtherTaggedRows(msgspec.Struct, array_like=True, tag=True):
+    a: int
+
+
+class Whole(pydantic.BaseModel):
+    a: int
+
+
+class Label(pydantic.BaseModel):
+    a: str
+
+
+class Time(pydantic.BaseModel):
+    a: datetime.datetime
+
+
+class Day(pydantic.BaseModel):
+    a: datetime.date
+
+
+class Digits(pydantic.BaseModel):
+    a: Literal["1", "b"]
+
+
+class Letters(pydantic.BaseModel):
+    a: Literal["b"]
+
+
+class TwoKeys(TypedDict, total=False):
+    a: int
+    b: int
+
+
+class More(pydantic.BaseModel):
+    a: int
+    b: int
+
+
+class Unset(msgspec.Struct):
+    a: int | msgspec.UnsetType = msgspec.UNSET
+
+
+class SomeKeys(TypedDict, total=False):
+    a: int
+
+
+class Extra(pydantic.BaseModel):
+    model_config = pydantic.ConfigDict(extra="allow")
+    a: int = 0
+
+
+class Hidden(pydantic.BaseModel):
+    a: int = 0
+    hidden: int = pydantic.Field(0, exclude=True)
+
+
+class Uid(pydantic.RootModel[str]):
+    pass
+
+
+class Number(pydantic.RootModel[int | None]):
+    pass
+
+
+class Names(pydantic.RootModel[dict[str, str]]):
+    pass
+
+
+class Delay(pydantic.RootModel[datetime.timedelta]):
+    pass
+
+
 DAY = datetime.date(2024, 1, 2)
 DateName = NewType("DateName", datetime.date)
 
@@ -159,6 +240,40 @@ DateName = NewType("DateName", datetime.date)
         (Model | Twin, "objects"),
         (Struct | TwinStruct, "objects"),
         (Struct | Sparse, "objects"),
+        (Tagged | Sparse, "objects"),
+        (Tagged | SomeKeys, "objects"),
+        (list[Tagged] | list[Struct], "arrays"),
+        (Sparse | dict[str, int], "objects"),
+        (dict[str, int] | Sparse, "objects"),
+        (Struct | Unset, "objects"),
+        (Extra | dict[str, int], "objects"),
+        (dict[str, int] | Extra, "objects"),
+        (SomeKeys | Extra, "objects"),
+        (Annotated[int, pydantic.Field(ge=1)] | str, "strings"),
+        (list[Annotated[int, pydantic.Field(ge=1)]] | list[str], "arrays"),
+        (Hidden | Struct, "objects"),
+        (Sparse | Struct, "objects"),
+        (TwoKeys | Struct, "objects"),
+        (Extra | More, "objects"),
+        (Whole | Label, "objects"),
+        (list[Whole] | list[Label], "arrays"),
+        (Time | Whole, "objects"),
+        (Whole | Digits, "objects"),
+        (Struct | Hidden, "objects"),
+        (Uid | str, "strings"),
+        (str | Uid, "strings"),
+        (list[str] | list[Uid], "arrays"),
+        (int | Number, "integers"),
+        (None | Number, "nulls"),
+        (Names | dict[str, str], "objects"),
+        (Model | Names, "objects"),
+        (str | Delay, "strings"),
+        (Delay | float, "numbers"),
+        (Rows | tuple[int, str], "arrays"),
+        (tuple[int, str] | Rows, "arrays"),
+        (Rows | Pair, "arrays"),
+        (list[int] | Rows, "arrays"),
+        (TaggedRows | list[int], "arrays"),
     ],
 )
 def test_should_refuse_members_that_json_does_not_tell_apart(kind: Any, form: str) -> None:
@@ -207,6 +322,21 @@ def test_should_name_the_members_where_the_union_is_declared() -> None:
         (SubModel | Model, Model(a=1)),
         (Tagged | OtherTagged, OtherTagged(1)),
         (Struct | Tagged, Tagged(1)),
+        (Tagged | Struct, Struct(1)),
+        (Uid | int, 5),
+        (int | Uid, Uid("a")),
+        (Base | Uid, Uid("a")),
+        (Rows | str, Rows(1, "a")),
+        (Rows | dict[str, int], {"a": 1}),
+        (TaggedRows | OtherTaggedRows, OtherTaggedRows(1)),
+        (Whole | Day, Day(a=DAY)),
+        (str | Annotated[int, pydantic.Field(ge=1)], "5"),
+        (Annotated[int, msgspec.Meta(ge=1)] | str, "5"),
+        (Annotated[int, pydantic.Field(ge=1)] | None, 5),
+        (Label | Whole, Whole(a=1)),
+        (Whole | Letters, Letters(a="b")),
+        (dict[str, int] | SomeKeys, {"a": 1}),
+        (SomeKeys | dict[str, int], {"a": 1}),
     ],
 )
 def test_should_read_the_member_that_was_written(kind: Any, value: Any) -> None:

@@ -85,12 +85,16 @@ class Shape(typing.NamedTuple):
     Attributes:
         fields: Its fields by their names.
         is_closed: Whether other keys are refused.
-        is_partial: Whether keys are left out, for example those of default values.
+        is_partial: Whether keys are left out, for example those of default values, or added.
+        is_open: Whether any other keys are written too.
+        is_lax: Whether values of other JSON types are converted.
     """
 
     fields: dict[str, Field]
     is_closed: bool = False
     is_partial: bool = False
+    is_open: bool = False
+    is_lax: bool = False
 
 
 def shape_of(annotation: Any) -> Shape | None:
@@ -124,29 +128,62 @@ def pydantic_fields(kind: Any) -> dict[str, Any]:
 
 
 def _pydantic_shape(kind: Any) -> Shape | None:
-    if getattr(kind, "__pydantic_root_model__", False):
+    if is_root_model(kind):
         return None
     config = getattr(kind, "model_config", None) or getattr(kind, "__pydantic_config__", None) or {}
+    found = pydantic_fields(kind)
     fields = {
-        name: Field(name, field.annotation, field.is_required())
-        for name, field in pydantic_fields(kind).items()
+        name: Field(name, field.annotation, field.is_required()) for name, field in found.items()
     }
-    return Shape(fields, is_closed=config.get("extra") == "forbid")
+    extra = config.get("extra")
+    is_partial = extra == "allow" or any(map(_is_excluded, found.values()))
+    return Shape(fields, extra == "forbid", is_partial, extra == "allow", is_lax=True)
+
+
+def is_root_model(kind: Any) -> bool:
+    """Whether a model of pydantic is written as its only value."""
+    return getattr(kind, "__pydantic_root_model__", False) is True
+
+
+def _is_excluded(field: Any) -> bool:
+    """Whether a field of pydantic is left out, perhaps depending on its value."""
+    return bool(field.exclude) or getattr(field, "exclude_if", None) is not None
 
 
 def _msgspec_shape(annotation: Any, config: Any) -> Shape | None:
     if config.array_like:
         return None
-    try:
-        found = sys.modules["msgspec"].structs.fields(annotation)
-    except Exception:
-        # An annotation can't be resolved, which is reported where the class is read.
+    found = _msgspec_fields(annotation)
+    if found is None:
         return None
     fields = {it.encode_name: Field(it.encode_name, it.type, it.required) for it in found}
     if config.tag_field is not None:
         literal: Any = typing.Literal
-        fields[config.tag_field] = Field(config.tag_field, literal[config.tag], True)
-    return Shape(fields, config.forbid_unknown_fields, config.omit_defaults)
+        # It is written, but need not be there when it is read.
+        fields[config.tag_field] = Field(config.tag_field, literal[config.tag], False)
+    unset: Any = sys.modules["msgspec"].UnsetType
+    is_partial = config.omit_defaults or any(unset in typing.get_args(it.type) for it in found)
+    return Shape(fields, config.forbid_unknown_fields, is_partial)
+
+
+def rows_of(annotation: Any) -> list[Field] | None:
+    """The items of a class of msgspec that is written as an array; ``None`` for other types."""
+    config = getattr(typing.get_origin(annotation) or annotation, "__struct_config__", None)
+    if config is None or not config.array_like:
+        return None
+    literal: Any = typing.Literal
+    tag = [] if config.tag is None else [Field("", literal[config.tag], True)]
+    found = _msgspec_fields(annotation) or ()
+    return [*tag, *(Field(it.encode_name, it.type, it.required) for it in found)]
+
+
+def _msgspec_fields(annotation: Any) -> Any:
+    """The fields of a class of msgspec; ``None`` if an annotation can't be resolved, which is reported
+    where the class is read."""
+    try:
+        return sys.modules["msgspec"].structs.fields(annotation)
+    except Exception:
+        return None
 
 
 def hints_of(kind: Any) -> dict[str, Any]:

@@ -39,7 +39,7 @@ from .readers import (
     pydantic_check,
     pydantic_model,
 )
-from .unions import misread
+from .unions import misread, misread_for_keys
 
 #: Types of any JSON value, including return types of functions that do not return.
 _ANY: tuple[Any, ...] = (Any, object, typing.NoReturn, typing.Never)
@@ -408,7 +408,7 @@ def _check_told_apart(args: tuple[Any, ...]) -> None:
         TypeError: A member would be read as another one.
     """
     for first, second in itertools.combinations(args, 2):
-        form = misread(first, second)
+        form = misread(first, second) or misread_for_keys(first, second)
         if form is not None:
             raise TypeError(
                 f"{_text(first)} and {_text(second)} can't be told apart in JSON, where both are "

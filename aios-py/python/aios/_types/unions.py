@@ -5,7 +5,7 @@ the member that has written it, the value comes back as something else, without 
 refused where it is declared.
 
 Objects are an exception: the union tries the class first that has exactly the keys of the object. That
-does not help in a list of them, which one member reads as a whole.
+does not help in a list of them, which one member reads as a whole, nor if keys are left out.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import uuid
 from collections.abc import Iterator
 from typing import Any
 
-from .fields import Shape, hints_of, shape_of
+from .fields import Shape, hints_of, is_root_model, pydantic_fields, rows_of, shape_of
 from .generics import bare, tuple_items
 
 #: Types that read no text of each other, except that a date is a ``datetime`` at midnight.
@@ -43,6 +43,24 @@ _READ: dict[Any, str] = {
     datetime.timedelta: "integer",
     decimal.Decimal: "integer",
 }
+#: Types that pydantic reads from texts and numbers too, and the types of these.
+_LAX = (
+    bool,
+    int,
+    float,
+    decimal.Decimal,
+    datetime.datetime,
+    datetime.date,
+    datetime.time,
+    datetime.timedelta,
+)
+_LAX_WRITTEN = (bool, int, float, decimal.Decimal, str)
+_LAX_TIMES = (
+    (datetime.date, datetime.datetime),
+    (datetime.timedelta, datetime.time),
+    (str, datetime.timedelta),
+    (bytes, datetime.timedelta),
+)
 #: Types of lists; others are read as a list.
 _CONTAINERS: tuple[Any, ...] = (set, frozenset, collections.deque)
 #: How deep the fields of classes are compared.
@@ -58,14 +76,20 @@ def misread(reader: Any, written: Any, *, is_part: bool = False) -> str | None:
         written: A later member.
         is_part: Whether they are parts of the members, so that the union does not see their keys.
     """
+    lax = _is_lax(reader)
     reader, written = bare(reader), bare(written)
     members, others = _members(reader), _members(written)
     if len(members) > 1 or len(others) > 1:
         # What both have is read as in the union that both are.
         pairs = itertools.product(members, (it for it in others if it not in members))
         return next(filter(None, (misread(*pair, is_part=is_part) for pair in pairs)), None)
-    if reader == written or not _may_read(reader, written):
+    if reader == written or not _may_read(reader, written, lax=lax):
         return None
+    if is_root_model(reader) or is_root_model(written):
+        # An object of the class is never what it is written as.
+        pairs = itertools.product(_members(_root(reader)), _members(_root(written)))
+        forms = (_forms(it) for one, it in pairs if _may_read(one, it, lax=lax))
+        return min(next(forms, ()), default="value")
     values, other_values = _values(reader), _values(written)
     if values is not None or other_values is not None:
         return _misread_values(reader, values, written, other_values)
@@ -111,19 +135,19 @@ def _misread_items(reader: Any, written: Any) -> str | None:
 
 def _misread_objects(reader: Any, written: Any, is_part: bool) -> str | None:
     shape, other = shape_of(reader), shape_of(written)
-    if other is None:
-        # A dictionary. The keys of a class are not those of any other dictionary.
-        if shape is not None:
-            return None
-        items = _item(reader), _item(written)
-        return "object" if misread(*items, is_part=True) else None
-    if (
-        not is_part
-        and not other.is_partial
-        and (shape and shape.fields.keys()) != other.fields.keys()
-    ):
+    if other is None and shape is not None:
+        # The keys of a class are not those of any other dictionary, if there are some.
+        return "object" if shape.is_partial and not _is_typed_dict(reader) else None
+    if shape is None and (other is None or _is_typed_dict(written)):
+        items = (
+            [_item(written)] if other is None else [it.annotation for it in other.fields.values()]
+        )
+        return "object" if any(misread(_item(reader), it, is_part=True) for it in items) else None
+    if shape is None or other is None:
+        return "object" if is_part or other is None or other.is_partial else None
+    if not is_part and not other.is_partial and shape.fields.keys() != other.fields.keys():
         return None
-    if typing.is_typeddict(reader) and typing.is_typeddict(written) and shape:
+    if _is_typed_dict(reader) and _is_typed_dict(written):
         pairs = _field_pairs(shape, other)
         if is_part and not other.fields.keys() <= shape.fields.keys():
             return "object"
@@ -131,16 +155,32 @@ def _misread_objects(reader: Any, written: Any, is_part: bool) -> str | None:
     return "object"
 
 
-def _may_read(reader: Any, written: Any, depth: int = 0) -> bool:
-    """Whether a type reads a value of another type, as whatever."""
-    reader, written = bare(reader), bare(written)
+def misread_for_keys(first: Any, second: Any) -> str | None:
+    """The same for two members of which the second may be tried first, because it has exactly the keys
+    of an object from which the first has left some out."""
+    shape = shape_of(first)
+    return misread(second, first) if shape is not None and shape.is_partial else None
+
+
+def _may_read(reader: Any, written: Any, depth: int = 0, *, lax: bool = False) -> bool:
+    """Whether a type reads a value of another type, as whatever.
+
+    Args:
+        reader: A type.
+        written: Another type.
+        depth: In how many others they are.
+        lax: Whether pydantic reads the value.
+    """
+    lax = lax or _is_lax(reader)
+    reader, written = _root(bare(reader)), _root(bare(written))
     members, others = _members(reader), _members(written)
     if len(members) > 1 or len(others) > 1:
-        return any(_may_read(*pair, depth) for pair in itertools.product(members, others))
+        pairs = itertools.product(members, others)
+        return any(_may_read(*pair, depth, lax=lax) for pair in pairs)
     values, other_values = _values(reader), _values(written)
     if values is not None and other_values is not None:
         return bool(values.keys() & other_values.keys())
-    if depth == _DEPTH:
+    if depth == _DEPTH or (lax and _may_convert(reader, written, other_values)):
         return True
     forms, other_forms = _forms(reader), _forms(written)
     if not forms or not other_forms:
@@ -152,34 +192,52 @@ def _may_read(reader: Any, written: Any, depth: int = 0) -> bool:
     if values is not None or other_values is not None:
         return True
     if "array" in other_forms:
-        return _may_read_items(reader, written, depth)
-    return "object" not in other_forms or _may_read_object(reader, written, depth)
+        return _may_read_items(reader, written, depth, lax)
+    return "object" not in other_forms or _may_read_object(reader, written, depth, lax)
 
 
-def _may_read_items(reader: Any, written: Any, depth: int) -> bool:
-    counts = [_fixed(it) for it in (reader, written)]
-    if None in counts:
+def _may_convert(reader: Any, written: Any, values: dict[str, Any] | None) -> bool:
+    """Whether pydantic converts a value of a type to another one that is written otherwise."""
+    if values is None:
+        return (reader in _LAX and written in _LAX_WRITTEN) or (reader, written) in _LAX_TIMES
+    from .._aios import loads
+    from .readers import pydantic_reader
+
+    if reader not in _LAX:
+        return False
+    read = pydantic_reader(reader)
+    found: list[list[tuple[str, str]]] = [[] for _ in values]
+    for text, violations in zip(values, found, strict=True):
+        read(loads(text), "", violations)
+    return not all(found)
+
+
+def _may_read_items(reader: Any, written: Any, depth: int, lax: bool) -> bool:
+    counts, other_counts = _fixed(reader), _fixed(written)
+    if counts is None or other_counts is None:
         # An empty one.
         return True
-    least, most = counts[0] or (0, 0)
-    if not least <= (counts[1] or (0, 0))[1] <= most:
+    least, most = counts
+    # Classes of msgspec ignore further items.
+    if other_counts[1] < least or (other_counts[1] > most and rows_of(reader) is None):
         return False
-    return all(_may_read(*pair, depth + 1) for pair in _item_pairs(reader, written))
+    return all(_may_read(*pair, depth + 1, lax=lax) for pair in _item_pairs(reader, written))
 
 
-def _may_read_object(reader: Any, written: Any, depth: int) -> bool:
+def _may_read_object(reader: Any, written: Any, depth: int, lax: bool) -> bool:
     shape, other = shape_of(reader), shape_of(written)
     if other is None:
         return True
     if shape is None:
         values = (field.annotation for field in other.fields.values())
-        return all(_may_read(_item(reader), it, depth + 1) for it in values)
+        return all(_may_read(_item(reader), it, depth + 1, lax=lax) for it in values)
     required = {name for name, field in shape.fields.items() if field.required}
-    if not required <= other.fields.keys():
+    if not other.is_open and not required <= other.fields.keys():
         return False
     if shape.is_closed and not other.is_partial and not other.fields.keys() <= shape.fields.keys():
         return False
-    return all(_may_read(*pair, depth + 1) for pair in _field_pairs(shape, other))
+    lax = lax or shape.is_lax
+    return all(_may_read(*pair, depth + 1, lax=lax) for pair in _field_pairs(shape, other))
 
 
 def _field_pairs(shape: Shape, other: Shape) -> Iterator[tuple[Any, Any]]:
@@ -192,6 +250,27 @@ def _members(kind: Any) -> tuple[Any, ...]:
     if typing.get_origin(kind) not in (typing.Union, types.UnionType):
         return (kind,)
     return tuple(found for it in typing.get_args(kind) for found in _members(bare(it)))
+
+
+def _root(kind: Any) -> Any:
+    """The type of the only value of a root model; other types as they are."""
+    while is_root_model(kind):
+        kind = bare(pydantic_fields(kind)["root"].annotation)
+        if kind is datetime.timedelta:
+            # Pydantic writes a text, and reads numbers too.
+            kind = kind | str
+    return kind
+
+
+def _is_lax(annotation: Any) -> bool:
+    """Whether pydantic reads a type by itself."""
+    libraries = {type(it).__module__ for it in getattr(annotation, "__metadata__", ())}
+    found = {name.partition(".")[0] for name in libraries}
+    return bool(found & {"pydantic", "annotated_types"}) or is_root_model(bare(annotation))
+
+
+def _is_typed_dict(kind: Any) -> bool:
+    return typing.is_typeddict(typing.get_origin(kind) or kind)
 
 
 def _values(kind: Any) -> dict[str, Any] | None:
@@ -224,18 +303,22 @@ def _forms(kind: Any) -> frozenset[str]:
         return frozenset({"string"})
     if issubclass(made, abc.Mapping) or shape_of(kind) is not None:
         return frozenset({"object"})
-    return frozenset({"array"} if issubclass(made, abc.Collection) else ())
+    is_array = issubclass(made, abc.Collection) or rows_of(kind) is not None
+    return frozenset({"array"} if is_array else ())
 
 
 def _container(kind: Any) -> Any:
     """The class that a list is read as."""
     made = typing.get_origin(kind) or kind
-    is_own = made in _CONTAINERS or issubclass(made, tuple)
+    is_own = made in _CONTAINERS or issubclass(made, tuple) or rows_of(kind) is not None
     return made if is_own else list
 
 
 def _fixed(kind: Any) -> tuple[int, int] | None:
-    """The least and the greatest number of items of a tuple; ``None`` for other types."""
+    """The least and the greatest number of items of a tuple or a class; ``None`` for other types."""
+    rows = rows_of(kind)
+    if rows is not None:
+        return sum(it.required for it in rows), len(rows)
     made: Any = typing.get_origin(kind) or kind
     if _is_named(made):
         return len(made._fields) - len(made._field_defaults), len(made._fields)
@@ -247,6 +330,9 @@ def _fixed(kind: Any) -> tuple[int, int] | None:
 
 def _items(kind: Any) -> list[Any]:
     """The types of the items of a list."""
+    rows = rows_of(kind)
+    if rows is not None:
+        return [it.annotation for it in rows]
     made: Any = typing.get_origin(kind) or kind
     if _is_named(made):
         hints = hints_of(made)
@@ -259,7 +345,7 @@ def _items(kind: Any) -> list[Any]:
 
 def _is_named(made: Any) -> bool:
     """Whether it is a class of ``NamedTuple``."""
-    return issubclass(made, tuple) and hasattr(made, "_fields")
+    return isinstance(made, type) and issubclass(made, tuple) and hasattr(made, "_fields")
 
 
 def _item_pairs(reader: Any, written: Any) -> Iterator[tuple[Any, Any]]:
