@@ -6,6 +6,7 @@ import dataclasses
 import datetime
 import decimal
 import enum
+import uuid
 import zoneinfo
 from typing import Any, Generic, Literal, TypeVar
 
@@ -24,6 +25,10 @@ DAY = datetime.date(2024, 1, 2)
 
 class Colour(enum.Enum):
     RED = "red"
+
+
+class Level(enum.Enum):
+    LOW = 1
 
 
 @dataclasses.dataclass
@@ -71,6 +76,32 @@ class Holder(pydantic.BaseModel):
 class Excluded(pydantic.BaseModel):
     a: int = 0
     left_out: int = Field(default=0, exclude=True)
+
+
+class ByLevel(pydantic.BaseModel):
+    models: dict[str, dict[Level, int]] = {}
+
+
+class Corner(enum.Enum):
+    TOP = (0, 1)
+
+
+class Corners(pydantic.BaseModel):
+    corner: Corner | None = None
+    key: Literal[b"a"] | None = None
+    level: Literal[Level.LOW] | None = None
+
+
+class ByNumber(pydantic.BaseModel):
+    numbers: dict[int | None, int] = {}
+
+
+class ByLiteral(pydantic.BaseModel):
+    numbers: dict[Literal[1, "1"], int] = {}
+
+
+class ByText(pydantic.BaseModel):
+    texts: dict[Colour, dict[uuid.UUID, int]] = {}
 
 
 class Raising(pydantic.BaseModel):
@@ -127,6 +158,15 @@ class SubPart(Part):
         (Holder(model=SubModel(a=1)), "field model of Holder would be read as Model(a=1)"),
         (Holder(models=[SubModel(a=1)]), "field models.0 of Holder would be read as Model(a=1)"),
         (Holder(base=Sub(1, 2)), "field base of Holder would be read as Base(a=1)"),
+        (
+            ByLevel(models={"a": {Level.LOW: 1}}),
+            "ByLevel can't be read from what is written for it",
+        ),
+        (Corners(corner=Corner.TOP), "Corners can't be read from what is written for it"),
+        (Corners(key=b"a"), "Corners can't be read from what is written for it"),
+        (Corners(level=Level.LOW), "Corners can't be read from what is written for it"),
+        (ByNumber(numbers={None: 1}), "ByNumber can't be read from what is written for it"),
+        (ByLiteral(numbers={1: 1}), "field numbers of ByLiteral would be read as {'1': 1}"),
         (Excluded(left_out=5), "field left_out of Excluded would be read as 0 instead of 5"),
         (FirstOf.model_construct(value="2024-01-02"), "field value of FirstOf would be read as"),
         (Raising.model_construct(a="1"), "field a of Raising would be read as 2 instead of '1'"),
@@ -194,10 +234,6 @@ class Keyed(msgspec.Struct):
     days: dict[datetime.date, int] = {}
 
 
-class Level(enum.IntEnum):
-    LOW = 1
-
-
 class Unvalidated(pydantic.BaseModel):
     """Pydantic does not validate the defaults of fields."""
 
@@ -252,6 +288,9 @@ def test_should_write_values_that_nothing_has_validated() -> None:
         Tree(parts={"a": Tree(parts={"b": Tree()})}),
         Struct(datetime.time(1), Part(1)),
         Keyed({1: "a"}, {DAY: 3}),
+        Corners(),
+        ByNumber(numbers={1: 2}),
+        ByText(texts={Colour.RED: {uuid.UUID(int=1): 2}}),
     ],
 )
 def test_should_read_what_it_has_written(value: Any) -> None:

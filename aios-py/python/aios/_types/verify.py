@@ -29,6 +29,10 @@ _EXACT = frozenset(
     | {"default", "nullable", "none", "bool", "int", "str", "uuid", "date", "literal", "enum"}
     | {"list", "set", "dict"}
 )
+#: The same for keys of dictionaries, which are texts in JSON.
+_EXACT_KEYS = frozenset({"str", "int", "uuid", "date"})
+#: The same for values of enums and literals.
+_EXACT_VALUES = frozenset({type(None), bool, int, float, str})
 #: Parts of core schemas of classes that may be read as something else all the same.
 _INEXACT = re.compile(
     r"'serialization_exclude|'serialization':|'custom_init': True|'post_init': ['T]"
@@ -75,8 +79,30 @@ def _find_exact(kind: Any) -> bool:
     schema = repr(kind.__pydantic_core_schema__)
     parts = re.findall(r"'type': '([\w-]+)'", schema)
     classes = parts.count("model") + parts.count("dataclass")
-    # A field may contain a subclass of its class.
-    return classes == 1 and _EXACT.issuperset(parts) and not _INEXACT.search(schema)
+    keys = re.findall(r"'keys_schema': \{'type': '([\w-]+)'", schema)
+    is_exact = _EXACT.issuperset(parts) and _EXACT_KEYS.issuperset(keys)
+    if classes != 1 or not is_exact or _INEXACT.search(schema):
+        # A field may contain a subclass of its class.
+        return False
+    return all(type(it) in _EXACT_VALUES for it in _values(kind.__pydantic_core_schema__))
+
+
+def _values(schema: Any) -> Iterable[Any]:
+    """The values of enums and literals in a core schema of pydantic."""
+    if isinstance(schema, list):
+        parts = schema
+    elif not isinstance(schema, dict):
+        return
+    elif schema.get("type") == "enum":
+        yield from (member.value for member in schema["members"])
+        return
+    elif schema.get("type") == "literal":
+        yield from schema["expected"]
+        return
+    else:
+        parts = [part for name, part in schema.items() if name not in ("default", "metadata")]
+    for part in parts:
+        yield from _values(part)
 
 
 def _hints(kind: Any) -> Iterable[Any]:
@@ -156,11 +182,14 @@ def _is_same(value: Any, found: Any) -> bool:
 def _is_converted(value: Any, found: Any, hint: Any) -> bool:
     """Whether a value that nothing has validated is read as the same value of the type of its field. The
     libraries do not validate defaults and assignments."""
-    if type(value) in (int, float):
-        is_number = isinstance(found, (int, float, decimal.Decimal)) and type(found) is not bool
+    if (
+        type(value) in (int, float)
+        and isinstance(found, (int, float, decimal.Decimal))
+        and type(found) is not bool
+    ):
         # Neither the type of a number nor the binary digits of a float are in JSON.
-        return is_number and (value == found or _is_rounded(value, found))
-    if type(value) not in (str, list) or _declares(hint, type(value)):
+        return bool(value == found) or _is_rounded(value, found)
+    if type(value) not in (int, float, str, list) or _declares(hint, type(value)):
         return False
     from .._aios import dumps
 
