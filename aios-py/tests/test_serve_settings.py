@@ -242,20 +242,40 @@ def test_should_take_new_values_at_a_hangup(start: Any, tmp_path: Path) -> None:
     assert get(f"{url}/runs")[0] == 429
 
 
-def test_should_pass_a_hangup_on_to_workers(start: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("after", "changed"),
+    [
+        ("started process", "http: {max_body_bytes: 100}"),
+        ("the engine joined", "log: {level: warn}"),
+    ],
+)
+def test_should_pass_a_hangup_on_to_workers(
+    start: Any, tmp_path: Path, after: str, changed: str
+) -> None:
     (tmp_path / "config").mkdir()
     file = tmp_path / "config" / "base.yaml"
     file.write_text("log: {level: info}\n")
     database = f"sqlite://{tmp_path}/aios.db"
     process = start("worker", "app:app", AIOS_DATABASE_URL=database)
-    process.read_until("the engine joined")
-    file.write_text("log: {level: warn}\n")
+    process.read_until(after)
+    file.write_text(f"{changed}\n")
     process.process.send_signal(signal.SIGHUP)
     process.read_until("the configuration was reloaded")
     process.read_until("the configuration was reloaded")
     reloaded = [line for line in process.lines if "was reloaded" in line]
     assert len({re.search(r"\[\d+\]", line)[0] for line in reloaded}) == 2  # type: ignore[index]
     assert not any("exited" in line for line in process.lines)
+
+
+def test_should_survive_a_hangup_while_the_program_of_workers_is_imported(
+    start: Any, tmp_path: Path
+) -> None:
+    slow = "import os, time\nos.write(2, b'importing\\n')\ntime.sleep(1)\n"
+    (tmp_path / "slow.py").write_text(slow + PROGRAM)
+    process = start("worker", "slow:app", AIOS_DATABASE_URL=f"sqlite://{tmp_path}/aios.db")
+    process.read_until("importing")
+    process.process.send_signal(signal.SIGHUP)
+    process.read_until("started process")
 
 
 @pytest.mark.parametrize(

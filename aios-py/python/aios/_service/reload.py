@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import signal
 import threading
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from .._errors import ConfigurationError
@@ -26,6 +28,19 @@ _RELOADED = (
 )
 
 
+@contextlib.contextmanager
+def hangup_blocked() -> Iterator[None]:
+    """Blocks SIGHUP in processes that are started within it, until they handle it."""
+    if not hasattr(signal, "SIGHUP"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 class Reload:
     """Reads all layers again at SIGHUP, and takes the values that may change while a process runs.
 
@@ -41,10 +56,10 @@ class Reload:
         self._count = 0
 
     def at_hangup(self) -> None:
-        """Handles SIGHUP from now on, on the main thread."""
-        number = getattr(signal, "SIGHUP", None)
-        if number is not None:
-            signal.signal(number, self._begin)
+        """Handles SIGHUP from now on, on the main thread, and the one that came while it was blocked."""
+        if hasattr(signal, "SIGHUP"):
+            signal.signal(signal.SIGHUP, self._begin)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})
 
     def take_count(self) -> int:
         """How many signals have come since the last call."""

@@ -18,7 +18,7 @@ from .._errors import ConfigurationError
 from .._runtime import Runtime
 from .asgi import Asgi
 from .log_format import configure
-from .reload import Reload
+from .reload import Reload, hangup_blocked
 from .serve import run_until
 from .settings import Settings
 
@@ -142,9 +142,12 @@ class _Worker:
     def _start(self, now: float) -> None:
         code = "import sys; from aios._service.worker import serve; serve(sys.argv[1], int(sys.argv[2]))"
         try:
-            self._process = subprocess.Popen(
-                [sys.executable, "-c", code, self._app, str(os.getpid())], start_new_session=True
-            )
+            # The signal would end a process that does not handle it yet.
+            with hangup_blocked():
+                self._process = subprocess.Popen(
+                    [sys.executable, "-c", code, self._app, str(os.getpid())],
+                    start_new_session=True,
+                )
         except OSError as error:
             # The machine lacks processes or memory, which may pass.
             delay = self._back_off(now, failed=True)
@@ -195,9 +198,9 @@ def supervise(app: str, processes: int) -> int:
     configure(settings.log, f"[{os.getpid()}] ")
     # Reports mistakes here once, instead of in every process repeatedly.
     report_similar_names(settings)
-    runtime = load(app, settings)
     reload = Reload(settings)
     reload.at_hangup()
+    runtime = load(app, settings)
     stopping: list[int] = []
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda number, _: stopping.append(number))
