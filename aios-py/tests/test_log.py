@@ -15,6 +15,7 @@ from typing import Any
 
 import aios
 import pytest
+from aios._service.logging import read_level
 
 PROGRAM = """
 import logging
@@ -281,6 +282,41 @@ def test_should_write_fields_of_native_lines_as_fields(services: Any) -> None:
     joined = next(line for line in lines if line["message"].startswith("the engine joined"))
     assert (joined["message"], joined["slot"]) == ("the engine joined", 0)
     assert joined["target"].startswith("aios.agents.")
+
+
+@pytest.mark.parametrize("target", ["aios_agents", "aios.agents", "aios_agents::workflow"])
+def test_should_write_native_lines_at_the_level_of_their_target(
+    services: Any, tmp_path: Path, target: str
+) -> None:
+    (tmp_path / "config").mkdir()
+    # The other target names the port.
+    levels = f"'{target}': debug, aios.serve: info"
+    (tmp_path / "config" / "base.yaml").write_text(f"log: {{level: warn, targets: {{{levels}}}}}")
+    service = services(AIOS_LOG_FORMAT="json")
+    service.stop()
+    lines = [json.loads(line) for line in service.lines]
+    found = {line["target"] for line in lines if line["level"] in ("INFO", "DEBUG")}
+    name = target.replace("::", ".").replace("_", ".")
+    assert any(it.startswith(name) for it in found), found
+    assert all(it.startswith((name, "aios.serve")) for it in found), found
+
+
+def test_should_forward_native_lines_at_the_lowest_level_of_a_logger() -> None:
+    levels: list[int] = []
+    logger = logging.getLogger("aios.agents.only_here")
+    before = logging.getLogger("aios").level
+    try:
+        logging.getLogger("aios").setLevel(logging.WARNING)
+        logger.setLevel(logging.DEBUG)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("aios._service.logging._aios.set_log_level", levels.append)
+            read_level()
+            logger.setLevel(logging.NOTSET)
+            read_level()
+    finally:
+        logging.getLogger("aios").setLevel(before)
+        logger.setLevel(logging.NOTSET)
+    assert levels == [logging.DEBUG, logging.WARNING]
 
 
 async def test_should_leave_the_log_of_a_program_as_it_is(

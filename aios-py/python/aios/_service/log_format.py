@@ -180,8 +180,15 @@ def set_levels(settings: LogSettings, before: LogSettings | None = None) -> None
     """Sets the levels of the log, instead of those of other settings."""
     targets = () if before is None else before.targets
     for target in targets:
-        logging.getLogger(target).setLevel(logging.NOTSET)
+        _logger(target).setLevel(logging.NOTSET)
     logging.getLogger().setLevel(LEVELS[settings.level])
     for target, level in settings.targets.items():
-        logging.getLogger(target).setLevel(LEVELS[level])
+        _logger(target).setLevel(LEVELS[level])
     read_level()
+
+
+def _logger(target: str) -> logging.Logger:
+    """The logger of a target, which may be a module of aios in Rust: ``aios_agents::workflow``."""
+    if target.startswith("aios_"):
+        target = target.replace("aios_", "aios.", 1).replace("::", ".")
+    return logging.getLogger(target)

@@ -42,7 +42,7 @@ def _shown(value: object) -> str:
 
 
 def install() -> None:
-    """Starts forwarding, and reads the level of the logger ``aios``. Called when a runtime opens."""
+    """Starts forwarding, and reads the levels of the loggers of aios. Called when a runtime opens."""
     global _installed
     read_level()
     with _lock:
@@ -76,8 +76,13 @@ def _stop(thread: threading.Thread, process: int) -> None:
 
 
 def read_level() -> None:
-    """Reads the level of the logger ``aios``, below which nothing is forwarded."""
-    _aios.set_log_level(min(max(logging.getLogger("aios").getEffectiveLevel(), 5), 50))
+    """Reads the lowest level of ``aios`` and the loggers below it. Nothing below that is forwarded."""
+    level = logging.getLogger("aios").getEffectiveLevel()
+    for name, logger in list(logging.root.manager.loggerDict.items()):
+        # One without a level has that of its parent.
+        if isinstance(logger, logging.Logger) and name.startswith("aios.") and logger.level:
+            level = min(level, logger.level)
+    _aios.set_log_level(min(max(level, 5), 50))
 
 
 def _forward(records: _aios.LogRecords) -> None:
