@@ -243,6 +243,34 @@ def test_should_take_new_values_at_a_hangup(start: Any, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("app", "is_taken"),
+    [(("serve", "app:app"), True), (("serve", "app:api"), False), (("worker", "app:app"), False)],
+)
+def test_should_say_at_a_hangup_whether_new_limits_are_taken(
+    start: Any, tmp_path: Path, app: tuple[str, str], is_taken: bool
+) -> None:
+    (tmp_path / "config").mkdir()
+    file = tmp_path / "config" / "base.yaml"
+    file.write_text("log: {level: info}\n")
+    process = start(*app, AIOS_DATABASE_URL=f"sqlite://{tmp_path}/aios.db")
+    process.read_until("listening on" if "serve" in app else "the engine joined")
+    targets = "log: {level: info, targets: {other: debug}}"
+    for text in (f"{targets}\nhttp: {{max_body_bytes: 100}}\n", "log: {level: info}\n"):
+        file.write_text(text)
+        process.lines.clear()
+        process.process.send_signal(signal.SIGHUP)
+        for _ in range(2 if "worker" in app else 1):
+            process.read_until("the configuration was reloaded")
+        changes = [line for line in process.lines if "a setting has changed" in line]
+        limits = [line for line in changes if "key=http." in line]
+        assert limits
+        assert all(("restart to use it" in line) != is_taken for line in limits), limits
+        levels = [line for line in changes if "key=log.targets" in line]
+        assert levels
+        assert not any("restart to use it" in line for line in levels), levels
+
+
+@pytest.mark.parametrize(
     ("after", "changed"),
     [
         ("started process", "http: {max_body_bytes: 100}"),

@@ -18,14 +18,10 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("aios.reload")
 
-#: Keys, and beginnings of keys, whose new values are taken.
-_RELOADED = (
-    "log.level",
-    "log.targets.",
-    "http.request_timeout",
-    "http.max_body_bytes",
-    "http.rate_limit.",
-)
+#: Keys, and those of mappings, whose new values are taken.
+_RELOADED = ("log.level", "log.targets")
+#: The same in a process that serves an API with the limits of the settings.
+_RELOADED_BY_API = ("http.request_timeout", "http.max_body_bytes", "http.rate_limit")
 
 
 @contextlib.contextmanager
@@ -86,14 +82,15 @@ class Reload:
             # Logged at the level that shows more.
             verbose = min(old.log, new.log, key=lambda log: LEVELS[log.level])
             set_levels(verbose, old.log)
-            _report(old, new)
+            _report(old, new, has_api=self.api is not None)
             set_levels(new.log, verbose)
 
 
-def _report(old: Settings, new: Settings) -> None:
+def _report(old: Settings, new: Settings, *, has_api: bool) -> None:
     """Logs each change. Values of secrets are hidden, and not compared."""
     before = {entry.key: entry for entry in old.entries}
     after = {entry.key: entry for entry in new.entries}
+    reloaded = (*_RELOADED, *_RELOADED_BY_API) if has_api else _RELOADED
     changes = 0
     for key in sorted({*before, *after}):
         was, now = before.get(key), after.get(key)
@@ -106,7 +103,7 @@ def _report(old: Settings, new: Settings) -> None:
             "after": None if now is None else now.value,
             "origin": None if now is None else now.origin,
         }
-        if key.startswith(_RELOADED):
+        if any(key == it or key.startswith(f"{it}.") for it in reloaded):
             _log.info("a setting has changed", extra=fields)
         else:
             _log.warning("a setting has changed; restart to use it", extra=fields)
