@@ -15,7 +15,17 @@ import typing
 import uuid
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Generic, Literal, NamedTuple, NewType, TypeVar
+from typing import (
+    Annotated,
+    Any,
+    ClassVar,
+    Generic,
+    Literal,
+    NamedTuple,
+    NewType,
+    TypedDict,
+    TypeVar,
+)
 
 import aios
 import pytest
@@ -341,6 +351,27 @@ class DateBox(Box[datetime.date]):
     label: str = ""
 
 
+U = TypeVar("U")
+
+
+@dataclasses.dataclass
+class Boxes(Box[list[T]], Generic[T, U]):
+    label: U | None = None
+
+
+@dataclasses.dataclass
+class Swapped(Boxes[U, T], Generic[T, U]):
+    pass
+
+
+class Row(TypedDict, Generic[T]):
+    item: T
+
+
+class Rows(Row[list[T]], Generic[T]):
+    label: T
+
+
 class Pair(NamedTuple, Generic[T]):
     first: T
     second: T
@@ -389,6 +420,10 @@ DAY = datetime.date(2024, 1, 2)
         (Box[datetime.date], Box(DAY, [DAY])),
         (Box[Box[Path]], Box(Box(Path("a")), [])),
         (DateBox, DateBox(DAY, [DAY], "x")),
+        (Boxes[datetime.date, str], Boxes([DAY], [[DAY]], "x")),
+        (Swapped[str, decimal.Decimal], Swapped([decimal.Decimal(1)], [], "x")),
+        (Swapped[decimal.Decimal, str], Swapped(["x"], [], decimal.Decimal(1))),
+        (Rows[datetime.date], Rows(item=[DAY], label=DAY)),
         (Pair[datetime.date], Pair(DAY, DAY)),
         (Kind, Kind.PAIR),
         (Kind, Kind.DAY),

@@ -8,7 +8,7 @@ import decimal
 import enum
 import uuid
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple, NewType, TypedDict
+from typing import Annotated, Any, Generic, Literal, NamedTuple, NewType, TypedDict, TypeVar
 
 import aios
 import msgspec
@@ -37,6 +37,13 @@ class Right(enum.Flag):
 class Pair(NamedTuple):
     a: int
     b: str
+
+
+T = TypeVar("T")
+
+
+class Single(NamedTuple, Generic[T]):
+    a: T
 
 
 @dataclasses.dataclass
@@ -229,6 +236,7 @@ DateName = NewType("DateName", datetime.date)
         (set[int] | frozenset[int], "arrays"),
         (list[int] | tuple[int, ...], "arrays"),
         (Pair | tuple[int, str], "arrays"),
+        (Single[str] | Single[datetime.date], "arrays"),
         (list[str] | list[datetime.date], "arrays"),
         (list[float] | list[int], "arrays"),
         (list[Base] | list[Sub], "arrays"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import sys
 import types
 import typing
@@ -34,14 +35,13 @@ def fields_of(annotation: Any) -> list[Field] | None:
         TypeError: An annotation can't be resolved.
     """
     kind = typing.get_origin(annotation) or annotation
-    arguments = arguments_of(annotation)
     if dataclasses.is_dataclass(kind):
-        hints = hints_of(kind)
+        hints = bound_hints_of(annotation)
         _check_dataclass(kind, hints)
         return [
             Field(
                 field.name,
-                substitute(hints[field.name], arguments),
+                hints[field.name],
                 field.init
                 and field.default is dataclasses.MISSING
                 and field.default_factory is dataclasses.MISSING,
@@ -50,11 +50,10 @@ def fields_of(annotation: Any) -> list[Field] | None:
             for field in dataclasses.fields(kind)
         ]
     if typing.is_typeddict(kind):
-        hints = hints_of(kind)
+        hints = bound_hints_of(annotation)
         required: frozenset[str] = getattr(kind, "__required_keys__", frozenset())
         return [
-            Field(name, substitute(hint, arguments), _is_required(hint, name in required))
-            for name, hint in hints.items()
+            Field(name, hint, _is_required(hint, name in required)) for name, hint in hints.items()
         ]
     return None
 
@@ -199,6 +198,25 @@ def hints_of(kind: Any) -> dict[str, Any]:
             f"an annotation of {kind.__qualname__} can't be resolved: {error}; define what it names at "
             "the top of a module, before it is used"
         ) from error
+
+
+def bound_hints_of(annotation: Any) -> dict[str, Any]:
+    """The annotations of a class, with the arguments for the type parameters of the class or base that
+    declares each.
+
+    Raises:
+        TypeError: One refers to an unknown name, or is not an expression.
+    """
+    kind = typing.get_origin(annotation) or annotation
+    arguments = arguments_of(annotation)
+    # A TypedDict is not an object of its bases, and repeats what they declare.
+    order = reversed(arguments) if typing.is_typeddict(kind) else kind.__mro__
+    declared = [(inspect.get_annotations(it), arguments.get(it, {})) for it in order]
+
+    def bind(name: str, hint: Any) -> Any:
+        return substitute(hint, next((bound for names, bound in declared if name in names), {}))
+
+    return {name: bind(name, hint) for name, hint in hints_of(kind).items()}
 
 
 def _is_required(hint: Any, otherwise: bool) -> bool:

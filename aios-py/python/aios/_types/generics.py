@@ -64,16 +64,19 @@ def substitute(annotation: Any, arguments: Mapping[Any, Any]) -> Any:
     return annotation[tuple(arguments.get(parameter, parameter) for parameter in parameters)]
 
 
-def arguments_of(annotation: Any) -> dict[Any, Any]:
-    """The arguments for the type parameters of a class and of its bases: of ``Box[int]``, say, or of a
-    class whose base is ``Box[int]``."""
+def arguments_of(annotation: Any) -> dict[Any, dict[Any, Any]]:
+    """The arguments for the type parameters of a class and of each of its bases: of ``Box[int]``, say, or
+    of a class whose base is ``Box[int]``. A class and its base may have the same parameter, with other
+    arguments."""
     kind = typing.get_origin(annotation) or annotation
     parameters = getattr(kind, "__parameters__", ())
-    given = dict(zip(parameters, typing.get_args(annotation), strict=False))
-    found = dict(given)
-    for base in getattr(kind, "__orig_bases__", ()):
-        if typing.get_origin(base) is not typing.Generic:
-            found = {**arguments_of(substitute(base, given)), **found}
+    found = {kind: dict(zip(parameters, typing.get_args(annotation), strict=False))}
+    for base in vars(kind).get("__orig_bases__", kind.__bases__):
+        made = typing.get_origin(base) or base
+        # Neither `Generic` nor `Protocol`, whose arguments are type parameters.
+        if isinstance(made, type) and made.__module__ not in ("typing", "typing_extensions"):
+            for owner, arguments in arguments_of(substitute(base, found[kind])).items():
+                found[owner] = {**arguments, **found.get(owner, {})}
     return found
 
 

@@ -19,8 +19,8 @@ from typing import Any
 from .._secret import SECRET_SCHEMA, Secret
 from .constraints import check_metadata, checked, described, holds_bytes, is_left_to_library
 from .definitions import hoisted
-from .fields import Field, fields_of, hints_of, is_pydantic, shape_of
-from .generics import TupleItems, arguments_of, bare, substitute, title_of, tuple_items
+from .fields import Field, bound_hints_of, fields_of, is_pydantic, shape_of
+from .generics import TupleItems, bare, title_of, tuple_items
 from .readers import (
     INVALID,
     SCALARS,
@@ -302,8 +302,8 @@ class Compiler:
     def _named_tuple(self, kind: Any) -> Compiled:
         """Reads an array, because a ``NamedTuple`` is written as one."""
         made_by = typing.get_origin(kind) or kind
-        hints, arguments = hints_of(made_by), arguments_of(kind)
-        items = tuple(substitute(hints.get(name, Any), arguments) for name in made_by._fields)
+        hints = bound_hints_of(kind)
+        items = tuple(hints.get(name, Any) for name in made_by._fields)
         defaults = len(made_by._field_defaults)
         return self._tuple(TupleItems(items), lambda found: made_by(*found), defaults)
 

@@ -23,7 +23,7 @@ import uuid
 from collections.abc import Iterator
 from typing import Any
 
-from .fields import Shape, hints_of, is_root_model, pydantic_fields, rows_of, shape_of
+from .fields import Shape, bound_hints_of, is_root_model, pydantic_fields, rows_of, shape_of
 from .generics import bare, tuple_items
 
 #: Types that read no text of each other, except that a date is a ``datetime`` at midnight.
@@ -335,7 +335,7 @@ def _items(kind: Any) -> list[Any]:
         return [it.annotation for it in rows]
     made: Any = typing.get_origin(kind) or kind
     if _is_named(made):
-        hints = hints_of(made)
+        hints = bound_hints_of(kind)
         return [hints.get(name, Any) for name in made._fields]
     if made is tuple:
         items = tuple_items(typing.get_args(kind))
