@@ -573,6 +573,17 @@ async def test_should_reject_input_that_does_not_match() -> None:
     assert {fault["path"] for fault in raised.value.details} == {"/item", "/count"}
 
 
+async def test_should_name_a_workflow_whose_input_does_not_match() -> None:
+    @aios.workflow("orders")
+    async def orders(context: aios.WorkflowContext, count: int) -> int:
+        return count
+
+    async with aios.Runtime(workflows=[orders]) as runtime:
+        run = await runtime.start("orders", "x")
+        with pytest.raises(aios.RunFailedError, match="input of workflow orders does not match"):
+            await run.result()
+
+
 async def test_should_apply_the_default_of_an_input_to_a_start_by_name() -> None:
     @aios.workflow("counts")
     async def count(context: aios.WorkflowContext, order: Order = Order("tea", 2)) -> int:  # noqa: B008

@@ -64,8 +64,9 @@ class Converter:
         converted = self._read(value, "", violations)
         if violations:
             text = "; ".join(f"{path or '/'}: {message}" for path, message in violations)
+            verb = "do" if what == "the parameters" else "does"
             raise InvalidParametersError(
-                f"{what} {'do' if what.endswith('s') else 'does'} not match: {text}",
+                f"{what} {verb} not match: {text}",
                 details=[{"path": path, "fault": message} for path, message in violations],
                 retryable=False,
             )
