@@ -608,6 +608,17 @@ async def test_should_apply_the_default_of_an_input_to_a_start_by_name() -> None
         assert await (await runtime.start(optional, None)).result() is None
 
 
+async def test_should_give_each_run_its_own_default_of_an_input() -> None:
+    @aios.workflow("collecting")
+    async def collect(context: aios.WorkflowContext, items: list[int] = []) -> list[int]:  # noqa: B006
+        items.append(await context.step("item", int, 1))
+        return items
+
+    async with aios.Runtime(workflows=[collect]) as runtime:
+        for input in ((), (None,), (None,), ()):
+            assert await (await runtime.start(collect, *input)).result() == [1]
+
+
 async def test_should_emit_events_once() -> None:
     @aios.workflow("emitting")
     async def emitting(context: aios.WorkflowContext) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast, overload
 
@@ -101,7 +102,8 @@ class Workflow(Generic[I, O]):
             return value
         is_missing = value is None and (found.input.is_trivial or not found.input.accepts(None))
         if is_missing and found.default is not MISSING:
-            return found.default
+            # Runs that change it would see the changes of each other, and their own in a replay.
+            return copy.deepcopy(found.default)
         return found.input.read(value, f"the input of workflow {self.name}")
 
     def read_result(self, value: Any) -> O:
