@@ -96,7 +96,8 @@ impl WorkflowError {
         self.operation.as_ref().map(|operation| operation.number)
     }
 
-    /// Ends this run and continues as a new one with an empty journal. Return it from the workflow.
+    /// Ends this run and continues as a new one with an empty journal. Return it from the workflow. The new
+    /// run takes over the signals that were not received, but not the compensations: these are discarded.
     ///
     /// If `input` cannot be serialised to JSON, this is a failure instead.
     ///

@@ -404,7 +404,8 @@ class WorkflowContext:
 
     def continue_as_new(self, input: Any = None) -> ContinueAsNew:
         """``raise context.continue_as_new(input)`` ends this run and continues it as a new run with
-        an empty journal."""
+        an empty journal. The new run takes over the signals that were not received, but not the
+        compensations: these are discarded."""
         return ContinueAsNew(input)
 
     def now(self) -> datetime.datetime:
