@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import sqlite3
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -194,6 +194,51 @@ async def test_should_apply_each_event_exactly_once_to_a_view_that_stores_the_po
 
             await eventually("the view", complete)
     assert [number for (number,) in view.execute("SELECT number FROM orders")] == list(range(10))
+    view.close()
+
+
+@pytest.mark.parametrize("others", [2, 5])
+async def test_should_apply_what_is_left_of_a_batch_that_another_process_has_applied(
+    others: int, tmp_path: Path
+) -> None:
+    view = sqlite3.connect(tmp_path / "view.db", check_same_thread=False)
+    view.executescript(
+        "CREATE TABLE orders (number INTEGER); CREATE TABLE place (position INTEGER);"
+        "INSERT INTO place VALUES (0)"
+    )
+
+    def load() -> int:
+        [(position,)] = view.execute("SELECT position FROM place")
+        return int(position)
+
+    def change(events: Sequence[aios.RecordedEvent], before: int, position: int) -> None:
+        with view:
+            move = "UPDATE place SET position = ? WHERE position < ?"
+            if view.execute(move, (position, before)).rowcount == 0:
+                raise RuntimeError("another process has applied some of the events")
+            rows = [(recorded.event.data["number"],) for recorded in events]
+            view.executemany("INSERT INTO orders VALUES (?)", rows)
+
+    def apply(batch: aios.Batch) -> None:
+        events = batch.events
+        first = events[0].position if events else batch.position
+        if len(events) == 5:
+            # As if this process was frozen here, longer than its lease.
+            change(events[:others], first, events[others - 1].position)
+        change(events, first, batch.position)
+
+    async with aios.Runtime(f"sqlite://{tmp_path}/a.db", workflows=[place]) as runtime:
+        await placed(runtime, *range(5))
+        orders = await runtime.projection(
+            "orders", apply, patterns=["orders.#"], retry=QUICK, position_from=load
+        )
+
+        async def complete() -> bool:
+            return await orders.lag() == 0
+
+        await eventually("the view", complete)
+        assert await orders.dead_letters() == []
+    assert [number for (number,) in view.execute("SELECT number FROM orders")] == list(range(5))
     view.close()
 
 

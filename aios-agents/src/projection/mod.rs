@@ -9,8 +9,8 @@
 //!
 //! - Every event is delivered at least once, in the order of the log. After a crash, delivery
 //!   resumes from the last saved position. A projection that keeps its position in the same
-//!   transaction as its view (see [`StartProjection::position_from`]) applies every event exactly
-//!   once to that view.
+//!   transaction as its view, and checks it there (see [`StartProjection::position_from`]), applies every
+//!   event exactly once to that view.
 //! - A failed batch is retried event by event. An event that exhausts the retry policy, or fails
 //!   with a terminal error, becomes a dead letter with its reason, and is skipped. It is
 //!   [listed](ProjectionHandle::dead_letters) until it is [redriven](ProjectionHandle::redrive). An

@@ -106,6 +106,11 @@ impl<'r, P: Projection> StartProjection<'r, P> {
     /// then only serves [`ProjectionHandle::lag`]. An error is retried, unless it is terminal; a
     /// terminal error ends the projection, and so does a position after the end of the log.
     ///
+    /// A process that was frozen for longer than its lease may apply its batch after another process has
+    /// taken over. The transaction should therefore fail unless the saved position is before the first event
+    /// of the batch, or before [`Batch::position`](super::Batch::position) if the batch is redriven or empty.
+    /// After an error, the position is loaded, and only the events after it are passed again.
+    ///
     /// # Examples
     ///
     /// The view and its position change in one transaction, so that every event counts once:

@@ -147,7 +147,9 @@ class Runtime(Client):
             position_from: Reads the position that the projection stores itself, preferably in the
                 transaction in which it applies a batch: it stores :attr:`Batch.position`, and this
                 function returns the last stored value, or 0. Every event is then applied exactly once
-                to what that transaction changes.
+                to what that transaction changes, if the transaction fails when the stored position is
+                not before the first event: another process may have applied the batch while this one
+                was frozen. After an error, only the events after the stored position are passed again.
 
         Raises:
             ConfigurationError: An option is invalid, or there is no store.
