@@ -24,7 +24,7 @@ pub(super) const BACKEND: &str = "postgres";
 /// SQLSTATE of a connection to a database that does not exist.
 const NO_DATABASE: &str = "3D000";
 
-/// SQLSTATE of the function `require_event` if the log lacks an event that was committed.
+/// SQLSTATE of the function `refuse_log`: the log lacks an event that was committed.
 const LOST_EVENT: &str = "ZA001";
 
 /// The duration in a timeout of the pool, which does not report how long it waited.

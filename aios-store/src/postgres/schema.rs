@@ -60,6 +60,20 @@ pub(super) const MIGRATION_LIMIT: Duration = Duration::from_secs(3600);
 /// How often the migrations are tried if the server ends them to resolve a deadlock.
 const ATTEMPTS: u32 = 5;
 
+/// A condition that fails on a standby.
+const PRIMARY: &str =
+    "(SELECT CASE WHEN pg_is_in_recovery() THEN {schema}.refuse_standby() ELSE true END)";
+
+/// A condition that also fails if the log lacks the event with the position `$1` and the key `$2`. The key may
+/// be null, and retention may have removed the event, but it keeps the last one of the log.
+const KNOWN: &str = "(SELECT CASE
+    WHEN pg_is_in_recovery() THEN {schema}.refuse_standby()
+    WHEN $1 > coalesce((SELECT max(position) FROM {schema}.events), 0)
+        OR $2 <> (SELECT id FROM {schema}.events WHERE position = $1)
+    THEN {schema}.refuse_log($1)
+    ELSE true
+    END)";
+
 /// Maximum length of a name in bytes: the 63 of PostgreSQL, less room for the suffix of the channel.
 const MAX_NAME: usize = 48;
 
@@ -77,8 +91,7 @@ impl Schema {
     /// which positions are assigned, `{primary}` by a condition that fails on a standby, and `{known}` by one
     /// that also fails if the log lacks the event with the position `$1` and the key `$2`.
     pub(super) fn fill(&self, template: &str) -> Sql {
-        let text = template.replace("{primary}", "(SELECT {schema}.require_primary())");
-        let text = text.replace("{known}", "(SELECT {schema}.require_event($1, $2))");
+        let text = template.replace("{primary}", PRIMARY).replace("{known}", KNOWN);
         let text = text.replace("{schema}", &self.0);
         text.replace("{lock}", &self.lock("append").to_string()).into()
     }
@@ -242,7 +255,7 @@ async fn exists(connection: &mut PgConnection, schema: &Schema) -> sqlx::Result<
 }
 
 /// The version of the schema; 0 if there is none. Fails on a standby, also before the migration that
-/// creates `require_primary`.
+/// creates `refuse_standby`.
 async fn version(connection: &mut PgConnection, schema: &Schema) -> sqlx::Result<u32> {
     let sql = "DO $$ BEGIN IF pg_is_in_recovery() THEN
             RAISE 'the server is a standby' USING ERRCODE = 'read_only_sql_transaction';

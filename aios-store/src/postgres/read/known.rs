@@ -89,8 +89,12 @@ mod tests {
         }
         let sql = format!(
             "CREATE FUNCTION {{schema}}.has_lost() RETURNS boolean LANGUAGE plpgsql AS $$
+            DECLARE
+                is_known boolean;
             BEGIN
-                RETURN NOT {{schema}}.require_event(3, lpad({id}, 32, '0')::uuid);
+                EXECUTE 'SELECT {{known}}' INTO is_known
+                USING 3::bigint, lpad({id}, 32, '0')::uuid;
+                RETURN NOT is_known;
             EXCEPTION WHEN SQLSTATE 'ZA001' THEN
                 RETURN true;
             END $$;
