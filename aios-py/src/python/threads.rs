@@ -168,6 +168,7 @@ pub(crate) struct ThreadCall {
     queue: Arc<CallQueue>,
     /// Names the function.
     name: Arc<str>,
+    /// Locked before the state of the queue.
     progress: Mutex<Progress>,
 }
 
@@ -179,18 +180,25 @@ impl ThreadCall {
 
     /// A thread begins the function. Returns whether anything waits for it.
     pub(super) fn begin(&self) -> bool {
-        self.replace(Progress::Running) != Progress::Abandoned
+        self.advance(Progress::Running) != Progress::Abandoned
     }
 
     /// The function has ended.
     pub(super) fn end(&self) {
-        if self.replace(Progress::Ended) == Progress::Abandoned {
-            self.queue.vacate(&self.name);
-        }
+        self.advance(Progress::Ended);
     }
 
-    fn replace(&self, progress: Progress) -> Progress {
-        std::mem::replace(&mut *self.progress.lock(), progress)
+    /// Sets the progress, and returns the one before. The queue counts the function under the same lock:
+    /// it may end while it is abandoned.
+    fn advance(&self, next: Progress) -> Progress {
+        let mut progress = self.progress.lock();
+        let before = std::mem::replace(&mut *progress, next);
+        match (before, next) {
+            (Progress::Running, Progress::Abandoned) => self.queue.occupy(&self.name),
+            (Progress::Abandoned, Progress::Ended) => self.queue.vacate(&self.name),
+            _ => {}
+        }
+        before
     }
 }
 
@@ -199,9 +207,7 @@ pub(super) struct ThreadGuard(pub(super) Arc<ThreadCall>);
 
 impl Drop for ThreadGuard {
     fn drop(&mut self) {
-        if self.0.replace(Progress::Abandoned) == Progress::Running {
-            self.0.queue.occupy(&self.0.name);
-        }
+        self.0.advance(Progress::Abandoned);
     }
 }
 

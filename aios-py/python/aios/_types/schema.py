@@ -8,7 +8,6 @@ import dataclasses
 import datetime
 import decimal
 import enum
-import itertools
 import pathlib
 import sys
 import types
@@ -39,7 +38,7 @@ from .readers import (
     pydantic_check,
     pydantic_model,
 )
-from .unions import misread, misread_for_keys
+from .unions import check_told_apart
 
 #: Types of any JSON value, including return types of functions that do not return.
 _ANY: tuple[Any, ...] = (Any, object, typing.NoReturn, typing.Never)
@@ -255,7 +254,7 @@ class Compiler:
         if any(reader is None for reader, _ in members):
             return None, {}
         readers = [reader for reader, _ in members if reader is not None]
-        _check_told_apart(args)
+        check_told_apart(args)
         shapes = [shape_of(arg) for arg in args]
         names = [frozenset[str]() if shape is None else shape.fields.keys() for shape in shapes]
 
@@ -399,22 +398,3 @@ def _integers_first(args: tuple[Any, ...]) -> tuple[Any, ...]:
         return args
     others = tuple(arg for arg in args if arg is not int)
     return (*others[:first], int, *others[first:])
-
-
-def _check_told_apart(args: tuple[Any, ...]) -> None:
-    """Checks the members of a union.
-
-    Raises:
-        TypeError: A member would be read as another one.
-    """
-    for first, second in itertools.combinations(args, 2):
-        form = misread(first, second) or misread_for_keys(first, second)
-        if form is not None:
-            raise TypeError(
-                f"{_text(first)} and {_text(second)} can't be told apart in JSON, where both are "
-                f"{form}s; use one of them, or dataclasses with a field `kind: Literal[...]`"
-            )
-
-
-def _text(annotation: Any) -> str:
-    return annotation.__qualname__ if isinstance(annotation, type) else repr(annotation)

@@ -67,6 +67,25 @@ _CONTAINERS: tuple[Any, ...] = (set, frozenset, collections.deque)
 _DEPTH = 2
 
 
+def check_told_apart(args: tuple[Any, ...]) -> None:
+    """Checks the members of a union.
+
+    Raises:
+        TypeError: A member would be read as another one.
+    """
+    for first, second in itertools.combinations(args, 2):
+        form = misread(first, second) or _misread_for_keys(first, second)
+        if form is not None:
+            raise TypeError(
+                f"{_text(first)} and {_text(second)} can't be told apart in JSON, where both are "
+                f"{form}s; use one of them, or dataclasses with a field `kind: Literal[...]`"
+            )
+
+
+def _text(annotation: Any) -> str:
+    return annotation.__qualname__ if isinstance(annotation, type) else repr(annotation)
+
+
 def misread(reader: Any, written: Any, *, is_part: bool = False) -> str | None:
     """The JSON type of the values of the type ``written``, if ``reader`` reads some of them as something
     else; ``None`` if it reads none of them, or as they are.
@@ -155,7 +174,7 @@ def _misread_objects(reader: Any, written: Any, is_part: bool) -> str | None:
     return "object"
 
 
-def misread_for_keys(first: Any, second: Any) -> str | None:
+def _misread_for_keys(first: Any, second: Any) -> str | None:
     """The same for two members of which the second may be tried first, because it has exactly the keys
     of an object from which the first has left some out."""
     shape = shape_of(first)
