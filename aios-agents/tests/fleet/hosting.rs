@@ -14,7 +14,7 @@ use aios_agents::{
     runtime::{EngineOptions, RuntimeBuilder},
 };
 use aios_broker::memory::MemoryBroker;
-use aios_core::store::{RunStatus, SHARDS, Shard};
+use aios_core::store::{PageRequest, RunFilter, RunStatus, SHARDS, Shard};
 use aios_store::postgres::{PostgresOptions, PostgresStore};
 use aios_tests::postgres::PostgresServer;
 use metrics_util::debugging::{DebugValue, DebuggingRecorder};
@@ -134,8 +134,16 @@ async fn should_start_a_child_whose_workflow_only_another_engine_has() {
         assert_eq!(result::<u64>(&run).await.unwrap(), number + 1);
     }
     invoices.shutdown(PATIENCE).await.unwrap();
-    let run = orders.start("order", &1).await.unwrap();
-    assert_eq!(result::<u64>(&run).await.unwrap_err().code(), "WORKFLOW_NOT_FOUND");
+    // The child waits until an engine has its code again.
+    let run = orders.start("order", &1).id("late").await.unwrap();
+    let child = RunFilter { workflow: Some("invoice".to_owned()), ..RunFilter::default() };
+    let child = RunFilter { statuses: vec![RunStatus::Blocked], ..child };
+    eventually("the child is blocked", || async {
+        fleet.store.runs(&child, &PageRequest::default()).await.unwrap().rows.len() == 1
+    })
+    .await;
+    let _invoices = fleet.builder().workflow("invoice", invoice).start().await.unwrap();
+    assert_eq!(result::<u64>(&run).await.unwrap(), 2);
 }
 
 /// Old engines lack the new workflow and new engines lack the old one, as in the middle of a

@@ -21,8 +21,9 @@ use std::{
 };
 
 use aios_core::{
+    catalog::workflow::Registered,
     event::EventId,
-    store::{Fence, Leases, OwnerId, Shard, StoreError},
+    store::{EventStore, Fence, Leases, OwnerId, Shard, StoreError, StreamId},
 };
 use metrics::gauge;
 use parking_lot::Mutex;
@@ -33,6 +34,8 @@ use crate::workflow::{Registry, SINGLE_TASK};
 
 pub(crate) use self::host::Host;
 
+/// Events read at once.
+const PAGE: usize = 100;
 /// How often to check whether a missing lease is taken or free.
 const LEASE_CHECKS: u32 = 3;
 
@@ -158,7 +161,8 @@ impl Engine {
     }
 
     /// The newest version of a workflow: of those that this engine has, or else of those that other living
-    /// engines have.
+    /// engines have, or else of those that were ever registered. Engines with that one may be away for a
+    /// moment.
     pub(super) async fn newest_version(&self, workflow: &str) -> Result<Option<u32>, StoreError> {
         if let Some(registered) = self.journals.registry.latest(workflow) {
             return Ok(Some(registered.workflow.version()));
@@ -170,7 +174,23 @@ impl Engine {
             return Ok(Some(version));
         }
         // An engine that joined a moment ago is not known yet.
-        Ok(newest(Members::of(&self.store.leases().await?).hosts()))
+        if let Some(version) = newest(Members::of(&self.store.leases().await?).hosts()) {
+            return Ok(Some(version));
+        }
+        self.registered_version(workflow).await
+    }
+
+    /// The newest version of a workflow that a process has ever registered.
+    async fn registered_version(&self, workflow: &str) -> Result<Option<u32>, StoreError> {
+        let stream = StreamId::new(format!("workflows/{workflow}"))?;
+        let (mut newest, mut after) = (None, 0);
+        loop {
+            let page = self.store.read_stream(&stream, after, PAGE).await?;
+            let Some(last) = page.last() else { return Ok(newest) };
+            after = last.version;
+            let versions = page.iter().filter_map(|it| it.event.data::<Registered>().ok());
+            newest = newest.max(versions.map(|registered| registered.version).max());
+        }
     }
 
     /// Whether the engine of a fence may still advance the runs that were moved to it. If this
