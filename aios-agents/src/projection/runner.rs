@@ -188,6 +188,7 @@ impl<P: Projection> Runner<P> {
             }
             None => store.load_checkpoint(checkpoint).await?,
         };
+        self.close_unapplied(position).await?;
         let mut saved = position;
         while !self.stop.is_set() {
             let page = match store.read_log(position, PAGE).await {

@@ -2,8 +2,7 @@
 //!
 //! Two kinds of events are skipped: those on which the projection fails for good, and those that
 //! the store can't read. The record of the dead letter comes first, then the position moves past
-//! the event. After a crash in between, the event is recorded again; positions identify letters, so
-//! it is listed once.
+//! the event. After a crash in between, the letter is closed, and the event is tried again.
 //!
 //! The store fails a whole page if one of its events is unreadable. The range is therefore read
 //! again in parts, until the unreadable events are isolated. Readable events between them are
@@ -120,6 +119,17 @@ impl<P: Projection> Runner<P> {
     pub(super) async fn close_redriven(&self, position: u64) -> Result<(), RunnerError> {
         let requested = requested(&*self.journals.store, &self.stream).await?;
         for (letter, _) in requested.into_iter().filter(|(_, request)| *request <= position) {
+            self.note(PROJECTION_REDRIVEN, &DeadLetterPosition::new(letter)).await?;
+        }
+        Ok(())
+    }
+
+    /// Closes the dead letters after the position from which the projection continues: it applies their
+    /// events like all others from there on. It may have begun again, or its process died before the
+    /// position moved past the event.
+    pub(super) async fn close_unapplied(&self, position: u64) -> Result<(), RunnerError> {
+        let open = open(&*self.journals.store, &self.stream).await?;
+        for letter in open.into_keys().filter(|letter| *letter > position) {
             self.note(PROJECTION_REDRIVEN, &DeadLetterPosition::new(letter)).await?;
         }
         Ok(())

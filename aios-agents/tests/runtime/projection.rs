@@ -704,6 +704,32 @@ async fn should_close_a_dead_letter_that_the_view_applied_before_a_crash() {
     assert_eq!(view.0.lock().unwrap().1, applied);
 }
 
+/// It was rebuilt, so that it applies the event of the letter like any other.
+#[tokio::test(flavor = "multi_thread")]
+async fn should_close_the_dead_letters_after_the_position_of_a_view() {
+    let faulty = FaultyStore::new(store());
+    let shared: Arc<dyn Store> = Arc::clone(&faulty) as _;
+    place(&shared, 0..3).await;
+    let log = shared.read_log(0, 100).await.unwrap();
+    let second = log.iter().find(|it| it.stream.as_str() == "orders/1").unwrap().position;
+    faulty.spoil([second]);
+    let runtime = projecting(&faulty).await;
+    let handle = start_view(&runtime, &View::default()).await.unwrap();
+    eventually("it is a dead letter", || async {
+        handle.dead_letters(0, 10).await.unwrap().len() == 1
+    })
+    .await;
+    drop(runtime);
+    faulty.spoil([]);
+
+    let view = View::default();
+    let runtime = projecting(&faulty).await;
+    let handle = start_view(&runtime, &view).await.unwrap();
+    eventually("the view applies all", || async { view.0.lock().unwrap().1 == [0, 1, 2] }).await;
+    assert_eq!(handle.dead_letters(0, 10).await.unwrap(), []);
+    assert_eq!(handle.redrive(second).await.unwrap_err().code(), "DEAD_LETTER_NOT_FOUND");
+}
+
 /// The view and its position are committed, and the response is lost.
 #[tokio::test(flavor = "multi_thread")]
 async fn should_apply_nothing_twice_to_a_view_whose_commit_was_not_confirmed() {
