@@ -7,8 +7,8 @@ use strsim::damerau_levenshtein;
 /// Maximum number of names in a hint.
 const SHOWN: usize = 10;
 
-/// A hint to append to a message: the name closest to `given`, and the existing names. Empty if there are
-/// no names.
+/// A hint to append to a message: the name closest to `given`, if that is not one, and the existing names.
+/// Empty if there are no names.
 pub(crate) fn hint<S: AsRef<str>>(what: &str, given: &str, names: &[S]) -> String {
     if names.is_empty() {
         return String::new();
@@ -16,7 +16,7 @@ pub(crate) fn hint<S: AsRef<str>>(what: &str, given: &str, names: &[S]) -> Strin
     let shown: Vec<_> = names.iter().take(SHOWN).map(AsRef::as_ref).collect();
     let rest = if names.len() > SHOWN { ", ..." } else { "" };
     let listed = format!("{what}: {}{rest}", shown.join(", "));
-    match closest(given, names) {
+    match closest(given, names).filter(|name| *name != given) {
         Some(name) => format!("; did you mean {name}? ({listed})"),
         None => format!("; {listed}"),
     }
@@ -59,6 +59,8 @@ mod tests {
             hint("registered", "wellcome", &names),
             "; did you mean welcome? (registered: deploy, welcome)"
         );
+        // Perhaps another version.
+        assert_eq!(hint("registered", "welcome", &names), "; registered: deploy, welcome");
         assert_eq!(hint("registered", "x", &names), "; registered: deploy, welcome");
         assert_eq!(hint::<&str>("registered", "x", &[]), "");
         let many: Vec<String> = (0..30).map(|number| format!("workflow_{number}")).collect();
