@@ -2,19 +2,19 @@
 //!
 //! After a failover that lost commits, the positions of lost events are given to others. A reader that has
 //! passed a lost event would never read the other one. So every position that a reader can have is recorded
-//! in [`Head`] together with the id of the last event, and every statement that reads events, or reads or saves
+//! in `Head` together with the id of the last event, and every statement that reads events, or reads or saves
 //! a position, first compares that event with the log of the server that runs it. The same comparison
 //! detects that two connections of the pool lead to servers with different logs.
 //!
 //! A loss that removed and restored the same number of events is detected by the id. It is not detected if
 //! retention has removed the event that has the known position.
 
-use aios_core::store::{RecordedEvent, StoreError};
+use aios_core::store::RecordedEvent;
 use sqlx::{Row, postgres::PgRow};
 use uuid::Uuid;
 
-use super::{Head, signed};
-use crate::postgres::connection::{Database, Sql, Statement};
+use super::signed;
+use crate::postgres::connection::{Sql, Statement};
 
 /// The last event of the log.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -48,24 +48,6 @@ impl LastEvent {
     pub(crate) fn statement(self, sql: Sql) -> Statement {
         Statement::new(sql).bind(signed(self.position)).bind(self.key)
     }
-}
-
-/// Runs a statement with the condition `{known}`, whose first two parameters are the last known event. `bind`
-/// adds the others. If the log lacks that event, this and all later reads fail with [`StoreError::Gone`].
-pub(crate) async fn fetch_known(
-    database: &Database,
-    head: &Head,
-    operation: &'static str,
-    sql: Sql,
-    bind: impl FnOnce(Statement) -> Statement,
-) -> Result<Vec<PgRow>, StoreError> {
-    // Committed before the statement, so that it must see it.
-    let known = head.known()?;
-    let rows = database.fetch_all(operation, bind(known.statement(sql))).await;
-    if matches!(rows, Err(StoreError::Gone { .. })) {
-        head.on_loss(database.name(), known.position, None);
-    }
-    rows
 }
 
 #[cfg(test)]

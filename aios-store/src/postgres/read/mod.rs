@@ -19,7 +19,7 @@ use aios_core::{
 use sqlx::{Row, postgres::PgRow};
 
 pub(crate) use self::{
-    known::{LAST_EVENT, LastEvent, fetch_known},
+    known::{LAST_EVENT, LastEvent},
     notifications::{Head, listen, notify, notify_release, poll},
     tail::Tail,
 };
@@ -179,6 +179,24 @@ pub(crate) async fn read_streams(
         by_stream.entry(event.stream.clone()).or_default().push(event);
     }
     Ok(streams.iter().map(|stream| by_stream.get(stream).cloned().unwrap_or_default()).collect())
+}
+
+/// Runs a statement with the condition `{known}`, whose first two parameters are the last known event. `bind`
+/// adds the others. If the log lacks that event, this and all later reads fail with [`StoreError::Gone`].
+pub(crate) async fn fetch_known(
+    database: &Database,
+    head: &Head,
+    operation: &'static str,
+    sql: Sql,
+    bind: impl FnOnce(Statement) -> Statement,
+) -> Result<Vec<PgRow>, StoreError> {
+    // Committed before the statement, so that it must see it.
+    let known = head.known()?;
+    let rows = database.fetch_all(operation, bind(known.statement(sql))).await;
+    if matches!(rows, Err(StoreError::Gone { .. })) {
+        head.on_loss(database.name(), known.position, None);
+    }
+    rows
 }
 
 /// Reads the last event.
