@@ -334,7 +334,7 @@ async fn record(
     Ok(Verdict::Recorded)
 }
 
-/// What replaces an answer that the store refuses: a failure instead of a result, and a shorter failure
+/// The replacement of an answer that the store refuses: a failure instead of a result, and a shorter failure
 /// instead of one that is too large. `None` if there is nothing to leave out.
 ///
 /// It keeps the id, so that a repetition is recognised.

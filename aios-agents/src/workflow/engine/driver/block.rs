@@ -37,7 +37,7 @@ const PAGE: usize = 1000;
 const ASKING: [&str; 4] =
     [workflow::CANCEL_REQUESTED, workflow::PAUSED, workflow::RESUMED, workflow::UNBLOCKED];
 
-/// What the journal of a run says about its being blocked.
+/// Whether and why a run is blocked, according to its journal.
 #[derive(Debug, Default)]
 pub(super) struct BlockState {
     /// Why the run is blocked. `None` after a request, which asks to try again: the same block is recorded

@@ -150,7 +150,7 @@ struct Driver {
     engine: Arc<Engine>,
     /// Id of the run.
     run_id: Arc<str>,
-    /// What the first event of its journal says.
+    /// The content of the first event of its journal.
     origin: RunOrigin,
     /// Its code and its machine.
     execution: Execution,

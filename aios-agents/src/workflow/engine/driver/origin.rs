@@ -1,4 +1,4 @@
-//! What the first event of a journal says about its run. It never changes.
+//! The origin of a run: the content of the first event of its journal. It never changes.
 
 use std::sync::Arc;
 
