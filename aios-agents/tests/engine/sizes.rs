@@ -202,7 +202,7 @@ async fn should_say_which_operation_is_too_large() {
         let run = runtime.start("handles", &order).await.unwrap();
         let error = result::<String>(&run).await.unwrap_err();
         let message = &error.failure().unwrap().message;
-        assert!(message.contains(&format!("{subject} has ")), "{place}: {message}");
+        assert!(message.contains(&format!("{subject} is ")), "{place}: {message}");
     }
 }
 
