@@ -2,11 +2,13 @@
 -- owner may still be running, and would not be fenced under the epoch of the next one.
 
 -- One row: the server that issued the last epoch, and an epoch that no earlier server has issued or exceeded.
+-- It has a key, without which a row of a published table can't be updated.
 CREATE TABLE {schema}.epochs (
+    id boolean PRIMARY KEY DEFAULT true CHECK (id),
     server_started_at timestamptz NOT NULL,
     base bigint NOT NULL
 );
-INSERT INTO {schema}.epochs VALUES (pg_postmaster_start_time(), 0);
+INSERT INTO {schema}.epochs (server_started_at, base) VALUES (pg_postmaster_start_time(), 0);
 
 -- As before, but another server than the one that issued the last epoch first skips a random number of epochs. It
 -- can't know how many were issued that it does not have, by the former server or by another standby that was
