@@ -4,7 +4,7 @@
 //! |---|---|
 //! | `system.projection.projection_failed` | the event at a position is a dead letter |
 //! | `system.projection.projection_redrive_requested` | it must be applied again |
-//! | `system.projection.projection_redriven` | it was applied, is about to be applied in the order of the log, or was removed from the log, and is not a dead letter any more |
+//! | `system.projection.projection_redriven` | it was applied, or removed from the log, and is not a dead letter any more |
 //!
 //! A request is an event of the log like any other. The projection finds it when it reads the log,
 //! so the request reaches whichever process runs the projection, even after a restart.

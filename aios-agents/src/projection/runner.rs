@@ -15,7 +15,7 @@
 //!
 //! The order per batch is: apply, then save the position. A crash in between repeats the batch.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use aios_core::{
     Chain,
@@ -24,6 +24,7 @@ use aios_core::{
     retry::Backoff,
     store::{Checkpoints, EventStore, Lease, Leases, OwnerId, Shard, StreamId},
 };
+use parking_lot::Mutex;
 use tokio::sync::watch;
 use tracing::{debug, info, warn};
 
@@ -58,6 +59,8 @@ pub(super) struct Runner<P> {
     pub(super) stop: Stop,
     /// Where a permanent error is reported.
     pub(super) failing: Arc<Failing>,
+    /// Its open dead letters after the position from which it continued, whose events it has not reached.
+    pub(super) ahead: Mutex<BTreeSet<u64>>,
 }
 
 impl<P: Projection> Runner<P> {
@@ -188,13 +191,14 @@ impl<P: Projection> Runner<P> {
             }
             None => store.load_checkpoint(checkpoint).await?,
         };
-        self.close_unapplied(position).await?;
+        self.find_letters_after(position).await?;
         let mut saved = position;
         while !self.stop.is_set() {
             let page = match store.read_log(position, PAGE).await {
                 // One unreadable event fails the whole page; it is found and skipped.
                 Err(error) if is_unreadable(&error) => {
                     position = self.step_over(position).await?;
+                    self.close_reached(position).await?;
                     store.save_checkpoint(checkpoint, position).await?;
                     saved = position;
                     continue;
@@ -217,6 +221,7 @@ impl<P: Projection> Runner<P> {
                 }
                 let (reached, applied) = self.apply_part(part, position >= saved + UNSAVED).await?;
                 position = reached;
+                self.close_reached(position).await?;
                 if applied {
                     store.save_checkpoint(checkpoint, position).await?;
                     saved = position;

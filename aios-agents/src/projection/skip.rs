@@ -2,13 +2,17 @@
 //!
 //! Two kinds of events are skipped: those on which the projection fails for good, and those that
 //! the store can't read. The record of the dead letter comes first, then the position moves past
-//! the event. After a crash in between, the letter is closed, and the event is tried again.
+//! the event. After a crash in between, the event is tried again, and the letter is closed if that
+//! succeeds.
 //!
 //! The store fails a whole page if one of its events is unreadable. The range is therefore read
 //! again in parts, until the unreadable events are isolated. Readable events between them are
 //! applied in order.
 
+use std::collections::BTreeMap;
+
 use aios_core::{
+    Chain,
     catalog::system::{DeadLetterPosition, PROJECTION_FAILED, PROJECTION_REDRIVEN},
     failure::Failure,
     store::{Append, EventStore, StoreError},
@@ -102,6 +106,8 @@ impl<P: Projection> Runner<P> {
             failure = %letter.failure, projection = &*self.name, position = letter.position,
             attempts = letter.attempts, "an event became a dead letter"
         );
+        // It stays open.
+        self.ahead.lock().remove(&letter.position);
         let name = self.name.to_string();
         metrics::counter!("aios_projection_dead_letters_total", "projection" => name).increment(1);
         match self.note(PROJECTION_FAILED, &letter).await {
@@ -124,13 +130,30 @@ impl<P: Projection> Runner<P> {
         Ok(())
     }
 
-    /// Closes the dead letters after the position from which the projection continues: it applies their
+    /// Finds the dead letters after the position from which the projection continues: it applies their
     /// events like all others from there on. It may have begun again, or its process died before the
     /// position moved past the event.
-    pub(super) async fn close_unapplied(&self, position: u64) -> Result<(), RunnerError> {
-        let open = open(&*self.journals.store, &self.stream).await?;
-        for letter in open.into_keys().filter(|letter| *letter > position) {
+    pub(super) async fn find_letters_after(&self, position: u64) -> Result<(), RunnerError> {
+        let open = match open(&*self.journals.store, &self.stream).await {
+            Err(error) if is_unreadable(&error) => {
+                warn!(
+                    error = %Chain(&error), projection = &*self.name,
+                    "can't read the dead letters; those that are applied again stay open"
+                );
+                BTreeMap::new()
+            }
+            open => open?,
+        };
+        *self.ahead.lock() = open.into_keys().filter(|letter| *letter > position).collect();
+        Ok(())
+    }
+
+    /// Closes those dead letters up to a position, whose events were applied.
+    pub(super) async fn close_reached(&self, position: u64) -> Result<(), RunnerError> {
+        let reached: Vec<u64> = self.ahead.lock().range(..=position).copied().collect();
+        for letter in reached {
             self.note(PROJECTION_REDRIVEN, &DeadLetterPosition::new(letter)).await?;
+            self.ahead.lock().remove(&letter);
         }
         Ok(())
     }

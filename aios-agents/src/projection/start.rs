@@ -14,6 +14,7 @@ use aios_core::{
     retry::RetryPolicy,
     store::{Checkpoints, EventStore, StoreError, StreamId},
 };
+use parking_lot::Mutex;
 
 use super::{
     Projection, ProjectionHandle, Running, lease::lease_of, letters::stream_of, runner::Runner,
@@ -198,6 +199,7 @@ impl<'r, P: Projection> StartProjection<'r, P> {
                 settings,
                 stop,
                 failing,
+                ahead: Mutex::default(),
             };
             async move {
                 // The name is free again when the projection has ended.
