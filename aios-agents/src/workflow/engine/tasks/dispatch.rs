@@ -195,11 +195,13 @@ impl<'a> Dispatcher<'a> {
                 Err(error) => report_undeliverable(self.engine, dispatch, &error),
             }
         }
-        if let Some(error) = cause {
-            warn!(
+        match (cause, self.lanes.get_mut(&agent_type)) {
+            (Some(error), _) => warn!(
                 error = %Chain(&error), %agent_type, tasks = deferred,
                 "could not publish tasks; trying again"
-            );
+            ),
+            (None, Some(lane)) if lane.parked.is_empty() => lane.pause = None,
+            (None, _) => {}
         }
     }
 
@@ -230,13 +232,15 @@ impl<'a> Dispatcher<'a> {
         self.lanes.values().filter_map(|lane| lane.retry_at).min()
     }
 
-    /// Adds parked notices whose time has come to what waits in their lanes.
+    /// Adds parked notices whose time has come to what waits in their lanes, as far as there is room.
     fn repeat_parked(&mut self) {
         let now = self.engine.clock.now();
         for lane in self.lanes.values_mut() {
             if lane.retry_at.is_some_and(|at| at <= now) {
-                lane.retry_at = None;
-                lane.waiting.append(&mut lane.parked);
+                let room = WAITING.saturating_sub(lane.waiting.len()).min(lane.parked.len());
+                lane.waiting.extend(lane.parked.drain(..room));
+                let pause = lane.pause.filter(|_| !lane.parked.is_empty());
+                lane.retry_at = pause.map(|pause| now + pause);
             }
         }
     }
