@@ -168,6 +168,24 @@ async fn should_load_a_run_once_the_store_answers() {
     assert_eq!(result::<u32>(&run).await.unwrap(), 2);
 }
 
+/// The run may not be the same one any more.
+#[tokio::test(flavor = "multi_thread")]
+async fn should_stop_and_block_no_run_if_the_store_has_lost_events() {
+    let faulty = FaultyStore::new(store());
+    let store: Arc<dyn Store> = Arc::clone(&faulty) as _;
+    let runtime = runtime(&store).workflow("wait", wait).start().await.unwrap();
+    let run = runtime.start("wait", &()).await.unwrap();
+    faulty.on_call(|method| {
+        let gone = || StoreError::Gone { database: "shop".to_owned() };
+        (*method == "read_stream").then(|| Fault::Refuse(gone()))
+    });
+    run.signal("go", &2).await.unwrap();
+    eventually("the engine stops", || async { runtime.failure().is_some() }).await;
+    assert_eq!(runtime.failure().unwrap().code, "STORE_GONE");
+    faulty.heal();
+    assert_eq!(actions(&run).await.last().unwrap(), "signaled");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn should_fail_a_task_that_the_broker_refuses_for_good() {
     let too_large = || BrokerError::TooLarge { bytes: 20, limit: 10 };

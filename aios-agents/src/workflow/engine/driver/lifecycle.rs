@@ -25,7 +25,7 @@ use std::{
 use aios_core::{
     BoxFuture, Chain,
     failure::Failure,
-    store::{RecordedEvent, RunStatus},
+    store::{RecordedEvent, RunStatus, StoreError},
 };
 use futures_util::FutureExt;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
@@ -217,9 +217,14 @@ async fn load(
     }
 }
 
-/// Blocks a run whose journal can't be read, or whose append the store refuses for good.
+/// Blocks a run whose journal can't be read, or whose append the store refuses for good. If the store is not
+/// what it was, the engine stops instead: the run may not be the same one any more.
 async fn block_faulty(engine: &Arc<Engine>, run_id: &Arc<str>, exit: Exit) -> Exit {
     match exit {
+        Exit::Failed(error @ StoreError::Gone { .. }) => {
+            engine.fail("advance a run", &Failure::from_error(error.code(), &error));
+            Exit::Failed(error)
+        }
         Exit::Unreadable(error) => Box::pin(block_unreadable(engine, run_id, &error)).await,
         Exit::Failed(error) if !error.is_retryable() => {
             Box::pin(block_refused(engine, run_id, error)).await
