@@ -128,7 +128,8 @@ def test_should_take_other_forms_that_the_library_of_an_annotation_takes() -> No
 def test_should_call_functions_of_an_annotation_once() -> None:
     items = list[Annotated[int, pydantic.AfterValidator(incremented)]]
     assert Converter(Annotated[items, Field(min_length=1)]).read([1]) == [2]
-    name = NewType("name", Annotated[int, pydantic.AfterValidator(incremented)])
+    incremental = Annotated[int, pydantic.AfterValidator(incremented)]
+    name = NewType("name", incremental)  # pyright: ignore[reportGeneralTypeIssues]
     assert Converter(Annotated[list[name], Field(min_length=1)]).read([1]) == [2]
     hexadecimal = pydantic.BeforeValidator(lambda value: int(value, 16))
     assert Converter(Annotated[int, hexadecimal]).read("ff") == 255

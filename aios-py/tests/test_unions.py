@@ -340,7 +340,7 @@ def test_should_name_the_members_where_the_union_is_declared() -> None:
         (Whole | Day, Day(a=DAY)),
         (str | Annotated[int, pydantic.Field(ge=1)], "5"),
         (Annotated[int, msgspec.Meta(ge=1)] | str, "5"),
-        (Annotated[int, pydantic.Field(ge=1)] | None, 5),
+        (Annotated[int, pydantic.Field(ge=1)] | None, 5),  # pyright: ignore[reportOperatorIssue]
         (Label | Whole, Whole(a=1)),
         (Whole | Letters, Letters(a="b")),
         (dict[str, int] | SomeKeys, {"a": 1}),

@@ -614,8 +614,9 @@ async def test_should_give_each_run_its_own_default_of_an_input() -> None:
         items.append(await context.step("item", int, 1))
         return items
 
+    inputs: list[tuple[Any, ...]] = [(), (None,), (None,), ()]
     async with aios.Runtime(workflows=[collect]) as runtime:
-        for input in ((), (None,), (None,), ()):
+        for input in inputs:
             assert await (await runtime.start(collect, *input)).result() == [1]
 
 

@@ -204,7 +204,7 @@ def pydantic_check(annotation: Any) -> Read:
     return check
 
 
-def _refused(error: Exception, path: str, violations: Violations) -> Any:
+def _refused(error: Any, path: str, violations: Violations) -> Any:
     """Notes what pydantic has raised."""
     if not isinstance(error, sys.modules["pydantic"].ValidationError):
         return raised(error, path, violations)
