@@ -256,8 +256,12 @@ impl WorkflowContext {
     /// Starts a run of another workflow and waits for its end. If this run is cancelled, so is the
     /// child, unless it is [left running](ChildCall::leave_running).
     ///
-    /// The call fails with `INVALID_WORKFLOW_NAME` if the workflow is not a valid name, and with the code
-    /// of the store and the detail `is_started: false` if the store refuses the start for good.
+    /// The child begins in the newest version of this engine, else of the other engines, else that any
+    /// engine has registered. It waits while no engine has that version.
+    ///
+    /// The call fails with `INVALID_WORKFLOW_NAME` if the workflow is not a valid name, with
+    /// `WORKFLOW_NOT_FOUND` if it was never registered, and with the code of the store and the detail
+    /// `is_started: false` if the store refuses the start for good.
     ///
     /// # Examples
     ///

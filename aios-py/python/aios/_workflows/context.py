@@ -286,7 +286,8 @@ class WorkflowContext:
         leave_running: bool = False,
         cancel_when_dropped: bool = False,
     ) -> Awaitable[Any]:
-        """Starts a run of another workflow and waits until it ends.
+        """Starts a run of another workflow and waits until it ends. The child waits while no engine
+        has its workflow.
 
         Args:
             workflow: The workflow, or its name.
