@@ -4,8 +4,6 @@
 //! for every stream: what is left out in writing is added in reading, and anything else is written
 //! in full, even if only one field differs from the default.
 
-use std::sync::Arc;
-
 use aios_core::{
     Cause,
     event::Metadata,
@@ -48,13 +46,14 @@ pub(crate) fn decode_metadata(
 ) -> Result<Metadata, serde_json::Error> {
     match text {
         Some(text) => serde_json::from_str(text),
-        None => Ok(default_metadata(stream.run_id().map(Arc::from))),
+        None => Ok(default_metadata(stream)),
     }
 }
 
-/// The default metadata of the events of a run's journal, or of another stream if there is no run.
+/// The default metadata of the events of a stream, which may be a run's journal.
 #[cfg(any(feature = "sqlite", feature = "postgres", test))]
-fn default_metadata(run_id: Option<Arc<str>>) -> Metadata {
+fn default_metadata(stream: &StreamId) -> Metadata {
+    let run_id = stream.run_id().map(Into::into);
     Metadata { correlation_id: run_id.clone(), run_id, ..Metadata::default() }
 }
 
@@ -87,8 +86,8 @@ mod tests {
 
     fn named(correlation_id: Option<&str>, run_id: Option<&str>) -> Metadata {
         Metadata {
-            correlation_id: correlation_id.map(Arc::from),
-            run_id: run_id.map(Arc::from),
+            correlation_id: correlation_id.map(Into::into),
+            run_id: run_id.map(Into::into),
             ..Metadata::default()
         }
     }
