@@ -44,10 +44,24 @@ impl Sales {
         Ok(changed)
     }
 
-    /// Changes the view, and the position with it. A real database would be called from
+    /// Changes the view, and the position with it, unless another process has. A real database would be called from
     /// `tokio::task::spawn_blocking`, or asynchronously as with sqlx.
     fn apply(&self, batch: &Batch) -> Result<(), TaskError> {
         self.transaction(|transaction| {
+            let first = batch.events().first().filter(|_| !batch.is_redriven());
+            let first = first.map_or(batch.position(), |recorded| recorded.position);
+            let moved = transaction.execute(
+                "INSERT INTO positions VALUES ('sales', ?1)
+                 ON CONFLICT (name) DO UPDATE SET position = excluded.position
+                 WHERE positions.position < ?2",
+                (i64::try_from(batch.position())?, i64::try_from(first)?),
+            )?;
+            // This process was frozen for longer than its lease.
+            if moved == 0 {
+                let failure =
+                    Failure::new("STALE_BATCH", "another process has applied these events");
+                return Err(TaskError::retryable(failure));
+            }
             for recorded in batch.events() {
                 let order: Order = recorded.event.data()?;
                 transaction.execute(
@@ -56,10 +70,6 @@ impl Sales {
                     (order.customer, i64::try_from(order.amount)?),
                 )?;
             }
-            transaction.execute(
-                "INSERT OR REPLACE INTO positions VALUES ('sales', ?1)",
-                [i64::try_from(batch.position())?],
-            )?;
             Ok(())
         })
     }
