@@ -191,7 +191,7 @@ async fn renew_held(engine: &Engine) -> Result<(), StoreError> {
     // Without its slot the engine is not a member, and others already share its shards.
     if has_ended || lost.iter().any(|lease| lease.shard.slot_number().is_some()) {
         engine.drop_leases();
-        // What the store has just extended, also if `watch` has dropped it here before.
+        // What the store has just extended, even if `watch` has dropped it here before.
         return engine.store.release(&renewed).await;
     }
     for lease in lost {
