@@ -108,6 +108,63 @@ async fn should_cancel_a_paused_run_alike_live_and_after_a_reload() {
     }
 }
 
+async fn ask(context: WorkflowContext, (): ()) -> Result<u32, WorkflowError> {
+    let answer = context.task::<u32>("ghost", &1);
+    let answered = select! {
+        answer = answer => answer.map(drop),
+        go = context.signal::<()>("go") => go,
+    };
+    answered?;
+    context.signal("never").await
+}
+
+/// The actions of a run after its start. No agent takes its task, which is therefore tried again.
+async fn without_retries(run: &RunHandle) -> Vec<String> {
+    let mut actions = actions(run).await.split_off(1);
+    actions.retain(|action| action != "retry_scheduled");
+    actions
+}
+
+async fn has(run: &RunHandle, action: &str) {
+    eventually(action, || async { actions(run).await.contains(&action.to_owned()) }).await;
+}
+
+/// The replay drops the call, as live code would have done.
+#[tokio::test(flavor = "multi_thread")]
+async fn should_cancel_a_task_that_is_given_up_while_its_run_is_not_in_memory() {
+    // The run leaves memory when it is paused.
+    let store = store();
+    let runtime = runtime(&store).workflow("ask", ask).start().await.unwrap();
+    let run = runtime.start("ask", &()).await.unwrap();
+    has(&run, "task_assigned").await;
+    run.pause().await.unwrap();
+    pass(WHILE).await;
+    run.cancel("enough").await.unwrap();
+    assert!(matches!(result::<u32>(&run).await, Err(RunError::Cancelled { .. })));
+    assert_eq!(
+        without_retries(&run).await,
+        ["task_assigned", "paused", "cancel_requested", "task_cancelled", "cancelled"]
+    );
+}
+
+/// The signal comes while no engine runs.
+#[tokio::test(flavor = "multi_thread")]
+async fn should_cancel_a_task_that_a_signal_replaces_between_two_engines() {
+    let store = store();
+    let build = || runtime(&store).workflow("ask", ask);
+    let before = build().start().await.unwrap();
+    let run = before.start("ask", &()).id("r").await.unwrap();
+    has(&run, "task_assigned").await;
+    before.shutdown(PATIENCE).await.unwrap();
+    let client = build().client_only().start().await.unwrap();
+    client.handle("r").await.unwrap().signal("go", &()).await.unwrap();
+
+    let after = build().start().await.unwrap();
+    let run = after.handle("r").await.unwrap();
+    has(&run, "task_cancelled").await;
+    assert_eq!(without_retries(&run).await, ["task_assigned", "signaled", "task_cancelled"]);
+}
+
 /// The pause arrives after the code has requested a task and before the task is recorded.
 #[tokio::test(flavor = "multi_thread")]
 async fn should_not_begin_operations_requested_before_the_pause_but_not_recorded() {

@@ -190,6 +190,30 @@ async fn should_block_a_cancelled_run_whose_code_is_missing() {
     }
 }
 
+/// Nothing awaits its task any more.
+#[tokio::test(flavor = "multi_thread")]
+async fn should_cancel_the_tasks_of_a_run_that_ends_without_its_code() {
+    async fn asks(context: WorkflowContext, (): ()) -> Result<u32, WorkflowError> {
+        context.task("ghost", &1).await
+    }
+    let store = store();
+    let before = runtime(&store).workflow("asks", asks).start().await.unwrap();
+    let run = before.start("asks", &()).id("r").await.unwrap();
+    eventually("it has a task", || async {
+        actions(&run).await.contains(&"task_assigned".to_owned())
+    })
+    .await;
+    before.shutdown(PATIENCE).await.unwrap();
+    let without = runtime(&store).workflow("panics", panics).start().await.unwrap();
+    let run = without.handle("r").await.unwrap();
+    blocked(&run).await;
+    run.cancel("for good").await.unwrap();
+    let error = result::<u32>(&run).await.unwrap_err();
+    assert!(matches!(error, RunError::Cancelled { .. }), "{error:?}");
+    let actions = actions(&run).await;
+    assert!(actions.ends_with(&["task_cancelled".into(), "cancelled".into()]), "{actions:?}");
+}
+
 /// A run that was given up while its code was missing continues if the code is back before that is
 /// noticed, and is blocked again if the code is missing again.
 #[tokio::test(flavor = "multi_thread")]
@@ -272,6 +296,55 @@ async fn should_block_code_that_emits_more_than_the_store_takes() {
     let run = runtime.start("emits", &2000).await.unwrap();
     blocked(&run).await;
     assert_eq!(reason(&run).await, "EVENT_TOO_LARGE");
+}
+
+async fn tells(context: WorkflowContext, place: String) -> Result<u32, WorkflowError> {
+    let text = "x".repeat(2000);
+    match &*place {
+        "status" => context.set_status(text),
+        "event" => context.emit(Event::new("shop.order.placed".parse()?, "test", &text)?)?,
+        // Fails only when it runs, and never in a replay.
+        _ => context.compensate("undo", |_| async {
+            std::future::pending::<()>().await;
+            Ok(())
+        }),
+    }
+    context.signal("never").await
+}
+
+/// No replay shows that the journal can't have what the code requests, or that a compensation waits for
+/// something foreign. So each load of the run unblocks it.
+#[tokio::test(flavor = "multi_thread")]
+async fn should_end_a_run_that_is_cancelled_while_what_it_requests_can_not_be_recorded() {
+    for (place, refuses) in [("status", false), ("event", false), ("event", true), ("undo", false)]
+    {
+        let options = match refuses {
+            true => MemoryOptions::new(),
+            false => MemoryOptions::new().with_max_event_bytes(1000),
+        };
+        let faulty = FaultyStore::new(Arc::new(MemoryStore::connect_with(options).unwrap()));
+        if refuses {
+            faulty.on_append(|append| {
+                holds(append, "placed").then(|| Fault::Refuse(store_refuses()))
+            });
+        }
+        let store: Arc<dyn Store> = faulty;
+        let runtime = runtime(&store).workflow("tells", tells).start().await.unwrap();
+        let run = runtime.start("tells", place).await.unwrap();
+        if place == "undo" {
+            run.cancel("sold out").await.unwrap();
+        }
+        blocked(&run).await;
+        run.cancel("hopeless").await.unwrap();
+        eventually("it ends", || async {
+            run.status().await.unwrap().status.as_str() == "cancelled"
+        })
+        .await;
+        let RunError::Cancelled { failure, .. } = result::<u32>(&run).await.unwrap_err() else {
+            panic!("{place}: not cancelled")
+        };
+        assert!(failure.details["blocked"].is_object(), "{place}: it says why it was blocked");
+    }
 }
 
 /// The text is recorded together with the result of the step that runs meanwhile. It is too large, and

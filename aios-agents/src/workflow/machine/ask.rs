@@ -20,7 +20,7 @@
 use std::sync::Arc;
 
 use aios_core::{
-    agent::{TaskError, TaskId},
+    agent::{Name, TaskError},
     event::{EventId, Payload, Timestamp},
     failure::Failure,
 };
@@ -346,15 +346,21 @@ impl Machine {
             self.effects.push(Effect::Settled { operation });
         }
         if let Some(Request::Task(task)) = request.map(|request| *request) {
-            let task_id = TaskId::of_run(&self.run_id, operation);
-            let agent_type = task.agent_type;
-            self.effects.push(Effect::CancelTask {
-                agent_type: agent_type.clone(),
-                task_id: task_id.clone(),
-            });
-            let data = TaskCancelled::new(task_id);
-            self.recording.push(Entry::TaskCancelled(AgentEvent { agent_type, data }));
+            self.cancel_task(operation, task.agent_type);
         }
+    }
+
+    /// Records that nothing awaits a task any more, and notifies its agents.
+    pub(crate) fn cancel_task(&mut self, operation: u64, agent_type: Name) {
+        let task_id = self.task_id(operation);
+        let data = TaskCancelled::new(task_id.clone());
+        self.effects.push(Effect::CancelTask { agent_type: agent_type.clone(), task_id });
+        self.recording.push(Entry::TaskCancelled(AgentEvent { agent_type, data }));
+    }
+
+    /// Whether the code has dropped the call of an operation.
+    pub(crate) fn is_abandoned(&self, operation: u64) -> bool {
+        self.operation(operation).is_some_and(|found| matches!(found.state, State::Abandoned))
     }
 
     /// The code runs its compensations from now on. Children that it requests are not cancelled with the

@@ -4,7 +4,8 @@
 //! function gives the effects of a new entry, of a run that was loaded (all its waiting operations),
 //! and of a run that was resumed. A crash between an append and its effects therefore loses nothing:
 //! the next load requests them again, which is why all of them are idempotent. Only `CancelTask` and
-//! `Settled` are requested once: they save work, and nothing depends on them.
+//! `Settled` are requested once: they save work, and nothing depends on them. The host requests a
+//! cancellation again whose entry is not durable when the run is loaded.
 
 use aios_core::{
     agent::{Name, TaskAssigned, TaskId},

@@ -47,8 +47,8 @@ pub(super) struct BlockState {
     /// is unblocked. No request changes that.
     pub(super) must_unblock: bool,
     /// Whether the cancellation was requested while the run was blocked: it ends even if its code does
-    /// not fit. A run that is blocked later is not given up: its code may fit again, and knows the
-    /// compensations.
+    /// not fit, or what its code requests next can't be recorded. Once its code has recorded an operation
+    /// again, the run is not given up: its code fits, and knows the compensations.
     pub(super) is_given_up: bool,
 }
 
@@ -57,6 +57,8 @@ impl BlockState {
     pub(super) fn of<'a>(journal: impl Iterator<Item = &'a Entry>) -> Self {
         let mut state = Self::default();
         journal.for_each(|entry| state.note(entry));
+        // An engine has unblocked it, and may have begun a step, whose start is not recorded.
+        state.is_given_up &= state.must_unblock;
         state
     }
 
@@ -67,15 +69,30 @@ impl BlockState {
                 self.failure = Some(block.failure.clone());
                 self.must_unblock = true;
             }
-            Entry::Unblocked(_) => *self = Self::default(),
+            Entry::Unblocked(_) => {
+                self.failure = None;
+                self.must_unblock = false;
+            }
             Entry::Paused | Entry::Resumed => self.failure = None,
             Entry::CancelRequested(_) => {
                 self.failure = None;
                 self.is_given_up |= self.must_unblock;
             }
-            _ => {}
+            entry => self.is_given_up &= self.must_unblock || !is_from_code(entry),
         }
     }
+}
+
+/// Whether the code of the run has requested what this entry records.
+fn is_from_code(entry: &Entry) -> bool {
+    let is_from_elsewhere = matches!(
+        entry,
+        Entry::TaskCompleted(_)
+            | Entry::TaskFailed(_)
+            | Entry::TaskCancelled(_)
+            | Entry::ChildEnded(_)
+    );
+    entry.operation().is_some() && !is_from_elsewhere
 }
 
 /// Blocks a run whose journal can't be read: another program or a later version of aios wrote it.

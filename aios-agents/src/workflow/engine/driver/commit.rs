@@ -242,6 +242,10 @@ impl Driver {
             }
             Err(error) => {
                 self.keep_outcomes(in_flight.records, in_flight.answers).await;
+                // One that is given up ends without what the store refuses.
+                if self.block.is_given_up {
+                    return Some(self.block(Failure::from_error(error.code(), &error)).await);
+                }
                 Some(Exit::Failed(error))
             }
         }
@@ -466,13 +470,14 @@ impl Driver {
     }
 
     /// Feeds durable entries to the execution and polls the code until it has seen them. Also notes
-    /// what the driver itself needs of them: children and durations.
+    /// what the driver itself needs of them: children, open tasks and durations.
     pub(super) async fn apply_all<I>(&mut self, entries: I)
     where
         I: IntoIterator<Item = (Entry, Timestamp), IntoIter: Send> + Send,
     {
         for (entry, at) in entries {
             self.children.note(&entry);
+            self.tasks.open.note(&entry);
             self.measure_operation(&entry, at);
             self.execution.feed(entry, at);
         }

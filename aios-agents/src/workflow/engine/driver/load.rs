@@ -33,6 +33,7 @@ use super::{
     block::BlockState,
     children::Children,
     entries::{exit, failed, failures, read, read_entry, unreadable},
+    open_tasks::OpenTasks,
     origin::RunOrigin,
     place::{self, WORKFLOW_NOT_FOUND},
     seek::recorded_attempts,
@@ -152,8 +153,11 @@ impl Driver {
         let mut children = Children::default();
         entries.clone().for_each(|entry| children.note(entry));
         let execution = execution_of(engine, run_id, &origin.workflow, first, journal);
-        let tasks =
-            Tasks { recorded_attempts: recorded_attempts(journal.iter()), ..Tasks::default() };
+        let tasks = Tasks {
+            open: OpenTasks::of(entries.clone()),
+            recorded_attempts: recorded_attempts(journal.iter()),
+            ..Tasks::default()
+        };
         Ok(Self {
             engine: Arc::clone(engine),
             run_id: Arc::clone(run_id),
@@ -253,6 +257,7 @@ impl Driver {
         if let Err(failure) = self.execution.go_live() {
             return Err(self.block(failure).await);
         }
+        self.cancel_dropped_tasks();
         self.engine.hosting.unhosted.remove(&self.run_id);
         Ok(())
     }
@@ -297,8 +302,15 @@ impl Driver {
         if status == RunStatus::Blocked && self.block.failure == ended.failure {
             return Exit::Ended(ended);
         }
+        let tasks = match status {
+            RunStatus::Cancelled => self.write_cancelled_tasks(),
+            _ => Vec::new(),
+        };
         match self.append_last(entry).await {
             Ok(()) => {
+                for (agent_type, task_id) in tasks {
+                    self.cancel_task(agent_type, task_id);
+                }
                 self.measure_end(&ended, self.engine.clock.now());
                 Exit::Ended(ended)
             }

@@ -59,6 +59,7 @@ mod lifecycle;
 mod load;
 mod lookahead;
 mod measure;
+mod open_tasks;
 mod origin;
 mod outgoing;
 mod oversize;
@@ -88,7 +89,8 @@ use tracing::warn;
 
 use self::{
     assignment::Assignment, block::BlockState, children::Children, lookahead::Lookahead,
-    origin::RunOrigin, outgoing::Outgoing, seek::RecordedAttempts, successor::Succession,
+    open_tasks::OpenTasks, origin::RunOrigin, outgoing::Outgoing, seek::RecordedAttempts,
+    successor::Succession,
 };
 pub(super) use self::{
     assignment::{assignment_id, recorded},
@@ -204,6 +206,8 @@ struct Driver {
 /// The tasks that a run has assigned.
 #[derive(Default)]
 struct Tasks {
+    /// The tasks that have not ended, by the journal.
+    open: OpenTasks,
     /// The attempts that agents have or should have, by operation.
     assigned: BTreeMap<u64, Assignment>,
     /// The attempts that the broker may have and that are not sought yet: they were recorded when the run
@@ -449,7 +453,6 @@ impl Driver {
     fn unblock(&mut self) {
         if self.block.must_unblock && !self.is_paused() {
             self.block.must_unblock = false;
-            self.block.is_given_up = false;
             let cancelling = self.cancel_requested.is_some();
             self.write(Entry::Unblocked(Unblocked::new(cancelling)));
         }

@@ -1,0 +1,75 @@
+//! The tasks that a run has assigned and that have not ended, by its journal.
+//!
+//! The agents of a task that the run no longer awaits are notified, and the journal records it. The machine
+//! requests that when live code drops a call. Here are the other cases:
+//!
+//! | the call is dropped | then |
+//! |---|---|
+//! | in a replay, since its engine recorded the reason and no more | the task is cancelled when the run goes live |
+//! | with the run, which ends although its code does not fit | the task is cancelled with the end of the run |
+
+use std::collections::BTreeMap;
+
+use aios_core::agent::{Name, TaskCancelled, TaskId};
+
+use super::Driver;
+use crate::workflow::journal::{AgentEvent, Entry};
+
+/// The types of the agents of open tasks, by operation.
+#[derive(Debug, Default)]
+pub(super) struct OpenTasks(BTreeMap<u64, Name>);
+
+impl OpenTasks {
+    /// The open tasks after these entries, the first ones of a run.
+    pub(super) fn of<'a>(journal: impl Iterator<Item = &'a Entry>) -> Self {
+        let mut open = Self::default();
+        journal.for_each(|entry| open.note(entry));
+        open
+    }
+
+    /// Notes the next entry.
+    pub(super) fn note(&mut self, entry: &Entry) {
+        let (Entry::TaskAssigned(_)
+        | Entry::TaskCompleted(_)
+        | Entry::TaskCancelled(_)
+        | Entry::OperationFailed(_)) = entry
+        else {
+            return;
+        };
+        let Some(operation) = entry.operation() else { return };
+        match entry {
+            Entry::TaskAssigned(task) => {
+                self.0.insert(operation, task.agent_type.clone());
+            }
+            // Agents of another type can't end it.
+            Entry::TaskCompleted(task) if self.0.get(&operation) != Some(&task.agent_type) => {}
+            _ => drop(self.0.remove(&operation)),
+        }
+    }
+}
+
+impl Driver {
+    /// Cancels the tasks whose calls the code has dropped during the replay.
+    pub(super) fn cancel_dropped_tasks(&mut self) {
+        let mut machine = self.execution.machine();
+        for (&operation, agent_type) in &self.tasks.open.0 {
+            if machine.is_abandoned(operation) {
+                machine.cancel_task(operation, agent_type.clone());
+            }
+        }
+    }
+
+    /// Adds to the next append that all open tasks are cancelled. Returns them.
+    pub(super) fn write_cancelled_tasks(&mut self) -> Vec<(Name, TaskId)> {
+        let machine = self.execution.machine();
+        let open = std::mem::take(&mut self.tasks.open.0).into_iter();
+        let open: Vec<_> =
+            open.map(|(operation, agent_type)| (agent_type, machine.task_id(operation))).collect();
+        drop(machine);
+        for (agent_type, task_id) in open.iter().cloned() {
+            let data = TaskCancelled::new(task_id);
+            self.write(Entry::TaskCancelled(AgentEvent { agent_type, data }));
+        }
+        open
+    }
+}
