@@ -118,6 +118,26 @@ async fn should_accept_an_answer_that_names_no_assignment_if_no_other_agent_answ
     assert_eq!(result::<u32>(&run).await.unwrap(), 7);
 }
 
+/// A paused run has left memory, and dispatches nothing when it is loaded.
+#[tokio::test(flavor = "multi_thread")]
+async fn should_accept_an_answer_that_names_no_assignment_of_a_paused_run() {
+    let builder = runtime(&store()).workflow("ask", ask).engine_options(impatient());
+    let runtime = builder.start().await.unwrap();
+    let mut tasks = tasks_of(&runtime).await;
+    let run = runtime.start("ask", &()).await.unwrap();
+    let (delivery, task) = next(&mut tasks).await;
+    run.pause().await.unwrap();
+    send(&runtime, &delivery, answer(&task, "ghost", 7)).await;
+    eventually("the answer is recorded or refused", || async {
+        actions(&run).await.contains(&"task_completed".to_owned())
+            || !refusals(&runtime, &delivery).await.is_empty()
+    })
+    .await;
+    assert_eq!(refusals(&runtime, &delivery).await, [""; 0]);
+    run.resume().await.unwrap();
+    assert_eq!(result::<u32>(&run).await.unwrap(), 7);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn should_refuse_an_answer_that_names_no_assignment_if_an_agent_works_on_the_task() {
     for works_before in [true, false] {

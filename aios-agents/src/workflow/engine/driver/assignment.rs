@@ -231,24 +231,40 @@ impl Driver {
     /// Keeps an answer that names no assignment. It is refused if an agent that names the
     /// assignment is heard of within the grace; otherwise it is accepted, so that agents which are
     /// not built with aios can answer, unless the options say otherwise.
+    ///
+    /// An attempt that was not dispatched since the run was loaded, because the run is paused say, has no
+    /// grace: its answer is accepted at once, as that of a blocked run is.
     pub(super) async fn keep_anonymous(&mut self, operation: u64, answer: AnonymousAnswer) {
+        if self.engine.options.anonymous_answers != AnonymousAnswers::AcceptAfterGrace {
+            return refuse(answer.delivery, ANONYMOUS).await;
+        }
         let now = self.engine.clock.now();
-        let accepts = self.engine.options.anonymous_answers == AnonymousAnswers::AcceptAfterGrace;
-        let assignment = self.tasks.assigned.get_mut(&operation);
-        match assignment.filter(|it| accepts && it.started_at.is_none() && it.anonymous.is_none()) {
-            Some(assignment) => {
+        match self.tasks.assigned.get_mut(&operation) {
+            None => self.accept_anonymous(operation, answer),
+            Some(assignment)
+                if assignment.started_at.is_none() && assignment.anonymous.is_none() =>
+            {
                 assignment.anonymous = Some((answer, now));
                 let until = now + self.engine.options.task_grace;
                 self.engine.timers.set(until, &self.run_id, operation);
             }
-            None => refuse(answer.delivery, ANONYMOUS).await,
+            Some(_) => refuse(answer.delivery, ANONYMOUS).await,
         }
+    }
+
+    /// Accepts an answer that names no assignment.
+    fn accept_anonymous(&mut self, operation: u64, answer: AnonymousAnswer) {
+        tracing::warn!(
+            run = %self.run_id, event_id = %answer.delivery.event.id,
+            "accepted an answer that does not name the assignment of its task as its cause"
+        );
+        self.accept(operation, answer.attempt, answer.entry, answer.delivery);
     }
 
     /// Accepts an anonymous answer that was kept long enough; otherwise returns when to accept it.
     ///
     /// An agent that names the assignment had the whole grace to be heard of, and was not.
-    fn accept_anonymous(&mut self, operation: u64, now: Timestamp) -> Option<Timestamp> {
+    fn accept_kept(&mut self, operation: u64, now: Timestamp) -> Option<Timestamp> {
         let assignment = self.tasks.assigned.get_mut(&operation)?;
         let (answer, since) = assignment.anonymous.take()?;
         let until = since + self.engine.options.task_grace;
@@ -256,11 +272,7 @@ impl Driver {
             assignment.anonymous = Some((answer, since));
             return Some(until);
         }
-        tracing::warn!(
-            run = %self.run_id, event_id = %answer.delivery.event.id,
-            "accepted an answer that does not name the assignment of its task as its cause"
-        );
-        self.accept(operation, answer.attempt, answer.entry, answer.delivery);
+        self.accept_anonymous(operation, answer);
         None
     }
 
@@ -269,7 +281,7 @@ impl Driver {
     ///
     /// `is_read` says that the journal was just read, so that a task may be dispatched again.
     pub(super) fn check_assignment(&mut self, operation: u64, now: Timestamp, is_read: bool) {
-        if let Some(until) = self.accept_anonymous(operation, now) {
+        if let Some(until) = self.accept_kept(operation, now) {
             return self.engine.timers.set(until, &self.run_id, operation);
         }
         let unclaimed_at = self.check_unclaimed(operation, now, is_read);
