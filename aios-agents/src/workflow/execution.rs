@@ -87,9 +87,9 @@ pub(crate) struct Execution {
     queue: VecDeque<(Entry, Timestamp)>,
     /// Entries that arrived while the run was paused.
     held: VecDeque<(Entry, Timestamp)>,
-    /// Whether a live run that was resumed has not seen all held entries. No step begins until then: its
-    /// outcome may be among them.
-    resuming: bool,
+    /// Whether no step begins until entries that are here already are applied: those that were held, which
+    /// may have its outcome, and a request to pause or to cancel, which has been answered.
+    defers_steps: bool,
     /// Whether held entries are being applied before a cancellation. What the code requests during that
     /// does not begin.
     flushing: bool,
@@ -142,7 +142,7 @@ impl Execution {
             code: WorkflowFuture::none(),
             queue: VecDeque::new(),
             held: VecDeque::new(),
-            resuming: false,
+            defers_steps: false,
             flushing: false,
             wake_flag,
             is_watched: false,
@@ -198,6 +198,9 @@ impl Execution {
             return Poll::Ready(());
         }
         self.is_idle = false;
+        if self.queue.iter().any(|(entry, _)| stops_steps(entry)) {
+            self.defer_steps();
+        }
         loop {
             // Code that was idle before the first entry need not be polled again to find that out.
             if !std::mem::take(&mut is_settled) {
@@ -209,7 +212,7 @@ impl Execution {
             }
             let Some((entry, at)) = self.next() else { break };
             self.apply(&entry, at);
-            self.end_resuming();
+            self.begin_deferred_steps();
         }
         // Only now: between two entries code may wait for an outcome that stands later in the queue.
         self.check_waits();
@@ -275,9 +278,8 @@ impl Execution {
                     self.shared.wake_cancelled();
                 }
                 Entry::Resumed => {
-                    if !self.held.is_empty() && self.machine().is_live() {
-                        self.resuming = true;
-                        self.machine().look_ahead();
+                    if !self.held.is_empty() {
+                        self.defer_steps();
                     }
                     self.shared.wake_all();
                 }
@@ -287,10 +289,21 @@ impl Execution {
         }
     }
 
-    /// Lets steps begin once the last held entry is applied.
-    fn end_resuming(&mut self) {
-        if self.resuming && self.held.is_empty() {
-            self.resuming = false;
+    /// Lets no step of a live run begin until the entries that are here are applied.
+    fn defer_steps(&mut self) {
+        let mut machine = self.shared.machine();
+        if machine.is_live() {
+            self.defers_steps = true;
+            machine.look_ahead();
+        }
+    }
+
+    /// Lets deferred steps begin once the entries are applied for which they waited.
+    fn begin_deferred_steps(&mut self) {
+        let is_due =
+            self.held.is_empty() && !self.queue.iter().any(|(entry, _)| stops_steps(entry));
+        if self.defers_steps && is_due {
+            self.defers_steps = false;
             let steps = self.machine().end_lookahead();
             steps.into_iter().for_each(|operation| self.shared.wake_step(operation));
         }
@@ -510,6 +523,11 @@ impl Drop for Execution {
         let _turn = Turn::Leaving(self.shared.run()).begin();
         self.code = WorkflowFuture::none();
     }
+}
+
+/// Whether no step may begin once a client has requested this.
+fn stops_steps(entry: &Entry) -> bool {
+    matches!(entry, Entry::Paused | Entry::CancelRequested(_))
 }
 
 /// The number of entries up to the last one that an engine wrote. That engine has polled the code

@@ -9,7 +9,10 @@ use std::{
 };
 
 use aios_agents::prelude::*;
-use aios_core::event::Event;
+use aios_core::{
+    event::Event,
+    store::{Append, EventStoreExt, StreamId},
+};
 use serde_json::json;
 use tokio::sync::Notify;
 
@@ -163,6 +166,51 @@ async fn should_cancel_a_task_that_a_signal_replaces_between_two_engines() {
     let run = after.handle("r").await.unwrap();
     has(&run, "task_cancelled").await;
     assert_eq!(without_retries(&run).await, ["task_assigned", "signaled", "task_cancelled"]);
+}
+
+/// The run is in memory because of its task, and reads the signal and the request at once.
+#[tokio::test(flavor = "multi_thread")]
+async fn should_begin_no_step_after_a_request_although_a_signal_comes_before_it() {
+    for request in ["paused", "cancel_requested"] {
+        let calls = Arc::new(AtomicU32::new(0));
+        let counted = Arc::clone(&calls);
+        let charges = move |context: WorkflowContext, (): ()| {
+            let calls = Arc::clone(&counted);
+            async move {
+                let charge = async {
+                    context.signal::<()>("go").await?;
+                    let step =
+                        || async { Ok::<_, TaskError>(calls.fetch_add(1, Ordering::SeqCst)) };
+                    context.step("charge", step).await
+                };
+                let (_, charged) =
+                    futures_util::future::join(context.task::<u32>("ghost", &1), charge).await;
+                charged
+            }
+        };
+        let store = store();
+        let runtime = runtime(&store).workflow("charges", charges).start().await.unwrap();
+        let run = runtime.start("charges", &()).id("r").await.unwrap();
+        has(&run, "task_assigned").await;
+        let signal = json!({ "name": "go", "payload": null });
+        let data = [("signaled", signal), (request, json!({ "reason": "enough" }))];
+        let events = data.map(|(action, data)| {
+            let event_type = format!("workflows.charges.{action}").parse().unwrap();
+            Event::new(event_type, "another process", &data).unwrap()
+        });
+        let stream = StreamId::of_run("r").unwrap();
+        store.append_one(Append::new(stream, events.into())).await.unwrap();
+        match request {
+            "paused" => pass(WHILE).await,
+            _ => drop(result::<u32>(&run).await),
+        }
+        assert_eq!(calls.load(Ordering::SeqCst), 0, "{request}");
+        if request == "paused" {
+            run.resume().await.unwrap();
+            has(&run, "step_completed").await;
+            assert_eq!(calls.load(Ordering::SeqCst), 1);
+        }
+    }
 }
 
 /// The pause arrives after the code has requested a task and before the task is recorded.
