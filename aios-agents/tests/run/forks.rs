@@ -14,8 +14,12 @@ use serde_json::{Value, json};
 use tokio::sync::Semaphore;
 use uuid::Uuid;
 
-use crate::support::workflows::{
-    Doubler, actions, eventually, quick, result, runtime, sqlite, store,
+use crate::{
+    run::races::sneak_in,
+    support::{
+        faulty::FaultyStore,
+        workflows::{Doubler, actions, eventually, quick, result, runtime, sqlite, store},
+    },
 };
 
 /// Draws before each of its four steps, and twice before the last.
@@ -211,6 +215,73 @@ async fn should_give_the_open_operations_of_a_copy_their_whole_time() {
         copied.signal("approval", &2).await.unwrap();
         assert_eq!(result::<u64>(&copied).await.unwrap(), 7, "{copy}: {:?}", actions().await);
     }
+}
+
+/// A wait without a deadline takes the signal. Its journal does not tell.
+#[tokio::test(flavor = "multi_thread")]
+async fn should_give_a_wait_its_whole_time_whose_signal_another_wait_has_taken() {
+    const HOUR: Duration = Duration::from_secs(3600);
+    let is_fixed = Arc::new(AtomicBool::new(false));
+    let fixed = Arc::clone(&is_fixed);
+    let takes = move |context: WorkflowContext, (): ()| {
+        let is_fixed = Arc::clone(&fixed);
+        async move {
+            let first = context.signal::<u64>("item");
+            let second = context.signal::<u64>("item").timeout(HOUR);
+            let fails = async {
+                let first = first.await?;
+                let step = || async {
+                    match is_fixed.load(Ordering::SeqCst) {
+                        true => Ok(first),
+                        false => Err(TaskError::terminal(Failure::new("BROKEN", "out of order"))),
+                    }
+                };
+                context.step("fails", step).await
+            };
+            futures_util::future::try_join(fails, second).await.map(|(one, two)| one + two * 10)
+        }
+    };
+    let clock = VirtualClock::new(Timestamp::now());
+    let runtime = runtime(&store())
+        .engine_options(EngineOptions::new().with_lease_time(HOUR * 10_000))
+        .clock(Arc::new(clock.clone()))
+        .workflow("takes", takes)
+        .start()
+        .await
+        .unwrap();
+    let run = runtime.start("takes", &()).id("r").await.unwrap();
+    eventually("it waits", || async { actions(&run).await.len() == 2 }).await;
+    run.signal("item", &1).await.unwrap();
+    assert_eq!(result::<u64>(&run).await.unwrap_err().code(), "BROKEN");
+    clock.advance(HOUR * 2);
+    is_fixed.store(true, Ordering::SeqCst);
+    let again = run.retry("again").await.unwrap();
+    eventually("it has done the step", || async {
+        actions(&again).await.contains(&"step_completed".to_owned())
+    })
+    .await;
+    again.signal("item", &2).await.unwrap();
+    assert_eq!(result::<u64>(&again).await.unwrap(), 21, "{:?}", actions(&again).await);
+}
+
+/// The signal arrives right before the timeout of its wait is recorded.
+#[tokio::test(flavor = "multi_thread")]
+async fn should_not_take_the_timeout_of_a_wait_for_a_failure_that_got_its_signal() {
+    async fn late(context: WorkflowContext, (): ()) -> Result<u64, WorkflowError> {
+        let _: u64 = context.signal("go").timeout(Duration::from_millis(20)).await?;
+        Err(WorkflowError::failed(Failure::new("BROKEN", "by its own code")))
+    }
+    let inner = store();
+    let faulty = FaultyStore::new(Arc::clone(&inner));
+    let signal = json!({ "name": "go", "payload": 1 });
+    sneak_in(&faulty, &inner, "timer_fired", "workflows.late.signaled", signal);
+    let store: Arc<dyn Store> = faulty;
+    let runtime = runtime(&store).workflow("late", late).start().await.unwrap();
+    let run = runtime.start("late", &()).await.unwrap();
+    assert_eq!(result::<u64>(&run).await.unwrap_err().code(), "BROKEN");
+    let actions = actions(&run).await;
+    assert_eq!(actions, ["started", "signal_awaited", "signaled", "failed"]);
+    assert_eq!(run.retry("again").await.unwrap_err().code(), "NO_FAILED_OPERATION");
 }
 
 async fn broken(_: WorkflowContext, (): ()) -> Result<(), WorkflowError> {

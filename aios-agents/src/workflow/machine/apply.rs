@@ -137,7 +137,12 @@ impl Machine {
         self.signals.record_place(place);
         let waiting = self.signals.longest_wait(&signal.name);
         match waiting {
-            Some(operation) => self.resolve(operation, Ok(signal.payload.clone()), place),
+            Some(operation) => {
+                // A wait that gets its signal before its deadline is recorded has no start.
+                let waits = |entry: &Entry| matches!(entry, Entry::SignalAwaited(wait) if wait.operation == operation);
+                self.recording.retain(|entry| !waits(entry));
+                self.resolve(operation, Ok(signal.payload.clone()), place);
+            }
             None => self.signals.keep(signal.name.clone(), place, signal.payload.clone()),
         }
         waiting

@@ -370,11 +370,12 @@ impl Driver {
         None
     }
 
-    /// Drops further attempts at tasks whose result another engine has recorded.
+    /// Drops further attempts at tasks whose result another engine has recorded, and timeouts of waits whose
+    /// signal has come.
     fn drop_obsolete(&self, records: &mut Vec<Record>) {
         let machine = self.execution.machine();
         records.retain(|Record { entry, .. }| match entry {
-            Entry::TaskAssigned(_) | Entry::RetryScheduled(_) => {
+            Entry::TaskAssigned(_) | Entry::RetryScheduled(_) | Entry::TimerFired(_) => {
                 entry.operation().is_none_or(|operation| !machine.has_outcome(operation))
             }
             _ => true,
