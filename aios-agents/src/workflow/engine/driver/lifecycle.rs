@@ -290,7 +290,13 @@ async fn finish(
     departure: Departure,
     unprocessed: Vec<Message>,
 ) -> Option<Outgoing> {
-    let Departure { exit, parent, outgoing, successor } = departure;
+    let Departure { exit, parent, outgoing, mut successor } = departure;
+    let has_ended = matches!(&exit, Exit::Ended(ended) if ended.status.is_final());
+    if let Some(Successor { run_id, begun }) = successor.take_if(|_| !has_ended) {
+        drop(begun);
+        // No driver of this engine holds it any more: its load sets the timer of its next check.
+        engine.send(&run_id, Message::Wake);
+    }
     match exit {
         Exit::Ended(ended) => {
             finish_ended(engine, run_id, &ended, parent, successor, unprocessed).await;
@@ -342,7 +348,7 @@ async fn finish_ended(
     }
     log_end(run_id, ended);
     engine.waiters.notify(run_id, ended);
-    if let Some(successor) = successor.filter(|_| ended.status.is_final()) {
+    if let Some(successor) = successor {
         release(engine, successor);
     }
     if let Some(parent) = parent {
