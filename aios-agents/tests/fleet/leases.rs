@@ -177,7 +177,9 @@ async fn should_give_up_one_shard_that_another_owner_has() {
         let runtime = builder.start().await.unwrap();
         let lost = runtime.start("slow", &false).id("lost").await.unwrap();
         let kept = runtime.start("slow", &true).id("kept").await.unwrap();
-        assert_ne!(Shard::of("lost"), Shard::of("kept"));
+        for id in ["kept", "other"] {
+            assert_ne!(Shard::of("lost"), Shard::of(id));
+        }
         let both = || async {
             (begun.load(Ordering::SeqCst), other_begun.load(Ordering::SeqCst)) == (1, 1)
         };
@@ -200,7 +202,7 @@ async fn should_give_up_one_shard_that_another_owner_has() {
         assert_eq!(result::<u32>(&kept).await.unwrap(), 1);
         // No message about the run starts it here again.
         lost.signal("any", &()).await.unwrap();
-        let other = runtime.start("slow", &true).await.unwrap();
+        let other = runtime.start("slow", &true).id("other").await.unwrap();
         assert_eq!(result::<u32>(&other).await.unwrap(), 1);
         assert_eq!(begun.load(Ordering::SeqCst), 1, "another engine owns it");
         assert_eq!(actions(&lost).await, ["started", "signaled"]);
