@@ -90,6 +90,8 @@ impl Client {
             // Register before checking, so that an end in between is not missed.
             let notified = engine.map(|engine| (engine, engine.waiters.wait(run_id)));
             let watched = notified.is_none().then(|| ends.watch(journals, run_id));
+            // Asked first: when the discovery ends, the run is in memory. It may be blocked no more then.
+            let is_tried_soon = engine.is_some_and(|it| it.is_recovering(run_id));
             // A run in memory notifies of its end. Its row is still checked at intervals, because
             // another engine may have taken it over.
             let is_live = pause < POLL.max_delay && engine.is_some_and(|it| it.holds(run_id));
@@ -97,8 +99,10 @@ impl Client {
             let mut next = pause;
             if !is_live {
                 match journals.ended(run_id).await {
-                    Ok(Some(ended)) => return Ok(ended),
-                    Ok(None) => {
+                    Ok(Some(ended)) if ended.status.is_final() || !is_tried_soon => {
+                        return Ok(ended);
+                    }
+                    Ok(_) => {
                         ends.store_answered();
                         backoff = BACKOFF.initial_delay;
                     }

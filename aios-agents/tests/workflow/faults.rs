@@ -298,6 +298,27 @@ async fn should_block_code_that_emits_more_than_the_store_takes() {
     assert_eq!(reason(&run).await, "EVENT_TOO_LARGE");
 }
 
+/// The rows in the store say that the runs are blocked, and the engine is about to try them again.
+#[tokio::test(flavor = "multi_thread")]
+async fn should_return_the_results_of_runs_whose_code_was_corrected() {
+    async fn fixed(_: WorkflowContext, (): ()) -> Result<u32, WorkflowError> {
+        Ok(1)
+    }
+    let store = store();
+    let before = runtime(&store).workflow("one", panics).start().await.unwrap();
+    for number in 0..500 {
+        before.start("one", &()).id(format!("r{number}")).await.unwrap();
+    }
+    blocked(&before.handle("r499").await.unwrap()).await;
+    before.shutdown(PATIENCE).await.unwrap();
+
+    let after = runtime(&store).workflow("one", fixed).start().await.unwrap();
+    for number in (0..500).rev() {
+        let run = after.handle(&format!("r{number}")).await.unwrap();
+        assert_eq!(result::<u32>(&run).await.unwrap(), 1, "{number}");
+    }
+}
+
 async fn tells(context: WorkflowContext, place: String) -> Result<u32, WorkflowError> {
     let text = "x".repeat(2000);
     match &*place {

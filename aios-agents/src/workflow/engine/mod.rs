@@ -69,7 +69,7 @@ use aios_core::{
     broker::Broker,
     clock::Clock,
     failure::Failure,
-    store::{EventStoreExt, OwnerId, StoreError, StoreId},
+    store::{EventStoreExt, OwnerId, Shard, StoreError, StoreId},
 };
 use serde_json::json;
 use tokio::sync::{Semaphore, mpsc, watch};
@@ -79,7 +79,7 @@ use self::{
     background::BackgroundTasks,
     hosting::Hosting,
     ownership::{Ownership, Readers, StoreClock},
-    recovery::Parking,
+    recovery::{Parking, Recovering},
     runs::{ActiveRuns, BlockingRuns, Timers},
     tasks::{Activity, Dispatch},
 };
@@ -149,6 +149,8 @@ pub(crate) struct Engine {
     timers: Timers,
     /// Notes of waiting runs that must be written.
     parking: Parking,
+    /// The shards whose runs are being discovered.
+    recovering: Recovering,
     /// Journals to be read.
     reads: mpsc::Sender<recovery::reads::Read>,
     /// How far the queues of agents have moved.
@@ -239,6 +241,7 @@ impl Engine {
             blocking: BlockingRuns::default(),
             timers: Timers::default(),
             parking: Parking::default(),
+            recovering: Recovering::default(),
             reads,
             activity: Activity::default(),
             dispatches,
@@ -336,6 +339,11 @@ impl Engine {
     /// Whether a run is in memory.
     pub(crate) fn holds(&self, run_id: &str) -> bool {
         self.live.contains(run_id)
+    }
+
+    /// Whether it may be about to load a run that it has found in the store.
+    pub(crate) fn is_recovering(&self, run_id: &str) -> bool {
+        self.recovering.contains(Shard::of(run_id))
     }
 
     /// Whether it hands over all of its shards.

@@ -5,6 +5,8 @@ mod notes;
 pub(super) mod parking;
 pub(super) mod reads;
 pub(super) mod recover;
+mod recovering;
 
 pub(crate) use self::parking::{Parked, Parking};
 pub(crate) use self::reads::Start;
+pub(crate) use self::recovering::Recovering;

@@ -25,10 +25,20 @@ const PAGE: usize = 5000;
 const SAMPLE: usize = 1000;
 
 /// Resumes the runs of acquired shards. Runs that are noted as waiting are not loaded, except for a
-/// sample; they are found when they fall due.
-pub(crate) async fn run(engine: Arc<Engine>, shards: Vec<Shard>) {
+/// sample; they are found when they fall due. The shards count as being recovered from this call on, and
+/// not from the first poll.
+pub(crate) fn run(engine: Arc<Engine>, shards: Vec<Shard>) -> impl Future<Output = ()> + Send {
+    let guard = engine.recovering.begin(&shards);
+    async move {
+        resume(&engine, shards).await;
+        drop(guard);
+    }
+}
+
+/// Repeats the discovery until it succeeds.
+async fn resume(engine: &Arc<Engine>, shards: Vec<Shard>) {
     engine.parking.begin(&shards);
-    while let Err(error) = recover(&engine, &shards).await {
+    while let Err(error) = recover(engine, &shards).await {
         if !engine.survives("find the runs to resume", error) {
             return;
         }
