@@ -234,7 +234,7 @@ impl Broker for RabbitMqBroker {
             context: Arc::clone(&context),
             inbox: Arc::clone(&inbox),
             draining,
-            _alive: self.subscriptions.subscribe(),
+            alive: self.subscriptions.subscribe(),
         };
         tokio::spawn(task.run(first));
         Ok(Deliveries::new(Subscribed { inbox, settlement: context }))

@@ -1,6 +1,7 @@
 //! The RabbitMQ adapter on private servers.
 
 mod agents;
+mod cancelled;
 mod chaos;
 mod cluster;
 mod conformance;
@@ -9,6 +10,7 @@ mod footprint;
 mod groups;
 mod long_task;
 mod opening;
+mod proxy;
 mod publishing;
 mod readers;
 mod refused;

@@ -4,6 +4,7 @@
 //!             ┌──────────────── reopen, with pauses ◄──────────────┐
 //!             ▼                                                    │
 //! Session ──► forward ── the channel or connection died ── Lost ───┤ the server delivers again
+//!                │ ───── the server ended the consumer ── Cancelled ─┤ after its deliveries are returned
 //!                │ ───── silent although events wait ── Silent ────┘ after its channel has ended
 //!                └────── dropped, or the broker closes ── Unwanted ──► finish ──► end
 //! ```
@@ -15,6 +16,11 @@
 //! **A session that died.** The server gives the deliveries of a dead channel to the next consumer.
 //! Arrivals that the reader has not taken are dropped; those that it has can't be acknowledged
 //! any more and will be redelivered.
+//!
+//! **A consumer that the server has cancelled.** Its queue was deleted, or a delivery was held for too long.
+//! The channel stays open, so its deliveries can still be settled, and the server does not take them back.
+//! Arrivals that the reader has not taken are returned. A task of its own keeps the channel until the last
+//! delivery of the reader is settled, and closing the broker waits for it.
 //!
 //! **A consumer that is silent.** A consumer can stop receiving although its channel is open and
 //! its queue has events. The watchdog asks for the state of the queue when nothing was delivered
@@ -42,6 +48,7 @@ use aios_core::{
     broker::{Acknowledger, BrokerError, Lifetime, Settlement, Subscription},
     event::Event,
 };
+use futures_core::Stream;
 use futures_util::{FutureExt, StreamExt};
 use lapin::{Consumer, message::Delivery};
 use metrics::counter;
@@ -71,14 +78,16 @@ pub(super) struct ConsumeTask {
     pub(super) inbox: Arc<Inbox>,
     /// `true` when consuming must end.
     pub(super) draining: watch::Receiver<bool>,
-    /// Kept until everything is settled. Closing the broker waits until it is dropped.
-    pub(super) _alive: watch::Receiver<()>,
+    /// Kept until everything is settled. Closing the broker waits until all of them are dropped.
+    pub(super) alive: watch::Receiver<()>,
 }
 
 /// Why a session ended.
 enum End {
     /// The channel or connection died.
     Lost,
+    /// The server has ended the consumer, but its channel is open.
+    Cancelled { consumer: Consumer },
     /// The consumer receives nothing although events are waiting, or waits for another reader.
     Silent { consumer: Consumer, may_wait: bool },
     /// The subscription was dropped or the broker is closing.
@@ -93,27 +102,67 @@ impl ConsumeTask {
             match self.forward(&session, consumer).await {
                 End::Lost => {
                     drop(self.inbox.take());
-                    counter!("aios_consumers_replaced_total", "reason" => "lost").increment(1);
+                    count_replaced("lost");
                     next = self.reopen().await;
                 }
+                End::Cancelled { consumer } => {
+                    count_replaced("cancelled");
+                    (next, _) = self.replace(session, consumer).await;
+                }
                 End::Silent { consumer, may_wait } => {
-                    let requeued = self.requeue(&session, consumer, self.inbox.take()).await;
+                    let requeued;
+                    (next, requeued) = self.replace(session, consumer).await;
                     if requeued.is_err() || !may_wait {
                         self.report_silent();
                     }
-                    if requeued.is_err() {
-                        // The server requeues the deliveries of a stuck channel only when its
-                        // connection ends.
-                        self.context.link.replace(&session.connection);
-                    }
-                    next = self.reopen().await;
                 }
-                End::Unwanted => {
-                    self.finish(&session).await;
-                    return;
-                }
+                End::Unwanted => return finish(&session).await,
             }
         }
+    }
+
+    /// Opens a new session, and returns the unread deliveries of the old one. Also returns whether they
+    /// were returned.
+    ///
+    /// The server would delete a temporary queue with its last consumer, so the new one begins first there.
+    async fn replace(
+        &self,
+        session: Arc<Session>,
+        consumer: Consumer,
+    ) -> (Option<(Arc<Session>, Consumer)>, Result<(), BrokerError>) {
+        let unread = self.inbox.take();
+        match self.context.subscription.lifetime {
+            Lifetime::Durable => {
+                let requeued = self.retire(session, consumer, unread).await;
+                (self.reopen().await, requeued)
+            }
+            Lifetime::Temporary => {
+                let next = self.reopen().await;
+                (next, self.retire(session, consumer, unread).await)
+            }
+        }
+    }
+
+    /// Ends a consumer and requeues its unread deliveries. Its channel is closed when the others are
+    /// settled.
+    async fn retire(
+        &self,
+        session: Arc<Session>,
+        consumer: Consumer,
+        unread: Vec<Arrival>,
+    ) -> Result<(), BrokerError> {
+        let requeued = self.requeue(&session, consumer, unread).await;
+        if requeued.is_ok() {
+            let alive = self.alive.clone();
+            tokio::spawn(async move {
+                finish(&session).await;
+                drop(alive);
+            });
+        } else if session.is_alive() {
+            // The server requeues the deliveries of a stuck channel only when its connection ends.
+            self.context.link.replace(&session.connection);
+        }
+        requeued
     }
 
     /// Logs and counts a consumer that is replaced because it was silent.
@@ -122,7 +171,7 @@ impl ConsumeTask {
             address = %self.context.subscription.address,
             "a consumer received nothing although events are waiting; replacing it"
         );
-        counter!("aios_consumers_replaced_total", "reason" => "silent").increment(1);
+        count_replaced("silent");
     }
 
     /// Moves deliveries to the inbox until the session ends.
@@ -149,12 +198,17 @@ impl ConsumeTask {
                     check = link.options.clock.sleep(link.options.watchdog);
                 }
                 delivery = consumer.next() => {
-                    let Some(Ok(delivery)) = delivery else { return End::Lost };
+                    let Some(Ok(delivery)) = delivery else { return ended(session, consumer) };
                     watchdog.delivered = true;
                     watchdog.may_wait = false;
                     self.arrived(session, delivery, &mut arrivals);
-                    self.take_ready(session, &mut consumer, &mut arrivals);
+                    // The reader is woken once for all that are ready.
+                    let arrive = |delivery| self.arrived(session, delivery, &mut arrivals);
+                    let has_ended = take_ready(&mut consumer, CHUNK, arrive);
                     self.inbox.push(&mut arrivals);
+                    if has_ended {
+                        return ended(session, consumer);
+                    }
                 }
             }
         }
@@ -168,20 +222,6 @@ impl ConsumeTask {
         match topology::restore_bindings(link, subscription).await {
             Ok(()) | Err(BrokerError::UnknownAddress { .. } | BrokerError::Closed) => {}
             Err(error) => warn(&error, "failed to bind a queue again; it is tried again later"),
-        }
-    }
-
-    /// Also takes all other ready deliveries, so that the reader is woken once.
-    fn take_ready(
-        &self,
-        session: &Arc<Session>,
-        consumer: &mut Consumer,
-        arrivals: &mut Vec<Arrival>,
-    ) {
-        while arrivals.len() < CHUNK
-            && let Some(Some(Ok(delivery))) = consumer.next().now_or_never()
-        {
-            self.arrived(session, delivery, arrivals);
         }
     }
 
@@ -246,20 +286,10 @@ impl ConsumeTask {
             // If the channel is dead, the server has taken it back already.
             session.nack(arrival.raw.tag).unwrap_or_default();
         }
-        while let Some(Some(Ok(late))) = consumer.next().now_or_never() {
+        take_ready(&mut consumer, usize::MAX, |late| {
             session.nack(late.delivery_tag).unwrap_or_default();
-        }
+        });
         cancelled
-    }
-
-    /// Waits for the last settlement.
-    async fn finish(&self, session: &Session) {
-        session.settled().await;
-        if session.is_alive()
-            && let Err(error) = session.close().await
-        {
-            warn(&error, "failed to close the channel of a consumer");
-        }
     }
 
     /// Opens a new session. Returns `None` when the subscription was dropped, or after a permanent
@@ -314,6 +344,45 @@ impl ConsumeTask {
         }
         is_gone
     }
+}
+
+/// Why the stream of a consumer has ended. lapin ends it once, and after that it is silent.
+fn ended(session: &Session, consumer: Consumer) -> End {
+    match session.is_alive() {
+        true => End::Cancelled { consumer },
+        false => End::Lost,
+    }
+}
+
+/// Takes at most this many items that are ready, without waiting. Returns whether the stream has ended.
+fn take_ready<T, E>(
+    stream: &mut (impl Stream<Item = Result<T, E>> + Unpin),
+    most: usize,
+    mut take: impl FnMut(T),
+) -> bool {
+    for _ in 0..most {
+        match stream.next().now_or_never() {
+            Some(Some(Ok(item))) => take(item),
+            Some(Some(Err(_)) | None) => return true,
+            None => return false,
+        }
+    }
+    false
+}
+
+/// Waits for the last settlement, and closes the channel.
+async fn finish(session: &Session) {
+    session.settled().await;
+    if session.is_alive()
+        && let Err(error) = session.close().await
+    {
+        warn(&error, "failed to close the channel of a consumer");
+    }
+}
+
+/// Counts a consumer that is replaced.
+fn count_replaced(reason: &'static str) {
+    counter!("aios_consumers_replaced_total", "reason" => reason).increment(1);
 }
 
 /// Completes when draining has begun, or the broker is gone.
@@ -386,4 +455,23 @@ async fn queue_state(context: &SettlementContext) -> QueueState {
 /// The error with its causes, for a dead letter.
 fn reason(error: &(dyn std::error::Error + 'static)) -> String {
     Chain(error).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::stream::{iter, pending};
+
+    use super::*;
+
+    #[test]
+    fn should_notice_the_end_behind_what_is_ready() {
+        let ready = || iter([Ok(1), Ok(2)]);
+        let mut taken = Vec::new();
+        assert!(take_ready(&mut ready(), CHUNK, |item| taken.push(item)), "the end");
+        let mut failed = ready().chain(iter([Err(())])).chain(pending());
+        assert!(take_ready(&mut failed, CHUNK, |item| taken.push(item)), "the error");
+        let mut open = ready().chain(pending());
+        assert!(!take_ready(&mut open, CHUNK, |item: i32| taken.push(item)), "nothing more yet");
+        assert_eq!(taken, [1, 2, 1, 2, 1, 2]);
+    }
 }
