@@ -4,8 +4,9 @@
 //! otherwise block its caller until the heartbeat notices.
 //!
 //! An error is retryable if lapin says that it can be recovered from, or if the server had an
-//! internal error, unless the server refused the user or the virtual host. The text of the reply
-//! has to be examined for some of these, because AMQP has one code for several causes.
+//! internal error, unless the server refused the user, the virtual host, or the request as such: it
+//! would refuse the same request again. The text of the reply has to be examined for some of these,
+//! because AMQP has one code for several causes.
 
 use std::time::Duration;
 
@@ -54,19 +55,30 @@ fn is_internal(error: &lapin::Error) -> bool {
     }
 }
 
-/// Whether the server denies access to the user, or has no such virtual host.
+/// Whether the server denies access to the user, has no such virtual host, or can't do what it was asked
+/// for: an object of the name has other properties, or the virtual host has no room for another one.
 fn is_refused(error: &lapin::Error) -> bool {
     let ErrorKind::ProtocolError(error) = error.kind() else { return false };
+    let text = error.get_message().as_str();
     match error.kind() {
-        AMQPErrorKind::Soft(code) => *code == AMQPSoftError::ACCESSREFUSED,
+        AMQPErrorKind::Soft(AMQPSoftError::ACCESSREFUSED) => true,
+        AMQPErrorKind::Soft(AMQPSoftError::PRECONDITIONFAILED) => !is_about_delivery(text),
+        AMQPErrorKind::Soft(_) => false,
+        AMQPErrorKind::Hard(AMQPHardError::NOTIMPLEMENTED) => true,
         // The same code also means too many connections, which is transient.
-        AMQPErrorKind::Hard(code) => {
-            let text = error.get_message().as_str();
-            *code == AMQPHardError::NOTALLOWED
-                && (text.contains("not found")
-                    || text.contains("refused for user") && !text.contains("limit"))
+        AMQPErrorKind::Hard(AMQPHardError::NOTALLOWED) => {
+            text.contains("not found")
+                || text.contains("refused for user") && !text.contains("limit")
         }
+        AMQPErrorKind::Hard(_) => false,
     }
+}
+
+/// Whether the server closed the channel because of one of its deliveries, which says nothing about the
+/// request that was lost with it. The texts are `delivery acknowledgement on channel 1 timed out` and
+/// `unknown delivery tag 7`.
+fn is_about_delivery(text: &str) -> bool {
+    text.contains("delivery acknowledgement on channel") || text.contains("unknown delivery tag")
 }
 
 /// Names what was declared differently, or does not exist.
@@ -77,7 +89,7 @@ fn is_refused(error: &lapin::Error) -> bool {
 pub(super) fn about(address: &Address, error: BrokerError) -> BrokerError {
     let address = address.clone();
     match reply(&error) {
-        Some((AMQPSoftError::PRECONDITIONFAILED, difference)) => {
+        Some((AMQPSoftError::PRECONDITIONFAILED, difference)) if is_difference(&difference) => {
             BrokerError::Incompatible { address, difference }
         }
         Some((AMQPSoftError::NOTFOUND, text)) if !is_down(&text) => {
@@ -85,6 +97,12 @@ pub(super) fn about(address: &Address, error: BrokerError) -> BrokerError {
         }
         _ => error,
     }
+}
+
+/// Whether an object exists with other properties. The same code also means that there is no room for
+/// another one. The text is `inequivalent arg 'x-expires' for queue 'x' in vhost '/': received …`.
+fn is_difference(text: &str) -> bool {
+    text.contains("inequivalent arg")
 }
 
 /// Whether the server has no queue or exchange of the name that was asked for.

@@ -105,3 +105,51 @@ async fn should_say_that_the_user_may_not_publish_to_mailboxes() {
     broker.publish_one(event()).await.unwrap();
     assert!(!logged.lines(&["WARN", "ACCESS_REFUSED"]).is_empty());
 }
+
+/// Declares the exchange of the groups as another kind of exchange.
+fn declare_fanout(server: &RabbitMqServer, prefix: &str) {
+    let declare = format!(
+        r#"rabbit_exchange:declare(rabbit_misc:r(<<"/">>, exchange, <<"{prefix}.events">>),
+            fanout, true, false, false, [], <<"guest">>)."#
+    );
+    let _ = server.ctl(&["eval", &declare]);
+}
+
+fn assert_permanent(error: &BrokerError, text: &str) {
+    let said = Chain(error).to_string();
+    assert_eq!((error.code(), error.is_retryable()), ("BROKER_BACKEND", false), "{said}");
+    assert!(said.contains(text), "{said}");
+}
+
+/// The pauses are longer than the test, so an error that counts as transient becomes a timeout.
+#[tokio::test]
+async fn should_say_that_the_exchange_is_of_another_kind() {
+    let Some(server) = RabbitMqServer::shared() else { return };
+    declare_fanout(server, "mistyped");
+    let hour = Duration::from_secs(3600);
+    let options = RabbitMqOptions::new(server.url())
+        .with_prefix("mistyped")
+        .with_connect_deadline(Duration::from_secs(24 * 3600))
+        .with_operation_timeout(SOON)
+        .with_reconnect(Backoff::new(hour, hour));
+    let broker = RabbitMqBroker::connect_with(options).await.unwrap();
+    let group = "mistyped".parse().unwrap();
+    let subscription = Subscription::group(group, ["#".parse().unwrap()]);
+    let refused = timeout(SOON, broker.subscribe(subscription)).await.expect("an answer comes");
+    assert_permanent(&refused.unwrap_err(), "inequivalent arg 'type'");
+}
+
+/// The advice for an incompatible group is to delete it.
+#[tokio::test]
+async fn should_not_call_a_group_incompatible_that_the_server_has_no_room_for() {
+    let Some(server) = RabbitMqServer::shared() else { return };
+    let _ = server.ctl(&["add_vhost", "narrow"]);
+    let _ = server.ctl(&["set_permissions", "-p", "narrow", "guest", ".*", ".*", ".*"]);
+    let _ = server.ctl(&["set_vhost_limits", "-p", "narrow", r#"{"max-queues": 0}"#]);
+    let url = server.url().replace("/%2f", "/narrow");
+    let broker = RabbitMqBroker::connect(&url).await.unwrap();
+    let group = "narrow".parse().unwrap();
+    let subscription = Subscription::group(group, ["#".parse().unwrap()]);
+    let error = broker.subscribe(subscription).await.unwrap_err();
+    assert_permanent(&error, "queue limit");
+}
