@@ -33,7 +33,8 @@
 //! A copy is confirmed before the original is acknowledged. A crash in between leaves both, so an event
 //! may come twice, and is never lost. While the server blocks publishers, the caller of a settlement that
 //! needs a copy gets the error, and the process keeps the event until it can publish the copy, loses the
-//! channel, or closes.
+//! channel, or closes. If the server refuses the delay queue for good, for example because the virtual host
+//! has no room for another queue, the event becomes a dead letter whose reason names both failures.
 
 mod connection;
 mod consume;

@@ -3,7 +3,7 @@
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -11,14 +11,20 @@ use std::{
 use aios_broker::rabbitmq::{RabbitMqBroker, RabbitMqOptions};
 use aios_core::{
     BoxFuture,
-    broker::{Broker, BrokerExt, Publish, Subscription},
+    broker::{
+        Broker, BrokerError, BrokerExt, Deliveries, Group, OnExhausted, Publish, Subscription,
+    },
     clock::{Clock, SystemClock},
     event::{Event, Timestamp},
+    retry::RetryPolicy,
 };
 use aios_tests::rabbitmq::RabbitMqServer;
 use tokio::time::timeout;
 
-use super::traffic::rest;
+use super::{
+    proxy::{EXCHANGE_DECLARE, Proxy, Verdict},
+    traffic::rest,
+};
 
 const SOON: Duration = Duration::from_secs(20);
 const DELAY: Duration = Duration::from_secs(100 * 24 * 3600);
@@ -75,4 +81,66 @@ async fn should_hold_an_event_again_until_it_is_due() {
         }
     };
     timeout(SOON, emptied).await.expect("no copy is left");
+}
+
+/// A broker on a virtual host of this name, and a group that discards what has failed too often.
+async fn on_host(server: &RabbitMqServer, url: &str, host: &str) -> (RabbitMqBroker, Deliveries) {
+    let _ = server.ctl(&["add_vhost", host]);
+    let _ = server.ctl(&["set_permissions", "-p", host, "guest", ".*", ".*", ".*"]);
+    let url = url.replace("/%2f", &format!("/{host}"));
+    let broker = RabbitMqBroker::connect(&url).await.unwrap();
+    let group = host.parse().unwrap();
+    let subscription = Subscription::group(group, ["held.thing.happened".parse().unwrap()])
+        .with_retry(RetryPolicy::fixed(3, Duration::from_secs(1)))
+        .with_on_exhausted(OnExhausted::Discard);
+    let deliveries = broker.subscribe(subscription).await.unwrap();
+    (broker, deliveries)
+}
+
+async fn fail(broker: &RabbitMqBroker, deliveries: &mut Deliveries) -> Result<(), BrokerError> {
+    let event = Event::new("held.thing.happened".parse().unwrap(), "test", &1).unwrap();
+    broker.publish_one(Publish::new(event).with_required_route()).await.unwrap();
+    let delivery = timeout(SOON, deliveries.next()).await.unwrap().unwrap().unwrap();
+    delivery.retry(None, "the handler failed").await
+}
+
+/// The event has not failed too often, so it is not discarded.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn should_dead_letter_an_event_that_the_server_refuses_to_hold() {
+    let Some(server) = RabbitMqServer::shared() else { return };
+    let (broker, mut deliveries) = on_host(server, &server.url(), "crowded").await;
+    let _ = server.ctl(&["set_vhost_limits", "-p", "crowded", r#"{"max-queues": 2}"#]);
+    fail(&broker, &mut deliveries).await.unwrap();
+    let more = timeout(Duration::from_secs(2), deliveries.next()).await;
+    assert!(more.is_err(), "it is delivered again: {more:?}");
+    let group: Group = "crowded".parse().unwrap();
+    let letters = broker.dead_letters(&group.into()).await.unwrap().list(10).await.unwrap();
+    let [letter] = &letters[..] else { panic!("one dead letter, not {letters:?}") };
+    assert_eq!(letter.attempts, 1);
+    for failure in ["the handler failed", "queue limit"] {
+        assert!(letter.reason.contains(failure), "{}", letter.reason);
+    }
+}
+
+/// The server says that the exchange does not exist, instead of declaring it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn should_keep_an_event_that_the_server_can_not_hold_yet() {
+    let Some(server) = RabbitMqServer::shared() else { return };
+    let is_refused = Arc::new(AtomicBool::new(false));
+    let refused = Arc::clone(&is_refused);
+    let proxy = Proxy::start(server, move |frame| {
+        match frame.method() == Some(EXCHANGE_DECLARE) && refused.load(Ordering::Relaxed) {
+            true => Verdict::Replace(frame.passive()),
+            false => Verdict::Pass,
+        }
+    });
+    let (broker, mut deliveries) = on_host(server, &proxy.url(), "unready").await;
+    is_refused.store(true, Ordering::Relaxed);
+    fail(&broker, &mut deliveries).await.unwrap_err();
+    let early = timeout(Duration::from_secs(2), deliveries.next()).await;
+    assert!(early.is_err(), "it is delivered again although its attempt is not counted: {early:?}");
+    is_refused.store(false, Ordering::Relaxed);
+    let again = timeout(SOON, deliveries.next()).await.unwrap().unwrap().unwrap();
+    assert_eq!(again.attempt, 2);
+    again.ack().await.unwrap();
 }

@@ -2,12 +2,13 @@
 //!
 //! A retry and a dead letter are a copy in another queue, and then the acknowledgement of the
 //! original. The order makes an event survive a crash at any point; what may happen is that both
-//! exist. If the copy can't be published, the caller of the settlement gets the error, and:
+//! exist. If the copy can't be published, then:
 //!
 //! | cause | the original |
 //! |---|---|
-//! | the server blocks publishers, or does not confirm | is kept; the settlement is tried again with growing pauses, until the channel is lost or the broker closes. The prefetch limits how many are kept |
-//! | other errors | is requeued after a short delay |
+//! | the server blocks publishers, does not confirm, or can't declare the queue yet | is kept, and the caller of the settlement gets the error; the settlement is tried again with growing pauses, until the channel is lost or the broker closes. The prefetch limits how many are kept |
+//! | the server refuses the queue in which the event would wait for its next attempt | becomes a dead letter, even if the subscription discards those; the reason names both failures |
+//! | other errors | is requeued after a short delay, and the caller gets the error |
 //!
 //! Requeuing them all would use up the server's delivery limit, which then makes them dead letters.
 //!
@@ -142,7 +143,7 @@ impl UnsettledDelivery {
                 let attempt = self.raw.history.failures.saturating_add(1);
                 let jitter = self.context.rng.next();
                 match self.context.subscription.retry.delay_after(attempt, jitter) {
-                    Some(delay) => self.retry(after.unwrap_or(delay)).await,
+                    Some(delay) => self.retry(after.unwrap_or(delay), reason).await,
                     None => self.dead_letter(reason).await,
                 }
             }
@@ -174,22 +175,36 @@ impl UnsettledDelivery {
     }
 
     /// Publishes a copy that returns to the queue after the delay, with one more failed attempt.
-    async fn retry(&mut self, delay: Duration) -> Result<(), BrokerError> {
+    async fn retry(&mut self, delay: Duration, reason: &str) -> Result<(), BrokerError> {
         let due = (delay > LONGEST).then(|| self.context.link.options.clock.now() + delay);
         let history = DeliveryHistory { due, ..self.failed() };
-        self.hold(delay, history).await
+        self.hold(delay, history, reason).await
     }
 
     /// Publishes a copy that returns to the queue when it is due, or as late as possible before.
     async fn hold_until(&mut self, due: Timestamp) -> Result<(), BrokerError> {
         let delay = due.duration_since(self.context.link.options.clock.now());
-        self.hold(delay, self.raw.history.clone()).await
+        self.hold(delay, self.raw.history.clone(), "its next attempt is not due yet").await
     }
 
     /// Publishes a copy to the delay queue of this delay, or to the one with the longest delay.
-    async fn hold(&mut self, delay: Duration, history: DeliveryHistory) -> Result<(), BrokerError> {
+    ///
+    /// If the server refuses that queue, the event becomes a dead letter: it would fail without a delay and
+    /// uncounted otherwise. `reason` says why it has to wait.
+    async fn hold(
+        &mut self,
+        delay: Duration,
+        history: DeliveryHistory,
+        reason: &str,
+    ) -> Result<(), BrokerError> {
         let SettlementContext { delay_queues, link, subscription, .. } = &*self.context;
-        let exchange = delay_queues.exchange(link, delay, subscription.lifetime).await?;
+        let exchange = match delay_queues.exchange(link, delay, subscription.lifetime).await {
+            Err(error @ BrokerError::Backend { retryable: false, .. }) => {
+                warn(&error, "the server refuses to hold an event; it becomes a dead letter");
+                return self.move_to_dead_letters(history, both(reason, &error)).await;
+            }
+            exchange => exchange?,
+        };
         let replaced = self.replace(exchange, self.queue(), history).await;
         if replaced.is_err() {
             // The exchange may have been deleted.
@@ -198,13 +213,22 @@ impl UnsettledDelivery {
         replaced
     }
 
-    /// Publishes a copy to the queue of dead letters, or only acknowledges the event if the
-    /// subscription discards it.
+    /// Makes the event a dead letter, or only acknowledges it if the subscription discards those.
     async fn dead_letter(&mut self, reason: &str) -> Result<(), BrokerError> {
         if self.context.subscription.on_exhausted == OnExhausted::Discard {
             return self.ack();
         }
-        let history = DeliveryHistory { reason: Some(reason.to_owned()), ..self.failed() };
+        let history = self.failed();
+        self.move_to_dead_letters(history, reason.to_owned()).await
+    }
+
+    /// Publishes a copy to the queue of dead letters.
+    async fn move_to_dead_letters(
+        &mut self,
+        history: DeliveryHistory,
+        reason: String,
+    ) -> Result<(), BrokerError> {
+        let history = DeliveryHistory { reason: Some(reason), ..history };
         let context = Arc::clone(&self.context);
         let SettlementContext { link, subscription, .. } = &*context;
         let dead = topology::dead_queue(&link.options.prefix, &subscription.address);
@@ -276,7 +300,7 @@ impl UnsettledDelivery {
                 return;
             }
             match self.apply(settlement).await {
-                Err(error) if is_passing(&error) => {}
+                Err(error) if is_passing(&error) && !self.settled => {}
                 Err(error) if !self.settled => {
                     warn(&error, "failed to settle an event; it will be redelivered");
                     // If the channel is dead, the server has taken the event back already.
@@ -298,7 +322,7 @@ impl UnsettledDelivery {
 impl Acknowledger for UnsettledDelivery {
     async fn settle(mut self: Box<Self>, settlement: Settlement) -> Result<(), BrokerError> {
         let Err(error) = self.apply(&settlement).await else { return Ok(()) };
-        if is_passing(&error) && self.session.is_alive() {
+        if is_passing(&error) && !self.settled && self.session.is_alive() {
             tracing::warn!(
                 address = %self.context.subscription.address,
                 event = self.raw.id,
@@ -323,11 +347,20 @@ impl Acknowledger for UnsettledDelivery {
     }
 }
 
-/// Whether the server could not take a copy for now, so that the next attempt may succeed.
+/// The reason of a dead letter that could not wait for its next attempt.
+fn both(reason: &str, refusal: &BrokerError) -> String {
+    format!("{reason}; the event can't wait for another attempt: {}", Chain(refusal))
+}
+
+/// Whether the server could not take a copy or declare its queue for now, so that the next attempt may
+/// succeed.
 fn is_passing(error: &BrokerError) -> bool {
     matches!(
         error,
-        BrokerError::Blocked { .. } | BrokerError::Timeout { .. } | BrokerError::Uncertain
+        BrokerError::Blocked { .. }
+            | BrokerError::Timeout { .. }
+            | BrokerError::Uncertain
+            | BrokerError::Backend { retryable: true, .. }
     )
 }
 
