@@ -1,7 +1,14 @@
 //! Consumers that receive nothing: stuck ones are replaced, busy ones are not. Also, publishers
 //! whose events are not confirmed.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{
+    collections::BTreeSet,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 
 use aios_broker::rabbitmq::{RabbitMqBroker, RabbitMqOptions};
 use aios_core::{
@@ -10,6 +17,11 @@ use aios_core::{
 };
 use aios_tests::rabbitmq::RabbitMqServer;
 use tokio::time::timeout;
+
+use super::{
+    proxy::{EXCHANGE_DECLARE, Proxy, QUEUE_BIND, QUEUE_DECLARE, Verdict},
+    traffic::rest,
+};
 
 const INTERVAL: Duration = Duration::from_millis(500);
 /// The time until a consumer is replaced: two checks, and the timeout of the old one.
@@ -202,4 +214,37 @@ async fn should_bind_the_queue_of_a_busy_consumer_again() {
     timeout(REPLACED, async { while publish().await.is_err() {} }).await.unwrap();
     held.ack().await.unwrap();
     assert_eq!(take(&mut deliveries).await, 1);
+}
+
+/// The publisher does not go through the proxy.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn should_pass_events_on_while_the_server_does_not_answer_a_check() {
+    let Some(server) = RabbitMqServer::shared() else { return };
+    let withheld = Arc::new(AtomicUsize::new(0));
+    let is_slow = Arc::new(AtomicBool::new(false));
+    let (slow, count) = (Arc::clone(&is_slow), Arc::clone(&withheld));
+    let proxy = Proxy::start(server, move |frame| {
+        match frame.method() == Some(EXCHANGE_DECLARE) && slow.load(Ordering::Relaxed) {
+            true => {
+                count.fetch_add(1, Ordering::Relaxed);
+                Verdict::Withhold
+            }
+            false => Verdict::Pass,
+        }
+    });
+    let options = RabbitMqOptions::new(proxy.url())
+        .with_operation_timeout(Duration::from_secs(3600))
+        .with_watchdog(INTERVAL);
+    let consumer = RabbitMqBroker::connect_with(options).await.unwrap();
+    let publisher = RabbitMqBroker::connect(&server.url()).await.unwrap();
+    let mut deliveries = consumer.subscribe(subscription("patient", 2)).await.unwrap();
+    is_slow.store(true, Ordering::Relaxed);
+    let checking = async {
+        while withheld.load(Ordering::Relaxed) == 0 {
+            rest(INTERVAL / 10).await;
+        }
+    };
+    timeout(REPLACED, checking).await.expect("the consumer is checked");
+    publish(&publisher, "patient", 0..1).await;
+    assert_eq!(take(&mut deliveries).await, 0);
 }

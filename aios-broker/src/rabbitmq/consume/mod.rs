@@ -24,7 +24,8 @@
 //!
 //! **A consumer that is silent.** A consumer can stop receiving although its channel is open and
 //! its queue has events. The watchdog asks for the state of the queue when nothing was delivered
-//! for one interval; if events wait at two checks in a row, the consumer is replaced.
+//! for one interval; if events wait at two checks in a row, the consumer is replaced. Deliveries are passed
+//! on while a check waits for the server.
 //!
 //! **A reader that waits for another one.** Only the active reader of a mailbox receives events, and AMQP
 //! does not say which one that is: the count of consumers of a quorum queue has no others, and may be of
@@ -40,6 +41,7 @@ mod inbox;
 mod session;
 mod settle;
 mod subscribe;
+mod watchdog;
 
 use std::{pin::pin, sync::Arc};
 
@@ -49,7 +51,10 @@ use aios_core::{
     event::Event,
 };
 use futures_core::Stream;
-use futures_util::{FutureExt, StreamExt};
+use futures_util::{
+    FutureExt, StreamExt,
+    future::{Fuse, FusedFuture},
+};
 use lapin::{Consumer, message::Delivery};
 use metrics::counter;
 use tokio::sync::watch;
@@ -57,11 +62,9 @@ use tokio::sync::watch;
 use self::{
     inbox::Arrival,
     settle::{RawDelivery, UnsettledDelivery},
+    watchdog::{DeliveryWatchdog, QueueState, check, queue_state, restore_bindings},
 };
-use super::{
-    error::{about, warn},
-    topology,
-};
+use super::{error::warn, topology};
 
 pub(crate) use self::{
     inbox::Inbox, session::Session, settle::SettlementContext, subscribe::Subscribed,
@@ -180,27 +183,32 @@ impl ConsumeTask {
         let mut lost = pin!(link.lost(&session.connection));
         let mut draining = self.draining.clone();
         let mut closures = self.context.publisher.closures();
-        let mut watchdog =
-            DeliveryWatchdog { may_wait: session.is_second, ..DeliveryWatchdog::default() };
+        let mut watchdog = DeliveryWatchdog::new(session);
         let mut arrivals = Vec::new();
-        let mut check = link.options.clock.sleep(link.options.watchdog);
+        let pause = || link.options.clock.sleep(link.options.watchdog);
+        let mut next_check = pause();
+        let mut request = Fuse::terminated();
         loop {
             tokio::select! {
                 () = &mut lost => return End::Lost,
                 () = self.inbox.dropped() => break,
                 () = begun(&mut draining) => break,
-                Ok(()) = closures.changed() => self.restore_bindings().await,
-                () = &mut check => {
-                    self.context.delay_queues.count_unclaimed(&link).await;
-                    if watchdog.is_silent(self, session).await {
+                Ok(()) = closures.changed(), if request.is_terminated() => {
+                    request = restore_bindings(&self.context).map(|()| None).boxed().fuse();
+                }
+                () = &mut next_check, if request.is_terminated() => {
+                    let inspects = watchdog.begin(self, session);
+                    request = check(&self.context, inspects).map(Some).boxed().fuse();
+                }
+                checked = &mut request => if let Some(state) = checked {
+                    if watchdog.is_silent(state) {
                         return End::Silent { consumer, may_wait: watchdog.may_wait };
                     }
-                    check = link.options.clock.sleep(link.options.watchdog);
-                }
+                    next_check = pause();
+                },
                 delivery = consumer.next() => {
                     let Some(Ok(delivery)) = delivery else { return ended(session, consumer) };
-                    watchdog.delivered = true;
-                    watchdog.may_wait = false;
+                    watchdog.delivered();
                     self.arrived(session, delivery, &mut arrivals);
                     // The reader is woken once for all that are ready.
                     let arrive = |delivery| self.arrived(session, delivery, &mut arrivals);
@@ -213,16 +221,6 @@ impl ConsumeTask {
             }
         }
         self.cancel(session, consumer).await
-    }
-
-    /// Binds the queue again, in case the exchange was deleted. If the queue is gone as well, the
-    /// watchdog notices.
-    async fn restore_bindings(&self) {
-        let SettlementContext { link, subscription, .. } = &*self.context;
-        match topology::restore_bindings(link, subscription).await {
-            Ok(()) | Err(BrokerError::UnknownAddress { .. } | BrokerError::Closed) => {}
-            Err(error) => warn(&error, "failed to bind a queue again; it is tried again later"),
-        }
     }
 
     /// Decodes a delivery. One that is not due yet is held again.
@@ -388,68 +386,6 @@ fn count_replaced(reason: &'static str) {
 /// Completes when draining has begun, or the broker is gone.
 async fn begun(draining: &mut watch::Receiver<bool>) {
     draining.wait_for(|draining| *draining).await.map(drop).unwrap_or_default();
-}
-
-/// Detects a consumer that receives nothing although its queue has events, or was deleted.
-/// Consumers of any AMQP library can become silent in this way. Also binds the queue again at each check,
-/// because another process may have found the exchange deleted.
-#[derive(Default)]
-struct DeliveryWatchdog {
-    /// Something was delivered since the last check.
-    delivered: bool,
-    /// Events were waiting at the last check, too.
-    suspicious: bool,
-    /// It began behind another reader of its mailbox, and nothing was delivered to it.
-    may_wait: bool,
-}
-
-impl DeliveryWatchdog {
-    /// Checks once. A queue that is gone counts at once; a queue with events only if it had some at
-    /// the last check too, because they may be on their way.
-    async fn is_silent(&mut self, task: &ConsumeTask, session: &Session) -> bool {
-        let ConsumeTask { context, inbox, .. } = task;
-        let quiet = !std::mem::take(&mut self.delivered);
-        // A consumer at its prefetch limit receives nothing more.
-        let unsettled = session.unsettled() + inbox.len();
-        let hungry = unsettled < usize::from(context.subscription.prefetch);
-        // Also of a consumer that is busy: it does not see what is published to no queue.
-        task.restore_bindings().await;
-        let state = match quiet && hungry {
-            true => queue_state(context).await,
-            false => QueueState::Nothing,
-        };
-        let silent = match state {
-            QueueState::Gone => true,
-            QueueState::Events => self.suspicious,
-            QueueState::Nothing => false,
-        };
-        self.suspicious = matches!(state, QueueState::Events);
-        silent
-    }
-}
-
-/// The state of a queue.
-enum QueueState {
-    /// No event waits, or it is unknown.
-    Nothing,
-    /// Events wait that no consumer has.
-    Events,
-    /// The queue no longer exists. A server does not always notify the consumer: RabbitMQ 4.3 does
-    /// not if the queue is deleted while it is being published to.
-    Gone,
-}
-
-/// Returns the state of the subscription's queue. A failure to inspect it counts as `Nothing`.
-async fn queue_state(context: &SettlementContext) -> QueueState {
-    let SettlementContext { link, subscription, .. } = context;
-    let name = topology::queue(&link.options.prefix, &subscription.address);
-    let Ok((_connection, channel)) = link.channel().await else { return QueueState::Nothing };
-    let queue = topology::inspect(link, &channel, &name).await;
-    match queue.map_err(|error| about(&subscription.address, error)) {
-        Ok(queue) if queue.message_count() > 0 => QueueState::Events,
-        Err(BrokerError::UnknownAddress { .. }) => QueueState::Gone,
-        Ok(_) | Err(_) => QueueState::Nothing,
-    }
 }
 
 /// The error with its causes, for a dead letter.
