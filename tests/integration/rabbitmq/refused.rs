@@ -11,6 +11,7 @@ use aios_core::{
     retry::Backoff,
 };
 use aios_tests::{log::Logged, rabbitmq::RabbitMqServer};
+use futures_util::future::join;
 use tokio::time::timeout;
 
 use super::traffic::rest;
@@ -139,6 +140,23 @@ async fn should_say_that_the_exchange_is_of_another_kind() {
     assert_permanent(&refused.unwrap_err(), "inequivalent arg 'type'");
 }
 
+/// Also the publishers that come while the task pauses.
+#[tokio::test]
+async fn should_tell_every_publisher_that_the_exchange_is_of_another_kind() {
+    let Some(server) = RabbitMqServer::shared() else { return };
+    declare_fanout(server, "unpublished");
+    let hour = Duration::from_secs(3600);
+    let options = RabbitMqOptions::new(server.url())
+        .with_prefix("unpublished")
+        .with_reconnect(Backoff::new(hour, hour));
+    let broker = RabbitMqBroker::connect_with(options).await.unwrap();
+    for _ in 0..3 {
+        let refused = timeout(SOON, broker.publish_one(event())).await.expect("an answer comes");
+        assert_permanent(&refused.unwrap_err(), "inequivalent arg 'type'");
+        rest(Duration::from_millis(200)).await;
+    }
+}
+
 /// The advice for an incompatible group is to delete it.
 #[tokio::test]
 async fn should_not_call_a_group_incompatible_that_the_server_has_no_room_for() {
@@ -152,4 +170,32 @@ async fn should_not_call_a_group_incompatible_that_the_server_has_no_room_for() 
     let subscription = Subscription::group(group, ["#".parse().unwrap()]);
     let error = broker.subscribe(subscription).await.unwrap_err();
     assert_permanent(&error, "queue limit");
+}
+
+/// The pause before the next attempt is at least half an hour.
+#[tokio::test]
+async fn should_answer_publishers_that_wait_for_a_channel_when_it_is_closed() {
+    let Some(server) = RabbitMqServer::shared() else { return };
+    let logged = Logged::here();
+    let _ = server.ctl(&["add_user", "channelless", "password"]);
+    let _ = server.ctl(&["set_permissions", "channelless", ".*", ".*", ".*"]);
+    let _ = server.ctl(&["set_user_limits", "channelless", r#"{"max-channels": 0}"#]);
+    let hour = Duration::from_secs(3600);
+    let url = server.url().replace("guest:guest", "channelless:password");
+    let options = RabbitMqOptions::new(url)
+        .with_publish_timeout(hour)
+        .with_reconnect(Backoff::new(hour, hour));
+    let broker = RabbitMqBroker::connect_with(options).await.unwrap();
+    let failed = async {
+        while logged.lines(&["failed to open a channel for publishing"]).is_empty() {
+            rest(Duration::from_millis(10)).await;
+        }
+    };
+    timeout(SOON, failed).await.expect("an attempt fails");
+    let closing = async {
+        rest(Duration::from_millis(200)).await;
+        broker.close(SOON).await.unwrap();
+    };
+    let (answer, ()) = timeout(SOON, join(broker.publish_one(event()), closing)).await.unwrap();
+    assert_eq!(answer.unwrap_err().code(), "BROKER_CLOSED");
 }

@@ -139,7 +139,7 @@ impl Link {
     }
 
     /// Completes when the link is closed.
-    async fn closed(&self) {
+    pub(crate) async fn closed(&self) {
         let mut state = self.state.subscribe();
         // An error means that the link is gone.
         state.wait_for(|state| matches!(state, State::Closed)).await.map(drop).unwrap_or_default();

@@ -124,22 +124,32 @@ impl ConfirmTask {
         }
     }
 
-    /// Handles a failure to open the channel. Waiting publishers get the error if it is permanent.
-    /// Otherwise the task retries after a pause, and callers wait until their timeout.
+    /// Handles a failure to open the channel, and pauses before the next attempt. Publishers get the error
+    /// if it is permanent, also those that come during the pause. Otherwise they wait until their timeout.
+    /// The pause ends when the link is closed.
     async fn refuse(&mut self, error: &BrokerError, attempt: u32) {
         tracing::warn!(
             code = error.code(),
             error = %Chain(error),
             "failed to open a channel for publishing; retrying"
         );
-        if !error.is_retryable() {
-            while let Ok(job) = self.jobs.try_recv() {
-                job.answer(error);
+        let is_permanent = !error.is_retryable();
+        if is_permanent {
+            for unsent in self.again.drain(..) {
+                unsent.ticket.answer(Err(error.clone()));
             }
         }
-        let options = &self.link.options;
-        let pause = options.reconnect_pause(attempt, self.rng.next());
-        options.clock.sleep(pause.max(PAUSE)).await;
+        let link = Arc::clone(&self.link);
+        let pause = link.options.reconnect_pause(attempt, self.rng.next()).max(PAUSE);
+        let mut paused = link.options.clock.sleep(pause);
+        let mut closed = pin!(link.closed());
+        loop {
+            tokio::select! {
+                () = &mut closed => return,
+                () = &mut paused => return,
+                Some(job) = self.jobs.recv(), if is_permanent => job.answer(error),
+            }
+        }
     }
 
     /// Opens a channel that confirms, and declares the exchange on it. Waits for a connection
