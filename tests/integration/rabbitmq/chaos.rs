@@ -2,7 +2,10 @@
 
 use std::{sync::Arc, time::Duration};
 
-use aios_core::broker::{Broker, Health};
+use aios_core::{
+    broker::{Broker, BrokerExt, Health, Publish},
+    event::Event,
+};
 use aios_tests::rabbitmq::RabbitMqServer;
 use tokio::time::timeout;
 
@@ -109,4 +112,23 @@ async fn should_consume_again_when_its_queue_was_deleted() {
     traffic.resumes().await;
     traffic.advances().await;
     traffic.stop();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn should_publish_again_when_its_idle_channel_was_closed() {
+    let Some(server) = RabbitMqServer::start() else { return };
+    let broker = connect(&server).await;
+    let publish = async || {
+        let event = Event::new("idle.thing.happened".parse().unwrap(), "test", &1).unwrap();
+        broker.publish_one(Publish::new(event)).await
+    };
+    publish().await.unwrap();
+    for closed in 1..4 {
+        server.on_channels("Info(confirm)", PROTOCOL_ERROR);
+        while server.log().matches("unknown delivery tag 999999").count() < closed {
+            rest(Duration::from_millis(50)).await;
+        }
+        rest(Duration::from_millis(200)).await;
+        publish().await.unwrap();
+    }
 }

@@ -11,6 +11,7 @@
 //! | closes the channel because of a larger event | the event is sent again on the next channel |
 //! | closes the channel because of this event's size | `TooLarge` |
 //! | closes the channel because the user may not publish to this exchange | the error of the server |
+//! | has closed the channel before the event was sent | the event is sent on the next channel |
 //! | loses the connection or the channel | `Uncertain`, at once |
 //! | is silent | `Timeout` of the publisher; the watchdog replaces the connection |
 //!
@@ -66,7 +67,8 @@ pub(super) struct ConfirmTask {
     rng: SplitMix64,
     /// Shared with the publisher, which refuses larger events before they are sent.
     size_limit: Arc<SizeLimit>,
-    /// Events left by a channel that was closed because another event was too large.
+    /// Events left by a channel that was closed before they were sent, or because another event was too
+    /// large.
     again: Vec<Unsent>,
     /// See `closures`.
     closures: watch::Sender<u64>,
@@ -171,6 +173,9 @@ impl ConfirmTask {
         let mut lost = pin!(link.lost(connection));
         let mut in_flight = InFlight::new(channel);
         for unsent in std::mem::take(&mut self.again) {
+            if !unsent.ticket.answers.are_awaited() {
+                continue;
+            }
             in_flight.send(unsent, &mut self.next_number);
         }
         let mut watchdog = ConfirmWatchdog::default();
@@ -252,8 +257,15 @@ struct Failed {
     /// The number under which it waited.
     number: u64,
     unsent: Unsent,
-    /// The error that ended the channel.
-    error: lapin::Error,
+    failure: Failure,
+}
+
+/// Why an event was not confirmed.
+enum Failure {
+    /// The channel had ended before, so the server does not have the event.
+    NotSent,
+    /// The error that ended the channel. Whether the server has the event is unknown.
+    Lost(lapin::Error),
 }
 
 /// The rest of a channel that is dead.
@@ -288,9 +300,8 @@ struct Ticket {
 struct Sent {
     /// The number under which the event waited.
     number: u64,
-    /// The confirm, or the error that ended the channel together with the event, which may be sent
-    /// again.
-    confirmation: Result<Confirmation, (lapin::Error, Outgoing)>,
+    /// The confirm, or the failure together with the event, which may be sent again.
+    confirmation: Result<Confirmation, (Failure, Outgoing)>,
 }
 
 impl<'a> InFlight<'a> {
@@ -358,8 +369,9 @@ impl<'a> InFlight<'a> {
                     let answer = answer(&ticket, &confirmation, unroutable);
                     ticket.answer(answer);
                 }
-                Err((error, outgoing)) => {
-                    self.failed.push(Failed { number, unsent: Unsent { ticket, outgoing }, error });
+                Err((failure, outgoing)) => {
+                    let unsent = Unsent { ticket, outgoing };
+                    self.failed.push(Failed { number, unsent, failure });
                 }
             }
         }
@@ -372,10 +384,10 @@ impl<'a> InFlight<'a> {
         }
     }
 
-    /// Handles a dead channel: the outcome of the events that it did not confirm is unknown. But if the server closed it
-    /// because one event was larger than it accepts, that event is rejected, and the others are
-    /// returned, to be sent again. If the user may not publish to an exchange, the events for that
-    /// exchange get the error.
+    /// Handles a dead channel: the outcome of the events that it did not confirm is unknown, and those that
+    /// it did not send are returned, to be sent again. But if the server closed it because one event was
+    /// larger than it accepts, that event is rejected, and all others are returned. If the user may not
+    /// publish to an exchange, the events for that exchange get the error.
     fn abandon(mut self, size_limit: &SizeLimit) -> Abandoned {
         let mut rest = Vec::new();
         self.take_ready(&mut rest);
@@ -385,28 +397,43 @@ impl<'a> InFlight<'a> {
         }
         // They are sent again in the order of their publishing.
         self.failed.sort_unstable_by_key(|failed| failed.number);
-        let mut errors = self.failed.iter().map(|failed| &failed.error);
+        let mut errors = self.failed.iter().filter_map(Failed::error);
         let cause = errors.find(|error| error.is_amqp_soft_error()).cloned();
         let oversize = cause.as_ref().and_then(Oversize::of);
         let denied = cause.as_ref().and_then(Denied::of);
         let cause = cause.map(|error| backend("take an event", error));
-        let failed = self.failed.into_iter().map(|failed| failed.unsent);
-        let Some(Oversize { limit }) = oversize else {
-            for Unsent { ticket, outgoing } in failed {
-                let is_denied = denied.as_ref().is_some_and(|denied| denied.concerns(&outgoing));
-                let error = cause.clone().filter(|_| is_denied);
-                ticket.answer(Err(error.unwrap_or(BrokerError::Uncertain)));
-            }
-            return Abandoned { again: Vec::new(), cause };
-        };
-        size_limit.learn(limit);
-        let (large, again): (Vec<_>, Vec<_>) =
-            failed.partition(|unsent| unsent.outgoing.body.len() > limit);
-        for Unsent { ticket, outgoing } in large {
+        if let Some(Oversize { limit }) = oversize {
+            size_limit.learn(limit);
+        }
+        let mut again = Vec::new();
+        for failed in self.failed {
+            let is_lost = failed.error().is_some();
+            let Unsent { ticket, outgoing } = failed.unsent;
             let bytes = outgoing.body.len();
-            ticket.answer(Err(BrokerError::TooLarge { bytes, limit }));
+            match (&oversize, is_lost) {
+                (Some(Oversize { limit }), _) if bytes > *limit => {
+                    ticket.answer(Err(BrokerError::TooLarge { bytes, limit: *limit }));
+                }
+                (Some(_), _) | (None, false) => again.push(Unsent { ticket, outgoing }),
+                (None, true) => {
+                    let is_denied =
+                        denied.as_ref().is_some_and(|denied| denied.concerns(&outgoing));
+                    let error = cause.clone().filter(|_| is_denied);
+                    ticket.answer(Err(error.unwrap_or(BrokerError::Uncertain)));
+                }
+            }
         }
         Abandoned { again, cause }
+    }
+}
+
+impl Failed {
+    /// The error that ended the channel, if the event was sent.
+    fn error(&self) -> Option<&lapin::Error> {
+        match &self.failure {
+            Failure::NotSent => None,
+            Failure::Lost(error) => Some(error),
+        }
     }
 }
 
@@ -457,11 +484,14 @@ async fn send(channel: Channel, outgoing: Outgoing, number: u64) -> Sent {
     let options = BasicPublishOptions { mandatory: *require_route, ..Default::default() };
     let exchange = short(exchange);
     let routing_key = short(routing_key);
+    if !channel.status().connected() {
+        return Sent { number, confirmation: Err((Failure::NotSent, outgoing)) };
+    }
     let sending = channel.basic_publish(exchange, routing_key, options, body, properties);
     let confirmation = match sending.await {
         Ok(confirm) => confirm.await,
         Err(error) => Err(error),
     };
-    let confirmation = confirmation.map_err(|error| (error, outgoing));
+    let confirmation = confirmation.map_err(|error| (Failure::Lost(error), outgoing));
     Sent { number, confirmation }
 }
