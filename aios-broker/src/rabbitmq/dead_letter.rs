@@ -21,7 +21,7 @@ use lapin::{
 };
 
 use super::{
-    connection::Link,
+    connection::{Link, Reporter},
     error::{about, within},
     headers::{DeliveryHistory, short},
     publish::{Outgoing, Publisher},
@@ -39,6 +39,8 @@ pub(super) struct RabbitMqDeadLetters {
     link: Arc<Link>,
     /// Publishes redriven letters.
     publisher: Arc<Publisher>,
+    /// Knows whether publishing is possible. Only redriving needs it.
+    reporter: Arc<Reporter>,
     /// The group or mailbox, for errors.
     address: Address,
     /// The queue that redriven letters return to.
@@ -52,12 +54,14 @@ impl RabbitMqDeadLetters {
     pub(super) async fn open(
         link: &Arc<Link>,
         publisher: &Arc<Publisher>,
+        reporter: &Arc<Reporter>,
         address: &Address,
     ) -> Result<Self, BrokerError> {
         let prefix = &link.options.prefix;
         let letters = Self {
             link: Arc::clone(link),
             publisher: Arc::clone(publisher),
+            reporter: Arc::clone(reporter),
             address: address.clone(),
             queue: topology::queue(prefix, address),
             dead_queue: topology::dead_queue(prefix, address),
@@ -184,6 +188,7 @@ impl DeadLetters for RabbitMqDeadLetters {
     }
 
     async fn redrive(&self, selection: DeadLetterFilter) -> Result<usize, BrokerError> {
+        self.reporter.check_publishing()?;
         let mut visit = self.visit().await?;
         let mut count = 0;
         while let Some(letter) = visit.next().await? {

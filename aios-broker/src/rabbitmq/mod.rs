@@ -242,9 +242,8 @@ impl Broker for RabbitMqBroker {
     }
 
     async fn dead_letters(&self, address: &Address) -> Result<Box<dyn DeadLetters>, BrokerError> {
-        self.reporter.check_publishing()?;
-        let letters = RabbitMqDeadLetters::open(&self.consuming, &self.publisher, address).await?;
-        Ok(Box::new(letters))
+        let Self { consuming, publisher, reporter, .. } = self;
+        Ok(Box::new(RabbitMqDeadLetters::open(consuming, publisher, reporter, address).await?))
     }
 
     fn health(&self) -> HealthWatch {

@@ -5,6 +5,7 @@ mod cancelled;
 mod chaos;
 mod cluster;
 mod conformance;
+mod dead_letters;
 mod delays;
 mod footprint;
 mod groups;
