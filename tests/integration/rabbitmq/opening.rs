@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use aios_broker::rabbitmq::{RabbitMqBroker, RabbitMqOptions};
 use aios_core::{
-    broker::{Broker, Subscription},
+    broker::{Broker, Health, Subscription},
     failure::Failure,
 };
 use aios_tests::rabbitmq::RabbitMqServer;
@@ -18,7 +18,10 @@ use tokio::{
     time::timeout,
 };
 
-use super::traffic::rest;
+use super::{
+    proxy::{CONNECTION_CLOSE, OPEN_OK, Proxy, Verdict, blocked_frame},
+    traffic::rest,
+};
 
 const REPLICAS: usize = 4;
 const GROUPS: usize = 8;
@@ -125,4 +128,18 @@ fn should_take_a_cancelled_subscription_back_outside_of_a_runtime() {
         drop(runtime.block_on(subscribed));
         drop(subscribing);
     }
+}
+
+/// The server may do so before the client listens.
+#[tokio::test]
+async fn should_report_a_server_that_blocks_publishers_from_the_beginning() {
+    let Some(server) = RabbitMqServer::shared() else { return };
+    let proxy = Proxy::start(server, |frame| match frame.method() == Some(OPEN_OK) {
+        true => Verdict::Then(blocked_frame()),
+        false => Verdict::Pass,
+    });
+    let broker = RabbitMqBroker::connect(&proxy.url()).await.unwrap();
+    let mut health = broker.health();
+    let blocked = async { while !matches!(health.next().await, Some(Health::Blocked { .. })) {} };
+    timeout(PATIENCE, blocked).await.expect("the block is reported");
 }

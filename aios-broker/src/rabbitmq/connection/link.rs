@@ -247,19 +247,37 @@ impl Supervisor {
     async fn watch(&self, connection: &Connection) -> String {
         let mut events = Box::pin(connection.events_listener());
         let mut cause = "the connection was lost".to_owned();
+        // As reported. The events of what happened before there was a listener are missing.
+        let mut is_blocked = false;
         while connection.status().connected() {
+            if is_blocked != connection.status().blocked() {
+                is_blocked = !is_blocked;
+                match is_blocked {
+                    true => self.report_blocked("the server blocks publishers"),
+                    false => self.reporter.up(self.part),
+                }
+            }
             let poll = self.link.options.clock.sleep(POLL_INTERVAL);
             match select(events.next(), poll).await {
                 Either::Left((Some(Event::Error(error)), _)) => cause = error.to_string(),
                 Either::Left((Some(Event::ConnectionBlocked(reason)), _)) => {
-                    self.reporter.blocked(self.part, self.link.options.clock.now(), &reason);
+                    is_blocked = true;
+                    self.report_blocked(&reason);
                 }
-                Either::Left((Some(Event::ConnectionUnblocked), _)) => self.reporter.up(self.part),
+                Either::Left((Some(Event::ConnectionUnblocked), _)) => {
+                    is_blocked = false;
+                    self.reporter.up(self.part);
+                }
                 Either::Left((Some(_), _)) | Either::Right(_) => {}
                 Either::Left((None, _)) => return cause,
             }
         }
         cause
+    }
+
+    /// Reports that the server blocks publishers.
+    fn report_blocked(&self, reason: &str) {
+        self.reporter.blocked(self.part, self.link.options.clock.now(), reason);
     }
 
     /// Retries until there is a connection. Returns `None` if the link was closed in the meantime.
