@@ -252,7 +252,9 @@ impl Broker for RabbitMqBroker {
 
     async fn close(&self, deadline: Duration) -> Result<(), BrokerError> {
         self.draining.send_replace(true);
-        let expired = self.consuming.options.clock.sleep(deadline);
+        let clock = &self.consuming.options.clock;
+        let end = clock.elapsed().saturating_add(deadline);
+        let expired = clock.sleep(deadline);
         let drained = match select(std::pin::pin!(self.subscriptions.closed()), expired).await {
             Either::Left(_) => Ok(()),
             Either::Right(_) => {
@@ -261,7 +263,8 @@ impl Broker for RabbitMqBroker {
             }
         };
         self.reporter.closed();
-        join(self.consuming.close(), self.publishing.close()).await;
+        let left = end.saturating_sub(clock.elapsed());
+        join(self.consuming.close(left), self.publishing.close(left)).await;
         drained
     }
 }

@@ -143,3 +143,18 @@ async fn should_report_a_server_that_blocks_publishers_from_the_beginning() {
     let blocked = async { while !matches!(health.next().await, Some(Health::Blocked { .. })) {} };
     timeout(PATIENCE, blocked).await.expect("the block is reported");
 }
+
+#[tokio::test]
+async fn should_close_by_its_deadline_although_the_server_does_not_answer() {
+    let Some(server) = RabbitMqServer::shared() else { return };
+    let proxy = Proxy::start(server, |frame| match frame.method() == Some(CONNECTION_CLOSE) {
+        true => Verdict::Withhold,
+        false => Verdict::Pass,
+    });
+    let hour = Duration::from_secs(3600);
+    let options =
+        RabbitMqOptions::new(proxy.url()).with_operation_timeout(hour).with_heartbeat(hour);
+    let broker = RabbitMqBroker::connect_with(options).await.unwrap();
+    let closed = timeout(PATIENCE, broker.close(Duration::from_millis(200))).await;
+    closed.expect("closing ends").unwrap();
+}

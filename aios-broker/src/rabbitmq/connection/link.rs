@@ -145,11 +145,12 @@ impl Link {
         state.wait_for(|state| matches!(state, State::Closed)).await.map(drop).unwrap_or_default();
     }
 
-    /// Disconnects permanently.
-    pub(crate) async fn close(&self) {
+    /// Disconnects permanently. Waits for the server at most this long: a server that blocks publishers
+    /// does not answer.
+    pub(crate) async fn close(&self, patience: Duration) {
         let State::Up(connection) = self.state.send_replace(State::Closed) else { return };
         let clock = &*self.options.clock;
-        let after = self.options.operation_timeout;
+        let after = patience.min(self.options.operation_timeout);
         let closing = connection.close(200, "closed by its user".into());
         // Whether or not the server answers, the connection is not used any more.
         within(clock, after, "close the connection", closing).await.unwrap_or_default();
