@@ -28,7 +28,7 @@ use lapin::{
 
 use super::{
     connection::Link,
-    error::{about, within},
+    error::{about, is_not_found, within},
     headers::{long, short, table},
 };
 
@@ -149,6 +149,35 @@ pub(super) async fn restore_bindings(
     let (_connection, channel) = link.channel().await?;
     declare_exchange(link, &channel).await?;
     bind_all(link, &channel, subscription).await
+}
+
+/// Whether an exchange that the queue of a subscription is bound to no longer exists.
+pub(super) async fn lacks_exchange(
+    link: &Link,
+    subscription: &Subscription,
+) -> Result<bool, BrokerError> {
+    let (_connection, channel) = link.channel().await?;
+    let prefix = &link.options.prefix;
+    let events = (!subscription.patterns.is_empty()).then(|| exchange(prefix));
+    let due = (subscription.lifetime == Lifetime::Durable).then(|| due_exchange(prefix));
+    for name in events.into_iter().chain(due) {
+        match look_for_exchange(link, &channel, &name).await {
+            Err(error) if is_not_found(&error) => return Ok(true),
+            found => found?,
+        }
+    }
+    Ok(false)
+}
+
+/// Fails if there is no such exchange, which closes the channel.
+async fn look_for_exchange(link: &Link, channel: &Channel, name: &str) -> Result<(), BrokerError> {
+    let options = ExchangeDeclareOptions { passive: true, ..Default::default() };
+    // The server does not look at the kind.
+    let kind = ExchangeKind::Topic;
+    let found = channel.exchange_declare(short(name), kind, options, FieldTable::default());
+    let clock = &*link.options.clock;
+    let after = link.options.operation_timeout;
+    within(clock, after, "find an exchange", found).await
 }
 
 /// Binds the queue of a group to its patterns. They have the syntax and meaning of AMQP's topic

@@ -248,3 +248,31 @@ async fn should_pass_events_on_while_the_server_does_not_answer_a_check() {
     publish(&publisher, "patient", 0..1).await;
     assert_eq!(take(&mut deliveries).await, 0);
 }
+
+/// Some servers write each binding again that exists already.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn should_not_bind_an_idle_queue_again_at_each_check() {
+    let Some(server) = RabbitMqServer::shared() else { return };
+    let (bound, inspected) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+    let (binds, inspects) = (Arc::clone(&bound), Arc::clone(&inspected));
+    let proxy = Proxy::start(server, move |frame| {
+        match frame.method() {
+            Some(QUEUE_BIND) => drop(binds.fetch_add(1, Ordering::Relaxed)),
+            Some(QUEUE_DECLARE) => drop(inspects.fetch_add(1, Ordering::Relaxed)),
+            _ => {}
+        }
+        Verdict::Pass
+    });
+    let options = RabbitMqOptions::new(proxy.url()).with_watchdog(Duration::from_millis(200));
+    let broker = RabbitMqBroker::connect_with(options).await.unwrap();
+    let _deliveries = broker.subscribe(subscription("idle", 2)).await.unwrap();
+    let (before, began) = (bound.load(Ordering::Relaxed), inspected.load(Ordering::Relaxed));
+    assert!(before > 0, "the queue is bound");
+    let checking = async {
+        while inspected.load(Ordering::Relaxed) < began + 6 {
+            rest(Duration::from_millis(10)).await;
+        }
+    };
+    timeout(REPLACED, checking).await.expect("the consumer is checked");
+    assert_eq!(bound.load(Ordering::Relaxed), before);
+}

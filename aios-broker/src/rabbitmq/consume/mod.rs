@@ -197,8 +197,8 @@ impl ConsumeTask {
                     request = restore_bindings(&self.context).map(|()| None).boxed().fuse();
                 }
                 () = &mut next_check, if request.is_terminated() => {
-                    let inspects = watchdog.begin(self, session);
-                    request = check(&self.context, inspects).map(Some).boxed().fuse();
+                    let begun = watchdog.begin(self, session);
+                    request = check(&self.context, begun).map(Some).boxed().fuse();
                 }
                 checked = &mut request => if let Some(state) = checked {
                     if watchdog.is_silent(state) {

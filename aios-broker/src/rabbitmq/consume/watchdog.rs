@@ -2,6 +2,10 @@
 //!
 //! A check asks the server and may take as long as the operation timeout, so the task of the subscription
 //! runs it beside its deliveries. Whatever is delivered in the meantime shows that the consumer works.
+//!
+//! An exchange that was deleted has taken the bindings of its queues with it. A check sees that the exchange
+//! is missing. It does not see that another process has declared it again, because AMQP does not list
+//! bindings, so each tenth check binds the queue in any case. It would be a write on the server if each did.
 
 use aios_core::broker::BrokerError;
 
@@ -11,6 +15,9 @@ use crate::rabbitmq::{
     topology,
 };
 
+/// How many checks there are for each that binds the queue again.
+const REBIND_EVERY: u32 = 10;
+
 /// Detects a consumer that receives nothing although its queue has events, or was deleted.
 /// Consumers of any AMQP library can become silent in this way.
 #[derive(Default)]
@@ -19,6 +26,8 @@ pub(super) struct DeliveryWatchdog {
     delivered: bool,
     /// Events were waiting at the last check, too.
     suspicious: bool,
+    /// How many checks there were.
+    checks: u32,
     /// It began behind another reader of its mailbox, and nothing was delivered to it.
     pub(super) may_wait: bool,
 }
@@ -35,12 +44,14 @@ impl DeliveryWatchdog {
         self.may_wait = false;
     }
 
-    /// Begins a check. Returns whether it has to inspect the queue.
-    pub(super) fn begin(&mut self, task: &ConsumeTask, session: &Session) -> bool {
+    /// Begins a check.
+    pub(super) fn begin(&mut self, task: &ConsumeTask, session: &Session) -> Check {
         let quiet = !std::mem::take(&mut self.delivered);
         // A consumer at its prefetch limit receives nothing more.
         let unsettled = session.unsettled() + task.inbox.len();
-        quiet && unsettled < usize::from(task.context.subscription.prefetch)
+        let hungry = unsettled < usize::from(task.context.subscription.prefetch);
+        self.checks = self.checks.wrapping_add(1);
+        Check { inspects: quiet && hungry, rebinds: self.checks.is_multiple_of(REBIND_EVERY) }
     }
 
     /// Ends a check. A queue that is gone counts at once; a queue with events only if it had some at
@@ -57,6 +68,14 @@ impl DeliveryWatchdog {
     }
 }
 
+/// The requests of a check.
+pub(super) struct Check {
+    /// Asks for the state of the queue.
+    inspects: bool,
+    /// Binds the queue even if its exchanges exist.
+    rebinds: bool,
+}
+
 /// The state of a queue.
 pub(super) enum QueueState {
     /// No event waits, or it is unknown.
@@ -68,12 +87,16 @@ pub(super) enum QueueState {
     Gone,
 }
 
-/// Checks once. Binds the queue again, because another process may have found the exchange deleted.
-pub(super) async fn check(context: &SettlementContext, inspects: bool) -> QueueState {
-    context.delay_queues.count_unclaimed(&context.link).await;
-    // Also of a consumer that is busy: it does not see what is published to no queue.
-    restore_bindings(context).await;
-    match inspects {
+/// Checks once. Also whether the exchange of a busy consumer exists: the consumer does not see what is
+/// published to no queue.
+pub(super) async fn check(context: &SettlementContext, check: Check) -> QueueState {
+    let SettlementContext { link, subscription, delay_queues, .. } = context;
+    delay_queues.count_unclaimed(link).await;
+    // An unknown answer is none: the next check asks again.
+    if check.rebinds || topology::lacks_exchange(link, subscription).await.unwrap_or_default() {
+        restore_bindings(context).await;
+    }
+    match check.inspects {
         true => queue_state(context).await,
         false => QueueState::Nothing,
     }
