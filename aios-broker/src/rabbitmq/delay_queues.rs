@@ -44,6 +44,9 @@ const SHORTEST: Duration = Duration::from_millis(8);
 /// returns before it is due, and its consumer holds it again.
 pub(super) const LONGEST: Duration = Duration::from_secs(30 * 24 * 3600);
 
+/// How often to look for the queue of unclaimed events while it does not exist.
+const LOOK_AGAIN: Duration = Duration::from_secs(3600);
+
 /// The queues in which events wait for their next attempt.
 ///
 /// Events of a queue expire in order, so all events of a queue must have the same time to live.
@@ -64,8 +67,8 @@ pub(super) struct DelayQueues {
 /// A count of the events whose own queue is gone.
 #[derive(Debug, Default)]
 struct Counted {
-    /// When they were counted, by the monotonic time of the clock.
-    at: Option<Duration>,
+    /// When they may be counted again, by the monotonic time of the clock.
+    next: Duration,
     /// How many there were.
     events: u32,
 }
@@ -86,6 +89,10 @@ impl DelayQueues {
         if !self.declared.lock().contains(&name) {
             declare(link, &name, class, lifetime).await?;
             self.declared.lock().insert(name.clone());
+            if lifetime == Lifetime::Durable {
+                // There is a queue to count now.
+                self.counted.lock().next = Duration::ZERO;
+            }
         }
         Ok(name)
     }
@@ -97,21 +104,32 @@ impl DelayQueues {
 
     /// Counts the events whose own queue is gone, at most once in an interval of the watchdog, whichever
     /// subscription asks. Logs when there are more than before.
+    ///
+    /// The server logs an error if there is no queue for them, so one that does not exist is looked for
+    /// rarely until this process declares it. Another process may have declared it.
     pub(super) async fn count_unclaimed(&self, link: &Link) {
         let now = link.options.clock.elapsed();
+        let next = now.saturating_add(link.options.watchdog);
         {
             let mut counted = self.counted.lock();
-            if counted.at.is_some_and(|at| now < at.saturating_add(link.options.watchdog)) {
+            if now < counted.next {
                 return;
             }
-            counted.at = Some(now);
+            counted.next = next;
         }
         let Ok((_connection, channel)) = link.channel().await else { return };
         let name = unclaimed(&link.options.prefix);
         let events = match inspect(link, &channel, &name).await {
             Ok(queue) => queue.message_count(),
             // Nothing was retried yet, or an operator has deleted the queue.
-            Err(error) if is_not_found(&error) => 0,
+            Err(error) if is_not_found(&error) => {
+                let mut counted = self.counted.lock();
+                // Unless it was declared in the meantime.
+                if counted.next == next {
+                    counted.next = now.saturating_add(LOOK_AGAIN.max(link.options.watchdog));
+                }
+                0
+            }
             Err(_) => return,
         };
         gauge!("aios_events_unclaimed").set(events);

@@ -276,3 +276,15 @@ async fn should_not_bind_an_idle_queue_again_at_each_check() {
     timeout(REPLACED, checking).await.expect("the consumer is checked");
     assert_eq!(bound.load(Ordering::Relaxed), before);
 }
+
+/// The server logs an error for each question after a queue that does not exist.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn should_not_ask_again_and_again_for_a_queue_that_nothing_has_declared() {
+    let Some(server) = RabbitMqServer::start() else { return };
+    let options = RabbitMqOptions::new(server.url()).with_watchdog(Duration::from_millis(100));
+    let broker = RabbitMqBroker::connect_with(options).await.unwrap();
+    let _deliveries = broker.subscribe(subscription("idle", 2)).await.unwrap();
+    rest(Duration::from_secs(2)).await;
+    let asked = server.log().matches("no queue 'aios.unclaimed'").count();
+    assert!(asked <= 1, "{asked}");
+}
