@@ -3,8 +3,8 @@
 //! Every request to the server goes through [`within`]: a connection that swallows packets would
 //! otherwise block its caller until the heartbeat notices.
 //!
-//! An error is retryable if lapin says that it can be recovered from, or if the server had an
-//! internal error, unless the server refused the user, the virtual host, or the request as such: it
+//! An error is retryable if lapin says that it can be recovered from, if the server had an internal
+//! error, or if the connection has no channel left, unless the server refused the user, the virtual host, or the request as such: it
 //! would refuse the same request again. The text of the reply has to be examined for some of these,
 //! because AMQP has one code for several causes.
 
@@ -36,13 +36,19 @@ pub(super) async fn within<T>(
 
 /// Maps an error of lapin during `operation`.
 pub(super) fn backend(operation: &'static str, error: lapin::Error) -> BrokerError {
-    let retryable = (error.can_be_recovered() || is_internal(&error)) && !is_refused(&error);
+    let is_transient = error.can_be_recovered() || is_internal(&error) || is_full(&error);
+    let retryable = is_transient && !is_refused(&error);
     BrokerError::Backend { backend: "RabbitMQ", operation, retryable, source: Cause::new(error) }
 }
 
 /// Logs an error that the adapter handles by itself.
 pub(super) fn warn(error: &BrokerError, what: &'static str) {
     tracing::warn!(code = error.code(), error = %Chain(error), "{what}");
+}
+
+/// Whether the connection has as many channels as the server allows. Others may be closed later.
+fn is_full(error: &lapin::Error) -> bool {
+    matches!(error.kind(), ErrorKind::ChannelsLimitReached)
 }
 
 /// Whether the server had an internal error, for example because a quorum queue has no leader yet.

@@ -78,6 +78,13 @@ use crate::rng::SplitMix64;
 ///   event is redelivered. [`close`](Broker::close) waits until the server has handled all
 ///   acknowledgements.
 ///
+/// # Limits
+///
+/// Each subscription has a channel of the same connection, and a few more are needed now and then. By
+/// default, RabbitMQ allows 2,047 channels on a connection. Beyond that, subscribing is tried again until
+/// the connect deadline, and then fails with a retryable error. A process with more subscriptions connects
+/// several brokers, or raises `channel_max` on the server.
+///
 /// # Examples
 ///
 /// ```no_run

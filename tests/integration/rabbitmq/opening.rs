@@ -158,3 +158,28 @@ async fn should_close_by_its_deadline_although_the_server_does_not_answer() {
     let closed = timeout(PATIENCE, broker.close(Duration::from_millis(200))).await;
     closed.expect("closing ends").unwrap();
 }
+
+/// Each subscription has a channel, and declaring needs one, too.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn should_subscribe_again_when_a_channel_is_free() {
+    let Some(server) = RabbitMqServer::shared() else { return };
+    let url = format!("{}?channel_max=4", server.url());
+    let options = RabbitMqOptions::new(url).with_connect_deadline(Duration::from_secs(2));
+    let broker = RabbitMqBroker::connect_with(options).await.unwrap();
+    let subscribe = async |number: usize| {
+        let group = format!("channels{number}").parse().unwrap();
+        let patterns = ["channels.*.*".parse().unwrap()];
+        broker.subscribe(Subscription::group(group, patterns)).await
+    };
+    let mut subscribed = Vec::new();
+    let error = loop {
+        match subscribe(subscribed.len()).await {
+            Ok(deliveries) => subscribed.push(deliveries),
+            Err(error) => break error,
+        }
+    };
+    assert!(error.is_retryable(), "{error:?}");
+    assert_eq!(subscribed.len(), 3);
+    drop(subscribed.pop());
+    drop(subscribe(9).await.unwrap());
+}
