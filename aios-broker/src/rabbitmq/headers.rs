@@ -20,7 +20,8 @@ const REASON: &str = "x-aios-reason";
 const DUE: &str = "x-aios-due";
 /// Whether the event was delivered before this copy of it was made.
 const DELIVERED: &str = "x-aios-delivered";
-/// Maximum length of a reason, in bytes. The AMQP header of an event must fit into one frame.
+/// Maximum length of a reason, in bytes. On a connection with small frames it is a quarter of one, because
+/// the headers of an event must fit into one frame.
 const MAX_REASON: usize = 8 << 10;
 /// Number of unsuccessful deliveries, counted by quorum queues.
 const DELIVERY_COUNT: &str = "x-delivery-count";
@@ -84,7 +85,7 @@ pub(super) fn short(text: &str) -> ShortString {
 }
 
 /// Truncates a text to at most `bytes` bytes, at a character boundary.
-fn truncate(text: &str, bytes: usize) -> &str {
+pub(super) fn truncate(text: &str, bytes: usize) -> &str {
     let end = (0..=text.len().min(bytes)).rev().find(|&end| text.is_char_boundary(end));
     text.get(..end.unwrap_or_default()).unwrap_or_default()
 }

@@ -31,6 +31,10 @@ const MAX_EVENT_BYTES: usize = 512 << 20;
 const ENCODE: &str =
     "characters such as / ? # @ : and % in a user or password must be percent-encoded";
 
+/// Smallest frame size that leaves room for the headers of an event, and the least that RabbitMQ 4 takes, in
+/// bytes.
+const MIN_FRAME: u32 = 8192;
+
 /// Longest prefix of the names of queues and exchanges, in bytes.
 const MAX_PREFIX: usize = 20;
 
@@ -325,8 +329,8 @@ impl RabbitMqOptions {
         &self.url
     }
 
-    /// Sets the maximum frame size in bytes. The server may require a smaller one.
-    /// By default, the server's limit applies.
+    /// Sets the maximum frame size in bytes, at least 8192. The server may require a smaller one.
+    /// By default, or with 0, the server's limit applies.
     #[must_use]
     pub fn with_frame_max(mut self, bytes: u32) -> Self {
         self.frame_max = Some(bytes);
@@ -379,6 +383,9 @@ impl RabbitMqOptions {
         }
         uri.query.heartbeat = uri.query.heartbeat.or(Some(seconds));
         uri.query.frame_max = uri.query.frame_max.or(self.frame_max);
+        if matches!(uri.query.frame_max, Some(1..MIN_FRAME)) {
+            return Err(invalid(&format!("frame_max must be at least {MIN_FRAME} bytes")));
+        }
         let millis = u64::try_from(self.operation_timeout.as_millis()).unwrap_or(u64::MAX);
         uri.query.connection_timeout = uri.query.connection_timeout.or(Some(millis));
         Ok(Target { uri, tls: self.tls.clone(), name: self.name.clone() })
@@ -475,7 +482,11 @@ mod tests {
     #[test]
     fn should_refuse_invalid_options() {
         let valid = RabbitMqOptions::new("amqp://localhost");
-        assert!(valid.resolve().is_ok());
+        for accepted in
+            [valid.clone(), valid.clone().with_frame_max(8192), valid.clone().with_frame_max(0)]
+        {
+            assert!(accepted.resolve().is_ok());
+        }
         for options in [
             RabbitMqOptions::new("http://localhost"),
             valid.clone().with_heartbeat(Duration::ZERO),
@@ -497,6 +508,8 @@ mod tests {
             valid.clone().with_temporary_expiry(Duration::ZERO),
             valid.clone().with_temporary_expiry(Duration::MAX),
             valid.clone().with_ca_certificates("pem"),
+            valid.clone().with_frame_max(8191),
+            RabbitMqOptions::new("amqp://localhost?frame_max=4096"),
         ] {
             let error = options.resolve().err().unwrap();
             assert_eq!(error.code(), "INVALID_BROKER_CONFIGURATION");

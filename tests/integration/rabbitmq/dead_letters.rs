@@ -54,3 +54,15 @@ async fn should_read_and_purge_while_the_server_blocks_publishers() {
     assert_eq!(letters.list(10).await.unwrap().len(), 1);
     assert_eq!(letters.purge(DeadLetterFilter::All).await.unwrap(), 1);
 }
+
+/// The headers of an event have to fit into one frame.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn should_fit_a_long_reason_into_a_small_frame() {
+    let Some(server) = RabbitMqServer::start_with(&["frame_max = 8192"]) else { return };
+    let broker = connect(&server).await;
+    let letters = dead_lettered(&broker, "verbose", &"x".repeat(100_000)).await;
+    let list = letters.list(10).await.unwrap();
+    let [letter] = &list[..] else { panic!("one dead letter, not {list:?}") };
+    assert!(letter.reason.starts_with("xxx"), "{}", letter.reason);
+    assert_eq!(letters.redrive(DeadLetterFilter::All).await.unwrap(), 1);
+}

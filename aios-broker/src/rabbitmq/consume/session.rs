@@ -167,6 +167,12 @@ impl Session {
         self.channel.status().connected()
     }
 
+    /// The most bytes of a frame, as the server and this process have agreed. The publishing connection has
+    /// the same limit.
+    pub(super) fn frame_max(&self) -> u32 {
+        self.connection.configuration().frame_max()
+    }
+
     /// Counts a delivery that was handed to a handler.
     pub(super) fn add_unsettled(&self) {
         self.unsettled.fetch_add(1, Ordering::AcqRel);

@@ -32,7 +32,7 @@ use crate::{
         connection::{Link, Reporter},
         delay_queues::{DelayQueues, LONGEST},
         error::warn,
-        headers::DeliveryHistory,
+        headers::{DeliveryHistory, truncate},
         publish::{Outgoing, Publisher},
         topology,
     },
@@ -201,7 +201,7 @@ impl UnsettledDelivery {
         let exchange = match delay_queues.exchange(link, delay, subscription.lifetime).await {
             Err(error @ BrokerError::Backend { retryable: false, .. }) => {
                 warn(&error, "the server refuses to hold an event; it becomes a dead letter");
-                return self.move_to_dead_letters(history, both(reason, &error)).await;
+                return self.move_to_dead_letters(history, &both(reason, &error)).await;
             }
             exchange => exchange?,
         };
@@ -219,16 +219,19 @@ impl UnsettledDelivery {
             return self.ack();
         }
         let history = self.failed();
-        self.move_to_dead_letters(history, reason.to_owned()).await
+        self.move_to_dead_letters(history, reason).await
     }
 
     /// Publishes a copy to the queue of dead letters.
     async fn move_to_dead_letters(
         &mut self,
         history: DeliveryHistory,
-        reason: String,
+        reason: &str,
     ) -> Result<(), BrokerError> {
-        let history = DeliveryHistory { reason: Some(reason), ..history };
+        // The other headers need less than the rest of a frame. The server closes the connection otherwise.
+        let frame = usize::try_from(self.session.frame_max()).unwrap_or(usize::MAX);
+        let reason = Some(truncate(reason, frame / 4).to_owned());
+        let history = DeliveryHistory { reason, ..history };
         let context = Arc::clone(&self.context);
         let SettlementContext { link, subscription, .. } = &*context;
         let dead = topology::dead_queue(&link.options.prefix, &subscription.address);
