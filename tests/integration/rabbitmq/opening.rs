@@ -105,6 +105,8 @@ async fn should_close_one_connection_if_the_other_fails() {
 async fn should_close_the_connections_if_connecting_is_cancelled() {
     let Some(server) = RabbitMqServer::shared() else { return };
     let (options, passed_on) = one_connection(server, "cancelled", true).await;
+    // On a busy machine, it takes long until the connection is listed.
+    let options = options.with_connect_deadline(Duration::from_secs(3600));
     let connecting = tokio::spawn(RabbitMqBroker::connect_with(options));
     let arguments = ["list_connections", "--quiet", "--no-table-headers", "user"];
     while !server.ctl(&arguments).lines().any(|user| user == "cancelled") {
