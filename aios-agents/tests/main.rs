@@ -22,6 +22,7 @@ mod agent {
     mod faults;
     mod held;
     mod host;
+    mod managed;
     mod middleware;
     mod questions;
     mod refusals;

@@ -142,7 +142,7 @@ pub struct Change {
 pub struct ManagedAgent {
     /// Its row.
     pub record: AgentRecord,
-    /// How often it was changed; `None` if the code of a process registers it.
+    /// How often it was changed, never newer than the row; `None` if the code of a process registers it.
     pub version: Option<u64>,
 }
 
@@ -287,8 +287,10 @@ impl ManagedAgents {
     ///
     /// Cancel safe.
     pub async fn get(&self, id: &str) -> Result<ManagedAgent, ManagedAgentError> {
-        let record = self.row(id).await?.ok_or_else(|| unknown(id))?;
+        // Read before the row: a change in between makes the row newer than the version, and a change
+        // that expects this version is refused. The other way around, it would overwrite that change.
         let found = Definition::read(&*self.store, id).await?;
+        let record = self.row(id).await?.ok_or_else(|| unknown(id))?;
         Ok(ManagedAgent { record, version: (found.version > 0).then_some(found.version) })
     }
 
