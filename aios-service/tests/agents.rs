@@ -206,6 +206,51 @@ async fn should_replace_an_agent_that_has_not_changed() {
     assert_eq!(invalid.fault(), (400, "INVALID_AGENT_CONFIG"));
 }
 
+/// A condition counts only for a request that would succeed without it.
+#[tokio::test(flavor = "multi_thread")]
+async fn should_check_the_state_of_an_agent_before_the_condition() {
+    let service = memory().await;
+    let stale = Some("\"7\"");
+    let id = id_of(&create(&service, "a", "Moin").await);
+    let put = async |id: &str, greeting: Value| {
+        let body = Some(json!({ "name": "b", "config": { "greeting": greeting } }));
+        conditional(&service, Method::PUT, id, stale, body).await
+    };
+    assert_eq!(put(&id, json!("Hello")).await.fault(), (412, "PRECONDITION_FAILED"));
+    assert_eq!(put(&id, json!(1)).await.fault(), (400, "INVALID_AGENT_CONFIG"));
+    assert_eq!(put("nothing", json!("Hello")).await.fault(), (404, "AGENT_NOT_FOUND"));
+    assert_eq!(conditional(&service, Method::DELETE, &id, Some("*"), None).await.status, 200);
+    assert_eq!(put(&id, json!("Hello")).await.fault(), (410, "AGENT_DELETED"));
+    let deleted = conditional(&service, Method::DELETE, &id, stale, None).await;
+    assert_eq!(deleted.fault(), (410, "AGENT_DELETED"));
+
+    let service = Service::in_memory().await;
+    let id = service.get("/agents").await.body["data"][0]["id"].as_str().unwrap().to_owned();
+    let body = Some(json!({ "name": "b" }));
+    let put = conditional(&service, Method::PUT, &id, stale, body).await;
+    assert_eq!(put.fault(), (409, "AGENT_NOT_MANAGED"));
+    let deleted = conditional(&service, Method::DELETE, &id, stale, None).await;
+    assert_eq!(deleted.fault(), (409, "AGENT_NOT_MANAGED"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn should_take_each_tag_of_a_condition_for_a_version() {
+    let service = memory().await;
+    let id = id_of(&create(&service, "a", "Moin").await);
+    for (version, tags, status) in [
+        (1, "\"7\", \"1\"", 200),
+        (2, "\"1\", \"3\"", 412),
+        (2, "\"02\"", 412),
+        (2, "W/\"2\"", 412),
+        (2, "2", 412),
+        (2, "\"x\", *", 200),
+    ] {
+        let body = Some(json!({ "name": "a", "config": { "greeting": "Moin" } }));
+        let put = conditional(&service, Method::PUT, &id, Some(tags), body).await;
+        assert_eq!(put.status, status, "{tags} for version {version}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn should_let_one_of_concurrent_changes_win() {
     let service = memory().await;

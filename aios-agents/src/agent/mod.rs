@@ -62,7 +62,10 @@ pub use self::{
     definition::{AgentDefinition, RegisteredAgent},
     error::AgentError,
     host::{AgentHost, AgentHostBuilder, Beat, HostOptions, Pulse},
-    managed::{AgentType, Change, ConfigFault, ManagedAgent, ManagedAgentError, ManagedAgents},
+    managed::{
+        AgentType, Change, ConfigFault, ExpectedVersion, ManagedAgent, ManagedAgentError,
+        ManagedAgents,
+    },
     registry::AgentSet,
     typed::{IntoDynAgent, TypedAgent},
 };

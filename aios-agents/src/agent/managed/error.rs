@@ -36,7 +36,7 @@ pub enum ManagedAgentError {
         agent_id: String,
     },
     /// The agent does not have the expected version.
-    #[error("agent {agent_id} has changed: it has version {version}")]
+    #[error("agent {agent_id} has version {version}, which is not an expected one")]
     Changed {
         /// The id.
         agent_id: String,

@@ -9,15 +9,18 @@
 //! | `desired` | the desired state, folded from the events of an agent |
 //! | `types` | the types that processes can host, with the JSON Schemas of their configs |
 //! | `serve` | answers processes without a store |
+//! | `expected` | the versions that a caller expects |
 //! | `error` | why a change is refused |
 //!
 //! A change reads the stream, checks, and appends with the version that it has read. A concurrent
-//! change makes the append conflict: the change is then checked again, or refused if the caller
-//! named a version. A change is recognised by its event id, so a caller may repeat it after a lost
+//! change makes the append conflict, and the change is then checked again. The version that the caller
+//! expects is checked last: a change that would be refused anyway is refused for that reason. A change is
+//! recognised by its event id, so a caller may repeat it after a lost
 //! answer.
 
 mod desired;
 mod error;
+mod expected;
 mod serve;
 mod types;
 
@@ -42,6 +45,7 @@ pub(crate) use self::{
 };
 pub use self::{
     error::{ConfigFault, ManagedAgentError},
+    expected::ExpectedVersion,
     types::AgentType,
 };
 use super::names::mailbox_of;
@@ -124,7 +128,7 @@ pub struct ManagedAgents {
 ///
 /// let mut change = Change::default();
 /// change.event_id = Some(EventId::derive("requests/81"));
-/// change.expected = Some(3); // refused with `PRECONDITION_FAILED` if the agent has another version
+/// change.expected = 3.into(); // refused with `PRECONDITION_FAILED` if the agent has another version
 /// ```
 #[derive(Clone, Debug, Default)]
 pub struct Change {
@@ -133,7 +137,7 @@ pub struct Change {
     /// Id of the event. Repeating a change with the same id has no effect. A new one unless set.
     pub event_id: Option<EventId>,
     /// The version that the agent is expected to have; any unless set.
-    pub expected: Option<u64>,
+    pub expected: ExpectedVersion,
 }
 
 /// An agent, and the version of its desired state.
@@ -317,8 +321,8 @@ impl ManagedAgents {
         Ok(types.into_values().collect())
     }
 
-    /// Appends a change. If another one comes first, the change is made after it, unless a version is
-    /// expected.
+    /// Appends a change. If another one comes first, the change is checked again, and made after it
+    /// unless another version is expected.
     async fn change<T: Serialize + Sync>(
         &self,
         id: &str,
@@ -334,9 +338,14 @@ impl ManagedAgents {
             if let Some(config) = config {
                 self.check_config(&agent_type, config).await?;
             }
+            // The last check: an expectation counts only for a change that could be made without it.
+            let version = found.version;
+            if !change.expected.allows(version) {
+                return Err(ManagedAgentError::Changed { agent_id: id.to_owned(), version });
+            }
             match self.append(&agent_type, action, id, data, &found, change).await {
-                // Another change came first, and the caller does not mind: check and append again.
-                Err(ManagedAgentError::Changed { .. }) if change.expected.is_none() => {}
+                // Another change came first: check and append again.
+                Err(ManagedAgentError::Changed { .. }) => {}
                 Err(error) => return Err(error),
                 Ok(()) => return self.get(id).await,
             }
@@ -363,9 +372,6 @@ impl ManagedAgents {
         };
         if found.is_deleted {
             return Err(ManagedAgentError::Deleted { agent_id });
-        }
-        if change.expected.is_some_and(|expected| expected != found.version) {
-            return Err(ManagedAgentError::Changed { agent_id, version: found.version });
         }
         Ok(Some((Name::new(&agent_type)?, found)))
     }

@@ -12,6 +12,8 @@ use serde_json::json;
 
 use crate::{auth::hex, http::ApiError};
 
+/// Stands for any tag in a condition.
+pub(crate) const ANY: &str = "*";
 /// Bytes of a digest that are in a tag.
 const TAG_BYTES: usize = 16;
 
@@ -41,8 +43,13 @@ pub(crate) fn answer(
 
 /// Whether `If-None-Match` has the tag, strong or weak, or `*`.
 fn is_known(headers: &HeaderMap, tag: &str) -> bool {
-    let known = tags(headers, &header::IF_NONE_MATCH).unwrap_or_default();
-    known.iter().any(|known| known.strip_prefix("W/").unwrap_or(known) == tag || known == "*")
+    none_match(headers).iter().any(|known| known == tag || known == ANY)
+}
+
+/// The tags in `If-None-Match`, weak ones as strong ones.
+pub(crate) fn none_match(headers: &HeaderMap) -> Vec<String> {
+    let known = tags(headers, &header::IF_NONE_MATCH).unwrap_or_default().into_iter();
+    known.map(|tag| tag.strip_prefix("W/").map(str::to_owned).unwrap_or(tag)).collect()
 }
 
 /// Adds the tag to a response.
@@ -75,7 +82,12 @@ impl IfMatch {
 
     /// Whether the resource may have any tag.
     pub(crate) fn is_any(&self) -> bool {
-        self.0.iter().any(|tag| tag == "*")
+        self.0.iter().any(|tag| tag == ANY)
+    }
+
+    /// The tags that the resource may have, unless it may have any.
+    pub(crate) fn tags(&self) -> &[String] {
+        &self.0
     }
 
     /// Fails unless the tag of the resource is one of the condition's.
@@ -105,14 +117,6 @@ impl IfMatch {
             Ok(()) => response,
             Err(error) => error.into_response(),
         }
-    }
-}
-
-/// Fails if a PUT or DELETE has `If-None-Match` with the tag of the resource, or `*`.
-pub(crate) fn check_none_match(headers: &HeaderMap, tag: &str) -> Result<(), ApiError> {
-    match is_known(headers, tag) {
-        true => Err(failed("the resource has an `ETag` of `If-None-Match`", Some(tag))),
-        false => Ok(()),
     }
 }
 

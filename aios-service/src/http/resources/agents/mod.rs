@@ -71,9 +71,14 @@ struct Agent {
 fn tag(agent: &ManagedAgent) -> String {
     let AgentRecord { agent_type, name, config, .. } = &agent.record;
     match agent.version {
-        Some(version) => format!("\"{version}\""),
+        Some(version) => versioned(version),
         None => etag::of(&(agent_type, name, config)),
     }
+}
+
+/// The tag of a version.
+fn versioned(version: u64) -> String {
+    format!("\"{version}\"")
 }
 
 /// The type of the resource is `<agent type>_agent`, for example `backend_agent`.

@@ -2,11 +2,12 @@
 //!
 //! A change is one event in the stream of the agent. Its id derives from the `Idempotency-Key`, if
 //! there is one, so a request that is handled again after a crash appends nothing twice. A PUT and
-//! a DELETE need `If-Match`. The tag is compared with the agent as it is read, and the version that
-//! was read becomes the expected version of the append: a change between the reading and the append
-//! is a conflict and not lost.
+//! a DELETE need `If-Match`. Its tags become the expected versions of the change, which are compared where
+//! the change is appended: another change in between is a conflict and not lost. They count only for a
+//! change that could be made without them (RFC 9110, section 13.2.1), so an agent that was deleted is
+//! answered with 410, whatever tag the client has.
 
-use aios_agents::agent::{Change, ManagedAgents};
+use aios_agents::agent::{Change, ExpectedVersion};
 use aios_core::event::Payload;
 use axum::{
     extract::State,
@@ -16,7 +17,7 @@ use axum::{
 use serde::Deserialize;
 use utoipa::ToSchema;
 
-use super::{Agent, managed, resource, tag};
+use super::{Agent, managed, resource, tag, versioned};
 use crate::{
     auth::Identity,
     http::{
@@ -112,9 +113,7 @@ pub(super) async fn replace_agent(
     headers: HeaderMap,
     Json(body): Json<ReplaceAgentBody>,
 ) -> Result<Response, ApiError> {
-    // A condition counts only for a request that could succeed without it.
-    ManagedAgents::check_name(&body.name)?;
-    let change = conditional(&api, &caller.identity, &headers, &id).await?;
+    let change = conditional(&caller.identity, &headers)?;
     let agent = managed(&api)?.replace(&id, &body.name, body.config, change).await?;
     let tag = tag(&agent);
     Ok(etag::with(api.document(StatusCode::OK, resource(agent.record)), &tag))
@@ -139,7 +138,7 @@ pub(super) async fn delete_agent(
     headers: HeaderMap,
     EmptyBody: EmptyBody,
 ) -> Result<Response, ApiError> {
-    let change = conditional(&api, &caller.identity, &headers, &id).await?;
+    let change = conditional(&caller.identity, &headers)?;
     let agent = managed(&api)?.delete(&id, change).await?;
     Ok(api.document(StatusCode::OK, resource(agent.record)))
 }
@@ -173,21 +172,33 @@ pub(super) async fn restart_agent(
 fn change(identity: &Identity, headers: &HeaderMap, ids: &RequestIds) -> Change {
     let metadata = metadata(identity, headers, None);
     let event_id = ids.request().map(|_| ids.id_of("agent"));
-    Change { metadata, event_id, expected: None }
+    Change { metadata, event_id, expected: ExpectedVersion::Any }
 }
 
-/// A change of an agent that has the tag in `If-Match`.
-async fn conditional(
-    api: &Api,
-    identity: &Identity,
-    headers: &HeaderMap,
-    id: &str,
-) -> Result<Change, ApiError> {
-    let condition = IfMatch::required(headers)?;
-    let found = managed(api)?.get(id).await?;
-    let tag = tag(&found);
-    condition.check(&tag)?;
-    etag::check_none_match(headers, &tag)?;
-    let expected = found.version.filter(|_| !condition.is_any());
+/// A change of an agent that fulfils the conditions of the request.
+fn conditional(identity: &Identity, headers: &HeaderMap) -> Result<Change, ApiError> {
+    let expected = expected(&IfMatch::required(headers)?, &etag::none_match(headers));
     Ok(Change { expected, ..change(identity, headers, &RequestIds::default()) })
+}
+
+/// The versions that an agent may have. Tags that are no version match none.
+fn expected(condition: &IfMatch, refused: &[String]) -> ExpectedVersion {
+    let versions = |tags: &[String]| tags.iter().filter_map(|tag| version(tag)).collect::<Vec<_>>();
+    let none = versions(refused);
+    match condition.is_any() {
+        _ if refused.iter().any(|tag| tag == etag::ANY) => ExpectedVersion::OneOf(Vec::new()),
+        true if none.is_empty() => ExpectedVersion::Any,
+        true => ExpectedVersion::NoneOf(none),
+        false => {
+            let mut versions = versions(condition.tags());
+            versions.retain(|version| !none.contains(version));
+            ExpectedVersion::OneOf(versions)
+        }
+    }
+}
+
+/// The version in a [`tag`].
+fn version(tag: &str) -> Option<u64> {
+    let version = tag.strip_prefix('"')?.strip_suffix('"')?.parse().ok()?;
+    (versioned(version) == tag).then_some(version)
 }
