@@ -117,12 +117,14 @@
 //!
 //! A text in a file may contain `${NAME}`, an environment variable that must be set, and
 //! `${NAME:-default}`. `$${` stands for `${`. The result gets the type of its key. Values of variables
-//! are taken as they are.
+//! are taken as they are. A default may contain references, up to 8 levels deep, such as
+//! `${DATABASE:-sqlite://${FILE}}`. They are replaced only if the default is taken. Every `{` in a default
+//! needs its `}`.
 //!
 //! # Secrets
 //!
 //! A value of type [`Secret`] or the password of a [`SecretUrl`] in a file is a fault, unless it is a
-//! reference without a default. Neither type prints its secret, and no report contains one.
+//! reference whose default, if it has one, consists of such references. Neither type prints its secret, and no report contains one.
 //!
 //! # Faults
 //!

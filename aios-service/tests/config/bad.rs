@@ -322,6 +322,14 @@ const BAD: &[Bad] = &[
             "config/base.yaml:3:16: mail.recipients[0]: malformed reference; write ${NAME} or ${NAME:-default}, and $${ for the text ${",
         ],
     ),
+    file(
+        "references in a default that are malformed or not set",
+        &[("config/base.yaml", "mail:\n  host: ${MX:-${A}\n  key_file: ${MX:-${A}}\n")],
+        &[
+            "config/base.yaml:2:3: mail.host: malformed reference; write ${NAME} or ${NAME:-default}, and $${ for the text ${",
+            "config/base.yaml:3:3: mail.key_file: the environment variable A is not set; set it, or write ${A:-default}",
+        ],
+    ),
     Bad {
         name: "a reference to a value of another type, which may be a secret",
         files: &[("config/base.yaml", "mail:\n  port: ${PASSWORD}\n")],
@@ -365,6 +373,17 @@ const BAD: &[Bad] = &[
         &[
             "config/base.yaml:2:3: database.url: a secret must not be in a file; set AIOS_DATABASE_URL or AIOS_DATABASE_URL_FILE, or write ${NAME}",
             "config/base.yaml:4:3: mail.proxy: a secret must not be in a file; set AIOS_MAIL_PROXY or AIOS_MAIL_PROXY_FILE, or write ${NAME}",
+        ],
+    ),
+    file(
+        "a secret in the default of a reference in a default",
+        &[(
+            "config/base.yaml",
+            "openai:\n  api_key: ${KEY:-${OTHER:-hunter2}}\nredis:\n  url: ${URL:-redis://u:${PW:-hunter2}@db}\n",
+        )],
+        &[
+            "config/base.yaml:2:3: openai.api_key: a secret must not be in a file; set AIOS_OPENAI_API_KEY or AIOS_OPENAI_API_KEY_FILE, or write ${NAME}",
+            "config/base.yaml:4:3: redis.url: a secret must not be in a file; set AIOS_REDIS_URL or AIOS_REDIS_URL_FILE, or write ${NAME}",
         ],
     ),
     Bad {

@@ -182,6 +182,21 @@ const GOOD: &[Good] = &[
         ],
     },
     Good {
+        name: "references in defaults, which are taken",
+        files: &[(
+            "config/base.yaml",
+            "database: {url: '${DB:-sqlite://${FILE}}'}\nmail:\n  host: ${MX:-${REGION:-eu}.${DOMAIN}}:25\n  \
+             proxy: ${PROXY:-http://u:${PASSWORD}@proxy}\n  labels: {a: '${LABEL:-{\"b\": {}}}'}\n",
+        )],
+        environment: &[("FILE", "shop.db"), ("DOMAIN", "example"), ("PASSWORD", "hunter2")],
+        values: &[
+            "database.url = ${DB:-sqlite://${FILE}} (config/base.yaml:1:12)",
+            "mail.host = ${MX:-${REGION:-eu}.${DOMAIN}}:25 (config/base.yaml:3:3)",
+            "mail.labels.a = ${LABEL:-{\"b\": {}}} (config/base.yaml:5:12)",
+            "mail.proxy = ${PROXY:-http://u:${PASSWORD}@proxy} (config/base.yaml:4:3)",
+        ],
+    },
+    Good {
         name: "types of files",
         files: &[(
             "config/base.yaml",
@@ -278,6 +293,25 @@ fn should_give_values_of_their_types() {
     assert_eq!(settings.log().level.as_str(), "debug");
     assert!(settings.section::<String>("mail").is_none(), "another type");
     assert!(settings.section::<Mail>("male").is_none(), "another name");
+}
+
+#[test]
+fn should_take_a_default_with_references_only_if_its_variable_is_not_set() {
+    let text = "database: {url: '${DB:-sqlite://${FILE}}'}\nredis: {url: '${URL:-redis://u:${PW}@db/x}'}\n";
+    let scene = Scene::new(&[("config/base.yaml", text)]);
+    for (variables, database, redis) in [
+        (&[("DB", "memory://"), ("URL", "redis://h")][..], "memory://", "redis://h"),
+        (&[("FILE", "a.db"), ("PW", "hunter2")], "sqlite://a.db", "redis://u:hunter2@db/x"),
+        (
+            &[("DB", ""), ("URL", ""), ("FILE", "a.db"), ("PW", "${DB}")],
+            "sqlite://a.db",
+            "redis://u:${DB}@db/x",
+        ),
+    ] {
+        let settings = scene.builder(variables).load().unwrap();
+        assert_eq!(settings.database().url.as_ref().unwrap().expose(), database);
+        assert_eq!(settings.redis().url.as_ref().unwrap().expose(), redis);
+    }
 }
 
 #[test]
