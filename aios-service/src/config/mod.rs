@@ -109,7 +109,8 @@
 //!
 //! A variable of a known section whose key is unknown, or whose name is nearly that of a known one,
 //! is a fault. Other variables that begin with `AIOS_` are
-//! [listed](Settings::ignored_variables), and so are those that Kubernetes sets for services. A program
+//! [listed](Settings::ignored_variables), and so are those that Kubernetes sets for services, such as
+//! `AIOS_API_SERVICE_HOST`, unless they name a key of a section. A program
 //! that reads the configuration of another one leaves
 //! [all unknown names](SettingsBuilder::other_sections) unread.
 //!

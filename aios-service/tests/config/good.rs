@@ -1,5 +1,10 @@
 //! Configurations without a fault, and their values with their origins.
 
+use std::collections::BTreeMap;
+
+use schemars::JsonSchema;
+use serde::Deserialize;
+
 use super::{Mail, Scene};
 
 struct Good {
@@ -312,6 +317,41 @@ fn should_take_a_default_with_references_only_if_its_variable_is_not_set() {
         assert_eq!(settings.database().url.as_ref().unwrap().expose(), database);
         assert_eq!(settings.redis().url.as_ref().unwrap().expose(), redis);
     }
+}
+
+/// A section whose keys are named as Kubernetes names the variables of services.
+#[derive(Deserialize, JsonSchema)]
+struct Billing {
+    service_host: String,
+    service_port: u16,
+    service_portal_url: String,
+    port: Option<u16>,
+    #[serde(flatten)]
+    labels: BTreeMap<String, String>,
+}
+
+#[test]
+fn should_read_keys_that_are_named_like_the_links_of_services() {
+    let scene = Scene::new(&[("host", "billing.example\n")]);
+    let links = [
+        ("AIOS_BILLING_PORT", "tcp://10.0.0.1:80"),
+        ("AIOS_BILLING_PORT_80_TCP_ADDR", "10.0.0.1"),
+        ("AIOS_BILLING_SERVICE_PORT_HTTP", "80"),
+        ("AIOS_SHOP_SERVICE_HOST", "10.0.0.2"),
+    ];
+    let own = [
+        ("AIOS_BILLING_SERVICE_HOST_FILE", "DIR/host"),
+        ("AIOS_BILLING_SERVICE_PORT", "8080"),
+        ("AIOS_BILLING_SERVICE_PORTAL_URL", "https://portal.example"),
+    ];
+    let builder = scene.builder(&[&links[..], &own[..]].concat());
+    let settings = builder.section::<Billing>("billing").load().unwrap();
+    let Billing { service_host, service_port, service_portal_url, port, labels } =
+        settings.section("billing").unwrap();
+    assert_eq!((service_host.as_str(), *service_port), ("billing.example", 8080));
+    assert_eq!((service_portal_url.as_str(), *port), ("https://portal.example", None));
+    assert!(labels.is_empty(), "{labels:?}");
+    assert_eq!(settings.ignored_variables(), links.map(|(name, _)| name));
 }
 
 #[test]

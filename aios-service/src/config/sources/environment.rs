@@ -7,7 +7,8 @@
 //! A misspelt variable would be ignored without a word, so an unknown name in a known section, or
 //! one that is nearly known, is a fault; in the configuration of another program, which may have
 //! sections that are not known here, it is reported. Any other variable with the prefix may belong to
-//! another program. Kubernetes sets variables for each service, which are recognised by their form.
+//! another program. Kubernetes sets variables for each service, which are recognised by their form unless
+//! the schema names their key.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -110,8 +111,10 @@ fn upper(key: &str) -> String {
 ///
 /// | the name | the value | means |
 /// |---|---|---|
-/// | is that of a link to a service | an address | a variable of Kubernetes or Docker |
+/// | ends with `_PORT` | a URL of TCP, UDP or SCTP | a variable of Kubernetes or Docker |
 /// | names a key of the schema | any | the value of the key |
+/// | names a key of the schema without its end `_FILE` | a path | a file with the value |
+/// | is that of another link to a service | any | a variable of Kubernetes or Docker |
 /// | fits a key without its end `_FILE` | a path | a file with the value |
 /// | fits a key of a mapping with arbitrary keys | any | the value of the key |
 /// | fits several keys | any | a fault |
@@ -122,14 +125,19 @@ fn upper(key: &str) -> String {
 /// `mail.key_file` if the schema has such a key. A mapping with arbitrary keys has none: below it, the
 /// variable has the path of a file.
 pub(crate) fn meaning(schema: &Schema, name: &str, value: &str) -> Meaning {
-    if is_service_link(name, value) {
+    if is_address_of_service(name, value) {
         return Meaning::Foreign;
     }
     let whole = keys_of(schema, name);
     let base = name.strip_suffix(FILE_SUFFIX).filter(|_| !whole.iter().any(|key| key.is_named));
     let of_file = base.map(|base| keys_of(schema, base)).filter(|keys| !keys.is_empty());
     let is_file = of_file.is_some();
-    let mut keys = of_file.unwrap_or(whole).into_iter().map(|key| key.path);
+    let keys = of_file.unwrap_or(whole);
+    // A key of the schema is meant, even if a service of Kubernetes could have set the variable.
+    if is_service_link(name) && !keys.iter().any(|key| key.is_named) {
+        return Meaning::Foreign;
+    }
+    let mut keys = keys.into_iter().map(|key| key.path);
     match (keys.next(), keys.len()) {
         (Some(key), 0) if is_file => Meaning::File(key),
         (Some(key), 0) => Meaning::Value(key),
@@ -218,16 +226,23 @@ fn collect_variables(shape: &Shape<'_>, path: &mut Vec<String>, known: &mut BTre
     }
 }
 
-/// Whether a variable is one of those that Kubernetes and Docker set for every service, which have
-/// our prefix if the name of a service begins with `aios-`.
-fn is_service_link(name: &str, value: &str) -> bool {
+/// Whether a variable has the address of a service: Kubernetes and Docker set `AIOS_API_PORT` to
+/// `tcp://10.0.0.1:80` if a service is named `aios-api`.
+fn is_address_of_service(name: &str, value: &str) -> bool {
     let is_address = ["tcp://", "udp://", "sctp://"].iter().any(|scheme| value.starts_with(scheme));
+    name.ends_with("_PORT") && is_address
+}
+
+/// Whether a name is that of another variable that Kubernetes and Docker set for every service:
+/// `AIOS_API_SERVICE_HOST`, `AIOS_API_SERVICE_PORT`, `AIOS_API_SERVICE_PORT_HTTP` for each named port, and
+/// `AIOS_API_PORT_80_TCP_ADDR`.
+fn is_service_link(name: &str) -> bool {
     let is_part_of_port = name.split_once("_PORT_").is_some_and(|(_, rest)| {
         rest.starts_with(|first: char| first.is_ascii_digit())
             && ["_TCP", "_UDP", "_SCTP"].iter().any(|protocol| rest.contains(protocol))
     });
     name.ends_with("_SERVICE_HOST")
-        || name.contains("_SERVICE_PORT")
-        || (name.ends_with("_PORT") && is_address)
+        || name.ends_with("_SERVICE_PORT")
+        || name.contains("_SERVICE_PORT_")
         || is_part_of_port
 }
