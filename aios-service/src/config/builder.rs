@@ -27,7 +27,8 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::{
-    Entry, Fault, FaultKind, Origin, SettingsError,
+    Fault, FaultKind, Origin, SettingsError,
+    change::Entries,
     check::{check, validate},
     entries::entries,
     resolve::{Resolved, resolve},
@@ -53,7 +54,7 @@ pub struct Settings {
     /// The sections of the program, by name.
     pub(super) sections: BTreeMap<String, AnySection>,
     /// The values with their origins, sorted by key.
-    pub(super) entries: Vec<Entry>,
+    pub(super) entries: Entries,
     /// Sections and variables that were left unread.
     pub(super) unread: Unread,
     /// How to load them again.

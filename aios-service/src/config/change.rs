@@ -1,8 +1,35 @@
 //! Changes between two loads, for the log of a reload.
+//!
+//! Values are compared as people may see them. Two secrets look the same, so what is hidden is compared by
+//! its fingerprint: a hash under a key of this process, from which no secret can be guessed elsewhere.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::{BTreeMap, hash_map::RandomState},
+    hash::BuildHasher,
+    sync::LazyLock,
+};
 
 use super::{Entry, Origin};
+
+/// The key of the fingerprints.
+static KEY: LazyLock<RandomState> = LazyLock::new(RandomState::new);
+
+/// The fingerprints of the values that entries do not show, by key.
+pub(super) type Fingerprints = BTreeMap<String, u64>;
+
+/// The fingerprint of a text. Those of one process can be compared.
+pub(super) fn fingerprint(text: &str) -> u64 {
+    KEY.hash_one(text)
+}
+
+/// The entries of a load, sorted by key, with the fingerprints of what they hide.
+#[derive(Clone, Default)]
+pub(super) struct Entries {
+    /// As people may see them.
+    pub(super) shown: Vec<Entry>,
+    /// Of the values that are not shown.
+    pub(super) hidden: Fingerprints,
+}
 
 /// A value that differs between two loads of the same configuration.
 ///
@@ -28,7 +55,8 @@ use super::{Entry, Origin};
 pub struct Change {
     /// The key, such as `log.level`.
     pub key: String,
-    /// The value before, as people may see it. `None` if it was not set.
+    /// The value before, as people may see it. `None` if it was not set. A secret that has changed looks the
+    /// same before and after.
     pub before: Option<String>,
     /// The value now. `None` if it is not set any more.
     pub after: Option<String>,
@@ -36,20 +64,22 @@ pub struct Change {
     pub origin: Option<Origin>,
 }
 
-/// The changes between two sorted lists of entries, sorted by key.
-pub(super) fn changes(before: &[Entry], after: &[Entry]) -> Vec<Change> {
+/// The changes between two loads, sorted by key.
+pub(super) fn changes(before: &Entries, after: &Entries) -> Vec<Change> {
     let mut changes = BTreeMap::new();
-    for entry in before {
+    for entry in &before.shown {
         let before = Some(entry.value.clone());
         let change = Change { key: entry.key.clone(), before, after: None, origin: None };
         changes.insert(&entry.key, change);
     }
-    for entry in after {
+    for entry in &after.shown {
         let key = entry.key.clone();
         let change = Change { key, before: None, after: None, origin: None };
         let change = changes.entry(&entry.key).or_insert(change);
         change.after = Some(entry.value.clone());
         change.origin = Some(entry.origin.clone());
     }
-    changes.into_values().filter(|change| change.before != change.after).collect()
+    let is_hidden = |key: &str| before.hidden.get(key) != after.hidden.get(key);
+    let changes = changes.into_values();
+    changes.filter(|change| change.before != change.after || is_hidden(&change.key)).collect()
 }

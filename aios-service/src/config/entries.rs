@@ -9,6 +9,7 @@ use serde_json::Value;
 
 use super::{
     Origin,
+    change::{Entries, Fingerprints, fingerprint},
     check::{Shape, plain},
     resolve::Resolved,
     schema::Schema,
@@ -34,11 +35,12 @@ pub struct Entry {
 }
 
 /// The entries of all values that are set or have a default, sorted by key.
-pub(super) fn entries(schema: &Schema, tree: &Node, resolved: &Resolved) -> Vec<Entry> {
-    let mut walk = Walk { tree, resolved, entries: Vec::new() };
+pub(super) fn entries(schema: &Schema, tree: &Node, resolved: &Resolved) -> Entries {
+    let (entries, hidden) = (Vec::new(), Fingerprints::new());
+    let mut walk = Walk { tree, resolved, entries, hidden };
     walk.visit(&schema.shape(), Some(&resolved.value), None, &mut Vec::new());
     walk.entries.sort_by(|one, other| one.key.cmp(&other.key));
-    walk.entries
+    Entries { shown: walk.entries, hidden: walk.hidden }
 }
 
 /// The walk through the schema.
@@ -49,6 +51,8 @@ struct Walk<'w> {
     resolved: &'w Resolved,
     /// The leaves so far.
     entries: Vec<Entry>,
+    /// The fingerprints of those that are not shown.
+    hidden: Fingerprints,
 }
 
 impl Walk<'_> {
@@ -73,7 +77,7 @@ impl Walk<'_> {
             keys.extend(shape.names().map(str::to_owned));
         }
         if keys.is_empty() {
-            self.entries.extend(self.leaf(shape, value, default, path));
+            self.leaf(shape, value, default, path);
         }
         for key in keys {
             let Some(child) = shape.child(&key) else { continue };
@@ -86,37 +90,52 @@ impl Walk<'_> {
         }
     }
 
-    /// The entry of a value without keys; none if it is not set.
+    /// Adds the entry of a value without keys, if it is set.
     fn leaf(
-        &self,
+        &mut self,
         shape: &Shape<'_>,
         value: Option<&Value>,
         default: Option<&Value>,
         path: &[String],
-    ) -> Option<Entry> {
+    ) {
         let origin = match value {
             Some(_) => self.tree.origin_of(path).clone(),
             None => Origin::Default,
         };
-        let value = value.or(default).filter(|value| !value.is_null())?;
+        let Some(value) = value.or(default).filter(|value| !value.is_null()) else { return };
+        let key = display(path);
+        let open = shown(value, shape, Secrets::Shown);
         let shown = match self.resolved.written.get(path) {
             Some(written) => written.clone(),
-            None => shown(value, shape),
+            None => shown(value, shape, Secrets::Masked),
         };
-        Some(Entry { key: display(path), value: shown, origin })
+        if shown != open {
+            self.hidden.insert(key.clone(), fingerprint(&open));
+        }
+        self.entries.push(Entry { key, value: shown, origin });
     }
 }
 
-/// A value without its secrets.
-fn shown(value: &Value, shape: &Shape<'_>) -> String {
+/// Whether a text has the secrets of its value.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Secrets {
+    /// For people.
+    Masked,
+    /// For its fingerprint, and for nothing else.
+    Shown,
+}
+
+/// A value as a text.
+fn shown(value: &Value, shape: &Shape<'_>, secrets: Secrets) -> String {
+    let is_masked = secrets == Secrets::Masked;
     match value {
-        _ if shape.is_secret() => MASK.to_owned(),
-        Value::String(text) if shape.is_secret_url() => {
+        _ if is_masked && shape.is_secret() => MASK.to_owned(),
+        Value::String(text) if is_masked && shape.is_secret_url() => {
             text.parse().map_or_else(|_| MASK.to_owned(), |url: SecretUrl| url.to_string())
         }
         Value::Array(items) => match shape.child("0") {
             Some(child) => {
-                let items: Vec<_> = items.iter().map(|item| shown(item, &child)).collect();
+                let items: Vec<_> = items.iter().map(|item| shown(item, &child, secrets)).collect();
                 format!("[{}]", items.join(", "))
             }
             None => plain(value),
@@ -124,7 +143,8 @@ fn shown(value: &Value, shape: &Shape<'_>) -> String {
         Value::Object(fields) if !fields.is_empty() => {
             let field = |(key, value): (&String, &Value)| {
                 let child = shape.child(key);
-                let shown = child.map_or_else(|| plain(value), |child| shown(value, &child));
+                let shown =
+                    child.map_or_else(|| plain(value), |child| shown(value, &child, secrets));
                 format!("{key}: {shown}")
             };
             format!("{{{}}}", fields.iter().map(field).collect::<Vec<_>>().join(", "))

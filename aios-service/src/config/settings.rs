@@ -9,8 +9,8 @@ use super::{
 };
 
 impl Settings {
-    /// The values that differ from those of `before`, sorted by key. Secrets, passwords of URLs and
-    /// variables in texts are not compared, because their values are not shown.
+    /// The values that differ from those of `before`, sorted by key. A secret, the password of a URL or a
+    /// variable in a text that has changed is one of them, with the same hidden value before and after.
     #[must_use]
     pub fn changes_since(&self, before: &Self) -> Vec<Change> {
         changes(&before.entries, &self.entries)
@@ -135,7 +135,7 @@ impl Settings {
     /// Where the value of a key comes from, such as `database.url`. `None` if it has no value.
     #[must_use]
     pub fn origin(&self, key: &str) -> Option<&Origin> {
-        self.entries.iter().find(|entry| entry.key == key).map(|entry| &entry.origin)
+        self.entries.shown.iter().find(|entry| entry.key == key).map(|entry| &entry.origin)
     }
 
     /// The values that are set or have a default, sorted by key, without secrets.
@@ -161,7 +161,7 @@ impl Settings {
     /// ```
     #[must_use]
     pub fn entries(&self) -> &[Entry] {
-        &self.entries
+        &self.entries.shown
     }
 
     /// The environment variables that begin with `AIOS_` and set nothing, because no section has a
@@ -226,7 +226,7 @@ impl fmt::Debug for Settings {
         formatter
             .debug_struct("Settings")
             .field("environment", &self.environment)
-            .field("entries", &self.entries)
+            .field("entries", &self.entries.shown)
             .finish_non_exhaustive()
     }
 }

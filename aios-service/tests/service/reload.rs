@@ -146,6 +146,72 @@ async fn should_log_the_difference_and_use_the_new_level() {
     running.stopped().await.unwrap();
 }
 
+/// Secrets of each kind, in files that are replaced as Kubernetes replaces mounted secrets.
+#[tokio::test]
+async fn should_report_a_secret_that_has_changed_without_showing_it() {
+    let scene = Scene::new("redis: {url: 'redis://cache:${PORT}/0'}\n");
+    let folder = scene.folder.path();
+    let file = |name: &str| folder.join(name).into_os_string();
+    let rotate = |secret: &str| {
+        std::fs::write(file("key"), secret).unwrap();
+        std::fs::write(file("url"), format!("https://u:{secret}@collector")).unwrap();
+        std::fs::write(file("header"), secret).unwrap();
+    };
+    rotate("hunter2");
+    std::fs::write(file("same"), "hunter4").unwrap();
+    let variables = [
+        ("PORT", "6379".into()),
+        ("AIOS_OPENAI_API_KEY_FILE", file("key")),
+        ("AIOS_ANTHROPIC_API_KEY_FILE", file("same")),
+        ("AIOS_TELEMETRY_TRACES__ENDPOINT_FILE", file("url")),
+        ("AIOS_TELEMETRY_TRACES__HEADERS__X_KEY_FILE", file("header")),
+    ];
+    let settings = super::settings().folder(folder).environment(variables).load().unwrap();
+    let output = Output::default();
+    let (dispatch, guard) =
+        Telemetry::from_settings(&settings).log_output(output.clone()).build().unwrap();
+    let _second = aios_tests::log::second_subscriber();
+    let _default = tracing::dispatcher::set_default(&dispatch);
+    let running = super::service(&settings).start().await.unwrap();
+    assert_eq!(running.reload().await.unwrap(), []);
+    rotate("hunter3");
+    let changes = running.reload().await.unwrap();
+    assert_eq!(
+        shown(&changes),
+        [
+            "openai.api_key *** ***",
+            "telemetry.traces.endpoint https://u:***@collector https://u:***@collector",
+            "telemetry.traces.headers.x_key *** ***",
+        ]
+    );
+    assert_eq!(running.reload().await.unwrap(), []);
+    assert!(guard.flush());
+    let lines = output.lines();
+    let key = lines.iter().find(|line| line["key"] == "openai.api_key").unwrap();
+    assert_eq!(key["message"], "a setting has changed; restart to use it");
+    assert!(key["origin"].as_str().unwrap().contains("AIOS_OPENAI_API_KEY_FILE"), "{key}");
+    assert!(!format!("{lines:?} {changes:?} {settings:?}").contains("hunter"));
+    running.shutdown().begin();
+    running.stopped().await.unwrap();
+}
+
+/// The environment of a process does not change, but a program may load its settings from another one.
+#[test]
+fn should_compare_the_values_of_references() {
+    let scene =
+        Scene::new("database: {url: 'postgres://u:${PW}@db/x'}\nlog: {level: '${LEVEL}'}\n");
+    let load = |password: &str, level: &str| {
+        let variables = [("PW", password), ("LEVEL", level)];
+        Settings::builder().folder(scene.folder.path()).environment(variables).load().unwrap()
+    };
+    let before = load("hunter2", "info");
+    assert_eq!(load("hunter2", "info").changes_since(&before), []);
+    let changes = load("hunter3", "info").changes_since(&before);
+    assert_eq!(shown(&changes), ["database.url postgres://u:${PW}@db/x postgres://u:${PW}@db/x"]);
+    let changes = load("hunter2", "warn").changes_since(&before);
+    assert_eq!(shown(&changes), ["log.level ${LEVEL} ${LEVEL}"]);
+}
+
 #[test]
 fn should_know_its_parts() {
     let settings = super::settings().load().unwrap();
