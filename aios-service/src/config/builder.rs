@@ -334,7 +334,7 @@ impl SettingsBuilder {
         let name = environment.value(ENV);
         layers.extend(files::of_folder(folder, self.folder.is_some(), name, faults));
         if let Some(folder) = environment.value(CONFIG_DIR) {
-            layers.extend(files::of_config_dir(Path::new(folder), faults));
+            layers.extend(files::of_config_dir(folder, faults));
         }
         layers.extend(of_environment(schema, environment, faults, unread));
         layers.extend(of_code(Origin::Code, &self.values.0));

@@ -432,7 +432,15 @@ const BAD: &[Bad] = &[
     variables(
         "a mounted folder that does not exist",
         &[("AIOS_CONFIG_DIR", "DIR/none")],
-        &["none: cannot be read: No such file or directory (os error 2)"],
+        &["AIOS_CONFIG_DIR: none cannot be read: No such file or directory (os error 2)"],
+    ),
+    variables(
+        "a mounted folder and an environment without a name",
+        &[("AIOS_CONFIG_DIR", ""), ("AIOS_ENV", "")],
+        &[
+            "AIOS_CONFIG_DIR: expected the path of a folder, found an empty text",
+            "AIOS_ENV: expected the name of an environment of letters, digits, - and _, not base",
+        ],
     ),
     // YAML.
     file(

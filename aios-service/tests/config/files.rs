@@ -84,7 +84,10 @@ fn should_refuse_too_many_files() {
         std::fs::write(mount.join(format!("{number}.yaml")), "").unwrap();
     }
     let builder = scene.builder(&[("AIOS_CONFIG_DIR", "DIR/mount")]);
-    assert_eq!(scene.faults(&builder.load().unwrap_err()), ["mount: has more than 100 files"]);
+    assert_eq!(
+        scene.faults(&builder.load().unwrap_err()),
+        ["AIOS_CONFIG_DIR: mount has more than 100 files"]
+    );
 }
 
 #[test]

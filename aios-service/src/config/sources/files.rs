@@ -9,7 +9,11 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::{environment::ENV, node::Node, yaml};
+use super::{
+    environment::{CONFIG_DIR, ENV},
+    node::Node,
+    yaml,
+};
 use crate::config::{Fault, Origin, check::nearest};
 
 /// The longest file that is read: 1 MiB.
@@ -109,18 +113,24 @@ fn refuse_yml(folder: &Path, name: &str, faults: &mut Vec<Fault>) -> bool {
     false
 }
 
-/// The layers of the files in a folder, in the order of their names.
-pub(crate) fn of_config_dir(folder: &Path, faults: &mut Vec<Fault>) -> Vec<Node> {
-    let origin = Origin::file(folder);
-    let files = match yaml_files(folder) {
+/// The layers of the files in the folder of `AIOS_CONFIG_DIR`, in the order of their names.
+pub(crate) fn of_config_dir(folder: &str, faults: &mut Vec<Fault>) -> Vec<Node> {
+    let origin = Origin::variable(CONFIG_DIR);
+    if folder.is_empty() {
+        faults
+            .push(Fault::unreadable(origin, "expected the path of a folder, found an empty text"));
+        return Vec::new();
+    }
+    let files = match yaml_files(Path::new(folder)) {
         Ok(files) => files,
         Err(error) => {
-            faults.push(Fault::unreadable(origin, format!("cannot be read: {error}")));
+            faults.push(Fault::unreadable(origin, format!("{folder} cannot be read: {error}")));
             return Vec::new();
         }
     };
     if files.len() > MAX_FILES {
-        faults.push(Fault::unreadable(origin, format!("has more than {MAX_FILES} files")));
+        let reason = format!("{folder} has more than {MAX_FILES} files");
+        faults.push(Fault::unreadable(origin, reason));
         return Vec::new();
     }
     files.iter().filter_map(|file| load(file, faults)).collect()
