@@ -33,6 +33,10 @@ fn should_change_runs_that_a_service_then_continues() {
     let large = format!("\"{}\"", "a".repeat(3 << 20));
     fs::write(program.folder().join("large.json"), large).unwrap();
     program.done(&["start", "approval", "@large.json", "--id", "large"]);
+    // The name of the file begins with the sign.
+    fs::write(program.folder().join("@ada.json"), "\"ada\"").unwrap();
+    program.done(&["start", "approval", "@@ada.json", "--id", "signed"]);
+    assert!(program.done(&["journal", "signed"]).contains("\"ada\""));
     assert!(program.done(&["journal", "a"]).contains("workflows.approval.resumed"));
 
     let dev = Dev::start(&program, &[]);

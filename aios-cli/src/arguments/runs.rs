@@ -155,12 +155,11 @@ pub(crate) async fn read_input(argument: &'static str, text: &str) -> Result<Pay
             let read = read.await.map_err(|_| CliError::Interrupted)?;
             read.map_err(|source| CliError::Read { path: "the standard input".to_owned(), source })?
         }
-        path if path.starts_with('@') => {
-            let path = path.trim_start_matches('@');
-            fs::read_to_string(path)
-                .map_err(|source| CliError::Read { path: path.to_owned(), source })?
-        }
-        text => text.to_owned(),
+        text => match text.strip_prefix('@') {
+            Some(path) => fs::read_to_string(path)
+                .map_err(|source| CliError::Read { path: path.to_owned(), source })?,
+            None => text.to_owned(),
+        },
     };
     json(argument, text)
 }
