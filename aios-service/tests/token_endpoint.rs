@@ -113,6 +113,42 @@ async fn should_take_the_secret_of_a_client_from_the_header() {
     }
 }
 
+/// Many clients do not encode the header as a form.
+#[tokio::test]
+async fn should_take_secrets_with_signs_of_a_form_encoded_and_as_they_are() {
+    let permissions = || Permissions::parse(["runs:*"]).unwrap();
+    let encode = |secret: &str| {
+        let bytes = secret.bytes().map(|byte| format!("%{byte:02X}"));
+        bytes.collect::<String>()
+    };
+    for secret in
+        ["a#b", "a+b", "a&b", "a=b&secret=c", "a%41b", "a%", "100%zz", "a:b", "a b", "ä\"<>"]
+    {
+        let issuer = issuer().with_client("c+1", secret, permissions());
+        for (credentials, status) in [
+            (format!("c+1:{secret}"), 200),
+            (format!("c%2B1:{}", encode(secret)), 200),
+            (format!("c+1:{secret}x"), 401),
+            ("c+1:".to_owned(), 401),
+        ] {
+            let mut request = post("grant_type=client_credentials");
+            let value = format!("Basic {}", STANDARD.encode(&credentials));
+            request.headers_mut().insert("authorization", value.parse().unwrap());
+            let granting = answer(&router(issuer.clone(), [127, 0, 0, 1]), request).await;
+            assert_eq!(granting.status, status, "{credentials}");
+        }
+        let form = "grant_type=client_credentials&client_id=c%2B1&client_secret=";
+        let granting = ask(&issuer, &format!("{form}{}", encode(secret))).await;
+        assert_eq!(granting.status, 200, "{secret}");
+    }
+    // A form has no fragment.
+    let issuer = issuer().with_client("c", "a#b", permissions());
+    let form = "grant_type=client_credentials&client_id=c&client_secret=a#b";
+    assert_eq!(ask(&issuer, form).await.status, 200);
+    let twice = format!("{CLIENT}&client_id=console");
+    assert_eq!(ask(&issuer, &twice).await.body["error"], "invalid_request");
+}
+
 #[tokio::test]
 async fn should_refuse_other_requests_as_the_standard_says() {
     let issuer = issuer();

@@ -9,14 +9,16 @@
 //! | `password` | the name of the user | at most those of the user; the client is optional |
 //!
 //! Credentials of the client come from `Authorization: Basic` or from the form. If both are
-//! present, the header counts.
+//! present, the header counts. The standard says to encode both parts of the header as in a form; many
+//! clients do not, so they are tried decoded and as they are.
 
 use aios_core::event::{EventId, Timestamp};
 use axum::{
-    http::{HeaderMap, HeaderValue, StatusCode, Uri, header},
+    http::{HeaderMap, HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
 use base64::{Engine, engine::general_purpose::STANDARD};
+use percent_encoding::percent_decode_str;
 use serde::Deserialize;
 use serde_json::{Value, json as value};
 
@@ -111,16 +113,12 @@ impl TokenEndpoint {
     /// The account that gets the token. A client that authenticates has to be right, also with the
     /// grant of a password.
     fn account(&self, headers: &HeaderMap, form: &Form) -> Result<(String, &Permissions), Refusal> {
-        let client = client(headers, form)?;
-        let permissions = client
-            .as_ref()
-            .map(|(id, secret)| self.clients.check(id, secret).ok_or(Refusal::Client))
-            .transpose()?;
+        let client = match credentials(headers, form)? {
+            Some(credentials) => Some(self.client(credentials).ok_or(Refusal::Client)?),
+            None => None,
+        };
         match form.grant_type.as_deref() {
-            Some("client_credentials") => {
-                let (id, _) = client.ok_or(Refusal::Client)?;
-                Ok((id, permissions.ok_or(Refusal::Client)?))
-            }
+            Some("client_credentials") => client.ok_or(Refusal::Client),
             Some("password") => {
                 let account = form.username.as_deref().zip(form.password.as_deref());
                 let (name, password) = account.ok_or(Refusal::Form)?;
@@ -131,7 +129,16 @@ impl TokenEndpoint {
             None => Err(Refusal::Form),
         }
     }
+
+    /// The client with one of these pairs of id and secret.
+    fn client(&self, credentials: Vec<Credentials>) -> Option<(String, &Permissions)> {
+        let mut pairs = credentials.into_iter();
+        pairs.find_map(|(id, secret)| self.clients.check(&id, &secret).map(|found| (id, found)))
+    }
 }
+
+/// The id and the secret of a client.
+type Credentials = (String, String);
 
 /// Reads the form.
 fn form(headers: &HeaderMap, body: &[u8]) -> Result<Form, Refusal> {
@@ -140,21 +147,15 @@ fn form(headers: &HeaderMap, body: &[u8]) -> Result<Form, Refusal> {
     if !essence.trim().eq_ignore_ascii_case("application/x-www-form-urlencoded") {
         return Err(Refusal::MediaType);
     }
-    read(std::str::from_utf8(body).map_err(|_| Refusal::Form)?)
+    serde_urlencoded::from_bytes(body).map_err(|_| Refusal::Form)
 }
 
-/// Reads a text that is encoded as a form, in the same way as a query.
-fn read<T: serde::de::DeserializeOwned>(text: &str) -> Result<T, Refusal> {
-    let uri: Uri = format!("/?{text}").parse().map_err(|_| Refusal::Form)?;
-    let query = axum::extract::Query::try_from_uri(&uri).map_err(|_| Refusal::Form)?;
-    Ok(query.0)
-}
-
-/// The id and the secret of the client: from `Authorization: Basic`, or from the form.
-fn client(headers: &HeaderMap, form: &Form) -> Result<Option<(String, String)>, Refusal> {
+/// The id and the secret of the client, in the ways in which they may be meant: from `Authorization: Basic`,
+/// or from the form. `None` if there are none.
+fn credentials(headers: &HeaderMap, form: &Form) -> Result<Option<Vec<Credentials>>, Refusal> {
     let Some(value) = headers.get(header::AUTHORIZATION) else {
         return match (&form.client_id, &form.client_secret) {
-            (Some(id), Some(secret)) => Ok(Some((id.clone(), secret.clone()))),
+            (Some(id), Some(secret)) => Ok(Some(vec![(id.clone(), secret.clone())])),
             (_, None) => Ok(None),
             (None, Some(_)) => Err(Refusal::Client),
         };
@@ -164,17 +165,14 @@ fn client(headers: &HeaderMap, form: &Form) -> Result<Option<(String, String)>, 
     let bytes = basic.and_then(|(_, encoded)| STANDARD.decode(encoded.trim()).ok());
     let text = bytes.and_then(|bytes| String::from_utf8(bytes).ok()).ok_or(Refusal::Client)?;
     let (id, secret) = text.split_once(':').ok_or(Refusal::Client)?;
-    // The standard says to encode both as in a form before. Many clients do not.
-    let decoded = read(&format!("id={id}&secret={secret}"));
-    let decoded = decoded.map(|Basic { id, secret }| (id, secret));
-    Ok(Some(decoded.unwrap_or_else(|_| (id.to_owned(), secret.to_owned()))))
+    let raw = (id.to_owned(), secret.to_owned());
+    Ok(Some(vec![(decoded(id), decoded(secret)), raw]))
 }
 
-/// The two parts of `Authorization: Basic`, encoded as a form.
-#[derive(Deserialize)]
-struct Basic {
-    id: String,
-    secret: String,
+/// A part that is encoded as a value of a form.
+fn decoded(part: &str) -> String {
+    let spaced = part.replace('+', " ");
+    percent_decode_str(&spaced).decode_utf8_lossy().into_owned()
 }
 
 /// The permissions of the token: those that were asked for, or all of the account.
