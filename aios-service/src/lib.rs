@@ -119,8 +119,9 @@
 //!
 //! # Guarantees
 //!
-//! - Every error has the same shape, including routing errors, unreadable bodies, timeouts and panics. What
-//!   went wrong inside is logged under the id of the request, and not sent to the client.
+//! - Every error has the same shape, including routing errors, unreadable requests and bodies, headers and
+//!   URIs above the limits, timeouts and panics. What went wrong inside is logged under the id of the request,
+//!   and not sent to the client.
 //! - Without an authenticator, only callers on the same machine are admitted, and no web page from elsewhere.
 //!   Behind a proxy on the same machine, every caller appears to be local: add an authenticator there.
 //! - A route requires the permissions that the OpenAPI document names.

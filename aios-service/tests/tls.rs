@@ -22,6 +22,8 @@ use tokio::{
     net::{TcpListener, TcpStream},
 };
 
+use crate::support::Answer;
+
 /// A busy machine takes long; a test that fails must end.
 const GENEROUS: Duration = Duration::from_secs(30);
 
@@ -151,6 +153,12 @@ async fn should_limit_the_headers_of_http_2() {
     assert!(ask(address, &trusting, Version::HTTP_2, &"x".repeat(4000)).await.is_ok());
     let large = ask(address, &trusting, Version::HTTP_2, &"x".repeat(100_000)).await;
     assert!(large.map_or(true, |(status, _)| status == 431));
+    let larger = client(&trusting, Version::HTTP_2).request(request(address, &"x".repeat(9000)));
+    let (parts, body) = larger.await.unwrap().into_parts();
+    let body = axum::body::to_bytes(Body::new(body), usize::MAX).await.unwrap();
+    let body = serde_json::from_slice(&body).unwrap();
+    let refused = Answer { status: parts.status, headers: parts.headers, body };
+    assert_eq!(refused.fault(), (431, "HEADERS_TOO_LARGE"));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -7,7 +7,7 @@ use aios_service::http::{ApiOptions, ServeOptions, Shutdown, api, serve_with};
 use axum::{
     Router,
     body::{Body, Bytes},
-    http::HeaderMap,
+    http::{HeaderMap, HeaderName, StatusCode},
     routing::{get, post},
 };
 use futures_util::{StreamExt, stream};
@@ -17,7 +17,7 @@ use tokio::{
     sync::mpsc,
 };
 
-use crate::support::Service;
+use crate::support::{Answer, Service};
 
 const SHORT: Duration = Duration::from_millis(200);
 
@@ -187,11 +187,94 @@ async fn should_refuse_headers_that_are_too_large_or_too_many() {
     let large = format!("{head}x: {}\r\n\r\n", "x".repeat(9000));
     let many = format!("{head}{}\r\n", "x: y\r\n".repeat(200));
     for text in [large, many] {
-        let answer = rest(connect(address, &text).await).await;
-        assert!(answer.starts_with("HTTP/1.1 431"), "{answer}");
+        let refused = refusal(&rest(connect(address, &text).await).await);
+        assert_eq!(refused.fault(), (431, "HEADERS_TOO_LARGE"), "{refused:?}");
+        assert!(refused.body["error"]["message"].as_str().unwrap().contains("8192 bytes"));
     }
     let fitting = format!("{head}x: {}\r\n\r\n", "x".repeat(7000));
     assert!(rest(connect(address, &fitting).await).await.ends_with("mine"));
+}
+
+/// The whole answer of a server that closes the connection.
+fn refusal(answer: &str) -> Answer {
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap_or_else(|| panic!("{answer:?}"));
+    let (line, lines) = head.split_once("\r\n").unwrap();
+    let status = line.split(' ').nth(1).unwrap().parse().unwrap();
+    let headers: HeaderMap = lines
+        .lines()
+        .map(|line| line.split_once(": ").unwrap())
+        .map(|(name, value)| (name.parse::<HeaderName>().unwrap(), value.parse().unwrap()))
+        .collect();
+    let body = serde_json::from_str(body).unwrap_or_else(|_| panic!("{answer:?}"));
+    Answer { status, headers, body }
+}
+
+/// Requests that are refused before a route is looked for, over HTTP/1.1.
+const UNREADABLE: [(&str, u16, &str); 6] = [
+    ("GET /own\r\n\r\n", 400, "MALFORMED_REQUEST"),
+    ("\u{1} /own HTTP/1.1\r\n\r\n", 400, "MALFORMED_REQUEST"),
+    ("GET /own HTTP/3.1\r\n\r\n", 400, "MALFORMED_REQUEST"),
+    ("GET /own HTTP/1.1\r\nno header\r\n\r\n", 400, "MALFORMED_REQUEST"),
+    ("POST /length HTTP/1.1\r\nContent-Length: x\r\n\r\n", 400, "MALFORMED_REQUEST"),
+    ("GET ht/tp:own HTTP/1.1\r\n\r\n", 400, "MALFORMED_REQUEST"),
+];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn should_answer_requests_that_cannot_be_read_in_the_shape_of_errors() {
+    let options = ServeOptions::new().with_max_header_bytes(256 * 1024);
+    let address = start(own(), options).await;
+    let long = format!("GET /{} HTTP/1.1\r\nHost: localhost\r\n\r\n", "x".repeat(70_000));
+    let unreadable = UNREADABLE.into_iter().chain([(long.as_str(), 414, "URI_TOO_LONG")]);
+    let before = "GET /own HTTP/1.1\r\nHost: localhost\r\n\r\n";
+    for (text, status, code) in unreadable {
+        let refused = refusal(&rest(connect(address, text).await).await);
+        assert_eq!(refused.fault(), (status, code), "{text:.40}");
+        for (name, value) in [
+            ("connection", "close"),
+            ("cache-control", "no-store"),
+            ("x-content-type-options", "nosniff"),
+        ] {
+            assert_eq!(refused.headers[name], value, "{text:.40}");
+        }
+        assert!(refused.headers.contains_key("date"), "{text:.40}");
+        // The answer before it is unchanged, whether the client waits for it or not.
+        let mut stream = connect(address, before).await;
+        let mut first = vec![0; 4096];
+        let length = stream.read(&mut first).await.unwrap();
+        assert!(String::from_utf8_lossy(&first[..length]).ends_with("mine"));
+        stream.write_all(text.as_bytes()).await.unwrap();
+        assert_eq!(refusal(&rest(stream).await).fault(), (status, code), "{text:.40}");
+        let both = rest(connect(address, &format!("{before}{text}")).await).await;
+        let (first, refused) = both.split_once("mine").unwrap();
+        assert!(first.starts_with("HTTP/1.1 200"), "{first}");
+        assert_eq!(refusal(refused).fault(), (status, code), "{text:.40}");
+    }
+}
+
+/// The answers of handlers are not mistaken for refusals of the server.
+#[tokio::test(flavor = "multi_thread")]
+async fn should_send_the_refusals_of_handlers_as_they_are() {
+    let refused = get(async || (StatusCode::BAD_REQUEST, ""));
+    let text: &'static str = "HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\n\r\n";
+    let quoted = get(async move || {
+        let parts = [&text[..1], &text[1..], text];
+        let parts = parts.map(|part| Bytes::from_static(part.as_bytes()));
+        Body::from_stream(stream::iter(parts).then(async |part| {
+            tokio::task::yield_now().await;
+            Ok::<_, Infallible>(part)
+        }))
+    });
+    let router = own().route("/refused", refused).route("/quoted", quoted);
+    let address = start(router, ServeOptions::new()).await;
+    let ask = async |path: &str| {
+        let head = format!("GET {path} HTTP/1.0\r\nHost: localhost\r\n\r\n");
+        rest(connect(address, &head).await).await
+    };
+    let answer = ask("/refused").await;
+    assert!(answer.starts_with("HTTP/1.0 400") && answer.ends_with("\r\n\r\n"), "{answer}");
+    assert!(!answer.contains("x-request-id"), "{answer}");
+    let answer = ask("/quoted").await;
+    assert!(answer.ends_with(&format!("\r\n\r\n{text}{text}")), "{answer}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

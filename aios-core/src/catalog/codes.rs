@@ -424,6 +424,13 @@ pub const CODES: &[Code] = &[
         "the body of a request is not `application/json` in UTF-8, or is compressed",
     ),
     code("BODY_TOO_LARGE", "HTTP API", Retry::No, "the body of a request is larger than the limit"),
+    code(
+        "HEADERS_TOO_LARGE",
+        "HTTP API",
+        Retry::No,
+        "the headers of a request are larger than the limit, or too many",
+    ),
+    code("URI_TOO_LONG", "HTTP API", Retry::No, "the target of a request is too long"),
     code("REQUEST_TIMEOUT", "HTTP API", Retry::Yes, "a request took longer than the limit"),
     code("UNAUTHENTICATED", "HTTP API", Retry::No, "a request has no valid credentials"),
     code(

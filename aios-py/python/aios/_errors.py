@@ -417,6 +417,7 @@ _BY_CODE: dict[str, type[AiosError]] = {
         (
             "AUTHENTICATION_UNAVAILABLE",
             "BODY_TOO_LARGE",
+            "HEADERS_TOO_LARGE",
             "INTERNAL_ERROR",
             "INVALID_CURSOR",
             "INVALID_REQUEST",
@@ -430,6 +431,7 @@ _BY_CODE: dict[str, type[AiosError]] = {
             "ROUTE_NOT_FOUND",
             "UNAUTHENTICATED",
             "UNSUPPORTED_MEDIA_TYPE",
+            "URI_TOO_LONG",
         ),
         ServiceError,
     ),

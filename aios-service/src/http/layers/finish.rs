@@ -176,7 +176,17 @@ async fn unrouted(
         StatusCode::METHOD_NOT_ALLOWED if is_empty => method_not_allowed(),
         _ => return response,
     };
-    let mut response = rendered(error, &id, SystemClock.now(), response.headers());
+    refused(error, &id, response.headers())
+}
+
+/// The answer to a request that the server refuses before its router. `headers` are those of the request.
+pub(crate) fn refusal(error: ApiError, headers: &HeaderMap) -> Response {
+    refused(error, &RequestId::of(headers), &HeaderMap::new())
+}
+
+/// The response with an error outside the API, and with these headers.
+fn refused(error: ApiError, id: &RequestId, headers: &HeaderMap) -> Response {
+    let mut response = rendered(error, id, SystemClock.now(), headers);
     if let Ok(value) = HeaderValue::from_str(&id.0) {
         response.headers_mut().insert(REQUEST_ID, value);
     }

@@ -20,7 +20,7 @@ pub(crate) use self::{
         EventsRead, RunsCancel, RunsFork, RunsPause, RunsRead, RunsResume, RunsRetry, RunsSignal,
         RunsStart, TasksCancel, TasksCreate, TasksRead, WorkflowsRead,
     },
-    finish::{finish, not_found},
+    finish::{finish, not_found, refusal},
     guard::guard,
     idempotency::RequestIds,
     rate_limit::Limiter,

@@ -149,7 +149,7 @@ fn finished(mut document: Value) -> Value {
 
 /// Documents the errors of an operation, with the codes of each status.
 fn add_errors(path: &str, method: &str, operation: &mut Value) {
-    let mut statuses = vec![400, 401, 403, 412, 429, 500, 503];
+    let mut statuses = vec![400, 401, 403, 412, 414, 429, 431, 500, 503];
     if path.contains('{') {
         statuses.push(404);
     }

@@ -67,6 +67,7 @@ const STATUSES: &[(u16, &[&str])] = &[
     (410, &["AGENT_DELETED"]),
     (412, &["PRECONDITION_FAILED"]),
     (413, &["BODY_TOO_LARGE", "EVENT_TOO_LARGE"]),
+    (414, &["URI_TOO_LONG"]),
     (415, &["UNSUPPORTED_MEDIA_TYPE"]),
     (
         422,
@@ -85,6 +86,7 @@ const STATUSES: &[(u16, &[&str])] = &[
     ),
     (428, &["PRECONDITION_REQUIRED"]),
     (429, &["RATE_LIMITED"]),
+    (431, &["HEADERS_TOO_LARGE"]),
     (
         503,
         &[
@@ -137,7 +139,7 @@ const STATUSES: &[(u16, &[&str])] = &[
 
 /// Every status of an error that the document names. 405 has no operation.
 pub(crate) const ALL: &[u16] =
-    &[400, 401, 403, 404, 409, 410, 412, 413, 415, 422, 428, 429, 500, 503];
+    &[400, 401, 403, 404, 409, 410, 412, 413, 414, 415, 422, 428, 429, 431, 500, 503];
 
 /// Codes that no request fails with: they are failures of runs, tasks and agents, or belong to
 /// Python and the test harness.

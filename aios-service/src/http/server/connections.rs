@@ -101,7 +101,8 @@ impl Connections {
                     let since = self.clock.elapsed();
                     let idle = Some(state.add_idle(since, &close));
                     let headers_since = Some(since);
-                    let activity = Activity { requests: 0, idle, untaken: 0, since, headers_since };
+                    let activity =
+                        Activity { requests: 0, begun: 0, idle, untaken: 0, since, headers_since };
                     let activity = Mutex::new(activity);
                     return Connection { all: self.clone(), close, activity };
                 }
@@ -139,6 +140,8 @@ pub(super) struct Connection {
 struct Activity {
     /// Requests whose answer was not sent completely. HTTP/2 has several.
     requests: usize,
+    /// Requests so far.
+    begun: u64,
     /// Its number among the idle ones; `None` while it has a request.
     idle: Option<u64>,
     /// Answers of which a part waits for the client.
@@ -168,11 +171,18 @@ impl Connection {
     pub(super) fn begin(self: &Arc<Self>) -> Request {
         let mut activity = self.activity.lock();
         activity.requests += 1;
+        activity.begun += 1;
         activity.headers_since = None;
         if let Some(idle) = activity.idle.take() {
             self.all.state.lock().remove_idle(idle);
         }
         Request { connection: Arc::clone(self), is_untaken: false }
+    }
+
+    /// How many requests there were, if all of them have ended.
+    pub(super) fn idle_after(&self) -> Option<u64> {
+        let activity = self.activity.lock();
+        (activity.requests == 0).then_some(activity.begun)
     }
 
     /// Notes that the client has sent something. While no request is handled, the headers of one begin.

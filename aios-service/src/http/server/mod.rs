@@ -3,6 +3,9 @@
 //! `axum::serve` has no limits for slow clients and for the number of connections, so this server
 //! has its own loop over hyper's connections. One task accepts; each connection has a task.
 //!
+//! **Refusals.** A request that cannot be read, or whose headers or target are too long, reaches no handler.
+//! It is answered in the shape of errors too.
+//!
 //! **The end.** After the shutdown has begun, connections are still accepted for its delay, while
 //! readiness reports that the process is draining. Then the listener is closed, idle connections
 //! end at once, busy ones after their request, and the rest after the drain timeout.
@@ -11,6 +14,7 @@ mod body;
 mod connections;
 mod options;
 mod protocol;
+mod refusals;
 mod timed_stream;
 #[cfg(feature = "tls")]
 mod tls;
@@ -69,6 +73,11 @@ pub async fn serve(listener: TcpListener, router: Router, shutdown: Shutdown) ->
 /// Handlers get the address of the client as `ConnectInfo<SocketAddr>`. A client that sends or takes
 /// nothing is disconnected after the times of the options, and clients that hold connections without
 /// requests do not keep others out. Requests that have not ended after the drain timeout are cut off.
+///
+/// A request that cannot be read is answered with 400, one whose headers exceed the limits with 431, and one
+/// whose target is longer than 65,534 bytes with 414: each with an error in the shape of the API, even if the
+/// router has no API. Over HTTP/2, there is one exception: headers that exceed the limit by more than 16 KiB
+/// are answered with the status alone.
 ///
 /// # Examples
 ///

@@ -105,7 +105,7 @@ impl ServeOptions {
     }
 
     /// Sets the maximum size of the headers of a request, in bytes, from 8 KiB to 16 MiB. A request with
-    /// larger headers is answered with 431, or its stream is reset (HTTP/2). The default is 64 KiB.
+    /// larger headers, or with more than 100 over HTTP/1.1, is answered with 431. The default is 64 KiB.
     #[must_use]
     pub fn with_max_header_bytes(mut self, bytes: usize) -> Self {
         self.max_header_bytes = bytes.clamp(8 * 1024, 16 * 1024 * 1024);

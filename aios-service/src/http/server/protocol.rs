@@ -34,6 +34,7 @@ use super::{
     ServeOptions,
     body::{CountedBody, TimedBody},
     connections::Connection,
+    refusals::{Refusals, oversized},
     timed_stream::TimedStream,
 };
 
@@ -131,6 +132,7 @@ impl Server {
         watcher: Watcher,
     ) {
         let options = &self.0.options;
+        let stream = Refusals::new(stream, Arc::clone(&connection), options.max_header_bytes);
         let serving = http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(options.header_timeout.max(options.idle_timeout))
@@ -157,7 +159,8 @@ impl Server {
     ) {
         use hyper_util::rt::TokioExecutor;
 
-        let headers = u32::try_from(self.0.options.max_header_bytes).unwrap_or(u32::MAX);
+        let headers = self.0.options.max_header_bytes.saturating_add(REFUSED_HEADER_BYTES);
+        let headers = u32::try_from(headers).unwrap_or(u32::MAX);
         let serving = hyper::server::conn::http2::Builder::new(TokioExecutor::new())
             .timer(TokioTimer::new())
             .max_header_list_size(headers)
@@ -199,7 +202,10 @@ impl Server {
                 let mut request = request.map(timed);
                 request.extensions_mut().insert(ConnectInfo(peer));
                 name_host(&mut request);
-                let response = router.clone().oneshot(request).await?;
+                let response = match oversized(&request, options.max_header_bytes) {
+                    Some(refusal) => refusal,
+                    None => router.clone().oneshot(request).await?,
+                };
                 Ok(response.map(|body| CountedBody::new(body, counted)))
             }
         })
@@ -222,6 +228,9 @@ fn name_host(request: &mut Request<Body>) {
 /// Requests of an HTTP/2 connection at the same time.
 #[cfg(feature = "tls")]
 const MAX_STREAMS: u32 = 128;
+/// How much larger than the limit the headers of a request over HTTP/2 may be to be refused with an error.
+#[cfg(feature = "tls")]
+const REFUSED_HEADER_BYTES: usize = 16 * 1024;
 /// Streams of an HTTP/2 connection that were reset and are not dealt with yet.
 #[cfg(feature = "tls")]
 const MAX_RESETS: usize = 64;
