@@ -263,6 +263,35 @@ def check_hosts() -> None:
     expect(found == [(host, [host])], f"the chart has the hosts {found}")
 
 
+def check_numbers() -> None:
+    """The chart writes numbers as they are. Helm reads those of files as floating-point numbers."""
+    numbers = {"AIOS_HTTP_MAX_BODY_BYTES": 10_485_760, "AIOS_LOW": -5_000_000, "AIOS_PART": 0.25}
+    values = {
+        "engine": {"environment": numbers | {"AIOS_PORT": "08", "AIOS_METRICS_ENABLED": False}},
+        "terminationGracePeriodSeconds": 1_000_000,
+        "keda": {"enabled": True, "tasks": 2_000_000},
+    }
+    wanted = {name: str(value) for name, value in numbers.items()}
+    wanted |= {"AIOS_PORT": "08", "AIOS_METRICS_ENABLED": "false"}
+    with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
+        json.dump(values, file)
+        file.flush()
+        objects = render(["helm", "template", "aios", CHART, "--values", file.name])
+    for item in objects:
+        if item["kind"] == "Deployment":
+            grace = item["spec"]["template"]["spec"]["terminationGracePeriodSeconds"]
+            expect(grace == 1_000_000 and isinstance(grace, int), f"the chart writes {grace!r} s")
+        if item["kind"] == "ScaledObject":
+            queue, load = (trigger["metadata"] for trigger in item["spec"]["triggers"])
+            found = {queue["value"], load["targetValue"]}
+            expect(found == {"2000000"}, f"the chart writes {found} tasks")
+        if item["kind"] == "Deployment" and item["metadata"]["name"] == "aios-engine":
+            container = item["spec"]["template"]["spec"]["containers"][0]
+            found = {variable["name"]: variable.get("value") for variable in container["env"]}
+            found = {name: value for name, value in found.items() if name in wanted}
+            expect(found == wanted, f"the chart writes the variables {found}, not {wanted}")
+
+
 def check_compose() -> None:
     compose = yaml.safe_load((DEPLOY / "compose/compose.yaml").read_text())
     services, secrets = compose["services"], compose["secrets"]
@@ -343,6 +372,7 @@ def main() -> int:
     check_refusals()
     check_types()
     check_hosts()
+    check_numbers()
     for fault in faults:
         print(fault, file=sys.stderr)
     return 1 if faults else 0

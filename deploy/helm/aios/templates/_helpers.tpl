@@ -7,6 +7,12 @@
 {{- end -}}
 {{- end -}}
 
+{{/* A value as a text. Helm reads numbers of files as floating-point numbers, which it would write as
+1e+06 from 1,000,000 on; JSON has all digits. */}}
+{{- define "aios.text" -}}
+{{- if kindIs "float64" . -}}{{ toJson . }}{{- else -}}{{ . }}{{- end -}}
+{{- end -}}
+
 {{/* The labels of all objects. */}}
 {{- define "aios.labels" -}}
 app.kubernetes.io/name: aios
@@ -88,7 +94,7 @@ metadata:
     app.kubernetes.io/component: {{ .component }}
 spec:
   {{- if not (kindIs "invalid" .replicas) }}
-  replicas: {{ .replicas }}
+  replicas: {{ include "aios.text" .replicas }}
   {{- end }}
   revisionHistoryLimit: 5
   selector:
@@ -106,7 +112,7 @@ spec:
         checksum/settings: {{ toYaml $root.Values.settings | sha256sum }}
     spec:
       {{- include "aios.podSecurity" $root | nindent 6 }}
-      terminationGracePeriodSeconds: {{ $root.Values.terminationGracePeriodSeconds }}
+      terminationGracePeriodSeconds: {{ include "aios.text" $root.Values.terminationGracePeriodSeconds }}
       topologySpreadConstraints:
         - maxSkew: 1
           topologyKey: kubernetes.io/hostname
@@ -131,7 +137,7 @@ spec:
             - { name: {{ get $variables . }}, value: /etc/aios/secrets/{{ . }} }
             {{- end }}
             {{- range $name, $value := .options.environment }}
-            - { name: {{ $name }}, value: {{ $value | quote }} }
+            - { name: {{ $name }}, value: {{ include "aios.text" $value | quote }} }
             {{- end }}
           ports:
             - { name: http, containerPort: 8080 }
