@@ -292,6 +292,31 @@ def check_numbers() -> None:
             expect(found == wanted, f"the chart writes the variables {found}, not {wanted}")
 
 
+def variables_of(settings: dict, path: tuple[str, ...] = ()) -> dict[str, object]:
+    """The variables that set the same keys as these settings, with the values."""
+    found: dict[str, object] = {}
+    for key, value in settings.items():
+        keys = (*path, key.upper())
+        if isinstance(value, dict):
+            found |= variables_of(value, keys)
+        else:
+            found[f"AIOS_{keys[0]}_{'__'.join(keys[1:])}"] = value
+    return found
+
+
+def check_images() -> None:
+    """The images set nothing that the settings of the chart set: a variable would override them."""
+    chart = variables_of(yaml.safe_load((CHART / "values.yaml").read_text())["settings"])
+    for path in sorted((DEPLOY / "images").glob("*.Dockerfile")):
+        text = path.read_text().replace("\\\n", " ")
+        lines = "\n".join(line for line in text.splitlines() if line.startswith("ENV "))
+        image = dict(re.findall(r"\b(AIOS_\w+)=(\S+)", lines))
+        for name in sorted(image.keys() & chart.keys()):
+            # The ports and probes are those of the image, so both have the same address.
+            is_fixed = name == "AIOS_HTTP_LISTEN" and image[name] == chart[name]
+            expect(is_fixed, f"{path.name}: {name} overrides the settings of the chart")
+
+
 def check_compose() -> None:
     compose = yaml.safe_load((DEPLOY / "compose/compose.yaml").read_text())
     services, secrets = compose["services"], compose["secrets"]
@@ -373,6 +398,7 @@ def main() -> int:
     check_types()
     check_hosts()
     check_numbers()
+    check_images()
     for fault in faults:
         print(fault, file=sys.stderr)
     return 1 if faults else 0

@@ -5,6 +5,9 @@
 #     docker build -f deploy/images/service.Dockerfile --sbom=true --provenance=true -t aios-service --push .
 #
 # BIN is a program of PACKAGE; it takes --health, for the health check below.
+#
+# The image sets `http.listen` alone, because its port is fixed. A variable overrides the files of settings,
+# so nothing else that they may set is here.
 ARG RUST_VERSION=1.95
 
 FROM rust:${RUST_VERSION}-alpine AS build
@@ -32,8 +35,7 @@ COPY --from=build /etc/ssl/certs/ca-certificates.crt /etc/ssl/certs/
 COPY --from=build /root-of-image/service /service
 USER 65532:65532
 WORKDIR /
-ENV AIOS_HTTP_LISTEN=0.0.0.0:8080 \
-    AIOS_LOG_FORMAT=json
+ENV AIOS_HTTP_LISTEN=0.0.0.0:8080
 EXPOSE 8080
 STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=5s --timeout=6s --start-period=30s --retries=3 CMD ["/service", "--health"]
