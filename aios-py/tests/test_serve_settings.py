@@ -242,6 +242,20 @@ def test_should_take_new_values_at_a_hangup(start: Any, tmp_path: Path) -> None:
     assert get(f"{url}/runs")[0] == 429
 
 
+def test_should_report_a_secret_that_has_changed(start: Any, tmp_path: Path) -> None:
+    secret = tmp_path / "key"
+    secret.write_text("planted-1")
+    variables = {"AIOS_DATABASE_URL": "memory:", "AIOS_OPENAI_API_KEY_FILE": str(secret)}
+    process = start("serve", "app:app", **variables)
+    process.url()
+    secret.write_text("planted-2")
+    process.process.send_signal(signal.SIGHUP)
+    process.read_until("the configuration was reloaded")
+    text = "".join(process.lines)
+    assert "restart to use it key=openai.api_key" in text
+    assert "planted" not in text
+
+
 @pytest.mark.parametrize(
     ("app", "is_taken"),
     [(("serve", "app:app"), True), (("serve", "app:api"), False), (("worker", "app:app"), False)],

@@ -84,6 +84,7 @@ fn row(settings: &Settings, sections: &[String]) -> Value {
         "common": common(settings),
         "sections": own.collect::<Map<_, _>>(),
         "entries": entries.collect::<Vec<_>>(),
+        "fingerprints": settings.fingerprints().collect::<BTreeMap<_, _>>(),
         "ignored_variables": settings.ignored_variables(),
         "other_sections": settings.other_sections(),
         "similar_names": similar.collect::<Vec<_>>(),

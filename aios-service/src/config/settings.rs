@@ -16,6 +16,12 @@ impl Settings {
         changes(&before.entries, &self.entries)
     }
 
+    /// The fingerprints of the values that [`entries`](Self::entries) hides, by key, for bindings that compare
+    /// loads themselves. Equal values have equal fingerprints in one process, and others in the next one.
+    pub fn fingerprints(&self) -> impl Iterator<Item = (&str, u64)> {
+        self.entries.hidden.iter().map(|(key, fingerprint)| (&**key, *fingerprint))
+    }
+
     /// Name of the environment, `AIOS_ENV`, such as `production`. `None` if it is not set.
     #[must_use]
     pub fn environment(&self) -> Option<&str> {

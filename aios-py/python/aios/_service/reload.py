@@ -87,14 +87,16 @@ class Reload:
 
 
 def _report(old: Settings, new: Settings, *, has_api: bool) -> None:
-    """Logs each change. Values of secrets are hidden, and not compared."""
+    """Logs each change. Values of secrets are hidden, and compared by their fingerprints."""
+    hidden, hidden_now = old._fingerprints, new._fingerprints
     before = {entry.key: entry for entry in old.entries}
     after = {entry.key: entry for entry in new.entries}
     reloaded = (*_RELOADED, *_RELOADED_BY_API) if has_api else _RELOADED
     changes = 0
     for key in sorted({*before, *after}):
         was, now = before.get(key), after.get(key)
-        if was is not None and now is not None and was.value == now.value:
+        is_equal = was is not None and now is not None and was.value == now.value
+        if is_equal and hidden.get(key) == hidden_now.get(key):
             continue
         changes += 1
         fields = {

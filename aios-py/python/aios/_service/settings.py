@@ -252,6 +252,7 @@ class Settings:
     ignored_variables: list[str] = field(repr=False)
     other_sections: list[str] = field(repr=False)
     similar_names: list[str] = field(repr=False)
+    _fingerprints: Mapping[str, int] = field(repr=False)
     _sections: Mapping[str, Any] = field(repr=False)
     _sources: Mapping[str, Any] = field(repr=False)
 
@@ -309,6 +310,7 @@ class Settings:
             ignored_variables=row["ignored_variables"],
             other_sections=row["other_sections"],
             similar_names=row["similar_names"],
+            _fingerprints=row["fingerprints"],
             _sections=_read(converters, row),
             _sources=sources,
         )
