@@ -114,6 +114,25 @@ async fn should_tell_the_model_about_errors_panics_timeouts_and_large_results() 
     }
 }
 
+/// A tool may use any code, also that of a run or an agent that it looks for itself.
+#[tokio::test]
+async fn should_not_take_the_code_of_a_tool_for_one_of_the_engine() {
+    for code in [
+        "RUN_CANCELLED",
+        "AGENT_NOT_FOUND",
+        "TASK_UNCLAIMED",
+        "TOOL_NOT_FOUND",
+        "INVALID_OPTIONS",
+        "INVALID_LLM_AGENT",
+    ] {
+        let tool = Tool::read("search", "Searches.", move |_: Query| async move {
+            Err::<String, _>(TaskError::terminal(Failure::new(code, "it is gone")))
+        });
+        let result = tool_result(tool, search_call("rust")).await;
+        assert_eq!((result.content, result.is_error), (format!("it is gone ({code})"), true));
+    }
+}
+
 #[tokio::test]
 async fn should_retry_a_tool_with_the_same_key() {
     let keys = Arc::new(std::sync::Mutex::new(Vec::new()));

@@ -180,3 +180,68 @@ async fn should_not_report_a_write_as_failed_whose_result_cannot_be_shown() {
     assert!(!is_error && content.contains("succeeded"), "{content}");
     assert_eq!(ends, 1);
 }
+
+/// Runs an agent with a `write` tool whose outcome is unknown. Returns the code that a person sees.
+async fn doubt(tool: Tool, log: Arc<dyn Store>) -> String {
+    let model = scripted([search_call("ten"), text("done")]);
+    let agent = LlmAgent::new(Arc::clone(&model)).tool(tool).write_log(log);
+    let runtime = builder(&store()).llm_agent("agent", agent).unwrap().start().await.unwrap();
+    let run = runtime.start("agent", "go").await.unwrap();
+    let pending = one_pending(&run).await;
+    let done = Resolution::Done { result: "paid by hand".to_owned() };
+    run.signal(&pending.signal, &done).await.unwrap();
+    in_time(run.result::<String>()).await.unwrap();
+    assert_eq!(result(&model), ("paid by hand".to_owned(), false));
+    pending.in_doubt.unwrap().code
+}
+
+/// The first attempt may have taken effect, so an error of the second one says nothing about the call.
+#[tokio::test]
+async fn should_doubt_a_write_whose_second_attempt_cannot_begin() {
+    let store = store();
+    let faulty = FaultyStore::new(Arc::clone(&store));
+    let begun = AtomicU32::new(0);
+    faulty.on_append(move |append| {
+        let refuses = faulty::holds(append, "begun") && begun.fetch_add(1, Ordering::SeqCst) > 0;
+        refuses.then(|| Fault::Refuse(faulty::store_refuses()))
+    });
+    let calls = Arc::new(AtomicU32::new(0));
+    assert_eq!(doubt(tool(&calls, 1), faulty).await, "STORE_BACKEND");
+    assert_eq!(calls.load(Ordering::SeqCst), 1);
+}
+
+/// The function was stopped before it returned, or says itself that it does not know the outcome.
+#[tokio::test]
+async fn should_doubt_a_write_that_did_not_return_an_outcome() {
+    for code in ["INTERRUPTED", "WRITE_IN_DOUBT"] {
+        let calls = Arc::new(AtomicU32::new(0));
+        let counted = Arc::clone(&calls);
+        let tool = Tool::write("search", "Pays.", move |_: Query| {
+            counted.fetch_add(1, Ordering::SeqCst);
+            async move {
+                let details = serde_json::json!({"is_of_tool": true});
+                let failure = Failure::new(code, "stopped").with_details(details);
+                Err::<String, _>(TaskError::retryable(failure))
+            }
+        });
+        assert_eq!(doubt(tool, store()).await, code);
+        assert_eq!(calls.load(Ordering::SeqCst), 1, "it is not repeated");
+    }
+}
+
+/// A function may return any code, also one of the engine.
+#[tokio::test]
+async fn should_not_doubt_a_write_that_returned_a_failure() {
+    for code in ["TASK_TIMEOUT", "HEARTBEAT_MISSED", "EVENT_TOO_LARGE", "AGENT_NOT_FOUND"] {
+        let tool = Tool::write("search", "Pays.", move |_: Query| async move {
+            let failure = Failure::new(code, "declined").with_details(serde_json::json!(["a"]));
+            Err::<String, _>(TaskError::retryable(failure))
+        });
+        let model = scripted([search_call("ten"), text("done")]);
+        let agent = LlmAgent::new(Arc::clone(&model)).tool(tool).write_log(store());
+        let runtime = crate::support::runtime(agent).await;
+        let run = runtime.start("agent", "go").await.unwrap();
+        in_time(run.result::<String>()).await.unwrap();
+        assert_eq!(result(&model), (format!("declined ({code})"), true));
+    }
+}

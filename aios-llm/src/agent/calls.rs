@@ -1,9 +1,9 @@
 //! The tool calls of one response, which run concurrently.
 //!
 //! Each call is a task, or a child run, with its own retries and timeout. A failure is text for the
-//! model, which decides what to do, except for three kinds: failures that are not those of a tool
-//! end the run (`FATAL`), a cancellation ends it, and an unknown outcome of a `write` call is
-//! decided by a person.
+//! model, which decides what to do, with two exceptions: failures that are not those of a tool end the
+//! run (`FATAL`), and an unknown outcome of a `write` call is decided by a person. The outcome is known
+//! only if the function itself has returned it.
 //!
 //! ```text
 //! approval required ──► a person ──rejected──► text for the model
@@ -27,31 +27,25 @@ use super::{
     compiled::Compiled,
     decisions::{Decisions, emit},
     ending::Ending,
-    host::{TOO_LARGE, ToolTask},
+    host::ToolTask,
     refused::{Answered, Refused},
     session::LONGEST_WAIT,
 };
 use crate::{
     budget::Limits,
     model::{ToolCall, ToolResult},
-    tool::{Approval, CompiledTool, Decision, Effect, InDoubt, PendingDecision, Resolution},
+    tool::{
+        Approval, CompiledTool, Decision, Effect, InDoubt, PendingDecision, Resolution, is_returned,
+    },
 };
 
 /// Code of a call that did not end in time.
 pub(super) const TIMEOUT: &str = "TASK_TIMEOUT";
-/// Failures of a `write` tool after which its outcome is unknown.
-const UNKNOWN_OUTCOME: [&str; 6] = [
-    "WRITE_IN_DOUBT",
-    TIMEOUT,
-    "HEARTBEAT_MISSED",
-    "TASK_DEAD_LETTERED",
-    "AGENT_PANICKED",
-    // The call may have succeeded with a result that the journal does not take.
-    TOO_LARGE,
-];
+/// Code of a task that the engine refuses before it assigns it.
+const REFUSED: &str = "INVALID_OPTIONS";
 /// Failures that are not those of a tool: the run fails.
 const FATAL: [&str; 5] =
-    ["AGENT_NOT_FOUND", "TASK_UNCLAIMED", "TOOL_NOT_FOUND", "INVALID_OPTIONS", "INVALID_LLM_AGENT"];
+    ["AGENT_NOT_FOUND", "TASK_UNCLAIMED", "TOOL_NOT_FOUND", REFUSED, "INVALID_LLM_AGENT"];
 
 /// Why a call that waited for a person did not run.
 const RUN_FAILS: &str = "The call did not run: another call has ended the run.";
@@ -248,12 +242,17 @@ impl Calls<'_> {
                 Err(error) => error,
             };
             let Some(failure) = error.failure() else { return Err(error) };
-            // The model can't do anything about these.
-            if FATAL.contains(&failure.code.as_str()) || failure.code == WorkflowError::CANCELLED {
+            if is_returned(failure) {
+                return Ok(Ended::Failed(failure.to_string()));
+            }
+            let is_write = tool.effect == Effect::Write;
+            // The model can't do anything about these. An earlier attempt at a `write` call may have
+            // begun nevertheless, unless none was assigned.
+            let is_fatal = FATAL.contains(&&*failure.code) && !is_write;
+            if is_fatal || failure.code == REFUSED {
                 return Err(error);
             }
-            let is_unknown = UNKNOWN_OUTCOME.contains(&failure.code.as_str());
-            if tool.effect != Effect::Write || !is_unknown {
+            if !is_write {
                 return Ok(Ended::Failed(failure.to_string()));
             }
             doubts += 1;

@@ -7,6 +7,9 @@
 //!
 //! A `write` tool is recorded in the write log before it begins. A second attempt finds the record:
 //! it either returns the recorded result, or fails with `WRITE_IN_DOUBT`.
+//!
+//! A failure that the function of a tool returns is marked, so that its code is not taken for one of the
+//! engine.
 
 use std::{fmt, sync::Arc, time::Duration};
 
@@ -59,7 +62,7 @@ pub(super) struct ToolAgent {
 }
 
 /// Code of a result that is larger than an event may be.
-pub(super) const TOO_LARGE: &str = "EVENT_TOO_LARGE";
+const TOO_LARGE: &str = "EVENT_TOO_LARGE";
 /// Longest time that is kept for the report of an error.
 const REPORT_TIME: Duration = Duration::from_secs(10);
 /// Prefix of the name in a task that checks a guardrail; no tool has it.

@@ -155,7 +155,7 @@ pub struct PendingDecision {
     pub tool: String,
     /// The exact arguments of the call, as JSON.
     pub arguments: Payload,
-    /// Present if the call was in progress at a crash: the signal has to carry a [`Resolution`].
+    /// Present if the outcome of the call is unknown: the signal has to carry a [`Resolution`].
     /// Otherwise it has to carry a [`Decision`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub in_doubt: Option<InDoubt>,

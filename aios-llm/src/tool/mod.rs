@@ -6,6 +6,7 @@
 //! | `approval` | decisions of persons |
 //! | `child` | tools that are child runs |
 //! | `context` | what a function gets |
+//! | `returned` | which failures are those of the function itself |
 //!
 //! A tool is a value: name, description, schema and function. It is checked and compiled when its
 //! agent is built. Arguments are checked against the schema by the workflow, before a task is
@@ -15,6 +16,7 @@ mod approval;
 mod child;
 mod context;
 mod effect;
+mod returned;
 mod write_log;
 
 use std::{fmt, future::Future, sync::Arc, time::Duration};
@@ -40,6 +42,7 @@ pub use self::{
 pub(crate) use self::{
     child::{Assignment, Child},
     context::Progress,
+    returned::is_returned,
     write_log::{WriteLog, WriteState},
 };
 use crate::schema::{Schema, decode_text, schema_of};
@@ -184,8 +187,9 @@ impl Tool {
         })
     }
 
-    /// A tool that must not be repeated. A call whose outcome a crash leaves unknown is in doubt: a
-    /// person decides how it ended, see [`Resolution`]. Its agent needs a
+    /// A tool that must not be repeated. A call whose outcome is unknown, for example after a crash, is in
+    /// doubt: a person decides how it ended, see [`Resolution`]. An error of the function is a known
+    /// outcome, unless its code is `WRITE_IN_DOUBT`. The agent needs a
     /// [write log](crate::LlmAgent::write_log).
     #[must_use]
     pub fn write<P, T, E, F, Fut>(
@@ -332,7 +336,7 @@ impl Tool {
 
     /// Sets the maximum size of a result, in bytes. A larger one is an error for the model. If the tool
     /// is not a [`read`](Self::read) tool, it is left out instead, and the model is only told that the call
-    /// succeeded. The message of a failure is cut to this size. The default is
+    /// succeeded. The message of a failure is cut to this size, and larger details are left out. The default is
     /// [`DEFAULT_MAX_RESULT_BYTES`](Self::DEFAULT_MAX_RESULT_BYTES), 256 KiB.
     #[must_use]
     pub fn with_max_result_bytes(mut self, bytes: usize) -> Self {
@@ -365,18 +369,24 @@ impl Tool {
             let reason = format!("tool {} is a run, not a function", self.name);
             return Err(TaskError::terminal(Failure::new("INVALID_LLM_AGENT", reason)));
         };
-        let returned = function(context, arguments).await.map_err(|error| {
-            let TaskError { failure, retryable, .. } = error;
-            TaskError::retryable(self.shortened(failure)).with_retryable(retryable)
-        })?;
+        let returned = function(context, arguments).await.map_err(|error| self.failed(error))?;
         match returned {
             Returned::Text(text) if self.has_effect() => Ok(self.shown(text)),
-            Returned::Text(text) => self.limited(text).map_err(TaskError::terminal),
+            Returned::Text(text) => {
+                self.limited(text).map_err(|failure| self.failed(TaskError::terminal(failure)))
+            }
             Returned::NotEncodable(error) if self.has_effect() => {
                 Ok(left_out(&self.shortened(error.failure).message))
             }
-            Returned::NotEncodable(error) => Err(error),
+            Returned::NotEncodable(error) => Err(self.failed(error)),
         }
+    }
+
+    /// A failure of the function, marked as such.
+    fn failed(&self, error: TaskError) -> TaskError {
+        let TaskError { failure, retryable, .. } = error;
+        let failure = returned::returned(self.shortened(failure));
+        TaskError::retryable(failure).with_retryable(retryable)
     }
 
     /// Whether a call may have changed something.
@@ -384,8 +394,12 @@ impl Tool {
         self.effect != Effect::Read
     }
 
-    /// A failure of the tool, whose message is truncated if it is longer than a result may be.
+    /// A failure of the tool, without details that are longer than a result may be. Its message is cut
+    /// to that length.
     pub(crate) fn shortened(&self, mut failure: Failure) -> Failure {
+        if failure.details.to_string().len() > self.max_result_bytes {
+            failure.details = Value::Null;
+        }
         let message = &mut failure.message;
         let bytes = message.len();
         if bytes > self.max_result_bytes {

@@ -18,7 +18,7 @@ class PendingDecision:
         signal: Name of the signal that carries the decision.
         tool: The tool.
         arguments: The exact arguments of the call.
-        in_doubt: Present if the call was in progress at a crash: code and message. The answer is then
+        in_doubt: Present if the outcome of the call is unknown: code and message. The answer is then
             :meth:`done`, :meth:`repeat` or :meth:`fail`, otherwise :meth:`approve`, :meth:`reject` or
             :meth:`edit`.
         refused: Why the last signal was not accepted.
