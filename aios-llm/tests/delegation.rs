@@ -417,3 +417,19 @@ async fn should_end_an_agent_with_the_wall_time_of_its_caller() {
     let ended = in_time(child.result::<String>()).await.unwrap_err();
     assert_eq!(ended.code(), "RUN_CANCELLED");
 }
+
+/// The agent has run, and calls a workflow itself that does not exist.
+#[tokio::test]
+async fn should_not_take_the_failure_of_an_agent_for_one_of_its_start() {
+    let missing = Tool::workflow::<Query>("search", "Searches.", "missing");
+    let model = scripted([delegate("find"), text("done")]);
+    let runtime = pair(
+        LlmAgent::new(Arc::clone(&model)).tool(ask()),
+        LlmAgent::new(scripted([search_call("rust")])).tool(missing),
+    )
+    .await;
+    let run = start(&runtime).await;
+    assert_eq!(in_time(run.result::<String>()).await.unwrap(), "done");
+    let [(content, is_error)] = &results(&model, 1)[..] else { panic!("one result") };
+    assert!(is_error & content.contains("WORKFLOW_NOT_FOUND"), "{content}");
+}

@@ -59,7 +59,9 @@ impl Calls<'_> {
             Err(failure) => {
                 let reason = tool.shortened(failure.clone()).to_string();
                 self.answered(checked, &reason, true)?;
-                let is_fatal = NOT_STARTED.contains(&failure.code.as_str());
+                // An agent that has run says what it has spent, whatever the code of its failure.
+                let is_fatal =
+                    NOT_STARTED.contains(&&*failure.code) && spent_of(&failure).is_none();
                 if is_fatal || child.on_failure == OnFailure::Fail {
                     return Err(WorkflowError::failed(failure));
                 }
