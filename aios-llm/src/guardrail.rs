@@ -13,7 +13,8 @@ use serde_json::json;
 use crate::model::Message;
 
 /// Reads its input from JSON, because tasks are JSON.
-type Check = dyn Fn(Payload) -> BoxFuture<'static, Result<Verdict, TaskError>> + Send + Sync;
+pub(crate) type Check =
+    dyn Fn(Payload) -> BoxFuture<'static, Result<Verdict, TaskError>> + Send + Sync;
 
 /// Code of the failure of a run that a guardrail has stopped.
 pub(crate) const TRIPPED: &str = "GUARDRAIL_TRIPPED";
@@ -56,13 +57,15 @@ pub enum Stage {
     Output,
 }
 
-/// The result of a check.
+/// The result of a check: of a guardrail, of an [output](crate::LlmAgent::output_check), or of
+/// [arguments](crate::tool::Tool::with_argument_check).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "verdict", rename_all = "snake_case")]
 pub enum Verdict {
-    /// The run continues.
+    /// The value is accepted.
     Pass,
-    /// The run fails.
+    /// The value is not accepted. A guardrail fails the run; the other checks let the model or the person
+    /// try again.
     Trip {
         /// The reason, human-readable. It is recorded, so it should not repeat what must not be kept.
         reason: String,
@@ -81,7 +84,7 @@ pub(crate) struct Tripped<'a> {
 }
 
 impl Verdict {
-    /// The run fails for this reason.
+    /// The value is not accepted for this reason.
     ///
     /// # Examples
     ///
@@ -125,11 +128,7 @@ impl Guardrail {
         F: Fn(Payload) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = Result<Verdict, E>> + Send + 'static,
     {
-        let check = move |value: Payload| -> BoxFuture<'static, Result<Verdict, TaskError>> {
-            let checking = check(value);
-            Box::pin(async move { checking.await.map_err(Into::into) })
-        };
-        Self::of(name.into(), Stage::Output, Arc::new(check))
+        Self::of(name.into(), Stage::Output, boxed(check))
     }
 
     /// A guardrail with the default timeout.
@@ -151,15 +150,28 @@ impl Guardrail {
         &self.name
     }
 
-    /// Runs the check. An error fails the task, and with it the run.
-    pub(crate) async fn check(&self, value: Payload) -> Result<Verdict, TaskError> {
-        (self.check)(value).await
+    /// The check. An error fails the task, and with it the run.
+    pub(crate) fn check(&self) -> &Check {
+        &*self.check
     }
 
     /// The event and the failure of a run that this guardrail has stopped.
     pub(crate) fn tripped<'a>(&'a self, reason: &'a str) -> Tripped<'a> {
         Tripped { guardrail: &self.name, stage: self.stage, reason }
     }
+}
+
+/// A check of JSON.
+pub(crate) fn boxed<E, F, Fut>(check: F) -> Arc<Check>
+where
+    E: Into<TaskError>,
+    F: Fn(Payload) -> Fut + Send + Sync + 'static,
+    Fut: Future<Output = Result<Verdict, E>> + Send + 'static,
+{
+    Arc::new(move |value| -> BoxFuture<'static, _> {
+        let checking = check(value);
+        Box::pin(async move { checking.await.map_err(Into::into) })
+    })
 }
 
 impl Tripped<'_> {

@@ -147,3 +147,34 @@ async fn should_refuse_edited_arguments_that_are_too_large() {
     run.signal(&signal, &Decision::Approve).await.unwrap();
     assert_eq!(in_time(run.result::<String>()).await.unwrap(), "done");
 }
+
+/// Text that its schema accepts, and its type may not.
+#[derive(serde::Serialize, serde::Deserialize, schemars::JsonSchema)]
+struct Address {
+    #[schemars(with = "String")]
+    host: std::net::Ipv4Addr,
+}
+
+#[tokio::test]
+async fn should_refuse_edited_arguments_that_the_type_does_not_accept() {
+    let call = crate::support::call("c", "ping", &json!({"host": "192.0.2.1"}));
+    let model = scripted([call, text("done")]);
+    let ping = |address: Address| async move { Ok::<_, TaskError>(address.host.to_string()) };
+    let tool = Tool::read("ping", "Pings.", ping).with_approval(Approval::Required);
+    let runtime = runtime(LlmAgent::new(Arc::clone(&model)).tool(tool)).await;
+    let run = start(&runtime).await;
+    let signal = one_pending(&run).await.signal;
+    run.signal(&signal, &Decision::edit(&json!({"host": "here"})).unwrap()).await.unwrap();
+    pending(&run, |pending| {
+        pending.iter().any(|it| it.refused.as_ref().is_some_and(|it| it.contains("host")))
+    })
+    .await;
+    let edit = Decision::edit(&json!({"host": "192.0.2.2"})).unwrap();
+    run.signal(&signal, &edit).await.unwrap();
+    assert_eq!(in_time(run.result::<String>()).await.unwrap(), "done");
+    let Part::ToolResult(result) = &model.requests()[1].messages[2].content[0] else { panic!() };
+    assert!(!result.is_error && result.content.contains("192.0.2.2"), "{}", result.content);
+    let journal = run.journal(0, 1000).await.unwrap();
+    let asked = journal.iter().filter(|it| it.event.event_type.action() == "approval_requested");
+    assert_eq!(asked.count(), 1);
+}

@@ -6,6 +6,7 @@ use std::sync::{
 use aios_agents::{RunHandle, prelude::*};
 use aios_llm::{
     Conversation, EndStrategy, LlmAgent, ModelResponse, RuntimeBuilderExt,
+    guardrail::Verdict,
     model::{Capabilities, FinishReason, Message, Part, ToolCall},
     testing::{SchemaModel, ScriptedModel},
     tool::{Approval, Decision, Tool},
@@ -290,4 +291,86 @@ async fn should_round_no_number_of_an_output_that_a_calling_agent_or_a_guardrail
     in_time(start(&runtime).await.result::<String>()).await.unwrap();
     let messages = &model.requests()[1].messages;
     assert!(format!("{messages:?}").contains(&LARGE.to_string()), "{messages:?}");
+}
+
+/// A check that accepts a report of at most three pages, and counts how often it runs.
+fn short(agent: LlmAgent<Report>, checks: &Arc<AtomicUsize>) -> LlmAgent<Report> {
+    let checks = Arc::clone(checks);
+    agent.output_check(move |output| {
+        checks.fetch_add(1, Ordering::SeqCst);
+        async move {
+            let Report { pages, .. } = output.decode()?;
+            Ok::<_, TaskError>(match pages {
+                0..=3 => Verdict::Pass,
+                pages => Verdict::trip(format!("{pages} pages are too many")),
+            })
+        }
+    })
+}
+
+const MODES: [Capabilities; 3] =
+    [Capabilities::all(), Capabilities::none(), Capabilities::none().with_tools(true)];
+
+/// Output with this number of pages, as a model with these capabilities returns it.
+fn pages(capabilities: Capabilities, pages: u32) -> ModelResponse {
+    let report = json!({"title": "Rust", "pages": pages});
+    match capabilities.tools && !capabilities.native_output {
+        true => call("c", "final_result", &report),
+        false => text(&report.to_string()),
+    }
+}
+
+#[tokio::test]
+async fn should_let_the_model_repair_output_that_its_check_does_not_accept() {
+    for capabilities in MODES {
+        let checks = Arc::new(AtomicUsize::new(0));
+        let responses = [4, 9, 3].map(|count| pages(capabilities, count));
+        let model = Arc::new(ScriptedModel::new(responses).with_capabilities(capabilities));
+        let agent = LlmAgent::new(Arc::clone(&model)).output::<Report>();
+        let runtime = runtime(short(agent, &checks)).await;
+        let run = start(&runtime).await;
+        assert_eq!(in_time(run.result::<Report>()).await.unwrap(), report());
+        assert_eq!(checks.load(Ordering::SeqCst), 3);
+        let told = format!("{:?}", model.requests()[2].messages.last().unwrap());
+        assert!(told.contains("9 pages are too many"), "{told}");
+    }
+}
+
+#[tokio::test]
+async fn should_fail_when_the_check_of_the_output_never_accepts_it() {
+    for capabilities in MODES {
+        let checks = Arc::new(AtomicUsize::new(0));
+        let responses = (0..3).map(|_| pages(capabilities, 4));
+        let model = Arc::new(ScriptedModel::new(responses).with_capabilities(capabilities));
+        let agent = LlmAgent::new(Arc::clone(&model)).output::<Report>().max_faults(2);
+        let failure = failure(&start(&runtime(short(agent, &checks)).await).await).await;
+        assert_eq!(failure.code, "MODEL_FAULTS");
+        assert!(failure.message.contains("4 pages are too many"), "{failure}");
+        model.assert_finished();
+    }
+}
+
+/// The verdict is recorded: a replay does not check again.
+#[tokio::test]
+async fn should_check_an_output_once_whatever_is_restarted() {
+    let (store, checks) = (store(), Arc::new(AtomicUsize::new(0)));
+    let tools_only = Capabilities::none().with_tools(true);
+    let both = ModelResponse::new(vec![
+        Part::tool_call("r", "final_result", &json!({"title": "Rust", "pages": 3})),
+        Part::tool_call("s", "search", &json!({"words": "rust"})),
+    ]);
+    let model = Arc::new(ScriptedModel::new([both]).with_capabilities(tools_only));
+    let agent = || {
+        let tool = search_tool().with_approval(Approval::Required);
+        short(LlmAgent::new(Arc::clone(&model)).tool(tool).output::<Report>(), &checks)
+    };
+    let first = builder(&store).llm_agent("agent", agent()).unwrap().start().await.unwrap();
+    let run = start(&first).await;
+    let (id, signal) = (run.id().to_owned(), one_pending(&run).await.signal);
+    first.shutdown(crate::support::PATIENCE).await.unwrap();
+    let second = builder(&store).llm_agent("agent", agent()).unwrap().start().await.unwrap();
+    let run = second.handle(&id).await.unwrap();
+    run.signal(&signal, &Decision::Approve).await.unwrap();
+    assert_eq!(in_time(run.result::<Report>()).await.unwrap(), report());
+    assert_eq!(checks.load(Ordering::SeqCst), 1);
 }

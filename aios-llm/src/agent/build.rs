@@ -197,6 +197,7 @@ impl Definition {
             hands_back,
             handover_schema,
             output,
+            output_check: self.output_check,
             budget: self.budget,
             subject_budget: self.subject_budget,
             cheaper: self.cheaper,
@@ -258,13 +259,14 @@ impl BuiltAgent {
         AgentDefinition::instance(self.agent.model_type(), agent)
     }
 
-    /// The agent type that runs the tools, `<name>_tools`; `None` if there is no
-    /// guardrail and no tool is a function.
+    /// The agent type that runs the tools, `<name>_tools`; `None` if there is no guardrail and no check of
+    /// the output, and no tool is a function.
     #[must_use]
     pub fn tool_agent(&self) -> Option<AgentDefinition> {
         let agent: Arc<dyn DynAgent> = Arc::new(ToolAgent::new(Arc::clone(&self.agent)));
         let has_tools = self.agent.tools.values().any(|it| it.tool.child().is_none());
-        let has_work = has_tools || !self.agent.guardrails.is_empty();
+        let has_checks = !self.agent.guardrails.is_empty() || self.agent.output_check.is_some();
+        let has_work = has_tools || has_checks;
         has_work.then(|| AgentDefinition::instance(self.agent.tools_type(), agent))
     }
 }

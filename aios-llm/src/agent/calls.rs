@@ -197,22 +197,35 @@ impl Calls<'_> {
         compiled: &CompiledTool,
         checked: &Checked,
     ) -> Result<Option<Result<Payload, String>>, WorkflowError> {
-        let pending = PendingDecision {
+        let mut pending = PendingDecision {
             signal: format!("approval-{}", checked.place),
             tool: compiled.tool.name.clone(),
             arguments: checked.arguments.clone(),
             in_doubt: None,
             refused: None,
         };
-        let accept = |decision: Decision| match decision {
-            Decision::Approve => Ok(Ok(checked.arguments.clone())),
-            Decision::Reject { reason } => Ok(Err(reason)),
-            Decision::Edit { arguments } => {
-                self.agent.check_size(arguments.as_str())?;
-                compiled.schema.check_json(&arguments).map(|()| Ok(arguments))
+        loop {
+            let accept = |decision: Decision| match decision {
+                Decision::Edit { arguments } => {
+                    self.agent.check_size(arguments.as_str())?;
+                    compiled.schema.check_json(&arguments)?;
+                    Ok(Decision::Edit { arguments })
+                }
+                decision => Ok(decision),
+            };
+            let arguments = match self.decide(pending.clone(), accept).await? {
+                None => return Ok(None),
+                Some(Decision::Approve) => return Ok(Some(Ok(checked.arguments.clone()))),
+                Some(Decision::Reject { reason }) => return Ok(Some(Err(reason))),
+                Some(Decision::Edit { arguments }) => arguments,
+            };
+            let tool = &compiled.tool.name;
+            match self.agent.argument_fault(self.context, tool, &arguments).await? {
+                None => return Ok(Some(Ok(arguments))),
+                // Asked again, with the reason.
+                fault => pending.refused = fault,
             }
-        };
-        self.decide(pending, accept).await
+        }
     }
 
     /// Runs a call as a task, again if a person says so. The wall time does not end a `write` call,

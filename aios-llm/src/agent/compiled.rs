@@ -11,7 +11,7 @@ use aios_core::{Chain, agent::Name};
 use super::{AgentUpdate, MODEL_SUFFIX, Options, Streaming, TOKENS, TOOLS_SUFFIX, output::Output};
 use crate::{
     budget::{Budget, SubjectBudget},
-    guardrail::Guardrail,
+    guardrail::{Check, Guardrail},
     model::{LanguageModel, ToolSpec},
     schema::Schema,
     tool::{CompiledTool, WriteLog},
@@ -39,6 +39,8 @@ pub(super) struct Compiled {
     pub(super) handover_schema: Schema,
     /// How the result is requested and read.
     pub(super) output: Output,
+    /// Accepts a result that matches its schema, or does not.
+    pub(super) output_check: Option<Arc<Check>>,
     /// Of each run.
     pub(super) budget: Budget,
     /// Of all runs of a subject.
@@ -72,7 +74,7 @@ impl Compiled {
         format!("{}{MODEL_SUFFIX}", self.name.as_str())
     }
 
-    /// The agent type that runs tools and guardrails.
+    /// The agent type that runs tools and checks.
     pub(super) fn tools_type(&self) -> String {
         format!("{}{TOOLS_SUFFIX}", self.name.as_str())
     }

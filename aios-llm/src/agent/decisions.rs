@@ -37,8 +37,10 @@ impl Decisions {
         accept: impl Fn(T) -> Result<D, String>,
     ) -> Result<D, WorkflowError> {
         // Emitted once; the progress changes with every refused signal.
-        let action = if pending.in_doubt.is_some() { "in_doubt" } else { "approval_requested" };
-        emit(context, "tool", action, &pending)?;
+        if pending.refused.is_none() {
+            let action = if pending.in_doubt.is_some() { "in_doubt" } else { "approval_requested" };
+            emit(context, "tool", action, &pending)?;
+        }
         loop {
             let signal = pending.signal.clone();
             self.change(context, |all| all.insert(signal.clone(), pending.clone()))?;

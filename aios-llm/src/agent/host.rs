@@ -65,15 +65,13 @@ pub(super) struct ToolAgent {
 const TOO_LARGE: &str = "EVENT_TOO_LARGE";
 /// Longest time that is kept for the report of an error.
 const REPORT_TIME: Duration = Duration::from_secs(10);
-/// Prefix of the name in a task that checks a guardrail; no tool has it.
-pub(super) const GUARDRAIL: &str = "guardrail:";
 
 /// Parameters of a task for a [`ToolAgent`].
 #[derive(Debug, Serialize, Deserialize, schemars::JsonSchema)]
 pub(crate) struct ToolTask {
-    /// Name of the tool.
+    /// Name of the tool, or of a check.
     pub(super) tool: String,
-    /// Id of the call.
+    /// Id of the call; empty for a check.
     pub(crate) call_id: String,
     /// The validated arguments.
     #[schemars(with = "Value")]
@@ -124,15 +122,6 @@ impl ToolAgent {
     /// Generates the schemas once.
     pub(super) fn new(agent: Arc<Compiled>) -> Self {
         Self { agent, parameters: schema_of::<ToolTask>(), output: schema_of::<String>() }
-    }
-
-    /// Checks the input or the output of the agent.
-    async fn check(&self, name: &str, value: &Payload) -> Result<Payload, TaskError> {
-        let mut guardrails = self.agent.guardrails.iter();
-        match guardrails.find(|guardrail| guardrail.name() == name) {
-            Some(guardrail) => Payload::encode(&guardrail.check(value.clone()).await?).terminal(),
-            None => Err(not_found(&format!("guardrail {name:?}"))),
-        }
     }
 
     /// Runs a call as soon as there is a place for it.
@@ -253,8 +242,9 @@ impl DynAgent for ToolAgent {
         parameters: Payload,
     ) -> Result<Payload, TaskError> {
         let ToolTask { tool, call_id, arguments } = parameters.decode().terminal()?;
-        if let Some(name) = tool.strip_prefix(GUARDRAIL) {
-            return self.check(name, &arguments).await;
+        if Compiled::is_check(&tool) {
+            let verdict = self.agent.perform(&tool, &arguments).await;
+            return verdict.unwrap_or_else(|| Err(not_found(&tool)));
         }
         let Some(compiled) = self.agent.tools.get(&tool) else {
             return Err(not_found(&format!("tool {tool:?}")));

@@ -10,6 +10,7 @@
 //! | `accounting`, `delegation` | budgets around each call, and their parts for called agents |
 //! | `decisions` | decisions of persons, and events |
 //! | `output`, `faults` | reads results, and counts what is wrong |
+//! | `checks` | checks of users as tasks |
 //! | `handover`, `compaction`, `refused` | other agents, summaries, calls that do not run |
 //! | `prompt`, `updates` | input, and what a run shows while it works |
 //!
@@ -21,6 +22,7 @@ mod accounting;
 mod build;
 mod call_ids;
 mod calls;
+mod checks;
 mod children;
 mod compaction;
 mod compiled;
@@ -38,9 +40,9 @@ mod session;
 mod turn;
 mod updates;
 
-use std::{fmt, marker::PhantomData, sync::Arc, time::Duration};
+use std::{fmt, future::Future, marker::PhantomData, sync::Arc, time::Duration};
 
-use aios_core::{retry::RetryPolicy, store::Store};
+use aios_core::{agent::TaskError, event::Payload, retry::RetryPolicy, store::Store};
 use schemars::JsonSchema;
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::Value;
@@ -65,7 +67,7 @@ pub(crate) use self::{
 use crate::{
     budget::{Budget, SubjectBudget},
     gen_ai::TraceContent,
-    guardrail::Guardrail,
+    guardrail::{self, Check, Guardrail, Verdict},
     model::LanguageModel,
     tool::Tool,
 };
@@ -122,6 +124,8 @@ struct Definition {
     hand_back: Option<String>,
     /// `None`: text.
     output: Option<OutputType>,
+    /// Accepts a result that matches its schema, or does not.
+    output_check: Option<Arc<Check>>,
     /// Of each run.
     budget: Budget,
     /// Of all runs of a subject.
@@ -210,6 +214,7 @@ impl LlmAgent<String> {
             handovers: Vec::new(),
             hand_back: None,
             output: None,
+            output_check: None,
             budget: Budget::new(),
             subject_budget: None,
             cheaper: None,
@@ -316,10 +321,51 @@ impl<O> LlmAgent<O> {
     }
 
     /// Sets the output as a JSON Schema, for types that are not written in Rust. See
-    /// [`output`](Self::output).
+    /// [`output`](Self::output), and [`output_check`](Self::output_check) for what a schema can't say.
     #[must_use]
     pub fn output_schema(self, name: impl Into<String>, schema: Value) -> LlmAgent<Value> {
         self.with_output(Some(OutputType::from_schema(name.into(), schema)))
+    }
+
+    /// Sets a check of output that matches its schema: if it trips, the model gets the reason and may
+    /// repair the output, as often as [`max_faults`](Self::max_faults) allows. It runs before the
+    /// guardrails, on the processes of the agent's tools, and its verdict is recorded. A check that fails
+    /// itself fails the run.
+    ///
+    /// # Examples
+    ///
+    /// A schema can't say that two fields belong together:
+    ///
+    /// ```
+    /// use aios_core::event::EventError;
+    /// use aios_llm::{LlmAgent, guardrail::Verdict, testing::SchemaModel};
+    /// use schemars::JsonSchema;
+    /// use serde::{Deserialize, Serialize};
+    ///
+    /// #[derive(Serialize, Deserialize, JsonSchema)]
+    /// struct Stay {
+    ///     first_night: u32,
+    ///     last_night: u32,
+    /// }
+    ///
+    /// let agent = LlmAgent::new(SchemaModel::new()).output::<Stay>().output_check(|output| async move {
+    ///     let stay: Stay = output.decode()?;
+    ///     Ok::<_, EventError>(match stay.first_night <= stay.last_night {
+    ///         true => Verdict::Pass,
+    ///         false => Verdict::trip("the first night is after the last one"),
+    ///     })
+    /// });
+    /// assert!(agent.build("clerk").is_ok());
+    /// ```
+    #[must_use]
+    pub fn output_check<E, F, Fut>(mut self, check: F) -> Self
+    where
+        E: Into<TaskError>,
+        F: Fn(Payload) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<Verdict, E>> + Send + 'static,
+    {
+        self.definition.output_check = Some(guardrail::boxed(check));
+        self
     }
 
     /// The same agent without an output type, whose output is text as a JSON value. For agents that

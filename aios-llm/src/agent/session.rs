@@ -30,12 +30,12 @@ use aios_core::{
 use super::{
     Prompt, Streaming, TOKENS,
     accounting::Accounting,
+    checks::{self, GUARDRAIL},
     compiled::Compiled,
     decisions::{Decisions, emit},
     delegation::report,
     faults::Faults,
     history::{MISSING, ModelTask, SentMessages},
-    host::{GUARDRAIL, ToolTask},
 };
 use crate::{
     budget::Spent,
@@ -150,11 +150,11 @@ impl Session {
     /// Runs the guardrails of the current agent that check this.
     async fn check(&self, stage: Stage, value: &Payload) -> Result<(), WorkflowError> {
         for guardrail in self.agent.guardrails.iter().filter(|it| it.stage == stage) {
-            let tool = format!("{GUARDRAIL}{}", guardrail.name());
-            let call_id = String::new();
-            let task = ToolTask { tool, call_id, arguments: value.clone() };
-            let check = self.context.task::<Verdict>(self.tools_type.as_str(), &task);
-            if let Verdict::Trip { reason } = check.timeout(guardrail.timeout).await? {
+            let name = format!("{GUARDRAIL}{}", guardrail.name());
+            let timeout = guardrail.timeout;
+            let verdict =
+                checks::check(&self.context, &self.tools_type, name, value, timeout).await?;
+            if let Verdict::Trip { reason } = verdict {
                 let tripped = guardrail.tripped(&reason);
                 emit(&self.context, "guardrail", "tripped", &tripped)?;
                 return Err(WorkflowError::failed(tripped.to_failure()));

@@ -13,7 +13,7 @@
 //! Every call gets exactly one result, in the order of the calls: providers require that. Calls
 //! that do not run, and results that no task shows, are recorded as events.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use aios_agents::workflow::WorkflowError;
 use aios_core::{event::Payload, failure::Failure};
@@ -92,6 +92,15 @@ struct Found {
     output: Payload,
 }
 
+/// The calls of a response that have a result.
+#[derive(Default)]
+struct Candidates {
+    /// The first valid result.
+    found: Option<Found>,
+    /// What is wrong with the results before it, by the numbers of their calls.
+    faults: BTreeMap<usize, String>,
+}
+
 impl Session {
     /// Handles a response. Returns the output if it is final.
     pub(super) async fn handle(
@@ -105,20 +114,20 @@ impl Session {
         }
         self.messages.push(response.to_message());
         if response.tool_calls().next().is_none() {
-            return self.finish(response);
+            return self.finish(response).await;
         }
         self.handle_calls(turn, response).await
     }
 
     /// Handles a response without tool calls.
-    fn finish(&mut self, response: &ModelResponse) -> Result<Option<Payload>, WorkflowError> {
+    async fn finish(&mut self, response: &ModelResponse) -> Result<Option<Payload>, WorkflowError> {
         let fault = match (&response.finish_reason, self.agent.output.is_tool()) {
             (FinishReason::Length, _) => {
                 "The answer was cut off at the maximum number of tokens. Answer more briefly."
                     .to_owned()
             }
             (_, true) => format!("Call the tool {FINAL_TOOL} with the result."),
-            _ => match self.agent.output.read(&response.output_text()) {
+            _ => match self.read(&response.output_text()).await? {
                 Ok(output) => return Ok(Some(output)),
                 Err(fault) => fault,
             },
@@ -128,13 +137,23 @@ impl Session {
         Ok(None)
     }
 
+    /// Reads and checks the output. The inner error is for the model.
+    async fn read(&self, text: &str) -> Result<Result<Payload, String>, WorkflowError> {
+        let output = match self.agent.output.read(text) {
+            Ok(output) => output,
+            Err(fault) => return Ok(Err(fault)),
+        };
+        let fault = self.agent.output_fault(&self.context, &output).await?;
+        Ok(fault.map_or(Ok(output), |fault| Err(format!("The result is not valid: {fault}"))))
+    }
+
     /// Handles a response with tool calls.
     async fn handle_calls(
         &mut self,
         turn: u32,
         response: &ModelResponse,
     ) -> Result<Option<Payload>, WorkflowError> {
-        let found = self.result_in(response);
+        let Candidates { found, faults } = self.candidates(response).await?;
         if let Some(found) = &found
             && self.agent.options.end_strategy == EndStrategy::Early
         {
@@ -145,7 +164,7 @@ impl Session {
             }
             return Ok(Some(found.output.clone()));
         }
-        let mut sorted = self.sort(turn, response, found.as_ref())?;
+        let mut sorted = self.sort(turn, response, found.as_ref(), faults)?;
         let has_fault = sorted.last_fault.is_some();
         match sorted.last_fault.take() {
             Some(fault) => self.faults.faulty(&fault)?,
@@ -174,18 +193,29 @@ impl Session {
         Ok(None)
     }
 
-    /// The first valid result among the calls.
-    fn result_in(&self, response: &ModelResponse) -> Option<Found> {
+    /// The first valid result among the calls, and what is wrong with those before it.
+    async fn candidates(&self, response: &ModelResponse) -> Result<Candidates, WorkflowError> {
+        let mut candidates = Candidates::default();
         if !self.agent.output.is_tool() {
-            return None;
+            return Ok(candidates);
         }
         let last = response.tool_calls().count().saturating_sub(1);
-        response.tool_calls().enumerate().find_map(|(index, call)| {
+        for (index, call) in response.tool_calls().enumerate() {
             let is_cut_off = index == last && response.is_call_cut_off();
-            let is_output = call.name == FINAL_TOOL && !is_cut_off;
-            let output = is_output.then(|| self.agent.output.read(&call.arguments).ok())??;
-            Some(Found { index, output })
-        })
+            if call.name != FINAL_TOOL || is_cut_off {
+                continue;
+            }
+            match self.read(&call.arguments).await? {
+                Ok(output) => {
+                    candidates.found = Some(Found { index, output });
+                    break;
+                }
+                Err(fault) => {
+                    candidates.faults.insert(index, fault);
+                }
+            }
+        }
+        Ok(candidates)
     }
 
     /// Sorts the calls apart from the result that was found.
@@ -194,6 +224,7 @@ impl Session {
         turn: u32,
         response: &ModelResponse,
         found: Option<&Found>,
+        mut faults: BTreeMap<usize, String>,
     ) -> Result<Sorted, WorkflowError> {
         let mut sorted = Sorted::default();
         let last = response.tool_calls().count().saturating_sub(1);
@@ -213,7 +244,10 @@ impl Session {
             let successor = successor.filter(|_| sorted.next.is_none());
             let checked = match &successor {
                 Some(_) => self.check_handover(&call),
-                None => self.check_call(&call, is_cut_off),
+                None => match faults.remove(&index) {
+                    Some(fault) => Err(fault),
+                    None => self.check_call(&call, is_cut_off),
+                },
             };
             match (checked, successor) {
                 (Ok(_), Some(agent)) => {
@@ -242,10 +276,6 @@ impl Session {
     fn check_call(&mut self, call: &ToolCall, is_cut_off: bool) -> Result<Payload, String> {
         if is_cut_off {
             return Err(CALL_CUT_OFF.to_owned());
-        }
-        if self.agent.output.is_tool() && call.name == FINAL_TOOL {
-            let read = self.agent.output.read(&call.arguments);
-            return Err(read.err().unwrap_or_else(|| BESIDE.to_owned()));
         }
         self.faults.check(&self.agent, call, self.accounting.depth())
     }

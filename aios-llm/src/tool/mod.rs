@@ -45,7 +45,10 @@ pub(crate) use self::{
     returned::is_returned,
     write_log::{WriteLog, WriteState},
 };
-use crate::schema::{Schema, decode_text, schema_of};
+use crate::{
+    guardrail::{self, Check, Verdict},
+    schema::{Schema, decode_text, schema_of},
+};
 
 /// Calls the function with valid arguments, and returns its result.
 type Function =
@@ -100,6 +103,9 @@ pub struct Tool {
     pub(crate) retry: RetryPolicy,
     /// Maximum size of the text of a result.
     pub(crate) max_result_bytes: usize,
+    /// Accepts arguments that match the schema, or does not. For those that a person has edited: the
+    /// function checks its arguments itself.
+    pub(crate) check: Option<Arc<Check>>,
     /// Maximum number of calls at a time in each process; `None`: not limited here.
     concurrency: Option<usize>,
     /// The function, or the child run.
@@ -239,6 +245,10 @@ impl Tool {
             }
         };
         Self::function(name.into(), description.into(), effect, schema_of::<P>(), call)
+            .with_argument_check(|arguments| async move {
+                let fault = decode_text::<P>(arguments.as_str()).err();
+                Ok::<_, TaskError>(fault.map_or(Verdict::Pass, Verdict::trip))
+            })
     }
 
     /// A tool whose parameters are described by a JSON Schema of an object, for tools that are not
@@ -298,6 +308,7 @@ impl Tool {
             timeout: Self::DEFAULT_TIMEOUT,
             retry: RetryPolicy::default(),
             max_result_bytes: Self::DEFAULT_MAX_RESULT_BYTES,
+            check: None,
             concurrency: None,
             work,
         }
@@ -307,6 +318,40 @@ impl Tool {
     #[must_use]
     pub fn with_approval(mut self, approval: Approval) -> Self {
         self.approval = approval;
+        self
+    }
+
+    /// Sets a check of arguments that a person has edited and that match the schema: if it trips, the edit
+    /// is refused with the reason. It runs on the processes of the agent's tools. Tools with a type in Rust
+    /// check that the arguments can be decoded as that type. Without effect on tools that are child runs.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use aios_core::{agent::TaskError, event::Payload};
+    /// use aios_llm::{guardrail::Verdict, tool::{Effect, Tool}};
+    /// use serde_json::json;
+    ///
+    /// let schema = json!({"type": "object", "properties": {"host": {"type": "string"}}});
+    /// let ping = |_, _| async { Ok(Payload::null()) };
+    /// let tool = Tool::from_schema("ping", "Pings a host.", Effect::Read, schema, ping)
+    ///     .with_argument_check(|arguments| async move {
+    ///         let is_secret = arguments.as_str().contains(".internal");
+    ///         let verdict = if is_secret { Verdict::trip("the host is secret") } else { Verdict::Pass };
+    ///         Ok::<_, TaskError>(verdict)
+    ///     });
+    /// # drop(tool);
+    /// ```
+    #[must_use]
+    pub fn with_argument_check<E, F, Fut>(mut self, check: F) -> Self
+    where
+        E: Into<TaskError>,
+        F: Fn(Payload) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<Verdict, E>> + Send + 'static,
+    {
+        if let Work::Function(_) = self.work {
+            self.check = Some(guardrail::boxed(check));
+        }
         self
     }
 
