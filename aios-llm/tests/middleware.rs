@@ -6,7 +6,10 @@ use std::{
     time::Duration,
 };
 
-use aios_core::{clock::VirtualClock, retry::RetryPolicy};
+use aios_core::{
+    clock::{Clock, VirtualClock},
+    retry::RetryPolicy,
+};
 use aios_llm::{
     Conversation, LanguageModel, LlmAgent, ModelError, ModelRequest, ModelResponse, Streaming,
     budget::Budget,
@@ -388,5 +391,69 @@ async fn should_complete_all_runs_whose_requests_have_to_wait() {
     for run in runs {
         assert_eq!(in_time(run.result::<String>()).await.unwrap(), "done");
         assert_eq!(Conversation::of(&run).await.unwrap().spent().requests, 1);
+    }
+}
+
+fn wait(kind: ModelErrorKind, seconds: u64) -> Result<ModelResponse, ModelError> {
+    Err(error(kind).with_retry_after(Duration::from_secs(seconds)))
+}
+
+fn scripts(
+    results: impl IntoIterator<Item = Result<ModelResponse, ModelError>>,
+) -> Arc<ScriptedModel> {
+    Arc::new(ScriptedModel::with_results(results))
+}
+
+/// All models have asked to wait: none is asked before the first wait is over.
+#[tokio::test]
+async fn should_make_no_request_while_all_models_wait() {
+    for streams in [false, true] {
+        let clock = VirtualClock::default();
+        let first = scripts([wait(ModelErrorKind::Overloaded, 10)]);
+        let second = scripts([wait(ModelErrorKind::RateLimited, 5), Ok(text("second"))]);
+        let models = Fallback::new(Arc::clone(&first)).or(Arc::clone(&second));
+        let model = models.with_clock(Arc::new(clock.clone()));
+        let ask = async || match streams {
+            true => match model.stream(&request()).await {
+                Ok(stream) => aios_llm::model::collect(stream).await,
+                Err(error) => Err(error),
+            },
+            false => model.complete(&request()).await,
+        };
+        let failed = ask().await.unwrap_err();
+        assert_eq!(failed.retry_after(), Some(Duration::from_secs(5)), "that of the first place");
+        assert!(failed.is_requested());
+        for left in [5, 2] {
+            clock.advance(Duration::from_secs(5 - left) - clock.elapsed());
+            let waits = ask().await.unwrap_err();
+            assert!(!waits.is_requested() && waits.is_retryable(), "{waits}");
+            assert_eq!(waits.kind(), ModelErrorKind::RateLimited);
+            assert_eq!(waits.retry_after(), Some(Duration::from_secs(left)));
+        }
+        assert_eq!((first.requests().len(), second.requests().len()), (1, 1));
+        clock.advance(Duration::from_secs(2));
+        assert_eq!(ask().await.unwrap().output_text(), "second");
+        assert_eq!(first.requests().len(), 1);
+    }
+}
+
+/// A caller need not wait for one model if another one can be asked again.
+#[tokio::test]
+async fn should_ask_to_wait_only_as_long_as_no_model_can_be_asked() {
+    let overloaded = || Err(error(ModelErrorKind::Overloaded));
+    let too_long = || Err(error(ModelErrorKind::ContextOverflow));
+    let limited = |seconds| wait(ModelErrorKind::RateLimited, seconds);
+    for (first, second, seconds) in [
+        (limited(5), limited(10), Some(5)),
+        (limited(10), limited(5), Some(5)),
+        (limited(10), overloaded(), None),
+        (overloaded(), limited(10), None),
+        // It fails again whenever it is asked.
+        (too_long(), limited(10), Some(10)),
+    ] {
+        let model = Fallback::new(scripts([first])).or(scripts([second]));
+        let model = model.with_clock(Arc::new(VirtualClock::default()));
+        let failed = model.complete(&request()).await.unwrap_err();
+        assert_eq!(failed.retry_after(), seconds.map(Duration::from_secs));
     }
 }

@@ -2,7 +2,8 @@
 //!
 //! A response comes from one model; usage from all that were asked. The response therefore lists
 //! what the models before it are billed for, so that a budget prices each with its own price. If
-//! all fail, the error of the last one is returned, with the usage of all.
+//! all fail, the error of the last one is returned, with the usage of all, and with the shortest wait
+//! after which one of them can be asked again. While all of them wait, no request is made.
 //!
 //! In a stream, pieces may have been shown when a model fails. The next model then begins with
 //! `Reset`, which tells readers to drop them. A refusal counts as a failure if another model is
@@ -43,8 +44,8 @@ const DEFAULT_KINDS: [ModelErrorKind; 9] = [
 /// [timeout](crate::model::ModelRequest::timeout), which an agent sets. A request times out after that share.
 /// A stream times out if no piece arrives for that long.
 ///
-/// A model that asks to wait (`Retry-After`) is left out until then, as long as there is another
-/// one. A stream that fails after its first piece begins again with [`StreamEvent::Reset`]. Tokens
+/// A model that asks to wait (`Retry-After`) is left out until then. If all have to wait, no request is
+/// made: the error says when the first of them can be asked again. A stream that fails after its first piece begins again with [`StreamEvent::Reset`]. Tokens
 /// that failed requests are billed for count as usage of the response, which says in
 /// [`billed`](ModelResponse::billed) what each model is billed for.
 ///
@@ -80,8 +81,8 @@ pub struct Fallback {
 struct Candidate {
     /// The model, which may be a wrapper itself.
     model: Arc<dyn LanguageModel>,
-    /// From the latest `Retry-After`.
-    waits_until: Mutex<Option<Duration>>,
+    /// From the latest `Retry-After`, with the kind of the error that had it.
+    waits_until: Mutex<Option<(Duration, ModelErrorKind)>>,
 }
 
 impl Fallback {
@@ -120,10 +121,8 @@ impl Fallback {
         let now = self.clock.elapsed();
         let count = self.models.len();
         let free: Vec<_> = (0..count)
-            .filter(|index| self.models.get(*index).is_some_and(|it| !it.waits(now)))
+            .filter(|index| self.models.get(*index).is_some_and(|it| it.rest(now).is_none()))
             .collect();
-        // If all have to wait, waiting is left to the caller: the first one says how long.
-        let order = if free.is_empty() { (0..count).collect() } else { free };
         Attempts {
             models: Arc::clone(&self.models),
             kinds: Arc::clone(&self.kinds),
@@ -132,7 +131,8 @@ impl Fallback {
             has_alternative: request.has_alternative,
             request: request.clone(),
             is_requested: false,
-            order: order.into_iter(),
+            order: free.into_iter(),
+            hopeless: Vec::new(),
             billed: Vec::new(),
         }
     }
@@ -144,15 +144,15 @@ impl Candidate {
         Self { model, waits_until: Mutex::new(None) }
     }
 
-    /// Whether it has to wait now.
-    fn waits(&self, now: Duration) -> bool {
-        let until = self.waits_until.lock();
-        until.is_some_and(|until| until > now)
+    /// How long it still has to wait, and the kind of the error that said so; `None` if it does not.
+    fn rest(&self, now: Duration) -> Option<(Duration, ModelErrorKind)> {
+        let (until, kind) = (*self.waits_until.lock())?;
+        until.checked_sub(now).filter(|rest| !rest.is_zero()).map(|rest| (rest, kind))
     }
 
     /// Leaves it out for a time.
-    fn wait(&self, now: Duration, delay: Duration) {
-        *self.waits_until.lock() = Some(now.saturating_add(delay));
+    fn wait(&self, now: Duration, delay: Duration, kind: ModelErrorKind) {
+        *self.waits_until.lock() = Some((now.saturating_add(delay), kind));
     }
 }
 
@@ -174,6 +174,8 @@ struct Attempts {
     request: ModelRequest,
     /// Indexes of the models that are left.
     order: std::vec::IntoIter<usize>,
+    /// Indexes of the models that would fail again.
+    hopeless: Vec<usize>,
     /// Usage of the requests that failed.
     billed: Vec<ModelUsage>,
 }
@@ -214,8 +216,9 @@ impl Attempts {
     /// Notes a failure. Returns it if no other model is asked.
     fn failed(&mut self, index: usize, error: ModelError) -> Result<(), ModelError> {
         if let (Some(delay), Some(candidate)) = (error.retry_after(), self.models.get(index)) {
-            candidate.wait(self.clock.elapsed(), delay);
+            candidate.wait(self.clock.elapsed(), delay, error.kind());
         }
+        self.hopeless.extend((!error.is_retryable()).then_some(index));
         self.is_requested |= error.is_requested();
         let usage = error.usage().unwrap_or_default();
         if self.kinds.contains(&error.kind()) && !self.order.as_slice().is_empty() {
@@ -223,9 +226,31 @@ impl Attempts {
             self.billed.extend((usage != Usage::default()).then_some(ModelUsage { model, usage }));
             return Ok(());
         }
-        let error = error.with_requested(self.is_requested);
+        let rest = self.shortest_rest().map(|(rest, _)| rest);
+        let error = error.with_requested(self.is_requested).with_delay(rest);
         let all = self.billed_usage() + usage;
         Err(if all == Usage::default() { error } else { error.with_usage(all) })
+    }
+
+    /// How long all models that can be asked again have to wait; `None` if one of them does not.
+    fn shortest_rest(&self) -> Option<(Duration, ModelErrorKind)> {
+        let now = self.clock.elapsed();
+        let all = self.models.iter().enumerate();
+        let left = all.filter(|(index, _)| !self.hopeless.contains(index));
+        let rests: Option<Vec<_>> = left.map(|(_, candidate)| candidate.rest(now)).collect();
+        rests?.into_iter().min_by_key(|(rest, _)| *rest)
+    }
+
+    /// The error if no model can be asked now: no request was made.
+    fn none_left(&self) -> ModelError {
+        // A wait may have ended in the meantime.
+        let nothing = (Duration::ZERO, ModelErrorKind::Unavailable);
+        let (rest, kind) = self.shortest_rest().unwrap_or(nothing);
+        let reason = format!("all models have asked to wait, the first of them for {rest:?}");
+        ModelError::new(kind, reason)
+            .with_retryable(true)
+            .with_requested(self.is_requested)
+            .with_retry_after(rest)
     }
 
     /// A refusal in a response as an error, if another model can be asked.
@@ -257,7 +282,7 @@ impl Attempts {
                 Err(error) => self.failed(index, error)?,
             }
         }
-        Err(ModelError::new(ModelErrorKind::Unavailable, "no model is left"))
+        Err(self.none_left())
     }
 
     /// Asks until a model begins a stream, or none is left.
@@ -268,7 +293,7 @@ impl Attempts {
                 Err(error) => self.failed(index, error)?,
             }
         }
-        Err(ModelError::new(ModelErrorKind::Unavailable, "no model is left"))
+        Err(self.none_left())
     }
 }
 

@@ -196,6 +196,12 @@ impl ModelError {
         self
     }
 
+    /// Sets how long to wait before the next request, or that nothing says so.
+    pub(crate) fn with_delay(mut self, delay: Option<Duration>) -> Self {
+        self.retry_after = delay;
+        self
+    }
+
     /// Sets the tokens that the provider bills although the request failed.
     #[must_use]
     pub fn with_usage(mut self, usage: Usage) -> Self {
