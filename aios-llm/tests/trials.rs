@@ -5,10 +5,11 @@ use std::sync::Arc;
 use aios_agents::{RunHandle, output::OutputContent, prelude::*};
 use aios_core::event::Event;
 use aios_llm::{
-    AgentUpdate, Compaction, Conversation, LanguageModel, LlmAgent, RuntimeBuilderExt, Streaming,
-    TOKENS,
-    model::{Part, Usage},
-    testing::Recorded,
+    AgentUpdate, Compaction, Conversation, LanguageModel, LlmAgent, ModelError, ModelRequest,
+    ModelResponse, RuntimeBuilderExt, Streaming, TOKENS,
+    middleware::Fallback,
+    model::{Capabilities, ModelErrorKind, Part, Usage},
+    testing::{FunctionModel, Recorded, ScriptedModel},
     tool::{Approval, Decision, Tool},
 };
 use serde_json::{Value, json};
@@ -190,4 +191,72 @@ async fn should_stream_a_fork_to_several_readers() {
         assert_eq!(reader.await.unwrap(), "second");
     }
     assert_eq!(read(run).await, "first", "a later reader sees the same");
+}
+
+#[derive(Debug, PartialEq, serde::Serialize, serde::Deserialize, schemars::JsonSchema)]
+struct Report {
+    title: String,
+}
+
+/// A model that answers as its request asks for the output, after a search if it has that tool.
+async fn reports(request: ModelRequest) -> Result<ModelResponse, ModelError> {
+    let has = |name: &str| request.tools.iter().any(|tool| tool.name == name);
+    let report = json!({"title": "Rust"});
+    Ok(if has("search") && request.messages.len() == 1 {
+        search_call("rust")
+    } else if has("final_result") {
+        call("f", "final_result", &report)
+    } else {
+        text(&report.to_string())
+    })
+}
+
+/// Whatever the recorded model supports, its journal is enough to answer.
+#[tokio::test]
+async fn should_ask_a_recorded_model_for_output_as_it_was_asked_before() {
+    let none = Capabilities::none();
+    for capabilities in [
+        none,
+        none.with_tools(true),
+        none.with_native_output(true),
+        none.with_native_output(true).with_tools(true),
+        none.with_native_output(true).with_native_output_with_tools(true),
+        Capabilities::all(),
+    ] {
+        for has_tools in [false, true] {
+            let with_tools = |agent: LlmAgent| match has_tools {
+                true => agent.tool(search_tool()),
+                false => agent,
+            };
+            let model = FunctionModel::new(reports).with_capabilities(capabilities);
+            let agent = with_tools(LlmAgent::new(model)).output::<Report>();
+            let runtime = crate::support::runtime(agent).await;
+            let run = start(&runtime).await;
+            let report: Report = in_time(run.result()).await.unwrap();
+            let journal = run.journal(0, 1000).await.unwrap();
+            let recorded = Recorded::from_journal(journal.iter().map(|it| &it.event)).unwrap();
+            let agent = with_tools(LlmAgent::new(recorded)).output::<Report>();
+            let runtime = crate::support::runtime(agent).await;
+            let again: Report = in_time(start(&runtime).await.result()).await.unwrap();
+            assert_eq!(again, report);
+        }
+    }
+}
+
+/// The models of a journal, in the order in which they were asked.
+#[tokio::test]
+async fn should_name_the_models_of_a_journal() {
+    let busy = ModelError::new(ModelErrorKind::Overloaded, "busy").with_usage(Usage::new(1, 1));
+    let first = ScriptedModel::with_results([Err(busy), Ok(text("done"))]).with_name("test:first");
+    let second = ScriptedModel::new([search_call("a")]).with_name("test:second");
+    let model = Fallback::new(first).or(second);
+    let runtime = crate::support::runtime(LlmAgent::new(model).tool(search_tool())).await;
+    let run = start(&runtime).await;
+    in_time(run.result::<String>()).await.unwrap();
+    let journal = run.journal(0, 1000).await.unwrap();
+    let recorded = Recorded::from_journal(journal.iter().map(|it| &it.event)).unwrap();
+    assert_eq!(
+        (recorded.name(), recorded.names()),
+        ("test:first", vec!["test:first", "test:second"])
+    );
 }

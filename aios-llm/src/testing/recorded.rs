@@ -4,6 +4,9 @@
 //! it, and found by their digest. So a recorded response is only given to exactly the same request:
 //! a changed instruction or tool makes it an unexpected one. Equal requests get their responses in
 //! the order of the journal.
+//!
+//! The capabilities of the model decide how an agent asks for structured output, so they are those that
+//! the recorded requests show.
 
 use std::collections::{HashMap, VecDeque};
 
@@ -15,7 +18,7 @@ use async_trait::async_trait;
 use parking_lot::Mutex;
 
 use crate::{
-    agent::{History, model_call},
+    agent::{FINAL_TOOL, History, model_call},
     model::{
         Capabilities, LanguageModel, ModelError, ModelErrorKind, ModelRequest, ModelResponse,
         ModelStream, whole,
@@ -25,7 +28,8 @@ use crate::{
 /// A model that answers from the journal of a run: the same requests get the same responses.
 ///
 /// It makes no requests, so any production run can be replayed offline, even with other tools. A
-/// request that the journal does not contain fails with `MODEL_UNEXPECTED_REQUEST`.
+/// request that the journal does not contain fails with `MODEL_UNEXPECTED_REQUEST`. An agent asks it for
+/// structured output as it asked the recorded model.
 ///
 /// # Examples
 ///
@@ -62,8 +66,8 @@ use crate::{
 /// ```
 #[derive(Debug)]
 pub struct Recorded {
-    /// That of the recorded model.
-    name: String,
+    /// Those of the recorded models, in the order in which they were asked; never empty.
+    names: Vec<String>,
     /// They decide how output is requested, and so the requests.
     capabilities: Capabilities,
     /// By the digest of the request; those that are left.
@@ -83,7 +87,7 @@ impl Recorded {
         let mut requests = HashMap::new();
         let mut history = History::default();
         let mut responses: HashMap<String, VecDeque<_>> = HashMap::new();
-        let mut name = String::from("test:recorded");
+        let (mut names, mut capabilities) = (Vec::new(), Capabilities::none());
         for event in journal {
             let (domain, entity, action) = event.event_type.segments();
             if domain != "agents" || !entity.ends_with(crate::agent::MODEL_SUFFIX) {
@@ -94,6 +98,7 @@ impl Recorded {
                     if let Some((assigned, task)) = model_call(event)?
                         && let Some(request) = history.request(&task)
                     {
+                        capabilities = shown_by(&request, capabilities);
                         requests.insert(assigned.task_id, request);
                     }
                     continue;
@@ -101,7 +106,12 @@ impl Recorded {
                 "task_completed" => {
                     let task: TaskCompleted = event.data()?;
                     let response: ModelResponse = task.output.decode()?;
-                    name.clone_from(&response.model);
+                    let billed = response.billed.iter().map(|billed| &billed.model);
+                    for name in billed.chain([&response.model]) {
+                        if !name.is_empty() && !names.contains(name) {
+                            names.push(name.clone());
+                        }
+                    }
                     (task.task_id, Ok(response))
                 }
                 "task_failed" => {
@@ -116,11 +126,14 @@ impl Recorded {
                 responses.entry(request.digest()).or_default().push_back(answered.1);
             }
         }
-        let capabilities = Capabilities::all();
-        Ok(Self { name, capabilities, responses: Mutex::new(responses) })
+        if names.is_empty() {
+            names.push("test:recorded".to_owned());
+        }
+        Ok(Self { names, capabilities, responses: Mutex::new(responses) })
     }
 
-    /// Sets the capabilities, which have to be those of the recorded model.
+    /// Sets the capabilities. By default they are those that the recorded requests show: how they ask for
+    /// structured output.
     #[must_use]
     pub fn with_capabilities(mut self, capabilities: Capabilities) -> Self {
         self.capabilities = capabilities;
@@ -128,10 +141,28 @@ impl Recorded {
     }
 }
 
+/// The capabilities with those that a request shows. A tool for the output is the only sign that tools are
+/// supported: an agent has its tools in any case.
+fn shown_by(request: &ModelRequest, capabilities: Capabilities) -> Capabilities {
+    let Capabilities { native_output, native_output_with_tools, tools, .. } = capabilities;
+    let is_native = request.output.is_some();
+    let is_tool = request.tools.iter().any(|tool| tool.name == FINAL_TOOL);
+    capabilities
+        .with_native_output(native_output || is_native)
+        .with_native_output_with_tools(
+            native_output_with_tools || (is_native && !request.tools.is_empty()),
+        )
+        .with_tools(tools || is_tool)
+}
+
 #[async_trait]
 impl LanguageModel for Recorded {
     fn name(&self) -> &str {
-        &self.name
+        self.names.first().map_or("", String::as_str)
+    }
+
+    fn names(&self) -> Vec<&str> {
+        self.names.iter().map(String::as_str).collect()
     }
 
     fn capabilities(&self) -> Capabilities {

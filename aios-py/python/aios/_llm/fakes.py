@@ -109,7 +109,8 @@ class Recorded:
     """A model that answers from the journal of a run: the same requests get the same responses.
 
     Any production run can so be replayed offline, even with other tools. A request that the journal
-    does not contain fails with ``MODEL_UNEXPECTED_REQUEST``.
+    does not contain fails with ``MODEL_UNEXPECTED_REQUEST``. An agent asks it for structured output as it
+    asked the recorded model.
     """
 
     __test__ = False
