@@ -93,6 +93,24 @@ async fn should_not_take_an_answer_that_is_cut_off() {
     assert_eq!(in_time(start(&runtime).await.result::<String>()).await.unwrap(), "Rust.");
 }
 
+/// The provider has ended the response for a reason that says nothing about its completeness.
+#[tokio::test]
+async fn should_not_take_an_answer_that_may_be_incomplete() {
+    let other = || FinishReason::Other("pause_turn".to_owned());
+    let model = scripted([text("Rust is a").with_finish_reason(other()), text("Rust.")]);
+    let runtime = runtime(LlmAgent::new(Arc::clone(&model))).await;
+    assert_eq!(in_time(start(&runtime).await.result::<String>()).await.unwrap(), "Rust.");
+    assert!(model.requests()[1].messages[2].text().contains("pause_turn"));
+
+    let cut = call("c", "final_result", &json!({"title": "A rep", "pages": 3}));
+    let whole = call("d", "final_result", &json!({"title": "A report", "pages": 3}));
+    let model = ScriptedModel::new([cut.with_finish_reason(other()), whole]);
+    let model = model.with_capabilities(Capabilities::none().with_tools(true));
+    let runtime = crate::support::runtime(LlmAgent::new(model).output::<Report>()).await;
+    let report: Report = in_time(start(&runtime).await.result()).await.unwrap();
+    assert_eq!(report.title, "A report");
+}
+
 #[tokio::test]
 async fn should_not_take_a_result_that_is_cut_off() {
     let cut = call("c", "final_result", &json!({"title": "A rep", "pages": 3}));

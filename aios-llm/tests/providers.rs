@@ -419,6 +419,56 @@ async fn should_know_why_a_response_ended() {
     }
 }
 
+/// Generation that failed is no answer, and is paid for.
+#[tokio::test]
+async fn should_tell_failed_generation_from_an_answer() {
+    let failed = [
+        "MALFORMED_FUNCTION_CALL",
+        "UNEXPECTED_TOOL_CALL",
+        "TOO_MANY_TOOL_CALLS",
+        "MALFORMED_RESPONSE",
+        "OTHER",
+        "FINISH_REASON_UNSPECIFIED",
+    ];
+    let refused = ["SAFETY", "RECITATION", "LANGUAGE", "BLOCKLIST", "PROHIBITED_CONTENT", "SPII"];
+    for reason in failed.into_iter().chain(refused) {
+        let body = json!({
+            "candidates": [{"content": {"parts": [{"text": "I"}]}, "finishReason": reason}],
+            "usageMetadata": {"promptTokenCount": 7, "candidatesTokenCount": 3},
+        });
+        for (head, body) in [
+            ("HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n", body.to_string()),
+            ("HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n", format!("data: {body}\n\n")),
+        ] {
+            let is_stream = body.starts_with("data");
+            let reply =
+                format!("{head}connection: close\r\ncontent-length: {}\r\n\r\n{body}", body.len());
+            let url = raw(vec![reply.into_bytes()]).await;
+            let options = ProviderOptions::new("m").with_api_key("key").with_base_url(url);
+            let model = aios_llm::providers::GeminiModel::new(options).unwrap();
+            let response = match is_stream {
+                true => match in_time(model.stream(&request())).await {
+                    Ok(stream) => in_time(aios_llm::model::collect(stream)).await,
+                    Err(error) => Err(error),
+                },
+                false => in_time(model.complete(&request())).await,
+            };
+            match response {
+                Ok(response) => {
+                    assert!(refused.contains(&reason), "{reason}");
+                    assert_eq!(response.finish_reason, FinishReason::Refusal, "{reason}");
+                }
+                Err(error) => {
+                    assert!(failed.contains(&reason), "{reason}: {error}");
+                    assert_eq!(error.kind(), ModelErrorKind::InvalidResponse, "{error}");
+                    assert_eq!(error.usage(), Some(Usage::new(7, 3)), "{error}");
+                    assert!(error.is_retryable() && error.to_string().contains(reason), "{error}");
+                }
+            }
+        }
+    }
+}
+
 #[tokio::test]
 async fn should_answer_with_a_function() {
     let provider = FakeProvider::respond_with(|request| {

@@ -207,8 +207,28 @@ fn should_not_take_an_interrupted_response_for_a_complete_one() {
         assert_eq!(error.kind(), ModelErrorKind::InvalidResponse, "{reason}");
         assert_eq!(error.usage(), Some(Usage::new(9, 1)), "{reason}");
     }
-    let other = model.read_response(&body("eos").to_string()).unwrap().finish_reason;
-    assert_eq!(other, FinishReason::Other("eos".to_owned()));
+    let finish = |reason| model.read_response(&body(reason).to_string()).unwrap().finish_reason;
+    // An agent takes an answer that ended for any other reason for incomplete.
+    for reason in ["stop", "eos", "eos_token", "stop_sequence", "end_turn"] {
+        assert_eq!(finish(reason), FinishReason::Stop, "{reason}");
+    }
+    assert_eq!(finish("paused"), FinishReason::Other("paused".to_owned()));
+}
+
+#[tokio::test]
+async fn should_not_take_failed_generation_of_bedrock_for_an_answer() {
+    for reason in ["malformed_tool_use", "malformed_model_output"] {
+        let body = json!({
+            "stopReason": reason,
+            "output": {"message": {"role": "assistant", "content": [{"text": "I"}]}},
+            "usage": {"inputTokens": 9, "outputTokens": 1},
+        });
+        let body = body.to_string();
+        let url = raw(whole(&body, body.len())).await;
+        let error = in_time(model_at("bedrock", "m", url).complete(&go())).await.unwrap_err();
+        assert_eq!(error.kind(), ModelErrorKind::InvalidResponse, "{reason}");
+        assert_eq!(error.usage(), Some(Usage::new(9, 1)), "{reason}");
+    }
 }
 
 #[tokio::test]

@@ -4,7 +4,7 @@
 //! |---|---|
 //! | refusal | the run fails |
 //! | no calls, valid output | the output |
-//! | no calls, otherwise | a fault, with which the model is asked again |
+//! | no calls, incomplete or otherwise | a fault, with which the model is asked again |
 //! | a valid result among the calls, strategy `Early` | the output; the other calls are refused |
 //! | a valid result among the calls, strategy `Exhaustive` | the others run; the output if all succeed, else the model is asked again |
 //! | other calls | they run; their results follow in the conversation |
@@ -36,8 +36,8 @@ use crate::{
 };
 
 /// The fault of a call that is not complete.
-const CALL_CUT_OFF: &str = "The call was cut off at the maximum number of tokens and did not run. \
-    Make it shorter, or divide the work.";
+const CALL_CUT_OFF: &str = "The call was cut off, or the maximum number of tokens was reached, and it \
+    did not run. Make it shorter, or divide the work.";
 /// Why a call did not run although nothing is wrong with it.
 const BESIDE: &str = "The call did not run: the same response has a result.";
 /// Why a result is no output although nothing is wrong with it.
@@ -125,6 +125,9 @@ impl Session {
             (FinishReason::Length, _) => {
                 "The answer was cut off at the maximum number of tokens. Answer more briefly."
                     .to_owned()
+            }
+            (FinishReason::Other(reason), _) => {
+                format!("The answer may be incomplete: it ended with {reason:?}. Answer again.")
             }
             (_, true) => format!("Call the tool {FINAL_TOOL} with the result."),
             _ => match self.read(&response.output_text()).await? {

@@ -70,7 +70,7 @@ pub enum FinishReason {
     Length,
     /// The model or the provider refused to answer.
     Refusal,
-    /// Another reason, in the provider's words.
+    /// Another reason, in the provider's words. An agent takes such a response for incomplete.
     Other(String),
 }
 
@@ -199,10 +199,10 @@ impl ModelResponse {
     }
 
     /// Whether the last call may lack a part of its arguments, because the response has reached its
-    /// maximum number of tokens.
+    /// maximum number of tokens, or ended for a reason that does not say that it is complete.
     pub(crate) fn is_call_cut_off(&self) -> bool {
         let is_last = matches!(self.content.last(), Some(Part::ToolCall(_)));
-        is_last && self.finish_reason == FinishReason::Length
+        is_last && matches!(self.finish_reason, FinishReason::Length | FinishReason::Other(_))
     }
 
     /// The response as a message of the conversation.

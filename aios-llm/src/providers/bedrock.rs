@@ -284,9 +284,10 @@ fn name_documents(messages: &mut [Value]) {
     }
 }
 
-/// Why the response ended; `None` while it has not.
+/// Why the response ended; `None` while it has not, or if the generation has failed.
 fn finish(body: &Value) -> Option<FinishReason> {
     Some(match body.get("stopReason")?.as_str()? {
+        "malformed_model_output" | "malformed_tool_use" => return None,
         "end_turn" | "stop_sequence" => FinishReason::Stop,
         "tool_use" => FinishReason::ToolCalls,
         "max_tokens" | "model_context_window_exceeded" => FinishReason::Length,

@@ -2,7 +2,8 @@
 //!
 //! A body and the events of a stream have the same form: a response with the parts so far, or with
 //! more of them. The last one has the reason of the end. A stream has no marker: it ends with the
-//! connection, so a missing reason is what shows that it was cut off.
+//! connection, so a missing reason is what shows that it was cut off. The reason can also be that the
+//! generation has failed, although the status is that of a success.
 //!
 //! Calls of tools have no ids. They get one from the id of the response and their number. A
 //! signature belongs to the part after it, so it is kept as reasoning without text, and attached to
@@ -219,8 +220,8 @@ struct Assembly {
     content: Vec<Part>,
     /// The latest numbers; each event has them in full.
     usage: Usage,
-    /// `None` until the provider says it.
-    finish: Option<FinishReason>,
+    /// `None` until the provider says it; an error if the generation has failed, with the reason.
+    finish: Option<Result<FinishReason, String>>,
 }
 
 impl Assembly {
@@ -281,25 +282,28 @@ impl Assembly {
         Some(if is_thought { StreamEvent::Reasoning(text) } else { StreamEvent::Text(text) })
     }
 
-    /// Why the response ended. Gemini has no reason of its own for tool calls.
+    /// Why the response ended. Gemini has no reason of its own for tool calls, and many for generation that
+    /// has failed.
     fn take_finish(&mut self, reason: &str) {
         let has_calls = self.calls() > 0;
         self.finish = Some(match reason {
-            "STOP" if has_calls => FinishReason::ToolCalls,
-            "STOP" => FinishReason::Stop,
-            "MAX_TOKENS" => FinishReason::Length,
-            "SAFETY" | "RECITATION" | "BLOCKLIST" | "PROHIBITED_CONTENT" | "SPII" => {
-                FinishReason::Refusal
+            "STOP" if has_calls => Ok(FinishReason::ToolCalls),
+            "STOP" => Ok(FinishReason::Stop),
+            "MAX_TOKENS" => Ok(FinishReason::Length),
+            "SAFETY" | "RECITATION" | "LANGUAGE" | "BLOCKLIST" | "PROHIBITED_CONTENT" | "SPII" => {
+                Ok(FinishReason::Refusal)
             }
-            other => FinishReason::Other(other.to_owned()),
+            failed => Err(failed.to_owned()),
         });
     }
 
-    /// The whole response. An incomplete one is an error, with the usage that is known.
+    /// The whole response. An incomplete or failed one is an error, with the usage that is known.
     fn response(&mut self) -> Result<ModelResponse, ModelError> {
-        let Some(finish_reason) = self.finish.take() else {
-            let error = invalid_response(&self.name, "ended before it was complete");
-            return Err(error.with_usage(self.usage));
+        let invalid = |what: &str| invalid_response(&self.name, what).with_usage(self.usage);
+        let finish_reason = match self.finish.take() {
+            Some(Ok(reason)) => reason,
+            Some(Err(failed)) => return Err(invalid(&format!("ended with {failed}"))),
+            None => return Err(invalid("ended before it was complete")),
         };
         let response = ModelResponse::new(std::mem::take(&mut self.content));
         let response = response.with_finish_reason(finish_reason).with_usage(self.usage);

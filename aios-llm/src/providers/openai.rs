@@ -287,7 +287,8 @@ fn finish(choice: &Value) -> Option<FinishReason> {
     Some(match choice.get("finish_reason")?.as_str()? {
         // Words of vLLM, of routers, and of DeepSeek.
         "abort" | "error" | "insufficient_system_resource" => return None,
-        "stop" => FinishReason::Stop,
+        // The latter are words of servers of open models.
+        "stop" | "stop_sequence" | "eos" | "eos_token" | "end_turn" => FinishReason::Stop,
         "tool_calls" | "function_call" => FinishReason::ToolCalls,
         "length" => FinishReason::Length,
         "content_filter" => FinishReason::Refusal,
