@@ -61,6 +61,8 @@ use crate::{
 /// ```
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Conversation {
+    /// The instructions and the subject of the prompt, without its messages.
+    prompt: Prompt,
     /// In order; a summary is not one.
     turns: Vec<Turn>,
     /// The messages of the prompt, then the messages of the latest request, and its response if there is one.
@@ -154,7 +156,10 @@ impl Conversation {
                 // Another workflow has other input, and no conversation.
                 ("workflows", "started") => {
                     let prompt = event.data::<Started>()?.input.decode::<Prompt>();
-                    conversation.latest = prompt.map_or_else(|_| Vec::new(), |it| it.messages);
+                    let prompt = prompt.unwrap_or_default();
+                    conversation.latest = prompt.messages;
+                    let Prompt { instructions, subject, .. } = prompt;
+                    conversation.prompt = Prompt { instructions, subject, ..Prompt::default() };
                 }
                 ("llm", "settled") if entity == "budget" => {
                     conversation.spent = event.data::<Settled>()?.spent;
@@ -226,6 +231,18 @@ impl Conversation {
         self.summarized = Some(Summarized { messages, is_replaced: false });
     }
 
+    /// The instructions with which the prompt replaced those of the agent, if it did.
+    #[must_use]
+    pub fn instructions(&self) -> Option<&str> {
+        self.prompt.instructions.as_deref()
+    }
+
+    /// The subject of the prompt, if it named one.
+    #[must_use]
+    pub fn subject(&self) -> Option<&str> {
+        self.prompt.subject.as_deref()
+    }
+
     /// The turns, in order.
     #[must_use]
     pub fn turns(&self) -> &[Turn] {
@@ -263,20 +280,23 @@ impl Conversation {
     }
 
     /// The prompt of a new run that continues the conversation with another message of the user, after
-    /// the [results](Self::results) of the last calls.
+    /// the [results](Self::results) of the last calls. It has the instructions and the subject of the
+    /// prompt with which this run began; [`with_instructions`](Prompt::with_instructions) replaces the
+    /// former.
     #[must_use]
     pub fn continued(&self, text: impl Into<String>) -> Prompt {
         let mut messages = self.messages();
         messages.extend(self.results());
-        Prompt { messages, ..Prompt::default() }.with_message(Message::user(text))
+        Prompt { messages, ..self.prompt.clone() }.with_message(Message::user(text))
     }
 
     /// The prompt of a new run that begins with this turn, from 1: the turns before it are kept, and
-    /// the turn and those after it are requested again. `None` if the conversation has no such turn.
+    /// the turn and those after it are requested again. It has the instructions and the subject of the
+    /// prompt with which this run began. `None` if the conversation has no such turn.
     #[must_use]
     pub fn from_turn(&self, turn: usize) -> Option<Prompt> {
         let turn = self.turns.get(turn.checked_sub(1)?)?;
-        Some(Prompt { messages: turn.messages.clone(), ..Prompt::default() })
+        Some(Prompt { messages: turn.messages.clone(), ..self.prompt.clone() })
     }
 }
 

@@ -514,3 +514,34 @@ async fn should_not_repeat_messages_that_a_summary_did_not_replace() {
         assert!(transcript.iter().all(|message| !message.text().contains("Summary")));
     }
 }
+
+#[tokio::test]
+async fn should_continue_with_the_instructions_and_the_subject_of_the_prompt() {
+    let store = store();
+    let model = scripted((0..4).map(|_| text("done")));
+    let budget = aios_llm::budget::SubjectBudget::new(
+        Arc::clone(&store),
+        Duration::from_secs(1 << 30),
+        aios_llm::budget::Limits::default(),
+    );
+    let agent = LlmAgent::new(Arc::clone(&model)).instructions("Write much.");
+    let builder = builder(&store).llm_agent("agent", agent.subject_budget(budget.clone())).unwrap();
+    let runtime = builder.start().await.unwrap();
+    let prompt = Prompt::new("go").with_instructions("Write little.").with_subject("mary");
+    let run = runtime.start("agent", &prompt).await.unwrap();
+    in_time(run.result::<String>()).await.unwrap();
+    let conversation = Conversation::of(&run).await.unwrap();
+    for (prompt, instructions) in [
+        (conversation.continued("more"), "Write little."),
+        (conversation.from_turn(1).unwrap(), "Write little."),
+        (conversation.continued("more").with_instructions("Write."), "Write."),
+    ] {
+        assert_eq!(prompt.subject.as_deref(), Some("mary"));
+        let run = runtime.start("agent", &prompt).await.unwrap();
+        in_time(run.result::<String>()).await.unwrap();
+        let request = model.requests().pop().unwrap();
+        assert_eq!(request.instructions.as_deref(), Some(instructions));
+    }
+    let spent = budget.spent("mary", aios_core::event::Timestamp::now()).await.unwrap();
+    assert_eq!(spent.requests, 4);
+}
