@@ -271,3 +271,36 @@ async fn should_not_begin_an_approved_call_after_the_wall_time() {
     let is_tool = |event: &Event| event.event_type.as_str() == "agents.agent_tools.task_assigned";
     assert!(!journal.iter().any(|it| is_tool(&it.event)));
 }
+
+/// A decision that cannot be read, or changes nothing, is no decision.
+#[tokio::test]
+async fn should_refuse_a_decision_that_says_nothing() {
+    let model = scripted([search_call("a"), text("done")]);
+    let budget = Budget::new().with_requests(1).with_at_limit(AtLimit::Ask);
+    let runtime = runtime(LlmAgent::new(model).tool(search_tool()).budget(budget)).await;
+    let run = start(&runtime).await;
+    let deep = format!("{}{}", "[".repeat(200), "]".repeat(200));
+    for (decision, reason) in [
+        (r#"{"decision":"raise","limits":{"requests":1e999}}"#, "out of range"),
+        (deep.as_str(), "refused"),
+        (r#"{"decision":"raise","limits":{"request":5}}"#, "`request`"),
+        (r#"{"decision":"raise","limits":{"requests":5,"cots":1}}"#, "`cots`"),
+        (r#"{"decision":"raise","limits":{}}"#, "no limit"),
+        (r#"{"decision":"raise","limits":{"requests":null}}"#, "no limit"),
+    ] {
+        run.signal(BUDGET_SIGNAL, &Payload::from_text(decision.to_owned()).unwrap()).await.unwrap();
+        in_time(async {
+            let mut status = String::new();
+            while !(status.contains("was refused") && status.contains(reason)) {
+                let record = run.status().await.unwrap();
+                assert!(record.failure.is_none(), "{decision}: {record:?}");
+                status = record.status_text.unwrap_or_default();
+                tokio::task::yield_now().await;
+            }
+        })
+        .await;
+    }
+    let limits = Limits { requests: Some(5), ..Limits::default() };
+    run.signal(BUDGET_SIGNAL, &BudgetDecision::Raise { limits }).await.unwrap();
+    assert_eq!(in_time(run.result::<String>()).await.unwrap(), "done");
+}

@@ -5,13 +5,13 @@
 //! that gave the share could raise it. In all other cases the run fails.
 //!
 //! The signal is kept by the run until it is awaited, so a decision that is sent early is not lost.
-//! A signal that is not a decision is refused: the status says why, and the run waits for the next
-//! one.
+//! A signal that cannot be read, names an unknown limit, or changes nothing is refused: the status says
+//! why, and the run waits for the next one.
 
 use aios_agents::workflow::WorkflowError;
-use aios_core::failure::Failure;
+use aios_core::{event::Payload, failure::Failure};
 use serde::Deserialize;
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use super::{Accounting, STORE_TIMEOUT, Subject};
 use crate::{
@@ -30,7 +30,8 @@ impl Accounting {
             return Err(WorkflowError::failed(failure));
         }
         emit(&self.context, "budget", "limit_reached", &failure.details)?;
-        match (self.decide(&failure).await?, scope) {
+        let is_of_subject = matches!(scope, Ok(Scope::Subject));
+        match (self.decide(&failure, is_of_subject).await?, scope) {
             (BudgetDecision::Raise { limits }, Ok(Scope::Subject)) => {
                 self.raise_of_subject(limits).await
             }
@@ -45,18 +46,22 @@ impl Accounting {
     /// Waits for a decision about a limit. The status says why a signal was not accepted.
     ///
     /// The event `llm.budget.limit_reached` was emitted before, so a watcher needs no polling.
-    async fn decide(&self, failure: &Failure) -> Result<BudgetDecision, WorkflowError> {
+    async fn decide(
+        &self,
+        failure: &Failure,
+        is_of_subject: bool,
+    ) -> Result<BudgetDecision, WorkflowError> {
         let waits = format!("waits for the signal `{BUDGET_SIGNAL}`: {}", failure.message);
         let mut status = waits.clone();
         loop {
             self.context.set_status(status);
-            let decision: Value = self.context.signal(BUDGET_SIGNAL).await?;
-            match serde_json::from_value(decision) {
+            let decision: Payload = self.context.signal(BUDGET_SIGNAL).await?;
+            match read(&decision, is_of_subject) {
                 Ok(decision) => {
                     self.context.set_status("working");
                     return Ok(decision);
                 }
-                Err(error) => status = format!("{waits}; the last signal was refused: {error}"),
+                Err(reason) => status = format!("{waits}; the last signal was refused: {reason}"),
             }
         }
     }
@@ -71,4 +76,34 @@ impl Accounting {
         });
         raising.timeout(STORE_TIMEOUT).await
     }
+}
+
+/// Reads a decision that changes something.
+fn read(signal: &Payload, is_of_subject: bool) -> Result<BudgetDecision, String> {
+    let decision = serde_json::from_str(signal.as_str()).map_err(|error| error.to_string())?;
+    let BudgetDecision::Raise { limits } = decision else { return Ok(decision) };
+    // Others may have fields that older versions of this do not know. A person has to know that a limit
+    // does not change.
+    let given: Raise = serde_json::from_str(signal.as_str()).map_err(|error| error.to_string())?;
+    let known = serde_json::to_value(limits).map_err(|error| error.to_string())?;
+    let is_unknown =
+        |(name, value): &(&String, &Value)| !value.is_null() && known.get(name).is_none();
+    if let Some((name, _)) = given.limits.iter().find(is_unknown) {
+        return Err(format!("there is no limit `{name}`"));
+    }
+    let effective = match is_of_subject {
+        // A subject has neither.
+        true => Limits { wall_time: None, depth: None, ..limits },
+        false => limits,
+    };
+    if effective == Limits::default() {
+        return Err("it raises no limit".to_owned());
+    }
+    Ok(BudgetDecision::Raise { limits })
+}
+
+/// The limits of a decision, with the names that its author has given them.
+#[derive(Deserialize)]
+struct Raise {
+    limits: Map<String, Value>,
 }
