@@ -346,3 +346,44 @@ async fn should_fail_for_its_own_reason_if_its_subject_cannot_be_charged() {
     let runtime = builder.start().await.unwrap();
     assert_eq!(failure(&run_of(&runtime, "mary").await).await.code, "TOO_BAD");
 }
+
+/// The instructions of each request of a run of a subject that makes some calls of a tool.
+async fn notices(
+    limits: Limits,
+    tool: &str,
+    calls: usize,
+    raise: Option<Limits>,
+) -> Vec<Option<String>> {
+    let store = store();
+    let calls = (0..calls).map(|number| call("c", tool, &json!({"words": number.to_string()})));
+    let model = Arc::new(ScriptedModel::new(calls.chain([text("done")])));
+    let agent = LlmAgent::new(Arc::clone(&model))
+        .tool(search_tool())
+        .max_output_tokens(80)
+        .budget(Budget::new().with_at_limit(AtLimit::Ask))
+        .subject_budget(SubjectBudget::new(Arc::clone(&store), WINDOW, limits));
+    let runtime = runtime(&store, agent).await;
+    let run = run_of(&runtime, "mary").await;
+    if let Some(limits) = raise {
+        run.signal(BUDGET_SIGNAL, &BudgetDecision::Raise { limits }).await.unwrap();
+    }
+    in_time(run.result::<String>()).await.unwrap();
+    model.requests().into_iter().map(|it| it.instructions).collect()
+}
+
+#[tokio::test]
+async fn should_tell_the_model_what_the_subject_has_really_used() {
+    let tokens = |tokens| Limits { output_tokens: Some(tokens), ..Limits::default() };
+    // Each request reserves 80 tokens and needs 5. A call of a tool would read the sums again.
+    for tool in ["unknown", "search"] {
+        assert_eq!(notices(tokens(100), tool, 2, None).await, [None, None, None]);
+    }
+    let requests = |requests| Limits { requests: Some(requests), ..Limits::default() };
+    let told = notices(requests(5), "search", 4, None).await;
+    assert_eq!(told[..4], [None, None, None, None]);
+    assert!(told[4].as_ref().unwrap().contains("requests (4 of 5 used)"), "{told:?}");
+    // The second request is one too many until a person raises the limit.
+    let told = notices(requests(1), "search", 3, Some(requests(100))).await;
+    assert!(told[1].as_ref().unwrap().contains("requests (1 of 1 used)"), "{told:?}");
+    assert_eq!(told[2..], [None, None]);
+}

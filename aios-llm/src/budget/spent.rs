@@ -33,6 +33,16 @@ impl Spent {
             tool_calls: self.tool_calls.saturating_add(other.tool_calls),
         }
     }
+
+    /// The difference; 0 where `other` is larger.
+    pub(crate) fn minus(self, other: &Self) -> Self {
+        Self {
+            requests: self.requests.saturating_sub(other.requests),
+            usage: self.usage - other.usage,
+            cost: self.cost - other.cost,
+            tool_calls: self.tool_calls.saturating_sub(other.tool_calls),
+        }
+    }
 }
 
 /// A limit that a call would exceed.

@@ -132,9 +132,17 @@ pub(crate) struct Held {
     key: String,
     /// The sum of the window with this reservation.
     pub(crate) sum: Spent,
+    /// The limits that were raised in the window.
+    #[serde(default, skip_serializing_if = "is_unset")]
+    pub(crate) raised: Limits,
     /// The amounts that are reserved, if they are less than wanted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) granted: Option<Spent>,
+}
+
+/// For `skip_serializing_if`.
+fn is_unset(limits: &Limits) -> bool {
+    *limits == Limits::default()
 }
 
 /// The answer to a reservation.
@@ -207,7 +215,8 @@ impl SubjectBudget {
         let stream = self.stream(subject, at);
         let stream = stream.map_err(|error| Failure::from_error(error.code(), &error))?;
         let (stream, key) = (stream.as_str().to_owned(), key.to_owned());
-        Ok(Held { stream, key, sum: Spent::default(), granted: None })
+        let (sum, raised) = (Spent::default(), Limits::default());
+        Ok(Held { stream, key, sum, raised, granted: None })
     }
 
     /// Reserves amounts: as many of the wanted output tokens and cost as are left, but not less than
@@ -221,17 +230,17 @@ impl SubjectBudget {
         least: Spent,
     ) -> Result<Answer, TaskError> {
         let stream = self.stream(subject, at).map_err(store_failure)?;
-        let held = |sum, amounts| {
+        let held = |sum, raised, amounts| {
             let stream = stream.as_str().to_owned();
             let key = key.to_owned();
             let granted = Some(amounts).filter(|amounts| *amounts != wanted);
-            Answer::Held(Held { stream, key, sum, granted })
+            Answer::Held(Held { stream, key, sum, raised, granted })
         };
         for _ in 0..MAX_CONFLICTS {
             let ledger = self.ledger(&stream).await.map_err(store_failure)?;
             // The step was repeated: the reservation exists.
             if let Some(amounts) = ledger.open.get(key) {
-                return Ok(held(ledger.sum(), *amounts));
+                return Ok(held(ledger.sum(), ledger.raised, *amounts));
             }
             if ledger.given_up.contains(key) {
                 let reason = "the run has ended in the meantime and given up its reservation";
@@ -251,7 +260,7 @@ impl SubjectBudget {
             };
             let append = Append::new(stream.clone(), vec![event]).with_expected(expected);
             match self.store.append_one(append).await {
-                Ok(_) => return Ok(held(sum, amounts)),
+                Ok(_) => return Ok(held(sum, ledger.raised, amounts)),
                 // Another run came first.
                 Err(StoreError::Conflict { .. }) => {}
                 Err(error) => return Err(store_failure(error)),

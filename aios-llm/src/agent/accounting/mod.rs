@@ -76,8 +76,10 @@ struct State {
     children: Children,
     /// The part of the budget of the subject that is reserved.
     open: Option<Open>,
-    /// The latest known sum of the subject.
+    /// The latest known sum of the subject, without what this run has reserved.
     subject_sum: Spent,
+    /// The limits of the subject that are known to be raised.
+    subject_raised: Limits,
     /// Whether the cheaper model of the agent answers.
     is_cheaper: bool,
 }
@@ -161,6 +163,7 @@ impl Accounting {
             children: Children::default(),
             open: None,
             subject_sum: Spent::default(),
+            subject_raised: Limits::default(),
             is_cheaper: false,
         }));
         let accounting = Self {
@@ -198,7 +201,8 @@ impl Accounting {
     pub(super) fn soft_notice(&self) -> Option<String> {
         let state = self.state.lock();
         let of_subject = self.subject.as_ref().and_then(|subject| {
-            subject.budget.limits().soft_notice(&state.subject_sum, self.soft_percent)
+            let limits = state.subject_raised.or(*subject.budget.limits());
+            limits.soft_notice(&state.subject_sum, self.soft_percent)
         });
         state.account.soft_notice().or(of_subject)
     }
@@ -356,8 +360,9 @@ impl Accounting {
         let mut state = self.state.lock();
         match answer {
             Answer::Held(held) => {
-                state.subject_sum = held.sum;
                 let granted = held.granted.unwrap_or(wanted);
+                state.subject_sum = held.sum.minus(&granted);
+                state.subject_raised = held.raised;
                 state.open = Some(Open::new(held));
                 Ok(Ok(granted))
             }
@@ -385,7 +390,9 @@ impl Accounting {
             subject.budget.settle(&subject.name, held, key, *amounts).await
         });
         settling.timeout(STORE_TIMEOUT).await?;
-        self.state.lock().open = None;
+        let mut state = self.state.lock();
+        state.subject_sum = state.subject_sum.plus(amounts);
+        state.open = None;
         Ok(())
     }
 
