@@ -57,7 +57,7 @@ async fn spent(run: &RunHandle) -> Spent {
 }
 
 /// The child that a run starts.
-async fn child_of(runtime: &Runtime, run: &RunHandle) -> RunHandle {
+pub(crate) async fn child_of(runtime: &Runtime, run: &RunHandle) -> RunHandle {
     in_time(async {
         loop {
             let journal = run.journal(0, 1000).await.unwrap();

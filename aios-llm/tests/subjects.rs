@@ -387,3 +387,65 @@ async fn should_tell_the_model_what_the_subject_has_really_used() {
     assert!(told[1].as_ref().unwrap().contains("requests (1 of 1 used)"), "{told:?}");
     assert_eq!(told[2..], [None, None]);
 }
+
+/// Runs an agent with a budget of its subject that calls `searcher`, which calls `expert`. Returns what
+/// the subject and the run have spent.
+async fn chain(searcher_charges: bool, expert_charges: bool, fails: bool) -> (Spent, Spent) {
+    let store = store();
+    let budget = requests(&store, 20);
+    let charged = |agent: LlmAgent, charges| match charges {
+        true => agent.subject_budget(budget.clone()),
+        false => agent,
+    };
+    let asks = |to: &str| call("c", to, &json!({"task": "find"}));
+    let agent = LlmAgent::new(scripted([asks("search"), text("done")])).tool(Tool::agent(
+        "search",
+        "Searches.",
+        "searcher",
+    ));
+    // The second request has no response if it fails.
+    let found = (!fails).then(|| text("found"));
+    let searcher = LlmAgent::new(scripted([asks("know")].into_iter().chain(found)))
+        .tool(Tool::agent("know", "Knows.", "expert"));
+    let expert = LlmAgent::new(scripted([search_call("a"), text("known")])).tool(search_tool());
+    let builder = builder(&store).llm_agent("agent", charged(agent, true)).unwrap();
+    let builder = builder.llm_agent("searcher", charged(searcher, searcher_charges)).unwrap();
+    let builder = builder.llm_agent("expert", charged(expert, expert_charges)).unwrap();
+    let runtime = builder.start().await.unwrap();
+    let run = run_of(&runtime, "mary").await;
+    in_time(run.result::<String>()).await.unwrap();
+    let spent = budget.spent("mary", Timestamp::now()).await.unwrap();
+    (spent, *Conversation::of(&run).await.unwrap().spent())
+}
+
+#[tokio::test]
+async fn should_charge_a_subject_once_for_agents_that_do_not_charge_it_themselves() {
+    for fails in [false, true] {
+        for (searcher, expert) in [(false, false), (false, true), (true, false), (true, true)] {
+            let (subject, run) = chain(searcher, expert, fails).await;
+            assert_eq!(subject, run, "{searcher} {expert} {fails}");
+            assert_eq!((run.requests, run.tool_calls), (6, 3));
+        }
+    }
+}
+
+#[tokio::test]
+async fn should_charge_a_subject_for_a_called_agent_that_is_cancelled() {
+    let store = store();
+    let budget = requests(&store, 20);
+    let agent = LlmAgent::new(scripted([call("c", "search", &json!({"task": "find"}))]))
+        .tool(Tool::agent("search", "Searches.", "searcher"))
+        .subject_budget(budget.clone());
+    let waits = search_tool().with_approval(aios_llm::tool::Approval::Required);
+    let searcher = LlmAgent::new(scripted([search_call("a")])).tool(waits);
+    let builder = builder(&store).llm_agent("agent", agent).unwrap();
+    let runtime = builder.llm_agent("searcher", searcher).unwrap().start().await.unwrap();
+    let run = run_of(&runtime, "mary").await;
+    let child = crate::delegation::child_of(&runtime, &run).await;
+    crate::support::one_pending(&child).await;
+    run.cancel("no longer needed").await.unwrap();
+    in_time(run.result::<Value>()).await.unwrap_err();
+    let spent = budget.spent("mary", Timestamp::now()).await.unwrap();
+    assert_eq!(&spent, Conversation::of(&run).await.unwrap().spent());
+    assert_eq!(spent.requests, 2);
+}

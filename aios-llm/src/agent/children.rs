@@ -14,7 +14,7 @@ use aios_core::{event::Payload, failure::Failure};
 use super::{
     AgentUpdate, Prompt,
     calls::{Calls, Checked, Ended, TIMEOUT},
-    delegation::{Delegation, Report, spent_of},
+    delegation::{Delegation, Report, sums_of},
     session::LONGEST_WAIT,
 };
 use crate::{
@@ -60,8 +60,7 @@ impl Calls<'_> {
                 let reason = tool.shortened(failure.clone()).to_string();
                 self.answered(checked, &reason, true)?;
                 // An agent that has run says what it has spent, whatever the code of its failure.
-                let is_fatal =
-                    NOT_STARTED.contains(&&*failure.code) && spent_of(&failure).is_none();
+                let is_fatal = NOT_STARTED.contains(&&*failure.code) && sums_of(&failure).is_none();
                 if is_fatal || child.on_failure == OnFailure::Fail {
                     return Err(WorkflowError::failed(failure));
                 }
@@ -120,13 +119,13 @@ impl Calls<'_> {
                 return Ok(Err(out_of_time()));
             }
             Ok(Some(report)) => {
-                self.accounting.settle_child(Ok(report.spent), checked.share)?;
+                self.accounting.settle_child(Ok(report.sums()), checked.share)?;
                 return Ok(Ok(report.output));
             }
             Err(error) => failure_of(error)?,
         };
         // Its result is not a report: the workflow does not know of budgets.
-        if failure.code == "INVALID_RESULT" && spent_of(&failure).is_none() {
+        if failure.code == "INVALID_RESULT" && sums_of(&failure).is_none() {
             let workflow = &child.workflow;
             let reason = format!(
                 "workflow {workflow} is not an agent over a language model; call it with \

@@ -4,6 +4,9 @@
 //! field. The called agent returns its output together with what it has spent, as one result. If it
 //! fails, the sum is in the details of its failure, under `spent`, so that the caller can settle it
 //! in any case.
+//!
+//! An agent charges the subject of its prompt only if it has a budget for subjects itself. It reports
+//! which part of its sum was not charged, under `uncharged`, and the caller charges that.
 
 use aios_agents::workflow::WorkflowError;
 use aios_core::{event::Payload, failure::Failure};
@@ -21,37 +24,67 @@ pub(crate) struct Delegation {
 
 /// The field of the details of a failure that says what a run has spent.
 pub(super) const SPENT: &str = "spent";
+/// The field of the details of a failure that says which part of it the subject was not charged for.
+pub(super) const UNCHARGED: &str = "uncharged";
+
+/// What a run that another agent has called reports.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Sums {
+    /// The sum of the run, including its own children.
+    pub(super) spent: Spent,
+    /// The part of it that the subject was not charged for.
+    pub(super) uncharged: Spent,
+}
 
 /// The result of a run that another agent has called.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Report {
     /// The result of the agent.
     pub(super) output: Payload,
-    /// The sum of the run, including its own children.
-    pub(super) spent: Spent,
+    /// See [`Sums`].
+    spent: Spent,
+    /// See [`Sums`].
+    #[serde(default, skip_serializing_if = "is_nothing")]
+    uncharged: Spent,
+}
+
+impl Report {
+    /// What the run has spent.
+    pub(super) fn sums(&self) -> Sums {
+        Sums { spent: self.spent, uncharged: self.uncharged }
+    }
+}
+
+/// For `skip_serializing_if`.
+fn is_nothing(spent: &Spent) -> bool {
+    *spent == Spent::default()
 }
 
 /// The end of a run that another agent has called, with what the run has spent.
 pub(super) fn report(
     ended: Result<Payload, WorkflowError>,
-    spent: Spent,
+    Sums { spent, uncharged }: Sums,
 ) -> Result<Payload, WorkflowError> {
     let error = match ended {
-        Ok(output) => return Ok(Payload::encode(&Report { output, spent })?),
+        Ok(output) => return Ok(Payload::encode(&Report { output, spent, uncharged })?),
         Err(error) => error,
     };
     let Some(failure) = error.failure() else { return Err(error) };
     let mut failure = failure.clone();
     // The former details are kept under `cause`.
-    failure.details = json!({ "cause": failure.details, SPENT: spent });
+    failure.details = json!({ "cause": failure.details, SPENT: spent, UNCHARGED: uncharged });
     Err(WorkflowError::failed(failure))
 }
 
-/// The sum of a run that failed; `None` if its failure does not say it.
-pub(super) fn spent_of(failure: &Failure) -> Option<Spent> {
+/// The sums of a run that failed; `None` if its failure does not say them.
+pub(super) fn sums_of(failure: &Failure) -> Option<Sums> {
     // The engine wraps the details if a compensation has failed.
     let details = [Some(&failure.details), failure.details.get("cause")];
-    details.into_iter().flatten().find_map(|details| Spent::deserialize(details.get(SPENT)?).ok())
+    details.into_iter().flatten().find_map(|details| {
+        let spent = Spent::deserialize(details.get(SPENT)?).ok()?;
+        let uncharged = details.get(UNCHARGED).and_then(|it| Spent::deserialize(it).ok());
+        Some(Sums { spent, uncharged: uncharged.unwrap_or_default() })
+    })
 }
 
 #[cfg(test)]
@@ -61,18 +94,19 @@ mod tests {
     #[test]
     fn should_report_what_was_spent_whatever_the_outcome() {
         let spent = Spent { requests: 3, ..Spent::default() };
-        let output = report(Payload::encode("done").map_err(Into::into), spent).unwrap();
-        let Report { output, spent: read } = output.decode().unwrap();
-        assert_eq!((output.as_str(), read), (r#""done""#, spent));
+        let sums = Sums { spent, uncharged: Spent { requests: 1, ..Spent::default() } };
+        let output = report(Payload::encode("done").map_err(Into::into), sums).unwrap();
+        let read: Report = output.decode().unwrap();
+        assert_eq!((read.output.as_str(), read.sums()), (r#""done""#, sums));
 
         let failed = Failure::new("X", "").with_details(json!({"spent": "a detail of its own"}));
-        let error = report(Err(WorkflowError::failed(failed)), spent).unwrap_err();
+        let error = report(Err(WorkflowError::failed(failed)), sums).unwrap_err();
         let failure = error.failure().unwrap();
-        assert_eq!((failure.code.as_str(), spent_of(failure)), ("X", Some(spent)));
+        assert_eq!((failure.code.as_str(), sums_of(failure)), ("X", Some(sums)));
         let wrapped = json!({"cause": failure.details, "failed_compensations": []});
-        assert_eq!(spent_of(&Failure::new("X", "").with_details(wrapped)), Some(spent));
+        assert_eq!(sums_of(&Failure::new("X", "").with_details(wrapped)), Some(sums));
         let cancelled = Failure::new("RUN_CANCELLED", "").with_details(json!({ SPENT: spent }));
-        assert_eq!(spent_of(&cancelled), Some(spent));
-        assert_eq!(spent_of(&Failure::new("RUN_CANCELLED", "")), None);
+        assert_eq!(sums_of(&cancelled), Some(Sums { spent, ..Sums::default() }));
+        assert_eq!(sums_of(&Failure::new("RUN_CANCELLED", "")), None);
     }
 }

@@ -68,7 +68,7 @@ pub(super) async fn run(
         // The run fails for its own reason. What cannot be settled here, the compensation tries again.
         let _settled = session.accounting.settle_rest().await;
     }
-    if is_delegated { report(ended, session.accounting.spent()) } else { ended }
+    if is_delegated { report(ended, session.accounting.sums()) } else { ended }
 }
 
 /// The state of one run. It is rebuilt by each replay.

@@ -45,7 +45,8 @@ const REMEMBERED: usize = 1024;
 /// Limits of all runs of a subject together, in a window of time: of a customer in a day, say.
 ///
 /// The subject is that of the [`Prompt`](crate::Prompt::with_subject), and agents that a run calls
-/// have the same one. Windows follow each other without gaps from 1970 on; a request belongs to the
+/// have the same one. One that has no budget for subjects itself is charged when it has ended, by the run
+/// that called it. Windows follow each other without gaps from 1970 on; a request belongs to the
 /// window in which it is reserved. A fork is charged for what it requests itself; a request with which it
 /// begins belongs to the window in which the run that it was forked from reserved it. All agents with
 /// the same store, subject and window share the sums.

@@ -19,9 +19,9 @@ use super::Accounting;
 use crate::{
     agent::{
         children::NOT_STARTED,
-        delegation::{Report, spent_of},
+        delegation::{Report, Sums, sums_of},
     },
-    budget::{Limits, Spent},
+    budget::Limits,
 };
 
 /// How long a cancelled run waits for the ends of its children, which say what they have spent.
@@ -81,25 +81,24 @@ impl Accounting {
     /// that it has not ended.
     pub(in crate::agent) fn settle_child(
         &self,
-        ended: Result<Spent, Option<&Failure>>,
+        ended: Result<Sums, Option<&Failure>>,
         share: Limits,
     ) -> Result<(), WorkflowError> {
         let failure = match ended {
-            Ok(spent) => return self.settle_part(spent, false),
+            Ok(sums) => return self.settle_part(sums, false),
             Err(failure) => failure,
         };
         let is_not_started = |failure: &Failure| {
             NOT_STARTED.contains(&failure.code.as_str())
                 || failure.details.get("is_started") == Some(&Value::Bool(false))
         };
-        match failure.and_then(spent_of) {
-            Some(spent) => self.settle_part(spent, false),
-            None if failure.is_some_and(is_not_started) => {
-                self.settle_part(Spent::default(), false)
-            }
+        match failure.and_then(sums_of) {
+            Some(sums) => self.settle_part(sums, false),
+            None if failure.is_some_and(is_not_started) => self.settle_part(Sums::default(), false),
             // The child was ended from outside, and does not say what it has spent: what was reserved
-            // counts.
-            None => self.settle_part(share.amounts(), true),
+            // counts for the run. The subject is not charged for an estimate, as the child may have
+            // charged it itself.
+            None => self.settle_part(Sums { spent: share.amounts(), ..Sums::default() }, true),
         }
     }
 
@@ -121,12 +120,12 @@ impl Accounting {
         // The workflow's own race: its winner is decided by the journal.
         let (_, ended) = race([all, patience]).await;
         for (number, share) in shares.into_iter().enumerate() {
-            let spent = match ended.as_ref().and_then(|all| all.get(number)) {
-                Some(Ok(report)) => Ok(report.spent),
+            let sums = match ended.as_ref().and_then(|all| all.get(number)) {
+                Some(Ok(report)) => Ok(report.sums()),
                 Some(Err(error)) => Err(error.failure()),
                 None => Err(None),
             };
-            self.settle_child(spent, share)?;
+            self.settle_child(sums, share)?;
         }
         Ok(())
     }

@@ -32,7 +32,11 @@ use parking_lot::Mutex;
 use serde::Serialize;
 
 use self::children::Children;
-use super::{compiled::Compiled, decisions::emit, delegation::SPENT};
+use super::{
+    compiled::Compiled,
+    decisions::emit,
+    delegation::{SPENT, Sums, UNCHARGED},
+};
 use crate::{
     budget::{Account, Answer, AtLimit, Held, Limits, Reservation, Spent, SubjectBudget},
     model::{ModelRequest, ModelResponse, Usage},
@@ -76,6 +80,9 @@ struct State {
     children: Children,
     /// The part of the budget of the subject that is reserved.
     open: Option<Open>,
+    /// What was spent and the subject was not charged for: by called agents without a budget for subjects,
+    /// and by this run if it has none itself.
+    uncharged: Spent,
     /// The latest known sum of the subject, without what this run has reserved.
     subject_sum: Spent,
     /// The limits of the subject that are known to be raised.
@@ -162,6 +169,7 @@ impl Accounting {
             in_progress: None,
             children: Children::default(),
             open: None,
+            uncharged: Spent::default(),
             subject_sum: Spent::default(),
             subject_raised: Limits::default(),
             is_cheaper: false,
@@ -191,7 +199,9 @@ impl Accounting {
             let settled = accounting.settle_rest().await;
             // The sum of the run is complete even if the subject could not be charged.
             if is_delegated {
-                accounting.context.set_failure_detail(SPENT, &accounting.spent())?;
+                let Sums { spent, uncharged } = accounting.sums();
+                accounting.context.set_failure_detail(SPENT, &spent)?;
+                accounting.context.set_failure_detail(UNCHARGED, &uncharged)?;
             }
             settled
         });
@@ -218,9 +228,10 @@ impl Accounting {
         self.state.lock().account.time_left(elapsed)
     }
 
-    /// The sum so far.
-    pub(super) fn spent(&self) -> Spent {
-        *self.state.lock().account.spent()
+    /// The sums so far.
+    pub(super) fn sums(&self) -> Sums {
+        let state = self.state.lock();
+        Sums { spent: *state.account.spent(), uncharged: state.uncharged }
     }
 
     /// Begins with the first model of an agent that continues the conversation.
@@ -443,12 +454,10 @@ impl Accounting {
     }
 
     /// Settles a part of the calls in progress: what a called agent has spent.
-    pub(super) fn settle_part(
-        &self,
-        amounts: Spent,
-        is_estimate: bool,
-    ) -> Result<(), WorkflowError> {
-        self.state.lock().settle(&self.context, amounts, is_estimate)
+    pub(super) fn settle_part(&self, sums: Sums, is_estimate: bool) -> Result<(), WorkflowError> {
+        let mut state = self.state.lock();
+        state.uncharged = state.uncharged.plus(&sums.uncharged);
+        state.settle(&self.context, sums.spent, is_estimate)
     }
 
     /// Settles the calls in progress with these amounts.
@@ -478,8 +487,9 @@ impl State {
         is_estimate: bool,
     ) -> Result<(), WorkflowError> {
         self.in_progress = None;
+        self.uncharged = self.uncharged.plus(&amounts);
         if let Some(open) = &mut self.open {
-            open.amounts = amounts;
+            open.amounts = std::mem::take(&mut self.uncharged);
             open.settlement(context);
         }
         self.settle(context, amounts, is_estimate)

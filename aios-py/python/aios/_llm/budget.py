@@ -165,7 +165,8 @@ class Budget(Limits):
 class SubjectBudget:
     """Limits of all runs of a subject together in a window of time: of a customer in a day, say.
 
-    The subject is that of the :class:`Prompt`, and agents that a run calls have the same one. Windows
+    The subject is that of the :class:`Prompt`, and agents that a run calls have the same one.
+    One that has no budget for subjects itself is charged when it has ended, by the run that called it. Windows
     follow each other without gaps from 1970 on. The sums are in the log of the runtime's store: all
     agents with the same window share those of a subject. Each request takes two more commits.
 
