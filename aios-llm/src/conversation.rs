@@ -22,8 +22,8 @@ use serde::Deserialize;
 
 use crate::{
     agent::{
-        Answered, FINAL_TOOL, History, MODEL_SUFFIX, Prompt, Refused, SUMMARY_PREFIX, TOOLS_SUFFIX,
-        ToolTask, model_call,
+        Answered, Edited, FINAL_TOOL, History, MODEL_SUFFIX, Prompt, Refused, SUMMARY_PREFIX,
+        TOOLS_SUFFIX, ToolTask, model_call,
     },
     budget::Spent,
     model::{Message, ModelRequest, ModelResponse, ToolCall, ToolResult},
@@ -96,6 +96,8 @@ struct Results {
     calls: BTreeMap<TaskId, String>,
     /// Results, and whether each is an error.
     ended: BTreeMap<String, (String, bool)>,
+    /// Calls whose arguments a person has changed.
+    edited: BTreeMap<String, Edited>,
     /// Whether the run has completed, so that its result was taken.
     is_complete: bool,
 }
@@ -190,6 +192,10 @@ impl Conversation {
                 ("llm", "refused") if entity == "tool" => {
                     let Refused { call_id, reason, .. } = event.data()?;
                     conversation.results.ended.insert(call_id, (reason, true));
+                }
+                ("llm", "edited") if entity == "tool" => {
+                    let edited: Edited = event.data()?;
+                    conversation.results.edited.insert(edited.call_id.clone(), edited);
                 }
                 ("llm", "answered") if entity == "tool" => {
                     let Answered { call_id, result, is_error, .. } = event.data()?;
@@ -334,6 +340,8 @@ impl Results {
             _ => ("The run ended, and the result of this call is unknown.".to_owned(), true),
         };
         let (content, is_error) = self.ended.get(&call.id).cloned().unwrap_or_else(unknown);
+        let edited = self.edited.get(&call.id);
+        let content = edited.map_or_else(|| content.clone(), |edited| edited.told(&content));
         ToolResult { call_id: call.id.clone(), name: call.name.clone(), content, is_error }
     }
 }

@@ -44,7 +44,10 @@ async fn should_run_a_call_as_a_person_decides() {
         tool_result(&Decision::Reject { reason: "too vague".to_owned() }).await;
     assert!(is_error && reason.contains("too vague"));
     let edit = Decision::edit(&json!({"words": "rust 2024"})).unwrap();
-    assert_eq!(tool_result(&edit).await, ("found rust 2024".to_owned(), false));
+    let (result, is_error) = tool_result(&edit).await;
+    assert!(!is_error && result.ends_with("found rust 2024"), "{result}");
+    assert!(result.contains(r#"A person has changed the arguments"#), "{result}");
+    assert!(result.contains(r#"{"words":"rust 2024"}"#), "{result}");
 }
 
 #[tokio::test]
@@ -177,4 +180,87 @@ async fn should_refuse_edited_arguments_that_the_type_does_not_accept() {
     let journal = run.journal(0, 1000).await.unwrap();
     let asked = journal.iter().filter(|it| it.event.event_type.action() == "approval_requested");
     assert_eq!(asked.count(), 1);
+}
+
+/// The results of the calls of a run's last response, as a conversation that continues it has them.
+async fn transcript(run: &aios_agents::RunHandle) -> String {
+    format!("{:?}", aios_llm::Conversation::of(run).await.unwrap().results())
+}
+
+/// The model learns of an edit after a restart, too, and so does a conversation that continues the run.
+#[tokio::test]
+async fn should_tell_the_model_of_an_edit_whatever_is_restarted() {
+    let failing = |_: Query| async {
+        Err::<String, _>(TaskError::terminal(Failure::new("NO_INDEX", "no index")))
+    };
+    for fails in [false, true] {
+        let store = store();
+        let both = ModelResponse::new(vec![
+            Part::tool_call("a", "search", &json!({"words": "one"})),
+            Part::tool_call("b", "search", &json!({"words": "two"})),
+        ]);
+        let model = scripted([both, text("done")]);
+        let tool = match fails {
+            true => Tool::read("search", "Searches.", failing),
+            false => search_tool(),
+        };
+        let tool = tool.with_approval(Approval::Required);
+        let agent = || LlmAgent::new(Arc::clone(&model)).tool(tool.clone());
+        let first = builder(&store).llm_agent("agent", agent()).unwrap().start().await.unwrap();
+        let run = start(&first).await;
+        let waiting = pending(&run, |pending| pending.len() == 2).await;
+        let edit = Decision::edit(&json!({"words": "three"})).unwrap();
+        run.signal(&waiting[0].signal, &edit).await.unwrap();
+        pending(&run, |pending| pending.len() == 1).await;
+        in_time(async {
+            let is_end = |action: &str| ["task_completed", "task_failed"].contains(&action);
+            let count = async || {
+                let journal = run.journal(0, 1000).await.unwrap();
+                journal.iter().filter(|it| is_end(it.event.event_type.action())).count()
+            };
+            while count().await < 2 {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await;
+        let results = transcript(&run).await;
+        assert!(results.contains("changed the arguments") & results.contains("three"), "{results}");
+        let id = run.id().to_owned();
+        first.shutdown(crate::support::PATIENCE).await.unwrap();
+
+        let second = builder(&store).llm_agent("agent", agent()).unwrap().start().await.unwrap();
+        let run = second.handle(&id).await.unwrap();
+        run.signal(&waiting[1].signal, &Decision::Approve).await.unwrap();
+        assert_eq!(in_time(run.result::<String>()).await.unwrap(), "done");
+        let told: Vec<_> = model.requests()[1].messages[2]
+            .content
+            .iter()
+            .map(|part| match part {
+                Part::ToolResult(result) => (result.content.clone(), result.is_error),
+                other => panic!("{other:?}"),
+            })
+            .collect();
+        let [(edited, is_error), (other, _)] = &told[..] else { panic!("{told:?}") };
+        assert!(edited.contains("changed the arguments") && *is_error == fails, "{edited}");
+        assert!(!other.contains("changed the arguments"), "{other}");
+        assert!(results.contains(&format!("{edited:?}")), "{results}");
+    }
+}
+
+#[tokio::test]
+async fn should_tell_the_model_of_an_edit_of_a_task_for_another_agent() {
+    let ask = Tool::agent("ask", "Asks.", "searcher").with_approval(Approval::Required);
+    let first = crate::support::call("c", "ask", &json!({"task": "find one"}));
+    let (model, searcher) = (scripted([first, text("done")]), scripted([text("found")]));
+    let agent = LlmAgent::new(Arc::clone(&model)).tool(ask);
+    let builder = builder(&store()).llm_agent("agent", agent).unwrap();
+    let builder = builder.llm_agent("searcher", LlmAgent::new(Arc::clone(&searcher))).unwrap();
+    let runtime = builder.start().await.unwrap();
+    let run = start(&runtime).await;
+    let edit = Decision::edit(&json!({"task": "find two"})).unwrap();
+    run.signal(&one_pending(&run).await.signal, &edit).await.unwrap();
+    in_time(run.result::<String>()).await.unwrap();
+    assert_eq!(searcher.requests()[0].messages[0].text(), "find two");
+    let Part::ToolResult(result) = &model.requests()[1].messages[2].content[0] else { panic!() };
+    assert!(result.content.contains("find two") && result.content.ends_with("found"));
 }

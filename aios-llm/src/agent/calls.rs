@@ -7,7 +7,7 @@
 //!
 //! ```text
 //! approval required ──► a person ──rejected──► text for the model
-//!    │ approved, perhaps edited
+//!    │ approved, perhaps edited, which the result says
 //!    ▼
 //! task or child ──ended──► result, or failure as text
 //!    └── a `write` call with an unknown outcome ──► a person: done, failed, or repeat
@@ -28,7 +28,7 @@ use super::{
     decisions::{Decisions, emit},
     ending::Ending,
     host::ToolTask,
-    refused::{Answered, Refused},
+    refused::{Answered, Edited, Refused},
     session::LONGEST_WAIT,
 };
 use crate::{
@@ -153,10 +153,10 @@ impl Calls<'_> {
         let Some(compiled) = self.agent.tools.get(&checked.call.name) else {
             return Ok(Ended::Rejected("There is no tool with this name.".to_owned()));
         };
-        let arguments = match compiled.tool.approval {
-            Approval::NotRequired => checked.arguments.clone(),
+        let edited = match compiled.tool.approval {
+            Approval::NotRequired => None,
             Approval::Required => match self.approve(compiled, checked).await? {
-                Some(Ok(arguments)) => arguments,
+                Some(Ok(edited)) => edited,
                 Some(Err(reason)) => {
                     return Ok(Ended::Rejected(format!("A person rejected this call: {reason}")));
                 }
@@ -168,10 +168,18 @@ impl Calls<'_> {
             // The person has taken longer than that.
             Err(failure) => return Ok(Ended::Rejected(failure.to_string())),
         };
-        match compiled.tool.child() {
-            Some(child) => self.run_child(&compiled.tool, child, checked, arguments, left).await,
-            None => self.dispatch(compiled, checked, arguments, left).await,
-        }
+        let arguments = edited.clone().unwrap_or_else(|| checked.arguments.clone());
+        let ended = match compiled.tool.child() {
+            Some(child) => self.run_child(&compiled.tool, child, checked, arguments, left).await?,
+            None => self.dispatch(compiled, checked, arguments, left).await?,
+        };
+        let Some(arguments) = edited else { return Ok(ended) };
+        let edited = Edited::new(&checked.call, arguments);
+        Ok(match ended {
+            Ended::Result(text) => Ended::Result(edited.told(&text)),
+            Ended::Failed(reason) => Ended::Failed(edited.told(&reason)),
+            rejected @ Ended::Rejected(_) => rejected,
+        })
     }
 
     /// Asks a person. `None` if another call ends the run, so that no decision is needed any more.
@@ -191,12 +199,13 @@ impl Calls<'_> {
         Ok(None)
     }
 
-    /// Asks a person. Returns the arguments, or the reason of the rejection; `None` if the run ends.
+    /// Asks a person. Returns the arguments if they were changed, or the reason of the rejection; `None`
+    /// if the run ends.
     async fn approve(
         &self,
         compiled: &CompiledTool,
         checked: &Checked,
-    ) -> Result<Option<Result<Payload, String>>, WorkflowError> {
+    ) -> Result<Option<Result<Option<Payload>, String>>, WorkflowError> {
         let mut pending = PendingDecision {
             signal: format!("approval-{}", checked.place),
             tool: compiled.tool.name.clone(),
@@ -215,13 +224,17 @@ impl Calls<'_> {
             };
             let arguments = match self.decide(pending.clone(), accept).await? {
                 None => return Ok(None),
-                Some(Decision::Approve) => return Ok(Some(Ok(checked.arguments.clone()))),
+                Some(Decision::Approve) => return Ok(Some(Ok(None))),
                 Some(Decision::Reject { reason }) => return Ok(Some(Err(reason))),
                 Some(Decision::Edit { arguments }) => arguments,
             };
             let tool = &compiled.tool.name;
             match self.agent.argument_fault(self.context, tool, &arguments).await? {
-                None => return Ok(Some(Ok(arguments))),
+                None => {
+                    let edited = Edited::new(&checked.call, arguments.clone());
+                    emit(self.context, "tool", "edited", &edited)?;
+                    return Ok(Some(Ok(Some(arguments))));
+                }
                 // Asked again, with the reason.
                 fault => pending.refused = fault,
             }

@@ -62,7 +62,7 @@ pub(crate) use self::{
     history::{History, model_call},
     host::ToolTask,
     output::FINAL_TOOL,
-    refused::{Answered, Refused},
+    refused::{Answered, Edited, Refused},
 };
 use crate::{
     budget::{Budget, SubjectBudget},

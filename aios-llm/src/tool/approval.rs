@@ -46,7 +46,7 @@ pub enum Decision {
         /// The reason, for the model.
         reason: String,
     },
-    /// The call runs with other arguments.
+    /// The call runs with other arguments. The model learns of them with the result.
     Edit {
         /// The arguments, as JSON.
         arguments: Payload,
