@@ -7,10 +7,15 @@ use aios_core::event::Payload;
 use jsonschema::{ValidationError, Validator, error::ValidationErrorKind};
 use schemars::JsonSchema;
 use serde::de::DeserializeOwned;
-use serde_json::Value;
+use serde_json::{Map, Value, json};
 
 /// Largest number of faults that are reported.
 const MAX_FAULTS: usize = 10;
+
+/// The field of a schema that has definitions.
+const DEFS: &str = "$defs";
+/// The field, and its former name.
+const DEFINITIONS: [&str; 2] = [DEFS, "definitions"];
 
 /// A compiled schema.
 #[derive(Debug)]
@@ -48,6 +53,61 @@ pub(crate) fn schema_of<T: JsonSchema>() -> Value {
         .into_generator()
         .into_root_schema_for::<T>()
         .to_value()
+}
+
+/// The definitions of a schema, and the rest of it, which can then be a part of another schema with these
+/// definitions. A schema that refers to itself becomes one of them.
+pub(crate) fn split(mut schema: Value) -> (Map<String, Value>, Value) {
+    let mut moved = Map::new();
+    for field in DEFINITIONS {
+        let definitions = schema.as_object_mut().and_then(|fields| fields.remove(field));
+        moved.extend(definitions.map(|definitions| (field.to_owned(), definitions)));
+    }
+    let name = free_name(moved.get(DEFS));
+    let place = format!("#/{DEFS}/{name}");
+    let in_moved = moved.values_mut().fold(false, |found, it| redirect(it, &place) | found);
+    if redirect(&mut schema, &place) || in_moved {
+        let root = std::mem::replace(&mut schema, json!({ "$ref": place }));
+        let definitions = moved.entry(DEFS).or_insert_with(|| json!({}));
+        definitions.as_object_mut().and_then(|definitions| definitions.insert(name, root));
+    }
+    (moved, schema)
+}
+
+/// A name that no definition has.
+fn free_name(definitions: Option<&Value>) -> String {
+    let is_free = |name: &String| definitions.and_then(|known| known.get(name)).is_none();
+    let numbered = (2..).map(|number: u64| format!("output{number}"));
+    std::iter::once("output".to_owned()).chain(numbered).find(is_free).unwrap_or_default()
+}
+
+/// Redirects references to the root to another place, apart from those to definitions. Returns whether
+/// there are any.
+fn redirect(schema: &mut Value, place: &str) -> bool {
+    match schema {
+        Value::Object(fields) => {
+            fields.iter_mut().fold(false, |found, (name, value)| match value {
+                Value::String(reference) if name == "$ref" => {
+                    let Some(path) = path_in_root(reference) else { return found };
+                    *reference = format!("{place}{path}");
+                    true
+                }
+                value => redirect(value, place) | found,
+            })
+        }
+        Value::Array(values) => {
+            values.iter_mut().fold(false, |found, value| redirect(value, place) | found)
+        }
+        _ => false,
+    }
+}
+
+/// The path of a reference to the root or a part of it; `None` if it is to a definition, or elsewhere.
+fn path_in_root(reference: &str) -> Option<&str> {
+    let path = reference.strip_prefix('#')?;
+    let first = path.split('/').nth(1).unwrap_or_default();
+    let is_path = path.is_empty() || path.starts_with('/');
+    (is_path && !DEFINITIONS.contains(&first)).then_some(path)
 }
 
 /// A fault as one line. A missing property has a path of its own, so that a model sees what to add.

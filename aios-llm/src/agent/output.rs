@@ -14,21 +14,17 @@
 use aios_core::event::Payload;
 use schemars::JsonSchema;
 use serde::{Deserialize, de::DeserializeOwned};
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 use crate::{
     model::{Capabilities, ModelRequest, OutputSchema, ToolChoice, ToolSpec},
-    schema::{Schema, decode_text, schema_of},
+    schema::{Schema, decode_text, schema_of, split},
 };
 
 /// Name of the tool that carries structured output, for models without native support.
 pub(crate) const FINAL_TOOL: &str = "final_result";
 /// The property that holds output which is not an object.
 const WRAPPED: &str = "result";
-/// The field of a schema that has definitions.
-const DEFS: &str = "$defs";
-/// The field, and its former name.
-const DEFINITIONS: [&str; 2] = [DEFS, "definitions"];
 
 /// The type of an agent's output.
 #[derive(Clone, Debug)]
@@ -209,22 +205,10 @@ fn invalid(faults: &str) -> String {
     format!("The result does not match its schema:\n{faults}")
 }
 
-/// The schema of an object with one property. Definitions move to the root, where references look
-/// for them. A schema that refers to itself becomes one of them.
-fn wrap(mut schema: Value) -> Value {
-    let mut moved = Map::new();
-    for field in DEFINITIONS {
-        let definitions = schema.as_object_mut().and_then(|fields| fields.remove(field));
-        moved.extend(definitions.map(|definitions| (field.to_owned(), definitions)));
-    }
-    let name = free_name(moved.get(DEFS));
-    let place = format!("#/{DEFS}/{name}");
-    let in_moved = moved.values_mut().fold(false, |found, it| redirect(it, &place) | found);
-    if redirect(&mut schema, &place) || in_moved {
-        let root = std::mem::replace(&mut schema, json!({ "$ref": place }));
-        let definitions = moved.entry(DEFS).or_insert_with(|| json!({}));
-        definitions.as_object_mut().and_then(|definitions| definitions.insert(name, root));
-    }
+/// The schema of an object with one property. A schema that refers to itself becomes one of its
+/// definitions.
+fn wrap(schema: Value) -> Value {
+    let (definitions, schema) = split(schema);
     let mut wrapped = json!({
         "type": "object",
         "properties": { WRAPPED: schema },
@@ -232,45 +216,9 @@ fn wrap(mut schema: Value) -> Value {
         "additionalProperties": false,
     });
     if let Some(fields) = wrapped.as_object_mut() {
-        fields.extend(moved);
+        fields.extend(definitions);
     }
     wrapped
-}
-
-/// A name that no definition has.
-fn free_name(definitions: Option<&Value>) -> String {
-    let is_free = |name: &String| definitions.and_then(|known| known.get(name)).is_none();
-    let numbered = (2..).map(|number: u64| format!("output{number}"));
-    std::iter::once("output".to_owned()).chain(numbered).find(is_free).unwrap_or_default()
-}
-
-/// Redirects references to the root to another place, apart from those to definitions. Returns whether
-/// there are any.
-fn redirect(schema: &mut Value, place: &str) -> bool {
-    match schema {
-        Value::Object(fields) => {
-            fields.iter_mut().fold(false, |found, (name, value)| match value {
-                Value::String(reference) if name == "$ref" => {
-                    let Some(path) = path_in_root(reference) else { return found };
-                    *reference = format!("{place}{path}");
-                    true
-                }
-                value => redirect(value, place) | found,
-            })
-        }
-        Value::Array(values) => {
-            values.iter_mut().fold(false, |found, value| redirect(value, place) | found)
-        }
-        _ => false,
-    }
-}
-
-/// The path of a reference to the root or a part of it; `None` if it is to a definition, or elsewhere.
-fn path_in_root(reference: &str) -> Option<&str> {
-    let path = reference.strip_prefix('#')?;
-    let first = path.split('/').nth(1).unwrap_or_default();
-    let is_path = path.is_empty() || path.starts_with('/');
-    (is_path && !DEFINITIONS.contains(&first)).then_some(path)
 }
 
 /// The text without the code fence that models like to put around JSON.
