@@ -27,7 +27,7 @@ pub(super) const SPENT: &str = "spent";
 /// The field of the details of a failure that says which part of it the subject was not charged for.
 pub(super) const UNCHARGED: &str = "uncharged";
 
-/// What a run that another agent has called reports.
+/// The sums that a run reports which another agent has called.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Sums {
     /// The sum of the run, including its own children.
@@ -49,7 +49,7 @@ pub(super) struct Report {
 }
 
 impl Report {
-    /// What the run has spent.
+    /// The sums of the run.
     pub(super) fn sums(&self) -> Sums {
         Sums { spent: self.spent, uncharged: self.uncharged }
     }

@@ -1,4 +1,4 @@
-//! What happened to calls, as far as no task of a tool shows it.
+//! Events about calls: those that no task of a tool shows.
 
 use aios_core::event::Payload;
 use serde::{Deserialize, Serialize};

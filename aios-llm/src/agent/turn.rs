@@ -97,7 +97,7 @@ struct Found {
 struct Candidates {
     /// The first valid result.
     found: Option<Found>,
-    /// What is wrong with the results before it, by the numbers of their calls.
+    /// The faults of the results before it, by the numbers of their calls.
     faults: BTreeMap<usize, String>,
 }
 

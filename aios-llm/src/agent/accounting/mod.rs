@@ -80,7 +80,7 @@ struct State {
     children: Children,
     /// The part of the budget of the subject that is reserved.
     open: Option<Open>,
-    /// What was spent and the subject was not charged for: by called agents without a budget for subjects,
+    /// The amounts that the subject was not charged for: spent by called agents without a budget for subjects,
     /// and by this run if it has none itself.
     uncharged: Spent,
     /// The latest known sum of the subject, without what this run has reserved.
