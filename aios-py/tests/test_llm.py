@@ -2,8 +2,10 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import datetime
 import json
 import threading
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
@@ -85,6 +87,109 @@ async def test_should_read_output_of_a_type(kind: Any, expected: Any) -> None:
     agent = aios.LlmAgent("writer", model, output_type=kind)
     assert await run_agent(agent) == expected
     assert "does not match" in json.dumps(model.requests[1]["messages"][-1])
+
+
+class Booking(pydantic.BaseModel):
+    title: str
+
+    @pydantic.field_validator("title")
+    @classmethod
+    def is_upper(cls, title: str) -> str:
+        if not title.isupper():
+            raise ValueError("the title is in capitals")
+        return title
+
+
+@dataclasses.dataclass
+class Event:
+    at: datetime.datetime
+    id: uuid.UUID
+
+
+UUID = "12345678-1234-5678-1234-567812345678"
+
+
+@pytest.mark.parametrize("native_output", [True, False])
+@pytest.mark.parametrize(
+    ("kind", "wrong", "right", "fault", "expected"),
+    [
+        (Booking, {"title": "x"}, {"title": "X"}, "in capitals", Booking(title="X")),
+        (
+            Event,
+            {"at": "tomorrow", "id": UUID},
+            {"at": "2030-01-02T03:04:05Z", "id": UUID},
+            "/at",
+            Event(datetime.datetime(2030, 1, 2, 3, 4, 5, tzinfo=datetime.UTC), uuid.UUID(UUID)),
+        ),
+        (uuid.UUID, {"result": "no id"}, {"result": UUID}, "/", uuid.UUID(UUID)),
+    ],
+)
+async def test_should_let_the_model_repair_output_that_only_its_schema_accepts(
+    native_output: bool, kind: Any, wrong: Any, right: Any, fault: str, expected: Any
+) -> None:
+    requests: list[dict[str, Any]] = []
+
+    def model(request: dict[str, Any]) -> aios.ModelResponse | str:
+        requests.append(request)
+        output = wrong if len(requests) == 1 else right
+        return json.dumps(output) if native_output else calls(Call("final_result", output))
+
+    agent = aios.LlmAgent(
+        "writer", FunctionModel(model, native_output=native_output), output_type=kind
+    )
+    assert await run_agent(agent) == expected
+    assert len(requests) == 2
+    told = json.dumps(requests[1]["messages"][-1])
+    assert "not valid" in told
+    assert fault in told
+
+
+async def test_should_fail_when_output_never_matches_its_type() -> None:
+    model = FunctionModel(lambda request: '{"title": "x"}')
+    agent = aios.LlmAgent("writer", model, output_type=Booking, max_faults=2)
+    with pytest.raises(aios.RunFailedError) as failed:
+        await run_agent(agent)
+    assert failed.value.code == "MODEL_FAULTS"
+
+
+async def test_should_refuse_an_edit_that_only_the_schema_accepts() -> None:
+    at: list[datetime.datetime] = []
+
+    @aios.tool(approval=True)
+    async def book(when: datetime.datetime) -> str:
+        at.append(when)
+        return "booked"
+
+    first = calls(Call("book", {"when": "2030-01-02T03:04:05Z"}))
+    agent = aios.LlmAgent("clerk", ScriptedModel(first, "done"), tools=[book])
+    async with aios.Runtime(agents=[agent]) as runtime:
+        run = await runtime.start(agent, "go")
+        while not (pending := aios.pending_decisions(await run.status())):
+            await asyncio.sleep(0.01)
+        await run.signal(pending[0].signal, pending[0].edit({"when": "tomorrow"}))
+        while not any(it.refused for it in aios.pending_decisions(await run.status())):
+            await asyncio.sleep(0.01)
+        await run.signal(pending[0].signal, pending[0].edit({"when": "2031-01-02T03:04:05Z"}))
+        assert await run.result() == "done"
+    assert [it.year for it in at] == [2031]
+
+
+async def test_should_doubt_a_write_that_was_interrupted() -> None:
+    @aios.tool(effect="write")
+    async def pay(words: str) -> str:
+        raise asyncio.CancelledError
+
+    model = ScriptedModel(calls(Call("pay", {"words": "ten"})), "done")
+    agent = aios.LlmAgent("clerk", model, tools=[pay])
+    async with aios.Runtime(agents=[agent], store="memory://") as runtime:
+        run = await runtime.start(agent, "go")
+        while not (pending := aios.pending_decisions(await run.status())):
+            await asyncio.sleep(0.01)
+        assert pending[0].in_doubt is not None
+        assert pending[0].in_doubt["code"] == "INTERRUPTED"
+        await run.signal(pending[0].signal, pending[0].done("paid by hand"))
+        assert await run.result() == "done"
+    assert results(model, 1) == [("paid by hand", False)]
 
 
 @pytest.mark.parametrize(("strategy", "found"), [("exhaustive", ["b"]), ("early", [])])
@@ -230,7 +335,10 @@ async def test_should_round_no_number_of_arguments_edits_and_results() -> None:
         assert pending[0].arguments == {"amount": large}
         await run.signal(pending[0].signal, pending[0].edit({"amount": large + 10}))
         assert await run.result() == "It is done."
-    assert results(model, 1) == [(str(large + 11), False)]
+    [(told, is_error)] = results(model, 1)
+    assert told.endswith(f"\n{large + 11}")
+    assert f'{{"amount":{large + 10}}}' in told
+    assert not is_error
 
 
 async def test_should_name_the_store_that_a_write_tool_needs() -> None:

@@ -195,6 +195,42 @@ async def test_should_replay_a_run_offline_and_begin_again_at_a_turn() -> None:
     assert caught.value.code == "MODEL_UNEXPECTED_REQUEST"
 
 
+async def test_should_continue_with_the_instructions_and_the_subject_of_the_prompt() -> None:
+    model = ScriptedModel("one", "two", "three")
+    agent = aios.LlmAgent("searcher", model, instructions="Write much.")
+    prompt = aios.Prompt("go", instructions="Write little.", subject="mary")
+    async with aios.Runtime(agents=[agent]) as runtime:
+        first = await runtime.start(agent, prompt)
+        await first.result()
+        conversation = await aios.Conversation.of(first)
+        assert conversation.subject == "mary"
+        for row in (conversation.continued("more"), conversation.from_turn(1)):
+            assert row["subject"] == "mary"
+            again = await runtime.start(agent, row)
+            await again.result()
+            assert model.requests[-1]["instructions"] == "Write little."
+    assert conversation.continued("more", "Write.")["instructions"] == "Write."
+    assert conversation.from_turn(1, "Write.")["instructions"] == "Write."
+
+
+@pytest.mark.parametrize("native_output", [True, False])
+async def test_should_replay_structured_output_of_any_model(native_output: bool) -> None:
+    def respond(request: dict[str, Any]) -> aios.ModelResponse | str:
+        if native_output:
+            return '{"result": [1]}'
+        made = aios.ToolCall("final_result", {"result": [1]})
+        return aios.ModelResponse(tool_calls=[made])
+
+    model = FunctionModel(respond, native_output=native_output)
+    agent = aios.LlmAgent("counter", model, output_type=list[int])
+    async with aios.Runtime(agents=[agent]) as runtime:
+        first = await runtime.start(agent, "go")
+        assert await first.result() == [1]
+        journal = await first.journal()
+    replayed = aios.LlmAgent("counter", Recorded(journal), output_type=list[int])
+    assert await run(replayed) == [1]
+
+
 @pytest.mark.parametrize("protocol", PATHS)
 @pytest.mark.parametrize("streaming", [False, True])
 async def test_should_run_on_a_provider_through_its_faults(

@@ -15,7 +15,8 @@ use serde_json::Value;
 use super::{
     Shared,
     budget::{BudgetArg, PreparedSubjectBudget, SubjectBudgetArg},
-    guardrail::GuardrailArg,
+    function::FunctionArg,
+    guardrail::{GuardrailArg, verdict},
     model::ModelArg,
     parse,
     tool::ToolArg,
@@ -67,8 +68,9 @@ pub(crate) struct LlmAgentArg {
     tools: Vec<ToolArg>,
     guardrails: Vec<GuardrailArg>,
     handovers: Handovers,
-    /// The name and the JSON Schema of the output; `None` for text.
-    output: Option<(String, String)>,
+    /// The name and the JSON Schema of the output, and a function that checks what the schema does not
+    /// say; `None` for text.
+    output: Option<(String, String, Option<FunctionArg>)>,
     model_retry: Option<RetryArg>,
     options: String,
 }
@@ -162,6 +164,7 @@ impl LlmAgentArg {
             || self.cheaper_model.as_ref().is_some_and(ModelArg::uses_loop)
             || self.tools.iter().any(ToolArg::uses_loop)
             || self.guardrails.iter().any(GuardrailArg::uses_loop)
+            || self.output.as_ref().is_some_and(|(_, _, check)| check.is_some())
             || self.handovers.iter().any(|handover| handover.agent.uses_loop())
     }
 
@@ -188,7 +191,17 @@ impl LlmAgentArg {
             agent = agent.model_retry(retry.into_policy(py)?);
         }
         let agent = match self.output {
-            Some((name, schema)) => agent.output_schema(name, parse(&schema)?),
+            Some((name, schema, check)) => {
+                let agent = agent.output_schema(name, parse(&schema)?);
+                match check {
+                    Some(check) => {
+                        let what = format!("the output of agent {:?}", self.name);
+                        let call = check.into_call(what, executors);
+                        agent.output_check(move |output| verdict(call.clone(), output))
+                    }
+                    None => agent,
+                }
+            }
             None => agent.output_text(),
         };
         let mut handovers = Vec::with_capacity(self.handovers.len());

@@ -18,6 +18,9 @@ struct Row<'a> {
     spent: &'a Spent,
     /// The results of calls of the last response: a message, or none.
     results: Option<Message>,
+    /// Those of the prompt.
+    instructions: Option<&'a str>,
+    subject: Option<&'a str>,
 }
 
 /// The turns, all messages and the sums of a journal, a list of JSON envelopes.
@@ -37,6 +40,8 @@ pub(crate) fn read_conversation(
             transcript: conversation.transcript(),
             spent: conversation.spent(),
             results: conversation.results(),
+            instructions: conversation.instructions(),
+            subject: conversation.subject(),
         })
     };
     let row = read().map_err(|error| ErrorInfo::from(error).into_error(py))?;

@@ -47,16 +47,18 @@ impl GuardrailArg {
     ) -> PyResult<Guardrail> {
         let call = self.invoke.into_call(format!("guardrail {:?}", self.name), executors);
         let guardrail = if self.is_input {
-            Guardrail::input(self.name, move |messages: Vec<Message>| check(call.clone(), messages))
+            Guardrail::input(self.name, move |messages: Vec<Message>| {
+                verdict(call.clone(), messages)
+            })
         } else {
-            Guardrail::output(self.name, move |output: Payload| check(call.clone(), output))
+            Guardrail::output(self.name, move |output: Payload| verdict(call.clone(), output))
         };
         Ok(guardrail.with_timeout(seconds(py, "timeout", self.timeout)?))
     }
 }
 
-/// Calls a function that returns `None`, or the reason for which the run fails.
-async fn check(call: PythonCall, value: impl Serialize) -> Result<Verdict, TaskError> {
+/// Calls a function that returns `None`, or the reason for which a value is not accepted.
+pub(super) async fn verdict(call: PythonCall, value: impl Serialize) -> Result<Verdict, TaskError> {
     let value = Payload::encode(&value).terminal()?;
     let make: MakeArguments = Box::new(move |py| Ok(vec![json::read(py, value.as_str())?]));
     let reason: Option<String> = call.run(make).await?.decode().terminal()?;

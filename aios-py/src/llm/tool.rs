@@ -17,6 +17,7 @@ use serde_json::Value;
 
 use super::{
     function::{FunctionArg, PythonCall},
+    guardrail::verdict,
     parse,
 };
 use crate::{
@@ -41,6 +42,8 @@ pub(super) struct ToolArg {
     /// How many calls run at the same time, if that is limited.
     concurrency: Option<usize>,
     invoke: Option<FunctionArg>,
+    /// Checks arguments that a person has edited.
+    check: Option<FunctionArg>,
     /// The child run that a call starts, as JSON, if it does.
     child: Option<String>,
 }
@@ -61,7 +64,7 @@ struct ChildArg {
 impl ToolArg {
     /// Whether its code runs on the event loop.
     pub(super) fn uses_loop(&self) -> bool {
-        self.invoke.as_ref().is_some_and(|function| function.is_async)
+        [&self.invoke, &self.check].into_iter().flatten().any(|function| function.is_async)
     }
 
     /// Whether the tool has effects that must not happen twice.
@@ -96,6 +99,14 @@ impl ToolArg {
             .with_timeout(timeout)
             .with_max_result_bytes(max_result_bytes)
             .with_approval(approval);
+        let tool = match self.check {
+            Some(check) => {
+                let call =
+                    check.into_call(format!("the arguments of {:?}", tool.name()), executors);
+                tool.with_argument_check(move |arguments| verdict(call.clone(), arguments))
+            }
+            None => tool,
+        };
         let tool = match concurrency {
             Some(calls) => tool.with_concurrency(calls),
             None => tool,

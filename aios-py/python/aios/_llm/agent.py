@@ -22,7 +22,8 @@ from .._retry import retry_row
 from .._types.validation import as_list, check_at_least, check_name
 from .._workflows.definition import MISSING, Workflow
 from .budget import Budget, SubjectBudget
-from .functions import BoundFunction
+from .exact import is_exact as schema_says_all
+from .functions import BoundFunction, bind_check
 from .guardrail import BoundGuardrail, Guardrail
 from .model import AnyModel, BoundModel, bind_model
 from .options import check_options
@@ -53,7 +54,7 @@ class BoundLlmAgent(NamedTuple):
     tools: list[BoundTool]
     guardrails: list[BoundGuardrail]
     handovers: list[BoundHandover]
-    output: tuple[str, str] | None
+    output: tuple[str, str, BoundFunction | None] | None
     model_retry: tuple[Any, ...] | None
     options: str
 
@@ -175,7 +176,9 @@ class LlmAgent(Workflow[Any, O], Generic[O]):
         hand_back: The description of a tool ``hand_back``, with which an agent that has taken over
             returns the conversation.
         output_type: The type of the result: a dataclass, a ``TypedDict``, a model of pydantic or
-            msgspec, or any other type with a schema. Text by default.
+            msgspec, or any other type with a schema. Text by default. A result that does not match,
+            for example because a validator refuses it, is told to the model, which may repair it; see
+            ``max_faults``.
         budget: Limits of each run.
         subject_budget: Limits that all runs of a subject share in a window of time. Each run then has
             to name its subject, in its :class:`Prompt`.
@@ -315,7 +318,9 @@ class LlmAgent(Workflow[Any, O], Generic[O]):
         output = None
         if self._output_type is not None:
             kind = getattr(self._output_type, "__name__", "output")
-            output = (kind, dumps(root_schema(self._output.schema)))
+            is_exact = self._output.is_trivial or schema_says_all(self._output_type)
+            check = None if is_exact else bind_check(self._output.read)
+            output = (kind, dumps(root_schema(self._output.schema)), check)
         return BoundLlmAgent(
             self.name,
             is_workflow_only,

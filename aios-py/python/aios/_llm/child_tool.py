@@ -63,7 +63,7 @@ class ChildTool(Tool):
 
     def bind(self) -> BoundTool:
         """Converts the tool for the native module."""
-        return self._bound(None, dumps(self._child))
+        return self._bound(None, None, dumps(self._child))
 
 
 def agent_tool(

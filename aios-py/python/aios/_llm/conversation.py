@@ -41,12 +41,16 @@ class Conversation:
             summaries.
         spent: The sums of the run as settled in its log: ``requests``, ``usage``, ``cost`` and
             ``tool_calls``.
+        instructions: The instructions with which the prompt replaced those of the agent, if it did.
+        subject: The subject of the prompt, if it named one.
     """
 
     turns: list[Turn]
     messages: list[dict[str, Any]]
     transcript: list[dict[str, Any]]
     spent: dict[str, Any]
+    instructions: str | None = None
+    subject: str | None = None
     _results: dict[str, Any] | None = field(default=None, repr=False)
 
     @classmethod
@@ -72,23 +76,37 @@ class Conversation:
 
         row = read_conversation(envelopes(journal))
         turns = [Turn(messages, response) for messages, response in row["turns"]]
-        return cls(turns, row["messages"], row["transcript"], row["spent"], row["results"])
+        return cls(
+            turns,
+            row["messages"],
+            row["transcript"],
+            row["spent"],
+            row["instructions"],
+            row["subject"],
+            row["results"],
+        )
 
-    def continued(self, text: str) -> dict[str, Any]:
+    def continued(self, text: str, instructions: str | None = None) -> dict[str, Any]:
         """The prompt of a new run that continues the conversation with another message. It
         contains the results of the last response's calls. The result of a call that the journal has no
-        result for says that it is unknown."""
+        result for says that it is unknown. It has the subject of the prompt with which this run began.
+
+        Args:
+            text: The message.
+            instructions: Other instructions than those of the prompt with which this run began.
+        """
         message = {"role": "user", "content": [{"type": "text", "text": text}]}
         results = [] if self._results is None else [self._results]
-        return {"messages": [*self.messages, *results, message]}
+        return self._prompt([*self.messages, *results, message], instructions)
 
     def from_turn(self, turn: int, instructions: str | None = None) -> dict[str, Any]:
         """The prompt of a new run that begins with this turn, from 1: the turns before it are kept,
-        and the turn and those after it are requested again.
+        and the turn and those after it are requested again. It has the subject of the prompt with which
+        this run began.
 
         Args:
             turn: Number of the turn.
-            instructions: Other instructions than those of the agent.
+            instructions: Other instructions than those of the prompt with which this run began.
 
         Raises:
             ConfigurationError: The conversation has no such turn.
@@ -97,8 +115,13 @@ class Conversation:
             raise ConfigurationError(
                 f"the conversation has {len(self.turns)} turns, no turn {turn}"
             )
-        prompt: dict[str, Any] = {"messages": self.turns[turn - 1].messages}
-        return prompt if instructions is None else {**prompt, "instructions": instructions}
+        return self._prompt(self.turns[turn - 1].messages, instructions)
+
+    def _prompt(self, messages: list[dict[str, Any]], instructions: str | None) -> dict[str, Any]:
+        """A prompt with these messages, like that of the run."""
+        instructions = self.instructions if instructions is None else instructions
+        row = {"messages": messages, "instructions": instructions, "subject": self.subject}
+        return {name: given for name, given in row.items() if given is not None}
 
 
 def envelopes(journal: Iterable[Event | RecordedEvent]) -> list[str]:

@@ -36,6 +36,23 @@ def bind_function(
     return BoundFunction(_plain_invoke(function, arguments), False, _aios.ThreadPool())
 
 
+def bind_check(read: Callable[[Any], Any]) -> BoundFunction:
+    """Converts a function that raises for values of another type to a check for the native module,
+    which says what is wrong with a value. It runs on the event loop, as the conversion of a result
+    does."""
+    from .._errors import InvalidParametersError
+
+    async def check(value: Any) -> str | None:
+        try:
+            read(value)
+        except InvalidParametersError as error:
+            faults = [f"{fault['path'] or '/'}: {fault['fault']}" for fault in error.details or []]
+            return "; ".join(faults) or str(error)
+        return None
+
+    return bind_function(check, None)
+
+
 def _async_invoke(
     function: Callable[..., Any], arguments: Callable[..., dict[str, Any]] | None
 ) -> Callable[..., Any]:

@@ -21,7 +21,7 @@ from .._errors import ConfigurationError, InvalidParametersError
 from .._retry import retry_row
 from .._types.signature import bound_keywords, doc_of, is_async_generator, is_generator, name_of
 from .._types.validation import check_at_least, check_flag, check_seconds
-from .functions import BoundFunction, bind_function
+from .functions import BoundFunction, bind_check, bind_function
 
 if TYPE_CHECKING:
     from .._aios import NativeToolContext
@@ -79,6 +79,7 @@ class BoundTool(NamedTuple):
     max_result_bytes: int
     concurrency: int | None
     invoke: BoundFunction | None
+    check: BoundFunction | None
     child: str | None
 
 
@@ -137,6 +138,17 @@ class Tool:
 
     def _arguments(self, native: NativeToolContext, raw: Mapping[str, Any]) -> dict[str, Any]:
         """The arguments of a call, converted to the annotations."""
+        arguments = self._converted(raw)
+        if self._context is not None:
+            arguments[self._context] = ToolContext(native)
+        return arguments
+
+    def _converted(self, raw: Mapping[str, Any]) -> dict[str, Any]:
+        """The arguments of a call without the context.
+
+        Raises:
+            InvalidParametersError: They do not match the annotations.
+        """
         arguments: dict[str, Any] = {}
         violations: list[dict[str, str]] = []
         for name, converter in self._parameters.items():
@@ -153,16 +165,18 @@ class Tool:
             raise InvalidParametersError(
                 f"the arguments do not match: {text}", details=violations, retryable=False
             )
-        if self._context is not None:
-            arguments[self._context] = ToolContext(native)
         return arguments
 
     def bind(self) -> BoundTool:
         """Converts the tool for the native module."""
         function = self.function if self.effect == "read" else _with_shown_result(self.function)
-        return self._bound(bind_function(function, self._arguments), None)
+        invoke = bind_function(function, self._arguments)
+        # Only a person edits arguments.
+        return self._bound(invoke, bind_check(self._converted) if self.approval else None, None)
 
-    def _bound(self, invoke: BoundFunction | None, child: str | None) -> BoundTool:
+    def _bound(
+        self, invoke: BoundFunction | None, check: BoundFunction | None, child: str | None
+    ) -> BoundTool:
         from .._aios import dumps
 
         return BoundTool(
@@ -176,6 +190,7 @@ class Tool:
             self.max_result_bytes,
             self.concurrency,
             invoke,
+            check,
             child,
         )
 
