@@ -79,7 +79,7 @@ impl ReadModels for SqliteStore {
 
     async fn rebuild(&self) -> Result<(), StoreError> {
         let database = self.database().to_owned();
-        self.writer().call(move |writer| writer.rebuild(&database)).await
+        self.writer().call_alone(move |writer| writer.rebuild(&database)).await
     }
 
     fn waits(&self) -> Option<&dyn Waits> {
@@ -132,9 +132,16 @@ impl Writer<'_> {
         Ok(unknown)
     }
 
-    /// Empties the tables and projects the log again, page by page, in one transaction. Readers see
-    /// the old rows until the commit, and appends wait.
-    fn rebuild(&self, database: &str) -> rusqlite::Result<()> {
+    /// Empties the tables and projects the log again, in a transaction of its own. Readers see the old
+    /// rows until the commit, and appends wait.
+    fn rebuild(&mut self, database: &str) -> rusqlite::Result<()> {
+        self.begin.execute([])?;
+        self.project_log(database)?;
+        self.commit.execute([]).map(drop)
+    }
+
+    /// Fills the tables from the log, page by page.
+    fn project_log(&self, database: &str) -> rusqlite::Result<()> {
         for table in Table::ALL {
             self.connection.execute(&format!("DELETE FROM {}", table.name()), [])?;
         }

@@ -5,9 +5,8 @@
 //! ```
 //!
 //! An append can end in three ways. It is *stored*; it is *refused* (fence, version, closed stream,
-//! id), which concerns only itself; or the driver *fails*, which undoes the whole transaction, so
-//! that every call of the batch gets the error. A refused append leaves no rows behind, although it
-//! ran inside the transaction of its neighbours.
+//! id), which concerns only itself; or the driver *fails*, which undoes the whole transaction. A
+//! refused append leaves no rows behind, although it ran inside the transaction of its neighbours.
 
 use aios_core::{
     catalog::is_projected,
@@ -59,6 +58,7 @@ impl Job for AppendJob {
     }
 
     fn run(&mut self, writer: &mut Writer<'_>) -> rusqlite::Result<()> {
+        self.answers.clear();
         for prepared in &mut self.appends {
             self.answers.push(match prepared {
                 Ok(prepared) => writer.append(prepared)?,

@@ -1,9 +1,9 @@
 //! The jobs that are sent to the writer thread.
 //!
-//! A job passes through three steps: it is queued, `run` is called once inside a transaction, and
-//! `reply` is called with the outcome of that transaction. Between `run` and `reply`, the job keeps
-//! its own result. A job is never run twice: after a rollback, its caller gets the error and
-//! decides.
+//! A job passes through three steps: it is queued, `run` is called inside a transaction, and `reply`
+//! is called with the outcome of that transaction. Between `run` and `reply`, the job keeps its own
+//! result. If another job of the transaction failed, everything is rolled back, and `run` is called
+//! again in a transaction for this job only.
 
 use aios_core::store::StoreError;
 use tokio::sync::oneshot;
@@ -13,8 +13,8 @@ use crate::job_queue::Jobs;
 
 /// Work that the writer does inside a transaction, and whose result is sent after the commit.
 ///
-/// An error from `run` rolls the whole transaction back. A failure that concerns only this job is stored
-/// in the job until `reply`.
+/// An error from `run` rolls the whole transaction back. An expected refusal, such as of a version, is
+/// stored in the job until `reply`.
 pub(crate) trait Job: Send {
     /// Approximate size in bytes, which limits the size of a transaction.
     fn weight(&self) -> usize;
@@ -26,7 +26,8 @@ pub(crate) trait Job: Send {
     fn is_last(&self) -> bool {
         false
     }
-    /// Does the work. An error rolls the transaction back.
+    /// Does the work. An error rolls the transaction back. Called again after a rollback, so it replaces
+    /// its earlier result.
     fn run(&mut self, writer: &mut Writer<'_>) -> rusqlite::Result<()>;
     /// Sends the result to the caller. `outcome` is the outcome of the transaction.
     fn reply(self: Box<Self>, outcome: Result<(), StoreError>);

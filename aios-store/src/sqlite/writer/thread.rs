@@ -15,6 +15,10 @@
 //! of streams. No other connection writes, so the copies are correct until a transaction is rolled
 //! back. Then they are marked as stale and are read again at the beginning of the next transaction.
 //!
+//! If a job fails for a reason of its own, such as an invalid row, the transaction is rolled back and
+//! each job of the batch is run again in a transaction of its own. This costs nothing as long as no job
+//! fails, unlike a savepoint for each.
+//!
 //! The thread ends when the handle is dropped and the queue is empty, or at the job `Last`. It
 //! closes the readers, then its own connection, and then releases the lock of the file, in this
 //! order.
@@ -216,8 +220,8 @@ impl Writer<'_> {
             }
             let mut batch = Vec::with_capacity(1 + calls.len());
             batch.push(first);
-            let outcome = self.commit(&mut batch, calls, next);
-            replies.send(batch, outcome);
+            let outcome = self.commit(&mut batch, || next_of_batch(calls, next));
+            self.finish(batch, outcome, replies);
             if self.files.has_lost_the_log() {
                 return End::LogLost;
             }
@@ -225,26 +229,41 @@ impl Writer<'_> {
         End::Closed
     }
 
-    /// Commits a batch of calls as one transaction. Calls that are queued before the commit join
-    /// the batch, up to a call that runs alone. That call is stored in `next`.
+    /// Replies to a batch. If one of its jobs failed, nothing of the batch is stored, so each job is run
+    /// again in a transaction of its own, and only the job that fails again gets the error.
+    fn finish(&mut self, batch: Batch, outcome: Result<(), CommitError>, replies: &ReplyThread) {
+        match outcome {
+            Err(CommitError::Job(_)) if batch.len() > 1 => {
+                for job in batch {
+                    let mut single = vec![job];
+                    let outcome = self.commit(&mut single, || None);
+                    replies.send(single, outcome.map_err(CommitError::into_inner));
+                }
+            }
+            outcome => replies.send(batch, outcome.map_err(CommitError::into_inner)),
+        }
+    }
+
+    /// Commits a batch of calls as one transaction, with the calls that `more` returns.
     ///
     /// The files are looked at after the commit and before the replies: a caller gets `Ok` only if
     /// its commit will be found when the database is opened again.
     fn commit(
         &mut self,
         batch: &mut Batch,
-        calls: &mut Calls,
-        next: &mut Option<Box<dyn Job>>,
-    ) -> Result<(), StoreError> {
-        self.files.last_result(&self.database).inspect_err(|_| measure::commit_failed())?;
+        more: impl FnMut() -> Option<Box<dyn Job>>,
+    ) -> Result<(), CommitError> {
+        let gone = self.files.last_result(&self.database);
+        gone.inspect_err(|_| measure::commit_failed()).map_err(CommitError::All)?;
         let began = SystemClock.elapsed();
         let outcome = match batch.first_mut() {
             // What the writer knows is published after the job, so it has to be valid.
-            Some(job) if job.is_alone() => self.reload_if_stale().and_then(|()| job.run(self)),
-            _ => self.transact(batch, calls, next),
+            Some(job) if job.is_alone() => {
+                self.reload_if_stale().and_then(|()| job.run(self)).map_err(|error| self.all(error))
+            }
+            _ => self.transact(batch, more),
         };
-        let outcome = outcome.map_err(|error| store_error("commit", &self.database, error));
-        let outcome = outcome.and_then(|()| self.check_files());
+        let outcome = outcome.and_then(|()| self.check_files().map_err(CommitError::All));
         match &outcome {
             Ok(()) => {
                 self.publish_head();
@@ -258,47 +277,87 @@ impl Writer<'_> {
         outcome
     }
 
-    /// Runs the calls of a batch in a transaction, and takes further calls from the queue until it
-    /// is empty or the transaction is full.
+    /// Runs the calls of a batch in a transaction, and takes further calls until there is none or the
+    /// transaction is full.
     fn transact(
         &mut self,
         batch: &mut Batch,
-        calls: &mut Calls,
-        next: &mut Option<Box<dyn Job>>,
-    ) -> rusqlite::Result<()> {
-        self.begin.execute([])?;
-        self.reload_if_stale()?;
+        mut more: impl FnMut() -> Option<Box<dyn Job>>,
+    ) -> Result<(), CommitError> {
+        self.begin.execute([]).map_err(|error| self.all(error))?;
+        self.reload_if_stale().map_err(|error| self.all(error))?;
         let mut done = 0;
         let mut weight = 0;
         while let Some(job) = batch.get_mut(done) {
-            job.run(self)?;
+            job.run(self).map_err(|error| self.of_job(error))?;
             weight += job.weight();
             done += 1;
-            let is_full = weight >= BATCH_WEIGHT || batch.len() >= BATCH;
-            if !is_full
-                && next.is_none()
-                && let Some(call) = calls.try_recv()
-            {
-                if call.is_alone() { *next = Some(call) } else { batch.push(call) }
+            if weight < BATCH_WEIGHT && batch.len() < BATCH {
+                batch.extend(more());
             }
         }
-        self.commit.execute([]).map(drop)
+        self.commit.execute([]).map_err(|error| self.all(error)).map(drop)
     }
+
+    /// An error of the transaction.
+    fn all(&self, error: rusqlite::Error) -> CommitError {
+        CommitError::All(store_error("commit", &self.database, error))
+    }
+
+    /// An error of a job. One that is retryable, such as of a full disk, would meet the other jobs too.
+    fn of_job(&self, error: rusqlite::Error) -> CommitError {
+        match store_error("commit", &self.database, error) {
+            error if error.is_retryable() => CommitError::All(error),
+            error => CommitError::Job(error),
+        }
+    }
+}
+
+/// Why a batch was not committed.
+#[derive(Debug)]
+enum CommitError {
+    /// One of its jobs failed. The others may succeed without it.
+    Job(StoreError),
+    /// The error concerns every job.
+    All(StoreError),
+}
+
+impl CommitError {
+    fn into_inner(self) -> StoreError {
+        let (Self::Job(error) | Self::All(error)) = self;
+        error
+    }
+}
+
+/// Takes the next call for a batch from the queue. One that runs alone is stored in `next` and ends the
+/// batch.
+fn next_of_batch(calls: &mut Calls, next: &mut Option<Box<dyn Job>>) -> Option<Box<dyn Job>> {
+    if next.is_some() {
+        return None;
+    }
+    let call = calls.try_recv()?;
+    if call.is_alone() {
+        *next = Some(call);
+        return None;
+    }
+    Some(call)
 }
 
 #[cfg(test)]
 mod tests {
-    use aios_core::{
-        event::Event,
-        store::{Append, Expected, StreamId},
-    };
+    use std::time::Duration;
 
+    use aios_core::{
+        event::{Event, Timestamp},
+        store::{Append, Expected, OwnerId, Shard, StreamId},
+    };
     use metrics_util::debugging::{DebugValue, DebuggingRecorder};
 
     use super::{
         super::append::{AppendJob, Reply},
         *,
     };
+    use crate::{leases::LeaseTable, sqlite::lease::lease_rows};
 
     /// Makes the commit fail: inserts an event without a stream, and defers the check to the commit.
     const BREAK: &str = "PRAGMA defer_foreign_keys = ON;
@@ -318,9 +377,8 @@ mod tests {
 
     /// Commits a batch and replies to it, as the writer thread does.
     fn commit(writer: &mut Writer<'_>, mut batch: Vec<Box<dyn Job>>) {
-        let (_queue, mut calls) = job_queue();
-        let outcome = writer.commit(&mut batch, &mut calls, &mut None);
-        batch.into_iter().for_each(|job| job.reply(outcome.clone()));
+        let outcome = writer.commit(&mut batch, || None);
+        writer.finish(batch, outcome, &ReplyThread::start());
     }
 
     /// A connection whose commit fails after `BREAK`.
@@ -347,6 +405,49 @@ mod tests {
         let failed =
             values.find(|(key, _)| key.key().name() == "aios_store_commits_failed_total").unwrap();
         assert_eq!(failed.1, DebugValue::Counter(1), "a conflict is not a failure of the store");
+    }
+
+    fn call_job<T: Send + 'static>(
+        run: impl FnMut(&mut Writer<'_>) -> rusqlite::Result<T> + Send + 'static,
+    ) -> (Box<dyn Job>, oneshot::Receiver<Result<T, StoreError>>) {
+        let (reply, answer) = oneshot::channel();
+        (Box::new(Call { run, result: None, reply, is_alone: false }), answer)
+    }
+
+    /// A job that fails after it has changed the log and the copies.
+    fn invalid_job() -> (Box<dyn Job>, oneshot::Receiver<Result<(), StoreError>>) {
+        call_job(|writer: &mut Writer<'_>| {
+            writer.connection.execute_batch("DELETE FROM events")?;
+            writer.log.reload()?;
+            writer.leases = LeaseTable::default();
+            Err(rusqlite::Error::QueryReturnedNoRows)
+        })
+    }
+
+    #[test]
+    fn should_report_the_error_of_a_job_to_its_caller_only() {
+        let options = SqliteOptions::memory();
+        let connection = open(&options);
+        let (published, head) = watch::channel(0);
+        let mut writer = Writer::open(&connection, &options, None, true, &published).unwrap();
+        let acquire = |writer: &mut Writer<'_>| {
+            let (shards, owner) = ([Shard::new(1).unwrap()], OwnerId::new("me"));
+            let hour = Duration::from_secs(3600);
+            let acquired = writer.leases.acquire(&shards, &owner, Timestamp::now(), hour);
+            lease_rows::save(writer.connection, acquired)
+        };
+        let (first, mut stored) = append_job(Expected::Empty);
+        let (lease, mut acquired) = call_job(acquire);
+        let (invalid, mut failed) = invalid_job();
+        let (last, mut after) = append_job(Expected::Exact(1));
+        commit(&mut writer, vec![first, lease, invalid, last]);
+        assert_eq!(stored.try_recv().unwrap().answers[0].as_ref().unwrap().position, 1);
+        assert_eq!(failed.try_recv().unwrap().unwrap_err().code(), "INVALID_ROW");
+        assert_eq!(after.try_recv().unwrap().answers[0].as_ref().unwrap().position, 2);
+        let lease = acquired.try_recv().unwrap().unwrap().remove(0);
+        writer.reload_if_stale().unwrap();
+        assert!(writer.leases.check(Some(lease.fence())).is_ok());
+        assert_eq!(*head.borrow(), 2);
     }
 
     #[test]
