@@ -63,10 +63,14 @@ pub(super) fn is_unique_violation(error: &Error) -> bool {
 }
 
 /// Whether the next call may succeed.
+///
+/// A file that can't be opened was there before: it is found or created before SQLite opens it. The
+/// process has no file descriptors left, for example.
 fn is_transient(code: ErrorCode) -> bool {
     matches!(
         code,
-        ErrorCode::DatabaseBusy
+        ErrorCode::CannotOpen
+            | ErrorCode::DatabaseBusy
             | ErrorCode::DatabaseLocked
             | ErrorCode::OperationInterrupted
             | ErrorCode::OutOfMemory
