@@ -155,7 +155,8 @@ impl SqliteStore {
     ///
     /// - [`StoreError::Locked`] if the database is already open, in this process or another one, by any
     ///   name
-    /// - [`StoreError::InvalidConfiguration`] if an option is invalid or the folder does not exist
+    /// - [`StoreError::InvalidConfiguration`] if an option is invalid, if the folder does not exist, or if the
+    ///   process that had the database open by another hard link has left its write-ahead log behind
     /// - [`StoreError::NewerSchema`] if a newer version of aios wrote the database
     /// - [`StoreError::Corrupt`] if the file is not a database
     /// - otherwise the error that SQLite reports

@@ -10,11 +10,11 @@ use std::path::Path;
 use aios_core::{event::Timestamp, store::StoreError};
 use rusqlite::{Connection, OpenFlags, TransactionBehavior, config::DbConfig};
 
-use super::{error::store_error, options::SqliteOptions};
+use super::{error::store_error, file::record_name, options::SqliteOptions};
 use crate::schema_version::SchemaVersion;
 
 /// All migrations in order. The version of a migration is its number in this list, from 1.
-const MIGRATIONS: [(&str, &str); 10] = [
+const MIGRATIONS: [(&str, &str); 11] = [
     ("event_log", include_str!("../../migrations/sqlite/0001_event_log.sql")),
     ("read_models", include_str!("../../migrations/sqlite/0002_read_models.sql")),
     ("retention", include_str!("../../migrations/sqlite/0003_retention.sql")),
@@ -25,6 +25,7 @@ const MIGRATIONS: [(&str, &str); 10] = [
     ("lists", include_str!("../../migrations/sqlite/0008_lists.sql")),
     ("rare_statuses", include_str!("../../migrations/sqlite/0009_rare_statuses.sql")),
     ("chains", include_str!("../../migrations/sqlite/0010_chains.sql")),
+    ("opened_as", include_str!("../../migrations/sqlite/0011_opened_as.sql")),
 ];
 
 /// Page cache of the writer, in KiB.
@@ -53,6 +54,9 @@ pub(super) fn open_writer(
         path.map_or_else(Connection::open_in_memory, Connection::open).map_err(fail)?;
     configure_writer(&connection, options).map_err(fail)?;
     migrate(&mut connection, &database, options.clock.now())?;
+    if let Some(path) = path {
+        record_name(&connection, path).map_err(fail)?;
+    }
     Ok(connection)
 }
 

@@ -9,7 +9,7 @@ use aios_core::{
         Shard, StoreError, StreamId,
     },
 };
-use aios_store::sqlite::{SqliteOptions, SqliteStore};
+use aios_store::sqlite::{SqliteOptions, SqliteStore, backup};
 use tempfile::TempDir;
 
 async fn open(path: &Path) -> Result<SqliteStore, StoreError> {
@@ -63,6 +63,79 @@ async fn should_refuse_a_database_that_another_process_has_open_under_another_na
     assert_eq!(error.code(), "STORE_LOCKED");
     drop(held);
     open(&path).await.unwrap();
+}
+
+/// Runs a test in a process of its own, which gets the path of a database and aborts.
+#[cfg(unix)]
+fn run_in_process(test: &str, path: &Path, limit: &str) -> std::process::Output {
+    std::process::Command::new("sh")
+        .args(["-c", &format!("ulimit -c 0; {limit} exec \"$@\""), "sh"])
+        .arg(std::env::current_exe().unwrap())
+        .args([&format!("sqlite::file::{test}"), "--exact", "--nocapture"])
+        .env(DATABASE, path)
+        .output()
+        .unwrap()
+}
+
+/// Tells a test that it runs in a process of its own.
+#[cfg(unix)]
+const DATABASE: &str = "AIOS_TEST_DATABASE";
+
+/// Appends through one hard link, and dies.
+#[cfg(unix)]
+#[tokio::test]
+async fn should_refuse_another_hard_link_until_the_log_of_a_crash_is_written_back() {
+    if let Some(path) = std::env::var_os(DATABASE) {
+        let store = open(path.as_ref()).await.unwrap();
+        store.append_one(append()).await.unwrap();
+        std::process::abort();
+    }
+    let folder = TempDir::new().unwrap();
+    let other = folder.path().join("other?#%");
+    fs::create_dir(&other).unwrap();
+    let folder_path = fs::canonicalize(folder.path()).unwrap();
+    let (path, link) = (folder_path.join("a.db"), other.join("hard ü.db"));
+    drop(open(&path).await.unwrap());
+    fs::hard_link(&path, &link).unwrap();
+    let test = "should_refuse_another_hard_link_until_the_log_of_a_crash_is_written_back";
+    for (used, unused, head) in [(&path, &link, 1), (&link, &path, 2)] {
+        let used = fs::canonicalize(used).unwrap();
+        assert!(!run_in_process(test, &used, "").status.success());
+        let name = format!("open the database as {}", used.display());
+        let refused = |error: StoreError| {
+            assert_eq!(error.code(), "INVALID_STORE_CONFIGURATION", "{error}");
+            assert!(error.to_string().ends_with(&name), "{error}");
+        };
+        refused(open(unused).await.unwrap_err());
+        let options = SqliteOptions::file(unused);
+        refused(backup(&options, folder.path().join("copy.db")).await.unwrap_err());
+        let url = format!("sqlite:{}", folder.path().join("symbolic.db").display());
+        std::os::unix::fs::symlink(unused, folder.path().join("symbolic.db")).unwrap();
+        refused(aios_store::schema_version(&url).await.unwrap_err());
+        fs::remove_file(folder.path().join("symbolic.db")).unwrap();
+        assert_eq!(open(&used).await.unwrap().head().await.unwrap(), head);
+        assert_eq!(open(unused).await.unwrap().head().await.unwrap(), head);
+    }
+}
+
+/// Readers open their connections when needed, and the process may have no file left then.
+#[cfg(unix)]
+#[tokio::test]
+async fn should_read_again_once_there_are_files_left() {
+    let test = "should_read_again_once_there_are_files_left";
+    let Some(path) = std::env::var_os(DATABASE) else {
+        let folder = TempDir::new().unwrap();
+        let output = run_in_process(test, &folder.path().join("a.db"), "ulimit -n 64;");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        return;
+    };
+    let store = open(path.as_ref()).await.unwrap();
+    store.append_one(append()).await.unwrap();
+    let files: Vec<_> = std::iter::from_fn(|| fs::File::open("/dev/null").ok()).collect();
+    let error = store.read_log(0, 10).await.unwrap_err();
+    assert_eq!((error.code(), error.is_retryable()), ("STORE_BACKEND", true), "{error:?}");
+    drop(files);
+    assert_eq!(store.read_log(0, 10).await.unwrap().len(), 1);
 }
 
 #[cfg(unix)]

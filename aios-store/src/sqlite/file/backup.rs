@@ -16,7 +16,7 @@ use std::{
 
 use aios_core::store::StoreError;
 
-use super::{Identity, lock::try_lock, with_suffix};
+use super::{Identity, lock::try_lock, name::check_name, with_suffix};
 use crate::{
     schema_version::SchemaVersion,
     sqlite::{
@@ -33,8 +33,8 @@ use crate::{
 ///
 /// # Errors
 ///
-/// [`StoreError::InvalidConfiguration`] if the database does not exist or is in memory, or the new file
-/// exists or can't be created, for example because its folder does not exist. [`StoreError::Full`] names
+/// [`StoreError::InvalidConfiguration`] if the database does not exist or is in memory, if its write-ahead
+/// log belongs to another hard link of the file, or if the new file exists or can't be created, for example because its folder does not exist. [`StoreError::Full`] names
 /// the new file. Otherwise the error that SQLite or the file system reports.
 ///
 /// # Cancel safety
@@ -67,9 +67,10 @@ pub async fn backup(
 
 /// The versions of the schema.
 pub(crate) async fn schema_version(options: &SqliteOptions) -> Result<SchemaVersion, StoreError> {
-    let Ok(path) = existing(options) else {
+    if !exists(options) {
         return Ok(SchemaVersion { found: 0, known: known() });
-    };
+    }
+    let path = existing(options)?;
     let database = options.database();
     blocking(move || {
         versions(&path).map_err(|error| store_error("read the schema", &database, error))
@@ -77,11 +78,19 @@ pub(crate) async fn schema_version(options: &SqliteOptions) -> Result<SchemaVers
     .await
 }
 
+/// Whether there is a database to read.
+fn exists(options: &SqliteOptions) -> bool {
+    matches!(&options.location, Location::File(path) if path.is_file())
+}
+
 /// Returns the path of the database, if it is a file that exists. Opening it would otherwise create
-/// an empty database.
+/// an empty database. Refuses a path that does not lead to the write-ahead log.
 fn existing(options: &SqliteOptions) -> Result<PathBuf, StoreError> {
     match &options.location {
-        Location::File(path) if path.is_file() => Ok(path.clone()),
+        Location::File(path) if path.is_file() => {
+            check_name(&fs::canonicalize(path).unwrap_or_else(|_| path.clone()))?;
+            Ok(path.clone())
+        }
         Location::File(path) => Err(invalid(format!("there is no database {}", path.display()))),
         Location::Memory => Err(invalid("a database in memory can't be copied".to_owned())),
     }

@@ -18,7 +18,7 @@ use std::{
 use aios_core::{clock::Clock, store::StoreError};
 use parking_lot::Mutex;
 
-use super::{Identity, with_suffix};
+use super::{Identity, name::check_name, with_suffix};
 use crate::sqlite::error::backend;
 
 /// Interval between attempts to take a lock that another process holds.
@@ -109,6 +109,7 @@ impl DatabaseLock {
         if !try_lock(&lock_file)? || (cfg!(target_os = "linux") && !try_lock(&file)?) {
             return Ok(None);
         }
+        check_name(&path)?;
         let metadata = file.metadata().map_err(|source| open_error(database, &source))?;
         let files = [lock_file, file];
         let held = match Identity::of(&metadata) {

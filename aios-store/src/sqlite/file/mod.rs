@@ -8,6 +8,7 @@
 mod backup;
 mod compact;
 mod lock;
+mod name;
 
 use std::{
     ffi::OsString,
@@ -20,7 +21,7 @@ use aios_core::store::StoreError;
 pub use self::backup::backup;
 #[cfg(unix)]
 pub use self::lock::release_inherited_locks;
-pub(crate) use self::{backup::schema_version, lock::DatabaseLock};
+pub(crate) use self::{backup::schema_version, lock::DatabaseLock, name::record_name};
 
 /// Identifies a file independently of its name. Available on Unix only.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
