@@ -22,7 +22,7 @@ use aios_core::{
     event::EventId,
     failure::Failure,
     retry::Backoff,
-    store::{Checkpoints, EventStore, Lease, Leases, OwnerId, Shard, StreamId},
+    store::{Checkpoints, EventStore, Lease, Leases, OwnerId, PageSize, Shard, StreamId},
 };
 use parking_lot::Mutex;
 use tokio::sync::watch;
@@ -35,7 +35,7 @@ use crate::{
     workflow::{engine::is_unreadable, journal::Journals},
 };
 
-/// How many events of the log are read at once.
+/// The highest number of events of the log that are read at once.
 const PAGE: usize = 500;
 /// How many positions without matching events may pass before the position is saved.
 const UNSAVED: u64 = 10_000;
@@ -193,11 +193,12 @@ impl<P: Projection> Runner<P> {
         };
         self.find_letters_after(position).await?;
         let mut saved = position;
+        let mut size = PageSize::new(PAGE);
         while !self.stop.is_set() {
-            let page = match store.read_log(position, PAGE).await {
+            let page = match store.read_log(position, size.events()).await {
                 // One unreadable event fails the whole page; it is found and skipped.
                 Err(error) if is_unreadable(&error) => {
-                    position = self.step_over(position).await?;
+                    position = self.step_over(position, size.events() as u64).await?;
                     self.close_reached(position).await?;
                     store.save_checkpoint(checkpoint, position).await?;
                     saved = position;
@@ -215,6 +216,7 @@ impl<P: Projection> Runner<P> {
                 }
                 continue;
             }
+            size.adapt(page.len(), &page);
             for part in self.parts(page) {
                 if self.stop.is_set() {
                     return Ok(());

@@ -34,15 +34,12 @@ use crate::{
     },
 };
 
-/// How many positions are read at once in a range with unreadable events.
-const RANGE: u64 = 500;
-
 impl<P: Projection> Runner<P> {
-    /// Applies the readable events of a range of the log. Unreadable ones become dead letters.
-    /// Returns the new position.
-    pub(super) async fn step_over(&self, position: u64) -> Result<u64, RunnerError> {
+    /// Applies the readable events of the next positions of the log, `range` many. Unreadable ones become
+    /// dead letters. Returns the new position.
+    pub(super) async fn step_over(&self, position: u64, range: u64) -> Result<u64, RunnerError> {
         let store = &self.journals.store;
-        let up_to = store.head().await?.min(position.saturating_add(RANGE));
+        let up_to = store.head().await?.min(position.saturating_add(range));
         let Range { events, unreadable } = read_range(&**store, position, up_to, &[]).await?;
         let mut unreadable = unreadable.into_iter().peekable();
         let mut page = Vec::new();

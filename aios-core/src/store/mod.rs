@@ -21,6 +21,7 @@ mod id;
 mod lease;
 mod maintenance;
 mod page;
+mod page_size;
 mod read_model;
 mod recorded;
 mod row;
@@ -42,6 +43,7 @@ pub use self::{
     lease::{Fence, Lease, Leases, OwnerId},
     maintenance::{Expirable, ExpirePage, Expired, Maintenance},
     page::{Page, PageRequest, UnreadableRow},
+    page_size::PageSize,
     read_model::ReadModels,
     recorded::RecordedEvent,
     row::{AgentRecord, RunRecord, RunSummary, TaskRecord, WorkflowRecord},

@@ -1,8 +1,8 @@
 use std::{collections::VecDeque, sync::Arc};
 
-use super::{EventStore, RecordedEvent, StoreError};
+use super::{EventStore, PageSize, RecordedEvent, StoreError};
 
-/// The number of events that are read at once.
+/// The highest number of events that are read at once.
 const PAGE: usize = 500;
 
 /// Reads the log in order: first existing events, then new ones. Nothing is skipped at the
@@ -33,12 +33,13 @@ const PAGE: usize = 500;
 pub struct LogSubscription<S: ?Sized> {
     store: Arc<S>,
     read: u64,
+    size: PageSize,
     page: VecDeque<RecordedEvent>,
 }
 
 impl<S: EventStore + ?Sized> LogSubscription<S> {
     pub(super) fn new(store: Arc<S>, after: u64) -> Self {
-        Self { store, read: after, page: VecDeque::new() }
+        Self { store, read: after, size: PageSize::new(PAGE), page: VecDeque::new() }
     }
 
     /// The next event; waits for it if necessary.
@@ -55,11 +56,13 @@ impl<S: EventStore + ?Sized> LogSubscription<S> {
             if let Some(recorded) = self.page.pop_front() {
                 return Ok(recorded);
             }
-            self.page = self.store.read_log(self.read, PAGE).await?.into();
-            match self.page.back() {
+            let page = self.store.read_log(self.read, self.size.events()).await?;
+            match page.last() {
                 Some(last) => self.read = last.position,
                 None => drop(self.store.wait_for(self.read).await?),
             }
+            self.size.adapt(page.len(), &page);
+            self.page = page.into();
         }
     }
 }

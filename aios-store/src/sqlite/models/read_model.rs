@@ -7,8 +7,8 @@ use aios_core::{
     event::{EventId, Payload, Timestamp},
     projection::{Cell, Column, Kind, Query, Record, Row, Table, project},
     store::{
-        AgentFilter, AgentRecord, Page, PageRequest, ReadModels, RunFilter, RunRecord, RunSummary,
-        StoreError, TaskFilter, TaskRecord, Waits, WorkflowRecord,
+        AgentFilter, AgentRecord, Page, PageRequest, PageSize, ReadModels, RunFilter, RunRecord,
+        RunSummary, StoreError, TaskFilter, TaskRecord, Waits, WorkflowRecord,
     },
 };
 use async_trait::async_trait;
@@ -27,8 +27,8 @@ use crate::{
 /// Number of columns that every table has before its own columns.
 const COMMON_COLUMNS: usize = 5;
 
-/// Number of events in a page while rebuilding.
-const REBUILD_PAGE: i64 = 1000;
+/// The highest number of events in a page while rebuilding.
+const REBUILD_PAGE: usize = 1000;
 
 #[async_trait]
 impl ReadModels for SqliteStore {
@@ -145,15 +145,20 @@ impl Writer<'_> {
         for table in Table::ALL {
             self.connection.execute(&format!("DELETE FROM {}", table.name()), [])?;
         }
-        let mut after = 0_i64;
+        let mut after = 0;
+        let mut size = PageSize::new(REBUILD_PAGE);
         loop {
-            let page = stored_events(self.connection, LOG_PAGE, (after, REBUILD_PAGE))?;
-            let Some(last) = page.last() else { return Ok(()) };
-            after = last.position;
+            let limit = i64::try_from(size.events()).unwrap_or(i64::MAX);
+            let page = stored_events(self.connection, LOG_PAGE, (after, limit))?;
             let mut previous = Previous::default();
-            for event in page {
-                let recorded = event.into_recorded(database, &mut previous);
-                let recorded = recorded.map_err(|error| unreadable(0, error))?;
+            let recorded =
+                page.into_iter().map(|event| event.into_recorded(database, &mut previous));
+            let page = recorded.collect::<Result<Vec<_>, _>>();
+            let page = page.map_err(|error| unreadable(0, error))?;
+            let Some(last) = page.last() else { return Ok(()) };
+            after = last.position.cast_signed();
+            size.adapt(page.len(), &page);
+            for recorded in page {
                 apply_all(self.connection, &project(&recorded))?;
             }
         }

@@ -29,7 +29,7 @@ use aios_core::{
     catalog::{EventKind, agent, system, workflow},
     event::{EventError, Pattern},
     failure::Failure,
-    store::{Checkpoints, EventStore, StoreError},
+    store::{Checkpoints, EventStore, PageSize, StoreError},
 };
 use metrics::counter;
 use tracing::{error, warn};
@@ -39,8 +39,8 @@ use super::{Engine, EngineError, RefusedEvents};
 
 /// Name of the relay's checkpoint.
 const READER: &str = "relay";
-/// Positions of the log read at once.
-const RANGE: u64 = 2048;
+/// The highest number of positions of the log that are read at once.
+const RANGE: usize = 2048;
 /// Positions that a new owner of the relay may have to read again.
 const UNSAVED: u64 = 10_000;
 /// How long to wait for more events before they are read.
@@ -99,11 +99,13 @@ async fn relay(
     // The first position is saved at once: retention keeps what a reader with a position has not passed.
     let mut checkpoint = Checkpoint { saved: position, is_due: position == 0, backoff: *backoff };
     checkpoint.save(engine, position).await?;
+    let mut size = PageSize::new(RANGE);
     while engine.ownership.relays() {
         lag.set(head, position);
-        let up_to = head.min(position + RANGE);
+        let up_to = head.min(position + size.events() as u64);
         if up_to > position {
             let mut range = engine.read_range(position, up_to, not_relayed).await?;
+            size.adapt(usize::try_from(up_to - position).unwrap_or_default(), &range.events);
             let stops = engine.options.refused_events == RefusedEvents::Stop;
             let stop_at = range.unreadable.first().filter(|_| stops).cloned();
             match &stop_at {
