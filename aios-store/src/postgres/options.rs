@@ -296,7 +296,8 @@ impl PostgresOptions {
     }
 
     /// Sets the size limit of an event: payload and metadata together, 1 to 536,870,912 bytes. Default
-    /// 16 MiB. All events of an append have to fit into one message of PostgreSQL, which has less than 1 GiB.
+    /// 16 MiB. All events of an append have to fit into one message of PostgreSQL, which has less than 1 GiB,
+    /// and what the read models take from them into a `jsonb`, which has less than 256 MiB.
     pub fn with_max_event_bytes(mut self, bytes: usize) -> Self {
         self.max_event_bytes = bytes;
         self

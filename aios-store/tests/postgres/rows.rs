@@ -1,8 +1,12 @@
 //! Rows that this version would not write, and texts that PostgreSQL cannot store.
 
-use aios_core::store::{Append, EventStoreExt, StreamId};
+use aios_core::{
+    event::Event,
+    store::{Append, EventStoreExt, PageRequest, ReadModels, RunFilter, RunStatus, StreamId},
+};
 use aios_store::postgres::{PostgresOptions, PostgresStore};
 use aios_tests::postgres::PostgresServer;
+use serde_json::json;
 
 use super::event;
 use crate::fixture::{bad_rows, old_log};
@@ -50,6 +54,52 @@ async fn should_name_the_text_with_a_nul() {
         let expected = format!("event {} has the character NUL in its {part}", event.id);
         assert!(error.to_string().starts_with(&expected), "{error}");
     }
+}
+
+/// An end of a run whose result has that many bytes.
+fn end(run: &str, bytes: usize) -> Append {
+    let data = json!({ "result": "x".repeat(bytes) });
+    let event = Event::new("workflows.deploy.completed".parse().unwrap(), "test", &data).unwrap();
+    let stream = StreamId::of_run(run).unwrap();
+    Append::new(stream, vec![started(), event])
+}
+
+fn started() -> Event {
+    let data = json!({ "version": 1 });
+    Event::new("workflows.deploy.started".parse().unwrap(), "test", &data).unwrap()
+}
+
+const MIB: usize = 1024 * 1024;
+
+/// The changes of all events of a page are more than one value of PostgreSQL's `jsonb` can have.
+#[tokio::test(flavor = "multi_thread")]
+async fn should_rebuild_from_large_events() {
+    let Some(server) = PostgresServer::shared() else { return };
+    let (store, schema) = open(server).await;
+    for run in 0..18 {
+        store.append_one(end(&format!("r{run}"), 1)).await.unwrap();
+    }
+    // Faster than such appends.
+    let large = "UPDATE events SET payload = replace(payload, 'x', repeat('x', 15728640))";
+    change(server, &schema, &format!("{large} WHERE version = 2"));
+    store.rebuild().await.unwrap();
+    let page = PageRequest::first(100);
+    let rows = store.run_summaries(&RunFilter::default(), &page).await.unwrap().rows;
+    assert!(rows.len() == 18 && rows.iter().all(|row| row.status == RunStatus::Completed));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn should_refuse_an_event_that_the_read_models_cannot_take() {
+    let Some(server) = PostgresServer::shared() else { return };
+    let options = PostgresOptions::new(&server.url()).with_schema(&server.new_name());
+    let options = options.with_max_event_bytes(300 * MIB);
+    let store = PostgresStore::connect_with(options).await.unwrap();
+    let large = end("r", 257 * MIB);
+    let id = large.events[1].id.to_string();
+    let error = store.append_one(large).await.unwrap_err();
+    assert_eq!((error.code(), error.is_retryable()), ("EVENT_TOO_LARGE", false), "{error:?}");
+    assert!(error.to_string().contains(&id), "{error}");
+    assert_eq!(store.append_one(end("r", 10)).await.unwrap().position, 2);
 }
 
 /// Two schemas of one database are two stores.

@@ -8,7 +8,8 @@
 use std::collections::{HashMap, HashSet};
 
 use aios_core::{
-    catalog::ending,
+    catalog::{ending, is_projected},
+    event::Event,
     store::{Append, Expected, Fence, StoreError, StreamId},
 };
 use hashlink::DefaultHashBuilder;
@@ -27,6 +28,9 @@ const EVENT_WEIGHT: usize = 256;
 
 /// The longest statement that is sent, in bytes. PostgreSQL ends the connection if a message has 1 GiB.
 const MAX_STATEMENT: usize = (1 << 30) - (1 << 20);
+
+/// The most bytes of one value of the type `jsonb`.
+const MAX_JSONB: usize = (1 << 28) - 1;
 
 /// Appends that one SQL statement can check at once, because the outcome of none depends on another:
 ///
@@ -168,17 +172,28 @@ impl Batch {
     /// Refuses a batch whose statement, with that many bytes of changes of the read models, would be too
     /// long to be sent.
     pub(crate) fn check_length(&self, changes: usize) -> Result<(), StoreError> {
-        self.check_length_within(changes, MAX_STATEMENT)
+        self.check_within(self.weight.saturating_add(changes), MAX_STATEMENT, |_| true)
     }
 
-    /// The error names the largest event, and the bytes that the rest leaves for it.
-    fn check_length_within(&self, changes: usize, limit: usize) -> Result<(), StoreError> {
-        let length = self.weight.saturating_add(changes);
+    /// Refuses a batch whose changes of the read models have that many bytes, if they don't fit into one
+    /// value of the type `jsonb`.
+    pub(crate) fn check_changes(&self, bytes: usize) -> Result<(), StoreError> {
+        self.check_within(bytes, MAX_JSONB, |event| is_projected(&event.event_type))
+    }
+
+    /// The error names the largest of the events that count, and the bytes that the rest leaves for it.
+    fn check_within(
+        &self,
+        length: usize,
+        limit: usize,
+        counts: impl Fn(&Event) -> bool,
+    ) -> Result<(), StoreError> {
         if length <= limit {
             return Ok(());
         }
         let events =
             self.appends.iter().flat_map(|valid| valid.append.events.iter().zip(valid.sizes()));
+        let events = events.filter(|(event, _)| counts(event));
         let Some((event, bytes)) = events.max_by_key(|(_, bytes)| *bytes) else { return Ok(()) };
         let limit = limit.saturating_sub(length.saturating_sub(bytes));
         Err(StoreError::TooLarge { id: event.id.clone(), bytes, limit })
@@ -215,10 +230,7 @@ fn weight(valid: &ValidAppend) -> usize {
 mod tests {
     use std::sync::Arc;
 
-    use aios_core::{
-        event::Event,
-        store::{Epoch, Shard},
-    };
+    use aios_core::store::{Epoch, Shard};
 
     use super::*;
 
@@ -292,8 +304,9 @@ mod tests {
         long.events.push(described("a", 3000).events.remove(0));
         let batch = batch(std::slice::from_ref(&long));
         assert!(batch.check_length(1000).is_ok());
-        assert!(batch.check_length_within(1000, 6000).is_ok());
-        let error = batch.check_length_within(1000, 5000).unwrap_err();
+        let check = |limit| batch.check_within(batch.weight + 1000, limit, |_| true);
+        assert!(check(6000).is_ok());
+        let error = check(5000).unwrap_err();
         let StoreError::TooLarge { id, bytes, limit } = error else { panic!("{error}") };
         assert_eq!(id, long.events[1].id);
         assert!(bytes > 3000 && limit < 3000, "{bytes} bytes, at most {limit}");

@@ -39,6 +39,8 @@ pub(crate) struct ChangeSets {
     sets: BTreeMap<(usize, Table), Vec<Value>>,
     /// Number of changes of each row so far.
     counts: HashMap<(Table, Uuid), usize>,
+    /// The bytes that the server needs for the changes as `jsonb`, or a little more.
+    weight: usize,
 }
 
 impl ChangeSets {
@@ -69,7 +71,14 @@ impl ChangeSets {
         let count = self.counts.entry((change.table, key.uuid)).or_default();
         let set = self.sets.entry((*count, change.table)).or_default();
         *count += 1;
-        set.push(change_to_json(number, &key, change));
+        let json = change_to_json(number, &key, change);
+        self.weight = self.weight.saturating_add(weight(&json));
+        set.push(json);
+    }
+
+    /// The bytes that the server needs for the changes as `jsonb`, or a little more.
+    pub(crate) fn weight(&self) -> usize {
+        self.weight
     }
 
     /// Returns the JSON text, or `None` if there are no changes.
@@ -119,6 +128,20 @@ fn change_to_json(number: i32, key: &Key, change: Change) -> Value {
         json.insert("holds".to_owned(), Value::Object(only.collect()));
     }
     Value::Object(json)
+}
+
+/// The bytes of a value as `jsonb`, or a little more. Each element has a header, and some are aligned.
+fn weight(value: &Value) -> usize {
+    const ELEMENT: usize = 16;
+    let bytes = match value {
+        Value::String(text) => text.len(),
+        Value::Array(values) => values.iter().map(weight).sum(),
+        Value::Object(fields) => {
+            fields.iter().map(|(name, value)| name.len() + ELEMENT + weight(value)).sum()
+        }
+        Value::Null | Value::Bool(_) | Value::Number(_) => ELEMENT,
+    };
+    bytes.saturating_add(ELEMENT)
 }
 
 /// Makes a JSON object. The macro `json!` would copy the values.

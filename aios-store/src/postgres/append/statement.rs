@@ -103,7 +103,9 @@ impl AppendArguments {
     fn changes(&self, batch: &Batch) -> sqlx::Result<Option<String>> {
         let changes = self.changes.to_json().map_err(|error| sqlx::Error::Encode(error.into()))?;
         let bytes = changes.as_ref().map_or(0, String::len);
-        batch.check_length(bytes).map_err(|error| sqlx::Error::Encode(error.into()))?;
+        let checked = batch.check_changes(self.changes.weight());
+        let checked = checked.and_then(|()| batch.check_length(bytes));
+        checked.map_err(|error| sqlx::Error::Encode(error.into()))?;
         Ok(changes)
     }
 }

@@ -4,10 +4,12 @@
 //! append that changed a row in between would be overwritten or lost. The time limit applies to
 //! each statement and not to the whole. If the process dies, the server rolls back, and the old
 //! rows stay.
+//!
+//! The changes of a page are sent in parts, because one value of the type `jsonb` has at most 256 MiB.
 
 use aios_core::{
     projection::Table,
-    store::{RecordedEvent, StoreError},
+    store::{PageSize, RecordedEvent, StoreError},
 };
 use sqlx::{Connection, Executor, PgConnection};
 
@@ -17,8 +19,11 @@ use crate::postgres::{
     read,
 };
 
-/// Number of events in a page.
-const PAGE: i64 = 1000;
+/// The highest number of events in a page.
+const PAGE: usize = 1000;
+
+/// Changes are sent once they have this many bytes.
+const CHANGES: usize = 8 * 1024 * 1024;
 
 /// Empties the read models and derives them from the log again, in one transaction that holds the
 /// append lock. Readers see the old rows until the commit.
@@ -36,13 +41,15 @@ async fn rebuild_on(database: &Database, connection: &mut PgConnection) -> Resul
     let mut transaction = begin.await?;
     database.bounded(OPERATION, limit, empty(database, &mut transaction)).await?;
     let mut after = 0;
+    let mut size = PageSize::new(PAGE);
     loop {
-        let page = database.bounded(OPERATION, limit, page(database, &mut transaction, after));
+        let page = page(database, &mut transaction, after, size.events());
+        let page = database.bounded(OPERATION, limit, page);
         let events = read::recorded(database, &page.await?)?;
         let Some(last) = events.last() else { break };
         after = i64::try_from(last.position).unwrap_or(i64::MAX);
-        let apply = apply(database, &mut transaction, &events);
-        database.bounded(OPERATION, limit, apply).await?;
+        size.adapt(events.len(), &events);
+        apply(database, &mut transaction, &events).await?;
     }
     database.bounded(OPERATION, limit, transaction.commit()).await
 }
@@ -67,25 +74,43 @@ async fn page(
     database: &Database,
     connection: &mut PgConnection,
     after: i64,
+    events: usize,
 ) -> sqlx::Result<Vec<sqlx::postgres::PgRow>> {
     read::LastEvent::default()
         .statement(read::log_page(database.schema()))
         .bind(after)
-        .bind(PAGE)
+        .bind(i64::try_from(events).unwrap_or(i64::MAX))
         .persistent(database.pooler().prepares())
         .fetch_all(connection)
         .await
 }
 
-/// Applies the changes of a page. The events have their positions, so the function gets neither a
-/// head nor a list of accepted events.
+/// Applies the changes of a page, in parts.
 async fn apply(
     database: &Database,
     connection: &mut PgConnection,
     events: &[RecordedEvent],
-) -> sqlx::Result<()> {
+) -> Result<(), StoreError> {
     let mut sets = ChangeSets::default();
-    events.iter().for_each(|recorded| sets.add_recorded(recorded));
+    for recorded in events {
+        sets.add_recorded(recorded);
+        if sets.weight() >= CHANGES {
+            let sets = std::mem::take(&mut sets);
+            database
+                .bounded(OPERATION, database.limit(), send(database, connection, &sets))
+                .await?;
+        }
+    }
+    database.bounded(OPERATION, database.limit(), send(database, connection, &sets)).await
+}
+
+/// Sends changes. Their events have positions, so the function gets neither a head nor a list of accepted
+/// events.
+async fn send(
+    database: &Database,
+    connection: &mut PgConnection,
+    sets: &ChangeSets,
+) -> sqlx::Result<()> {
     let sets = sets.to_json().map_err(|error| sqlx::Error::Encode(error.into()))?;
     let Some(sets) = sets else { return Ok(()) };
     let sql = database.schema().fill("SELECT {schema}.apply_changes($1, NULL, NULL)");
