@@ -23,9 +23,10 @@
 use std::{collections::HashMap, fmt};
 
 use aios_core::{
+    Chain,
     projection::{Query, Record, project},
     store::{
-        AgentFilter, AgentRecord, MAX_PAGE, Page, PageRequest, ReadModels, RecordedEvent,
+        AgentFilter, AgentRecord, Page, PageRequest, PageSize, ReadModels, RecordedEvent,
         RunFilter, Store, StoreError, StreamId, TaskFilter,
     },
 };
@@ -34,6 +35,8 @@ use crate::{memory::Tables, rows};
 
 /// Rows that are compared at once.
 const ROWS: usize = 1000;
+/// The highest number of events that are read at once.
+const EVENTS: usize = 1000;
 /// Maximum number of faults of a kind that a report lists. A damaged log of millions of events would
 /// otherwise fill the memory with faults. One limit for all kinds would let the gaps that retention leaves
 /// hide the events that a stream lacks.
@@ -53,6 +56,8 @@ pub struct Verification {
     pub gaps: u64,
     /// Number of events whose version is not the next one of their stream. The first 100 are listed.
     pub breaks: u64,
+    /// Number of events that can't be read. The first 100 are listed.
+    pub unreadable: u64,
 }
 
 /// A fault of a store.
@@ -100,6 +105,15 @@ pub enum VerifyFault {
         /// The version that it has.
         found: u64,
     },
+    /// An event can't be read. Its stream seems to lack an event then, and a read model may have what the event
+    /// says.
+    #[non_exhaustive]
+    Unreadable {
+        /// The position of the event.
+        position: u64,
+        /// Why it can't be read.
+        reason: String,
+    },
     /// A table is not what the log says. Rebuild it.
     #[non_exhaustive]
     ReadModel {
@@ -123,6 +137,9 @@ impl fmt::Display for VerifyFault {
             Self::Stream { stream, expected, found } => {
                 write!(formatter, "stream {stream} has version {found} where {expected} belongs")
             }
+            Self::Unreadable { position, reason } => {
+                write!(formatter, "the event at position {position} can't be read: {reason}")
+            }
             Self::ReadModel { table, id } => {
                 write!(formatter, "row {id} of the table {table} is not what the log says")
             }
@@ -135,8 +152,8 @@ impl fmt::Display for VerifyFault {
     }
 }
 
-/// Checks that the positions of the log are dense, that the versions of every stream are, and that the
-/// read models are what a rebuild would make of the log. Changes nothing. Run it on a store that is not
+/// Checks that every event can be read, that the positions of the log are dense, that the versions of every
+/// stream are, and that the read models are what a rebuild would make of the log. Changes nothing. Run it on a store that is not
 /// in use, such as a restored backup.
 ///
 /// Reads the whole log. Needs memory for the rows of the read models and the names of the streams, not
@@ -147,7 +164,7 @@ impl fmt::Display for VerifyFault {
 ///
 /// # Errors
 ///
-/// The error that the store reports, such as [`StoreError::Corrupt`].
+/// The error that the store reports, such as [`StoreError::Corrupt`] if it concerns more than 100 events.
 ///
 /// # Cancel safety
 ///
@@ -179,16 +196,24 @@ pub async fn verify(
 ) -> Result<Verification, StoreError> {
     let mut log = Log::default();
     let head = store.head().await?;
+    let mut size = PageSize::new(EVENTS);
     loop {
-        let page = store.read_log(log.position, MAX_PAGE).await?;
-        if page.is_empty() {
-            break;
+        match store.read_log(log.position, size.events()).await {
+            Ok(page) if page.is_empty() => break,
+            Ok(page) => {
+                page.iter().for_each(|recorded| log.add(recorded));
+                size.adapt(page.len(), &page);
+            }
+            Err(error) if is_unreadable(&error) && log.position < head => {
+                let up_to = head.min(log.position.saturating_add(size.events() as u64));
+                log.add_each(store, up_to).await?;
+            }
+            Err(error) => return Err(error),
         }
-        page.iter().for_each(|recorded| log.add(recorded));
         progress(log.verification.events, head);
     }
     log.gap(head);
-    let Log { tables, mut verification, position, .. } = log;
+    let Log { tables, mut verification, last: position, .. } = log;
     let mut faults = Vec::new();
     for compared in [
         agents(store, &tables).await?,
@@ -213,8 +238,10 @@ struct Log {
     tables: Tables,
     /// The version of the last event of each stream.
     versions: HashMap<StreamId, u64>,
-    /// Position of the last event; 0 before the first one.
+    /// The position up to which the log was read.
     position: u64,
+    /// Position of the last event; 0 before the first one.
+    last: u64,
     /// The report so far. The faults of the read models are added at the end.
     verification: Verification,
 }
@@ -227,7 +254,7 @@ impl Log {
     /// missing event would be reported again for every later event of the stream.
     fn add(&mut self, recorded: &RecordedEvent) {
         self.gap(recorded.position - 1);
-        self.position = recorded.position;
+        (self.position, self.last) = (recorded.position, recorded.position);
         self.verification.events += 1;
         let version = self.versions.entry(recorded.stream.clone()).or_default();
         let expected = *version + 1;
@@ -244,9 +271,39 @@ impl Log {
         self.tables.apply(project(recorded));
     }
 
-    /// Notes the positions up to this one that have no event.
+    /// Adds the events up to a position, one by one, and notes those that can't be read.
+    ///
+    /// Fails with an error of a damaged file if it concerns more events than are listed: the file is then
+    /// damaged as a whole.
+    async fn add_each(&mut self, store: &dyn Store, up_to: u64) -> Result<(), StoreError> {
+        for after in self.position..up_to {
+            match store.read_log_except(after, after + 1, &[]).await {
+                Ok(found) => found.iter().for_each(|recorded| self.add(recorded)),
+                Err(error) if is_unreadable(&error) => self.unreadable(after + 1, error)?,
+                Err(error) => return Err(error),
+            }
+            self.position = after + 1;
+        }
+        Ok(())
+    }
+
+    /// Notes an event that can't be read.
+    fn unreadable(&mut self, position: u64, error: StoreError) -> Result<(), StoreError> {
+        self.gap(position - 1);
+        self.last = position;
+        self.verification.unreadable += 1;
+        if self.verification.unreadable <= MAX_FAULTS {
+            let reason = Chain(&error).to_string();
+            self.verification.faults.push(VerifyFault::Unreadable { position, reason });
+        } else if matches!(error, StoreError::Corrupt { .. }) {
+            return Err(error);
+        }
+        Ok(())
+    }
+
+    /// Notes the positions after the last event and up to this one, which have no event.
     fn gap(&mut self, up_to: u64) {
-        let from = self.position + 1;
+        let from = self.last + 1;
         if from <= up_to {
             self.verification.gaps += 1;
             if self.verification.gaps <= MAX_FAULTS {
@@ -254,6 +311,11 @@ impl Log {
             }
         }
     }
+}
+
+/// Whether an error concerns single events, so that others may be readable.
+fn is_unreadable(error: &StoreError) -> bool {
+    matches!(error, StoreError::InvalidRow { .. } | StoreError::Corrupt { .. })
 }
 
 /// The comparison of one table.
@@ -288,7 +350,8 @@ impl Compared {
         let unreadable = found.unreadable.first().map(|row| row.id.clone());
         let differing = differing.map(|(row, _)| row).or_else(longer).map(|row| id(row).to_owned());
         self.fault = unreadable.or(differing).map(|id| VerifyFault::ReadModel { table, id });
-        found.next.filter(|_| self.fault.is_none())
+        // If the store ends exactly where one of its pages does, the next page has rows that it lacks.
+        found.next.or_else(|| expected.next.clone()).filter(|_| self.fault.is_none())
     }
 }
 

@@ -212,22 +212,27 @@ fn report(found: &Verification, output: &mut Output) -> Result<(), CliError> {
     };
     let gaps = found.gaps.saturating_sub(listed(is_gap));
     let breaks = found.breaks.saturating_sub(listed(is_break));
+    let unreadable = found.unreadable.saturating_sub(listed(is_unreadable));
     if output.is_json() {
-        let more = json!({ "gaps": gaps, "missing_events": breaks });
+        let more = json!({
+            "gaps": gaps, "missing_events": breaks, "unreadable_events": unreadable,
+        });
         output.json(&json!({ "events": events, "rows": rows, "faults": faults, "more": more }))?;
     } else {
         faults.iter().try_for_each(|fault| output.line(fault))?;
-        for (more, what) in
-            [(gaps, "gaps in positions"), (breaks, "places where a stream lacks events")]
-        {
+        for (more, what) in [
+            (gaps, "gaps in positions"),
+            (breaks, "places where a stream lacks events"),
+            (unreadable, "events that can't be read"),
+        ] {
             if more > 0 {
                 output.line(format_args!("{more} more {what}"))?;
             }
         }
         output.line(format_args!("checked {events} events and {rows} rows"))?;
     }
-    let count =
-        u64::try_from(faults.len()).unwrap_or(u64::MAX).saturating_add(gaps).saturating_add(breaks);
+    let listed = u64::try_from(faults.len()).unwrap_or(u64::MAX);
+    let count = [gaps, breaks, unreadable].into_iter().fold(listed, u64::saturating_add);
     let text = match count {
         0 => return Ok(()),
         1 => "the store has 1 fault".to_owned(),
@@ -244,10 +249,14 @@ fn is_break(fault: &VerifyFault) -> bool {
     matches!(fault, VerifyFault::Stream { .. })
 }
 
+fn is_unreadable(fault: &VerifyFault) -> bool {
+    matches!(fault, VerifyFault::Unreadable { .. })
+}
+
 /// The remedy for the kinds of faults.
 fn advice(faults: &[VerifyFault]) -> &'static str {
     let has = |kind: fn(&VerifyFault) -> bool| faults.iter().any(kind);
-    if has(is_break) {
+    if has(is_break) || has(is_unreadable) {
         "; restore a backup"
     } else if has(is_gap) {
         "; if runs were removed by retention, verify with --retained; otherwise restore a backup"

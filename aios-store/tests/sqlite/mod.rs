@@ -4,6 +4,7 @@ mod opening;
 mod retention;
 mod rows;
 mod upgrade;
+mod verify;
 
 use std::{sync::Arc, time::Duration};
 
