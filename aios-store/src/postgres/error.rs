@@ -115,7 +115,7 @@ pub(super) fn has_lost_event(error: &Error) -> bool {
 pub(super) fn is_lost(error: &Error) -> bool {
     match error {
         Error::Io(_) | Error::Protocol(_) | Error::PoolTimedOut | Error::WorkerCrashed => true,
-        Error::Database(_) => class(error) == Some("08") || is_shutting_down(error),
+        Error::Database(_) => class(error) == Some("08") || is_ending_session(error),
         _ => false,
     }
 }
@@ -154,9 +154,10 @@ fn is_tls_failure(error: &Error) -> bool {
 }
 
 /// Whether the server ends the session: shutdown by an administrator, a crash, starting up, or a
-/// timeout of the idle session. The statement may have been committed before.
-fn is_shutting_down(error: &Error) -> bool {
-    matches!(code(error), Some("57P01" | "57P02" | "57P03" | "57P05"))
+/// timeout of the idle session, of an idle transaction or of a whole transaction. The statement may have been
+/// committed before.
+fn is_ending_session(error: &Error) -> bool {
+    matches!(code(error), Some("57P01" | "57P02" | "57P03" | "57P05" | "25P03" | "25P04"))
 }
 
 /// The first two characters of the SQLSTATE.

@@ -60,6 +60,11 @@ pub(super) const MIGRATION_LIMIT: Duration = Duration::from_secs(3600);
 /// How often the migrations are tried if the server ends them to resolve a deadlock.
 const ATTEMPTS: u32 = 5;
 
+/// Lifts the limits of a whole transaction, which a role or a database may have, for the current one. Older
+/// servers do not have all of them.
+pub(super) const UNLIMITED: &str = "SELECT set_config(name, '0', true) FROM pg_settings \
+     WHERE name IN ('idle_in_transaction_session_timeout', 'transaction_timeout')";
+
 /// A condition that fails on a standby.
 const PRIMARY: &str =
     "(SELECT CASE WHEN pg_is_in_recovery() THEN {schema}.refuse_standby() ELSE true END)";
@@ -199,7 +204,7 @@ async fn try_to_migrate(
     connection: &mut PgConnection,
     schema: &Schema,
 ) -> Result<(), MigrateError> {
-    let mut transaction = connection.begin().await?;
+    let mut transaction = connection.begin_with(format!("BEGIN; {UNLIMITED}")).await?;
     prepare(&mut transaction, schema).await?;
     let found = refuse_newer(version(&mut transaction, schema).await?)?;
     if found < known() {

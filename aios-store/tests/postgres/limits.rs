@@ -2,10 +2,15 @@
 
 use std::time::Duration;
 
-use aios_core::{failure::Failure, store::Leases};
+use aios_core::{
+    failure::Failure,
+    store::{Append, EventStoreExt, Leases, ReadModels, StreamId},
+};
 use aios_store::postgres::{PostgresOptions, PostgresStore};
 use aios_tests::postgres::PostgresServer;
 use sqlx::{Connection, PgConnection};
+
+use super::event;
 
 /// Shorter than every other timeout.
 pub(super) const SHORT: Duration = Duration::from_millis(100);
@@ -46,6 +51,41 @@ async fn should_cancel_a_statement_after_the_timeout() {
     let Some(server) = PostgresServer::shared() else { return };
     let message = lock_error(server, direct(server).with_statement_timeout(SHORT)).await;
     assert!(message.contains("statement timeout"), "{message}");
+}
+
+/// A role or a database may have this limit, which ends the session.
+#[tokio::test(flavor = "multi_thread")]
+async fn should_migrate_and_rebuild_whatever_the_limit_of_idle_transactions() {
+    let Some(server) = PostgresServer::shared() else { return };
+    let schema = server.new_name();
+    let url = format!("{}&options=-c%20idle_in_transaction_session_timeout%3D1", server.url());
+    let options = PostgresOptions::new(&url).with_schema(&schema);
+    let store = PostgresStore::connect_with(options).await.unwrap();
+    store.append_one(Append::new(StreamId::new("a").unwrap(), vec![event()])).await.unwrap();
+    store.rebuild().await.unwrap();
+}
+
+/// An end of the session does not concern the statement.
+#[tokio::test(flavor = "multi_thread")]
+async fn should_append_although_a_limit_of_transactions_ends_the_session() {
+    let Some(server) = PostgresServer::shared() else { return };
+    for code in ["25P03", "25P04"] {
+        let schema = server.new_name();
+        let options = direct(server).with_schema(&schema);
+        let store = PostgresStore::connect_with(options).await.unwrap();
+        // A sequence counts rolled back transactions too.
+        server.sql(&format!(
+            "CREATE SEQUENCE {schema}.attempts;
+             CREATE FUNCTION {schema}.interrupt() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+                 IF nextval('{schema}.attempts') < 3 THEN RAISE 'no' USING ERRCODE = '{code}'; END IF;
+                 RETURN NEW;
+             END $$;
+             CREATE TRIGGER interrupt BEFORE INSERT ON {schema}.events
+             FOR EACH ROW EXECUTE FUNCTION {schema}.interrupt()"
+        ));
+        let append = Append::new(StreamId::new("a").unwrap(), vec![event()]);
+        assert_eq!(store.append_one(append).await.unwrap().version, 1, "{code}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -17,6 +17,7 @@ use crate::postgres::{
     append::ChangeSets,
     connection::{Database, Statement},
     read,
+    schema::UNLIMITED,
 };
 
 /// The highest number of events in a page.
@@ -37,8 +38,8 @@ pub(crate) async fn rebuild(database: &Database) -> Result<(), StoreError> {
 /// Runs the transaction on a connection.
 async fn rebuild_on(database: &Database, connection: &mut PgConnection) -> Result<(), StoreError> {
     let limit = database.limit();
-    let begin = database.bounded(OPERATION, limit, connection.begin_with(database.begin()));
-    let mut transaction = begin.await?;
+    let begin = connection.begin_with(format!("{}; {UNLIMITED}", database.begin()));
+    let mut transaction = database.bounded(OPERATION, limit, begin).await?;
     database.bounded(OPERATION, limit, empty(database, &mut transaction)).await?;
     let mut after = 0;
     let mut size = PageSize::new(PAGE);
