@@ -118,7 +118,7 @@ impl<P: Projection> Runner<P> {
     /// Applies one event, or makes it a dead letter and moves past it.
     async fn apply_single(&self, single: Batch) -> Result<(), RunnerError> {
         if let Err((failure, attempts)) = self.apply_with_retries(single.clone()).await? {
-            self.dead_letter(&single, failure, attempts).await?;
+            self.dead_letter(&single, failure, attempts, 0).await?;
             self.advance_past(single.position()).await?;
         }
         Ok(())

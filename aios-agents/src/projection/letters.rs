@@ -9,7 +9,10 @@
 //! A request is an event of the log like any other. The projection finds it when it reads the log,
 //! so the request reaches whichever process runs the projection, even after a restart.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ops::Bound,
+};
 
 use aios_core::{
     catalog::system::{
@@ -63,7 +66,9 @@ pub(super) async fn open<S: EventStore + ?Sized>(
     let mut letters = BTreeMap::new();
     for_each(store, stream, |recorded| match recorded.event.event_type.action() {
         PROJECTION_FAILED => {
-            if let Ok(letter) = recorded.event.data::<ProjectionDeadLetter>() {
+            if let Ok(mut letter) = recorded.event.data::<ProjectionDeadLetter>() {
+                // Only `redriven` needs it.
+                letter.request = None;
                 letters.insert(letter.position, letter);
             }
         }
@@ -78,27 +83,42 @@ pub(super) async fn open<S: EventStore + ?Sized>(
     Ok(letters)
 }
 
-/// The dead letters with a request to redrive them that has no recorded outcome, and the positions of the
-/// first such requests.
-pub(super) async fn requested<S: EventStore + ?Sized>(
+/// The dead letters that a projection has applied again without a record of it: those with a request up to
+/// the position of the projection, and after the one that failed last.
+pub(super) async fn redriven<S: EventStore + ?Sized>(
     store: &S,
     stream: &StreamId,
-) -> Result<BTreeMap<u64, u64>, StoreError> {
-    let mut requested = BTreeMap::new();
-    for_each(store, stream, |recorded| {
-        let Ok(letter) = recorded.event.data::<DeadLetterPosition>() else { return };
-        match recorded.event.event_type.action() {
-            PROJECTION_REDRIVE_REQUESTED => {
-                requested.entry(letter.position).or_insert(recorded.position);
+    position: u64,
+) -> Result<Vec<u64>, StoreError> {
+    let mut requests = BTreeMap::<u64, BTreeSet<u64>>::new();
+    // The requests that failed last, of the letters that are open.
+    let mut failed = BTreeMap::new();
+    for_each(store, stream, |recorded| match recorded.event.event_type.action() {
+        PROJECTION_FAILED => {
+            if let Ok(letter) = recorded.event.data::<ProjectionDeadLetter>() {
+                // Earlier versions did not record which request it was, and took it for all so far.
+                failed.insert(letter.position, letter.request.unwrap_or(recorded.position));
             }
-            PROJECTION_FAILED | PROJECTION_REDRIVEN => {
-                requested.remove(&letter.position);
-            }
-            _ => {}
         }
+        PROJECTION_REDRIVE_REQUESTED => {
+            if let Ok(letter) = recorded.event.data::<DeadLetterPosition>() {
+                requests.entry(letter.position).or_default().insert(recorded.position);
+            }
+        }
+        PROJECTION_REDRIVEN => {
+            if let Ok(letter) = recorded.event.data::<DeadLetterPosition>() {
+                failed.remove(&letter.position);
+            }
+        }
+        _ => {}
     })
     .await?;
-    Ok(requested)
+    let was_applied = |(letter, failed): &(u64, u64)| {
+        let after = (Bound::Excluded(*failed), Bound::Included(position));
+        *failed < position
+            && requests.get(letter).is_some_and(|all| all.range(after).next().is_some())
+    };
+    Ok(failed.into_iter().filter(was_applied).map(|(letter, _)| letter).collect())
 }
 
 /// Calls a function with each event of a stream.

@@ -23,7 +23,7 @@ use tracing::{info, warn};
 use super::{
     Batch, Projection, ProjectionDeadLetter,
     error::RunnerError,
-    letters::{is_record, note, open, requested},
+    letters::{is_record, note, open, redriven},
     runner::Runner,
 };
 use crate::{
@@ -46,31 +46,35 @@ impl<P: Projection> Runner<P> {
         for recorded in events {
             while let Some((at, error)) = unreadable.next_if(|(at, _)| *at < recorded.position) {
                 self.apply_page(std::mem::take(&mut page)).await?;
-                self.skip_unreadable(at, &error, at).await?;
+                self.skip_unreadable(at, &error, at, 0).await?;
             }
             page.push(recorded);
         }
         self.apply_page(page).await?;
         for (at, error) in unreadable {
-            self.skip_unreadable(at, &error, at).await?;
+            self.skip_unreadable(at, &error, at, 0).await?;
         }
         Ok(up_to)
     }
 
     /// Records that the unreadable event at a position is skipped. A projection that keeps its own
-    /// position advances to `reached`.
+    /// position advances to `reached`. `request` is the position of the request to apply the event, or 0.
     async fn skip_unreadable(
         &self,
         position: u64,
         error: &StoreError,
         reached: u64,
+        request: u64,
     ) -> Result<(), RunnerError> {
         let failure = Failure::from_error(error.code(), error);
-        self.record_dead_letter(ProjectionDeadLetter::new(position, failure, 0)).await?;
+        let mut letter = ProjectionDeadLetter::new(position, failure, 0);
+        letter.request = Some(request);
+        self.record_dead_letter(letter).await?;
         self.advance_past(reached).await
     }
 
-    /// Records an event that is skipped as a dead letter.
+    /// Records an event that is skipped as a dead letter. `request` is the position of the request to apply
+    /// it, or 0.
     ///
     /// The record of a dead letter does not become one: a projection that fails on every event would get
     /// the record of each failure as another event, without end.
@@ -79,6 +83,7 @@ impl<P: Projection> Runner<P> {
         single: &Batch,
         failure: Failure,
         attempts: u32,
+        request: u64,
     ) -> Result<(), RunnerError> {
         let Some(recorded) = single.events().first() else { return Ok(()) };
         if is_record(&recorded.event.event_type) {
@@ -91,6 +96,7 @@ impl<P: Projection> Runner<P> {
         let mut letter = ProjectionDeadLetter::new(recorded.position, failure, attempts);
         letter.event_id = recorded.event.id.to_string();
         letter.event_type = recorded.event.event_type.to_string();
+        letter.request = Some(request);
         self.record_dead_letter(letter).await
     }
 
@@ -120,8 +126,7 @@ impl<P: Projection> Runner<P> {
     /// record of it. It saves that position together with the event of the letter, and the process
     /// may have died right after that.
     pub(super) async fn close_redriven(&self, position: u64) -> Result<(), RunnerError> {
-        let requested = requested(&*self.journals.store, &self.stream).await?;
-        for (letter, _) in requested.into_iter().filter(|(_, request)| *request <= position) {
+        for letter in redriven(&*self.journals.store, &self.stream, position).await? {
             self.note(PROJECTION_REDRIVEN, &DeadLetterPosition::new(letter)).await?;
         }
         Ok(())
@@ -164,7 +169,7 @@ impl<P: Projection> Runner<P> {
         }
         let found = match store.read_log(letter.saturating_sub(1), 1).await {
             Err(error) if is_unreadable(&error) => {
-                return self.skip_unreadable(letter, &error, position).await;
+                return self.skip_unreadable(letter, &error, position, position).await;
             }
             found => found?.pop(),
         };
@@ -182,7 +187,7 @@ impl<P: Projection> Runner<P> {
                 info!(projection = &*self.name, position = letter, "applied a dead letter");
                 self.note(PROJECTION_REDRIVEN, &DeadLetterPosition::new(letter)).await
             }
-            Err((failure, attempts)) => self.dead_letter(&batch, failure, attempts).await,
+            Err((failure, attempts)) => self.dead_letter(&batch, failure, attempts, position).await,
         }
     }
 

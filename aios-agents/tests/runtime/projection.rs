@@ -704,6 +704,74 @@ async fn should_close_a_dead_letter_that_the_view_applied_before_a_crash() {
     assert_eq!(view.0.lock().unwrap().1, applied);
 }
 
+/// A view that refuses the order 1 in a batch before a position.
+fn start_failing_view<'r>(
+    runtime: &'r Runtime,
+    view: &View,
+    works_from: &Arc<AtomicU64>,
+) -> StartProjection<'r, impl Projection + use<>> {
+    let (changing, loading, works_from) = (view.clone(), view.clone(), Arc::clone(works_from));
+    let apply = applying(move |batch| {
+        let numbers = batch.events().iter().map(|recorded| recorded.event.data::<u64>());
+        let numbers = numbers.collect::<Result<Vec<_>, _>>()?;
+        if numbers.contains(&1) && batch.position() < works_from.load(Ordering::SeqCst) {
+            return Err(TaskError::terminal(Failure::new("VIEW", "it does not fit")));
+        }
+        let mut transaction = changing.0.lock().unwrap();
+        transaction.1.extend(numbers);
+        transaction.0 = batch.position();
+        Ok(())
+    });
+    let position = move || {
+        let position = loading.0.lock().unwrap().0;
+        async move { Ok(position) }
+    };
+    runtime.projection("orders", apply).patterns(orders()).position_from(position)
+}
+
+/// The first of two requests fails. The process dies after the view has applied the letter because of the
+/// second one, and before that is recorded.
+#[tokio::test(flavor = "multi_thread")]
+async fn should_apply_a_dead_letter_once_although_an_earlier_request_failed() {
+    let faulty = FaultyStore::new(store());
+    let shared: Arc<dyn Store> = Arc::clone(&faulty) as _;
+    place(&shared, 0..3).await;
+    let log = shared.read_log(0, 100).await.unwrap();
+    let second = log.iter().find(|it| it.stream.as_str() == "orders/1").unwrap().position;
+    let view = View::default();
+    let works_from = Arc::new(AtomicU64::new(u64::MAX));
+    let runtime = projecting(&faulty).await;
+    let handle = start_failing_view(&runtime, &view, &works_from).await.unwrap();
+    let letters = || async { handle.dead_letters(0, 10).await.unwrap() };
+    eventually("it is a dead letter", || async { letters().await.len() == 1 }).await;
+    eventually("it applies the others", || async { handle.lag().await.unwrap() == 0 }).await;
+    faulty.on_append(|append| {
+        let is_record = append.events[0].event_type.action() == "projection_redriven";
+        is_record.then_some(Fault::Hang)
+    });
+    works_from.store(shared.head().await.unwrap() + 2, Ordering::SeqCst);
+    let request = || {
+        let event_type = "system.projection.projection_redrive_requested".parse().unwrap();
+        let data = serde_json::json!({ "position": second });
+        let event = Event::new(event_type, "test", &data).unwrap();
+        Append::new(StreamId::new("projections/orders").unwrap(), vec![event])
+    };
+    let requested = shared.append(vec![request(), request()]).await;
+    let requested = requested.into_iter().map(|result| result.unwrap().position);
+    assert_eq!(requested.last(), Some(works_from.load(Ordering::SeqCst)));
+    let applied = [0, 2, 1];
+    eventually("the view applies it", || async { view.0.lock().unwrap().1 == applied }).await;
+    drop(runtime);
+    faulty.heal();
+
+    let runtime = projecting(&faulty).await;
+    let handle = start_failing_view(&runtime, &view, &works_from).await.unwrap();
+    eventually("it is closed", || async { handle.dead_letters(0, 10).await.unwrap().is_empty() })
+        .await;
+    assert_eq!(handle.redrive(second).await.unwrap_err().code(), "DEAD_LETTER_NOT_FOUND");
+    assert_eq!(view.0.lock().unwrap().1, applied);
+}
+
 /// It was rebuilt, so that it applies the event of the letter like any other.
 #[tokio::test(flavor = "multi_thread")]
 async fn should_close_the_dead_letters_after_the_position_of_a_view() {

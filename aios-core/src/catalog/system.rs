@@ -86,6 +86,11 @@ pub struct ProjectionDeadLetter {
     pub failure: Failure,
     /// The number of attempts.
     pub attempts: u32,
+    /// Position of the request to apply it again that failed; 0 if it failed without one. Missing in what
+    /// earlier versions wrote.
+    #[new(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub request: Option<u64>,
 }
 
 /// Names a dead letter of a projection.
