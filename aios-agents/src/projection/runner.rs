@@ -22,7 +22,9 @@ use aios_core::{
     event::EventId,
     failure::Failure,
     retry::Backoff,
-    store::{Checkpoints, EventStore, Lease, Leases, OwnerId, PageSize, Shard, StreamId},
+    store::{
+        Checkpoints, EventStore, Lease, Leases, OwnerId, PageSize, Shard, StoreError, StreamId,
+    },
 };
 use parking_lot::Mutex;
 use tokio::sync::watch;
@@ -171,26 +173,37 @@ impl<P: Projection> Runner<P> {
         Ok(())
     }
 
-    /// Applies the log from the position of the projection, until the projection is stopped.
-    async fn follow(&self) -> Result<(), RunnerError> {
+    /// The position from which the projection continues.
+    async fn first_position(&self) -> Result<u64, RunnerError> {
         let store = &self.journals.store;
         let checkpoint = self.stream.as_str();
         // From now on, retention keeps what the projection has not applied. A position is never moved back.
         store.save_checkpoint(checkpoint, 0).await?;
-        let mut position = match &self.settings.position {
-            Some(load) => {
-                let position = load().await.map_err(RunnerError::position)?;
-                let head = store.head().await?;
-                if position > head {
-                    return Err(RunnerError::after_end(position, head));
-                }
-                self.close_redriven(position).await?;
-                // The process may have died between the two.
-                store.save_checkpoint(checkpoint, position).await?;
-                position
+        let Some(load) = &self.settings.position else {
+            let position = store.load_checkpoint(checkpoint).await?;
+            let head = store.head().await?;
+            if position > head {
+                let reader = checkpoint.to_owned();
+                return Err(StoreError::AfterEnd { reader, position, head }.into());
             }
-            None => store.load_checkpoint(checkpoint).await?,
+            return Ok(position);
         };
+        let position = load().await.map_err(RunnerError::position)?;
+        let head = store.head().await?;
+        if position > head {
+            return Err(RunnerError::after_end(position, head));
+        }
+        self.close_redriven(position).await?;
+        // The process may have died between the two.
+        store.save_checkpoint(checkpoint, position).await?;
+        Ok(position)
+    }
+
+    /// Applies the log from the position of the projection, until the projection is stopped.
+    async fn follow(&self) -> Result<(), RunnerError> {
+        let store = &self.journals.store;
+        let checkpoint = self.stream.as_str();
+        let mut position = self.first_position().await?;
         self.find_letters_after(position).await?;
         let mut saved = position;
         let mut size = PageSize::new(PAGE);

@@ -176,12 +176,12 @@ async fn should_stop_and_block_no_run_if_the_store_has_lost_events() {
     let runtime = runtime(&store).workflow("wait", wait).start().await.unwrap();
     let run = runtime.start("wait", &()).await.unwrap();
     faulty.on_call(|method| {
-        let gone = || StoreError::Gone { database: "shop".to_owned() };
+        let gone = || StoreError::LostEvents { database: "shop".to_owned(), position: 7 };
         (*method == "read_stream").then(|| Fault::Refuse(gone()))
     });
     run.signal("go", &2).await.unwrap();
     eventually("the engine stops", || async { runtime.failure().is_some() }).await;
-    assert_eq!(runtime.failure().unwrap().code, "STORE_GONE");
+    assert_eq!(runtime.failure().unwrap().code, "STORE_LOST_EVENTS");
     faulty.heal();
     assert_eq!(actions(&run).await.last().unwrap(), "signaled");
 }

@@ -73,6 +73,19 @@ async fn run(runtime: &Runtime, number: u32) {
     result::<u32>(&run).await.unwrap();
 }
 
+/// The log was restored from a backup that is older than the saved position: waiting would skip events.
+#[tokio::test(flavor = "multi_thread")]
+async fn should_stop_at_a_saved_position_after_the_end_of_the_log() {
+    let store = store();
+    store.save_checkpoint("relay", 1_000_000).await.unwrap();
+    let broker = FaultyBroker::new(Arc::new(MemoryBroker::new()));
+    let runtime = start(&store, &broker).await;
+    let failure = tokio::time::timeout(PATIENCE, runtime.failed()).await.unwrap();
+    assert_eq!(failure.code, "POSITION_AFTER_END");
+    assert!(failure.message.contains("the reader relay has the position 1000000"), "{failure}");
+    assert!(failure.message.contains("aios readers retire relay"), "{failure}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn should_republish_in_order_what_the_broker_did_not_accept() {
     let broker = FaultyBroker::new(Arc::new(MemoryBroker::new()));

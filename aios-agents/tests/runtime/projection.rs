@@ -496,6 +496,20 @@ async fn should_refuse_a_position_after_the_end_of_the_log() {
     assert!(failure.message.contains("it is 1000000, and the log ends at "), "{failure}");
 }
 
+/// The log was restored from a backup that is older than the saved position.
+#[tokio::test(flavor = "multi_thread")]
+async fn should_refuse_a_saved_position_after_the_end_of_the_log() {
+    let store = store();
+    place(&store, 0..5).await;
+    store.save_checkpoint("projections/orders", 1_000_000).await.unwrap();
+    let runtime = runtime(&store).client_only().start().await.unwrap();
+    let _handle = runtime.projection("orders", applying(|_| Ok(()))).await.unwrap();
+    let failure = tokio::time::timeout(PATIENCE, runtime.failed()).await.unwrap();
+    assert_eq!(failure.code, "POSITION_AFTER_END");
+    let text = "the reader projections/orders has the position 1000000, and the log ends at ";
+    assert!(failure.message.contains(text), "{failure}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn should_refuse_a_projection_that_runs_already() {
     let (store, seen) = (store(), Seen::default());

@@ -78,14 +78,39 @@ pub enum StoreError {
         database: String,
     },
     /// The files of the database were moved, deleted or replaced, so that nothing more can be
-    /// stored. Restore the files, and restart the process. On PostgreSQL, the log has lost committed
-    /// events, as in a failover to a server that lagged behind. Restart the process.
-    #[error(
-        "{database} was deleted, moved or replaced while it was open, or has lost committed events"
-    )]
+    /// stored. Restore the files, and restart the process.
+    #[error("{database} was deleted, moved or replaced while it was open")]
     Gone {
         /// The database.
         database: String,
+    },
+    /// The log of PostgreSQL has lost events that this process knows, as in a failover to a server that
+    /// lagged behind. Restart the process.
+    #[error(
+        "{database} has lost committed events, among them the one at position {position}; restart this \
+         process"
+    )]
+    LostEvents {
+        /// The database.
+        database: String,
+        /// The position of the last event that this process knows. Another event may have it now.
+        position: u64,
+    },
+    /// The saved position of a reader is after the end of the log: the log was restored from an older
+    /// backup, or the position belongs to another log. The reader would skip the events that get the positions
+    /// up to its own. Delete the position, so that the reader begins again, or restore a newer backup.
+    #[error(
+        "the reader {reader} has the position {position}, and the log ends at {head}: the log was \
+         restored from an older backup, or the position belongs to another log; delete the position, \
+         for example with `aios readers retire {reader}`, and the reader begins again"
+    )]
+    AfterEnd {
+        /// Name of the reader.
+        reader: String,
+        /// Its saved position.
+        position: u64,
+        /// The position of the last event of the log.
+        head: u64,
     },
     /// The database was written by a newer version of aios. Update this program; migrations are not
     /// undone.
@@ -166,6 +191,13 @@ impl StoreError {
         }
     }
 
+    /// Whether the store is not what it was when this process opened it, so that only a restart of the
+    /// process helps: its files are gone, or its log has lost events.
+    #[must_use]
+    pub fn needs_restart(&self) -> bool {
+        matches!(self, Self::Gone { .. } | Self::LostEvents { .. })
+    }
+
     /// A stable name for this kind of error.
     #[must_use]
     pub fn code(&self) -> &'static str {
@@ -180,6 +212,8 @@ impl StoreError {
             Self::InvalidText { .. } => "INVALID_TEXT",
             Self::Locked { .. } => "STORE_LOCKED",
             Self::Gone { .. } => "STORE_GONE",
+            Self::LostEvents { .. } => "STORE_LOST_EVENTS",
+            Self::AfterEnd { .. } => "POSITION_AFTER_END",
             Self::NewerSchema { .. } => "NEWER_SCHEMA",
             Self::InvalidRow { .. } => "INVALID_ROW",
             Self::Corrupt { .. } => "STORE_CORRUPT",

@@ -52,7 +52,10 @@ pub(super) fn store_error(operation: &'static str, database: &str, error: Error)
             StoreError::InvalidConfiguration { reason }
         }
         _ => match code(&error) {
-            Some(LOST_EVENT) => StoreError::Gone { database: database.to_owned() },
+            Some(LOST_EVENT) => StoreError::LostEvents {
+                database: database.to_owned(),
+                position: lost_position(&error),
+            },
             Some("53100") => StoreError::Full { database: database.to_owned() },
             Some("XX001" | "XX002") => StoreError::Corrupt {
                 database: database.to_owned(),
@@ -61,6 +64,13 @@ pub(super) fn store_error(operation: &'static str, database: &str, error: Error)
             _ => backend(operation, is_transient(&error), DriverError(error)),
         },
     }
+}
+
+/// The position at the end of the message of `refuse_log`.
+fn lost_position(error: &Error) -> u64 {
+    let Error::Database(cause) = error else { return 0 };
+    let position = cause.message().rsplit(' ').next();
+    position.and_then(|position| position.parse().ok()).unwrap_or_default()
 }
 
 /// An error that has no variant of its own.

@@ -32,7 +32,7 @@
 //! of lost events are then given to others, which a process that has passed them would never read. So a process
 //! keeps the last event that it has read or appended. Once the log ends before that event, or has another event
 //! at its position, and a new connection leads to the same log, every call that reads events, waits for them, or
-//! loads or saves a checkpoint fails with [`StoreError::Gone`], and the engine stops. Restart the process. Readers
+//! loads or saves a checkpoint fails with [`StoreError::LostEvents`], and the engine stops. Restart the process. Readers
 //! then continue from their checkpoints, none of which is after the end of the log.
 //!
 //! A position that was kept elsewhere, for example by a client of the HTTP API or in the database of a

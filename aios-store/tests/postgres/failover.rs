@@ -76,7 +76,11 @@ async fn should_not_save_a_checkpoint_after_lost_events() {
         if grows_by > 0 {
             append(&other, grows_by).await;
         }
-        assert_eq!(code(reader.save_checkpoint("reader", head).await), "STORE_GONE", "{grows_by}");
+        assert_eq!(
+            code(reader.save_checkpoint("reader", head).await),
+            "STORE_LOST_EVENTS",
+            "{grows_by}"
+        );
         assert_eq!(other.load_checkpoint("reader").await.unwrap(), 0);
         append(&other, 1).await;
     }
@@ -115,11 +119,11 @@ async fn should_fail_reads_after_lost_events() {
                 4 => code(store.head().await),
                 _ => code(store.load_checkpoint("reader").await),
             };
-            assert_eq!(failed, "STORE_GONE", "{known} {read} {grows_by}");
+            assert_eq!(failed, "STORE_LOST_EVENTS", "{known} {read} {grows_by}");
             // Positions that belong to the other log may be known by now.
             append(&store, 20).await;
-            assert_eq!(code(store.read_log(head, 10).await), "STORE_GONE");
-            assert_eq!(code(store.wait_for(0).await), "STORE_GONE");
+            assert_eq!(code(store.read_log(head, 10).await), "STORE_LOST_EVENTS");
+            assert_eq!(code(store.wait_for(0).await), "STORE_LOST_EVENTS");
             assert_eq!(other.read_log(0, 1).await.unwrap().len(), 1);
         }
     }
@@ -260,5 +264,5 @@ async fn should_not_issue_an_epoch_twice_after_a_failover_that_lost_it() {
     store.release(&taken).await.unwrap();
     let again = store.acquire(&[old], &owner("last"), hour).await.unwrap();
     assert_eq!(again[0].epoch.0, taken[0].epoch.0 + 1);
-    assert_eq!(code(zombie.read_log(6, 10).await), "STORE_GONE");
+    assert_eq!(code(zombie.read_log(6, 10).await), "STORE_LOST_EVENTS");
 }

@@ -110,8 +110,8 @@ async fn should_fail_readers_of_a_log_that_has_lost_events() {
         async move { store.wait_for(3).await }
     });
     server.sql("DELETE FROM aios.events WHERE position > 1");
-    assert_eq!(waiting.await.unwrap().unwrap_err().code(), "STORE_GONE");
-    assert_eq!(store.wait_for(0).await.unwrap_err().code(), "STORE_GONE");
+    assert_eq!(waiting.await.unwrap().unwrap_err().code(), "STORE_LOST_EVENTS");
+    assert_eq!(store.wait_for(0).await.unwrap_err().code(), "STORE_LOST_EVENTS");
 }
 
 /// The log grows past what was known before a poll sees that it had become shorter.
@@ -124,7 +124,7 @@ async fn should_fail_readers_when_an_append_gets_a_position_that_was_known() {
     server.sql("DELETE FROM aios.events WHERE position > 1");
     let appended = store.append_one(Append::new(append().stream, vec![event(), event(), event()]));
     assert_eq!(appended.await.unwrap().position, 4);
-    assert_eq!(store.wait_for(3).await.unwrap_err().code(), "STORE_GONE");
+    assert_eq!(store.wait_for(3).await.unwrap_err().code(), "STORE_LOST_EVENTS");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -138,6 +138,6 @@ async fn should_fail_readers_when_a_known_position_has_another_event() {
     for _ in 0..3 {
         other.append_one(append()).await.unwrap();
     }
-    assert_eq!(store.wait_for(3).await.unwrap_err().code(), "STORE_GONE");
+    assert_eq!(store.wait_for(3).await.unwrap_err().code(), "STORE_LOST_EVENTS");
     assert_eq!(other.wait_for(3).await.unwrap(), 4);
 }

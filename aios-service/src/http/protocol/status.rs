@@ -116,6 +116,8 @@ const STATUSES: &[(u16, &[&str])] = &[
             "INVALID_CLOUD_EVENT",
             "INVALID_METADATA",
             "STORE_GONE",
+            "STORE_LOST_EVENTS",
+            "POSITION_AFTER_END",
             "NEWER_SCHEMA",
             "INVALID_ROW",
             "STORE_CORRUPT",

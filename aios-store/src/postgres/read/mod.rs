@@ -182,7 +182,8 @@ pub(crate) async fn read_streams(
 }
 
 /// Runs a statement with the condition `{known}`, whose first two parameters are the last known event. `bind`
-/// adds the others. If the log lacks that event, this and all later reads fail with [`StoreError::Gone`].
+/// adds the others. If the log lacks that event, this and all later reads fail with
+/// [`StoreError::LostEvents`].
 pub(crate) async fn fetch_known(
     database: &Database,
     head: &Head,
@@ -193,7 +194,7 @@ pub(crate) async fn fetch_known(
     // Committed before the statement, so that it must see it.
     let known = head.known()?;
     let rows = database.fetch_all(operation, bind(known.statement(sql))).await;
-    if matches!(rows, Err(StoreError::Gone { .. })) {
+    if matches!(rows, Err(StoreError::LostEvents { .. })) {
         head.on_loss(database.name(), known.position, None);
     }
     rows

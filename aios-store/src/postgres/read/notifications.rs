@@ -164,7 +164,8 @@ impl Head {
     pub(crate) fn on_loss(&self, database: &str, known: u64, found: Option<u64>) {
         let is_new = self.0.state.send_if_modified(|state| {
             let is_new = state.end.is_none();
-            state.end.get_or_insert(StoreError::Gone { database: database.to_owned() });
+            let lost = || StoreError::LostEvents { database: database.to_owned(), position: known };
+            state.end.get_or_insert_with(lost);
             is_new
         });
         if is_new {
@@ -228,7 +229,7 @@ pub(crate) async fn poll(database: Database, head: Head) {
         let known = head.position();
         let moved = match last_event(&database, &head).await {
             Ok(last) => last.position > known,
-            Err(StoreError::Gone { .. }) => return,
+            Err(StoreError::LostEvents { .. }) => return,
             Err(error) => {
                 head.on_poll_error(error);
                 false
@@ -398,7 +399,7 @@ mod tests {
         head.on_loss("db", 3, Some(2));
         head.on_commit(at(4));
         for after in [0, 3, 4] {
-            assert_eq!(head.wait_for(after).await.unwrap_err().code(), "STORE_GONE");
+            assert_eq!(head.wait_for(after).await.unwrap_err().code(), "STORE_LOST_EVENTS");
         }
     }
 

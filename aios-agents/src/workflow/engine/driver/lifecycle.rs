@@ -25,7 +25,7 @@ use std::{
 use aios_core::{
     BoxFuture, Chain,
     failure::Failure,
-    store::{RecordedEvent, RunStatus, StoreError},
+    store::{RecordedEvent, RunStatus},
 };
 use futures_util::FutureExt;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
@@ -221,7 +221,7 @@ async fn load(
 /// what it was, the engine stops instead: the run may not be the same one any more.
 async fn block_faulty(engine: &Arc<Engine>, run_id: &Arc<str>, exit: Exit) -> Exit {
     match exit {
-        Exit::Failed(error @ StoreError::Gone { .. }) => {
+        Exit::Failed(error) if error.needs_restart() => {
             engine.fail("advance a run", &Failure::from_error(error.code(), &error));
             Exit::Failed(error)
         }

@@ -96,6 +96,9 @@ async fn relay(
     let _relaying = engine.relaying.lock().await;
     let mut position = engine.store.load_checkpoint(READER).await?;
     let mut head = engine.store.head().await?;
+    if position > head {
+        return Err(StoreError::AfterEnd { reader: READER.to_owned(), position, head }.into());
+    }
     // The first position is saved at once: retention keeps what a reader with a position has not passed.
     let mut checkpoint = Checkpoint { saved: position, is_due: position == 0, backoff: *backoff };
     checkpoint.save(engine, position).await?;
