@@ -6,6 +6,9 @@ use async_trait::async_trait;
 
 use super::MemoryStore;
 
+/// The last position. Databases have signed integers.
+const LAST: u64 = i64::MAX.cast_unsigned();
+
 #[async_trait]
 impl Checkpoints for MemoryStore {
     async fn load_checkpoint(&self, reader: &str) -> Result<u64, StoreError> {
@@ -15,7 +18,7 @@ impl Checkpoints for MemoryStore {
     async fn save_checkpoint(&self, reader: &str, position: u64) -> Result<(), StoreError> {
         let mut state = self.0.state.lock();
         let saved = state.checkpoints.entry(reader.to_owned()).or_default();
-        *saved = position.max(*saved);
+        *saved = position.min(LAST).max(*saved);
         Ok(())
     }
 

@@ -19,7 +19,8 @@ use std::{
 use aios_core::{
     event::Timestamp,
     store::{
-        DueRun, Fence, Page, PageRequest, Shard, StoreError, StreamId, Unsettled, Wait, Waits,
+        DueRun, Fence, MAX_PAGE, Page, PageRequest, Shard, StoreError, StreamId, Unsettled, Wait,
+        Waits,
     },
 };
 use async_trait::async_trait;
@@ -76,7 +77,7 @@ impl Waits for MemoryStore {
         up_to: Timestamp,
         limit: usize,
     ) -> Result<Vec<DueRun>, StoreError> {
-        Ok(self.0.state.lock().due_runs(shards, beyond, up_to, limit))
+        Ok(self.0.state.lock().due_runs(shards, beyond, up_to, limit.min(MAX_PAGE)))
     }
 
     async fn unsettled_runs(
@@ -86,9 +87,9 @@ impl Waits for MemoryStore {
         page: &PageRequest,
     ) -> Result<Page<String>, StoreError> {
         let start = rows::key_after(page)?;
-        let found =
-            self.0.state.lock().unsettled_runs(shards, which, start, page.limit.saturating_add(1));
-        Ok(rows::ids_page(found, page.limit))
+        let limit = page.limit.clamp(1, MAX_PAGE);
+        let found = self.0.state.lock().unsettled_runs(shards, which, start, limit + 1);
+        Ok(rows::ids_page(found, limit))
     }
 }
 

@@ -24,6 +24,13 @@ pub async fn should_never_move_a_checkpoint_back(harness: Harness<'_>) {
     }
 }
 
+/// A position beyond the numbers of a database is the last one.
+pub async fn should_save_the_last_position_for_any_later_one(harness: Harness<'_>) {
+    harness.store.save_checkpoint("reader", u64::MAX).await.unwrap();
+    let last = i64::MAX.cast_unsigned();
+    assert_eq!(harness.store.load_checkpoint("reader").await.unwrap(), last);
+}
+
 /// Readers with different names have different checkpoints.
 pub async fn should_keep_readers_apart(harness: Harness<'_>) {
     for (reader, position) in [("a", 1), ("A", 2), ("ä", 3), ("", 4)] {

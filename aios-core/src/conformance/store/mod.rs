@@ -174,6 +174,7 @@ macro_rules! store_conformance {
                 should_begin_without_a_checkpoint
                 should_resume_from_the_saved_checkpoint
                 should_never_move_a_checkpoint_back
+                should_save_the_last_position_for_any_later_one
                 should_list_and_delete_checkpoints
                 should_keep_readers_apart;
             lease:
@@ -238,6 +239,7 @@ macro_rules! store_conformance {
                 should_rebuild_while_others_append;
             wait:
                 should_leave_out_runs_with_a_recorded_wait
+                should_return_pages_of_unsettled_runs_whatever_the_limit
                 should_find_runs_whose_recorded_wait_is_outdated
                 should_leave_out_runs_that_have_ended
                 should_find_due_runs_in_order

@@ -127,6 +127,25 @@ pub async fn should_leave_out_runs_with_a_recorded_wait(harness: Harness<'_>) {
     }
 }
 
+/// A page has at least one run if there is one, and any limit is allowed.
+pub async fn should_return_pages_of_unsettled_runs_whatever_the_limit(harness: Harness<'_>) {
+    if harness.lacks(Capability::Waits) {
+        return;
+    }
+    let (ids, lease) = runs(&harness, 3).await;
+    let shards = [Shard::new(SHARD).unwrap()];
+    for (limit, count) in [(0, 1), (1, 1), (2, 2), (3, 3), (usize::MAX, 3)] {
+        let page = PageRequest::first(limit);
+        let page = notes(&harness).unsettled_runs(&shards, Unsettled::Unnoted, &page).await;
+        let page = page.unwrap();
+        assert_eq!((page.rows.len(), page.next.is_some()), (count, count < 3), "{limit}");
+    }
+    let waits: Vec<Wait> = ids.iter().map(|id| wait(id, &lease, 1, Some(1))).collect();
+    note(&harness, &waits).await;
+    let due = notes(&harness).due_runs(&shards, None, at(2), usize::MAX).await.unwrap();
+    assert_eq!(due.len(), 3);
+}
+
 /// If anything is appended after the recorded wait of a run, the run must be read.
 pub async fn should_find_runs_whose_recorded_wait_is_outdated(harness: Harness<'_>) {
     if harness.lacks(Capability::Waits) {
