@@ -54,6 +54,10 @@ const IGNORED: [&str; 12] = [
     "tcp_user_timeout",
 ];
 
+/// How to write a password, for the errors that one may cause which is not encoded.
+const ENCODE: &str =
+    "in a user or password, write # as %23, / as %2F, ? as %3F, @ as %40 and % as %25";
+
 /// Parses a URL. The driver takes missing settings from the environment and from a password file, so this
 /// sets everything that the driver allows to set.
 ///
@@ -66,15 +70,16 @@ pub(crate) fn parse(url: &str) -> Result<PgConnectOptions, StoreError> {
     let rest = rest.ok_or_else(|| invalid("a URL begins with postgres:// or postgresql://"))?;
     let parts = UrlParts::of(rest);
     if !parts.has_user() {
-        return Err(invalid("the PostgreSQL URL does not name a user"));
+        return Err(invalid(&format!("the PostgreSQL URL does not name a user; {ENCODE}")));
     }
     if let Some(name) = parts.unknown_parameter() {
         return Err(invalid(&format!("unknown parameter in the PostgreSQL URL: {name}")));
     }
     let complete = parts.with_defaults(&parts.without_ignored(url));
     // The driver's error may contain the password.
-    let mut options: PgConnectOptions =
-        complete.parse().map_err(|_| invalid("the PostgreSQL URL is malformed"))?;
+    let mut options: PgConnectOptions = complete
+        .parse()
+        .map_err(|_| invalid(&format!("the PostgreSQL URL is malformed; {ENCODE}")))?;
     if !parts.has_database() {
         let user = options.get_username().to_owned();
         options = options.database(&user);
@@ -237,6 +242,17 @@ mod tests {
             let error = parse(&format!("postgres://me@h/d?{parameters}")).unwrap_err().to_string();
             assert!(error.contains(names) && !error.to_lowercase().contains("s3cret"), "{error}");
         }
+    }
+
+    #[test]
+    fn should_say_how_to_encode_a_password() {
+        for password in ["s3cret#1", "s3cret/1", "#", "/s3cret"] {
+            let url = format!("postgres://me:{password}@host/db");
+            let error = parse(&url).unwrap_err().to_string();
+            assert!(error.contains("write # as %23, / as %2F"), "{error}");
+            assert!(!error.contains("s3cret"), "{error}");
+        }
+        assert_eq!(parse("postgres://me:a%23%2F@host/db").unwrap().get_host(), "host");
     }
 
     #[test]
