@@ -187,8 +187,8 @@ fn should_document_every_code_of_the_catalogue() {
 /// Names in capitals that are not codes.
 const OTHER_NAMES: [&str; 3] = ["AIOS_", "CARGO_", "PG"];
 
-/// Names of the Gemini API and of statuses of gRPC, which are not codes of aios.
-const NAMES_OF_OTHERS: [&str; 11] = [
+/// Names of the Gemini API, of statuses of gRPC and of an encoding of PostgreSQL, which are not codes of aios.
+const NAMES_OF_OTHERS: [&str; 12] = [
     "ALREADY_EXISTS",
     "API_KEY_INVALID",
     "DATA_LOSS",
@@ -200,6 +200,7 @@ const NAMES_OF_OTHERS: [&str; 11] = [
     "OUT_OF_RANGE",
     "PROHIBITED_CONTENT",
     "RESOURCE_EXHAUSTED",
+    "SQL_ASCII",
 ];
 
 /// The texts of the files with this extension, without comments and unit tests.

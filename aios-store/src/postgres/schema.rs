@@ -82,7 +82,8 @@ const KNOWN: &str = "(SELECT CASE
 /// Maximum length of a name in bytes: the 63 of PostgreSQL, less room for the suffix of the channel.
 const MAX_NAME: usize = 48;
 
-/// Name of the schema. It needs no quotes, so it can be inserted into statements.
+/// Name of the schema. It has no character that ends a quoted name, so it can be inserted into statements in
+/// quotes. Without them, a reserved word such as `order` would be no name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Schema(Arc<str>);
 
@@ -92,12 +93,12 @@ impl Schema {
         &self.0
     }
 
-    /// Fills a template: replaces `{schema}` by the name, `{lock}` by the key of the append lock, under
+    /// Fills a template: replaces `{schema}` by the name in quotes, `{lock}` by the key of the append lock, under
     /// which positions are assigned, `{primary}` by a condition that fails on a standby, and `{known}` by one
     /// that also fails if the log lacks the event with the position `$1` and the key `$2`.
     pub(super) fn fill(&self, template: &str) -> Sql {
         let text = template.replace("{primary}", PRIMARY).replace("{known}", KNOWN);
-        let text = text.replace("{schema}", &self.0);
+        let text = text.replace("{schema}", &format!("\"{}\"", self.0));
         text.replace("{lock}", &self.lock("append").to_string()).into()
     }
 
@@ -134,7 +135,7 @@ impl FromStr for Schema {
     }
 }
 
-/// Whether a name needs no quotes in SQL.
+/// Whether a name has only lower-case letters, digits and `_`, and none that PostgreSQL reserves for itself.
 fn is_valid_name(name: &str) -> bool {
     !name.is_empty()
         && name.len() <= MAX_NAME
@@ -143,6 +144,21 @@ fn is_valid_name(name: &str) -> bool {
         && name
             .bytes()
             .all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_')
+}
+
+/// Refuses a database whose encoding can't hold every text. The server converts texts from and to `UTF8`; a
+/// database with `SQL_ASCII` stores their bytes.
+pub(super) async fn check_encoding(connection: &mut PgConnection) -> sqlx::Result<()> {
+    let row = connection.fetch_one("SHOW server_encoding").await?;
+    let encoding: String = sqlx::Row::try_get(&row, 0)?;
+    if matches!(&*encoding, "UTF8" | "SQL_ASCII") {
+        return Ok(());
+    }
+    let reason = format!(
+        "the database has the encoding {encoding}, which can't hold every text; create one with UTF8, for \
+         example with: createdb --encoding UTF8 --template template0 NAME"
+    );
+    Err(sqlx::Error::Encode(StoreError::InvalidConfiguration { reason }.into()))
 }
 
 /// Why the schema could not be migrated.
@@ -296,8 +312,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn should_accept_names_that_need_no_quotes() {
-        for name in ["aios", "_a1", "tenant_7", &"x".repeat(48)] {
+    fn should_accept_names_of_letters_digits_and_underscores() {
+        for name in ["aios", "_a1", "tenant_7", "order", &"x".repeat(48)] {
             assert_eq!(name.parse::<Schema>().unwrap().name(), name);
         }
         for name in ["", "1a", "Aios", "a-b", "a b", "a;drop", "pg_x", "ä", &"x".repeat(49)] {
@@ -312,6 +328,6 @@ mod tests {
         let two: Schema = "tenant".parse().unwrap();
         assert_ne!(one.lock("append"), two.lock("append"));
         assert_ne!(one.lock("append"), one.lock("migrate"));
-        assert_eq!(one.fill("a {schema}.b"), "a aios.b".into());
+        assert_eq!(one.fill("a {schema}.b"), r#"a "aios".b"#.into());
     }
 }

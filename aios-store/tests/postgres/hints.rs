@@ -47,7 +47,7 @@ fn calls(server: &PostgresServer, like: &str) -> u64 {
     server.sql(&sql).parse().unwrap()
 }
 
-const APPEND: &str = "SELECT%aios.append%($1, %";
+const APPEND: &str = r#"SELECT%"aios".append%($1, %"#;
 
 const NOTIFY: &str = "%pg_notify(%";
 

@@ -4,7 +4,7 @@ use std::{process::Command, time::Duration};
 
 use aios_core::{
     failure::Failure,
-    store::{Append, EventStore, EventStoreExt, StoreError, StreamId},
+    store::{Append, EventStore, EventStoreExt, ReadModels, StoreError, StreamId},
 };
 use aios_store::postgres::{PostgresOptions, PostgresStore};
 use aios_tests::postgres::PostgresServer;
@@ -58,6 +58,41 @@ async fn should_migrate_for_longer_than_the_statement_timeout() {
     let store = PostgresStore::connect_with(options).await.unwrap();
     assert!(migrating.is_finished());
     assert_eq!(store.head().await.unwrap(), 0);
+}
+
+/// A word that SQL reserves is a valid name of a schema.
+#[tokio::test(flavor = "multi_thread")]
+async fn should_accept_a_reserved_word_as_the_schema() {
+    let Some(server) = PostgresServer::shared() else { return };
+    for schema in ["order", "user"] {
+        let options = PostgresOptions::new(&server.url()).with_schema(schema);
+        let store = PostgresStore::connect_with(options.clone()).await.unwrap();
+        let append = Append::new(StreamId::new("a").unwrap(), vec![event()]);
+        assert_eq!(store.append_one(append).await.unwrap().position, 1);
+        store.rebuild().await.unwrap();
+        let again = PostgresStore::connect_with(options).await.unwrap();
+        assert_eq!(again.read_log(0, 10).await.unwrap().len(), 1);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn should_refuse_a_database_that_cannot_hold_every_text() {
+    let Some(server) = PostgresServer::shared() else { return };
+    for (encoding, is_refused) in [("LATIN1", true), ("SQL_ASCII", false)] {
+        let name = server.new_name();
+        server.sql(&format!(
+            "CREATE DATABASE {name} ENCODING '{encoding}' LC_COLLATE 'C' LC_CTYPE 'C' \
+             TEMPLATE template0"
+        ));
+        let options = PostgresOptions::new(&format!("{}&dbname={name}", server.url()));
+        match PostgresStore::connect_with(options).await {
+            Ok(_) => assert!(!is_refused, "{encoding}"),
+            Err(error) => {
+                assert_eq!(error.code(), "INVALID_STORE_CONFIGURATION", "{encoding}: {error:?}");
+                assert!(is_refused && error.to_string().contains("LATIN1"), "{error}");
+            }
+        }
+    }
 }
 
 /// A server with a database that an earlier version wrote.

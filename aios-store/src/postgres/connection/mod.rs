@@ -53,7 +53,7 @@ pub(crate) use self::{
 use super::{
     error::{has_lost_event, is_lost, is_read_only, store_error},
     options::{Pooler, PostgresOptions, Source},
-    schema::{MIGRATION_LIMIT, MigrateError, Schema, migrate, outdated, versions},
+    schema::{MIGRATION_LIMIT, MigrateError, Schema, check_encoding, migrate, outdated, versions},
 };
 use crate::{measure, schema_version::SchemaVersion};
 
@@ -142,6 +142,7 @@ impl Database {
     /// migrations in the usual case.
     async fn migrate(&self) -> Result<(), StoreError> {
         let mut connection = self.acquire().await?;
+        self.bounded("read the encoding", self.limit(), check_encoding(&mut connection)).await?;
         let work = async { Ok(outdated(&mut connection, self.schema()).await) };
         let version = self.bounded(MIGRATE, self.limit(), work).await?;
         if let Some(version) = version.map_err(|error| self.not_migrated(error))? {

@@ -64,7 +64,7 @@ async fn empty(database: &Database, connection: &mut PgConnection) -> sqlx::Resu
     let lock = schema.fill("SELECT pg_advisory_xact_lock({lock})");
     connection.execute(&*lock).await?;
     for table in Table::ALL {
-        let delete = format!("DELETE FROM {}.{}", schema.name(), table.name());
+        let delete = schema.fill(&format!("DELETE FROM {{schema}}.{}", table.name()));
         connection.execute(&*delete).await?;
     }
     Ok(())
