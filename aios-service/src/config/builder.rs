@@ -28,9 +28,8 @@ use serde_json::Value;
 
 use super::{
     Fault, FaultKind, Origin, SettingsError,
-    change::Entries,
     check::{check, validate},
-    entries::entries,
+    entries::{Entries, entries},
     resolve::{Resolved, resolve},
     schema::Schema,
     section::{AnySection, Refusal, Section, read},

@@ -1,35 +1,11 @@
 //! Changes between two loads, for the log of a reload.
 //!
 //! Values are compared as people may see them. Two secrets look the same, so what is hidden is compared by
-//! its fingerprint: a hash under a key of this process, from which no secret can be guessed elsewhere.
+//! its fingerprint.
 
-use std::{
-    collections::{BTreeMap, hash_map::RandomState},
-    hash::BuildHasher,
-    sync::LazyLock,
-};
+use std::collections::BTreeMap;
 
-use super::{Entry, Origin};
-
-/// The key of the fingerprints.
-static KEY: LazyLock<RandomState> = LazyLock::new(RandomState::new);
-
-/// The fingerprints of the values that entries do not show, by key.
-pub(super) type Fingerprints = BTreeMap<String, u64>;
-
-/// The fingerprint of a text. Those of one process can be compared.
-pub(super) fn fingerprint(text: &str) -> u64 {
-    KEY.hash_one(text)
-}
-
-/// The entries of a load, sorted by key, with the fingerprints of what they hide.
-#[derive(Clone, Default)]
-pub(super) struct Entries {
-    /// As people may see them.
-    pub(super) shown: Vec<Entry>,
-    /// Of the values that are not shown.
-    pub(super) hidden: Fingerprints,
-}
+use super::{Origin, entries::Entries};
 
 /// A value that differs between two loads of the same configuration.
 ///

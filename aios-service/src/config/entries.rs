@@ -9,8 +9,8 @@ use serde_json::Value;
 
 use super::{
     Origin,
-    change::{Entries, Fingerprints, fingerprint},
     check::{Shape, plain},
+    fingerprint::{Fingerprints, fingerprint},
     resolve::Resolved,
     schema::Schema,
     secret::MASK,
@@ -32,6 +32,15 @@ pub struct Entry {
     pub value: String,
     /// Where the value comes from.
     pub origin: Origin,
+}
+
+/// The entries of a load, sorted by key, with the fingerprints of what they hide.
+#[derive(Clone, Default)]
+pub(super) struct Entries {
+    /// As people may see them.
+    pub(super) shown: Vec<Entry>,
+    /// Of the values that are not shown.
+    pub(super) hidden: Fingerprints,
 }
 
 /// The entries of all values that are set or have a default, sorted by key.

@@ -197,6 +197,7 @@ mod change;
 mod check;
 mod duration;
 mod entries;
+mod fingerprint;
 mod redaction;
 mod resolve;
 mod schema;

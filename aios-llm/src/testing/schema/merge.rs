@@ -1,19 +1,17 @@
 //! Schemas that hold together.
 
-use serde_json::Value;
-
-use super::value::Fields;
+use serde_json::{Map, Value};
 
 /// The fields of a schema whose values both schemas accept, as far as that can be said in fields. Choices
 /// of both are kept apart under `allOf`.
-pub(super) fn merge(mut one: Fields, other: &Fields) -> Fields {
+pub(super) fn merge(mut one: Map<String, Value>, other: &Map<String, Value>) -> Map<String, Value> {
     for (name, added) in other {
         let Some(known) = one.get(name).cloned() else {
             one.insert(name.clone(), added.clone());
             continue;
         };
         if ["anyOf", "oneOf"].contains(&name.as_str()) {
-            let choice = Fields::from_iter([(name.clone(), added.clone())]);
+            let choice = Map::from_iter([(name.clone(), added.clone())]);
             let all = one.entry("allOf").or_insert_with(|| Value::Array(Vec::new()));
             all.as_array_mut().into_iter().for_each(|all| all.push(choice.clone().into()));
         } else {

@@ -1,15 +1,13 @@
 //! Numbers within the limits of a schema.
 
-use serde_json::{Number, Value};
-
-use super::value::Fields;
+use serde_json::{Map, Number, Value};
 
 /// Multiples of a fraction that are tried until one is an integer.
 const MOST_MULTIPLES: i128 = 1000;
 
 /// Integers: the least one, or the largest one if only that is limited and below 0.
 #[allow(clippy::cast_precision_loss, reason = "an inexact candidate is not valid, and left out")]
-pub(super) fn integers(fields: &Fields, seed: u64) -> Vec<Value> {
+pub(super) fn integers(fields: &Map<String, Value>, seed: u64) -> Vec<Value> {
     let step = fields.get("multipleOf").and_then(Value::as_f64).map_or(1, |step| {
         let is_whole = |times: &i128| (step * *times as f64).fract() == 0.0;
         let times = (1..=MOST_MULTIPLES).find(is_whole).unwrap_or(1);
@@ -33,7 +31,7 @@ pub(super) fn integers(fields: &Fields, seed: u64) -> Vec<Value> {
 
 /// Numbers that need not be integers.
 #[allow(clippy::cast_precision_loss, reason = "an inexact candidate is not valid, and left out")]
-pub(super) fn numbers(fields: &Fields, seed: u64) -> Vec<Value> {
+pub(super) fn numbers(fields: &Map<String, Value>, seed: u64) -> Vec<Value> {
     let limit = |name: &str| fields.get(name).and_then(Value::as_f64);
     let tighter =
         |one: Option<f64>, other: Option<f64>, choose: fn(f64, f64) -> f64| match (one, other) {

@@ -1,8 +1,6 @@
 //! Texts that fit formats, patterns and lengths.
 
-use serde_json::Value;
-
-use super::value::Fields;
+use serde_json::{Map, Value};
 
 /// Longest text that is generated, in characters.
 const MOST_CHARACTERS: usize = 1 << 20;
@@ -10,7 +8,7 @@ const MOST_CHARACTERS: usize = 1 << 20;
 const MOST_REPETITIONS: usize = 10_000;
 
 /// Texts of a schema: of its format, of its pattern, and of its length.
-pub(super) fn texts(fields: &Fields, seed: u64) -> impl Iterator<Item = String> {
+pub(super) fn texts(fields: &Map<String, Value>, seed: u64) -> impl Iterator<Item = String> {
     let length = |name: &str| fields.get(name).and_then(Value::as_u64);
     let least = length("minLength").and_then(|it| usize::try_from(it).ok()).unwrap_or(0);
     let least = if least > MOST_CHARACTERS { 0 } else { least };

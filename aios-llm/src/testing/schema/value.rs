@@ -28,7 +28,7 @@ const KEYWORDS: [(&str, &[&str]); 4] = [
 ];
 
 /// The fields of a schema.
-pub(super) type Fields = Map<String, Value>;
+type Fields = Map<String, Value>;
 
 /// A value that the schema accepts, always the same one: small, and with required properties only if that
 /// is enough. `None` if none is found.
