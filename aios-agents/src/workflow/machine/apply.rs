@@ -138,9 +138,7 @@ impl Machine {
         let waiting = self.signals.longest_wait(&signal.name);
         match waiting {
             Some(operation) => {
-                // A wait that gets its signal before its deadline is recorded has no start.
-                let waits = |entry: &Entry| matches!(entry, Entry::SignalAwaited(wait) if wait.operation == operation);
-                self.recording.retain(|entry| !waits(entry));
+                self.forget_wait(operation);
                 self.resolve(operation, Ok(signal.payload.clone()), place);
             }
             None => self.signals.keep(signal.name.clone(), place, signal.payload.clone()),
@@ -291,6 +289,17 @@ impl Machine {
             Entry::TaskAssigned(task) if task.data.attempt > 1 => {
                 entry.operation() != Some(operation)
             }
+            _ => true,
+        });
+    }
+}
+
+impl Machine {
+    /// Discards what is not recorded yet of a wait that is over: its deadline and its timeout.
+    pub(super) fn forget_wait(&mut self, operation: u64) {
+        self.recording.retain(|entry| match entry {
+            Entry::SignalAwaited(wait) => wait.operation != operation,
+            Entry::TimerFired(fired) => fired.operation != operation,
             _ => true,
         });
     }

@@ -331,6 +331,7 @@ impl Machine {
         self.recording.retain(|entry| !begins(entry));
         // If the start was still here or was discarded, nothing outside has heard of the operation.
         let is_known = self.recording.len() == before && !was_discarded;
+        self.forget_wait(operation);
         if let Some(Request::Child(child)) = request.as_deref()
             && child.cancel_when_dropped
             && !(child.leave_running && is_cancelled)

@@ -361,6 +361,24 @@ fn should_record_a_due_timer_once() {
     assert_eq!(machine.take_recording(), [entry("timer_fired")]);
 }
 
+/// Its timer is due, and before that is recorded, its signal comes or the code drops it.
+#[test]
+fn should_not_record_the_timeout_of_a_wait_that_is_over() {
+    for is_dropped in [false, true] {
+        let mut machine = machine_in("signal", "waiting");
+        machine.timer_due(1, later(5));
+        assert!(machine.has_recording());
+        match is_dropped {
+            true => machine.abandon(1),
+            false => {
+                let signal = Signaled::new("g".into(), Payload::null());
+                assert_eq!(machine.apply(&Entry::Signaled(signal), NOW).unwrap(), Some(1));
+            }
+        }
+        assert_eq!(machine.take_recording(), [], "dropped: {is_dropped}");
+    }
+}
+
 #[test]
 fn should_cancel_a_task_without_a_waiting_caller() {
     let mut machine = machine_in("task", "waiting");
