@@ -208,7 +208,8 @@ impl RunHandle {
     async fn copies(&self, cut: Cut<'_>, new_id: &str) -> Result<Vec<Event>, RuntimeError> {
         let Cut { run_id, workflow, operation, is_retry } = cut;
         let codec = self.client.journals.codec(workflow)?;
-        let fork = Fork { run_id, new_id, operation, is_retry };
+        let at = self.client.journals.clock.now();
+        let fork = Fork { run_id, new_id, operation, is_retry, at };
         let mut selection = Selection::new(&fork);
         let mut events = Vec::new();
         let mut after = 0;
@@ -225,7 +226,7 @@ impl RunHandle {
                 let source = &recorded.event;
                 // Random values and UUIDs are those of the first run, however often it was forked.
                 let origin = origin.get_or_insert_with(|| seed_of(source, run_id));
-                let entry = fork.copy(entry, origin);
+                let entry = fork.copy(entry, source.timestamp, origin);
                 let mut metadata = (*source.metadata).clone();
                 // The start of the copy is an event of its own; the others only repeat events.
                 if !events.is_empty() {
@@ -251,7 +252,7 @@ impl RunHandle {
         if let Some((start, ended)) = events.first_mut().zip(ended)
             && let Entry::Started(mut started) = decode(start)?
         {
-            add_gap(&mut started.gaps, Gap::new(ended, self.client.journals.clock.now()));
+            add_gap(&mut started.gaps, Gap::new(ended, at));
             let metadata = Arc::clone(&start.metadata);
             let entry = Entry::Started(started);
             let copy = codec.encode(entry, start.timestamp, metadata)?.event;

@@ -7,7 +7,7 @@
 
 use aios_core::{
     agent::TaskId,
-    event::{Event, EventError, EventId, Metadata},
+    event::{Event, EventError, EventId, Metadata, Timestamp},
 };
 
 use super::{ChildStarted, DrawnFrom, Entry, Seed};
@@ -42,12 +42,14 @@ pub(crate) struct Fork<'f> {
     pub(crate) operation: u64,
     /// Whether the new run is a retry of the forked run.
     pub(crate) is_retry: bool,
+    /// The time of the copy.
+    pub(crate) at: Timestamp,
 }
 
 impl Fork<'_> {
-    /// Copies an entry to the new run. Its tasks get ids of the new run. `seed` is the seed of the forked
-    /// run.
-    pub(crate) fn copy(&self, mut entry: Entry, seed: &Seed) -> Entry {
+    /// Copies an entry, recorded at `recorded_at`, to the new run. Its tasks get ids of the new run. `seed` is
+    /// the seed of the forked run.
+    pub(crate) fn copy(&self, mut entry: Entry, recorded_at: Timestamp, seed: &Seed) -> Entry {
         match &mut entry {
             // The new run reports to no parent and continues no chain.
             Entry::Started(started) => {
@@ -60,6 +62,10 @@ impl Fork<'_> {
                 self.inherit(&mut started.draws, seed);
             }
             Entry::ChildStarted(child) => self.rename(child),
+            // It may still be open: the journal does not tell which wait took a signal.
+            Entry::SignalAwaited(wait) => {
+                wait.deadline = self.at + wait.deadline.duration_since(recorded_at);
+            }
             Entry::TaskAssigned(entry) => entry.data.task_id.move_to(self.new_id),
             Entry::TaskCompleted(entry) => entry.data.task_id.move_to(self.new_id),
             Entry::TaskFailed(entry) => entry.data.task_id.move_to(self.new_id),

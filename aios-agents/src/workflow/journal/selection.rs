@@ -12,8 +12,7 @@
 //!
 //! A task, a timer, a step or a wait for a signal that has not ended in the copy is left out altogether.
 //! The new run requests it again: the deadlines of the copied run may have passed, and its tasks belong to
-//! its agents. So is every wait that did not time out. Which wait took a signal is not recorded, and one that
-//! takes a copied signal needs no deadline.
+//! its agents.
 //!
 //! A child with an id of its own that has not ended by the cut belongs to the copied run. The new run asks
 //! for another one, under the id that its code chooses.
@@ -42,6 +41,8 @@ pub(crate) struct Selection<'f> {
     /// Where the entries of operations stand that have not ended, by operation. Of children, only those
     /// with an id of their own.
     open: BTreeMap<u64, Vec<usize>>,
+    /// The waits among them, with the names of their signals, in the order of their records.
+    waits: Vec<(u64, Box<str>)>,
     /// Whether the journal has an entry of the operation at the cut.
     has_operation: bool,
 }
@@ -57,6 +58,7 @@ impl<'f> Selection<'f> {
             is_cancelled: false,
             cancellation: None,
             open: BTreeMap::new(),
+            waits: Vec::new(),
             has_operation: false,
         }
     }
@@ -89,9 +91,18 @@ impl<'f> Selection<'f> {
                 (self.is_cancelled, self.cancellation) = (true, Some(self.taken));
             }
             Entry::ChildStarted(child) if self.fork.derives(child) => {}
-            entry if ends(entry) => {
-                operation.into_iter().for_each(|it| drop(self.open.remove(&it)));
+            Entry::SignalAwaited(wait) => {
+                self.waits.push((wait.operation, wait.name.clone()));
+                self.note_open(wait.operation);
             }
+            Entry::Signaled(signal) => {
+                // Probably the longest wait takes it. Neither the waits without a deadline are recorded, nor
+                // which ones were given up.
+                let waits = |(_, name): &(u64, Box<str>)| *name == signal.name;
+                let first = self.waits.iter().find(|wait| waits(wait)).map(|(wait, _)| *wait);
+                first.into_iter().for_each(|it| self.note_end(it));
+            }
+            entry if ends(entry) => operation.into_iter().for_each(|it| self.note_end(it)),
             entry
                 if entry.is_beginning()
                     || matches!(entry, Entry::RetryScheduled(_) | Entry::TaskFailed(_)) =>
@@ -110,6 +121,12 @@ impl<'f> Selection<'f> {
     /// Notes the next entry as one of an operation that has not ended.
     fn note_open(&mut self, operation: u64) {
         self.open.entry(operation).or_default().push(self.taken);
+    }
+
+    /// Notes that an operation has ended.
+    fn note_end(&mut self, operation: u64) {
+        self.open.remove(&operation);
+        self.waits.retain(|(wait, _)| *wait != operation);
     }
 
     /// Whether a retry gets an entry that stands after the cut: a signal, or the result of an operation
