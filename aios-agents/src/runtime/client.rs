@@ -18,6 +18,7 @@ use aios_core::{
     retry::Backoff,
     store::{RunRecord, RunStatus},
 };
+use tokio::sync::futures::Notified;
 
 use super::{
     RuntimeError,
@@ -90,16 +91,19 @@ impl Client {
             // Register before checking, so that an end in between is not missed.
             let notified = engine.map(|engine| (engine, engine.waiters.wait(run_id)));
             let watched = notified.is_none().then(|| ends.watch(journals, run_id));
-            // Asked first: when the discovery ends, the run is in memory. It may be blocked no more then.
-            let is_tried_soon = engine.is_some_and(|it| it.is_recovering(run_id));
+            let recovered = engine.map(|engine| engine.recovered());
+            // In this order: when the discovery ends, the run is in memory.
+            let is_found_soon = engine.is_some_and(|it| it.is_recovering(run_id));
+            let is_held = engine.is_some_and(|it| it.holds(run_id));
             // A run in memory notifies of its end. Its row is still checked at intervals, because
             // another engine may have taken it over.
-            let is_live = pause < POLL.max_delay && engine.is_some_and(|it| it.holds(run_id));
+            let is_live = pause < POLL.max_delay && is_held;
             // Replaced by a shorter one while the store fails.
             let mut next = pause;
             if !is_live {
                 match journals.ended(run_id).await {
-                    Ok(Some(ended)) if ended.status.is_final() || !is_tried_soon => {
+                    // One that is blocked may be tried again in a moment.
+                    Ok(Some(ended)) if ended.status.is_final() || !(is_found_soon || is_held) => {
                         return Ok(ended);
                     }
                     Ok(_) => {
@@ -119,9 +123,18 @@ impl Client {
                 ended = notified_end(notified, watched) => if let Some(ended) = ended {
                     return Ok(ended);
                 },
+                () = completed(recovered), if is_found_soon => {}
                 () = journals.clock.sleep(next) => pause = POLL.next(pause),
             }
         }
+    }
+}
+
+/// Waits for a notification, for ever if there can be none.
+async fn completed(notified: Option<Notified<'_>>) {
+    match notified {
+        Some(notified) => notified.await,
+        None => std::future::pending().await,
     }
 }
 

@@ -72,7 +72,7 @@ use aios_core::{
     store::{EventStoreExt, OwnerId, Shard, StoreError, StoreId},
 };
 use serde_json::json;
-use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::sync::{Semaphore, futures::Notified, mpsc, watch};
 use tracing::{info, warn};
 
 use self::{
@@ -341,9 +341,14 @@ impl Engine {
         self.live.contains(run_id)
     }
 
-    /// Whether it may be about to load a run that it has found in the store.
+    /// Whether it may be about to load a run that it finds in the store.
     pub(crate) fn is_recovering(&self, run_id: &str) -> bool {
         self.recovering.contains(Shard::of(run_id))
+    }
+
+    /// Completes when it has found the runs of some shards, from this call on.
+    pub(crate) fn recovered(&self) -> Notified<'_> {
+        self.recovering.ended()
     }
 
     /// Whether it hands over all of its shards.

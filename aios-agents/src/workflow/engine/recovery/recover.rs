@@ -12,7 +12,7 @@
 
 use std::{collections::HashSet, sync::Arc};
 
-use super::notes::OPEN;
+use super::{notes::OPEN, recovering::RecoveringGuard};
 use crate::workflow::engine::{Engine, Message};
 use aios_core::store::{PageRequest, ReadModels, RunFilter, Shard, StoreError, Unsettled};
 
@@ -29,16 +29,14 @@ const SAMPLE: usize = 1000;
 /// not from the first poll.
 pub(crate) fn run(engine: Arc<Engine>, shards: Vec<Shard>) -> impl Future<Output = ()> + Send {
     let guard = engine.recovering.begin(&shards);
-    async move {
-        resume(&engine, shards).await;
-        drop(guard);
-    }
+    async move { resume(&engine, shards, guard).await }
 }
 
 /// Repeats the discovery until it succeeds.
-async fn resume(engine: &Arc<Engine>, shards: Vec<Shard>) {
+async fn resume(engine: &Arc<Engine>, shards: Vec<Shard>, guard: RecoveringGuard) {
     engine.parking.begin(&shards);
-    while let Err(error) = recover(engine, &shards).await {
+    let mut guard = Some(guard);
+    while let Err(error) = recover(engine, &shards, &mut guard).await {
         if !engine.survives("find the runs to resume", error) {
             return;
         }
@@ -61,14 +59,20 @@ pub(crate) fn look_again(engine: &Arc<Engine>) {
     engine.background.spawn(run(Arc::clone(engine), shares));
 }
 
-/// Finds and wakes the runs, once. May be repeated from the start after an error.
-async fn recover(engine: &Arc<Engine>, shards: &[Shard]) -> Result<(), StoreError> {
+/// Finds and wakes the runs, once. May be repeated from the start after an error. The guard is dropped once
+/// all runs are found that may be blocked.
+async fn recover(
+    engine: &Arc<Engine>,
+    shards: &[Shard],
+    guard: &mut Option<RecoveringGuard>,
+) -> Result<(), StoreError> {
     let mut woken = HashSet::new();
     for which in [Unsettled::Unnoted, Unsettled::Outdated] {
         for some in shards.chunks(SHARDS) {
             wake(engine, some, which, &mut woken).await?;
         }
     }
+    drop(guard.take());
     sample(engine, shards, &woken).await
 }
 

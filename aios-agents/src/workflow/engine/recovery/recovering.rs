@@ -7,24 +7,38 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use aios_core::store::Shard;
 use parking_lot::Mutex;
+use tokio::sync::{Notify, futures::Notified};
 
-/// The shards whose runs are being discovered, each with the number of discoveries in progress.
+/// The shards whose runs are being discovered.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Recovering(Arc<Mutex<BTreeMap<Shard, u32>>>);
+pub(crate) struct Recovering(Arc<Discoveries>);
+
+#[derive(Debug, Default)]
+struct Discoveries {
+    /// Number of discoveries in progress, by shard.
+    counts: Mutex<BTreeMap<Shard, u32>>,
+    /// Wakes those that wait for the end of a discovery.
+    ended: Notify,
+}
 
 impl Recovering {
     /// Notes that the runs of some shards are being discovered, until the guard is dropped.
     pub(super) fn begin(&self, shards: &[Shard]) -> RecoveringGuard {
-        let mut counts = self.0.lock();
+        let mut counts = self.0.counts.lock();
         for shard in shards {
             *counts.entry(*shard).or_default() += 1;
         }
         RecoveringGuard { recovering: self.clone(), shards: shards.to_vec() }
     }
 
+    /// Completes when the next discovery ends.
+    pub(crate) fn ended(&self) -> Notified<'_> {
+        self.0.ended.notified()
+    }
+
     /// Whether the runs of a shard are being discovered.
     pub(crate) fn contains(&self, shard: Shard) -> bool {
-        self.0.lock().contains_key(&shard)
+        self.0.counts.lock().contains_key(&shard)
     }
 }
 
@@ -37,12 +51,14 @@ pub(super) struct RecoveringGuard {
 
 impl Drop for RecoveringGuard {
     fn drop(&mut self) {
-        let mut counts = self.recovering.0.lock();
+        let mut counts = self.recovering.0.counts.lock();
         for shard in &self.shards {
             if let Some(count) = counts.get_mut(shard) {
                 *count -= 1;
             }
         }
         counts.retain(|_, count| *count > 0);
+        drop(counts);
+        self.recovering.0.ended.notify_waiters();
     }
 }
