@@ -95,7 +95,8 @@ pub struct EngineOptions {
 pub enum AnonymousAnswers {
     /// It is accepted, unless an agent that names the assignment is heard of within
     /// [`task_grace`](EngineOptions::task_grace). This lets agents answer that are not built with
-    /// aios.
+    /// aios. While the run is blocked, or the task waits for its dispatch, as in a paused run, there is no
+    /// grace.
     #[default]
     AcceptAfterGrace,
     /// It becomes a dead letter.

@@ -4,8 +4,8 @@
 //!             ┌──────────────── reopen, with pauses ◄──────────────┐
 //!             ▼                                                    │
 //! Session ──► forward ── the channel or connection died ── Lost ───┤ the server delivers again
-//!                │ ───── the server ended the consumer ── Cancelled ─┤ after its deliveries are returned
-//!                │ ───── silent although events wait ── Silent ────┘ after its channel has ended
+//!                ├────── the server ended the consumer ─ Cancelled ┤ after unread deliveries are returned
+//!                ├────── silent although events wait ──── Silent ──┘ the same
 //!                └────── dropped, or the broker closes ── Unwanted ──► finish ──► end
 //! ```
 //!
@@ -20,7 +20,8 @@
 //! **A consumer that the server has cancelled.** Its queue was deleted, or a delivery was held for too long.
 //! The channel stays open, so its deliveries can still be settled, and the server does not take them back.
 //! Arrivals that the reader has not taken are returned. A task of its own keeps the channel until the last
-//! delivery of the reader is settled, and closing the broker waits for it.
+//! delivery of the reader is settled, and closing the broker waits for it. The same is done with a consumer
+//! that is silent.
 //!
 //! **A consumer that is silent.** A consumer can stop receiving although its channel is open and
 //! its queue has events. The watchdog asks for the state of the queue when nothing was delivered

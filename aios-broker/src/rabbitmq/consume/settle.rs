@@ -352,7 +352,11 @@ impl Acknowledger for UnsettledDelivery {
 
 /// The reason of a dead letter that could not wait for its next attempt.
 fn both(reason: &str, refusal: &BrokerError) -> String {
-    format!("{reason}; the event can't wait for another attempt: {}", Chain(refusal))
+    // The longer text comes last, because the end of a long reason is cut.
+    format!(
+        "the event can't wait for another attempt: {}; its last one failed: {reason}",
+        Chain(refusal)
+    )
 }
 
 /// Whether the server could not take a copy or declare its queue for now, so that the next attempt may

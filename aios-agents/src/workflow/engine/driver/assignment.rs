@@ -232,8 +232,8 @@ impl Driver {
     /// assignment is heard of within the grace; otherwise it is accepted, so that agents which are
     /// not built with aios can answer, unless the options say otherwise.
     ///
-    /// An attempt that was not dispatched since the run was loaded, because the run is paused say, has no
-    /// grace: its answer is accepted at once, as that of a blocked run is.
+    /// An attempt that waits for its dispatch has no grace, because the run is paused say, or the broker may
+    /// not have taken it. Its answer is accepted at once, as that of a blocked run is.
     pub(super) async fn keep_anonymous(&mut self, operation: u64, answer: AnonymousAnswer) {
         if self.engine.options.anonymous_answers != AnonymousAnswers::AcceptAfterGrace {
             return refuse(answer.delivery, ANONYMOUS).await;
@@ -248,7 +248,7 @@ impl Driver {
                 let until = now + self.engine.options.task_grace;
                 self.engine.timers.set(until, &self.run_id, operation);
             }
-            Some(_) => refuse(answer.delivery, ANONYMOUS).await,
+            _ => refuse(answer.delivery, ANONYMOUS).await,
         }
     }
 

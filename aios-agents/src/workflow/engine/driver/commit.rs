@@ -10,7 +10,7 @@
 //! | too large | a failure takes the place of the entry, or the run is blocked |
 //! | an id exists | an answer that another engine has recorded is dropped, another one gets another id; anything else blocks the run |
 //! | another error that is retryable | the same append is repeated after a pause |
-//! | another error | the run leaves memory |
+//! | another error | the run leaves memory; one that is given up ends |
 //!
 //! Before a run leaves memory because of an entry that is refused for good, the outcomes that share its
 //! append are appended without it.
