@@ -130,7 +130,7 @@ impl Client {
     }
 }
 
-/// Waits for a notification, for ever if there can be none.
+/// Waits for a notification, indefinitely if there can be none.
 async fn completed(notified: Option<Notified<'_>>) {
     match notified {
         Some(notified) => notified.await,

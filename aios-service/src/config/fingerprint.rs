@@ -1,4 +1,4 @@
-//! Fingerprints of values that nobody may see.
+//! Fingerprints of secret values.
 //!
 //! A hash under a key of this process, from which no secret can be guessed elsewhere.
 
