@@ -122,7 +122,8 @@ impl RunHandle {
     /// # Errors
     ///
     /// [`RunError`] tells why there is no result. A blocked run is an error here, but may resume
-    /// later. [`RuntimeError::Closed`] if the store is closed in the meantime.
+    /// later. [`RuntimeError::UnknownRun`] if retention has removed the run that it continued as;
+    /// [`RuntimeError::Closed`] if the store is closed in the meantime.
     ///
     /// # Cancel safety
     ///
@@ -175,6 +176,8 @@ impl RunHandle {
                 .map_err(|source| RunError::InvalidResult { run_id, source }),
             RunStatus::Cancelled => Err(RunError::Cancelled { run_id, failure }),
             RunStatus::Blocked => Err(RunError::Blocked { run_id, failure }),
+            // Retention has removed the run that it continued as.
+            RunStatus::Continued => Err(RuntimeError::UnknownRun { run_id }.into()),
             _ => Err(RunError::Failed { run_id, failure }),
         }
     }

@@ -31,10 +31,13 @@ impl MemoryStore {
         loop {
             let removed = self.0.state.lock().expire(policy, self.0.clock.now());
             total += removed;
-            if removed < u64::from(policy.batch_size) {
+            // Not before: the first run of a chain expires once the last one is removed.
+            if removed == 0 {
                 return Ok(total);
             }
-            self.0.clock.sleep(policy.pause).await;
+            if removed >= u64::from(policy.batch_size) {
+                self.0.clock.sleep(policy.pause).await;
+            }
         }
     }
 
@@ -66,8 +69,8 @@ impl Maintenance for MemoryStore {
 }
 
 impl State {
-    /// Removes one batch of expired runs, oldest first, and returns their number. Fewer than the
-    /// batch size means that no expired run is left.
+    /// Removes one batch of expired runs, oldest first, and returns their number. None means that
+    /// no expired run is left.
     fn expire(&mut self, policy: &Retention, now: Timestamp) -> u64 {
         let passed = self.passed();
         let before = older(policy.older_than, now);

@@ -46,10 +46,13 @@ impl PostgresStore {
         loop {
             let removed = self.expire_batch(policy).await?;
             total += removed;
-            if removed < u64::from(policy.batch_size) {
+            // Not before: the first run of a chain expires once the last one is removed.
+            if removed == 0 {
                 return Ok(total);
             }
-            self.0.database.clock().sleep(policy.pause).await;
+            if removed >= u64::from(policy.batch_size) {
+                self.0.database.clock().sleep(policy.pause).await;
+            }
         }
     }
 

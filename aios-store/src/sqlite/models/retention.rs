@@ -152,10 +152,13 @@ impl SqliteStore {
             let removed =
                 self.writer().call(move |writer| writer.expire(&batch_policy, now)).await?;
             total += removed;
-            if removed < u64::from(policy.batch_size) {
+            // Not before: the first run of a chain expires once the last one is removed.
+            if removed == 0 {
                 return Ok(total);
             }
-            clock.sleep(policy.pause).await;
+            if removed >= u64::from(policy.batch_size) {
+                clock.sleep(policy.pause).await;
+            }
         }
     }
 
