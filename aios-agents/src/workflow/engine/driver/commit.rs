@@ -243,7 +243,7 @@ impl Driver {
             Err(error) => {
                 self.keep_outcomes(in_flight.records, in_flight.answers).await;
                 // One that is given up ends without what the store refuses.
-                if self.block.is_given_up {
+                if self.block.is_given_up && !error.needs_restart() {
                     return Some(self.block(Failure::from_error(error.code(), &error)).await);
                 }
                 Some(Exit::Failed(error))
