@@ -5,6 +5,7 @@ import dataclasses
 import datetime
 import json
 import threading
+import typing
 import uuid
 from collections.abc import Callable
 from pathlib import Path
@@ -44,10 +45,20 @@ class Article(pydantic.BaseModel):
     words: int
 
 
+@dataclasses.dataclass
+class Tagged:
+    tags: typing.Dict  # type: ignore[type-arg]  # noqa: UP006
+
+
 async def run_agent(agent: aios.LlmAgent[Any], prompt: Any = "go") -> Any:
     async with aios.Runtime(agents=[agent]) as runtime:
         run = await runtime.start(agent, prompt)
         return await run.result()
+
+
+async def test_should_return_output_with_a_bare_dictionary() -> None:
+    agent = aios.LlmAgent("writer", ScriptedModel('{"tags": {"a": 1}}'), output_type=Tagged)
+    assert await run_agent(agent) == Tagged({"a": 1})
 
 
 async def test_should_call_tools_and_answer() -> None:

@@ -21,7 +21,7 @@ def is_exact(annotation: Any, known: frozenset[Any] = frozenset()) -> bool:
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
     if origin in (list, typing.Union, types.UnionType):
         return all(is_exact(argument, known) for argument in arguments)
-    if origin is dict:
+    if origin is dict and len(arguments) == 2:  # a bare ``typing.Dict`` has none
         return arguments[0] is str and is_exact(arguments[1], known)
     return isinstance(annotation, type) and _is_plain_dataclass(annotation, known | {annotation})
 
