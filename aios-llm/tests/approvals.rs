@@ -218,7 +218,8 @@ async fn should_tell_the_model_of_an_edit_whatever_is_restarted() {
                 let journal = run.journal(0, 1000).await.unwrap();
                 journal.iter().filter(|it| is_end(it.event.event_type.action())).count()
             };
-            while count().await < 2 {
+            // The model, the check of the arguments, and the call.
+            while count().await < 3 {
                 tokio::task::yield_now().await;
             }
         })
