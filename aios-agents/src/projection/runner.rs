@@ -211,7 +211,7 @@ impl<P: Projection> Runner<P> {
             let page = match store.read_log(position, size.events()).await {
                 // One unreadable event fails the whole page; it is found and skipped.
                 Err(error) if is_unreadable(&error) => {
-                    position = self.step_over(position, size.events() as u64).await?;
+                    position = self.step_over(position, &mut size).await?;
                     self.close_reached(position).await?;
                     store.save_checkpoint(checkpoint, position).await?;
                     saved = position;

@@ -15,7 +15,7 @@ use aios_core::{
     Chain,
     catalog::system::{DeadLetterPosition, PROJECTION_FAILED, PROJECTION_REDRIVEN},
     failure::Failure,
-    store::{Append, EventStore, StoreError},
+    store::{Append, EventStore, PageSize, StoreError},
 };
 use serde::Serialize;
 use tracing::{info, warn};
@@ -35,12 +35,18 @@ use crate::{
 };
 
 impl<P: Projection> Runner<P> {
-    /// Applies the readable events of the next positions of the log, `range` many. Unreadable ones become
-    /// dead letters. Returns the new position.
-    pub(super) async fn step_over(&self, position: u64, range: u64) -> Result<u64, RunnerError> {
+    /// Applies the readable events of the next positions of the log, as many as a page has events. Unreadable
+    /// ones become dead letters. Returns the new position.
+    pub(super) async fn step_over(
+        &self,
+        position: u64,
+        size: &mut PageSize,
+    ) -> Result<u64, RunnerError> {
         let store = &self.journals.store;
-        let up_to = store.head().await?.min(position.saturating_add(range));
+        let range = size.events();
+        let up_to = store.head().await?.min(position.saturating_add(range as u64));
         let Range { events, unreadable } = read_range(&**store, position, up_to, &[]).await?;
+        size.adapt(range, &events);
         let mut unreadable = unreadable.into_iter().peekable();
         let mut page = Vec::new();
         for recorded in events {
