@@ -65,6 +65,30 @@ async fn should_refuse_a_database_that_another_process_has_open_under_another_na
     open(&path).await.unwrap();
 }
 
+/// The reader keeps the path by which the file is opened from being written into it.
+#[cfg(unix)]
+#[tokio::test]
+async fn should_open_a_moved_database_that_another_program_reads() {
+    let folder = TempDir::new().unwrap();
+    let (before, path) = (folder.path().join("before.db"), folder.path().join("a.db"));
+    drop(open(&before).await.unwrap());
+    fs::rename(&before, &path).unwrap();
+    let reader = rusqlite::Connection::open(&path).unwrap();
+    reader.execute_batch("BEGIN; SELECT count(*) FROM events").unwrap();
+    for _ in 0..2 {
+        let store = open(&path).await.unwrap();
+        store.append_one(append()).await.unwrap();
+        drop(store);
+    }
+    drop(reader);
+    // The record has reached the file.
+    drop(open(&path).await.unwrap());
+    let recorded = rusqlite::Connection::open(&path).unwrap();
+    let recorded: Vec<u8> =
+        recorded.query_row("SELECT path FROM opened_as", [], |row| row.get(0)).unwrap();
+    assert_eq!(recorded, fs::canonicalize(&path).unwrap().as_os_str().as_encoded_bytes());
+}
+
 /// Runs a test in a process of its own, which gets the path of a database and aborts.
 #[cfg(unix)]
 fn run_in_process(test: &str, path: &Path, limit: &str) -> std::process::Output {

@@ -4,7 +4,7 @@
 //! a file with several hard links is found through one of them only. Opened through another one, the
 //! database would lack the commits of the log, and later commits would make the log useless.
 //!
-//! So the path is recorded in the database, before anything else is committed through it. When the
+//! So the path is recorded in the database, before events are appended through it. When the
 //! file is opened by another path, both logs have to be empty, as they are after a clean end. A file
 //! that was moved or copied has no other path, and is not checked further.
 
@@ -51,23 +51,29 @@ pub(crate) fn check_name(path: &Path) -> Result<(), StoreError> {
     Ok(())
 }
 
-/// Records the path by which the writing connection has opened the database. Nothing else may be
-/// committed before it.
+/// Records the path by which the writing connection has opened the database, before events are appended
+/// through it.
+///
+/// A program that reads the database may keep the log from being written back. A file with one link is
+/// opened nevertheless, and the record reaches it later.
 #[cfg(unix)]
 pub(crate) fn record_name(connection: &Connection, path: &Path) -> rusqlite::Result<()> {
-    use std::os::unix::ffi::OsStrExt;
+    use std::os::unix::{ffi::OsStrExt, fs::MetadataExt};
 
-    let bytes = path.as_os_str().as_bytes();
-    if read(connection)?.is_some_and(|recorded| recorded == bytes) {
+    // Without the log, as the next one to open the file reads it. It may be invalid without it.
+    if recorded(path).ok().flatten().is_some_and(|recorded| recorded == path) {
         return Ok(());
     }
+    let bytes = path.as_os_str().as_bytes();
     connection.execute("REPLACE INTO opened_as (id, path) VALUES (1, ?1)", [bytes])?;
-    // The next one to open the file reads it without the log.
+    let has_links = fs::metadata(path).is_ok_and(|metadata| metadata.nlink() > 1);
+    let checkpoint = match has_links {
+        true => "PRAGMA wal_checkpoint(FULL)",
+        false => "PRAGMA wal_checkpoint(PASSIVE)",
+    };
     let (is_busy, frames, moved): (bool, i64, i64) =
-        connection.query_row("PRAGMA wal_checkpoint(FULL)", [], |row| {
-            Ok((row.get(0)?, row.get(1)?, row.get(2)?))
-        })?;
-    match is_busy || frames != moved {
+        connection.query_row(checkpoint, [], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?;
+    match has_links && (is_busy || frames != moved) {
         true => Err(rusqlite::Error::SqliteFailure(
             rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_BUSY),
             Some("a program reads the database, so its log can't be written back".to_owned()),
