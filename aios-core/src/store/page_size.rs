@@ -9,8 +9,9 @@ const FIRST: usize = 64;
 /// How many events of the log to read at once.
 ///
 /// A number of events limits the memory of a reader only if the events are small. This adapts the number
-/// to the sizes of the events that were read last: a page has about 8 MiB, and a single event may have
-/// more. The number at most doubles from page to page.
+/// to the sizes of the events that were read last: a page of events like those has about 8 MiB, and a single
+/// event may have more. The number at most doubles from page to page. The first page has 64 events, and
+/// nothing limits its bytes.
 ///
 /// # Examples
 ///

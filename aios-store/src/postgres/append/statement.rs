@@ -1,5 +1,7 @@
 //! The calls of the SQL functions `append` and `append_known`.
 
+use aios_core::store::StoreError;
+
 use super::{
     arguments::{AppendArguments, signed},
     batch::Batch,
@@ -101,11 +103,10 @@ impl AppendArguments {
 
     /// The changes of the read models as JSON; `None` if there are none.
     fn changes(&self, batch: &Batch) -> sqlx::Result<Option<String>> {
+        let refused = |error: StoreError| sqlx::Error::Encode(error.into());
+        batch.check_changes(self.changes.weight()).map_err(refused)?;
         let changes = self.changes.to_json().map_err(|error| sqlx::Error::Encode(error.into()))?;
-        let bytes = changes.as_ref().map_or(0, String::len);
-        let checked = batch.check_changes(self.changes.weight());
-        let checked = checked.and_then(|()| batch.check_length(bytes));
-        checked.map_err(|error| sqlx::Error::Encode(error.into()))?;
+        batch.check_length(changes.as_ref().map_or(0, String::len)).map_err(refused)?;
         Ok(changes)
     }
 }
