@@ -181,7 +181,8 @@ async fn should_subscribe_again_when_a_channel_is_free() {
         }
     };
     assert!(error.is_retryable(), "{error:?}");
-    assert_eq!(subscribed.len(), 3);
+    // The channel that has declared the last one may still be closing.
+    assert!([3, 4].contains(&subscribed.len()), "{}", subscribed.len());
     drop(subscribed.pop());
     drop(subscribe(9).await.unwrap());
 }
