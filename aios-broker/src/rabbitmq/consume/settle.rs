@@ -353,10 +353,7 @@ impl Acknowledger for UnsettledDelivery {
 /// The reason of a dead letter that could not wait for its next attempt.
 fn both(reason: &str, refusal: &BrokerError) -> String {
     // The longer text comes last, because the end of a long reason is cut.
-    format!(
-        "the event can't wait for another attempt: {}; its last one failed: {reason}",
-        Chain(refusal)
-    )
+    format!("the event can't wait for another attempt: {}; {reason}", Chain(refusal))
 }
 
 /// Whether the server could not take a copy or declare its queue for now, so that the next attempt may
