@@ -292,9 +292,7 @@ impl Machine {
             _ => true,
         });
     }
-}
 
-impl Machine {
     /// Discards what is not recorded yet of a wait that is over: its deadline and its timeout.
     pub(super) fn forget_wait(&mut self, operation: u64) {
         self.recording.retain(|entry| match entry {

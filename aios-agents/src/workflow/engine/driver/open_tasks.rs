@@ -29,13 +29,6 @@ impl OpenTasks {
 
     /// Notes the next entry.
     pub(super) fn note(&mut self, entry: &Entry) {
-        let (Entry::TaskAssigned(_)
-        | Entry::TaskCompleted(_)
-        | Entry::TaskCancelled(_)
-        | Entry::OperationFailed(_)) = entry
-        else {
-            return;
-        };
         let Some(operation) = entry.operation() else { return };
         match entry {
             Entry::TaskAssigned(task) => {
@@ -43,7 +36,10 @@ impl OpenTasks {
             }
             // Agents of another type can't end it.
             Entry::TaskCompleted(task) if self.0.get(&operation) != Some(&task.agent_type) => {}
-            _ => drop(self.0.remove(&operation)),
+            Entry::TaskCompleted(_) | Entry::TaskCancelled(_) | Entry::OperationFailed(_) => {
+                self.0.remove(&operation);
+            }
+            _ => {}
         }
     }
 }
