@@ -667,12 +667,24 @@ fn start_view<'r>(
     runtime: &'r Runtime,
     view: &View,
 ) -> StartProjection<'r, impl Projection + use<>> {
-    let (changing, loading) = (view.clone(), view.clone());
+    start_failing_view(runtime, view, &Arc::default())
+}
+
+/// A view that refuses the order 1 in a batch before a position.
+fn start_failing_view<'r>(
+    runtime: &'r Runtime,
+    view: &View,
+    works_from: &Arc<AtomicU64>,
+) -> StartProjection<'r, impl Projection + use<>> {
+    let (changing, loading, works_from) = (view.clone(), view.clone(), Arc::clone(works_from));
     let apply = applying(move |batch| {
-        let mut transaction = changing.0.lock().unwrap();
-        for recorded in batch.events() {
-            transaction.1.push(recorded.event.data::<u64>()?);
+        let numbers = batch.events().iter().map(|recorded| recorded.event.data::<u64>());
+        let numbers = numbers.collect::<Result<Vec<_>, _>>()?;
+        if numbers.contains(&1) && batch.position() < works_from.load(Ordering::SeqCst) {
+            return Err(TaskError::terminal(Failure::new("VIEW", "it does not fit")));
         }
+        let mut transaction = changing.0.lock().unwrap();
+        transaction.1.extend(numbers);
         transaction.0 = batch.position();
         Ok(())
     });
@@ -716,31 +728,6 @@ async fn should_close_a_dead_letter_that_the_view_applied_before_a_crash() {
         .await;
     assert_eq!(handle.redrive(second).await.unwrap_err().code(), "DEAD_LETTER_NOT_FOUND");
     assert_eq!(view.0.lock().unwrap().1, applied);
-}
-
-/// A view that refuses the order 1 in a batch before a position.
-fn start_failing_view<'r>(
-    runtime: &'r Runtime,
-    view: &View,
-    works_from: &Arc<AtomicU64>,
-) -> StartProjection<'r, impl Projection + use<>> {
-    let (changing, loading, works_from) = (view.clone(), view.clone(), Arc::clone(works_from));
-    let apply = applying(move |batch| {
-        let numbers = batch.events().iter().map(|recorded| recorded.event.data::<u64>());
-        let numbers = numbers.collect::<Result<Vec<_>, _>>()?;
-        if numbers.contains(&1) && batch.position() < works_from.load(Ordering::SeqCst) {
-            return Err(TaskError::terminal(Failure::new("VIEW", "it does not fit")));
-        }
-        let mut transaction = changing.0.lock().unwrap();
-        transaction.1.extend(numbers);
-        transaction.0 = batch.position();
-        Ok(())
-    });
-    let position = move || {
-        let position = loading.0.lock().unwrap().0;
-        async move { Ok(position) }
-    };
-    runtime.projection("orders", apply).patterns(orders()).position_from(position)
 }
 
 /// The first of two requests fails. The process dies after the view has applied the letter because of the

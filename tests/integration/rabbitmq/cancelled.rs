@@ -11,16 +11,14 @@ use std::{
 };
 
 use aios_broker::rabbitmq::{RabbitMqBroker, RabbitMqOptions};
-use aios_core::{
-    broker::{Broker, BrokerExt, Deliveries, Delivery, Publish, Subscription},
-    event::Event,
-};
+use aios_core::broker::{Broker, Deliveries, Delivery};
 use aios_tests::rabbitmq::RabbitMqServer;
 use tokio::{runtime::Runtime, time::timeout};
 
 use super::{
     proxy::{Frame, Proxy, Verdict},
     traffic::rest,
+    watchdog::{publish, subscription},
 };
 
 const HOUR: Duration = Duration::from_secs(3600);
@@ -30,19 +28,6 @@ const SOON: Duration = Duration::from_secs(20);
 async fn connect(proxy: &Proxy) -> RabbitMqBroker {
     let options = RabbitMqOptions::new(proxy.url()).with_watchdog(HOUR);
     RabbitMqBroker::connect_with(options).await.unwrap()
-}
-
-fn subscription(name: &str) -> Subscription {
-    let pattern = format!("{name}.thing.happened").parse().unwrap();
-    Subscription::group(name.parse().unwrap(), [pattern]).with_prefetch(10)
-}
-
-async fn publish(broker: &RabbitMqBroker, name: &str, numbers: std::ops::Range<u32>) {
-    for number in numbers {
-        let event_type = format!("{name}.thing.happened").parse().unwrap();
-        let event = Event::new(event_type, "test", &number).unwrap();
-        broker.publish_one(Publish::new(event).with_required_route()).await.unwrap();
-    }
 }
 
 async fn next(deliveries: &mut Deliveries) -> Delivery {
@@ -72,7 +57,7 @@ async fn should_continue_while_a_delivery_of_a_cancelled_consumer_is_held() {
     let Some(server) = RabbitMqServer::shared() else { return };
     let proxy = Proxy::start(server, |_| Verdict::Pass);
     let broker = Arc::new(connect(&proxy).await);
-    let mut deliveries = broker.subscribe(subscription("revoked")).await.unwrap();
+    let mut deliveries = broker.subscribe(subscription("revoked", 10)).await.unwrap();
     publish(&broker, "revoked", 0..4).await;
     let held = next(&mut deliveries).await;
     // The others are in the inbox.
@@ -100,7 +85,7 @@ async fn should_keep_the_events_of_a_temporary_group_whose_consumer_is_cancelled
     let Some(server) = RabbitMqServer::shared() else { return };
     let proxy = Proxy::start(server, |_| Verdict::Pass);
     let broker = connect(&proxy).await;
-    let subscription = subscription("withdrawn").temporary();
+    let subscription = subscription("withdrawn", 10).temporary();
     let mut deliveries = broker.subscribe(subscription).await.unwrap();
     publish(&broker, "withdrawn", 0..4).await;
     let held = next(&mut deliveries).await;
@@ -128,7 +113,7 @@ async fn should_consume_again_when_the_cancellation_comes_right_after_a_delivery
     };
     let proxy = proxy.get_or_init(|| Proxy::start(server, rule));
     let consumer = connect(proxy).await;
-    let mut deliveries = consumer.subscribe(subscription("cut")).await.unwrap();
+    let mut deliveries = consumer.subscribe(subscription("cut", 10)).await.unwrap();
     is_armed.store(true, Ordering::Relaxed);
     let url = server.url();
     let publishing = thread::spawn(move || {

@@ -34,12 +34,14 @@ async fn connect(server: &RabbitMqServer) -> RabbitMqBroker {
     RabbitMqBroker::connect_with(options).await.unwrap()
 }
 
-fn subscription(name: &str, prefetch: u16) -> Subscription {
+/// A group that gets the events that [`publish`] publishes under its name.
+pub(super) fn subscription(name: &str, prefetch: u16) -> Subscription {
     let pattern = format!("{name}.thing.happened").parse().unwrap();
     Subscription::group(name.parse().unwrap(), [pattern]).with_prefetch(prefetch)
 }
 
-async fn publish(broker: &RabbitMqBroker, name: &str, numbers: std::ops::Range<u32>) {
+/// Publishes events with these numbers, which the subscription of this name gets.
+pub(super) async fn publish(broker: &RabbitMqBroker, name: &str, numbers: std::ops::Range<u32>) {
     for number in numbers {
         let event_type = format!("{name}.thing.happened").parse().unwrap();
         let event = Event::new(event_type, "test", &number).unwrap();
