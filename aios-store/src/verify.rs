@@ -153,8 +153,8 @@ impl fmt::Display for VerifyFault {
 }
 
 /// Checks that every event can be read, that the positions of the log are dense, that the versions of every
-/// stream are, and that the read models are what a rebuild would make of the log. Changes nothing. Run it on a store that is not
-/// in use, such as a restored backup.
+/// stream are, and that the read models are what a rebuild would make of the log. Changes nothing. Run it
+/// on a store that is not in use, such as a restored backup.
 ///
 /// Reads the whole log. Needs memory for the rows of the read models and the names of the streams, not
 /// for the events. `progress` is called after each page with the number of events so far and the

@@ -226,10 +226,10 @@ impl RunHandle {
     ///
     /// A run that is cancelled before its result is recorded ends as cancelled.
     ///
-    /// A run that is cancelled while it is blocked runs its compensations if matching code is available;
-    /// if none is, it ends without the compensations that the code would have registered. A run that is
-    /// blocked after it was cancelled keeps its compensations, and stays blocked until matching code is
-    /// deployed or it is cancelled again.
+    /// A run that is cancelled while it is blocked runs its compensations if matching code is available; if
+    /// none is, or the store refuses what the code requests, it ends without the compensations that the
+    /// code would have registered. A run that is blocked after it was cancelled keeps its compensations,
+    /// and stays blocked until matching code is deployed or it is cancelled again.
     ///
     /// # Errors
     ///

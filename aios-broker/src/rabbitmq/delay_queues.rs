@@ -14,8 +14,9 @@
 //! would wait indefinitely. Therefore the events of a queue that is gone go to a queue of their own, which no
 //! process reads. An operator moves or purges them.
 //!
-//! That queue has no limit. If it refused events, the delay queues would keep them and stop, as above; if it
-//! dropped some, they would be lost unnoticed. Instead, every process that consumes reports its length, within an hour if another process has declared it.
+//! That queue has no limit. If it refused events, the delay queues would keep them and stop, as above; if
+//! it dropped some, they would be lost unnoticed. Instead, every process that consumes reports its length,
+//! within an hour if another process has declared it.
 
 use std::{collections::HashSet, time::Duration};
 

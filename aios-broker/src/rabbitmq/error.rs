@@ -3,10 +3,10 @@
 //! Every request to the server goes through [`within`]: a connection that swallows packets would
 //! otherwise block its caller until the heartbeat notices.
 //!
-//! An error is retryable if lapin says that it can be recovered from, if the server had an internal
-//! error, or if the connection has no channel left, unless the server refused the user, the virtual host, or the request as such: it
-//! would refuse the same request again. The text of the reply has to be examined for some of these,
-//! because AMQP has one code for several causes.
+//! An error is retryable if lapin says that it can be recovered from, if the server had an internal error,
+//! or if the connection has no channel left, unless the server refused the user, the virtual host, or the
+//! request as such: it would refuse the same request again. The text of the reply has to be examined for
+//! some of these, because AMQP has one code for several causes.
 
 use std::time::Duration;
 

@@ -45,9 +45,9 @@ const DEFAULT_KINDS: [ModelErrorKind; 9] = [
 /// A stream times out if no piece arrives for that long.
 ///
 /// A model that asks to wait (`Retry-After`) is left out until then. If all have to wait, no request is
-/// made: the error says when the first of them can be asked again. A stream that fails after its first piece begins again with [`StreamEvent::Reset`]. Tokens
-/// that failed requests are billed for count as usage of the response, which says in
-/// [`billed`](ModelResponse::billed) what each model is billed for.
+/// made: the error says when the first of them can be asked again. A stream that fails after its first
+/// piece begins again with [`StreamEvent::Reset`]. Tokens that failed requests are billed for count as
+/// usage of the response, which says in [`billed`](ModelResponse::billed) what each model is billed for.
 ///
 /// Its name is that of the first model. A budget reserves the cost of the most
 /// expensive one. Its capabilities are those that all models share.

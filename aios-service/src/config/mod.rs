@@ -125,7 +125,8 @@
 //! # Secrets
 //!
 //! A value of type [`Secret`] or the password of a [`SecretUrl`] in a file is a fault, unless it is a
-//! reference whose default, if it has one, consists of such references. Neither type prints its secret, and no report contains one.
+//! reference whose default, if it has one, consists of such references. Neither type prints its secret, and
+//! no report contains one.
 //!
 //! # Faults
 //!

@@ -28,12 +28,13 @@
 //! Calls are repeated on new connections. Nothing is read from a standby, which may lack the newest events: calls
 //! fail with a retryable error until it is promoted, and so does [`connect`](PostgresStore::connect).
 //!
-//! A failover may lose commits if the new server lagged behind, as with asynchronous replication. The positions
-//! of lost events are then given to others, which a process that has passed them would never read. So a process
-//! keeps the last event that it has read or appended. Once the log ends before that event, or has another event
-//! at its position, and a new connection leads to the same log, every call that reads events, waits for them, or
-//! loads or saves a checkpoint fails with [`StoreError::LostEvents`], and the engine stops. Restart the process. Readers
-//! then continue from their checkpoints, none of which is after the end of the log.
+//! A failover may lose commits if the new server lagged behind, as with asynchronous replication. The
+//! positions of lost events are then given to others, which a process that has passed them would never
+//! read. So a process keeps the last event that it has read or appended. Once the log ends before that
+//! event, or has another event at its position, and a new connection leads to the same log, every call that
+//! reads events, waits for them, or loads or saves a checkpoint fails with [`StoreError::LostEvents`], and
+//! the engine stops. Restart the process. Readers then continue from their checkpoints, none of which is
+//! after the end of the log.
 //!
 //! A position that was kept elsewhere, for example by a client of the HTTP API or in the database of a
 //! projection, can be after the end of the log, or have another event there. The first is detected by comparing it

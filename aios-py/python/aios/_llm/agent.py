@@ -177,7 +177,7 @@ class LlmAgent(Workflow[Any, O], Generic[O]):
             returns the conversation.
         output_type: The type of the result: a dataclass, a ``TypedDict``, a model of pydantic or
             msgspec, or any other type with a schema. Text by default. A result that does not match,
-            for example because a validator refuses it, is told to the model, which may repair it; see
+            for example because a validator refuses it, is reported to the model, which may repair it; see
             ``max_faults``.
         budget: Limits of each run.
         subject_budget: Limits that all runs of a subject share in a window of time. Each run then has

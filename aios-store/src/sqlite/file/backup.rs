@@ -34,8 +34,9 @@ use crate::{
 /// # Errors
 ///
 /// [`StoreError::InvalidConfiguration`] if the database does not exist or is in memory, if its write-ahead
-/// log belongs to another hard link of the file, or if the new file exists or can't be created, for example because its folder does not exist. [`StoreError::Full`] names
-/// the new file. Otherwise the error that SQLite or the file system reports.
+/// log belongs to another hard link of the file, or if the new file exists or can't be created, for example
+/// because its folder does not exist. [`StoreError::Full`] names the new file. Otherwise the error that
+/// SQLite or the file system reports.
 ///
 /// # Cancel safety
 ///

@@ -170,8 +170,8 @@ impl Driver {
             Some(InFlight { records, answers, lookahead, failures: failures + 1, appending });
     }
 
-    /// The append of records, under the fence of this driver. One that diverged expects no version: its records are valid at any place in
-    /// the journal.
+    /// The append of records, under the fence of this driver. One that diverged expects no version: its
+    /// records are valid at any place in the journal.
     pub(super) fn append_of(&self, records: &[Record], lookahead: Lookahead) -> Append {
         let events = records.iter().map(|record| record.event.clone()).collect();
         let expected = match lookahead {
