@@ -1,9 +1,8 @@
 //! The objects on the server, and their names.
 //!
-//! Declaring is idempotent, so every subscription declares what it needs, on a channel of its own
-//! that may be closed by an error. A group that exists with other properties is an error and is
-//! never replaced: its events would be lost. Only another expiry of a temporary group is accepted,
-//! and the existing one is kept.
+//! Declaring is idempotent, so every subscription declares what it needs, on its own channel. A group
+//! that exists with other properties is an error and is never replaced: its events would be lost. Only
+//! another expiry of a temporary group is accepted, and the existing one is kept.
 //!
 //! The arguments of a queue are part of its identity. Changing one here makes the queues of older
 //! versions incompatible.
@@ -106,8 +105,12 @@ pub(super) async fn declare_durable_exchange(
 }
 
 /// Declares what a subscription needs. A server that is not ready, for example because a quorum
-/// queue has no leader yet, is asked again until the operation's timeout.
-pub(super) async fn declare(link: &Link, subscription: &Subscription) -> Result<(), BrokerError> {
+/// queue has no leader yet, is asked again until the operation's timeout. Returns an open channel on which
+/// nothing has begun yet.
+pub(super) async fn declare(
+    link: &Link,
+    subscription: &Subscription,
+) -> Result<(Arc<Connection>, Channel), BrokerError> {
     let clock = &link.options.clock;
     let deadline = clock.elapsed().saturating_add(link.options.operation_timeout);
     loop {
@@ -126,10 +129,13 @@ pub(super) fn is_transient(error: &BrokerError) -> bool {
     error.is_retryable() || matches!(error, BrokerError::UnknownAddress { .. })
 }
 
-/// Declares on a separate channel, because the server closes the channel if an object exists with
-/// other properties.
-async fn declare_once(link: &Link, subscription: &Subscription) -> Result<(), BrokerError> {
-    let (_connection, channel) = declare_address(link, subscription).await?;
+/// Declares on a new channel, because the server closes the channel if an object exists with other
+/// properties.
+async fn declare_once(
+    link: &Link,
+    subscription: &Subscription,
+) -> Result<(Arc<Connection>, Channel), BrokerError> {
+    let (connection, channel) = declare_address(link, subscription).await?;
     let address = &subscription.address;
     let prefix = &link.options.prefix;
     let dead = dead_queue(prefix, address);
@@ -137,7 +143,8 @@ async fn declare_once(link: &Link, subscription: &Subscription) -> Result<(), Br
     declare_queue(link, &channel, &dead, Lifetime::Durable, dead_arguments(lifetime))
         .await
         .map_err(|error| about(address, error))?;
-    bind_all(link, &channel, subscription).await
+    bind_all(link, &channel, subscription).await?;
+    Ok((connection, channel))
 }
 
 /// Declares the exchange and binds the existing queue of a subscription again. An exchange that was

@@ -126,8 +126,7 @@ impl Session {
         link: &Arc<Link>,
         subscription: &Subscription,
     ) -> Result<(Arc<Self>, Consumer), BrokerError> {
-        topology::declare(link, subscription).await?;
-        let (connection, channel) = link.channel().await?;
+        let (connection, channel) = topology::declare(link, subscription).await?;
         let abandoned = ClosedIfAbandoned::new(link, &connection, &channel);
         let clock = &*link.options.clock;
         let after = link.options.operation_timeout;
