@@ -46,7 +46,8 @@ async fn should_lose_nothing_when_the_leaders_node_dies() {
     broker.close(DAY).await.unwrap();
 }
 
-/// A temporary queue is on one node. While that is down, the other nodes refuse to declare it.
+/// A temporary queue is on one node. While that is down, the other nodes refuse to declare it, or do not
+/// answer (RabbitMQ 4).
 #[tokio::test]
 async fn should_wait_for_the_node_of_a_temporary_queue() {
     let Some(cluster) = RabbitMqCluster::start(3).map(Arc::new) else { return };
@@ -67,7 +68,7 @@ async fn should_wait_for_the_node_of_a_temporary_queue() {
 
     cluster.nodes[0].kill();
     let failed = async {
-        while logged.lines(&["failed to consume; retrying", "home node"]).is_empty() {
+        while logged.lines(&["failed to consume; retrying"]).is_empty() {
             rest(Duration::from_millis(10)).await;
         }
     };
