@@ -206,7 +206,7 @@ async fn load(
     run_id: &Arc<str>,
     journal: Option<Vec<RecordedEvent>>,
     permit: Option<OwnedSemaphorePermit>,
-) -> Result<Driver, Departure> {
+) -> Result<Box<Driver>, Departure> {
     let (mut driver, replay) = match Driver::read(engine, run_id, journal, permit).await {
         Ok(read) => read,
         Err(exit) => return Err(block_faulty(engine, run_id, exit).await.into()),
@@ -241,7 +241,7 @@ async fn block_faulty(engine: &Arc<Engine>, run_id: &Arc<str>, exit: Exit) -> Ex
 async fn drop_driver(
     engine: &Arc<Engine>,
     run_id: &Arc<str>,
-    mut driver: Driver,
+    mut driver: Box<Driver>,
     exit: Exit,
 ) -> Departure {
     let parent = driver.origin.parent.take();

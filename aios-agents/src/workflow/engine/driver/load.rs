@@ -76,7 +76,7 @@ impl Driver {
         run_id: &Arc<str>,
         journal: Option<Vec<RecordedEvent>>,
         permit: Option<OwnedSemaphorePermit>,
-    ) -> Result<(Self, Replay), Exit> {
+    ) -> Result<(Box<Self>, Replay), Exit> {
         let stream = StreamId::of_run(run_id).map_err(failed)?;
         let (events, is_back) = match journal {
             // The journal of a run that was just started, or whose predecessor has just ended.
@@ -131,7 +131,8 @@ impl Driver {
         Ok(())
     }
 
-    /// Creates a driver without code that has applied no entries.
+    /// Creates a driver without code that has applied no entries. Boxed, because it is large and is moved
+    /// several times.
     ///
     /// The fence is taken here and used for all appends: if the lease changes, the driver ends. Children
     /// that were started and have not ended are noted from the journal, and not from what the code asks
@@ -143,7 +144,7 @@ impl Driver {
         first: &RecordedEvent,
         started: &Started,
         journal: &Journal,
-    ) -> Result<Self, Exit> {
+    ) -> Result<Box<Self>, Exit> {
         let fence = engine.ownership.fence_of(run_id).ok_or(Exit::NotOwner)?;
         let workflow = first.event.event_type.entity();
         let codec = engine.journals.codec(workflow).map_err(exit)?;
@@ -158,7 +159,7 @@ impl Driver {
             recorded_attempts: recorded_attempts(journal.iter()),
             ..Tasks::default()
         };
-        Ok(Self {
+        Ok(Box::new(Self {
             engine: Arc::clone(engine),
             run_id: Arc::clone(run_id),
             origin,
@@ -185,7 +186,7 @@ impl Driver {
             turns: 0,
             watched_until: None,
             permit: None,
-        })
+        }))
     }
 
     /// Attaches the code of the run, unless its start time has not been reached or there is no code
