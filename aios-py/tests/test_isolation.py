@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import re
+import subprocess
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ from typing import Any
 import aios
 import pytest
 from aios.testing import WorkflowTest
+from conftest import finish
 
 
 async def same(value: int) -> int:
@@ -288,3 +291,66 @@ async def test_should_warn_about_a_cleanup_that_is_not_done(
             await run.result()
         while "use `context.compensate`" not in caplog.text:
             await asyncio.sleep(0.01)
+
+
+ENDLESS = """
+import asyncio
+import sys
+
+import aios
+
+@aios.workflow("endless")
+async def endless(context: aios.WorkflowContext) -> str:
+    async def again():
+        while True:
+            try:
+                await context.sleep(100)
+            except:
+                continue
+
+    async def same():
+        operation = context.sleep(100)
+        while True:
+            try:
+                await operation
+            except:
+                continue
+
+    async def group():
+        waiting = context.gather(context.sleep(100))
+        while True:
+            try:
+                await waiting
+            except:
+                continue
+
+    lose = {"again": again, "same": same, "group": group}[sys.argv[1]]
+    kept = []
+    if sys.argv[2] == "kept":
+        kept.append(lose())
+    await context.race(*kept or [lose()], context.sleep(0))
+    return "kept"
+
+
+async def main():
+    async with aios.Runtime(workflows=[endless]) as runtime:
+        run = await runtime.start(endless)
+        try:
+            print(await run.result())
+        except aios.RunBlockedError as error:
+            print(error)
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.parametrize("kept", ["kept", "dropped"])
+@pytest.mark.parametrize("loser", ["again", "same", "group"])
+def test_should_leave_the_loser_of_a_race_that_catches_every_exception(
+    script: Callable[..., subprocess.Popen[str]], loser: str, kept: str
+) -> None:
+    status, output, errors = finish(script(ENDLESS, loser, kept))
+    assert status == 0, errors
+    # The code is left at its next `await` while it is closed, or while it is freed.
+    says = {"dropped": "awaits in a `finally`", "kept": "kept|catches BaseException and continues"}
+    assert re.search(says[kept], output), output

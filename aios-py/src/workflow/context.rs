@@ -89,9 +89,20 @@ impl NativeWorkflowContext {
         if self.operations.is_closing() {
             return Ok(Operation::of_closing(&self.operations, name.into()));
         }
-        self.check(py)?;
+        if let Err(error) = self.check(py) {
+            return self.refused(name.into(), error);
+        }
         let call = Call::Operation(self.context.operation(request));
         Ok(Operation::new(&self.operations, call, name.into(), decode))
+    }
+
+    /// The error of an operation outside the code of the workflow. Code that catches it in a loop, such as a
+    /// coroutine that is freed after its run, gets an operation whose `await` leaves it.
+    fn refused(&self, name: Arc<str>, error: PyErr) -> PyResult<Operation> {
+        match self.operations.refuse() {
+            true => Ok(Operation::of_closing(&self.operations, name)),
+            false => Err(error),
+        }
     }
 
     /// Fails outside the code of the workflow, where operations are not allowed.
@@ -176,7 +187,9 @@ impl NativeWorkflowContext {
         if self.operations.is_closing() {
             return Ok(Operation::of_closing(&self.operations, label));
         }
-        self.check(py)?;
+        if let Err(error) = self.check(py) {
+            return self.refused(label, error);
+        }
         let retry = RetryArg::policy_or_default(py, retry)?;
         let timeout = optional_seconds(py, "timeout", timeout)?;
         let code = step_code(py, is_async)?;

@@ -27,7 +27,7 @@ use std::{
     pin::Pin,
     sync::{
         Arc, OnceLock,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU32, Ordering},
     },
     task::{Context, Poll, Wake, Waker},
 };
@@ -49,6 +49,9 @@ use crate::convert::{
 
 /// The result of an operation as JSON, or its failure.
 type Outcome = Result<Payload, WorkflowError>;
+
+/// How many errors of operations code may catch outside of its run, or between two outcomes.
+const MAX_REFUSALS: u32 = 1000;
 
 /// An operation that has no outcome yet. A step is a call of its own kind, because the engine
 /// executes it with a closure.
@@ -108,6 +111,8 @@ pub(crate) struct Operations {
     failed: AtomicBool,
     /// Whether the coroutine is being closed.
     closing: AtomicBool,
+    /// How many operations were refused since the coroutine last began to run.
+    refusals: AtomicU32,
     /// Whether lines that the coroutine logs are left out.
     silent: Arc<AtomicBool>,
 }
@@ -184,6 +189,9 @@ impl Operations {
     /// Sets whether the coroutine is running; otherwise operations can't be awaited.
     pub(super) fn set_running(&self, running: bool) {
         self.set_silent(running);
+        if running {
+            self.refusals.store(0, Ordering::Relaxed);
+        }
         self.running.store(running, Ordering::Release);
     }
 
@@ -214,6 +222,12 @@ impl Operations {
     /// Whether the coroutine is being closed.
     pub(super) fn is_closing(&self) -> bool {
         self.closing.load(Ordering::Acquire)
+    }
+
+    /// Notes that an operation was refused. Returns whether the code catches so many of these errors that
+    /// an `await` has to yield instead: nothing else leaves a loop that catches every exception.
+    pub(super) fn refuse(&self) -> bool {
+        self.refusals.fetch_add(1, Ordering::Relaxed) >= MAX_REFUSALS
     }
 
     /// Advances woken operations, without the interpreter. Returns those that have an outcome, so that
@@ -312,7 +326,7 @@ impl Operation {
         }
     }
 
-    /// An operation that is requested while the coroutine is being closed.
+    /// An operation that is requested while the coroutine is being closed, or that can't be refused again.
     pub(super) fn of_closing(operations: &Arc<Operations>, name: Arc<str>) -> Self {
         Self {
             number: 0,
@@ -387,9 +401,14 @@ impl Operation {
         let outcome = match known {
             Some(outcome) => outcome,
             None if self.operations.is_closing() => return Ok(this.clone().unbind()),
-            None => match self.operations.poll(self.key).ok_or_else(|| wrong_run(py))? {
-                Poll::Pending => return Ok(this.clone().unbind()),
-                Poll::Ready(outcome) => {
+            None => match self.operations.poll(self.key) {
+                None if self.operations.refuse() => {
+                    note_violation(py)?;
+                    return Ok(this.clone().unbind());
+                }
+                None => return Err(wrong_run(py)),
+                Some(Poll::Pending) => return Ok(this.clone().unbind()),
+                Some(Poll::Ready(outcome)) => {
                     let outcome = outcome.map_err(ErrorInfo::from);
                     self.outcome.lock().insert(outcome).clone()
                 }
@@ -426,6 +445,11 @@ fn warn_never_awaited(py: Python<'_>, name: &str) {
     if let Err(error) = warned {
         error.write_unraisable(py, None);
     }
+}
+
+/// Blocks the run whose code catches every error, if it is executing.
+fn note_violation(py: Python<'_>) -> PyResult<()> {
+    py.import("aios._workflows.isolation")?.call_method0("note_endless").map(drop)
 }
 
 /// The error of an operation that is not in the table of the running coroutine.

@@ -14,10 +14,14 @@ from weakref import WeakKeyDictionary
 from .._aios import Operation
 from .._errors import WorkflowCodeError
 from .definition import ContinueAsNew
-from .isolation import Closing, close_branch, foreign_await
+from .isolation import Closing, close_branch, foreign_await, note_endless
 
 #: Contexts of coroutines that lost a race and may be awaited again.
 _contexts: WeakKeyDictionary[Any, contextvars.Context] = WeakKeyDictionary()
+
+
+#: How often code may await a group again that has failed with a violation.
+_MAX_RAISED = 1000
 
 
 class AwaitedKeys(list[int]):
@@ -141,7 +145,7 @@ class _Group:
     It can be awaited in several places, and again after it has lost a race: its branches continue.
     """
 
-    __slots__ = ("_branches", "_error", "_has_begun", "_waiting")
+    __slots__ = ("_branches", "_error", "_has_begun", "_raised", "_waiting")
 
     def __init__(self, awaitables: Sequence[Awaitable[Any]]) -> None:
         for awaitable in awaitables:
@@ -150,6 +154,7 @@ class _Group:
         self._branches = [_Branch(awaitable) for awaitable in awaitables]
         self._error: BaseException | None = None
         self._has_begun = False
+        self._raised = 0
         self._waiting: dict[int, list[int]] = {}
 
     def begin(self) -> None:
@@ -193,7 +198,7 @@ class _Group:
         if not self._has_begun:
             self.begin()
         if self._error is not None:
-            raise _copy_of(self._error)
+            return self._raise_again(self._error)
         keys = AwaitedKeys()
         if self._is_done():
             return keys
@@ -218,6 +223,16 @@ class _Group:
                 if self._is_done():
                     break
         return keys
+
+    def _raise_again(self, error: BaseException) -> AwaitedKeys:
+        """Raises a copy of the error. Code that catches its own violations in a loop has to yield: nothing
+        else leaves it."""
+        if isinstance(error, WorkflowCodeError):
+            self._raised += 1
+            if self._raised > _MAX_RAISED:
+                note_endless()
+                return AwaitedKeys()
+        raise _copy_of(error)
 
     def _wait(self, index: int, key: int, keys: AwaitedKeys) -> None:
         """Records that a branch waits for a key; adds it to ``keys`` if no branch did before."""

@@ -12,6 +12,7 @@ from .._aios import PENDING, Operation
 from .._errors import WorkflowCodeError
 from .combinators import AwaitedKeys
 from .isolation import (
+    ENDLESS,
     Closing,
     Isolation,
     foreign_await,
@@ -150,9 +151,7 @@ class Driver:
                     "leaves memory; nothing is done there: use `context.compensate` for what a "
                     "cancelled run must do"
                 ) from None
-        raise WorkflowCodeError(
-            "the workflow catches BaseException and continues: catch Exception instead of all exceptions"
-        )
+        raise WorkflowCodeError(ENDLESS)
 
 
 class BeginCompensation:

@@ -17,6 +17,10 @@ UNSUPPORTED_AWAIT = (
     '`await context.step("name", function)`'
 )
 
+#: Says what is wrong with code that can't be left.
+ENDLESS = (
+    "the workflow catches BaseException and continues: catch Exception instead of all exceptions"
+)
 
 #: How many violations code may catch before it has to return.
 _MAX_VIOLATIONS = 100
@@ -64,12 +68,17 @@ class Isolation:
         Raises:
             Closing: The code has caught too many of these errors.
         """
-        error = WorkflowCodeError(message)
-        if self._violation is None:
-            self._violation = error
+        error = self.note(message)
         self._count += 1
         if self._count > _MAX_VIOLATIONS:
             raise Closing
+        return error
+
+    def note(self, message: str) -> WorkflowCodeError:
+        """Records a violation of the rules for workflows. Returns the error."""
+        error = WorkflowCodeError(message)
+        if self._violation is None:
+            self._violation = error
         return error
 
     def take_violation(self) -> WorkflowCodeError | None:
@@ -114,6 +123,14 @@ def violation(message: str) -> WorkflowCodeError:
     """Records a violation of the code that is executing. Returns the error to raise."""
     isolation = running_isolation()
     return WorkflowCodeError(message) if isolation is None else isolation.violate(message)
+
+
+def note_endless() -> None:
+    """Records that the code that is executing catches every error of its operations. Called by the native
+    module too."""
+    isolation = running_isolation()
+    if isolation is not None:
+        isolation.note(ENDLESS)
 
 
 def started_loop(error: BaseException) -> WorkflowCodeError | None:
