@@ -884,3 +884,134 @@ async def test_should_reject_a_version_that_a_run_would_not_get() -> None:
                 await runtime.start("later", version=version)
         with pytest.raises(TypeError, match="version must be an int"):
             await runtime.start("later", version=cast("Any", "1"))
+
+
+#: A value that no parameter takes.
+WRONG: Any = ["wrong"]
+
+
+async def test_should_name_the_argument_of_a_workflow_operation_that_has_another_type() -> None:
+    async def undo(context: aios.WorkflowContext) -> None: ...
+
+    @aios.workflow("typed")
+    async def typed(context: aios.WorkflowContext) -> list[str]:
+        uses: list[tuple[str, Callable[[], Any]]] = [
+            ("seconds must be a number of seconds", lambda: context.sleep(WRONG)),
+            ("seconds must be a number of seconds", lambda: context.with_timeout(WRONG)),
+            ("the name of a signal must be a str", lambda: context.signal(WRONG)),
+            ("timeout must be a number of sec", lambda: context.signal("go", timeout=WRONG)),
+            ("agent_id must be a str", lambda: context.task("echo", agent_id=WRONG)),
+            ("timeout must be a number of sec", lambda: context.task("echo", timeout=WRONG)),
+            ("total_timeout must be a number", lambda: context.task("echo", total_timeout=WRONG)),
+            ("the name of a step must be a str", lambda: context.step(WRONG, bool, 1)),
+            ("the name of a workflow must be a str", lambda: context.child(WRONG)),
+            ("a run id must be a str", lambda: context.child("typed", id=WRONG)),
+            ("leave_running must be a bool", lambda: context.child("typed", leave_running=WRONG)),
+            (
+                "cancel_when_dropped must be a bool",
+                lambda: context.child("typed", cancel_when_dropped=WRONG),
+            ),
+            ("an event type must be a str", lambda: context.emit(WRONG)),
+            ("a status text must be a str", lambda: context.set_status(WRONG)),
+            ("the name of a compensation must be a str", lambda: context.compensate(WRONG, undo)),
+            (
+                "the field of a failure detail must be a str",
+                lambda: context.set_failure_detail(WRONG, 1),
+            ),
+            ("change must be a str", lambda: context.version(WRONG, 1, 2)),
+            ("oldest must be an int", lambda: context.version("change", WRONG, 2)),
+            ("newest must be an int", lambda: context.version("change", 1, WRONG)),
+        ]
+        for says, use in uses:
+            with pytest.raises(TypeError, match=f"^{says}.*, not \\['wrong'\\]$"):
+                use()
+        for least, most, name in ((-1, 1, "oldest"), (0, 2**32, "newest")):
+            with pytest.raises(aios.ConfigurationError, match=f"^{name} must be 0 to 4,294,967"):
+                context.version("change", least, most)
+        return ["refused"]
+
+    assert (await WorkflowTest(typed).run()).result() == ["refused"]
+    for test in (WorkflowTest(typed).cancel, WorkflowTest(typed).pause):
+        with pytest.raises(TypeError, match="after must be a number of seconds"):
+            test(WRONG)
+    with pytest.raises(TypeError, match="the name of a signal must be a str"):
+        WorkflowTest(typed).signal(1, WRONG)
+
+
+def refused(client: aios.Client) -> list[tuple[str, Callable[[], Any]]]:
+    """Calls with an argument of another type, and what the errors say."""
+
+    async def subscribe(*patterns: Any, **options: Any) -> None:
+        async with client.events(*patterns, **options):
+            return
+
+    return [
+        ("delay must be a number of sec", lambda: client.start("counting", delay=WRONG)),
+        ("a run id must be a str", lambda: client.start("counting", id=WRONG)),
+        ("traceparent must be a str", lambda: client.start("counting", traceparent=WRONG)),
+        ("correlation_id must be a str", lambda: client.start("counting", correlation_id=WRONG)),
+        (
+            "the name of a signal must be a str",
+            lambda: client.signal_with_start("counting", id="a", signal=WRONG),
+        ),
+        (
+            "a run id must be a str",
+            lambda: client.signal_with_start("counting", id=WRONG, signal="go"),
+        ),
+        ("a run id must be a str", lambda: client.handle(WRONG)),
+        ("agent_id must be a str", lambda: client.task("echo", agent_id=WRONG)),
+        ("timeout must be a number of sec", lambda: client.task("echo", timeout=WRONG)),
+        ("total_timeout must be a number", lambda: client.task("echo", total_timeout=WRONG)),
+        ("agent_id must be a str", lambda: client.call("echo", agent_id=WRONG)),
+        ("timeout must be a number of sec", lambda: client.call("echo", timeout=WRONG)),
+        ("an event type must be a str", lambda: client.publish(WRONG)),
+        ("traceparent must be a str", lambda: client.publish("a.b.c", traceparent=WRONG)),
+        ("each of patterns must be a str", lambda: subscribe(WRONG)),
+        ("group must be a str", lambda: subscribe("a.b.c", group=WRONG)),
+        ("follow must be a bool", lambda: anext(client.log(follow=WRONG))),
+        ("workflow must be a str", lambda: client.runs(WRONG)),
+        ("after must be a str", lambda: client.runs(after=WRONG)),
+        ("run_id must be a str", lambda: client.tasks(run_id=WRONG)),
+        ("agent must be a str", lambda: client.agents(WRONG)),
+        ("after must be a str", lambda: client.workflows(after=WRONG)),
+    ]
+
+
+async def test_should_name_the_argument_of_a_client_that_has_another_type() -> None:
+    async with aios.Runtime(agents=[echo], workflows=[counting]) as runtime:
+        run = await runtime.start(counting)
+        uses: list[tuple[str, Callable[[], Any]]] = [
+            *refused(runtime),
+            ("older_than must be a number of sec", lambda: runtime.expire_runs(WRONG)),
+            ("archive must be a bool", lambda: runtime.expire_runs(1, archive=WRONG)),
+            ("pause must be a number of sec", lambda: runtime.expire_runs(1, pause=WRONG)),
+            ("older_than must be a number", lambda: runtime.expire_streams("outputs", WRONG)),
+            ("each of patterns must be", lambda: runtime.projection("a", print, patterns=[WRONG])),
+            ("the name of a projection must", lambda: runtime.projection(WRONG, print)),
+            ("a reason must be a str", lambda: run.cancel(WRONG)),
+            ("a run id must be a str", lambda: run.retry(WRONG)),
+        ]
+        for says, use in uses:
+            with pytest.raises(TypeError, match=f"^{says}.*, not \\['wrong'\\]$"):
+                await use()
+        for missing in (runtime.handle(cast("Any", None)), run.fork(1, cast("Any", None))):
+            with pytest.raises(TypeError, match="a run id must be a str, not None"):
+                await missing
+        with pytest.raises(aios.ConfigurationError, match="statuses is a list"):
+            await runtime.runs(statuses=cast("Any", 5))
+        with pytest.raises(aios.ConfigurationError, match="patterns is a list"):
+            await runtime.projection("a", print, patterns=cast("Any", 5))
+    with pytest.raises(TypeError, match="source must be a str, not 5"):
+        aios.Client(source=cast("Any", 5))
+
+
+def test_should_name_the_argument_of_a_blocking_client_that_has_another_type() -> None:
+    with aios.sync.Runtime(agents=[echo], workflows=[counting]) as runtime:
+        for says, use in (
+            ("delay must be a number of sec", lambda: runtime.start("counting", delay=WRONG)),
+            ("timeout must be a number of sec", lambda: runtime.call("echo", timeout=WRONG)),
+            ("each of patterns must be a str", lambda: runtime.events(WRONG)),
+            ("older_than must be a number of sec", lambda: runtime.expire_runs(WRONG)),
+        ):
+            with pytest.raises(TypeError, match=says):
+                use()

@@ -10,6 +10,7 @@ from typing import Any
 import aios
 import aios.sync
 import pytest
+from test_refusals import WRONG, refused
 
 from service import approval, runtime, served, welcome
 
@@ -222,3 +223,25 @@ async def test_should_work_without_async() -> None:
     async with service() as url:
         types = await asyncio.to_thread(use, url)
     assert types[-1] == "workflows.welcome.completed"
+
+
+async def test_should_name_the_argument_that_has_another_type() -> None:
+    with pytest.raises(TypeError, match="timeout must be a number of seconds"):
+        aios.RemoteClient("http://127.0.0.1", timeout=WRONG)
+    with pytest.raises(TypeError, match="the URL of a service must be a str"):
+        aios.RemoteClient(WRONG)
+    async with service() as url, aios.RemoteClient(url) as client:
+        uses = [
+            *refused(client),
+            ("the type of an agent must be a str", lambda: client.create_agent(WRONG, "a")),
+            ("the id of an agent must be a str", lambda: client.agent(WRONG)),
+            ("version must be a str", lambda: client.delete_agent("a", version=WRONG)),
+            ("mailbox must be a str", lambda: client.dead_letters(mailbox=WRONG)),
+            (
+                "each of ids must be a str",
+                lambda: client.purge_dead_letters(group="a", ids=[WRONG]),
+            ),
+        ]
+        for says, use in uses:
+            with pytest.raises(TypeError, match=f"^{says}.*, not \\['wrong'\\]$"):
+                await use()

@@ -13,6 +13,7 @@ from ._errors import ConfigurationError, TaskError
 from ._retry import retry_row
 from ._signals import leaves_loop
 from ._types.validation import (
+    as_texts,
     check_at_least,
     check_limit,
     check_name,
@@ -168,8 +169,7 @@ def to_native(
     _check_callable(apply, 1, f"projection {name} must be a function of a batch")
     if is_async_generator(apply) or is_generator(apply):
         raise ConfigurationError(f"projection {name} must apply its batch, not yield")
-    if isinstance(patterns, str):
-        raise ConfigurationError(f"patterns is a list: pass [{patterns!r}] instead of {patterns!r}")
+    chosen = None if patterns is None else as_texts(patterns, "patterns")
     check_at_least(batch_size, "batch_size", 1)
     retry_row(retry)
     check_seconds(lease_time, "lease_time")
@@ -182,7 +182,7 @@ def to_native(
         name,
         _runner(apply, _check_no_result, _batch_arguments),
         is_async(apply),
-        None if patterns is None else list(patterns),
+        chosen,
         batch_size,
         retry,
         lease_time,

@@ -34,6 +34,7 @@ from ._llm.fakes import (
     forbid_real_requests,
 )
 from ._runtime import Runtime
+from ._types.validation import check_number, check_str
 from ._workflows.definition import MISSING, ContinueAsNew, Workflow
 
 if TYPE_CHECKING:
@@ -134,23 +135,28 @@ class WorkflowTest(Generic[I, O]):
     def signal(self, after: float, name: str, payload: Any = None) -> Self:
         """Sends a signal ``after`` seconds after the start. If no signal can have the name, the run
         fails with ``INVALID_SIGNAL_NAME`` before it begins."""
-        self._external.append((after, "signal", name, payload))
+        self._add(after, "signal", name, payload)
         return self
 
     def cancel(self, after: float, reason: str = "") -> Self:
         """Requests cancellation ``after`` seconds after the start."""
-        self._external.append((after, "cancel", reason, None))
+        self._add(after, "cancel", reason, None)
         return self
 
     def pause(self, after: float) -> Self:
         """Pauses the run ``after`` seconds after the start."""
-        self._external.append((after, "pause", "", None))
+        self._add(after, "pause", "", None)
         return self
 
     def resume(self, after: float) -> Self:
         """Resumes the run ``after`` seconds after the start."""
-        self._external.append((after, "resume", "", None))
+        self._add(after, "resume", "", None)
         return self
+
+    def _add(self, after: float, kind: str, name: str, payload: Any) -> None:
+        check_number(after, "after")
+        check_str("a reason" if kind == "cancel" else "the name of a signal", name)
+        self._external.append((after, kind, name, payload))
 
     async def run(self, input: I = MISSING) -> TestedRun[O]:
         """Runs the workflow until it ends, or waits for something that is not scripted. When everything

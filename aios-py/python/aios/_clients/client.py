@@ -10,7 +10,15 @@ from .._agent import agent_type_name
 from .._aios import DEFAULTS
 from .._errors import ConfigurationError, WorkflowNotFoundError
 from .._retry import retry_row
-from .._types.validation import check_text, check_version
+from .._types.validation import (
+    as_texts,
+    check_number,
+    check_numbers,
+    check_str,
+    check_text,
+    check_texts,
+    check_version,
+)
 from .._workflows.definition import MISSING, Workflow
 from .handle import RunHandle
 from .queries import Queries
@@ -201,8 +209,13 @@ class Client(Queries):
                 "@aios.workflow(name)?"
             )
         check_text("the name of a workflow", workflow if isinstance(workflow, str) else None)
-        check_text("a run id", id)
-        check_text("the name of a signal", None if signal is None else signal[0])
+        if signal is None:
+            check_text("a run id", id)
+        else:
+            check_str("a run id", cast("str", id))
+            check_str("the name of a signal", signal[0])
+        check_numbers(delay=delay)
+        check_texts(traceparent=traceparent, correlation_id=correlation_id)
         known = workflow if isinstance(workflow, Workflow) else self._latest_version(workflow)
         if isinstance(workflow, Workflow) and workflow not in self._workflows:
             raise WorkflowNotFoundError(
@@ -249,7 +262,7 @@ class Client(Queries):
         Raises:
             RunNotFoundError: There is no such run.
         """
-        check_text("a run id", id)
+        check_str("a run id", id)
         return RunHandle(await self._opened().handle(id), None)
 
     async def task(
@@ -285,6 +298,8 @@ class Client(Queries):
         """
         policy = retry_row(retry)
         check_text("a run id", id)
+        check_texts(agent_id=agent_id, traceparent=traceparent, correlation_id=correlation_id)
+        check_numbers(timeout=timeout, total_timeout=total_timeout)
         handle = await self._opened().task(
             agent_type_name(agent),
             parameters,
@@ -352,6 +367,8 @@ class Client(Queries):
             InvalidResultError: The answer does not match ``result``.
             InvalidDataError: ``parameters`` cannot be serialised to JSON.
         """
+        check_texts(agent_id=agent_id, traceparent=traceparent, correlation_id=correlation_id)
+        check_number(timeout, "timeout")
         read = result_reader(result, "answer", agent)
         value = await self._opened().call(
             agent if type(agent) is str else agent_type_name(agent),
@@ -385,8 +402,9 @@ class Client(Queries):
             InvalidDataError: ``data`` cannot be serialised to JSON, or the type or id is invalid.
             BrokerError: The broker did not accept the event.
         """
-        check_text("an event type", event_type)
+        check_str("an event type", event_type)
         check_text("the id of an event", id)
+        check_texts(traceparent=traceparent, correlation_id=correlation_id)
         event_id = await self._opened().publish(
             event_type, data, id, _traceparent(traceparent), correlation_id, self._source
         )
@@ -403,4 +421,5 @@ class Client(Queries):
             group: Consumers of a group share its events, and the group keeps events while it has no
                 consumer. By default the subscription belongs to this client and ends with it.
         """
-        return EventStream(self, patterns, group)
+        check_texts(group=group)
+        return EventStream(self, as_texts(patterns, "patterns"), group)

@@ -17,7 +17,7 @@ from .. import _aios
 from .._errors import AiosError, ConfigurationError, RuntimeClosedError
 from .._signals import disable_wakeup, enable_wakeup
 from .._threads import join_threads, start_threads
-from .._types.validation import as_workflows, check_range, check_url
+from .._types.validation import as_workflows, check_range, check_str, check_url
 from .._workflows.context import Begin
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ class Connection:
             store, "store", "memory:, sqlite://aios.db or postgres://…", optional=True
         )
         self._broker = check_url(broker, "broker", "memory:// or amqp://…")
-        self._source = source
+        self._source = check_str("source", source)
         self._workflows = as_workflows(workflows)
         self._workers = (
             _default_workers() if workers is None else check_range(workers, "workers", _MAX_WORKERS)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from .._types.validation import check_limit, check_position, check_text
+from .._types.validation import check_limit, check_position, check_str
 from .following import Following
 from .output import OutputItem
 from .records import RecordedEvent, RunStatus
@@ -57,7 +57,7 @@ class RunHandle(Generic[O]):
             RunEndedError: The run has ended.
             InvalidDataError: ``payload`` cannot be serialised to JSON.
         """
-        check_text("the name of a signal", name)
+        check_str("the name of a signal", name)
         await self._native.signal(name, payload)
 
     async def cancel(self, reason: str = "") -> None:
@@ -67,7 +67,7 @@ class RunHandle(Generic[O]):
         Raises:
             RunEndedError: The run has ended.
         """
-        check_text("a reason", reason)
+        check_str("a reason", reason)
         await self._native.cancel(reason)
 
     async def pause(self) -> None:
@@ -143,7 +143,7 @@ class RunHandle(Generic[O]):
 
         async def read(after: int) -> list[tuple[int, OutputItem]] | None:
             nonlocal reader
-            check_text("the name of a stream", name)
+            check_str("the name of a stream", name)
             check_position(after, "after")
             # Items that a cancelled read has taken are read again.
             current, reader = reader or self._native.stream(name, after), None
@@ -171,7 +171,7 @@ class RunHandle(Generic[O]):
             RunExistsError: A run with the new id exists.
             ConfigurationError: ``operation`` is out of range.
         """
-        check_text("a run id", new_id)
+        check_str("a run id", new_id)
         check_position(operation, "operation")
         return RunHandle(await self._native.fork(operation, new_id), self._workflow)
 
@@ -189,7 +189,7 @@ class RunHandle(Generic[O]):
             NoFailedOperationError: The run failed by its own code.
             RunExistsError: A run with the new id exists.
         """
-        check_text("a run id", new_id)
+        check_str("a run id", new_id)
         return RunHandle(await self._native.retry(new_id), self._workflow)
 
     def __repr__(self) -> str:

@@ -9,7 +9,16 @@ from .. import _aios
 from .._aios import DEFAULTS
 from .._errors import ConfigurationError
 from .._projection import ProjectionHandle
-from .._types.validation import check_limit, check_name, check_position, check_range, check_statuses
+from .._types.validation import (
+    check_flag,
+    check_limit,
+    check_name,
+    check_number,
+    check_position,
+    check_range,
+    check_statuses,
+    check_texts,
+)
 from .connection import Connection
 from .following import Following
 from .records import (
@@ -53,6 +62,7 @@ class Queries(Connection):
         async def read(after: int) -> list[tuple[int, RecordedEvent]] | None:
             nonlocal opened, reader
             check_position(after, "after")
+            check_flag(follow, "follow")
             # Another one if this client was closed and opened again.
             if reader is None or opened is not self._opened():
                 opened = self._opened()
@@ -93,6 +103,7 @@ class Queries(Connection):
         Raises:
             ConfigurationError: A status is unknown, or ``limit`` is out of range.
         """
+        check_texts(workflow=workflow, after=after)
         rows, following = await self._opened().runs(
             workflow,
             check_statuses(statuses),
@@ -126,6 +137,7 @@ class Queries(Connection):
         Raises:
             ConfigurationError: ``limit`` is out of range.
         """
+        check_texts(run_id=run_id, agent=agent, after=after)
         created = _range(created_after, created_before)
         rows, following = await self._opened().tasks(
             run_id, agent, created, after, check_limit(limit)
@@ -149,6 +161,7 @@ class Queries(Connection):
         Raises:
             ConfigurationError: ``limit`` is out of range.
         """
+        check_texts(agent=agent, after=after)
         rows, following = await self._opened().agents(agent, after, check_limit(limit))
         return Page([AgentStatus.from_row(row) for row in rows], following)
 
@@ -164,6 +177,7 @@ class Queries(Connection):
         Raises:
             ConfigurationError: ``limit`` is out of range.
         """
+        check_texts(after=after)
         rows, following = await self._opened().workflows(after, check_limit(limit))
         return Page([WorkflowStatus.from_row(row) for row in rows], following)
 
@@ -207,7 +221,10 @@ class Queries(Connection):
             ConfigurationError: An option is out of range, or the store (``memory:``) has no archive.
             StoreError: The store failed.
         """
+        check_number(older_than, "older_than")
+        check_flag(archive, "archive")
         check_range(batch_size, "batch_size", DEFAULTS.max_expire_batch_size)
+        check_number(pause, "pause")
         native = self._opened()
         return await _aios.expire_runs(native, older_than, archive, batch_size, pause)
 
@@ -242,7 +259,9 @@ class Queries(Connection):
         """
         if kind not in ("requests", "outputs"):
             raise ConfigurationError(f"kind is 'requests' or 'outputs', not {kind!r}")
+        check_number(older_than, "older_than")
         check_range(batch_size, "batch_size", DEFAULTS.max_expire_batch_size)
+        check_number(pause, "pause")
         native = self._opened()
         return await _aios.expire_streams(native, kind, older_than, batch_size, pause)
 

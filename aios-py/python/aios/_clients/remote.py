@@ -10,7 +10,14 @@ from .._aios import DEFAULTS
 from .._errors import ConfigurationError, RuntimeClosedError
 from .._secret import exposed
 from .._service.asgi import _built
-from .._types.validation import check_limit, check_text
+from .._types.validation import (
+    as_texts,
+    check_limit,
+    check_number,
+    check_str,
+    check_text,
+    check_texts,
+)
 from .client import Client
 from .records import AgentStatus, Page
 from .resources import AgentType, DeadLetter, ManagedAgent, TokenGrant
@@ -68,10 +75,11 @@ class RemoteClient(Client):
         workers: int = 1,
     ) -> None:
         super().__init__(None, workflows=workflows, workers=workers)
-        check_text("the URL of a service", url)
+        check_str("the URL of a service", url)
         token, api_key = exposed(token), exposed(api_key)
         check_text("a token", token)
         check_text("an API key", api_key)
+        check_number(timeout, "timeout")
         if token is not None and token_grant is not None:
             raise ConfigurationError("pass token or token_grant, not both")
         grant = None if token_grant is None else token_grant._exposed()
@@ -123,6 +131,9 @@ class RemoteClient(Client):
             ConfigurationError: The type or the name is invalid, or the configuration does not match.
             ServiceError: An agent with this id exists (``AGENT_EXISTS``), or the request failed.
         """
+        check_str("the type of an agent", agent)
+        check_str("the name of an agent", name)
+        check_text("the id of an agent", id)
         row = await _aios.remote_create_agent(self._service(), agent, name, config, id)
         return ManagedAgent.from_row(row)
 
@@ -132,6 +143,7 @@ class RemoteClient(Client):
         Raises:
             AgentNotFoundError: There is no such agent.
         """
+        check_str("the id of an agent", id)
         return ManagedAgent.from_row(await _aios.remote_agent(self._service(), id))
 
     async def replace_agent(
@@ -150,6 +162,9 @@ class RemoteClient(Client):
             ServiceError: It has another version (``PRECONDITION_FAILED``), or was deleted
                 (``AGENT_DELETED``).
         """
+        check_str("the id of an agent", id)
+        check_str("the name of an agent", name)
+        check_str("version", version)
         row = await _aios.remote_replace_agent(self._service(), id, name, config, version)
         return ManagedAgent.from_row(row)
 
@@ -164,6 +179,8 @@ class RemoteClient(Client):
             AgentNotFoundError: There is no such agent.
             ServiceError: See :meth:`replace_agent`.
         """
+        check_str("the id of an agent", id)
+        check_str("version", version)
         return AgentStatus.from_row(await _aios.remote_delete_agent(self._service(), id, version))
 
     async def restart_agent(self, id: str) -> AgentStatus:
@@ -173,6 +190,7 @@ class RemoteClient(Client):
             AgentNotFoundError: There is no such agent.
             ServiceError: It was deleted (``AGENT_DELETED``).
         """
+        check_str("the id of an agent", id)
         return AgentStatus.from_row(await _aios.remote_restart_agent(self._service(), id))
 
     async def agent_types(self) -> list[AgentType]:
@@ -206,6 +224,7 @@ class RemoteClient(Client):
                 (``INVALID_CURSOR``).
         """
         kind, name = _address(group, mailbox)
+        check_texts(after=after)
         found = _aios.remote_dead_letters(self._service(), kind, name, after, check_limit(limit))
         rows, following = await found
         return Page([DeadLetter.from_row(row) for row in rows], following)
@@ -254,7 +273,7 @@ class RemoteClient(Client):
         self, group: str | None, mailbox: str | None, ids: Iterable[str] | None, purge: bool
     ) -> int:
         kind, name = _address(group, mailbox)
-        chosen = None if ids is None else list(ids)
+        chosen = None if ids is None else as_texts(ids, "ids")
         handled = _aios.remote_handle_dead_letters(self._service(), kind, name, chosen, purge)
         return await handled
 
@@ -300,6 +319,7 @@ def _unavailable(method: str) -> NoReturn:
 
 
 def _address(group: str | None, mailbox: str | None) -> tuple[str, str]:
+    check_texts(group=group, mailbox=mailbox)
     if group is not None and mailbox is None:
         return "group", group
     if mailbox is not None and group is None:

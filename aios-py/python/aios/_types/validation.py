@@ -21,8 +21,10 @@ def check_name(name: str, what: str) -> None:
     """Checks the name of an agent type, a workflow or a projection.
 
     Raises:
+        TypeError: It is not a string.
         ConfigurationError: The name is invalid.
     """
+    check_str(what, name)
     if not re.fullmatch("[a-z][a-z0-9_]{0,99}", name):
         raise ConfigurationError(
             f"{name!r} can't be {what}: a name has 1 to 100 of the characters a-z, 0-9 and _, and "
@@ -31,20 +33,40 @@ def check_name(name: str, what: str) -> None:
 
 
 def check_text(what: str, text: str | None) -> None:
-    """Checks that a string can be encoded as UTF-8.
+    """Checks a string, if there is one.
 
     Raises:
-        InvalidDataError: It contains lone surrogates.
+        TypeError: It is not a string.
+        InvalidDataError: It can't be encoded as UTF-8, because it contains lone surrogates.
     """
+    if text is not None:
+        check_str(what, text)
+
+
+def check_texts(**texts: str | None) -> None:
+    """Checks optional strings, by the names of their parameters; see :func:`check_text`."""
+    for what, text in texts.items():
+        if text is not None:
+            check_str(what, text)
+
+
+def check_str(what: str, text: str) -> str:
+    """Returns the string.
+
+    Raises:
+        TypeError: It is not a string.
+        InvalidDataError: It can't be encoded as UTF-8, because it contains lone surrogates.
+    """
+    if not isinstance(text, str):
+        raise TypeError(f"{what} must be a str, not {text!r}")
     try:
-        if text is not None and not text.isascii():
+        if not text.isascii():
             text.encode()
     except UnicodeEncodeError as error:
         raise InvalidDataError(
             f"{what} must be valid UTF-8, and {text!r} is not: {error.reason}", code="INVALID_TEXT"
         ) from None
-    except AttributeError:
-        raise TypeError(f"{what} must be a str, not {text!r}") from None
+    return text
 
 
 def check_int(number: int, what: str) -> int:
@@ -135,11 +157,27 @@ def check_seconds(number: float, what: str) -> float:
         TypeError: It is not a number.
         ConfigurationError: It is negative or too large.
     """
-    if not is_number(number):
-        raise TypeError(f"{what} must be a number of seconds, not {number!r}")
+    check_number(number, what)
     if not 0 <= number < 2**63:
         raise ConfigurationError(f"{what} must be a number of seconds from 0 on, not {number}")
     return number
+
+
+def check_number(number: float, what: str) -> None:
+    """Checks the type of a duration, of which the native module checks the range.
+
+    Raises:
+        TypeError: It is not a number.
+    """
+    if not is_number(number):
+        raise TypeError(f"{what} must be a number of seconds, not {number!r}")
+
+
+def check_numbers(**numbers: float | None) -> None:
+    """Checks optional durations, by the names of their parameters; see :func:`check_number`."""
+    for what, number in numbers.items():
+        if number is not None:
+            check_number(number, what)
 
 
 def is_number(value: object) -> bool:
@@ -178,7 +216,7 @@ def check_statuses(statuses: Iterable[str]) -> list[str]:
     """
     if isinstance(statuses, str):
         raise ConfigurationError(f"statuses is a list: pass [{statuses!r}] instead of {statuses!r}")
-    checked = list(statuses)
+    checked = as_list(statuses, "statuses")
     known = get_args(RunState)
     for status in checked:
         if status not in known:
@@ -200,6 +238,18 @@ def as_list(values: Iterable[Any], name: str) -> list[Any]:
         raise ConfigurationError(
             f"{name} is a list: pass [{values!r}] instead of {values!r}"
         ) from None
+
+
+def as_texts(values: Iterable[str], name: str) -> list[str]:
+    """Returns strings as a list.
+
+    Raises:
+        TypeError: One is not a string.
+        ConfigurationError: They are a single object.
+    """
+    if isinstance(values, str):
+        raise ConfigurationError(f"{name} is a list: pass [{values!r}] instead of {values!r}")
+    return [check_str(f"each of {name}", value) for value in as_list(values, name)]
 
 
 def as_workflows(values: Iterable[Any]) -> list[Workflow[Any, Any]]:

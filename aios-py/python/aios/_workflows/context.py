@@ -11,6 +11,7 @@ from .._agent import agent_type_name
 from .._clients.results import result_reader, step_result_reader
 from .._errors import WorkflowCodeError
 from .._retry import retry_row
+from .._types.validation import check_flag, check_int_range, check_number, check_str, check_text
 from .combinators import Gather, Race
 from .definition import MISSING, ContinueAsNew, Workflow
 from .driver import BeginCompensation, check_compensation
@@ -89,6 +90,8 @@ class WorkflowContext:
         completion, and its result is discarded. The time of a plain function counts from when it gets
         a thread. While it runs after its attempt has ended, it occupies the thread, and is reported in
         the log."""
+        if seconds is not None:
+            check_number(seconds, "seconds")
         other = copy.copy(self)
         other._timeout = seconds
         return other
@@ -148,7 +151,14 @@ class WorkflowContext:
             InvalidDataError: ``parameters`` cannot be serialised to JSON.
             ConfigurationError: The type of the agent is not a valid name.
         """
-        timeout = timeout if timeout is not None else self._timeout
+        if timeout is None:
+            timeout = self._timeout
+        else:
+            check_number(timeout, "timeout")
+        if total_timeout is not None:
+            check_number(total_timeout, "total_timeout")
+        if agent_id is not None:
+            check_str("agent_id", agent_id)
         return self._native.task(
             agent if type(agent) is str else agent_type_name(agent),
             parameters,
@@ -201,6 +211,8 @@ class WorkflowContext:
             WorkflowCodeError: ``function`` can't be called, yields its result, or has a return
                 annotation that can't be read from JSON.
         """
+        if type(name) is not str:
+            check_str("the name of a step", name)
         if not callable(function):
             raise WorkflowCodeError(
                 f"step {name!r} takes a function and its arguments, not the result of a call: write "
@@ -224,6 +236,8 @@ class WorkflowContext:
 
     def sleep(self, seconds: float) -> Awaitable[None]:
         """Sleeps on a durable timer."""
+        if type(seconds) is not float:
+            check_number(seconds, "seconds")
         return self._native.sleep(seconds)
 
     @overload
@@ -253,6 +267,9 @@ class WorkflowContext:
                 characters.
             InvalidResultError: The payload does not match ``result``.
         """
+        check_str("the name of a signal", name)
+        if timeout is not None:
+            check_number(timeout, "timeout")
         return self._native.signal(name, timeout, result_reader(result, "signal", name))
 
     @overload
@@ -307,7 +324,11 @@ class WorkflowContext:
             read, input = workflow.read_result, workflow.input(input)
             name = workflow.name
         else:
+            check_str("the name of a workflow", workflow)
             name, read, input = workflow, None, None if input is MISSING else input
+        check_text("a run id", id)
+        check_flag(leave_running, "leave_running")
+        check_flag(cancel_when_dropped, "cancel_when_dropped")
         return self._native.child(name, input, id, leave_running, cancel_when_dropped, read)
 
     def gather(
@@ -369,10 +390,12 @@ class WorkflowContext:
         Raises:
             InvalidDataError: ``data`` cannot be serialised to JSON, or the type is invalid.
         """
+        check_str("an event type", event_type)
         self._native.emit(event_type, data)
 
     def set_status(self, text: str, progress: Any = None) -> None:
         """Sets the status text and progress that clients see."""
+        check_str("a status text", text)
         self._native.set_status(text, progress)
 
     def compensate(
@@ -388,6 +411,7 @@ class WorkflowContext:
             WorkflowCodeError: ``undo`` is not an ``async def``, or does not accept the context and
                 ``args``.
         """
+        check_str("the name of a compensation", name)
         check_compensation(name, undo, args)
         begin = BeginCompensation(lambda native: undo(WorkflowContext(native), *args))
         self._native.compensate(name, begin)
@@ -401,6 +425,7 @@ class WorkflowContext:
         Raises:
             InvalidDataError: ``value`` cannot be serialised to JSON.
         """
+        check_str("the field of a failure detail", field)
         self._native.set_failure_detail(field, value)
 
     def continue_as_new(self, input: Any = None) -> ContinueAsNew:
@@ -435,7 +460,11 @@ class WorkflowContext:
             TaskError: With code ``UNKNOWN_VERSION``, if the run executes a version outside the range.
                 Even if the workflow catches it, the run moves to an engine whose code knows that
                 version, or is blocked until there is one.
+            ConfigurationError: ``oldest`` or ``newest`` is negative, or has more than 32 bits.
         """
+        check_str("change", change)
+        check_int_range(oldest, "oldest", 0, 2**32 - 1)
+        check_int_range(newest, "newest", 0, 2**32 - 1)
         return self._native.version(change, oldest, newest)
 
 
