@@ -583,6 +583,16 @@ def _cause_of(error: BaseException) -> BaseException:
     the only one."""
     if not isinstance(error, BaseExceptionGroup):
         return error
+    from ._workflows.definition import ContinueAsNew
+
+    # A run that can't continue as a new one fails with what else is in the group.
+    leaves = [it for it in leaves_of(error) if not isinstance(it, ContinueAsNew)] or [error]
+    terminal = (it for it in leaves if isinstance(it, AiosError) and not _is_retryable(it))
+    return next(terminal, leaves[0] if len(leaves) == 1 else error)
+
+
+def leaves_of(error: BaseException) -> list[BaseException]:
+    """The exceptions in a group and its groups; the exception itself if it is none."""
     leaves: list[BaseException] = []
     groups: list[BaseException] = [error]
     while groups:
@@ -591,8 +601,7 @@ def _cause_of(error: BaseException) -> BaseException:
             groups.extend(found.exceptions)
         else:
             leaves.append(found)
-    terminal = (it for it in leaves if isinstance(it, AiosError) and not _is_retryable(it))
-    return next(terminal, leaves[0] if len(leaves) == 1 else error)
+    return leaves
 
 
 def _is_retryable(error: AiosError) -> bool:

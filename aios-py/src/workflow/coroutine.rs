@@ -151,10 +151,7 @@ fn raised_error(py: Python<'_>, error: PyErr) -> PyResult<Outcome> {
         return Err(error);
     }
     let value = error.value(py);
-    // The class is looked at first: an exception of the user may have any attribute.
-    if is_continue_as_new(value)
-        && let Ok(input) = value.getattr("_continue_as_new")
-    {
+    if let Some(input) = continuation_input(value) {
         let error = match json::write(&input) {
             Ok(input) => WorkflowError::continue_as_new(&input),
             Err(error) if ends_process(py, &error) => return Err(error),
@@ -170,14 +167,16 @@ fn raised_error(py: Python<'_>, error: PyErr) -> PyResult<Outcome> {
     Ok(Err(WorkflowError::failed(failure)))
 }
 
-/// Whether an exception ends the run by continuing as another one.
-fn is_continue_as_new(value: &Bound<'_, PyBaseException>) -> bool {
-    static CLASS: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
-    let class = CLASS.get_or_try_init(value.py(), || {
-        let module = value.py().import("aios._workflows.definition")?;
-        PyResult::Ok(module.getattr("ContinueAsNew")?.unbind())
+/// The input of the run as which this one continues, if the exception says that it does.
+fn continuation_input<'py>(value: &Bound<'py, PyBaseException>) -> Option<Bound<'py, PyAny>> {
+    static FIND: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+    let py = value.py();
+    let find = FIND.get_or_try_init(py, || {
+        let module = py.import("aios._workflows.definition")?;
+        PyResult::Ok(module.getattr("continuation_of")?.unbind())
     });
-    class.is_ok_and(|class| value.is_instance(class.bind(value.py())).unwrap_or_default())
+    let found = find.ok()?.bind(py).call1((value,)).ok()?;
+    found.getattr("_continue_as_new").ok()
 }
 
 /// The interpreter is attached for each outcome and not for all of them, and `running` is set only

@@ -13,7 +13,7 @@ from weakref import WeakKeyDictionary
 
 from .._aios import Operation
 from .._errors import WorkflowCodeError
-from .definition import ContinueAsNew
+from .definition import continuation_of
 from .isolation import Closing, close_branch, foreign_await, note_endless
 
 #: Contexts of coroutines that lost a race and may be awaited again.
@@ -352,9 +352,11 @@ class Gather(_Group):
             return branch.advance(key)
         try:
             return branch.advance(key)
-        except (WorkflowCodeError, ContinueAsNew):
+        except WorkflowCodeError:
             raise
         except Exception as error:
+            if continuation_of(error) is not None:
+                raise
             branch.value = error
             branch.is_done = True
             return ()

@@ -6,7 +6,7 @@ import copy
 from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast, overload
 
-from .._errors import AiosError, InvalidParametersError, WorkflowCodeError
+from .._errors import AiosError, InvalidParametersError, WorkflowCodeError, leaves_of
 
 if TYPE_CHECKING:
     from .context import WorkflowContext
@@ -26,6 +26,18 @@ class ContinueAsNew(AiosError):
     def __init__(self, input: Any) -> None:
         super().__init__("the run continues as a new one")
         self._continue_as_new = input
+
+
+def continuation_of(error: BaseException) -> ContinueAsNew | None:
+    """The exception by which a run continues as a new one: ``error`` itself, or the first one in a group
+    that has no others. ``None`` if it ends with a failure. Called by the native module too."""
+    if isinstance(error, ContinueAsNew):
+        return error
+    if not isinstance(error, BaseExceptionGroup):
+        return None
+    leaves = leaves_of(error)
+    continuations = [it for it in leaves if isinstance(it, ContinueAsNew)]
+    return continuations[0] if continuations and len(continuations) == len(leaves) else None
 
 
 class Workflow(Generic[I, O]):
