@@ -206,6 +206,22 @@ class Delay(pydantic.RootModel[datetime.timedelta]):
     pass
 
 
+class Length(pydantic.BaseModel):
+    a: datetime.timedelta
+
+
+class MaybeLength(pydantic.BaseModel):
+    a: datetime.timedelta | None = None
+
+
+class LengthStruct(msgspec.Struct):
+    a: datetime.timedelta
+
+
+class LengthRows(msgspec.Struct, array_like=True):
+    a: datetime.timedelta
+
+
 DAY = datetime.date(2024, 1, 2)
 DateName = NewType("DateName", datetime.date)
 
@@ -277,6 +293,13 @@ DateName = NewType("DateName", datetime.date)
         (Model | Names, "objects"),
         (str | Delay, "strings"),
         (Delay | float, "numbers"),
+        (Named | Length, "objects"),
+        (Named | MaybeLength, "objects"),
+        (Named | LengthStruct, "objects"),
+        (LengthStruct | Named, "objects"),
+        (list[dict[str, str]] | list[Length], "arrays"),
+        (LengthRows | tuple[str], "arrays"),
+        (tuple[str] | LengthRows, "arrays"),
         (Rows | tuple[int, str], "arrays"),
         (tuple[int, str] | Rows, "arrays"),
         (Rows | Pair, "arrays"),
@@ -338,6 +361,9 @@ def test_should_name_the_members_where_the_union_is_declared() -> None:
         (Rows | dict[str, int], {"a": 1}),
         (TaggedRows | OtherTaggedRows, OtherTaggedRows(1)),
         (Whole | Day, Day(a=DAY)),
+        (Base | Length, Length(a=datetime.timedelta(3))),
+        (Base | LengthStruct, LengthStruct(datetime.timedelta(3))),
+        (tuple[int] | LengthRows, LengthRows(datetime.timedelta(3))),
         (str | Annotated[int, pydantic.Field(ge=1)], "5"),
         (Annotated[int, msgspec.Meta(ge=1)] | str, "5"),
         (Annotated[int, pydantic.Field(ge=1)] | None, 5),  # pyright: ignore[reportOperatorIssue]

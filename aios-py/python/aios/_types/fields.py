@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import datetime
 import inspect
 import sys
 import types
@@ -132,7 +133,8 @@ def _pydantic_shape(kind: Any) -> Shape | None:
     config = getattr(kind, "model_config", None) or getattr(kind, "__pydantic_config__", None) or {}
     found = pydantic_fields(kind)
     fields = {
-        name: Field(name, field.annotation, field.is_required()) for name, field in found.items()
+        name: Field(name, as_written(field.annotation), field.is_required())
+        for name, field in found.items()
     }
     extra = config.get("extra")
     is_partial = extra == "allow" or any(map(_is_excluded, found.values()))
@@ -155,7 +157,9 @@ def _msgspec_shape(annotation: Any, config: Any) -> Shape | None:
     found = _msgspec_fields(annotation)
     if found is None:
         return None
-    fields = {it.encode_name: Field(it.encode_name, it.type, it.required) for it in found}
+    fields = {
+        it.encode_name: Field(it.encode_name, as_written(it.type), it.required) for it in found
+    }
     if config.tag_field is not None:
         literal: Any = typing.Literal
         # It is written, but need not be there when it is read.
@@ -173,7 +177,20 @@ def rows_of(annotation: Any) -> list[Field] | None:
     literal: Any = typing.Literal
     tag = [] if config.tag is None else [Field("", literal[config.tag], True)]
     found = _msgspec_fields(annotation) or ()
-    return [*tag, *(Field(it.encode_name, it.type, it.required) for it in found)]
+    return [*tag, *(Field(it.encode_name, as_written(it.type), it.required) for it in found)]
+
+
+def as_written(annotation: Any) -> Any:
+    """The type of a field of pydantic or msgspec, with ``str`` for a ``timedelta``, which they write as a
+    text. Pydantic can be told to write a number instead, and reads numbers too."""
+    kind = bare(annotation)
+    if kind is datetime.timedelta:
+        return kind | str
+    if typing.get_origin(kind) not in (typing.Union, types.UnionType):
+        return annotation
+    members = tuple(as_written(it) for it in typing.get_args(kind))
+    union: Any = typing.Union
+    return annotation if members == typing.get_args(kind) else union[members]
 
 
 def _msgspec_fields(annotation: Any) -> Any:

@@ -23,7 +23,15 @@ import uuid
 from collections.abc import Iterator
 from typing import Any
 
-from .fields import Shape, bound_hints_of, is_root_model, pydantic_fields, rows_of, shape_of
+from .fields import (
+    Shape,
+    as_written,
+    bound_hints_of,
+    is_root_model,
+    pydantic_fields,
+    rows_of,
+    shape_of,
+)
 from .generics import bare, tuple_items
 
 #: Types that read no text of each other, except that a date is a ``datetime`` at midnight.
@@ -274,10 +282,7 @@ def _members(kind: Any) -> tuple[Any, ...]:
 def _root(kind: Any) -> Any:
     """The type of the only value of a root model; other types as they are."""
     while is_root_model(kind):
-        kind = bare(pydantic_fields(kind)["root"].annotation)
-        if kind is datetime.timedelta:
-            # Pydantic writes a text, and reads numbers too.
-            kind = kind | str
+        kind = bare(as_written(pydantic_fields(kind)["root"].annotation))
     return kind
 
 
