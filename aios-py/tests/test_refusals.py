@@ -380,6 +380,9 @@ async def test_should_read_numbers_of_any_size() -> None:
         assert loads(text) == number, text
     assert loads(dumps(10**6000)) == 10**6000
     assert loads(dumps({"a": [-(10**5000)]})) == {"a": [-(10**5000)]}
+    for number in (2**8192, 10**2048 - 1, -(10**2048), 7**20_000, -(3**123_456), 10**100_000 + 1):
+        assert loads(dumps(number)) == number
+    assert dumps(10**100_000) == "1" + "0" * 100_000
     assert loads("1e99999999999999999999999999") == float("inf")
     for text in ("NaN", "[Infinity]", "1e", "{", "[1,]", "01"):
         with pytest.raises(ValueError):

@@ -208,7 +208,36 @@ def digits(number: int) -> str:
     """Decimal digits of an integer of any size; ``str`` is limited to 4,300."""
     import decimal
 
-    return f"{decimal.Decimal(int(number)):f}"
+    number = int(number)
+    with decimal.localcontext() as context:
+        context.prec, context.Emax, context.Emin = (
+            decimal.MAX_PREC,
+            decimal.MAX_EMAX,
+            decimal.MIN_EMIN,
+        )
+        made = _decimal(abs(number), {})
+    return f"-{made:f}" if number < 0 else f"{made:f}"
+
+
+#: Number of bits and digits of an integer that are converted at once, in quadratic time. ``int`` can't be
+#: limited to fewer digits.
+_BITS, _DIGITS = 8192, 512
+
+
+def _decimal(number: int, powers: dict[int, Any]) -> Any:
+    """A ``Decimal``, of two halves whose product takes less than quadratic time. ``powers`` keeps the
+    powers of two."""
+    import decimal
+
+    if number.bit_length() <= _BITS:
+        return decimal.Decimal(number)
+    half = _BITS
+    while 2 * half < number.bit_length():
+        half *= 2
+    if half not in powers:
+        powers[half] = decimal.Decimal(2) ** half
+    high, low = number >> half, number & ((1 << half) - 1)
+    return _decimal(high, powers) * powers[half] + _decimal(low, powers)
 
 
 def loads(text: str) -> Any:
@@ -219,13 +248,25 @@ def loads(text: str) -> Any:
 
 
 def _integer(text: str) -> int:
-    import decimal
-
-    try:
+    if len(text) <= _DIGITS:
         return int(text)
-    except ValueError:
-        # Longer than `int` accepts.
-        return int(decimal.Decimal(text))
+    # Longer than `int` may accept.
+    if text.startswith("-"):
+        return -_natural(text[1:], {})
+    return _natural(text, {})
+
+
+def _natural(text: str, powers: dict[int, int]) -> int:
+    """An integer, of two halves whose product takes less than quadratic time. ``powers`` keeps the powers of
+    ten."""
+    if len(text) <= _DIGITS:
+        return int(text)
+    half = _DIGITS
+    while 2 * half < len(text):
+        half *= 2
+    if half not in powers:
+        powers[half] = 10**half
+    return _natural(text[:-half], powers) * powers[half] + _natural(text[-half:], powers)
 
 
 def _number(text: str) -> Any:
