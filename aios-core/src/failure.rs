@@ -44,9 +44,13 @@ impl Failure {
         self
     }
 
-    /// Converts an error and all its sources into one message.
+    /// Converts an error and all its sources into one message, without the code if that is at its end:
+    /// a source may be a failure with the same code, which displays it.
     pub fn from_error(code: impl Into<String>, error: &(dyn std::error::Error + 'static)) -> Self {
-        Self::new(code, crate::Chain(error).to_string())
+        let code = code.into();
+        let text = crate::Chain(error).to_string();
+        let message = text.strip_suffix(&format!(" ({code})")).unwrap_or(&text).to_owned();
+        Self::new(code, message)
     }
 }
 
@@ -67,6 +71,15 @@ impl std::error::Error for Failure {}
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn should_say_its_code_once() {
+        let inner = Failure::new("INVALID_OUTPUT", "no position");
+        assert_eq!(inner.to_string(), "no position (INVALID_OUTPUT)");
+        assert_eq!(Failure::from_error("INVALID_OUTPUT", &inner), inner);
+        let other = Failure::from_error("PROJECTION_STOPPED", &inner);
+        assert_eq!(other.message, "no position (INVALID_OUTPUT)");
+    }
 
     #[test]
     fn should_read_a_failure_whatever_its_details_hold() {

@@ -350,6 +350,7 @@ async def test_should_stop_if_position_from_returns_no_position(
     with pytest.raises(aios.AiosError, match="not a position of the log") as raised:
         await runtime.close()
     assert raised.value.code == "PROJECTION_STOPPED"
+    assert str(raised.value).count("INVALID_OUTPUT") == 1
 
 
 def test_should_run_projections_without_async(tmp_path: Path) -> None:
