@@ -208,6 +208,37 @@ def test_should_refuse_a_dataclass_with_objects_of_subclasses(value: Any, fault:
         dumps([value])
 
 
+async def test_should_refuse_inputs_and_results_of_a_subclass() -> None:
+    @aios.workflow("base")
+    async def base(context: aios.WorkflowContext, values: list[Base] | None) -> Base | None:
+        return Sub(1, 2) if values is None else values[0]
+
+    @aios.workflow("model")
+    async def model(context: aios.WorkflowContext, value: Model) -> None: ...
+
+    @aios.workflow("both")
+    async def both(context: aios.WorkflowContext, value: Base | Sub) -> Base | Sub:
+        return value
+
+    @aios.workflow("parent")
+    async def parent(context: aios.WorkflowContext) -> None:
+        values: list[Base] = [Sub(1)]
+        await context.child(base, values)
+
+    async with aios.Runtime(workflows=[base, model, both, parent]) as runtime:
+        refused = "the input of workflow base contains a Sub, which would be read as a Base"
+        with pytest.raises(aios.InvalidDataError, match=refused):
+            await runtime.start(base, [Base(1), Sub(1)])
+        with pytest.raises(aios.InvalidDataError, match="contains a SubModel"):
+            await runtime.start(model, SubModel(a=1))
+        with pytest.raises(aios.RunFailedError, match=refused):
+            await (await runtime.start(parent)).result()
+        with pytest.raises(aios.RunFailedError, match="the result of workflow base contains a Sub"):
+            await (await runtime.start(base, None)).result()
+        assert await (await runtime.start(base, [Base(1)])).result() == Base(1)
+        assert await (await runtime.start(both, Sub(1, 2))).result() == Sub(1, 2)
+
+
 def test_should_write_a_subclass_that_is_declared() -> None:
     value = Parts(Base(1), both=Sub(1, 2))
     assert Converter(Parts).read(loads(dumps(value))) == value

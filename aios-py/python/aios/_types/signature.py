@@ -12,6 +12,7 @@ from typing import Any
 
 from .._errors import ConfigurationError
 from .convert import Converter
+from .subclasses import classes_of
 
 
 def is_async(function: Callable[..., Any]) -> bool:
@@ -155,12 +156,16 @@ class Signature(typing.NamedTuple):
         output: Converts the result back from JSON.
         name: Name and annotation of the value, for errors.
         default: Default of the value; ``MISSING`` if it has none.
+        input_classes: The classes with fields that the type of the value declares.
+        output_classes: The same for the type of the result.
     """
 
     input: Converter | None
     output: Converter
     name: str
     default: Any
+    input_classes: tuple[type, ...]
+    output_classes: tuple[type, ...]
 
 
 def signature(function: Callable[..., Any], names: Mapping[str, Any], what: str) -> Signature:
@@ -192,6 +197,8 @@ def signature(function: Callable[..., Any], names: Mapping[str, Any], what: str)
             Converter(found.get("return", Any)),
             str(last).partition(" = ")[0],
             MISSING if value is None or last.default is last.empty else last.default,
+            () if value is None else classes_of(found.get(last.name, Any)),
+            classes_of(found.get("return", Any)),
         )
     except TypeError as error:
         raise ConfigurationError(f"{what}: {error}") from error

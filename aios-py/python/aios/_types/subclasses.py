@@ -1,6 +1,6 @@
-"""Objects of subclasses in fields of dataclasses.
+"""Objects of subclasses where a class is declared: in fields of dataclasses, and as inputs and results.
 
-They are written with all their fields, but read as the class that the field declares, without the others.
+They are written with all their fields, but read as the class that is declared, without the others.
 """
 
 from __future__ import annotations
@@ -22,13 +22,31 @@ def check_fields(value: Any) -> None:
     """
     kind: Any = type(value)
     for name, classes in _declared(kind):
-        for part in _objects(getattr(value, name, None)):
-            if isinstance(part, classes) and type(part) not in classes:
-                base = next(it for it in classes if isinstance(part, it))
-                raise TypeError(
-                    f"field {name} of {kind.__qualname__} contains a {type(part).__qualname__}, which would "
-                    f"be read as a {base.__qualname__}; declare the field as a union of both"
-                )
+        what = f"field {name} of {kind.__qualname__}"
+        check_classes(getattr(value, name, None), classes, what)
+
+
+def check_classes(value: Any, classes: tuple[type, ...], what: str) -> None:
+    """Checks a value of a type that declares some classes with fields, or a list or dictionary of such.
+
+    Raises:
+        TypeError: It contains an object of a subclass of one of them.
+    """
+    for part in _objects(value):
+        if isinstance(part, classes) and type(part) not in classes:
+            base = next(it for it in classes if isinstance(part, it))
+            raise TypeError(
+                f"{what} contains a {type(part).__qualname__}, which would be read as a "
+                f"{base.__qualname__}; declare it as a union of both"
+            )
+
+
+def classes_of(annotation: Any) -> tuple[type, ...]:
+    """The classes with fields that a type declares; none if an annotation can't be resolved."""
+    try:
+        return tuple(_classes(annotation))
+    except TypeError:
+        return ()
 
 
 def _find_declared(kind: Any) -> tuple[tuple[str, tuple[type, ...]], ...]:

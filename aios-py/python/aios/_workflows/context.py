@@ -481,6 +481,10 @@ class Begin:
         workflow = self._workflow
         return workflow._begin(WorkflowContext(run), workflow.read_input(input))
 
+    def check_result(self, value: Any) -> None:
+        """Checks what the workflow has returned."""
+        self._workflow.check_result(value)
+
     def context(self) -> contextvars.Context:
         """A copy of the context variables at the time the runtime was opened."""
         return self._base.copy()

@@ -6,7 +6,14 @@ import copy
 from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast, overload
 
-from .._errors import AiosError, InvalidParametersError, WorkflowCodeError, leaves_of
+from .._errors import (
+    AiosError,
+    InvalidDataError,
+    InvalidOutputError,
+    InvalidParametersError,
+    WorkflowCodeError,
+    leaves_of,
+)
 
 if TYPE_CHECKING:
     from .context import WorkflowContext
@@ -90,8 +97,11 @@ class Workflow(Generic[I, O]):
 
         Raises:
             InvalidParametersError: The value is missing, and the function requires one.
+            InvalidDataError: It would be read as an object of another class.
         """
         if value is not MISSING:
+            if self._signature.input_classes:
+                self._check_classes(value)
             return value
         signature = self._signature
         if signature.default is not MISSING:
@@ -101,6 +111,32 @@ class Workflow(Generic[I, O]):
         raise InvalidParametersError(
             f"workflow {self.name} requires an input ({signature.name})", retryable=False
         )
+
+    def _check_classes(self, value: Any) -> None:
+        from .._types.subclasses import check_classes
+
+        try:
+            check_classes(
+                value, self._signature.input_classes, f"the input of workflow {self.name}"
+            )
+        except TypeError as error:
+            raise InvalidDataError(str(error)) from None
+
+    def check_result(self, value: Any) -> None:
+        """Checks what the function has returned.
+
+        Raises:
+            InvalidOutputError: It would be read as an object of another class.
+        """
+        classes = self._signature.output_classes
+        if not classes:
+            return
+        from .._types.subclasses import check_classes
+
+        try:
+            check_classes(value, classes, f"the result of workflow {self.name}")
+        except TypeError as error:
+            raise InvalidOutputError(str(error), retryable=False) from None
 
     def read_input(self, value: Any) -> Any:
         """Converts the input of a run. Started by its name without an input, the run has the default of

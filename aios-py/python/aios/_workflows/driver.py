@@ -36,6 +36,10 @@ class CoroutineFactory(Protocol):
         """A new copy of the context variables that the coroutine sees."""
         ...
 
+    def check_result(self, value: Any) -> None:
+        """Checks what the coroutine has returned."""
+        ...
+
 
 #: How often a coroutine may await while it is closed, once in each `finally` block.
 _MAX_AWAITS = 100
@@ -45,6 +49,7 @@ class Driver:
     """Advances the coroutine of a run. Called by the native module."""
 
     __slots__ = (
+        "_check_result",
         "_close_generator",
         "_context",
         "_coroutine",
@@ -63,6 +68,7 @@ class Driver:
         self._set_running_loop: Callable[[Any], None] = _set_running_loop
         self._isolation: Any = Isolation()
         self._close_generator: Any = self._isolation.close_generator
+        self._check_result: Callable[[Any], None] = begin.check_result
         self._loop: Any = None
         self._hooks: Any = None
         self._context = begin.context()
@@ -122,6 +128,8 @@ class Driver:
         except BaseException as error:
             violation = self._isolation.take_violation() or started_loop(error)
             if violation is None:
+                if type(error) is StopIteration:
+                    self._check_result(error.value)
                 raise
             raise violation from None
         finally:
@@ -165,6 +173,9 @@ class BeginCompensation:
 
     def __call__(self, run: NativeWorkflowContext, _: Any) -> Coroutine[Any, Any, Any]:
         return _without_result(self._call(run))
+
+    def check_result(self, value: Any) -> None:
+        """A compensation has no result."""
 
     def context(self) -> contextvars.Context:
         """A copy of the context variables at the time the compensation was registered."""
