@@ -573,6 +573,27 @@ async def test_should_continue_as_new_from_a_group_of_exceptions() -> None:
             await (await runtime.start(mixed)).result()
 
 
+async def test_should_say_how_to_make_the_id_of_a_child_of_that_of_a_continued_run() -> None:
+    @aios.workflow("part")
+    async def part(context: aios.WorkflowContext, replaced: bool) -> None: ...
+
+    @aios.workflow("chain")
+    async def chain(context: aios.WorkflowContext, is_first: bool) -> str:
+        if is_first:
+            await context.child(part, False, id=f"part-of-{context.run_id}")
+            raise context.continue_as_new(False)
+        with pytest.raises(aios.AiosError) as refused:
+            await context.child(part, False, id=f"part-of-{context.run_id}")
+        assert refused.value.code == "INVALID_RUN_ID"
+        await context.child(part, True, id=f"part-of-{context.run_id.replace('~', '.')}")
+        return refused.value.message
+
+    async with aios.Runtime(workflows=[chain, part]) as runtime:
+        message = await (await runtime.start(chain, True, id="first")).result()
+        assert "this one contains '~'" in message and "replace it" in message, message
+        assert (await (await runtime.handle("part-of-first.r2")).status()).status == "completed"
+
+
 async def test_should_start_once_under_an_id() -> None:
     @aios.workflow("waiting")
     async def waiting(context: aios.WorkflowContext, number: int) -> int:

@@ -32,7 +32,10 @@ pub enum InvalidRunId {
         bytes: usize,
     },
     /// The id contains a forbidden character.
-    #[error("a run id must not contain control characters or `~`, this one contains {character:?}")]
+    #[error(
+        "a run id must not contain control characters or `~`, this one contains {character:?}{}",
+        remedy(*character)
+    )]
     Character {
         /// The first forbidden character.
         character: char,
@@ -45,6 +48,17 @@ pub enum InvalidRunId {
 impl InvalidRunId {
     /// Failure code of an invalid id.
     pub(crate) const CODE: &'static str = "INVALID_RUN_ID";
+}
+
+/// The remedy for a character that ids of existing runs may contain.
+fn remedy(character: char) -> &'static str {
+    match character {
+        SEPARATOR => {
+            ": the ids of children and of runs that continue others have it, so replace it in an id that is \
+             made of one, for example by `.`"
+        }
+        _ => "",
+    }
 }
 
 /// Checks an id that a user chose for a run.

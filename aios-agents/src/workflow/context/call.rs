@@ -373,6 +373,9 @@ impl<T> ChildCall<T> {
     /// call fails with `INVALID_RUN_ID` if the id is invalid, and with `RUN_EXISTS` if a run with this id
     /// exists that this operation did not start.
     ///
+    /// The id of this run contains `~` if it is a child or continues another run, and no id that is chosen
+    /// may: to make an id of that, replace the character, for example by `.`.
+    ///
     /// # Examples
     ///
     /// ```

@@ -309,7 +309,9 @@ class WorkflowContext:
         Args:
             workflow: The workflow, or its name.
             input: Its input.
-            id: Id of the run; by default derived from this run's id and the operation.
+            id: Id of the run; by default derived from this run's id and the operation. It must not
+                contain ``~``, as :attr:`run_id` does in a child and in a run that continues another:
+                write ``context.run_id.replace("~", ".")`` to make an id of that.
             leave_running: Whether the child continues if this run is cancelled. By default it is
                 cancelled too, and its compensations run.
             cancel_when_dropped: Whether the child is cancelled if the workflow no longer waits for
