@@ -7,18 +7,28 @@
 //! A run is judged and removed in the same transaction, so nothing can make it needed again in
 //! between. If the process dies, what was committed stays removed, and the next call continues: no
 //! progress is stored, because an expired run that is left over is found again.
+//!
+//! A pass goes through the runs that have ended once, in the order of their ends, however many of them are
+//! kept. Only the first run of a chain is kept for the sake of a run that ended later, so a pass that removed
+//! the last run of a chain is followed by another one.
 
-use std::time::Duration;
+use std::{mem, time::Duration};
 
 use aios_core::{
     clock::Clock,
+    event::Timestamp,
     store::{Expirable, ExpirePage, Expired, Maintenance, StoreError},
 };
+use async_trait::async_trait;
+use uuid::Uuid;
 
 /// Largest age of a policy: 100 years.
 const OLDEST: Duration = Duration::from_secs(100 * 365 * 86_400);
 /// Longest pause of a policy: one day.
 const LONGEST_PAUSE: Duration = Duration::from_secs(86_400);
+
+/// How many runs a transaction examines at most for each run that it may remove.
+const EXAMINED: u32 = 20;
 
 /// How the events of an expired run are removed from the log.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -78,7 +88,7 @@ pub struct Retention {
     pub(crate) older_than: Duration,
     /// Applies to runs only.
     pub(crate) expired: ExpiredEvents,
-    /// Runs that a transaction removes, or streams that it examines.
+    /// Runs that a transaction removes at most, or streams that it examines.
     pub(crate) batch_size: u16,
     /// Pause between two transactions, on the clock of the store.
     pub(crate) pause: Duration,
@@ -90,8 +100,8 @@ impl Retention {
     /// Default pause between two transactions.
     pub const DEFAULT_PAUSE: Duration = Duration::from_millis(100);
 
-    /// Deletes runs whose last change is older than `older_than`: 50 runs per transaction, with pauses
-    /// of 100 ms. The age is at most 100 years.
+    /// Deletes runs whose last change is older than `older_than`: at most 50 runs per transaction, with
+    /// pauses of 100 ms. The age is at most 100 years.
     pub fn new(older_than: Duration) -> Self {
         Self {
             older_than,
@@ -107,8 +117,8 @@ impl Retention {
         self
     }
 
-    /// Sets how many runs one transaction removes, at least 1. Default 50. Appends wait for the
-    /// transaction.
+    /// Sets how many runs one transaction removes at most, at least 1. Default 50. It examines at most 20
+    /// times as many runs. Appends wait for the transaction.
     pub fn with_batch_size(mut self, runs: u16) -> Self {
         self.batch_size = runs;
         self
@@ -119,6 +129,31 @@ impl Retention {
     pub fn with_pause(mut self, pause: Duration) -> Self {
         self.pause = pause;
         self
+    }
+
+    /// How many runs a transaction examines at most.
+    pub(crate) fn examined(&self) -> u32 {
+        EXAMINED * u32::from(self.batch_size)
+    }
+
+    /// Removes the expired runs, page by page, and returns their number.
+    pub(crate) async fn expire_runs(
+        &self,
+        store: &dyn ExpireRuns,
+        clock: &dyn Clock,
+    ) -> Result<u64, StoreError> {
+        self.check()?;
+        let (mut total, mut after, mut has_freed) = (0, None, false);
+        loop {
+            let page = store.expire_page(self, after).await?;
+            total += page.removed;
+            has_freed |= page.has_freed;
+            after = page.next;
+            if after.is_none() && !mem::take(&mut has_freed) {
+                return Ok(total);
+            }
+            clock.sleep(self.pause).await;
+        }
     }
 
     /// Removes the expired streams of a kind, page by page, and returns their number.
@@ -166,6 +201,36 @@ impl Retention {
         }
         Ok(())
     }
+}
+
+/// A place in the order of the runs that have ended: a run with this end and key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Place {
+    pub(crate) ended_at: Timestamp,
+    pub(crate) key: Uuid,
+}
+
+/// The result of a transaction.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct ExpiredRuns {
+    /// Number of removed runs.
+    pub(crate) removed: u64,
+    /// Whether the last run of a chain was removed, which may have kept the first one.
+    pub(crate) has_freed: bool,
+    /// The last examined run, after which the next page begins; `None` if there are no more.
+    pub(crate) next: Option<Place>,
+}
+
+/// The removal of one page of runs.
+#[async_trait]
+pub(crate) trait ExpireRuns: Sync {
+    /// Examines the runs after a place, at most [`Retention::examined`], and removes those that have expired, at
+    /// most as many as the batch size, in one transaction.
+    async fn expire_page(
+        &self,
+        policy: &Retention,
+        after: Option<Place>,
+    ) -> Result<ExpiredRuns, StoreError>;
 }
 
 /// Returns the names between which those of a page of streams are, both exclusive. A range of names

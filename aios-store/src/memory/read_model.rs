@@ -1,11 +1,14 @@
 //! The read models, as rows in ordered maps.
 //!
 //! Queries and changes are the same data that the SQL stores translate into statements (`Query` and
-//! `Change` of `aios_core::projection`). Here they are interpreted row by row. There is no index: a
-//! list reads the rows of its table in the order of their keys, except that a query for one id
-//! looks at that row alone.
+//! `Change` of `aios_core::projection`). Here they are interpreted row by row. Lists have no
+//! index: a list reads the rows of its table in the order of their keys, except that a query for one
+//! id looks at that row alone.
 
-use std::collections::{BTreeMap, HashMap, btree_map::Entry};
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap, btree_map::Entry},
+    ops::Bound,
+};
 
 use aios_core::{
     event::Timestamp,
@@ -19,14 +22,22 @@ use async_trait::async_trait;
 use uuid::Uuid;
 
 use super::MemoryStore;
-use crate::rows::{self, Key};
+use crate::{
+    retention::Place,
+    rows::{self, Key},
+};
 
 /// The rows of the read models, by table and key.
 ///
 /// There is no SQL here, so each method evaluates the rows in memory with the semantics of the
 /// statements of the SQL stores. The conformance suite checks that the results are equal.
 #[derive(Debug, Default)]
-pub(crate) struct Tables(HashMap<Table, BTreeMap<Uuid, Row>>);
+pub(crate) struct Tables {
+    rows: HashMap<Table, BTreeMap<Uuid, Row>>,
+    /// The runs that have ended, in the order in which retention examines them. A run that has ended does not
+    /// change any more.
+    ended: BTreeSet<Place>,
+}
 
 #[async_trait]
 impl ReadModels for MemoryStore {
@@ -107,19 +118,23 @@ impl Tables {
     /// accept it.
     fn apply_one(&mut self, change: Change) {
         let Some(key) = Key::of_change(&change) else { return };
-        let rows = self.0.entry(change.table).or_default();
+        let rows = self.rows.entry(change.table).or_default();
         let row = match rows.entry(key.uuid) {
             // A new row ignores `only`: that condition is about an existing row.
             Entry::Vacant(entry) if change.effect.creates() => entry.insert(Row::empty(&change)),
             Entry::Occupied(entry) if accepts(entry.get(), &change) => entry.into_mut(),
             _ => return,
         };
+        let is_run = change.table == Table::WorkflowRuns;
         row.apply(change);
+        if is_run && has_ended(row) {
+            self.ended.insert(Place { ended_at: row.updated_at, key: key.uuid });
+        }
     }
 
     /// Records that a running agent was seen. Returns `false` if there is no such agent.
     fn touch_agent(&mut self, id: &str, at: Timestamp) -> bool {
-        let rows = self.0.get_mut(&Table::Agents);
+        let rows = self.rows.get_mut(&Table::Agents);
         let row = rows.zip(Key::of(id)).and_then(|(rows, key)| rows.get_mut(&key.uuid));
         let running = Cell::text(AgentStatus::Running.as_str());
         let is_running = |row: &&mut Row| {
@@ -135,12 +150,23 @@ impl Tables {
         }
     }
 
-    /// Returns the ids of the runs that ended before a time, oldest first.
-    pub(super) fn ended_before(&self, before: Timestamp) -> Vec<String> {
-        let mut ended: Vec<&Row> = self.runs().filter(|row| has_ended(row)).collect();
-        ended.retain(|row| row.updated_at < before);
-        ended.sort_by_key(|row| row.updated_at);
-        ended.into_iter().map(|row| row.id.clone()).collect()
+    /// Returns the places and ids of the runs that ended before a time, after a place, oldest first.
+    pub(super) fn ended(
+        &self,
+        after: Option<Place>,
+        before: Timestamp,
+    ) -> impl Iterator<Item = (Place, &str)> {
+        let after = after.map_or(Bound::Unbounded, Bound::Excluded);
+        let places = self.ended.range((after, Bound::Unbounded));
+        let places = places.take_while(move |place| place.ended_at < before);
+        let rows = self.rows.get(&Table::WorkflowRuns);
+        places.filter_map(move |place| Some((*place, rows?.get(&place.key)?.id.as_str())))
+    }
+
+    /// Whether a run is the last one of a chain of several, and has ended.
+    pub(super) fn ends_chain(&self, run_id: &str) -> bool {
+        let run = self.run(run_id);
+        run.is_some_and(|run| text(run, "first_run_id").is_some() && !is_continued(run))
     }
 
     /// Whether a finished run may still be needed: by its parent, by the last run of its chain, or by the
@@ -162,11 +188,14 @@ impl Tables {
 
     /// Removes a run and its tasks.
     pub(super) fn remove_run(&mut self, run_id: &str) {
-        if let (Some(rows), Some(key)) = (self.0.get_mut(&Table::WorkflowRuns), Key::of(run_id)) {
-            rows.remove(&key.uuid);
+        if let (Some(rows), Some(key)) = (self.rows.get_mut(&Table::WorkflowRuns), Key::of(run_id))
+        {
+            let row = rows.remove(&key.uuid);
+            let place = row.map(|row| Place { ended_at: row.updated_at, key: key.uuid });
+            place.map(|place| self.ended.remove(&place));
         }
         let run = Cell::text(run_id);
-        if let Some(tasks) = self.0.get_mut(&Table::AgentTasks) {
+        if let Some(tasks) = self.rows.get_mut(&Table::AgentTasks) {
             tasks.retain(|_, row| cell(row, Table::AgentTasks, "run_id") != Some(&run));
         }
     }
@@ -183,7 +212,7 @@ impl Tables {
         after: Option<Uuid>,
     ) -> impl Iterator<Item = (&Uuid, &str)> {
         let shards: Vec<Cell> = shards.iter().map(|shard| Cell::integer(shard.number())).collect();
-        let rows = self.0.get(&Table::WorkflowRuns).into_iter().flatten();
+        let rows = self.rows.get(&Table::WorkflowRuns).into_iter().flatten();
         rows.filter(move |(key, row)| {
             after.is_none_or(|after| **key > after)
                 && row.deleted_at.is_none()
@@ -195,18 +224,18 @@ impl Tables {
 
     /// All rows of runs, in the order of their keys.
     fn runs(&self) -> impl Iterator<Item = &Row> {
-        self.0.get(&Table::WorkflowRuns).into_iter().flat_map(BTreeMap::values)
+        self.rows.get(&Table::WorkflowRuns).into_iter().flat_map(BTreeMap::values)
     }
 
     /// The row of a run.
     fn run(&self, run_id: &str) -> Option<&Row> {
-        self.0.get(&Table::WorkflowRuns)?.get(&Key::of(run_id)?.uuid)
+        self.rows.get(&Table::WorkflowRuns)?.get(&Key::of(run_id)?.uuid)
     }
 
     /// Returns the rows of a query's page, and one more row if there is one.
     pub(crate) fn find(&self, query: &Query) -> Result<Vec<Row>, StoreError> {
         let start = rows::page_start(query)?;
-        let Some(rows) = self.0.get(&query.table) else { return Ok(Vec::new()) };
+        let Some(rows) = self.rows.get(&query.table) else { return Ok(Vec::new()) };
         let is_after = |key: &Uuid, row: &Row| {
             start.is_none_or(|start| match start.created_at {
                 Some(created_at) => (row.created_at, *key) > (created_at, start.key),

@@ -10,7 +10,7 @@ use aios_core::{
 use async_trait::async_trait;
 
 use super::{MemoryStore, State};
-use crate::retention::Retention;
+use crate::retention::{ExpireRuns, ExpiredRuns, Place, Retention};
 
 impl MemoryStore {
     /// Removes finished runs that are older than the policy allows from the log and the read models,
@@ -26,19 +26,7 @@ impl MemoryStore {
     ///
     /// Cancel safe: each batch is removed as a whole. Call again to continue.
     pub async fn expire_runs(&self, policy: &Retention) -> Result<u64, StoreError> {
-        policy.check()?;
-        let mut total = 0;
-        loop {
-            let removed = self.0.state.lock().expire(policy, self.0.clock.now());
-            total += removed;
-            // Not before: the first run of a chain expires once the last one is removed.
-            if removed == 0 {
-                return Ok(total);
-            }
-            if removed >= u64::from(policy.batch_size) {
-                self.0.clock.sleep(policy.pause).await;
-            }
-        }
+        policy.expire_runs(self, &*self.0.clock).await
     }
 
     /// Removes streams that are needed for a time only and whose last event is older than the policy
@@ -68,23 +56,47 @@ impl Maintenance for MemoryStore {
     }
 }
 
+#[async_trait]
+impl ExpireRuns for MemoryStore {
+    async fn expire_page(
+        &self,
+        policy: &Retention,
+        after: Option<Place>,
+    ) -> Result<ExpiredRuns, StoreError> {
+        let now = self.0.clock.now();
+        Ok(self.0.state.lock().expire(policy, after, now))
+    }
+}
+
 impl State {
-    /// Removes one batch of expired runs, oldest first, and returns their number. None means that
-    /// no expired run is left.
-    fn expire(&mut self, policy: &Retention, now: Timestamp) -> u64 {
+    /// Examines a page of ended runs, oldest first, and removes the expired ones.
+    fn expire(&mut self, policy: &Retention, after: Option<Place>, now: Timestamp) -> ExpiredRuns {
         let passed = self.passed();
         let before = older(policy.older_than, now);
-        let ended = self.tables.ended_before(before);
-        let expired = ended.into_iter().filter_map(|run_id| {
-            let stream = StreamId::of_run(&run_id).ok()?;
-            let last = self.streams.get(&stream)?.positions.last()?;
-            (*last <= passed && !self.tables.is_needed(&run_id)).then_some((run_id, stream))
-        });
-        let expired: Vec<_> = expired.take(usize::from(policy.batch_size)).collect();
+        let mut page = self.tables.ended(after, before).take(policy.examined() as usize);
+        let (mut expired, mut examined, mut next) = (Vec::new(), 0, None);
+        while expired.len() < usize::from(policy.batch_size)
+            && let Some((place, run_id)) = page.next()
+        {
+            (examined, next) = (examined + 1, Some(place));
+            expired.extend(self.expired_stream(run_id, passed).map(|it| (run_id.to_owned(), it)));
+        }
+        drop(page);
+        let is_full =
+            examined == policy.examined() || expired.len() == usize::from(policy.batch_size);
+        let has_freed = expired.iter().any(|(run_id, _)| self.tables.ends_chain(run_id));
         for (run_id, stream) in &expired {
             self.remove_run(run_id, stream);
         }
-        expired.len().try_into().unwrap_or(u64::MAX)
+        let removed = expired.len().try_into().unwrap_or(u64::MAX);
+        ExpiredRuns { removed, has_freed, next: next.filter(|_| is_full) }
+    }
+
+    /// The journal of a run that has ended, if the run can be removed.
+    fn expired_stream(&self, run_id: &str, passed: u64) -> Option<StreamId> {
+        let stream = StreamId::of_run(run_id).ok()?;
+        let last = self.streams.get(&stream)?.positions.last()?;
+        (*last <= passed && !self.tables.is_needed(run_id)).then_some(stream)
     }
 
     /// The position up to which events can be removed: passed by every checkpoint, and before the

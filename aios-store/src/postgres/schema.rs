@@ -28,7 +28,7 @@ use super::{
 use crate::schema_version::SchemaVersion;
 
 /// All migrations in order. The version of a migration is its number in this list, from 1.
-const MIGRATIONS: [(&str, &str); 22] = [
+const MIGRATIONS: [(&str, &str); 23] = [
     ("event_log", include_str!("../../migrations/postgres/0001_event_log.sql")),
     ("read_models", include_str!("../../migrations/postgres/0002_read_models.sql")),
     ("append", include_str!("../../migrations/postgres/0003_append.sql")),
@@ -51,6 +51,7 @@ const MIGRATIONS: [(&str, &str); 22] = [
     ("standbys", include_str!("../../migrations/postgres/0020_standbys.sql")),
     ("lost_events", include_str!("../../migrations/postgres/0021_lost_events.sql")),
     ("epochs", include_str!("../../migrations/postgres/0022_epochs.sql")),
+    ("ended_pages", include_str!("../../migrations/postgres/0023_ended_pages.sql")),
 ];
 
 /// How long the migrations may take, and how long other processes wait for them. Migrations of a large

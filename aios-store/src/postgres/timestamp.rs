@@ -2,9 +2,10 @@
 
 use aios_core::event::Timestamp;
 use sqlx::{
-    Decode, Postgres, Type,
+    Decode, Encode, Postgres, Type,
+    encode::IsNull,
     error::BoxDynError,
-    postgres::{PgTypeInfo, PgValueRef},
+    postgres::{PgArgumentBuffer, PgTypeInfo, PgValueRef},
 };
 
 /// The epoch of PostgreSQL, 2000-01-01T00:00:00Z, in microseconds since the Unix epoch.
@@ -25,5 +26,13 @@ impl<'r> Decode<'r, Postgres> for PgTimestamp {
     fn decode(value: PgValueRef<'r>) -> Result<Self, BoxDynError> {
         let micros = i64::from_be_bytes(value.as_bytes()?.try_into()?);
         Ok(Self(Timestamp::from_micros(micros.saturating_add(EPOCH))))
+    }
+}
+
+/// Encodes the same format.
+impl Encode<'_, Postgres> for PgTimestamp {
+    fn encode_by_ref(&self, buffer: &mut PgArgumentBuffer) -> Result<IsNull, BoxDynError> {
+        buffer.extend(&self.0.as_micros().saturating_sub(EPOCH).to_be_bytes());
+        Ok(IsNull::No)
     }
 }

@@ -14,7 +14,7 @@ use super::{error::store_error, file::record_name, options::SqliteOptions};
 use crate::schema_version::SchemaVersion;
 
 /// All migrations in order. The version of a migration is its number in this list, from 1.
-const MIGRATIONS: [(&str, &str); 11] = [
+const MIGRATIONS: [(&str, &str); 12] = [
     ("event_log", include_str!("../../migrations/sqlite/0001_event_log.sql")),
     ("read_models", include_str!("../../migrations/sqlite/0002_read_models.sql")),
     ("retention", include_str!("../../migrations/sqlite/0003_retention.sql")),
@@ -26,6 +26,7 @@ const MIGRATIONS: [(&str, &str); 11] = [
     ("rare_statuses", include_str!("../../migrations/sqlite/0009_rare_statuses.sql")),
     ("chains", include_str!("../../migrations/sqlite/0010_chains.sql")),
     ("opened_as", include_str!("../../migrations/sqlite/0011_opened_as.sql")),
+    ("ended_pages", include_str!("../../migrations/sqlite/0012_ended_pages.sql")),
 ];
 
 /// Page cache of the writer, in KiB.

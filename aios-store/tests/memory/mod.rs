@@ -77,7 +77,18 @@ async fn should_name_the_missing_feature() {
 }
 
 mod retention {
+    use std::sync::Arc;
+
     use aios_store::memory::MemoryStore;
 
-    crate::fixture::retention::retention_cases!(MemoryStore::new());
+    use crate::fixture::retention::{self, PauseClock};
+
+    retention::retention_cases!(MemoryStore::new());
+
+    #[tokio::test]
+    async fn should_examine_each_kept_run_once() {
+        let clock = Arc::new(PauseClock::default());
+        let store = MemoryStore::with_clock(Arc::clone(&clock) as _);
+        retention::should_examine_each_kept_run_once(&store, clock).await;
+    }
 }

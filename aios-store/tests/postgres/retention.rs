@@ -20,6 +20,8 @@ use aios_tests::postgres::PostgresServer;
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
+use crate::fixture::retention::PauseClock;
+
 async fn open(server: &PostgresServer, schema: &str) -> PostgresStore {
     let options = PostgresOptions::new(&server.url()).with_schema(schema);
     PostgresStore::connect_with(options).await.unwrap()
@@ -120,4 +122,29 @@ async fn should_not_affect_concurrent_appends_and_readers() {
     assert_eq!((seen.len(), store.head().await.unwrap()), (400, 400));
     // The run with the last event of the log is kept.
     assert_eq!((removed, listed(&store).await), (199, 1));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn should_examine_each_kept_run_once() {
+    let Some(server) = PostgresServer::shared() else { return };
+    let clock = Arc::new(PauseClock::default());
+    let options = PostgresOptions::new(&server.url()).with_schema(&server.new_name());
+    let store = PostgresStore::connect_with(options.with_clock(Arc::clone(&clock) as _)).await;
+    crate::fixture::retention::should_examine_each_kept_run_once(&store.unwrap(), clock).await;
+}
+
+/// The function that pages through the ended runs is inlined, so that its plan is seen.
+#[tokio::test(flavor = "multi_thread")]
+async fn should_read_a_page_of_ended_runs_from_a_range_of_an_index() {
+    let Some(server) = PostgresServer::shared() else { return };
+    let schema = server.new_name();
+    let _store = open(server, &schema).await;
+    let plan = server.sql(&format!(
+        "SET enable_seqscan = off; SET enable_bitmapscan = off; SET enable_sort = off;
+         EXPLAIN SELECT * FROM {schema}.ended_runs(now(), now(), '00000000-0000-0000-0000-000000000001', 7)"
+    ));
+    assert!(plan.contains("Scan using idx_workflow_runs_ended"), "{plan}");
+    let range = plan.lines().find(|line| line.contains("Index Cond")).unwrap_or_default();
+    assert!(range.contains("updated_at < ") && range.contains("ROW(updated_at, id) > "), "{plan}");
+    assert!(!plan.contains("Sort"), "{plan}");
 }

@@ -1,6 +1,6 @@
 //! Removal of old runs from the log, and of the free space from the file.
 
-use std::{path::Path, time::Duration};
+use std::{path::Path, sync::Arc, time::Duration};
 
 use aios_core::{
     event::Event,
@@ -14,6 +14,8 @@ use futures_util::future::join;
 use rusqlite::Connection;
 use serde_json::json;
 use tempfile::TempDir;
+
+use crate::fixture::retention::PauseClock;
 
 crate::fixture::retention::retention_cases!(SqliteStore::connect("sqlite::memory:").await.unwrap());
 
@@ -91,4 +93,12 @@ async fn should_compact_while_events_are_appended() {
     let in_memory = SqliteStore::connect("sqlite::memory:").await.unwrap();
     in_memory.compact().await.unwrap();
     assert_eq!(in_memory.compact().await.unwrap(), 0, "nothing is left to free");
+}
+
+#[tokio::test]
+async fn should_examine_each_kept_run_once() {
+    let clock = Arc::new(PauseClock::default());
+    let options = SqliteOptions::memory().with_clock(Arc::clone(&clock) as _);
+    let store = SqliteStore::connect_with(options).await.unwrap();
+    crate::fixture::retention::should_examine_each_kept_run_once(&store, clock).await;
 }

@@ -9,17 +9,18 @@
 
 use aios_core::store::{Expirable, ExpirePage, Expired, Maintenance, StoreError};
 use async_trait::async_trait;
-use sqlx::Row;
+use sqlx::{Row, postgres::PgRow};
 use uuid::Uuid;
 
 use crate::{
-    postgres::{PostgresStore, connection::Statement},
-    retention::{ExpiredEvents, Retention, names},
+    postgres::{PostgresStore, connection::Statement, timestamp::PgTimestamp},
+    retention::{ExpireRuns, ExpiredEvents, ExpiredRuns, Place, Retention, names},
     rows::Key,
 };
 
-/// Removes a batch of runs.
-const EXPIRE: &str = "SELECT {schema}.expire($1, $2, $3)";
+/// Removes the expired ones of a page of runs.
+const EXPIRE: &str = "\
+    SELECT removed, has_freed, next_at, next_key FROM {schema}.expire_page($1, $2, $3, $4, $5, $6)";
 /// Removes the expired ones of the named streams.
 const EXPIRE_STREAMS: &str = "SELECT {schema}.expire_streams($1, $2, $3)";
 /// The names of a page of streams.
@@ -41,19 +42,7 @@ impl PostgresStore {
     ///
     /// Cancel safe: each transaction commits or rolls back as a whole. Call again to continue.
     pub async fn expire_runs(&self, policy: &Retention) -> Result<u64, StoreError> {
-        policy.check()?;
-        let mut total = 0;
-        loop {
-            let removed = self.expire_batch(policy).await?;
-            total += removed;
-            // Not before: the first run of a chain expires once the last one is removed.
-            if removed == 0 {
-                return Ok(total);
-            }
-            if removed >= u64::from(policy.batch_size) {
-                self.0.database.clock().sleep(policy.pause).await;
-            }
-        }
+        policy.expire_runs(self, &**self.0.database.clock()).await
     }
 
     /// Removes streams that are needed for a time only and whose last event is older than the policy
@@ -89,38 +78,62 @@ impl PostgresStore {
         names.map_err(|error| database.error(operation, error))
     }
 
-    /// Removes the expired ones of these streams. Passes the run that each belongs to, which the
-    /// server can't derive from the name.
+    /// Removes the expired ones of these streams, and returns their number. Passes the run that each
+    /// belongs to, which the server can't derive from the name.
     async fn expire_named(&self, page: &ExpirePage, names: Vec<String>) -> Result<u64, StoreError> {
         let run = |name: &String| page.what.run_of(name).and_then(Key::of).map(|key| key.uuid);
         let runs: Vec<Option<Uuid>> = names.iter().map(run).collect();
-        let database = &self.0.database;
-        let query = Statement::new(database.schema().fill(EXPIRE_STREAMS))
+        let query = Statement::new(self.0.database.schema().fill(EXPIRE_STREAMS))
             .bind(names)
             .bind(runs)
             .bind(crate::postgres::lease::micros(page.older_than));
-        self.remove("expire streams", query).await
+        self.remove("expire streams", query, |row| unsigned(row.try_get(0)?)).await
     }
 
-    /// Removes a batch of expired runs.
-    async fn expire_batch(&self, policy: &Retention) -> Result<u64, StoreError> {
-        let query = Statement::new(self.0.database.schema().fill(EXPIRE))
-            .bind(crate::postgres::lease::micros(policy.older_than))
-            .bind(i32::from(policy.batch_size))
-            .bind(policy.expired == ExpiredEvents::Archive);
-        self.remove("expire runs", query).await
-    }
-
-    /// Calls a function that removes streams and returns the number of what it removed.
-    async fn remove(&self, operation: &'static str, query: Statement) -> Result<u64, StoreError> {
+    /// Calls a function that removes streams and returns one row, and decodes the row.
+    async fn remove<T: Default>(
+        &self,
+        operation: &'static str,
+        query: Statement,
+        read: impl Fn(&PgRow) -> sqlx::Result<T>,
+    ) -> Result<T, StoreError> {
         let database = &self.0.database;
         let result = database.fetch_once(operation, query).await;
         // Also after an error: the transaction may have committed.
         self.0.tail.clear();
         let rows = result?;
-        let Some(row) = rows.first() else { return Ok(0) };
-        let removed: i64 = row.try_get(0).map_err(|error| database.error(operation, error))?;
-        Ok(u64::try_from(removed).unwrap_or_default())
+        let row = rows.first().map(read).transpose();
+        Ok(row.map_err(|error| database.error(operation, error))?.unwrap_or_default())
+    }
+}
+
+/// Decodes a row of [`EXPIRE`].
+fn expired_runs(row: &PgRow) -> sqlx::Result<ExpiredRuns> {
+    let (at, key): (Option<PgTimestamp>, _) = (row.try_get(2)?, row.try_get(3)?);
+    let next = at.zip(key).map(|(PgTimestamp(ended_at), key)| Place { ended_at, key });
+    Ok(ExpiredRuns { removed: unsigned(row.try_get(0)?)?, has_freed: row.try_get(1)?, next })
+}
+
+/// Decodes a number of removed rows.
+fn unsigned(removed: i64) -> sqlx::Result<u64> {
+    u64::try_from(removed).map_err(|error| sqlx::Error::Decode(error.into()))
+}
+
+#[async_trait]
+impl ExpireRuns for PostgresStore {
+    async fn expire_page(
+        &self,
+        policy: &Retention,
+        after: Option<Place>,
+    ) -> Result<ExpiredRuns, StoreError> {
+        let query = Statement::new(self.0.database.schema().fill(EXPIRE))
+            .bind(crate::postgres::lease::micros(policy.older_than))
+            .bind(i32::from(policy.batch_size))
+            .bind(policy.examined().cast_signed())
+            .bind(policy.expired == ExpiredEvents::Archive)
+            .bind(after.map(|place| PgTimestamp(place.ended_at)))
+            .bind(after.map(|place| place.key));
+        self.remove("expire runs", query, expired_runs).await
     }
 }
 

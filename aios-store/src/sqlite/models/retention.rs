@@ -2,9 +2,9 @@
 //! queued.
 //!
 //! Finding expired runs walks the runs that have ended, oldest first, through an index on
-//! `updated_at`, and checks each one: that every reader has passed its last event, that its parent
-//! has ended, and that its chain does not need it. It stops at the batch size, so a call does not read runs
-//! that it will not remove.
+//! `updated_at` and `id`, and checks each one: that every reader has passed its last event, that its
+//! parent has ended, and that its chain does not need it. A page begins after the last run of the page
+//! before, and ends at the batch size, or when it has examined a limited number of runs.
 //!
 //! After a removal, the writer clears its caches: the number of a removed stream may be given to
 //! another one.
@@ -18,17 +18,19 @@ use rusqlite::{Connection, OptionalExtension, Row};
 use uuid::Uuid;
 
 use crate::{
-    retention::{ExpiredEvents, Retention, names},
+    retention::{ExpireRuns, ExpiredEvents, ExpiredRuns, Place, Retention, names},
     rows::Key,
     sqlite::{SqliteStore, writer::Writer},
 };
 
-/// Finds the runs that ended before a time and at or before a position, oldest first.
+/// A page of the runs that ended before a time, after the run with an end and a key, oldest first.
 const ENDED: &str = "\
-    SELECT id, external_id, parent_run_id, status, first_run_id, position FROM workflow_runs
+    SELECT id, external_id, parent_run_id, status, first_run_id, position, updated_at
+    FROM workflow_runs
     WHERE (status = 'completed' OR status = 'failed' OR status = 'cancelled' OR status = 'continued')
-        AND updated_at < ?1 AND position <= ?2
-    ORDER BY updated_at";
+        AND updated_at < ?1 AND (updated_at, id) > (?2, ?3)
+    ORDER BY updated_at, id
+    LIMIT ?4";
 
 /// Finds the position up to which events can be removed: passed by every checkpoint, and before the last
 /// event of the log.
@@ -143,23 +145,7 @@ impl SqliteStore {
     ///
     /// Cancel safe: each transaction commits or rolls back as a whole. Call again to continue.
     pub async fn expire_runs(&self, policy: &Retention) -> Result<u64, StoreError> {
-        policy.check()?;
-        let clock = self.clock();
-        let mut total = 0;
-        loop {
-            let now = clock.now();
-            let batch_policy = policy.clone();
-            let removed =
-                self.writer().call(move |writer| writer.expire(&batch_policy, now)).await?;
-            total += removed;
-            // Not before: the first run of a chain expires once the last one is removed.
-            if removed == 0 {
-                return Ok(total);
-            }
-            if removed >= u64::from(policy.batch_size) {
-                clock.sleep(policy.pause).await;
-            }
-        }
+        policy.expire_runs(self, &*self.clock()).await
     }
 
     /// Removes streams that are needed for a time only and whose last event is older than the policy
@@ -179,6 +165,19 @@ impl SqliteStore {
         policy: &Retention,
     ) -> Result<u64, StoreError> {
         policy.expire(self, &*self.clock(), what).await
+    }
+}
+
+#[async_trait]
+impl ExpireRuns for SqliteStore {
+    async fn expire_page(
+        &self,
+        policy: &Retention,
+        after: Option<Place>,
+    ) -> Result<ExpiredRuns, StoreError> {
+        let policy = policy.clone();
+        let now = self.clock().now();
+        self.writer().call(move |writer| writer.expire(&policy, after, now)).await
     }
 }
 
@@ -204,13 +203,28 @@ struct EndedRun {
     first: Option<String>,
     /// Position of its last event.
     position: i64,
+    /// Where it stands among the runs that have ended.
+    place: Place,
+}
+
+/// The runs of a page that can be removed.
+struct EndedPage {
+    /// The runs, with the ids of their streams.
+    expired: Vec<(EndedRun, i64)>,
+    /// The last examined run, after which the next page begins; `None` if there are no more.
+    next: Option<Place>,
 }
 
 impl Writer<'_> {
-    /// Removes one batch of runs, and returns their number.
-    fn expire(&mut self, policy: &Retention, now: Timestamp) -> rusqlite::Result<u64> {
+    /// Removes the expired ones of a page of runs.
+    fn expire(
+        &mut self,
+        policy: &Retention,
+        after: Option<Place>,
+        now: Timestamp,
+    ) -> rusqlite::Result<ExpiredRuns> {
         let before = now.as_micros().saturating_sub(micros(policy.older_than));
-        let expired = find_expired(self.connection, before, usize::from(policy.batch_size))?;
+        let EndedPage { expired, next } = find_expired(self.connection, policy, after, before)?;
         for (run, stream_id) in &expired {
             if policy.expired == ExpiredEvents::Archive {
                 let mut archive = self.connection.prepare_cached(ARCHIVE)?;
@@ -221,7 +235,9 @@ impl Writer<'_> {
         if !expired.is_empty() {
             self.log.reload()?;
         }
-        Ok(expired.len().try_into().unwrap_or(u64::MAX))
+        let removed = expired.len().try_into().unwrap_or(u64::MAX);
+        let has_freed = expired.iter().any(|(run, _)| run.first.is_some() && !run.is_continued);
+        Ok(ExpiredRuns { removed, has_freed, next })
     }
 
     /// Removes the expired ones of a page of streams.
@@ -254,33 +270,50 @@ impl Writer<'_> {
     }
 }
 
-/// Finds runs that can be removed, with the ids of their streams.
+/// Finds the runs of a page that can be removed.
 fn find_expired(
     connection: &Connection,
+    policy: &Retention,
+    after: Option<Place>,
     before: i64,
-    limit: usize,
-) -> rusqlite::Result<Vec<(EndedRun, i64)>> {
+) -> rusqlite::Result<EndedPage> {
     let passed: i64 = connection.prepare_cached(PASSED)?.query_row([], |row| row.get(0))?;
+    let at = after.map_or(i64::MIN, |after| after.ended_at.as_micros());
+    let key = after.map_or(Uuid::nil(), |after| after.key);
     let mut find = connection.prepare_cached(ENDED)?;
-    let mut rows = find.query([before, passed])?;
-    let mut found = Vec::new();
-    while found.len() < limit
-        && let Some(row) = rows.next()?
-    {
+    let mut rows = find.query((before, at, &key.as_bytes()[..], policy.examined()))?;
+    let (mut found, mut examined, mut next) = (Vec::new(), 0, None);
+    while found.len() < usize::from(policy.batch_size) {
+        let Some(row) = rows.next()? else {
+            let next = next.filter(|_| examined == policy.examined());
+            return Ok(EndedPage { expired: found, next });
+        };
         let run = ended_run(row)?;
-        let name = format!("runs/{}", run.run_id);
-        let stream = connection
-            .prepare_cached(STREAM)?
-            .query_row([name], |row| Ok((row.get(0)?, row.get::<_, Option<i64>>(1)?)))
-            .optional()?;
-        if let Some((stream_id, Some(last))) = stream
-            && last <= passed
+        (examined, next) = (examined + 1, Some(run.place));
+        if let Some(stream_id) = passed_stream(connection, &run, passed)?
             && !is_needed(connection, &run)?
         {
             found.push((run, stream_id));
         }
     }
-    Ok(found)
+    Ok(EndedPage { expired: found, next })
+}
+
+/// The id of a run's stream, if its last event can be removed.
+fn passed_stream(
+    connection: &Connection,
+    run: &EndedRun,
+    passed: i64,
+) -> rusqlite::Result<Option<i64>> {
+    if run.position > passed {
+        return Ok(None);
+    }
+    let name = format!("runs/{}", run.run_id);
+    let stream = connection
+        .prepare_cached(STREAM)?
+        .query_row([name], |row| Ok((row.get(0)?, row.get::<_, Option<i64>>(1)?)))
+        .optional()?;
+    Ok(stream.and_then(|(id, last)| last.filter(|last| *last <= passed).map(|_| id)))
 }
 
 /// Decodes a row of [`ENDED`].
@@ -295,6 +328,7 @@ fn ended_run(row: &Row<'_>) -> rusqlite::Result<EndedRun> {
         is_continued: RunStatus::parse(&status) == Some(RunStatus::Continued),
         first: row.get(4)?,
         position: row.get(5)?,
+        place: Place { ended_at: Timestamp::from_micros(row.get(6)?), key },
     })
 }
 
@@ -344,4 +378,21 @@ fn remove_run(connection: &Connection, run: &EndedRun, stream_id: i64) -> rusqli
 /// A duration in the unit of the timestamps.
 fn micros(duration: std::time::Duration) -> i64 {
     i64::try_from(duration.as_micros()).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sqlite::{SqliteOptions, schema::open_writer};
+
+    #[test]
+    fn should_read_a_page_of_ended_runs_from_a_range_of_an_index() {
+        let connection = open_writer(&SqliteOptions::memory(), None).unwrap();
+        let mut explain = connection.prepare(&format!("EXPLAIN QUERY PLAN {ENDED}")).unwrap();
+        let steps = explain.query_map((0, 0, &[0_u8; 16][..], 7), |row| row.get(3)).unwrap();
+        let plan = steps.collect::<rusqlite::Result<Vec<String>>>().unwrap().join("; ");
+        let range = "SEARCH workflow_runs USING INDEX idx_workflow_runs_ended \
+                     ((updated_at,id)>(?,?) AND updated_at<?)";
+        assert_eq!(plan, range);
+    }
 }
