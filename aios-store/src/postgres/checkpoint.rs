@@ -3,6 +3,8 @@
 //!
 //! A position is neither loaded nor saved if the log lacks the last event that this process knows; see
 //! `read::known`. So no checkpoint of a reader that has passed lost events is saved.
+//!
+//! The names of readers are escaped, because a text of PostgreSQL can't have NUL.
 
 use aios_core::store::{Checkpoint, Checkpoints, StoreError};
 use async_trait::async_trait;
@@ -11,6 +13,7 @@ use sqlx::{Row, postgres::PgRow};
 use super::{
     PostgresStore,
     connection::Statement,
+    nul::{escape, unescape},
     read::{LAST_EVENT, LastEvent, fetch_known},
 };
 
@@ -25,9 +28,8 @@ const SAVE: &str = "\
     ON CONFLICT (reader) DO UPDATE SET position = excluded.position
     WHERE c.position < excluded.position";
 
-/// All checkpoints, in the order of the bytes of their names.
-const LIST: &str =
-    "SELECT reader, position FROM {schema}.checkpoints WHERE {primary} ORDER BY reader";
+/// All checkpoints.
+const LIST: &str = "SELECT reader, position FROM {schema}.checkpoints WHERE {primary}";
 
 /// Deletes a checkpoint, and returns its row.
 const DELETE: &str = "DELETE FROM {schema}.checkpoints WHERE reader = $1 RETURNING reader";
@@ -38,7 +40,7 @@ impl Checkpoints for PostgresStore {
         let database = &self.0.database;
         let operation = "load a checkpoint";
         let sql = database.schema().fill(&LOAD.replace("{last}", LAST_EVENT));
-        let bind = |query: Statement| query.bind(reader);
+        let bind = |query: Statement| query.bind(escape(reader.to_owned()));
         let rows = fetch_known(database, &self.0.head, operation, sql, bind).await?;
         let row = rows.first().ok_or(sqlx::Error::RowNotFound);
         let read = row.and_then(|row| Ok((LastEvent::read(row)?, row.try_get(2)?)));
@@ -52,7 +54,7 @@ impl Checkpoints for PostgresStore {
         let database = &self.0.database;
         let position = i64::try_from(position).unwrap_or(i64::MAX);
         let sql = database.schema().fill(SAVE);
-        let bind = |query: Statement| query.bind(reader).bind(position);
+        let bind = |query: Statement| query.bind(escape(reader.to_owned())).bind(position);
         fetch_known(database, &self.0.head, "save a checkpoint", sql, bind).await.map(drop)
     }
 
@@ -64,15 +66,19 @@ impl Checkpoints for PostgresStore {
         let checkpoint = |row: &PgRow| {
             let position: i64 = row.try_get(1)?;
             let position = u64::try_from(position).unwrap_or_default();
-            Ok(Checkpoint::new(row.try_get(0)?, position))
+            Ok(Checkpoint::new(unescape(row.try_get(0)?), position))
         };
-        let read: Result<_, sqlx::Error> = rows.iter().map(checkpoint).collect();
-        read.map_err(|error| database.error(operation, error))
+        let read: Result<Vec<_>, sqlx::Error> = rows.iter().map(checkpoint).collect();
+        let mut read = read.map_err(|error| database.error(operation, error))?;
+        // Not in the order of the escaped names.
+        read.sort_unstable_by(|one, other| one.reader.cmp(&other.reader));
+        Ok(read)
     }
 
     async fn delete_checkpoint(&self, reader: &str) -> Result<bool, StoreError> {
         let database = &self.0.database;
-        let query = Statement::new(database.schema().fill(DELETE)).bind(reader);
+        let query = Statement::new(database.schema().fill(DELETE));
+        let query = query.bind(escape(reader.to_owned()));
         let deleted = database.fetch_all("delete a checkpoint", query).await?;
         Ok(!deleted.is_empty())
     }

@@ -11,6 +11,8 @@
 //! Leases expire by `clock_timestamp()` of the server. The clocks of the processes may differ by
 //! more than a lease lasts.
 //!
+//! The names of owners are escaped, because a text of PostgreSQL can't have NUL.
+//!
 //! All calls may be repeated on another connection: acquiring what the owner has keeps its epoch.
 
 use std::time::Duration;
@@ -22,6 +24,7 @@ use sqlx::{Row, postgres::PgRow};
 use super::{
     PostgresStore,
     connection::{Database, Statement},
+    nul::{escape, unescape},
     read,
     timestamp::PgTimestamp,
 };
@@ -65,7 +68,7 @@ impl Leases for PostgresStore {
         let shards: Vec<i32> = shards.iter().map(|shard| shard.number().into()).collect();
         let query = Statement::new(self.0.database.schema().fill(ACQUIRE))
             .bind(shards)
-            .bind(owner.as_str())
+            .bind(escape(owner.as_str().to_owned()))
             .bind(micros(time_to_live));
         fetch(&self.0.database, "acquire leases", query).await
     }
@@ -107,7 +110,8 @@ impl PostgresStore {
         let shards: Vec<i32> = leases.iter().map(|lease| lease.shard.number().into()).collect();
         let epochs: Vec<i64> =
             leases.iter().map(|lease| i64::try_from(lease.epoch.0).unwrap_or(i64::MAX)).collect();
-        let owners: Vec<&str> = leases.iter().map(|lease| lease.owner.as_str()).collect();
+        let owners: Vec<String> =
+            leases.iter().map(|lease| escape(lease.owner.as_str().to_owned())).collect();
         let query = Statement::new(self.0.database.schema().fill(EXTEND))
             .bind(shards)
             .bind(epochs)
@@ -134,7 +138,7 @@ fn lease(row: &PgRow) -> sqlx::Result<Lease> {
     Ok(Lease {
         shard: Shard::try_from(number).map_err(|error| sqlx::Error::Decode(Box::new(error)))?,
         epoch: Epoch(u64::try_from(row.try_get::<i64, _>(1)?).map_err(corrupt)?),
-        owner: OwnerId::new(row.try_get::<String, _>(2)?),
+        owner: OwnerId::new(unescape(row.try_get(2)?)),
         expires_at: row.try_get::<PgTimestamp, _>(3)?.0,
     })
 }

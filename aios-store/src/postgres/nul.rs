@@ -1,5 +1,5 @@
-//! Escapes NUL in the columns of read models, because PostgreSQL's text type cannot store that
-//! character.
+//! Escapes NUL in the columns of read models and in the names of readers and owners, because
+//! PostgreSQL's text type cannot store that character.
 //!
 //! An event whose own texts have NUL is refused. A read model shows texts out of payloads, in which
 //! NUL is written as `\u0000` and is allowed, so its columns are escaped instead of refusing the

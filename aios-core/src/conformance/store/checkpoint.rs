@@ -1,6 +1,6 @@
 //! Stored positions of readers.
 
-use super::harness::Harness;
+use super::{Capability, harness::Harness};
 use crate::store::Checkpoint;
 
 /// A reader that never saved begins at the start.
@@ -60,4 +60,24 @@ pub async fn should_list_and_delete_checkpoints(harness: Harness<'_>) {
     assert_eq!(store.load_checkpoint("b").await.unwrap(), 0);
     store.save_checkpoint("b", 1).await.unwrap();
     assert_eq!(store.load_checkpoint("b").await.unwrap(), 1);
+}
+
+/// The names of readers may contain any character. U+001A is the one with which an adapter escapes others.
+pub async fn should_keep_nul_characters_in_names_of_readers(harness: Harness<'_>) {
+    if harness.lacks(Capability::NulCharacters) {
+        return;
+    }
+    let store = &harness.store;
+    let readers = ["\0", "a", "a\0", "a\0b", "a\u{1}", "a\u{1a}", "a\u{1a}0", "a\u{1a}1"];
+    for (reader, position) in readers.iter().rev().zip((1..=8).rev()) {
+        store.save_checkpoint(reader, position).await.unwrap();
+    }
+    let expected = readers.iter().zip(1..).map(|(it, at)| Checkpoint::new((*it).to_owned(), at));
+    assert_eq!(store.checkpoints().await.unwrap(), expected.collect::<Vec<_>>());
+    for (reader, position) in readers.iter().zip(1..) {
+        assert_eq!(store.load_checkpoint(reader).await.unwrap(), position, "{reader:?}");
+        assert!(store.delete_checkpoint(reader).await.unwrap(), "{reader:?}");
+        assert_eq!(store.load_checkpoint(reader).await.unwrap(), 0, "{reader:?}");
+    }
+    assert_eq!(store.checkpoints().await.unwrap(), []);
 }

@@ -150,3 +150,25 @@ pub async fn should_assign_each_shard_to_one_of_many_owners(harness: Harness<'_>
     let taken = join_all(names.iter().map(|name| harness.acquire(&all, name))).await.concat();
     assert_eq!((taken.len(), shards(&taken).len()), (64, 64));
 }
+
+/// The names of owners may contain any character. U+001A is the one with which an adapter escapes others.
+pub async fn should_keep_nul_characters_in_names_of_owners(harness: Harness<'_>) {
+    if harness.lacks(Capability::NulCharacters) {
+        return;
+    }
+    let owners = ["\0", "a\0", "a\u{1a}", "a\u{1a}0"];
+    let mut leases = Vec::new();
+    for (shard, owner) in (0..).zip(owners) {
+        let lease = harness.take(shard, owner).await;
+        assert_eq!(lease.owner.as_str(), owner);
+        assert!(harness.acquire(&[shard], "a").await.is_empty(), "{owner:?} has it");
+        assert_eq!(harness.take(shard, owner).await.epoch, lease.epoch, "{owner:?}");
+        leases.push(lease);
+    }
+    let listed = harness.store.leases().await.unwrap();
+    assert!(listed.iter().map(|lease| lease.owner.as_str()).eq(owners), "{listed:?}");
+    let renewed = harness.store.renew(&leases, harness.lease_time()).await.unwrap();
+    assert!(renewed.iter().map(|lease| lease.owner.as_str()).eq(owners), "{renewed:?}");
+    harness.store.release(&renewed).await.unwrap();
+    assert!(harness.store.leases().await.unwrap().is_empty());
+}

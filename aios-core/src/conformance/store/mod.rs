@@ -88,7 +88,7 @@ pub enum Capability {
     SecondHandle,
     /// Data is read back character by character, not only as equal JSON.
     VerbatimData,
-    /// Data may contain the character U+0000 in its strings.
+    /// The strings of data, and the names of readers and owners, may contain the character U+0000.
     NulCharacters,
     /// Heartbeats of agents are recorded in their rows, outside the log.
     SignsOfLife,
@@ -176,7 +176,8 @@ macro_rules! store_conformance {
                 should_never_move_a_checkpoint_back
                 should_save_the_last_position_for_any_later_one
                 should_list_and_delete_checkpoints
-                should_keep_readers_apart;
+                should_keep_readers_apart
+                should_keep_nul_characters_in_names_of_readers;
             lease:
                 should_take_free_shards_under_the_first_epoch
                 should_leave_out_shards_of_another_owner
@@ -190,7 +191,8 @@ macro_rules! store_conformance {
                 should_notify_other_handles_of_releases
                 should_not_release_a_shard_that_another_owner_took
                 should_list_what_has_not_expired
-                should_assign_each_shard_to_one_of_many_owners;
+                should_assign_each_shard_to_one_of_many_owners
+                should_keep_nul_characters_in_names_of_owners;
             fence:
                 should_let_the_owner_append
                 should_refuse_an_owner_that_lost_its_shard
