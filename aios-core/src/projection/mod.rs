@@ -28,7 +28,7 @@ use crate::{
         agent::{self, Deregistered, RestartRequested, Seen, StatusChanged},
         workflow,
     },
-    event::{Event, Timestamp},
+    event::{Event, EventId, Timestamp},
     store::{AgentStatus, RecordedEvent, RunStatus, Shard, TaskStatus},
 };
 
@@ -166,8 +166,13 @@ fn started(name: &str, run_id: &str, event: &Event) -> Option<Vec<(&'static str,
         ("shard", Cell::integer(Shard::of(run_id).number())),
         status(RunStatus::Running),
         ("parent_run_id", Cell::optional_text(started.parent.map(|parent| parent.run_id))),
-        ("first_run_id", Cell::optional_text(started.first_run_id)),
+        ("first_run_id", reference(started.first_run_id)),
     ])
+}
+
+/// The id of another row. NULL if nothing can have it, for example because it is longer than 255 bytes.
+fn reference(id: Option<String>) -> Cell {
+    Cell::optional_text(id.filter(|id| id.parse::<EventId>().is_ok()))
 }
 
 fn ended(end: RunStatus, event: &Event) -> Option<Vec<(&'static str, Cell)>> {
@@ -246,7 +251,7 @@ fn task_assigned(agent_type: &str, recorded: &RecordedEvent) -> Option<Change> {
         cells: vec![
             ("run_id", Cell::optional_text(run_id)),
             ("agent_type", Cell::text(agent_type)),
-            ("agent_id", Cell::optional_text(assigned.agent_id)),
+            ("agent_id", reference(assigned.agent_id)),
             ("status", Cell::text(TaskStatus::Assigned.as_str())),
             ("attempt", Cell::integer(assigned.attempt)),
         ],

@@ -218,7 +218,8 @@ macro_rules! store_conformance {
                 should_hide_deleted_rows_unless_requested
                 should_change_nothing_for_a_refused_append
                 should_ignore_events_that_do_not_match
-                should_refuse_a_page_after_an_invalid_id;
+                should_refuse_a_page_after_an_invalid_id
+                should_leave_out_ids_that_nothing_can_have;
             list:
                 should_keep_an_agent_deleted_whatever_is_reported_late
                 should_list_runs_of_a_time_in_order

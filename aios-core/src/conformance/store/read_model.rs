@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::{
     Capability,
-    harness::{Harness, events, stream, typed},
+    harness::{Harness, envelope, events, stream, typed},
 };
 use crate::projection::created;
 use crate::store::{
@@ -350,4 +350,29 @@ pub async fn should_refuse_a_page_after_an_invalid_id(harness: Harness<'_>) {
     let page = PageRequest { after: Some(String::new()), limit: 10 };
     let error = harness.store.runs(&RunFilter::default(), &page).await.unwrap_err();
     assert_eq!(error.code(), "INVALID_STORE_CONFIGURATION");
+}
+
+/// An id has at most 255 bytes, so a longer one refers to nothing, and is left out of the rows. The event is
+/// stored. Such an id may be too long for an index of a database.
+pub async fn should_leave_out_ids_that_nothing_can_have(harness: Harness<'_>) {
+    // Not one repeated character, which a database would compress.
+    let long: String = (0_u64..600).map(|it| format!("{:05x}", it * it * 7919 % 999_983)).collect();
+    for (run, id, is_kept) in
+        [("a", "x".repeat(255), true), ("b", long, false), ("c", String::new(), false)]
+    {
+        let started = json!({ "version": 1, "first_run_id": id });
+        harness.append_to_run(run, "workflows.deploy.started", started.clone()).await;
+        let task = json!({ "task_id": format!("{run}/1"), "attempt": 1, "agent_id": id });
+        harness.append_to_run(run, "agents.backend.task_assigned", task).await;
+        let kept = is_kept.then_some(id);
+        let read = harness.stream(&format!("runs/{run}")).await;
+        assert_eq!(envelope(&read[0].event)["data"], started, "{run}");
+        let page = PageRequest::default();
+        let of_run = RunFilter { id: Some(run.to_owned()), ..RunFilter::default() };
+        let rows = harness.store.runs(&of_run, &page).await.unwrap().rows;
+        assert_eq!((rows.len(), &rows[0].first_run_id), (1, &kept), "{run}");
+        let of_run = TaskFilter { run_id: Some(run.to_owned()), ..TaskFilter::default() };
+        let rows = harness.store.tasks(&of_run, &page).await.unwrap().rows;
+        assert_eq!((rows.len(), &rows[0].agent_id), (1, &kept), "{run}");
+    }
 }
