@@ -111,11 +111,11 @@ impl State {
     fn expire_streams(&mut self, page: &ExpirePage, now: Timestamp) -> Expired {
         let passed = self.passed();
         let before = older(page.older_than, now);
-        let is_after = |name: &str| page.after.as_deref().is_none_or(|after| name > after);
-        let names = self
-            .streams
-            .keys()
-            .filter(|id| id.as_str().starts_with(page.what.prefix()) && is_after(id.as_str()));
+        let prefix = page.what.prefix();
+        // The prefix alone is no name of such a stream.
+        let after = page.after.as_deref().map_or(prefix, |after| after.max(prefix));
+        let names =
+            self.streams.keys().filter(|id| id.as_str().starts_with(prefix) && id.as_str() > after);
         let mut names: Vec<_> = names.cloned().collect();
         names.sort_unstable();
         names.truncate(usize::from(page.limit));

@@ -154,3 +154,22 @@ pub async fn should_use_a_removed_stream_again(harness: Harness<'_>) {
         assert_eq!(harness.store.head().await.unwrap(), head + 1);
     }
 }
+
+/// A stream whose name is the prefix alone is not one of the streams of that kind.
+pub async fn should_keep_streams_that_are_named_like_a_prefix(harness: Harness<'_>) {
+    if harness.lacks(Capability::Maintenance) {
+        return;
+    }
+    for what in Expirable::ALL {
+        append(&harness, what.prefix(), OLD).await;
+        append(&harness, what.prefix().trim_end_matches('/'), OLD).await;
+        append(&harness, &format!("{}/", what.prefix()), OLD).await;
+    }
+    filler(&harness).await;
+    for what in Expirable::ALL {
+        assert_eq!(expire(&harness, *what).await, 1, "{what:?}");
+        assert!(has(&harness, what.prefix()).await, "{what:?}");
+        assert!(has(&harness, what.prefix().trim_end_matches('/')).await, "{what:?}");
+        assert!(!has(&harness, &format!("{}/", what.prefix())).await, "{what:?}");
+    }
+}

@@ -162,7 +162,8 @@ macro_rules! store_conformance {
                 should_find_nothing_in_an_unknown_stream
                 should_find_nothing_beyond_the_end
                 should_return_the_head
-                should_keep_streams_with_similar_names_apart;
+                should_keep_streams_with_similar_names_apart
+                should_append_to_streams_that_are_named_like_a_prefix;
             subscribe:
                 should_switch_from_catching_up_to_live_without_gaps
                 should_wake_waiting_callers
@@ -228,7 +229,8 @@ macro_rules! store_conformance {
                 should_remove_old_answers_and_nothing_else
                 should_remove_old_output_of_ended_runs
                 should_remove_only_streams_of_the_kind_of_a_page
-                should_use_a_removed_stream_again;
+                should_use_a_removed_stream_again
+                should_keep_streams_that_are_named_like_a_prefix;
             json:
                 should_keep_the_json_of_runs_character_by_character
                 should_keep_the_json_of_agents_and_read_every_failure

@@ -5,7 +5,7 @@ use serde_json::json;
 use super::harness::{Harness, events, places, stream, typed};
 use crate::{
     event::Pattern,
-    store::{Append, MAX_PAGE},
+    store::{Append, MAX_PAGE, PageRequest, RunFilter},
 };
 
 /// Pages of a stream begin after a version and contain no more events than requested.
@@ -112,4 +112,25 @@ pub async fn should_keep_streams_with_similar_names_apart(harness: Harness<'_>) 
     for (name, position) in names.iter().zip(1..) {
         assert_eq!(places(&harness.stream(name).await), [(1, position)], "{name:?}");
     }
+}
+
+/// A stream may have any name, such as one with which others begin. That of no run has no row.
+pub async fn should_append_to_streams_that_are_named_like_a_prefix(harness: Harness<'_>) {
+    let prefixes =
+        ["runs/", "outputs/", "system/", "system/requests/", "agents/", "workflows/", "/"];
+    for name in prefixes {
+        for (version, action) in (1..).zip(["started", "completed"]) {
+            let data = json!({ "version": 1, "result": 1 });
+            let mut event = typed(&format!("workflows.deploy.{action}"), &data);
+            event.metadata_mut().correlation_id = Some("".into());
+            let appended = harness.append(name, vec![event.clone()]).await;
+            assert_eq!(appended.version, version, "{name}");
+            let read = harness.store.read_stream(&stream(name), version - 1, 1).await.unwrap();
+            assert_eq!((read[0].stream.as_str(), &read[0].event), (name, &event), "{action}");
+        }
+        let late = harness.try_append(Append::new(stream(name), events([1]))).await;
+        assert_eq!(late.is_err(), name == "runs/", "{name}: {late:?}");
+    }
+    let runs = harness.store.runs(&RunFilter::default(), &PageRequest::default()).await.unwrap();
+    assert!(runs.rows.is_empty(), "{:?}", runs.rows);
 }
