@@ -46,7 +46,8 @@ pub enum Unsettled {
 #[async_trait]
 pub trait Waits: Send + Sync + 'static {
     /// Records that runs wait, replacing earlier records. A record is ignored if its fence is no
-    /// longer valid, if its run has no journal, or if there is a record of a higher version.
+    /// longer valid, if its run has no journal, or if there is a record of a higher version. A run
+    /// has one record per shard.
     ///
     /// # Errors
     ///

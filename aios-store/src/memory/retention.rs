@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use aios_core::{
     event::Timestamp,
-    store::{Expirable, ExpirePage, Expired, Maintenance, StoreError, StreamId},
+    store::{Expirable, ExpirePage, Expired, Maintenance, Shard, StoreError, StreamId},
 };
 use async_trait::async_trait;
 
@@ -139,7 +139,7 @@ impl State {
     fn remove_run(&mut self, run_id: &str, stream: &StreamId) {
         self.remove_stream(stream);
         self.tables.remove_run(run_id);
-        self.waits.remove(run_id);
+        self.waits.remove(run_id, Shard::of(run_id));
     }
 
     /// Removes a stream, its events and their ids. The ids can be used again, which is why

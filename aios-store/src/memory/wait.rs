@@ -12,7 +12,8 @@
 //! and is loaded.
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet},
+    ops::Bound,
     sync::Arc,
 };
 
@@ -29,14 +30,15 @@ use uuid::Uuid;
 use super::{MemoryStore, State};
 use crate::rows::{self, Key};
 
-/// The recorded waits of runs, by key.
+/// The recorded waits of runs, by the key of the run and the shard under whose fence each was noted.
+/// A run may have one per shard, as in the SQL stores.
 ///
-/// `by_time` is an index on `by_run`: it has one entry for each run with a wake-up time, so that due runs
+/// `by_time` is an index on `by_run`: it has one entry for each wait with a wake-up time, so that due runs
 /// are found without a scan. Both are only changed together.
 #[derive(Debug, Default)]
 pub(super) struct WaitTable {
-    by_run: HashMap<Uuid, RecordedWait>,
-    by_time: BTreeSet<(Timestamp, Uuid)>,
+    by_run: BTreeMap<(Uuid, Shard), RecordedWait>,
+    by_time: BTreeSet<(Timestamp, Uuid, Shard)>,
 }
 
 /// The note of one run.
@@ -44,8 +46,6 @@ pub(super) struct WaitTable {
 struct RecordedWait {
     /// The id as it was written; the maps are by key.
     run_id: Arc<str>,
-    /// The shard under whose fence it was noted.
-    shard: Shard,
     /// Version of the journal that the run has seen.
     version: u64,
     /// `None` if the run waits for an event only.
@@ -64,7 +64,7 @@ impl Waits for MemoryStore {
         let mut state = self.0.state.lock();
         for (run_id, fence) in runs {
             if state.leases.check(Some(*fence)).is_ok() {
-                state.waits.remove(run_id);
+                state.waits.remove(run_id, fence.shard);
             }
         }
         Ok(())
@@ -94,24 +94,24 @@ impl Waits for MemoryStore {
 }
 
 impl WaitTable {
-    /// Replaces the note of a run, in both maps.
-    fn insert(&mut self, key: Uuid, wait: RecordedWait) {
-        self.remove_key(key);
-        self.by_time.extend(wait.wake_at.map(|at| (at, key)));
-        self.by_run.insert(key, wait);
+    /// Replaces the note of a run under a shard, in both maps.
+    fn insert(&mut self, key: Uuid, shard: Shard, wait: RecordedWait) {
+        self.remove_key(key, shard);
+        self.by_time.extend(wait.wake_at.map(|at| (at, key, shard)));
+        self.by_run.insert((key, shard), wait);
     }
 
-    /// Removes the wait of a run.
-    pub(super) fn remove(&mut self, run_id: &str) {
+    /// Removes the wait of a run under a shard.
+    pub(super) fn remove(&mut self, run_id: &str, shard: Shard) {
         if let Some(key) = Key::of(run_id) {
-            self.remove_key(key.uuid);
+            self.remove_key(key.uuid, shard);
         }
     }
 
     /// Removes a note from both maps.
-    fn remove_key(&mut self, key: Uuid) {
-        if let Some(at) = self.by_run.remove(&key).and_then(|wait| wait.wake_at) {
-            self.by_time.remove(&(at, key));
+    fn remove_key(&mut self, key: Uuid, shard: Shard) {
+        if let Some(at) = self.by_run.remove(&(key, shard)).and_then(|wait| wait.wake_at) {
+            self.by_time.remove(&(at, key, shard));
         }
     }
 }
@@ -122,16 +122,16 @@ impl State {
         let Some(Key { uuid: key, .. }) = Key::of(&wait.run_id) else { return };
         let has_journal =
             StreamId::of_run(&wait.run_id).is_ok_and(|stream| self.streams.contains_key(&stream));
-        let is_newest =
-            self.waits.by_run.get(&key).is_none_or(|recorded| recorded.version <= wait.version);
+        let shard = wait.fence.shard;
+        let recorded = self.waits.by_run.get(&(key, shard));
+        let is_newest = recorded.is_none_or(|recorded| recorded.version <= wait.version);
         if has_journal && is_newest && self.leases.check(Some(wait.fence)).is_ok() {
             let recorded = RecordedWait {
                 run_id: Arc::clone(&wait.run_id),
-                shard: wait.fence.shard,
                 version: wait.version,
                 wake_at: wait.wake_at,
             };
-            self.waits.insert(key, recorded);
+            self.waits.insert(key, shard, recorded);
         }
     }
 
@@ -144,11 +144,13 @@ impl State {
         limit: usize,
     ) -> Vec<DueRun> {
         let last = beyond.and_then(|run| Some((run.wake_at, Key::of(&run.run_id)?.uuid)));
-        let start = last.unwrap_or((Timestamp::MIN, Uuid::nil()));
-        let range = self.waits.by_time.range(start..).filter(|entry| last != Some(**entry));
-        let due = range.take_while(|(at, _)| *at <= up_to).filter_map(|(at, key)| {
-            let wait = self.waits.by_run.get(key)?;
-            let is_due = shards.contains(&wait.shard) && self.tables.is_open(&wait.run_id);
+        // The relay is the last of all shards.
+        let start =
+            last.map_or(Bound::Unbounded, |(at, key)| Bound::Excluded((at, key, Shard::RELAY)));
+        let range = self.waits.by_time.range((start, Bound::Unbounded));
+        let due = range.take_while(|(at, ..)| *at <= up_to).filter_map(|(at, key, shard)| {
+            let wait = self.waits.by_run.get(&(*key, *shard))?;
+            let is_due = shards.contains(shard) && self.tables.is_open(&wait.run_id);
             is_due.then(|| DueRun { wake_at: *at, run_id: wait.run_id.to_string() })
         });
         due.take(limit).collect()
@@ -162,14 +164,29 @@ impl State {
         after: Option<Uuid>,
         limit: usize,
     ) -> Vec<String> {
-        let found = self.tables.open_runs(shards, after).filter(|(key, run_id)| {
-            match (self.waits.by_run.get(key), which) {
-                (None, Unsettled::Unnoted) => true,
-                (Some(wait), Unsettled::Outdated) => StreamId::of_run(run_id)
-                    .is_ok_and(|stream| self.version(&stream) > wait.version),
-                _ => false,
+        match which {
+            Unsettled::Unnoted => {
+                let open = self.tables.open_runs(shards, after);
+                let unnoted = open.filter(|(key, run_id)| {
+                    !self.waits.by_run.contains_key(&(**key, Shard::of(run_id)))
+                });
+                unnoted.map(|(_, run_id)| run_id.to_owned()).take(limit).collect()
             }
-        });
-        found.map(|(_, run_id)| run_id.to_owned()).take(limit).collect()
+            Unsettled::Outdated => {
+                let waits = self.waits.by_run.iter().filter(|((key, shard), wait)| {
+                    shards.contains(shard)
+                        && after.is_none_or(|after| *key > after)
+                        && self.is_outdated(wait)
+                });
+                waits.map(|(_, wait)| wait.run_id.to_string()).take(limit).collect()
+            }
+        }
+    }
+
+    /// Whether a run is open and its journal has an event after its wait.
+    fn is_outdated(&self, wait: &RecordedWait) -> bool {
+        self.tables.is_open(&wait.run_id)
+            && StreamId::of_run(&wait.run_id)
+                .is_ok_and(|stream| self.version(&stream) > wait.version)
     }
 }

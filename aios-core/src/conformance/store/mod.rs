@@ -254,6 +254,7 @@ macro_rules! store_conformance {
                 should_record_no_wait_of_runs_without_a_journal
                 should_find_runs_to_read_after_a_rebuild
                 should_record_waits_of_runs_with_every_kind_of_id
+                should_keep_the_waits_of_different_shards_apart
                 should_read_several_streams_at_once;
             identity:
                 should_keep_its_identity

@@ -316,3 +316,37 @@ pub async fn should_read_several_streams_at_once(harness: Harness<'_>) {
     }
     assert_eq!(harness.store.read_streams(&[], 3).await.unwrap(), Vec::<Vec<_>>::new());
 }
+
+/// A wait belongs to the shard under whose fence it was noted. A run may have one under each of two shards.
+pub async fn should_keep_the_waits_of_different_shards_apart(harness: Harness<'_>) {
+    if harness.lacks(Capability::Waits) {
+        return;
+    }
+    let (ids, own) = runs(&harness, 1).await;
+    let id = &ids[0];
+    let guest = harness.take(SHARD + 1, "second").await;
+    note(&harness, &[wait(id, &own, 1, Some(10))]).await;
+    note(&harness, &[wait(id, &guest, 1, Some(20))]).await;
+    let due = async |lease: &Lease, up_to| {
+        let due = notes(&harness).due_runs(&[lease.shard], None, at(up_to), 9).await.unwrap();
+        due.into_iter().map(|run| (run.wake_at, run.run_id)).collect::<Vec<_>>()
+    };
+    let outdated = async |lease: &Lease| {
+        let (shards, page) = ([lease.shard], PageRequest::first(9));
+        notes(&harness).unsettled_runs(&shards, Unsettled::Outdated, &page).await.unwrap().rows
+    };
+    assert_eq!(due(&own, 30).await, [(at(10), id.clone())]);
+    assert_eq!(due(&guest, 15).await, []);
+    assert_eq!(due(&guest, 30).await, [(at(20), id.clone())]);
+    assert_eq!(unnoted(&harness).await, [""; 0]);
+    stir(&harness, id).await;
+    note(&harness, &[wait(id, &guest, 2, None)]).await;
+    assert_eq!((outdated(&own).await, outdated(&guest).await), (vec![id.clone()], vec![]));
+    stir(&harness, id).await;
+    assert_eq!(outdated(&guest).await, ids);
+    notes(&harness).forget_waits(&[(id.as_str().into(), guest.fence())]).await.unwrap();
+    assert_eq!((outdated(&guest).await, outdated(&own).await), (vec![], vec![id.clone()]));
+    assert_eq!(due(&own, 30).await, [(at(10), id.clone())]);
+    notes(&harness).forget_waits(&[(id.as_str().into(), own.fence())]).await.unwrap();
+    assert_eq!((due(&own, 30).await, unnoted(&harness).await), (vec![], vec![id.clone()]));
+}
