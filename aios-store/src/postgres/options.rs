@@ -156,9 +156,16 @@ impl PostgresOptions {
 
     /// Creates options that use an existing pool. The store keeps one connection of it for appends, so the
     /// pool needs at least 2, or 3 if reads should not wait for notifications and for a rebuild of the read
-    /// models. The connection that listens for notifications is not one of the pool. The settings of the pool
-    /// are not changed, so the timeouts of statements and locks are not set on the server; the client still
-    /// stops waiting after them.
+    /// models. The settings of the pool are not changed, so the timeouts of statements and locks are not set on
+    /// the server; the client still stops waiting after them.
+    ///
+    /// The connection that listens for notifications is not one of the pool. It uses the connect options that
+    /// the pool has now, and runs none of its callbacks: a role or a setting that `after_connect` sets does not
+    /// apply to it. That is enough to listen, which needs no privilege. If this connection can't be opened,
+    /// appends of other processes are found by polling.
+    ///
+    /// The store can't see whether a pool has callbacks. If `after_connect` fails, the driver logs the error
+    /// and tries again, and the store reports [`StoreError::Timeout`] for the operation `connect`.
     ///
     /// # Examples
     ///
