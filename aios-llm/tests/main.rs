@@ -16,6 +16,7 @@ mod budgets;
 mod clients;
 mod conversations;
 mod delegation;
+mod errors;
 mod faults;
 #[allow(dead_code, reason = "shared with other tests")]
 #[path = "../../aios-agents/tests/support/faulty.rs"]

@@ -19,6 +19,7 @@ use super::Usage;
 pub enum ModelErrorKind {
     /// The provider accepts no more requests for now (status 429). Wait for
     /// [`retry_after`](ModelError::retry_after); a [`RateLimit`](crate::middleware::RateLimit) avoids it.
+    /// Not retryable if the account has nothing left to pay with.
     RateLimited,
     /// The provider is overloaded (status 503 or 529). Try again later, or let a
     /// [`Fallback`](crate::middleware::Fallback) ask another model.

@@ -2,8 +2,9 @@
 //!
 //! Providers report errors in three places: the status of the response, an event of a stream, or a
 //! body with status 200. Each is mapped to a kind here, in one place for all adapters, because the
-//! providers share most of their words. The kind decides whether another request may succeed; a
-//! status of 500 or more always may.
+//! providers share most of their words: first by what the body names as the error, then by its text,
+//! then by the status. The kind decides whether another request may succeed; after a status of 500 or
+//! more, it always may.
 
 use std::time::{Duration, SystemTime};
 
@@ -16,25 +17,63 @@ use crate::model::{ModelError, ModelErrorKind};
 /// Longest message of a provider that is kept, in characters.
 const MAX_MESSAGE: usize = 500;
 
-/// Texts by which providers say that a request is too long.
-const OVERFLOW: [&str; 7] = [
+/// Texts by which providers say that a request is too long, in lower case.
+const OVERFLOW: [&str; 9] = [
     "context_length_exceeded",
     "maximum context length",
     "prompt is too long",
     "exceeds the context window",
+    "exceeds the available context size",
+    "context size has been exceeded",
     "exceed context limit",
     "input token count",
-    "Input is too long",
+    "input is too long",
 ];
 
-/// Words by which providers say that the key is invalid, or not enough.
-const UNAUTHORIZED: [&str; 5] = [
-    "authentication_error",
-    "permission_error",
-    "invalid_api_key",
-    "UNAUTHENTICATED",
-    "PERMISSION_DENIED",
+/// Names by which providers say that the account has nothing left to pay with. Waiting does not help.
+const UNPAID: [&str; 2] = ["insufficient_quota", "billing_error"];
+
+/// Kinds that the names of errors stand for, in lower case, of all providers. The first that fits
+/// decides.
+const NAMES: [(ModelErrorKind, &[&str]); 6] = [
+    // The model has written a call, or JSON, that the provider rejects.
+    (ModelErrorKind::InvalidResponse, &["tool_use_failed", "json_validate_failed"]),
+    (ModelErrorKind::Refused, &["content_filter", "responsibleaipolicyviolation"]),
+    (ModelErrorKind::ContextOverflow, &["context_length_exceeded", "exceed_context_size_error"]),
+    (
+        ModelErrorKind::Overloaded,
+        &["overloaded_error", "unavailable", "serviceunavailableexception"],
+    ),
+    (
+        ModelErrorKind::RateLimited,
+        &[
+            "rate_limit_error",
+            "rate_limit_exceeded",
+            "resource_exhausted",
+            "throttlingexception",
+            "insufficient_quota",
+            "billing_error",
+        ],
+    ),
+    (
+        ModelErrorKind::Unauthorized,
+        &[
+            "authentication_error",
+            "permission_error",
+            "invalid_api_key",
+            "unauthenticated",
+            "permission_denied",
+        ],
+    ),
 ];
+
+/// Names of errors in the request that say no more. The text or the status may.
+const INVALID: [&str; 4] =
+    ["invalid_request_error", "invalid_prompt", "invalid_argument", "validationexception"];
+
+/// Where a body has the name of its error: a type or a code, of Gemini a status.
+const PLACES: [&str; 6] =
+    ["/error/type", "/error/code", "/error/status", "/error/innererror/code", "/type", "/code"];
 
 /// The error of a response that can't be read. `what` continues the sentence "the response of …".
 pub(super) fn invalid_response(name: &str, what: &str) -> ModelError {
@@ -83,21 +122,27 @@ pub fn status_error(
     retry_after: Option<Duration>,
     body: &str,
 ) -> ModelError {
-    let kind = match status {
-        400 | 413 if is_overflow(body) => ModelErrorKind::ContextOverflow,
+    let json: Value = serde_json::from_str(body).unwrap_or_default();
+    let names = names_of(&json);
+    let is_unpaid = status == 402 || is_any(&names, &UNPAID);
+    let kind = match (kind_of(&names), status) {
+        (Some(kind), _) => kind,
+        (_, 400 | 413) if is_overflow(body) => ModelErrorKind::ContextOverflow,
         // Gemini reports an invalid key with status 400.
-        400 if body.contains("API_KEY_INVALID") => ModelErrorKind::Unauthorized,
-        401 | 403 => ModelErrorKind::Unauthorized,
-        408 | 504 => ModelErrorKind::Timeout,
-        429 => ModelErrorKind::RateLimited,
-        503 | 529 => ModelErrorKind::Overloaded,
-        400..500 => ModelErrorKind::InvalidRequest,
+        (_, 400) if body.contains("API_KEY_INVALID") => ModelErrorKind::Unauthorized,
+        (_, 401 | 403) => ModelErrorKind::Unauthorized,
+        (_, 408 | 504) => ModelErrorKind::Timeout,
+        (_, 402 | 429) => ModelErrorKind::RateLimited,
+        (_, 503 | 529) => ModelErrorKind::Overloaded,
+        // A conflict, a failure of the model in Bedrock, and a request that is too early.
+        (_, 409 | 424 | 425) => ModelErrorKind::Backend,
+        (_, 400..500) => ModelErrorKind::InvalidRequest,
         _ => ModelErrorKind::Backend,
     };
-    let body: Value = serde_json::from_str(body).unwrap_or_default();
-    let message = message_of(&body);
+    let message = message_of(&json);
     let error = ModelError::new(kind, format!("{name} answered with status {status}: {message}"));
-    let error = error.with_retryable(kind.is_retryable() || status >= 500);
+    let is_passing = kind.is_retryable() || status >= 500 || matches!(status, 409 | 424 | 425);
+    let error = error.with_retryable(is_passing && !is_unpaid);
     match retry_after {
         Some(delay) => error.with_retry_after(delay),
         None => error,
@@ -106,7 +151,33 @@ pub fn status_error(
 
 /// Whether a text says that a request is too long.
 fn is_overflow(text: &str) -> bool {
+    let text = text.to_ascii_lowercase();
     OVERFLOW.iter().any(|words| text.contains(words))
+}
+
+/// The names of the error in a body, in lower case.
+fn names_of(body: &Value) -> Vec<String> {
+    let names = PLACES.iter().filter_map(|place| body.pointer(place)?.as_str());
+    names.map(str::to_ascii_lowercase).collect()
+}
+
+/// Whether one of the names is known.
+fn is_any(names: &[String], known: &[&str]) -> bool {
+    names.iter().any(|name| known.contains(&name.as_str()))
+}
+
+/// The kind of an error by its names; `None` if they do not decide.
+fn kind_of(names: &[String]) -> Option<ModelErrorKind> {
+    NAMES.iter().find(|(_, known)| is_any(names, known)).map(|(kind, _)| *kind)
+}
+
+/// The kind of an error by its names and its message; `None` if they do not decide.
+fn told_kind(names: &[String], message: &str) -> Option<ModelErrorKind> {
+    match kind_of(names) {
+        None if is_overflow(message) => Some(ModelErrorKind::ContextOverflow),
+        None if is_any(names, &INVALID) => Some(ModelErrorKind::InvalidRequest),
+        kind => kind,
+    }
 }
 
 /// Whether a body with status 200, or an event, is about an error.
@@ -126,49 +197,31 @@ pub(super) fn check_event(name: &str, event: &Value) -> Result<(), ModelError> {
 
 /// An error that a provider reports within a stream, or with status 200.
 pub(super) fn of_event(name: &str, event: &Value) -> ModelError {
-    // Errors of `OpenAI` and Anthropic have a type, those of Gemini a status, and some servers only
-    // a number.
-    let has = |path: &str, text: &str| event.pointer(path).and_then(Value::as_str) == Some(text);
-    let is_one = |kinds: &[&str]| {
-        let paths = ["/error/type", "/error/code", "/error/status"];
-        paths.iter().any(|path| kinds.iter().any(|kind| has(path, kind)))
-    };
-    let kind = if is_one(&["overloaded_error", "UNAVAILABLE"]) {
-        ModelErrorKind::Overloaded
-    } else if is_one(&["rate_limit_error", "rate_limit_exceeded", "RESOURCE_EXHAUSTED"]) {
-        ModelErrorKind::RateLimited
-    } else if is_one(&UNAUTHORIZED) {
-        ModelErrorKind::Unauthorized
-    } else if is_one(&["context_length_exceeded"]) || is_overflow(&message_of(event)) {
-        ModelErrorKind::ContextOverflow
-    } else if is_one(&["invalid_request_error", "invalid_prompt", "INVALID_ARGUMENT"]) {
-        ModelErrorKind::InvalidRequest
-    } else {
-        let status = event.pointer("/error/code").and_then(Value::as_u64);
-        match status.and_then(|status| u16::try_from(status).ok()) {
-            Some(status @ 400..600) => return status_error(name, status, None, &event.to_string()),
-            _ => ModelErrorKind::Backend,
-        }
-    };
-    let reason = format!("{name} reported an error in the response: {}", message_of(event));
-    ModelError::new(kind, reason)
-        .with_retryable(kind.is_retryable() || kind == ModelErrorKind::Backend)
+    let names = names_of(event);
+    let message = message_of(event);
+    let kind = told_kind(&names, &message);
+    // Some servers have only a number.
+    let status = event.pointer("/error/code").and_then(Value::as_u64);
+    let status = status.and_then(|status| u16::try_from(status).ok());
+    if let (None, Some(status @ 400..600)) = (kind, status) {
+        return status_error(name, status, None, &event.to_string());
+    }
+    reported(kind, &names, format!("{name} reported an error in the response: {message}"))
 }
 
 /// An exception in an event stream of AWS.
 pub(super) fn exception(name: &str, kind: &str, payload: &Value) -> ModelError {
-    let model_kind = match kind {
-        "throttlingException" => ModelErrorKind::RateLimited,
-        "serviceUnavailableException" => ModelErrorKind::Overloaded,
-        "validationException" if is_overflow(&message_of(payload)) => {
-            ModelErrorKind::ContextOverflow
-        }
-        "validationException" => ModelErrorKind::InvalidRequest,
-        _ => ModelErrorKind::Backend,
-    };
-    let reason = format!("{name} reported {kind} in the response: {}", message_of(payload));
-    ModelError::new(model_kind, reason)
-        .with_retryable(model_kind.is_retryable() || model_kind == ModelErrorKind::Backend)
+    let names = [kind.to_ascii_lowercase()];
+    let message = message_of(payload);
+    let reason = format!("{name} reported {kind} in the response: {message}");
+    reported(told_kind(&names, &message), &names, reason)
+}
+
+/// An error in a response that had begun. Those of unknown kinds may be passing.
+fn reported(kind: Option<ModelErrorKind>, names: &[String], reason: String) -> ModelError {
+    let kind = kind.unwrap_or(ModelErrorKind::Backend);
+    let is_passing = kind.is_retryable() || kind == ModelErrorKind::Backend;
+    ModelError::new(kind, reason).with_retryable(is_passing && !is_any(names, &UNPAID))
 }
 
 /// The provider's message in the body of an error.

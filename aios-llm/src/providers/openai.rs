@@ -5,7 +5,8 @@
 //! come in a field of one of two names. Writing is strict, and uses only what the official clients use.
 //!
 //! A stream ends with the marker `[DONE]`. The usage comes in an event after the reason of the end,
-//! and only on request. So a stream without the marker is not complete, even if it has a reason.
+//! and only on request. So a stream without the marker is not complete, even if it has a reason, unless
+//! that is a refusal.
 
 use async_trait::async_trait;
 use serde_json::{Map, Value, json};
@@ -435,9 +436,10 @@ impl Assemble for Assembly {
         Ok(choice.get("delta").map(|delta| self.take_delta(delta)).unwrap_or_default())
     }
 
-    /// Without the marker, the event with the usage may be missing.
+    /// Without the marker, the event with the usage may be missing. A refusal is complete nevertheless,
+    /// because another request would be refused, too.
     fn end(&mut self, is_marked: bool) -> Result<Option<StreamEvent>, ModelError> {
-        if !is_marked {
+        if !is_marked && self.finish != Some(FinishReason::Refusal) {
             return Ok(None);
         }
         Ok(Some(StreamEvent::Finished(self.response()?)))
