@@ -30,6 +30,7 @@ mod middleware;
 mod outputs;
 mod providers;
 mod secrets;
+mod sent_back;
 mod servers;
 mod shape;
 mod spans;

@@ -25,7 +25,7 @@ use super::{
     error::{check_event, invalid_response},
     in_turns, sent_arguments, signature,
     stream::{self, Assemble, Framing},
-    tool_name,
+    tool_name, without_last_reasoning,
 };
 use crate::model::{
     Capabilities, FinishReason, ImageSource, LanguageModel, Message, ModelError, ModelRequest,
@@ -200,7 +200,10 @@ fn is_url(reference: &str) -> bool {
 /// A message in the form of the protocol. Results of tools are messages of the user.
 fn message(message: &Message) -> Value {
     let role = if message.role == Role::Assistant { "assistant" } else { "user" };
-    let content: Vec<_> = message.content.iter().filter_map(part).collect();
+    let parts = message.content.iter().filter_map(part);
+    let content = without_last_reasoning(parts, |part| {
+        part.get("type").is_some_and(|it| it == "thinking" || it == "redacted_thinking")
+    });
     json!({"role": role, "content": content})
 }
 

@@ -17,7 +17,7 @@ use super::{
     in_turns, sent_arguments, signature,
     signer::{Signer, encode},
     stream::{self, Assemble, Framing},
-    tool_name,
+    tool_name, without_last_reasoning,
 };
 use crate::model::{
     Capabilities, FinishReason, ImageSource, LanguageModel, Message, ModelError, ModelErrorKind,
@@ -222,7 +222,9 @@ fn message(name: &str, message: &Message, has_tools: bool) -> Result<Value, Mode
         other => part(name, other),
     };
     let parts = message.content.iter().map(part).filter_map(Result::transpose);
-    let content = parts.collect::<Result<Vec<_>, _>>()?;
+    let parts = parts.collect::<Result<Vec<_>, _>>()?;
+    let content =
+        without_last_reasoning(parts.into_iter(), |part| part.get("reasoningContent").is_some());
     let role = if message.role == Role::Assistant { "assistant" } else { "user" };
     Ok(json!({"role": role, "content": content}))
 }

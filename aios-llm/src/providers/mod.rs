@@ -171,6 +171,17 @@ fn sent_arguments_text(arguments: &str) -> &str {
     if is_object { arguments } else { "{}" }
 }
 
+/// The parts of a message of the model without reasoning at its end, which providers reject. A response
+/// consists of reasoning only if it was cut off, or has no other text than blanks.
+fn without_last_reasoning(
+    parts: impl Iterator<Item = Value>,
+    is_reasoning: impl Fn(&Value) -> bool,
+) -> Vec<Value> {
+    let mut parts: Vec<_> = parts.collect();
+    while parts.pop_if(|part| is_reasoning(part)).is_some() {}
+    parts
+}
+
 /// The messages of a request as providers accept them that want turns: those without content are left
 /// out, and those of the same role are one.
 fn in_turns(messages: impl IntoIterator<Item = Value>) -> Vec<Value> {

@@ -18,7 +18,7 @@ use super::{
     openai::LEAST_OUTPUT_TOKENS,
     schema_name, sent_arguments_text, signature,
     stream::{self, Assemble, Framing},
-    tool_name,
+    tool_name, without_last_reasoning,
 };
 use crate::model::{
     Capabilities, FinishReason, ImageSource, LanguageModel, Message, ModelError, ModelRequest,
@@ -142,7 +142,7 @@ impl LanguageModel for OpenAiResponsesModel {
     }
 }
 
-/// The items of a message. Reasoning that no other item follows is rejected.
+/// The items of a message.
 fn items(message: &Message) -> Vec<Value> {
     match message.role {
         Role::User => {
@@ -150,11 +150,10 @@ fn items(message: &Message) -> Vec<Value> {
             vec![json!({"type": "message", "role": "user", "content": content})]
         }
         Role::Assistant => {
-            let mut items: Vec<_> = message.content.iter().filter_map(assistant_item).collect();
-            let is_reasoning =
-                |item: &mut Value| item.get("type").is_some_and(|it| it == "reasoning");
-            while items.pop_if(is_reasoning).is_some() {}
-            items
+            let items = message.content.iter().filter_map(assistant_item);
+            without_last_reasoning(items, |item| {
+                item.get("type").is_some_and(|it| it == "reasoning")
+            })
         }
         Role::Tool => message.content.iter().filter_map(result_item).collect(),
     }

@@ -81,7 +81,9 @@ impl Protocol {
             let message = format!("string too long. Expected a string with maximum length {most}");
             return Err((400, message));
         }
-        self.check_tools(&request.body).map_err(|message| (400, message.to_owned()))
+        let checked =
+            self.check_tools(&request.body).and_then(|()| self.check_blocks(&request.body));
+        checked.map_err(|message| (400, message.to_owned()))
     }
 
     /// The longest id of a call that the real provider accepts, where it has a limit.
@@ -117,6 +119,25 @@ impl Protocol {
             Self::Bedrock if has_blank_description(body) => {
                 Err("Value at 'toolConfig.tools.member.toolSpec.description' failed to satisfy \
                  constraint: Member must have length greater than or equal to 1")
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Rejects reasoning that nothing follows, where the real provider does.
+    fn check_blocks(self, body: &Value) -> Result<(), &'static str> {
+        match self {
+            Self::Anthropic if last_blocks(body).any(|it| has_type(it, "thinking")) => {
+                Err("The final block in an assistant message cannot be `thinking`.")
+            }
+            Self::Anthropic if last_blocks(body).any(|it| has_type(it, "redacted_thinking")) => {
+                Err("The final block in an assistant message cannot be `redacted_thinking`.")
+            }
+            Self::Bedrock if last_blocks(body).any(|it| it.get("reasoningContent").is_some()) => {
+                Err("The final block in an assistant message cannot be `thinking`.")
+            }
+            Self::Responses if has_lone_reasoning(body) => {
+                Err("Item of type 'reasoning' was provided without its required following item.")
             }
             _ => Ok(()),
         }
@@ -179,6 +200,27 @@ fn has_calls(body: &Value) -> bool {
     let mut blocks =
         list(body, "messages").filter_map(|it| it.get("content")?.as_array()).flatten();
     blocks.any(|it| it.get("toolUse").is_some() || it.get("toolResult").is_some())
+}
+
+/// Whether a block or an item is of a type.
+fn has_type(block: &Value, kind: &str) -> bool {
+    block.get("type").is_some_and(|it| it == kind)
+}
+
+/// The last block of each message of the model.
+fn last_blocks(body: &Value) -> impl Iterator<Item = &Value> {
+    let said =
+        list(body, "messages").filter(|it| it.get("role").is_some_and(|it| it == "assistant"));
+    said.filter_map(|message| list(message, "content").last())
+}
+
+/// Whether the model's reasoning is followed by nothing of the model.
+fn has_lone_reasoning(body: &Value) -> bool {
+    let items: Vec<_> = list(body, "input").collect();
+    let is_of_user = |item: &Value| item.get("role").is_some_and(|role| role == "user");
+    items.iter().enumerate().any(|(place, item)| {
+        has_type(item, "reasoning") && items.get(place + 1).is_none_or(|next| is_of_user(next))
+    })
 }
 
 /// Whether a tool of Bedrock has a description without a letter.
