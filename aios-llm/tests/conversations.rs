@@ -461,6 +461,26 @@ async fn should_bound_the_summaries_that_fail_in_a_row() {
     assert_eq!(model.requests().len(), 7, "three summaries");
 }
 
+/// A summary replaces the messages, so a part of one would lose what it does not mention.
+#[tokio::test]
+async fn should_keep_the_conversation_if_its_summary_may_be_incomplete() {
+    for reason in [FinishReason::Other("paused".to_owned()), FinishReason::ToolCalls] {
+        let long = |words: &str| search_call(words).with_usage(Usage::new(1000, 5));
+        let model = scripted([
+            search_call("0"),
+            long("1"),
+            text("they searched for").with_finish_reason(reason),
+            text("done"),
+        ]);
+        let agent = LlmAgent::new(Arc::clone(&model))
+            .tool(search_tool())
+            .compaction(Compaction::above(500).with_kept_messages(2));
+        let runtime = runtime(agent).await;
+        assert_eq!(in_time(start(&runtime).await.result::<String>()).await.unwrap(), "done");
+        assert_eq!(model.requests()[3].messages.len(), 5);
+    }
+}
+
 #[tokio::test]
 async fn should_begin_to_count_failed_summaries_again_after_a_good_one() {
     let long = |words: &str| search_call(words).with_usage(Usage::new(1000, 5));

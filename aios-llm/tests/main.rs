@@ -14,6 +14,7 @@
 mod approvals;
 mod budgets;
 mod clients;
+mod compatible;
 mod conversations;
 mod delegation;
 mod errors;

@@ -5,7 +5,7 @@
 //! the latest messages. A replaced conversation gets a new epoch, so that the processes that make
 //! model calls do not mix the old one with the new one (`history`).
 //!
-//! If the model writes no summary, or one that is cut off, the conversation stays as it is, and is
+//! If the model writes no summary, or one that may be incomplete, the conversation stays as it is, and is
 //! compacted after the next response. Each attempt is paid for, so their number in a row is limited
 //! (`faults`).
 
@@ -123,10 +123,10 @@ impl Session {
         let response = self.summary_call(request).await?;
         let summary = response.output_text();
         let fault = match response.finish_reason {
+            FinishReason::Stop if !summary.trim().is_empty() => None,
             FinishReason::Length => Some("its summary was cut off at the maximum number of tokens"),
-            FinishReason::Refusal => Some("it wrote no summary"),
-            _ if summary.trim().is_empty() => Some("it wrote no summary"),
-            _ => None,
+            FinishReason::Other(_) => Some("its summary may be incomplete"),
+            _ => Some("it wrote no summary"),
         };
         if let Some(fault) = fault {
             return self.faults.faulty_summary(fault);

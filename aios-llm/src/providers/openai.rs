@@ -286,12 +286,15 @@ fn response_format(output: &OutputSchema) -> Value {
 /// Why the response ended; `None` while it has not, and if the server has interrupted it.
 fn finish(choice: &Value) -> Option<FinishReason> {
     Some(match choice.get("finish_reason")?.as_str()? {
+        // Old servers send an empty text in each piece but the last.
+        "" => return None,
         // Words of vLLM, of routers, and of DeepSeek.
         "abort" | "error" | "insufficient_system_resource" => return None,
         // The latter are words of servers of open models.
         "stop" | "stop_sequence" | "eos" | "eos_token" | "end_turn" => FinishReason::Stop,
         "tool_calls" | "function_call" => FinishReason::ToolCalls,
-        "length" => FinishReason::Length,
+        // The latter are words of Mistral, for a full context, and of servers of open models.
+        "length" | "model_length" | "max_tokens" => FinishReason::Length,
         "content_filter" => FinishReason::Refusal,
         other => FinishReason::Other(other.to_owned()),
     })
