@@ -2,12 +2,20 @@
 
 use aios_llm::{
     ModelRequest, ModelResponse,
-    model::{Message, Part},
+    model::{Message, Part, ToolCall, ToolResult, ToolSpec},
     testing::{FakeProvider, FakeReply},
 };
 use serde_json::json;
 
 use crate::support::{in_time, models, text};
+
+fn search() -> ToolSpec {
+    ToolSpec {
+        name: "search".to_owned(),
+        description: "Searches.".to_owned(),
+        parameters: json!({"type": "object", "properties": {}}),
+    }
+}
 
 /// Requests that each model sends; the provider accepts all of them.
 async fn accepted(request: &ModelRequest) -> Vec<String> {
@@ -43,5 +51,25 @@ async fn should_not_send_reasoning_that_nothing_follows() {
             ModelRequest::new("go").with_message(said(vec![thought(), Part::text("Yes.")]));
         let sent = accepted(&request.with_message(Message::user("Sure?"))).await;
         assert!(sent.iter().any(|body| body.contains("c2ln")), "{signature}");
+    }
+}
+
+#[tokio::test]
+async fn should_send_texts_without_a_letter_as_providers_accept_them() {
+    let call =
+        ToolCall { id: "c".to_owned(), name: "search".to_owned(), arguments: "{}".to_owned() };
+    for content in ["", "\n "] {
+        let result = ToolResult {
+            call_id: "c".to_owned(),
+            name: "search".to_owned(),
+            content: content.to_owned(),
+            is_error: false,
+        };
+        let request = ModelRequest::new("go")
+            .with_instructions(content)
+            .with_tool(search())
+            .with_message(ModelResponse::new(vec![Part::ToolCall(call.clone())]).to_message())
+            .with_message(Message::tool_results([result]));
+        accepted(&request).await;
     }
 }

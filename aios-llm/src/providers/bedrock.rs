@@ -27,6 +27,8 @@ use crate::model::{
 
 /// Prefix of the name of the model, and mark of signatures.
 const PROVIDER: &str = "bedrock";
+/// Instead of a text without a letter.
+const EMPTY: &str = "(empty)";
 /// Name of the service in signatures.
 const SERVICE: &str = "bedrock";
 
@@ -133,7 +135,8 @@ impl BedrockModel {
         let mut messages = in_turns(messages.collect::<Result<Vec<_>, _>>()?);
         name_documents(&mut messages);
         set("messages", messages.into());
-        if let Some(instructions) = &request.instructions {
+        let instructions = request.instructions.as_deref().filter(|it| !it.trim().is_empty());
+        if let Some(instructions) = instructions {
             set("system", json!([{ "text": instructions }]));
         }
         if let Some(choice) = tool_choice(&request.tool_choice).filter(|_| has_tools) {
@@ -229,6 +232,11 @@ fn message(name: &str, message: &Message, has_tools: bool) -> Result<Value, Mode
     Ok(json!({"role": role, "content": content}))
 }
 
+/// A text that has to be sent. Those without a letter are rejected.
+fn not_blank(text: &str) -> &str {
+    if text.trim().is_empty() { EMPTY } else { text }
+}
+
 /// A part in the form of the protocol; `None` if it must not be sent.
 fn part(name: &str, part: &Part) -> Result<Option<Value>, ModelError> {
     Ok(Some(match part {
@@ -259,7 +267,7 @@ fn part(name: &str, part: &Part) -> Result<Option<Value>, ModelError> {
         }
         Part::ToolResult(result) => json!({"toolResult": {
             "toolUseId": call_id(&result.call_id),
-            "content": [{"text": result.content}],
+            "content": [{"text": not_blank(&result.content)}],
             "status": if result.is_error { "error" } else { "success" },
         }}),
     }))

@@ -124,7 +124,7 @@ impl Protocol {
         }
     }
 
-    /// Rejects reasoning that nothing follows, where the real provider does.
+    /// Rejects reasoning that nothing follows, and texts without a letter, where the real provider does.
     fn check_blocks(self, body: &Value) -> Result<(), &'static str> {
         match self {
             Self::Anthropic if last_blocks(body).any(|it| has_type(it, "thinking")) => {
@@ -135,6 +135,9 @@ impl Protocol {
             }
             Self::Bedrock if last_blocks(body).any(|it| it.get("reasoningContent").is_some()) => {
                 Err("The final block in an assistant message cannot be `thinking`.")
+            }
+            Self::Bedrock if texts(body).any(|text| text.trim().is_empty()) => {
+                Err("The text field in the ContentBlock object is blank.")
             }
             Self::Responses if has_lone_reasoning(body) => {
                 Err("Item of type 'reasoning' was provided without its required following item.")
@@ -212,6 +215,15 @@ fn last_blocks(body: &Value) -> impl Iterator<Item = &Value> {
     let said =
         list(body, "messages").filter(|it| it.get("role").is_some_and(|it| it == "assistant"));
     said.filter_map(|message| list(message, "content").last())
+}
+
+/// The texts of a request to Bedrock, with those of results.
+fn texts(body: &Value) -> impl Iterator<Item = &str> {
+    let blocks = || list(body, "messages").flat_map(|message| list(message, "content"));
+    let results = blocks().filter_map(|it| it.get("toolResult"));
+    let results = results.flat_map(|result| list(result, "content"));
+    let all = list(body, "system").chain(blocks()).chain(results);
+    all.filter_map(|block| block.get("text")?.as_str())
 }
 
 /// Whether the model's reasoning is followed by nothing of the model.
