@@ -2,7 +2,7 @@
 
 use aios_llm::{
     LanguageModel, ModelRequest,
-    model::{FinishReason, ModelStream, collect},
+    model::{FinishReason, ModelStream, Usage, collect},
     providers::OpenAiModel,
 };
 use serde_json::{Value, json};
@@ -45,4 +45,24 @@ async fn should_not_take_an_empty_text_for_a_reason() {
     ];
     let response = in_time(collect(stream_of(&deltas).await)).await.unwrap();
     assert_eq!(response.finish_reason, FinishReason::Stop);
+}
+
+/// Some servers do not count reasoning as output. Their total shows it.
+#[test]
+fn should_count_reasoning_as_output() {
+    let usage = |total: u64| {
+        let body = json!({
+            "choices": [{"message": {"content": "I"}, "finish_reason": "stop"}],
+            "usage": {
+                "prompt_tokens": 10120,
+                "completion_tokens": 3000,
+                "total_tokens": total,
+                "completion_tokens_details": {"reasoning_tokens": 2809},
+            },
+        });
+        nowhere().read_response(&body.to_string()).unwrap().usage
+    };
+    let expected = |output| Usage { reasoning_tokens: 2809, ..Usage::new(10120, output) };
+    assert_eq!(usage(10120 + 3000 + 2809), expected(5809));
+    assert_eq!(usage(10120 + 3000), expected(3000));
 }

@@ -335,16 +335,20 @@ impl Assembly {
         }
     }
 
-    /// Takes the numbers, if they are there.
+    /// Takes the numbers, if they are there. Some servers do not count reasoning as output, which their
+    /// total shows.
     fn take_usage(&mut self, body: &Value) {
         let count = |path: &str| body.pointer(path).and_then(Value::as_u64);
         let Some(input_tokens) = count("/usage/prompt_tokens") else { return };
+        let output = count("/usage/completion_tokens").unwrap_or(0);
+        let reasoning = count("/usage/completion_tokens_details/reasoning_tokens").unwrap_or(0);
+        let with_reasoning = output.saturating_add(reasoning);
+        let is_apart = count("/usage/total_tokens") == input_tokens.checked_add(with_reasoning);
         self.usage = Usage {
             input_tokens,
             cached_input_tokens: count("/usage/prompt_tokens_details/cached_tokens").unwrap_or(0),
-            output_tokens: count("/usage/completion_tokens").unwrap_or(0),
-            reasoning_tokens: count("/usage/completion_tokens_details/reasoning_tokens")
-                .unwrap_or(0),
+            output_tokens: if is_apart { with_reasoning } else { output },
+            reasoning_tokens: reasoning,
         };
     }
 
