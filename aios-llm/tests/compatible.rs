@@ -2,9 +2,10 @@
 
 use aios_llm::{
     LanguageModel, ModelRequest,
-    model::{FinishReason, ModelStream, Usage, collect},
+    model::{FinishReason, ModelStream, Part, StreamEvent, Usage, collect},
     providers::OpenAiModel,
 };
+use futures_util::StreamExt;
 use serde_json::{Value, json};
 
 use crate::{
@@ -65,4 +66,30 @@ fn should_count_reasoning_as_output() {
     let expected = |output| Usage { reasoning_tokens: 2809, ..Usage::new(10120, output) };
     assert_eq!(usage(10120 + 3000 + 2809), expected(5809));
     assert_eq!(usage(10120 + 3000), expected(3000));
+}
+
+/// Reasoning models of Mistral send a list.
+#[tokio::test]
+async fn should_read_content_that_is_a_list() {
+    let thought =
+        |text: &str| json!({"type": "thinking", "thinking": [{"type": "text", "text": text}]});
+    let said = |text: &str| json!({"type": "text", "text": text});
+    let content = json!([thought("Hm, "), thought("six by seven."), said("4"), said("2")]);
+    let reasoning = Part::Reasoning { text: "Hm, six by seven.".to_owned(), signature: None };
+    let expected = vec![reasoning, Part::text("42")];
+    let body = json!({"choices": [{"message": {"content": content}, "finish_reason": "stop"}]});
+    assert_eq!(nowhere().read_response(&body.to_string()).unwrap().content, expected);
+
+    let deltas = [
+        (json!({"content": [thought("Hm, ")]}), Value::Null),
+        (json!({"content": [thought("six by seven.")]}), Value::Null),
+        (json!({"content": [said("4")]}), Value::Null),
+        (json!({"content": "2"}), json!("stop")),
+    ];
+    let events: Vec<_> = in_time(stream_of(&deltas).await.collect::<Vec<_>>()).await;
+    let events: Vec<_> = events.into_iter().map(Result::unwrap).collect();
+    assert_eq!(events[0], StreamEvent::Reasoning("Hm, ".to_owned()));
+    assert_eq!(events[2..4], ["4", "2"].map(|text| StreamEvent::Text(text.to_owned())));
+    let Some(StreamEvent::Finished(response)) = events.last() else { panic!("{events:?}") };
+    assert_eq!(response.content, expected);
 }

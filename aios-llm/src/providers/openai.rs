@@ -2,7 +2,7 @@
 //!
 //! Many providers and servers speak it, each a little differently, so reading is lenient: calls may
 //! be numbered from 0 or 1 or all the same, ids may come once or with every piece, reasoning may
-//! come in a field of one of two names. Writing is strict, and uses only what the official clients use.
+//! come in a field of one of two names, and content may be a list of parts. Writing is strict, and uses only what the official clients use.
 //!
 //! A stream ends with the marker `[DONE]`. The usage comes in an event after the reason of the end,
 //! and only on request. So a stream without the marker is not complete, even if it has a reason, unless
@@ -300,6 +300,20 @@ fn finish(choice: &Value) -> Option<FinishReason> {
     })
 }
 
+/// A text, or the texts of the parts in a list, which Mistral sends.
+fn text_of(content: &Value) -> Option<String> {
+    if let Value::Array(parts) = content {
+        return Some(parts.iter().filter_map(|part| text_of(part.get("text")?)).collect());
+    }
+    content.as_str().map(str::to_owned)
+}
+
+/// The reasoning in the parts of a list, each a text or a list itself.
+fn thought_in(content: &Value) -> Option<String> {
+    let parts = content.as_array()?.iter();
+    Some(parts.filter_map(|part| text_of(part.get("thinking")?)).collect())
+}
+
 /// A response, of which pieces have arrived.
 struct Assembly {
     /// Name of the model in errors and in the response.
@@ -355,18 +369,20 @@ impl Assembly {
     /// Adds a message, or a part of one.
     fn take_delta(&mut self, delta: &Value) -> Vec<StreamEvent> {
         let mut pieces = Vec::new();
-        let text = |name: &str| delta.get(name).and_then(Value::as_str).filter(|it| !it.is_empty());
+        let text = |name: &str| text_of(delta.get(name)?).filter(|it| !it.is_empty());
         // A server that sends both fields sends the same text in both.
-        if let Some(text) = text("reasoning_content").or_else(|| text("reasoning")) {
-            self.reasoning.push_str(text);
-            pieces.push(StreamEvent::Reasoning(text.to_owned()));
+        let thought = text("reasoning_content").or_else(|| text("reasoning"));
+        let in_list = || thought_in(delta.get("content")?).filter(|it| !it.is_empty());
+        if let Some(text) = thought.or_else(in_list) {
+            self.reasoning.push_str(&text);
+            pieces.push(StreamEvent::Reasoning(text));
         }
         if let Some(text) = text("content") {
-            self.text.push_str(text);
-            pieces.push(StreamEvent::Text(text.to_owned()));
+            self.text.push_str(&text);
+            pieces.push(StreamEvent::Text(text));
         }
         if let Some(text) = text("refusal") {
-            self.refusal.push_str(text);
+            self.refusal.push_str(&text);
         }
         let calls = delta.get("tool_calls").and_then(Value::as_array);
         for (place, call) in (0..).zip(calls.into_iter().flatten()) {
