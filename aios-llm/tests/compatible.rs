@@ -3,14 +3,15 @@
 use aios_llm::{
     LanguageModel, ModelRequest,
     model::{FinishReason, ModelStream, Part, StreamEvent, Usage, collect},
-    providers::OpenAiModel,
+    providers::{OpenAiModel, ProviderOptions, connect},
+    testing::{FakeProvider, FakeReply},
 };
 use futures_util::StreamExt;
 use serde_json::{Value, json};
 
 use crate::{
     providers::{STREAM, openai_at, raw},
-    support::in_time,
+    support::{in_time, text},
 };
 
 fn nowhere() -> OpenAiModel {
@@ -92,4 +93,15 @@ async fn should_read_content_that_is_a_list() {
     assert_eq!(events[2..4], ["4", "2"].map(|text| StreamEvent::Text(text.to_owned())));
     let Some(StreamEvent::Finished(response)) = events.last() else { panic!("{events:?}") };
     assert_eq!(response.content, expected);
+}
+
+/// The address of Ollama is usually written without a path.
+#[tokio::test]
+async fn should_find_ollama_by_its_address() {
+    let provider = FakeProvider::start(vec![FakeReply::response(text("ok")); 2]).await.unwrap();
+    let with_path = provider.openai_url();
+    for url in [with_path.trim_end_matches("/v1/"), with_path.as_str()] {
+        let model = connect("ollama", ProviderOptions::new("m").with_base_url(url)).unwrap();
+        in_time(model.complete(&ModelRequest::new("go"))).await.unwrap();
+    }
 }

@@ -82,13 +82,15 @@ impl OpenAiModel {
     }
 
     /// Creates a model of Ollama, which speaks the same protocol. The default base URL is
-    /// `http://localhost:11434/v1`, and no key is needed. Requests to the server on this machine are
-    /// not those that [`forbid_real_requests`](crate::model::forbid_real_requests) forbids.
+    /// `http://localhost:11434/v1`, and no key is needed; `/v1` is added to a URL without a path.
+    /// Requests to the server on this machine are not those that
+    /// [`forbid_real_requests`](crate::model::forbid_real_requests) forbids.
     ///
     /// # Errors
     ///
     /// `MODEL_INVALID_REQUEST` if the URL or the key is invalid.
-    pub fn ollama(options: ProviderOptions) -> Result<Self, ModelError> {
+    pub fn ollama(mut options: ProviderOptions) -> Result<Self, ModelError> {
+        options.base_url = options.base_url.map(of_ollama);
         Self::of(options, "ollama", OLLAMA_URL)
     }
 
@@ -199,6 +201,14 @@ impl LanguageModel for OpenAiModel {
         let response = self.connection.post(PATH, &body.into()).await?;
         let assembly = Assembly::new(self.name());
         Ok(stream::read(&self.connection, response, Framing::ServerEvents, assembly))
+    }
+}
+
+/// The base URL of Ollama, whose address is often written without the path of this protocol.
+fn of_ollama(url: String) -> String {
+    match url.parse::<reqwest::Url>() {
+        Ok(parsed) if parsed.path() == "/" => format!("{}/v1", url.trim_end_matches('/')),
+        _ => url,
     }
 }
 
