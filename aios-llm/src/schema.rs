@@ -14,6 +14,8 @@ const MAX_FAULTS: usize = 10;
 
 /// The field of a schema that has definitions.
 const DEFS: &str = "$defs";
+/// Fields that providers reject at the root of the schema of a tool.
+const NOT_AT_ROOT: [&str; 5] = ["oneOf", "anyOf", "allOf", "enum", "not"];
 /// The field, and its former name.
 const DEFINITIONS: [&str; 2] = [DEFS, "definitions"];
 
@@ -53,6 +55,20 @@ pub(crate) fn schema_of<T: JsonSchema>() -> Value {
         .into_generator()
         .into_root_schema_for::<T>()
         .to_value()
+}
+
+/// Whether providers accept the schema for the arguments of a tool: that of an object, not of a choice.
+pub(crate) fn is_plain_object(schema: &Value) -> bool {
+    let is_object = schema.get("type").is_some_and(|it| it == "object");
+    is_object && !NOT_AT_ROOT.iter().any(|field| schema.get(field).is_some())
+}
+
+/// The schema of an object with a list of its properties, without which some providers reject it.
+pub(crate) fn with_properties(mut schema: Value) -> Value {
+    if let Some(fields) = schema.as_object_mut() {
+        fields.entry("properties").or_insert_with(|| json!({}));
+    }
+    schema
 }
 
 /// The definitions of a schema, and the rest of it, which can then be a part of another schema with these

@@ -13,6 +13,8 @@ use aios_llm::{
     testing::{FunctionModel, ScriptedModel},
     tool::{Effect, Tool, ToolContext},
 };
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use crate::support::{
@@ -170,6 +172,41 @@ fn should_refuse_invalid_agents() {
     assert_eq!(writes, LlmAgentError::NoWriteLog { tool: "pay".to_owned() });
     assert_eq!(agent().build("No").unwrap_err().code(), "INVALID_NAME");
     assert_eq!(agent().build(&"a".repeat(95)).unwrap_err().code(), "INVALID_NAME");
+}
+
+/// Providers reject such requests, however often they are made.
+#[test]
+fn should_refuse_tools_whose_arguments_are_no_plain_object() {
+    let build = |parameters: serde_json::Value| {
+        let run = |_, _| async { Ok(Payload::encode("found")?) };
+        let tool = Tool::from_schema("search", "Searches.", Effect::Read, parameters, run);
+        LlmAgent::new(ScriptedModel::new([])).tool(tool).build("agent")
+    };
+    let object = json!({"type": "object"});
+    for parameters in [
+        json!({"type": "null"}),
+        json!({}),
+        json!({"oneOf": [object]}),
+        json!({"type": "object", "oneOf": [object]}),
+        json!({"type": "object", "allOf": [object]}),
+    ] {
+        let error = build(parameters.clone()).unwrap_err();
+        assert!(matches!(error, LlmAgentError::InvalidTool { .. }), "{parameters}");
+        assert!(error.to_string().contains("object"), "{error}");
+    }
+    build(object).unwrap();
+}
+
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+struct Nothing {}
+
+#[tokio::test]
+async fn should_send_a_list_of_properties_even_if_there_are_none() {
+    let tool = Tool::read("now", "Tells the time.", async |_: Nothing| Ok::<_, TaskError>("noon"));
+    let model = scripted([call("c", "now", &json!({})), text("done")]);
+    let runtime = runtime(LlmAgent::new(Arc::clone(&model)).tool(tool)).await;
+    assert_eq!(in_time(start(&runtime).await.result::<String>()).await.unwrap(), "done");
+    assert_eq!(model.requests()[0].tools[0].parameters["properties"], json!({}));
 }
 
 #[tokio::test]

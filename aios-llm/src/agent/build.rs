@@ -38,7 +38,7 @@ use crate::{
     budget::{AtLimit, Budget},
     guardrail::Guardrail,
     model::{Capabilities, ToolSpec},
-    schema::Schema,
+    schema::{Schema, is_plain_object, with_properties},
     tool::{CompiledTool, Effect, Tool, WriteLog},
 };
 
@@ -69,7 +69,7 @@ pub enum LlmAgentError {
     /// The name of the agent is invalid.
     #[error("the name of the agent is invalid")]
     InvalidName(#[from] InvalidName),
-    /// The name of a tool is invalid, reserved, or used twice.
+    /// The name of a tool is invalid, reserved, or used twice, or its parameters are no object.
     #[error("tool {name:?}: {reason}")]
     InvalidTool {
         /// Name of the tool.
@@ -313,16 +313,26 @@ fn compile_tools(
     let mut specs = Vec::with_capacity(tools.len());
     for tool in tools {
         check_tool(&tool, has_write_log)?;
-        let schema = Schema::compile(tool.parameters.clone())
+        let schema = compile_parameters(&tool)
             .map_err(|reason| LlmAgentError::InvalidTool { name: tool.name.clone(), reason })?;
         specs.push(ToolSpec {
             name: tool.name.clone(),
             description: tool.description.clone(),
-            parameters: tool.parameters.clone(),
+            parameters: schema.value.clone(),
         });
         compiled.insert(tool.name.clone(), CompiledTool::new(tool, schema));
     }
     Ok((compiled, specs))
+}
+
+/// The schema of the parameters of a tool, as all providers accept it.
+fn compile_parameters(tool: &Tool) -> Result<Schema, String> {
+    if !is_plain_object(&tool.parameters) {
+        let reason = "the JSON Schema of the parameters is that of an object, without a choice such as \
+                      oneOf or enum at its root; use a struct with named fields";
+        return Err(reason.to_owned());
+    }
+    Schema::compile(with_properties(tool.parameters.clone()))
 }
 
 /// Checks one tool alone.

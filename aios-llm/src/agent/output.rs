@@ -18,7 +18,7 @@ use serde_json::{Value, json};
 
 use crate::{
     model::{Capabilities, ModelRequest, OutputSchema, ToolChoice, ToolSpec},
-    schema::{Schema, decode_text, schema_of, split},
+    schema::{Schema, decode_text, is_plain_object, schema_of, split, with_properties},
 };
 
 /// Name of the tool that carries structured output, for models without native support.
@@ -108,8 +108,8 @@ impl Output {
             Capabilities { tools: true, .. } => Mode::Tool,
             _ => Mode::Prompt,
         };
-        let is_wrapped = schema.get("type").and_then(Value::as_str) != Some("object");
-        let schema = if is_wrapped { wrap(schema) } else { schema };
+        let is_wrapped = !is_plain_object(&schema);
+        let schema = if is_wrapped { wrap(schema) } else { with_properties(schema) };
         let schema = Schema::compile(schema)?;
         Ok(Self::Structured(Box::new(Structured { name, mode, schema, is_wrapped, check })))
     }
@@ -267,6 +267,29 @@ mod tests {
         let output = output::<Vec<Item>>(Capabilities::all());
         assert_eq!(output.read(r#"{"result":[{"id":1}]}"#).unwrap().as_str(), r#"[{"id":1}]"#);
         assert!(output.read(r#"{"result":[{"id":"x"}]}"#).unwrap_err().contains("/result/0/id"));
+    }
+
+    #[derive(Debug, Deserialize, JsonSchema)]
+    #[allow(dead_code, reason = "only its schema matters")]
+    struct Labelled {
+        label: String,
+        #[serde(flatten)]
+        kind: Kind,
+    }
+
+    #[derive(Debug, Deserialize, JsonSchema)]
+    #[allow(dead_code, reason = "only its schema matters")]
+    enum Kind {
+        Number(f64),
+        Text(String),
+    }
+
+    /// Providers reject a choice at the root of a schema.
+    #[test]
+    fn should_wrap_output_that_is_a_choice_of_objects() {
+        let output = output::<Labelled>(Capabilities::all());
+        let read = output.read(r#"{"result":{"label":"x","Number":1.0}}"#).unwrap();
+        assert_eq!(read.as_str(), r#"{"label":"x","Number":1.0}"#);
     }
 
     #[derive(Debug, Deserialize, JsonSchema)]
