@@ -334,6 +334,9 @@ def check_compose() -> None:
         expect(files == wanted, f"compose: {name}: secrets {wanted} and files {files}")
         variables = [key for key in service.get("environment", {}) if key.startswith("AIOS_")]
         check_variables(f"compose: {name}", variables)
+        # RabbitMQ keeps its data in a folder that has the name of its host.
+        if service.get("image", "").startswith("rabbitmq:") and service.get("volumes"):
+            expect("hostname" in service, f"compose: {name} has no hostname, and loses its data")
         if service.get("image") == "aios-service":
             expect(service["read_only"] and service["user"] == "65532:65532", f"compose: {name}")
     print(f"compose: {len(services)} services")
