@@ -222,6 +222,32 @@ async fn should_accept_tokens_of_several_issuers_with_their_own_keys_only() {
     assert_eq!(ask(&service, "/me", &one.token(&header, &second)).await.fault().0, 401);
 }
 
+/// Issuers write objects, numbers and `null` into the claims that grant.
+#[tokio::test]
+async fn should_grant_what_is_readable_of_claims_of_another_shape() {
+    let clock = VirtualClock::new(Timestamp::now());
+    let signer = Signer::ed25519();
+    let source = StaticKeys::new(keys(&[signer.jwk("k", "EdDSA")]));
+    let viewer = Permissions::parse(["tasks:read"]).unwrap();
+    let issuer = JwtIssuer::new(ISSUER, AUDIENCE, source).with_role("viewer", viewer);
+    let service = service(&clock, [issuer]).await;
+    let header = json!({ "alg": "EdDSA", "kid": "k" });
+    let kept = json!(["runs:read"]);
+    for (field, value, granted) in [
+        ("roles", json!([{ "name": "sales" }, "viewer", null]), json!(["runs:read", "tasks:read"])),
+        ("roles", json!({ "name": "viewer" }), kept.clone()),
+        ("scp", json!(null), kept.clone()),
+        ("permissions", json!({ "runs:*": true }), kept.clone()),
+        ("scope", json!(null), json!([])),
+        ("scope", json!(7), json!([])),
+    ] {
+        let token = signer.token(&header, &changed(claims(&clock), field, value.clone()));
+        let me = ask(&service, "/me", &token).await;
+        assert_eq!(me.status, 200, "{field} {value}: {me:?}");
+        assert_eq!(me.attributes()["permissions"], granted, "{field} {value}");
+    }
+}
+
 /// The subject of a token says something together with its issuer only, and an API key has none.
 #[tokio::test]
 async fn should_tell_callers_with_the_same_subject_apart() {

@@ -1,7 +1,8 @@
 //! The claims of a token: whose it is, for whom, and when it is valid.
 //!
 //! Issuers differ in how they write lists: one text, several, or one text separated by spaces. All
-//! of these are read. Claims that are not known are ignored.
+//! of these are read. Claims that are not known are ignored. A claim that grants may have any shape: what is
+//! no text in it grants nothing.
 //!
 //! | claim | required | effect |
 //! |---|---|---|
@@ -15,7 +16,8 @@
 use std::time::Duration;
 
 use aios_core::event::Timestamp;
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
+use serde_json::Value;
 
 use super::invalid;
 use crate::auth::AuthError;
@@ -38,16 +40,16 @@ pub(super) struct Claims {
     /// From when it is valid.
     nbf: Option<f64>,
     /// Permissions, by OAuth2.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "granting")]
     scope: Texts,
     /// Permissions, as some issuers name them.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "granting")]
     scp: Texts,
     /// Permissions, as other issuers name them.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "granting")]
     permissions: Texts,
     /// Names of roles.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "granting")]
     roles: Texts,
 }
 
@@ -126,6 +128,18 @@ impl Claims {
     pub(super) fn roles(&self) -> impl Iterator<Item = &str> {
         self.roles.iter()
     }
+}
+
+/// Reads the texts of a claim that grants, and leaves out everything else.
+fn granting<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Texts, D::Error> {
+    let text = |value| match value {
+        Value::String(text) => Some(text),
+        _ => None,
+    };
+    Ok(match Value::deserialize(deserializer)? {
+        Value::Array(values) => Texts::Several(values.into_iter().filter_map(text).collect()),
+        value => Texts::Several(text(value).into_iter().collect()),
+    })
 }
 
 /// Seconds since the Unix epoch; negative ones count as the epoch.

@@ -89,9 +89,14 @@ impl<'a> Token<'a> {
     }
 }
 
-/// Reads a part: base64url of JSON.
+/// Reads a part: base64url of JSON. The error names the member that cannot be read.
 fn json<T: DeserializeOwned>(part: &str) -> Result<T, AuthError> {
-    let bytes = URL_SAFE_NO_PAD.decode(part).ok();
-    let value = bytes.and_then(|bytes| serde_json::from_slice(&bytes).ok());
-    value.ok_or_else(|| invalid("a part of the token cannot be read"))
+    let bytes = URL_SAFE_NO_PAD.decode(part);
+    let bytes = bytes.map_err(|_| invalid("a part of the token is not base64url"))?;
+    let mut json = serde_json::Deserializer::from_slice(&bytes);
+    let value = serde_path_to_error::deserialize(&mut json).map_err(|error| {
+        invalid(&format!("a part of the token cannot be read, at {}", error.path()))
+    })?;
+    json.end().map_err(|_| invalid("a part of the token is not JSON"))?;
+    Ok(value)
 }
