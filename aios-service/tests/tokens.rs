@@ -20,6 +20,7 @@ use aios_service::{
     http::{ApiOptions, RateLimit},
 };
 use axum::http::{HeaderValue, Method};
+use base64::{Engine, engine::general_purpose::URL_SAFE};
 use ring::{hmac, signature};
 use serde_json::{Value, json};
 
@@ -246,6 +247,37 @@ async fn should_grant_what_is_readable_of_claims_of_another_shape() {
         assert_eq!(me.status, 200, "{field} {value}: {me:?}");
         assert_eq!(me.attributes()["permissions"], granted, "{field} {value}");
     }
+}
+
+/// RFC 7517, section 5: a reader ignores the keys that it cannot read.
+#[tokio::test]
+async fn should_leave_out_the_keys_that_cannot_be_read() {
+    let clock = VirtualClock::new(Timestamp::now());
+    let signer = Signer::ed25519();
+    let odd = [json!({ "kid": "k" }), json!({ "kty": "OKP", "kid": 7 }), json!(null), json!("k")];
+    let set = [&odd[..], &[signer.jwk("k", "EdDSA")]].concat();
+    let issuer = JwtIssuer::new(ISSUER, AUDIENCE, StaticKeys::new(keys(&set)));
+    let service = service(&clock, [issuer]).await;
+    let token = signer.token(&json!({ "alg": "EdDSA", "kid": "k" }), &claims(&clock));
+    let answer = ask(&service, "/me", &token).await;
+    assert_eq!(answer.status, 200, "{answer:?}");
+}
+
+/// RFC 7518, section 6.3.1.1, warns of issuers that send a zero before the modulus.
+#[tokio::test]
+async fn should_read_numbers_with_leading_zeros_and_padding() {
+    let clock = VirtualClock::new(Timestamp::now());
+    let signer = Signer::rsa(&signature::RSA_PKCS1_SHA256);
+    let Signer::Rsa(pair, _) = &signer else { panic!("an RSA key") };
+    let public: signature::RsaPublicKeyComponents<Vec<u8>> = pair.public().into();
+    let padded = |bytes: &[u8]| URL_SAFE.encode([&[0], bytes].concat());
+    let mut key = signer.jwk("k", "RS256");
+    (key["n"], key["e"]) = (padded(&public.n).into(), padded(&public.e).into());
+    let issuer = JwtIssuer::new(ISSUER, AUDIENCE, StaticKeys::new(keys(&[key])));
+    let service = service(&clock, [issuer]).await;
+    let token = signer.token(&json!({ "alg": "RS256", "kid": "k" }), &claims(&clock));
+    let answer = ask(&service, "/me", &token).await;
+    assert_eq!(answer.status, 200, "{answer:?}");
 }
 
 /// The subject of a token says something together with its issuer only, and an API key has none.

@@ -7,6 +7,8 @@
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use ring::signature::{self, RsaParameters, RsaPublicKeyComponents, UnparsedPublicKey};
 use serde::Deserialize;
+use serde_json::Value;
+use tracing::warn;
 
 use crate::auth::AuthError;
 
@@ -34,10 +36,10 @@ enum Material {
     Point { bytes: Vec<u8>, verification: &'static dyn signature::VerificationAlgorithm },
 }
 
-/// A key set in JSON.
+/// A key set in JSON. Each entry is read by itself.
 #[derive(Deserialize)]
 struct JwkSet {
-    keys: Vec<Jwk>,
+    keys: Vec<Value>,
 }
 
 /// A key in JSON. Members of other kinds of keys are missing.
@@ -58,13 +60,14 @@ struct Jwk {
 impl KeySet {
     /// Reads a key set. Keys of other kinds, such as shared secrets, are left out.
     ///
-    /// A set may have keys of kinds that this version does not know, so they are not an error.
-    /// Whether any is left is for the caller to check.
+    /// A set may have keys of kinds that this version does not know, so they are not an error, and
+    /// neither is an entry that is not a key (RFC 7517, section 5), which is logged. Whether any is left is
+    /// for the caller to check.
     pub(super) fn from_json(json: &str) -> Result<Self, AuthError> {
         let set: JwkSet = serde_json::from_str(json).map_err(|error| AuthError::Unavailable {
             reason: format!("the key set cannot be read: {error}"),
         })?;
-        Ok(Self(set.keys.into_iter().filter_map(Key::new).collect()))
+        Ok(Self(set.keys.into_iter().filter_map(jwk).filter_map(Key::new).collect()))
     }
 
     /// Whether no key can verify a token.
@@ -137,6 +140,12 @@ impl Key {
     }
 }
 
+/// Reads an entry of a key set; `None` if it is not a key.
+fn jwk(entry: Value) -> Option<Jwk> {
+    let read = serde_json::from_value(entry);
+    read.inspect_err(|error| warn!(%error, "left an entry of a key set out: it is not a key")).ok()
+}
+
 /// An RSA key; of RS256 if it names no algorithm.
 fn rsa(jwk: &Jwk) -> Option<(&'static str, Material)> {
     let (algorithm, parameters) = match jwk.alg.as_deref().unwrap_or("RS256") {
@@ -148,8 +157,8 @@ fn rsa(jwk: &Jwk) -> Option<(&'static str, Material)> {
         "PS512" => ("PS512", &signature::RSA_PSS_2048_8192_SHA512),
         _ => return None,
     };
-    let modulus = decode(jwk.n.as_deref())?;
-    let exponent = decode(jwk.e.as_deref())?;
+    let modulus = number(jwk.n.as_deref())?;
+    let exponent = number(jwk.e.as_deref())?;
     Some((algorithm, Material::Rsa { modulus, exponent, parameters }))
 }
 
@@ -165,7 +174,13 @@ fn point(
     is_point.then(|| Material::Point { bytes: [vec![4], x, y].concat(), verification })
 }
 
-/// Reads base64url without padding.
+/// Reads a number. Some issuers write zeros before it, although RFC 7518 (section 6.3.1.1) forbids it.
+fn number(text: Option<&str>) -> Option<Vec<u8>> {
+    let bytes = decode(text)?;
+    Some(bytes.into_iter().skip_while(|byte| *byte == 0).collect())
+}
+
+/// Reads base64url, with or without padding.
 fn decode(text: Option<&str>) -> Option<Vec<u8>> {
-    URL_SAFE_NO_PAD.decode(text?).ok()
+    URL_SAFE_NO_PAD.decode(text?.trim_end_matches('=')).ok()
 }
