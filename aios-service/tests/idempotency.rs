@@ -96,6 +96,27 @@ async fn should_repeat_errors_too(service: Service) {
     assert_eq!(keyed(&service, "k2", path, &body).await.status, 202);
 }
 
+/// The headers of a request are no part of its fingerprint, so the client can correct them.
+#[tokio::test]
+async fn should_handle_a_request_again_that_was_refused_unread() {
+    let service = Service::in_memory().await;
+    let ask = async |content_type: &'static str, encoding: &'static str| {
+        let mut post = request(Method::POST, EXECUTE, Some(json!({ "input": 1 }).to_string()));
+        let headers = post.headers_mut();
+        headers.insert("idempotency-key", HeaderValue::from_static("k1"));
+        headers.insert("content-type", HeaderValue::from_static(content_type));
+        headers.insert("content-encoding", HeaderValue::from_static(encoding));
+        service.send(post).await
+    };
+    let form = ask("application/x-www-form-urlencoded", "identity").await;
+    assert_eq!(form.fault(), (415, "UNSUPPORTED_MEDIA_TYPE"));
+    assert_eq!(ask("application/json", "gzip").await.fault(), (415, "UNSUPPORTED_MEDIA_TYPE"));
+    let started = ask("application/json", "identity").await;
+    assert_eq!((started.status.as_u16(), is_replayed(&started)), (202, false), "{started:?}");
+    assert!(is_replayed(&ask("application/json", "identity").await));
+    assert_eq!(count_of_runs(&service).await, 1);
+}
+
 /// Every command, and the event of the journal that it leaves.
 const COMMANDS: [(&str, &str); 4] = [
     ("pause", "workflows.approval.paused"),

@@ -46,6 +46,9 @@ use crate::{
 const PAGE: usize = 100;
 /// Longest time in which a process records the claim, and in which it records the answer.
 const RECORDING: Duration = Duration::from_secs(5);
+/// Refusals of a request that no handler has decided about. Headers, which the fingerprint leaves out, can
+/// change them.
+const UNREAD: [&str; 3] = ["UNSUPPORTED_MEDIA_TYPE", "MALFORMED_REQUEST", "INVALID_REQUEST"];
 /// Source of the events.
 const SOURCE: &str = "http";
 
@@ -235,19 +238,22 @@ impl Claim {
     }
 }
 
-/// The answer to record: none if the server failed, or if the caller may be admitted later.
+/// The answer to record: none if the server failed, if the caller may be admitted later, or if the request
+/// was refused unread.
 async fn final_answer(response: Response) -> (Response, Option<RequestAnswered>) {
     let status = response.status();
     let is_open = status.is_server_error()
         || [StatusCode::UNAUTHORIZED, StatusCode::FORBIDDEN, StatusCode::TOO_MANY_REQUESTS]
             .contains(&status);
-    if is_open {
+    let error = response.extensions().get::<ApiError>();
+    let is_unread = error.is_some_and(|error| UNREAD.contains(&&*error.code));
+    if is_open || is_unread {
         return (response, None);
     }
     let headers = response.headers();
     let location = text(headers, &header::LOCATION);
     let etag = text(headers, &header::ETAG);
-    let error = response.extensions().get::<ApiError>().map(ApiError::failure);
+    let error = error.map(ApiError::failure);
     let (parts, body) = response.into_parts();
     // The body was made by a handler, and is in memory.
     let Ok(bytes) = to_bytes(body, usize::MAX).await else {
