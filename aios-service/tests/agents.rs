@@ -412,6 +412,20 @@ async fn should_list_agent_types_with_their_schemas() {
     assert_eq!(missing.fault(), (404, "AGENT_TYPE_NOT_FOUND"));
 }
 
+/// Its tag covers the desired state, so it says nothing about the status that a client has kept.
+#[tokio::test(flavor = "multi_thread")]
+async fn should_always_send_the_status_of_an_agent() {
+    let service = Service::in_memory().await;
+    let path = format!("/agents/{}", id_of_first(&service.get("/agents").await));
+    let first = service.get(&path).await;
+    let mut again = request(Method::GET, &path, None);
+    again.headers_mut().insert("if-none-match", first.headers["etag"].clone());
+    let again = service.send(again).await;
+    assert_eq!((again.status.as_u16(), &again.headers["etag"]), (200, &first.headers["etag"]));
+    assert_eq!(again.body["data"]["id"], first.body["data"]["id"]);
+    assert_eq!(again.headers["cache-control"], "no-store");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn should_answer_with_304_while_a_resource_is_unchanged() {
     let service = Service::in_memory().await;
@@ -421,14 +435,11 @@ async fn should_answer_with_304_while_a_resource_is_unchanged() {
         .post("/tasks", &json!({ "run_id": "t1", "agent_type": "greeter", "parameters": "Ada" }))
         .await;
     service.result("t1").await;
-    let ids = |list: &Answer| id_of_first(list);
-    let agent = ids(&service.get("/agents").await);
-    let task = ids(&service.get("/tasks").await).replace('/', "%2F");
+    let task = id_of_first(&service.get("/tasks").await).replace('/', "%2F");
     for path in [
         "/runs/r1".to_owned(),
         "/workflows/approval".to_owned(),
         "/agent-types/greeter".to_owned(),
-        format!("/agents/{agent}"),
         format!("/tasks/{task}"),
     ] {
         let first = service.get(&path).await;

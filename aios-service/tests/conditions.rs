@@ -33,7 +33,8 @@ async fn should_answer_a_read_only_if_its_condition_holds() {
     for value in [tag.as_str(), "*", both.as_str()] {
         assert_eq!(get(&agent, &[("if-match", value)]).await.status, 200, "{value}");
     }
-    let known = get(&agent, &[("if-match", "*"), ("if-none-match", &tag)]).await;
+    let workflow = "/workflows/approval";
+    let known = get(workflow, &[("if-match", "*"), ("if-none-match", "*")]).await;
     assert_eq!(known.status, 304);
     let weak = format!("W/{tag}");
     for value in ["\"x\"", "x", &weak] {

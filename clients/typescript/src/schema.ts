@@ -2389,15 +2389,6 @@ export interface operations {
                     "application/json": components["schemas"]["Document_Agent"];
                 };
             };
-            /** @description The client has this version: see `If-None-Match`. */
-            304: {
-                headers: {
-                    /** @description Version of the resource, for `If-Match` and `If-None-Match`. */
-                    etag?: string;
-                    [name: string]: unknown;
-                };
-                content?: never;
-            };
             400: components["responses"]["Error400"];
             401: components["responses"]["Error401"];
             403: components["responses"]["Error403"];

@@ -184,7 +184,7 @@ fn add_errors(path: &str, method: &str, operation: &mut Value) {
         add_headers_of_post(responses);
     }
     if TAGGED.contains(&(method, path)) {
-        add_etag(method, responses);
+        add_etag((method, path), responses);
     }
 }
 
@@ -222,13 +222,16 @@ const TAGGED: [(&str, &str); 7] = [
     ("get", "/workflows/{workflow}"),
 ];
 
+/// A GET whose tag covers a part of the resource, and which therefore never answers 304.
+const NEVER_UNCHANGED: (&str, &str) = ("get", "/agents/{agent_id}");
+
 /// Documents the tag of a resource, and 304 for a GET.
-fn add_etag(method: &str, responses: &mut Map<String, Value>) {
+fn add_etag(operation: (&str, &str), responses: &mut Map<String, Value>) {
     let etag = json!({
         "description": "Version of the resource, for `If-Match` and `If-None-Match`.",
         "schema": { "type": "string" },
     });
-    if method == "get" {
+    if operation.0 == "get" && operation != NEVER_UNCHANGED {
         let unchanged =
             json!({ "description": "The client has this version: see `If-None-Match`." });
         responses.insert("304".to_owned(), unchanged);

@@ -26,7 +26,8 @@ pub(crate) fn of<T: Serialize>(representation: &T) -> String {
     format!("\"{}\"", hex::encode(digest.as_ref().get(..TAG_BYTES).unwrap_or_default()))
 }
 
-/// The answer to a GET: the response with its tag, or 304 if the client has it already.
+/// The answer to a GET: the response with its tag, or 304 if the client has it already. The tag must be that
+/// of the whole representation.
 ///
 /// The response is made only if it is sent.
 pub(crate) fn answer(
@@ -38,7 +39,11 @@ pub(crate) fn answer(
         true => StatusCode::NOT_MODIFIED.into_response(),
         false => response(),
     };
-    with(response, tag)
+    let mut response = with(response, tag);
+    // A client may keep it, and asks each time whether it is still valid.
+    let revalidated = HeaderValue::from_static("private, no-cache");
+    response.headers_mut().insert(header::CACHE_CONTROL, revalidated);
+    response
 }
 
 /// Whether `If-None-Match` has the tag, strong or weak, or `*`.
@@ -52,13 +57,11 @@ pub(crate) fn none_match(headers: &HeaderMap) -> Vec<String> {
     known.map(|tag| tag.strip_prefix("W/").map(str::to_owned).unwrap_or(tag)).collect()
 }
 
-/// Adds the tag to a response.
+/// Adds the tag for conditions of changes to a response. It may cover a part of the representation, which no
+/// client may then keep.
 pub(crate) fn with(mut response: Response, tag: &str) -> Response {
     if let Ok(tag) = HeaderValue::from_str(tag) {
-        let headers = response.headers_mut();
-        headers.insert(header::ETAG, tag);
-        // A client may keep it, and asks each time whether it is still valid.
-        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("private, no-cache"));
+        response.headers_mut().insert(header::ETAG, tag);
     }
     response
 }

@@ -3,7 +3,7 @@
 //! The API changes the desired state of an agent, which is in the log; processes with a factory of
 //! its type converge to it. Status and `last_seen_at` are what those processes report. The two
 //! change independently, so the tag of an agent covers its desired state only: a heartbeat must not
-//! make a PUT with `If-Match` fail.
+//! make a PUT with `If-Match` fail. A GET therefore never answers 304.
 
 mod write;
 
@@ -12,11 +12,7 @@ use aios_core::{
     event::{Payload, Timestamp},
     store::{AgentFilter, AgentRecord, AgentStatus, PageRequest},
 };
-use axum::{
-    extract::State,
-    http::{HeaderMap, StatusCode},
-    response::Response,
-};
+use axum::{extract::State, http::StatusCode, response::Response};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::{router::OpenApiRouter, routes};
@@ -173,14 +169,13 @@ async fn get_agent(
     _: Caller<AgentsRead>,
     Path(id): Path<String>,
     Query(query): Query<AgentGetQuery>,
-    headers: HeaderMap,
 ) -> Result<Response, ApiError> {
     let agent = managed(&api)?.get(&id).await?;
     if !query.include_deleted.unwrap_or_default() {
         check_not_deleted(&agent.record)?;
     }
     let tag = tag(&agent);
-    Ok(etag::answer(&headers, &tag, || api.document(StatusCode::OK, resource(agent.record))))
+    Ok(etag::with(api.document(StatusCode::OK, resource(agent.record)), &tag))
 }
 
 /// Fails with 410 if the agent was deleted.
