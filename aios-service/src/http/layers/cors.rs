@@ -54,7 +54,8 @@ pub struct Cors {
 /// A text that is not the origin of a web page.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "an origin is `http://host`, `https://host` or one of them with a port, in lower case, not {text:?}"
+    "{text:?} is not the origin of a page: that is `http://host` or `https://host`, in lower case \
+     and without a pattern, with a port if it is not the default one of the scheme"
 )]
 #[non_exhaustive]
 pub struct InvalidOrigin {
@@ -181,7 +182,11 @@ fn origin(text: &str) -> Result<HeaderValue, InvalidOrigin> {
     let authority = uri.authority().map(|authority| authority.as_str());
     let is_origin = matches!(uri.scheme_str(), Some("http" | "https"))
         && authority.is_some_and(|it| text.ends_with(it) && !it.contains('@'))
-        && text.chars().all(|it| !it.is_ascii_uppercase());
+        && !matches!(
+            (uri.scheme_str(), uri.port_u16()),
+            (Some("http"), Some(80)) | (Some("https"), Some(443))
+        )
+        && text.chars().all(|it| !it.is_ascii_uppercase() && it != '*');
     match is_origin {
         true => HeaderValue::from_str(text).map_err(|_| invalid()),
         false => Err(invalid()),
@@ -194,7 +199,7 @@ mod tests {
 
     #[test]
     fn should_accept_only_origins() {
-        for text in ["https://a.example", "http://localhost:3000", "http://[::1]:80"] {
+        for text in ["https://a.example", "http://localhost:3000", "http://[::1]:443"] {
             assert_eq!(origin(text).unwrap(), text);
         }
         for text in [
@@ -207,6 +212,9 @@ mod tests {
             "https://a.example/path",
             "https://A.example",
             "https://user@a.example",
+            "https://*.a.example",
+            "https://a.example:443",
+            "http://a.example:80",
             "ftp://a.example",
         ] {
             assert!(origin(text).is_err(), "{text:?}");
