@@ -92,6 +92,10 @@ def check_pod(place: str, pod: dict) -> None:
 def check_deployment(place: str, deployment: dict) -> None:
     pod = deployment["spec"]["template"]["spec"]
     grace, needed = pod["terminationGracePeriodSeconds"], drain()
+    for spread in pod["topologySpreadConstraints"]:
+        # Otherwise the pods that a rollout ends count too, and the new ones need not be spread.
+        keys = spread.get("matchLabelKeys")
+        expect(keys == ["pod-template-hash"], f"{place}: {spread['topologyKey']}: matchLabelKeys")
     container = pod["containers"][0]
     needed += container["lifecycle"]["preStop"]["sleep"]["seconds"]
     expect(grace > needed, f"{place}: a grace period of {grace} s, and a drain of {needed} s")

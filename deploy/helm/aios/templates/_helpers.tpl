@@ -120,12 +120,14 @@ spec:
           labelSelector:
             matchLabels:
               {{- $selector | nindent 14 }}
+          matchLabelKeys: [pod-template-hash]
         - maxSkew: 1
           topologyKey: topology.kubernetes.io/zone
           whenUnsatisfiable: {{ .zoneSpread | default "ScheduleAnyway" }}
           labelSelector:
             matchLabels:
               {{- $selector | nindent 14 }}
+          matchLabelKeys: [pod-template-hash]
       containers:
         - name: service
           image: {{ include "aios.image" $root }}
