@@ -44,15 +44,17 @@ pub(super) async fn read(
     Ok(body)
 }
 
+/// After which time the request may succeed. The form with a date is ignored.
+pub(super) fn retry_after(response: &Response) -> Option<Duration> {
+    let seconds = response.headers().get(header::RETRY_AFTER)?.to_str().ok()?.trim().parse();
+    seconds.ok().map(Duration::from_secs)
+}
+
 /// The error of an answer.
-///
-/// `Retry-After` is read as a number of seconds. The form with a date is ignored.
 pub(super) async fn refusal(response: Response) -> ClientError {
     let status = response.status().as_u16();
     let request_id = request_id(&response);
-    let retry_after = response.headers().get(header::RETRY_AFTER);
-    let retry_after = retry_after.and_then(|value| value.to_str().ok()?.trim().parse().ok());
-    let retry_after = retry_after.map(Duration::from_secs);
+    let retry_after = retry_after(&response);
     let body = match read(response, &request_id).await {
         Ok(body) => body,
         Err(error) => return error,

@@ -5,11 +5,11 @@
 //! | event | effect |
 //! |---|---|
 //! | no token, or four fifths of its lifetime have passed | the next request gets a new one first |
-//! | the answer has no `expires_in` | a lifetime of 60 s is assumed |
+//! | the answer has no `expires_in`, or none that is a number or its text | a lifetime of 60 s is assumed |
 //! | several requests need a token | one of them requests it, the others wait for the lock |
 //! | the service answers 401 | the token is forgotten, and the request is sent once more with a new one |
 //! | the endpoint refuses the grant | `UNAUTHENTICATED`, not repeated |
-//! | the endpoint fails or cannot be reached | an error that is repeated like one of the service |
+//! | the endpoint fails, is busy (429) or cannot be reached | an error that is repeated like one of the service |
 //!
 //! A refused token is only forgotten if it is still the latest: another request may have renewed it
 //! already.
@@ -19,11 +19,12 @@ use std::{fmt, time::Duration};
 use axum::http::{HeaderValue, header};
 use reqwest::Url;
 use serde::Deserialize;
+use serde_json::Value;
 use tokio::sync::Mutex;
 
 use super::{
     ClientError,
-    response::{read, unreachable},
+    response::{read, retry_after, unreachable},
 };
 
 /// Lifetime of a token whose answer has none.
@@ -156,7 +157,8 @@ struct Token {
 #[derive(Deserialize)]
 struct Granted {
     access_token: String,
-    expires_in: Option<u64>,
+    #[serde(default)]
+    expires_in: Value,
 }
 
 /// An error of a token endpoint.
@@ -210,22 +212,34 @@ impl Tokens {
             .body(form);
         let response = sent.send().await.map_err(|error| unreachable(&error))?;
         let status = response.status();
+        let retry_after = retry_after(&response);
         let body = read(response, &None).await?;
         if !status.is_success() {
-            return Err(refused(status.as_u16(), &body));
+            return Err(refused(status.as_u16(), &body, retry_after));
         }
         let granted: Granted = serde_json::from_slice(&body).map_err(|error| invalid(&error))?;
         let mut header = HeaderValue::try_from(format!("Bearer {}", granted.access_token))
             .map_err(|error| invalid(&error))?;
         header.set_sensitive(true);
-        let lifetime = granted.expires_in.map_or(LIFETIME, Duration::from_secs);
         // A token must not expire on its way.
-        Ok(Token { header, renew_at: now.saturating_add(lifetime * 4 / 5) })
+        let used_for = lifetime(&granted.expires_in) / 5 * 4;
+        Ok(Token { header, renew_at: now.saturating_add(used_for) })
     }
 }
 
+/// The lifetime of a token. It is a hint, which some issuers write as a text or with a fraction.
+fn lifetime(expires_in: &Value) -> Duration {
+    let seconds = match expires_in {
+        Value::Number(number) => number.as_f64(),
+        Value::String(text) => text.parse().ok(),
+        _ => None,
+    };
+    let lifetime = seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
+    lifetime.unwrap_or(LIFETIME)
+}
+
 /// The error of a refused grant. A failure of the endpoint may be repeated, a refusal not.
-fn refused(status: u16, body: &[u8]) -> ClientError {
+fn refused(status: u16, body: &[u8], retry_after: Option<Duration>) -> ClientError {
     let refused = serde_json::from_slice::<Refused>(body);
     let message = match refused {
         Ok(Refused { error, error_description }) => {
@@ -233,10 +247,10 @@ fn refused(status: u16, body: &[u8]) -> ClientError {
         }
         Err(_) => format!("the token endpoint answers with the status {status}"),
     };
-    let code = if status >= 500 { "SERVICE_UNREACHABLE" } else { "UNAUTHENTICATED" };
-    let code = code.to_owned();
-    let details = serde_json::Value::Null;
-    ClientError::Service { status, code, message, details, request_id: None, retry_after: None }
+    let is_away = status == 429 || status >= 500;
+    let code = if is_away { "SERVICE_UNREACHABLE" } else { "UNAUTHENTICATED" };
+    let (code, details) = (code.to_owned(), Value::Null);
+    ClientError::Service { status, code, message, details, request_id: None, retry_after }
 }
 
 /// The error of an answer that is not one of a token endpoint.

@@ -132,6 +132,42 @@ async fn should_repeat_what_could_happen_twice_if_there_was_no_token_to_send_it_
     assert!(keys.len() == 2 && keys[0].is_some() && keys[0] == keys[1], "{keys:?}");
 }
 
+/// Some issuers write the lifetime as a text or with a fraction. It is only a hint.
+#[tokio::test(flavor = "multi_thread")]
+async fn should_take_a_token_whatever_its_lifetime_is_written_as() {
+    for lifetime in ["\"3599\"", "3599.5", "null", "{}", "-1", "\"\"", "18446744073709551615"] {
+        let (faulty, _) = Faulty::start(&[]).await;
+        let granted = format!(r#"{{"access_token": "t", "expires_in": {lifetime}}}"#);
+        let router = Router::new().route("/token", post(async move || granted.clone()));
+        let router = router.fallback(answer).with_state(faulty.clone());
+        let url = format!("http://{}", listen(router, Shutdown::new()).await);
+        let grant = TokenGrant::client_credentials(format!("{url}/token"), "ci", "secret");
+        let client = Client::new(&url, options().with_token_grant(grant)).unwrap();
+        let status = client.run("r1").status().await;
+        assert!(status.is_ok(), "{lifetime}: {status:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn should_repeat_a_request_whose_token_endpoint_is_busy() {
+    let (faulty, _) = Faulty::start(&[]).await;
+    let is_busy = Arc::new(Mutex::new(true));
+    let endpoint = async move || match std::mem::take(&mut *is_busy.lock().unwrap()) {
+        true => (StatusCode::TOO_MANY_REQUESTS, [(header::RETRY_AFTER, "120")]).into_response(),
+        false => r#"{"access_token": "t"}"#.into_response(),
+    };
+    let router = Router::new().route("/token", post(endpoint));
+    let router = router.fallback(answer).with_state(faulty.clone());
+    let url = format!("http://{}", listen(router, Shutdown::new()).await);
+    let grant = TokenGrant::client_credentials(format!("{url}/token"), "ci", "secret");
+    let client = Client::new(&url, options().with_token_grant(grant)).unwrap();
+    let error = client.run("r1").status().await.unwrap_err();
+    // Longer than a client waits.
+    let ClientError::Service { retry_after, .. } = &error else { panic!("{error:?}") };
+    assert_eq!((*retry_after, error.is_retryable()), (Some(Duration::from_secs(120)), true));
+    client.run("r1").status().await.unwrap();
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn should_give_up_after_the_last_attempt_and_at_once_on_other_faults() {
     let (faulty, client) = Faulty::start(&[502; 10]).await;

@@ -333,10 +333,15 @@ function serialised(body: unknown): string {
   }
 }
 
+/** After which time a request may succeed, if the answer says so in seconds. */
+export function retryAfter(response: Response): { retryAfterMs?: number } {
+  const seconds = Number(response.headers.get("retry-after") ?? Number.NaN);
+  return Number.isFinite(seconds) ? { retryAfterMs: seconds * 1000 } : {};
+}
+
 async function refusal(response: Response): Promise<AiosError> {
   const text = await response.text();
-  const seconds = Number(response.headers.get("retry-after") ?? Number.NaN);
-  const extra = Number.isFinite(seconds) ? { retryAfterMs: seconds * 1000 } : {};
+  const extra = retryAfter(response);
   let error: components["schemas"]["ErrorBody"] | undefined;
   try {
     error = (JSON.parse(text) as components["schemas"]["ErrorDocument"]).error;

@@ -1,5 +1,5 @@
 import { AiosError, ConnectionError, InvalidResponseError } from "./errors.js";
-import { timer } from "./http.js";
+import { retryAfter, timer } from "./http.js";
 
 /** How tokens are got from an OAuth2 token endpoint (RFC 6749). */
 export interface TokenGrant {
@@ -78,14 +78,22 @@ async function request(grant: TokenGrant): Promise<{ token: string; seconds: num
   const answer = (await response.json().catch(() => ({}))) as Record<string, unknown>;
   if (!response.ok) {
     const reason = `${String(answer["error"] ?? response.status)} ${String(answer["error_description"] ?? "")}`;
-    const code = response.status >= 500 ? "SERVICE_UNREACHABLE" : "UNAUTHENTICATED";
+    const isAway = response.status === 429 || response.status >= 500;
+    const code = isAway ? "SERVICE_UNREACHABLE" : "UNAUTHENTICATED";
     const message = `the token endpoint refuses the grant: ${reason.trim()}`;
-    throw new AiosError(message, { code, status: response.status });
+    throw new AiosError(message, { code, status: response.status, ...retryAfter(response) });
   }
   const { access_token: token, expires_in: seconds } = answer;
   if (typeof token !== "string") {
     const message = "the answer of the token endpoint has no access token";
     throw new InvalidResponseError(message, { code: "INVALID_RESPONSE", status: response.status });
   }
-  return { token, seconds: typeof seconds === "number" ? seconds : LIFETIME_SECONDS };
+  return { token, seconds: lifetime(seconds) };
+}
+
+/** The lifetime of a token, in seconds. It is a hint, which some issuers write as a text. */
+function lifetime(expiresIn: unknown): number {
+  const isText = typeof expiresIn === "string" && expiresIn.trim() !== "";
+  const seconds = isText ? Number(expiresIn) : expiresIn;
+  return typeof seconds === "number" && Number.isFinite(seconds) && seconds >= 0 ? seconds : LIFETIME_SECONDS;
 }

@@ -27,6 +27,8 @@ async function faulty(...statuses: number[]) {
   return { ...server, keys, client: new AiosClient(server.url, QUICK) };
 }
 
+const realNow = Date.now;
+
 test("should repeat a request with the same key until it succeeds", async () => {
   const server = await faulty(503, 502, 429, 409);
   try {
@@ -212,6 +214,35 @@ test("should refuse a stream that is not one of events", async () => {
     await assert.rejects(client.run("r1").stream("tokens").next(), isInvalid);
     assert.equal(server.count(), 3);
   } finally {
+    server.close();
+  }
+});
+
+test("should take a token whatever its lifetime is written as", async () => {
+  let answer = {};
+  let status = 200;
+  const server = await fake((_, response) => {
+    response.writeHead(status, { "retry-after": "7" });
+    response.end(JSON.stringify(answer));
+  });
+  try {
+    for (const expires of ["3599", 3599.5]) {
+      answer = { access_token: "t", expires_in: expires };
+      const [token, before] = [tokenGrant({ url: server.url }), server.count()];
+      const now = Date.now();
+      await token();
+      Date.now = () => now + 2_000_000;
+      await token();
+      assert.equal(server.count(), before + 1, `${expires}`);
+      Date.now = realNow;
+    }
+    status = 429;
+    await assert.rejects(tokenGrant({ url: server.url })(), (error) => {
+      assert.ok(error instanceof AiosError && error.retryable && error.retryAfterMs === 7_000);
+      return true;
+    });
+  } finally {
+    Date.now = realNow;
     server.close();
   }
 });
