@@ -254,3 +254,30 @@ async fn should_end_a_stream_with_the_credentials_of_its_caller() {
     let ended: Vec<_> = response.into_body().into_data_stream().collect().await;
     assert!(ended.iter().all(Result::is_ok), "{:?}", json!(ended.len()));
 }
+
+/// A fault that stays is told to the client, which would otherwise connect again without end.
+#[tokio::test(flavor = "multi_thread")]
+async fn should_end_a_stream_that_cannot_be_read_with_a_failure() {
+    let service = Service::on_sqlite().await;
+    let start = json!({ "run_id": "r1", "input": 1 });
+    assert_eq!(service.post("/workflows/approval/actions/execute", &start).await.status, 202);
+    let code = "import sqlite3, sys\n\
+        database = sqlite3.connect(sys.argv[1], timeout=60)\n\
+        database.execute(\"UPDATE events SET payload = '{\\\"half'\")\n\
+        database.commit()";
+    let mut python = std::process::Command::new("python3");
+    let Ok(done) = python.args(["-c", code]).arg(service.database()).status() else {
+        aios_tests::skip("python3 is not installed");
+        return;
+    };
+    assert!(done.success());
+    for path in ["/events/stream?after=0", "/runs/r1/events"] {
+        let body = open(&service, path, None).await.into_body();
+        let text = axum::body::to_bytes(body, usize::MAX).await.unwrap();
+        let text = String::from_utf8(text.to_vec()).unwrap();
+        let (_, failure) =
+            text.split_once("event: failure\ndata: ").unwrap_or_else(|| panic!("{text}"));
+        let failure: Value = serde_json::from_str(failure).unwrap();
+        assert_eq!(failure["code"], "INVALID_ROW", "{path}: {text}");
+    }
+}

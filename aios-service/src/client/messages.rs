@@ -6,8 +6,9 @@
 //!
 //! | the stream | the client |
 //! |---|---|
-//! | was ended by the service after messages | connects again at once |
-//! | was ended without a message | connects again after a growing pause, without a limit of attempts |
+//! | was ended by the service after events, or after some time | connects again at once |
+//! | was ended soon and without an event | connects again after a growing pause, without a limit of attempts |
+//! | was ended with a `failure` | ends with the error |
 //! | broke, or was silent for 45 s | connects again, as often as the retry policy allows |
 //! | was answered with 204 | ends |
 //! | was refused | ends with the error |
@@ -16,7 +17,7 @@
 
 use std::{fmt, time::Duration};
 
-use aios_core::Chain;
+use aios_core::{Chain, failure::Failure};
 use axum::http::{HeaderValue, StatusCode, header::CONTENT_TYPE};
 use reqwest::Response;
 use tracing::{debug, warn};
@@ -28,6 +29,8 @@ use super::{
     server_events::{Message, Parser},
 };
 
+/// How long a stream without events has to last to count as one that works.
+const LASTING: Duration = Duration::from_secs(10);
 /// How long a stream may be silent. The service sends a comment every 15 s.
 const SILENCE: Duration = Duration::from_secs(45);
 
@@ -46,6 +49,8 @@ pub(super) struct Messages {
     open: Option<Open>,
     /// How often connecting has failed since the last message.
     failures: u32,
+    /// How many streams the service has ended in turn, soon and without an event.
+    empty: u32,
     /// How long to wait before the next attempt.
     pause: Option<Duration>,
     /// Whether nothing comes any more.
@@ -60,6 +65,8 @@ struct Open {
     parser: Parser,
     /// Whether this connection has brought an event.
     has_events: bool,
+    /// When it began, on the clock of the client.
+    since: Duration,
 }
 
 impl Messages {
@@ -70,7 +77,8 @@ impl Messages {
         filter: Parameters,
         after: Option<u64>,
     ) -> Self {
-        Self { client, path, filter, after, open: None, failures: 0, pause: None, is_over: false }
+        let (open, failures, empty, pause) = (None, 0, 0, None);
+        Self { client, path, filter, after, open, failures, empty, pause, is_over: false }
     }
 
     /// The next message after the last one; `None` at the end. Its data is left out if it was sent
@@ -118,6 +126,10 @@ impl Messages {
             if let Some(message) = open.parser.next() {
                 open.has_events |= message.data.is_some();
                 self.failures = 0;
+                if message.kind.as_deref() == Some("failure") {
+                    self.finish();
+                    return Err(failure(&message));
+                }
                 return Ok(Some(message));
             }
             let chunk = tokio::select! {
@@ -169,7 +181,8 @@ impl Messages {
             }
             Ok(response) => {
                 let parser = Parser::default();
-                self.open = Some(Open { response, parser, has_events: false });
+                let since = connection.clock.elapsed();
+                self.open = Some(Open { response, parser, has_events: false, since });
             }
             Err(error) => self.failed(error)?,
         }
@@ -178,12 +191,17 @@ impl Messages {
 
     /// The service ended the stream, which it does after some minutes and when a run has ended.
     fn ended(&mut self) {
-        let had_events = self.open.take().is_some_and(|open| open.has_events);
+        let connection = &self.client.connection;
+        let now = connection.clock.elapsed();
+        let has_worked = self
+            .open
+            .take()
+            .is_some_and(|open| open.has_events || now.saturating_sub(open.since) >= LASTING);
         debug!(after = self.after, "a stream of events ended; connects again");
-        if !had_events {
-            self.failures += 1;
-            let endless = self.client.connection.retry.clone().with_max_attempts(0);
-            self.pause = endless.delay_after(self.failures, 0.0);
+        self.empty = if has_worked { 0 } else { self.empty.saturating_add(1) };
+        if self.empty > 0 {
+            let endless = connection.retry.clone().with_max_attempts(0);
+            self.pause = endless.delay_after(self.empty, 0.0);
         }
     }
 
@@ -207,6 +225,19 @@ impl Messages {
         self.failures = 0;
         self.is_over = !error.is_retryable();
         Err(error)
+    }
+}
+
+/// The error of a stream that cannot be read. A failure that a later attempt may overcome is not sent.
+fn failure(message: &Message) -> ClientError {
+    let data = message.data.as_deref().unwrap_or_default();
+    match serde_json::from_str::<Failure>(data) {
+        Ok(Failure { code, message, details }) => {
+            let status = StatusCode::INTERNAL_SERVER_ERROR.as_u16();
+            let (request_id, retry_after) = (None, None);
+            ClientError::Service { status, code, message, details, request_id, retry_after }
+        }
+        Err(error) => ClientError::InvalidResponse { reason: error.to_string(), request_id: None },
     }
 }
 

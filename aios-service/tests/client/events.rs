@@ -1,9 +1,14 @@
 //! Event streams, with connections that are cut in the middle.
 
-use std::time::Duration;
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use aios_core::{
+    BoxFuture,
     clock::{Clock, SystemClock},
+    event::Timestamp,
     retry::RetryPolicy,
 };
 use aios_service::{
@@ -114,6 +119,69 @@ async fn should_report_a_service_that_is_away_and_continue_when_it_is_back() {
     );
     tokio::spawn(aios_service::http::serve(listener, router, Shutdown::new()));
     assert_eq!(events.next().await.unwrap().unwrap().position, 1);
+}
+
+/// A server that answers each request for a stream with this text.
+async fn streaming(text: &'static str) -> std::net::SocketAddr {
+    let router =
+        axum::Router::new().fallback(async move || ([("content-type", "text/event-stream")], text));
+    super::server::listen(router, Shutdown::new()).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn should_report_the_failure_of_a_stream() {
+    let text = "id: 4\n\nevent: failure\ndata: {\"code\":\"INVALID_ROW\",\"message\":\"m\"}\n\n";
+    let client = client(streaming(text).await);
+    let mut events = client.events(&EventQuery::new().with_after(4));
+    let error = events.next().await.unwrap().unwrap_err();
+    assert_eq!((error.code(), error.is_retryable()), ("INVALID_ROW", false), "{error:?}");
+    assert!(events.next().await.is_none());
+    let mut items = client.run("r1").stream("s", 0);
+    assert_eq!(items.next().await.unwrap().unwrap_err().code(), "INVALID_ROW");
+    assert!(items.next().await.is_none());
+}
+
+/// Waits for nothing, and keeps how long it should have waited.
+#[derive(Clone, Debug, Default)]
+struct Pauses(Arc<Mutex<Vec<Duration>>>);
+
+impl Clock for Pauses {
+    fn now(&self) -> Timestamp {
+        Timestamp::UNIX_EPOCH
+    }
+
+    fn elapsed(&self) -> Duration {
+        Duration::ZERO
+    }
+
+    fn sleep(&self, duration: Duration) -> BoxFuture<'static, ()> {
+        // Pauses are short; limits of requests and streams are long.
+        if duration > Duration::from_millis(10) {
+            return Box::pin(std::future::pending());
+        }
+        self.0.lock().unwrap().push(duration);
+        Box::pin(tokio::task::yield_now())
+    }
+
+    fn sleep_until(&self, _: Timestamp) -> BoxFuture<'static, ()> {
+        Box::pin(std::future::pending())
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn should_connect_less_often_to_streams_without_events() {
+    let address = streaming("id: 4\n\n").await;
+    let (pauses, first) = (Pauses::default(), Duration::from_millis(1));
+    let retry = RetryPolicy::new().with_delays(first, first * 8).with_jitter(0.0);
+    let options = options().with_retry(retry).with_clock(Arc::new(pauses.clone()));
+    let client = Client::new(&format!("http://{address}"), options).unwrap();
+    let following = tokio::spawn(async move { client.events(&EventQuery::new()).next().await });
+    while pauses.0.lock().unwrap().len() < 5 {
+        tokio::task::yield_now().await;
+    }
+    following.abort();
+    let expected = [1, 2, 4, 8, 8].map(Duration::from_millis);
+    assert_eq!(pauses.0.lock().unwrap()[..5], expected);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -8,6 +8,9 @@ export type RecordedEvent = components["schemas"]["Resource_Event"];
 /** How long a stream may be silent, in milliseconds. The service sends a comment every 15 s. */
 const SILENCE_MS = 45_000;
 
+/** How long a stream without events has to last to count as one that works, in milliseconds. */
+const LASTING_MS = 10_000;
+
 /** A message of a stream. */
 interface Message {
   kind?: string;
@@ -62,7 +65,14 @@ interface Open {
   readonly reader: ReadableStreamDefaultReader<Uint8Array>;
   readonly decoder: TextDecoder;
   readonly parser: Parser;
+  readonly since: number;
   hasEvents: boolean;
+}
+
+/** The error of a stream that cannot be read, in its last message. */
+function failure(data: string | undefined): AiosError {
+  const { code, message, details } = JSON.parse(data ?? "{}") as components["schemas"]["ErrorBody"];
+  return new AiosError(message, { code, details });
 }
 
 /** Whether an answer is a stream of events, and not for example a page of another server. */
@@ -83,6 +93,8 @@ export class Messages {
   #open: Open | undefined;
   #ready: Message[] = [];
   #failures = 0;
+  /** How many streams the service has ended in turn, soon and without an event. */
+  #empty = 0;
   #isOver = false;
 
   constructor(
@@ -137,6 +149,10 @@ export class Messages {
   async #message(): Promise<Message | undefined> {
     while (!this.#isOver) {
       const message = this.#ready.shift();
+      if (message?.kind === "failure") {
+        this.close();
+        throw failure(message.data);
+      }
       if (message !== undefined) {
         return message;
       }
@@ -174,7 +190,7 @@ export class Messages {
       }
       const reader = response.body.getReader();
       const [decoder, parser] = [new TextDecoder(), new Parser()];
-      this.#open = { limit, reader, decoder, parser, hasEvents: false };
+      this.#open = { limit, reader, decoder, parser, since: Date.now(), hasEvents: false };
       // Nothing is late while nobody reads.
       limit.pause();
     } catch (error) {
@@ -207,9 +223,10 @@ export class Messages {
   /** The service ends a stream after some minutes, and when a run has ended. */
   async #ended(open: Open): Promise<void> {
     this.#disconnect();
-    if (!open.hasEvents) {
-      this.#failures += 1;
-      await sleep(this.#http.delay(this.#failures), this.#signal);
+    const hasWorked = open.hasEvents || Date.now() - open.since >= LASTING_MS;
+    this.#empty = hasWorked ? 0 : this.#empty + 1;
+    if (this.#empty > 0) {
+      await sleep(this.#http.delay(this.#empty), this.#signal);
     }
   }
 

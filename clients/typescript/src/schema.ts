@@ -276,7 +276,8 @@ export interface paths {
          * @description Returns server-sent events: first those that exist, then new ones. `id` is the position in the
          *     log, and `data` is the event as in a list. The first message has no `data`: its `id` is the position
          *     after which events come. After a break, a client sends the last `id` as
-         *     `Last-Event-ID` and gets every later event once. A stream ends after some minutes.
+         *     `Last-Event-ID` and gets every later event once. A stream ends after some minutes. If it cannot be read,
+         *     its last message has `event: failure` and `{"code", "message", "details"}` as data.
          */
         get: operations["stream_events"];
         put?: never;
@@ -590,7 +591,8 @@ export interface paths {
          * @description Returns the items that the run, its tasks and its steps write to the stream, first those that exist,
          *     then new ones. `id` is the offset of an item. `event` is `item`, with `{"writer", "item"}` as data;
          *     `reset`, with `{"writer"}`, if an attempt begins again and the earlier items of this writer are void;
-         *     or `end`, after which nothing comes. After a break, a client sends the last `id` as `Last-Event-ID`.
+         *     or `end`, after which nothing comes. If the stream cannot be read, the last message is a `failure`, with
+         *     `{"code", "message", "details"}`. After a break, a client sends the last `id` as `Last-Event-ID`.
          */
         get: operations["stream_output"];
         put?: never;

@@ -218,6 +218,59 @@ test("should refuse a stream that is not one of events", async () => {
   }
 });
 
+test("should report the failure of a stream", async () => {
+  const failure = JSON.stringify({ code: "INVALID_ROW", message: "m", details: {} });
+  const server = await fake((_, response) => {
+    response.writeHead(200, { "content-type": "text/event-stream" });
+    response.end(`id: 4\n\nevent: failure\ndata: ${failure}\n\n`);
+  });
+  try {
+    const client = new AiosClient(server.url, QUICK);
+    for (const stream of [client.events({ after: 4 }), client.run("r1").stream("tokens")]) {
+      await assert.rejects(stream.next(), (error) => {
+        assert.ok(error instanceof AiosError && !error.retryable);
+        return hasCode(error, "INVALID_ROW");
+      });
+      assert.equal((await stream.next()).done, true);
+    }
+    assert.equal(server.count(), 2);
+  } finally {
+    server.close();
+  }
+});
+
+test("should connect less often to streams without events", async (t) => {
+  let open = 0;
+  const server = await fake((_, response) => {
+    open += 1;
+    response.writeHead(200, { "content-type": "text/event-stream" });
+    response.end("id: 4\n\n");
+  });
+  const stop = new AbortController();
+  const pauses: number[] = [];
+  const timers = globalThis.setTimeout;
+  t.mock.method(globalThis, "setTimeout", (done: () => void, ms: number) => {
+    const isPause = ms < 1_000;
+    if (isPause) {
+      pauses.push(ms);
+    }
+    if (pauses.length === 5) {
+      stop.abort();
+    }
+    return timers(done, isPause ? 0 : ms);
+  });
+  try {
+    const retry = { initialDelayMs: 1, maxDelayMs: 16 };
+    const client = new AiosClient(server.url, { retry });
+    await assert.rejects(client.events({ signal: stop.signal }).next());
+    // Half of each pause is random.
+    pauses.slice(0, 5).forEach((pause, index) => assert.ok(pause >= 2 ** index / 2, `${pauses}`));
+    assert.ok(open >= 4);
+  } finally {
+    server.close();
+  }
+});
+
 test("should take a token whatever its lifetime is written as", async () => {
   let answer = {};
   let status = 200;

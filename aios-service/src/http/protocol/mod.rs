@@ -27,5 +27,5 @@ pub(crate) use self::{
     log_range::Range,
     operations::Operations,
     page::{Filters, List},
-    stream::{events, last_event_id},
+    stream::{events, failure, last_event_id},
 };

@@ -7,6 +7,9 @@
 //!
 //! Nothing is buffered for a slow client: the next event is read when the one before was taken. A
 //! filter may skip many events, so the position is sent from time to time without data.
+//!
+//! A stream that cannot be read ends. If a later attempt cannot succeed either, its last message is a
+//! `failure`, without which clients would connect again without end.
 
 use std::{convert::Infallible, sync::Arc, time::Duration};
 
@@ -77,7 +80,8 @@ struct LogQuery {
 /// Returns server-sent events: first those that exist, then new ones. `id` is the position in the
 /// log, and `data` is the event as in a list. The first message has no `data`: its `id` is the position
 /// after which events come. After a break, a client sends the last `id` as
-/// `Last-Event-ID` and gets every later event once. A stream ends after some minutes.
+/// `Last-Event-ID` and gets every later event once. A stream ends after some minutes. If it cannot be read,
+/// its last message has `event: failure` and `{"code", "message", "details"}` as data.
 #[utoipa::path(
     get,
     path = "/events/stream",
@@ -235,6 +239,18 @@ pub(crate) fn events(
     response
 }
 
+/// The last message of a stream that broke: the failure, unless a later attempt may succeed.
+pub(crate) fn failure(error: RuntimeError) -> Option<Event> {
+    let (code, is_retryable) = (error.code(), error.is_retryable());
+    let text = Chain(&error).to_string();
+    warn!(code, error = text, is_retryable, "a stream of events broke");
+    if is_retryable {
+        return None;
+    }
+    let text = serde_json::to_string(&ApiError::from(error).failure()).ok()?;
+    Some(Event::default().event("failure").data(text))
+}
+
 /// Where the events of a stream come from.
 enum Source {
     /// The whole log, from a position.
@@ -302,6 +318,8 @@ struct Follow {
     /// Whether the client knows the position after which events come.
     has_begun: bool,
     skipped: u64,
+    /// Whether the last message was sent.
+    has_failed: bool,
     end: BoxFuture<'static, ()>,
     shutdown: Shutdown,
 }
@@ -313,7 +331,7 @@ impl Follow {
         let end = api.stream_end(identity);
         let shutdown = api.options.shutdown.clone();
         let has_begun = matches!(source, Source::Run(_));
-        Self { source, filter, after, has_begun, skipped: 0, end, shutdown }
+        Self { source, filter, after, has_begun, skipped: 0, has_failed: false, end, shutdown }
     }
 
     /// The messages of the stream.
@@ -324,8 +342,11 @@ impl Follow {
         })
     }
 
-    /// The next event to send; `None` at the end of the stream.
+    /// The next message to send; `None` at the end of the stream.
     async fn next(&mut self) -> Option<Event> {
+        if self.has_failed {
+            return None;
+        }
         if !self.has_begun {
             self.has_begun = true;
             return Some(Event::default().id(self.after.to_string()));
@@ -339,12 +360,7 @@ impl Follow {
             };
             let event = match next {
                 Ok(event) => event?,
-                Err(error) => {
-                    let code = error.code();
-                    let error = Chain(&error).to_string();
-                    warn!(code, error, "a stream of events ended; its client will connect again");
-                    return None;
-                }
+                Err(error) => return self.failed(error),
             };
             let position = event.position;
             if position <= self.after {
@@ -356,12 +372,7 @@ impl Follow {
                     return message(event);
                 }
                 Ok(false) => {}
-                Err(error) => {
-                    let code = error.code();
-                    let error = Chain(&error).to_string();
-                    warn!(code, error, "a stream of events ended; its client will connect again");
-                    return None;
-                }
+                Err(error) => return self.failed(error.into()),
             }
             self.skipped += 1;
             if self.skipped >= SKIPPED {
@@ -369,6 +380,12 @@ impl Follow {
                 return Some(Event::default().id(position.to_string()));
             }
         }
+    }
+
+    /// The last message after a fault, if there is one.
+    fn failed(&mut self, error: RuntimeError) -> Option<Event> {
+        self.has_failed = true;
+        failure(error)
     }
 }
 

@@ -7,7 +7,7 @@
 use std::convert::Infallible;
 
 use aios_agents::output::{OutputContent, OutputItem, OutputReader};
-use aios_core::{BoxFuture, Chain, event::Payload, output::stream_of};
+use aios_core::{BoxFuture, event::Payload, output::stream_of};
 use axum::{
     extract::State,
     http::HeaderMap,
@@ -24,7 +24,7 @@ use crate::{
     http::{
         ApiError, Shutdown,
         layers::{Caller, RunsRead},
-        protocol::{Path, Query, events, last_event_id, position},
+        protocol::{Path, Query, events, failure, last_event_id, position},
         state::Api,
     },
 };
@@ -49,7 +49,8 @@ struct OutputQuery {
 /// Returns the items that the run, its tasks and its steps write to the stream, first those that exist,
 /// then new ones. `id` is the offset of an item. `event` is `item`, with `{"writer", "item"}` as data;
 /// `reset`, with `{"writer"}`, if an attempt begins again and the earlier items of this writer are void;
-/// or `end`, after which nothing comes. After a break, a client sends the last `id` as `Last-Event-ID`.
+/// or `end`, after which nothing comes. If the stream cannot be read, the last message is a `failure`, with
+/// `{"code", "message", "details"}`. After a break, a client sends the last `id` as `Last-Event-ID`.
 #[utoipa::path(
     get,
     path = "/runs/{run_id}/streams/{stream}",
@@ -93,7 +94,7 @@ struct Follow {
     reader: OutputReader,
     /// Offset of the last item that was sent.
     after: u64,
-    /// Whether the message `end` was sent.
+    /// Whether the last message was sent.
     has_ended: bool,
     /// When the stream ends: with its lifetime or the credentials of the caller.
     end: BoxFuture<'static, ()>,
@@ -131,10 +132,8 @@ impl Follow {
         match next {
             Some(Ok(item)) => self.message(item),
             Some(Err(error)) => {
-                let code = error.code();
-                let error = Chain(&error).to_string();
-                warn!(code, error, "an output stream broke; its client will connect again");
-                None
+                self.has_ended = true;
+                failure(error)
             }
             None => {
                 self.has_ended = true;
