@@ -16,7 +16,7 @@ use crate::{
     commands,
     error::{CliError, INVALID_ARGUMENTS},
     exit,
-    output::Output,
+    output::{Output, plain_lines},
 };
 
 /// Size of the stack of the command, in bytes: that of a main thread.
@@ -126,7 +126,7 @@ fn report(error: &CliError, is_json: bool) -> io::Result<()> {
         let rest = message.strip_prefix(code).and_then(|rest| rest.strip_prefix(": "));
         return write_json(&mut stderr, code, rest.unwrap_or(&message), remedy);
     }
-    writeln!(stderr, "error: {message}")?;
+    writeln!(stderr, "error: {}", plain_lines(&message))?;
     remedy.map_or(Ok(()), |remedy| writeln!(stderr, "  {remedy}"))
 }
 

@@ -289,3 +289,24 @@ fn should_write_the_run_that_the_answer_names_without_reading_it_again() {
         assert_eq!(written[0]["position"], 7);
     }
 }
+
+/// The texts of agents and of services are no commands for the terminal of their reader.
+#[test]
+fn should_escape_what_steers_a_terminal_in_an_error() {
+    let server = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}/api/v1", server.local_addr().unwrap());
+    let error = json!({ "code": "RUN_NOT_FOUND", "message": "x\u{1b}]0;title\u{7}\u{9b}2J" });
+    let body = json!({ "error": error }).to_string();
+    let head = format!("HTTP/1.1 404 Not Found\r\ncontent-length: {}", body.len());
+    let answer = format!("{head}\r\nconnection: close\r\n\r\n{body}");
+    std::thread::spawn(move || {
+        for mut client in server.incoming().map_while(Result::ok) {
+            let _ = client.read(&mut [0; 4096]);
+            let _ = client.write_all(answer.as_bytes());
+        }
+    });
+    let program = Program::new().with_variable("AIOS_API_URL", &url);
+    let stderr = program.ended(&["run", "r1"]).stderr;
+    assert!(stderr.contains(r"x\u{1b}]0;title\u{7}\u{9b}2J"), "{stderr}");
+    assert!(!stderr.contains(|it: char| it.is_control() && it != '\n'), "{stderr}");
+}

@@ -12,10 +12,10 @@ use serde::Serialize;
 
 pub(crate) use self::{
     details::Details,
-    table::{Table, plain, shortened, time},
+    table::{Table, plain, plain_lines, shortened, time},
 };
 
-/// The standard output.
+/// The standard output, and what people are told on the standard error. No text can steer their terminal.
 pub(crate) struct Output {
     stdout: BufWriter<Stdout>,
     is_json: bool,
@@ -37,9 +37,12 @@ impl Output {
         self.line("")
     }
 
-    /// Writes a line of text.
+    /// Writes a line of text. A program that reads it gets it as it is.
     pub(crate) fn line(&mut self, text: impl Display) -> io::Result<()> {
-        writeln!(self.stdout, "{text}")
+        match self.stdout.get_ref().is_terminal() {
+            true => writeln!(self.stdout, "{}", plain_lines(&text.to_string())),
+            false => writeln!(self.stdout, "{text}"),
+        }
     }
 
     /// Writes a text as it is.
@@ -80,7 +83,7 @@ impl Output {
     pub(crate) fn note(&self, text: impl Display) {
         if !self.is_json {
             // The standard error may be closed.
-            let _ = writeln!(io::stderr(), "{text}");
+            let _ = writeln!(io::stderr(), "{}", plain_lines(&text.to_string()));
         }
     }
 
@@ -90,7 +93,7 @@ impl Output {
         // The standard error may be closed.
         let _ = match self.is_json {
             true => writeln!(io::stderr(), "{value}"),
-            false => writeln!(io::stderr(), "{text}"),
+            false => writeln!(io::stderr(), "{}", plain_lines(&text.to_string())),
         };
     }
 

@@ -31,14 +31,23 @@ impl Table {
 
 /// Escapes control characters.
 pub(crate) fn plain(text: &str) -> String {
-    let mut plain = String::with_capacity(text.len());
+    escaped(text, &[])
+}
+
+/// Escapes control characters except those that part lines and columns.
+pub(crate) fn plain_lines(text: &str) -> String {
+    escaped(text, &['\n', '\t'])
+}
+
+fn escaped(text: &str, kept: &[char]) -> String {
+    let mut escaped = String::with_capacity(text.len());
     for character in text.chars() {
-        match character.is_control() {
-            true => plain.extend(character.escape_default()),
-            false => plain.push(character),
+        match character.is_control() && !kept.contains(&character) {
+            true => escaped.extend(character.escape_default()),
+            false => escaped.push(character),
         }
     }
-    plain
+    escaped
 }
 
 /// The beginning of a text, if the output is a terminal; otherwise all of it.
@@ -67,6 +76,7 @@ mod tests {
     #[test]
     fn should_escape_what_steers_a_terminal() {
         assert_eq!(plain("a\x1b[31m\u{9b}2J\nü"), r"a\u{1b}[31m\u{9b}2J\nü");
+        assert_eq!(plain_lines("a\x1b[\n\tb\r"), "a\\u{1b}[\n\tb\\r");
     }
 
     #[test]
