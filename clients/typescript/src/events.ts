@@ -18,21 +18,35 @@ interface Message {
   data?: string;
 }
 
+/** Most characters of a message: a line or a message that never ends would fill the memory. */
+const MAX_LENGTH = 64 * 1024 * 1024;
+
 /** Splits the text of server-sent events into messages. */
 export class Parser {
-  #text = "";
+  /** Parts of the last line, which is not complete. */
+  #parts: string[] = [];
+  #length = 0;
   #message: Message = {};
 
   push(text: string): Message[] {
-    this.#text += text;
     const messages: Message[] = [];
-    const lines = this.#text.split("\n");
-    this.#text = lines.pop() ?? "";
+    const lines = text.split("\n");
+    const rest = lines.pop() ?? "";
+    if (lines.length > 0) {
+      lines[0] = this.#parts.join("") + lines[0];
+      [this.#parts, this.#length] = [[], 0];
+    }
+    this.#parts.push(rest);
+    this.#length += rest.length;
     for (const line of lines) {
       const message = this.#take(line.endsWith("\r") ? line.slice(0, -1) : line);
       if (message !== undefined) {
         messages.push(message);
       }
+    }
+    if (this.#length + (this.#message.data?.length ?? 0) > MAX_LENGTH) {
+      const message = `an event has more than ${MAX_LENGTH} characters`;
+      throw new InvalidResponseError(message, { code: "INVALID_RESPONSE" });
     }
     return messages;
   }

@@ -2,7 +2,7 @@ import assert from "node:assert/strict";
 import type { ServerResponse } from "node:http";
 import { mock, test } from "node:test";
 
-import { AiosClient, ConnectionError } from "../src/index.js";
+import { AiosClient, ConnectionError, hasCode } from "../src/index.js";
 import { Parser } from "../src/events.js";
 import { QUICK, client, fake, proxy, unique } from "./support.js";
 
@@ -18,6 +18,19 @@ test("should read messages wherever the text is cut", () => {
       found.push(...parser.push(text.slice(start, start + length)));
     }
     assert.deepEqual(found, [{ id: 7, data: '{"a":1}' }, { id: 8, data: "a\nb" }, { id: 9 }]);
+  }
+});
+
+test("should refuse a message that never ends", () => {
+  const part = "x".repeat(1024 * 1024);
+  for (const text of [part, `data: ${part}\n`]) {
+    const parser = new Parser();
+    const fill = () => {
+      for (let size = 0; size < 65; size += 1) {
+        parser.push(text);
+      }
+    };
+    assert.throws(fill, (error) => hasCode(error, "INVALID_RESPONSE"));
   }
 });
 
