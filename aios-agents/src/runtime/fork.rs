@@ -32,6 +32,9 @@ impl RunHandle {
     /// there with the current code. Earlier operations that were still open start again with their full
     /// timeout.
     ///
+    /// The new run keeps the version of the workflow, so that version must still be registered. The version
+    /// of a change that the run chose after the last of the copied operations is chosen again.
+    ///
     /// # Errors
     ///
     /// [`RuntimeError::UnknownOperation`] if the journal has no such operation;

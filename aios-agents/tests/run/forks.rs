@@ -514,3 +514,43 @@ async fn should_begin_open_operations_again_in_a_fork() {
         assert!(asked.load(Ordering::SeqCst) >= 4);
     }
 }
+
+/// The versions of a change that two deployments of a workflow know, and what its second step returns in
+/// each version; it fails in others.
+async fn versioned(
+    context: WorkflowContext,
+    versions: std::ops::RangeInclusive<u32>,
+    works_in: u32,
+) -> Result<Vec<u32>, WorkflowError> {
+    let first = context.version("first", versions.clone())?;
+    context.step("one", || async { Ok::<_, TaskError>(()) }).await?;
+    let second = context.version("second", versions)?;
+    let step = move || async move {
+        match second == works_in {
+            true => Ok(()),
+            false => Err(TaskError::terminal(Failure::new("BROKEN", "this version is broken"))),
+        }
+    };
+    context.step("two", step).await?;
+    Ok(vec![first, second])
+}
+
+/// The version that the run chose for the operation which is done again is the faulty one.
+#[tokio::test(flavor = "multi_thread")]
+async fn should_choose_the_version_of_a_change_again_that_no_copied_operation_follows() {
+    let store = store();
+    let old = |context, (): ()| versioned(context, 1..=2, 0);
+    let first = runtime(&store).workflow("versioned", old).start().await.unwrap();
+    let run = first.start("versioned", &()).id("r").await.unwrap();
+    assert_eq!(result::<Vec<u32>>(&run).await.unwrap_err().code(), "BROKEN");
+    first.shutdown(Duration::from_secs(5)).await.unwrap();
+    let new = |context, (): ()| versioned(context, 1..=3, 3);
+    let second = runtime(&store).workflow("versioned", new).start().await.unwrap();
+    let run = second.handle("r").await.unwrap();
+    let retry = run.retry("retry").await.unwrap();
+    assert_eq!(result::<Vec<u32>>(&retry).await.unwrap(), [2, 3], "the first one is followed");
+    let later = run.fork(2, "later").await.unwrap();
+    assert_eq!(result::<Vec<u32>>(&later).await.unwrap(), [2, 3]);
+    let all = run.fork(1, "all").await.unwrap();
+    assert_eq!(result::<Vec<u32>>(&all).await.unwrap(), [3, 3]);
+}

@@ -17,6 +17,9 @@
 //! A child with an id of its own that has not ended by the cut belongs to the copied run. The new run asks
 //! for another one, under the id that its code chooses.
 //!
+//! The version of a change is left out if the copy has no entry of an operation after it: nothing in the
+//! copy depends on it, and the code of today chooses it again.
+//!
 //! A request to cancel is copied if the new run begins with one of the compensations that followed. If
 //! the operation was open when the run was cancelled, the new run does it again, and is not cancelled.
 
@@ -43,6 +46,10 @@ pub(crate) struct Selection<'f> {
     open: BTreeMap<u64, Vec<usize>>,
     /// The waits among them, with the names of their signals, in the order of their records.
     waits: Vec<(u64, Box<str>)>,
+    /// Where the first taken entry of each operation stands.
+    first: BTreeMap<u64, usize>,
+    /// Where the pinned versions of changes stand.
+    marks: Vec<usize>,
     /// Whether the journal has an entry of the operation at the cut.
     has_operation: bool,
 }
@@ -59,6 +66,8 @@ impl<'f> Selection<'f> {
             cancellation: None,
             open: BTreeMap::new(),
             waits: Vec::new(),
+            first: BTreeMap::new(),
+            marks: Vec::new(),
             has_operation: false,
         }
     }
@@ -90,6 +99,7 @@ impl<'f> Selection<'f> {
             Entry::CancelRequested(_) => {
                 (self.is_cancelled, self.cancellation) = (true, Some(self.taken));
             }
+            Entry::VersionMarked(_) => self.marks.push(self.taken),
             Entry::ChildStarted(child) if self.fork.derives(child) => {}
             Entry::SignalAwaited(wait) => {
                 self.waits.push((wait.operation, wait.name.clone()));
@@ -110,6 +120,9 @@ impl<'f> Selection<'f> {
                 operation.into_iter().for_each(|it| self.note_open(it));
             }
             _ => {}
+        }
+        if let Some(operation) = operation {
+            self.first.entry(operation).or_insert(self.taken);
         }
         if let Some(operation) = operation.filter(|_| !self.is_cut) {
             self.begun.insert(operation);
@@ -157,7 +170,15 @@ impl<'f> Selection<'f> {
     /// request, when nothing waited for it any more.
     pub(crate) fn withdrawn(&self) -> BTreeSet<usize> {
         let cancellation = self.cancellation.filter(|_| !self.has_operation);
-        self.open.values().flatten().copied().chain(cancellation).collect()
+        let open = self.open.values().flatten().copied();
+        open.chain(cancellation).chain(self.unneeded_marks()).collect()
+    }
+
+    /// Where the pinned versions stand that no operation of the copy was requested after.
+    fn unneeded_marks(&self) -> impl Iterator<Item = usize> {
+        let kept = self.first.iter().filter(|(operation, _)| !self.open.contains_key(operation));
+        let last = kept.map(|(_, place)| *place).max();
+        self.marks.iter().copied().filter(move |mark| last.is_none_or(|last| *mark > last))
     }
 }
 
