@@ -12,7 +12,7 @@
 use std::collections::HashSet;
 
 use aios_core::{
-    catalog::ending,
+    catalog::{ending, workflow},
     event::Event,
     store::{Append, Expected, StoreError, StreamId},
 };
@@ -22,6 +22,13 @@ use crate::rows::encode_metadata;
 
 /// Default limit of an event: payload and metadata together, in bytes.
 pub(crate) const MAX_EVENT_BYTES: usize = 16 * 1024 * 1024;
+
+/// Bytes that an inherited signal may have beyond the limit: it is the copy of an accepted one, with a mark
+/// and with the ids of runs that the original could leave out.
+const INHERITANCE_BYTES: usize = 1024;
+
+/// How the payload of an inherited signal ends; see [`Signaled`](workflow::Signaled).
+const INHERITED: &str = r#","inherited":true}"#;
 
 /// Makes the checks that do not need the log. Refuses an append that is empty, that has an event that is
 /// too large, that has the same event twice, or that has an event after the end of its run.
@@ -48,10 +55,20 @@ fn sized_metadata(
 ) -> Result<Option<String>, StoreError> {
     let metadata = encode_metadata(stream, &event.metadata)?;
     let bytes = event.payload.as_str().len() + metadata.as_ref().map_or(0, String::len);
-    if bytes > limit {
+    if bytes > limit.saturating_add(allowance(event)) {
         return Err(StoreError::TooLarge { id: event.id.clone(), bytes, limit });
     }
     Ok(metadata)
+}
+
+/// The bytes that an event may have beyond the limit.
+fn allowance(event: &Event) -> usize {
+    let (domain, _, action) = event.event_type.segments();
+    let is_signal = domain == workflow::DOMAIN && action == workflow::SIGNALED;
+    match is_signal && event.payload.as_str().ends_with(INHERITED) {
+        true => INHERITANCE_BYTES,
+        false => 0,
+    }
 }
 
 /// Refuses an append that has an event twice. Compares keys and not texts, because the keys are

@@ -12,9 +12,12 @@ use aios_agents::prelude::*;
 use aios_core::{
     catalog::workflow::Started,
     event::Event,
-    store::{Append, EventStoreExt, Store},
+    store::{Append, EventStoreExt, Store, StoreError},
 };
-use aios_store::{Retention, memory::MemoryStore};
+use aios_store::{
+    Retention,
+    memory::{MemoryOptions, MemoryStore},
+};
 use futures_util::future::join_all;
 use serde_json::json;
 
@@ -396,4 +399,99 @@ async fn should_cancel_the_run_that_a_run_is_about_to_continue_as() {
     let error = result::<u32>(&run).await.unwrap_err();
     assert!(matches!(error, RunError::Cancelled { .. }), "{error:?}");
     assert_eq!(error.failure().unwrap().message, "enough");
+}
+
+/// The store refuses the copies of the signals for good: the run is blocked, and can be cancelled.
+#[tokio::test(flavor = "multi_thread")]
+async fn should_cancel_a_run_that_can_not_inherit_its_signals() {
+    let faulty = FaultyStore::new(store());
+    let shared: Arc<dyn Store> = faulty.clone();
+    faulty.on_append(|append| {
+        let is_copy = append.stream.run_id() == Some("c~r2") && holds(append, "signaled");
+        let id = append.events.first().filter(|_| is_copy)?.id.clone();
+        Some(Fault::Refuse(StoreError::TooLarge { id, bytes: 9, limit: 8 }))
+    });
+    let runtime = runtime(&shared).workflow("collect", collect).start().await.unwrap();
+    let start = runtime.start("collect", &Vec::<u32>::new()).id("c");
+    let run = start.signal("number", &1).signal("number", &2).await.unwrap();
+    let status = || async { run.status().await.unwrap().status.to_string() };
+    eventually("it is blocked", || async { status().await == "blocked" }).await;
+    run.cancel("not needed").await.unwrap();
+    eventually("it is cancelled", || async { status().await == "cancelled" }).await;
+    assert!(matches!(result::<Vec<u32>>(&run).await, Err(RunError::Cancelled { .. })));
+}
+
+/// Takes texts of which each is about as large as what is copied at once, and returns their numbers.
+async fn texts(context: WorkflowContext, mut taken: Vec<u32>) -> Result<Vec<u32>, WorkflowError> {
+    let (number, _): (u32, String) = context.signal("text").await?;
+    taken.push(number);
+    match taken.len() == ROUNDS as usize {
+        true => Ok(taken),
+        false => Err(WorkflowError::continue_as_new(&taken)),
+    }
+}
+
+/// The engine's process is gone before or after it has copied the first of several large signals.
+#[tokio::test(flavor = "multi_thread")]
+async fn should_copy_many_signals_in_parts() {
+    const BYTES: usize = 3 * 1024 * 1024;
+    for after in [false, true] {
+        let faulty = FaultyStore::new(store());
+        let shared: Arc<dyn Store> = faulty.clone();
+        let client = runtime(&shared).client_only().workflow("texts", texts).start().await;
+        let client = client.unwrap();
+        let run = client.start("texts", &Vec::<u32>::new()).id("c").await.unwrap();
+        for number in in_order() {
+            run.signal("text", &(number, "x".repeat(BYTES))).await.unwrap();
+        }
+        let crashed = Arc::new(AtomicBool::new(false));
+        let seen = Arc::clone(&crashed);
+        faulty.on_append(move |append| {
+            let run_id = append.stream.run_id()?;
+            if seen.load(Ordering::SeqCst) {
+                return Some(Fault::Hang);
+            }
+            if run_id != "c~r2" || !holds(append, "signaled") {
+                return None;
+            }
+            assert_eq!(append.events.len(), 1, "two of them would be too much at once");
+            seen.store(true, Ordering::SeqCst);
+            match after {
+                true => Some(Fault::LoseResponse(store_unavailable())),
+                false => Some(Fault::Hang),
+            }
+        });
+        let first = runtime(&shared).workflow("texts", texts).start().await.unwrap();
+        eventually("the engine crashes", || async { crashed.load(Ordering::SeqCst) }).await;
+        drop(first);
+        faulty.heal();
+        let second = runtime(&shared).workflow("texts", texts).start().await.unwrap();
+        let run = second.handle("c").await.unwrap();
+        assert_eq!(result::<Vec<u32>>(&run).await.unwrap(), in_order(), "after it: {after}");
+    }
+}
+
+/// The copy of a signal has more to say than the signal.
+#[tokio::test(flavor = "multi_thread")]
+async fn should_inherit_the_largest_signal_that_the_store_accepts() {
+    const LIMIT: usize = 8_000;
+    let options = MemoryOptions::new().with_max_event_bytes(LIMIT);
+    let store: Arc<dyn Store> = Arc::new(MemoryStore::connect_with(options).unwrap());
+    async fn second(context: WorkflowContext, round: u32) -> Result<usize, WorkflowError> {
+        match round {
+            4 => Ok(context.signal::<String>("text").await?.len()),
+            round => Err(WorkflowError::continue_as_new(&(round + 1))),
+        }
+    }
+    let runtime = runtime(&store).workflow("second", second).start().await.unwrap();
+    let mut bytes = LIMIT;
+    let run = loop {
+        let text = "x".repeat(bytes);
+        match runtime.start("second", &0).id("s").signal("text", &text).await {
+            Ok(run) => break run,
+            Err(error) => assert_eq!(error.code(), "EVENT_TOO_LARGE"),
+        }
+        bytes -= 1;
+    };
+    assert_eq!(result::<usize>(&run).await.unwrap(), bytes);
 }

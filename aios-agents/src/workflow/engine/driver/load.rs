@@ -37,7 +37,7 @@ use super::{
     origin::RunOrigin,
     place::{self, WORKFLOW_NOT_FOUND},
     seek::recorded_attempts,
-    successor::{Succession, take_over},
+    successor::{Beginning, Succession, take_over},
 };
 use crate::suggest::hint;
 use crate::workflow::{
@@ -60,6 +60,8 @@ pub(super) struct Replay {
     entries: Journal,
     /// Whether the run was taken back from an engine that is gone.
     is_back: bool,
+    /// Whether the run was cancelled before it had the signals of its predecessor.
+    is_cancelled: bool,
 }
 
 impl Driver {
@@ -78,9 +80,9 @@ impl Driver {
         permit: Option<OwnedSemaphorePermit>,
     ) -> Result<(Box<Self>, Replay), Exit> {
         let stream = StreamId::of_run(run_id).map_err(failed)?;
-        let (events, is_back) = match journal {
+        let (Beginning { journal: events, is_cancelled }, is_back) = match journal {
             // The journal of a run that was just started, or whose predecessor has just ended.
-            Some(journal) => (journal, false),
+            Some(journal) => (Beginning::with(journal), false),
             None => {
                 let journal = read(engine, &stream).await?;
                 let is_back = place::check(engine, run_id, &journal).await?;
@@ -111,7 +113,7 @@ impl Driver {
         // Of the journal as it was read: sorting has changed the order of the entries.
         driver.version = events.last().map_or(0, |last| last.version);
         driver.permit = permit;
-        Ok((driver, Replay { started, entries, is_back }))
+        Ok((driver, Replay { started, entries, is_back, is_cancelled }))
     }
 
     /// Replays the journal that was read.
@@ -120,8 +122,11 @@ impl Driver {
     ///
     /// The exit of a run that can't continue: it is not due, is or was blocked, or another engine has its code.
     pub(super) async fn replay(&mut self, replay: Replay) -> Result<(), Exit> {
-        let Replay { started, entries, is_back } = replay;
-        self.attach_code(&started, &entries).await?;
+        let Replay { started, entries, is_back, is_cancelled } = replay;
+        match is_cancelled || is_scheduled_later(&self.engine, &started, &entries) {
+            true => self.wait_for_start(&started)?,
+            false => self.attach_code(&started).await?,
+        }
         if is_back {
             self.record_return();
         }
@@ -189,14 +194,10 @@ impl Driver {
         }))
     }
 
-    /// Attaches the code of the run, unless its start time has not been reached or there is no code
-    /// for it.
+    /// Attaches the code of the run, if there is code for it.
     ///
     /// A run without code is blocked, or moved to an engine that has it, before anything is replayed.
-    async fn attach_code(&mut self, started: &Started, entries: &Journal) -> Result<(), Exit> {
-        if is_scheduled_later(&self.engine, started, entries) {
-            return self.wait_for_start(started);
-        }
+    async fn attach_code(&mut self, started: &Started) -> Result<(), Exit> {
         let workflow = self.origin.workflow.clone();
         let version = started.version;
         let registry = Arc::clone(&self.engine.journals.registry);
@@ -218,7 +219,7 @@ impl Driver {
         Ok(())
     }
 
-    /// Waits for the start time of the run, unless it was cancelled.
+    /// Waits for the start time of a run that has not begun, unless it was cancelled.
     ///
     /// A cancelled one ends at once, without code and compensations: nothing has begun.
     fn wait_for_start(&mut self, started: &Started) -> Result<(), Exit> {

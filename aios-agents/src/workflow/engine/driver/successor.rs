@@ -2,16 +2,18 @@
 //!
 //! The successor is started first, so that no crash loses it, and waits. The end of its predecessor
 //! closes the predecessor's journal and lists the signals that were not taken. Only then does the
-//! successor copy those signals into its own journal, atomically, and begin.
+//! successor copy those signals into its own journal, in parts of bounded size, and begin.
 //!
 //! | the process dies after | what the journals say | who continues |
 //! |---|---|---|
 //! | the start of the successor | the predecessor is open | its owner, which finds the successor by its predecessor and ends the run |
 //! | the end of the predecessor | the successor has not begun | the owner of the successor, which reads that end |
-//! | the copy of the signals | the successor has inherited signals | the owner of the successor, which does not copy again |
+//! | a part of the copy | the successor has some of the signals | the owner of the successor, which copies the others |
+//! | the copy of the signals | the successor has all of them | the owner of the successor, which does not copy again |
 //!
 //! A successor that waits checks at half of the lease time. One whose predecessor ends in another way,
-//! such as by a cancellation that came first, is cancelled with `NOT_CONTINUED`.
+//! such as by a cancellation that came first, is cancelled with `NOT_CONTINUED`. One that is cancelled itself
+//! before it has its signals ends without them: the store may refuse them for good.
 
 use std::{collections::BTreeSet, sync::Arc};
 
@@ -35,6 +37,11 @@ use crate::workflow::{
     },
     run_id,
 };
+
+/// The most bytes of signals that are copied in one append, unless one signal is larger.
+const PART_BYTES: usize = 4 * 1024 * 1024;
+/// The most signals that are copied in one append.
+const PART_SIGNALS: usize = 1000;
 
 /// The place of a run in its chain, and the run that follows it.
 #[derive(Debug)]
@@ -168,6 +175,21 @@ fn taken(run_id: &str) -> Failure {
     Failure::new("RUN_EXISTS", message)
 }
 
+/// A run that may begin, as far as its predecessor is concerned.
+pub(super) struct Beginning {
+    /// Its journal, with the signals that it inherits.
+    pub(super) journal: Vec<RecordedEvent>,
+    /// Whether it was cancelled before it had them, so that its code must not begin.
+    pub(super) is_cancelled: bool,
+}
+
+impl Beginning {
+    /// A run that begins with this journal.
+    pub(super) fn with(journal: Vec<RecordedEvent>) -> Self {
+        Self { journal, is_cancelled: false }
+    }
+}
+
 /// Lets a run that continues another one begin only once that one has ended, with the signals that
 /// it did not take. Returns the journal including them.
 ///
@@ -178,12 +200,16 @@ pub(super) async fn take_over(
     run_id: &Arc<str>,
     stream: &StreamId,
     journal: Vec<RecordedEvent>,
-) -> Result<Vec<RecordedEvent>, Exit> {
-    let Some(first) = journal.first() else { return Ok(journal) };
-    let Ok(Entry::Started(started)) = decode(&first.event) else { return Ok(journal) };
-    let Started { predecessor: Some(predecessor), .. } = *started else { return Ok(journal) };
-    if journal.iter().any(|recorded| decode(&recorded.event).is_ok_and(|it| has_begun(&it))) {
-        return Ok(journal);
+) -> Result<Beginning, Exit> {
+    let Some(first) = journal.first() else { return Ok(Beginning::with(journal)) };
+    let Ok(Entry::Started(started)) = decode(&first.event) else {
+        return Ok(Beginning::with(journal));
+    };
+    let Started { predecessor: Some(predecessor), .. } = *started else {
+        return Ok(Beginning::with(journal));
+    };
+    if has(&journal, has_begun) {
+        return Ok(Beginning::with(journal));
     }
     let fence = engine.ownership.fence_of(run_id).ok_or(Exit::NotOwner)?;
     let end = end_of(engine, &predecessor).await.map_err(exit)?;
@@ -208,31 +234,66 @@ pub(super) async fn take_over(
         }
         End::Gone => Vec::new(),
     };
-    if signals.is_empty() {
-        return Ok(journal);
+    let copied: BTreeSet<_> = inherited_ids(&journal).collect();
+    if copied.len() >= signals.len() {
+        return Ok(Beginning::with(journal));
     }
-    let inherited = inherited(engine, first, &predecessor, &signals).await.map_err(exit)?;
+    if has(&journal, |entry| matches!(entry, Entry::CancelRequested(_))) {
+        return Ok(Beginning { journal, is_cancelled: true });
+    }
+    let mut inherited = inherited(engine, first, &predecessor, &signals).await.map_err(exit)?;
+    inherited.retain(|signal| !copied.contains(&signal.id.key()));
     if inherited.is_empty() {
-        return Ok(journal);
+        return Ok(Beginning::with(journal));
     }
     info!(run = %run_id, signals = inherited.len(), "a run inherits signals of its predecessor");
-    let append = Append::new(stream.clone(), inherited).with_fence(fence);
-    match engine.store.append_one(append).await {
-        Ok(_) => read(engine, stream).await,
-        Err(StoreError::Fenced { .. }) => Err(Exit::NotOwner),
-        Err(error) => Err(Exit::Failed(error)),
+    for part in parts(inherited) {
+        let append = Append::new(stream.clone(), part).with_fence(fence);
+        match engine.store.append_one(append).await {
+            Ok(_) => {}
+            Err(StoreError::Fenced { .. }) => return Err(Exit::NotOwner),
+            Err(error) => return Err(Exit::Failed(error)),
+        }
     }
+    Ok(Beginning::with(read(engine, stream).await?))
 }
 
-/// Whether an entry shows that a run has inherited its signals, has begun, or has ended.
+/// Whether a journal has such an entry.
+fn has(journal: &[RecordedEvent], is_it: impl Fn(&Entry) -> bool) -> bool {
+    journal.iter().any(|recorded| decode(&recorded.event).is_ok_and(|entry| is_it(&entry)))
+}
+
+/// The keys of the signals in a journal that were inherited.
+fn inherited_ids(journal: &[RecordedEvent]) -> impl Iterator<Item = uuid::Uuid> {
+    let is_inherited = |event: &Event| {
+        matches!(decode(event), Ok(Entry::Signaled(Signaled { inherited: true, .. })))
+    };
+    journal.iter().filter(move |it| is_inherited(&it.event)).map(|it| it.event.id.key())
+}
+
+/// Splits events into parts that are appended one after another.
+fn parts(events: Vec<Event>) -> Vec<Vec<Event>> {
+    let mut parts: Vec<Vec<Event>> = Vec::new();
+    let mut room = 0_usize;
+    for event in events {
+        let bytes = event.payload.as_str().len();
+        match parts.last_mut().filter(|part| bytes <= room && part.len() < PART_SIGNALS) {
+            Some(part) => part.push(event),
+            None => {
+                parts.push(vec![event]);
+                room = PART_BYTES;
+            }
+        }
+        room = room.saturating_sub(bytes);
+    }
+    parts
+}
+
+/// Whether an entry shows that a run has begun or has ended.
 ///
 /// From then on the signals are settled, and must not be copied again.
 fn has_begun(entry: &Entry) -> bool {
-    let is_inherited = matches!(entry, Entry::Signaled(Signaled { inherited: true, .. }));
-    is_inherited
-        || entry.is_final()
-        || entry.operation().is_some()
-        || matches!(entry, Entry::VersionMarked(_))
+    entry.is_final() || entry.operation().is_some() || matches!(entry, Entry::VersionMarked(_))
 }
 
 /// How the predecessor of a run ended.
