@@ -19,7 +19,10 @@ use aios_core::{
 
 use super::{RunHandle, RuntimeError};
 use crate::workflow::{
-    journal::{Entry, Failed, Fork, Selection, decode, mark_copy, seed_of},
+    journal::{
+        ChildEnded, ChildStarted, Entry, Failed, Fork, Parent, Selection, decode, mark_copy,
+        seed_of,
+    },
     machine::signal_timeout,
     run_id,
 };
@@ -77,6 +80,11 @@ impl RunHandle {
     /// operation and those with a higher number are done again, with the current code. So is an earlier
     /// operation that had not ended, and one that ended later than they began, if its journal shows only
     /// its end, as that of a step.
+    ///
+    /// The result of a child that has succeeded after the run had failed is kept as well. A child that still
+    /// runs belongs to this run: the new run starts another one. If the child has an id of its own, which
+    /// does not change with the id of the run, that fails with `RUN_EXISTS`; so does a retry of a child
+    /// with such an id that has failed.
     ///
     /// Compensations that this run has made are not undone. If they have undone effects of operations
     /// whose results are kept, start the workflow again instead.
@@ -217,6 +225,7 @@ impl RunHandle {
         let mut events = Vec::new();
         let mut after = 0;
         let mut origin = None;
+        let mut incarnation = None;
         while !selection.is_complete() {
             let page = self.journal_of(run_id, after, PAGE).await?;
             let Some(last) = page.last() else { break };
@@ -227,6 +236,7 @@ impl RunHandle {
                     continue;
                 }
                 let source = &recorded.event;
+                incarnation.get_or_insert_with(|| source.id.clone());
                 // Random values and UUIDs are those of the first run, however often it was forked.
                 let origin = origin.get_or_insert_with(|| seed_of(source, run_id));
                 let entry = fork.copy(entry, source.timestamp, origin);
@@ -246,6 +256,10 @@ impl RunHandle {
             let run_id = run_id.to_owned();
             return Err(RuntimeError::UnknownOperation { run_id, operation });
         }
+        let ends = match is_retry {
+            true => self.ends_of_children(&mut selection, run_id, incarnation).await?,
+            false => Vec::new(),
+        };
         let withdrawn = selection.withdrawn();
         let selected = events.into_iter().enumerate();
         let selected = selected.filter(|(index, _)| !withdrawn.contains(index));
@@ -258,10 +272,34 @@ impl RunHandle {
             add_gap(&mut started.gaps, Gap::new(ended, at));
             let metadata = Arc::clone(&start.metadata);
             let entry = Entry::Started(started);
-            let copy = codec.encode(entry, start.timestamp, metadata)?.event;
+            let copy = codec.encode(entry, start.timestamp, Arc::clone(&metadata))?.event;
             *start = Event { id: start.id.clone(), ..copy };
+            for end in ends {
+                events.push(codec.encode(end, ended, Arc::clone(&metadata))?.event);
+            }
         }
         Ok(events)
+    }
+
+    /// The ends of the children that have succeeded, although the journal of the run does not say so: the
+    /// run had failed before.
+    async fn ends_of_children(
+        &self,
+        selection: &mut Selection<'_>,
+        run_id: &str,
+        incarnation: Option<EventId>,
+    ) -> Result<Vec<Entry>, RuntimeError> {
+        let children: Vec<ChildStarted> = selection.open_children().cloned().collect();
+        let mut ends = Vec::new();
+        for child in children {
+            let parent = Parent::new(run_id.to_owned(), incarnation.clone(), child.operation);
+            let result = self.client.journals.result_of_child(&child, &parent).await?;
+            if result.is_some() {
+                selection.note_child_end(child.operation);
+                ends.push(Entry::ChildEnded(ChildEnded::new(child.operation, result, None)));
+            }
+        }
+        Ok(ends)
     }
 }
 

@@ -515,6 +515,47 @@ async fn should_begin_open_operations_again_in_a_fork() {
     }
 }
 
+/// The children continue when the step beside them has failed.
+#[tokio::test(flavor = "multi_thread")]
+async fn should_keep_in_a_retry_what_a_child_returned_after_the_run_had_failed() {
+    async fn parent(context: WorkflowContext, (): ()) -> Result<u64, WorkflowError> {
+        let is_copy = context.run_id() != "r";
+        let derived = context.child::<u64>("kid", &1);
+        let named = context.child::<u64>("kid", &2).id("named");
+        let go = context.signal::<()>("fail");
+        let step = async {
+            go.await?;
+            let step = || async move {
+                match is_copy {
+                    true => Ok(4),
+                    false => Err(TaskError::terminal(Failure::new("BROKEN", "it fails"))),
+                }
+            };
+            context.step("step", step).await
+        };
+        let (derived, named, step) = aios_agents::try_join!(derived, named, step)?;
+        Ok(derived + named + step)
+    }
+    for store in [store(), sqlite().await] {
+        let builder = runtime(&store).workflow("parent", parent).workflow("kid", kid);
+        let runtime = builder.start().await.unwrap();
+        let run = runtime.start("parent", &()).id("r").await.unwrap();
+        for child in ["r~1", "named"] {
+            eventually(child, || async { runtime.handle(child).await.is_ok() }).await;
+        }
+        run.signal("fail", &()).await.unwrap();
+        assert_eq!(result::<u64>(&run).await.unwrap_err().code(), "BROKEN");
+        for child in ["r~1", "named"] {
+            let child = runtime.handle(child).await.unwrap();
+            child.signal("grow", &()).await.unwrap();
+            result::<u64>(&child).await.unwrap();
+        }
+        let retry = run.retry("retry").await.unwrap();
+        assert_eq!(result::<u64>(&retry).await.unwrap(), 7);
+        assert!(runtime.handle("retry~1").await.is_err(), "no child is started again");
+    }
+}
+
 /// The versions of a change that two deployments of a workflow know, and what its second step returns in
 /// each version; it fails in others.
 async fn versioned(

@@ -15,7 +15,8 @@
 //! its agents.
 //!
 //! A child with an id of its own that has not ended by the cut belongs to the copied run. The new run asks
-//! for another one, under the id that its code chooses.
+//! for another one, under the id that its code chooses. A retry keeps the result of a child that has
+//! succeeded since (`note_child_end`).
 //!
 //! The version of a change is left out if the copy has no entry of an operation after it: nothing in the
 //! copy depends on it, and the code of today chooses it again.
@@ -25,7 +26,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Entry, Fork};
+use super::{ChildStarted, Entry, Fork};
 
 /// Chooses the entries, which must be shown to it in their order.
 #[derive(Debug)]
@@ -46,6 +47,8 @@ pub(crate) struct Selection<'f> {
     open: BTreeMap<u64, Vec<usize>>,
     /// The waits among them, with the names of their signals, in the order of their records.
     waits: Vec<(u64, Box<str>)>,
+    /// The children that had begun before the cut and have not ended.
+    children: BTreeMap<u64, ChildStarted>,
     /// Where the first taken entry of each operation stands.
     first: BTreeMap<u64, usize>,
     /// Where the pinned versions of changes stand.
@@ -66,6 +69,7 @@ impl<'f> Selection<'f> {
             cancellation: None,
             open: BTreeMap::new(),
             waits: Vec::new(),
+            children: BTreeMap::new(),
             first: BTreeMap::new(),
             marks: Vec::new(),
             has_operation: false,
@@ -95,6 +99,9 @@ impl<'f> Selection<'f> {
 
     /// Notes an entry that was taken.
     fn note(&mut self, entry: &Entry, operation: Option<u64>) {
+        if let Entry::ChildStarted(child) = entry {
+            self.children.insert(child.operation, child.clone());
+        }
         match entry {
             Entry::CancelRequested(_) => {
                 (self.is_cancelled, self.cancellation) = (true, Some(self.taken));
@@ -139,7 +146,18 @@ impl<'f> Selection<'f> {
     /// Notes that an operation has ended.
     fn note_end(&mut self, operation: u64) {
         self.open.remove(&operation);
+        self.children.remove(&operation);
         self.waits.retain(|(wait, _)| *wait != operation);
+    }
+
+    /// The children whose starts were taken and whose ends were not, as the copied run started them.
+    pub(crate) fn open_children(&self) -> impl Iterator<Item = &ChildStarted> {
+        self.children.values()
+    }
+
+    /// Notes that the copy gets the end of a child, after all entries of the journal.
+    pub(crate) fn note_child_end(&mut self, operation: u64) {
+        self.note_end(operation);
     }
 
     /// Whether a retry gets an entry that stands after the cut: a signal, or the result of an operation

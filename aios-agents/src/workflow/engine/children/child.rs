@@ -80,7 +80,7 @@ impl Engine {
         loop {
             match self.journals.started(&run_id).await? {
                 Some(found) if self.is_child(&found, child).await? => {
-                    return self.outcome_of(Arc::clone(&run_id)).await;
+                    return self.journals.outcome_of(Arc::clone(&run_id)).await;
                 }
                 // Not this parent's child: a child of another parent, a run without a parent, an
                 // ancestor, or the parent itself.
@@ -139,25 +139,6 @@ impl Engine {
         // A run keeps the version that it begins with.
         started.version = self.newest_version(workflow).await?.ok_or_else(unknown)?;
         self.journals.start(run_id, workflow, started, others, (*metadata).clone()).await
-    }
-
-    /// The outcome of a run, or of the last run that it continued as; `None` while that one runs.
-    ///
-    /// A run that has continued and whose successor is not known yet counts as running.
-    pub(crate) async fn outcome_of(
-        &self,
-        run_id: Arc<str>,
-    ) -> Result<Option<Outcome>, JournalError> {
-        let mut run_id = run_id;
-        loop {
-            let Some(ended) = self.journals.ended(&run_id).await? else { return Ok(None) };
-            match ended.continued_as {
-                Some(next) => run_id = next,
-                None if ended.status == RunStatus::Continued => return Ok(None),
-                None if ended.status.is_final() => return Ok(Some(ended.into_outcome())),
-                None => return Ok(None),
-            }
-        }
     }
 
     /// Appends the end of a child to its parent's journal, once.

@@ -277,7 +277,7 @@ impl Driver {
         let mut open = Vec::new();
         for child in &self.children.inherited {
             // The ends of these are not reported to this run.
-            match self.engine.outcome_of((*child.run_id).into()).await {
+            match self.engine.journals.outcome_of((*child.run_id).into()).await {
                 // Retention removes only runs that have ended.
                 Ok(Some(_)) | Err(JournalError::UnknownRun { .. }) => {}
                 Err(error) if !error.is_unreadable() => return Err(error),
