@@ -36,6 +36,7 @@ mod task {
     mod attempts;
     mod dispatch;
     mod misbehaving;
+    mod outages;
     mod questions;
     mod unclaimed;
 }

@@ -81,7 +81,7 @@ use self::{
     ownership::{Ownership, Readers, StoreClock},
     recovery::{Parking, Recovering},
     runs::{ActiveRuns, BlockingRuns, Timers},
-    tasks::{Activity, Dispatch},
+    tasks::{Activity, Audibility, Dispatch},
 };
 pub(crate) use self::{
     error::EngineError,
@@ -155,6 +155,8 @@ pub(crate) struct Engine {
     reads: mpsc::Sender<recovery::reads::Read>,
     /// How far the queues of agents have moved.
     activity: Activity,
+    /// Since when agents can be heard.
+    audibility: Audibility,
     /// Events for agents.
     dispatches: mpsc::Sender<Dispatch>,
     /// The types of the agents in this process.
@@ -244,6 +246,7 @@ impl Engine {
             recovering: Recovering::default(),
             reads,
             activity: Activity::default(),
+            audibility: Audibility::default(),
             dispatches,
             agent_types,
             activations: Arc::new(Semaphore::new(ACTIVATIONS)),

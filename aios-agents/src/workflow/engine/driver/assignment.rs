@@ -13,6 +13,11 @@
 //! | `unclaimed_after` | the last activity of the agents | it is reported as unclaimed |
 //! | `redispatch_after` | the last dispatch or report | it is dispatched again if it seems to be lost (`unclaimed`) |
 //!
+//! Silence counts only while agents can be heard. While the broker is not connected, the first three
+//! deadlines and the report do not come closer, and afterwards `task_grace` or the whole of the other
+//! limits passes before an attempt ends (`Engine::audible_since`). So an outage of the broker ends no
+//! attempt.
+//!
 //! None of this is recorded, except the ends of attempts. An engine that takes the run over counts
 //! again from the takeover, and asks the agents first (`seek`).
 //!
@@ -267,7 +272,7 @@ impl Driver {
     fn accept_kept(&mut self, operation: u64, now: Timestamp) -> Option<Timestamp> {
         let assignment = self.tasks.assigned.get_mut(&operation)?;
         let (answer, since) = assignment.anonymous.take()?;
-        let until = since + self.engine.options.task_grace;
+        let until = self.engine.audible_since(since) + self.engine.options.task_grace;
         if until > now {
             assignment.anonymous = Some((answer, since));
             return Some(until);
@@ -288,8 +293,8 @@ impl Driver {
         let quiet_at = self.check_silence(operation, now);
         let Some(assignment) = self.tasks.assigned.get(&operation) else { return };
         let attempt = assignment.attempt;
-        let silent_at =
-            assignment.last_heartbeat.map(|seen| seen + self.engine.options.heartbeat_timeout);
+        let heard_at = assignment.last_heartbeat.map(|seen| self.engine.audible_since(seen));
+        let silent_at = heard_at.map(|at| at + self.engine.options.heartbeat_timeout);
         let late_at = self.deadline(assignment);
         let failure = match (silent_at, late_at) {
             (Some(at), _) if at <= now => {
@@ -314,7 +319,8 @@ impl Driver {
     /// of the heartbeat timeout. Returns when to start looking, if it is later.
     fn check_silence(&mut self, operation: u64, now: Timestamp) -> Option<Timestamp> {
         let assignment = self.tasks.assigned.get_mut(&operation)?;
-        let quiet_at = assignment.last_heartbeat? + self.engine.options.heartbeat_timeout / 2;
+        let heard_at = self.engine.audible_since(assignment.last_heartbeat?);
+        let quiet_at = heard_at + self.engine.options.heartbeat_timeout / 2;
         if quiet_at > now {
             return Some(quiet_at);
         }
@@ -366,14 +372,16 @@ impl Driver {
     /// of its type begin and end tasks that were assigned before it, or not much later. Its time
     /// counts from their last activity, or from its own assignment.
     fn deadline(&self, assignment: &Assignment) -> Option<Timestamp> {
-        let allowed = assignment.timeout? + self.engine.options.task_grace;
+        let timeout = assignment.timeout?;
+        let grace = self.engine.options.task_grace;
         if let Some(started_at) = assignment.started_at {
-            return Some(started_at + allowed);
+            return Some(self.engine.audible_since(started_at + timeout) + grace);
         }
+        let allowed = timeout + grace;
         let activity = self.engine.activity.of(&assignment.agent_type);
         let moving = activity.filter(|activity| activity.newest < assignment.assigned_at + allowed);
         let since = moving.map_or(assignment.assigned_at, |it| it.at.max(assignment.assigned_at));
-        Some(since + allowed)
+        Some(self.engine.audible_since(since) + allowed)
     }
 
     /// The current attempt has ended with an answer.

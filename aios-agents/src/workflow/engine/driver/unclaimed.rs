@@ -67,6 +67,7 @@ impl Driver {
         // While agents begin and end other tasks, this one counts as queued.
         let activity = self.engine.activity.of(&queued.queue().0);
         let since = activity.map_or(assigned_at, |it| it.at.max(assigned_at));
+        let since = self.engine.audible_since(since);
         if queued.is_unclaimed() || since + unclaimed_after > now {
             return Some(());
         }

@@ -15,4 +15,4 @@ pub(super) mod suspicion;
 pub(crate) use self::activity::{Activity, Queued, lost_after};
 pub(crate) use self::dead_letters::SEEK;
 pub(crate) use self::dispatch::{Attempt, Dispatch};
-pub(crate) use self::suspicion::WINDOW;
+pub(crate) use self::suspicion::{Audibility, WINDOW};
