@@ -291,18 +291,23 @@ async fn should_send_heartbeats_of_long_tasks_with_the_latest_progress() {
 }
 
 #[tokio::test]
-async fn should_acknowledge_a_long_task_early() {
+async fn should_acknowledge_a_long_task_early_and_hand_it_back_when_it_stops() {
     let world = World::new();
     let mut engine = world.mailbox("engine").await;
     let options = HostOptions::new().with_early_ack_after(Some(SECOND * 60));
     let agents = AgentSet::new().agent("backend", Scripted::stuck());
     let host = world.start_with(agents, options).await.unwrap();
-    world.publish(assigned("backend", "t1", 1, json!(1), Some(SECOND * 100))).await;
+    let task = assigned("backend", "t1", 1, json!(1), Some(SECOND * 100));
+    world.publish(task.clone()).await;
     world.pass(SECOND * 70).await;
     let beat = engine.next().await;
     assert_eq!(beat.event_type.action(), "task_heartbeat");
+    // Its delivery is gone, so it would have no other host.
     assert!(world.drive(host.shutdown(SECOND)).await.is_err());
-    assert_eq!(world.waiting("agents.backend", "agents.backend.task_assigned").await, 0);
+    let mut tasks = world.subscribe("agents.backend", &["agents.backend.task_assigned"]).await;
+    let again = tasks.take().await;
+    assert_eq!((&again.event.id, again.redelivered), (&task.id, false), "it is handed back");
+    assert!(tasks.try_next().await.is_none());
 }
 
 #[tokio::test]

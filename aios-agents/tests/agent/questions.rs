@@ -82,6 +82,26 @@ async fn should_not_ask_about_a_task_without_a_run() {
     assert_eq!(others, ["task_completed"]);
 }
 
+/// The code of the attempt has begun, and the engine may have ended it since.
+#[tokio::test]
+async fn should_ask_about_a_task_that_another_process_hands_back() {
+    let (world, agent) = (World::new(), Scripted::echo());
+    let mut engine = world.mailbox("engine").await;
+    let options = confirming().with_early_ack_after(Some(60 * SECOND));
+    let leaving = world.start_with(agents(&Scripted::stuck()), options).await.unwrap();
+    world.publish(task("t", None)).await;
+    world.pass(70 * SECOND).await;
+    assert!(world.drive(leaving.shutdown(SECOND)).await.is_err());
+    let (questions, _) = hear(&mut engine).await;
+    assert!(questions.is_empty());
+    let _host = world.start_with(agents(&agent), confirming()).await.unwrap();
+    let (questions, _) = hear(&mut engine).await;
+    assert_eq!((questions.len(), agent.calls()), (1, 0));
+    world.publish(answer("attempt_confirmed", &questions[0])).await;
+    let (_, others) = hear(&mut engine).await;
+    assert_eq!(others, ["task_completed"]);
+}
+
 #[tokio::test]
 async fn should_begin_after_an_answer_to_the_latest_question_only() {
     let (world, agent) = (World::new(), Scripted::echo());

@@ -68,7 +68,7 @@ use self::{
 use super::{AgentDefinition, AgentError, AgentSet, managed};
 use crate::{failing::Failing, measure::Waits, output::Hub, task::JoinSet};
 
-/// How long abandoned tasks may take to release their deliveries, and how long subscriptions may take
+/// How long abandoned tasks may take to be handed back, and how long subscriptions may take
 /// to end. Only code that blocks its thread takes longer.
 const ABANDON_GRACE: Duration = Duration::from_secs(1);
 /// The minimum time for announcing that agents have stopped.
@@ -300,7 +300,8 @@ impl AgentHost {
     /// # Errors
     ///
     /// [`AgentError::ShutdownTimeout`] if tasks were still running after `deadline`. They were
-    /// abandoned, and the broker delivers them again. [`AgentError::Impaired`] if part of the host
+    /// abandoned, and other hosts get them: the broker delivers them again, and those whose delivery was
+    /// acknowledged early are published again. [`AgentError::Impaired`] if part of the host
     /// had failed before; see [`failed`](Self::failed). The host has stopped in both cases.
     ///
     /// # Cancel safety
@@ -316,7 +317,7 @@ impl AgentHost {
         let rest = until.saturating_sub(self.shared.clock.elapsed());
         let drained = self.drained_within(rest).await;
         let tasks = self.shared.attempt_cache.abandon();
-        // Abandoned attempts get a moment to release their deliveries.
+        // Abandoned attempts get a moment to hand back their tasks.
         if !drained {
             self.drained_within(ABANDON_GRACE).await;
         }

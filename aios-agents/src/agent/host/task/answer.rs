@@ -13,7 +13,8 @@
 //! | no mailbox receives the answer | none | dead letter |
 //! | the host stops, or the broker is closed | none | released |
 //!
-//! A delivery that was acknowledged early is absent, and there is nothing to settle.
+//! A delivery that was acknowledged early is absent, and there is nothing to settle. Instead of being
+//! released, such a task is published again (`hand_back`).
 
 use aios_core::{
     Chain,
@@ -98,7 +99,7 @@ impl HostedType {
         };
         let Err(unanswered) = sent else { return acknowledge(delivery).await };
         let failure = match unanswered {
-            Unanswered::Abandoned(error) => return release(delivery, &error).await,
+            Unanswered::Abandoned(error) => return self.release(parent, delivery, &error).await,
             // A failure would not find the mailbox either.
             Unanswered::Refused(BrokerError::Unroutable { .. }) => {
                 return dead_letter(delivery, "no mailbox receives the answer".to_owned()).await;
@@ -128,7 +129,7 @@ impl HostedType {
                 guard.finish(&answer);
                 acknowledge(delivery).await;
             }
-            Err(Unpublished::Abandoned(error)) => release(delivery, &error).await,
+            Err(Unpublished::Abandoned(error)) => self.release(parent, delivery, &error).await,
             Err(Unpublished::Refused(_)) => dead_letter(delivery, reason).await,
         }
     }
@@ -157,6 +158,12 @@ impl HostedType {
                 return Ok(());
             }
         }
+    }
+
+    /// Releases a task whose answer was abandoned, so that the broker delivers it again.
+    async fn release(&self, task: &Event, delivery: Option<Delivery>, error: &BrokerError) {
+        tracing::warn!(error = %Chain(error), "abandoned an answer before it was published");
+        Box::pin(self.hand_back(task, delivery)).await;
     }
 
     /// Publishes the answer of an attempt that has ended for an engine that asks for it.
@@ -241,14 +248,6 @@ async fn dead_letter(delivery: Option<Delivery>, reason: String) {
     tracing::warn!(reason, "failed to answer a task; it becomes a dead letter");
     if let Some(delivery) = delivery {
         log_unsettled(delivery.dead_letter(reason).await);
-    }
-}
-
-/// Releases a task whose answer was abandoned, so that the broker delivers it again.
-async fn release(delivery: Option<Delivery>, error: &BrokerError) {
-    tracing::warn!(error = %Chain(error), "abandoned an answer before it was published");
-    if let Some(delivery) = delivery {
-        log_unsettled(delivery.release().await);
     }
 }
 

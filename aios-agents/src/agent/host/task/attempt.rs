@@ -12,7 +12,8 @@
 //! 6. Publish the answer and settle the delivery (`answer`).
 //!
 //! An abandoned attempt ends without an answer. Its delivery is dropped, which releases it to the
-//! broker. The same happens when the process dies.
+//! broker. The same happens when the process dies. An abandoned attempt whose delivery was acknowledged
+//! early is published again (`hand_back`).
 
 use std::{any::Any, panic::AssertUnwindSafe, sync::Arc};
 
@@ -144,11 +145,13 @@ impl HostedType {
                 None => Err(error),
                 // Code that returns an error because it was cancelled was cancelled.
                 Some(StopReason::Cancelled) => Err(cancelled()),
-                Some(StopReason::Abandoned) => return,
+                Some(StopReason::Abandoned) => {
+                    return Box::pin(self.hand_back(&event, delivery)).await;
+                }
             },
             Outcome::TimedOut(after) => Err(timed_out(after)),
             Outcome::Cancelled => Err(cancelled()),
-            Outcome::Abandoned => return,
+            Outcome::Abandoned => return Box::pin(self.hand_back(&event, delivery)).await,
         };
         let answer = self.answer(&assigned, &event, result, &context);
         self.deliver_answer(answer, &assigned, &event, delivery, &guard).await;

@@ -8,11 +8,13 @@
 //! | `supervisor`, `task_state` | enforce the timeout of an attempt, send its heartbeats and cancel it |
 //! | `watchdog` | notice code that blocks its thread or event loop |
 //! | `answer`, `publish`, `cancel` | publish the answer; receive cancellations |
+//! | `hand_back` | return abandoned tasks to their agents |
 
 mod answer;
 mod attempt;
 mod attempt_cache;
 pub(super) mod cancel;
+mod hand_back;
 mod held;
 mod publish;
 mod questions;

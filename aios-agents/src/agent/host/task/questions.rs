@@ -27,7 +27,7 @@ use aios_core::{
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
-use super::{answer::log_unsettled, task_state::TaskState};
+use super::{answer::log_unsettled, hand_back::is_handed_back, task_state::TaskState};
 use crate::agent::host::{FIRST_BEAT, hosted::HostedType};
 
 /// How long a task waits for an answer before it is released to the broker.
@@ -131,7 +131,7 @@ impl HostedType {
     }
 
     /// Whether another process may have begun the attempt, or the engine may have ended it: it was
-    /// delivered before, or is older than its timeout. A task without a run has a single attempt,
+    /// delivered or handed back before, or is older than its timeout. A task without a run has a single attempt,
     /// which only the broker redelivers.
     fn must_ask(&self, assigned: &TaskAssigned, delivery: &Delivery) -> bool {
         #[cfg(feature = "simulation")]
@@ -145,7 +145,8 @@ impl HostedType {
         let is_of_run = metadata.incarnation.is_some() && metadata.reply_to.is_some();
         let now = self.shared.clock.now();
         let is_old = || assigned.timeout().is_some_and(|timeout| *timestamp + timeout < now);
-        is_of_run && (delivery.redelivered || is_old())
+        let may_have_begun = delivery.redelivered || is_handed_back(&delivery.event);
+        is_of_run && (may_have_begun || is_old())
     }
 
     /// Asks until the latest question has a recent answer. An answer that was delayed in transit,
