@@ -14,7 +14,7 @@ use aios_core::{
 };
 use async_trait::async_trait;
 use lapin::{
-    Channel, Connection,
+    BasicProperties, Channel, Connection,
     message::BasicGetMessage,
     options::{BasicAckOptions, BasicGetOptions, QueuePurgeOptions},
     types::FieldTable,
@@ -23,7 +23,7 @@ use lapin::{
 use super::{
     connection::{Link, Reporter},
     error::{about, within},
-    headers::{DeliveryHistory, short},
+    headers::{DeliveryHistory, last_death, short},
     publish::{Outgoing, Publisher},
     topology,
 };
@@ -248,13 +248,25 @@ fn chosen(letter: &BasicGetMessage, selection: &DeadLetterFilter) -> Option<Stri
     meant.then_some(id)
 }
 
+/// Why the server gave a message up that no subscriber did.
+fn reason_of_server(properties: &BasicProperties) -> String {
+    match last_death(properties).as_deref() {
+        None | Some("delivery_limit") => "delivery limit exceeded".to_owned(),
+        Some("expired") => "expired: a policy of the server limits how long it may wait".to_owned(),
+        Some("maxlen") => {
+            "dropped: a policy of the server limits the length of its queue".to_owned()
+        }
+        Some(other) => format!("the server gave it up: {other}"),
+    }
+}
+
 /// Converts a message into a dead letter. Returns `None` if it is not an event; such a message is
 /// moved only when all are purged or redriven.
 fn describe(letter: &BasicGetMessage, now: Timestamp) -> Option<DeadLetter> {
     let text = std::str::from_utf8(&letter.data).ok()?;
     let event = Event::from_json(text).ok()?;
     let history = DeliveryHistory::read(&letter.properties);
-    let reason = history.reason.unwrap_or_else(|| "delivery limit exceeded".to_owned());
+    let reason = history.reason.unwrap_or_else(|| reason_of_server(&letter.properties));
     let attempts = history.failures.max(1);
     Some(DeadLetter::new(event, reason, attempts, history.first_failure.unwrap_or(now)))
 }

@@ -23,6 +23,8 @@ const DELIVERED: &str = "x-aios-delivered";
 /// Maximum length of a reason, in bytes. On a connection with small frames it is a quarter of one, because
 /// the headers of an event must fit into one frame.
 const MAX_REASON: usize = 8 << 10;
+/// The queues that the server has moved a message out of, and why; the latest first.
+const DEATHS: &str = "x-death";
 /// Number of unsuccessful deliveries, counted by quorum queues.
 const DELIVERY_COUNT: &str = "x-delivery-count";
 
@@ -88,6 +90,15 @@ pub(super) fn short(text: &str) -> ShortString {
 pub(super) fn truncate(text: &str, bytes: usize) -> &str {
     let end = (0..=text.len().min(bytes)).rev().find(|&end| text.is_char_boundary(end));
     text.get(..end.unwrap_or_default()).unwrap_or_default()
+}
+
+/// Why the server last moved a message out of a queue, as it says. The first time may have been the end of
+/// a pause in a delay queue.
+pub(super) fn last_death(properties: &BasicProperties) -> Option<String> {
+    let headers = properties.headers().as_ref()?;
+    let AMQPValue::FieldArray(deaths) = headers.inner().get(DEATHS)? else { return None };
+    let AMQPValue::FieldTable(last) = deaths.as_slice().first()? else { return None };
+    last.inner().get("reason").and_then(text)
 }
 
 /// A text value.
@@ -158,6 +169,16 @@ mod tests {
         history.write(&mut headers);
         let read = DeliveryHistory::read(&BasicProperties::default().with_headers(headers));
         assert_eq!(read.reason.unwrap().len(), MAX_REASON);
+    }
+
+    #[test]
+    fn should_find_the_latest_death() {
+        let death = |reason: &str| AMQPValue::FieldTable(table([("reason", long(reason))]));
+        let deaths = vec![death("delivery_limit"), death("expired")];
+        let headers = table([(DEATHS, AMQPValue::FieldArray(deaths.into()))]);
+        let properties = BasicProperties::default().with_headers(headers);
+        assert_eq!(last_death(&properties).as_deref(), Some("delivery_limit"));
+        assert_eq!(last_death(&BasicProperties::default()), None);
     }
 
     #[test]

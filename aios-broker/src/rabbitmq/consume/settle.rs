@@ -39,6 +39,10 @@ use crate::{
     rng::SplitMix64,
 };
 
+/// How often a copy may be returned, whatever the delivery limit is. Less than half of the default limit of
+/// RabbitMQ 4.
+const MOST_RETURNS: u32 = 8;
+
 /// Delay before an event that could not be settled is requeued.
 const SETTLE_RETRY_DELAY: Duration = Duration::from_millis(200);
 
@@ -162,10 +166,10 @@ impl UnsettledDelivery {
         self.session.nack(self.raw.tag)
     }
 
-    /// Whether the server would soon count the event as poison although nothing failed: before
+    /// Whether the server might soon count the event as poison although nothing failed: before
     /// RabbitMQ 4.3, releases count as unsuccessful deliveries.
     fn is_returned_too_often(&self) -> bool {
-        self.raw.history.returns.saturating_mul(2) >= self.context.link.options.delivery_limit
+        self.raw.history.returns >= renew_at(self.context.link.options.delivery_limit)
     }
 
     /// Publishes a copy, with a delivery count of 0, to the end of the queue.
@@ -356,6 +360,12 @@ fn both(reason: &str, refusal: &BrokerError) -> String {
     format!("the event can't wait for another attempt: {}; {reason}", Chain(refusal))
 }
 
+/// How often a copy is returned before a new one replaces it: well before the delivery limit, and before any
+/// that a policy of the server may have lowered it to, which the adapter can't see.
+fn renew_at(delivery_limit: u32) -> u32 {
+    delivery_limit.div_ceil(2).min(MOST_RETURNS)
+}
+
 /// Whether the server could not take a copy or declare its queue for now, so that the next attempt may
 /// succeed.
 fn is_passing(error: &BrokerError) -> bool {
@@ -376,5 +386,15 @@ impl Drop for UnsettledDelivery {
             self.session.nack(self.raw.tag).unwrap_or_default();
         }
         self.session.remove_unsettled();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn should_renew_copies_long_before_a_limit_that_a_policy_sets() {
+        assert_eq!([1, 5, 16, 100, u32::MAX].map(renew_at), [1, 3, 8, 8, 8]);
     }
 }
