@@ -83,6 +83,7 @@
 mod connect;
 mod health;
 pub mod memory;
+mod missed;
 #[cfg(feature = "rabbitmq")]
 pub mod rabbitmq;
 mod rng;

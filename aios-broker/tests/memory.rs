@@ -7,7 +7,7 @@ use std::{
 
 use aios_broker::memory::{MemoryBroker, MemoryOptions};
 use aios_core::{
-    broker::{Broker, BrokerError, Deliveries, Delivery, Publish, Subscription},
+    broker::{Broker, BrokerError, Deliveries, Delivery, Group, Publish, Subscription},
     clock::VirtualClock,
     conformance::broker::{BrokerFixture, Capability},
     event::{Event, Timestamp},
@@ -61,6 +61,11 @@ impl BrokerFixture for MemoryFixture {
 
     fn too_many_bytes(&self) -> usize {
         (2 << 20) + 1
+    }
+
+    async fn limited(&self, _: &Group, events: u32) -> Option<Arc<dyn Broker>> {
+        let options = MemoryOptions::new().with_max_events(events.try_into().unwrap());
+        Some(Arc::new(MemoryBroker::connect_with(options).unwrap()))
     }
 
     fn lacks(&self) -> &[Capability] {

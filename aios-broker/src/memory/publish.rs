@@ -4,6 +4,9 @@
 //! batch locks each queue once and wakes its consumers once. The capacity is reserved while the
 //! events are added, in all queues of an event or in none. An event therefore goes to all of its
 //! queues or to none, and a full queue refuses only the events that would go there.
+//!
+//! An event that requires its mailbox is the exception: the mailbox alone decides, and groups that are full
+//! miss it.
 
 use std::sync::Arc;
 
@@ -17,6 +20,7 @@ use super::{
     item::Item,
     queue::Queue,
 };
+use crate::missed;
 
 /// Publishes a batch, locking each queue once.
 pub(super) fn publish(exchange: &Exchange, batch: Vec<Publish>) -> Vec<Result<(), BrokerError>> {
@@ -46,8 +50,9 @@ impl Publishing<'_> {
         self.check_size(&publish.event)?;
         let routes = self.routes(&publish.event.event_type);
         let mailbox = publish.to.as_ref().and_then(|mailbox| self.exchange.mailbox(mailbox));
-        if publish.to.is_some() && mailbox.is_none() && publish.require_route {
-            return unrouted(&publish);
+        if publish.to.is_some() && publish.require_route {
+            let Some(mailbox) = &mailbox else { return unrouted(&publish) };
+            return self.add_required(publish.event, mailbox, &routes);
         }
         let mut targets = routes.iter().chain(&mailbox);
         let Some(first) = targets.next() else {
@@ -58,6 +63,24 @@ impl Publishing<'_> {
             self.send(target, publish.event.clone());
         }
         self.send(first, publish.event);
+        Ok(())
+    }
+
+    /// Adds an event to its mailbox, and to the groups that have room for it.
+    fn add_required(
+        &mut self,
+        event: Event,
+        mailbox: &Arc<Queue>,
+        groups: &Routes,
+    ) -> Result<(), BrokerError> {
+        self.reserve(mailbox, std::iter::empty())?;
+        for group in groups.iter() {
+            match self.reserve(group, std::iter::empty()) {
+                Ok(()) => self.send(group, event.clone()),
+                Err(error) => missed::report(&event.event_type, &event.id, &error),
+            }
+        }
+        self.send(mailbox, event);
         Ok(())
     }
 

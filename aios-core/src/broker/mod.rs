@@ -55,7 +55,8 @@ pub struct Publish {
     pub to: Option<Mailbox>,
     /// Whether it is an error, [`BrokerError::Unroutable`], if no consumer listens. If a mailbox is
     /// named, the mailbox has to exist, whichever groups there are; the groups may have received the
-    /// event nevertheless.
+    /// event nevertheless. The mailbox alone decides then: the answer is `Ok` once it has the event,
+    /// even if a group has refused it, which is logged and counted.
     pub require_route: bool,
 }
 

@@ -8,7 +8,7 @@ use std::{
 
 use aios_broker::rabbitmq::{RabbitMqBroker, RabbitMqOptions};
 use aios_core::{
-    broker::{Broker, BrokerError},
+    broker::{Broker, BrokerError, Group},
     conformance::broker::{BrokerFixture, Capability},
 };
 use aios_tests::rabbitmq::RabbitMqServer;
@@ -65,6 +65,18 @@ impl BrokerFixture for RabbitMqFixture {
 
     fn too_many_bytes(&self) -> usize {
         MAX_EVENT_BYTES + 1
+    }
+
+    async fn limited(&self, group: &Group, events: u32) -> Option<Arc<dyn Broker>> {
+        let name = format!("{}.group.{group}", self.prefix);
+        let (pattern, limit) = (format!("^{name}$"), format!(r#"{{"max-length": {events}}}"#));
+        let server = self.server?;
+        let set = move || {
+            let queues = ["--apply-to", "queues"];
+            server.ctl(&["set_policy", &name, &pattern, &limit, queues[0], queues[1]])
+        };
+        let _ = tokio::task::spawn_blocking(set).await.unwrap();
+        Some(self.connect().await.unwrap())
     }
 
     fn lacks(&self) -> &[Capability] {

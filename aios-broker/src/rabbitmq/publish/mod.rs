@@ -31,6 +31,7 @@ use self::{
     outgoing::{Answers, Job, SizeLimit, properties},
 };
 use super::{connection::Link, topology};
+use crate::missed;
 
 pub(crate) use self::outgoing::Outgoing;
 
@@ -70,25 +71,34 @@ impl Publisher {
     /// Publishes the events of a caller.
     ///
     /// An event with a mailbox is sent as two messages; see `encode`. Its answer is `Ok` only if both
-    /// are confirmed.
+    /// are confirmed, unless the mailbox is required: then its confirmation decides.
     pub(super) async fn publish(&self, batch: Vec<Publish>) -> Vec<Result<(), BrokerError>> {
         let mut addressed = Vec::new();
         let mut encoded = Vec::with_capacity(batch.len());
         for (index, publish) in batch.into_iter().enumerate() {
+            let Publish { event, require_route, .. } = &publish;
+            let required = require_route.then(|| (event.event_type.clone(), event.id.clone()));
             encoded.push(self.encode(publish).map(|(to_groups, to_mailbox)| {
-                addressed.extend(to_mailbox.map(|outgoing| (index, outgoing)));
+                addressed.extend(to_mailbox.map(|outgoing| ((index, required), outgoing)));
                 to_groups
             }));
         }
         let count = encoded.len();
-        let (indexes, addressed): (Vec<usize>, Vec<Outgoing>) = addressed.into_iter().unzip();
+        let (named, addressed): (Vec<_>, Vec<Outgoing>) = addressed.into_iter().unzip();
         encoded.extend(addressed.into_iter().map(Ok));
         let mut answers = self.send(encoded).await;
         let of_mailboxes = answers.split_off(count.min(answers.len()));
-        for (index, answer) in indexes.into_iter().zip(of_mailboxes) {
-            if let Some(of_groups) = answers.get_mut(index) {
-                *of_groups = joint(of_groups.clone(), answer);
-            }
+        for ((index, required), of_mailbox) in named.into_iter().zip(of_mailboxes) {
+            let Some(answer) = answers.get_mut(index) else { continue };
+            let of_groups = std::mem::replace(answer, Ok(()));
+            *answer = match (required, &of_mailbox) {
+                (Some((event_type, id)), Ok(())) => {
+                    let _ = of_groups.inspect_err(|error| missed::report(&event_type, &id, error));
+                    of_mailbox
+                }
+                (Some(_), Err(_)) => of_mailbox,
+                (None, _) => joint(of_groups, of_mailbox),
+            };
         }
         answers
     }

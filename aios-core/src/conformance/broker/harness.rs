@@ -43,6 +43,16 @@ impl<'a> Harness<'a> {
         self.within("connect", self.fixture.connect()).await.unwrap()
     }
 
+    /// A connection on which a group of this case is full with this many events.
+    #[allow(clippy::print_stderr, reason = "a test that did not run must say so")]
+    pub async fn limited(&self, group: &Group, events: u32) -> Option<Arc<dyn Broker>> {
+        let limited = self.within("limit a group", self.fixture.limited(group, events)).await;
+        if limited.is_none() {
+            eprintln!("skipped: the fixture can't limit groups");
+        }
+        limited
+    }
+
     /// A group of this case.
     pub fn group(&self, name: &str) -> Group {
         Group::new(format!("{}.{name}", self.token)).unwrap()

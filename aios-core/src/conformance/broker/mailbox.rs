@@ -55,6 +55,30 @@ pub async fn should_require_the_mailbox_that_is_named(harness: Harness<'_>) {
     assert_eq!(reader.numbers(2).await, [1, 3]);
 }
 
+/// An event that requires its mailbox is published once the mailbox has it. A group that is full does not
+/// change that.
+pub async fn should_answer_for_the_required_mailbox_when_a_group_is_full(harness: Harness<'_>) {
+    let Some(broker) = harness.limited(&harness.group("full"), 1).await else { return };
+    drop(harness.subscribe_on(&broker, harness.all("full")).await);
+    let mailbox = Subscription::mailbox(harness.mailbox("m"));
+    let mut reader = harness.subscribe_on(&broker, mailbox).await;
+    let event = |number| Publish::new(harness.event("thing.happened", number));
+    let mut is_full = false;
+    for number in 0..20 {
+        let answer = harness.within("publish", broker.publish(vec![event(number)])).await.remove(0);
+        if let Err(error) = answer {
+            assert_eq!(error.code(), "REJECTED");
+            is_full = true;
+            break;
+        }
+    }
+    assert!(is_full, "the group is not limited");
+    let required = event(100).with_mailbox(harness.mailbox("m")).with_required_route();
+    let answers = harness.within("publish", broker.publish(vec![required])).await;
+    assert!(answers[0].is_ok(), "{answers:?}");
+    assert_eq!(reader.numbers(1).await, [100]);
+}
+
 /// A group that gets every event is not a route for an event that requires a mailbox either, and gets
 /// an event once, even if it also goes to a mailbox.
 pub async fn should_keep_mailboxes_apart_from_a_group_of_all_types(harness: Harness<'_>) {

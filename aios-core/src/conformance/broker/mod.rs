@@ -37,7 +37,7 @@ use std::{sync::Arc, time::Duration};
 use async_trait::async_trait;
 
 pub use self::harness::{Harness, Place, Reader};
-use crate::broker::{Broker, BrokerError};
+use crate::broker::{Broker, BrokerError, Group};
 
 /// Everything that the suite needs from an adapter.
 #[async_trait]
@@ -70,6 +70,13 @@ pub trait BrokerFixture: Send + Sync {
 
     /// Size of an event's data, in bytes, that the broker must refuse.
     fn too_many_bytes(&self) -> usize;
+
+    /// A connection on which the group, which no one has declared yet, is full with `events` events. `None` if
+    /// the adapter has no such limits, or the fixture can't set them; the cases are skipped.
+    async fn limited(&self, group: &Group, events: u32) -> Option<Arc<dyn Broker>> {
+        let _ = (group, events);
+        None
+    }
 
     /// The capabilities that the adapter lacks. The related cases are reported as skipped.
     fn lacks(&self) -> &[Capability];
@@ -141,6 +148,7 @@ macro_rules! broker_conformance {
                 should_reach_a_mailbox_beside_the_groups
                 should_count_a_mailbox_as_route
                 should_require_the_mailbox_that_is_named
+                should_answer_for_the_required_mailbox_when_a_group_is_full
                 should_keep_mailboxes_apart_from_a_group_of_all_types
                 should_keep_mailboxes_with_similar_names_apart
                 should_not_count_a_deleted_mailbox_as_a_route

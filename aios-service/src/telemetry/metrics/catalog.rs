@@ -65,6 +65,7 @@ const METRICS: &[(&str, &str)] = &[
     ("aios_http_requests_running", "Requests in progress"),
     ("aios_consumers_replaced_total", "Consumers of the broker that were replaced, by reason"),
     ("aios_dead_letters_total", "Events that this process gave up and moved to dead letters"),
+    ("aios_events_missed_by_groups_total", "Events that their mailbox has, but not all groups"),
     (
         "aios_events_unclaimed",
         "Events that were not retried, because their group or mailbox was deleted",
