@@ -175,7 +175,7 @@ impl Shared {
 /// A subscription that the broker refuses permanently is not retried: its agents take no more tasks
 /// from it, an error is logged, and [`failed`](Self::failed) returns the reason.
 ///
-/// Dropping the host abandons running tasks, and the broker delivers them again.
+/// Dropping the host abandons running tasks, and other hosts get them.
 /// [`shutdown`](Self::shutdown) lets them end first.
 ///
 /// # Examples
