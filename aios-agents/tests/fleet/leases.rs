@@ -11,10 +11,11 @@ use std::{
 use aios_agents::{prelude::*, runtime::EngineOptions};
 use aios_broker::memory::MemoryBroker;
 use aios_core::{
+    agent::{TaskCompleted, TaskId},
     broker::{
         Address, Broker, BrokerError, BrokerExt, Group, Health, Mailbox, Publish, Subscription,
     },
-    event::{EventId, Timestamp},
+    event::{Event, EventId, Payload, Timestamp},
     store::{Append, Fence, Lease, OwnerId, SHARDS, Shard},
 };
 use metrics_util::debugging::{DebugValue, DebuggingRecorder};
@@ -342,6 +343,38 @@ async fn should_leave_the_shards_to_others_while_it_cannot_reach_the_broker() {
     eventually("it joins", || async { slots(&inner).await == 2 }).await;
     cut_off.shutdown(PATIENCE).await.unwrap();
     other.shutdown(PATIENCE).await.unwrap();
+}
+
+/// An engine that can't reach the store keeps no answer for itself: its successor needs it.
+#[tokio::test(flavor = "multi_thread")]
+async fn should_leave_answers_to_others_while_it_cannot_reach_the_store() {
+    async fn ask(context: WorkflowContext, (): ()) -> Result<u32, WorkflowError> {
+        context.task("ghost", &1).await
+    }
+    let faulty = FaultyStore::new(store());
+    let store: Arc<dyn Store> = Arc::clone(&faulty) as _;
+    let memory = MemoryBroker::new();
+    let others = memory.new_connection();
+    let pattern = "agents.ghost.task_assigned".parse().unwrap();
+    let tasks = Subscription::group(Group::new("agents.ghost").unwrap(), [pattern]);
+    let mut tasks = others.subscribe(tasks).await.unwrap();
+    let builder = runtime(&store).engine_options(options()).broker(Arc::new(memory) as _);
+    let runtime = builder.workflow("ask", ask).start().await.unwrap();
+    runtime.start("ask", &()).await.unwrap();
+    let task = tokio::time::timeout(PATIENCE, tasks.next()).await.unwrap().unwrap().unwrap();
+    let mailbox = Mailbox::new(&**task.event.metadata.reply_to.as_ref().unwrap()).unwrap();
+    faulty.on_append(|_| Some(Fault::Refuse(store_unavailable())));
+    faulty.on_call(|_| Some(Fault::Refuse(store_unavailable())));
+    // It is waiting for the store to load the run when the leases end.
+    let done = TaskCompleted::new(TaskId::of_run("elsewhere", 1), Payload::encode(&7).unwrap());
+    let event_type = "agents.ghost.task_completed".parse().unwrap();
+    let answer = Event::new(event_type, "ghost", &done).unwrap().caused_by(&task.event);
+    let id = answer.id.clone();
+    let publish = Publish::new(answer).with_mailbox(mailbox.clone());
+    others.publish_one(publish).await.unwrap();
+    let mut successor = others.subscribe(Subscription::mailbox(mailbox)).await.unwrap();
+    let left = tokio::time::timeout(PATIENCE, successor.next()).await.expect("it is released");
+    assert_eq!(left.unwrap().unwrap().event.id, id);
 }
 
 /// A lease outlasts its duration because it is renewed.

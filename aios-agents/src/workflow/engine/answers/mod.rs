@@ -127,7 +127,7 @@ impl Engine {
         self.recorders.spawn(async move {
             // The refusal was right only if this engine owned the run when the driver decided.
             match (engine.still_has(fence).await, refusal) {
-                (None, _) => hold(delivery).await,
+                (None, _) => leave(&engine, delivery).await,
                 (Some(false), _) => settle(&engine, delivery, Unattributed::Forward).await,
                 (Some(true), _) if asks(&delivery.event) => engine.answer(delivery, false).await,
                 (Some(true), Refusal::NotAwaited) => ignore(delivery, "no attempt awaits it").await,
@@ -136,7 +136,8 @@ impl Engine {
         });
     }
 
-    /// Asks the store whether this engine owns a shard, until it answers; `None` if it never will.
+    /// Asks the store whether this engine owns a shard, until it answers; `None` if it never will, or if
+    /// the engine reads no mailbox in the meantime.
     async fn still_has(&self, fence: Fence) -> Option<bool> {
         let mut backoff = self.options.backoff.initial_delay;
         loop {
@@ -144,11 +145,16 @@ impl Engine {
                 Ok(has) => return Some(has),
                 Err(error) => error,
             };
-            if !self.survives("verify the ownership of a shard", error) {
+            if !self.survives("verify the ownership of a shard", error) || self.is_cut_off() {
                 return None;
             }
             self.pause(&mut backoff).await;
         }
+    }
+
+    /// Whether it has no slot, because it could not renew the lease. Its readers are stopped then.
+    fn is_cut_off(&self) -> bool {
+        self.ownership.slot().is_none()
     }
 
     /// Sleeps, and lengthens the next pause.
@@ -162,8 +168,9 @@ impl Engine {
 /// fail. A permanent error of the store stops the engine; the next reader of the mailbox gets the
 /// answer.
 ///
-/// It is a task of its own and may take as long as an outage lasts. The delivery is unsettled for that
-/// time, so the broker keeps the event.
+/// It is a task of its own. The delivery is unsettled for its time, so the broker keeps the event. That
+/// may take as long as an outage lasts, unless the engine loses its slot: another one can reach the
+/// store, perhaps, and it reads the mailboxes, so the delivery is left to it.
 async fn settle(engine: &Arc<Engine>, delivery: Delivery, mut unattributed: Unattributed) {
     let mut backoff = engine.options.backoff.initial_delay;
     loop {
@@ -205,7 +212,11 @@ async fn settle(engine: &Arc<Engine>, delivery: Delivery, mut unattributed: Unat
             }
             Unsettled::Journal(error) if !error.is_retryable() => {
                 engine.fail("record an answer", &error.failure());
-                return hold(delivery).await;
+                return leave(engine, delivery).await;
+            }
+            error if engine.is_cut_off() => {
+                warn!(error = %Chain(&error), %event_id, "leaving an answer to the other engines");
+                return leave(engine, delivery).await;
             }
             _ => {}
         }
@@ -214,10 +225,15 @@ async fn settle(engine: &Arc<Engine>, delivery: Delivery, mut unattributed: Unat
     }
 }
 
-/// Keeps a delivery until this engine, which has failed, ends its recorders: it has closed its mailboxes
-/// by then, so the next reader gets it. Released before, it would be delivered here again, and each
-/// delivery counts towards its limit.
-async fn hold(_delivery: Delivery) {
+/// Leaves a delivery to the next reader of its mailbox.
+///
+/// An engine that has lost its slot reads none, and releases it. One that has failed keeps it until it
+/// ends its recorders: it has closed its mailboxes by then. Released before, it would be delivered here
+/// again, and each delivery counts towards its limit.
+async fn leave(engine: &Engine, delivery: Delivery) {
+    if engine.failure().is_none() {
+        return drop(delivery);
+    }
     std::future::pending().await
 }
 

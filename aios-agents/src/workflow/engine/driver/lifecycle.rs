@@ -148,6 +148,11 @@ async fn run_to_exit(engine: Arc<Engine>, activation: Activation) -> Departure {
             Exit::Failed(error) if error.is_retryable() => {
                 warn!(error = %Chain(error), %run_id, "could not continue a run; trying again");
                 engine.clock.sleep(backoff).await;
+                if engine.ownership.fence_of(&run_id).is_none() {
+                    // Its new owner needs the answers in the inbox.
+                    departure.exit = Exit::NotOwner;
+                    return departure;
+                }
                 backoff = engine.options.backoff.next(backoff);
             }
             Exit::Interrupted => {

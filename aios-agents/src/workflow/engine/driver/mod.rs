@@ -120,7 +120,7 @@ const WATCH: Duration = Duration::from_secs(10);
 /// | `Ended`, `Unknown` | never, or when it is unblocked |
 /// | `Waiting`, `NotDue` | by a message or a timer |
 /// | `NotOwner` | by another engine |
-/// | `Diverged`, `Failed` (retryable) | by the same task (`lifecycle`), after a pause if the store failed |
+/// | `Diverged`, `Failed` (retryable) | by the same task (`lifecycle`), after a pause if the store failed, while this engine owns it |
 /// | `Interrupted` | by the same task, after a pause; usually the process ends before that |
 /// | `Unreadable`, `Failed` | not here: it is blocked |
 #[derive(Debug)]
