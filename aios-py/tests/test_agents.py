@@ -353,6 +353,17 @@ async def test_should_describe_the_task_in_its_context() -> None:
     }
 
 
+async def test_should_give_each_task_its_own_default_of_parameters() -> None:
+    @aios.agent("collector")
+    async def collect(context: aios.TaskContext, seen: list[str] = ["a"]) -> list[str]:  # noqa: B006
+        seen.append("b")
+        return seen
+
+    async with aios.Runtime(agents=[collect]) as runtime:
+        answers = [await runtime.call("collector") for _ in range(2)]
+    assert answers == [["a", "b"], ["a", "b"]]
+
+
 async def test_should_apply_the_default_of_parameters_to_a_task_without_them() -> None:
     @dataclasses.dataclass
     class Limits:

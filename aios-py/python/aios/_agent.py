@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextvars
+import copy
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
@@ -312,7 +313,8 @@ def _parameters_of(found: Signature) -> tuple[Callable[[Any], Any] | None, dict[
 
     def read_or_default(raw: Any) -> Any:
         if raw is None:
-            return found.default
+            # Tasks that change it would see the changes of each other.
+            return copy.deepcopy(found.default)
         return raw if read is None else read(raw)
 
     if not schema:
