@@ -710,3 +710,60 @@ async def test_should_read_results_of_steps_that_share_their_code() -> None:
         "1",
         "PosixPath('b')",
     ]
+
+
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="the statement `type` is of Python 3.12")
+def test_should_read_types_that_contain_themselves() -> None:
+    names: dict[str, Any] = {}
+    exec(
+        "type Json = dict[str, Json] | list[Json] | str | int | float | bool | None\n"
+        "type Tree[T] = T | list[Tree[T]]\n"
+        "type Pair[T] = tuple[T, T]",
+        names,
+    )
+    value = {"a": [1, {"b": None}], "c": "d"}
+    assert Converter(names["Json"]).read(value) == value
+    assert Converter(dict[str, names["Json"]]).schema == {
+        "type": "object",
+        "additionalProperties": {"$ref": "#/$defs/Json"},
+        "$defs": {
+            "Json": {
+                "anyOf": [
+                    {"type": "object", "additionalProperties": {"$ref": "#/$defs/Json"}},
+                    {"type": "array", "items": {"$ref": "#/$defs/Json"}},
+                    *({"type": it} for it in ("string", "integer", "number", "boolean", "null")),
+                ]
+            }
+        },
+    }
+    tree = Converter(names["Tree"][int])
+    assert tree.read([1, [2, [3]]]) == [1, [2, [3]]]
+    with pytest.raises(aios.InvalidParametersError, match="/1/0: is string"):
+        tree.read([1, ["2"]])
+    assert Converter(names["Pair"][datetime.date]).read(["2024-01-02"] * 2) == (
+        datetime.date(2024, 1, 2),
+        datetime.date(2024, 1, 2),
+    )
+    made = dataclasses.make_dataclass("Made", [("meta", names["Json"]), ("name", str)])
+    assert loads(dumps(made(value, "x"))) == {"meta": value, "name": "x"}
+    assert Converter(made).read({"meta": value, "name": "x"}) == made(value, "x")
+
+
+def test_should_read_the_json_value_of_pydantic() -> None:
+    pydantic = pytest.importorskip("pydantic")
+
+    value = {"a": [1, {"b": None}], "c": "d"}
+    for kind in (pydantic.JsonValue, dict[str, pydantic.JsonValue], pydantic.JsonValue | None):
+        assert Converter(kind).read(value) == value
+    made = dataclasses.make_dataclass("Made", [("meta", pydantic.JsonValue)])
+    assert loads(dumps(made(value))) == {"meta": value}
+    assert Converter(made).read({"meta": value}) == made(value)
+
+
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="the statement `type` is of Python 3.12")
+def test_should_refuse_an_alias_that_cannot_be_evaluated() -> None:
+    names: dict[str, Any] = {}
+    exec("type Unknown = Missing\ntype Growing[T] = list[Growing[list[T]]]", names)
+    for kind in (names["Unknown"], names["Growing"][int]):
+        with pytest.raises(TypeError, match="can't be read from JSON"):
+            Converter(list[kind])

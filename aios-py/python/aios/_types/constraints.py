@@ -15,8 +15,20 @@ from collections.abc import Iterator
 from typing import Any
 
 from .fields import hints_of, is_pydantic
-from .generics import bare
+from .generics import bare, is_alias, value_of
 from .readers import Read, Violations
+
+
+def libraries_of(annotation: Any) -> set[str]:
+    """The packages of the metadata of a type."""
+    metadata = getattr(annotation, "__metadata__", ())
+    return {type(found).__module__.partition(".")[0] for found in metadata}
+
+
+def is_of_pydantic(annotation: Any) -> bool:
+    """Whether pydantic reads a type because of its metadata."""
+    libraries = libraries_of(annotation)
+    return bool(libraries & {"pydantic", "annotated_types"}) and "pydantic" in sys.modules
 
 
 def check_metadata(annotation: Any, metadata: tuple[Any, ...]) -> None:
@@ -93,9 +105,13 @@ def _is_base64(metadata: Any) -> bool:
 def _nested(annotation: Any, known: set[Any]) -> Iterator[tuple[Any, tuple[Any, ...]]]:
     """The types of which a type consists, and their metadata. Models write their parts themselves."""
     yield annotation, getattr(annotation, "__metadata__", ())
-    inner = getattr(annotation, "__supertype__", getattr(annotation, "__value__", None))
-    if inner is not None:
-        yield from _nested(inner, known)
+    if hasattr(annotation, "__supertype__"):
+        yield from _nested(annotation.__supertype__, known)
+    if is_alias(annotation):
+        if annotation not in known:
+            known.add(annotation)
+            yield from _nested(value_of(annotation), known)
+        return
     for part in typing.get_args(annotation):
         yield from _nested(part, known)
     kind = typing.get_origin(annotation) or annotation

@@ -37,7 +37,13 @@ class Converter:
         from .schema import Compiler
 
         compiler = Compiler()
-        read, schema = compiler.compile(annotation)
+        try:
+            read, schema = compiler.compile(annotation)
+        except TypeError:
+            raise
+        except Exception as error:
+            # Of an alias whose value can't be evaluated, say, or of the code of a class.
+            raise TypeError(f"{annotation!r} can't be read from JSON: {error}") from error
         if compiler.definitions:
             schema = {**schema, "$defs": compiler.definitions}
         self._read = read

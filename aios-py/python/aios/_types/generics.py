@@ -14,10 +14,23 @@ def bare(kind: Any) -> Any:
             kind = typing.get_args(kind)[0]
         elif hasattr(kind, "__supertype__"):
             kind = kind.__supertype__
-        elif hasattr(kind, "__value__"):
-            kind = kind.__value__
+        elif is_alias(kind):
+            kind = value_of(kind)
         else:
             return type(None) if kind is None else kind
+
+
+def is_alias(kind: Any) -> bool:
+    """Whether it is a name that a ``type`` statement has given to a type, which may contain that name."""
+    return hasattr(typing.get_origin(kind) or kind, "__value__")
+
+
+def value_of(alias: Any) -> Any:
+    """The type that an alias names, with the arguments of the alias."""
+    named = typing.get_origin(alias) or alias
+    parameters = getattr(named, "__type_params__", ())
+    arguments = dict(zip(parameters, typing.get_args(alias), strict=False))
+    return substitute(named.__value__, arguments)
 
 
 class TupleItems(typing.NamedTuple):

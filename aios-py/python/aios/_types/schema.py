@@ -16,10 +16,18 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from .._secret import SECRET_SCHEMA, Secret
-from .constraints import check_metadata, checked, described, holds_bytes, is_left_to_library
+from .constraints import (
+    check_metadata,
+    checked,
+    described,
+    holds_bytes,
+    is_left_to_library,
+    is_of_pydantic,
+    libraries_of,
+)
 from .definitions import hoisted
 from .fields import Field, bound_hints_of, fields_of, is_pydantic, shape_of
-from .generics import TupleItems, bare, title_of, tuple_items
+from .generics import TupleItems, bare, is_alias, title_of, tuple_items, value_of
 from .readers import (
     INVALID,
     SCALARS,
@@ -62,7 +70,9 @@ class Compiler:
 
     def __init__(self) -> None:
         self.definitions: dict[str, Schema] = {}
-        self._known: dict[Any, tuple[list[Read], str]] = {}
+        self._known: dict[Any, tuple[list[Read | None], str]] = {}
+        #: The aliases that contain themselves.
+        self._recursive: set[Any] = set()
 
     def compile(self, annotation: Any) -> Compiled:
         if annotation in _ANY or isinstance(annotation, typing.TypeVar):
@@ -77,16 +87,56 @@ class Compiler:
             return scalar
         if annotation is Secret:
             return converted(str, Secret, "secret"), SECRET_SCHEMA
+        if is_alias(annotation):
+            return self._alias(annotation)
         origin = typing.get_origin(annotation)
         if origin is not None:
             return self._generic(annotation, origin, typing.get_args(annotation))
         if hasattr(annotation, "__supertype__"):
             return self.compile(annotation.__supertype__)
-        if hasattr(annotation, "__value__"):
-            return self.compile(annotation.__value__)
         if isinstance(annotation, type):
             return self._class(annotation)
         raise TypeError(f"{annotation!r} can't be read from JSON; annotate with a supported type")
+
+    def _alias(self, alias: Any) -> Compiled:
+        """A type with a name. It is a definition only if it contains itself."""
+        if alias not in self._known:
+            definitions, known = dict(self.definitions), dict(self._known)
+            readers, name = self._define(alias)
+            try:
+                reader, schema = self.compile(value_of(alias))
+            except TypeError:
+                self.definitions, self._known = definitions, known
+                if not is_of_pydantic(value_of(alias)):
+                    raise
+                # It may name itself by a text, as `pydantic.JsonValue` does.
+                return self._foreign(pydantic_model(alias))
+            if alias not in self._recursive:
+                del self._known[alias], self.definitions[name]
+                return reader, schema
+            readers.append(reader)
+            self.definitions[name] = schema
+        self._recursive.add(alias)
+        return self._reference(alias)
+
+    def _define(self, kind: Any) -> tuple[list[Read | None], str]:
+        """Adds a definition, which is empty until its type is compiled."""
+        name = title_of(kind)
+        while name in self.definitions:
+            name += "_"
+        self.definitions[name] = {}
+        self._known[kind] = ([], name)
+        return self._known[kind]
+
+    def _reference(self, kind: Any) -> Compiled:
+        """A type with a definition."""
+        readers, name = self._known[kind]
+
+        def read(value: Any, path: str, violations: Violations) -> Any:
+            reader = readers[0]
+            return value if reader is None else reader(value, path, violations)
+
+        return read, {"$ref": f"#/$defs/{name}"}
 
     def _foreign(self, compiled: Compiled) -> Compiled:
         """A type whose schema another library made, with definitions of its own."""
@@ -95,10 +145,9 @@ class Compiler:
 
     def _annotated(self, annotation: Any, kind: Any, *metadata: Any) -> Compiled:
         """A type with a description, or with constraints that its library checks."""
-        libraries = {type(found).__module__.partition(".")[0] for found in metadata}
-        if libraries & {"pydantic", "annotated_types"} and "pydantic" in sys.modules:
+        if is_of_pydantic(annotation):
             return self._checked_by_pydantic(annotation, kind, metadata)
-        if "msgspec" in libraries:
+        if "msgspec" in libraries_of(annotation):
             made, schema = self._foreign(msgspec_struct(annotation))
             return self._checked(kind, made, made), schema
         reader, schema = self.compile(kind)
@@ -198,19 +247,10 @@ class Compiler:
 
     def _named(self, kind: Any, fields: list[Field]) -> Compiled:
         if kind not in self._known:
-            name = title_of(kind)
-            while name in self.definitions:
-                name += "_"
-            self._known[kind] = ([], name)
-            self.definitions[name] = {}
+            readers, name = self._define(kind)
             made, self.definitions[name] = self._object(kind, fields)
-            self._known[kind][0].append(made)
-        readers, name = self._known[kind]
-
-        def read(value: Any, path: str, violations: Violations) -> Any:
-            return readers[0](value, path, violations)
-
-        return read, {"$ref": f"#/$defs/{name}"}
+            readers.append(made)
+        return self._reference(kind)
 
     def _object(self, kind: Any, fields: list[Field]) -> tuple[Read, Schema]:
         compiled = [(field, *self.compile(field.annotation)) for field in fields]

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from .fields import fields_of, shape_of
-from .generics import bare
+from .generics import bare, is_alias
 
 
 def check_fields(value: Any) -> None:
@@ -54,9 +54,9 @@ def _find_declared(kind: Any) -> tuple[tuple[str, tuple[type, ...]], ...]:
     be resolved, so that nothing is read as the dataclass."""
     try:
         fields = fields_of(kind) or []
-    except TypeError:
+        found = [(field.name, tuple(_classes(field.annotation, set()))) for field in fields]
+    except Exception:
         return ()
-    found = ((field.name, tuple(_classes(field.annotation))) for field in fields)
     return tuple((name, classes) for name, classes in found if classes)
 
 
@@ -65,13 +65,18 @@ _declared: Callable[[Any], tuple[tuple[str, tuple[type, ...]], ...]]
 _declared = functools.lru_cache(maxsize=1024)(_find_declared)
 
 
-def _classes(annotation: Any) -> Iterator[type]:
+def _classes(annotation: Any, known: set[Any]) -> Iterator[type]:
+    """The classes with fields in a type. ``known`` are the aliases around it, of which it may be a part."""
+    if is_alias(annotation):
+        if annotation in known:
+            return
+        known.add(annotation)
     annotation = bare(annotation)
     kind = typing.get_origin(annotation) or annotation
     if isinstance(kind, type) and not typing.is_typeddict(kind) and shape_of(annotation):
         yield kind
     for argument in typing.get_args(annotation):
-        yield from _classes(argument)
+        yield from _classes(argument, known)
 
 
 def _objects(value: Any) -> Iterator[Any]:

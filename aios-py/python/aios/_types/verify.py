@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterable, Mapping, Set
 from typing import Any
 
 from .fields import hints_of, is_pydantic, pydantic_fields
-from .generics import bare
+from .generics import bare, is_alias
 from .readers import Read, msgspec_reader, pydantic_reader
 
 #: Core schemas of pydantic whose values are read as they were written.
@@ -205,8 +205,13 @@ def _is_rounded(value: float, found: Any) -> bool:
     return isinstance(found, decimal.Decimal) and type(value) is float and value == float(found)
 
 
-def _declares(annotation: Any, kind: type) -> bool:
-    """Whether values of a class may be parts of a type, other than keys."""
+def _declares(annotation: Any, kind: type, known: frozenset[Any] = frozenset()) -> bool:
+    """Whether values of a class may be parts of a type, other than keys. ``known`` are the aliases around
+    it, of which it may be a part."""
+    if is_alias(annotation):
+        if annotation in known:
+            return False
+        known |= {annotation}
     annotation = bare(annotation)
     origin = typing.get_origin(annotation) or annotation
     arguments = typing.get_args(annotation)
@@ -216,7 +221,7 @@ def _declares(annotation: Any, kind: type) -> bool:
         return True
     if isinstance(origin, type) and issubclass(origin, Mapping):
         arguments = arguments[1:]
-    return _is_open(annotation) or any(_declares(it, kind) for it in arguments)
+    return _is_open(annotation) or any(_declares(it, kind, known) for it in arguments)
 
 
 def _find_fields(kind: Any) -> dict[str, Any] | None:
