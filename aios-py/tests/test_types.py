@@ -767,3 +767,46 @@ def test_should_refuse_an_alias_that_cannot_be_evaluated() -> None:
     for kind in (names["Unknown"], names["Growing"][int]):
         with pytest.raises(TypeError, match="can't be read from JSON"):
             Converter(list[kind])
+
+
+class Code(int, enum.Enum):
+    A = (1, "one")
+
+    def __new__(cls, number: int, label: str) -> typing.Self:
+        member = int.__new__(cls, number)
+        member._value_ = label
+        return member
+
+
+class Word(str, enum.Enum):
+    A = ("a", "one")
+
+    def __new__(cls, text: str, label: str) -> typing.Self:
+        member = str.__new__(cls, text)
+        member._value_ = label
+        return member
+
+
+class Amount(float, enum.Enum):
+    A = (1.5, 7)
+
+    def __new__(cls, number: float, value: int) -> typing.Self:
+        member = float.__new__(cls, number)
+        member._value_ = value
+        return member
+
+
+@pytest.mark.parametrize(("member", "plain"), [(Code.A, "one"), (Word.A, "one"), (Amount.A, 7)])
+def test_should_write_the_value_of_an_enum_of_numbers_or_texts(
+    member: enum.Enum, plain: object
+) -> None:
+    assert loads(dumps([member, {"a": member}])) == [plain, {"a": plain}]
+    for kind in (type(member), Literal[member]):
+        assert Converter(kind).read(loads(dumps(member))) is member
+
+
+def test_should_write_the_value_of_an_enum_as_a_key() -> None:
+    assert dumps({Word.A: 1}) == '{"one":1}'
+    assert Converter(dict[Word, int]).read({"one": 1}) == {Word.A: 1}
+    with pytest.raises(aios.InvalidDataError, match="keys must be strings, not int"):
+        dumps({Amount.A: 1})

@@ -12,6 +12,7 @@ would be read as something else.
 
 from __future__ import annotations
 
+import enum
 import sys
 from collections.abc import Awaitable, Iterable, Iterator, Mapping, MappingView, Sequence, Set
 from typing import Any
@@ -93,6 +94,9 @@ def root_schema(schema: dict[str, Any]) -> dict[str, Any]:
 def to_plain(value: Any) -> Any:
     """Converts a value that is not a JSON type to one that is. Called by the native module."""
     kind = type(value)
+    if isinstance(value, enum.Enum):
+        # Also one that is a dataclass, say, as well.
+        return value.value
     if hasattr(kind, "__pydantic_serializer__") and not is_secret(value):
         return _dumped(value)
     if hasattr(kind, "__dataclass_fields__"):
@@ -131,12 +135,9 @@ def _to_plain_standard(value: Any) -> Any:
     import base64
     import datetime
     import decimal
-    import enum
     import pathlib
     import uuid
 
-    if isinstance(value, enum.Enum):
-        return value.value
     if isinstance(value, datetime.time) and value.tzinfo is not None and value.utcoffset() is None:
         raise TypeError(f"the time zone {value.tzinfo} of a time has no fixed offset from UTC")
     if isinstance(value, (datetime.datetime, datetime.date, datetime.time)):

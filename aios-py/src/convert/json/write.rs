@@ -7,7 +7,7 @@ use pyo3::{
     exceptions::PyTypeError,
     prelude::*,
     sync::PyOnceLock,
-    types::{PyBool, PyDict, PyFloat, PyInt, PyList, PyString, PyTuple},
+    types::{PyBool, PyDict, PyFloat, PyInt, PyList, PyString, PyTuple, PyType},
 };
 use serde::{
     Serialize, Serializer,
@@ -94,6 +94,9 @@ impl Serialize for Plain<'_, '_> {
         if self.depth > DEPTH {
             return Err(S::Error::custom("nested too deeply, or containing itself"));
         }
+        if is_member(value) {
+            return self.converted(serializer);
+        }
         if let Ok(text) = value.cast::<PyString>() {
             return serializer
                 .serialize_str(&text.to_cow().map_err(|error| self.path.error(error))?);
@@ -119,18 +122,32 @@ impl Serialize for Plain<'_, '_> {
         if let Ok(tuple) = value.cast::<PyTuple>() {
             return self.sequence(tuple.len(), tuple.iter(), serializer);
         }
-        let plain = to_plain(value).map_err(|error| {
-            let described = self.path.error(message(value.py(), &error));
-            if ends_process(value.py(), &error) {
-                self.exit.set(Some(error));
-            }
-            described
-        })?;
-        self.inner(&plain, self.path).serialize(serializer)
+        self.converted(serializer)
     }
 }
 
 impl<'py> Plain<'_, 'py> {
+    /// Serialises a value that Python code converts.
+    fn converted<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        let plain = self.plain_of(self.value, self.path)?;
+        self.inner(&plain, self.path).serialize(to)
+    }
+
+    /// What Python code converts a value or a key to.
+    fn plain_of<E: Error>(
+        &self,
+        value: &Bound<'py, PyAny>,
+        path: &Path<'_>,
+    ) -> Result<Bound<'py, PyAny>, E> {
+        to_plain(value).map_err(|error| {
+            let described = path.error(message(value.py(), &error));
+            if ends_process(value.py(), &error) {
+                self.exit.set(Some(error));
+            }
+            described
+        })
+    }
+
     /// A value in this one.
     fn inner<'a>(&'a self, value: &'a Bound<'py, PyAny>, path: &'a Path<'a>) -> Plain<'a, 'py> {
         Plain { value, depth: self.depth + 1, path, exit: self.exit }
@@ -142,6 +159,10 @@ impl<'py> Plain<'_, 'py> {
         let dict = dict.copy().map_err(|error| self.path.error(error))?;
         let mut map = to.serialize_map(Some(dict.len()))?;
         for (key, value) in dict.iter() {
+            let key = match is_member(&key) {
+                true => self.plain_of(&key, self.path)?,
+                false => key,
+            };
             let key = key.cast::<PyString>().map_err(|_| {
                 let kind = type_name(&key);
                 self.path.error(format_args!("object keys must be strings, not {kind}"))
@@ -202,6 +223,19 @@ fn message(py: Python<'_>, error: &PyErr) -> String {
         true => error.value(py).to_string(),
         false => error.to_string(),
     }
+}
+
+/// Whether a value is a member of an enum. Its value may be another one than the string or number that the
+/// member itself is.
+fn is_member(value: &Bound<'_, PyAny>) -> bool {
+    static ENUM: PyOnceLock<Py<PyType>> = PyOnceLock::new();
+    let class = value.get_type();
+    // Decides most values: a metaclass makes the classes of enums.
+    if class.is_exact_instance_of::<PyType>() {
+        return false;
+    }
+    let py = value.py();
+    ENUM.import(py, "enum", "Enum").is_ok_and(|base| class.is_subclass(base).unwrap_or_default())
 }
 
 /// The name of the type of a value, for errors.
