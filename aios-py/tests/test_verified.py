@@ -6,6 +6,7 @@ import dataclasses
 import datetime
 import decimal
 import enum
+import typing
 import uuid
 import zoneinfo
 from typing import Any, Generic, Literal, TypeVar
@@ -185,6 +186,72 @@ def test_should_refuse_a_value_that_is_read_as_something_else(value: Any, fault:
     with pytest.raises(aios.InvalidDataError) as raised:
         dumps([value])
     assert fault in str(raised.value)
+
+
+@dataclasses.dataclass
+class Scaled:
+    cents: int
+
+    def __post_init__(self) -> None:
+        self.cents *= 100
+
+
+@dataclasses.dataclass(init=False)
+class Counted:
+    number: int
+
+    def __init__(self, number: int) -> None:
+        self.number = number + 1
+
+
+@dataclasses.dataclass
+class Normal:
+    name: str
+    tags: tuple[str, ...] = ()
+    paths: list[str] = dataclasses.field(default_factory=list[str])
+    count: float = 1
+    call: Any = None
+    inner: Normal | None = None
+
+    def __post_init__(self) -> None:
+        if not self.name:
+            raise ValueError("name")
+        self.name = self.name.strip().lower()
+        self.tags = tuple(sorted(self.tags))
+
+
+@dataclasses.dataclass
+class Unread:
+    lock: typing.Callable[[], int] | str
+
+    def __post_init__(self) -> None:
+        self.lock = "x"
+
+
+@pytest.mark.parametrize(
+    ("value", "fault"),
+    [
+        (Scaled(1), "field cents of Scaled would be read as 10000 instead of 100"),
+        (Counted(1), "field number of Counted would be read as 3 instead of 2"),
+    ],
+)
+def test_should_refuse_a_dataclass_that_its_code_changes_again(value: Any, fault: str) -> None:
+    for data in (value, [value], {"a": value}):
+        with pytest.raises(aios.InvalidDataError, match=fault):
+            dumps(data)
+
+
+def test_should_write_a_dataclass_that_its_code_makes_again() -> None:
+    value = Normal(" A ", ("c", "b"), inner=Normal("B"), call=2**70)
+    assert Converter(Normal).read(loads(dumps(value))) == value
+    assert loads(dumps(Normal("a", paths=(it for it in "ab"))))["paths"] == ["a", "b"]  # type: ignore[arg-type]
+    # Of a type that nothing can be read as.
+    assert loads(dumps(Unread("a"))) == {"lock": "x"}
+    with pytest.raises(aios.InvalidDataError, match="/0: /call: object is not JSON-serialisable"):
+        dumps([Normal("a", call=object())])
+    value.inner = value
+    with pytest.raises(aios.InvalidDataError, match="nested too deeply"):
+        dumps(value)
 
 
 @dataclasses.dataclass

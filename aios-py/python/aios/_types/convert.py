@@ -6,8 +6,8 @@ and ``NamedTuple``, also generic ones, ``datetime``, ``date``, ``time``, ``timed
 ``UUID``, ``Decimal``, ``Path``, ``bytes`` and ``bytearray`` (base64), and models of pydantic and msgspec
 if these are installed. Models are written as they are read: under the names of fields, without the computed
 fields of pydantic, and a ``pydantic.Json`` as a string. A value from which only a part would be written is
-refused: a secret, NaN and infinity, a ``time`` in a zone whose offset depends on the date, and a model that
-would be read as something else.
+refused: a secret, NaN and infinity, a ``time`` in a zone whose offset depends on the date, and a model, or a
+dataclass whose ``__post_init__`` changes it, that would be read as something else.
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ def to_plain(value: Any) -> Any:
         check_fields(value)
         # Without class variables, unlike that attribute.
         fields = sys.modules["dataclasses"].fields(kind)
-        return {field.name: getattr(value, field.name) for field in fields}
+        return _checked(value, {field.name: getattr(value, field.name) for field in fields})
     if hasattr(kind, "__struct_fields__"):
         return _built(value)
     return _to_plain_standard(value)
@@ -120,6 +120,13 @@ def _dumped(value: Any) -> Any:
     check_dumped(value, plain)
     check_readable(value, plain)
     return plain
+
+
+def _checked(value: Any, fields: dict[str, Any]) -> dict[str, Any]:
+    """The fields of a dataclass, checked if its code may change what it is made of."""
+    from .verify import is_checked, plain_fields
+
+    return plain_fields(value, fields) if is_checked(type(value)) else fields
 
 
 def _built(value: Any) -> Any:

@@ -1,9 +1,10 @@
-"""Checks that values of pydantic and msgspec are read as they were written.
+"""Checks that values of pydantic and msgspec, and of some dataclasses, are read as they were written.
 
 These libraries write some values in a form from which they read others: without the time zone of a
 ``time``, without the fields of a subclass, or by a serialiser that has no counterpart. What a value was
 written as is therefore read again and compared with it, field by field. Classes with fields of simple
-types only are not checked, because they lose nothing.
+types only are not checked, because they lose nothing. Dataclasses are if they have code that is executed
+again when one is read, such as a ``__post_init__``.
 """
 
 from __future__ import annotations
@@ -14,11 +15,13 @@ import datetime
 import decimal
 import functools
 import re
+import threading
 import types
 import typing
 from collections.abc import Callable, Iterable, Mapping, Set
 from typing import Any
 
+from .._errors import InvalidDataError
 from .fields import hints_of, is_pydantic, pydantic_fields
 from .generics import bare, is_alias
 from .readers import Read, msgspec_reader, pydantic_reader
@@ -44,6 +47,8 @@ _EXACT_CONTAINERS = (list, set, frozenset, tuple, dict, typing.Union, types.Unio
 #: Containers of one row are read as whichever of them is declared.
 _SEQUENCES = (list, tuple, collections.deque)
 _CONTAINERS: tuple[Any, ...] = (_SEQUENCES, Mapping, Set)
+#: Whether a dataclass is being checked on the thread.
+_checking = threading.local()
 #: Number of characters of a value in an error.
 _TEXT = 100
 
@@ -62,6 +67,16 @@ def check_readable(value: Any, plain: Any) -> None:
     if violations:
         text = "; ".join(f"{path or '/'}: {message}" for path, message in violations)
         raise TypeError(f"{kind.__qualname__} can't be read from what is written for it: {text}")
+    _check_same(value, found)
+
+
+def _check_same(value: Any, found: Any) -> None:
+    """Checks that what is read is the same value.
+
+    Raises:
+        TypeError: It is another one.
+    """
+    kind: Any = type(value)
     different = _difference(value, found, "", Any)
     if different is not None:
         path, part, other = different
@@ -70,6 +85,51 @@ def check_readable(value: Any, plain: Any) -> None:
             f"{at}{kind.__qualname__} would be read as {_text(other)} instead of {_text(part)}; declare "
             "the type of the value, or write and read it with functions of the class"
         )
+
+
+def plain_fields(value: Any, fields: dict[str, Any]) -> dict[str, Any]:
+    """Converts the fields of a dataclass whose code may change what it is made of.
+
+    Raises:
+        TypeError: It is read as another one.
+    """
+    if getattr(_checking, "value", False):
+        # A part of one that is read as a whole.
+        return fields
+    from .._aios import dumps, loads
+
+    read = _dataclass_reader(type(value))
+    violations: list[tuple[str, str]] = []
+    _checking.value = True
+    try:
+        plain: dict[str, Any] = loads(dumps(fields))
+        found = None if read is None else read(plain, "", violations)
+        # An iterator, say, is not what it is read as, but written the same.
+        if read is not None and not violations and loads(dumps(found)) != plain:
+            _check_same(value, found)
+    except InvalidDataError as error:
+        raise TypeError(str(error).partition("JSON: ")[2] or str(error)) from error
+    finally:
+        _checking.value = False
+    return plain
+
+
+def _find_checked(kind: Any) -> bool:
+    """Whether a dataclass has code that may change what it is made of."""
+    owner = next(it for it in kind.__mro__ if "__init__" in vars(it))
+    params = vars(owner).get("__dataclass_params__")
+    is_made = params is not None and params.init
+    return hasattr(kind, "__post_init__") or kind.__new__ is not object.__new__ or not is_made
+
+
+def _make_dataclass_reader(kind: Any) -> Read | None:
+    """Reads a dataclass; ``None`` if nothing can be read as it."""
+    from .schema import Compiler
+
+    try:
+        return Compiler().compile(kind)[0]
+    except Exception:
+        return None
 
 
 def _find_exact(kind: Any) -> bool:
@@ -245,6 +305,9 @@ def _is_open(annotation: Any) -> bool:
 
 
 #: Keep what the functions found for a class.
+is_checked: Callable[[Any], bool] = functools.lru_cache(maxsize=1024)(_find_checked)
+_dataclass_reader: Callable[[Any], Read | None]
+_dataclass_reader = functools.lru_cache(maxsize=1024)(_make_dataclass_reader)
 _is_exact: Callable[[Any], bool] = functools.lru_cache(maxsize=1024)(_find_exact)
 _reader: Callable[[Any], Read] = functools.lru_cache(maxsize=1024)(_make_reader)
 _fields: Callable[[Any], dict[str, Any] | None] = functools.lru_cache(maxsize=1024)(_find_fields)
