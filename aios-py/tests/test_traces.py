@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.machinery
 import subprocess
+import sys
+import types
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -81,6 +84,42 @@ async def test_should_continue_a_trace_of_opentelemetry_through_runs_and_agents(
     assert parent(ended("in the plain agent")) == ids(in_plain_task)
     assert parent(ended("in the step")) == ids(in_step) == ids(in_run)
     assert len({in_run, in_task, in_plain_task}) == 3
+
+
+def partial_api() -> types.ModuleType:
+    """The API while another thread executes its module."""
+    api = types.ModuleType("opentelemetry.trace")
+    api.__spec__ = importlib.machinery.ModuleSpec(api.__name__, None)
+    api.__spec__._initializing = True  # type: ignore[attr-defined]
+    return api
+
+
+def failing_api() -> types.ModuleType:
+    api = types.ModuleType("opentelemetry.trace")
+
+    def fail(*arguments: object, **keywords: object) -> None:
+        raise ValueError("no span")
+
+    api.get_current_span = api.SpanContext = fail  # type: ignore[attr-defined]
+    return api
+
+
+@pytest.mark.parametrize("make", [partial_api, failing_api])
+async def test_should_not_fail_because_of_the_library_of_traces(
+    make: Callable[[], types.ModuleType], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @aios.agent("untraced")
+    async def untraced(context: aios.TaskContext) -> str | None:
+        return context.traceparent
+
+    @aios.workflow("untraced")
+    async def run_untraced(context: aios.WorkflowContext) -> list[str | None]:
+        return [context.traceparent, await context.task("untraced", result=str)]
+
+    monkeypatch.setitem(sys.modules, "opentelemetry.trace", make())
+    async with aios.Runtime(agents=[untraced], workflows=[run_untraced]) as runtime:
+        run, task = await (await runtime.start(run_untraced)).result()
+    assert ids(run)[0] == ids(task)[0]
 
 
 MALFORMED = (

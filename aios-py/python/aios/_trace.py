@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import sys
 from contextvars import ContextVar
@@ -22,12 +23,22 @@ def current() -> str | None:
     That of the current span of OpenTelemetry, if the program uses it, and otherwise the current task or
     run.
     """
-    api: Any = sys.modules.get("opentelemetry.trace")
+    api = _api()
     if api is not None:
-        span = api.get_current_span().get_span_context()
-        if span.is_valid:
-            return f"00-{span.trace_id:032x}-{span.span_id:016x}-{int(span.trace_flags):02x}"
+        # A trace never fails what it follows, whatever a span of another library does.
+        with contextlib.suppress(Exception):
+            span = api.get_current_span().get_span_context()
+            if span.is_valid:
+                return f"00-{span.trace_id:032x}-{span.span_id:016x}-{int(span.trace_flags):02x}"
     return traceparent.get()
+
+
+def _api() -> Any:
+    """The API of OpenTelemetry; ``None`` if the program has not imported it, or another thread is still
+    importing it."""
+    api: Any = sys.modules.get("opentelemetry.trace")
+    spec = getattr(api, "__spec__", None)
+    return None if getattr(spec, "_initializing", False) else api
 
 
 def ids(parent: str | None) -> tuple[str, str] | None:
@@ -42,21 +53,22 @@ def enter(parent: str | None) -> None:
     Spans that the code makes with OpenTelemetry are then below that of the task or run.
     """
     traceparent.set(parent)
-    api: Any = sys.modules.get("opentelemetry.trace")
+    api = _api()
     if api is None or parent is None:
         return
     # One of another service may be malformed, which begins a trace and fails nothing.
     parts = _TRACEPARENT.fullmatch(parent)
     if parts is None:
         return
-    # The first module imports the second.
-    contexts: Any = sys.modules["opentelemetry.context"]
-    trace_id, span_id, flags = parts.groups()
-    span = api.SpanContext(
-        trace_id=int(trace_id, 16),
-        span_id=int(span_id, 16),
-        is_remote=True,
-        trace_flags=api.TraceFlags(int(flags, 16)),
-    )
-    # Never detached: the context ends with the code.
-    contexts.attach(api.set_span_in_context(api.NonRecordingSpan(span)))
+    with contextlib.suppress(Exception):
+        # The first module imports the second.
+        contexts: Any = sys.modules["opentelemetry.context"]
+        trace_id, span_id, flags = parts.groups()
+        span = api.SpanContext(
+            trace_id=int(trace_id, 16),
+            span_id=int(span_id, 16),
+            is_remote=True,
+            trace_flags=api.TraceFlags(int(flags, 16)),
+        )
+        # Never detached: the context ends with the code.
+        contexts.attach(api.set_span_in_context(api.NonRecordingSpan(span)))
