@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import concurrent.futures
 import contextlib
 import importlib.util
@@ -11,7 +12,7 @@ import sys
 import threading
 import time
 import typing
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -19,6 +20,8 @@ from typing import Any
 import aios
 import aios.sync
 import pytest
+from aios._clients import blocking
+from aios._clients.blocking import EventLoopThread
 
 ROOT = Path(__file__).parent.parent
 
@@ -184,3 +187,70 @@ def test_should_refuse_calls_on_the_loop_that_they_would_block() -> None:
     with aios.sync.Runtime(agents=[caller]) as runtime:
         assert runtime.call("caller") == "done"
     assert refused == ["runs", "close"]
+
+
+def test_should_clean_up_what_is_left_when_it_closes() -> None:
+    """What is awaited in a `finally` takes turns of the loop."""
+    ended: list[str] = []
+    left: list[Any] = []
+
+    async def background() -> None:
+        try:
+            await asyncio.sleep(3600)
+        finally:
+            await asyncio.sleep(0.01)
+            ended.append("task")
+
+    async def items() -> AsyncIterator[int]:
+        try:
+            yield 1
+        finally:
+            await asyncio.sleep(0.01)
+            ended.append("generator")
+
+    @aios.agent("leaving")
+    async def leave(context: aios.TaskContext) -> int:
+        left.extend([asyncio.create_task(background()), items()])
+        await asyncio.sleep(0)
+        return await anext(left[1])
+
+    with aios.sync.Runtime(agents=[leave]) as runtime:
+        assert runtime.call("leaving") == 1
+    assert ended == ["task", "generator"]
+
+
+def test_should_fail_calls_that_are_in_progress_when_its_loop_ends() -> None:
+    loop = EventLoopThread()
+    started = threading.Event()
+
+    async def wait() -> None:
+        started.set()
+        await asyncio.sleep(3600)
+
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        call = pool.submit(lambda: loop.call(wait()))
+        assert started.wait(60)
+        loop.stop()
+        with pytest.raises(aios.RuntimeClosedError):
+            call.result(60)
+
+
+def test_should_leave_what_does_not_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(blocking, "_CLEANUP", 0.01)
+    loop = EventLoopThread()
+
+    async def stay() -> None:
+        while True:
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.sleep(3600)
+
+    async def start() -> asyncio.Task[None]:
+        task = asyncio.create_task(stay())
+        await asyncio.sleep(0)
+        return task
+
+    task = loop.call(start())
+    loop.stop()
+    assert not task.done()
+    # It would say that it was destroyed.
+    task._log_destroy_pending = False  # type: ignore[attr-defined]

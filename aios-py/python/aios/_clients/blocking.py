@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+#: After how many seconds the cleanup of tasks, and of async generators, is left undone when a loop ends.
+_CLEANUP = 5.0
+
 
 class EventLoopThread:
     """An event loop that runs in its own thread."""
@@ -34,6 +37,8 @@ class EventLoopThread:
         self._loop = asyncio.new_event_loop()
         #: The calls in progress.
         self._calls: set[concurrent.futures.Future[Any]] = set()
+        #: Whether what is left on the loop is being cancelled.
+        self._is_ending = False
         #: The exception with which code on the loop ended the process.
         self._exit: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name="aios-loop", daemon=True)
@@ -47,8 +52,27 @@ class EventLoopThread:
             # Raised by the calls, because it would end this thread only.
             self._exit = error
         finally:
+            self._end()
             self._loop.close()
             self._fail_calls()
+
+    def _end(self) -> None:
+        """Cancels the tasks that are left on the loop and closes its async generators, as ``asyncio.run``
+        does."""
+        self._is_ending = True
+        tasks = asyncio.all_tasks(self._loop)
+        for task in tasks:
+            task.cancel()
+        try:
+            if tasks:
+                self._loop.run_until_complete(asyncio.wait(tasks, timeout=_CLEANUP))
+            closing = self._loop.create_task(self._loop.shutdown_asyncgens())
+            self._loop.run_until_complete(asyncio.wait([closing], timeout=_CLEANUP))
+        except (KeyboardInterrupt, SystemExit) as error:
+            self._exit = self._exit or error
+        except RuntimeError:
+            # Stopped a second time.
+            return
 
     def _fail_calls(self) -> None:
         """Fails the calls that the closed loop has not completed."""
@@ -92,6 +116,10 @@ class EventLoopThread:
             self._fail_calls()
         try:
             return future.result(timeout)
+        except concurrent.futures.CancelledError:
+            if self._is_ending:
+                raise self._closed() from None
+            raise
         except BaseException:
             future.cancel()
             raise
