@@ -12,6 +12,7 @@ from .._clients.results import result_reader, step_result_reader
 from .._errors import WorkflowCodeError
 from .._retry import retry_row
 from .._types.validation import check_flag, check_int_range, check_number, check_str, check_text
+from .arguments import own_args, own_kwargs
 from .combinators import Gather, Race
 from .definition import MISSING, ContinueAsNew, Workflow
 from .driver import BeginCompensation, check_compensation
@@ -196,6 +197,10 @@ class WorkflowContext:
         :func:`current_step` tells the attempt. The function can't use this context: its methods
         raise :class:`WorkflowCodeError` there.
 
+        Each attempt gets copies of arguments that are data: of containers, dataclasses and models. What it
+        changes in them is lost, because the step does not run in a replay: return it. Other objects, such
+        as clients, are passed as they are.
+
         ``SystemExit`` and ``asyncio.CancelledError`` of the function fail the attempt, like every other
         exception, and are retried; the latter has the code ``INTERRUPTED``. ``KeyboardInterrupt`` in an
         ``async def``, or ``SystemExit`` of a signal handler that interrupts it, ends the process instead,
@@ -226,8 +231,8 @@ class WorkflowContext:
             name,
             function,
             is_async_function(function),
-            args,
-            kwargs or None,
+            own_args(args),
+            own_kwargs(kwargs) if kwargs else None,
             contextvars.copy_context(),
             self._timeout,
             self._retry,

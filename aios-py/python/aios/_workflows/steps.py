@@ -8,6 +8,7 @@ from types import FunctionType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .._signals import fail_or_leave
+from .arguments import own_args, own_kwargs
 from .fence import Fence, as_fence
 
 if TYPE_CHECKING:
@@ -102,7 +103,7 @@ def run_plain_step(
     try:
         copied = context.copy()
         copied.run(_current.set, step)
-        value = copied.run(function, *args, **(kwargs or {}))
+        value = copied.run(function, *own_args(args), **own_kwargs(kwargs or {}))
     except BaseException as error:
         reply.fail(error)
     else:
@@ -117,9 +118,9 @@ async def _run_async_step(
 ) -> None:
     try:
         if kwargs is None:
-            value = await function(*args)
+            value = await function(*own_args(args))
         else:
-            value = await function(*args, **kwargs)
+            value = await function(*own_args(args), **own_kwargs(kwargs))
     except BaseException as error:
         if fail_or_leave(reply, error):
             raise
