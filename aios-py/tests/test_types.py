@@ -29,6 +29,7 @@ from typing import (
 
 import aios
 import pytest
+import typing_extensions
 from aios._aios import dumps, loads
 from aios._types.convert import Converter
 from aios.testing import WorkflowTest
@@ -810,3 +811,39 @@ def test_should_write_the_value_of_an_enum_as_a_key() -> None:
     assert Converter(dict[Word, int]).read({"one": 1}) == {Word.A: 1}
     with pytest.raises(aios.InvalidDataError, match="keys must be strings, not int"):
         dumps({Amount.A: 1})
+
+
+class Marked(TypedDict, total=False):
+    a: typing_extensions.ReadOnly[typing.Required[int]]
+    b: typing_extensions.ReadOnly[list[str]]
+
+
+@dataclasses.dataclass
+class Branch:
+    name: typing.LiteralString
+    children: list[typing.Self] = dataclasses.field(default_factory=list[Any])
+    named: dict[str, typing.Self | None] = dataclasses.field(default_factory=dict[str, Any])
+    parent: typing.Optional[Annotated["typing.Self", "the parent"]] = None  # noqa: UP045
+    size: typing.Final[int] = 1
+    rest: typing.Final = 1
+
+
+@dataclasses.dataclass
+class Leaf(Branch):
+    colour: str = ""
+
+
+def test_should_read_types_with_qualifiers() -> None:
+    converter = Converter(Marked)
+    assert converter.read({"a": 1, "b": ["c"]}) == {"a": 1, "b": ["c"]}
+    assert converter.schema["$defs"]["Marked"]["required"] == ["a"]
+
+
+@pytest.mark.parametrize("kind", [Branch, Leaf])
+def test_should_read_the_class_itself_for_self(kind: type[Branch]) -> None:
+    child = kind("b", [kind("c")])
+    value = kind("a", [child], {"x": child, "y": None}, child, 2, "z")
+    assert Converter(kind).read(loads(dumps(value))) == value
+    assert isinstance(Converter(kind).read(loads(dumps(value))).named["x"], kind)
+    with pytest.raises(aios.InvalidParametersError, match="/name: is integer"):
+        Converter(kind).read({"name": 1})

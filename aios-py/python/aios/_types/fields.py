@@ -10,7 +10,7 @@ import types
 import typing
 from typing import Any
 
-from .generics import arguments_of, bare, substitute
+from .generics import arguments_of, bare, is_qualified, substitute, with_self
 
 
 class Field(typing.NamedTuple):
@@ -233,7 +233,8 @@ def bound_hints_of(annotation: Any) -> dict[str, Any]:
     def bind(name: str, hint: Any) -> Any:
         return substitute(hint, next((bound for names, bound in declared if name in names), {}))
 
-    return {name: bind(name, hint) for name, hint in hints_of(kind).items()}
+    hints = hints_of(kind).items()
+    return {name: with_self(bind(name, hint), annotation) for name, hint in hints}
 
 
 def _is_required(hint: Any, otherwise: bool) -> bool:
@@ -244,4 +245,6 @@ def _is_required(hint: Any, otherwise: bool) -> bool:
         return _is_required(typing.get_args(hint)[0], otherwise)
     if origin in (typing.Required, typing.NotRequired):
         return origin is typing.Required
+    if is_qualified(hint):
+        return _is_required(typing.get_args(hint)[0], otherwise)
     return otherwise

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+import operator
+import types
 import typing
 from collections.abc import Mapping
 from typing import Any
@@ -10,14 +13,23 @@ from typing import Any
 def bare(kind: Any) -> Any:
     """A type without metadata and without the names that it has been given."""
     while True:
-        if typing.get_origin(kind) in (typing.Annotated, typing.Required, typing.NotRequired):
+        if typing.get_origin(kind) is typing.Annotated or is_qualified(kind):
             kind = typing.get_args(kind)[0]
+        elif kind is typing.LiteralString:
+            kind = str
         elif hasattr(kind, "__supertype__"):
             kind = kind.__supertype__
         elif is_alias(kind):
             kind = value_of(kind)
         else:
             return type(None) if kind is None else kind
+
+
+def is_qualified(kind: Any) -> bool:
+    """Whether it says of a field that it is required, not required, read-only or final."""
+    # Some are of `typing_extensions` in older versions of Python.
+    name = getattr(typing.get_origin(kind), "_name", None)
+    return name in ("Required", "NotRequired", "ReadOnly", "Final")
 
 
 def is_alias(kind: Any) -> bool:
@@ -75,6 +87,23 @@ def substitute(annotation: Any, arguments: Mapping[Any, Any]) -> Any:
     if typing.get_origin(annotation) is None or not parameters:
         return annotation
     return annotation[tuple(arguments.get(parameter, parameter) for parameter in parameters)]
+
+
+def with_self(annotation: Any, kind: Any) -> Any:
+    """Replaces ``Self`` in an annotation of a class."""
+    if annotation is typing.Self:
+        return kind
+    arguments = typing.get_args(annotation)
+    made = tuple(with_self(it, kind) for it in arguments)
+    if all(one is other for one, other in zip(made, arguments, strict=True)):
+        return annotation
+    origin: Any = typing.get_origin(annotation)
+    if origin in (typing.Union, types.UnionType):
+        return functools.reduce(operator.or_, made)
+    if isinstance(annotation, types.GenericAlias):
+        return types.GenericAlias(origin, made)
+    # Of `Annotated`, it takes the type without its metadata.
+    return annotation.copy_with(made[:1] if origin is typing.Annotated else made)
 
 
 def arguments_of(annotation: Any) -> dict[Any, dict[Any, Any]]:

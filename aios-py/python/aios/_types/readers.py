@@ -9,6 +9,7 @@ import decimal
 import enum
 import math
 import sys
+import typing
 import uuid
 from collections.abc import Callable
 from typing import Any
@@ -274,3 +275,4 @@ SCALARS: dict[Any, Compiled] = {
         {"type": "string", "contentEncoding": "base64"},
     ),
 }
+SCALARS[typing.LiteralString] = SCALARS[str]

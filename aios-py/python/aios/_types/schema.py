@@ -27,7 +27,15 @@ from .constraints import (
 )
 from .definitions import hoisted
 from .fields import Field, bound_hints_of, fields_of, is_pydantic, shape_of
-from .generics import TupleItems, bare, is_alias, title_of, tuple_items, value_of
+from .generics import (
+    TupleItems,
+    bare,
+    is_alias,
+    is_qualified,
+    title_of,
+    tuple_items,
+    value_of,
+)
 from .readers import (
     INVALID,
     SCALARS,
@@ -48,8 +56,8 @@ from .readers import (
 )
 from .unions import check_told_apart
 
-#: Types of any JSON value, including return types of functions that do not return.
-_ANY: tuple[Any, ...] = (Any, object, typing.NoReturn, typing.Never)
+#: Types of any JSON value, including return types of functions that do not return, and `Final` by itself.
+_ANY: tuple[Any, ...] = (Any, object, typing.NoReturn, typing.Never, typing.Final)
 #: Types that are constructed from a list or from a dictionary; others are read as these.
 _LISTS: tuple[Any, ...] = (list, set, frozenset, collections.deque)
 _ABSTRACT_LISTS: tuple[Any, ...] = (
@@ -194,7 +202,7 @@ class Compiler:
             return self._union(args)
         if origin is typing.Literal:
             return literal(args)
-        if origin in (typing.Required, typing.NotRequired):
+        if is_qualified(annotation):
             return self.compile(args[0])
         if origin is tuple:
             return self._tuple(tuple_items(args) if args else TupleItems(()))
