@@ -410,6 +410,22 @@ def test_should_restart_workers_that_die_and_stop_them_on_sigterm(tmp_path: Path
             os.kill(worker, 0)
 
 
+def test_should_pass_options_of_the_interpreter_to_workers(tmp_path: Path) -> None:
+    flags = "-{sys.flags.optimize}-{sys.flags.utf8_mode}"
+    (tmp_path / "app.py").write_text(
+        "import sys\n" + APP.replace("started-{os.getpid()}", "started-{os.getpid()}" + flags)
+    )
+    options = ["-O", "-X", "utf8=1"]
+    command = [sys.executable, *options, "-m", "aios", "worker", "app:app"]
+    supervisor = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    started(tmp_path, 2)
+    supervisor.send_signal(signal.SIGTERM)
+    status, _, errors = finish(supervisor)
+    assert status == 0, errors
+    found = {path.name.split("-", 2)[2] for path in tmp_path.glob("started-*")}
+    assert found == {"1-1"}
+
+
 #: A supervisor in which the second start of a process fails.
 FAULTY = """
 import subprocess, sys

@@ -140,12 +140,14 @@ class _Worker:
             self._start(now)
 
     def _start(self, now: float) -> None:
+        # As for the processes of `multiprocessing`, which has no public function for it either.
+        options = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
         code = "import sys; from aios._service.worker import serve; serve(sys.argv[1], int(sys.argv[2]))"
         try:
             # The signal would end a process that does not handle it yet.
             with hangup_blocked():
                 self._process = subprocess.Popen(
-                    [sys.executable, "-c", code, self._app, str(os.getpid())],
+                    [sys.executable, *options, "-c", code, self._app, str(os.getpid())],
                     start_new_session=True,
                 )
         except OSError as error:
