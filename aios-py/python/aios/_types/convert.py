@@ -7,7 +7,8 @@ and ``NamedTuple``, also generic ones, ``datetime``, ``date``, ``time``, ``timed
 if these are installed. Models are written as they are read: under the names of fields, without the computed
 fields of pydantic, and a ``pydantic.Json`` as a string. A value from which only a part would be written is
 refused: a secret, NaN and infinity, a ``time`` in a zone whose offset depends on the date, and a model, or a
-dataclass whose ``__post_init__`` changes it, that would be read as something else.
+dataclass whose ``__post_init__`` changes it, that would be read as something else. A ``datetime`` keeps its
+offset from UTC, and not the name of its zone.
 """
 
 from __future__ import annotations
