@@ -722,9 +722,10 @@ def test_should_read_types_that_contain_themselves() -> None:
         "type Pair[T] = tuple[T, T]",
         names,
     )
+    json, dictionary = names["Json"], typing.cast(Any, dict)
     value = {"a": [1, {"b": None}], "c": "d"}
-    assert Converter(names["Json"]).read(value) == value
-    assert Converter(dict[str, names["Json"]]).schema == {
+    assert Converter(json).read(value) == value
+    assert Converter(dictionary[str, json]).schema == {
         "type": "object",
         "additionalProperties": {"$ref": "#/$defs/Json"},
         "$defs": {
@@ -745,18 +746,17 @@ def test_should_read_types_that_contain_themselves() -> None:
         datetime.date(2024, 1, 2),
         datetime.date(2024, 1, 2),
     )
-    made = dataclasses.make_dataclass("Made", [("meta", names["Json"]), ("name", str)])
+    made = dataclasses.make_dataclass("Made", [("meta", json), ("name", str)])
     assert loads(dumps(made(value, "x"))) == {"meta": value, "name": "x"}
     assert Converter(made).read({"meta": value, "name": "x"}) == made(value, "x")
 
 
 def test_should_read_the_json_value_of_pydantic() -> None:
-    pydantic = pytest.importorskip("pydantic")
-
+    json, dictionary = pytest.importorskip("pydantic").JsonValue, typing.cast(Any, dict)
     value = {"a": [1, {"b": None}], "c": "d"}
-    for kind in (pydantic.JsonValue, dict[str, pydantic.JsonValue], pydantic.JsonValue | None):
+    for kind in (json, dictionary[str, json], json | None):
         assert Converter(kind).read(value) == value
-    made = dataclasses.make_dataclass("Made", [("meta", pydantic.JsonValue)])
+    made = dataclasses.make_dataclass("Made", [("meta", json)])
     assert loads(dumps(made(value))) == {"meta": value}
     assert Converter(made).read({"meta": value}) == made(value)
 
@@ -767,7 +767,7 @@ def test_should_refuse_an_alias_that_cannot_be_evaluated() -> None:
     exec("type Unknown = Missing\ntype Growing[T] = list[Growing[list[T]]]", names)
     for kind in (names["Unknown"], names["Growing"][int]):
         with pytest.raises(TypeError, match="can't be read from JSON"):
-            Converter(list[kind])
+            Converter(kind)
 
 
 class Code(int, enum.Enum):
@@ -779,7 +779,7 @@ class Code(int, enum.Enum):
         return member
 
 
-class Word(str, enum.Enum):
+class Word(str, enum.Enum):  # noqa: UP042
     A = ("a", "one")
 
     def __new__(cls, text: str, label: str) -> typing.Self:
@@ -823,7 +823,7 @@ class Branch:
     name: typing.LiteralString
     children: list[typing.Self] = dataclasses.field(default_factory=list[Any])
     named: dict[str, typing.Self | None] = dataclasses.field(default_factory=dict[str, Any])
-    parent: typing.Optional[Annotated["typing.Self", "the parent"]] = None  # noqa: UP045
+    parent: typing.Optional[Annotated[typing.Self, "the parent"]] = None  # noqa: UP045
     size: typing.Final[int] = 1
     rest: typing.Final = 1
 
@@ -842,7 +842,7 @@ def test_should_read_types_with_qualifiers() -> None:
 @pytest.mark.parametrize("kind", [Branch, Leaf])
 def test_should_read_the_class_itself_for_self(kind: type[Branch]) -> None:
     child = kind("b", [kind("c")])
-    value = kind("a", [child], {"x": child, "y": None}, child, 2, "z")
+    value = kind("a", [child], {"x": child, "y": None}, child, 2, 3)
     assert Converter(kind).read(loads(dumps(value))) == value
     assert isinstance(Converter(kind).read(loads(dumps(value))).named["x"], kind)
     with pytest.raises(aios.InvalidParametersError, match="/name: is integer"):

@@ -9,7 +9,6 @@ import datetime
 import decimal
 import enum
 import pathlib
-import sys
 import types
 import typing
 from collections.abc import Callable, Iterable
