@@ -31,7 +31,9 @@ import aios
 import pytest
 import typing_extensions
 from aios._aios import dumps, loads
+from aios._types.annotations import signature_of
 from aios._types.convert import Converter
+from aios._types.signature import return_hint
 from aios.testing import WorkflowTest
 
 
@@ -847,3 +849,20 @@ def test_should_read_the_class_itself_for_self(kind: type[Branch]) -> None:
     assert isinstance(Converter(kind).read(loads(dumps(value))).named["x"], kind)
     with pytest.raises(aios.InvalidParametersError, match="/name: is integer"):
         Converter(kind).read({"name": 1})
+
+
+@pytest.mark.skipif(sys.version_info < (3, 14), reason="annotations are evaluated before")
+def test_should_not_evaluate_annotations_that_are_not_needed() -> None:
+    names: dict[str, Any] = {"dataclasses": dataclasses}
+    exec(
+        "def charge(order: Missing) -> str: ...\n"
+        "@dataclasses.dataclass\n"
+        "class Order:\n"
+        "    item: Missing",
+        names,
+    )
+    signature_of(names["charge"]).bind(1)
+    assert return_hint(names["charge"], {}) is str
+    assert loads(dumps(names["Order"]("a"))) == {"item": "a"}
+    with pytest.raises(TypeError, match="can't be resolved"):
+        Converter(names["Order"])

@@ -97,10 +97,11 @@ def _config_of(kind: type[Any], marker: AgentMarker) -> Any:
     Raises:
         ConfigurationError: The class takes other parameters, or a type that can't be read from JSON.
     """
+    from ._types.annotations import signature_of
     from ._types.convert import Converter
     from ._types.signature import hints
 
-    parameters = list(inspect.signature(kind).parameters.values())
+    parameters = list(signature_of(kind).parameters.values())
     positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
     if len(parameters) > 1 or any(it.kind not in positional for it in parameters):
         raise ConfigurationError(

@@ -193,10 +193,12 @@ def to_native(
 
 
 def _check_callable(function: Any, arguments: int, what: str) -> None:
+    from ._types.annotations import signature_of
+
     if not callable(function):
         raise ConfigurationError(f"{what}, not {function!r}")
     try:
-        inspect.signature(function).bind(*[None] * arguments)
+        signature_of(function).bind(*[None] * arguments)
     except TypeError as error:
         raise ConfigurationError(f"{what}: {error}") from error
     except ValueError:

@@ -117,7 +117,9 @@ def _read_by_type(kind: Any) -> Reader | None:
 
 
 def _read_by_code(code: CodeType, function: Any) -> Reader | None:
-    annotations = getattr(function, "__annotations__", None)
+    from .._types.annotations import annotations_of
+
+    annotations = annotations_of(function)
     if not annotations or "return" not in annotations:
         return None
     annotation = annotations["return"]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import importlib
-import inspect
 import logging
 import os
 import signal
@@ -92,7 +91,9 @@ def report_similar_names(settings: Settings) -> None:
 
 
 def _takes_settings(function: Callable[..., Any]) -> bool:
-    parameters = inspect.signature(function).parameters.values()
+    from .._types.annotations import signature_of
+
+    parameters = signature_of(function).parameters.values()
     return any(
         it.default is it.empty and it.kind in (it.POSITIONAL_ONLY, it.POSITIONAL_OR_KEYWORD)
         for it in parameters

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
-import inspect
 import sys
 import types
 import typing
 from typing import Any
 
+from .annotations import annotations_of
 from .generics import arguments_of, bare, is_qualified, substitute, with_self
 
 
@@ -228,7 +228,7 @@ def bound_hints_of(annotation: Any) -> dict[str, Any]:
     arguments = arguments_of(annotation)
     # A TypedDict is not an object of its bases, and repeats what they declare.
     order = reversed(arguments) if typing.is_typeddict(kind) else kind.__mro__
-    declared = [(inspect.get_annotations(it), arguments.get(it, {})) for it in order]
+    declared = [(annotations_of(it) or {}, arguments.get(it, {})) for it in order]
 
     def bind(name: str, hint: Any) -> Any:
         return substitute(hint, next((bound for names, bound in declared if name in names), {}))

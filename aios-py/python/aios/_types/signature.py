@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from .._errors import ConfigurationError
+from .annotations import annotations_of, signature_of
 from .convert import Converter
 from .subclasses import classes_of
 
@@ -105,7 +106,7 @@ def return_hint(function: Any, names: Mapping[str, Any]) -> Any:
         TypeError: It is not an expression.
     """
     function = _annotated(function)
-    found = getattr(function, "__annotations__", None)
+    found = annotations_of(function)
     if not found or "return" not in found or inspect.isclass(function):
         return Any
     # Without the parameters, whose annotations may be unreadable.
@@ -177,7 +178,7 @@ def signature(function: Callable[..., Any], names: Mapping[str, Any], what: str)
     """
     if is_async_generator(function) or is_generator(function):
         raise ConfigurationError(f"{what} must return its result, not yield pieces of it")
-    parameters = list(inspect.signature(function).parameters.values())
+    parameters = list(signature_of(function).parameters.values())
     positional = [
         parameter
         for parameter in parameters

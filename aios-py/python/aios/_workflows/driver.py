@@ -192,8 +192,7 @@ def check_compensation(name: str, undo: Callable[..., Any], args: tuple[Any, ...
     Raises:
         WorkflowCodeError: It is not an ``async def``, or does not accept the arguments.
     """
-    import inspect
-
+    from .._types.annotations import signature_of
     from .._types.signature import is_async
 
     if not is_async(undo):
@@ -202,7 +201,7 @@ def check_compensation(name: str, undo: Callable[..., Any], args: tuple[Any, ...
             "in a step: `async def undo(context): await context.step(name, function)`"
         )
     try:
-        inspect.signature(undo).bind(None, *args)
+        signature_of(undo).bind(None, *args)
     except TypeError as error:
         raise WorkflowCodeError(
             f"compensation {name!r} is called with a context and {len(args)} arguments: {error}"
