@@ -190,7 +190,7 @@ def test_should_refuse_calls_on_the_loop_that_they_would_block() -> None:
 
 
 def test_should_clean_up_what_is_left_when_it_closes() -> None:
-    """What is awaited in a `finally` takes turns of the loop."""
+    """Code in a `finally` that awaits takes turns of the loop."""
     ended: list[str] = []
     left: list[Any] = []
 

@@ -133,7 +133,7 @@ impl<'py> Plain<'_, 'py> {
         self.inner(&plain, self.path).serialize(to)
     }
 
-    /// What Python code converts a value or a key to.
+    /// The plain value that Python code makes of a value or a key.
     fn plain_of<E: Error>(
         &self,
         value: &Bound<'py, PyAny>,
