@@ -844,7 +844,7 @@ def test_should_read_types_with_qualifiers() -> None:
 @pytest.mark.parametrize("kind", [Branch, Leaf])
 def test_should_read_the_class_itself_for_self(kind: type[Branch]) -> None:
     child = kind("b", [kind("c")])
-    value = kind("a", [child], {"x": child, "y": None}, child, 2, 3)
+    value = kind("a", [child], {"x": child, "y": None}, child, 2)
     assert Converter(kind).read(loads(dumps(value))) == value
     assert isinstance(Converter(kind).read(loads(dumps(value))).named["x"], kind)
     with pytest.raises(aios.InvalidParametersError, match="/name: is integer"):
