@@ -80,7 +80,7 @@ async fn should_have_one_effect_if_a_call_is_repeated_that_was_cancelled() {
             }
             polls += 1;
         }
-        assert!(polls > 1, "only {polls} polls");
+        assert!(polls > 0, "nothing was cancelled");
     }
 }
 
@@ -156,5 +156,5 @@ async fn should_leave_nothing_undone_if_a_shutdown_is_cancelled() {
         }
         polls += 1;
     }
-    assert!(polls > 1, "only {polls} polls");
+    assert!(polls > 0, "nothing was cancelled");
 }
