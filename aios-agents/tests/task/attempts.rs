@@ -117,6 +117,26 @@ async fn should_try_a_task_again_that_became_a_dead_letter() {
     assert_eq!(actions(&run).await.iter().filter(|it| *it == "task_assigned").count(), 2);
 }
 
+/// The dead letter of the first attempt stays in the broker. It says nothing about the second one.
+#[tokio::test(flavor = "multi_thread")]
+async fn should_watch_an_attempt_although_the_last_one_is_still_a_dead_letter() {
+    async fn ask(context: WorkflowContext, (): ()) -> Result<u32, WorkflowError> {
+        context.task("ghost", &1).retry(quick(2)).await
+    }
+    let builder = runtime(&store()).workflow("ask", ask).engine_options(attentive());
+    let runtime = builder.start().await.unwrap();
+    let mut tasks = ghosts(&runtime, "agents.ghost", "task_assigned").await;
+    let run = runtime.start("ask", &()).await.unwrap();
+    next(&mut tasks).await.dead_letter("spilled").await.unwrap();
+    let second = next(&mut tasks).await;
+    // The engine finds the first letter again in the meantime.
+    #[allow(clippy::disallowed_methods, reason = "the engine looks after a real pause")]
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    second.dead_letter("spilled again").await.unwrap();
+    let error = result::<u32>(&run).await.unwrap_err();
+    assert!(error.failure().unwrap().message.contains("spilled again"), "{error}");
+}
+
 /// The engine learns of a dead letter that is behind any number of others.
 #[tokio::test(flavor = "multi_thread")]
 async fn should_try_a_task_again_whose_dead_letter_is_behind_many_others() {

@@ -361,6 +361,10 @@ impl Driver {
         if letter.event.id != self.assignment_id(operation, attempt) {
             return;
         }
+        // The letter of an earlier attempt stays in the broker, and each check finds it again.
+        if !self.execution.machine().awaits_task(operation, Some(attempt)) {
+            return;
+        }
         self.tasks.assigned.remove(&operation);
         self.on_undeliverable(operation, attempt, dead_lettered(&letter.reason));
     }
