@@ -44,8 +44,8 @@ def check_classes(value: Any, classes: tuple[type, ...], what: str) -> None:
 def classes_of(annotation: Any) -> tuple[type, ...]:
     """The classes with fields that a type declares; none if an annotation can't be resolved."""
     try:
-        return tuple(_classes(annotation))
-    except TypeError:
+        return tuple(_classes(annotation, set()))
+    except Exception:
         return ()
 
 
