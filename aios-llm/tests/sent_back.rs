@@ -3,6 +3,7 @@
 use aios_llm::{
     ModelRequest, ModelResponse,
     model::{Message, Part, ToolCall, ToolResult, ToolSpec},
+    providers::{ProviderOptions, connect},
     testing::{FakeProvider, FakeReply},
 };
 use serde_json::json;
@@ -35,7 +36,7 @@ async fn should_not_send_reasoning_that_nothing_follows() {
         "c2ln".to_owned(),
         "anthropic-redacted:c2ln".to_owned(),
         "bedrock:c2ln".to_owned(),
-        format!("openai:{item}"),
+        format!("openai@127.0.0.1:{item}"),
     ];
     for signature in signatures {
         let thought =
@@ -71,5 +72,26 @@ async fn should_send_texts_without_a_letter_as_providers_accept_them() {
             .with_message(ModelResponse::new(vec![Part::ToolCall(call.clone())]).to_message())
             .with_message(Message::tool_results([result]));
         accepted(&request).await;
+    }
+}
+
+/// Each server encrypts with a key of its own, also if it speaks the same protocol.
+#[tokio::test]
+async fn should_send_encrypted_reasoning_only_to_the_server_that_made_it() {
+    let thought = Part::Reasoning { text: String::new(), signature: Some("c2ln".to_owned()) };
+    let response = ModelResponse::new(vec![thought, Part::text("Yes.")]);
+    let provider = FakeProvider::start(vec![FakeReply::response(response); 3]).await.unwrap();
+    let near = provider.openai_url();
+    let model = |url: &str| {
+        let options = ProviderOptions::new("gpt-5").with_api_key("key").with_base_url(url);
+        connect("openai-responses", options).unwrap()
+    };
+    let go = ModelRequest::new("go");
+    let said = in_time(model(&near).complete(&go)).await.unwrap().to_message();
+    let request = go.with_message(said).with_message(Message::user("Sure?"));
+    for (url, is_sent) in [(near.clone(), true), (near.replace("127.0.0.1", "localhost"), false)] {
+        in_time(model(&url).complete(&request)).await.unwrap();
+        let sent = provider.requests().pop().unwrap().body["input"].to_string();
+        assert_eq!(sent.contains("c2ln"), is_sent, "{url}: {sent}");
     }
 }

@@ -467,7 +467,7 @@ async fn should_not_send_reasoning_back_that_nothing_follows() {
     let model = models(&provider).swap_remove(1);
     let item = |id: &str| Part::Reasoning {
         text: String::new(),
-        signature: Some(format!("openai:{}", json!({"type": "reasoning", "id": id}))),
+        signature: Some(format!("openai@127.0.0.1:{}", json!({"type": "reasoning", "id": id}))),
     };
     let said = ModelResponse::new(vec![item("one"), Part::text("Hm."), item("two"), item("three")]);
     let cut = ModelResponse::new(vec![item("four")]);

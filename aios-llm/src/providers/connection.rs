@@ -37,6 +37,8 @@ pub(super) struct Connection {
     client: Client,
     /// The base URL, without a slash at its end.
     base: String,
+    /// The host of the base URL.
+    pub(super) host: String,
     /// Whether the URL is one of this machine, which the switch for real requests allows.
     is_local: bool,
     /// Sent with each request.
@@ -71,8 +73,9 @@ impl Connection {
         }
         let client = client(options.timeout, &name)?;
         let base = base.to_owned();
+        let host = url.host_str().unwrap_or_default().to_owned();
         let is_local = is_local(&url);
-        Ok(Self { name, model, client, base, is_local, headers: all, api_key, signer: None })
+        Ok(Self { name, model, client, base, host, is_local, headers: all, api_key, signer: None })
     }
 
     /// Signs requests.

@@ -31,7 +31,7 @@ const URL: &str = "https://api.openai.com/v1";
 const MAX_CALL_ID: usize = 64;
 /// The only path that is used.
 const PATH: &str = "responses";
-/// Prefix of the name of the model, and mark of signatures.
+/// Prefix of the name of the model, and of the mark of signatures.
 const PROVIDER: &str = "openai";
 
 /// A model behind the responses of `OpenAI`, the successor of chat completions.
@@ -58,6 +58,8 @@ pub struct OpenAiResponsesModel {
     connection: Connection,
     /// Those of the options, or all.
     capabilities: Capabilities,
+    /// The mark of signatures. It names the host, because each one encrypts with a key of its own.
+    mark: String,
 }
 
 impl OpenAiResponsesModel {
@@ -71,7 +73,8 @@ impl OpenAiResponsesModel {
         let key = ("authorization", format!("Bearer {}", options.api_key));
         let capabilities = options.capabilities.unwrap_or(Capabilities::all());
         let connection = Connection::new(options, PROVIDER, URL, &[key])?;
-        Ok(Self { connection, capabilities })
+        let mark = format!("{PROVIDER}@{}", connection.host);
+        Ok(Self { connection, capabilities, mark })
     }
 
     /// The body of a request. Fails for stop texts, which the protocol does not have.
@@ -82,7 +85,7 @@ impl OpenAiResponsesModel {
         let mut body = Map::new();
         let mut set = |name: &str, value: Value| body.insert(name.to_owned(), value);
         set("model", self.connection.model.as_str().into());
-        set("input", request.messages.iter().flat_map(items).collect());
+        set("input", request.messages.iter().flat_map(|it| items(&self.mark, it)).collect());
         set("store", false.into());
         set("include", json!(["reasoning.encrypted_content"]));
         if let Some(instructions) = &request.instructions {
@@ -130,27 +133,28 @@ impl LanguageModel for OpenAiResponsesModel {
 
     async fn complete(&self, request: &ModelRequest) -> Result<ModelResponse, ModelError> {
         let body = self.connection.post_whole(PATH, &self.body(request)?.into()).await?;
-        read(self.name(), &body)
+        read(self.name(), &self.mark, &body)
     }
 
     async fn stream(&self, request: &ModelRequest) -> Result<ModelStream, ModelError> {
         let mut body = self.body(request)?;
         body.insert("stream".to_owned(), true.into());
         let response = self.connection.post(PATH, &body.into()).await?;
-        let assembly = Assembly { name: self.name().to_owned(), calls: Vec::new() };
+        let (name, mark) = (self.name().to_owned(), self.mark.clone());
+        let assembly = Assembly { name, mark, calls: Vec::new() };
         Ok(stream::read(&self.connection, response, Framing::ServerEvents, assembly))
     }
 }
 
 /// The items of a message.
-fn items(message: &Message) -> Vec<Value> {
+fn items(mark: &str, message: &Message) -> Vec<Value> {
     match message.role {
         Role::User => {
             let content: Vec<_> = message.content.iter().filter_map(user_part).collect();
             vec![json!({"type": "message", "role": "user", "content": content})]
         }
         Role::Assistant => {
-            let items = message.content.iter().filter_map(assistant_item);
+            let items = message.content.iter().filter_map(|it| assistant_item(mark, it));
             without_last_reasoning(items, |item| {
                 item.get("type").is_some_and(|it| it == "reasoning")
             })
@@ -181,16 +185,16 @@ fn user_part(part: &Part) -> Option<Value> {
 }
 
 /// An item of the model; `None` if it must not be sent.
-fn assistant_item(part: &Part) -> Option<Value> {
+fn assistant_item(mark: &str, part: &Part) -> Option<Value> {
     Some(match part {
         Part::Text { text } => json!({
             "type": "message",
             "role": "assistant",
             "content": [{"type": "output_text", "text": text, "annotations": []}],
         }),
-        // Reasoning without the item that the provider has encrypted is rejected.
+        // Reasoning without the item that this server has encrypted is rejected.
         Part::Reasoning { signature, .. } => {
-            serde_json::from_str(signature::of(PROVIDER, signature.as_deref()?)?).ok()?
+            serde_json::from_str(signature::of(mark, signature.as_deref()?)?).ok()?
         }
         Part::ToolCall(call) => json!({
             "type": "function_call",
@@ -221,7 +225,7 @@ fn tool_choice(choice: &ToolChoice) -> Value {
 }
 
 /// Reads a whole response.
-fn read(name: &str, body: &Value) -> Result<ModelResponse, ModelError> {
+fn read(name: &str, mark: &str, body: &Value) -> Result<ModelResponse, ModelError> {
     let text = |value: &Value, path: &str| -> String {
         value.pointer(path).and_then(Value::as_str).unwrap_or_default().to_owned()
     };
@@ -238,7 +242,7 @@ fn read(name: &str, body: &Value) -> Result<ModelResponse, ModelError> {
                     content.push(Part::Text { text: shown });
                 }
             }
-            "reasoning" => content.push(reasoning(item)),
+            "reasoning" => content.push(reasoning(mark, item)),
             "function_call" => content.push(Part::ToolCall(ToolCall {
                 id: text(item, "/call_id"),
                 name: text(item, "/name"),
@@ -264,12 +268,12 @@ fn read(name: &str, body: &Value) -> Result<ModelResponse, ModelError> {
 }
 
 /// Reasoning, whose item has to be sent back as it is.
-fn reasoning(item: &Value) -> Part {
+fn reasoning(mark: &str, item: &Value) -> Part {
     let parts = item.get("summary").and_then(Value::as_array);
     let texts = parts.into_iter().flatten().filter_map(|part| part.get("text")?.as_str());
     let texts: Vec<_> = texts.collect();
     let is_encrypted = item.get("encrypted_content").is_some_and(Value::is_string);
-    let signature = is_encrypted.then(|| signature::mark(PROVIDER, &item.to_string()));
+    let signature = is_encrypted.then(|| signature::mark(mark, &item.to_string()));
     Part::Reasoning { text: texts.join("\n\n"), signature }
 }
 
@@ -288,6 +292,8 @@ fn usage(body: &Value) -> Usage {
 struct Assembly {
     /// Name of the model in errors and in the response.
     name: String,
+    /// The mark of signatures.
+    mark: String,
     /// The places of the calls in the output, in order.
     calls: Vec<u64>,
 }
@@ -334,7 +340,7 @@ impl Assemble for Assembly {
             }
             "response.completed" | "response.incomplete" | "response.failed" => {
                 let response = event.get("response").unwrap_or(&Value::Null);
-                Some(StreamEvent::Finished(read(&self.name, response)?))
+                Some(StreamEvent::Finished(read(&self.name, &self.mark, response)?))
             }
             "error" => return Err(of_event(&self.name, &json!({ "error": event }))),
             _ => None,

@@ -2,7 +2,8 @@
 //!
 //! A conversation may change its provider, for example after a handover or with a fallback. Its
 //! reasoning then has signatures of both. A mark in front of the signature shows which provider it
-//! is for; adapters leave out what is not theirs.
+//! is for, and of which host, if each one signs with a key of its own; adapters leave out what is not
+//! theirs.
 
 /// Marks a signature of a provider. Those of Anthropic's readable reasoning are not marked.
 pub(super) fn mark(provider: &str, signature: &str) -> String {
