@@ -594,8 +594,8 @@ pub const CODES: &[Code] = &[
     code(
         "MODEL_RATE_LIMITED",
         "models",
-        Retry::Yes,
-        "the provider accepts no more requests for now",
+        Retry::Depends,
+        "the provider accepts no more requests for now, or nothing is left to pay with (not retryable)",
     ),
     code("MODEL_OVERLOADED", "models", Retry::Yes, "the provider is overloaded"),
     code("MODEL_TIMEOUT", "models", Retry::Yes, "the provider did not answer in time"),
