@@ -14,14 +14,14 @@ use aios_broker::memory::MemoryBroker;
 use aios_core::{
     BoxFuture,
     broker::{
-        Acknowledger, Address, Broker, BrokerError, DeadLetters, Deliveries, Delivery, HealthWatch,
-        Publish, Settlement, Subscription,
+        Acknowledger, Address, Broker, BrokerError, DeadLetters, Deliveries, Delivery, Health,
+        HealthWatch, Publish, Settlement, Subscription,
     },
     clock::Clock,
     event::EventId,
 };
 use async_trait::async_trait;
-use futures_util::{FutureExt, Stream, StreamExt};
+use futures_util::{FutureExt, Stream, StreamExt, stream};
 
 use crate::{
     executor::Node,
@@ -226,12 +226,32 @@ impl Broker for NodeBroker {
         self.0.connection().dead_letters(address).await
     }
 
+    /// Continues with the next connection when one is lost.
     fn health(&self) -> HealthWatch {
-        self.0.connection().health()
+        let inner = Arc::clone(&self.0);
+        let connection = inner.connection();
+        let watch = connection.health();
+        HealthWatch::new(stream::unfold((inner, connection, watch), next_health))
     }
 
     async fn close(&self, deadline: Duration) -> Result<(), BrokerError> {
         self.0.connection().close(deadline).await
+    }
+}
+
+/// A node, its connection to the broker, and what watches that.
+type Watched = (Arc<Inner>, Arc<MemoryBroker>, HealthWatch);
+
+async fn next_health((inner, mut connection, mut watch): Watched) -> Option<(Health, Watched)> {
+    loop {
+        let health = watch.next().await;
+        let current = inner.connection();
+        let is_lost = matches!(health, Some(Health::Closed) | None);
+        if !is_lost || Arc::ptr_eq(&connection, &current) {
+            return health.map(|health| (health, (inner, connection, watch)));
+        }
+        watch = current.health();
+        connection = current;
     }
 }
 
