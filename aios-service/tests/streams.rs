@@ -255,7 +255,7 @@ async fn should_end_a_stream_with_the_credentials_of_its_caller() {
     assert!(ended.iter().all(Result::is_ok), "{:?}", json!(ended.len()));
 }
 
-/// A fault that stays is told to the client, which would otherwise connect again without end.
+/// The stream reports a permanent fault. Otherwise, the client would reconnect endlessly.
 #[tokio::test(flavor = "multi_thread")]
 async fn should_end_a_stream_that_cannot_be_read_with_a_failure() {
     let service = Service::on_sqlite().await;

@@ -20,7 +20,7 @@ use aios_core::{
 use super::{RunHandle, RuntimeError};
 use crate::workflow::{
     journal::{
-        ChildEnded, ChildStarted, Entry, Failed, Fork, Parent, Selection, decode, mark_copy,
+        ChildEnded, ChildStarted, Codec, Entry, Failed, Fork, Parent, Selection, decode, mark_copy,
         seed_of,
     },
     machine::signal_timeout,
@@ -266,14 +266,9 @@ impl RunHandle {
         let mut events: Vec<_> = selected.map(|(_, event)| event).collect();
         // The start tells when the copied part ends, which is known only now.
         let ended = events.iter().map(|event| event.timestamp).max();
-        if let Some((start, ended)) = events.first_mut().zip(ended)
-            && let Entry::Started(mut started) = decode(start)?
-        {
-            add_gap(&mut started.gaps, Gap::new(ended, at));
+        if let Some((start, ended)) = events.first_mut().zip(ended) {
+            note_gap(&codec, start, Gap::new(ended, at))?;
             let metadata = Arc::clone(&start.metadata);
-            let entry = Entry::Started(started);
-            let copy = codec.encode(entry, start.timestamp, Arc::clone(&metadata))?.event;
-            *start = Event { id: start.id.clone(), ..copy };
             for end in ends {
                 events.push(codec.encode(end, ended, Arc::clone(&metadata))?.event);
             }
@@ -314,6 +309,16 @@ struct Cut<'c> {
     operation: u64,
     /// Whether later signals are copied as well.
     is_retry: bool,
+}
+
+/// Adds the gap before a fork to the start of the copy.
+fn note_gap(codec: &Codec, start: &mut Event, gap: Gap) -> Result<(), RuntimeError> {
+    let Entry::Started(mut started) = decode(start)? else { return Ok(()) };
+    add_gap(&mut started.gaps, gap);
+    let metadata = Arc::clone(&start.metadata);
+    let copy = codec.encode(Entry::Started(started), start.timestamp, metadata)?.event;
+    *start = Event { id: start.id.clone(), ..copy };
+    Ok(())
 }
 
 /// Adds the gap before a fork. Of those before it, it keeps what lies in the copied part.

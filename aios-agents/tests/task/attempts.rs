@@ -28,6 +28,15 @@ fn attentive() -> EngineOptions {
     EngineOptions::new().with_dead_letter_check(Duration::from_millis(20))
 }
 
+/// A runtime whose workflow `ask` tries a task of the agent type `ghost` twice.
+async fn asking_twice() -> Runtime {
+    async fn ask(context: WorkflowContext, (): ()) -> Result<u32, WorkflowError> {
+        context.task("ghost", &1).retry(quick(2)).await
+    }
+    let builder = runtime(&store()).workflow("ask", ask).engine_options(attentive());
+    builder.start().await.unwrap()
+}
+
 /// Takes events of the agent type `ghost` in place of an agent.
 async fn ghosts(runtime: &Runtime, group: &str, action: &str) -> Deliveries {
     let pattern = format!("agents.ghost.{action}").parse().unwrap();
@@ -99,11 +108,7 @@ async fn should_count_the_time_of_all_attempts_from_the_first_after_a_restart() 
 
 #[tokio::test(flavor = "multi_thread")]
 async fn should_try_a_task_again_that_became_a_dead_letter() {
-    async fn ask(context: WorkflowContext, (): ()) -> Result<u32, WorkflowError> {
-        context.task("ghost", &1).retry(quick(2)).await
-    }
-    let builder = runtime(&store()).workflow("ask", ask).engine_options(attentive());
-    let runtime = builder.start().await.unwrap();
+    let runtime = asking_twice().await;
     let mut tasks = ghosts(&runtime, "agents.ghost", "task_assigned").await;
     let run = runtime.start("ask", &()).await.unwrap();
     for _ in 0..2 {
@@ -120,11 +125,7 @@ async fn should_try_a_task_again_that_became_a_dead_letter() {
 /// The dead letter of the first attempt stays in the broker. It says nothing about the second one.
 #[tokio::test(flavor = "multi_thread")]
 async fn should_watch_an_attempt_although_the_last_one_is_still_a_dead_letter() {
-    async fn ask(context: WorkflowContext, (): ()) -> Result<u32, WorkflowError> {
-        context.task("ghost", &1).retry(quick(2)).await
-    }
-    let builder = runtime(&store()).workflow("ask", ask).engine_options(attentive());
-    let runtime = builder.start().await.unwrap();
+    let runtime = asking_twice().await;
     let mut tasks = ghosts(&runtime, "agents.ghost", "task_assigned").await;
     let run = runtime.start("ask", &()).await.unwrap();
     next(&mut tasks).await.dead_letter("spilled").await.unwrap();

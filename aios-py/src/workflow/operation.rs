@@ -224,8 +224,8 @@ impl Operations {
         self.closing.load(Ordering::Acquire)
     }
 
-    /// Notes that an operation was refused. Returns whether the code catches so many of these errors that
-    /// an `await` has to yield instead: nothing else leaves a loop that catches every exception.
+    /// Counts a refused operation. Returns `true` once the code has caught more than `MAX_REFUSALS` of these
+    /// errors: an `await` then yields instead of raising, to leave a loop that catches every exception.
     pub(super) fn refuse(&self) -> bool {
         self.refusals.fetch_add(1, Ordering::Relaxed) >= MAX_REFUSALS
     }

@@ -201,16 +201,9 @@ pub(super) async fn take_over(
     stream: &StreamId,
     journal: Vec<RecordedEvent>,
 ) -> Result<Beginning, Exit> {
-    let Some(first) = journal.first() else { return Ok(Beginning::with(journal)) };
-    let Ok(Entry::Started(started)) = decode(&first.event) else {
+    let Some((first, predecessor)) = awaited(&journal) else {
         return Ok(Beginning::with(journal));
     };
-    let Started { predecessor: Some(predecessor), .. } = *started else {
-        return Ok(Beginning::with(journal));
-    };
-    if has(&journal, has_begun) {
-        return Ok(Beginning::with(journal));
-    }
     let fence = engine.ownership.fence_of(run_id).ok_or(Exit::NotOwner)?;
     let end = end_of(engine, &predecessor).await.map_err(exit)?;
     let signals = match end {
@@ -256,6 +249,14 @@ pub(super) async fn take_over(
         }
     }
     Ok(Beginning::with(read(engine, stream).await?))
+}
+
+/// The start of a run that has not begun, and the run that it continues; `None` for any other run.
+fn awaited(journal: &[RecordedEvent]) -> Option<(&RecordedEvent, Predecessor)> {
+    let first = journal.first()?;
+    let Ok(Entry::Started(started)) = decode(&first.event) else { return None };
+    let predecessor = started.predecessor?;
+    (!has(journal, has_begun)).then_some((first, predecessor))
 }
 
 /// Whether a journal has such an entry.
