@@ -61,7 +61,7 @@ async fn should_refuse_a_database_that_another_process_has_open_under_another_na
     fs::hard_link(&path, folder.path().join("hard.db")).unwrap();
     let error = open(&folder.path().join("hard.db")).await.unwrap_err();
     assert_eq!(error.code(), "STORE_LOCKED");
-    drop(held);
+    held.unlock().unwrap();
     open(&path).await.unwrap();
 }
 

@@ -16,7 +16,7 @@ use std::{
 
 use aios_core::store::StoreError;
 
-use super::{Identity, lock::try_lock, name::check_name, with_suffix};
+use super::{Identity, lock::LockedFile, name::check_name, with_suffix};
 use crate::{
     schema_version::SchemaVersion,
     sqlite::{
@@ -144,16 +144,16 @@ fn copy(source: &Path, target: &Path) -> Result<u64, StoreError> {
 /// Creates the empty file that SQLite writes the copy into, and locks it until it is dropped. What a process
 /// left there that died is removed.
 ///
-/// SQLite does not say why it can't create a file. The lock is only taken on Linux, where it does not
-/// interfere with SQLite's own locks.
-fn begin(partial: &Path, target: &Path) -> Result<File, StoreError> {
+/// SQLite does not say why it can't create a file.
+fn begin(partial: &Path, target: &Path) -> Result<LockedFile, StoreError> {
+    let in_progress = || invalid(format!("another backup to {} is in progress", target.display()));
     let file = File::options().create(true).truncate(false).write(true).open(partial);
     let file = file.map_err(|error| uncreated(target, &error))?;
-    let is_locked = !cfg!(target_os = "linux") || try_lock(&file)?;
-    // Another backup may have ended since the file was opened, and renamed it.
+    let file = LockedFile::try_lock_database(file)?.ok_or_else(in_progress)?;
     let metadata = file.metadata().map_err(|error| uncreated(target, &error))?;
-    if !is_locked || Identity::of(&metadata) != Identity::at(partial) {
-        return Err(invalid(format!("another backup to {} is in progress", target.display())));
+    // Another backup may have ended since the file was opened, and renamed it.
+    if Identity::of(&metadata) != Identity::at(partial) {
+        return Err(in_progress());
     }
     file.set_len(0).map_err(|error| uncreated(target, &error))?;
     Ok(file)

@@ -11,7 +11,9 @@ use std::{
     collections::BTreeMap,
     fs::{self, File, TryLockError},
     io::{self, ErrorKind},
+    ops::Deref,
     path::{Path, PathBuf},
+    process,
     time::Duration,
 };
 
@@ -32,7 +34,57 @@ const RETRY_INTERVAL: Duration = Duration::from_millis(50);
 static OPEN: Mutex<BTreeMap<Identity, LockedFiles>> = Mutex::new(BTreeMap::new());
 
 /// The file `<database>-lock` and the database.
-type LockedFiles = [File; 2];
+type LockedFiles = [LockedFile; 2];
+
+/// A file that this process has locked. Dropping it releases the lock.
+///
+/// A child process has the files of its parent until it runs its program, and with them their locks.
+/// Closing the file would leave the lock to a child that is just being started, so it is
+/// released first.
+#[derive(Debug)]
+pub(super) struct LockedFile {
+    file: File,
+    /// The process that took the lock. `None` if the file is only kept open.
+    owner: Option<u32>,
+}
+
+impl LockedFile {
+    /// Locks a file. Returns `None` if it is already locked.
+    pub(super) fn try_lock(file: File) -> Result<Option<Self>, StoreError> {
+        match file.try_lock() {
+            Ok(()) => Ok(Some(Self { file, owner: Some(process::id()) })),
+            Err(TryLockError::WouldBlock) => Ok(None),
+            Err(TryLockError::Error(source)) => Err(backend("lock the database", false, source)),
+        }
+    }
+
+    /// The same as [`try_lock`](Self::try_lock) for a file that SQLite locks too. It is only locked on Linux,
+    /// where the two locks do not interfere, and kept open elsewhere.
+    pub(super) fn try_lock_database(file: File) -> Result<Option<Self>, StoreError> {
+        match cfg!(target_os = "linux") {
+            true => Self::try_lock(file),
+            false => Ok(Some(Self { file, owner: None })),
+        }
+    }
+}
+
+impl Deref for LockedFile {
+    type Target = File;
+
+    fn deref(&self) -> &File {
+        &self.file
+    }
+}
+
+impl Drop for LockedFile {
+    fn drop(&mut self) {
+        // A forked child must not release the lock of its parent.
+        if self.owner == Some(process::id()) {
+            // Closing the file releases the lock if this fails.
+            let _ = self.file.unlock();
+        }
+    }
+}
 
 /// Exclusive access to a database, whatever name it was opened by. Released on drop.
 ///
@@ -106,9 +158,8 @@ impl DatabaseLock {
         let path = fs::canonicalize(database).map_err(|source| open_error(database, &source))?;
         let lock_path = with_suffix(&path, "-lock");
         let lock_file = create(&lock_path).map_err(|source| open_error(&lock_path, &source))?;
-        if !try_lock(&lock_file)? || (cfg!(target_os = "linux") && !try_lock(&file)?) {
-            return Ok(None);
-        }
+        let Some(lock_file) = LockedFile::try_lock(lock_file)? else { return Ok(None) };
+        let Some(file) = LockedFile::try_lock_database(file)? else { return Ok(None) };
         check_name(&path)?;
         let metadata = file.metadata().map_err(|source| open_error(database, &source))?;
         let files = [lock_file, file];
@@ -123,15 +174,6 @@ impl DatabaseLock {
 /// Opens a file for writing, and creates it if it does not exist. Never truncates.
 fn create(path: &Path) -> io::Result<File> {
     File::options().create(true).truncate(false).write(true).open(path)
-}
-
-/// Locks a file. Returns `false` if it is already locked.
-pub(super) fn try_lock(file: &File) -> Result<bool, StoreError> {
-    match file.try_lock() {
-        Ok(()) => Ok(true),
-        Err(TryLockError::WouldBlock) => Ok(false),
-        Err(TryLockError::Error(source)) => Err(backend("lock the database", false, source)),
-    }
 }
 
 /// Explains why a file can't be opened, in terms of what to change.
@@ -200,7 +242,7 @@ pub fn release_inherited_locks() -> io::Result<()> {
     let nothing = File::open("/dev/null")?;
     for file in open.values_mut().flatten() {
         // Keeps the number of the file valid, which a store may still close.
-        *file = nothing.try_clone()?;
+        file.file = nothing.try_clone()?;
     }
     Ok(())
 }
@@ -208,6 +250,33 @@ pub fn release_inherited_locks() -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[cfg(unix)]
+    #[test]
+    fn should_release_the_lock_although_a_new_child_has_the_files() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.db");
+        let lock = DatabaseLock::attempt(&path).unwrap().unwrap();
+        let Held::Entry(entry) = &lock.held else { panic!("{lock:?}") };
+        // A child has the same files as its parent until it runs its program.
+        let files_of_child = OPEN.lock()[&entry.0].each_ref().map(|file| file.try_clone().unwrap());
+        drop(lock);
+        DatabaseLock::attempt(&path).unwrap().unwrap();
+        drop(files_of_child);
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn should_leave_the_lock_to_the_parent_of_a_forked_process() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.db");
+        let mut file = LockedFile::try_lock(create(&path).unwrap()).unwrap().unwrap();
+        let file_of_parent = file.try_clone().unwrap();
+        file.owner = Some(std::os::unix::process::parent_id());
+        drop(file);
+        assert!(LockedFile::try_lock(create(&path).unwrap()).unwrap().is_none());
+        drop(file_of_parent);
+    }
 
     #[test]
     fn should_say_that_a_file_cannot_be_written() {
