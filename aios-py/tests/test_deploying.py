@@ -76,6 +76,14 @@ async def test_should_work_with_minimal_grants_and_continue_after_a_restore(
     subprocess.run(command[1], shell=True, check=True, cwd=tmp_path, env=environment, timeout=60)
 
     restored = url_of(server, "aios_service", "restored")
+    command = re.search(r"`(aios verify [^`]*)`", PAGE.read_text())
+    assert command is not None
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    environment = {**os.environ, "DATABASE_URL": restored, "PATH": path}
+    verified = subprocess.run(
+        command[1], shell=True, check=True, capture_output=True, text=True, env=environment, timeout=60
+    )
+    assert re.search(r"checked [1-9]\d* events", verified.stdout)
     async with aios.Runtime(restored, agents=[greet], workflows=[welcome]) as runtime:
         assert await (await runtime.handle("done")).result() == "Hello, Ada!"
         waits = await runtime.handle("waits")
