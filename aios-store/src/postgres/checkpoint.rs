@@ -13,7 +13,7 @@ use sqlx::{Row, postgres::PgRow};
 use super::{
     PostgresStore,
     connection::Statement,
-    nul::{escape, unescape},
+    nul_escape::{escape, unescape},
     read::{LAST_EVENT, LastEvent, fetch_known},
 };
 

@@ -24,7 +24,7 @@ use sqlx::{Row, postgres::PgRow};
 use super::{
     PostgresStore,
     connection::{Database, Statement},
-    nul::{escape, unescape},
+    nul_escape::{escape, unescape},
     read,
     timestamp::PgTimestamp,
 };

@@ -60,7 +60,7 @@ mod error;
 mod event_store;
 mod lease;
 mod models;
-mod nul;
+mod nul_escape;
 mod options;
 mod read;
 mod schema;

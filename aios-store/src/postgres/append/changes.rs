@@ -20,7 +20,7 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 use uuid::Uuid;
 
-use crate::{postgres::nul::escape, rows::Key};
+use crate::{postgres::nul_escape::escape, rows::Key};
 
 /// Placeholder for a position that is not known before the append. The projection runs before the server
 /// assigns positions, so cells with this value are filled in by the SQL function.

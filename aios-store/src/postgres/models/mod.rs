@@ -31,7 +31,7 @@ use super::{
     PostgresStore,
     append::timestamp,
     connection::Statement,
-    nul::{escape, unescape},
+    nul_escape::{escape, unescape},
     schema::Schema,
     timestamp::PgTimestamp,
 };

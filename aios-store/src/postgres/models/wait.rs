@@ -20,7 +20,7 @@ use sqlx::{Row, postgres::PgRow};
 use uuid::Uuid;
 
 use crate::{
-    postgres::{PostgresStore, connection::Statement, nul::unescape},
+    postgres::{PostgresStore, connection::Statement, nul_escape::unescape},
     rows::{self, Key},
 };
 
