@@ -11,6 +11,6 @@ pub(crate) fn report(event_type: &EventType, event_id: &EventId, error: &BrokerE
     metrics::counter!("aios_events_missed_by_groups_total").increment(1);
     tracing::warn!(
         error = %Chain(error), %event_type, %event_id,
-        "the mailbox of an event has it, but not all groups do"
+        "an event has reached its mailbox, but not every group"
     );
 }

@@ -208,7 +208,7 @@ impl RetryPolicy {
             let factor = self.factor;
             let jitter = self.jitter;
             return invalid(format!(
-                "it has a finite factor and a jitter from 0 to 1, not {factor} and {jitter}"
+                "the factor must be finite and the jitter from 0 to 1, not {factor} and {jitter}"
             ));
         }
         Ok(())

@@ -47,6 +47,26 @@
 //! }
 //! ```
 //!
+//! # Architecture
+//!
+//! ```text
+//!    start ──► workflow of the agent          one turn after another; deterministic
+//!                │          ▲
+//!      requests  │          │ recorded responses and results
+//!                ▼          │
+//!    ┌───────────────────────────────────┐    ┌────────────────────────────┐
+//!    │ task: model call                  │──► │ middleware ──► model       │──► provider
+//!    │ task: tool call                   │──► │ your function              │
+//!    │ child run: agent or workflow      │    └────────────────────────────┘
+//!    │ signal: decision of a person      │ ◄── approve, reject, answer
+//!    └───────────────────────────────────┘
+//!                │
+//!                └──► output stream: tokens, progress, partial results
+//! ```
+//!
+//! The workflow decides and the tasks perform. Budgets, guardrails and limits of faults are part of the
+//! workflow, so a replay comes to the same decisions.
+//!
 //! | module | contains |
 //! |---|---|
 //! | [`model`] | [`LanguageModel`], requests, responses, errors, the switch that forbids real requests |
@@ -60,6 +80,17 @@
 //! | [`conversation`] | the conversation of a run: read, continue and change it |
 //! | `providers` | models of providers over HTTP (feature `providers`) |
 //! | `testing` | models that make no requests, and a provider on this machine (feature `testing`) |
+//!
+//! # Which error when
+//!
+//! | type | returned by | means |
+//! |---|---|---|
+//! | [`LlmAgentError`] | [`llm_agent`](RuntimeBuilderExt::llm_agent), [`LlmAgent::build`] | a name, tool, guardrail, schema or option of the agent is invalid |
+//! | [`ModelError`] | [`LanguageModel`] | why a request has no response; its kind tells whether to repeat it |
+//! | [`TaskError`](aios_agents::prelude::TaskError) | tools and guardrails | a failure, and whether another attempt may succeed; a terminal one is reported to the model |
+//! | [`RunError`](aios_agents::RunError) | [`RunHandle::result`](aios_agents::RunHandle::result) | the run failed with a code: `MODEL_…`, `BUDGET_EXCEEDED`, `GUARDRAIL_TRIPPED` |
+//!
+//! Codes are listed in the reference of the guide.
 //!
 //! # Guarantees
 //!

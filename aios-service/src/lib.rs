@@ -44,6 +44,19 @@
 //! }
 //! ```
 //!
+//! # Architecture
+//!
+//! ```text
+//!    clients ──► server ──► layers ──► resources ──► Runtime ──► store, broker
+//!                TLS,       authentication,  runs, agents,    │
+//!                limits     permissions,     events, tasks …  │
+//!                           rate limits,                      │
+//!                           idempotency,         telemetry ◄──┘
+//!                           audit                logs, metrics, traces
+//!
+//!    Settings ──► Service    builds all of it, and ends it in order
+//! ```
+//!
 //! # Requests
 //!
 //! ```text
@@ -116,6 +129,19 @@
 //! | [`Service`] | a whole service from settings, with an orderly shutdown |
 //! | [`config`] | settings from files, environment variables and mounted secrets, with one report of all faults |
 //! | [`telemetry`] | logs as lines of JSON or text, metrics as OpenMetrics text and by OTLP, traces of runs |
+//!
+//! # Which error when
+//!
+//! | type | returned by | means |
+//! |---|---|---|
+//! | [`SettingsError`](config::SettingsError) | [`Settings::load`](config::Settings::load) | every fault of the configuration: where it is, and what was expected |
+//! | [`ServiceError`] | [`Service`] | why the service does not start, or how it ended |
+//! | [`AuthError`](auth::AuthError) | authenticators | the credentials are invalid, or can't be checked for now |
+//! | `client::ClientError` | the client of the API | the service refused a request or can't be reached; decide by the code |
+//! | `client::ResultError` | the result of a run | the run failed, was cancelled or is blocked |
+//! | [`HealthCheckError`] | [`check_health`] | a probe of the service failed |
+//!
+//! A response of the API with an error has a stable code, `error.code`, and the id of the request.
 //!
 //! # Guarantees
 //!

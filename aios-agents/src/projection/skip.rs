@@ -146,7 +146,7 @@ impl<P: Projection> Runner<P> {
             Err(error) if is_unreadable(&error) => {
                 warn!(
                     error = %Chain(&error), projection = &*self.name,
-                    "can't read the dead letters; those that are applied again stay open"
+                    "can't read the dead letters; those that are applied again remain listed"
                 );
                 BTreeMap::new()
             }

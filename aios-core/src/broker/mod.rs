@@ -53,10 +53,11 @@ pub struct Publish {
     pub event: Event,
     /// A mailbox that also receives the event, in addition to every group whose pattern matches.
     pub to: Option<Mailbox>,
-    /// Whether it is an error, [`BrokerError::Unroutable`], if no consumer listens. If a mailbox is
-    /// named, the mailbox has to exist, whichever groups there are; the groups may have received the
-    /// event nevertheless. The mailbox alone decides then: the answer is `Ok` once it has the event,
-    /// even if a group has refused it, which is logged and counted.
+    /// Whether it is an error, [`BrokerError::Unroutable`], if no consumer listens.
+    ///
+    /// If a mailbox is named, the mailbox alone decides. The result is an error if it does not exist,
+    /// even if groups have received the event. The result is `Ok` once the mailbox has the event, even
+    /// if a group has refused it, which is logged and counted.
     pub require_route: bool,
 }
 

@@ -45,7 +45,7 @@ pub struct InvalidShard {
 }
 
 impl Shard {
-    /// Not a share of the runs: its owner relays the log to the broker.
+    /// The lease of the relay, whose owner publishes the log to the broker. It has no runs.
     pub const RELAY: Self = Self(u16::MAX);
 
     /// The shard with this number, as stored: a share of the runs below [`SHARDS`], or one of the

@@ -189,7 +189,7 @@ impl Attempts {
         self.models.get(index).map(|it| (index, Arc::clone(&it.model)))
     }
 
-    /// The time that the model has which is asked now: an equal share of what is left.
+    /// The time for the current model: an equal share of the remaining time.
     fn share(&self) -> Option<Duration> {
         let left = self.deadline?.saturating_sub(self.clock.elapsed());
         let models = u32::try_from(self.order.len()).unwrap_or(u32::MAX).saturating_add(1);

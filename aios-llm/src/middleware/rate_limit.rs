@@ -42,7 +42,7 @@ const HORIZON: Duration = Duration::from_secs(60 * 60);
 pub struct Rate {
     /// Time between two requests at the full rate.
     interval: Duration,
-    /// How far requests may be ahead of the rate.
+    /// How much of the rate may be used in advance, as a time.
     burst: Duration,
     /// Shared by clones.
     places: Arc<Mutex<Places>>,

@@ -1,9 +1,8 @@
 //! Signatures of reasoning, which only the provider that made them accepts.
 //!
 //! A conversation may change its provider, for example after a handover or with a fallback. Its
-//! reasoning then has signatures of both. A mark in front of the signature shows which provider it
-//! is for, and of which host, if each one signs with a key of its own; adapters leave out what is not
-//! theirs.
+//! reasoning then has signatures of both. A prefix of the signature names its provider, and its host
+//! if each host signs with a key of its own. Adapters leave out signatures of others.
 
 /// Marks a signature of a provider. Those of Anthropic's readable reasoning are not marked.
 pub(super) fn mark(provider: &str, signature: &str) -> String {

@@ -592,7 +592,7 @@ def _cause_of(error: BaseException) -> BaseException:
 
 
 def leaves_of(error: BaseException) -> list[BaseException]:
-    """The exceptions in a group and its groups; the exception itself if it is none."""
+    """The exceptions in a group and its groups; the exception itself if it is not a group."""
     leaves: list[BaseException] = []
     groups: list[BaseException] = [error]
     while groups:

@@ -423,7 +423,7 @@ fn no_executors() -> TaskError {
     TaskError::terminal(failure)
 }
 
-/// The name of an agent type or a workflow. `code` is the code of the error if it is none.
+/// The name of an agent type or a workflow. `code` is the code of the error if it is invalid.
 fn checked_name(py: Python<'_>, name: &str, code: &str) -> PyResult<Name> {
     Name::new(name).map_err(|invalid| {
         let failure = Failure::from_error(code, &invalid);

@@ -74,7 +74,7 @@ pub enum ClientError {
     },
     /// The answer is not one of this API. Check whether the URL ends with the path at which the API is
     /// mounted, such as `/api/v1`, and whether a proxy answers instead.
-    #[error("the answer is not one of the API{}: {reason}", request(.request_id))]
+    #[error("unexpected response of the service{}: {reason}", request(.request_id))]
     InvalidResponse {
         /// The fault.
         reason: String,

@@ -170,8 +170,8 @@ impl Resolver<'_> {
     }
 }
 
-/// A text as a value of the type that the schema has. If it is none, it remains a text, which is
-/// then found to be invalid.
+/// Reads a text as a value of the type in the schema. A text that is not of this type stays a text, which
+/// validation then rejects.
 ///
 /// The type is tried in this order: an option of an enumeration (without regard to case), a text, a
 /// boolean, a number, a list. A key whose type is text keeps it as it is, so a password of digits

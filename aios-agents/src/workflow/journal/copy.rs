@@ -21,7 +21,7 @@ pub(crate) fn mark_copy(metadata: &mut Metadata, original: &EventId) -> Result<(
     metadata.extra.insert(COPY_OF, original)
 }
 
-/// Removes the mark of a copy from metadata that was read from one, for an event that is none.
+/// Removes the mark of a copy from metadata of a copied event, for an event that is not a copy.
 pub(crate) fn unmark_copy(metadata: &mut Metadata) {
     metadata.extra.remove(COPY_OF);
 }

@@ -118,7 +118,7 @@ pub async fn should_release_prefetched_events_of_a_dropped_subscription(harness:
     second.none().await;
 }
 
-/// A subscription that is given up while it is being made takes no events, at whatever moment that is.
+/// A call of `subscribe` that is cancelled at any point takes no events.
 pub async fn should_leave_no_consumer_of_a_cancelled_subscription(harness: Harness<'_>) {
     // Declares the group, which keeps what is published from now on.
     drop(harness.subscribe(harness.all("g")).await);

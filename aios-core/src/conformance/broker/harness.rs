@@ -239,7 +239,7 @@ impl Reader<'_> {
         numbers
     }
 
-    /// Checks that nothing arrives for now.
+    /// Checks that nothing arrives within a short time.
     pub async fn none(&mut self) {
         let quiet = self.fixture.quiet();
         if let Either::Left((Some(delivery), _)) = select(pin!(self.deliveries.next()), quiet).await

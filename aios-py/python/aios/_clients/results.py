@@ -98,8 +98,8 @@ def _make_named(read: Reader, source: str, name: str) -> Callable[[Any], Any]:
     return lambda value: read(value, what)
 
 
-#: Keeps what :func:`_make_named` made, because the same are needed again and again, and each is four
-#: objects for the garbage collector.
+#: Caches the results of :func:`_make_named`. The same ones are needed often, and each costs the garbage
+#: collector four objects.
 _named: Callable[[Reader, str, str], Callable[[Any], Any]] = functools.lru_cache(maxsize=1024)(
     _make_named
 )

@@ -80,7 +80,7 @@ def _classes(annotation: Any, known: set[Any]) -> Iterator[type]:
 
 
 def _objects(value: Any) -> Iterator[Any]:
-    """The objects in lists and dictionaries; the value itself if it is none."""
+    """The objects in lists and dictionaries; any other value itself."""
     if isinstance(value, Mapping):
         value = value.values()
     elif not isinstance(value, (list, tuple, set, frozenset)):

@@ -273,7 +273,7 @@ def _field_pairs(shape: Shape, other: Shape) -> Iterator[tuple[Any, Any]]:
 
 
 def _members(kind: Any) -> tuple[Any, ...]:
-    """The members of a union; the type itself if it is none."""
+    """The members of a union; the type itself if it is not a union."""
     if typing.get_origin(kind) not in (typing.Union, types.UnionType):
         return (kind,)
     return tuple(found for it in typing.get_args(kind) for found in _members(bare(it)))

@@ -73,7 +73,7 @@ def check_int(number: int, what: str) -> int:
     """Returns the number.
 
     Raises:
-        TypeError: It is not an integer. A ``bool`` is none.
+        TypeError: It is not an integer, or it is a ``bool``.
     """
     if not isinstance(number, int) or isinstance(number, bool):
         raise TypeError(f"{what} must be an int, not {number!r}")
@@ -181,7 +181,7 @@ def check_numbers(**numbers: float | None) -> None:
 
 
 def is_number(value: object) -> bool:
-    """Whether it is a number, perhaps of another library. A ``bool`` is none."""
+    """Whether it is a number, perhaps of another library, and not a ``bool``."""
     return hasattr(type(value), "__float__") and not isinstance(value, bool)
 
 

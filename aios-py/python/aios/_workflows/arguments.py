@@ -88,7 +88,7 @@ def _own(value: Any, known: dict[int, Any], *, is_part: bool = False) -> Any:
         try:
             return _own_object(value, kind, names, known)
         except Exception:
-            # A part of it is none, or can't be copied.
+            # A part of it is not such an object, or cannot be copied.
             known.clear()
             known.update(before)
     if is_part and not is_secret(value):

@@ -143,7 +143,7 @@ impl Key {
 /// Reads an entry of a key set; `None` if it is not a key.
 fn jwk(entry: Value) -> Option<Jwk> {
     let read = serde_json::from_value(entry);
-    read.inspect_err(|error| warn!(%error, "left an entry of a key set out: it is not a key")).ok()
+    read.inspect_err(|error| warn!(%error, "ignored an entry of a key set that is not a key")).ok()
 }
 
 /// An RSA key; of RS256 if it names no algorithm.

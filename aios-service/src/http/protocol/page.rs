@@ -154,7 +154,7 @@ pub(crate) fn invalid_cursor() -> ApiError {
     ApiError::new("INVALID_CURSOR", message)
 }
 
-/// Whether a row of a list in the order of time is one: microseconds, `/` and an id.
+/// Whether the text is the key of a row in a list by time: microseconds, `/` and an id.
 fn has_time(row: &str) -> bool {
     let Some((micros, id)) = row.split_once('/') else { return false };
     let digits = micros.strip_prefix('-').unwrap_or(micros);

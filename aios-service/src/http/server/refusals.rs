@@ -143,7 +143,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Refusals<S> {
     }
 }
 
-/// The answer instead of a refusal of hyper; `None` for a text that is none.
+/// The response of the API that replaces an error response of hyper. `None` if the text is not one.
 fn replacement(written: &[u8], max_header_bytes: usize) -> Option<Bytes> {
     let head = std::str::from_utf8(written).ok()?.strip_suffix("\r\n\r\n")?;
     let status = head.strip_prefix("HTTP/1.")?.split(' ').nth(1)?;

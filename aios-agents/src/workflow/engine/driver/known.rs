@@ -121,7 +121,7 @@ impl Driver {
                     continue;
                 }
                 let known = std::mem::replace(&mut record.event.id, EventId::generate());
-                warn!(event = %known, run = %self.run_id, "an answer has the id of another event");
+                warn!(event = %known, run = %self.run_id, "ignored an answer that has the id of another event");
                 record.event.metadata_mut().causation_id = Some(known.to_string().into());
             }
             left.push(record);

@@ -29,7 +29,7 @@ use crate::workflow::{
 pub(super) enum Lookahead {
     /// It sees the records once they are durable.
     Behind,
-    /// It has seen this many of the records, the first ones.
+    /// It has seen this many records, counted from the first one.
     Ahead(usize),
     /// It has seen them in another order than the journal has.
     Diverged,

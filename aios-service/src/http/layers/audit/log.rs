@@ -208,8 +208,8 @@ impl AuditLog {
         }
     }
 
-    /// Stores events of one stream. If the store refuses them together, it gets each alone, so that one
-    /// which it refuses takes no other with it.
+    /// Stores events of one stream. If the store refuses the batch, each event is appended alone, so that
+    /// one bad event does not affect the others.
     async fn store(self: Arc<Self>, batch: Vec<Waiting>) {
         match self.append(&batch).await {
             Err(Unstored::Refused(_)) if batch.len() > 1 => {

@@ -80,7 +80,7 @@ async fn begin(api: &Api, request: Request) -> Result<Box<(Record, Request)>, Ap
     let identity = request.extensions().get::<Identity>().cloned();
     let identity = identity
         .ok_or_else(|| ApiError::panicked().with_cause("a route without authentication"))?;
-    // An answer that was given before needs the permissions of now.
+    // An earlier answer is returned only with the permissions that it needs now.
     let required = api.operations.permissions(&request);
     required.iter().try_for_each(|permission| require(&identity, permission))?;
     let Identity { scope, subject, .. } = &identity;
