@@ -58,7 +58,7 @@
 //!    │ task: model call                  │──► │ middleware ──► model       │──► provider
 //!    │ task: tool call                   │──► │ your function              │
 //!    │ child run: agent or workflow      │    └────────────────────────────┘
-//!    │ signal: decision of a person      │ ◄── approve, reject, answer
+//!    │ signal: decision of a person      │ ◄── approve, reject, edit
 //!    └───────────────────────────────────┘
 //!                │
 //!                └──► output stream: tokens, progress, partial results
