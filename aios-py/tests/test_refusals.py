@@ -473,6 +473,8 @@ def test_should_map_every_code_to_a_class() -> None:
     }
     assert len(codes) > 50
     assert codes - set(_BY_CODE) == set()
+    catalogue = (ROOT / "aios-core/src/catalog/codes.rs").read_text()
+    assert set(_BY_CODE) - set(re.findall(r'"([A-Z][A-Z_]+)"', catalogue)) == set()
 
 
 def test_should_have_one_class_for_each_port() -> None:

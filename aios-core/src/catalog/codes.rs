@@ -104,15 +104,16 @@ pub const CODES: &[Code] = &[
     code("INVALID_STREAM", "store", Retry::No, "the name of a stream is empty or too long"),
     code(
         "EVENT_TOO_LARGE",
-        "store, broker",
+        "store, broker, output streams",
         Retry::No,
-        "an event is larger than the store or the broker accepts",
+        "an event is larger than the store or the broker accepts, or an item of an output stream is too large",
     ),
     code(
         "INVALID_TEXT",
-        "store",
+        "store, Python",
         Retry::No,
-        "PostgreSQL cannot store the character NUL in an id, a source or a stream",
+        "PostgreSQL cannot store the character NUL in an id, a source or a stream; in Python, a text \
+         is not valid Unicode",
     ),
     code(
         "STORE_LOCKED",
@@ -199,8 +200,9 @@ pub const CODES: &[Code] = &[
     code(
         "AGENT_NOT_FOUND",
         "engine, task client, HTTP API",
-        Retry::Yes,
-        "no group or mailbox receives tasks of that type, or for that id; in the HTTP API, there is no such agent",
+        Retry::Depends,
+        "no group or mailbox receives tasks of that type, or for that id, or no agent can have the name; in \
+         the HTTP API, there is no such agent",
     ),
     code(
         "TASK_UNCLAIMED",
@@ -210,7 +212,7 @@ pub const CODES: &[Code] = &[
     ),
     code(
         "TASK_TIMEOUT",
-        "agent host, engine",
+        "agent host, engine, task client, timeout middleware",
         Retry::Yes,
         "the attempt took longer than its timeout; the engine allows `task_grace` in addition",
     ),
@@ -228,7 +230,12 @@ pub const CODES: &[Code] = &[
         "the code of an agent or a step returned an error without a code",
     ),
     code("HEARTBEAT_MISSED", "engine", Retry::Yes, "an agent stopped sending heartbeats"),
-    code("INVALID_PARAMETERS", "agent host", Retry::No, "the parameters are invalid for the agent"),
+    code(
+        "INVALID_PARAMETERS",
+        "agent host, task client",
+        Retry::No,
+        "the parameters are invalid for the agent",
+    ),
     code(
         "INVALID_OUTPUT",
         "agent host, projections",
@@ -489,7 +496,7 @@ pub const CODES: &[Code] = &[
     ),
     code(
         "PRECONDITION_FAILED",
-        "HTTP API",
+        "HTTP API, managed agents",
         Retry::No,
         "a condition does not hold: the `ETag` of the resource, if it has one, is not in `If-Match` or is in `If-None-Match`",
     ),

@@ -463,7 +463,6 @@ _BY_CODE: dict[str, type[AiosError]] = {
             "CHILD_ENDED",
             "CIRCUIT_OPEN",
             "HEARTBEAT_MISSED",
-            "INVALID_ANSWER",
             "INVALID_CHILD",
             "NO_EVENT_LOOP",
             "STEP_PANICKED",
