@@ -10,6 +10,7 @@ use std::{
 
 use aios_agents::prelude::*;
 use aios_core::{
+    clock::VirtualClock,
     event::Event,
     store::{Append, EventStoreExt, StreamId},
 };
@@ -455,14 +456,17 @@ async fn should_schedule_a_retry_once_that_was_recorded_during_a_pause_before_a_
 #[tokio::test(flavor = "multi_thread")]
 async fn should_keep_the_timers_of_a_paused_run() {
     async fn nap(context: WorkflowContext, (): ()) -> Result<u32, WorkflowError> {
-        context.sleep(Duration::from_millis(100)).await?;
+        context.sleep(Duration::from_secs(100)).await?;
         Ok(1)
     }
     for store in [store(), sqlite().await] {
-        let runtime = runtime(&store).workflow("nap", nap).start().await.unwrap();
+        let clock = VirtualClock::new(Timestamp::now());
+        let builder = runtime(&store).clock(Arc::new(clock.clone()));
+        let runtime = builder.workflow("nap", nap).start().await.unwrap();
         let run = runtime.start("nap", &()).await.unwrap();
         eventually("it sleeps", || async { actions(&run).await.len() == 2 }).await;
         run.pause().await.unwrap();
+        clock.advance(Duration::from_secs(200));
         pass(WHILE).await;
         assert_eq!(actions(&run).await, ["started", "timer_started", "paused"]);
         run.resume().await.unwrap();
