@@ -162,6 +162,28 @@ async fn should_read_again_once_there_are_files_left() {
     assert_eq!(store.read_log(0, 10).await.unwrap().len(), 1);
 }
 
+/// Closing a file drops the locks that SQLite of this process holds on it.
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn should_keep_the_locks_of_a_reader_when_another_process_has_the_database_open() {
+    use std::os::unix::fs::MetadataExt;
+
+    let folder = TempDir::new().unwrap();
+    let path = folder.path().join("a.db");
+    drop(open(&path).await.unwrap());
+    let inode = format!(":{} ", fs::metadata(&path).unwrap().ino());
+    let is_locked = || {
+        let locks = fs::read_to_string("/proc/locks").unwrap();
+        locks.lines().any(|lock| lock.contains("POSIX") && lock.contains(&inode))
+    };
+    let _held = lock_of_another_process(&folder.path().join("a.db-lock"));
+    let reader = rusqlite::Connection::open(&path).unwrap();
+    reader.execute_batch("BEGIN; SELECT count(*) FROM events").unwrap();
+    assert!(is_locked());
+    assert_eq!(open(&path).await.unwrap_err().code(), "STORE_LOCKED");
+    assert!(is_locked());
+}
+
 #[cfg(unix)]
 #[tokio::test]
 async fn should_create_a_database_through_a_symbolic_link() {

@@ -148,17 +148,19 @@ impl DatabaseLock {
     ///
     /// The order matters. The registry of this process is checked before any handle is opened,
     /// because closing a handle would drop the locks of SQLite in this process. It stays locked
-    /// until the entry is made, so that two stores of this process can't both pass the check.
+    /// until the entry is made, so that two stores of this process can't both pass the check. For the same
+    /// reason, the database is not opened while another process has locked `<database>-lock`: a backup of this
+    /// process may read it.
     fn attempt(database: &Path) -> Result<Option<Self>, StoreError> {
         let mut open = OPEN.lock();
         if Identity::at(database).is_some_and(|identity| open.contains_key(&identity)) {
             return Ok(None);
         }
-        let file = create(database).map_err(|source| open_error(database, &source))?;
-        let path = fs::canonicalize(database).map_err(|source| open_error(database, &source))?;
+        let path = find_or_create(database).map_err(|source| open_error(database, &source))?;
         let lock_path = with_suffix(&path, "-lock");
         let lock_file = create(&lock_path).map_err(|source| open_error(&lock_path, &source))?;
         let Some(lock_file) = LockedFile::try_lock(lock_file)? else { return Ok(None) };
+        let file = create(&path).map_err(|source| open_error(database, &source))?;
         let Some(file) = LockedFile::try_lock_database(file)? else { return Ok(None) };
         check_name(&path)?;
         let metadata = file.metadata().map_err(|source| open_error(database, &source))?;
@@ -169,6 +171,19 @@ impl DatabaseLock {
         };
         Ok(Some(Self { path, held }))
     }
+}
+
+/// Returns the path of a database, without symbolic links. Creates the file if it does not exist, and does not
+/// open it otherwise.
+fn find_or_create(database: &Path) -> io::Result<PathBuf> {
+    let path = match fs::canonicalize(database) {
+        Err(error) if error.kind() == ErrorKind::NotFound => {
+            create(database)?;
+            fs::canonicalize(database)?
+        }
+        path => path?,
+    };
+    if path.is_dir() { Err(ErrorKind::IsADirectory.into()) } else { Ok(path) }
 }
 
 /// Opens a file for writing, and creates it if it does not exist. Never truncates.
