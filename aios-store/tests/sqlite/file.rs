@@ -186,6 +186,30 @@ async fn should_keep_the_locks_of_a_reader_when_another_process_has_the_database
 
 #[cfg(unix)]
 #[tokio::test]
+async fn should_give_a_backup_no_more_permissions_than_the_database_has() {
+    use std::os::unix::fs::PermissionsExt;
+
+    let folder = TempDir::new().unwrap();
+    let path = folder.path().join("a.db");
+    drop(open(&path).await.unwrap());
+    let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    for (database, left) in [(0o600, false), (0o600, true), (0o640, true)] {
+        fs::set_permissions(&path, fs::Permissions::from_mode(database)).unwrap();
+        let (copy, partial) = (folder.path().join("b.db"), folder.path().join("b.db-partial"));
+        if left {
+            // By a process that died.
+            fs::write(&partial, "half").unwrap();
+            fs::set_permissions(&partial, fs::Permissions::from_mode(0o644)).unwrap();
+        }
+        backup(&SqliteOptions::file(&path), &copy).await.unwrap();
+        assert_eq!(mode(&copy) & !(database | 0o600), 0, "{:o}", mode(&copy));
+        assert_eq!(open(&copy).await.unwrap().head().await.unwrap(), 0);
+        remove(&copy, &["", "-lock"]);
+    }
+}
+
+#[cfg(unix)]
+#[tokio::test]
 async fn should_create_a_database_through_a_symbolic_link() {
     let folder = TempDir::new().unwrap();
     let (link, path) = (folder.path().join("link.db"), folder.path().join("real.db"));

@@ -29,7 +29,8 @@ use crate::{
 
 /// Writes a copy of a database to a new file, and returns its size in bytes. The copy is the database at
 /// one moment; another process may have it open and may append in the meantime. The copy appears under
-/// its name once it is complete and on disk.
+/// its name once it is complete and on disk. On Unix, the group and others get at most the permissions that they
+/// have on the database.
 ///
 /// # Errors
 ///
@@ -123,7 +124,7 @@ fn copy(source: &Path, target: &Path) -> Result<u64, StoreError> {
     let path = partial
         .to_str()
         .ok_or_else(|| invalid(format!("{} is not text, as SQLite needs it", partial.display())))?;
-    let file = begin(&partial, target)?;
+    let file = begin(source, &partial, target)?;
     if let Err(error) = connection.execute("VACUUM INTO ?1", [path]) {
         // The error that counts is that of the copy.
         let _ = fs::remove_file(&partial);
@@ -145,18 +146,61 @@ fn copy(source: &Path, target: &Path) -> Result<u64, StoreError> {
 /// left there that died is removed.
 ///
 /// SQLite does not say why it can't create a file.
-fn begin(partial: &Path, target: &Path) -> Result<LockedFile, StoreError> {
+fn begin(source: &Path, partial: &Path, target: &Path) -> Result<LockedFile, StoreError> {
     let in_progress = || invalid(format!("another backup to {} is in progress", target.display()));
-    let file = File::options().create(true).truncate(false).write(true).open(partial);
-    let file = file.map_err(|error| uncreated(target, &error))?;
+    let file = create(source, partial).map_err(|error| uncreated(target, &error))?;
     let file = LockedFile::try_lock_database(file)?.ok_or_else(in_progress)?;
     let metadata = file.metadata().map_err(|error| uncreated(target, &error))?;
     // Another backup may have ended since the file was opened, and renamed it.
     if Identity::of(&metadata) != Identity::at(partial) {
         return Err(in_progress());
     }
-    file.set_len(0).map_err(|error| uncreated(target, &error))?;
+    restrict(source, &file)
+        .and_then(|()| file.set_len(0))
+        .map_err(|error| uncreated(target, &error))?;
     Ok(file)
+}
+
+/// Opens the file of a copy, or creates it with at most the permissions of the database.
+#[cfg(unix)]
+fn create(source: &Path, partial: &Path) -> io::Result<File> {
+    use std::os::unix::fs::OpenOptionsExt;
+
+    let mut options = File::options();
+    options.create(true).truncate(false).write(true).mode(most_permissions(source)?);
+    options.open(partial)
+}
+
+/// Takes from a file the permissions that the database does not have. An earlier backup may have created it.
+#[cfg(unix)]
+fn restrict(source: &Path, file: &File) -> io::Result<()> {
+    use std::os::unix::fs::PermissionsExt;
+
+    let (mode, most) = (file.metadata()?.permissions().mode() & 0o7777, most_permissions(source)?);
+    match mode & !most {
+        0 => Ok(()),
+        _ => file.set_permissions(fs::Permissions::from_mode(mode & most)),
+    }
+}
+
+/// The permissions of the database, and those that the owner of the copy needs to write it.
+#[cfg(unix)]
+fn most_permissions(source: &Path) -> io::Result<u32> {
+    use std::os::unix::fs::PermissionsExt;
+
+    Ok(fs::metadata(source)?.permissions().mode() & 0o777 | 0o600)
+}
+
+/// Opens the file of a copy, or creates it.
+#[cfg(not(unix))]
+fn create(_: &Path, partial: &Path) -> io::Result<File> {
+    File::options().create(true).truncate(false).write(true).open(partial)
+}
+
+/// A new file has the permissions of its folder here.
+#[cfg(not(unix))]
+fn restrict(_: &Path, _: &File) -> io::Result<()> {
+    Ok(())
 }
 
 /// Why a file can't be created, and what to do.
@@ -191,16 +235,18 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let target = folder.path().join("backup.db");
         let partial = with_suffix(&target, "-partial");
-        let first = begin(&partial, &target).unwrap();
+        let source = folder.path().join("a.db");
+        fs::write(&source, "").unwrap();
+        let first = begin(&source, &partial, &target).unwrap();
         fs::write(&partial, "half").unwrap();
         if cfg!(target_os = "linux") {
-            let error = begin(&partial, &target).unwrap_err();
+            let error = begin(&source, &partial, &target).unwrap_err();
             assert!(error.to_string().contains("another backup to "), "{error}");
             assert_eq!(fs::read(&partial).unwrap(), b"half");
         }
         // The process dies: the next backup begins again.
         drop(first);
-        begin(&partial, &target).unwrap();
+        begin(&source, &partial, &target).unwrap();
         assert_eq!(fs::read(&partial).unwrap(), b"");
     }
 }
