@@ -62,6 +62,11 @@ pub(super) fn is_unique_violation(error: &Error) -> bool {
     error.sqlite_error().is_some_and(|cause| cause.extended_code == ffi::SQLITE_CONSTRAINT_UNIQUE)
 }
 
+/// Whether the disk, the database or the memory is full. What needs less space may succeed.
+pub(super) fn lacks_space(error: &Error) -> bool {
+    matches!(error.sqlite_error_code(), Some(ErrorCode::DiskFull | ErrorCode::OutOfMemory))
+}
+
 /// Whether the next call may succeed.
 ///
 /// A file that can't be opened was there before: it is found or created before SQLite opens it. The

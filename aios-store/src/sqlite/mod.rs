@@ -22,10 +22,10 @@
 //! - **The process is killed.** The operating system releases the lock of the file. SQLite replays
 //!   the write-ahead log when the file is opened again; a transaction that was not committed is
 //!   gone, and its callers got no reply.
-//! - **A transaction fails**, for example because the disk is full. It is rolled back, every call of
-//!   the batch gets the error, and the writer reads its copies again before the next batch.
-//! - **A call fails**, for example because a row is invalid. The transaction is rolled back, and each
-//!   call of the batch is run again in a transaction of its own.
+//! - **A transaction fails**, for example because the disk can't be written. It is rolled back, every call
+//!   of the batch gets the error, and the writer reads its copies again before the next batch.
+//! - **A call fails**, for example because a row is invalid, or the disk or the memory is full. The
+//!   transaction is rolled back, and each call of the batch is run again in a transaction of its own.
 //! - **The file is deleted, moved or replaced.** The writer compares the names with the files that
 //!   it has open after every commit. From then on, every call of the writer fails with `Gone`: a
 //!   commit into a file without a name would be lost.

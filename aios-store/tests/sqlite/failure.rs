@@ -61,6 +61,22 @@ async fn full_error(store: &SqliteStore) -> StoreError {
 }
 
 #[tokio::test]
+async fn should_refuse_only_the_call_that_does_not_fit() {
+    let folder = TempDir::new().unwrap();
+    let store = small(&folder).await;
+    let appends = (0..20).map(|n| {
+        let filler = if n == 10 { 2 * MEBIBYTE } else { 10 };
+        store.append_one(start(&n.to_string(), usize::try_from(filler).unwrap()))
+    });
+    let results = join_all(appends).await;
+    for (n, result) in results.into_iter().enumerate() {
+        let code = result.as_ref().map_err(StoreError::code).map(drop);
+        assert_eq!(code, if n == 10 { Err("STORE_FULL") } else { Ok(()) }, "{n}");
+    }
+    assert_whole(&store).await;
+}
+
+#[tokio::test]
 async fn should_publish_no_head_of_a_transaction_that_failed() {
     let folder = TempDir::new().unwrap();
     let store = small(&folder).await;

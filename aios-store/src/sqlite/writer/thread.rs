@@ -15,9 +15,9 @@
 //! of streams. No other connection writes, so the copies are correct until a transaction is rolled
 //! back. Then they are marked as stale and are read again at the beginning of the next transaction.
 //!
-//! If a job fails for a reason of its own, such as an invalid row, the transaction is rolled back and
-//! each job of the batch is run again in a transaction of its own. This costs nothing as long as no job
-//! fails, unlike a savepoint for each.
+//! If a job fails for a reason of its own, such as an invalid row or a lack of space, the transaction is
+//! rolled back and each job of the batch is run again in a transaction of its own. This costs nothing as
+//! long as no job fails, unlike a savepoint for each.
 //!
 //! The thread ends when the handle is dropped and the queue is empty, or at the job `Last`. It
 //! closes the readers, then its own connection, and then releases the lock of the file, in this
@@ -40,7 +40,7 @@ use crate::{
     job_queue::{Caller, Closed, JobQueue, job_queue},
     measure,
     sqlite::{
-        error::{backend, store_error},
+        error::{backend, lacks_space, store_error},
         options::SqliteOptions,
         read::ReadPool,
         schema,
@@ -296,7 +296,7 @@ impl Writer<'_> {
                 batch.extend(more());
             }
         }
-        self.commit.execute([]).map_err(|error| self.all(error)).map(drop)
+        self.commit.execute([]).map_err(|error| self.of_commit(error)).map(drop)
     }
 
     /// An error of the transaction.
@@ -304,11 +304,20 @@ impl Writer<'_> {
         CommitError::All(store_error("commit", &self.database, error))
     }
 
-    /// An error of a job. One that is retryable, such as of a full disk, would meet the other jobs too.
+    /// An error of a job. A retryable one would meet the other jobs too, unless they need less space.
     fn of_job(&self, error: rusqlite::Error) -> CommitError {
+        let lacks_space = lacks_space(&error);
         match store_error("commit", &self.database, error) {
-            error if error.is_retryable() => CommitError::All(error),
+            error if error.is_retryable() && !lacks_space => CommitError::All(error),
             error => CommitError::Job(error),
+        }
+    }
+
+    /// An error of the commit. Without the job that needs the most space, the others may succeed.
+    fn of_commit(&self, error: rusqlite::Error) -> CommitError {
+        match lacks_space(&error) {
+            true => self.of_job(error),
+            false => self.all(error),
         }
     }
 }
@@ -448,6 +457,25 @@ mod tests {
         writer.reload_if_stale().unwrap();
         assert!(writer.leases.check(Some(lease.fence())).is_ok());
         assert_eq!(*head.borrow(), 2);
+    }
+
+    #[test]
+    fn should_report_a_lack_of_memory_to_the_job_that_needs_it() {
+        let options = SqliteOptions::memory();
+        let connection = open(&options);
+        let (published, _head) = watch::channel(0);
+        let mut writer = Writer::open(&connection, &options, None, true, &published).unwrap();
+        let (first, mut stored) = append_job(Expected::Empty);
+        let (large, mut failed) = call_job(|_| -> rusqlite::Result<()> {
+            let error = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_NOMEM);
+            Err(rusqlite::Error::SqliteFailure(error, None))
+        });
+        commit(&mut writer, vec![first, large]);
+        assert_eq!(stored.try_recv().unwrap().answers[0].as_ref().unwrap().position, 1);
+        assert!(failed.try_recv().unwrap().unwrap_err().is_retryable());
+        let full = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_FULL);
+        let of_commit = writer.of_commit(rusqlite::Error::SqliteFailure(full, None));
+        assert!(matches!(of_commit, CommitError::Job(StoreError::Full { .. })));
     }
 
     #[test]
