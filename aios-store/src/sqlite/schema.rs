@@ -44,6 +44,10 @@ const STATEMENTS: usize = 64;
 /// Size of a database page, in bytes.
 const PAGE_SIZE: u32 = 4096;
 
+/// Size of the write-ahead log, in bytes, to which it is shortened after it was written back. SQLite writes it
+/// back from 4 MB.
+const LOG_SIZE: u32 = 8 * 1024 * 1024;
+
 /// Opens the writing connection and migrates the schema.
 pub(super) fn open_writer(
     options: &SqliteOptions,
@@ -88,6 +92,7 @@ fn configure_writer(connection: &Connection, options: &SqliteOptions) -> rusqlit
     connection.pragma_update(None, "foreign_keys", false)?;
     connection.pragma_update(None, "page_size", PAGE_SIZE)?;
     connection.pragma_update_and_check(None, "journal_mode", "WAL", |_| Ok(()))?;
+    connection.pragma_update_and_check(None, "journal_size_limit", LOG_SIZE, |_| Ok(()))?;
     connection.pragma_update(None, "synchronous", options.synchronous.as_str())?;
     if let Some(bytes) = options.max_database_bytes {
         let pages = i64::try_from(bytes / u64::from(PAGE_SIZE)).unwrap_or(i64::MAX).max(1);

@@ -208,6 +208,35 @@ async fn should_give_a_backup_no_more_permissions_than_the_database_has() {
     }
 }
 
+/// A reader keeps the log from being written back, so that it grows.
+#[tokio::test]
+async fn should_shorten_the_log_after_a_large_append_and_a_long_read() {
+    let folder = TempDir::new().unwrap();
+    let (path, log) = (folder.path().join("a.db"), folder.path().join("a.db-wal"));
+    let store = open(&path).await.unwrap();
+    let large = "x".repeat(12 << 20);
+    let reader = rusqlite::Connection::open(&path).unwrap();
+    for reads in [false, true] {
+        if reads {
+            reader.execute_batch("BEGIN; SELECT count(*) FROM events").unwrap();
+        }
+        for _ in 0..3 {
+            let event = Event::new("orders.order.placed".parse().unwrap(), "test", &large).unwrap();
+            let stream = StreamId::new("large").unwrap();
+            store.append_one(Append::new(stream, vec![event])).await.unwrap();
+        }
+        if reads {
+            assert!(fs::metadata(&log).unwrap().len() > 36 << 20);
+            reader.execute_batch("ROLLBACK").unwrap();
+        }
+        // One commit writes the log back, and the next one begins it again.
+        for _ in 0..2 {
+            store.append_one(append()).await.unwrap();
+        }
+        assert!(fs::metadata(&log).unwrap().len() <= 8 << 20, "{reads}");
+    }
+}
+
 #[cfg(unix)]
 #[tokio::test]
 async fn should_create_a_database_through_a_symbolic_link() {
