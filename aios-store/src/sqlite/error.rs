@@ -77,6 +77,7 @@ fn is_transient(code: ErrorCode) -> bool {
         ErrorCode::CannotOpen
             | ErrorCode::DatabaseBusy
             | ErrorCode::DatabaseLocked
+            | ErrorCode::FileLockingProtocolFailed
             | ErrorCode::OperationInterrupted
             | ErrorCode::OutOfMemory
             | ErrorCode::SystemIoFailure
@@ -107,5 +108,12 @@ mod tests {
         let text = error.to_string();
         assert!(text.contains("/data/aios.db") && text.contains("its folder"), "{text}");
         assert_eq!(store_error("append", "/data/aios.db", read_only()).code(), "STORE_BACKEND");
+    }
+
+    /// SQLite gives up on a lock that it can't get in the usual time.
+    #[test]
+    fn should_repeat_what_lost_a_race_for_a_lock() {
+        let error = Error::SqliteFailure(ffi::Error::new(ffi::SQLITE_PROTOCOL), None);
+        assert!(store_error("read the log", "/data/aios.db", error).is_retryable());
     }
 }
