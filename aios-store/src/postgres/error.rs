@@ -8,7 +8,7 @@
 //! | `is_lost` | is it unknown whether the statement took effect? |
 //! | `is_transient` | may it succeed if it is sent again? |
 //! | `is_bad_data` | would the server refuse the same data again? |
-//! | `is_read_only` | is the server a standby or a former primary? |
+//! | `needs_new_session` | had it no effect, because of the session or its server? |
 //! | `has_lost_event` | does the log lack an event that was committed? |
 //! | `is_unique_violation` | was a cached end or an id refused? |
 //! | `is_deadlock` | was a migration rolled back that may be repeated? |
@@ -16,7 +16,7 @@
 use std::{fmt, io::ErrorKind, time::Duration};
 
 use aios_core::{Cause, store::StoreError};
-use sqlx::Error;
+use sqlx::{Error, postgres::PgDatabaseError};
 
 /// The name of this adapter in errors.
 pub(super) const BACKEND: &str = "postgres";
@@ -109,10 +109,18 @@ fn remedy(message: &str) -> String {
     }
 }
 
-/// Whether the server is read-only, such as a standby, or a former primary after a failover. The statement had no
-/// effect, and a new connection may reach another server.
-pub(super) fn is_read_only(error: &Error) -> bool {
-    code(error) == Some("25006")
+/// Whether the statement had no effect, and may succeed on a new connection: the server is read-only, such as a
+/// standby, or a former primary after a failover; or the session does not have the prepared statement, or has
+/// prepared it before the types of its columns changed.
+pub(super) fn needs_new_session(error: &Error) -> bool {
+    matches!(code(error), Some("25006" | "26000")) || is_outdated_plan(error)
+}
+
+/// Whether the columns of a prepared statement have other types now. The code stands for any missing feature,
+/// and the message is translated.
+fn is_outdated_plan(error: &Error) -> bool {
+    code(error) == Some("0A000")
+        && server_error(error).is_some_and(|it| it.routine() == Some("RevalidateCachedQuery"))
 }
 
 /// Whether the log lacks an event that was committed, as on a former primary or after a failover that lost
@@ -141,11 +149,13 @@ pub(super) fn is_unique_violation(error: &Error) -> bool {
 }
 
 /// Whether the statement may succeed if it is sent again: after a lost connection, a deadlock, a timeout
-/// of a lock or statement, or on a server that is out of resources or read-only.
+/// of a lock or statement, a fault of the server's disk, on a server that is out of resources, or on a new
+/// connection.
 pub(super) fn is_transient(error: &Error) -> bool {
     (is_lost(error) && !is_tls_failure(error))
         || matches!(class(error), Some("40" | "53"))
-        || matches!(code(error), Some("55P03" | "57014" | "25006"))
+        || matches!(code(error), Some("55P03" | "57014" | "58000" | "58030"))
+        || needs_new_session(error)
 }
 
 /// Whether the server ended the transaction to resolve a deadlock.
@@ -177,9 +187,13 @@ fn class(error: &Error) -> Option<&str> {
 
 /// The SQLSTATE of an error that the server reported.
 fn code(error: &Error) -> Option<&str> {
+    server_error(error).map(PgDatabaseError::code)
+}
+
+/// An error that the server reported.
+fn server_error(error: &Error) -> Option<&PgDatabaseError> {
     let Error::Database(cause) = error else { return None };
-    let cause = cause.try_downcast_ref::<sqlx::postgres::PgDatabaseError>()?;
-    Some(cause.code())
+    cause.try_downcast_ref()
 }
 
 #[cfg(test)]

@@ -139,6 +139,28 @@ async fn should_clear_the_cached_names_after_a_lost_connection() {
     assert_eq!(&*log[0].event.source, "test");
 }
 
+/// The server refuses a prepared statement once its columns have other types.
+#[tokio::test(flavor = "multi_thread")]
+async fn should_prepare_statements_again_after_a_change_of_the_schema() {
+    let Some(server) = PostgresServer::shared() else { return };
+    let schema = server.new_name();
+    let options = PostgresOptions::new(&server.url()).with_schema(&schema);
+    let store = PostgresStore::connect_with(options).await.unwrap();
+    store.append_one(append("a", Expected::Empty)).await.unwrap();
+    let stream = StreamId::new("a").unwrap();
+    assert_eq!(store.read_stream(&stream, 0, 10).await.unwrap().len(), 1);
+    server.sql(&format!(
+        "DROP VIEW {schema}.event_log;
+         ALTER TABLE {schema}.event_types ALTER COLUMN name TYPE varchar COLLATE \"C\";
+         ALTER TABLE {schema}.streams ALTER COLUMN name TYPE varchar COLLATE \"C\""
+    ));
+    assert_eq!(store.read_stream(&stream, 0, 10).await.unwrap().len(), 1);
+    let mut other = event();
+    other.event_type = "orders.order.paid".parse().unwrap();
+    store.append_one(Append::new(stream.clone(), vec![other])).await.unwrap();
+    assert_eq!(store.read_stream(&stream, 0, 10).await.unwrap().len(), 2);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn should_answer_every_caller_within_the_append_timeout() {
     let Some(server) = PostgresServer::shared() else { return };

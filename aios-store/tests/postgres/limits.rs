@@ -65,11 +65,12 @@ async fn should_migrate_and_rebuild_whatever_the_limit_of_idle_transactions() {
     store.rebuild().await.unwrap();
 }
 
-/// An end of the session does not concern the statement.
+/// An end of the session, a fault of the server's disk or a statement that is not prepared there does not
+/// concern the statement.
 #[tokio::test(flavor = "multi_thread")]
-async fn should_append_although_a_limit_of_transactions_ends_the_session() {
+async fn should_append_although_the_session_can_not() {
     let Some(server) = PostgresServer::shared() else { return };
-    for code in ["25P03", "25P04"] {
+    for code in ["25P03", "25P04", "26000", "58000", "58030"] {
         let schema = server.new_name();
         let options = direct(server).with_schema(&schema);
         let store = PostgresStore::connect_with(options).await.unwrap();

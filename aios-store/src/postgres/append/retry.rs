@@ -29,7 +29,7 @@ use crate::{
     measure,
     postgres::{
         connection::{ConnectionGuard, Database},
-        error::{is_bad_data, is_lost, is_read_only, is_transient},
+        error::{is_bad_data, is_lost, is_transient, needs_new_session},
     },
 };
 
@@ -164,9 +164,9 @@ impl Appender {
                 self.connection = Some(connection);
                 Attempt::Committed(committed)
             }
-            // A former primary. The statement had no effect, but the next server may lack commits
+            // Perhaps a former primary. The statement had no effect, but the next server may lack commits
             // of this one.
-            Some(Err(error)) if is_read_only(&error) => {
+            Some(Err(error)) if needs_new_session(&error) => {
                 self.database.discard_idle();
                 self.clear_caches();
                 Attempt::Failed(error)

@@ -51,7 +51,7 @@ pub(crate) use self::{
     url::parse,
 };
 use super::{
-    error::{has_lost_event, is_lost, is_read_only, store_error},
+    error::{has_lost_event, is_lost, needs_new_session, store_error},
     options::{Pooler, PostgresOptions, Source},
     schema::{MIGRATION_LIMIT, MigrateError, Schema, check_encoding, migrate, outdated, versions},
 };
@@ -280,8 +280,9 @@ impl Database {
         self.try_acquire().await
     }
 
-    /// Runs one statement outside a transaction and returns its rows. If the connection is dead or its
-    /// server is read-only, the statement is repeated on another connection, so it has to be idempotent. If the
+    /// Runs one statement outside a transaction and returns its rows. If the connection is dead, its
+    /// server is read-only or its prepared statement is outdated, the statement is repeated on another connection,
+    /// so it has to be idempotent. If the
     /// log lacks an event, the server may be a former primary, so the statement is repeated on a new
     /// connection, whose answer counts.
     pub(crate) async fn fetch_all(
@@ -291,7 +292,7 @@ impl Database {
     ) -> Result<Vec<PgRow>, StoreError> {
         let mut rows = self.fetch(self.acquire().await?, query.clone()).await;
         if let Some(Err(error)) = &rows
-            && (is_lost(error) || is_read_only(error))
+            && (is_lost(error) || needs_new_session(error))
         {
             let connection = self.acquire_alive().await;
             let connection = self.acquired(connection).await?;
@@ -316,7 +317,7 @@ impl Database {
     }
 
     /// Runs one statement on a connection, and returns `None` after the time limit. The connection
-    /// is kept unless it was lost, or its server is read-only or lacks events.
+    /// is kept unless it was lost, a new one is needed, or its server lacks events.
     async fn fetch(
         &self,
         mut connection: ConnectionGuard,
@@ -324,7 +325,7 @@ impl Database {
     ) -> Option<sqlx::Result<Vec<PgRow>>> {
         let rows = self.within(self.limit(), self.run(&mut connection, query)).await?;
         match &rows {
-            Err(error) if is_read_only(error) || has_lost_event(error) => self.discard_idle(),
+            Err(error) if needs_new_session(error) || has_lost_event(error) => self.discard_idle(),
             Err(error) if is_lost(error) => {}
             _ => connection.release(),
         }
