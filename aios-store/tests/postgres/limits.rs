@@ -65,6 +65,25 @@ async fn should_migrate_and_rebuild_whatever_the_limit_of_idle_transactions() {
     store.rebuild().await.unwrap();
 }
 
+/// Deleting the rows of a large table takes longer than other statements.
+#[tokio::test(flavor = "multi_thread")]
+async fn should_rebuild_large_tables_whatever_the_limit_of_statements() {
+    let Some(server) = PostgresServer::shared() else { return };
+    let schema = server.new_name();
+    let options = direct(server).with_schema(&schema);
+    let store = PostgresStore::connect_with(options.clone()).await.unwrap();
+    store.append_one(Append::new(StreamId::new("a").unwrap(), vec![event()])).await.unwrap();
+    let store = PostgresStore::connect_with(options.with_statement_timeout(SHORT)).await.unwrap();
+    server.sql(&format!(
+        "CREATE FUNCTION {schema}.sleep() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+             PERFORM pg_sleep(3); RETURN NULL;
+         END $$;
+         CREATE TRIGGER sleep BEFORE DELETE ON {schema}.agents
+         FOR EACH STATEMENT EXECUTE FUNCTION {schema}.sleep()"
+    ));
+    store.rebuild().await.unwrap();
+}
+
 /// An end of the session, a fault of the server's disk or a statement that is not prepared there does not
 /// concern the statement.
 #[tokio::test(flavor = "multi_thread")]

@@ -1,9 +1,11 @@
 //! The rebuild of the read models from the log.
 //!
 //! It runs in one transaction under the append lock. Appends of all processes wait, because an
-//! append that changed a row in between would be overwritten or lost. The time limit applies to
-//! each statement and not to the whole. If the process dies, the server rolls back, and the old
-//! rows stay.
+//! append that changed a row in between would be overwritten or lost. If the process dies, the server
+//! rolls back, and the old rows stay.
+//!
+//! The time limit applies to each statement and not to the whole. To delete the rows of a large table takes
+//! longer than other statements, so it has the limit of migrations.
 //!
 //! The changes of a page are sent in parts, because one value of the type `jsonb` has at most 256 MiB.
 
@@ -17,7 +19,7 @@ use crate::postgres::{
     append::ChangeSets,
     connection::{Database, Statement},
     read,
-    schema::UNLIMITED,
+    schema::{MIGRATION_LIMIT, UNLIMITED},
 };
 
 /// The highest number of events in a page.
@@ -38,9 +40,14 @@ pub(crate) async fn rebuild(database: &Database) -> Result<(), StoreError> {
 /// Runs the transaction on a connection.
 async fn rebuild_on(database: &Database, connection: &mut PgConnection) -> Result<(), StoreError> {
     let limit = database.limit();
-    let begin = connection.begin_with(format!("{}; {UNLIMITED}", database.begin()));
+    let begin = format!(
+        "{}; {UNLIMITED}; SET LOCAL statement_timeout = {}",
+        database.begin(),
+        MIGRATION_LIMIT.as_millis()
+    );
+    let begin = connection.begin_with(begin);
     let mut transaction = database.bounded(OPERATION, limit, begin).await?;
-    database.bounded(OPERATION, limit, empty(database, &mut transaction)).await?;
+    empty(database, &mut transaction).await?;
     let mut after = 0;
     let mut size = PageSize::new(PAGE);
     loop {
@@ -59,13 +66,13 @@ async fn rebuild_on(database: &Database, connection: &mut PgConnection) -> Resul
 const OPERATION: &str = "rebuild the read models";
 
 /// Takes the append lock and deletes all rows. Not `TRUNCATE`, which would lock out readers.
-async fn empty(database: &Database, connection: &mut PgConnection) -> sqlx::Result<()> {
+async fn empty(database: &Database, connection: &mut PgConnection) -> Result<(), StoreError> {
     let schema = database.schema();
     let lock = schema.fill("SELECT pg_advisory_xact_lock({lock})");
-    connection.execute(&*lock).await?;
+    database.bounded(OPERATION, database.limit(), connection.execute(&*lock)).await?;
     for table in Table::ALL {
         let delete = schema.fill(&format!("DELETE FROM {{schema}}.{}", table.name()));
-        connection.execute(&*delete).await?;
+        database.bounded(OPERATION, MIGRATION_LIMIT, connection.execute(&*delete)).await?;
     }
     Ok(())
 }
