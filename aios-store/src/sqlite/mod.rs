@@ -74,6 +74,10 @@ pub use crate::retention::{ExpiredEvents, Retention};
 /// - Opening expires all leases, because no earlier owner can be alive.
 /// - After the file was deleted, moved or replaced, every append fails with [`StoreError::Gone`].
 ///
+/// The file has to be on a local disk. The locks of a network file system, such as NFS, SMB or 9p, may be unknown
+/// to other machines, so two processes could write the file at the same time and damage it. Processes of
+/// several machines share a store on PostgreSQL.
+///
 /// # Examples
 ///
 /// ```
@@ -155,8 +159,9 @@ impl SqliteStore {
     ///
     /// - [`StoreError::Locked`] if the database is already open, in this process or another one, by any
     ///   name
-    /// - [`StoreError::InvalidConfiguration`] if an option is invalid, if the folder does not exist, or if the
-    ///   process that had the database open by another hard link has left its write-ahead log behind
+    /// - [`StoreError::InvalidConfiguration`] if an option is invalid, if the folder does not exist, if its file
+    ///   system does not support locks, or if the process that had the database open by another hard link has
+    ///   left its write-ahead log behind
     /// - [`StoreError::NewerSchema`] if a newer version of aios wrote the database
     /// - [`StoreError::Corrupt`] if the file is not a database
     /// - otherwise the error that SQLite reports

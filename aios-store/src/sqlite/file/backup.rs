@@ -36,7 +36,7 @@ use crate::{
 ///
 /// [`StoreError::InvalidConfiguration`] if the database does not exist or is in memory, if its write-ahead
 /// log belongs to another hard link of the file, or if the new file exists or can't be created, for example
-/// because its folder does not exist. [`StoreError::Full`] names the new file. Otherwise the error that
+/// because its folder does not exist, or can't be locked, as on some network file systems. [`StoreError::Full`] names the new file. Otherwise the error that
 /// SQLite or the file system reports.
 ///
 /// # Cancel safety
@@ -149,7 +149,7 @@ fn copy(source: &Path, target: &Path) -> Result<u64, StoreError> {
 fn begin(source: &Path, partial: &Path, target: &Path) -> Result<LockedFile, StoreError> {
     let in_progress = || invalid(format!("another backup to {} is in progress", target.display()));
     let file = create(source, partial).map_err(|error| uncreated(target, &error))?;
-    let file = LockedFile::try_lock_database(file)?.ok_or_else(in_progress)?;
+    let file = LockedFile::try_lock_database(file, partial)?.ok_or_else(in_progress)?;
     let metadata = file.metadata().map_err(|error| uncreated(target, &error))?;
     // Another backup may have ended since the file was opened, and renamed it.
     if Identity::of(&metadata) != Identity::at(partial) {

@@ -49,20 +49,20 @@ pub(super) struct LockedFile {
 }
 
 impl LockedFile {
-    /// Locks a file. Returns `None` if it is already locked.
-    pub(super) fn try_lock(file: File) -> Result<Option<Self>, StoreError> {
+    /// Locks a file that was opened by this path. Returns `None` if it is already locked.
+    pub(super) fn try_lock(file: File, path: &Path) -> Result<Option<Self>, StoreError> {
         match file.try_lock() {
             Ok(()) => Ok(Some(Self { file, owner: Some(process::id()) })),
             Err(TryLockError::WouldBlock) => Ok(None),
-            Err(TryLockError::Error(source)) => Err(backend("lock the database", false, source)),
+            Err(TryLockError::Error(source)) => Err(lock_error(path, source)),
         }
     }
 
     /// The same as [`try_lock`](Self::try_lock) for a file that SQLite locks too. It is only locked on Linux,
     /// where the two locks do not interfere, and kept open elsewhere.
-    pub(super) fn try_lock_database(file: File) -> Result<Option<Self>, StoreError> {
+    pub(super) fn try_lock_database(file: File, path: &Path) -> Result<Option<Self>, StoreError> {
         match cfg!(target_os = "linux") {
-            true => Self::try_lock(file),
+            true => Self::try_lock(file, path),
             false => Ok(Some(Self { file, owner: None })),
         }
     }
@@ -159,9 +159,9 @@ impl DatabaseLock {
         let path = find_or_create(database).map_err(|source| open_error(database, &source))?;
         let lock_path = with_suffix(&path, "-lock");
         let lock_file = create(&lock_path).map_err(|source| open_error(&lock_path, &source))?;
-        let Some(lock_file) = LockedFile::try_lock(lock_file)? else { return Ok(None) };
+        let Some(lock_file) = LockedFile::try_lock(lock_file, &lock_path)? else { return Ok(None) };
         let file = create(&path).map_err(|source| open_error(database, &source))?;
-        let Some(file) = LockedFile::try_lock_database(file)? else { return Ok(None) };
+        let Some(file) = LockedFile::try_lock_database(file, &path)? else { return Ok(None) };
         check_name(&path)?;
         let metadata = file.metadata().map_err(|source| open_error(database, &source))?;
         let files = [lock_file, file];
@@ -210,6 +210,22 @@ fn open_error(path: &Path, source: &io::Error) -> StoreError {
         }
     };
     StoreError::InvalidConfiguration { reason }
+}
+
+/// The error number of Unix for a file that can't be locked, for which there is no [`ErrorKind`].
+const NO_LOCKS: i32 = if cfg!(any(target_os = "linux", target_os = "android")) { 37 } else { 77 };
+
+/// Explains why a file can't be locked.
+fn lock_error(path: &Path, source: io::Error) -> StoreError {
+    if source.kind() == ErrorKind::Unsupported || source.raw_os_error() == Some(NO_LOCKS) {
+        let reason = format!(
+            "{} can't be locked ({source}), because its file system does not support locks; write the \
+             file to a local disk",
+            path.display()
+        );
+        return StoreError::InvalidConfiguration { reason };
+    }
+    backend("lock the database", false, source)
 }
 
 /// An entry of [`OPEN`]. Removed on drop.
@@ -285,11 +301,11 @@ mod tests {
     fn should_leave_the_lock_to_the_parent_of_a_forked_process() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("a.db");
-        let mut file = LockedFile::try_lock(create(&path).unwrap()).unwrap().unwrap();
+        let mut file = LockedFile::try_lock(create(&path).unwrap(), &path).unwrap().unwrap();
         let file_of_parent = file.try_clone().unwrap();
         file.owner = Some(std::os::unix::process::parent_id());
         drop(file);
-        assert!(LockedFile::try_lock(create(&path).unwrap()).unwrap().is_none());
+        assert!(LockedFile::try_lock(create(&path).unwrap(), &path).unwrap().is_none());
         drop(file_of_parent);
     }
 
@@ -300,5 +316,16 @@ mod tests {
         assert_eq!(error.code(), "INVALID_STORE_CONFIGURATION");
         let text = error.to_string();
         assert!(text.contains("/data/aios.db can't be written (permission denied)"), "{text}");
+    }
+
+    #[test]
+    fn should_say_that_a_file_system_does_not_support_locks() {
+        let unsupported = io::Error::from(ErrorKind::Unsupported);
+        for source in [unsupported, io::Error::from_raw_os_error(NO_LOCKS)] {
+            let error = lock_error(Path::new("/net/a.db"), source);
+            assert_eq!(error.code(), "INVALID_STORE_CONFIGURATION");
+            let text = error.to_string();
+            assert!(text.contains("/net/a.db") && text.contains("a local disk"), "{text}");
+        }
     }
 }
