@@ -12,6 +12,7 @@
 //! | `has_lost_event` | does the log lack an event that was committed? |
 //! | `is_unique_violation` | was a cached end or an id refused? |
 //! | `is_deadlock` | was a migration rolled back that may be repeated? |
+//! | `is_forbidden` | does the role lack a privilege? |
 
 use std::{fmt, io::ErrorKind, time::Duration};
 
@@ -161,6 +162,11 @@ pub(super) fn is_transient(error: &Error) -> bool {
 /// Whether the server ended the transaction to resolve a deadlock.
 pub(super) fn is_deadlock(error: &Error) -> bool {
     code(error) == Some("40P01")
+}
+
+/// Whether the role lacks a privilege.
+pub(super) fn is_forbidden(error: &Error) -> bool {
+    code(error) == Some("42501")
 }
 
 /// Whether a table or its schema does not exist.

@@ -36,6 +36,9 @@
 //! the engine stops. Restart the process. Readers then continue from their checkpoints, none of which is
 //! after the end of the log.
 //!
+//! After a cut-over by logical replication, which does not copy sequences, connect once as the owner of the
+//! schema. This corrects the sequences; until then, [`connect`](PostgresStore::connect) fails for other roles.
+//!
 //! A position that was kept elsewhere, for example by a client of the HTTP API or in the database of a
 //! projection, can be after the end of the log, or have another event there. The first is detected by comparing it
 //! with the [`head`](aios_core::store::EventStore::head); the second is not detected.
@@ -64,6 +67,7 @@ mod nul_escape;
 mod options;
 mod read;
 mod schema;
+mod sequences;
 mod timestamp;
 
 use std::{fmt, sync::Arc, time::Duration};

@@ -249,6 +249,38 @@ async fn should_use_an_empty_schema_that_the_role_owns() {
     assert_eq!(store.append_one(append).await.unwrap().position, 1);
 }
 
+/// Logical replication copies rows, and leaves sequences where they were.
+#[tokio::test(flavor = "multi_thread")]
+async fn should_continue_the_numbers_of_names_after_a_logical_replication() {
+    let Some(server) = PostgresServer::shared() else { return };
+    let (schema, role) = (server.new_name(), server.new_name());
+    let options = PostgresOptions::new(&server.url()).with_schema(&schema);
+    let store = PostgresStore::connect_with(options.clone()).await.unwrap();
+    store.append_one(Append::new(StreamId::new("a").unwrap(), vec![event()])).await.unwrap();
+    store.close().await.unwrap();
+    server.sql(&format!(
+        "ALTER SEQUENCE {schema}.streams_id_seq RESTART;
+         ALTER SEQUENCE {schema}.event_types_id_seq RESTART;
+         ALTER SEQUENCE {schema}.event_sources_id_seq RESTART;
+         CREATE ROLE {role} LOGIN;
+         GRANT USAGE ON SCHEMA {schema} TO {role};
+         GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA {schema} TO {role};
+         GRANT USAGE, SELECT ON ALL SEQUENCES IN SCHEMA {schema} TO {role}"
+    ));
+    let url = server.url().replace("aios:secret", &role);
+    let service = PostgresOptions::new(&url).with_schema(&schema);
+    let error = PostgresStore::connect_with(service.clone()).await.unwrap_err();
+    assert_eq!(error.code(), "INVALID_STORE_CONFIGURATION", "{error}");
+    assert!(error.to_string().contains("the owner of the schema"), "{error}");
+    PostgresStore::connect_with(options).await.unwrap();
+    let store = PostgresStore::connect_with(service).await.unwrap();
+    let mut other = event();
+    other.event_type = "orders.order.paid".parse().unwrap();
+    other.source = "another".into();
+    let append = Append::new(StreamId::new("b").unwrap(), vec![event(), other]);
+    assert_eq!(store.append_one(append).await.unwrap().position, 3);
+}
+
 const URL: &str = "AIOS_TEST_BARE_URL";
 
 /// The process that the next test starts.

@@ -54,6 +54,7 @@ use super::{
     error::{has_lost_event, is_lost, needs_new_session, store_error},
     options::{Pooler, PostgresOptions, Source},
     schema::{MIGRATION_LIMIT, MigrateError, Schema, check_encoding, migrate, outdated, versions},
+    sequences::correct_sequences,
 };
 use crate::{measure, schema_version::SchemaVersion};
 
@@ -138,7 +139,7 @@ impl Database {
         found
     }
 
-    /// Migrates the schema if it is outdated. Reading the version first spares the lock of
+    /// Migrates the schema if it is outdated, and corrects its sequences. Reading the version first spares the lock of
     /// migrations in the usual case.
     async fn migrate(&self) -> Result<(), StoreError> {
         let mut connection = self.acquire().await?;
@@ -157,6 +158,8 @@ impl Database {
             let result = self.bounded(MIGRATE, limit, work).await?;
             result.map_err(|error| self.not_migrated(error))?;
         }
+        let work = correct_sequences(&mut connection, self.schema());
+        self.bounded("correct the sequences", self.limit(), work).await?;
         connection.release();
         Ok(())
     }
