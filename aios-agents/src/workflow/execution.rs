@@ -64,6 +64,12 @@ use super::{
 /// The count begins again when the code is idle and when it requests an operation, so only code that
 /// does neither reaches the limit.
 const MAX_BUSY_POLLS: u32 = 100_000;
+/// Maximum number of polls in which the code gets no outcome, whatever it requests.
+///
+/// Nothing is applied or recorded while the code is not idle, so code that requests an operation in
+/// each poll and waits for none of them would never end. The limit is higher than [`MAX_BUSY_POLLS`],
+/// because code may request many operations at once.
+const MAX_UNFED_POLLS: u32 = 200_000;
 /// Number of polls that a deferred wake counts for, because it costs a round of the scheduler.
 const DEFERRED_WAKE_COST: u32 = 20;
 /// Maximum number of polls before the task yields.
@@ -105,6 +111,8 @@ pub(crate) struct Execution {
     deferred: Option<Deferred>,
     /// Polls since the code was idle or reserved an operation.
     polls: u32,
+    /// Polls since the code was idle or got an outcome.
+    unfed: u32,
     /// Number of operations that the code had reserved at its last poll.
     reserved: u64,
     /// A violation by the code other than a journal mismatch or a panic.
@@ -149,6 +157,7 @@ impl Execution {
             kept: 0,
             deferred: None,
             polls: 0,
+            unfed: 0,
             reserved: 0,
             violation: None,
             is_idle: false,
@@ -369,22 +378,26 @@ impl Execution {
                 ready!(self.await_deferred(context));
             } else if self.wake_flag.take_code() {
                 self.run_code();
-            } else if !self.shared.release_next() {
+            } else if self.shared.release_next() {
+                self.unfed = 0;
+            } else {
                 break;
             }
         }
         self.polls = 0;
+        self.unfed = 0;
         Poll::Ready(())
     }
 
-    /// Polls the code once and checks that it makes progress. A new operation counts as progress; an
-    /// entry does too, because `polls` is reset when the code is idle.
+    /// Polls the code once and checks that it makes progress. An entry counts as progress, because both
+    /// counts are reset when the code is idle. A new operation does for a while.
     fn run_code(&mut self) {
         self.poll_code();
         let reserved = self.shared.reserved();
         self.polls = if reserved > self.reserved { 0 } else { self.polls + 1 };
         self.reserved = reserved;
-        if self.polls > MAX_BUSY_POLLS {
+        self.unfed += 1;
+        if self.polls > MAX_BUSY_POLLS || self.unfed > MAX_UNFED_POLLS {
             self.violation = Some(busy());
         }
     }
@@ -562,7 +575,7 @@ fn foreign_await() -> Failure {
 fn busy() -> Failure {
     Failure::new(
         "WORKFLOW_BUSY",
-        "the workflow wakes itself repeatedly without requesting an operation: it must await an \
-         operation instead of polling a condition",
+        "the workflow wakes itself repeatedly and waits for nothing: it must await an operation \
+         instead of polling a condition",
     )
 }

@@ -2,11 +2,13 @@
 //! why not.
 
 use std::{
+    future::poll_fn,
     pin::Pin,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU32, Ordering},
     },
+    task::Poll,
     time::Duration,
 };
 
@@ -24,6 +26,8 @@ use futures_util::{
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
 use crate::support::workflows::{PATIENCE, actions, eventually, quick, result, runtime, store};
+
+const HOUR: Duration = Duration::from_secs(3600);
 
 type Code = Pin<Box<dyn Future<Output = Result<u64, WorkflowError>> + Send>>;
 
@@ -333,6 +337,22 @@ fn foreign(context: WorkflowContext, kind: String) -> Code {
                     ended = sends => ended?,
                 }
             }
+            "sets its status" => loop {
+                context.set_status("polling");
+                tokio::task::yield_now().await;
+            },
+            "drops signals" => loop {
+                if let Poll::Ready(signal) = futures_util::poll!(context.signal::<()>("go")) {
+                    break signal?;
+                }
+                tokio::task::yield_now().await;
+            },
+            "drops sleeps" => loop {
+                select! {
+                    slept = context.sleep(HOUR) => break slept?,
+                    () = tokio::task::yield_now() => {}
+                }
+            },
             _ => loop {
                 tokio::task::yield_now().await;
             },
@@ -340,6 +360,9 @@ fn foreign(context: WorkflowContext, kind: String) -> Code {
         Ok(1)
     })
 }
+
+/// Loops that wake themselves without end.
+const SPINS: [&str; 4] = ["bare", "sets its status", "drops signals", "drops sleeps"];
 
 #[tokio::test(flavor = "multi_thread")]
 async fn should_block_code_that_awaits_what_is_not_recorded() {
@@ -351,13 +374,60 @@ async fn should_block_code_that_awaits_what_is_not_recorded() {
         ("spawned", "FOREIGN_AWAIT"),
         ("pending", "FOREIGN_AWAIT"),
         ("sent by a step", "FOREIGN_AWAIT"),
-        ("busy", "WORKFLOW_BUSY"),
     ] {
         let run = runtime.start("foreign", kind).await.unwrap();
         let error = result::<u64>(&run).await.unwrap_err();
         assert_eq!(error.code(), "RUN_BLOCKED", "{kind}");
         assert_eq!(error.failure().unwrap().code, code, "{kind}");
     }
+}
+
+/// A loop that requests an operation each time makes no progress either: no entry is applied in between.
+#[tokio::test(flavor = "multi_thread")]
+async fn should_block_code_that_wakes_itself_without_end() {
+    let store = store();
+    let runtime = runtime(&store).workflow("foreign", foreign).start().await.unwrap();
+    for kind in SPINS {
+        let run = runtime.start("foreign", kind).await.unwrap();
+        let error = run.result::<u64>().await.unwrap_err();
+        assert_eq!(error.code(), "RUN_BLOCKED", "{kind}");
+        assert_eq!(error.failure().unwrap().code, "WORKFLOW_BUSY", "{kind}");
+    }
+}
+
+#[tokio::test]
+async fn should_say_in_a_test_that_code_wakes_itself_without_end() {
+    for kind in SPINS {
+        let run = WorkflowTest::new("foreign", foreign).unwrap().run(kind).await;
+        assert_eq!(run.result::<u64>().unwrap_err().code(), "WORKFLOW_BUSY", "{kind}");
+    }
+}
+
+/// Wakes the code once.
+async fn wake_once() {
+    let mut is_woken = false;
+    poll_fn(|context| {
+        if std::mem::replace(&mut is_woken, true) {
+            return Poll::Ready(());
+        }
+        context.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
+}
+
+/// More polls than are allowed without an operation.
+#[tokio::test]
+async fn should_let_code_request_many_operations_between_two_entries() {
+    let code = |context: WorkflowContext, (): ()| async move {
+        for _ in 0..120_000 {
+            context.set_status("working");
+            wake_once().await;
+        }
+        Ok::<_, WorkflowError>(1)
+    };
+    let run = WorkflowTest::new("many", code).unwrap().run(&()).await;
+    assert_eq!(run.result::<u64>().unwrap(), 1);
 }
 
 /// No replay shows what it awaits, so it is unblocked when it is loaded, and blocked again.
