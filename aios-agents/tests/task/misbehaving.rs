@@ -176,3 +176,57 @@ async fn should_record_an_answer_without_the_nul_in_its_source() {
     let mut answers = answers.filter(|it| it.event_type.action() == "task_completed");
     assert_eq!(&*answers.next().unwrap().source, "gho\u{fffd}st");
 }
+
+/// Agents of another system name no cause, and choose ids that the store may know already.
+#[tokio::test(flavor = "multi_thread")]
+async fn should_record_answers_without_a_cause_under_ids_of_their_own_while_the_run_is_blocked() {
+    async fn ask_twice(context: WorkflowContext, (): ()) -> Result<u32, WorkflowError> {
+        let (one, other) = (context.task::<u32>("ghost", &1), context.task::<u32>("ghost", &2));
+        let (one, other) = aios_agents::join!(one, other);
+        Ok(one? + other?)
+    }
+    async fn changed(context: WorkflowContext, (): ()) -> Result<u32, WorkflowError> {
+        context.signal("instead").await
+    }
+    let store = store();
+    let before = runtime(&store).workflow("ask", ask_twice).start().await.unwrap();
+    let mut tasks = tasks_of(&before, "ghost").await;
+    before.start("ask", &()).id("r").await.unwrap();
+    let (one, other) = (next(&mut tasks).await, next(&mut tasks).await);
+    before.shutdown(PATIENCE).await.unwrap();
+
+    let wrong = runtime(&store).workflow("ask", changed).start().await.unwrap();
+    let run = wrong.handle("r").await.unwrap();
+    assert_eq!(result::<u32>(&run).await.unwrap_err().code(), "RUN_BLOCKED");
+    // The journal has this id already, and both answers have it.
+    let id = one.0.event.id.clone();
+    for ((delivery, task), output) in [(&one, 3), (&other, 4)] {
+        let event_type = "agents.ghost.task_completed".parse().unwrap();
+        let answer = Event::new(event_type, "gho\0st", &done(task, output)).unwrap();
+        let reply_to = delivery.event.metadata.reply_to.as_deref().unwrap();
+        let publish = Publish::new(answer.with_id(id.clone()));
+        let publish = publish.with_mailbox(Mailbox::new(reply_to).unwrap());
+        wrong.broker().publish_one(publish).await.unwrap();
+    }
+    let answers = async || {
+        let journal = store.read_stream(&"runs/r".parse().unwrap(), 0, 100).await.unwrap();
+        let events = journal.into_iter().map(|recorded| recorded.event);
+        events.filter(|it| it.event_type.action() == "task_completed").collect::<Vec<_>>()
+    };
+    eventually("both answers are kept", || async { answers().await.len() == 2 }).await;
+    for answer in answers().await {
+        // PostgreSQL can't keep the character.
+        assert_eq!(&*answer.source, "gho\u{fffd}st");
+        assert_eq!(answer.metadata.run_id.as_deref(), Some("r"));
+        assert!(answer.metadata.correlation_id.is_some());
+    }
+    wrong.shutdown(PATIENCE).await.unwrap();
+
+    let fixed = runtime(&store).workflow("ask", ask_twice).start().await.unwrap();
+    let run = fixed.handle("r").await.unwrap();
+    eventually("the run completes", || async {
+        run.status().await.unwrap().status.as_str() == "completed"
+    })
+    .await;
+    assert_eq!(result::<u32>(&run).await.unwrap(), 7);
+}

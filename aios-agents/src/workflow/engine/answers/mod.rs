@@ -36,7 +36,8 @@ use tracing::{debug, warn};
 use super::{
     Engine, Message,
     driver::{
-        ANONYMOUS, Refusal, acknowledge, assignment_id, recorded, refuse, run_metadata, too_large,
+        ANONYMOUS, Refusal, acknowledge, assignment_id, recorded, recorded_anonymous, refuse,
+        run_metadata, too_large,
     },
     ownership::leases,
 };
@@ -77,8 +78,8 @@ enum Verdict {
 enum Unattributed {
     /// They are forwarded to the engine that owns the run.
     Forward,
-    /// The run can't continue now: answers are recorded unchanged, questions are answered from the
-    /// journal, and heartbeats are dropped.
+    /// The run can't continue now: answers are recorded, questions are answered from the journal, and
+    /// heartbeats are dropped.
     Record,
 }
 
@@ -269,7 +270,13 @@ async fn classify(
         return match unattributed {
             _ if is_heartbeat || !accepts => Ok(Verdict::Refused(ANONYMOUS)),
             Unattributed::Forward => Ok(Verdict::ForDriver(run_id)),
-            Unattributed::Record => record(engine, &run_id, event.clone(), 1).await,
+            Unattributed::Record => {
+                let attempt = named.unwrap_or(1);
+                let run_metadata = run_metadata(&started.event, &run_id);
+                let answer =
+                    recorded_anonymous(event, incarnation, operation, attempt, &run_metadata);
+                record(engine, &run_id, answer, attempt).await
+            }
         };
     };
     let is_cause =

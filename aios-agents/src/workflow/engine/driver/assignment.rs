@@ -413,7 +413,7 @@ pub(in super::super) fn assignment_id(
 
 /// The event of an answer as it is recorded in the journal. Its id is derived, because an id chosen
 /// by the agent may be stored already, and so that two engines that record the same answer record
-/// it once. Its source is the one of the agent without NUL, which not every store can keep.
+/// it once.
 pub(in super::super) fn recorded(
     answer: &Event,
     incarnation: &EventId,
@@ -421,9 +421,30 @@ pub(in super::super) fn recorded(
     attempt: u32,
     run_metadata: &Metadata,
 ) -> Event {
-    let kind = &answer.event_type;
-    let name = format!("{operation}/answer#{attempt}/{kind}");
-    let mut answer = answer.clone().with_id(EventId::derive_from(incarnation, &name));
+    let name = format!("{operation}/answer#{attempt}/{}", answer.event_type);
+    recorded_as(answer, EventId::derive_from(incarnation, &name), run_metadata)
+}
+
+/// Like [`recorded`], for an answer that names no assignment and whose attempt is not known for sure.
+///
+/// The id derives from that of the agent too, so that the answer to an earlier attempt does not hide one
+/// to a later attempt.
+pub(in super::super) fn recorded_anonymous(
+    answer: &Event,
+    incarnation: &EventId,
+    operation: u64,
+    attempt: u32,
+    run_metadata: &Metadata,
+) -> Event {
+    let (kind, id) = (&answer.event_type, &answer.id);
+    let name = format!("{operation}/anonymous#{attempt}/{kind}/{id}");
+    recorded_as(answer, EventId::derive_from(incarnation, &name), run_metadata)
+}
+
+/// The event of an answer with this id and the metadata of the run. Its source is the one of the agent
+/// without NUL, which not every store can keep.
+fn recorded_as(answer: &Event, id: EventId, run_metadata: &Metadata) -> Event {
+    let mut answer = answer.clone().with_id(id);
     if answer.source.contains('\0') {
         answer.source = answer.source.replace('\0', "\u{fffd}").into();
     }

@@ -93,7 +93,7 @@ use self::{
     successor::Succession,
 };
 pub(super) use self::{
-    assignment::{assignment_id, recorded},
+    assignment::{assignment_id, recorded, recorded_anonymous},
     entries::run_metadata,
     lifecycle::run,
     oversize::too_large,
