@@ -14,7 +14,10 @@ use aios_core::{
 };
 use serde::{Serialize, de::DeserializeOwned};
 
-use super::{Client, RunError, RunEvents, RuntimeError, send::send};
+use super::{
+    Client, RunError, RunEvents, RuntimeError,
+    send::{request_id, send},
+};
 use crate::{
     output::RunStream,
     workflow::{
@@ -325,7 +328,7 @@ impl RunHandle {
     /// The id of an event that is recorded on behalf of the request, if it has an id.
     pub(super) fn request_event(&self, part: &str) -> Option<EventId> {
         let id = self.request_id.as_ref()?;
-        Some(EventId::derive(&format!("{}/request/{id}/{part}", self.run_id)))
+        Some(request_id(&self.run_id, &format!("request/{part}"), id))
     }
 
     /// Appends an entry to the current run, whose row is read unless it was just read.

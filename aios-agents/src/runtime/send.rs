@@ -10,6 +10,14 @@ use aios_core::{event::EventId, store::StoreError};
 use super::{Client, RuntimeError};
 use crate::workflow::journal::{Entry, JournalError};
 
+/// The id of the event that a request with an id has recorded in a run.
+///
+/// Both ids may contain any separator, so the length of the first one says where it ends. The kind of
+/// the request stands before the second one.
+pub(super) fn request_id(run_id: &str, kind: &str, id: &str) -> EventId {
+    EventId::derive(&format!("{}:{run_id}/{kind}/{id}", run_id.len()))
+}
+
 /// Sends a signal to an existing run. A signal that was sent before, perhaps to the run that
 /// continued as this one, is not sent again.
 pub(super) async fn send(

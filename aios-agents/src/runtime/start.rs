@@ -26,7 +26,10 @@ use aios_core::{
 };
 use serde::Serialize;
 
-use super::{Client, RunHandle, RuntimeError, send::send};
+use super::{
+    Client, RunHandle, RuntimeError,
+    send::{request_id, send},
+};
 use crate::{
     options::check_span,
     workflow::{
@@ -264,7 +267,7 @@ impl Signal {
     /// Returns the journal entry and the id of its event.
     fn entry(self, run_id: &str) -> Result<(Entry, EventId), RuntimeError> {
         let id = match &self.id {
-            Some(id) => EventId::derive(&format!("{run_id}/signal/{id}")),
+            Some(id) => request_id(run_id, "signal", id),
             None => EventId::generate(),
         };
         let name = self.name;

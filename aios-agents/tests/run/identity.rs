@@ -257,6 +257,28 @@ async fn should_send_a_signal_with_the_start_or_to_the_run_that_exists() {
     assert_eq!(refused.code(), "RUN_ENDED");
 }
 
+/// The ids of runs and of requests may contain what separates them in the id of an event.
+#[tokio::test(flavor = "multi_thread")]
+async fn should_tell_apart_requests_whose_joined_ids_are_equal() {
+    let store = store();
+    let runtime = runtime(&store).workflow("sum", sum).start().await.unwrap();
+    let start = |run_id: &str| runtime.start("sum", &0).id(run_id).signal("add", &1);
+    let runs = [
+        start("a/signal/b").signal_id("c").await.unwrap(),
+        start("a").signal_id("b/signal/c").await.unwrap(),
+        start("a/request/b").await.unwrap(),
+    ];
+    let [_, short, long] = &runs;
+    long.clone().with_request_id("c").signal("add", &10).await.unwrap();
+    short.clone().with_request_id("b/request/c").signal("add", &10).await.unwrap();
+    let mut sums = Vec::new();
+    for run in &runs {
+        run.signal("add", &0).await.unwrap();
+        sums.push(result::<u32>(run).await.unwrap());
+    }
+    assert_eq!(sums, [1, 11, 11]);
+}
+
 /// Returns the key that it was given.
 struct Keyed;
 
