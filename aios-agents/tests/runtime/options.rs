@@ -4,13 +4,15 @@
 use std::{sync::Arc, time::Duration};
 
 use aios_agents::{
-    agent::{AgentDefinition, AgentHost, AgentSet, HostOptions},
+    agent::{AgentDefinition, AgentHost, AgentSet, HostOptions, TaskClient},
     middleware::{CircuitBreaker, Deduplicate, Retry, Timeout},
     prelude::*,
     runtime::EngineOptions,
 };
 use aios_broker::memory::MemoryBroker;
 use aios_core::{
+    agent::TaskAssigned,
+    broker::{Broker, Group, Subscription},
     clock::{Clock, SystemClock},
     retry::Backoff,
 };
@@ -170,6 +172,27 @@ async fn should_refuse_invalid_call_options() {
     assert_eq!(error.code(), "INVALID_RUNTIME_CONFIGURATION");
     let run = runtime.start("brief", &()).await.unwrap();
     assert!(result::<()>(&run).await.is_ok(), "a signal that is there now can be asked for");
+}
+
+#[tokio::test]
+async fn should_refuse_the_timeout_of_a_direct_call_before_anything_is_sent() {
+    let broker = Arc::new(MemoryBroker::new());
+    let group = Subscription::group(Group::new("any").unwrap(), ["agents.#".parse().unwrap()]);
+    let mut sent = broker.subscribe(group).await.unwrap();
+    let client = TaskClient::new(broker.clone(), Arc::new(SystemClock), "test").await.unwrap();
+    for timeout in [ZERO, Duration::from_micros(500), Duration::MAX] {
+        let error = client.task("doubler", &1).timeout(timeout).await.unwrap_err();
+        assert_eq!(error.failure.code, "INVALID_OPTIONS", "{timeout:?}");
+        assert!(!error.retryable, "{timeout:?}");
+    }
+    let call = client.task("doubler", &1).timeout(SECOND);
+    tokio::select! {
+        _ = call => panic!("no agent answers"),
+        task = sent.next() => {
+            let task: TaskAssigned = task.unwrap().unwrap().event.data().unwrap();
+            assert_eq!(task.timeout_ms, Some(1000), "the first that was sent");
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -25,9 +25,12 @@ use super::{
     Answer, Inner, TaskClient,
     pending::{Expected, Waiting},
 };
-use crate::agent::{
-    codes,
-    names::{mailbox_of, no_agent},
+use crate::{
+    agent::{
+        codes,
+        names::{mailbox_of, no_agent},
+    },
+    options::{check_timeout, refused as refused_options},
 };
 
 /// A task to be sent; see [`TaskClient::task`].
@@ -131,6 +134,7 @@ impl TaskCall {
     /// The assignment, addressed to the group of the type or to the mailbox of one agent. A name
     /// that no agent can have is reported as an agent that does not exist.
     fn publish(self, task_id: &TaskId) -> Result<Publish, TaskError> {
+        check_timeout(Some(self.timeout)).map_err(|it| TaskError::terminal(refused_options(it)))?;
         let agent_type = Name::new(&self.agent_type).map_err(terminal(codes::AGENT_NOT_FOUND))?;
         let action =
             if self.agent_id.is_some() { agent::TASK_DIRECTED } else { agent::TASK_ASSIGNED };
