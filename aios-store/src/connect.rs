@@ -4,9 +4,9 @@
 //! never parses it. An adapter whose feature is not compiled in is still known by its scheme, so
 //! that the error names the missing feature and not an unknown scheme.
 //!
-//! URLs hold passwords, and a user may paste a URL of another system by mistake. No error of this
-//! module repeats what follows the scheme, except for a text without `@` and without a scheme,
-//! which is probably the path of a file.
+//! URLs hold passwords, and a user may paste a URL or the connection string of another system by
+//! mistake. No error of this module repeats what follows the scheme, except for a text that is probably
+//! the path of a file: it has no scheme, and nothing that separates a password from the rest.
 
 use std::sync::Arc;
 
@@ -87,7 +87,7 @@ fn unknown_scheme(url: &str, scheme: Option<&str>) -> String {
             };
             format!("{begins}, not with {scheme}:{meant}")
         }
-        None if url.is_empty() || url.contains('@') => begins.to_owned(),
+        None if url.is_empty() || may_hold_password(url) => begins.to_owned(),
         None => {
             let meant = match url {
                 "memory" => "memory:".to_owned(),
@@ -105,6 +105,17 @@ fn unknown_scheme(url: &str, scheme: Option<&str>) -> String {
 /// Whether the text before the colon is a URL scheme. A single letter is a drive of Windows.
 fn is_scheme(text: &str) -> bool {
     text.len() > 1 && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'+')
+}
+
+/// Whether a text without a scheme may be more than the path of a file: a URL whose scheme is missing, or
+/// `host=… password=…`. The colon of a drive of Windows separates no password.
+fn may_hold_password(text: &str) -> bool {
+    let is_separator = |(at, byte): (usize, u8)| match byte {
+        b'@' | b'=' | b'?' => true,
+        b':' => at != 1,
+        _ => false,
+    };
+    text.bytes().enumerate().any(is_separator)
 }
 
 /// Opens the SQLite file that the URL names.
@@ -210,6 +221,11 @@ mod tests {
             ("C:\\a.db", "did you mean \"sqlite:C:\\a.db\"?"),
             ("me:secret@h/d", "sqlite: or postgres:"),
             ("secret@h/d", "sqlite: or postgres:"),
+            ("host=h user=me password=secret dbname=d", "sqlite: or postgres:"),
+            ("host=h password=se:secret", "sqlite: or postgres:"),
+            ("localhost/d?user=me&password=secret", "sqlite: or postgres:"),
+            ("db.example:secret", "sqlite: or postgres:"),
+            ("//me:secret/d", "sqlite: or postgres:"),
             ("", "sqlite: or postgres:"),
         ] {
             let reason = unknown_scheme(url, url.split_once(':').map(|(scheme, _)| scheme));

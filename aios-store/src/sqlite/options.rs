@@ -225,7 +225,8 @@ fn check_range<T: Copy + PartialOrd + fmt::Display>(
 
 /// Parses `sqlite:path`, `sqlite://path` (so an absolute path has three slashes), `sqlite::memory:`
 /// or `sqlite://:memory:`. In the path, `%3F` stands for `?`, `%23` for `#`, `%25` for `%` and `%20` for
-/// a space; everything else is taken literally.
+/// a space; everything else is taken literally. A path that begins like `user:password@host` is refused
+/// after `//`, because it is probably the URL of a server.
 ///
 /// # Examples
 ///
@@ -248,7 +249,7 @@ impl FromStr for SqliteOptions {
     type Err = StoreError;
 
     fn from_str(url: &str) -> Result<Self, StoreError> {
-        // The URL of another database may have a password, so it is not shown.
+        // The URL of another database may have a password, so no error shows the URL.
         let rest = url
             .strip_prefix("sqlite:")
             .ok_or_else(|| invalid("a SQLite URL begins with sqlite:".to_owned()))?;
@@ -258,10 +259,20 @@ impl FromStr for SqliteOptions {
             path if path.contains('?') => {
                 "parameters are not supported; write ? in a file name as %3F"
             }
+            _ if has_password(rest) => {
+                "it has a user and a password, as the URL of a server; write sqlite:path for a file"
+            }
             path => return Ok(Self::file(unescape(path))),
         };
-        Err(invalid(format!("invalid SQLite URL {url:?}: {fault}")))
+        Err(invalid(format!("invalid SQLite URL: {fault}")))
     }
+}
+
+/// Whether the text after `sqlite:` begins like `//user:password@host`. A single letter is a drive of
+/// Windows.
+fn has_password(rest: &str) -> bool {
+    let user = rest.strip_prefix("//").and_then(|path| path.split_once(':'));
+    user.is_some_and(|(user, rest)| user.len() > 1 && !user.contains('/') && rest.contains('@'))
 }
 
 /// Replaces the escapes of a path. A `%` that begins none of [`ESCAPES`] stays as it is, so that
@@ -293,6 +304,9 @@ mod tests {
             ("sqlite:a%3fb%23c%20d%25e.db", Location::File("a?b#c d%e.db".into())),
             ("sqlite:a%253F#%2F%41%.db", Location::File("a%3F#%2F%41%.db".into())),
             ("sqlite:100%", Location::File("100%".into())),
+            ("sqlite:me:1@h.db", Location::File("me:1@h.db".into())),
+            ("sqlite:///var/me:1@h.db", Location::File("/var/me:1@h.db".into())),
+            ("sqlite://me@h.db", Location::File("me@h.db".into())),
             ("sqlite::memory:", Location::Memory),
             ("sqlite://:memory:", Location::Memory),
         ] {
@@ -302,9 +316,18 @@ mod tests {
 
     #[test]
     fn should_refuse_invalid_urls() {
-        for url in
-            ["", "a.db", "postgres://a:secret@b", "sqlite:", "sqlite://", "sqlite://a.db?mode=ro"]
-        {
+        for url in [
+            "",
+            "a.db",
+            "postgres://a:secret@b",
+            "sqlite:",
+            "sqlite://",
+            "sqlite://a.db?mode=ro",
+            "sqlite://me:secret@h/d",
+            "sqlite://me:se/secret@h/d",
+            "sqlite://me:secret@h/d?sslmode=require",
+            "sqlite:d?user=me&password=secret",
+        ] {
             let error = url.parse::<SqliteOptions>().unwrap_err();
             assert_eq!(error.code(), "INVALID_STORE_CONFIGURATION", "{url}");
             assert!(!error.to_string().contains("secret"), "{error}");
