@@ -305,7 +305,7 @@ async fn should_move_a_run_again_whose_engine_died() {
 /// the runs which were moved to it.
 #[tokio::test(flavor = "multi_thread")]
 async fn should_advance_moved_runs_whose_engine_lost_its_leases_and_joined_again() {
-    let fleet = Fleet::new(store(), SHORT);
+    let fleet = Fleet::new(store(), SHORT * 3);
     let old = fleet.builder().workflow("other", wait).start().await.unwrap();
     let faulty = FaultyStore::new(Arc::clone(&fleet.store));
     let host = fleet.builder().workflow("new", wait).store(Arc::clone(&faulty) as _);
@@ -333,6 +333,48 @@ async fn should_advance_moved_runs_whose_engine_lost_its_leases_and_joined_again
     for run in &runs {
         assert_eq!(final_result(run).await, 3);
     }
+    drop((old, host));
+}
+
+/// Other engines see a guest lease as soon as the store has it, and its engine once the store has answered.
+#[tokio::test(flavor = "multi_thread")]
+async fn should_advance_a_run_that_was_moved_to_it_before_it_knew_its_lease() {
+    let fleet = Fleet::new(store(), STEADY);
+    let old = fleet.builder().workflow("other", wait).start().await.unwrap();
+    let faulty = FaultyStore::new(Arc::clone(&fleet.store));
+    let host = fleet.builder().workflow("new", wait).store(Arc::clone(&faulty) as _);
+    let host = host.start().await.unwrap();
+    fleet.owned_by(2).await;
+    // The first shard stays with the first engine.
+    let run = host.start("new", &()).id(&ids("r")[0]).await.unwrap();
+    moved(&run, 1).await;
+    let (store, gate) = (Arc::clone(&fleet.store), Arc::new(tokio::sync::Semaphore::new(0)));
+    let answered = Arc::clone(&gate);
+    faulty.on_call(move |method| {
+        let (store, answered) = (Arc::clone(&store), Arc::clone(&answered));
+        (*method == "acquire").then(|| {
+            Fault::Until(Box::pin(async move {
+                let leases = store.leases().await.unwrap();
+                if leases.iter().any(|lease| lease.owner.as_str().ends_with("#1")) {
+                    answered.acquire().await.unwrap().forget();
+                }
+            }))
+        })
+    });
+    let leases = fleet.store.leases().await.unwrap().into_iter();
+    let of_host = [Shard::slot(1), Shard::guests(1)];
+    let lost: Vec<_> = leases.filter(|lease| of_host.contains(&lease.shard)).collect();
+    fleet.store.release(&lost).await.unwrap();
+    moved(&run, 2).await;
+    // The first scan may have begun before the move, the second one has not.
+    for _ in 0..2 {
+        let scans = faulty.count("wait_for");
+        run.signal("unheard", &()).await.unwrap();
+        eventually("the log is read", || async { faulty.count("wait_for") > scans }).await;
+    }
+    gate.add_permits(1000);
+    run.signal("go", &3).await.unwrap();
+    assert_eq!(final_result(&run).await, 3);
     drop((old, host));
 }
 

@@ -227,6 +227,11 @@ impl Engine {
         if hosts_changed {
             runs.extend(here);
         }
+        self.wake_moved(runs);
+    }
+
+    /// Wakes runs that this engine may advance now.
+    pub(super) fn wake_moved(self: &Arc<Self>, runs: Vec<Arc<str>>) {
         if runs.is_empty() {
             return;
         }

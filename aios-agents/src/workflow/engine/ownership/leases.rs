@@ -279,7 +279,8 @@ async fn take_free(engine: &Arc<Engine>, members: &Members) -> Result<(), Engine
         let guests = [Shard::guests(slot)];
         let owner = engine.hosting.owner_of_guests(engine.ownership.guest_leases_lost());
         let taken = engine.store.acquire(&guests, &owner, lease_time).await?;
-        engine.ownership.add(taken);
+        let moved = engine.ownership.add(taken);
+        engine.wake_moved(moved);
     }
     if wanted.is_empty() {
         return Ok(());

@@ -74,6 +74,9 @@ struct State {
     members: Members,
     /// Runs that were moved to this engine.
     guests: BTreeSet<Arc<str>>,
+    /// Runs that were moved to this engine under a guest lease whose acquisition the store has not answered
+    /// yet, with the fences of that lease.
+    coming: BTreeMap<Arc<str>, Fence>,
     /// How many guest leases this engine had and has no more.
     guest_leases_lost: u64,
     /// Runs of this engine's shards that were moved to other engines, with the fences of those
@@ -88,6 +91,28 @@ impl State {
         // not kept here.
         let first = self.shards.range(Shard::guests(0)..).next()?;
         first.0.guests_number().map(|_| *first.0)
+    }
+
+    /// Whether a fence belongs to a guest lease of this engine that it does not know yet, or no more.
+    fn is_coming(&self, fence: Fence) -> bool {
+        let slot = self.slot.as_ref().and_then(|lease| lease.shard.slot_number());
+        slot.is_some_and(|slot| Shard::guests(slot) == fence.shard)
+    }
+
+    /// Adds an acquired shard. Returns the runs that were moved to it before.
+    fn add(&mut self, lease: Lease) -> Vec<Arc<str>> {
+        let (shard, fence) = (lease.shard, lease.fence());
+        self.shards.insert(shard, Owned { lease, is_leaving: false });
+        if shard.guests_number().is_none() {
+            return Vec::new();
+        }
+        let mut coming = std::mem::take(&mut self.coming);
+        coming.retain(|_, to| *to == fence);
+        for run_id in coming.keys() {
+            self.away.remove(run_id);
+            self.guests.insert(Arc::clone(run_id));
+        }
+        coming.into_keys().collect()
     }
 
     /// See `Ownership::shard_of`.
@@ -205,6 +230,10 @@ impl Ownership {
         };
         let is_guest = to.is_some_and(is_ours);
         let away = to.filter(|_| !is_guest && state.shards.contains_key(&Shard::of(run_id)));
+        match to.filter(|to| !is_guest && state.is_coming(*to)) {
+            Some(fence) => state.coming.insert(Arc::clone(run_id), fence),
+            None => state.coming.remove(run_id),
+        };
         let was_guest = match is_guest {
             true => !state.guests.insert(Arc::clone(run_id)),
             false => state.guests.remove(run_id),
@@ -220,6 +249,7 @@ impl Ownership {
     pub(super) fn forget(&self, run_id: &str) {
         let mut state = self.state.lock();
         state.guests.remove(run_id);
+        state.coming.remove(run_id);
         state.away.remove(run_id);
     }
 
@@ -326,10 +356,11 @@ impl Ownership {
         }
     }
 
-    /// Adds acquired shards.
-    pub(super) fn add(&self, taken: Vec<Lease>) {
-        let owned = |lease: Lease| (lease.shard, Owned { lease, is_leaving: false });
-        self.state.lock().shards.extend(taken.into_iter().map(owned));
+    /// Adds acquired shards. Returns the runs that other engines have already moved to them: others see a
+    /// guest lease as soon as the store has it.
+    pub(super) fn add(&self, taken: Vec<Lease>) -> Vec<Arc<str>> {
+        let mut state = self.state.lock();
+        taken.into_iter().flat_map(|lease| state.add(lease)).collect()
     }
 
     /// All leases: of the shards, the slot and the relay.
