@@ -477,10 +477,14 @@ impl Execution {
     /// The entry that ends the run, once its code has ended. `successor` returns the id of the run that
     /// continues this one.
     ///
-    /// A successor gets the signals that this run has not taken, by their numbers.
+    /// A successor gets the signals that this run has not taken, by their numbers. A result names them.
     pub(crate) fn ending(&self, successor: impl FnOnce() -> String) -> Option<Entry> {
         Some(match self.outcome()?.clone() {
-            Ok(result) => Entry::Completed(Completed::new(result)),
+            Ok(result) => {
+                let mut completed = Completed::new(result);
+                completed.untaken_signals = self.machine().untaken_signals();
+                Entry::Completed(completed)
+            }
             Err(error) => match (error.operation(), error.into_kind()) {
                 (operation, Kind::Failed(failure)) => {
                     let mut failed = Failed::new(failure);

@@ -172,6 +172,9 @@ async fn should_log_signals_that_a_completed_run_has_not_received() {
         run.signal(name, &number).await.unwrap();
     }
     assert_eq!(result::<u32>(&run).await.unwrap(), 3);
+    let journal = run.journal(0, 100).await.unwrap();
+    let last: serde_json::Value = journal.last().unwrap().event.data().unwrap();
+    assert_eq!(last["untaken_signals"], serde_json::json!([1, 2]));
     let lines = logged.lines(&["without receiving all of its signals", "signals=2", run.id()]);
     assert_eq!(lines.len(), 1, "{lines:?}");
 }

@@ -356,6 +356,11 @@ pub struct Moved {
 pub struct Completed {
     /// The result.
     pub result: Payload,
+    /// The signals that the run accepted and its code did not receive, by their number among the signals
+    /// of this journal, from 1.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[new(default)]
+    pub untaken_signals: Vec<u64>,
 }
 
 /// The run ended with a failure.

@@ -95,7 +95,7 @@ mod tests {
         let started = workflow::Started { version: 2, parent: Some(parent), ..Default::default() };
         let started: Started = read(&started);
         assert_eq!((started.version, started.parent.unwrap().run_id), (2, "p".to_owned()));
-        let completed: Ended = read(&workflow::Completed { result: json.clone() });
+        let completed: Ended = read(&workflow::Completed::new(json.clone()));
         let failed: Ended = read(&workflow::Failed::new(failure.clone()));
         assert!(completed.result.is_some() && failed.failure.is_some());
         let status = workflow::StatusSet { operation: 1, text: "a".into(), progress: None };
