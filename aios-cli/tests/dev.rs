@@ -67,6 +67,12 @@ fn should_pause_resume_cancel_retry_and_fork() {
     program.done(&["cancel", "a", "--reason", "not needed"]);
     let error = program.fails(&["run", "a", "--wait"], 6);
     assert!(error.contains("not needed"), "{error}");
+    program.done(&["start", "approval", "\"t\"", "--id", "t"]);
+    program.done(&["cancel", "t", "--terminate"]);
+    program.fails(&["run", "t", "--wait"], 6);
+    let ended = program.json(&["run", "t"]);
+    let failure = &ended[0]["failure"];
+    assert_eq!(failure["details"]["terminated"], "cancelled by an operator", "{ended:?}");
 
     program.done(&["start", "welcome", "\"\"", "--id", "w"]);
     let error = program.fails(&["run", "w", "--wait"], 6);

@@ -68,6 +68,11 @@ async def test_should_control_runs() -> None:
         await waiting.cancel("enough")
         with pytest.raises(aios.RunCancelledError):
             await waiting.result()
+        endless = await client.start("approval", 0)
+        await endless.terminate("enough")
+        with pytest.raises(aios.RunCancelledError) as raised:
+            await endless.result()
+        assert raised.value.details["terminated"] == "enough"
 
 
 async def test_should_tell_what_a_run_waits_for() -> None:

@@ -484,6 +484,24 @@ async def test_should_cancel_and_compensate_in_reverse_order() -> None:
     assert undone == ["flight", "hotel"]
 
 
+async def test_should_end_a_run_whose_compensation_hangs() -> None:
+    @aios.workflow("hanging")
+    async def hanging(context: aios.WorkflowContext) -> None:
+        async def undo(context: aios.WorkflowContext) -> None:
+            await context.signal("undone")
+
+        context.compensate("hangs", undo)
+        await context.signal("never")
+
+    async with aios.Runtime(workflows=[hanging]) as runtime:
+        run = await runtime.start(hanging)
+        await run.cancel("changed my mind")
+        await run.terminate("it never ends")
+        with pytest.raises(aios.RunCancelledError, match="changed my mind") as raised:
+            await run.result()
+        assert raised.value.details["terminated"] == "it never ends"
+
+
 async def test_should_pause_resume_and_fork() -> None:
     @aios.workflow("pausing")
     async def pausing(context: aios.WorkflowContext) -> int:

@@ -100,6 +100,13 @@ async fn should_signal_pause_resume_and_cancel_runs(service: Service) {
     let result = service.result("r2").await;
     assert_eq!(result.attributes()["status"], "cancelled");
     assert!(result.attributes()["failure"]["message"].as_str().unwrap().contains("not needed"));
+
+    start(&service, "approval", "r3", json!(null)).await;
+    let body = json!({ "reason": "no way", "terminate": true });
+    assert_eq!(service.post("/runs/r3/actions/cancel", &body).await.status, 202);
+    let result = service.result("r3").await;
+    assert_eq!(result.attributes()["status"], "cancelled");
+    assert_eq!(result.attributes()["failure"]["details"]["terminated"], "no way");
 }
 
 async fn should_wait_for_a_result_and_say_that_there_is_none(service: Service) {

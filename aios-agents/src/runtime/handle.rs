@@ -270,6 +270,41 @@ impl RunHandle {
         self.command(entry, |status| status == RunStatus::Cancelling).await
     }
 
+    /// Ends the run as cancelled without waiting for its compensations, for example because one of them
+    /// never ends. Prefer [`cancel`](Self::cancel), which lets them finish.
+    ///
+    /// A running step is dropped, open tasks are cancelled, and so are the children that
+    /// [`cancel`](Self::cancel) would cancel. Compensations that have not ended are given up, and so are
+    /// children that they have started, which keep running. The failure of the run has the reason of the
+    /// first request to cancel, and the detail `terminated` with this one. A run that is blocked because its
+    /// journal can't be read stays blocked.
+    ///
+    /// # Errors
+    ///
+    /// See [`signal`](Self::signal).
+    ///
+    /// # Cancel safety
+    ///
+    /// See [`signal`](Self::signal).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use aios_agents::{RunHandle, RuntimeError};
+    ///
+    /// /// The compensation waits for a system that does not exist any more.
+    /// async fn give_up(run: &RunHandle) -> Result<(), RuntimeError> {
+    ///     run.cancel("the customer left").await?;
+    ///     run.terminate("the booking system was shut down").await
+    /// }
+    /// # let _ = give_up;
+    /// ```
+    pub async fn terminate(&self, reason: impl Into<String>) -> Result<(), RuntimeError> {
+        let mut request = CancelRequested::new(reason.into());
+        request.terminates = true;
+        self.command(Entry::CancelRequested(request), |_| false).await
+    }
+
     /// Pauses the run: until it is resumed, it starts no task, step or child, emits nothing and
     /// does not end. Operations already in flight continue, and their results are recorded. Pausing
     /// a paused run has no effect.

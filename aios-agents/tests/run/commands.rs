@@ -2,7 +2,7 @@
 
 use aios_agents::prelude::*;
 
-use crate::support::workflows::{eventually, result, runtime, sqlite, store};
+use crate::support::workflows::{PATIENCE, actions, eventually, result, runtime, sqlite, store};
 
 const STATUSES: [&str; 7] =
     ["running", "paused", "cancelling", "blocked", "completed", "failed", "cancelled"];
@@ -13,11 +13,12 @@ const ENDED: &str = "RUN_ENDED";
 const BUSY: &str = "RUN_CANCELLING";
 
 /// The result of each command: the status of the run afterwards, or an error code.
-const TABLE: [(&str, [&str; 7]); 4] = [
+const TABLE: [(&str, [&str; 7]); 5] = [
     ("signal", ["running", "paused", "cancelling", "blocked", ENDED, ENDED, ENDED]),
     ("pause", ["paused", "paused", BUSY, "blocked", ENDED, ENDED, ENDED]),
     ("resume", ["running", "running", "cancelling", "blocked", ENDED, ENDED, ENDED]),
     ("cancel", ["cancelling", "cancelling", "cancelling", "cancelled", ENDED, ENDED, ENDED]),
+    ("terminate", ["cancelled", "cancelled", "cancelled", "cancelled", ENDED, ENDED, ENDED]),
 ];
 
 /// Reaches the given status and keeps it. While it is being cancelled, it waits for a signal that
@@ -57,6 +58,7 @@ async fn command(run: &RunHandle, command: &str) -> Result<(), RuntimeError> {
         "signal" => run.signal("other", &1).await,
         "pause" => run.pause().await,
         "resume" => run.resume().await,
+        "terminate" => run.terminate("third").await,
         _ => run.cancel("second").await,
     }
 }
@@ -118,4 +120,57 @@ async fn should_refuse_commands_of_a_process_that_has_no_engine() {
         assert_eq!(command(&run, name).await.unwrap_err().code(), "RUN_ENDED", "{name}");
     }
     assert_eq!(result::<u32>(&run).await.unwrap(), 1);
+}
+
+/// Waits in its compensation for something that never comes. The one that was registered first would still
+/// have to run.
+async fn hangs(context: WorkflowContext, on: String) -> Result<(), WorkflowError> {
+    context.compensate("the rest", |context| async move {
+        context.run("undo", || async {}).await?;
+        Ok(())
+    });
+    context.compensate("hangs", |context| async move {
+        match &*on {
+            "a signal" => context.signal::<()>("undone").await,
+            "a step" => context.step("undo", std::future::pending::<Result<(), TaskError>>).await,
+            "a task" => context.task("ghost", &1).await,
+            _ => context.child("becomes", "running").await,
+        }
+    });
+    context.signal::<()>("never").await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn should_end_a_run_whose_compensation_hangs() {
+    let store = store();
+    let build = || runtime(&store).workflow("becomes", becomes).workflow("hangs", hangs);
+    let mut engine = build().start().await.unwrap();
+    for (on, begun) in [
+        ("a signal", "cancel_requested"),
+        ("a step", "cancel_requested"),
+        ("a task", "task_assigned"),
+        ("a child", "child_started"),
+    ] {
+        let run = engine.start("hangs", on).id(on.replace(' ', "-")).await.unwrap();
+        run.cancel("first").await.unwrap();
+        await_status(&run, &["cancelling"]).await;
+        eventually(on, || async { actions(&run).await.iter().any(|it| it == begun) }).await;
+        if on == "a signal" {
+            // The request is also obeyed by an engine that finds it in the journal.
+            engine.shutdown(PATIENCE).await.unwrap();
+            let client = build().client_only().start().await.unwrap();
+            client.handle(run.id()).await.unwrap().terminate("second").await.unwrap();
+            engine = build().start().await.unwrap();
+        } else {
+            run.terminate("second").await.unwrap();
+        }
+        let run = engine.handle(run.id()).await.unwrap();
+        let error = result::<()>(&run).await.unwrap_err();
+        let RunError::Cancelled { failure, .. } = &error else { panic!("{on}: {error:?}") };
+        assert_eq!(failure.message, "first", "{on}");
+        assert_eq!(failure.details["terminated"], "second", "{on}");
+        assert!(!actions(&run).await.iter().any(|it| it == "step_completed"), "{on}");
+        // A repeated request changes nothing.
+        assert_eq!(run.terminate("third").await.unwrap_err().code(), "RUN_ENDED");
+    }
 }

@@ -99,6 +99,9 @@ pub(crate) struct Cancel {
     /// Reason, recorded in the journal.
     #[arg(long, default_value = "cancelled by an operator")]
     pub(crate) reason: String,
+    /// End the run at once, without the rest of its compensations.
+    #[arg(long)]
+    pub(crate) terminate: bool,
 }
 
 /// Arguments of `retry`.

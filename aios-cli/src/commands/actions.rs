@@ -53,7 +53,11 @@ pub(super) async fn cancel(
     arguments: &Cancel,
     output: &mut Output,
 ) -> Result<(), CliError> {
-    let run = client.run(&arguments.run).cancel(&arguments.reason).await?;
+    let run = client.run(&arguments.run);
+    let run = match arguments.terminate {
+        true => run.terminate(&arguments.reason).await?,
+        false => run.cancel(&arguments.reason).await?,
+    };
     changed(&run, "cancelled", output)
 }
 

@@ -317,6 +317,10 @@ pub struct StatusSet {
 pub struct CancelRequested {
     /// The reason.
     pub reason: String,
+    /// Whether the run ends at once, without the rest of its compensations.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    #[new(default)]
+    pub terminates: bool,
 }
 
 /// The run cannot progress until something changes, such as its code.

@@ -127,6 +127,17 @@ class RunHandle(Generic[O]):
         coroutine = self._handle.cancel(reason)
         loop.call(coroutine)
 
+    def terminate(self, reason: str = "") -> None:
+        """Ends the run as cancelled at once, without the rest of its compensations, for example because one
+        of them never ends. Prefer :meth:`cancel`, which lets them finish.
+
+        Raises:
+            RunEndedError: The run has ended.
+        """
+        loop = self._loop
+        coroutine = self._handle.terminate(reason)
+        loop.call(coroutine)
+
     def pause(self) -> None:
         """Pauses the run. Tasks already in flight continue, and their results are recorded.
 

@@ -96,6 +96,14 @@ impl NativeRunHandle {
         })
     }
 
+    fn terminate<'py>(&self, py: Python<'py>, reason: String) -> PyResult<Bound<'py, PyAny>> {
+        let handle = self.handle(py)?;
+        self.calls.call(py, async move {
+            handle.terminate(reason).await?;
+            Ok(Answer::Nothing)
+        })
+    }
+
     fn pause<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
         let handle = self.handle(py)?;
         self.calls.call(py, async move {

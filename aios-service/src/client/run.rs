@@ -258,6 +258,20 @@ impl RunHandle {
         self.act("cancel", &json!({ "reason": reason })).await
     }
 
+    /// Ends the run as cancelled at once, without the rest of its compensations. Prefer
+    /// [`cancel`](Self::cancel), which lets them finish.
+    ///
+    /// # Errors
+    ///
+    /// See [`cancel`](Self::cancel).
+    ///
+    /// # Cancel safety
+    ///
+    /// See [`cancel`](Self::cancel).
+    pub async fn terminate(&self, reason: &str) -> Result<Run, ClientError> {
+        self.act("cancel", &json!({ "reason": reason, "terminate": true })).await
+    }
+
     /// Pauses the run. Tasks in progress continue, and their results are recorded.
     ///
     /// # Errors

@@ -126,6 +126,11 @@ export class RunHandle<T = unknown> {
     await this.#act("cancel", { reason });
   }
 
+  /** Ends the run as cancelled at once, without the rest of its compensations. */
+  async terminate(reason?: string): Promise<void> {
+    await this.#act("cancel", { reason, terminate: true });
+  }
+
   /** Pauses the run. */
   async pause(): Promise<void> {
     await this.#act("pause", {});

@@ -404,6 +404,7 @@ export interface paths {
         /**
          * Cancel a run
          * @description The run compensates and ends as cancelled. Cancelling a run again has no effect unless it is blocked.
+         *     A run with a compensation that does not end is ended with `terminate`.
          */
         post: operations["cancel_run"];
         delete?: never;
@@ -880,6 +881,8 @@ export interface components {
         CancelBody: {
             /** @description The reason, which becomes part of the failure of the run. */
             reason?: string | null;
+            /** @description Whether the run ends at once, without the rest of its compensations; `false` unless given. */
+            terminate?: boolean;
         };
         /**
          * @description The body of a new agent.

@@ -70,6 +70,16 @@ class RunHandle(Generic[O]):
         check_str("a reason", reason)
         await self._native.cancel(reason)
 
+    async def terminate(self, reason: str = "") -> None:
+        """Ends the run as cancelled at once, without the rest of its compensations, for example because one
+        of them never ends. Prefer :meth:`cancel`, which lets them finish.
+
+        Raises:
+            RunEndedError: The run has ended.
+        """
+        check_str("a reason", reason)
+        await self._native.terminate(reason)
+
     async def pause(self) -> None:
         """Pauses the run. Tasks already in flight continue, and their results are recorded.
 

@@ -84,6 +84,14 @@ impl RemoteRunHandle {
         })
     }
 
+    fn terminate<'py>(&self, py: Python<'py>, reason: String) -> PyResult<Bound<'py, PyAny>> {
+        let run = self.run.clone();
+        self.calls.call(py, async move {
+            run.terminate(&reason).await?;
+            Ok::<_, ErrorInfo>(Answer::Nothing)
+        })
+    }
+
     fn pause<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
         let run = self.run.clone();
         self.calls.call(py, async move {

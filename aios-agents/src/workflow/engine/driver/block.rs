@@ -26,6 +26,7 @@ use super::{Exit, entries::exit, measure::count_end};
 use crate::{
     failing::truncate,
     workflow::{
+        WorkflowError,
         engine::{Engine, RunOutcome},
         journal::{Blocked, Entry, JournalError},
     },
@@ -50,6 +51,8 @@ pub(super) struct BlockState {
     /// not fit, or what its code requests next can't be recorded. Once its code has recorded an operation
     /// again, the run is not given up: its code fits, and knows the compensations.
     pub(super) is_given_up: bool,
+    /// Why the run ends at once, whatever it waits for, if that was requested.
+    pub(super) terminated: Option<Failure>,
 }
 
 impl BlockState {
@@ -74,9 +77,13 @@ impl BlockState {
                 self.must_unblock = false;
             }
             Entry::Paused | Entry::Resumed => self.failure = None,
-            Entry::CancelRequested(_) => {
+            Entry::CancelRequested(request) => {
                 self.failure = None;
                 self.is_given_up |= self.must_unblock;
+                if request.terminates {
+                    let failure = Failure::new(WorkflowError::CANCELLED, request.reason.clone());
+                    self.terminated.get_or_insert(failure);
+                }
             }
             entry => self.is_given_up &= self.must_unblock || !is_from_code(entry),
         }

@@ -286,7 +286,8 @@ impl Driver {
             Some(uncancelled) => (self.engine.own_failure(uncancelled.clone()), None),
             None => match self.move_if_no_code(failure).await {
                 Ok(failure) => {
-                    let reason = self.cancel_requested.clone().filter(|_| self.block.is_given_up);
+                    let ends = self.block.is_given_up || self.block.terminated.is_some();
+                    let reason = self.cancel_requested.clone().filter(|_| ends);
                     (self.marked(failure), reason)
                 }
                 Err(exit) => return exit,
@@ -295,7 +296,10 @@ impl Driver {
         let (status, failure, entry) = match cancelled {
             None => (RunStatus::Blocked, failure.clone(), Entry::Blocked(Blocked::new(failure))),
             Some(reason) => {
-                let details = serde_json::json!({ "blocked": failure });
+                let details = match &self.block.terminated {
+                    Some(failure) => serde_json::json!({ "terminated": failure.message }),
+                    None => serde_json::json!({ "blocked": failure }),
+                };
                 let failure = Failure::new(WorkflowError::CANCELLED, reason).with_details(details);
                 (RunStatus::Cancelled, failure.clone(), Entry::Cancelled(Failed::new(failure)))
             }

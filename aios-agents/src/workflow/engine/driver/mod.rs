@@ -304,6 +304,7 @@ impl Driver {
     /// continue.
     async fn record(&mut self) -> Result<(), Exit> {
         let mismatch = self.write_failure.take().or_else(|| self.execution.block_reason());
+        let mismatch = mismatch.or_else(|| self.block.terminated.clone());
         if let Some(failure) = mismatch.or_else(|| self.children.uncancelled().cloned()) {
             return Err(self.block(failure).await);
         }

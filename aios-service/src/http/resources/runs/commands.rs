@@ -4,7 +4,7 @@
 //! at this moment. The answer is therefore 202: the command is recorded, and its effect comes
 //! later. Commands derive their ids from the `Idempotency-Key`, if there is one.
 
-use aios_agents::RunHandle;
+use aios_agents::{RunHandle, RuntimeError};
 use aios_core::event::Payload;
 use axum::{extract::State, response::Response};
 use serde::Deserialize;
@@ -69,17 +69,31 @@ pub(in crate::http) struct CancelBody {
     #[serde(default)]
     #[schema(required = false)]
     reason: Option<String>,
+    /// Whether the run ends at once, without the rest of its compensations; `false` unless given.
+    #[serde(default)]
+    #[schema(required = false)]
+    terminate: bool,
 }
 
 impl CancelBody {
-    pub(in crate::http) fn reason(self, caller: &Identity) -> String {
-        self.reason.unwrap_or_else(|| format!("cancelled by {}", caller.subject))
+    /// Cancels a run as the caller has asked.
+    pub(in crate::http) async fn apply(
+        self,
+        run: &RunHandle,
+        caller: &Identity,
+    ) -> Result<(), RuntimeError> {
+        let reason = self.reason.unwrap_or_else(|| format!("cancelled by {}", caller.subject));
+        match self.terminate {
+            true => run.terminate(reason).await,
+            false => run.cancel(reason).await,
+        }
     }
 }
 
 /// Cancel a run
 ///
 /// The run compensates and ends as cancelled. Cancelling a run again has no effect unless it is blocked.
+/// A run with a compensation that does not end is ended with `terminate`.
 #[utoipa::path(
     post,
     path = "/runs/{run_id}/actions/cancel",
@@ -97,8 +111,7 @@ pub(super) async fn cancel_run(
     prefix: Prefix,
     OptionalJson(body): OptionalJson<CancelBody>,
 ) -> Result<Response, ApiError> {
-    let reason = body.reason(&caller.identity);
-    handle(&api, &ids, &id)?.cancel(reason).await?;
+    body.apply(&handle(&api, &ids, &id)?, &caller.identity).await?;
     accepted(&api, &prefix, &id).await
 }
 

@@ -56,8 +56,7 @@ pub(super) async fn cancel_task(
         let details = serde_json::json!({ "run_id": run_id });
         return Err(ApiError::new("TASK_OF_WORKFLOW", message).with_details(details));
     }
-    let reason = body.reason(&caller.identity);
-    runs::handle(&api, &ids, &run_id)?.cancel(reason).await?;
+    body.apply(&runs::handle(&api, &ids, &run_id)?, &caller.identity).await?;
     let location = prefix.location(&["tasks", &id]);
     Ok(api.accepted(resource(find(&api, &id).await?), &location))
 }
