@@ -153,6 +153,21 @@ async def test_should_let_in_the_owners_of_keys_only() -> None:
         assert (limited.status_code, "retry-after" in limited.headers) == (429, True)
 
 
+async def test_should_answer_pages_of_allowed_origins_only() -> None:
+    origin = "https://console.example"
+    keys = [aios.ApiKey(aios.ApiKey.hash_of(KEY), "ada", ["runs:read"])]
+    async with mounted(cors_origins=[origin], api_keys=keys) as client:
+        headers = {"origin": origin, "x-api-key": KEY}
+        allowed = await client.get("/runs", headers=headers)
+        assert allowed.status_code == 200
+        assert allowed.headers["access-control-allow-origin"] == origin
+        preflight = {"origin": origin, "access-control-request-method": "POST"}
+        assert (await client.options("/tasks", headers=preflight)).status_code == 204
+        headers["origin"] = "https://other.example"
+        refused = await client.get("/runs", headers=headers)
+        assert (refused.status_code, refused.json()["error"]["code"]) == (403, "ORIGIN_NOT_ALLOWED")
+
+
 async def test_should_refuse_tokens_of_other_issuers(tmp_path: Any) -> None:
     keys = tmp_path / "keys.json"
     keys.write_text('{"keys": []}')
@@ -217,6 +232,8 @@ async def test_should_not_take_a_name_for_an_address_of_this_machine() -> None:
         ({"rate_limit": (0, 1.0)}, "rate_limit"),
         ({"max_body_bytes": 0}, "max_body_bytes"),
         ({"request_timeout": -1.0}, "seconds"),
+        ({"cors_origins": ["https://a.example/path"]}, "cors_origins"),
+        ({"cors_origins": "https://a.example"}, "cors_origins"),
     ],
 )
 def test_should_refuse_wrong_options(options: dict[str, Any], text: str) -> None:

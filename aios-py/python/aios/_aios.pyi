@@ -190,6 +190,7 @@ class NativeApi:
         request_timeout: float,
         stream_lifetime: float,
         rate_limit: tuple[int, float] | None,
+        cors_origins: Sequence[str],
     ) -> NativeApi: ...
     def request(
         self,

@@ -22,7 +22,7 @@ pub(crate) struct NativeApi {
 impl NativeApi {
     #[new]
     #[allow(clippy::too_many_arguments, reason = "called only by aios._service.asgi")]
-    #[pyo3(signature = (prefix, health, metrics, keys, issuers, loopback, max_body_bytes, request_timeout, stream_lifetime, rate_limit))]
+    #[pyo3(signature = (prefix, health, metrics, keys, issuers, loopback, max_body_bytes, request_timeout, stream_lifetime, rate_limit, cors_origins))]
     fn new(
         py: Python<'_>,
         prefix: String,
@@ -35,6 +35,7 @@ impl NativeApi {
         request_timeout: f64,
         stream_lifetime: f64,
         rate_limit: Option<(u32, f64)>,
+        cors_origins: Vec<String>,
     ) -> PyResult<Self> {
         let options = RawOptions {
             prefix,
@@ -47,6 +48,7 @@ impl NativeApi {
             request_timeout,
             stream_lifetime,
             rate_limit,
+            cors_origins,
         };
         Ok(Self { arguments: Arc::new(options.check(py)?) })
     }

@@ -16,7 +16,7 @@ use std::{
 use aios_core::event::Timestamp;
 use aios_service::{
     auth::{Anonymous, ApiKey, ApiKeyHash, ApiKeys, FileKeys, JwtIssuer, JwtTokens, Permissions},
-    http::{ApiOptions, Limits, RateLimit},
+    http::{ApiOptions, Cors, Limits, RateLimit},
 };
 use parking_lot::Mutex;
 use pyo3::prelude::*;
@@ -40,6 +40,8 @@ pub(crate) struct ApiArguments {
     /// Whether callers on this machine need no credentials.
     allows_loopback: bool,
     stream_lifetime: Duration,
+    /// The origins whose web pages may use the API.
+    cors: Option<Cors>,
     /// The limits of requests; `None` if there is no API, but health checks alone.
     limits: Option<Mutex<CurrentLimits>>,
 }
@@ -132,6 +134,7 @@ impl ApiArguments {
             issuers: Vec::new(),
             allows_loopback: false,
             stream_lifetime: Duration::ZERO,
+            cors: None,
             limits: None,
         }
     }
@@ -165,6 +168,9 @@ impl ApiArguments {
             .with_max_body_bytes(limits.max_body_bytes)
             .with_request_timeout(limits.request_timeout)
             .with_stream_lifetime(self.stream_lifetime);
+        if let Some(cors) = &self.cors {
+            options = options.with_cors(cors.clone());
+        }
         if !self.keys.is_empty() {
             options = options.with_authenticator(ApiKeys::new(self.keys.iter().cloned()));
         }
@@ -213,6 +219,7 @@ pub(super) struct RawOptions {
     pub(super) request_timeout: f64,
     pub(super) stream_lifetime: f64,
     pub(super) rate_limit: Option<(u32, f64)>,
+    pub(super) cors_origins: Vec<String>,
 }
 
 impl RawOptions {
@@ -231,6 +238,7 @@ impl RawOptions {
             issuers: issuers.collect::<PyResult<_>>()?,
             allows_loopback: self.loopback,
             stream_lifetime: seconds(py, "stream_lifetime", self.stream_lifetime)?,
+            cors: cors(py, &self.cors_origins)?,
             limits: Some(Mutex::new(CurrentLimits { values, of_router: None })),
         })
     }
@@ -261,6 +269,15 @@ impl IssuerArg {
             roles: roles.collect::<PyResult<_>>()?,
         })
     }
+}
+
+/// The permission of web pages; `None` if there are no origins.
+fn cors(py: Python<'_>, origins: &[String]) -> PyResult<Option<Cors>> {
+    if origins.is_empty() {
+        return Ok(None);
+    }
+    let cors = Cors::new(origins.iter().map(String::as_str));
+    cors.map(Some).map_err(|error| invalid(py, "cors_origins", &error))
 }
 
 /// Permissions from their texts.

@@ -9,7 +9,7 @@ from urllib.parse import quote
 
 from .. import _aios
 from .._errors import ConfigurationError
-from .._types.validation import as_list, check_at_least, check_text
+from .._types.validation import as_list, as_texts, check_at_least, check_text
 
 if TYPE_CHECKING:
     from .._aios import NativeApi, NativeClient, NativeExchange
@@ -104,6 +104,7 @@ class _Options(NamedTuple):
     request_timeout: float
     stream_lifetime: float
     rate_limit: tuple[int, float] | None
+    cors_origins: list[str]
 
 
 class Asgi:
@@ -311,6 +312,7 @@ def asgi(
     request_timeout: float = 30.0,
     stream_lifetime: float = 600.0,
     rate_limit: tuple[int, float] | None = None,
+    cors_origins: Iterable[str] = (),
 ) -> Asgi:
     """The HTTP API of a runtime or client as an ASGI application, to mount into FastAPI or Starlette::
 
@@ -335,6 +337,9 @@ def asgi(
         request_timeout: How many seconds a request may take.
         stream_lifetime: After how many seconds an event stream ends; its client then reconnects.
         rate_limit: How many requests in how many seconds a caller may send; unlimited by default.
+        cors_origins: Origins whose web pages may call the API from a browser, such as
+            ``https://console.example``. Requests from pages of any other origin but that of the API itself
+            are refused, whatever a middleware of the application permits.
 
     Raises:
         ConfigurationError: An option is invalid, or this build of aios has no HTTP API.
@@ -357,6 +362,7 @@ def asgi(
         request_timeout,
         stream_lifetime,
         rate_limit,
+        as_texts(cors_origins, "cors_origins"),
     )
     check_text("prefix", prefix)
     return Asgi(runtime, options, prefix, health)
