@@ -68,6 +68,14 @@ impl Documents {
     pub(super) fn v31(&self) -> String {
         text(&self.0)
     }
+
+    /// The document of version 3.1 for a page one level below the API, as JSON.
+    #[cfg(feature = "swagger")]
+    pub(super) fn v31_below(&self) -> String {
+        let mut document = self.0.clone();
+        set(&mut document, &["servers"], json!([{ "url": ".." }]));
+        text(&document)
+    }
 }
 
 /// The document as indented JSON with a line end, as the file has it.

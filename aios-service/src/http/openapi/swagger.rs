@@ -33,7 +33,8 @@ pub(crate) fn routes() -> Router<Api> {
 
 /// The document of the API, for the page.
 async fn document(Extension(documents): Extension<Arc<Documents>>) -> Response {
-    ([(header::CONTENT_TYPE, "application/json")], documents.v31()).into_response()
+    // The page resolves the server against the URL of this document, which is below `/docs`.
+    ([(header::CONTENT_TYPE, "application/json")], documents.v31_below()).into_response()
 }
 
 /// A file of the page, with a policy that lets it load nothing from elsewhere.
