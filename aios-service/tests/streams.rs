@@ -2,7 +2,11 @@
 
 use std::{sync::Arc, time::Duration};
 
-use aios_core::{clock::VirtualClock, event::Timestamp};
+use aios_core::{
+    clock::VirtualClock,
+    event::{Event, Timestamp},
+    store::{Append, EventStoreExt, StreamId},
+};
 use aios_service::{
     auth::{ApiKey, ApiKeyHash, ApiKeys, Permissions},
     http::{ApiOptions, Shutdown},
@@ -25,6 +29,7 @@ on_every_store! {
     should_send_only_events_that_match
     should_tell_browsers_to_stop_when_a_run_has_ended
     should_follow_an_agent_and_its_tasks
+    should_tell_followers_of_an_agent_that_it_is_missing
 }
 
 /// The messages of a stream: their ids and events.
@@ -97,6 +102,24 @@ async fn should_follow_an_agent_and_its_tasks(service: Service) {
     }
     let missing = service.get("/agents/nothing/events").await;
     assert_eq!(missing.fault(), (404, "AGENT_NOT_FOUND"));
+}
+
+async fn should_tell_followers_of_an_agent_that_it_is_missing(service: Service) {
+    let agents = service.get("/agents").await;
+    let id = agents.body["data"][0]["id"].as_str().unwrap();
+    let path = format!("/agents/{id}/events");
+    let mut messages = Messages::open(&service, &path, None).await;
+    for missing in ["another", id] {
+        let data = json!({ "agent_id": missing, "agent_type": "greeter", "last_seen_at": null });
+        let event_type = "system.agent.heartbeat_missed".parse().unwrap();
+        let event = Event::new(event_type, "test", &data).unwrap();
+        let stream = StreamId::new(format!("agents/{missing}")).unwrap();
+        let append = Append::new(stream, vec![event]);
+        service.runtime.store().unwrap().append_one(append).await.unwrap();
+    }
+    let (_, event) = messages.next().await.unwrap();
+    assert_eq!(event["attributes"]["type"], "system.agent.heartbeat_missed");
+    assert_eq!(event["attributes"]["data"]["agent_id"], id);
 }
 
 async fn run(service: &Service, id: &str) {

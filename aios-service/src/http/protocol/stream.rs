@@ -16,7 +16,7 @@ use std::{convert::Infallible, sync::Arc, time::Duration};
 use aios_agents::{RuntimeError, runtime::RunEvents};
 use aios_core::{
     BoxFuture, Chain,
-    catalog::agent,
+    catalog::{agent, system},
     event::Pattern,
     store::{
         EventStoreExt, LogSubscription, PageRequest, RecordedEvent, Store, StoreError, TaskFilter,
@@ -53,6 +53,8 @@ const KEEP_ALIVE: Duration = Duration::from_secs(15);
 /// Number of events that do not match after which the client is sent the position, so that it does not
 /// read them again when it reconnects.
 const SKIPPED: u64 = 500;
+/// Before the id of an agent in the name of its stream.
+const AGENTS: &str = "agents/";
 
 /// The routes of this module.
 pub(crate) fn routes() -> OpenApiRouter<Api> {
@@ -293,10 +295,13 @@ impl Filter {
             Self::Type(pattern) => return Ok(pattern.matches(&event.event.event_type)),
             Self::Agent { id, agent_type, store } => (id, agent_type, store),
         };
-        let (agent::DOMAIN, entity, _) = event.event.event_type.segments() else {
-            return Ok(false);
-        };
-        if entity != agent_type {
+        let (domain, entity, _) = event.event.event_type.segments();
+        // Events that no agent of the type causes, such as that it is missing.
+        if domain == system::DOMAIN {
+            let stream = event.stream.as_str().strip_prefix(AGENTS);
+            return Ok(stream == Some(id.as_str()));
+        }
+        if domain != agent::DOMAIN || entity != agent_type {
             return Ok(false);
         }
         let Ok(About { agent_id, task_id }) = event.event.data() else { return Ok(false) };
