@@ -12,6 +12,7 @@ mod agents;
 mod audit;
 #[cfg(feature = "client")]
 mod client;
+mod commands;
 mod conditions;
 mod config;
 mod conventions;

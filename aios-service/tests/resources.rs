@@ -406,7 +406,10 @@ async fn should_list_and_find_workflows(service: Service) {
     let ids = list.body["data"].as_array().unwrap().iter();
     let mut ids: Vec<_> = ids.map(|it| it["id"].as_str().unwrap()).collect();
     ids.sort_unstable();
-    assert_eq!(ids, ["approval@1", "failing@1", "parent@1", "single_task@1", "welcome@1"]);
+    assert_eq!(
+        ids,
+        ["approval@1", "failing@1", "parent@1", "refused@1", "single_task@1", "welcome@1"]
+    );
     for id in ["welcome", "welcome@1"] {
         let workflow = service.get(&format!("/workflows/{id}")).await;
         assert_eq!(workflow.body["data"]["id"], "welcome@1");

@@ -73,6 +73,11 @@ async fn failing(_: WorkflowContext, _: Value) -> Result<Value, WorkflowError> {
     Err(WorkflowError::failed(Failure::new("CARD_DECLINED", "no money")))
 }
 
+async fn refused(context: WorkflowContext, _: Value) -> Result<Value, WorkflowError> {
+    let refuse = || async { Err(TaskError::terminal(Failure::new("REFUSED", "never"))) };
+    context.step("refuse", refuse).await
+}
+
 /// A runtime and the API on it.
 pub(crate) struct Service {
     pub(crate) runtime: Arc<Runtime>,
@@ -149,6 +154,7 @@ impl Service {
             .workflow("approval", approval)
             .workflow("failing", failing)
             .workflow("parent", parent)
+            .workflow("refused", refused)
             .start()
             .await
             .unwrap();

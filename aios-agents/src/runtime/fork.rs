@@ -17,11 +17,11 @@ use aios_core::{
     store::{RunRecord, RunStatus},
 };
 
-use super::{RunHandle, RuntimeError};
+use super::{RunHandle, RuntimeError, send::check_metadata};
 use crate::workflow::{
     journal::{
         ChildEnded, ChildStarted, Codec, Entry, Failed, Fork, Parent, Selection, decode, mark_copy,
-        seed_of,
+        on_behalf_of, seed_of,
     },
     machine::signal_timeout,
     run_id,
@@ -184,6 +184,7 @@ impl RunHandle {
 
     /// Copies the journal up to the cut, and begins the new run with it.
     async fn begin_copy(&self, cut: Cut<'_>, new_id: Arc<str>) -> Result<Self, RuntimeError> {
+        check_metadata(&self.metadata)?;
         let mut events = self.copies(cut, &new_id).await?;
         if let Some((id, first)) = self.request_event("fork").zip(events.first_mut()) {
             first.id = id;
@@ -242,7 +243,9 @@ impl RunHandle {
                 let entry = fork.copy(entry, source.timestamp, origin);
                 let mut metadata = (*source.metadata).clone();
                 // The start of the copy is an event of its own; the others only repeat events.
-                if !events.is_empty() {
+                if events.is_empty() {
+                    metadata = on_behalf_of(&self.metadata, metadata);
+                } else {
                     mark_copy(&mut metadata, &source.id)?;
                 }
                 metadata.run_id = Some(new_id.into());

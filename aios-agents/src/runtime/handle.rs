@@ -8,7 +8,7 @@
 use std::sync::Arc;
 
 use aios_core::{
-    event::{EventId, Payload},
+    event::{EventId, Metadata, Payload},
     failure::Failure,
     store::{EventStore, RecordedEvent, RunRecord, RunStatus, StoreError, StreamId},
 };
@@ -16,7 +16,7 @@ use serde::{Serialize, de::DeserializeOwned};
 
 use super::{
     Client, RunError, RunEvents, RuntimeError,
-    send::{request_id, send},
+    send::{Command, check_metadata, request_id, send},
 };
 use crate::{
     output::RunStream,
@@ -67,6 +67,8 @@ pub struct RunHandle {
     run_id: Arc<str>,
     /// Makes commands idempotent; `None` repeats them.
     request_id: Option<Arc<str>>,
+    /// The correlation, user and trace of the caller, as far as they are set.
+    pub(super) metadata: Arc<Metadata>,
     /// See [`created`](Self::created).
     created: Option<Arc<RunRecord>>,
 }
@@ -74,7 +76,8 @@ pub struct RunHandle {
 impl RunHandle {
     /// A handle of a run that is not known to exist.
     pub(super) fn new(client: Client, run_id: Arc<str>) -> Self {
-        Self { client, run_id, request_id: None, created: None }
+        let metadata = Metadata::empty();
+        Self { client, run_id, request_id: None, metadata, created: None }
     }
 
     /// Sets the row with which the run was created.
@@ -109,6 +112,29 @@ impl RunHandle {
     #[must_use]
     pub fn with_request_id(mut self, id: impl Into<Arc<str>>) -> Self {
         self.request_id = Some(id.into());
+        self
+    }
+
+    /// Sets the correlation id, the user and the trace context on whose behalf this handle signals, cancels,
+    /// pauses, resumes, forks or retries the run. They become part of the event of the command, or of the
+    /// start of the new run and so of all events that it causes. What is not set stays as in the start of
+    /// this run; so do the events that this run itself causes.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use aios_agents::{RunHandle, RuntimeError};
+    /// use aios_core::event::Metadata;
+    ///
+    /// async fn stop(run: RunHandle, operator: &str) -> Result<(), RuntimeError> {
+    ///     let metadata = Metadata { user_id: Some(operator.into()), ..Metadata::default() };
+    ///     run.with_metadata(metadata).cancel("maintenance").await
+    /// }
+    /// # let _ = stop;
+    /// ```
+    #[must_use]
+    pub fn with_metadata(mut self, metadata: Metadata) -> Self {
+        self.metadata = Arc::new(metadata);
         self
     }
 
@@ -217,9 +243,7 @@ impl RunHandle {
         name: &str,
         payload: &T,
     ) -> Result<(), RuntimeError> {
-        InvalidSignalName::check(name)?;
-        let payload = Payload::encode(payload)?;
-        self.append(Entry::Signaled(Signaled::new(name.into(), payload)), None).await
+        self.append(signaled(name, payload)?, self.command_event(), None).await
     }
 
     /// Requests cancellation of the run: its future is dropped at its current await point, and its
@@ -357,7 +381,12 @@ impl RunHandle {
                 false => Err(RuntimeError::RunCancelling { run_id: row.id }),
             };
         }
-        self.append(entry, Some(row)).await
+        self.append(entry, self.command_event(), Some(row)).await
+    }
+
+    /// The id of the event of a command: that of the request, or a new one.
+    fn command_event(&self) -> EventId {
+        self.request_event("command").unwrap_or_else(EventId::generate)
     }
 
     /// The id of an event that is recorded on behalf of the request, if it has an id.
@@ -367,14 +396,15 @@ impl RunHandle {
     }
 
     /// Appends an entry to the current run, whose row is read unless it was just read.
-    async fn append(&self, entry: Entry, row: Option<RunRecord>) -> Result<(), RuntimeError> {
-        if let Some(id) = self.request_event("command") {
-            return send(&self.client, &self.run_id, &entry, &id).await;
-        }
-        let journals = &self.client.journals;
-        let reached = journals.append_to_current(&self.run_id, &entry, None, row).await?;
-        self.client.nudge(reached);
-        Ok(())
+    async fn append(
+        &self,
+        entry: Entry,
+        id: EventId,
+        row: Option<RunRecord>,
+    ) -> Result<(), RuntimeError> {
+        check_metadata(&self.metadata)?;
+        let command = Command { entry: &entry, id: &id, metadata: &self.metadata };
+        send(&self.client, &self.run_id, command, row).await
     }
 
     /// Returns a page of the run's journal: the events with a version above `after`, at most
@@ -466,6 +496,12 @@ impl RunHandle {
     pub fn stream(&self, name: &str) -> RunStream {
         RunStream::new(self.client.journals.clone(), Arc::clone(&self.run_id), name)
     }
+}
+
+/// The entry of a signal.
+fn signaled<T: Serialize + ?Sized>(name: &str, payload: &T) -> Result<Entry, RuntimeError> {
+    InvalidSignalName::check(name)?;
+    Ok(Entry::Signaled(Signaled::new(name.into(), Payload::encode(payload)?)))
 }
 
 /// Used for a run that ended without a result and without a failure.

@@ -28,7 +28,7 @@ use serde::Serialize;
 
 use super::{
     Client, RunHandle, RuntimeError,
-    send::{request_id, send},
+    send::{Command, check_metadata, request_id, send},
 };
 use crate::{
     options::check_span,
@@ -38,9 +38,6 @@ use crate::{
         run_id,
     },
 };
-
-/// Maximum size of a run's metadata, in bytes of JSON.
-const MAX_METADATA_BYTES: usize = 64 * 1024;
 
 /// A run to be started. Awaiting it returns a [`RunHandle`] once the start is durable.
 ///
@@ -193,7 +190,8 @@ impl StartRun {
             let checked = check_span("the delay of a start", delay, Duration::ZERO);
             checked.map_err(|reason| RuntimeError::InvalidConfiguration { reason })?;
         }
-        check_metadata(&self.metadata)?;
+        let metadata = self.metadata;
+        check_metadata(&metadata)?;
         let start_at = self.start_at.or(self.delay.map(|delay| journals.clock.now() + delay));
         let input = self.input?;
         let signals = std::mem::take(&mut self.signals);
@@ -206,7 +204,7 @@ impl StartRun {
         // Announced before the append, so that the engine need not read the journal.
         let starting = client.engine.as_ref().map(|engine| engine.starting(&run_id));
         let mut row = None;
-        match journals.start(&run_id, &self.workflow, started, others, self.metadata).await {
+        match journals.start(&run_id, &self.workflow, started, others, metadata.clone()).await {
             Ok(journal) => {
                 row = created(&journal);
                 if let Some(starting) = starting {
@@ -220,26 +218,14 @@ impl StartRun {
             Err(error) if is_repeated(&error, &signals) => {
                 same_start(&client, &run_id, &self.workflow, None).await?;
                 for (entry, id) in &signals {
-                    send(&client, &run_id, entry, id).await?;
+                    let command = Command { entry, id, metadata: &metadata };
+                    send(&client, &run_id, command, None).await?;
                 }
             }
             Err(error) => return Err(error.into()),
         }
         Ok(RunHandle::new(client, run_id).with_created(row))
     }
-}
-
-/// Rejects metadata that would leave too little space in an event.
-fn check_metadata(metadata: &Metadata) -> Result<(), RuntimeError> {
-    let bytes = Payload::encode(metadata)?.as_str().len();
-    if bytes > MAX_METADATA_BYTES {
-        let reason = format!(
-            "the metadata of a run has {bytes} bytes, more than the maximum of {MAX_METADATA_BYTES}; \
-             every event of the run carries it"
-        );
-        return Err(RuntimeError::InvalidConfiguration { reason });
-    }
-    Ok(())
 }
 
 /// Refuses two signals with one id: the store would keep only one of them.

@@ -119,7 +119,7 @@ impl Journals {
         id: Option<EventId>,
     ) -> Result<(), JournalError> {
         let row = self.row(run_id).await?;
-        self.append_to(&row, entry, id).await
+        self.append_to(&row, entry, id, &Metadata::default()).await
     }
 
     /// Like [`append`](Self::append), for the owner of the run's shard. Fails with
@@ -131,19 +131,21 @@ impl Journals {
         id: Option<EventId>,
         fence: Fence,
     ) -> Result<(), JournalError> {
-        let event = self.event_for(&self.row(run_id).await?, entry, id).await?;
+        let row = self.row(run_id).await?;
+        let event = self.event_for(&row, entry, id, &Metadata::default()).await?;
         let append = Append::new(StreamId::of_run(run_id)?, vec![event]).with_fence(fence);
         self.append_one(run_id, append).await
     }
 
-    /// Like [`append`](Self::append), for a run whose row was just read.
-    pub(crate) async fn append_to(
+    /// Like [`append`](Self::append), for a run whose row was just read, and a caller with this metadata.
+    async fn append_to(
         &self,
         row: &RunRecord,
         entry: Entry,
         id: Option<EventId>,
+        caller: &Metadata,
     ) -> Result<(), JournalError> {
-        let event = self.event_for(row, entry, id).await?;
+        let event = self.event_for(row, entry, id, caller).await?;
         self.append_event(&row.id, event).await
     }
 
@@ -153,6 +155,7 @@ impl Journals {
         row: &RunRecord,
         entry: Entry,
         id: Option<EventId>,
+        caller: &Metadata,
     ) -> Result<Event, JournalError> {
         // Saves an append that the store would refuse, and names the status.
         if row.status.is_final() {
@@ -160,7 +163,7 @@ impl Journals {
         }
         // Read again for each append: callers outside of the run have no other way to its correlation
         // id.
-        let metadata = Arc::new(self.run_metadata(&row.id).await?);
+        let metadata = Arc::new(on_behalf_of(caller, self.run_metadata(&row.id).await?));
         let event = self.codec(&row.workflow)?.encode(entry, self.clock.now(), metadata)?.event;
         Ok(match id {
             Some(id) => event.with_id(id),
@@ -210,11 +213,23 @@ impl Journals {
 
     /// Appends an entry to the current run of the chain of `run_id`, which may continue as another run
     /// at any time. Returns the id of the current run. `known` is its row, if it was just read.
+    pub(crate) async fn append_to_current(
+        &self,
+        run_id: &str,
+        entry: &Entry,
+        id: Option<&EventId>,
+        known: Option<RunRecord>,
+    ) -> Result<String, JournalError> {
+        self.append_to_current_for(&Metadata::default(), run_id, entry, id, known).await
+    }
+
+    /// Like [`append_to_current`](Self::append_to_current), for a caller with this metadata.
     ///
     /// The loop ends: it repeats only if the run has continued since its row was read, and then reads
     /// the row of the next one.
-    pub(crate) async fn append_to_current(
+    pub(crate) async fn append_to_current_for(
         &self,
+        caller: &Metadata,
         run_id: &str,
         entry: &Entry,
         id: Option<&EventId>,
@@ -226,7 +241,7 @@ impl Journals {
                 None => self.current(run_id).await?,
             };
             let is_continued = row.status == RunStatus::Continued;
-            match self.append_to(&row, entry.clone(), id.cloned()).await {
+            match self.append_to(&row, entry.clone(), id.cloned(), caller).await {
                 Err(JournalError::Ended { status: RunStatus::Continued, .. }) if !is_continued => {}
                 result => return result.map(|()| row.id),
             }
@@ -508,4 +523,19 @@ fn start_metadata(mut given: Metadata, run_id: &str) -> Metadata {
     let run_id: Arc<str> = run_id.into();
     let correlation_id = given.correlation_id.or_else(|| Some(Arc::clone(&run_id)));
     Metadata { correlation_id, run_id: Some(run_id), reply_to: None, incarnation: None, ..given }
+}
+
+/// The metadata of what a caller asks of a run: what the caller has set, and otherwise that of the run.
+pub(crate) fn on_behalf_of(caller: &Metadata, of_run: Metadata) -> Metadata {
+    // A state belongs to its trace.
+    let trace = if caller.traceparent.is_some() { caller } else { &of_run };
+    let (traceparent, tracestate) = (trace.traceparent.clone(), trace.tracestate.clone());
+    Metadata {
+        correlation_id: caller.correlation_id.clone().or(of_run.correlation_id),
+        causation_id: caller.causation_id.clone().or(of_run.causation_id),
+        user_id: caller.user_id.clone().or(of_run.user_id),
+        traceparent,
+        tracestate,
+        ..of_run
+    }
 }

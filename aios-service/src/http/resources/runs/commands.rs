@@ -6,7 +6,7 @@
 
 use aios_agents::{RunHandle, RuntimeError};
 use aios_core::event::Payload;
-use axum::{extract::State, response::Response};
+use axum::{extract::State, http::HeaderMap, response::Response};
 use serde::Deserialize;
 use utoipa::ToSchema;
 
@@ -17,6 +17,7 @@ use crate::{
         ApiError,
         layers::{
             Caller, RequestIds, RunsCancel, RunsFork, RunsPause, RunsResume, RunsRetry, RunsSignal,
+            metadata,
         },
         protocol::{Document, EmptyBody, Json, OptionalJson, Path, Prefix, integer},
         state::Api,
@@ -51,13 +52,13 @@ pub(super) struct SignalBody {
 )]
 pub(super) async fn signal_run(
     State(api): State<Api>,
-    _: Caller<RunsSignal>,
+    caller: Caller<RunsSignal>,
     ids: RequestIds,
     Path(id): Path<String>,
-    prefix: Prefix,
+    (prefix, headers): (Prefix, HeaderMap),
     Json(body): Json<SignalBody>,
 ) -> Result<Response, ApiError> {
-    handle(&api, &ids, &id)?.signal(&body.name, &body.payload).await?;
+    handle(&api, &ids, &caller.identity, &headers, &id)?.signal(&body.name, &body.payload).await?;
     accepted(&api, &prefix, &id).await
 }
 
@@ -108,10 +109,11 @@ pub(super) async fn cancel_run(
     caller: Caller<RunsCancel>,
     ids: RequestIds,
     Path(id): Path<String>,
-    prefix: Prefix,
+    (prefix, headers): (Prefix, HeaderMap),
     OptionalJson(body): OptionalJson<CancelBody>,
 ) -> Result<Response, ApiError> {
-    body.apply(&handle(&api, &ids, &id)?, &caller.identity).await?;
+    let run = handle(&api, &ids, &caller.identity, &headers, &id)?;
+    body.apply(&run, &caller.identity).await?;
     accepted(&api, &prefix, &id).await
 }
 
@@ -128,13 +130,13 @@ pub(super) async fn cancel_run(
 )]
 pub(super) async fn pause_run(
     State(api): State<Api>,
-    _: Caller<RunsPause>,
+    caller: Caller<RunsPause>,
     ids: RequestIds,
     Path(id): Path<String>,
-    prefix: Prefix,
+    (prefix, headers): (Prefix, HeaderMap),
     EmptyBody: EmptyBody,
 ) -> Result<Response, ApiError> {
-    handle(&api, &ids, &id)?.pause().await?;
+    handle(&api, &ids, &caller.identity, &headers, &id)?.pause().await?;
     accepted(&api, &prefix, &id).await
 }
 
@@ -151,13 +153,13 @@ pub(super) async fn pause_run(
 )]
 pub(super) async fn resume_run(
     State(api): State<Api>,
-    _: Caller<RunsResume>,
+    caller: Caller<RunsResume>,
     ids: RequestIds,
     Path(id): Path<String>,
-    prefix: Prefix,
+    (prefix, headers): (Prefix, HeaderMap),
     EmptyBody: EmptyBody,
 ) -> Result<Response, ApiError> {
-    handle(&api, &ids, &id)?.resume().await?;
+    handle(&api, &ids, &caller.identity, &headers, &id)?.resume().await?;
     accepted(&api, &prefix, &id).await
 }
 
@@ -189,14 +191,15 @@ pub(super) struct ForkBody {
 )]
 pub(super) async fn fork_run(
     State(api): State<Api>,
-    _: Caller<RunsFork>,
+    caller: Caller<RunsFork>,
     ids: RequestIds,
     Path(id): Path<String>,
-    prefix: Prefix,
+    (prefix, headers): (Prefix, HeaderMap),
     Json(body): Json<ForkBody>,
 ) -> Result<Response, ApiError> {
     let new_id = body.run_id.unwrap_or_else(|| ids.id_of("run").to_string());
-    let forked = handle(&api, &ids, &id)?.fork(body.operation, new_id).await?;
+    let forked =
+        handle(&api, &ids, &caller.identity, &headers, &id)?.fork(body.operation, new_id).await?;
     accepted(&api, &prefix, forked.id()).await
 }
 
@@ -225,25 +228,28 @@ pub(super) struct RetryBody {
 )]
 pub(super) async fn retry_run(
     State(api): State<Api>,
-    _: Caller<RunsRetry>,
+    caller: Caller<RunsRetry>,
     ids: RequestIds,
     Path(id): Path<String>,
-    prefix: Prefix,
+    (prefix, headers): (Prefix, HeaderMap),
     OptionalJson(body): OptionalJson<RetryBody>,
 ) -> Result<Response, ApiError> {
     let new_id = body.run_id.unwrap_or_else(|| ids.id_of("run").to_string());
-    let retried = handle(&api, &ids, &id)?.retry(new_id).await?;
+    let retried = handle(&api, &ids, &caller.identity, &headers, &id)?.retry(new_id).await?;
     accepted(&api, &prefix, retried.id()).await
 }
 
-/// A handle for a run, which its commands look up. What it records derives from the `Idempotency-Key` of
-/// the request.
+/// A handle for a run, which its commands look up. What it records has the user and the trace of the
+/// request, and derives from its `Idempotency-Key`.
 pub(in crate::http) fn handle(
     api: &Api,
     ids: &RequestIds,
+    caller: &Identity,
+    headers: &HeaderMap,
     run_id: &str,
 ) -> Result<RunHandle, ApiError> {
     let handle = api.runtime.handle_unchecked(run_id)?;
+    let handle = handle.with_metadata(metadata(caller, headers, None));
     Ok(match ids.request() {
         Some(request) => handle.with_request_id(request),
         None => handle,

@@ -10,7 +10,11 @@ use aios_core::{
     failure::Failure,
     store::{StreamId, TaskRecord, TaskStatus},
 };
-use axum::{extract::State, http::StatusCode, response::Response};
+use axum::{
+    extract::State,
+    http::{HeaderMap, StatusCode},
+    response::Response,
+};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
@@ -47,7 +51,7 @@ pub(super) async fn cancel_task(
     caller: Caller<TasksCancel>,
     ids: RequestIds,
     Path(id): Path<String>,
-    prefix: Prefix,
+    (prefix, headers): (Prefix, HeaderMap),
     OptionalJson(body): OptionalJson<CancelBody>,
 ) -> Result<Response, ApiError> {
     let run_id = run_of(&find(&api, &id).await?)?;
@@ -56,7 +60,8 @@ pub(super) async fn cancel_task(
         let details = serde_json::json!({ "run_id": run_id });
         return Err(ApiError::new("TASK_OF_WORKFLOW", message).with_details(details));
     }
-    body.apply(&runs::handle(&api, &ids, &run_id)?, &caller.identity).await?;
+    let run = runs::handle(&api, &ids, &caller.identity, &headers, &run_id)?;
+    body.apply(&run, &caller.identity).await?;
     let location = prefix.location(&["tasks", &id]);
     Ok(api.accepted(resource(find(&api, &id).await?), &location))
 }
