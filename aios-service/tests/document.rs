@@ -33,7 +33,8 @@ fn should_refer_only_to_what_exists() {
     }
 }
 
-fn collect<'a>(value: &'a Value, references: &mut Vec<&'a str>) {
+/// Collects the references of a document.
+pub(crate) fn collect<'a>(value: &'a Value, references: &mut Vec<&'a str>) {
     match value {
         Value::Array(values) => values.iter().for_each(|value| collect(value, references)),
         Value::Object(fields) => {

@@ -1,15 +1,15 @@
 //! Output streams over HTTP, and what is registered in the OpenAPI document.
 
-use std::sync::Arc;
+use std::{borrow::Cow, sync::Arc};
 
 use aios_agents::{prelude::*, workflow::FnWorkflow};
 use aios_broker::memory::MemoryBroker;
 use aios_service::http::ApiOptions;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use serde_json::json;
+use serde_json::{Value, json};
 
-use crate::support::Service;
+use crate::{document::collect, support::Service};
 
 #[derive(Deserialize, Serialize, JsonSchema)]
 struct Item {
@@ -47,14 +47,60 @@ async fn order(_: WorkflowContext, order: Order) -> Result<u32, WorkflowError> {
     Ok(order.items.iter().map(|item| item.count).sum())
 }
 
+/// Has a schema with all that OpenAPI 3.0 knows in another form, or not at all.
+#[derive(Deserialize, Serialize)]
+struct Odd;
+
+impl JsonSchema for Odd {
+    fn schema_name() -> Cow<'static, str> {
+        "Odd".into()
+    }
+
+    fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        schemars::json_schema!({
+            "$id": "https://schemas.example/odd",
+            "type": "object",
+            "required": [],
+            "properties": {
+                "any": true,
+                "never": false,
+                "pair": { "type": "array", "prefixItems": [{ "type": "string" }, true], "maxItems": 2 },
+                "list": { "type": "array" },
+                "share": { "type": "number", "exclusiveMinimum": 0, "exclusiveMaximum": 10 },
+                "const": { "type": "string" },
+                "nothing": { "type": "null" },
+                "labels": { "patternProperties": { "^x": { "type": "string" } } },
+                "same": { "$ref": "#/properties/share" },
+                "size": { "$ref": "#/$defs/Gr%C3%B6%C3%9Fe" },
+                "half": { "$ref": "#/$defs/a~1b/properties/c" },
+                "old": { "$ref": "#/definitions/Old" },
+            },
+            "if": { "required": ["any"] },
+            "then": { "required": ["pair"] },
+            "default": { "const": true, "type": ["left", "alone"] },
+            "$defs": {
+                "Größe": { "const": "big" },
+                "a/b": { "properties": { "c": { "type": ["string", "null"] } } },
+            },
+            "definitions": { "Old": { "type": "boolean" } },
+        })
+    }
+}
+
+async fn odd(_: WorkflowContext, odd: Odd) -> Result<Odd, WorkflowError> {
+    Ok(odd)
+}
+
 /// A service with a factory of agents and a workflow with schemas.
 pub(crate) async fn service() -> Service {
     let workflow = FnWorkflow::new("order", order).unwrap().with_schemas();
+    let odd = FnWorkflow::new("odd", odd).unwrap().with_schemas();
     let runtime = Runtime::builder()
         .store(aios_store::connect("memory://").await.unwrap())
         .broker(Arc::new(MemoryBroker::new()))
         .agent_factory("talker", |config: Talking| Ok::<_, TaskError>(Talker(config)))
         .workflow_dyn(Arc::new(workflow))
+        .workflow_dyn(Arc::new(odd))
         .start()
         .await
         .unwrap();
@@ -132,6 +178,90 @@ async fn should_serve_the_schemas_of_what_is_registered() {
     greet(&service).await;
     let registered = service.get("/openapi.json").await.body;
     assert_eq!(registered["components"]["schemas"]["AgentConfig.talker"]["type"], "object");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn should_serve_odd_schemas_in_a_valid_form() {
+    let service = service().await;
+    for version in ["3.1", "3.0"] {
+        let document = service.get(&format!("/openapi.json?version={version}")).await.body;
+        let mut references = Vec::new();
+        collect(&document, &mut references);
+        for reference in references {
+            let pointer = reference.strip_prefix('#').unwrap();
+            assert!(document.pointer(pointer).is_some(), "{version}: {reference} leads nowhere");
+        }
+        for (name, schema) in document["components"]["schemas"].as_object().unwrap() {
+            let is_plain = |it: char| it.is_ascii_alphanumeric() || "._-".contains(it);
+            assert!(name.chars().all(is_plain), "{version}: {name}");
+            if version == "3.0" {
+                check_3_0(schema, name);
+            }
+        }
+    }
+    let old = service.get("/openapi.json?version=3.0").await.body;
+    let odd = &old["components"]["schemas"]["WorkflowInput.odd"];
+    let expected = json!({
+        "any": {},
+        "never": { "not": {} },
+        "pair": {
+            "type": "array", "items": { "anyOf": [{ "type": "string" }, {}] }, "maxItems": 2,
+        },
+        "list": { "type": "array", "items": {} },
+        "share": {
+            "type": "number", "minimum": 0, "exclusiveMinimum": true, "maximum": 10,
+            "exclusiveMaximum": true,
+        },
+        "const": { "type": "string" },
+        "nothing": { "nullable": true, "enum": [null] },
+        "labels": {},
+        "same": { "$ref": "#/components/schemas/WorkflowInput.odd/properties/share" },
+        "size": { "$ref": "#/components/schemas/WorkflowInput.odd.Gr_f6__df_e" },
+        "half": { "$ref": "#/components/schemas/WorkflowInput.odd.a_2f_b/properties/c" },
+        "old": { "$ref": "#/components/schemas/WorkflowInput.odd.Old" },
+    });
+    assert_eq!(odd["properties"], expected);
+    assert_eq!(odd["default"], json!({ "const": true, "type": ["left", "alone"] }));
+}
+
+/// Checks that a schema has nothing but what OpenAPI 3.0 knows.
+fn check_3_0(schema: &Value, path: &str) {
+    /// Keywords of which this test checks no more than the name.
+    const OTHERS: &str = "title multipleOf maximum minimum maxLength minLength pattern maxItems \
+        minItems uniqueItems maxProperties minProperties description format default example \
+        readOnly writeOnly externalDocs xml";
+    let fields = schema.as_object().unwrap_or_else(|| panic!("{path} is {schema}"));
+    assert!(!fields.contains_key("$ref") || fields.len() == 1, "{path}: {schema}");
+    for (keyword, value) in fields {
+        let path = format!("{path}/{keyword}");
+        let list =
+            || value.as_array().filter(|it| !it.is_empty()).unwrap_or_else(|| panic!("{path}"));
+        match keyword.as_str() {
+            "$ref" => assert!(value.is_string(), "{path}"),
+            "type" => {
+                let types = ["string", "number", "integer", "boolean", "array", "object"];
+                assert!(value.as_str().is_some_and(|it| types.contains(&it)), "{path}: {value}");
+            }
+            "allOf" | "anyOf" | "oneOf" => list().iter().for_each(|it| check_3_0(it, &path)),
+            "required" | "enum" => assert!(!list().is_empty()),
+            "properties" => {
+                let properties = value.as_object().unwrap().iter();
+                properties.for_each(|(name, it)| check_3_0(it, &format!("{path}/{name}")));
+            }
+            "items" | "not" => check_3_0(value, &path),
+            "additionalProperties" if !value.is_boolean() => check_3_0(value, &path),
+            "additionalProperties" => {}
+            "nullable" | "exclusiveMinimum" | "exclusiveMaximum" | "deprecated" => {
+                assert!(value.is_boolean(), "{path}: {value}");
+            }
+            "discriminator" => assert!(value.is_object(), "{path}: {value}"),
+            other => {
+                let is_known =
+                    other.starts_with("x-") || OTHERS.split_whitespace().any(|it| it == other);
+                assert!(is_known, "{path} is not in 3.0");
+            }
+        }
+    }
 }
 
 #[cfg(feature = "swagger")]

@@ -14,6 +14,7 @@ mod inputs;
 mod openapi_3_0;
 mod registered;
 pub(super) mod schema;
+mod schema_3_0;
 #[cfg(feature = "swagger")]
 pub(super) mod swagger;
 

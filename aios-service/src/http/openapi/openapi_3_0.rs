@@ -7,9 +7,10 @@ use std::collections::HashMap;
 
 use serde_json::{Map, Value, json};
 
-/// Rewrites a document of OpenAPI 3.1 as one of 3.0: types with `null` become `nullable`, `const`
-/// becomes `enum`, `examples` of schemas become `example`, and scopes of schemes that are not OAuth2
-/// move to `x-required-permissions`.
+use super::schema_3_0::{Types, rewrite};
+
+/// Rewrites a document of OpenAPI 3.1 as one of 3.0: schemas get the form that 3.0 knows, and scopes of
+/// schemes that are not OAuth2 move to `x-required-permissions`.
 pub(crate) fn downgrade(document: &Value) -> Value {
     let mut document = document.clone();
     set(&mut document, &["openapi"], json!("3.0.3"));
@@ -17,7 +18,7 @@ pub(crate) fn downgrade(document: &Value) -> Value {
         license.remove("identifier");
     }
     let types = types(&document);
-    rewrite(&mut document, &types);
+    find_schemas(&mut document, &types);
     let paths = document.pointer_mut("/paths").and_then(Value::as_object_mut);
     for item in paths.into_iter().flat_map(Map::values_mut) {
         for operation in item.as_object_mut().into_iter().flat_map(Map::values_mut) {
@@ -44,8 +45,25 @@ fn move_scopes(operation: &mut Value) {
     }
 }
 
-/// The types of the schemas that can be referred to, by their references.
-type Types = HashMap<String, Value>;
+/// Rewrites the schemas of a part of the document. Values of examples are data.
+fn find_schemas(part: &mut Value, types: &Types) {
+    match part {
+        Value::Array(parts) => parts.iter_mut().for_each(|part| find_schemas(part, types)),
+        Value::Object(fields) => {
+            for (key, part) in fields.iter_mut() {
+                match (key.as_str(), part) {
+                    ("schema", schema) => rewrite(schema, types),
+                    ("schemas", Value::Object(schemas)) => {
+                        schemas.values_mut().for_each(|schema| rewrite(schema, types));
+                    }
+                    ("example" | "examples", _) => {}
+                    (_, part) => find_schemas(part, types),
+                }
+            }
+        }
+        _ => {}
+    }
+}
 
 /// Collects the types that references lead to.
 fn types(document: &Value) -> Types {
@@ -54,72 +72,7 @@ fn types(document: &Value) -> Types {
         let of = schema.get("type").filter(|it| it.is_string())?;
         Some((format!("#/components/schemas/{name}"), of.clone()))
     });
-    types.collect()
-}
-
-/// Rewrites every schema below a value.
-fn rewrite(value: &mut Value, types: &Types) {
-    match value {
-        Value::Array(values) => values.iter_mut().for_each(|value| rewrite(value, types)),
-        Value::Object(fields) => {
-            rewrite_schema(fields, types);
-            fields.values_mut().for_each(|value| rewrite(value, types));
-        }
-        _ => {}
-    }
-}
-
-/// Whether a member of `oneOf` or `anyOf` says that the value may be `null`.
-fn is_null(schema: &Value) -> bool {
-    schema.get("type").is_some_and(|it| it == "null")
-}
-
-/// Rewrites one schema.
-fn rewrite_schema(fields: &mut Map<String, Value>, types: &Types) {
-    if let Some(Value::Array(types)) = fields.get("type").cloned() {
-        let others: Vec<_> = types.iter().filter(|it| **it != "null").cloned().collect();
-        if others.len() < types.len() {
-            fields.insert("nullable".to_owned(), json!(true));
-        }
-        match <[Value; 1]>::try_from(others) {
-            Ok([one]) => fields.insert("type".to_owned(), one),
-            Err(_) => fields.remove("type"),
-        };
-    }
-    for key in ["oneOf", "anyOf"] {
-        let Some(Value::Array(schemas)) = fields.get_mut(key) else { continue };
-        let count = schemas.len();
-        schemas.retain(|schema| !is_null(schema));
-        if schemas.len() < count {
-            let schemas = std::mem::take(schemas);
-            fields.remove(key);
-            fields.insert("nullable".to_owned(), json!(true));
-            // `nullable` needs a type beside it.
-            let reference = schemas.first().and_then(|it| it.get("$ref")?.as_str());
-            if let (1, Some(of)) = (schemas.len(), reference.and_then(|it| types.get(it))) {
-                fields.insert("type".to_owned(), of.clone());
-            }
-            // Nothing may stand beside `$ref` in 3.0.
-            let key = if schemas.len() == 1 { "allOf" } else { key };
-            fields.insert(key.to_owned(), Value::Array(schemas));
-        }
-    }
-    if let Some(value) = fields.remove("const") {
-        fields.insert("enum".to_owned(), json!([value]));
-    }
-    if let Some(minimum) = fields.get("exclusiveMinimum").filter(|it| it.is_number()).cloned() {
-        fields.insert("minimum".to_owned(), minimum);
-        fields.insert("exclusiveMinimum".to_owned(), json!(true));
-    }
-    if let Some(Value::Array(examples)) = fields.get("examples").cloned() {
-        fields.remove("examples");
-        if let Some(first) = examples.into_iter().next() {
-            fields.insert("example".to_owned(), first);
-        }
-    }
-    if fields.contains_key("$ref") {
-        fields.retain(|key, _| key == "$ref");
-    }
+    types.collect::<HashMap<_, _>>()
 }
 
 /// Sets the value at a path, and creates the objects on the way.
