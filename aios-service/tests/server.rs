@@ -1,15 +1,18 @@
 //! A server on a real socket, and its health.
 
-use std::{sync::Arc, time::Duration};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use aios_service::http::{ApiOptions, Shutdown, api, health, serve};
-use axum::{Router, routing::get};
+use axum::{
+    Router, body::Body, extract::connect_info::MockConnectInfo, http::Request, routing::get,
+};
+use serde_json::json;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
 };
 
-use crate::support::Service;
+use crate::support::{Service, answer};
 
 struct Server {
     service: Service,
@@ -63,6 +66,32 @@ async fn should_serve_the_api_beside_own_routes() {
     );
     server.shutdown.begin();
     server.serving.await.unwrap().unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn should_be_mounted_at_a_path_with_parameters() {
+    let service = Service::in_memory().await;
+    let peer = MockConnectInfo(SocketAddr::from(([127, 0, 0, 1], 4711)));
+    let mounted = api(Arc::clone(&service.runtime), ApiOptions::new());
+    let of_tenant = Router::new().nest("/shops/{tenant}/api", mounted);
+    let router = Router::new().nest("/of/{region}", of_tenant).layer(peer);
+    let ask = async |method: &str, path: &str, body: &'static str| {
+        let request =
+            Request::builder().method(method).uri(format!("/of/eu/shops/tea%20shop/api{path}"));
+        let request =
+            request.header("host", "localhost").header("content-type", "application/json");
+        answer(&router, request.body(Body::from(body)).unwrap()).await
+    };
+    let start = r#"{ "run_id": "r/1" }"#;
+    let started = ask("POST", "/workflows/approval/actions/execute", start).await;
+    assert_eq!(started.status, 202, "{started:?}");
+    assert_eq!(started.headers["location"], "/of/eu/shops/tea%20shop/api/runs/r%2F1");
+    assert_eq!(ask("GET", "/runs/r%2F1", "").await.body["data"]["id"], "r/1");
+    assert_eq!(ask("GET", "/runs/r%2F1?nothing=1", "").await.fault(), (400, "MALFORMED_REQUEST"));
+    let page = ask("GET", "/dead-letters/groups/a.group", "").await;
+    assert_eq!(page.body["data"], json!([]), "{page:?}");
+    let missing = ask("GET", "/runs/gone/streams/words", "").await;
+    assert_eq!(missing.fault(), (404, "RUN_NOT_FOUND"));
 }
 
 #[tokio::test(flavor = "multi_thread")]

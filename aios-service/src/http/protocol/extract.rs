@@ -9,14 +9,17 @@ use std::{borrow::Cow, fmt, marker::PhantomData};
 use axum::{
     body::Bytes,
     extract::{
-        FromRequest, FromRequestParts, Request,
-        rejection::{BytesRejection, PathRejection},
+        FromRequest, FromRequestParts, OriginalUri, RawPathParams, Request,
+        rejection::BytesRejection,
     },
     http::{HeaderMap, StatusCode, header, request::Parts},
 };
 use serde::{
     Deserialize, Deserializer,
-    de::{DeserializeOwned, Error, MapAccess, Visitor, value::MapAccessDeserializer},
+    de::{
+        DeserializeOwned, Error, IntoDeserializer, MapAccess, Visitor,
+        value::{Error as ValueError, MapAccessDeserializer, StrDeserializer},
+    },
 };
 use serde_json::json;
 
@@ -275,21 +278,50 @@ impl<T: DeserializeOwned> FromRequestParts<Api> for Query<T> {
     }
 }
 
-/// A parameter of the path.
+/// The parameters of a route. Those of the path at which the API is mounted come before them and are
+/// left out.
 #[derive(Debug)]
 pub(crate) struct Path<T>(pub(crate) T);
 
-impl<T: DeserializeOwned + Send> FromRequestParts<Api> for Path<T> {
-    type Rejection = ApiError;
+/// The parameters that a route has in its path: one, or two.
+pub(crate) trait PathParameters: Sized {
+    /// Reads the parameters from the end of the path; an error says what is wrong.
+    fn read<'p>(reversed: impl Iterator<Item = &'p str>) -> Result<Self, String>;
+}
 
-    async fn from_request_parts(parts: &mut Parts, api: &Api) -> Result<Self, ApiError> {
-        let path = axum::extract::Path::from_request_parts(parts, api).await;
-        path.map(|path| Self(path.0))
-            .map_err(|rejection: PathRejection| malformed("path", &rejection.body_text()))
+impl PathParameters for String {
+    fn read<'p>(mut reversed: impl Iterator<Item = &'p str>) -> Result<Self, String> {
+        reversed.next().map(ToOwned::to_owned).ok_or_else(missing_parameter)
     }
 }
 
-/// The path at which the API is mounted; empty at the root.
+impl<T: DeserializeOwned> PathParameters for (T, String) {
+    fn read<'p>(mut reversed: impl Iterator<Item = &'p str>) -> Result<Self, String> {
+        let (last, first) = (reversed.next(), reversed.next());
+        let (last, first) = last.zip(first).ok_or_else(missing_parameter)?;
+        let first: StrDeserializer<'_, ValueError> = first.into_deserializer();
+        Ok((T::deserialize(first).map_err(|error| error.to_string())?, last.to_owned()))
+    }
+}
+
+/// The reason if a route has fewer parameters than its handler takes.
+fn missing_parameter() -> String {
+    "a parameter is missing".to_owned()
+}
+
+impl<T: PathParameters> FromRequestParts<Api> for Path<T> {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, api: &Api) -> Result<Self, ApiError> {
+        let all = RawPathParams::from_request_parts(parts, api).await;
+        let all = all.map_err(|rejection| malformed("path", &rejection.body_text()))?;
+        let all: Vec<_> = all.iter().map(|(_, value)| value).collect();
+        let read = T::read(all.into_iter().rev());
+        read.map(Self).map_err(|reason| malformed("path", &reason))
+    }
+}
+
+/// The path at which the API is mounted, as it was sent; empty at the root.
 #[derive(Debug)]
 pub(crate) struct Prefix(String);
 
@@ -316,8 +348,9 @@ impl FromRequestParts<Api> for Prefix {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, api: &Api) -> Result<Self, ApiError> {
-        let nested = axum::extract::NestedPath::from_request_parts(parts, api).await;
-        Ok(Self(nested.map_or_else(|_| String::new(), |path| path.as_str().to_owned())))
+        let Ok(OriginalUri(sent)) = OriginalUri::from_request_parts(parts, api).await;
+        let mounted = sent.path().strip_suffix(parts.uri.path()).unwrap_or_default();
+        Ok(Self(mounted.to_owned()))
     }
 }
 
