@@ -201,6 +201,12 @@ async def test_should_answer_with_503_while_the_runtime_is_not_open() -> None:
     async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
         answer = await client.get("/runs")
         assert (answer.status_code, answer.json()["error"]["code"]) == (503, "RUNTIME_CLOSED")
+        id = answer.json()["meta"]["request_id"]
+        assert (len(id), answer.headers["x-request-id"]) == (36, id)
+        named = await client.get("/runs", headers={"x-request-id": "req-7"})
+        assert (named.json()["meta"]["request_id"], named.headers["x-request-id"]) == ("req-7", "req-7")
+        odd = await client.get("/runs", headers={"x-request-id": 'a"b'})
+        assert odd.json()["meta"]["request_id"] != 'a"b'
         for _ in range(2):
             async with of:
                 assert (await client.get("/runs")).status_code == 200

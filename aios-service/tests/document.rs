@@ -96,6 +96,32 @@ fn should_describe_every_cursor_position_and_run_id() {
     }
 }
 
+/// Examples have the fields and the type of answers.
+#[tokio::test(flavor = "multi_thread")]
+async fn should_show_answers_like_those_of_the_service() {
+    let document: Value = serde_json::from_str(&openapi()).unwrap();
+    let service = Service::in_memory().await;
+    service.runtime.start("approval", &1).id("r1").await.unwrap();
+    let agents = service.get("/agents").await;
+    let agent = agents.body["data"][0]["id"].as_str().unwrap();
+    for (schema, path) in
+        [("Document_Run", "/runs/r1"), ("Document_Agent", &format!("/agents/{agent}"))]
+    {
+        let shown = &document["components"]["schemas"][schema]["example"]["data"];
+        let answer = service.get(path).await;
+        let keys = |data: &Value| {
+            let mut keys: Vec<_> =
+                data["attributes"].as_object().unwrap().keys().cloned().collect();
+            keys.sort_unstable();
+            keys
+        };
+        assert_eq!(keys(shown), keys(&answer.body["data"]), "{schema}");
+        let kind = shown["type"].as_str().unwrap();
+        let of_agent = shown["attributes"]["agent_type"].as_str().map(|it| format!("{it}_agent"));
+        assert_eq!(kind, of_agent.as_deref().unwrap_or("run"));
+    }
+}
+
 #[tokio::test]
 async fn should_serve_the_document_in_two_versions() {
     let service = Service::in_memory().await;

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import datetime
+import re
+import uuid
 from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 from urllib.parse import quote
@@ -23,6 +25,8 @@ Send = Callable[[Message], Awaitable[None]]
 _EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
 #: Characters that need no escape in a path.
 _PLAIN = "/:@!$&'()*+,;=~"
+#: Ids of requests that are taken from clients.
+_REQUEST_ID = re.compile("[A-Za-z0-9_.:-]{1,100}")
 
 
 class ApiKey(NamedTuple):
@@ -195,7 +199,7 @@ class Asgi:
         if message["type"] == "http.disconnect":
             return
         if native is None:
-            await _refuse(send)
+            await _refuse(scope, send)
             return
         more = message.get("more_body", False)
         exchange = self._begin(native, scope, message.get("body", b""), more)
@@ -259,15 +263,27 @@ async def _listen(exchange: NativeExchange, receive: Receive, more: bool) -> Non
             await exchange.feed(message.get("body", b""), more)
 
 
-async def _refuse(send: Send) -> None:
+async def _refuse(scope: Mapping[str, Any], send: Send) -> None:
     text = (
         '{"error":{"code":"RUNTIME_CLOSED","message":"the runtime that serves the API is not open",'
-        '"details":{}},"meta":{"request_id":"none","timestamp":"%s"}}'
+        '"details":{}},"meta":{"request_id":"%s","timestamp":"%s"}}'
     )
+    id = _request_id(scope)
     now = datetime.datetime.now(datetime.UTC).replace(tzinfo=None).isoformat() + "Z"
-    headers = [(b"content-type", b"application/json"), (b"retry-after", b"1")]
+    headers = [
+        (b"content-type", b"application/json"),
+        (b"retry-after", b"1"),
+        (b"x-request-id", id.encode()),
+    ]
     await send({"type": "http.response.start", "status": 503, "headers": headers})
-    await send({"type": "http.response.body", "body": (text % now).encode()})
+    await send({"type": "http.response.body", "body": (text % (id, now)).encode()})
+
+
+def _request_id(scope: Mapping[str, Any]) -> str:
+    """The id that the client gave the request, as the API takes it, or a new one."""
+    given = next((value for name, value in scope["headers"] if name == b"x-request-id"), b"")
+    text = bytes(given).decode("latin-1")
+    return text if _REQUEST_ID.fullmatch(text) else str(uuid.uuid4())
 
 
 async def listen_for_health(

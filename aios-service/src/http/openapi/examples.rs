@@ -62,7 +62,7 @@ fn of_answers() -> Vec<(&'static str, Value)> {
     let meta = json!({ "timestamp": at, "version": "1.0.0" });
     let run = json!({
         "workflow": "order", "workflow_version": 1, "status": "completed", "result": "shipped",
-        "failure": null, "status_text": null, "progress": null, "position": 42,
+        "failure": null, "status_text": null, "progress": null, "waits_for": null, "position": 42,
         "parent_run_id": null, "first_run_id": null,
         "created_at": at, "updated_at": "2026-01-01T00:00:07Z", "deleted_at": null,
     });
@@ -82,7 +82,7 @@ fn of_answers() -> Vec<(&'static str, Value)> {
         ),
         (
             "Document_Agent",
-            json!({ "data": { "id": "agent-123", "type": "agent", "attributes": agent }, "meta": meta }),
+            json!({ "data": { "id": "agent-123", "type": "backend_agent", "attributes": agent }, "meta": meta }),
         ),
         ("ErrorDocument", error),
     ]
