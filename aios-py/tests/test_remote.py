@@ -97,6 +97,12 @@ async def test_should_assign_tasks_and_publish() -> None:
         task = await client.task("greeter", "Ada", id="t1", timeout=60)
         assert await task.result() == "Hello, Ada!"
         assert await client.call("greeter", "Grace", result=str) == "Hello, Grace!"
+        retry = aios.RetryPolicy(max_attempts=1)
+        retried = await client.task("greeter", "Ada", id="t2", retry=retry, correlation_id="c-1")
+        assert await retried.result() == "Hello, Ada!"
+        started = (await retried.journal())[0].event
+        assert started.metadata["correlation_id"] == "c-1"
+        assert started.data["input"]["retry"]["max_attempts"] == 1
         with pytest.raises(aios.TaskError) as raised:
             await client.call("refusing")
         assert raised.value.code == "CARD_DECLINED"

@@ -84,6 +84,51 @@ async fn should_record_who_has_cancelled_a_task() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn should_send_a_signal_with_an_id_once() {
+    let service = service().await;
+    start(&service, "approval", "r1").await;
+    for _ in 0..2 {
+        let signal = json!({ "name": "other", "payload": 1, "id": "payment-1" });
+        let answer = ask(&service, "bob", "/runs/r1/actions/signal", Some(signal)).await;
+        assert_eq!(answer.status, 202, "{answer:?}");
+    }
+    let journal = ask(&service, "ada", "/runs/r1/journal", None).await;
+    let events = journal.body["data"].as_array().unwrap().iter();
+    let types = events.map(|it| it["attributes"]["type"].as_str().unwrap());
+    assert_eq!(types.filter(|it| it.ends_with(".signaled")).count(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn should_start_a_task_with_a_retry_policy_and_a_correlation() {
+    let service = service().await;
+    let retry = json!({
+        "max_attempts": 1, "initial_delay_seconds": 0.5, "factor": 3, "max_delay_seconds": 7,
+        "jitter": 0, "non_retryable": ["NO_TEA"],
+    });
+    let agents = ask(&service, "ada", "/agents", None).await;
+    let agent = agents.body["data"][0]["id"].as_str().unwrap();
+    let of_agent = format!("/agents/{agent}/tasks");
+    let tasks =
+        [("t1", "/tasks", json!({ "agent_type": "greeter" })), ("t2", &of_agent, json!({}))];
+    for (id, path, mut body) in tasks {
+        body["retry"] = retry.clone();
+        (body["run_id"], body["correlation_id"]) = (json!(id), json!("c-1"));
+        body["parameters"] = json!("Ada");
+        let answer = ask(&service, "bob", path, Some(body.clone())).await;
+        assert_eq!(answer.status, 202, "{answer:?}");
+        assert_eq!(recorded(&service, id, ".started").await, by_bob());
+        let journal = ask(&service, "ada", &format!("/runs/{id}/journal"), None).await;
+        let policy = &journal.body["data"][0]["attributes"]["data"]["input"]["retry"];
+        let expected = (&json!(1), &json!(3.0), &json!(["NO_TEA"]));
+        let found = (&policy["max_attempts"], &policy["factor"], &policy["non_retryable"]);
+        assert_eq!(found, expected, "{journal:?}");
+        body["retry"] = json!({ "max_attempts": 1, "initial_delay_seconds": -1 });
+        let refused = ask(&service, "bob", path, Some(body)).await;
+        assert_eq!(refused.fault(), (422, "INVALID_REQUEST"), "{refused:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn should_start_copies_of_a_run_for_the_caller() {
     let service = service().await;
     start(&service, "parent", "r1").await;

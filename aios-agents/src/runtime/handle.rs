@@ -246,6 +246,26 @@ impl RunHandle {
         self.append(signaled(name, payload)?, self.command_event(), None).await
     }
 
+    /// Sends a signal with an id. A signal with the same id is sent to the run only once, no matter
+    /// whether [with its start](super::StartRun::signal_id) or later, and by which process. The id of the
+    /// request is not used.
+    ///
+    /// # Errors
+    ///
+    /// See [`signal`](Self::signal).
+    ///
+    /// # Cancel safety
+    ///
+    /// See [`signal`](Self::signal).
+    pub async fn signal_with_id<T: Serialize + ?Sized>(
+        &self,
+        id: &str,
+        name: &str,
+        payload: &T,
+    ) -> Result<(), RuntimeError> {
+        self.append(signaled(name, payload)?, request_id(&self.run_id, "signal", id), None).await
+    }
+
     /// Requests cancellation of the run: its future is dropped at its current await point, and its
     /// compensations run. Its children are cancelled too, unless they were started to be left
     /// running. A paused run is cancelled without being resumed. Further requests have no effect

@@ -205,8 +205,7 @@ impl RunHandle {
     /// these commands do.
     ///
     /// The id under which it is recorded derives from the key of the request, so a repeated attempt records
-    /// it once. Two calls are two signals: to repeat a call, use
-    /// [`Client::signal_with_start`](super::Client::signal_with_start) with an id.
+    /// it once. Two calls are two signals: to repeat a call, use [`signal_with_id`](Self::signal_with_id).
     ///
     /// # Errors
     ///
@@ -220,13 +219,30 @@ impl RunHandle {
         name: &str,
         payload: &T,
     ) -> Result<Run, ClientError> {
-        #[derive(Serialize)]
-        struct Body<'a> {
-            name: &'a str,
-            payload: Payload,
-        }
-        let body = Body { name, payload: encode(payload)? };
-        let request = self.client.connection.post(&self.action("signal"), &body)?;
+        self.send(&SignalBody { name, payload: encode(payload)?, id: None }).await
+    }
+
+    /// Sends a signal with an id. A signal with the same id is sent to the run only once.
+    ///
+    /// # Errors
+    ///
+    /// See [`signal`](Self::signal).
+    ///
+    /// # Cancel safety
+    ///
+    /// A cancelled call may or may not have sent the request.
+    pub async fn signal_with_id<T: Serialize + ?Sized>(
+        &self,
+        id: &str,
+        name: &str,
+        payload: &T,
+    ) -> Result<Run, ClientError> {
+        self.send(&SignalBody { name, payload: encode(payload)?, id: Some(id) }).await
+    }
+
+    /// Sends a signal.
+    async fn send(&self, body: &SignalBody<'_>) -> Result<Run, ClientError> {
+        let request = self.client.connection.post(&self.action("signal"), body)?;
         self.client.connection.one(&request).await
     }
 
@@ -374,4 +390,13 @@ impl fmt::Debug for RunHandle {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.debug_struct("RunHandle").field("id", &self.id).finish_non_exhaustive()
     }
+}
+
+/// The body of a signal.
+#[derive(Serialize)]
+struct SignalBody<'a> {
+    name: &'a str,
+    payload: Payload,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    id: Option<&'a str>,
 }

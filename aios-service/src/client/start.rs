@@ -8,6 +8,7 @@ use std::{future::IntoFuture, time::Duration};
 use aios_core::{
     BoxFuture,
     event::{EventError, EventId, Payload, Timestamp},
+    retry::RetryPolicy,
 };
 use serde::Serialize;
 
@@ -268,7 +269,9 @@ pub struct StartTask {
     parameters: Result<Payload, EventError>,
     timeout: Option<Duration>,
     total_timeout: Option<Duration>,
+    retry: Option<RetryPolicy>,
     run_id: Option<String>,
+    correlation_id: Option<String>,
     traceparent: Option<String>,
 }
 
@@ -283,7 +286,35 @@ struct TaskBody {
     timeout_seconds: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     total_timeout_seconds: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    retry: Option<RetryBody>,
     run_id: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    correlation_id: Option<String>,
+}
+
+/// The retry policy of a task.
+#[derive(Serialize)]
+struct RetryBody {
+    max_attempts: u32,
+    initial_delay_seconds: f64,
+    factor: f64,
+    max_delay_seconds: f64,
+    jitter: f64,
+    non_retryable: Vec<String>,
+}
+
+impl From<RetryPolicy> for RetryBody {
+    fn from(policy: RetryPolicy) -> Self {
+        Self {
+            max_attempts: policy.max_attempts,
+            initial_delay_seconds: policy.initial_delay.as_secs_f64(),
+            factor: policy.factor,
+            max_delay_seconds: policy.max_delay.as_secs_f64(),
+            jitter: policy.jitter,
+            non_retryable: policy.non_retryable,
+        }
+    }
 }
 
 impl StartTask {
@@ -300,7 +331,9 @@ impl StartTask {
             parameters,
             timeout: None,
             total_timeout: None,
+            retry: None,
             run_id: None,
+            correlation_id: None,
             traceparent: None,
         }
     }
@@ -320,6 +353,18 @@ impl StartTask {
     /// Sets the timeout of all attempts together; none unless set.
     pub fn total_timeout(mut self, timeout: Duration) -> Self {
         self.total_timeout = Some(timeout);
+        self
+    }
+
+    /// Sets how often and when failed attempts are repeated; [`RetryPolicy::new`] unless set.
+    pub fn retry(mut self, policy: RetryPolicy) -> Self {
+        self.retry = Some(policy);
+        self
+    }
+
+    /// Sets the correlation id of all events that the task causes; the id of the run unless set.
+    pub fn correlation_id(mut self, id: impl Into<String>) -> Self {
+        self.correlation_id = Some(id.into());
         self
     }
 
@@ -348,7 +393,9 @@ impl IntoFuture for StartTask {
                 parameters: self.parameters?,
                 timeout_seconds: self.timeout.map(|timeout| timeout.as_secs_f64()),
                 total_timeout_seconds: self.total_timeout.map(|timeout| timeout.as_secs_f64()),
+                retry: self.retry.map(Into::into),
                 run_id: id(self.run_id),
+                correlation_id: self.correlation_id,
             };
             let request = self.client.connection.post(&["tasks"], &body)?;
             started(&self.client, traced(request, self.traceparent)?).await

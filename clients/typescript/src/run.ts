@@ -116,9 +116,16 @@ export class RunHandle<T = unknown> {
     return new OutputStream<I>(this.#http, path, options.after ?? 0, options.signal);
   }
 
-  /** Sends a signal. It is kept until the workflow waits for it. */
-  async signal(name: string, payload: unknown = null): Promise<void> {
-    await this.#act("signal", { name, payload });
+  /**
+   * Sends a signal. It is kept until the workflow waits for it. A signal with the same `id` is sent to the run
+   * only once.
+   */
+  async signal(
+    name: string,
+    payload: unknown = null,
+    options: { readonly id?: string } = {},
+  ): Promise<void> {
+    await this.#act("signal", { name, payload, id: options.id });
   }
 
   /** Requests cancellation. The run compensates and ends as cancelled. */

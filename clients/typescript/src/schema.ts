@@ -848,8 +848,11 @@ export interface components {
          *     }
          */
         AgentTaskBody: {
+            /** @description Correlation id of all events that the task causes. */
+            correlation_id?: string | null;
             /** @description Parameters of the task; `null` unless given. */
             parameters?: unknown;
+            retry?: components["schemas"]["TaskRetry"] | null;
             /** @description Id of the run that does the task; a new UUID unless given. */
             run_id?: string | null;
             /**
@@ -933,7 +936,7 @@ export interface components {
          *           "updated_at": "2026-01-01T00:00:00Z"
          *         },
          *         "id": "agent-123",
-         *         "type": "agent"
+         *         "type": "backend_agent"
          *       },
          *       "meta": {
          *         "timestamp": "2026-01-01T00:00:00Z",
@@ -981,6 +984,7 @@ export interface components {
          *           "status": "completed",
          *           "status_text": null,
          *           "updated_at": "2026-01-01T00:00:07Z",
+         *           "waits_for": null,
          *           "workflow": "order",
          *           "workflow_version": 1
          *         },
@@ -1817,6 +1821,7 @@ export interface components {
         /**
          * @description The body of a signal.
          * @example {
+         *       "id": "payment-1",
          *       "name": "paid",
          *       "payload": {
          *         "cents": 500
@@ -1824,6 +1829,8 @@ export interface components {
          *     }
          */
         SignalBody: {
+            /** @description Id of the signal. A signal with the same id is sent to the run only once. */
+            id?: string | null;
             /**
              * @description Name of the signal for which the workflow waits.
              * @example approval
@@ -1921,8 +1928,11 @@ export interface components {
              * @example backend
              */
             agent_type: string;
+            /** @description Correlation id of all events that the task causes. */
+            correlation_id?: string | null;
             /** @description Parameters of the task; `null` unless given. */
             parameters?: unknown;
+            retry?: components["schemas"]["TaskRetry"] | null;
             /** @description Id of the run that does the task; a new UUID unless given. */
             run_id?: string | null;
             /**
@@ -1943,6 +1953,39 @@ export interface components {
             output: unknown;
             /** @description Status of the task. */
             status: components["schemas"]["TaskStatus"];
+        };
+        /**
+         * @description How often and when failed attempts of a task are repeated. What is not given is that of the default
+         *     policy.
+         */
+        TaskRetry: {
+            /**
+             * Format: double
+             * @description Factor by which each further delay grows, at least 1; 2 unless given.
+             */
+            factor?: number | null;
+            /**
+             * Format: double
+             * @description Delay after the first failure, in seconds; 1 unless given.
+             */
+            initial_delay_seconds?: number | null;
+            /**
+             * Format: double
+             * @description Share of each delay that is random, from 0 to 1; 0.5 unless given.
+             */
+            jitter?: number | null;
+            /**
+             * Format: int32
+             * @description Maximum number of attempts, including the first; 0 stands for no limit. 5 unless given.
+             */
+            max_attempts?: number | null;
+            /**
+             * Format: double
+             * @description Longest delay, in seconds; 60 unless given.
+             */
+            max_delay_seconds?: number | null;
+            /** @description Codes of failures that end the attempts at once. */
+            non_retryable?: string[];
         };
         /** @enum {string} */
         TaskStatus: "assigned" | "completed" | "failed" | "cancelled";

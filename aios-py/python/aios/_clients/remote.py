@@ -42,8 +42,7 @@ class RemoteClient(Client):
     What differs from :class:`Client`:
 
     - :meth:`start` starts the latest version that the service has registered.
-    - :meth:`task` has the retry policy of the service. :meth:`call` is a run too, so it is recorded. Both
-      refuse a ``correlation_id``: it is the id of the run.
+    - :meth:`call` is a run too, so it is recorded.
     - :meth:`events` follows the log from now on, without a group. Events that were only published to
       the broker are not in the log.
     - Projections, :meth:`expire_runs`, :meth:`expire_streams` and :meth:`compact` need the store.

@@ -4,7 +4,7 @@
 //! [`NativeRemoteClient`] therefore has the signatures of [`NativeClient`], and makes HTTP requests
 //! instead of using a store. An argument that the API does not have is refused with
 //! `INVALID_CONFIGURATION` where leaving it out would change what happens, such as the version of a
-//! workflow or the correlation id of a task; the source of an event is left out.
+//! workflow; the source of an event is left out.
 //!
 //! The differences that remain:
 //!
@@ -80,21 +80,19 @@ fn unsupported(message: &str) -> ErrorInfo {
     ErrorInfo::new("runtime", "INVALID_CONFIGURATION", message)
 }
 
-/// A task with the trace of what assigns it.
+/// A task with the trace and the correlation of what assigns it.
 fn of_origin(
-    task: StartTask,
+    mut task: StartTask,
     traceparent: Option<String>,
-    correlation_id: Option<&str>,
-) -> Result<StartTask, ErrorInfo> {
-    if correlation_id.is_some() {
-        let message = "at a service, the correlation id of a task is the id of its run; omit \
-                       `correlation_id`";
-        return Err(unsupported(message));
+    correlation_id: Option<String>,
+) -> StartTask {
+    if let Some(traceparent) = traceparent {
+        task = task.traceparent(traceparent);
     }
-    Ok(match traceparent {
-        Some(traceparent) => task.traceparent(traceparent),
+    match correlation_id {
+        Some(id) => task.correlation_id(id),
         None => task,
-    })
+    }
 }
 
 #[pymethods]
@@ -206,17 +204,14 @@ impl NativeRemoteClient {
         total_timeout: Option<f64>,
         retry: Option<RetryArg>,
         traceparent: Option<String>,
-        correlation_id: Option<&str>,
+        correlation_id: Option<String>,
     ) -> PyResult<Bound<'py, PyAny>> {
-        if let Some(retry) = retry {
-            drop(retry);
-            let message = "a service retries tasks by its own policy; omit `retry`";
-            return Err(unsupported(message).into_error(py));
-        }
         let parameters = json::write_as(parameters, || parameters_of(agent_type))?;
         let task = self.client.task(agent_type, &parameters);
-        let mut task =
-            of_origin(task, traceparent, correlation_id).map_err(|error| error.into_error(py))?;
+        let mut task = of_origin(task, traceparent, correlation_id);
+        if let Some(retry) = retry {
+            task = task.retry(retry.into_policy(py)?);
+        }
         if let Some(agent_id) = agent_id {
             task = task.agent(agent_id);
         }
@@ -243,13 +238,12 @@ impl NativeRemoteClient {
         agent_id: Option<String>,
         timeout: f64,
         traceparent: Option<String>,
-        correlation_id: Option<&str>,
+        correlation_id: Option<String>,
     ) -> PyResult<Bound<'py, PyAny>> {
         let parameters = json::write_as(parameters, || parameters_of(agent_type))?;
         let timeout: Duration = seconds(py, "timeout", timeout)?;
         let task = self.client.task(agent_type, &parameters).total_timeout(timeout);
-        let mut task =
-            of_origin(task, traceparent, correlation_id).map_err(|error| error.into_error(py))?;
+        let mut task = of_origin(task, traceparent, correlation_id);
         if let Some(agent_id) = agent_id {
             task = task.agent(agent_id);
         }

@@ -37,7 +37,7 @@ fn of_bodies() -> Vec<(&'static str, Value)> {
                 "signal": { "name": "paid", "payload": { "cents": 500 }, "id": "payment-1" },
             }),
         ),
-        ("SignalBody", json!({ "name": "paid", "payload": { "cents": 500 } })),
+        ("SignalBody", json!({ "name": "paid", "payload": { "cents": 500 }, "id": "payment-1" })),
         ("CancelBody", json!({ "reason": "the customer has left" })),
         ("ForkBody", json!({ "operation": 3, "run_id": "order-7-again" })),
         ("RetryBody", json!({ "run_id": "order-7-again" })),

@@ -47,7 +47,7 @@ pub(super) fn constrain(document: &mut Value) {
     }
     let schemas = document.pointer_mut("/components/schemas").and_then(Value::as_object_mut);
     for (name, schema) in schemas.into_iter().flatten() {
-        if name.ends_with("Body") || name == "StartSignal" {
+        if name.ends_with("Body") || ["StartSignal", "TaskRetry"].contains(&name.as_str()) {
             of_body(name, schema);
         }
     }
@@ -108,6 +108,11 @@ fn of_body(name: &str, schema: &mut Value) {
                 json!({ "minimum": SHORTEST_TIMEOUT_SECONDS, "maximum": LONGEST_SECONDS })
             }
             (_, "delay_seconds") => json!({ "maximum": LONGEST_SECONDS }),
+            ("TaskRetry", "initial_delay_seconds" | "max_delay_seconds") => {
+                json!({ "minimum": 0, "maximum": LONGEST_SECONDS })
+            }
+            ("TaskRetry", "max_attempts") => json!({ "maximum": u32::MAX }),
+            ("TaskRetry", "jitter") => json!({ "minimum": 0, "maximum": 1 }),
             (_, "operation") => json!({ "maximum": i64::MAX }),
             (_, "ids") => json!({ "items": event_id() }),
             _ => continue,

@@ -201,6 +201,22 @@ pub(crate) fn object<'de, D: Deserializer<'de>, T: Deserialize<'de>>(
     deserializer.deserialize_map(ObjectVisitor(PhantomData))
 }
 
+/// Like [`object`], for a struct that may be missing or `null`.
+pub(crate) fn optional_object<'de, D: Deserializer<'de>, T: Deserialize<'de>>(
+    deserializer: D,
+) -> Result<Option<T>, D::Error> {
+    /// Reads the struct that is there.
+    struct Present<T>(T);
+
+    impl<'de, T: Deserialize<'de>> Deserialize<'de> for Present<T> {
+        fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+            object(deserializer).map(Self)
+        }
+    }
+
+    Ok(Option::<Present<T>>::deserialize(deserializer)?.map(|Present(it)| it))
+}
+
 /// Reads a position of the log or a version of a stream from a query.
 pub(crate) fn position<'de, D: Deserializer<'de>>(
     deserializer: D,

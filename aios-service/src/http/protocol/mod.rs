@@ -22,7 +22,7 @@ pub(crate) use self::{
     etag::IfMatch,
     extract::{
         EmptyBody, Json, OptionalJson, Path, Prefix, Query, count, integer, number, object,
-        position,
+        optional_object, position,
     },
     log_range::Range,
     operations::Operations,

@@ -35,6 +35,10 @@ pub(super) struct SignalBody {
     #[serde(default)]
     #[schema(value_type = serde_json::Value, required = false)]
     payload: Payload,
+    /// Id of the signal. A signal with the same id is sent to the run only once.
+    #[serde(default)]
+    #[schema(required = false)]
+    id: Option<String>,
 }
 
 /// Send a signal to a run
@@ -58,7 +62,11 @@ pub(super) async fn signal_run(
     (prefix, headers): (Prefix, HeaderMap),
     Json(body): Json<SignalBody>,
 ) -> Result<Response, ApiError> {
-    handle(&api, &ids, &caller.identity, &headers, &id)?.signal(&body.name, &body.payload).await?;
+    let handle = handle(&api, &ids, &caller.identity, &headers, &id)?;
+    match &body.id {
+        Some(id) => handle.signal_with_id(id, &body.name, &body.payload).await?,
+        None => handle.signal(&body.name, &body.payload).await?,
+    }
     accepted(&api, &prefix, &id).await
 }
 

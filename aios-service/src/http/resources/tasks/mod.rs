@@ -7,6 +7,7 @@
 //! The list of the tasks of an agent is the list of tasks with one filter.
 
 mod actions;
+mod retry;
 
 use std::time::Duration;
 
@@ -25,6 +26,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::{router::OpenApiRouter, routes};
 
+use self::retry::TaskRetry;
 use super::{
     agents,
     runs::{self, Run},
@@ -35,7 +37,8 @@ use crate::http::{
     layers::{Caller, RequestIds, TasksCreate, TasksRead, metadata},
     openapi::{SHORTEST_TIMEOUT_SECONDS, schema},
     protocol::{
-        Document, Filters, Json, List, Listing, Path, Prefix, Query, Resource, count, etag, page,
+        Document, Filters, Json, List, Listing, Path, Prefix, Query, Resource, count, etag,
+        optional_object, page,
     },
     state::Api,
 };
@@ -225,6 +228,14 @@ struct TaskBody {
     #[serde(default)]
     #[schema(required = false)]
     total_timeout_seconds: Option<f64>,
+    /// How often and when failed attempts are repeated; five attempts with growing delays unless given.
+    #[serde(default, deserialize_with = "optional_object")]
+    #[schema(required = false)]
+    retry: Option<TaskRetry>,
+    /// Correlation id of all events that the task causes.
+    #[serde(default)]
+    #[schema(required = false)]
+    correlation_id: Option<String>,
     /// Id of the run that does the task; a new UUID unless given.
     #[serde(default)]
     #[schema(required = false)]
@@ -250,7 +261,7 @@ async fn create_task(
     headers: HeaderMap,
     Json(body): Json<TaskBody>,
 ) -> Result<Response, ApiError> {
-    let metadata = metadata(&caller.identity, &headers, None);
+    let metadata = metadata(&caller.identity, &headers, body.correlation_id.clone());
     start(&api, &ids, &prefix, metadata, body).await
 }
 
@@ -329,6 +340,14 @@ struct AgentTaskBody {
     #[serde(default)]
     #[schema(required = false)]
     total_timeout_seconds: Option<f64>,
+    /// How often and when failed attempts are repeated; five attempts with growing delays unless given.
+    #[serde(default, deserialize_with = "optional_object")]
+    #[schema(required = false)]
+    retry: Option<TaskRetry>,
+    /// Correlation id of all events that the task causes.
+    #[serde(default)]
+    #[schema(required = false)]
+    correlation_id: Option<String>,
     /// Id of the run that does the task; a new UUID unless given.
     #[serde(default)]
     #[schema(required = false)]
@@ -357,8 +376,7 @@ async fn create_task_of_agent(
     Json(body): Json<AgentTaskBody>,
 ) -> Result<Response, ApiError> {
     let agent = agents::find(&api, &id).await?;
-    let AgentTaskBody { parameters, timeout_seconds, total_timeout_seconds, run_id } = body;
-    let run_id = run_id.unwrap_or_else(|| ids.id_of("run").to_string());
+    let run_id = body.run_id.unwrap_or_else(|| ids.id_of("run").to_string());
     // A repeated request gets the run of the first one, even if the agent was deleted since.
     if agents::check_not_deleted(&agent).is_err() && !runs::exists(&api, &run_id).await? {
         agents::check_not_deleted(&agent)?;
@@ -368,12 +386,14 @@ async fn create_task_of_agent(
     let body = TaskBody {
         agent_type,
         agent_id,
-        parameters,
-        timeout_seconds,
-        total_timeout_seconds,
+        parameters: body.parameters,
+        timeout_seconds: body.timeout_seconds,
+        total_timeout_seconds: body.total_timeout_seconds,
+        retry: body.retry,
+        correlation_id: body.correlation_id,
         run_id,
     };
-    let metadata = metadata(&caller.identity, &headers, None);
+    let metadata = metadata(&caller.identity, &headers, body.correlation_id.clone());
     start(&api, &ids, &prefix, metadata, body).await
 }
 
@@ -396,6 +416,9 @@ async fn start(
     }
     if let Some(timeout) = body.total_timeout_seconds {
         task = task.total_timeout(timeout_of("total_timeout_seconds", timeout)?);
+    }
+    if let Some(retry) = body.retry {
+        task = task.retry(retry.policy()?);
     }
     let run_id = body.run_id.unwrap_or_else(|| ids.id_of("run").to_string());
     let run = task.id(run_id).metadata(metadata).await?;
