@@ -64,6 +64,7 @@ mod response;
 mod run;
 mod server_events;
 mod start;
+mod tasks;
 mod tokens;
 
 use std::sync::Arc;
@@ -78,7 +79,8 @@ pub use self::{
     outputs::{OutputItem, OutputStream},
     query::{AgentQuery, EventQuery, PageQuery, RunQuery, TaskQuery},
     resources::{
-        Agent, AgentType, Caller, DeadLetter, Engine, Event, Page, Run, Shard, Task, Workflow,
+        Agent, AgentType, Caller, DeadLetter, Engine, Event, Page, Run, Shard, Task, TaskResult,
+        Workflow,
     },
     run::RunHandle,
     start::{SignalWithStart, StartRun, StartTask},

@@ -44,7 +44,7 @@ macro_rules! resources {
     };
 }
 
-resources!(Run Task Agent AgentType Workflow Event Engine Shard Letter Caller RunResult Handled);
+resources!(Run Task Agent AgentType Workflow Event Engine Shard Letter Caller RunResult TaskResult Handled);
 
 /// A run of a workflow.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
@@ -322,6 +322,21 @@ pub(super) struct RunResult {
     pub(super) status: RunStatus,
     pub(super) result: Option<Payload>,
     pub(super) failure: Option<Failure>,
+}
+
+/// How a task ended.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[non_exhaustive]
+pub struct TaskResult {
+    /// Id of the task.
+    #[serde(skip_deserializing)]
+    pub id: String,
+    /// Status of the task.
+    pub status: TaskStatus,
+    /// The output of the agent, if it completed the task.
+    pub output: Option<Payload>,
+    /// The failure, if all attempts have failed.
+    pub failure: Option<Failure>,
 }
 
 /// How many dead letters an action has handled.

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use aios_core::{
     broker::{DeadLetterFilter, Group},
-    store::RunStatus,
+    retry::RetryPolicy,
+    store::{RunStatus, TaskStatus},
 };
 use aios_service::client::{
     AgentQuery, ClientError, EventQuery, PageQuery, ResultError, RunQuery, TaskQuery,
@@ -176,4 +177,42 @@ async fn should_wait_for_any_time() {
         let greeting = run.result_within::<String>(wait).await.unwrap();
         assert_eq!(greeting.as_deref(), Some("Hello, Ada!"));
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn should_wait_for_a_task_and_cancel_another() {
+    let server = Server::start().await;
+    let client = server.client();
+    let agents = client.agents(&AgentQuery::new()).await.unwrap().items;
+    let agent = &agents[0].id;
+    let policy = RetryPolicy::fixed(3, Duration::from_secs(1));
+    let task = client.task("greeter", "Ada").agent(agent).id("t1");
+    let run = task.retry(policy).correlation_id("c-1").await.unwrap();
+    let started = run.journal(&PageQuery::new()).await.unwrap().items.swap_remove(0).event;
+    assert_eq!(started.metadata.correlation_id.as_deref(), Some("c-1"));
+    assert!(started.payload.as_str().contains(r#""max_attempts":3"#), "{started:?}");
+    assert_eq!(run.result::<String>().await.unwrap(), "Hello, Ada!");
+    let ended = client.task_result("t1/1", Duration::from_secs(20)).await.unwrap().unwrap();
+    assert_eq!(ended.status, TaskStatus::Completed);
+    assert_eq!(ended.output.unwrap().as_str(), r#""Hello, Ada!""#);
+    let mut events = client.agent_events(agent, Some(0));
+    let mut next = async || events.next().await.unwrap().unwrap().event.event_type.to_string();
+    while next().await != "agents.greeter.task_completed" {}
+
+    client.task("nowhere", "Ada").id("t2").await.unwrap();
+    while client.task_with_id("t2/1").await.is_err() {
+        crate::support::pause().await;
+    }
+    assert!(client.task_result("t2/1", Duration::ZERO).await.unwrap().is_none());
+    client.cancel_task("t2/1", "not needed").await.unwrap();
+    let ended = client.task_result("t2/1", Duration::from_secs(20)).await.unwrap().unwrap();
+    assert_eq!(ended.status, TaskStatus::Cancelled);
+
+    let run = client.start("approval", &1).id("r1").await.unwrap();
+    for _ in 0..2 {
+        run.signal_with_id("payment-1", "other", &1).await.unwrap();
+    }
+    let journal = run.journal(&PageQuery::new()).await.unwrap().items;
+    let signals = journal.iter().filter(|it| it.event.event_type.action() == "signaled");
+    assert_eq!(signals.count(), 1);
 }

@@ -1,7 +1,7 @@
 import { InvalidResponseError } from "./errors.js";
 import { EventStream, type RecordedEvent } from "./events.js";
 import { Http, newId, type ApiRequest, type ClientOptions, type Query } from "./http.js";
-import { RunHandle, type Page } from "./run.js";
+import { ACCEPTED, MAX_WAIT_MS, RunHandle, type Page } from "./run.js";
 import type { components, operations } from "./schema.js";
 import { processTask, type TaskRequest, type TaskResponse } from "./tasks.js";
 
@@ -62,11 +62,14 @@ export class AiosClient {
     runId: string,
     signal: { readonly name: string; readonly payload?: unknown; readonly id?: string },
     input: unknown = null,
+    options: Pick<StartOptions, "correlationId" | "traceparent"> = {},
   ): Promise<RunHandle<T>> {
-    return this.#started(["workflows", workflow, "actions", "signal-with-start"], undefined, {
+    const path = ["workflows", workflow, "actions", "signal-with-start"];
+    return this.#started(path, options.traceparent, {
       run_id: runId,
       input,
       signal: { payload: null, id: newId(), ...signal },
+      correlation_id: options.correlationId,
     });
   }
 
@@ -79,15 +82,23 @@ export class AiosClient {
       readonly id?: string;
       readonly timeoutSeconds?: number;
       readonly totalTimeoutSeconds?: number;
+      /** How often and when failed attempts are repeated. */
+      readonly retry?: Schemas["TaskRetry"];
+      /** Correlation id of all events that the task causes. */
+      readonly correlationId?: string;
+      /** W3C trace context of all that the task causes. */
+      readonly traceparent?: string;
     } = {},
   ): Promise<RunHandle<T>> {
-    return this.#started(["tasks"], undefined, {
+    return this.#started(["tasks"], options.traceparent, {
       agent_type: agentType,
       parameters,
       agent_id: options.agentId,
       run_id: options.id ?? newId(),
       timeout_seconds: options.timeoutSeconds,
       total_timeout_seconds: options.totalTimeoutSeconds,
+      retry: options.retry,
+      correlation_id: options.correlationId,
     });
   }
 
@@ -118,6 +129,28 @@ export class AiosClient {
   /** The task with this id. */
   async taskWithId(id: string): Promise<Schemas["Resource_Task"]> {
     return this.#one(["tasks", id]);
+  }
+
+  /** Waits at most about this long for the end of a task; `undefined` if it has not ended. */
+  async taskResult(
+    id: string,
+    waitMs: number,
+  ): Promise<Schemas["Resource_TaskResult"] | undefined> {
+    const wait = Math.min(waitMs, MAX_WAIT_MS);
+    const { body, status } = await this.#http.tagged<Schemas["Document_TaskResult"]>({
+      method: "GET",
+      path: ["tasks", id, "result"],
+      query: { wait: `${Math.round(wait)}ms` },
+      waitMs: wait,
+    });
+    return status === ACCEPTED ? undefined : body.data;
+  }
+
+  /** Requests cancellation of a task that was assigned outside of a workflow, together with its run. */
+  async cancelTask(id: string, reason?: string): Promise<Schemas["Resource_Task"]> {
+    const path = ["tasks", id, "actions", "cancel"];
+    const request = { method: "POST", path, body: { reason } } as const;
+    return (await this.#http.json<Schemas["Document_Task"]>(request)).data;
   }
 
   async agents(query: QueryOf<"list_agents"> = {}): Promise<Page<Schemas["Resource_Agent"]>> {
@@ -204,14 +237,31 @@ export class AiosClient {
     return new EventStream(this.#http, ["events", "stream"], { pattern }, after, signal);
   }
 
+  /**
+   * Follows the events about an agent, and about the tasks that are assigned to this one agent: those after a
+   * position in the log, if there is one, and then new ones.
+   */
+  agentEvents(
+    id: string,
+    options: { readonly after?: number; readonly signal?: AbortSignal } = {},
+  ): EventStream {
+    return new EventStream(this.#http, ["agents", id, "events"], {}, options.after, options.signal);
+  }
+
   /** Publishes an event to the broker. */
   async publish(
     type: string,
     data: unknown = null,
-    options: { readonly id?: string; readonly correlationId?: string } = {},
+    options: {
+      readonly id?: string;
+      readonly correlationId?: string;
+      /** W3C trace context of the event. */
+      readonly traceparent?: string;
+    } = {},
   ): Promise<Schemas["Resource_Event"]> {
     const body = { type, data, id: options.id ?? newId(), correlation_id: options.correlationId };
-    const request = { method: "POST", path: ["events"], body } as const;
+    const headers = traced(options.traceparent);
+    const request = { method: "POST", path: ["events"], body, headers } as const;
     return (await this.#http.json<Schemas["Document_Event"]>(request)).data;
   }
 
@@ -255,7 +305,7 @@ export class AiosClient {
     traceparent: string | undefined,
     body: unknown,
   ): Promise<RunHandle<T>> {
-    const headers = traceparent === undefined ? {} : { traceparent };
+    const headers = traced(traceparent);
     const request = { method: "POST", path, body, headers } as const;
     const run = await this.#http.json<Schemas["Document_Run"]>(request);
     return new RunHandle<T>(this.#http, run.data.id);
@@ -278,6 +328,11 @@ export class AiosClient {
     const { data, meta } = await this.#http.json<{ data: R[]; meta: Schemas["ListMeta"] }>(request);
     return { items: data, next: meta.next, unreadable: meta.unreadable ?? [] };
   }
+}
+
+/** The header of a trace context, if there is one. */
+function traced(traceparent: string | undefined): Record<string, string> {
+  return traceparent === undefined ? {} : { traceparent };
 }
 
 /** The parameters that have a value. */

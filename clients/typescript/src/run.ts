@@ -17,12 +17,12 @@ export interface Page<T> {
 /** How long the service is asked to wait for the end of a run in one request, in milliseconds. */
 const WAIT_MS = 20_000;
 /** Longest wait that the service accepts, in milliseconds. It waits for less. */
-const MAX_WAIT_MS = 999_999_999;
+export const MAX_WAIT_MS = 999_999_999;
 /** Pause between two such requests, in milliseconds. */
 const PAUSE_MS = 100;
 
 /** The status of an answer to a wait in which the run has not ended. */
-const ACCEPTED = 202;
+export const ACCEPTED = 202;
 
 /** A run of the service, whichever process executes it. */
 export class RunHandle<T = unknown> {

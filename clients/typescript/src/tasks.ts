@@ -34,7 +34,9 @@ export async function processTask<T>(http: Http, request: TaskRequest): Promise<
     const result = await new RunHandle<T>(http, run.data.id).result();
     return { taskId, agentId, result };
   } catch (error) {
-    if (error instanceof RunError || (error instanceof AiosError && error.code === "AGENT_NOT_FOUND")) {
+    const isGone =
+      error instanceof AiosError && ["AGENT_NOT_FOUND", "AGENT_DELETED"].includes(error.code);
+    if (error instanceof RunError || isGone) {
       throw taskError(taskId, error.message, { code: error.code, details: error.details, cause: error });
     }
     throw error;

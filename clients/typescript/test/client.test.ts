@@ -19,6 +19,8 @@ test("should start a run, wait for it and read what it leaves", async () => {
   const task = tasks.items[0];
   assert.ok(task !== undefined);
   assert.deepEqual(await client.taskWithId(task.id), task);
+  const ended = await client.taskResult(task.id, 20_000);
+  assert.equal(ended?.attributes.status, "completed");
 });
 
 test("should page through all runs", async () => {
