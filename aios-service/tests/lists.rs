@@ -14,6 +14,7 @@ use crate::support::{Answer, Service, on_every_store};
 
 on_every_store! {
     should_list_runs_and_tasks_of_a_time
+    should_list_agents_of_a_time
     should_refuse_a_cursor_of_another_order
     should_refuse_a_cursor_of_other_filters_or_one_that_is_cut_off
     should_end_a_page_of_large_resources_early
@@ -76,6 +77,30 @@ async fn should_list_runs_and_tasks_of_a_time(service: Service) {
     {
         assert_eq!(service.get(path).await.fault(), (400, "MALFORMED_REQUEST"), "{path}");
     }
+}
+
+async fn should_list_agents_of_a_time(service: Service) {
+    let store = service.runtime.store().unwrap();
+    for number in 0..6 {
+        let id = format!("a{}", (number * 5) % 7);
+        let data = json!({ "agent_id": id, "name": "Ada" });
+        let stream = format!("agents/{id}");
+        append(&**store, &stream, "agents.old.registered", data, hour(number)).await;
+    }
+    let range = format!("agent_type=old&created_after={}&created_before={}", hour(1), hour(4));
+    let (mut after, mut found) = (String::new(), Vec::new());
+    loop {
+        let page = service.get(&format!("/agents?{range}&limit=1{after}")).await;
+        found.extend(ids(&page).into_iter().map(ToOwned::to_owned));
+        match page.body["meta"]["next"].as_str() {
+            Some(next) => after = format!("&after={next}"),
+            None => break,
+        }
+    }
+    found.sort_unstable();
+    assert_eq!(found, ["a1", "a3", "a5"]);
+    let refused = service.get("/agents?created_after=yesterday").await;
+    assert_eq!(refused.fault(), (400, "MALFORMED_REQUEST"));
 }
 
 async fn should_refuse_a_cursor_of_another_order(service: Service) {

@@ -410,6 +410,9 @@ async fn should_list_and_find_workflows(service: Service) {
         ids,
         ["approval@1", "failing@1", "parent@1", "refused@1", "single_task@1", "welcome@1"]
     );
+    let named = service.get("/workflows?name=welcome").await;
+    assert_eq!(named.body["data"].as_array().unwrap().len(), 1, "{named:?}");
+    assert_eq!(named.body["data"][0]["id"], "welcome@1");
     for id in ["welcome", "welcome@1"] {
         let workflow = service.get(&format!("/workflows/{id}")).await;
         assert_eq!(workflow.body["data"]["id"], "welcome@1");
@@ -472,6 +475,10 @@ async fn should_list_redrive_and_purge_dead_letters(service: Service) {
     let ids = |answer: &Answer| -> Vec<_> {
         answer.body["data"].as_array().unwrap().iter().map(|it| it["id"].clone()).collect()
     };
+    let placed = service.get(&format!("{path}?pattern=orders.*.placed")).await;
+    assert_eq!(ids(&placed), [json!("order-1"), json!("order-2")]);
+    let others = service.get(&format!("{path}?pattern=orders.*.paid")).await;
+    assert!(ids(&others).is_empty());
     let first = service.get(&format!("{path}?limit=1")).await;
     let next = first.body["meta"]["next"].as_str().unwrap();
     assert_eq!((ids(&first), next.starts_with("dead-letters.")), (vec![json!("order-1")], true));

@@ -2319,6 +2319,10 @@ export interface operations {
                 agent_type?: string;
                 /** @description Only agents in this status. */
                 status?: components["schemas"]["AgentStatus"];
+                /** @description Only agents that were created at this time or later. */
+                created_after?: string;
+                /** @description Only agents that were created before this time. */
+                created_before?: string;
                 /** @description Deleted agents too. */
                 include_deleted?: boolean;
                 /** @description Maximum number of resources of a page; 50 by default. */
@@ -2749,6 +2753,8 @@ export interface operations {
     list_dead_letters: {
         parameters: {
             query?: {
+                /** @description Only events whose type matches this pattern, for example `orders.*.placed`; all unless given. */
+                pattern?: string;
                 /** @description Maximum number of dead letters that are returned; 50 by default. */
                 limit?: number;
                 /** @description `meta.next` of the page before. */
@@ -4089,6 +4095,8 @@ export interface operations {
     list_workflows: {
         parameters: {
             query?: {
+                /** @description Only versions of the workflow with this name. */
+                name?: string;
                 /** @description Maximum number of resources of a page; 50 by default. */
                 limit?: number;
                 /** @description `meta.next` of the page before, with the same filters. */

@@ -107,7 +107,8 @@ where
             continue;
         }
         room.grow(count, size);
-        left -= part;
+        // The filters of a list may have left rows out.
+        left = left.saturating_sub(count + page.unreadable.len());
         found.rows.extend(resources);
         found.unreadable.extend(page.unreadable);
         found.next = page.next;

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use aios_core::{
     broker::{Address, DeadLetter, DeadLetterFilter, DeadLetters, Group, Mailbox},
-    event::{EventId, Metadata, Payload, Timestamp},
+    event::{EventId, Metadata, Pattern, Payload, Timestamp},
     store::{Page, PageRequest},
 };
 use axum::{extract::State, http::StatusCode, response::Response};
@@ -102,6 +102,8 @@ async fn letters(
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 struct LetterQuery {
+    /// Only events whose type matches this pattern, for example `orders.*.placed`; all unless given.
+    pattern: Option<String>,
     /// Maximum number of dead letters that are returned; 50 by default.
     #[param(minimum = 1, maximum = 1000)]
     #[serde(default, deserialize_with = "count")]
@@ -135,6 +137,8 @@ impl Place {
 #[derive(Debug)]
 struct LetterPage {
     limit: usize,
+    /// Which types of events are listed.
+    pattern: Pattern,
     /// The last letter of the page before.
     after: Option<Place>,
     /// Whether the letters that follow are those of this page or later ones.
@@ -151,9 +155,10 @@ struct LetterPage {
 }
 
 impl LetterPage {
-    fn new(limit: usize, after: Option<Place>) -> Self {
+    fn new(limit: usize, pattern: Pattern, after: Option<Place>) -> Self {
         Self {
             limit,
+            pattern,
             has_begun: after.is_none(),
             after,
             visited: 0,
@@ -169,11 +174,13 @@ impl LetterPage {
         self.visited += 1;
         // An event that was redriven and failed again may have two letters; the later one was at the place.
         if self.after.as_ref().is_some_and(|after| after.was(&place)) {
-            let visited = self.visited;
-            *self = Self { has_begun: true, visited, ..Self::new(self.limit, self.after.take()) };
+            let (visited, pattern) = (self.visited, self.pattern.clone());
+            let begun = Self::new(self.limit, pattern, self.after.take());
+            *self = Self { has_begun: true, visited, ..begun };
             return;
         }
-        if !self.has_begun || self.has_more {
+        let is_listed = self.pattern.matches(&letter.event.event_type);
+        if !self.has_begun || self.has_more || !is_listed {
             return;
         }
         let resource = resource(letter);
@@ -225,7 +232,8 @@ async fn list_dead_letters(
     let list = List::new(LIST, filters);
     let PageRequest { limit, after } = list.request(query.limit, query.after.as_deref())?;
     let after = after.map(|row| Place::read(&row).ok_or_else(page::invalid_cursor)).transpose()?;
-    let mut page = LetterPage::new(limit, after);
+    let pattern = query.pattern.map_or_else(|| Ok(Pattern::all()), |pattern| pattern.parse())?;
+    let mut page = LetterPage::new(limit, pattern, after);
     letters(&api, address).await?.for_each(&mut |letter| page.visit(letter)).await?;
     Ok(list.answer(&api, page.finish()?, |resource| resource))
 }
@@ -338,7 +346,8 @@ mod tests {
         limit: usize,
         after: Option<&str>,
     ) -> Option<(Vec<String>, Option<String>)> {
-        let mut page = LetterPage::new(limit, after.map(|row| Place::read(row).unwrap()));
+        let mut page =
+            LetterPage::new(limit, Pattern::all(), after.map(|row| Place::read(row).unwrap()));
         ids.iter().for_each(|id| page.visit(letter(id, "")));
         let page = page.finish().ok()?;
         let ids = page.rows.into_iter().map(|row| row.id).collect();
@@ -382,7 +391,7 @@ mod tests {
 
     #[test]
     fn should_end_a_page_whose_letters_are_large() {
-        let mut page = LetterPage::new(10, None);
+        let mut page = LetterPage::new(10, Pattern::all(), None);
         let large = "x".repeat(5 << 20);
         ["a", "b", "c"].iter().for_each(|id| page.visit(letter(id, &large)));
         let page = page.finish().unwrap();

@@ -69,6 +69,8 @@ fn resource(row: WorkflowRecord) -> Resource<Workflow> {
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 struct WorkflowQuery {
+    /// Only versions of the workflow with this name.
+    name: Option<String>,
     /// Maximum number of resources of a page; 50 by default.
     #[param(minimum = 1, maximum = 1000)]
     #[serde(default, deserialize_with = "count")]
@@ -96,8 +98,12 @@ async fn list_workflows(
 ) -> Result<Response, ApiError> {
     let list = List::new(LIST, filters);
     let request = list.request(query.limit, query.after.as_deref())?;
-    let store = api.store()?;
-    let read = |request| async move { store.workflows(&request).await };
+    let (store, name) = (api.store()?, query.name.as_deref());
+    let read = |request| async move {
+        let mut page = store.workflows(&request).await?;
+        page.rows.retain(|row| name.is_none_or(|name| row.name == name));
+        Ok(page)
+    };
     list.respond(&api, request, resource, read).await
 }
 

@@ -102,6 +102,12 @@ struct AgentQuery {
     /// Only agents in this status.
     #[param(value_type = Option<schema::AgentStatus>)]
     status: Option<String>,
+    /// Only agents that were created at this time or later.
+    #[param(value_type = Option<String>, format = DateTime)]
+    created_after: Option<Timestamp>,
+    /// Only agents that were created before this time.
+    #[param(value_type = Option<String>, format = DateTime)]
+    created_before: Option<Timestamp>,
     /// Deleted agents too.
     include_deleted: Option<bool>,
     /// Maximum number of resources of a page; 50 by default.
@@ -137,8 +143,16 @@ async fn list_agents(
         status: query.status.as_deref().map(status).transpose()?,
         include_deleted: query.include_deleted.unwrap_or_default(),
     };
+    let AgentQuery { created_after, created_before, .. } = query;
     let (store, filter) = (api.store()?, &filter);
-    let read = |request| async move { store.agents(filter, &request).await };
+    let read = |request| async move {
+        let mut page = store.agents(filter, &request).await?;
+        page.rows.retain(|row| {
+            created_after.is_none_or(|time| row.created_at >= time)
+                && created_before.is_none_or(|time| row.created_at < time)
+        });
+        Ok(page)
+    };
     list.respond(&api, request, resource, read).await
 }
 
