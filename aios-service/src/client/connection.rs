@@ -18,7 +18,10 @@
 use std::{
     fmt,
     hash::{BuildHasher, RandomState},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -115,6 +118,8 @@ pub(super) struct Connection {
     pub(super) retry: RetryPolicy,
     /// Timeouts and pauses.
     pub(super) clock: Arc<dyn Clock>,
+    /// Whether a request has succeeded, so that the URL is that of a service.
+    has_succeeded: AtomicBool,
 }
 
 impl Connection {
@@ -136,7 +141,8 @@ impl Connection {
         let headers = options.headers()?;
         let ClientOptions { timeout, retry, clock, grant, .. } = options;
         let tokens = grant.map(Tokens::new).transpose()?;
-        Ok(Self { http, base, headers, tokens, timeout, retry, clock })
+        let has_succeeded = AtomicBool::new(false);
+        Ok(Self { http, base, headers, tokens, timeout, retry, clock, has_succeeded })
     }
 
     /// A request to the path with these parts.
@@ -277,6 +283,14 @@ impl Connection {
         (asked <= MAX_RETRY_AFTER).then(|| delay.max(asked))
     }
 
+    /// How long to wait, after all attempts of a request, for a service that is away and that was there before;
+    /// `None` if the error is another one. `pause` is the time unless the service asks for more.
+    pub(super) fn outage(&self, error: &ClientError, pause: Duration) -> Option<Duration> {
+        let may_end = error.is_retryable() && self.retry.allows(error.code());
+        let is_outage = may_end && self.has_succeeded.load(Ordering::Relaxed);
+        is_outage.then(|| error.retry_after().unwrap_or_default().max(pause))
+    }
+
     /// Sends a request, and reads the body of a success.
     async fn attempt(&self, request: &Request, is_sent: &mut bool) -> Result<Answer, ClientError> {
         let response = self.send(request, is_sent).await?;
@@ -335,7 +349,10 @@ impl Connection {
         }
         let response = sent.send().await.map_err(|error| unreachable(&error))?;
         match response.status().is_success() {
-            true => Ok(response),
+            true => {
+                self.has_succeeded.store(true, Ordering::Relaxed);
+                Ok(response)
+            }
             false => Err(refusal(response).await),
         }
     }

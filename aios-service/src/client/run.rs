@@ -8,11 +8,12 @@ use std::{fmt, sync::Arc, time::Duration};
 use aios_core::{
     event::{EventId, Payload},
     failure::Failure,
+    retry::Backoff,
     store::{RecordedEvent, RunStatus},
 };
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Map, Value, json};
-use tracing::debug;
+use tracing::{debug, warn};
 
 use super::{
     Client, ClientError, EventStream, OutputStream, Page, PageQuery, ResultError, Run,
@@ -24,6 +25,8 @@ use super::{
 const WAIT: Duration = Duration::from_secs(20);
 /// Pause between two such requests, so that a service that shuts down is not asked in a tight loop.
 const PAUSE: Duration = Duration::from_millis(100);
+/// Pauses while the service is unavailable, in addition to those between the attempts of a request.
+const OUTAGE: Backoff = Backoff::new(PAUSE, Duration::from_secs(5));
 
 /// A run of the service, whichever process executes it.
 ///
@@ -103,7 +106,8 @@ impl RunHandle {
     }
 
     /// Waits until the run ends, without a limit, and returns its result. Follows a run that continues
-    /// as another one.
+    /// as another one. Keeps waiting while the service or its store is unavailable, once a request of the
+    /// client has succeeded. To limit the wait, drop the future.
     ///
     /// # Errors
     ///
@@ -113,12 +117,28 @@ impl RunHandle {
     ///
     /// Cancel safe; the run continues.
     pub async fn result<T: DeserializeOwned>(&self) -> Result<T, ResultError> {
+        let connection = &self.client.connection;
+        let mut outage = OUTAGE.initial_delay;
         loop {
-            if let Some(result) = self.result_within(WAIT).await? {
-                return Ok(result);
-            }
-            debug!(run_id = self.id, "waits for the end of a run");
-            self.client.connection.clock.sleep(PAUSE).await;
+            let pause = match self.result_within(WAIT).await {
+                Ok(Some(result)) => return Ok(result),
+                Ok(None) => {
+                    debug!(run_id = self.id, "waits for the end of a run");
+                    outage = OUTAGE.initial_delay;
+                    PAUSE
+                }
+                Err(ResultError::Client(error)) => {
+                    let Some(pause) = connection.outage(&error, outage) else {
+                        return Err(error.into());
+                    };
+                    let code = error.code();
+                    warn!(code, run_id = self.id, ?pause, "waits for the service of a run");
+                    outage = OUTAGE.next(outage);
+                    pause
+                }
+                Err(error) => return Err(error),
+            };
+            connection.clock.sleep(pause).await;
         }
     }
 

@@ -275,3 +275,36 @@ async fn should_refuse_a_configuration_that_cannot_work() {
     let retry = RetryPolicy::new().with_jitter(2.0);
     invalid("http://localhost", options().with_retry(retry), "jitter");
 }
+
+/// The answer to the first request is that of a status, which shows that there is a service.
+#[tokio::test(flavor = "multi_thread")]
+async fn should_wait_for_a_result_while_the_service_is_away() {
+    let asked = Arc::new(Mutex::new(0));
+    let count = Arc::clone(&asked);
+    let answer = async move |request: Request| {
+        if !request.uri().path().ends_with("/result") {
+            let run = r#"{"data": {"id": "r1", "type": "run", "attributes": {"workflow": "w",
+                "workflow_version": 1, "status": "running", "position": 1,
+                "created_at": "2026-01-01T00:00:00Z", "updated_at": "2026-01-01T00:00:00Z"}},
+                "meta": {}}"#;
+            return run.into_response();
+        }
+        let mut asked = count.lock().unwrap();
+        *asked += 1;
+        if *asked <= 12 {
+            return StatusCode::BAD_GATEWAY.into_response();
+        }
+        r#"{"data": {"id": "r1", "type": "run", "attributes": {"status": "completed",
+            "result": "done", "failure": null}}, "meta": {}}"#
+            .into_response()
+    };
+    let address = listen(Router::new().fallback(answer), Shutdown::new()).await;
+    let unknown = client(address).run("r1").result::<String>().await.unwrap_err();
+    assert_eq!(unknown.code(), "SERVICE_UNREACHABLE", "there may be no service at this URL");
+    assert_eq!(*asked.lock().unwrap(), 5);
+    *asked.lock().unwrap() = 0;
+    let client = client(address);
+    client.run("r1").status().await.unwrap();
+    assert_eq!(client.run("r1").result::<String>().await.unwrap(), "done");
+    assert_eq!(*asked.lock().unwrap(), 13);
+}

@@ -67,6 +67,8 @@ export class Http {
   readonly #options: ClientOptions;
   readonly #retry: RetryOptions;
   readonly #fetch: typeof globalThis.fetch;
+  /** Whether a request has succeeded, so that the URL is that of a service. */
+  #hasSucceeded = false;
 
   constructor(url: string, options: ClientOptions) {
     const parsed = new URL(url);
@@ -127,6 +129,17 @@ export class Http {
     return asked > MAX_RETRY_AFTER_MS ? undefined : Math.max(asked, this.delay(attempt));
   }
 
+  /**
+   * How long to wait, after all attempts of a request, for a service that is away and that was there before;
+   * `undefined` if the error is another one. `pauseMs` is the time unless the service asks for more.
+   */
+  outage(error: unknown, pauseMs: number): number | undefined {
+    if (!this.#hasSucceeded || !(error instanceof AiosError) || !error.retryable) {
+      return undefined;
+    }
+    return Math.max(error.retryAfterMs ?? 0, pauseMs);
+  }
+
   /** The pause after a failed attempt, half of it random. */
   delay(attempt: number): number {
     const grown = this.#retry.initialDelayMs * 2 ** Math.min(attempt - 1, 30);
@@ -173,6 +186,7 @@ export class Http {
     if (!response.ok) {
       throw await refusal(response);
     }
+    this.#hasSucceeded = true;
     return response;
   }
 

@@ -20,6 +20,8 @@ const WAIT_MS = 20_000;
 export const MAX_WAIT_MS = 999_999_999;
 /** Pause between two such requests, in milliseconds. */
 const PAUSE_MS = 100;
+/** Longest pause while the service is unavailable, in milliseconds. */
+const MAX_OUTAGE_PAUSE_MS = 5_000;
 
 /** The status of an answer to a wait in which the run has not ended. */
 export const ACCEPTED = 202;
@@ -44,17 +46,29 @@ export class RunHandle<T = unknown> {
   }
 
   /**
-   * Waits until the run ends and returns its result. Follows a run that continues as another one.
+   * Waits until the run ends and returns its result. Follows a run that continues as another one. Keeps waiting
+   * while the service or its store is unavailable, once a request of the client has succeeded; `signal` limits
+   * the wait.
    *
    * @throws {@link RunError} if the run failed, was cancelled or is blocked.
    */
   async result(options: { readonly signal?: AbortSignal } = {}): Promise<T> {
-    for (;;) {
-      const ended = await this.#poll(WAIT_MS, options.signal);
-      if (ended !== undefined) {
-        return ended.result;
+    for (let outageMs = PAUSE_MS; ; ) {
+      let pauseMs: number | undefined = PAUSE_MS;
+      try {
+        const ended = await this.#poll(WAIT_MS, options.signal);
+        if (ended !== undefined) {
+          return ended.result;
+        }
+        outageMs = PAUSE_MS;
+      } catch (error) {
+        pauseMs = this.#http.outage(error, outageMs);
+        if (pauseMs === undefined) {
+          throw error;
+        }
+        outageMs = Math.min(2 * outageMs, MAX_OUTAGE_PAUSE_MS);
       }
-      await sleep(PAUSE_MS, options.signal);
+      await sleep(pauseMs, options.signal);
     }
   }
 

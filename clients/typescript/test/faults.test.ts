@@ -69,6 +69,29 @@ test("should give up after the last attempt and at once on other faults", async 
   }
 });
 
+test("should wait for a result while the service is away", async () => {
+  let asked = 0;
+  const server = await fake((request, response) => {
+    const isResult = request.url?.includes("/result") === true;
+    asked += isResult ? 1 : 0;
+    const isAway = isResult && asked <= 12;
+    const ended = { data: { id: "r1", attributes: { status: "completed", result: "done" } } };
+    response.writeHead(isAway ? 502 : 200, { "content-type": "application/json" });
+    response.end(isAway ? "<html>" : JSON.stringify(isResult ? ended : RUN));
+  });
+  try {
+    const unknown = new AiosClient(server.url, QUICK).run("r1").result();
+    await assert.rejects(unknown, (error) => hasCode(error, "SERVICE_UNREACHABLE"));
+    assert.equal(asked, 5);
+    asked = 0;
+    const client = new AiosClient(server.url, QUICK);
+    assert.equal(await (await client.start("w")).result(), "done");
+    assert.equal(asked, 13);
+  } finally {
+    server.close();
+  }
+});
+
 test("should refuse values that cannot be sent without sending anything", async () => {
   const server = await faulty();
   try {
