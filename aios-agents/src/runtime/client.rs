@@ -15,6 +15,7 @@
 use std::{sync::Arc, time::Duration};
 
 use aios_core::{
+    Chain,
     retry::Backoff,
     store::{RunRecord, RunStatus},
 };
@@ -35,6 +36,9 @@ const POLL: Backoff = Backoff::new(Duration::from_secs(5), Duration::from_secs(6
 /// Delays after failures of the store.
 const BACKOFF: Backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(2));
 
+/// How long a call is repeated while the store is unavailable. A start is appended as patiently.
+const PATIENCE: Duration = Duration::from_secs(30);
+
 /// Dependencies of starting and handling runs.
 #[derive(Clone, Debug)]
 pub(super) struct Client {
@@ -52,6 +56,30 @@ impl Client {
         match self.engine.as_ref().and_then(|engine| engine.failure()) {
             Some(failure) => Err(RuntimeError::EngineStopped { failure }),
             None => Ok(()),
+        }
+    }
+
+    /// Repeats a call that may be repeated while the store is unavailable. Reads give up after seconds, so
+    /// without this, an outage that a start survives would fail every other call.
+    pub(super) async fn patiently<T, F>(
+        &self,
+        mut call: impl FnMut() -> F,
+    ) -> Result<T, RuntimeError>
+    where
+        F: Future<Output = Result<T, RuntimeError>>,
+    {
+        let clock = &self.journals.clock;
+        let end = clock.elapsed().saturating_add(PATIENCE);
+        let mut backoff = BACKOFF.initial_delay;
+        loop {
+            match call().await {
+                Err(error) if error.is_retryable() && clock.elapsed() < end => {
+                    tracing::debug!(error = %Chain(&error), "repeats a call to the store");
+                }
+                result => return result,
+            }
+            clock.sleep(backoff).await;
+            backoff = BACKOFF.next(backoff);
         }
     }
 

@@ -212,7 +212,8 @@ impl RunHandle {
     }
 
     /// Returns the current state of the run, the status that its workflow has set, and what it waits
-    /// for that does not progress ([`RunRecord::waits_for`]).
+    /// for that does not progress ([`RunRecord::waits_for`]). While the store is unavailable, it is read
+    /// again for 30 s.
     ///
     /// # Errors
     ///
@@ -222,13 +223,17 @@ impl RunHandle {
     ///
     /// Cancel safe.
     pub async fn status(&self) -> Result<RunRecord, RuntimeError> {
-        let mut row = self.client.journals.current(&self.run_id).await?;
-        row.waits_for = self.client.waits_for(&row).await?;
-        Ok(row)
+        let read = || async {
+            let mut row = self.client.journals.current(&self.run_id).await?;
+            row.waits_for = self.client.waits_for(&row).await?;
+            Ok(row)
+        };
+        self.client.patiently(read).await
     }
 
     /// Sends a signal. It is kept until the workflow waits for it, even if the run continues as
-    /// another one first. Its name has 1 to 200 bytes without control characters.
+    /// another one first. Its name has 1 to 200 bytes without control characters. While the store is
+    /// unavailable, the signal is sent again for 30 s; it is recorded once. So are all commands.
     ///
     /// # Errors
     ///
@@ -385,7 +390,8 @@ impl RunHandle {
         entry: Entry,
         is_done: impl Fn(RunStatus) -> bool,
     ) -> Result<(), RuntimeError> {
-        let row = self.client.journals.current(&self.run_id).await?;
+        let current = || async { Ok(self.client.journals.current(&self.run_id).await?) };
+        let row = self.client.patiently(current).await?;
         // A run that has ended is refused by the append, with its status.
         if !row.status.is_final() && is_done(row.status) {
             return Ok(());
@@ -420,11 +426,12 @@ impl RunHandle {
         &self,
         entry: Entry,
         id: EventId,
-        row: Option<RunRecord>,
+        mut row: Option<RunRecord>,
     ) -> Result<(), RuntimeError> {
         check_metadata(&self.metadata)?;
         let command = Command { entry: &entry, id: &id, metadata: &self.metadata };
-        send(&self.client, &self.run_id, command, row).await
+        // The id keeps a repetition from being appended twice.
+        self.client.patiently(|| send(&self.client, &self.run_id, command, row.take())).await
     }
 
     /// Returns a page of the run's journal: the events with a version above `after`, at most

@@ -236,7 +236,8 @@ impl Runtime {
         ProjectionHandle::new(self.client()?.journals, name)
     }
 
-    /// Returns a handle for an existing run, started here or elsewhere.
+    /// Returns a handle for an existing run, started here or elsewhere. While the store is unavailable, it
+    /// is asked again for 30 s.
     ///
     /// # Errors
     ///
@@ -249,7 +250,7 @@ impl Runtime {
     pub async fn handle(&self, run_id: &str) -> Result<RunHandle, RuntimeError> {
         let client = self.client()?;
         run_id::check_existing(run_id)?;
-        client.journals.row(run_id).await?;
+        client.patiently(|| async { Ok(client.journals.row(run_id).await?) }).await?;
         Ok(RunHandle::new(client, run_id.into()))
     }
 

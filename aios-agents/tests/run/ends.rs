@@ -124,6 +124,31 @@ async fn should_wait_for_a_run_while_the_store_is_away() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn should_send_commands_while_the_store_is_away() {
+    let (engine, client, faulty) = harness(None).await;
+    let run = engine.start("signaled", &()).await.unwrap();
+    let idle = client.handle(run.id()).await.unwrap();
+    faulty.on_call(|_| Some(Fault::Refuse(store_unavailable())));
+    let mut waiting = tokio::task::JoinSet::new();
+    let client = Arc::new(client);
+    let (status, asked) = (idle.clone(), Arc::clone(&client));
+    waiting.spawn(async move { status.status().await.map(drop) });
+    waiting.spawn(async move { idle.signal("go", &4).await });
+    let id = run.id().to_owned();
+    waiting.spawn(async move { asked.handle(&id).await.map(drop) });
+    eventually("the store was asked", || async { faulty.count("runs") > 6 }).await;
+    assert!(waiting.try_join_next().is_none());
+    faulty.heal();
+    while let Some(sent) = waiting.join_next().await {
+        sent.unwrap().unwrap();
+    }
+    assert_eq!(result::<u32>(&run).await.unwrap(), 4);
+    let journal = run.journal(0, 100).await.unwrap();
+    let signals = journal.iter().filter(|it| it.event.event_type.action() == "signaled");
+    assert_eq!(signals.count(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn should_not_wait_for_a_store_that_refuses() {
     let (engine, client, faulty) = harness(None).await;
     let run = engine.start("signaled", &()).await.unwrap();
