@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
 import datetime
 import json
@@ -178,6 +179,42 @@ async def test_should_refuse_tokens_of_other_issuers(tmp_path: Any) -> None:
         assert (await client.get("/runs", headers=headers)).status_code == 401
 
 
+async def test_should_take_the_keys_of_an_issuer_from_its_discovery_or_a_url() -> None:
+    asked: list[str] = []
+
+    async def issuer(scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] != "http":
+            return
+        asked.append(scope["path"])
+        at = f"http://{scope['server'][0]}:{scope['server'][1]}"
+        modulus = base64.urlsafe_b64encode(b"\xff" * 256).decode().rstrip("=")
+        key = {"kty": "RSA", "kid": "k1", "alg": "RS256", "use": "sig", "e": "AQAB", "n": modulus}
+        found: dict[str, Any] = {"keys": [key]}
+        if scope["path"] == "/.well-known/openid-configuration":
+            found = {"issuer": at, "jwks_uri": f"{at}/keys.json"}
+        headers = [(b"content-type", b"application/json")]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": json.dumps(found).encode()})
+
+    def part(value: Any) -> str:
+        return base64.urlsafe_b64encode(json.dumps(value).encode()).decode().rstrip("=")
+
+    async with served(issuer) as url:
+        for keys, expected in [
+            (None, ["/.well-known/openid-configuration", "/keys.json"]),
+            (f"{url}/keys.json", ["/keys.json"]),
+        ]:
+            asked.clear()
+            token_issuer = aios.TokenIssuer(url, "aios", keys)
+            async with mounted(token_issuers=[token_issuer]) as client:
+                claims = {"iss": url, "aud": "aios", "sub": "ada", "exp": 4102444800}
+                header = {"alg": "RS256", "kid": "k1", "typ": "JWT"}
+                token = f"{part(header)}.{part(claims)}.{'A' * 342}"
+                headers = {"authorization": f"Bearer {token}"}
+                assert (await client.get("/runs", headers=headers)).status_code == 401
+                assert asked[: len(expected)] == expected
+
+
 async def test_should_open_and_close_the_runtime_with_its_server() -> None:
     of = runtime()
     async with (
@@ -204,7 +241,10 @@ async def test_should_answer_with_503_while_the_runtime_is_not_open() -> None:
         id = answer.json()["meta"]["request_id"]
         assert (len(id), answer.headers["x-request-id"]) == (36, id)
         named = await client.get("/runs", headers={"x-request-id": "req-7"})
-        assert (named.json()["meta"]["request_id"], named.headers["x-request-id"]) == ("req-7", "req-7")
+        assert (named.json()["meta"]["request_id"], named.headers["x-request-id"]) == (
+            "req-7",
+            "req-7",
+        )
         odd = await client.get("/runs", headers={"x-request-id": 'a"b'})
         assert odd.json()["meta"]["request_id"] != 'a"b'
         for _ in range(2):
@@ -235,6 +275,11 @@ async def test_should_not_take_a_name_for_an_address_of_this_machine() -> None:
             "time zone",
         ),
         ({"token_issuers": ["https://a"]}, "aios.TokenIssuer"),
+        ({"token_issuers": [aios.TokenIssuer("http://id.example", "aios")]}, "TokenIssuer"),
+        (
+            {"token_issuers": [aios.TokenIssuer("a", "aios", "http://id.example/keys.json")]},
+            "TokenIssuer",
+        ),
         ({"rate_limit": (0, 1.0)}, "rate_limit"),
         ({"max_body_bytes": 0}, "max_body_bytes"),
         ({"request_timeout": -1.0}, "seconds"),

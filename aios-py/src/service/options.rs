@@ -15,7 +15,10 @@ use std::{
 
 use aios_core::event::Timestamp;
 use aios_service::{
-    auth::{Anonymous, ApiKey, ApiKeyHash, ApiKeys, FileKeys, JwtIssuer, JwtTokens, Permissions},
+    auth::{
+        Anonymous, ApiKey, ApiKeyHash, ApiKeys, FileKeys, JwtIssuer, JwtTokens, OidcKeys,
+        Permissions, UrlKeys,
+    },
     http::{ApiOptions, Cors, Limits, RateLimit},
 };
 use parking_lot::Mutex;
@@ -95,11 +98,18 @@ struct Issuer {
     issuer: String,
     /// The audience that tokens name.
     audience: String,
-    keys: String,
+    keys: Keys,
     /// How much clocks may differ.
     leeway: Duration,
     /// The permissions of roles.
     roles: Vec<(String, Permissions)>,
+}
+
+/// Where the keys of an issuer come from.
+enum Keys {
+    File(FileKeys),
+    Url(UrlKeys),
+    Discovery(OidcKeys),
 }
 
 /// An API key as Python has it.
@@ -117,7 +127,7 @@ pub(super) struct KeyArg {
 pub(super) struct IssuerArg {
     issuer: String,
     audience: String,
-    keys: String,
+    keys: Option<String>,
     leeway: f64,
     roles: HashMap<String, Vec<String>>,
 }
@@ -199,7 +209,12 @@ fn next_serial() -> u64 {
 impl Issuer {
     /// The issuer for an authenticator.
     fn create(&self) -> JwtIssuer {
-        let issuer = JwtIssuer::new(&self.issuer, &self.audience, FileKeys::new(&self.keys));
+        let (name, audience) = (&self.issuer, &self.audience);
+        let issuer = match &self.keys {
+            Keys::File(keys) => JwtIssuer::new(name, audience, keys.clone()),
+            Keys::Url(keys) => JwtIssuer::new(name, audience, keys.clone()),
+            Keys::Discovery(keys) => JwtIssuer::new(name, audience, keys.clone()),
+        };
         let issuer = issuer.with_leeway(self.leeway);
         self.roles
             .iter()
@@ -261,10 +276,15 @@ impl IssuerArg {
     fn create(self, py: Python<'_>) -> PyResult<Issuer> {
         let roles = self.roles.into_iter();
         let roles = roles.map(|(role, texts)| PyResult::Ok((role, permissions(py, &texts)?)));
+        let keys = match self.keys {
+            None => OidcKeys::new(&self.issuer).map(Keys::Discovery),
+            Some(keys) if keys.contains("://") => UrlKeys::new(&keys).map(Keys::Url),
+            Some(keys) => Ok(Keys::File(FileKeys::new(keys))),
+        };
         Ok(Issuer {
             issuer: self.issuer,
             audience: self.audience,
-            keys: self.keys,
+            keys: keys.map_err(|error| invalid(py, "TokenIssuer", &error))?,
             leeway: seconds(py, "leeway", self.leeway)?,
             roles: roles.collect::<PyResult<_>>()?,
         })

@@ -66,15 +66,17 @@ class TokenIssuer(NamedTuple):
     Attributes:
         issuer: What ``iss`` must be.
         audience: What ``aud`` must be or contain.
-        keys: Path of a file with the key set of the issuer (JWKS). It may be replaced while the
-            service runs.
+        keys: Path of a file with the key set of the issuer (JWKS), which may be replaced while the
+            service runs, or the URL of the key set, which begins with ``https://``. By default, the URL is
+            that of the discovery document of the issuer (OpenID Connect). Keys are fetched again when
+            tokens name others.
         leeway: Difference between clocks that ``exp`` and ``nbf`` tolerate, in seconds.
         roles: Permissions of each role that the claim ``roles`` may name.
     """
 
     issuer: str
     audience: str
-    keys: str
+    keys: str | None = None
     leeway: float = 30.0
     roles: Mapping[str, Sequence[str]] = {}
 
@@ -93,7 +95,7 @@ class _Issuer(NamedTuple):
 
     issuer: str
     audience: str
-    keys: str
+    keys: str | None
     leeway: float
     roles: dict[str, list[str]]
 
@@ -401,7 +403,7 @@ def _issuer(issuer: Any) -> _Issuer:
         raise ConfigurationError(f"token_issuers: expected an aios.TokenIssuer, not {kind}")
     roles = {role: _permissions(texts) for role, texts in issuer.roles.items()}
     name, audience, keys, leeway, _ = issuer
-    return _Issuer(name, audience, str(keys), leeway, roles)
+    return _Issuer(name, audience, None if keys is None else str(keys), leeway, roles)
 
 
 def _permissions(texts: Sequence[str]) -> list[str]:
