@@ -11,6 +11,8 @@ use super::Middleware;
 /// Runs every task within a span `task` of level `INFO`, with the fields `task_id`, `agent_type`,
 /// `agent_id`, `attempt`, `traceparent` and, if it fails, `code`.
 ///
+/// The message of a failure is not logged, because it may hold data of the task.
+///
 /// The span is that of the `tracing` crate; a program decides with its subscriber what becomes of
 /// it.
 ///
@@ -51,8 +53,9 @@ impl Middleware for Trace {
         let span = span(context);
         let result = agent.process_task(context, parameters).instrument(span.clone()).await;
         if let Err(error) = &result {
-            span.record("code", error.failure.code.as_str());
-            span.in_scope(|| tracing::warn!(%error, retryable = error.retryable, "a task failed"));
+            let code = error.failure.code.as_str();
+            span.record("code", code);
+            span.in_scope(|| tracing::warn!(code, retryable = error.retryable, "a task failed"));
         }
         result
     }

@@ -197,7 +197,8 @@ async fn block(
             JournalError::UnknownRun { .. } => return Exit::Unknown,
             JournalError::Store(StoreError::Fenced { .. }) => return Exit::NotOwner,
             error if error.is_retryable() => {
-                warn!(error = %Chain(&error), %run_id, %failure, "could not block a run; trying again");
+                let code = failure.code.as_str();
+                warn!(error = %Chain(&error), %run_id, code, "could not block a run; trying again");
             }
             JournalError::Store(StoreError::TooLarge { .. }) if !is_truncated => {
                 (failure, is_truncated) = (truncate(&failure), true);
@@ -205,7 +206,8 @@ async fn block(
             }
             error => {
                 let Failure { code, message, .. } = error.failure();
-                let message = format!("{message}; run {run_id} can't continue: {failure}");
+                // Without the message of the run's failure: this one is logged.
+                let message = format!("{message}; run {run_id} can't continue: {}", failure.code);
                 engine.fail("block a run", &Failure::new(code, message));
                 return exit(error);
             }

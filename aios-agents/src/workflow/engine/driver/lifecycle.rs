@@ -274,7 +274,8 @@ async fn drop_driver(
             Box::pin(block_external(engine, run_id, failure)).await
         }
         (exit, Err(failure)) => {
-            warn!(%failure, %run_id, "a destructor panicked");
+            // Without the text of the panic, which may hold data of the user. The panic hook gets it.
+            warn!(code = failure.code, %run_id, "a destructor panicked");
             exit
         }
     };
@@ -380,12 +381,14 @@ fn release(engine: &Arc<Engine>, Successor { run_id, begun }: Successor) {
     }
 }
 
-/// Logs the end of a run, or the reason why it is blocked.
+/// Logs the end of a run, or that it is blocked, with the code of its failure.
+///
+/// Without the message: it may hold data of the user. The journal of the run has it.
 fn log_end(run_id: &str, ended: &RunOutcome) {
-    let failure = ended.failure.as_ref().map(tracing::field::display);
+    let code = ended.failure.as_ref().map(|failure| failure.code.as_str());
     match ended.status {
-        RunStatus::Blocked => warn!(run = run_id, failure, "a run is blocked"),
-        status => info!(run = run_id, %status, failure, "a run has ended"),
+        RunStatus::Blocked => warn!(run = run_id, code, "a run is blocked"),
+        status => info!(run = run_id, %status, code, "a run has ended"),
     }
 }
 
