@@ -15,8 +15,8 @@ use aios_llm::{
 use serde_json::json;
 
 use crate::support::{
-    builder, call, failure, in_time, one_pending, runtime, scripted, search_call, search_tool,
-    start, store, text,
+    Query, builder, call, failure, in_time, one_pending, runtime, scripted, search_call,
+    search_tool, start, store, text,
 };
 
 #[tokio::test]
@@ -102,6 +102,27 @@ async fn should_tell_the_model_that_the_budget_is_nearly_used() {
         model.requests().into_iter().map(|it| it.instructions.unwrap()).collect();
     assert_eq!(instructions[0], "Be brief.");
     assert!(instructions[1].contains("requests (1 of 2 used)"));
+}
+
+#[tokio::test]
+async fn should_tell_the_model_that_the_time_is_nearly_over() {
+    let clock = VirtualClock::new(Timestamp::now());
+    let passing = clock.clone();
+    let wait = move |_: Query| {
+        passing.advance(Duration::from_millis(8500));
+        async { Ok::<_, TaskError>("found".to_owned()) }
+    };
+    let model = scripted([call("c", "wait", &json!({"words": "x"})), text("done")]);
+    let agent = LlmAgent::new(Arc::clone(&model)).tool(Tool::read("wait", "Waits.", wait));
+    let agent = agent.budget(Budget::new().with_wall_time(Duration::from_secs(10)));
+    let options = aios_agents::runtime::EngineOptions::new();
+    let options = options.with_lease_time(Duration::from_secs(60_000));
+    let builder = builder(&store()).engine_options(options).clock(Arc::new(clock));
+    let runtime = builder.llm_agent("agent", agent).unwrap().start().await.unwrap();
+    in_time(start(&runtime).await.result::<String>()).await.unwrap();
+    let instructions: Vec<_> = model.requests().into_iter().map(|it| it.instructions).collect();
+    assert_eq!(instructions[0], None);
+    assert!(instructions[1].as_ref().unwrap().contains("nearly used: time."), "{instructions:?}");
 }
 
 /// A budget that limits the cost, with a price for each of these models.

@@ -278,8 +278,8 @@ impl Account {
     }
 
     /// A sentence for the model about limits that are nearly reached.
-    pub(crate) fn soft_notice(&self) -> Option<String> {
-        self.limits().soft_notice(&self.spent, self.budget.soft_percent)
+    pub(crate) fn soft_notice(&self, elapsed: Duration) -> Option<String> {
+        self.limits().soft_notice(&self.spent, elapsed, self.budget.soft_percent)
     }
 }
 
@@ -443,12 +443,26 @@ mod tests {
 
     #[test]
     fn should_tell_the_model_about_the_soft_limit() {
-        let mut account = Account::new(Budget::new().with_requests(5));
-        for _ in 0..3 {
-            account.settle(account.amounts(&["m"], Usage::default()).unwrap());
+        let prices = PriceTable::new().with_price("m", Price::per_million_dollars(0.0, 10.0));
+        let budget = || Budget::new().with_prices(prices.clone());
+        for (budget, notice) in [
+            (budget().with_requests(5), "requests (4 of 5 used)"),
+            (budget().with_input_tokens(50), "input tokens (40 of 50 used)"),
+            (budget().with_output_tokens(100), "output tokens (80 of 100 used)"),
+            (budget().with_tool_calls(15), "tool calls (12 of 15 used)"),
+            (budget().with_cost(Cost::nanodollars(1_000_000)), "cost"),
+            (budget().with_wall_time(Duration::from_secs(5)), "time"),
+        ] {
+            let mut account = Account::new(budget);
+            let mut elapsed = Duration::ZERO;
+            for round in 1..=4 {
+                let amounts = account.amounts(&["m"], Usage::new(10, 20)).unwrap();
+                account.settle(Spent { tool_calls: 3, ..amounts });
+                elapsed += Duration::from_secs(1);
+                let all = format!("The budget of this task is nearly used: {notice}. Finish soon.");
+                let expected = (round == 4).then_some(all);
+                assert_eq!(account.soft_notice(elapsed), expected, "{notice} {round}");
+            }
         }
-        assert_eq!(account.soft_notice(), None);
-        account.settle(account.amounts(&["m"], Usage::default()).unwrap());
-        assert!(account.soft_notice().unwrap().contains("requests (4 of 5 used)"));
     }
 }

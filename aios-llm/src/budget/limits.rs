@@ -129,9 +129,18 @@ impl Limits {
         Some(Exceeded::new("cost", limit, sum.cost))
     }
 
-    /// A sentence for the model about limits of which a sum has reached a share,
-    /// in percent.
-    pub(crate) fn soft_notice(&self, spent: &Spent, soft_percent: u8) -> Option<String> {
+    /// A sentence for the model about limits of which a sum, or the time that has passed, has reached a
+    /// share, in percent.
+    ///
+    /// The time and the cost are without numbers: they differ in each request, and a journal would hold the
+    /// changed instructions of each.
+    pub(crate) fn soft_notice(
+        &self,
+        spent: &Spent,
+        elapsed: Duration,
+        soft_percent: u8,
+    ) -> Option<String> {
+        let micros = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
         let cost = self.cost.map(Cost::as_nanodollars);
         let shares = [
             ("requests", self.requests, spent.requests),
@@ -139,13 +148,14 @@ impl Limits {
             ("output tokens", self.output_tokens, spent.usage.output_tokens),
             ("tool calls", self.tool_calls, spent.tool_calls),
             ("cost", cost, spent.cost.as_nanodollars()),
+            ("time", self.wall_time.map(micros), micros(elapsed)),
         ];
         let soft = u128::from(soft_percent);
         let near = shares.into_iter().filter_map(|(name, limit, sum)| {
             let limit = limit?;
             let is_near = u128::from(sum) * 100 >= u128::from(limit) * soft;
             (soft < 100 && is_near).then(|| match name {
-                "cost" => "cost".to_owned(),
+                "cost" | "time" => name.to_owned(),
                 _ => format!("{name} ({sum} of {limit} used)"),
             })
         });

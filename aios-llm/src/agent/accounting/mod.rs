@@ -209,12 +209,15 @@ impl Accounting {
 
     /// A sentence for the model about limits that are nearly reached.
     pub(super) fn soft_notice(&self) -> Option<String> {
+        let elapsed = self.context.age().saturating_sub(self.started);
         let state = self.state.lock();
         let of_subject = self.subject.as_ref().and_then(|subject| {
             let limits = state.subject_raised.or(*subject.budget.limits());
-            limits.soft_notice(&state.subject_sum, self.soft_percent)
+            // Wall time is that of one run.
+            let limits = Limits { wall_time: None, ..limits };
+            limits.soft_notice(&state.subject_sum, elapsed, self.soft_percent)
         });
-        state.account.soft_notice().or(of_subject)
+        state.account.soft_notice(elapsed).or(of_subject)
     }
 
     /// Levels of child runs that are left.
